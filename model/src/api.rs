@@ -1,0 +1,395 @@
+//! The bodies of the coordinator's HTTP API, version 1. Times are RFC 3339 text in UTC.
+
+use crate::{
+    acl::Acl,
+    labels::Labels,
+    names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
+    ports::PortSpec,
+    selector::Selector,
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use utoipa::ToSchema;
+
+/// Every refusal has this body.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What is wrong, and how to mend it.
+    pub error: String,
+}
+
+/// The coordinator in short.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// The coordinator's version.
+    pub version: String,
+    /// The mesh's id.
+    pub mesh: String,
+    /// SHA-256 of the CA's certificate, hexadecimal.
+    pub ca_fingerprint: String,
+    /// The revision that is distributed now.
+    #[schema(value_type = u64)]
+    pub revision: Revision,
+    /// Nodes that have joined.
+    pub nodes: usize,
+    /// Nodes with a session now.
+    pub nodes_connected: usize,
+    /// Networks.
+    pub networks: usize,
+    /// Workloads.
+    pub workloads: usize,
+    /// Workloads under quarantine.
+    pub workloads_quarantined: usize,
+}
+
+/// A join token to be made.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateToken {
+    /// How many nodes may join with it.
+    #[serde(default = "one")]
+    pub uses: u32,
+    /// For how many seconds it is good.
+    #[serde(default = "one_day")]
+    pub ttl_seconds: u64,
+    /// The site of the nodes that join with it.
+    #[serde(default)]
+    pub site: Option<String>,
+    /// The networks that those nodes may serve; empty: all.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub networks: Vec<NetworkName>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn one_day() -> u64 {
+    86_400
+}
+
+/// A join token, as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Token {
+    /// Its id, which is no secret.
+    pub id: String,
+    /// How many nodes may still join with it.
+    pub uses_left: u32,
+    /// When it expires.
+    pub expires: String,
+    /// The site of the nodes that join with it.
+    pub site: Option<String>,
+    /// The networks that those nodes may serve; empty: all.
+    #[schema(value_type = Vec<String>)]
+    pub networks: Vec<NetworkName>,
+}
+
+/// A join token that was made just now; the only time that its text is shown.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+pub struct CreatedToken {
+    /// What `meshward-node join` takes.
+    pub token: String,
+    /// What is kept of it.
+    #[serde(flatten)]
+    pub kept: Token,
+}
+
+/// A network to be made.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateNetwork {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: NetworkName,
+    /// Its prefixes: at most one of each address family.
+    #[schema(value_type = Vec<String>)]
+    pub prefixes: Vec<IpNet>,
+    /// The length of the block that each node gets of the IPv4 prefix.
+    #[serde(default)]
+    pub block_v4: Option<u8>,
+    /// The length of the block that each node gets of the IPv6 prefix.
+    #[serde(default)]
+    pub block_v6: Option<u8>,
+    /// MTU of the workloads' interfaces, in bytes (1280 to 9000).
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+}
+
+fn default_mtu() -> u16 {
+    1420
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Network {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: NetworkName,
+    /// Its prefixes.
+    #[schema(value_type = Vec<String>)]
+    pub prefixes: Vec<IpNet>,
+    /// The length of a node's IPv4 block.
+    pub block_v4: u8,
+    /// The length of a node's IPv6 block.
+    pub block_v6: u8,
+    /// MTU of the workloads' interfaces, in bytes.
+    pub mtu: u16,
+}
+
+/// A node's block of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Block {
+    /// The network.
+    #[schema(value_type = String)]
+    pub network: NetworkName,
+    /// The prefixes that the node's workloads get addresses from.
+    #[schema(value_type = Vec<String>)]
+    pub prefixes: Vec<IpNet>,
+}
+
+/// A node.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Node {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: NodeName,
+    /// Its site.
+    pub site: Option<String>,
+    /// Its labels.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub labels: Labels,
+    /// Whether it has a session now.
+    pub connected: bool,
+    /// The revision that it enforces, as far as is known.
+    #[schema(value_type = Option<u64>)]
+    pub enforced: Option<Revision>,
+    /// Where its session comes from.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<SocketAddr>,
+    /// Its software's version.
+    pub version: Option<String>,
+    /// Its blocks.
+    pub blocks: Vec<Block>,
+    /// The networks that it should serve but has no block of, and why.
+    pub problems: Vec<String>,
+    /// How many workloads it runs.
+    pub workloads: usize,
+}
+
+/// A workload.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Workload {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: WorkloadId,
+    /// What people call it.
+    #[schema(value_type = String)]
+    pub name: WorkloadName,
+    /// Its network.
+    #[schema(value_type = String)]
+    pub network: NetworkName,
+    /// Its node.
+    #[schema(value_type = String)]
+    pub node: NodeName,
+    /// Its addresses.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// Its labels, verified ones included.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub labels: Labels,
+    /// The number of its identity.
+    #[schema(value_type = u32)]
+    pub identity: IdentityId,
+    /// Whether it is quarantined.
+    pub quarantined: bool,
+}
+
+/// A policy to be checked or applied.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitPolicy {
+    /// The YAML text; it names its network.
+    pub source: String,
+    /// Only say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What became, or would become, of a policy.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PolicyResult {
+    /// The network.
+    #[schema(value_type = String)]
+    pub network: NetworkName,
+    /// The revision that it is part of; `None` for a dry run.
+    #[schema(value_type = Option<u64>)]
+    pub revision: Option<Revision>,
+    /// How many rules and guardrails it has.
+    pub rules: usize,
+    /// How many of its own tests passed.
+    pub tests_passed: usize,
+    /// Links that open, wholly or in part.
+    pub opened: Vec<LinkChange>,
+    /// Links that close, wholly or in part.
+    pub closed: Vec<LinkChange>,
+}
+
+/// A link that a policy changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LinkChange {
+    /// Who may begin flows.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub from: Labels,
+    /// With whom.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub to: Labels,
+    /// What was allowed before, as text.
+    pub before: String,
+    /// What is allowed after, as text.
+    pub after: String,
+}
+
+/// The policy of a network.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Policy {
+    /// The network.
+    #[schema(value_type = String)]
+    pub network: NetworkName,
+    /// The YAML text as it was applied; empty: default deny and nothing else.
+    pub source: String,
+}
+
+/// What to isolate: exactly one of the two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuarantineTarget {
+    /// The network; every network if it is left out.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub network: Option<NetworkName>,
+    /// The workloads with these labels, those that start later included.
+    #[serde(default)]
+    #[schema(value_type = Option<std::collections::BTreeMap<String, serde_json::Value>>)]
+    pub selector: Option<Selector>,
+    /// One workload.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub workload: Option<WorkloadId>,
+}
+
+/// A quarantine that stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Quarantine {
+    /// Its id.
+    pub id: String,
+    /// What it isolates.
+    #[serde(flatten)]
+    pub target: QuarantineTarget,
+    /// Since when.
+    pub since: String,
+}
+
+/// What a quarantine or a release did.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct QuarantineResult {
+    /// The revision that it is part of.
+    #[schema(value_type = u64)]
+    pub revision: Revision,
+    /// The workloads that it changed.
+    #[schema(value_type = Vec<String>)]
+    pub workloads: Vec<WorkloadId>,
+    /// Nodes that must enforce it.
+    pub nodes: usize,
+    /// Nodes that have said that they do, when the answer was made.
+    pub nodes_enforcing: usize,
+}
+
+/// A link: who may talk to whom, and what was seen.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Link {
+    /// The network.
+    #[schema(value_type = String)]
+    pub network: NetworkName,
+    /// Who begins flows.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub from: Labels,
+    /// With whom.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub to: Labels,
+    /// What may pass; empty where the pair was only ever denied.
+    #[schema(value_type = Vec<serde_json::Value>)]
+    pub acl: Acl,
+    /// Packets that passed, both directions.
+    pub packets: u64,
+    /// Bytes that passed, IP headers included.
+    pub bytes: u64,
+    /// Packets that were denied.
+    pub denied: u64,
+}
+
+/// The links of the mesh.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Links {
+    /// The links.
+    pub links: Vec<Link>,
+    /// Nodes whose counters are in it.
+    pub nodes_answered: usize,
+    /// Nodes that did not answer in time or have no session.
+    #[schema(value_type = Vec<String>)]
+    pub nodes_silent: Vec<NodeName>,
+}
+
+/// A question about a verdict.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainQuery {
+    /// The network; may be left out while there is just one.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub network: Option<NetworkName>,
+    /// Who begins the flow: every identity with these labels, or, where there is none, exactly these labels.
+    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
+    pub from: Selector,
+    /// With whom.
+    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
+    pub to: Selector,
+    /// What.
+    #[schema(value_type = String)]
+    pub port: PortSpec,
+}
+
+/// The verdict on one pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Explanation {
+    /// Who begins the flow.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub from: Labels,
+    /// With whom.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub to: Labels,
+    /// What part of the port asked for.
+    #[schema(value_type = String)]
+    pub port: PortSpec,
+    /// Whether it is allowed.
+    pub allowed: bool,
+    /// What decided: the rule, the guardrail, a quarantine, or the default.
+    pub because: String,
+    /// Whether both identities have a workload now; if not, the labels were taken as given.
+    pub live: bool,
+}
+
+/// A line of the audit log.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AuditEntry {
+    /// The revision that the change made.
+    #[schema(value_type = u64)]
+    pub revision: Revision,
+    /// When.
+    pub at: String,
+    /// Who: `user:NAME` or `node:NAME`.
+    pub actor: String,
+    /// What.
+    pub action: String,
+}

@@ -1,0 +1,240 @@
+//! The messages between a node and the coordinator, over QUIC with mutual TLS.
+//!
+//! A node opens one bidirectional stream, the *session*: [`FromNode`] one way, [`FromCoordinator`] the other. The
+//! coordinator opens a stream of its own for each question: one [`Question`] and one [`Answer`]. Joining uses
+//! another ALPN and no client certificate: one [`JoinRequest`], one [`JoinReply`].
+//!
+//! Each message is a little-endian `u32` length and a postcard body of at most [`MAX_FRAME`] bytes.
+
+use crate::{
+    keys::PublicKey,
+    labels::Labels,
+    names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
+    view::{Change, Hash128, Shadow},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::net::{IpAddr, SocketAddr};
+
+/// ALPN of the session.
+pub const ALPN_SESSION: &[u8] = b"meshward-session/1";
+/// ALPN of joining.
+pub const ALPN_JOIN: &[u8] = b"meshward-join/1";
+/// The most bytes of one message's body.
+pub const MAX_FRAME: usize = 64 << 20;
+/// The most bytes of the messages that come from a machine that has not joined yet.
+pub const MAX_JOIN_FRAME: usize = 64 << 10;
+/// The port on which the coordinator listens, QUIC over UDP and HTTPS over TCP, unless it is configured otherwise.
+pub const DEFAULT_PORT: u16 = 7443;
+
+/// A message that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BadFrame {
+    /// The length is over the limit.
+    #[error("a message of {got} bytes came; at most {limit} are taken")]
+    TooLong {
+        /// The length that was announced, in bytes.
+        got: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The body is no such message.
+    #[error("a message cannot be decoded ({0}); do both sides run the same version?")]
+    Malformed(#[from] postcard::Error),
+}
+
+/// Encodes a message with its length in front.
+pub fn encode(message: &impl Serialize) -> Vec<u8> {
+    // Encoding plain data into memory has no way to fail.
+    let mut frame = postcard::to_extend(message, vec![0; 4]).expect("messages encode into memory");
+    let length = (frame.len() - 4) as u32;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    frame
+}
+
+/// Reads the length in front of a body.
+pub fn body_length(head: [u8; 4], limit: usize) -> Result<usize, BadFrame> {
+    let got = u32::from_le_bytes(head) as usize;
+    if got > limit {
+        return Err(BadFrame::TooLong { got, limit });
+    }
+    Ok(got)
+}
+
+/// Decodes a body.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadFrame> {
+    Ok(postcard::from_bytes(body)?)
+}
+
+/// A machine asks to become a node.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// The token's secret.
+    pub secret: String,
+    /// The name that the node wants.
+    pub name: NodeName,
+    /// Labels that the operator gives the node.
+    pub labels: Labels,
+    /// A PKCS #10 request (DER) for the node's own key.
+    pub csr: Vec<u8>,
+}
+
+/// The answer to a [`JoinRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum JoinReply {
+    /// The node is a member now.
+    Accepted {
+        /// The node's certificate (DER).
+        certificate: Vec<u8>,
+        /// The mesh's id, as in the certificate's SPIFFE id.
+        mesh: String,
+    },
+    /// It is not, and this is why.
+    Refused(String),
+}
+
+/// Where a node's endpoint of a network can be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointReport {
+    /// The network.
+    pub network: NetworkName,
+    /// The endpoint's key.
+    pub public_key: PublicKey,
+    /// Its UDP port.
+    pub port: u16,
+    /// Addresses that the node knows of itself; the coordinator adds the one that it sees.
+    pub candidates: Vec<SocketAddr>,
+}
+
+/// A workload that a node runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadReport {
+    /// Its id.
+    pub id: WorkloadId,
+    /// Its network.
+    pub network: NetworkName,
+    /// What people call it.
+    pub name: WorkloadName,
+    /// The labels that its owner declares.
+    pub labels: Labels,
+    /// Its addresses, out of the node's blocks.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What a node says in its session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromNode {
+    /// First message: what the node has.
+    Hello {
+        /// The software's version.
+        version: String,
+        /// The revision of the view that it has.
+        revision: Revision,
+        /// The digest of that view.
+        digest: Hash128,
+        /// Its endpoints.
+        endpoints: Vec<EndpointReport>,
+        /// All of its workloads.
+        workloads: Vec<WorkloadReport>,
+    },
+    /// Answer to [`FromCoordinator::Compare`].
+    Shadow(Shadow),
+    /// An endpoint is new or has moved.
+    Endpoint(EndpointReport),
+    /// A workload has started.
+    Started(WorkloadReport),
+    /// A workload has stopped.
+    Stopped(WorkloadId),
+    /// The view of this revision is enforced and on disk.
+    Enforced(Revision),
+    /// The certificate is to be renewed.
+    Renew {
+        /// A PKCS #10 request (DER).
+        csr: Vec<u8>,
+    },
+}
+
+/// What the coordinator says in a session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromCoordinator {
+    /// The digests differ: say what you have.
+    Compare,
+    /// These changes lead to this revision.
+    Update {
+        /// The revision after the changes.
+        revision: Revision,
+        /// The changes.
+        changes: Vec<Change>,
+    },
+    /// A workload is not admitted: it stays closed.
+    Refused {
+        /// Which.
+        workload: WorkloadId,
+        /// Why, and how to mend it.
+        reason: String,
+    },
+    /// The renewed certificate (DER).
+    Renewed {
+        /// The certificate.
+        certificate: Vec<u8>,
+    },
+}
+
+/// What the coordinator asks of a node.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub enum Question {
+    /// The counters of every link since the daemon started.
+    Links,
+}
+
+/// The answer to a [`Question`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Question::Links`].
+    Links(Vec<LinkCount>),
+}
+
+/// What passed a link on one node, or was denied. The sending node counts what leaves, the receiving one what arrives;
+/// a link within one node is counted once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Packets that passed, both directions.
+    pub packets: u64,
+    /// Bytes that passed, IP headers included.
+    pub bytes: u64,
+    /// Packets that were denied.
+    pub denied: u64,
+}
+
+/// The counters of one ordered pair of identities on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkCount {
+    /// The network.
+    pub network: NetworkName,
+    /// Who began the flows.
+    pub from: IdentityId,
+    /// With whom.
+    pub to: IdentityId,
+    /// Whether `from` runs on the node that counts: then its counters cover the whole link from this node.
+    pub sender: bool,
+    /// The counters.
+    pub count: Count,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_survives_its_frame() {
+        let frame = encode(&FromNode::Enforced(Revision(7)));
+        let length = body_length(frame[..4].try_into().unwrap(), MAX_FRAME).unwrap();
+        assert_eq!(length, frame.len() - 4);
+        assert!(matches!(decode(&frame[4..]), Ok(FromNode::Enforced(Revision(7)))));
+    }
+
+    #[test]
+    fn an_oversized_or_malformed_message_is_refused() {
+        assert!(body_length(u32::MAX.to_le_bytes(), MAX_FRAME).is_err());
+        assert!(decode::<FromNode>(&[250, 1, 2]).is_err());
+    }
+}

@@ -1,0 +1,25 @@
+//! The shared vocabulary of Meshward: names, labels, keys, ports, ACLs, views, messages and API bodies.
+//!
+//! Nothing here does I/O, starts a thread or reads a clock. Text that comes from outside is parsed once, here,
+//! into types that cannot hold an illegal value; everything behind carries those types.
+#![forbid(unsafe_code)]
+
+pub mod acl;
+pub mod api;
+pub mod control;
+pub mod keys;
+pub mod labels;
+pub mod local;
+pub mod names;
+pub mod ports;
+pub mod selector;
+pub mod token;
+pub mod view;
+
+pub use acl::{Acl, AclEntry};
+pub use keys::PublicKey;
+pub use labels::{LabelKey, Labels};
+pub use names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName};
+pub use ports::{PortRange, PortSpec, Protocol};
+pub use selector::Selector;
+pub use view::{Change, Item, ItemKey, View};

@@ -1,0 +1,128 @@
+//! The bodies of the node's local API, over a unix socket.
+
+use crate::{
+    labels::Labels,
+    names::{NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+/// Where the node's socket is, unless it is configured otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/meshward/node.sock";
+
+/// A namespace to be attached.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// The network.
+    pub network: NetworkName,
+    /// What people call the workload; its id if it is left out.
+    #[serde(default)]
+    pub name: Option<WorkloadName>,
+    /// The labels that its owner declares.
+    #[serde(default)]
+    pub labels: Labels,
+    /// The network namespace, as `/run/netns/NAME` or `/proc/PID/ns/net`.
+    pub netns: PathBuf,
+    /// A process whose end detaches the workload.
+    #[serde(default)]
+    pub owner: Option<u32>,
+}
+
+/// How far a workload has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "state", content = "reason")]
+pub enum State {
+    /// The coordinator has not said anything yet: nothing passes.
+    Waiting,
+    /// Admitted: policy decides what passes.
+    Open,
+    /// Started while the coordinator is away, with labels that this node knows: policy decides what passes.
+    Vouched,
+    /// Quarantined: nothing passes.
+    Quarantined,
+    /// Refused, and why: nothing passes.
+    Refused(String),
+}
+
+/// A workload of this node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LocalWorkload {
+    /// Its id.
+    pub id: WorkloadId,
+    /// What people call it.
+    pub name: WorkloadName,
+    /// Its network.
+    pub network: NetworkName,
+    /// The labels that its owner declares.
+    pub labels: Labels,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its interface in its namespace.
+    pub interface: String,
+    /// Its namespace.
+    pub netns: PathBuf,
+    /// How far it has come.
+    #[serde(flatten)]
+    pub state: State,
+}
+
+/// A peer, as an endpoint sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LocalPeer {
+    /// The node.
+    pub node: NodeName,
+    /// Where packets to it go now.
+    pub address: Option<SocketAddr>,
+    /// Seconds since the last handshake.
+    pub handshake_age: Option<u64>,
+    /// Bytes sent to it, before encryption.
+    pub sent: u64,
+    /// Bytes received from it, after decryption.
+    pub received: u64,
+}
+
+/// An endpoint of this node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LocalEndpoint {
+    /// The network.
+    pub network: NetworkName,
+    /// The node's blocks of it.
+    pub blocks: Vec<IpNet>,
+    /// The endpoint's WireGuard key.
+    pub public_key: String,
+    /// Its UDP port.
+    pub port: u16,
+    /// Its peers.
+    pub peers: Vec<LocalPeer>,
+    /// Flows in the table.
+    pub flows: usize,
+    /// Packets dropped, by cause.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// The node in short.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LocalStatus {
+    /// Its name.
+    pub node: NodeName,
+    /// Its version.
+    pub version: String,
+    /// The coordinator that it belongs to.
+    pub coordinator: String,
+    /// Whether it has a session with the coordinator.
+    pub connected: bool,
+    /// The revision that it enforces.
+    pub revision: Revision,
+    /// Seconds until its certificate expires; negative once it has.
+    pub certificate_seconds: i64,
+    /// Its endpoints.
+    pub endpoints: Vec<LocalEndpoint>,
+    /// How many workloads it runs.
+    pub workloads: usize,
+}
