@@ -1,0 +1,172 @@
+use super::*;
+use crate::document::Action;
+use meshward_model::{PortRange, PortSpec, Protocol, Selector};
+use proptest::prelude::*;
+
+fn selector() -> impl Strategy<Value = Selector> {
+    let part = prop_oneof![
+        Just("app=a"),
+        Just("app=b"),
+        Just("app!=a"),
+        Just("env in (p,q)"),
+        Just("env notin (p,q)"),
+        Just("env"),
+        Just("!env"),
+    ];
+    prop::collection::vec(part, 0..3)
+        .prop_map(|parts| parts.join(","))
+        .prop_filter_map("two requirements on one key", |text| text.parse().ok())
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    let app = prop_oneof![Just(""), Just("app=a"), Just("app=b"), Just("app=c")];
+    let env = prop_oneof![Just(""), Just("env=p"), Just("env=q"), Just("env=r")];
+    (app, env).prop_map(|(app, env)| format!("{app},{env}").parse().unwrap())
+}
+
+/// Ports near each other and near both ends, so that ranges meet, nest and touch.
+fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![0..4u16, 98..104u16, 65_532..=65_535u16]
+}
+
+fn spec() -> impl Strategy<Value = PortSpec> {
+    let protocol = prop_oneof![
+        Just(None),
+        Just(Some(Protocol::Tcp)),
+        Just(Some(Protocol::Udp)),
+        Just(Some(Protocol::Sctp)),
+        Just(Some(Protocol::Icmp)),
+    ];
+    (protocol, port(), port(), any::<bool>()).prop_map(|(protocol, a, b, all)| {
+        let ports = if all || !protocol.is_some_and(Protocol::has_ports) {
+            PortRange::ALL
+        } else {
+            PortRange { first: a.min(b), last: a.max(b) }
+        };
+        PortSpec { protocol, ports }
+    })
+}
+
+fn rules(prefix: &'static str) -> impl Strategy<Value = Vec<Rule>> {
+    let rule = (selector(), selector(), prop::collection::vec(spec(), 1..3), any::<bool>());
+    prop::collection::vec(rule, 0..4).prop_map(move |rules| {
+        let named = |(at, (from, to, ports, allow)): (usize, (Selector, Selector, Vec<PortSpec>, bool))| {
+            let (allow, deny) = if allow { (ports, vec![]) } else { (vec![], ports) };
+            Rule { name: format!("{prefix}{at}"), from, to, allow, deny }
+        };
+        rules.into_iter().enumerate().map(named).collect()
+    })
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    (rules("r"), rules("g")).prop_map(|(rules, guardrails)| Policy {
+        network: "shop".parse().unwrap(),
+        rules,
+        guardrails,
+        tests: vec![],
+    })
+}
+
+/// The verdict by the words of the design page, written apart from `decide` and `compile`.
+fn naive(policy: &Policy, from: &Labels, to: &Labels, protocol: Protocol, port: u16) -> bool {
+    let any = |rules: &[Rule], action: Action| {
+        rules.iter().any(|rule| {
+            let ports = match action {
+                Action::Allow => &rule.allow,
+                Action::Deny => &rule.deny,
+            };
+            rule.from.matches(from)
+                && rule.to.matches(to)
+                && ports.iter().any(|spec| match spec.protocol {
+                    None => true,
+                    Some(own) if own != protocol => false,
+                    Some(Protocol::Icmp) => true,
+                    Some(_) => spec.ports.first <= port && port <= spec.ports.last,
+                })
+        })
+    };
+    if any(&policy.guardrails, Action::Deny) {
+        return false;
+    }
+    if any(&policy.guardrails, Action::Allow) {
+        return true;
+    }
+    !any(&policy.rules, Action::Deny) && any(&policy.rules, Action::Allow)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn the_compiled_acl_is_what_a_naive_reader_decides(
+        policy in policy(),
+        from in labels(),
+        to in labels(),
+        packets in prop::collection::vec((0..5usize, port()), 1..24),
+    ) {
+        let acl = compile(&policy, &from, &to);
+        for (protocol, port) in packets {
+            let protocol = Protocol::ALL[protocol];
+            let expected = naive(&policy, &from, &to, protocol, port);
+            prop_assert_eq!(acl.allows(protocol, port), expected, "{} {} in {}", protocol, port, acl);
+            prop_assert_eq!(policy.decide(&from, &to, protocol, port).allowed, expected);
+        }
+    }
+
+    #[test]
+    fn a_policy_survives_its_yaml(policy in policy()) {
+        let text = serde_saphyr::to_string(&policy).unwrap();
+        prop_assert_eq!(Policy::parse(&text).unwrap(), policy);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn links_kept_step_by_step_are_those_compiled_at_once(
+        policies in prop::collection::vec(policy(), 1..3),
+        steps in prop::collection::vec((0u32..6, any::<bool>(), labels()), 1..20),
+    ) {
+        let mut links = Links::new(policies[0].clone());
+        let mut there: BTreeMap<IdentityId, Labels> = BTreeMap::new();
+        for (at, (id, insert, labels)) in steps.into_iter().enumerate() {
+            let id = IdentityId(id);
+            if insert {
+                links.insert(id, labels.clone());
+                there.entry(id).or_insert(labels);
+            } else {
+                links.remove(id);
+                there.remove(&id);
+            }
+            links = if at == 10 { links.with_policy(policies[policies.len() - 1].clone()) } else { links };
+        }
+        let expected: BTreeMap<_, _> = there
+            .iter()
+            .flat_map(|(a, from)| there.iter().map(move |(b, to)| ((*a, *b), (from, to))))
+            .map(|(pair, (from, to))| (pair, compile(links.policy(), from, to)))
+            .filter(|(_, acl)| !acl.is_empty())
+            .collect();
+        let kept: BTreeMap<_, _> = links.all().map(|(a, b, acl)| ((a, b), acl.clone())).collect();
+        prop_assert_eq!(&kept, &expected);
+        for (a, b) in kept.keys() {
+            prop_assert!(links.arriving(*b).any(|(from, _)| from == *a));
+            prop_assert!(links.neighbours(*a).contains(b));
+        }
+    }
+}
+
+#[test]
+fn a_failing_policy_test_says_what_decided() {
+    let text = "
+network: shop
+rules: [{ name: all, from: {}, to: {}, allow: [any] }]
+tests:
+  - { from: { app: web }, to: { app: db }, port: tcp/5432, expect: deny }
+  - { from: { app: web }, to: { app: db }, port: any, expect: allow }
+";
+    let failures = run_tests(&Policy::parse(text).unwrap());
+    assert_eq!(failures.len(), 1);
+    let said = failures[0].to_string();
+    assert!(said.contains("policy test 1 failed") && said.contains("rule `all`"), "{said}");
+}
