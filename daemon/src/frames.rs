@@ -1,0 +1,43 @@
+//! Control messages on QUIC streams.
+
+use meshward_model::control::{BadFrame, body_length, decode, encode};
+use quinn::{RecvStream, SendStream};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Why a message could not be sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The other side closed the stream, or the connection is gone.
+    #[error("the connection ended: {0}")]
+    Ended(String),
+    /// What came is no such message.
+    #[error(transparent)]
+    Bad(#[from] BadFrame),
+}
+
+/// Sends one message.
+///
+/// # Errors
+/// [`FrameError::Ended`].
+pub async fn send(stream: &mut SendStream, message: &impl Serialize) -> Result<(), FrameError> {
+    stream.write_all(&encode(message)).await.map_err(|error| FrameError::Ended(error.to_string()))
+}
+
+/// Receives one message whose body has at most `limit` bytes.
+///
+/// # Errors
+/// [`FrameError`].
+pub async fn receive<T: DeserializeOwned>(stream: &mut RecvStream, limit: usize) -> Result<T, FrameError> {
+    let ended = |error: quinn::ReadExactError| FrameError::Ended(error.to_string());
+    let mut head = [0; 4];
+    stream.read_exact(&mut head).await.map_err(ended)?;
+    let length = body_length(head, limit)?;
+    let mut body = Vec::new();
+    // Grown as the bytes come: an announced length alone takes no memory.
+    while body.len() < length {
+        let at = body.len();
+        body.resize(length.min(at + (64 << 10)), 0);
+        stream.read_exact(&mut body[at..]).await.map_err(ended)?;
+    }
+    Ok(decode(&body)?)
+}

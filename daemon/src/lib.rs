@@ -1,0 +1,47 @@
+//! What both daemons share: configuration, logging, certificates on QUIC and TLS, framed messages, metrics, and the end
+//! by signal.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod frames;
+pub mod metrics;
+pub mod tls;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Logs to stderr: colours on a terminal only, and what `RUST_LOG` selects (`info` if it is not set).
+pub fn init_logging() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        .init();
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the signals cannot be watched.
+pub async fn ended() -> std::io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// A mistake of the user's: the process ends with exit code 2 instead of 1.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Mistake(pub String);
+
+/// Prints an error as one sentence on stderr and gives the exit code: 2 for a user's mistake, 1 for a failure of ours.
+pub fn report(program: &str, error: &anyhow::Error) -> std::process::ExitCode {
+    eprintln!("{program}: {error:#}");
+    if error.is::<Mistake>() { 2.into() } else { 1.into() }
+}

@@ -1,0 +1,206 @@
+//! Certificates: what a mesh's members and their coordinator show each other.
+//!
+//! The mesh's own CA is the only root. The coordinator's certificate carries [`COORDINATOR_NAME`], which clients ask for
+//! whatever address they dial; a node's carries its SPIFFE id. Neither can stand in for the other: the names differ,
+//! and so do the extended key usages.
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use meshward_model::{NodeName, token::Fingerprint};
+use std::{sync::Arc, time::Duration};
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
+
+/// The DNS name in every coordinator's certificate.
+pub const COORDINATOR_NAME: &str = "coordinator.meshward.internal";
+
+/// For how long after its end a node's certificate is good for asking for a new one, and for nothing else.
+pub const RENEWAL_GRACE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// The name for [`COORDINATOR_NAME`].
+pub fn coordinator_name() -> ServerName<'static> {
+    // A literal that is a DNS name.
+    ServerName::try_from(COORDINATOR_NAME).expect("the coordinator's name is a DNS name")
+}
+
+/// Roots with just the mesh's CA.
+///
+/// # Errors
+/// If it is no CA certificate.
+pub fn roots(ca: CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca)?;
+    Ok(Arc::new(roots))
+}
+
+/// What a node's certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeCertificate {
+    /// The mesh's id.
+    pub mesh: String,
+    /// The node's name.
+    pub node: NodeName,
+    /// SHA-256 of the public key (SubjectPublicKeyInfo).
+    pub key: Fingerprint,
+    /// Seconds since the epoch at which it begins to be good.
+    pub not_before: i64,
+    /// Seconds since the epoch at which it ends.
+    pub not_after: i64,
+}
+
+/// The SPIFFE id of a node.
+pub fn spiffe_id(mesh: &str, node: &NodeName) -> String {
+    format!("spiffe://{mesh}.meshward/node/{node}")
+}
+
+impl NodeCertificate {
+    /// Reads a certificate; `None` if it is no node's.
+    pub fn read(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let names = certificate.subject_alternative_name().ok()??;
+        let uri = names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
+            _ => None,
+        })?;
+        let (mesh, node) = uri.split_once(".meshward/node/")?;
+        Some(Self {
+            mesh: mesh.to_owned(),
+            node: node.parse().ok()?,
+            key: Fingerprint::of(certificate.public_key().raw),
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+        })
+    }
+}
+
+/// Takes a server whose chain holds the CA with a known fingerprint: how a machine that has only a token meets its mesh.
+#[derive(Debug)]
+pub struct PinnedCa(pub Fingerprint);
+
+impl ServerCertVerifier for PinnedCa {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let pinned = intermediates.iter().find(|ca| Fingerprint::of(ca) == self.0);
+        // Told apart from every other failure, so that the user learns that the coordinator is another one.
+        let ca = pinned.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        WebPkiServerVerifier::builder(roots(ca.clone().into_owned())?)
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?
+            .verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.3 only".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let provider = rustls::crypto::ring::default_provider();
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Takes clients with a node's certificate of this mesh, and clients with none (they may only join).
+///
+/// A certificate is let in for [`RENEWAL_GRACE`] after its end; the session then gives it nothing but a renewal.
+#[derive(Debug)]
+pub struct Members(Arc<dyn ClientCertVerifier>);
+
+impl Members {
+    /// Members of the mesh with this CA.
+    ///
+    /// # Errors
+    /// If it is no CA certificate.
+    pub fn of(ca: CertificateDer<'static>) -> Result<Self, Error> {
+        let inner = WebPkiClientVerifier::builder(roots(ca)?)
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?;
+        Ok(Self(inner))
+    }
+}
+
+impl ClientCertVerifier for Members {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let expired = || Error::InvalidCertificate(CertificateError::Expired);
+        let certificate = NodeCertificate::read(end_entity)
+            .ok_or(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))?;
+        let end = u64::try_from(certificate.not_after).map_err(|_| expired())?;
+        if now.as_secs() > end + RENEWAL_GRACE.as_secs() {
+            return Err(expired());
+        }
+        let judged_at = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().min(end)));
+        self.0.verify_client_cert(end_entity, intermediates, judged_at)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}

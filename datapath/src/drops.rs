@@ -1,0 +1,73 @@
+//! Why packets are dropped, and how many were.
+
+/// Why a packet was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum Cause {
+    /// No valid IP packet, or an IP version or extension that is not forwarded.
+    Malformed,
+    /// To a multicast, broadcast or link-local address: a mesh link is unicast.
+    NotUnicast,
+    /// The workload sent from an address that is not its own.
+    SpoofedByWorkload,
+    /// The peer sent from an address outside its prefixes, or of another node's workload.
+    SpoofedByPeer,
+    /// The sending or receiving workload is not admitted yet.
+    NotAdmitted,
+    /// No workload with that address is known here.
+    UnknownAddress,
+    /// Policy has no open link for it.
+    Denied,
+    /// One end is quarantined.
+    Quarantined,
+    /// A later fragment whose first fragment did not pass.
+    OrphanFragment,
+    /// The flow table is full.
+    FlowTableFull,
+    /// A datagram that is no WireGuard message, or one for nobody here.
+    UnknownPeer,
+    /// A WireGuard message that does not authenticate, or is replayed.
+    BadCrypto,
+    /// The kernel did not take the packet for a workload or for the network.
+    NotTaken,
+}
+
+impl Cause {
+    /// Every cause with the name that counters use.
+    pub const ALL: [(Self, &'static str); 13] = [
+        (Self::Malformed, "malformed"),
+        (Self::NotUnicast, "not_unicast"),
+        (Self::SpoofedByWorkload, "spoofed_by_workload"),
+        (Self::SpoofedByPeer, "spoofed_by_peer"),
+        (Self::NotAdmitted, "not_admitted"),
+        (Self::UnknownAddress, "unknown_address"),
+        (Self::Denied, "denied"),
+        (Self::Quarantined, "quarantined"),
+        (Self::OrphanFragment, "orphan_fragment"),
+        (Self::FlowTableFull, "flow_table_full"),
+        (Self::UnknownPeer, "unknown_peer"),
+        (Self::BadCrypto, "bad_crypto"),
+        (Self::NotTaken, "not_taken"),
+    ];
+}
+
+/// Dropped packets by cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drops([u64; Cause::ALL.len()]);
+
+impl Drops {
+    /// Counts one.
+    pub fn count(&mut self, cause: Cause) {
+        self.0[cause as usize] += 1;
+    }
+
+    /// How many were dropped for this cause.
+    pub fn of(&self, cause: Cause) -> u64 {
+        self.0[cause as usize]
+    }
+
+    /// Every cause's name and count.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Cause::ALL.into_iter().map(|(cause, name)| (name, self.of(cause)))
+    }
+}

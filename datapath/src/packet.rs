@@ -1,0 +1,357 @@
+//! Reading the headers of an IP packet: RFC 791, RFC 8200, RFC 9293, RFC 768, RFC 9260, RFC 792, RFC 4443.
+
+use meshward_model::Protocol;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// TCP's FIN, SYN and RST flags (RFC 9293 §3.1).
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+
+const V6_HOP_BY_HOP: u8 = 0;
+const V6_FRAGMENT: u8 = 44;
+const V6_DESTINATION: u8 = 60;
+const MAX_EXTENSIONS: usize = 8;
+
+/// Bytes that are no IP packet which the mesh forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a well-formed IPv4 or IPv6 packet")]
+pub struct Malformed;
+
+/// Whether a packet is part of a larger one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fragment {
+    /// It is whole.
+    Whole,
+    /// It is the first part and has the ports.
+    First(u32),
+    /// It is a later part, without ports.
+    Later(u32),
+}
+
+/// What the filter needs to know of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Headers {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// IP protocol number of the payload.
+    pub ip_protocol: u8,
+    /// Source port; for an ICMP echo its identifier; else 0.
+    pub source_port: u16,
+    /// Destination port; for an ICMP echo its identifier; else 0.
+    pub destination_port: u16,
+    /// TCP's flags; else 0.
+    pub tcp_flags: u8,
+    /// Fragmentation.
+    pub fragment: Fragment,
+    /// Length of the packet by its own header, in bytes.
+    pub length: usize,
+    /// Offset of the payload of IP, in bytes.
+    pub payload: usize,
+    /// Whether this is an ICMP error that quotes the packet it is about.
+    pub icmp_error: bool,
+}
+
+impl Headers {
+    /// Reads the headers of `packet`.
+    ///
+    /// # Errors
+    /// [`Malformed`] for anything that is cut short, lies about its length, is routed by its source, or whose transport
+    /// header is split over fragments (RFC 1858's tiny fragments).
+    pub fn parse(packet: &[u8]) -> Result<Self, Malformed> {
+        match packet.first().ok_or(Malformed)? >> 4 {
+            4 => Self::parse_v4(packet),
+            6 => Self::parse_v6(packet),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn parse_v4(packet: &[u8]) -> Result<Self, Malformed> {
+        let header: &[u8; 20] = packet.first_chunk().ok_or(Malformed)?;
+        let payload = usize::from(header[0] & 15) * 4;
+        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        if payload < 20 || length < payload || packet.len() < length {
+            return Err(Malformed);
+        }
+        let id = u32::from(u16::from_be_bytes([header[4], header[5]]));
+        let word = u16::from_be_bytes([header[6], header[7]]);
+        let (offset, more) = (word & 0x1fff, word & 0x2000 != 0);
+        let fragment = match (offset, more) {
+            (0, false) => Fragment::Whole,
+            (0, true) => Fragment::First(id),
+            // RFC 1858 §3: at offset 1 the rest would overwrite what was judged.
+            (1, _) => return Err(Malformed),
+            _ => Fragment::Later(id),
+        };
+        Self {
+            source: Ipv4Addr::from(<[u8; 4]>::try_from(&header[12..16]).map_err(|_| Malformed)?).into(),
+            destination: Ipv4Addr::from(<[u8; 4]>::try_from(&header[16..20]).map_err(|_| Malformed)?).into(),
+            ip_protocol: header[9],
+            fragment,
+            length,
+            payload,
+            ..Self::EMPTY
+        }
+        .with_transport(packet)
+    }
+
+    fn parse_v6(packet: &[u8]) -> Result<Self, Malformed> {
+        let header: &[u8; 40] = packet.first_chunk().ok_or(Malformed)?;
+        let length = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        if packet.len() < length {
+            return Err(Malformed);
+        }
+        let (mut next, mut at, mut fragment) = (header[6], 40, Fragment::Whole);
+        for _ in 0..MAX_EXTENSIONS {
+            let extension = match next {
+                V6_HOP_BY_HOP | V6_DESTINATION | V6_FRAGMENT => {
+                    packet[..length].get(at..at + 8).ok_or(Malformed)?
+                }
+                _ => break,
+            };
+            if next == V6_FRAGMENT {
+                let word = u16::from_be_bytes([extension[2], extension[3]]);
+                let id = u32::from_be_bytes([extension[4], extension[5], extension[6], extension[7]]);
+                fragment = match (word >> 3, word & 1) {
+                    (0, 0) => Fragment::Whole,
+                    (0, _) => Fragment::First(id),
+                    _ => Fragment::Later(id),
+                };
+                at += 8;
+            } else {
+                at += 8 + usize::from(extension[1]) * 8;
+            }
+            next = extension[0];
+            if matches!(fragment, Fragment::Later(_)) {
+                break;
+            }
+        }
+        // Still an extension, or one that is not walked: routing (43), which RFC 5095 forbids to honour, and the like.
+        if at > length || (fragment == Fragment::Whole && matches!(next, 0 | 43 | 44 | 60 | 135 | 139 | 140)) {
+            return Err(Malformed);
+        }
+        Self {
+            source: Ipv6Addr::from(<[u8; 16]>::try_from(&header[8..24]).map_err(|_| Malformed)?).into(),
+            destination: Ipv6Addr::from(<[u8; 16]>::try_from(&header[24..40]).map_err(|_| Malformed)?).into(),
+            ip_protocol: next,
+            fragment,
+            length,
+            payload: at,
+            ..Self::EMPTY
+        }
+        .with_transport(packet)
+    }
+
+    const EMPTY: Self = Self {
+        source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        destination: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        ip_protocol: 0,
+        source_port: 0,
+        destination_port: 0,
+        tcp_flags: 0,
+        fragment: Fragment::Whole,
+        length: 0,
+        payload: 0,
+        icmp_error: false,
+    };
+
+    fn with_transport(mut self, packet: &[u8]) -> Result<Self, Malformed> {
+        if matches!(self.fragment, Fragment::Later(_)) {
+            return Ok(self);
+        }
+        let bytes = &packet[self.payload..self.length];
+        let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let least = match self.ip_protocol {
+            6 => 20,
+            17 | 1 | 58 => 8,
+            132 => 12,
+            _ => 0,
+        };
+        if bytes.len() < least {
+            return Err(Malformed);
+        }
+        match self.ip_protocol {
+            6 | 17 | 132 => (self.source_port, self.destination_port) = (port(0), port(2)),
+            1 if matches!(bytes[0], 0 | 8) => (self.source_port, self.destination_port) = (port(4), port(4)),
+            58 if matches!(bytes[0], 128 | 129) => {
+                (self.source_port, self.destination_port) = (port(4), port(4));
+            }
+            // Redirects and neighbour discovery change a host's routing and belong to no mesh link.
+            1 if matches!(bytes[0], 5 | 9 | 10) => return Err(Malformed),
+            58 if (130..=137).contains(&bytes[0]) => return Err(Malformed),
+            1 => self.icmp_error = matches!(bytes[0], 3 | 4 | 11 | 12),
+            58 => self.icmp_error = bytes[0] < 128,
+            _ => {}
+        }
+        if self.ip_protocol == 6 {
+            self.tcp_flags = bytes[13];
+        }
+        Ok(self)
+    }
+
+    /// The class that policy sees. ICMP of the other address family is no ICMP.
+    pub fn protocol(&self) -> Protocol {
+        match (self.ip_protocol, self.source) {
+            (1, IpAddr::V6(_)) | (58, IpAddr::V4(_)) => Protocol::Other,
+            (number, _) => Protocol::from_ip(number),
+        }
+    }
+
+    /// The headers of the packet that an ICMP error quotes; quoted packets are cut, so only addresses and ports count.
+    pub(crate) fn quoted(&self, packet: &[u8]) -> Option<Self> {
+        let bytes = packet.get(self.payload + 8..self.length)?;
+        let (mut quoted, at) = match bytes.first()? >> 4 {
+            4 if bytes.len() >= 28 => {
+                let source = Ipv4Addr::from(<[u8; 4]>::try_from(&bytes[12..16]).ok()?);
+                let destination = Ipv4Addr::from(<[u8; 4]>::try_from(&bytes[16..20]).ok()?);
+                let at = usize::from(bytes[0] & 15) * 4;
+                let head = Self { source: source.into(), destination: destination.into(), ..Self::EMPTY };
+                (Self { ip_protocol: bytes[9], ..head }, at)
+            }
+            6 if bytes.len() >= 48 => {
+                let source = Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[8..24]).ok()?);
+                let destination = Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[24..40]).ok()?);
+                let head = Self { source: source.into(), destination: destination.into(), ..Self::EMPTY };
+                (Self { ip_protocol: bytes[6], ..head }, 40)
+            }
+            _ => return None,
+        };
+        let transport = bytes.get(at..at + 8)?;
+        let port = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
+        (quoted.source_port, quoted.destination_port) = match quoted.ip_protocol {
+            6 | 17 | 132 => (port(0), port(2)),
+            1 | 58 => (port(4), port(4)),
+            _ => (0, 0),
+        };
+        Some(quoted)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod build {
+    //! Packets for tests.
+    use super::*;
+
+    /// A packet of `protocol` with the given ports (or echo identifier) and payload.
+    pub fn packet(source: &str, destination: &str, protocol: u8, ports: (u16, u16), data: &[u8]) -> Vec<u8> {
+        let mut transport = match protocol {
+            6 => vec![0; 20],
+            1 | 58 => vec![if protocol == 1 { 8 } else { 128 }, 0, 0, 0, 0, 0, 0, 0],
+            132 => vec![0; 12],
+            _ => vec![0; 8],
+        };
+        if matches!(protocol, 1 | 58) {
+            transport[4..6].copy_from_slice(&ports.0.to_be_bytes());
+        } else {
+            transport[..2].copy_from_slice(&ports.0.to_be_bytes());
+            transport[2..4].copy_from_slice(&ports.1.to_be_bytes());
+        }
+        transport.extend(data);
+        ip(source.parse().unwrap(), destination.parse().unwrap(), protocol, &transport)
+    }
+
+    pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let mut header = vec![0; 20];
+                header[0] = 0x45;
+                header[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+                header[9] = protocol;
+                header[12..16].copy_from_slice(&source.octets());
+                header[16..20].copy_from_slice(&destination.octets());
+                header
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let mut header = vec![0; 40];
+                header[0] = 0x60;
+                header[4..6].copy_from_slice(&(payload.len() as u16).to_be_bytes());
+                header[6] = protocol;
+                header[8..24].copy_from_slice(&source.octets());
+                header[24..40].copy_from_slice(&destination.octets());
+                header
+            }
+            _ => panic!("two address families in one packet"),
+        };
+        packet.extend(payload);
+        packet
+    }
+
+    pub fn with_tcp_flags(mut packet: Vec<u8>, flags: u8) -> Vec<u8> {
+        let at = Headers::parse(&packet).unwrap().payload + 13;
+        packet[at] = flags;
+        packet
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn addresses_ports_and_protocol_are_read_in_both_families() {
+        for (a, b) in [("10.0.0.1", "10.0.0.2"), ("fd42::1", "fd42::2")] {
+            let headers = Headers::parse(&build::packet(a, b, 17, (5000, 53), b"hi")).unwrap();
+            assert_eq!(headers.source, a.parse::<IpAddr>().unwrap());
+            assert_eq!(headers.destination, b.parse::<IpAddr>().unwrap());
+            assert_eq!((headers.source_port, headers.destination_port), (5000, 53));
+            assert_eq!(headers.protocol(), Protocol::Udp);
+        }
+    }
+
+    #[test]
+    fn a_packet_that_lies_about_its_length_is_malformed() {
+        let mut packet = build::packet("10.0.0.1", "10.0.0.2", 6, (1, 2), b"");
+        packet[3] = 200;
+        assert_eq!(Headers::parse(&packet), Err(Malformed));
+        let short = build::ip("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap(), 6, &[0; 19]);
+        assert_eq!(Headers::parse(&short), Err(Malformed));
+    }
+
+    #[test]
+    fn fragments_are_told_apart() {
+        let mut packet = build::packet("10.0.0.1", "10.0.0.2", 17, (1, 2), &[0; 64]);
+        packet[4..8].copy_from_slice(&[0, 9, 0x20, 0]);
+        assert_eq!(Headers::parse(&packet).unwrap().fragment, Fragment::First(9));
+        packet[6..8].copy_from_slice(&[0, 8]);
+        assert_eq!(Headers::parse(&packet).unwrap().fragment, Fragment::Later(9));
+        packet[6..8].copy_from_slice(&[0, 1]);
+        assert_eq!(Headers::parse(&packet), Err(Malformed));
+        let inner = [&[17, 0, 0, 1, 0, 0, 0, 7][..], &[0; 64]].concat();
+        let v6 = build::ip("fd42::1".parse().unwrap(), "fd42::2".parse().unwrap(), 44, &inner);
+        assert_eq!(Headers::parse(&v6).unwrap().fragment, Fragment::First(7));
+    }
+
+    #[test]
+    fn source_routing_and_neighbour_discovery_do_not_pass() {
+        let (a, b) = ("fd42::1".parse().unwrap(), "fd42::2".parse().unwrap());
+        assert_eq!(Headers::parse(&build::ip(a, b, 43, &[6, 0, 0, 0, 0, 0, 0, 0])), Err(Malformed));
+        assert_eq!(Headers::parse(&build::ip(a, b, 58, &[134, 0, 0, 0, 0, 0, 0, 0])), Err(Malformed));
+    }
+
+    #[test]
+    fn the_quoted_packet_of_an_icmp_error_is_found() {
+        let inner = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
+        let error = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &inner].concat();
+        let packet = build::ip("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap(), 1, &error);
+        let headers = Headers::parse(&packet).unwrap();
+        assert!(headers.icmp_error);
+        let quoted = headers.quoted(&packet).unwrap();
+        assert_eq!((quoted.source_port, quoted.destination_port), (5000, 53));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), six in any::<bool>()) {
+            if let Some(first) = bytes.first_mut() {
+                *first = if six { 0x60 } else { 0x40 | (*first & 15) };
+            }
+            if let Ok(headers) = Headers::parse(&bytes) {
+                prop_assert!(headers.payload <= headers.length && headers.length <= bytes.len());
+                headers.quoted(&bytes);
+            }
+        }
+    }
+}

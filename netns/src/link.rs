@@ -1,0 +1,166 @@
+//! Links, addresses and routes of the namespace that the calling thread is in, by rtnetlink(7).
+
+use crate::{Error, Netns};
+use futures::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::{
+    Handle, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_route::{
+        AddressFamily,
+        address::{AddressAttribute, AddressFlags},
+        link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
+    },
+};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd, AsRawFd},
+};
+
+/// A connection to one namespace's netlink.
+pub struct Links(Handle);
+
+impl Links {
+    pub(crate) fn connect() -> Result<Self, Error> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Thread)?;
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    async fn index(&self, name: &str) -> Result<u32, Error> {
+        let mut found = self.0.link().get().match_name(name.to_owned()).execute();
+        match found.try_next().await {
+            Ok(Some(link)) => Ok(link.header.index),
+            _ => Err(Error::NoLink(name.to_owned())),
+        }
+    }
+
+    /// Whether an interface of that name is there.
+    pub async fn exists(&self, name: &str) -> bool {
+        self.index(name).await.is_ok()
+    }
+
+    /// Makes a pair of virtual Ethernet interfaces.
+    pub async fn add_veth(&self, name: &str, peer: &str) -> Result<(), Error> {
+        let request = self.0.link().add(LinkVeth::new(name, peer).build());
+        request.execute().await.map_err(failed(format!("make the pair {name}, {peer}")))
+    }
+
+    /// Moves an interface into another namespace, where it is called `as_name`.
+    pub async fn give(&self, name: &str, to: &Netns, as_name: &str) -> Result<(), Error> {
+        let index = self.index(name).await?;
+        let message = LinkUnspec::new_with_index(index)
+            .setns_by_fd(to.as_fd().as_raw_fd())
+            .name(as_name)
+            .build();
+        self.0.link().set(message).execute().await.map_err(failed(format!("move {name}")))
+    }
+
+    /// Sets an interface up.
+    pub async fn set_up(&self, name: &str) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(self.index(name).await?).up().build();
+        self.0.link().set(message).execute().await.map_err(failed(format!("set {name} up")))
+    }
+
+    /// Sets an interface down.
+    pub async fn set_down(&self, name: &str) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(self.index(name).await?).down().build();
+        self.0.link().set(message).execute().await.map_err(failed(format!("set {name} down")))
+    }
+
+    /// Sets the MTU of an interface, in bytes.
+    pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(self.index(name).await?).mtu(mtu).build();
+        self.0.link().set(message).execute().await.map_err(failed(format!("set the MTU of {name}")))
+    }
+
+    /// Keeps the kernel from giving an interface an IPv6 address of its own, and from what it would send from there.
+    pub async fn no_link_local(&self, name: &str) -> Result<(), Error> {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let message = LinkUnspec::new_with_index(self.index(name).await?)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]))
+            .build();
+        let done = self.0.link().set(message).execute().await;
+        done.map_err(failed(format!("turn off link-local addresses on {name}")))
+    }
+
+    /// Gives an interface an address; one that is there stays. IPv6 addresses are usable at once: nobody else on the
+    /// link could have them (no duplicate address detection, RFC 4862 §5.4).
+    pub async fn add_address(&self, name: &str, address: IpAddr, prefix: u8) -> Result<(), Error> {
+        let mut request = self.0.address().add(self.index(name).await?, address, prefix).replace();
+        if address.is_ipv6() {
+            let message = request.message_mut();
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        request.execute().await.map_err(failed(format!("add address {address} to {name}")))
+    }
+
+    /// Takes an address from an interface.
+    pub async fn remove_address(&self, name: &str, address: IpAddr) -> Result<(), Error> {
+        let index = self.index(name).await?;
+        let mut own = self
+            .0
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .set_address_filter(address)
+            .execute();
+        while let Some(message) = own.try_next().await.map_err(failed(format!("read {name}")))? {
+            let request = self.0.address().del(message);
+            request.execute().await.map_err(failed(format!("remove {address} from {name}")))?;
+        }
+        Ok(())
+    }
+
+    /// Adds a route through an interface, without or with a gateway; one that is there is replaced.
+    pub async fn add_route(&self, name: &str, to: IpNet, gateway: Option<IpAddr>) -> Result<(), Error> {
+        let index = self.index(name).await?;
+        let what = failed(format!("add a route to {to} by {name}"));
+        let routes = self.0.route();
+        match to {
+            IpNet::V4(to) => {
+                let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
+                    .destination_prefix(to.addr(), to.prefix_len())
+                    .output_interface(index);
+                if let Some(IpAddr::V4(gateway)) = gateway {
+                    message = message.gateway(gateway);
+                }
+                routes.add(message.build()).replace().execute().await.map_err(what)
+            }
+            IpNet::V6(to) => {
+                let mut message = RouteMessageBuilder::<Ipv6Addr>::new()
+                    .destination_prefix(to.addr(), to.prefix_len())
+                    .output_interface(index);
+                if let Some(IpAddr::V6(gateway)) = gateway {
+                    message = message.gateway(gateway);
+                }
+                routes.add(message.build()).replace().execute().await.map_err(what)
+            }
+        }
+    }
+
+    /// The addresses of the interfaces that are not loopback: global ones only.
+    pub async fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
+        let mut found = Vec::new();
+        let mut all = self.0.address().get().execute();
+        while let Some(message) = all.try_next().await.map_err(failed("read addresses".into()))? {
+            let family = message.header.family;
+            let address = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
+            let Some(address) = address else { continue };
+            let usable = match address {
+                IpAddr::V4(a) => family == AddressFamily::Inet && !a.is_loopback() && !a.is_link_local(),
+                IpAddr::V6(a) => !a.is_loopback() && !a.is_unicast_link_local(),
+            };
+            if usable {
+                found.push(address);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn failed(what: String) -> impl FnOnce(rtnetlink::Error) -> Error {
+    move |source| Error::Netlink { what, source }
+}
