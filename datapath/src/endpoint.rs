@@ -53,8 +53,6 @@ pub struct EndpointStats {
     pub links: Vec<LinkStats>,
     /// The peers.
     pub peers: Vec<(NodeName, PeerStats)>,
-    /// The identities of this node's workloads.
-    pub local_identities: Vec<IdentityId>,
 }
 
 #[derive(Debug)]
@@ -273,7 +271,8 @@ impl Endpoint {
         }
         let source = local.party().ok_or(Cause::NotAdmitted)?;
         let (place, destination) = self.find(now, headers.destination)?;
-        self.filter.judge(now, packet, &headers, source, destination)?;
+        let passed = self.filter.judge(now, packet, &headers, source, destination)?;
+        self.filter.count(passed, headers.length);
         let packet = &packet[..headers.length];
         match place {
             Place::Local(slot) => taken(sink.to_workload(slot, packet)),
@@ -412,13 +411,11 @@ impl Endpoint {
         let peers = self.peers.iter().enumerate().filter_map(|(place, peer)| {
             Some((peer.as_ref()?.0.clone(), self.wireguard.stats(place)?))
         });
-        let parties = self.locals.iter().flatten().filter_map(Local::party);
         EndpointStats {
             drops: self.drops,
             flows: self.filter.flows(),
             links: self.filter.links().to_vec(),
             peers: peers.collect(),
-            local_identities: parties.map(|party| party.identity).collect(),
         }
     }
 }

@@ -141,7 +141,9 @@ fn an_allowed_packet_crosses_and_its_answer_comes_back() {
     let answer = packet("10.42.1.1", "10.42.0.1", 6, (8080, 4000), b"hi");
     pair.send(1, &answer);
     assert_eq!(pair.nodes[0].wire.delivered, [answer]);
-    assert_eq!(pair.nodes[0].endpoint.stats().links[0].count.packets, 2);
+    for node in &pair.nodes {
+        assert_eq!(node.endpoint.stats().links[0].count.packets, 1, "each node counts what it sends");
+    }
 }
 
 #[test]

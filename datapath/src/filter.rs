@@ -34,6 +34,10 @@ pub struct Party {
     pub quarantined: bool,
 }
 
+/// The link that let a packet pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed(usize);
+
 /// The counters of an ordered pair of identities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkStats {
@@ -120,7 +124,7 @@ impl Filter {
         headers: &Headers,
         source: Party,
         destination: Party,
-    ) -> Result<(), Cause> {
+    ) -> Result<Passed, Cause> {
         let seconds = self.seconds(now);
         let link = match self.link_for(now, packet, headers, source, destination) {
             Ok(link) => link,
@@ -131,12 +135,16 @@ impl Filter {
                 return Err(cause);
             }
         };
-        if let Some(stats) = self.links.get_mut(link) {
-            stats.count.packets += 1;
-            stats.count.bytes += headers.length as u64;
-        }
         self.fragments.passed(seconds, headers, self.generation, link);
-        Ok(())
+        Ok(Passed(link))
+    }
+
+    /// Counts a packet of `length` bytes that passed.
+    pub fn count(&mut self, passed: Passed, length: usize) {
+        if let Some(stats) = self.links.get_mut(passed.0) {
+            stats.count.packets += 1;
+            stats.count.bytes += length as u64;
+        }
     }
 
     fn link_for(

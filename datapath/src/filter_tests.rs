@@ -32,7 +32,7 @@ impl Bench {
 
     fn send(&mut self, packet: &[u8], from: IdentityId, to: IdentityId) -> Result<(), Cause> {
         let headers = Headers::parse(packet).unwrap();
-        self.filter.judge(self.now, packet, &headers, party(from), party(to))
+        self.filter.judge(self.now, packet, &headers, party(from), party(to)).map(drop)
     }
 }
 

@@ -15,7 +15,7 @@ mod wireguard;
 
 pub use drops::{Cause, Drops};
 pub use endpoint::{Endpoint, EndpointStats, LocalWorkload, Sink, Slot};
-pub use filter::{Filter, LinkStats, Party, RESUME_WINDOW};
+pub use filter::{Filter, LinkStats, Party, Passed, RESUME_WINDOW};
 pub use flow::MAX_FLOWS;
 pub use packet::{Fragment, Headers, Malformed};
 pub use wireguard::{OVERHEAD, PeerStats, SecretKey};

@@ -393,3 +393,15 @@ pub struct AuditEntry {
     /// What.
     pub action: String,
 }
+
+/// What `meshctl` needs to reach a coordinator. The coordinator writes the first one; it is a secret.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Context {
+    /// `HOST:PORT` of the API.
+    pub server: String,
+    /// The mesh's CA, in PEM.
+    pub ca: String,
+    /// The bearer token.
+    pub token: String,
+}

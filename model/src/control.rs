@@ -193,8 +193,8 @@ pub enum Answer {
     Links(Vec<LinkCount>),
 }
 
-/// What passed a link on one node, or was denied. The sending node counts what leaves, the receiving one what arrives;
-/// a link within one node is counted once.
+/// What passed a link, or was denied. A packet that passes is counted once in the mesh, by the node of the workload that
+/// sent it; one that is denied, by the node that denied it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     /// Packets that passed, both directions.
@@ -214,8 +214,6 @@ pub struct LinkCount {
     pub from: IdentityId,
     /// With whom.
     pub to: IdentityId,
-    /// Whether `from` runs on the node that counts: then its counters cover the whole link from this node.
-    pub sender: bool,
     /// The counters.
     pub count: Count,
 }

@@ -1,0 +1,90 @@
+//! Who calls, what they send, and how a refusal looks.
+
+use crate::mesh::{Mesh, Refusal};
+use axum::{
+    Json,
+    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
+    http::{Method, StatusCode, Uri, header::AUTHORIZATION, request::Parts},
+    response::{IntoResponse, Response},
+};
+use meshward_model::{api::ErrorBody, token::secret_hash};
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+
+/// A refusal with its HTTP status.
+#[derive(Debug)]
+pub struct ApiError(pub StatusCode, pub String);
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::Missing(_) => StatusCode::NOT_FOUND,
+            Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, refusal.to_string())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.0, Json(ErrorBody { error: self.1 })).into_response()
+    }
+}
+
+/// A JSON body; one that does not fit is refused with a sentence.
+pub struct Body<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(JsonRejection::MissingJsonContentType(_)) => Err(ApiError(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "the body must be JSON; send the header `content-type: application/json`".into(),
+            )),
+            Err(rejection) => Err(ApiError(rejection.status(), rejection.body_text())),
+        }
+    }
+}
+
+/// Who calls: the name of a credential.
+pub struct Caller(String);
+
+impl Caller {
+    /// The caller as the audit log names it.
+    pub fn actor(&self) -> String {
+        format!("user:{}", self.0)
+    }
+}
+
+impl FromRequestParts<Arc<Mesh>> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, mesh: &Arc<Mesh>) -> Result<Self, ApiError> {
+        let refused = |text: &str| ApiError(StatusCode::UNAUTHORIZED, text.to_owned());
+        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let secret = header
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .ok_or_else(|| refused("a credential is missing; send `authorization: Bearer ...`"))?;
+        // Hashes are compared: what their comparison might tell by its timing is of no use to find a secret.
+        let hash = secret_hash(secret);
+        mesh.look(|world| {
+            let known = world.credentials.values().find(|credential| credential.secret_hash == hash);
+            known.map(|credential| Self(credential.name.clone()))
+        })
+        .ok_or_else(|| refused("the credential is unknown: it was revoked, or belongs to another mesh"))
+    }
+}
+
+pub async fn no_such_route(uri: Uri) -> ApiError {
+    ApiError(StatusCode::NOT_FOUND, format!("there is no {}; GET /v1/openapi.json lists what there is", uri.path()))
+}
+
+pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+    let text = format!("{} does not take {method}; GET /v1/openapi.json says what it takes", uri.path());
+    ApiError(StatusCode::METHOD_NOT_ALLOWED, text)
+}

@@ -1,0 +1,199 @@
+use super::{ApiError, Caller};
+use crate::{
+    mesh::Mesh,
+    plans::{networks, nodes, policies},
+    records::NodeRecord,
+    world::World,
+};
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::StatusCode,
+};
+use meshward_model::{
+    IdentityId, NetworkName, NodeName,
+    api::{AuditEntry, Block, ErrorBody, Link, Links, Node, Status, Workload},
+    control::{Answer, Count, LinkCount, Question},
+};
+use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+#[derive(Deserialize)]
+pub struct InNetwork {
+    network: Option<NetworkName>,
+}
+
+#[derive(Deserialize)]
+pub struct Newest {
+    limit: Option<u32>,
+}
+
+/// The mesh in short.
+#[utoipa::path(get, path = "/v1/status", tag = "mesh", operation_id = "status",
+    responses((status = 200, body = Status), (status = "4XX", body = ErrorBody)))]
+pub async fn status(State(mesh): State<Arc<Mesh>>, _: Caller) -> Json<Status> {
+    let nodes_connected = mesh.sessions.count();
+    Json(mesh.look(|world| Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        mesh: mesh.ca.mesh.clone(),
+        ca_fingerprint: mesh.ca.fingerprint().to_string(),
+        revision: world.revision,
+        nodes: world.nodes.len(),
+        nodes_connected,
+        networks: world.networks.len(),
+        workloads: world.workloads().count(),
+        workloads_quarantined: world.workloads().filter(|(_, _, held)| *held).count(),
+    }))
+}
+
+/// The newest lines of the audit log, the newest first.
+#[utoipa::path(get, path = "/v1/audit", tag = "mesh", operation_id = "audit",
+    params(("limit" = Option<u32>, Query, description = "How many, at most 1000 (default 100)")),
+    responses((status = 200, body = Vec<AuditEntry>), (status = "4XX", body = ErrorBody)))]
+pub async fn audit(
+    State(mesh): State<Arc<Mesh>>,
+    _: Caller,
+    Query(newest): Query<Newest>,
+) -> Result<Json<Vec<AuditEntry>>, ApiError> {
+    Ok(Json(mesh.audit(newest.limit.unwrap_or(100).min(1000)).await?))
+}
+
+/// Lists the nodes.
+#[utoipa::path(get, path = "/v1/nodes", tag = "nodes", operation_id = "list_nodes",
+    responses((status = 200, body = Vec<Node>), (status = "4XX", body = ErrorBody)))]
+pub async fn list_nodes(State(mesh): State<Arc<Mesh>>, _: Caller) -> Json<Vec<Node>> {
+    Json(mesh.look(|world| world.nodes.values().map(|node| describe(&mesh, world, node)).collect()))
+}
+
+fn describe(mesh: &Mesh, world: &World, node: &NodeRecord) -> Node {
+    let session = mesh.sessions.get(&node.name);
+    let block = |(network, prefixes): (&NetworkName, &Vec<_>)| Block {
+        network: network.clone(),
+        prefixes: prefixes.clone(),
+    };
+    Node {
+        name: node.name.clone(),
+        site: node.site.clone(),
+        labels: node.labels.clone(),
+        connected: session.is_some(),
+        enforced: session.as_ref().map(|session| session.enforced()),
+        address: session.as_ref().map(|session| session.address()),
+        version: session.as_ref().map(|session| session.version.clone()),
+        blocks: node.blocks.iter().map(block).collect(),
+        problems: node.problems.values().cloned().collect(),
+        workloads: world.networks.values().map(|network| network.workloads_on(&node.name).count()).sum(),
+    }
+}
+
+/// Removes a node: its workloads go, its session ends, its certificate is good for nothing.
+#[utoipa::path(delete, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "remove_node",
+    params(("name" = String, Path, description = "The node's name")),
+    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+pub async fn remove_node(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Path(name): Path<NodeName>,
+) -> Result<StatusCode, ApiError> {
+    mesh.change(&caller.actor(), |world| nodes::remove(world, &name)).await?;
+    mesh.sessions.end(&name, "this node was removed from the mesh");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lists the workloads.
+#[utoipa::path(get, path = "/v1/workloads", tag = "workloads", operation_id = "list_workloads",
+    params(("network" = Option<String>, Query, description = "Only those of this network")),
+    responses((status = 200, body = Vec<Workload>), (status = "4XX", body = ErrorBody)))]
+pub async fn list_workloads(
+    State(mesh): State<Arc<Mesh>>,
+    _: Caller,
+    Query(only): Query<InNetwork>,
+) -> Result<Json<Vec<Workload>>, ApiError> {
+    mesh.look(|world| {
+        if let Some(name) = &only.network {
+            networks::find(world, name)?;
+        }
+        let shown = world.workloads().filter(|(workload, _, _)| {
+            only.network.as_ref().is_none_or(|network| *network == workload.network)
+        });
+        let workloads = shown.map(|(workload, labels, quarantined)| Workload {
+            id: workload.id.clone(),
+            name: workload.name.clone(),
+            network: workload.network.clone(),
+            node: workload.node.clone(),
+            addresses: workload.addresses.clone(),
+            labels: labels.clone(),
+            identity: workload.identity,
+            quarantined,
+        });
+        Ok(Json(workloads.collect()))
+    })
+}
+
+/// Lists the links with the counters of all connected nodes; pairs that were only ever denied have an empty ACL.
+#[utoipa::path(get, path = "/v1/links", tag = "policy", operation_id = "list_links",
+    params(("network" = Option<String>, Query, description = "Only those of this network")),
+    responses((status = 200, body = Links), (status = "4XX", body = ErrorBody)))]
+pub async fn list_links(
+    State(mesh): State<Arc<Mesh>>,
+    _: Caller,
+    Query(only): Query<InNetwork>,
+) -> Result<Json<Links>, ApiError> {
+    if let Some(name) = &only.network {
+        mesh.look(|world| networks::find(world, name).map(drop))?;
+    }
+    let answers: HashMap<_, _> = mesh.sessions.ask_all(Question::Links).await.into_iter().collect();
+    let counts = answers.values().flatten().flat_map(|Answer::Links(counts)| counts);
+    let mut sums: BTreeMap<(NetworkName, IdentityId, IdentityId), Count> = BTreeMap::new();
+    for LinkCount { network, from, to, count } in counts {
+        let zero = Count { packets: 0, bytes: 0, denied: 0 };
+        let sum = sums.entry((network.clone(), *from, *to)).or_insert(zero);
+        sum.packets += count.packets;
+        sum.bytes += count.bytes;
+        sum.denied += count.denied;
+    }
+    Ok(Json(mesh.look(|world| {
+        let silent = world.nodes.keys().filter(|node| !matches!(answers.get(*node), Some(Some(_))));
+        Links {
+            links: counted_links(world, only.network.as_ref(), sums),
+            nodes_answered: answers.values().flatten().count(),
+            nodes_silent: silent.cloned().collect(),
+        }
+    })))
+}
+
+fn counted_links(
+    world: &World,
+    only: Option<&NetworkName>,
+    mut sums: BTreeMap<(NetworkName, IdentityId, IdentityId), Count>,
+) -> Vec<Link> {
+    let mut links = Vec::new();
+    for (name, network) in world.networks.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+        for ((from, to), link) in policies::links(network) {
+            let count = sums.remove(&(name.clone(), from, to));
+            links.push(with_count(link, count));
+        }
+        for ((_, from, to), count) in sums.iter().filter(|((own, _, _), _)| own == name) {
+            let (Some(from), Some(to)) = (network.identities.get(from), network.identities.get(to)) else { continue };
+            let link = Link {
+                network: name.clone(),
+                from: from.labels.clone(),
+                to: to.labels.clone(),
+                acl: Default::default(),
+                packets: 0,
+                bytes: 0,
+                denied: 0,
+            };
+            links.push(with_count(link, Some(*count)));
+        }
+    }
+    links.sort_by(|a, b| (&a.network, &a.from, &a.to).cmp(&(&b.network, &b.from, &b.to)));
+    links
+}
+
+fn with_count(link: Link, count: Option<Count>) -> Link {
+    let Some(count) = count else { return link };
+    Link { packets: count.packets, bytes: count.bytes, denied: count.denied, ..link }
+}

@@ -1,0 +1,44 @@
+use super::{ApiError, Body, Caller};
+use crate::{mesh::Mesh, plans::networks};
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use meshward_model::{
+    NetworkName,
+    api::{CreateNetwork, ErrorBody, Network},
+};
+use std::sync::Arc;
+
+/// Makes a network.
+#[utoipa::path(post, path = "/v1/networks", tag = "networks", operation_id = "create_network", request_body = CreateNetwork,
+    responses((status = 201, body = Network), (status = "4XX", body = ErrorBody)))]
+pub async fn create(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Body(wanted): Body<CreateNetwork>,
+) -> Result<(StatusCode, Json<Network>), ApiError> {
+    let done = mesh.change(&caller.actor(), |world| networks::create(world, &wanted)).await?;
+    Ok((StatusCode::CREATED, Json(done.outcome)))
+}
+
+/// Lists the networks.
+#[utoipa::path(get, path = "/v1/networks", tag = "networks", operation_id = "list_networks",
+    responses((status = 200, body = Vec<Network>), (status = "4XX", body = ErrorBody)))]
+pub async fn list(State(mesh): State<Arc<Mesh>>, _: Caller) -> Json<Vec<Network>> {
+    Json(mesh.look(|world| world.networks.values().map(|network| network.record.clone()).collect()))
+}
+
+/// Deletes a network that has no workloads.
+#[utoipa::path(delete, path = "/v1/networks/{name}", tag = "networks", operation_id = "delete_network",
+    params(("name" = String, Path, description = "The network's name")),
+    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+pub async fn delete(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Path(name): Path<NetworkName>,
+) -> Result<StatusCode, ApiError> {
+    mesh.change(&caller.actor(), |world| networks::delete(world, &name)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

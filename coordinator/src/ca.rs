@@ -1,0 +1,175 @@
+//! The mesh's certificate authority. Its key is made at the first start and never leaves the data folder.
+
+use anyhow::{Context, Result, bail};
+use meshward_daemon::tls::{COORDINATOR_NAME, NodeCertificate, spiffe_id};
+use meshward_model::{NodeName, token::Fingerprint};
+use parking_lot::Mutex;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::{
+    pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use std::{
+    fs,
+    io::Write,
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use time::OffsetDateTime;
+
+const CA_YEARS: i64 = 20;
+/// How long the coordinator's own certificate is good, and after what time it makes a new one.
+const SERVER_DAYS: i64 = 30;
+const SERVER_RENEWAL: Duration = Duration::from_secs(24 * 3600);
+/// Clocks of machines differ: certificates begin this much in the past.
+const SKEW: time::Duration = time::Duration::minutes(10);
+
+/// The certificate authority.
+pub struct Ca {
+    /// Its certificate.
+    pub certificate: CertificateDer<'static>,
+    /// The same in PEM.
+    pub pem: String,
+    /// The mesh's id: part of every SPIFFE id.
+    pub mesh: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Ca {
+    /// Opens the CA in `folder`, or makes it.
+    ///
+    /// # Errors
+    /// If its files are not both there, or cannot be read or written.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let (key_file, certificate_file) = (folder.join("ca.key"), folder.join("ca.pem"));
+        if !key_file.exists() && !certificate_file.exists() {
+            Self::make(&key_file, &certificate_file)?;
+        }
+        let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+        let (key, pem) = (read(&key_file)?, read(&certificate_file)?);
+        let key = KeyPair::from_pem(&key).with_context(|| format!("{} holds no key", key_file.display()))?;
+        let issuer = Issuer::from_ca_cert_pem(&pem, key)
+            .with_context(|| format!("{} holds no certificate", certificate_file.display()))?;
+        let certificate = <CertificateDer as rustls::pki_types::pem::PemObject>::from_pem_slice(pem.as_bytes())
+            .map_err(|error| anyhow::anyhow!("{}: {error}", certificate_file.display()))?;
+        let mesh = Fingerprint::of(&certificate).to_string()[..12].to_owned();
+        Ok(Self { certificate, pem, mesh, issuer })
+    }
+
+    fn make(key_file: &Path, certificate_file: &Path) -> Result<()> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Meshward CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - SKEW, now + time::Duration::days(365 * CA_YEARS));
+        let certificate = params.self_signed(&key)?;
+        // The certificate goes first: a key alone would be a CA that nobody has seen.
+        write_private(certificate_file, &certificate.pem(), 0o644)?;
+        write_private(key_file, &key.serialize_pem(), 0o600)
+    }
+
+    /// The fingerprint that join tokens carry.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.certificate)
+    }
+
+    /// Signs a node's certificate. Only the public key is taken from the request; who it is for, the caller knows.
+    ///
+    /// # Errors
+    /// If the request is malformed or not signed by its own key.
+    pub fn sign_node(&self, node: &NodeName, csr: &[u8], lifetime: Duration) -> Result<(Vec<u8>, NodeCertificate)> {
+        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
+            .context("the certificate request is malformed or its signature is wrong")?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, node.as_str());
+        params.subject_alt_names = vec![SanType::URI(spiffe_id(&self.mesh, node).try_into()?)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - SKEW, now + lifetime);
+        let certificate = params.signed_by(&request.public_key, &self.issuer)?.der().to_vec();
+        let Some(read) = NodeCertificate::read(&certificate) else {
+            bail!("a certificate was signed that cannot be read back");
+        };
+        Ok((certificate, read))
+    }
+
+    fn sign_server(&self, names: &[String]) -> Result<CertifiedKey> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Meshward coordinator");
+        let fixed = [COORDINATOR_NAME, "localhost", "127.0.0.1", "::1"];
+        for name in fixed.into_iter().chain(names.iter().map(String::as_str)) {
+            params.subject_alt_names.push(match name.parse::<IpAddr>() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => SanType::DnsName(name.try_into().with_context(|| format!("`{name}` is no DNS name"))?),
+            });
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - SKEW, now + time::Duration::days(SERVER_DAYS));
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let chain = vec![certificate.der().clone(), self.certificate.clone()];
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let key = rustls::crypto::ring::sign::any_supported_type(&key)?;
+        Ok(CertifiedKey::new(chain, key))
+    }
+}
+
+/// Writes a file that is there whole or not at all.
+pub fn write_private(path: &Path, text: &str, mode: u32) -> Result<()> {
+    let partial = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&partial)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The coordinator's own certificate, made anew each day.
+pub struct ServerCertificate {
+    ca: Arc<Ca>,
+    names: Vec<String>,
+    current: Mutex<(Instant, Arc<CertifiedKey>)>,
+}
+
+impl ServerCertificate {
+    /// A first certificate for these names.
+    ///
+    /// # Errors
+    /// If a name is neither a DNS name nor an address.
+    pub fn new(ca: Arc<Ca>, names: Vec<String>) -> Result<Self> {
+        let first = Arc::new(ca.sign_server(&names)?);
+        Ok(Self { ca, names, current: Mutex::new((Instant::now(), first)) })
+    }
+}
+
+impl std::fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerCertificate").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for ServerCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut current = self.current.lock();
+        if current.0.elapsed() > SERVER_RENEWAL
+            && let Ok(next) = self.ca.sign_server(&self.names)
+        {
+            *current = (Instant::now(), Arc::new(next));
+        }
+        Some(current.1.clone())
+    }
+}

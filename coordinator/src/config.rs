@@ -1,0 +1,47 @@
+//! The coordinator's configuration.
+
+use meshward_model::control::DEFAULT_PORT;
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
+
+/// Where the configuration is looked for if no file is named.
+pub const USUAL_FILE: &str = "/etc/meshward/coordinator.toml";
+
+/// What can be configured. Every key has a default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the CA, the database and the first credential are kept.
+    pub data_dir: PathBuf,
+    /// Where nodes (QUIC, over UDP) and the API (HTTPS, over TCP) are served.
+    pub listen: SocketAddr,
+    /// Where Prometheus finds `/metrics`, over plain HTTP.
+    pub metrics_listen: SocketAddr,
+    /// More DNS names and addresses for the coordinator's certificate.
+    pub names: Vec<String>,
+    /// How long a node's certificate is good, in seconds. Nodes renew at two thirds.
+    pub certificate_seconds: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: data_dir(),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT)),
+            metrics_listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
+            names: Vec::new(),
+            certificate_seconds: 24 * 3600,
+        }
+    }
+}
+
+fn data_dir() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return "/var/lib/meshward/coordinator".into();
+    }
+    let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    home.join(".local/state/meshward/coordinator")
+}

@@ -1,0 +1,268 @@
+//! The control channel: QUIC, on which machines join and nodes hold their sessions.
+
+use crate::{
+    mesh::{Mesh, Refusal},
+    plans::{nodes, workloads},
+    sessions::Session,
+};
+use anyhow::{Context, Result};
+use meshward_daemon::{frames, tls::NodeCertificate};
+use meshward_model::{
+    NodeName,
+    control::{
+        ALPN_JOIN, ALPN_SESSION, FromCoordinator, FromNode, JoinReply, JoinRequest, MAX_FRAME, MAX_JOIN_FRAME,
+        WorkloadReport,
+    },
+    view::{Shadow, digest},
+};
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rustls::HandshakeData};
+use std::{sync::Arc, time::Duration};
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+/// For how long a machine may take to say what it wants.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// Messages of a node that may wait; then its stream is held back.
+const QUEUE: usize = 256;
+/// The most workloads whose start is committed together.
+const BATCH: usize = 512;
+
+/// Serves the control channel until the endpoint is closed.
+pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint) {
+    while let Some(incoming) = endpoint.accept().await {
+        let mesh = mesh.clone();
+        tokio::spawn(async move {
+            let from = incoming.remote_address();
+            if let Err(error) = serve_connection(&mesh, incoming).await {
+                info!(%from, "control connection ended: {error:#}");
+            }
+        });
+    }
+}
+
+async fn serve_connection(mesh: &Arc<Mesh>, incoming: Incoming) -> Result<()> {
+    let connection = incoming.await.context("the handshake failed")?;
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    let alpn = data.and_then(|data| data.protocol).unwrap_or_default();
+    let opened = tokio::time::timeout(FIRST_MESSAGE, connection.accept_bi());
+    let (send, receive) = opened.await.context("nothing was said")??;
+    match &alpn[..] {
+        ALPN_JOIN => serve_join(mesh, &connection, send, receive).await,
+        ALPN_SESSION => serve_session(mesh, connection.clone(), send, receive).await,
+        _ => anyhow::bail!("an unknown protocol was asked for"),
+    }
+}
+
+async fn serve_join(
+    mesh: &Mesh,
+    connection: &Connection,
+    mut send: SendStream,
+    mut receive: RecvStream,
+) -> Result<()> {
+    let request: JoinRequest =
+        tokio::time::timeout(FIRST_MESSAGE, frames::receive(&mut receive, MAX_JOIN_FRAME)).await??;
+    let name = request.name.clone();
+    let reply = match join(mesh, request).await {
+        Ok(certificate) => {
+            info!(node = %name, "joined");
+            JoinReply::Accepted { certificate, mesh: mesh.ca.mesh.clone() }
+        }
+        Err(refusal) => {
+            warn!(node = %name, from = %connection.remote_address(), "refused to join: {refusal}");
+            JoinReply::Refused(refusal.to_string())
+        }
+    };
+    frames::send(&mut send, &reply).await?;
+    send.finish()?;
+    // The reply is out once the other side has closed.
+    let _ = tokio::time::timeout(FIRST_MESSAGE, connection.closed()).await;
+    Ok(())
+}
+
+async fn join(mesh: &Mesh, request: JoinRequest) -> Result<Vec<u8>, Refusal> {
+    let (certificate, read) = mesh
+        .ca
+        .sign_node(&request.name, &request.csr, mesh.certificate_lifetime)
+        .map_err(|error| Refusal::Invalid(format!("{error:#}")))?;
+    let (key, now) = (read.key.to_string(), OffsetDateTime::now_utc().unix_timestamp());
+    let actor = format!("node:{}", request.name);
+    mesh.change(&actor, |world| nodes::join(world, &request, &key, now)).await?;
+    Ok(certificate)
+}
+
+async fn serve_session(
+    mesh: &Arc<Mesh>,
+    connection: Connection,
+    send: SendStream,
+    mut receive: RecvStream,
+) -> Result<()> {
+    let certificate = member(mesh, &connection)?;
+    let node = certificate.node.clone();
+    let (to_session, messages) = mpsc::channel(QUEUE);
+    let reader = tokio::spawn(async move {
+        while let Ok(message) = frames::receive::<FromNode>(&mut receive, MAX_FRAME).await {
+            if to_session.send(message).await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut serving = Serving { mesh: mesh.clone(), node: node.clone(), send, messages };
+    let ended = serving.run(connection, &certificate).await;
+    reader.abort();
+    info!(%node, "session ended");
+    ended
+}
+
+/// Whose session this is, if the certificate is that of a member.
+fn member(mesh: &Mesh, connection: &Connection) -> Result<NodeCertificate> {
+    let chain = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<rustls::pki_types::CertificateDer>>().ok());
+    let certificate = chain
+        .and_then(|chain| NodeCertificate::read(chain.first()?))
+        .context("the session has no node's certificate")?;
+    let known = mesh.look(|world| world.nodes.get(&certificate.node).map(|node| node.key.clone()));
+    if known != Some(certificate.key.to_string()) {
+        connection.close(2u32.into(), b"this node was removed from the mesh");
+        anyhow::bail!("node {} is no member", certificate.node);
+    }
+    Ok(certificate)
+}
+
+/// One session as it runs.
+struct Serving {
+    mesh: Arc<Mesh>,
+    node: NodeName,
+    send: SendStream,
+    messages: mpsc::Receiver<FromNode>,
+}
+
+impl Serving {
+    async fn run(&mut self, connection: Connection, certificate: &NodeCertificate) -> Result<()> {
+        let first = tokio::time::timeout(FIRST_MESSAGE, self.messages.recv()).await?;
+        let mut first = first.context("nothing was said")?;
+        if let FromNode::Renew { csr } = first {
+            self.renew(&csr).await?;
+            if certificate.not_after < OffsetDateTime::now_utc().unix_timestamp() {
+                // Its new certificate is for its next session.
+                let _ = tokio::time::timeout(FIRST_MESSAGE, connection.closed()).await;
+                return Ok(());
+            }
+            first = tokio::time::timeout(FIRST_MESSAGE, self.messages.recv()).await?.context("nothing was said")?;
+        }
+        if certificate.not_after < OffsetDateTime::now_utc().unix_timestamp() {
+            anyhow::bail!("the certificate of node {} has expired", self.node);
+        }
+        let FromNode::Hello { version, revision, digest: theirs, endpoints, workloads: reports } = first else {
+            anyhow::bail!("the session does not begin with a hello");
+        };
+        let session = Arc::new(Session::new(self.node.clone(), version, connection.clone()));
+        self.mesh.sessions.add(session.clone());
+        let _end = RemoveAtEnd(&self.mesh.clone(), session.clone());
+        info!(node = %self.node, from = %session.address(), %revision, "session begun");
+        let (actor, node) = (format!("node:{}", self.node), self.node.clone());
+        let seen = session.address().ip();
+        self.mesh.change(&actor, |world| nodes::set_endpoints(world, &node, &endpoints, seen)).await?;
+        let done = self.mesh.change(&actor, |world| workloads::reconcile(world, &node, &reports)).await?;
+        self.tell_refused(done.outcome).await?;
+        let view = self.mesh.look(|world| world.view_of(&node));
+        let mut shadow = view.shadow();
+        if digest(&shadow) != theirs {
+            shadow = self.compare().await?;
+        }
+        self.update(&mut shadow).await?;
+        loop {
+            tokio::select! {
+                () = session.wake.notified() => self.update(&mut shadow).await?,
+                message = self.messages.recv() => {
+                    let Some(message) = message else { return Ok(()) };
+                    self.take(message, &session).await?;
+                }
+            }
+        }
+    }
+
+    async fn compare(&mut self) -> Result<Shadow> {
+        frames::send(&mut self.send, &FromCoordinator::Compare).await?;
+        let answer = tokio::time::timeout(FIRST_MESSAGE, self.messages.recv()).await?;
+        match answer {
+            Some(FromNode::Shadow(shadow)) => Ok(shadow),
+            _ => anyhow::bail!("the node did not say what it has"),
+        }
+    }
+
+    /// Sends what differs from what the node has.
+    async fn update(&mut self, shadow: &mut Shadow) -> Result<()> {
+        let view = self.mesh.look(|world| world.view_of(&self.node));
+        let changes = view.changes_since(shadow);
+        *shadow = view.shadow();
+        let update = FromCoordinator::Update { revision: view.revision, changes };
+        Ok(frames::send(&mut self.send, &update).await?)
+    }
+
+    async fn take(&mut self, message: FromNode, session: &Arc<Session>) -> Result<()> {
+        let (actor, node) = (format!("node:{}", self.node), self.node.clone());
+        match message {
+            FromNode::Enforced(revision) => self.mesh.sessions.note_enforced(session, revision),
+            FromNode::Started(report) => return self.take_started(report, session).await,
+            FromNode::Stopped(id) => {
+                self.mesh.change(&actor, |world| workloads::stop(world, &node, std::slice::from_ref(&id))).await?;
+            }
+            FromNode::Endpoint(report) => {
+                let seen = session.address().ip();
+                let reports = [report];
+                self.mesh.change(&actor, |world| nodes::set_endpoints(world, &node, &reports, seen)).await?;
+            }
+            FromNode::Renew { csr } => self.renew(&csr).await?,
+            FromNode::Hello { .. } | FromNode::Shadow(_) => anyhow::bail!("a message came out of turn"),
+        }
+        Ok(())
+    }
+
+    /// Commits a start, and whatever starts wait behind it, in one transaction.
+    async fn take_started(&mut self, first: WorkloadReport, session: &Arc<Session>) -> Result<()> {
+        let (mut reports, mut other) = (vec![first], None);
+        while reports.len() < BATCH {
+            match self.messages.try_recv() {
+                Ok(FromNode::Started(report)) => reports.push(report),
+                Ok(message) => {
+                    other = Some(message);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let (actor, node) = (format!("node:{}", self.node), self.node.clone());
+        let done = self.mesh.change(&actor, |world| workloads::start(world, &node, &reports)).await?;
+        self.tell_refused(done.outcome).await?;
+        match other {
+            Some(message) => Box::pin(self.take(message, session)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn tell_refused(&mut self, refused: workloads::Refused) -> Result<()> {
+        for (workload, reason) in refused {
+            warn!(node = %self.node, %workload, "refused: {reason}");
+            frames::send(&mut self.send, &FromCoordinator::Refused { workload, reason }).await?;
+        }
+        Ok(())
+    }
+
+    async fn renew(&mut self, csr: &[u8]) -> Result<()> {
+        let (certificate, read) = self.mesh.ca.sign_node(&self.node, csr, self.mesh.certificate_lifetime)?;
+        let (actor, node, key) = (format!("node:{}", self.node), self.node.clone(), read.key.to_string());
+        self.mesh.change(&actor, |world| nodes::set_key(world, &node, &key)).await?;
+        info!(node = %self.node, "certificate renewed");
+        Ok(frames::send(&mut self.send, &FromCoordinator::Renewed { certificate }).await?)
+    }
+}
+
+struct RemoveAtEnd<'a>(&'a Arc<Mesh>, Arc<Session>);
+
+impl Drop for RemoveAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.sessions.remove(&self.1);
+    }
+}

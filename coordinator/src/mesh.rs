@@ -1,0 +1,160 @@
+//! The one way to change the mesh: plan on the world, commit to the store, follow in the world, wake whom it touches.
+
+use crate::{
+    ca::Ca,
+    records::Mutation,
+    sessions::Sessions,
+    store::{Note, Store, StoreError},
+    world::{Touched, World},
+};
+use meshward_model::{Revision, api::AuditEntry};
+use parking_lot::{Mutex, RwLock};
+use std::{sync::Arc, time::Duration};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// What was asked makes no sense as it stands.
+    #[error("{0}")]
+    Invalid(String),
+    /// What was named is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// It clashes with what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// Our own failure; nothing was changed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What a change would write.
+pub struct Plan<T> {
+    /// Nothing is written where there are none.
+    pub mutations: Vec<Mutation>,
+    /// For the audit log.
+    pub action: String,
+    /// What the caller wants to know.
+    pub outcome: T,
+}
+
+/// A change that was made.
+pub struct Done<T> {
+    /// The revision that has it.
+    pub revision: Revision,
+    /// The nodes that must follow.
+    pub touched: Touched,
+    /// What the plan gave.
+    pub outcome: T,
+}
+
+/// How often a plan is made anew because another coordinator was faster.
+const ATTEMPTS: usize = 16;
+
+/// The mesh and everything that serves it.
+pub struct Mesh {
+    pub ca: Arc<Ca>,
+    pub sessions: Sessions,
+    /// How long a node's certificate is good.
+    pub certificate_lifetime: Duration,
+    world: RwLock<World>,
+    store: Arc<Mutex<Box<dyn Store>>>,
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl Mesh {
+    /// The mesh that is stored.
+    ///
+    /// # Errors
+    /// If the store cannot be read in full.
+    pub fn open(ca: Ca, mut store: Box<dyn Store>, certificate_lifetime: Duration) -> anyhow::Result<Self> {
+        let world = read(&mut *store).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+        Ok(Self {
+            ca: Arc::new(ca),
+            sessions: Sessions::default(),
+            certificate_lifetime,
+            world: RwLock::new(world),
+            store: Arc::new(Mutex::new(store)),
+            writing: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// Looks at one revision.
+    pub fn look<T>(&self, look: impl FnOnce(&World) -> T) -> T {
+        look(&self.world.read())
+    }
+
+    /// Makes a change: all of it, durable and distributed, or none.
+    ///
+    /// # Errors
+    /// What the plan refuses, or [`Refusal::Failed`] if the store does.
+    pub async fn change<T>(
+        &self,
+        actor: &str,
+        plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
+    ) -> Result<Done<T>, Refusal> {
+        let _writing = self.writing.lock().await;
+        for _ in 0..ATTEMPTS {
+            let (planned, made) = self.look(|world| (world.revision, plan(world)));
+            let Plan { mutations, action, outcome } = made?;
+            if mutations.is_empty() {
+                return Ok(Done { revision: planned, touched: Touched::new(), outcome });
+            }
+            let note = Note { at: timestamp(OffsetDateTime::now_utc()), actor: actor.to_owned(), action };
+            let mutations = Arc::new(mutations);
+            let committed = {
+                let mutations = mutations.clone();
+                self.with_store(move |store| store.commit(planned, &mutations, &note)).await
+            };
+            match committed {
+                Ok(revision) => {
+                    let touched = self.world.write().apply(revision, &mutations);
+                    self.sessions.wake(&touched);
+                    return Ok(Done { revision, touched, outcome });
+                }
+                Err(StoreError::Conflict { .. }) => {
+                    let world = self.with_store(|store| Ok(read(store))).await.map_err(failed)??;
+                    let everyone = world.nodes.keys().cloned().collect();
+                    *self.world.write() = world;
+                    self.sessions.wake(&everyone);
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(Refusal::Failed("other coordinators keep writing first; try again".into()))
+    }
+
+    /// The newest lines of the audit log.
+    ///
+    /// # Errors
+    /// [`Refusal::Failed`] if the store cannot be read.
+    pub async fn audit(&self, limit: u32) -> Result<Vec<AuditEntry>, Refusal> {
+        self.with_store(move |store| store.audit(limit)).await.map_err(failed)
+    }
+
+    async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.store.clone();
+        let done = tokio::task::spawn_blocking(move || work(&mut **store.lock())).await;
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+}
+
+fn read(store: &mut dyn Store) -> Result<World, Refusal> {
+    let contents = store.load().map_err(failed)?;
+    World::load(contents.revision, contents.records).map_err(Refusal::Failed)
+}
+
+fn failed(error: StoreError) -> Refusal {
+    Refusal::Failed(format!("nothing was changed: {error}"))
+}
+
+/// A time as RFC 3339, to the second.
+pub fn timestamp(at: OffsetDateTime) -> String {
+    let seconds = at.replace_nanosecond(0).unwrap_or(at);
+    // Every year that a clock can show fits RFC 3339's four digits for the next eight thousand years.
+    seconds.format(&Rfc3339).expect("a time of this era has an RFC 3339 form")
+}

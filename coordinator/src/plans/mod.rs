@@ -1,0 +1,11 @@
+//! Plans: what each request would change, worked out on the world and on nothing else.
+
+pub mod networks;
+pub mod nodes;
+pub mod policies;
+pub mod quarantines;
+pub mod tokens;
+pub mod workloads;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! Networks and the blocks that nodes get of them.
+
+use crate::{
+    ipam::{check, default_block, free_block, overlap},
+    mesh::{Plan, Refusal},
+    records::{Mutation, NodeRecord, Record, RecordKey},
+    world::World,
+};
+use ipnet::IpNet;
+use meshward_model::{
+    NetworkName,
+    api::{CreateNetwork, Network},
+};
+use std::collections::BTreeSet;
+
+/// Makes a network, and a block of it for every node that may serve it.
+pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Refusal> {
+    let invalid = |text: String| Err(Refusal::Invalid(text));
+    if wanted.prefixes.is_empty() {
+        return invalid("a network needs a prefix; add `--cidr 10.42.0.0/16`".into());
+    }
+    for v4 in [true, false] {
+        if wanted.prefixes.iter().filter(|p| matches!(p, IpNet::V4(_)) == v4).count() > 1 {
+            return invalid("a network has at most one prefix of each address family".into());
+        }
+    }
+    if !(1280..=9000).contains(&wanted.mtu) {
+        return invalid(format!("the MTU must be from 1280 (the least that IPv6 wants) to 9000, not {}", wanted.mtu));
+    }
+    if world.networks.contains_key(&wanted.name) {
+        return Err(Refusal::Conflict(format!("there is a network `{}` already", wanted.name)));
+    }
+    let (mut block_v4, mut block_v6) = (wanted.block_v4.unwrap_or(24), wanted.block_v6.unwrap_or(64));
+    for &prefix in &wanted.prefixes {
+        let (given, block) = match prefix {
+            IpNet::V4(_) => (wanted.block_v4, &mut block_v4),
+            IpNet::V6(_) => (wanted.block_v6, &mut block_v6),
+        };
+        *block = given.unwrap_or_else(|| default_block(prefix));
+        check(prefix, *block).map_err(Refusal::Invalid)?;
+        for other in world.networks.values() {
+            if let Some(&clash) = other.record.prefixes.iter().find(|&&own| overlap(own, prefix)) {
+                return Err(Refusal::Conflict(format!(
+                    "{prefix} overlaps {clash} of network `{}`; choose another range",
+                    other.record.name
+                )));
+            }
+        }
+    }
+    let network = Network {
+        name: wanted.name.clone(),
+        prefixes: wanted.prefixes.clone(),
+        block_v4,
+        block_v6,
+        mtu: wanted.mtu,
+    };
+    let mut mutations = vec![Mutation::Put(Record::Network(network.clone()))];
+    let mut taken = BTreeSet::new();
+    for node in world.nodes.values().filter(|node| node.may_serve(&network.name)) {
+        let mut node = node.clone();
+        give_blocks(&mut node, &network, &mut taken);
+        mutations.push(Mutation::Put(Record::Node(node)));
+    }
+    Ok(Plan { mutations, action: format!("created network {}", network.name), outcome: network })
+}
+
+/// Gives a node its blocks of a network, or notes why it gets none.
+pub fn give_blocks(node: &mut NodeRecord, network: &Network, taken: &mut BTreeSet<IpNet>) {
+    let mut blocks = Vec::new();
+    for &prefix in &network.prefixes {
+        let length = if matches!(prefix, IpNet::V4(_)) { network.block_v4 } else { network.block_v6 };
+        let Some(block) = free_block(prefix, length, taken) else {
+            let problem = format!(
+                "network {} is exhausted: every /{length} of {prefix} belongs to a node; remove a node or make a wider network",
+                network.name
+            );
+            node.problems.insert(network.name.clone(), problem);
+            return;
+        };
+        blocks.push(block);
+    }
+    taken.extend(&blocks);
+    node.problems.remove(&network.name);
+    node.blocks.insert(network.name.clone(), blocks);
+}
+
+/// Deletes a network that nobody uses.
+pub fn delete(world: &World, name: &NetworkName) -> Result<Plan<()>, Refusal> {
+    let network = find(world, name)?;
+    if !network.workloads.is_empty() {
+        return Err(Refusal::Conflict(format!(
+            "network `{name}` has {} workloads; stop them first",
+            network.workloads.len()
+        )));
+    }
+    let mut mutations: Vec<Mutation> =
+        network.identities.keys().map(|id| Mutation::Delete(RecordKey::Identity(*id))).collect();
+    mutations.push(Mutation::Delete(RecordKey::Policy(name.clone())));
+    for node in world.nodes.values() {
+        let mut node = node.clone();
+        let had = [
+            node.blocks.remove(name).is_some(),
+            node.endpoints.remove(name).is_some(),
+            node.problems.remove(name).is_some(),
+        ];
+        if had.contains(&true) {
+            mutations.push(Mutation::Put(Record::Node(node)));
+        }
+    }
+    mutations.push(Mutation::Delete(RecordKey::Network(name.clone())));
+    Ok(Plan { mutations, action: format!("deleted network {name}"), outcome: () })
+}
+
+/// A network by its name.
+pub fn find<'a>(world: &'a World, name: &NetworkName) -> Result<&'a crate::world::NetworkState, Refusal> {
+    world.networks.get(name).ok_or_else(|| {
+        Refusal::Missing(format!("there is no network `{name}`; `meshctl network list` shows them"))
+    })
+}

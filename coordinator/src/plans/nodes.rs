@@ -1,0 +1,130 @@
+//! Nodes: joining, moving, leaving.
+
+use super::{networks::give_blocks, tokens::redeem};
+use crate::{
+    mesh::{Plan, Refusal},
+    records::{EndpointRecord, Mutation, NodeRecord, Record, RecordKey},
+    world::World,
+};
+use meshward_model::{
+    NodeName,
+    control::{EndpointReport, JoinRequest},
+};
+use std::net::{IpAddr, SocketAddr};
+
+/// The most addresses that a node may give for one endpoint.
+const MAX_CANDIDATES: usize = 16;
+
+/// Makes a machine a node, and spends one use of its token.
+///
+/// A machine that asks again with the same key and name gets its answer again and spends nothing: its first answer may
+/// have been lost.
+pub fn join(world: &World, request: &JoinRequest, key: &str, now: i64) -> Result<Plan<()>, Refusal> {
+    let token = redeem(world, &request.secret, now);
+    if let Some(known) = world.nodes.get(&request.name) {
+        if known.key == key && !matches!(token, Err(Refusal::Missing(_))) {
+            return Ok(Plan { mutations: vec![], action: String::new(), outcome: () });
+        }
+        token?;
+        return Err(Refusal::Conflict(format!(
+            "there is a node `{0}` already; join with another `--name`, or remove the old one with `meshctl nodes remove {0}`",
+            request.name
+        )));
+    }
+    let token = token?;
+    request
+        .labels
+        .check_unreserved()
+        .map_err(|error| Refusal::Invalid(error.to_string()))?;
+    let mut node = NodeRecord {
+        name: request.name.clone(),
+        site: token.site.clone(),
+        labels: request.labels.clone(),
+        networks: token.networks.clone(),
+        key: key.to_owned(),
+        endpoints: Default::default(),
+        blocks: Default::default(),
+        problems: Default::default(),
+    };
+    for network in world.networks.values() {
+        if !node.may_serve(&network.record.name) {
+            continue;
+        }
+        let mut taken = world.taken_blocks(&network.record.name);
+        give_blocks(&mut node, &network.record, &mut taken);
+    }
+    let mut token = token.clone();
+    token.uses_left -= 1;
+    Ok(Plan {
+        action: format!("node {} joined with token {}", node.name, token.id),
+        mutations: vec![Mutation::Put(Record::Token(token)), Mutation::Put(Record::Node(node))],
+        outcome: (),
+    })
+}
+
+/// Removes a node and its workloads.
+pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
+    if !world.nodes.contains_key(name) {
+        return Err(Refusal::Missing(format!("there is no node `{name}`; `meshctl nodes` shows them")));
+    }
+    let workloads = world.networks.values().flat_map(|network| network.workloads_on(name));
+    let mut mutations: Vec<Mutation> =
+        workloads.map(|workload| Mutation::Delete(RecordKey::Workload(workload.id.clone()))).collect();
+    mutations.push(Mutation::Delete(RecordKey::Node(name.clone())));
+    Ok(Plan { mutations, action: format!("removed node {name}"), outcome: () })
+}
+
+/// Notes where a node's endpoints are. `seen` is the address that its session comes from.
+pub fn set_endpoints(
+    world: &World,
+    name: &NodeName,
+    reports: &[EndpointReport],
+    seen: IpAddr,
+) -> Result<Plan<()>, Refusal> {
+    let mut node = find(world, name)?.clone();
+    let before = node.clone();
+    for report in reports {
+        if !node.blocks.contains_key(&report.network) {
+            continue;
+        }
+        let mut candidates: Vec<SocketAddr> =
+            report.candidates.iter().copied().filter(is_usable).take(MAX_CANDIDATES).collect();
+        let reflexive = SocketAddr::new(seen.to_canonical(), report.port);
+        if !candidates.contains(&reflexive) {
+            candidates.push(reflexive);
+        }
+        let record = EndpointRecord { public_key: report.public_key, candidates };
+        node.endpoints.insert(report.network.clone(), record);
+    }
+    if node == before {
+        return Ok(Plan { mutations: vec![], action: String::new(), outcome: () });
+    }
+    Ok(Plan {
+        mutations: vec![Mutation::Put(Record::Node(node))],
+        action: format!("node {name} told where its endpoints are"),
+        outcome: (),
+    })
+}
+
+/// Notes the key of a renewed certificate.
+pub fn set_key(world: &World, name: &NodeName, key: &str) -> Result<Plan<()>, Refusal> {
+    let mut node = find(world, name)?.clone();
+    if node.key == key {
+        return Ok(Plan { mutations: vec![], action: String::new(), outcome: () });
+    }
+    node.key = key.to_owned();
+    Ok(Plan {
+        mutations: vec![Mutation::Put(Record::Node(node))],
+        action: format!("node {name} has a new certificate key"),
+        outcome: (),
+    })
+}
+
+fn find<'a>(world: &'a World, name: &NodeName) -> Result<&'a NodeRecord, Refusal> {
+    world.nodes.get(name).ok_or_else(|| Refusal::Missing(format!("node `{name}` was removed from the mesh")))
+}
+
+fn is_usable(address: &SocketAddr) -> bool {
+    let ip = address.ip();
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
+}

@@ -1,0 +1,122 @@
+//! Join tokens and API credentials.
+
+use crate::{
+    mesh::{Plan, Refusal, timestamp},
+    records::{CredentialRecord, Mutation, Record, RecordKey, TokenRecord},
+    world::World,
+};
+use meshward_model::{
+    api::{CreateToken, Token},
+    labels::check_value,
+    token::{Fingerprint, JoinToken, secret_hash},
+};
+use ring::rand::{SecureRandom, SystemRandom};
+use time::OffsetDateTime;
+
+const MAX_USES: u32 = 100_000;
+const MAX_TTL: u64 = 365 * 24 * 3600;
+
+/// Random bytes of the operating system.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // ring reads getrandom(2), which does not fail once the kernel is up.
+    SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes");
+    bytes
+}
+
+/// A new join token and what is kept of it.
+///
+/// # Errors
+/// If a limit makes no sense.
+pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToken, TokenRecord), Refusal> {
+    if !(1..=MAX_USES).contains(&wanted.uses) {
+        return Err(Refusal::Invalid(format!("a token can have 1 to {MAX_USES} uses, not {}", wanted.uses)));
+    }
+    if !(1..=MAX_TTL).contains(&wanted.ttl_seconds) {
+        return Err(Refusal::Invalid("a token can be good for one second to 365 days".into()));
+    }
+    if let Some(site) = &wanted.site {
+        check_value(site).map_err(|error| Refusal::Invalid(format!("the site: {error}")))?;
+    }
+    let token = JoinToken::new(ca, random());
+    let id: String = random::<4>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let record = TokenRecord {
+        id,
+        secret_hash: secret_hash(&token.secret()),
+        uses_left: wanted.uses,
+        expires: now + wanted.ttl_seconds as i64,
+        site: wanted.site.clone(),
+        networks: wanted.networks.clone(),
+    };
+    Ok((token, record))
+}
+
+/// Keeps a token.
+pub fn create(world: &World, record: &TokenRecord) -> Result<Plan<()>, Refusal> {
+    if let Some(missing) = record.networks.iter().find(|name| !world.networks.contains_key(name)) {
+        return Err(Refusal::Missing(format!(
+            "there is no network `{missing}`; make it first with `meshctl network create {missing} --cidr ...`"
+        )));
+    }
+    let uses = record.uses_left;
+    Ok(Plan {
+        mutations: vec![Mutation::Put(Record::Token(record.clone()))],
+        action: format!("created join token {} for {uses} nodes", record.id),
+        outcome: (),
+    })
+}
+
+/// Forgets a token.
+pub fn revoke(world: &World, id: &str) -> Result<Plan<()>, Refusal> {
+    if !world.tokens.contains_key(id) {
+        return Err(Refusal::Missing(format!("there is no join token `{id}`; `meshctl token list` shows them")));
+    }
+    Ok(Plan {
+        mutations: vec![Mutation::Delete(RecordKey::Token(id.to_owned()))],
+        action: format!("revoked join token {id}"),
+        outcome: (),
+    })
+}
+
+/// Finds the token behind a secret, if a machine may still join with it.
+///
+/// # Errors
+/// Which of the token's limits stands against it.
+pub fn redeem<'a>(world: &'a World, secret: &str, now: i64) -> Result<&'a TokenRecord, Refusal> {
+    let hash = secret_hash(secret);
+    let token = world.tokens.values().find(|token| token.secret_hash == hash).ok_or_else(|| {
+        Refusal::Missing("the join token is unknown: it was revoked, or was never made by this mesh".into())
+    })?;
+    if token.expires <= now {
+        let expired = describe(token).expires;
+        return Err(Refusal::Conflict(format!("the join token expired at {expired}; make another")));
+    }
+    if token.uses_left == 0 {
+        return Err(Refusal::Conflict(
+            "the join token is spent: as many nodes have joined with it as it allows; make another".into(),
+        ));
+    }
+    Ok(token)
+}
+
+/// A token as the API shows it.
+pub fn describe(record: &TokenRecord) -> Token {
+    let expires = OffsetDateTime::from_unix_timestamp(record.expires).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    Token {
+        id: record.id.clone(),
+        uses_left: record.uses_left,
+        expires: timestamp(expires),
+        site: record.site.clone(),
+        networks: record.networks.clone(),
+    }
+}
+
+/// Keeps a credential for the API.
+pub fn add_credential(name: &str, secret: &str) -> Plan<()> {
+    let record = CredentialRecord { name: name.to_owned(), secret_hash: secret_hash(secret) };
+    Plan {
+        mutations: vec![Mutation::Put(Record::Credential(record))],
+        action: format!("made the API credential `{name}`"),
+        outcome: (),
+    }
+}

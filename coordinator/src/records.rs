@@ -1,0 +1,152 @@
+//! What the coordinator keeps. Everything that it knows follows from these records.
+
+use ipnet::IpNet;
+use meshward_model::{
+    IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName,
+    api::{Network, Quarantine},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+/// A node that has joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    pub name: NodeName,
+    pub site: Option<String>,
+    pub labels: Labels,
+    /// The networks that its token allowed; empty: all.
+    pub networks: Vec<NetworkName>,
+    /// SHA-256 of the public key in its certificate, hexadecimal: an older node of the same name is another one.
+    pub key: String,
+    pub endpoints: BTreeMap<NetworkName, EndpointRecord>,
+    pub blocks: BTreeMap<NetworkName, Vec<IpNet>>,
+    /// Why it has no block of a network that it should serve.
+    pub problems: BTreeMap<NetworkName, String>,
+}
+
+impl NodeRecord {
+    pub fn may_serve(&self, network: &NetworkName) -> bool {
+        self.networks.is_empty() || self.networks.contains(network)
+    }
+}
+
+/// Where a node's endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    pub public_key: PublicKey,
+    pub candidates: Vec<SocketAddr>,
+}
+
+/// A join token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    pub id: String,
+    pub secret_hash: String,
+    pub uses_left: u32,
+    /// Seconds since the epoch.
+    pub expires: i64,
+    pub site: Option<String>,
+    pub networks: Vec<NetworkName>,
+}
+
+/// Who may use the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialRecord {
+    pub name: String,
+    pub secret_hash: String,
+}
+
+/// A workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadRecord {
+    pub id: WorkloadId,
+    pub network: NetworkName,
+    pub node: NodeName,
+    pub name: WorkloadName,
+    pub addresses: Vec<IpAddr>,
+    /// What its owner declared.
+    pub declared: Labels,
+    pub identity: IdentityId,
+}
+
+/// A label set and its number, which is never used again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityRecord {
+    pub id: IdentityId,
+    pub network: NetworkName,
+    pub labels: Labels,
+}
+
+/// A network's policy, as its author wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRecord {
+    pub network: NetworkName,
+    pub source: String,
+}
+
+/// One thing that is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    Network(Network),
+    Node(NodeRecord),
+    Token(TokenRecord),
+    Credential(CredentialRecord),
+    Identity(IdentityRecord),
+    Workload(WorkloadRecord),
+    Policy(PolicyRecord),
+    Quarantine(Quarantine),
+}
+
+/// Under what a record is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordKey {
+    Network(NetworkName),
+    Node(NodeName),
+    Token(String),
+    Credential(String),
+    Identity(IdentityId),
+    Workload(WorkloadId),
+    Policy(NetworkName),
+    Quarantine(String),
+}
+
+impl Record {
+    pub fn key(&self) -> RecordKey {
+        match self {
+            Self::Network(record) => RecordKey::Network(record.name.clone()),
+            Self::Node(record) => RecordKey::Node(record.name.clone()),
+            Self::Token(record) => RecordKey::Token(record.id.clone()),
+            Self::Credential(record) => RecordKey::Credential(record.name.clone()),
+            Self::Identity(record) => RecordKey::Identity(record.id),
+            Self::Workload(record) => RecordKey::Workload(record.id.clone()),
+            Self::Policy(record) => RecordKey::Policy(record.network.clone()),
+            Self::Quarantine(record) => RecordKey::Quarantine(record.id.clone()),
+        }
+    }
+}
+
+impl RecordKey {
+    /// The key as the store has it: a kind, and a name within the kind.
+    pub fn columns(&self) -> (&'static str, String) {
+        match self {
+            Self::Network(name) => ("network", name.to_string()),
+            Self::Node(name) => ("node", name.to_string()),
+            Self::Token(id) => ("token", id.clone()),
+            Self::Credential(name) => ("credential", name.clone()),
+            Self::Identity(id) => ("identity", id.to_string()),
+            Self::Workload(id) => ("workload", id.to_string()),
+            Self::Policy(network) => ("policy", network.to_string()),
+            Self::Quarantine(id) => ("quarantine", id.clone()),
+        }
+    }
+}
+
+/// One change of what is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mutation {
+    Put(Record),
+    Delete(RecordKey),
+}

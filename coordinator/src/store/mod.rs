@@ -1,0 +1,67 @@
+//! The store: records under one revision, written in transactions.
+//!
+//! The interface is that of several coordinators over one database: a write names the revision that it was planned at,
+//! and is refused if another was faster; a read is of one revision, whole or an error, never part of one.
+
+mod sqlite;
+
+pub use sqlite::Sqlite;
+
+use crate::records::{Mutation, Record};
+use meshward_model::{Revision, api::AuditEntry};
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another write came first: read again and plan anew.
+    #[error("the store is at revision {found}, not {planned}")]
+    Conflict {
+        /// The revision that the write was planned at.
+        planned: Revision,
+        /// The store's.
+        found: Revision,
+    },
+    /// The database failed; nothing was written.
+    #[error("the database failed: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// What is stored cannot be read: by another version, or damaged.
+    #[error("record {0} in the database cannot be read ({1}); restore a backup or run the version that wrote it")]
+    Damaged(String, serde_json::Error),
+    /// The database is of a later version.
+    #[error("the database has format {0}, which this version does not know; run the version that wrote it")]
+    Format(u32),
+}
+
+/// Everything at one revision.
+#[derive(Debug)]
+pub struct Contents {
+    /// The revision.
+    pub revision: Revision,
+    /// The records.
+    pub records: Vec<Record>,
+}
+
+/// Who changed what, for the audit log.
+#[derive(Debug, Clone)]
+pub struct Note {
+    /// RFC 3339.
+    pub at: String,
+    /// `user:NAME` or `node:NAME`.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+}
+
+/// Where records are kept.
+pub trait Store: Send {
+    /// Reads everything.
+    fn load(&mut self) -> Result<Contents, StoreError>;
+
+    /// Writes mutations and a line of the audit log as the revision after `planned`. When this returns, it survives a
+    /// loss of power.
+    fn commit(&mut self, planned: Revision, mutations: &[Mutation], note: &Note)
+    -> Result<Revision, StoreError>;
+
+    /// The newest lines of the audit log, the newest first.
+    fn audit(&mut self, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;
+}
