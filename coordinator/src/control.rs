@@ -1,7 +1,7 @@
 //! The control channel: QUIC, on which machines join and nodes hold their sessions.
 
 use crate::{
-    mesh::{Mesh, Refusal},
+    mesh::{Author, Mesh, Refusal},
     plans::{nodes, workloads},
     sessions::Session,
 };
@@ -64,9 +64,9 @@ async fn serve_join(
         tokio::time::timeout(FIRST_MESSAGE, frames::receive(&mut receive, MAX_JOIN_FRAME)).await??;
     let name = request.name.clone();
     let reply = match join(mesh, request).await {
-        Ok(certificate) => {
+        Ok((certificate, site)) => {
             info!(node = %name, "joined");
-            JoinReply::Accepted { certificate, mesh: mesh.ca.mesh.clone() }
+            JoinReply::Accepted { certificate, mesh: mesh.ca.mesh.clone(), site }
         }
         Err(refusal) => {
             warn!(node = %name, from = %connection.remote_address(), "refused to join: {refusal}");
@@ -80,15 +80,15 @@ async fn serve_join(
     Ok(())
 }
 
-async fn join(mesh: &Mesh, request: JoinRequest) -> Result<Vec<u8>, Refusal> {
+async fn join(mesh: &Mesh, request: JoinRequest) -> Result<(Vec<u8>, Option<String>), Refusal> {
     let (certificate, read) = mesh
         .ca
         .sign_node(&request.name, &request.csr, mesh.certificate_lifetime)
         .map_err(|error| Refusal::Invalid(format!("{error:#}")))?;
     let (key, now) = (read.key.to_string(), OffsetDateTime::now_utc().unix_timestamp());
-    let actor = format!("node:{}", request.name);
-    mesh.change(&actor, |world| nodes::join(world, &request, &key, now)).await?;
-    Ok(certificate)
+    let author = Author::node(&request.name);
+    let done = mesh.change(&author, |world| nodes::join(world, &request, &key, now)).await?;
+    Ok((certificate, done.outcome))
 }
 
 async fn serve_session(
@@ -161,10 +161,10 @@ impl Serving {
         self.mesh.sessions.add(session.clone());
         let _end = RemoveAtEnd(&self.mesh.clone(), session.clone());
         info!(node = %self.node, from = %session.address(), %revision, "session begun");
-        let (actor, node) = (format!("node:{}", self.node), self.node.clone());
+        let (author, node) = (Author::node(&self.node), self.node.clone());
         let seen = session.address().ip();
-        self.mesh.change(&actor, |world| nodes::set_endpoints(world, &node, &endpoints, seen)).await?;
-        let done = self.mesh.change(&actor, |world| workloads::reconcile(world, &node, &reports)).await?;
+        self.mesh.change(&author, |world| nodes::set_endpoints(world, &node, &endpoints, seen)).await?;
+        let done = self.mesh.change(&author, |world| workloads::reconcile(world, &node, &reports)).await?;
         self.tell_refused(done.outcome).await?;
         let view = self.mesh.look(|world| world.view_of(&node));
         let mut shadow = view.shadow();
@@ -202,17 +202,17 @@ impl Serving {
     }
 
     async fn take(&mut self, message: FromNode, session: &Arc<Session>) -> Result<()> {
-        let (actor, node) = (format!("node:{}", self.node), self.node.clone());
+        let (author, node) = (Author::node(&self.node), self.node.clone());
         match message {
             FromNode::Enforced(revision) => self.mesh.sessions.note_enforced(session, revision),
             FromNode::Started(report) => return self.take_started(report, session).await,
             FromNode::Stopped(id) => {
-                self.mesh.change(&actor, |world| workloads::stop(world, &node, std::slice::from_ref(&id))).await?;
+                self.mesh.change(&author, |world| workloads::stop(world, &node, std::slice::from_ref(&id))).await?;
             }
             FromNode::Endpoint(report) => {
                 let seen = session.address().ip();
                 let reports = [report];
-                self.mesh.change(&actor, |world| nodes::set_endpoints(world, &node, &reports, seen)).await?;
+                self.mesh.change(&author, |world| nodes::set_endpoints(world, &node, &reports, seen)).await?;
             }
             FromNode::Renew { csr } => self.renew(&csr).await?,
             FromNode::Hello { .. } | FromNode::Shadow(_) => anyhow::bail!("a message came out of turn"),
@@ -233,8 +233,8 @@ impl Serving {
                 Err(_) => break,
             }
         }
-        let (actor, node) = (format!("node:{}", self.node), self.node.clone());
-        let done = self.mesh.change(&actor, |world| workloads::start(world, &node, &reports)).await?;
+        let (author, node) = (Author::node(&self.node), self.node.clone());
+        let done = self.mesh.change(&author, |world| workloads::start(world, &node, &reports)).await?;
         self.tell_refused(done.outcome).await?;
         match other {
             Some(message) => Box::pin(self.take(message, session)).await,
@@ -252,8 +252,8 @@ impl Serving {
 
     async fn renew(&mut self, csr: &[u8]) -> Result<()> {
         let (certificate, read) = self.mesh.ca.sign_node(&self.node, csr, self.mesh.certificate_lifetime)?;
-        let (actor, node, key) = (format!("node:{}", self.node), self.node.clone(), read.key.to_string());
-        self.mesh.change(&actor, |world| nodes::set_key(world, &node, &key)).await?;
+        let (author, node, key) = (Author::node(&self.node), self.node.clone(), read.key.to_string());
+        self.mesh.change(&author, |world| nodes::set_key(world, &node, &key)).await?;
         info!(node = %self.node, "certificate renewed");
         Ok(frames::send(&mut self.send, &FromCoordinator::Renewed { certificate }).await?)
     }

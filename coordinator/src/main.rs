@@ -191,7 +191,8 @@ async fn first_credential(mesh: &Mesh, config: &Config, listen: SocketAddr) -> R
     };
     // Written first: a credential that nobody can read would lock the operator out.
     ca::write_private(&file, &serde_json::to_string_pretty(&context)?, 0o600)?;
-    mesh.change("user:first-start", |_| Ok(plans::tokens::add_credential("admin", &secret)))
+    let author = mesh::Author { actor: "user:first-start".into(), dry_run: false };
+    mesh.change(&author, |_| Ok(plans::tokens::add_credential("admin", &secret)))
         .await
         .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
     info!(file = %file.display(), "made the operator's credential; meshctl finds it on this machine, or with --context FILE");

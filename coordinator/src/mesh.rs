@@ -7,7 +7,7 @@ use crate::{
     store::{Note, Store, StoreError},
     world::{Touched, World},
 };
-use meshward_model::{Revision, api::AuditEntry};
+use meshward_model::{NodeName, Revision, api::AuditEntry};
 use parking_lot::{Mutex, RwLock};
 use std::{sync::Arc, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -37,6 +37,22 @@ pub struct Plan<T> {
     pub action: String,
     /// What the caller wants to know.
     pub outcome: T,
+}
+
+/// Who makes a change.
+#[derive(Debug, Clone)]
+pub struct Author {
+    /// `user:NAME` or `node:NAME`.
+    pub actor: String,
+    /// Only work out what would happen.
+    pub dry_run: bool,
+}
+
+impl Author {
+    /// A node, which means what it says.
+    pub fn node(name: &NodeName) -> Self {
+        Self { actor: format!("node:{name}"), dry_run: false }
+    }
 }
 
 /// A change that was made.
@@ -91,17 +107,17 @@ impl Mesh {
     /// What the plan refuses, or [`Refusal::Failed`] if the store does.
     pub async fn change<T>(
         &self,
-        actor: &str,
+        author: &Author,
         plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
     ) -> Result<Done<T>, Refusal> {
         let _writing = self.writing.lock().await;
         for _ in 0..ATTEMPTS {
             let (planned, made) = self.look(|world| (world.revision, plan(world)));
             let Plan { mutations, action, outcome } = made?;
-            if mutations.is_empty() {
+            if mutations.is_empty() || author.dry_run {
                 return Ok(Done { revision: planned, touched: Touched::new(), outcome });
             }
-            let note = Note { at: timestamp(OffsetDateTime::now_utc()), actor: actor.to_owned(), action };
+            let note = Note { at: timestamp(OffsetDateTime::now_utc()), actor: author.actor.clone(), action };
             let mutations = Arc::new(mutations);
             let committed = {
                 let mutations = mutations.clone();

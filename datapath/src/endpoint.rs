@@ -401,11 +401,6 @@ impl Endpoint {
         }
     }
 
-    /// Counts packets that the worker could not pass on by itself.
-    pub fn count_drop(&mut self, cause: Cause) {
-        self.drops.count(cause);
-    }
-
     /// What has been counted.
     pub fn stats(&self) -> EndpointStats {
         let peers = self.peers.iter().enumerate().filter_map(|(place, peer)| {

@@ -212,9 +212,6 @@ pub struct Workload {
 pub struct SubmitPolicy {
     /// The YAML text; it names its network.
     pub source: String,
-    /// Only say what would happen.
-    #[serde(default)]
-    pub dry_run: bool,
 }
 
 /// What became, or would become, of a policy.

@@ -87,6 +87,8 @@ pub enum JoinReply {
         certificate: Vec<u8>,
         /// The mesh's id, as in the certificate's SPIFFE id.
         mesh: String,
+        /// The node's site, as its token says.
+        site: Option<String>,
     },
     /// It is not, and this is why.
     Refused(String),
@@ -101,8 +103,10 @@ pub struct EndpointReport {
     pub public_key: PublicKey,
     /// Its UDP port.
     pub port: u16,
-    /// Addresses that the node knows of itself; the coordinator adds the one that it sees.
-    pub candidates: Vec<SocketAddr>,
+    /// Addresses that its operator says it can be reached at.
+    pub advertised: Vec<SocketAddr>,
+    /// The addresses of its interfaces; the coordinator adds the one that it sees.
+    pub interfaces: Vec<SocketAddr>,
 }
 
 /// A workload that a node runs.

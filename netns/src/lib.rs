@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use std::{
     fs::File,
     io,
-    os::{fd::{AsFd, BorrowedFd}, unix::fs::MetadataExt},
+    os::{fd::{AsFd, AsRawFd, BorrowedFd}, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -99,6 +99,11 @@ impl Netns {
         let netns = made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         netns.links(async |links| links.set_up("lo").await)?;
         Ok(netns)
+    }
+
+    /// A path that leads other processes of this machine here, for as long as this handle is held.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
     }
 
     /// What tells this namespace from others.

@@ -1,1 +1,163 @@
-fn main() {}
+//! `meshward-node`: the endpoints and workloads of one host.
+
+mod addresses;
+mod api;
+mod attachment;
+mod config;
+mod daemon;
+mod dial;
+mod folder;
+mod join;
+mod metrics;
+mod session;
+mod sys;
+mod worker;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use config::{Config, USUAL_FILE};
+use daemon::Node;
+use folder::Folder;
+use join::Invitation;
+use meshward_daemon::Mistake;
+use meshward_model::{Labels, NodeName};
+use serde::Serialize;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use tracing::info;
+
+/// The node daemon: it gives the workloads of this host their place in the mesh, and enforces policy on every packet.
+///
+/// Settings come from defaults, then a file, then MESHWARD_* variables, then flags.
+#[derive(Parser)]
+#[command(version, max_term_width = 110, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// Configuration file, in TOML [default: /etc/meshward/node.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(clap::Args, Serialize)]
+struct Flags {
+    /// Where keys, certificate and the last view are kept [default: /var/lib/meshward/node]
+    #[arg(long, value_name = "FOLDER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+    /// The local API's socket [default: /run/meshward/node.sock]
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socket: Option<PathBuf>,
+    /// Address and port for Prometheus [default: 127.0.0.1:7481]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics_listen: Option<SocketAddr>,
+    /// The first UDP port that is tried for an endpoint [default: 51820]
+    #[arg(long, value_name = "PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_port: Option<u16>,
+    /// An address at which other nodes reach this one; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    advertise: Vec<IpAddr>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Join a mesh with a token of `meshctl token create`, once
+    Join {
+        /// The token, an @, and the coordinator's host name or address, with :PORT if it is not 7443
+        #[arg(value_name = "TOKEN@HOST")]
+        invitation: Invitation,
+        /// The node's name in the mesh [default: the host's name]
+        #[arg(long)]
+        name: Option<NodeName>,
+        /// A label of the node; may be given several times
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Run the daemon; the same as giving no command
+    Run {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    meshward_daemon::init_logging();
+    match start(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => meshward_daemon::report("meshward-node", &error),
+    }
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn start(arguments: Arguments) -> Result<()> {
+    match arguments.verb {
+        None => run(arguments.common).await,
+        Some(Verb::Run { common }) => run(common).await,
+        Some(Verb::Join { invitation, name, labels, common }) => {
+            let (_, folder) = open(&common)?;
+            let name = match name {
+                Some(name) => name,
+                None => host_name()?,
+            };
+            let labels = Labels::parse_each(labels.iter().map(String::as_str))
+                .map_err(|error| Mistake(error.to_string()))?;
+            let membership = join::join(&folder, &invitation, name, labels).await?;
+            println!("joined mesh {} as node {}; now run: meshward-node", membership.mesh, membership.name);
+            Ok(())
+        }
+    }
+}
+
+fn open(common: &Common) -> Result<(Config, Folder)> {
+    let file = common.config.as_deref();
+    let config: Config = meshward_daemon::config::load(file, Path::new(USUAL_FILE), &common.flags)?;
+    let folder = Folder::open(&config.data_dir)?;
+    Ok((config, folder))
+}
+
+async fn run(common: Common) -> Result<()> {
+    let (config, folder) = open(&common)?;
+    let membership = folder.membership()?.ok_or_else(|| {
+        Mistake("this machine has not joined a mesh; get a token with `meshctl token create` and run: meshward-node join TOKEN@HOST".into())
+    })?;
+    let node = Node::restore(membership, config, folder).await?;
+    api::serve(node.clone()).await?;
+    meshward_daemon::metrics::serve(node.config.metrics_listen, metrics::scrape(node.clone())).await?;
+    info!(node = %node.membership.name, mesh = %node.membership.mesh, socket = %node.config.socket.display(), "node ready");
+    let session = tokio::spawn(session::hold(node.clone()));
+    let looking = tokio::spawn({
+        let node = node.clone();
+        async move { node.look_after_workloads().await }
+    });
+    meshward_daemon::ended().await?;
+    // The interfaces stay: the next start takes them up again.
+    info!("node ends; its workloads keep their interfaces");
+    session.abort();
+    looking.abort();
+    let _ = std::fs::remove_file(&node.config.socket);
+    Ok(())
+}
+
+fn host_name() -> Result<NodeName> {
+    let host = nix::unistd::gethostname()?.to_string_lossy().to_lowercase();
+    let label = host.split('.').next().unwrap_or_default().to_owned();
+    label.parse().map_err(|error| Mistake(format!("the host's name is of no use as the node's ({error}); give --name")).into())
+}

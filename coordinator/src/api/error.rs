@@ -1,14 +1,14 @@
 //! Who calls, what they send, and how a refusal looks.
 
-use crate::mesh::{Mesh, Refusal};
+use crate::mesh::{Author, Mesh, Refusal};
 use axum::{
     Json,
-    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
+    extract::{FromRequest, FromRequestParts, Query, Request, rejection::JsonRejection},
     http::{Method, StatusCode, Uri, header::AUTHORIZATION, request::Parts},
     response::{IntoResponse, Response},
 };
 use meshward_model::{api::ErrorBody, token::secret_hash};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::sync::Arc;
 
 /// A refusal with its HTTP status.
@@ -51,14 +51,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-/// Who calls: the name of a credential.
-pub struct Caller(String);
+/// Who calls, by the name of a credential, and whether it is a dry run (`?dry_run=true`).
+pub struct Caller(pub Author);
 
-impl Caller {
-    /// The caller as the audit log names it.
-    pub fn actor(&self) -> String {
-        format!("user:{}", self.0)
-    }
+#[derive(Deserialize)]
+struct Switches {
+    #[serde(default)]
+    dry_run: bool,
 }
 
 impl FromRequestParts<Arc<Mesh>> for Caller {
@@ -70,11 +69,13 @@ impl FromRequestParts<Arc<Mesh>> for Caller {
         let secret = header
             .and_then(|value| value.strip_prefix("Bearer "))
             .ok_or_else(|| refused("a credential is missing; send `authorization: Bearer ...`"))?;
+        let Query(Switches { dry_run }) = Query::try_from_uri(&parts.uri)
+            .map_err(|error| ApiError(StatusCode::BAD_REQUEST, format!("the query is malformed: {error}")))?;
         // Hashes are compared: what their comparison might tell by its timing is of no use to find a secret.
         let hash = secret_hash(secret);
         mesh.look(|world| {
             let known = world.credentials.values().find(|credential| credential.secret_hash == hash);
-            known.map(|credential| Self(credential.name.clone()))
+            known.map(|credential| Self(Author { actor: format!("user:{}", credential.name), dry_run }))
         })
         .ok_or_else(|| refused("the credential is unknown: it was revoked, or belongs to another mesh"))
     }

@@ -97,8 +97,10 @@ pub async fn remove_node(
     caller: Caller,
     Path(name): Path<NodeName>,
 ) -> Result<StatusCode, ApiError> {
-    mesh.change(&caller.actor(), |world| nodes::remove(world, &name)).await?;
-    mesh.sessions.end(&name, "this node was removed from the mesh");
+    mesh.change(&caller.0, |world| nodes::remove(world, &name)).await?;
+    if !caller.0.dry_run {
+        mesh.sessions.end(&name, "this node was removed from the mesh");
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -27,7 +27,7 @@ const MAX_BODY: usize = 8 << 20;
 #[openapi(
     info(
         title = "Meshward coordinator",
-        description = "Networks, nodes, workloads, policy and quarantine of one mesh. Times are RFC 3339 in UTC.",
+        description = "Networks, nodes, workloads, policy and quarantine of one mesh. Times are RFC 3339 in UTC. Every write takes `?dry_run=true`: then it is checked and answered, but nothing is changed.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     modifiers(&Bearer),
@@ -63,11 +63,6 @@ fn described() -> OpenApiRouter<Arc<Mesh>> {
         .routes(routes!(quarantines::release))
 }
 
-/// The OpenAPI document.
-pub fn document() -> utoipa::openapi::OpenApi {
-    described().into_openapi()
-}
-
 /// The routes.
 pub fn router(mesh: Arc<Mesh>) -> Router {
     let (router, document) = described().split_for_parts();
@@ -84,7 +79,7 @@ mod tests {
     #[test]
     fn the_openapi_document_in_the_tree_is_the_one_that_is_served() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
-        let served = super::document().to_pretty_json().unwrap() + "\n";
+        let served = super::described().into_openapi().to_pretty_json().unwrap() + "\n";
         if std::env::var_os("MESHWARD_WRITE_OPENAPI").is_some() {
             std::fs::write(path, &served).unwrap();
         }

@@ -19,7 +19,7 @@ pub async fn create(
     caller: Caller,
     Body(wanted): Body<CreateNetwork>,
 ) -> Result<(StatusCode, Json<Network>), ApiError> {
-    let done = mesh.change(&caller.actor(), |world| networks::create(world, &wanted)).await?;
+    let done = mesh.change(&caller.0, |world| networks::create(world, &wanted)).await?;
     Ok((StatusCode::CREATED, Json(done.outcome)))
 }
 
@@ -39,6 +39,6 @@ pub async fn delete(
     caller: Caller,
     Path(name): Path<NetworkName>,
 ) -> Result<StatusCode, ApiError> {
-    mesh.change(&caller.actor(), |world| networks::delete(world, &name)).await?;
+    mesh.change(&caller.0, |world| networks::delete(world, &name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

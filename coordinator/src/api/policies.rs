@@ -26,13 +26,10 @@ pub async fn submit(
     caller: Caller,
     Body(wanted): Body<SubmitPolicy>,
 ) -> Result<Json<PolicyResult>, ApiError> {
-    if wanted.dry_run {
-        let plan = mesh.look(|world| policies::apply(world, &wanted.source))?;
-        return Ok(Json(plan.outcome));
-    }
-    let done = mesh.change(&caller.actor(), |world| policies::apply(world, &wanted.source)).await?;
+    let done = mesh.change(&caller.0, |world| policies::apply(world, &wanted.source)).await?;
     mesh.sessions.wait_enforced(&done.touched, done.revision, ENFORCEMENT).await;
-    Ok(Json(PolicyResult { revision: Some(done.revision), ..done.outcome }))
+    let revision = (!caller.0.dry_run).then_some(done.revision);
+    Ok(Json(PolicyResult { revision, ..done.outcome }))
 }
 
 /// Gives the policy of a network as it was written.

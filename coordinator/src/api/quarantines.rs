@@ -24,7 +24,7 @@ pub async fn impose(
     let id: String = random::<4>().iter().map(|byte| format!("{byte:02x}")).collect();
     let since = timestamp(OffsetDateTime::now_utc());
     let done =
-        mesh.change(&caller.actor(), |world| quarantines::impose(world, &id, &target, &since)).await?;
+        mesh.change(&caller.0, |world| quarantines::impose(world, &id, &target, &since)).await?;
     Ok(Json(enforced(&mesh, done).await))
 }
 
@@ -43,7 +43,7 @@ pub async fn release(
     caller: Caller,
     Body(target): Body<QuarantineTarget>,
 ) -> Result<Json<QuarantineResult>, ApiError> {
-    let done = mesh.change(&caller.actor(), |world| quarantines::release(world, &target)).await?;
+    let done = mesh.change(&caller.0, |world| quarantines::release(world, &target)).await?;
     Ok(Json(enforced(&mesh, done).await))
 }
 

@@ -19,7 +19,7 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<CreatedToken>), ApiError> {
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let (token, record) = tokens::make(mesh.ca.fingerprint(), &wanted, now)?;
-    mesh.change(&caller.actor(), |world| tokens::create(world, &record)).await?;
+    mesh.change(&caller.0, |world| tokens::create(world, &record)).await?;
     let created = CreatedToken { token: token.to_string(), kept: tokens::describe(&record) };
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -40,6 +40,6 @@ pub async fn revoke(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    mesh.change(&caller.actor(), |world| tokens::revoke(world, &id)).await?;
+    mesh.change(&caller.0, |world| tokens::revoke(world, &id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

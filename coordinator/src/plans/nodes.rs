@@ -19,11 +19,16 @@ const MAX_CANDIDATES: usize = 16;
 ///
 /// A machine that asks again with the same key and name gets its answer again and spends nothing: its first answer may
 /// have been lost.
-pub fn join(world: &World, request: &JoinRequest, key: &str, now: i64) -> Result<Plan<()>, Refusal> {
+pub fn join(
+    world: &World,
+    request: &JoinRequest,
+    key: &str,
+    now: i64,
+) -> Result<Plan<Option<String>>, Refusal> {
     let token = redeem(world, &request.secret, now);
     if let Some(known) = world.nodes.get(&request.name) {
         if known.key == key && !matches!(token, Err(Refusal::Missing(_))) {
-            return Ok(Plan { mutations: vec![], action: String::new(), outcome: () });
+            return Ok(Plan { mutations: vec![], action: String::new(), outcome: known.site.clone() });
         }
         token?;
         return Err(Refusal::Conflict(format!(
@@ -57,8 +62,8 @@ pub fn join(world: &World, request: &JoinRequest, key: &str, now: i64) -> Result
     token.uses_left -= 1;
     Ok(Plan {
         action: format!("node {} joined with token {}", node.name, token.id),
+        outcome: node.site.clone(),
         mutations: vec![Mutation::Put(Record::Token(token)), Mutation::Put(Record::Node(node))],
-        outcome: (),
     })
 }
 
@@ -87,12 +92,7 @@ pub fn set_endpoints(
         if !node.blocks.contains_key(&report.network) {
             continue;
         }
-        let mut candidates: Vec<SocketAddr> =
-            report.candidates.iter().copied().filter(is_usable).take(MAX_CANDIDATES).collect();
-        let reflexive = SocketAddr::new(seen.to_canonical(), report.port);
-        if !candidates.contains(&reflexive) {
-            candidates.push(reflexive);
-        }
+        let candidates = candidates(report, seen.to_canonical());
         let record = EndpointRecord { public_key: report.public_key, candidates };
         node.endpoints.insert(report.network.clone(), record);
     }
@@ -104,6 +104,21 @@ pub fn set_endpoints(
         action: format!("node {name} told where its endpoints are"),
         outcome: (),
     })
+}
+
+/// Where to try, the best guess first: what the operator says; else what the coordinator sees, which is what routing
+/// made of the node's address, before what the node's interfaces say.
+fn candidates(report: &EndpointReport, seen: IpAddr) -> Vec<SocketAddr> {
+    let reflexive = SocketAddr::new(seen, report.port);
+    let reflexive = (report.advertised.is_empty() && !seen.is_loopback()).then_some(reflexive);
+    let all = report.advertised.iter().copied().chain(reflexive).chain(report.interfaces.iter().copied());
+    let mut candidates: Vec<SocketAddr> = Vec::new();
+    for candidate in all.filter(is_usable) {
+        if candidates.len() < MAX_CANDIDATES && !candidates.contains(&candidate) {
+            candidates.push(candidate);
+        }
+    }
+    candidates
 }
 
 /// Notes the key of a renewed certificate.

@@ -155,7 +155,7 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<Touched, Refusal> {
         }
         Step::Move(node, port) => {
             let public_key = PublicKey([*node; 32]);
-            let moved = EndpointReport { network: shop(), public_key, port: *port, candidates: vec![] };
+            let moved = EndpointReport { network: shop(), public_key, port: *port, advertised: vec![], interfaces: vec![] };
             let plan = nodes::set_endpoints(&mesh.world, &name(node), &[moved], "192.0.2.1".parse().unwrap());
             touched(mesh.commit(plan))
         }
@@ -240,7 +240,7 @@ fn a_token_admits_as_many_nodes_as_it_says_and_no_longer_than_it_says() {
     let join = |mesh: &Mesh, name: &str, secret: &str, key: &str, now| {
         nodes::join(&mesh.world, &request(name, secret), key, now)
     };
-    let said = |plan: Result<Plan<()>, Refusal>| plan.err().unwrap().to_string();
+    let said = |plan: Result<Plan<Option<String>>, Refusal>| plan.err().unwrap().to_string();
     assert!(said(join(&mesh, "a", "wrong", "k", NOW)).contains("unknown"));
     assert!(said(join(&mesh, "a", &token.secret(), "k", NOW + 60)).contains("expired"));
     let plan = join(&mesh, "a", &token.secret(), "k", NOW);

@@ -1,0 +1,263 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use meshward_model::{
+    Labels, NetworkName, NodeName, PortSpec, Selector, WorkloadId, WorkloadName, local::DEFAULT_SOCKET,
+};
+use std::{path::PathBuf, time::Duration};
+
+/// Run a Meshward mesh: networks, nodes, policy, quarantine, and workloads on this machine.
+///
+/// Commands about the mesh talk to the coordinator; `run`, `attach`, `detach` and `attached` talk to the node daemon of this
+/// machine. Exit codes: 0 done, 1 our failure, 2 a mistake in what was asked.
+#[derive(Parser)]
+#[command(name = "meshctl", version, max_term_width = 110, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Args)]
+pub struct Common {
+    /// How to print what was read
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The coordinator's address and credential, as the coordinator wrote them to admin.json
+    /// [default: ~/.config/meshward/context.json, then the coordinator's own file on this machine]
+    #[arg(long, global = true, value_name = "FILE", env = "MESHCTL_CONTEXT")]
+    pub context: Option<PathBuf>,
+    /// The node daemon's socket
+    #[arg(long, global = true, value_name = "PATH", env = "MESHCTL_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Check and say what would be changed, and change nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// The mesh in short, and this machine's node
+    Status,
+    /// Join tokens: what a machine needs to become a node
+    #[command(subcommand)]
+    Token(Token),
+    /// Networks
+    #[command(subcommand)]
+    Network(Network),
+    /// List the nodes, or remove one
+    Nodes {
+        #[command(subcommand)]
+        verb: Option<Nodes>,
+    },
+    /// List the workloads
+    Workloads {
+        /// Only those of this network
+        #[arg(long)]
+        network: Option<NetworkName>,
+    },
+    /// List who may talk to whom, with what was seen and denied
+    Links {
+        /// Only those of this network
+        #[arg(long)]
+        network: Option<NetworkName>,
+        /// Only pairs with denied packets
+        #[arg(long)]
+        denied: bool,
+    },
+    /// Policies: check, apply, read
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Say whether a flow is allowed, and which rule decides
+    Explain(Explain),
+    /// Cut every link of workloads, now, established connections included
+    Quarantine(Target),
+    /// End a quarantine
+    Release(Target),
+    /// List the quarantines that stand
+    Quarantines,
+    /// Show who changed what
+    Audit {
+        /// How many lines
+        #[arg(long, default_value_t = 30)]
+        limit: u32,
+    },
+    /// Run a command in a network namespace of its own, attached to the mesh
+    Run(Run),
+    /// Attach an existing network namespace to the mesh
+    Attach(Attach),
+    /// Detach a workload of this machine
+    Detach {
+        /// Its id
+        workload: WorkloadId,
+    },
+    /// List the workloads of this machine
+    Attached,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages
+    Man {
+        /// Into this folder
+        folder: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Token {
+    /// Make a join token; its text is shown this once
+    Create {
+        /// How many nodes may join with it
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+        /// For how long it is good
+        #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
+        ttl: Duration,
+        /// The site of the nodes that join with it
+        #[arg(long)]
+        site: Option<String>,
+        /// A network that those nodes may serve; may be given several times [default: all]
+        #[arg(long = "network", value_name = "NETWORK")]
+        networks: Vec<NetworkName>,
+    },
+    /// List the join tokens
+    List,
+    /// Revoke a join token; nodes that have joined stay
+    Revoke {
+        /// Its id
+        id: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Network {
+    /// Make a network
+    Create {
+        /// Its name
+        name: NetworkName,
+        /// A prefix, one of each address family at most
+        #[arg(long = "cidr", value_name = "PREFIX", required = true)]
+        prefixes: Vec<IpNet>,
+        /// The length of the block that each node gets of the IPv4 prefix
+        #[arg(long, value_name = "LENGTH")]
+        block_v4: Option<u8>,
+        /// The length of the block that each node gets of the IPv6 prefix
+        #[arg(long, value_name = "LENGTH")]
+        block_v6: Option<u8>,
+        /// MTU of the workloads' interfaces, in bytes
+        #[arg(long, default_value_t = 1420)]
+        mtu: u16,
+    },
+    /// List the networks
+    List,
+    /// Delete a network that has no workloads
+    Delete {
+        /// Its name
+        name: NetworkName,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Nodes {
+    /// List the nodes
+    List,
+    /// Remove a node: its workloads go, and its certificate is good for nothing
+    Remove {
+        /// Its name
+        name: NodeName,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Policy {
+    /// Apply a policy to the network that it names
+    Apply {
+        /// The YAML file; - is standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Print the policy of a network
+    Get {
+        /// The network
+        network: NetworkName,
+    },
+    /// Check a policy and run its tests, without a coordinator
+    Check {
+        /// The YAML file; - is standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+pub struct Explain {
+    /// Who begins the flow
+    #[arg(long, value_name = "SELECTOR")]
+    pub from: Selector,
+    /// With whom
+    #[arg(long, value_name = "SELECTOR")]
+    pub to: Selector,
+    /// What, such as tcp/5432, udp/53, icmp
+    #[arg(long, value_name = "PORT")]
+    pub port: PortSpec,
+    /// The network, if there are several
+    #[arg(long)]
+    pub network: Option<NetworkName>,
+}
+
+#[derive(Args)]
+pub struct Target {
+    /// Labels, such as app=web,env!=prod; or the id of one workload
+    #[arg(value_name = "SELECTOR|WORKLOAD")]
+    pub what: String,
+    /// Only in this network
+    #[arg(long)]
+    pub network: Option<NetworkName>,
+}
+
+#[derive(Args)]
+pub struct Workload {
+    /// The network
+    #[arg(long)]
+    pub network: NetworkName,
+    /// A label of the workload; may be given several times
+    #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+    pub labels: Vec<Labels>,
+    /// What people call the workload [default: its id]
+    #[arg(long)]
+    pub name: Option<WorkloadName>,
+}
+
+#[derive(Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub workload: Workload,
+    /// The command and its arguments, after --
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Args)]
+pub struct Attach {
+    #[command(flatten)]
+    pub workload: Workload,
+    /// The namespace, as /run/netns/NAME or /proc/PID/ns/net
+    #[arg(long, value_name = "PATH")]
+    pub netns: PathBuf,
+    /// A process whose end detaches the workload
+    #[arg(long, value_name = "PID")]
+    pub owner: Option<u32>,
+}

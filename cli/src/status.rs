@@ -1,0 +1,95 @@
+//! `meshctl status`: the mesh, and the node of this machine where there is one.
+
+use crate::{
+    arguments::Common,
+    client::Client,
+    output::{bad, bytes, good, list, table, whole},
+};
+use anyhow::Result;
+use meshward_model::{api::Status, local::LocalStatus};
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Both {
+    mesh: Option<Status>,
+    node: Option<LocalStatus>,
+}
+
+pub async fn status(common: &Common) -> Result<()> {
+    let mesh: Result<Status> = match Client::coordinator(common) {
+        Ok(client) => client.get("/v1/status").await,
+        Err(error) => Err(error),
+    };
+    let node: Result<LocalStatus> = match common.socket.exists() {
+        true => Client::node(common).get("/v1/status").await,
+        false => Err(anyhow::anyhow!("no node daemon runs on this machine")),
+    };
+    let (mesh, node) = match (mesh, node) {
+        (Err(mesh), Err(_)) => return Err(mesh),
+        (mesh, node) => (mesh, node),
+    };
+    if let Err(error) = &mesh {
+        eprintln!("the mesh: {error:#}");
+    }
+    let both = Both { mesh: mesh.ok(), node: node.ok() };
+    if whole(common, &both)? {
+        return Ok(());
+    }
+    if let Some(mesh) = &both.mesh {
+        print_mesh(mesh);
+    }
+    if let Some(node) = &both.node {
+        print_node(node);
+    }
+    Ok(())
+}
+
+fn print_mesh(mesh: &Status) {
+    let away = mesh.nodes - mesh.nodes_connected.min(mesh.nodes);
+    let away = if away > 0 { bad(format!(", {away} away")) } else { String::new() };
+    let held = match mesh.workloads_quarantined {
+        0 => String::new(),
+        held => bad(format!(", {held} quarantined")),
+    };
+    anstream::println!("mesh {} at revision {}, coordinator {}", mesh.mesh, mesh.revision, mesh.version);
+    anstream::println!("  nodes      {}{away}", mesh.nodes);
+    anstream::println!("  networks   {}", mesh.networks);
+    anstream::println!("  workloads  {}{held}", mesh.workloads);
+    anstream::println!("  CA         {}", mesh.ca_fingerprint);
+}
+
+fn print_node(node: &LocalStatus) {
+    let session = if node.connected { good("connected to") } else { bad("without session with") };
+    anstream::println!("node {} at revision {}, {session} {}", node.node, node.revision, node.coordinator);
+    anstream::println!("  version      {}", node.version);
+    anstream::println!("  workloads    {}", node.workloads);
+    anstream::println!("  certificate  good for {} min", node.certificate_seconds / 60);
+    for endpoint in &node.endpoints {
+        anstream::println!(
+            "  endpoint {}: UDP port {}, key {}, blocks {}, {} flows",
+            endpoint.network,
+            endpoint.port,
+            endpoint.public_key,
+            list(&endpoint.blocks),
+            endpoint.flows
+        );
+        let drops = endpoint.drops.iter().filter(|(_, count)| **count > 0);
+        let drops: Vec<String> = drops.map(|(cause, count)| format!("{cause} {count}")).collect();
+        if !drops.is_empty() {
+            anstream::println!("    dropped: {}", drops.join(", "));
+        }
+        if endpoint.peers.is_empty() {
+            continue;
+        }
+        let rows = endpoint.peers.iter().map(|peer| {
+            [
+                format!("    {}", peer.node),
+                peer.address.map_or("-".into(), |address| address.to_string()),
+                peer.handshake_age.map_or("never".into(), |age| format!("{age} s ago")),
+                bytes(peer.sent),
+                bytes(peer.received),
+            ]
+        });
+        table(["    PEER", "ADDRESS", "HANDSHAKE", "SENT", "RECEIVED"], rows);
+    }
+}

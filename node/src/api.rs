@@ -1,0 +1,92 @@
+//! The local API: HTTP over a unix socket that only the daemon's user can open.
+
+use crate::{
+    daemon::{Node, Refusal},
+    metrics,
+};
+use anyhow::{Context, Result};
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{delete, get},
+};
+use meshward_model::{
+    WorkloadId,
+    api::ErrorBody,
+    local::{Attach, LocalStatus, LocalWorkload},
+};
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
+use tokio::net::{UnixListener, UnixStream};
+
+const MAX_BODY: usize = 1 << 20;
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Missing(_) => StatusCode::NOT_FOUND,
+            Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(ErrorBody { error: self.to_string() })).into_response()
+    }
+}
+
+/// Serves the API until the process ends.
+///
+/// # Errors
+/// If the socket cannot be made, or another daemon answers on it.
+pub async fn serve(node: Arc<Node>) -> Result<()> {
+    let path = node.config.socket.clone();
+    if UnixStream::connect(&path).await.is_ok() {
+        anyhow::bail!("another meshward-node answers on {}; name another socket with --socket", path.display());
+    }
+    let folder = path.parent().context("the socket has no folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)
+        .with_context(|| format!("cannot make the socket {}; name another with --socket", path.display()))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    tokio::spawn(async move { axum::serve(listener, router(node)).await });
+    Ok(())
+}
+
+fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/workloads", get(workloads).post(attach))
+        .route("/v1/workloads/{id}", delete(detach))
+        .fallback(async || Refusal::Missing("there is no such path in the node's local API".into()))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(node.clone())
+        .merge(meshward_daemon::metrics::routes(metrics::scrape(node)))
+}
+
+async fn status(State(node): State<Arc<Node>>) -> Json<LocalStatus> {
+    Json(node.status().await)
+}
+
+async fn workloads(State(node): State<Arc<Node>>) -> Json<Vec<LocalWorkload>> {
+    Json(node.workloads().await)
+}
+
+async fn attach(
+    State(node): State<Arc<Node>>,
+    wanted: Result<Json<Attach>, JsonRejection>,
+) -> Result<(StatusCode, Json<LocalWorkload>), Refusal> {
+    let Json(wanted) = wanted.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
+    // In a task of its own: a client that goes away halfway leaves nothing half done.
+    let attached = tokio::spawn(async move { node.attach(wanted).await }).await;
+    let attached = attached.map_err(|panic| Refusal::Failed(panic.to_string()))??;
+    Ok((StatusCode::CREATED, Json(attached)))
+}
+
+async fn detach(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<WorkloadId>,
+) -> Result<StatusCode, Refusal> {
+    let detached = tokio::spawn(async move { node.detach(&id).await }).await;
+    detached.map_err(|panic| Refusal::Failed(panic.to_string()))??;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,177 @@
+//! A workload's interface: a TUN in its namespace, whose other end this daemon holds.
+
+use crate::sys;
+use ipnet::IpNet;
+use meshward_model::{WorkloadId, control::WorkloadReport, view::NetworkSpec};
+use meshward_netns::Netns;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    thread,
+};
+
+/// What is kept of an attached workload, so that a restarted daemon finds it again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The workload.
+    pub report: WorkloadReport,
+    /// Its namespace's path.
+    pub netns: PathBuf,
+    /// Device and inode of the namespace: another one under the same path is not taken for it.
+    pub netns_id: (u64, u64),
+    /// The process whose end detaches it.
+    pub owner: Option<Owner>,
+    /// Its interface.
+    pub interface: String,
+}
+
+/// A process, told from later ones with its number by when it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Process id.
+    pub pid: u32,
+    /// Clock ticks from boot to its start (proc_pid_stat(5), field 22).
+    pub started: u64,
+}
+
+impl Owner {
+    /// The process with this id, if there is one.
+    pub fn of(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The command's name stands in parentheses and may hold anything.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let mut fields = rest.split_whitespace();
+        let state = fields.next()?;
+        let started = fields.nth(18)?.parse().ok()?;
+        (state != "Z" && state != "X").then_some(Self { pid, started })
+    }
+
+    fn lives(&self) -> bool {
+        Self::of(self.pid) == Some(*self)
+    }
+}
+
+/// Why a namespace could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The namespace cannot be opened or configured.
+    #[error(transparent)]
+    Namespace(#[from] meshward_netns::Error),
+    /// The TUN driver refused.
+    #[error("cannot make the interface {0}: {1}; the node daemon needs /dev/net/tun and CAP_NET_ADMIN")]
+    Tun(String, std::io::Error),
+}
+
+impl Attachment {
+    /// Whether the workload's namespace and owner are still there.
+    pub fn lives(&self) -> bool {
+        self.owner.is_none_or(|owner| owner.lives()) && self.open_netns().is_some()
+    }
+
+    fn open_netns(&self) -> Option<Netns> {
+        let netns = Netns::open(&self.netns).ok()?;
+        let id = netns.id().ok()?;
+        ((id.device, id.inode) == self.netns_id).then_some(netns)
+    }
+
+    /// Makes the interface, or takes it up again after a restart, and configures it. Blocks for milliseconds.
+    ///
+    /// # Errors
+    /// [`AttachError`]; then there is no interface.
+    pub fn open(&self, network: &NetworkSpec) -> Result<OwnedFd, AttachError> {
+        let netns = Netns::open(&self.netns)?;
+        let tun = netns
+            .run(|| sys::open_tun(&self.interface))?
+            .map_err(|error| AttachError::Tun(self.interface.clone(), error))?;
+        match self.configure(&netns, network) {
+            Ok(()) => Ok(tun),
+            Err(error) => {
+                close(tun);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn configure(&self, netns: &Netns, network: &NetworkSpec) -> Result<(), meshward_netns::Error> {
+        let name = self.interface.as_str();
+        netns.links(async |links| {
+            links.set_mtu(name, u32::from(network.mtu)).await?;
+            if self.report.addresses.iter().any(IpAddr::is_ipv6) {
+                links.no_link_local(name).await?;
+            }
+            for address in &self.report.addresses {
+                links.add_address(name, *address, IpNet::from(*address).prefix_len()).await?;
+            }
+            links.set_up(name).await?;
+            for prefix in &network.prefixes {
+                let reachable = self.report.addresses.iter().any(|a| a.is_ipv4() == prefix.addr().is_ipv4());
+                if reachable {
+                    links.add_route(name, *prefix, None).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The first interface name `mesh0`, `mesh1` ... that a namespace does not have.
+///
+/// # Errors
+/// If the namespace cannot be entered.
+pub fn free_interface(netns: &Netns) -> Result<String, meshward_netns::Error> {
+    netns.links(async |links| {
+        for number in 0.. {
+            let name = format!("mesh{number}");
+            if !links.exists(&name).await {
+                return Ok(name);
+            }
+        }
+        unreachable!("a namespace does not have all interfaces that there could be")
+    })
+}
+
+/// Deletes a workload's interface. That takes the kernel some 16 ms, so a thread of its own does it.
+pub fn close(tun: OwnedFd) {
+    thread::spawn(move || {
+        if let Err(error) = sys::delete_tun_at_close(&tun) {
+            tracing::warn!("an interface was left behind: {error}");
+        }
+        drop(tun);
+    });
+}
+
+/// Deletes the interface of a workload that is not held any more, if its namespace is still there.
+pub fn close_left_behind(attachment: &Attachment) {
+    let Some(netns) = attachment.open_netns() else { return };
+    let exists = netns.links(async |links| Ok(links.exists(&attachment.interface).await));
+    if !exists.unwrap_or(false) {
+        return;
+    }
+    if let Ok(Ok(tun)) = netns.run(|| sys::open_tun(&attachment.interface)) {
+        close(tun);
+    }
+}
+
+/// A new workload id.
+pub fn new_id() -> WorkloadId {
+    let mut bytes = [0; 6];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        // getrandom(2) does not fail once the kernel is up.
+        .expect("the kernel gives random bytes");
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    // `w-` and hexadecimal digits are a name.
+    format!("w-{hex}").parse().expect("a workload id is a name")
+}
+
+/// The identity of a namespace's file.
+///
+/// # Errors
+/// What `open` or `fstat` say.
+pub fn netns_of(path: &Path) -> Result<(Netns, (u64, u64)), meshward_netns::Error> {
+    let netns = Netns::open(path)?;
+    let id = netns.id().map_err(|source| meshward_netns::Error::Open { path: path.to_owned(), source })?;
+    Ok((netns, (id.device, id.inode)))
+}

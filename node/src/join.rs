@@ -1,0 +1,135 @@
+//! Joining a mesh: keys are made here, a certificate comes back.
+
+use crate::{
+    dial,
+    folder::{Credentials, Folder, Membership},
+};
+use anyhow::{Context, Result};
+use meshward_daemon::{Mistake, frames};
+use meshward_model::{
+    Labels, NodeName,
+    control::{DEFAULT_PORT, JoinReply, JoinRequest, MAX_JOIN_FRAME},
+    token::{Fingerprint, JoinToken},
+};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+
+/// `TOKEN@HOST[:PORT]`.
+#[derive(Debug, Clone)]
+pub struct Invitation {
+    token: JoinToken,
+    coordinator: String,
+}
+
+impl std::str::FromStr for Invitation {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (token, host) = text
+            .rsplit_once('@')
+            .ok_or("write TOKEN@HOST, with the token of `meshctl token create` and the coordinator's address")?;
+        let token = token.parse::<JoinToken>().map_err(|error| error.to_string())?;
+        if host.is_empty() {
+            return Err("the coordinator's address is missing after the @".into());
+        }
+        Ok(Self { token, coordinator: with_port(host) })
+    }
+}
+
+fn with_port(host: &str) -> String {
+    let bare_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
+    let has_port = !bare_v6 && host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    match (bare_v6, has_port) {
+        (true, _) => format!("[{host}]:{DEFAULT_PORT}"),
+        (false, true) => host.to_owned(),
+        (false, false) => format!("{host}:{DEFAULT_PORT}"),
+    }
+}
+
+/// Joins.
+///
+/// # Errors
+/// [`Mistake`] with the coordinator's reason if it refuses; nothing is kept then but the node's own key.
+pub async fn join(folder: &Folder, invitation: &Invitation, name: NodeName, labels: Labels) -> Result<Membership> {
+    if let Some(member) = folder.membership()? {
+        return Err(Mistake(format!(
+            "this machine is node `{}` of the mesh at {} already; to join another, use another --data-dir or remove this one",
+            member.name, member.coordinator
+        ))
+        .into());
+    }
+    let key = folder.node_key()?;
+    let Invitation { token, coordinator } = invitation;
+    let (_endpoint, connection) = dial::dial(coordinator, dial::to_join(token.ca)?).await.map_err(explain)?;
+    let ca = pinned(&connection, token.ca)?;
+    let (mut send, mut receive) = connection.open_bi().await?;
+    let request = JoinRequest { secret: token.secret(), name: name.clone(), labels, csr: request(&key)? };
+    frames::send(&mut send, &request).await?;
+    let reply = frames::receive(&mut receive, MAX_JOIN_FRAME).await?;
+    connection.close(0u32.into(), b"joined");
+    match reply {
+        JoinReply::Refused(reason) => Err(Mistake(format!("the coordinator refused: {reason}")).into()),
+        JoinReply::Accepted { certificate, mesh, site } => {
+            let membership = Membership { name, coordinator: coordinator.clone(), mesh, site };
+            folder.keep_membership(&membership, &Credentials { ca, certificate, key })?;
+            Ok(membership)
+        }
+    }
+}
+
+/// A PKCS #10 request for a key (PKCS #8).
+///
+/// # Errors
+/// If the key is damaged.
+pub fn request(key: &[u8]) -> Result<Vec<u8>> {
+    let key = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(key), &rcgen::PKCS_ECDSA_P256_SHA256)
+        .context("the node's key is damaged; remove node.key and join again")?;
+    Ok(CertificateParams::default().serialize_request(&key)?.der().to_vec())
+}
+
+/// The CA's certificate, out of the chain that the coordinator showed.
+fn pinned(connection: &quinn::Connection, ca: Fingerprint) -> Result<Vec<u8>> {
+    let chain = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer>>().ok())
+        .context("the coordinator showed no certificate")?;
+    let found = chain.iter().find(|certificate| Fingerprint::of(certificate) == ca);
+    Ok(found.context("the coordinator showed another CA")?.to_vec())
+}
+
+/// Tells a coordinator with another CA from one that cannot be reached.
+fn explain(error: anyhow::Error) -> anyhow::Error {
+    let text = format!("{error:#}");
+    if text.contains("UnknownIssuer") {
+        return Mistake(
+            "the coordinator at this address has another CA than the join token says: it is not the mesh that the token is for, or somebody stands in between".into(),
+        )
+        .into();
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_a_port_gets_the_usual_one() {
+        for (given, full) in [
+            ("mesh.example", "mesh.example:7443"),
+            ("mesh.example:9", "mesh.example:9"),
+            ("192.0.2.1", "192.0.2.1:7443"),
+            ("fd42::1", "[fd42::1]:7443"),
+            ("[fd42::1]:9", "[fd42::1]:9"),
+        ] {
+            assert_eq!(with_port(given), full);
+        }
+    }
+
+    #[test]
+    fn a_malformed_invitation_says_what_is_missing() {
+        for (given, says) in [("x", "TOKEN@HOST"), ("x@host", "not a join token"), ("mwj1_AA@host", "damaged")] {
+            let error = given.parse::<Invitation>().unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The session with the coordinator: held for ever, begun again whenever it ends.
+
+use crate::{daemon::Node, dial, join::request};
+use anyhow::{Context, Result};
+use meshward_daemon::{frames, tls::NodeCertificate};
+use meshward_model::control::{Answer, FromCoordinator, FromNode, MAX_FRAME, Question};
+use quinn::{Connection, RecvStream, SendStream};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A session that has lasted this long was a good one: the next pause is short again.
+const GOOD: Duration = Duration::from_secs(10);
+
+/// Holds sessions until the process ends.
+pub async fn hold(node: Arc<Node>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let begun = tokio::time::Instant::now();
+        let ended = hold_one(&node).await;
+        node.end_session().await;
+        if begun.elapsed() > GOOD {
+            pause = FIRST_PAUSE;
+        }
+        let why = ended.err().map_or_else(|| "it was closed".to_owned(), |error| format!("{error:#}"));
+        warn!("no session with the coordinator: {why}; what was decided stays in force");
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Between half of a pause and all of it, so that nodes do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut byte);
+    pause / 2 + (pause / 2) * u32::from(byte[0]) / 255
+}
+
+async fn hold_one(node: &Arc<Node>) -> Result<()> {
+    let credentials = node.folder.credentials()?;
+    let certificate = credentials.read()?;
+    let (_endpoint, connection) =
+        dial::dial(&node.membership.coordinator, dial::for_session(&credentials)?).await?;
+    let (mut send, mut receive) = connection.open_bi().await?;
+    if seconds_left(&certificate) <= 0 {
+        info!("the certificate has expired; asking for a new one");
+        frames::send(&mut send, &FromNode::Renew { csr: request(&credentials.key)? }).await?;
+        let FromCoordinator::Renewed { certificate } = frames::receive(&mut receive, MAX_FRAME).await? else {
+            anyhow::bail!("the coordinator did not renew the certificate");
+        };
+        node.folder.keep_certificate(&certificate)?;
+        connection.close(0u32.into(), b"renewed");
+        return Ok(());
+    }
+    let questions = tokio::spawn(answer_questions(node.clone(), connection.clone()));
+    let ended = converse(node, &connection, send, receive, &certificate).await;
+    questions.abort();
+    ended.with_context(|| match connection.close_reason() {
+        Some(reason) => format!("the connection ended ({reason})"),
+        None => "the session ended".to_owned(),
+    })
+}
+
+async fn converse(
+    node: &Arc<Node>,
+    connection: &Connection,
+    mut send: SendStream,
+    receive: RecvStream,
+    certificate: &NodeCertificate,
+) -> Result<()> {
+    let (to_coordinator, mut outgoing) = mpsc::unbounded_channel();
+    let hello = node.begin_session(to_coordinator.clone()).await;
+    frames::send(&mut send, &hello).await?;
+    info!(coordinator = %connection.remote_address(), "session begun");
+    let mut incoming = read_ahead(receive);
+    let mut renew_at = tokio::time::Instant::now() + renewal_in(certificate);
+    loop {
+        tokio::select! {
+            message = incoming.recv() => match message {
+                None => return Ok(()),
+                Some(message) => take(node, message?, &to_coordinator, &mut renew_at).await?,
+            },
+            Some(message) = outgoing.recv() => frames::send(&mut send, &message).await?,
+            () = tokio::time::sleep_until(renew_at) => {
+                let csr = request(&node.folder.credentials()?.key)?;
+                frames::send(&mut send, &FromNode::Renew { csr }).await?;
+                renew_at += Duration::from_secs(60);
+            }
+        }
+    }
+}
+
+/// Reads messages in a task of its own: a read that is given up halfway would lose bytes.
+fn read_ahead(mut receive: RecvStream) -> mpsc::Receiver<Result<FromCoordinator>> {
+    let (read, incoming) = mpsc::channel(16);
+    tokio::spawn(async move {
+        loop {
+            let message = frames::receive(&mut receive, MAX_FRAME).await.map_err(anyhow::Error::from);
+            let ended = message.is_err();
+            if read.send(message).await.is_err() || ended {
+                return;
+            }
+        }
+    });
+    incoming
+}
+
+async fn take(
+    node: &Arc<Node>,
+    message: FromCoordinator,
+    to_coordinator: &mpsc::UnboundedSender<FromNode>,
+    renew_at: &mut tokio::time::Instant,
+) -> Result<()> {
+    match message {
+        FromCoordinator::Compare => {
+            let _ = to_coordinator.send(node.shadow().await);
+        }
+        FromCoordinator::Update { revision, changes } => {
+            node.update(revision, &changes).await?;
+            info!(%revision, changes = changes.len(), "update enforced");
+            let _ = to_coordinator.send(FromNode::Enforced(revision));
+        }
+        FromCoordinator::Refused { workload, reason } => node.refuse(&workload, reason).await,
+        FromCoordinator::Renewed { certificate } => {
+            let read = NodeCertificate::read(&certificate).context("the renewed certificate is damaged")?;
+            node.folder.keep_certificate(&certificate)?;
+            *renew_at = tokio::time::Instant::now() + renewal_in(&read);
+            info!(good_for_seconds = seconds_left(&read), "certificate renewed");
+        }
+    }
+    Ok(())
+}
+
+async fn answer_questions(node: Arc<Node>, connection: Connection) {
+    while let Ok((mut send, mut receive)) = connection.accept_bi().await {
+        let node = node.clone();
+        tokio::spawn(async move {
+            let Ok(Question::Links) = frames::receive(&mut receive, MAX_FRAME).await else { return };
+            let answer = Answer::Links(node.link_counts().await);
+            if frames::send(&mut send, &answer).await.is_ok() {
+                let _ = send.finish();
+            }
+        });
+    }
+}
+
+fn seconds_left(certificate: &NodeCertificate) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    certificate.not_after - now.as_secs() as i64
+}
+
+/// At two thirds of what is left, counted from now: a certificate begins a little in the past.
+fn renewal_in(certificate: &NodeCertificate) -> Duration {
+    let left = seconds_left(certificate).max(0) as u64;
+    let whole = (certificate.not_after - certificate.not_before).max(1) as u64;
+    Duration::from_secs(left.saturating_sub(whole / 3))
+}
