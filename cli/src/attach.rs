@@ -34,7 +34,9 @@ pub fn run(common: &Common, run: arguments::Run) -> Result<ExitCode> {
     // Everything from here on, the command included, lives in the new namespace; the daemon's socket is a file and can
     // be reached from there all the same.
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| match error {
-        Errno::EPERM => anyhow::Error::from(Mistake("a network namespace needs CAP_SYS_ADMIN; run meshctl run as root".into())),
+        Errno::EPERM => anyhow::Error::from(Mistake(
+            "a network namespace needs CAP_SYS_ADMIN; run meshctl run as root".into(),
+        )),
         other => anyhow::anyhow!("cannot make a network namespace: {other}"),
     })?;
     Netns::current()?.links(async |links| links.set_up("lo").await)?;
@@ -49,10 +51,16 @@ async fn run_attached(common: &Common, run: arguments::Run) -> Result<ExitCode> 
     let workload: LocalWorkload =
         client.post("/v1/workloads", &body(run.workload, netns, Some(pid))?).await?;
     if workload.state == State::Waiting {
-        eprintln!("meshctl: {} is attached, but nothing passes until the coordinator has admitted it", workload.id);
+        eprintln!(
+            "meshctl: {} is attached, but nothing passes until the coordinator has admitted it",
+            workload.id
+        );
     }
     let ended = run_command(&run.command, &workload).await;
-    client.delete(&format!("/v1/workloads/{}", workload.id)).await.context("the workload was not detached")?;
+    client
+        .delete(&format!("/v1/workloads/{}", workload.id))
+        .await
+        .context("the workload was not detached")?;
     let status = ended?;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     Ok(ExitCode::from(code as u8))
@@ -101,7 +109,11 @@ pub async fn attach(common: &Common, wanted: arguments::Attach) -> Result<()> {
         Client::node(common).post("/v1/workloads", &body(wanted.workload, netns, wanted.owner)?).await?;
     if !whole(common, &workload)? {
         let (id, addresses) = (&workload.id, cell(&workload.addresses));
-        anstream::println!("{id} has {addresses} on {} and is {}", workload.interface, describe(&workload.state));
+        anstream::println!(
+            "{id} has {addresses} on {} and is {}",
+            workload.interface,
+            describe(&workload.state)
+        );
     }
     Ok(())
 }

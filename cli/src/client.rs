@@ -73,9 +73,15 @@ impl Client {
         if self.dry_run { format!("{path}?dry_run=true") } else { path.to_owned() }
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T> {
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T> {
         let answer = self.answer(method, path, body).await?;
-        serde_json::from_slice(&answer).context("the answer is not what this version expects; are both sides of one version?")
+        serde_json::from_slice(&answer)
+            .context("the answer is not what this version expects; are both sides of one version?")
     }
 
     async fn answer(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes> {
@@ -93,7 +99,8 @@ impl Client {
                 Place::Node(socket) => send(dial_node(socket).await?, request).await,
             }
         };
-        let (status, body) = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")??;
+        let (status, body) =
+            tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")??;
         if status.is_success() {
             return Ok(body);
         }
@@ -120,8 +127,9 @@ fn context(common: &Common) -> Result<ApiContext> {
     for file in &candidates {
         match fs::read(file) {
             Ok(text) => {
-                return serde_json::from_slice(&text)
-                    .map_err(|error| Mistake(format!("{} is no context file: {error}", file.display())).into());
+                return serde_json::from_slice(&text).map_err(|error| {
+                    Mistake(format!("{} is no context file: {error}", file.display())).into()
+                });
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(Mistake(format!("cannot read {}: {error}", file.display())).into()),
@@ -148,9 +156,9 @@ async fn dial(context: &ApiContext) -> Result<impl AsyncRead + AsyncWrite + Unpi
         .with_root_certificates(roots)
         .with_no_client_auth();
     let server = &context.server;
-    let stream = TcpStream::connect(server)
-        .await
-        .with_context(|| format!("cannot reach the coordinator at {server}; does meshward-coordinator run there?"))?;
+    let stream = TcpStream::connect(server).await.with_context(|| {
+        format!("cannot reach the coordinator at {server}; does meshward-coordinator run there?")
+    })?;
     let name = ServerName::try_from(COORDINATOR_NAME)?;
     TlsConnector::from(Arc::new(config))
         .connect(name, stream)
@@ -165,7 +173,9 @@ async fn dial_node(socket: &PathBuf) -> Result<UnixStream> {
             ErrorKind::PermissionDenied => {
                 Mistake(format!("the node's socket {path} is for root only; run meshctl as root")).into()
             }
-            _ => anyhow::anyhow!("no node daemon answers on {path} ({error}); does meshward-node run on this machine?"),
+            _ => anyhow::anyhow!(
+                "no node daemon answers on {path} ({error}); does meshward-node run on this machine?"
+            ),
         }
     })
 }

@@ -53,7 +53,14 @@ pub async fn network(common: &Common, verb: Network) -> Result<()> {
             if whole(common, &made)? {
                 return Ok(());
             }
-            done(common, format!("network {} ({}) is there; its policy denies everything until one is applied", made.name, list(&made.prefixes)))
+            done(
+                common,
+                format!(
+                    "network {} ({}) is there; its policy denies everything until one is applied",
+                    made.name,
+                    list(&made.prefixes)
+                ),
+            )
         }
         Network::List => {
             let all: Vec<api::Network> = client.get("/v1/networks").await?;
@@ -96,7 +103,8 @@ pub async fn nodes(common: &Common, verb: Option<Nodes>) -> Result<()> {
     let columns = ["NAME", "SITE", "STATE", "ENFORCES", "WORKLOADS", "BLOCKS", "ADDRESS"];
     show(common, &all, columns, row, "no nodes; make a token with: meshctl token create")?;
     if common.output == Output::Table {
-        for (node, problem) in all.iter().flat_map(|node| node.problems.iter().map(move |p| (&node.name, p))) {
+        for (node, problem) in all.iter().flat_map(|node| node.problems.iter().map(move |p| (&node.name, p)))
+        {
             anstream::eprintln!("{} {node}: {problem}", bad("problem:"));
         }
     }
@@ -119,7 +127,13 @@ pub async fn workloads(common: &Common, network: Option<NetworkName>) -> Result<
         ]
     };
     let columns = ["ID", "NAME", "NETWORK", "NODE", "ADDRESSES", "LABELS", "STATE"];
-    show(common, &all, columns, row, "no workloads; start one on a node with: meshctl run --network NAME -- COMMAND")
+    show(
+        common,
+        &all,
+        columns,
+        row,
+        "no workloads; start one on a node with: meshctl run --network NAME -- COMMAND",
+    )
 }
 
 pub async fn links(common: &Common, network: Option<NetworkName>, denied: bool) -> Result<()> {
@@ -145,7 +159,13 @@ pub async fn links(common: &Common, network: Option<NetworkName>, denied: bool) 
         ]
     };
     let columns = ["NETWORK", "FROM", "TO", "MAY USE", "PACKETS", "BYTES", "DENIED"];
-    show(common, &all.links, columns, row, "no links: no policy lets running workloads talk, and none has tried")?;
+    show(
+        common,
+        &all.links,
+        columns,
+        row,
+        "no links: no policy lets running workloads talk, and none has tried",
+    )?;
     if !all.nodes_silent.is_empty() {
         eprintln!("without the counters of: {}", list(&all.nodes_silent));
     }
@@ -211,7 +231,10 @@ fn parse(target: Target) -> Result<QuarantineTarget> {
     }
     let selector: Selector = what.parse().map_err(|error| Mistake(format!("{error}")))?;
     if selector.is_empty() {
-        return Err(Mistake("an empty selector would isolate everything; name labels, or a workload's id".into()).into());
+        return Err(Mistake(
+            "an empty selector would isolate everything; name labels, or a workload's id".into(),
+        )
+        .into());
     }
     Ok(QuarantineTarget { network, selector: Some(selector), workload: None })
 }

@@ -44,10 +44,12 @@ pub fn whole(common: &Common, value: &impl Serialize) -> Result<bool> {
 pub fn table<const N: usize>(columns: [&str; N], rows: impl Iterator<Item = [String; N]>) {
     let rows: Vec<[String; N]> = rows.collect();
     let seen = |text: &str| anstream::adapter::strip_str(text).to_string().chars().count();
-    let width = |at: usize| rows.iter().map(|row| seen(&row[at])).chain([columns[at].len()]).max().unwrap_or(0);
+    let width =
+        |at: usize| rows.iter().map(|row| seen(&row[at])).chain([columns[at].len()]).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |cells: [&str; N]| {
-        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell}{:1$}", "", width - seen(cell)));
+        let padded =
+            cells.iter().zip(widths).map(|(cell, width)| format!("{cell}{:1$}", "", width - seen(cell)));
         padded.collect::<Vec<_>>().join("   ").trim_end().to_owned()
     };
     let bold = Style::new().bold();

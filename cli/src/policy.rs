@@ -8,19 +8,15 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use meshward_model::api::{ExplainQuery, Explanation, LinkChange, Policy, PolicyResult, SubmitPolicy};
-use std::{
-    fs,
-    io::Read,
-    path::Path,
-    process::ExitCode,
-};
+use std::{fs, io::Read, path::Path, process::ExitCode};
 
 pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Apply { file } => apply(common, &file).await?,
         Verb::Check { file } => check(&file)?,
         Verb::Get { network } => {
-            let policy: Policy = Client::coordinator(common)?.get(&format!("/v1/networks/{network}/policy")).await?;
+            let policy: Policy =
+                Client::coordinator(common)?.get(&format!("/v1/networks/{network}/policy")).await?;
             if !whole(common, &policy)? {
                 print!("{}", policy.source);
                 if policy.source.is_empty() {
@@ -60,7 +56,12 @@ fn print_changes(verb: &str, changes: &[LinkChange], colour: fn(String) -> Strin
     for change in changes {
         let or_nothing = |text: &str| if text.is_empty() { "nothing".to_owned() } else { text.to_owned() };
         let (before, after) = (or_nothing(&change.before), or_nothing(&change.after));
-        anstream::println!("{} {} -> {}: {before} becomes {after}", colour(verb.into()), change.from, change.to);
+        anstream::println!(
+            "{} {} -> {}: {before} becomes {after}",
+            colour(verb.into()),
+            change.from,
+            change.to
+        );
     }
 }
 
@@ -72,7 +73,9 @@ fn check(file: &Path) -> Result<()> {
     }
     if !failures.is_empty() {
         let count = failures.len();
-        return Err(Mistake(format!("{}: {count} of {} tests failed", file.display(), policy.tests.len())).into());
+        return Err(
+            Mistake(format!("{}: {count} of {} tests failed", file.display(), policy.tests.len())).into()
+        );
     }
     let rules = policy.rules.len() + policy.guardrails.len();
     anstream::println!(
@@ -91,7 +94,8 @@ fn read(file: &Path) -> Result<String> {
         std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
         return Ok(text);
     }
-    fs::read_to_string(file).map_err(|error| Mistake(format!("cannot read {}: {error}", file.display())).into())
+    fs::read_to_string(file)
+        .map_err(|error| Mistake(format!("cannot read {}: {error}", file.display())).into())
 }
 
 fn parse(file: &Path, source: &str) -> Result<meshward_policy::Policy> {
@@ -111,7 +115,9 @@ pub async fn explain(common: &Common, query: Explain) -> Result<ExitCode> {
         anstream::println!("{verdict} {} -> {} {}", one.from, one.to, one.port);
         anstream::println!("        by {}", one.because);
         if !one.live {
-            anstream::println!("        (no workload has one of these label sets now; they were taken as given)");
+            anstream::println!(
+                "        (no workload has one of these label sets now; they were taken as given)"
+            );
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,12 +1,12 @@
 //! The mesh's certificate authority. Its key is made at the first start and never leaves the data folder.
 
 use anyhow::{Context, Result, bail};
-use meshward_daemon::tls::{COORDINATOR_NAME, NodeCertificate, spiffe_id};
+use meshward_daemon::tls::{COORDINATOR_NAME, NodeCertificate, SKEW, spiffe_id};
 use meshward_model::{NodeName, token::Fingerprint};
 use parking_lot::Mutex;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::{
     pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -28,8 +28,6 @@ const CA_YEARS: i64 = 20;
 /// How long the coordinator's own certificate is good, and after what time it makes a new one.
 const SERVER_DAYS: i64 = 30;
 const SERVER_RENEWAL: Duration = Duration::from_secs(24 * 3600);
-/// Clocks of machines differ: certificates begin this much in the past.
-const SKEW: time::Duration = time::Duration::minutes(10);
 
 /// The certificate authority.
 pub struct Ca {
@@ -52,13 +50,15 @@ impl Ca {
         if !key_file.exists() && !certificate_file.exists() {
             Self::make(&key_file, &certificate_file)?;
         }
-        let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+        let read =
+            |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
         let (key, pem) = (read(&key_file)?, read(&certificate_file)?);
         let key = KeyPair::from_pem(&key).with_context(|| format!("{} holds no key", key_file.display()))?;
         let issuer = Issuer::from_ca_cert_pem(&pem, key)
             .with_context(|| format!("{} holds no certificate", certificate_file.display()))?;
-        let certificate = <CertificateDer as rustls::pki_types::pem::PemObject>::from_pem_slice(pem.as_bytes())
-            .map_err(|error| anyhow::anyhow!("{}: {error}", certificate_file.display()))?;
+        let certificate =
+            <CertificateDer as rustls::pki_types::pem::PemObject>::from_pem_slice(pem.as_bytes())
+                .map_err(|error| anyhow::anyhow!("{}: {error}", certificate_file.display()))?;
         let mesh = Fingerprint::of(&certificate).to_string()[..12].to_owned();
         Ok(Self { certificate, pem, mesh, issuer })
     }
@@ -86,7 +86,12 @@ impl Ca {
     ///
     /// # Errors
     /// If the request is malformed or not signed by its own key.
-    pub fn sign_node(&self, node: &NodeName, csr: &[u8], lifetime: Duration) -> Result<(Vec<u8>, NodeCertificate)> {
+    pub fn sign_node(
+        &self,
+        node: &NodeName,
+        csr: &[u8],
+        lifetime: Duration,
+    ) -> Result<(Vec<u8>, NodeCertificate)> {
         let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
             .context("the certificate request is malformed or its signature is wrong")?;
         let mut params = CertificateParams::default();
@@ -111,7 +116,9 @@ impl Ca {
         for name in fixed.into_iter().chain(names.iter().map(String::as_str)) {
             params.subject_alt_names.push(match name.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
-                Err(_) => SanType::DnsName(name.try_into().with_context(|| format!("`{name}` is no DNS name"))?),
+                Err(_) => {
+                    SanType::DnsName(name.try_into().with_context(|| format!("`{name}` is no DNS name"))?)
+                }
             });
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

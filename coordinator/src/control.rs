@@ -10,8 +10,8 @@ use meshward_daemon::{frames, tls::NodeCertificate};
 use meshward_model::{
     NodeName,
     control::{
-        ALPN_JOIN, ALPN_SESSION, FromCoordinator, FromNode, JoinReply, JoinRequest, MAX_FRAME, MAX_JOIN_FRAME,
-        WorkloadReport,
+        ALPN_JOIN, ALPN_SESSION, FromCoordinator, FromNode, JoinReply, JoinRequest, MAX_FRAME,
+        MAX_JOIN_FRAME, WorkloadReport,
     },
     view::{Shadow, digest},
 };
@@ -149,12 +149,15 @@ impl Serving {
                 let _ = tokio::time::timeout(FIRST_MESSAGE, connection.closed()).await;
                 return Ok(());
             }
-            first = tokio::time::timeout(FIRST_MESSAGE, self.messages.recv()).await?.context("nothing was said")?;
+            first = tokio::time::timeout(FIRST_MESSAGE, self.messages.recv())
+                .await?
+                .context("nothing was said")?;
         }
         if certificate.not_after < OffsetDateTime::now_utc().unix_timestamp() {
             anyhow::bail!("the certificate of node {} has expired", self.node);
         }
-        let FromNode::Hello { version, revision, digest: theirs, endpoints, workloads: reports } = first else {
+        let FromNode::Hello { version, revision, digest: theirs, endpoints, workloads: reports } = first
+        else {
             anyhow::bail!("the session does not begin with a hello");
         };
         let session = Arc::new(Session::new(self.node.clone(), version, connection.clone()));
@@ -207,7 +210,9 @@ impl Serving {
             FromNode::Enforced(revision) => self.mesh.sessions.note_enforced(session, revision),
             FromNode::Started(report) => return self.take_started(report, session).await,
             FromNode::Stopped(id) => {
-                self.mesh.change(&author, |world| workloads::stop(world, &node, std::slice::from_ref(&id))).await?;
+                self.mesh
+                    .change(&author, |world| workloads::stop(world, &node, std::slice::from_ref(&id)))
+                    .await?;
             }
             FromNode::Endpoint(report) => {
                 let seen = session.address().ip();

@@ -27,7 +27,11 @@ pub fn check(prefix: IpNet, block: u8) -> Result<(), String> {
     let unusable = match prefix {
         IpNet::V4(net) => {
             let a = net.addr();
-            a.is_loopback() || a.is_multicast() || a.is_link_local() || a.octets()[0] == 0 || a.octets()[0] >= 240
+            a.is_loopback()
+                || a.is_multicast()
+                || a.is_link_local()
+                || a.octets()[0] == 0
+                || a.octets()[0] >= 240
         }
         IpNet::V6(net) => {
             let a = net.addr();
@@ -35,7 +39,9 @@ pub fn check(prefix: IpNet, block: u8) -> Result<(), String> {
         }
     };
     if unusable {
-        return Err(format!("{prefix} is no range for workloads: use a private one like 10.42.0.0/16 or fd42::/48"));
+        return Err(format!(
+            "{prefix} is no range for workloads: use a private one like 10.42.0.0/16 or fd42::/48"
+        ));
     }
     Ok(())
 }
@@ -72,9 +78,13 @@ mod tests {
 
     #[test]
     fn default_blocks_fit_their_prefix() {
-        for (prefix, block) in
-            [("10.0.0.0/8", 24), ("10.42.0.0/16", 24), ("10.42.0.0/24", 28), ("fd42::/48", 64), ("fd42::/64", 72)]
-        {
+        for (prefix, block) in [
+            ("10.0.0.0/8", 24),
+            ("10.42.0.0/16", 24),
+            ("10.42.0.0/24", 28),
+            ("fd42::/48", 64),
+            ("fd42::/64", 72),
+        ] {
             assert_eq!(default_block(net(prefix)), block, "{prefix}");
             check(net(prefix), block).unwrap();
         }
@@ -82,9 +92,13 @@ mod tests {
 
     #[test]
     fn unusable_prefixes_are_refused() {
-        for (prefix, block) in
-            [("127.0.0.0/8", 24), ("224.0.0.0/8", 24), ("fe80::/64", 80), ("10.42.0.1/16", 24), ("10.42.0.0/16", 8)]
-        {
+        for (prefix, block) in [
+            ("127.0.0.0/8", 24),
+            ("224.0.0.0/8", 24),
+            ("fe80::/64", 80),
+            ("10.42.0.1/16", 24),
+            ("10.42.0.0/16", 8),
+        ] {
             assert!(check(net(prefix), block).is_err(), "{prefix}/{block}");
         }
     }

@@ -94,8 +94,12 @@ async fn start(arguments: Arguments) -> Result<()> {
     }
     prepare(&config.data_dir)?;
     let ca = ca::Ca::open(&config.data_dir)?;
-    let store = store::Sqlite::open(&config.data_dir.join("mesh.db"))
-        .with_context(|| format!("{} cannot be opened; does another coordinator run on it?", config.data_dir.join("mesh.db").display()))?;
+    let store = store::Sqlite::open(&config.data_dir.join("mesh.db")).with_context(|| {
+        format!(
+            "{} cannot be opened; does another coordinator run on it?",
+            config.data_dir.join("mesh.db").display()
+        )
+    })?;
     let lifetime = Duration::from_secs(config.certificate_seconds);
     let mesh = Arc::new(Mesh::open(ca, Box::new(store), lifetime)?);
     let certificate = Arc::new(ca::ServerCertificate::new(mesh.ca.clone(), config.names.clone())?);
@@ -154,7 +158,8 @@ fn listen(wanted: SocketAddr) -> Result<(std::net::TcpListener, std::net::UdpSoc
         Err(error)
     });
     bound.map_err(|error| {
-        Mistake(format!("cannot listen on {wanted} ({error}); set another `listen`, such as [::]:8443")).into()
+        Mistake(format!("cannot listen on {wanted} ({error}); set another `listen`, such as [::]:8443"))
+            .into()
     })
 }
 
@@ -167,8 +172,8 @@ fn quic_config(mesh: &Mesh, certificate: Arc<ca::ServerCertificate>) -> Result<q
     tls.alpn_protocols = vec![ALPN_SESSION.to_vec(), ALPN_JOIN.to_vec()];
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     let mut transport = quinn::TransportConfig::default();
-    transport.keep_alive_interval(Some(Duration::from_secs(5)));
-    transport.max_idle_timeout(Some(Duration::from_secs(20).try_into()?));
+    // The nodes keep their sessions alive.
+    transport.max_idle_timeout(Some(meshward_daemon::SESSION_IDLE.try_into()?));
     transport.max_concurrent_uni_streams(0u8.into());
     transport.max_concurrent_bidi_streams(4u8.into());
     config.transport_config(Arc::new(transport));

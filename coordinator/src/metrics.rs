@@ -22,7 +22,12 @@ fn registry(mesh: &Mesh) -> Registry {
         number(&mut registry, "nodes", "Nodes that have joined", world.nodes.len() as u64);
         let behind = world.nodes.keys().filter_map(|node| mesh.sessions.get(node));
         let behind = behind.filter(|session| session.enforced() < world.revision).count() as u64;
-        number(&mut registry, "nodes_behind", "Connected nodes whose last word is of an older revision", behind);
+        number(
+            &mut registry,
+            "nodes_behind",
+            "Connected nodes whose last word is of an older revision",
+            behind,
+        );
         number(&mut registry, "quarantines", "Quarantines that stand", world.quarantines.len() as u64);
         let label = |name: &meshward_model::NetworkName| [("network", name.to_string())];
         let each = |value: &dyn Fn(&crate::world::NetworkState) -> u64| -> Vec<_> {

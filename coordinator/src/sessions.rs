@@ -140,6 +140,9 @@ impl Sessions {
     /// Asks every connected node.
     pub async fn ask_all(&self, question: Question) -> Vec<(NodeName, Option<Answer>)> {
         let sessions: Vec<_> = self.by_node.lock().values().cloned().collect();
-        join_all(sessions.into_iter().map(async |session| (session.node.clone(), session.ask(question).await))).await
+        join_all(
+            sessions.into_iter().map(async |session| (session.node.clone(), session.ask(question).await)),
+        )
+        .await
     }
 }

@@ -34,7 +34,8 @@ impl World {
         network: &NetworkState,
         items: &mut BTreeMap<ItemKey, Item>,
     ) {
-        let own: BTreeSet<IdentityId> = network.workloads_on(node).map(|workload| workload.identity).collect();
+        let own: BTreeSet<IdentityId> =
+            network.workloads_on(node).map(|workload| workload.identity).collect();
         let mut met = BTreeSet::new();
         for &identity in &own {
             for (to, acl) in network.links.leaving(identity) {
@@ -66,7 +67,8 @@ impl World {
         }
         for (peer, vouches) in peers {
             let Some(record) = self.nodes.get(peer) else { continue };
-            let (Some(endpoint), Some(prefixes)) = (record.endpoints.get(name), record.blocks.get(name)) else {
+            let (Some(endpoint), Some(prefixes)) = (record.endpoints.get(name), record.blocks.get(name))
+            else {
                 continue;
             };
             let spec = PeerSpec {

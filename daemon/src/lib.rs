@@ -10,6 +10,9 @@ pub mod tls;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// A session in which nothing is heard for this long has ended.
+pub const SESSION_IDLE: std::time::Duration = std::time::Duration::from_secs(9);
+
 /// Logs to stderr: colours on a terminal only, and what `RUST_LOG` selects (`info` if it is not set).
 pub fn init_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));

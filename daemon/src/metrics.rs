@@ -61,8 +61,12 @@ where
 }
 
 /// Registers a gauge, one value for each set of labels.
-pub fn measured<L>(registry: &mut Registry, name: &str, help: &str, values: impl IntoIterator<Item = (L, u64)>)
-where
+pub fn measured<L>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (L, u64)>,
+) where
     L: EncodeLabelSet + Clone + Debug + Hash + Eq + Send + Sync + 'static,
 {
     let family = Family::<L, Gauge>::default();

@@ -4,6 +4,7 @@
 //! whatever address they dial; a node's carries its SPIFFE id. Neither can stand in for the other: the names differ,
 //! and so do the extended key usages.
 
+use meshward_model::{NodeName, token::Fingerprint};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::{
@@ -16,7 +17,6 @@ use rustls::{
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
-use meshward_model::{NodeName, token::Fingerprint};
 use std::{sync::Arc, time::Duration};
 use x509_parser::{
     extensions::GeneralName,
@@ -29,11 +29,8 @@ pub const COORDINATOR_NAME: &str = "coordinator.meshward.internal";
 /// For how long after its end a node's certificate is good for asking for a new one, and for nothing else.
 pub const RENEWAL_GRACE: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// The name for [`COORDINATOR_NAME`].
-pub fn coordinator_name() -> ServerName<'static> {
-    // A literal that is a DNS name.
-    ServerName::try_from(COORDINATOR_NAME).expect("the coordinator's name is a DNS name")
-}
+/// Clocks of machines differ: certificates begin this much before they are signed.
+pub const SKEW: Duration = Duration::from_secs(600);
 
 /// Roots with just the mesh's CA.
 ///
@@ -66,6 +63,12 @@ pub fn spiffe_id(mesh: &str, node: &NodeName) -> String {
 }
 
 impl NodeCertificate {
+    /// The seconds from `now` (since the epoch) until it should be renewed: at two thirds of its life.
+    pub fn renewal_in(&self, now: i64) -> Duration {
+        let life = (self.not_after - self.not_before - SKEW.as_secs() as i64).max(3);
+        Duration::from_secs((self.not_after - life / 3 - now).max(1) as u64)
+    }
+
     /// Reads a certificate; `None` if it is no node's.
     pub fn read(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
@@ -202,5 +205,25 @@ impl ClientCertVerifier for Members {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_at_two_thirds_of_its_life() {
+        let signed = 1_000_000;
+        let certificate = NodeCertificate {
+            mesh: "m".into(),
+            node: "n".parse().unwrap(),
+            key: Fingerprint([0; 32]),
+            not_before: signed - SKEW.as_secs() as i64,
+            not_after: signed + 90,
+        };
+        assert_eq!(certificate.renewal_in(signed).as_secs(), 60);
+        assert_eq!(certificate.renewal_in(signed + 50).as_secs(), 10);
+        assert_eq!(certificate.renewal_in(signed + 80).as_secs(), 1, "late, but never without a pause");
     }
 }

@@ -403,9 +403,11 @@ impl Endpoint {
 
     /// What has been counted.
     pub fn stats(&self) -> EndpointStats {
-        let peers = self.peers.iter().enumerate().filter_map(|(place, peer)| {
-            Some((peer.as_ref()?.0.clone(), self.wireguard.stats(place)?))
-        });
+        let peers = self
+            .peers
+            .iter()
+            .enumerate()
+            .filter_map(|(place, peer)| Some((peer.as_ref()?.0.clone(), self.wireguard.stats(place)?)));
         EndpointStats {
             drops: self.drops,
             flows: self.filter.flows(),

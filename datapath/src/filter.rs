@@ -8,7 +8,7 @@ use crate::{
     drops::Cause,
     flow::{End, Flow, FlowKey, FlowTable, MAX_FLOWS},
     fragment::Fragments,
-    packet::{Fragment, Headers, SYN},
+    packet::{Fragment, Headers, Icmp, SYN},
 };
 use meshward_model::{Acl, IdentityId, Protocol, control::Count};
 use std::{
@@ -160,21 +160,23 @@ impl Filter {
         }
         let seconds = self.seconds(now);
         if let Fragment::Later(_) = headers.fragment {
-            return self
-                .fragments
-                .link_of(seconds, headers, self.generation)
-                .ok_or(Cause::OrphanFragment);
+            return self.fragments.link_of(seconds, headers, self.generation).ok_or(Cause::OrphanFragment);
+        }
+        let protocol = headers.protocol();
+        match headers.icmp {
+            Icmp::Error => {
+                if let Some(link) = self.link_of_quoted(packet, headers) {
+                    return Ok(link);
+                }
+                return self.link_by_itself(source, destination, protocol);
+            }
+            Icmp::Other => return self.link_by_itself(source, destination, protocol),
+            _ => {}
         }
         let (key, from) = FlowKey::of(headers);
         if let Some(link) = self.link_of_flow(seconds, headers, key, from, source, destination)? {
             return Ok(link);
         }
-        if headers.icmp_error
-            && let Some(link) = self.link_of_quoted(packet, headers)
-        {
-            return Ok(link);
-        }
-        let protocol = headers.protocol();
         if self.allows(source, destination, protocol, headers.destination_port) {
             let link = self.link_place(source.identity, destination.identity);
             let flow = Flow::new(from, self.generation, link.unwrap_or(usize::MAX));
@@ -191,6 +193,19 @@ impl Filter {
         Err(Cause::Denied)
     }
 
+    /// The link of a packet that belongs to no flow and begins none.
+    fn link_by_itself(
+        &mut self,
+        source: Party,
+        destination: Party,
+        protocol: Protocol,
+    ) -> Result<usize, Cause> {
+        if !self.allows(source, destination, protocol, 0) {
+            return Err(Cause::Denied);
+        }
+        Ok(self.link_place(source.identity, destination.identity).unwrap_or(usize::MAX))
+    }
+
     /// The link of the flow that a packet belongs to, if there is one and the rules of now still allow it.
     fn link_of_flow(
         &mut self,
@@ -202,6 +217,15 @@ impl Filter {
         destination: Party,
     ) -> Result<Option<usize>, Cause> {
         let Some(flow) = self.flows.get(&key).copied() else { return Ok(None) };
+        // A request with the identifier of the other side's echo is no answer to it.
+        let out_of_turn = match headers.icmp {
+            Icmp::Request => flow.initiator != from,
+            Icmp::Reply => flow.initiator == from,
+            _ => false,
+        };
+        if out_of_turn {
+            return Ok(None);
+        }
         if flow.stamp != self.generation {
             let (initiator, responder, port) = if flow.initiator == from {
                 (source, destination, headers.destination_port)
@@ -256,10 +280,7 @@ impl Filter {
         let known = |party: Party| self.quarantined.contains_key(&party.identity);
         known(from)
             && known(to)
-            && self
-                .acls
-                .get(&(from.identity, to.identity))
-                .is_some_and(|acl| acl.allows(protocol, port))
+            && self.acls.get(&(from.identity, to.identity)).is_some_and(|acl| acl.allows(protocol, port))
     }
 
     fn link_place(&mut self, from: IdentityId, to: IdentityId) -> Option<usize> {

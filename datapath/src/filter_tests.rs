@@ -119,6 +119,22 @@ fn an_icmp_error_passes_with_the_flow_that_it_is_about() {
 }
 
 #[test]
+fn an_echo_lets_its_reply_back_and_nothing_else() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.filter.set_link(WEB, API, Some(acl(Protocol::Icmp, 0)));
+    let request = build::packet("10.0.0.1", "10.0.0.2", 1, (7, 0), b"ping");
+    bench.send(&request, WEB, API).unwrap();
+    let back = build::packet("10.0.0.2", "10.0.0.1", 1, (7, 0), b"ping");
+    assert_eq!(bench.send(&back, API, WEB), Err(Cause::Denied), "a request with the same identifier");
+    let mut reply = back;
+    reply[20] = 0;
+    assert_eq!(bench.send(&reply, API, WEB), Ok(()));
+    let mut timestamp = reply.clone();
+    timestamp[20] = 13;
+    assert_eq!(bench.send(&timestamp, API, WEB), Err(Cause::Denied));
+}
+
+#[test]
 fn later_fragments_follow_the_first() {
     let mut bench = Bench::new(Duration::ZERO);
     bench.filter.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));

@@ -17,5 +17,5 @@ pub use drops::{Cause, Drops};
 pub use endpoint::{Endpoint, EndpointStats, LocalWorkload, Sink, Slot};
 pub use filter::{Filter, LinkStats, Party, Passed, RESUME_WINDOW};
 pub use flow::MAX_FLOWS;
-pub use packet::{Fragment, Headers, Malformed};
+pub use packet::{Fragment, Headers, Icmp, Malformed};
 pub use wireguard::{OVERHEAD, PeerStats, SecretKey};

@@ -29,6 +29,21 @@ pub enum Fragment {
     Later(u32),
 }
 
+/// What an ICMP message is to the filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Icmp {
+    /// It is no ICMP message.
+    None,
+    /// An echo request: it may begin a flow.
+    Request,
+    /// An echo reply: it belongs to the flow of its request.
+    Reply,
+    /// An error, which quotes the packet that it is about.
+    Error,
+    /// Anything else: it is judged by itself.
+    Other,
+}
+
 /// What the filter needs to know of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
@@ -50,8 +65,8 @@ pub struct Headers {
     pub length: usize,
     /// Offset of the payload of IP, in bytes.
     pub payload: usize,
-    /// Whether this is an ICMP error that quotes the packet it is about.
-    pub icmp_error: bool,
+    /// What it is as an ICMP message.
+    pub icmp: Icmp,
 }
 
 impl Headers {
@@ -129,7 +144,8 @@ impl Headers {
             }
         }
         // Still an extension, or one that is not walked: routing (43), which RFC 5095 forbids to honour, and the like.
-        if at > length || (fragment == Fragment::Whole && matches!(next, 0 | 43 | 44 | 60 | 135 | 139 | 140)) {
+        if at > length || (fragment == Fragment::Whole && matches!(next, 0 | 43 | 44 | 60 | 135 | 139 | 140))
+        {
             return Err(Malformed);
         }
         Self {
@@ -154,7 +170,7 @@ impl Headers {
         fragment: Fragment::Whole,
         length: 0,
         payload: 0,
-        icmp_error: false,
+        icmp: Icmp::None,
     };
 
     fn with_transport(mut self, packet: &[u8]) -> Result<Self, Malformed> {
@@ -174,16 +190,21 @@ impl Headers {
         }
         match self.ip_protocol {
             6 | 17 | 132 => (self.source_port, self.destination_port) = (port(0), port(2)),
-            1 if matches!(bytes[0], 0 | 8) => (self.source_port, self.destination_port) = (port(4), port(4)),
-            58 if matches!(bytes[0], 128 | 129) => {
-                (self.source_port, self.destination_port) = (port(4), port(4));
-            }
             // Redirects and neighbour discovery change a host's routing and belong to no mesh link.
             1 if matches!(bytes[0], 5 | 9 | 10) => return Err(Malformed),
             58 if (130..=137).contains(&bytes[0]) => return Err(Malformed),
-            1 => self.icmp_error = matches!(bytes[0], 3 | 4 | 11 | 12),
-            58 => self.icmp_error = bytes[0] < 128,
+            1 | 58 => {
+                self.icmp = match (self.ip_protocol, bytes[0]) {
+                    (1, 8) | (58, 128) => Icmp::Request,
+                    (1, 0) | (58, 129) => Icmp::Reply,
+                    (1, 3 | 4 | 11 | 12) | (58, ..128) => Icmp::Error,
+                    _ => Icmp::Other,
+                };
+            }
             _ => {}
+        }
+        if matches!(self.icmp, Icmp::Request | Icmp::Reply) {
+            (self.source_port, self.destination_port) = (port(4), port(4));
         }
         if self.ip_protocol == 6 {
             self.tcp_flags = bytes[13];
@@ -337,7 +358,7 @@ mod tests {
         let error = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &inner].concat();
         let packet = build::ip("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap(), 1, &error);
         let headers = Headers::parse(&packet).unwrap();
-        assert!(headers.icmp_error);
+        assert_eq!(headers.icmp, Icmp::Error);
         let quoted = headers.quoted(&packet).unwrap();
         assert_eq!((quoted.source_port, quoted.destination_port), (5000, 53));
     }

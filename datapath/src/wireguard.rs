@@ -133,12 +133,7 @@ impl Wireguard {
     pub fn stats(&self, slot: usize) -> Option<PeerStats> {
         let peer = self.peers.get(slot)?.as_ref()?;
         let (handshake_age, sent, received, _, _) = peer.tunnel.stats();
-        Some(PeerStats {
-            address: peer.address,
-            handshake_age,
-            sent: sent as u64,
-            received: received as u64,
-        })
+        Some(PeerStats { address: peer.address, handshake_age, sent: sent as u64, received: received as u64 })
     }
 
     /// Seals a packet for a peer, or begins a handshake and keeps the packet for its end.

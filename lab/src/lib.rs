@@ -1,1 +1,14 @@
-#![allow(missing_docs)]
+//! A small internet of network namespaces with a real mesh in it: for the demo, the end-to-end tests and the benchmarks.
+//!
+//! Namespaces have no names here and leave nothing behind: they end with the processes that hold them.
+#![forbid(unsafe_code)]
+
+mod internet;
+mod mesh;
+mod process;
+mod root;
+
+pub use internet::{Internet, Site};
+pub use mesh::{Mesh, Node, Workload};
+pub use process::{Binaries, Process, output};
+pub use root::{Rights, become_root};

@@ -9,7 +9,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 use std::{
     fs::File,
     io,
-    os::{fd::{AsFd, AsRawFd, BorrowedFd}, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -19,7 +22,9 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The path does not lead to a network namespace.
-    #[error("{path} is no network namespace that can be opened ({source}); name one like /run/netns/NAME or /proc/PID/ns/net")]
+    #[error(
+        "{path} is no network namespace that can be opened ({source}); name one like /run/netns/NAME or /proc/PID/ns/net"
+    )]
     Open {
         /// The path.
         path: PathBuf,
@@ -92,8 +97,7 @@ impl Netns {
     /// [`Error::Enter`] without the right to.
     pub fn create() -> Result<Self, Error> {
         let made = thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET)
-                .map_err(|e| Error::Enter { what: "make", source: e.into() })?;
+            unshare(CloneFlags::CLONE_NEWNET).map_err(|e| Error::Enter { what: "make", source: e.into() })?;
             Self::current()
         });
         let netns = made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -140,10 +144,8 @@ impl Netns {
         work: impl AsyncFnOnce(&Links) -> Result<T, Error> + Send,
     ) -> Result<T, Error> {
         self.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_io()
-                .build()
-                .map_err(Error::Thread)?;
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::Thread)?;
             runtime.block_on(async { work(&Links::connect()?).await })
         })?
     }

@@ -48,10 +48,8 @@ impl Links {
     /// Moves an interface into another namespace, where it is called `as_name`.
     pub async fn give(&self, name: &str, to: &Netns, as_name: &str) -> Result<(), Error> {
         let index = self.index(name).await?;
-        let message = LinkUnspec::new_with_index(index)
-            .setns_by_fd(to.as_fd().as_raw_fd())
-            .name(as_name)
-            .build();
+        let message =
+            LinkUnspec::new_with_index(index).setns_by_fd(to.as_fd().as_raw_fd()).name(as_name).build();
         self.0.link().set(message).execute().await.map_err(failed(format!("move {name}")))
     }
 
@@ -71,6 +69,19 @@ impl Links {
     pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), Error> {
         let message = LinkUnspec::new_with_index(self.index(name).await?).mtu(mtu).build();
         self.0.link().set(message).execute().await.map_err(failed(format!("set the MTU of {name}")))
+    }
+
+    /// The MTU of an interface, in bytes.
+    pub async fn mtu(&self, name: &str) -> Result<u32, Error> {
+        let mut found = self.0.link().get().match_name(name.to_owned()).execute();
+        let link = found.try_next().await.ok().flatten();
+        let mtu = link.and_then(|link| {
+            link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Mtu(mtu) => Some(*mtu),
+                _ => None,
+            })
+        });
+        mtu.ok_or_else(|| Error::NoLink(name.to_owned()))
     }
 
     /// Keeps the kernel from giving an interface an IPv6 address of its own, and from what it would send from there.
@@ -97,13 +108,8 @@ impl Links {
     /// Takes an address from an interface.
     pub async fn remove_address(&self, name: &str, address: IpAddr) -> Result<(), Error> {
         let index = self.index(name).await?;
-        let mut own = self
-            .0
-            .address()
-            .get()
-            .set_link_index_filter(index)
-            .set_address_filter(address)
-            .execute();
+        let mut own =
+            self.0.address().get().set_link_index_filter(index).set_address_filter(address).execute();
         while let Some(message) = own.try_next().await.map_err(failed(format!("read {name}")))? {
             let request = self.0.address().del(message);
             request.execute().await.map_err(failed(format!("remove {address} from {name}")))?;

@@ -40,7 +40,10 @@ impl IntoResponse for Refusal {
 pub async fn serve(node: Arc<Node>) -> Result<()> {
     let path = node.config.socket.clone();
     if UnixStream::connect(&path).await.is_ok() {
-        anyhow::bail!("another meshward-node answers on {}; name another socket with --socket", path.display());
+        anyhow::bail!(
+            "another meshward-node answers on {}; name another socket with --socket",
+            path.display()
+        );
     }
     let folder = path.parent().context("the socket has no folder")?;
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -82,10 +85,7 @@ async fn attach(
     Ok((StatusCode::CREATED, Json(attached)))
 }
 
-async fn detach(
-    State(node): State<Arc<Node>>,
-    Path(id): Path<WorkloadId>,
-) -> Result<StatusCode, Refusal> {
+async fn detach(State(node): State<Arc<Node>>, Path(id): Path<WorkloadId>) -> Result<StatusCode, Refusal> {
     let detached = tokio::spawn(async move { node.detach(&id).await }).await;
     detached.map_err(|panic| Refusal::Failed(panic.to_string()))??;
     Ok(StatusCode::NO_CONTENT)

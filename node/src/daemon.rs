@@ -175,28 +175,36 @@ impl Node {
             None => None,
             Some(pid) => match Owner::of(pid) {
                 Some(owner) => Some(owner),
-                None => return Err(Refusal::Invalid(format!("there is no process {pid} to own the workload"))),
+                None => {
+                    return Err(Refusal::Invalid(format!("there is no process {pid} to own the workload")));
+                }
             },
         };
         let (netns, netns_id) = attachment::netns_of(&wanted.netns).map_err(|error| invalid(&error))?;
-        if state.workloads.values().any(|other| {
-            other.attachment.netns_id == netns_id && other.attachment.report.network == *network
-        }) {
-            return Err(Refusal::Invalid(format!("{} is attached to {network} already", wanted.netns.display())));
+        if state
+            .workloads
+            .values()
+            .any(|other| other.attachment.netns_id == netns_id && other.attachment.report.network == *network)
+        {
+            return Err(Refusal::Invalid(format!(
+                "{} is attached to {network} already",
+                wanted.netns.display()
+            )));
         }
         let interface = attachment::free_interface(&netns).map_err(|error| invalid(&error))?;
         let used = used_addresses(state, network, &self.membership.name);
         let running = state.endpoints.get_mut(network);
-        let running = running.ok_or_else(|| Refusal::Failed(format!("the endpoint of {network} does not run")))?;
-        let addresses = running.allocator.allocate(network, &spec.blocks, &used).map_err(|error| invalid(&error))?;
+        let running =
+            running.ok_or_else(|| Refusal::Failed(format!("the endpoint of {network} does not run")))?;
+        let addresses =
+            running.allocator.allocate(network, &spec.blocks, &used).map_err(|error| invalid(&error))?;
         let id = attachment::new_id();
         let name = match wanted.name {
             Some(name) => name,
             // An id is a name of the same form.
             None => id.as_str().parse().map_err(|error| invalid(&error))?,
         };
-        let report =
-            WorkloadReport { id, network: network.clone(), name, labels: wanted.labels, addresses };
+        let report = WorkloadReport { id, network: network.clone(), name, labels: wanted.labels, addresses };
         Ok(Attachment { report, netns: wanted.netns, netns_id, owner, interface })
     }
 
@@ -211,7 +219,8 @@ impl Node {
             .map_err(|panic| Refusal::Failed(panic.to_string()))?
             .map_err(|error| Refusal::Failed(error.to_string()))?;
         let report = &attachment.report;
-        let local = LocalWorkload { id: report.id.clone(), addresses: report.addresses.clone(), vouched: None };
+        let local =
+            LocalWorkload { id: report.id.clone(), addresses: report.addresses.clone(), vouched: None };
         let slot = worker.add(local, tun).await.ok_or_else(gone)?;
         let id = report.id.clone();
         state.workloads.insert(id, Workload { attachment, slot, vouched: None, refused: None });
@@ -227,7 +236,8 @@ impl Node {
             {
                 let state = self.state.lock().await;
                 let workload = state.workloads.get(id);
-                let workload = workload.ok_or_else(|| Refusal::Missing(format!("workload {id} was detached")))?;
+                let workload =
+                    workload.ok_or_else(|| Refusal::Missing(format!("workload {id} was detached")))?;
                 let shown = show(&state, workload);
                 if shown.state != WorkloadState::Waiting || state.session.is_none() {
                     return Ok(shown);
@@ -319,7 +329,8 @@ impl Node {
     fn describe_endpoint(&self, state: &State, network: &NetworkName) -> Option<EndpointReport> {
         let running = state.endpoints.get(network)?;
         let at = |address: &IpAddr| SocketAddr::new(*address, running.port);
-        let interfaces = Netns::current().and_then(|netns| netns.links(async |links| links.addresses().await));
+        let interfaces =
+            Netns::current().and_then(|netns| netns.links(async |links| links.addresses().await));
         Some(EndpointReport {
             network: network.clone(),
             public_key: running.public_key,
@@ -507,13 +518,19 @@ fn used_addresses(state: &State, network: &NetworkName, own: &meshward_model::No
     let attached = state.workloads.values().map(|workload| &workload.attachment.report);
     let attached = attached.filter(|report| report.network == *network).flat_map(|report| &report.addresses);
     let held = state.view.items.iter().filter_map(|(key, item)| match (key, item) {
-        (ItemKey::Workload(name, _), Item::Workload(spec)) if name == network && spec.node == *own => Some(spec),
+        (ItemKey::Workload(name, _), Item::Workload(spec)) if name == network && spec.node == *own => {
+            Some(spec)
+        }
         _ => None,
     });
     attached.chain(held.flat_map(|spec| &spec.addresses)).copied().collect()
 }
 
-fn set_vouched(endpoints: &BTreeMap<NetworkName, Running>, workload: &mut Workload, identity: Option<IdentityId>) {
+fn set_vouched(
+    endpoints: &BTreeMap<NetworkName, Running>,
+    workload: &mut Workload,
+    identity: Option<IdentityId>,
+) {
     if workload.vouched == identity {
         return;
     }

@@ -16,10 +16,8 @@ const DIAL: Duration = Duration::from_secs(5);
 
 /// A configuration for joining: the coordinator is known by its CA's fingerprint.
 pub fn to_join(ca: Fingerprint) -> Result<ClientConfig> {
-    let tls = builder()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PinnedCa(ca)))
-        .with_no_client_auth();
+    let tls =
+        builder()?.dangerous().with_custom_certificate_verifier(Arc::new(PinnedCa(ca))).with_no_client_auth();
     quic(tls, ALPN_JOIN)
 }
 
@@ -35,15 +33,16 @@ pub fn for_session(credentials: &Credentials) -> Result<ClientConfig> {
 
 fn builder() -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13])?)
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?)
 }
 
 fn quic(mut tls: rustls::ClientConfig, alpn: &[u8]) -> Result<ClientConfig> {
     tls.alpn_protocols = vec![alpn.to_vec()];
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
     let mut transport = quinn::TransportConfig::default();
-    transport.keep_alive_interval(Some(Duration::from_secs(5)));
-    transport.max_idle_timeout(Some(Duration::from_secs(20).try_into()?));
+    transport.keep_alive_interval(Some(meshward_daemon::SESSION_IDLE / 3));
+    transport.max_idle_timeout(Some(meshward_daemon::SESSION_IDLE.try_into()?));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }

@@ -58,7 +58,9 @@ impl Folder {
         let endpoints = path.join("endpoints");
         DirBuilder::new().recursive(true).mode(0o700).create(&endpoints).map_err(|error| {
             let path = path.display();
-            Mistake(format!("cannot use the data folder {path} ({error}); run as root, or name another with --data-dir"))
+            Mistake(format!(
+                "cannot use the data folder {path} ({error}); run as root, or name another with --data-dir"
+            ))
         })?;
         Ok(Self(path.to_owned()))
     }
@@ -78,7 +80,8 @@ impl Folder {
     /// The node's certificate and key.
     pub fn credentials(&self) -> Result<Credentials> {
         let read = |name: &str| -> Result<Vec<u8>> {
-            self.read(name)?.with_context(|| format!("{} is missing; join again", self.0.join(name).display()))
+            self.read(name)?
+                .with_context(|| format!("{} is missing; join again", self.0.join(name).display()))
         };
         Ok(Credentials { ca: read("ca.der")?, certificate: read("node.der")?, key: read("node.key")? })
     }
@@ -140,7 +143,9 @@ impl Folder {
         match postcard_view(&bytes) {
             Some(view) => Ok(view),
             None => {
-                tracing::warn!("the kept view is damaged; nothing passes until the coordinator has told it anew");
+                tracing::warn!(
+                    "the kept view is damaged; nothing passes until the coordinator has told it anew"
+                );
                 Ok(View::default())
             }
         }

@@ -24,9 +24,9 @@ pub struct Invitation {
 impl std::str::FromStr for Invitation {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let (token, host) = text
-            .rsplit_once('@')
-            .ok_or("write TOKEN@HOST, with the token of `meshctl token create` and the coordinator's address")?;
+        let (token, host) = text.rsplit_once('@').ok_or(
+            "write TOKEN@HOST, with the token of `meshctl token create` and the coordinator's address",
+        )?;
         let token = token.parse::<JoinToken>().map_err(|error| error.to_string())?;
         if host.is_empty() {
             return Err("the coordinator's address is missing after the @".into());
@@ -49,7 +49,12 @@ fn with_port(host: &str) -> String {
 ///
 /// # Errors
 /// [`Mistake`] with the coordinator's reason if it refuses; nothing is kept then but the node's own key.
-pub async fn join(folder: &Folder, invitation: &Invitation, name: NodeName, labels: Labels) -> Result<Membership> {
+pub async fn join(
+    folder: &Folder,
+    invitation: &Invitation,
+    name: NodeName,
+    labels: Labels,
+) -> Result<Membership> {
     if let Some(member) = folder.membership()? {
         return Err(Mistake(format!(
             "this machine is node `{}` of the mesh at {} already; to join another, use another --data-dir or remove this one",
@@ -81,8 +86,9 @@ pub async fn join(folder: &Folder, invitation: &Invitation, name: NodeName, labe
 /// # Errors
 /// If the key is damaged.
 pub fn request(key: &[u8]) -> Result<Vec<u8>> {
-    let key = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(key), &rcgen::PKCS_ECDSA_P256_SHA256)
-        .context("the node's key is damaged; remove node.key and join again")?;
+    let key =
+        KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(key), &rcgen::PKCS_ECDSA_P256_SHA256)
+            .context("the node's key is damaged; remove node.key and join again")?;
     Ok(CertificateParams::default().serialize_request(&key)?.der().to_vec())
 }
 
@@ -127,7 +133,9 @@ mod tests {
 
     #[test]
     fn a_malformed_invitation_says_what_is_missing() {
-        for (given, says) in [("x", "TOKEN@HOST"), ("x@host", "not a join token"), ("mwj1_AA@host", "damaged")] {
+        for (given, says) in
+            [("x", "TOKEN@HOST"), ("x@host", "not a join token"), ("mwj1_AA@host", "damaged")]
+        {
             let error = given.parse::<Invitation>().unwrap_err();
             assert!(error.contains(says), "{error}");
         }

@@ -159,5 +159,7 @@ async fn run(common: Common) -> Result<()> {
 fn host_name() -> Result<NodeName> {
     let host = nix::unistd::gethostname()?.to_string_lossy().to_lowercase();
     let label = host.split('.').next().unwrap_or_default().to_owned();
-    label.parse().map_err(|error| Mistake(format!("the host's name is of no use as the node's ({error}); give --name")).into())
+    label.parse().map_err(|error| {
+        Mistake(format!("the host's name is of no use as the node's ({error}); give --name")).into()
+    })
 }

@@ -21,20 +21,32 @@ async fn registry(node: &Node) -> Registry {
     number(&mut registry, "revision", "The revision that is enforced", status.revision.0);
     let left = status.certificate_seconds.max(0) as u64;
     number(&mut registry, "certificate_seconds", "Until the certificate expires", left);
-    let states = [("open", State::Open), ("quarantined", State::Quarantined), ("vouched", State::Vouched), ("waiting", State::Waiting)];
+    let states = [
+        ("open", State::Open),
+        ("quarantined", State::Quarantined),
+        ("vouched", State::Vouched),
+        ("waiting", State::Waiting),
+    ];
     let in_state = states.map(|(name, state)| {
-        ([("state", name.to_owned())], workloads.iter().filter(|workload| workload.state == state).count() as u64)
+        (
+            [("state", name.to_owned())],
+            workloads.iter().filter(|workload| workload.state == state).count() as u64,
+        )
     });
     measured(&mut registry, "workloads", "Workloads by state", in_state);
     let each = |value: &dyn Fn(&meshward_datapath::EndpointStats) -> u64| -> Vec<_> {
         stats.iter().map(|(network, stats)| ([("network", network.to_string())], value(stats))).collect()
     };
-    let sum = |pick: fn(&meshward_datapath::LinkStats) -> u64| {
-        each(&|stats| stats.links.iter().map(pick).sum())
-    };
+    let sum =
+        |pick: fn(&meshward_datapath::LinkStats) -> u64| each(&|stats| stats.links.iter().map(pick).sum());
     measured(&mut registry, "flows", "Flows in the table", each(&|stats| stats.flows as u64));
     measured(&mut registry, "peers", "Peers", each(&|stats| stats.peers.len() as u64));
-    counted(&mut registry, "packets", "Packets that workloads sent and that passed", sum(|link| link.count.packets));
+    counted(
+        &mut registry,
+        "packets",
+        "Packets that workloads sent and that passed",
+        sum(|link| link.count.packets),
+    );
     counted(&mut registry, "bytes", "Bytes of those packets", sum(|link| link.count.bytes));
     let drops = stats.iter().flat_map(|(network, stats)| {
         let labels = move |cause: &str| [("network", network.to_string()), ("cause", cause.to_owned())];

@@ -150,13 +150,14 @@ async fn answer_questions(node: Arc<Node>, connection: Connection) {
 }
 
 fn seconds_left(certificate: &NodeCertificate) -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    certificate.not_after - now.as_secs() as i64
+    certificate.not_after - now()
 }
 
-/// At two thirds of what is left, counted from now: a certificate begins a little in the past.
 fn renewal_in(certificate: &NodeCertificate) -> Duration {
-    let left = seconds_left(certificate).max(0) as u64;
-    let whole = (certificate.not_after - certificate.not_before).max(1) as u64;
-    Duration::from_secs(left.saturating_sub(whole / 3))
+    certificate.renewal_in(now())
+}
+
+/// Seconds since the epoch.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64
 }

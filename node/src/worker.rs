@@ -72,7 +72,10 @@ impl Worker {
             next_tick: Instant::now(),
         };
         let name: String = format!("mw-{network}").chars().take(15).collect();
-        thread::Builder::new().name(name).spawn(move || running.run()).context("cannot start a worker thread")?;
+        thread::Builder::new()
+            .name(name)
+            .spawn(move || running.run())
+            .context("cannot start a worker thread")?;
         Ok(Self { commands, wake })
     }
 

@@ -82,7 +82,10 @@ impl FromRequestParts<Arc<Mesh>> for Caller {
 }
 
 pub async fn no_such_route(uri: Uri) -> ApiError {
-    ApiError(StatusCode::NOT_FOUND, format!("there is no {}; GET /v1/openapi.json lists what there is", uri.path()))
+    ApiError(
+        StatusCode::NOT_FOUND,
+        format!("there is no {}; GET /v1/openapi.json lists what there is", uri.path()),
+    )
 }
 
 pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {

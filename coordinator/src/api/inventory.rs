@@ -178,7 +178,9 @@ fn counted_links(
             links.push(with_count(link, count));
         }
         for ((_, from, to), count) in sums.iter().filter(|((own, _, _), _)| own == name) {
-            let (Some(from), Some(to)) = (network.identities.get(from), network.identities.get(to)) else { continue };
+            let (Some(from), Some(to)) = (network.identities.get(from), network.identities.get(to)) else {
+                continue;
+            };
             let link = Link {
                 network: name.clone(),
                 from: from.labels.clone(),

@@ -41,7 +41,8 @@ pub async fn get(
     _: Caller,
     Path(name): Path<NetworkName>,
 ) -> Result<Json<Policy>, ApiError> {
-    let source = mesh.look(|world| networks::find(world, &name).map(|network| network.policy_source.clone()))?;
+    let source =
+        mesh.look(|world| networks::find(world, &name).map(|network| network.policy_source.clone()))?;
     Ok(Json(Policy { network: name, source }))
 }
 

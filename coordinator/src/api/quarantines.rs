@@ -23,8 +23,7 @@ pub async fn impose(
 ) -> Result<Json<QuarantineResult>, ApiError> {
     let id: String = random::<4>().iter().map(|byte| format!("{byte:02x}")).collect();
     let since = timestamp(OffsetDateTime::now_utc());
-    let done =
-        mesh.change(&caller.0, |world| quarantines::impose(world, &id, &target, &since)).await?;
+    let done = mesh.change(&caller.0, |world| quarantines::impose(world, &id, &target, &since)).await?;
     Ok(Json(enforced(&mesh, done).await))
 }
 

@@ -25,7 +25,10 @@ pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Re
         }
     }
     if !(1280..=9000).contains(&wanted.mtu) {
-        return invalid(format!("the MTU must be from 1280 (the least that IPv6 wants) to 9000, not {}", wanted.mtu));
+        return invalid(format!(
+            "the MTU must be from 1280 (the least that IPv6 wants) to 9000, not {}",
+            wanted.mtu
+        ));
     }
     if world.networks.contains_key(&wanted.name) {
         return Err(Refusal::Conflict(format!("there is a network `{}` already", wanted.name)));

@@ -37,10 +37,7 @@ pub fn join(
         )));
     }
     let token = token?;
-    request
-        .labels
-        .check_unreserved()
-        .map_err(|error| Refusal::Invalid(error.to_string()))?;
+    request.labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()))?;
     let mut node = NodeRecord {
         name: request.name.clone(),
         site: token.site.clone(),

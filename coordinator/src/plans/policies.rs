@@ -24,7 +24,10 @@ pub fn apply(world: &World, source: &str) -> Result<Plan<PolicyResult>, Refusal>
     let failures = run_tests(&policy);
     if !failures.is_empty() {
         let each: Vec<String> = failures.iter().map(ToString::to_string).collect();
-        return Err(Refusal::Invalid(format!("the policy's own tests fail; nothing was applied\n{}", each.join("\n"))));
+        return Err(Refusal::Invalid(format!(
+            "the policy's own tests fail; nothing was applied\n{}",
+            each.join("\n")
+        )));
     }
     let (opened, closed) = changes(&network.links, &network.links.with_policy(policy.clone()));
     let record = PolicyRecord { network: policy.network.clone(), source: source.to_owned() };
@@ -53,7 +56,8 @@ fn changes(before: &Links, after: &Links) -> (Vec<LinkChange>, Vec<LinkChange>) 
         let old = before.acl(from, to).unwrap_or(&nothing);
         let new = after.acl(from, to).unwrap_or(&nothing);
         let (Some(a), Some(b)) = (after.labels(from), after.labels(to)) else { continue };
-        let change = LinkChange { from: a.clone(), to: b.clone(), before: old.to_string(), after: new.to_string() };
+        let change =
+            LinkChange { from: a.clone(), to: b.clone(), before: old.to_string(), after: new.to_string() };
         if !covers(old, new) {
             opened.push(change.clone());
         }
@@ -114,7 +118,8 @@ struct Labelled {
 /// The live identities that a selector selects; where there is none, the labels that it spells out.
 fn parties(network: &NetworkState, selector: &Selector) -> Result<Vec<Labelled>, Refusal> {
     let selected = network.links.identities().filter(|(_, labels)| selector.matches(labels));
-    let live: Vec<Labelled> = selected.map(|(_, labels)| Labelled { labels: labels.clone(), live: true }).collect();
+    let live: Vec<Labelled> =
+        selected.map(|(_, labels)| Labelled { labels: labels.clone(), live: true }).collect();
     if !live.is_empty() {
         return Ok(live);
     }
@@ -131,7 +136,13 @@ fn parties(network: &NetworkState, selector: &Selector) -> Result<Vec<Labelled>,
     Ok(vec![Labelled { labels, live: false }])
 }
 
-fn verdict(world: &World, network: &NetworkState, from: &Labelled, to: &Labelled, port: PortSpec) -> Explanation {
+fn verdict(
+    world: &World,
+    network: &NetworkState,
+    from: &Labelled,
+    to: &Labelled,
+    port: PortSpec,
+) -> Explanation {
     let name = &network.record.name;
     let policy = network.links.policy();
     let held = [from, to].into_iter().find_map(|end| {

@@ -64,7 +64,12 @@ impl Mesh {
 }
 
 fn request(name: &str, secret: &str) -> JoinRequest {
-    JoinRequest { secret: secret.into(), name: name.parse().unwrap(), labels: Default::default(), csr: vec![] }
+    JoinRequest {
+        secret: secret.into(),
+        name: name.parse().unwrap(),
+        labels: Default::default(),
+        csr: vec![],
+    }
 }
 
 fn wanted(name: &str, prefixes: &[&str]) -> CreateNetwork {
@@ -155,7 +160,13 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<Touched, Refusal> {
         }
         Step::Move(node, port) => {
             let public_key = PublicKey([*node; 32]);
-            let moved = EndpointReport { network: shop(), public_key, port: *port, advertised: vec![], interfaces: vec![] };
+            let moved = EndpointReport {
+                network: shop(),
+                public_key,
+                port: *port,
+                advertised: vec![],
+                interfaces: vec![],
+            };
             let plan = nodes::set_endpoints(&mesh.world, &name(node), &[moved], "192.0.2.1".parse().unwrap());
             touched(mesh.commit(plan))
         }
@@ -310,7 +321,10 @@ fn a_node_speaks_only_for_its_own_addresses_and_networks() {
 fn a_policy_whose_tests_fail_changes_nothing() {
     let mut mesh = Mesh::default();
     mesh.network("shop", &["10.42.0.0/16"]).unwrap();
-    let source = format!("{}\ntests: [{{ from: {{ app: web }}, to: {{ app: api }}, port: tcp/80, expect: deny }}]", POLICIES[1]);
+    let source = format!(
+        "{}\ntests: [{{ from: {{ app: web }}, to: {{ app: api }}, port: tcp/80, expect: deny }}]",
+        POLICIES[1]
+    );
     let refused = policies::apply(&mesh.world, &source).err().unwrap().to_string();
     assert!(refused.contains("policy test 1 failed") && refused.contains("rule `a`"), "{refused}");
     let unknown = policies::apply(&mesh.world, "network: lab").err().unwrap().to_string();

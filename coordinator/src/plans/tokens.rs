@@ -69,7 +69,9 @@ pub fn create(world: &World, record: &TokenRecord) -> Result<Plan<()>, Refusal> 
 /// Forgets a token.
 pub fn revoke(world: &World, id: &str) -> Result<Plan<()>, Refusal> {
     if !world.tokens.contains_key(id) {
-        return Err(Refusal::Missing(format!("there is no join token `{id}`; `meshctl token list` shows them")));
+        return Err(Refusal::Missing(format!(
+            "there is no join token `{id}`; `meshctl token list` shows them"
+        )));
     }
     Ok(Plan {
         mutations: vec![Mutation::Delete(RecordKey::Token(id.to_owned()))],

@@ -5,10 +5,7 @@ use crate::{
     records::{IdentityRecord, Mutation, Record, RecordKey, WorkloadRecord},
     world::World,
 };
-use meshward_model::{
-    IdentityId, Labels, NetworkName, NodeName, WorkloadId,
-    control::WorkloadReport,
-};
+use meshward_model::{IdentityId, Labels, NetworkName, NodeName, WorkloadId, control::WorkloadReport};
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
@@ -18,7 +15,11 @@ use std::{
 pub type Refused = Vec<(WorkloadId, String)>;
 
 /// Takes all that a node runs: what it no longer names has stopped while it was away.
-pub fn reconcile(world: &World, node: &NodeName, reports: &[WorkloadReport]) -> Result<Plan<Refused>, Refusal> {
+pub fn reconcile(
+    world: &World,
+    node: &NodeName,
+    reports: &[WorkloadReport],
+) -> Result<Plan<Refused>, Refusal> {
     let named: BTreeSet<&WorkloadId> = reports.iter().map(|report| &report.id).collect();
     let gone = world
         .networks
@@ -37,7 +38,8 @@ pub fn reconcile(world: &World, node: &NodeName, reports: &[WorkloadReport]) -> 
 pub fn start(world: &World, node: &NodeName, reports: &[WorkloadReport]) -> Result<Plan<Refused>, Refusal> {
     let mut batch = Batch::new(world, node)?;
     reports.iter().for_each(|report| batch.admit(report));
-    let names: Vec<String> = reports.iter().map(|report| format!("{} ({})", report.name, report.id)).collect();
+    let names: Vec<String> =
+        reports.iter().map(|report| format!("{} ({})", report.name, report.id)).collect();
     Ok(batch.plan(format!("started {}", names.join(", "))))
 }
 
@@ -98,7 +100,10 @@ impl<'a> Batch<'a> {
         let state = self.world.networks.get(network).ok_or(format!("there is no network `{network}`"))?;
         let blocks = node.blocks.get(network).ok_or_else(|| match node.problems.get(network) {
             Some(problem) => problem.clone(),
-            None => format!("node {} may not serve network `{network}`: its join token did not name it", node.name),
+            None => format!(
+                "node {} may not serve network `{network}`: its join token did not name it",
+                node.name
+            ),
         })?;
         if report.addresses.is_empty() {
             return Err("it has no address".into());

@@ -25,7 +25,9 @@ pub enum StoreError {
     #[error("the database failed: {0}")]
     Database(#[from] rusqlite::Error),
     /// What is stored cannot be read: by another version, or damaged.
-    #[error("record {0} in the database cannot be read ({1}); restore a backup or run the version that wrote it")]
+    #[error(
+        "record {0} in the database cannot be read ({1}); restore a backup or run the version that wrote it"
+    )]
     Damaged(String, serde_json::Error),
     /// The database is of a later version.
     #[error("the database has format {0}, which this version does not know; run the version that wrote it")]
@@ -59,8 +61,12 @@ pub trait Store: Send {
 
     /// Writes mutations and a line of the audit log as the revision after `planned`. When this returns, it survives a
     /// loss of power.
-    fn commit(&mut self, planned: Revision, mutations: &[Mutation], note: &Note)
-    -> Result<Revision, StoreError>;
+    fn commit(
+        &mut self,
+        planned: Revision,
+        mutations: &[Mutation],
+        note: &Note,
+    ) -> Result<Revision, StoreError>;
 
     /// The newest lines of the audit log, the newest first.
     fn audit(&mut self, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;

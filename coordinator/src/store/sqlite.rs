@@ -45,7 +45,8 @@ impl Sqlite {
 }
 
 fn revision(connection: &Connection) -> Result<Revision, rusqlite::Error> {
-    let newest = connection.query_row("SELECT max(revision) FROM audit", [], |row| row.get::<_, Option<i64>>(0));
+    let newest =
+        connection.query_row("SELECT max(revision) FROM audit", [], |row| row.get::<_, Option<i64>>(0));
     Ok(Revision(newest.optional()?.flatten().unwrap_or(0) as u64))
 }
 
@@ -84,7 +85,8 @@ impl Store for Sqlite {
                 "INSERT INTO records (kind, name, body, revision) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (kind, name) DO UPDATE SET body = excluded.body, revision = excluded.revision",
             )?;
-            let mut delete = transaction.prepare_cached("DELETE FROM records WHERE kind = ?1 AND name = ?2")?;
+            let mut delete =
+                transaction.prepare_cached("DELETE FROM records WHERE kind = ?1 AND name = ?2")?;
             for mutation in mutations {
                 match mutation {
                     Mutation::Put(record) => {
@@ -108,9 +110,9 @@ impl Store for Sqlite {
     }
 
     fn audit(&mut self, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        let mut statement = self
-            .0
-            .prepare_cached("SELECT revision, at, actor, action FROM audit ORDER BY revision DESC LIMIT ?1")?;
+        let mut statement = self.0.prepare_cached(
+            "SELECT revision, at, actor, action FROM audit ORDER BY revision DESC LIMIT ?1",
+        )?;
         let entry = |row: &rusqlite::Row| {
             Ok(AuditEntry {
                 revision: Revision(row.get::<_, i64>(0)? as u64),

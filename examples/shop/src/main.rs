@@ -1,1 +1,47 @@
-fn main() {}
+//! A service of the example shop: it answers HTTP with its name, and gives as many bytes as one asks for.
+
+use anyhow::{Context, Result};
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::Path,
+    routing::get,
+};
+use clap::Parser;
+use futures::stream;
+use std::convert::Infallible;
+use tokio::net::TcpListener;
+
+/// Serve one part of the shop over HTTP.
+#[derive(Parser)]
+struct Arguments {
+    /// What it is called: `GET /` answers with that
+    #[arg(long)]
+    name: String,
+    /// The TCP port
+    #[arg(long)]
+    port: u16,
+}
+
+const CHUNK: usize = 64 << 10;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let Arguments { name, port } = Arguments::parse();
+    let listener =
+        TcpListener::bind(("::", port)).await.with_context(|| format!("cannot listen on port {port}"))?;
+    let routes = Router::new()
+        .route("/", get(async move || name))
+        .route("/bytes/{count}", get(async |Path(count): Path<u64>| zeroes(count)));
+    axum::serve(listener, routes).await?;
+    Ok(())
+}
+
+fn zeroes(count: u64) -> Body {
+    let chunk = Bytes::from(vec![0; CHUNK]);
+    let chunks = stream::unfold(count, move |left| {
+        let now = chunk.slice(..left.min(CHUNK as u64) as usize);
+        async move { (left > 0).then(|| (Ok::<_, Infallible>(now.clone()), left - now.len() as u64)) }
+    });
+    Body::from_stream(chunks)
+}

@@ -1,0 +1,79 @@
+//! Sites behind one router.
+
+use anyhow::{Context, Result};
+use meshward_netns::Netns;
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// A router with a link to every site. Subnets come from 198.18.0.0/15 (RFC 2544) and 2001:db8::/32 (RFC 3849).
+#[derive(Debug)]
+pub struct Internet {
+    router: Netns,
+    sites: u8,
+}
+
+/// A host of its own subnet.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// What it is called.
+    pub name: String,
+    /// Its namespace.
+    pub netns: Netns,
+    /// Its address.
+    pub v4: Ipv4Addr,
+    /// Its other address.
+    pub v6: Ipv6Addr,
+}
+
+impl Internet {
+    /// An internet without sites.
+    ///
+    /// # Errors
+    /// If namespaces cannot be made.
+    pub fn new() -> Result<Self> {
+        let router = Netns::create()?;
+        router
+            .run(|| {
+                fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+                fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+            })?
+            .context("cannot let the router forward")?;
+        Ok(Self { router, sites: 0 })
+    }
+
+    /// Adds a site.
+    ///
+    /// # Errors
+    /// If links cannot be made.
+    pub fn site(&mut self, name: &str) -> Result<Site> {
+        self.sites += 1;
+        let number = self.sites;
+        let netns = Netns::create()?;
+        let v4 = |host| Ipv4Addr::new(198, 18, number, host);
+        let v6 = |host| Ipv6Addr::new(0x2001, 0xdb8, u16::from(number), 0, 0, 0, 0, host);
+        let port = format!("site{number}");
+        self.router.links(async |links| {
+            links.add_veth(&port, "uplink").await?;
+            links.give("uplink", &netns, "eth0").await?;
+            links.add_address(&port, v4(1).into(), 24).await?;
+            links.add_address(&port, v6(1).into(), 64).await?;
+            links.set_up(&port).await
+        })?;
+        let everywhere = |address: IpAddr| if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+        netns.links(async |links| {
+            links.set_up("eth0").await?;
+            for (own, router, length) in
+                [(IpAddr::from(v4(2)), IpAddr::from(v4(1)), 24), (v6(2).into(), v6(1).into(), 64)]
+            {
+                links.add_address("eth0", own, length).await?;
+                // A literal of either family is a prefix.
+                let all = everywhere(own).parse().expect("the default route is a prefix");
+                links.add_route("eth0", all, Some(router)).await?;
+            }
+            Ok(())
+        })?;
+        Ok(Site { name: name.to_owned(), netns, v4: v4(2), v6: v6(2) })
+    }
+}

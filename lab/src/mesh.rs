@@ -1,0 +1,342 @@
+//! A mesh of real daemons, one a site.
+
+use crate::{
+    internet::{Internet, Site},
+    process::{Binaries, Process, output},
+};
+use anyhow::{Context, Result, bail};
+use meshward_netns::Netns;
+use serde_json::Value;
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// A coordinator and what it takes to run nodes.
+pub struct Mesh {
+    pub internet: Internet,
+    pub binaries: Binaries,
+    /// Where the coordinator runs.
+    pub site: Site,
+    /// The coordinator.
+    pub coordinator: Process,
+    folder: TempDir,
+    flags: Vec<String>,
+}
+
+impl Mesh {
+    /// Starts a coordinator on a site of its own. `flags` are added to its command line.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not start.
+    pub fn start(binaries: Binaries, flags: &[&str]) -> Result<Self> {
+        let mut internet = Internet::new()?;
+        let site = internet.site("coordinator")?;
+        let folder = tempfile::Builder::new().prefix("meshward-").tempdir()?;
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        let coordinator = start_coordinator(&binaries, &site, folder.path(), &flags)?;
+        Ok(Self { internet, binaries, site, coordinator, folder, flags })
+    }
+
+    /// Starts the coordinator again after it was killed.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not start.
+    pub fn restart_coordinator(&mut self) -> Result<()> {
+        self.coordinator = start_coordinator(&self.binaries, &self.site, self.folder.path(), &self.flags)?;
+        Ok(())
+    }
+
+    /// A folder that ends with the mesh.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The file with the operator's credential.
+    pub fn context(&self) -> PathBuf {
+        self.folder.path().join("coordinator/admin.json")
+    }
+
+    /// `meshctl`, on the coordinator's site, with the operator's credential.
+    pub fn meshctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.binaries.path("meshctl"));
+        command.arg("--context").arg(self.context()).args(arguments);
+        command
+    }
+
+    /// Runs `meshctl` to its end and gives what it printed.
+    ///
+    /// # Errors
+    /// With what it said, if it fails.
+    pub fn meshctl(&self, arguments: &[&str]) -> Result<String> {
+        output(&self.site.netns, &mut self.meshctl_command(arguments))
+    }
+
+    /// Runs `meshctl` with `-o json`.
+    ///
+    /// # Errors
+    /// With what it said, if it fails.
+    pub fn read(&self, arguments: &[&str]) -> Result<Value> {
+        Ok(serde_json::from_str(&self.meshctl(&[arguments, &["-o", "json"]].concat())?)?)
+    }
+
+    /// Applies a policy.
+    ///
+    /// # Errors
+    /// With what `meshctl` said, if it is refused.
+    pub fn apply(&self, policy: &str) -> Result<String> {
+        let file = self.folder.path().join("policy.yaml");
+        fs::write(&file, policy)?;
+        self.meshctl(&["policy", "apply", &file.to_string_lossy()])
+    }
+
+    /// Makes a token for one node.
+    ///
+    /// # Errors
+    /// With what `meshctl` said, if it fails.
+    pub fn token(&self, arguments: &[&str]) -> Result<String> {
+        Ok(self.meshctl(&[&["token", "create"], arguments].concat())?.trim().to_owned())
+    }
+
+    /// Joins and starts a node on a new site.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not.
+    pub fn node(&mut self, name: &str) -> Result<Node> {
+        let token = self.token(&["--site", name])?;
+        let site = self.internet.site(name)?;
+        self.node_at(site, &token)
+    }
+
+    /// Joins and starts a node with a token on a site, whose name it takes.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not.
+    pub fn node_at(&self, site: Site, token: &str) -> Result<Node> {
+        let folder = self.folder.path().join(&site.name);
+        fs::create_dir_all(&folder)?;
+        self.join(&site, token)?;
+        let mut node = Node { site, folder, binaries: self.binaries.clone(), process: None };
+        node.start()?;
+        self.wait(|| node.is_connected())?;
+        Ok(node)
+    }
+
+    /// Runs `meshward-node join`.
+    ///
+    /// # Errors
+    /// With what it said, if it is refused.
+    pub fn join(&self, site: &Site, token: &str) -> Result<String> {
+        let mut command = Command::new(self.binaries.path("meshward-node"));
+        let invitation = format!("{token}@{}", self.site.v4);
+        command.args(["join", &invitation, "--name", &site.name, "--data-dir"]);
+        command.arg(self.folder.path().join(&site.name).join("data"));
+        output(&site.netns, &mut command)
+    }
+
+    /// Waits for something to become true, for at most twenty seconds.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn wait(&self, mut ready: impl FnMut() -> bool) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !ready() {
+            if Instant::now() > deadline {
+                bail!(
+                    "it did not come to pass within 20 s; the coordinator says:\n{}",
+                    self.coordinator.printed()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+fn start_coordinator(binaries: &Binaries, site: &Site, folder: &Path, flags: &[String]) -> Result<Process> {
+    let mut command = Command::new(binaries.path("meshward-coordinator"));
+    command.arg("--data-dir").arg(folder.join("coordinator"));
+    command.args(["--listen", &format!("{}:7443", site.v4)]).args(flags);
+    let mut process = Process::start(&site.netns, &mut command, &folder.join("coordinator.log"))?;
+    let context = folder.join("coordinator/admin.json");
+    let ready = || {
+        let mut status = Command::new(binaries.path("meshctl"));
+        status.arg("--context").arg(&context).arg("nodes");
+        context.exists() && output(&site.netns, &mut status).is_ok()
+    };
+    process.wait_until(ready)?;
+    Ok(process)
+}
+
+/// A node daemon on a site.
+pub struct Node {
+    pub site: Site,
+    binaries: Binaries,
+    folder: PathBuf,
+    process: Option<Process>,
+}
+
+impl Node {
+    /// Starts the daemon, for the first time or again.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not start.
+    pub fn start(&mut self) -> Result<()> {
+        let mut command = Command::new(self.binaries.path("meshward-node"));
+        command.arg("--data-dir").arg(self.folder.join("data")).arg("--socket").arg(self.socket());
+        let mut process = Process::start(&self.site.netns, &mut command, &self.folder.join("node.log"))?;
+        let socket = self.socket();
+        process.wait_until(|| std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// The daemon.
+    ///
+    /// # Panics
+    /// If it was killed.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the node daemon was started")
+    }
+
+    /// Ends the daemon with SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// The local API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("node.sock")
+    }
+
+    /// What the daemon has printed.
+    pub fn printed(&self) -> String {
+        fs::read_to_string(self.folder.join("node.log")).unwrap_or_default()
+    }
+
+    /// `meshctl`, with this node's socket.
+    pub fn meshctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.binaries.path("meshctl"));
+        command.arg("--socket").arg(self.socket()).args(arguments);
+        command
+    }
+
+    /// Runs `meshctl` to its end and gives what it printed.
+    ///
+    /// # Errors
+    /// With what it said, if it fails.
+    pub fn meshctl(&self, arguments: &[&str]) -> Result<String> {
+        output(&self.site.netns, &mut self.meshctl_command(arguments))
+    }
+
+    /// The node's own status.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn status(&self) -> Result<Value> {
+        let text = self.meshctl(&["--context", "/dev/null", "status", "-o", "json"])?;
+        Ok(serde_json::from_str::<Value>(&text)?["node"].take())
+    }
+
+    /// Whether the node has a session.
+    pub fn is_connected(&self) -> bool {
+        self.status().is_ok_and(|status| status["connected"] == true)
+    }
+
+    /// Packets dropped for a cause, over all endpoints.
+    pub fn drops(&self, cause: &str) -> u64 {
+        let status = self.status().unwrap_or_default();
+        let endpoints = status["endpoints"].as_array().cloned().unwrap_or_default();
+        endpoints.iter().filter_map(|endpoint| endpoint["drops"][cause].as_u64()).sum()
+    }
+
+    /// Attaches a new namespace as a workload. `labels` as `a=b,c=d`.
+    ///
+    /// # Errors
+    /// With what the daemon said, if it refuses.
+    pub fn attach(&self, network: &str, labels: &str) -> Result<Workload> {
+        let netns = Netns::create()?;
+        self.attach_netns(network, labels, netns)
+    }
+
+    /// Attaches a namespace.
+    ///
+    /// # Errors
+    /// With what the daemon said, if it refuses.
+    pub fn attach_netns(&self, network: &str, labels: &str, netns: Netns) -> Result<Workload> {
+        let path = netns.path();
+        let path = path.to_string_lossy();
+        let arguments = ["attach", "--network", network, "--label", labels, "--netns", &path, "-o", "json"];
+        Workload::read(&serde_json::from_str(&self.meshctl(&arguments)?)?, netns, None)
+    }
+
+    /// Runs a command as a workload of its own, with `meshctl run`.
+    ///
+    /// # Errors
+    /// With what was printed, if it does not come up.
+    pub fn run(&self, network: &str, name: &str, labels: &str, command: &[&str]) -> Result<Workload> {
+        let arguments =
+            [&["run", "--network", network, "--name", name, "--label", labels, "--"], command].concat();
+        let log = self.folder.join(format!("{name}.log"));
+        let mut process = Process::start(&self.site.netns, &mut self.meshctl_command(&arguments), &log)?;
+        let find = || -> Option<Value> {
+            let all: Value = serde_json::from_str(&self.meshctl(&["attached", "-o", "json"]).ok()?).ok()?;
+            all.as_array()?.iter().find(|workload| workload["name"] == name).cloned()
+        };
+        process.wait_until(|| find().is_some_and(|workload| workload["state"] == "open"))?;
+        let netns = Netns::open(Path::new(&format!("/proc/{}/ns/net", process.pid())))?;
+        Workload::read(&find().context("the workload is gone")?, netns, Some(process))
+    }
+}
+
+/// A workload in its namespace.
+pub struct Workload {
+    pub id: String,
+    pub netns: Netns,
+    pub interface: String,
+    pub state: String,
+    /// Its addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// The `meshctl run` that it lives in.
+    pub process: Option<Process>,
+}
+
+impl Workload {
+    fn read(shown: &Value, netns: Netns, process: Option<Process>) -> Result<Self> {
+        let text = |key: &str| {
+            shown[key].as_str().map(str::to_owned).with_context(|| format!("no {key} in {shown}"))
+        };
+        let addresses = shown["addresses"].as_array().into_iter().flatten();
+        let addresses = addresses.filter_map(|address| address.as_str()?.parse().ok());
+        Ok(Self {
+            id: text("id")?,
+            interface: text("interface")?,
+            state: text("state")?,
+            addresses: addresses.collect(),
+            netns,
+            process,
+        })
+    }
+
+    /// Its IPv4 address.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn v4(&self) -> IpAddr {
+        *self.addresses.iter().find(|address| address.is_ipv4()).expect("the workload has an IPv4 address")
+    }
+
+    /// Its IPv6 address.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn v6(&self) -> IpAddr {
+        *self.addresses.iter().find(|address| address.is_ipv6()).expect("the workload has an IPv6 address")
+    }
+}

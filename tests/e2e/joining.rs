@@ -1,0 +1,118 @@
+//! How machines become nodes, and how they do not.
+
+use crate::support::{mesh, mesh_with};
+use meshward_lab::{Binaries, Mesh};
+use std::{thread, time::Duration};
+
+fn refusal(mesh: &mut Mesh, name: &str, token: &str) -> String {
+    let site = mesh.internet.site(name).unwrap();
+    mesh.join(&site, token).unwrap_err().to_string()
+}
+
+#[test]
+fn a_wrong_spent_expired_tampered_or_revoked_token_is_refused_with_the_reason() {
+    let mut mesh = mesh();
+    let spent = mesh.token(&[]).unwrap();
+    let site = mesh.internet.site("first").unwrap();
+    mesh.join(&site, &spent).unwrap();
+    let said = refusal(&mut mesh, "second", &spent);
+    assert!(said.contains("spent"), "{said}");
+
+    let short = mesh.token(&["--ttl", "1s"]).unwrap();
+    thread::sleep(Duration::from_millis(2100));
+    let said = refusal(&mut mesh, "third", &short);
+    assert!(said.contains("expired"), "{said}");
+
+    let good = mesh.token(&[]).unwrap();
+    let middle = good.len() / 2;
+    let other = if good.as_bytes()[middle] == b'A' { "B" } else { "A" };
+    let tampered = format!("{}{other}{}", &good[..middle], &good[middle + 1..]);
+    let said = refusal(&mut mesh, "fourth", &tampered);
+    assert!(said.contains("damaged"), "{said}");
+
+    let listed = mesh.read(&["token", "list"]).unwrap();
+    let id = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|token| token["uses_left"] == 1 && token["expires"].as_str() > Some("2020"))
+        .unwrap();
+    let revoked: Vec<String> =
+        listed.as_array().unwrap().iter().map(|token| token["id"].as_str().unwrap().to_owned()).collect();
+    assert!(id["id"].is_string());
+    for id in revoked {
+        mesh.meshctl(&["token", "revoke", &id]).unwrap();
+    }
+    let said = refusal(&mut mesh, "fifth", &good);
+    assert!(said.contains("unknown"), "{said}");
+}
+
+#[test]
+fn a_coordinator_with_another_ca_is_refused() {
+    let mut mesh = mesh();
+    let other = Mesh::start(Binaries::beside_this_test().unwrap(), &[]).unwrap();
+    let foreign = other.token(&[]).unwrap();
+    let said = refusal(&mut mesh, "node", &foreign);
+    assert!(said.contains("another CA"), "{said}");
+}
+
+#[test]
+fn a_name_is_taken_once_and_a_machine_joins_once() {
+    let mut mesh = mesh();
+    let node = mesh.node("cloud").unwrap();
+    let token = mesh.token(&[]).unwrap();
+    let said = mesh.join(&node.site, &token).unwrap_err().to_string();
+    assert!(said.contains("already"), "{said}");
+    let mut elsewhere = mesh.internet.site("cloud").unwrap();
+    elsewhere.name = "cloud".into();
+    std::fs::rename(mesh.folder().join("cloud"), mesh.folder().join("cloud-first")).unwrap();
+    let said = mesh.join(&elsewhere, &token).unwrap_err().to_string();
+    assert!(said.contains("a node `cloud` already"), "{said}");
+}
+
+#[test]
+fn a_removed_node_is_told_so_and_gets_no_session() {
+    let mut mesh = mesh();
+    let mut node = mesh.node("cloud").unwrap();
+    node.attach("shop", "app=web").unwrap();
+    mesh.meshctl(&["nodes", "remove", "cloud"]).unwrap();
+    mesh.wait(|| !node.is_connected()).unwrap();
+    mesh.wait(|| node.printed().contains("removed from the mesh")).unwrap();
+    assert_eq!(mesh.read(&["workloads"]).unwrap().as_array().unwrap().len(), 0);
+    assert!(node.process().runs());
+}
+
+#[test]
+fn a_node_keeps_its_certificate_renewed() {
+    let mut mesh = mesh_with(&["--certificate-seconds", "30"]);
+    let node = mesh.node("cloud").unwrap();
+    let left = || node.status().unwrap()["certificate_seconds"].as_i64().unwrap();
+    assert!(left() <= 30);
+    thread::sleep(Duration::from_secs(22));
+    mesh.wait(|| left() > 20).unwrap();
+    assert!(node.is_connected());
+}
+
+#[test]
+fn a_certificate_that_ended_while_the_coordinator_was_away_is_renewed_at_its_return() {
+    let mut mesh = mesh_with(&["--certificate-seconds", "30"]);
+    let node = mesh.node("cloud").unwrap();
+    mesh.coordinator.kill();
+    thread::sleep(Duration::from_secs(31));
+    assert!(node.status().unwrap()["certificate_seconds"].as_i64().unwrap() < 0);
+    mesh.restart_coordinator().unwrap();
+    mesh.wait(|| node.is_connected()).unwrap();
+    assert!(node.status().unwrap()["certificate_seconds"].as_i64().unwrap() > 0);
+}
+
+#[test]
+fn a_token_limits_the_networks_of_its_nodes() {
+    let mut mesh = mesh();
+    mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16"]).unwrap();
+    let token = mesh.token(&["--network", "lab"]).unwrap();
+    let site = mesh.internet.site("rack").unwrap();
+    let node = mesh.node_at(site, &token).unwrap();
+    mesh.wait(|| node.attach("lab", "app=a").is_ok()).unwrap();
+    let said = node.attach("shop", "app=a").err().unwrap().to_string();
+    assert!(said.contains("does not serve network `shop`"), "{said}");
+}

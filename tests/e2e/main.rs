@@ -1,0 +1,11 @@
+//! End-to-end tests: the real binaries, real TUN devices and real packets, in network namespaces.
+
+mod away;
+mod cli;
+mod demo;
+mod guide;
+mod joining;
+mod policy;
+mod support;
+mod traffic;
+mod wireguard;

@@ -1,0 +1,156 @@
+//! Packets: what passes, what does not, and in what sizes.
+
+use crate::support::{Echo, PATIENCE, SILENCE, Shop, allow, connect, mesh, pings, tcp_echoes, udp_echoes};
+use meshward_netns::Netns;
+use std::{net::UdpSocket, thread, time::Duration};
+
+#[test]
+fn allowed_protocols_pass_in_both_families_and_nothing_else_does() {
+    let shop = Shop::new(&allow("tcp/8080, udp/5353, icmp"));
+    let (web, api) = (&shop.web, &shop.api);
+    let _echoes = [8080, 5353, 22].map(|port| Echo::start(&api.netns, port));
+    let _back = Echo::start(&web.netns, 8080);
+    for to in [api.v4(), api.v6()] {
+        assert!(tcp_echoes(&web.netns, to, 8080, 64, PATIENCE), "tcp to {to}");
+        assert!(udp_echoes(&web.netns, to, 5353, 64, PATIENCE), "udp to {to}");
+        assert!(pings(&web.netns, to, PATIENCE), "icmp to {to}");
+        assert!(!tcp_echoes(&web.netns, to, 22, 64, SILENCE), "tcp/22 to {to}");
+        assert!(!udp_echoes(&web.netns, to, 8080, 64, SILENCE), "udp/8080 to {to}");
+    }
+    for to in [web.v4(), web.v6()] {
+        assert!(!tcp_echoes(&api.netns, to, 8080, 64, SILENCE), "tcp back to {to}");
+        assert!(!udp_echoes(&api.netns, to, 8080, 64, SILENCE), "udp back to {to}");
+        assert!(!pings(&api.netns, to, SILENCE), "icmp back to {to}");
+    }
+    assert!(shop.nodes[0].drops("denied") > 0);
+}
+
+#[test]
+fn nothing_passes_before_there_is_a_policy() {
+    let shop = Shop::new("network: shop");
+    let _echo = Echo::start(&shop.api.netns, 8080);
+    assert!(!tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, SILENCE));
+    assert!(!pings(&shop.web.netns, shop.api.v6(), SILENCE));
+    let peers = shop.nodes[0].status().unwrap()["endpoints"][0]["peers"].clone();
+    assert_eq!(peers.as_array().unwrap().len(), 0, "a node without links is told of no peer");
+}
+
+#[test]
+fn payloads_of_every_size_arrive_whole() {
+    let shop = Shop::new(&allow("tcp/8080, udp/8080"));
+    let _echo = Echo::start(&shop.api.netns, 8080);
+    for to in [shop.api.v4(), shop.api.v6()] {
+        for size in [64, 1000, 1380, 1393, 1500, 9000, 65_000] {
+            assert!(udp_echoes(&shop.web.netns, to, 8080, size, PATIENCE), "{size} bytes over UDP to {to}");
+        }
+        for size in [1, 64, 1460, 65_536, 4 << 20] {
+            assert!(tcp_echoes(&shop.web.netns, to, 8080, size, PATIENCE), "{size} bytes over TCP to {to}");
+        }
+    }
+}
+
+#[test]
+fn the_mtu_of_the_network_is_that_of_its_interfaces() {
+    let mut mesh = mesh();
+    mesh.meshctl(&["network", "create", "small", "--cidr", "10.50.0.0/16", "--mtu", "1280"]).unwrap();
+    let node = mesh.node("cloud").unwrap();
+    for (network, mtu) in [("shop", 1420), ("small", 1280)] {
+        let workload = node.attach(network, "app=web").unwrap();
+        let name = &workload.interface;
+        assert_eq!(workload.netns.links(async |links| links.mtu(name).await).unwrap(), mtu);
+    }
+}
+
+#[test]
+fn workloads_of_one_node_are_policed_too() {
+    let mut mesh = mesh();
+    let node = mesh.node("cloud").unwrap();
+    let (web, api) = (node.attach("shop", "app=web").unwrap(), node.attach("shop", "app=api").unwrap());
+    mesh.apply(&allow("tcp/8080")).unwrap();
+    let _echoes = (Echo::start(&api.netns, 8080), Echo::start(&web.netns, 8080));
+    assert!(tcp_echoes(&web.netns, api.v4(), 8080, 100_000, PATIENCE));
+    assert!(tcp_echoes(&web.netns, api.v6(), 8080, 100_000, PATIENCE));
+    assert!(!tcp_echoes(&api.netns, web.v4(), 8080, 64, SILENCE));
+}
+
+#[test]
+fn a_workload_cannot_send_from_an_address_that_is_not_its_own() {
+    let shop = Shop::new(&allow("udp/8080"));
+    let _echo = Echo::start(&shop.api.netns, 8080);
+    let forged = ["10.42.0.200".parse().unwrap(), "fd42::200".parse().unwrap(), "192.0.2.7".parse().unwrap()];
+    shop.web
+        .netns
+        .links(async |links| {
+            for address in forged {
+                links
+                    .add_address(&shop.web.interface, address, if address.is_ipv4() { 32 } else { 128 })
+                    .await?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    for source in forged {
+        let socket = shop.web.netns.run(|| UdpSocket::bind((source, 0))).unwrap().unwrap();
+        socket.set_read_timeout(Some(SILENCE)).unwrap();
+        let to = if source.is_ipv4() { shop.api.v4() } else { shop.api.v6() };
+        socket.send_to(b"forged", (to, 8080)).unwrap();
+        assert!(socket.recv_from(&mut [0; 16]).is_err(), "{source} got an answer");
+    }
+    assert_eq!(shop.nodes[0].drops("spoofed_by_workload"), 3);
+    assert!(udp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, PATIENCE));
+}
+
+#[test]
+fn two_networks_with_the_same_labels_do_not_leak() {
+    let mut mesh = mesh();
+    mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16", "--cidr", "fd43::/48"]).unwrap();
+    let nodes = [mesh.node("cloud").unwrap(), mesh.node("rack").unwrap()];
+    for network in ["shop", "lab"] {
+        let policy = allow("any").replace("network: shop", &format!("network: {network}"));
+        mesh.apply(&policy).unwrap();
+    }
+    let attach =
+        |node: usize, network: &str, app: &str| nodes[node].attach(network, &format!("app={app}")).unwrap();
+    let (web, api) = (attach(0, "shop", "web"), attach(1, "shop", "api"));
+    let (lab_web, lab_api) = (attach(0, "lab", "web"), attach(1, "lab", "api"));
+    let _echoes = (Echo::start(&api.netns, 8080), Echo::start(&lab_api.netns, 8080));
+    assert!(tcp_echoes(&web.netns, api.v4(), 8080, 64, PATIENCE));
+    assert!(tcp_echoes(&lab_web.netns, lab_api.v6(), 8080, 64, PATIENCE));
+    // Even with a route into the other network's range, nothing gets there.
+    for (from, to) in [(&web, &lab_api), (&lab_web, &api)] {
+        let everything = "10.0.0.0/8".parse().unwrap();
+        from.netns.links(async |links| links.add_route(&from.interface, everything, None).await).unwrap();
+        assert!(connect(&from.netns, to.v4(), 8080, SILENCE).is_err());
+    }
+    assert!(nodes[0].drops("unknown_address") > 0);
+}
+
+#[test]
+fn one_workload_may_be_in_two_networks() {
+    let mut mesh = mesh();
+    mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16"]).unwrap();
+    let node = mesh.node("cloud").unwrap();
+    let netns = Netns::create().unwrap();
+    let first = node.attach_netns("shop", "app=web", netns.clone()).unwrap();
+    let second = node.attach_netns("lab", "app=web", netns.clone()).unwrap();
+    assert_ne!(first.interface, second.interface);
+    let twice = node.attach_netns("shop", "app=web", netns).err().unwrap().to_string();
+    assert!(twice.contains("already"), "{twice}");
+}
+
+#[test]
+fn a_detached_or_ended_workload_leaves_nothing_behind() {
+    let mut mesh = mesh();
+    let node = mesh.node("cloud").unwrap();
+    let workload = node.attach("shop", "app=web").unwrap();
+    node.meshctl(&["detach", &workload.id]).unwrap();
+    let gone = || !workload.netns.links(async |links| Ok(links.exists(&workload.interface).await)).unwrap();
+    mesh.wait(gone).unwrap();
+    let mut run = node.run("shop", "sleeper", "app=web", &["sleep", "10"]).unwrap();
+    run.process.as_mut().unwrap().kill();
+    drop(run);
+    mesh.wait(|| mesh.read(&["workloads"]).unwrap().as_array().unwrap().is_empty()).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    let attached = node.meshctl(&["attached", "-o", "json"]).unwrap();
+    assert_eq!(attached.trim(), "[]");
+}

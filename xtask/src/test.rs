@@ -1,0 +1,84 @@
+//! Every test, with what it needs.
+
+use crate::cargo;
+use anyhow::{Context, Result, bail};
+use meshward_lab::{Rights, become_root};
+use nix::unistd::geteuid;
+use std::{
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Install nothing: fail if something is missing
+    #[arg(long)]
+    no_install: bool,
+    /// Passed on to cargo nextest, such as the name of a test
+    #[arg(last = true)]
+    nextest: Vec<String>,
+}
+
+/// A program that the tests run, and the Debian package that has it.
+const PROGRAMS: [(&str, &str); 3] =
+    [("wireguard-go", "wireguard-go"), ("wg", "wireguard-tools"), ("curl", "curl")];
+
+pub fn run(options: &Options) -> Result<ExitCode> {
+    install(options)?;
+    // Before there are threads: tests run in it if they do not run as root.
+    if become_root().context("the tests make network namespaces; run this command as root")?
+        == Rights::UserNamespace
+    {
+        println!("Running in a user namespace: no root is needed.");
+    }
+    // End-to-end tests run the binaries, which building the tests alone does not build.
+    cargo::run(&mut cargo::command(&["build", "--workspace", "--all-targets", "--locked"]))?;
+    let mut nextest = cargo::command(&["nextest", "run", "--workspace", "--locked"]);
+    let status = nextest.args(&options.nextest).status()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn install(options: &Options) -> Result<()> {
+    let packages: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
+    let nextest =
+        cargo::command(&["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let nextest_missing = !nextest.is_ok_and(|status| status.success());
+    if options.no_install && (nextest_missing || !packages.is_empty()) {
+        let mut missing = packages.clone();
+        missing.extend(nextest_missing.then_some("cargo-nextest"));
+        bail!("missing, and --no-install was given: {}", missing.join(", "));
+    }
+    if !packages.is_empty() {
+        install_packages(&packages)?;
+    }
+    if nextest_missing {
+        println!("Installing cargo-nextest ...");
+        cargo::run(&mut cargo::command(&["install", "--locked", "cargo-nextest"]))?;
+    }
+    Ok(())
+}
+
+fn install_packages(packages: &[&str]) -> Result<()> {
+    println!("Installing from the distribution: {}", packages.join(" "));
+    if !is_there("apt-get") {
+        bail!("this is no Debian; install by your package manager: {}", packages.join(" "));
+    }
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new(if geteuid().is_root() { "apt-get" } else { "sudo" });
+        if !geteuid().is_root() {
+            command.arg("apt-get");
+        }
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(arguments).stdout(Stdio::null());
+        cargo::run(&mut command)
+    };
+    apt(&["update", "-q"])?;
+    apt(&[&["install", "-q", "-y", "--no-install-recommends"], packages].concat())
+}
+
+fn is_there(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin", "/usr/bin"].map(Path::new);
+    std::env::split_paths(&path).any(|folder| folder.join(program).exists())
+        || usual.iter().any(|folder| folder.join(program).exists())
+}
