@@ -54,6 +54,7 @@ pub struct Node {
     admission: Notify,
 }
 
+#[derive(Default)]
 struct State {
     view: View,
     endpoints: BTreeMap<NetworkName, Running>,
@@ -85,7 +86,7 @@ impl Node {
     pub async fn restore(membership: Membership, config: Config, folder: Folder) -> Result<Arc<Self>> {
         let view = folder.view()?;
         let attachments: Vec<Attachment> = folder.workloads()?;
-        let mut state = State { view, endpoints: BTreeMap::new(), workloads: BTreeMap::new(), session: None };
+        let mut state = State { view, ..State::default() };
         let node = Self { membership, config, folder, state: Mutex::default(), admission: Notify::new() };
         let networks: Vec<NetworkName> = state.view.networks().map(|(name, _)| name.clone()).collect();
         for network in networks {
@@ -503,12 +504,6 @@ impl Node {
             endpoints: endpoints.collect(),
             workloads: state.workloads.len(),
         }
-    }
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self { view: View::default(), endpoints: BTreeMap::new(), workloads: BTreeMap::new(), session: None }
     }
 }
 

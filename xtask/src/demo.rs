@@ -12,7 +12,7 @@ use std::{
     io::{IsTerminal, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     os::unix::process::CommandExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::{
         Arc,
@@ -73,7 +73,7 @@ fn build() -> Result<PathBuf> {
 }
 
 /// Where ordinary users may make no user namespaces, the demo needs root.
-fn with_sudo(folder: &PathBuf, options: &Options, error: &anyhow::Error) -> Result<ExitCode> {
+fn with_sudo(folder: &Path, options: &Options, error: &anyhow::Error) -> Result<ExitCode> {
     ensure!(!geteuid().is_root(), "{error:#}");
     println!("{error:#}; going on with sudo.");
     let mut sudo = Command::new("sudo");
@@ -130,7 +130,7 @@ fn show(binaries: Binaries, options: &Options, rights: Rights) -> Result<()> {
     })
 }
 
-fn start_part(node: &Node, shop: &PathBuf, name: &str, labels: &str, port: u16) -> Result<Workload> {
+fn start_part(node: &Node, shop: &Path, name: &str, labels: &str, port: u16) -> Result<Workload> {
     let shop = shop.to_string_lossy();
     let workload = node.run("shop", name, labels, &[&shop, "--name", name, "--port", &port.to_string()])?;
     let here = SocketAddr::new("::1".parse()?, port);
