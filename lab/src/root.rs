@@ -5,7 +5,7 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::{getegid, geteuid},
 };
-use std::fs;
+use std::fs::{self, File};
 
 /// How this process came to its rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,12 +19,17 @@ pub enum Rights {
 /// Makes this process able to make namespaces. Must be called while it has one thread.
 ///
 /// # Errors
-/// If it is not root and the machine allows no user namespaces.
+/// If it is not root, and the machine keeps user namespaces or the TUN driver from ordinary users.
 pub fn become_root() -> Result<Rights> {
     let (uid, gid) = (geteuid(), getegid());
     if uid.is_root() {
         return Ok(Rights::Root);
     }
+    File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .context("this machine does not let ordinary users open /dev/net/tun")?;
     unshare(CloneFlags::CLONE_NEWUSER).context("this machine allows no user namespaces to ordinary users")?;
     fs::write("/proc/self/setgroups", "deny").context("cannot set up the user namespace")?;
     fs::write("/proc/self/uid_map", format!("0 {uid} 1")).context("cannot set up the user namespace")?;
