@@ -73,6 +73,7 @@ fn print_node(node: &LocalStatus) {
             list(&endpoint.blocks),
             endpoint.flows
         );
+        anstream::println!("    offloads: {}", list(&endpoint.offloads));
         let drops = endpoint.drops.iter().filter(|(_, count)| **count > 0);
         let drops: Vec<String> = drops.map(|(cause, count)| format!("{cause} {count}")).collect();
         if !drops.is_empty() {

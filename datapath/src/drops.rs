@@ -58,7 +58,12 @@ pub struct Drops([u64; Cause::ALL.len()]);
 impl Drops {
     /// Counts one.
     pub fn count(&mut self, cause: Cause) {
-        self.0[cause as usize] += 1;
+        self.count_many(cause, 1);
+    }
+
+    /// Counts some.
+    pub fn count_many(&mut self, cause: Cause, packets: u64) {
+        self.0[cause as usize] += packets;
     }
 
     /// How many were dropped for this cause.

@@ -2,10 +2,13 @@
 //! from where it comes in to where it goes out.
 
 use crate::{
+    batch::Batch,
+    coalesce::Coalescer,
     drops::{Cause, Drops},
     filter::{Filter, LinkStats, Party},
+    offload::Offload,
     packet::Headers,
-    vouch,
+    segment, vouch,
     wireguard::{PeerStats, SecretKey, Wireguard},
 };
 use ipnet::IpNet;
@@ -25,10 +28,10 @@ pub struct Slot(pub usize);
 
 /// Where packets go.
 pub trait Sink {
-    /// Hands a packet to a local workload; `false` if it was not taken.
-    fn to_workload(&mut self, slot: Slot, packet: &[u8]) -> bool;
-    /// Sends a datagram; `false` if it was not taken.
-    fn to_network(&mut self, to: SocketAddr, datagram: &[u8]) -> bool;
+    /// Hands a packet, which may be a super-packet, to a local workload; `false` if it was not taken.
+    fn to_workload(&mut self, slot: Slot, offload: Offload, packet: &[u8]) -> bool;
+    /// Sends datagrams, each of `size` bytes but for the last, which may be shorter; `false` if they were not taken.
+    fn to_network(&mut self, to: SocketAddr, datagrams: &[u8], size: usize) -> bool;
 }
 
 /// A workload of this node.
@@ -97,6 +100,10 @@ pub struct Endpoint {
     peers: Vec<Option<(NodeName, PeerSpec)>>,
     drops: Drops,
     opened: Vec<u8>,
+    /// Where segments are built.
+    scratch: Vec<u8>,
+    batch: Batch,
+    coalescer: Coalescer,
     /// `None`: at the next tick.
     next_vouch: Option<Instant>,
 }
@@ -118,8 +125,16 @@ impl Endpoint {
             peers: Vec::new(),
             drops: Drops::default(),
             opened: vec![0; usize::from(u16::MAX) + 64],
+            scratch: Vec::new(),
+            batch: Batch::new(),
+            coalescer: Coalescer::default(),
             next_vouch: None,
         }
+    }
+
+    /// Says that the workloads' interfaces take no merged UDP datagrams.
+    pub fn keep_udp_apart(&mut self) {
+        self.coalescer.keep_udp_apart();
     }
 
     /// The endpoint's key.
@@ -247,9 +262,17 @@ impl Endpoint {
         same.then_some(Party { identity: spec.identity, quarantined: spec.quarantined })
     }
 
-    /// Takes a packet that a local workload sent.
-    pub fn from_workload(&mut self, now: Instant, slot: Slot, packet: &[u8], sink: &mut impl Sink) {
-        if let Err(cause) = self.route_from_workload(now, slot, packet, sink) {
+    /// Takes a packet that a local workload sent, with what is still to be done to it. What leaves is kept until
+    /// [`Self::flush`].
+    pub fn from_workload(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        offload: Offload,
+        packet: &mut [u8],
+        sink: &mut impl Sink,
+    ) {
+        if let Err(cause) = self.route_from_workload(now, slot, offload, packet, sink) {
             self.drops.count(cause);
         }
     }
@@ -258,7 +281,8 @@ impl Endpoint {
         &mut self,
         now: Instant,
         slot: Slot,
-        packet: &[u8],
+        offload: Offload,
+        packet: &mut [u8],
         sink: &mut impl Sink,
     ) -> Result<(), Cause> {
         let headers = Headers::parse(packet).map_err(|_| Cause::Malformed)?;
@@ -272,19 +296,30 @@ impl Endpoint {
         let source = local.party().ok_or(Cause::NotAdmitted)?;
         let (place, destination) = self.find(now, headers.destination)?;
         let passed = self.filter.judge(now, packet, &headers, source, destination)?;
-        self.filter.count(passed, headers.length);
-        let packet = &packet[..headers.length];
+        self.filter.count(passed, segment::count(&headers, offload), headers.length);
+        let packet = &mut packet[..headers.length];
         match place {
-            Place::Local(slot) => taken(sink.to_workload(slot, packet)),
+            Place::Local(slot) => taken(sink.to_workload(slot, offload, packet)),
             Place::Peer(place) => {
-                let mut all = true;
-                self.wireguard.seal(place, packet, |to, datagram| all &= sink.to_network(to, datagram));
-                taken(all)
+                let Self { wireguard, batch, scratch, .. } = self;
+                segment::segment(packet, &headers, offload, scratch, |packet| {
+                    wireguard.seal(place, packet, batch, sink);
+                })
             }
         }
     }
 
-    /// Takes a datagram that the endpoint's socket received.
+    /// Sends and hands over everything that was kept to leave together.
+    pub fn flush(&mut self, sink: &mut impl Sink) {
+        self.batch.flush(sink);
+        let mut lost = self.batch.take_lost();
+        self.coalescer.flush(|slot, offload, packet| {
+            lost += u64::from(!sink.to_workload(slot, offload, packet));
+        });
+        self.drops.count_many(Cause::NotTaken, lost);
+    }
+
+    /// Takes a datagram that the endpoint's socket received. What arrives is kept until [`Self::flush`].
     pub fn from_network(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], sink: &mut impl Sink) {
         let mut opened = std::mem::take(&mut self.opened);
         if let Err(cause) = self.route_from_network(now, from, datagram, &mut opened, sink) {
@@ -305,7 +340,7 @@ impl Endpoint {
             return Err(Cause::UnknownPeer);
         }
         let data = self.wireguard.open(from, datagram, opened, |to, reply| {
-            sink.to_network(to, reply);
+            sink.to_network(to, reply, reply.len());
         })?;
         let Some((peer, packet)) = data else { return Ok(()) };
         if let Some((identity, address)) = vouch::decode(packet) {
@@ -323,7 +358,11 @@ impl Endpoint {
         let local = self.locals[slot.0].as_ref().ok_or(Cause::UnknownAddress)?;
         let destination = local.party().ok_or(Cause::NotAdmitted)?;
         self.filter.judge(now, packet, &headers, source, destination)?;
-        taken(sink.to_workload(slot, &packet[..headers.length]))
+        let mut all = true;
+        self.coalescer.push(slot, &packet[..headers.length], &headers, |slot, offload, packet| {
+            all &= sink.to_workload(slot, offload, packet);
+        });
+        taken(all)
     }
 
     fn peer_owns(&self, peer: usize, address: IpAddr) -> bool {
@@ -373,7 +412,7 @@ impl Endpoint {
     /// Runs what is due: handshakes, keepalives, vouches, the end of idle flows. Wants a call each quarter of a second.
     pub fn tick(&mut self, now: Instant, sink: &mut impl Sink) {
         self.wireguard.tick(|to, datagram| {
-            sink.to_network(to, datagram);
+            sink.to_network(to, datagram, datagram.len());
         });
         self.filter.tick(now);
         self.vouched.retain(|_, vouched| vouched.until > now);
@@ -394,11 +433,10 @@ impl Endpoint {
         }
         for place in 0..self.peers.len() {
             for packet in &vouches {
-                self.wireguard.seal(place, packet, |to, datagram| {
-                    sink.to_network(to, datagram);
-                });
+                self.wireguard.seal(place, packet, &mut self.batch, sink);
             }
         }
+        self.batch.flush(sink);
     }
 
     /// What has been counted.

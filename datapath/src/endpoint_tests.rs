@@ -28,12 +28,12 @@ struct Wire {
 }
 
 impl Sink for Wire {
-    fn to_workload(&mut self, _: Slot, packet: &[u8]) -> bool {
+    fn to_workload(&mut self, _: Slot, _: Offload, packet: &[u8]) -> bool {
         self.delivered.push(packet.to_vec());
         true
     }
-    fn to_network(&mut self, _: SocketAddr, datagram: &[u8]) -> bool {
-        self.datagrams.push(datagram.to_vec());
+    fn to_network(&mut self, _: SocketAddr, datagrams: &[u8], size: usize) -> bool {
+        self.datagrams.extend(datagrams.chunks(size).map(<[u8]>::to_vec));
         true
     }
 }
@@ -107,7 +107,8 @@ impl Pair {
     fn send(&mut self, from: usize, packet: &[u8]) {
         let now = self.now;
         let node = &mut self.nodes[from];
-        node.endpoint.from_workload(now, node.slot, packet, &mut node.wire);
+        node.endpoint.from_workload(now, node.slot, Offload::None, &mut packet.to_vec(), &mut node.wire);
+        node.endpoint.flush(&mut node.wire);
         self.carry();
     }
 
@@ -119,6 +120,7 @@ impl Pair {
                 for datagram in std::mem::take(&mut self.nodes[at].wire.datagrams) {
                     let node = &mut self.nodes[1 - at];
                     node.endpoint.from_network(now, from, &datagram, &mut node.wire);
+                    node.endpoint.flush(&mut node.wire);
                 }
             }
         }
@@ -176,9 +178,8 @@ fn a_peer_cannot_send_from_outside_its_prefixes() {
     let mut pair = Pair::new();
     let forged = packet("10.42.9.1", "10.42.1.1", 6, (4000, 8080), b"");
     let node = &mut pair.nodes[0];
-    node.endpoint.wireguard.seal(0, &forged, |to, datagram| {
-        node.wire.to_network(to, datagram);
-    });
+    node.endpoint.wireguard.seal(0, &forged, &mut node.endpoint.batch, &mut node.wire);
+    node.endpoint.flush(&mut node.wire);
     pair.carry();
     assert_eq!(pair.drops(1, Cause::SpoofedByPeer), 1);
 }
@@ -236,10 +237,10 @@ fn two_workloads_of_one_node_are_policed_without_crypto() {
     node.endpoint.add_local(LocalWorkload { id: id(9), addresses: addresses.clone(), vouched: None });
     let spec = WorkloadSpec { node: name(0), addresses, identity: API, quarantined: false };
     node.endpoint.apply(&[Change::Put(ItemKey::Workload(network(), id(9)), Item::Workload(spec))]);
-    let allowed = packet("10.42.0.1", "10.42.0.9", 6, (4000, 8080), b"");
-    let denied = packet("10.42.0.9", "10.42.0.1", 6, (4000, 8080), b"");
-    node.endpoint.from_workload(pair.now, node.slot, &allowed, &mut node.wire);
-    node.endpoint.from_workload(pair.now, Slot(1), &denied, &mut node.wire);
+    let mut allowed = packet("10.42.0.1", "10.42.0.9", 6, (4000, 8080), b"");
+    let mut denied = packet("10.42.0.9", "10.42.0.1", 6, (4000, 8080), b"");
+    node.endpoint.from_workload(pair.now, node.slot, Offload::None, &mut allowed, &mut node.wire);
+    node.endpoint.from_workload(pair.now, Slot(1), Offload::None, &mut denied, &mut node.wire);
     assert_eq!(node.wire.delivered, [allowed]);
     assert!(node.wire.datagrams.is_empty());
 }

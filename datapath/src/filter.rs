@@ -139,11 +139,11 @@ impl Filter {
         Ok(Passed(link))
     }
 
-    /// Counts a packet of `length` bytes that passed.
-    pub fn count(&mut self, passed: Passed, length: usize) {
+    /// Counts packets that passed, `bytes` long together.
+    pub fn count(&mut self, passed: Passed, packets: u64, bytes: usize) {
         if let Some(stats) = self.links.get_mut(passed.0) {
-            stats.count.packets += 1;
-            stats.count.bytes += length as u64;
+            stats.count.packets += packets;
+            stats.count.bytes += bytes as u64;
         }
     }
 

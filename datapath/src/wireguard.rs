@@ -3,7 +3,7 @@
 //! boringtun reads the system clock for its timers; that is the one place where this crate does not take time as a
 //! parameter. Wire format: the WireGuard paper (Donenfeld, NDSS 2017), §5.4.
 
-use crate::drops::Cause;
+use crate::{batch::Batch, drops::Cause, endpoint::Sink};
 use boringtun::noise::{Packet, Tunn, TunnResult, errors::WireGuardError, rate_limiter::RateLimiter};
 use meshward_model::PublicKey;
 use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
@@ -71,6 +71,7 @@ pub(crate) struct Wireguard {
     unlimited: Arc<RateLimiter>,
     peers: Vec<Option<Peer>>,
     by_key: HashMap<PublicKey, usize>,
+    /// For what the engine says by itself.
     sealed: Vec<u8>,
 }
 
@@ -136,14 +137,25 @@ impl Wireguard {
         Some(PeerStats { address: peer.address, handshake_age, sent: sent as u64, received: received as u64 })
     }
 
-    /// Seals a packet for a peer, or begins a handshake and keeps the packet for its end.
-    pub fn seal(&mut self, slot: usize, packet: &[u8], mut send: impl FnMut(SocketAddr, &[u8])) {
+    /// Seals a packet for a peer into a batch, or begins a handshake and keeps the packet for its end.
+    pub fn seal(&mut self, slot: usize, packet: &[u8], batch: &mut Batch, sink: &mut impl Sink) {
         let Some(peer) = self.peers.get_mut(slot).and_then(Option::as_mut) else { return };
-        make_room(&mut self.sealed, packet.len());
-        if let TunnResult::WriteToNetwork(datagram) = peer.tunnel.encapsulate(packet, &mut self.sealed)
-            && let Some(address) = peer.address
-        {
-            send(address, datagram);
+        // Without an address the packet waits with the engine until the peer has shown where it is.
+        let Some(address) = peer.address else {
+            make_room(&mut self.sealed, packet.len());
+            peer.tunnel.encapsulate(packet, &mut self.sealed);
+            return;
+        };
+        let length = packet.len() + OVERHEAD;
+        let room = batch.room(address, length, LEAST_BUFFER, sink);
+        match peer.tunnel.encapsulate(packet, room) {
+            TunnResult::WriteToNetwork(datagram) if datagram.len() == length && is_data(datagram) => {
+                batch.keep(length);
+            }
+            TunnResult::WriteToNetwork(handshake) => {
+                sink.to_network(address, handshake, handshake.len());
+            }
+            _ => {}
         }
     }
 
@@ -242,6 +254,11 @@ impl Peer {
         let next = at.map_or(0, |at| at + 1) % self.candidates.len().max(1);
         self.address = self.candidates.get(next).copied().or(self.address);
     }
+}
+
+/// Whether a message is transport data: type 4 (WireGuard paper §5.4.6).
+fn is_data(datagram: &[u8]) -> bool {
+    datagram.first() == Some(&4)
 }
 
 fn make_room(buffer: &mut Vec<u8>, packet: usize) {

@@ -14,6 +14,18 @@ pub struct Internet {
     sites: u8,
 }
 
+impl Internet {
+    /// Narrows the link between the router and a site to packets of `mtu` bytes.
+    ///
+    /// # Errors
+    /// If the link cannot be changed.
+    pub fn narrow(&self, site: &Site, mtu: u32) -> Result<()> {
+        let port = format!("site{}", site.v4.octets()[2]);
+        self.router.links(async |links| links.set_mtu(&port, mtu).await)?;
+        Ok(site.netns.links(async |links| links.set_mtu("eth0", mtu).await)?)
+    }
+}
+
 /// A host of its own subnet.
 #[derive(Debug, Clone)]
 pub struct Site {

@@ -112,15 +112,30 @@ impl Mesh {
         self.node_at(site, &token)
     }
 
+    /// The same, where the node knows and is known by IPv6 addresses only.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not.
+    pub fn node_over_ipv6(&mut self, name: &str) -> Result<Node> {
+        let token = self.token(&["--site", name])?;
+        let site = self.internet.site(name)?;
+        self.join_by(&site, &token, self.site.v6.into())?;
+        let flags = vec!["--advertise".to_owned(), site.v6.to_string()];
+        self.start_node(site, flags)
+    }
+
     /// Joins and starts a node with a token on a site, whose name it takes.
     ///
     /// # Errors
     /// With what it printed, if it does not.
     pub fn node_at(&self, site: Site, token: &str) -> Result<Node> {
-        let folder = self.folder.path().join(&site.name);
-        fs::create_dir_all(&folder)?;
         self.join(&site, token)?;
-        let mut node = Node { site, folder, binaries: self.binaries.clone(), process: None };
+        self.start_node(site, Vec::new())
+    }
+
+    fn start_node(&self, site: Site, flags: Vec<String>) -> Result<Node> {
+        let folder = self.folder.path().join(&site.name);
+        let mut node = Node { site, folder, flags, binaries: self.binaries.clone(), process: None };
         node.start()?;
         self.wait(|| node.is_connected())?;
         Ok(node)
@@ -131,8 +146,12 @@ impl Mesh {
     /// # Errors
     /// With what it said, if it is refused.
     pub fn join(&self, site: &Site, token: &str) -> Result<String> {
+        self.join_by(site, token, self.site.v4.into())
+    }
+
+    fn join_by(&self, site: &Site, token: &str, coordinator: IpAddr) -> Result<String> {
         let mut command = Command::new(self.binaries.path("meshward-node"));
-        let invitation = format!("{token}@{}", self.site.v4);
+        let invitation = format!("{token}@{coordinator}");
         command.args(["join", &invitation, "--name", &site.name, "--data-dir"]);
         command.arg(self.folder.path().join(&site.name).join("data"));
         output(&site.netns, &mut command)
@@ -160,7 +179,7 @@ impl Mesh {
 fn start_coordinator(binaries: &Binaries, site: &Site, folder: &Path, flags: &[String]) -> Result<Process> {
     let mut command = Command::new(binaries.path("meshward-coordinator"));
     command.arg("--data-dir").arg(folder.join("coordinator"));
-    command.args(["--listen", &format!("{}:7443", site.v4)]).args(flags);
+    command.args(flags);
     let mut process = Process::start(&site.netns, &mut command, &folder.join("coordinator.log"))?;
     let context = folder.join("coordinator/admin.json");
     let ready = || {
@@ -177,6 +196,7 @@ pub struct Node {
     pub site: Site,
     binaries: Binaries,
     folder: PathBuf,
+    flags: Vec<String>,
     process: Option<Process>,
 }
 
@@ -187,7 +207,12 @@ impl Node {
     /// With what it printed, if it does not start.
     pub fn start(&mut self) -> Result<()> {
         let mut command = Command::new(self.binaries.path("meshward-node"));
-        command.arg("--data-dir").arg(self.folder.join("data")).arg("--socket").arg(self.socket());
+        command
+            .arg("--data-dir")
+            .arg(self.folder.join("data"))
+            .arg("--socket")
+            .arg(self.socket())
+            .args(&self.flags);
         let mut process = Process::start(&self.site.netns, &mut command, &self.folder.join("node.log"))?;
         let socket = self.socket();
         process.wait_until(|| std::os::unix::net::UnixStream::connect(&socket).is_ok())?;

@@ -98,6 +98,8 @@ pub struct LocalEndpoint {
     pub public_key: String,
     /// Its UDP port.
     pub port: u16,
+    /// What the kernel does for many packets at once: `tso`, `uso`, `udp-segment`, `udp-gro`.
+    pub offloads: Vec<String>,
     /// Its peers.
     pub peers: Vec<LocalPeer>,
     /// Flows in the table.

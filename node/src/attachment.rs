@@ -1,6 +1,6 @@
 //! A workload's interface: a TUN in its namespace, whose other end this daemon holds.
 
-use crate::sys;
+use crate::sys::{self, Tun};
 use ipnet::IpNet;
 use meshward_model::{WorkloadId, control::WorkloadReport, view::NetworkSpec};
 use meshward_netns::Netns;
@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs,
     net::IpAddr,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     thread,
 };
@@ -81,7 +80,7 @@ impl Attachment {
     ///
     /// # Errors
     /// [`AttachError`]; then there is no interface.
-    pub fn open(&self, network: &NetworkSpec) -> Result<OwnedFd, AttachError> {
+    pub fn open(&self, network: &NetworkSpec) -> Result<Tun, AttachError> {
         let netns = Netns::open(&self.netns)?;
         let tun = netns
             .run(|| sys::open_tun(&self.interface))?
@@ -134,7 +133,7 @@ pub fn free_interface(netns: &Netns) -> Result<String, meshward_netns::Error> {
 }
 
 /// Deletes a workload's interface. That takes the kernel some 16 ms, so a thread of its own does it.
-pub fn close(tun: OwnedFd) {
+pub fn close(tun: Tun) {
     thread::spawn(move || {
         if let Err(error) = sys::delete_tun_at_close(&tun) {
             tracing::warn!("an interface was left behind: {error}");

@@ -5,7 +5,7 @@ use crate::{
     attachment::{self, Attachment, Owner},
     config::Config,
     folder::{Folder, Membership},
-    worker::{self, Worker},
+    worker::{self, Offloads, Worker},
 };
 use anyhow::Result;
 use meshward_datapath::{Endpoint, EndpointStats, LocalWorkload, RESUME_WINDOW, Slot};
@@ -27,6 +27,8 @@ use tracing::{error, info, warn};
 
 /// For how long an attach waits for the coordinator's word.
 const ADMISSION: Duration = Duration::from_secs(5);
+/// A coordinator that has not answered for this long counts as away, though its session has not ended yet.
+const SILENCE: Duration = Duration::from_millis(1500);
 /// How often the workloads' namespaces and owners are looked after.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
@@ -229,25 +231,27 @@ impl Node {
     }
 
     async fn wait_admitted(&self, id: &WorkloadId) -> Result<Shown, Refusal> {
-        let deadline = tokio::time::Instant::now() + ADMISSION;
+        let begun = tokio::time::Instant::now();
         loop {
             let changed = self.admission.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             {
-                let state = self.state.lock().await;
+                let mut state = self.state.lock().await;
+                if begun.elapsed() >= SILENCE {
+                    self.vouch_for_unadmitted(&mut state);
+                }
                 let workload = state.workloads.get(id);
                 let workload =
                     workload.ok_or_else(|| Refusal::Missing(format!("workload {id} was detached")))?;
                 let shown = show(&state, workload);
-                if shown.state != WorkloadState::Waiting || state.session.is_none() {
-                    return Ok(shown);
-                }
-                if tokio::time::Instant::now() >= deadline {
+                let spoken = shown.state != WorkloadState::Waiting || state.session.is_none();
+                if spoken || begun.elapsed() >= ADMISSION {
                     return Ok(shown);
                 }
             }
-            let _ = tokio::time::timeout_at(deadline, changed).await;
+            let patience = if begun.elapsed() < SILENCE { SILENCE } else { ADMISSION };
+            let _ = tokio::time::timeout_at(begun + patience, changed).await;
         }
     }
 
@@ -445,7 +449,7 @@ impl Node {
     /// The counters of every link.
     pub async fn link_counts(&self) -> Vec<LinkCount> {
         let stats = self.stats().await.into_iter();
-        let counts = stats.flat_map(|(network, stats)| {
+        let counts = stats.flat_map(|(network, stats, _)| {
             let count = move |link: meshward_datapath::LinkStats| LinkCount {
                 network: network.clone(),
                 from: link.from,
@@ -458,13 +462,13 @@ impl Node {
     }
 
     /// What every endpoint has counted.
-    pub async fn stats(&self) -> Vec<(NetworkName, EndpointStats)> {
+    pub async fn stats(&self) -> Vec<(NetworkName, EndpointStats, Offloads)> {
         let workers: Vec<_> =
             self.state.lock().await.endpoints.iter().map(|(n, r)| (n.clone(), r.worker.clone())).collect();
         let mut all = Vec::new();
         for (network, worker) in workers {
-            if let Some(stats) = worker.stats().await {
-                all.push((network, stats));
+            if let Some((stats, offloads)) = worker.stats().await {
+                all.push((network, stats, offloads));
             }
         }
         all
@@ -478,13 +482,16 @@ impl Node {
 
     /// The node in short.
     pub async fn status(&self) -> LocalStatus {
-        let stats: BTreeMap<_, _> = self.stats().await.into_iter().collect();
+        let stats =
+            self.stats().await.into_iter().map(|(network, stats, offloads)| (network, (stats, offloads)));
+        let stats: BTreeMap<_, _> = stats.collect();
         let credentials = self.folder.credentials().and_then(|credentials| credentials.read());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
         let state = self.state.lock().await;
         let endpoints = state.endpoints.iter().map(|(network, running)| {
-            let stats = stats.get(network);
+            let (stats, offloads) = stats.get(network).map(|(stats, offloads)| (stats, offloads)).unzip();
             LocalEndpoint {
+                offloads: offloads.map(|offloads| offloads.names()).unwrap_or_default(),
                 network: network.clone(),
                 blocks: state.view.network(network).map(|spec| spec.blocks.clone()).unwrap_or_default(),
                 public_key: running.public_key.to_string(),

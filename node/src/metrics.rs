@@ -35,7 +35,7 @@ async fn registry(node: &Node) -> Registry {
     });
     measured(&mut registry, "workloads", "Workloads by state", in_state);
     let each = |value: &dyn Fn(&meshward_datapath::EndpointStats) -> u64| -> Vec<_> {
-        stats.iter().map(|(network, stats)| ([("network", network.to_string())], value(stats))).collect()
+        stats.iter().map(|(network, stats, _)| ([("network", network.to_string())], value(stats))).collect()
     };
     let sum =
         |pick: fn(&meshward_datapath::LinkStats) -> u64| each(&|stats| stats.links.iter().map(pick).sum());
@@ -48,7 +48,7 @@ async fn registry(node: &Node) -> Registry {
         sum(|link| link.count.packets),
     );
     counted(&mut registry, "bytes", "Bytes of those packets", sum(|link| link.count.bytes));
-    let drops = stats.iter().flat_map(|(network, stats)| {
+    let drops = stats.iter().flat_map(|(network, stats, _)| {
         let labels = move |cause: &str| [("network", network.to_string()), ("cause", cause.to_owned())];
         stats.drops.iter().map(move |(cause, count)| (labels(cause), count))
     });

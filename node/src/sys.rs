@@ -1,4 +1,4 @@
-//! The system calls that no crate of ours wraps: the TUN driver's ioctls. The only module with `unsafe`.
+//! The system calls that no crate of ours wraps: the TUN driver's ioctls, and a socket option. The only module with `unsafe`.
 
 use nix::{
     errno::Errno,
@@ -16,11 +16,27 @@ use std::{
 
 // Request codes of linux/if_tun.h.
 nix::ioctl_write_ptr_bad!(tun_set_iff, nix::request_code_write!(b'T', 202, size_of::<c_int>()), libc::ifreq);
+nix::ioctl_write_int_bad!(tun_set_offload, nix::request_code_write!(b'T', 208, size_of::<c_int>()));
 nix::ioctl_write_int_bad!(tun_set_persist, nix::request_code_write!(b'T', 203, size_of::<c_int>()));
+
+// Offloads of linux/if_tun.h: checksum, TCP over IPv4 and IPv6, UDP over IPv4 and IPv6 (kernel 6.2).
+const CHECKSUM_AND_TCP: c_int = 0x01 | 0x02 | 0x04;
+const UDP: c_int = 0x20 | 0x40;
+
+/// An open TUN device.
+#[derive(Debug)]
+pub struct Tun {
+    /// Its descriptor: each packet has a virtio network header in front.
+    pub fd: OwnedFd,
+    /// Whether the kernel hands over super-packets of TCP.
+    pub tcp_offload: bool,
+    /// Whether it hands over, and takes, super-packets of UDP.
+    pub udp_offload: bool,
+}
 
 /// Opens the TUN device `name` in the namespace of the calling thread, making it if it is not there. It outlives this
 /// process until [`delete_tun_at_close`] is called (`TUNSETPERSIST`).
-pub fn open_tun(name: &str) -> io::Result<OwnedFd> {
+pub fn open_tun(name: &str) -> io::Result<Tun> {
     let device: File =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
     // SAFETY: an `ifreq` is plain data for which all zeroes is a valid value.
@@ -31,17 +47,38 @@ pub fn open_tun(name: &str) -> io::Result<OwnedFd> {
     for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *place = byte as c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as i16;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
     // SAFETY: the descriptor is open, and `request` is a valid `ifreq` for the length of the call.
     unsafe { tun_set_iff(device.as_raw_fd(), &request) }?;
     // SAFETY: the descriptor is an attached TUN; the argument is an integer.
     unsafe { tun_set_persist(device.as_raw_fd(), 1) }?;
-    Ok(device.into())
+    let offload = |which: c_int| {
+        // SAFETY: the descriptor is an attached TUN; the argument is an integer.
+        unsafe { tun_set_offload(device.as_raw_fd(), which) }.is_ok()
+    };
+    let udp_offload = offload(CHECKSUM_AND_TCP | UDP);
+    let tcp_offload = udp_offload || offload(CHECKSUM_AND_TCP);
+    Ok(Tun { fd: device.into(), tcp_offload, udp_offload })
 }
 
 /// Has the device disappear when its descriptor is closed.
-pub fn delete_tun_at_close(tun: &OwnedFd) -> io::Result<()> {
+pub fn delete_tun_at_close(tun: &Tun) -> io::Result<()> {
     // SAFETY: the descriptor is an attached TUN; the argument is an integer.
-    unsafe { tun_set_persist(tun.as_raw_fd(), 0) }?;
+    unsafe { tun_set_persist(tun.fd.as_raw_fd(), 0) }?;
+    Ok(())
+}
+
+/// Lets the kernel fragment a socket's datagrams where a path takes only smaller ones, and clears "don't fragment"
+/// (`IP_PMTUDISC_DONT`, ip(7)): a tunnel's packets have a fixed size, and must arrive all the same.
+pub fn allow_fragments(socket: &impl AsRawFd) -> io::Result<()> {
+    let set = |level: c_int, name: c_int, value: c_int| {
+        let (value, length) = (&raw const value, size_of::<c_int>() as libc::socklen_t);
+        // SAFETY: the descriptor is open, and `value` points to an int of the given length for the length of the call.
+        Errno::result(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.cast(), length) })
+    };
+    // An IPv6 socket sends to IPv4 addresses, too, and has both options.
+    let v6 = set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT);
+    let v4 = set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
+    v6.or(v4)?;
     Ok(())
 }

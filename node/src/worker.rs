@@ -3,23 +3,28 @@
 //! Nobody else touches the endpoint, so no packet waits for a lock; a command that changes the rules holds from the next
 //! packet on.
 
+use crate::sys::{self, Tun};
 use anyhow::{Context, Result};
-use meshward_datapath::{Endpoint, EndpointStats, LocalWorkload, Sink, Slot};
+use meshward_datapath::{Endpoint, EndpointStats, LocalWorkload, OFFLOAD_LENGTH, Offload, Sink, Slot};
 use meshward_model::{Change, IdentityId, NetworkName};
 use nix::{
     errno::Errno,
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         eventfd::{EfdFlags, EventFd},
-        socket::{setsockopt, sockopt},
+        socket::{
+            ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+            sockopt,
+        },
+        uio::writev,
     },
     unistd,
 };
 use std::{
     collections::HashMap,
-    io::ErrorKind,
+    io::{ErrorKind, IoSlice, IoSliceMut},
     net::{IpAddr, SocketAddr, UdpSocket},
-    os::fd::OwnedFd,
+    os::fd::AsRawFd,
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
@@ -38,10 +43,36 @@ const SOCKET: u64 = u64::MAX - 1;
 
 enum Command {
     Apply(Vec<Change>, oneshot::Sender<()>),
-    Add(LocalWorkload, OwnedFd, oneshot::Sender<Slot>),
-    Remove(Slot, oneshot::Sender<Option<OwnedFd>>),
+    Add(LocalWorkload, Tun, oneshot::Sender<Slot>),
+    Remove(Slot, oneshot::Sender<Option<Tun>>),
     Vouch(Slot, Option<IdentityId>),
-    Stats(oneshot::Sender<EndpointStats>),
+    Stats(oneshot::Sender<(EndpointStats, Offloads)>),
+}
+
+/// What the kernel does for many packets at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offloads {
+    /// TUNs give and take super-packets of TCP (TSO).
+    pub tcp_segmentation: bool,
+    /// TUNs give and take super-packets of UDP (USO).
+    pub udp_segmentation: bool,
+    /// The socket sends many datagrams in one call (`UDP_SEGMENT`).
+    pub batched_sending: bool,
+    /// The socket receives many datagrams in one call (`UDP_GRO`).
+    pub batched_receiving: bool,
+}
+
+impl Offloads {
+    /// The names of those that are on.
+    pub fn names(self) -> Vec<String> {
+        let all = [
+            (self.tcp_segmentation, "tso"),
+            (self.udp_segmentation, "uso"),
+            (self.batched_sending, "udp-segment"),
+            (self.batched_receiving, "udp-gro"),
+        ];
+        all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.to_owned()).collect()
+    }
 }
 
 /// The way to a worker. The worker ends when its last handle is dropped.
@@ -64,11 +95,22 @@ impl Worker {
         let (commands, received) = mpsc::channel();
         let running = Running {
             endpoint,
-            io: Io { ipv6: socket.local_addr()?.is_ipv6(), socket, tuns: HashMap::new() },
+            io: Io {
+                ipv6: socket.local_addr()?.is_ipv6(),
+                offloads: Offloads {
+                    tcp_segmentation: true,
+                    udp_segmentation: true,
+                    batched_sending: true,
+                    batched_receiving: setsockopt(&socket, sockopt::UdpGroSegment, &true).is_ok(),
+                },
+                socket,
+                tuns: HashMap::new(),
+            },
             epoll,
             wake: wake.clone(),
             commands: received,
-            buffer: vec![0; usize::from(u16::MAX) + 1],
+            buffer: vec![0; OFFLOAD_LENGTH + usize::from(u16::MAX) + 1],
+            control: nix::cmsg_space!(i32),
             next_tick: Instant::now(),
         };
         let name: String = format!("mw-{network}").chars().take(15).collect();
@@ -93,14 +135,14 @@ impl Worker {
     }
 
     /// Adds a workload with its TUN.
-    pub async fn add(&self, workload: LocalWorkload, tun: OwnedFd) -> Option<Slot> {
+    pub async fn add(&self, workload: LocalWorkload, tun: Tun) -> Option<Slot> {
         let (done, answer) = oneshot::channel();
         self.command(Command::Add(workload, tun, done));
         answer.await.ok()
     }
 
     /// Removes a workload and gives its TUN back.
-    pub async fn remove(&self, slot: Slot) -> Option<OwnedFd> {
+    pub async fn remove(&self, slot: Slot) -> Option<Tun> {
         let (done, answer) = oneshot::channel();
         self.command(Command::Remove(slot, done));
         answer.await.ok().flatten()
@@ -111,8 +153,8 @@ impl Worker {
         self.command(Command::Vouch(slot, identity));
     }
 
-    /// What the endpoint has counted.
-    pub async fn stats(&self) -> Option<EndpointStats> {
+    /// What the endpoint has counted, and what the kernel does for it.
+    pub async fn stats(&self) -> Option<(EndpointStats, Offloads)> {
         let (done, answer) = oneshot::channel();
         self.command(Command::Stats(done));
         answer.await.ok()
@@ -132,26 +174,54 @@ struct Running {
     wake: Arc<EventFd>,
     commands: mpsc::Receiver<Command>,
     buffer: Vec<u8>,
+    /// For control messages of the socket.
+    control: Vec<u8>,
     next_tick: Instant,
 }
 
 struct Io {
     socket: UdpSocket,
     ipv6: bool,
-    tuns: HashMap<Slot, OwnedFd>,
+    offloads: Offloads,
+    tuns: HashMap<Slot, Tun>,
 }
 
 impl Sink for Io {
-    fn to_workload(&mut self, slot: Slot, packet: &[u8]) -> bool {
-        self.tuns.get(&slot).is_some_and(|tun| unistd::write(tun, packet).is_ok())
+    fn to_workload(&mut self, slot: Slot, offload: Offload, packet: &[u8]) -> bool {
+        let header = offload.encode();
+        let parts = [IoSlice::new(&header), IoSlice::new(packet)];
+        self.tuns.get(&slot).is_some_and(|tun| writev(&tun.fd, &parts).is_ok())
     }
 
-    fn to_network(&mut self, to: SocketAddr, datagram: &[u8]) -> bool {
+    fn to_network(&mut self, to: SocketAddr, datagrams: &[u8], size: usize) -> bool {
         let to = match to.ip() {
             IpAddr::V4(ip) if self.ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
             _ => to,
         };
-        self.socket.send_to(datagram, to).is_ok()
+        if datagrams.len() <= size {
+            return self.socket.send_to(datagrams, to).is_ok();
+        }
+        if self.offloads.batched_sending {
+            match self.send_batch(to, datagrams, size) {
+                Ok(()) => return true,
+                // The kernel or the device below cannot: from now on one by one.
+                Err(Errno::EIO | Errno::ENOPROTOOPT) => self.offloads.batched_sending = false,
+                // The path takes only smaller packets: one by one they are fragmented.
+                Err(Errno::EINVAL | Errno::EMSGSIZE) => {}
+                Err(_) => return false,
+            }
+        }
+        // All are tried, whatever becomes of the first.
+        datagrams.chunks(size).filter(|datagram| self.socket.send_to(datagram, to).is_err()).count() == 0
+    }
+}
+
+impl Io {
+    fn send_batch(&self, to: SocketAddr, datagrams: &[u8], size: usize) -> nix::Result<()> {
+        let size = u16::try_from(size).map_err(|_| Errno::EMSGSIZE)?;
+        let (parts, to) = ([IoSlice::new(datagrams)], SockaddrStorage::from(to));
+        let control = [ControlMessage::UdpGsoSegments(&size)];
+        sendmsg(self.socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_DONTWAIT, Some(&to)).map(drop)
     }
 }
 
@@ -183,6 +253,7 @@ impl Running {
                     slot => self.read_tun(now, Slot(slot as usize)),
                 }
             }
+            self.endpoint.flush(&mut self.io);
             if !self.take_commands() {
                 return;
             }
@@ -191,28 +262,55 @@ impl Running {
 
     fn read_socket(&mut self, now: Instant) {
         for _ in 0..BURST {
-            match self.io.socket.recv_from(&mut self.buffer) {
-                Ok((length, from)) => {
-                    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-                    self.endpoint.from_network(now, from, &self.buffer[..length], &mut self.io);
+            match self.receive() {
+                Ok((length, from, size)) => {
+                    for datagram in self.buffer[..length].chunks(size.max(1)) {
+                        self.endpoint.from_network(now, from, datagram, &mut self.io);
+                    }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(Errno::EAGAIN) => return,
                 // An ICMP error about something that was sent; the next read goes on.
                 Err(_) => {}
             }
         }
     }
 
+    /// Receives datagrams of one sender: how many bytes, from where, and the size of each but the last.
+    fn receive(&mut self) -> nix::Result<(usize, SocketAddr, usize)> {
+        let mut parts = [IoSliceMut::new(&mut self.buffer)];
+        let (socket, control) = (self.io.socket.as_raw_fd(), &mut self.control);
+        let received = recvmsg::<SockaddrStorage>(socket, &mut parts, Some(control), MsgFlags::MSG_DONTWAIT)?;
+        let from = received.address.and_then(|address| {
+            let v4 = address.as_sockaddr_in().map(|a| SocketAddr::from(std::net::SocketAddrV4::from(*a)));
+            v4.or_else(|| {
+                address.as_sockaddr_in6().map(|a| SocketAddr::from(std::net::SocketAddrV6::from(*a)))
+            })
+        });
+        let from = from.ok_or(Errno::EAFNOSUPPORT)?;
+        let size = received.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::UdpGroSegments(size) => usize::try_from(size).ok(),
+            _ => None,
+        });
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        Ok((received.bytes, from, size.unwrap_or(received.bytes)))
+    }
+
     fn read_tun(&mut self, now: Instant, slot: Slot) {
         for _ in 0..BURST {
             let Some(tun) = self.io.tuns.get(&slot) else { return };
-            match unistd::read(tun, &mut self.buffer) {
-                Ok(length) => self.endpoint.from_workload(now, slot, &self.buffer[..length], &mut self.io),
+            match unistd::read(&tun.fd, &mut self.buffer) {
+                Ok(length) => {
+                    let Some((header, packet)) = self.buffer[..length].split_first_chunk_mut() else {
+                        continue;
+                    };
+                    let Some(offload) = Offload::decode(header) else { continue };
+                    self.endpoint.from_workload(now, slot, offload, packet, &mut self.io);
+                }
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
                 Err(_) => {
                     // The namespace is gone, and with it the interface: polling it on would never rest.
-                    let _ = self.epoll.delete(tun);
+                    let _ = self.epoll.delete(&tun.fd);
                     return;
                 }
             }
@@ -238,7 +336,13 @@ impl Running {
             }
             Command::Add(workload, tun, done) => {
                 let slot = self.endpoint.add_local(workload);
-                let watched = self.epoll.add(&tun, EpollEvent::new(EpollFlags::EPOLLIN, slot.0 as u64));
+                let Offloads { tcp_segmentation, udp_segmentation, .. } = &mut self.io.offloads;
+                *tcp_segmentation &= tun.tcp_offload;
+                *udp_segmentation &= tun.udp_offload;
+                if !tun.udp_offload {
+                    self.endpoint.keep_udp_apart();
+                }
+                let watched = self.epoll.add(&tun.fd, EpollEvent::new(EpollFlags::EPOLLIN, slot.0 as u64));
                 if let Err(error) = watched {
                     tracing::error!("a workload's interface cannot be polled: {error}");
                 }
@@ -249,13 +353,13 @@ impl Running {
                 self.endpoint.remove_local(slot);
                 let tun = self.io.tuns.remove(&slot);
                 if let Some(tun) = &tun {
-                    let _ = self.epoll.delete(tun);
+                    let _ = self.epoll.delete(&tun.fd);
                 }
                 let _ = done.send(tun);
             }
             Command::Vouch(slot, identity) => self.endpoint.vouch(slot, identity),
             Command::Stats(done) => {
-                let _ = done.send(self.endpoint.stats());
+                let _ = done.send((self.endpoint.stats(), self.io.offloads));
             }
         }
     }
@@ -279,6 +383,7 @@ pub fn bind(kept: Option<u16>, first: u16) -> Result<UdpSocket> {
         }
     };
     bound.set_nonblocking(true)?;
+    sys::allow_fragments(&bound).context("cannot let the kernel fragment datagrams")?;
     // Without the right to go over the limit, the limit is what there is.
     if setsockopt(&bound, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
         let _ = setsockopt(&bound, sockopt::RcvBuf, &SOCKET_BUFFER);

@@ -43,6 +43,17 @@ fn without_the_coordinator_traffic_goes_on_and_workloads_start_and_stop() {
 }
 
 #[test]
+fn a_workload_starts_at_once_after_the_coordinators_sudden_end() {
+    let mut shop = Shop::new(&allow("tcp/8080"));
+    let _echo = Echo::start(&shop.api.netns, 8080);
+    shop.mesh.coordinator.kill();
+    // The sessions have not noticed yet.
+    let second = shop.nodes[0].attach("shop", "app=web").unwrap();
+    assert_eq!(second.state, "vouched");
+    assert!(tcp_echoes(&second.netns, shop.api.v4(), 8080, 64, PATIENCE));
+}
+
+#[test]
 fn nodes_catch_up_by_deltas_after_the_coordinators_return() {
     let mut shop = Shop::new(&allow("tcp/8080"));
     let _many: Vec<_> = (0..10).map(|_| shop.nodes[1].attach("shop", "app=api").unwrap()).collect();

@@ -101,6 +101,49 @@ fn a_workload_cannot_send_from_an_address_that_is_not_its_own() {
 }
 
 #[test]
+fn a_mesh_works_where_its_nodes_have_only_ipv6() {
+    let mut mesh = mesh();
+    let nodes = [mesh.node_over_ipv6("cloud").unwrap(), mesh.node_over_ipv6("rack").unwrap()];
+    let (web, api) =
+        (nodes[0].attach("shop", "app=web").unwrap(), nodes[1].attach("shop", "app=api").unwrap());
+    mesh.apply(&allow("tcp/8080, udp/8080")).unwrap();
+    let _echo = Echo::start(&api.netns, 8080);
+    for to in [api.v4(), api.v6()] {
+        assert!(tcp_echoes(&web.netns, to, 8080, 1 << 20, PATIENCE));
+        assert!(udp_echoes(&web.netns, to, 8080, 1380, PATIENCE));
+    }
+    let peer = nodes[0].status().unwrap()["endpoints"][0]["peers"][0]["address"].clone();
+    assert_eq!(peer.as_str().unwrap().split(']').next().unwrap(), format!("[{}", nodes[1].site.v6));
+}
+
+#[test]
+fn a_path_that_takes_only_1280_bytes_works() {
+    let shop = Shop::new(&allow("tcp/8080, udp/8080"));
+    shop.mesh.internet.narrow(&shop.nodes[1].site, 1280).unwrap();
+    let _echo = Echo::start(&shop.api.netns, 8080);
+    for to in [shop.api.v4(), shop.api.v6()] {
+        assert!(tcp_echoes(&shop.web.netns, to, 8080, 4 << 20, Duration::from_secs(20)), "TCP to {to}");
+        assert!(udp_echoes(&shop.web.netns, to, 8080, 1380, PATIENCE), "UDP to {to}");
+        assert!(udp_echoes(&shop.web.netns, to, 8080, 9000, PATIENCE), "fragments to {to}");
+    }
+}
+
+#[test]
+fn super_packets_are_used_and_shown() {
+    let shop = Shop::new(&allow("tcp/8080"));
+    let _echo = Echo::start(&shop.api.netns, 8080);
+    assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 8 << 20, PATIENCE));
+    let offloads = shop.nodes[0].status().unwrap()["endpoints"][0]["offloads"].clone();
+    assert_eq!(offloads, serde_json::json!(["tso", "uso", "udp-segment", "udp-gro"]));
+    let links = shop.mesh.read(&["links"]).unwrap();
+    let packets = links["links"][0]["packets"].as_u64().unwrap();
+    assert!(
+        packets >= 2 * (8 << 20) / 1420,
+        "counters count the packets that super-packets stand for: {packets}"
+    );
+}
+
+#[test]
 fn two_networks_with_the_same_labels_do_not_leak() {
     let mut mesh = mesh();
     mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16", "--cidr", "fd43::/48"]).unwrap();

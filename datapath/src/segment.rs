@@ -1,0 +1,147 @@
+//! Cutting a super-packet into packets of the path's size, each with headers of its own (what a network card's TSO and
+//! USO do).
+
+use crate::{
+    checksum::{Sum, set_ipv4},
+    drops::Cause,
+    offload::{Kind, Offload},
+    packet::{FIN, Headers},
+};
+use std::net::IpAddr;
+
+const PSH: u8 = 8;
+const CWR: u8 = 0x80;
+
+/// Gives every packet that `packet` stands for to `emit`, in order and complete. `scratch` is where they are built.
+///
+/// # Errors
+/// [`Cause::Malformed`] if the offload does not fit the packet; then nothing was emitted.
+pub(crate) fn segment(
+    packet: &mut [u8],
+    headers: &Headers,
+    offload: Offload,
+    scratch: &mut Vec<u8>,
+    mut emit: impl FnMut(&[u8]),
+) -> Result<(), Cause> {
+    match offload {
+        Offload::None | Offload::Verified => emit(packet),
+        Offload::Checksum { start, offset } => {
+            complete_checksum(packet, headers, usize::from(start), usize::from(offset))?;
+            emit(packet);
+        }
+        Offload::Segment { kind, size, .. } => {
+            let cut = Cut::new(packet, headers, kind, usize::from(size))?;
+            cut.each(scratch, emit);
+        }
+    }
+    Ok(())
+}
+
+/// How many packets a super-packet stands for.
+pub(crate) fn count(headers: &Headers, offload: Offload) -> u64 {
+    let Offload::Segment { size: size @ 1.., headers: all, .. } = offload else { return 1 };
+    headers.length.saturating_sub(usize::from(all)).div_ceil(usize::from(size)).max(1) as u64
+}
+
+/// The field holds the pseudo-header's sum; the kernel left the rest to whoever sends the packet.
+fn complete_checksum(packet: &mut [u8], headers: &Headers, start: usize, offset: usize) -> Result<(), Cause> {
+    let field = start + offset;
+    if start < headers.payload || field + 2 > packet.len() {
+        return Err(Cause::Malformed);
+    }
+    let mut sum = Sum::default().add(&packet[start..]).finish();
+    // RFC 768: a UDP checksum of zero would say that there is none.
+    if sum == [0, 0] && headers.ip_protocol == 17 {
+        sum = [0xff, 0xff];
+    }
+    packet[field..field + 2].copy_from_slice(&sum);
+    Ok(())
+}
+
+/// A super-packet that can be cut.
+struct Cut<'a> {
+    head: &'a [u8],
+    data: &'a [u8],
+    headers: &'a Headers,
+    kind: Kind,
+    size: usize,
+}
+
+impl<'a> Cut<'a> {
+    fn new(packet: &'a [u8], headers: &'a Headers, kind: Kind, size: usize) -> Result<Self, Cause> {
+        let at = headers.payload;
+        let fits = match kind {
+            Kind::TcpV4 => headers.ip_protocol == 6 && headers.source.is_ipv4(),
+            Kind::TcpV6 => headers.ip_protocol == 6 && headers.source.is_ipv6(),
+            Kind::Udp => headers.ip_protocol == 17,
+        };
+        let transport = match kind {
+            Kind::Udp => 8,
+            _ => usize::from(packet.get(at + 12).ok_or(Cause::Malformed)? >> 4) * 4,
+        };
+        let least = if kind == Kind::Udp { 8 } else { 20 };
+        if !fits || size == 0 || transport < least || at + transport > packet.len() {
+            return Err(Cause::Malformed);
+        }
+        let (head, data) = packet.split_at(at + transport);
+        Ok(Self { head, data, headers, kind, size })
+    }
+
+    fn each(&self, scratch: &mut Vec<u8>, mut emit: impl FnMut(&[u8])) {
+        let last = self.data.len().div_ceil(self.size).max(1) - 1;
+        for number in 0..=last {
+            let from = number * self.size;
+            let chunk = &self.data[from..self.data.len().min(from + self.size)];
+            scratch.clear();
+            scratch.extend_from_slice(self.head);
+            scratch.extend_from_slice(chunk);
+            self.write_headers(scratch, number, last);
+            emit(scratch);
+        }
+    }
+
+    fn write_headers(&self, packet: &mut [u8], number: usize, last: usize) {
+        let (at, length) = (self.headers.payload, packet.len());
+        match self.headers.source {
+            IpAddr::V4(_) => {
+                packet[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+                let id = u16::from_be_bytes([packet[4], packet[5]]).wrapping_add(number as u16);
+                packet[4..6].copy_from_slice(&id.to_be_bytes());
+                set_ipv4(packet, at.min(usize::from(packet[0] & 15) * 4));
+            }
+            IpAddr::V6(_) => packet[4..6].copy_from_slice(&((length - 40) as u16).to_be_bytes()),
+        }
+        let transport = &mut packet[at..];
+        match self.kind {
+            Kind::Udp => {
+                let udp = transport.len() as u16;
+                transport[4..6].copy_from_slice(&udp.to_be_bytes());
+            }
+            Kind::TcpV4 | Kind::TcpV6 => {
+                let first = u32::from_be_bytes([transport[4], transport[5], transport[6], transport[7]]);
+                let sequence = first.wrapping_add((number * self.size) as u32);
+                transport[4..8].copy_from_slice(&sequence.to_be_bytes());
+                if number < last {
+                    transport[13] &= !(FIN | PSH);
+                }
+                // RFC 3168 §6.1.2: the answer to a congestion mark is said once.
+                if number > 0 {
+                    transport[13] &= !CWR;
+                }
+            }
+        }
+        let field = usize::from(self.kind.checksum_offset());
+        transport[field..field + 2].fill(0);
+        let Headers { source, destination, ip_protocol, .. } = *self.headers;
+        let pseudo = Sum::default().add_pseudo(source, destination, ip_protocol, transport.len());
+        let mut sum = pseudo.add(transport).finish();
+        if sum == [0, 0] && self.kind == Kind::Udp {
+            sum = [0xff, 0xff];
+        }
+        transport[field..field + 2].copy_from_slice(&sum);
+    }
+}
+
+#[cfg(test)]
+#[path = "offload_tests.rs"]
+mod tests;
