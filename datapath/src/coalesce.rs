@@ -1,8 +1,7 @@
-//! Merging the packets of one flow that arrive in a row into one super-packet for the TUN (what the kernel's GRO does).
+//! Merging the packets of one flow that arrive in a row from one peer into one super-packet (what the kernel's GRO does).
 
 use crate::{
     checksum::{Sum, set_ipv4},
-    endpoint::Slot,
     offload::{Kind, Offload},
     packet::{Fragment, Headers},
 };
@@ -23,7 +22,9 @@ pub(crate) struct Coalescer {
 
 #[derive(Debug)]
 struct Run {
-    slot: Slot,
+    /// Who sent it.
+    peer: usize,
+    /// Those of the first packet.
     headers: Headers,
     /// `None`: of a kind that is not merged.
     kind: Option<Kind>,
@@ -42,18 +43,14 @@ impl Coalescer {
         self.udp_apart = true;
     }
 
-    /// Takes a packet for a workload. What cannot be merged with it is handed to `emit` first.
-    pub fn push(
-        &mut self,
-        slot: Slot,
-        packet: &[u8],
-        headers: &Headers,
-        emit: impl FnMut(Slot, Offload, &[u8]),
-    ) {
-        if self.append(slot, packet, headers) {
+    /// Takes a packet of a peer. What cannot be merged with it is handed to `emit` first.
+    pub fn push(&mut self, peer: usize, packet: &[u8], headers: &Headers, emit: impl FnOnce(Merged<'_>)) {
+        if self.append(peer, packet, headers) {
             return;
         }
-        self.flush(emit);
+        if let Some(merged) = self.take() {
+            emit(merged);
+        }
         let mergeable = mergeable(packet, headers).filter(|(kind, _)| *kind != Kind::Udp || !self.udp_apart);
         let (kind, head) = mergeable.map_or((None, packet.len()), |(kind, head)| (Some(kind), head));
         let closed = kind.is_none_or(|kind| kind != Kind::Udp && packet[headers.payload + 13] & PSH != 0);
@@ -61,12 +58,12 @@ impl Coalescer {
         self.packet.extend_from_slice(packet);
         let size = packet.len() - head;
         self.run =
-            Some(Run { slot, headers: *headers, kind, head, size, count: 1, closed: closed || size == 0 });
+            Some(Run { peer, headers: *headers, kind, head, size, count: 1, closed: closed || size == 0 });
     }
 
-    fn append(&mut self, slot: Slot, packet: &[u8], headers: &Headers) -> bool {
+    fn append(&mut self, peer: usize, packet: &[u8], headers: &Headers) -> bool {
         let Some(run) = &mut self.run else { return false };
-        let Some(kind) = run.kind.filter(|_| !run.closed && run.slot == slot) else { return false };
+        let Some(kind) = run.kind.filter(|_| !run.closed && run.peer == peer) else { return false };
         let Some((own, head)) = mergeable(packet, headers) else { return false };
         let size = packet.len() - head;
         let fits = own == kind
@@ -80,6 +77,7 @@ impl Coalescer {
         let flags = headers.payload + 13;
         if kind != Kind::Udp && packet[flags] & PSH != 0 {
             self.packet[flags] |= PSH;
+            run.headers.tcp_flags |= PSH;
             run.closed = true;
         }
         run.closed |= size < run.size;
@@ -88,18 +86,31 @@ impl Coalescer {
         true
     }
 
-    /// Hands over what has been merged.
-    pub fn flush(&mut self, mut emit: impl FnMut(Slot, Offload, &[u8])) {
-        let Some(run) = self.run.take() else { return };
-        let (Some(kind), 2..) = (run.kind, run.count) else {
+    /// Takes out what has been merged.
+    pub fn take(&mut self) -> Option<Merged<'_>> {
+        let run = self.run.take()?;
+        let offload = match (run.kind, run.count) {
+            (Some(kind), 2..) => {
+                write_headers(&mut self.packet, &run, kind);
+                let (size, headers, start) = (run.size as u16, run.head as u16, run.headers.payload as u16);
+                Offload::Segment { kind, size, headers, start }
+            }
             // A packet of a kind that is merged has been verified.
-            let offload = if run.kind.is_some() { Offload::Verified } else { Offload::None };
-            return emit(run.slot, offload, &self.packet);
+            (Some(_), _) => Offload::Verified,
+            (None, _) => Offload::None,
         };
-        write_headers(&mut self.packet, &run, kind);
-        let (size, headers, start) = (run.size as u16, run.head as u16, run.headers.payload as u16);
-        emit(run.slot, Offload::Segment { kind, size, headers, start }, &self.packet);
+        let headers = Headers { length: self.packet.len(), ..run.headers };
+        Some(Merged { peer: run.peer, headers, offload, packet: &self.packet })
     }
+}
+
+/// One packet of a peer, or several in a row as one.
+#[derive(Debug)]
+pub(crate) struct Merged<'a> {
+    pub peer: usize,
+    pub headers: Headers,
+    pub offload: Offload,
+    pub packet: &'a [u8],
 }
 
 /// The kind and the length of all headers of a packet that may be merged: plain headers, nothing but data, a checksum that

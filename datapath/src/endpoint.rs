@@ -3,7 +3,7 @@
 
 use crate::{
     batch::Batch,
-    coalesce::Coalescer,
+    coalesce::{Coalescer, Merged},
     drops::{Cause, Drops},
     filter::{Filter, LinkStats, Party},
     offload::Offload,
@@ -310,13 +310,15 @@ impl Endpoint {
     }
 
     /// Sends and hands over everything that was kept to leave together.
-    pub fn flush(&mut self, sink: &mut impl Sink) {
+    pub fn flush(&mut self, now: Instant, sink: &mut impl Sink) {
         self.batch.flush(sink);
-        let mut lost = self.batch.take_lost();
-        self.coalescer.flush(|slot, offload, packet| {
-            lost += u64::from(!sink.to_workload(slot, offload, packet));
-        });
+        let lost = self.batch.take_lost();
         self.drops.count_many(Cause::NotTaken, lost);
+        let mut coalescer = std::mem::take(&mut self.coalescer);
+        if let Some(merged) = coalescer.take() {
+            self.arrive(now, merged, sink);
+        }
+        self.coalescer = coalescer;
     }
 
     /// Takes a datagram that the endpoint's socket received. What arrives is kept until [`Self::flush`].
@@ -347,6 +349,23 @@ impl Endpoint {
             return self.take_vouch(now, peer, identity, address);
         }
         let headers = Headers::parse(packet).map_err(|_| Cause::Malformed)?;
+        let mut coalescer = std::mem::take(&mut self.coalescer);
+        let packet = &packet[..headers.length];
+        coalescer.push(peer, packet, &headers, |merged| self.arrive(now, merged, sink));
+        self.coalescer = coalescer;
+        Ok(())
+    }
+
+    /// Takes what has come from a peer: packets of one flow are judged together.
+    fn arrive(&mut self, now: Instant, merged: Merged, sink: &mut impl Sink) {
+        let packets = segment::count(&merged.headers, merged.offload);
+        if let Err(cause) = self.route_to_workload(now, merged, sink) {
+            self.drops.count_many(cause, packets);
+        }
+    }
+
+    fn route_to_workload(&mut self, now: Instant, merged: Merged, sink: &mut impl Sink) -> Result<(), Cause> {
+        let Merged { peer, headers, offload, packet } = merged;
         if !self.peer_owns(peer, headers.source) {
             return Err(Cause::SpoofedByPeer);
         }
@@ -358,11 +377,7 @@ impl Endpoint {
         let local = self.locals[slot.0].as_ref().ok_or(Cause::UnknownAddress)?;
         let destination = local.party().ok_or(Cause::NotAdmitted)?;
         self.filter.judge(now, packet, &headers, source, destination)?;
-        let mut all = true;
-        self.coalescer.push(slot, &packet[..headers.length], &headers, |slot, offload, packet| {
-            all &= sink.to_workload(slot, offload, packet);
-        });
-        taken(all)
+        taken(sink.to_workload(slot, offload, packet))
     }
 
     fn peer_owns(&self, peer: usize, address: IpAddr) -> bool {

@@ -108,7 +108,7 @@ impl Pair {
         let now = self.now;
         let node = &mut self.nodes[from];
         node.endpoint.from_workload(now, node.slot, Offload::None, &mut packet.to_vec(), &mut node.wire);
-        node.endpoint.flush(&mut node.wire);
+        node.endpoint.flush(now, &mut node.wire);
         self.carry();
     }
 
@@ -120,7 +120,7 @@ impl Pair {
                 for datagram in std::mem::take(&mut self.nodes[at].wire.datagrams) {
                     let node = &mut self.nodes[1 - at];
                     node.endpoint.from_network(now, from, &datagram, &mut node.wire);
-                    node.endpoint.flush(&mut node.wire);
+                    node.endpoint.flush(now, &mut node.wire);
                 }
             }
         }
@@ -177,9 +177,9 @@ fn a_workload_cannot_send_from_another_address() {
 fn a_peer_cannot_send_from_outside_its_prefixes() {
     let mut pair = Pair::new();
     let forged = packet("10.42.9.1", "10.42.1.1", 6, (4000, 8080), b"");
-    let node = &mut pair.nodes[0];
+    let (now, node) = (pair.now, &mut pair.nodes[0]);
     node.endpoint.wireguard.seal(0, &forged, &mut node.endpoint.batch, &mut node.wire);
-    node.endpoint.flush(&mut node.wire);
+    node.endpoint.flush(now, &mut node.wire);
     pair.carry();
     assert_eq!(pair.drops(1, Cause::SpoofedByPeer), 1);
 }

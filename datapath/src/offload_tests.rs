@@ -1,7 +1,10 @@
 //! Segmentation and coalescing, held against each other and against a strict reader.
 
 use super::*;
-use crate::{coalesce::Coalescer, endpoint::Slot, packet::build};
+use crate::{
+    coalesce::{Coalescer, Merged},
+    packet::build,
+};
 use proptest::prelude::*;
 
 /// Reads a packet as strictly as a receiver may: lengths and checksums must be right.
@@ -62,9 +65,13 @@ fn merge(packets: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>)> {
     let (mut coalescer, mut all) = (Coalescer::default(), Vec::new());
     for packet in packets {
         let headers = Headers::parse(packet).unwrap();
-        coalescer.push(Slot(0), packet, &headers, |_, offload, packet| all.push((offload, packet.to_vec())));
+        let mut keep = |merged: Merged| all.push((merged.offload, merged.packet.to_vec()));
+        coalescer.push(0, packet, &headers, &mut keep);
     }
-    coalescer.flush(|_, offload, packet| all.push((offload, packet.to_vec())));
+    if let Some(merged) = coalescer.take() {
+        assert_eq!(merged.headers, Headers::parse(merged.packet).unwrap());
+        all.push((merged.offload, merged.packet.to_vec()));
+    }
     all
 }
 

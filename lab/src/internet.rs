@@ -14,6 +14,32 @@ pub struct Internet {
     sites: u8,
 }
 
+/// Two sites with nothing but a cable in between: for benchmarks.
+///
+/// # Errors
+/// If namespaces or links cannot be made.
+pub fn back_to_back(names: [&str; 2]) -> Result<[Site; 2]> {
+    let sites = [(1, names[0]), (2, names[1])].map(|(host, name)| -> Result<Site> {
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host);
+        let v4 = Ipv4Addr::new(198, 18, 0, host as u8);
+        Ok(Site { name: name.to_owned(), netns: Netns::create()?, v4, v6 })
+    });
+    let [a, b] = sites;
+    let sites = [a?, b?];
+    sites[0].netns.links(async |links| {
+        links.add_veth("eth0", "far").await?;
+        links.give("far", &sites[1].netns, "eth0").await
+    })?;
+    for site in &sites {
+        site.netns.links(async |links| {
+            links.add_address("eth0", site.v4.into(), 24).await?;
+            links.add_address("eth0", site.v6.into(), 64).await?;
+            links.set_up("eth0").await
+        })?;
+    }
+    Ok(sites)
+}
+
 impl Internet {
     /// Narrows the link between the router and a site to packets of `mtu` bytes.
     ///

@@ -8,7 +8,7 @@ mod mesh;
 mod process;
 mod root;
 
-pub use internet::{Internet, Site};
+pub use internet::{Internet, Site, back_to_back};
 pub use mesh::{Mesh, Node, Workload};
 pub use process::{Binaries, Process, output};
 pub use root::{Rights, become_root};

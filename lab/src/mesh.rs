@@ -36,6 +36,14 @@ impl Mesh {
     pub fn start(binaries: Binaries, flags: &[&str]) -> Result<Self> {
         let mut internet = Internet::new()?;
         let site = internet.site("coordinator")?;
+        Self::start_at(binaries, internet, site, flags)
+    }
+
+    /// The same on a site that is there.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not start.
+    pub fn start_at(binaries: Binaries, internet: Internet, site: Site, flags: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("meshward-").tempdir()?;
         let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
         let coordinator = start_coordinator(&binaries, &site, folder.path(), &flags)?;

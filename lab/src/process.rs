@@ -100,6 +100,21 @@ impl Process {
         self.kill();
     }
 
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// If it takes longer than `patience`.
+    pub fn wait_until_ended(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while self.runs() {
+            if Instant::now() > deadline {
+                bail!("{} does not end:\n{}", self.name, self.printed());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// Waits until `ready`, for at most ten seconds.
     ///
     /// # Errors

@@ -253,7 +253,7 @@ impl Running {
                     slot => self.read_tun(now, Slot(slot as usize)),
                 }
             }
-            self.endpoint.flush(&mut self.io);
+            self.endpoint.flush(now, &mut self.io);
             if !self.take_commands() {
                 return;
             }

@@ -65,7 +65,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn build() -> Result<PathBuf> {
+/// Builds the release binaries and says where they are.
+pub fn build() -> Result<PathBuf> {
     println!("Building the release binaries (some minutes the first time) ...");
     let packages = ["-p", "meshward-coordinator", "-p", "meshward-node", "-p", "meshctl", "-p", "shop"];
     cargo::run(cargo::command(&["build", "--release", "--locked"]).args(packages))?;

@@ -1,6 +1,7 @@
-//! Developer commands: `cargo xtask demo`, `cargo xtask test`.
+//! Developer commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cargo;
 mod demo;
 mod test;
@@ -21,6 +22,8 @@ struct Arguments {
 enum Command {
     /// Build everything, then show the main job: three sites, a shop, its policy, a quarantine
     Demo(demo::Options),
+    /// Measure the release binaries beside what others use
+    Bench(bench::Options),
     /// Install what the tests need, and run every test
     Test(test::Options),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
 fn act(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Test(options) => test::run(&options),
     }
 }

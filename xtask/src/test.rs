@@ -59,7 +59,7 @@ fn install(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn install_packages(packages: &[&str]) -> Result<()> {
+pub fn install_packages(packages: &[&str]) -> Result<()> {
     println!("Installing from the distribution: {}", packages.join(" "));
     if !is_there("apt-get") {
         bail!("this is no Debian; install by your package manager: {}", packages.join(" "));
@@ -76,7 +76,7 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     apt(&[&["install", "-q", "-y", "--no-install-recommends"], packages].concat())
 }
 
-fn is_there(program: &str) -> bool {
+pub fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/sbin", "/usr/bin"].map(Path::new);
     std::env::split_paths(&path).any(|folder| folder.join(program).exists())

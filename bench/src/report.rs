@@ -1,0 +1,81 @@
+//! Figures: a table for people, JSON for programs.
+
+use serde::Serialize;
+
+/// One figure.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// The benchmark.
+    pub bench: &'static str,
+    /// What was measured, and in which setting: `tcp1/real`.
+    pub case: String,
+    /// The quantity.
+    pub metric: &'static str,
+    /// Its unit.
+    pub unit: &'static str,
+    /// Our median.
+    pub value: f64,
+    /// The smallest and the largest of ours.
+    pub spread: [f64; 2],
+    /// Whom it is compared with.
+    pub against: Option<String>,
+    /// Their median.
+    pub against_value: Option<f64>,
+    /// The median of the ratios, pair by pair.
+    pub ratio: Option<f64>,
+    /// What is aimed at.
+    pub target: Option<&'static str>,
+    /// Whether it is reached.
+    pub met: Option<bool>,
+}
+
+/// The median; the mean of the middle two where their number is even. Zero for none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => 0.0,
+        length if length % 2 == 1 => sorted[middle],
+        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+    }
+}
+
+/// Prints a table.
+pub fn print(rows: &[Row]) {
+    let head = ["case", "metric", "ours", "spread", "against", "theirs", "ratio", "target", "met"];
+    let mut lines = vec![head.map(str::to_owned)];
+    for row in rows {
+        let number = |value: f64| format!("{value:.2}");
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        lines.push([
+            row.case.clone(),
+            row.metric.to_owned(),
+            format!("{} {}", number(row.value), row.unit),
+            format!("{}..{}", number(row.spread[0]), number(row.spread[1])),
+            or_dash(row.against.clone()),
+            or_dash(row.against_value.map(number)),
+            or_dash(row.ratio.map(number)),
+            or_dash(row.target.map(str::to_owned)),
+            or_dash(row.met.map(|met| if met { "yes" } else { "NO" }.to_owned())),
+        ]);
+    }
+    let widths: Vec<usize> = (0..head.len())
+        .map(|at| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0))
+        .collect();
+    for line in &lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}
