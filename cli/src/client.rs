@@ -10,7 +10,10 @@ use hyper::{
     header::{AUTHORIZATION, CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
-use meshward_model::api::{Context as ApiContext, ErrorBody};
+use meshward_model::{
+    api::{Context as ApiContext, ErrorBody},
+    control::COORDINATOR_NAME,
+};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -23,8 +26,6 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-/// The name in every coordinator's certificate, whatever address it is dialled at.
-const COORDINATOR_NAME: &str = "coordinator.meshward.internal";
 const PATIENCE: Duration = Duration::from_secs(20);
 const MAX_ANSWER: usize = 256 << 20;
 

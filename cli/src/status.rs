@@ -16,7 +16,10 @@ struct Both {
 }
 
 pub async fn status(common: &Common) -> Result<()> {
-    let mesh: Result<Status> = match Client::coordinator(common) {
+    let client = Client::coordinator(common);
+    // A machine that only runs a node needs no context, unless one is named.
+    let expected = client.is_ok() || common.context.is_some();
+    let mesh: Result<Status> = match client {
         Ok(client) => client.get("/v1/status").await,
         Err(error) => Err(error),
     };
@@ -28,7 +31,9 @@ pub async fn status(common: &Common) -> Result<()> {
         (Err(mesh), Err(_)) => return Err(mesh),
         (mesh, node) => (mesh, node),
     };
-    if let Err(error) = &mesh {
+    if let Err(error) = &mesh
+        && expected
+    {
         eprintln!("the mesh: {error:#}");
     }
     let both = Both { mesh: mesh.ok(), node: node.ok() };

@@ -1,8 +1,8 @@
 //! The mesh's certificate authority. Its key is made at the first start and never leaves the data folder.
 
 use anyhow::{Context, Result, bail};
-use meshward_daemon::tls::{COORDINATOR_NAME, NodeCertificate, SKEW, spiffe_id};
-use meshward_model::{NodeName, token::Fingerprint};
+use meshward_daemon::tls::{NodeCertificate, SKEW, spiffe_id};
+use meshward_model::{NodeName, control::COORDINATOR_NAME, token::Fingerprint};
 use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,

@@ -23,9 +23,6 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-/// The DNS name in every coordinator's certificate.
-pub const COORDINATOR_NAME: &str = "coordinator.meshward.internal";
-
 /// For how long after its end a node's certificate is good for asking for a new one, and for nothing else.
 pub const RENEWAL_GRACE: Duration = Duration::from_secs(90 * 24 * 3600);
 

@@ -26,6 +26,9 @@ pub const MAX_JOIN_FRAME: usize = 64 << 10;
 /// The port on which the coordinator listens, QUIC over UDP and HTTPS over TCP, unless it is configured otherwise.
 pub const DEFAULT_PORT: u16 = 7443;
 
+/// The DNS name in every coordinator's certificate: clients ask for it, whatever address they dial.
+pub const COORDINATOR_NAME: &str = "coordinator.meshward.internal";
+
 /// A message that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BadFrame {

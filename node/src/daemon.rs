@@ -361,7 +361,6 @@ impl Node {
         for change in changes {
             by_network.entry(change.key().network()).or_default().push(change.clone());
         }
-        let mut failure = None;
         for (network, changes) in by_network {
             let member = state.view.network(network).is_some();
             if let Some(running) = state.endpoints.get(network) {
@@ -369,24 +368,34 @@ impl Node {
                 if !member {
                     self.stop_endpoint(&mut state, network).await;
                 }
-            } else if member {
-                match self.start_endpoint(&mut state, network, Duration::ZERO).await {
-                    Ok(()) => {
-                        let report = self.describe_endpoint(&state, network);
-                        if let (Some(session), Some(report)) = (&state.session, report) {
-                            let _ = session.send(FromNode::Endpoint(report));
-                        }
-                    }
-                    Err(error) => failure = Some(error),
-                }
             }
         }
+        let started = self.start_missing_endpoints(&mut state).await;
         self.stop_vouching_for_admitted(&mut state);
         let (view, folder) = (state.view.clone(), self.folder.clone());
         drop(state);
         self.admission.notify_waiters();
         tokio::task::spawn_blocking(move || folder.keep_view(&view)).await??;
-        failure.map_or(Ok(()), Err)
+        started
+    }
+
+    /// Starts the endpoints of new networks, and those that could not be started before.
+    async fn start_missing_endpoints(&self, state: &mut State) -> Result<()> {
+        let networks = state.view.networks().map(|(name, _)| name);
+        let missing: Vec<NetworkName> =
+            networks.filter(|name| !state.endpoints.contains_key(*name)).cloned().collect();
+        let mut started = Ok(());
+        for network in missing {
+            if let Err(error) = self.start_endpoint(state, &network, Duration::ZERO).await {
+                started = Err(error);
+                continue;
+            }
+            let report = self.describe_endpoint(state, &network);
+            if let (Some(session), Some(report)) = (&state.session, report) {
+                let _ = session.send(FromNode::Endpoint(report));
+            }
+        }
+        started
     }
 
     async fn stop_endpoint(&self, state: &mut State, network: &NetworkName) {

@@ -2,9 +2,9 @@
 
 use crate::folder::Credentials;
 use anyhow::{Context, Result};
-use meshward_daemon::tls::{COORDINATOR_NAME, PinnedCa, roots};
+use meshward_daemon::tls::{PinnedCa, roots};
 use meshward_model::{
-    control::{ALPN_JOIN, ALPN_SESSION},
+    control::{ALPN_JOIN, ALPN_SESSION, COORDINATOR_NAME},
     token::Fingerprint,
 };
 use quinn::{ClientConfig, Connection, Endpoint, crypto::rustls::QuicClientConfig};

@@ -57,6 +57,8 @@ fn a_workload_starts_at_once_after_the_coordinators_sudden_end() {
 fn nodes_catch_up_by_deltas_after_the_coordinators_return() {
     let mut shop = Shop::new(&allow("tcp/8080"));
     let _many: Vec<_> = (0..10).map(|_| shop.nodes[1].attach("shop", "app=api").unwrap()).collect();
+    let revision = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].clone();
+    shop.mesh.wait(|| shop.nodes[0].status().is_ok_and(|status| status["revision"] == revision)).unwrap();
     shop.nodes[0].kill();
     shop.mesh.apply(&allow("tcp/9090")).unwrap();
     shop.mesh.coordinator.kill();

@@ -2,6 +2,7 @@
 
 use crate::support::{Shop, allow, mesh};
 use meshward_lab::{Mesh, output};
+use meshward_netns::Netns;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -150,9 +151,8 @@ fn a_configuration_mistake_names_key_and_file() {
     assert!(said.contains("has not joined a mesh") && said.contains("meshctl token create"), "{said}");
 }
 
-fn scrape(mesh: &Mesh, from: &meshward_netns::Netns, port: u16) -> String {
+fn scrape(from: &Netns, port: u16) -> String {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let _ = mesh;
     let mut stream = from.run(|| TcpStream::connect(address)).unwrap().unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
     let mut text = String::new();
@@ -163,13 +163,13 @@ fn scrape(mesh: &Mesh, from: &meshward_netns::Netns, port: u16) -> String {
 #[test]
 fn both_daemons_serve_metrics() {
     let shop = Shop::new(&allow("tcp/8080"));
-    let text = scrape(&shop.mesh, &shop.mesh.site.netns, 7480);
+    let text = scrape(&shop.mesh.site.netns, 7480);
     for line in
         ["meshward_coordinator_nodes_connected 2", "meshward_coordinator_links{network=\"shop\"} 1", "# EOF"]
     {
         assert!(text.contains(line), "no `{line}` in {text}");
     }
-    let text = scrape(&shop.mesh, &shop.nodes[0].site.netns, 7481);
+    let text = scrape(&shop.nodes[0].site.netns, 7481);
     for line in ["meshward_node_connected 1", "meshward_node_workloads{state=\"open\"} 1", "cause=\"denied\""]
     {
         assert!(text.contains(line), "no `{line}` in {text}");
