@@ -67,6 +67,7 @@ fn print_node(node: &LocalStatus) {
     let session = if node.connected { good("connected to") } else { bad("without session with") };
     anstream::println!("node {} at revision {}, {session} {}", node.node, node.revision, node.coordinator);
     anstream::println!("  version      {}", node.version);
+    anstream::println!("  workers      {} of {} active", node.workers_active, node.workers);
     anstream::println!("  workloads    {}", node.workloads);
     anstream::println!("  certificate  good for {} min", node.certificate_seconds / 60);
     for endpoint in &node.endpoints {

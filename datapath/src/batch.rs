@@ -1,7 +1,7 @@
 //! Datagrams to one peer that leave in one system call: equal in size, only the last may be shorter (`UDP_SEGMENT`,
 //! linux/udp.h).
 
-use crate::endpoint::Sink;
+use crate::{ecn::Ecn, endpoint::Sink};
 use std::net::SocketAddr;
 
 /// The most datagrams of one batch (the kernel's `UDP_MAX_SEGMENTS` was 64 before it was 128).
@@ -12,7 +12,7 @@ const MOST_BYTES: usize = 65_000;
 /// A batch that is being filled.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    to: Option<SocketAddr>,
+    to: Option<(SocketAddr, Ecn)>,
     buffer: Vec<u8>,
     used: usize,
     /// Size of every datagram but the last, in bytes.
@@ -26,7 +26,8 @@ impl Batch {
     pub fn new() -> Self {
         Self {
             to: None,
-            buffer: vec![0; 2 * (usize::from(u16::MAX) + 1)],
+            // One datagram may be as long as a packet can be, and that is longer than a batch.
+            buffer: vec![0; MOST_BYTES.max(usize::from(u16::MAX) + 64)],
             used: 0,
             size: 0,
             count: 0,
@@ -35,36 +36,31 @@ impl Batch {
         }
     }
 
-    /// Room for a datagram of `length` bytes to `to`, and as much more as `least` asks for. What cannot leave in one call
-    /// with it is sent first.
-    pub fn room(&mut self, to: SocketAddr, length: usize, least: usize, sink: &mut impl Sink) -> &mut [u8] {
-        let joins = self.to == Some(to)
+    /// Room for a datagram of `length` bytes. What cannot leave in one call with it is sent first.
+    pub fn push(&mut self, to: SocketAddr, ecn: Ecn, length: usize, sink: &mut impl Sink) -> &mut [u8] {
+        let joins = self.to == Some((to, ecn))
             && !self.closed
             && length <= self.size
             && self.count < MOST_DATAGRAMS
             && self.used + length <= MOST_BYTES;
         if !joins {
             self.flush(sink);
-            (self.to, self.size) = (Some(to), length);
+            (self.to, self.size) = (Some((to, ecn)), length);
         }
-        let end = self.used + length.max(least);
-        if self.buffer.len() < end {
-            self.buffer.resize(end, 0);
-        }
-        &mut self.buffer[self.used..end]
-    }
-
-    /// Keeps the datagram of `length` bytes that was written to the room, which was asked for with that length.
-    pub fn keep(&mut self, length: usize) {
+        let begin = self.used;
         self.used += length;
         self.count += 1;
         self.closed = length < self.size;
+        if self.buffer.len() < self.used {
+            self.buffer.resize(self.used, 0);
+        }
+        &mut self.buffer[begin..self.used]
     }
 
     /// Sends what is there.
     pub fn flush(&mut self, sink: &mut impl Sink) {
-        if let Some(to) = self.to.take().filter(|_| self.count > 0)
-            && !sink.to_network(to, &self.buffer[..self.used], self.size)
+        if let Some((to, ecn)) = self.to.take()
+            && !sink.to_network(to, ecn, &self.buffer[..self.used], self.size)
         {
             self.lost += self.count as u64;
         }

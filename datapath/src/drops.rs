@@ -1,5 +1,7 @@
 //! Why packets are dropped, and how many were.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 /// Why a packet was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
@@ -28,13 +30,23 @@ pub enum Cause {
     UnknownPeer,
     /// A WireGuard message that does not authenticate, or is replayed.
     BadCrypto,
+    /// A packet for a peer that is longer than the network's MTU and must not be fragmented; its sender was told.
+    TooBig,
+    /// A mark of congestion on a packet whose sender does not know ECN (RFC 6040 §4.2).
+    Congestion,
+    /// A packet that waited for a peer's session: too many did, or none came.
+    NoSession,
+    /// A message of a handshake from a source that has asked for too many, or has not shown its address under load.
+    HandshakeLimit,
+    /// A message of a handshake, while too many wait.
+    HandshakeQueueFull,
     /// The kernel did not take the packet for a workload or for the network.
     NotTaken,
 }
 
 impl Cause {
     /// Every cause with the name that counters use.
-    pub const ALL: [(Self, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str); 18] = [
         (Self::Malformed, "malformed"),
         (Self::NotUnicast, "not_unicast"),
         (Self::SpoofedByWorkload, "spoofed_by_workload"),
@@ -47,6 +59,11 @@ impl Cause {
         (Self::FlowTableFull, "flow_table_full"),
         (Self::UnknownPeer, "unknown_peer"),
         (Self::BadCrypto, "bad_crypto"),
+        (Self::TooBig, "too_big"),
+        (Self::Congestion, "congestion"),
+        (Self::NoSession, "no_session"),
+        (Self::HandshakeLimit, "handshake_limit"),
+        (Self::HandshakeQueueFull, "handshake_queue_full"),
         (Self::NotTaken, "not_taken"),
     ];
 }
@@ -56,16 +73,6 @@ impl Cause {
 pub struct Drops([u64; Cause::ALL.len()]);
 
 impl Drops {
-    /// Counts one.
-    pub fn count(&mut self, cause: Cause) {
-        self.count_many(cause, 1);
-    }
-
-    /// Counts some.
-    pub fn count_many(&mut self, cause: Cause, packets: u64) {
-        self.0[cause as usize] += packets;
-    }
-
     /// How many were dropped for this cause.
     pub fn of(&self, cause: Cause) -> u64 {
         self.0[cause as usize]
@@ -74,5 +81,23 @@ impl Drops {
     /// Every cause's name and count.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         Cause::ALL.into_iter().map(|(cause, name)| (name, self.of(cause)))
+    }
+}
+
+/// The counters behind [`Drops`], for all workers.
+#[derive(Debug, Default)]
+pub(crate) struct DropCounters([AtomicU64; Cause::ALL.len()]);
+
+impl DropCounters {
+    /// Counts packets.
+    pub fn count(&self, cause: Cause, packets: u64) {
+        if packets > 0 {
+            self.0[cause as usize].fetch_add(packets, Relaxed);
+        }
+    }
+
+    /// What was counted so far.
+    pub fn read(&self) -> Drops {
+        Drops(self.0.each_ref().map(|counter| counter.load(Relaxed)))
     }
 }

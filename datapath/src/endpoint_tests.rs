@@ -1,8 +1,8 @@
 use super::*;
-use crate::packet::build::packet;
+use crate::{offload::Kind, packet::build::packet, wireguard::OVERHEAD};
 use meshward_model::{
     Acl, AclEntry, NetworkName, PortRange, Protocol,
-    view::{IdentitySpec, NetworkSpec},
+    view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
 
 const WEB: IdentityId = IdentityId(1);
@@ -16,6 +16,7 @@ struct Pair {
 
 struct Node {
     endpoint: Endpoint,
+    lane: Lane,
     slot: Slot,
     address: SocketAddr,
     wire: Wire,
@@ -23,19 +24,64 @@ struct Node {
 
 #[derive(Default)]
 struct Wire {
-    datagrams: Vec<Vec<u8>>,
+    datagrams: Vec<(Ecn, Vec<u8>)>,
     delivered: Vec<Vec<u8>>,
+    handshakes: Vec<Vec<u8>>,
+    wants_handshakes: bool,
 }
 
 impl Sink for Wire {
-    fn to_workload(&mut self, _: Slot, _: Offload, packet: &[u8]) -> bool {
+    fn to_workload(&mut self, _: Slot, _: Offload, packet: Parts<'_>) -> bool {
         self.delivered.push(packet.to_vec());
         true
     }
-    fn to_network(&mut self, _: SocketAddr, datagrams: &[u8], size: usize) -> bool {
-        self.datagrams.extend(datagrams.chunks(size).map(<[u8]>::to_vec));
+    fn to_network(&mut self, _: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool {
+        self.datagrams.extend(datagrams.chunks(size).map(|datagram| (ecn, datagram.to_vec())));
         true
     }
+    fn to_handshakes(&mut self, _: SocketAddr, message: &[u8]) -> bool {
+        self.handshakes.push(message.to_vec());
+        true
+    }
+    fn want_handshakes(&mut self) {
+        self.wants_handshakes = true;
+    }
+}
+
+impl Node {
+    fn send(&mut self, now: Instant, slot: Slot, offload: Offload, packet: &[u8]) {
+        let mut round = self.endpoint.round(&mut self.lane, now);
+        round.from_workload(slot, offload, &mut packet.to_vec(), &mut self.wire);
+        round.finish(&mut self.wire);
+    }
+
+    fn receive(&mut self, now: Instant, from: SocketAddr, ecn: Ecn, datagram: &[u8]) {
+        let mut round = self.endpoint.round(&mut self.lane, now);
+        let mut buffer = datagram.to_vec();
+        let size = buffer.len();
+        round.from_network(from, ecn, &mut buffer, 0..size, size, &mut self.wire);
+        round.deliver(&mut buffer, &mut self.wire);
+        round.finish(&mut self.wire);
+        for message in std::mem::take(&mut self.wire.handshakes) {
+            self.endpoint.handshake(time(now), from, &message, false, &mut self.lane, &mut self.wire);
+        }
+    }
+
+    fn begin_handshakes(&mut self, now: Instant) {
+        if std::mem::take(&mut self.wire.wants_handshakes) {
+            self.endpoint.begin_handshakes(time(now), &mut self.wire);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.endpoint.tick(time(now), &mut self.lane, &mut self.wire);
+    }
+}
+
+/// Some wall clock that goes with `now`.
+fn time(now: Instant) -> Now {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    Now { instant: now, unix: Duration::from_secs(1_700_000_000) + now.saturating_duration_since(*START) }
 }
 
 fn network() -> NetworkName {
@@ -79,7 +125,7 @@ impl Pair {
         let secrets = [SecretKey::from_bytes([1; 32]), SecretKey::from_bytes([2; 32])];
         let nodes = [0, 1].map(|at| {
             let other = 1 - at;
-            let mut endpoint = Endpoint::new(name(at), secrets[at].clone(), now, Duration::ZERO);
+            let endpoint = Endpoint::new(name(at), secrets[at].clone(), now, Duration::ZERO);
             let addresses = vec![workload_at(at)];
             let slot = endpoint.add_local(LocalWorkload { id: id(at), addresses, vouched: None });
             let peer = PeerSpec {
@@ -89,45 +135,70 @@ impl Pair {
                 vouches: vec![if other == 0 { WEB } else { API }],
             };
             let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420 };
-            endpoint.apply(&[
-                Change::Put(ItemKey::Network(network()), Item::Network(spec)),
-                Change::Put(ItemKey::Peer(network(), name(other)), Item::Peer(peer)),
-                put_identity(WEB),
-                put_identity(API),
-                put_workload(0, WEB),
-                put_workload(1, API),
-                put_link(),
-            ]);
+            endpoint.apply(
+                now,
+                &[
+                    Change::Put(ItemKey::Network(network()), Item::Network(spec)),
+                    Change::Put(ItemKey::Peer(network(), name(other)), Item::Peer(peer)),
+                    put_identity(WEB),
+                    put_identity(API),
+                    put_workload(0, WEB),
+                    put_workload(1, API),
+                    put_link(),
+                ],
+            );
             let address = format!("192.0.2.{at}:51820").parse().unwrap();
-            Node { endpoint, slot, address, wire: Wire::default() }
+            Node { endpoint, lane: Lane::default(), slot, address, wire: Wire::default() }
         });
         Self { now, nodes }
     }
 
     fn send(&mut self, from: usize, packet: &[u8]) {
-        let now = self.now;
-        let node = &mut self.nodes[from];
-        node.endpoint.from_workload(now, node.slot, Offload::None, &mut packet.to_vec(), &mut node.wire);
-        node.endpoint.flush(now, &mut node.wire);
+        self.send_as(from, Offload::None, packet);
+    }
+
+    fn send_as(&mut self, from: usize, offload: Offload, packet: &[u8]) {
+        let (now, slot) = (self.now, self.nodes[from].slot);
+        self.nodes[from].send(now, slot, offload, packet);
         self.carry();
     }
 
     fn carry(&mut self) {
+        self.carry_marked(None);
+    }
+
+    /// Carries all datagrams; `mark` is what the network writes to their outer headers.
+    fn carry_marked(&mut self, mark: Option<Ecn>) {
+        let now = self.now;
+        self.nodes.iter_mut().for_each(|node| node.begin_handshakes(now));
         while self.nodes.iter().any(|node| !node.wire.datagrams.is_empty()) {
             for at in [0, 1] {
                 let from = self.nodes[at].address;
-                let now = self.now;
-                for datagram in std::mem::take(&mut self.nodes[at].wire.datagrams) {
-                    let node = &mut self.nodes[1 - at];
-                    node.endpoint.from_network(now, from, &datagram, &mut node.wire);
-                    node.endpoint.flush(now, &mut node.wire);
+                for (ecn, datagram) in std::mem::take(&mut self.nodes[at].wire.datagrams) {
+                    self.nodes[1 - at].receive(now, from, mark.unwrap_or(ecn), &datagram);
                 }
             }
+            self.nodes.iter_mut().for_each(|node| node.begin_handshakes(now));
         }
     }
 
+    /// Time passes, with ticks.
+    fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += Duration::from_millis(250);
+            let now = self.now;
+            self.nodes.iter_mut().for_each(|node| node.tick(now));
+            self.carry();
+        }
+    }
+
+    fn apply(&self, at: usize, changes: &[Change]) {
+        self.nodes[at].endpoint.apply(self.now, changes);
+    }
+
     fn drops(&self, at: usize, cause: Cause) -> u64 {
-        self.nodes[at].endpoint.stats().drops.of(cause)
+        self.nodes[at].endpoint.stats(self.now).drops.of(cause)
     }
 }
 
@@ -144,7 +215,7 @@ fn an_allowed_packet_crosses_and_its_answer_comes_back() {
     pair.send(1, &answer);
     assert_eq!(pair.nodes[0].wire.delivered, [answer]);
     for node in &pair.nodes {
-        assert_eq!(node.endpoint.stats().links[0].count.packets, 1, "each node counts what it sends");
+        assert_eq!(node.endpoint.stats(pair.now).links[0].count.packets, 1, "each node counts what it sends");
     }
 }
 
@@ -159,7 +230,7 @@ fn a_denied_packet_never_reaches_the_wire() {
 #[test]
 fn the_receiving_node_enforces_by_itself() {
     let mut pair = Pair::new();
-    pair.nodes[1].endpoint.apply(&[Change::Drop(ItemKey::Link(network(), WEB, API))]);
+    pair.apply(1, &[Change::Drop(ItemKey::Link(network(), WEB, API))]);
     pair.send(0, &to_api());
     assert!(pair.nodes[1].wire.delivered.is_empty());
     assert_eq!(pair.drops(1, Cause::Denied), 1);
@@ -176,10 +247,12 @@ fn a_workload_cannot_send_from_another_address() {
 #[test]
 fn a_peer_cannot_send_from_outside_its_prefixes() {
     let mut pair = Pair::new();
+    pair.send(0, &to_api());
     let forged = packet("10.42.9.1", "10.42.1.1", 6, (4000, 8080), b"");
     let (now, node) = (pair.now, &mut pair.nodes[0]);
-    node.endpoint.wireguard.seal(0, &forged, &mut node.endpoint.batch, &mut node.wire);
-    node.endpoint.flush(now, &mut node.wire);
+    let mut round = node.endpoint.round(&mut node.lane, now);
+    round.send_vouch(0, &forged, &mut node.wire);
+    round.finish(&mut node.wire);
     pair.carry();
     assert_eq!(pair.drops(1, Cause::SpoofedByPeer), 1);
 }
@@ -187,7 +260,7 @@ fn a_peer_cannot_send_from_outside_its_prefixes() {
 #[test]
 fn a_workload_that_is_not_admitted_sends_and_receives_nothing() {
     let mut pair = Pair::new();
-    pair.nodes[1].endpoint.apply(&[Change::Drop(ItemKey::Workload(network(), id(1)))]);
+    pair.apply(1, &[Change::Drop(ItemKey::Workload(network(), id(1)))]);
     pair.send(0, &to_api());
     assert_eq!(pair.drops(1, Cause::NotAdmitted), 1);
     pair.send(1, &packet("10.42.1.1", "10.42.0.1", 6, (8080, 4000), b""));
@@ -198,7 +271,7 @@ fn a_workload_that_is_not_admitted_sends_and_receives_nothing() {
 fn a_dropped_peer_can_neither_send_nor_be_reached() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
-    pair.nodes[1].endpoint.apply(&[Change::Drop(ItemKey::Peer(network(), name(0)))]);
+    pair.apply(1, &[Change::Drop(ItemKey::Peer(network(), name(0)))]);
     pair.send(0, &to_api());
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
     assert_eq!(pair.drops(1, Cause::UnknownPeer), 1);
@@ -208,18 +281,15 @@ fn a_dropped_peer_can_neither_send_nor_be_reached() {
 fn a_vouched_workload_is_let_in_only_with_an_identity_of_its_node() {
     for (identity, delivered) in [(WEB, 1), (API, 0)] {
         let mut pair = Pair::new();
-        pair.nodes.iter_mut().for_each(|node| {
-            node.endpoint.apply(&[Change::Drop(ItemKey::Workload(network(), id(0)))]);
-        });
+        (0..2).for_each(|at| pair.apply(at, &[Change::Drop(ItemKey::Workload(network(), id(0)))]));
         // Both rules are there for `api` too, so that only the vouch decides.
         let entry = AclEntry { protocol: Protocol::Tcp, ports: PortRange::ALL };
         let any = Change::Put(ItemKey::Link(network(), API, API), Item::Link(Acl::new(vec![entry])));
-        pair.nodes.iter_mut().for_each(|node| node.endpoint.apply(std::slice::from_ref(&any)));
+        (0..2).for_each(|at| pair.apply(at, std::slice::from_ref(&any)));
         let slot = pair.nodes[0].slot;
         pair.nodes[0].endpoint.vouch(slot, Some(identity));
         let now = pair.now + vouch::REPEAT;
-        let node = &mut pair.nodes[0];
-        node.endpoint.tick(now, &mut node.wire);
+        pair.nodes[0].tick(now);
         pair.carry();
         pair.send(0, &to_api());
         assert_eq!(pair.nodes[1].wire.delivered.len(), delivered, "{identity}");
@@ -236,11 +306,11 @@ fn two_workloads_of_one_node_are_policed_without_crypto() {
     let addresses = vec!["10.42.0.9".parse().unwrap()];
     node.endpoint.add_local(LocalWorkload { id: id(9), addresses: addresses.clone(), vouched: None });
     let spec = WorkloadSpec { node: name(0), addresses, identity: API, quarantined: false };
-    node.endpoint.apply(&[Change::Put(ItemKey::Workload(network(), id(9)), Item::Workload(spec))]);
-    let mut allowed = packet("10.42.0.1", "10.42.0.9", 6, (4000, 8080), b"");
-    let mut denied = packet("10.42.0.9", "10.42.0.1", 6, (4000, 8080), b"");
-    node.endpoint.from_workload(pair.now, node.slot, Offload::None, &mut allowed, &mut node.wire);
-    node.endpoint.from_workload(pair.now, Slot(1), Offload::None, &mut denied, &mut node.wire);
+    node.endpoint.apply(pair.now, &[Change::Put(ItemKey::Workload(network(), id(9)), Item::Workload(spec))]);
+    let allowed = packet("10.42.0.1", "10.42.0.9", 6, (4000, 8080), b"");
+    let denied = packet("10.42.0.9", "10.42.0.1", 6, (4000, 8080), b"");
+    node.send(pair.now, node.slot, Offload::None, &allowed);
+    node.send(pair.now, Slot(1), Offload::None, &denied);
     assert_eq!(node.wire.delivered, [allowed]);
     assert!(node.wire.datagrams.is_empty());
 }
@@ -251,7 +321,7 @@ fn noise_from_the_network_is_counted_and_harmless() {
     let from = pair.nodes[0].address;
     for noise in [&b"x"[..], &[1; 148], &[4, 0, 0, 0], &[4; 64], &[0; 2000]] {
         let node = &mut pair.nodes[1];
-        node.endpoint.from_network(pair.now, from, noise, &mut node.wire);
+        node.receive(pair.now, from, Ecn::NotCapable, noise);
     }
     assert_eq!(pair.drops(1, Cause::UnknownPeer) + pair.drops(1, Cause::BadCrypto), 5);
     pair.send(0, &to_api());
@@ -261,4 +331,170 @@ fn noise_from_the_network_is_counted_and_harmless() {
 #[test]
 fn the_secret_does_not_show() {
     assert_eq!(format!("{:?}", SecretKey::from_bytes([7; 32])), "SecretKey(..)");
+}
+
+#[test]
+fn a_super_packet_crosses_as_datagrams_of_the_mtu_and_is_one_again() {
+    let mut pair = Pair::new();
+    pair.send(0, &to_api());
+    let mut packet = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &[7; 20_000]);
+    (packet[32], packet[33]) = (5 << 4, 0x10);
+    let offload = Offload::Segment { kind: Kind::TcpV4, size: 1380, headers: 40, start: 20 };
+    let (now, slot) = (pair.now, pair.nodes[0].slot);
+    pair.nodes[0].send(now, slot, offload, &packet);
+    let datagrams: Vec<Vec<u8>> =
+        pair.nodes[0].wire.datagrams.drain(..).map(|(_, datagram)| datagram).collect();
+    assert_eq!(datagrams.len(), 15);
+    assert!(datagrams[..14].iter().all(|datagram| datagram.len() == 1420 + OVERHEAD));
+    let mut together = datagrams.concat();
+    let node = &mut pair.nodes[1];
+    let mut round = node.endpoint.round(&mut node.lane, now);
+    let from = "192.0.2.0:51820".parse().unwrap();
+    let all = 0..together.len();
+    round.from_network(from, Ecn::NotCapable, &mut together, all, 1420 + OVERHEAD, &mut node.wire);
+    round.deliver(&mut together, &mut node.wire);
+    round.finish(&mut node.wire);
+    let last = node.wire.delivered.last().unwrap();
+    assert_eq!(last.len(), packet.len());
+    assert_eq!(last[40..], packet[40..]);
+}
+
+#[test]
+fn a_packet_beyond_the_mtu_is_answered_and_not_sent() {
+    let mut pair = Pair::new();
+    let mut big = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &[0; 2000]);
+    big[6] |= 0x40;
+    pair.send(0, &big);
+    assert_eq!(pair.drops(0, Cause::TooBig), 1);
+    let answer = pair.nodes[0].wire.delivered.pop().unwrap();
+    assert_eq!((answer[20], answer[21]), (3, 4), "fragmentation needed");
+    assert_eq!(answer[26..28], 1420u16.to_be_bytes());
+    assert!(pair.nodes[1].wire.delivered.is_empty());
+}
+
+#[test]
+fn congestion_is_told_to_who_understands_it() {
+    let mut pair = Pair::new();
+    pair.send(0, &to_api());
+    for (inner, delivered) in [(2u8, Some(3)), (0, None)] {
+        let mut packet = to_api();
+        packet[1] = 0xb8 | inner;
+        let (now, slot) = (pair.now, pair.nodes[0].slot);
+        pair.nodes[0].send(now, slot, Offload::None, &packet);
+        assert_eq!(pair.nodes[0].wire.datagrams[0].0, Ecn::of_class(inner), "and no DSCP outside");
+        pair.nodes[1].wire.delivered.clear();
+        pair.carry_marked(Some(Ecn::Congestion));
+        let class = pair.nodes[1].wire.delivered.first().map(|packet| packet[1]);
+        assert_eq!(class, delivered.map(|ecn| 0xb8 | ecn));
+    }
+    assert_eq!(pair.drops(1, Cause::Congestion), 1);
+}
+
+#[test]
+fn a_replayed_datagram_is_dropped() {
+    let mut pair = Pair::new();
+    pair.send(0, &to_api());
+    let (now, slot, from) = (pair.now, pair.nodes[0].slot, pair.nodes[0].address);
+    pair.nodes[0].send(now, slot, Offload::None, &to_api());
+    let (_, datagram) = pair.nodes[0].wire.datagrams[0].clone();
+    pair.carry();
+    assert_eq!(pair.nodes[1].wire.delivered.len(), 2);
+    pair.nodes[1].receive(now, from, Ecn::NotCapable, &datagram);
+    assert_eq!(pair.nodes[1].wire.delivered.len(), 2);
+    assert_eq!(pair.drops(1, Cause::BadCrypto), 1);
+}
+
+#[test]
+fn sessions_are_renewed_under_traffic_and_no_packet_is_lost() {
+    let mut pair = Pair::new();
+    let answer = packet("10.42.1.1", "10.42.0.1", 6, (8080, 4000), b"hi");
+    let mut youngest = Duration::MAX;
+    for second in 0..400 {
+        pair.send(0, &to_api());
+        pair.send(1, &answer);
+        pair.wait(Duration::from_secs(1));
+        let age = pair.nodes[0].endpoint.stats(pair.now).peers[0].1.handshake_age.unwrap();
+        assert!(age <= Duration::from_secs(181), "a session of {age:?} at {second} s");
+        if second > 10 {
+            youngest = youngest.min(age);
+        }
+    }
+    assert!(youngest < Duration::from_secs(3), "never renewed");
+    assert_eq!(pair.nodes[0].wire.delivered.len(), 400);
+    assert_eq!(pair.nodes[1].wire.delivered.len(), 400);
+}
+
+#[test]
+fn who_only_receives_says_so_with_a_keepalive() {
+    let mut pair = Pair::new();
+    pair.send(0, &to_api());
+    let received =
+        |pair: &Pair| pair.nodes[0].endpoint.wireguard.peers.read().get(0).unwrap().awaits_answer();
+    assert!(received(&pair), "an answer is awaited");
+    pair.wait(Duration::from_secs(11));
+    assert!(!received(&pair), "the keepalive was the answer");
+}
+
+#[test]
+fn a_silent_peer_is_asked_for_a_new_session_until_it_is_hopeless() {
+    let mut pair = Pair::new();
+    pair.send(0, &to_api());
+    let slot = pair.nodes[0].slot;
+    let mut initiations = 0;
+    for _ in 0..(130 * 4) {
+        pair.now += Duration::from_millis(250);
+        let now = pair.now;
+        // Node 1 hears nothing.
+        pair.nodes[0].send(now, slot, Offload::None, &to_api());
+        pair.nodes[0].tick(now);
+        pair.nodes[0].begin_handshakes(now);
+        initiations += pair.nodes[0].wire.datagrams.drain(..).filter(|(_, d)| d[0] == 1).count();
+    }
+    assert!((17..=24).contains(&initiations), "{initiations} initiations in 115 s");
+}
+
+#[test]
+fn packets_that_wait_for_a_session_are_bounded_and_judged_again() {
+    let mut pair = Pair::new();
+    let (now, slot) = (pair.now, pair.nodes[0].slot);
+    for _ in 0..200 {
+        pair.nodes[0].send(now, slot, Offload::None, &to_api());
+    }
+    assert_eq!(pair.drops(0, Cause::NoSession), 72);
+    pair.apply(0, &[Change::Drop(ItemKey::Link(network(), WEB, API))]);
+    pair.carry();
+    assert_eq!(pair.drops(0, Cause::Denied), 128);
+    assert!(pair.nodes[1].wire.delivered.is_empty());
+}
+
+#[test]
+fn under_load_a_handshake_takes_a_cookie_and_has_a_limit() {
+    let mut pair = Pair::new();
+    let (now, slot) = (pair.now, pair.nodes[0].slot);
+    let from = pair.nodes[0].address;
+    pair.nodes[0].send(now, slot, Offload::None, &to_api());
+    pair.nodes[0].begin_handshakes(now);
+    let (_, initiation) = pair.nodes[0].wire.datagrams.pop().unwrap();
+    let loaded = |pair: &mut Pair, at: usize, message: &[u8]| {
+        let (from, now) = (pair.nodes[1 - at].address, pair.now);
+        let Node { endpoint, lane, wire, .. } = &mut pair.nodes[at];
+        endpoint.handshake(time(now), from, message, true, lane, wire);
+        wire.datagrams.pop().map(|(_, datagram)| datagram)
+    };
+    let reply = loaded(&mut pair, 1, &initiation).unwrap();
+    assert_eq!((reply[0], reply.len()), (3, 64), "a cookie, and no session");
+    assert!(loaded(&mut pair, 0, &reply).is_none());
+    // The next attempt shows the cookie, and gets through.
+    pair.now += Duration::from_secs(6);
+    let now = pair.now;
+    pair.nodes[0].tick(now);
+    let (_, initiation) = pair.nodes[0].wire.datagrams.pop().unwrap();
+    let response = loaded(&mut pair, 1, &initiation).unwrap();
+    assert_eq!(response[0], 2);
+    pair.nodes[0].receive(now, from, Ecn::NotCapable, &response);
+    pair.carry();
+    assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
+    let answered = (0..100).filter(|_| loaded(&mut pair, 1, &initiation).is_some()).count();
+    assert_eq!(answered, 0, "an initiation is taken once");
+    assert!(pair.drops(1, Cause::HandshakeLimit) > 90);
 }

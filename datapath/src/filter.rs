@@ -6,13 +6,19 @@
 
 use crate::{
     drops::Cause,
-    flow::{End, Flow, FlowKey, FlowTable, MAX_FLOWS},
+    flow::{End, Flow, FlowKey, FlowTable, MAX_FLOWS, Place},
     fragment::Fragments,
     packet::{Fragment, Headers, Icmp, SYN},
 };
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use meshward_model::{Acl, IdentityId, Protocol, control::Count};
+use parking_lot::{Mutex, RwLock};
 use std::{
-    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,7 +28,7 @@ use std::{
 /// not begin it. It passes only if the link in the other direction is open for its source port.
 pub const RESUME_WINDOW: Duration = Duration::from_secs(150);
 
-/// The most pairs of identities whose denials are counted one by one.
+/// The most pairs of identities that are counted one by one.
 const MAX_LINKS: usize = 1 << 16;
 
 /// One end of a packet, as policy sees it.
@@ -33,10 +39,6 @@ pub struct Party {
     /// Whether it is quarantined by itself.
     pub quarantined: bool,
 }
-
-/// The link that let a packet pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Passed(usize);
 
 /// The counters of an ordered pair of identities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,37 +51,34 @@ pub struct LinkStats {
     pub count: Count,
 }
 
-/// The filter of one endpoint.
-#[derive(Debug)]
-pub struct Filter {
-    start: Instant,
-    quarantined: HashMap<IdentityId, bool>,
-    acls: HashMap<(IdentityId, IdentityId), Acl>,
-    generation: u64,
-    flows: FlowTable,
-    fragments: Fragments,
-    links: Vec<LinkStats>,
-    link_places: HashMap<(IdentityId, IdentityId), usize>,
-    resume: Duration,
+/// What is counted of a link, by all workers.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    denied: AtomicU64,
 }
 
-impl Filter {
-    /// A filter that denies everything. `resume` is [`RESUME_WINDOW`] for an endpoint that takes up running workloads,
-    /// zero otherwise.
-    pub fn new(now: Instant, resume: Duration) -> Self {
-        Self {
-            start: now,
-            quarantined: HashMap::new(),
-            acls: HashMap::new(),
-            generation: 0,
-            flows: FlowTable::new(MAX_FLOWS),
-            fragments: Fragments::default(),
-            links: Vec::new(),
-            link_places: HashMap::new(),
-            resume,
-        }
-    }
+/// What a packet adds to its link's counters if it passes. A link is counted where it is sent from.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    /// Packets that it stands for.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
 
+type Pair = (IdentityId, IdentityId);
+
+/// The rules of one endpoint: what is allowed now.
+#[derive(Debug, Default)]
+pub struct Rules {
+    quarantined: HashMap<IdentityId, bool, RandomState>,
+    acls: HashMap<Pair, Acl, RandomState>,
+    generation: u64,
+}
+
+impl Rules {
     /// Sets whether an identity is known, and quarantined; `None` forgets it.
     pub fn set_identity(&mut self, id: IdentityId, quarantined: Option<bool>) {
         match quarantined {
@@ -103,175 +102,6 @@ impl Filter {
         self.generation += 1;
     }
 
-    /// How many flows there are.
-    pub fn flows(&self) -> usize {
-        self.flows.len()
-    }
-
-    /// The counters of every link that was used or tried.
-    pub fn links(&self) -> &[LinkStats] {
-        &self.links
-    }
-
-    /// Judges a packet from `source` to `destination`.
-    ///
-    /// # Errors
-    /// The cause for which it is to be dropped.
-    pub fn judge(
-        &mut self,
-        now: Instant,
-        packet: &[u8],
-        headers: &Headers,
-        source: Party,
-        destination: Party,
-    ) -> Result<Passed, Cause> {
-        let seconds = self.seconds(now);
-        let link = match self.link_for(now, packet, headers, source, destination) {
-            Ok(link) => link,
-            Err(cause) => {
-                if let Some(link) = self.link_place(source.identity, destination.identity) {
-                    self.links[link].count.denied += 1;
-                }
-                return Err(cause);
-            }
-        };
-        self.fragments.passed(seconds, headers, self.generation, link);
-        Ok(Passed(link))
-    }
-
-    /// Counts packets that passed, `bytes` long together.
-    pub fn count(&mut self, passed: Passed, packets: u64, bytes: usize) {
-        if let Some(stats) = self.links.get_mut(passed.0) {
-            stats.count.packets += packets;
-            stats.count.bytes += bytes as u64;
-        }
-    }
-
-    fn link_for(
-        &mut self,
-        now: Instant,
-        packet: &[u8],
-        headers: &Headers,
-        source: Party,
-        destination: Party,
-    ) -> Result<usize, Cause> {
-        if self.is_quarantined(source) || self.is_quarantined(destination) {
-            return Err(Cause::Quarantined);
-        }
-        let seconds = self.seconds(now);
-        if let Fragment::Later(_) = headers.fragment {
-            return self.fragments.link_of(seconds, headers, self.generation).ok_or(Cause::OrphanFragment);
-        }
-        let protocol = headers.protocol();
-        match headers.icmp {
-            Icmp::Error => {
-                if let Some(link) = self.link_of_quoted(packet, headers) {
-                    return Ok(link);
-                }
-                return self.link_by_itself(source, destination, protocol);
-            }
-            Icmp::Other => return self.link_by_itself(source, destination, protocol),
-            _ => {}
-        }
-        let (key, from) = FlowKey::of(headers);
-        if let Some(link) = self.link_of_flow(seconds, headers, key, from, source, destination)? {
-            return Ok(link);
-        }
-        if self.allows(source, destination, protocol, headers.destination_port) {
-            let link = self.link_place(source.identity, destination.identity);
-            let flow = Flow::new(from, self.generation, link.unwrap_or(usize::MAX));
-            return self.begin_flow(seconds, headers, key, from, flow);
-        }
-        let resumable = protocol == Protocol::Tcp
-            && headers.tcp_flags & SYN == 0
-            && now.duration_since(self.start) < self.resume;
-        if resumable && self.allows(destination, source, protocol, headers.source_port) {
-            let link = self.link_place(destination.identity, source.identity);
-            let flow = Flow::new(from.other(), self.generation, link.unwrap_or(usize::MAX)).resumed();
-            return self.begin_flow(seconds, headers, key, from, flow);
-        }
-        Err(Cause::Denied)
-    }
-
-    /// The link of a packet that belongs to no flow and begins none.
-    fn link_by_itself(
-        &mut self,
-        source: Party,
-        destination: Party,
-        protocol: Protocol,
-    ) -> Result<usize, Cause> {
-        if !self.allows(source, destination, protocol, 0) {
-            return Err(Cause::Denied);
-        }
-        Ok(self.link_place(source.identity, destination.identity).unwrap_or(usize::MAX))
-    }
-
-    /// The link of the flow that a packet belongs to, if there is one and the rules of now still allow it.
-    fn link_of_flow(
-        &mut self,
-        seconds: u32,
-        headers: &Headers,
-        key: FlowKey,
-        from: End,
-        source: Party,
-        destination: Party,
-    ) -> Result<Option<usize>, Cause> {
-        let Some(flow) = self.flows.get(&key).copied() else { return Ok(None) };
-        // A request with the identifier of the other side's echo is no answer to it.
-        let out_of_turn = match headers.icmp {
-            Icmp::Request => flow.initiator != from,
-            Icmp::Reply => flow.initiator == from,
-            _ => false,
-        };
-        if out_of_turn {
-            return Ok(None);
-        }
-        if flow.stamp != self.generation {
-            let (initiator, responder, port) = if flow.initiator == from {
-                (source, destination, headers.destination_port)
-            } else {
-                (destination, source, headers.source_port)
-            };
-            if !self.allows(initiator, responder, headers.protocol(), port) {
-                self.flows.remove(&key);
-                // The other direction may be allowed in its own right, as a flow of its own.
-                return if flow.initiator == from { Err(Cause::Denied) } else { Ok(None) };
-            }
-        }
-        let generation = self.generation;
-        if let Some(flow) = self.flows.get_mut(&key) {
-            flow.stamp = generation;
-            flow.touch(seconds, headers, from);
-        }
-        Ok(Some(flow.link))
-    }
-
-    /// An ICMP error belongs to the flow whose packet it quotes: that packet went the other way.
-    fn link_of_quoted(&self, packet: &[u8], headers: &Headers) -> Option<usize> {
-        let quoted = headers.quoted(packet)?;
-        if quoted.source != headers.destination {
-            return None;
-        }
-        let (key, _) = FlowKey::of(&quoted);
-        let flow = self.flows.get(&key)?;
-        (flow.stamp == self.generation).then_some(flow.link)
-    }
-
-    fn begin_flow(
-        &mut self,
-        seconds: u32,
-        headers: &Headers,
-        key: FlowKey,
-        from: End,
-        mut flow: Flow,
-    ) -> Result<usize, Cause> {
-        flow.touch(seconds, headers, from);
-        if !self.flows.insert(key, flow) {
-            return Err(Cause::FlowTableFull);
-        }
-        Ok(flow.link)
-    }
-
     fn is_quarantined(&self, party: Party) -> bool {
         party.quarantined || self.quarantined.get(&party.identity).copied().unwrap_or(false)
     }
@@ -282,29 +112,249 @@ impl Filter {
             && known(to)
             && self.acls.get(&(from.identity, to.identity)).is_some_and(|acl| acl.allows(protocol, port))
     }
+}
 
-    fn link_place(&mut self, from: IdentityId, to: IdentityId) -> Option<usize> {
-        if let Some(&place) = self.link_places.get(&(from, to)) {
-            return Some(place);
+/// The filter of one endpoint: what has been let through. All workers share it.
+#[derive(Debug)]
+pub struct Filter {
+    start: Instant,
+    resume: Duration,
+    flows: FlowTable,
+    fragments: Mutex<Fragments>,
+    links: RwLock<HashMap<Pair, Arc<Counters>, RandomState>>,
+    /// For pairs beyond [`MAX_LINKS`].
+    uncounted: Arc<Counters>,
+}
+
+impl Filter {
+    /// A filter without flows. `resume` is [`RESUME_WINDOW`] for an endpoint that takes up running workloads, zero
+    /// otherwise.
+    pub fn new(now: Instant, resume: Duration) -> Self {
+        Self {
+            start: now,
+            resume,
+            flows: FlowTable::new(MAX_FLOWS),
+            fragments: Mutex::default(),
+            links: RwLock::default(),
+            uncounted: Arc::default(),
         }
-        if self.links.len() >= MAX_LINKS {
-            return None;
+    }
+
+    /// How many flows there are.
+    pub fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// The counters of every link that was used or tried.
+    pub fn links(&self) -> Vec<LinkStats> {
+        let links = self.links.read();
+        let stats =
+            links.iter().map(|(&(from, to), counters)| LinkStats { from, to, count: counters.read() });
+        stats.collect()
+    }
+
+    /// Judges a packet from `source` to `destination`, and counts it.
+    ///
+    /// # Errors
+    /// The cause for which it is to be dropped.
+    #[expect(clippy::too_many_arguments, reason = "a verdict rests on all of these")]
+    pub fn judge(
+        &self,
+        rules: &Rules,
+        now: Instant,
+        packet: &[u8],
+        headers: &Headers,
+        source: Party,
+        destination: Party,
+        tally: Tally,
+    ) -> Result<(), Cause> {
+        let judging = Judging { filter: self, rules, now, packet, headers, source, destination, tally };
+        judging.judge().inspect_err(|_| {
+            self.counters(source, destination).denied.fetch_add(1, Relaxed);
+        })
+    }
+
+    fn counters(&self, from: Party, to: Party) -> Arc<Counters> {
+        let pair = (from.identity, to.identity);
+        if let Some(counters) = self.links.read().get(&pair) {
+            return counters.clone();
         }
-        let place = self.links.len();
-        self.links.push(LinkStats { from, to, count: Count { packets: 0, bytes: 0, denied: 0 } });
-        self.link_places.insert((from, to), place);
-        Some(place)
+        let mut links = self.links.write();
+        if links.len() >= MAX_LINKS {
+            return self.uncounted.clone();
+        }
+        links.entry(pair).or_default().clone()
     }
 
     fn seconds(&self, now: Instant) -> u32 {
-        now.duration_since(self.start).as_secs() as u32
+        now.saturating_duration_since(self.start).as_secs() as u32
     }
 
     /// Ends what has been idle for too long.
-    pub fn tick(&mut self, now: Instant) {
+    pub fn tick(&self, now: Instant) {
         let seconds = self.seconds(now);
         self.flows.sweep(seconds);
-        self.fragments.sweep(seconds);
+        self.fragments.lock().sweep(seconds);
+    }
+}
+
+impl Counters {
+    fn add(&self, tally: Tally) {
+        if tally.packets > 0 {
+            self.packets.fetch_add(tally.packets, Relaxed);
+            self.bytes.fetch_add(tally.bytes, Relaxed);
+        }
+    }
+
+    fn read(&self) -> Count {
+        Count {
+            packets: self.packets.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            denied: self.denied.load(Relaxed),
+        }
+    }
+}
+
+/// One packet before the filter.
+#[derive(Clone, Copy)]
+struct Judging<'a> {
+    filter: &'a Filter,
+    rules: &'a Rules,
+    now: Instant,
+    packet: &'a [u8],
+    headers: &'a Headers,
+    source: Party,
+    destination: Party,
+    tally: Tally,
+}
+
+impl Judging<'_> {
+    fn judge(self) -> Result<(), Cause> {
+        let seconds = self.filter.seconds(self.now);
+        if let Fragment::Later(_) = self.headers.fragment {
+            self.refuse_quarantined()?;
+            let link = self.filter.fragments.lock().link_of(seconds, self.headers, self.rules.generation);
+            link.ok_or(Cause::OrphanFragment)?.add(self.tally);
+            return Ok(());
+        }
+        let link = match self.headers.icmp {
+            Icmp::Error | Icmp::Other => self.judge_icmp(seconds)?,
+            Icmp::None | Icmp::Request | Icmp::Reply => return self.judge_flow(seconds),
+        };
+        self.pass(seconds, &link);
+        Ok(())
+    }
+
+    fn pass(self, seconds: u32, link: &Arc<Counters>) {
+        link.add(self.tally);
+        if let Fragment::First(_) = self.headers.fragment {
+            self.filter.fragments.lock().passed(seconds, self.headers, self.rules.generation, link);
+        }
+    }
+
+    fn refuse_quarantined(self) -> Result<(), Cause> {
+        let held = self.rules.is_quarantined(self.source) || self.rules.is_quarantined(self.destination);
+        if held { Err(Cause::Quarantined) } else { Ok(()) }
+    }
+
+    /// The link of an ICMP message other than an echo.
+    fn judge_icmp(self, seconds: u32) -> Result<Arc<Counters>, Cause> {
+        self.refuse_quarantined()?;
+        if self.headers.icmp == Icmp::Error
+            && let Some(link) = self.link_of_quoted(seconds)
+        {
+            return Ok(link);
+        }
+        if !self.rules.allows(self.source, self.destination, self.headers.protocol(), 0) {
+            return Err(Cause::Denied);
+        }
+        Ok(self.filter.counters(self.source, self.destination))
+    }
+
+    /// An ICMP error belongs to the flow whose packet it quotes: that packet went the other way.
+    fn link_of_quoted(self, seconds: u32) -> Option<Arc<Counters>> {
+        let quoted = self.headers.quoted(self.packet)?;
+        if quoted.source != self.headers.destination {
+            return None;
+        }
+        let (key, _) = FlowKey::of(&quoted);
+        let mut place = self.filter.flows.place(key);
+        let flow = place.get(seconds)?;
+        (flow.stamp == self.rules.generation).then(|| flow.link.clone())
+    }
+
+    fn judge_flow(self, seconds: u32) -> Result<(), Cause> {
+        let (key, from) = FlowKey::of(self.headers);
+        let mut place = self.filter.flows.place(key);
+        if let Some(flow) = place.get(seconds)
+            && flow.stamp == self.rules.generation
+            && !self.is_out_of_turn(flow, from)
+        {
+            flow.touch(seconds, self.headers, from);
+            self.pass(seconds, &flow.link);
+            return Ok(());
+        }
+        self.judge_anew(seconds, &mut place, from)
+    }
+
+    /// Judges the first packet of a flow, or the first after the rules have changed.
+    fn judge_anew(self, seconds: u32, place: &mut Place, from: End) -> Result<(), Cause> {
+        self.refuse_quarantined()?;
+        let Self { rules, headers, source, destination, .. } = self;
+        let protocol = headers.protocol();
+        if let Some(flow) = place.get(seconds)
+            && !self.is_out_of_turn(flow, from)
+        {
+            let begun_here = flow.initiator == from;
+            let allowed = if begun_here {
+                rules.allows(source, destination, protocol, headers.destination_port)
+            } else {
+                rules.allows(destination, source, protocol, headers.source_port)
+            };
+            if allowed {
+                flow.stamp = rules.generation;
+                flow.touch(seconds, headers, from);
+                self.pass(seconds, &flow.link);
+                return Ok(());
+            }
+            place.remove();
+            if begun_here {
+                return Err(Cause::Denied);
+            }
+            // This direction may be allowed in its own right, as a flow of its own.
+        }
+        if rules.allows(source, destination, protocol, headers.destination_port) {
+            let link = self.filter.counters(source, destination);
+            return self.begin_flow(seconds, place, from, Flow::new(from, rules.generation, link));
+        }
+        let resumable = protocol == Protocol::Tcp
+            && headers.tcp_flags & SYN == 0
+            && self.now.saturating_duration_since(self.filter.start) < self.filter.resume;
+        if resumable && rules.allows(destination, source, protocol, headers.source_port) {
+            let link = self.filter.counters(destination, source);
+            let flow = Flow::new(from.other(), rules.generation, link).resumed();
+            return self.begin_flow(seconds, place, from, flow);
+        }
+        Err(Cause::Denied)
+    }
+
+    /// A request with the identifier of the other side's echo is no answer to it.
+    fn is_out_of_turn(self, flow: &Flow, from: End) -> bool {
+        match self.headers.icmp {
+            Icmp::Request => flow.initiator != from,
+            Icmp::Reply => flow.initiator == from,
+            _ => false,
+        }
+    }
+
+    fn begin_flow(self, seconds: u32, place: &mut Place, from: End, mut flow: Flow) -> Result<(), Cause> {
+        flow.touch(seconds, self.headers, from);
+        let link = flow.link.clone();
+        if !place.insert(flow) {
+            return Err(Cause::FlowTableFull);
+        }
+        self.pass(seconds, &link);
+        Ok(())
     }
 }
 

@@ -18,21 +18,23 @@ fn acl(protocol: Protocol, port: u16) -> Acl {
 
 struct Bench {
     filter: Filter,
+    rules: Rules,
     now: Instant,
 }
 
 impl Bench {
     fn new(resume: Duration) -> Self {
         let now = Instant::now();
-        let mut filter = Filter::new(now, resume);
-        filter.set_identity(WEB, Some(false));
-        filter.set_identity(API, Some(false));
-        Self { filter, now }
+        let (filter, mut rules) = (Filter::new(now, resume), Rules::default());
+        rules.set_identity(WEB, Some(false));
+        rules.set_identity(API, Some(false));
+        Self { filter, rules, now }
     }
 
-    fn send(&mut self, packet: &[u8], from: IdentityId, to: IdentityId) -> Result<(), Cause> {
+    fn send(&self, packet: &[u8], from: IdentityId, to: IdentityId) -> Result<(), Cause> {
         let headers = Headers::parse(packet).unwrap();
-        self.filter.judge(self.now, packet, &headers, party(from), party(to)).map(drop)
+        let tally = Tally { packets: 1, bytes: packet.len() as u64 };
+        self.filter.judge(&self.rules, self.now, packet, &headers, party(from), party(to), tally)
     }
 }
 
@@ -46,7 +48,7 @@ fn reply() -> Vec<u8> {
 
 #[test]
 fn nothing_passes_without_a_link() {
-    let mut bench = Bench::new(Duration::ZERO);
+    let bench = Bench::new(Duration::ZERO);
     assert_eq!(bench.send(&request(), WEB, API), Err(Cause::Denied));
     assert_eq!(bench.filter.links()[0].count.denied, 1);
     assert_eq!(bench.filter.flows(), 0);
@@ -55,7 +57,7 @@ fn nothing_passes_without_a_link() {
 #[test]
 fn a_link_opens_one_direction_and_lets_the_answers_back() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.filter.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
     assert_eq!(bench.send(&reply(), API, WEB), Err(Cause::Denied));
     assert_eq!(bench.send(&request(), WEB, API), Ok(()));
     assert_eq!(bench.send(&reply(), API, WEB), Ok(()));
@@ -66,10 +68,10 @@ fn a_link_opens_one_direction_and_lets_the_answers_back() {
 #[test]
 fn a_revoked_link_cuts_the_established_flow() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.filter.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
     bench.send(&request(), WEB, API).unwrap();
     bench.send(&reply(), API, WEB).unwrap();
-    bench.filter.set_link(WEB, API, None);
+    bench.rules.set_link(WEB, API, None);
     assert_eq!(bench.send(&reply(), API, WEB), Err(Cause::Denied));
     assert_eq!(bench.send(&request(), WEB, API), Err(Cause::Denied));
     assert_eq!(bench.filter.flows(), 0);
@@ -78,18 +80,18 @@ fn a_revoked_link_cuts_the_established_flow() {
 #[test]
 fn another_change_leaves_the_established_flow() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.filter.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
     bench.send(&request(), WEB, API).unwrap();
-    bench.filter.set_link(API, WEB, Some(acl(Protocol::Udp, 53)));
+    bench.rules.set_link(API, WEB, Some(acl(Protocol::Udp, 53)));
     assert_eq!(bench.send(&reply(), API, WEB), Ok(()));
 }
 
 #[test]
 fn a_quarantine_cuts_both_directions() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.filter.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
     bench.send(&request(), WEB, API).unwrap();
-    bench.filter.set_identity(API, Some(true));
+    bench.rules.set_identity(API, Some(true));
     assert_eq!(bench.send(&request(), WEB, API), Err(Cause::Quarantined));
     assert_eq!(bench.send(&reply(), API, WEB), Err(Cause::Quarantined));
 }
@@ -97,7 +99,7 @@ fn a_quarantine_cuts_both_directions() {
 #[test]
 fn a_running_connection_is_taken_up_after_a_restart_only() {
     let mut bench = Bench::new(RESUME_WINDOW);
-    bench.filter.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
     assert_eq!(bench.send(&reply(), API, WEB), Ok(()));
     bench.now += RESUME_WINDOW;
     let other = build::packet("10.0.0.2", "10.0.0.1", 6, (8080, 4001), b"");
@@ -109,7 +111,7 @@ fn a_running_connection_is_taken_up_after_a_restart_only() {
 #[test]
 fn an_icmp_error_passes_with_the_flow_that_it_is_about() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.filter.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
     let query = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
     let error = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &query].concat();
     let error = build::ip("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap(), 1, &error);
@@ -121,7 +123,7 @@ fn an_icmp_error_passes_with_the_flow_that_it_is_about() {
 #[test]
 fn an_echo_lets_its_reply_back_and_nothing_else() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.filter.set_link(WEB, API, Some(acl(Protocol::Icmp, 0)));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Icmp, 0)));
     let request = build::packet("10.0.0.1", "10.0.0.2", 1, (7, 0), b"ping");
     bench.send(&request, WEB, API).unwrap();
     let back = build::packet("10.0.0.2", "10.0.0.1", 1, (7, 0), b"ping");
@@ -137,7 +139,7 @@ fn an_echo_lets_its_reply_back_and_nothing_else() {
 #[test]
 fn later_fragments_follow_the_first() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.filter.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
     let mut first = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), &[0; 64]);
     first[4..8].copy_from_slice(&[0, 9, 0x20, 0]);
     let mut later = first.clone();
@@ -145,15 +147,15 @@ fn later_fragments_follow_the_first() {
     assert_eq!(bench.send(&later, WEB, API), Err(Cause::OrphanFragment));
     bench.send(&first, WEB, API).unwrap();
     assert_eq!(bench.send(&later, WEB, API), Ok(()));
-    bench.filter.set_link(WEB, API, None);
+    bench.rules.set_link(WEB, API, None);
     assert_eq!(bench.send(&later, WEB, API), Err(Cause::OrphanFragment));
 }
 
 #[test]
 fn an_unknown_identity_is_denied() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.filter.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
-    bench.filter.set_identity(API, None);
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.set_identity(API, None);
     assert_eq!(bench.send(&request(), WEB, API), Err(Cause::Denied));
 }
 
@@ -185,19 +187,19 @@ proptest! {
     #[test]
     fn no_packet_passes_that_the_rules_of_now_deny(steps in prop::collection::vec(step(), 1..60)) {
         let mut bench = Bench::new(Duration::ZERO);
-        (0..3).for_each(|id| bench.filter.set_identity(IdentityId(id), Some(false)));
-        let (mut links, mut quarantined) = (HashMap::new(), HashSet::new());
+        (0..3).for_each(|id| bench.rules.set_identity(IdentityId(id), Some(false)));
+        let (mut links, mut quarantined) = (std::collections::HashMap::new(), HashSet::new());
         let mut seen: HashSet<(u32, u32, u16, u16)> = HashSet::new();
         for step in steps {
             match step {
                 Step::Link(a, b, port) => {
                     links.insert((a, b), port);
                     let acl = port.map(|port| acl(Protocol::Tcp, port));
-                    bench.filter.set_link(IdentityId(a), IdentityId(b), acl);
+                    bench.rules.set_link(IdentityId(a), IdentityId(b), acl);
                 }
                 Step::Quarantine(a, on) => {
                     if on { quarantined.insert(a) } else { quarantined.remove(&a) };
-                    bench.filter.set_identity(IdentityId(a), Some(on));
+                    bench.rules.set_identity(IdentityId(a), Some(on));
                 }
                 Step::Wait(seconds) => {
                     bench.now += Duration::from_secs(seconds);

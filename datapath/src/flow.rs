@@ -1,8 +1,21 @@
 //! The flow table: which conversations have been let through, and until when.
 
-use crate::packet::{FIN, Headers, RST, SYN};
+use crate::{
+    filter::Counters,
+    packet::{FIN, Headers, RST, SYN},
+};
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 use meshward_model::Protocol;
-use std::{collections::HashMap, net::IpAddr};
+use parking_lot::{Mutex, MutexGuard};
+use std::{
+    hash::BuildHasher,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 /// The most flows of one endpoint.
 pub const MAX_FLOWS: usize = 1 << 20;
@@ -15,15 +28,18 @@ const TCP_ESTABLISHED: u32 = 24 * 3600;
 const TALKING: u32 = 180;
 /// Seconds for which a finished TCP connection is kept.
 const CLOSING: u32 = 20;
-/// Slots of the wheel, a second each.
-const WHEEL: usize = 256;
+/// Into how many parts the table is split, each with its own lock, so that workers do not wait for each other.
+const SHARDS: usize = 64;
+/// How many parts one sweep looks through.
+const SWEPT_AT_ONCE: usize = 4;
 
 /// Both ends of a conversation, the same for both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FlowKey {
-    low: (IpAddr, u16),
-    high: (IpAddr, u16),
+    low: ([u64; 2], u16),
+    high: ([u64; 2], u16),
     ip_protocol: u8,
+    v6: bool,
 }
 
 /// Which end a packet comes from.
@@ -44,14 +60,21 @@ impl End {
 
 impl FlowKey {
     pub fn of(headers: &Headers) -> (Self, End) {
-        let source = (headers.source, headers.source_port);
-        let destination = (headers.destination, headers.destination_port);
-        let ip_protocol = headers.ip_protocol;
+        let source = (words(headers.source), headers.source_port);
+        let destination = (words(headers.destination), headers.destination_port);
+        let (ip_protocol, v6) = (headers.ip_protocol, headers.source.is_ipv6());
         if source <= destination {
-            (Self { low: source, high: destination, ip_protocol }, End::Low)
+            (Self { low: source, high: destination, ip_protocol, v6 }, End::Low)
         } else {
-            (Self { low: destination, high: source, ip_protocol }, End::High)
+            (Self { low: destination, high: source, ip_protocol, v6 }, End::High)
         }
+    }
+}
+
+fn words(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(address) => [0, u64::from(address.to_bits())],
+        IpAddr::V6(address) => [(address.to_bits() >> 64) as u64, address.to_bits() as u64],
     }
 }
 
@@ -63,20 +86,20 @@ enum State {
 }
 
 /// A conversation that was let through.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Flow {
     /// Who began it.
     pub initiator: End,
     /// The generation of the rules that last allowed it.
     pub stamp: u64,
-    /// Its place in the link counters.
-    pub link: usize,
+    /// The counters of its link.
+    pub link: Arc<Counters>,
     state: State,
     deadline: u32,
 }
 
 impl Flow {
-    pub fn new(initiator: End, stamp: u64, link: usize) -> Self {
+    pub fn new(initiator: End, stamp: u64, link: Arc<Counters>) -> Self {
         Self { initiator, stamp, link, state: State::Opening, deadline: 0 }
     }
 
@@ -106,66 +129,89 @@ impl Flow {
     }
 }
 
-/// The flows of one endpoint, at most [`MAX_FLOWS`], and a timer wheel that ends them.
+/// The flows of one endpoint, at most [`MAX_FLOWS`].
 #[derive(Debug)]
 pub(crate) struct FlowTable {
-    flows: HashMap<FlowKey, Flow>,
-    wheel: Vec<Vec<FlowKey>>,
-    swept: u32,
+    shards: Vec<Mutex<Shard>>,
+    /// Seeded, so that nobody who chooses ports can have all flows meet in one place.
+    hasher: RandomState,
+    next_sweep: AtomicUsize,
+}
+
+/// One part of the table.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    flows: HashTable<(FlowKey, Flow)>,
     limit: usize,
+}
+
+/// The part of the table that a flow belongs to, locked.
+pub(crate) struct Place<'a> {
+    shard: MutexGuard<'a, Shard>,
+    hasher: &'a RandomState,
+    hash: u64,
+    key: FlowKey,
 }
 
 impl FlowTable {
     pub fn new(limit: usize) -> Self {
-        Self { flows: HashMap::new(), wheel: vec![Vec::new(); WHEEL], swept: 0, limit }
+        let shard = || Mutex::new(Shard { flows: HashTable::new(), limit: limit.div_ceil(SHARDS) });
+        Self {
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+            hasher: RandomState::default(),
+            next_sweep: AtomicUsize::new(0),
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.flows.len()
+        self.shards.iter().map(|shard| shard.lock().flows.len()).sum()
     }
 
-    pub fn get_mut(&mut self, key: &FlowKey) -> Option<&mut Flow> {
-        self.flows.get_mut(key)
+    /// Locks the place of a flow.
+    pub fn place(&self, key: FlowKey) -> Place<'_> {
+        let hash = self.hasher.hash_one(key);
+        // The table itself uses the lowest and the seven highest bits.
+        let shard = self.shards[(hash >> 32) as usize % SHARDS].lock();
+        Place { shard, hasher: &self.hasher, hash, key }
     }
 
-    pub fn get(&self, key: &FlowKey) -> Option<&Flow> {
-        self.flows.get(key)
+    /// Ends the flows of some parts of the table whose time is up at `now`, in seconds. All parts have had their turn
+    /// after sixteen calls.
+    pub fn sweep(&self, now: u32) {
+        let first = self.next_sweep.fetch_add(SWEPT_AT_ONCE, Relaxed);
+        for number in first..first + SWEPT_AT_ONCE {
+            let mut shard = self.shards[number % SHARDS].lock();
+            shard.flows.retain(|(_, flow)| flow.deadline > now);
+            let (flows, room) = (shard.flows.len(), shard.flows.capacity());
+            if room > 64 && flows < room / 4 {
+                shard.flows.shrink_to(flows * 2, |(key, _)| self.hasher.hash_one(key));
+            }
+        }
+    }
+}
+
+impl Place<'_> {
+    /// The flow, unless its time was up at `now`, in seconds.
+    pub fn get(&mut self, now: u32) -> Option<&mut Flow> {
+        let found = self.shard.flows.find_mut(self.hash, |(key, _)| *key == self.key)?;
+        (found.1.deadline > now).then_some(&mut found.1)
     }
 
-    pub fn remove(&mut self, key: &FlowKey) {
-        self.flows.remove(key);
+    pub fn remove(&mut self) {
+        if let Ok(entry) = self.shard.flows.find_entry(self.hash, |(key, _)| *key == self.key) {
+            entry.remove();
+        }
     }
 
     /// Adds a flow; `false` if there is no room.
-    pub fn insert(&mut self, key: FlowKey, flow: Flow) -> bool {
-        if self.flows.len() >= self.limit {
+    pub fn insert(&mut self, flow: Flow) -> bool {
+        self.remove();
+        if self.shard.flows.len() >= self.shard.limit {
             return false;
         }
-        self.schedule(key, flow.deadline);
-        self.flows.insert(key, flow);
+        let hasher = self.hasher;
+        self.shard.flows.insert_unique(self.hash, (self.key, flow), |(key, _)| hasher.hash_one(key));
         true
-    }
-
-    fn schedule(&mut self, key: FlowKey, deadline: u32) {
-        let ahead = deadline.saturating_sub(self.swept).clamp(1, WHEEL as u32 - 1);
-        self.wheel[(self.swept + ahead) as usize % WHEEL].push(key);
-    }
-
-    /// Ends the flows whose time is up at `now`, in seconds.
-    pub fn sweep(&mut self, now: u32) {
-        while self.swept < now {
-            self.swept += 1;
-            for key in std::mem::take(&mut self.wheel[self.swept as usize % WHEEL]) {
-                match self.flows.get(&key) {
-                    Some(flow) if flow.deadline > self.swept => {
-                        let deadline = flow.deadline;
-                        self.schedule(key, deadline);
-                    }
-                    Some(_) => self.remove(&key),
-                    None => {}
-                }
-            }
-        }
     }
 }
 
@@ -186,29 +232,47 @@ mod tests {
         assert_eq!(one, other.other());
     }
 
+    fn counters() -> Arc<Counters> {
+        Arc::default()
+    }
+
+    fn sweep_all(table: &FlowTable, now: u32) {
+        (0..SHARDS / SWEPT_AT_ONCE).for_each(|_| table.sweep(now));
+    }
+
     #[test]
     fn an_idle_flow_ends_and_a_busy_one_stays() {
-        let mut table = FlowTable::new(10);
+        let table = FlowTable::new(10);
         let packet = headers(("10.0.0.1", 9), ("10.0.0.2", 80));
         let reply = headers(("10.0.0.2", 80), ("10.0.0.1", 9));
         let (key, end) = FlowKey::of(&packet);
-        let mut flow = Flow::new(end, 1, 0);
+        let mut flow = Flow::new(end, 1, counters());
         flow.touch(0, &packet, end);
-        assert!(table.insert(key, flow));
-        table.sweep(OPENING - 1);
-        table.get_mut(&key).unwrap().touch(OPENING - 1, &reply, end.other());
-        table.sweep(3 * 3600);
+        assert!(table.place(key).insert(flow));
+        sweep_all(&table, OPENING - 1);
+        table.place(key).get(OPENING - 1).unwrap().touch(OPENING - 1, &reply, end.other());
+        sweep_all(&table, 3 * 3600);
         assert_eq!(table.len(), 1);
-        table.sweep(OPENING + TCP_ESTABLISHED);
+        let over = OPENING + TCP_ESTABLISHED;
+        assert!(table.place(key).get(over).is_none(), "its time is up though nothing swept it");
+        sweep_all(&table, over);
         assert_eq!(table.len(), 0);
     }
 
     #[test]
     fn a_full_table_takes_no_more() {
-        let mut table = FlowTable::new(1);
-        let (key, end) = FlowKey::of(&headers(("10.0.0.1", 9), ("10.0.0.2", 80)));
-        assert!(table.insert(key, Flow::new(end, 1, 0)));
-        let (other, end) = FlowKey::of(&headers(("10.0.0.1", 10), ("10.0.0.2", 80)));
-        assert!(!table.insert(other, Flow::new(end, 1, 0)));
+        let table = FlowTable::new(SHARDS);
+        let taken = (0..1000).filter(|port| {
+            let (key, end) = FlowKey::of(&headers(("10.0.0.1", *port), ("10.0.0.2", 80)));
+            table.place(key).insert(Flow::new(end, 1, counters()))
+        });
+        assert_eq!(taken.count(), SHARDS);
+    }
+
+    #[test]
+    fn an_ipv4_address_and_its_ipv6_form_are_not_one() {
+        let v4 = FlowKey::of(&headers(("10.0.0.1", 9), ("10.0.0.2", 80)));
+        let v6 = FlowKey::of(&headers(("::10.0.0.1", 9), ("::10.0.0.2", 80)));
+        assert_ne!(v4.0, v6.0);
     }
 }

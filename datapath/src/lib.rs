@@ -1,27 +1,35 @@
 //! What happens to a packet: who sent it, whether it may pass, and where it goes.
 //!
-//! No I/O, no thread, no clock but the WireGuard engine's own: bytes and an [`std::time::Instant`] come in, and a
-//! [`Sink`] is told what to send. One [`Endpoint`] is owned by one thread, so nothing here locks.
+//! No I/O, no thread, no clock: bytes and the time come in, and a [`Sink`] is told what to send. An [`Endpoint`] is shared by
+//! all workers of a node. A worker goes through it in [`Round`]s: what the coordinator said cannot change during one, and from
+//! the next one on a change is enforced.
 #![forbid(unsafe_code)]
 
 mod batch;
 mod checksum;
 mod coalesce;
 mod drops;
+mod ecn;
 mod endpoint;
 mod filter;
 mod flow;
 mod fragment;
 mod offload;
 mod packet;
+mod round;
 mod segment;
+mod tables;
+mod too_big;
 mod vouch;
 mod wireguard;
 
+pub use coalesce::{MOST_PARTS, Parts};
 pub use drops::{Cause, Drops};
+pub use ecn::Ecn;
 pub use endpoint::{Endpoint, EndpointStats, LocalWorkload, Sink, Slot};
-pub use filter::{Filter, LinkStats, Party, Passed, RESUME_WINDOW};
+pub use filter::{Filter, LinkStats, Party, RESUME_WINDOW, Rules, Tally};
 pub use flow::MAX_FLOWS;
 pub use offload::{Kind, OFFLOAD_LENGTH, Offload};
 pub use packet::{Fragment, Headers, Icmp, Malformed};
-pub use wireguard::{OVERHEAD, PeerStats, SecretKey};
+pub use round::{Lane, Round};
+pub use wireguard::{MAX_PEERS, MOST_HANDSHAKE, Now, OVERHEAD, PeerStats, SecretKey};

@@ -212,6 +212,15 @@ impl Headers {
         Ok(self)
     }
 
+    /// Whether both are packets of one flow in one direction.
+    pub(crate) fn same_flow(&self, other: &Self) -> bool {
+        self.source_port == other.source_port
+            && self.destination_port == other.destination_port
+            && self.ip_protocol == other.ip_protocol
+            && self.source == other.source
+            && self.destination == other.destination
+    }
+
     /// The class that policy sees. ICMP of the other address family is no ICMP.
     pub fn protocol(&self) -> Protocol {
         match (self.ip_protocol, self.source) {

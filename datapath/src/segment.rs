@@ -12,29 +12,61 @@ use std::net::IpAddr;
 const PSH: u8 = 8;
 const CWR: u8 = 0x80;
 
-/// Gives every packet that `packet` stands for to `emit`, in order and complete. `scratch` is where they are built.
-///
-/// # Errors
-/// [`Cause::Malformed`] if the offload does not fit the packet; then nothing was emitted.
-pub(crate) fn segment(
-    packet: &mut [u8],
-    headers: &Headers,
-    offload: Offload,
-    scratch: &mut Vec<u8>,
-    mut emit: impl FnMut(&[u8]),
-) -> Result<(), Cause> {
-    match offload {
-        Offload::None | Offload::Verified => emit(packet),
-        Offload::Checksum { start, offset } => {
-            complete_checksum(packet, headers, usize::from(start), usize::from(offset))?;
-            emit(packet);
+/// The packets that one packet of a TUN stands for.
+pub(crate) enum Pieces<'a> {
+    Whole(&'a [u8]),
+    Cut(Cut<'a>),
+}
+
+impl<'a> Pieces<'a> {
+    /// Completes the checksum of a packet that stands for itself, or cuts one that stands for many.
+    ///
+    /// # Errors
+    /// [`Cause::Malformed`] if the offload does not fit the packet.
+    pub fn new(packet: &'a mut [u8], headers: &'a Headers, offload: Offload) -> Result<Self, Cause> {
+        match offload {
+            Offload::None | Offload::Verified => {}
+            Offload::Checksum { start, offset } => {
+                complete_checksum(packet, headers, usize::from(start), usize::from(offset))?;
+            }
+            Offload::Segment { kind, size, .. } => {
+                return Ok(Self::Cut(Cut::new(packet, headers, kind, usize::from(size))?));
+            }
         }
-        Offload::Segment { kind, size, .. } => {
-            let cut = Cut::new(packet, headers, kind, usize::from(size))?;
-            cut.each(scratch, emit);
+        Ok(Self::Whole(packet))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Whole(_) => 1,
+            Self::Cut(cut) => cut.data.len().div_ceil(cut.size).max(1),
         }
     }
-    Ok(())
+
+    /// Headers of the first of them, at the least.
+    pub fn first(&self) -> &[u8] {
+        match self {
+            Self::Whole(packet) => packet,
+            Self::Cut(cut) => cut.head,
+        }
+    }
+
+    /// Length of one of them, in bytes. Only the last may be shorter than the others.
+    pub fn length(&self, number: usize) -> usize {
+        match self {
+            Self::Whole(packet) => packet.len(),
+            Self::Cut(cut) => cut.head.len() + cut.chunk(number).len(),
+        }
+    }
+
+    /// Writes one of them, complete, to where it belongs; `place` has its length.
+    pub fn write(&self, number: usize, place: &mut [u8]) {
+        match self {
+            Self::Whole(packet) => place.copy_from_slice(packet),
+            Self::Cut(cut) => cut.write(number, number + 1 == self.count(), place),
+        }
+    }
 }
 
 /// How many packets a super-packet stands for.
@@ -59,7 +91,7 @@ fn complete_checksum(packet: &mut [u8], headers: &Headers, start: usize, offset:
 }
 
 /// A super-packet that can be cut.
-struct Cut<'a> {
+pub(crate) struct Cut<'a> {
     head: &'a [u8],
     data: &'a [u8],
     headers: &'a Headers,
@@ -87,20 +119,15 @@ impl<'a> Cut<'a> {
         Ok(Self { head, data, headers, kind, size })
     }
 
-    fn each(&self, scratch: &mut Vec<u8>, mut emit: impl FnMut(&[u8])) {
-        let last = self.data.len().div_ceil(self.size).max(1) - 1;
-        for number in 0..=last {
-            let from = number * self.size;
-            let chunk = &self.data[from..self.data.len().min(from + self.size)];
-            scratch.clear();
-            scratch.extend_from_slice(self.head);
-            scratch.extend_from_slice(chunk);
-            self.write_headers(scratch, number, last);
-            emit(scratch);
-        }
+    fn chunk(&self, number: usize) -> &[u8] {
+        let from = (number * self.size).min(self.data.len());
+        &self.data[from..self.data.len().min(from + self.size)]
     }
 
-    fn write_headers(&self, packet: &mut [u8], number: usize, last: usize) {
+    fn write(&self, number: usize, last: bool, packet: &mut [u8]) {
+        let (head, data) = packet.split_at_mut(self.head.len());
+        head.copy_from_slice(self.head);
+        data.copy_from_slice(self.chunk(number));
         let (at, length) = (self.headers.payload, packet.len());
         match self.headers.source {
             IpAddr::V4(_) => {
@@ -121,7 +148,7 @@ impl<'a> Cut<'a> {
                 let first = u32::from_be_bytes([transport[4], transport[5], transport[6], transport[7]]);
                 let sequence = first.wrapping_add((number * self.size) as u32);
                 transport[4..8].copy_from_slice(&sequence.to_be_bytes());
-                if number < last {
+                if !last {
                     transport[13] &= !(FIN | PSH);
                 }
                 // RFC 3168 §6.1.2: the answer to a congestion mark is said once.

@@ -16,7 +16,7 @@ use std::{
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
 const EXPERIMENT: u8 = 253;
 const MAGIC: &[u8; 4] = b"MWV1";
-const LENGTH: usize = 40 + 4 + 4 + 16;
+pub(crate) const LENGTH: usize = 40 + 4 + 4 + 16;
 
 /// How often a node repeats its vouches.
 pub(crate) const REPEAT: Duration = Duration::from_secs(2);

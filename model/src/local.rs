@@ -115,6 +115,10 @@ pub struct LocalStatus {
     pub node: NodeName,
     /// Its version.
     pub version: String,
+    /// How many threads may carry its packets.
+    pub workers: usize,
+    /// How many do now.
+    pub workers_active: usize,
     /// The coordinator that it belongs to.
     pub coordinator: String,
     /// Whether it has a session with the coordinator.

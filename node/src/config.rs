@@ -4,6 +4,7 @@ use meshward_model::local::DEFAULT_SOCKET;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
     path::PathBuf,
 };
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub metrics_listen: SocketAddr,
     /// The first UDP port that is tried for an endpoint; one that was found is kept.
     pub first_port: u16,
+    /// How many threads carry packets.
+    pub workers: NonZeroUsize,
     /// Addresses at which other nodes can reach this one, if neither its interfaces nor the coordinator see them.
     pub advertise: Vec<IpAddr>,
 }
@@ -33,6 +36,7 @@ impl Default for Config {
             socket: DEFAULT_SOCKET.into(),
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 7481)),
             first_port: 51820,
+            workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             advertise: Vec::new(),
         }
     }

@@ -4,8 +4,8 @@ use crate::{
     addresses::Allocator,
     attachment::{self, Attachment, Owner},
     config::Config,
+    dataplane::{self, DataPlane, Offloads, Service},
     folder::{Folder, Membership},
-    worker::{self, Offloads, Worker},
 };
 use anyhow::Result;
 use meshward_datapath::{Endpoint, EndpointStats, LocalWorkload, RESUME_WINDOW, Slot};
@@ -51,6 +51,7 @@ pub struct Node {
     pub membership: Membership,
     pub config: Config,
     pub folder: Folder,
+    data_plane: DataPlane,
     state: Mutex<State>,
     /// Told when a workload's state may have changed.
     admission: Notify,
@@ -66,7 +67,7 @@ struct State {
 }
 
 struct Running {
-    worker: Worker,
+    service: Arc<Service>,
     public_key: PublicKey,
     port: u16,
     allocator: Allocator,
@@ -89,7 +90,15 @@ impl Node {
         let view = folder.view()?;
         let attachments: Vec<Attachment> = folder.workloads()?;
         let mut state = State { view, ..State::default() };
-        let node = Self { membership, config, folder, state: Mutex::default(), admission: Notify::new() };
+        let data_plane = DataPlane::start(config.workers)?;
+        let node = Self {
+            membership,
+            config,
+            folder,
+            data_plane,
+            state: Mutex::default(),
+            admission: Notify::new(),
+        };
         let networks: Vec<NetworkName> = state.view.networks().map(|(name, _)| name.clone()).collect();
         for network in networks {
             node.start_endpoint(&mut state, &network, RESUME_WINDOW).await?;
@@ -117,15 +126,16 @@ impl Node {
 
     async fn start_endpoint(&self, state: &mut State, network: &NetworkName, resume: Duration) -> Result<()> {
         let secret = self.folder.endpoint_key(network)?;
-        let socket = worker::bind(self.folder.endpoint_port(network)?, self.config.first_port)?;
-        let port = socket.local_addr()?.port();
+        let kept = self.folder.endpoint_port(network)?;
+        let sockets = dataplane::bind(kept, self.config.first_port, self.data_plane.workers())?;
+        let port = sockets[0].local_addr()?.port();
         self.folder.keep_endpoint_port(network, port)?;
         let endpoint = Endpoint::new(self.membership.name.clone(), secret, Instant::now(), resume);
         let public_key = endpoint.public_key();
-        let worker = Worker::start(network, endpoint, socket)?;
-        worker.apply(state.view.network_changes(network)).await;
+        endpoint.apply(Instant::now(), &state.view.network_changes(network));
+        let service = self.data_plane.serve(network, endpoint, sockets)?;
         info!(%network, %port, "endpoint started");
-        let running = Running { worker, public_key, port, allocator: Allocator::default() };
+        let running = Running { service, public_key, port, allocator: Allocator::default() };
         state.endpoints.insert(network.clone(), running);
         Ok(())
     }
@@ -215,7 +225,7 @@ impl Node {
         let network = attachment.report.network.clone();
         let gone = || Refusal::Failed(format!("the endpoint of {network} does not run"));
         let spec = state.view.network(&network).cloned().ok_or_else(gone)?;
-        let worker = state.endpoints.get(&network).ok_or_else(gone)?.worker.clone();
+        let service = state.endpoints.get(&network).ok_or_else(gone)?.service.clone();
         let opening = attachment.clone();
         let opened = tokio::task::spawn_blocking(move || opening.open(&spec)).await;
         let tun = opened
@@ -224,7 +234,7 @@ impl Node {
         let report = &attachment.report;
         let local =
             LocalWorkload { id: report.id.clone(), addresses: report.addresses.clone(), vouched: None };
-        let slot = worker.add(local, tun).await.ok_or_else(gone)?;
+        let slot = self.data_plane.attach(&service, local, tun);
         let id = report.id.clone();
         state.workloads.insert(id, Workload { attachment, slot, vouched: None, refused: None });
         Ok(())
@@ -276,7 +286,7 @@ impl Node {
         let Some(workload) = state.workloads.remove(id) else { return false };
         let running = state.endpoints.get(&workload.attachment.report.network);
         if let Some(running) = running
-            && let Some(tun) = running.worker.remove(workload.slot).await
+            && let Some(tun) = self.data_plane.detach(&running.service, workload.slot)
         {
             attachment::close(tun);
         }
@@ -364,7 +374,7 @@ impl Node {
         for (network, changes) in by_network {
             let member = state.view.network(network).is_some();
             if let Some(running) = state.endpoints.get(network) {
-                running.worker.clone().apply(changes).await;
+                running.service.endpoint.apply(Instant::now(), &changes);
                 if !member {
                     self.stop_endpoint(&mut state, network).await;
                 }
@@ -404,7 +414,9 @@ impl Node {
         for id in own {
             self.drop_workload(state, &id).await;
         }
-        state.endpoints.remove(network);
+        if let Some(running) = state.endpoints.remove(network) {
+            self.data_plane.stop(&running.service);
+        }
         self.folder.forget_endpoint(network);
         info!(%network, "endpoint stopped: the node does not serve the network any more");
     }
@@ -472,15 +484,13 @@ impl Node {
 
     /// What every endpoint has counted.
     pub async fn stats(&self) -> Vec<(NetworkName, EndpointStats, Offloads)> {
-        let workers: Vec<_> =
-            self.state.lock().await.endpoints.iter().map(|(n, r)| (n.clone(), r.worker.clone())).collect();
-        let mut all = Vec::new();
-        for (network, worker) in workers {
-            if let Some((stats, offloads)) = worker.stats().await {
-                all.push((network, stats, offloads));
-            }
-        }
-        all
+        let services: Vec<_> =
+            self.state.lock().await.endpoints.iter().map(|(n, r)| (n.clone(), r.service.clone())).collect();
+        let now = Instant::now();
+        let stats = |(network, service): (NetworkName, Arc<Service>)| {
+            (network, service.endpoint.stats(now), service.offloads())
+        };
+        services.into_iter().map(stats).collect()
     }
 
     /// The workloads.
@@ -513,6 +523,8 @@ impl Node {
         LocalStatus {
             node: self.membership.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
+            workers: self.data_plane.workers().get(),
+            workers_active: self.data_plane.active().get(),
             coordinator: self.membership.coordinator.clone(),
             connected: state.session.is_some(),
             revision: state.view.revision,
@@ -547,7 +559,7 @@ fn set_vouched(
     }
     workload.vouched = identity;
     if let Some(running) = endpoints.get(&workload.attachment.report.network) {
-        running.worker.vouch(workload.slot, identity);
+        running.service.endpoint.vouch(workload.slot, identity);
     }
 }
 

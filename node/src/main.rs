@@ -5,13 +5,13 @@ mod api;
 mod attachment;
 mod config;
 mod daemon;
+mod dataplane;
 mod dial;
 mod folder;
 mod join;
 mod metrics;
 mod session;
 mod sys;
-mod worker;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -24,6 +24,7 @@ use meshward_model::{Labels, NodeName};
 use serde::Serialize;
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -68,6 +69,10 @@ struct Flags {
     #[arg(long, value_name = "PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     first_port: Option<u16>,
+    /// How many threads carry packets [default: one for each core]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workers: Option<NonZeroUsize>,
     /// An address at which other nodes reach this one; may be given several times
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Vec::is_empty")]

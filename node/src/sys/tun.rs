@@ -1,4 +1,4 @@
-//! The system calls that no crate of ours wraps: the TUN driver's ioctls, and a socket option. The only module with `unsafe`.
+//! The TUN driver's ioctls.
 
 use nix::{
     errno::Errno,
@@ -7,7 +7,7 @@ use nix::{
 use std::{
     fs::{File, OpenOptions},
     io,
-    mem::size_of,
+    mem::{self, size_of},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::fs::OpenOptionsExt,
@@ -40,7 +40,7 @@ pub fn open_tun(name: &str) -> io::Result<Tun> {
     let device: File =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
     // SAFETY: an `ifreq` is plain data for which all zeroes is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
     if name.len() >= request.ifr_name.len() {
         return Err(Errno::ENAMETOOLONG.into());
     }
@@ -65,20 +65,5 @@ pub fn open_tun(name: &str) -> io::Result<Tun> {
 pub fn delete_tun_at_close(tun: &Tun) -> io::Result<()> {
     // SAFETY: the descriptor is an attached TUN; the argument is an integer.
     unsafe { tun_set_persist(tun.fd.as_raw_fd(), 0) }?;
-    Ok(())
-}
-
-/// Lets the kernel fragment a socket's datagrams where a path takes only smaller ones, and clears "don't fragment"
-/// (`IP_PMTUDISC_DONT`, ip(7)): a tunnel's packets have a fixed size, and must arrive all the same.
-pub fn allow_fragments(socket: &impl AsRawFd) -> io::Result<()> {
-    let set = |level: c_int, name: c_int, value: c_int| {
-        let (value, length) = (&raw const value, size_of::<c_int>() as libc::socklen_t);
-        // SAFETY: the descriptor is open, and `value` points to an int of the given length for the length of the call.
-        Errno::result(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.cast(), length) })
-    };
-    // An IPv6 socket sends to IPv4 addresses, too, and has both options.
-    let v6 = set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT);
-    let v4 = set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
-    v6.or(v4)?;
     Ok(())
 }

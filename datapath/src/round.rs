@@ -1,0 +1,367 @@
+//! A worker's way through an endpoint: packets from workloads to peers and to other workloads, and back.
+
+use crate::{
+    batch::Batch,
+    coalesce::{Coalescer, Parts, Span},
+    drops::Cause,
+    ecn::{self, Ecn},
+    endpoint::{Endpoint, Sink, Slot},
+    filter::Tally,
+    offload::Offload,
+    packet::Headers,
+    segment::{self, Pieces},
+    tables::{Place, Tables},
+    too_big, vouch,
+    wireguard::{DATA_HEADER, Kind, Millis, OVERHEAD, Peer, Peers, Sending, number},
+};
+use meshward_model::IdentityId;
+use parking_lot::RwLockReadGuard;
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    slice::from_ref,
+    time::Instant,
+};
+
+/// The most vouches that one round takes.
+const MOST_VOUCHES: usize = 256;
+
+/// What a worker keeps between rounds: memory that is used again.
+pub struct Lane {
+    batch: Batch,
+    coalescer: Coalescer,
+    vouches: Vec<(usize, IdentityId, IpAddr)>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { batch: Batch::new(), coalescer: Coalescer::default(), vouches: Vec::new() }
+    }
+}
+
+impl Lane {
+    /// Says that the workloads' interfaces take no merged UDP datagrams.
+    pub fn keep_udp_apart(&mut self) {
+        self.coalescer.keep_udp_apart();
+    }
+}
+
+/// Some packets' way. What the coordinator said stays as it is meanwhile.
+pub struct Round<'a> {
+    endpoint: &'a Endpoint,
+    tables: RwLockReadGuard<'a, Tables>,
+    peers: RwLockReadGuard<'a, Peers>,
+    lane: &'a mut Lane,
+    now: Instant,
+    millis: Millis,
+    /// The peer that was sent to last.
+    sending: Option<(usize, Sending)>,
+}
+
+impl<'a> Round<'a> {
+    pub(crate) fn new(endpoint: &'a Endpoint, lane: &'a mut Lane, now: Instant) -> Self {
+        let tables = endpoint.tables.read();
+        let peers = endpoint.wireguard.peers.read();
+        let millis = endpoint.wireguard.millis(now);
+        Self { endpoint, tables, peers, lane, now, millis, sending: None }
+    }
+
+    /// Takes a packet that a local workload sent, with what is still to be done to it. What leaves for the network is kept
+    /// until [`Self::finish`].
+    pub fn from_workload(&mut self, slot: Slot, offload: Offload, packet: &mut [u8], sink: &mut impl Sink) {
+        if let Err((cause, packets)) = self.route_from_workload(slot, offload, packet, sink) {
+            self.endpoint.drops.count(cause, packets);
+        }
+    }
+
+    fn route_from_workload(
+        &mut self,
+        slot: Slot,
+        offload: Offload,
+        packet: &mut [u8],
+        sink: &mut impl Sink,
+    ) -> Result<(), (Cause, u64)> {
+        let headers = Headers::parse(packet).map_err(|_| (Cause::Malformed, 1))?;
+        let packets = segment::count(&headers, offload);
+        let packet = &mut packet[..headers.length];
+        let tally = Tally { packets, bytes: headers.length as u64 };
+        let place = self.admit(slot, packet, &headers, tally).map_err(|cause| (cause, packets))?;
+        match place {
+            Place::Local(slot) => {
+                let taken = sink.to_workload(slot, offload, Parts::new(packet, from_ref(&(0..packet.len()))));
+                if taken { Ok(()) } else { Err((Cause::NotTaken, packets)) }
+            }
+            Place::Peer(peer) => {
+                let ecn = Ecn::of_packet(packet);
+                let pieces = Pieces::new(packet, &headers, offload).map_err(|cause| (cause, packets))?;
+                let mtu = self.tables.mtu;
+                if too_big::is_too_big(pieces.first(), &headers, pieces.length(0), mtu) {
+                    let answer = too_big::answer(pieces.first(), &headers, mtu);
+                    sink.to_workload(slot, Offload::None, Parts::new(&answer, from_ref(&(0..answer.len()))));
+                    return Err((Cause::TooBig, packets));
+                }
+                self.send(peer, &pieces, ecn, sink);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a workload may send a packet, and where it then goes.
+    fn admit(&self, slot: Slot, packet: &[u8], headers: &Headers, tally: Tally) -> Result<Place, Cause> {
+        if !is_unicast(headers.destination) {
+            return Err(Cause::NotUnicast);
+        }
+        let local = self.tables.local(slot).ok_or(Cause::NotAdmitted)?;
+        if !local.workload.addresses.contains(&headers.source) {
+            return Err(Cause::SpoofedByWorkload);
+        }
+        let source = local.party().ok_or(Cause::NotAdmitted)?;
+        let (place, destination) = self.tables.find(self.now, headers.destination)?;
+        let Self { endpoint, tables, now, .. } = self;
+        endpoint.filter.judge(&tables.rules, *now, packet, headers, source, destination, tally)?;
+        Ok(place)
+    }
+
+    /// Seals packets for a peer, or keeps them until there is a session.
+    fn send(&mut self, place: usize, pieces: &Pieces<'_>, ecn: Ecn, sink: &mut impl Sink) {
+        let Some(peer) = self.peers.get(place) else {
+            return self.endpoint.drops.count(Cause::NoSession, pieces.count() as u64);
+        };
+        if self.sending.as_ref().is_none_or(|(own, _)| *own != place) {
+            self.sending = peer.sending(self.millis).map(|sending| (place, sending));
+        }
+        let count = pieces.count();
+        let ready = self.sending.as_ref().map(|(_, sending)| sending);
+        let ready = ready.and_then(|sending| Some((sending, sending.session.reserve(count as u64)?)));
+        let Some((Sending { session, address }, first)) = ready else {
+            return self.stage(peer, pieces, sink);
+        };
+        let mut bytes = 0;
+        for number in 0..count {
+            let length = pieces.length(number);
+            let padded = padded(length, self.tables.mtu);
+            let datagram = self.lane.batch.push(*address, ecn, padded + OVERHEAD, sink);
+            let (text, padding) = datagram[DATA_HEADER..DATA_HEADER + padded].split_at_mut(length);
+            pieces.write(number, text);
+            padding.fill(0);
+            session.seal(first + number as u64, datagram);
+            bytes += length as u64;
+        }
+        if peer.note_sent(self.millis, session, bytes) {
+            self.want_handshake(peer, sink);
+        }
+    }
+
+    fn stage(&self, peer: &Peer, pieces: &Pieces<'_>, sink: &mut impl Sink) {
+        let mut lost = 0;
+        for number in 0..pieces.count() {
+            let mut packet = vec![0; pieces.length(number)];
+            pieces.write(number, &mut packet);
+            lost += peer.stage(packet, &self.endpoint.wireguard.staged);
+        }
+        self.endpoint.drops.count(Cause::NoSession, lost);
+        self.want_handshake(peer, sink);
+    }
+
+    fn want_handshake(&self, peer: &Peer, sink: &mut impl Sink) {
+        if self.endpoint.wireguard.want(peer) {
+            sink.want_handshakes();
+        }
+    }
+
+    /// Sends a packet that waited for a session, if the rules of now still allow it. It has been counted.
+    pub(crate) fn release(&mut self, place: usize, mut packet: Vec<u8>, sink: &mut impl Sink) {
+        let Ok(headers) = Headers::parse(&packet) else {
+            return self.send_vouch(place, &packet, sink);
+        };
+        if vouch::decode(&packet).is_some() {
+            return self.send_vouch(place, &packet, sink);
+        }
+        let admitted = self
+            .tables
+            .local_at(headers.source)
+            .ok_or(Cause::NotAdmitted)
+            .and_then(|(slot, _)| self.admit(slot, &packet, &headers, Tally::default()));
+        match admitted {
+            Ok(Place::Peer(place)) => {
+                let ecn = Ecn::of_packet(&packet);
+                if let Ok(pieces) = Pieces::new(&mut packet, &headers, Offload::None) {
+                    self.send(place, &pieces, ecn, sink);
+                }
+            }
+            // The address has come to this node meanwhile.
+            Ok(Place::Local(_)) => self.endpoint.drops.count(Cause::NoSession, 1),
+            Err(cause) => self.endpoint.drops.count(cause, 1),
+        }
+    }
+
+    /// Sends a packet of the endpoint's own.
+    pub(crate) fn send_vouch(&mut self, place: usize, packet: &[u8], sink: &mut impl Sink) {
+        self.send(place, &Pieces::Whole(packet), Ecn::NotCapable, sink);
+    }
+
+    /// Takes datagrams of one sender that the endpoint's socket received, at `place` in `buffer`: `size` is the length of each
+    /// but the last, which may be shorter, and `mark` what the outer header said. They are opened in place, and kept until
+    /// [`Self::deliver`].
+    pub fn from_network(
+        &mut self,
+        from: SocketAddr,
+        mark: Ecn,
+        buffer: &mut [u8],
+        place: Range<usize>,
+        size: usize,
+        sink: &mut impl Sink,
+    ) {
+        let size = size.max(1);
+        let mut rest = place;
+        while !rest.is_empty() {
+            let datagram = rest.start..rest.end.min(rest.start + size);
+            match Kind::of(&buffer[datagram.clone()]) {
+                Some(Kind::Data) => {
+                    rest.start = self.open_run(from, mark, buffer, rest.clone(), size, sink);
+                    continue;
+                }
+                Some(_) => {
+                    if !sink.to_handshakes(from, &buffer[datagram.clone()]) {
+                        self.endpoint.drops.count(Cause::HandshakeQueueFull, 1);
+                    }
+                }
+                None => self.endpoint.drops.count(Cause::UnknownPeer, 1),
+            }
+            rest.start = datagram.end;
+        }
+    }
+
+    /// Opens the first datagrams that belong to one session, and gives where the next one begins.
+    fn open_run(
+        &mut self,
+        from: SocketAddr,
+        mark: Ecn,
+        buffer: &mut [u8],
+        place: Range<usize>,
+        size: usize,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let Range { start: mut at, end } = place;
+        let index = number(&buffer[at..], 4);
+        let session =
+            self.peers.by_index(index).and_then(|peer| Some((peer, peer.receiving(self.millis, index)?)));
+        let Some((peer, session)) = session else {
+            self.endpoint.drops.count(Cause::UnknownPeer, 1);
+            return end.min(at + size);
+        };
+        let peer = peer.clone();
+        let (mut window, mut opened, mut bytes) = (session.received(), false, 0);
+        while at < end {
+            let datagram = at..end.min(at + size);
+            let message = &mut buffer[datagram.clone()];
+            if Kind::of(message) != Some(Kind::Data) || number(message, 4) != index {
+                break;
+            }
+            at = datagram.end;
+            let Ok(text) = session.open(&mut window, message) else {
+                self.endpoint.drops.count(Cause::BadCrypto, 1);
+                continue;
+            };
+            opened = true;
+            let text = datagram.start + text.start..datagram.start + text.end;
+            if text.is_empty() {
+                continue;
+            }
+            match self.take(peer.slot as usize, mark, buffer, text) {
+                Ok(length) => bytes += length as u64,
+                Err(cause) => self.endpoint.drops.count(cause, 1),
+            }
+        }
+        drop(window);
+        if opened && peer.note_received(self.millis, &session, from, bytes) {
+            self.want_handshake(&peer, sink);
+        }
+        at
+    }
+
+    /// Takes a packet that a peer has sealed: how long it is.
+    fn take(&mut self, peer: usize, mark: Ecn, buffer: &mut [u8], text: Span) -> Result<usize, Cause> {
+        let packet = &mut buffer[text.clone()];
+        if let Some((identity, address)) = vouch::decode(packet) {
+            if !self.tables.may_vouch(peer, identity, address) {
+                return Err(Cause::SpoofedByPeer);
+            }
+            if self.lane.vouches.len() < MOST_VOUCHES {
+                self.lane.vouches.push((peer, identity, address));
+            }
+            return Ok(packet.len());
+        }
+        let headers = Headers::parse(packet).map_err(|_| Cause::Malformed)?;
+        if !ecn::arrive(mark, &mut packet[..headers.length]) {
+            return Err(Cause::Congestion);
+        }
+        let place = text.start..text.start + headers.length;
+        self.lane.coalescer.push(buffer, peer, place, &headers);
+        Ok(headers.length)
+    }
+
+    /// Hands what has come from peers to the workloads: packets of one flow are judged together.
+    pub fn deliver(&mut self, buffer: &mut [u8], sink: &mut impl Sink) {
+        for number in 0..self.lane.coalescer.count() {
+            let (run, offload) = self.lane.coalescer.finish(number, buffer);
+            let packet = Parts::new(buffer, &run.parts);
+            if let Err(cause) = self.route_to_workload(run.peer, &run.headers, offload, packet, sink) {
+                self.endpoint.drops.count(cause, run.parts.len() as u64);
+            }
+        }
+        self.lane.coalescer.clear();
+    }
+
+    fn route_to_workload(
+        &self,
+        peer: usize,
+        headers: &Headers,
+        offload: Offload,
+        packet: Parts<'_>,
+        sink: &mut impl Sink,
+    ) -> Result<(), Cause> {
+        let Self { endpoint, tables, now, .. } = self;
+        if !tables.peer_owns(peer, headers.source) {
+            return Err(Cause::SpoofedByPeer);
+        }
+        let (place, source) = tables.find(*now, headers.source)?;
+        if !matches!(place, Place::Peer(own) if own == peer) {
+            return Err(Cause::SpoofedByPeer);
+        }
+        let (slot, local) = tables.local_at(headers.destination).ok_or(Cause::UnknownAddress)?;
+        let destination = local.party().ok_or(Cause::NotAdmitted)?;
+        let (rules, tally) = (&tables.rules, Tally::default());
+        endpoint.filter.judge(rules, *now, packet.first(), headers, source, destination, tally)?;
+        if sink.to_workload(slot, offload, packet) { Ok(()) } else { Err(Cause::NotTaken) }
+    }
+
+    /// Sends everything that was kept to leave together, and ends the round.
+    pub fn finish(self, sink: &mut impl Sink) {
+        let Self { endpoint, tables, peers, lane, now, .. } = self;
+        lane.batch.flush(sink);
+        endpoint.drops.count(Cause::NotTaken, lane.batch.take_lost());
+        drop((tables, peers));
+        if !lane.vouches.is_empty() {
+            let mut tables = endpoint.tables.write();
+            for (peer, identity, address) in lane.vouches.drain(..) {
+                // The rules may have changed since.
+                if tables.may_vouch(peer, identity, address) {
+                    tables.take_vouch(now, peer, identity, address);
+                }
+            }
+        }
+    }
+}
+
+/// A packet's length with its padding: a multiple of 16 that does not go over the MTU (paper §5.4.6).
+fn padded(length: usize, mtu: u16) -> usize {
+    length.next_multiple_of(16).min(usize::from(mtu).max(length))
+}
+
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => !(a.is_multicast() || a.is_broadcast() || a.is_link_local() || a.is_unspecified()),
+        IpAddr::V6(a) => !(a.is_multicast() || a.is_unicast_link_local() || a.is_unspecified()),
+    }
+}

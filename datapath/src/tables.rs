@@ -1,0 +1,249 @@
+//! What an endpoint knows of workloads, peers and rules, by the word of the coordinator and of its own node.
+
+use crate::{
+    drops::Cause,
+    endpoint::{LocalWorkload, Slot},
+    filter::{Party, Rules},
+    vouch,
+};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use ipnet::IpNet;
+use meshward_model::{
+    IdentityId, NodeName, WorkloadId,
+    view::{PeerSpec, WorkloadSpec},
+};
+use std::{net::IpAddr, time::Instant};
+
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub workload: LocalWorkload,
+    pub admitted: Option<Party>,
+}
+
+impl Local {
+    pub fn party(&self) -> Option<Party> {
+        let vouched = self.workload.vouched.map(|identity| Party { identity, quarantined: false });
+        self.admitted.or(vouched)
+    }
+}
+
+/// Where an address is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    Local(Slot),
+    Peer(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Vouched {
+    pub identity: IdentityId,
+    pub peer: usize,
+    until: Instant,
+}
+
+/// Everything that a packet's way rests on, but for the flows and the sessions.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    node: NodeName,
+    pub rules: Rules,
+    /// The longest packet of a workload, in bytes; 0: not known yet.
+    pub mtu: u16,
+    locals: Vec<Option<Local>>,
+    local_ids: HashMap<WorkloadId, Slot>,
+    local_addresses: HashMap<IpAddr, Slot, RandomState>,
+    /// What the coordinator said of workloads, this node's own included.
+    workloads: HashMap<WorkloadId, WorkloadSpec>,
+    remote_addresses: HashMap<IpAddr, (usize, Party), RandomState>,
+    vouched: HashMap<IpAddr, Vouched>,
+    peer_places: HashMap<NodeName, usize>,
+    peers: Vec<Option<(NodeName, PeerSpec)>>,
+}
+
+impl Tables {
+    pub fn new(node: NodeName) -> Self {
+        Self {
+            node,
+            rules: Rules::default(),
+            mtu: 0,
+            locals: Vec::new(),
+            local_ids: HashMap::new(),
+            local_addresses: HashMap::default(),
+            workloads: HashMap::new(),
+            remote_addresses: HashMap::default(),
+            vouched: HashMap::new(),
+            peer_places: HashMap::new(),
+            peers: Vec::new(),
+        }
+    }
+
+    /// Adds a workload of this node.
+    pub fn add_local(&mut self, workload: LocalWorkload) -> Slot {
+        let free = self.locals.iter().position(Option::is_none);
+        let slot = Slot(free.unwrap_or(self.locals.len()));
+        for address in &workload.addresses {
+            self.local_addresses.insert(*address, slot);
+        }
+        self.local_ids.insert(workload.id.clone(), slot);
+        let admitted = self.workloads.get(&workload.id).and_then(|spec| self.admits(spec, &workload));
+        let local = Some(Local { workload, admitted });
+        match self.locals.get_mut(slot.0) {
+            Some(place) => *place = local,
+            None => self.locals.push(local),
+        }
+        self.rules.begin_generation();
+        slot
+    }
+
+    /// Removes a workload of this node.
+    pub fn remove_local(&mut self, slot: Slot) {
+        let Some(local) = self.locals.get_mut(slot.0).and_then(Option::take) else { return };
+        self.local_ids.remove(&local.workload.id);
+        self.local_addresses.retain(|_, own| *own != slot);
+        self.rules.begin_generation();
+    }
+
+    /// Sets the identity that the node vouches for.
+    pub fn vouch(&mut self, slot: Slot, identity: Option<IdentityId>) {
+        if let Some(local) = self.locals.get_mut(slot.0).and_then(Option::as_mut) {
+            local.workload.vouched = identity;
+            self.rules.begin_generation();
+        }
+    }
+
+    /// Notes a peer, and gives its place.
+    pub fn put_peer(&mut self, node: &NodeName, spec: PeerSpec) -> usize {
+        let place = self.peer_place(node);
+        self.peers[place] = Some((node.clone(), spec));
+        place
+    }
+
+    /// Forgets a peer, and gives the place that it had.
+    pub fn drop_peer(&mut self, node: &NodeName) -> usize {
+        let place = self.peer_place(node);
+        self.peers[place] = None;
+        self.vouched.retain(|_, vouched| vouched.peer != place);
+        place
+    }
+
+    fn peer_place(&mut self, node: &NodeName) -> usize {
+        if let Some(&place) = self.peer_places.get(node) {
+            return place;
+        }
+        let place = self.peers.len();
+        self.peers.push(None);
+        self.peer_places.insert(node.clone(), place);
+        place
+    }
+
+    /// Notes what the coordinator says of a workload; `None`: that it is gone.
+    pub fn put_workload(&mut self, id: &WorkloadId, spec: Option<WorkloadSpec>) {
+        let before = match &spec {
+            Some(spec) => self.workloads.insert(id.clone(), spec.clone()),
+            None => self.workloads.remove(id),
+        };
+        if let Some(before) = before.filter(|before| before.node != self.node) {
+            let place = self.peer_place(&before.node);
+            for address in &before.addresses {
+                if self.remote_addresses.get(address).is_some_and(|(own, _)| *own == place) {
+                    self.remote_addresses.remove(address);
+                }
+            }
+        }
+        if let Some(&Slot(slot)) = self.local_ids.get(id) {
+            let admitted = spec.as_ref().and_then(|spec| {
+                let local = self.locals[slot].as_ref()?;
+                self.admits(spec, &local.workload)
+            });
+            if let Some(local) = self.locals[slot].as_mut() {
+                local.admitted = admitted;
+            }
+        }
+        let Some(spec) = spec.filter(|spec| spec.node != self.node) else { return };
+        let place = self.peer_place(&spec.node);
+        let party = Party { identity: spec.identity, quarantined: spec.quarantined };
+        for address in spec.addresses {
+            self.remote_addresses.insert(address, (place, party));
+            self.vouched.remove(&address);
+        }
+    }
+
+    /// What the coordinator says of a workload counts only for this node and these addresses.
+    fn admits(&self, spec: &WorkloadSpec, local: &LocalWorkload) -> Option<Party> {
+        let same = spec.node == self.node && spec.addresses == local.addresses;
+        same.then_some(Party { identity: spec.identity, quarantined: spec.quarantined })
+    }
+
+    /// A workload of this node.
+    pub fn local(&self, slot: Slot) -> Option<&Local> {
+        self.locals.get(slot.0)?.as_ref()
+    }
+
+    /// The workload of this node that has an address.
+    pub fn local_at(&self, address: IpAddr) -> Option<(Slot, &Local)> {
+        let slot = *self.local_addresses.get(&address)?;
+        Some((slot, self.local(slot)?))
+    }
+
+    /// Where an address is, and who is there.
+    pub fn find(&self, now: Instant, address: IpAddr) -> Result<(Place, Party), Cause> {
+        if let Some((slot, local)) = self.local_at(address) {
+            return Ok((Place::Local(slot), local.party().ok_or(Cause::NotAdmitted)?));
+        }
+        if let Some(&(place, party)) = self.remote_addresses.get(&address) {
+            return Ok((Place::Peer(place), party));
+        }
+        let vouched = self.vouched.get(&address).filter(|vouched| vouched.until > now);
+        let vouched = vouched.ok_or(Cause::UnknownAddress)?;
+        Ok((Place::Peer(vouched.peer), Party { identity: vouched.identity, quarantined: false }))
+    }
+
+    /// Whether the coordinator gave a peer the prefix that an address is of.
+    pub fn peer_owns(&self, peer: usize, address: IpAddr) -> bool {
+        let spec = self.peers.get(peer).and_then(Option::as_ref);
+        spec.is_some_and(|(_, spec)| spec.prefixes.iter().any(|prefix: &IpNet| prefix.contains(&address)))
+    }
+
+    /// Whether a peer may vouch for an identity at an address.
+    pub fn may_vouch(&self, peer: usize, identity: IdentityId, address: IpAddr) -> bool {
+        let spec = self.peers.get(peer).and_then(Option::as_ref);
+        spec.is_some_and(|(_, spec)| spec.vouches.contains(&identity)) && self.peer_owns(peer, address)
+    }
+
+    /// Takes a peer's word for a workload of which the coordinator has not spoken. The peer may give it.
+    pub fn take_vouch(&mut self, now: Instant, peer: usize, identity: IdentityId, address: IpAddr) {
+        if self.remote_addresses.contains_key(&address) {
+            return;
+        }
+        let vouched = Vouched { identity, peer, until: now + vouch::LIFETIME };
+        let before = self.vouched.insert(address, vouched);
+        if before.is_none_or(|before| before.identity != identity || before.peer != peer) {
+            self.rules.begin_generation();
+        }
+    }
+
+    /// Whether there are vouches whose time is up.
+    pub fn has_old_vouches(&self, now: Instant) -> bool {
+        self.vouched.values().any(|vouched| vouched.until <= now)
+    }
+
+    /// Forgets vouches whose time is up.
+    pub fn forget_old_vouches(&mut self, now: Instant) {
+        self.vouched.retain(|_, vouched| vouched.until > now);
+    }
+
+    /// The workloads that the node vouches for, as the packets that say so.
+    pub fn vouches(&self) -> Vec<[u8; vouch::LENGTH]> {
+        let unconfirmed = self.locals.iter().flatten().filter(|local| local.admitted.is_none());
+        unconfirmed
+            .filter_map(|local| Some((local.workload.vouched?, &local.workload.addresses)))
+            .flat_map(|(identity, addresses)| addresses.iter().map(move |a| vouch::encode(identity, *a)))
+            .collect()
+    }
+
+    /// The peers and their places.
+    pub fn peers(&self) -> impl Iterator<Item = (usize, &NodeName)> {
+        let peers = self.peers.iter().enumerate();
+        peers.filter_map(|(place, peer)| peer.as_ref().map(|(node, _)| (place, node)))
+    }
+}

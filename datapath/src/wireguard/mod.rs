@@ -1,0 +1,408 @@
+//! WireGuard: peers, handshakes and sessions. Wire format and timers are those of the paper (Donenfeld, NDSS 2017), so
+//! that a stock WireGuard can be a peer.
+//!
+//! Noise is `snow`'s, the AEAD is ring's. Sessions are shared: any worker seals and opens with them in place, without a lock
+//! on the peer. Handshakes are slow, so workers hand their messages to one thread, which calls [`Wireguard::receive`].
+
+mod cookie;
+mod message;
+mod noise;
+mod peer;
+mod replay;
+mod session;
+
+pub use message::MOST_HANDSHAKE;
+use message::TAG;
+pub(crate) use message::{DATA_HEADER, Kind, number};
+pub(crate) use peer::{Peer, Sending};
+
+use crate::drops::Cause;
+use cookie::{Guard, Held, Proof};
+use meshward_model::PublicKey;
+use message::{INITIATION, RESPONSE, set_number};
+use noise::{Initiator, Responder, Timestamp};
+use parking_lot::{Mutex, RwLock};
+use peer::{Attempt, Due};
+use session::Session;
+use std::{
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use x25519_dalek::StaticSecret;
+
+/// Bytes that WireGuard adds to a packet: 16 of header and 16 of tag.
+pub const OVERHEAD: usize = DATA_HEADER + TAG;
+
+/// The most peers of an endpoint: an index has 24 bits for the peer and 8 for its session.
+pub const MAX_PEERS: usize = 1 << 24;
+
+/// Milliseconds since the endpoint was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Millis(pub u64);
+
+impl Millis {
+    /// How long ago `earlier` was; zero if it was later.
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// What time it is: for timers, and for the timestamps of handshakes.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For timers.
+    pub instant: Instant,
+    /// Since 1970. A peer takes an initiation only if this has grown since the one before, restarts included.
+    pub unix: Duration,
+}
+
+/// An endpoint's private key. It can be neither printed nor serialised.
+#[derive(Clone)]
+pub struct SecretKey(StaticSecret);
+
+impl SecretKey {
+    /// The key with these bytes (RFC 7748 §5 clamps them).
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(StaticSecret::from(bytes))
+    }
+
+    /// The public half.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(x25519_dalek::PublicKey::from(&self.0).to_bytes())
+    }
+
+    fn bytes(&self) -> [u8; 32] {
+        self.0.to_bytes()
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey(..)")
+    }
+}
+
+/// What is known of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerStats {
+    /// Where packets to it go now.
+    pub address: Option<SocketAddr>,
+    /// Time since the last handshake.
+    pub handshake_age: Option<Duration>,
+    /// Bytes sent, before encryption.
+    pub sent: u64,
+    /// Bytes received, after decryption.
+    pub received: u64,
+}
+
+/// The peers of an endpoint, by slot and by key.
+#[derive(Default)]
+pub(crate) struct Peers {
+    slots: Vec<Option<Arc<Peer>>>,
+    by_key: HashMap<PublicKey, u32>,
+}
+
+impl Peers {
+    pub fn get(&self, slot: usize) -> Option<&Arc<Peer>> {
+        self.slots.get(slot)?.as_ref()
+    }
+
+    /// The peer whose sessions have this index.
+    pub fn by_index(&self, index: u32) -> Option<&Arc<Peer>> {
+        self.get((index >> 8) as usize)
+    }
+
+    fn by_key(&self, key: &PublicKey) -> Option<&Arc<Peer>> {
+        self.get(*self.by_key.get(key)? as usize)
+    }
+}
+
+/// The WireGuard half of an endpoint.
+pub(crate) struct Wireguard {
+    secret: SecretKey,
+    public: PublicKey,
+    start: Instant,
+    pub peers: RwLock<Peers>,
+    guard: Mutex<Guard>,
+    /// The peers that workers want a handshake with.
+    wanted: Mutex<Vec<u32>>,
+    /// Bytes of all packets that wait for a session.
+    pub staged: AtomicUsize,
+}
+
+/// Where messages go.
+pub(crate) type Send<'a> = &'a mut dyn FnMut(SocketAddr, &[u8]);
+
+impl Wireguard {
+    pub fn new(secret: SecretKey, start: Instant) -> Self {
+        let public = secret.public();
+        Self {
+            guard: Mutex::new(Guard::new(&public)),
+            secret,
+            public,
+            start,
+            peers: RwLock::default(),
+            wanted: Mutex::default(),
+            staged: AtomicUsize::new(0),
+        }
+    }
+
+    pub fn public(&self) -> PublicKey {
+        self.public
+    }
+
+    pub fn millis(&self, now: Instant) -> Millis {
+        // One at the least: zero stands for "never" in a peer's timers.
+        Millis(now.saturating_duration_since(self.start).as_millis() as u64 + 1)
+    }
+
+    /// Puts a peer into a slot; its sessions go on if its key is the same.
+    pub fn put(&self, now: Instant, slot: usize, key: PublicKey, candidates: Vec<SocketAddr>) {
+        let mut peers = self.peers.write();
+        if peers.slots.len() <= slot {
+            peers.slots.resize_with(slot + 1, || None);
+        }
+        if let Some(peer) = &peers.slots[slot]
+            && peer.key == key
+        {
+            peer.set_candidates(self.millis(now), candidates);
+            return;
+        }
+        self.remove_from(&mut peers, slot);
+        peers.by_key.insert(key, slot as u32);
+        peers.slots[slot] = Some(Arc::new(Peer::new(slot as u32, key, candidates)));
+    }
+
+    pub fn remove(&self, slot: usize) {
+        self.remove_from(&mut self.peers.write(), slot);
+    }
+
+    fn remove_from(&self, peers: &mut Peers, slot: usize) {
+        let Some(peer) = peers.slots.get_mut(slot).and_then(Option::take) else { return };
+        peer.take_staged(&self.staged);
+        if peers.by_key.get(&peer.key) == Some(&(slot as u32)) {
+            peers.by_key.remove(&peer.key);
+        }
+    }
+
+    pub fn stats(&self, now: Instant, slot: usize) -> Option<PeerStats> {
+        let peers = self.peers.read();
+        let (peer, now) = (peers.get(slot)?, self.millis(now));
+        let completed = peer.handshake.lock().completed;
+        Some(PeerStats {
+            address: peer.address(),
+            handshake_age: completed.map(|at| Duration::from_millis(now.since(at))),
+            sent: peer.sent.load(Relaxed),
+            received: peer.received.load(Relaxed),
+        })
+    }
+
+    /// Notes that a worker wants a handshake with a peer; `true` if nobody had said so.
+    pub fn want(&self, peer: &Peer) -> bool {
+        let first = peer.want_handshake();
+        if first {
+            self.wanted.lock().push(peer.slot);
+        }
+        first
+    }
+
+    /// Takes a message of a handshake. `under_load`: initiators have to show that they receive at their address, and each
+    /// has its limit. The peer comes back if there is a session for the packets that wait.
+    ///
+    /// # Errors
+    /// The cause for which the message is dropped.
+    pub fn receive(
+        &self,
+        now: Now,
+        from: SocketAddr,
+        message: &[u8],
+        under_load: bool,
+        send: Send,
+    ) -> Result<Option<Arc<Peer>>, Cause> {
+        let kind = Kind::of(message).ok_or(Cause::UnknownPeer)?;
+        let millis = self.millis(now.instant);
+        if kind == Kind::CookieReply {
+            return self.receive_cookie(millis, message).map(|()| None);
+        }
+        self.check(millis, from, message, under_load, send)?;
+        match kind {
+            Kind::Initiation => self.receive_initiation(millis, from, message, send),
+            Kind::Response => self.receive_response(millis, from, message),
+            _ => Err(Cause::UnknownPeer),
+        }
+    }
+
+    fn check(
+        &self,
+        now: Millis,
+        from: SocketAddr,
+        message: &[u8],
+        under_load: bool,
+        send: Send,
+    ) -> Result<(), Cause> {
+        let mut guard = self.guard.lock();
+        match guard.check(now, from, message) {
+            Proof::None => Err(Cause::BadCrypto),
+            _ if !under_load => Ok(()),
+            Proof::KeyAndAddress if guard.admits(now, from.ip()) => Ok(()),
+            Proof::KeyAndAddress => Err(Cause::HandshakeLimit),
+            Proof::Key => {
+                let reply = guard.reply(now, from, message);
+                send(from, &reply);
+                Err(Cause::HandshakeLimit)
+            }
+        }
+    }
+
+    fn receive_cookie(&self, now: Millis, reply: &[u8]) -> Result<(), Cause> {
+        let peer = self.peers.read().by_index(number(reply, 4)).cloned().ok_or(Cause::UnknownPeer)?;
+        let mut handshake = peer.handshake.lock();
+        let mac1 = handshake.mac1.ok_or(Cause::BadCrypto)?;
+        let cookie = peer.macs.read_reply(reply, &mac1).ok_or(Cause::BadCrypto)?;
+        handshake.cookie = Some(Held::new(cookie, now));
+        handshake.mac1 = None;
+        Ok(())
+    }
+
+    fn receive_initiation(
+        &self,
+        now: Millis,
+        from: SocketAddr,
+        message: &[u8],
+        send: Send,
+    ) -> Result<Option<Arc<Peer>>, Cause> {
+        let begun = Responder::read(&self.secret, message).map_err(|_| Cause::BadCrypto)?;
+        let peer = self.peers.read().by_key(&begun.peer).cloned().ok_or(Cause::UnknownPeer)?;
+        let mut handshake = peer.handshake.lock();
+        if handshake.timestamp.is_some_and(|last| begun.timestamp <= last) {
+            return Err(Cause::BadCrypto);
+        }
+        handshake.timestamp = Some(begun.timestamp);
+        let (remote_index, local_index) = (number(message, 4), handshake.next_index(peer.slot));
+        let mut response = [0; RESPONSE];
+        set_number(&mut response, 0, Kind::Response.number());
+        set_number(&mut response, 4, local_index);
+        set_number(&mut response, 8, remote_index);
+        let keys = begun.finish(&mut response).map_err(|_| Cause::BadCrypto)?;
+        let session = Session::new(&keys, local_index, remote_index, now, false);
+        handshake.sign(now, &peer, &mut response);
+        handshake.completed = Some(now);
+        peer.install(session.map_err(|_| Cause::BadCrypto)?);
+        peer.note_handshake(from);
+        send(from, &response);
+        Ok(None)
+    }
+
+    fn receive_response(
+        &self,
+        now: Millis,
+        from: SocketAddr,
+        message: &[u8],
+    ) -> Result<Option<Arc<Peer>>, Cause> {
+        let index = number(message, 8);
+        let peer = self.peers.read().by_index(index).cloned().ok_or(Cause::UnknownPeer)?;
+        let mut handshake = peer.handshake.lock();
+        let attempt = handshake.attempt.as_mut().filter(|attempt| attempt.local_index == index);
+        let keys =
+            attempt.ok_or(Cause::BadCrypto)?.initiator.finish(message).map_err(|_| Cause::BadCrypto)?;
+        let session = Session::new(&keys, index, number(message, 4), now, true);
+        handshake.attempt = None;
+        handshake.completed = Some(now);
+        peer.install(session.map_err(|_| Cause::BadCrypto)?);
+        peer.note_handshake(from);
+        drop(handshake);
+        Ok(Some(peer))
+    }
+
+    /// Begins the handshakes that workers have asked for.
+    pub fn begin_wanted(&self, now: Now, send: Send) {
+        for slot in std::mem::take(&mut *self.wanted.lock()) {
+            let Some(peer) = self.peers.read().get(slot as usize).cloned() else { continue };
+            peer.handshake_begins();
+            if peer.handshake.lock().attempt.is_none() {
+                self.initiate(now, &peer, None, send);
+            }
+        }
+    }
+
+    /// Sends an initiation. `began`: when the first of these was sent.
+    fn initiate(&self, now: Now, peer: &Peer, began: Option<Millis>, send: Send) {
+        // Without an address the packets wait until the peer has shown where it is.
+        let Some(address) = peer.address() else { return };
+        let millis = self.millis(now.instant);
+        let mut handshake = peer.handshake.lock();
+        let local_index = handshake.next_index(peer.slot);
+        let mut message = [0; INITIATION];
+        set_number(&mut message, 0, Kind::Initiation.number());
+        set_number(&mut message, 4, local_index);
+        let begun = Initiator::begin(&self.secret, &peer.key, Timestamp::at(now.unix), &mut message);
+        // Only a key of low order is refused, and such a peer cannot be talked to.
+        let Ok(initiator) = begun else { return };
+        handshake.attempt = Some(Attempt::new(initiator, local_index, began.unwrap_or(millis), millis));
+        handshake.sign(millis, peer, &mut message);
+        send(address, &message);
+    }
+
+    /// Runs the timers: repetitions, keepalives, the end of old keys. How many packets were given up with their handshake.
+    pub fn tick(&self, now: Now, send: Send) -> u64 {
+        let millis = self.millis(now.instant);
+        self.guard.lock().forget_quiet_sources(millis);
+        let all: Vec<Arc<Peer>> = self.peers.read().slots.iter().flatten().cloned().collect();
+        all.iter().map(|peer| self.tick_peer(now, millis, peer, send)).sum()
+    }
+
+    fn tick_peer(&self, now: Now, millis: Millis, peer: &Arc<Peer>, send: Send) -> u64 {
+        peer.forget_old_sessions(millis);
+        let mut handshake = peer.handshake.lock();
+        match peer.due(millis, handshake.attempt.as_ref()) {
+            Due::Nothing => {}
+            Due::Keepalive => self.keepalive(millis, peer, send),
+            Due::Initiation => {
+                drop(handshake);
+                self.initiate(now, peer, None, send);
+            }
+            Due::Repetition => {
+                peer.try_next_candidate(millis, &handshake.candidates);
+                let Some(attempt) = handshake.attempt.take() else { return 0 };
+                drop(handshake);
+                if attempt.is_hopeless(millis) {
+                    return peer.take_staged(&self.staged).len() as u64;
+                }
+                self.initiate(now, peer, Some(attempt.began), send);
+            }
+        }
+        0
+    }
+
+    /// Sends an empty data message.
+    pub fn keepalive(&self, now: Millis, peer: &Peer, send: Send) {
+        let Some(Sending { session, address }) = peer.sending(now) else { return };
+        let Some(counter) = session.reserve(1) else { return };
+        let mut datagram = [0; OVERHEAD];
+        session.seal(counter, &mut datagram);
+        peer.note_spoke();
+        send(address, &datagram);
+    }
+}
+
+impl peer::Handshake {
+    fn next_index(&mut self, slot: u32) -> u32 {
+        self.begun = self.begun.wrapping_add(1);
+        slot << 8 | u32::from(self.begun)
+    }
+
+    /// Writes a message's MACs, and notes what a cookie reply to it has to be for.
+    fn sign(&mut self, now: Millis, peer: &Peer, message: &mut [u8]) {
+        let cookie = self.cookie.as_ref().and_then(|held| held.cookie(now));
+        self.mac1 = Some(peer.macs.sign(message, cookie));
+    }
+}
+
+#[cfg(test)]
+mod interop_tests;

@@ -1,0 +1,335 @@
+//! One peer: its sessions, its timers (the WireGuard paper §6), and the packets that wait for a session.
+//!
+//! Workers ask it for the session to seal with and tell it what came; whatever takes a handshake is left to
+//! [`super::Wireguard`], which one thread at a time calls.
+
+use super::{
+    Millis,
+    cookie::{Held, MacKeys},
+    noise::{Initiator, Timestamp},
+    session::Session,
+};
+use meshward_model::PublicKey;
+use parking_lot::{Mutex, RwLock};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+/// A session is renewed by who began it after this long (REKEY_AFTER_TIME), in milliseconds as all that follow.
+const REKEY_AFTER: u64 = 120_000;
+/// No session is older (REJECT_AFTER_TIME).
+pub(crate) const REJECT_AFTER: u64 = 180_000;
+/// An initiation is repeated this often (REKEY_TIMEOUT) ...
+const REKEY_TIMEOUT: u64 = 5_000;
+/// ... for this long (REKEY_ATTEMPT_TIME).
+const REKEY_ATTEMPT: u64 = 90_000;
+/// Who has received data and has none to send says so after this long (KEEPALIVE_TIMEOUT).
+const KEEPALIVE: u64 = 10_000;
+/// Keys that nobody can use any more are forgotten after this long.
+const FORGET_AFTER: u64 = 3 * REJECT_AFTER;
+
+/// The most packets of one peer that wait for its session; then the oldest go (the kernel's MAX_STAGED_PACKETS).
+const MOST_STAGED: usize = 128;
+/// The most bytes of all peers of an endpoint that wait.
+const MOST_STAGED_BYTES: usize = 4 << 20;
+
+/// What is known of a peer.
+pub(crate) struct Peer {
+    /// Its place in the endpoint.
+    pub slot: u32,
+    pub key: PublicKey,
+    /// For messages to it.
+    pub macs: MacKeys,
+    path: RwLock<Path>,
+    /// What only handshakes touch.
+    pub handshake: Mutex<Handshake>,
+    staged: Mutex<VecDeque<Vec<u8>>>,
+    /// Bytes sent before encryption, and received after it.
+    pub sent: AtomicU64,
+    pub received: AtomicU64,
+    /// Since when data has been sent and nothing came back; 0: not so.
+    unanswered: AtomicU64,
+    /// When a keepalive is due; 0: never.
+    keepalive: AtomicU64,
+    /// Whether a worker has asked for a handshake.
+    wanted: AtomicBool,
+}
+
+/// How a peer is reached now.
+#[derive(Default)]
+struct Path {
+    address: Option<SocketAddr>,
+    current: Option<Arc<Session>>,
+    /// The one before: packets of it may still be under way.
+    previous: Option<Arc<Session>>,
+    /// Made by our response; used for sending once the peer has used it.
+    next: Option<Arc<Session>>,
+}
+
+/// What handshakes need to know.
+#[derive(Default)]
+pub(crate) struct Handshake {
+    /// Where the peer may be, the best guess first.
+    pub candidates: Vec<SocketAddr>,
+    /// The one that is under way.
+    pub attempt: Option<Attempt>,
+    /// The greatest timestamp that it has sent, so that no initiation is taken twice.
+    pub timestamp: Option<Timestamp>,
+    /// The cookie that it has given us, and the MAC that a reply has to be for.
+    pub cookie: Option<Held>,
+    pub mac1: Option<[u8; 16]>,
+    /// When the last session was made.
+    pub completed: Option<Millis>,
+    /// How many sessions were begun, for their indices.
+    pub begun: u8,
+}
+
+/// A handshake that we began.
+pub(crate) struct Attempt {
+    pub initiator: Initiator,
+    pub local_index: u32,
+    pub began: Millis,
+    pub repeat: Millis,
+}
+
+/// What it takes to send to a peer.
+#[derive(Clone)]
+pub(crate) struct Sending {
+    pub session: Arc<Session>,
+    pub address: SocketAddr,
+}
+
+/// What a peer's timers ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    Nothing,
+    Keepalive,
+    /// A first initiation.
+    Initiation,
+    /// Another initiation: the last had no answer.
+    Repetition,
+}
+
+impl Peer {
+    pub fn new(slot: u32, key: PublicKey, candidates: Vec<SocketAddr>) -> Self {
+        let address = candidates.first().copied();
+        Self {
+            slot,
+            key,
+            macs: MacKeys::of(&key),
+            path: RwLock::new(Path { address, ..Path::default() }),
+            handshake: Mutex::new(Handshake { candidates, ..Handshake::default() }),
+            staged: Mutex::default(),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
+            keepalive: AtomicU64::new(0),
+            wanted: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes new guesses where the peer is. With a live session the address that authenticated is better than any of them.
+    pub fn set_candidates(&self, now: Millis, candidates: Vec<SocketAddr>) {
+        let mut handshake = self.handshake.lock();
+        if handshake.candidates == candidates {
+            return;
+        }
+        if self.sending(now).is_none() {
+            self.path.write().address = candidates.first().copied();
+        }
+        handshake.candidates = candidates;
+    }
+
+    /// Goes on to the next guess, unless a session shows that this one is right.
+    pub fn try_next_candidate(&self, now: Millis, candidates: &[SocketAddr]) {
+        if self.sending(now).is_some() || candidates.is_empty() {
+            return;
+        }
+        let mut path = self.path.write();
+        let at = candidates.iter().position(|own| Some(*own) == path.address);
+        path.address = candidates.get(at.map_or(0, |at| at + 1) % candidates.len()).copied();
+    }
+
+    /// Where packets to it go now.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.path.read().address
+    }
+
+    /// What to send with; `None` where a handshake has to come first.
+    pub fn sending(&self, now: Millis) -> Option<Sending> {
+        let path = self.path.read();
+        let session = path.current.as_ref().filter(|session| now.since(session.born) < REJECT_AFTER)?;
+        Some(Sending { session: session.clone(), address: path.address? })
+    }
+
+    /// The session with this index of ours, if it may still be received with.
+    pub fn receiving(&self, now: Millis, index: u32) -> Option<Arc<Session>> {
+        let path = self.path.read();
+        let all = [&path.current, &path.next, &path.previous];
+        let session = all.into_iter().flatten().find(|session| session.local_index == index)?;
+        (now.since(session.born) < REJECT_AFTER).then(|| session.clone())
+    }
+
+    /// Installs the session that a handshake has made.
+    pub fn install(&self, session: Session) {
+        let (session, mut path) = (Arc::new(session), self.path.write());
+        if session.initiator {
+            let next = path.next.take();
+            path.previous = next.or_else(|| path.current.take());
+            path.current = Some(session);
+        } else {
+            path.next = Some(session);
+            path.previous = None;
+        }
+    }
+
+    /// Notes data that was sent. `true` if a handshake is due.
+    pub fn note_sent(&self, now: Millis, session: &Session, bytes: u64) -> bool {
+        self.sent.fetch_add(bytes, Relaxed);
+        self.note_spoke();
+        if self.unanswered.load(Relaxed) == 0 {
+            self.unanswered.store(now.0, Relaxed);
+        }
+        session.is_worn() || session.initiator && now.since(session.born) >= REKEY_AFTER
+    }
+
+    /// Notes that something authentic was sent: no keepalive is due.
+    pub fn note_spoke(&self) {
+        if self.keepalive.load(Relaxed) != 0 {
+            self.keepalive.store(0, Relaxed);
+        }
+    }
+
+    /// Notes what came from `from` by a session: `bytes` of data, zero for a keepalive. `true` if a handshake is due.
+    pub fn note_received(&self, now: Millis, session: &Arc<Session>, from: SocketAddr, bytes: u64) -> bool {
+        if self.unanswered.load(Relaxed) != 0 {
+            self.unanswered.store(0, Relaxed);
+        }
+        if bytes > 0 {
+            self.received.fetch_add(bytes, Relaxed);
+            if self.keepalive.load(Relaxed) == 0 {
+                self.keepalive.store(now.0 + KEEPALIVE, Relaxed);
+            }
+        }
+        let news = {
+            let path = self.path.read();
+            path.address != Some(from) || path.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session))
+        };
+        if news {
+            self.take_up(session, from);
+        }
+        session.initiator && now.since(session.born) >= REJECT_AFTER - KEEPALIVE - REKEY_TIMEOUT
+    }
+
+    /// The peer speaks from a new address, or has begun to use the next session.
+    fn take_up(&self, session: &Arc<Session>, from: SocketAddr) {
+        let mut path = self.path.write();
+        path.address = Some(from);
+        if path.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session)) {
+            path.previous = path.current.take();
+            path.current = path.next.take();
+        }
+    }
+
+    /// Notes that a message of a handshake proved that the peer is at `from`.
+    pub fn note_handshake(&self, from: SocketAddr) {
+        self.unanswered.store(0, Relaxed);
+        self.path.write().address = Some(from);
+    }
+
+    /// Asks for a handshake; `true` if nobody had.
+    pub fn want_handshake(&self) -> bool {
+        !self.wanted.load(Relaxed) && !self.wanted.swap(true, Relaxed)
+    }
+
+    /// Takes the wish for a handshake back, as it is being done.
+    pub fn handshake_begins(&self) {
+        self.wanted.store(false, Relaxed);
+    }
+
+    /// Keeps a packet until there is a session: how many packets had to go for it.
+    pub fn stage(&self, packet: Vec<u8>, total: &AtomicUsize) -> u64 {
+        if total.load(Relaxed) + packet.len() > MOST_STAGED_BYTES {
+            return 1;
+        }
+        let mut staged = self.staged.lock();
+        let oldest = if staged.len() >= MOST_STAGED { staged.pop_front() } else { None };
+        total.fetch_sub(oldest.as_ref().map_or(0, Vec::len), Relaxed);
+        total.fetch_add(packet.len(), Relaxed);
+        staged.push_back(packet);
+        u64::from(oldest.is_some())
+    }
+
+    /// Takes out the packets that waited.
+    pub fn take_staged(&self, total: &AtomicUsize) -> VecDeque<Vec<u8>> {
+        let staged = std::mem::take(&mut *self.staged.lock());
+        total.fetch_sub(staged.iter().map(Vec::len).sum(), Relaxed);
+        staged
+    }
+
+    /// What is due now. `attempt` is that of its handshake.
+    pub fn due(&self, now: Millis, attempt: Option<&Attempt>) -> Due {
+        if let Some(attempt) = attempt {
+            return if now >= attempt.repeat { Due::Repetition } else { Due::Nothing };
+        }
+        let unanswered = self.unanswered.load(Relaxed);
+        if unanswered != 0 && now.since(Millis(unanswered)) >= KEEPALIVE + REKEY_TIMEOUT {
+            self.unanswered.store(0, Relaxed);
+            return Due::Initiation;
+        }
+        let keepalive = self.keepalive.load(Relaxed);
+        if keepalive != 0 && now.0 >= keepalive {
+            self.note_spoke();
+            return Due::Keepalive;
+        }
+        Due::Nothing
+    }
+
+    /// Whether an answer is awaited.
+    #[cfg(test)]
+    pub fn awaits_answer(&self) -> bool {
+        self.unanswered.load(Relaxed) != 0
+    }
+
+    /// Forgets keys that nobody can use any more.
+    pub fn forget_old_sessions(&self, now: Millis) {
+        let old = |session: &Option<Arc<Session>>| {
+            session.as_ref().is_some_and(|session| now.since(session.born) >= FORGET_AFTER)
+        };
+        let any = {
+            let path = self.path.read();
+            old(&path.current) || old(&path.previous) || old(&path.next)
+        };
+        if any {
+            let mut path = self.path.write();
+            for session in 0..3 {
+                let session = match session {
+                    0 => &mut path.current,
+                    1 => &mut path.previous,
+                    _ => &mut path.next,
+                };
+                if old(session) {
+                    *session = None;
+                }
+            }
+        }
+    }
+}
+
+impl Attempt {
+    pub fn new(initiator: Initiator, local_index: u32, began: Millis, now: Millis) -> Self {
+        // Up to a third of a second apart, so that two who begin at once do not go on so (paper §6.1).
+        let jitter = u64::from(local_index).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        Self { initiator, local_index, began, repeat: Millis(now.0 + REKEY_TIMEOUT + jitter % 334) }
+    }
+
+    /// Whether it has been tried for long enough.
+    pub fn is_hopeless(&self, now: Millis) -> bool {
+        now.since(self.began) >= REKEY_ATTEMPT
+    }
+}

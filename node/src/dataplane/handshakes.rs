@@ -1,0 +1,183 @@
+//! The thread for what is slow: handshakes, timers, and how the work is spread over the workers. Public-key cryptography takes a hundred microseconds and more, which
+//! no packet should wait for; a flood of handshakes fills a queue here, and the data goes on.
+
+use super::{
+    Service, Shared,
+    balance::{Balance, Usage},
+    outlet::Outlet,
+};
+use meshward_datapath::{Lane, MOST_HANDSHAKE, Now};
+use std::{
+    fs,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// The most messages that wait (the kernel's MAX_QUEUED_INCOMING_HANDSHAKES).
+const MOST_WAITING: usize = 4096;
+/// From how many on there is load: then a handshake takes a cookie (an eighth, as in the kernel) ...
+const LOAD: usize = MOST_WAITING / 8;
+/// ... and for this long after.
+const LOAD_LASTS: Duration = Duration::from_secs(1);
+/// How often timers run.
+const TICK: Duration = Duration::from_millis(250);
+/// How often the work is spread anew.
+const BALANCE: Duration = Duration::from_secs(1);
+
+/// What the thread has to do.
+pub enum Task {
+    Message { service: u32, from: SocketAddr, length: u8, bytes: [u8; MOST_HANDSHAKE] },
+    Wanted(u32),
+    Wake,
+}
+
+/// The way to the thread.
+#[derive(Clone)]
+pub struct Queue {
+    tasks: SyncSender<Task>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Makes the queue, and its other end.
+pub fn queue() -> (Queue, Receiver<Task>) {
+    let (tasks, received) = sync_channel(MOST_WAITING);
+    (Queue { tasks, waiting: Arc::default() }, received)
+}
+
+impl Queue {
+    /// Keeps a message; `false` if too many wait.
+    pub fn message(&self, service: u32, from: SocketAddr, message: &[u8]) -> bool {
+        let mut bytes = [0; MOST_HANDSHAKE];
+        let Some(place) = bytes.get_mut(..message.len()) else { return false };
+        place.copy_from_slice(message);
+        self.push(Task::Message { service, from, length: message.len() as u8, bytes })
+    }
+
+    /// Says that a service wants handshakes begun. If too many tasks wait, the next tick does it.
+    pub fn wanted(&self, service: u32) {
+        self.push(Task::Wanted(service));
+    }
+
+    /// Has the thread look whether the data plane has ended.
+    pub fn wake(&self) {
+        self.push(Task::Wake);
+    }
+
+    fn push(&self, task: Task) -> bool {
+        // Counted first, so that the count never falls below what waits.
+        self.waiting.fetch_add(1, Relaxed);
+        let taken = self.tasks.try_send(task).is_ok();
+        if !taken {
+            self.waiting.fetch_sub(1, Relaxed);
+        }
+        taken
+    }
+}
+
+/// The thread's own state.
+pub struct Handshakes {
+    shared: Arc<Shared>,
+    queue: Queue,
+    tasks: Receiver<Task>,
+    lane: Lane,
+    loaded_until: Option<Instant>,
+    balance: Balance,
+    balanced: Instant,
+}
+
+impl Handshakes {
+    pub fn new(shared: Arc<Shared>, queue: Queue, tasks: Receiver<Task>) -> Self {
+        let all = NonZeroUsize::new(shared.workers.len()).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            shared,
+            queue,
+            tasks,
+            lane: Lane::default(),
+            loaded_until: None,
+            balance: Balance::new(all),
+            balanced: Instant::now(),
+        }
+    }
+
+    /// Works until the data plane ends.
+    pub fn run(mut self) {
+        let mut next_tick = Instant::now();
+        while !self.shared.ended.load(Relaxed) {
+            match self.tasks.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
+                Ok(task) => self.take(task),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = now();
+            if now.instant >= next_tick {
+                next_tick = now.instant + TICK;
+                self.tick(now);
+            }
+        }
+    }
+
+    fn take(&mut self, task: Task) {
+        let waiting = self.queue.waiting.fetch_sub(1, Relaxed);
+        let now = now();
+        if waiting >= LOAD {
+            self.loaded_until = Some(now.instant + LOAD_LASTS);
+        }
+        let under_load = self.loaded_until.is_some_and(|until| now.instant < until);
+        match task {
+            Task::Message { service, from, length, bytes } => {
+                let Some(service) = self.service(service) else { return };
+                let mut outlet = Outlet::new(&service, 0);
+                let message = &bytes[..usize::from(length)];
+                service.endpoint.handshake(now, from, message, under_load, &mut self.lane, &mut outlet);
+            }
+            Task::Wanted(service) => {
+                let Some(service) = self.service(service) else { return };
+                service.endpoint.begin_handshakes(now, &mut Outlet::new(&service, 0));
+            }
+            Task::Wake => {}
+        }
+    }
+
+    fn service(&self, number: u32) -> Option<Arc<Service>> {
+        self.shared.services.read().get(number as usize)?.clone()
+    }
+
+    fn tick(&mut self, now: Now) {
+        let services: Vec<Arc<Service>> = self.shared.services.read().iter().flatten().cloned().collect();
+        for service in services {
+            let mut outlet = Outlet::new(&service, 0);
+            service.endpoint.begin_handshakes(now, &mut outlet);
+            service.endpoint.tick(now, &mut self.lane, &mut outlet);
+        }
+        let passed = now.instant - self.balanced;
+        if passed >= BALANCE {
+            self.balanced = now.instant;
+            self.balance(passed);
+        }
+    }
+
+    fn balance(&mut self, passed: Duration) {
+        let usage = self.shared.workers.iter().map(|poll| {
+            let path = format!("/proc/self/task/{}/schedstat", poll.thread.load(Relaxed));
+            Usage::parse(&fs::read_to_string(path).ok()?)
+        });
+        // A kernel that does not tell gets all workers.
+        let next = match usage.collect::<Option<Vec<Usage>>>() {
+            Some(usage) => self.balance.decide(passed, &usage),
+            None => NonZeroUsize::new(self.shared.workers.len()).unwrap_or(NonZeroUsize::MIN),
+        };
+        self.shared.spread(next);
+    }
+}
+
+fn now() -> Now {
+    // A clock before 1970 gives timestamps that no peer takes; it is set sooner or later.
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { instant: Instant::now(), unix }
+}

@@ -1,0 +1,353 @@
+//! The data plane: worker threads that carry packets, and one thread for what is slow. tokio has no part in it.
+//!
+//! Every worker has an epoll of its own. An endpoint has as many sockets as there are workers, all on one port: the kernel
+//! spreads the peers over them (`SO_REUSEPORT`). Each socket and each workload's TUN is read by one worker; which one, is
+//! changed with the load (`balance.rs`). All workers share the endpoint.
+
+mod balance;
+mod handshakes;
+mod outlet;
+mod socket;
+mod worker;
+
+pub use socket::bind;
+
+use crate::sys::{self, Tun};
+use anyhow::{Context, Result};
+use handshakes::Queue;
+use meshward_datapath::{Endpoint, LocalWorkload, Slot};
+use meshward_model::NetworkName;
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags},
+        eventfd::{EfdFlags, EventFd},
+    },
+};
+use parking_lot::{Mutex, RwLock};
+use std::{
+    net::UdpSocket,
+    num::NonZeroUsize,
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI32, Ordering::Relaxed},
+    },
+    thread,
+};
+
+/// What a worker reads from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Socket(usize),
+    Interface(Slot),
+}
+
+/// What an epoll's event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Token {
+    /// Which service.
+    service: u32,
+    source: Source,
+}
+
+impl Token {
+    /// The token of the descriptor that wakes a worker.
+    const WAKE: u64 = u64::MAX;
+    /// Set for an interface.
+    const INTERFACE: u64 = 1 << 31;
+
+    fn encode(self) -> u64 {
+        let source = match self.source {
+            Source::Socket(number) => number as u64,
+            Source::Interface(slot) => slot.0 as u64 | Self::INTERFACE,
+        };
+        u64::from(self.service) << 32 | source
+    }
+
+    fn decode(data: u64) -> Self {
+        let number = (data & (Self::INTERFACE - 1)) as usize;
+        let interface = data & Self::INTERFACE != 0;
+        let source = if interface { Source::Interface(Slot(number)) } else { Source::Socket(number) };
+        Self { service: (data >> 32) as u32, source }
+    }
+}
+
+/// The threads of a node, and the endpoints that they serve.
+pub struct DataPlane {
+    shared: Arc<Shared>,
+    queue: Queue,
+}
+
+struct Shared {
+    workers: Vec<Poll>,
+    services: RwLock<Vec<Option<Arc<Service>>>>,
+    /// Over how many workers sockets and interfaces are spread. Held while one is added, removed or moved.
+    active: Mutex<NonZeroUsize>,
+    ended: AtomicBool,
+}
+
+/// What a worker waits with.
+struct Poll {
+    epoll: Epoll,
+    wake: EventFd,
+    /// The worker's thread id.
+    thread: AtomicI32,
+}
+
+/// An endpoint that is served.
+pub struct Service {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    number: u32,
+    /// As many as there are workers.
+    sockets: Vec<UdpSocket>,
+    /// The workloads' interfaces by slot.
+    interfaces: RwLock<Vec<Option<Tun>>>,
+    offloads: Flags,
+    queue: Queue,
+}
+
+/// What the kernel does for many packets at once, as far as it has been found out.
+#[derive(Debug)]
+struct Flags {
+    tcp_segmentation: AtomicBool,
+    udp_segmentation: AtomicBool,
+    batched_sending: AtomicBool,
+    batched_receiving: bool,
+}
+
+/// What the kernel does for many packets at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offloads {
+    /// TUNs give and take super-packets of TCP (TSO).
+    pub tcp_segmentation: bool,
+    /// TUNs give and take super-packets of UDP (USO).
+    pub udp_segmentation: bool,
+    /// The socket sends many datagrams in one call (`UDP_SEGMENT`).
+    pub batched_sending: bool,
+    /// The socket receives many datagrams in one call (`UDP_GRO`).
+    pub batched_receiving: bool,
+}
+
+impl Offloads {
+    /// The names of those that are on.
+    pub fn names(self) -> Vec<String> {
+        let all = [
+            (self.tcp_segmentation, "tso"),
+            (self.udp_segmentation, "uso"),
+            (self.batched_sending, "udp-segment"),
+            (self.batched_receiving, "udp-gro"),
+        ];
+        all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.to_owned()).collect()
+    }
+}
+
+impl DataPlane {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// If the kernel gives no epoll, eventfd or thread.
+    pub fn start(workers: NonZeroUsize) -> Result<Self> {
+        let polls = (0..workers.get()).map(|_| Poll::new()).collect::<nix::Result<_>>()?;
+        let shared = Arc::new(Shared {
+            workers: polls,
+            services: RwLock::default(),
+            active: Mutex::new(NonZeroUsize::MIN),
+            ended: AtomicBool::new(false),
+        });
+        let (queue, tasks) = handshakes::queue();
+        for number in 0..workers.get() {
+            let worker = worker::Worker::new(shared.clone(), number);
+            let name = format!("worker-{number}");
+            thread::Builder::new()
+                .name(name)
+                .spawn(move || worker.run())
+                .context("cannot start a worker thread")?;
+        }
+        let slow = handshakes::Handshakes::new(shared.clone(), queue.clone(), tasks);
+        thread::Builder::new()
+            .name("handshakes".into())
+            .spawn(move || slow.run())
+            .context("cannot start the thread for handshakes")?;
+        Ok(Self { shared, queue })
+    }
+
+    /// How many workers there are at the most.
+    pub fn workers(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.shared.workers.len()).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// How many of them carry packets now.
+    pub fn active(&self) -> NonZeroUsize {
+        *self.shared.active.lock()
+    }
+
+    /// Serves an endpoint on sockets that are bound to one port, one for each worker.
+    ///
+    /// # Errors
+    /// If a socket cannot be polled.
+    pub fn serve(
+        &self,
+        network: &NetworkName,
+        endpoint: Endpoint,
+        sockets: Vec<UdpSocket>,
+    ) -> Result<Arc<Service>> {
+        let gathering = sockets.iter().filter(|socket| sys::receive_marked_and_gathered(*socket)).count();
+        let active = self.shared.active.lock();
+        let mut services = self.shared.services.write();
+        let free = services.iter().position(Option::is_none);
+        let number = free.unwrap_or(services.len()) as u32;
+        for (at, socket) in sockets.iter().enumerate() {
+            let token = Token { service: number, source: Source::Socket(at) };
+            let watched = self.shared.poll(at, *active).watch(socket, token);
+            watched.with_context(|| format!("the socket of network {network} cannot be polled"))?;
+        }
+        let offloads = Flags {
+            tcp_segmentation: AtomicBool::new(true),
+            udp_segmentation: AtomicBool::new(true),
+            batched_sending: AtomicBool::new(true),
+            batched_receiving: gathering == sockets.len(),
+        };
+        let service = Arc::new(Service {
+            endpoint,
+            number,
+            sockets,
+            interfaces: RwLock::default(),
+            offloads,
+            queue: self.queue.clone(),
+        });
+        match services.get_mut(number as usize) {
+            Some(place) => *place = Some(service.clone()),
+            None => services.push(Some(service.clone())),
+        }
+        Ok(service)
+    }
+
+    /// Ends the service of an endpoint. Its workloads are to be gone already.
+    pub fn stop(&self, service: &Service) {
+        let active = self.shared.active.lock();
+        self.shared.services.write()[service.number as usize] = None;
+        for (at, socket) in service.sockets.iter().enumerate() {
+            let _ = self.shared.poll(at, *active).epoll.delete(socket);
+        }
+    }
+
+    /// Adds a workload with its interface to an endpoint.
+    pub fn attach(&self, service: &Service, workload: LocalWorkload, tun: Tun) -> Slot {
+        let offloads = &service.offloads;
+        offloads.tcp_segmentation.fetch_and(tun.tcp_offload, Relaxed);
+        offloads.udp_segmentation.fetch_and(tun.udp_offload, Relaxed);
+        let active = self.shared.active.lock();
+        let slot = service.endpoint.add_local(workload);
+        let mut interfaces = service.interfaces.write();
+        if interfaces.len() <= slot.0 {
+            interfaces.resize_with(slot.0 + 1, || None);
+        }
+        let token = Token { service: service.number, source: Source::Interface(slot) };
+        if let Err(error) = self.shared.poll(slot.0, *active).watch(&tun.fd, token) {
+            tracing::error!("a workload's interface cannot be polled: {error}");
+        }
+        interfaces[slot.0] = Some(tun);
+        slot
+    }
+
+    /// Removes a workload from an endpoint, and gives its interface back.
+    pub fn detach(&self, service: &Service, slot: Slot) -> Option<Tun> {
+        let active = self.shared.active.lock();
+        let tun = service.interfaces.write().get_mut(slot.0)?.take()?;
+        let _ = self.shared.poll(slot.0, *active).epoll.delete(&tun.fd);
+        service.endpoint.remove_local(slot);
+        Some(tun)
+    }
+}
+
+impl Shared {
+    /// Where the socket or the interface with a number is read while so many workers are active.
+    fn poll(&self, number: usize, active: NonZeroUsize) -> &Poll {
+        &self.workers[number % active]
+    }
+
+    /// Spreads everything over so many workers. Packets that two workers then read at the same moment may change places.
+    fn spread(&self, next: NonZeroUsize) {
+        let mut active = self.active.lock();
+        if *active == next {
+            return;
+        }
+        let before = std::mem::replace(&mut *active, next);
+        for service in self.services.read().iter().flatten() {
+            let (number, interfaces) = (service.number, service.interfaces.read());
+            let sockets = service.sockets.iter().enumerate();
+            let sockets = sockets.map(|(at, socket)| (at, socket.as_fd(), Source::Socket(at)));
+            let interfaces = interfaces.iter().enumerate().filter_map(|(at, tun)| Some((at, tun.as_ref()?)));
+            let interfaces = interfaces.map(|(at, tun)| (at, tun.fd.as_fd(), Source::Interface(Slot(at))));
+            for (at, descriptor, source) in sockets.chain(interfaces) {
+                if at % before == at % next {
+                    continue;
+                }
+                // Taken up before it is let go, so that it is always read by somebody.
+                let token = Token { service: number, source };
+                if let Err(error) = self.poll(at, next).watch(&descriptor, token) {
+                    tracing::error!("a socket or an interface cannot be polled: {error}");
+                    continue;
+                }
+                let _ = self.poll(at, before).epoll.delete(descriptor);
+            }
+        }
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Relaxed);
+        for poll in &self.shared.workers {
+            let _ = poll.wake.write(1);
+        }
+        self.queue.wake();
+    }
+}
+
+impl Poll {
+    fn new() -> nix::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Token::WAKE))?;
+        Ok(Self { epoll, wake, thread: AtomicI32::new(0) })
+    }
+
+    fn watch(&self, descriptor: &impl AsFd, token: Token) -> Result<(), Errno> {
+        self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, token.encode()))
+    }
+}
+
+impl Service {
+    /// What the kernel does for it.
+    pub fn offloads(&self) -> Offloads {
+        let Flags { tcp_segmentation, udp_segmentation, batched_sending, batched_receiving } = &self.offloads;
+        Offloads {
+            tcp_segmentation: tcp_segmentation.load(Relaxed),
+            udp_segmentation: udp_segmentation.load(Relaxed),
+            batched_sending: batched_sending.load(Relaxed),
+            batched_receiving: *batched_receiving,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_their_number() {
+        for source in [
+            Source::Socket(0),
+            Source::Socket(63),
+            Source::Interface(Slot(0)),
+            Source::Interface(Slot(70_000)),
+        ] {
+            let token = Token { service: 3, source };
+            assert_eq!(Token::decode(token.encode()), token);
+            assert_ne!(token.encode(), Token::WAKE);
+        }
+    }
+}

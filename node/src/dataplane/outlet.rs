@@ -1,0 +1,87 @@
+//! Where an endpoint's packets leave: the workloads' interfaces and the endpoint's socket.
+
+use super::{Service, handshakes::Queue};
+use crate::sys::{self, Outgoing, Tun};
+use meshward_datapath::{Ecn, MOST_PARTS, Offload, Parts, Sink, Slot};
+use nix::{errno::Errno, sys::uio::writev};
+use parking_lot::RwLockReadGuard;
+use std::{
+    io::IoSlice,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::atomic::Ordering::Relaxed,
+};
+
+/// The way out of a round.
+pub struct Outlet<'a> {
+    service: &'a Service,
+    interfaces: RwLockReadGuard<'a, Vec<Option<Tun>>>,
+    socket: &'a UdpSocket,
+    ipv6: bool,
+    queue: &'a Queue,
+}
+
+impl<'a> Outlet<'a> {
+    /// The one of a worker.
+    pub fn new(service: &'a Service, worker: usize) -> Self {
+        let socket = &service.sockets[worker];
+        let ipv6 = socket.local_addr().is_ok_and(|address| address.is_ipv6());
+        Self { service, interfaces: service.interfaces.read(), socket, ipv6, queue: &service.queue }
+    }
+
+    /// A workload's interface.
+    pub fn interface(&self, slot: Slot) -> Option<&Tun> {
+        self.interfaces.get(slot.0)?.as_ref()
+    }
+
+    fn send(&self, datagrams: &[u8], outgoing: Outgoing) -> nix::Result<()> {
+        sys::send(self.socket, datagrams, outgoing)
+    }
+}
+
+impl Sink for Outlet<'_> {
+    fn to_workload(&mut self, slot: Slot, offload: Offload, packet: Parts<'_>) -> bool {
+        let Some(tun) = self.interface(slot) else { return false };
+        let header = offload.encode();
+        let mut parts = [IoSlice::new(&header); MOST_PARTS + 1];
+        let mut used = 1;
+        for (place, part) in parts[1..].iter_mut().zip(packet.iter()) {
+            *place = IoSlice::new(part);
+            used += 1;
+        }
+        writev(&tun.fd, &parts[..used]).is_ok()
+    }
+
+    fn to_network(&mut self, to: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool {
+        let to = match to.ip() {
+            IpAddr::V4(ip) if self.ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
+            _ => to,
+        };
+        let one = Outgoing { to, class: ecn.class(), segment: None };
+        if datagrams.len() <= size {
+            return self.send(datagrams, one).is_ok();
+        }
+        let batched = &self.service.offloads.batched_sending;
+        if batched.load(Relaxed)
+            && let Ok(segment) = u16::try_from(size)
+        {
+            match self.send(datagrams, Outgoing { segment: Some(segment), ..one }) {
+                Ok(()) => return true,
+                // The kernel or the device below cannot: from now on one by one.
+                Err(Errno::EIO | Errno::ENOPROTOOPT) => batched.store(false, Relaxed),
+                // The path takes only smaller packets: one by one they are fragmented.
+                Err(Errno::EINVAL | Errno::EMSGSIZE) => {}
+                Err(_) => return false,
+            }
+        }
+        // All are tried, whatever becomes of the first.
+        datagrams.chunks(size).filter(|datagram| self.send(datagram, one).is_err()).count() == 0
+    }
+
+    fn to_handshakes(&mut self, from: SocketAddr, message: &[u8]) -> bool {
+        self.queue.message(self.service.number, from, message)
+    }
+
+    fn want_handshakes(&mut self) {
+        self.queue.wanted(self.service.number);
+    }
+}

@@ -1,0 +1,127 @@
+//! A worker: a thread with a poll loop that reads from its sockets and interfaces and takes packets through the endpoints.
+
+use super::{Service, Shared, Source, Token, outlet::Outlet};
+use crate::sys::{self, Inbox};
+use meshward_datapath::{Ecn, Lane, OFFLOAD_LENGTH, Offload, Slot};
+use nix::{
+    errno::Errno,
+    sys::epoll::{EpollEvent, EpollTimeout},
+    unistd,
+};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+/// The most packets, and bytes, that are read from an interface in one round: rounds hold changes up.
+const PACKETS: usize = 64;
+const BYTES: usize = 128 << 10;
+/// The most calls that read one socket before the others have their turn.
+const CALLS: usize = 8;
+/// How long a worker runs before others on its core have their turn, where there is not a core for everybody: short, so that
+/// who receives can empty its socket before the next burst.
+const TURN: Duration = Duration::from_micros(100);
+/// Room for a super-packet of the longest kind with its virtio header.
+const BUFFER: usize = (64 << 10) + OFFLOAD_LENGTH;
+
+/// A worker's own state.
+pub struct Worker {
+    shared: Arc<Shared>,
+    number: usize,
+    lane: Lane,
+    buffer: Vec<u8>,
+    inbox: Inbox,
+}
+
+impl Worker {
+    pub fn new(shared: Arc<Shared>, number: usize) -> Self {
+        Self { shared, number, lane: Lane::default(), buffer: vec![0; BUFFER], inbox: Inbox::new() }
+    }
+
+    /// Works until the data plane ends.
+    pub fn run(mut self) {
+        let shared = self.shared.clone();
+        let poll = &shared.workers[self.number];
+        poll.thread.store(nix::unistd::gettid().as_raw(), Relaxed);
+        // Without it the worker's turns are longer, and so are the bursts that it makes.
+        let _ = sys::ask_for_short_turns(TURN);
+        let mut events = [EpollEvent::empty(); 64];
+        while !shared.ended.load(Relaxed) {
+            let ready = match poll.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(ready) => ready,
+                Err(Errno::EINTR) => continue,
+                Err(error) => {
+                    tracing::error!("a worker cannot poll: {error}");
+                    return;
+                }
+            };
+            let services = shared.services.read();
+            for event in &events[..ready] {
+                if event.data() == Token::WAKE {
+                    continue;
+                }
+                let Token { service, source } = Token::decode(event.data());
+                let Some(Some(service)) = services.get(service as usize) else { continue };
+                match source {
+                    Source::Socket(socket) => self.read_socket(service, socket),
+                    Source::Interface(slot) => self.read_interface(service, slot),
+                }
+            }
+        }
+    }
+
+    fn read_socket(&mut self, service: &Service, socket: usize) {
+        for _ in 0..CALLS {
+            let (count, more) = match self.inbox.receive(&service.sockets[socket]) {
+                Ok(received) => received,
+                Err(Errno::EAGAIN) => return,
+                // An ICMP error about something that was sent; the next call goes on.
+                Err(_) => continue,
+            };
+            let mut outlet = Outlet::new(service, self.number);
+            let mut round = service.endpoint.round(&mut self.lane, Instant::now());
+            for number in 0..count {
+                let Some(message) = self.inbox.message(number) else { continue };
+                let place = message.start..message.start + message.length;
+                let size = message.segment.unwrap_or(message.length);
+                let mark = Ecn::of_class(message.class);
+                round.from_network(message.from, mark, self.inbox.buffer(), place, size, &mut outlet);
+            }
+            round.deliver(self.inbox.buffer(), &mut outlet);
+            round.finish(&mut outlet);
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn read_interface(&mut self, service: &Service, slot: Slot) {
+        let mut outlet = Outlet::new(service, self.number);
+        let mut round = service.endpoint.round(&mut self.lane, Instant::now());
+        let mut bytes = 0;
+        for _ in 0..PACKETS {
+            let Some(tun) = outlet.interface(slot) else { break };
+            match unistd::read(&tun.fd, &mut self.buffer) {
+                Ok(length) => {
+                    bytes += length;
+                    let Some((header, packet)) = self.buffer[..length].split_first_chunk_mut() else {
+                        continue;
+                    };
+                    let Some(offload) = Offload::decode(header) else { continue };
+                    round.from_workload(slot, offload, packet, &mut outlet);
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(_) => {
+                    // The namespace is gone, and with it the interface: polling it on would never rest.
+                    let _ = self.shared.workers[self.number].epoll.delete(&tun.fd);
+                    break;
+                }
+            }
+            if bytes >= BYTES {
+                break;
+            }
+        }
+        round.finish(&mut outlet);
+    }
+}

@@ -1,0 +1,9 @@
+//! The system calls that no crate of ours wraps, or only with an allocation each time. The only module with `unsafe`.
+
+mod scheduler;
+mod socket;
+mod tun;
+
+pub use scheduler::ask_for_short_turns;
+pub use socket::{Inbox, Outgoing, allow_fragments, receive_marked_and_gathered, send, share_port};
+pub use tun::{Tun, delete_tun_at_close, open_tun};
