@@ -1,11 +1,17 @@
 //! Benchmarks: the release binaries beside what others use, in one run, alternating.
 #![forbid(unsafe_code)]
 
+mod compare;
 mod contender;
 mod link;
+mod local;
 mod measure;
+mod node;
 mod report;
+mod swarm;
 
 pub use contender::{PROGRAMS, Tools};
 pub use link::link;
+pub use local::{local, rules};
+pub use node::node;
 pub use report::{Row, print};

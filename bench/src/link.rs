@@ -1,18 +1,22 @@
-//! `bench link`: one link between two nodes, beside the other userspace WireGuards, pair by pair.
+//! A link between two nodes, beside other overlay networks in userspace.
 
 use crate::{
+    compare::{Figures, Target, best},
     contender::{Contender, OTHERS, Tools},
     measure::{Load, Outcome, aead_floor},
-    report::{Row, median},
+    report::Row,
 };
 use anyhow::Result;
 use meshward_lab::{Site, back_to_back, output};
 use std::{path::Path, process::Command, time::Duration};
 
-/// How the cable between the nodes behaves.
-const SETTINGS: [(&str, &[&str]); 2] = [
-    // Near to a cloud's network card: the sender's kernel cuts, the receiver's merges.
+/// How the cable between the nodes behaves (ethtool's names).
+const SETTINGS: [(&str, &[&str]); 3] = [
+    // The sender's kernel cuts. The receiver's does not merge: a veth hands only packets of a device without TSO to GRO.
     ("real", &["tx-udp-segmentation", "off", "gro", "on"]),
+    // The sender's kernel cuts and the receiver's merges, as with a cloud's network card.
+    ("merging", &["tso", "off", "tx-udp-segmentation", "off", "gro", "on"]),
+    // Nothing is cut.
     ("virtual", &["tx-udp-segmentation", "on", "gro", "on"]),
 ];
 
@@ -58,13 +62,15 @@ fn in_setting(
     setting: &str,
     features: &[&str],
 ) -> Result<Vec<Row>> {
-    let (mut ours, mut theirs): (Vec<Run>, Vec<Vec<Run>>) = (Vec::new(), OTHERS.map(|_| Vec::new()).into());
-    let mut floors = Vec::new();
+    let (mut ours, mut theirs, mut floors) = (Vec::new(), OTHERS.map(|_| Vec::new()), Vec::new());
     for pair in 0..extent.pairs {
         eprintln!("{setting}: pair {} of {}", pair + 1, extent.pairs);
         floors.push(aead_floor()?);
-        ours.push(run(Contender::Meshward, tools, folder, extent, features)?);
-        for (runs, other) in theirs.iter_mut().zip(OTHERS) {
+        // Ours in the middle, so that a slow hour of the machine meets all of them alike.
+        for (place, (runs, other)) in theirs.iter_mut().zip(OTHERS).enumerate() {
+            if place == OTHERS.len() / 2 {
+                ours.push(run(Contender::Meshward, tools, folder, extent, features)?);
+            }
             runs.push(run(other, tools, folder, extent, features)?);
         }
     }
@@ -85,77 +91,60 @@ fn run(contender: Contender, tools: &Tools, folder: &Path, extent: Extent, featu
     Ok(Run { outcomes, round_trip: tunnel.round_trip(200)? })
 }
 
-/// What is aimed at against whom, as a least ratio: TCP, UDP 1380, UDP 64.
-fn target(load: usize, other: &str) -> (&'static str, f64) {
-    match (load, other) {
-        (0 | 1, "gotatun-cli") => (">= 3.7", 3.7),
-        (0 | 1, _) => (">= 6", 6.0),
-        (2, _) => (">= 2.3", 2.3),
-        _ => (">= 1.5", 1.5),
+/// How many times their TCP ours is to be.
+fn tcp_target(other: &str) -> Target {
+    match other {
+        "gotatun-cli" => Target::AtLeast(3.7),
+        "boringtun-cli" | "wireguard-go" => Target::AtLeast(6.0),
+        _ => Target::None,
     }
 }
 
 fn compare(setting: &str, ours: &[Run], theirs: &[Vec<Run>], floors: &[f64]) -> Vec<Row> {
     let mut rows = Vec::new();
-    for (load, (name, _)) in LOADS.iter().enumerate() {
-        let (metric, unit) = if load == 3 { ("packets received", "kpps") } else { ("received", "Gbit/s") };
-        let value =
-            |run: &Run| if load == 3 { run.outcomes[load].kilopackets } else { run.outcomes[load].gigabits };
-        for (other, runs) in OTHERS.iter().zip(theirs) {
-            let (text, least) = target(load, other.name());
-            let figures =
-                Figures { ours: each(ours, value), theirs: each(runs, value), against: other.name() };
-            rows.push(figures.row(format!("{name}/{setting}"), metric, unit, text, |ratio| ratio >= least));
+    let each = |runs: &[Run], value: &dyn Fn(&Run) -> f64| -> Vec<f64> { runs.iter().map(value).collect() };
+    let all = |value: &dyn Fn(&Run) -> f64| -> Vec<(&'static str, Vec<f64>)> {
+        OTHERS.iter().zip(theirs).map(|(other, runs)| (other.name(), each(runs, value))).collect()
+    };
+    for (load, (name, kind)) in LOADS.iter().enumerate() {
+        let (case, gigabits) = (format!("{name}/{setting}"), |run: &Run| run.outcomes[load].gigabits);
+        match kind {
+            Load::Tcp(_) => {
+                let ours = each(ours, &gigabits);
+                let figures =
+                    Figures { bench: "link", case, metric: "throughput", unit: "Gbit/s", ours: &ours };
+                rows.extend(
+                    all(&gigabits).iter().map(|(n, theirs)| figures.against(n, theirs, tcp_target(n))),
+                );
+            }
+            Load::Udp(size) => {
+                let packets = |run: &Run| run.outcomes[load].kilopackets;
+                let value: &dyn Fn(&Run) -> f64 = if *size == 64 { &packets } else { &gigabits };
+                let (metric, unit, target) = match size {
+                    64 => ("packets received", "kpps", Target::AtLeast(1.5)),
+                    _ => ("received", "Gbit/s", Target::AtLeast(2.3)),
+                };
+                let (ours, theirs) = (each(ours, value), all(value));
+                let figures = Figures { bench: "link", case, metric, unit, ours: &ours };
+                rows.extend(best(&theirs, true).map(|(name, theirs)| figures.against(name, theirs, target)));
+            }
         }
     }
-    let cpu = each(ours, |run| run.outcomes[0].cpu_per_gigabyte);
-    let figures = Figures { ours: cpu, theirs: floors.to_vec(), against: "AEAD floor" };
-    rows.push(figures.row(format!("tcp1/{setting}"), "daemons' CPU", "s/GB", "<= 2.9", |ratio| ratio <= 2.9));
-    for (other, runs) in OTHERS.iter().zip(theirs) {
-        let trip = |run: &Run| run.round_trip;
-        let figures = Figures { ours: each(ours, trip), theirs: each(runs, trip), against: other.name() };
-        rows.push(figures.row(format!("rtt/{setting}"), "round trip", "us", "<= 1", |ratio| ratio <= 1.0));
+    for (load, (name, kind)) in LOADS.iter().enumerate() {
+        let Load::Tcp(_) = kind else { continue };
+        let (case, cpu) = (format!("{name}/{setting}"), |run: &Run| run.outcomes[load].cpu_per_gigabyte);
+        let ours = each(ours, &cpu);
+        let figures = Figures { bench: "link", case, metric: "daemons' CPU", unit: "s/GB", ours: &ours };
+        rows.push(figures.against("AEAD floor", floors, Target::AtMost(2.9)));
+        rows.extend(
+            best(&all(&cpu), false).map(|(name, theirs)| figures.against(name, theirs, Target::None)),
+        );
     }
+    let trip = |run: &Run| run.round_trip;
+    let (case, ours) = (format!("rtt/{setting}"), each(ours, &trip));
+    let figures = Figures { bench: "link", case, metric: "round trip", unit: "us", ours: &ours };
+    rows.extend(
+        best(&all(&trip), false).map(|(name, theirs)| figures.against(name, theirs, Target::AtMost(1.0))),
+    );
     rows
-}
-
-fn each(runs: &[Run], value: impl Fn(&Run) -> f64) -> Vec<f64> {
-    runs.iter().map(value).collect()
-}
-
-/// One quantity, ours and theirs, run by run.
-struct Figures {
-    ours: Vec<f64>,
-    theirs: Vec<f64>,
-    against: &'static str,
-}
-
-impl Figures {
-    fn row(
-        &self,
-        case: String,
-        metric: &'static str,
-        unit: &'static str,
-        target: &'static str,
-        met: impl Fn(f64) -> bool,
-    ) -> Row {
-        let ratios: Vec<f64> =
-            self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours / theirs).collect();
-        let ratio = median(&ratios);
-        let least = self.ours.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.ours.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        Row {
-            bench: "link",
-            case,
-            metric,
-            unit,
-            value: median(&self.ours),
-            spread: [least, most],
-            against: Some(self.against.to_owned()),
-            against_value: Some(median(&self.theirs)),
-            ratio: Some(ratio),
-            target: Some(target),
-            met: Some(met(ratio)),
-        }
-    }
 }

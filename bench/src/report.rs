@@ -1,18 +1,18 @@
 //! Figures: a table for people, JSON for programs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One figure.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// The benchmark.
-    pub bench: &'static str,
+    pub bench: String,
     /// What was measured, and in which setting: `tcp1/real`.
     pub case: String,
     /// The quantity.
-    pub metric: &'static str,
+    pub metric: String,
     /// Its unit.
-    pub unit: &'static str,
+    pub unit: String,
     /// Our median.
     pub value: f64,
     /// The smallest and the largest of ours.
@@ -24,7 +24,7 @@ pub struct Row {
     /// The median of the ratios, pair by pair.
     pub ratio: Option<f64>,
     /// What is aimed at.
-    pub target: Option<&'static str>,
+    pub target: Option<String>,
     /// Whether it is reached.
     pub met: Option<bool>,
 }
@@ -50,13 +50,13 @@ pub fn print(rows: &[Row]) {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         lines.push([
             row.case.clone(),
-            row.metric.to_owned(),
+            row.metric.clone(),
             format!("{} {}", number(row.value), row.unit),
             format!("{}..{}", number(row.spread[0]), number(row.spread[1])),
             or_dash(row.against.clone()),
             or_dash(row.against_value.map(number)),
             or_dash(row.ratio.map(number)),
-            or_dash(row.target.map(str::to_owned)),
+            or_dash(row.target.clone()),
             or_dash(row.met.map(|met| if met { "yes" } else { "NO" }.to_owned())),
         ]);
     }

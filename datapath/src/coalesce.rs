@@ -26,7 +26,28 @@ pub(crate) struct Coalescer {
     /// In the order in which they began; those from `count` on are kept for their memory.
     runs: Vec<Run>,
     count: usize,
-    udp_apart: bool,
+    merging: Merging,
+}
+
+/// What may be merged: what the workloads' interfaces take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Merging {
+    /// Segments of TCP.
+    pub tcp: bool,
+    /// Datagrams of UDP (kernels from 6.2 on take them from a TUN).
+    pub udp: bool,
+}
+
+impl Merging {
+    fn has(self, kind: Kind) -> bool {
+        if kind == Kind::Udp { self.udp } else { self.tcp }
+    }
+}
+
+impl Default for Merging {
+    fn default() -> Self {
+        Self { tcp: true, udp: true }
+    }
 }
 
 /// Packets of one flow that follow each other.
@@ -49,15 +70,15 @@ pub(crate) struct Run {
 }
 
 impl Coalescer {
-    /// Merges no UDP from now on: kernels before 6.2 do not take it from a TUN.
-    pub fn keep_udp_apart(&mut self) {
-        self.udp_apart = true;
+    /// Merges this from now on.
+    pub fn set_merging(&mut self, merging: Merging) {
+        self.merging = merging;
     }
 
     /// Takes a packet of a peer that stands at `place` in `buffer`.
     pub fn push(&mut self, buffer: &mut [u8], peer: usize, place: Span, headers: &Headers) {
         let packet = &buffer[place.clone()];
-        let mergeable = mergeable(packet, headers).filter(|(kind, _)| *kind != Kind::Udp || !self.udp_apart);
+        let mergeable = mergeable(packet, headers).filter(|(kind, _)| self.merging.has(*kind));
         let pushes = headers.tcp_flags & PSH != 0;
         if let Some((kind, head)) = mergeable
             && self.append(buffer, peer, &place, headers, kind, head)

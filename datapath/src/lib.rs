@@ -14,6 +14,8 @@ mod endpoint;
 mod filter;
 mod flow;
 mod fragment;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod offload;
 mod packet;
 mod round;
@@ -23,7 +25,7 @@ mod too_big;
 mod vouch;
 mod wireguard;
 
-pub use coalesce::{MOST_PARTS, Parts};
+pub use coalesce::{MOST_PARTS, Merging, Parts};
 pub use drops::{Cause, Drops};
 pub use ecn::Ecn;
 pub use endpoint::{Endpoint, EndpointStats, LocalWorkload, Sink, Slot};

@@ -2,24 +2,11 @@
 
 use super::*;
 use crate::{
-    coalesce::{Coalescer, MOST_PARTS, Parts},
+    coalesce::MOST_PARTS,
+    fuzzing::{self, merge, strict},
     packet::build,
 };
 use proptest::prelude::*;
-
-/// Reads a packet as strictly as a receiver may: lengths and checksums must be right.
-fn strict(packet: &[u8]) -> Headers {
-    let headers = Headers::parse(packet).unwrap();
-    assert_eq!(headers.length, packet.len());
-    if headers.source.is_ipv4() {
-        assert!(Sum::default().add(&packet[..20]).is_valid(), "IPv4 header checksum");
-    }
-    let transport = &packet[headers.payload..];
-    let Headers { source, destination, ip_protocol, .. } = headers;
-    let pseudo = Sum::default().add_pseudo(source, destination, ip_protocol, transport.len());
-    assert!(pseudo.add(transport).is_valid(), "transport checksum");
-    headers
-}
 
 fn addresses(v6: bool) -> (&'static str, &'static str) {
     if v6 { ("fd42::1", "fd42::2") } else { ("10.42.0.1", "10.42.0.2") }
@@ -55,34 +42,9 @@ fn super_packet(
 
 fn cut(packet: &mut [u8], offload: Offload) -> Vec<Vec<u8>> {
     let headers = Headers::parse(packet).unwrap();
-    let pieces = Pieces::new(packet, &headers, offload).unwrap();
-    assert_eq!(pieces.count() as u64, count(&headers, offload));
-    let piece = |number| {
-        let mut packet = vec![0xee; pieces.length(number)];
-        pieces.write(number, &mut packet);
-        packet
-    };
-    (0..pieces.count()).map(piece).collect()
-}
-
-/// Merges packets as they stand in one receive buffer, with what a datagram has around each.
-fn merge(packets: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>)> {
-    let mut coalescer = Coalescer::default();
-    let around = |packet: &Vec<u8>| [&[0xaa; 16][..], packet, &[0xbb; 16]].concat();
-    let mut buffer: Vec<u8> = packets.iter().flat_map(around).collect();
-    let mut at = 16;
-    for packet in packets {
-        let headers = Headers::parse(packet).unwrap();
-        coalescer.push(&mut buffer, 0, at..at + packet.len(), &headers);
-        at += packet.len() + 32;
-    }
-    let merged = (0..coalescer.count()).map(|number| {
-        let (run, offload) = coalescer.finish(number, &mut buffer);
-        let packet = Parts::new(&buffer, &run.parts).to_vec();
-        assert_eq!(run.headers, Headers::parse(&packet).unwrap());
-        (offload, packet)
-    });
-    merged.collect()
+    let all = fuzzing::cut(packet, offload).unwrap();
+    assert_eq!(all.len() as u64, count(&headers, offload));
+    all
 }
 
 /// The payload bytes of packets, and their first sequence number where there is one.

@@ -2,7 +2,7 @@
 
 use crate::{
     batch::Batch,
-    coalesce::{Coalescer, Parts, Span},
+    coalesce::{Coalescer, Merging, Parts, Span},
     drops::Cause,
     ecn::{self, Ecn},
     endpoint::{Endpoint, Sink, Slot},
@@ -40,9 +40,9 @@ impl Default for Lane {
 }
 
 impl Lane {
-    /// Says that the workloads' interfaces take no merged UDP datagrams.
-    pub fn keep_udp_apart(&mut self) {
-        self.coalescer.keep_udp_apart();
+    /// Sets what is merged from now on.
+    pub fn set_merging(&mut self, merging: Merging) {
+        self.coalescer.set_merging(merging);
     }
 }
 

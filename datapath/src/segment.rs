@@ -5,7 +5,7 @@ use crate::{
     checksum::{Sum, set_ipv4},
     drops::Cause,
     offload::{Kind, Offload},
-    packet::{FIN, Headers},
+    packet::{FIN, Fragment, Headers},
 };
 use std::net::IpAddr;
 
@@ -112,7 +112,8 @@ impl<'a> Cut<'a> {
             _ => usize::from(packet.get(at + 12).ok_or(Cause::Malformed)? >> 4) * 4,
         };
         let least = if kind == Kind::Udp { 8 } else { 20 };
-        if !fits || size == 0 || transport < least || at + transport > packet.len() {
+        let whole = headers.fragment == Fragment::Whole;
+        if !fits || !whole || size == 0 || transport < least || at + transport > packet.len() {
             return Err(Cause::Malformed);
         }
         let (head, data) = packet.split_at(at + transport);

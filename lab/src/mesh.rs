@@ -115,9 +115,18 @@ impl Mesh {
     /// # Errors
     /// With what it printed, if it does not.
     pub fn node(&mut self, name: &str) -> Result<Node> {
+        self.node_with(name, &[])
+    }
+
+    /// The same, with flags for the daemon.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not.
+    pub fn node_with(&mut self, name: &str, flags: &[&str]) -> Result<Node> {
         let token = self.token(&["--site", name])?;
         let site = self.internet.site(name)?;
-        self.node_at(site, &token)
+        self.join(&site, &token)?;
+        self.start_node(site, flags.iter().map(ToString::to_string).collect())
     }
 
     /// The same, where the node knows and is known by IPv6 addresses only.

@@ -1,6 +1,9 @@
 //! A workload's interface: a TUN in its namespace, whose other end this daemon holds.
 
-use crate::sys::{self, Tun};
+use crate::{
+    offloads::Offloads,
+    sys::{self, Tun},
+};
 use ipnet::IpNet;
 use meshward_model::{WorkloadId, control::WorkloadReport, view::NetworkSpec};
 use meshward_netns::Netns;
@@ -80,10 +83,11 @@ impl Attachment {
     ///
     /// # Errors
     /// [`AttachError`]; then there is no interface.
-    pub fn open(&self, network: &NetworkSpec) -> Result<Tun, AttachError> {
+    pub fn open(&self, network: &NetworkSpec, wanted: Offloads) -> Result<Tun, AttachError> {
         let netns = Netns::open(&self.netns)?;
+        let Offloads { tcp_segmentation, udp_segmentation, .. } = wanted;
         let tun = netns
-            .run(|| sys::open_tun(&self.interface))?
+            .run(|| sys::open_tun(&self.interface, tcp_segmentation, udp_segmentation))?
             .map_err(|error| AttachError::Tun(self.interface.clone(), error))?;
         match self.configure(&netns, network) {
             Ok(()) => Ok(tun),
@@ -149,7 +153,7 @@ pub fn close_left_behind(attachment: &Attachment) {
     if !exists.unwrap_or(false) {
         return;
     }
-    if let Ok(Ok(tun)) = netns.run(|| sys::open_tun(&attachment.interface)) {
+    if let Ok(Ok(tun)) = netns.run(|| sys::open_tun(&attachment.interface, false, false)) {
         close(tun);
     }
 }

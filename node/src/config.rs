@@ -1,5 +1,6 @@
 //! The node's configuration.
 
+use crate::offloads::Offload;
 use meshward_model::local::DEFAULT_SOCKET;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -25,6 +26,8 @@ pub struct Config {
     pub first_port: u16,
     /// How many threads carry packets.
     pub workers: NonZeroUsize,
+    /// What of the kernel's offloads is left alone.
+    pub disable_offloads: Vec<Offload>,
     /// Addresses at which other nodes can reach this one, if neither its interfaces nor the coordinator see them.
     pub advertise: Vec<IpAddr>,
 }
@@ -37,6 +40,7 @@ impl Default for Config {
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 7481)),
             first_port: 51820,
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            disable_offloads: Vec::new(),
             advertise: Vec::new(),
         }
     }

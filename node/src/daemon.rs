@@ -4,8 +4,9 @@ use crate::{
     addresses::Allocator,
     attachment::{self, Attachment, Owner},
     config::Config,
-    dataplane::{self, DataPlane, Offloads, Service},
+    dataplane::{self, DataPlane, Service},
     folder::{Folder, Membership},
+    offloads::Offloads,
 };
 use anyhow::Result;
 use meshward_datapath::{Endpoint, EndpointStats, LocalWorkload, RESUME_WINDOW, Slot};
@@ -90,7 +91,8 @@ impl Node {
         let view = folder.view()?;
         let attachments: Vec<Attachment> = folder.workloads()?;
         let mut state = State { view, ..State::default() };
-        let data_plane = DataPlane::start(config.workers)?;
+        let wanted = Offloads::without(&config.disable_offloads);
+        let data_plane = DataPlane::start(config.workers, wanted)?;
         let node = Self {
             membership,
             config,
@@ -227,7 +229,8 @@ impl Node {
         let spec = state.view.network(&network).cloned().ok_or_else(gone)?;
         let service = state.endpoints.get(&network).ok_or_else(gone)?.service.clone();
         let opening = attachment.clone();
-        let opened = tokio::task::spawn_blocking(move || opening.open(&spec)).await;
+        let wanted = Offloads::without(&self.config.disable_offloads);
+        let opened = tokio::task::spawn_blocking(move || opening.open(&spec, wanted)).await;
         let tun = opened
             .map_err(|panic| Refusal::Failed(panic.to_string()))?
             .map_err(|error| Refusal::Failed(error.to_string()))?;

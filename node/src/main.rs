@@ -10,6 +10,7 @@ mod dial;
 mod folder;
 mod join;
 mod metrics;
+mod offloads;
 mod session;
 mod sys;
 
@@ -21,6 +22,7 @@ use folder::Folder;
 use join::Invitation;
 use meshward_daemon::Mistake;
 use meshward_model::{Labels, NodeName};
+use offloads::Offload;
 use serde::Serialize;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -73,6 +75,10 @@ struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     workers: Option<NonZeroUsize>,
+    /// Leave an offload of the kernel alone, where one is broken; may be given several times
+    #[arg(long = "disable-offload", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    disable_offloads: Vec<Offload>,
     /// An address at which other nodes reach this one; may be given several times
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -2,6 +2,7 @@
 
 mod away;
 mod cli;
+mod datapath;
 mod demo;
 mod guide;
 mod joining;

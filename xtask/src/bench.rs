@@ -1,11 +1,15 @@
 //! Benchmarks, with what they need.
 
 use crate::{cargo, demo, test};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use meshward_bench::{PROGRAMS, Tools};
+use meshward_bench::{PROGRAMS, Row, Tools};
 use meshward_lab::Binaries;
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{ExitCode, Stdio},
+};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -19,16 +23,49 @@ pub struct Options {
     json: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {
-    /// A link between two nodes, beside other userspace WireGuards
+    /// A link between two nodes, beside other overlay networks in userspace
     Link,
+    /// A link between two workloads of one node, beside a bare bridge
+    Local,
+    /// A link with 10,000 rules loaded, beside one with a single rule
+    Rules,
+    /// One node with thousands of peers: whom it reaches, and its memory
+    Node,
+    /// The packet path by itself: new flows through the filter, and packets through an endpoint beside boringtun's engine
+    Datapath,
 }
 
 /// Crates that are compared with, in their own release builds, and what their binaries are called.
 const CRATES: [(&str, &str); 2] = [("gotatun-cli", "gotatun"), ("boringtun-cli", "boringtun-cli")];
 
 pub fn run(options: &Options) -> Result<ExitCode> {
+    let rows = match options.bench {
+        Bench::Datapath => datapath(options.quick)?,
+        bench => against_programs(bench, options.quick)?,
+    };
+    meshward_bench::print(&rows);
+    if let Some(file) = &options.json {
+        fs::write(file, serde_json::to_vec_pretty(&rows)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The benchmark of the pure crate. It prints its figures as JSON.
+fn datapath(quick: bool) -> Result<Vec<Row>> {
+    let mut command =
+        cargo::command(&["bench", "--locked", "-q", "-p", "meshward-datapath", "--bench", "datapath"]);
+    if quick {
+        command.args(["--", "--quick"]);
+    }
+    let done = command.stderr(Stdio::inherit()).output()?;
+    ensure!(done.status.success(), "the benchmark of meshward-datapath failed");
+    serde_json::from_slice(&done.stdout).context("the benchmark of meshward-datapath printed no figures")
+}
+
+fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
     let missing: Vec<&str> = PROGRAMS
         .iter()
         .filter(|(program, _)| !test::is_there(program))
@@ -38,21 +75,26 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         test::install_packages(&missing)?;
     }
     let others = cargo::binaries("bench-tools");
-    for (name, program) in CRATES {
-        if !others.join("bin").join(program).exists() {
-            println!("Installing {name} ...");
-            cargo::run(cargo::command(&["install", "--locked", name, "--root"]).arg(&others))?;
-        }
+    if bench == Bench::Link {
+        install_crates(&others)?;
     }
     let tools = Tools { ours: Binaries::in_folder(&demo::build()?)?, others };
     let folder = tempfile::tempdir()?;
-    let rows = match options.bench {
-        Bench::Link => meshward_bench::link(&tools, folder.path(), options.quick)?,
-    };
-    meshward_bench::print(&rows);
-    if let Some(file) = &options.json {
-        fs::write(file, serde_json::to_vec_pretty(&rows)?)
-            .with_context(|| format!("cannot write {}", file.display()))?;
+    match bench {
+        Bench::Link => meshward_bench::link(&tools, folder.path(), quick),
+        Bench::Local => meshward_bench::local(&tools, folder.path(), quick),
+        Bench::Rules => meshward_bench::rules(&tools, folder.path(), quick),
+        Bench::Node => meshward_bench::node(&tools, quick),
+        Bench::Datapath => datapath(quick),
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+fn install_crates(folder: &Path) -> Result<()> {
+    for (name, program) in CRATES {
+        if !folder.join("bin").join(program).exists() {
+            println!("Installing {name} ...");
+            cargo::run(cargo::command(&["install", "--locked", name, "--root"]).arg(folder))?;
+        }
+    }
+    Ok(())
 }

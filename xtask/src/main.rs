@@ -1,9 +1,10 @@
-//! Developer commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`.
+//! Developer commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask fuzz`.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod cargo;
 mod demo;
+mod fuzz;
 mod test;
 
 use anyhow::Result;
@@ -24,6 +25,8 @@ enum Command {
     Demo(demo::Options),
     /// Measure the release binaries beside what others use
     Bench(bench::Options),
+    /// Give the data path's pure functions random bytes, and look whether what must hold does
+    Fuzz(fuzz::Options),
     /// Install what the tests need, and run every test
     Test(test::Options),
 }
@@ -42,6 +45,7 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Test(options) => test::run(&options),
     }
 }

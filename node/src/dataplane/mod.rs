@@ -12,10 +12,13 @@ mod worker;
 
 pub use socket::bind;
 
-use crate::sys::{self, Tun};
+use crate::{
+    offloads::Offloads,
+    sys::{self, Tun},
+};
 use anyhow::{Context, Result};
 use handshakes::Queue;
-use meshward_datapath::{Endpoint, LocalWorkload, Slot};
+use meshward_datapath::{Endpoint, LocalWorkload, Merging, Slot};
 use meshward_model::NetworkName;
 use nix::{
     errno::Errno,
@@ -77,6 +80,7 @@ impl Token {
 pub struct DataPlane {
     shared: Arc<Shared>,
     queue: Queue,
+    wanted: Offloads,
 }
 
 struct Shared {
@@ -117,38 +121,12 @@ struct Flags {
     batched_receiving: bool,
 }
 
-/// What the kernel does for many packets at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Offloads {
-    /// TUNs give and take super-packets of TCP (TSO).
-    pub tcp_segmentation: bool,
-    /// TUNs give and take super-packets of UDP (USO).
-    pub udp_segmentation: bool,
-    /// The socket sends many datagrams in one call (`UDP_SEGMENT`).
-    pub batched_sending: bool,
-    /// The socket receives many datagrams in one call (`UDP_GRO`).
-    pub batched_receiving: bool,
-}
-
-impl Offloads {
-    /// The names of those that are on.
-    pub fn names(self) -> Vec<String> {
-        let all = [
-            (self.tcp_segmentation, "tso"),
-            (self.udp_segmentation, "uso"),
-            (self.batched_sending, "udp-segment"),
-            (self.batched_receiving, "udp-gro"),
-        ];
-        all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.to_owned()).collect()
-    }
-}
-
 impl DataPlane {
-    /// Starts the threads.
+    /// Starts the threads. `wanted`: which offloads are used where the kernel has them.
     ///
     /// # Errors
     /// If the kernel gives no epoll, eventfd or thread.
-    pub fn start(workers: NonZeroUsize) -> Result<Self> {
+    pub fn start(workers: NonZeroUsize, wanted: Offloads) -> Result<Self> {
         let polls = (0..workers.get()).map(|_| Poll::new()).collect::<nix::Result<_>>()?;
         let shared = Arc::new(Shared {
             workers: polls,
@@ -170,7 +148,7 @@ impl DataPlane {
             .name("handshakes".into())
             .spawn(move || slow.run())
             .context("cannot start the thread for handshakes")?;
-        Ok(Self { shared, queue })
+        Ok(Self { shared, queue, wanted })
     }
 
     /// How many workers there are at the most.
@@ -193,7 +171,15 @@ impl DataPlane {
         endpoint: Endpoint,
         sockets: Vec<UdpSocket>,
     ) -> Result<Arc<Service>> {
-        let gathering = sockets.iter().filter(|socket| sys::receive_marked_and_gathered(*socket)).count();
+        sockets.iter().for_each(sys::receive_marks);
+        let gathers = |socket: &UdpSocket| self.wanted.batched_receiving && sys::gather(socket).is_ok();
+        let gathering = sockets.iter().filter(|socket| gathers(socket)).count();
+        let offloads = Flags {
+            tcp_segmentation: AtomicBool::new(self.wanted.tcp_segmentation),
+            udp_segmentation: AtomicBool::new(self.wanted.udp_segmentation),
+            batched_sending: AtomicBool::new(self.wanted.batched_sending),
+            batched_receiving: gathering == sockets.len(),
+        };
         let active = self.shared.active.lock();
         let mut services = self.shared.services.write();
         let free = services.iter().position(Option::is_none);
@@ -203,12 +189,6 @@ impl DataPlane {
             let watched = self.shared.poll(at, *active).watch(socket, token);
             watched.with_context(|| format!("the socket of network {network} cannot be polled"))?;
         }
-        let offloads = Flags {
-            tcp_segmentation: AtomicBool::new(true),
-            udp_segmentation: AtomicBool::new(true),
-            batched_sending: AtomicBool::new(true),
-            batched_receiving: gathering == sockets.len(),
-        };
         let service = Arc::new(Service {
             endpoint,
             number,
@@ -321,6 +301,12 @@ impl Poll {
 }
 
 impl Service {
+    /// What its workloads' interfaces take merged.
+    fn merging(&self) -> Merging {
+        let Flags { tcp_segmentation, udp_segmentation, .. } = &self.offloads;
+        Merging { tcp: tcp_segmentation.load(Relaxed), udp: udp_segmentation.load(Relaxed) }
+    }
+
     /// What the kernel does for it.
     pub fn offloads(&self) -> Offloads {
         let Flags { tcp_segmentation, udp_segmentation, batched_sending, batched_receiving } = &self.offloads;

@@ -78,6 +78,7 @@ impl Worker {
                 // An ICMP error about something that was sent; the next call goes on.
                 Err(_) => continue,
             };
+            self.lane.set_merging(service.merging());
             let mut outlet = Outlet::new(service, self.number);
             let mut round = service.endpoint.round(&mut self.lane, Instant::now());
             for number in 0..count {

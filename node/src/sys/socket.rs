@@ -28,13 +28,16 @@ fn set_option(socket: &impl AsRawFd, level: c_int, name: c_int, value: c_int) ->
     Ok(())
 }
 
-/// Has the kernel say which ECN field each datagram came with, and gather datagrams of one sender (`UDP_GRO`, udp(7)).
-/// Gives whether it gathers.
-pub fn receive_marked_and_gathered(socket: &impl AsRawFd) -> bool {
+/// Has the kernel say which ECN field each datagram came with.
+pub fn receive_marks(socket: &impl AsRawFd) {
     // An IPv6 socket receives from IPv4 addresses, too; without these options, marks are lost and nothing else.
     let _ = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1);
     let _ = set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
-    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok()
+}
+
+/// Has the kernel gather datagrams of one sender (`UDP_GRO`, udp(7)).
+pub fn gather(socket: &impl AsRawFd) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
 /// Lets several sockets of this process have one port. To be called after the first was bound, so that a port that another
@@ -293,7 +296,8 @@ mod tests {
         for host in ["127.0.0.1", "::1"] {
             let (receiver, sender) =
                 (UdpSocket::bind((host, 0)).unwrap(), UdpSocket::bind((host, 0)).unwrap());
-            let gathers = receive_marked_and_gathered(&receiver);
+            receive_marks(&receiver);
+            let gathers = gather(&receiver).is_ok();
             let to = receiver.local_addr().unwrap();
             let datagrams = [&[1; 1000][..], &[2; 1000], &[3; 500]].concat();
             send(&sender, &datagrams, Outgoing { to, class: 2, segment: Some(1000) }).unwrap();

@@ -20,7 +20,8 @@ nix::ioctl_write_int_bad!(tun_set_offload, nix::request_code_write!(b'T', 208, s
 nix::ioctl_write_int_bad!(tun_set_persist, nix::request_code_write!(b'T', 203, size_of::<c_int>()));
 
 // Offloads of linux/if_tun.h: checksum, TCP over IPv4 and IPv6, UDP over IPv4 and IPv6 (kernel 6.2).
-const CHECKSUM_AND_TCP: c_int = 0x01 | 0x02 | 0x04;
+const CHECKSUM: c_int = 0x01;
+const TCP: c_int = 0x02 | 0x04;
 const UDP: c_int = 0x20 | 0x40;
 
 /// An open TUN device.
@@ -36,7 +37,8 @@ pub struct Tun {
 
 /// Opens the TUN device `name` in the namespace of the calling thread, making it if it is not there. It outlives this
 /// process until [`delete_tun_at_close`] is called (`TUNSETPERSIST`).
-pub fn open_tun(name: &str) -> io::Result<Tun> {
+/// `tcp` and `udp`: whether super-packets are asked for.
+pub fn open_tun(name: &str, tcp: bool, udp: bool) -> io::Result<Tun> {
     let device: File =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
     // SAFETY: an `ifreq` is plain data for which all zeroes is a valid value.
@@ -56,9 +58,11 @@ pub fn open_tun(name: &str) -> io::Result<Tun> {
         // SAFETY: the descriptor is an attached TUN; the argument is an integer.
         unsafe { tun_set_offload(device.as_raw_fd(), which) }.is_ok()
     };
-    let udp_offload = offload(CHECKSUM_AND_TCP | UDP);
-    let tcp_offload = udp_offload || offload(CHECKSUM_AND_TCP);
-    Ok(Tun { fd: device.into(), tcp_offload, udp_offload })
+    let tcp_flags = if tcp { TCP } else { 0 };
+    let udp_offload = udp && offload(CHECKSUM | tcp_flags | UDP);
+    // A kernel that knows less gets asked for less.
+    let rest = udp_offload || offload(CHECKSUM | tcp_flags);
+    Ok(Tun { fd: device.into(), tcp_offload: tcp && rest, udp_offload })
 }
 
 /// Has the device disappear when its descriptor is closed.
