@@ -11,7 +11,7 @@ mod report;
 mod swarm;
 
 pub use contender::{PROGRAMS, Tools};
-pub use link::link;
+pub use link::{link, round_trips};
 pub use local::{local, rules};
 pub use node::node;
 pub use report::{Row, print};

@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::Result;
 use meshward_lab::{Site, back_to_back, output};
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command, thread, time::Duration};
 
 /// How the cable between the nodes behaves (ethtool's names).
 const SETTINGS: [(&str, &[&str]); 3] = [
@@ -26,6 +26,8 @@ const LOADS: [(&str, Load); 4] =
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
+    /// Whether loads are sent, or only round trips measured.
+    pub loads: bool,
     /// Pairs of runs, ours and theirs.
     pub pairs: usize,
     /// How long each load is sent.
@@ -38,15 +40,27 @@ struct Run {
     round_trip: f64,
 }
 
-/// Measures. `quick` takes one short pair, to see that it works.
+/// Measures throughput and round trips. `quick` takes one short pair, to see that it works.
 ///
 /// # Errors
 /// If somebody's tunnel does not come up.
 pub fn link(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
+    in_all_settings(tools, folder, quick, true)
+}
+
+/// Measures round trips alone.
+///
+/// # Errors
+/// If somebody's tunnel does not come up.
+pub fn round_trips(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
+    in_all_settings(tools, folder, quick, false)
+}
+
+fn in_all_settings(tools: &Tools, folder: &Path, quick: bool, loads: bool) -> Result<Vec<Row>> {
     let extent = if quick {
-        Extent { pairs: 1, time: Duration::from_secs(1) }
+        Extent { loads, pairs: 1, time: Duration::from_secs(1) }
     } else {
-        Extent { pairs: 5, time: Duration::from_secs(3) }
+        Extent { loads, pairs: 5, time: Duration::from_secs(3) }
     };
     let mut rows = Vec::new();
     for (setting, features) in SETTINGS {
@@ -74,7 +88,9 @@ fn in_setting(
             runs.push(run(other, tools, folder, extent, features)?);
         }
     }
-    Ok(compare(setting, &ours, &theirs, &floors))
+    let mut rows = if extent.loads { compare(setting, &ours, &theirs, &floors) } else { Vec::new() };
+    rows.extend(compare_round_trips(setting, &ours, &theirs));
+    Ok(rows)
 }
 
 fn run(contender: Contender, tools: &Tools, folder: &Path, extent: Extent, features: &[&str]) -> Result<Run> {
@@ -86,9 +102,12 @@ fn run(contender: Contender, tools: &Tools, folder: &Path, extent: Extent, featu
     let tunnel = contender.start(tools, &sites, folder)?;
     // The handshake, and a first look at whether anything passes.
     tunnel.round_trip(10)?;
-    let outcomes =
-        LOADS.iter().map(|(_, load)| tunnel.run(*load, extent.time, folder)).collect::<Result<_>>()?;
-    Ok(Run { outcomes, round_trip: tunnel.round_trip(200)? })
+    // Before any load, on a link that has come to rest.
+    thread::sleep(Duration::from_millis(500));
+    let round_trip = tunnel.round_trip(400)?;
+    let loads: &[(&str, Load)] = if extent.loads { &LOADS } else { &[] };
+    let outcomes = loads.iter().map(|(_, load)| tunnel.run(*load, extent.time, folder));
+    Ok(Run { outcomes: outcomes.collect::<Result<_>>()?, round_trip })
 }
 
 /// How many times their TCP ours is to be.
@@ -140,11 +159,14 @@ fn compare(setting: &str, ours: &[Run], theirs: &[Vec<Run>], floors: &[f64]) -> 
             best(&all(&cpu), false).map(|(name, theirs)| figures.against(name, theirs, Target::None)),
         );
     }
-    let trip = |run: &Run| run.round_trip;
-    let (case, ours) = (format!("rtt/{setting}"), each(ours, &trip));
-    let figures = Figures { bench: "link", case, metric: "round trip", unit: "us", ours: &ours };
-    rows.extend(
-        best(&all(&trip), false).map(|(name, theirs)| figures.against(name, theirs, Target::AtMost(1.0))),
-    );
     rows
+}
+
+fn compare_round_trips(setting: &str, ours: &[Run], theirs: &[Vec<Run>]) -> Option<Row> {
+    let each = |runs: &[Run]| -> Vec<f64> { runs.iter().map(|run| run.round_trip).collect() };
+    let all: Vec<(&'static str, Vec<f64>)> =
+        OTHERS.iter().zip(theirs).map(|(other, runs)| (other.name(), each(runs))).collect();
+    let (case, ours) = (format!("rtt/{setting}"), each(ours));
+    let figures = Figures { bench: "link", case, metric: "round trip", unit: "us", ours: &ours };
+    best(&all, false).map(|(name, theirs)| figures.against(name, theirs, Target::AtMost(1.0)))
 }

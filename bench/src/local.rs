@@ -75,7 +75,7 @@ fn bare_bridge() -> Result<Tunnel> {
 /// # Errors
 /// If a daemon does not come up.
 pub fn rules(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
-    let (runs, time) = if quick { (1, Duration::from_secs(1)) } else { (15, Duration::from_secs(2)) };
+    let (runs, time) = if quick { (1, Duration::from_secs(1)) } else { (41, Duration::from_secs(1)) };
     let many = start_ours(tools, &back_to_back(["left", "right"])?, 10_000)?;
     let one = start_ours(tools, &back_to_back(["left", "right"])?, 1)?;
     let mut rows = Vec::new();

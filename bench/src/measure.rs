@@ -99,7 +99,7 @@ impl Tunnel {
         socket.connect(address)?;
         let answering = thread::spawn(move || {
             let mut buffer = [0; 64];
-            while let Ok((length, from)) = echo.recv_from(&mut buffer) {
+            while let Ok((length @ 1.., from)) = echo.recv_from(&mut buffer) {
                 let _ = echo.send_to(&buffer[..length], from);
             }
         });
@@ -112,6 +112,8 @@ impl Tunnel {
             }
             thread::sleep(Duration::from_millis(2));
         }
+        // An empty one ends the echo; if it is lost, the echo's patience does.
+        let _ = socket.send(&[]);
         let _ = answering.join();
         if trips.len() < times / 2 {
             bail!("only {} of {times} round trips came back", trips.len());

@@ -468,6 +468,26 @@ fn packets_that_wait_for_a_session_are_bounded_and_judged_again() {
 }
 
 #[test]
+fn packets_for_a_peer_whose_place_is_not_known_wait_until_it_comes() {
+    let mut pair = Pair::new();
+    let peer = PeerSpec {
+        public_key: SecretKey::from_bytes([2; 32]).public(),
+        candidates: vec![],
+        prefixes: vec!["10.42.1.0/24".parse().unwrap()],
+        vouches: vec![],
+    };
+    pair.apply(0, &[Change::Drop(ItemKey::Peer(network(), name(1)))]);
+    pair.apply(0, &[Change::Put(ItemKey::Peer(network(), name(1)), Item::Peer(peer))]);
+    pair.send(0, &to_api());
+    assert!(pair.nodes[1].wire.delivered.is_empty());
+    // Node 1 has something to say, which no rule lets arrive: the session stands all the same.
+    let any = AclEntry { protocol: Protocol::Tcp, ports: PortRange::ALL };
+    pair.apply(1, &[Change::Put(ItemKey::Link(network(), API, WEB), Item::Link(Acl::new(vec![any])))]);
+    pair.send(1, &packet("10.42.1.1", "10.42.0.1", 6, (1, 2), b""));
+    assert_eq!(pair.nodes[1].wire.delivered, [to_api()]);
+}
+
+#[test]
 fn under_load_a_handshake_takes_a_cookie_and_has_a_limit() {
     let mut pair = Pair::new();
     let (now, slot) = (pair.now, pair.nodes[0].slot);

@@ -274,8 +274,17 @@ impl<'a> Round<'a> {
             }
         }
         drop(window);
-        if opened && peer.note_received(self.millis, &session, from, bytes) {
-            self.want_handshake(&peer, sink);
+        if opened {
+            let heard = peer.note_received(self.millis, &session, from, bytes);
+            if heard.handshake_is_due {
+                self.want_handshake(&peer, sink);
+            }
+            if heard.session_is_new {
+                self.sending = None;
+                for packet in peer.take_staged(&self.endpoint.wireguard.staged) {
+                    self.release(peer.slot as usize, packet, sink);
+                }
+            }
         }
         at
     }

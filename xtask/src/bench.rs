@@ -27,6 +27,8 @@ pub struct Options {
 enum Bench {
     /// A link between two nodes, beside other overlay networks in userspace
     Link,
+    /// The same, round trips alone
+    RoundTrips,
     /// A link between two workloads of one node, beside a bare bridge
     Local,
     /// A link with 10,000 rules loaded, beside one with a single rule
@@ -75,13 +77,14 @@ fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
         test::install_packages(&missing)?;
     }
     let others = cargo::binaries("bench-tools");
-    if bench == Bench::Link {
+    if matches!(bench, Bench::Link | Bench::RoundTrips) {
         install_crates(&others)?;
     }
     let tools = Tools { ours: Binaries::in_folder(&demo::build()?)?, others };
     let folder = tempfile::tempdir()?;
     match bench {
         Bench::Link => meshward_bench::link(&tools, folder.path(), quick),
+        Bench::RoundTrips => meshward_bench::round_trips(&tools, folder.path(), quick),
         Bench::Local => meshward_bench::local(&tools, folder.path(), quick),
         Bench::Rules => meshward_bench::rules(&tools, folder.path(), quick),
         Bench::Node => meshward_bench::node(&tools, quick),

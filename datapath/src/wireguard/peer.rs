@@ -71,6 +71,20 @@ struct Path {
     next: Option<Arc<Session>>,
 }
 
+impl Path {
+    fn is_next(&self, session: &Arc<Session>) -> bool {
+        self.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session))
+    }
+}
+
+/// What follows from something that a peer has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heard {
+    pub handshake_is_due: bool,
+    /// The peer has begun to use a session that it asked for: now it can be sent with.
+    pub session_is_new: bool,
+}
+
 /// What handshakes need to know.
 #[derive(Default)]
 pub(crate) struct Handshake {
@@ -205,8 +219,8 @@ impl Peer {
         }
     }
 
-    /// Notes what came from `from` by a session: `bytes` of data, zero for a keepalive. `true` if a handshake is due.
-    pub fn note_received(&self, now: Millis, session: &Arc<Session>, from: SocketAddr, bytes: u64) -> bool {
+    /// Notes what came from `from` by a session: `bytes` of data, zero for a keepalive.
+    pub fn note_received(&self, now: Millis, session: &Arc<Session>, from: SocketAddr, bytes: u64) -> Heard {
         if self.unanswered.load(Relaxed) != 0 {
             self.unanswered.store(0, Relaxed);
         }
@@ -218,22 +232,22 @@ impl Peer {
         }
         let news = {
             let path = self.path.read();
-            path.address != Some(from) || path.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session))
+            path.address != Some(from) || path.is_next(session)
         };
-        if news {
-            self.take_up(session, from);
-        }
-        session.initiator && now.since(session.born) >= REJECT_AFTER - KEEPALIVE - REKEY_TIMEOUT
+        let due = session.initiator && now.since(session.born) >= REJECT_AFTER - KEEPALIVE - REKEY_TIMEOUT;
+        Heard { handshake_is_due: due, session_is_new: news && self.take_up(session, from) }
     }
 
-    /// The peer speaks from a new address, or has begun to use the next session.
-    fn take_up(&self, session: &Arc<Session>, from: SocketAddr) {
+    /// The peer speaks from a new address, or has begun to use the next session: whether that.
+    fn take_up(&self, session: &Arc<Session>, from: SocketAddr) -> bool {
         let mut path = self.path.write();
         path.address = Some(from);
-        if path.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session)) {
+        let new = path.is_next(session);
+        if new {
             path.previous = path.current.take();
             path.current = path.next.take();
         }
+        new
     }
 
     /// Notes that a message of a handshake proved that the peer is at `from`.

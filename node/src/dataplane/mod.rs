@@ -104,6 +104,8 @@ pub struct Service {
     /// The endpoint.
     pub endpoint: Endpoint,
     number: u32,
+    /// Whether its sockets are of IPv6, and reach IPv4 by mapped addresses.
+    ipv6: bool,
     /// As many as there are workers.
     sockets: Vec<UdpSocket>,
     /// The workloads' interfaces by slot.
@@ -192,6 +194,7 @@ impl DataPlane {
         let service = Arc::new(Service {
             endpoint,
             number,
+            ipv6: sockets.iter().all(|socket| socket.local_addr().is_ok_and(|address| address.is_ipv6())),
             sockets,
             interfaces: RwLock::default(),
             offloads,

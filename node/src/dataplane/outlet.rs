@@ -16,16 +16,14 @@ pub struct Outlet<'a> {
     service: &'a Service,
     interfaces: RwLockReadGuard<'a, Vec<Option<Tun>>>,
     socket: &'a UdpSocket,
-    ipv6: bool,
     queue: &'a Queue,
 }
 
 impl<'a> Outlet<'a> {
     /// The one of a worker.
     pub fn new(service: &'a Service, worker: usize) -> Self {
-        let socket = &service.sockets[worker];
-        let ipv6 = socket.local_addr().is_ok_and(|address| address.is_ipv6());
-        Self { service, interfaces: service.interfaces.read(), socket, ipv6, queue: &service.queue }
+        let interfaces = service.interfaces.read();
+        Self { service, interfaces, socket: &service.sockets[worker], queue: &service.queue }
     }
 
     /// A workload's interface.
@@ -53,7 +51,7 @@ impl Sink for Outlet<'_> {
 
     fn to_network(&mut self, to: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool {
         let to = match to.ip() {
-            IpAddr::V4(ip) if self.ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
+            IpAddr::V4(ip) if self.service.ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
             _ => to,
         };
         let one = Outgoing { to, class: ecn.class(), segment: None };
