@@ -171,12 +171,8 @@ impl<'a> Round<'a> {
 
     /// Sends a packet that waited for a session, if the rules of now still allow it. It has been counted.
     pub(crate) fn release(&mut self, place: usize, mut packet: Vec<u8>, sink: &mut impl Sink) {
-        let Ok(headers) = Headers::parse(&packet) else {
-            return self.send_vouch(place, &packet, sink);
-        };
-        if vouch::decode(&packet).is_some() {
-            return self.send_vouch(place, &packet, sink);
-        }
+        let from_workload = Headers::parse(&packet).ok().filter(|_| vouch::decode(&packet).is_none());
+        let Some(headers) = from_workload else { return self.send_vouch(place, &packet, sink) };
         let admitted = self
             .tables
             .local_at(headers.source)

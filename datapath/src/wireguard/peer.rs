@@ -312,24 +312,15 @@ impl Peer {
 
     /// Forgets keys that nobody can use any more.
     pub fn forget_old_sessions(&self, now: Millis) {
-        let old = |session: &Option<Arc<Session>>| {
-            session.as_ref().is_some_and(|session| now.since(session.born) >= FORGET_AFTER)
-        };
+        let old = |session: &Arc<Session>| now.since(session.born) >= FORGET_AFTER;
         let any = {
-            let path = self.path.read();
-            old(&path.current) || old(&path.previous) || old(&path.next)
+            let Path { current, previous, next, .. } = &*self.path.read();
+            [current, previous, next].into_iter().flatten().any(old)
         };
         if any {
-            let mut path = self.path.write();
-            for session in 0..3 {
-                let session = match session {
-                    0 => &mut path.current,
-                    1 => &mut path.previous,
-                    _ => &mut path.next,
-                };
-                if old(session) {
-                    *session = None;
-                }
+            let Path { current, previous, next, .. } = &mut *self.path.write();
+            for session in [current, previous, next] {
+                session.take_if(|session| old(session));
             }
         }
     }

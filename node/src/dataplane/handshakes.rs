@@ -10,7 +10,6 @@ use meshward_datapath::{Lane, MOST_HANDSHAKE, Now};
 use std::{
     fs,
     net::SocketAddr,
-    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -93,14 +92,14 @@ pub struct Handshakes {
 
 impl Handshakes {
     pub fn new(shared: Arc<Shared>, queue: Queue, tasks: Receiver<Task>) -> Self {
-        let all = NonZeroUsize::new(shared.workers.len()).unwrap_or(NonZeroUsize::MIN);
+        let balance = Balance::new(shared.all());
         Self {
             shared,
             queue,
             tasks,
             lane: Lane::default(),
             loaded_until: None,
-            balance: Balance::new(all),
+            balance,
             balanced: Instant::now(),
         }
     }
@@ -170,7 +169,7 @@ impl Handshakes {
         // A kernel that does not tell gets all workers.
         let next = match usage.collect::<Option<Vec<Usage>>>() {
             Some(usage) => self.balance.decide(passed, &usage),
-            None => NonZeroUsize::new(self.shared.workers.len()).unwrap_or(NonZeroUsize::MIN),
+            None => self.shared.all(),
         };
         self.shared.spread(next);
     }

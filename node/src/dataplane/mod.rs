@@ -155,7 +155,7 @@ impl DataPlane {
 
     /// How many workers there are at the most.
     pub fn workers(&self) -> NonZeroUsize {
-        NonZeroUsize::new(self.shared.workers.len()).unwrap_or(NonZeroUsize::MIN)
+        self.shared.all()
     }
 
     /// How many of them carry packets now.
@@ -246,6 +246,11 @@ impl DataPlane {
 }
 
 impl Shared {
+    /// How many workers there are.
+    fn all(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.workers.len()).unwrap_or(NonZeroUsize::MIN)
+    }
+
     /// Where the socket or the interface with a number is read while so many workers are active.
     fn poll(&self, number: usize, active: NonZeroUsize) -> &Poll {
         &self.workers[number % active]
