@@ -1,5 +1,5 @@
 use super::*;
-use crate::{offload::Kind, packet::build::packet, wireguard::OVERHEAD};
+use crate::{Parts, offload::Kind, packet::build::packet, wireguard::OVERHEAD};
 use meshward_model::{
     Acl, AclEntry, NetworkName, PortRange, Protocol,
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
@@ -517,4 +517,63 @@ fn under_load_a_handshake_takes_a_cookie_and_has_a_limit() {
     let answered = (0..100).filter(|_| loaded(&mut pair, 1, &initiation).is_some()).count();
     assert_eq!(answered, 0, "an initiation is taken once");
     assert!(pair.drops(1, Cause::HandshakeLimit) > 90);
+}
+
+/// Takes everything, and keeps nothing but what the kernel would copy.
+struct Quiet {
+    datagrams: Vec<u8>,
+    size: usize,
+    delivered: usize,
+}
+
+impl Sink for Quiet {
+    fn to_workload(&mut self, _: Slot, _: Offload, packet: Parts<'_>) -> bool {
+        self.delivered += packet.iter().map(<[u8]>::len).sum::<usize>();
+        true
+    }
+    fn to_network(&mut self, _: SocketAddr, _: Ecn, datagrams: &[u8], size: usize) -> bool {
+        self.datagrams.extend_from_slice(datagrams);
+        self.size = size;
+        true
+    }
+    fn to_handshakes(&mut self, _: SocketAddr, _: &[u8]) -> bool {
+        false
+    }
+    fn want_handshakes(&mut self) {}
+}
+
+#[test]
+fn no_packet_of_a_known_flow_allocates_memory() {
+    let mut pair = Pair::new();
+    pair.send(0, &to_api());
+    assert_eq!(pair.nodes[1].wire.delivered.len(), 1, "the session stands");
+    let mut whole = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &[7; 40 * 1380]);
+    (whole[32], whole[33]) = (5 << 4, 0x10);
+    let offload = Offload::Segment { kind: Kind::TcpV4, size: 1380, headers: 40, start: 20 };
+    let small = to_api();
+    let mut wire = Quiet { datagrams: Vec::with_capacity(1 << 17), size: 0, delivered: 0 };
+    let (now, from, [sender, receiver]) = (pair.now, pair.nodes[0].address, &mut pair.nodes);
+    let mut buffer = Vec::with_capacity(1 << 17);
+    let mut carry = |wire: &mut Quiet| {
+        for (offload, packet) in [(offload, &whole[..]), (Offload::None, &small[..])] {
+            buffer.clear();
+            buffer.extend_from_slice(packet);
+            let mut round = sender.endpoint.round(&mut sender.lane, now);
+            round.from_workload(sender.slot, offload, &mut buffer, wire);
+            round.finish(wire);
+            buffer.clear();
+            buffer.append(&mut wire.datagrams);
+            let place = 0..buffer.len();
+            let mut round = receiver.endpoint.round(&mut receiver.lane, now);
+            round.from_network(from, Ecn::NotCapable, &mut buffer, place, wire.size, wire);
+            round.deliver(&mut buffer, wire);
+            round.finish(wire);
+        }
+    };
+    // The first rounds may make room that later ones use again.
+    (0..4).for_each(|_| carry(&mut wire));
+    wire.delivered = 0;
+    let made = allocation_counter::measure(|| (0..256).for_each(|_| carry(&mut wire)));
+    assert!(wire.delivered >= 256 * whole.len(), "everything arrived: {}", wire.delivered);
+    assert_eq!(made.count_total, 0, "{made:?}");
 }

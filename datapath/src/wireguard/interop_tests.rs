@@ -171,3 +171,21 @@ fn our_keepalive_is_one_to_them() {
     assert_eq!(keepalive.len(), OVERHEAD);
     assert!(bench.hand_to_theirs(&keepalive).is_empty());
 }
+
+#[test]
+fn initiations_of_one_peer_are_taken_one_after_the_other() {
+    let mut bench = Bench::new(10);
+    let initiate = |bench: &mut Bench| {
+        let mut room = [0; 200];
+        match bench.theirs.format_handshake_initiation(&mut room, true) {
+            TunnResult::WriteToNetwork(message) => message.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = initiate(&mut bench);
+    assert_eq!(bench.hand_to_ours(&first, false).len(), RESPONSE);
+    let second = initiate(&mut bench);
+    assert!(bench.hand_to_ours(&second, false).is_empty(), "at once after the first");
+    bench.later(Duration::from_millis(BETWEEN_INITIATIONS));
+    assert_eq!(bench.hand_to_ours(&second, false).len(), RESPONSE, "it was not used up");
+}

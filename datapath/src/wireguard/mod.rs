@@ -22,7 +22,7 @@ use meshward_model::PublicKey;
 use message::{INITIATION, RESPONSE, set_number};
 use noise::{Initiator, Responder, Timestamp};
 use parking_lot::{Mutex, RwLock};
-use peer::{Attempt, Due};
+use peer::{Attempt, BETWEEN_INITIATIONS, Due};
 use session::Session;
 use std::{
     collections::HashMap,
@@ -283,7 +283,10 @@ impl Wireguard {
         if handshake.timestamp.is_some_and(|last| begun.timestamp <= last) {
             return Err(Cause::BadCrypto);
         }
-        handshake.timestamp = Some(begun.timestamp);
+        if handshake.taken.is_some_and(|last| now.since(last) < BETWEEN_INITIATIONS) {
+            return Err(Cause::HandshakeLimit);
+        }
+        (handshake.timestamp, handshake.taken) = (Some(begun.timestamp), Some(now));
         let (remote_index, local_index) = (number(message, 4), handshake.next_index(peer.slot));
         let mut response = [0; RESPONSE];
         set_number(&mut response, 0, Kind::Response.number());

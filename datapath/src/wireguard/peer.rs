@@ -30,6 +30,8 @@ const REKEY_TIMEOUT: u64 = 5_000;
 const REKEY_ATTEMPT: u64 = 90_000;
 /// Who has received data and has none to send says so after this long (KEEPALIVE_TIMEOUT).
 const KEEPALIVE: u64 = 10_000;
+/// Initiations of one peer are taken this far apart (the kernel's INITIATIONS_PER_SECOND): each costs public-key cryptography.
+pub(crate) const BETWEEN_INITIATIONS: u64 = 20;
 /// Keys that nobody can use any more are forgotten after this long.
 const FORGET_AFTER: u64 = 3 * REJECT_AFTER;
 
@@ -94,6 +96,8 @@ pub(crate) struct Handshake {
     pub attempt: Option<Attempt>,
     /// The greatest timestamp that it has sent, so that no initiation is taken twice.
     pub timestamp: Option<Timestamp>,
+    /// When its last initiation was taken.
+    pub taken: Option<Millis>,
     /// The cookie that it has given us, and the MAC that a reply has to be for.
     pub cookie: Option<Held>,
     pub mac1: Option<[u8; 16]>,
