@@ -165,7 +165,6 @@ impl Stand {
             public_key: self.node_key,
             candidates: vec![(self.node_at, PORT).into()],
             prefixes: vec!["10.0.0.0/16".parse()?],
-            vouches: vec![],
         };
         let mut common = vec![
             Change::Put(
@@ -255,7 +254,6 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
             public_key: member.public_key(),
             candidates: vec![(member.underlay, PORT).into()],
             prefixes: vec![format!("{}/32", member.address).parse()?],
-            vouches: vec![],
         };
         put(ItemKey::Peer(network.clone(), member.name.clone()), Item::Peer(peer));
         let spec = WorkloadSpec {

@@ -2,31 +2,33 @@
 
 use crate::{
     mesh::{Author, Mesh, Refusal},
-    plans::{nodes, workloads},
-    sessions::Session,
+    plans::{nodes, workloads::Report},
+    sessions::{Next, Session},
 };
 use anyhow::{Context, Result};
 use meshward_daemon::{frames, tls::NodeCertificate};
 use meshward_model::{
-    NodeName,
+    Change, NodeName, Revision,
     control::{
-        ALPN_JOIN, ALPN_SESSION, FromCoordinator, FromNode, JoinReply, JoinRequest, MAX_FRAME,
-        MAX_JOIN_FRAME, WorkloadReport,
+        ALPN_JOIN, ALPN_SESSION, FromCoordinator, FromNode, JoinReply, JoinRequest, MAX_FRAME, MAX_JOIN_FRAME,
     },
-    view::{Shadow, digest},
 };
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rustls::HandshakeData};
 use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::{info, warn};
 
 /// For how long a machine may take to say what it wants.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// Messages of a node that may wait; then its stream is held back.
 const QUEUE: usize = 256;
-/// The most workloads whose start is committed together.
+/// The most starts and stops of one node that are taken together.
 const BATCH: usize = 512;
+/// For how long a node may work out what it has.
+const SHADOW: Duration = Duration::from_secs(30);
+/// A node that has not read for this long is stuck: its session ends, and it is told all that it missed in its next.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// Serves the control channel until the endpoint is closed.
 pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint) {
@@ -160,60 +162,92 @@ impl Serving {
         else {
             anyhow::bail!("the session does not begin with a hello");
         };
-        let session = Arc::new(Session::new(self.node.clone(), version, connection.clone()));
-        self.mesh.sessions.add(session.clone());
+        let (author, node) = (Author::node(&self.node), self.node.clone());
+        let seen = connection.remote_address().ip();
+        self.mesh.change(&author, |world| nodes::set_endpoints(world, &node, &endpoints, seen)).await?;
+        self.report(vec![Report::All(reports)]).await?;
+        // From this look on, the session is told of every revision.
+        let begun = self.mesh.look(|world| {
+            let index = world.nodes.index(&node)?;
+            let session = Arc::new(Session::new(node.clone(), index, version, connection));
+            self.mesh.sessions.add(session.clone());
+            Some((session, world.revision, world.digest_of(&node)))
+        });
+        let (session, current, ours) = begun.context("the node was removed from the mesh")?;
         let _end = RemoveAtEnd(&self.mesh.clone(), session.clone());
         info!(node = %self.node, from = %session.address(), %revision, "session begun");
-        let (author, node) = (Author::node(&self.node), self.node.clone());
-        let seen = session.address().ip();
-        self.mesh.change(&author, |world| nodes::set_endpoints(world, &node, &endpoints, seen)).await?;
-        let done = self.mesh.change(&author, |world| workloads::reconcile(world, &node, &reports)).await?;
-        self.tell_refused(done.outcome).await?;
-        let view = self.mesh.look(|world| world.view_of(&node));
-        let mut shadow = view.shadow();
-        if digest(&shadow) != theirs {
-            shadow = self.compare().await?;
+        if ours == theirs {
+            self.update(current, vec![]).await?;
+        } else {
+            self.compare(&session).await?;
         }
-        self.update(&mut shadow).await?;
+        self.serve(&session).await
+    }
+
+    async fn serve(&mut self, session: &Arc<Session>) -> Result<()> {
+        let (mut sent, mut waiting) = (Instant::now(), false);
         loop {
+            let due = match waiting && session.is_urgent() {
+                true => Instant::now(),
+                false => sent + self.mesh.sessions.pace(),
+            };
             tokio::select! {
-                () = session.wake.notified() => self.update(&mut shadow).await?,
+                () = session.wake.notified() => waiting = true,
+                () = tokio::time::sleep_until(due), if waiting => {
+                    (sent, waiting) = (Instant::now(), false);
+                    match self.mesh.sessions.next(session) {
+                        (_, Next::Wait) => {}
+                        (revision, Next::Send(changes)) => self.update(revision, changes).await?,
+                        (_, Next::Compare) => self.compare(session).await?,
+                    }
+                }
                 message = self.messages.recv() => {
                     let Some(message) = message else { return Ok(()) };
-                    self.take(message, &session).await?;
+                    self.take(message, session).await?;
                 }
             }
         }
     }
 
-    async fn compare(&mut self) -> Result<Shadow> {
-        frames::send(&mut self.send, &FromCoordinator::Compare).await?;
-        let answer = tokio::time::timeout(FIRST_MESSAGE, self.messages.recv()).await?;
-        match answer {
-            Some(FromNode::Shadow(shadow)) => Ok(shadow),
-            _ => anyhow::bail!("the node did not say what it has"),
+    /// Finds out what the node has, and sends what differs from it.
+    async fn compare(&mut self, session: &Arc<Session>) -> Result<()> {
+        self.say(&FromCoordinator::Compare).await?;
+        let mut before = Vec::new();
+        let shadow = loop {
+            let message = tokio::time::timeout(SHADOW, self.messages.recv()).await;
+            match message.context("the node did not say what it has")?.context("the session ended")? {
+                FromNode::Shadow(shadow) => break shadow,
+                _ if before.len() == QUEUE => anyhow::bail!("the node says everything but what it has"),
+                other => before.push(other),
+            }
+        };
+        let view = self.mesh.look(|world| {
+            session.forget_backlog();
+            world.view_of(&self.node)
+        });
+        let changes = view.changes_since(&shadow);
+        self.update(view.revision, changes).await?;
+        for message in before {
+            self.take(message, session).await?;
         }
+        Ok(())
     }
 
-    /// Sends what differs from what the node has.
-    async fn update(&mut self, shadow: &mut Shadow) -> Result<()> {
-        let view = self.mesh.look(|world| world.view_of(&self.node));
-        let changes = view.changes_since(shadow);
-        *shadow = view.shadow();
-        let update = FromCoordinator::Update { revision: view.revision, changes };
-        Ok(frames::send(&mut self.send, &update).await?)
+    async fn update(&mut self, revision: Revision, changes: Vec<Change>) -> Result<()> {
+        self.say(&FromCoordinator::Update { revision, changes }).await
+    }
+
+    async fn say(&mut self, message: &FromCoordinator) -> Result<()> {
+        let sent = tokio::time::timeout(STUCK, frames::send(&mut self.send, message)).await;
+        Ok(sent.context("the node has stopped reading")??)
     }
 
     async fn take(&mut self, message: FromNode, session: &Arc<Session>) -> Result<()> {
         let (author, node) = (Author::node(&self.node), self.node.clone());
         match message {
-            FromNode::Enforced(revision) => self.mesh.sessions.note_enforced(session, revision),
-            FromNode::Started(report) => return self.take_started(report, session).await,
-            FromNode::Stopped(id) => {
-                self.mesh
-                    .change(&author, |world| workloads::stop(world, &node, std::slice::from_ref(&id)))
-                    .await?;
-            }
+            FromNode::Enforced(revision) => session.note_enforced(revision),
+            FromNode::Started(report) => return self.take_reports(Report::Started(report), session).await,
+            FromNode::Stopped(id) => return self.take_reports(Report::Stopped(id), session).await,
             FromNode::Endpoint(report) => {
                 let seen = session.address().ip();
                 let reports = [report];
@@ -225,32 +259,28 @@ impl Serving {
         Ok(())
     }
 
-    /// Commits a start, and whatever starts wait behind it, in one transaction.
-    async fn take_started(&mut self, first: WorkloadReport, session: &Arc<Session>) -> Result<()> {
+    /// Takes a start or a stop, and whatever of these waits behind it.
+    async fn take_reports(&mut self, first: Report, session: &Arc<Session>) -> Result<()> {
         let (mut reports, mut other) = (vec![first], None);
-        while reports.len() < BATCH {
+        while reports.len() < BATCH && other.is_none() {
             match self.messages.try_recv() {
-                Ok(FromNode::Started(report)) => reports.push(report),
-                Ok(message) => {
-                    other = Some(message);
-                    break;
-                }
+                Ok(FromNode::Started(report)) => reports.push(Report::Started(report)),
+                Ok(FromNode::Stopped(id)) => reports.push(Report::Stopped(id)),
+                Ok(message) => other = Some(message),
                 Err(_) => break,
             }
         }
-        let (author, node) = (Author::node(&self.node), self.node.clone());
-        let done = self.mesh.change(&author, |world| workloads::start(world, &node, &reports)).await?;
-        self.tell_refused(done.outcome).await?;
+        self.report(reports).await?;
         match other {
             Some(message) => Box::pin(self.take(message, session)).await,
             None => Ok(()),
         }
     }
 
-    async fn tell_refused(&mut self, refused: workloads::Refused) -> Result<()> {
-        for (workload, reason) in refused {
+    async fn report(&mut self, reports: Vec<Report>) -> Result<()> {
+        for (workload, reason) in self.mesh.admissions.report(&self.node, reports).await? {
             warn!(node = %self.node, %workload, "refused: {reason}");
-            frames::send(&mut self.send, &FromCoordinator::Refused { workload, reason }).await?;
+            self.say(&FromCoordinator::Refused { workload, reason }).await?;
         }
         Ok(())
     }
@@ -260,7 +290,7 @@ impl Serving {
         let (author, node, key) = (Author::node(&self.node), self.node.clone(), read.key.to_string());
         self.mesh.change(&author, |world| nodes::set_key(world, &node, &key)).await?;
         info!(node = %self.node, "certificate renewed");
-        Ok(frames::send(&mut self.send, &FromCoordinator::Renewed { certificate }).await?)
+        self.say(&FromCoordinator::Renewed { certificate }).await
     }
 }
 

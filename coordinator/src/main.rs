@@ -1,6 +1,7 @@
 //! `meshward-coordinator`: the CA, the API, the policy compiler and the distribution of one mesh.
 #![forbid(unsafe_code)]
 
+mod admissions;
 mod api;
 mod ca;
 mod config;
@@ -12,7 +13,6 @@ mod plans;
 mod records;
 mod sessions;
 mod store;
-mod view;
 mod world;
 
 use anyhow::{Context, Result};
@@ -101,7 +101,7 @@ async fn start(arguments: Arguments) -> Result<()> {
         )
     })?;
     let lifetime = Duration::from_secs(config.certificate_seconds);
-    let mesh = Arc::new(Mesh::open(ca, Box::new(store), lifetime)?);
+    let mesh = Mesh::open(ca, Box::new(store), lifetime)?;
     let certificate = Arc::new(ca::ServerCertificate::new(mesh.ca.clone(), config.names.clone())?);
 
     let (tcp, udp, listen) = listen(config.listen)?;

@@ -1,14 +1,16 @@
 //! The one way to change the mesh: plan on the world, commit to the store, follow in the world, wake whom it touches.
 
 use crate::{
+    admissions::{Admissions, admissions},
     ca::Ca,
     records::Mutation,
     sessions::Sessions,
     store::{Note, Store, StoreError},
-    world::{Touched, World},
+    world::World,
 };
 use meshward_model::{NodeName, Revision, api::AuditEntry};
 use parking_lot::{Mutex, RwLock};
+use roaring::RoaringBitmap;
 use std::{sync::Arc, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -59,8 +61,8 @@ impl Author {
 pub struct Done<T> {
     /// The revision that has it.
     pub revision: Revision,
-    /// The nodes that must follow.
-    pub touched: Touched,
+    /// The nodes that must follow, by their indices.
+    pub touched: RoaringBitmap,
     /// What the plan gave.
     pub outcome: T,
 }
@@ -72,6 +74,7 @@ const ATTEMPTS: usize = 16;
 pub struct Mesh {
     pub ca: Arc<Ca>,
     pub sessions: Sessions,
+    pub admissions: Admissions,
     /// How long a node's certificate is good.
     pub certificate_lifetime: Duration,
     world: RwLock<World>,
@@ -84,16 +87,25 @@ impl Mesh {
     ///
     /// # Errors
     /// If the store cannot be read in full.
-    pub fn open(ca: Ca, mut store: Box<dyn Store>, certificate_lifetime: Duration) -> anyhow::Result<Self> {
-        let world = read(&mut *store).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
-        Ok(Self {
+    pub fn open(
+        ca: Ca,
+        mut store: Box<dyn Store>,
+        certificate_lifetime: Duration,
+    ) -> anyhow::Result<Arc<Self>> {
+        let (admissions, desk) = admissions();
+        let contents = store.load()?;
+        let world = World::load(contents.revision, contents.records).map_err(anyhow::Error::msg)?;
+        let mesh = Arc::new(Self {
             ca: Arc::new(ca),
             sessions: Sessions::default(),
+            admissions,
             certificate_lifetime,
             world: RwLock::new(world),
             store: Arc::new(Mutex::new(store)),
             writing: tokio::sync::Mutex::new(()),
-        })
+        });
+        tokio::spawn(desk.work(mesh.clone()));
+        Ok(mesh)
     }
 
     /// Looks at one revision.
@@ -115,7 +127,7 @@ impl Mesh {
             let (planned, made) = self.look(|world| (world.revision, plan(world)));
             let Plan { mutations, action, outcome } = made?;
             if mutations.is_empty() || author.dry_run {
-                return Ok(Done { revision: planned, touched: Touched::new(), outcome });
+                return Ok(Done { revision: planned, touched: RoaringBitmap::new(), outcome });
             }
             let note = Note { at: timestamp(OffsetDateTime::now_utc()), actor: author.actor.clone(), action };
             let mutations = Arc::new(mutations);
@@ -125,20 +137,28 @@ impl Mesh {
             };
             match committed {
                 Ok(revision) => {
-                    let touched = self.world.write().apply(revision, &mutations);
-                    self.sessions.wake(&touched);
+                    let touched = self.follow(revision, &mutations);
                     return Ok(Done { revision, touched, outcome });
                 }
                 Err(StoreError::Conflict { .. }) => {
-                    let world = self.with_store(|store| Ok(read(store))).await.map_err(failed)??;
-                    let everyone = world.nodes.keys().cloned().collect();
-                    *self.world.write() = world;
-                    self.sessions.wake(&everyone);
+                    let contents = self.with_store(|store| store.load()).await.map_err(failed)?;
+                    let mut world = self.world.write();
+                    *world = world.reload(contents.revision, contents.records).map_err(Refusal::Failed)?;
+                    self.sessions.compare_all();
                 }
                 Err(error) => return Err(failed(error)),
             }
         }
         Err(Refusal::Failed("other coordinators keep writing first; try again".into()))
+    }
+
+    /// Follows what the store has taken, and has the nodes told of it. Who looks meanwhile, waits: a session that begins
+    /// has either seen the revision or is told of it.
+    fn follow(&self, revision: Revision, mutations: &[Mutation]) -> RoaringBitmap {
+        let mut world = self.world.write();
+        let deltas = world.apply(revision, mutations);
+        self.sessions.deliver(revision, &deltas);
+        deltas.touched()
     }
 
     /// The newest lines of the audit log.
@@ -157,11 +177,6 @@ impl Mesh {
         let done = tokio::task::spawn_blocking(move || work(&mut **store.lock())).await;
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
-}
-
-fn read(store: &mut dyn Store) -> Result<World, Refusal> {
-    let contents = store.load().map_err(failed)?;
-    World::load(contents.revision, contents.records).map_err(Refusal::Failed)
 }
 
 fn failed(error: StoreError) -> Refusal {

@@ -114,6 +114,16 @@ pub enum RecordKey {
 }
 
 impl Record {
+    /// In which order records are taken up: each after those that it names.
+    pub fn rank(&self) -> u8 {
+        match self {
+            Self::Network(_) | Self::Quarantine(_) => 0,
+            Self::Node(_) => 1,
+            Self::Identity(_) | Self::Policy(_) => 2,
+            Self::Token(_) | Self::Credential(_) | Self::Workload(_) => 3,
+        }
+    }
+
     pub fn key(&self) -> RecordKey {
         match self {
             Self::Network(record) => RecordKey::Network(record.name.clone()),

@@ -1,16 +1,17 @@
-//! The nodes that are connected: waking them, waiting for them, asking them.
+//! The nodes that are connected: telling them what is new, waiting for them, asking them.
 
-use crate::world::Touched;
+use crate::world::Deltas;
 use futures::future::join_all;
 use meshward_daemon::frames;
 use meshward_model::{
-    NodeName, Revision,
+    Change, NodeName, Revision,
     control::{Answer, MAX_FRAME, Question},
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use quinn::Connection;
+use roaring::RoaringBitmap;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::{
         Arc,
@@ -18,36 +19,131 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// For how long a node may think about a question.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
+/// The most changes that wait for one node. They are shared with the other nodes that they are for; beyond this the node
+/// is compared with the world instead.
+const BACKLOG: usize = 1 << 16;
+/// How far apart a node's updates are at the least, for each session that there is. Ten thousand nodes together so get at
+/// most twenty thousand messages a second, whatever churns. What is urgent goes at once.
+const PACE: Duration = Duration::from_micros(50);
+const LONGEST_PACE: Duration = Duration::from_secs(1);
 
 /// One node's session.
 pub struct Session {
     pub node: NodeName,
     pub version: String,
     pub connection: Connection,
-    /// Told when the node's view may have changed. A slow node misses no change: it gets the sum of them.
+    /// Told when there is something new for the node.
     pub wake: Notify,
-    enforced: AtomicU64,
+    index: u32,
+    backlog: Mutex<Backlog>,
+    enforced: watch::Sender<Revision>,
+}
+
+/// What waits for a node.
+#[derive(Default)]
+struct Backlog {
+    deltas: VecDeque<(Revision, Arc<[Change]>)>,
+    /// How many changes that are.
+    changes: usize,
+    urgent: bool,
+    /// There was too much to keep: what the node has is to be compared.
+    overflowed: bool,
+}
+
+/// What a session is to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing is new.
+    Wait,
+    /// To send these changes.
+    Send(Vec<Change>),
+    /// To find out what the node has.
+    Compare,
+}
+
+impl Backlog {
+    fn push(&mut self, revision: Revision, changes: &Arc<[Change]>, urgent: bool) {
+        self.urgent |= urgent;
+        if self.overflowed {
+            return;
+        }
+        self.changes += changes.len();
+        if self.changes > BACKLOG {
+            *self = Self { overflowed: true, urgent: self.urgent, ..Self::default() };
+            return;
+        }
+        self.deltas.push_back((revision, changes.clone()));
+    }
+
+    /// Takes what is of `published` and earlier revisions.
+    fn next(&mut self, published: Revision) -> Next {
+        self.urgent = false;
+        if self.overflowed {
+            return Next::Compare;
+        }
+        let mut changes = Vec::new();
+        while let Some((_, delta)) = self.deltas.pop_front_if(|(revision, _)| *revision <= published) {
+            changes.extend(delta.iter().cloned());
+        }
+        self.changes -= changes.len();
+        if changes.is_empty() { Next::Wait } else { Next::Send(changes) }
+    }
 }
 
 impl Session {
-    /// A session whose node has not said anything about what it enforces.
-    pub fn new(node: NodeName, version: String, connection: Connection) -> Self {
-        Self { node, version, connection, wake: Notify::new(), enforced: AtomicU64::new(0) }
+    /// A session whose node has not said anything about what it enforces. `index`: the node's, in the world.
+    pub fn new(node: NodeName, index: u32, version: String, connection: Connection) -> Self {
+        Self {
+            node,
+            version,
+            connection,
+            wake: Notify::new(),
+            index,
+            backlog: Mutex::default(),
+            enforced: watch::Sender::new(Revision(0)),
+        }
     }
 
     /// The revision that the node says it enforces.
     pub fn enforced(&self) -> Revision {
-        Revision(self.enforced.load(Ordering::Acquire))
+        *self.enforced.borrow()
+    }
+
+    /// Notes that the node enforces a revision.
+    pub fn note_enforced(&self, revision: Revision) {
+        self.enforced.send_if_modified(|known| {
+            let newer = revision > *known;
+            *known = revision.max(*known);
+            newer
+        });
     }
 
     /// Where the node's packets come from.
     pub fn address(&self) -> SocketAddr {
         let seen = self.connection.remote_address();
         SocketAddr::new(seen.ip().to_canonical(), seen.port())
+    }
+
+    /// Whether something waits that is not to wait.
+    pub fn is_urgent(&self) -> bool {
+        self.backlog.lock().urgent
+    }
+
+    /// Forgets what waits: the node is about to be compared with a world that has it all.
+    pub fn forget_backlog(&self) {
+        *self.backlog.lock() = Backlog::default();
+    }
+
+    async fn enforces(&self, revision: Revision) {
+        let mut enforced = self.enforced.subscribe();
+        tokio::select! {
+            _ = enforced.wait_for(|known| *known >= revision) => {}
+            _ = self.connection.closed() => {}
+        }
     }
 
     async fn ask(&self, question: Question) -> Option<Answer> {
@@ -64,14 +160,23 @@ impl Session {
 /// All sessions.
 #[derive(Default)]
 pub struct Sessions {
-    by_node: Mutex<HashMap<NodeName, Arc<Session>>>,
-    progress: Notify,
+    table: RwLock<Table>,
+    /// The newest revision of which every backlog has all.
+    published: AtomicU64,
+}
+
+#[derive(Default)]
+struct Table {
+    by_node: HashMap<NodeName, Arc<Session>>,
+    by_index: HashMap<u32, Arc<Session>>,
 }
 
 impl Sessions {
     /// Adds a session; an older one of the same node ends.
     pub fn add(&self, session: Arc<Session>) {
-        let before = self.by_node.lock().insert(session.node.clone(), session);
+        let mut table = self.table.write();
+        table.by_index.insert(session.index, session.clone());
+        let before = table.by_node.insert(session.node.clone(), session);
         if let Some(before) = before {
             before.connection.close(1u32.into(), b"the node has a newer session");
         }
@@ -79,70 +184,127 @@ impl Sessions {
 
     /// Removes a session, if it is still the node's.
     pub fn remove(&self, session: &Arc<Session>) {
-        let mut by_node = self.by_node.lock();
-        if by_node.get(&session.node).is_some_and(|current| Arc::ptr_eq(current, session)) {
-            by_node.remove(&session.node);
+        let mut table = self.table.write();
+        if table.by_node.get(&session.node).is_some_and(|current| Arc::ptr_eq(current, session)) {
+            table.by_node.remove(&session.node);
+            table.by_index.remove(&session.index);
         }
-        drop(by_node);
-        self.progress.notify_waiters();
     }
 
     /// A node's session.
     pub fn get(&self, node: &NodeName) -> Option<Arc<Session>> {
-        self.by_node.lock().get(node).cloned()
+        self.table.read().by_node.get(node).cloned()
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.by_node.lock().len()
+        self.table.read().by_node.len()
     }
 
-    /// Has nodes told what is new for them.
-    pub fn wake(&self, touched: &Touched) {
-        let by_node = self.by_node.lock();
-        for session in touched.iter().filter_map(|node| by_node.get(node)) {
+    /// How far apart a node's updates are at the least.
+    pub fn pace(&self) -> Duration {
+        (PACE * self.count() as u32).min(LONGEST_PACE)
+    }
+
+    /// Has nodes told what a revision changes for them. Called in the order of the revisions; delays nobody, and is delayed
+    /// by nobody.
+    pub fn deliver(&self, revision: Revision, deltas: &Deltas) {
+        let table = self.table.read();
+        for delta in &deltas.all {
+            for session in delta.nodes.iter().filter_map(|node| table.by_index.get(&node)) {
+                session.backlog.lock().push(revision, &delta.changes, deltas.urgent);
+            }
+        }
+        self.published.store(revision.0, Ordering::Release);
+        for session in deltas.touched().iter().filter_map(|node| table.by_index.get(&node)) {
             session.wake.notify_one();
         }
     }
 
+    /// Has every node compared with the world, whatever it was told.
+    pub fn compare_all(&self) {
+        for session in self.table.read().by_node.values() {
+            *session.backlog.lock() = Backlog { overflowed: true, urgent: true, ..Backlog::default() };
+            session.wake.notify_one();
+        }
+    }
+
+    /// What a session is to do next, and the revision that its node then has.
+    pub fn next(&self, session: &Session) -> (Revision, Next) {
+        let published = Revision(self.published.load(Ordering::Acquire));
+        (published, session.backlog.lock().next(published))
+    }
+
     /// Ends a node's session.
     pub fn end(&self, node: &NodeName, why: &str) {
-        if let Some(session) = self.by_node.lock().remove(node) {
+        if let Some(session) = self.get(node) {
+            self.remove(&session);
             session.connection.close(2u32.into(), why.as_bytes());
         }
     }
 
-    /// Notes that a node enforces a revision.
-    pub fn note_enforced(&self, session: &Session, revision: Revision) {
-        session.enforced.fetch_max(revision.0, Ordering::AcqRel);
-        self.progress.notify_waiters();
-    }
-
     /// Waits until the connected ones of `nodes` enforce `revision`, for at most `patience`, and counts those that do.
-    pub async fn wait_enforced(&self, nodes: &Touched, revision: Revision, patience: Duration) -> usize {
-        let deadline = tokio::time::Instant::now() + patience;
-        loop {
-            // Registered before counting, so that no progress goes unnoticed in between.
-            let progress = self.progress.notified();
-            tokio::pin!(progress);
-            progress.as_mut().enable();
-            let connected: Vec<_> = nodes.iter().filter_map(|node| self.get(node)).collect();
-            let enforcing = connected.iter().filter(|session| session.enforced() >= revision).count();
-            if enforcing == connected.len() {
-                return enforcing;
+    pub async fn wait_enforced(
+        &self,
+        nodes: &RoaringBitmap,
+        revision: Revision,
+        patience: Duration,
+    ) -> usize {
+        let connected: Vec<Arc<Session>> = {
+            let table = self.table.read();
+            nodes.iter().filter_map(|node| table.by_index.get(&node).cloned()).collect()
+        };
+        let all = async {
+            // One after the other: the last of them to enforce is waited for in any order.
+            for session in &connected {
+                session.enforces(revision).await;
             }
-            if tokio::time::timeout_at(deadline, progress).await.is_err() {
-                return enforcing;
-            }
-        }
+        };
+        let _ = tokio::time::timeout(patience, all).await;
+        connected.iter().filter(|session| session.enforced() >= revision).count()
     }
 
     /// Asks every connected node.
     pub async fn ask_all(&self, question: Question) -> Vec<(NodeName, Option<Answer>)> {
-        let sessions: Vec<_> = self.by_node.lock().values().cloned().collect();
+        let sessions: Vec<_> = self.table.read().by_node.values().cloned().collect();
         join_all(
             sessions.into_iter().map(async |session| (session.node.clone(), session.ask(question).await)),
         )
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshward_model::{IdentityId, ItemKey};
+
+    fn change(at: u32) -> Change {
+        Change::Drop(ItemKey::Identity("shop".parse().unwrap(), IdentityId(at)))
+    }
+
+    #[test]
+    fn a_backlog_keeps_order_and_holds_back_half_a_revision() {
+        let mut backlog = Backlog::default();
+        backlog.push(Revision(1), &vec![change(1)].into(), false);
+        backlog.push(Revision(1), &vec![change(2)].into(), true);
+        backlog.push(Revision(2), &vec![change(3)].into(), false);
+        assert!(backlog.urgent);
+        assert_eq!(backlog.next(Revision(0)), Next::Wait);
+        assert_eq!(backlog.next(Revision(1)), Next::Send(vec![change(1), change(2)]));
+        assert_eq!(backlog.next(Revision(2)), Next::Send(vec![change(3)]));
+        assert_eq!((backlog.changes, backlog.urgent), (0, false));
+    }
+
+    #[test]
+    fn a_backlog_is_bounded() {
+        let mut backlog = Backlog::default();
+        let delta: Arc<[Change]> = (0..1000).map(change).collect();
+        for at in 0..1000 {
+            backlog.push(Revision(at), &delta, false);
+            assert!(backlog.deltas.len() <= BACKLOG / 1000);
+        }
+        assert_eq!(backlog.next(Revision(1000)), Next::Compare);
+        assert_eq!(backlog.next(Revision(1000)), Next::Compare, "until it was compared");
     }
 }

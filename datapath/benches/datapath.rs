@@ -231,7 +231,6 @@ impl Pair {
                 public_key: secrets[other].public(),
                 candidates: vec![address(other)],
                 prefixes: vec![format!("10.42.{other}.0/24").parse().expect("a prefix")],
-                vouches: vec![],
             };
             changes.push(Change::Put(ItemKey::Peer(network.clone(), name(other)), Item::Peer(peer)));
             for (at, identity) in [(0, WEB), (1, API)] {

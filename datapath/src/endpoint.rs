@@ -131,6 +131,7 @@ impl Endpoint {
                     tables.put_workload(id, Some(spec.clone()));
                 }
                 Change::Drop(ItemKey::Workload(_, id)) => tables.put_workload(id, None),
+                // A held view says item by item what an identity takes with it.
                 _ => {}
             }
         }

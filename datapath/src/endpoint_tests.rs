@@ -132,7 +132,6 @@ impl Pair {
                 public_key: secrets[other].public(),
                 candidates: vec![format!("192.0.2.{other}:51820").parse().unwrap()],
                 prefixes: vec![format!("10.42.{other}.0/24").parse().unwrap()],
-                vouches: vec![if other == 0 { WEB } else { API }],
             };
             let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420 };
             endpoint.apply(
@@ -281,7 +280,16 @@ fn a_dropped_peer_can_neither_send_nor_be_reached() {
 fn a_vouched_workload_is_let_in_only_with_an_identity_of_its_node() {
     for (identity, delivered) in [(WEB, 1), (API, 0)] {
         let mut pair = Pair::new();
-        (0..2).for_each(|at| pair.apply(at, &[Change::Drop(ItemKey::Workload(network(), id(0)))]));
+        // The node runs another workload of `web`; of the one that sends, the coordinator has not spoken.
+        let spec = WorkloadSpec {
+            node: name(0),
+            addresses: vec!["10.42.0.2".parse().unwrap()],
+            identity: WEB,
+            quarantined: false,
+        };
+        let another = Change::Put(ItemKey::Workload(network(), id(2)), Item::Workload(spec));
+        let unspoken = Change::Drop(ItemKey::Workload(network(), id(0)));
+        (0..2).for_each(|at| pair.apply(at, &[another.clone(), unspoken.clone()]));
         // Both rules are there for `api` too, so that only the vouch decides.
         let entry = AclEntry { protocol: Protocol::Tcp, ports: PortRange::ALL };
         let any = Change::Put(ItemKey::Link(network(), API, API), Item::Link(Acl::new(vec![entry])));
@@ -474,7 +482,6 @@ fn packets_for_a_peer_whose_place_is_not_known_wait_until_it_comes() {
         public_key: SecretKey::from_bytes([2; 32]).public(),
         candidates: vec![],
         prefixes: vec!["10.42.1.0/24".parse().unwrap()],
-        vouches: vec![],
     };
     pair.apply(0, &[Change::Drop(ItemKey::Peer(network(), name(1)))]);
     pair.apply(0, &[Change::Put(ItemKey::Peer(network(), name(1)), Item::Peer(peer))]);

@@ -200,7 +200,6 @@ impl End {
             public_key: secret(1 - at).public(),
             candidates: vec![([192, 0, 2, 1 - at], 51820).into()],
             prefixes: vec![prefix],
-            vouches: vec![],
         };
         let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420 };
         endpoint.apply(

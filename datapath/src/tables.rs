@@ -55,6 +55,8 @@ pub(crate) struct Tables {
     /// What the coordinator said of workloads, this node's own included.
     workloads: HashMap<WorkloadId, WorkloadSpec>,
     remote_addresses: HashMap<IpAddr, (usize, Party), RandomState>,
+    /// How many workloads of an identity a peer runs, as the coordinator says: for those it may vouch.
+    hosted: HashMap<(usize, IdentityId), usize>,
     vouched: HashMap<IpAddr, Vouched>,
     peer_places: HashMap<NodeName, usize>,
     peers: Vec<Option<(NodeName, PeerSpec)>>,
@@ -71,6 +73,7 @@ impl Tables {
             local_addresses: HashMap::default(),
             workloads: HashMap::new(),
             remote_addresses: HashMap::default(),
+            hosted: HashMap::new(),
             vouched: HashMap::new(),
             peer_places: HashMap::new(),
             peers: Vec::new(),
@@ -144,6 +147,12 @@ impl Tables {
         };
         if let Some(before) = before.filter(|before| before.node != self.node) {
             let place = self.peer_place(&before.node);
+            if let Some(count) = self.hosted.get_mut(&(place, before.identity)) {
+                *count -= 1;
+                if *count == 0 {
+                    self.hosted.remove(&(place, before.identity));
+                }
+            }
             for address in &before.addresses {
                 if self.remote_addresses.get(address).is_some_and(|(own, _)| *own == place) {
                     self.remote_addresses.remove(address);
@@ -161,6 +170,7 @@ impl Tables {
         }
         let Some(spec) = spec.filter(|spec| spec.node != self.node) else { return };
         let place = self.peer_place(&spec.node);
+        *self.hosted.entry((place, spec.identity)).or_default() += 1;
         let party = Party { identity: spec.identity, quarantined: spec.quarantined };
         for address in spec.addresses {
             self.remote_addresses.insert(address, (place, party));
@@ -204,10 +214,9 @@ impl Tables {
         spec.is_some_and(|(_, spec)| spec.prefixes.iter().any(|prefix: &IpNet| prefix.contains(&address)))
     }
 
-    /// Whether a peer may vouch for an identity at an address.
+    /// Whether a peer may vouch for an identity at an address: it runs other workloads of it, and the address is its own.
     pub fn may_vouch(&self, peer: usize, identity: IdentityId, address: IpAddr) -> bool {
-        let spec = self.peers.get(peer).and_then(Option::as_ref);
-        spec.is_some_and(|(_, spec)| spec.vouches.contains(&identity)) && self.peer_owns(peer, address)
+        self.hosted.contains_key(&(peer, identity)) && self.peer_owns(peer, address)
     }
 
     /// Takes a peer's word for a workload of which the coordinator has not spoken. The peer may give it.

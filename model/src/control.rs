@@ -10,7 +10,7 @@ use crate::{
     keys::PublicKey,
     labels::Labels,
     names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
-    view::{Change, Hash128, Shadow},
+    view::{Change, Digest, Shadow},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::net::{IpAddr, SocketAddr};
@@ -137,7 +137,7 @@ pub enum FromNode {
         /// The revision of the view that it has.
         revision: Revision,
         /// The digest of that view.
-        digest: Hash128,
+        digest: Digest,
         /// Its endpoints.
         endpoints: Vec<EndpointReport>,
         /// All of its workloads.

@@ -22,4 +22,4 @@ pub use labels::{LabelKey, Labels};
 pub use names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName};
 pub use ports::{PortRange, PortSpec, Protocol};
 pub use selector::Selector;
-pub use view::{Change, Item, ItemKey, View};
+pub use view::{Change, HeldView, Item, ItemKey, View};

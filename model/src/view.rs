@@ -1,8 +1,11 @@
 //! What one node is told of the mesh, and how it changes.
 //!
-//! A node's view is a set of items under keys. The coordinator derives it, the node keeps it, and both speak of
-//! its difference only: a [`Change`] puts or drops one item. Every item has a hash, so that a node that comes
+//! A node's view is a set of items under keys. The coordinator derives it, the node holds it ([`HeldView`]), and both
+//! speak of its difference only: a [`Change`] puts or drops items. Every item has a hash, so that a node that comes
 //! back after any time can say what it has, and is told just what differs, whatever the coordinator remembers.
+//!
+//! Two things are left to the node, so that one message fits all whom a change concerns: a peer is held as long as a
+//! held workload runs on it, and to forget an identity is to forget its workloads.
 
 use crate::{
     acl::Acl,
@@ -13,8 +16,9 @@ use crate::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
+    ops::Deref,
 };
 
 /// A network that the node belongs to.
@@ -37,8 +41,6 @@ pub struct PeerSpec {
     pub candidates: Vec<SocketAddr>,
     /// The prefixes that it may send from: its blocks.
     pub prefixes: Vec<IpNet>,
-    /// The identities that its node may vouch for while the coordinator is away.
-    pub vouches: Vec<IdentityId>,
 }
 
 /// A label set under a number.
@@ -124,48 +126,66 @@ pub enum Change {
     Put(ItemKey, Item),
     /// The item is no longer there.
     Drop(ItemKey),
+    /// No link needs the identity any more: it goes, and its workloads with it. Never sent to a node that runs one.
+    Forget(NetworkName, IdentityId),
 }
 
 impl Change {
-    /// The key that changes.
-    pub fn key(&self) -> &ItemKey {
+    /// The network that it is about.
+    pub fn network(&self) -> &NetworkName {
         match self {
-            Self::Put(key, _) | Self::Drop(key) => key,
+            Self::Put(key, _) | Self::Drop(key) => key.network(),
+            Self::Forget(network, _) => network,
         }
     }
 }
 
-/// A 128-bit hash: the first half of SHA-256.
+/// A 128-bit hash of an item under its key: the first half of SHA-256.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hash128([u8; 16]);
 
 impl Hash128 {
-    fn of(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
-        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-        parts.into_iter().for_each(|part| context.update(part.as_ref()));
-        let mut half = [0; 16];
-        half.copy_from_slice(&context.finish().as_ref()[..16]);
-        Self(half)
-    }
-
-    /// The hash of an item's wire form.
-    pub fn of_item(item: &Item) -> Self {
+    /// The hash of the wire form of a key and its item.
+    pub fn of(key: &ItemKey, item: &Item) -> Self {
         // Encoding plain data into memory has no way to fail.
-        Self::of([postcard::to_stdvec(item).expect("items encode into memory")])
+        let bytes = postcard::to_stdvec(&(key, item)).expect("items encode into memory");
+        let mut half = [0; 16];
+        half.copy_from_slice(&ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref()[..16]);
+        Self(half)
     }
 }
 
 /// The hashes of the items under their keys: enough to tell what differs, without the items.
 pub type Shadow = BTreeMap<ItemKey, Hash128>;
 
-/// The hash of a whole shadow, which two sides compare first.
-pub fn digest(shadow: &Shadow) -> Hash128 {
-    let parts = shadow.iter().map(|(key, hash)| {
-        let mut bytes = postcard::to_stdvec(key).expect("keys encode into memory");
-        bytes.extend(hash.0);
-        bytes
-    });
-    Hash128::of(parts)
+/// What two sides compare first: the sum of the hashes of a set of items, modulo 2¹²⁸. It follows a change without a look
+/// at the other items. Both sides are authenticated: it tells apart what went wrong, not what was forged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest(u128);
+
+impl Digest {
+    /// An item has come.
+    pub fn add(&mut self, hash: Hash128) {
+        self.0 = self.0.wrapping_add(u128::from_le_bytes(hash.0));
+    }
+
+    /// An item has gone.
+    pub fn remove(&mut self, hash: Hash128) {
+        self.0 = self.0.wrapping_sub(u128::from_le_bytes(hash.0));
+    }
+
+    /// Other items have come, of which this is the digest.
+    pub fn join(&mut self, other: Self) {
+        self.0 = self.0.wrapping_add(other.0);
+    }
+}
+
+impl FromIterator<Hash128> for Digest {
+    fn from_iter<T: IntoIterator<Item = Hash128>>(hashes: T) -> Self {
+        let mut digest = Self::default();
+        hashes.into_iter().for_each(|hash| digest.add(hash));
+        digest
+    }
 }
 
 /// Everything that one node is told.
@@ -178,32 +198,20 @@ pub struct View {
 }
 
 impl View {
-    /// Applies changes in their order.
-    pub fn apply(&mut self, revision: Revision, changes: &[Change]) {
-        for change in changes {
-            match change {
-                Change::Put(key, item) if key.holds(item) => {
-                    self.items.insert(key.clone(), item.clone());
-                }
-                // A coordinator never sends a key with another key's item; keeping what was is the closed side.
-                Change::Put(..) => {}
-                Change::Drop(key) => {
-                    self.items.remove(key);
-                }
-            }
-        }
-        self.revision = revision;
-    }
-
     /// The hashes of the items.
     pub fn shadow(&self) -> Shadow {
-        self.items.iter().map(|(key, item)| (key.clone(), Hash128::of_item(item))).collect()
+        self.items.iter().map(|(key, item)| (key.clone(), Hash128::of(key, item))).collect()
+    }
+
+    /// The digest of the items.
+    pub fn digest(&self) -> Digest {
+        self.items.iter().map(|(key, item)| Hash128::of(key, item)).collect()
     }
 
     /// The changes that lead from a view with this shadow to this one.
     pub fn changes_since(&self, shadow: &Shadow) -> Vec<Change> {
         let dropped = shadow.keys().filter(|key| !self.items.contains_key(key));
-        let put = self.items.iter().filter(|(key, item)| shadow.get(key) != Some(&Hash128::of_item(item)));
+        let put = self.items.iter().filter(|(key, item)| shadow.get(key) != Some(&Hash128::of(key, item)));
         dropped
             .map(|key| Change::Drop(key.clone()))
             .chain(put.map(|(key, item)| Change::Put(key.clone(), item.clone())))
@@ -244,14 +252,141 @@ impl View {
 
     /// The number under which this view knows a label set.
     pub fn identity_of(&self, network: &NetworkName, labels: &Labels) -> Option<IdentityId> {
-        self.items.iter().find_map(|(key, item)| match (key, item) {
-            (ItemKey::Identity(own, id), Item::Identity(spec))
-                if own == network && spec.labels == *labels =>
-            {
-                Some(*id)
-            }
+        let first = ItemKey::Identity(network.clone(), IdentityId(0));
+        let own = self.items.range(first..).take_while(|(key, _)| matches!(key, ItemKey::Identity(..)));
+        own.filter(|(key, _)| key.network() == network).find_map(|(key, item)| match (key, item) {
+            (ItemKey::Identity(_, id), Item::Identity(spec)) if spec.labels == *labels => Some(*id),
             _ => None,
         })
+    }
+}
+
+type NodeKey = (NetworkName, NodeName);
+type IdentityKey = (NetworkName, IdentityId);
+
+/// A view as a node holds it: with its digest, and with what it takes to follow changes.
+#[derive(Debug, Clone, Default)]
+pub struct HeldView {
+    view: View,
+    digest: Digest,
+    /// How many held workloads run on a node.
+    on_node: HashMap<NodeKey, usize>,
+    of_identity: HashMap<IdentityKey, BTreeSet<WorkloadId>>,
+}
+
+impl Deref for HeldView {
+    type Target = View;
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
+
+impl From<View> for HeldView {
+    fn from(view: View) -> Self {
+        let mut held = Self { view: View { revision: view.revision, ..View::default() }, ..Self::default() };
+        for (key, item) in view.items {
+            held.put(key, item);
+        }
+        held
+    }
+}
+
+impl HeldView {
+    /// The view.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The digest of the items.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Applies changes in their order, and gives what follows: every item that is put or dropped by them, one by one.
+    pub fn apply(&mut self, revision: Revision, changes: &[Change]) -> Vec<Change> {
+        let (mut done, mut peers) = (Vec::with_capacity(changes.len()), BTreeSet::new());
+        for change in changes {
+            match change {
+                Change::Put(key, item) if key.holds(item) => {
+                    note_peer(&mut peers, key, Some(item));
+                    let before = self.put(key.clone(), item.clone());
+                    note_peer(&mut peers, key, before.as_ref());
+                    done.push(change.clone());
+                }
+                // A coordinator never sends a key with another key's item; keeping what was is the closed side.
+                Change::Put(..) => {}
+                Change::Drop(key) => self.drop(key, &mut peers, &mut done),
+                Change::Forget(network, identity) => {
+                    let own = self.of_identity.remove(&(network.clone(), *identity)).unwrap_or_default();
+                    for id in own {
+                        self.drop(&ItemKey::Workload(network.clone(), id), &mut peers, &mut done);
+                    }
+                    self.drop(&ItemKey::Identity(network.clone(), *identity), &mut peers, &mut done);
+                }
+            }
+        }
+        for peer in peers {
+            if !self.on_node.contains_key(&peer) {
+                let key = ItemKey::Peer(peer.0, peer.1);
+                self.drop(&key, &mut BTreeSet::new(), &mut done);
+            }
+        }
+        self.view.revision = revision;
+        done
+    }
+
+    fn put(&mut self, key: ItemKey, item: Item) -> Option<Item> {
+        self.digest.add(Hash128::of(&key, &item));
+        if let (ItemKey::Workload(network, id), Item::Workload(spec)) = (&key, &item) {
+            *self.on_node.entry((network.clone(), spec.node.clone())).or_default() += 1;
+            self.of_identity.entry((network.clone(), spec.identity)).or_default().insert(id.clone());
+        }
+        let before = self.view.items.insert(key.clone(), item);
+        if let Some(before) = &before {
+            let same_identity = matches!((before, &self.view.items[&key]), (Item::Workload(a), Item::Workload(b)) if a.identity == b.identity);
+            self.gone(&key, before, same_identity);
+        }
+        before
+    }
+
+    fn drop(&mut self, key: &ItemKey, peers: &mut BTreeSet<NodeKey>, done: &mut Vec<Change>) {
+        let Some(before) = self.view.items.remove(key) else { return };
+        self.gone(key, &before, false);
+        note_peer(peers, key, Some(&before));
+        done.push(Change::Drop(key.clone()));
+    }
+
+    /// Follows that an item is not there any more, or not as it was.
+    fn gone(&mut self, key: &ItemKey, item: &Item, same_identity: bool) {
+        self.digest.remove(Hash128::of(key, item));
+        let (ItemKey::Workload(network, id), Item::Workload(spec)) = (key, item) else { return };
+        let node = (network.clone(), spec.node.clone());
+        if let Some(count) = self.on_node.get_mut(&node) {
+            *count -= 1;
+            if *count == 0 {
+                self.on_node.remove(&node);
+            }
+        }
+        let identity = (network.clone(), spec.identity);
+        if !same_identity && let Some(own) = self.of_identity.get_mut(&identity) {
+            own.remove(id);
+            if own.is_empty() {
+                self.of_identity.remove(&identity);
+            }
+        }
+    }
+}
+
+/// Notes a peer that may have lost its last workload, or come without one.
+fn note_peer(peers: &mut BTreeSet<NodeKey>, key: &ItemKey, item: Option<&Item>) {
+    match (key, item) {
+        (ItemKey::Workload(network, _), Some(Item::Workload(spec))) => {
+            peers.insert((network.clone(), spec.node.clone()));
+        }
+        (ItemKey::Peer(network, node), _) => {
+            peers.insert((network.clone(), node.clone()));
+        }
+        _ => {}
     }
 }
 
@@ -260,55 +395,77 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn item() -> impl Strategy<Value = (ItemKey, Item)> {
-        let network = prop_oneof![Just("shop"), Just("lab")].prop_map(|n| n.parse().unwrap());
-        (network, 0u32..6, 0u32..4, any::<bool>()).prop_map(
-            |(network, a, b, link): (NetworkName, u32, u32, bool)| {
-                if link {
-                    let entry = crate::AclEntry {
-                        protocol: crate::Protocol::Tcp,
-                        ports: crate::PortRange { first: b as u16, last: b as u16 },
-                    };
-                    let key = ItemKey::Link(network, IdentityId(a), IdentityId(a));
-                    (key, Item::Link(Acl::new(vec![entry])))
-                } else {
-                    let labels = format!("app=a{b}").parse().unwrap();
-                    let spec = IdentitySpec { labels, quarantined: b == 0 };
-                    (ItemKey::Identity(network, IdentityId(a)), Item::Identity(spec))
-                }
-            },
-        )
+    fn network() -> NetworkName {
+        "shop".parse().unwrap()
     }
 
+    fn node(at: u32) -> NodeName {
+        format!("node-{at}").parse().unwrap()
+    }
+
+    /// Items of small numbers, so that keys meet, and workloads run on nodes that may be peers.
+    fn item() -> impl Strategy<Value = (ItemKey, Item)> {
+        (0u32..4, 0u32..4, 0u32..3, any::<bool>()).prop_map(|(a, b, kind, flag)| match kind {
+            0 => {
+                let labels = format!("app=a{b}").parse().unwrap();
+                let spec = IdentitySpec { labels, quarantined: flag };
+                (ItemKey::Identity(network(), IdentityId(a)), Item::Identity(spec))
+            }
+            1 => {
+                let spec =
+                    PeerSpec { public_key: PublicKey([b as u8; 32]), candidates: vec![], prefixes: vec![] };
+                (ItemKey::Peer(network(), node(a)), Item::Peer(spec))
+            }
+            _ => {
+                let spec = WorkloadSpec {
+                    node: node(b),
+                    addresses: vec![],
+                    identity: IdentityId(b % 3),
+                    quarantined: flag,
+                };
+                let id = format!("w{a}").parse().unwrap();
+                (ItemKey::Workload(network(), id), Item::Workload(spec))
+            }
+        })
+    }
+
+    /// A view as a coordinator derives it: no peer without a workload.
     fn view() -> impl Strategy<Value = View> {
-        prop::collection::btree_map(item(), Just(()), 0..12).prop_map(|items| {
-            let items = items.into_keys().collect();
+        prop::collection::vec(item(), 0..12).prop_map(|items| {
+            let mut items: BTreeMap<_, _> = items.into_iter().collect();
+            let nodes: BTreeSet<_> = items
+                .values()
+                .filter_map(|item| match item {
+                    Item::Workload(spec) => Some(spec.node.clone()),
+                    _ => None,
+                })
+                .collect();
+            items.retain(|key, _| match key {
+                ItemKey::Peer(_, node) => nodes.contains(node),
+                _ => true,
+            });
             View { revision: Revision(1), items }
         })
     }
 
-    impl PartialOrd for Item {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-    impl Ord for Item {
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            format!("{self:?}").cmp(&format!("{other:?}"))
-        }
+    fn change() -> impl Strategy<Value = Change> {
+        prop_oneof![
+            3 => item().prop_map(|(key, item)| Change::Put(key, item)),
+            1 => item().prop_map(|(key, _)| Change::Drop(key)),
+            1 => (0u32..3).prop_map(|identity| Change::Forget(network(), IdentityId(identity))),
+        ]
     }
 
     proptest! {
         #[test]
         fn any_sequence_of_deltas_ends_at_the_snapshot(views in prop::collection::vec(view(), 1..8)) {
-            let mut node = View::default();
+            let mut node = HeldView::default();
             for (at, target) in views.iter().enumerate() {
-                let changes = target.changes_since(&node.shadow());
-                node.apply(Revision(at as u64), &changes);
+                node.apply(Revision(at as u64), &target.changes_since(&node.shadow()));
                 prop_assert_eq!(&node.items, &target.items);
-                prop_assert_eq!(digest(&node.shadow()), digest(&target.shadow()));
+                prop_assert_eq!(node.digest(), target.digest());
             }
-            let mut fresh = View::default();
+            let mut fresh = HeldView::default();
             let last = views.last().unwrap();
             fresh.apply(Revision(0), &last.changes_since(&Shadow::new()));
             prop_assert_eq!(&fresh.items, &node.items);
@@ -318,12 +475,38 @@ mod tests {
         fn equal_views_have_no_difference(view in view()) {
             prop_assert!(view.changes_since(&view.shadow()).is_empty());
         }
+
+        #[test]
+        fn a_held_view_says_all_that_follows_and_keeps_its_digest(
+            steps in prop::collection::vec(prop::collection::vec(change(), 1..6), 1..12),
+        ) {
+            let (mut held, mut told) = (HeldView::default(), BTreeMap::new());
+            for changes in steps {
+                for change in held.apply(Revision(1), &changes) {
+                    match change {
+                        Change::Put(key, item) => { told.insert(key, item); }
+                        Change::Drop(key) => { told.remove(&key); }
+                        Change::Forget(..) => prop_assert!(false, "it is said item by item"),
+                    }
+                }
+                prop_assert_eq!(&told, &held.items);
+                prop_assert_eq!(held.digest(), held.view().digest());
+                let again = HeldView::from(held.view().clone());
+                prop_assert_eq!(&again.on_node, &held.on_node);
+                prop_assert_eq!(&again.of_identity, &held.of_identity);
+                for key in held.items.keys() {
+                    if let ItemKey::Peer(network, node) = key {
+                        prop_assert!(held.on_node.contains_key(&(network.clone(), node.clone())));
+                    }
+                }
+            }
+        }
     }
 
     #[test]
     fn a_key_with_another_keys_item_is_not_kept() {
-        let mut view = View::default();
-        let key = ItemKey::Network("shop".parse().unwrap());
+        let mut view = HeldView::default();
+        let key = ItemKey::Network(network());
         view.apply(Revision(1), &[Change::Put(key, Item::Link(Acl::default()))]);
         assert!(view.items.is_empty());
     }

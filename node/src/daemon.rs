@@ -6,15 +6,15 @@ use crate::{
     config::Config,
     dataplane::{self, DataPlane, Service},
     folder::{Folder, Membership},
+    kept_view::KeptView,
     offloads::Offloads,
 };
 use anyhow::Result;
 use meshward_datapath::{Endpoint, EndpointStats, LocalWorkload, RESUME_WINDOW, Slot};
 use meshward_model::{
-    Change, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey, Revision, View, WorkloadId,
+    Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey, Revision, WorkloadId,
     control::{EndpointReport, FromNode, LinkCount, WorkloadReport},
     local::{Attach, LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown, State as WorkloadState},
-    view::digest,
 };
 use meshward_netns::Netns;
 use std::{
@@ -54,13 +54,14 @@ pub struct Node {
     pub folder: Folder,
     data_plane: DataPlane,
     state: Mutex<State>,
+    kept: Arc<Mutex<KeptView>>,
     /// Told when a workload's state may have changed.
     admission: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    view: View,
+    view: HeldView,
     endpoints: BTreeMap<NetworkName, Running>,
     workloads: BTreeMap<WorkloadId, Workload>,
     /// To the coordinator, while there is a session.
@@ -88,9 +89,9 @@ impl Node {
     /// # Errors
     /// If the folder cannot be read, or a port that peers know is taken.
     pub async fn restore(membership: Membership, config: Config, folder: Folder) -> Result<Arc<Self>> {
-        let view = folder.view()?;
+        let (view, kept) = KeptView::open(&folder)?;
         let attachments: Vec<Attachment> = folder.workloads()?;
-        let mut state = State { view, ..State::default() };
+        let mut state = State { view: view.into(), ..State::default() };
         let wanted = Offloads::without(&config.disable_offloads);
         let data_plane = DataPlane::start(config.workers, wanted)?;
         let node = Self {
@@ -98,6 +99,7 @@ impl Node {
             config,
             folder,
             data_plane,
+            kept: Arc::new(Mutex::new(kept)),
             state: Mutex::default(),
             admission: Notify::new(),
         };
@@ -329,7 +331,7 @@ impl Node {
         FromNode::Hello {
             version: env!("CARGO_PKG_VERSION").into(),
             revision: state.view.revision,
-            digest: digest(&state.view.shadow()),
+            digest: state.view.digest(),
             endpoints: endpoints.collect(),
             workloads: state.workloads.values().map(|w| w.attachment.report.clone()).collect(),
         }
@@ -369,26 +371,32 @@ impl Node {
     /// If an endpoint cannot be started or the view not be kept. What is revoked is enforced all the same.
     pub async fn update(&self, revision: Revision, changes: &[Change]) -> Result<()> {
         let mut state = self.state.lock().await;
-        state.view.apply(revision, changes);
-        let mut by_network: BTreeMap<&NetworkName, Vec<Change>> = BTreeMap::new();
-        for change in changes {
-            by_network.entry(change.key().network()).or_default().push(change.clone());
+        let changes = state.view.apply(revision, changes);
+        let mut by_network: BTreeMap<NetworkName, Vec<Change>> = BTreeMap::new();
+        for change in &changes {
+            by_network.entry(change.network().clone()).or_default().push(change.clone());
         }
         for (network, changes) in by_network {
-            let member = state.view.network(network).is_some();
-            if let Some(running) = state.endpoints.get(network) {
+            let member = state.view.network(&network).is_some();
+            if let Some(running) = state.endpoints.get(&network) {
                 running.service.endpoint.apply(Instant::now(), &changes);
                 if !member {
-                    self.stop_endpoint(&mut state, network).await;
+                    self.stop_endpoint(&mut state, &network).await;
                 }
             }
         }
         let started = self.start_missing_endpoints(&mut state).await;
         self.stop_vouching_for_admitted(&mut state);
-        let (view, folder) = (state.view.clone(), self.folder.clone());
+        // Taken while the state is held: what is kept follows in the order of what was applied.
+        let mut kept = self.kept.clone().lock_owned().await;
+        let whole = kept.wants_whole().then(|| state.view.view().clone());
         drop(state);
         self.admission.notify_waiters();
-        tokio::task::spawn_blocking(move || folder.keep_view(&view)).await??;
+        tokio::task::spawn_blocking(move || match whole {
+            Some(view) => kept.keep(&view),
+            None => kept.append(revision, &changes),
+        })
+        .await??;
         started
     }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use meshward_daemon::{Mistake, tls::NodeCertificate};
 use meshward_datapath::SecretKey;
-use meshward_model::{NetworkName, NodeName, View};
+use meshward_model::{NetworkName, NodeName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -137,25 +137,6 @@ impl Folder {
         }
     }
 
-    /// The last view; empty if there is none. A damaged one is as good as none: the coordinator tells it anew.
-    pub fn view(&self) -> Result<View> {
-        let Some(bytes) = self.read("view")? else { return Ok(View::default()) };
-        match postcard_view(&bytes) {
-            Some(view) => Ok(view),
-            None => {
-                tracing::warn!(
-                    "the kept view is damaged; nothing passes until the coordinator has told it anew"
-                );
-                Ok(View::default())
-            }
-        }
-    }
-
-    /// Keeps the view. When this returns, it survives a loss of power.
-    pub fn keep_view(&self, view: &View) -> Result<()> {
-        self.write("view", &meshward_model::control::encode(view))
-    }
-
     /// The workloads that were attached.
     pub fn workloads<T: DeserializeOwned>(&self) -> Result<Vec<T>> {
         Ok(self.read_json("workloads.json")?.unwrap_or_default())
@@ -166,7 +147,13 @@ impl Folder {
         self.write_json("workloads.json", &workloads)
     }
 
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    /// A file in the folder.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// What is in a file; `None` if it is not there.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         match fs::read(self.0.join(name)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -184,7 +171,8 @@ impl Folder {
         self.write(name, &serde_json::to_vec_pretty(value)?)
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    /// Writes a file, whole or not at all. When this returns, it survives a loss of power.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.0.join(name);
         let partial = path.with_extension("new");
         let write = || -> std::io::Result<()> {
@@ -202,28 +190,9 @@ impl Folder {
     }
 }
 
-fn postcard_view(bytes: &[u8]) -> Option<View> {
-    let (head, body) = bytes.split_first_chunk::<4>()?;
-    let length = meshward_model::control::body_length(*head, usize::MAX).ok()?;
-    (length == body.len()).then(|| meshward_model::control::decode(body).ok())?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_model::Revision;
-
-    #[test]
-    fn a_view_is_kept_and_a_damaged_one_is_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let kept = Folder::open(folder.path()).unwrap();
-        assert_eq!(kept.view().unwrap(), View::default());
-        let view = View { revision: Revision(9), ..View::default() };
-        kept.keep_view(&view).unwrap();
-        assert_eq!(kept.view().unwrap(), view);
-        fs::write(folder.path().join("view"), b"garbage").unwrap();
-        assert_eq!(kept.view().unwrap(), View::default());
-    }
 
     #[test]
     fn keys_stay_the_same_and_are_readable_for_the_owner_only() {

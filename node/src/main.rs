@@ -9,6 +9,7 @@ mod dataplane;
 mod dial;
 mod folder;
 mod join;
+mod kept_view;
 mod metrics;
 mod offloads;
 mod session;

@@ -1,5 +1,6 @@
 //! The YAML document of a network's policy.
 
+use crate::decide::Tier;
 use meshward_model::{Labels, NetworkName, PortSpec, Selector};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -129,6 +130,12 @@ impl Policy {
             serde_saphyr::from_str(source).map_err(|error| BadPolicy::Form(error.to_string()))?;
         policy.check()?;
         Ok(policy)
+    }
+
+    /// Every rule and guardrail, with the part that it stands in.
+    pub fn tiers(&self) -> impl Iterator<Item = (Tier, &Rule)> {
+        let guardrails = self.guardrails.iter().map(|rule| (Tier::Guardrail, rule));
+        guardrails.chain(self.rules.iter().map(|rule| (Tier::Rule, rule)))
     }
 
     fn check(&self) -> Result<(), BadPolicy> {

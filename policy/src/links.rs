@@ -1,132 +1,302 @@
 //! The links of a network: every ordered pair of identities that policy lets talk.
+//!
+//! Kept step by step: an identity that comes costs the pairs that its rules make with others, a rule that changes costs the
+//! pairs that it selects. Nothing costs the square of the identities, unless a rule selects it.
 
 use crate::{
-    compile::{compile, compile_matching},
-    document::{Expect, Policy, Rule, TestCase},
+    compile::compile_matching,
+    decide::Tier,
+    document::{Policy, Rule},
+    selecting::{Selected, Selecting},
 };
 use meshward_model::{Acl, IdentityId, Labels};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
-/// The links of one network under one policy, kept up to date identity by identity.
+/// The number of a rule in one [`Links`]; it is not used again.
+type RuleId = u32;
+type Pair = (IdentityId, IdentityId);
+
+/// The links of one network under one policy.
 #[derive(Debug, Clone)]
 pub struct Links {
-    policy: Policy,
-    identities: BTreeMap<IdentityId, Matches>,
-    from: HashMap<IdentityId, BTreeMap<IdentityId, Acl>>,
+    policy: Arc<Policy>,
+    rules: BTreeMap<RuleId, Placed>,
+    by_name: HashMap<String, RuleId>,
+    next_rule: RuleId,
+    /// The rules that select labels, as the beginning and as the end of a flow.
+    beginning: Selecting<RuleId>,
+    ending: Selecting<RuleId>,
+    identities: BTreeMap<IdentityId, Known>,
+    by_labels: Selected<IdentityId>,
+    from: HashMap<IdentityId, BTreeMap<IdentityId, Arc<Acl>>>,
     /// The identities that have a link *to* the key.
     into: HashMap<IdentityId, BTreeSet<IdentityId>>,
+    acls: Compiled,
 }
 
-/// Which rules select an identity, by their place in the policy.
+/// A rule in its place, and whom it selects.
 #[derive(Debug, Clone)]
-struct Matches {
+struct Placed {
+    tier: Tier,
+    rule: Arc<Rule>,
+    from: BTreeSet<IdentityId>,
+    to: BTreeSet<IdentityId>,
+}
+
+/// An identity and the rules that select it, in ascending order.
+#[derive(Debug, Clone)]
+struct Known {
     labels: Labels,
-    rules: Sides,
-    guardrails: Sides,
+    from: Vec<RuleId>,
+    to: Vec<RuleId>,
 }
 
-#[derive(Debug, Clone)]
-struct Sides {
-    from: Vec<usize>,
-    to: Vec<usize>,
+/// The ACLs of sets of rules: many pairs are matched by the same ones.
+#[derive(Debug, Clone, Default)]
+struct Compiled(HashMap<Box<[RuleId]>, Arc<Acl>>);
+
+/// A link that has opened, closed or become another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkChange {
+    /// Who begins flows.
+    pub from: IdentityId,
+    /// With whom.
+    pub to: IdentityId,
+    /// What was allowed; `None`: nothing.
+    pub before: Option<Arc<Acl>>,
+    /// What is allowed now.
+    pub after: Option<Arc<Acl>>,
 }
 
-impl Sides {
-    fn of(rules: &[Rule], labels: &Labels) -> Self {
-        let places = |matches: &dyn Fn(&Rule) -> bool| {
-            rules.iter().enumerate().filter(|(_, rule)| matches(rule)).map(|(at, _)| at).collect()
-        };
-        Self { from: places(&|rule| rule.from.matches(labels)), to: places(&|rule| rule.to.matches(labels)) }
-    }
+/// What another policy would change, worked out and not yet taken.
+#[derive(Debug)]
+pub struct PolicyStep {
+    policy: Arc<Policy>,
+    removed: Vec<RuleId>,
+    added: Vec<(RuleId, Placed)>,
+    identities: HashMap<IdentityId, (Vec<RuleId>, Vec<RuleId>)>,
+    /// The links that change.
+    pub changes: Vec<LinkChange>,
 }
 
 impl Links {
     /// The links under `policy`, of no identities yet.
-    pub fn new(policy: Policy) -> Self {
-        Self { policy, identities: BTreeMap::new(), from: HashMap::new(), into: HashMap::new() }
-    }
-
-    /// The same identities under another policy.
-    pub fn with_policy(&self, policy: Policy) -> Self {
-        let mut links = Self::new(policy);
-        for (&id, matches) in &self.identities {
-            links.insert(id, matches.labels.clone());
-        }
+    pub fn new(policy: Arc<Policy>) -> Self {
+        let nothing = Arc::new(Policy::deny_all(policy.network.clone()));
+        let mut links = Self {
+            policy: nothing,
+            rules: BTreeMap::new(),
+            by_name: HashMap::new(),
+            next_rule: 0,
+            beginning: Selecting::default(),
+            ending: Selecting::default(),
+            identities: BTreeMap::new(),
+            by_labels: Selected::default(),
+            from: HashMap::new(),
+            into: HashMap::new(),
+            acls: Compiled::default(),
+        };
+        links.take(links.step(policy));
         links
     }
 
     /// The policy.
-    pub fn policy(&self) -> &Policy {
+    pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
 
-    /// Adds an identity, and the links between it and those that are there.
-    pub fn insert(&mut self, id: IdentityId, labels: Labels) {
+    /// Adds an identity: the links between it and those that are there.
+    pub fn insert(&mut self, id: IdentityId, labels: Labels) -> Vec<LinkChange> {
         if self.identities.contains_key(&id) {
-            return;
+            return Vec::new();
         }
-        let matches = Matches {
-            rules: Sides::of(&self.policy.rules, &labels),
-            guardrails: Sides::of(&self.policy.guardrails, &labels),
-            labels,
-        };
-        self.identities.insert(id, matches);
-        let found: Vec<_> = self
-            .identities
-            .keys()
-            .flat_map(|&other| [(id, other), (other, id)])
-            .filter_map(|(from, to)| Some(((from, to), self.compile_pair(from, to)?)))
-            .collect();
-        for ((from, to), acl) in found {
-            self.from.entry(from).or_default().insert(to, acl);
-            self.into.entry(to).or_default().insert(from);
+        let (from, to) = (self.beginning.select(&labels), self.ending.select(&labels));
+        for (rules, side) in [(&from, Side::From), (&to, Side::To)] {
+            for rule in rules {
+                if let Some(placed) = self.rules.get_mut(rule) {
+                    placed.side_mut(side).insert(id);
+                }
+            }
         }
+        let mut matched: HashMap<Pair, Vec<RuleId>> = HashMap::new();
+        for (rule, placed) in from.iter().filter_map(|rule| Some((*rule, self.rules.get(rule)?))) {
+            placed.to.iter().for_each(|&to| matched.entry((id, to)).or_default().push(rule));
+        }
+        for (rule, placed) in to.iter().filter_map(|rule| Some((*rule, self.rules.get(rule)?))) {
+            let others = placed.from.iter().filter(|&&from| from != id);
+            others.for_each(|&from| matched.entry((from, id)).or_default().push(rule));
+        }
+        self.by_labels.insert(id, &labels);
+        self.identities.insert(id, Known { labels, from, to });
+        let mut changes = Vec::new();
+        for (pair, rules) in matched {
+            let acl = self.acls.of(&rules, |rule| self.rules.get(&rule));
+            changes.extend(self.set(pair, acl));
+        }
+        changes
     }
 
     /// Removes an identity and its links.
-    pub fn remove(&mut self, id: IdentityId) {
-        self.identities.remove(&id);
-        for to in self.from.remove(&id).unwrap_or_default().keys() {
-            self.into.get_mut(to).map(|from| from.remove(&id));
+    pub fn remove(&mut self, id: IdentityId) -> Vec<LinkChange> {
+        let Some(known) = self.identities.remove(&id) else { return Vec::new() };
+        self.by_labels.remove(id, &known.labels);
+        for (rules, side) in [(&known.from, Side::From), (&known.to, Side::To)] {
+            for rule in rules {
+                if let Some(placed) = self.rules.get_mut(rule) {
+                    placed.side_mut(side).remove(&id);
+                }
+            }
         }
-        for from in self.into.remove(&id).unwrap_or_default() {
-            self.from.get_mut(&from).map(|to| to.remove(&id));
-        }
+        let leaving: Vec<Pair> = self.from.get(&id).into_iter().flatten().map(|(to, _)| (id, *to)).collect();
+        let arriving: Vec<Pair> = self.into.get(&id).into_iter().flatten().map(|from| (*from, id)).collect();
+        leaving.into_iter().chain(arriving).filter_map(|pair| self.set(pair, None)).collect()
     }
 
-    fn compile_pair(&self, from: IdentityId, to: IdentityId) -> Option<Acl> {
-        let (a, b) = (self.identities.get(&from)?, self.identities.get(&to)?);
-        let rules = common(&self.policy.rules, &a.rules.from, &b.rules.to);
-        let guardrails = common(&self.policy.guardrails, &a.guardrails.from, &b.guardrails.to);
-        if rules.is_empty() && guardrails.is_empty() {
-            return None;
+    /// What another policy would change. Rules that stay as they are cost nothing.
+    pub fn step(&self, policy: Arc<Policy>) -> PolicyStep {
+        let wanted: HashMap<&str, (Tier, &Rule)> =
+            policy.tiers().map(|(tier, rule)| (rule.name.as_str(), (tier, rule))).collect();
+        let stays =
+            |placed: &Placed| wanted.get(placed.rule.name.as_str()) == Some(&(placed.tier, &*placed.rule));
+        let removed: Vec<RuleId> =
+            self.rules.iter().filter(|(_, placed)| !stays(placed)).map(|(id, _)| *id).collect();
+        let is_new = |(_, rule): &(Tier, &Rule)| {
+            let known = self.by_name.get(&rule.name).and_then(|id| self.rules.get(id));
+            !known.is_some_and(stays)
+        };
+        let place = |(id, (tier, rule)): (RuleId, (Tier, &Rule))| {
+            let select = |selector| {
+                let candidates = self.by_labels.candidates(selector, self.identities.keys());
+                let matches = |id: &IdentityId| {
+                    self.identities.get(id).is_some_and(|known| selector.matches(&known.labels))
+                };
+                candidates.into_iter().filter(matches).collect()
+            };
+            (
+                id,
+                Placed { tier, from: select(&rule.from), to: select(&rule.to), rule: Arc::new(rule.clone()) },
+            )
+        };
+        let added: Vec<(RuleId, Placed)> =
+            (self.next_rule..).zip(policy.tiers().filter(is_new)).map(place).collect();
+
+        let mut identities = HashMap::new();
+        let mut pairs: HashSet<Pair> = HashSet::new();
+        let gone = removed.iter().filter_map(|id| Some((*id, self.rules.get(id)?)));
+        for (rule, placed) in gone.chain(added.iter().map(|(id, placed)| (*id, placed))) {
+            let adds = rule >= self.next_rule;
+            for side in [Side::From, Side::To] {
+                for id in placed.side(side) {
+                    let known = &self.identities[id];
+                    let rules =
+                        identities.entry(*id).or_insert_with(|| (known.from.clone(), known.to.clone()));
+                    let rules = if side == Side::From { &mut rules.0 } else { &mut rules.1 };
+                    // New numbers are greater than all before: the order holds.
+                    if adds { rules.push(rule) } else { rules.retain(|own| *own != rule) }
+                }
+            }
+            pairs.extend(placed.from.iter().flat_map(|from| placed.to.iter().map(move |to| (*from, *to))));
         }
-        let acl = compile_matching(guardrails, rules);
-        (!acl.is_empty()).then_some(acl)
+        let known = |id: RuleId| match id.checked_sub(self.next_rule) {
+            Some(at) => added.get(at as usize).map(|(_, placed)| placed),
+            None => self.rules.get(&id),
+        };
+        let mut acls = Compiled::default();
+        let mut changes = Vec::new();
+        for (from, to) in pairs {
+            let begins = identities.get(&from).map_or(&self.identities[&from].from, |(begins, _)| begins);
+            let ends = identities.get(&to).map_or(&self.identities[&to].to, |(_, ends)| ends);
+            let after = acls.of(&common(begins, ends), known);
+            let before = self.acl(from, to);
+            if before.map(|acl| &**acl) != after.as_deref() {
+                changes.push(LinkChange { from, to, before: before.cloned(), after });
+            }
+        }
+        PolicyStep { policy, removed, added, identities, changes }
+    }
+
+    /// Takes a step that was worked out on these links.
+    pub fn take(&mut self, step: PolicyStep) -> Vec<LinkChange> {
+        for id in step.removed {
+            let Some(placed) = self.rules.remove(&id) else { continue };
+            self.by_name.remove(&placed.rule.name);
+            self.beginning.remove(id, &placed.rule.from);
+            self.ending.remove(id, &placed.rule.to);
+        }
+        for (id, placed) in step.added {
+            self.by_name.insert(placed.rule.name.clone(), id);
+            self.beginning.insert(id, &placed.rule.from);
+            self.ending.insert(id, &placed.rule.to);
+            self.rules.insert(id, placed);
+            self.next_rule = id + 1;
+        }
+        for (id, (from, to)) in step.identities {
+            if let Some(known) = self.identities.get_mut(&id) {
+                (known.from, known.to) = (from, to);
+            }
+        }
+        for change in &step.changes {
+            self.set((change.from, change.to), change.after.clone());
+        }
+        self.acls.forget(|rule| self.rules.contains_key(&rule));
+        self.policy = step.policy;
+        step.changes
+    }
+
+    fn set(&mut self, (from, to): Pair, acl: Option<Arc<Acl>>) -> Option<LinkChange> {
+        let before = match &acl {
+            Some(acl) => {
+                self.into.entry(to).or_default().insert(from);
+                self.from.entry(from).or_default().insert(to, acl.clone())
+            }
+            None => {
+                remove_from(&mut self.into, to, |set| {
+                    set.remove(&from);
+                    set.is_empty()
+                });
+                let mut before = None;
+                remove_from(&mut self.from, from, |map| {
+                    before = map.remove(&to);
+                    map.is_empty()
+                });
+                before
+            }
+        };
+        (before != acl).then_some(LinkChange { from, to, before, after: acl })
     }
 
     /// The identities that have been inserted.
     pub fn identities(&self) -> impl Iterator<Item = (IdentityId, &Labels)> {
-        self.identities.iter().map(|(id, matches)| (*id, &matches.labels))
+        self.identities.iter().map(|(id, known)| (*id, &known.labels))
     }
 
     /// The labels of an identity.
     pub fn labels(&self, id: IdentityId) -> Option<&Labels> {
-        self.identities.get(&id).map(|matches| &matches.labels)
+        self.identities.get(&id).map(|known| &known.labels)
+    }
+
+    /// The identities that a selector selects.
+    pub fn select(&self, selector: &meshward_model::Selector) -> Vec<IdentityId> {
+        let candidates = self.by_labels.candidates(selector, self.identities.keys());
+        let matches = |id: &IdentityId| self.labels(*id).is_some_and(|labels| selector.matches(labels));
+        candidates.into_iter().filter(matches).collect()
     }
 
     /// The ACL of a link; `None` where there is none.
-    pub fn acl(&self, from: IdentityId, to: IdentityId) -> Option<&Acl> {
+    pub fn acl(&self, from: IdentityId, to: IdentityId) -> Option<&Arc<Acl>> {
         self.from.get(&from)?.get(&to)
     }
 
     /// The links that begin at an identity.
-    pub fn leaving(&self, id: IdentityId) -> impl Iterator<Item = (IdentityId, &Acl)> {
+    pub fn leaving(&self, id: IdentityId) -> impl Iterator<Item = (IdentityId, &Arc<Acl>)> {
         self.from.get(&id).into_iter().flatten().map(|(to, acl)| (*to, acl))
     }
 
     /// The links that end at an identity.
-    pub fn arriving(&self, id: IdentityId) -> impl Iterator<Item = (IdentityId, &Acl)> {
+    pub fn arriving(&self, id: IdentityId) -> impl Iterator<Item = (IdentityId, &Arc<Acl>)> {
         let from = self.into.get(&id).into_iter().flatten();
         from.filter_map(move |&from| Some((from, self.acl(from, id)?)))
     }
@@ -134,67 +304,80 @@ impl Links {
     /// The identities with a link to or from this one.
     pub fn neighbours(&self, id: IdentityId) -> BTreeSet<IdentityId> {
         let leaving = self.leaving(id).map(|(to, _)| to);
-        leaving.chain(self.arriving(id).map(|(from, _)| from)).collect()
+        leaving.chain(self.into.get(&id).into_iter().flatten().copied()).collect()
     }
 
     /// Every link.
-    pub fn all(&self) -> impl Iterator<Item = (IdentityId, IdentityId, &Acl)> {
+    pub fn all(&self) -> impl Iterator<Item = (IdentityId, IdentityId, &Arc<Acl>)> {
         self.from.iter().flat_map(|(from, to)| to.iter().map(|(to, acl)| (*from, *to, acl)))
+    }
+
+    /// How many links there are.
+    pub fn count(&self) -> usize {
+        self.from.values().map(BTreeMap::len).sum()
     }
 }
 
-/// The rules whose places stand in both sorted lists.
-fn common<'a>(rules: &'a [Rule], from: &[usize], to: &[usize]) -> Vec<&'a Rule> {
-    let (mut a, mut b, mut both) = (0, 0, Vec::new());
-    while let (Some(left), Some(right)) = (from.get(a), to.get(b)) {
-        match left.cmp(right) {
-            std::cmp::Ordering::Less => a += 1,
-            std::cmp::Ordering::Greater => b += 1,
-            std::cmp::Ordering::Equal => {
-                both.push(&rules[*left]);
-                (a, b) = (a + 1, b + 1);
-            }
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    From,
+    To,
+}
+
+impl Placed {
+    fn side(&self, side: Side) -> &BTreeSet<IdentityId> {
+        if side == Side::From { &self.from } else { &self.to }
+    }
+
+    fn side_mut(&mut self, side: Side) -> &mut BTreeSet<IdentityId> {
+        if side == Side::From { &mut self.from } else { &mut self.to }
+    }
+}
+
+impl Compiled {
+    /// The ACL of a set of rules; `None` if it allows nothing.
+    fn of<'a>(&mut self, rules: &[RuleId], known: impl Fn(RuleId) -> Option<&'a Placed>) -> Option<Arc<Acl>> {
+        if rules.is_empty() {
+            return None;
+        }
+        if let Some(acl) = self.0.get(rules) {
+            return (!acl.is_empty()).then(|| acl.clone());
+        }
+        let of = |tier| {
+            let placed = rules.iter().filter_map(|id| known(*id)).filter(move |placed| placed.tier == tier);
+            placed.map(|placed| &*placed.rule).collect()
+        };
+        let acl = Arc::new(compile_matching(of(Tier::Guardrail), of(Tier::Rule)));
+        self.0.insert(rules.into(), acl.clone());
+        (!acl.is_empty()).then_some(acl)
+    }
+
+    /// Forgets the sets that have a rule which is not there any more.
+    fn forget(&mut self, is_there: impl Fn(RuleId) -> bool) {
+        self.0.retain(|rules, _| rules.iter().all(|rule| is_there(*rule)));
+    }
+}
+
+fn remove_from<T>(
+    map: &mut HashMap<IdentityId, T>,
+    key: IdentityId,
+    becomes_empty: impl FnOnce(&mut T) -> bool,
+) {
+    if map.get_mut(&key).is_some_and(becomes_empty) {
+        map.remove(&key);
+    }
+}
+
+/// What stands in both of two sorted lists.
+fn common(a: &[RuleId], b: &[RuleId]) -> Vec<RuleId> {
+    let (mut at, mut both) = (0, Vec::new());
+    for rule in a {
+        at += b[at..].partition_point(|other| other < rule);
+        if b.get(at) == Some(rule) {
+            both.push(*rule);
         }
     }
     both
-}
-
-/// A policy test that did not come out as expected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("policy test {number} failed: from {from} to {to}, {port}: expected {expected}, but {found}",
-    from = test.from, to = test.to, port = test.port,
-    expected = match test.expect { Expect::Allow => "allow", Expect::Deny => "deny" })]
-pub struct TestFailure {
-    /// Its place in the document, from 1.
-    pub number: usize,
-    /// The test.
-    pub test: TestCase,
-    /// What came out instead.
-    pub found: String,
-}
-
-/// Runs the tests that the policy carries.
-pub fn run_tests(policy: &Policy) -> Vec<TestFailure> {
-    policy.tests.iter().enumerate().filter_map(|(at, test)| run_test(policy, at + 1, test)).collect()
-}
-
-fn run_test(policy: &Policy, number: usize, test: &TestCase) -> Option<TestFailure> {
-    let acl = compile(policy, &test.from, &test.to);
-    let passed = match test.expect {
-        Expect::Allow => acl.allows_all(test.port),
-        Expect::Deny => !acl.allows_some(test.port),
-    };
-    if passed {
-        return None;
-    }
-    let found = match test.port.protocol {
-        Some(protocol) if test.port.ports.first == test.port.ports.last || !protocol.has_ports() => {
-            policy.decide(&test.from, &test.to, protocol, test.port.ports.first).reason.to_string()
-        }
-        _ if acl.is_empty() => "nothing is allowed between them".to_owned(),
-        _ => format!("what is allowed between them is: {acl}"),
-    };
-    Some(TestFailure { number, test: test.clone(), found })
 }
 
 #[cfg(test)]

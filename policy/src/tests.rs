@@ -1,5 +1,9 @@
 use super::*;
-use crate::document::Action;
+use crate::{
+    cases::run_tests,
+    compile::compile,
+    document::{Action, Policy, Rule},
+};
 use meshward_model::{PortRange, PortSpec, Protocol, Selector};
 use proptest::prelude::*;
 
@@ -128,30 +132,47 @@ proptest! {
         policies in prop::collection::vec(policy(), 1..3),
         steps in prop::collection::vec((0u32..6, any::<bool>(), labels()), 1..20),
     ) {
-        let mut links = Links::new(policies[0].clone());
+        let mut links = Links::new(Arc::new(policies[0].clone()));
         let mut there: BTreeMap<IdentityId, Labels> = BTreeMap::new();
+        let mut told: BTreeMap<Pair, Acl> = BTreeMap::new();
         for (at, (id, insert, labels)) in steps.into_iter().enumerate() {
             let id = IdentityId(id);
-            if insert {
-                links.insert(id, labels.clone());
-                there.entry(id).or_insert(labels);
+            let changes = if at % 4 == 3 {
+                let step = links.step(Arc::new(policies[at % policies.len()].clone()));
+                links.take(step)
+            } else if insert {
+                there.entry(id).or_insert(labels.clone());
+                links.insert(id, labels)
             } else {
-                links.remove(id);
                 there.remove(&id);
+                links.remove(id)
+            };
+            for LinkChange { from, to, before, after } in changes {
+                prop_assert_eq!(told.get(&(from, to)), before.as_deref());
+                match after {
+                    Some(acl) => told.insert((from, to), Acl::clone(&acl)),
+                    None => told.remove(&(from, to)),
+                };
             }
-            links = if at == 10 { links.with_policy(policies[policies.len() - 1].clone()) } else { links };
-        }
-        let expected: BTreeMap<_, _> = there
-            .iter()
-            .flat_map(|(a, from)| there.iter().map(move |(b, to)| ((*a, *b), (from, to))))
-            .map(|(pair, (from, to))| (pair, compile(links.policy(), from, to)))
-            .filter(|(_, acl)| !acl.is_empty())
-            .collect();
-        let kept: BTreeMap<_, _> = links.all().map(|(a, b, acl)| ((a, b), acl.clone())).collect();
-        prop_assert_eq!(&kept, &expected);
-        for (a, b) in kept.keys() {
-            prop_assert!(links.arriving(*b).any(|(from, _)| from == *a));
-            prop_assert!(links.neighbours(*a).contains(b));
+            let expected: BTreeMap<Pair, Acl> = there
+                .iter()
+                .flat_map(|(a, from)| there.iter().map(move |(b, to)| ((*a, *b), (from, to))))
+                .map(|(pair, (from, to))| (pair, compile(links.policy(), from, to)))
+                .filter(|(_, acl)| !acl.is_empty())
+                .collect();
+            let kept: BTreeMap<Pair, Acl> = links.all().map(|(a, b, acl)| ((a, b), Acl::clone(acl))).collect();
+            prop_assert_eq!(&kept, &expected);
+            prop_assert_eq!(&told, &expected);
+            prop_assert_eq!(links.count(), kept.len());
+            for (a, b) in kept.keys() {
+                prop_assert!(links.arriving(*b).any(|(from, _)| from == *a));
+                prop_assert!(links.neighbours(*a).contains(b));
+            }
+            for selector in links.policy().rules.iter().map(|rule| &rule.from) {
+                let selected: BTreeSet<_> = links.select(selector).into_iter().collect();
+                let naive: BTreeSet<_> = there.iter().filter(|(_, l)| selector.matches(l)).map(|(id, _)| *id).collect();
+                prop_assert_eq!(selected, naive);
+            }
         }
     }
 }

@@ -84,7 +84,7 @@ fn describe(mesh: &Mesh, world: &World, node: &NodeRecord) -> Node {
         version: session.as_ref().map(|session| session.version.clone()),
         blocks: node.blocks.iter().map(block).collect(),
         problems: node.problems.values().cloned().collect(),
-        workloads: world.networks.values().map(|network| network.workloads_on(&node.name).count()).sum(),
+        workloads: world.workloads_on(&node.name).count(),
     }
 }
 
@@ -120,7 +120,7 @@ pub async fn list_workloads(
         let shown = world.workloads().filter(|(workload, _, _)| {
             only.network.as_ref().is_none_or(|network| *network == workload.network)
         });
-        let workloads = shown.map(|(workload, labels, quarantined)| Workload {
+        let shown = shown.map(|(workload, labels, quarantined)| Workload {
             id: workload.id.clone(),
             name: workload.name.clone(),
             network: workload.network.clone(),
@@ -130,7 +130,9 @@ pub async fn list_workloads(
             identity: workload.identity,
             quarantined,
         });
-        Ok(Json(workloads.collect()))
+        let mut workloads: Vec<Workload> = shown.collect();
+        workloads.sort_unstable_by(|a, b| (&a.network, &a.name, &a.id).cmp(&(&b.network, &b.name, &b.id)));
+        Ok(Json(workloads))
     })
 }
 

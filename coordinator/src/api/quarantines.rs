@@ -51,7 +51,7 @@ async fn enforced(mesh: &Mesh, done: Done<Vec<WorkloadId>>) -> QuarantineResult 
     QuarantineResult {
         revision: done.revision,
         workloads: done.outcome,
-        nodes: done.touched.len(),
+        nodes: done.touched.len() as usize,
         nodes_enforcing,
     }
 }

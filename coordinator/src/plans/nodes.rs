@@ -69,9 +69,10 @@ pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     if !world.nodes.contains_key(name) {
         return Err(Refusal::Missing(format!("there is no node `{name}`; `meshctl nodes` shows them")));
     }
-    let workloads = world.networks.values().flat_map(|network| network.workloads_on(name));
-    let mut mutations: Vec<Mutation> =
-        workloads.map(|workload| Mutation::Delete(RecordKey::Workload(workload.id.clone()))).collect();
+    let mut mutations: Vec<Mutation> = world
+        .workloads_on(name)
+        .map(|workload| Mutation::Delete(RecordKey::Workload(workload.id.clone())))
+        .collect();
     mutations.push(Mutation::Delete(RecordKey::Node(name.clone())));
     Ok(Plan { mutations, action: format!("removed node {name}"), outcome: () })
 }

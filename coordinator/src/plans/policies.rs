@@ -11,8 +11,8 @@ use meshward_model::{
     api::{ExplainQuery, Explanation, Link, LinkChange, PolicyResult},
     selector::Requirement,
 };
-use meshward_policy::{Links, Policy, compile, run_tests};
-use std::collections::BTreeSet;
+use meshward_policy::{Links, Policy, PolicyStep, compile, run_tests};
+use std::sync::Arc;
 
 /// The most pairs that one explanation covers.
 const MAX_PAIRS: usize = 400;
@@ -29,7 +29,8 @@ pub fn apply(world: &World, source: &str) -> Result<Plan<PolicyResult>, Refusal>
             each.join("\n")
         )));
     }
-    let (opened, closed) = changes(&network.links, &network.links.with_policy(policy.clone()));
+    let policy = Arc::new(policy);
+    let (opened, closed) = changes(&network.links, &network.links.step(policy.clone()));
     let record = PolicyRecord { network: policy.network.clone(), source: source.to_owned() };
     let same = network.policy_source == source;
     Ok(Plan {
@@ -38,7 +39,7 @@ pub fn apply(world: &World, source: &str) -> Result<Plan<PolicyResult>, Refusal>
         outcome: PolicyResult {
             rules: policy.rules.len() + policy.guardrails.len(),
             tests_passed: policy.tests.len(),
-            network: policy.network,
+            network: policy.network.clone(),
             revision: None,
             opened,
             closed,
@@ -47,23 +48,28 @@ pub fn apply(world: &World, source: &str) -> Result<Plan<PolicyResult>, Refusal>
 }
 
 /// The links that open and those that close; one that does both stands in both.
-fn changes(before: &Links, after: &Links) -> (Vec<LinkChange>, Vec<LinkChange>) {
-    let pairs: BTreeSet<(IdentityId, IdentityId)> =
-        before.all().chain(after.all()).map(|(from, to, _)| (from, to)).collect();
+fn changes(links: &Links, step: &PolicyStep) -> (Vec<LinkChange>, Vec<LinkChange>) {
     let nothing = Acl::default();
     let (mut opened, mut closed) = (Vec::new(), Vec::new());
-    for (from, to) in pairs {
-        let old = before.acl(from, to).unwrap_or(&nothing);
-        let new = after.acl(from, to).unwrap_or(&nothing);
-        let (Some(a), Some(b)) = (after.labels(from), after.labels(to)) else { continue };
-        let change =
-            LinkChange { from: a.clone(), to: b.clone(), before: old.to_string(), after: new.to_string() };
+    for change in &step.changes {
+        let old = change.before.as_deref().unwrap_or(&nothing);
+        let new = change.after.as_deref().unwrap_or(&nothing);
+        let (Some(from), Some(to)) = (links.labels(change.from), links.labels(change.to)) else { continue };
+        let change = LinkChange {
+            from: from.clone(),
+            to: to.clone(),
+            before: old.to_string(),
+            after: new.to_string(),
+        };
         if !covers(old, new) {
             opened.push(change.clone());
         }
         if !covers(new, old) {
             closed.push(change);
         }
+    }
+    for list in [&mut opened, &mut closed] {
+        list.sort_unstable_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
     }
     (opened, closed)
 }
@@ -78,12 +84,12 @@ fn covers(outer: &Acl, inner: &Acl) -> bool {
 
 /// The links of a network, without counters.
 pub fn links(network: &NetworkState) -> Vec<((IdentityId, IdentityId), Link)> {
-    let link = |(from, to, acl): (IdentityId, IdentityId, &Acl)| {
+    let link = |(from, to, acl): (IdentityId, IdentityId, &Arc<Acl>)| {
         let link = Link {
             network: network.record.name.clone(),
             from: network.links.labels(from)?.clone(),
             to: network.links.labels(to)?.clone(),
-            acl: acl.clone(),
+            acl: Acl::clone(acl),
             packets: 0,
             bytes: 0,
             denied: 0,

@@ -65,12 +65,7 @@ fn check(world: &World, target: &QuarantineTarget) -> Result<(), Refusal> {
 }
 
 fn held_by(world: &World, target: &QuarantineTarget) -> Vec<WorkloadId> {
-    let held = world.workloads().filter(|(workload, labels, _)| {
-        target.network.as_ref().is_none_or(|network| *network == workload.network)
-            && (target.selector.as_ref().is_some_and(|selector| selector.matches(labels))
-                || target.workload.as_ref() == Some(&workload.id))
-    });
-    held.map(|(workload, _, _)| workload.id.clone()).collect()
+    world.targeted(target).into_iter().map(|workload| workload.id.clone()).collect()
 }
 
 fn describe(target: &QuarantineTarget) -> String {

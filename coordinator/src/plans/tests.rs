@@ -1,14 +1,17 @@
-//! Random histories: whatever happens, the world equals the one read back from its records, every node whose view
-//! changed is woken, and nobody is told of a link that is not its own.
+//! Random histories: whatever happens, the world equals the one read back from its records, what every node holds after
+//! its deltas is its whole view, and nobody is told of a link that is not its own.
 
-use super::{networks, nodes, policies, quarantines, tokens, workloads};
+use super::{
+    networks, nodes, policies, quarantines, tokens,
+    workloads::{self, Refused, Report},
+};
 use crate::{
     mesh::{Plan, Refusal},
     records::{Mutation, Record, RecordKey},
-    world::{Touched, World},
+    world::{Deltas, World},
 };
 use meshward_model::{
-    Item, ItemKey, NetworkName, NodeName, PublicKey, Revision, View,
+    HeldView, Item, ItemKey, NetworkName, NodeName, PublicKey, Revision, View,
     api::{CreateNetwork, CreateToken, QuarantineTarget},
     control::{EndpointReport, JoinRequest, WorkloadReport},
     token::Fingerprint,
@@ -21,15 +24,17 @@ use std::{
 
 const NOW: i64 = 1_000_000;
 
-/// A world and the records that a store would hold.
+/// A world, the records that a store would hold, and what the connected nodes have.
 #[derive(Default)]
 struct Mesh {
     world: World,
     records: Vec<Record>,
+    held: BTreeMap<NodeName, HeldView>,
+    away: BTreeMap<NodeName, HeldView>,
 }
 
 impl Mesh {
-    fn commit<T>(&mut self, plan: Result<Plan<T>, Refusal>) -> Result<(T, Touched), Refusal> {
+    fn commit<T>(&mut self, plan: Result<Plan<T>, Refusal>) -> Result<T, Refusal> {
         let plan = plan?;
         for mutation in &plan.mutations {
             let key = match mutation {
@@ -42,24 +47,59 @@ impl Mesh {
             }
         }
         let revision = self.world.revision.next();
-        Ok((plan.outcome, self.world.apply(revision, &plan.mutations)))
+        let deltas = self.world.apply(revision, &plan.mutations);
+        self.deliver(&deltas);
+        Ok(plan.outcome)
     }
 
-    fn views(&self) -> BTreeMap<NodeName, View> {
-        self.world.nodes.keys().map(|node| (node.clone(), self.world.view_of(node))).collect()
+    /// Hands deltas to the nodes that are connected; a new node comes with nothing, and is compared.
+    fn deliver(&mut self, deltas: &Deltas) {
+        for (node, held) in &mut self.held {
+            let Some(index) = self.world.nodes.index(node) else { continue };
+            let own = deltas.all.iter().filter(|delta| delta.nodes.contains(index));
+            let changes: Vec<_> = own.flat_map(|delta| delta.changes.iter().cloned()).collect();
+            assert_eq!(changes.is_empty(), !deltas.touched().contains(index));
+            held.apply(self.world.revision, &changes);
+        }
+        self.held.retain(|node, _| self.world.nodes.contains_key(node));
+        self.away.retain(|node, _| self.world.nodes.contains_key(node));
+        let new: Vec<NodeName> =
+            self.world.nodes.keys().filter(|node| !self.held.contains_key(*node)).cloned().collect();
+        for node in new.into_iter().filter(|node| !self.away.contains_key(node)).collect::<Vec<_>>() {
+            self.connect(&node, HeldView::default());
+        }
     }
 
-    fn join(&mut self, name: &str, token: &CreateToken) -> Result<Touched, Refusal> {
+    /// A node comes back with what it had.
+    fn connect(&mut self, node: &NodeName, mut held: HeldView) {
+        let view = self.world.view_of(node);
+        if self.world.digest_of(node) != held.digest() {
+            held.apply(view.revision, &view.changes_since(&held.shadow()));
+        }
+        self.held.insert(node.clone(), held);
+    }
+
+    fn start(&mut self, node: &NodeName, reports: Vec<WorkloadReport>) -> Result<Refused, Refusal> {
+        self.report(&[(node.clone(), reports.into_iter().map(Report::Started).collect())]).remove(0)
+    }
+
+    fn report(&mut self, reports: &[(NodeName, Vec<Report>)]) -> Vec<Result<Refused, Refusal>> {
+        let reports: Vec<_> = reports.iter().map(|(node, reports)| (node, &reports[..])).collect();
+        let plan = workloads::take(&self.world, &reports);
+        self.commit(Ok(plan)).unwrap()
+    }
+
+    fn join(&mut self, name: &str, token: &CreateToken) -> Result<(), Refusal> {
         let (token, record) = tokens::make(Fingerprint([0; 32]), token, NOW)?;
         let plan = tokens::create(&self.world, &record);
         self.commit(plan)?;
         let plan = nodes::join(&self.world, &request(name, &token.secret()), &format!("key-{name}"), NOW);
-        self.commit(plan).map(|(_, touched)| touched)
+        self.commit(plan).map(drop)
     }
 
-    fn network(&mut self, name: &str, prefixes: &[&str]) -> Result<Touched, Refusal> {
+    fn network(&mut self, name: &str, prefixes: &[&str]) -> Result<(), Refusal> {
         let plan = networks::create(&self.world, &wanted(name, prefixes));
-        self.commit(plan).map(|(_, touched)| touched)
+        self.commit(plan).map(drop)
     }
 }
 
@@ -105,16 +145,22 @@ enum Step {
     Start(u8, u8, &'static str),
     Stop(u8, u8),
     Reconcile(u8, Vec<(u8, &'static str)>),
+    /// Starts and stops of several nodes in one revision.
+    Together(Vec<(u8, u8, Option<&'static str>)>),
+    /// A session ends, or begins again.
+    Away(u8),
+    Back(u8),
     Move(u8, u16),
     Policy(usize),
     Quarantine(&'static str, bool),
     Isolate(u8, u8),
 }
 
-const POLICIES: [&str; 3] = [
+const POLICIES: [&str; 4] = [
     "network: shop",
     "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]",
     "network: shop\nrules: [{ name: a, from: { app: { in: [web, api] } }, to: {}, allow: [any] }]",
+    "network: shop\nrules: [{ name: b, from: { app: api }, to: { app: { in: [db, api] } }, allow: [tcp/1] }, { name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]",
 ];
 
 fn step() -> impl Strategy<Value = Step> {
@@ -126,6 +172,10 @@ fn step() -> impl Strategy<Value = Step> {
         (0..4u8, 0..3u8, app()).prop_map(|(node, id, app)| Step::Start(node, id, app)),
         (0..4u8, 0..3u8).prop_map(|(node, id)| Step::Stop(node, id)),
         (0..4u8, prop::collection::vec((0..3u8, app()), 0..3)).prop_map(|(n, list)| Step::Reconcile(n, list)),
+        prop::collection::vec((0..4u8, 0..3u8, prop::option::weighted(0.6, app())), 1..8)
+            .prop_map(Step::Together),
+        (0..4u8).prop_map(Step::Away),
+        (0..4u8).prop_map(Step::Back),
         (0..4u8, 1..4u16).prop_map(|(node, port)| Step::Move(node, port)),
         (0..POLICIES.len()).prop_map(Step::Policy),
         (app(), any::<bool>()).prop_map(|(app, on)| Step::Quarantine(app, on)),
@@ -133,30 +183,50 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn take(mesh: &mut Mesh, step: &Step) -> Result<Touched, Refusal> {
+fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
     let name = |node: &u8| -> NodeName { format!("node-{node}").parse().unwrap() };
-    let touched = |done: Result<((), Touched), Refusal>| done.map(|(_, touched)| touched);
     match step {
         Step::Join(node) => mesh.join(name(node).as_str(), &any_token()),
         Step::Remove(node) => {
             let plan = nodes::remove(&mesh.world, &name(node));
-            touched(mesh.commit(plan))
+            mesh.commit(plan)
         }
         Step::Start(node, id, app) => {
-            let reports: Vec<_> = report(&mesh.world, &name(node), *id, app).into_iter().collect();
-            let plan = workloads::start(&mesh.world, &name(node), &reports);
-            mesh.commit(plan).map(|(_, touched)| touched)
+            let reports = report(&mesh.world, &name(node), *id, app).into_iter().collect();
+            mesh.start(&name(node), reports).map(drop)
         }
         Step::Stop(node, id) => {
             let id = format!("{}-{id}", name(node)).parse().unwrap();
-            let plan = workloads::stop(&mesh.world, &name(node), &[id]);
-            touched(mesh.commit(plan))
+            mesh.report(&[(name(node), vec![Report::Stopped(id)])]).remove(0).map(drop)
         }
         Step::Reconcile(node, list) => {
-            let reports: Vec<_> =
-                list.iter().filter_map(|(id, app)| report(&mesh.world, &name(node), *id, app)).collect();
-            let plan = workloads::reconcile(&mesh.world, &name(node), &reports);
-            mesh.commit(plan).map(|(_, touched)| touched)
+            let reports = list.iter().filter_map(|(id, app)| report(&mesh.world, &name(node), *id, app));
+            let all = Report::All(reports.collect());
+            mesh.report(&[(name(node), vec![all])]).remove(0).map(drop)
+        }
+        Step::Together(list) => {
+            let each = list.iter().filter_map(|(node, id, app)| {
+                let name = name(node);
+                let report = match app {
+                    Some(app) => Report::Started(report(&mesh.world, &name, *id, app)?),
+                    None => Report::Stopped(format!("{name}-{id}").parse().unwrap()),
+                };
+                Some((name, vec![report]))
+            });
+            let reports: Vec<_> = each.collect();
+            mesh.report(&reports);
+            Ok(())
+        }
+        Step::Away(node) => {
+            let held = mesh.held.remove(&name(node));
+            mesh.away.extend(held.map(|held| (name(node), held)));
+            Ok(())
+        }
+        Step::Back(node) => {
+            if let Some(held) = mesh.away.remove(&name(node)) {
+                mesh.connect(&name(node), held);
+            }
+            Ok(())
         }
         Step::Move(node, port) => {
             let public_key = PublicKey([*node; 32]);
@@ -168,11 +238,11 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<Touched, Refusal> {
                 interfaces: vec![],
             };
             let plan = nodes::set_endpoints(&mesh.world, &name(node), &[moved], "192.0.2.1".parse().unwrap());
-            touched(mesh.commit(plan))
+            mesh.commit(plan)
         }
         Step::Policy(at) => {
             let plan = policies::apply(&mesh.world, POLICIES[*at]);
-            mesh.commit(plan).map(|(_, touched)| touched)
+            mesh.commit(plan).map(drop)
         }
         Step::Quarantine(app, on) => {
             let selector = Some(format!("app={app}").parse().unwrap());
@@ -182,21 +252,21 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<Touched, Refusal> {
             } else {
                 quarantines::release(&mesh.world, &target)
             };
-            mesh.commit(plan).map(|(_, touched)| touched)
+            mesh.commit(plan).map(drop)
         }
         Step::Isolate(node, id) => {
             let workload = format!("{}-{id}", name(node));
             let target =
                 QuarantineTarget { network: None, selector: None, workload: Some(workload.parse().unwrap()) };
             let plan = quarantines::impose(&mesh.world, &workload, &target, "now");
-            mesh.commit(plan).map(|(_, touched)| touched)
+            mesh.commit(plan).map(drop)
         }
     }
 }
 
 /// A node is told of identities, workloads and peers only where one of its own workloads has a link with them.
 fn check_need_to_know(world: &World, node: &NodeName, view: &View) -> Result<(), TestCaseError> {
-    let own: Vec<_> = world.networks[&shop()].workloads_on(node).map(|workload| workload.identity).collect();
+    let own: Vec<_> = world.workloads_on(node).map(|workload| workload.identity).collect();
     for (key, item) in &view.items {
         let linked = |identity| {
             own.contains(identity)
@@ -209,7 +279,7 @@ fn check_need_to_know(world: &World, node: &NodeName, view: &View) -> Result<(),
             (ItemKey::Identity(_, identity), _) => prop_assert!(linked(identity)),
             (_, Item::Workload(spec)) => prop_assert!(spec.node == *node || linked(&spec.identity)),
             (ItemKey::Peer(_, peer), _) => {
-                let mut theirs = world.networks[&shop()].workloads_on(peer);
+                let mut theirs = world.workloads_on(peer);
                 prop_assert!(peer != node && theirs.any(|workload| linked(&workload.identity)));
             }
             _ => {}
@@ -226,17 +296,17 @@ proptest! {
         let mut mesh = Mesh::default();
         mesh.network("shop", &["10.42.0.0/24"]).unwrap();
         for step in &steps {
-            let before = mesh.views();
-            let Ok(touched) = take(&mut mesh, step) else { continue };
-            let after = mesh.views();
-            for (node, view) in &after {
-                let same = before.get(node).is_some_and(|before| before.items == view.items);
-                prop_assert!(same || touched.contains(node), "{node} was not woken by {step:?}");
-                check_need_to_know(&mesh.world, node, view)?;
+            let Ok(()) = take(&mut mesh, step) else { continue };
+            for (node, held) in &mesh.held {
+                let view = mesh.world.view_of(node);
+                prop_assert_eq!(&held.items, &view.items, "{} after {:?}", node, step);
+                prop_assert_eq!(held.digest(), mesh.world.digest_of(node), "{} after {:?}", node, step);
+                check_need_to_know(&mesh.world, node, &view)?;
             }
             let again = World::load(mesh.world.revision, mesh.records.clone()).unwrap();
-            for (node, view) in &after {
-                prop_assert_eq!(&again.view_of(node), view);
+            for node in mesh.world.nodes.keys() {
+                prop_assert_eq!(again.view_of(node), mesh.world.view_of(node));
+                prop_assert_eq!(again.digest_of(node), mesh.world.digest_of(node));
             }
         }
     }
@@ -300,13 +370,13 @@ fn a_node_speaks_only_for_its_own_addresses_and_networks() {
     mesh.join("b", &token).unwrap();
     let (a, b): (NodeName, NodeName) = ("a".parse().unwrap(), "b".parse().unwrap());
     let good = report(&mesh.world, &a, 1, "web").unwrap();
-    let plan = workloads::start(&mesh.world, &a, std::slice::from_ref(&good));
-    assert!(mesh.commit(plan).unwrap().0.is_empty());
+    assert!(mesh.start(&a, vec![good.clone()]).unwrap().is_empty());
     let refusal = |node: &NodeName, change: &dyn Fn(&mut WorkloadReport)| {
         let mut report = report(&mesh.world, node, 2, "web").unwrap();
         change(&mut report);
-        let plan = workloads::start(&mesh.world, node, &[report]).unwrap();
-        plan.outcome.first().map(|(_, reason)| reason.clone()).unwrap_or_default()
+        let reports = [Report::Started(report)];
+        let plan = workloads::take(&mesh.world, &[(node, &reports)]);
+        plan.outcome[0].as_ref().unwrap().first().map(|(_, reason)| reason.clone()).unwrap_or_default()
     };
     assert_eq!(refusal(&a, &|_| {}), "");
     assert!(refusal(&b, &|r| r.addresses = good.addresses.clone()).contains("not in a block"));
@@ -338,11 +408,9 @@ fn a_deleted_network_leaves_nothing_behind() {
     mesh.join("a", &any_token()).unwrap();
     let a: NodeName = "a".parse().unwrap();
     let started = report(&mesh.world, &a, 1, "web").unwrap();
-    let plan = workloads::start(&mesh.world, &a, std::slice::from_ref(&started));
-    mesh.commit(plan).unwrap();
+    mesh.start(&a, vec![started.clone()]).unwrap();
     assert!(networks::delete(&mesh.world, &shop()).err().unwrap().to_string().contains("1 workloads"));
-    let plan = workloads::stop(&mesh.world, &a, &[started.id]);
-    mesh.commit(plan).unwrap();
+    mesh.report(&[(a.clone(), vec![Report::Stopped(started.id)])]).remove(0).unwrap();
     let plan = networks::delete(&mesh.world, &shop());
     mesh.commit(plan).unwrap();
     let left = |record: &&Record| !matches!(record.key(), RecordKey::Node(_) | RecordKey::Token(_));

@@ -1,102 +1,120 @@
-//! Workloads: what a node says that it runs, checked against what it may.
+//! Workloads: what nodes say that they run, checked against what they may.
 
 use crate::{
     mesh::{Plan, Refusal},
-    records::{IdentityRecord, Mutation, Record, RecordKey, WorkloadRecord},
+    records::{IdentityRecord, Mutation, NodeRecord, Record, RecordKey, WorkloadRecord},
     world::World,
 };
 use meshward_model::{IdentityId, Labels, NetworkName, NodeName, WorkloadId, control::WorkloadReport};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
 /// The workloads of a report that are refused, and why.
 pub type Refused = Vec<(WorkloadId, String)>;
 
-/// Takes all that a node runs: what it no longer names has stopped while it was away.
-pub fn reconcile(
-    world: &World,
-    node: &NodeName,
-    reports: &[WorkloadReport],
-) -> Result<Plan<Refused>, Refusal> {
-    let named: BTreeSet<&WorkloadId> = reports.iter().map(|report| &report.id).collect();
-    let gone = world
-        .networks
-        .values()
-        .flat_map(|network| network.workloads_on(node))
-        .filter(|workload| !named.contains(&workload.id))
-        .map(|workload| Mutation::Delete(RecordKey::Workload(workload.id.clone())));
-    let mut batch = Batch { mutations: gone.collect(), ..Batch::new(world, node)? };
-    let stopped = batch.mutations.len();
-    reports.iter().for_each(|report| batch.admit(report));
-    let started = batch.started;
-    Ok(batch.plan(format!("node {node} came back: {started} workloads started, {stopped} stopped meanwhile")))
+/// The most workloads that the audit log names one by one.
+const NAMED: usize = 8;
+
+/// What a node says.
+#[derive(Debug, Clone)]
+pub enum Report {
+    /// All that it runs: what is not named has stopped while it was away.
+    All(Vec<WorkloadReport>),
+    /// A workload has started, or is other than it was.
+    Started(WorkloadReport),
+    /// A workload has stopped.
+    Stopped(WorkloadId),
 }
 
-/// Takes workloads that have started.
-pub fn start(world: &World, node: &NodeName, reports: &[WorkloadReport]) -> Result<Plan<Refused>, Refusal> {
-    let mut batch = Batch::new(world, node)?;
-    reports.iter().for_each(|report| batch.admit(report));
-    let names: Vec<String> =
-        reports.iter().map(|report| format!("{} ({})", report.name, report.id)).collect();
-    Ok(batch.plan(format!("started {}", names.join(", "))))
+/// Takes what nodes say, each in its order.
+pub fn take(world: &World, reports: &[(&NodeName, &[Report])]) -> Plan<Vec<Result<Refused, Refusal>>> {
+    let mut batch = Batch::new(world);
+    let outcome = reports.iter().map(|(node, reports)| batch.take(node, reports)).collect();
+    Plan { action: batch.action(), mutations: batch.mutations, outcome }
 }
 
-/// Takes that workloads have stopped.
-pub fn stop(world: &World, node: &NodeName, ids: &[WorkloadId]) -> Result<Plan<()>, Refusal> {
-    let own = ids.iter().filter(|id| {
-        let network = world.workload_networks.get(*id).and_then(|network| world.networks.get(network));
-        network.and_then(|network| network.workloads.get(*id)).is_some_and(|workload| workload.node == *node)
-    });
-    let mutations: Vec<_> = own.clone().map(|id| Mutation::Delete(RecordKey::Workload(id.clone()))).collect();
-    let names: Vec<&str> = own.map(WorkloadId::as_str).collect();
-    Ok(Plan { mutations, action: format!("stopped {}", names.join(", ")), outcome: () })
-}
-
-/// Workloads of one node that are admitted together.
+/// Reports that are planned together: the world, and on top of it what they change.
 struct Batch<'a> {
     world: &'a World,
-    node: &'a crate::records::NodeRecord,
     mutations: Vec<Mutation>,
-    refused: Refused,
-    started: usize,
-    /// Identities and addresses that this batch gives out, unknown to the world as yet.
+    started: Vec<String>,
+    stopped: Vec<String>,
+    /// Workloads that have stopped, and those that have started.
+    gone: HashSet<WorkloadId>,
+    new: HashMap<WorkloadId, WorkloadRecord>,
     identities: HashMap<(NetworkName, Labels), IdentityId>,
     addresses: HashMap<(NetworkName, IpAddr), WorkloadId>,
 }
 
 impl<'a> Batch<'a> {
-    fn new(world: &'a World, node: &NodeName) -> Result<Self, Refusal> {
-        let node = world
+    fn new(world: &'a World) -> Self {
+        Self {
+            world,
+            mutations: vec![],
+            started: vec![],
+            stopped: vec![],
+            gone: HashSet::new(),
+            new: HashMap::new(),
+            identities: HashMap::new(),
+            addresses: HashMap::new(),
+        }
+    }
+
+    fn take(&mut self, node: &NodeName, reports: &[Report]) -> Result<Refused, Refusal> {
+        let node = self
+            .world
             .nodes
             .get(node)
             .ok_or_else(|| Refusal::Missing(format!("node `{node}` was removed from the mesh")))?;
-        Ok(Self {
-            world,
-            node,
-            mutations: vec![],
-            refused: vec![],
-            started: 0,
-            identities: HashMap::new(),
-            addresses: HashMap::new(),
-        })
+        let mut refused = Refused::new();
+        for report in reports {
+            match report {
+                Report::Started(report) => self.start(node, report, &mut refused),
+                Report::Stopped(id) => self.stop(node, id),
+                Report::All(reports) => {
+                    let named: BTreeSet<&WorkloadId> = reports.iter().map(|report| &report.id).collect();
+                    let known = self.world.workloads_on(&node.name).map(|workload| &workload.id);
+                    let gone: Vec<&WorkloadId> = known.filter(|id| !named.contains(id)).collect();
+                    gone.into_iter().for_each(|id| self.stop(node, id));
+                    reports.iter().for_each(|report| self.start(node, report, &mut refused));
+                }
+            }
+        }
+        Ok(refused)
     }
 
-    fn plan(self, action: String) -> Plan<Refused> {
-        Plan { mutations: self.mutations, action, outcome: self.refused }
+    /// A workload as it is after what was taken.
+    fn current(&self, id: &WorkloadId) -> Option<&WorkloadRecord> {
+        if let Some(new) = self.new.get(id) {
+            return Some(new);
+        }
+        let network = self.world.workload_networks.get(id)?;
+        self.world.networks.get(network)?.workloads.get(id).filter(|_| !self.gone.contains(id))
     }
 
-    fn admit(&mut self, report: &WorkloadReport) {
-        match self.check(report) {
-            Err(reason) => self.refused.push((report.id.clone(), reason)),
-            Ok(labels) => self.put(report, labels),
+    fn stop(&mut self, node: &NodeRecord, id: &WorkloadId) {
+        let Some(known) = self.current(id).filter(|known| known.node == node.name).cloned() else { return };
+        for address in known.addresses {
+            self.addresses.remove(&(known.network.clone(), address));
+        }
+        self.new.remove(id);
+        self.gone.insert(id.clone());
+        self.stopped.push(format!("{} ({id})", known.name));
+        self.mutations.push(Mutation::Delete(RecordKey::Workload(id.clone())));
+    }
+
+    fn start(&mut self, node: &NodeRecord, report: &WorkloadReport, refused: &mut Refused) {
+        match self.check(node, report) {
+            Err(reason) => refused.push((report.id.clone(), reason)),
+            Ok(labels) => self.put(node, report, labels),
         }
     }
 
     /// What policy is to see of the workload, if the node may run it.
-    fn check(&self, report: &WorkloadReport) -> Result<Labels, String> {
-        let (network, node) = (&report.network, self.node);
+    fn check(&self, node: &NodeRecord, report: &WorkloadReport) -> Result<Labels, String> {
+        let network = &report.network;
         let state = self.world.networks.get(network).ok_or(format!("there is no network `{network}`"))?;
         let blocks = node.blocks.get(network).ok_or_else(|| match node.problems.get(network) {
             Some(problem) => problem.clone(),
@@ -108,22 +126,20 @@ impl<'a> Batch<'a> {
         if report.addresses.is_empty() {
             return Err("it has no address".into());
         }
-        if self.world.workload_networks.get(&report.id).is_some_and(|own| own != network) {
+        let known = self.current(&report.id);
+        if known.is_some_and(|known| known.network != *network) {
             return Err(format!("workload id {} is used in another network", report.id));
         }
-        if state.workloads.get(&report.id).is_some_and(|workload| workload.node != node.name) {
+        if known.is_some_and(|known| known.node != node.name) {
             return Err(format!("workload id {} belongs to another node", report.id));
         }
         for address in &report.addresses {
             if !blocks.iter().any(|block| block.contains(address)) {
                 return Err(format!("{address} is not in a block of node {}", node.name));
             }
-            let known = state.by_address.get(address);
-            let new = self.addresses.get(&(network.clone(), *address));
-            let leaving = |id: &&WorkloadId| {
-                !self.mutations.contains(&Mutation::Delete(RecordKey::Workload((*id).clone())))
-            };
-            if let Some(other) = known.filter(leaving).or(new).filter(|id| **id != report.id) {
+            let before = state.by_address.get(address).filter(|id| !self.gone.contains(*id));
+            let owner = self.addresses.get(&(network.clone(), *address)).or(before);
+            if let Some(other) = owner.filter(|id| **id != report.id) {
                 return Err(format!("{address} belongs to workload {other}"));
             }
         }
@@ -134,26 +150,31 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn put(&mut self, report: &WorkloadReport, labels: Labels) {
+    fn put(&mut self, node: &NodeRecord, report: &WorkloadReport, labels: Labels) {
         let network = &report.network;
         let identity = self.identity(network, labels);
-        for address in &report.addresses {
-            self.addresses.insert((network.clone(), *address), report.id.clone());
-        }
         let record = WorkloadRecord {
             id: report.id.clone(),
             network: network.clone(),
-            node: self.node.name.clone(),
+            node: node.name.clone(),
             name: report.name.clone(),
             addresses: report.addresses.clone(),
             declared: report.labels.clone(),
             identity,
         };
-        let known = self.world.networks[network].workloads.get(&report.id);
-        if known != Some(&record) {
-            self.started += 1;
-            self.mutations.push(Mutation::Put(Record::Workload(record)));
+        let known = self.current(&report.id);
+        if known == Some(&record) {
+            return;
         }
+        for address in known.map(|known| known.addresses.clone()).unwrap_or_default() {
+            self.addresses.remove(&(network.clone(), address));
+        }
+        for address in &report.addresses {
+            self.addresses.insert((network.clone(), *address), report.id.clone());
+        }
+        self.started.push(format!("{} ({})", report.name, report.id));
+        self.new.insert(report.id.clone(), record.clone());
+        self.mutations.push(Mutation::Put(Record::Workload(record)));
     }
 
     fn identity(&mut self, network: &NetworkName, labels: Labels) -> IdentityId {
@@ -167,5 +188,16 @@ impl<'a> Batch<'a> {
             self.mutations.push(Mutation::Put(Record::Identity(record)));
         }
         id
+    }
+
+    /// What the audit log says of it.
+    fn action(&self) -> String {
+        let list = |verb: &str, names: &[String]| match names.len() {
+            0 => String::new(),
+            count if count > NAMED => format!("{verb} {count} workloads"),
+            _ => format!("{verb} {}", names.join(", ")),
+        };
+        let parts = [list("started", &self.started), list("stopped", &self.stopped)];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
     }
 }

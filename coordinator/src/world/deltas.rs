@@ -1,0 +1,380 @@
+//! What each node is to be told of a change, derived from the change and not from the world.
+//!
+//! A delta is said to a set of nodes at once, so that a change which a thousand nodes need is worked out, and kept, one
+//! time. A node *meets* an identity if a link joins it with one of its own; the nodes that meet an identity are its
+//! *audience*. From that follows what a node knows: the links of its own identities; both ends of these; all workloads of
+//! those that it meets; and, as peers, the nodes on which those run.
+
+use super::{
+    network::{NetworkState, workload_item},
+    nodes::Nodes,
+    quarantines::Quarantines,
+};
+use crate::records::WorkloadRecord;
+use meshward_model::{
+    Acl, Change, IdentityId, Item, ItemKey, NetworkName, WorkloadId,
+    view::{IdentitySpec, NetworkSpec, PeerSpec},
+};
+use meshward_policy::{LinkChange, Policy};
+use roaring::{MultiOps, RoaringBitmap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// What some nodes are to be told.
+#[derive(Debug, Clone)]
+pub struct Delta {
+    /// The nodes, by their indices.
+    pub nodes: RoaringBitmap,
+    /// What they are told.
+    pub changes: Arc<[Change]>,
+}
+
+/// What follows from a change, in the order in which each node is to take it.
+#[derive(Debug, Default)]
+pub struct Deltas {
+    pub all: Vec<Delta>,
+    /// Whether something was revoked or granted: that waits for nothing.
+    pub urgent: bool,
+    /// While a store is read there is nobody to tell.
+    muted: bool,
+}
+
+impl Deltas {
+    /// Deltas that nobody is told.
+    pub fn muted() -> Self {
+        Self { muted: true, ..Self::default() }
+    }
+
+    /// All nodes that are told something.
+    pub fn touched(&self) -> RoaringBitmap {
+        self.all.iter().map(|delta| &delta.nodes).union()
+    }
+
+    fn push(&mut self, nodes: RoaringBitmap, changes: Vec<Change>) {
+        if !self.muted && !nodes.is_empty() && !changes.is_empty() {
+            self.all.push(Delta { nodes, changes: changes.into() });
+        }
+    }
+
+    fn push_to(&mut self, node: u32, changes: Vec<Change>) {
+        self.push(RoaringBitmap::from_iter([node]), changes);
+    }
+}
+
+/// A network, and what else its items are made of.
+pub struct Telling<'a> {
+    pub network: &'a mut NetworkState,
+    pub nodes: &'a Nodes,
+    pub quarantines: &'a Quarantines,
+    pub deltas: &'a mut Deltas,
+}
+
+/// The items of a network, as its nodes have them.
+#[derive(Clone, Copy)]
+pub struct Items<'a> {
+    pub network: &'a NetworkState,
+    pub nodes: &'a Nodes,
+    pub quarantines: &'a Quarantines,
+}
+
+impl Items<'_> {
+    pub fn name(&self) -> &NetworkName {
+        &self.network.record.name
+    }
+
+    /// The network itself, as a node has it; `None` if it does not serve it.
+    pub fn own_network(&self, node: u32) -> Option<(ItemKey, Item)> {
+        let blocks = self.nodes.record(node)?.blocks.get(self.name())?.clone();
+        let record = &self.network.record;
+        let spec = NetworkSpec { prefixes: record.prefixes.clone(), blocks, mtu: record.mtu };
+        Some((ItemKey::Network(self.name().clone()), Item::Network(spec)))
+    }
+
+    /// A node as a peer; `None` while it has no endpoint.
+    pub fn peer(&self, node: u32) -> Option<(ItemKey, Item)> {
+        let record = self.nodes.record(node)?;
+        let (endpoint, prefixes) = (record.endpoints.get(self.name())?, record.blocks.get(self.name())?);
+        let spec = PeerSpec {
+            public_key: endpoint.public_key,
+            candidates: endpoint.candidates.clone(),
+            prefixes: prefixes.clone(),
+        };
+        Some((ItemKey::Peer(self.name().clone(), record.name.clone()), Item::Peer(spec)))
+    }
+
+    pub fn identity(&self, id: IdentityId) -> Option<(ItemKey, Item)> {
+        let labels = self.network.links.labels(id)?;
+        let quarantined = self.quarantines.selects(self.name(), labels).is_some();
+        let spec = IdentitySpec { labels: labels.clone(), quarantined };
+        Some((ItemKey::Identity(self.name().clone(), id), Item::Identity(spec)))
+    }
+
+    pub fn workload(&self, record: &WorkloadRecord) -> (ItemKey, Item) {
+        workload_item(record, self.quarantines.holds(&record.id))
+    }
+
+    pub fn link(&self, from: IdentityId, to: IdentityId, acl: &Arc<Acl>) -> (ItemKey, Item) {
+        (ItemKey::Link(self.name().clone(), from, to), Item::Link(Acl::clone(acl)))
+    }
+
+    /// All that a node learns by meeting an identity.
+    fn section(&self, id: IdentityId, learner: Option<u32>) -> Vec<Change> {
+        let hosts = self.network.hosts(id).into_iter().flatten().filter(|host| Some(*host) != learner);
+        let workloads = self.network.workloads_of(id).map(|record| self.workload(record));
+        self.identity(id)
+            .into_iter()
+            .chain(hosts.filter_map(|host| self.peer(host)))
+            .chain(workloads)
+            .map(put)
+            .collect()
+    }
+
+    /// The links between two identities, in both directions.
+    fn between(&self, a: IdentityId, b: IdentityId) -> Vec<Change> {
+        let there = self.network.links.acl(a, b).map(|acl| self.link(a, b, acl));
+        let back = self.network.links.acl(b, a).filter(|_| a != b).map(|acl| self.link(b, a, acl));
+        there.into_iter().chain(back).map(put).collect()
+    }
+
+    /// Drops the workloads of an identity that run elsewhere.
+    fn drop_others(&self, id: IdentityId, node: u32) -> Vec<Change> {
+        let own = self.nodes.name(node);
+        let others = self.network.workloads_of(id).filter(|record| Some(&record.node) != own);
+        others.map(|record| Change::Drop(self.workload_key(&record.id))).collect()
+    }
+
+    fn workload_key(&self, id: &WorkloadId) -> ItemKey {
+        ItemKey::Workload(self.name().clone(), id.clone())
+    }
+}
+
+fn put((key, item): (ItemKey, Item)) -> Change {
+    Change::Put(key, item)
+}
+
+impl Telling<'_> {
+    fn items(&self) -> Items<'_> {
+        Items { network: self.network, nodes: self.nodes, quarantines: self.quarantines }
+    }
+
+    fn name(&self) -> NetworkName {
+        self.network.record.name.clone()
+    }
+
+    fn is_muted(&self) -> bool {
+        self.deltas.muted
+    }
+
+    /// A workload has started.
+    pub fn start(&mut self, record: WorkloadRecord) {
+        let (id, identity) = (record.id.clone(), record.identity);
+        let Some(node) = self.nodes.index(&record.node) else { return };
+        let is_new = self.network.links.labels(identity).is_none();
+        if is_new && let Some(known) = self.network.identities.get(&identity) {
+            let labels = known.labels.clone();
+            self.network.links.insert(identity, labels);
+        }
+        let held = self.quarantines.holds(&id);
+        if self.is_muted() {
+            return self.network.add(record, node, held);
+        }
+        let neighbours = self.network.links.neighbours(identity);
+        let is_first = !self.network.runs(node, identity);
+        let unmet: Vec<IdentityId> = neighbours
+            .iter()
+            .copied()
+            .filter(|other| is_first && !self.network.meets(node, *other))
+            .collect();
+        self.network.add(record, node, held);
+        let audience = self.network.audience(identity);
+        let items = self.items();
+        let mut told = Vec::new();
+        if is_new {
+            for &other in neighbours.iter().filter(|other| **other != identity) {
+                told.push((
+                    self.network.hosts(other).cloned().unwrap_or_default(),
+                    items.between(identity, other),
+                ));
+            }
+            told.push((audience.clone(), items.identity(identity).into_iter().map(put).collect()));
+        }
+        if is_first {
+            let mut others = audience.clone();
+            others.remove(node);
+            told.push((others, items.peer(node).into_iter().map(put).collect()));
+        }
+        let mut all = audience;
+        all.insert(node);
+        told.push((
+            all,
+            self.network.workloads.get(&id).map(|record| put(items.workload(record))).into_iter().collect(),
+        ));
+        if is_first {
+            let mut own: Vec<Change> = items.identity(identity).into_iter().map(put).collect();
+            own.extend(neighbours.iter().flat_map(|other| items.between(identity, *other)));
+            own.extend(unmet.into_iter().flat_map(|other| items.section(other, Some(node))));
+            told.push((RoaringBitmap::from_iter([node]), own));
+        }
+        told.into_iter().for_each(|(nodes, changes)| self.deltas.push(nodes, changes));
+    }
+
+    /// A workload has stopped.
+    pub fn stop(&mut self, id: &WorkloadId) {
+        let Some(record) = self.network.workloads.get(id) else { return };
+        let identity = record.identity;
+        let Some(node) = self.nodes.index(&record.node) else { return };
+        let (neighbours, audience) =
+            (self.network.links.neighbours(identity), self.network.audience(identity));
+        let name = self.name();
+        self.network.remove(id, node, self.quarantines.holds(id));
+        let mut all = audience.clone();
+        all.insert(node);
+        self.deltas.push(all, vec![Change::Drop(self.items().workload_key(id))]);
+        let ended = self.network.hosts(identity).is_none();
+        if ended {
+            let closed = self.network.links.remove(identity);
+            let mut dropped: BTreeMap<IdentityId, Vec<Change>> = BTreeMap::new();
+            for LinkChange { from, to, .. } in closed {
+                let other = if from == identity { to } else { from };
+                dropped.entry(other).or_default().push(Change::Drop(ItemKey::Link(name.clone(), from, to)));
+            }
+            for (other, changes) in dropped {
+                let hosts = self.network.hosts(other).cloned().unwrap_or_default();
+                // The node itself may have no other workload to have these links for.
+                self.deltas.push(hosts | RoaringBitmap::from_iter([node]), changes);
+            }
+            self.deltas.push(audience, vec![Change::Drop(ItemKey::Identity(name.clone(), identity))]);
+        }
+        if !self.network.runs(node, identity) {
+            let own = self.left(node, identity, &neighbours);
+            self.deltas.push_to(node, own);
+        }
+    }
+
+    /// What a node does not need any more that has stopped its last workload of an identity.
+    fn left(&self, node: u32, identity: IdentityId, neighbours: &BTreeSet<IdentityId>) -> Vec<Change> {
+        let (name, items) = (self.name(), self.items());
+        let mut changes = Vec::new();
+        for &other in neighbours {
+            if !self.network.runs(node, other) {
+                changes.push(Change::Drop(ItemKey::Link(name.clone(), identity, other)));
+                changes.push(Change::Drop(ItemKey::Link(name.clone(), other, identity)));
+            }
+        }
+        for &other in neighbours.iter().chain([&identity]) {
+            match (self.network.meets(node, other), self.network.runs(node, other)) {
+                (true, _) => {}
+                (false, true) => changes.extend(items.drop_others(other, node)),
+                (false, false) => changes.push(Change::Forget(name.clone(), other)),
+            }
+        }
+        changes
+    }
+
+    /// The network has another policy.
+    pub fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.deltas.urgent = true;
+        let step = self.network.links.step(policy);
+        let ends: BTreeSet<IdentityId> =
+            step.changes.iter().flat_map(|change| [change.from, change.to]).collect();
+        let before: Vec<(IdentityId, RoaringBitmap)> =
+            ends.iter().map(|id| (*id, self.network.audience(*id))).collect();
+        let changes = self.network.links.take(step);
+        if self.is_muted() {
+            return;
+        }
+        let name = self.name();
+        let mut by_end: HashMap<IdentityId, Vec<Change>> = HashMap::new();
+        for LinkChange { from, to, after, .. } in changes {
+            let change = match &after {
+                Some(acl) => put(self.items().link(from, to, acl)),
+                None => Change::Drop(ItemKey::Link(name.clone(), from, to)),
+            };
+            by_end.entry(from).or_default().push(change.clone());
+            if from != to {
+                by_end.entry(to).or_default().push(change);
+            }
+        }
+        for (end, changes) in by_end {
+            let hosts = self.network.hosts(end).cloned().unwrap_or_default();
+            self.deltas.push(hosts, changes);
+        }
+        for (id, before) in before {
+            let (after, hosts) =
+                (self.network.audience(id), self.network.hosts(id).cloned().unwrap_or_default());
+            let (gained, lost) = (&after - &before, &before - &after);
+            if !gained.is_empty() {
+                let section = self.items().section(id, None);
+                self.deltas.push(&gained - &hosts, section);
+                for node in gained & &hosts {
+                    let section = self.items().section(id, Some(node));
+                    self.deltas.push_to(node, section);
+                }
+            }
+            self.deltas.push(&lost - &hosts, vec![Change::Forget(name.clone(), id)]);
+            for node in lost & &hosts {
+                let dropped = self.items().drop_others(id, node);
+                self.deltas.push_to(node, dropped);
+            }
+        }
+    }
+
+    /// A node has joined, has another endpoint, or other blocks. `before`: what it was as a member and as a peer.
+    pub fn node_changed(&mut self, node: u32, before: (Option<Item>, Option<Item>)) {
+        let name = self.name();
+        let own = self.items().own_network(node);
+        self.network.set_member(node, own.is_some());
+        if before.0.as_ref() != own.as_ref().map(|(_, item)| item) {
+            let change = own.map_or(Change::Drop(ItemKey::Network(name.clone())), put);
+            self.deltas.push_to(node, vec![change]);
+        }
+        let peer = self.items().peer(node);
+        if before.1.as_ref() == peer.as_ref().map(|(_, item)| item) {
+            return;
+        }
+        self.network.set_peer(node, peer.as_ref());
+        let mut meeting = self.network.meeting(node);
+        meeting.remove(node);
+        let change = match (peer, self.nodes.name(node)) {
+            (Some(peer), _) => put(peer),
+            (None, Some(gone)) => Change::Drop(ItemKey::Peer(name, gone.clone())),
+            (None, None) => return,
+        };
+        self.deltas.push(meeting, vec![change]);
+    }
+
+    /// The network's settings are others.
+    pub fn network_changed(&mut self) {
+        for node in self.network.members().clone() {
+            let own = self.items().own_network(node);
+            self.deltas.push_to(node, own.into_iter().map(put).collect());
+        }
+    }
+
+    /// The network goes. It has no workloads any more.
+    pub fn network_deleted(&mut self) {
+        let key = ItemKey::Network(self.name());
+        self.deltas.push(self.network.members().clone(), vec![Change::Drop(key)]);
+    }
+
+    /// A quarantine that names an identity's labels has come or gone.
+    pub fn identity_held(&mut self, id: IdentityId) {
+        self.deltas.urgent = true;
+        let all = self.network.audience(id) | self.network.hosts(id).cloned().unwrap_or_default();
+        let changes = self.items().identity(id).into_iter().map(put).collect();
+        self.deltas.push(all, changes);
+    }
+
+    /// A workload is held by a quarantine that names it, or is not any more.
+    pub fn workload_held(&mut self, id: &WorkloadId) {
+        self.deltas.urgent = true;
+        self.network.set_held(id, self.quarantines.holds(id));
+        let Some(record) = self.network.workloads.get(id) else { return };
+        let mut all = self.network.audience(record.identity);
+        all.extend(self.nodes.index(&record.node));
+        let changes = vec![put(self.items().workload(record))];
+        self.deltas.push(all, changes);
+    }
+}

@@ -1,0 +1,313 @@
+//! The mesh as it is at one revision: the records, and what follows from them.
+//!
+//! Nothing here writes: plans read the world and name mutations, the store takes them, and [`World::apply`] follows. It
+//! also says what each node is to be told of them, so that a change costs what it concerns.
+
+mod deltas;
+mod network;
+mod nodes;
+mod quarantines;
+mod view;
+
+pub use deltas::Deltas;
+pub use network::NetworkState;
+
+use crate::records::{
+    CredentialRecord, Mutation, NodeRecord, Record, RecordKey, TokenRecord, WorkloadRecord,
+};
+use deltas::{Items, Telling};
+use ipnet::IpNet;
+use meshward_model::{
+    IdentityId, Labels, NetworkName, NodeName, Revision, WorkloadId,
+    api::{Quarantine, QuarantineTarget},
+};
+use meshward_policy::Policy;
+use nodes::Nodes;
+use quarantines::Quarantines;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// The mesh at one revision.
+#[derive(Debug, Default)]
+pub struct World {
+    pub revision: Revision,
+    pub networks: BTreeMap<NetworkName, NetworkState>,
+    pub nodes: Nodes,
+    pub tokens: BTreeMap<String, TokenRecord>,
+    pub credentials: BTreeMap<String, CredentialRecord>,
+    pub quarantines: Quarantines,
+    pub workload_networks: HashMap<WorkloadId, NetworkName>,
+    next_identity: u32,
+}
+
+impl World {
+    /// The world that follows from the records.
+    ///
+    /// # Errors
+    /// A sentence naming the record that does not fit.
+    pub fn load(revision: Revision, records: Vec<Record>) -> Result<Self, String> {
+        Self::default().reload(revision, records)
+    }
+
+    /// The world that follows from the records, in which nodes have the indices that they have in this one.
+    ///
+    /// # Errors
+    /// A sentence naming the record that does not fit.
+    pub fn reload(&self, revision: Revision, mut records: Vec<Record>) -> Result<Self, String> {
+        records.sort_by_key(Record::rank);
+        let mut world = Self { revision, nodes: Nodes::with_indices_of(&self.nodes), ..Self::default() };
+        let mut nobody = Deltas::muted();
+        for record in records {
+            world.check(&record)?;
+            world.put(record, &mut nobody);
+        }
+        Ok(world)
+    }
+
+    /// Whether a record that was read fits to those before it.
+    fn check(&self, record: &Record) -> Result<(), String> {
+        let network = match record {
+            Record::Policy(policy) => {
+                Policy::parse(&policy.source)
+                    .map_err(|error| format!("the stored policy of {}: {error}", policy.network))?;
+                &policy.network
+            }
+            Record::Identity(identity) => &identity.network,
+            Record::Workload(workload) if !self.nodes.contains_key(&workload.node) => {
+                return Err(format!("{:?} runs on a node that is not stored", record.key()));
+            }
+            Record::Workload(workload) => &workload.network,
+            _ => return Ok(()),
+        };
+        match self.networks.contains_key(network) {
+            true => Ok(()),
+            false => Err(format!("{:?} belongs to a network that is not stored", record.key())),
+        }
+    }
+
+    /// Follows what the store has taken, and says whom to tell what.
+    pub fn apply(&mut self, revision: Revision, mutations: &[Mutation]) -> Deltas {
+        let mut deltas = Deltas::default();
+        for mutation in mutations {
+            match mutation {
+                Mutation::Put(record) => self.put(record.clone(), &mut deltas),
+                Mutation::Delete(key) => self.delete(key, &mut deltas),
+            }
+        }
+        self.revision = revision;
+        deltas
+    }
+
+    fn put(&mut self, record: Record, deltas: &mut Deltas) {
+        match record {
+            Record::Network(record) => {
+                let name = record.name.clone();
+                match self.networks.get_mut(&name) {
+                    Some(network) => network.record = record,
+                    None => {
+                        self.networks.insert(name.clone(), NetworkState::new(record));
+                    }
+                }
+                self.tell(&name, deltas, |telling| telling.network_changed());
+            }
+            Record::Node(record) => self.put_node(record, deltas),
+            Record::Token(record) => {
+                self.tokens.insert(record.id.clone(), record);
+            }
+            Record::Credential(record) => {
+                self.credentials.insert(record.name.clone(), record);
+            }
+            Record::Identity(record) => {
+                self.next_identity = self.next_identity.max(record.id.0);
+                if let Some(network) = self.networks.get_mut(&record.network) {
+                    network.by_labels.insert(record.labels.clone(), record.id);
+                    network.identities.insert(record.id, record);
+                }
+            }
+            Record::Workload(record) => self.put_workload(record, deltas),
+            Record::Policy(record) => {
+                // Checked before it was stored, and again when it is loaded; if it is unreadable all the same, the
+                // closed side is to allow nothing.
+                let policy = Policy::parse(&record.source)
+                    .unwrap_or_else(|_| Policy::deny_all(record.network.clone()));
+                self.set_policy(&record.network, policy, record.source, deltas);
+            }
+            Record::Quarantine(record) => {
+                let target = record.target.clone();
+                self.quarantines.put(record);
+                self.tell_held(&target, deltas);
+            }
+        }
+    }
+
+    fn put_workload(&mut self, mut record: WorkloadRecord, deltas: &mut Deltas) {
+        // One text for a name, however many workloads have it.
+        if let (Some((name, _)), Some((node, _))) =
+            (self.networks.get_key_value(&record.network), self.nodes.get_key_value(&record.node))
+        {
+            (record.network, record.node) = (name.clone(), node.clone());
+        }
+        let name = record.network.clone();
+        self.workload_networks.insert(record.id.clone(), name.clone());
+        self.tell(&name, deltas, |telling| {
+            telling.stop(&record.id);
+            telling.start(record);
+        });
+    }
+
+    fn put_node(&mut self, record: NodeRecord, deltas: &mut Deltas) {
+        let name = record.name.clone();
+        let index = self.nodes.index(&name);
+        let before: Vec<_> = self
+            .networks
+            .values()
+            .map(|network| {
+                let items = Items { network, nodes: &self.nodes, quarantines: &self.quarantines };
+                let item = |found: Option<(_, _)>| found.map(|(_, item)| item);
+                (item(index.and_then(|at| items.own_network(at))), item(index.and_then(|at| items.peer(at))))
+            })
+            .collect();
+        let index = self.nodes.put(record);
+        let names: Vec<NetworkName> = self.networks.keys().cloned().collect();
+        for (network, before) in names.iter().zip(before) {
+            self.tell(network, deltas, |telling| telling.node_changed(index, before));
+        }
+    }
+
+    fn set_policy(&mut self, name: &NetworkName, policy: Policy, source: String, deltas: &mut Deltas) {
+        self.tell(name, deltas, |telling| {
+            telling.set_policy(Arc::new(policy));
+            telling.network.policy_source = source;
+        });
+    }
+
+    fn delete(&mut self, key: &RecordKey, deltas: &mut Deltas) {
+        match key {
+            RecordKey::Network(name) => {
+                self.tell(name, deltas, |telling| telling.network_deleted());
+                self.networks.remove(name);
+            }
+            RecordKey::Node(name) => {
+                let Some(index) = self.nodes.index(name) else { return };
+                let networks: Vec<NetworkName> = self.networks.keys().cloned().collect();
+                for network in &networks {
+                    // Its workloads have been deleted before it, so nobody has it as a peer.
+                    self.tell(network, deltas, |telling| telling.network.forget_node(index));
+                }
+                self.nodes.remove(name);
+            }
+            RecordKey::Token(id) => {
+                self.tokens.remove(id);
+            }
+            RecordKey::Credential(name) => {
+                self.credentials.remove(name);
+            }
+            RecordKey::Identity(id) => {
+                for network in self.networks.values_mut() {
+                    if let Some(record) = network.identities.remove(id) {
+                        network.by_labels.remove(&record.labels);
+                    }
+                }
+            }
+            RecordKey::Workload(id) => {
+                if let Some(network) = self.workload_networks.remove(id) {
+                    self.tell(&network, deltas, |telling| telling.stop(id));
+                }
+            }
+            RecordKey::Policy(name) => {
+                self.set_policy(name, Policy::deny_all(name.clone()), String::new(), deltas);
+            }
+            RecordKey::Quarantine(id) => {
+                if let Some(removed) = self.quarantines.remove(id) {
+                    self.tell_held(&removed.target, deltas);
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, name: &NetworkName, deltas: &mut Deltas, what: impl FnOnce(&mut Telling)) {
+        let Some(network) = self.networks.get_mut(name) else { return };
+        what(&mut Telling { network, nodes: &self.nodes, quarantines: &self.quarantines, deltas });
+    }
+
+    /// A quarantine of a target has come or gone.
+    fn tell_held(&mut self, target: &QuarantineTarget, deltas: &mut Deltas) {
+        if let Some(id) = &target.workload
+            && let Some(name) = self.workload_networks.get(id).cloned()
+        {
+            self.tell(&name, deltas, |telling| telling.workload_held(id));
+        }
+        let Some(selector) = &target.selector else { return };
+        let names: Vec<NetworkName> = match &target.network {
+            Some(name) => vec![name.clone()],
+            None => self.networks.keys().cloned().collect(),
+        };
+        for name in names {
+            self.tell(&name, deltas, |telling| {
+                let held = telling.network.links.select(selector);
+                held.into_iter().for_each(|identity| telling.identity_held(identity));
+            });
+        }
+    }
+
+    /// The quarantine that holds a workload, by its labels or by itself.
+    pub fn quarantine_of(
+        &self,
+        network: &NetworkName,
+        labels: &Labels,
+        workload: Option<&WorkloadId>,
+    ) -> Option<&Quarantine> {
+        let alone = workload.and_then(|id| self.quarantines.of_workload(id));
+        alone.or_else(|| self.quarantines.selects(network, labels))
+    }
+
+    /// The workloads that a target names, whose network it allows.
+    pub fn targeted(&self, target: &QuarantineTarget) -> Vec<&WorkloadRecord> {
+        let networks = self
+            .networks
+            .values()
+            .filter(|network| target.network.as_ref().is_none_or(|own| *own == network.record.name));
+        let mut found: Vec<&WorkloadRecord> = networks
+            .flat_map(|network| {
+                let selected = target.selector.iter().flat_map(|selector| network.links.select(selector));
+                let alone = target.workload.iter().filter_map(|id| network.workloads.get(id));
+                selected.flat_map(|identity| network.workloads_of(identity)).chain(alone)
+            })
+            .collect();
+        found.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        found
+    }
+
+    /// Every workload with its labels and whether it is quarantined, in no order.
+    pub fn workloads(&self) -> impl Iterator<Item = (&WorkloadRecord, &Labels, bool)> {
+        self.networks.values().flat_map(move |network| {
+            let identities = network.links.identities();
+            identities.flat_map(move |(identity, labels)| {
+                let held = self.quarantines.selects(&network.record.name, labels).is_some();
+                let workloads = network.workloads_of(identity);
+                workloads
+                    .map(move |workload| (workload, labels, held || self.quarantines.holds(&workload.id)))
+            })
+        })
+    }
+
+    /// The workloads of a node.
+    pub fn workloads_on(&self, node: &NodeName) -> impl Iterator<Item = &WorkloadRecord> {
+        let index = self.nodes.index(node);
+        self.networks
+            .values()
+            .flat_map(move |network| index.into_iter().flat_map(move |index| network.workloads_on(index)))
+    }
+
+    /// The blocks of a network that nodes have.
+    pub fn taken_blocks(&self, network: &NetworkName) -> BTreeSet<IpNet> {
+        self.nodes.values().filter_map(|node| node.blocks.get(network)).flatten().copied().collect()
+    }
+
+    /// A number that no identity has had.
+    pub fn next_identity(&self) -> IdentityId {
+        IdentityId(self.next_identity + 1)
+    }
+}

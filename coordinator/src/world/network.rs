@@ -1,0 +1,223 @@
+//! One network and what is in it, with the indices that deltas and views are made from.
+
+use crate::records::{IdentityRecord, WorkloadRecord};
+use meshward_model::{
+    IdentityId, Item, ItemKey, Labels, WorkloadId,
+    api::Network,
+    view::{Digest, Hash128, WorkloadSpec},
+};
+use meshward_policy::{Links, Policy};
+use roaring::{MultiOps, RoaringBitmap};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// One network.
+#[derive(Debug)]
+pub struct NetworkState {
+    pub record: Network,
+    pub policy_source: String,
+    /// Of the identities that have a workload.
+    pub links: Links,
+    pub workloads: HashMap<WorkloadId, WorkloadRecord>,
+    pub identities: BTreeMap<IdentityId, IdentityRecord>,
+    pub by_labels: HashMap<Labels, IdentityId>,
+    pub by_address: HashMap<IpAddr, WorkloadId>,
+    /// What is known of the workloads of an identity.
+    running: HashMap<IdentityId, Running>,
+    /// The workloads of a node, and how many of each identity they are.
+    on_node: HashMap<u32, OnNode>,
+    /// The nodes that serve the network.
+    members: RoaringBitmap,
+    /// The hash of a node as a peer.
+    peers: HashMap<u32, Hash128>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    workloads: HashSet<WorkloadId>,
+    hosts: RoaringBitmap,
+    /// Of the workloads as items.
+    digest: Digest,
+}
+
+#[derive(Debug, Default)]
+struct OnNode {
+    workloads: HashSet<WorkloadId>,
+    identities: BTreeMap<IdentityId, usize>,
+}
+
+impl NetworkState {
+    pub fn new(record: Network) -> Self {
+        Self {
+            links: Links::new(Arc::new(Policy::deny_all(record.name.clone()))),
+            record,
+            policy_source: String::new(),
+            workloads: HashMap::new(),
+            identities: BTreeMap::new(),
+            by_labels: HashMap::new(),
+            by_address: HashMap::new(),
+            running: HashMap::new(),
+            on_node: HashMap::new(),
+            members: RoaringBitmap::new(),
+            peers: HashMap::new(),
+        }
+    }
+
+    /// The nodes that run a workload of an identity; `None` if there is no workload.
+    pub fn hosts(&self, identity: IdentityId) -> Option<&RoaringBitmap> {
+        self.running.get(&identity).map(|running| &running.hosts)
+    }
+
+    /// The workloads of an identity.
+    pub fn workloads_of(&self, identity: IdentityId) -> impl Iterator<Item = &WorkloadRecord> {
+        let ids = self.running.get(&identity).map(|running| &running.workloads);
+        ids.into_iter().flatten().filter_map(|id| self.workloads.get(id))
+    }
+
+    /// The digest of the workloads of an identity, as items.
+    pub fn digest_of(&self, identity: IdentityId) -> Digest {
+        self.running.get(&identity).map(|running| running.digest).unwrap_or_default()
+    }
+
+    /// The workloads of a node.
+    pub fn workloads_on(&self, node: u32) -> impl Iterator<Item = &WorkloadRecord> {
+        let ids = self.on_node.get(&node).map(|on| &on.workloads);
+        ids.into_iter().flatten().filter_map(|id| self.workloads.get(id))
+    }
+
+    /// The identities of a node's workloads.
+    pub fn identities_on(&self, node: u32) -> impl Iterator<Item = IdentityId> {
+        self.on_node.get(&node).into_iter().flat_map(|on| on.identities.keys().copied())
+    }
+
+    /// Whether a node runs a workload of an identity.
+    pub fn runs(&self, node: u32, identity: IdentityId) -> bool {
+        self.on_node.get(&node).is_some_and(|on| on.identities.contains_key(&identity))
+    }
+
+    /// Whether a link joins an identity with one of a node's.
+    pub fn meets(&self, node: u32, identity: IdentityId) -> bool {
+        let linked = |own: IdentityId| {
+            self.links.acl(own, identity).is_some() || self.links.acl(identity, own).is_some()
+        };
+        self.identities_on(node).any(linked)
+    }
+
+    /// The nodes that meet an identity.
+    pub fn audience(&self, identity: IdentityId) -> RoaringBitmap {
+        let neighbours = self.links.neighbours(identity);
+        neighbours.into_iter().filter_map(|other| self.hosts(other)).union()
+    }
+
+    /// The nodes that have a node as a peer, and itself if it meets an identity of its own.
+    pub fn meeting(&self, node: u32) -> RoaringBitmap {
+        self.identities_on(node).map(|identity| self.audience(identity)).union()
+    }
+
+    pub fn members(&self) -> &RoaringBitmap {
+        &self.members
+    }
+
+    pub fn set_member(&mut self, node: u32, is_member: bool) {
+        if is_member {
+            self.members.insert(node)
+        } else {
+            self.members.remove(node)
+        };
+    }
+
+    /// Forgets a node that has left the mesh.
+    pub fn forget_node(&mut self, node: u32) {
+        self.members.remove(node);
+        self.peers.remove(&node);
+    }
+
+    /// The hash of a node as a peer; `None` while it has no endpoint.
+    pub fn peer(&self, node: u32) -> Option<Hash128> {
+        self.peers.get(&node).copied()
+    }
+
+    pub fn set_peer(&mut self, node: u32, peer: Option<&(ItemKey, Item)>) {
+        match peer {
+            Some((key, item)) => self.peers.insert(node, Hash128::of(key, item)),
+            None => self.peers.remove(&node),
+        };
+    }
+
+    /// Notes a workload. Its identity is among the links.
+    pub fn add(&mut self, record: WorkloadRecord, node: u32, quarantined: bool) {
+        let running = self.running.entry(record.identity).or_default();
+        running.workloads.insert(record.id.clone());
+        running.hosts.insert(node);
+        running.digest.add(hash(&record, quarantined));
+        let on = self.on_node.entry(node).or_default();
+        on.workloads.insert(record.id.clone());
+        *on.identities.entry(record.identity).or_default() += 1;
+        for address in &record.addresses {
+            self.by_address.insert(*address, record.id.clone());
+        }
+        self.workloads.insert(record.id.clone(), record);
+    }
+
+    /// Forgets a workload. If it was the last of its identity, the links still have that.
+    pub fn remove(&mut self, id: &WorkloadId, node: u32, quarantined: bool) {
+        let Some(record) = self.workloads.remove(id) else { return };
+        for address in &record.addresses {
+            if self.by_address.get(address) == Some(id) {
+                self.by_address.remove(address);
+            }
+        }
+        let mut last_on_node = true;
+        if let Some(on) = self.on_node.get_mut(&node) {
+            on.workloads.remove(id);
+            if let Some(count) = on.identities.get_mut(&record.identity) {
+                *count -= 1;
+                last_on_node = *count == 0;
+                if last_on_node {
+                    on.identities.remove(&record.identity);
+                }
+            }
+            if on.workloads.is_empty() {
+                self.on_node.remove(&node);
+            }
+        }
+        if let Some(running) = self.running.get_mut(&record.identity) {
+            running.workloads.remove(id);
+            running.digest.remove(hash(&record, quarantined));
+            if last_on_node {
+                running.hosts.remove(node);
+            }
+            if running.workloads.is_empty() {
+                self.running.remove(&record.identity);
+            }
+        }
+    }
+
+    /// Follows that a workload is told otherwise, though its record is the same.
+    pub fn set_held(&mut self, id: &WorkloadId, quarantined: bool) {
+        let Some(record) = self.workloads.get(id) else { return };
+        if let Some(running) = self.running.get_mut(&record.identity) {
+            running.digest.remove(hash(record, !quarantined));
+            running.digest.add(hash(record, quarantined));
+        }
+    }
+}
+
+/// A workload as nodes are told of it.
+pub fn workload_item(record: &WorkloadRecord, quarantined: bool) -> (ItemKey, Item) {
+    let spec = WorkloadSpec {
+        node: record.node.clone(),
+        addresses: record.addresses.clone(),
+        identity: record.identity,
+        quarantined,
+    };
+    (ItemKey::Workload(record.network.clone(), record.id.clone()), Item::Workload(spec))
+}
+
+fn hash(record: &WorkloadRecord, quarantined: bool) -> Hash128 {
+    let (key, item) = workload_item(record, quarantined);
+    Hash128::of(&key, &item)
+}

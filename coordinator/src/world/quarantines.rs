@@ -1,0 +1,73 @@
+//! The quarantines that stand, and whom they hold.
+
+use meshward_model::{Labels, NetworkName, WorkloadId, api::Quarantine};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Deref,
+};
+
+/// The quarantines by their ids.
+#[derive(Debug, Default)]
+pub struct Quarantines {
+    all: BTreeMap<String, Quarantine>,
+    /// Those that name a workload.
+    by_workload: HashMap<WorkloadId, BTreeSet<String>>,
+    /// Those that name labels: asked about every identity, and few.
+    selecting: BTreeSet<String>,
+}
+
+impl Deref for Quarantines {
+    type Target = BTreeMap<String, Quarantine>;
+    fn deref(&self) -> &Self::Target {
+        &self.all
+    }
+}
+
+impl Quarantines {
+    pub fn put(&mut self, record: Quarantine) {
+        self.remove(&record.id);
+        match &record.target.workload {
+            Some(workload) => {
+                self.by_workload.entry(workload.clone()).or_default().insert(record.id.clone());
+            }
+            None => {
+                self.selecting.insert(record.id.clone());
+            }
+        }
+        self.all.insert(record.id.clone(), record);
+    }
+
+    pub fn remove(&mut self, id: &str) -> Option<Quarantine> {
+        let record = self.all.remove(id)?;
+        self.selecting.remove(id);
+        if let Some(workload) = &record.target.workload
+            && let Some(ids) = self.by_workload.get_mut(workload)
+        {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.by_workload.remove(workload);
+            }
+        }
+        Some(record)
+    }
+
+    /// Whether a workload is held by itself.
+    pub fn holds(&self, workload: &WorkloadId) -> bool {
+        self.by_workload.contains_key(workload)
+    }
+
+    /// The quarantine that names a workload.
+    pub fn of_workload(&self, workload: &WorkloadId) -> Option<&Quarantine> {
+        self.all.get(self.by_workload.get(workload)?.first()?)
+    }
+
+    /// The quarantine that selects labels.
+    pub fn selects(&self, network: &NetworkName, labels: &Labels) -> Option<&Quarantine> {
+        let selecting = self.selecting.iter().filter_map(|id| self.all.get(id));
+        selecting.into_iter().find(|quarantine| {
+            let target = &quarantine.target;
+            target.selector.as_ref().is_some_and(|selector| selector.matches(labels))
+                && target.network.as_ref().is_none_or(|own| own == network)
+        })
+    }
+}

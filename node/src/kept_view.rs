@@ -1,0 +1,204 @@
+//! The view on disk: a snapshot, and a log of what has changed since. A change costs what it changes, not what is known.
+//!
+//! The snapshot is one frame of a [`View`]. The log begins with the hash of the snapshot that it follows, then has a frame
+//! for each update: revision and changes, and a hash of both. A log of another snapshot, and whatever stands behind a frame
+//! that was not written in full, is as good as not there: the coordinator tells anew what is missing.
+
+use crate::folder::Folder;
+use anyhow::{Context, Result};
+use meshward_model::{
+    Change, HeldView, Revision, View,
+    control::{body_length, decode, encode},
+};
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    path::PathBuf,
+};
+use tracing::warn;
+
+const SNAPSHOT: &str = "view";
+const LOG: &str = "view.log";
+const HASH: usize = 16;
+/// A log of up to this length is never too long, in bytes.
+const SHORT: u64 = 256 << 10;
+
+/// The view on disk.
+pub struct KeptView {
+    folder: Folder,
+    /// Open for appending; `None` before the first snapshot is written, and after a failed write.
+    log: Option<File>,
+    log_bytes: u64,
+    snapshot_bytes: u64,
+}
+
+impl KeptView {
+    /// Reads what is there; an empty view if there is none. A damaged one is as good as none.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn open(folder: &Folder) -> Result<(View, Self)> {
+        let mut kept = Self { folder: folder.clone(), log: None, log_bytes: 0, snapshot_bytes: 0 };
+        let Some(snapshot) = folder.read(SNAPSHOT)? else { return Ok((View::default(), kept)) };
+        let Some((view, [])) = frame::<View>(&snapshot) else {
+            warn!("the kept view is damaged; nothing passes until the coordinator has told it anew");
+            return Ok((View::default(), kept));
+        };
+        let log = folder.read(LOG)?.unwrap_or_default();
+        let Some(updates) = log.strip_prefix(&hash(&snapshot)) else { return Ok((view, kept)) };
+        let mut held = HeldView::from(view);
+        let mut rest = updates;
+        while let Some(((revision, changes), after)) = checked::<(Revision, Vec<Change>)>(rest) {
+            held.apply(revision, &changes);
+            rest = after;
+        }
+        let whole = (log.len() - rest.len()) as u64;
+        let file = OpenOptions::new().append(true).open(kept.log_place())?;
+        file.set_len(whole)?;
+        (kept.log, kept.log_bytes, kept.snapshot_bytes) = (Some(file), whole, snapshot.len() as u64);
+        Ok((held.view().clone(), kept))
+    }
+
+    /// Whether the next update is to be kept as a whole view: there is no log, or it has grown longer than its snapshot.
+    pub fn wants_whole(&self) -> bool {
+        self.log.is_none() || self.log_bytes > SHORT.max(self.snapshot_bytes)
+    }
+
+    /// Keeps a whole view. When this returns, it survives a loss of power.
+    ///
+    /// # Errors
+    /// If it cannot be written; then the next update wants to be kept whole.
+    pub fn keep(&mut self, view: &View) -> Result<()> {
+        self.log = None;
+        let snapshot = encode(view);
+        self.folder.write(SNAPSHOT, &snapshot)?;
+        self.folder.write(LOG, &hash(&snapshot))?;
+        self.log = Some(OpenOptions::new().append(true).open(self.log_place())?);
+        (self.log_bytes, self.snapshot_bytes) = (HASH as u64, snapshot.len() as u64);
+        Ok(())
+    }
+
+    /// Keeps what an update has changed. When this returns, it survives a loss of power.
+    ///
+    /// # Errors
+    /// If it cannot be written; then the next update wants to be kept whole.
+    pub fn append(&mut self, revision: Revision, changes: &[Change]) -> Result<()> {
+        let mut file = self.log.take().context("there is no log to append to")?;
+        let mut bytes = encode(&(revision, changes));
+        let hash = hash(&bytes);
+        bytes.extend(hash);
+        file.write_all(&bytes)
+            .and_then(|()| file.sync_data())
+            .with_context(|| format!("cannot write {}", self.log_place().display()))?;
+        self.log_bytes += bytes.len() as u64;
+        self.log = Some(file);
+        Ok(())
+    }
+
+    fn log_place(&self) -> PathBuf {
+        self.folder.place(LOG)
+    }
+}
+
+fn hash(bytes: &[u8]) -> [u8; HASH] {
+    let mut half = [0; HASH];
+    half.copy_from_slice(&ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()[..HASH]);
+    half
+}
+
+/// Reads a frame, and gives what stands behind it.
+fn frame<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<(T, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<4>()?;
+    let (body, rest) = rest.split_at_checked(body_length(*head, usize::MAX).ok()?)?;
+    Some((decode(body).ok()?, rest))
+}
+
+/// Reads a frame whose hash holds.
+fn checked<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<(T, &[u8])> {
+    let (value, rest) = frame(bytes)?;
+    let (kept, after) = rest.split_first_chunk::<HASH>()?;
+    (hash(&bytes[..bytes.len() - rest.len()]) == *kept).then_some((value, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshward_model::{Item, ItemKey, view::NetworkSpec};
+    use std::fs;
+
+    fn network(at: u16) -> Change {
+        let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: at };
+        Change::Put(ItemKey::Network(format!("n{at}").parse().unwrap()), Item::Network(spec))
+    }
+
+    /// A folder with a snapshot and three updates behind it, and the views after each.
+    fn history() -> (tempfile::TempDir, Folder, Vec<View>) {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        let (view, mut kept) = KeptView::open(&folder).unwrap();
+        assert_eq!(view, View::default());
+        assert!(kept.wants_whole());
+        let mut held = HeldView::default();
+        held.apply(Revision(1), &[network(1)]);
+        kept.keep(held.view()).unwrap();
+        let mut views = vec![held.view().clone()];
+        for at in 2..5 {
+            let changes = held.apply(Revision(at.into()), &[network(at)]);
+            assert!(!kept.wants_whole());
+            kept.append(Revision(at.into()), &changes).unwrap();
+            views.push(held.view().clone());
+        }
+        (place, folder, views)
+    }
+
+    #[test]
+    fn the_view_comes_back_with_every_update() {
+        let (_place, folder, views) = history();
+        let (view, mut kept) = KeptView::open(&folder).unwrap();
+        assert_eq!(&view, views.last().unwrap());
+        let mut held = HeldView::from(view);
+        let changes = held.apply(Revision(9), &[network(9)]);
+        kept.append(Revision(9), &changes).unwrap();
+        assert_eq!(KeptView::open(&folder).unwrap().0, *held.view());
+    }
+
+    #[test]
+    fn a_log_that_ends_anywhere_gives_the_updates_that_are_whole() {
+        let (_place, folder, views) = history();
+        let log = fs::read(folder.place(LOG)).unwrap();
+        let mut seen = 0;
+        for length in 0..log.len() {
+            fs::write(folder.place(LOG), &log[..length]).unwrap();
+            let (view, _) = KeptView::open(&folder).unwrap();
+            let at = views.iter().position(|known| *known == view).expect("one of the views that were kept");
+            assert!(at >= seen, "never an older one with more of the log");
+            seen = at;
+        }
+        assert_eq!(seen, views.len() - 2);
+    }
+
+    #[test]
+    fn a_damaged_frame_ends_the_log_and_a_damaged_snapshot_is_none() {
+        let (_place, folder, views) = history();
+        let mut log = fs::read(folder.place(LOG)).unwrap();
+        *log.last_mut().unwrap() ^= 1;
+        fs::write(folder.place(LOG), &log).unwrap();
+        assert_eq!(KeptView::open(&folder).unwrap().0, views[views.len() - 2]);
+        fs::write(folder.place(SNAPSHOT), b"garbage").unwrap();
+        let (view, kept) = KeptView::open(&folder).unwrap();
+        assert_eq!(view, View::default());
+        assert!(kept.wants_whole());
+    }
+
+    #[test]
+    fn a_log_of_another_snapshot_is_not_read() {
+        let (_place, folder, views) = history();
+        let log = fs::read(folder.place(LOG)).unwrap();
+        let (_, mut kept) = KeptView::open(&folder).unwrap();
+        kept.keep(&views[0]).unwrap();
+        let snapshot = encode(views.last().unwrap());
+        folder.write(SNAPSHOT, &snapshot).unwrap();
+        fs::write(folder.place(LOG), log).unwrap();
+        assert_eq!(&KeptView::open(&folder).unwrap().0, views.last().unwrap());
+    }
+}
