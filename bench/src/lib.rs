@@ -10,8 +10,9 @@ mod node;
 mod report;
 mod swarm;
 
+pub use compare::{Figures, Target};
 pub use contender::{PROGRAMS, Tools};
 pub use link::{link, round_trips};
 pub use local::{local, rules};
 pub use node::node;
-pub use report::{Row, print};
+pub use report::{Row, median, print};

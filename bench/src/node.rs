@@ -223,7 +223,7 @@ impl Stand {
 
 fn identity_item(identity: IdentityId) -> Result<Item> {
     let labels = if identity == CLIENT { "app=client".into() } else { format!("app=far-{identity}") };
-    Ok(Item::Identity(IdentitySpec { labels: labels.parse()?, quarantined: false }))
+    Ok(Item::Identity(IdentitySpec { labels: labels.parse()?, accepts: vec![], quarantined: false }))
 }
 
 /// What the daemon was told last.

@@ -3,7 +3,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use meshward_model::{
-    Labels, NetworkName, NodeName, PortSpec, Selector, WorkloadId, WorkloadName, local::DEFAULT_SOCKET,
+    AcceptFrom, Labels, NetworkName, NodeName, PortSpec, Revision, Selector, WorkloadId, WorkloadName,
+    local::DEFAULT_SOCKET,
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -75,14 +76,20 @@ pub enum Command {
         /// Only pairs with denied packets
         #[arg(long)]
         denied: bool,
+        /// Only pairs with packets that passed because they are observed
+        #[arg(long)]
+        observed: bool,
     },
-    /// Policies: check, apply, read
+    /// Credentials of people and programs, and what they may do
+    #[command(subcommand)]
+    Credential(Credential),
+    /// Policies: write, check, compare, apply, go back
     #[command(subcommand)]
     Policy(Policy),
     /// Say whether a flow is allowed, and which rule decides
     Explain(Explain),
     /// Cut every link of workloads, now, established connections included
-    Quarantine(Target),
+    Quarantine(Quarantine),
     /// End a quarantine
     Release(Target),
     /// List the quarantines that stand
@@ -182,24 +189,132 @@ pub enum Nodes {
 }
 
 #[derive(Subcommand)]
+pub enum Credential {
+    /// Make a credential; prints the context that `meshctl --context FILE` takes, this once
+    Create {
+        /// Its name, for the audit log
+        name: String,
+        /// What it may do: viewer reads; operator also quarantines; owner also applies policy, but for guardrails; admin everything
+        #[arg(long, value_enum)]
+        role: Role,
+        /// A network in which it holds; may be given several times [default: all]
+        #[arg(long = "network", value_name = "NETWORK")]
+        networks: Vec<NetworkName>,
+    },
+    /// List the credentials
+    List,
+    /// Revoke a credential
+    Revoke {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    Viewer,
+    Operator,
+    Owner,
+    Admin,
+}
+
+#[derive(Args)]
+pub struct Sources {
+    /// YAML files, or folders with such (*.yaml, *.yml); - is standard input
+    #[arg(value_name = "FILE|FOLDER")]
+    pub places: Vec<PathBuf>,
+    /// The same; may be given several times
+    #[arg(short = 'f', long = "file", value_name = "FILE|FOLDER")]
+    pub more: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct OfNetwork {
+    /// The network, if there are several
+    #[arg(long)]
+    pub network: Option<NetworkName>,
+}
+
+#[derive(Subcommand)]
 pub enum Policy {
-    /// Apply a policy to the network that it names
+    /// Apply policies to the networks that they name: all of them or none
     Apply {
-        /// The YAML file; - is standard input
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        #[command(flatten)]
+        sources: Sources,
+        /// Remove the policies of networks that no file names
+        #[arg(long)]
+        prune: bool,
+        /// Why, for the log
+        #[arg(short, long)]
+        message: Option<String>,
+    },
+    /// Check policies: syntax, tests, rules that do nothing, selectors that match nothing, guardrails
+    ///
+    /// The coordinator is asked, if there is one: it knows the workloads.
+    Check {
+        #[command(flatten)]
+        sources: Sources,
+        /// Do not ask the coordinator
+        #[arg(long)]
+        offline: bool,
+        /// Fail on what is merely suspicious, too
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Say which links would open and close, and how many live flows would be cut; or what changed between two revisions
+    Diff {
+        /// A revision, and another [default: now]
+        #[arg(value_name = "REVISION", num_args = 0..=2, conflicts_with = "more")]
+        revisions: Vec<Revision>,
+        /// YAML files or folders that are not applied yet; may be given several times
+        #[arg(short = 'f', long = "file", value_name = "FILE|FOLDER", required_unless_present = "revisions")]
+        more: Vec<PathBuf>,
+        #[command(flatten)]
+        of: OfNetwork,
     },
     /// Print the policy of a network
     Get {
         /// The network
         network: NetworkName,
     },
-    /// Check a policy and run its tests, without a coordinator
-    Check {
-        /// The YAML file; - is standard input
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+    /// List the states that a network's policy had: who made them, when, why and from where
+    Log {
+        #[command(flatten)]
+        of: OfNetwork,
+        /// How many
+        #[arg(long, default_value_t = 30)]
+        limit: u32,
     },
+    /// Print the policy that a network had at a revision
+    Show {
+        /// The revision
+        revision: Revision,
+        #[command(flatten)]
+        of: OfNetwork,
+    },
+    /// Apply the policy that a network had at a revision
+    Rollback {
+        /// The revision
+        revision: Revision,
+        #[command(flatten)]
+        of: OfNetwork,
+        /// Why, for the log
+        #[arg(short, long)]
+        message: Option<String>,
+    },
+    /// Write the least policy that explains the flows that were seen
+    Suggest {
+        #[command(flatten)]
+        of: OfNetwork,
+        /// Flows that began in this time
+        #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+        since: Duration,
+        /// Also allow what was tried and denied
+        #[arg(long)]
+        with_denied: bool,
+    },
+    /// Print the JSON Schema of policies, for editors
+    Schema,
 }
 
 #[derive(Args)]
@@ -216,6 +331,24 @@ pub struct Explain {
     /// The network, if there are several
     #[arg(long)]
     pub network: Option<NetworkName>,
+    /// By the policies and quarantines of this revision [default: those of now]
+    #[arg(long = "at", value_name = "REVISION")]
+    pub revision: Option<Revision>,
+}
+
+#[derive(Args)]
+pub struct Quarantine {
+    #[command(flatten)]
+    pub target: Target,
+    /// Who may still reach the workloads, whatever policy says: forensics
+    #[arg(long, value_name = "SELECTOR")]
+    pub allow_from: Option<Selector>,
+    /// For how long [default: until it is released]
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub lasts: Option<Duration>,
+    /// Why, for the log
+    #[arg(short, long)]
+    pub message: Option<String>,
 }
 
 #[derive(Args)]
@@ -236,6 +369,10 @@ pub struct Workload {
     /// A label of the workload; may be given several times
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
     pub labels: Vec<Labels>,
+    /// Who may reach the workload, such as 'app=web, port=tcp/8080'; may be given several times. It narrows what policy
+    /// allows, or opens where the network's policy says `declarations: open`
+    #[arg(long, value_name = "LABELS, port=PORT")]
+    pub accept_from: Vec<AcceptFrom>,
     /// What people call the workload [default: its id]
     #[arg(long)]
     pub name: Option<WorkloadName>,

@@ -100,7 +100,8 @@ async fn wait_forwarding(child: &mut Child) -> Result<ExitStatus> {
 fn body(workload: Workload, netns: PathBuf, owner: Option<u32>) -> Result<Attach> {
     let parts: Vec<String> = workload.labels.iter().map(ToString::to_string).collect();
     let labels: Labels = parts.join(",").parse().map_err(|error| Mistake(format!("{error}")))?;
-    Ok(Attach { network: workload.network, name: workload.name, labels, netns, owner })
+    let (network, name, accepts) = (workload.network, workload.name, workload.accept_from);
+    Ok(Attach { network, name, labels, accepts, netns, owner })
 }
 
 pub async fn attach(common: &Common, wanted: arguments::Attach) -> Result<()> {

@@ -49,6 +49,16 @@ impl Client {
         Ok(Self { place: Place::Coordinator(context(common)?), dry_run: common.dry_run })
     }
 
+    /// Whether there is a coordinator to ask.
+    pub fn has_context(common: &Common) -> bool {
+        context(common).is_ok()
+    }
+
+    /// The same, whose writes only say what would happen.
+    pub fn dry(self) -> Self {
+        Self { dry_run: true, ..self }
+    }
+
     /// The node daemon of this machine.
     pub fn node(common: &Common) -> Self {
         Self { place: Place::Node(common.socket.clone()), dry_run: false }
@@ -114,7 +124,11 @@ impl Client {
     }
 }
 
-fn context(common: &Common) -> Result<ApiContext> {
+/// Where the coordinator is, and who we are to it.
+///
+/// # Errors
+/// [`Mistake`] if there is no context.
+pub fn context(common: &Common) -> Result<ApiContext> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let usual = [
         home.join(".config/meshward/context.json"),

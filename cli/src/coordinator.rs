@@ -2,8 +2,8 @@
 
 use crate::{
     Mistake,
-    arguments::{Common, Network, Nodes, Output, Target, Token},
-    client::Client,
+    arguments::{Common, Credential, Network, Nodes, Output, Quarantine, Role, Target, Token},
+    client::{self, Client},
     output::{bad, bytes, good, list, note_dry_run, show, whole},
 };
 use anyhow::Result;
@@ -136,11 +136,58 @@ pub async fn workloads(common: &Common, network: Option<NetworkName>) -> Result<
     )
 }
 
-pub async fn links(common: &Common, network: Option<NetworkName>, denied: bool) -> Result<()> {
+pub async fn credential(common: &Common, verb: Credential) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    match verb {
+        Credential::Create { name, role, networks } => {
+            let role = match role {
+                Role::Viewer => api::Role::Viewer,
+                Role::Operator => api::Role::Operator,
+                Role::Owner => api::Role::Owner,
+                Role::Admin => api::Role::Admin,
+            };
+            let wanted = api::CreateCredential { name, role, networks };
+            let created: api::CreatedCredential = client.post("/v1/credentials", &wanted).await?;
+            note_dry_run(common);
+            if !whole(common, &created)? && !common.dry_run {
+                // Alone on stdout, so that it can be kept in a file.
+                let context = api::Context { token: created.token, ..client::context(common)? };
+                println!("{}", serde_json::to_string_pretty(&context)?);
+                eprintln!("keep this, it is not shown again: meshctl --context FILE uses it");
+            }
+            Ok(())
+        }
+        Credential::List => {
+            let all: Vec<api::Credential> = client.get("/v1/credentials").await?;
+            let row = |credential: &api::Credential| {
+                let networks = match credential.networks.is_empty() {
+                    true => "all".into(),
+                    false => list(&credential.networks),
+                };
+                [credential.name.clone(), format!("{:?}", credential.role).to_lowercase(), networks]
+            };
+            show(common, &all, ["NAME", "ROLE", "NETWORKS"], row, "no credentials")
+        }
+        Credential::Revoke { name } => {
+            client.delete(&format!("/v1/credentials/{name}")).await?;
+            done(common, format!("the credential {name} is revoked"))
+        }
+    }
+}
+
+pub async fn links(
+    common: &Common,
+    network: Option<NetworkName>,
+    denied: bool,
+    observed: bool,
+) -> Result<()> {
     let client = Client::coordinator(common)?;
     let mut all: api::Links = client.get(&in_network("/v1/links", network)).await?;
     if denied {
         all.links.retain(|link| link.denied > 0);
+    }
+    if observed {
+        all.links.retain(|link| link.observed > 0);
     }
     if whole(common, &all)? {
         return Ok(());
@@ -156,9 +203,10 @@ pub async fn links(common: &Common, network: Option<NetworkName>, denied: bool) 
             link.packets.to_string(),
             bytes(link.bytes),
             denied,
+            if link.observed > 0 { bad(link.observed) } else { "0".into() },
         ]
     };
-    let columns = ["NETWORK", "FROM", "TO", "MAY USE", "PACKETS", "BYTES", "DENIED"];
+    let columns = ["NETWORK", "FROM", "TO", "MAY USE", "PACKETS", "BYTES", "DENIED", "WOULD DENY"];
     show(
         common,
         &all.links,
@@ -172,9 +220,12 @@ pub async fn links(common: &Common, network: Option<NetworkName>, denied: bool) 
     Ok(())
 }
 
-pub async fn quarantine(common: &Common, target: Target) -> Result<()> {
+pub async fn quarantine(common: &Common, wanted: Quarantine) -> Result<()> {
     let client = Client::coordinator(common)?;
-    let result: QuarantineResult = client.post("/v1/quarantines", &parse(target)?).await?;
+    let Quarantine { target, allow_from, lasts, message } = wanted;
+    let seconds = lasts.map(|time| time.as_secs());
+    let body = api::Impose { target: parse(target)?, allow_from, seconds, message };
+    let result: QuarantineResult = client.post("/v1/quarantines", &body).await?;
     report(common, &result, "quarantined")
 }
 
@@ -208,18 +259,36 @@ pub async fn quarantines(common: &Common) -> Result<()> {
             (None, None) => "-".into(),
         };
         let network = target.network.as_ref().map_or("all".into(), ToString::to_string);
-        [quarantine.id.clone(), what, network, quarantine.since.clone()]
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        [
+            quarantine.id.clone(),
+            what,
+            network,
+            quarantine.since.clone(),
+            or_dash(quarantine.until.clone()),
+            or_dash(quarantine.allow_from.as_ref().map(ToString::to_string)),
+            quarantine.by.clone(),
+            or_dash(quarantine.why.clone()),
+        ]
     };
-    show(common, &all, ["ID", "HOLDS", "NETWORK", "SINCE"], row, "no quarantine stands")
+    let columns = ["ID", "HOLDS", "NETWORK", "SINCE", "UNTIL", "BUT FOR", "BY", "WHY"];
+    show(common, &all, columns, row, "no quarantine stands")
 }
 
 pub async fn audit(common: &Common, limit: u32) -> Result<()> {
     let all: Vec<api::AuditEntry> =
         Client::coordinator(common)?.get(&format!("/v1/audit?limit={limit}")).await?;
     let row = |entry: &api::AuditEntry| {
-        [entry.revision.to_string(), entry.at.clone(), entry.actor.clone(), entry.action.clone()]
+        [
+            entry.revision.to_string(),
+            entry.at.clone(),
+            entry.actor.clone(),
+            entry.origin.clone().unwrap_or_else(|| "-".into()),
+            entry.action.clone(),
+            entry.why.clone().unwrap_or_else(|| "-".into()),
+        ]
     };
-    show(common, &all, ["REVISION", "AT", "WHO", "WHAT"], row, "nothing has been changed yet")
+    show(common, &all, ["REVISION", "AT", "WHO", "FROM", "WHAT", "WHY"], row, "nothing has been changed yet")
 }
 
 /// A word without any of the signs of a selector is the id of a workload.

@@ -7,6 +7,7 @@ mod client;
 mod coordinator;
 mod output;
 mod policy;
+mod sources;
 mod status;
 
 use anyhow::Result;
@@ -54,8 +55,11 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Network(verb) => coordinator::network(&common, verb).await?,
         Command::Nodes { verb } => coordinator::nodes(&common, verb).await?,
         Command::Workloads { network } => coordinator::workloads(&common, network).await?,
-        Command::Links { network, denied } => coordinator::links(&common, network, denied).await?,
-        Command::Quarantine(target) => coordinator::quarantine(&common, target).await?,
+        Command::Links { network, denied, observed } => {
+            coordinator::links(&common, network, denied, observed).await?;
+        }
+        Command::Credential(verb) => coordinator::credential(&common, verb).await?,
+        Command::Quarantine(wanted) => coordinator::quarantine(&common, wanted).await?,
         Command::Release(target) => coordinator::release(&common, target).await?,
         Command::Quarantines => coordinator::quarantines(&common).await?,
         Command::Audit { limit } => coordinator::audit(&common, limit).await?,

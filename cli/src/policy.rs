@@ -2,116 +2,289 @@
 
 use crate::{
     Mistake,
-    arguments::{Common, Explain, Policy as Verb},
+    arguments::{Common, Explain, OfNetwork, Policy as Verb, Sources},
     client::Client,
-    output::{bad, good, note_dry_run, whole},
+    output::{bad, good, note_dry_run, show, whole},
+    sources,
 };
-use anyhow::{Context, Result};
-use meshward_model::api::{ExplainQuery, Explanation, LinkChange, Policy, PolicyResult, SubmitPolicy};
-use std::{fs, io::Read, path::Path, process::ExitCode};
+use anyhow::Result;
+use meshward_model::{
+    NetworkName, Revision,
+    api::{
+        ExplainQuery, Explanation, Finding, LinkChange, Network, Policy, PolicyDifference, PolicyFile,
+        PolicyResult, PolicyRevision, Rollback, SubmitPolicy, SubmitResult,
+    },
+};
+use meshward_policy::{Written, review, run_tests};
+use std::process::ExitCode;
 
 pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Apply { file } => apply(common, &file).await?,
-        Verb::Check { file } => check(&file)?,
-        Verb::Get { network } => {
-            let policy: Policy =
-                Client::coordinator(common)?.get(&format!("/v1/networks/{network}/policy")).await?;
+        Verb::Apply { sources, prune, message } => apply(common, &sources, prune, message).await?,
+        Verb::Check { sources, offline, strict } => return check(common, &sources, offline, strict).await,
+        Verb::Diff { revisions, more, of } if revisions.is_empty() => {
+            reject_network(&of)?;
+            preview(common, &Sources { places: vec![], more }).await?;
+        }
+        Verb::Diff { revisions, of, .. } => difference(common, &revisions, of).await?,
+        Verb::Get { network } => print(common, network, None).await?,
+        Verb::Show { revision, of } => {
+            let network = the_network(&Client::coordinator(common)?, of).await?;
+            print(common, network, Some(revision)).await?;
+        }
+        Verb::Log { of, limit } => log(common, of, limit).await?,
+        Verb::Rollback { revision, of, message } => roll_back(common, revision, of, message).await?,
+        Verb::Suggest { of, since, with_denied } => {
+            let client = Client::coordinator(common)?;
+            let network = the_network(&client, of).await?;
+            let seconds = since.as_secs();
+            let path = format!(
+                "/v1/networks/{network}/policy/suggestion?seconds={seconds}&with_denied={with_denied}"
+            );
+            let policy: Policy = client.get(&path).await?;
             if !whole(common, &policy)? {
-                print!("{}", policy.source);
-                if policy.source.is_empty() {
-                    eprintln!("network {network} has no policy: everything is denied");
-                }
+                policy.files.iter().for_each(|file| print!("{}", file.text));
             }
         }
+        Verb::Schema => print!("{}", meshward_policy::SCHEMA),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn apply(common: &Common, file: &Path) -> Result<()> {
-    let source = read(file)?;
-    // Said here with the file's name, before anything is sent.
-    parse(file, &source)?;
-    let client = Client::coordinator(common)?;
-    let result: PolicyResult = client.post("/v1/policies", &SubmitPolicy { source }).await?;
-    if whole(common, &result)? {
-        return Ok(());
+fn reject_network(of: &OfNetwork) -> Result<()> {
+    match of.network {
+        Some(_) => {
+            Err(Mistake("the files say which networks they are about; leave out --network".into()).into())
+        }
+        None => Ok(()),
     }
-    note_dry_run(common);
+}
+
+/// The network that is named, or the only one that there is.
+async fn the_network(client: &Client, of: OfNetwork) -> Result<NetworkName> {
+    if let Some(network) = of.network {
+        return Ok(network);
+    }
+    let mut all: Vec<Network> = client.get("/v1/networks").await?;
+    match all.len() {
+        1 => Ok(all.swap_remove(0).name),
+        0 => Err(Mistake(
+            "there is no network yet; make one with: meshctl network create NAME --cidr ...".into(),
+        )
+        .into()),
+        _ => {
+            let names: Vec<&str> = all.iter().map(|network| network.name.as_str()).collect();
+            Err(Mistake(format!("there are several networks; add --network and one of {}", names.join(", ")))
+                .into())
+        }
+    }
+}
+
+async fn apply(common: &Common, sources: &Sources, prune: bool, message: Option<String>) -> Result<()> {
+    let files = sources::read(sources)?;
+    // Said here, before anything is sent.
+    read(&files)?;
+    let wanted = SubmitPolicy { files, prune, message, count_cuts: common.dry_run };
+    let result: SubmitResult = Client::coordinator(common)?.post("/v1/policies", &wanted).await?;
+    if !whole(common, &result)? {
+        note_dry_run(common);
+        report(&result, common.dry_run);
+    }
+    Ok(())
+}
+
+/// What an application would change.
+async fn preview(common: &Common, sources: &Sources) -> Result<()> {
+    let files = sources::read(sources)?;
+    read(&files)?;
+    let result = ask(common, files, true).await?;
+    if !whole(common, &result)? {
+        report(&result, true);
+    }
+    Ok(())
+}
+
+async fn ask(common: &Common, files: Vec<PolicyFile>, count_cuts: bool) -> Result<SubmitResult> {
+    let wanted = SubmitPolicy { files, prune: false, message: None, count_cuts };
+    Client::coordinator(common)?.dry().post("/v1/policies", &wanted).await
+}
+
+fn report(result: &SubmitResult, would: bool) {
+    for network in &result.networks {
+        report_network(network, would);
+    }
+    report_findings(&result.findings);
+    if !result.nodes_silent.is_empty() {
+        let names: Vec<&str> = result.nodes_silent.iter().map(|node| node.as_str()).collect();
+        eprintln!("without the live flows of: {}", names.join(", "));
+    }
+}
+
+fn report_network(result: &PolicyResult, would: bool) {
     let tests = match result.tests_passed {
         0 => "no tests".to_owned(),
         passed => format!("{passed} tests passed"),
     };
-    let verb = if common.dry_run { "would get" } else { "has" };
+    let verb = if would { "would get" } else { "has" };
     anstream::println!("network {} {verb} {} rules ({tests})", result.network, result.rules);
-    print_changes("opens ", &result.opened, good);
-    print_changes("closes", &result.closed, bad);
-    if result.opened.is_empty() && result.closed.is_empty() {
+    report_changes(&result.opened, &result.closed);
+    for cut in &result.cuts {
+        let flows = if cut.flows == 1 { "live flow".into() } else { format!("{} live flows", cut.flows) };
+        let name = if cut.name.is_empty() { String::new() } else { format!("{} ", cut.name) };
+        anstream::println!("{} {flows} of {name}({})", bad("cuts  "), cut.workload);
+    }
+}
+
+fn report_changes(opened: &[LinkChange], closed: &[LinkChange]) {
+    let print = |verb: &str, changes: &[LinkChange], colour: fn(String) -> String| {
+        for change in changes {
+            let or_nothing =
+                |text: &str| if text.is_empty() { "nothing".to_owned() } else { text.to_owned() };
+            let (before, after) = (or_nothing(&change.before), or_nothing(&change.after));
+            let verb = colour(verb.into());
+            anstream::println!("{verb} {} -> {}: {before} becomes {after}", change.from, change.to);
+        }
+    };
+    print("opens ", opened, good);
+    print("closes", closed, bad);
+    if opened.is_empty() && closed.is_empty() {
         anstream::println!("no link between running workloads changes");
     }
-    Ok(())
 }
 
-fn print_changes(verb: &str, changes: &[LinkChange], colour: fn(String) -> String) {
-    for change in changes {
-        let or_nothing = |text: &str| if text.is_empty() { "nothing".to_owned() } else { text.to_owned() };
-        let (before, after) = (or_nothing(&change.before), or_nothing(&change.after));
-        anstream::println!(
-            "{} {} -> {}: {before} becomes {after}",
-            colour(verb.into()),
-            change.from,
-            change.to
-        );
+fn report_findings(findings: &[Finding]) {
+    for finding in findings {
+        anstream::eprintln!("{}: {} {}", finding.place, bad("suspicious:"), finding.text);
     }
 }
 
-fn check(file: &Path) -> Result<()> {
-    let policy = parse(file, &read(file)?)?;
-    let failures = meshward_policy::run_tests(&policy);
+async fn check(common: &Common, sources: &Sources, offline: bool, strict: bool) -> Result<ExitCode> {
+    let files = sources::read(sources)?;
+    let all = read(&files)?;
+    let failed = all.iter().map(report_failures).sum::<usize>();
+    if failed > 0 {
+        return Err(Mistake(format!("{failed} tests failed")).into());
+    }
+    let alone = || {
+        let problems = all.iter().flat_map(review);
+        problems.map(|problem| Finding { place: problem.place.to_string(), text: problem.text }).collect()
+    };
+    let findings: Vec<Finding> = match offline || !Client::has_context(common) {
+        true => alone(),
+        false => ask(common, files, false).await?.findings,
+    };
+    if !whole(common, &findings)? {
+        report_findings(&findings);
+        for Written { policy, .. } in &all {
+            let rules = policy.rules.len() + policy.guardrails.len();
+            let tests = policy.tests.len();
+            let verdict = if findings.is_empty() { good("good") } else { bad("suspicious") };
+            anstream::println!("{verdict}: network {}: {rules} rules, {tests} tests passed", policy.network);
+        }
+        if offline || !Client::has_context(common) {
+            eprintln!("checked without a coordinator: whether selectors match workloads is not known");
+        }
+    }
+    Ok(if strict && !findings.is_empty() { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}
+
+fn report_failures(written: &Written) -> usize {
+    let failures = run_tests(&written.policy);
     for failure in &failures {
-        anstream::eprintln!("{} {failure}", bad("fails:"));
+        let place =
+            written.tests.get(failure.number - 1).map(|place| format!("{place}: ")).unwrap_or_default();
+        anstream::eprintln!("{place}{} {failure}", bad("fails:"));
     }
-    if !failures.is_empty() {
-        let count = failures.len();
-        return Err(
-            Mistake(format!("{}: {count} of {} tests failed", file.display(), policy.tests.len())).into()
-        );
+    failures.len()
+}
+
+fn read(files: &[PolicyFile]) -> Result<Vec<Written>> {
+    meshward_policy::read(files).map_err(|error| Mistake(error.to_string()).into())
+}
+
+async fn print(common: &Common, network: NetworkName, revision: Option<Revision>) -> Result<()> {
+    let at = revision.map(|revision| format!("?revision={revision}")).unwrap_or_default();
+    let policy: Policy =
+        Client::coordinator(common)?.get(&format!("/v1/networks/{network}/policy{at}")).await?;
+    if whole(common, &policy)? {
+        return Ok(());
     }
-    let rules = policy.rules.len() + policy.guardrails.len();
-    anstream::println!(
-        "{}: {} rules for network {}, {} tests passed",
-        good("good"),
-        rules,
-        policy.network,
-        policy.tests.len()
-    );
+    for (number, file) in policy.files.iter().enumerate() {
+        if policy.files.len() > 1 {
+            println!("{}# {}", if number > 0 { "---\n" } else { "" }, file.name);
+        }
+        print!("{}", file.text);
+    }
+    if policy.files.is_empty() {
+        let then = if revision.is_some() { "had" } else { "has" };
+        eprintln!("network {network} {then} no policy: everything is denied");
+    }
     Ok(())
 }
 
-fn read(file: &Path) -> Result<String> {
-    if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-        return Ok(text);
-    }
-    fs::read_to_string(file)
-        .map_err(|error| Mistake(format!("cannot read {}: {error}", file.display())).into())
+async fn log(common: &Common, of: OfNetwork, limit: u32) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    let network = the_network(&client, of).await?;
+    let all: Vec<PolicyRevision> =
+        client.get(&format!("/v1/networks/{network}/policy/log?limit={limit}")).await?;
+    let row = |state: &PolicyRevision| {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        let files = if state.files == 0 { bad("removed") } else { state.files.to_string() };
+        [
+            state.revision.to_string(),
+            state.at.clone(),
+            state.actor.clone(),
+            or_dash(&state.origin),
+            files,
+            or_dash(&state.why),
+        ]
+    };
+    let columns = ["REVISION", "AT", "WHO", "FROM", "FILES", "WHY"];
+    show(common, &all, columns, row, "this network has never had a policy")
 }
 
-fn parse(file: &Path, source: &str) -> Result<meshward_policy::Policy> {
-    meshward_policy::Policy::parse(source)
-        .map_err(|error| Mistake(format!("{}: {error}", file.display())).into())
+async fn difference(common: &Common, revisions: &[Revision], of: OfNetwork) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    let network = the_network(&client, of).await?;
+    let to = revisions.get(1).map(|revision| format!("&to={revision}")).unwrap_or_default();
+    let path = format!("/v1/networks/{network}/policy/difference?from={}{to}", revisions[0]);
+    let difference: PolicyDifference = client.get(&path).await?;
+    if !whole(common, &difference)? {
+        report_changes(&difference.opened, &difference.closed);
+    }
+    Ok(())
+}
+
+async fn roll_back(
+    common: &Common,
+    revision: Revision,
+    of: OfNetwork,
+    message: Option<String>,
+) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    let network = the_network(&client, of).await?;
+    let path = format!("/v1/networks/{network}/policy/rollback");
+    let result: SubmitResult = client.post(&path, &Rollback { revision, message }).await?;
+    if !whole(common, &result)? {
+        note_dry_run(common);
+        report(&result, common.dry_run);
+    }
+    Ok(())
 }
 
 pub async fn explain(common: &Common, query: Explain) -> Result<ExitCode> {
-    let Explain { from, to, port, network } = query;
-    let query = ExplainQuery { network, from, to, port };
+    let Explain { from, to, port, network, revision } = query;
+    let query = ExplainQuery { network, from, to, port, revision };
     let all: Vec<Explanation> = Client::coordinator(common)?.post("/v1/explain", &query).await?;
     if whole(common, &all)? {
         return Ok(ExitCode::SUCCESS);
     }
     for one in &all {
-        let verdict = if one.allowed { good("allowed") } else { bad("denied ") };
+        let verdict = match (one.allowed, one.observed) {
+            (true, false) => good("allowed"),
+            (true, true) => bad("observed (it passes, and would be denied)"),
+            (false, _) => bad("denied "),
+        };
         anstream::println!("{verdict} {} -> {} {}", one.from, one.to, one.port);
         anstream::println!("        by {}", one.because);
         if !one.live {

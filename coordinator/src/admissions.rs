@@ -58,7 +58,7 @@ impl Desk {
             }
             let author = match &batches[..] {
                 [only] => Author::node(&only.node),
-                _ => Author { actor: "nodes".into(), dry_run: false },
+                _ => Author::named("nodes"),
             };
             let reports: Vec<(&NodeName, &[Report])> =
                 batches.iter().map(|batch| (&batch.node, &batch.reports[..])).collect();

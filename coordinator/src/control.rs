@@ -3,6 +3,7 @@
 use crate::{
     mesh::{Author, Mesh, Refusal},
     plans::{nodes, workloads::Report},
+    reactions,
     sessions::{Next, Session},
 };
 use anyhow::{Context, Result};
@@ -253,6 +254,7 @@ impl Serving {
                 let reports = [report];
                 self.mesh.change(&author, |world| nodes::set_endpoints(world, &node, &reports, seen)).await?;
             }
+            FromNode::Fired(fired) => reactions::fire(&self.mesh, &self.node, fired).await,
             FromNode::Renew { csr } => self.renew(&csr).await?,
             FromNode::Hello { .. } | FromNode::Shadow(_) => anyhow::bail!("a message came out of turn"),
         }

@@ -1,29 +1,21 @@
 //! `meshward-coordinator`: the CA, the API, the policy compiler and the distribution of one mesh.
 #![forbid(unsafe_code)]
 
-mod admissions;
-mod api;
-mod ca;
-mod config;
-mod control;
-mod ipam;
-mod mesh;
-mod metrics;
-mod plans;
-mod records;
-mod sessions;
-mod store;
-mod world;
-
 use anyhow::{Context, Result};
 use clap::Parser;
-use config::{Config, USUAL_FILE};
-use mesh::Mesh;
+use meshward_coordinator::{
+    api, ca,
+    config::{Config, USUAL_FILE},
+    control,
+    mesh::{Author, Mesh},
+    metrics, plans, reactions, store,
+};
 use meshward_daemon::{Mistake, tls::Members};
 use meshward_model::{
-    api::Context as ApiContext,
+    api::{Context as ApiContext, CreateCredential, Role},
     control::{ALPN_JOIN, ALPN_SESSION},
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::ServerConfig;
 use serde::Serialize;
@@ -76,6 +68,9 @@ struct Flags {
     certificate_seconds: Option<u64>,
 }
 
+/// Bytes that wait in the control channel's socket.
+const RECEIVE_BUFFER: usize = 32 << 20;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     meshward_daemon::init_logging();
@@ -121,8 +116,11 @@ async fn start(arguments: Arguments) -> Result<()> {
     first_credential(&mesh, &config, listen).await?;
 
     let router = api::router(mesh.clone());
-    tokio::spawn(async move { axum::serve(listener, router).await });
+    tokio::spawn(async move {
+        axum::serve(listener, router.into_make_service_with_connect_info::<api::Origin>()).await
+    });
     tokio::spawn(control::serve(mesh.clone(), endpoint.clone()));
+    tokio::spawn(reactions::expire(mesh.clone()));
     info!(%listen, mesh = %mesh.ca.mesh, revision = %mesh.look(|world| world.revision), "coordinator ready");
     meshward_daemon::ended().await?;
     info!("coordinator ends");
@@ -149,6 +147,7 @@ fn listen(wanted: SocketAddr) -> Result<(std::net::TcpListener, std::net::UdpSoc
         let address = SocketAddr::new(address.ip(), tcp.local_addr()?.port());
         let udp = std::net::UdpSocket::bind(address)?;
         tcp.set_nonblocking(true)?;
+        widen(&udp);
         Ok((tcp, udp, address))
     };
     let bound = bind(wanted).or_else(|error| {
@@ -161,6 +160,14 @@ fn listen(wanted: SocketAddr) -> Result<(std::net::TcpListener, std::net::UdpSoc
         Mistake(format!("cannot listen on {wanted} ({error}); set another `listen`, such as [::]:8443"))
             .into()
     })
+}
+
+/// Room for the first packets of all nodes, which may come back at once. Who may not have that much gets what the kernel
+/// gives (net.core.rmem_max), and lost packets are sent again.
+fn widen(udp: &std::net::UdpSocket) {
+    if setsockopt(udp, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        let _ = setsockopt(udp, sockopt::RcvBuf, &RECEIVE_BUFFER);
+    }
 }
 
 fn quic_config(mesh: &Mesh, certificate: Arc<ca::ServerCertificate>) -> Result<quinn::ServerConfig> {
@@ -186,8 +193,7 @@ async fn first_credential(mesh: &Mesh, config: &Config, listen: SocketAddr) -> R
     if mesh.look(|world| !world.credentials.is_empty()) {
         return Ok(());
     }
-    let secret: String = plans::tokens::random::<24>().iter().map(|byte| format!("{byte:02x}")).collect();
-    let secret = format!("mwa1_{secret}");
+    let secret = api::secret();
     let host = if listen.ip().is_unspecified() { "127.0.0.1".into() } else { listen.ip().to_string() };
     let context = ApiContext {
         server: SocketAddr::new(host.parse()?, listen.port()).to_string(),
@@ -196,10 +202,15 @@ async fn first_credential(mesh: &Mesh, config: &Config, listen: SocketAddr) -> R
     };
     // Written first: a credential that nobody can read would lock the operator out.
     ca::write_private(&file, &serde_json::to_string_pretty(&context)?, 0o600)?;
-    let author = mesh::Author { actor: "user:first-start".into(), dry_run: false };
-    mesh.change(&author, |_| Ok(plans::tokens::add_credential("admin", &secret)))
-        .await
-        .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+    let author = Author::named("user:first-start");
+    mesh.change(&author, |_| {
+        Ok(plans::credentials::add(
+            &CreateCredential { name: "admin".into(), role: Role::Admin, networks: vec![] },
+            &secret,
+        ))
+    })
+    .await
+    .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
     info!(file = %file.display(), "made the operator's credential; meshctl finds it on this machine, or with --context FILE");
     Ok(())
 }

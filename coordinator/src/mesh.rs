@@ -3,9 +3,9 @@
 use crate::{
     admissions::{Admissions, admissions},
     ca::Ca,
-    records::Mutation,
+    records::{Mutation, Record, RecordKey},
     sessions::Sessions,
-    store::{Note, Store, StoreError},
+    store::{Note, Past, Store, StoreError},
     world::World,
 };
 use meshward_model::{NodeName, Revision, api::AuditEntry};
@@ -26,6 +26,9 @@ pub enum Refusal {
     /// It clashes with what is there.
     #[error("{0}")]
     Conflict(String),
+    /// The caller's credential does not reach that far.
+    #[error("{0}")]
+    Forbidden(String),
     /// Our own failure; nothing was changed.
     #[error("{0}")]
     Failed(String),
@@ -33,27 +36,40 @@ pub enum Refusal {
 
 /// What a change would write.
 pub struct Plan<T> {
-    /// Nothing is written where there are none.
     pub mutations: Vec<Mutation>,
-    /// For the audit log.
+    /// For the audit log. Without mutations and action, nothing is written.
     pub action: String,
     /// What the caller wants to know.
     pub outcome: T,
 }
 
 /// Who makes a change.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Author {
-    /// `user:NAME` or `node:NAME`.
+    /// `user:NAME`, `node:NAME` or `trigger:NAME`.
     pub actor: String,
     /// Only work out what would happen.
     pub dry_run: bool,
+    /// Why, as they say.
+    pub why: Option<String>,
+    /// The address that they ask from.
+    pub origin: Option<String>,
 }
 
 impl Author {
+    /// Somebody who means it.
+    pub fn named(actor: impl Into<String>) -> Self {
+        Self { actor: actor.into(), ..Self::default() }
+    }
+
+    /// The same, saying why.
+    pub fn because(&self, why: Option<String>) -> Self {
+        Self { why, ..self.clone() }
+    }
+
     /// A node, which means what it says.
     pub fn node(name: &NodeName) -> Self {
-        Self { actor: format!("node:{name}"), dry_run: false }
+        Self::named(format!("node:{name}"))
     }
 }
 
@@ -126,10 +142,16 @@ impl Mesh {
         for _ in 0..ATTEMPTS {
             let (planned, made) = self.look(|world| (world.revision, plan(world)));
             let Plan { mutations, action, outcome } = made?;
-            if mutations.is_empty() || author.dry_run {
+            if (mutations.is_empty() && action.is_empty()) || author.dry_run {
                 return Ok(Done { revision: planned, touched: RoaringBitmap::new(), outcome });
             }
-            let note = Note { at: timestamp(OffsetDateTime::now_utc()), actor: author.actor.clone(), action };
+            let note = Note {
+                at: timestamp(OffsetDateTime::now_utc()),
+                actor: author.actor.clone(),
+                action,
+                why: author.why.clone(),
+                origin: author.origin.clone(),
+            };
             let mutations = Arc::new(mutations);
             let committed = {
                 let mutations = mutations.clone();
@@ -167,6 +189,22 @@ impl Mesh {
     /// [`Refusal::Failed`] if the store cannot be read.
     pub async fn audit(&self, limit: u32) -> Result<Vec<AuditEntry>, Refusal> {
         self.with_store(move |store| store.audit(limit)).await.map_err(failed)
+    }
+
+    /// The states that a policy had, the newest first.
+    ///
+    /// # Errors
+    /// [`Refusal::Failed`] if the store cannot be read.
+    pub async fn history(&self, key: RecordKey, limit: u32) -> Result<Vec<Past>, Refusal> {
+        self.with_store(move |store| store.history(&key, limit)).await.map_err(failed)
+    }
+
+    /// The policies and quarantines as they were at a revision.
+    ///
+    /// # Errors
+    /// [`Refusal::Failed`] if the store cannot be read.
+    pub async fn as_of(&self, revision: Revision) -> Result<Vec<Record>, Refusal> {
+        self.with_store(move |store| store.as_of(revision)).await.map_err(failed)
     }
 
     async fn with_store<T: Send + 'static>(

@@ -2,13 +2,15 @@
 
 use ipnet::IpNet;
 use meshward_model::{
-    IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName,
-    api::{Network, Quarantine},
+    AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName,
+    api::{Network, PolicyFile, Quarantine, Role},
 };
+use meshward_policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 /// A node that has joined.
@@ -57,6 +59,9 @@ pub struct TokenRecord {
 pub struct CredentialRecord {
     pub name: String,
     pub secret_hash: String,
+    pub role: Role,
+    /// Where it holds; empty: everywhere.
+    pub networks: Vec<NetworkName>,
 }
 
 /// A workload.
@@ -69,7 +74,20 @@ pub struct WorkloadRecord {
     pub addresses: Vec<IpAddr>,
     /// What its owner declared.
     pub declared: Labels,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepts: Vec<AcceptFrom>,
+    /// What a trigger gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Given>,
     pub identity: IdentityId,
+}
+
+/// Labels that a workload was given by a trigger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    pub labels: Labels,
+    /// Seconds since the epoch.
+    pub until: Option<i64>,
 }
 
 /// A label set and its number, which is never used again.
@@ -78,13 +96,47 @@ pub struct IdentityRecord {
     pub id: IdentityId,
     pub network: NetworkName,
     pub labels: Labels,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepts: Vec<AcceptFrom>,
 }
 
-/// A network's policy, as its author wrote it.
+/// A network's policy, as its authors wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyRecord {
     pub network: NetworkName,
-    pub source: String,
+    pub files: Vec<PolicyFile>,
+    /// The same, read: what has just been checked is not read again.
+    #[serde(skip)]
+    pub read: Read,
+}
+
+/// A policy that has been read, or not yet.
+#[derive(Debug, Clone, Default)]
+pub struct Read(pub Option<Arc<Policy>>);
+
+impl PartialEq for Read {
+    /// What was read follows from the files.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Read {}
+
+impl PolicyRecord {
+    /// The policy that the files are.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn policy(&self) -> Result<Arc<Policy>, String> {
+        if let Some(policy) = &self.read.0 {
+            return Ok(policy.clone());
+        }
+        let written = meshward_policy::read(&self.files).map_err(|error| error.to_string())?;
+        let own = written.into_iter().find(|written| written.policy.network == self.network);
+        own.map(|own| Arc::new(own.policy))
+            .ok_or_else(|| format!("no file is about network {}", self.network))
+    }
 }
 
 /// One thing that is kept.
@@ -139,6 +191,11 @@ impl Record {
 }
 
 impl RecordKey {
+    /// Whether every state is kept, for the log and for questions about the past.
+    pub fn is_kept_for_ever(&self) -> bool {
+        matches!(self, Self::Policy(_) | Self::Quarantine(_))
+    }
+
     /// The key as the store has it: a kind, and a name within the kind.
     pub fn columns(&self) -> (&'static str, String) {
         match self {

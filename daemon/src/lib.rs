@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod dial;
 pub mod frames;
 pub mod metrics;
 pub mod tls;

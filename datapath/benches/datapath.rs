@@ -236,6 +236,7 @@ impl Pair {
             for (at, identity) in [(0, WEB), (1, API)] {
                 let spec = IdentitySpec {
                     labels: format!("app=a{at}").parse().expect("labels"),
+                    accepts: vec![],
                     quarantined: false,
                 };
                 changes.push(Change::Put(ItemKey::Identity(network.clone(), identity), Item::Identity(spec)));

@@ -8,13 +8,15 @@ use crate::{
     filter::{Filter, LinkStats},
     offload::Offload,
     round::{Lane, Round},
+    seen::{Denial, Denials, FlowKind},
     tables::Tables,
     vouch,
     wireguard::{Now, Peer, PeerStats, SecretKey, Wireguard},
 };
-use meshward_model::{Change, IdentityId, Item, ItemKey, NodeName, PublicKey, WorkloadId};
+use meshward_model::{Acl, Change, IdentityId, Item, ItemKey, NodeName, PublicKey, Verdict, WorkloadId};
 use parking_lot::{Mutex, RwLock};
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -65,6 +67,7 @@ pub struct Endpoint {
     pub(crate) filter: Filter,
     pub(crate) wireguard: Wireguard,
     pub(crate) drops: DropCounters,
+    pub(crate) denials: Denials,
     /// `None`: at the next tick.
     next_vouch: Mutex<Option<Instant>>,
 }
@@ -77,6 +80,7 @@ impl Endpoint {
             filter: Filter::new(now, resume),
             wireguard: Wireguard::new(secret, now),
             drops: DropCounters::default(),
+            denials: Denials::default(),
             next_vouch: Mutex::default(),
         }
     }
@@ -102,6 +106,48 @@ impl Endpoint {
     pub fn vouch(&self, slot: Slot, identity: Option<IdentityId>) {
         self.tables.write().vouch(slot, identity);
         *self.next_vouch.lock() = None;
+    }
+
+    /// Holds a workload of this node by the node's own decision, or lets it go: none of its links is open meanwhile.
+    pub fn hold(&self, slot: Slot, held: bool) {
+        self.tables.write().hold(slot, held);
+    }
+
+    /// Whether denials are kept for [`Self::take_denials`].
+    pub fn watch_denials(&self, watched: bool) {
+        self.denials.watch(watched);
+    }
+
+    /// What workloads of this node were denied since the last call, up to some thousands.
+    pub fn take_denials(&self) -> Vec<Denial> {
+        self.denials.take()
+    }
+
+    /// The kinds of flows that workloads of this node have begun, or tried to, in the time before `now`.
+    pub fn kinds(&self, now: Instant, within: Duration) -> Vec<(IdentityId, IdentityId, FlowKind)> {
+        self.filter.kinds(now, within)
+    }
+
+    /// How many live flows of each workload of this node would be cut, were these links like this.
+    pub fn count_cuts(
+        &self,
+        now: Instant,
+        links: &HashMap<(IdentityId, IdentityId), Acl>,
+    ) -> HashMap<WorkloadId, u64> {
+        let mut cuts = HashMap::new();
+        let tables = self.tables.read();
+        self.filter.live(now, |flow| {
+            let Some((_, local)) = tables.local_at(flow.source) else { return };
+            let (Some(source), Ok((_, destination))) = (local.party(), tables.find(now, flow.destination))
+            else {
+                return;
+            };
+            let acl = links.get(&(source.identity, destination.identity));
+            if acl.is_some_and(|acl| acl.verdict(flow.protocol, flow.destination_port) == Verdict::Denied) {
+                *cuts.entry(local.workload.id.clone()).or_default() += 1;
+            }
+        });
+        cuts
     }
 
     /// Applies changes of the node's view that belong to this network. When this returns they are enforced.

@@ -108,7 +108,7 @@ fn put_workload(at: usize, identity: IdentityId) -> Change {
 
 fn put_identity(identity: IdentityId) -> Change {
     let labels = format!("app=a{identity}").parse().unwrap();
-    let spec = IdentitySpec { labels, quarantined: false };
+    let spec = IdentitySpec { labels, accepts: vec![], quarantined: false };
     Change::Put(ItemKey::Identity(network(), identity), Item::Identity(spec))
 }
 
@@ -524,6 +524,34 @@ fn under_load_a_handshake_takes_a_cookie_and_has_a_limit() {
     let answered = (0..100).filter(|_| loaded(&mut pair, 1, &initiation).is_some()).count();
     assert_eq!(answered, 0, "an initiation is taken once");
     assert!(pair.drops(1, Cause::HandshakeLimit) > 90);
+}
+
+#[test]
+fn the_live_flows_that_another_policy_would_cut_are_counted_where_they_began() {
+    let mut pair = Pair::new();
+    pair.send(0, &to_api());
+    let cuts = |pair: &Pair, at: usize, acl: Acl| {
+        pair.nodes[at].endpoint.count_cuts(pair.now, &[((WEB, API), acl)].into())
+    };
+    assert_eq!(cuts(&pair, 0, Acl::default()), [(id(0), 1)].into());
+    assert!(cuts(&pair, 1, Acl::default()).is_empty(), "it is counted once in the mesh");
+    let all = AclEntry { protocol: Protocol::Tcp, ports: PortRange::ALL };
+    assert!(cuts(&pair, 0, Acl::new(vec![all])).is_empty());
+}
+
+#[test]
+fn a_node_can_hold_its_own_workload_and_knows_what_it_was_denied() {
+    let mut pair = Pair::new();
+    pair.nodes[0].endpoint.watch_denials(true);
+    pair.send(0, &packet("10.42.0.1", "10.42.1.1", 6, (4000, 22), b""));
+    let denials = pair.nodes[0].endpoint.take_denials();
+    assert_eq!((denials.len(), denials[0].port, denials[0].slot), (1, 22, pair.nodes[0].slot));
+    pair.nodes[0].endpoint.hold(pair.nodes[0].slot, true);
+    pair.send(0, &to_api());
+    assert_eq!(pair.drops(0, Cause::Quarantined), 1);
+    pair.nodes[0].endpoint.hold(pair.nodes[0].slot, false);
+    pair.send(0, &to_api());
+    assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
 }
 
 /// Takes everything, and keeps nothing but what the kernel would copy.

@@ -6,13 +6,14 @@
 
 use crate::{
     drops::Cause,
-    flow::{End, Flow, FlowKey, FlowTable, MAX_FLOWS, Place},
+    flow::{Begun, End, Flow, FlowKey, FlowTable, MAX_FLOWS, Place},
     fragment::Fragments,
     packet::{Fragment, Headers, Icmp, SYN},
+    seen::{FlowKind, Kinds},
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use meshward_model::{Acl, IdentityId, Protocol, control::Count};
+use meshward_model::{Acl, IdentityId, Protocol, Verdict, control::Count};
 use parking_lot::{Mutex, RwLock};
 use std::{
     sync::{
@@ -57,6 +58,8 @@ pub(crate) struct Counters {
     packets: AtomicU64,
     bytes: AtomicU64,
     denied: AtomicU64,
+    observed: AtomicU64,
+    kinds: Kinds,
 }
 
 /// What a packet adds to its link's counters if it passes. A link is counted where it is sent from.
@@ -106,11 +109,16 @@ impl Rules {
         party.quarantined || self.quarantined.get(&party.identity).copied().unwrap_or(false)
     }
 
-    fn allows(&self, from: Party, to: Party, protocol: Protocol, port: u16) -> bool {
+    /// What is to become of a packet that would begin a flow.
+    fn verdict(&self, from: Party, to: Party, protocol: Protocol, port: u16) -> Verdict {
         let known = |party: Party| self.quarantined.contains_key(&party.identity);
-        known(from)
-            && known(to)
-            && self.acls.get(&(from.identity, to.identity)).is_some_and(|acl| acl.allows(protocol, port))
+        let acl = self.acls.get(&(from.identity, to.identity)).filter(|_| known(from) && known(to));
+        let Some(acl) = acl else { return Verdict::Denied };
+        match (self.is_quarantined(from), self.is_quarantined(to)) {
+            (false, false) => acl.verdict(protocol, port),
+            (false, true) if acl.is_forensic() => Verdict::Allowed,
+            _ => Verdict::Denied,
+        }
     }
 }
 
@@ -153,6 +161,21 @@ impl Filter {
         stats.collect()
     }
 
+    /// The kinds of flows that workloads of this node have begun, or tried to, in the time before `now`.
+    pub fn kinds(&self, now: Instant, within: Duration) -> Vec<(IdentityId, IdentityId, FlowKind)> {
+        let since = self.seconds(now).saturating_sub(within.as_secs().try_into().unwrap_or(u32::MAX));
+        let links = self.links.read();
+        let kinds = links.iter().flat_map(|(&(from, to), counters)| {
+            counters.kinds.since(since).into_iter().map(move |kind| (from, to, kind))
+        });
+        kinds.collect()
+    }
+
+    /// The live flows, each as the packet that began it.
+    pub(crate) fn live(&self, now: Instant, visit: impl FnMut(Begun)) {
+        self.flows.visit(self.seconds(now), visit);
+    }
+
     /// Judges a packet from `source` to `destination`, and counts it.
     ///
     /// # Errors
@@ -169,8 +192,12 @@ impl Filter {
         tally: Tally,
     ) -> Result<(), Cause> {
         let judging = Judging { filter: self, rules, now, packet, headers, source, destination, tally };
-        judging.judge().inspect_err(|_| {
-            self.counters(source, destination).denied.fetch_add(1, Relaxed);
+        judging.judge().inspect_err(|cause| {
+            let counters = self.counters(source, destination);
+            counters.denied.fetch_add(1, Relaxed);
+            if tally.packets > 0 && *cause == Cause::Denied {
+                counters.kinds.note(self.seconds(now), headers.kind(false));
+            }
         })
     }
 
@@ -199,10 +226,13 @@ impl Filter {
 }
 
 impl Counters {
-    fn add(&self, tally: Tally) {
+    fn add(&self, tally: Tally, observed: bool) {
         if tally.packets > 0 {
             self.packets.fetch_add(tally.packets, Relaxed);
             self.bytes.fetch_add(tally.bytes, Relaxed);
+            if observed {
+                self.observed.fetch_add(tally.packets, Relaxed);
+            }
         }
     }
 
@@ -211,6 +241,7 @@ impl Counters {
             packets: self.packets.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
             denied: self.denied.load(Relaxed),
+            observed: self.observed.load(Relaxed),
         }
     }
 }
@@ -232,43 +263,45 @@ impl Judging<'_> {
     fn judge(self) -> Result<(), Cause> {
         let seconds = self.filter.seconds(self.now);
         if let Fragment::Later(_) = self.headers.fragment {
-            self.refuse_quarantined()?;
+            // Its first fragment was judged by the same rules.
             let link = self.filter.fragments.lock().link_of(seconds, self.headers, self.rules.generation);
-            link.ok_or(Cause::OrphanFragment)?.add(self.tally);
+            link.ok_or(Cause::OrphanFragment)?.add(self.tally, false);
             return Ok(());
         }
-        let link = match self.headers.icmp {
+        let (link, observed) = match self.headers.icmp {
             Icmp::Error | Icmp::Other => self.judge_icmp(seconds)?,
             Icmp::None | Icmp::Request | Icmp::Reply => return self.judge_flow(seconds),
         };
-        self.pass(seconds, &link);
+        self.pass(seconds, &link, observed);
         Ok(())
     }
 
-    fn pass(self, seconds: u32, link: &Arc<Counters>) {
-        link.add(self.tally);
+    fn pass(self, seconds: u32, link: &Arc<Counters>, observed: bool) {
+        link.add(self.tally, observed);
         if let Fragment::First(_) = self.headers.fragment {
             self.filter.fragments.lock().passed(seconds, self.headers, self.rules.generation, link);
         }
     }
 
-    fn refuse_quarantined(self) -> Result<(), Cause> {
+    /// Why a packet goes that nothing lets pass.
+    fn refusal(self) -> Cause {
         let held = self.rules.is_quarantined(self.source) || self.rules.is_quarantined(self.destination);
-        if held { Err(Cause::Quarantined) } else { Ok(()) }
+        if held { Cause::Quarantined } else { Cause::Denied }
     }
 
-    /// The link of an ICMP message other than an echo.
-    fn judge_icmp(self, seconds: u32) -> Result<Arc<Counters>, Cause> {
-        self.refuse_quarantined()?;
+    /// The link of an ICMP message other than an echo, and whether it is observed.
+    fn judge_icmp(self, seconds: u32) -> Result<(Arc<Counters>, bool), Cause> {
         if self.headers.icmp == Icmp::Error
             && let Some(link) = self.link_of_quoted(seconds)
         {
-            return Ok(link);
+            return Ok((link, false));
         }
-        if !self.rules.allows(self.source, self.destination, self.headers.protocol(), 0) {
-            return Err(Cause::Denied);
+        match self.rules.verdict(self.source, self.destination, self.headers.protocol(), 0) {
+            Verdict::Denied => Err(self.refusal()),
+            verdict => {
+                Ok((self.filter.counters(self.source, self.destination), verdict == Verdict::Observed))
+            }
         }
-        Ok(self.filter.counters(self.source, self.destination))
     }
 
     /// An ICMP error belongs to the flow whose packet it quotes: that packet went the other way.
@@ -291,7 +324,7 @@ impl Judging<'_> {
             && !self.is_out_of_turn(flow, from)
         {
             flow.touch(seconds, self.headers, from);
-            self.pass(seconds, &flow.link);
+            self.pass(seconds, &flow.link, flow.observed);
             return Ok(());
         }
         self.judge_anew(seconds, &mut place, from)
@@ -299,43 +332,49 @@ impl Judging<'_> {
 
     /// Judges the first packet of a flow, or the first after the rules have changed.
     fn judge_anew(self, seconds: u32, place: &mut Place, from: End) -> Result<(), Cause> {
-        self.refuse_quarantined()?;
         let Self { rules, headers, source, destination, .. } = self;
         let protocol = headers.protocol();
         if let Some(flow) = place.get(seconds)
             && !self.is_out_of_turn(flow, from)
         {
             let begun_here = flow.initiator == from;
-            let allowed = if begun_here {
-                rules.allows(source, destination, protocol, headers.destination_port)
+            let verdict = if begun_here {
+                rules.verdict(source, destination, protocol, headers.destination_port)
             } else {
-                rules.allows(destination, source, protocol, headers.source_port)
+                rules.verdict(destination, source, protocol, headers.source_port)
             };
-            if allowed {
+            if verdict != Verdict::Denied {
                 flow.stamp = rules.generation;
+                flow.observed = verdict == Verdict::Observed;
                 flow.touch(seconds, headers, from);
-                self.pass(seconds, &flow.link);
+                self.pass(seconds, &flow.link, flow.observed);
                 return Ok(());
             }
             place.remove();
             if begun_here {
-                return Err(Cause::Denied);
+                return Err(self.refusal());
             }
             // This direction may be allowed in its own right, as a flow of its own.
         }
-        if rules.allows(source, destination, protocol, headers.destination_port) {
+        let verdict = rules.verdict(source, destination, protocol, headers.destination_port);
+        if verdict != Verdict::Denied {
             let link = self.filter.counters(source, destination);
-            return self.begin_flow(seconds, place, from, Flow::new(from, rules.generation, link));
+            if self.tally.packets > 0 {
+                link.kinds.note(seconds, headers.kind(true));
+            }
+            let flow = Flow::new(from, rules.generation, link).observed(verdict == Verdict::Observed);
+            return self.begin_flow(seconds, place, from, flow);
         }
         let resumable = protocol == Protocol::Tcp
             && headers.tcp_flags & SYN == 0
             && self.now.saturating_duration_since(self.filter.start) < self.filter.resume;
-        if resumable && rules.allows(destination, source, protocol, headers.source_port) {
+        let back = || rules.verdict(destination, source, protocol, headers.source_port);
+        if resumable && back() != Verdict::Denied {
             let link = self.filter.counters(destination, source);
             let flow = Flow::new(from.other(), rules.generation, link).resumed();
-            return self.begin_flow(seconds, place, from, flow);
+            return self.begin_flow(seconds, place, from, flow.observed(back() == Verdict::Observed));
         }
-        Err(Cause::Denied)
+        Err(self.refusal())
     }
 
     /// A request with the identifier of the other side's echo is no answer to it.
@@ -349,11 +388,11 @@ impl Judging<'_> {
 
     fn begin_flow(self, seconds: u32, place: &mut Place, from: End, mut flow: Flow) -> Result<(), Cause> {
         flow.touch(seconds, self.headers, from);
-        let link = flow.link.clone();
+        let (link, observed) = (flow.link.clone(), flow.observed);
         if !place.insert(flow) {
             return Err(Cause::FlowTableFull);
         }
-        self.pass(seconds, &link);
+        self.pass(seconds, &link, observed);
         Ok(())
     }
 }

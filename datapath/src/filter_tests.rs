@@ -97,6 +97,54 @@ fn a_quarantine_cuts_both_directions() {
 }
 
 #[test]
+fn forensics_reach_what_is_quarantined_and_nobody_else_does() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080).with_forensics()));
+    let ssh = build::packet("10.0.0.1", "10.0.0.2", 6, (4000, 22), b"");
+    assert_eq!(bench.send(&ssh, WEB, API), Err(Cause::Denied), "it is not quarantined");
+    bench.rules.set_identity(API, Some(true));
+    assert_eq!(bench.send(&ssh, WEB, API), Ok(()));
+    let answer = build::packet("10.0.0.2", "10.0.0.1", 6, (22, 4000), b"");
+    assert_eq!(bench.send(&answer, API, WEB), Ok(()));
+    let own = build::packet("10.0.0.2", "10.0.0.1", 6, (5000, 8080), b"");
+    assert_eq!(bench.send(&own, API, WEB), Err(Cause::Quarantined), "it begins nothing itself");
+    bench.rules.set_identity(API, Some(false));
+    assert_eq!(bench.send(&answer, API, WEB), Err(Cause::Denied), "the quarantine has ended");
+    bench.rules.set_identity(API, Some(true));
+    bench.rules.set_identity(WEB, Some(true));
+    assert_eq!(bench.send(&ssh, WEB, API), Err(Cause::Quarantined), "forensics are quarantined themselves");
+}
+
+#[test]
+fn what_is_observed_passes_and_is_counted() {
+    let mut bench = Bench::new(Duration::ZERO);
+    let observed = AclEntry { protocol: Protocol::Tcp, ports: PortRange { first: 8080, last: 8080 } };
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 80).with_observed(vec![observed])));
+    bench.send(&request(), WEB, API).unwrap();
+    bench.send(&request(), WEB, API).unwrap();
+    let count = bench.filter.links()[0].count;
+    assert_eq!((count.packets, count.observed, count.denied), (2, 2, 0));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.send(&request(), WEB, API).unwrap();
+    assert_eq!(bench.filter.links()[0].count.observed, 2, "now it is allowed");
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 80)));
+    assert_eq!(bench.send(&request(), WEB, API), Err(Cause::Denied));
+}
+
+#[test]
+fn the_kinds_of_flows_that_were_tried_are_known() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.send(&request(), WEB, API).unwrap();
+    let _ = bench.send(&build::packet("10.0.0.1", "10.0.0.2", 17, (4000, 53), b""), WEB, API);
+    bench.now += Duration::from_secs(10);
+    let kind = |protocol, port, passed| (WEB, API, FlowKind { protocol, port, passed });
+    let seen = bench.filter.kinds(bench.now, Duration::from_secs(10));
+    assert_eq!(seen, [kind(Protocol::Tcp, 8080, true), kind(Protocol::Udp, 53, false)]);
+    assert_eq!(bench.filter.kinds(bench.now, Duration::from_secs(9)), []);
+}
+
+#[test]
 fn a_running_connection_is_taken_up_after_a_restart_only() {
     let mut bench = Bench::new(RESUME_WINDOW);
     bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));

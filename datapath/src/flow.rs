@@ -71,6 +71,34 @@ impl FlowKey {
     }
 }
 
+/// A flow as the packet that began it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Begun {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub protocol: Protocol,
+    pub destination_port: u16,
+}
+
+impl FlowKey {
+    fn begun_by(&self, initiator: End) -> Begun {
+        let (source, destination) = match initiator {
+            End::Low => (self.low, self.high),
+            End::High => (self.high, self.low),
+        };
+        let address = |words: [u64; 2]| match self.v6 {
+            true => IpAddr::V6(((u128::from(words[0]) << 64) | u128::from(words[1])).into()),
+            false => IpAddr::V4((words[1] as u32).into()),
+        };
+        Begun {
+            source: address(source.0),
+            destination: address(destination.0),
+            protocol: Protocol::from_ip(self.ip_protocol),
+            destination_port: destination.1,
+        }
+    }
+}
+
 fn words(address: IpAddr) -> [u64; 2] {
     match address {
         IpAddr::V4(address) => [0, u64::from(address.to_bits())],
@@ -94,13 +122,15 @@ pub(crate) struct Flow {
     pub stamp: u64,
     /// The counters of its link.
     pub link: Arc<Counters>,
+    /// Whether it passes only because it is observed.
+    pub observed: bool,
     state: State,
     deadline: u32,
 }
 
 impl Flow {
     pub fn new(initiator: End, stamp: u64, link: Arc<Counters>) -> Self {
-        Self { initiator, stamp, link, state: State::Opening, deadline: 0 }
+        Self { initiator, stamp, link, observed: false, state: State::Opening, deadline: 0 }
     }
 
     /// Notes a packet of the flow.
@@ -120,6 +150,12 @@ impl Flow {
                 State::Talking => TALKING,
                 State::Closing => CLOSING,
             };
+    }
+
+    /// The flow, observed or not.
+    pub fn observed(mut self, observed: bool) -> Self {
+        self.observed = observed;
+        self
     }
 
     /// A flow that was under way before this table existed.
@@ -173,6 +209,18 @@ impl FlowTable {
         // The table itself uses the lowest and the seven highest bits.
         let shard = self.shards[(hash >> 32) as usize % SHARDS].lock();
         Place { shard, hasher: &self.hasher, hash, key }
+    }
+
+    /// Shows every flow whose time is not up at `now`, in seconds; one part of the table is locked at a time.
+    pub fn visit(&self, now: u32, mut visit: impl FnMut(Begun)) {
+        for shard in &self.shards {
+            let begun: Vec<Begun> = {
+                let shard = shard.lock();
+                let live = shard.flows.iter().filter(|(_, flow)| flow.deadline > now);
+                live.map(|(key, flow)| key.begun_by(flow.initiator)).collect()
+            };
+            begun.into_iter().for_each(&mut visit);
+        }
     }
 
     /// Ends the flows of some parts of the table whose time is up at `now`, in seconds. All parts have had their turn
@@ -230,6 +278,11 @@ mod tests {
         let (back, other) = FlowKey::of(&headers(("10.0.0.2", 80), ("10.0.0.1", 9)));
         assert_eq!(there, back);
         assert_eq!(one, other.other());
+        let begun = there.begun_by(one);
+        assert_eq!(begun, back.begun_by(other.other()));
+        assert_eq!((begun.source.to_string().as_str(), begun.destination_port), ("10.0.0.1", 80));
+        let (key, end) = FlowKey::of(&headers(("fd00::2", 9), ("fd00::1", 80)));
+        assert_eq!(key.begun_by(end).source.to_string(), "fd00::2");
     }
 
     fn counters() -> Arc<Counters> {

@@ -1,5 +1,6 @@
 //! Reading the headers of an IP packet: RFC 791, RFC 8200, RFC 9293, RFC 768, RFC 9260, RFC 792, RFC 4443.
 
+use crate::seen::FlowKind;
 use meshward_model::Protocol;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -219,6 +220,13 @@ impl Headers {
             && self.ip_protocol == other.ip_protocol
             && self.source == other.source
             && self.destination == other.destination
+    }
+
+    /// The kind of flow that it would begin.
+    pub fn kind(&self, passed: bool) -> FlowKind {
+        let protocol = self.protocol();
+        let port = if protocol.has_ports() { self.destination_port } else { 0 };
+        FlowKind { protocol, port, passed }
     }
 
     /// The class that policy sees. ICMP of the other address family is no ICMP.

@@ -1,5 +1,6 @@
 //! A worker's way through an endpoint: packets from workloads to peers and to other workloads, and back.
 
+use crate::seen::{Denial, FlowKind};
 use crate::{
     batch::Batch,
     coalesce::{Coalescer, Merging, Parts, Span},
@@ -118,8 +119,13 @@ impl<'a> Round<'a> {
         let source = local.party().ok_or(Cause::NotAdmitted)?;
         let (place, destination) = self.tables.find(self.now, headers.destination)?;
         let Self { endpoint, tables, now, .. } = self;
-        endpoint.filter.judge(&tables.rules, *now, packet, headers, source, destination, tally)?;
-        Ok(place)
+        let judged = endpoint.filter.judge(&tables.rules, *now, packet, headers, source, destination, tally);
+        if judged == Err(Cause::Denied) {
+            let FlowKind { protocol, port, .. } = headers.kind(false);
+            let (destination, source_port) = (headers.destination, headers.source_port);
+            endpoint.denials.note(Denial { slot, destination, protocol, port, source_port });
+        }
+        judged.map(|()| place)
     }
 
     /// Seals packets for a peer, or keeps them until there is a session.

@@ -19,12 +19,15 @@ use std::{net::IpAddr, time::Instant};
 pub(crate) struct Local {
     pub workload: LocalWorkload,
     pub admitted: Option<Party>,
+    /// Held by the node's own decision.
+    pub held: bool,
 }
 
 impl Local {
     pub fn party(&self) -> Option<Party> {
         let vouched = self.workload.vouched.map(|identity| Party { identity, quarantined: false });
-        self.admitted.or(vouched)
+        let party = self.admitted.or(vouched)?;
+        Some(Party { quarantined: party.quarantined || self.held, ..party })
     }
 }
 
@@ -89,7 +92,7 @@ impl Tables {
         }
         self.local_ids.insert(workload.id.clone(), slot);
         let admitted = self.workloads.get(&workload.id).and_then(|spec| self.admits(spec, &workload));
-        let local = Some(Local { workload, admitted });
+        let local = Some(Local { workload, admitted, held: false });
         match self.locals.get_mut(slot.0) {
             Some(place) => *place = local,
             None => self.locals.push(local),
@@ -110,6 +113,14 @@ impl Tables {
     pub fn vouch(&mut self, slot: Slot, identity: Option<IdentityId>) {
         if let Some(local) = self.locals.get_mut(slot.0).and_then(Option::as_mut) {
             local.workload.vouched = identity;
+            self.rules.begin_generation();
+        }
+    }
+
+    /// Holds a workload by the node's own decision, or lets it go.
+    pub fn hold(&mut self, slot: Slot, held: bool) {
+        if let Some(local) = self.locals.get_mut(slot.0).and_then(Option::as_mut) {
+            local.held = held;
             self.rules.begin_generation();
         }
     }

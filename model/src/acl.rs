@@ -13,54 +13,103 @@ pub struct AclEntry {
     pub ports: PortRange,
 }
 
+/// What is to become of a packet that would begin a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It passes.
+    Allowed,
+    /// It passes, and counts as one that would be denied.
+    Observed,
+    /// It is dropped.
+    Denied,
+}
+
 /// What a link lets pass: sorted, merged ranges without overlap. Empty lets nothing pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Acl(Vec<AclEntry>);
+pub struct Acl {
+    allowed: Vec<AclEntry>,
+    /// What passes only because it is observed; nothing of it is allowed.
+    observed: Vec<AclEntry>,
+    /// Whether everything passes to a quarantined workload: the link is one of forensics.
+    forensic: bool,
+}
 
 impl Acl {
-    /// Makes the normal form of `entries`: sorted, and touching ranges merged.
-    pub fn new(mut entries: Vec<AclEntry>) -> Self {
-        entries.sort_unstable();
-        let mut merged: Vec<AclEntry> = Vec::with_capacity(entries.len());
-        for entry in entries {
-            match merged.last_mut() {
-                Some(last)
-                    if last.protocol == entry.protocol
-                        && entry.ports.first <= last.ports.last.saturating_add(1) =>
-                {
-                    last.ports.last = last.ports.last.max(entry.ports.last);
-                }
-                _ => merged.push(entry),
-            }
-        }
-        Self(merged)
+    /// Makes the normal form of what is allowed: sorted, and touching ranges merged.
+    pub fn new(allowed: Vec<AclEntry>) -> Self {
+        Self { allowed: merged(allowed), ..Self::default() }
+    }
+
+    /// Adds what passes only because it is observed.
+    pub fn with_observed(self, observed: Vec<AclEntry>) -> Self {
+        Self { observed: merged(observed), ..self }
+    }
+
+    /// Makes the link one of forensics, too: everything passes while its end is quarantined.
+    pub fn with_forensics(self) -> Self {
+        Self { forensic: true, ..self }
+    }
+
+    /// Whether everything passes to a quarantined workload.
+    pub fn is_forensic(&self) -> bool {
+        self.forensic
+    }
+
+    /// What of it lies in one of `ports`.
+    pub fn within(&self, ports: &[PortSpec]) -> Self {
+        let cut = |entries: &[AclEntry]| {
+            let pieces = entries.iter().flat_map(|entry| {
+                ports.iter().filter_map(|spec| {
+                    if spec.protocol.is_some_and(|protocol| protocol != entry.protocol) {
+                        return None;
+                    }
+                    let own = if entry.protocol.has_ports() { spec.ports } else { PortRange::ALL };
+                    let (first, last) = (entry.ports.first.max(own.first), entry.ports.last.min(own.last));
+                    (first <= last)
+                        .then_some(AclEntry { protocol: entry.protocol, ports: PortRange { first, last } })
+                })
+            });
+            merged(pieces.collect())
+        };
+        Self { allowed: cut(&self.allowed), observed: cut(&self.observed), forensic: self.forensic }
     }
 
     /// The allowed ranges, sorted by protocol and port.
     pub fn entries(&self) -> &[AclEntry] {
-        &self.0
+        &self.allowed
+    }
+
+    /// The ranges that pass only because they are observed.
+    pub fn observed(&self) -> &[AclEntry] {
+        &self.observed
     }
 
     /// Whether nothing may pass.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.allowed.is_empty() && self.observed.is_empty() && !self.forensic
     }
 
-    /// Whether a packet to `port` may begin a flow; `port` is ignored where `protocol` has none.
+    /// What is to become of a packet to `port`; `port` is ignored where `protocol` has none.
+    pub fn verdict(&self, protocol: Protocol, port: u16) -> Verdict {
+        if holds(&self.allowed, protocol, port) {
+            Verdict::Allowed
+        } else if holds(&self.observed, protocol, port) {
+            Verdict::Observed
+        } else {
+            Verdict::Denied
+        }
+    }
+
+    /// Whether a packet to `port` is allowed to begin a flow; what is only observed is not.
     pub fn allows(&self, protocol: Protocol, port: u16) -> bool {
-        let port = if protocol.has_ports() { port } else { 0 };
-        let after = self.0.partition_point(|e| (e.protocol, e.ports.first) <= (protocol, port));
-        after
-            .checked_sub(1)
-            .map(|at| self.0[at])
-            .is_some_and(|entry| entry.protocol == protocol && entry.ports.contains(port))
+        holds(&self.allowed, protocol, port)
     }
 
     /// Whether all of `spec` is allowed.
     pub fn allows_all(&self, spec: PortSpec) -> bool {
         let covers = |protocol: Protocol| {
             let ports = if protocol.has_ports() { spec.ports } else { PortRange::ALL };
-            self.0
+            self.allowed
                 .iter()
                 .any(|e| e.protocol == protocol && e.ports.first <= ports.first && ports.last <= e.ports.last)
         };
@@ -72,7 +121,7 @@ impl Acl {
 
     /// Whether anything of `spec` is allowed.
     pub fn allows_some(&self, spec: PortSpec) -> bool {
-        self.0.iter().any(|e| {
+        self.allowed.iter().any(|e| {
             spec.protocol.is_none_or(|protocol| protocol == e.protocol)
                 && (!e.protocol.has_ports()
                     || (e.ports.first <= spec.ports.last && spec.ports.first <= e.ports.last))
@@ -80,15 +129,50 @@ impl Acl {
     }
 }
 
+fn merged(mut entries: Vec<AclEntry>) -> Vec<AclEntry> {
+    entries.sort_unstable();
+    let mut merged: Vec<AclEntry> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        match merged.last_mut() {
+            Some(last)
+                if last.protocol == entry.protocol
+                    && entry.ports.first <= last.ports.last.saturating_add(1) =>
+            {
+                last.ports.last = last.ports.last.max(entry.ports.last);
+            }
+            _ => merged.push(entry),
+        }
+    }
+    merged
+}
+
+fn holds(entries: &[AclEntry], protocol: Protocol, port: u16) -> bool {
+    let port = if protocol.has_ports() { port } else { 0 };
+    let after = entries.partition_point(|e| (e.protocol, e.ports.first) <= (protocol, port));
+    let entry = after.checked_sub(1).map(|at| entries[at]);
+    entry.is_some_and(|entry| entry.protocol == protocol && entry.ports.contains(port))
+}
+
 impl fmt::Display for Acl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.allows_all(PortSpec::ANY) {
+        if self.allows_all(PortSpec::ANY) && !self.forensic {
             return f.pad("any");
         }
         let name = |e: &AclEntry| match e.protocol {
             Protocol::Other => "other".to_owned(),
             protocol => PortSpec { protocol: Some(protocol), ports: e.ports }.to_string(),
         };
-        f.pad(&self.0.iter().map(name).collect::<Vec<_>>().join(" "))
+        let everything = |entries: &[AclEntry]| {
+            Protocol::ALL
+                .into_iter()
+                .all(|protocol| entries.contains(&AclEntry { protocol, ports: PortRange::ALL }))
+        };
+        let allowed = self.allowed.iter().map(name);
+        let observed = match everything(&self.observed) {
+            true => vec!["any (observed)".to_owned()],
+            false => self.observed.iter().map(|entry| format!("{} (observed)", name(entry))).collect(),
+        };
+        let forensic = self.forensic.then(|| "any (forensics)".to_owned());
+        f.pad(&allowed.chain(observed).chain(forensic).collect::<Vec<_>>().join(" "))
     }
 }

@@ -206,23 +206,54 @@ pub struct Workload {
     pub quarantined: bool,
 }
 
-/// A policy to be checked or applied.
+/// One file of policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyFile {
+    /// Its name, for messages.
+    pub name: String,
+    /// Its YAML text: documents, each of which names its network.
+    pub text: String,
+}
+
+/// Policy to be checked or applied: all documents of a network together are its policy from then on.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitPolicy {
-    /// The YAML text; it names its network.
-    pub source: String,
+    /// The files.
+    pub files: Vec<PolicyFile>,
+    /// Whether the policies of networks that no file names are removed.
+    #[serde(default)]
+    pub prune: bool,
+    /// Why, for the log.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// Whether to ask the nodes how many live flows it would cut. Only with `dry_run`.
+    #[serde(default)]
+    pub count_cuts: bool,
 }
 
-/// What became, or would become, of a policy.
+/// What became, or would become, of policies.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SubmitResult {
+    /// The revision that they are part of; `None` for a dry run.
+    #[schema(value_type = Option<u64>)]
+    pub revision: Option<Revision>,
+    /// Network by network.
+    pub networks: Vec<PolicyResult>,
+    /// What is suspicious, though not wrong. Only with `dry_run`.
+    pub findings: Vec<Finding>,
+    /// Connected nodes that did not say which flows would be cut.
+    #[schema(value_type = Vec<String>)]
+    pub nodes_silent: Vec<NodeName>,
+}
+
+/// What became, or would become, of the policy of a network.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PolicyResult {
     /// The network.
     #[schema(value_type = String)]
     pub network: NetworkName,
-    /// The revision that it is part of; `None` for a dry run.
-    #[schema(value_type = Option<u64>)]
-    pub revision: Option<Revision>,
     /// How many rules and guardrails it has.
     pub rules: usize,
     /// How many of its own tests passed.
@@ -231,6 +262,29 @@ pub struct PolicyResult {
     pub opened: Vec<LinkChange>,
     /// Links that close, wholly or in part.
     pub closed: Vec<LinkChange>,
+    /// Live flows that would be cut, by the workload that began them.
+    pub cuts: Vec<Cut>,
+}
+
+/// Something suspicious in a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    /// `FILE:LINE:COLUMN`.
+    pub place: String,
+    /// What, and how to mend it.
+    pub text: String,
+}
+
+/// Live flows of a workload that would be cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Cut {
+    /// The workload that began them.
+    #[schema(value_type = String)]
+    pub workload: WorkloadId,
+    /// What people call it.
+    pub name: String,
+    /// How many.
+    pub flows: usize,
 }
 
 /// A link that a policy changes.
@@ -254,8 +308,53 @@ pub struct Policy {
     /// The network.
     #[schema(value_type = String)]
     pub network: NetworkName,
-    /// The YAML text as it was applied; empty: default deny and nothing else.
-    pub source: String,
+    /// The revision that made it what it is.
+    #[schema(value_type = Option<u64>)]
+    pub revision: Option<Revision>,
+    /// The files as they were applied; none: default deny and nothing else.
+    pub files: Vec<PolicyFile>,
+}
+
+/// One state of a network's policy.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PolicyRevision {
+    /// The revision that made it.
+    #[schema(value_type = u64)]
+    pub revision: Revision,
+    /// When.
+    pub at: String,
+    /// Who: `user:NAME`.
+    pub actor: String,
+    /// Why, as they said.
+    pub why: Option<String>,
+    /// From where.
+    pub origin: Option<String>,
+    /// How many files it has; none: it was removed.
+    pub files: usize,
+}
+
+/// The links between two states of a network's policy, among the workloads of now.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PolicyDifference {
+    /// The network.
+    #[schema(value_type = String)]
+    pub network: NetworkName,
+    /// Links that open.
+    pub opened: Vec<LinkChange>,
+    /// Links that close.
+    pub closed: Vec<LinkChange>,
+}
+
+/// A state to go back to.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// The policy is to be what it was at this revision.
+    #[schema(value_type = u64)]
+    pub revision: Revision,
+    /// Why, for the log.
+    #[serde(default)]
+    pub message: Option<String>,
 }
 
 /// What to isolate: exactly one of the two.
@@ -276,6 +375,24 @@ pub struct QuarantineTarget {
     pub workload: Option<WorkloadId>,
 }
 
+/// A quarantine to be imposed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Impose {
+    /// What to isolate.
+    #[serde(flatten)]
+    pub target: QuarantineTarget,
+    /// Who may still reach it, whatever policy says.
+    #[serde(default)]
+    #[schema(value_type = Option<std::collections::BTreeMap<String, serde_json::Value>>)]
+    pub allow_from: Option<Selector>,
+    /// For how many seconds; until it is released if it is left out.
+    #[serde(default)]
+    pub seconds: Option<u64>,
+    /// Why, for the log.
+    #[serde(default)]
+    pub message: Option<String>,
+}
+
 /// A quarantine that stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Quarantine {
@@ -284,8 +401,21 @@ pub struct Quarantine {
     /// What it isolates.
     #[serde(flatten)]
     pub target: QuarantineTarget,
+    /// Who may still reach it.
+    #[serde(default)]
+    #[schema(value_type = Option<std::collections::BTreeMap<String, serde_json::Value>>)]
+    pub allow_from: Option<Selector>,
     /// Since when.
     pub since: String,
+    /// Until when.
+    #[serde(default)]
+    pub until: Option<String>,
+    /// Who imposed it: `user:NAME` or `trigger:NAME`.
+    #[serde(default)]
+    pub by: String,
+    /// Why.
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 /// What a quarantine or a release did.
@@ -324,6 +454,8 @@ pub struct Link {
     pub bytes: u64,
     /// Packets that were denied.
     pub denied: u64,
+    /// Packets that passed and would have been denied, were it not for observing.
+    pub observed: u64,
 }
 
 /// The links of the mesh.
@@ -355,6 +487,10 @@ pub struct ExplainQuery {
     /// What.
     #[schema(value_type = String)]
     pub port: PortSpec,
+    /// By the policies and quarantines of this revision, among the workloads of now; by those of now if it is left out.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub revision: Option<Revision>,
 }
 
 /// The verdict on one pair.
@@ -371,6 +507,9 @@ pub struct Explanation {
     pub port: PortSpec,
     /// Whether it is allowed.
     pub allowed: bool,
+    /// Whether it passes only because it is observed.
+    #[serde(default)]
+    pub observed: bool,
     /// What decided: the rule, the guardrail, a quarantine, or the default.
     pub because: String,
     /// Whether both identities have a workload now; if not, the labels were taken as given.
@@ -389,6 +528,60 @@ pub struct AuditEntry {
     pub actor: String,
     /// What.
     pub action: String,
+    /// Why, as they said.
+    pub why: Option<String>,
+    /// From where.
+    pub origin: Option<String>,
+}
+
+/// What a credential may do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Read.
+    Viewer,
+    /// Read and quarantine.
+    Operator,
+    /// What an operator may, and the policy of its networks but for the guardrails.
+    Owner,
+    /// Everything.
+    #[default]
+    Admin,
+}
+
+/// A credential to be made.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateCredential {
+    /// Its name, for the audit log.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// In which networks; empty: in all. An owner has at least one.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub networks: Vec<NetworkName>,
+}
+
+/// A credential, without its secret.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Credential {
+    /// Its name.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// In which networks; empty: in all.
+    #[schema(value_type = Vec<String>)]
+    pub networks: Vec<NetworkName>,
+}
+
+/// A new credential.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+pub struct CreatedCredential {
+    /// The bearer token, shown this once.
+    pub token: String,
+    /// What is kept.
+    pub kept: Credential,
 }
 
 /// What `meshctl` needs to reach a coordinator. The coordinator writes the first one; it is a secret.

@@ -7,9 +7,12 @@
 //! Each message is a little-endian `u32` length and a postcard body of at most [`MAX_FRAME`] bytes.
 
 use crate::{
+    accept::AcceptFrom,
+    acl::Acl,
     keys::PublicKey,
     labels::Labels,
     names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
+    ports::Protocol,
     view::{Change, Digest, Shadow},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -125,6 +128,28 @@ pub struct WorkloadReport {
     pub labels: Labels,
     /// Its addresses, out of the node's blocks.
     pub addresses: Vec<IpAddr>,
+    /// What its owner declares about who may reach it.
+    #[serde(default)]
+    pub accepts: Vec<AcceptFrom>,
+}
+
+/// What a trigger has caught.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fired {
+    /// The network.
+    pub network: NetworkName,
+    /// The trigger.
+    pub trigger: String,
+    /// The workload.
+    pub workload: WorkloadId,
+    /// Flows that were denied in the trigger's time.
+    pub denied_flows: u32,
+    /// To so many ports.
+    pub distinct_ports: u32,
+    /// And so many addresses.
+    pub distinct_addresses: u32,
+    /// Whether the node has quarantined it by itself.
+    pub held: bool,
 }
 
 /// What a node says in its session.
@@ -153,6 +178,8 @@ pub enum FromNode {
     Stopped(WorkloadId),
     /// The view of this revision is enforced and on disk.
     Enforced(Revision),
+    /// A workload of the node has done what a trigger waits for.
+    Fired(Fired),
     /// The certificate is to be renewed.
     Renew {
         /// A PKCS #10 request (DER).
@@ -187,10 +214,14 @@ pub enum FromCoordinator {
 }
 
 /// What the coordinator asks of a node.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Question {
     /// The counters of every link since the daemon started.
     Links,
+    /// How many live flows these links would cut, were they like this.
+    Cuts(NetworkName, Vec<(IdentityId, IdentityId, Acl)>),
+    /// The flows that were begun or tried in the last so many seconds.
+    Flows(NetworkName, u64),
 }
 
 /// The answer to a [`Question`].
@@ -198,6 +229,25 @@ pub enum Question {
 pub enum Answer {
     /// To [`Question::Links`].
     Links(Vec<LinkCount>),
+    /// To [`Question::Cuts`]: by the workload of the node that began them.
+    Cuts(Vec<(WorkloadId, u64)>),
+    /// To [`Question::Flows`].
+    Flows(Vec<FlowSeen>),
+}
+
+/// Flows of one kind that a workload of the node has begun, or tried to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowSeen {
+    /// Who began them.
+    pub from: IdentityId,
+    /// With whom.
+    pub to: IdentityId,
+    /// What.
+    pub protocol: Protocol,
+    /// The destination port; 0 where the protocol has none.
+    pub port: u16,
+    /// Whether they passed.
+    pub passed: bool,
 }
 
 /// What passed a link, or was denied. A packet that passes is counted once in the mesh, by the node of the workload that
@@ -210,6 +260,8 @@ pub struct Count {
     pub bytes: u64,
     /// Packets that were denied.
     pub denied: u64,
+    /// Packets that passed and would have been denied, were it not for observing.
+    pub observed: u64,
 }
 
 /// The counters of one ordered pair of identities on one node.

@@ -128,6 +128,15 @@ impl Labels {
         self.0.is_empty()
     }
 
+    /// Adds labels; they replace what is there under the same keys.
+    ///
+    /// # Errors
+    /// If there are too many then.
+    pub fn with_all(mut self, others: &Self) -> Result<Self, BadLabel> {
+        self.0.extend(others.0.iter().map(|(key, value)| (key.clone(), value.clone())));
+        Self::try_from(self.0)
+    }
+
     /// Adds a verified fact below [`RESERVED_PREFIX`].
     pub fn with_fact(mut self, fact: &str, value: &str) -> Result<Self, BadLabel> {
         check_value(value)?;

@@ -4,6 +4,7 @@
 //! into types that cannot hold an illegal value; everything behind carries those types.
 #![forbid(unsafe_code)]
 
+pub mod accept;
 pub mod acl;
 pub mod api;
 pub mod control;
@@ -14,12 +15,15 @@ pub mod names;
 pub mod ports;
 pub mod selector;
 pub mod token;
+pub mod trigger;
 pub mod view;
 
-pub use acl::{Acl, AclEntry};
+pub use accept::AcceptFrom;
+pub use acl::{Acl, AclEntry, Verdict};
 pub use keys::PublicKey;
 pub use labels::{LabelKey, Labels};
 pub use names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName};
 pub use ports::{PortRange, PortSpec, Protocol};
 pub use selector::Selector;
+pub use trigger::{Condition, Lasting};
 pub use view::{Change, HeldView, Item, ItemKey, View};

@@ -1,6 +1,7 @@
 //! The bodies of the node's local API, over a unix socket.
 
 use crate::{
+    accept::AcceptFrom,
     labels::Labels,
     names::{NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
 };
@@ -27,6 +28,9 @@ pub struct Attach {
     /// The labels that its owner declares.
     #[serde(default)]
     pub labels: Labels,
+    /// What its owner declares about who may reach it.
+    #[serde(default)]
+    pub accepts: Vec<AcceptFrom>,
     /// The network namespace, as `/run/netns/NAME` or `/proc/PID/ns/net`.
     pub netns: PathBuf,
     /// A process whose end detaches the workload.

@@ -117,6 +117,14 @@ impl Revision {
     }
 }
 
+impl FromStr for Revision {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_prefix('r').unwrap_or(text).parse();
+        number.map(Self).map_err(|_| format!("`{text}` is not a revision: write its number"))
+    }
+}
+
 impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)

@@ -88,7 +88,7 @@ impl FromStr for Selector {
 }
 
 /// Splits at the commas that stand outside parentheses; `None` if those do not match.
-fn split(text: &str) -> Option<Vec<&str>> {
+pub(crate) fn split(text: &str) -> Option<Vec<&str>> {
     let (mut parts, mut from, mut open) = (Vec::new(), 0, false);
     for (at, c) in text.char_indices() {
         match c {

@@ -8,10 +8,12 @@
 //! held workload runs on it, and to forget an identity is to forget its workloads.
 
 use crate::{
+    accept::AcceptFrom,
     acl::Acl,
     keys::PublicKey,
     labels::Labels,
     names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId},
+    trigger::TriggerSpec,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -48,6 +50,8 @@ pub struct PeerSpec {
 pub struct IdentitySpec {
     /// The labels, verified ones included.
     pub labels: Labels,
+    /// What its workloads declare about who may reach them.
+    pub accepts: Vec<AcceptFrom>,
     /// Whether a quarantine selects it: then no link of it is open.
     pub quarantined: bool,
 }
@@ -78,6 +82,8 @@ pub enum Item {
     Workload(WorkloadSpec),
     /// A link's ACL.
     Link(Acl),
+    /// A trigger for the node's own workloads.
+    Trigger(TriggerSpec),
 }
 
 /// Under what an item is kept. The order is that in which changes apply.
@@ -93,6 +99,8 @@ pub enum ItemKey {
     Workload(NetworkName, WorkloadId),
     /// [`Item::Link`], from the first identity to the second.
     Link(NetworkName, IdentityId, IdentityId),
+    /// [`Item::Trigger`].
+    Trigger(NetworkName, String),
 }
 
 impl ItemKey {
@@ -103,7 +111,8 @@ impl ItemKey {
             | Self::Peer(network, _)
             | Self::Identity(network, _)
             | Self::Workload(network, _)
-            | Self::Link(network, _, _) => network,
+            | Self::Link(network, _, _)
+            | Self::Trigger(network, _) => network,
         }
     }
 
@@ -115,6 +124,7 @@ impl ItemKey {
                 | (Self::Identity(..), Item::Identity(_))
                 | (Self::Workload(..), Item::Workload(_))
                 | (Self::Link(..), Item::Link(_))
+                | (Self::Trigger(..), Item::Trigger(_))
         )
     }
 }
@@ -250,12 +260,32 @@ impl View {
         }
     }
 
-    /// The number under which this view knows a label set.
-    pub fn identity_of(&self, network: &NetworkName, labels: &Labels) -> Option<IdentityId> {
+    /// The triggers of a network.
+    pub fn triggers(&self, network: &NetworkName) -> impl Iterator<Item = (&str, &TriggerSpec)> {
+        let first = ItemKey::Trigger(network.clone(), String::new());
+        self.items.range(first..).map_while(move |(key, item)| match (key, item) {
+            (ItemKey::Trigger(own, name), Item::Trigger(spec)) if own == network => {
+                Some((name.as_str(), spec))
+            }
+            _ => None,
+        })
+    }
+
+    /// The number under which this view knows a label set and what goes with it.
+    pub fn identity_of(
+        &self,
+        network: &NetworkName,
+        labels: &Labels,
+        accepts: &[AcceptFrom],
+    ) -> Option<IdentityId> {
         let first = ItemKey::Identity(network.clone(), IdentityId(0));
         let own = self.items.range(first..).take_while(|(key, _)| matches!(key, ItemKey::Identity(..)));
         own.filter(|(key, _)| key.network() == network).find_map(|(key, item)| match (key, item) {
-            (ItemKey::Identity(_, id), Item::Identity(spec)) if spec.labels == *labels => Some(*id),
+            (ItemKey::Identity(_, id), Item::Identity(spec))
+                if spec.labels == *labels && spec.accepts == accepts =>
+            {
+                Some(*id)
+            }
             _ => None,
         })
     }
@@ -408,7 +438,7 @@ mod tests {
         (0u32..4, 0u32..4, 0u32..3, any::<bool>()).prop_map(|(a, b, kind, flag)| match kind {
             0 => {
                 let labels = format!("app=a{b}").parse().unwrap();
-                let spec = IdentitySpec { labels, quarantined: flag };
+                let spec = IdentitySpec { labels, accepts: vec![], quarantined: flag };
                 (ItemKey::Identity(network(), IdentityId(a)), Item::Identity(spec))
             }
             1 => {

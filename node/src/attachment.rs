@@ -28,6 +28,9 @@ pub struct Attachment {
     pub owner: Option<Owner>,
     /// Its interface.
     pub interface: String,
+    /// Held by this node's own decision until then, in seconds since the epoch.
+    #[serde(default)]
+    pub held_until: Option<u64>,
 }
 
 /// A process, told from later ones with its number by when it started.

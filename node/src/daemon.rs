@@ -8,17 +8,19 @@ use crate::{
     folder::{Folder, Membership},
     kept_view::KeptView,
     offloads::Offloads,
+    triggers::Attempts,
 };
 use anyhow::Result;
 use meshward_datapath::{Endpoint, EndpointStats, LocalWorkload, RESUME_WINDOW, Slot};
 use meshward_model::{
-    Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey, Revision, WorkloadId,
-    control::{EndpointReport, FromNode, LinkCount, WorkloadReport},
+    AcceptFrom, Acl, Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey, Revision,
+    WorkloadId,
+    control::{EndpointReport, Fired, FlowSeen, FromNode, LinkCount, WorkloadReport},
     local::{Attach, LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown, State as WorkloadState},
 };
 use meshward_netns::Netns;
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -32,6 +34,11 @@ const ADMISSION: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_millis(1500);
 /// How often the workloads' namespaces and owners are looked after.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// How often what workloads are denied is counted.
+const WATCH: Duration = Duration::from_millis(200);
+/// The most that triggers have caught and that waits for a session.
+const MAX_UNSAID: usize = 1024;
 
 /// Why the node does not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +73,9 @@ struct State {
     workloads: BTreeMap<WorkloadId, Workload>,
     /// To the coordinator, while there is a session.
     session: Option<mpsc::UnboundedSender<FromNode>>,
+    attempts: Attempts,
+    /// What triggers have caught while there was no session.
+    unsaid: Vec<Fired>,
 }
 
 struct Running {
@@ -180,6 +190,7 @@ impl Node {
     fn prepare(&self, state: &mut State, wanted: Attach) -> Result<Attachment, Refusal> {
         let invalid = |error: &dyn std::fmt::Display| Refusal::Invalid(error.to_string());
         wanted.labels.check_unreserved().map_err(|error| invalid(&error))?;
+        AcceptFrom::check_count(&wanted.accepts).map_err(|error| invalid(&error))?;
         let network = &wanted.network;
         let Some(spec) = state.view.network(network).cloned() else {
             let known: Vec<_> = state.view.networks().map(|(name, _)| name.to_string()).collect();
@@ -221,8 +232,15 @@ impl Node {
             // An id is a name of the same form.
             None => id.as_str().parse().map_err(|error| invalid(&error))?,
         };
-        let report = WorkloadReport { id, network: network.clone(), name, labels: wanted.labels, addresses };
-        Ok(Attachment { report, netns: wanted.netns, netns_id, owner, interface })
+        let report = WorkloadReport {
+            id,
+            network: network.clone(),
+            name,
+            labels: wanted.labels,
+            addresses,
+            accepts: wanted.accepts,
+        };
+        Ok(Attachment { report, netns: wanted.netns, netns_id, owner, interface, held_until: None })
     }
 
     async fn open(&self, state: &mut State, attachment: Attachment) -> Result<(), Refusal> {
@@ -240,6 +258,9 @@ impl Node {
         let local =
             LocalWorkload { id: report.id.clone(), addresses: report.addresses.clone(), vouched: None };
         let slot = self.data_plane.attach(&service, local, tun);
+        if attachment.held_until.is_some() {
+            service.endpoint.hold(slot, true);
+        }
         let id = report.id.clone();
         state.workloads.insert(id, Workload { attachment, slot, vouched: None, refused: None });
         Ok(())
@@ -322,9 +343,132 @@ impl Node {
         }
     }
 
+    /// Counts what workloads are denied, for ever: what triggers wait for is said to the coordinator, which decides. While it
+    /// is away, a trigger may have the node hold the workload by itself.
+    pub async fn watch_triggers(&self) {
+        loop {
+            tokio::time::sleep(WATCH).await;
+            let mut state = self.state.lock().await;
+            let held = self.count_attempts(&mut state);
+            let freed = self.end_holds(&mut state);
+            if (held || freed)
+                && let Err(error) = self.keep_workloads(&state)
+            {
+                error!("what this node holds was not written down: {error:#}");
+            }
+            drop(state);
+            if held || freed {
+                self.admission.notify_waiters();
+            }
+        }
+    }
+
+    /// Gives whether a workload was held.
+    fn count_attempts(&self, state: &mut State) -> bool {
+        let now = Instant::now();
+        let State { view, endpoints, workloads, session, attempts, unsaid } = state;
+        let mut held = false;
+        for (network, running) in endpoints.iter() {
+            let triggers: Vec<_> = view.triggers(network).collect();
+            let endpoint = &running.service.endpoint;
+            endpoint.watch_denials(!triggers.is_empty());
+            let slots: HashMap<Slot, &WorkloadId> = workloads
+                .iter()
+                .filter(|(_, workload)| workload.attachment.report.network == *network)
+                .map(|(id, workload)| (workload.slot, id))
+                .collect();
+            let mut tried = HashSet::new();
+            for denial in endpoint.take_denials() {
+                if let Some(id) = slots.get(&denial.slot) {
+                    attempts.note(now, id, denial);
+                    tried.insert((*id).clone());
+                }
+            }
+            for id in tried {
+                let Some(workload) = workloads.get_mut(&id) else { continue };
+                let labels = labels_of(view, workload);
+                for (name, spec) in &triggers {
+                    if !labels.is_some_and(|labels| spec.watch.matches(labels)) {
+                        continue;
+                    }
+                    let Some(mut fired) = attempts.fires(now, network, &id, name, spec) else { continue };
+                    warn!(%network, workload = %id, trigger = name, flows = fired.denied_flows,
+                        ports = fired.distinct_ports, addresses = fired.distinct_addresses, "a trigger fires");
+                    match session {
+                        Some(session) => {
+                            let _ = session.send(FromNode::Fired(fired));
+                        }
+                        None => {
+                            if spec.alone {
+                                let until =
+                                    spec.seconds.and_then(|seconds| seconds_now().checked_add(seconds));
+                                workload.attachment.held_until = Some(until.unwrap_or(u64::MAX));
+                                endpoint.hold(workload.slot, true);
+                                (fired.held, held) = (true, true);
+                            }
+                            if unsaid.len() < MAX_UNSAID {
+                                unsaid.push(fired);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        attempts.forget(now, |id| workloads.contains_key(id));
+        held
+    }
+
+    /// Lets go what was held by this node alone: its time is over, or the coordinator holds it now.
+    fn end_holds(&self, state: &mut State) -> bool {
+        let State { view, endpoints, workloads, .. } = state;
+        let mut freed = false;
+        for workload in workloads.values_mut() {
+            let Some(until) = workload.attachment.held_until else { continue };
+            let report = &workload.attachment.report;
+            let taken_over = view.workload(&report.network, &report.id).is_some_and(|spec| spec.quarantined);
+            if (until <= seconds_now() || taken_over)
+                && let Some(running) = endpoints.get(&report.network)
+            {
+                running.service.endpoint.hold(workload.slot, false);
+                info!(workload = %report.id, taken_over, "this node does not hold the workload any more");
+                workload.attachment.held_until = None;
+                freed = true;
+            }
+        }
+        freed
+    }
+
+    /// How many live flows each workload would lose, were these links like this.
+    pub async fn count_cuts(
+        &self,
+        network: &NetworkName,
+        links: Vec<(IdentityId, IdentityId, Acl)>,
+    ) -> Vec<(WorkloadId, u64)> {
+        let service = self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
+        let Some(service) = service else { return vec![] };
+        let links = links.into_iter().map(|(from, to, acl)| ((from, to), acl)).collect();
+        service.endpoint.count_cuts(Instant::now(), &links).into_iter().collect()
+    }
+
+    /// The kinds of flows that were begun or tried in the last so many seconds.
+    pub async fn flows(&self, network: &NetworkName, seconds: u64) -> Vec<FlowSeen> {
+        let service = self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
+        let Some(service) = service else { return vec![] };
+        let kinds = service.endpoint.kinds(Instant::now(), Duration::from_secs(seconds)).into_iter();
+        kinds
+            .map(|(from, to, kind)| {
+                let (protocol, port, passed) = (kind.protocol, kind.port, kind.passed);
+                FlowSeen { from, to, protocol, port, passed }
+            })
+            .collect()
+    }
+
     /// Begins a session: what to say first, and from now on, where to say what changes.
     pub async fn begin_session(&self, to_coordinator: mpsc::UnboundedSender<FromNode>) -> FromNode {
         let mut state = self.state.lock().await;
+        for fired in std::mem::take(&mut state.unsaid) {
+            let _ = to_coordinator.send(FromNode::Fired(fired));
+        }
         state.session = Some(to_coordinator);
         let networks: Vec<NetworkName> = state.endpoints.keys().cloned().collect();
         let endpoints = networks.iter().filter_map(|network| self.describe_endpoint(&state, network));
@@ -454,7 +598,8 @@ impl Node {
                 continue;
             }
             let labels = self.verified(report.labels.clone());
-            let identity = labels.and_then(|labels| view.identity_of(&report.network, &labels));
+            let identity =
+                labels.and_then(|labels| view.identity_of(&report.network, &labels, &report.accepts));
             set_vouched(endpoints, workload, identity);
         }
     }
@@ -516,7 +661,7 @@ impl Node {
             self.stats().await.into_iter().map(|(network, stats, offloads)| (network, (stats, offloads)));
         let stats: BTreeMap<_, _> = stats.collect();
         let credentials = self.folder.credentials().and_then(|credentials| credentials.read());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
+        let now = seconds_now() as i64;
         let state = self.state.lock().await;
         let endpoints = state.endpoints.iter().map(|(network, running)| {
             let (stats, offloads) = stats.get(network).map(|(stats, offloads)| (stats, offloads)).unzip();
@@ -560,6 +705,22 @@ fn used_addresses(state: &State, network: &NetworkName, own: &meshward_model::No
     attached.chain(held.flat_map(|spec| &spec.addresses)).copied().collect()
 }
 
+/// What policy sees of a workload.
+fn labels_of<'a>(view: &'a HeldView, workload: &Workload) -> Option<&'a Labels> {
+    let report = &workload.attachment.report;
+    let spec = view.workload(&report.network, &report.id);
+    let identity = spec.map(|spec| spec.identity).or(workload.vouched)?;
+    match view.items.get(&ItemKey::Identity(report.network.clone(), identity)) {
+        Some(Item::Identity(spec)) => Some(&spec.labels),
+        _ => None,
+    }
+}
+
+/// Seconds since the epoch.
+fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 fn set_vouched(
     endpoints: &BTreeMap<NetworkName, Running>,
     workload: &mut Workload,
@@ -585,6 +746,7 @@ fn show(state: &State, workload: &Workload) -> Shown {
     };
     let shown = match (&workload.refused, spec) {
         (Some(reason), _) => WorkloadState::Refused(reason.clone()),
+        _ if workload.attachment.held_until.is_some() => WorkloadState::Quarantined,
         (None, Some(spec)) if spec.quarantined || held => WorkloadState::Quarantined,
         (None, Some(_)) => WorkloadState::Open,
         (None, None) if held => WorkloadState::Quarantined,

@@ -5,7 +5,7 @@ use crate::{
     folder::{Credentials, Folder, Membership},
 };
 use anyhow::{Context, Result};
-use meshward_daemon::{Mistake, frames};
+use meshward_daemon::{Mistake, dial::to_join, frames};
 use meshward_model::{
     Labels, NodeName,
     control::{DEFAULT_PORT, JoinReply, JoinRequest, MAX_JOIN_FRAME},
@@ -64,7 +64,7 @@ pub async fn join(
     }
     let key = folder.node_key()?;
     let Invitation { token, coordinator } = invitation;
-    let (_endpoint, connection) = dial::dial(coordinator, dial::to_join(token.ca)?).await.map_err(explain)?;
+    let (_endpoint, connection) = dial::dial(coordinator, to_join(token.ca)?).await.map_err(explain)?;
     let ca = pinned(&connection, token.ca)?;
     let (mut send, mut receive) = connection.open_bi().await?;
     let request = JoinRequest { secret: token.secret(), name: name.clone(), labels, csr: request(&key)? };

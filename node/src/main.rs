@@ -14,6 +14,7 @@ mod metrics;
 mod offloads;
 mod session;
 mod sys;
+mod triggers;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -159,11 +160,16 @@ async fn run(common: Common) -> Result<()> {
         let node = node.clone();
         async move { node.look_after_workloads().await }
     });
+    let watching = tokio::spawn({
+        let node = node.clone();
+        async move { node.watch_triggers().await }
+    });
     meshward_daemon::ended().await?;
     // The interfaces stay: the next start takes them up again.
     info!("node ends; its workloads keep their interfaces");
     session.abort();
     looking.abort();
+    watching.abort();
     let _ = std::fs::remove_file(&node.config.socket);
     Ok(())
 }

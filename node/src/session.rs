@@ -2,7 +2,7 @@
 
 use crate::{daemon::Node, dial, join::request};
 use anyhow::{Context, Result};
-use meshward_daemon::{frames, tls::NodeCertificate};
+use meshward_daemon::{dial::for_session, frames, tls::NodeCertificate};
 use meshward_model::control::{Answer, FromCoordinator, FromNode, MAX_FRAME, Question};
 use quinn::{Connection, RecvStream, SendStream};
 use std::{
@@ -44,8 +44,11 @@ fn jittered(pause: Duration) -> Duration {
 async fn hold_one(node: &Arc<Node>) -> Result<()> {
     let credentials = node.folder.credentials()?;
     let certificate = credentials.read()?;
-    let (_endpoint, connection) =
-        dial::dial(&node.membership.coordinator, dial::for_session(&credentials)?).await?;
+    let (_endpoint, connection) = dial::dial(
+        &node.membership.coordinator,
+        for_session(&credentials.ca, &credentials.certificate, &credentials.key)?,
+    )
+    .await?;
     let (mut send, mut receive) = connection.open_bi().await?;
     if seconds_left(&certificate) <= 0 {
         info!("the certificate has expired; asking for a new one");
@@ -140,8 +143,12 @@ async fn answer_questions(node: Arc<Node>, connection: Connection) {
     while let Ok((mut send, mut receive)) = connection.accept_bi().await {
         let node = node.clone();
         tokio::spawn(async move {
-            let Ok(Question::Links) = frames::receive(&mut receive, MAX_FRAME).await else { return };
-            let answer = Answer::Links(node.link_counts().await);
+            let answer = match frames::receive(&mut receive, MAX_FRAME).await {
+                Ok(Question::Links) => Answer::Links(node.link_counts().await),
+                Ok(Question::Cuts(network, links)) => Answer::Cuts(node.count_cuts(&network, links).await),
+                Ok(Question::Flows(network, seconds)) => Answer::Flows(node.flows(&network, seconds).await),
+                Err(_) => return,
+            };
             if frames::send(&mut send, &answer).await.is_ok() {
                 let _ = send.finish();
             }

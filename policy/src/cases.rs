@@ -25,7 +25,7 @@ pub fn run_tests(policy: &Policy) -> Vec<TestFailure> {
 }
 
 fn run_test(policy: &Policy, number: usize, test: &TestCase) -> Option<TestFailure> {
-    let acl = compile(policy, &test.from, &test.to);
+    let acl = compile(policy, &test.from, &test.to, &[]);
     let passed = match test.expect {
         Expect::Allow => acl.allows_all(test.port),
         Expect::Deny => !acl.allows_some(test.port),
@@ -35,7 +35,7 @@ fn run_test(policy: &Policy, number: usize, test: &TestCase) -> Option<TestFailu
     }
     let found = match test.port.protocol {
         Some(protocol) if test.port.ports.first == test.port.ports.last || !protocol.has_ports() => {
-            policy.decide(&test.from, &test.to, protocol, test.port.ports.first).reason.to_string()
+            policy.decide(&test.from, &test.to, &[], protocol, test.port.ports.first).reason.to_string()
         }
         _ if acl.is_empty() => "nothing is allowed between them".to_owned(),
         _ => format!("what is allowed between them is: {acl}"),

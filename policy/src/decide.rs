@@ -1,7 +1,10 @@
 //! The verdict on one packet, decided as a reader of the YAML would.
 
-use crate::document::{Action, Policy, Rule};
-use meshward_model::{Labels, Protocol};
+use crate::{
+    compile::declared,
+    document::{Action, Declarations, Mode, Policy, Rule},
+};
+use meshward_model::{AcceptFrom, Labels, PortSpec, Protocol, Verdict};
 use std::fmt;
 
 /// Which part of the policy a rule stands in.
@@ -11,6 +14,8 @@ pub enum Tier {
     Guardrail,
     /// `rules:`
     Rule,
+    /// Of a quarantine; it speaks of quarantined workloads alone.
+    Forensics,
 }
 
 /// What decided.
@@ -18,6 +23,8 @@ pub enum Tier {
 pub enum Reason<'a> {
     /// This rule.
     Rule(Tier, &'a Rule),
+    /// The destination's own declaration, which opened it, or left it out.
+    Declaration,
     /// No rule spoke.
     Default,
 }
@@ -25,42 +32,95 @@ pub enum Reason<'a> {
 /// A verdict and its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision<'a> {
-    /// Whether the packet may pass.
-    pub allowed: bool,
-    /// What decided.
+    /// What becomes of the packet.
+    pub verdict: Verdict,
+    /// What decided; of what is observed, what would have denied it.
     pub reason: Reason<'a>,
+}
+
+/// What a verdict on a pair rests on: the rules that match it.
+pub(crate) struct Deciding<'a> {
+    pub mode: Mode,
+    pub rules: Vec<(Tier, &'a Rule)>,
+    /// What the destination opens of its own accord.
+    pub opened: Vec<PortSpec>,
 }
 
 impl Policy {
     /// The verdict on a packet that would begin a flow from `from` to port `port` of `to`.
-    pub fn decide(&self, from: &Labels, to: &Labels, protocol: Protocol, port: u16) -> Decision<'_> {
-        let tiers = [(Tier::Guardrail, &self.guardrails), (Tier::Rule, &self.rules)];
-        for (tier, rules) in tiers {
-            for action in [Action::Deny, Action::Allow] {
-                let speaks = |rule: &&Rule| {
-                    rule.action() == action
-                        && rule.from.matches(from)
-                        && rule.to.matches(to)
-                        && rule.ports().iter().any(|spec| spec.matches(protocol, port))
-                };
-                if let Some(rule) = rules.iter().find(speaks) {
-                    let allowed = action == Action::Allow;
-                    return Decision { allowed, reason: Reason::Rule(tier, rule) };
-                }
+    ///
+    /// `accepts`: what `to` declares about who reaches it.
+    pub fn decide(
+        &self,
+        from: &Labels,
+        to: &Labels,
+        accepts: &[AcceptFrom],
+        protocol: Protocol,
+        port: u16,
+    ) -> Decision<'_> {
+        let declared = declared(accepts, from);
+        let names = |ports: &Vec<PortSpec>| ports.iter().any(|spec| spec.matches(protocol, port));
+        if declared.as_ref().is_some_and(|ports| !names(ports)) {
+            return Decision { verdict: Verdict::Denied, reason: Reason::Declaration };
+        }
+        let opened = declared.filter(|_| self.declarations == Declarations::Open).unwrap_or_default();
+        let matching = self.tiers().filter(|(_, rule)| rule.from.matches(from) && rule.to.matches(to));
+        let deciding = Deciding { mode: self.mode, rules: matching.collect(), opened };
+        let (_, reason) = decide(&deciding, protocol, port, |_, _| true);
+        Decision { verdict: verdict(&deciding, protocol, port), reason }
+    }
+}
+
+/// The verdict: what is denied passes, observed, if it would not be denied by what is enforced alone.
+pub(crate) fn verdict(deciding: &Deciding, protocol: Protocol, port: u16) -> Verdict {
+    if decide(deciding, protocol, port, |_, _| true).0 {
+        return Verdict::Allowed;
+    }
+    let observes = deciding.mode == Mode::Observe;
+    let enforced = |tier: Tier, rule: &Rule| {
+        !rule.observe && !(observes && tier == Tier::Rule && rule.action() == Action::Deny)
+    };
+    let (allowed, reason) = decide(deciding, protocol, port, enforced);
+    if allowed || (observes && reason == Reason::Default) { Verdict::Observed } else { Verdict::Denied }
+}
+
+/// Whether what `counts` lets pass, and why: a guardrail's deny, then its allow, then a rule's deny, then its allow.
+fn decide<'a>(
+    deciding: &Deciding<'a>,
+    protocol: Protocol,
+    port: u16,
+    counts: impl Fn(Tier, &Rule) -> bool,
+) -> (bool, Reason<'a>) {
+    for tier in [Tier::Guardrail, Tier::Rule] {
+        for action in [Action::Deny, Action::Allow] {
+            let speaks = |(own, rule): &&(Tier, &Rule)| {
+                *own == tier
+                    && rule.action() == action
+                    && rule.ports().iter().any(|spec| spec.matches(protocol, port))
+                    && counts(tier, rule)
+            };
+            if let Some((tier, rule)) = deciding.rules.iter().find(speaks) {
+                return (action == Action::Allow, Reason::Rule(*tier, rule));
             }
         }
-        Decision { allowed: false, reason: Reason::Default }
+    }
+    match deciding.opened.iter().any(|spec| spec.matches(protocol, port)) {
+        true => (true, Reason::Declaration),
+        false => (false, Reason::Default),
     }
 }
 
 impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Rule(tier, rule) = self else {
-            return write!(f, "default deny: no rule speaks of it");
+        let (tier, rule) = match self {
+            Self::Rule(tier, rule) => (tier, rule),
+            Self::Declaration => return write!(f, "what the destination declares (accept-from)"),
+            Self::Default => return write!(f, "default deny: no rule speaks of it"),
         };
         let tier = match tier {
             Tier::Guardrail => "guardrail",
             Tier::Rule => "rule",
+            Tier::Forensics => "forensics",
         };
         let action = match rule.action() {
             Action::Allow => "allow",

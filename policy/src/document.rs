@@ -1,57 +1,65 @@
-//! The YAML document of a network's policy.
+//! A network's policy as it is decided by: what was written, with its named sets filled in.
 
 use crate::decide::Tier;
-use meshward_model::{Labels, NetworkName, PortSpec, Selector};
+use meshward_model::{Condition, Labels, Lasting, NetworkName, PortSpec, Selector};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
-/// The most bytes of a policy's text.
-pub const MAX_SOURCE: usize = 4 << 20;
-
-/// Text that is not a policy.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum BadPolicy {
-    /// The text is too long.
-    #[error("the policy has {0} bytes; at most {MAX_SOURCE} are taken")]
-    TooLong(usize),
-    /// It is not YAML of the language's form; the text says where.
-    #[error("{0}")]
-    Form(String),
-    /// A rule must say exactly one of the two.
-    #[error(
-        "rule `{0}` must have either `allow` or `deny`, with at least one port; write for instance `allow: [tcp/8080]`"
-    )]
-    Action(String),
-    /// Two rules have one name.
-    #[error(
-        "two rules are called `{0}`; give each its own name, so that `meshctl explain` can tell them apart"
-    )]
-    Twice(String),
-    /// A rule's name is empty or too long.
-    #[error("`{0}` is not a rule name: use 1 to 128 printable characters")]
-    Name(String),
-}
-
-/// The policy of one network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The policy of one network, its named sets filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Policy {
     /// The network that it is for.
     pub network: NetworkName,
+    /// Whether what is not allowed is dropped.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub mode: Mode,
+    /// What a workload may declare about who reaches it.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub declarations: Declarations,
     /// What may pass, and exceptions from that.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
     /// What no rule can override.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub guardrails: Vec<Rule>,
     /// What must come out, checked before the policy is accepted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tests: Vec<TestCase>,
+    /// What happens by itself when something is seen.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub triggers: Vec<Trigger>,
+    /// Who may still reach what is quarantined. Nobody writes these: they come with quarantines.
+    #[serde(skip)]
+    pub forensics: Vec<Rule>,
+}
+
+fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Whether a policy is enforced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// What is not allowed is dropped.
+    #[default]
+    Enforce,
+    /// What rules and the default deny passes, and is counted. Guardrails and quarantines hold all the same.
+    Observe,
+}
+
+/// What workloads may declare (`accept-from`) about who reaches them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Declarations {
+    /// Less than the policy allows.
+    #[default]
+    Narrow,
+    /// Also more: what no guardrail and no rule denies. It holds for what comes to the workload alone.
+    Open,
 }
 
 /// One rule or guardrail.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rule {
     /// Its name, unique in the policy.
     pub name: String,
@@ -60,11 +68,14 @@ pub struct Rule {
     /// With whom.
     pub to: Selector,
     /// What it allows; a rule has this or `deny`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<PortSpec>,
     /// What it denies.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<PortSpec>,
+    /// What it denies passes, and is counted.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub observe: bool,
 }
 
 /// What a rule does with the packets that it matches.
@@ -112,104 +123,66 @@ pub enum Expect {
     Deny,
 }
 
+/// What happens by itself when workloads try what they may not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trigger {
+    /// Its name, unique in the policy.
+    pub name: String,
+    /// Whose flows are counted; everyone's if it is left out.
+    #[serde(default, skip_serializing_if = "Selector::is_empty")]
+    pub watch: Selector,
+    /// What has to be seen.
+    pub when: Condition,
+    /// What is done.
+    pub then: Reaction,
+    /// For how long; until somebody ends it if it is left out.
+    #[serde(rename = "for", default, skip_serializing_if = "Option::is_none")]
+    pub lasts: Option<Lasting>,
+    /// Whether a node quarantines by itself while it has no session with the coordinator.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub alone: bool,
+}
+
+/// What a trigger does with the workload that it has caught.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reaction {
+    /// Cuts all its links.
+    Quarantine,
+    /// Gives it labels, so that other rules apply.
+    Label(Labels),
+    /// Tells this URL, with a POST of what was seen, as JSON.
+    Webhook(String),
+}
+
 impl Policy {
     /// Default deny, and nothing else.
     pub fn deny_all(network: NetworkName) -> Self {
-        Self { network, rules: Vec::new(), guardrails: Vec::new(), tests: Vec::new() }
+        Self {
+            network,
+            mode: Mode::default(),
+            declarations: Declarations::default(),
+            rules: Vec::new(),
+            guardrails: Vec::new(),
+            tests: Vec::new(),
+            triggers: Vec::new(),
+            forensics: Vec::new(),
+        }
     }
 
-    /// Reads a policy.
+    /// The policy as YAML.
     ///
     /// # Errors
-    /// [`BadPolicy`], with line and column where the YAML itself is at fault.
-    pub fn parse(source: &str) -> Result<Self, BadPolicy> {
-        if source.len() > MAX_SOURCE {
-            return Err(BadPolicy::TooLong(source.len()));
-        }
-        let policy: Self =
-            serde_saphyr::from_str(source).map_err(|error| BadPolicy::Form(error.to_string()))?;
-        policy.check()?;
-        Ok(policy)
+    /// If the YAML library fails.
+    pub fn to_yaml(&self) -> Result<String, String> {
+        serde_saphyr::to_string(self).map_err(|error| error.to_string())
     }
 
     /// Every rule and guardrail, with the part that it stands in.
     pub fn tiers(&self) -> impl Iterator<Item = (Tier, &Rule)> {
         let guardrails = self.guardrails.iter().map(|rule| (Tier::Guardrail, rule));
-        guardrails.chain(self.rules.iter().map(|rule| (Tier::Rule, rule)))
-    }
-
-    fn check(&self) -> Result<(), BadPolicy> {
-        let mut names = BTreeSet::new();
-        for rule in self.rules.iter().chain(&self.guardrails) {
-            if !(1..=128).contains(&rule.name.len()) || rule.name.chars().any(char::is_control) {
-                return Err(BadPolicy::Name(rule.name.chars().take(128).collect()));
-            }
-            if rule.allow.is_empty() == rule.deny.is_empty() {
-                return Err(BadPolicy::Action(rule.name.clone()));
-            }
-            if !names.insert(&rule.name) {
-                return Err(BadPolicy::Twice(rule.name.clone()));
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SHOP: &str = "
-network: shop
-rules:
-  - name: web-to-api
-    from: { app: web }
-    to:   { app: api, env: { in: [prod, stage] } }
-    allow: [tcp/8080, icmp]
-guardrails:
-  - name: dev-never-reaches-prod
-    from: { env: dev }
-    to:   { env: prod }
-    deny: [any]
-tests:
-  - { from: { app: web }, to: { app: db }, port: tcp/5432, expect: deny }
-";
-
-    #[test]
-    fn the_language_of_the_design_page_is_read() {
-        let policy = Policy::parse(SHOP).unwrap();
-        assert_eq!(policy.rules[0].allow.len(), 2);
-        assert_eq!(policy.guardrails[0].action(), Action::Deny);
-        assert_eq!(policy.tests[0].expect, Expect::Deny);
-    }
-
-    #[test]
-    fn a_mistake_is_named_with_its_place() {
-        for (find, replace, says) in [
-            ("tcp/8080", "tpc/8080", "no protocol is called `tpc`"),
-            ("allow: [tcp/8080, icmp]", "alow: [tcp/8080]", "alow"),
-            ("in: [prod, stage]", "in: []", "empty list"),
-            ("expect: deny", "expect: maybe", "maybe"),
-        ] {
-            let error = Policy::parse(&SHOP.replace(find, replace)).unwrap_err().to_string();
-            assert!(error.contains(says), "{error}");
-            assert!(error.contains("line"), "no place in: {error}");
-        }
-    }
-
-    #[test]
-    fn a_rule_does_one_thing_under_a_name_of_its_own() {
-        let neither = SHOP.replace("    allow: [tcp/8080, icmp]\n", "");
-        assert!(matches!(Policy::parse(&neither), Err(BadPolicy::Action(_))));
-        let twice = SHOP.replace("dev-never-reaches-prod", "web-to-api");
-        assert!(matches!(Policy::parse(&twice), Err(BadPolicy::Twice(_))));
-    }
-
-    #[test]
-    fn hostile_yaml_is_refused() {
-        let bomb = "a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nnetwork: shop";
-        assert!(Policy::parse(bomb).is_err());
-        assert!(Policy::parse(&"[".repeat(100_000)).is_err());
-        assert!(Policy::parse("").is_err());
+        let forensics = self.forensics.iter().map(|rule| (Tier::Forensics, rule));
+        guardrails.chain(self.rules.iter().map(|rule| (Tier::Rule, rule))).chain(forensics)
     }
 }

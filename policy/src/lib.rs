@@ -4,15 +4,24 @@
 //! before a rule's deny, that before a rule's allow, and where none speaks the default denies.
 #![forbid(unsafe_code)]
 
+/// The JSON Schema of a policy document (draft 2020-12), for editors.
+pub const SCHEMA: &str = include_str!("schema.json");
+
 mod cases;
 mod compile;
 mod decide;
 mod document;
 mod links;
+mod reading;
+mod review;
 mod selecting;
+mod suggest;
 
 pub use cases::{TestFailure, run_tests};
 pub use compile::compile;
 pub use decide::{Decision, Reason, Tier};
-pub use document::{Action, BadPolicy, Expect, MAX_SOURCE, Policy, Rule, TestCase};
+pub use document::{Action, Declarations, Expect, Mode, Policy, Reaction, Rule, TestCase, Trigger};
 pub use links::{LinkChange, Links, PolicyStep};
+pub use reading::{BadPolicy, MAX_SOURCE, Place, Problem, Written, read};
+pub use review::{review, review_live};
+pub use suggest::suggest;

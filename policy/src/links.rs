@@ -4,12 +4,12 @@
 //! pairs that it selects. Nothing costs the square of the identities, unless a rule selects it.
 
 use crate::{
-    compile::compile_matching,
+    compile::{compile_matching, declared},
     decide::Tier,
-    document::{Policy, Rule},
+    document::{Declarations, Mode, Policy, Rule},
     selecting::{Selected, Selecting},
 };
-use meshward_model::{Acl, IdentityId, Labels};
+use meshward_model::{AcceptFrom, Acl, IdentityId, Labels, PortSpec};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
@@ -31,6 +31,8 @@ pub struct Links {
     ending: Selecting<RuleId>,
     identities: BTreeMap<IdentityId, Known>,
     by_labels: Selected<IdentityId>,
+    /// The identities that declare who reaches them, by whom they name.
+    accepting: Selecting<IdentityId>,
     from: HashMap<IdentityId, BTreeMap<IdentityId, Arc<Acl>>>,
     /// The identities that have a link *to* the key.
     into: HashMap<IdentityId, BTreeSet<IdentityId>>,
@@ -50,13 +52,22 @@ struct Placed {
 #[derive(Debug, Clone)]
 struct Known {
     labels: Labels,
+    accepts: Arc<[AcceptFrom]>,
     from: Vec<RuleId>,
     to: Vec<RuleId>,
 }
 
 /// The ACLs of sets of rules: many pairs are matched by the same ones.
 #[derive(Debug, Clone, Default)]
-struct Compiled(HashMap<Box<[RuleId]>, Arc<Acl>>);
+struct Compiled(HashMap<Matched, Arc<Acl>>);
+
+/// What an ACL is compiled from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Matched {
+    rules: Vec<RuleId>,
+    /// What the destination declares for the source; `None`: it declares nothing.
+    declared: Option<Vec<PortSpec>>,
+}
 
 /// A link that has opened, closed or become another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +106,7 @@ impl Links {
             ending: Selecting::default(),
             identities: BTreeMap::new(),
             by_labels: Selected::default(),
+            accepting: Selecting::default(),
             from: HashMap::new(),
             into: HashMap::new(),
             acls: Compiled::default(),
@@ -108,8 +120,8 @@ impl Links {
         &self.policy
     }
 
-    /// Adds an identity: the links between it and those that are there.
-    pub fn insert(&mut self, id: IdentityId, labels: Labels) -> Vec<LinkChange> {
+    /// Adds an identity: the links between it and those that are there. `accepts`: what it declares about who reaches it.
+    pub fn insert(&mut self, id: IdentityId, labels: Labels, accepts: Arc<[AcceptFrom]>) -> Vec<LinkChange> {
         if self.identities.contains_key(&id) {
             return Vec::new();
         }
@@ -130,19 +142,43 @@ impl Links {
             others.for_each(|&from| matched.entry((from, id)).or_default().push(rule));
         }
         self.by_labels.insert(id, &labels);
-        self.identities.insert(id, Known { labels, from, to });
+        accepts.iter().for_each(|accept| self.accepting.insert(id, &accept.from));
+        for other in self.beyond_rules(id, &labels, &accepts) {
+            matched.entry((id, other)).or_default();
+            matched.entry((other, id)).or_default();
+        }
+        self.identities.insert(id, Known { labels, accepts, from, to });
         let mut changes = Vec::new();
-        for (pair, rules) in matched {
-            let acl = self.acls.of(&rules, |rule| self.rules.get(&rule));
-            changes.extend(self.set(pair, acl));
+        for ((from, to), rules) in matched {
+            let matched = Matched { rules, declared: self.declared(from, to) };
+            let acl = self.acls.of(&self.policy, matched, |rule| self.rules.get(&rule));
+            changes.extend(self.set((from, to), acl));
         }
         changes
+    }
+
+    /// The identities with which one may have links that no rule speaks of.
+    fn beyond_rules(&self, id: IdentityId, labels: &Labels, accepts: &[AcceptFrom]) -> BTreeSet<IdentityId> {
+        if self.policy.mode == Mode::Observe {
+            return self.identities.keys().copied().chain([id]).collect();
+        }
+        if self.policy.declarations == Declarations::Narrow {
+            return BTreeSet::new();
+        }
+        let named =
+            accepts.iter().flat_map(|accept| self.by_labels.candidates(&accept.from, self.identities.keys()));
+        named.chain(self.accepting.select(labels)).collect()
+    }
+
+    fn declared(&self, from: IdentityId, to: IdentityId) -> Option<Vec<PortSpec>> {
+        declared(&self.identities.get(&to)?.accepts, &self.identities.get(&from)?.labels)
     }
 
     /// Removes an identity and its links.
     pub fn remove(&mut self, id: IdentityId) -> Vec<LinkChange> {
         let Some(known) = self.identities.remove(&id) else { return Vec::new() };
         self.by_labels.remove(id, &known.labels);
+        known.accepts.iter().for_each(|accept| self.accepting.remove(id, &accept.from));
         for (rules, side) in [(&known.from, Side::From), (&known.to, Side::To)] {
             for rule in rules {
                 if let Some(placed) = self.rules.get_mut(rule) {
@@ -200,6 +236,10 @@ impl Links {
             }
             pairs.extend(placed.from.iter().flat_map(|from| placed.to.iter().map(move |to| (*from, *to))));
         }
+        if (policy.mode, policy.declarations) != (self.policy.mode, self.policy.declarations) {
+            let all = self.identities.keys();
+            pairs.extend(all.clone().flat_map(|from| all.clone().map(move |to| (*from, *to))));
+        }
         let known = |id: RuleId| match id.checked_sub(self.next_rule) {
             Some(at) => added.get(at as usize).map(|(_, placed)| placed),
             None => self.rules.get(&id),
@@ -209,7 +249,8 @@ impl Links {
         for (from, to) in pairs {
             let begins = identities.get(&from).map_or(&self.identities[&from].from, |(begins, _)| begins);
             let ends = identities.get(&to).map_or(&self.identities[&to].to, |(_, ends)| ends);
-            let after = acls.of(&common(begins, ends), known);
+            let matched = Matched { rules: common(begins, ends), declared: self.declared(from, to) };
+            let after = acls.of(&policy, matched, known);
             let before = self.acl(from, to);
             if before.map(|acl| &**acl) != after.as_deref() {
                 changes.push(LinkChange { from, to, before: before.cloned(), after });
@@ -241,6 +282,9 @@ impl Links {
         for change in &step.changes {
             self.set((change.from, change.to), change.after.clone());
         }
+        if (step.policy.mode, step.policy.declarations) != (self.policy.mode, self.policy.declarations) {
+            self.acls = Compiled::default();
+        }
         self.acls.forget(|rule| self.rules.contains_key(&rule));
         self.policy = step.policy;
         step.changes
@@ -271,6 +315,11 @@ impl Links {
     /// The identities that have been inserted.
     pub fn identities(&self) -> impl Iterator<Item = (IdentityId, &Labels)> {
         self.identities.iter().map(|(id, known)| (*id, &known.labels))
+    }
+
+    /// What an identity declares about who reaches it.
+    pub fn accepts(&self, id: IdentityId) -> &[AcceptFrom] {
+        self.identities.get(&id).map_or(&[], |known| &known.accepts)
     }
 
     /// The labels of an identity.
@@ -335,26 +384,28 @@ impl Placed {
 }
 
 impl Compiled {
-    /// The ACL of a set of rules; `None` if it allows nothing.
-    fn of<'a>(&mut self, rules: &[RuleId], known: impl Fn(RuleId) -> Option<&'a Placed>) -> Option<Arc<Acl>> {
-        if rules.is_empty() {
+    /// The ACL; `None` if it lets nothing pass.
+    fn of<'a>(
+        &mut self,
+        policy: &Policy,
+        matched: Matched,
+        known: impl Fn(RuleId) -> Option<&'a Placed>,
+    ) -> Option<Arc<Acl>> {
+        let is_open = policy.mode == Mode::Observe || matched.declared.is_some();
+        if matched.rules.is_empty() && !is_open {
             return None;
         }
-        if let Some(acl) = self.0.get(rules) {
-            return (!acl.is_empty()).then(|| acl.clone());
-        }
-        let of = |tier| {
-            let placed = rules.iter().filter_map(|id| known(*id)).filter(move |placed| placed.tier == tier);
-            placed.map(|placed| &*placed.rule).collect()
-        };
-        let acl = Arc::new(compile_matching(of(Tier::Guardrail), of(Tier::Rule)));
-        self.0.insert(rules.into(), acl.clone());
-        (!acl.is_empty()).then_some(acl)
+        let acl = self.0.entry(matched).or_insert_with_key(|matched| {
+            let placed =
+                matched.rules.iter().filter_map(|id| known(*id)).map(|placed| (placed.tier, &*placed.rule));
+            Arc::new(compile_matching(policy, placed.collect(), matched.declared.clone()))
+        });
+        (!acl.is_empty()).then(|| acl.clone())
     }
 
     /// Forgets the sets that have a rule which is not there any more.
     fn forget(&mut self, is_there: impl Fn(RuleId) -> bool) {
-        self.0.retain(|rules, _| rules.iter().all(|rule| is_there(*rule)));
+        self.0.retain(|matched, _| matched.rules.iter().all(|rule| is_there(*rule)));
     }
 }
 

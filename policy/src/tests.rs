@@ -2,9 +2,9 @@ use super::*;
 use crate::{
     cases::run_tests,
     compile::compile,
-    document::{Action, Policy, Rule},
+    document::{Action, Declarations, Mode, Policy, Rule},
 };
-use meshward_model::{PortRange, PortSpec, Protocol, Selector};
+use meshward_model::{AcceptFrom, Acl, Labels, PortRange, PortSpec, Protocol, Selector, Verdict};
 use proptest::prelude::*;
 
 fn selector() -> impl Strategy<Value = Selector> {
@@ -52,50 +52,85 @@ fn spec() -> impl Strategy<Value = PortSpec> {
 }
 
 fn rules(prefix: &'static str) -> impl Strategy<Value = Vec<Rule>> {
-    let rule = (selector(), selector(), prop::collection::vec(spec(), 1..3), any::<bool>());
+    let rule = (selector(), selector(), prop::collection::vec(spec(), 1..3), 0..3u8);
     prop::collection::vec(rule, 0..4).prop_map(move |rules| {
-        let named = |(at, (from, to, ports, allow)): (usize, (Selector, Selector, Vec<PortSpec>, bool))| {
-            let (allow, deny) = if allow { (ports, vec![]) } else { (vec![], ports) };
-            Rule { name: format!("{prefix}{at}"), from, to, allow, deny }
+        let named = |(at, (from, to, ports, kind)): (usize, (Selector, Selector, Vec<PortSpec>, u8))| {
+            let (allow, deny) = if kind == 0 { (ports, vec![]) } else { (vec![], ports) };
+            Rule { name: format!("{prefix}{at}"), from, to, allow, deny, observe: kind == 2 }
         };
         rules.into_iter().enumerate().map(named).collect()
     })
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    (rules("r"), rules("g")).prop_map(|(rules, guardrails)| Policy {
-        network: "shop".parse().unwrap(),
+    (rules("r"), rules("g"), 0..5u8, any::<bool>()).prop_map(|(rules, guardrails, mode, open)| Policy {
+        mode: if mode == 0 { Mode::Observe } else { Mode::Enforce },
+        declarations: if open { Declarations::Open } else { Declarations::Narrow },
         rules,
         guardrails,
-        tests: vec![],
+        ..Policy::deny_all("shop".parse().unwrap())
     })
 }
 
-/// The verdict by the words of the design page, written apart from `decide` and `compile`.
-fn naive(policy: &Policy, from: &Labels, to: &Labels, protocol: Protocol, port: u16) -> bool {
-    let any = |rules: &[Rule], action: Action| {
-        rules.iter().any(|rule| {
+fn accepts() -> impl Strategy<Value = Vec<AcceptFrom>> {
+    let one = (selector(), prop::collection::vec(spec(), 0..2))
+        .prop_map(|(from, ports)| AcceptFrom { from, ports });
+    prop_oneof![2 => Just(vec![]), 1 => prop::collection::vec(one, 1..3)]
+}
+
+/// The verdict by the words of the documentation, written apart from `decide` and `compile`.
+fn naive(
+    policy: &Policy,
+    from: &Labels,
+    to: &Labels,
+    accepts: &[AcceptFrom],
+    protocol: Protocol,
+    port: u16,
+) -> Verdict {
+    let speaks_of = |ports: &[PortSpec]| {
+        ports.iter().any(|spec| match spec.protocol {
+            None => true,
+            Some(own) if own != protocol => false,
+            Some(Protocol::Icmp) => true,
+            Some(_) => spec.ports.first <= port && port <= spec.ports.last,
+        })
+    };
+    let any = |rules: &[Rule], action: Action, counts: &dyn Fn(&Rule) -> bool| {
+        rules.iter().filter(|rule| counts(rule)).any(|rule| {
             let ports = match action {
                 Action::Allow => &rule.allow,
                 Action::Deny => &rule.deny,
             };
-            rule.from.matches(from)
-                && rule.to.matches(to)
-                && ports.iter().any(|spec| match spec.protocol {
-                    None => true,
-                    Some(own) if own != protocol => false,
-                    Some(Protocol::Icmp) => true,
-                    Some(_) => spec.ports.first <= port && port <= spec.ports.last,
-                })
+            rule.from.matches(from) && rule.to.matches(to) && speaks_of(ports)
         })
     };
-    if any(&policy.guardrails, Action::Deny) {
-        return false;
+    let declares = |accept: &AcceptFrom| {
+        accept.from.matches(from) && (accept.ports.is_empty() || speaks_of(&accept.ports))
+    };
+    let declared = accepts.iter().any(declares);
+    if !accepts.is_empty() && !declared {
+        return Verdict::Denied;
     }
-    if any(&policy.guardrails, Action::Allow) {
-        return true;
+    let opened = declared && policy.declarations == Declarations::Open;
+    let (all, firm): (&dyn Fn(&Rule) -> bool, &dyn Fn(&Rule) -> bool) = (&|_| true, &|rule| !rule.observe);
+    let allowed = |guardrails: &dyn Fn(&Rule) -> bool, rules: &dyn Fn(&Rule) -> bool, default: bool| {
+        if any(&policy.guardrails, Action::Deny, guardrails) {
+            return false;
+        }
+        if any(&policy.guardrails, Action::Allow, guardrails) {
+            return true;
+        }
+        !any(&policy.rules, Action::Deny, rules) && (default || any(&policy.rules, Action::Allow, rules))
+    };
+    let observes = policy.mode == Mode::Observe;
+    let none: &dyn Fn(&Rule) -> bool = &|rule| !rule.allow.is_empty();
+    if allowed(all, all, opened) {
+        Verdict::Allowed
+    } else if allowed(firm, if observes { none } else { firm }, opened || observes) {
+        Verdict::Observed
+    } else {
+        Verdict::Denied
     }
-    !any(&policy.rules, Action::Deny) && any(&policy.rules, Action::Allow)
 }
 
 proptest! {
@@ -106,14 +141,15 @@ proptest! {
         policy in policy(),
         from in labels(),
         to in labels(),
+        accepts in accepts(),
         packets in prop::collection::vec((0..5usize, port()), 1..24),
     ) {
-        let acl = compile(&policy, &from, &to);
+        let acl = compile(&policy, &from, &to, &accepts);
         for (protocol, port) in packets {
             let protocol = Protocol::ALL[protocol];
-            let expected = naive(&policy, &from, &to, protocol, port);
-            prop_assert_eq!(acl.allows(protocol, port), expected, "{} {} in {}", protocol, port, acl);
-            prop_assert_eq!(policy.decide(&from, &to, protocol, port).allowed, expected);
+            let expected = naive(&policy, &from, &to, &accepts, protocol, port);
+            prop_assert_eq!(acl.verdict(protocol, port), expected, "{} {} in {}", protocol, port, acl);
+            prop_assert_eq!(policy.decide(&from, &to, &accepts, protocol, port).verdict, expected);
         }
     }
 
@@ -130,19 +166,19 @@ proptest! {
     #[test]
     fn links_kept_step_by_step_are_those_compiled_at_once(
         policies in prop::collection::vec(policy(), 1..3),
-        steps in prop::collection::vec((0u32..6, any::<bool>(), labels()), 1..20),
+        steps in prop::collection::vec((0u32..6, any::<bool>(), labels(), accepts()), 1..20),
     ) {
         let mut links = Links::new(Arc::new(policies[0].clone()));
-        let mut there: BTreeMap<IdentityId, Labels> = BTreeMap::new();
+        let mut there: BTreeMap<IdentityId, (Labels, Vec<AcceptFrom>)> = BTreeMap::new();
         let mut told: BTreeMap<Pair, Acl> = BTreeMap::new();
-        for (at, (id, insert, labels)) in steps.into_iter().enumerate() {
+        for (at, (id, insert, labels, accepts)) in steps.into_iter().enumerate() {
             let id = IdentityId(id);
             let changes = if at % 4 == 3 {
                 let step = links.step(Arc::new(policies[at % policies.len()].clone()));
                 links.take(step)
             } else if insert {
-                there.entry(id).or_insert(labels.clone());
-                links.insert(id, labels)
+                there.entry(id).or_insert((labels.clone(), accepts.clone()));
+                links.insert(id, labels, accepts.into())
             } else {
                 there.remove(&id);
                 links.remove(id)
@@ -157,7 +193,7 @@ proptest! {
             let expected: BTreeMap<Pair, Acl> = there
                 .iter()
                 .flat_map(|(a, from)| there.iter().map(move |(b, to)| ((*a, *b), (from, to))))
-                .map(|(pair, (from, to))| (pair, compile(links.policy(), from, to)))
+                .map(|(pair, (from, to))| (pair, compile(links.policy(), &from.0, &to.0, &to.1)))
                 .filter(|(_, acl)| !acl.is_empty())
                 .collect();
             let kept: BTreeMap<Pair, Acl> = links.all().map(|(a, b, acl)| ((a, b), Acl::clone(acl))).collect();
@@ -170,7 +206,7 @@ proptest! {
             }
             for selector in links.policy().rules.iter().map(|rule| &rule.from) {
                 let selected: BTreeSet<_> = links.select(selector).into_iter().collect();
-                let naive: BTreeSet<_> = there.iter().filter(|(_, l)| selector.matches(l)).map(|(id, _)| *id).collect();
+                let naive: BTreeSet<_> = there.iter().filter(|(_, l)| selector.matches(&l.0)).map(|(id, _)| *id).collect();
                 prop_assert_eq!(selected, naive);
             }
         }

@@ -37,6 +37,10 @@ enum Bench {
     Node,
     /// The packet path by itself: new flows through the filter, and packets through an endpoint beside boringtun's engine
     Datapath,
+    /// The coordinator's decisions by themselves, with a million workloads: compiling, and the deltas of single changes
+    Policy,
+    /// A coordinator and ten thousand simulated nodes: quarantine, reconnection, churn, memory
+    Propagate,
 }
 
 /// Crates that are compared with, in their own release builds, and what their binaries are called.
@@ -44,7 +48,12 @@ const CRATES: [(&str, &str); 2] = [("gotatun-cli", "gotatun"), ("boringtun-cli",
 
 pub fn run(options: &Options) -> Result<ExitCode> {
     let rows = match options.bench {
-        Bench::Datapath => datapath(options.quick)?,
+        Bench::Datapath => of_crate("datapath", "datapath", options.quick)?,
+        Bench::Policy => of_crate("coordinator", "policy", options.quick)?,
+        Bench::Propagate => {
+            demo::build()?;
+            of_crate("coordinator", "propagate", options.quick)?
+        }
         bench => against_programs(bench, options.quick)?,
     };
     meshward_bench::print(&rows);
@@ -55,16 +64,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The benchmark of the pure crate. It prints its figures as JSON.
-fn datapath(quick: bool) -> Result<Vec<Row>> {
-    let mut command =
-        cargo::command(&["bench", "--locked", "-q", "-p", "meshward-datapath", "--bench", "datapath"]);
+/// A benchmark of one crate. It prints its figures as JSON.
+fn of_crate(name: &str, bench: &str, quick: bool) -> Result<Vec<Row>> {
+    let package = format!("meshward-{name}");
+    let mut command = cargo::command(&["bench", "--locked", "-q", "-p", &package, "--bench", bench]);
     if quick {
         command.args(["--", "--quick"]);
     }
     let done = command.stderr(Stdio::inherit()).output()?;
-    ensure!(done.status.success(), "the benchmark of meshward-datapath failed");
-    serde_json::from_slice(&done.stdout).context("the benchmark of meshward-datapath printed no figures")
+    ensure!(done.status.success(), "the benchmark `{bench}` of {package} failed");
+    serde_json::from_slice(&done.stdout)
+        .with_context(|| format!("the benchmark `{bench}` of {package} printed no figures"))
 }
 
 fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
@@ -88,7 +98,7 @@ fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
         Bench::Local => meshward_bench::local(&tools, folder.path(), quick),
         Bench::Rules => meshward_bench::rules(&tools, folder.path(), quick),
         Bench::Node => meshward_bench::node(&tools, quick),
-        Bench::Datapath => datapath(quick),
+        Bench::Datapath | Bench::Policy | Bench::Propagate => Ok(Vec::new()),
     }
 }
 

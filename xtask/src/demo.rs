@@ -3,7 +3,7 @@
 use crate::cargo;
 use anyhow::{Context, Result, ensure};
 use meshward_lab::{Binaries, Mesh, Node, Rights, Workload, become_root};
-use meshward_model::{Labels, Protocol};
+use meshward_model::{Labels, Protocol, Verdict};
 use meshward_netns::Netns;
 use meshward_policy::Policy;
 use nix::unistd::geteuid;
@@ -184,7 +184,8 @@ fn matrix(policy: &Policy, workloads: &[Workload]) -> Result<bool> {
                 continue;
             };
             let (from, to): (Labels, Labels) = (PARTS[a].1.parse()?, PARTS[b].1.parse()?);
-            let expected = policy.decide(&from, &to, Protocol::Tcp, PARTS[b].2).allowed;
+            let expected =
+                policy.decide(&from, &to, &[], Protocol::Tcp, PARTS[b].2).verdict == Verdict::Allowed;
             agree &= expected == *seen;
             let word = |allowed| if allowed { "open" } else { "shut" };
             let text =

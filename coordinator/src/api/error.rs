@@ -1,15 +1,25 @@
 //! Who calls, what they send, and how a refusal looks.
 
-use crate::mesh::{Author, Mesh, Refusal};
+use super::listener::TlsListener;
+use crate::{
+    mesh::{Author, Mesh, Refusal},
+    plans::credentials::{covers, role_name},
+};
 use axum::{
     Json,
-    extract::{FromRequest, FromRequestParts, Query, Request, rejection::JsonRejection},
+    extract::connect_info::Connected,
+    extract::{ConnectInfo, FromRequest, FromRequestParts, Query, Request, rejection::JsonRejection},
     http::{Method, StatusCode, Uri, header::AUTHORIZATION, request::Parts},
     response::{IntoResponse, Response},
+    serve::IncomingStream,
 };
-use meshward_model::{api::ErrorBody, token::secret_hash};
+use meshward_model::{
+    NetworkName,
+    api::{ErrorBody, Role},
+    token::secret_hash,
+};
 use serde::{Deserialize, de::DeserializeOwned};
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 /// A refusal with its HTTP status.
 #[derive(Debug)]
@@ -21,6 +31,7 @@ impl From<Refusal> for ApiError {
             Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Missing(_) => StatusCode::NOT_FOUND,
             Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
             Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(status, refusal.to_string())
@@ -51,8 +62,75 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-/// Who calls, by the name of a credential, and whether it is a dry run (`?dry_run=true`).
-pub struct Caller(pub Author);
+/// Who calls, by the name of a credential, what they may, and whether it is a dry run (`?dry_run=true`).
+pub struct Caller {
+    pub author: Author,
+    pub role: Role,
+    /// Where; empty: everywhere.
+    pub networks: Vec<NetworkName>,
+}
+
+impl Caller {
+    /// Refuses who may less than a role.
+    ///
+    /// # Errors
+    /// 403, with what it takes.
+    pub fn must_be(&self, role: Role) -> Result<(), ApiError> {
+        if self.role >= role {
+            return Ok(());
+        }
+        let (own, needed) = (role_name(self.role), role_name(role));
+        Err(ApiError(
+            StatusCode::FORBIDDEN,
+            format!(
+                "this credential is a {own}'s, and that takes a {needed}'s; an admin makes one with `meshctl credential create`"
+            ),
+        ))
+    }
+
+    /// Whether the caller's word reaches a network.
+    pub fn reaches(&self, network: &NetworkName) -> bool {
+        covers(&self.networks, network)
+    }
+
+    /// Refuses who may not read about a network.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn must_reach(&self, network: &NetworkName) -> Result<(), ApiError> {
+        match self.reaches(network) {
+            true => Ok(()),
+            false => Err(ApiError(
+                StatusCode::FORBIDDEN,
+                format!("this credential does not reach network `{network}`"),
+            )),
+        }
+    }
+
+    /// Refuses who may read about some networks only.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn must_reach_all(&self) -> Result<(), ApiError> {
+        match self.networks.is_empty() {
+            true => Ok(()),
+            false => Err(ApiError(
+                StatusCode::FORBIDDEN,
+                "this credential reaches some networks only, and that is about all of them".into(),
+            )),
+        }
+    }
+}
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin(pub SocketAddr);
+
+impl Connected<IncomingStream<'_, TlsListener>> for Origin {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
 
 #[derive(Deserialize)]
 struct Switches {
@@ -75,7 +153,19 @@ impl FromRequestParts<Arc<Mesh>> for Caller {
         let hash = secret_hash(secret);
         mesh.look(|world| {
             let known = world.credentials.values().find(|credential| credential.secret_hash == hash);
-            known.map(|credential| Self(Author { actor: format!("user:{}", credential.name), dry_run }))
+            known.map(|credential| Self {
+                author: Author {
+                    actor: format!("user:{}", credential.name),
+                    dry_run,
+                    why: None,
+                    origin: parts
+                        .extensions
+                        .get::<ConnectInfo<Origin>>()
+                        .map(|info| info.0.0.ip().to_canonical().to_string()),
+                },
+                role: credential.role,
+                networks: credential.networks.clone(),
+            })
         })
         .ok_or_else(|| refused("the credential is unknown: it was revoked, or belongs to another mesh"))
     }

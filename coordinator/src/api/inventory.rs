@@ -12,7 +12,7 @@ use axum::{
 };
 use meshward_model::{
     IdentityId, NetworkName, NodeName,
-    api::{AuditEntry, Block, ErrorBody, Link, Links, Node, Status, Workload},
+    api::{AuditEntry, Block, ErrorBody, Link, Links, Node, Role, Status, Workload},
     control::{Answer, Count, LinkCount, Question},
 };
 use serde::Deserialize;
@@ -55,9 +55,10 @@ pub async fn status(State(mesh): State<Arc<Mesh>>, _: Caller) -> Json<Status> {
     responses((status = 200, body = Vec<AuditEntry>), (status = "4XX", body = ErrorBody)))]
 pub async fn audit(
     State(mesh): State<Arc<Mesh>>,
-    _: Caller,
+    caller: Caller,
     Query(newest): Query<Newest>,
 ) -> Result<Json<Vec<AuditEntry>>, ApiError> {
+    caller.must_reach_all()?;
     Ok(Json(mesh.audit(newest.limit.unwrap_or(100).min(1000)).await?))
 }
 
@@ -97,8 +98,9 @@ pub async fn remove_node(
     caller: Caller,
     Path(name): Path<NodeName>,
 ) -> Result<StatusCode, ApiError> {
-    mesh.change(&caller.0, |world| nodes::remove(world, &name)).await?;
-    if !caller.0.dry_run {
+    caller.must_be(Role::Admin)?;
+    mesh.change(&caller.author, |world| nodes::remove(world, &name)).await?;
+    if !caller.author.dry_run {
         mesh.sessions.end(&name, "this node was removed from the mesh");
     }
     Ok(StatusCode::NO_CONTENT)
@@ -110,7 +112,7 @@ pub async fn remove_node(
     responses((status = 200, body = Vec<Workload>), (status = "4XX", body = ErrorBody)))]
 pub async fn list_workloads(
     State(mesh): State<Arc<Mesh>>,
-    _: Caller,
+    caller: Caller,
     Query(only): Query<InNetwork>,
 ) -> Result<Json<Vec<Workload>>, ApiError> {
     mesh.look(|world| {
@@ -119,6 +121,7 @@ pub async fn list_workloads(
         }
         let shown = world.workloads().filter(|(workload, _, _)| {
             only.network.as_ref().is_none_or(|network| *network == workload.network)
+                && caller.reaches(&workload.network)
         });
         let shown = shown.map(|(workload, labels, quarantined)| Workload {
             id: workload.id.clone(),
@@ -142,26 +145,34 @@ pub async fn list_workloads(
     responses((status = 200, body = Links), (status = "4XX", body = ErrorBody)))]
 pub async fn list_links(
     State(mesh): State<Arc<Mesh>>,
-    _: Caller,
+    caller: Caller,
     Query(only): Query<InNetwork>,
 ) -> Result<Json<Links>, ApiError> {
     if let Some(name) = &only.network {
         mesh.look(|world| networks::find(world, name).map(drop))?;
     }
-    let answers: HashMap<_, _> = mesh.sessions.ask_all(Question::Links).await.into_iter().collect();
-    let counts = answers.values().flatten().flat_map(|Answer::Links(counts)| counts);
+    let answers: HashMap<_, _> = mesh.sessions.ask_all(&Question::Links).await.into_iter().collect();
+    let counts = answers.values().flatten().flat_map(|answer| match answer {
+        Answer::Links(counts) => &counts[..],
+        _ => &[],
+    });
     let mut sums: BTreeMap<(NetworkName, IdentityId, IdentityId), Count> = BTreeMap::new();
     for LinkCount { network, from, to, count } in counts {
-        let zero = Count { packets: 0, bytes: 0, denied: 0 };
+        let zero = Count { packets: 0, bytes: 0, denied: 0, observed: 0 };
         let sum = sums.entry((network.clone(), *from, *to)).or_insert(zero);
         sum.packets += count.packets;
         sum.bytes += count.bytes;
         sum.denied += count.denied;
+        sum.observed += count.observed;
     }
     Ok(Json(mesh.look(|world| {
         let silent = world.nodes.keys().filter(|node| !matches!(answers.get(*node), Some(Some(_))));
         Links {
-            links: counted_links(world, only.network.as_ref(), sums),
+            links: {
+                let mut links = counted_links(world, only.network.as_ref(), sums);
+                links.retain(|link| caller.reaches(&link.network));
+                links
+            },
             nodes_answered: answers.values().flatten().count(),
             nodes_silent: silent.cloned().collect(),
         }
@@ -191,6 +202,7 @@ fn counted_links(
                 packets: 0,
                 bytes: 0,
                 denied: 0,
+                observed: 0,
             };
             links.push(with_count(link, Some(*count)));
         }
@@ -201,5 +213,11 @@ fn counted_links(
 
 fn with_count(link: Link, count: Option<Count>) -> Link {
     let Some(count) = count else { return link };
-    Link { packets: count.packets, bytes: count.bytes, denied: count.denied, ..link }
+    Link {
+        packets: count.packets,
+        bytes: count.bytes,
+        denied: count.denied,
+        observed: count.observed,
+        ..link
+    }
 }

@@ -1,5 +1,6 @@
 //! The HTTP API, version 1. Everything but the OpenAPI document wants a bearer token.
 
+mod credentials;
 mod error;
 mod inventory;
 mod listener;
@@ -8,7 +9,8 @@ mod policies;
 mod quarantines;
 mod tokens;
 
-pub use error::{ApiError, Body, Caller};
+pub use credentials::secret;
+pub use error::{ApiError, Body, Caller, Origin};
 pub use listener::TlsListener;
 
 use crate::mesh::Mesh;
@@ -56,8 +58,14 @@ fn described() -> OpenApiRouter<Arc<Mesh>> {
         .routes(routes!(tokens::revoke))
         .routes(routes!(networks::create, networks::list))
         .routes(routes!(networks::delete))
+        .routes(routes!(credentials::create, credentials::list))
+        .routes(routes!(credentials::revoke))
         .routes(routes!(policies::submit))
         .routes(routes!(policies::get))
+        .routes(routes!(policies::log))
+        .routes(routes!(policies::difference))
+        .routes(routes!(policies::roll_back))
+        .routes(routes!(policies::suggest))
         .routes(routes!(policies::explain))
         .routes(routes!(quarantines::impose, quarantines::list))
         .routes(routes!(quarantines::release))

@@ -7,7 +7,7 @@ use axum::{
 };
 use meshward_model::{
     NetworkName,
-    api::{CreateNetwork, ErrorBody, Network},
+    api::{CreateNetwork, ErrorBody, Network, Role},
 };
 use std::sync::Arc;
 
@@ -19,15 +19,19 @@ pub async fn create(
     caller: Caller,
     Body(wanted): Body<CreateNetwork>,
 ) -> Result<(StatusCode, Json<Network>), ApiError> {
-    let done = mesh.change(&caller.0, |world| networks::create(world, &wanted)).await?;
+    caller.must_be(Role::Admin)?;
+    let done = mesh.change(&caller.author, |world| networks::create(world, &wanted)).await?;
     Ok((StatusCode::CREATED, Json(done.outcome)))
 }
 
 /// Lists the networks.
 #[utoipa::path(get, path = "/v1/networks", tag = "networks", operation_id = "list_networks",
     responses((status = 200, body = Vec<Network>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, _: Caller) -> Json<Vec<Network>> {
-    Json(mesh.look(|world| world.networks.values().map(|network| network.record.clone()).collect()))
+pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Network>> {
+    Json(mesh.look(|world| {
+        let own = world.networks.values().filter(|network| caller.reaches(&network.record.name));
+        own.map(|network| network.record.clone()).collect()
+    }))
 }
 
 /// Deletes a network that has no workloads.
@@ -39,6 +43,7 @@ pub async fn delete(
     caller: Caller,
     Path(name): Path<NetworkName>,
 ) -> Result<StatusCode, ApiError> {
-    mesh.change(&caller.0, |world| networks::delete(world, &name)).await?;
+    caller.must_be(Role::Admin)?;
+    mesh.change(&caller.author, |world| networks::delete(world, &name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

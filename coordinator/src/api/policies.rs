@@ -1,58 +1,311 @@
 use super::{ApiError, Body, Caller};
 use crate::{
     mesh::Mesh,
-    plans::{networks, policies},
+    plans::{
+        networks,
+        policies::{self, Applied, Past, Submission},
+    },
+    records::{PolicyRecord, Record, RecordKey},
 };
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, Query, State},
 };
 use meshward_model::{
-    NetworkName,
-    api::{ErrorBody, ExplainQuery, Explanation, Policy, PolicyResult, SubmitPolicy},
+    IdentityId, Labels, NetworkName, NodeName, PortRange, PortSpec, Revision, WorkloadId,
+    api::{
+        Cut, ErrorBody, ExplainQuery, Explanation, Policy, PolicyDifference, PolicyFile, PolicyResult,
+        PolicyRevision, Role, Rollback, SubmitPolicy, SubmitResult,
+    },
+    control::{Answer, Question},
 };
-use std::{sync::Arc, time::Duration};
+use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// For how long an answer waits for the connected nodes to enforce a change.
 pub const ENFORCEMENT: Duration = Duration::from_secs(2);
+/// The most states of a policy that are listed.
+const MAX_LOG: u32 = 1000;
 
-/// Checks a policy and, unless it is a dry run, applies it to its network.
+#[derive(Deserialize)]
+pub struct AtRevision {
+    revision: Option<Revision>,
+}
+
+#[derive(Deserialize)]
+pub struct Between {
+    from: Revision,
+    to: Option<Revision>,
+}
+
+#[derive(Deserialize)]
+pub struct Newest {
+    limit: Option<u32>,
+}
+
+#[derive(Deserialize)]
+pub struct Since {
+    seconds: Option<u64>,
+    #[serde(default)]
+    with_denied: bool,
+}
+
+/// Checks policies and, unless it is a dry run, applies them to their networks: all of them or none.
 ///
-/// The answer comes when every connected node that it concerns enforces it, or after two seconds.
+/// Everything that the files say of a network is its policy from then on. The answer comes when every connected node that it
+/// concerns enforces it, or after two seconds. A dry run needs no more than a viewer's credential.
 #[utoipa::path(post, path = "/v1/policies", tag = "policy", operation_id = "submit_policy", request_body = SubmitPolicy,
-    responses((status = 200, body = PolicyResult), (status = "4XX", body = ErrorBody)))]
+    responses((status = 200, body = SubmitResult), (status = "4XX", body = ErrorBody)))]
 pub async fn submit(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(wanted): Body<SubmitPolicy>,
-) -> Result<Json<PolicyResult>, ApiError> {
-    let done = mesh.change(&caller.0, |world| policies::apply(world, &wanted.source)).await?;
+) -> Result<Json<SubmitResult>, ApiError> {
+    let only_looks = caller.author.dry_run && caller.role < Role::Owner;
+    if !only_looks {
+        caller.must_be(Role::Owner)?;
+    }
+    let submission = Submission {
+        files: &wanted.files,
+        prune: wanted.prune,
+        networks: if only_looks { &[] } else { &caller.networks },
+        guardrails: only_looks || caller.role == Role::Admin,
+    };
+    let author = caller.author.because(wanted.message.clone());
+    let done = mesh.change(&author, |world| policies::apply(world, &submission)).await?;
+    let Applied { mut results, closing } = done.outcome;
     mesh.sessions.wait_enforced(&done.touched, done.revision, ENFORCEMENT).await;
-    let revision = (!caller.0.dry_run).then_some(done.revision);
-    Ok(Json(PolicyResult { revision, ..done.outcome }))
+    let (mut findings, mut nodes_silent) = (vec![], vec![]);
+    if author.dry_run {
+        findings = mesh.look(|world| policies::findings(world, &wanted.files));
+        if wanted.count_cuts {
+            nodes_silent = count_cuts(&mesh, closing, &mut results).await;
+        }
+    }
+    let revision = (!author.dry_run).then_some(done.revision);
+    Ok(Json(SubmitResult { revision, networks: results, findings, nodes_silent }))
 }
 
-/// Gives the policy of a network as it was written.
+/// Asks the nodes how many live flows would be cut; gives those that did not say.
+async fn count_cuts(
+    mesh: &Mesh,
+    closing: Vec<(NetworkName, Vec<(IdentityId, IdentityId, meshward_model::Acl)>)>,
+    results: &mut [PolicyResult],
+) -> Vec<NodeName> {
+    let mut silent = BTreeSet::new();
+    for (network, links) in closing {
+        if links.is_empty() {
+            continue;
+        }
+        let mut flows: BTreeMap<WorkloadId, u64> = BTreeMap::new();
+        for (node, answer) in mesh.sessions.ask_all(&Question::Cuts(network.clone(), links)).await {
+            match answer {
+                Some(Answer::Cuts(cuts)) => {
+                    cuts.into_iter().for_each(|(id, count)| *flows.entry(id).or_default() += count);
+                }
+                _ => {
+                    silent.insert(node);
+                }
+            }
+        }
+        let named = |(workload, flows): (WorkloadId, u64)| {
+            let name = mesh.look(|world| {
+                let known = world.networks.get(&network)?.workloads.get(&workload)?;
+                Some(known.name.to_string())
+            });
+            Cut { workload, name: name.unwrap_or_default(), flows: flows as usize }
+        };
+        if let Some(result) = results.iter_mut().find(|result| result.network == network) {
+            result.cuts = flows.into_iter().map(named).collect();
+        }
+    }
+    silent.into_iter().collect()
+}
+
+/// Gives the policy of a network as it was written, now or at a revision.
 #[utoipa::path(get, path = "/v1/networks/{name}/policy", tag = "policy", operation_id = "get_policy",
-    params(("name" = String, Path, description = "The network's name")),
+    params(("name" = String, Path, description = "The network's name"),
+        ("revision" = Option<u64>, Query, description = "As it was at this revision")),
     responses((status = 200, body = Policy), (status = "4XX", body = ErrorBody)))]
 pub async fn get(
     State(mesh): State<Arc<Mesh>>,
-    _: Caller,
+    caller: Caller,
     Path(name): Path<NetworkName>,
+    Query(at): Query<AtRevision>,
 ) -> Result<Json<Policy>, ApiError> {
-    let source =
-        mesh.look(|world| networks::find(world, &name).map(|network| network.policy_source.clone()))?;
-    Ok(Json(Policy { network: name, source }))
+    caller.must_reach(&name)?;
+    let (current, files) = mesh.look(|world| {
+        let network = networks::find(world, &name)?;
+        Ok::<_, ApiError>((network.policy_revision, network.policy_files.clone()))
+    })?;
+    let Some(revision) = at.revision else {
+        return Ok(Json(Policy { network: name, revision: current, files }));
+    };
+    let past = past_policy(&mesh, &name, revision).await?;
+    let files = past.map(|record| record.files).unwrap_or_default();
+    Ok(Json(Policy { network: name, revision: Some(revision), files }))
 }
 
-/// Says whether a flow is allowed, and what decides.
+async fn past_policy(
+    mesh: &Mesh,
+    name: &NetworkName,
+    revision: Revision,
+) -> Result<Option<PolicyRecord>, ApiError> {
+    Ok(past(mesh, revision).await?.policy(name).cloned())
+}
+
+async fn past(mesh: &Mesh, revision: Revision) -> Result<Past, ApiError> {
+    let newest = mesh.look(|world| world.revision);
+    if revision > newest {
+        return Err(ApiError(
+            axum::http::StatusCode::NOT_FOUND,
+            format!("there is no revision {revision} yet; the newest is {newest}"),
+        ));
+    }
+    Ok(Past(mesh.as_of(revision).await?))
+}
+
+/// Lists the states that the policy of a network had, the newest first.
+#[utoipa::path(get, path = "/v1/networks/{name}/policy/log", tag = "policy", operation_id = "policy_log",
+    params(("name" = String, Path, description = "The network's name"),
+        ("limit" = Option<u32>, Query, description = "How many, at most 1000 (default 100)")),
+    responses((status = 200, body = Vec<PolicyRevision>), (status = "4XX", body = ErrorBody)))]
+pub async fn log(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Path(name): Path<NetworkName>,
+    Query(newest): Query<Newest>,
+) -> Result<Json<Vec<PolicyRevision>>, ApiError> {
+    caller.must_reach(&name)?;
+    mesh.look(|world| networks::find(world, &name).map(drop))?;
+    let limit = newest.limit.unwrap_or(100).min(MAX_LOG);
+    let states = mesh.history(RecordKey::Policy(name), limit).await?;
+    let shown = states.into_iter().map(|state| PolicyRevision {
+        revision: state.entry.revision,
+        at: state.entry.at,
+        actor: state.entry.actor,
+        why: state.entry.why,
+        origin: state.entry.origin,
+        files: match state.record {
+            Some(Record::Policy(record)) => record.files.len(),
+            _ => 0,
+        },
+    });
+    Ok(Json(shown.collect()))
+}
+
+/// Says which links open and close between two states of a network's policy, among the workloads of now.
+#[utoipa::path(get, path = "/v1/networks/{name}/policy/difference", tag = "policy", operation_id = "policy_difference",
+    params(("name" = String, Path, description = "The network's name"),
+        ("from" = u64, Query, description = "A revision"),
+        ("to" = Option<u64>, Query, description = "Another; now if it is left out")),
+    responses((status = 200, body = PolicyDifference), (status = "4XX", body = ErrorBody)))]
+pub async fn difference(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Path(name): Path<NetworkName>,
+    Query(between): Query<Between>,
+) -> Result<Json<PolicyDifference>, ApiError> {
+    caller.must_reach(&name)?;
+    let before = past_policy(&mesh, &name, between.from).await?;
+    let to = between.to.unwrap_or_else(|| mesh.look(|world| world.revision));
+    let after = past_policy(&mesh, &name, to).await?;
+    Ok(Json(mesh.look(|world| policies::difference(world, &name, [before.as_ref(), after.as_ref()]))?))
+}
+
+/// Applies the policy that a network had at a revision.
+#[utoipa::path(post, path = "/v1/networks/{name}/policy/rollback", tag = "policy", operation_id = "roll_policy_back", request_body = Rollback,
+    params(("name" = String, Path, description = "The network's name")),
+    responses((status = 200, body = SubmitResult), (status = "4XX", body = ErrorBody)))]
+pub async fn roll_back(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Path(name): Path<NetworkName>,
+    Body(wanted): Body<Rollback>,
+) -> Result<Json<SubmitResult>, ApiError> {
+    caller.must_be(Role::Owner)?;
+    let past = past_policy(&mesh, &name, wanted.revision).await?;
+    let why = wanted.message.unwrap_or_else(|| format!("back to revision {}", wanted.revision));
+    let author = caller.author.because(Some(why));
+    let submission = Submission {
+        files: &[],
+        prune: false,
+        networks: &caller.networks,
+        guardrails: caller.role == Role::Admin,
+    };
+    let plan = |world: &crate::world::World| policies::roll_back(world, &name, past.as_ref(), &submission);
+    let done = mesh.change(&author, plan).await?;
+    mesh.sessions.wait_enforced(&done.touched, done.revision, ENFORCEMENT).await;
+    let revision = (!author.dry_run).then_some(done.revision);
+    let networks = done.outcome.results;
+    Ok(Json(SubmitResult { revision, networks, findings: vec![], nodes_silent: vec![] }))
+}
+
+/// Writes the least policy that explains the flows that nodes have seen begin.
+#[utoipa::path(get, path = "/v1/networks/{name}/policy/suggestion", tag = "policy", operation_id = "suggest_policy",
+    params(("name" = String, Path, description = "The network's name"),
+        ("seconds" = Option<u64>, Query, description = "Flows of the last so many seconds (default 3600)"),
+        ("with_denied" = Option<bool>, Query, description = "Also allow what was denied")),
+    responses((status = 200, body = Policy), (status = "4XX", body = ErrorBody)))]
+pub async fn suggest(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Path(name): Path<NetworkName>,
+    Query(since): Query<Since>,
+) -> Result<Json<Policy>, ApiError> {
+    caller.must_reach(&name)?;
+    mesh.look(|world| networks::find(world, &name).map(drop))?;
+    let seconds = since.seconds.unwrap_or(3600);
+    let answers = mesh.sessions.ask_all(&Question::Flows(name.clone(), seconds)).await;
+    let flows = answers.into_iter().flat_map(|(_, answer)| match answer {
+        Some(Answer::Flows(flows)) => flows,
+        _ => vec![],
+    });
+    let counted = flows.filter(|flow| flow.passed || since.with_denied);
+    let seen: BTreeSet<(IdentityId, IdentityId, PortSpec)> = counted
+        .map(|flow| {
+            let ports = match flow.protocol.has_ports() {
+                true => PortRange { first: flow.port, last: flow.port },
+                false => PortRange::ALL,
+            };
+            (flow.from, flow.to, PortSpec { protocol: Some(flow.protocol), ports })
+        })
+        .filter(|(_, _, port)| port.protocol != Some(meshward_model::Protocol::Other))
+        .collect();
+    let identities: BTreeMap<IdentityId, Labels> = mesh.look(|world| {
+        let links = world.networks.get(&name).map(|network| network.links.identities());
+        links.into_iter().flatten().map(|(id, labels)| (id, labels.clone())).collect()
+    });
+    let policy = meshward_policy::suggest(name.clone(), &identities, &seen);
+    let text =
+        policy.to_yaml().map_err(|error| ApiError(axum::http::StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    Ok(Json(Policy {
+        network: name,
+        revision: None,
+        files: vec![PolicyFile { name: "suggestion.yaml".into(), text }],
+    }))
+}
+
+/// Says whether a flow is allowed, and what decides; now, or by the policies and quarantines of a revision.
 #[utoipa::path(post, path = "/v1/explain", tag = "policy", operation_id = "explain", request_body = ExplainQuery,
     responses((status = 200, body = Vec<Explanation>), (status = "4XX", body = ErrorBody)))]
 pub async fn explain(
     State(mesh): State<Arc<Mesh>>,
-    _: Caller,
+    caller: Caller,
     Body(query): Body<ExplainQuery>,
 ) -> Result<Json<Vec<Explanation>>, ApiError> {
-    Ok(Json(mesh.look(|world| policies::explain(world, &query))?))
+    if let Some(network) = &query.network {
+        caller.must_reach(network)?;
+    } else {
+        caller.must_reach_all()?;
+    }
+    let past = match query.revision {
+        Some(revision) => Some(past(&mesh, revision).await?),
+        None => None,
+    };
+    Ok(Json(mesh.look(|world| policies::explain(world, &query, past.as_ref()))?))
 }

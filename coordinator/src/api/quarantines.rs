@@ -1,12 +1,15 @@
 use super::{ApiError, Body, Caller, policies::ENFORCEMENT};
 use crate::{
-    mesh::{Done, Mesh, timestamp},
-    plans::{quarantines, tokens::random},
+    mesh::{Done, Mesh},
+    plans::{
+        quarantines::{self, Hand},
+        tokens::new_id,
+    },
 };
 use axum::{Json, extract::State};
 use meshward_model::{
     WorkloadId,
-    api::{ErrorBody, Quarantine, QuarantineResult, QuarantineTarget},
+    api::{ErrorBody, Impose, Quarantine, QuarantineResult, QuarantineTarget, Role},
 };
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -14,24 +17,36 @@ use time::OffsetDateTime;
 /// Cuts every link of the workloads that it names, established flows included.
 ///
 /// The answer comes when every connected node that it concerns enforces it, or after two seconds.
-#[utoipa::path(post, path = "/v1/quarantines", tag = "quarantine", operation_id = "quarantine", request_body = QuarantineTarget,
+#[utoipa::path(post, path = "/v1/quarantines", tag = "quarantine", operation_id = "quarantine", request_body = Impose,
     responses((status = 200, body = QuarantineResult), (status = "4XX", body = ErrorBody)))]
 pub async fn impose(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Body(target): Body<QuarantineTarget>,
+    Body(wanted): Body<Impose>,
 ) -> Result<Json<QuarantineResult>, ApiError> {
-    let id: String = random::<4>().iter().map(|byte| format!("{byte:02x}")).collect();
-    let since = timestamp(OffsetDateTime::now_utc());
-    let done = mesh.change(&caller.0, |world| quarantines::impose(world, &id, &target, &since)).await?;
+    caller.must_be(Role::Operator)?;
+    let author = caller.author.because(wanted.message.clone());
+    let (id, hand) = (new_id(), hand(&caller));
+    let done = mesh.change(&author, |world| quarantines::impose(world, &id, &wanted, &hand)).await?;
     Ok(Json(enforced(&mesh, done).await))
+}
+
+fn hand(caller: &Caller) -> Hand<'_> {
+    Hand { by: &caller.author.actor, networks: &caller.networks, now: OffsetDateTime::now_utc() }
 }
 
 /// Lists the quarantines that stand.
 #[utoipa::path(get, path = "/v1/quarantines", tag = "quarantine", operation_id = "list_quarantines",
     responses((status = 200, body = Vec<Quarantine>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, _: Caller) -> Json<Vec<Quarantine>> {
-    Json(mesh.look(|world| world.quarantines.values().cloned().collect()))
+pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Quarantine>> {
+    Json(mesh.look(|world| {
+        let own = world.quarantines.values().filter(|quarantine| {
+            let target = &quarantine.target;
+            let network = target.workload.as_ref().and_then(|id| world.workload_networks.get(id));
+            network.or(target.network.as_ref()).is_none_or(|network| caller.reaches(network))
+        });
+        own.cloned().collect()
+    }))
 }
 
 /// Ends the quarantine with exactly this target.
@@ -42,7 +57,9 @@ pub async fn release(
     caller: Caller,
     Body(target): Body<QuarantineTarget>,
 ) -> Result<Json<QuarantineResult>, ApiError> {
-    let done = mesh.change(&caller.0, |world| quarantines::release(world, &target)).await?;
+    caller.must_be(Role::Operator)?;
+    let hand = hand(&caller);
+    let done = mesh.change(&caller.author, |world| quarantines::release(world, &target, &hand)).await?;
     Ok(Json(enforced(&mesh, done).await))
 }
 

@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
-use meshward_model::api::{CreateToken, CreatedToken, ErrorBody, Token};
+use meshward_model::api::{CreateToken, CreatedToken, ErrorBody, Role, Token};
 use std::sync::Arc;
 use time::OffsetDateTime;
 
@@ -17,9 +17,10 @@ pub async fn create(
     caller: Caller,
     Body(wanted): Body<CreateToken>,
 ) -> Result<(StatusCode, Json<CreatedToken>), ApiError> {
+    caller.must_be(Role::Admin)?;
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let (token, record) = tokens::make(mesh.ca.fingerprint(), &wanted, now)?;
-    mesh.change(&caller.0, |world| tokens::create(world, &record)).await?;
+    mesh.change(&caller.author, |world| tokens::create(world, &record)).await?;
     let created = CreatedToken { token: token.to_string(), kept: tokens::describe(&record) };
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -27,8 +28,9 @@ pub async fn create(
 /// Lists the join tokens, without their secrets.
 #[utoipa::path(get, path = "/v1/tokens", tag = "nodes", operation_id = "list_tokens",
     responses((status = 200, body = Vec<Token>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, _: Caller) -> Json<Vec<Token>> {
-    Json(mesh.look(|world| world.tokens.values().map(tokens::describe).collect()))
+pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Result<Json<Vec<Token>>, ApiError> {
+    caller.must_be(Role::Admin)?;
+    Ok(Json(mesh.look(|world| world.tokens.values().map(tokens::describe).collect())))
 }
 
 /// Revokes a join token. Nodes that have joined with it stay.
@@ -40,6 +42,7 @@ pub async fn revoke(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    mesh.change(&caller.0, |world| tokens::revoke(world, &id)).await?;
+    caller.must_be(Role::Admin)?;
+    mesh.change(&caller.author, |world| tokens::revoke(world, &id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

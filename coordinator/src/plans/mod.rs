@@ -1,10 +1,12 @@
 //! Plans: what each request would change, worked out on the world and on nothing else.
 
+pub mod credentials;
 pub mod networks;
 pub mod nodes;
 pub mod policies;
 pub mod quarantines;
 pub mod tokens;
+pub mod triggers;
 pub mod workloads;
 
 #[cfg(test)]

@@ -1,44 +1,79 @@
 //! Quarantines: cutting every link of a workload, now.
 
-use super::networks::find;
+use super::{credentials::covers, networks::find};
 use crate::{
-    mesh::{Plan, Refusal},
+    mesh::{Plan, Refusal, timestamp},
     records::{Mutation, Record, RecordKey},
     world::World,
 };
 use meshward_model::{
-    WorkloadId,
-    api::{Quarantine, QuarantineTarget},
+    NetworkName, WorkloadId,
+    api::{Impose, Quarantine, QuarantineTarget},
 };
 use std::fmt::Write;
+use time::OffsetDateTime;
 
-/// Isolates what `target` names, from now on and for those that start later.
+/// The longest that a quarantine with an end may last, in seconds.
+const MAX_SECONDS: u64 = 365 * 24 * 3600;
+
+/// Who imposes or ends a quarantine, and when.
+pub struct Hand<'a> {
+    /// `user:NAME` or `trigger:NAME`.
+    pub by: &'a str,
+    /// Where they may; empty: everywhere.
+    pub networks: &'a [NetworkName],
+    pub now: OffsetDateTime,
+}
+
+/// Isolates what `wanted` names, from now on and for those that start later.
 pub fn impose(
     world: &World,
     id: &str,
-    target: &QuarantineTarget,
-    since: &str,
+    wanted: &Impose,
+    hand: &Hand,
 ) -> Result<Plan<Vec<WorkloadId>>, Refusal> {
-    check(world, target)?;
+    let target = &wanted.target;
+    check(world, target, hand)?;
+    if wanted.seconds.is_some_and(|seconds| !(1..=MAX_SECONDS).contains(&seconds)) {
+        return Err(Refusal::Invalid("a quarantine can last from one second to 365 days".into()));
+    }
     let workloads = held_by(world, target);
-    if world.quarantines.values().any(|standing| standing.target == *target) {
+    let until = wanted.seconds.map(|seconds| timestamp(hand.now + time::Duration::seconds(seconds as i64)));
+    let standing = world.quarantines.values().find(|standing| standing.target == *target);
+    if standing.is_some_and(|standing| standing.allow_from == wanted.allow_from && standing.until == until) {
         return Ok(Plan { mutations: vec![], action: String::new(), outcome: workloads });
     }
-    let record = Quarantine { id: id.to_owned(), target: target.clone(), since: since.to_owned() };
-    Ok(Plan {
-        mutations: vec![Mutation::Put(Record::Quarantine(record))],
-        action: format!("quarantined {}", describe(target)),
-        outcome: workloads,
-    })
+    let record = Quarantine {
+        id: standing.map_or(id, |standing| &standing.id).to_owned(),
+        target: target.clone(),
+        allow_from: wanted.allow_from.clone(),
+        since: standing.map_or_else(|| timestamp(hand.now), |standing| standing.since.clone()),
+        until,
+        by: hand.by.to_owned(),
+        why: wanted.message.clone(),
+    };
+    let mut action = format!("quarantined {}", describe(target));
+    if let Some(selector) = &record.allow_from {
+        // Writing to a string has no way to fail.
+        let _ = write!(action, ", but for `{selector}`");
+    }
+    if let Some(until) = &record.until {
+        let _ = write!(action, ", until {until}");
+    }
+    Ok(Plan { mutations: vec![Mutation::Put(Record::Quarantine(record))], action, outcome: workloads })
 }
 
 /// Ends the quarantine of what `target` names.
-pub fn release(world: &World, target: &QuarantineTarget) -> Result<Plan<Vec<WorkloadId>>, Refusal> {
+pub fn release(
+    world: &World,
+    target: &QuarantineTarget,
+    hand: &Hand,
+) -> Result<Plan<Vec<WorkloadId>>, Refusal> {
+    check_scope(world, target, hand)?;
     let standing = world.quarantines.values().find(|standing| standing.target == *target);
     let Some(standing) = standing else {
         let mut text = format!("no quarantine holds exactly {}", describe(target));
         for other in world.quarantines.values() {
-            // Writing to a string has no way to fail.
             let _ = write!(text, "; {} holds {}", other.id, describe(&other.target));
         }
         return Err(Refusal::Missing(text));
@@ -50,17 +85,41 @@ pub fn release(world: &World, target: &QuarantineTarget) -> Result<Plan<Vec<Work
     })
 }
 
-fn check(world: &World, target: &QuarantineTarget) -> Result<(), Refusal> {
+fn check(world: &World, target: &QuarantineTarget, hand: &Hand) -> Result<(), Refusal> {
     if let Some(network) = &target.network {
         find(world, network)?;
     }
     match (&target.selector, &target.workload) {
-        (Some(_), None) => Ok(()),
-        (None, Some(id)) if world.workload_networks.contains_key(id) => Ok(()),
+        (Some(_), None) => {}
+        (None, Some(id)) if world.workload_networks.contains_key(id) => {}
         (None, Some(id)) => {
-            Err(Refusal::Missing(format!("there is no workload `{id}`; `meshctl workloads` shows them")))
+            return Err(Refusal::Missing(format!(
+                "there is no workload `{id}`; `meshctl workloads` shows them"
+            )));
         }
-        _ => Err(Refusal::Invalid("name either a `selector` or a `workload`, not both or neither".into())),
+        _ => {
+            return Err(Refusal::Invalid(
+                "name either a `selector` or a `workload`, not both or neither".into(),
+            ));
+        }
+    }
+    check_scope(world, target, hand)
+}
+
+/// Whether the hand reaches as far as the target.
+fn check_scope(world: &World, target: &QuarantineTarget, hand: &Hand) -> Result<(), Refusal> {
+    if hand.networks.is_empty() {
+        return Ok(());
+    }
+    let own = target.workload.as_ref().and_then(|id| world.workload_networks.get(id));
+    match own.or(target.network.as_ref()) {
+        Some(network) if covers(hand.networks, network) => Ok(()),
+        Some(network) => {
+            Err(Refusal::Forbidden(format!("this credential has no say in network `{network}`")))
+        }
+        None => Err(Refusal::Forbidden(
+            "this credential has a say in some networks only: name one with `--network`".into(),
+        )),
     }
 }
 

@@ -2,7 +2,10 @@
 //! its deltas is its whole view, and nobody is told of a link that is not its own.
 
 use super::{
-    networks, nodes, policies, quarantines, tokens,
+    credentials, networks, nodes,
+    policies::{self, Submission},
+    quarantines::{self, Hand},
+    tokens, triggers,
     workloads::{self, Refused, Report},
 };
 use crate::{
@@ -10,10 +13,11 @@ use crate::{
     records::{Mutation, Record, RecordKey},
     world::{Deltas, World},
 };
+use ::time::OffsetDateTime;
 use meshward_model::{
     HeldView, Item, ItemKey, NetworkName, NodeName, PublicKey, Revision, View,
-    api::{CreateNetwork, CreateToken, QuarantineTarget},
-    control::{EndpointReport, JoinRequest, WorkloadReport},
+    api::{CreateNetwork, CreateToken, Impose, PolicyFile, QuarantineTarget},
+    control::{EndpointReport, Fired, JoinRequest, WorkloadReport},
     token::Fingerprint,
 };
 use proptest::prelude::*;
@@ -117,6 +121,24 @@ fn wanted(name: &str, prefixes: &[&str]) -> CreateNetwork {
     CreateNetwork { name: name.parse().unwrap(), prefixes, block_v4: None, block_v6: None, mtu: 1420 }
 }
 
+fn apply(world: &World, source: &str) -> Result<Plan<policies::Applied>, Refusal> {
+    let files = [PolicyFile { name: "policy.yaml".into(), text: source.into() }];
+    policies::apply(world, &Submission { files: &files, prune: false, networks: &[], guardrails: true })
+}
+
+fn time(seconds: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(seconds).unwrap()
+}
+
+fn hand() -> Hand<'static> {
+    Hand { by: "user:test", networks: &[], now: time(NOW) }
+}
+
+fn impose(target: QuarantineTarget, forensics: bool) -> Impose {
+    let allow_from = forensics.then(|| "app=db".parse().unwrap());
+    Impose { target, allow_from, seconds: Some(60), message: None }
+}
+
 fn any_token() -> CreateToken {
     CreateToken { uses: 1, ttl_seconds: 60, site: Some("rack".into()), networks: vec![] }
 }
@@ -129,7 +151,10 @@ fn report(world: &World, node: &NodeName, id: u8, app: &str) -> Option<WorkloadR
     let block = world.nodes.get(node)?.blocks.get(&shop())?.first()?;
     let IpAddr::V4(base) = block.addr() else { return None };
     let address = Ipv4Addr::from(u32::from(base) + 1 + u32::from(id));
+    // Some declare who may reach them.
+    let accepts = if id == 2 { vec!["app=api, port=tcp/9".parse().unwrap()] } else { vec![] };
     Some(WorkloadReport {
+        accepts,
         id: format!("{node}-{id}").parse().unwrap(),
         network: shop(),
         name: "w".parse().unwrap(),
@@ -154,13 +179,18 @@ enum Step {
     Policy(usize),
     Quarantine(&'static str, bool),
     Isolate(u8, u8),
+    Fire(u8, u8),
+    Expire,
 }
 
-const POLICIES: [&str; 4] = [
+const POLICIES: [&str; 7] = [
     "network: shop",
     "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]",
     "network: shop\nrules: [{ name: a, from: { app: { in: [web, api] } }, to: {}, allow: [any] }]",
     "network: shop\nrules: [{ name: b, from: { app: api }, to: { app: { in: [db, api] } }, allow: [tcp/1] }, { name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]",
+    "network: shop\nmode: observe\nrules: [{ name: b, from: { app: api }, to: {}, deny: [tcp/1] }]",
+    "network: shop\ndeclarations: open\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\ntriggers: [{ name: scan, when: { denied_flows: 2, within: 10s }, then: { label: { suspect: 'yes' } }, for: 10s }]",
+    "network: shop\nrules: [{ name: s, from: { suspect: 'yes' }, to: {}, allow: [icmp] }]\ntriggers: [{ name: scan, when: { denied_flows: 2, within: 10s }, then: quarantine }]",
 ];
 
 fn step() -> impl Strategy<Value = Step> {
@@ -180,6 +210,8 @@ fn step() -> impl Strategy<Value = Step> {
         (0..POLICIES.len()).prop_map(Step::Policy),
         (app(), any::<bool>()).prop_map(|(app, on)| Step::Quarantine(app, on)),
         (0..4u8, 0..3u8).prop_map(|(node, id)| Step::Isolate(node, id)),
+        (0..4u8, 0..3u8).prop_map(|(node, id)| Step::Fire(node, id)),
+        Just(Step::Expire),
     ]
 }
 
@@ -241,16 +273,34 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
             mesh.commit(plan)
         }
         Step::Policy(at) => {
-            let plan = policies::apply(&mesh.world, POLICIES[*at]);
+            let plan = apply(&mesh.world, POLICIES[*at]);
             mesh.commit(plan).map(drop)
+        }
+        Step::Fire(node, id) => {
+            let workload = format!("{}-{id}", name(node)).parse().unwrap();
+            let fired = Fired {
+                network: shop(),
+                trigger: "scan".into(),
+                workload,
+                denied_flows: 9,
+                distinct_ports: 9,
+                distinct_addresses: 9,
+                held: false,
+            };
+            let plan = triggers::fire(&mesh.world, &name(node), &fired, &format!("t{node}{id}"), time(NOW));
+            mesh.commit(plan).map(drop)
+        }
+        Step::Expire => {
+            let plan = triggers::expire(&mesh.world, time(NOW + 100_000));
+            mesh.commit(Ok(plan))
         }
         Step::Quarantine(app, on) => {
             let selector = Some(format!("app={app}").parse().unwrap());
             let target = QuarantineTarget { network: None, selector, workload: None };
             let plan = if *on {
-                quarantines::impose(&mesh.world, app, &target, "now")
+                quarantines::impose(&mesh.world, app, &impose(target, *on), &hand())
             } else {
-                quarantines::release(&mesh.world, &target)
+                quarantines::release(&mesh.world, &target, &hand())
             };
             mesh.commit(plan).map(drop)
         }
@@ -258,7 +308,7 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
             let workload = format!("{}-{id}", name(node));
             let target =
                 QuarantineTarget { network: None, selector: None, workload: Some(workload.parse().unwrap()) };
-            let plan = quarantines::impose(&mesh.world, &workload, &target, "now");
+            let plan = quarantines::impose(&mesh.world, &workload, &impose(target, *id == 0), &hand());
             mesh.commit(plan).map(drop)
         }
     }
@@ -395,10 +445,10 @@ fn a_policy_whose_tests_fail_changes_nothing() {
         "{}\ntests: [{{ from: {{ app: web }}, to: {{ app: api }}, port: tcp/80, expect: deny }}]",
         POLICIES[1]
     );
-    let refused = policies::apply(&mesh.world, &source).err().unwrap().to_string();
+    let refused = apply(&mesh.world, &source).err().unwrap().to_string();
     assert!(refused.contains("policy test 1 failed") && refused.contains("rule `a`"), "{refused}");
-    let unknown = policies::apply(&mesh.world, "network: lab").err().unwrap().to_string();
-    assert!(unknown.contains("no network `lab`"), "{unknown}");
+    let unknown = apply(&mesh.world, "network: lab").err().unwrap().to_string();
+    assert!(unknown.contains("policy.yaml:1:10: there is no network `lab`"), "{unknown}");
 }
 
 #[test]
@@ -417,4 +467,101 @@ fn a_deleted_network_leaves_nothing_behind() {
     assert_eq!(mesh.records.iter().find(left), None);
     assert!(mesh.world.view_of(&a).items.is_empty());
     assert_eq!(mesh.world.revision, Revision(6));
+}
+
+#[test]
+fn an_owner_changes_rules_of_their_network_and_no_guardrails() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/16"]).unwrap();
+    mesh.network("lab", &["10.43.0.0/16"]).unwrap();
+    let guarded = "network: shop\nguardrails: [{ name: g, from: {}, to: { app: db }, deny: [tcp/1] }]\n";
+    let plan = apply(&mesh.world, guarded);
+    mesh.commit(plan).unwrap();
+    let own = [shop()];
+    let says = |world: &World, text: &str, prune: bool| {
+        let files = [PolicyFile { name: "p.yaml".into(), text: text.into() }];
+        let wanted = Submission { files: &files, prune, networks: &own, guardrails: false };
+        policies::apply(world, &wanted).err().map(|refusal| refusal.to_string()).unwrap_or_default()
+    };
+    let rules = "rules: [{ name: r, from: {}, to: {}, allow: [tcp/80] }]";
+    assert_eq!(says(&mesh.world, &format!("{guarded}{rules}"), false), "");
+    assert!(says(&mesh.world, &format!("network: shop\n{rules}"), false).contains("belong to admins"));
+    assert!(says(&mesh.world, "network: lab", false).contains("no say in network `lab`"));
+    assert!(says(&mesh.world, "network: shop", true).contains("belong to admins"));
+}
+
+#[test]
+fn pruning_removes_the_policies_that_no_file_names() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/16"]).unwrap();
+    mesh.network("lab", &["10.43.0.0/16"]).unwrap();
+    for network in ["shop", "lab"] {
+        let plan = apply(&mesh.world, &format!("network: {network}"));
+        mesh.commit(plan).unwrap();
+    }
+    let files = [PolicyFile { name: "p.yaml".into(), text: "network: shop".into() }];
+    let wanted = |prune| Submission { files: &files, prune, networks: &[], guardrails: true };
+    assert!(policies::apply(&mesh.world, &wanted(false)).unwrap().mutations.len() == 1);
+    let plan = policies::apply(&mesh.world, &wanted(true));
+    mesh.commit(plan).unwrap();
+    assert!(mesh.world.networks[&"lab".parse().unwrap()].policy_files.is_empty());
+    assert!(!mesh.world.networks[&shop()].policy_files.is_empty());
+}
+
+#[test]
+fn a_trigger_acts_on_its_nodes_own_workloads_and_for_its_time() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/16"]).unwrap();
+    for name in ["node-0", "node-1"] {
+        mesh.join(name, &any_token()).unwrap();
+    }
+    let node: NodeName = "node-0".parse().unwrap();
+    let reports = report(&mesh.world, &node, 1, "web").into_iter().collect();
+    mesh.start(&node, reports).unwrap();
+    let plan = apply(&mesh.world, POLICIES[5]);
+    mesh.commit(plan).unwrap();
+    let other: NodeName = "node-1".parse().unwrap();
+    let seen = Fired {
+        network: shop(),
+        trigger: "scan".into(),
+        workload: "node-0-1".parse().unwrap(),
+        denied_flows: 2,
+        distinct_ports: 1,
+        distinct_addresses: 1,
+        held: false,
+    };
+    let plan = triggers::fire(&mesh.world, &other, &seen, "x", time(NOW)).unwrap();
+    assert!(plan.mutations.is_empty(), "a node has no say about another's workload");
+    take(&mut mesh, &Step::Fire(0, 1)).unwrap();
+    let labels =
+        |mesh: &Mesh| mesh.world.workloads().next().map(|(_, labels, _)| labels.to_string()).unwrap();
+    assert!(labels(&mesh).contains("suspect=yes"), "{}", labels(&mesh));
+    // The node comes back and says what its owner declared: what the trigger gave stays.
+    take(&mut mesh, &Step::Reconcile(0, vec![(1, "web")])).unwrap();
+    assert!(labels(&mesh).contains("suspect=yes"));
+    assert!(triggers::expire(&mesh.world, time(NOW + 9)).mutations.is_empty());
+    let plan = triggers::expire(&mesh.world, time(NOW + 10));
+    mesh.commit(Ok(plan)).unwrap();
+    assert!(!labels(&mesh).contains("suspect"));
+}
+
+#[test]
+fn the_last_admin_stays() {
+    let mut mesh = Mesh::default();
+    let wanted = |name: &str, role| meshward_model::api::CreateCredential {
+        name: name.into(),
+        role,
+        networks: vec![],
+    };
+    use meshward_model::api::Role;
+    let plan = credentials::create(&mesh.world, &wanted("a", Role::Admin), "s");
+    mesh.commit(plan).unwrap();
+    assert!(credentials::revoke(&mesh.world, "a").err().unwrap().to_string().contains("last admin"));
+    let owner = credentials::create(&mesh.world, &wanted("b", Role::Owner), "t").err().unwrap().to_string();
+    assert!(owner.contains("at least one network"), "{owner}");
+    let plan = credentials::create(&mesh.world, &wanted("b", Role::Admin), "t");
+    mesh.commit(plan).unwrap();
+    let plan = credentials::revoke(&mesh.world, "a");
+    mesh.commit(plan).unwrap();
+    assert!(credentials::revoke(&mesh.world, "b").is_err());
 }

@@ -1,8 +1,8 @@
-//! Join tokens and API credentials.
+//! Join tokens.
 
 use crate::{
     mesh::{Plan, Refusal, timestamp},
-    records::{CredentialRecord, Mutation, Record, RecordKey, TokenRecord},
+    records::{Mutation, Record, RecordKey, TokenRecord},
     world::World,
 };
 use meshward_model::{
@@ -24,6 +24,11 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// A short id that nothing else has.
+pub fn new_id() -> String {
+    random::<4>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A new join token and what is kept of it.
 ///
 /// # Errors
@@ -39,9 +44,8 @@ pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToke
         check_value(site).map_err(|error| Refusal::Invalid(format!("the site: {error}")))?;
     }
     let token = JoinToken::new(ca, random());
-    let id: String = random::<4>().iter().map(|byte| format!("{byte:02x}")).collect();
     let record = TokenRecord {
-        id,
+        id: new_id(),
         secret_hash: secret_hash(&token.secret()),
         uses_left: wanted.uses,
         expires: now + wanted.ttl_seconds as i64,
@@ -110,15 +114,5 @@ pub fn describe(record: &TokenRecord) -> Token {
         expires: timestamp(expires),
         site: record.site.clone(),
         networks: record.networks.clone(),
-    }
-}
-
-/// Keeps a credential for the API.
-pub fn add_credential(name: &str, secret: &str) -> Plan<()> {
-    let record = CredentialRecord { name: name.to_owned(), secret_hash: secret_hash(secret) };
-    Plan {
-        mutations: vec![Mutation::Put(Record::Credential(record))],
-        action: format!("made the API credential `{name}`"),
-        outcome: (),
     }
 }

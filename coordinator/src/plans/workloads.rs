@@ -2,10 +2,13 @@
 
 use crate::{
     mesh::{Plan, Refusal},
-    records::{IdentityRecord, Mutation, NodeRecord, Record, RecordKey, WorkloadRecord},
-    world::World,
+    records::{Given, IdentityRecord, Mutation, NodeRecord, Record, RecordKey, WorkloadRecord},
+    world::{Subject, World},
 };
-use meshward_model::{IdentityId, Labels, NetworkName, NodeName, WorkloadId, control::WorkloadReport};
+use meshward_model::{
+    AcceptFrom, IdentityId, Labels, NetworkName, NodeName, WorkloadId, control::WorkloadReport,
+    labels::BadLabel,
+};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
@@ -44,7 +47,7 @@ struct Batch<'a> {
     /// Workloads that have stopped, and those that have started.
     gone: HashSet<WorkloadId>,
     new: HashMap<WorkloadId, WorkloadRecord>,
-    identities: HashMap<(NetworkName, Labels), IdentityId>,
+    identities: HashMap<(NetworkName, Subject), IdentityId>,
     addresses: HashMap<(NetworkName, IpAddr), WorkloadId>,
 }
 
@@ -144,15 +147,15 @@ impl<'a> Batch<'a> {
             }
         }
         report.labels.check_unreserved().map_err(|error| error.to_string())?;
-        match &node.site {
-            Some(site) => report.labels.clone().with_fact("site", site).map_err(|error| error.to_string()),
-            None => Ok(report.labels.clone()),
-        }
+        AcceptFrom::check_count(&report.accepts).map_err(|error| error.to_string())?;
+        let given = known.and_then(|known| known.given.as_ref());
+        labels(node, &report.labels, given).map_err(|error| error.to_string())
     }
 
     fn put(&mut self, node: &NodeRecord, report: &WorkloadReport, labels: Labels) {
         let network = &report.network;
-        let identity = self.identity(network, labels);
+        let identity = self.identity(network, (labels, report.accepts.clone()));
+        let given = self.current(&report.id).and_then(|known| known.given.clone());
         let record = WorkloadRecord {
             id: report.id.clone(),
             network: network.clone(),
@@ -160,6 +163,8 @@ impl<'a> Batch<'a> {
             name: report.name.clone(),
             addresses: report.addresses.clone(),
             declared: report.labels.clone(),
+            accepts: report.accepts.clone(),
+            given,
             identity,
         };
         let known = self.current(&report.id);
@@ -177,14 +182,15 @@ impl<'a> Batch<'a> {
         self.mutations.push(Mutation::Put(Record::Workload(record)));
     }
 
-    fn identity(&mut self, network: &NetworkName, labels: Labels) -> IdentityId {
-        if let Some(id) = self.world.networks[network].by_labels.get(&labels) {
+    fn identity(&mut self, network: &NetworkName, subject: Subject) -> IdentityId {
+        if let Some(id) = self.world.networks[network].by_subject.get(&subject) {
             return *id;
         }
         let next = IdentityId(self.world.next_identity().0 + self.identities.len() as u32);
-        let id = *self.identities.entry((network.clone(), labels.clone())).or_insert(next);
+        let id = *self.identities.entry((network.clone(), subject.clone())).or_insert(next);
         if id == next {
-            let record = IdentityRecord { id, network: network.clone(), labels };
+            let (labels, accepts) = subject;
+            let record = IdentityRecord { id, network: network.clone(), labels, accepts };
             self.mutations.push(Mutation::Put(Record::Identity(record)));
         }
         id
@@ -200,4 +206,30 @@ impl<'a> Batch<'a> {
         let parts = [list("started", &self.started), list("stopped", &self.stopped)];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
     }
+}
+
+/// What policy sees of a workload: what its owner declared, what a trigger gave it, and what is verified.
+fn labels(node: &NodeRecord, declared: &Labels, given: Option<&Given>) -> Result<Labels, BadLabel> {
+    let labels = match given {
+        Some(given) => declared.clone().with_all(&given.labels)?,
+        None => declared.clone(),
+    };
+    match &node.site {
+        Some(site) => labels.with_fact("site", site),
+        None => Ok(labels),
+    }
+}
+
+/// Gives workloads labels of a trigger, or takes them away.
+pub fn give(world: &World, ids: &[(WorkloadId, Option<Given>)]) -> Vec<Mutation> {
+    let mut batch = Batch::new(world);
+    for (id, given) in ids {
+        let Some(known) = batch.current(id).cloned() else { continue };
+        let Some(node) = world.nodes.get(&known.node) else { continue };
+        let Ok(labels) = labels(node, &known.declared, given.as_ref()) else { continue };
+        let identity = batch.identity(&known.network, (labels, known.accepts.clone()));
+        let record = WorkloadRecord { given: given.clone(), identity, ..known };
+        batch.mutations.push(Mutation::Put(Record::Workload(record)));
+    }
+    batch.mutations
 }

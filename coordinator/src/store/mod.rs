@@ -7,7 +7,7 @@ mod sqlite;
 
 pub use sqlite::Sqlite;
 
-use crate::records::{Mutation, Record};
+use crate::records::{Mutation, Record, RecordKey};
 use meshward_model::{Revision, api::AuditEntry};
 
 /// Why the store did not do it.
@@ -52,6 +52,19 @@ pub struct Note {
     pub actor: String,
     /// What was done.
     pub action: String,
+    /// Why, as they said.
+    pub why: Option<String>,
+    /// From where: the address that a request came from.
+    pub origin: Option<String>,
+}
+
+/// A state that a record had.
+#[derive(Debug, Clone)]
+pub struct Past {
+    /// The revision that made it so, and who did.
+    pub entry: AuditEntry,
+    /// The record; `None`: it was deleted.
+    pub record: Option<Record>,
 }
 
 /// Where records are kept.
@@ -67,6 +80,12 @@ pub trait Store: Send {
         mutations: &[Mutation],
         note: &Note,
     ) -> Result<Revision, StoreError>;
+
+    /// The states that a policy or a quarantine had, the newest first.
+    fn history(&mut self, key: &RecordKey, limit: u32) -> Result<Vec<Past>, StoreError>;
+
+    /// The policies and quarantines as they were at a revision.
+    fn as_of(&mut self, revision: Revision) -> Result<Vec<Record>, StoreError>;
 
     /// The newest lines of the audit log, the newest first.
     fn audit(&mut self, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;

@@ -1,18 +1,22 @@
 //! The embedded store.
 
-use super::{Contents, Note, Store, StoreError};
-use crate::records::{Mutation, Record};
+use super::{Contents, Note, Past, Store, StoreError};
+use crate::records::{Mutation, Record, RecordKey};
 use meshward_model::{Revision, api::AuditEntry};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::path::Path;
 
 /// Version of the tables.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const TABLES: &str = "
     CREATE TABLE records (kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, revision INTEGER NOT NULL,
         PRIMARY KEY (kind, name)) WITHOUT ROWID;
-    CREATE TABLE audit (revision INTEGER PRIMARY KEY, at TEXT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL);
+    CREATE TABLE audit (revision INTEGER PRIMARY KEY, at TEXT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
+        why TEXT, origin TEXT);
+    -- Every state of the records that are kept for ever; without a body: deleted.
+    CREATE TABLE history (kind TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL, body TEXT,
+        PRIMARY KEY (kind, name, revision)) WITHOUT ROWID;
 ";
 
 /// SQLite in a file.
@@ -60,9 +64,7 @@ impl Store for Sqlite {
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let (kind, name, body): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                let record: Record = serde_json::from_str(&body)
-                    .map_err(|error| StoreError::Damaged(format!("{kind}/{name}"), error))?;
-                records.push(record);
+                records.push(decode(&kind, &name, &body)?);
             }
         }
         Ok(Contents { revision, records })
@@ -87,55 +89,118 @@ impl Store for Sqlite {
             )?;
             let mut delete =
                 transaction.prepare_cached("DELETE FROM records WHERE kind = ?1 AND name = ?2")?;
+            let mut keep = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO history (kind, name, revision, body) VALUES (?1, ?2, ?3, ?4)",
+            )?;
             for mutation in mutations {
-                match mutation {
-                    Mutation::Put(record) => {
-                        let (kind, name) = record.key().columns();
-                        let body = serde_json::to_string(record)
-                            .map_err(|error| StoreError::Damaged(format!("{kind}/{name}"), error))?;
-                        put.execute(params![kind, name, body, next.0 as i64])?;
-                    }
-                    Mutation::Delete(key) => {
-                        let (kind, name) = key.columns();
-                        delete.execute(params![kind, name])?;
-                    }
+                let (key, body) = match mutation {
+                    Mutation::Put(record) => (record.key(), Some(encode(record)?)),
+                    Mutation::Delete(key) => (key.clone(), None),
+                };
+                let (kind, name) = key.columns();
+                match &body {
+                    Some(body) => put.execute(params![kind, name, body, next.0 as i64])?,
+                    None => delete.execute(params![kind, name])?,
+                };
+                if key.is_kept_for_ever() {
+                    keep.execute(params![kind, name, next.0 as i64, body])?;
                 }
             }
             transaction
-                .prepare_cached("INSERT INTO audit (revision, at, actor, action) VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![next.0 as i64, note.at, note.actor, note.action])?;
+                .prepare_cached(
+                    "INSERT INTO audit (revision, at, actor, action, why, origin) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
+                .execute(params![next.0 as i64, note.at, note.actor, note.action, note.why, note.origin])?;
         }
         transaction.commit()?;
         Ok(next)
     }
 
+    fn history(&mut self, key: &RecordKey, limit: u32) -> Result<Vec<Past>, StoreError> {
+        let (kind, name) = key.columns();
+        let mut statement = self.0.prepare_cached(
+            "SELECT audit.revision, at, actor, action, why, origin, body FROM history
+             JOIN audit ON audit.revision = history.revision
+             WHERE kind = ?1 AND name = ?2 ORDER BY audit.revision DESC LIMIT ?3",
+        )?;
+        let mut rows = statement.query(params![kind, name, limit])?;
+        let mut states = Vec::new();
+        while let Some(row) = rows.next()? {
+            let body: Option<String> = row.get(6)?;
+            let record = body.map(|body| decode(kind, &name, &body)).transpose()?;
+            states.push(Past { entry: entry(row)?, record });
+        }
+        Ok(states)
+    }
+
+    fn as_of(&mut self, revision: Revision) -> Result<Vec<Record>, StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT kind, name, body FROM history AS state WHERE body IS NOT NULL AND revision =
+                 (SELECT max(revision) FROM history
+                  WHERE kind = state.kind AND name = state.name AND revision <= ?1)",
+        )?;
+        let mut rows = statement.query([revision.0 as i64])?;
+        let mut records = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (kind, name, body): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            records.push(decode(&kind, &name, &body)?);
+        }
+        Ok(records)
+    }
+
     fn audit(&mut self, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
         let mut statement = self.0.prepare_cached(
-            "SELECT revision, at, actor, action FROM audit ORDER BY revision DESC LIMIT ?1",
+            "SELECT revision, at, actor, action, why, origin FROM audit ORDER BY revision DESC LIMIT ?1",
         )?;
-        let entry = |row: &rusqlite::Row| {
-            Ok(AuditEntry {
-                revision: Revision(row.get::<_, i64>(0)? as u64),
-                at: row.get(1)?,
-                actor: row.get(2)?,
-                action: row.get(3)?,
-            })
-        };
         Ok(statement.query_map([limit], entry)?.collect::<Result<_, _>>()?)
     }
+}
+
+fn entry(row: &rusqlite::Row) -> Result<AuditEntry, rusqlite::Error> {
+    Ok(AuditEntry {
+        revision: Revision(row.get::<_, i64>(0)? as u64),
+        at: row.get(1)?,
+        actor: row.get(2)?,
+        action: row.get(3)?,
+        why: row.get(4)?,
+        origin: row.get(5)?,
+    })
+}
+
+fn encode(record: &Record) -> Result<String, StoreError> {
+    serde_json::to_string(record).map_err(|error| {
+        let (kind, name) = record.key().columns();
+        StoreError::Damaged(format!("{kind}/{name}"), error)
+    })
+}
+
+fn decode(kind: &str, name: &str, body: &str) -> Result<Record, StoreError> {
+    serde_json::from_str(body).map_err(|error| StoreError::Damaged(format!("{kind}/{name}"), error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{CredentialRecord, RecordKey};
+    use crate::records::{CredentialRecord, PolicyRecord};
+    use meshward_model::api::{PolicyFile, Role};
 
     fn note() -> Note {
-        Note { at: "2026-01-01T00:00:00Z".into(), actor: "user:test".into(), action: "test".into() }
+        Note {
+            at: "2026-01-01T00:00:00Z".into(),
+            actor: "user:test".into(),
+            action: "test".into(),
+            why: Some("because".into()),
+            origin: None,
+        }
     }
 
     fn credential(name: &str) -> Record {
-        Record::Credential(CredentialRecord { name: name.into(), secret_hash: "x".into() })
+        Record::Credential(CredentialRecord {
+            name: name.into(),
+            secret_hash: "x".into(),
+            role: Role::Admin,
+            networks: vec![],
+        })
     }
 
     #[test]
@@ -172,5 +237,37 @@ mod tests {
         store.commit(Revision(0), &[Mutation::Put(credential("a"))], &note()).unwrap();
         store.0.execute("INSERT INTO records VALUES ('node', 'x', '{}', 1)", []).unwrap();
         assert!(matches!(store.load(), Err(StoreError::Damaged(name, _)) if name == "node/x"));
+    }
+
+    #[test]
+    fn every_state_of_a_policy_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Sqlite::open(&folder.path().join("mesh.db")).unwrap();
+        let policy = |text: &str| {
+            let files = vec![PolicyFile { name: "a".into(), text: text.into() }];
+            Record::Policy(PolicyRecord { network: "shop".parse().unwrap(), files, read: Default::default() })
+        };
+        let key = policy("").key();
+        let steps = [
+            Mutation::Put(policy("one")),
+            Mutation::Put(policy("two")),
+            Mutation::Delete(key.clone()),
+            Mutation::Put(credential("a")),
+            Mutation::Put(policy("three")),
+        ];
+        for (at, step) in steps.into_iter().enumerate() {
+            store.commit(Revision(at as u64), &[step], &note()).unwrap();
+        }
+        let states = store.history(&key, 10).unwrap();
+        let known: Vec<_> =
+            states.iter().map(|state| (state.entry.revision.0, state.record.clone())).collect();
+        let expected =
+            [(5, Some(policy("three"))), (3, None), (2, Some(policy("two"))), (1, Some(policy("one")))];
+        assert_eq!(known, expected);
+        assert_eq!(states[0].entry.why.as_deref(), Some("because"));
+        assert_eq!(store.as_of(Revision(1)).unwrap(), [policy("one")]);
+        assert_eq!(store.as_of(Revision(2)).unwrap(), [policy("two")]);
+        assert_eq!(store.as_of(Revision(4)).unwrap(), []);
+        assert_eq!(store.as_of(Revision(9)).unwrap(), [policy("three")]);
     }
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::records::WorkloadRecord;
 use meshward_model::{
     Acl, Change, IdentityId, Item, ItemKey, NetworkName, WorkloadId,
+    trigger::TriggerSpec,
     view::{IdentitySpec, NetworkSpec, PeerSpec},
 };
 use meshward_policy::{LinkChange, Policy};
@@ -29,14 +30,15 @@ pub struct Delta {
     pub nodes: RoaringBitmap,
     /// What they are told.
     pub changes: Arc<[Change]>,
+    /// Whether something is revoked or granted, or a workload waits to be let in: that is not held back.
+    pub urgent: bool,
 }
 
 /// What follows from a change, in the order in which each node is to take it.
 #[derive(Debug, Default)]
 pub struct Deltas {
     pub all: Vec<Delta>,
-    /// Whether something was revoked or granted: that waits for nothing.
-    pub urgent: bool,
+    urgent: bool,
     /// While a store is read there is nobody to tell.
     muted: bool,
 }
@@ -54,8 +56,13 @@ impl Deltas {
 
     fn push(&mut self, nodes: RoaringBitmap, changes: Vec<Change>) {
         if !self.muted && !nodes.is_empty() && !changes.is_empty() {
-            self.all.push(Delta { nodes, changes: changes.into() });
+            self.all.push(Delta { nodes, changes: changes.into(), urgent: self.urgent });
         }
+    }
+
+    /// What follows of this change is not held back.
+    fn hurry(&mut self, urgent: bool) {
+        self.urgent = urgent;
     }
 
     fn push_to(&mut self, node: u32, changes: Vec<Change>) {
@@ -92,6 +99,20 @@ impl Items<'_> {
         Some((ItemKey::Network(self.name().clone()), Item::Network(spec)))
     }
 
+    /// The triggers, as every node of the network has them.
+    pub fn triggers(&self) -> impl Iterator<Item = (ItemKey, Item)> {
+        let name = self.name().clone();
+        self.network.links.policy().triggers.iter().map(move |trigger| {
+            let spec = TriggerSpec {
+                watch: trigger.watch.clone(),
+                when: trigger.when.clone(),
+                alone: trigger.alone,
+                seconds: trigger.lasts.map(|span| span.0.as_secs()),
+            };
+            (ItemKey::Trigger(name.clone(), trigger.name.clone()), Item::Trigger(spec))
+        })
+    }
+
     /// A node as a peer; `None` while it has no endpoint.
     pub fn peer(&self, node: u32) -> Option<(ItemKey, Item)> {
         let record = self.nodes.record(node)?;
@@ -107,7 +128,8 @@ impl Items<'_> {
     pub fn identity(&self, id: IdentityId) -> Option<(ItemKey, Item)> {
         let labels = self.network.links.labels(id)?;
         let quarantined = self.quarantines.selects(self.name(), labels).is_some();
-        let spec = IdentitySpec { labels: labels.clone(), quarantined };
+        let accepts = self.network.links.accepts(id).to_vec();
+        let spec = IdentitySpec { labels: labels.clone(), accepts, quarantined };
         Some((ItemKey::Identity(self.name().clone(), id), Item::Identity(spec)))
     }
 
@@ -173,8 +195,8 @@ impl Telling<'_> {
         let Some(node) = self.nodes.index(&record.node) else { return };
         let is_new = self.network.links.labels(identity).is_none();
         if is_new && let Some(known) = self.network.identities.get(&identity) {
-            let labels = known.labels.clone();
-            self.network.links.insert(identity, labels);
+            let (labels, accepts) = (known.labels.clone(), known.accepts.clone().into());
+            self.network.links.insert(identity, labels, accepts);
         }
         let held = self.quarantines.holds(&id);
         if self.is_muted() {
@@ -205,19 +227,23 @@ impl Telling<'_> {
             others.remove(node);
             told.push((others, items.peer(node).into_iter().map(put).collect()));
         }
-        let mut all = audience;
-        all.insert(node);
-        told.push((
-            all,
-            self.network.workloads.get(&id).map(|record| put(items.workload(record))).into_iter().collect(),
-        ));
+        let started: Vec<Change> =
+            self.network.workloads.get(&id).map(|record| put(items.workload(record))).into_iter().collect();
+        let mut own = Vec::new();
         if is_first {
-            let mut own: Vec<Change> = items.identity(identity).into_iter().map(put).collect();
+            own.extend(items.identity(identity).map(put));
             own.extend(neighbours.iter().flat_map(|other| items.between(identity, *other)));
             own.extend(unmet.into_iter().flat_map(|other| items.section(other, Some(node))));
-            told.push((RoaringBitmap::from_iter([node]), own));
         }
+        own.extend(started.iter().cloned());
+        let mut others = audience;
+        others.remove(node);
+        told.push((others, started));
         told.into_iter().for_each(|(nodes, changes)| self.deltas.push(nodes, changes));
+        // The workload waits for this.
+        self.deltas.hurry(true);
+        self.deltas.push_to(node, own);
+        self.deltas.hurry(false);
     }
 
     /// A workload has stopped.
@@ -275,7 +301,8 @@ impl Telling<'_> {
 
     /// The network has another policy.
     pub fn set_policy(&mut self, policy: Arc<Policy>) {
-        self.deltas.urgent = true;
+        self.deltas.hurry(true);
+        let triggers: Vec<_> = self.items().triggers().collect();
         let step = self.network.links.step(policy);
         let ends: BTreeSet<IdentityId> =
             step.changes.iter().flat_map(|change| [change.from, change.to]).collect();
@@ -286,6 +313,12 @@ impl Telling<'_> {
             return;
         }
         let name = self.name();
+        let now: Vec<_> = self.items().triggers().collect();
+        let gone = triggers.iter().filter(|(key, _)| !now.iter().any(|(own, _)| own == key));
+        let gone = gone.map(|(key, _)| Change::Drop(key.clone()));
+        let new = now.iter().filter(|item| !triggers.contains(item)).cloned().map(put);
+        let changed = gone.chain(new).collect();
+        self.deltas.push(self.network.members().clone(), changed);
         let mut by_end: HashMap<IdentityId, Vec<Change>> = HashMap::new();
         for LinkChange { from, to, after, .. } in changes {
             let change = match &after {
@@ -327,8 +360,15 @@ impl Telling<'_> {
         let own = self.items().own_network(node);
         self.network.set_member(node, own.is_some());
         if before.0.as_ref() != own.as_ref().map(|(_, item)| item) {
-            let change = own.map_or(Change::Drop(ItemKey::Network(name.clone())), put);
-            self.deltas.push_to(node, vec![change]);
+            let triggers: Vec<_> = self.items().triggers().collect();
+            let changes = match own {
+                Some(own) => std::iter::once(own).chain(triggers).map(put).collect(),
+                None => {
+                    let keys = triggers.into_iter().map(|(key, _)| key);
+                    keys.chain([ItemKey::Network(name.clone())]).map(Change::Drop).collect()
+                }
+            };
+            self.deltas.push_to(node, changes);
         }
         let peer = self.items().peer(node);
         if before.1.as_ref() == peer.as_ref().map(|(_, item)| item) {
@@ -355,13 +395,15 @@ impl Telling<'_> {
 
     /// The network goes. It has no workloads any more.
     pub fn network_deleted(&mut self) {
-        let key = ItemKey::Network(self.name());
-        self.deltas.push(self.network.members().clone(), vec![Change::Drop(key)]);
+        let triggers: Vec<_> = self.items().triggers().collect();
+        let keys = triggers.into_iter().map(|(key, _)| key).chain([ItemKey::Network(self.name())]);
+        let changes = keys.map(Change::Drop).collect();
+        self.deltas.push(self.network.members().clone(), changes);
     }
 
     /// A quarantine that names an identity's labels has come or gone.
     pub fn identity_held(&mut self, id: IdentityId) {
-        self.deltas.urgent = true;
+        self.deltas.hurry(true);
         let all = self.network.audience(id) | self.network.hosts(id).cloned().unwrap_or_default();
         let changes = self.items().identity(id).into_iter().map(put).collect();
         self.deltas.push(all, changes);
@@ -369,7 +411,7 @@ impl Telling<'_> {
 
     /// A workload is held by a quarantine that names it, or is not any more.
     pub fn workload_held(&mut self, id: &WorkloadId) {
-        self.deltas.urgent = true;
+        self.deltas.hurry(true);
         self.network.set_held(id, self.quarantines.holds(id));
         let Some(record) = self.network.workloads.get(id) else { return };
         let mut all = self.network.audience(record.identity);

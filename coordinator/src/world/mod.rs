@@ -10,7 +10,7 @@ mod quarantines;
 mod view;
 
 pub use deltas::Deltas;
-pub use network::NetworkState;
+pub use network::{NetworkState, Subject, workload_item};
 
 use crate::records::{
     CredentialRecord, Mutation, NodeRecord, Record, RecordKey, TokenRecord, WorkloadRecord,
@@ -18,10 +18,11 @@ use crate::records::{
 use deltas::{Items, Telling};
 use ipnet::IpNet;
 use meshward_model::{
-    IdentityId, Labels, NetworkName, NodeName, Revision, WorkloadId,
-    api::{Quarantine, QuarantineTarget},
+    IdentityId, LabelKey, Labels, NetworkName, NodeName, PortSpec, Revision, WorkloadId,
+    api::{PolicyFile, Quarantine, QuarantineTarget},
+    selector::Requirement,
 };
-use meshward_policy::Policy;
+use meshward_policy::{Policy, Rule};
 use nodes::Nodes;
 use quarantines::Quarantines;
 use std::{
@@ -39,6 +40,8 @@ pub struct World {
     pub credentials: BTreeMap<String, CredentialRecord>,
     pub quarantines: Quarantines,
     pub workload_networks: HashMap<WorkloadId, NetworkName>,
+    /// Workloads that a trigger has given labels.
+    pub given: BTreeSet<WorkloadId>,
     next_identity: u32,
 }
 
@@ -63,6 +66,7 @@ impl World {
             world.check(&record)?;
             world.put(record, &mut nobody);
         }
+        world.tell_forensics(&mut nobody);
         Ok(world)
     }
 
@@ -70,7 +74,8 @@ impl World {
     fn check(&self, record: &Record) -> Result<(), String> {
         let network = match record {
             Record::Policy(policy) => {
-                Policy::parse(&policy.source)
+                policy
+                    .policy()
                     .map_err(|error| format!("the stored policy of {}: {error}", policy.network))?;
                 &policy.network
             }
@@ -90,13 +95,13 @@ impl World {
     /// Follows what the store has taken, and says whom to tell what.
     pub fn apply(&mut self, revision: Revision, mutations: &[Mutation]) -> Deltas {
         let mut deltas = Deltas::default();
+        self.revision = revision;
         for mutation in mutations {
             match mutation {
                 Mutation::Put(record) => self.put(record.clone(), &mut deltas),
                 Mutation::Delete(key) => self.delete(key, &mut deltas),
             }
         }
-        self.revision = revision;
         deltas
     }
 
@@ -122,7 +127,8 @@ impl World {
             Record::Identity(record) => {
                 self.next_identity = self.next_identity.max(record.id.0);
                 if let Some(network) = self.networks.get_mut(&record.network) {
-                    network.by_labels.insert(record.labels.clone(), record.id);
+                    let subject = (record.labels.clone(), record.accepts.clone());
+                    network.by_subject.insert(subject, record.id);
                     network.identities.insert(record.id, record);
                 }
             }
@@ -130,14 +136,19 @@ impl World {
             Record::Policy(record) => {
                 // Checked before it was stored, and again when it is loaded; if it is unreadable all the same, the
                 // closed side is to allow nothing.
-                let policy = Policy::parse(&record.source)
-                    .unwrap_or_else(|_| Policy::deny_all(record.network.clone()));
-                self.set_policy(&record.network, policy, record.source, deltas);
+                let policy =
+                    record.policy().unwrap_or_else(|_| Arc::new(Policy::deny_all(record.network.clone())));
+                self.set_policy(&record.network, policy, record.files, deltas);
             }
             Record::Quarantine(record) => {
-                let target = record.target.clone();
+                let (target, forensic) = (record.target.clone(), record.allow_from.is_some());
+                let before =
+                    self.quarantines.get(&record.id).is_some_and(|before| before.allow_from.is_some());
                 self.quarantines.put(record);
                 self.tell_held(&target, deltas);
+                if forensic || before {
+                    self.tell_forensics(deltas);
+                }
             }
         }
     }
@@ -151,10 +162,19 @@ impl World {
         }
         let name = record.network.clone();
         self.workload_networks.insert(record.id.clone(), name.clone());
+        let id = record.id.clone();
+        match record.given.is_some() {
+            true => self.given.insert(id.clone()),
+            false => self.given.remove(&id),
+        };
         self.tell(&name, deltas, |telling| {
             telling.stop(&record.id);
             telling.start(record);
         });
+        if self.quarantines.of_workload(&id).is_some_and(|quarantine| quarantine.allow_from.is_some()) {
+            // Its labels may be others.
+            self.tell_forensics(deltas);
+        }
     }
 
     fn put_node(&mut self, record: NodeRecord, deltas: &mut Deltas) {
@@ -176,11 +196,69 @@ impl World {
         }
     }
 
-    fn set_policy(&mut self, name: &NetworkName, policy: Policy, source: String, deltas: &mut Deltas) {
+    fn set_policy(
+        &mut self,
+        name: &NetworkName,
+        policy: Arc<Policy>,
+        files: Vec<PolicyFile>,
+        deltas: &mut Deltas,
+    ) {
+        let revision = self.revision;
+        let policy = self.with_forensics(name, policy);
         self.tell(name, deltas, |telling| {
-            telling.set_policy(Arc::new(policy));
-            telling.network.policy_source = source;
+            telling.set_policy(policy);
+            telling.network.policy_files = files;
+            telling.network.policy_revision = Some(revision);
         });
+    }
+
+    /// The policy, with who may still reach what is quarantined.
+    pub fn with_forensics(&self, name: &NetworkName, policy: Arc<Policy>) -> Arc<Policy> {
+        let forensics: Vec<Rule> =
+            self.quarantines.values().filter_map(|quarantine| self.forensics(name, quarantine)).collect();
+        if policy.forensics == forensics {
+            return policy;
+        }
+        let mut policy = Policy::clone(&policy);
+        policy.forensics = forensics;
+        Arc::new(policy)
+    }
+
+    fn forensics(&self, name: &NetworkName, quarantine: &Quarantine) -> Option<Rule> {
+        let from = quarantine.allow_from.clone()?;
+        let to = match (&quarantine.target.selector, &quarantine.target.workload) {
+            (Some(selector), _) => selector.clone(),
+            (None, Some(id)) => {
+                let network = self.networks.get(name)?;
+                let identity = network.identities.get(&network.workloads.get(id)?.identity)?;
+                let exactly =
+                    |(key, value): (&LabelKey, &str)| (key.clone(), Requirement::In(vec![value.to_owned()]));
+                identity.labels.iter().map(exactly).collect()
+            }
+            (None, None) => return None,
+        };
+        let elsewhere = quarantine.target.network.as_ref().is_some_and(|own| own != name);
+        let name = format!("quarantine {}", quarantine.id);
+        (!elsewhere).then(|| Rule {
+            name,
+            from,
+            to,
+            allow: vec![PortSpec::ANY],
+            deny: vec![],
+            observe: false,
+        })
+    }
+
+    /// Follows that quarantines with forensics have come, gone or moved.
+    fn tell_forensics(&mut self, deltas: &mut Deltas) {
+        let names: Vec<NetworkName> = self.networks.keys().cloned().collect();
+        for name in names {
+            let before = self.networks[&name].links.policy().clone();
+            let after = self.with_forensics(&name, before.clone());
+            if !Arc::ptr_eq(&before, &after) {
+                self.tell(&name, deltas, |telling| telling.set_policy(after));
+            }
+        }
     }
 
     fn delete(&mut self, key: &RecordKey, deltas: &mut Deltas) {
@@ -207,21 +285,25 @@ impl World {
             RecordKey::Identity(id) => {
                 for network in self.networks.values_mut() {
                     if let Some(record) = network.identities.remove(id) {
-                        network.by_labels.remove(&record.labels);
+                        network.by_subject.remove(&(record.labels, record.accepts));
                     }
                 }
             }
             RecordKey::Workload(id) => {
+                self.given.remove(id);
                 if let Some(network) = self.workload_networks.remove(id) {
                     self.tell(&network, deltas, |telling| telling.stop(id));
                 }
             }
             RecordKey::Policy(name) => {
-                self.set_policy(name, Policy::deny_all(name.clone()), String::new(), deltas);
+                self.set_policy(name, Arc::new(Policy::deny_all(name.clone())), Vec::new(), deltas);
             }
             RecordKey::Quarantine(id) => {
                 if let Some(removed) = self.quarantines.remove(id) {
                     self.tell_held(&removed.target, deltas);
+                    if removed.allow_from.is_some() {
+                        self.tell_forensics(deltas);
+                    }
                 }
             }
         }

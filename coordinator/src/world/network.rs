@@ -2,8 +2,8 @@
 
 use crate::records::{IdentityRecord, WorkloadRecord};
 use meshward_model::{
-    IdentityId, Item, ItemKey, Labels, WorkloadId,
-    api::Network,
+    AcceptFrom, IdentityId, Item, ItemKey, Labels, Revision, WorkloadId,
+    api::{Network, PolicyFile},
     view::{Digest, Hash128, WorkloadSpec},
 };
 use meshward_policy::{Links, Policy};
@@ -14,16 +14,21 @@ use std::{
     sync::Arc,
 };
 
+/// What an identity stands for: its labels, and what its workloads declare about who may reach them.
+pub type Subject = (Labels, Vec<AcceptFrom>);
+
 /// One network.
 #[derive(Debug)]
 pub struct NetworkState {
     pub record: Network,
-    pub policy_source: String,
+    /// The policy as it was written, and the revision that has it.
+    pub policy_files: Vec<PolicyFile>,
+    pub policy_revision: Option<Revision>,
     /// Of the identities that have a workload.
     pub links: Links,
     pub workloads: HashMap<WorkloadId, WorkloadRecord>,
     pub identities: BTreeMap<IdentityId, IdentityRecord>,
-    pub by_labels: HashMap<Labels, IdentityId>,
+    pub by_subject: HashMap<Subject, IdentityId>,
     pub by_address: HashMap<IpAddr, WorkloadId>,
     /// What is known of the workloads of an identity.
     running: HashMap<IdentityId, Running>,
@@ -54,10 +59,11 @@ impl NetworkState {
         Self {
             links: Links::new(Arc::new(Policy::deny_all(record.name.clone()))),
             record,
-            policy_source: String::new(),
+            policy_files: Vec::new(),
+            policy_revision: None,
             workloads: HashMap::new(),
             identities: BTreeMap::new(),
-            by_labels: HashMap::new(),
+            by_subject: HashMap::new(),
             by_address: HashMap::new(),
             running: HashMap::new(),
             on_node: HashMap::new(),

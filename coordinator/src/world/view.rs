@@ -16,6 +16,7 @@ impl World {
                 let all = Items { network, nodes: &self.nodes, quarantines: &self.quarantines };
                 if let Some((key, item)) = all.own_network(node) {
                     items.insert(key, item);
+                    items.extend(all.triggers());
                     add(&all, node, &mut items);
                 }
             }
@@ -31,6 +32,7 @@ impl World {
             let all = Items { network, nodes: &self.nodes, quarantines: &self.quarantines };
             if let Some((key, item)) = all.own_network(node) {
                 digest.add(Hash128::of(&key, &item));
+                all.triggers().for_each(|(key, item)| digest.add(Hash128::of(&key, &item)));
                 digest.join(digest_in(&all, node));
             }
         }

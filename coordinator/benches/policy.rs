@@ -1,0 +1,139 @@
+//! The coordinator's decisions by themselves, with a million workloads: `cargo xtask bench policy`. Prints figures as JSON.
+
+mod shape;
+
+use meshward_bench::{Figures, Row, Target};
+use meshward_coordinator::{
+    mesh::Plan,
+    plans::{
+        policies::{self, Submission},
+        workloads::{self, Report},
+    },
+    world::{Deltas, World},
+};
+use meshward_model::{Revision, WorkloadId, api::PolicyFile};
+use shape::{APPS, NODES, Shape};
+use std::time::Instant;
+
+fn main() -> anyhow::Result<()> {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let shape = if quick { Shape { tenants: 20 } } else { Shape::FULL };
+    let mut rows = Vec::new();
+    let small = if quick { Shape { tenants: 2 } } else { Shape { tenants: 10 } };
+    eprintln!("a tenth ...");
+    let (mut tenth, _) = compile(small, 1);
+    eprintln!("the whole ...");
+    let (mut world, seconds) = compile(shape, if quick { 1 } else { 5 });
+    let case = format!(
+        "{} workloads, {} identities, {} rules, {} nodes",
+        world.workloads().count(),
+        world.networks[&shape::network()].links.identities().count(),
+        shape.tenants * shape::RULES,
+        shape.nodes()
+    );
+    let row = |metric, unit, ours: &[f64], target| {
+        Figures { bench: "policy", case: case.clone(), metric, unit, ours }.absolute(target)
+    };
+    rows.push(row("full compile", "s", &seconds, Target::AtMost(5.0)));
+    let repetitions = if quick { 20 } else { 300 };
+    let mut ours = Changes::default();
+    let mut theirs = Changes::default();
+    for at in 0..repetitions {
+        eprint!("\rchanges {at}/{repetitions} ");
+        // In turns, so that both meet the same moments of the machine.
+        ours.measure(&mut world, shape, at);
+        theirs.measure(&mut tenth, small, at);
+    }
+    eprintln!();
+    for (metric, values) in [
+        ("workload started", &ours.start),
+        ("workload stopped", &ours.stop),
+        ("workload relabelled", &ours.relabel),
+    ] {
+        rows.push(row(metric, "ms", values, Target::AtMost(2.0)));
+    }
+    rows.push(row("one rule changed", "ms", &ours.rule, Target::AtMost(100.0)));
+    rows.push(row("nodes told of a start", "nodes", &ours.told, Target::None));
+    for (metric, values, tenth) in [
+        ("workload started, against a tenth of the mesh", &ours.start, &theirs.start),
+        ("workload stopped, against a tenth of the mesh", &ours.stop, &theirs.stop),
+        ("workload relabelled, against a tenth of the mesh", &ours.relabel, &theirs.relabel),
+    ] {
+        let figures = Figures { bench: "policy", case: case.clone(), metric, unit: "ms", ours: values };
+        rows.push(figures.against("a tenth", tenth, Target::AtMost(1.5)));
+    }
+    println!("{}", serde_json::to_string(&rows)?);
+    let _: Vec<Row> = rows;
+    Ok(())
+}
+
+fn compile(shape: Shape, runs: usize) -> (World, Vec<f64>) {
+    let records = shape.records("key");
+    let (mut seconds, mut world) = (Vec::new(), World::default());
+    for _ in 0..runs {
+        world = World::default();
+        let records = records.clone();
+        let begun = Instant::now();
+        world = World::load(Revision(1), records)
+            .map(|loaded| {
+                world = loaded;
+                std::mem::take(&mut world)
+            })
+            .expect("the records fit");
+        seconds.push(begun.elapsed().as_secs_f64());
+    }
+    (world, seconds)
+}
+
+/// Milliseconds of each change, from what is asked to all its deltas.
+#[derive(Default)]
+struct Changes {
+    start: Vec<f64>,
+    stop: Vec<f64>,
+    relabel: Vec<f64>,
+    rule: Vec<f64>,
+    told: Vec<f64>,
+}
+
+impl Changes {
+    fn measure(&mut self, world: &mut World, shape: Shape, at: u32) {
+        // Somewhere in the mesh, but not where everybody's service runs.
+        let node = NODES + (at * 7919) % (shape.nodes() - NODES);
+        let labels = |shift: u32| shape::labels(node / NODES, (at * 31 + shift) % APPS);
+        let started = shape::report(node, "new", 200, labels(0));
+        let relabelled = shape::report(node, "new", 200, labels(1));
+        let id: WorkloadId = started.id.clone();
+        let (ms, deltas) = timed(world, |world| take(world, node, Report::Started(started.clone())));
+        self.start.push(ms);
+        self.told.push(deltas.touched().len() as f64);
+        self.relabel.push(timed(world, |world| take(world, node, Report::Started(relabelled.clone()))).0);
+        self.stop.push(timed(world, |world| take(world, node, Report::Stopped(id.clone()))).0);
+        if at.is_multiple_of(10) {
+            let files = [PolicyFile { name: "policy.yaml".into(), text: shape.policy(1 + at) }];
+            let wanted = Submission { files: &files, prune: false, networks: &[], guardrails: true };
+            let apply = |world: &World| {
+                let plan = policies::apply(world, &wanted).expect("a policy");
+                Plan { mutations: plan.mutations, action: plan.action, outcome: () }
+            };
+            let (ms, deltas) = timed(world, apply);
+            assert!(!deltas.touched().is_empty(), "the rule concerns somebody");
+            self.rule.push(ms);
+        }
+    }
+}
+
+fn take(world: &World, node: u32, report: Report) -> Plan<()> {
+    let (node, reports) = (shape::node(node), [report]);
+    let plan = workloads::take(world, &[(&node, &reports)]);
+    assert!(plan.outcome.iter().all(|outcome| outcome.as_ref().is_ok_and(Vec::is_empty)), "it is let in");
+    Plan { mutations: plan.mutations, action: plan.action, outcome: () }
+}
+
+fn timed(world: &mut World, plan: impl Fn(&World) -> Plan<()>) -> (f64, Deltas) {
+    let begun = Instant::now();
+    let plan = plan(world);
+    let deltas = world.apply(world.revision.next(), &plan.mutations);
+    let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
+    assert!(!deltas.all.is_empty(), "somebody is told");
+    (milliseconds, deltas)
+}

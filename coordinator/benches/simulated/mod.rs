@@ -1,0 +1,430 @@
+//! Nodes without a data plane: they hold sessions with the coordinator as real ones do, and follow their views.
+//!
+//! A simulated node begins with the view that the seeded mesh gives it, of which it keeps only the digest; what changes, it
+//! keeps item by item. So ten thousand of them fit into one process, and yet each of them is compared with the
+//! coordinator by the digest of all that it would hold.
+
+use crate::shape::{self, Shape};
+use anyhow::{Context, Result, ensure};
+use meshward_coordinator::world::World;
+use meshward_daemon::{dial::for_session, frames};
+use meshward_model::{
+    Change, Item, ItemKey, NodeName, Revision, WorkloadId,
+    control::{COORDINATOR_NAME, EndpointReport, FromCoordinator, FromNode, MAX_FRAME, WorkloadReport},
+    view::{Digest, Hash128},
+};
+use nix::sys::socket::{setsockopt, sockopt};
+use parking_lot::Mutex;
+use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, TokioRuntime};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::{Notify, mpsc};
+
+/// Sockets that the nodes share. Each node of a real mesh has one of its own, so none of these may overflow.
+const SOCKETS: usize = 64;
+const RECEIVE_BUFFER: usize = 16 << 20;
+/// The pauses of a real node between two attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What a node is to do.
+pub enum Order {
+    Start(WorkloadReport),
+    Stop(WorkloadId),
+}
+
+/// All simulated nodes.
+pub struct Fleet {
+    orders: Vec<mpsc::UnboundedSender<Order>>,
+    waiting: Mutex<Vec<Node>>,
+    shared: Arc<Shared>,
+}
+
+/// What the nodes tell the benchmark.
+struct Shared {
+    world: Arc<World>,
+    coordinator: SocketAddr,
+    watched: Mutex<Option<Arc<Watched>>>,
+    current: AtomicU32,
+    /// Grows with each restart of the coordinator: only sessions that begin after it count as current.
+    epoch: AtomicU32,
+    compared: AtomicU32,
+    lost: AtomicU32,
+    stuck: AtomicU32,
+    unstuck: Notify,
+    admitted: AtomicU32,
+    admissions: Mutex<Vec<f64>>,
+}
+
+struct Watched {
+    workload: WorkloadId,
+    held: bool,
+    seen: AtomicU32,
+    last: Mutex<Instant>,
+    progress: Notify,
+}
+
+/// A change that is waited for.
+pub struct Watch(Arc<Watched>);
+
+struct Node {
+    number: u32,
+    name: NodeName,
+    endpoint: Endpoint,
+    config: ClientConfig,
+    revision: Revision,
+    digest: Digest,
+    /// What was put since the beginning; `None`: dropped.
+    changed: HashMap<ItemKey, Option<Hash128>>,
+    workloads: HashMap<WorkloadId, WorkloadReport>,
+    started: HashMap<WorkloadId, Instant>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    /// The epoch in which the session began, and the last one in which the node was current.
+    epoch: u32,
+    current_in: u32,
+    shared: Arc<Shared>,
+}
+
+impl Fleet {
+    pub fn new(
+        world: Arc<World>,
+        shape: Shape,
+        coordinator: SocketAddr,
+        ca: &[u8],
+        sign: impl Fn(u32) -> Result<Vec<u8>>,
+        key: &[u8],
+    ) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            world: world.clone(),
+            coordinator,
+            watched: Mutex::default(),
+            current: AtomicU32::new(0),
+            epoch: AtomicU32::new(1),
+            compared: AtomicU32::new(0),
+            lost: AtomicU32::new(0),
+            stuck: AtomicU32::new(0),
+            unstuck: Notify::new(),
+            admitted: AtomicU32::new(0),
+            admissions: Mutex::default(),
+        });
+        let sockets: Vec<Endpoint> = (0..SOCKETS).map(|_| socket()).collect::<Result<_>>()?;
+        let (mut orders, mut nodes) = (Vec::new(), Vec::new());
+        for number in 0..shape.nodes() {
+            let (to_node, received) = mpsc::unbounded_channel();
+            let name = shape::node(number);
+            let own = world.workloads_on(&name).map(|record| {
+                let report = WorkloadReport {
+                    id: record.id.clone(),
+                    network: record.network.clone(),
+                    name: record.name.clone(),
+                    labels: record.declared.clone(),
+                    addresses: record.addresses.clone(),
+                    accepts: record.accepts.clone(),
+                };
+                (record.id.clone(), report)
+            });
+            nodes.push(Node {
+                number,
+                endpoint: sockets[number as usize % SOCKETS].clone(),
+                config: for_session(ca, &sign(number)?, key)?,
+                revision: world.revision,
+                digest: world.digest_of(&name),
+                changed: HashMap::new(),
+                workloads: own.collect(),
+                started: HashMap::new(),
+                orders: received,
+                epoch: 0,
+                current_in: 0,
+                shared: shared.clone(),
+                name,
+            });
+            orders.push(to_node);
+        }
+        Ok(Self { orders, waiting: Mutex::new(nodes), shared })
+    }
+
+    /// Has all nodes connect at once.
+    pub fn connect(&self) {
+        for node in self.waiting.lock().drain(..) {
+            tokio::spawn(node.live());
+        }
+    }
+
+    pub fn order(&self, node: u32, order: Order) {
+        let _ = self.orders[node as usize].send(order);
+    }
+
+    /// Waits until every node has a session and is current in it.
+    pub async fn all_current(&self, patience: Duration) -> Result<()> {
+        let nodes = self.orders.len() as u32;
+        self.until(patience, "nodes are current", nodes, &self.shared.current).await
+    }
+
+    /// Waits until so many starts have been admitted.
+    pub async fn all_admitted(&self, starts: u32, patience: Duration) -> Result<()> {
+        self.until(patience, "workloads are admitted", starts, &self.shared.admitted).await
+    }
+
+    async fn until(&self, patience: Duration, what: &str, wanted: u32, count: &AtomicU32) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while count.load(SeqCst) < wanted {
+            ensure!(Instant::now() < deadline, "only {} of {wanted} {what}", count.load(SeqCst));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Milliseconds from start to admission.
+    pub fn admissions(&self) -> Vec<f64> {
+        std::mem::take(&mut *self.shared.admissions.lock())
+    }
+
+    /// Watches for a workload being told as held or free.
+    pub fn watch(&self, workload: &str, held: bool) -> Watch {
+        let watched = Arc::new(Watched {
+            workload: workload.parse().expect("an id"),
+            held,
+            seen: AtomicU32::new(0),
+            last: Mutex::new(Instant::now()),
+            progress: Notify::new(),
+        });
+        *self.shared.watched.lock() = Some(watched.clone());
+        Watch(watched)
+    }
+
+    /// Has the first nodes stop reading.
+    pub fn stick(&self, nodes: u32) {
+        self.shared.stuck.store(nodes, SeqCst);
+    }
+
+    pub fn unstick(&self) {
+        self.shared.stuck.store(0, SeqCst);
+        self.shared.unstuck.notify_waiters();
+    }
+
+    /// The coordinator is gone: counts anew who is current in a session with the next, is told anew and loses rules.
+    pub fn begin_epoch(&self) {
+        self.shared.epoch.fetch_add(1, SeqCst);
+        self.shared.current.store(0, SeqCst);
+        self.shared.compared.store(0, SeqCst);
+        self.shared.lost.store(0, SeqCst);
+    }
+
+    pub fn compared(&self) -> u32 {
+        self.shared.compared.load(SeqCst)
+    }
+
+    pub fn lost(&self) -> u32 {
+        self.shared.lost.load(SeqCst)
+    }
+}
+
+fn socket() -> Result<Endpoint> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+    }
+    Ok(Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?)
+}
+
+impl Watch {
+    /// When the last of so many nodes had seen it.
+    pub async fn seen_by(&self, nodes: u32, patience: Duration) -> Result<Instant> {
+        let all = async {
+            loop {
+                let progress = self.0.progress.notified();
+                if self.0.seen.load(SeqCst) >= nodes {
+                    return *self.0.last.lock();
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(20), progress).await;
+            }
+        };
+        let seen = || self.0.seen.load(SeqCst);
+        tokio::time::timeout(patience, all)
+            .await
+            .with_context(|| format!("only {} of {nodes} nodes saw it", seen()))
+    }
+}
+
+impl Node {
+    async fn live(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let begun = Instant::now();
+            let ended = self.hold().await;
+            if begun.elapsed() > LONGEST_PAUSE {
+                pause = FIRST_PAUSE;
+            }
+            if self.number == 0 && std::env::var_os("MESHWARD_BENCH_VERBOSE").is_some() {
+                eprintln!("node 0: {:#}", ended.err().unwrap_or_else(|| anyhow::anyhow!("closed")));
+            }
+            let jitter = f64::from(self.number.wrapping_mul(2_654_435_761) >> 16) / f64::from(1 << 16);
+            tokio::time::sleep(pause / 2 + (pause / 2).mul_f64(jitter)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn hold(&mut self) -> Result<()> {
+        self.epoch = self.shared.epoch.load(SeqCst);
+        let connecting =
+            self.endpoint.connect_with(self.config.clone(), self.shared.coordinator, COORDINATOR_NAME)?;
+        let connection = tokio::time::timeout(Duration::from_secs(5), connecting).await??;
+        let (mut send, mut receive) = connection.open_bi().await?;
+        frames::send(&mut send, &self.hello()).await?;
+        let (read, mut incoming) = mpsc::channel(16);
+        let (shared, number) = (self.shared.clone(), self.number);
+        let reader = tokio::spawn(async move {
+            loop {
+                while number < shared.stuck.load(SeqCst) {
+                    shared.unstuck.notified().await;
+                }
+                let message = frames::receive::<FromCoordinator>(&mut receive, MAX_FRAME).await;
+                if message.is_err() || read.send(message).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let _reader = AbortAtEnd(reader, connection);
+        loop {
+            tokio::select! {
+                message = incoming.recv() => {
+                    let message = message.context("the session ended")??;
+                    if let Some(answer) = self.take(message)? {
+                        frames::send(&mut send, &answer).await?;
+                    }
+                }
+                Some(order) = self.orders.recv() => {
+                    let message = match order {
+                        Order::Start(report) => {
+                            self.started.insert(report.id.clone(), Instant::now());
+                            self.workloads.insert(report.id.clone(), report.clone());
+                            FromNode::Started(report)
+                        }
+                        Order::Stop(id) => {
+                            self.workloads.remove(&id);
+                            FromNode::Stopped(id)
+                        }
+                    };
+                    frames::send(&mut send, &message).await?;
+                }
+            }
+        }
+    }
+
+    fn hello(&self) -> FromNode {
+        let record = &self.shared.world.nodes[&self.name];
+        let endpoints = record.endpoints.iter().map(|(network, endpoint)| EndpointReport {
+            network: network.clone(),
+            public_key: endpoint.public_key,
+            port: 51820,
+            advertised: endpoint.candidates.clone(),
+            interfaces: vec![],
+        });
+        FromNode::Hello {
+            version: "simulated".into(),
+            revision: self.revision,
+            digest: self.digest,
+            endpoints: endpoints.collect(),
+            workloads: self.workloads.values().cloned().collect(),
+        }
+    }
+
+    fn take(&mut self, message: FromCoordinator) -> Result<Option<FromNode>> {
+        match message {
+            FromCoordinator::Update { revision, changes } => {
+                for change in changes {
+                    self.follow(change)?;
+                }
+                self.revision = revision;
+                let epoch = self.shared.epoch.load(SeqCst);
+                if self.epoch == epoch && std::mem::replace(&mut self.current_in, epoch) != epoch {
+                    self.shared.current.fetch_add(1, SeqCst);
+                }
+                Ok(Some(FromNode::Enforced(revision)))
+            }
+            FromCoordinator::Compare => {
+                self.shared.compared.fetch_add(1, SeqCst);
+                let mut shadow = self.shared.world.view_of(&self.name).shadow();
+                for (key, hash) in &self.changed {
+                    match hash {
+                        Some(hash) => shadow.insert(key.clone(), *hash),
+                        None => shadow.remove(key),
+                    };
+                }
+                Ok(Some(FromNode::Shadow(shadow)))
+            }
+            FromCoordinator::Refused { workload, reason } => {
+                anyhow::bail!("{workload} was refused: {reason}")
+            }
+            FromCoordinator::Renewed { .. } => Ok(None),
+        }
+    }
+
+    fn follow(&mut self, change: Change) -> Result<()> {
+        match change {
+            Change::Put(key, item) => {
+                let hash = Hash128::of(&key, &item);
+                if let Some(before) = self.held(&key) {
+                    self.digest.remove(before);
+                }
+                self.digest.add(hash);
+                self.notice(&key, &item);
+                self.changed.insert(key, Some(hash));
+            }
+            Change::Drop(key) => {
+                if matches!(key, ItemKey::Link(..)) {
+                    self.shared.lost.fetch_add(1, SeqCst);
+                }
+                if let Some(before) = self.held(&key) {
+                    self.digest.remove(before);
+                }
+                self.changed.insert(key, None);
+            }
+            Change::Forget(..) => anyhow::bail!("no scenario here ends an identity"),
+        }
+        Ok(())
+    }
+
+    fn notice(&mut self, key: &ItemKey, item: &Item) {
+        let (ItemKey::Workload(_, id), Item::Workload(spec)) = (key, item) else { return };
+        if let Some(started) = self.started.remove(id) {
+            self.shared.admissions.lock().push(started.elapsed().as_secs_f64() * 1000.0);
+            self.shared.admitted.fetch_add(1, SeqCst);
+        }
+        let watched = self.shared.watched.lock().clone();
+        if let Some(watched) =
+            watched.filter(|watched| watched.workload == *id && watched.held == spec.quarantined)
+        {
+            *watched.last.lock() = Instant::now();
+            watched.seen.fetch_add(1, SeqCst);
+            watched.progress.notify_one();
+        }
+    }
+
+    /// The hash of an item as it was held before a change.
+    fn held(&self, key: &ItemKey) -> Option<Hash128> {
+        if let Some(changed) = self.changed.get(key) {
+            return *changed;
+        }
+        let ItemKey::Workload(network, id) = key else { return None };
+        let record = self.shared.world.networks.get(network)?.workloads.get(id)?;
+        let item = meshward_coordinator::world::workload_item(record, false);
+        Some(Hash128::of(&item.0, &item.1))
+    }
+}
+
+struct AbortAtEnd(tokio::task::JoinHandle<()>, Connection);
+
+impl Drop for AbortAtEnd {
+    fn drop(&mut self) {
+        self.0.abort();
+        self.1.close(0u32.into(), b"ended");
+    }
+}

@@ -1,0 +1,18 @@
+//! The coordinator of a mesh: the CA, the API, the policy compiler and the distribution.
+#![forbid(unsafe_code)]
+
+pub mod admissions;
+pub mod api;
+pub mod ca;
+pub mod config;
+pub mod control;
+mod ipam;
+pub mod mesh;
+pub mod metrics;
+pub mod plans;
+pub mod reactions;
+pub mod records;
+pub mod sessions;
+pub mod store;
+mod webhook;
+pub mod world;
