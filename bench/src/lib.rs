@@ -7,6 +7,7 @@ mod link;
 mod local;
 mod measure;
 mod node;
+mod quarantine;
 mod report;
 mod swarm;
 
@@ -15,4 +16,5 @@ pub use contender::{PROGRAMS, Tools};
 pub use link::{link, round_trips};
 pub use local::{local, rules};
 pub use node::node;
-pub use report::{Row, median, print};
+pub use quarantine::quarantine;
+pub use report::{Row, median, p99, print};

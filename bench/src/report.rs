@@ -41,6 +41,13 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The value that ninety-nine in a hundred do not exceed. Zero for none.
+pub fn p99(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get((sorted.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0.0)
+}
+
 /// Prints a table.
 pub fn print(rows: &[Row]) {
     let head = ["case", "metric", "ours", "spread", "against", "theirs", "ratio", "target", "met"];

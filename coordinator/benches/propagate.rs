@@ -5,7 +5,7 @@ mod shape;
 mod simulated;
 
 use anyhow::{Context, Result, ensure};
-use meshward_bench::{Figures, Row, Target};
+use meshward_bench::{Figures, Row, Target, p99};
 use meshward_coordinator::{
     ca::Ca,
     records::{Mutation, Record},
@@ -159,12 +159,6 @@ fn seed(data: &Path, records: &[Record]) -> Result<()> {
     };
     store.commit(Revision(0), &puts, &note)?;
     Ok(())
-}
-
-fn p99(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get((sorted.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 /// The coordinator that users run.

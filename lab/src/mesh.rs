@@ -307,15 +307,27 @@ impl Node {
         self.attach_netns(network, labels, netns)
     }
 
+    /// Attaches a new namespace as a workload that declares who may reach it.
+    ///
+    /// # Errors
+    /// With what the daemon said, if it refuses.
+    pub fn attach_accepting(&self, network: &str, labels: &str, accept_from: &str) -> Result<Workload> {
+        self.attach_flags(network, labels, Netns::create()?, &["--accept-from", accept_from])
+    }
+
     /// Attaches a namespace.
     ///
     /// # Errors
     /// With what the daemon said, if it refuses.
     pub fn attach_netns(&self, network: &str, labels: &str, netns: Netns) -> Result<Workload> {
+        self.attach_flags(network, labels, netns, &[])
+    }
+
+    fn attach_flags(&self, network: &str, labels: &str, netns: Netns, flags: &[&str]) -> Result<Workload> {
         let path = netns.path();
         let path = path.to_string_lossy();
         let arguments = ["attach", "--network", network, "--label", labels, "--netns", &path, "-o", "json"];
-        Workload::read(&serde_json::from_str(&self.meshctl(&arguments)?)?, netns, None)
+        Workload::read(&serde_json::from_str(&self.meshctl(&[&arguments, flags].concat())?)?, netns, None)
     }
 
     /// Runs a command as a workload of its own, with `meshctl run`.

@@ -65,15 +65,52 @@ impl From<Lasting> for String {
     }
 }
 
-/// A trigger as a node needs it: whose flows to count, and what to say.
+/// A trigger as a node needs it: whose flows to count, and what to say. In the wire's form every field is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TriggerSpec {
     /// Whose flows are counted.
+    #[serde(with = "as_text")]
     pub watch: Selector,
-    /// What has to be seen.
-    pub when: Condition,
-    /// Whether the node quarantines by itself while it has no session, and for how many seconds (`None`: until it has one).
+    /// So many flows that were denied.
+    pub denied_flows: Option<u32>,
+    /// To so many different ports.
+    pub distinct_ports: Option<u32>,
+    /// To so many different addresses.
+    pub distinct_addresses: Option<u32>,
+    /// Over how long is counted.
+    pub within: Duration,
+    /// Whether the node quarantines by itself while it has no session ...
     pub alone: bool,
-    /// For how many seconds.
+    /// ... and for how many seconds (`None`: until the coordinator holds the workload).
     pub seconds: Option<u64>,
+}
+
+impl TriggerSpec {
+    /// The trigger with a condition.
+    pub fn new(watch: Selector, when: &Condition, alone: bool, lasts: Option<Lasting>) -> Self {
+        Self {
+            watch,
+            denied_flows: when.denied_flows,
+            distinct_ports: when.distinct_ports,
+            distinct_addresses: when.distinct_addresses,
+            within: when.within.0,
+            alone,
+            seconds: lasts.map(|span| span.0.as_secs()),
+        }
+    }
+}
+
+mod as_text {
+    //! Selectors as their text: the wire's format does not say what comes next, as YAML and JSON do.
+    use crate::selector::Selector;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(selector: &Selector, to: S) -> Result<S::Ok, S::Error> {
+        let text = if selector.is_empty() { String::new() } else { selector.to_string() };
+        text.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Selector, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }

@@ -534,6 +534,48 @@ mod tests {
     }
 
     #[test]
+    fn every_item_survives_the_wire() {
+        let accepts = vec!["app=web, port=tcp/80".parse().unwrap(), "".parse().unwrap()];
+        let trigger = TriggerSpec {
+            watch: "app in (a,b),!old".parse().unwrap(),
+            denied_flows: Some(1),
+            distinct_ports: None,
+            distinct_addresses: Some(3),
+            within: std::time::Duration::from_secs(9),
+            alone: true,
+            seconds: None,
+        };
+        let everyone = TriggerSpec { watch: Default::default(), ..trigger.clone() };
+        let entry = crate::AclEntry { protocol: crate::Protocol::Tcp, ports: crate::PortRange::ALL };
+        let acl = Acl::new(vec![entry]).with_observed(vec![entry]).with_forensics();
+        let workload = WorkloadSpec {
+            node: node(1),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            identity: IdentityId(1),
+            quarantined: true,
+        };
+        let peer = PeerSpec {
+            public_key: PublicKey([1; 32]),
+            candidates: vec!["192.0.2.1:1".parse().unwrap()],
+            prefixes: vec!["10.0.0.0/24".parse().unwrap()],
+        };
+        let labels = "app=web".parse().unwrap();
+        let items = [
+            Item::Network(NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420 }),
+            Item::Peer(peer),
+            Item::Identity(IdentitySpec { labels, accepts, quarantined: false }),
+            Item::Workload(workload),
+            Item::Link(acl),
+            Item::Trigger(trigger),
+            Item::Trigger(everyone),
+        ];
+        for item in items {
+            let bytes = postcard::to_stdvec(&item).unwrap();
+            assert_eq!(postcard::from_bytes::<Item>(&bytes).unwrap(), item);
+        }
+    }
+
+    #[test]
     fn a_key_with_another_keys_item_is_not_kept() {
         let mut view = HeldView::default();
         let key = ItemKey::Network(network());

@@ -14,7 +14,6 @@ mod metrics;
 mod offloads;
 mod session;
 mod sys;
-mod triggers;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};

@@ -77,10 +77,10 @@ pub(crate) fn verdict(deciding: &Deciding, protocol: Protocol, port: u16) -> Ver
         return Verdict::Allowed;
     }
     let observes = deciding.mode == Mode::Observe;
-    let enforced = |tier: Tier, rule: &Rule| {
-        !rule.observe && !(observes && tier == Tier::Rule && rule.action() == Action::Deny)
+    let lifted = |tier: Tier, rule: &Rule| {
+        rule.observe || (observes && tier == Tier::Rule && rule.action() == Action::Deny)
     };
-    let (allowed, reason) = decide(deciding, protocol, port, enforced);
+    let (allowed, reason) = decide(deciding, protocol, port, |tier, rule| !lifted(tier, rule));
     if allowed || (observes && reason == Reason::Default) { Verdict::Observed } else { Verdict::Denied }
 }
 

@@ -112,7 +112,8 @@ fn naive(
         return Verdict::Denied;
     }
     let opened = declared && policy.declarations == Declarations::Open;
-    let (all, firm): (&dyn Fn(&Rule) -> bool, &dyn Fn(&Rule) -> bool) = (&|_| true, &|rule| !rule.observe);
+    let all: &dyn Fn(&Rule) -> bool = &|_| true;
+    let firm: &dyn Fn(&Rule) -> bool = &|rule| !rule.observe;
     let allowed = |guardrails: &dyn Fn(&Rule) -> bool, rules: &dyn Fn(&Rule) -> bool, default: bool| {
         if any(&policy.guardrails, Action::Deny, guardrails) {
             return false;

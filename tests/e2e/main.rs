@@ -7,6 +7,8 @@ mod demo;
 mod guide;
 mod joining;
 mod policy;
+mod reactions;
 mod support;
 mod traffic;
 mod wireguard;
+mod workflow;

@@ -37,6 +37,8 @@ enum Bench {
     Node,
     /// The packet path by itself: new flows through the filter, and packets through an endpoint beside boringtun's engine
     Datapath,
+    /// How soon a quarantine stops a running connection between real nodes
+    Quarantine,
     /// The coordinator's decisions by themselves, with a million workloads: compiling, and the deltas of single changes
     Policy,
     /// A coordinator and ten thousand simulated nodes: quarantine, reconnection, churn, memory
@@ -98,6 +100,7 @@ fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
         Bench::Local => meshward_bench::local(&tools, folder.path(), quick),
         Bench::Rules => meshward_bench::rules(&tools, folder.path(), quick),
         Bench::Node => meshward_bench::node(&tools, quick),
+        Bench::Quarantine => meshward_bench::quarantine(&tools, quick),
         Bench::Datapath | Bench::Policy | Bench::Propagate => Ok(Vec::new()),
     }
 }

@@ -3,7 +3,7 @@ use crate::{
     mesh::Mesh,
     plans::{
         networks,
-        policies::{self, Applied, Past, Submission},
+        policies::{self, Applied, Closing, Past, Submission},
     },
     records::{PolicyRecord, Record, RecordKey},
 };
@@ -93,7 +93,7 @@ pub async fn submit(
 /// Asks the nodes how many live flows would be cut; gives those that did not say.
 async fn count_cuts(
     mesh: &Mesh,
-    closing: Vec<(NetworkName, Vec<(IdentityId, IdentityId, meshward_model::Acl)>)>,
+    closing: Vec<(NetworkName, Closing)>,
     results: &mut [PolicyResult],
 ) -> Vec<NodeName> {
     let mut silent = BTreeSet::new();

@@ -35,8 +35,11 @@ pub struct Submission<'a> {
 pub struct Applied {
     pub results: Vec<PolicyResult>,
     /// The links that close wholly or in part, as they would be: whose flows these are would be cut.
-    pub closing: Vec<(NetworkName, Vec<(IdentityId, IdentityId, Acl)>)>,
+    pub closing: Vec<(NetworkName, Closing)>,
 }
+
+/// Links of a network, each with what it would let pass.
+pub type Closing = Vec<(IdentityId, IdentityId, Acl)>;
 
 /// Checks policies and works out what they change: all of them are applied, or none.
 pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusal> {

@@ -103,12 +103,7 @@ impl Items<'_> {
     pub fn triggers(&self) -> impl Iterator<Item = (ItemKey, Item)> {
         let name = self.name().clone();
         self.network.links.policy().triggers.iter().map(move |trigger| {
-            let spec = TriggerSpec {
-                watch: trigger.watch.clone(),
-                when: trigger.when.clone(),
-                alone: trigger.alone,
-                seconds: trigger.lasts.map(|span| span.0.as_secs()),
-            };
+            let spec = TriggerSpec::new(trigger.watch.clone(), &trigger.when, trigger.alone, trigger.lasts);
             (ItemKey::Trigger(name.clone(), trigger.name.clone()), Item::Trigger(spec))
         })
     }

@@ -50,7 +50,7 @@ impl Attempts {
         name: &str,
         spec: &TriggerSpec,
     ) -> Option<Fired> {
-        let within = spec.when.within.0;
+        let within = spec.within;
         let key = (workload.clone(), name.to_owned());
         if self.fired.get(&key).is_some_and(|at| now.duration_since(*at) < within) {
             return None;
@@ -63,10 +63,9 @@ impl Attempts {
         let ports: HashSet<_> = flows.iter().map(|denial| (denial.protocol, denial.port)).collect();
         let addresses: HashSet<_> = flows.iter().map(|denial| denial.destination).collect();
         let reached = |wanted: Option<u32>, seen: usize| wanted.is_none_or(|wanted| seen >= wanted as usize);
-        let when = &spec.when;
-        let all = reached(when.denied_flows, flows.len())
-            && reached(when.distinct_ports, ports.len())
-            && reached(when.distinct_addresses, addresses.len());
+        let all = reached(spec.denied_flows, flows.len())
+            && reached(spec.distinct_ports, ports.len())
+            && reached(spec.distinct_addresses, addresses.len());
         all.then(|| {
             self.fired.insert(key, now);
             Fired {
@@ -86,7 +85,7 @@ impl Attempts {
 mod tests {
     use super::*;
     use meshward_datapath::Slot;
-    use meshward_model::{Condition, Lasting, Protocol};
+    use meshward_model::Protocol;
     use std::time::Duration;
 
     fn denial(port: u16, source_port: u16) -> Denial {
@@ -95,14 +94,15 @@ mod tests {
     }
 
     fn spec(flows: u32, ports: u32) -> TriggerSpec {
-        let within = Lasting(Duration::from_secs(10));
-        let when = Condition {
+        TriggerSpec {
+            watch: Default::default(),
             denied_flows: Some(flows),
             distinct_ports: Some(ports),
             distinct_addresses: None,
-            within,
-        };
-        TriggerSpec { watch: Default::default(), when, alone: false, seconds: None }
+            within: Duration::from_secs(10),
+            alone: false,
+            seconds: None,
+        }
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! The node: its endpoints, its workloads and its view, and what changes them.
 
+mod attempts;
+mod shown;
+mod watch;
+
 use crate::{
     addresses::Allocator,
     attachment::{self, Attachment, Owner},
@@ -8,19 +12,19 @@ use crate::{
     folder::{Folder, Membership},
     kept_view::KeptView,
     offloads::Offloads,
-    triggers::Attempts,
 };
 use anyhow::Result;
-use meshward_datapath::{Endpoint, EndpointStats, LocalWorkload, RESUME_WINDOW, Slot};
+use attempts::Attempts;
+use meshward_datapath::{Endpoint, LocalWorkload, RESUME_WINDOW, Slot};
 use meshward_model::{
-    AcceptFrom, Acl, Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey, Revision,
+    AcceptFrom, Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey, Revision,
     WorkloadId,
-    control::{EndpointReport, Fired, FlowSeen, FromNode, LinkCount, WorkloadReport},
-    local::{Attach, LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown, State as WorkloadState},
+    control::{EndpointReport, Fired, FromNode, WorkloadReport},
+    local::{Attach, LocalWorkload as Shown, State as WorkloadState},
 };
 use meshward_netns::Netns;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -146,6 +150,7 @@ impl Node {
         self.folder.keep_endpoint_port(network, port)?;
         let endpoint = Endpoint::new(self.membership.name.clone(), secret, Instant::now(), resume);
         let public_key = endpoint.public_key();
+        endpoint.watch_denials(state.view.triggers(network).next().is_some());
         endpoint.apply(Instant::now(), &state.view.network_changes(network));
         let service = self.data_plane.serve(network, endpoint, sockets)?;
         info!(%network, %port, "endpoint started");
@@ -343,126 +348,6 @@ impl Node {
         }
     }
 
-    /// Counts what workloads are denied, for ever: what triggers wait for is said to the coordinator, which decides. While it
-    /// is away, a trigger may have the node hold the workload by itself.
-    pub async fn watch_triggers(&self) {
-        loop {
-            tokio::time::sleep(WATCH).await;
-            let mut state = self.state.lock().await;
-            let held = self.count_attempts(&mut state);
-            let freed = self.end_holds(&mut state);
-            if (held || freed)
-                && let Err(error) = self.keep_workloads(&state)
-            {
-                error!("what this node holds was not written down: {error:#}");
-            }
-            drop(state);
-            if held || freed {
-                self.admission.notify_waiters();
-            }
-        }
-    }
-
-    /// Gives whether a workload was held.
-    fn count_attempts(&self, state: &mut State) -> bool {
-        let now = Instant::now();
-        let State { view, endpoints, workloads, session, attempts, unsaid } = state;
-        let mut held = false;
-        for (network, running) in endpoints.iter() {
-            let triggers: Vec<_> = view.triggers(network).collect();
-            let endpoint = &running.service.endpoint;
-            endpoint.watch_denials(!triggers.is_empty());
-            let slots: HashMap<Slot, &WorkloadId> = workloads
-                .iter()
-                .filter(|(_, workload)| workload.attachment.report.network == *network)
-                .map(|(id, workload)| (workload.slot, id))
-                .collect();
-            let mut tried = HashSet::new();
-            for denial in endpoint.take_denials() {
-                if let Some(id) = slots.get(&denial.slot) {
-                    attempts.note(now, id, denial);
-                    tried.insert((*id).clone());
-                }
-            }
-            for id in tried {
-                let Some(workload) = workloads.get_mut(&id) else { continue };
-                let labels = labels_of(view, workload);
-                for (name, spec) in &triggers {
-                    if !labels.is_some_and(|labels| spec.watch.matches(labels)) {
-                        continue;
-                    }
-                    let Some(mut fired) = attempts.fires(now, network, &id, name, spec) else { continue };
-                    warn!(%network, workload = %id, trigger = name, flows = fired.denied_flows,
-                        ports = fired.distinct_ports, addresses = fired.distinct_addresses, "a trigger fires");
-                    match session {
-                        Some(session) => {
-                            let _ = session.send(FromNode::Fired(fired));
-                        }
-                        None => {
-                            if spec.alone {
-                                let until =
-                                    spec.seconds.and_then(|seconds| seconds_now().checked_add(seconds));
-                                workload.attachment.held_until = Some(until.unwrap_or(u64::MAX));
-                                endpoint.hold(workload.slot, true);
-                                (fired.held, held) = (true, true);
-                            }
-                            if unsaid.len() < MAX_UNSAID {
-                                unsaid.push(fired);
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        attempts.forget(now, |id| workloads.contains_key(id));
-        held
-    }
-
-    /// Lets go what was held by this node alone: its time is over, or the coordinator holds it now.
-    fn end_holds(&self, state: &mut State) -> bool {
-        let State { view, endpoints, workloads, .. } = state;
-        let mut freed = false;
-        for workload in workloads.values_mut() {
-            let Some(until) = workload.attachment.held_until else { continue };
-            let report = &workload.attachment.report;
-            let taken_over = view.workload(&report.network, &report.id).is_some_and(|spec| spec.quarantined);
-            if (until <= seconds_now() || taken_over)
-                && let Some(running) = endpoints.get(&report.network)
-            {
-                running.service.endpoint.hold(workload.slot, false);
-                info!(workload = %report.id, taken_over, "this node does not hold the workload any more");
-                workload.attachment.held_until = None;
-                freed = true;
-            }
-        }
-        freed
-    }
-
-    /// How many live flows each workload would lose, were these links like this.
-    pub async fn count_cuts(
-        &self,
-        network: &NetworkName,
-        links: Vec<(IdentityId, IdentityId, Acl)>,
-    ) -> Vec<(WorkloadId, u64)> {
-        let service = self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
-        let Some(service) = service else { return vec![] };
-        let links = links.into_iter().map(|(from, to, acl)| ((from, to), acl)).collect();
-        service.endpoint.count_cuts(Instant::now(), &links).into_iter().collect()
-    }
-
-    /// The kinds of flows that were begun or tried in the last so many seconds.
-    pub async fn flows(&self, network: &NetworkName, seconds: u64) -> Vec<FlowSeen> {
-        let service = self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
-        let Some(service) = service else { return vec![] };
-        let kinds = service.endpoint.kinds(Instant::now(), Duration::from_secs(seconds)).into_iter();
-        kinds
-            .map(|(from, to, kind)| {
-                let (protocol, port, passed) = (kind.protocol, kind.port, kind.passed);
-                FlowSeen { from, to, protocol, port, passed }
-            })
-            .collect()
-    }
-
     /// Begins a session: what to say first, and from now on, where to say what changes.
     pub async fn begin_session(&self, to_coordinator: mpsc::UnboundedSender<FromNode>) -> FromNode {
         let mut state = self.state.lock().await;
@@ -523,6 +408,8 @@ impl Node {
         for (network, changes) in by_network {
             let member = state.view.network(&network).is_some();
             if let Some(running) = state.endpoints.get(&network) {
+                // Before the rules: what they deny first counts, too.
+                running.service.endpoint.watch_denials(state.view.triggers(&network).next().is_some());
                 running.service.endpoint.apply(Instant::now(), &changes);
                 if !member {
                     self.stop_endpoint(&mut state, &network).await;
@@ -622,73 +509,6 @@ impl Node {
             None => Some(labels),
         }
     }
-
-    /// The counters of every link.
-    pub async fn link_counts(&self) -> Vec<LinkCount> {
-        let stats = self.stats().await.into_iter();
-        let counts = stats.flat_map(|(network, stats, _)| {
-            let count = move |link: meshward_datapath::LinkStats| LinkCount {
-                network: network.clone(),
-                from: link.from,
-                to: link.to,
-                count: link.count,
-            };
-            stats.links.into_iter().map(count)
-        });
-        counts.collect()
-    }
-
-    /// What every endpoint has counted.
-    pub async fn stats(&self) -> Vec<(NetworkName, EndpointStats, Offloads)> {
-        let services: Vec<_> =
-            self.state.lock().await.endpoints.iter().map(|(n, r)| (n.clone(), r.service.clone())).collect();
-        let now = Instant::now();
-        let stats = |(network, service): (NetworkName, Arc<Service>)| {
-            (network, service.endpoint.stats(now), service.offloads())
-        };
-        services.into_iter().map(stats).collect()
-    }
-
-    /// The workloads.
-    pub async fn workloads(&self) -> Vec<Shown> {
-        let state = self.state.lock().await;
-        state.workloads.values().map(|workload| show(&state, workload)).collect()
-    }
-
-    /// The node in short.
-    pub async fn status(&self) -> LocalStatus {
-        let stats =
-            self.stats().await.into_iter().map(|(network, stats, offloads)| (network, (stats, offloads)));
-        let stats: BTreeMap<_, _> = stats.collect();
-        let credentials = self.folder.credentials().and_then(|credentials| credentials.read());
-        let now = seconds_now() as i64;
-        let state = self.state.lock().await;
-        let endpoints = state.endpoints.iter().map(|(network, running)| {
-            let (stats, offloads) = stats.get(network).map(|(stats, offloads)| (stats, offloads)).unzip();
-            LocalEndpoint {
-                offloads: offloads.map(|offloads| offloads.names()).unwrap_or_default(),
-                network: network.clone(),
-                blocks: state.view.network(network).map(|spec| spec.blocks.clone()).unwrap_or_default(),
-                public_key: running.public_key.to_string(),
-                port: running.port,
-                peers: stats.map(peers).unwrap_or_default(),
-                flows: stats.map(|stats| stats.flows).unwrap_or_default(),
-                drops: stats.map(drops).unwrap_or_default(),
-            }
-        });
-        LocalStatus {
-            node: self.membership.name.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            workers: self.data_plane.workers().get(),
-            workers_active: self.data_plane.active().get(),
-            coordinator: self.membership.coordinator.clone(),
-            connected: state.session.is_some(),
-            revision: state.view.revision,
-            certificate_seconds: credentials.map(|read| read.not_after - now).unwrap_or_default(),
-            endpoints: endpoints.collect(),
-            workloads: state.workloads.len(),
-        }
-    }
 }
 
 /// Addresses that cannot be given out: those of the workloads, and those that the coordinator still holds for workloads
@@ -703,17 +523,6 @@ fn used_addresses(state: &State, network: &NetworkName, own: &meshward_model::No
         _ => None,
     });
     attached.chain(held.flat_map(|spec| &spec.addresses)).copied().collect()
-}
-
-/// What policy sees of a workload.
-fn labels_of<'a>(view: &'a HeldView, workload: &Workload) -> Option<&'a Labels> {
-    let report = &workload.attachment.report;
-    let spec = view.workload(&report.network, &report.id);
-    let identity = spec.map(|spec| spec.identity).or(workload.vouched)?;
-    match view.items.get(&ItemKey::Identity(report.network.clone(), identity)) {
-        Some(Item::Identity(spec)) => Some(&spec.labels),
-        _ => None,
-    }
 }
 
 /// Seconds since the epoch.
@@ -763,19 +572,4 @@ fn show(state: &State, workload: &Workload) -> Shown {
         netns: netns.clone(),
         state: shown,
     }
-}
-
-fn peers(stats: &EndpointStats) -> Vec<LocalPeer> {
-    let peer = |(node, stats): &(meshward_model::NodeName, meshward_datapath::PeerStats)| LocalPeer {
-        node: node.clone(),
-        address: stats.address,
-        handshake_age: stats.handshake_age.map(|age| age.as_secs()),
-        sent: stats.sent,
-        received: stats.received,
-    };
-    stats.peers.iter().map(peer).collect()
-}
-
-fn drops(stats: &EndpointStats) -> BTreeMap<String, u64> {
-    stats.drops.iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }

@@ -1,0 +1,117 @@
+//! Watching for what triggers wait for.
+
+use super::{MAX_UNSAID, Node, State, WATCH, Workload, seconds_now};
+use meshward_datapath::Slot;
+use meshward_model::{HeldView, Item, ItemKey, Labels, WorkloadId, control::FromNode};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
+use tracing::{error, info, warn};
+
+impl Node {
+    /// Counts what workloads are denied, for ever: what triggers wait for is said to the coordinator, which decides. While it
+    /// is away, a trigger may have the node hold the workload by itself.
+    pub async fn watch_triggers(&self) {
+        loop {
+            tokio::time::sleep(WATCH).await;
+            let mut state = self.state.lock().await;
+            let held = self.count_attempts(&mut state);
+            let freed = self.end_holds(&mut state);
+            if (held || freed)
+                && let Err(error) = self.keep_workloads(&state)
+            {
+                error!("what this node holds was not written down: {error:#}");
+            }
+            drop(state);
+            if held || freed {
+                self.admission.notify_waiters();
+            }
+        }
+    }
+
+    /// Gives whether a workload was held.
+    fn count_attempts(&self, state: &mut State) -> bool {
+        let now = Instant::now();
+        let State { view, endpoints, workloads, session, attempts, unsaid } = state;
+        let mut held = false;
+        for (network, running) in endpoints.iter() {
+            let triggers: Vec<_> = view.triggers(network).collect();
+            let endpoint = &running.service.endpoint;
+            let slots: HashMap<Slot, &WorkloadId> = workloads
+                .iter()
+                .filter(|(_, workload)| workload.attachment.report.network == *network)
+                .map(|(id, workload)| (workload.slot, id))
+                .collect();
+            let mut tried = HashSet::new();
+            for denial in endpoint.take_denials() {
+                if let Some(id) = slots.get(&denial.slot) {
+                    attempts.note(now, id, denial);
+                    tried.insert((*id).clone());
+                }
+            }
+            for id in tried {
+                let Some(workload) = workloads.get_mut(&id) else { continue };
+                let labels = labels_of(view, workload);
+                for (name, spec) in &triggers {
+                    if !labels.is_some_and(|labels| spec.watch.matches(labels)) {
+                        continue;
+                    }
+                    let Some(mut fired) = attempts.fires(now, network, &id, name, spec) else { continue };
+                    warn!(%network, workload = %id, trigger = name, flows = fired.denied_flows,
+                        ports = fired.distinct_ports, addresses = fired.distinct_addresses, "a trigger fires");
+                    match session {
+                        Some(session) => {
+                            let _ = session.send(FromNode::Fired(fired));
+                        }
+                        None => {
+                            if spec.alone {
+                                let until =
+                                    spec.seconds.and_then(|seconds| seconds_now().checked_add(seconds));
+                                workload.attachment.held_until = Some(until.unwrap_or(u64::MAX));
+                                endpoint.hold(workload.slot, true);
+                                (fired.held, held) = (true, true);
+                            }
+                            if unsaid.len() < MAX_UNSAID {
+                                unsaid.push(fired);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        attempts.forget(now, |id| workloads.contains_key(id));
+        held
+    }
+
+    /// Lets go what was held by this node alone: its time is over, or the coordinator holds it now.
+    fn end_holds(&self, state: &mut State) -> bool {
+        let State { view, endpoints, workloads, .. } = state;
+        let mut freed = false;
+        for workload in workloads.values_mut() {
+            let Some(until) = workload.attachment.held_until else { continue };
+            let report = &workload.attachment.report;
+            let taken_over = view.workload(&report.network, &report.id).is_some_and(|spec| spec.quarantined);
+            if (until <= seconds_now() || taken_over)
+                && let Some(running) = endpoints.get(&report.network)
+            {
+                running.service.endpoint.hold(workload.slot, false);
+                info!(workload = %report.id, taken_over, "this node does not hold the workload any more");
+                workload.attachment.held_until = None;
+                freed = true;
+            }
+        }
+        freed
+    }
+}
+
+/// What policy sees of a workload.
+fn labels_of<'a>(view: &'a HeldView, workload: &Workload) -> Option<&'a Labels> {
+    let report = &workload.attachment.report;
+    let spec = view.workload(&report.network, &report.id);
+    let identity = spec.map(|spec| spec.identity).or(workload.vouched)?;
+    match view.items.get(&ItemKey::Identity(report.network.clone(), identity)) {
+        Some(Item::Identity(spec)) => Some(&spec.labels),
+        _ => None,
+    }
+}
