@@ -6,7 +6,7 @@ use meshward_model::{
     AcceptFrom, Labels, NetworkName, NodeName, PortSpec, Revision, Selector, WorkloadId, WorkloadName,
     local::DEFAULT_SOCKET,
 };
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 /// Run a Meshward mesh: networks, nodes, policy, quarantine, and workloads on this machine.
 ///
@@ -366,9 +366,9 @@ pub struct Workload {
     /// The network
     #[arg(long)]
     pub network: NetworkName,
-    /// A label of the workload; may be given several times
+    /// A label of the workload; may be given several times. `meshward.accept-from` says the same as --accept-from
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
-    pub labels: Vec<Labels>,
+    pub labels: Vec<Declared>,
     /// Who may reach the workload, such as 'app=web, port=tcp/8080'; may be given several times. It narrows what policy
     /// allows, or opens where the network's policy says `declarations: open`
     #[arg(long, value_name = "LABELS, port=PORT")]
@@ -376,6 +376,23 @@ pub struct Workload {
     /// What people call the workload [default: its id]
     #[arg(long)]
     pub name: Option<WorkloadName>,
+}
+
+/// What a label of a workload declares.
+#[derive(Clone)]
+pub enum Declared {
+    Labels(Labels),
+    AcceptFrom(AcceptFrom),
+}
+
+impl FromStr for Declared {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("meshward.accept-from=") {
+            Some(accept) => accept.parse().map(Self::AcceptFrom).map_err(|error| error.to_string()),
+            None => text.parse().map(Self::Labels).map_err(|error| error.to_string()),
+        }
+    }
 }
 
 #[derive(Args)]

@@ -2,7 +2,7 @@
 
 use crate::{
     Mistake,
-    arguments::{self, Common, Workload},
+    arguments::{self, Common, Declared, Workload},
     client::Client,
     output::{bad, good, list as cell, show, whole},
 };
@@ -98,9 +98,16 @@ async fn wait_forwarding(child: &mut Child) -> Result<ExitStatus> {
 }
 
 fn body(workload: Workload, netns: PathBuf, owner: Option<u32>) -> Result<Attach> {
-    let parts: Vec<String> = workload.labels.iter().map(ToString::to_string).collect();
-    let labels: Labels = parts.join(",").parse().map_err(|error| Mistake(format!("{error}")))?;
-    let (network, name, accepts) = (workload.network, workload.name, workload.accept_from);
+    let (mut labels, mut accepts) = (Labels::default(), workload.accept_from);
+    for declared in workload.labels {
+        match declared {
+            Declared::Labels(more) => {
+                labels = labels.with_all(&more).map_err(|error| Mistake(format!("{error}")))?;
+            }
+            Declared::AcceptFrom(accept) => accepts.push(accept),
+        }
+    }
+    let (network, name) = (workload.network, workload.name);
     Ok(Attach { network, name, labels, accepts, netns, owner })
 }
 

@@ -17,13 +17,19 @@ use meshward_model::{
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rustls::HandshakeData};
 use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Instant,
+};
 use tracing::{info, warn};
 
 /// For how long a machine may take to say what it wants.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// Messages of a node that may wait; then its stream is held back.
 const QUEUE: usize = 256;
+/// How many connections may be in their handshake at a time. All nodes may come back at once: those beyond are refused, and
+/// come again after a pause of their own.
+const HANDSHAKES: usize = 256;
 /// The most starts and stops of one node that are taken together.
 const BATCH: usize = 512;
 /// For how long a node may work out what it has.
@@ -33,19 +39,26 @@ const STUCK: Duration = Duration::from_secs(30);
 
 /// Serves the control channel until the endpoint is closed.
 pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint) {
+    let room = Arc::new(Semaphore::new(HANDSHAKES));
     while let Some(incoming) = endpoint.accept().await {
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            // Said at once: who is kept waiting gives up, and the work that was begun for it is lost.
+            incoming.refuse();
+            continue;
+        };
         let mesh = mesh.clone();
         tokio::spawn(async move {
             let from = incoming.remote_address();
-            if let Err(error) = serve_connection(&mesh, incoming).await {
+            if let Err(error) = serve_connection(&mesh, incoming, place).await {
                 info!(%from, "control connection ended: {error:#}");
             }
         });
     }
 }
 
-async fn serve_connection(mesh: &Arc<Mesh>, incoming: Incoming) -> Result<()> {
+async fn serve_connection(mesh: &Arc<Mesh>, incoming: Incoming, place: OwnedSemaphorePermit) -> Result<()> {
     let connection = incoming.await.context("the handshake failed")?;
+    drop(place);
     let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
     let alpn = data.and_then(|data| data.protocol).unwrap_or_default();
     let opened = tokio::time::timeout(FIRST_MESSAGE, connection.accept_bi());

@@ -27,9 +27,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// is compared with the world instead.
 const BACKLOG: usize = 1 << 16;
 /// How far apart a node's updates are at the least, for each session that there is. Ten thousand nodes together so get at
-/// most ten thousand messages a second, whatever churns. What is urgent goes at once.
-const PACE: Duration = Duration::from_micros(100);
-const LONGEST_PACE: Duration = Duration::from_secs(1);
+/// most five thousand messages a second, whatever churns. What is urgent goes at once.
+const PACE: Duration = Duration::from_micros(200);
+const LONGEST_PACE: Duration = Duration::from_secs(2);
 
 /// One node's session.
 pub struct Session {
@@ -66,17 +66,20 @@ pub enum Next {
 }
 
 impl Backlog {
-    fn push(&mut self, revision: Revision, changes: &Arc<[Change]>, urgent: bool) {
+    /// Adds changes; gives whether the session has to be told: not if it knows already that something waits.
+    fn push(&mut self, revision: Revision, changes: &Arc<[Change]>, urgent: bool) -> bool {
+        let wakes = (urgent && !self.urgent) || (self.deltas.is_empty() && !self.overflowed);
         self.urgent |= urgent;
-        if self.overflowed {
-            return;
-        }
         self.changes += changes.len();
+        if self.overflowed {
+            return wakes;
+        }
         if self.changes > BACKLOG {
             *self = Self { overflowed: true, urgent: self.urgent, ..Self::default() };
-            return;
+        } else {
+            self.deltas.push_back((revision, changes.clone()));
         }
-        self.deltas.push_back((revision, changes.clone()));
+        wakes
     }
 
     /// Takes what is of `published` and earlier revisions.
@@ -210,15 +213,16 @@ impl Sessions {
     /// by nobody.
     pub fn deliver(&self, revision: Revision, deltas: &Deltas) {
         let table = self.table.read();
+        let mut woken = Vec::new();
         for delta in &deltas.all {
             for session in delta.nodes.iter().filter_map(|node| table.by_index.get(&node)) {
-                session.backlog.lock().push(revision, &delta.changes, delta.urgent);
+                if session.backlog.lock().push(revision, &delta.changes, delta.urgent) {
+                    woken.push(session);
+                }
             }
         }
         self.published.store(revision.0, Ordering::Release);
-        for session in deltas.touched().iter().filter_map(|node| table.by_index.get(&node)) {
-            session.wake.notify_one();
-        }
+        woken.into_iter().for_each(|session| session.wake.notify_one());
     }
 
     /// Has every node compared with the world, whatever it was told.
@@ -290,9 +294,10 @@ mod tests {
         backlog.push(Revision(1), &vec![change(2)].into(), true);
         backlog.push(Revision(2), &vec![change(3)].into(), false);
         assert!(backlog.urgent);
+        assert!(!backlog.push(Revision(2), &vec![change(4)].into(), true), "it knows already");
         assert_eq!(backlog.next(Revision(0)), Next::Wait);
         assert_eq!(backlog.next(Revision(1)), Next::Send(vec![change(1), change(2)]));
-        assert_eq!(backlog.next(Revision(2)), Next::Send(vec![change(3)]));
+        assert_eq!(backlog.next(Revision(2)), Next::Send(vec![change(3), change(4)]));
         assert_eq!((backlog.changes, backlog.urgent), (0, false));
     }
 

@@ -322,6 +322,11 @@ impl Links {
         self.identities.get(&id).map_or(&[], |known| &known.accepts)
     }
 
+    /// How many identities have been inserted.
+    pub fn identity_count(&self) -> usize {
+        self.identities.len()
+    }
+
     /// The labels of an identity.
     pub fn labels(&self, id: IdentityId) -> Option<&Labels> {
         self.identities.get(&id).map(|known| &known.labels)

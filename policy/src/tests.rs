@@ -214,6 +214,60 @@ proptest! {
     }
 }
 
+fn schema() -> jsonschema::Validator {
+    jsonschema::validator_for(&serde_json::from_str(crate::SCHEMA).unwrap()).unwrap()
+}
+
+fn as_json(text: &str) -> serde_json::Value {
+    serde_saphyr::from_str(text).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn the_schema_takes_every_policy(policy in policy()) {
+        let json = as_json(&policy.to_yaml().unwrap());
+        let problems: Vec<String> = schema().iter_errors(&json).map(|error| error.to_string()).collect();
+        prop_assert_eq!(problems, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn the_schema_and_the_reader_agree_on_what_is_wrong() {
+    let good = "network: shop
+mode: observe
+declarations: open
+ports: { web: [tcp/80, tcp/443] }
+selectors: { front: { app: { in: [web, shop] }, old: { exists: false }, tier: { not: test } } }
+rules: [{ name: a, from: front, to: {}, allow: [web, udp/1-2, icmp] }, { name: b, from: {}, to: {}, deny: [any], observe: true }]
+tests: [{ from: { app: x }, to: {}, port: tcp/1, expect: deny }]
+triggers: [{ name: t, watch: { app: web }, when: { denied_flows: 2, distinct_addresses: 3, within: 10s }, then: { label: { a: b } }, for: 1h 30m, alone: false }]
+";
+    assert!(schema().is_valid(&as_json(good)));
+    Policy::parse(good).unwrap();
+    for (find, replace) in [
+        ("mode: observe", "mode: watch"),
+        ("declarations: open", "declare: open"),
+        ("tcp/443", "tpc/443"),
+        ("udp/1-2", "udp/1-"),
+        (", allow: [web, udp/1-2, icmp]", ""),
+        (", deny: [any]", ", deny: [any], allow: [any]"),
+        ("exists: false", "exist: false"),
+        ("expect: deny", "expect: no"),
+        ("denied_flows: 2, distinct_addresses: 3, ", ""),
+        ("denied_flows: 2", "denied_flows: 0"),
+        ("then: { label: { a: b } }", "then: sleep"),
+        ("within: 10s", "within: soon"),
+        ("network: shop", "network: Shop"),
+    ] {
+        let bad = good.replace(find, replace);
+        assert_ne!(bad, good, "{find}");
+        assert!(!schema().is_valid(&as_json(&bad)), "the schema takes {replace}");
+        assert!(Policy::parse(&bad).is_err(), "the reader takes {replace}");
+    }
+}
+
 #[test]
 fn a_failing_policy_test_says_what_decided() {
     let text = "

@@ -1,6 +1,10 @@
 //! Life without the coordinator, and after a node daemon's sudden end.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, tcp_echoes};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::time::Duration;
 
 #[test]
@@ -127,4 +131,28 @@ fn what_the_coordinator_acknowledged_survives_its_sudden_end() {
         }
     }
     assert_eq!(mesh.read(&["network", "list"]).unwrap().as_array().unwrap().len(), 21);
+}
+
+#[test]
+fn a_stuck_node_delays_nobody_and_catches_up() {
+    let mut shop = Shop::new(&allow("tcp/8080"));
+    let edge = shop.mesh.node("edge").unwrap();
+    let third = edge.attach("shop", "app=web").unwrap();
+    let _echo = Echo::start(&shop.api.netns, 8080);
+    let stream = Stream::start(&third.netns, shop.api.v4(), 8080);
+    assert!(stream.flows(PATIENCE));
+    let stuck = Pid::from_raw(shop.nodes[0].process().pid() as i32);
+    kill(stuck, Signal::SIGSTOP).unwrap();
+    let before = std::time::Instant::now();
+    let said = shop.mesh.meshctl(&["quarantine", "app=api"]).unwrap();
+    assert!(said.contains("2 of 3 nodes enforce it"), "{said}");
+    assert!(before.elapsed() < Duration::from_secs(5), "the answer does not wait for ever");
+    assert!(!stream.flows(SILENCE), "the others enforce it");
+    kill(stuck, Signal::SIGCONT).unwrap();
+    let enforces = || {
+        let nodes = shop.mesh.read(&["nodes"]).unwrap();
+        let newest = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].clone();
+        nodes.as_array().unwrap().iter().any(|node| node["name"] == "cloud" && node["enforced"] == newest)
+    };
+    shop.mesh.wait(enforces).unwrap();
 }

@@ -222,7 +222,12 @@ fn a_workload_declares_who_reaches_it_within_what_the_policy_lets_it() {
     let nodes = [mesh.node("cloud").unwrap(), mesh.node("rack").unwrap()];
     let web = nodes[0].attach("shop", "app=web").unwrap();
     let narrow = nodes[1].attach_accepting("shop", "app=api", "app=web, port=tcp/8080").unwrap();
-    let other = nodes[1].attach_accepting("shop", "app=own", "app=web, port=tcp/8080").unwrap();
+    let other = nodes[1].attach("shop", "app=own").unwrap();
+    nodes[1].meshctl(&["detach", &other.id]).unwrap();
+    let netns = other.netns.path();
+    let declared = "meshward.accept-from=app=web, port=tcp/8080";
+    let arguments = ["attach", "--network", "shop", "-l", "app=own", "-l", declared, "--netns"];
+    nodes[1].meshctl(&[&arguments[..], &[&netns.to_string_lossy()]].concat()).unwrap();
     let _echoes =
         [(&narrow, 8080), (&narrow, 9090), (&other, 8080)].map(|(at, port)| Echo::start(&at.netns, port));
     mesh.apply(&allow("tcp")).unwrap();

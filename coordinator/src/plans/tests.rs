@@ -546,6 +546,27 @@ fn a_trigger_acts_on_its_nodes_own_workloads_and_for_its_time() {
 }
 
 #[test]
+fn identities_that_nobody_has_any_more_do_not_pile_up_and_no_number_comes_again() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/16"]).unwrap();
+    mesh.join("node-0", &any_token()).unwrap();
+    let node: NodeName = "node-0".parse().unwrap();
+    let mut numbers = std::collections::BTreeSet::new();
+    for run in 0..3000 {
+        let report = report(&mesh.world, &node, 1, &format!("run-{run}")).unwrap();
+        mesh.start(&node, vec![report]).unwrap();
+        let identity = mesh.world.workloads_on(&node).next().unwrap().identity;
+        assert!(numbers.insert(identity), "{identity} came again");
+        if run % 500 == 0 {
+            // A restart knows the records alone.
+            mesh.world = World::load(mesh.world.revision, mesh.records.clone()).unwrap();
+        }
+    }
+    let kept = mesh.world.networks[&shop()].identities.len();
+    assert!(kept < 1100, "{kept}");
+}
+
+#[test]
 fn the_last_admin_stays() {
     let mut mesh = Mesh::default();
     let wanted = |name: &str, role| meshward_model::api::CreateCredential {

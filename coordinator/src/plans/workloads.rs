@@ -20,6 +20,10 @@ pub type Refused = Vec<(WorkloadId, String)>;
 /// The most workloads that the audit log names one by one.
 const NAMED: usize = 8;
 
+/// The most identities without a workload that a network keeps: what comes back soon has its number again, and labels that
+/// are never seen again do not pile up.
+const MAX_IDLE: usize = 1024;
+
 /// What a node says.
 #[derive(Debug, Clone)]
 pub enum Report {
@@ -35,6 +39,9 @@ pub enum Report {
 pub fn take(world: &World, reports: &[(&NodeName, &[Report])]) -> Plan<Vec<Result<Refused, Refusal>>> {
     let mut batch = Batch::new(world);
     let outcome = reports.iter().map(|(node, reports)| batch.take(node, reports)).collect();
+    if !batch.mutations.is_empty() {
+        batch.forget_idle_identities();
+    }
     Plan { action: batch.action(), mutations: batch.mutations, outcome }
 }
 
@@ -194,6 +201,23 @@ impl<'a> Batch<'a> {
             self.mutations.push(Mutation::Put(Record::Identity(record)));
         }
         id
+    }
+
+    /// Forgets half of the identities that have no workload, the oldest first, where there are too many. The newest number of
+    /// all stays: from it follows which was never used.
+    fn forget_idle_identities(&mut self) {
+        let newest = self.world.next_identity();
+        let used: HashSet<IdentityId> = self.new.values().map(|record| record.identity).collect();
+        for network in self.world.networks.values() {
+            if network.identities.len() - network.links.identity_count() <= MAX_IDLE {
+                continue;
+            }
+            let is_idle = |id: &&IdentityId| {
+                network.hosts(**id).is_none() && !used.contains(*id) && id.0 + 1 != newest.0
+            };
+            let idle = network.identities.keys().filter(is_idle).take(MAX_IDLE / 2);
+            self.mutations.extend(idle.map(|id| Mutation::Delete(RecordKey::Identity(*id))));
+        }
     }
 
     /// What the audit log says of it.

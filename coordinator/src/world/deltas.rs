@@ -249,7 +249,7 @@ impl Telling<'_> {
         let (neighbours, audience) =
             (self.network.links.neighbours(identity), self.network.audience(identity));
         let name = self.name();
-        self.network.remove(id, node, self.quarantines.holds(id));
+        self.network.remove(id, node);
         let mut all = audience.clone();
         all.insert(node);
         self.deltas.push(all, vec![Change::Drop(self.items().workload_key(id))]);

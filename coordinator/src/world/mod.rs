@@ -171,7 +171,7 @@ impl World {
             telling.stop(&record.id);
             telling.start(record);
         });
-        if self.quarantines.of_workload(&id).is_some_and(|quarantine| quarantine.allow_from.is_some()) {
+        if self.quarantines.lets_forensics_to(&id) {
             // Its labels may be others.
             self.tell_forensics(deltas);
         }
@@ -293,6 +293,9 @@ impl World {
                 self.given.remove(id);
                 if let Some(network) = self.workload_networks.remove(id) {
                     self.tell(&network, deltas, |telling| telling.stop(id));
+                    if self.quarantines.lets_forensics_to(id) {
+                        self.tell_forensics(deltas);
+                    }
                 }
             }
             RecordKey::Policy(name) => {

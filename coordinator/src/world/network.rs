@@ -34,6 +34,8 @@ pub struct NetworkState {
     running: HashMap<IdentityId, Running>,
     /// The workloads of a node, and how many of each identity they are.
     on_node: HashMap<u32, OnNode>,
+    /// The workloads that are told as held by themselves.
+    held: HashSet<WorkloadId>,
     /// The nodes that serve the network.
     members: RoaringBitmap,
     /// The hash of a node as a peer.
@@ -67,6 +69,7 @@ impl NetworkState {
             by_address: HashMap::new(),
             running: HashMap::new(),
             on_node: HashMap::new(),
+            held: HashSet::new(),
             members: RoaringBitmap::new(),
             peers: HashMap::new(),
         }
@@ -155,6 +158,9 @@ impl NetworkState {
 
     /// Notes a workload. Its identity is among the links.
     pub fn add(&mut self, record: WorkloadRecord, node: u32, quarantined: bool) {
+        if quarantined {
+            self.held.insert(record.id.clone());
+        }
         let running = self.running.entry(record.identity).or_default();
         running.workloads.insert(record.id.clone());
         running.hosts.insert(node);
@@ -169,8 +175,9 @@ impl NetworkState {
     }
 
     /// Forgets a workload. If it was the last of its identity, the links still have that.
-    pub fn remove(&mut self, id: &WorkloadId, node: u32, quarantined: bool) {
+    pub fn remove(&mut self, id: &WorkloadId, node: u32) {
         let Some(record) = self.workloads.remove(id) else { return };
+        let quarantined = self.held.remove(id);
         for address in &record.addresses {
             if self.by_address.get(address) == Some(id) {
                 self.by_address.remove(address);
@@ -204,11 +211,14 @@ impl NetworkState {
 
     /// Follows that a workload is told otherwise, though its record is the same.
     pub fn set_held(&mut self, id: &WorkloadId, quarantined: bool) {
-        let Some(record) = self.workloads.get(id) else { return };
+        let Some(record) = self.workloads.get(id).filter(|_| self.held.contains(id) != quarantined) else {
+            return;
+        };
         if let Some(running) = self.running.get_mut(&record.identity) {
             running.digest.remove(hash(record, !quarantined));
             running.digest.add(hash(record, quarantined));
         }
+        if quarantined { self.held.insert(id.clone()) } else { self.held.remove(id) };
     }
 }
 

@@ -61,6 +61,12 @@ impl Quarantines {
         self.all.get(self.by_workload.get(workload)?.first()?)
     }
 
+    /// Whether a quarantine that names a workload lets somebody in.
+    pub fn lets_forensics_to(&self, workload: &WorkloadId) -> bool {
+        let ids = self.by_workload.get(workload).into_iter().flatten();
+        ids.filter_map(|id| self.all.get(id)).any(|quarantine| quarantine.allow_from.is_some())
+    }
+
     /// The quarantine that selects labels.
     pub fn selects(&self, network: &NetworkName, labels: &Labels) -> Option<&Quarantine> {
         let selecting = self.selecting.iter().filter_map(|id| self.all.get(id));
