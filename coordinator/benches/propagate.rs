@@ -61,7 +61,9 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     let nodes = size.shape.nodes();
     let case = format!("{nodes} nodes, {} workloads", world.workloads().count());
     let row = |metric, unit, ours: &[f64], target| {
-        Figures { bench: "propagate", case: case.clone(), metric, unit, ours }.absolute(target)
+        let row = Figures { bench: "propagate", case: case.clone(), metric, unit, ours }.absolute(target);
+        eprintln!("{metric}: {:.2} {unit}", row.value);
+        row
     };
     let mut rows = Vec::new();
 
@@ -116,6 +118,8 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     ));
     rows.push(row("resident memory after churn", "GiB", &[coordinator.resident()?], Target::AtMost(3.0)));
 
+    // What is not urgent is held back for up to two seconds. Who is killed before has more to tell after its restart.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     eprintln!("restarting the coordinator ...");
     coordinator.kill()?;
     fleet.begin_epoch();

@@ -199,16 +199,17 @@ impl Serving {
     }
 
     async fn serve(&mut self, session: &Arc<Session>) -> Result<()> {
-        let (mut sent, mut waiting) = (Instant::now(), false);
+        // When what waits is to go.
+        let mut due: Option<Instant> = None;
         loop {
-            let due = match waiting && session.is_urgent() {
-                true => Instant::now(),
-                false => sent + self.mesh.sessions.pace(),
-            };
             tokio::select! {
-                () = session.wake.notified() => waiting = true,
-                () = tokio::time::sleep_until(due), if waiting => {
-                    (sent, waiting) = (Instant::now(), false);
+                () = session.wake.notified() => {
+                    let now = Instant::now();
+                    let pace = self.mesh.sessions.pace(session);
+                    due = Some(if session.is_urgent() { now } else { due.unwrap_or(now + pace) });
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    due = None;
                     match self.mesh.sessions.next(session) {
                         (_, Next::Wait) => {}
                         (revision, Next::Send(changes)) => self.update(revision, changes).await?,

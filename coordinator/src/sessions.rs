@@ -26,8 +26,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// The most changes that wait for one node. They are shared with the other nodes that they are for; beyond this the node
 /// is compared with the world instead.
 const BACKLOG: usize = 1 << 16;
-/// How far apart a node's updates are at the least, for each session that there is. Ten thousand nodes together so get at
-/// most five thousand messages a second, whatever churns. What is urgent goes at once.
+/// For how long what is not urgent may be held back, for each session that there is: so ten thousand nodes together get some
+/// seven thousand messages a second at the most, whatever churns.
 const PACE: Duration = Duration::from_micros(200);
 const LONGEST_PACE: Duration = Duration::from_secs(2);
 
@@ -204,9 +204,13 @@ impl Sessions {
         self.table.read().by_node.len()
     }
 
-    /// How far apart a node's updates are at the least.
-    pub fn pace(&self) -> Duration {
-        (PACE * self.count() as u32).min(LONGEST_PACE)
+    /// For how long a session holds back what is not urgent: between half of the pace and all of it, for each node another
+    /// time, so that what all nodes are told does not go to all of them at one moment.
+    pub fn pace(&self, session: &Session) -> Duration {
+        let pace = (PACE * self.count() as u32).min(LONGEST_PACE);
+        // Fibonacci hashing: neighbours get times far from each other.
+        let part = session.index.wrapping_mul(2_654_435_769) >> 16;
+        pace / 2 + pace / 2 * part / (1 << 16)
     }
 
     /// Has nodes told what a revision changes for them. Called in the order of the revisions; delays nobody, and is delayed

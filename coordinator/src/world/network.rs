@@ -218,7 +218,11 @@ impl NetworkState {
             running.digest.remove(hash(record, !quarantined));
             running.digest.add(hash(record, quarantined));
         }
-        if quarantined { self.held.insert(id.clone()) } else { self.held.remove(id) };
+        if quarantined {
+            self.held.insert(id.clone())
+        } else {
+            self.held.remove(id)
+        };
     }
 }
 
