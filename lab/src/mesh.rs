@@ -315,6 +315,14 @@ impl Node {
         self.attach_flags(network, labels, Netns::create()?, &["--accept-from", accept_from])
     }
 
+    /// Attaches a new namespace as a workload with one more label, which may be a declaration.
+    ///
+    /// # Errors
+    /// With what the daemon said, if it refuses.
+    pub fn attach_declaring(&self, network: &str, labels: &str, label: &str) -> Result<Workload> {
+        self.attach_flags(network, labels, Netns::create()?, &["--label", label])
+    }
+
     /// Attaches a namespace.
     ///
     /// # Errors

@@ -79,11 +79,11 @@ impl Caller {
         if self.role >= role {
             return Ok(());
         }
-        let (own, needed) = (role_name(self.role), role_name(role));
+        let (own, needed) = (with_article(self.role), with_article(role));
         Err(ApiError(
             StatusCode::FORBIDDEN,
             format!(
-                "this credential is a {own}'s, and that takes a {needed}'s; an admin makes one with `meshctl credential create`"
+                "this credential is {own}'s, and that takes {needed}'s; an admin makes one with `meshctl credential create`"
             ),
         ))
     }
@@ -120,6 +120,12 @@ impl Caller {
             )),
         }
     }
+}
+
+fn with_article(role: Role) -> String {
+    let name = role_name(role);
+    let article = if name.starts_with(['a', 'o']) { "an" } else { "a" };
+    format!("{article} {name}")
 }
 
 /// Where a request comes from.
