@@ -82,10 +82,15 @@ impl Backlog {
         wakes
     }
 
+    /// Whether something waits.
+    fn waits(&self) -> bool {
+        !self.deltas.is_empty()
+    }
+
     /// Takes what is of `published` and earlier revisions.
     fn next(&mut self, published: Revision) -> Next {
-        self.urgent = false;
         if self.overflowed {
+            self.urgent = false;
             return Next::Compare;
         }
         let mut changes = Vec::new();
@@ -93,6 +98,8 @@ impl Backlog {
             changes.extend(delta.iter().cloned());
         }
         self.changes -= changes.len();
+        // What is of a revision that is still being delivered stays as urgent as it is.
+        self.urgent &= self.waits();
         if changes.is_empty() { Next::Wait } else { Next::Send(changes) }
     }
 }
@@ -240,7 +247,13 @@ impl Sessions {
     /// What a session is to do next, and the revision that its node then has.
     pub fn next(&self, session: &Session) -> (Revision, Next) {
         let published = Revision(self.published.load(Ordering::Acquire));
-        (published, session.backlog.lock().next(published))
+        let mut backlog = session.backlog.lock();
+        let next = backlog.next(published);
+        if backlog.waits() {
+            // It is of a revision that is being delivered just now. Nobody else tells the session of it.
+            session.wake.notify_one();
+        }
+        (published, next)
     }
 
     /// Ends a node's session.
@@ -303,6 +316,18 @@ mod tests {
         assert_eq!(backlog.next(Revision(1)), Next::Send(vec![change(1), change(2)]));
         assert_eq!(backlog.next(Revision(2)), Next::Send(vec![change(3), change(4)]));
         assert_eq!((backlog.changes, backlog.urgent), (0, false));
+    }
+
+    #[test]
+    fn what_a_revision_under_delivery_leaves_behind_is_known_to_wait_and_stays_urgent() {
+        let mut backlog = Backlog::default();
+        assert!(backlog.push(Revision(1), &vec![change(1)].into(), false), "the session is told");
+        assert!(backlog.push(Revision(2), &vec![change(2)].into(), true));
+        assert!(!backlog.push(Revision(2), &vec![change(3)].into(), true), "nobody tells it again");
+        assert_eq!(backlog.next(Revision(1)), Next::Send(vec![change(1)]));
+        assert!(backlog.waits() && backlog.urgent, "so it has to come back by itself");
+        assert_eq!(backlog.next(Revision(2)), Next::Send(vec![change(2), change(3)]));
+        assert!(!backlog.waits() && !backlog.urgent);
     }
 
     #[test]
