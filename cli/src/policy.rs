@@ -165,12 +165,13 @@ async fn check(common: &Common, sources: &Sources, offline: bool, strict: bool) 
     if failed > 0 {
         return Err(Mistake(format!("{failed} tests failed")).into());
     }
-    let alone = || {
+    let alone = offline || !Client::has_context(common);
+    let reviewed = || {
         let problems = all.iter().flat_map(review);
         problems.map(|problem| Finding { place: problem.place.to_string(), text: problem.text }).collect()
     };
-    let findings: Vec<Finding> = match offline || !Client::has_context(common) {
-        true => alone(),
+    let findings: Vec<Finding> = match alone {
+        true => reviewed(),
         false => ask(common, files, false).await?.findings,
     };
     if !whole(common, &findings)? {
@@ -181,7 +182,7 @@ async fn check(common: &Common, sources: &Sources, offline: bool, strict: bool) 
             let verdict = if findings.is_empty() { good("good") } else { bad("suspicious") };
             anstream::println!("{verdict}: network {}: {rules} rules, {tests} tests passed", policy.network);
         }
-        if offline || !Client::has_context(common) {
+        if alone {
             eprintln!("checked without a coordinator: whether selectors match workloads is not known");
         }
     }

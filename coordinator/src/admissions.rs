@@ -47,7 +47,7 @@ impl Admissions {
 }
 
 impl Desk {
-    /// Works until the mesh ends.
+    /// Works for ever.
     pub async fn work(mut self, mesh: Arc<Mesh>) {
         while let Some(first) = self.0.recv().await {
             let (mut count, mut batches) = (first.reports.len(), vec![first]);

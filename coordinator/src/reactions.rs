@@ -29,7 +29,7 @@ pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
         }
     };
     let Some(done) = done else { return };
-    info!(%node, workload = %fired.workload, "{} fired", done.trigger);
+    info!(%node, workload = %fired.workload, trigger = %fired.trigger, "a trigger fired");
     let Some(url) = done.webhook else { return };
     let body = json!({
         "trigger": fired.trigger, "network": fired.network, "node": node, "workload": fired.workload,

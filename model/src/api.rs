@@ -535,7 +535,7 @@ pub struct AuditEntry {
 }
 
 /// What a credential may do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Read.
@@ -545,7 +545,6 @@ pub enum Role {
     /// What an operator may, and the policy of its networks but for the guardrails.
     Owner,
     /// Everything.
-    #[default]
     Admin,
 }
 

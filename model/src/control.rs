@@ -148,8 +148,6 @@ pub struct Fired {
     pub distinct_ports: u32,
     /// And so many addresses.
     pub distinct_addresses: u32,
-    /// Whether the node has quarantined it by itself.
-    pub held: bool,
 }
 
 /// What a node says in its session.

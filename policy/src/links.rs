@@ -204,17 +204,9 @@ impl Links {
             !known.is_some_and(stays)
         };
         let place = |(id, (tier, rule)): (RuleId, (Tier, &Rule))| {
-            let select = |selector| {
-                let candidates = self.by_labels.candidates(selector, self.identities.keys());
-                let matches = |id: &IdentityId| {
-                    self.identities.get(id).is_some_and(|known| selector.matches(&known.labels))
-                };
-                candidates.into_iter().filter(matches).collect()
-            };
-            (
-                id,
-                Placed { tier, from: select(&rule.from), to: select(&rule.to), rule: Arc::new(rule.clone()) },
-            )
+            let select = |selector| self.select(selector).into_iter().collect();
+            let (from, to) = (select(&rule.from), select(&rule.to));
+            (id, Placed { tier, from, to, rule: Arc::new(rule.clone()) })
         };
         let added: Vec<(RuleId, Placed)> =
             (self.next_rule..).zip(policy.tiers().filter(is_new)).map(place).collect();

@@ -77,11 +77,11 @@ pub async fn submit(
     };
     let author = caller.author.because(wanted.message.clone());
     let done = mesh.change(&author, |world| policies::apply(world, &submission)).await?;
-    let Applied { mut results, closing } = done.outcome;
+    let Applied { mut results, closing, written } = done.outcome;
     mesh.sessions.wait_enforced(&done.touched, done.revision, ENFORCEMENT).await;
     let (mut findings, mut nodes_silent) = (vec![], vec![]);
     if author.dry_run {
-        findings = mesh.look(|world| policies::findings(world, &wanted.files));
+        findings = mesh.look(|world| policies::findings(world, &written));
         if wanted.count_cuts {
             nodes_silent = count_cuts(&mesh, closing, &mut results).await;
         }

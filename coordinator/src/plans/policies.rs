@@ -32,10 +32,13 @@ pub struct Submission<'a> {
 }
 
 /// What a submission would change.
+#[derive(Default)]
 pub struct Applied {
     pub results: Vec<PolicyResult>,
     /// The links that close wholly or in part, as they would be: whose flows these are would be cut.
     pub closing: Vec<(NetworkName, Closing)>,
+    /// What was read.
+    pub written: Vec<Written>,
 }
 
 /// Links of a network, each with what it would let pass.
@@ -44,11 +47,7 @@ pub type Closing = Vec<(IdentityId, IdentityId, Acl)>;
 /// Checks policies and works out what they change: all of them are applied, or none.
 pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusal> {
     let all = read(wanted.files).map_err(|error| Refusal::Invalid(error.to_string()))?;
-    let mut plan = Plan {
-        mutations: vec![],
-        action: String::new(),
-        outcome: Applied { results: vec![], closing: vec![] },
-    };
+    let mut plan = Plan { mutations: vec![], action: String::new(), outcome: Applied::default() };
     let mut failures = Vec::new();
     for written in &all {
         let name = &written.policy.network;
@@ -77,6 +76,7 @@ pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusa
     if !names.is_empty() {
         plan.action = format!("applied the policy of {}", names.join(", "));
     }
+    plan.outcome.written = all;
     Ok(plan)
 }
 
@@ -88,11 +88,7 @@ pub fn roll_back(
     wanted: &Submission,
 ) -> Result<Plan<Applied>, Refusal> {
     let network = find(world, name)?;
-    let mut plan = Plan {
-        mutations: vec![],
-        action: String::new(),
-        outcome: Applied { results: vec![], closing: vec![] },
-    };
+    let mut plan = Plan { mutations: vec![], action: String::new(), outcome: Applied::default() };
     match past {
         Some(record) => {
             let policy = record.policy().map_err(Refusal::Conflict)?;
@@ -231,13 +227,13 @@ fn covers_all(outer: &Acl, inner: &Acl) -> bool {
         .all(|entry| outer.allows_all(PortSpec { protocol: Some(entry.protocol), ports: entry.ports }))
 }
 
-/// What is suspicious in files that can be read, beside the workloads that there are.
-pub fn findings(world: &World, files: &[PolicyFile]) -> Vec<Finding> {
+/// What is suspicious in policies, beside the workloads that there are.
+pub fn findings(world: &World, all: &[Written]) -> Vec<Finding> {
     let mut problems = Vec::new();
-    for written in read(files).unwrap_or_default() {
-        problems.extend(review(&written));
+    for written in all {
+        problems.extend(review(written));
         if let Some(network) = world.networks.get(&written.policy.network) {
-            problems.extend(review_live(&written, &network.links));
+            problems.extend(review_live(written, &network.links));
         }
     }
     problems.sort();

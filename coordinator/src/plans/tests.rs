@@ -285,7 +285,6 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
                 denied_flows: 9,
                 distinct_ports: 9,
                 distinct_addresses: 9,
-                held: false,
             };
             let plan = triggers::fire(&mesh.world, &name(node), &fired, &format!("t{node}{id}"), time(NOW));
             mesh.commit(plan).map(drop)
@@ -528,7 +527,6 @@ fn a_trigger_acts_on_its_nodes_own_workloads_and_for_its_time() {
         denied_flows: 2,
         distinct_ports: 1,
         distinct_addresses: 1,
-        held: false,
     };
     let plan = triggers::fire(&mesh.world, &other, &seen, "x", time(NOW)).unwrap();
     assert!(plan.mutations.is_empty(), "a node has no say about another's workload");

@@ -18,9 +18,8 @@ use meshward_policy::{Reaction, Trigger};
 use time::OffsetDateTime;
 
 /// What is left to do once a trigger's plan is stored.
+#[derive(Default)]
 pub struct Done {
-    /// The author of what was done, for the audit log.
-    pub trigger: String,
     /// Whom to tell.
     pub webhook: Option<String>,
 }
@@ -49,7 +48,7 @@ pub fn fire(
         workload.name, workload.id, fired.denied_flows, fired.distinct_ports, fired.distinct_addresses
     );
     let seconds = trigger.lasts.map(|span| span.0.as_secs().max(1));
-    let mut done = Done { trigger: by.clone(), webhook: None };
+    let mut done = Done::default();
     let (mutations, what) = match &trigger.then {
         Reaction::Quarantine => {
             let target =

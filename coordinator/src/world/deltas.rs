@@ -108,6 +108,12 @@ impl Items<'_> {
         })
     }
 
+    /// Drops the network and its triggers.
+    fn drop_network(&self) -> Vec<Change> {
+        let keys = self.triggers().map(|(key, _)| key).chain([ItemKey::Network(self.name().clone())]);
+        keys.map(Change::Drop).collect()
+    }
+
     /// A node as a peer; `None` while it has no endpoint.
     pub fn peer(&self, node: u32) -> Option<(ItemKey, Item)> {
         let record = self.nodes.record(node)?;
@@ -210,10 +216,7 @@ impl Telling<'_> {
         let mut told = Vec::new();
         if is_new {
             for &other in neighbours.iter().filter(|other| **other != identity) {
-                told.push((
-                    self.network.hosts(other).cloned().unwrap_or_default(),
-                    items.between(identity, other),
-                ));
+                told.push((self.network.host_set(other), items.between(identity, other)));
             }
             told.push((audience.clone(), items.identity(identity).into_iter().map(put).collect()));
         }
@@ -262,7 +265,7 @@ impl Telling<'_> {
                 dropped.entry(other).or_default().push(Change::Drop(ItemKey::Link(name.clone(), from, to)));
             }
             for (other, changes) in dropped {
-                let hosts = self.network.hosts(other).cloned().unwrap_or_default();
+                let hosts = self.network.host_set(other);
                 // The node itself may have no other workload to have these links for.
                 self.deltas.push(hosts | RoaringBitmap::from_iter([node]), changes);
             }
@@ -326,12 +329,11 @@ impl Telling<'_> {
             }
         }
         for (end, changes) in by_end {
-            let hosts = self.network.hosts(end).cloned().unwrap_or_default();
+            let hosts = self.network.host_set(end);
             self.deltas.push(hosts, changes);
         }
         for (id, before) in before {
-            let (after, hosts) =
-                (self.network.audience(id), self.network.hosts(id).cloned().unwrap_or_default());
+            let (after, hosts) = (self.network.audience(id), self.network.host_set(id));
             let (gained, lost) = (&after - &before, &before - &after);
             if !gained.is_empty() {
                 let section = self.items().section(id, None);
@@ -355,13 +357,9 @@ impl Telling<'_> {
         let own = self.items().own_network(node);
         self.network.set_member(node, own.is_some());
         if before.0.as_ref() != own.as_ref().map(|(_, item)| item) {
-            let triggers: Vec<_> = self.items().triggers().collect();
             let changes = match own {
-                Some(own) => std::iter::once(own).chain(triggers).map(put).collect(),
-                None => {
-                    let keys = triggers.into_iter().map(|(key, _)| key);
-                    keys.chain([ItemKey::Network(name.clone())]).map(Change::Drop).collect()
-                }
+                Some(own) => std::iter::once(own).chain(self.items().triggers()).map(put).collect(),
+                None => self.items().drop_network(),
             };
             self.deltas.push_to(node, changes);
         }
@@ -390,16 +388,14 @@ impl Telling<'_> {
 
     /// The network goes. It has no workloads any more.
     pub fn network_deleted(&mut self) {
-        let triggers: Vec<_> = self.items().triggers().collect();
-        let keys = triggers.into_iter().map(|(key, _)| key).chain([ItemKey::Network(self.name())]);
-        let changes = keys.map(Change::Drop).collect();
+        let changes = self.items().drop_network();
         self.deltas.push(self.network.members().clone(), changes);
     }
 
     /// A quarantine that names an identity's labels has come or gone.
     pub fn identity_held(&mut self, id: IdentityId) {
         self.deltas.hurry(true);
-        let all = self.network.audience(id) | self.network.hosts(id).cloned().unwrap_or_default();
+        let all = self.network.audience(id) | self.network.host_set(id);
         let changes = self.items().identity(id).into_iter().map(put).collect();
         self.deltas.push(all, changes);
     }

@@ -13,7 +13,7 @@ pub use deltas::Deltas;
 pub use network::{NetworkState, Subject, workload_item};
 
 use crate::records::{
-    CredentialRecord, Mutation, NodeRecord, Record, RecordKey, TokenRecord, WorkloadRecord,
+    CredentialRecord, Mutation, NodeRecord, Read, Record, RecordKey, TokenRecord, WorkloadRecord,
 };
 use deltas::{Items, Telling};
 use ipnet::IpNet;
@@ -62,21 +62,22 @@ impl World {
         records.sort_by_key(Record::rank);
         let mut world = Self { revision, nodes: Nodes::with_indices_of(&self.nodes), ..Self::default() };
         let mut nobody = Deltas::muted();
-        for record in records {
-            world.check(&record)?;
+        for mut record in records {
+            world.check(&mut record)?;
             world.put(record, &mut nobody);
         }
         world.tell_forensics(&mut nobody);
         Ok(world)
     }
 
-    /// Whether a record that was read fits to those before it.
-    fn check(&self, record: &Record) -> Result<(), String> {
+    /// Whether a record that was loaded fits to those before it. A policy is read on the way.
+    fn check(&self, record: &mut Record) -> Result<(), String> {
         let network = match record {
             Record::Policy(policy) => {
-                policy
-                    .policy()
-                    .map_err(|error| format!("the stored policy of {}: {error}", policy.network))?;
+                let read = policy.policy();
+                let read =
+                    read.map_err(|error| format!("the stored policy of {}: {error}", policy.network))?;
+                policy.read = Read(Some(read));
                 &policy.network
             }
             Record::Identity(identity) => &identity.network,

@@ -80,6 +80,11 @@ impl NetworkState {
         self.running.get(&identity).map(|running| &running.hosts)
     }
 
+    /// The same as a set of its own, empty if there is no workload.
+    pub fn host_set(&self, identity: IdentityId) -> RoaringBitmap {
+        self.hosts(identity).cloned().unwrap_or_default()
+    }
+
     /// The workloads of an identity.
     pub fn workloads_of(&self, identity: IdentityId) -> impl Iterator<Item = &WorkloadRecord> {
         let ids = self.running.get(&identity).map(|running| &running.workloads);

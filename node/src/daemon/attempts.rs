@@ -75,7 +75,6 @@ impl Attempts {
                 denied_flows: flows.len() as u32,
                 distinct_ports: ports.len() as u32,
                 distinct_addresses: addresses.len() as u32,
-                held: false,
             }
         })
     }

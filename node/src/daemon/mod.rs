@@ -39,11 +39,6 @@ const SILENCE: Duration = Duration::from_millis(1500);
 /// How often the workloads' namespaces and owners are looked after.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
-/// How often what workloads are denied is counted.
-const WATCH: Duration = Duration::from_millis(200);
-/// The most that triggers have caught and that waits for a session.
-const MAX_UNSAID: usize = 1024;
-
 /// Why the node does not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {

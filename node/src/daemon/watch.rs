@@ -1,13 +1,18 @@
 //! Watching for what triggers wait for.
 
-use super::{MAX_UNSAID, Node, State, WATCH, Workload, seconds_now};
+use super::{Node, State, Workload, seconds_now};
 use meshward_datapath::Slot;
 use meshward_model::{HeldView, Item, ItemKey, Labels, WorkloadId, control::FromNode};
 use std::{
     collections::{HashMap, HashSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tracing::{error, info, warn};
+
+/// How often what workloads are denied is counted.
+const WATCH: Duration = Duration::from_millis(200);
+/// The most that triggers have caught and that waits for a session.
+const MAX_UNSAID: usize = 1024;
 
 impl Node {
     /// Counts what workloads are denied, for ever: what triggers wait for is said to the coordinator, which decides. While it
@@ -57,7 +62,7 @@ impl Node {
                     if !labels.is_some_and(|labels| spec.watch.matches(labels)) {
                         continue;
                     }
-                    let Some(mut fired) = attempts.fires(now, network, &id, name, spec) else { continue };
+                    let Some(fired) = attempts.fires(now, network, &id, name, spec) else { continue };
                     warn!(%network, workload = %id, trigger = name, flows = fired.denied_flows,
                         ports = fired.distinct_ports, addresses = fired.distinct_addresses, "a trigger fires");
                     match session {
@@ -70,7 +75,7 @@ impl Node {
                                     spec.seconds.and_then(|seconds| seconds_now().checked_add(seconds));
                                 workload.attachment.held_until = Some(until.unwrap_or(u64::MAX));
                                 endpoint.hold(workload.slot, true);
-                                (fired.held, held) = (true, true);
+                                held = true;
                             }
                             if unsaid.len() < MAX_UNSAID {
                                 unsaid.push(fired);
