@@ -233,6 +233,7 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
         prefixes: vec!["10.0.0.0/8".parse()?],
         blocks: vec!["10.0.0.0/16".parse()?],
         mtu: 1420,
+        admission: false,
     };
     let mut view = View { revision: Revision(1), ..View::default() };
     let mut put = |key: ItemKey, item: Item| drop(view.items.insert(key, item));

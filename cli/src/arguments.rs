@@ -3,8 +3,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use meshward_model::{
-    AcceptFrom, Labels, NetworkName, NodeName, PortSpec, Revision, Selector, WorkloadId, WorkloadName,
-    local::DEFAULT_SOCKET,
+    AcceptFrom, LabelKey, Labels, NetworkName, NodeName, PortSpec, Revision, Selector, WorkloadId,
+    WorkloadName, local::DEFAULT_SOCKET,
 };
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
@@ -108,6 +108,14 @@ pub enum Command {
     Detach {
         /// Its id
         workload: WorkloadId,
+    },
+    /// Change the labels of a workload of this machine
+    Label {
+        /// Its id
+        workload: WorkloadId,
+        /// A label that it gets, or with a `-` behind the key, one that it loses
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+        changes: Vec<LabelChange>,
     },
     /// List the workloads of this machine
     Attached,
@@ -388,9 +396,26 @@ pub enum Declared {
 impl FromStr for Declared {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("meshward.accept-from=") {
+        match text.strip_prefix(meshward_model::accept::LABEL).and_then(|rest| rest.strip_prefix('=')) {
             Some(accept) => accept.parse().map(Self::AcceptFrom).map_err(|error| error.to_string()),
             None => text.parse().map(Self::Labels).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// A label that comes or goes.
+#[derive(Debug, Clone)]
+pub enum LabelChange {
+    Set(Labels),
+    Remove(LabelKey),
+}
+
+impl FromStr for LabelChange {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_suffix('-').filter(|key| !key.contains('=')) {
+            Some(key) => key.parse().map(Self::Remove).map_err(|error| format!("{error}")),
+            None => Labels::parse_each([text]).map(Self::Set).map_err(|error| error.to_string()),
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use crate::{
     Mistake,
-    arguments::{self, Common, Declared, Workload},
+    arguments::{self, Common, Declared, LabelChange, Workload},
     client::Client,
     output::{bad, good, list as cell, show, whole},
 };
 use anyhow::{Context, Result};
 use meshward_model::{
     Labels, WorkloadId,
-    local::{Attach, LocalWorkload, State},
+    local::{Attach, LocalWorkload, Relabel, State},
 };
 use meshward_netns::Netns;
 use nix::{
@@ -132,6 +132,28 @@ pub async fn detach(common: &Common, id: &WorkloadId) -> Result<()> {
     Ok(())
 }
 
+pub async fn label(common: &Common, id: &WorkloadId, changes: Vec<LabelChange>) -> Result<()> {
+    let client = Client::node(common);
+    let all: Vec<LocalWorkload> = client.get("/v1/workloads").await?;
+    let known = all.into_iter().find(|workload| workload.id == *id);
+    let known = known.ok_or_else(|| {
+        Mistake(format!("there is no workload `{id}` on this machine; `meshctl attached` shows them"))
+    })?;
+    let mut labels = known.labels;
+    for change in changes {
+        labels = match change {
+            LabelChange::Set(more) => labels.with_all(&more).map_err(|error| Mistake(error.to_string()))?,
+            LabelChange::Remove(key) => labels.without(&key),
+        };
+    }
+    let path = format!("/v1/workloads/{id}");
+    let workload: LocalWorkload = client.patch(&path, &Relabel { labels }).await?;
+    if !whole(common, &workload)? {
+        anstream::println!("{id} is labelled {}", workload.labels);
+    }
+    Ok(())
+}
+
 pub async fn list(common: &Common) -> Result<()> {
     let all: Vec<LocalWorkload> = Client::node(common).get("/v1/workloads").await?;
     let row = |workload: &LocalWorkload| {
@@ -153,6 +175,7 @@ fn describe(state: &State) -> String {
     match state {
         State::Open => good("open"),
         State::Vouched => good("open (the coordinator is away)"),
+        State::Unmeasured => bad("waiting to be measured"),
         State::Waiting => bad("waiting for the coordinator"),
         State::Quarantined => bad("quarantined"),
         State::Refused(reason) => bad(format!("refused: {reason}")),

@@ -115,7 +115,12 @@ pub async fn workloads(common: &Common, network: Option<NetworkName>) -> Result<
     let client = Client::coordinator(common)?;
     let all: Vec<api::Workload> = client.get(&in_network("/v1/workloads", network)).await?;
     let row = |workload: &api::Workload| {
-        let state = if workload.quarantined { bad("quarantined") } else { good("open") };
+        let state = match workload {
+            _ if !workload.refused.is_empty() => bad("refused"),
+            _ if workload.quarantined => bad("quarantined"),
+            _ => good("open"),
+        };
+        let measured = workload.measurement.as_ref();
         [
             workload.id.to_string(),
             workload.name.to_string(),
@@ -123,17 +128,21 @@ pub async fn workloads(common: &Common, network: Option<NetworkName>) -> Result<
             workload.node.to_string(),
             list(&workload.addresses),
             workload.labels.to_string(),
+            measured.map_or("-".into(), |measured| measured.runtime.clone()),
             state,
         ]
     };
-    let columns = ["ID", "NAME", "NETWORK", "NODE", "ADDRESSES", "LABELS", "STATE"];
-    show(
-        common,
-        &all,
-        columns,
-        row,
-        "no workloads; start one on a node with: meshctl run --network NAME -- COMMAND",
-    )
+    let columns = ["ID", "NAME", "NETWORK", "NODE", "ADDRESSES", "LABELS", "RUNTIME", "STATE"];
+    let none = "no workloads; start one on a node with: meshctl run --network NAME -- COMMAND";
+    show(common, &all, columns, row, none)?;
+    if common.output == Output::Table {
+        for workload in &all {
+            for reason in &workload.refused {
+                anstream::eprintln!("{} {} ({}): {reason}", bad("refused:"), workload.name, workload.id);
+            }
+        }
+    }
+    Ok(())
 }
 
 pub async fn credential(common: &Common, verb: Credential) -> Result<()> {

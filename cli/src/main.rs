@@ -67,6 +67,7 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Explain(query) => return policy::explain(&common, query).await,
         Command::Attach(wanted) => attach::attach(&common, wanted).await?,
         Command::Detach { workload } => attach::detach(&common, &workload).await?,
+        Command::Label { workload, changes } => attach::label(&common, &workload, changes).await?,
         Command::Attached => attach::list(&common).await?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "meshctl", &mut std::io::stdout());

@@ -128,6 +128,12 @@ fn report_network(result: &PolicyResult, would: bool) {
     let verb = if would { "would get" } else { "has" };
     anstream::println!("network {} {verb} {} rules ({tests})", result.network, result.rules);
     report_changes(&result.opened, &result.closed);
+    for admitted in &result.admitted {
+        anstream::println!("{} {admitted}", good("lets in"));
+    }
+    for refused in &result.refused {
+        anstream::println!("{} {refused}", bad("refuses"));
+    }
     for cut in &result.cuts {
         let flows = if cut.flows == 1 { "live flow".into() } else { format!("{} live flows", cut.flows) };
         let name = if cut.name.is_empty() { String::new() } else { format!("{} ", cut.name) };

@@ -27,6 +27,8 @@ use std::{
 
 /// Starts and stops together, each second of the churn.
 const CHURN: u32 = 2000;
+/// How long after a quarantine was lifted the next is imposed under churn: to lift one is to tell all nodes, too.
+const BETWEEN: Duration = Duration::from_secs(1);
 
 struct Size {
     shape: Shape,
@@ -287,8 +289,10 @@ async fn churn(coordinator: &Coordinator, fleet: &Fleet, size: &Size) -> Result<
     let cutting = async {
         let mut milliseconds = Vec::new();
         while begun.elapsed() < Duration::from_secs(size.churn_seconds.into()) {
-            eprint!("\rchurn: {} s ", begun.elapsed().as_secs());
-            milliseconds.push(quarantine(coordinator, fleet, "w-dns-2", nodes).await?);
+            let taken = quarantine(coordinator, fleet, "w-dns-2", nodes).await?;
+            eprint!("\rchurn: {} s, a quarantine took {taken:.0} ms ", begun.elapsed().as_secs());
+            milliseconds.push(taken);
+            tokio::time::sleep(BETWEEN).await;
         }
         eprintln!();
         anyhow::Ok(milliseconds)

@@ -191,7 +191,7 @@ impl Serving {
         let _end = RemoveAtEnd(&self.mesh.clone(), session.clone());
         info!(node = %self.node, from = %session.address(), %revision, "session begun");
         if ours == theirs {
-            self.update(current, vec![]).await?;
+            self.update(current, vec![], true).await?;
         } else {
             self.compare(&session).await?;
         }
@@ -212,7 +212,7 @@ impl Serving {
                     due = None;
                     match self.mesh.sessions.next(session) {
                         (_, Next::Wait) => {}
-                        (revision, Next::Send(changes)) => self.update(revision, changes).await?,
+                        (revision, Next::Send(changes, urgent)) => self.update(revision, changes, urgent).await?,
                         (_, Next::Compare) => self.compare(session).await?,
                     }
                 }
@@ -241,15 +241,15 @@ impl Serving {
             world.view_of(&self.node)
         });
         let changes = view.changes_since(&shadow);
-        self.update(view.revision, changes).await?;
+        self.update(view.revision, changes, true).await?;
         for message in before {
             self.take(message, session).await?;
         }
         Ok(())
     }
 
-    async fn update(&mut self, revision: Revision, changes: Vec<Change>) -> Result<()> {
-        self.say(&FromCoordinator::Update { revision, changes }).await
+    async fn update(&mut self, revision: Revision, changes: Vec<Change>, urgent: bool) -> Result<()> {
+        self.say(&FromCoordinator::Update { revision, changes, urgent }).await
     }
 
     async fn say(&mut self, message: &FromCoordinator) -> Result<()> {

@@ -4,6 +4,8 @@ use ipnet::IpNet;
 use meshward_model::{
     AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName,
     api::{Network, PolicyFile, Quarantine, Role},
+    control::WorkloadReport,
+    measurement::{ImageSignature, Measurement, Sha256},
 };
 use meshward_policy::Policy;
 use serde::{Deserialize, Serialize};
@@ -79,7 +81,124 @@ pub struct WorkloadRecord {
     /// What a trigger gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given: Option<Given>,
+    /// What its node has measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measurement: Option<Arc<Measurement>>,
     pub identity: IdentityId,
+}
+
+/// A workload that is not let in. It has no identity, so no link of it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRecord {
+    pub node: NodeName,
+    /// What its node said of it, without the signatures.
+    pub report: WorkloadReport,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Given>,
+    /// Why.
+    pub reasons: Vec<String>,
+}
+
+impl RefusedRecord {
+    /// Why, in one sentence.
+    pub fn reason(&self) -> String {
+        self.reasons.join("; ")
+    }
+}
+
+/// A workload as it stands.
+#[derive(Debug, Clone, Copy)]
+pub enum Standing<'a> {
+    /// It is let in.
+    Admitted(&'a WorkloadRecord),
+    /// It is not.
+    Refused(&'a RefusedRecord),
+}
+
+impl<'a> Standing<'a> {
+    /// The workload of a record, if it is one of a workload.
+    pub fn of(record: &'a Record) -> Option<Self> {
+        match record {
+            Record::Workload(record) => Some(Self::Admitted(record)),
+            Record::Refused(record) => Some(Self::Refused(record)),
+            _ => None,
+        }
+    }
+
+    pub fn is(&self, record: &Record) -> bool {
+        match (self, record) {
+            (Self::Admitted(own), Record::Workload(other)) => *own == other,
+            (Self::Refused(own), Record::Refused(other)) => *own == &**other,
+            _ => false,
+        }
+    }
+
+    pub fn id(&self) -> &'a WorkloadId {
+        match self {
+            Self::Admitted(record) => &record.id,
+            Self::Refused(record) => &record.report.id,
+        }
+    }
+
+    pub fn network(&self) -> &'a NetworkName {
+        match self {
+            Self::Admitted(record) => &record.network,
+            Self::Refused(record) => &record.report.network,
+        }
+    }
+
+    pub fn node(&self) -> &'a NodeName {
+        match self {
+            Self::Admitted(record) => &record.node,
+            Self::Refused(record) => &record.node,
+        }
+    }
+
+    pub fn name(&self) -> &'a WorkloadName {
+        match self {
+            Self::Admitted(record) => &record.name,
+            Self::Refused(record) => &record.report.name,
+        }
+    }
+
+    pub fn addresses(&self) -> &'a [IpAddr] {
+        match self {
+            Self::Admitted(record) => &record.addresses,
+            Self::Refused(record) => &record.report.addresses,
+        }
+    }
+
+    pub fn given(&self) -> Option<&'a Given> {
+        match self {
+            Self::Admitted(record) => record.given.as_ref(),
+            Self::Refused(record) => record.given.as_ref(),
+        }
+    }
+
+    /// What its node said of it, without the signatures.
+    pub fn report(&self) -> WorkloadReport {
+        match self {
+            Self::Refused(record) => record.report.clone(),
+            Self::Admitted(record) => WorkloadReport {
+                id: record.id.clone(),
+                network: record.network.clone(),
+                name: record.name.clone(),
+                labels: record.declared.clone(),
+                addresses: record.addresses.clone(),
+                accepts: record.accepts.clone(),
+                measurement: record.measurement.clone(),
+                signatures: vec![],
+                objection: None,
+            },
+        }
+    }
+}
+
+/// The signatures of an image. They prove themselves, so it does not matter which node has found them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    pub digest: Sha256,
+    pub signatures: Vec<ImageSignature>,
 }
 
 /// Labels that a workload was given by a trigger.
@@ -148,6 +267,9 @@ pub enum Record {
     Credential(CredentialRecord),
     Identity(IdentityRecord),
     Workload(WorkloadRecord),
+    /// Kept in the place of a [`Record::Workload`].
+    Refused(Box<RefusedRecord>),
+    Image(ImageRecord),
     Policy(PolicyRecord),
     Quarantine(Quarantine),
 }
@@ -161,6 +283,7 @@ pub enum RecordKey {
     Credential(String),
     Identity(IdentityId),
     Workload(WorkloadId),
+    Image(Sha256),
     Policy(NetworkName),
     Quarantine(String),
 }
@@ -169,10 +292,10 @@ impl Record {
     /// In which order records are taken up: each after those that it names.
     pub fn rank(&self) -> u8 {
         match self {
-            Self::Network(_) | Self::Quarantine(_) => 0,
+            Self::Network(_) | Self::Quarantine(_) | Self::Image(_) => 0,
             Self::Node(_) => 1,
             Self::Identity(_) | Self::Policy(_) => 2,
-            Self::Token(_) | Self::Credential(_) | Self::Workload(_) => 3,
+            Self::Token(_) | Self::Credential(_) | Self::Workload(_) | Self::Refused(_) => 3,
         }
     }
 
@@ -184,6 +307,8 @@ impl Record {
             Self::Credential(record) => RecordKey::Credential(record.name.clone()),
             Self::Identity(record) => RecordKey::Identity(record.id),
             Self::Workload(record) => RecordKey::Workload(record.id.clone()),
+            Self::Refused(record) => RecordKey::Workload(record.report.id.clone()),
+            Self::Image(record) => RecordKey::Image(record.digest),
             Self::Policy(record) => RecordKey::Policy(record.network.clone()),
             Self::Quarantine(record) => RecordKey::Quarantine(record.id.clone()),
         }
@@ -205,6 +330,7 @@ impl RecordKey {
             Self::Credential(name) => ("credential", name.clone()),
             Self::Identity(id) => ("identity", id.to_string()),
             Self::Workload(id) => ("workload", id.to_string()),
+            Self::Image(digest) => ("image", digest.to_string()),
             Self::Policy(network) => ("policy", network.to_string()),
             Self::Quarantine(id) => ("quarantine", id.clone()),
         }

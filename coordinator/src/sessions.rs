@@ -59,8 +59,8 @@ struct Backlog {
 pub enum Next {
     /// Nothing is new.
     Wait,
-    /// To send these changes.
-    Send(Vec<Change>),
+    /// To send these changes, and whether one of them is urgent.
+    Send(Vec<Change>, bool),
     /// To find out what the node has.
     Compare,
 }
@@ -98,9 +98,10 @@ impl Backlog {
             changes.extend(delta.iter().cloned());
         }
         self.changes -= changes.len();
+        let urgent = self.urgent;
         // What is of a revision that is still being delivered stays as urgent as it is.
         self.urgent &= self.waits();
-        if changes.is_empty() { Next::Wait } else { Next::Send(changes) }
+        if changes.is_empty() { Next::Wait } else { Next::Send(changes, urgent) }
     }
 }
 
@@ -313,8 +314,8 @@ mod tests {
         assert!(backlog.urgent);
         assert!(!backlog.push(Revision(2), &vec![change(4)].into(), true), "it knows already");
         assert_eq!(backlog.next(Revision(0)), Next::Wait);
-        assert_eq!(backlog.next(Revision(1)), Next::Send(vec![change(1), change(2)]));
-        assert_eq!(backlog.next(Revision(2)), Next::Send(vec![change(3), change(4)]));
+        assert_eq!(backlog.next(Revision(1)), Next::Send(vec![change(1), change(2)], true));
+        assert_eq!(backlog.next(Revision(2)), Next::Send(vec![change(3), change(4)], true));
         assert_eq!((backlog.changes, backlog.urgent), (0, false));
     }
 
@@ -324,9 +325,9 @@ mod tests {
         assert!(backlog.push(Revision(1), &vec![change(1)].into(), false), "the session is told");
         assert!(backlog.push(Revision(2), &vec![change(2)].into(), true));
         assert!(!backlog.push(Revision(2), &vec![change(3)].into(), true), "nobody tells it again");
-        assert_eq!(backlog.next(Revision(1)), Next::Send(vec![change(1)]));
+        assert_eq!(backlog.next(Revision(1)), Next::Send(vec![change(1)], true));
         assert!(backlog.waits() && backlog.urgent, "so it has to come back by itself");
-        assert_eq!(backlog.next(Revision(2)), Next::Send(vec![change(2), change(3)]));
+        assert_eq!(backlog.next(Revision(2)), Next::Send(vec![change(2), change(3)], true));
         assert!(!backlog.waits() && !backlog.urgent);
     }
 

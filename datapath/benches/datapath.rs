@@ -224,7 +224,7 @@ impl Pair {
                 |at: usize| (format!("w{at}").parse().expect("a name"), [10, 42, at as u8, 1].into());
             let (id, own) = workload(at);
             endpoint.add_local(LocalWorkload { id, addresses: vec![own], vouched: None });
-            let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420 };
+            let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
             let mut changes = vec![Change::Put(ItemKey::Network(network.clone()), Item::Network(spec))];
             let other = 1 - at;
             let peer = PeerSpec {

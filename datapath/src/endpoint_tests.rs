@@ -133,7 +133,7 @@ impl Pair {
                 candidates: vec![format!("192.0.2.{other}:51820").parse().unwrap()],
                 prefixes: vec![format!("10.42.{other}.0/24").parse().unwrap()],
             };
-            let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420 };
+            let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
             endpoint.apply(
                 now,
                 &[

@@ -201,7 +201,7 @@ impl End {
             candidates: vec![([192, 0, 2, 1 - at], 51820).into()],
             prefixes: vec![prefix],
         };
-        let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420 };
+        let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
         endpoint.apply(
             now,
             &[

@@ -3,11 +3,13 @@
 //! Namespaces have no names here and leave nothing behind: they end with the processes that hold them.
 #![forbid(unsafe_code)]
 
+mod docker;
 mod internet;
 mod mesh;
 mod process;
 mod root;
 
+pub use docker::{Docker, busybox};
 pub use internet::{Internet, Site, back_to_back};
 pub use mesh::{Mesh, Node, Workload};
 pub use process::{Binaries, Process, output};

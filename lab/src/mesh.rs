@@ -146,8 +146,16 @@ impl Mesh {
     /// # Errors
     /// With what it printed, if it does not.
     pub fn node_at(&self, site: Site, token: &str) -> Result<Node> {
+        self.node_on(site, token, &[])
+    }
+
+    /// Joins and starts a node with flags, with a token, on a site whose name it takes.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not.
+    pub fn node_on(&self, site: Site, token: &str, flags: &[String]) -> Result<Node> {
         self.join(&site, token)?;
-        self.start_node(site, Vec::new())
+        self.start_node(site, flags.to_vec())
     }
 
     fn start_node(&self, site: Site, flags: Vec<String>) -> Result<Node> {

@@ -7,6 +7,9 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
+/// The label of a container that declares who may reach it; several are separated by `;`.
+pub const LABEL: &str = "meshward.accept-from";
+
 /// The most declarations that one workload may carry.
 pub const MAX_ACCEPTS: usize = 16;
 
@@ -38,6 +41,17 @@ impl AcceptFrom {
     /// Whether it speaks of these ports: those that it names, or every one.
     pub fn ports(&self) -> &[PortSpec] {
         if self.ports.is_empty() { &[PortSpec::ANY] } else { &self.ports }
+    }
+
+    /// Reads declarations that are separated by `;`.
+    ///
+    /// # Errors
+    /// What is wrong with the first bad one, or that they are too many.
+    pub fn parse_all(text: &str) -> Result<Vec<Self>, BadAccept> {
+        let parts = text.split(';').map(str::trim).filter(|part| !part.is_empty());
+        let all: Vec<Self> = parts.map(str::parse).collect::<Result<_, _>>()?;
+        Self::check_count(&all)?;
+        Ok(all)
     }
 
     /// Refuses more declarations than one workload may carry.

@@ -3,6 +3,7 @@
 use crate::{
     acl::Acl,
     labels::Labels,
+    measurement::Measurement,
     names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
     ports::PortSpec,
     selector::Selector,
@@ -199,11 +200,39 @@ pub struct Workload {
     /// Its labels, verified ones included.
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub labels: Labels,
-    /// The number of its identity.
-    #[schema(value_type = u32)]
-    pub identity: IdentityId,
+    /// The number of its identity; none if it is not let in.
+    #[schema(value_type = Option<u32>)]
+    pub identity: Option<IdentityId>,
     /// Whether it is quarantined.
     pub quarantined: bool,
+    /// Why it is not let in; it is, if there is nothing.
+    pub refused: Vec<String>,
+    /// What its node has measured; nothing for a process that no container runtime runs.
+    pub measurement: Option<Measured>,
+}
+
+/// What a node has measured of a workload.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Measured {
+    /// Who was asked, such as `docker`.
+    pub runtime: String,
+    /// The images of its containers, as `REPOSITORY@DIGEST`, or a digest alone.
+    pub images: Vec<String>,
+    /// The digest of how it was set up.
+    pub config: String,
+    /// What it may do that a container usually may not.
+    pub privileges: Vec<String>,
+}
+
+impl From<&Measurement> for Measured {
+    fn from(measured: &Measurement) -> Self {
+        Self {
+            runtime: measured.runtime.clone(),
+            images: measured.images.iter().map(ToString::to_string).collect(),
+            config: measured.config.to_string(),
+            privileges: measured.privileges.clone(),
+        }
+    }
 }
 
 /// One file of policy.
@@ -262,6 +291,10 @@ pub struct PolicyResult {
     pub opened: Vec<LinkChange>,
     /// Links that close, wholly or in part.
     pub closed: Vec<LinkChange>,
+    /// Workloads that admission lets in now, and did not before.
+    pub admitted: Vec<String>,
+    /// Workloads that admission does not let in any more, and why.
+    pub refused: Vec<String>,
     /// Live flows that would be cut, by the workload that began them.
     pub cuts: Vec<Cut>,
 }

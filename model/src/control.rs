@@ -11,12 +11,17 @@ use crate::{
     acl::Acl,
     keys::PublicKey,
     labels::Labels,
+    measurement::{ImageSignature, Measurement, Sha256},
     names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
     ports::Protocol,
     view::{Change, Digest, Shadow},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 /// ALPN of the session.
 pub const ALPN_SESSION: &[u8] = b"meshward-session/1";
@@ -28,6 +33,10 @@ pub const MAX_FRAME: usize = 64 << 20;
 pub const MAX_JOIN_FRAME: usize = 64 << 10;
 /// The port on which the coordinator listens, QUIC over UDP and HTTPS over TCP, unless it is configured otherwise.
 pub const DEFAULT_PORT: u16 = 7443;
+
+/// How long a node may take to say that it enforces a revision for which nobody waits: so what churns costs half as many
+/// messages.
+pub const ENFORCED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The DNS name in every coordinator's certificate: clients ask for it, whatever address they dial.
 pub const COORDINATOR_NAME: &str = "coordinator.meshward.internal";
@@ -131,6 +140,15 @@ pub struct WorkloadReport {
     /// What its owner declares about who may reach it.
     #[serde(default)]
     pub accepts: Vec<AcceptFrom>,
+    /// What its node has measured; nothing for a process that no container runtime runs.
+    #[serde(default)]
+    pub measurement: Option<Arc<Measurement>>,
+    /// The signatures that were found of its images.
+    #[serde(default)]
+    pub signatures: Vec<(Sha256, Vec<ImageSignature>)>,
+    /// Why it cannot be let in, whatever the network wants: what its node could not make sense of.
+    #[serde(default)]
+    pub objection: Option<String>,
 }
 
 /// What a trigger has caught.
@@ -196,6 +214,9 @@ pub enum FromCoordinator {
         revision: Revision,
         /// The changes.
         changes: Vec<Change>,
+        /// Whether somebody may wait for it: then the node says at once that it enforces the revision, otherwise within
+        /// [`ENFORCED_WITHIN`].
+        urgent: bool,
     },
     /// A workload is not admitted: it stays closed.
     Refused {

@@ -137,6 +137,12 @@ impl Labels {
         Self::try_from(self.0)
     }
 
+    /// Takes the label under a key away.
+    pub fn without(mut self, key: &LabelKey) -> Self {
+        self.0.remove(key);
+        self
+    }
+
     /// Adds a verified fact below [`RESERVED_PREFIX`].
     pub fn with_fact(mut self, fact: &str, value: &str) -> Result<Self, BadLabel> {
         check_value(value)?;

@@ -11,6 +11,7 @@ pub mod control;
 pub mod keys;
 pub mod labels;
 pub mod local;
+pub mod measurement;
 pub mod names;
 pub mod ports;
 pub mod selector;

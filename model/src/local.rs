@@ -2,6 +2,7 @@
 
 use crate::{
     accept::AcceptFrom,
+    api::Measured,
     labels::Labels,
     names::{NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
 };
@@ -38,10 +39,116 @@ pub struct Attach {
     pub owner: Option<u32>,
 }
 
+/// What is said of a container by whoever places it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Declared {
+    /// What people call it.
+    #[serde(default)]
+    pub name: Option<WorkloadName>,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Who may reach it.
+    #[serde(default)]
+    pub accepts: Vec<AcceptFrom>,
+}
+
+/// Where a Kubernetes API is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kubernetes {
+    /// `https://HOST:PORT`.
+    pub server: String,
+    /// The file of a bearer token that may read pods.
+    pub token_file: PathBuf,
+    /// The file of the CA's certificate, in PEM.
+    pub ca_file: PathBuf,
+}
+
+/// A pod, and who knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pod {
+    /// The API.
+    pub api: Kubernetes,
+    /// Its namespace in Kubernetes.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A container to be placed by the CNI plugin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlaceContainer {
+    /// The network.
+    pub network: NetworkName,
+    /// The id of the container or pod.
+    pub container: String,
+    /// What the interface is to be called.
+    pub interface: String,
+    /// The network namespace.
+    pub netns: PathBuf,
+    /// Addresses of the node's blocks that are asked for, at most one of each family.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The socket of an API like Docker's that knows the container.
+    #[serde(default)]
+    pub engine: Option<PathBuf>,
+    /// The pod that it is.
+    #[serde(default)]
+    pub pod: Option<Pod>,
+    /// What is known of it without asking anybody.
+    #[serde(default)]
+    pub declared: Declared,
+}
+
+/// A container that was placed. Nothing passes until it is measured and let in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlacedContainer {
+    /// The workload.
+    pub id: WorkloadId,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The prefixes of its network.
+    pub prefixes: Vec<IpNet>,
+    /// The MTU of its interface, in bytes.
+    pub mtu: u16,
+}
+
+/// A container's interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerKey {
+    /// The id of the container or pod.
+    pub container: String,
+    /// What the interface is called.
+    pub interface: String,
+}
+
+/// A container as it is attached.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttachedContainer {
+    /// The workload.
+    pub workload: LocalWorkload,
+    /// Whether its interface is in its namespace.
+    pub is_there: bool,
+}
+
+/// Other labels for a workload.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relabel {
+    /// All labels that its owner declares from now on.
+    pub labels: Labels,
+}
+
 /// How far a workload has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "state", content = "reason")]
 pub enum State {
+    /// It is not known yet what runs in it: nothing passes.
+    Unmeasured,
     /// The coordinator has not said anything yet: nothing passes.
     Waiting,
     /// Admitted: policy decides what passes.
@@ -71,6 +178,9 @@ pub struct LocalWorkload {
     pub interface: String,
     /// Its namespace.
     pub netns: PathBuf,
+    /// What was measured of it; nothing for a process that no container runtime runs.
+    #[serde(default)]
+    pub measured: Option<Measured>,
     /// How far it has come.
     #[serde(flatten)]
     pub state: State,

@@ -96,6 +96,19 @@ name!(
     "workload id"
 );
 
+impl WorkloadName {
+    /// The nearest name to what a runtime calls a container: those allow more characters. `None` if nothing is left.
+    pub fn like(text: &str) -> Option<Self> {
+        let plain: String = text
+            .trim_start_matches(|c: char| !c.is_ascii_alphanumeric())
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .take(63)
+            .collect();
+        plain.trim_matches('-').parse().ok()
+    }
+}
+
 /// An interned label set: what policy sees of a workload. Numbers are never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IdentityId(pub u32);
@@ -144,6 +157,13 @@ mod tests {
         for bad in ["", "-a", "a-", "Shop", "a.b", "a b", long.as_str()] {
             assert!(bad.parse::<NetworkName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_name_is_found_for_whatever_a_runtime_calls_a_container() {
+        assert_eq!(WorkloadName::like("/Shop_Web.1").unwrap().as_str(), "shop-web-1");
+        assert_eq!(WorkloadName::like(&"a.".repeat(60)).unwrap().as_str().len(), 63);
+        assert!(WorkloadName::like("///").is_none());
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct NetworkSpec {
     pub blocks: Vec<IpNet>,
     /// MTU of the workloads' interfaces, in bytes.
     pub mtu: u16,
+    /// Whether its policy says what workloads have to be to be let in.
+    pub admission: bool,
 }
 
 /// Another node's endpoint of the same network.
@@ -84,6 +86,8 @@ pub enum Item {
     Link(Acl),
     /// A trigger for the node's own workloads.
     Trigger(TriggerSpec),
+    /// Why a workload of the node is not let in.
+    Refused(String),
 }
 
 /// Under what an item is kept. The order is that in which changes apply.
@@ -101,6 +105,8 @@ pub enum ItemKey {
     Link(NetworkName, IdentityId, IdentityId),
     /// [`Item::Trigger`].
     Trigger(NetworkName, String),
+    /// [`Item::Refused`].
+    Refused(NetworkName, WorkloadId),
 }
 
 impl ItemKey {
@@ -112,7 +118,8 @@ impl ItemKey {
             | Self::Identity(network, _)
             | Self::Workload(network, _)
             | Self::Link(network, _, _)
-            | Self::Trigger(network, _) => network,
+            | Self::Trigger(network, _)
+            | Self::Refused(network, _) => network,
         }
     }
 
@@ -125,6 +132,7 @@ impl ItemKey {
                 | (Self::Workload(..), Item::Workload(_))
                 | (Self::Link(..), Item::Link(_))
                 | (Self::Trigger(..), Item::Trigger(_))
+                | (Self::Refused(..), Item::Refused(_))
         )
     }
 }
@@ -256,6 +264,14 @@ impl View {
     pub fn workload(&self, network: &NetworkName, id: &WorkloadId) -> Option<&WorkloadSpec> {
         match self.items.get(&ItemKey::Workload(network.clone(), id.clone())) {
             Some(Item::Workload(spec)) => Some(spec),
+            _ => None,
+        }
+    }
+
+    /// Why a workload of the node is not let in.
+    pub fn refusal(&self, network: &NetworkName, id: &WorkloadId) -> Option<&str> {
+        match self.items.get(&ItemKey::Refused(network.clone(), id.clone())) {
+            Some(Item::Refused(reason)) => Some(reason),
             _ => None,
         }
     }
@@ -561,13 +577,14 @@ mod tests {
         };
         let labels = "app=web".parse().unwrap();
         let items = [
-            Item::Network(NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420 }),
+            Item::Network(NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false }),
             Item::Peer(peer),
             Item::Identity(IdentitySpec { labels, accepts, quarantined: false }),
             Item::Workload(workload),
             Item::Link(acl),
             Item::Trigger(trigger),
             Item::Trigger(everyone),
+            Item::Refused("unsigned".into()),
         ];
         for item in items {
             let bytes = postcard::to_stdvec(&item).unwrap();

@@ -7,17 +7,21 @@ use crate::{
 use anyhow::{Context, Result};
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    extract::{DefaultBodyLimit, Path, Query, State, rejection::JsonRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{delete, get},
+    routing::{get, patch},
 };
 use meshward_model::{
-    WorkloadId,
+    NetworkName, WorkloadId,
     api::ErrorBody,
-    local::{Attach, LocalStatus, LocalWorkload},
+    local::{
+        Attach, AttachedContainer, ContainerKey, LocalStatus, LocalWorkload, PlaceContainer, PlacedContainer,
+        Relabel,
+    },
 };
-use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
+use serde::Deserialize;
+use std::{fs, os::unix::fs::PermissionsExt, path::Path as StdPath, sync::Arc};
 use tokio::net::{UnixListener, UnixStream};
 
 const MAX_BODY: usize = 1 << 20;
@@ -38,28 +42,35 @@ impl IntoResponse for Refusal {
 /// # Errors
 /// If the socket cannot be made, or another daemon answers on it.
 pub async fn serve(node: Arc<Node>) -> Result<()> {
-    let path = node.config.socket.clone();
-    if UnixStream::connect(&path).await.is_ok() {
-        anyhow::bail!(
-            "another meshward-node answers on {}; name another socket with --socket",
-            path.display()
-        );
+    let listener = listen(&node.config.socket, "name another socket with --socket").await?;
+    tokio::spawn(async move { axum::serve(listener, router(node)).await });
+    Ok(())
+}
+
+/// Makes a unix socket that only the daemon's user can open.
+///
+/// # Errors
+/// If it cannot be made, or another daemon answers on it. `mend` says what then helps.
+pub async fn listen(path: &StdPath, mend: &str) -> Result<UnixListener> {
+    if UnixStream::connect(path).await.is_ok() {
+        anyhow::bail!("another meshward-node answers on {}; {mend}", path.display());
     }
     let folder = path.parent().context("the socket has no folder")?;
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let _ = fs::remove_file(&path);
-    let listener = UnixListener::bind(&path)
-        .with_context(|| format!("cannot make the socket {}; name another with --socket", path.display()))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    tokio::spawn(async move { axum::serve(listener, router(node)).await });
-    Ok(())
+    let _ = fs::remove_file(path);
+    let listener = UnixListener::bind(path)
+        .with_context(|| format!("cannot make the socket {}; {mend}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/workloads", get(workloads).post(attach))
-        .route("/v1/workloads/{id}", delete(detach))
+        .route("/v1/containers", get(containers).post(place))
+        .route("/v1/containers/{container}/{interface}", get(container).delete(remove_container))
+        .route("/v1/workloads/{id}", patch(relabel).delete(detach))
         .fallback(async || Refusal::Missing("there is no such path in the node's local API".into()))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(node.clone())
@@ -83,6 +94,52 @@ async fn attach(
     let attached = tokio::spawn(async move { node.attach(wanted).await }).await;
     let attached = attached.map_err(|panic| Refusal::Failed(panic.to_string()))??;
     Ok((StatusCode::CREATED, Json(attached)))
+}
+
+#[derive(Deserialize)]
+struct InNetwork {
+    network: NetworkName,
+}
+
+async fn containers(State(node): State<Arc<Node>>, Query(of): Query<InNetwork>) -> Json<Vec<ContainerKey>> {
+    Json(node.containers_in(&of.network).await)
+}
+
+async fn place(
+    State(node): State<Arc<Node>>,
+    wanted: Result<Json<PlaceContainer>, JsonRejection>,
+) -> Result<(StatusCode, Json<PlacedContainer>), Refusal> {
+    let Json(wanted) = wanted.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
+    // In a task of its own: a client that goes away halfway leaves nothing half done.
+    let placed = tokio::spawn(async move { node.place_container(wanted).await }).await;
+    let placed = placed.map_err(|panic| Refusal::Failed(panic.to_string()))??;
+    Ok((StatusCode::CREATED, Json(placed)))
+}
+
+async fn container(
+    State(node): State<Arc<Node>>,
+    Path((container, interface)): Path<(String, String)>,
+) -> Result<Json<AttachedContainer>, Refusal> {
+    Ok(Json(node.container(ContainerKey { container, interface }).await?))
+}
+
+async fn remove_container(
+    State(node): State<Arc<Node>>,
+    Path((container, interface)): Path<(String, String)>,
+) -> Result<StatusCode, Refusal> {
+    let key = ContainerKey { container, interface };
+    let removed = tokio::spawn(async move { node.remove_container(key).await }).await;
+    removed.map_err(|panic| Refusal::Failed(panic.to_string()))??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn relabel(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<WorkloadId>,
+    wanted: Result<Json<Relabel>, JsonRejection>,
+) -> Result<Json<LocalWorkload>, Refusal> {
+    let Json(wanted) = wanted.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
+    Ok(Json(node.relabel(&id, wanted.labels).await?))
 }
 
 async fn detach(State(node): State<Arc<Node>>, Path(id): Path<WorkloadId>) -> Result<StatusCode, Refusal> {

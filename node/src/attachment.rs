@@ -5,7 +5,7 @@ use crate::{
     sys::{self, Tun},
 };
 use ipnet::IpNet;
-use meshward_model::{WorkloadId, control::WorkloadReport, view::NetworkSpec};
+use meshward_model::{WorkloadId, control::WorkloadReport, local::Pod, view::NetworkSpec};
 use meshward_netns::Netns;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -22,8 +22,9 @@ pub struct Attachment {
     pub report: WorkloadReport,
     /// Its namespace's path.
     pub netns: PathBuf,
-    /// Device and inode of the namespace: another one under the same path is not taken for it.
-    pub netns_id: (u64, u64),
+    /// Device and inode of the namespace: another one under the same path is not taken for it. `None` until Docker has made
+    /// the namespace and moved the interface there.
+    pub netns_id: Option<(u64, u64)>,
     /// The process whose end detaches it.
     pub owner: Option<Owner>,
     /// Its interface.
@@ -31,6 +32,39 @@ pub struct Attachment {
     /// Held by this node's own decision until then, in seconds since the epoch.
     #[serde(default)]
     pub held_until: Option<u64>,
+    /// Who made the namespace.
+    #[serde(default)]
+    pub origin: Origin,
+    /// Whether it is known what runs in it. Before, nobody is told of it, and nothing passes.
+    #[serde(default = "measured")]
+    pub measured: bool,
+}
+
+fn measured() -> bool {
+    true
+}
+
+/// Who made a workload's namespace, and what it is called there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Somebody on this machine, who names it by its path.
+    #[default]
+    Local,
+    /// Docker, by the network plugin.
+    Docker {
+        /// libnetwork's id of the endpoint.
+        endpoint: String,
+    },
+    /// A container runtime, by the CNI plugin.
+    Cni {
+        /// The id of the container or pod.
+        container: String,
+        /// The socket of an API like Docker's that knows the container.
+        engine: Option<PathBuf>,
+        /// The pod that it is, if Kubernetes is to be asked.
+        pod: Option<Pod>,
+    },
 }
 
 /// A process, told from later ones with its number by when it started.
@@ -59,6 +93,9 @@ impl Owner {
     }
 }
 
+/// How an interface is made.
+pub type Make = fn(&Attachment, &NetworkSpec, Offloads) -> Result<Tun, AttachError>;
+
 /// Why a namespace could not be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
@@ -71,6 +108,11 @@ pub enum AttachError {
 }
 
 impl Attachment {
+    /// Whether its interface is where it belongs.
+    pub fn is_placed(&self) -> bool {
+        self.netns_id.is_some()
+    }
+
     /// Whether the workload's namespace and owner are still there.
     pub fn lives(&self) -> bool {
         self.owner.is_none_or(|owner| owner.lives()) && self.open_netns().is_some()
@@ -79,7 +121,7 @@ impl Attachment {
     fn open_netns(&self) -> Option<Netns> {
         let netns = Netns::open(&self.netns).ok()?;
         let id = netns.id().ok()?;
-        ((id.device, id.inode) == self.netns_id).then_some(netns)
+        (Some((id.device, id.inode)) == self.netns_id).then_some(netns)
     }
 
     /// Makes the interface, or takes it up again after a restart, and configures it. Blocks for milliseconds.
@@ -99,6 +141,42 @@ impl Attachment {
                 Err(error.into())
             }
         }
+    }
+
+    /// Makes the interface in the namespace of the daemon, for Docker to move and configure.
+    ///
+    /// # Errors
+    /// [`AttachError`]; then there is no interface.
+    pub fn open_outside(&self, network: &NetworkSpec, wanted: Offloads) -> Result<Tun, AttachError> {
+        let Offloads { tcp_segmentation, udp_segmentation, .. } = wanted;
+        let tun = sys::open_tun(&self.interface, tcp_segmentation, udp_segmentation)
+            .map_err(|error| AttachError::Tun(self.interface.clone(), error))?;
+        let mtu = u32::from(network.mtu);
+        let configured = Netns::current()
+            .and_then(|here| here.links(async |links| links.set_mtu(&self.interface, mtu).await));
+        match configured {
+            Ok(()) => Ok(tun),
+            Err(error) => {
+                close(tun);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Whether its interface is in its namespace.
+    pub fn has_interface(&self) -> bool {
+        let there =
+            self.open_netns().map(|netns| netns.links(async |links| Ok(links.exists(&self.interface).await)));
+        there.is_some_and(|there| there.unwrap_or(false))
+    }
+
+    /// What is left to do once Docker has moved the interface.
+    ///
+    /// # Errors
+    /// If the namespace is gone.
+    pub fn finish(&self) -> Result<(), meshward_netns::Error> {
+        let name = self.interface.as_str();
+        Netns::open(&self.netns)?.links(async |links| links.no_link_local(name).await)
     }
 
     fn configure(&self, netns: &Netns, network: &NetworkSpec) -> Result<(), meshward_netns::Error> {
@@ -151,11 +229,7 @@ pub fn close(tun: Tun) {
 
 /// Deletes the interface of a workload that is not held any more, if its namespace is still there.
 pub fn close_left_behind(attachment: &Attachment) {
-    let Some(netns) = attachment.open_netns() else { return };
-    let exists = netns.links(async |links| Ok(links.exists(&attachment.interface).await));
-    if !exists.unwrap_or(false) {
-        return;
-    }
+    let Some(netns) = attachment.open_netns().filter(|_| attachment.has_interface()) else { return };
     if let Ok(Ok(tun)) = netns.run(|| sys::open_tun(&attachment.interface, false, false)) {
         close(tun);
     }

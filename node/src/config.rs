@@ -30,6 +30,16 @@ pub struct Config {
     pub disable_offloads: Vec<Offload>,
     /// Addresses at which other nodes can reach this one, if neither its interfaces nor the coordinator see them.
     pub advertise: Vec<IpAddr>,
+    /// Where Docker finds the network plugin; there is none if this is left out.
+    pub docker_plugin: Option<PathBuf>,
+    /// Docker's API.
+    pub docker_socket: PathBuf,
+    /// Registries that are asked for signatures without TLS. Those of this machine are, in any case.
+    pub insecure_registries: Vec<String>,
+    /// A file like Docker's `config.json`, with the passwords of registries.
+    pub registry_credentials: Option<PathBuf>,
+    /// Folders that are OCI layouts, in which signatures of images are looked for, too.
+    pub image_layouts: Vec<PathBuf>,
 }
 
 impl Default for Config {
@@ -42,6 +52,11 @@ impl Default for Config {
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             disable_offloads: Vec::new(),
             advertise: Vec::new(),
+            docker_plugin: None,
+            docker_socket: "/var/run/docker.sock".into(),
+            insecure_registries: Vec::new(),
+            registry_credentials: None,
+            image_layouts: Vec::new(),
         }
     }
 }

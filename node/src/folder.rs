@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use meshward_daemon::{Mistake, tls::NodeCertificate};
 use meshward_datapath::SecretKey;
-use meshward_model::{NetworkName, NodeName};
+use meshward_model::{NetworkName, NodeName, WorkloadId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -55,13 +55,14 @@ impl Folder {
     /// # Errors
     /// [`Mistake`] if it cannot be made.
     pub fn open(path: &Path) -> Result<Self> {
-        let endpoints = path.join("endpoints");
-        DirBuilder::new().recursive(true).mode(0o700).create(&endpoints).map_err(|error| {
-            let path = path.display();
-            Mistake(format!(
-                "cannot use the data folder {path} ({error}); run as root, or name another with --data-dir"
-            ))
-        })?;
+        for part in ["endpoints", "workloads"] {
+            DirBuilder::new().recursive(true).mode(0o700).create(path.join(part)).map_err(|error| {
+                let path = path.display();
+                Mistake(format!(
+                    "cannot use the data folder {path} ({error}); run as root, or name another with --data-dir"
+                ))
+            })?;
+        }
         Ok(Self(path.to_owned()))
     }
 
@@ -139,12 +140,31 @@ impl Folder {
 
     /// The workloads that were attached.
     pub fn workloads<T: DeserializeOwned>(&self) -> Result<Vec<T>> {
-        Ok(self.read_json("workloads.json")?.unwrap_or_default())
+        let folder = self.0.join("workloads");
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+            let name = format!("workloads/{}", entry?.file_name().to_string_lossy());
+            if name.ends_with(".json") {
+                all.extend(self.read_json(&name)?);
+            }
+        }
+        Ok(all)
     }
 
-    /// Keeps the workloads.
-    pub fn keep_workloads<T: Serialize>(&self, workloads: &[T]) -> Result<()> {
-        self.write_json("workloads.json", &workloads)
+    /// Keeps a workload. It need not survive a loss of power: neither does its namespace.
+    pub fn keep_workload(&self, id: &WorkloadId, workload: &impl Serialize) -> Result<()> {
+        let path = self.0.join(format!("workloads/{id}.json"));
+        let partial = path.with_extension("new");
+        let write = || -> std::io::Result<()> {
+            fs::write(&partial, serde_json::to_vec(workload)?)?;
+            fs::rename(&partial, &path)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Forgets a workload.
+    pub fn forget_workload(&self, id: &WorkloadId) {
+        let _ = fs::remove_file(self.0.join(format!("workloads/{id}.json")));
     }
 
     /// A file in the folder.
@@ -161,13 +181,15 @@ impl Folder {
         }
     }
 
-    fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+    /// What is in a file of JSON; `None` if it is not there.
+    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let Some(bytes) = self.read(name)? else { return Ok(None) };
         let value = serde_json::from_slice(&bytes);
         Ok(Some(value.with_context(|| format!("{} is damaged", self.0.join(name).display()))?))
     }
 
-    fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+    /// Writes a file of JSON as [`Self::write`] does.
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         self.write(name, &serde_json::to_vec_pretty(value)?)
     }
 

@@ -127,7 +127,7 @@ mod tests {
     use std::fs;
 
     fn network(at: u16) -> Change {
-        let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: at };
+        let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: at, admission: false };
         Change::Put(ItemKey::Network(format!("n{at}").parse().unwrap()), Item::Network(spec))
     }
 

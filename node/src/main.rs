@@ -7,11 +7,13 @@ mod config;
 mod daemon;
 mod dataplane;
 mod dial;
+mod docker;
 mod folder;
 mod join;
 mod kept_view;
 mod metrics;
 mod offloads;
+mod runtimes;
 mod session;
 mod sys;
 
@@ -31,6 +33,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
+use tokio::task::JoinSet;
 use tracing::info;
 
 /// The node daemon: it gives the workloads of this host their place in the mesh, and enforces policy on every packet.
@@ -84,6 +87,27 @@ struct Flags {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     advertise: Vec<IpAddr>,
+    /// Serve Docker's networks of the driver `meshward` by a plugin with this socket; Docker looks for it at
+    /// /run/docker/plugins/meshward.sock
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    docker_plugin: Option<PathBuf>,
+    /// Docker's API, by which containers are measured [default: /var/run/docker.sock]
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    docker_socket: Option<PathBuf>,
+    /// A registry that is asked for signatures without TLS; may be given several times
+    #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    insecure_registries: Vec<String>,
+    /// A file like Docker's config.json, with the passwords of registries
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registry_credentials: Option<PathBuf>,
+    /// An OCI layout in which signatures of images are looked for, too; may be given several times
+    #[arg(long = "image-layout", value_name = "FOLDER")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    image_layouts: Vec<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -147,29 +171,40 @@ fn open(common: &Common) -> Result<(Config, Folder)> {
 
 async fn run(common: Common) -> Result<()> {
     let (config, folder) = open(&common)?;
+    // Clients of registries take the process's default; there is one provider in it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let membership = folder.membership()?.ok_or_else(|| {
         Mistake("this machine has not joined a mesh; get a token with `meshctl token create` and run: meshward-node join TOKEN@HOST".into())
     })?;
     let node = Node::restore(membership, config, folder).await?;
     api::serve(node.clone()).await?;
+    if let Some(plugin) = node.config.docker_plugin.clone() {
+        docker::serve(node.clone(), &plugin).await?;
+    }
     meshward_daemon::metrics::serve(node.config.metrics_listen, metrics::scrape(node.clone())).await?;
     info!(node = %node.membership.name, mesh = %node.membership.mesh, socket = %node.config.socket.display(), "node ready");
-    let session = tokio::spawn(session::hold(node.clone()));
-    let looking = tokio::spawn({
+    let mut tasks = JoinSet::new();
+    tasks.spawn(session::hold(node.clone()));
+    tasks.spawn({
         let node = node.clone();
         async move { node.look_after_workloads().await }
     });
-    let watching = tokio::spawn({
+    tasks.spawn({
         let node = node.clone();
         async move { node.watch_triggers().await }
     });
+    tasks.spawn(runtimes::measure(node.clone()));
+    if node.config.docker_plugin.is_some() {
+        tasks.spawn(runtimes::follow_docker(node.clone()));
+    }
     meshward_daemon::ended().await?;
     // The interfaces stay: the next start takes them up again.
     info!("node ends; its workloads keep their interfaces");
-    session.abort();
-    looking.abort();
-    watching.abort();
+    tasks.shutdown().await;
     let _ = std::fs::remove_file(&node.config.socket);
+    if let Some(plugin) = &node.config.docker_plugin {
+        let _ = std::fs::remove_file(plugin);
+    }
     Ok(())
 }
 

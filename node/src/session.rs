@@ -3,13 +3,16 @@
 use crate::{daemon::Node, dial, join::request};
 use anyhow::{Context, Result};
 use meshward_daemon::{dial::for_session, frames, tls::NodeCertificate};
-use meshward_model::control::{Answer, FromCoordinator, FromNode, MAX_FRAME, Question};
+use meshward_model::{
+    Revision,
+    control::{Answer, ENFORCED_WITHIN, FromCoordinator, FromNode, MAX_FRAME, Question},
+};
 use quinn::{Connection, RecvStream, SendStream};
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::{info, warn};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -21,7 +24,7 @@ const GOOD: Duration = Duration::from_secs(10);
 pub async fn hold(node: Arc<Node>) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let ended = hold_one(&node).await;
         node.end_session().await;
         if begun.elapsed() > GOOD {
@@ -81,13 +84,20 @@ async fn converse(
     frames::send(&mut send, &hello).await?;
     info!(coordinator = %connection.remote_address(), "session begun");
     let mut incoming = read_ahead(receive);
-    let mut renew_at = tokio::time::Instant::now() + renewal_in(certificate);
+    let mut renew_at = Instant::now() + renewal_in(certificate);
+    // What is enforced and not said yet, and when it is to be.
+    let mut unsaid: Option<(Revision, Instant)> = None;
     loop {
         tokio::select! {
             message = incoming.recv() => match message {
                 None => return Ok(()),
-                Some(message) => take(node, message?, &to_coordinator, &mut renew_at).await?,
+                Some(message) => take(node, message?, &to_coordinator, &mut renew_at, &mut unsaid).await?,
             },
+            () = tokio::time::sleep_until(unsaid.map_or(renew_at, |(_, at)| at)), if unsaid.is_some() => {
+                if let Some((revision, _)) = unsaid.take() {
+                    frames::send(&mut send, &FromNode::Enforced(revision)).await?;
+                }
+            }
             Some(message) = outgoing.recv() => frames::send(&mut send, &message).await?,
             () = tokio::time::sleep_until(renew_at) => {
                 let csr = request(&node.folder.credentials()?.key)?;
@@ -117,22 +127,29 @@ async fn take(
     node: &Arc<Node>,
     message: FromCoordinator,
     to_coordinator: &mpsc::UnboundedSender<FromNode>,
-    renew_at: &mut tokio::time::Instant,
+    renew_at: &mut Instant,
+    unsaid: &mut Option<(Revision, Instant)>,
 ) -> Result<()> {
     match message {
         FromCoordinator::Compare => {
             let _ = to_coordinator.send(node.shadow().await);
         }
-        FromCoordinator::Update { revision, changes } => {
+        FromCoordinator::Update { revision, changes, urgent } => {
             node.update(revision, &changes).await?;
             info!(%revision, changes = changes.len(), "update enforced");
-            let _ = to_coordinator.send(FromNode::Enforced(revision));
+            if urgent {
+                *unsaid = None;
+                let _ = to_coordinator.send(FromNode::Enforced(revision));
+            } else {
+                let at = unsaid.map_or_else(|| Instant::now() + ENFORCED_WITHIN, |(_, at)| at);
+                *unsaid = Some((revision, at));
+            }
         }
         FromCoordinator::Refused { workload, reason } => node.refuse(&workload, reason).await,
         FromCoordinator::Renewed { certificate } => {
             let read = NodeCertificate::read(&certificate).context("the renewed certificate is damaged")?;
             node.folder.keep_certificate(&certificate)?;
-            *renew_at = tokio::time::Instant::now() + renewal_in(&read);
+            *renew_at = Instant::now() + renewal_in(&read);
             info!(good_for_seconds = seconds_left(&read), "certificate renewed");
         }
     }

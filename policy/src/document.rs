@@ -1,6 +1,9 @@
 //! A network's policy as it is decided by: what was written, with its named sets filled in.
 
-use crate::decide::Tier;
+use crate::{
+    admission::{AdmissionRule, Keys},
+    decide::Tier,
+};
 use meshward_model::{Condition, Labels, Lasting, NetworkName, PortSpec, Selector};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +30,12 @@ pub struct Policy {
     /// What happens by itself when something is seen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub triggers: Vec<Trigger>,
+    /// The keys that sign images.
+    #[serde(skip_serializing_if = "Keys::is_empty")]
+    pub keys: Keys,
+    /// What workloads have to be to be let in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub admission: Vec<AdmissionRule>,
     /// Who may still reach what is quarantined. Nobody writes these: they come with quarantines.
     #[serde(skip)]
     pub forensics: Vec<Rule>,
@@ -167,6 +176,8 @@ impl Policy {
             guardrails: Vec::new(),
             tests: Vec::new(),
             triggers: Vec::new(),
+            keys: Keys::new(),
+            admission: Vec::new(),
             forensics: Vec::new(),
         }
     }

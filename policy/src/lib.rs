@@ -7,6 +7,7 @@
 /// The JSON Schema of a policy document (draft 2020-12), for editors.
 pub const SCHEMA: &str = include_str!("schema.json");
 
+mod admission;
 mod cases;
 mod compile;
 mod decide;
@@ -17,6 +18,7 @@ mod review;
 mod selecting;
 mod suggest;
 
+pub use admission::{AdmissionRule, Candidate, ImagePattern, Judgement, Keys, SigningKey};
 pub use cases::{TestFailure, run_tests};
 pub use compile::compile;
 pub use decide::{Decision, Reason, Tier};

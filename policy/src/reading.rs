@@ -1,7 +1,10 @@
 //! Reading policy: YAML documents, in one file or many, to one policy for each network.
 
-use crate::document::{Declarations, Mode, Policy, Rule, TestCase, Trigger};
-use meshward_model::{NetworkName, PortSpec, Selector, api::PolicyFile};
+use crate::{
+    admission::{AdmissionRule, ImagePattern, SigningKey},
+    document::{Declarations, Mode, Policy, Rule, TestCase, Trigger},
+};
+use meshward_model::{NetworkName, PortSpec, Selector, api::PolicyFile, measurement::Sha256};
 use serde::{Deserialize, Deserializer, de};
 use serde_saphyr::{Location, Spanned};
 use std::{
@@ -161,6 +164,26 @@ struct Document {
     tests: Vec<Spanned<TestCase>>,
     #[serde(default)]
     triggers: Vec<Spanned<Trigger>>,
+    #[serde(default)]
+    keys: BTreeMap<Name, Spanned<String>>,
+    #[serde(default)]
+    admission: Vec<Spanned<RawAdmission>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAdmission {
+    name: Spanned<String>,
+    #[serde(rename = "for")]
+    who: Option<Spanned<Who>>,
+    #[serde(default)]
+    images: Vec<Spanned<String>>,
+    #[serde(default)]
+    signed_by: Vec<Spanned<String>>,
+    #[serde(default)]
+    config: Vec<Sha256>,
+    #[serde(default)]
+    privileges: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -239,6 +262,7 @@ impl Reader {
 
     fn merge(&mut self, network: NetworkName, documents: Vec<(&str, Document)>) -> Written {
         let sets = self.sets(&documents);
+        let keys = self.keys(&documents);
         let begin = documents.first().map(|(file, document)| place(file, Some(document.network.defined)));
         let mut written = Written {
             policy: Policy::deny_all(network),
@@ -270,7 +294,12 @@ impl Reader {
                 }
                 written.policy.triggers.push(trigger.value);
             }
+            for rule in document.admission {
+                let rule = self.admission(file, &sets, &keys, rule.value, &mut written.named);
+                written.policy.admission.extend(rule);
+            }
         }
+        written.policy.keys = keys;
         written.policy.mode = mode.unwrap_or_default();
         written.policy.declarations = declarations.unwrap_or_default();
         written
@@ -311,6 +340,25 @@ impl Reader {
             }
         }
         sets
+    }
+
+    fn keys(&mut self, documents: &[(&str, Document)]) -> BTreeMap<String, SigningKey> {
+        let mut keys = BTreeMap::new();
+        for (file, document) in documents {
+            for (Name(name), pem) in &document.keys {
+                match pem.value.parse::<SigningKey>() {
+                    Ok(key) => {
+                        if keys.insert(name.clone(), key.clone()).is_some_and(|before| before != key) {
+                            let text =
+                                format!("another document of this network has another key under `{name}`");
+                            self.problem(file, Some(pem.defined), text);
+                        }
+                    }
+                    Err(text) => self.problem(file, Some(pem.defined), format!("key `{name}`: {text}")),
+                }
+            }
+        }
+        keys
     }
 
     fn name(&mut self, file: &str, name: &str, at: Location, named: &mut HashMap<String, Place>) {
@@ -359,6 +407,36 @@ impl Reader {
         let (from, to) = (self.who(file, sets, from), self.who(file, sets, to));
         let (allow, deny) = (self.ports(file, sets, allow), self.ports(file, sets, deny));
         Some(Rule { name, from: from?, to: to?, allow, deny, observe })
+    }
+
+    fn admission(
+        &mut self,
+        file: &str,
+        sets: &Sets,
+        keys: &BTreeMap<String, SigningKey>,
+        rule: RawAdmission,
+        named: &mut HashMap<String, Place>,
+    ) -> Option<AdmissionRule> {
+        let RawAdmission { name, who, images, signed_by, config, privileges } = rule;
+        self.name(file, &name.value, name.defined, named);
+        let mut patterns = Vec::new();
+        for image in images {
+            match image.value.parse::<ImagePattern>() {
+                Ok(pattern) => patterns.push(pattern),
+                Err(text) => self.problem(file, Some(image.defined), text),
+            }
+        }
+        for key in signed_by.iter().filter(|key| !keys.contains_key(&key.value)) {
+            let mend = did_you_mean(&key.value, keys.keys().map(String::as_str))
+                .unwrap_or_else(|| "put its PEM text under `keys:`".into());
+            self.problem(file, Some(key.defined), format!("no key is called `{}`; {mend}", key.value));
+        }
+        let who = match who {
+            Some(who) => self.who(file, sets, who)?,
+            None => Selector::default(),
+        };
+        let signed_by = signed_by.into_iter().map(|key| key.value).collect();
+        Some(AdmissionRule { name: name.value, who, images: patterns, signed_by, config, privileges })
     }
 
     fn who(&mut self, file: &str, sets: &Sets, who: Spanned<Who>) -> Option<Selector> {

@@ -243,6 +243,8 @@ selectors: { front: { app: { in: [web, shop] }, old: { exists: false }, tier: { 
 rules: [{ name: a, from: front, to: {}, allow: [web, udp/1-2, icmp] }, { name: b, from: {}, to: {}, deny: [any], observe: true }]
 tests: [{ from: { app: x }, to: {}, port: tcp/1, expect: deny }]
 triggers: [{ name: t, watch: { app: web }, when: { denied_flows: 2, distinct_addresses: 3, within: 10s }, then: { label: { a: b } }, for: 1h 30m, alone: false }]
+keys: { release: \"-----BEGIN PUBLIC KEY-----\\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEEHVa+EP28zoqbHfJPw68hBTIe7k1\\ntphgauhERyCZMNKgJG+Te05jabQb8AWYCY3psrjzfRB7NaCRBgWqC/yw5A==\\n-----END PUBLIC KEY-----\" }
+admission: [{ name: c, for: front, images: [registry.example/shop/*, web, '*'], signed_by: [release], config: ['sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'], privileges: [privileged] }]
 ";
     assert!(schema().is_valid(&as_json(good)));
     Policy::parse(good).unwrap();
@@ -260,6 +262,10 @@ triggers: [{ name: t, watch: { app: web }, when: { denied_flows: 2, distinct_add
         ("then: { label: { a: b } }", "then: sleep"),
         ("within: 10s", "within: soon"),
         ("network: shop", "network: Shop"),
+        ("BEGIN PUBLIC KEY", "BEGIN SECRET KEY"),
+        ("sha256:e3", "sha256:E3"),
+        ("signed_by:", "signed:"),
+        ("name: c, ", ""),
     ] {
         let bad = good.replace(find, replace);
         assert_ne!(bad, good, "{find}");

@@ -4,6 +4,7 @@ mod away;
 mod cli;
 mod datapath;
 mod demo;
+mod docker;
 mod guide;
 mod joining;
 mod policy;

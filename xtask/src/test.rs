@@ -20,8 +20,17 @@ pub struct Options {
 }
 
 /// A program that the tests run, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 3] =
-    [("wireguard-go", "wireguard-go"), ("wg", "wireguard-tools"), ("curl", "curl")];
+const PROGRAMS: [(&str, &str); 9] = [
+    ("wireguard-go", "wireguard-go"),
+    ("wg", "wireguard-tools"),
+    ("curl", "curl"),
+    ("dockerd", "docker.io"),
+    ("docker", "docker.io"),
+    ("podman", "podman"),
+    ("skopeo", "skopeo"),
+    ("docker-registry", "docker-registry"),
+    ("busybox", "busybox-static"),
+];
 
 pub fn run(options: &Options) -> Result<ExitCode> {
     install(options)?;

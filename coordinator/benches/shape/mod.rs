@@ -76,6 +76,7 @@ impl Shape {
                 declared: dns(),
                 accepts: vec![],
                 given: None,
+                measurement: None,
                 identity: id,
             }));
         }
@@ -177,6 +178,7 @@ fn workload(tenant: u32, app: u32, at: u32) -> WorkloadRecord {
         declared: labels(tenant, app),
         accepts: vec![],
         given: None,
+        measurement: None,
         identity: identity(tenant, app),
     }
 }
@@ -190,5 +192,8 @@ pub fn report(node: u32, tag: &str, host: u32, labels: Labels) -> WorkloadReport
         labels,
         addresses: vec![address(node, host)],
         accepts: vec![],
+        measurement: None,
+        signatures: vec![],
+        objection: None,
     }
 }

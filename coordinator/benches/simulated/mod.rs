@@ -6,11 +6,14 @@
 
 use crate::shape::{self, Shape};
 use anyhow::{Context, Result, ensure};
-use meshward_coordinator::world::World;
+use meshward_coordinator::{records::Standing, world::World};
 use meshward_daemon::{dial::for_session, frames};
 use meshward_model::{
     Change, Item, ItemKey, NodeName, Revision, WorkloadId,
-    control::{COORDINATOR_NAME, EndpointReport, FromCoordinator, FromNode, MAX_FRAME, WorkloadReport},
+    control::{
+        COORDINATOR_NAME, ENFORCED_WITHIN, EndpointReport, FromCoordinator, FromNode, MAX_FRAME,
+        WorkloadReport,
+    },
     view::{Digest, Hash128},
 };
 use nix::sys::socket::{setsockopt, sockopt};
@@ -89,6 +92,8 @@ struct Node {
     /// The epoch in which the session began, and the last one in which the node was current.
     epoch: u32,
     current_in: u32,
+    /// When it is to say what it enforces, if it has not yet.
+    unsaid: Option<tokio::time::Instant>,
     shared: Arc<Shared>,
 }
 
@@ -119,17 +124,9 @@ impl Fleet {
         for number in 0..shape.nodes() {
             let (to_node, received) = mpsc::unbounded_channel();
             let name = shape::node(number);
-            let own = world.workloads_on(&name).map(|record| {
-                let report = WorkloadReport {
-                    id: record.id.clone(),
-                    network: record.network.clone(),
-                    name: record.name.clone(),
-                    labels: record.declared.clone(),
-                    addresses: record.addresses.clone(),
-                    accepts: record.accepts.clone(),
-                };
-                (record.id.clone(), report)
-            });
+            let own = world
+                .workloads_on(&name)
+                .map(|record| (record.id.clone(), Standing::Admitted(record).report()));
             nodes.push(Node {
                 number,
                 endpoint: sockets[number as usize % SOCKETS].clone(),
@@ -142,6 +139,7 @@ impl Fleet {
                 orders: received,
                 epoch: 0,
                 current_in: 0,
+                unsaid: None,
                 shared: shared.clone(),
                 name,
             });
@@ -290,8 +288,14 @@ impl Node {
             }
         });
         let _reader = AbortAtEnd(reader, connection);
+        self.unsaid = None;
         loop {
+            let due = self.unsaid.unwrap_or_else(tokio::time::Instant::now);
             tokio::select! {
+                () = tokio::time::sleep_until(due), if self.unsaid.is_some() => {
+                    self.unsaid = None;
+                    frames::send(&mut send, &FromNode::Enforced(self.revision)).await?;
+                }
                 message = incoming.recv() => {
                     let message = message.context("the session ended")??;
                     if let Some(answer) = self.take(message)? {
@@ -336,7 +340,7 @@ impl Node {
 
     fn take(&mut self, message: FromCoordinator) -> Result<Option<FromNode>> {
         match message {
-            FromCoordinator::Update { revision, changes } => {
+            FromCoordinator::Update { revision, changes, urgent } => {
                 for change in changes {
                     self.follow(change)?;
                 }
@@ -345,6 +349,11 @@ impl Node {
                 if self.epoch == epoch && std::mem::replace(&mut self.current_in, epoch) != epoch {
                     self.shared.current.fetch_add(1, SeqCst);
                 }
+                if !urgent {
+                    self.unsaid.get_or_insert_with(|| tokio::time::Instant::now() + ENFORCED_WITHIN);
+                    return Ok(None);
+                }
+                self.unsaid = None;
                 Ok(Some(FromNode::Enforced(revision)))
             }
             FromCoordinator::Compare => {

@@ -12,7 +12,7 @@ use axum::{
 };
 use meshward_model::{
     IdentityId, NetworkName, NodeName,
-    api::{AuditEntry, Block, ErrorBody, Link, Links, Node, Role, Status, Workload},
+    api::{AuditEntry, Block, ErrorBody, Link, Links, Measured, Node, Role, Status, Workload},
     control::{Answer, Count, LinkCount, Question},
 };
 use serde::Deserialize;
@@ -119,10 +119,23 @@ pub async fn list_workloads(
         if let Some(name) = &only.network {
             networks::find(world, name)?;
         }
-        let shown = world.workloads().filter(|(workload, _, _)| {
-            only.network.as_ref().is_none_or(|network| *network == workload.network)
-                && caller.reaches(&workload.network)
+        let reached = |network: &NetworkName| {
+            only.network.as_ref().is_none_or(|own| own == network) && caller.reaches(network)
+        };
+        let refused = world.networks.values().filter(|network| reached(&network.record.name));
+        let refused = refused.flat_map(|network| network.refused.values()).map(|record| Workload {
+            id: record.report.id.clone(),
+            name: record.report.name.clone(),
+            network: record.report.network.clone(),
+            node: record.node.clone(),
+            addresses: record.report.addresses.clone(),
+            labels: record.report.labels.clone(),
+            identity: None,
+            quarantined: false,
+            refused: record.reasons.clone(),
+            measurement: record.report.measurement.as_deref().map(Measured::from),
         });
+        let shown = world.workloads().filter(|(workload, _, _)| reached(&workload.network));
         let shown = shown.map(|(workload, labels, quarantined)| Workload {
             id: workload.id.clone(),
             name: workload.name.clone(),
@@ -130,10 +143,12 @@ pub async fn list_workloads(
             node: workload.node.clone(),
             addresses: workload.addresses.clone(),
             labels: labels.clone(),
-            identity: workload.identity,
+            identity: Some(workload.identity),
             quarantined,
+            refused: vec![],
+            measurement: workload.measurement.as_deref().map(Measured::from),
         });
-        let mut workloads: Vec<Workload> = shown.collect();
+        let mut workloads: Vec<Workload> = shown.chain(refused).collect();
         workloads.sort_unstable_by(|a, b| (&a.network, &a.name, &a.id).cmp(&(&b.network, &b.name, &b.id)));
         Ok(Json(workloads))
     })

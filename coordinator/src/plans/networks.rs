@@ -90,10 +90,10 @@ pub fn give_blocks(node: &mut NodeRecord, network: &Network, taken: &mut BTreeSe
 /// Deletes a network that nobody uses.
 pub fn delete(world: &World, name: &NetworkName) -> Result<Plan<()>, Refusal> {
     let network = find(world, name)?;
-    if !network.workloads.is_empty() {
+    let workloads = network.all_standing().count();
+    if workloads > 0 {
         return Err(Refusal::Conflict(format!(
-            "network `{name}` has {} workloads; stop them first",
-            network.workloads.len()
+            "network `{name}` has {workloads} workloads; stop them first"
         )));
     }
     let mut mutations: Vec<Mutation> =

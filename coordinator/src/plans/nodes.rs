@@ -69,10 +69,8 @@ pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     if !world.nodes.contains_key(name) {
         return Err(Refusal::Missing(format!("there is no node `{name}`; `meshctl nodes` shows them")));
     }
-    let mut mutations: Vec<Mutation> = world
-        .workloads_on(name)
-        .map(|workload| Mutation::Delete(RecordKey::Workload(workload.id.clone())))
-        .collect();
+    let mut mutations: Vec<Mutation> =
+        world.workload_ids_on(name).into_iter().map(|id| Mutation::Delete(RecordKey::Workload(id))).collect();
     mutations.push(Mutation::Delete(RecordKey::Node(name.clone())));
     Ok(Plan { mutations, action: format!("removed node {name}"), outcome: () })
 }

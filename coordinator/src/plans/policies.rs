@@ -1,6 +1,10 @@
 //! Policies: read, checked by their own tests, compared with what is there, applied.
 
-use super::{credentials::covers, networks::find};
+use super::{
+    credentials::covers,
+    networks::find,
+    workloads::{Rejudged, rejudge},
+};
 use crate::{
     mesh::{Plan, Refusal},
     records::{Mutation, PolicyRecord, Read, Record, RecordKey},
@@ -157,22 +161,30 @@ fn put(
     policy: Arc<Policy>,
     files: Vec<PolicyFile>,
 ) {
-    note_changes(plan, world, network, &policy);
+    let judged = note_changes(plan, world, network, &policy);
     if network.policy_files != files {
         let record = PolicyRecord { network: policy.network.clone(), files, read: Read(Some(policy)) };
         plan.mutations.push(Mutation::Put(Record::Policy(record)));
     }
+    plan.mutations.extend(judged);
 }
 
 fn remove(plan: &mut Plan<Applied>, world: &World, network: &NetworkState) {
     let name = &network.record.name;
-    note_changes(plan, world, network, &Arc::new(Policy::deny_all(name.clone())));
+    let judged = note_changes(plan, world, network, &Arc::new(Policy::deny_all(name.clone())));
     if !network.policy_files.is_empty() {
         plan.mutations.push(Mutation::Delete(RecordKey::Policy(name.clone())));
     }
+    plan.mutations.extend(judged);
 }
 
-fn note_changes(plan: &mut Plan<Applied>, world: &World, network: &NetworkState, policy: &Arc<Policy>) {
+/// Notes what a policy changes, and gives what becomes of the workloads.
+fn note_changes(
+    plan: &mut Plan<Applied>,
+    world: &World,
+    network: &NetworkState,
+    policy: &Arc<Policy>,
+) -> Vec<Mutation> {
     let name = &network.record.name;
     let step = network.links.step(world.with_forensics(name, policy.clone()));
     let (opened, closed) = changes(&network.links, &step);
@@ -182,14 +194,18 @@ fn note_changes(plan: &mut Plan<Applied>, world: &World, network: &NetworkState,
         .filter(|change| change.before.is_some())
         .map(|change| (change.from, change.to, change.after.as_deref().cloned().unwrap_or_default()));
     plan.outcome.closing.push((name.clone(), closing.collect()));
+    let Rejudged { mutations, admitted, refused } = rejudge(world, network, policy);
     plan.outcome.results.push(PolicyResult {
         network: name.clone(),
         rules: policy.rules.len() + policy.guardrails.len(),
         tests_passed: policy.tests.len(),
         opened,
         closed,
+        admitted,
+        refused,
         cuts: vec![],
     });
+    mutations
 }
 
 /// The links that open and those that close; one that does both stands in both.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     mesh::{Plan, Refusal},
-    records::{Mutation, Record, RecordKey},
+    records::{Mutation, Record, RecordKey, Standing},
     world::{Deltas, World},
 };
 use ::time::OffsetDateTime;
@@ -18,12 +18,15 @@ use meshward_model::{
     HeldView, Item, ItemKey, NetworkName, NodeName, PublicKey, Revision, View,
     api::{CreateNetwork, CreateToken, Impose, PolicyFile, QuarantineTarget},
     control::{EndpointReport, Fired, JoinRequest, WorkloadReport},
+    measurement::{Image, Measurement, Repository, Sha256},
     token::Fingerprint,
 };
+use meshward_policy::Candidate;
 use proptest::prelude::*;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 const NOW: i64 = 1_000_000;
@@ -160,7 +163,21 @@ fn report(world: &World, node: &NodeName, id: u8, app: &str) -> Option<WorkloadR
         name: "w".parse().unwrap(),
         labels: format!("app={app}").parse().unwrap(),
         addresses: vec![address.into()],
+        measurement: measured(node, id),
+        signatures: vec![],
+        objection: None,
     })
+}
+
+/// Some are processes, some containers from a registry, and some of these have privileges.
+fn measured(node: &NodeName, id: u8) -> Option<Arc<Measurement>> {
+    let repository =
+        Repository::of_reference(if node.as_str() == "node-0" { "a.example/w" } else { "b.example/w" });
+    let image = Image { repository: repository.ok(), digest: Sha256::of(&[id]) };
+    let privileges = if node.as_str() == "node-1" { vec!["privileged".to_owned()] } else { vec![] };
+    let config = Sha256::of(b"config");
+    let measured = Measurement { runtime: "docker".into(), images: vec![image], config, privileges };
+    (id > 0).then(|| Arc::new(measured))
 }
 
 #[derive(Debug, Clone)]
@@ -183,7 +200,7 @@ enum Step {
     Expire,
 }
 
-const POLICIES: [&str; 7] = [
+const POLICIES: [&str; 10] = [
     "network: shop",
     "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]",
     "network: shop\nrules: [{ name: a, from: { app: { in: [web, api] } }, to: {}, allow: [any] }]",
@@ -191,6 +208,9 @@ const POLICIES: [&str; 7] = [
     "network: shop\nmode: observe\nrules: [{ name: b, from: { app: api }, to: {}, deny: [tcp/1] }]",
     "network: shop\ndeclarations: open\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\ntriggers: [{ name: scan, when: { denied_flows: 2, within: 10s }, then: { label: { suspect: 'yes' } }, for: 10s }]",
     "network: shop\nrules: [{ name: s, from: { suspect: 'yes' }, to: {}, allow: [icmp] }]\ntriggers: [{ name: scan, when: { denied_flows: 2, within: 10s }, then: quarantine }]",
+    "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\nadmission: [{ name: i, for: { app: web }, images: [a.example/*] }]",
+    "network: shop\nrules: [{ name: a, from: { app: web }, to: {}, allow: [tcp/80] }]\nadmission: [{ name: p, for: { suspect: { exists: false } } }]",
+    "network: shop\nrules: [{ name: a, from: { meshward/node: node-2 }, to: { meshward/image.repo: { exists: true } }, allow: [tcp/80] }]\nadmission: [{ name: n, for: { meshward/node: node-3 }, images: ['*'] }]",
 ];
 
 fn step() -> impl Strategy<Value = Step> {
@@ -337,6 +357,33 @@ fn check_need_to_know(world: &World, node: &NodeName, view: &View) -> Result<(),
     Ok(())
 }
 
+/// Every workload is let in just if the policy of now lets it in, and is known under the labels that are true of it.
+fn check_verdicts(world: &World) -> Result<(), TestCaseError> {
+    for network in world.networks.values() {
+        let policy = network.links.policy();
+        for known in network.all_standing() {
+            let (node, report) = (&world.nodes[known.node()], known.report());
+            let given = known.given().map(|given| given.labels.clone()).unwrap_or_default();
+            let labels = report.labels.clone().with_all(&given).unwrap();
+            let candidate = Candidate {
+                labels: &labels,
+                site: node.site.as_deref(),
+                node: &node.name,
+                measurement: report.measurement.as_deref(),
+            };
+            let judged = policy.judge(&candidate, policy.speaks_of_nodes(), |_| vec![]).unwrap();
+            match known {
+                Standing::Admitted(record) => {
+                    prop_assert!(judged.reasons.is_empty());
+                    prop_assert_eq!(&network.identities[&record.identity].labels, &judged.labels);
+                }
+                Standing::Refused(record) => prop_assert_eq!(&record.reasons, &judged.reasons),
+            }
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -352,6 +399,7 @@ proptest! {
                 prop_assert_eq!(held.digest(), mesh.world.digest_of(node), "{} after {:?}", node, step);
                 check_need_to_know(&mesh.world, node, &view)?;
             }
+            check_verdicts(&mesh.world)?;
             let again = World::load(mesh.world.revision, mesh.records.clone()).unwrap();
             for node in mesh.world.nodes.keys() {
                 prop_assert_eq!(again.view_of(node), mesh.world.view_of(node));

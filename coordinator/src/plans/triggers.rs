@@ -89,9 +89,7 @@ pub fn expire(world: &World, now: OffsetDateTime) -> Plan<()> {
         .filter(|quarantine| quarantine.until.as_ref().is_some_and(|until| *until <= text));
     let ended: Vec<String> = over.map(|quarantine| quarantine.id.clone()).collect();
     let given = world.given.iter().filter(|id| {
-        let workload =
-            world.workload_networks.get(*id).and_then(|network| world.networks[network].workloads.get(*id));
-        let until = workload.and_then(|workload| workload.given.as_ref()?.until);
+        let until = world.standing(id).and_then(|workload| workload.given()?.until);
         until.is_some_and(|until| until <= now.unix_timestamp())
     });
     let given: Vec<(WorkloadId, Option<Given>)> = given.map(|id| (id.clone(), None)).collect();

@@ -2,19 +2,26 @@
 
 use crate::{
     mesh::{Plan, Refusal},
-    records::{Given, IdentityRecord, Mutation, NodeRecord, Record, RecordKey, WorkloadRecord},
-    world::{Subject, World},
+    records::{
+        Given, IdentityRecord, ImageRecord, Mutation, NodeRecord, Record, RecordKey, RefusedRecord, Standing,
+        WorkloadRecord,
+    },
+    world::{NetworkState, Subject, World},
 };
 use meshward_model::{
-    AcceptFrom, IdentityId, Labels, NetworkName, NodeName, WorkloadId, control::WorkloadReport,
-    labels::BadLabel,
+    AcceptFrom, IdentityId, Labels, NetworkName, NodeName, WorkloadId,
+    control::WorkloadReport,
+    measurement::{Image, ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Sha256},
 };
+use meshward_policy::{Candidate, Policy};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
-/// The workloads of a report that are refused, and why.
+/// The workloads of a report that cannot be taken as they are, and why. One that admission does not let in is taken: it is
+/// kept as refused, and its node is told so with everything else.
 pub type Refused = Vec<(WorkloadId, String)>;
 
 /// The most workloads that the audit log names one by one.
@@ -23,6 +30,9 @@ const NAMED: usize = 8;
 /// The most identities without a workload that a network keeps: what comes back soon has its number again, and labels that
 /// are never seen again do not pile up.
 const MAX_IDLE: usize = 1024;
+
+/// The most images whose signatures are kept, though nothing runs that was started from them.
+const MAX_IDLE_IMAGES: usize = 1024;
 
 /// What a node says.
 #[derive(Debug, Clone)]
@@ -41,6 +51,7 @@ pub fn take(world: &World, reports: &[(&NodeName, &[Report])]) -> Plan<Vec<Resul
     let outcome = reports.iter().map(|(node, reports)| batch.take(node, reports)).collect();
     if !batch.mutations.is_empty() {
         batch.forget_idle_identities();
+        batch.forget_idle_images();
     }
     Plan { action: batch.action(), mutations: batch.mutations, outcome }
 }
@@ -51,11 +62,29 @@ struct Batch<'a> {
     mutations: Vec<Mutation>,
     started: Vec<String>,
     stopped: Vec<String>,
+    turned_away: Vec<String>,
     /// Workloads that have stopped, and those that have started.
     gone: HashSet<WorkloadId>,
-    new: HashMap<WorkloadId, WorkloadRecord>,
+    new: HashMap<WorkloadId, Record>,
     identities: HashMap<(NetworkName, Subject), IdentityId>,
     addresses: HashMap<(NetworkName, IpAddr), WorkloadId>,
+    /// Signatures that are new.
+    images: HashMap<Sha256, Vec<ImageSignature>>,
+    /// By what workloads of a network are judged.
+    courts: HashMap<NetworkName, Court>,
+}
+
+/// A network's policy, and what it has said of images.
+struct Court {
+    policy: Arc<Policy>,
+    names_node: bool,
+    signers: HashMap<Image, Vec<String>>,
+}
+
+impl Court {
+    fn of(policy: Arc<Policy>) -> Self {
+        Self { names_node: policy.speaks_of_nodes(), policy, signers: HashMap::new() }
+    }
 }
 
 impl<'a> Batch<'a> {
@@ -65,10 +94,13 @@ impl<'a> Batch<'a> {
             mutations: vec![],
             started: vec![],
             stopped: vec![],
+            turned_away: vec![],
             gone: HashSet::new(),
             new: HashMap::new(),
             identities: HashMap::new(),
             addresses: HashMap::new(),
+            images: HashMap::new(),
+            courts: HashMap::new(),
         }
     }
 
@@ -85,9 +117,8 @@ impl<'a> Batch<'a> {
                 Report::Stopped(id) => self.stop(node, id),
                 Report::All(reports) => {
                     let named: BTreeSet<&WorkloadId> = reports.iter().map(|report| &report.id).collect();
-                    let known = self.world.workloads_on(&node.name).map(|workload| &workload.id);
-                    let gone: Vec<&WorkloadId> = known.filter(|id| !named.contains(id)).collect();
-                    gone.into_iter().for_each(|id| self.stop(node, id));
+                    let known = self.world.workload_ids_on(&node.name).into_iter();
+                    known.filter(|id| !named.contains(id)).for_each(|id| self.stop(node, &id));
                     reports.iter().for_each(|report| self.start(node, report, &mut refused));
                 }
             }
@@ -96,34 +127,38 @@ impl<'a> Batch<'a> {
     }
 
     /// A workload as it is after what was taken.
-    fn current(&self, id: &WorkloadId) -> Option<&WorkloadRecord> {
-        if let Some(new) = self.new.get(id) {
-            return Some(new);
+    fn current(&self, id: &WorkloadId) -> Option<Standing<'_>> {
+        match self.new.get(id) {
+            Some(new) => Standing::of(new),
+            None if self.gone.contains(id) => None,
+            None => self.world.standing(id),
         }
-        let network = self.world.workload_networks.get(id)?;
-        self.world.networks.get(network)?.workloads.get(id).filter(|_| !self.gone.contains(id))
     }
 
     fn stop(&mut self, node: &NodeRecord, id: &WorkloadId) {
-        let Some(known) = self.current(id).filter(|known| known.node == node.name).cloned() else { return };
-        for address in known.addresses {
-            self.addresses.remove(&(known.network.clone(), address));
+        let Some(known) = self.current(id).filter(|known| *known.node() == node.name) else { return };
+        let (network, name, addresses) =
+            (known.network().clone(), known.name().clone(), known.addresses().to_vec());
+        for address in addresses {
+            self.addresses.remove(&(network.clone(), address));
         }
         self.new.remove(id);
         self.gone.insert(id.clone());
-        self.stopped.push(format!("{} ({id})", known.name));
+        self.stopped.push(format!("{name} ({id})"));
         self.mutations.push(Mutation::Delete(RecordKey::Workload(id.clone())));
     }
 
     fn start(&mut self, node: &NodeRecord, report: &WorkloadReport, refused: &mut Refused) {
-        match self.check(node, report) {
-            Err(reason) => refused.push((report.id.clone(), reason)),
-            Ok(labels) => self.put(node, report, labels),
+        if let Err(reason) = self.check(node, report) {
+            return refused.push((report.id.clone(), reason));
         }
+        self.note_signatures(&report.signatures);
+        let given = self.current(&report.id).and_then(|known| known.given().cloned());
+        self.settle(node, WorkloadReport { signatures: vec![], ..report.clone() }, given);
     }
 
-    /// What policy is to see of the workload, if the node may run it.
-    fn check(&self, node: &NodeRecord, report: &WorkloadReport) -> Result<Labels, String> {
+    /// Whether a node may say this.
+    fn check(&self, node: &NodeRecord, report: &WorkloadReport) -> Result<(), String> {
         let network = &report.network;
         let state = self.world.networks.get(network).ok_or(format!("there is no network `{network}`"))?;
         let blocks = node.blocks.get(network).ok_or_else(|| match node.problems.get(network) {
@@ -137,10 +172,10 @@ impl<'a> Batch<'a> {
             return Err("it has no address".into());
         }
         let known = self.current(&report.id);
-        if known.is_some_and(|known| known.network != *network) {
+        if known.is_some_and(|known| known.network() != network) {
             return Err(format!("workload id {} is used in another network", report.id));
         }
-        if known.is_some_and(|known| known.node != node.name) {
+        if known.is_some_and(|known| *known.node() != node.name) {
             return Err(format!("workload id {} belongs to another node", report.id));
         }
         for address in &report.addresses {
@@ -155,38 +190,123 @@ impl<'a> Batch<'a> {
         }
         report.labels.check_unreserved().map_err(|error| error.to_string())?;
         AcceptFrom::check_count(&report.accepts).map_err(|error| error.to_string())?;
-        let given = known.and_then(|known| known.given.as_ref());
-        labels(node, &report.labels, given).map_err(|error| error.to_string())
+        match &report.measurement {
+            Some(measured) => measured.check(),
+            None => Ok(()),
+        }
     }
 
-    fn put(&mut self, node: &NodeRecord, report: &WorkloadReport, labels: Labels) {
-        let network = &report.network;
-        let identity = self.identity(network, (labels, report.accepts.clone()));
-        let given = self.current(&report.id).and_then(|known| known.given.clone());
-        let record = WorkloadRecord {
-            id: report.id.clone(),
-            network: network.clone(),
-            node: node.name.clone(),
-            name: report.name.clone(),
-            addresses: report.addresses.clone(),
-            declared: report.labels.clone(),
-            accepts: report.accepts.clone(),
-            given,
-            identity,
+    /// Keeps signatures that are not known yet.
+    fn note_signatures(&mut self, found: &[(Sha256, Vec<ImageSignature>)]) {
+        for (digest, signatures) in found {
+            let before = self.images.get(digest).map_or(self.world.images.signatures(digest), Vec::as_slice);
+            let is_new = |signature: &&ImageSignature| {
+                !before.contains(signature)
+                    && signature.payload.len() <= MAX_SIGNED
+                    && signature.signature.len() <= MAX_SIGNED
+            };
+            let new: Vec<ImageSignature> = signatures.iter().filter(is_new).cloned().collect();
+            if new.is_empty() || before.len() >= MAX_SIGNATURES {
+                continue;
+            }
+            let mut all = [before, &new].concat();
+            all.truncate(MAX_SIGNATURES);
+            self.images.insert(*digest, all.clone());
+            // What was said of them was said without these.
+            self.courts.clear();
+            self.mutations
+                .push(Mutation::Put(Record::Image(ImageRecord { digest: *digest, signatures: all })));
+        }
+    }
+
+    /// Judges a workload.
+    fn judge(
+        &mut self,
+        node: &NodeRecord,
+        report: &WorkloadReport,
+        given: Option<&Given>,
+    ) -> (Labels, Vec<String>) {
+        let Self { world, images, courts, .. } = self;
+        let court = courts.entry(report.network.clone()).or_insert_with(|| {
+            let network = world.networks.get(&report.network);
+            Court::of(network.map_or_else(
+                || Arc::new(Policy::deny_all(report.network.clone())),
+                |network| network.links.policy().clone(),
+            ))
+        });
+        let Court { policy, names_node, signers } = court;
+        let labels = match given {
+            Some(given) => report.labels.clone().with_all(&given.labels),
+            None => Ok(report.labels.clone()),
         };
-        let known = self.current(&report.id);
-        if known == Some(&record) {
+        let judged = labels.and_then(|labels| {
+            let measurement = report.measurement.as_deref();
+            let candidate =
+                Candidate { labels: &labels, site: node.site.as_deref(), node: &node.name, measurement };
+            policy.judge(&candidate, *names_node, |image| {
+                let look = || {
+                    let signatures = images.get(&image.digest).map(Vec::as_slice);
+                    policy.signers(image, signatures.unwrap_or(world.images.signatures(&image.digest)))
+                };
+                signers.entry(image.clone()).or_insert_with(look).clone()
+            })
+        });
+        let (labels, mut reasons) = match judged {
+            Ok(judged) => (judged.labels, judged.reasons),
+            Err(error) => (report.labels.clone(), vec![error.to_string()]),
+        };
+        reasons.extend(report.objection.clone());
+        (labels, reasons)
+    }
+
+    /// Judges a workload, and puts it where it belongs.
+    fn settle(&mut self, node: &NodeRecord, report: WorkloadReport, given: Option<Given>) {
+        let (labels, reasons) = self.judge(node, &report, given.as_ref());
+        let (network, id) = (report.network.clone(), report.id.clone());
+        let (called, addresses) = (format!("{} ({id})", report.name), report.addresses.clone());
+        let refused = !reasons.is_empty();
+        let record = if refused {
+            Record::Refused(Box::new(RefusedRecord {
+                node: node.name.clone(),
+                report,
+                given,
+                reasons: reasons.clone(),
+            }))
+        } else {
+            let identity = self.identity(&network, (labels, report.accepts.clone()));
+            let WorkloadReport {
+                id, network, name, labels: declared, addresses, accepts, measurement, ..
+            } = report;
+            let node = node.name.clone();
+            Record::Workload(WorkloadRecord {
+                id,
+                network,
+                node,
+                name,
+                addresses,
+                declared,
+                accepts,
+                given,
+                measurement,
+                identity,
+            })
+        };
+        let known = self.current(&id);
+        if known.is_some_and(|known| known.is(&record)) {
             return;
         }
-        for address in known.map(|known| known.addresses.clone()).unwrap_or_default() {
+        for address in known.map(|known| known.addresses().to_vec()).unwrap_or_default() {
             self.addresses.remove(&(network.clone(), address));
         }
-        for address in &report.addresses {
-            self.addresses.insert((network.clone(), *address), report.id.clone());
+        for address in addresses {
+            self.addresses.insert((network.clone(), address), id.clone());
         }
-        self.started.push(format!("{} ({})", report.name, report.id));
-        self.new.insert(report.id.clone(), record.clone());
-        self.mutations.push(Mutation::Put(Record::Workload(record)));
+        match refused {
+            true => self.turned_away.push(format!("{called}: {}", reasons.join("; "))),
+            false => self.started.push(called),
+        }
+        self.new.insert(id, record.clone());
+        self.mutations.push(Mutation::Put(record));
     }
 
     fn identity(&mut self, network: &NetworkName, subject: Subject) -> IdentityId {
@@ -207,7 +327,11 @@ impl<'a> Batch<'a> {
     /// all stays: from it follows which was never used.
     fn forget_idle_identities(&mut self) {
         let newest = self.world.next_identity();
-        let used: HashSet<IdentityId> = self.new.values().map(|record| record.identity).collect();
+        let admitted = |record: &Record| match record {
+            Record::Workload(record) => Some(record.identity),
+            _ => None,
+        };
+        let used: HashSet<IdentityId> = self.new.values().filter_map(admitted).collect();
         for network in self.world.networks.values() {
             if network.identities.len() - network.links.identity_count() <= MAX_IDLE {
                 continue;
@@ -220,6 +344,17 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Forgets signatures of images that nothing runs, where there are too many.
+    fn forget_idle_images(&mut self) {
+        let images = &self.world.images;
+        if images.len() <= images.used() + MAX_IDLE_IMAGES {
+            return;
+        }
+        let idle =
+            images.idle().filter(|digest| !self.images.contains_key(*digest)).take(MAX_IDLE_IMAGES / 2);
+        self.mutations.extend(idle.map(|digest| Mutation::Delete(RecordKey::Image(*digest))));
+    }
+
     /// What the audit log says of it.
     fn action(&self) -> String {
         let list = |verb: &str, names: &[String]| match names.len() {
@@ -227,20 +362,12 @@ impl<'a> Batch<'a> {
             count if count > NAMED => format!("{verb} {count} workloads"),
             _ => format!("{verb} {}", names.join(", ")),
         };
-        let parts = [list("started", &self.started), list("stopped", &self.stopped)];
+        let parts = [
+            list("started", &self.started),
+            list("stopped", &self.stopped),
+            list("refused", &self.turned_away),
+        ];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
-    }
-}
-
-/// What policy sees of a workload: what its owner declared, what a trigger gave it, and what is verified.
-fn labels(node: &NodeRecord, declared: &Labels, given: Option<&Given>) -> Result<Labels, BadLabel> {
-    let labels = match given {
-        Some(given) => declared.clone().with_all(&given.labels)?,
-        None => declared.clone(),
-    };
-    match &node.site {
-        Some(site) => labels.with_fact("site", site),
-        None => Ok(labels),
     }
 }
 
@@ -248,12 +375,44 @@ fn labels(node: &NodeRecord, declared: &Labels, given: Option<&Given>) -> Result
 pub fn give(world: &World, ids: &[(WorkloadId, Option<Given>)]) -> Vec<Mutation> {
     let mut batch = Batch::new(world);
     for (id, given) in ids {
-        let Some(known) = batch.current(id).cloned() else { continue };
-        let Some(node) = world.nodes.get(&known.node) else { continue };
-        let Ok(labels) = labels(node, &known.declared, given.as_ref()) else { continue };
-        let identity = batch.identity(&known.network, (labels, known.accepts.clone()));
-        let record = WorkloadRecord { given: given.clone(), identity, ..known };
-        batch.mutations.push(Mutation::Put(Record::Workload(record)));
+        let Some((node, report)) =
+            world.standing(id).and_then(|known| Some((world.nodes.get(known.node())?, known.report())))
+        else {
+            continue;
+        };
+        batch.settle(node, report, given.clone());
     }
     batch.mutations
+}
+
+/// What another policy makes of the workloads of a network.
+#[derive(Default)]
+pub struct Rejudged {
+    pub mutations: Vec<Mutation>,
+    /// Those that are let in now, and were not.
+    pub admitted: Vec<String>,
+    /// Those that are not let in any more, and why; and those that are refused for other reasons than before.
+    pub refused: Vec<String>,
+}
+
+/// Judges the workloads of a network anew, by the policy that it is to have.
+pub fn rejudge(world: &World, network: &NetworkState, policy: &Arc<Policy>) -> Rejudged {
+    if network.links.policy().admits_like(policy) {
+        return Rejudged::default();
+    }
+    let mut batch = Batch::new(world);
+    batch.courts.insert(network.record.name.clone(), Court::of(policy.clone()));
+    let mut all: Vec<Standing> = network.all_standing().collect();
+    all.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+    for known in &all {
+        if let Some(node) = world.nodes.get(known.node()) {
+            batch.settle(node, known.report(), known.given().cloned());
+        }
+    }
+    let admitted = all.iter().filter(|known| {
+        let moved = matches!(batch.new.get(known.id()), Some(Record::Workload(_)));
+        moved && matches!(known, Standing::Refused(_))
+    });
+    let admitted = admitted.map(|known| format!("{} ({})", known.name(), known.id())).collect();
+    Rejudged { admitted, refused: batch.turned_away, mutations: batch.mutations }
 }

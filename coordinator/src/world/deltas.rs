@@ -10,7 +10,7 @@ use super::{
     nodes::Nodes,
     quarantines::Quarantines,
 };
-use crate::records::WorkloadRecord;
+use crate::records::{RefusedRecord, WorkloadRecord};
 use meshward_model::{
     Acl, Change, IdentityId, Item, ItemKey, NetworkName, WorkloadId,
     trigger::TriggerSpec,
@@ -95,7 +95,8 @@ impl Items<'_> {
     pub fn own_network(&self, node: u32) -> Option<(ItemKey, Item)> {
         let blocks = self.nodes.record(node)?.blocks.get(self.name())?.clone();
         let record = &self.network.record;
-        let spec = NetworkSpec { prefixes: record.prefixes.clone(), blocks, mtu: record.mtu };
+        let admission = !self.network.links.policy().admission.is_empty();
+        let spec = NetworkSpec { prefixes: record.prefixes.clone(), blocks, mtu: record.mtu, admission };
         Some((ItemKey::Network(self.name().clone()), Item::Network(spec)))
     }
 
@@ -136,6 +137,15 @@ impl Items<'_> {
 
     pub fn workload(&self, record: &WorkloadRecord) -> (ItemKey, Item) {
         workload_item(record, self.quarantines.holds(&record.id))
+    }
+
+    /// That a workload is not let in, as its node is told.
+    pub fn refused(&self, record: &RefusedRecord) -> (ItemKey, Item) {
+        (self.refused_key(&record.report.id), Item::Refused(record.reason()))
+    }
+
+    fn refused_key(&self, id: &WorkloadId) -> ItemKey {
+        ItemKey::Refused(self.name().clone(), id.clone())
     }
 
     pub fn link(&self, from: IdentityId, to: IdentityId, acl: &Arc<Acl>) -> (ItemKey, Item) {
@@ -244,6 +254,13 @@ impl Telling<'_> {
         self.deltas.hurry(false);
     }
 
+    /// A workload may not run any more: that is not held back.
+    pub fn cut(&mut self, id: &WorkloadId) {
+        self.deltas.hurry(true);
+        self.stop(id);
+        self.deltas.hurry(false);
+    }
+
     /// A workload has stopped.
     pub fn stop(&mut self, id: &WorkloadId) {
         let Some(record) = self.network.workloads.get(id) else { return };
@@ -277,6 +294,26 @@ impl Telling<'_> {
         }
     }
 
+    /// A workload is not let in. Before, it was stopped, if it ran.
+    pub fn refuse(&mut self, record: RefusedRecord) {
+        let Some(node) = self.nodes.index(&record.node) else { return };
+        let told = put(self.items().refused(&record));
+        self.network.add_refused(record, node);
+        // The workload waits for this.
+        self.deltas.hurry(true);
+        self.deltas.push_to(node, vec![told]);
+        self.deltas.hurry(false);
+    }
+
+    /// A workload that was not let in has stopped, or is judged anew.
+    pub fn forget_refused(&mut self, id: &WorkloadId) {
+        let node = self.network.refused.get(id).and_then(|record| self.nodes.index(&record.node));
+        let Some(node) = node else { return };
+        self.network.remove_refused(id, node);
+        let dropped = Change::Drop(self.items().refused_key(id));
+        self.deltas.push_to(node, vec![dropped]);
+    }
+
     /// What a node does not need any more that has stopped its last workload of an identity.
     fn left(&self, node: u32, identity: IdentityId, neighbours: &BTreeSet<IdentityId>) -> Vec<Change> {
         let (name, items) = (self.name(), self.items());
@@ -301,6 +338,8 @@ impl Telling<'_> {
     pub fn set_policy(&mut self, policy: Arc<Policy>) {
         self.deltas.hurry(true);
         let triggers: Vec<_> = self.items().triggers().collect();
+        let judged = !self.network.links.policy().admission.is_empty();
+        let judges = !policy.admission.is_empty();
         let step = self.network.links.step(policy);
         let ends: BTreeSet<IdentityId> =
             step.changes.iter().flat_map(|change| [change.from, change.to]).collect();
@@ -309,6 +348,9 @@ impl Telling<'_> {
         let changes = self.network.links.take(step);
         if self.is_muted() {
             return;
+        }
+        if judged != judges {
+            self.network_changed();
         }
         let name = self.name();
         let now: Vec<_> = self.items().triggers().collect();

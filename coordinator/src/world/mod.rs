@@ -4,6 +4,7 @@
 //! also says what each node is to be told of them, so that a change costs what it concerns.
 
 mod deltas;
+mod images;
 mod network;
 mod nodes;
 mod quarantines;
@@ -13,9 +14,11 @@ pub use deltas::Deltas;
 pub use network::{NetworkState, Subject, workload_item};
 
 use crate::records::{
-    CredentialRecord, Mutation, NodeRecord, Read, Record, RecordKey, TokenRecord, WorkloadRecord,
+    CredentialRecord, Mutation, NodeRecord, Read, Record, RecordKey, RefusedRecord, Standing, TokenRecord,
+    WorkloadRecord,
 };
 use deltas::{Items, Telling};
+use images::Images;
 use ipnet::IpNet;
 use meshward_model::{
     IdentityId, LabelKey, Labels, NetworkName, NodeName, PortSpec, Revision, WorkloadId,
@@ -39,7 +42,10 @@ pub struct World {
     pub tokens: BTreeMap<String, TokenRecord>,
     pub credentials: BTreeMap<String, CredentialRecord>,
     pub quarantines: Quarantines,
+    /// The networks of all workloads, those that are not let in included.
     pub workload_networks: HashMap<WorkloadId, NetworkName>,
+    /// The signatures of images.
+    pub images: Images,
     /// Workloads that a trigger has given labels.
     pub given: BTreeSet<WorkloadId>,
     next_identity: u32,
@@ -81,11 +87,13 @@ impl World {
                 &policy.network
             }
             Record::Identity(identity) => &identity.network,
-            Record::Workload(workload) if !self.nodes.contains_key(&workload.node) => {
-                return Err(format!("{:?} runs on a node that is not stored", record.key()));
-            }
-            Record::Workload(workload) => &workload.network,
-            _ => return Ok(()),
+            _ => match Standing::of(record) {
+                Some(known) if !self.nodes.contains_key(known.node()) => {
+                    return Err(format!("{:?} runs on a node that is not stored", record.key()));
+                }
+                Some(known) => known.network(),
+                None => return Ok(()),
+            },
         };
         match self.networks.contains_key(network) {
             true => Ok(()),
@@ -134,6 +142,8 @@ impl World {
                 }
             }
             Record::Workload(record) => self.put_workload(record, deltas),
+            Record::Refused(record) => self.put_refused(*record, deltas),
+            Record::Image(record) => self.images.put(record),
             Record::Policy(record) => {
                 // Checked before it was stored, and again when it is loaded; if it is unreadable all the same, the
                 // closed side is to allow nothing.
@@ -168,14 +178,45 @@ impl World {
             true => self.given.insert(id.clone()),
             false => self.given.remove(&id),
         };
+        self.note_image(&name, &id, false);
         self.tell(&name, deltas, |telling| {
+            telling.forget_refused(&record.id);
             telling.stop(&record.id);
             telling.start(record);
         });
+        self.note_image(&name, &id, true);
         if self.quarantines.lets_forensics_to(&id) {
             // Its labels may be others.
             self.tell_forensics(deltas);
         }
+    }
+
+    fn put_refused(&mut self, record: RefusedRecord, deltas: &mut Deltas) {
+        let (id, name) = (record.report.id.clone(), record.report.network.clone());
+        self.workload_networks.insert(id.clone(), name.clone());
+        match record.given.is_some() {
+            true => self.given.insert(id.clone()),
+            false => self.given.remove(&id),
+        };
+        self.note_image(&name, &id, false);
+        self.tell(&name, deltas, |telling| {
+            telling.cut(&id);
+            telling.forget_refused(&id);
+            telling.refuse(record);
+        });
+        self.note_image(&name, &id, true);
+        if self.quarantines.lets_forensics_to(&id) {
+            self.tell_forensics(deltas);
+        }
+    }
+
+    /// Notes that the images of a workload are used, or are not any more.
+    fn note_image(&mut self, network: &NetworkName, id: &WorkloadId, used: bool) {
+        let Some(network) = self.networks.get(network) else { return };
+        let running = network.workloads.get(id).map(|record| &record.measurement);
+        let refused = network.refused.get(id).map(|record| &record.report.measurement);
+        let Some(Some(measured)) = running.or(refused) else { return };
+        measured.images.iter().for_each(|image| self.images.note(image.digest, used));
     }
 
     fn put_node(&mut self, record: NodeRecord, deltas: &mut Deltas) {
@@ -293,12 +334,17 @@ impl World {
             RecordKey::Workload(id) => {
                 self.given.remove(id);
                 if let Some(network) = self.workload_networks.remove(id) {
-                    self.tell(&network, deltas, |telling| telling.stop(id));
+                    self.note_image(&network, id, false);
+                    self.tell(&network, deltas, |telling| {
+                        telling.forget_refused(id);
+                        telling.stop(id);
+                    });
                     if self.quarantines.lets_forensics_to(id) {
                         self.tell_forensics(deltas);
                     }
                 }
             }
+            RecordKey::Image(digest) => self.images.remove(digest),
             RecordKey::Policy(name) => {
                 self.set_policy(name, Arc::new(Policy::deny_all(name.clone())), Vec::new(), deltas);
             }
@@ -385,6 +431,19 @@ impl World {
         self.networks
             .values()
             .flat_map(move |network| index.into_iter().flat_map(move |index| network.workloads_on(index)))
+    }
+
+    /// A workload as it stands.
+    pub fn standing(&self, id: &WorkloadId) -> Option<Standing<'_>> {
+        self.networks.get(self.workload_networks.get(id)?)?.standing(id)
+    }
+
+    /// The ids of a node's workloads, those that are not let in included.
+    pub fn workload_ids_on(&self, node: &NodeName) -> Vec<WorkloadId> {
+        let Some(index) = self.nodes.index(node) else { return vec![] };
+        let refused = self.networks.values().flat_map(|network| network.refused_on(index));
+        let refused = refused.map(|record| record.report.id.clone());
+        self.workloads_on(node).map(|record| record.id.clone()).chain(refused).collect()
     }
 
     /// The blocks of a network that nodes have.

@@ -1,6 +1,6 @@
 //! One network and what is in it, with the indices that deltas and views are made from.
 
-use crate::records::{IdentityRecord, WorkloadRecord};
+use crate::records::{IdentityRecord, RefusedRecord, Standing, WorkloadRecord};
 use meshward_model::{
     AcceptFrom, IdentityId, Item, ItemKey, Labels, Revision, WorkloadId,
     api::{Network, PolicyFile},
@@ -9,7 +9,7 @@ use meshward_model::{
 use meshward_policy::{Links, Policy};
 use roaring::{MultiOps, RoaringBitmap};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -30,6 +30,9 @@ pub struct NetworkState {
     pub identities: BTreeMap<IdentityId, IdentityRecord>,
     pub by_subject: HashMap<Subject, IdentityId>,
     pub by_address: HashMap<IpAddr, WorkloadId>,
+    /// The workloads that are not let in.
+    pub refused: HashMap<WorkloadId, RefusedRecord>,
+    refused_on: HashMap<u32, BTreeSet<WorkloadId>>,
     /// What is known of the workloads of an identity.
     running: HashMap<IdentityId, Running>,
     /// The workloads of a node, and how many of each identity they are.
@@ -67,6 +70,8 @@ impl NetworkState {
             identities: BTreeMap::new(),
             by_subject: HashMap::new(),
             by_address: HashMap::new(),
+            refused: HashMap::new(),
+            refused_on: HashMap::new(),
             running: HashMap::new(),
             on_node: HashMap::new(),
             held: HashSet::new(),
@@ -183,11 +188,7 @@ impl NetworkState {
     pub fn remove(&mut self, id: &WorkloadId, node: u32) {
         let Some(record) = self.workloads.remove(id) else { return };
         let quarantined = self.held.remove(id);
-        for address in &record.addresses {
-            if self.by_address.get(address) == Some(id) {
-                self.by_address.remove(address);
-            }
-        }
+        self.free_addresses(id, &record.addresses);
         let mut last_on_node = true;
         if let Some(on) = self.on_node.get_mut(&node) {
             on.workloads.remove(id);
@@ -210,6 +211,55 @@ impl NetworkState {
             }
             if running.workloads.is_empty() {
                 self.running.remove(&record.identity);
+            }
+        }
+    }
+
+    /// A workload as it stands.
+    pub fn standing(&self, id: &WorkloadId) -> Option<Standing<'_>> {
+        let admitted = self.workloads.get(id).map(Standing::Admitted);
+        admitted.or_else(|| self.refused.get(id).map(Standing::Refused))
+    }
+
+    /// All workloads as they stand.
+    pub fn all_standing(&self) -> impl Iterator<Item = Standing<'_>> {
+        let admitted = self.workloads.values().map(Standing::Admitted);
+        admitted.chain(self.refused.values().map(Standing::Refused))
+    }
+
+    /// The workloads of a node that are not let in.
+    pub fn refused_on(&self, node: u32) -> impl Iterator<Item = &RefusedRecord> {
+        let ids = self.refused_on.get(&node).into_iter().flatten();
+        ids.filter_map(|id| self.refused.get(id))
+    }
+
+    /// Notes a workload that is not let in.
+    pub fn add_refused(&mut self, record: RefusedRecord, node: u32) {
+        let id = record.report.id.clone();
+        for address in &record.report.addresses {
+            self.by_address.insert(*address, id.clone());
+        }
+        self.refused_on.entry(node).or_default().insert(id.clone());
+        self.refused.insert(id, record);
+    }
+
+    /// Forgets one, if it is there.
+    pub fn remove_refused(&mut self, id: &WorkloadId, node: u32) -> Option<RefusedRecord> {
+        let record = self.refused.remove(id)?;
+        self.free_addresses(id, &record.report.addresses);
+        if let Some(on) = self.refused_on.get_mut(&node) {
+            on.remove(id);
+            if on.is_empty() {
+                self.refused_on.remove(&node);
+            }
+        }
+        Some(record)
+    }
+
+    fn free_addresses(&mut self, id: &WorkloadId, addresses: &[IpAddr]) {
+        for address in addresses {
+            if self.by_address.get(address) == Some(id) {
+                self.by_address.remove(address);
             }
         }
     }

@@ -66,6 +66,7 @@ fn add(all: &Items, node: u32, items: &mut BTreeMap<ItemKey, Item>) {
     for (from, to) in links {
         items.extend(network.links.acl(from, to).map(|acl| all.link(from, to, acl)));
     }
+    items.extend(network.refused_on(node).map(|record| all.refused(record)));
     items.extend(own.union(&met).filter_map(|identity| all.identity(*identity)));
     let met_workloads = met.iter().flat_map(|identity| network.workloads_of(*identity));
     items.extend(network.workloads_on(node).chain(met_workloads).map(|record| all.workload(record)));
@@ -81,7 +82,8 @@ fn digest_in(all: &Items, node: u32) -> Digest {
         links.into_iter().filter_map(|(from, to)| Some(all.link(from, to, network.links.acl(from, to)?)));
     let identities = own.union(&met).filter_map(|identity| all.identity(*identity));
     let unmet = network.workloads_on(node).filter(|record| !met.contains(&record.identity));
-    let items = links.chain(identities).chain(unmet.map(|record| all.workload(record)));
+    let refused = network.refused_on(node).map(|record| all.refused(record));
+    let items = links.chain(identities).chain(refused).chain(unmet.map(|record| all.workload(record)));
     let mut digest: Digest = items.map(|(key, item)| Hash128::of(&key, &item)).collect();
     met.iter().for_each(|identity| digest.join(network.digest_of(*identity)));
     let mut peers = network.meeting(node);

@@ -1,12 +1,17 @@
 //! The node: its endpoints, its workloads and its view, and what changes them.
 
 mod attempts;
+mod cni;
+mod containers;
 mod shown;
 mod watch;
+mod workloads;
+
+pub use containers::{Found, Place, Unmeasured};
 
 use crate::{
     addresses::Allocator,
-    attachment::{self, Attachment, Owner},
+    attachment::{self, Attachment},
     config::Config,
     dataplane::{self, DataPlane, Service},
     folder::{Folder, Membership},
@@ -15,16 +20,18 @@ use crate::{
 };
 use anyhow::Result;
 use attempts::Attempts;
-use meshward_datapath::{Endpoint, LocalWorkload, RESUME_WINDOW, Slot};
+use meshward_datapath::{Endpoint, RESUME_WINDOW, Slot};
 use meshward_model::{
     AcceptFrom, Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey, Revision,
     WorkloadId,
+    api::Measured,
     control::{EndpointReport, Fired, FromNode, WorkloadReport},
-    local::{Attach, LocalWorkload as Shown, State as WorkloadState},
+    local::{LocalWorkload as Shown, State as WorkloadState},
+    measurement::Measurement,
 };
 use meshward_netns::Netns;
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -32,12 +39,8 @@ use std::{
 use tokio::sync::{Mutex, Notify, mpsc};
 use tracing::{error, info, warn};
 
-/// For how long an attach waits for the coordinator's word.
-const ADMISSION: Duration = Duration::from_secs(5);
-/// A coordinator that has not answered for this long counts as away, though its session has not ended yet.
-const SILENCE: Duration = Duration::from_millis(1500);
-/// How often the workloads' namespaces and owners are looked after.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// How many kinds of workloads that were let in are remembered for when the coordinator is away.
+const REMEMBERED: usize = 4096;
 
 /// Why the node does not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,8 @@ pub struct Node {
     kept: Arc<Mutex<KeptView>>,
     /// Told when a workload's state may have changed.
     admission: Notify,
+    /// Told when there is a workload to be measured.
+    pub to_measure: Notify,
 }
 
 #[derive(Default)]
@@ -75,6 +80,17 @@ struct State {
     attempts: Attempts,
     /// What triggers have caught while there was no session.
     unsaid: Vec<Fired>,
+    /// Addresses that are given out for containers which are not there yet.
+    reserved: HashSet<(NetworkName, IpAddr)>,
+    /// Under which identity workloads like these were let in.
+    let_in: HashMap<Kind, IdentityId>,
+}
+
+/// What decides whether a workload is let in, apart from its node.
+type Kind = (NetworkName, Labels, Vec<AcceptFrom>, Option<Arc<Measurement>>);
+
+fn kind(report: &WorkloadReport) -> Kind {
+    (report.network.clone(), report.labels.clone(), report.accepts.clone(), report.measurement.clone())
 }
 
 struct Running {
@@ -111,6 +127,7 @@ impl Node {
             kept: Arc::new(Mutex::new(kept)),
             state: Mutex::default(),
             admission: Notify::new(),
+            to_measure: Notify::new(),
         };
         let networks: Vec<NetworkName> = state.view.networks().map(|(name, _)| name.clone()).collect();
         for network in networks {
@@ -119,7 +136,7 @@ impl Node {
         for attachment in attachments {
             node.take_up(&mut state, attachment).await;
         }
-        node.keep_workloads(&state)?;
+        node.stop_vouching_for_admitted(&mut state);
         *node.state.lock().await = state;
         Ok(Arc::new(node))
     }
@@ -128,6 +145,7 @@ impl Node {
         let (id, network) = (attachment.report.id.clone(), attachment.report.network.clone());
         if !attachment.lives() {
             info!(workload = %id, %network, "its namespace or owner is gone");
+            self.folder.forget_workload(&id);
             let _ = tokio::task::spawn_blocking(move || attachment::close_left_behind(&attachment)).await;
             return;
         }
@@ -154,195 +172,6 @@ impl Node {
         Ok(())
     }
 
-    /// Attaches a namespace, and waits for a moment for the workload to be let in.
-    ///
-    /// # Errors
-    /// [`Refusal`]; then nothing is left of it.
-    pub async fn attach(&self, wanted: Attach) -> Result<Shown, Refusal> {
-        let id = {
-            let mut state = self.state.lock().await;
-            let attachment = self.prepare(&mut state, wanted)?;
-            let report = attachment.report.clone();
-            self.open(&mut state, attachment).await?;
-            if let Err(failure) = self.keep_workloads(&state) {
-                self.drop_workload(&mut state, &report.id).await;
-                return Err(Refusal::Failed(format!("nothing was attached: {failure:#}")));
-            }
-            info!(workload = %report.id, name = %report.name, network = %report.network, labels = %report.labels,
-                "attached");
-            match &state.session {
-                Some(session) => {
-                    let _ = session.send(FromNode::Started(report.clone()));
-                }
-                None => self.vouch_for_unadmitted(&mut state),
-            }
-            report.id
-        };
-        let shown = self.wait_admitted(&id).await?;
-        if let WorkloadState::Refused(reason) = &shown.state {
-            let reason = reason.clone();
-            self.detach(&id).await?;
-            return Err(Refusal::Invalid(format!("the coordinator refused the workload: {reason}")));
-        }
-        Ok(shown)
-    }
-
-    fn prepare(&self, state: &mut State, wanted: Attach) -> Result<Attachment, Refusal> {
-        let invalid = |error: &dyn std::fmt::Display| Refusal::Invalid(error.to_string());
-        wanted.labels.check_unreserved().map_err(|error| invalid(&error))?;
-        AcceptFrom::check_count(&wanted.accepts).map_err(|error| invalid(&error))?;
-        let network = &wanted.network;
-        let Some(spec) = state.view.network(network).cloned() else {
-            let known: Vec<_> = state.view.networks().map(|(name, _)| name.to_string()).collect();
-            return Err(Refusal::Missing(format!(
-                "this node does not serve network `{network}`: it is not there, or the node's join token did not name it, or the coordinator has not said so yet (it serves: {})",
-                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-            )));
-        };
-        let owner = match wanted.owner {
-            None => None,
-            Some(pid) => match Owner::of(pid) {
-                Some(owner) => Some(owner),
-                None => {
-                    return Err(Refusal::Invalid(format!("there is no process {pid} to own the workload")));
-                }
-            },
-        };
-        let (netns, netns_id) = attachment::netns_of(&wanted.netns).map_err(|error| invalid(&error))?;
-        if state
-            .workloads
-            .values()
-            .any(|other| other.attachment.netns_id == netns_id && other.attachment.report.network == *network)
-        {
-            return Err(Refusal::Invalid(format!(
-                "{} is attached to {network} already",
-                wanted.netns.display()
-            )));
-        }
-        let interface = attachment::free_interface(&netns).map_err(|error| invalid(&error))?;
-        let used = used_addresses(state, network, &self.membership.name);
-        let running = state.endpoints.get_mut(network);
-        let running =
-            running.ok_or_else(|| Refusal::Failed(format!("the endpoint of {network} does not run")))?;
-        let addresses =
-            running.allocator.allocate(network, &spec.blocks, &used).map_err(|error| invalid(&error))?;
-        let id = attachment::new_id();
-        let name = match wanted.name {
-            Some(name) => name,
-            // An id is a name of the same form.
-            None => id.as_str().parse().map_err(|error| invalid(&error))?,
-        };
-        let report = WorkloadReport {
-            id,
-            network: network.clone(),
-            name,
-            labels: wanted.labels,
-            addresses,
-            accepts: wanted.accepts,
-        };
-        Ok(Attachment { report, netns: wanted.netns, netns_id, owner, interface, held_until: None })
-    }
-
-    async fn open(&self, state: &mut State, attachment: Attachment) -> Result<(), Refusal> {
-        let network = attachment.report.network.clone();
-        let gone = || Refusal::Failed(format!("the endpoint of {network} does not run"));
-        let spec = state.view.network(&network).cloned().ok_or_else(gone)?;
-        let service = state.endpoints.get(&network).ok_or_else(gone)?.service.clone();
-        let opening = attachment.clone();
-        let wanted = Offloads::without(&self.config.disable_offloads);
-        let opened = tokio::task::spawn_blocking(move || opening.open(&spec, wanted)).await;
-        let tun = opened
-            .map_err(|panic| Refusal::Failed(panic.to_string()))?
-            .map_err(|error| Refusal::Failed(error.to_string()))?;
-        let report = &attachment.report;
-        let local =
-            LocalWorkload { id: report.id.clone(), addresses: report.addresses.clone(), vouched: None };
-        let slot = self.data_plane.attach(&service, local, tun);
-        if attachment.held_until.is_some() {
-            service.endpoint.hold(slot, true);
-        }
-        let id = report.id.clone();
-        state.workloads.insert(id, Workload { attachment, slot, vouched: None, refused: None });
-        Ok(())
-    }
-
-    async fn wait_admitted(&self, id: &WorkloadId) -> Result<Shown, Refusal> {
-        let begun = tokio::time::Instant::now();
-        loop {
-            let changed = self.admission.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            {
-                let mut state = self.state.lock().await;
-                if begun.elapsed() >= SILENCE {
-                    self.vouch_for_unadmitted(&mut state);
-                }
-                let workload = state.workloads.get(id);
-                let workload =
-                    workload.ok_or_else(|| Refusal::Missing(format!("workload {id} was detached")))?;
-                let shown = show(&state, workload);
-                let spoken = shown.state != WorkloadState::Waiting || state.session.is_none();
-                if spoken || begun.elapsed() >= ADMISSION {
-                    return Ok(shown);
-                }
-            }
-            let patience = if begun.elapsed() < SILENCE { SILENCE } else { ADMISSION };
-            let _ = tokio::time::timeout_at(begun + patience, changed).await;
-        }
-    }
-
-    /// Detaches a workload and deletes its interface.
-    ///
-    /// # Errors
-    /// [`Refusal::Missing`] if there is none.
-    pub async fn detach(&self, id: &WorkloadId) -> Result<(), Refusal> {
-        let mut state = self.state.lock().await;
-        if !self.drop_workload(&mut state, id).await {
-            let text = format!("there is no workload `{id}` on this node; `meshctl attached` shows them");
-            return Err(Refusal::Missing(text));
-        }
-        if let Some(session) = &state.session {
-            let _ = session.send(FromNode::Stopped(id.clone()));
-        }
-        info!(workload = %id, "detached");
-        self.keep_workloads(&state).map_err(|error| Refusal::Failed(format!("{error:#}")))
-    }
-
-    async fn drop_workload(&self, state: &mut State, id: &WorkloadId) -> bool {
-        let Some(workload) = state.workloads.remove(id) else { return false };
-        let running = state.endpoints.get(&workload.attachment.report.network);
-        if let Some(running) = running
-            && let Some(tun) = self.data_plane.detach(&running.service, workload.slot)
-        {
-            attachment::close(tun);
-        }
-        self.admission.notify_waiters();
-        true
-    }
-
-    fn keep_workloads(&self, state: &State) -> Result<()> {
-        let attachments: Vec<&Attachment> = state.workloads.values().map(|w| &w.attachment).collect();
-        self.folder.keep_workloads(&attachments)
-    }
-
-    /// Detaches workloads whose namespace or owner is gone, for ever.
-    pub async fn look_after_workloads(&self) {
-        loop {
-            tokio::time::sleep(LOOK_AFTER).await;
-            let all: Vec<Attachment> =
-                self.state.lock().await.workloads.values().map(|w| w.attachment.clone()).collect();
-            let checked = tokio::task::spawn_blocking(move || {
-                all.into_iter().filter(|attachment| !attachment.lives()).collect::<Vec<_>>()
-            });
-            for gone in checked.await.unwrap_or_default() {
-                info!(workload = %gone.report.id, "its namespace or owner is gone");
-                if let Err(refusal) = self.detach(&gone.report.id).await {
-                    warn!(workload = %gone.report.id, "cannot detach: {refusal}");
-                }
-            }
-        }
-    }
-
     /// Begins a session: what to say first, and from now on, where to say what changes.
     pub async fn begin_session(&self, to_coordinator: mpsc::UnboundedSender<FromNode>) -> FromNode {
         let mut state = self.state.lock().await;
@@ -352,12 +181,13 @@ impl Node {
         state.session = Some(to_coordinator);
         let networks: Vec<NetworkName> = state.endpoints.keys().cloned().collect();
         let endpoints = networks.iter().filter_map(|network| self.describe_endpoint(&state, network));
+        let measured = state.workloads.values().filter(|workload| workload.attachment.measured);
         FromNode::Hello {
             version: env!("CARGO_PKG_VERSION").into(),
             revision: state.view.revision,
             digest: state.view.digest(),
             endpoints: endpoints.collect(),
-            workloads: state.workloads.values().map(|w| w.attachment.report.clone()).collect(),
+            workloads: measured.map(|workload| workload.attachment.report.clone()).collect(),
         }
     }
 
@@ -473,25 +303,44 @@ impl Node {
 
     /// Vouches for the workloads whose label set this node knows and that the coordinator has not spoken of.
     fn vouch_for_unadmitted(&self, state: &mut State) {
-        let State { view, endpoints, workloads, .. } = state;
+        let State { view, endpoints, workloads, let_in, .. } = state;
         for workload in workloads.values_mut() {
             let report = &workload.attachment.report;
-            if workload.refused.is_some() || view.workload(&report.network, &report.id).is_some() {
+            let (network, id) = (&report.network, &report.id);
+            let spoken = workload.refused.is_some()
+                || view.workload(network, id).is_some()
+                || view.refusal(network, id).is_some();
+            if spoken || !workload.attachment.measured || report.objection.is_some() {
                 continue;
             }
-            let labels = self.verified(report.labels.clone());
-            let identity =
-                labels.and_then(|labels| view.identity_of(&report.network, &labels, &report.accepts));
+            let like = let_in
+                .get(&kind(report))
+                .copied()
+                .filter(|identity| view.items.contains_key(&ItemKey::Identity(network.clone(), *identity)));
+            // What admission has to judge, this node does not: it can only let in what is like what was let in.
+            let judged =
+                report.measurement.is_some() || view.network(network).is_none_or(|spec| spec.admission);
+            let identity = like.or_else(|| {
+                let labels = self.verified(report.labels.clone()).filter(|_| !judged)?;
+                view.identity_of(network, &labels, &report.accepts)
+            });
             set_vouched(endpoints, workload, identity);
         }
     }
 
     fn stop_vouching_for_admitted(&self, state: &mut State) {
-        let State { view, endpoints, workloads, .. } = state;
+        let State { view, endpoints, workloads, let_in, .. } = state;
         for workload in workloads.values_mut() {
             let report = &workload.attachment.report;
-            if view.workload(&report.network, &report.id).is_some() {
+            if let Some(spec) = view.workload(&report.network, &report.id) {
+                if let_in.len() >= REMEMBERED {
+                    let_in.clear();
+                }
+                let_in.insert(kind(report), spec.identity);
                 workload.refused = None;
+                set_vouched(endpoints, workload, None);
+            } else if view.refusal(&report.network, &report.id).is_some() {
+                let_in.remove(&kind(report));
                 set_vouched(endpoints, workload, None);
             }
         }
@@ -504,20 +353,6 @@ impl Node {
             None => Some(labels),
         }
     }
-}
-
-/// Addresses that cannot be given out: those of the workloads, and those that the coordinator still holds for workloads
-/// that are gone. Its peers may know those under another identity.
-fn used_addresses(state: &State, network: &NetworkName, own: &meshward_model::NodeName) -> HashSet<IpAddr> {
-    let attached = state.workloads.values().map(|workload| &workload.attachment.report);
-    let attached = attached.filter(|report| report.network == *network).flat_map(|report| &report.addresses);
-    let held = state.view.items.iter().filter_map(|(key, item)| match (key, item) {
-        (ItemKey::Workload(name, _), Item::Workload(spec)) if name == network && spec.node == *own => {
-            Some(spec)
-        }
-        _ => None,
-    });
-    attached.chain(held.flat_map(|spec| &spec.addresses)).copied().collect()
 }
 
 /// Seconds since the epoch.
@@ -539,6 +374,10 @@ fn set_vouched(
     }
 }
 
+fn view_refusal<'a>(state: &'a State, report: &WorkloadReport) -> Option<&'a str> {
+    state.view.refusal(&report.network, &report.id)
+}
+
 fn show(state: &State, workload: &Workload) -> Shown {
     let Attachment { report, netns, interface, .. } = &workload.attachment;
     let spec = state.view.workload(&report.network, &report.id);
@@ -548,8 +387,10 @@ fn show(state: &State, workload: &Workload) -> Shown {
         Some(Item::Identity(identity)) => identity.quarantined,
         _ => false,
     };
-    let shown = match (&workload.refused, spec) {
-        (Some(reason), _) => WorkloadState::Refused(reason.clone()),
+    let refusal = view_refusal(state, report).or(workload.refused.as_deref());
+    let shown = match (refusal, spec) {
+        (Some(reason), _) => WorkloadState::Refused(reason.to_owned()),
+        _ if !workload.attachment.measured => WorkloadState::Unmeasured,
         _ if workload.attachment.held_until.is_some() => WorkloadState::Quarantined,
         (None, Some(spec)) if spec.quarantined || held => WorkloadState::Quarantined,
         (None, Some(_)) => WorkloadState::Open,
@@ -565,6 +406,7 @@ fn show(state: &State, workload: &Workload) -> Shown {
         addresses: report.addresses.clone(),
         interface: interface.clone(),
         netns: netns.clone(),
+        measured: report.measurement.as_deref().map(Measured::from),
         state: shown,
     }
 }

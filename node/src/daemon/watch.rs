@@ -21,25 +21,25 @@ impl Node {
         loop {
             tokio::time::sleep(WATCH).await;
             let mut state = self.state.lock().await;
-            let held = self.count_attempts(&mut state);
-            let freed = self.end_holds(&mut state);
-            if (held || freed)
-                && let Err(error) = self.keep_workloads(&state)
-            {
-                error!("what this node holds was not written down: {error:#}");
+            let mut changed = self.count_attempts(&mut state);
+            changed.extend(self.end_holds(&mut state));
+            for id in &changed {
+                if let Err(error) = self.keep_workload(&state, id) {
+                    error!("what this node holds was not written down: {error:#}");
+                }
             }
             drop(state);
-            if held || freed {
+            if !changed.is_empty() {
                 self.admission.notify_waiters();
             }
         }
     }
 
-    /// Gives whether a workload was held.
-    fn count_attempts(&self, state: &mut State) -> bool {
+    /// Gives the workloads that are held now.
+    fn count_attempts(&self, state: &mut State) -> Vec<WorkloadId> {
         let now = Instant::now();
-        let State { view, endpoints, workloads, session, attempts, unsaid } = state;
-        let mut held = false;
+        let State { view, endpoints, workloads, session, attempts, unsaid, .. } = state;
+        let mut held = Vec::new();
         for (network, running) in endpoints.iter() {
             let triggers: Vec<_> = view.triggers(network).collect();
             let endpoint = &running.service.endpoint;
@@ -75,7 +75,7 @@ impl Node {
                                     spec.seconds.and_then(|seconds| seconds_now().checked_add(seconds));
                                 workload.attachment.held_until = Some(until.unwrap_or(u64::MAX));
                                 endpoint.hold(workload.slot, true);
-                                held = true;
+                                held.push(id.clone());
                             }
                             if unsaid.len() < MAX_UNSAID {
                                 unsaid.push(fired);
@@ -90,9 +90,9 @@ impl Node {
     }
 
     /// Lets go what was held by this node alone: its time is over, or the coordinator holds it now.
-    fn end_holds(&self, state: &mut State) -> bool {
+    fn end_holds(&self, state: &mut State) -> Vec<WorkloadId> {
         let State { view, endpoints, workloads, .. } = state;
-        let mut freed = false;
+        let mut freed = Vec::new();
         for workload in workloads.values_mut() {
             let Some(until) = workload.attachment.held_until else { continue };
             let report = &workload.attachment.report;
@@ -102,8 +102,8 @@ impl Node {
             {
                 running.service.endpoint.hold(workload.slot, false);
                 info!(workload = %report.id, taken_over, "this node does not hold the workload any more");
+                freed.push(report.id.clone());
                 workload.attachment.held_until = None;
-                freed = true;
             }
         }
         freed

@@ -235,6 +235,12 @@ impl DataPlane {
         slot
     }
 
+    /// What a workload's interface is called, wherever it is.
+    pub fn interface_name(&self, service: &Service, slot: Slot) -> Option<String> {
+        let interfaces = service.interfaces.read();
+        sys::tun_name(interfaces.get(slot.0)?.as_ref()?).ok()
+    }
+
     /// Removes a workload from an endpoint, and gives its interface back.
     pub fn detach(&self, service: &Service, slot: Slot) -> Option<Tun> {
         let active = self.shared.active.lock();

@@ -17,6 +17,7 @@ use std::{
 // Request codes of linux/if_tun.h.
 nix::ioctl_write_ptr_bad!(tun_set_iff, nix::request_code_write!(b'T', 202, size_of::<c_int>()), libc::ifreq);
 nix::ioctl_write_int_bad!(tun_set_offload, nix::request_code_write!(b'T', 208, size_of::<c_int>()));
+nix::ioctl_read_bad!(tun_get_iff, nix::request_code_read!(b'T', 210, size_of::<c_int>()), libc::ifreq);
 nix::ioctl_write_int_bad!(tun_set_persist, nix::request_code_write!(b'T', 203, size_of::<c_int>()));
 
 // Offloads of linux/if_tun.h: checksum, TCP over IPv4 and IPv6, UDP over IPv4 and IPv6 (kernel 6.2).
@@ -63,6 +64,16 @@ pub fn open_tun(name: &str, tcp: bool, udp: bool) -> io::Result<Tun> {
     // A kernel that knows less gets asked for less.
     let rest = udp_offload || offload(CHECKSUM | tcp_flags);
     Ok(Tun { fd: device.into(), tcp_offload: tcp && rest, udp_offload })
+}
+
+/// What the device is called now, in whatever namespace it is.
+pub fn tun_name(tun: &Tun) -> io::Result<String> {
+    // SAFETY: an `ifreq` is plain data for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    // SAFETY: the descriptor is an attached TUN, and `request` is a valid `ifreq` for the length of the call.
+    unsafe { tun_get_iff(tun.fd.as_raw_fd(), &mut request) }?;
+    let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
+    Ok(name.map(|byte| char::from(*byte as u8)).collect())
 }
 
 /// Has the device disappear when its descriptor is closed.

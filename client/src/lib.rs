@@ -1,0 +1,228 @@
+//! HTTP to the coordinator, over TLS with the mesh's CA as its only root, and to the node daemon, over its unix socket.
+#![forbid(unsafe_code)]
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, StatusCode,
+    body::Bytes,
+    client::conn::http1,
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
+};
+use hyper_util::rt::TokioIo;
+use meshward_model::{
+    api::{Context, ErrorBody},
+    control::COORDINATOR_NAME,
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
+use tokio_rustls::TlsConnector;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const MAX_ANSWER: usize = 256 << 20;
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was asked cannot be done as it stands; the text says how to mend it.
+    #[error("{text}")]
+    Refused {
+        /// The HTTP status, if there was an answer.
+        status: Option<u16>,
+        /// What was said.
+        text: String,
+    },
+    /// Nobody answers.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Something broke.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Error {
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    fn refused(text: String) -> Self {
+        Self::Refused { status: None, text }
+    }
+}
+
+/// Where requests go.
+#[derive(Clone)]
+pub struct Client {
+    place: Place,
+    dry_run: bool,
+}
+
+#[derive(Clone)]
+enum Place {
+    Coordinator(Box<Context>),
+    Node(PathBuf),
+}
+
+impl Client {
+    /// The coordinator of a context.
+    pub fn coordinator(context: Context) -> Self {
+        Self { place: Place::Coordinator(Box::new(context)), dry_run: false }
+    }
+
+    /// The node daemon behind a socket.
+    pub fn node(socket: &Path) -> Self {
+        Self { place: Place::Node(socket.to_owned()), dry_run: false }
+    }
+
+    /// The same, whose writes only say what would happen if `dry`.
+    pub fn dry(self, dry: bool) -> Self {
+        Self { dry_run: dry, ..self }
+    }
+
+    /// Reads.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.exchange(Method::GET, path, None).await
+    }
+
+    /// Writes; the answer has a body.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        self.exchange(Method::POST, &self.write_path(path), Some(encode(body)?)).await
+    }
+
+    /// Changes; the answer has a body.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        self.exchange(Method::PATCH, &self.write_path(path), Some(encode(body)?)).await
+    }
+
+    /// Deletes.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn delete(&self, path: &str) -> Result<(), Error> {
+        self.answer(Method::DELETE, &self.write_path(path), None).await.map(drop)
+    }
+
+    fn write_path(&self, path: &str) -> String {
+        if self.dry_run { format!("{path}?dry_run=true") } else { path.to_owned() }
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T, Error> {
+        let answer = self.answer(method, path, body).await?;
+        serde_json::from_slice(&answer).map_err(|error| {
+            Error::Failed(format!(
+                "the answer is not what this version expects ({error}); are both sides of one version?"
+            ))
+        })
+    }
+
+    async fn answer(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, Error> {
+        let mut request = Request::builder().method(method).uri(path).header(HOST, "meshward");
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Place::Coordinator(context) = &self.place {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", context.token));
+        }
+        let request =
+            request.body(Full::new(Bytes::from(body.unwrap_or_default()))).map_err(Error::failed)?;
+        let exchange = async {
+            match &self.place {
+                Place::Coordinator(context) => send(dial(context).await?, request).await,
+                Place::Node(socket) => send(dial_node(socket).await?, request).await,
+            }
+        };
+        let (status, body) = tokio::time::timeout(PATIENCE, exchange)
+            .await
+            .map_err(|_| Error::Unreachable("no answer in time".into()))??;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let said = serde_json::from_slice::<ErrorBody>(&body).map(|body| body.error);
+        let text = said.unwrap_or_else(|_| format!("the answer was {status}"));
+        if status.is_client_error() {
+            return Err(Error::Refused { status: Some(status.as_u16()), text });
+        }
+        Err(Error::Failed(text))
+    }
+}
+
+fn encode(body: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(body).map_err(Error::failed)
+}
+
+async fn dial(context: &Context) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, Error> {
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(context.ca.as_bytes())
+        .map_err(|error| Error::refused(format!("the CA in the context is damaged: {error}")))?;
+    roots.add(ca).map_err(Error::failed)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(Error::failed)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let server = &context.server;
+    let stream = TcpStream::connect(server).await.map_err(|error| {
+        Error::Unreachable(format!(
+            "cannot reach the coordinator at {server} ({error}); does meshward-coordinator run there?"
+        ))
+    })?;
+    let name = ServerName::try_from(COORDINATOR_NAME).map_err(Error::failed)?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| {
+        Error::Failed(format!("what answers at {server} is not the coordinator of this context: {error}"))
+    })
+}
+
+async fn dial_node(socket: &Path) -> Result<UnixStream, Error> {
+    UnixStream::connect(socket).await.map_err(|error| {
+        let path = socket.display();
+        match error.kind() {
+            ErrorKind::PermissionDenied => {
+                Error::refused(format!("the node's socket {path} is for root only; run this as root"))
+            }
+            _ => Error::Unreachable(format!(
+                "no node daemon answers on {path} ({error}); does meshward-node run on this machine?"
+            )),
+        }
+    })
+}
+
+async fn send(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), Error> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Error::failed)?;
+    let driver = tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(Error::failed)?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    let body = body.map_err(|error| Error::Failed(format!("the answer broke off: {error}")))?.to_bytes();
+    driver.abort();
+    Ok((status, body))
+}

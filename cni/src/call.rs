@@ -1,0 +1,484 @@
+//! A call: environment variables, and a configuration on stdin.
+
+use crate::{
+    NEWEST, VERSIONS,
+    error::{Code, Error},
+};
+use meshward_model::{
+    AcceptFrom, Labels, NetworkName, WorkloadName,
+    accept::LABEL as ACCEPT_FROM,
+    local::{DEFAULT_SOCKET, Declared, Kubernetes, Pod},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    path::PathBuf,
+};
+
+/// What the interface is called behind another plugin, which has made the one that the runtime asked for.
+const CHAINED_INTERFACE: &str = "mesh0";
+/// The most bytes of a configuration.
+pub const MAX_CONFIG: usize = 4 << 20;
+
+/// The environment variables of a call.
+#[derive(Debug, Clone, Default)]
+pub struct Environment(pub HashMap<String, String>);
+
+impl Environment {
+    fn get(&self, name: &'static str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn need(&self, name: &'static str) -> Result<&str, Error> {
+        self.get(name).ok_or_else(|| {
+            let details = format!("{name} is not set; a container runtime calls this program, people do not");
+            Error::new(Code::InvalidEnvironment, "an environment variable is missing", details)
+        })
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// To attach a container.
+    Add,
+    /// To detach it; nothing happens if it is not attached.
+    Del,
+    /// Whether it is still attached as it was.
+    Check,
+    /// To detach what the runtime does not know.
+    Gc,
+    /// Whether containers can be attached.
+    Status,
+    /// Which versions are spoken.
+    Version,
+}
+
+/// A container's interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// The container's or pod's id.
+    pub container: String,
+    /// What the interface is called.
+    pub interface: String,
+    /// Its namespace; not always given with DEL.
+    pub netns: Option<PathBuf>,
+}
+
+/// A call that was read.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// What is asked for.
+    pub command: Command,
+    /// The version of the specification that is spoken.
+    pub version: String,
+    /// The configuration.
+    pub config: Config,
+    /// The interface, where one is spoken of.
+    pub attachment: Option<Attachment>,
+}
+
+/// The configuration, as far as it is ours.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The network of the mesh.
+    pub network: NetworkName,
+    /// The node daemon's socket.
+    pub socket: PathBuf,
+    /// The socket of an API like Docker's that knows the containers, such as Podman's.
+    pub engine: Option<PathBuf>,
+    /// Which pod it is, and who knows it.
+    pub pod: Option<Pod>,
+    /// What the configuration and the runtime say of the container.
+    pub declared: Declared,
+    /// Addresses that are asked for.
+    pub addresses: Vec<IpAddr>,
+    /// What the plugins before this one have made.
+    pub previous: Option<Value>,
+    /// What the runtime still has (GC): container and interface.
+    pub valid: Vec<(String, String)>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    #[serde(default)]
+    cni_version: Option<String>,
+    #[serde(default)]
+    network: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    socket: Option<PathBuf>,
+    #[serde(default)]
+    engine: Option<PathBuf>,
+    #[serde(default)]
+    interface: Option<String>,
+    #[serde(default)]
+    kubernetes: Option<Kubernetes>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    args: Option<RawArgs>,
+    #[serde(default)]
+    runtime_config: Option<RuntimeConfig>,
+    #[serde(default)]
+    prev_result: Option<Value>,
+    #[serde(default, rename = "cni.dev/valid-attachments")]
+    valid_attachments: Option<Vec<RawAttachment>>,
+    #[serde(default, rename = "cni.dev/attachments")]
+    attachments: Option<Vec<RawAttachment>>,
+}
+
+#[derive(Deserialize)]
+struct RawArgs {
+    #[serde(default)]
+    cni: Option<CniArgs>,
+}
+
+/// The conventions' `args.cni` (CONVENTIONS.md).
+#[derive(Deserialize)]
+struct CniArgs {
+    #[serde(default)]
+    labels: Vec<RawLabel>,
+    #[serde(default)]
+    ips: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct RawLabel {
+    key: String,
+    value: String,
+}
+
+#[derive(Default, Deserialize)]
+struct RuntimeConfig {
+    #[serde(default)]
+    ips: Vec<String>,
+    /// The annotations of the pod, as containerd and CRI-O give them to plugins that ask for them.
+    #[serde(default, rename = "io.kubernetes.cri.pod-annotations")]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct RawAttachment {
+    #[serde(rename = "containerID")]
+    container: String,
+    #[serde(rename = "ifname")]
+    interface: String,
+}
+
+/// Reads a call. An error comes with the version in which it is to be told.
+///
+/// # Errors
+/// [`Error`], with the specification's codes.
+pub fn read(environment: &Environment, stdin: &[u8]) -> Result<Call, (String, Error)> {
+    let newest = |error| (NEWEST.to_owned(), error);
+    let command = command(environment).map_err(newest)?;
+    if stdin.len() > MAX_CONFIG {
+        let details = format!("{} bytes came on stdin; at most {MAX_CONFIG} are read", stdin.len());
+        return Err(newest(Error::new(Code::Undecodable, "the configuration is too long", details)));
+    }
+    // An object: a list would be taken for the fields in their order.
+    let object: Result<Map<String, Value>, _> = serde_json::from_slice(stdin);
+    let raw: Raw =
+        object.and_then(|object| serde_json::from_value(Value::Object(object))).map_err(|error| {
+            newest(Error::new(Code::Undecodable, "the configuration cannot be read", error.to_string()))
+        })?;
+    // Without a version, the configuration is of the first one (specification 0.1.0).
+    let version = raw.cni_version.clone().unwrap_or_else(|| "0.1.0".into());
+    if command != Command::Version && !VERSIONS.contains(&version.as_str()) {
+        let details =
+            format!("the configuration is of version {version}; spoken are {}", VERSIONS.join(", "));
+        return Err(newest(Error::new(Code::IncompatibleVersion, "incompatible CNI version", details)));
+    }
+    call(command, version.clone(), raw, environment).map_err(|error| (version, error))
+}
+
+fn command(environment: &Environment) -> Result<Command, Error> {
+    let text = environment.need("CNI_COMMAND")?;
+    Ok(match text {
+        "ADD" => Command::Add,
+        "DEL" => Command::Del,
+        "CHECK" => Command::Check,
+        "GC" => Command::Gc,
+        "STATUS" => Command::Status,
+        "VERSION" => Command::Version,
+        other => {
+            let details =
+                format!("CNI_COMMAND is `{other}`; known are ADD, DEL, CHECK, GC, STATUS and VERSION");
+            return Err(Error::new(Code::InvalidEnvironment, "an unknown command", details));
+        }
+    })
+}
+
+fn call(command: Command, version: String, raw: Raw, environment: &Environment) -> Result<Call, Error> {
+    let speaks_of_one = matches!(command, Command::Add | Command::Del | Command::Check);
+    let attachment = speaks_of_one.then(|| attachment(command, &raw, environment)).transpose()?;
+    if command == Command::Check && raw.prev_result.is_none() {
+        let details = "CHECK needs `prevResult`, the result of ADD";
+        return Err(Error::new(Code::InvalidConfig, "there is no previous result", details));
+    }
+    let config = config(command, raw, environment)?;
+    Ok(Call { command, version, config, attachment })
+}
+
+fn attachment(command: Command, raw: &Raw, environment: &Environment) -> Result<Attachment, Error> {
+    let invalid =
+        |details: String| Error::new(Code::InvalidEnvironment, "an environment variable is wrong", details);
+    let container = environment.need("CNI_CONTAINERID")?.to_owned();
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if !container.bytes().all(inner)
+        || !container.as_bytes()[0].is_ascii_alphanumeric()
+        || container.len() > 256
+    {
+        return Err(invalid(format!(
+            "CNI_CONTAINERID `{container}` must begin with a letter or digit, and have only these, `_`, `.` and `-` after it"
+        )));
+    }
+    let asked = environment.need("CNI_IFNAME")?;
+    let chained = raw.prev_result.is_some() && command != Command::Check;
+    let interface = match &raw.interface {
+        Some(own) => own.clone(),
+        None if chained && has_interface(raw.prev_result.as_ref(), asked) => CHAINED_INTERFACE.to_owned(),
+        None => asked.to_owned(),
+    };
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if interface.is_empty()
+        || interface.len() > 15
+        || interface.contains(bad)
+        || [".", ".."].contains(&interface.as_str())
+    {
+        return Err(invalid(format!(
+            "`{interface}` cannot name an interface: use at most 15 characters without `/`, `:` and blanks"
+        )));
+    }
+    let netns = match command {
+        Command::Del => environment.get("CNI_NETNS").map(PathBuf::from),
+        _ => Some(PathBuf::from(environment.need("CNI_NETNS")?)),
+    };
+    Ok(Attachment { container, interface, netns })
+}
+
+fn has_interface(result: Option<&Value>, name: &str) -> bool {
+    let interfaces = result.and_then(|result| result.get("interfaces")?.as_array());
+    interfaces.is_some_and(|all| all.iter().any(|interface| interface["name"] == name))
+}
+
+fn config(command: Command, raw: Raw, environment: &Environment) -> Result<Config, Error> {
+    let invalid =
+        |details: String| Error::new(Code::InvalidConfig, "the network configuration is wrong", details);
+    let named = raw.network.or(raw.name).unwrap_or_default();
+    let network = match command {
+        // It is not looked at.
+        Command::Version => named.parse().or_else(|_| "none".parse()),
+        _ => named.parse(),
+    };
+    let network: NetworkName = network.map_err(|error| {
+        invalid(format!("`network` (or else `name`) names the network of the mesh: {error}"))
+    })?;
+    let runtime = raw.runtime_config.unwrap_or_default();
+    let (mut labels, mut texts) = (raw.labels, runtime.ips);
+    if let Some(cni) = raw.args.and_then(|args| args.cni) {
+        labels.extend(cni.labels.into_iter().map(|label| (label.key, label.value)));
+        texts.extend(cni.ips);
+    }
+    let arguments = arguments(environment.get("CNI_ARGS").unwrap_or_default())?;
+    texts.extend(arguments.get("IP").map(|ip| (*ip).to_owned()));
+    let mut addresses = Vec::new();
+    for text in &texts {
+        let bare = text.split_once('/').map_or(text.as_str(), |(address, _)| address);
+        let address = bare.parse().map_err(|_| invalid(format!("`{text}` is no address")))?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    let pod_name = arguments.get("K8S_POD_NAME").copied().filter(|name| !name.is_empty());
+    let pod_namespace = arguments.get("K8S_POD_NAMESPACE").copied().filter(|name| !name.is_empty());
+    if let Some(namespace) = pod_namespace {
+        labels.entry("io.kubernetes.pod.namespace".into()).or_insert_with(|| namespace.to_owned());
+    }
+    let pod = match (raw.kubernetes, pod_namespace, pod_name) {
+        (Some(api), Some(namespace), Some(name)) => {
+            Some(Pod { api, namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        (Some(_), _, _) if command == Command::Add => {
+            let details =
+                "`kubernetes` is configured, but CNI_ARGS names no pod: K8S_POD_NAMESPACE and K8S_POD_NAME";
+            return Err(Error::new(Code::InvalidEnvironment, "the pod is not named", details));
+        }
+        _ => None,
+    };
+    let declared = declared(labels, pod_name, &runtime.annotations).map_err(invalid)?;
+    let valid = raw.valid_attachments.or(raw.attachments).unwrap_or_default();
+    Ok(Config {
+        network,
+        socket: raw.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
+        engine: raw.engine,
+        pod,
+        declared,
+        addresses,
+        previous: raw.prev_result,
+        valid: valid.into_iter().map(|own| (own.container, own.interface)).collect(),
+    })
+}
+
+fn declared(
+    labels: BTreeMap<String, String>,
+    name: Option<&str>,
+    annotations: &BTreeMap<String, String>,
+) -> Result<Declared, String> {
+    let texts: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels = Labels::parse_each(texts.iter().map(String::as_str)).map_err(|error| error.to_string())?;
+    labels.check_unreserved().map_err(|error| error.to_string())?;
+    let accepts = annotations.get(ACCEPT_FROM).map(|text| AcceptFrom::parse_all(text)).transpose();
+    let accepts = accepts.map_err(|error| format!("annotation {ACCEPT_FROM}: {error}"))?.unwrap_or_default();
+    Ok(Declared { name: name.and_then(WorkloadName::like), labels, accepts })
+}
+
+/// `CNI_ARGS`: `KEY=VALUE` pairs, separated by semicolons.
+fn arguments(text: &str) -> Result<HashMap<&str, &str>, Error> {
+    let pairs = text.split(';').filter(|pair| !pair.is_empty());
+    let read = pairs.map(|pair| {
+        pair.split_once('=').ok_or_else(|| {
+            let details = format!("CNI_ARGS has `{pair}`, which is not of the form KEY=VALUE");
+            Error::new(Code::InvalidEnvironment, "an environment variable is wrong", details)
+        })
+    });
+    read.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn environment(command: &str) -> Environment {
+        let pairs = [
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", "c0ffee"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_NETNS", "/run/netns/a"),
+            ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-7f"),
+        ];
+        Environment(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into())
+    }
+
+    fn refused(environment: &Environment, stdin: &str) -> (Code, String) {
+        let (_, error) = read(environment, stdin.as_bytes()).unwrap_err();
+        (error.code, error.details)
+    }
+
+    const CONFIG: &str = r#"{"cniVersion":"1.0.0","name":"shop","type":"meshward-cni"}"#;
+
+    #[test]
+    fn a_call_is_read_with_all_that_the_runtime_says() {
+        let config = r#"{"cniVersion":"1.1.0","name":"cluster","type":"meshward-cni","network":"shop",
+            "labels":{"env":"prod"},"args":{"cni":{"labels":[{"key":"app","value":"web"}]}},
+            "runtimeConfig":{"ips":["10.42.0.9/24"],"io.kubernetes.cri.pod-annotations":{"meshward.accept-from":"app=a; app=b, port=tcp/80"}},
+            "kubernetes":{"server":"https://10.96.0.1","token_file":"/t","ca_file":"/c"}}"#;
+        let call = read(&environment("ADD"), config.as_bytes()).unwrap();
+        assert_eq!((call.command, call.version.as_str()), (Command::Add, "1.1.0"));
+        assert_eq!(call.config.network.as_str(), "shop");
+        assert_eq!(
+            call.config.declared.labels.to_string(),
+            "app=web,env=prod,io.kubernetes.pod.namespace=shop"
+        );
+        assert_eq!(call.config.declared.accepts.len(), 2);
+        assert_eq!(call.config.addresses, ["10.42.0.9".parse::<IpAddr>().unwrap()]);
+        assert_eq!(call.config.pod.unwrap().name, "web-7f");
+        assert_eq!(call.attachment.unwrap().interface, "eth0");
+    }
+
+    #[test]
+    fn behind_another_plugin_the_interface_has_a_name_of_its_own() {
+        let chained = CONFIG.replace("\"type\"", r#""prevResult":{"interfaces":[{"name":"eth0"}]},"type""#);
+        let interface = |command: &str, text: &str| {
+            read(&environment(command), text.as_bytes()).unwrap().attachment.unwrap().interface
+        };
+        assert_eq!(interface("ADD", &chained), "mesh0");
+        assert_eq!(interface("ADD", &chained.replace("\"type\"", r#""interface":"shop0","type""#)), "shop0");
+        assert_eq!(interface("ADD", CONFIG), "eth0");
+    }
+
+    #[test]
+    fn mistakes_have_the_codes_of_the_specification() {
+        let without = |name: &str| {
+            let mut environment = environment("ADD");
+            environment.0.remove(name);
+            environment
+        };
+        for name in ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"] {
+            let (code, details) = refused(&without(name), CONFIG);
+            assert_eq!(code, Code::InvalidEnvironment);
+            assert!(details.contains(name), "{details}");
+        }
+        for (command, config, code) in [
+            ("DANCE", CONFIG, Code::InvalidEnvironment),
+            ("ADD", "{", Code::Undecodable),
+            ("ADD", "[]", Code::Undecodable),
+            ("ADD", r#"{"cniVersion":"0.2.0","name":"shop"}"#, Code::IncompatibleVersion),
+            ("ADD", r#"{"name":"shop"}"#, Code::IncompatibleVersion),
+            ("ADD", r#"{"cniVersion":"1.0.0","name":"A B"}"#, Code::InvalidConfig),
+            (
+                "ADD",
+                r#"{"cniVersion":"1.0.0","name":"shop","labels":{"meshward/site":"x"}}"#,
+                Code::InvalidConfig,
+            ),
+            (
+                "ADD",
+                r#"{"cniVersion":"1.0.0","name":"shop","runtimeConfig":{"ips":["x"]}}"#,
+                Code::InvalidConfig,
+            ),
+            ("ADD", r#"{"cniVersion":"1.0.0","name":"shop","interface":"a/b"}"#, Code::InvalidEnvironment),
+            ("CHECK", CONFIG, Code::InvalidConfig),
+        ] {
+            assert_eq!(refused(&environment(command), config).0, code, "{command} {config}");
+        }
+        let mut odd = environment("ADD");
+        odd.0.insert("CNI_CONTAINERID".into(), "../x".into());
+        assert_eq!(refused(&odd, CONFIG).0, Code::InvalidEnvironment);
+        odd = environment("ADD");
+        odd.0.insert("CNI_ARGS".into(), "nonsense".into());
+        assert_eq!(refused(&odd, CONFIG).0, Code::InvalidEnvironment);
+    }
+
+    #[test]
+    fn del_and_version_ask_for_little() {
+        let mut environment = environment("DEL");
+        environment.0.remove("CNI_NETNS");
+        environment.0.remove("CNI_ARGS");
+        assert!(read(&environment, CONFIG.as_bytes()).unwrap().attachment.unwrap().netns.is_none());
+        let version = Environment([("CNI_COMMAND".to_owned(), "VERSION".to_owned())].into());
+        assert!(read(&version, br#"{"cniVersion":"9.9.9"}"#).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_or_refused(
+            command in prop::sample::select(vec!["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION", ""]),
+            stdin in prop::collection::vec(any::<u8>(), 0..300),
+            texts in prop::collection::vec(".{0,40}", 5),
+        ) {
+            let mut environment = environment(command);
+            let _ = read(&environment, &stdin);
+            for (name, text) in ["CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS", "CNI_ARGS"].iter().zip(&texts) {
+                environment.0.insert((*name).to_owned(), text.clone());
+            }
+            let _ = read(&environment, CONFIG.as_bytes());
+            let odd = serde_json::json!({
+                "cniVersion": "1.0.0", "name": "shop", "network": texts[4], "labels": { texts[0].clone(): texts[1] },
+                "runtimeConfig": { "ips": [texts[2]], "io.kubernetes.cri.pod-annotations": { ACCEPT_FROM: texts[3] } },
+                "prevResult": texts[1],
+            });
+            if let Ok(call) = read(&environment, odd.to_string().as_bytes()) {
+                prop_assert!(call.config.declared.labels.check_unreserved().is_ok());
+                if let Some(attachment) = call.attachment {
+                    prop_assert!(!attachment.interface.contains('/') && !attachment.container.contains('/'));
+                }
+            }
+        }
+    }
+}

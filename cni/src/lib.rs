@@ -1,0 +1,16 @@
+//! What container runtimes and the plugin say to each other (CNI specification, 0.4.0, 1.0.0 and 1.1.0): reading a call,
+//! writing results and errors. Nothing here does I/O.
+#![forbid(unsafe_code)]
+
+mod call;
+mod error;
+mod result;
+
+pub use call::{Attachment, Call, Command, Config, Environment, read};
+pub use error::{Code, Error};
+pub use result::{Added, added, versions};
+
+/// The versions of the specification that are spoken, the oldest first.
+pub const VERSIONS: [&str; 4] = ["0.4.0", "1.0.0", "1.1.0", "1.1.1"];
+/// What is answered where nothing else was asked for.
+pub const NEWEST: &str = "1.1.0";

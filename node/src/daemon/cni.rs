@@ -1,0 +1,120 @@
+//! Containers that the CNI plugin places: what the local API does for it.
+
+use super::{
+    Node, Refusal,
+    containers::{Found, Place, Placed},
+};
+use crate::attachment::{Attachment, Origin};
+use meshward_model::{
+    NetworkName,
+    local::{AttachedContainer, ContainerKey, PlaceContainer, PlacedContainer},
+};
+
+impl Node {
+    /// Attaches a container, closed until it is measured. Asked for what is there already, it gives that.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then nothing is left of it.
+    pub async fn place_container(&self, wanted: PlaceContainer) -> Result<PlacedContainer, Refusal> {
+        let PlaceContainer { network, container, interface, netns, addresses, engine, pod, declared } =
+            wanted;
+        let spec = self.network(&network).await?;
+        let key = ContainerKey { container: container.clone(), interface: interface.clone() };
+        if let Some(there) = self.find(|attachment| is(attachment, &key)).await {
+            if there.network != network || there.netns != netns {
+                return Err(Refusal::Invalid(format!(
+                    "container {container} has an interface {interface} already, in network {} and namespace {}; detach it first",
+                    there.network,
+                    there.netns.display()
+                )));
+            }
+            let (prefixes, mtu) = (spec.prefixes, spec.mtu);
+            return Ok(PlacedContainer { id: there.id, addresses: there.addresses, prefixes, mtu });
+        }
+        for ipv6 in [false, true] {
+            if addresses.iter().filter(|address| address.is_ipv6() == ipv6).count() > 1 {
+                return Err(Refusal::Invalid("at most one address of each family can be asked for".into()));
+            }
+        }
+        let mut reserved = Vec::new();
+        if !addresses.is_empty() {
+            for block in &spec.blocks {
+                let ipv6 = block.addr().is_ipv6();
+                let wanted = addresses.iter().find(|address| address.is_ipv6() == ipv6);
+                match self.reserve(&network, ipv6, wanted.copied()).await {
+                    Ok(address) => reserved.push(address),
+                    Err(refusal) => {
+                        self.free_all(&network, &reserved).await;
+                        return Err(refusal);
+                    }
+                }
+            }
+        }
+        let measured_by_others = engine.is_some() || pod.is_some();
+        let origin = Origin::Cni { container, engine, pod };
+        let place = Place { network: network.clone(), addresses: reserved.clone(), netns, interface, origin };
+        let Placed { id, addresses, network: spec } = match self.place(place).await {
+            Ok(placed) => placed,
+            Err(refusal) => {
+                self.free_all(&network, &reserved).await;
+                return Err(refusal);
+            }
+        };
+        if !measured_by_others {
+            let (name, labels, accepts) = (declared.name, declared.labels, declared.accepts);
+            self.settle(&id, Found { name, labels, accepts, ..Found::default() }).await;
+        }
+        Ok(PlacedContainer { id, addresses, prefixes: spec.prefixes, mtu: spec.mtu })
+    }
+
+    async fn free_all(&self, network: &NetworkName, addresses: &[std::net::IpAddr]) {
+        for address in addresses {
+            self.free(network, *address).await;
+        }
+    }
+
+    /// A container as it is attached.
+    ///
+    /// # Errors
+    /// [`Refusal::Missing`].
+    pub async fn container(&self, key: ContainerKey) -> Result<AttachedContainer, Refusal> {
+        let workload = self.find(|attachment| is(attachment, &key)).await.ok_or_else(|| missing(&key))?;
+        let attachments = self.find_all(|attachment| is(attachment, &key)).await;
+        let is_there = tokio::task::spawn_blocking(move || {
+            attachments.first().is_some_and(|(_, attachment)| attachment.has_interface())
+        });
+        let is_there = is_there.await.map_err(|panic| Refusal::Failed(panic.to_string()))?;
+        Ok(AttachedContainer { workload, is_there })
+    }
+
+    /// Detaches a container.
+    ///
+    /// # Errors
+    /// [`Refusal::Missing`] if it is not there.
+    pub async fn remove_container(&self, key: ContainerKey) -> Result<(), Refusal> {
+        let workload = self.find(|attachment| is(attachment, &key)).await.ok_or_else(|| missing(&key))?;
+        self.detach(&workload.id).await
+    }
+
+    /// The containers of a network that the CNI plugin has placed.
+    pub async fn containers_in(&self, network: &NetworkName) -> Vec<ContainerKey> {
+        let own = |attachment: &Attachment| attachment.report.network == *network;
+        let all = self.find_all(own).await.into_iter();
+        all.filter_map(|(_, attachment)| match attachment.origin {
+            Origin::Cni { container, .. } => {
+                Some(ContainerKey { container, interface: attachment.interface })
+            }
+            Origin::Local | Origin::Docker { .. } => None,
+        })
+        .collect()
+    }
+}
+
+fn is(attachment: &Attachment, key: &ContainerKey) -> bool {
+    let own = matches!(&attachment.origin, Origin::Cni { container, .. } if *container == key.container);
+    own && attachment.interface == key.interface
+}
+
+fn missing(key: &ContainerKey) -> Refusal {
+    Refusal::Missing(format!("container {} has no interface {} on the mesh", key.container, key.interface))
+}

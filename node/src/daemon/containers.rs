@@ -1,0 +1,311 @@
+//! Containers: workloads whose namespaces a container runtime makes. They are placed first and measured then; before that,
+//! nobody is told of them and nothing passes.
+
+use super::{
+    Node, Refusal, State,
+    workloads::{check_unattached, name_of, report, served, used_addresses},
+};
+use crate::{
+    attachment::{self, Attachment, Make, Origin},
+    dataplane::Service,
+};
+use meshward_datapath::Slot;
+use meshward_model::{
+    AcceptFrom, Labels, NetworkName, WorkloadId, WorkloadName,
+    local::LocalWorkload as Shown,
+    measurement::{Image, ImageSignature, Measurement, Sha256},
+    view::NetworkSpec,
+};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tracing::{info, warn};
+
+/// For how long Docker may take to move an interface that it was given.
+const MOVING: Duration = Duration::from_secs(30);
+
+/// What is to be placed on the mesh.
+pub struct Place {
+    pub network: NetworkName,
+    /// Its addresses, which were reserved; if there are none, they are found.
+    pub addresses: Vec<IpAddr>,
+    pub netns: PathBuf,
+    /// What the interface is called.
+    pub interface: String,
+    pub origin: Origin,
+}
+
+/// What is on the mesh now.
+pub struct Placed {
+    pub id: WorkloadId,
+    pub addresses: Vec<IpAddr>,
+    pub network: NetworkSpec,
+}
+
+/// What was found out about a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    pub name: Option<WorkloadName>,
+    pub labels: Labels,
+    pub accepts: Vec<AcceptFrom>,
+    pub measurement: Option<Arc<Measurement>>,
+    pub signatures: Vec<(Sha256, Vec<ImageSignature>)>,
+    /// What could not be made sense of.
+    pub objection: Option<String>,
+}
+
+/// A container that waits to be measured.
+pub struct Unmeasured {
+    pub id: WorkloadId,
+    pub origin: Origin,
+    /// Whether its network wants to know the signatures of its images.
+    pub judged: bool,
+}
+
+impl Node {
+    /// A network that the node serves.
+    ///
+    /// # Errors
+    /// [`Refusal::Missing`].
+    pub async fn network(&self, name: &NetworkName) -> Result<NetworkSpec, Refusal> {
+        served(&*self.state.lock().await, name).cloned()
+    }
+
+    /// All networks that the node serves.
+    pub async fn networks(&self) -> Vec<(NetworkName, NetworkSpec)> {
+        let state = self.state.lock().await;
+        state.view.networks().map(|(name, spec)| (name.clone(), spec.clone())).collect()
+    }
+
+    /// Reserves an address of a network in the node's block: the one that is wanted, or one of the same family as `like`.
+    ///
+    /// # Errors
+    /// [`Refusal`] if there is none, or the wanted one is not to be had.
+    pub async fn reserve(
+        &self,
+        network: &NetworkName,
+        ipv6: bool,
+        wanted: Option<IpAddr>,
+    ) -> Result<IpAddr, Refusal> {
+        let mut state = self.state.lock().await;
+        let blocks = served(&state, network)?.blocks.clone();
+        let blocks: Vec<_> = blocks.into_iter().filter(|block| block.addr().is_ipv6() == ipv6).collect();
+        let address = match wanted {
+            None => self.allocate(&mut state, network, &blocks)?.pop().ok_or_else(|| {
+                let family = if ipv6 { "IPv6" } else { "IPv4" };
+                Refusal::Invalid(format!("network {network} has no {family} prefix"))
+            })?,
+            Some(address) => {
+                if !blocks.iter().any(|block| block.contains(&address)) {
+                    let blocks: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+                    return Err(Refusal::Invalid(format!(
+                        "{address} is not in this node's block of network {network}, {}; ask for an address in there, or for none",
+                        blocks.join(", ")
+                    )));
+                }
+                if used_addresses(&state, network, &self.membership.name).contains(&address) {
+                    return Err(Refusal::Invalid(format!(
+                        "{address} is in use; ask for another, or for none"
+                    )));
+                }
+                address
+            }
+        };
+        state.reserved.insert((network.clone(), address));
+        Ok(address)
+    }
+
+    /// Gives a reserved address back.
+    pub async fn free(&self, network: &NetworkName, address: IpAddr) {
+        self.state.lock().await.reserved.remove(&(network.clone(), address));
+    }
+
+    /// Reserves addresses again that were given out before the daemon's restart.
+    pub async fn keep_reserved(&self, addresses: impl IntoIterator<Item = (NetworkName, IpAddr)>) {
+        let mut state = self.state.lock().await;
+        let attached: Vec<_> = state
+            .workloads
+            .values()
+            .flat_map(|workload| {
+                let report = &workload.attachment.report;
+                report.addresses.iter().map(|address| (report.network.clone(), *address))
+            })
+            .collect();
+        state.reserved.extend(addresses.into_iter().filter(|address| !attached.contains(address)));
+    }
+
+    /// Makes a container's interface in its namespace, closed.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then nothing is left of it.
+    pub async fn place(&self, wanted: Place) -> Result<Placed, Refusal> {
+        let netns = attachment::netns_of(&wanted.netns);
+        let (_, id) = netns.map_err(|error| Refusal::Invalid(error.to_string()))?;
+        self.place_by(wanted, Some(id), Attachment::open).await
+    }
+
+    /// Makes a container's interface where Docker takes it from, closed. There may be no namespace yet.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then nothing is left of it.
+    pub async fn place_outside(self: &Arc<Self>, wanted: Place) -> Result<Placed, Refusal> {
+        let before = wanted.interface.clone();
+        let placed = self.place_by(wanted, None, Attachment::open_outside).await?;
+        let (node, id) = (self.clone(), placed.id.clone());
+        tokio::spawn(async move { node.follow_move(&id, &before).await });
+        Ok(placed)
+    }
+
+    async fn place_by(
+        &self,
+        wanted: Place,
+        netns_id: Option<(u64, u64)>,
+        make: Make,
+    ) -> Result<Placed, Refusal> {
+        let Place { network, addresses, netns, interface, origin } = wanted;
+        let mut state = self.state.lock().await;
+        let spec = served(&state, &network)?.clone();
+        if let Some(id) = netns_id {
+            check_unattached(&state, &network, id, &netns)?;
+        }
+        let addresses = match addresses.is_empty() {
+            true => self.allocate(&mut state, &network, &spec.blocks)?,
+            false => addresses,
+        };
+        let id = attachment::new_id();
+        let report = report(id.clone(), &network, name_of(&id), addresses.clone());
+        let attachment = Attachment {
+            report,
+            netns,
+            netns_id,
+            owner: None,
+            interface,
+            held_until: None,
+            origin,
+            measured: false,
+        };
+        self.open_by(&mut state, attachment, make).await?;
+        self.keep_or_drop(&mut state, &id).await?;
+        for address in &addresses {
+            state.reserved.remove(&(network.clone(), *address));
+        }
+        info!(workload = %id, %network, "a container is placed, and closed until it is measured");
+        self.to_measure.notify_one();
+        Ok(Placed { id, addresses, network: spec })
+    }
+
+    /// Waits until Docker has moved an interface into the container, and notes what it is called there.
+    async fn follow_move(&self, id: &WorkloadId, before: &str) {
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(2);
+        while begun.elapsed() < MOVING {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+            let mut state = self.state.lock().await;
+            let Some((service, slot)) = served_at(&state, id) else { return };
+            let name = self.data_plane.interface_name(&service, slot).filter(|name| name != before);
+            let (Some(name), Some(workload)) = (name, state.workloads.get_mut(id)) else { continue };
+            let Ok((_, netns_id)) = attachment::netns_of(&workload.attachment.netns) else { continue };
+            workload.attachment.interface = name;
+            workload.attachment.netns_id = Some(netns_id);
+            let attachment = workload.attachment.clone();
+            if let Err(error) = self.keep_workload(&state, id) {
+                warn!(workload = %id, "the interface's name was not written down: {error:#}");
+            }
+            drop(state);
+            let finished = tokio::task::spawn_blocking(move || attachment.finish()).await;
+            if let Ok(Err(error)) = finished {
+                warn!(workload = %id, "the interface was not configured to the end: {error}");
+            }
+            return;
+        }
+        warn!(workload = %id, "the interface was not taken into a container, and goes");
+        let _ = self.detach(id).await;
+    }
+
+    /// The containers that wait to be measured.
+    pub async fn unmeasured(&self) -> Vec<Unmeasured> {
+        let state = self.state.lock().await;
+        let waiting = state.workloads.iter().filter(|(_, workload)| !workload.attachment.measured);
+        waiting
+            .map(|(id, workload)| {
+                let network = state.view.network(&workload.attachment.report.network);
+                let judged = network.is_none_or(|spec| spec.admission);
+                Unmeasured { id: id.clone(), origin: workload.attachment.origin.clone(), judged }
+            })
+            .collect()
+    }
+
+    /// The images of workloads that are refused: signatures may have been made since.
+    pub async fn refused_images(&self) -> Vec<(WorkloadId, Vec<Image>)> {
+        let state = self.state.lock().await;
+        let refused = state.workloads.values().map(|workload| &workload.attachment.report);
+        let refused = refused.filter(|report| state.view.refusal(&report.network, &report.id).is_some());
+        refused
+            .filter_map(|report| Some((report.id.clone(), report.measurement.as_ref()?.images.clone())))
+            .collect()
+    }
+
+    /// Takes what was found out about a container: from now on the coordinator knows of it.
+    pub async fn settle(&self, id: &WorkloadId, found: Found) {
+        let mut state = self.state.lock().await;
+        let Some(workload) = state.workloads.get_mut(id) else { return };
+        let attachment = &mut workload.attachment;
+        let before = (attachment.measured, attachment.report.clone());
+        let Found { name, labels, accepts, measurement, signatures, objection } = found;
+        let report = &mut attachment.report;
+        if let Some(name) = name {
+            report.name = name;
+        }
+        (report.labels, report.accepts, report.measurement) = (labels, accepts, measurement);
+        (report.signatures, report.objection) = (signatures, objection);
+        attachment.measured = true;
+        let report = report.clone();
+        if before == (true, report.clone()) {
+            return;
+        }
+        if let Err(error) = self.keep_workload(&state, id) {
+            warn!(workload = %id, "the measurement was not written down: {error:#}");
+        }
+        info!(workload = %id, name = %report.name, network = %report.network, labels = %report.labels, "measured");
+        self.announce(&mut state, &report);
+        drop(state);
+        self.admission.notify_waiters();
+    }
+
+    /// Adds signatures to what is known of a container.
+    pub async fn add_signatures(&self, id: &WorkloadId, signatures: Vec<(Sha256, Vec<ImageSignature>)>) {
+        let mut state = self.state.lock().await;
+        let Some(workload) = state.workloads.get_mut(id) else { return };
+        let report = &mut workload.attachment.report;
+        if report.signatures == signatures {
+            return;
+        }
+        report.signatures = signatures;
+        let report = report.clone();
+        self.announce(&mut state, &report);
+    }
+
+    /// The workload of a container runtime's endpoint.
+    pub async fn find(&self, is: impl Fn(&Attachment) -> bool) -> Option<Shown> {
+        let state = self.state.lock().await;
+        let found = state.workloads.values().find(|workload| is(&workload.attachment))?;
+        Some(super::show(&state, found))
+    }
+
+    /// All containers of a runtime.
+    pub async fn find_all(&self, is: impl Fn(&Attachment) -> bool) -> Vec<(WorkloadId, Attachment)> {
+        let state = self.state.lock().await;
+        let found = state.workloads.iter().filter(|(_, workload)| is(&workload.attachment));
+        found.map(|(id, workload)| (id.clone(), workload.attachment.clone())).collect()
+    }
+}
+
+fn served_at(state: &State, id: &WorkloadId) -> Option<(Arc<Service>, Slot)> {
+    let workload = state.workloads.get(id)?;
+    let running = state.endpoints.get(&workload.attachment.report.network)?;
+    Some((running.service.clone(), workload.slot))
+}

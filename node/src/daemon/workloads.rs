@@ -1,0 +1,341 @@
+//! Attaching namespaces as workloads, and detaching them.
+
+use super::{Node, Refusal, State, Workload, show};
+use crate::{
+    attachment::{self, Attachment, Make, Origin, Owner},
+    offloads::Offloads,
+};
+use anyhow::Result;
+use ipnet::IpNet;
+use meshward_datapath::LocalWorkload;
+use meshward_model::{
+    AcceptFrom, Item, ItemKey, Labels, NetworkName, WorkloadId, WorkloadName,
+    control::{FromNode, WorkloadReport},
+    local::{Attach, LocalWorkload as Shown, State as WorkloadState},
+    view::NetworkSpec,
+};
+use std::{collections::HashSet, net::IpAddr, path::Path, time::Duration};
+use tracing::{info, warn};
+
+/// For how long an attach waits for the coordinator's word.
+const ADMISSION: Duration = Duration::from_secs(5);
+/// A coordinator that has not answered for this long counts as away, though its session has not ended yet.
+const SILENCE: Duration = Duration::from_millis(1500);
+/// How often the workloads' namespaces and owners are looked after.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+impl Node {
+    /// Attaches a namespace, and waits for a moment for the workload to be let in.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then nothing is left of it.
+    pub async fn attach(&self, wanted: Attach) -> Result<Shown, Refusal> {
+        let id = {
+            let mut state = self.state.lock().await;
+            let attachment = self.prepare(&mut state, wanted)?;
+            let report = attachment.report.clone();
+            self.open(&mut state, attachment).await?;
+            self.keep_or_drop(&mut state, &report.id).await?;
+            info!(workload = %report.id, name = %report.name, network = %report.network, labels = %report.labels,
+                "attached");
+            self.announce(&mut state, &report);
+            report.id
+        };
+        let shown = self.wait_admitted(&id).await?;
+        if let WorkloadState::Refused(reason) = &shown.state {
+            let reason = reason.clone();
+            self.detach(&id).await?;
+            return Err(Refusal::Invalid(format!("the coordinator refused the workload: {reason}")));
+        }
+        Ok(shown)
+    }
+
+    fn prepare(&self, state: &mut State, wanted: Attach) -> Result<Attachment, Refusal> {
+        let invalid = |error: &dyn std::fmt::Display| Refusal::Invalid(error.to_string());
+        wanted.labels.check_unreserved().map_err(|error| invalid(&error))?;
+        AcceptFrom::check_count(&wanted.accepts).map_err(|error| invalid(&error))?;
+        let network = &wanted.network;
+        let spec = served(state, network)?.clone();
+        let owner = match wanted.owner {
+            None => None,
+            Some(pid) => match Owner::of(pid) {
+                Some(owner) => Some(owner),
+                None => {
+                    return Err(Refusal::Invalid(format!("there is no process {pid} to own the workload")));
+                }
+            },
+        };
+        let (netns, netns_id) = attachment::netns_of(&wanted.netns).map_err(|error| invalid(&error))?;
+        check_unattached(state, network, netns_id, &wanted.netns)?;
+        let interface = attachment::free_interface(&netns).map_err(|error| invalid(&error))?;
+        let addresses = self.allocate(state, network, &spec.blocks)?;
+        let id = attachment::new_id();
+        let name = match wanted.name {
+            Some(name) => name,
+            None => name_of(&id),
+        };
+        let report = WorkloadReport {
+            labels: wanted.labels,
+            accepts: wanted.accepts,
+            ..report(id, network, name, addresses)
+        };
+        Ok(Attachment {
+            report,
+            netns: wanted.netns,
+            netns_id: Some(netns_id),
+            owner,
+            interface,
+            held_until: None,
+            origin: Origin::Local,
+            measured: true,
+        })
+    }
+
+    /// Finds an address in each of these blocks that nobody has.
+    pub(super) fn allocate(
+        &self,
+        state: &mut State,
+        network: &NetworkName,
+        blocks: &[IpNet],
+    ) -> Result<Vec<IpAddr>, Refusal> {
+        let used = used_addresses(state, network, &self.membership.name);
+        let running = state.endpoints.get_mut(network);
+        let running =
+            running.ok_or_else(|| Refusal::Failed(format!("the endpoint of {network} does not run")))?;
+        running
+            .allocator
+            .allocate(network, blocks, &used)
+            .map_err(|error| Refusal::Invalid(error.to_string()))
+    }
+
+    /// Makes the workload's interface in its namespace, or takes it up again, and has it served.
+    pub(super) async fn open(&self, state: &mut State, attachment: Attachment) -> Result<(), Refusal> {
+        self.open_by(state, attachment, Attachment::open).await
+    }
+
+    /// The same, by what makes the interface.
+    pub(super) async fn open_by(
+        &self,
+        state: &mut State,
+        attachment: Attachment,
+        make: Make,
+    ) -> Result<(), Refusal> {
+        let network = attachment.report.network.clone();
+        let gone = || Refusal::Failed(format!("the endpoint of {network} does not run"));
+        let spec = state.view.network(&network).cloned().ok_or_else(gone)?;
+        let service = state.endpoints.get(&network).ok_or_else(gone)?.service.clone();
+        let opening = attachment.clone();
+        let wanted = Offloads::without(&self.config.disable_offloads);
+        let opened = tokio::task::spawn_blocking(move || make(&opening, &spec, wanted)).await;
+        let tun = opened
+            .map_err(|panic| Refusal::Failed(panic.to_string()))?
+            .map_err(|error| Refusal::Failed(error.to_string()))?;
+        let report = &attachment.report;
+        let local =
+            LocalWorkload { id: report.id.clone(), addresses: report.addresses.clone(), vouched: None };
+        let slot = self.data_plane.attach(&service, local, tun);
+        if attachment.held_until.is_some() {
+            service.endpoint.hold(slot, true);
+        }
+        let id = report.id.clone();
+        state.workloads.insert(id, Workload { attachment, slot, vouched: None, refused: None });
+        Ok(())
+    }
+
+    async fn wait_admitted(&self, id: &WorkloadId) -> Result<Shown, Refusal> {
+        let begun = tokio::time::Instant::now();
+        loop {
+            let changed = self.admission.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut state = self.state.lock().await;
+                if begun.elapsed() >= SILENCE {
+                    self.vouch_for_unadmitted(&mut state);
+                }
+                let workload = state.workloads.get(id);
+                let workload =
+                    workload.ok_or_else(|| Refusal::Missing(format!("workload {id} was detached")))?;
+                let shown = show(&state, workload);
+                let spoken = shown.state != WorkloadState::Waiting || state.session.is_none();
+                if spoken || begun.elapsed() >= ADMISSION {
+                    return Ok(shown);
+                }
+            }
+            let patience = if begun.elapsed() < SILENCE { SILENCE } else { ADMISSION };
+            let _ = tokio::time::timeout_at(begun + patience, changed).await;
+        }
+    }
+
+    /// Detaches a workload and deletes its interface.
+    ///
+    /// # Errors
+    /// [`Refusal::Missing`] if there is none.
+    pub async fn detach(&self, id: &WorkloadId) -> Result<(), Refusal> {
+        let mut state = self.state.lock().await;
+        if !self.drop_workload(&mut state, id).await {
+            return Err(unknown(id));
+        }
+        if let Some(session) = &state.session {
+            let _ = session.send(FromNode::Stopped(id.clone()));
+        }
+        info!(workload = %id, "detached");
+        Ok(())
+    }
+
+    /// Says that a workload has started or is other than it was, or vouches for it if there is nobody to say it to.
+    pub(super) fn announce(&self, state: &mut State, report: &WorkloadReport) {
+        match &state.session {
+            Some(session) => {
+                let _ = session.send(FromNode::Started(report.clone()));
+            }
+            None => self.vouch_for_unadmitted(state),
+        }
+    }
+
+    /// Gives a workload other labels.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then it has those that it had.
+    pub async fn relabel(&self, id: &WorkloadId, labels: Labels) -> Result<Shown, Refusal> {
+        labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()))?;
+        {
+            let mut state = self.state.lock().await;
+            let workload = state.workloads.get_mut(id).ok_or_else(|| unknown(id))?;
+            if !workload.attachment.measured {
+                return Err(Refusal::Invalid(format!("workload {id} was not measured yet; try again")));
+            }
+            workload.attachment.report.labels = labels;
+            workload.refused = None;
+            let report = workload.attachment.report.clone();
+            self.keep_workload(&state, id).map_err(|error| Refusal::Failed(format!("{error:#}")))?;
+            info!(workload = %id, labels = %report.labels, "relabelled");
+            self.announce(&mut state, &report);
+        }
+        let state = self.state.lock().await;
+        let workload = state.workloads.get(id).ok_or_else(|| unknown(id))?;
+        Ok(show(&state, workload))
+    }
+
+    pub(super) async fn keep_or_drop(&self, state: &mut State, id: &WorkloadId) -> Result<(), Refusal> {
+        if let Err(failure) = self.keep_workload(state, id) {
+            self.drop_workload(state, id).await;
+            return Err(Refusal::Failed(format!("nothing was attached: {failure:#}")));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn drop_workload(&self, state: &mut State, id: &WorkloadId) -> bool {
+        let Some(workload) = state.workloads.remove(id) else { return false };
+        let running = state.endpoints.get(&workload.attachment.report.network);
+        if let Some(running) = running
+            && let Some(tun) = self.data_plane.detach(&running.service, workload.slot)
+        {
+            attachment::close(tun);
+        }
+        self.folder.forget_workload(id);
+        self.admission.notify_waiters();
+        true
+    }
+
+    pub(super) fn keep_workload(&self, state: &State, id: &WorkloadId) -> Result<()> {
+        match state.workloads.get(id) {
+            Some(workload) => self.folder.keep_workload(id, &workload.attachment),
+            None => Ok(()),
+        }
+    }
+
+    /// Detaches workloads whose namespace or owner is gone, for ever.
+    pub async fn look_after_workloads(&self) {
+        loop {
+            tokio::time::sleep(LOOK_AFTER).await;
+            let all: Vec<Attachment> =
+                self.state.lock().await.workloads.values().map(|w| w.attachment.clone()).collect();
+            let checked = tokio::task::spawn_blocking(move || {
+                let placed = all.into_iter().filter(Attachment::is_placed);
+                placed.filter(|attachment| !attachment.lives()).collect::<Vec<_>>()
+            });
+            for gone in checked.await.unwrap_or_default() {
+                info!(workload = %gone.report.id, "its namespace or owner is gone");
+                if let Err(refusal) = self.detach(&gone.report.id).await {
+                    warn!(workload = %gone.report.id, "cannot detach: {refusal}");
+                }
+            }
+        }
+    }
+}
+
+/// A network that the node serves.
+pub(super) fn served<'a>(state: &'a State, network: &NetworkName) -> Result<&'a NetworkSpec, Refusal> {
+    state.view.network(network).ok_or_else(|| {
+        let known: Vec<_> = state.view.networks().map(|(name, _)| name.to_string()).collect();
+        Refusal::Missing(format!(
+            "this node does not serve network `{network}`: it is not there, or the node's join token did not name it, or the coordinator has not said so yet (it serves: {})",
+            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+        ))
+    })
+}
+
+/// Refuses a namespace that is attached to a network already.
+pub(super) fn check_unattached(
+    state: &State,
+    network: &NetworkName,
+    netns: (u64, u64),
+    path: &Path,
+) -> Result<(), Refusal> {
+    let same = |other: &Workload| {
+        other.attachment.netns_id == Some(netns) && other.attachment.report.network == *network
+    };
+    match state.workloads.values().any(same) {
+        true => Err(Refusal::Invalid(format!("{} is attached to {network} already", path.display()))),
+        false => Ok(()),
+    }
+}
+
+/// An id as a name: they are of the same form.
+pub(super) fn name_of(id: &WorkloadId) -> WorkloadName {
+    id.as_str().parse().expect("a workload id is a name")
+}
+
+/// A workload of which nothing is known but what is here.
+pub(super) fn report(
+    id: WorkloadId,
+    network: &NetworkName,
+    name: WorkloadName,
+    addresses: Vec<IpAddr>,
+) -> WorkloadReport {
+    WorkloadReport {
+        id,
+        network: network.clone(),
+        name,
+        labels: Labels::default(),
+        addresses,
+        accepts: vec![],
+        measurement: None,
+        signatures: vec![],
+        objection: None,
+    }
+}
+
+pub(super) fn unknown(id: &WorkloadId) -> Refusal {
+    Refusal::Missing(format!("there is no workload `{id}` on this node; `meshctl attached` shows them"))
+}
+
+/// Addresses that cannot be given out: those of the workloads, and those that the coordinator still holds for workloads
+/// that are gone. Its peers may know those under another identity.
+pub(super) fn used_addresses(
+    state: &State,
+    network: &NetworkName,
+    own: &meshward_model::NodeName,
+) -> HashSet<IpAddr> {
+    let attached = state.workloads.values().map(|workload| &workload.attachment.report);
+    let attached = attached.filter(|report| report.network == *network).flat_map(|report| &report.addresses);
+    let held = state.view.items.iter().filter_map(|(key, item)| match (key, item) {
+        (ItemKey::Workload(name, _), Item::Workload(spec)) if name == network && spec.node == *own => {
+            Some(spec)
+        }
+        _ => None,
+    });
+    let reserved = state.reserved.iter().filter(|(name, _)| name == network).map(|(_, address)| address);
+    attached.chain(held.flat_map(|spec| &spec.addresses)).chain(reserved).copied().collect()
+}

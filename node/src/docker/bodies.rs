@@ -1,0 +1,148 @@
+//! The bodies of libnetwork's remote protocol: `docs/remote.md` and `docs/ipam.md` of moby's libnetwork. What is not needed
+//! of a request is not read.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::{collections::HashMap, net::IpAddr, path::PathBuf};
+
+/// Where Docker puts what `docker network create -o` was given.
+pub const GENERIC: &str = "com.docker.network.generic";
+/// What a pool's gateway is told by.
+pub const GATEWAY: &str = "com.docker.network.gateway";
+/// What kind of address is asked for.
+pub const ADDRESS_TYPE: &str = "RequestAddressType";
+
+/// Options, of which only texts mean something here.
+pub type Options = HashMap<String, serde_json::Value>;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RequestPool {
+    #[serde(default)]
+    pub pool: String,
+    #[serde(default)]
+    pub sub_pool: String,
+    #[serde(default)]
+    pub options: Option<HashMap<String, String>>,
+    #[serde(default, rename = "V6")]
+    pub ipv6: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Pool {
+    #[serde(rename = "PoolID")]
+    pub pool_id: String,
+    pub pool: IpNet,
+    pub data: HashMap<&'static str, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct AddressOfPool {
+    #[serde(rename = "PoolID")]
+    pub pool_id: String,
+    #[serde(default)]
+    pub address: String,
+    #[serde(default)]
+    pub options: Option<HashMap<String, String>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Address {
+    pub address: IpNet,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CreateNetwork {
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    #[serde(default)]
+    pub options: Option<Options>,
+    #[serde(default, rename = "IPv4Data")]
+    pub ipv4: Option<Vec<PoolData>>,
+    #[serde(default, rename = "IPv6Data")]
+    pub ipv6: Option<Vec<PoolData>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PoolData {
+    #[serde(default)]
+    pub pool: String,
+}
+
+#[derive(Deserialize)]
+pub struct OfNetwork {
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CreateEndpoint {
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    #[serde(default)]
+    pub interface: Option<Interface>,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Interface {
+    pub address: String,
+    #[serde(rename = "AddressIPv6")]
+    pub address_ipv6: String,
+    pub mac_address: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CreatedEndpoint {
+    pub interface: Interface,
+}
+
+#[derive(Deserialize)]
+pub struct OfEndpoint {
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Join {
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    pub sandbox_key: PathBuf,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Joined {
+    pub interface_name: InterfaceName,
+    pub static_routes: Vec<serde_json::Value>,
+    /// Docker would give the container a way around the mesh otherwise.
+    pub disable_gateway_service: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct InterfaceName {
+    pub src_name: String,
+    pub dst_prefix: &'static str,
+}
+
+/// An address, or one with its prefix length, or nothing.
+pub fn address(text: &str) -> Result<Option<IpAddr>, String> {
+    let bare = text.split_once('/').map_or(text, |(address, _)| address);
+    match bare {
+        "" => Ok(None),
+        _ => bare.parse().map(Some).map_err(|_| format!("`{text}` is no address")),
+    }
+}

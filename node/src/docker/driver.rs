@@ -1,0 +1,312 @@
+//! What Docker's calls do. Docker's networks and endpoints are kept on disk: Docker does not tell of them again after a
+//! restart of this daemon, and this daemon is not asked again for addresses after one of Docker.
+
+use super::bodies::{
+    ADDRESS_TYPE, Address, AddressOfPool, CreateEndpoint, CreateNetwork, CreatedEndpoint, GATEWAY, GENERIC,
+    Interface, InterfaceName, Join, Joined, OfEndpoint, OfNetwork, Pool, PoolData, RequestPool, address,
+};
+use crate::{
+    attachment::{Attachment, Origin},
+    daemon::{Node, Place, Refusal},
+};
+use anyhow::Result;
+use ipnet::IpNet;
+use meshward_model::{NetworkName, view::NetworkSpec};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+use tokio::sync::Mutex;
+use tracing::info;
+
+/// The file of what is kept.
+const FILE: &str = "docker.json";
+/// What interfaces are called before Docker has moved them: this, and a part of the endpoint's id.
+const BEFORE: &str = "mw";
+/// What they are called in the container: this, and a number.
+const WITHIN: &str = "mesh";
+
+/// The drivers.
+pub struct Driver {
+    node: Arc<Node>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Kept {
+    /// The mesh's networks by Docker's ids.
+    networks: BTreeMap<String, NetworkName>,
+    endpoints: BTreeMap<String, KeptEndpoint>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct KeptEndpoint {
+    network: NetworkName,
+    addresses: Vec<IpAddr>,
+}
+
+impl Driver {
+    /// Takes up what was kept.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn restore(node: Arc<Node>) -> Result<Self> {
+        let kept: Kept = node.folder.read_json(FILE)?.unwrap_or_default();
+        let addresses = kept.endpoints.values().flat_map(|endpoint| {
+            endpoint.addresses.iter().map(|address| (endpoint.network.clone(), *address))
+        });
+        node.keep_reserved(addresses).await;
+        Ok(Self { node, kept: Mutex::new(kept) })
+    }
+
+    fn keep(&self, kept: &Kept) -> Result<(), Refusal> {
+        self.node.folder.write_json(FILE, kept).map_err(|error| Refusal::Failed(format!("{error:#}")))
+    }
+
+    /// Gives the prefix of a network of the mesh as a pool.
+    pub async fn request_pool(&self, wanted: RequestPool) -> Result<Pool, Refusal> {
+        if !wanted.sub_pool.is_empty() {
+            return Err(Refusal::Invalid(
+                "this node gives addresses from its own block; leave out `--ip-range`".into(),
+            ));
+        }
+        let subnet: Option<IpNet> = match wanted.pool.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| Refusal::Invalid(format!("`{text}` is no subnet")))?),
+        };
+        let named = wanted.options.as_ref().and_then(|options| options.get("network"));
+        let (name, spec) = match named {
+            Some(name) => {
+                let name: NetworkName = name.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
+                let spec = self.node.network(&name).await?;
+                (name, spec)
+            }
+            None => self.guess(subnet).await?,
+        };
+        let pool = prefix(&name, &spec, wanted.ipv6)?;
+        if let Some(subnet) = subnet
+            && subnet.trunc() != pool
+        {
+            return Err(Refusal::Invalid(format!(
+                "network {name} of the mesh has the prefix {pool}, not {subnet}"
+            )));
+        }
+        let family = if wanted.ipv6 { 6 } else { 4 };
+        // Named, so that Docker does not ask for one. Nobody has this address: packets leave by the interface alone.
+        let data =
+            HashMap::from([(GATEWAY, IpNet::new_assert(pool.network(), pool.prefix_len()).to_string())]);
+        Ok(Pool { pool_id: format!("{name}/{family}"), pool, data })
+    }
+
+    /// The network that a pool is of which was asked for without a name.
+    async fn guess(&self, subnet: Option<IpNet>) -> Result<(NetworkName, NetworkSpec), Refusal> {
+        let mut networks = self.node.networks().await;
+        if let Some(subnet) = subnet {
+            networks.retain(|(_, spec)| spec.prefixes.contains(&subnet.trunc()));
+        }
+        let names: Vec<String> = networks.iter().map(|(name, _)| name.to_string()).collect();
+        match networks.pop() {
+            Some(only) if networks.is_empty() => Ok(only),
+            Some(_) => Err(Refusal::Invalid(format!(
+                "this node serves several networks ({}); add `--ipam-opt network=NAME`",
+                names.join(", ")
+            ))),
+            None => Err(Refusal::Missing(match subnet {
+                Some(subnet) => {
+                    format!("no network of the mesh has the prefix {subnet}; leave out `--subnet`")
+                }
+                None => "this node serves no network of the mesh yet".into(),
+            })),
+        }
+    }
+
+    /// Gives an address of a pool.
+    pub async fn request_address(&self, wanted: AddressOfPool) -> Result<Address, Refusal> {
+        let (name, ipv6) = read_pool(&wanted.pool_id)?;
+        let pool = prefix(&name, &self.node.network(&name).await?, ipv6)?;
+        let kind = wanted.options.as_ref().and_then(|options| options.get(ADDRESS_TYPE));
+        if kind.is_some_and(|kind| kind == GATEWAY) {
+            return Ok(Address { address: IpNet::new_assert(pool.network(), pool.prefix_len()) });
+        }
+        let preferred = address(&wanted.address).map_err(Refusal::Invalid)?;
+        let address = self.node.reserve(&name, ipv6, preferred).await?;
+        Ok(Address { address: IpNet::new_assert(address, pool.prefix_len()) })
+    }
+
+    /// Takes an address back.
+    pub async fn release_address(&self, given: AddressOfPool) -> Result<(), Refusal> {
+        let (name, _) = read_pool(&given.pool_id)?;
+        if let Some(address) = address(&given.address).map_err(Refusal::Invalid)? {
+            self.node.free(&name, address).await;
+        }
+        Ok(())
+    }
+
+    /// Notes which network of the mesh one of Docker's is.
+    pub async fn create_network(&self, wanted: CreateNetwork) -> Result<(), Refusal> {
+        let generic = wanted.options.as_ref().and_then(|options| options.get(GENERIC));
+        let named = generic.and_then(|generic| text(generic, "network"));
+        let pools = wanted.ipv4.iter().chain(&wanted.ipv6).flatten();
+        let pools: Vec<IpNet> = pools.map(read_subnet).collect::<Result<_, _>>()?;
+        let (name, spec) = match named {
+            Some(name) => {
+                let name: NetworkName = name.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
+                let spec = self.node.network(&name).await?;
+                (name, spec)
+            }
+            None => self.guess(pools.first().copied()).await?,
+        };
+        if let Some(other) = pools.iter().find(|pool| !spec.prefixes.contains(pool)) {
+            return Err(Refusal::Invalid(format!(
+                "Docker would give out addresses of {other}, which are not those of network {name}; add `--ipam-driver meshward --ipam-opt network={name}`"
+            )));
+        }
+        let mut kept = self.kept.lock().await;
+        kept.networks.insert(wanted.network_id, name.clone());
+        self.keep(&kept)?;
+        info!(network = %name, "a network of Docker's is on the mesh");
+        Ok(())
+    }
+
+    /// Forgets one of Docker's networks.
+    pub async fn delete_network(&self, gone: OfNetwork) -> Result<(), Refusal> {
+        let mut kept = self.kept.lock().await;
+        if kept.networks.remove(&gone.network_id).is_some() {
+            self.keep(&kept)?;
+        }
+        Ok(())
+    }
+
+    /// Notes the addresses of a container-to-be; those of the other family are added.
+    pub async fn create_endpoint(&self, wanted: CreateEndpoint) -> Result<CreatedEndpoint, Refusal> {
+        let mut kept = self.kept.lock().await;
+        let name = known(&kept, &wanted.network_id)?;
+        let spec = self.node.network(&name).await?;
+        let given = wanted.interface.unwrap_or_default();
+        let mut addresses = Vec::new();
+        for text in [&given.address, &given.address_ipv6] {
+            addresses.extend(address(text).map_err(Refusal::Invalid)?);
+        }
+        if addresses.is_empty()
+            || !addresses.iter().all(|address| spec.blocks.iter().any(|block| block.contains(address)))
+        {
+            return Err(Refusal::Invalid(format!(
+                "Docker gave the container an address that is not of this node's block of network {name}; make the network anew with `--ipam-driver meshward`"
+            )));
+        }
+        // Docker takes what it has not given by itself.
+        let mut interface = Interface::default();
+        let has_ipv6 = spec.blocks.iter().any(|block| block.addr().is_ipv6());
+        if has_ipv6 && given.address_ipv6.is_empty() {
+            let pool = prefix(&name, &spec, true)?;
+            let address = self.node.reserve(&name, true, None).await?;
+            interface.address_ipv6 = IpNet::new_assert(address, pool.prefix_len()).to_string();
+            addresses.push(address);
+        }
+        kept.endpoints.insert(wanted.endpoint_id, KeptEndpoint { network: name, addresses });
+        self.keep(&kept)?;
+        Ok(CreatedEndpoint { interface })
+    }
+
+    /// Forgets a container's endpoint.
+    pub async fn delete_endpoint(&self, gone: OfEndpoint) -> Result<(), Refusal> {
+        self.detach(&gone.endpoint_id).await?;
+        let mut kept = self.kept.lock().await;
+        if let Some(endpoint) = kept.endpoints.remove(&gone.endpoint_id) {
+            for address in &endpoint.addresses {
+                self.node.free(&endpoint.network, *address).await;
+            }
+            self.keep(&kept)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the interface of a container, and hands it to Docker.
+    pub async fn join(&self, wanted: Join) -> Result<Joined, Refusal> {
+        let endpoint = {
+            let kept = self.kept.lock().await;
+            known(&kept, &wanted.network_id)?;
+            kept.endpoints
+                .get(&wanted.endpoint_id)
+                .cloned()
+                .ok_or_else(|| Refusal::Missing(format!("there is no endpoint {}", wanted.endpoint_id)))?
+        };
+        // A join that Docker gave up on may have left its interface behind.
+        self.detach(&wanted.endpoint_id).await?;
+        let part: String = wanted.endpoint_id.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        let src_name = format!("{BEFORE}{part}");
+        let place = Place {
+            network: endpoint.network,
+            addresses: endpoint.addresses,
+            netns: wanted.sandbox_key,
+            interface: src_name.clone(),
+            origin: Origin::Docker { endpoint: wanted.endpoint_id },
+        };
+        self.node.place_outside(place).await?;
+        let interface_name = InterfaceName { src_name, dst_prefix: WITHIN };
+        Ok(Joined { interface_name, static_routes: vec![], disable_gateway_service: true })
+    }
+
+    /// Takes the interface of a container away.
+    pub async fn leave(&self, gone: OfEndpoint) -> Result<(), Refusal> {
+        self.detach(&gone.endpoint_id).await
+    }
+
+    async fn detach(&self, id: &str) -> Result<(), Refusal> {
+        let is = |attachment: &Attachment| matches!(&attachment.origin, Origin::Docker { endpoint } if endpoint == id);
+        let Some(workload) = self.node.find(is).await else { return Ok(()) };
+        let addresses = workload.addresses.clone();
+        match self.node.detach(&workload.id).await {
+            // They stay those of the endpoint.
+            Ok(()) => {
+                let addresses = addresses.into_iter().map(|address| (workload.network.clone(), address));
+                self.node.keep_reserved(addresses).await;
+                Ok(())
+            }
+            Err(Refusal::Missing(_)) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+}
+
+fn known(kept: &Kept, id: &str) -> Result<NetworkName, Refusal> {
+    let network = kept.networks.get(id).cloned();
+    network.ok_or_else(|| {
+        Refusal::Missing(format!("Docker's network {id} is not known to this node; make it anew"))
+    })
+}
+
+/// The prefix of a network of which the node has its block.
+fn prefix(name: &NetworkName, spec: &NetworkSpec, ipv6: bool) -> Result<IpNet, Refusal> {
+    let block = spec.blocks.iter().find(|block| block.addr().is_ipv6() == ipv6);
+    let prefix = block.and_then(|block| spec.prefixes.iter().find(|prefix| prefix.contains(block)));
+    prefix.copied().ok_or_else(|| {
+        let family = if ipv6 { "IPv6" } else { "IPv4" };
+        Refusal::Invalid(format!("network {name} has no {family} prefix"))
+    })
+}
+
+fn read_pool(id: &str) -> Result<(NetworkName, bool), Refusal> {
+    let read = || -> Option<(NetworkName, bool)> {
+        let (name, family) = id.rsplit_once('/')?;
+        Some((
+            name.parse().ok()?,
+            match family {
+                "4" => false,
+                "6" => true,
+                _ => return None,
+            },
+        ))
+    };
+    read().ok_or_else(|| Refusal::Invalid(format!("`{id}` is no pool of this plugin")))
+}
+
+fn read_subnet(data: &PoolData) -> Result<IpNet, Refusal> {
+    data.pool.parse().map_err(|_| Refusal::Invalid(format!("`{}` is no subnet", data.pool)))
+}
+
+fn text(options: &serde_json::Value, key: &str) -> Option<String> {
+    options.get(key)?.as_str().map(str::to_owned)
+}

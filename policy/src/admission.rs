@@ -1,0 +1,487 @@
+//! Admission: which workloads are let into a network, by what their nodes have measured.
+//!
+//! A rule speaks of the workloads that it selects, by labels that their owners declared or that are verified. A workload is
+//! let in if every rule that selects it is content. So whoever wants to be `app=web` has to be what that takes, and
+//! whoever does not say so gets nothing of what policy gives `app=web`.
+
+use crate::document::Policy;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use meshward_model::{
+    Labels, NodeName, Selector,
+    labels::{BadLabel, RESERVED_PREFIX},
+    measurement::{Image, ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Measurement, Repository, Sha256},
+};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
+use serde::{Deserialize, Serialize, Serializer};
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+/// The fact that names the node. It stands only in networks whose policy speaks of it: every node would otherwise have
+/// identities of its own.
+const NODE: &str = "meshward/node";
+
+/// One rule of admission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AdmissionRule {
+    /// Its name, unique in the policy.
+    pub name: String,
+    /// The workloads that it speaks of; all if it is empty.
+    #[serde(rename = "for", skip_serializing_if = "Selector::is_empty")]
+    pub who: Selector,
+    /// Where their images may come from; anywhere if there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImagePattern>,
+    /// The keys, of which one must have signed each image; none if there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signed_by: Vec<String>,
+    /// How they may be set up; in any way if there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub config: Vec<Sha256>,
+    /// What they may do that a container usually may not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub privileges: Vec<String>,
+}
+
+/// Repositories: one by name, or with `/*` at its end all below it; `*` is every image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImagePattern {
+    /// Every image, those that were never in a registry included.
+    Any,
+    /// Everything below a registry or a path in it, which ends with `/`.
+    Below(String),
+    /// One repository.
+    One(Repository),
+}
+
+impl ImagePattern {
+    fn takes(&self, image: &Image) -> bool {
+        match (self, &image.repository) {
+            (Self::Any, _) => true,
+            (Self::Below(prefix), Some(repository)) => repository.as_str().starts_with(prefix.as_str()),
+            (Self::One(one), Some(repository)) => one == repository,
+            (_, None) => false,
+        }
+    }
+}
+
+impl FromStr for ImagePattern {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let Some(prefix) = text.strip_suffix("/*") else {
+            return Repository::of_reference(text).map(Self::One).map_err(|error| error.to_string());
+        };
+        // Read as if it went on, so that what it begins with is read as a registry where that is meant.
+        let whole = Repository::of_reference(&format!("{prefix}/x")).map_err(|_| {
+            format!("`{text}` is no pattern: write REGISTRY/PATH, REGISTRY/PATH/* for all below it, or *")
+        })?;
+        Ok(Self::Below(whole.as_str().trim_end_matches('x').to_owned()))
+    }
+}
+
+impl fmt::Display for ImagePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Below(prefix) => write!(f, "{prefix}*"),
+            Self::One(repository) => write!(f, "{repository}"),
+        }
+    }
+}
+
+impl Serialize for ImagePattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A key that signs images: ECDSA on P-256, as cosign and skopeo make them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningKey {
+    pem: String,
+    /// The point, uncompressed (SEC 1 §2.3.3).
+    point: Vec<u8>,
+}
+
+/// What stands in front of an uncompressed point on P-256 in a SubjectPublicKeyInfo (RFC 5480 §2).
+const P256: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+impl FromStr for SigningKey {
+    type Err = String;
+    fn from_str(pem: &str) -> Result<Self, String> {
+        let der = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
+            "this is no public key: put in the whole PEM text, from -----BEGIN PUBLIC KEY----- on (`cosign public-key`, or the .pub file)"
+        })?;
+        match der.as_ref().strip_prefix(&P256) {
+            Some(point) if point.len() == 65 && point[0] == 4 => {
+                Ok(Self { pem: pem.trim().to_owned(), point: point.to_vec() })
+            }
+            _ => Err("this is no key on P-256: image signatures of cosign and skopeo are made with ECDSA P-256 keys".into()),
+        }
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({})", Sha256::of(&self.point))
+    }
+}
+
+impl Serialize for SigningKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.pem)
+    }
+}
+
+impl SigningKey {
+    /// Whether a signature is by this key and about this image, under the name that it has.
+    fn signed(&self, image: &Image, signature: &ImageSignature) -> bool {
+        if signature.payload.len() > MAX_SIGNED || signature.signature.len() > MAX_SIGNED {
+            return false;
+        }
+        let Ok(bytes) = BASE64_STANDARD.decode(&signature.signature) else { return false };
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point);
+        key.verify(signature.payload.as_bytes(), &bytes).is_ok() && is_about(&signature.payload, image)
+    }
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    critical: Critical,
+}
+
+#[derive(Deserialize)]
+struct Critical {
+    identity: SignedName,
+    image: SignedImage,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct SignedName {
+    docker_reference: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct SignedImage {
+    docker_manifest_digest: Sha256,
+}
+
+/// Whether a payload (containers-signature(5)) is about an image. The name counts, too: an image that was signed as one thing
+/// is not let in as another.
+fn is_about(payload: &str, image: &Image) -> bool {
+    let Ok(Payload { critical }) = serde_json::from_str::<Payload>(payload) else { return false };
+    let name = Repository::of_reference(&critical.identity.docker_reference).ok();
+    critical.kind == "cosign container image signature"
+        && critical.image.docker_manifest_digest == image.digest
+        && name.is_some()
+        && name == image.repository
+}
+
+/// Who wants to be let in.
+pub struct Candidate<'a> {
+    /// What its owner declared, and what a trigger gave it.
+    pub labels: &'a Labels,
+    /// The site of its node.
+    pub site: Option<&'a str>,
+    /// Its node.
+    pub node: &'a NodeName,
+    /// What its node has measured; nothing for a process that no container runtime runs.
+    pub measurement: Option<&'a Measurement>,
+}
+
+/// What comes out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// What policy sees of the workload: its labels and what is verified.
+    pub labels: Labels,
+    /// Why it is not let in; it is, if there is nothing.
+    pub reasons: Vec<String>,
+}
+
+impl Policy {
+    /// The keys that have signed an image, by name.
+    pub fn signers(&self, image: &Image, signatures: &[ImageSignature]) -> Vec<String> {
+        let looked_at = signatures.get(..MAX_SIGNATURES).unwrap_or(signatures);
+        let signed = |key: &SigningKey| looked_at.iter().any(|signature| key.signed(image, signature));
+        self.keys.iter().filter(|(_, key)| signed(key)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether any part of the policy speaks of nodes.
+    pub fn speaks_of_nodes(&self) -> bool {
+        let in_rules = self.tiers().flat_map(|(_, rule)| [&rule.from, &rule.to]);
+        let in_triggers = self.triggers.iter().map(|trigger| &trigger.watch);
+        let in_admission = self.admission.iter().map(|rule| &rule.who);
+        let mut selectors = in_rules.chain(in_triggers).chain(in_admission);
+        selectors.any(|selector| selector.requirements().any(|(key, _)| key.as_str() == NODE))
+    }
+
+    /// Whether a workload is judged alike by this policy and another.
+    pub fn admits_like(&self, other: &Self) -> bool {
+        self.admission == other.admission
+            && self.keys == other.keys
+            && self.speaks_of_nodes() == other.speaks_of_nodes()
+    }
+
+    /// Judges a workload. `signers`: the names of the keys that have signed an image; `name_node`: whether the node is among
+    /// its labels ([`Self::speaks_of_nodes`]).
+    ///
+    /// # Errors
+    /// If the labels are too many with the verified ones.
+    pub fn judge(
+        &self,
+        candidate: &Candidate,
+        name_node: bool,
+        mut signers: impl FnMut(&Image) -> Vec<String>,
+    ) -> Result<Judgement, BadLabel> {
+        let images = candidate.measurement.map_or(&[][..], |measured| &measured.images);
+        let signed: Vec<Vec<String>> = images.iter().map(&mut signers).collect();
+        let labels = facts(candidate, name_node, &signed)?;
+        let mut reasons = Vec::new();
+        for rule in self.admission.iter().filter(|rule| rule.who.matches(&labels)) {
+            let objections = rule.objections(candidate.measurement, &signed);
+            reasons.extend(objections.into_iter().map(|text| format!("{}: {text}", rule.name)));
+        }
+        Ok(Judgement { labels, reasons })
+    }
+}
+
+/// The labels, and what is verified.
+fn facts(candidate: &Candidate, name_node: bool, signed: &[Vec<String>]) -> Result<Labels, BadLabel> {
+    let mut labels = candidate.labels.clone();
+    let mut add = |fact: &str, value: &str| -> Result<(), BadLabel> {
+        labels = std::mem::take(&mut labels).with_fact(fact, value)?;
+        Ok(())
+    };
+    if let Some(site) = candidate.site {
+        add("site", site)?;
+    }
+    if name_node {
+        add(NODE.trim_start_matches(RESERVED_PREFIX), candidate.node.as_str())?;
+    }
+    let images = candidate.measurement.map_or(&[][..], |measured| &measured.images);
+    if let Some((first, rest)) = images.split_first() {
+        if let Some(repository) = &first.repository
+            && rest.iter().all(|image| image.repository == first.repository)
+        {
+            add("image.repo", repository.as_str())?;
+        }
+        let of_all = signed.first().into_iter().flatten();
+        let mut of_all = of_all.filter(|key| signed.iter().all(|keys| keys.contains(key)));
+        if let Some(key) = of_all.next() {
+            add("image.signed-by", key)?;
+        }
+    }
+    Ok(labels)
+}
+
+impl AdmissionRule {
+    fn objections(&self, measured: Option<&Measurement>, signed: &[Vec<String>]) -> Vec<String> {
+        let wants_image = !(self.images.is_empty() && self.signed_by.is_empty() && self.config.is_empty());
+        let Some(measured) = measured else {
+            let text =
+                "it is a process that no container runtime runs, so it has no image that could be checked";
+            return if wants_image { vec![text.to_owned()] } else { vec![] };
+        };
+        let mut objections = Vec::new();
+        for (image, signers) in measured.images.iter().zip(signed) {
+            if !self.images.is_empty() && !self.images.iter().any(|pattern| pattern.takes(image)) {
+                let allowed: Vec<String> = self.images.iter().map(ToString::to_string).collect();
+                objections.push(format!("image {image} comes from elsewhere than {}", allowed.join(", ")));
+            }
+            if !self.signed_by.is_empty() && !self.signed_by.iter().any(|key| signers.contains(key)) {
+                let keys = self.signed_by.join(" or ");
+                objections.push(format!("image {image} has no valid signature by {keys}"));
+            }
+        }
+        if !self.config.is_empty() && !self.config.contains(&measured.config) {
+            objections.push(format!(
+                "it is set up in another way than expected: its configuration is {}",
+                measured.config
+            ));
+        }
+        let more = measured.privileges.iter().filter(|privilege| !self.privileges.contains(privilege));
+        let more: Vec<&str> = more.map(String::as_str).collect();
+        if !more.is_empty() {
+            objections.push(format!("it has privileges that are not listed: {}", more.join(", ")));
+        }
+        objections
+    }
+}
+
+/// The keys of a policy, by name.
+pub type Keys = BTreeMap<String, SigningKey>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring::{
+        rand::SystemRandom,
+        signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
+    };
+
+    struct Signer(EcdsaKeyPair);
+
+    impl Signer {
+        fn new() -> Self {
+            let pkcs8 =
+                EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new()).unwrap();
+            Self(
+                EcdsaKeyPair::from_pkcs8(
+                    &ECDSA_P256_SHA256_ASN1_SIGNING,
+                    pkcs8.as_ref(),
+                    &SystemRandom::new(),
+                )
+                .unwrap(),
+            )
+        }
+
+        fn pem(&self) -> String {
+            let der = [&P256[..], self.0.public_key().as_ref()].concat();
+            format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", BASE64_STANDARD.encode(der))
+        }
+
+        fn sign(&self, name: &str, digest: &Sha256) -> ImageSignature {
+            let payload = format!(
+                r#"{{"critical":{{"identity":{{"docker-reference":"{name}"}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"cosign container image signature"}},"optional":null}}"#
+            );
+            let signature = self.0.sign(&SystemRandom::new(), payload.as_bytes()).unwrap();
+            ImageSignature { signature: BASE64_STANDARD.encode(signature.as_ref()), payload }
+        }
+    }
+
+    fn image(name: &str, content: &str) -> Image {
+        Image {
+            repository: Some(Repository::of_reference(name).unwrap()),
+            digest: Sha256::of(content.as_bytes()),
+        }
+    }
+
+    fn measured(image: Image) -> Measurement {
+        Measurement {
+            runtime: "docker".into(),
+            images: vec![image],
+            config: Sha256::of(b"c"),
+            privileges: vec![],
+        }
+    }
+
+    fn policy(text: &str) -> Policy {
+        Policy::parse(&format!("network: shop\n{text}")).unwrap()
+    }
+
+    fn judge(
+        policy: &Policy,
+        labels: &str,
+        measurement: Option<&Measurement>,
+        signatures: &[ImageSignature],
+    ) -> Judgement {
+        let node = "rack".parse().unwrap();
+        let labels = labels.parse().unwrap();
+        let candidate = Candidate { labels: &labels, site: Some("dc1"), node: &node, measurement };
+        policy.judge(&candidate, policy.speaks_of_nodes(), |image| policy.signers(image, signatures)).unwrap()
+    }
+
+    fn signed_policy(signer: &Signer) -> Policy {
+        let pem = signer.pem().replace('\n', "\n    ");
+        policy(&format!(
+            "keys:\n  release: |\n    {pem}\nadmission:\n  - {{ name: web, for: {{ app: web }}, images: [registry.example/shop/*], signed_by: [release] }}\n"
+        ))
+    }
+
+    #[test]
+    fn an_image_that_is_signed_by_the_right_key_under_its_name_is_let_in() {
+        let (signer, stranger) = (Signer::new(), Signer::new());
+        let policy = signed_policy(&signer);
+        let web = measured(image("registry.example/shop/web", "web"));
+        let digest = web.images[0].digest;
+        let right = signer.sign("registry.example/shop/web:1.0", &digest);
+        let judged = judge(&policy, "app=web", Some(&web), std::slice::from_ref(&right));
+        assert_eq!(judged.reasons, Vec::<String>::new());
+        assert_eq!(judged.labels.get("meshward/image.signed-by"), Some("release"));
+        assert_eq!(judged.labels.get("meshward/image.repo"), Some("registry.example/shop/web"));
+        assert_eq!(judged.labels.get("meshward/site"), Some("dc1"));
+        assert_eq!(judged.labels.get("meshward/node"), None, "the policy does not speak of nodes");
+
+        let tampered = ImageSignature { payload: right.payload.replace("null", "true"), ..right.clone() };
+        for wrong in [
+            vec![],
+            vec![stranger.sign("registry.example/shop/web", &digest)],
+            vec![signer.sign("registry.example/shop/web", &Sha256::of(b"other"))],
+            vec![signer.sign("registry.example/shop/api", &digest)],
+            vec![tampered],
+        ] {
+            let judged = judge(&policy, "app=web", Some(&web), &wrong);
+            assert!(judged.reasons[0].contains("no valid signature by release"), "{:?}", judged.reasons);
+            assert_eq!(judged.labels.get("meshward/image.signed-by"), None);
+        }
+    }
+
+    #[test]
+    fn a_rule_speaks_of_what_it_selects_and_every_such_rule_must_be_content() {
+        let policy = signed_policy(&Signer::new());
+        let other = measured(image("elsewhere.example/web", "web"));
+        assert_eq!(judge(&policy, "app=web", Some(&other), &[]).reasons.len(), 2);
+        assert_eq!(judge(&policy, "app=db", Some(&other), &[]).reasons.len(), 0);
+        let process = judge(&policy, "app=web", None, &[]);
+        assert!(process.reasons[0].contains("no container runtime"), "{:?}", process.reasons);
+    }
+
+    #[test]
+    fn privileges_and_set_up_must_be_the_expected_ones() {
+        let config = Sha256::of(b"c");
+        let policy = policy(&format!(
+            "admission:\n  - {{ name: plain }}\n  - {{ name: fixed, for: {{ meshward/node: rack }}, config: ['{config}'], privileges: [capability NET_ADMIN] }}\n"
+        ));
+        assert!(policy.speaks_of_nodes());
+        let mut web = measured(image("web", "web"));
+        let judged = judge(&policy, "app=web", Some(&web), &[]);
+        assert_eq!((judged.reasons.len(), judged.labels.get("meshward/node")), (0, Some("rack")));
+        web.privileges = vec!["capability NET_ADMIN".into()];
+        assert_eq!(
+            judge(&policy, "", Some(&web), &[]).reasons,
+            ["plain: it has privileges that are not listed: capability NET_ADMIN"]
+        );
+        web = Measurement { privileges: vec![], config: Sha256::of(b"other"), ..web };
+        assert!(
+            judge(&policy, "", Some(&web), &[]).reasons[0].starts_with("fixed: it is set up in another way")
+        );
+        assert!(judge(&policy, "", None, &[]).reasons[0].starts_with("fixed: it is a process"));
+    }
+
+    #[test]
+    fn patterns_take_what_is_below_them_and_nothing_else() {
+        for (pattern, taken, not_taken) in [
+            ("registry.example/*", "registry.example/a/b", "registry.example.evil/a"),
+            ("registry.example/shop/*", "registry.example/shop/web", "registry.example/shopping/web"),
+            ("shop/web", "docker.io/shop/web", "docker.io/shop/webs"),
+            ("nginx", "docker.io/library/nginx", "docker.io/nginx/nginx"),
+        ] {
+            let pattern: ImagePattern = pattern.parse().unwrap();
+            assert!(pattern.takes(&image(taken, "")), "{pattern}");
+            assert!(!pattern.takes(&image(not_taken, "")), "{pattern}");
+            assert!(!pattern.takes(&Image { repository: None, digest: Sha256::of(b"") }));
+        }
+        assert!(ImagePattern::Any.takes(&Image { repository: None, digest: Sha256::of(b"") }));
+        assert!("a b/*".parse::<ImagePattern>().is_err());
+    }
+
+    #[test]
+    fn a_mistake_in_admission_is_named_with_its_mend() {
+        let said = |text: &str| Policy::parse(&format!("network: shop\n{text}")).unwrap_err().to_string();
+        let unknown = said("admission: [{ name: a, signed_by: [relase] }]");
+        assert!(unknown.contains("policy:2:36: no key is called `relase`"), "{unknown}");
+        assert!(said("keys: { a: nonsense }").contains("BEGIN PUBLIC KEY"));
+        assert!(said("admission: [{ name: a, config: ['sha256:1'] }]").contains("64 hexadecimal"));
+        assert!(said("admission: [{ name: a, images: ['a b/*'] }]").contains("is no pattern"));
+        assert!(said("admission: [{ name: a, imges: [] }]").contains("imges"));
+    }
+}

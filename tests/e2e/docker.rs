@@ -1,0 +1,269 @@
+//! Containers of a real Docker beside processes.
+
+use crate::support::{Echo, PATIENCE, SILENCE, Stream, mesh, tcp_echoes};
+use anyhow::Result;
+use meshward_lab::{Docker, Mesh, Node, Workload};
+use meshward_netns::Netns;
+use serde_json::Value;
+use std::{
+    net::IpAddr,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A node with Docker and one without; `api`, a process on the second.
+struct Host {
+    docker: Docker,
+    host: Node,
+    api: Workload,
+    _other: Node,
+    mesh: Mesh,
+}
+
+impl Host {
+    fn new(policy: &str) -> Self {
+        let mut mesh = mesh();
+        mesh.apply(policy).unwrap();
+        let site = mesh.internet.site("host").unwrap();
+        let docker = Docker::start(&site, &mesh.folder().join("docker")).unwrap();
+        let flags = docker.node_flags();
+        let token = mesh.token(&["--site", "host"]).unwrap();
+        let host = mesh.node_on(site, &token, &flags).unwrap();
+        let other = mesh.node("other").unwrap();
+        docker.create_network("shop").unwrap();
+        let api = other.attach("shop", "app=api").unwrap();
+        Self { docker, host, api, _other: other, mesh }
+    }
+
+    /// Starts a container that serves a page, and waits until it is let in.
+    fn start(&self, name: &str, labels: &[&str], more: &[&str]) -> Container {
+        let id = self.start_waiting(name, labels, more).unwrap();
+        self.mesh
+            .wait(|| self.workload(name).is_some_and(|own| own["refused"] == Value::Array(vec![])))
+            .unwrap();
+        self.container(name, id)
+    }
+
+    fn start_waiting(&self, name: &str, labels: &[&str], more: &[&str]) -> Result<String> {
+        let labels: Vec<&str> = labels.iter().flat_map(|label| ["--label", label]).collect();
+        let image = if more.iter().any(|word| word.contains("box")) { &[][..] } else { &["box"] };
+        self.docker
+            .run(&[&["run", "-d", "--name", name, "--network", "shop"], &labels[..], more, image].concat())
+    }
+
+    fn container(&self, name: &str, id: String) -> Container {
+        let pid = self.docker.run(&["inspect", "-f", "{{.State.Pid}}", name]).unwrap();
+        let netns = Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))).unwrap();
+        let workload = self.workload(name).unwrap();
+        let addresses = workload["addresses"].as_array().unwrap().iter();
+        let addresses = addresses.map(|address| address.as_str().unwrap().parse().unwrap()).collect();
+        Container { id, netns, addresses }
+    }
+
+    /// The workload as the coordinator has it.
+    fn workload(&self, name: &str) -> Option<Value> {
+        let all = self.mesh.read(&["workloads"]).ok()?;
+        all.as_array()?.iter().find(|workload| workload["name"] == name).cloned()
+    }
+}
+
+struct Container {
+    id: String,
+    netns: Netns,
+    addresses: Vec<IpAddr>,
+}
+
+impl Container {
+    fn v4(&self) -> IpAddr {
+        self.addresses[0]
+    }
+}
+
+const POLICY: &str = "network: shop
+rules:
+  - { name: api-to-web, from: { app: api }, to: { app: web }, allow: [tcp/80] }
+  - { name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/7000] }
+";
+
+/// Asks for the page that a container serves.
+fn page(from: &Netns, of: IpAddr, patience: Duration) -> Option<String> {
+    let mut command = std::process::Command::new("curl");
+    command.args(["-s", "-g", "--max-time", &patience.as_secs_f32().to_string()]);
+    command.arg(match of {
+        IpAddr::V4(of) => format!("http://{of}/"),
+        IpAddr::V6(of) => format!("http://[{of}]/"),
+    });
+    let out = from.run(|| command.output()).unwrap().unwrap();
+    out.status.success().then(|| String::from_utf8(out.stdout).unwrap())
+}
+
+#[test]
+fn a_container_is_on_the_mesh_as_what_its_labels_say() {
+    let host = Host::new(POLICY);
+    let web = host.start("web", &["app=web", "env=prod"], &[]);
+    let _echo = Echo::start(&host.api.netns, 7000);
+    for address in &web.addresses {
+        assert_eq!(page(&host.api.netns, *address, PATIENCE).as_deref(), Some("box\n"), "{address}");
+    }
+    assert!(tcp_echoes(&web.netns, host.api.v4(), 7000, 100_000, PATIENCE));
+    assert!(!tcp_echoes(&web.netns, host.api.v4(), 7001, 1, SILENCE), "what no rule allows");
+    let workload = host.workload("web").unwrap();
+    assert_eq!(workload["labels"]["env"], "prod");
+    assert_eq!(workload["measurement"]["runtime"], "docker");
+
+    // Two containers of one node are policed, too.
+    let db = host.start("db", &["app=db"], &[]);
+    assert!(page(&db.netns, web.v4(), SILENCE).is_none());
+    let inner = host.start("api2", &["app=api"], &[]);
+    assert_eq!(page(&inner.netns, web.v4(), PATIENCE).as_deref(), Some("box\n"));
+
+    // Docker shows the address that it has, finds it by name, and a container without a way around the mesh has none.
+    let shown =
+        host.docker.run(&["inspect", "-f", "{{.NetworkSettings.Networks.shop.IPAddress}}", "web"]).unwrap();
+    assert_eq!(shown, web.v4().to_string());
+    let asked = host.docker.run(&["exec", "api2", "wget", "-q", "-O", "-", "http://web/"]).unwrap();
+    assert_eq!(asked, "box");
+    assert!(!host.docker.run(&["exec", "web", "ip", "route"]).unwrap().contains("default"));
+}
+
+#[test]
+fn an_address_can_be_asked_for_and_networks_come_and_go_while_a_container_runs() {
+    let host = Host::new(POLICY);
+    let block = host.host.status().unwrap()["endpoints"][0]["blocks"][0].as_str().unwrap().to_owned();
+    let wanted = format!("{}.77", block.rsplit_once('.').unwrap().0);
+    // Docker itself wants the subnet to be named for that.
+    host.docker.run(&["network", "rm", "shop"]).unwrap();
+    let plugin = host.docker.plugin.as_str();
+    let create = ["network", "create", "-d", plugin, "-o", "network=shop", "--ipam-driver", plugin];
+    host.docker.run(&[&create[..], &["--subnet", "10.42.0.0/16", "shop"]].concat()).unwrap();
+    let web = host.start("web", &["app=web"], &["--ip", &wanted]);
+    assert_eq!(web.v4().to_string(), wanted);
+    for (address, says) in [(wanted.as_str(), "in use"), ("10.42.250.9", "not in this node's block")] {
+        let error = host.start_waiting("other", &[], &["--ip", address]).unwrap_err();
+        assert!(format!("{error:#}").contains(says), "{error:#}");
+        host.docker.run(&["rm", "-f", "other"]).unwrap();
+    }
+
+    host.docker.run(&["network", "disconnect", "shop", "web"]).unwrap();
+    host.mesh.wait(|| host.workload("web").is_none()).unwrap();
+    assert!(page(&host.api.netns, web.v4(), SILENCE).is_none());
+    host.docker.run(&["network", "connect", "bridge", "web"]).unwrap();
+    host.docker.run(&["network", "connect", "shop", "web"]).unwrap();
+    host.mesh.wait(|| host.workload("web").is_some()).unwrap();
+    let web = host.container("web", web.id);
+    assert_eq!(page(&host.api.netns, web.v4(), PATIENCE).as_deref(), Some("box\n"));
+}
+
+#[test]
+fn docker_publishes_ports_for_a_container_that_is_on_its_bridge_too() {
+    let host = Host::new(POLICY);
+    host.docker
+        .run(&[
+            "create",
+            "--name",
+            "web",
+            "--network",
+            "bridge",
+            "-p",
+            "8081:80",
+            "--label",
+            "app=web",
+            "box",
+        ])
+        .unwrap();
+    host.docker.run(&["network", "connect", "shop", "web"]).unwrap();
+    host.docker.run(&["start", "web"]).unwrap();
+    host.mesh.wait(|| host.workload("web").is_some()).unwrap();
+    let published = || page_at(&host.host.site.netns, "http://127.0.0.1:8081/");
+    host.mesh.wait(|| published().as_deref() == Some("box\n")).unwrap();
+    let web = host.container("web", String::new());
+    assert_eq!(page(&host.api.netns, web.v4(), PATIENCE).as_deref(), Some("box\n"));
+}
+
+fn page_at(from: &Netns, url: &str) -> Option<String> {
+    let mut command = std::process::Command::new("curl");
+    let out = from.run(|| command.args(["-s", "--max-time", "2", url]).output()).unwrap().unwrap();
+    out.status.success().then(|| String::from_utf8(out.stdout).unwrap())
+}
+
+#[test]
+fn a_container_that_is_killed_is_gone_and_its_place_is_nobody_elses() {
+    let host = Host::new(POLICY);
+    let web = host.start("web", &["app=web"], &[]);
+    let before = host.workload("web").unwrap();
+    let pid = host.docker.run(&["inspect", "-f", "{{.State.Pid}}", "web"]).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid.parse().unwrap()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    host.mesh.wait(|| host.workload("web").is_none()).unwrap();
+    host.docker.run(&["rm", "web"]).unwrap();
+    // Another one by the same name and labels is another workload.
+    let again = host.start("web", &["app=web"], &[]);
+    assert_ne!(host.workload("web").unwrap()["id"], before["id"]);
+    assert_eq!(page(&host.api.netns, again.v4(), PATIENCE).as_deref(), Some("box\n"));
+    assert_ne!(web.v4(), again.v4(), "a freed address comes last");
+}
+
+#[test]
+fn docker_and_the_daemon_may_go_and_come_back_while_connections_run() {
+    let mut host = Host::new(POLICY);
+    let web = host.start("web", &["app=web"], &[]);
+    let _echo = Echo::start(&host.api.netns, 7000);
+    let stream = Stream::start(&web.netns, host.api.v4(), 7000);
+    assert!(stream.flows(PATIENCE));
+
+    host.docker.kill();
+    assert!(stream.flows(PATIENCE), "Docker is not needed for packets");
+    host.docker.restart().unwrap();
+    assert!(stream.flows(PATIENCE));
+    assert_eq!(host.docker.run(&["exec", "web", "cat", "/www/index.html"]).unwrap(), "box");
+
+    host.host.kill();
+    host.host.start().unwrap();
+    host.mesh.wait(|| host.host.is_connected()).unwrap();
+    assert!(stream.flows(PATIENCE), "the daemon takes up the interface that it had");
+    assert_eq!(page(&host.api.netns, web.v4(), PATIENCE).as_deref(), Some("box\n"));
+
+    // What begins afterwards is on the mesh, and what was there goes as it should.
+    let second = host.start("second", &["app=web"], &[]);
+    assert_eq!(page(&host.api.netns, second.v4(), PATIENCE).as_deref(), Some("box\n"));
+    host.docker.run(&["rm", "-f", "web"]).unwrap();
+    host.mesh.wait(|| host.workload("web").is_none()).unwrap();
+    host.docker.run(&["restart", "-t", "0", "second"]).unwrap();
+    host.mesh.wait(|| host.workload("second").is_some()).unwrap();
+    let second = host.container("second", second.id);
+    let deadline = Instant::now() + PATIENCE;
+    while page(&host.api.netns, second.v4(), SILENCE).is_none() {
+        assert!(Instant::now() < deadline, "a restarted container is back");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn mistakes_with_docker_are_explained() {
+    let host = Host::new(POLICY);
+    let plugin = host.docker.plugin.as_str();
+    let said = |arguments: &[&str]| format!("{:#}", host.docker.run(arguments).unwrap_err());
+    let plain = said(&["network", "create", "-d", plugin, "-o", "network=shop", "plain"]);
+    assert!(plain.contains("--ipam-driver meshward --ipam-opt network=shop"), "{plain}");
+    let unknown =
+        said(&["network", "create", "-d", plugin, "--ipam-driver", plugin, "--ipam-opt", "network=shp", "x"]);
+    assert!(
+        unknown.contains("does not serve network `shp`") && unknown.contains("it serves: shop"),
+        "{unknown}"
+    );
+    let subnet =
+        said(&["network", "create", "-d", plugin, "--ipam-driver", plugin, "--subnet", "192.0.2.0/24", "x"]);
+    assert!(subnet.contains("no network of the mesh has the prefix 192.0.2.0/24"), "{subnet}");
+
+    // A label that cannot be kept leaves the container closed, and says why.
+    host.start_waiting("web", &["app=web", "meshward/site=aws"], &[]).unwrap();
+    host.mesh.wait(|| host.workload("web").is_some()).unwrap();
+    let refused = host.workload("web").unwrap()["refused"].to_string();
+    assert!(refused.contains("cannot be set by hand"), "{refused}");
+    let web = host.container("web", String::new());
+    assert!(page(&host.api.netns, web.v4(), SILENCE).is_none());
+}
