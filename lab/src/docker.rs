@@ -48,10 +48,19 @@ impl Docker {
         let mut docker =
             Self { site: site.clone(), folder: folder.to_owned(), plugin, process: None, _containerd };
         docker.restart()?;
-        let tree = busybox(&folder.join("box"), "box")?;
-        let file = tree.to_string_lossy().into_owned();
-        docker.run(&["import", "--change", r#"CMD ["httpd", "-f", "-h", "/www"]"#, &file, "box"])?;
+        docker.import("box", "box")?;
         Ok(docker)
+    }
+
+    /// Makes an image that serves a page with this content.
+    ///
+    /// # Errors
+    /// With what Docker says.
+    pub fn import(&self, name: &str, content: &str) -> Result<()> {
+        let tree = busybox(&self.folder.join("image"), content)?;
+        let file = tree.to_string_lossy().into_owned();
+        let command = r#"CMD ["httpd", "-f", "-h", "/www"]"#;
+        self.run(&["import", "--change", command, &file, name]).map(drop)
     }
 
     /// Starts it, for the first time or again.

@@ -6,11 +6,15 @@
 mod docker;
 mod internet;
 mod mesh;
+mod podman;
 mod process;
+mod registry;
 mod root;
 
 pub use docker::{Docker, busybox};
 pub use internet::{Internet, Site, back_to_back};
 pub use mesh::{Mesh, Node, Workload};
+pub use podman::Podman;
 pub use process::{Binaries, Process, output};
+pub use registry::{ImageKey, Registry};
 pub use root::{Rights, become_root};

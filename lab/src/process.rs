@@ -23,7 +23,7 @@ impl Binaries {
     /// # Errors
     /// If one is missing.
     pub fn in_folder(folder: &Path) -> Result<Self> {
-        for name in ["meshward-coordinator", "meshward-node", "meshctl", "shop"] {
+        for name in ["meshward-coordinator", "meshward-node", "meshward-cni", "meshctl", "shop"] {
             let path = folder.join(name);
             if !path.exists() {
                 bail!("{} is missing; build it with: cargo build --workspace", path.display());
@@ -39,6 +39,11 @@ impl Binaries {
     pub fn beside_this_test() -> Result<Self> {
         let test = std::env::current_exe()?;
         Self::in_folder(test.parent().and_then(Path::parent).context("the test has no folder")?)
+    }
+
+    /// The folder that they are in.
+    pub fn folder(&self) -> &Path {
+        &self.0
     }
 
     /// The path of one.

@@ -13,16 +13,16 @@ use std::{
 };
 
 /// A node with Docker and one without; `api`, a process on the second.
-struct Host {
-    docker: Docker,
-    host: Node,
-    api: Workload,
+pub struct Host {
+    pub docker: Docker,
+    pub host: Node,
+    pub api: Workload,
+    pub mesh: Mesh,
     _other: Node,
-    mesh: Mesh,
 }
 
 impl Host {
-    fn new(policy: &str) -> Self {
+    pub fn new(policy: &str) -> Self {
         let mut mesh = mesh();
         mesh.apply(policy).unwrap();
         let site = mesh.internet.site("host").unwrap();
@@ -37,22 +37,23 @@ impl Host {
     }
 
     /// Starts a container that serves a page, and waits until it is let in.
-    fn start(&self, name: &str, labels: &[&str], more: &[&str]) -> Container {
+    pub fn start(&self, name: &str, labels: &[&str], more: &[&str]) -> Container {
         let id = self.start_waiting(name, labels, more).unwrap();
-        self.mesh
-            .wait(|| self.workload(name).is_some_and(|own| own["refused"] == Value::Array(vec![])))
-            .unwrap();
+        self.wait_let_in(name);
         self.container(name, id)
     }
 
-    fn start_waiting(&self, name: &str, labels: &[&str], more: &[&str]) -> Result<String> {
+    /// Starts a container. Its image is `box`, if `more` names none.
+    pub fn start_waiting(&self, name: &str, labels: &[&str], more: &[&str]) -> Result<String> {
         let labels: Vec<&str> = labels.iter().flat_map(|label| ["--label", label]).collect();
-        let image = if more.iter().any(|word| word.contains("box")) { &[][..] } else { &["box"] };
+        let named = more.iter().any(|word| word.starts_with("localhost:"));
+        let image = if named { &[][..] } else { &["box"] };
         self.docker
             .run(&[&["run", "-d", "--name", name, "--network", "shop"], &labels[..], more, image].concat())
     }
 
-    fn container(&self, name: &str, id: String) -> Container {
+    /// A container as it is now.
+    pub fn container(&self, name: &str, id: String) -> Container {
         let pid = self.docker.run(&["inspect", "-f", "{{.State.Pid}}", name]).unwrap();
         let netns = Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))).unwrap();
         let workload = self.workload(name).unwrap();
@@ -61,21 +62,34 @@ impl Host {
         Container { id, netns, addresses }
     }
 
+    /// Waits until a workload is let in.
+    pub fn wait_let_in(&self, name: &str) {
+        let let_in = || self.workload(name).is_some_and(|own| own["refused"] == Value::Array(vec![]));
+        self.mesh.wait(let_in).unwrap();
+    }
+
+    /// Waits until a workload is refused, and gives why.
+    pub fn wait_refused(&self, name: &str) -> String {
+        let why = || Some(self.workload(name)?["refused"].as_array()?.first()?.as_str()?.to_owned());
+        self.mesh.wait(|| why().is_some()).unwrap();
+        why().unwrap()
+    }
+
     /// The workload as the coordinator has it.
-    fn workload(&self, name: &str) -> Option<Value> {
+    pub fn workload(&self, name: &str) -> Option<Value> {
         let all = self.mesh.read(&["workloads"]).ok()?;
         all.as_array()?.iter().find(|workload| workload["name"] == name).cloned()
     }
 }
 
-struct Container {
-    id: String,
-    netns: Netns,
-    addresses: Vec<IpAddr>,
+pub struct Container {
+    pub id: String,
+    pub netns: Netns,
+    pub addresses: Vec<IpAddr>,
 }
 
 impl Container {
-    fn v4(&self) -> IpAddr {
+    pub fn v4(&self) -> IpAddr {
         self.addresses[0]
     }
 }
@@ -87,7 +101,7 @@ rules:
 ";
 
 /// Asks for the page that a container serves.
-fn page(from: &Netns, of: IpAddr, patience: Duration) -> Option<String> {
+pub fn page(from: &Netns, of: IpAddr, patience: Duration) -> Option<String> {
     let mut command = std::process::Command::new("curl");
     command.args(["-s", "-g", "--max-time", &patience.as_secs_f32().to_string()]);
     command.arg(match of {

@@ -1,7 +1,9 @@
 //! End-to-end tests: the real binaries, real TUN devices and real packets, in network namespaces.
 
+mod admission;
 mod away;
 mod cli;
+mod cni;
 mod datapath;
 mod demo;
 mod docker;

@@ -1,0 +1,222 @@
+//! Virtual secure boot: what a container has to be before it may talk.
+
+use crate::{
+    docker::{Host, page},
+    support::{Echo, PATIENCE, SILENCE, Stream},
+};
+use meshward_lab::{ImageKey, Registry};
+use std::time::Duration;
+
+/// Signatures are looked for again every ten seconds.
+const LOOKED_AGAIN: Duration = Duration::from_secs(20);
+
+const RULES: &str = "network: shop
+rules:
+  - { name: api-to-web, from: { app: api }, to: { app: web }, allow: [tcp/80] }
+  - { name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/7000] }
+";
+
+/// The rules, and that `web` is signed by a key and comes from `shop`.
+fn signed(key: &ImageKey) -> String {
+    let pem = key.pem().unwrap().replace('\n', "\n    ");
+    format!(
+        "{RULES}keys:\n  release: |\n    {pem}\nadmission:\n  - {{ name: web-is-released, for: {{ app: web }}, images: [localhost:5000/shop/*], signed_by: [release] }}\n"
+    )
+}
+
+struct Shop {
+    host: Host,
+    registry: Registry,
+    key: ImageKey,
+}
+
+impl Shop {
+    fn new() -> Self {
+        let key = ImageKey::new().unwrap();
+        let host = Host::new(&signed(&key));
+        let registry = Registry::start(&host.host.site, &host.mesh.folder().join("registry")).unwrap();
+        Self { host, registry, key }
+    }
+
+    /// Pushes an image `shop/NAME`.
+    fn push(&self, name: &str) -> String {
+        self.registry.push(&self.host.docker, &format!("shop/{name}"), "1", name).unwrap()
+    }
+
+    fn audit(&self) -> String {
+        self.host.mesh.meshctl(&["audit", "--limit", "100"]).unwrap()
+    }
+}
+
+#[test]
+fn only_an_image_that_the_right_key_has_signed_may_talk() {
+    let shop = Shop::new();
+    let (host, registry) = (&shop.host, &shop.registry);
+    let right = shop.push("web");
+    registry.sign("shop/web", "1", &shop.key).unwrap();
+    let web = host.start("web", &["app=web"], &[&right]);
+    assert_eq!(page(&host.api.netns, web.v4(), PATIENCE).as_deref(), Some("web\n"));
+    let labels = &host.workload("web").unwrap()["labels"];
+    assert_eq!(labels["meshward/image.signed-by"], "release");
+    assert_eq!(labels["meshward/image.repo"], "localhost:5000/shop/web");
+    assert_eq!(labels["meshward/site"], "host");
+
+    let unsigned = shop.push("unsigned");
+    let wrong = shop.push("wrong");
+    registry.sign("shop/wrong", "1", &ImageKey::new().unwrap()).unwrap();
+    // A good signature, but of another image.
+    let tampered = shop.push("tampered");
+    let (own, other) =
+        (registry.digest("shop/tampered", "1").unwrap(), registry.digest("shop/web", "1").unwrap());
+    registry.attach("shop/tampered", &own, &other, &shop.key).unwrap();
+    for (name, image) in [("unsigned", &unsigned), ("wrong", &wrong), ("tampered", &tampered)] {
+        let id = host.start_waiting(name, &["app=web"], &[image]).unwrap();
+        let why = host.wait_refused(name);
+        assert!(why.contains("web-is-released") && why.contains("no valid signature by release"), "{why}");
+        let container = host.container(name, id);
+        assert!(page(&host.api.netns, container.v4(), SILENCE).is_none(), "{name}");
+        assert!(shop.audit().contains(&format!("refused {name} (")), "{}", shop.audit());
+        let shown = host.host.meshctl(&["attached"]).unwrap();
+        assert!(shown.contains("no valid signature"), "{shown}");
+    }
+    // An image of elsewhere, and a process, are not what is wanted either.
+    host.start_waiting("local", &["app=web"], &[]).unwrap();
+    assert!(host.wait_refused("local").contains("comes from elsewhere"));
+    let process = host.host.attach("shop", "app=web").err().unwrap().to_string();
+    assert!(process.contains("no container runtime"), "{process}");
+    // Whoever does not say that it is `web` may be what it likes.
+    host.start("other", &["app=other"], &[]);
+}
+
+#[test]
+fn a_signature_that_comes_later_and_a_rule_that_changes_count() {
+    let shop = Shop::new();
+    let (host, registry) = (&shop.host, &shop.registry);
+    let image = shop.push("web");
+    let id = host.start_waiting("web", &["app=web"], &[&image]).unwrap();
+    host.wait_refused("web");
+    registry.sign("shop/web", "1", &shop.key).unwrap();
+    let begun = std::time::Instant::now();
+    while host.workload("web").unwrap()["refused"][0].is_string() {
+        assert!(begun.elapsed() < LOOKED_AGAIN, "the signature is found");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let web = host.container("web", id);
+    let _echo = Echo::start(&host.api.netns, 7000);
+    let stream = Stream::start(&web.netns, host.api.v4(), 7000);
+    assert!(stream.flows(PATIENCE));
+
+    // The key is another now: what runs is judged anew, and cut.
+    let other = ImageKey::new().unwrap();
+    let folder = host.mesh.folder().join("next.yaml");
+    std::fs::write(&folder, signed(&other)).unwrap();
+    let next = folder.to_string_lossy().into_owned();
+    let said = host.mesh.meshctl(&["policy", "apply", &next, "--dry-run"]).unwrap();
+    assert!(said.contains("refuses web ("), "{said}");
+    assert!(stream.flows(PATIENCE), "a dry run does nothing");
+    host.mesh.meshctl(&["policy", "apply", &next]).unwrap();
+    host.wait_refused("web");
+    assert!(!stream.flows(SILENCE), "an established connection is cut");
+    let links = host.mesh.read(&["links"]).unwrap()["links"].clone();
+    let open = |link: &serde_json::Value| link["acl"]["allowed"].as_array().is_none_or(|acl| !acl.is_empty());
+    assert!(!links.as_array().unwrap().iter().any(open), "{links}");
+    let back = host.mesh.apply(&signed(&shop.key)).unwrap();
+    assert!(back.contains("lets in web ("), "{back}");
+    assert!(stream.flows(PATIENCE), "and goes on when it is let in again");
+}
+
+#[test]
+fn a_verdict_is_its_containers_own() {
+    let shop = Shop::new();
+    let host = &shop.host;
+    let right = shop.push("web");
+    shop.registry.sign("shop/web", "1", &shop.key).unwrap();
+    let web = host.start("web", &["app=web"], &[&right]);
+    host.docker.run(&["rm", "-f", "web"]).unwrap();
+    host.mesh.wait(|| host.workload("web").is_none()).unwrap();
+    // The same name, address and labels; but another image.
+    let evil = shop.push("evil");
+    host.docker.run(&["network", "rm", "shop"]).unwrap();
+    let plugin = host.docker.plugin.as_str();
+    let create =
+        ["network", "create", "-d", plugin, "--ipam-driver", plugin, "--subnet", "10.42.0.0/16", "shop"];
+    host.docker.run(&create).unwrap();
+    let address = web.v4().to_string();
+    let id = host.start_waiting("web", &["app=web"], &["--ip", &address, &evil]).unwrap();
+    assert!(host.wait_refused("web").contains("no valid signature"));
+    let evil = host.container("web", id);
+    assert_eq!(evil.v4(), web.v4());
+    assert!(page(&host.api.netns, evil.v4(), SILENCE).is_none());
+}
+
+#[test]
+fn privileges_and_set_up_are_judged() {
+    let plain = format!("{RULES}admission: [{{ name: no-privileges }}]\n");
+    let host = Host::new(&plain);
+    for (name, flags, says) in [
+        ("unconfined", vec!["--security-opt", "seccomp=unconfined"], "security seccomp=unconfined"),
+        ("capable", vec!["--cap-add", "NET_ADMIN"], "capability NET_ADMIN"),
+        ("host-pid", vec!["--pid", "host"], "host pid namespace"),
+    ] {
+        host.start_waiting(name, &["app=web"], &flags).unwrap();
+        let why = host.wait_refused(name);
+        assert!(why.contains("privileges that are not listed") && why.contains(says), "{why}");
+    }
+    host.start("web", &["app=web"], &[]);
+    // Set up just like this, and in no other way.
+    let config = host.workload("web").unwrap()["measurement"]["config"].as_str().unwrap().to_owned();
+    let fixed = format!("{RULES}admission: [{{ name: fixed, for: {{ app: web }}, config: ['{config}'] }}]\n");
+    host.mesh.apply(&fixed).unwrap();
+    host.wait_let_in("web");
+    host.start("web2", &["app=web"], &[]);
+    host.start_waiting("web3", &["app=web"], &["-e", "EXTRA=1"]).unwrap();
+    assert!(host.wait_refused("web3").contains("set up in another way"));
+}
+
+#[test]
+fn labels_can_change_while_a_workload_runs() {
+    let host = Host::new(RULES);
+    let web = host.start("web", &["app=web"], &[]);
+    assert!(page(&host.api.netns, web.v4(), PATIENCE).is_some());
+    let id = host.workload("web").unwrap()["id"].as_str().unwrap().to_owned();
+    let said = host.host.meshctl(&["label", &id, "app=old", "tier=x"]).unwrap();
+    assert!(said.contains("app=old,tier=x"), "{said}");
+    host.mesh.wait(|| host.workload("web").unwrap()["labels"]["app"] == "old").unwrap();
+    assert!(page(&host.api.netns, web.v4(), SILENCE).is_none());
+    host.host.meshctl(&["label", &id, "app=web", "tier-"]).unwrap();
+    host.mesh.wait(|| host.workload("web").unwrap()["labels"]["app"] == "web").unwrap();
+    assert!(page(&host.api.netns, web.v4(), PATIENCE).is_some());
+    let error = host.host.meshctl(&["label", &id, "meshward/site=aws"]).unwrap_err().to_string();
+    assert!(error.contains("cannot be set by hand"), "{error}");
+}
+
+#[test]
+fn while_the_coordinator_is_away_a_node_lets_in_what_is_like_what_was_let_in() {
+    let mut shop = Shop::new();
+    let right = shop.push("web");
+    shop.registry.sign("shop/web", "1", &shop.key).unwrap();
+    let unsigned = shop.push("unsigned");
+    shop.host.start("web", &["app=web"], &[&right]);
+    shop.host.mesh.coordinator.kill();
+    let host = &shop.host;
+    let state = |name: &str| {
+        let all: serde_json::Value =
+            serde_json::from_str(&host.host.meshctl(&["attached", "-o", "json"]).unwrap()).unwrap();
+        let own = all.as_array().unwrap().iter().find(|workload| workload["name"] == name).cloned();
+        own.map(|own| {
+            (own["state"].as_str().unwrap().to_owned(), own["addresses"][0].as_str().unwrap().to_owned())
+        })
+    };
+    let is = |name: &str, wanted: &str| state(name).is_some_and(|(state, _)| state == wanted);
+    host.start_waiting("again", &["app=web"], &[&right]).unwrap();
+    host.mesh.wait(|| is("again", "vouched")).unwrap();
+    let address = state("again").unwrap().1.parse().unwrap();
+    assert!(page(&host.api.netns, address, PATIENCE).is_some());
+    host.start_waiting("unsigned", &["app=web"], &[&unsigned]).unwrap();
+    host.mesh.wait(|| is("unsigned", "waiting")).unwrap();
+    let address = state("unsigned").unwrap().1.parse().unwrap();
+    assert!(page(&host.api.netns, address, SILENCE).is_none());
+    shop.host.mesh.restart_coordinator().unwrap();
+    assert!(shop.host.wait_refused("unsigned").contains("no valid signature"));
+    shop.host.wait_let_in("again");
+}
