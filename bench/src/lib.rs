@@ -1,6 +1,7 @@
 //! Benchmarks: the release binaries beside what others use, in one run, alternating.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod compare;
 mod contender;
 mod link;
@@ -11,6 +12,7 @@ mod quarantine;
 mod report;
 mod swarm;
 
+pub use attach::attach;
 pub use compare::{Figures, Target};
 pub use contender::{PROGRAMS, Tools};
 pub use link::{link, round_trips};

@@ -104,6 +104,13 @@ impl Docker {
         command
     }
 
+    /// `docker-compose` in a folder.
+    pub fn compose_command(&self, folder: &Path) -> Command {
+        let mut command = Command::new("docker-compose");
+        command.current_dir(folder).env("DOCKER_HOST", format!("unix://{}", self.socket().display()));
+        command
+    }
+
     /// Runs `docker` to its end and gives what it printed.
     ///
     /// # Errors

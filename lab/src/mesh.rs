@@ -265,6 +265,11 @@ impl Node {
         self.folder.join("node.sock")
     }
 
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
     /// What the daemon has printed.
     pub fn printed(&self) -> String {
         fs::read_to_string(self.folder.join("node.log")).unwrap_or_default()

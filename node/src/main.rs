@@ -25,6 +25,7 @@ use folder::Folder;
 use join::Invitation;
 use meshward_daemon::Mistake;
 use meshward_model::{Labels, NodeName};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use offloads::Offload;
 use serde::Serialize;
 use std::{
@@ -34,7 +35,7 @@ use std::{
     process::ExitCode,
 };
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{debug, info, warn};
 
 /// The node daemon: it gives the workloads of this host their place in the mesh, and enforces policy on every packet.
 ///
@@ -171,6 +172,7 @@ fn open(common: &Common) -> Result<(Config, Folder)> {
 
 async fn run(common: Common) -> Result<()> {
     let (config, folder) = open(&common)?;
+    allow_descriptors();
     // Clients of registries take the process's default; there is one provider in it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let membership = folder.membership()?.ok_or_else(|| {
@@ -206,6 +208,16 @@ async fn run(common: Common) -> Result<()> {
         let _ = std::fs::remove_file(plugin);
     }
     Ok(())
+}
+
+/// Every workload is a descriptor: as many as the machine's settings allow.
+fn allow_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most).map(|()| most));
+    match raised {
+        Ok(most) => debug!(most, "descriptors"),
+        Err(error) => warn!("the limit of descriptors cannot be raised: {error}"),
+    }
 }
 
 fn host_name() -> Result<NodeName> {

@@ -257,6 +257,96 @@ fn docker_and_the_daemon_may_go_and_come_back_while_connections_run() {
 }
 
 #[test]
+fn whatever_is_asked_of_the_plugin_is_answered_in_dockers_form() {
+    let host = Host::new(POLICY);
+    let socket = format!("/run/docker/plugins/{}.sock", host.docker.plugin);
+    let ask = |call: &str, body: &str| -> (String, Value) {
+        let url = format!("http://plugin/{call}");
+        let mut curl = std::process::Command::new("curl");
+        curl.args([
+            "-s",
+            "--unix-socket",
+            &socket,
+            "-X",
+            "POST",
+            "-w",
+            "\n%{http_code}",
+            "--data-binary",
+            body,
+            &url,
+        ]);
+        let out = curl.output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        (status.to_owned(), serde_json::from_str(body).unwrap())
+    };
+    let calls = [
+        "NetworkDriver.CreateNetwork",
+        "NetworkDriver.CreateEndpoint",
+        "NetworkDriver.Join",
+        "IpamDriver.RequestPool",
+        "IpamDriver.RequestAddress",
+    ];
+    let bodies = [
+        "",
+        "{",
+        "[]",
+        "null",
+        r#"{"NetworkID":7}"#,
+        r#"{"NetworkID":"x","EndpointID":"y","SandboxKey":"/z"}"#,
+        r#"{"PoolID":"../../x/4","Address":"no"}"#,
+        r#"{"Pool":"10.42.0.0/99","V6":"perhaps"}"#,
+        r#"{"Options":{"com.docker.network.generic":{"network":"A B"}},"NetworkID":"x"}"#,
+    ];
+    for call in calls {
+        for body in bodies {
+            let (status, answer) = ask(call, body);
+            // What leaves out the network means the only one.
+            if status == "200" {
+                assert!(
+                    ["IpamDriver.RequestPool", "NetworkDriver.CreateNetwork"].contains(&call),
+                    "{call} {body}"
+                );
+                continue;
+            }
+            assert!(!answer["Err"].as_str().unwrap().is_empty(), "{call} {body}: {answer}");
+        }
+    }
+    let (status, answer) = ask("NetworkDriver.Dance", "{}");
+    assert_eq!((status.as_str(), answer["Err"].as_str().is_some()), ("404", true));
+    // What is gone can go again.
+    for call in ["NetworkDriver.DeleteNetwork", "NetworkDriver.DeleteEndpoint", "NetworkDriver.Leave"] {
+        assert_eq!(ask(call, r#"{"NetworkID":"x","EndpointID":"y"}"#).0, "200");
+    }
+    host.start("web", &["app=web"], &[]);
+}
+
+#[test]
+fn a_compose_file_puts_its_services_on_the_mesh() {
+    let host = Host::new(POLICY);
+    host.docker.run(&["network", "rm", "shop"]).unwrap();
+    let plugin = &host.docker.plugin;
+    let file = format!(
+        "version: '3.3'\nservices:\n  web: {{ image: box, labels: {{ app: web }}, networks: [shop] }}\n  api: {{ image: box, labels: {{ app: api }}, networks: [shop] }}\nnetworks:\n  shop: {{ driver: {plugin}, driver_opts: {{ network: shop }}, ipam: {{ driver: {plugin}, options: {{ network: shop }} }} }}\n"
+    );
+    let folder = host.mesh.folder().join("compose");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("docker-compose.yml"), file).unwrap();
+    let compose = |arguments: &[&str]| {
+        let mut command = host.docker.compose_command(&folder);
+        meshward_lab::output(&host.host.site.netns, command.args(arguments)).unwrap()
+    };
+    compose(&["up", "-d"]);
+    let id = compose(&["ps", "-q", "api"]).trim().to_owned();
+    let name = |service: &str| format!("compose-{service}-1");
+    host.wait_let_in(&name("web"));
+    host.wait_let_in(&name("api"));
+    assert_eq!(host.docker.run(&["exec", &id, "wget", "-q", "-O", "-", "http://web/"]).unwrap(), "box");
+    compose(&["down", "-t", "0"]);
+    host.mesh.wait(|| host.workload(&name("web")).is_none()).unwrap();
+}
+
+#[test]
 fn mistakes_with_docker_are_explained() {
     let host = Host::new(POLICY);
     let plugin = host.docker.plugin.as_str();

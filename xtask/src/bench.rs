@@ -33,6 +33,8 @@ enum Bench {
     Local,
     /// A link with 10,000 rules loaded, beside one with a single rule
     Rules,
+    /// A thousand workloads that come to a node and go: what that costs, and that nothing is left
+    Attach,
     /// One node with thousands of peers: whom it reaches, and its memory
     Node,
     /// The packet path by itself: new flows through the filter, and packets through an endpoint beside boringtun's engine
@@ -99,6 +101,7 @@ fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
         Bench::RoundTrips => meshward_bench::round_trips(&tools, folder.path(), quick),
         Bench::Local => meshward_bench::local(&tools, folder.path(), quick),
         Bench::Rules => meshward_bench::rules(&tools, folder.path(), quick),
+        Bench::Attach => meshward_bench::attach(&tools, quick),
         Bench::Node => meshward_bench::node(&tools, quick),
         Bench::Quarantine => meshward_bench::quarantine(&tools, quick),
         Bench::Datapath | Bench::Policy | Bench::Propagate => Ok(Vec::new()),

@@ -21,6 +21,8 @@ enum Target {
     Segmentation,
     /// Packets from a peer, merged and cut again
     Coalescing,
+    /// Calls of the CNI plugin
+    Cni,
     /// Datagrams from anybody, and sealed messages from a peer
     Peer,
 }

@@ -20,12 +20,13 @@ pub struct Options {
 }
 
 /// A program that the tests run, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("wireguard-go", "wireguard-go"),
     ("wg", "wireguard-tools"),
     ("curl", "curl"),
     ("dockerd", "docker.io"),
     ("docker", "docker.io"),
+    ("docker-compose", "docker-compose"),
     ("podman", "podman"),
     ("skopeo", "skopeo"),
     ("docker-registry", "docker-registry"),

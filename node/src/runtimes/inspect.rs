@@ -158,7 +158,7 @@ fn set_up(container: &ContainerInspectResponse, privileges: &[String]) -> Sha256
 fn mount(mount: &MountPoint) -> SetUpMount<'_> {
     SetUpMount {
         destination: mount.destination.as_deref().unwrap_or_default(),
-        source: mount.name.is_none().then(|| mount.source.as_deref()).flatten(),
+        source: mount.source.as_deref().filter(|_| mount.name.is_none()),
         writable: mount.rw.unwrap_or(true),
     }
 }

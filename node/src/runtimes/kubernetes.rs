@@ -198,6 +198,12 @@ fn found(pod: &Pod, object: &PodObject) -> Option<Found> {
 mod tests {
     use super::*;
     use meshward_model::local::Kubernetes;
+    use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsAcceptor;
 
     fn pod() -> Pod {
         let api = Kubernetes { server: "https://k".into(), token_file: "/t".into(), ca_file: "/c".into() };
@@ -225,5 +231,61 @@ mod tests {
         let measured = found.measurement.unwrap();
         assert_eq!(measured.images[0].to_string(), format!("registry.example/shop/web@{digest}"));
         assert_eq!(measured.privileges, ["capability NET_ADMIN", "host pid namespace"]);
+    }
+
+    /// A server that answers each request alike, once it has the right token.
+    async fn serve(listener: TcpListener, acceptor: TlsAcceptor, body: String) {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = vec![0; 4096];
+            let length = stream.read(&mut request).await.unwrap_or_default();
+            let request = String::from_utf8_lossy(&request[..length]).to_lowercase();
+            let allowed = request.starts_with("get /api/v1/namespaces/shop/pods/web-7f http")
+                && request.contains("authorization: bearer t0ken\r\n");
+            let status = if allowed { "200 OK" } else { "403 Forbidden" };
+            let length = body.len();
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_api_is_asked_over_tls_with_a_token() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let digest = Sha256::of(b"web");
+        let body = format!(
+            r#"{{"metadata":{{"labels":{{"app":"web"}}}},"spec":{{"containers":[{{"name":"web"}}]}},"status":{{"containerStatuses":[{{"name":"web","image":"r.example/web","imageID":"r.example/web@{digest}"}}]}}}}"#
+        );
+        tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), body));
+        let folder = tempfile::tempdir().unwrap();
+        let (token_file, ca_file) = (folder.path().join("token"), folder.path().join("ca.pem"));
+        fs::write(&ca_file, made.cert.pem()).unwrap();
+        fs::write(&token_file, "t0ken\n").unwrap();
+        let api = Kubernetes {
+            server: format!("https://localhost:{port}/"),
+            token_file: token_file.clone(),
+            ca_file,
+        };
+        let pod = Pod { api, ..pod() };
+        let found = look(&pod).await.unwrap().unwrap();
+        assert_eq!(found.labels.get("app"), Some("web"));
+        fs::write(&token_file, "other").unwrap();
+        assert!(look(&pod).await.is_err());
+        let elsewhere = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(&pod.api.ca_file, elsewhere.cert.pem()).unwrap();
+        assert!(look(&pod).await.is_err(), "a server that the CA has not signed is not asked");
     }
 }
