@@ -61,8 +61,10 @@ pub enum Command {
 pub struct Attachment {
     /// The container's or pod's id.
     pub container: String,
-    /// What the interface is called.
+    /// What the runtime calls the interface.
     pub interface: String,
+    /// What it is called.
+    pub named: String,
     /// Its namespace; not always given with DEL.
     pub netns: Option<PathBuf>,
 }
@@ -240,26 +242,29 @@ fn attachment(command: Command, raw: &Raw, environment: &Environment) -> Result<
     }
     let asked = environment.need("CNI_IFNAME")?;
     let chained = raw.prev_result.is_some() && command != Command::Check;
-    let interface = match &raw.interface {
+    let named = match &raw.interface {
         Some(own) => own.clone(),
         None if chained && has_interface(raw.prev_result.as_ref(), asked) => CHAINED_INTERFACE.to_owned(),
         None => asked.to_owned(),
     };
-    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-    if interface.is_empty()
-        || interface.len() > 15
-        || interface.contains(bad)
-        || [".", ".."].contains(&interface.as_str())
-    {
-        return Err(invalid(format!(
-            "`{interface}` cannot name an interface: use at most 15 characters without `/`, `:` and blanks"
-        )));
+    for name in [asked, &named] {
+        if !names_interface(name) {
+            return Err(invalid(format!(
+                "`{name}` cannot name an interface: use at most 15 characters without `/`, `:` and blanks"
+            )));
+        }
     }
     let netns = match command {
         Command::Del => environment.get("CNI_NETNS").map(PathBuf::from),
         _ => Some(PathBuf::from(environment.need("CNI_NETNS")?)),
     };
-    Ok(Attachment { container, interface, netns })
+    Ok(Attachment { container, interface: asked.to_owned(), named, netns })
+}
+
+/// As the kernel wants them (`dev_valid_name` of net/core/dev.c).
+fn names_interface(name: &str) -> bool {
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    !name.is_empty() && name.len() <= 15 && !name.contains(bad) && ![".", ".."].contains(&name)
 }
 
 fn has_interface(result: Option<&Value>, name: &str) -> bool {
@@ -396,7 +401,7 @@ mod tests {
     fn behind_another_plugin_the_interface_has_a_name_of_its_own() {
         let chained = CONFIG.replace("\"type\"", r#""prevResult":{"interfaces":[{"name":"eth0"}]},"type""#);
         let interface = |command: &str, text: &str| {
-            read(&environment(command), text.as_bytes()).unwrap().attachment.unwrap().interface
+            read(&environment(command), text.as_bytes()).unwrap().attachment.unwrap().named
         };
         assert_eq!(interface("ADD", &chained), "mesh0");
         assert_eq!(interface("ADD", &chained.replace("\"type\"", r#""interface":"shop0","type""#)), "shop0");
@@ -476,7 +481,7 @@ mod tests {
             if let Ok(call) = read(&environment, odd.to_string().as_bytes()) {
                 prop_assert!(call.config.declared.labels.check_unreserved().is_ok());
                 if let Some(attachment) = call.attachment {
-                    prop_assert!(!attachment.interface.contains('/') && !attachment.container.contains('/'));
+                    prop_assert!(!attachment.named.contains('/') && !attachment.container.contains('/'));
                 }
             }
         }

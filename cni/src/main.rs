@@ -57,12 +57,13 @@ fn carry_out(call: Call) -> Result<Option<Value>, Error> {
 }
 
 async fn add(client: &Client, call: Call, attachment: Attachment) -> Result<Value, Error> {
-    let Attachment { container, interface, netns } = attachment;
+    let Attachment { container, interface, named, netns } = attachment;
     let netns = netns.unwrap_or_default();
     let wanted = PlaceContainer {
         network: call.config.network,
         container,
-        interface: interface.clone(),
+        interface,
+        named: named.clone(),
         netns: netns.clone(),
         addresses: call.config.addresses,
         engine: call.config.engine,
@@ -71,7 +72,7 @@ async fn add(client: &Client, call: Call, attachment: Attachment) -> Result<Valu
     };
     let placed: PlacedContainer = client.post("/v1/containers", &wanted).await.map_err(told)?;
     let made = Added {
-        interface,
+        interface: named,
         sandbox: netns.to_string_lossy().into_owned(),
         mtu: placed.mtu,
         addresses: placed.addresses,
@@ -81,6 +82,9 @@ async fn add(client: &Client, call: Call, attachment: Attachment) -> Result<Valu
 }
 
 fn path(container: &str, interface: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let encode = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let interface: String = interface.bytes().map(encode).collect();
     format!("/v1/containers/{container}/{interface}")
 }
 
@@ -99,7 +103,7 @@ async fn check(client: &Client, attachment: &Attachment) -> Result<(), Error> {
     let found: AttachedContainer =
         client.get(&path(&attachment.container, &attachment.interface)).await.map_err(told)?;
     if !found.is_there {
-        let details = format!("the interface {} is not in the container any more", attachment.interface);
+        let details = format!("the interface {} is not in the container any more", attachment.named);
         return Err(Error::new(Code::UnknownContainer, "the interface is gone", details));
     }
     Ok(())
@@ -109,10 +113,8 @@ async fn collect(client: &Client, call: &Call) -> Result<(), Error> {
     let all: Vec<ContainerKey> =
         client.get(&format!("/v1/containers?network={}", call.config.network)).await.map_err(told)?;
     let is_valid = |own: &ContainerKey| {
-        call.config.valid.iter().any(|(container, interface)| {
-            // Behind another plugin the runtime knows the interface by the other's name.
-            *container == own.container && (*interface == own.interface || own.interface.starts_with("mesh"))
-        })
+        let mut valid = call.config.valid.iter();
+        valid.any(|(container, interface)| *container == own.container && *interface == own.interface)
     };
     for gone in all.into_iter().filter(|own| !is_valid(own)) {
         match client.delete(&path(&gone.container, &gone.interface)).await {

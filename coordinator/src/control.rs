@@ -11,7 +11,8 @@ use meshward_daemon::{frames, tls::NodeCertificate};
 use meshward_model::{
     Change, NodeName, Revision,
     control::{
-        ALPN_JOIN, ALPN_SESSION, FromCoordinator, FromNode, JoinReply, JoinRequest, MAX_FRAME, MAX_JOIN_FRAME,
+        ALPN_JOIN, ALPN_SESSION, FromCoordinator, FromNode, JoinReply, JoinRequest, MAX_FRAME,
+        MAX_JOIN_FRAME, encode, encode_update,
     },
 };
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rustls::HandshakeData};
@@ -191,7 +192,7 @@ impl Serving {
         let _end = RemoveAtEnd(&self.mesh.clone(), session.clone());
         info!(node = %self.node, from = %session.address(), %revision, "session begun");
         if ours == theirs {
-            self.update(current, vec![], true).await?;
+            self.update(current, vec![]).await?;
         } else {
             self.compare(&session).await?;
         }
@@ -212,7 +213,9 @@ impl Serving {
                     due = None;
                     match self.mesh.sessions.next(session) {
                         (_, Next::Wait) => {}
-                        (revision, Next::Send(changes, urgent)) => self.update(revision, changes, urgent).await?,
+                        (revision, Next::Send(changes, urgent)) => {
+                            self.say_encoded(&encode_update(revision, &changes, urgent)).await?;
+                        }
                         (_, Next::Compare) => self.compare(session).await?,
                     }
                 }
@@ -241,19 +244,23 @@ impl Serving {
             world.view_of(&self.node)
         });
         let changes = view.changes_since(&shadow);
-        self.update(view.revision, changes, true).await?;
+        self.update(view.revision, changes).await?;
         for message in before {
             self.take(message, session).await?;
         }
         Ok(())
     }
 
-    async fn update(&mut self, revision: Revision, changes: Vec<Change>, urgent: bool) -> Result<()> {
-        self.say(&FromCoordinator::Update { revision, changes, urgent }).await
+    async fn update(&mut self, revision: Revision, changes: Vec<Change>) -> Result<()> {
+        self.say(&FromCoordinator::Update { revision, changes, urgent: true }).await
     }
 
     async fn say(&mut self, message: &FromCoordinator) -> Result<()> {
-        let sent = tokio::time::timeout(STUCK, frames::send(&mut self.send, message)).await;
+        self.say_encoded(&encode(message)).await
+    }
+
+    async fn say_encoded(&mut self, frame: &[u8]) -> Result<()> {
+        let sent = tokio::time::timeout(STUCK, frames::send_encoded(&mut self.send, frame)).await;
         Ok(sent.context("the node has stopped reading")??)
     }
 

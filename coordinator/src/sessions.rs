@@ -4,8 +4,8 @@ use crate::world::Deltas;
 use futures::future::join_all;
 use meshward_daemon::frames;
 use meshward_model::{
-    Change, NodeName, Revision,
-    control::{Answer, MAX_FRAME, Question},
+    NodeName, Revision,
+    control::{Answer, EncodedChanges, MAX_FRAME, Question},
 };
 use parking_lot::{Mutex, RwLock};
 use quinn::Connection;
@@ -46,7 +46,7 @@ pub struct Session {
 /// What waits for a node.
 #[derive(Default)]
 struct Backlog {
-    deltas: VecDeque<(Revision, Arc<[Change]>)>,
+    deltas: VecDeque<(Revision, EncodedChanges)>,
     /// How many changes that are.
     changes: usize,
     urgent: bool,
@@ -60,17 +60,17 @@ pub enum Next {
     /// Nothing is new.
     Wait,
     /// To send these changes, and whether one of them is urgent.
-    Send(Vec<Change>, bool),
+    Send(Vec<EncodedChanges>, bool),
     /// To find out what the node has.
     Compare,
 }
 
 impl Backlog {
     /// Adds changes; gives whether the session has to be told: not if it knows already that something waits.
-    fn push(&mut self, revision: Revision, changes: &Arc<[Change]>, urgent: bool) -> bool {
+    fn push(&mut self, revision: Revision, changes: &EncodedChanges, urgent: bool) -> bool {
         let wakes = (urgent && !self.urgent) || (self.deltas.is_empty() && !self.overflowed);
         self.urgent |= urgent;
-        self.changes += changes.len();
+        self.changes += changes.count();
         if self.overflowed {
             return wakes;
         }
@@ -95,9 +95,9 @@ impl Backlog {
         }
         let mut changes = Vec::new();
         while let Some((_, delta)) = self.deltas.pop_front_if(|(revision, _)| *revision <= published) {
-            changes.extend(delta.iter().cloned());
+            self.changes -= delta.count();
+            changes.push(delta);
         }
-        self.changes -= changes.len();
         let urgent = self.urgent;
         // What is of a revision that is still being delivered stays as urgent as it is.
         self.urgent &= self.waits();
@@ -227,8 +227,10 @@ impl Sessions {
         let table = self.table.read();
         let mut woken = Vec::new();
         for delta in &deltas.all {
+            let mut encoded = None;
             for session in delta.nodes.iter().filter_map(|node| table.by_index.get(&node)) {
-                if session.backlog.lock().push(revision, &delta.changes, delta.urgent) {
+                let changes = encoded.get_or_insert_with(|| EncodedChanges::of(&delta.changes));
+                if session.backlog.lock().push(revision, changes, delta.urgent) {
                     woken.push(session);
                 }
             }
@@ -299,20 +301,20 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_model::{IdentityId, ItemKey};
+    use meshward_model::{Change, IdentityId, ItemKey};
 
-    fn change(at: u32) -> Change {
-        Change::Drop(ItemKey::Identity("shop".parse().unwrap(), IdentityId(at)))
+    fn change(at: u32) -> EncodedChanges {
+        EncodedChanges::of(&[Change::Drop(ItemKey::Identity("shop".parse().unwrap(), IdentityId(at)))])
     }
 
     #[test]
     fn a_backlog_keeps_order_and_holds_back_half_a_revision() {
         let mut backlog = Backlog::default();
-        backlog.push(Revision(1), &vec![change(1)].into(), false);
-        backlog.push(Revision(1), &vec![change(2)].into(), true);
-        backlog.push(Revision(2), &vec![change(3)].into(), false);
+        backlog.push(Revision(1), &change(1), false);
+        backlog.push(Revision(1), &change(2), true);
+        backlog.push(Revision(2), &change(3), false);
         assert!(backlog.urgent);
-        assert!(!backlog.push(Revision(2), &vec![change(4)].into(), true), "it knows already");
+        assert!(!backlog.push(Revision(2), &change(4), true), "it knows already");
         assert_eq!(backlog.next(Revision(0)), Next::Wait);
         assert_eq!(backlog.next(Revision(1)), Next::Send(vec![change(1), change(2)], true));
         assert_eq!(backlog.next(Revision(2)), Next::Send(vec![change(3), change(4)], true));
@@ -322,9 +324,9 @@ mod tests {
     #[test]
     fn what_a_revision_under_delivery_leaves_behind_is_known_to_wait_and_stays_urgent() {
         let mut backlog = Backlog::default();
-        assert!(backlog.push(Revision(1), &vec![change(1)].into(), false), "the session is told");
-        assert!(backlog.push(Revision(2), &vec![change(2)].into(), true));
-        assert!(!backlog.push(Revision(2), &vec![change(3)].into(), true), "nobody tells it again");
+        assert!(backlog.push(Revision(1), &change(1), false), "the session is told");
+        assert!(backlog.push(Revision(2), &change(2), true));
+        assert!(!backlog.push(Revision(2), &change(3), true), "nobody tells it again");
         assert_eq!(backlog.next(Revision(1)), Next::Send(vec![change(1)], true));
         assert!(backlog.waits() && backlog.urgent, "so it has to come back by itself");
         assert_eq!(backlog.next(Revision(2)), Next::Send(vec![change(2), change(3)], true));
@@ -334,7 +336,8 @@ mod tests {
     #[test]
     fn a_backlog_is_bounded() {
         let mut backlog = Backlog::default();
-        let delta: Arc<[Change]> = (0..1000).map(change).collect();
+        let identity = |at| Change::Forget("shop".parse().unwrap(), IdentityId(at));
+        let delta = EncodedChanges::of(&(0..1000).map(identity).collect::<Vec<_>>());
         for at in 0..1000 {
             backlog.push(Revision(at), &delta, false);
             assert!(backlog.deltas.len() <= BACKLOG / 1000);

@@ -20,7 +20,15 @@ pub enum FrameError {
 /// # Errors
 /// [`FrameError::Ended`].
 pub async fn send(stream: &mut SendStream, message: &impl Serialize) -> Result<(), FrameError> {
-    stream.write_all(&encode(message)).await.map_err(|error| FrameError::Ended(error.to_string()))
+    send_encoded(stream, &encode(message)).await
+}
+
+/// Sends one message that is encoded already, with its length in front.
+///
+/// # Errors
+/// [`FrameError::Ended`].
+pub async fn send_encoded(stream: &mut SendStream, frame: &[u8]) -> Result<(), FrameError> {
+    stream.write_all(frame).await.map_err(|error| FrameError::Ended(error.to_string()))
 }
 
 /// Receives one message whose body has at most `limit` bytes.

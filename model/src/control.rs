@@ -66,6 +66,47 @@ pub fn encode(message: &impl Serialize) -> Vec<u8> {
     frame
 }
 
+/// Changes in their wire form: encoded once, however many nodes are told them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedChanges {
+    count: usize,
+    bytes: Arc<[u8]>,
+}
+
+impl EncodedChanges {
+    /// Encodes changes.
+    pub fn of(changes: &[Change]) -> Self {
+        let bytes = changes.iter().fold(Vec::new(), |bytes, change| {
+            // Encoding plain data into memory has no way to fail.
+            postcard::to_extend(change, bytes).expect("changes encode into memory")
+        });
+        Self { count: changes.len(), bytes: bytes.into() }
+    }
+
+    /// How many changes these are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+}
+
+/// The message [`FromCoordinator::Update`] of changes that are encoded already, with its length in front.
+pub fn encode_update(revision: Revision, parts: &[EncodedChanges], urgent: bool) -> Vec<u8> {
+    // Which message it is, as postcard numbers an enum's variants; then its fields in their order, a list with its length in
+    // front.
+    const UPDATE: u32 = 1;
+    let count: usize = parts.iter().map(EncodedChanges::count).sum();
+    let length: usize = parts.iter().map(|part| part.bytes.len()).sum();
+    let mut frame = Vec::with_capacity(length + 32);
+    frame.extend([0; 4]);
+    let mut frame =
+        postcard::to_extend(&(UPDATE, revision, count), frame).expect("numbers encode into memory");
+    parts.iter().for_each(|part| frame.extend_from_slice(&part.bytes));
+    frame.push(urgent.into());
+    let length = (frame.len() - 4) as u32;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    frame
+}
+
 /// Reads the length in front of a body.
 pub fn body_length(head: [u8; 4], limit: usize) -> Result<usize, BadFrame> {
     let got = u32::from_le_bytes(head) as usize;
@@ -306,6 +347,17 @@ mod tests {
         let length = body_length(frame[..4].try_into().unwrap(), MAX_FRAME).unwrap();
         assert_eq!(length, frame.len() - 4);
         assert!(matches!(decode(&frame[4..]), Ok(FromNode::Enforced(Revision(7)))));
+    }
+
+    #[test]
+    fn an_update_of_encoded_changes_is_the_same_message() {
+        let change = |at: u32| Change::Forget("shop".parse().unwrap(), crate::IdentityId(at));
+        let parts: Vec<Vec<Change>> = vec![vec![], vec![change(1), change(300)], vec![change(7); 200]];
+        let encoded: Vec<EncodedChanges> = parts.iter().map(|part| EncodedChanges::of(part)).collect();
+        for (revision, urgent) in [(Revision(0), true), (Revision(1 << 40), false)] {
+            let whole = FromCoordinator::Update { revision, changes: parts.concat(), urgent };
+            assert_eq!(encode_update(revision, &encoded, urgent), encode(&whole));
+        }
     }
 
     #[test]

@@ -86,8 +86,10 @@ pub struct PlaceContainer {
     pub network: NetworkName,
     /// The id of the container or pod.
     pub container: String,
-    /// What the interface is to be called.
+    /// What the runtime calls the interface.
     pub interface: String,
+    /// What it is to be called: behind another plugin, the runtime's name is taken.
+    pub named: String,
     /// The network namespace.
     pub netns: PathBuf,
     /// Addresses of the node's blocks that are asked for, at most one of each family.
@@ -122,7 +124,7 @@ pub struct PlacedContainer {
 pub struct ContainerKey {
     /// The id of the container or pod.
     pub container: String,
-    /// What the interface is called.
+    /// What the runtime calls the interface.
     pub interface: String,
 }
 

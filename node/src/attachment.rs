@@ -60,6 +60,8 @@ pub enum Origin {
     Cni {
         /// The id of the container or pod.
         container: String,
+        /// What the runtime calls the interface.
+        asked: String,
         /// The socket of an API like Docker's that knows the container.
         engine: Option<PathBuf>,
         /// The pod that it is, if Kubernetes is to be asked.

@@ -196,9 +196,6 @@ async fn run(common: Common) -> Result<()> {
         async move { node.watch_triggers().await }
     });
     tasks.spawn(runtimes::measure(node.clone()));
-    if node.config.docker_plugin.is_some() {
-        tasks.spawn(runtimes::follow_docker(node.clone()));
-    }
     meshward_daemon::ended().await?;
     // The interfaces stay: the next start takes them up again.
     info!("node ends; its workloads keep their interfaces");

@@ -181,7 +181,13 @@ fn an_address_may_be_asked_for_and_another_plugin_may_come_first() {
     let said = said.unwrap_err();
     assert_eq!(said["code"], 100);
     assert!(said["details"].as_str().unwrap().contains("in use"), "{said}");
-    let nowhere = runtime.call("ADD", "/run/netns/nowhere", &json!({ "interface": "x0" })).unwrap_err();
+    let environment = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "c3"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_NETNS", "/run/netns/nowhere"),
+    ];
+    let nowhere = runtime.call_with(&environment, &runtime.config(&json!({})).to_string()).unwrap_err();
     assert!(nowhere["details"].as_str().unwrap().contains("no network namespace"), "{nowhere}");
 }
 

@@ -392,7 +392,12 @@ impl Node {
                 if let Some(before) = self.held(&key) {
                     self.digest.remove(before);
                 }
-                self.changed.insert(key, None);
+                // What was not there at the beginning is as it was then. Kept, it would have the maps of all nodes grow at the
+                // same moment, which real nodes do each by itself.
+                match self.at_first(&key) {
+                    Some(_) => self.changed.insert(key, None),
+                    None => self.changed.remove(&key),
+                };
             }
             Change::Forget(..) => anyhow::bail!("no scenario here ends an identity"),
         }
@@ -420,6 +425,11 @@ impl Node {
         if let Some(changed) = self.changed.get(key) {
             return *changed;
         }
+        self.at_first(key)
+    }
+
+    /// The hash of an item as it was held at the beginning.
+    fn at_first(&self, key: &ItemKey) -> Option<Hash128> {
         let ItemKey::Workload(network, id) = key else { return None };
         let record = self.shared.world.networks.get(network)?.workloads.get(id)?;
         let item = meshward_coordinator::world::workload_item(record, false);

@@ -16,7 +16,7 @@ impl Node {
     /// # Errors
     /// [`Refusal`]; then nothing is left of it.
     pub async fn place_container(&self, wanted: PlaceContainer) -> Result<PlacedContainer, Refusal> {
-        let PlaceContainer { network, container, interface, netns, addresses, engine, pod, declared } =
+        let PlaceContainer { network, container, interface, named, netns, addresses, engine, pod, declared } =
             wanted;
         let spec = self.network(&network).await?;
         let key = ContainerKey { container: container.clone(), interface: interface.clone() };
@@ -51,8 +51,9 @@ impl Node {
             }
         }
         let measured_by_others = engine.is_some() || pod.is_some();
-        let origin = Origin::Cni { container, engine, pod };
-        let place = Place { network: network.clone(), addresses: reserved.clone(), netns, interface, origin };
+        let origin = Origin::Cni { container, asked: interface, engine, pod };
+        let place =
+            Place { network: network.clone(), addresses: reserved.clone(), netns, interface: named, origin };
         let Placed { id, addresses, network: spec } = match self.place(place).await {
             Ok(placed) => placed,
             Err(refusal) => {
@@ -111,8 +112,7 @@ impl Node {
 }
 
 fn is(attachment: &Attachment, key: &ContainerKey) -> bool {
-    let own = matches!(&attachment.origin, Origin::Cni { container, .. } if *container == key.container);
-    own && attachment.interface == key.interface
+    matches!(&attachment.origin, Origin::Cni { container, asked, .. } if *container == key.container && *asked == key.interface)
 }
 
 fn missing(key: &ContainerKey) -> Refusal {

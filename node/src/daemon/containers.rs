@@ -118,6 +118,12 @@ impl Node {
         Ok(address)
     }
 
+    /// Keeps addresses of a workload that is about to be detached.
+    pub async fn hold_addresses(&self, network: &NetworkName, addresses: &[IpAddr]) {
+        let held = addresses.iter().map(|address| (network.clone(), *address));
+        self.state.lock().await.reserved.extend(held);
+    }
+
     /// Gives a reserved address back.
     pub async fn free(&self, network: &NetworkName, address: IpAddr) {
         self.state.lock().await.reserved.remove(&(network.clone(), address));

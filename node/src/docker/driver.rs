@@ -8,21 +8,25 @@ use super::bodies::{
 use crate::{
     attachment::{Attachment, Origin},
     daemon::{Node, Place, Refusal},
+    runtimes::Engine,
 };
 use anyhow::Result;
 use ipnet::IpNet;
 use meshward_model::{NetworkName, view::NetworkSpec};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::Mutex;
-use tracing::info;
+use tracing::{debug, info};
 
 /// The file of what is kept.
 const FILE: &str = "docker.json";
+/// How soon Docker is looked for again once it has ended.
+const RECONNECT: Duration = Duration::from_secs(1);
 /// What interfaces are called before Docker has moved them: this, and a part of the endpoint's id.
 const BEFORE: &str = "mw";
 /// What they are called in the container: this, and a number.
@@ -32,6 +36,8 @@ const WITHIN: &str = "mesh";
 pub struct Driver {
     node: Arc<Node>,
     kept: Mutex<Kept>,
+    /// Endpoints that were kept at the start: Docker may have ended them meanwhile.
+    unsure: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -58,7 +64,33 @@ impl Driver {
             endpoint.addresses.iter().map(|address| (endpoint.network.clone(), *address))
         });
         node.keep_reserved(addresses).await;
-        Ok(Self { node, kept: Mutex::new(kept) })
+        let unsure = kept.endpoints.keys().cloned().collect();
+        Ok(Self { node, kept: Mutex::new(kept), unsure: Mutex::new(unsure) })
+    }
+
+    /// Listens to Docker, for ever, so that a container is measured as soon as it runs; and lets go of what Docker has ended
+    /// while this daemon was away.
+    pub async fn follow(&self) {
+        loop {
+            let followed = async {
+                let engine = Engine::connect(&self.node.config.docker_socket).await?;
+                let unsure = std::mem::take(&mut *self.unsure.lock().await);
+                if !unsure.is_empty() {
+                    let running = engine.by_endpoint().await?;
+                    for endpoint_id in unsure.into_iter().filter(|id| !running.contains_key(id)) {
+                        info!(endpoint = endpoint_id, "Docker has ended it meanwhile");
+                        self.delete_endpoint(OfEndpoint { endpoint_id }).await?;
+                    }
+                }
+                self.node.to_measure.notify_one();
+                engine.follow(|| self.node.to_measure.notify_one()).await;
+                anyhow::Ok(())
+            };
+            if let Err(error) = followed.await {
+                debug!("{error:#}");
+            }
+            tokio::time::sleep(RECONNECT).await;
+        }
     }
 
     fn keep(&self, kept: &Kept) -> Result<(), Refusal> {
@@ -257,15 +289,10 @@ impl Driver {
     async fn detach(&self, id: &str) -> Result<(), Refusal> {
         let is = |attachment: &Attachment| matches!(&attachment.origin, Origin::Docker { endpoint } if endpoint == id);
         let Some(workload) = self.node.find(is).await else { return Ok(()) };
-        let addresses = workload.addresses.clone();
+        // They stay those of the endpoint.
+        self.node.hold_addresses(&workload.network, &workload.addresses).await;
         match self.node.detach(&workload.id).await {
-            // They stay those of the endpoint.
-            Ok(()) => {
-                let addresses = addresses.into_iter().map(|address| (workload.network.clone(), address));
-                self.node.keep_reserved(addresses).await;
-                Ok(())
-            }
-            Err(Refusal::Missing(_)) => Ok(()),
+            Ok(()) | Err(Refusal::Missing(_)) => Ok(()),
             Err(other) => Err(other),
         }
     }

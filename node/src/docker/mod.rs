@@ -33,6 +33,8 @@ const MAX_BODY: usize = 1 << 20;
 pub async fn serve(node: Arc<Node>, socket: &StdPath) -> Result<()> {
     let driver = Arc::new(Driver::restore(node).await?);
     let listener = api::listen(socket, "name another plugin socket with --docker-plugin").await?;
+    let following = driver.clone();
+    tokio::spawn(async move { following.follow().await });
     tokio::spawn(async move { axum::serve(listener, router(driver)).await });
     Ok(())
 }

@@ -13,7 +13,9 @@ use crate::{
     config::Config,
     daemon::{Found, Node, Unmeasured},
 };
-use engine::{Engine, Engines};
+pub use engine::Engine;
+use engine::Engines;
+use futures::future::join_all;
 use signatures::Signatures;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,7 +24,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::warn;
 
 /// How often a runtime is asked about a container that it has not started yet, and after how long less often.
 const ASK: Duration = Duration::from_millis(100);
@@ -30,8 +32,6 @@ const ASK_LATER: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(10);
 /// How often signatures are looked for again of images that are refused.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// How soon a runtime that has ended is looked for again.
-const RECONNECT: Duration = Duration::from_secs(1);
 
 /// Measures containers, for ever.
 pub async fn measure(node: Arc<Node>) {
@@ -64,25 +64,31 @@ pub async fn measure(node: Arc<Node>) {
 /// Measures what can be measured now, and gives whether something is left.
 async fn measure_once(node: &Arc<Node>, engines: &mut Engines, signatures: &Arc<Signatures>) -> bool {
     let mut by_engine: BTreeMap<PathBuf, Vec<Unmeasured>> = BTreeMap::new();
-    let mut left = false;
+    let mut pods = Vec::new();
     for waiting in node.unmeasured().await {
         match &waiting.origin {
             Origin::Docker { .. } => {
                 by_engine.entry(node.config.docker_socket.clone()).or_default().push(waiting)
             }
-            Origin::Cni { pod: Some(pod), .. } => match kubernetes::look(pod).await {
-                Ok(Some(found)) => take(node, signatures, waiting, found).await,
-                Ok(None) => left = true,
-                Err(error) => {
-                    warn!(pod = pod.name, "the pod cannot be measured: {error:#}");
-                    left = true;
-                }
-            },
+            Origin::Cni { pod: Some(pod), .. } => pods.push((pod.clone(), waiting)),
             Origin::Cni { engine: Some(engine), .. } => {
                 by_engine.entry(engine.clone()).or_default().push(waiting)
             }
             // Those are measured by whoever has placed them.
             Origin::Cni { engine: None, .. } | Origin::Local => {}
+        }
+    }
+    let mut left = false;
+    let looked =
+        join_all(pods.into_iter().map(async |(pod, waiting)| (kubernetes::look(&pod).await, pod, waiting)));
+    for (found, pod, waiting) in looked.await {
+        match found {
+            Ok(Some(found)) => take(node, signatures, waiting, found).await,
+            Ok(None) => left = true,
+            Err(error) => {
+                warn!(pod = pod.name, "the pod cannot be measured: {error:#}");
+                left = true;
+            }
         }
     }
     for (socket, waiting) in by_engine {
@@ -142,18 +148,4 @@ async fn take(node: &Arc<Node>, signatures: &Arc<Signatures>, waiting: Unmeasure
             node.add_signatures(&waiting.id, found).await;
         }
     });
-}
-
-/// Listens to Docker, for ever, so that a container is measured as soon as it runs.
-pub async fn follow_docker(node: Arc<Node>) {
-    loop {
-        match Engine::connect(&node.config.docker_socket).await {
-            Ok(engine) => {
-                node.to_measure.notify_one();
-                engine.follow(|| node.to_measure.notify_one()).await;
-            }
-            Err(error) => debug!("{error:#}"),
-        }
-        tokio::time::sleep(RECONNECT).await;
-    }
 }
