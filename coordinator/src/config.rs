@@ -20,6 +20,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where Prometheus finds `/metrics`, over plain HTTP.
     pub metrics_listen: SocketAddr,
+    /// Where endpoints are told by STUN under which address they are seen.
+    pub stun_listen: SocketAddr,
     /// More DNS names and addresses for the coordinator's certificate.
     pub names: Vec<String>,
     /// How long a node's certificate is good, in seconds. Nodes renew at two thirds.
@@ -32,6 +34,7 @@ impl Default for Config {
             data_dir: data_dir(),
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT)),
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
+            stun_listen: SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, meshward_model::stun::PORT)),
             names: Vec::new(),
             certificate_seconds: 24 * 3600,
         }

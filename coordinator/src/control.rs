@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Context, Result};
 use meshward_daemon::{frames, tls::NodeCertificate};
 use meshward_model::{
-    Change, NodeName, Revision,
+    Change, NetworkName, NodeName, Revision,
     control::{
         ALPN_JOIN, ALPN_SESSION, FromCoordinator, FromNode, JoinReply, JoinRequest, MAX_FRAME,
         MAX_JOIN_FRAME, encode, encode_update,
@@ -205,6 +205,9 @@ impl Serving {
         loop {
             tokio::select! {
                 () = session.wake.notified() => {
+                    for (network, peer) in session.take_calls() {
+                        self.say(&FromCoordinator::Called { network, peer }).await?;
+                    }
                     let now = Instant::now();
                     let pace = self.mesh.sessions.pace(session);
                     due = Some(if session.is_urgent() { now } else { due.unwrap_or(now + pace) });
@@ -275,11 +278,23 @@ impl Serving {
                 let reports = [report];
                 self.mesh.change(&author, |world| nodes::set_endpoints(world, &node, &reports, seen)).await?;
             }
+            FromNode::Call { network, peer } => self.pass_call(session, network, &peer),
             FromNode::Fired(fired) => reactions::fire(&self.mesh, &self.node, fired).await,
             FromNode::Renew { csr } => self.renew(&csr).await?,
             FromNode::Hello { .. } | FromNode::Shadow(_) => anyhow::bail!("a message came out of turn"),
         }
         Ok(())
+    }
+
+    /// Tells a peer that the node calls it, if the two have something to say to each other.
+    fn pass_call(&self, session: &Session, network: NetworkName, peer: &NodeName) {
+        let meet = self.mesh.look(|world| {
+            let (known, peer) = (world.networks.get(&network)?, world.nodes.index(peer)?);
+            known.meeting(session.index()).contains(peer).then_some(())
+        });
+        if let (Some(()), Some(called)) = (meet, self.mesh.sessions.get(peer)) {
+            called.call(network, self.node.clone());
+        }
     }
 
     /// Takes a start or a stop, and whatever of these waits behind it.

@@ -14,5 +14,6 @@ pub mod reactions;
 pub mod records;
 pub mod sessions;
 pub mod store;
+pub mod stun;
 mod webhook;
 pub mod world;

@@ -58,6 +58,10 @@ struct Flags {
     #[arg(long, value_name = "ADDRESS:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics_listen: Option<SocketAddr>,
+    /// Address and port for STUN, by which nodes behind NAT find out how they are seen [default: [::]:3478]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stun_listen: Option<SocketAddr>,
     /// One more DNS name or address for the certificate; may be given several times
     #[arg(long = "name", value_name = "NAME")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -113,6 +117,7 @@ async fn start(arguments: Arguments) -> Result<()> {
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let listener = api::TlsListener::new(TcpListener::from_std(tcp)?, Arc::new(tls))?;
     meshward_daemon::metrics::serve(config.metrics_listen, metrics::scrape(mesh.clone())).await?;
+    meshward_coordinator::stun::serve(config.stun_listen).await?;
     first_credential(&mesh, &config, listen).await?;
 
     let router = api::router(mesh.clone());

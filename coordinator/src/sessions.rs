@@ -4,7 +4,7 @@ use crate::world::Deltas;
 use futures::future::join_all;
 use meshward_daemon::frames;
 use meshward_model::{
-    NodeName, Revision,
+    NetworkName, NodeName, Revision,
     control::{Answer, EncodedChanges, MAX_FRAME, Question},
 };
 use parking_lot::{Mutex, RwLock};
@@ -29,6 +29,8 @@ const BACKLOG: usize = 1 << 16;
 /// For how long what is not urgent may be held back, for each session that there is: so ten thousand nodes together get some
 /// seven thousand messages a second at the most, whatever churns.
 const PACE: Duration = Duration::from_micros(200);
+/// The most calls that wait for one node; who calls, calls again.
+const MOST_CALLS: usize = 256;
 const LONGEST_PACE: Duration = Duration::from_secs(2);
 
 /// One node's session.
@@ -39,6 +41,8 @@ pub struct Session {
     /// Told when there is something new for the node.
     pub wake: Notify,
     index: u32,
+    /// Who calls the node.
+    calls: Mutex<Vec<(NetworkName, NodeName)>>,
     backlog: Mutex<Backlog>,
     enforced: watch::Sender<Revision>,
 }
@@ -114,6 +118,7 @@ impl Session {
             connection,
             wake: Notify::new(),
             index,
+            calls: Mutex::default(),
             backlog: Mutex::default(),
             enforced: watch::Sender::new(Revision(0)),
         }
@@ -131,6 +136,26 @@ impl Session {
             *known = revision.max(*known);
             newer
         });
+    }
+
+    /// Has the node told that a peer calls it.
+    pub fn call(&self, network: NetworkName, peer: NodeName) {
+        let mut calls = self.calls.lock();
+        if calls.len() < MOST_CALLS && !calls.iter().any(|(own, by)| *own == network && *by == peer) {
+            calls.push((network, peer));
+            drop(calls);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Who has called since the last time.
+    pub fn take_calls(&self) -> Vec<(NetworkName, NodeName)> {
+        std::mem::take(&mut *self.calls.lock())
+    }
+
+    /// The node's index in the world.
+    pub fn index(&self) -> u32 {
+        self.index
     }
 
     /// Where the node's packets come from.

@@ -7,13 +7,16 @@ use crate::{
     ecn::Ecn,
     filter::{Filter, LinkStats},
     offload::Offload,
+    reflexive::Reflexive,
     round::{Lane, Round},
     seen::{Denial, Denials, FlowKind},
     tables::Tables,
     vouch,
     wireguard::{Now, Peer, PeerStats, SecretKey, Wireguard},
 };
-use meshward_model::{Acl, Change, IdentityId, Item, ItemKey, NodeName, PublicKey, Verdict, WorkloadId};
+use meshward_model::{
+    Acl, Change, IdentityId, Item, ItemKey, NodeName, PublicKey, Verdict, WorkloadId, stun,
+};
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::HashMap,
@@ -68,6 +71,7 @@ pub struct Endpoint {
     pub(crate) wireguard: Wireguard,
     pub(crate) drops: DropCounters,
     pub(crate) denials: Denials,
+    reflexive: Mutex<Reflexive>,
     /// `None`: at the next tick.
     next_vouch: Mutex<Option<Instant>>,
 }
@@ -75,12 +79,14 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint that knows nothing and lets nothing pass. `resume`: see [`Filter::new`].
     pub fn new(node: NodeName, secret: SecretKey, now: Instant, resume: Duration) -> Self {
+        let seed = secret.derive(b"stun transactions");
         Self {
             tables: RwLock::new(Tables::new(node)),
             filter: Filter::new(now, resume),
             wireguard: Wireguard::new(secret, now),
             drops: DropCounters::default(),
             denials: Denials::default(),
+            reflexive: Mutex::new(Reflexive::new(seed)),
             next_vouch: Mutex::default(),
         }
     }
@@ -200,6 +206,12 @@ impl Endpoint {
         lane: &mut Lane,
         sink: &mut impl Sink,
     ) {
+        if stun::is_response(message) {
+            if !self.reflexive.lock().take(now.instant, message) {
+                self.drops.count(Cause::UnknownPeer, 1);
+            }
+            return;
+        }
         let done = self.wireguard.receive(now, from, message, under_load, &mut plain(sink));
         match done {
             Ok(Some(peer)) => self.release(now, &peer, lane, sink),
@@ -228,6 +240,7 @@ impl Endpoint {
 
     /// Runs what is due: handshakes, keepalives, vouches, the end of idle flows. Wants a call each quarter of a second.
     pub fn tick(&self, now: Now, lane: &mut Lane, sink: &mut impl Sink) {
+        self.reflexive.lock().tick(now.instant, &mut plain(sink));
         let given_up = self.wireguard.tick(now, &mut plain(sink));
         self.drops.count(Cause::NoSession, given_up);
         self.filter.tick(now.instant);
@@ -255,6 +268,36 @@ impl Endpoint {
             }
         }
         round.finish(sink);
+    }
+
+    /// Asks these STUN servers under which address they see the endpoint.
+    pub fn set_stun_servers(&self, servers: Vec<SocketAddr>) {
+        self.reflexive.lock().set_servers(servers);
+    }
+
+    /// Under which address others see the endpoint, as far as is known.
+    pub fn reflexive(&self) -> Option<SocketAddr> {
+        self.reflexive.lock().address()
+    }
+
+    /// Says whether that is another address than it has: then NATs have to be kept open.
+    pub fn set_behind_nat(&self, behind: bool) {
+        self.wireguard.set_behind_nat(behind);
+    }
+
+    /// The peers that a handshake was begun with since the last call, while they did not answer. They are to be called by other
+    /// means, so that they begin one, too: NATs on both sides open only from within.
+    pub fn take_called(&self) -> Vec<NodeName> {
+        let called = self.wireguard.take_called();
+        let tables = self.tables.read();
+        let name = |(place, node): (usize, &NodeName)| called.contains(&(place as u32)).then(|| node.clone());
+        if called.is_empty() { vec![] } else { tables.peers().filter_map(name).collect() }
+    }
+
+    /// A peer calls: a handshake with it begins with the next [`Self::begin_handshakes`], unless one is under way.
+    pub fn call_back(&self, node: &NodeName) -> bool {
+        let place = self.tables.read().peers().find(|(_, own)| *own == node).map(|(place, _)| place);
+        place.is_some_and(|place| self.wireguard.call_back(place))
     }
 
     /// What has been counted.

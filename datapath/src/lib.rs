@@ -18,6 +18,7 @@ mod fragment;
 pub mod fuzzing;
 mod offload;
 mod packet;
+mod reflexive;
 mod round;
 mod seen;
 mod segment;

@@ -15,7 +15,7 @@ use crate::{
     too_big, vouch,
     wireguard::{DATA_HEADER, Kind, Millis, OVERHEAD, Peer, Peers, Sending, number},
 };
-use meshward_model::IdentityId;
+use meshward_model::{IdentityId, stun};
 use parking_lot::RwLockReadGuard;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -227,6 +227,9 @@ impl<'a> Round<'a> {
                     if !sink.to_handshakes(from, &buffer[datagram.clone()]) {
                         self.endpoint.drops.count(Cause::HandshakeQueueFull, 1);
                     }
+                }
+                None if stun::is_response(&buffer[datagram.clone()]) => {
+                    sink.to_handshakes(from, &buffer[datagram.clone()]);
                 }
                 None => self.endpoint.drops.count(Cause::UnknownPeer, 1),
             }

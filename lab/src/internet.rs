@@ -1,10 +1,12 @@
 //! Sites behind one router.
 
+use crate::process::output;
 use anyhow::{Context, Result};
 use meshward_netns::Netns;
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    process::Command,
 };
 
 /// A router with a link to every site. Subnets come from 198.18.0.0/15 (RFC 2544) and 2001:db8::/32 (RFC 3849).
@@ -12,6 +14,18 @@ use std::{
 pub struct Internet {
     router: Netns,
     sites: u8,
+    /// The routers of sites behind a NAT.
+    gateways: Vec<Netns>,
+}
+
+/// How a router translates addresses (RFC 4787). It lets in only what answers to something that was sent (address and
+/// port-dependent filtering).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nat {
+    /// One port outside for each inside, whomever it sends to (endpoint-independent mapping).
+    Cone,
+    /// Another port for everyone that is sent to (address and port-dependent mapping).
+    Symmetric,
 }
 
 /// Two sites with nothing but a cable in between: for benchmarks.
@@ -78,7 +92,7 @@ impl Internet {
                 fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
             })?
             .context("cannot let the router forward")?;
-        Ok(Self { router, sites: 0 })
+        Ok(Self { router, sites: 0, gateways: Vec::new() })
     }
 
     /// Adds a site.
@@ -113,5 +127,38 @@ impl Internet {
             Ok(())
         })?;
         Ok(Site { name: name.to_owned(), netns, v4: v4(2), v6: v6(2) })
+    }
+
+    /// Adds a site behind a router that translates addresses; it has an IPv4 address alone, and every such site has the same. Gives the
+    /// address of its router, too.
+    ///
+    /// # Errors
+    /// If links cannot be made, or `nft` is missing.
+    pub fn site_behind(&mut self, name: &str, nat: Nat) -> Result<(Site, Ipv4Addr)> {
+        let gateway = self.site(&format!("{name}-gateway"))?;
+        let netns = Netns::create()?;
+        let (inside, host) = (Ipv4Addr::new(192, 168, 1, 1), Ipv4Addr::new(192, 168, 1, 2));
+        gateway.netns.links(async |links| {
+            links.add_veth("inside", "uplink").await?;
+            links.give("uplink", &netns, "eth0").await?;
+            links.add_address("inside", inside.into(), 24).await?;
+            links.set_up("inside").await
+        })?;
+        netns.links(async |links| {
+            links.set_up("eth0").await?;
+            links.add_address("eth0", host.into(), 24).await?;
+            // A literal is a prefix.
+            let all = "0.0.0.0/0".parse().expect("the default route is a prefix");
+            links.add_route("eth0", all, Some(inside.into())).await
+        })?;
+        let random = if nat == Nat::Symmetric { " fully-random" } else { "" };
+        let rules = format!(
+            "table ip nat {{\nchain out {{\ntype nat hook postrouting priority 100\noifname eth0 masquerade{random}\n}}\n}}\n\
+             table ip filter {{\nchain in {{\ntype filter hook input priority 0\niifname eth0 ct state new drop\n}}\n}}\n"
+        );
+        gateway.netns.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
+        output(&gateway.netns, Command::new("nft").arg(rules)).context("nft of nftables is needed")?;
+        self.gateways.push(gateway.netns);
+        Ok((Site { name: name.to_owned(), netns, v4: host, v6: Ipv6Addr::UNSPECIFIED }, gateway.v4))
     }
 }

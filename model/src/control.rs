@@ -159,6 +159,8 @@ pub struct EndpointReport {
     pub public_key: PublicKey,
     /// Its UDP port.
     pub port: u16,
+    /// The addresses under which STUN servers see it.
+    pub reflexive: Vec<SocketAddr>,
     /// Addresses that its operator says it can be reached at.
     pub advertised: Vec<SocketAddr>,
     /// The addresses of its interfaces; the coordinator adds the one that it sees.
@@ -237,6 +239,13 @@ pub enum FromNode {
     Enforced(Revision),
     /// A workload of the node has done what a trigger waits for.
     Fired(Fired),
+    /// The node calls a peer that it has no session with: the peer is to call back, so that NATs on both sides open.
+    Call {
+        /// The network.
+        network: NetworkName,
+        /// The peer.
+        peer: NodeName,
+    },
     /// The certificate is to be renewed.
     Renew {
         /// A PKCS #10 request (DER).
@@ -265,6 +274,13 @@ pub enum FromCoordinator {
         workload: WorkloadId,
         /// Why, and how to mend it.
         reason: String,
+    },
+    /// A peer calls: the node is to call back.
+    Called {
+        /// The network.
+        network: NetworkName,
+        /// The peer.
+        peer: NodeName,
     },
     /// The renewed certificate (DER).
     Renewed {

@@ -15,6 +15,7 @@ pub mod measurement;
 pub mod names;
 pub mod ports;
 pub mod selector;
+pub mod stun;
 pub mod token;
 pub mod trigger;
 pub mod view;

@@ -30,6 +30,8 @@ pub struct Config {
     pub disable_offloads: Vec<Offload>,
     /// Addresses at which other nodes can reach this one, if neither its interfaces nor the coordinator see them.
     pub advertise: Vec<IpAddr>,
+    /// STUN servers that tell how this node is seen, as `HOST:PORT`; the coordinator if there is none.
+    pub stun: Vec<String>,
     /// Where Docker finds the network plugin; there is none if this is left out.
     pub docker_plugin: Option<PathBuf>,
     /// Docker's API.
@@ -52,6 +54,7 @@ impl Default for Config {
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             disable_offloads: Vec::new(),
             advertise: Vec::new(),
+            stun: Vec::new(),
             docker_plugin: None,
             docker_socket: "/var/run/docker.sock".into(),
             insecure_registries: Vec::new(),

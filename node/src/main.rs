@@ -88,6 +88,10 @@ struct Flags {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     advertise: Vec<IpAddr>,
+    /// A STUN server that tells how this node is seen; may be given several times [default: the coordinator, port 3478]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stun: Vec<String>,
     /// Serve Docker's networks of the driver `meshward` by a plugin with this socket; Docker looks for it at
     /// /run/docker/plugins/meshward.sock
     #[arg(long, value_name = "PATH")]
@@ -194,6 +198,10 @@ async fn run(common: Common) -> Result<()> {
     tasks.spawn({
         let node = node.clone();
         async move { node.watch_triggers().await }
+    });
+    tasks.spawn({
+        let node = node.clone();
+        async move { node.watch_paths().await }
     });
     tasks.spawn(runtimes::measure(node.clone()));
     meshward_daemon::ended().await?;

@@ -83,6 +83,7 @@ async fn converse(
     let hello = node.begin_session(to_coordinator.clone()).await;
     frames::send(&mut send, &hello).await?;
     info!(coordinator = %connection.remote_address(), "session begun");
+    node.ask_stun(connection.remote_address().ip()).await;
     let mut incoming = read_ahead(receive);
     let mut renew_at = Instant::now() + renewal_in(certificate);
     // What is enforced and not said yet, and when it is to be.
@@ -145,6 +146,7 @@ async fn take(
                 *unsaid = Some((revision, at));
             }
         }
+        FromCoordinator::Called { network, peer } => node.called(&network, &peer).await,
         FromCoordinator::Refused { workload, reason } => node.refuse(&workload, reason).await,
         FromCoordinator::Renewed { certificate } => {
             let read = NodeCertificate::read(&certificate).context("the renewed certificate is damaged")?;

@@ -9,6 +9,7 @@ mod demo;
 mod docker;
 mod guide;
 mod joining;
+mod nat;
 mod policy;
 mod reactions;
 mod support;

@@ -327,6 +327,7 @@ impl Node {
             public_key: endpoint.public_key,
             port: 51820,
             advertised: endpoint.candidates.clone(),
+            reflexive: vec![],
             interfaces: vec![],
         });
         FromNode::Hello {
@@ -370,7 +371,7 @@ impl Node {
             FromCoordinator::Refused { workload, reason } => {
                 anyhow::bail!("{workload} was refused: {reason}")
             }
-            FromCoordinator::Renewed { .. } => Ok(None),
+            FromCoordinator::Called { .. } | FromCoordinator::Renewed { .. } => Ok(None),
         }
     }
 

@@ -102,12 +102,13 @@ pub fn set_endpoints(
     })
 }
 
-/// Where to try, the best guess first: what the operator says; else what the coordinator sees, which is what routing
-/// made of the node's address, before what the node's interfaces say.
+/// Where to try, the best guess first: what the operator says; what STUN servers see; what the coordinator sees, which is what
+/// routing made of the node's address; what the node's interfaces say.
 fn candidates(report: &EndpointReport, seen: IpAddr) -> Vec<SocketAddr> {
-    let reflexive = SocketAddr::new(seen, report.port);
-    let reflexive = (report.advertised.is_empty() && !seen.is_loopback()).then_some(reflexive);
-    let all = report.advertised.iter().copied().chain(reflexive).chain(report.interfaces.iter().copied());
+    let guess = SocketAddr::new(seen, report.port);
+    let guess = (report.advertised.is_empty() && !seen.is_loopback()).then_some(guess);
+    let said = report.advertised.iter().chain(&report.reflexive).copied();
+    let all = said.chain(guess).chain(report.interfaces.iter().copied());
     let mut candidates: Vec<SocketAddr> = Vec::new();
     for candidate in all.filter(is_usable) {
         if candidates.len() < MAX_CANDIDATES && !candidates.contains(&candidate) {

@@ -287,6 +287,7 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
                 public_key,
                 port: *port,
                 advertised: vec![],
+                reflexive: vec![],
                 interfaces: vec![],
             };
             let plan = nodes::set_endpoints(&mesh.world, &name(node), &[moved], "192.0.2.1".parse().unwrap());

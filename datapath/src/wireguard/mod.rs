@@ -30,7 +30,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -75,6 +75,14 @@ impl SecretKey {
     /// The public half.
     pub fn public(&self) -> PublicKey {
         PublicKey(x25519_dalek::PublicKey::from(&self.0).to_bytes())
+    }
+
+    /// A secret for another purpose, from which the key cannot be found out.
+    pub(crate) fn derive(&self, purpose: &[u8]) -> [u8; 32] {
+        let mut derived = [0; 32];
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.bytes());
+        derived.copy_from_slice(ring::hmac::sign(&key, purpose).as_ref());
+        derived
     }
 
     fn bytes(&self) -> [u8; 32] {
@@ -132,6 +140,10 @@ pub(crate) struct Wireguard {
     guard: Mutex<Guard>,
     /// The peers that workers want a handshake with.
     wanted: Mutex<Vec<u32>>,
+    /// The peers that a handshake was begun with while there was no session: they are to be called.
+    called: Mutex<Vec<u32>>,
+    /// Whether others see the endpoint under another address than it has.
+    behind_nat: AtomicBool,
     /// Bytes of all packets that wait for a session.
     pub staged: AtomicUsize,
 }
@@ -149,6 +161,8 @@ impl Wireguard {
             start,
             peers: RwLock::default(),
             wanted: Mutex::default(),
+            called: Mutex::default(),
+            behind_nat: AtomicBool::new(false),
             staged: AtomicUsize::new(0),
         }
     }
@@ -280,7 +294,11 @@ impl Wireguard {
         let begun = Responder::read(&self.secret, message).map_err(|_| Cause::BadCrypto)?;
         let peer = self.peers.read().by_key(&begun.peer).cloned().ok_or(Cause::UnknownPeer)?;
         let mut handshake = peer.handshake.lock();
-        if handshake.timestamp.is_some_and(|last| begun.timestamp <= last) {
+        if handshake.timestamp == Some(begun.timestamp) {
+            // A copy that came another way.
+            return Ok(None);
+        }
+        if handshake.timestamp.is_some_and(|last| begun.timestamp < last) {
             return Err(Cause::BadCrypto);
         }
         if handshake.taken.is_some_and(|last| now.since(last) < BETWEEN_INITIATIONS) {
@@ -329,17 +347,27 @@ impl Wireguard {
             let Some(peer) = self.peers.read().get(slot as usize).cloned() else { continue };
             peer.handshake_begins();
             if peer.handshake.lock().attempt.is_none() {
-                self.initiate(now, &peer, None, send);
+                self.initiate(now, &peer, None, false, send);
             }
         }
     }
 
-    /// Sends an initiation. `began`: when the first of these was sent.
-    fn initiate(&self, now: Now, peer: &Peer, began: Option<Millis>, send: Send) {
-        // Without an address the packets wait until the peer has shown where it is.
-        let Some(address) = peer.address() else { return };
+    /// Sends an initiation, to wherever the peer may be if it is not known to answer. `began`: when the first of these was sent;
+    /// `unanswered`: what was sent to it lately had no answer.
+    fn initiate(&self, now: Now, peer: &Peer, began: Option<Millis>, unanswered: bool, send: Send) {
         let millis = self.millis(now.instant);
         let mut handshake = peer.handshake.lock();
+        // While the peer answers where it is, nothing else is tried.
+        let summoned = peer.take_summons();
+        let answers = peer.sending(millis).is_some() && began.is_none() && !unanswered && !summoned;
+        if !answers && !summoned {
+            self.called.lock().push(peer.slot);
+        }
+        // Without an address the packets wait until the peer has shown where it is.
+        let places = if answers { peer.address().into_iter().collect() } else { peer.places(&handshake) };
+        if places.is_empty() {
+            return;
+        }
         let local_index = handshake.next_index(peer.slot);
         let mut message = [0; INITIATION];
         set_number(&mut message, 0, Kind::Initiation.number());
@@ -347,9 +375,30 @@ impl Wireguard {
         let begun = Initiator::begin(&self.secret, &peer.key, Timestamp::at(now.unix), &mut message);
         // Only a key of low order is refused, and such a peer cannot be talked to.
         let Ok(initiator) = begun else { return };
-        handshake.attempt = Some(Attempt::new(initiator, local_index, began.unwrap_or(millis), millis));
         handshake.sign(millis, peer, &mut message);
-        send(address, &message);
+        let attempt = Attempt::new(initiator, local_index, began.unwrap_or(millis), millis, message);
+        handshake.attempt = Some(attempt);
+        places.iter().for_each(|place| send(*place, &message));
+    }
+
+    /// Has a handshake begun with a peer that calls, from wherever it may be.
+    pub fn call_back(&self, slot: usize) -> bool {
+        let Some(peer) = self.peers.read().get(slot).cloned() else { return false };
+        if peer.handshake.lock().attempt.is_some() {
+            return false;
+        }
+        peer.summon();
+        self.want(&peer)
+    }
+
+    /// The peers that are to be called.
+    pub fn take_called(&self) -> Vec<u32> {
+        std::mem::take(&mut *self.called.lock())
+    }
+
+    /// Whether others see the endpoint under another address than it has: then NATs have to be kept open.
+    pub fn set_behind_nat(&self, behind: bool) {
+        self.behind_nat.store(behind, Relaxed);
     }
 
     /// Runs the timers: repetitions, keepalives, the end of old keys. How many packets were given up with their handshake.
@@ -363,21 +412,26 @@ impl Wireguard {
     fn tick_peer(&self, now: Now, millis: Millis, peer: &Arc<Peer>, send: Send) -> u64 {
         peer.forget_old_sessions(millis);
         let mut handshake = peer.handshake.lock();
-        match peer.due(millis, handshake.attempt.as_ref()) {
+        match peer.due(millis, handshake.attempt.as_ref(), self.behind_nat.load(Relaxed)) {
             Due::Nothing => {}
             Due::Keepalive => self.keepalive(millis, peer, send),
             Due::Initiation => {
                 drop(handshake);
-                self.initiate(now, peer, None, send);
+                self.initiate(now, peer, None, true, send);
+            }
+            Due::Copy => {
+                let places = peer.places(&handshake);
+                let Some(attempt) = handshake.attempt.as_mut() else { return 0 };
+                attempt.copies += 1;
+                places.iter().for_each(|place| send(*place, &attempt.message));
             }
             Due::Repetition => {
-                peer.try_next_candidate(millis, &handshake.candidates);
                 let Some(attempt) = handshake.attempt.take() else { return 0 };
                 drop(handshake);
                 if attempt.is_hopeless(millis) {
                     return peer.take_staged(&self.staged).len() as u64;
                 }
-                self.initiate(now, peer, Some(attempt.began), send);
+                self.initiate(now, peer, Some(attempt.began), true, send);
             }
         }
         0
@@ -389,7 +443,7 @@ impl Wireguard {
         let Some(counter) = session.reserve(1) else { return };
         let mut datagram = [0; OVERHEAD];
         session.seal(counter, &mut datagram);
-        peer.note_spoke();
+        peer.note_spoke(now);
         send(address, &datagram);
     }
 }

@@ -4,7 +4,7 @@
 //! [`super::Wireguard`], which one thread at a time calls.
 
 use super::{
-    Millis,
+    INITIATION, Millis,
     cookie::{Held, MacKeys},
     noise::{Initiator, Timestamp},
     session::Session,
@@ -28,6 +28,11 @@ pub(crate) const REJECT_AFTER: u64 = 180_000;
 const REKEY_TIMEOUT: u64 = 5_000;
 /// ... for this long (REKEY_ATTEMPT_TIME).
 const REKEY_ATTEMPT: u64 = 90_000;
+/// Copies of a first initiation leave after so long, to all candidates: what the first has opened in the NATs of both sides, the
+/// next ones pass.
+const COPIES: [u64; 5] = [200, 400, 800, 1_600, 3_200];
+/// Who is behind a NAT says something this often, so that the NAT does not forget the peer.
+const KEEP_OPEN: u64 = 20_000;
 /// Who has received data and has none to send says so after this long (KEEPALIVE_TIMEOUT).
 const KEEPALIVE: u64 = 10_000;
 /// Initiations of one peer are taken this far apart (the kernel's INITIATIONS_PER_SECOND): each costs public-key cryptography.
@@ -58,8 +63,12 @@ pub(crate) struct Peer {
     unanswered: AtomicU64,
     /// When a keepalive is due; 0: never.
     keepalive: AtomicU64,
+    /// When something was sent last.
+    spoke: AtomicU64,
     /// Whether a worker has asked for a handshake.
     wanted: AtomicBool,
+    /// Whether the peer has called.
+    summoned: AtomicBool,
 }
 
 /// How a peer is reached now.
@@ -113,6 +122,10 @@ pub(crate) struct Attempt {
     pub local_index: u32,
     pub began: Millis,
     pub repeat: Millis,
+    /// The message, and how many copies of it have left; none leave while there is a session.
+    pub message: [u8; INITIATION],
+    pub sent: Millis,
+    pub copies: usize,
 }
 
 /// What it takes to send to a peer.
@@ -131,6 +144,8 @@ pub(crate) enum Due {
     Initiation,
     /// Another initiation: the last had no answer.
     Repetition,
+    /// A copy of the last initiation.
+    Copy,
 }
 
 impl Peer {
@@ -147,7 +162,9 @@ impl Peer {
             received: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
             keepalive: AtomicU64::new(0),
+            spoke: AtomicU64::new(0),
             wanted: AtomicBool::new(false),
+            summoned: AtomicBool::new(false),
         }
     }
 
@@ -163,14 +180,13 @@ impl Peer {
         handshake.candidates = candidates;
     }
 
-    /// Goes on to the next guess, unless a session shows that this one is right.
-    pub fn try_next_candidate(&self, now: Millis, candidates: &[SocketAddr]) {
-        if self.sending(now).is_some() || candidates.is_empty() {
-            return;
-        }
-        let mut path = self.path.write();
-        let at = candidates.iter().position(|own| Some(*own) == path.address);
-        path.address = candidates.get(at.map_or(0, |at| at + 1) % candidates.len()).copied();
+    /// Everywhere that it may be: where it was last, and the candidates.
+    pub fn places(&self, handshake: &Handshake) -> Vec<SocketAddr> {
+        let mut places: Vec<SocketAddr> = self.address().into_iter().collect();
+        let others = handshake.candidates.iter().filter(|place| !places.contains(place));
+        let others: Vec<SocketAddr> = others.copied().collect();
+        places.extend(others);
+        places
     }
 
     /// Where packets to it go now.
@@ -209,7 +225,7 @@ impl Peer {
     /// Notes data that was sent. `true` if a handshake is due.
     pub fn note_sent(&self, now: Millis, session: &Session, bytes: u64) -> bool {
         self.sent.fetch_add(bytes, Relaxed);
-        self.note_spoke();
+        self.note_spoke(now);
         if self.unanswered.load(Relaxed) == 0 {
             self.unanswered.store(now.0, Relaxed);
         }
@@ -217,7 +233,8 @@ impl Peer {
     }
 
     /// Notes that something authentic was sent: no keepalive is due.
-    pub fn note_spoke(&self) {
+    pub fn note_spoke(&self, now: Millis) {
+        self.spoke.store(now.0, Relaxed);
         if self.keepalive.load(Relaxed) != 0 {
             self.keepalive.store(0, Relaxed);
         }
@@ -265,6 +282,16 @@ impl Peer {
         !self.wanted.load(Relaxed) && !self.wanted.swap(true, Relaxed)
     }
 
+    /// Notes that the peer has called.
+    pub fn summon(&self) {
+        self.summoned.store(true, Relaxed);
+    }
+
+    /// Whether the peer has called since the last time.
+    pub fn take_summons(&self) -> bool {
+        self.summoned.swap(false, Relaxed)
+    }
+
     /// Takes the wish for a handshake back, as it is being done.
     pub fn handshake_begins(&self) {
         self.wanted.store(false, Relaxed);
@@ -291,9 +318,13 @@ impl Peer {
     }
 
     /// What is due now. `attempt` is that of its handshake.
-    pub fn due(&self, now: Millis, attempt: Option<&Attempt>) -> Due {
+    pub fn due(&self, now: Millis, attempt: Option<&Attempt>, behind_nat: bool) -> Due {
         if let Some(attempt) = attempt {
-            return if now >= attempt.repeat { Due::Repetition } else { Due::Nothing };
+            return match attempt {
+                _ if now >= attempt.repeat => Due::Repetition,
+                _ if attempt.copy_is_due(now) && self.sending(now).is_none() => Due::Copy,
+                _ => Due::Nothing,
+            };
         }
         let unanswered = self.unanswered.load(Relaxed);
         if unanswered != 0 && now.since(Millis(unanswered)) >= KEEPALIVE + REKEY_TIMEOUT {
@@ -302,7 +333,12 @@ impl Peer {
         }
         let keepalive = self.keepalive.load(Relaxed);
         if keepalive != 0 && now.0 >= keepalive {
-            self.note_spoke();
+            self.note_spoke(now);
+            return Due::Keepalive;
+        }
+        let spoke = self.spoke.load(Relaxed);
+        if behind_nat && spoke != 0 && now.since(Millis(spoke)) >= KEEP_OPEN && self.sending(now).is_some() {
+            self.note_spoke(now);
             return Due::Keepalive;
         }
         Due::Nothing
@@ -331,10 +367,21 @@ impl Peer {
 }
 
 impl Attempt {
-    pub fn new(initiator: Initiator, local_index: u32, began: Millis, now: Millis) -> Self {
+    pub fn new(
+        initiator: Initiator,
+        local_index: u32,
+        began: Millis,
+        now: Millis,
+        message: [u8; INITIATION],
+    ) -> Self {
         // Up to a third of a second apart, so that two who begin at once do not go on so (paper §6.1).
         let jitter = u64::from(local_index).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        Self { initiator, local_index, began, repeat: Millis(now.0 + REKEY_TIMEOUT + jitter % 334) }
+        let repeat = Millis(now.0 + REKEY_TIMEOUT + jitter % 334);
+        Self { initiator, local_index, began, repeat, message, sent: now, copies: 0 }
+    }
+
+    fn copy_is_due(&self, now: Millis) -> bool {
+        COPIES.get(self.copies).is_some_and(|after| now.since(self.sent) >= *after)
     }
 
     /// Whether it has been tried for long enough.

@@ -3,6 +3,7 @@
 mod attempts;
 mod cni;
 mod containers;
+mod paths;
 mod shown;
 mod watch;
 mod workloads;
@@ -84,6 +85,8 @@ struct State {
     reserved: HashSet<(NetworkName, IpAddr)>,
     /// Under which identity workloads like these were let in.
     let_in: HashMap<Kind, IdentityId>,
+    /// Who is asked how this node is seen.
+    stun: Vec<SocketAddr>,
 }
 
 /// What decides whether a workload is let in, apart from its node.
@@ -98,6 +101,8 @@ struct Running {
     public_key: PublicKey,
     port: u16,
     allocator: Allocator,
+    /// How the endpoint is seen.
+    reflexive: Option<SocketAddr>,
 }
 
 struct Workload {
@@ -167,7 +172,8 @@ impl Node {
         endpoint.apply(Instant::now(), &state.view.network_changes(network));
         let service = self.data_plane.serve(network, endpoint, sockets)?;
         info!(%network, %port, "endpoint started");
-        let running = Running { service, public_key, port, allocator: Allocator::default() };
+        service.endpoint.set_stun_servers(state.stun.clone());
+        let running = Running { service, public_key, port, allocator: Allocator::default(), reflexive: None };
         state.endpoints.insert(network.clone(), running);
         Ok(())
     }
@@ -209,6 +215,7 @@ impl Node {
             network: network.clone(),
             public_key: running.public_key,
             port: running.port,
+            reflexive: running.reflexive.into_iter().collect(),
             advertised: self.config.advertise.iter().map(at).collect(),
             interfaces: interfaces.unwrap_or_default().iter().map(at).collect(),
         })

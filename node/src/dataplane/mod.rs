@@ -123,6 +123,13 @@ struct Flags {
     batched_receiving: bool,
 }
 
+impl Service {
+    /// Has the handshakes begun that were asked for.
+    pub fn want_handshakes(&self) {
+        self.queue.wanted(self.number);
+    }
+}
+
 impl DataPlane {
     /// Starts the threads. `wanted`: which offloads are used where the kernel has them.
     ///
