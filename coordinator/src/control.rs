@@ -14,6 +14,7 @@ use meshward_model::{
         ALPN_JOIN, ALPN_SESSION, FromCoordinator, FromNode, JoinReply, JoinRequest, MAX_FRAME,
         MAX_JOIN_FRAME, encode, encode_update,
     },
+    relay::{ALPN_RELAY, RelayId},
 };
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rustls::HandshakeData};
 use std::{sync::Arc, time::Duration};
@@ -62,6 +63,11 @@ async fn serve_connection(mesh: &Arc<Mesh>, incoming: Incoming, place: OwnedSema
     drop(place);
     let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
     let alpn = data.and_then(|data| data.protocol).unwrap_or_default();
+    if alpn == ALPN_RELAY {
+        let id = RelayId::of(&member(mesh, &connection)?.node);
+        mesh.relay.serve(id, connection).await;
+        return Ok(());
+    }
     let opened = tokio::time::timeout(FIRST_MESSAGE, connection.accept_bi());
     let (send, receive) = opened.await.context("nothing was said")??;
     match &alpn[..] {

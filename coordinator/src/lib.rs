@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod plans;
 pub mod reactions;
 pub mod records;
+pub mod relay;
 pub mod sessions;
 pub mod store;
 pub mod stun;

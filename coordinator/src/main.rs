@@ -14,6 +14,7 @@ use meshward_daemon::{Mistake, tls::Members};
 use meshward_model::{
     api::{Context as ApiContext, CreateCredential, Role},
     control::{ALPN_JOIN, ALPN_SESSION},
+    relay::ALPN_RELAY,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn::crypto::rustls::QuicServerConfig;
@@ -74,6 +75,8 @@ struct Flags {
 
 /// Bytes that wait in the control channel's socket.
 const RECEIVE_BUFFER: usize = 32 << 20;
+/// Bytes of relayed packets that wait for one node, in each direction.
+const RELAY_BUFFER: usize = 512 << 10;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -181,11 +184,13 @@ fn quic_config(mesh: &Mesh, certificate: Arc<ca::ServerCertificate>) -> Result<q
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(members))
         .with_cert_resolver(certificate);
-    tls.alpn_protocols = vec![ALPN_SESSION.to_vec(), ALPN_JOIN.to_vec()];
+    tls.alpn_protocols = vec![ALPN_SESSION.to_vec(), ALPN_JOIN.to_vec(), ALPN_RELAY.to_vec()];
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     let mut transport = quinn::TransportConfig::default();
     // The nodes keep their sessions alive.
     transport.max_idle_timeout(Some(meshward_daemon::SESSION_IDLE.try_into()?));
+    transport.datagram_send_buffer_size(RELAY_BUFFER);
+    transport.datagram_receive_buffer_size(Some(RELAY_BUFFER));
     transport.max_concurrent_uni_streams(0u8.into());
     transport.max_concurrent_bidi_streams(4u8.into());
     config.transport_config(Arc::new(transport));

@@ -4,6 +4,7 @@ use crate::{
     admissions::{Admissions, admissions},
     ca::Ca,
     records::{Mutation, Record, RecordKey},
+    relay::Relay,
     sessions::Sessions,
     store::{Note, Past, Store, StoreError},
     world::World,
@@ -91,6 +92,7 @@ pub struct Mesh {
     pub ca: Arc<Ca>,
     pub sessions: Sessions,
     pub admissions: Admissions,
+    pub relay: Relay,
     /// How long a node's certificate is good.
     pub certificate_lifetime: Duration,
     world: RwLock<World>,
@@ -115,6 +117,7 @@ impl Mesh {
             ca: Arc::new(ca),
             sessions: Sessions::default(),
             admissions,
+            relay: Relay::default(),
             certificate_lifetime,
             world: RwLock::new(world),
             store: Arc::new(Mutex::new(store)),

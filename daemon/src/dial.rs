@@ -7,6 +7,7 @@ use crate::{
 use anyhow::Result;
 use meshward_model::{
     control::{ALPN_JOIN, ALPN_SESSION},
+    relay::ALPN_RELAY,
     token::Fingerprint,
 };
 use quinn::{ClientConfig, crypto::rustls::QuicClientConfig};
@@ -28,12 +29,24 @@ pub fn to_join(ca: Fingerprint) -> Result<ClientConfig> {
 /// # Errors
 /// If one of them cannot be read, or the key does not fit the certificate.
 pub fn for_session(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<ClientConfig> {
+    for_member(ca, certificate, key, ALPN_SESSION)
+}
+
+/// A configuration for packets that are relayed; otherwise as [`for_session`].
+///
+/// # Errors
+/// As there.
+pub fn for_relay(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<ClientConfig> {
+    for_member(ca, certificate, key, ALPN_RELAY)
+}
+
+fn for_member(ca: &[u8], certificate: &[u8], key: &[u8], alpn: &[u8]) -> Result<ClientConfig> {
     let chain = vec![CertificateDer::from(certificate.to_vec())];
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
     let tls = builder()?
         .with_root_certificates(roots(CertificateDer::from(ca.to_vec()))?)
         .with_client_auth_cert(chain, key)?;
-    quic(tls, ALPN_SESSION)
+    quic(tls, alpn)
 }
 
 fn builder() -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier>> {

@@ -14,6 +14,7 @@ pub mod local;
 pub mod measurement;
 pub mod names;
 pub mod ports;
+pub mod relay;
 pub mod selector;
 pub mod stun;
 pub mod token;

@@ -13,6 +13,7 @@ mod join;
 mod kept_view;
 mod metrics;
 mod offloads;
+mod relayed;
 mod runtimes;
 mod session;
 mod sys;
@@ -182,7 +183,8 @@ async fn run(common: Common) -> Result<()> {
     let membership = folder.membership()?.ok_or_else(|| {
         Mistake("this machine has not joined a mesh; get a token with `meshctl token create` and run: meshward-node join TOKEN@HOST".into())
     })?;
-    let node = Node::restore(membership, config, folder).await?;
+    let (relay, outgoing) = relayed::channel();
+    let node = Node::restore(membership, config, folder, relay).await?;
     api::serve(node.clone()).await?;
     if let Some(plugin) = node.config.docker_plugin.clone() {
         docker::serve(node.clone(), &plugin).await?;
@@ -191,6 +193,7 @@ async fn run(common: Common) -> Result<()> {
     info!(node = %node.membership.name, mesh = %node.membership.mesh, socket = %node.config.socket.display(), "node ready");
     let mut tasks = JoinSet::new();
     tasks.spawn(session::hold(node.clone()));
+    tasks.spawn(relayed::hold(node.clone(), outgoing));
     tasks.spawn({
         let node = node.clone();
         async move { node.look_after_workloads().await }

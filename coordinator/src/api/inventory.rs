@@ -10,6 +10,7 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
 };
+use meshward_model::relay::RelayId;
 use meshward_model::{
     IdentityId, NetworkName, NodeName,
     api::{AuditEntry, Block, ErrorBody, Link, Links, Measured, Node, Role, Status, Workload},
@@ -102,6 +103,7 @@ pub async fn remove_node(
     mesh.change(&caller.author, |world| nodes::remove(world, &name)).await?;
     if !caller.author.dry_run {
         mesh.sessions.end(&name, "this node was removed from the mesh");
+        mesh.relay.end(RelayId::of(&name));
     }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -9,6 +9,7 @@ use crate::{
 use meshward_model::{
     NodeName,
     control::{EndpointReport, JoinRequest},
+    relay::{RelayId, is_relayed},
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -88,7 +89,9 @@ pub fn set_endpoints(
         if !node.blocks.contains_key(&report.network) {
             continue;
         }
-        let candidates = candidates(report, seen.to_canonical());
+        let mut candidates = candidates(report, seen.to_canonical());
+        // By the relay it can be reached whatever is between.
+        candidates.push(RelayId::of(name).address());
         let record = EndpointRecord { public_key: report.public_key, candidates };
         node.endpoints.insert(report.network.clone(), record);
     }
@@ -138,5 +141,5 @@ fn find<'a>(world: &'a World, name: &NodeName) -> Result<&'a NodeRecord, Refusal
 
 fn is_usable(address: &SocketAddr) -> bool {
     let ip = address.ip();
-    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
+    !is_relayed(address) && address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
 }

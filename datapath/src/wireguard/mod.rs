@@ -315,7 +315,7 @@ impl Wireguard {
         handshake.sign(now, &peer, &mut response);
         handshake.completed = Some(now);
         peer.install(session.map_err(|_| Cause::BadCrypto)?);
-        peer.note_handshake(from);
+        peer.note_handshake(now, from);
         send(from, &response);
         Ok(None)
     }
@@ -336,7 +336,7 @@ impl Wireguard {
         handshake.attempt = None;
         handshake.completed = Some(now);
         peer.install(session.map_err(|_| Cause::BadCrypto)?);
-        peer.note_handshake(from);
+        peer.note_handshake(now, from);
         drop(handshake);
         Ok(Some(peer))
     }
@@ -412,6 +412,9 @@ impl Wireguard {
     fn tick_peer(&self, now: Now, millis: Millis, peer: &Arc<Peer>, send: Send) -> u64 {
         peer.forget_old_sessions(millis);
         let mut handshake = peer.handshake.lock();
+        for place in peer.probes(millis, &mut handshake) {
+            self.say_nothing(millis, peer, place, send);
+        }
         match peer.due(millis, handshake.attempt.as_ref(), self.behind_nat.load(Relaxed)) {
             Due::Nothing => {}
             Due::Keepalive => self.keepalive(millis, peer, send),
@@ -439,7 +442,13 @@ impl Wireguard {
 
     /// Sends an empty data message.
     pub fn keepalive(&self, now: Millis, peer: &Peer, send: Send) {
-        let Some(Sending { session, address }) = peer.sending(now) else { return };
+        let Some(Sending { address, .. }) = peer.sending(now) else { return };
+        self.say_nothing(now, peer, address, send);
+    }
+
+    /// Sends an empty data message to where the peer may be.
+    fn say_nothing(&self, now: Millis, peer: &Peer, address: SocketAddr, send: Send) {
+        let Some(Sending { session, .. }) = peer.sending(now) else { return };
         let Some(counter) = session.reserve(1) else { return };
         let mut datagram = [0; OVERHEAD];
         session.seal(counter, &mut datagram);

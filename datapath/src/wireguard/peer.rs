@@ -9,7 +9,7 @@ use super::{
     noise::{Initiator, Timestamp},
     session::Session,
 };
-use meshward_model::PublicKey;
+use meshward_model::{PublicKey, relay::is_relayed};
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::VecDeque,
@@ -33,6 +33,11 @@ const REKEY_ATTEMPT: u64 = 90_000;
 const COPIES: [u64; 5] = [200, 400, 800, 1_600, 3_200];
 /// Who is behind a NAT says something this often, so that the NAT does not forget the peer.
 const KEEP_OPEN: u64 = 20_000;
+/// A path that is not relayed is kept to while something has come by it in this time.
+const DIRECT_LASTS: u64 = 5_000;
+/// While packets to a peer are relayed, all other ways are tried this often: at first, and at the most seldom.
+const PROBE: u64 = 250;
+const PROBE_SELDOM: u64 = 30_000;
 /// Who has received data and has none to send says so after this long (KEEPALIVE_TIMEOUT).
 const KEEPALIVE: u64 = 10_000;
 /// Initiations of one peer are taken this far apart (the kernel's INITIATIONS_PER_SECOND): each costs public-key cryptography.
@@ -65,6 +70,8 @@ pub(crate) struct Peer {
     keepalive: AtomicU64,
     /// When something was sent last.
     spoke: AtomicU64,
+    /// When something came last that was not relayed; 0: never.
+    direct: AtomicU64,
     /// Whether a worker has asked for a handshake.
     wanted: AtomicBool,
     /// Whether the peer has called.
@@ -114,6 +121,8 @@ pub(crate) struct Handshake {
     pub completed: Option<Millis>,
     /// How many sessions were begun, for their indices.
     pub begun: u8,
+    /// When other ways than the relay are tried next, and after how long then.
+    pub probe: Option<(Millis, u64)>,
 }
 
 /// A handshake that we began.
@@ -163,6 +172,7 @@ impl Peer {
             unanswered: AtomicU64::new(0),
             keepalive: AtomicU64::new(0),
             spoke: AtomicU64::new(0),
+            direct: AtomicU64::new(0),
             wanted: AtomicBool::new(false),
             summoned: AtomicBool::new(false),
         }
@@ -251,18 +261,23 @@ impl Peer {
                 self.keepalive.store(now.0 + KEEPALIVE, Relaxed);
             }
         }
+        if !is_relayed(&from) {
+            self.direct.store(now.0, Relaxed);
+        }
         let news = {
             let path = self.path.read();
-            path.address != Some(from) || path.is_next(session)
+            path.is_next(session) || path.address != Some(from) && self.may_move(now, &path, &from)
         };
         let due = session.initiator && now.since(session.born) >= REJECT_AFTER - KEEPALIVE - REKEY_TIMEOUT;
-        Heard { handshake_is_due: due, session_is_new: news && self.take_up(session, from) }
+        Heard { handshake_is_due: due, session_is_new: news && self.take_up(now, session, from) }
     }
 
     /// The peer speaks from a new address, or has begun to use the next session: whether that.
-    fn take_up(&self, session: &Arc<Session>, from: SocketAddr) -> bool {
+    fn take_up(&self, now: Millis, session: &Arc<Session>, from: SocketAddr) -> bool {
         let mut path = self.path.write();
-        path.address = Some(from);
+        if self.may_move(now, &path, &from) {
+            path.address = Some(from);
+        }
         let new = path.is_next(session);
         if new {
             path.previous = path.current.take();
@@ -272,9 +287,37 @@ impl Peer {
     }
 
     /// Notes that a message of a handshake proved that the peer is at `from`.
-    pub fn note_handshake(&self, from: SocketAddr) {
+    pub fn note_handshake(&self, now: Millis, from: SocketAddr) {
         self.unanswered.store(0, Relaxed);
-        self.path.write().address = Some(from);
+        if !is_relayed(&from) {
+            self.direct.store(now.0, Relaxed);
+        }
+        let mut path = self.path.write();
+        if self.may_move(now, &path, &from) {
+            path.address = Some(from);
+        }
+    }
+
+    /// Whether packets to the peer are to go where one has come from: not by a relay while another way is good.
+    fn may_move(&self, now: Millis, path: &Path, from: &SocketAddr) -> bool {
+        let direct = path.address.is_some_and(|address| !is_relayed(&address));
+        let heard = self.direct.load(Relaxed);
+        !(is_relayed(from) && direct && heard != 0 && now.since(Millis(heard)) < DIRECT_LASTS)
+    }
+
+    /// The other ways to a peer that is relayed to, if it is time to try them.
+    pub fn probes(&self, now: Millis, handshake: &mut Handshake) -> Vec<SocketAddr> {
+        let relayed = self.sending(now).is_some_and(|sending| is_relayed(&sending.address));
+        if !relayed {
+            handshake.probe = None;
+            return vec![];
+        }
+        let (at, pause) = handshake.probe.unwrap_or((now, PROBE));
+        if now < at {
+            return vec![];
+        }
+        handshake.probe = Some((Millis(now.0 + pause), (pause * 2).min(PROBE_SELDOM)));
+        handshake.candidates.iter().filter(|place| !is_relayed(place)).copied().collect()
     }
 
     /// Asks for a handshake; `true` if nobody had.

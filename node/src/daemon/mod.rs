@@ -18,6 +18,7 @@ use crate::{
     folder::{Folder, Membership},
     kept_view::KeptView,
     offloads::Offloads,
+    relayed,
 };
 use anyhow::Result;
 use attempts::Attempts;
@@ -118,12 +119,17 @@ impl Node {
     ///
     /// # Errors
     /// If the folder cannot be read, or a port that peers know is taken.
-    pub async fn restore(membership: Membership, config: Config, folder: Folder) -> Result<Arc<Self>> {
+    pub async fn restore(
+        membership: Membership,
+        config: Config,
+        folder: Folder,
+        relay: relayed::Sender,
+    ) -> Result<Arc<Self>> {
         let (view, kept) = KeptView::open(&folder)?;
         let attachments: Vec<Attachment> = folder.workloads()?;
         let mut state = State { view: view.into(), ..State::default() };
         let wanted = Offloads::without(&config.disable_offloads);
-        let data_plane = DataPlane::start(config.workers, wanted)?;
+        let data_plane = DataPlane::start(config.workers, wanted, relay)?;
         let node = Self {
             membership,
             config,

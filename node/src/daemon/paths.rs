@@ -1,6 +1,7 @@
 //! Ways between this node and its peers: how it is seen, and calls in both directions, so that NATs open.
 
 use super::{Node, State};
+use crate::dataplane::Injector;
 use meshward_model::{NetworkName, NodeName, control::FromNode, stun::PORT};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -53,6 +54,11 @@ impl Node {
                 let _ = session.send(FromNode::Endpoint(report));
             }
         }
+    }
+
+    /// The way in for packets that were relayed.
+    pub fn injector(&self) -> Injector {
+        self.data_plane.injector()
     }
 
     /// A peer calls: calls back.

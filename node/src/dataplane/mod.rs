@@ -14,12 +14,13 @@ pub use socket::bind;
 
 use crate::{
     offloads::Offloads,
+    relayed,
     sys::{self, Tun},
 };
 use anyhow::{Context, Result};
 use handshakes::Queue;
-use meshward_datapath::{Endpoint, LocalWorkload, Merging, Slot};
-use meshward_model::NetworkName;
+use meshward_datapath::{Ecn, Endpoint, Lane, LocalWorkload, Merging, Slot};
+use meshward_model::{NetworkName, relay::RelayNetwork};
 use nix::{
     errno::Errno,
     sys::{
@@ -29,7 +30,7 @@ use nix::{
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
-    net::UdpSocket,
+    net::{SocketAddr, UdpSocket},
     num::NonZeroUsize,
     os::fd::AsFd,
     sync::{
@@ -37,6 +38,7 @@ use std::{
         atomic::{AtomicBool, AtomicI32, Ordering::Relaxed},
     },
     thread,
+    time::Instant,
 };
 
 /// What a worker reads from.
@@ -81,6 +83,7 @@ pub struct DataPlane {
     shared: Arc<Shared>,
     queue: Queue,
     wanted: Offloads,
+    relay: relayed::Sender,
 }
 
 struct Shared {
@@ -112,6 +115,9 @@ pub struct Service {
     interfaces: RwLock<Vec<Option<Tun>>>,
     offloads: Flags,
     queue: Queue,
+    relay: relayed::Sender,
+    /// How the network is called there.
+    relayed_as: RelayNetwork,
 }
 
 /// What the kernel does for many packets at once, as far as it has been found out.
@@ -135,7 +141,7 @@ impl DataPlane {
     ///
     /// # Errors
     /// If the kernel gives no epoll, eventfd or thread.
-    pub fn start(workers: NonZeroUsize, wanted: Offloads) -> Result<Self> {
+    pub fn start(workers: NonZeroUsize, wanted: Offloads, relay: relayed::Sender) -> Result<Self> {
         let polls = (0..workers.get()).map(|_| Poll::new()).collect::<nix::Result<_>>()?;
         let shared = Arc::new(Shared {
             workers: polls,
@@ -157,7 +163,7 @@ impl DataPlane {
             .name("handshakes".into())
             .spawn(move || slow.run())
             .context("cannot start the thread for handshakes")?;
-        Ok(Self { shared, queue, wanted })
+        Ok(Self { shared, queue, wanted, relay })
     }
 
     /// How many workers there are at the most.
@@ -206,12 +212,19 @@ impl DataPlane {
             interfaces: RwLock::default(),
             offloads,
             queue: self.queue.clone(),
+            relay: self.relay.clone(),
+            relayed_as: RelayNetwork::of(network),
         });
         match services.get_mut(number as usize) {
             Some(place) => *place = Some(service.clone()),
             None => services.push(Some(service.clone())),
         }
         Ok(service)
+    }
+
+    /// The way in for packets that do not come by a socket of ours.
+    pub fn injector(&self) -> Injector {
+        Injector { shared: self.shared.clone(), lane: Lane::default() }
     }
 
     /// Ends the service of an endpoint. Its workloads are to be gone already.
@@ -255,6 +268,29 @@ impl DataPlane {
         let _ = self.shared.poll(slot.0, *active).epoll.delete(&tun.fd);
         service.endpoint.remove_local(slot);
         Some(tun)
+    }
+}
+
+/// A way in for packets that do not come by a socket of ours.
+pub struct Injector {
+    shared: Arc<Shared>,
+    lane: Lane,
+}
+
+impl Injector {
+    /// Takes a message as if it had come from an address.
+    pub fn inject(&mut self, network: RelayNetwork, from: SocketAddr, message: &mut [u8]) {
+        let services = self.shared.services.read();
+        let Some(service) = services.iter().flatten().find(|service| service.relayed_as == network) else {
+            return;
+        };
+        self.lane.set_merging(service.merging());
+        let mut outlet = outlet::Outlet::new(service, 0);
+        let mut round = service.endpoint.round(&mut self.lane, Instant::now());
+        let length = message.len();
+        round.from_network(from, Ecn::NotCapable, message, 0..length, length, &mut outlet);
+        round.deliver(message, &mut outlet);
+        round.finish(&mut outlet);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Service, handshakes::Queue};
 use crate::sys::{self, Outgoing, Tun};
 use meshward_datapath::{Ecn, MOST_PARTS, Offload, Parts, Sink, Slot};
+use meshward_model::relay::RelayId;
 use nix::{errno::Errno, sys::uio::writev};
 use parking_lot::RwLockReadGuard;
 use std::{
@@ -50,6 +51,9 @@ impl Sink for Outlet<'_> {
     }
 
     fn to_network(&mut self, to: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool {
+        if let Some(id) = RelayId::at(&to) {
+            return self.service.relay.send(id, self.service.relayed_as, datagrams, size);
+        }
         let to = match to.ip() {
             IpAddr::V4(ip) if self.service.ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
             _ => to,
