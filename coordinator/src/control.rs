@@ -64,7 +64,11 @@ async fn serve_connection(mesh: &Arc<Mesh>, incoming: Incoming, place: OwnedSema
     let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
     let alpn = data.and_then(|data| data.protocol).unwrap_or_default();
     if alpn == ALPN_RELAY {
-        let id = RelayId::of(&member(mesh, &connection)?.node);
+        let certificate = member(mesh, &connection)?;
+        if certificate.not_after < OffsetDateTime::now_utc().unix_timestamp() {
+            anyhow::bail!("the certificate of node {} has expired", certificate.node);
+        }
+        let id = RelayId::of(&certificate.node);
         mesh.relay.serve(id, connection).await;
         return Ok(());
     }

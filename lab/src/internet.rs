@@ -18,13 +18,19 @@ pub struct Internet {
     gateways: Vec<Netns>,
 }
 
-/// How a router translates addresses (RFC 4787). It lets in only what answers to something that was sent (address and
-/// port-dependent filtering).
+/// What stands between a site and the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Nat {
-    /// One port outside for each inside, whomever it sends to (endpoint-independent mapping).
+pub enum Barrier {
+    /// Nothing.
+    None,
+    /// A firewall: it lets in only what answers to something that was sent, from the same address and port.
+    Firewall,
+    /// A router that translates addresses, with such a firewall, and one port outside for each inside, whomever it sends to
+    /// (RFC 4787: endpoint-independent mapping, address and port-dependent filtering).
     Cone,
-    /// Another port for everyone that is sent to (address and port-dependent mapping).
+    /// Two of these, one behind the other.
+    Double,
+    /// The same with another port for everyone that is sent to (address and port-dependent mapping).
     Symmetric,
 }
 
@@ -129,36 +135,67 @@ impl Internet {
         Ok(Site { name: name.to_owned(), netns, v4: v4(2), v6: v6(2) })
     }
 
-    /// Adds a site behind a router that translates addresses; it has an IPv4 address alone, and every such site has the same. Gives the
-    /// address of its router, too.
+    /// Adds a site behind a barrier. Behind a router that translates addresses it has an IPv4 address alone, and every such site has
+    /// the same. Gives the address, too, at which others see it.
     ///
     /// # Errors
     /// If links cannot be made, or `nft` is missing.
-    pub fn site_behind(&mut self, name: &str, nat: Nat) -> Result<(Site, Ipv4Addr)> {
+    pub fn site_behind(&mut self, name: &str, barrier: Barrier) -> Result<(Site, Ipv4Addr)> {
+        if matches!(barrier, Barrier::None | Barrier::Firewall) {
+            let site = self.site(name)?;
+            if barrier == Barrier::Firewall {
+                keep_out(&site.netns)?;
+            }
+            let seen = site.v4;
+            return Ok((site, seen));
+        }
         let gateway = self.site(&format!("{name}-gateway"))?;
+        let random = if barrier == Barrier::Symmetric { " fully-random" } else { "" };
+        let (mut netns, mut host) = self.inside(&gateway.netns, 1, random)?;
+        if barrier == Barrier::Double {
+            (netns, host) = self.inside(&netns, 2, "")?;
+        }
+        Ok((Site { name: name.to_owned(), netns, v4: host, v6: Ipv6Addr::UNSPECIFIED }, gateway.v4))
+    }
+
+    /// Makes a namespace with a router that translates addresses, in a subnet inside.
+    fn inside(&mut self, gateway: &Netns, subnet: u8, random: &str) -> Result<(Netns, Ipv4Addr)> {
         let netns = Netns::create()?;
-        let (inside, host) = (Ipv4Addr::new(192, 168, 1, 1), Ipv4Addr::new(192, 168, 1, 2));
-        gateway.netns.links(async |links| {
+        let address = |host| Ipv4Addr::new(192, 168, subnet, host);
+        gateway.links(async |links| {
             links.add_veth("inside", "uplink").await?;
             links.give("uplink", &netns, "eth0").await?;
-            links.add_address("inside", inside.into(), 24).await?;
+            links.add_address("inside", address(1).into(), 24).await?;
             links.set_up("inside").await
         })?;
         netns.links(async |links| {
             links.set_up("eth0").await?;
-            links.add_address("eth0", host.into(), 24).await?;
+            links.add_address("eth0", address(2).into(), 24).await?;
             // A literal is a prefix.
             let all = "0.0.0.0/0".parse().expect("the default route is a prefix");
-            links.add_route("eth0", all, Some(inside.into())).await
+            links.add_route("eth0", all, Some(address(1).into())).await
         })?;
-        let random = if nat == Nat::Symmetric { " fully-random" } else { "" };
-        let rules = format!(
-            "table ip nat {{\nchain out {{\ntype nat hook postrouting priority 100\noifname eth0 masquerade{random}\n}}\n}}\n\
-             table ip filter {{\nchain in {{\ntype filter hook input priority 0\niifname eth0 ct state new drop\n}}\n}}\n"
-        );
-        gateway.netns.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
-        output(&gateway.netns, Command::new("nft").arg(rules)).context("nft of nftables is needed")?;
-        self.gateways.push(gateway.netns);
-        Ok((Site { name: name.to_owned(), netns, v4: host, v6: Ipv6Addr::UNSPECIFIED }, gateway.v4))
+        gateway.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
+        nft(
+            gateway,
+            &format!(
+                "table ip nat {{\nchain out {{\ntype nat hook postrouting priority 100\noifname eth0 masquerade{random}\n}}\n}}\n"
+            ),
+        )?;
+        keep_out(gateway)?;
+        self.gateways.push(gateway.clone());
+        Ok((netns, address(2)))
     }
+}
+
+/// Drops whatever comes to a host unasked.
+fn keep_out(netns: &Netns) -> Result<()> {
+    nft(
+        netns,
+        "table inet filter {\nchain in {\ntype filter hook input priority 0\niifname eth0 ct state new drop\n}\n}\n",
+    )
+}
+
+fn nft(netns: &Netns, rules: &str) -> Result<()> {
+    output(netns, Command::new("nft").arg(rules)).map(drop).context("nft of nftables is needed")
 }

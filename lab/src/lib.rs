@@ -12,7 +12,7 @@ mod registry;
 mod root;
 
 pub use docker::{Docker, busybox};
-pub use internet::{Internet, Nat, Site, back_to_back};
+pub use internet::{Barrier, Internet, Site, back_to_back};
 pub use mesh::{Mesh, Node, Workload};
 pub use podman::Podman;
 pub use process::{Binaries, Process, output};

@@ -1,18 +1,29 @@
 //! Packets that go by the relay: a connection of their own to the coordinator, so that they are not in the way of what it has
 //! to say.
 
-use crate::{daemon::Node, dial};
+use crate::{daemon::Node, dial, session::jittered};
 use anyhow::{Context, Result};
 use meshward_daemon::dial::for_relay;
 use meshward_model::relay::{Gathering, RelayId, RelayNetwork, frames};
 use quinn::Connection;
-use std::{sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tracing::{debug, info};
 
 /// The most messages that wait to be sent; then they are lost, as in any network.
 const WAITING: usize = 4096;
-const PAUSE: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A connection that has lasted this long was a good one: the next pause is short again.
+const GOOD: Duration = Duration::from_secs(10);
+/// A connection that nothing has gone by for this long is given up, where there is no NAT.
+const IDLE: Duration = Duration::from_secs(600);
 
 /// Messages for a peer.
 pub struct Outgoing {
@@ -39,51 +50,92 @@ impl Sender {
     }
 }
 
-/// Holds the connection, for ever.
+/// Holds the connection, for ever: from the start on where a NAT is in the way, elsewhere once somebody calls or there is
+/// something to send. So a coordinator that comes back is not asked by everybody twice.
 pub async fn hold(node: Arc<Node>, mut outgoing: mpsc::Receiver<Outgoing>) {
+    let mut pause = FIRST_PAUSE;
     loop {
-        if let Err(error) = hold_one(&node, &mut outgoing).await {
-            debug!("no relay: {error:#}");
+        let mut first = None;
+        if !node.is_behind_nat() {
+            tokio::select! {
+                next = outgoing.recv() => first = next,
+                () = node.relay_wanted.notified() => {}
+            }
         }
-        tokio::time::sleep(PAUSE).await;
+        let begun = Instant::now();
+        match hold_one(&node, &mut outgoing, first).await {
+            Ok(()) => debug!("the relay was not needed any more"),
+            Err(error) => debug!("no relay: {error:#}"),
+        }
+        pause = if begun.elapsed() > GOOD { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        tokio::time::sleep(jittered(pause)).await;
         // What waited meanwhile is too old.
         while outgoing.try_recv().is_ok() {}
     }
 }
 
-async fn hold_one(node: &Arc<Node>, outgoing: &mut mpsc::Receiver<Outgoing>) -> Result<()> {
+/// Holds one connection until it ends, or is not needed any more.
+async fn hold_one(
+    node: &Arc<Node>,
+    outgoing: &mut mpsc::Receiver<Outgoing>,
+    first: Option<Outgoing>,
+) -> Result<()> {
     let credentials = node.folder.credentials()?;
     let config = for_relay(&credentials.ca, &credentials.certificate, &credentials.key)?;
     let (_endpoint, connection) = dial::dial(&node.membership.coordinator, config).await?;
     info!(relay = %connection.remote_address(), "relay reached");
-    let receiving = tokio::spawn(receive(node.clone(), connection.clone()));
+    let used = Arc::new(AtomicBool::new(true));
+    let _receiving = AbortAtEnd(tokio::spawn(receive(node.clone(), connection.clone(), used.clone())));
     let mut number = 0u16;
+    if let Some(first) = first {
+        send(&connection, &mut number, first).await?;
+    }
+    let mut look = tokio::time::interval(IDLE);
+    look.reset();
     loop {
         tokio::select! {
-            closed = connection.closed() => {
-                receiving.abort();
-                return Err(closed.into());
-            }
+            closed = connection.closed() => return Err(closed.into()),
             next = outgoing.recv() => {
-                let Outgoing { to, network, messages, size } = next.context("the daemon ends")?;
-                let most = connection.max_datagram_size().unwrap_or_default();
-                for message in messages.chunks(size.max(1)) {
-                    number = number.wrapping_add(1);
-                    for frame in frames(to, network, number, message, most) {
-                        // Waits for room: the queue in front of it is what is bounded.
-                        connection.send_datagram_wait(frame.into()).await?;
-                    }
+                used.store(true, Relaxed);
+                send(&connection, &mut number, next.context("the daemon ends")?).await?;
+            }
+            _ = look.tick() => {
+                if !used.swap(false, Relaxed) && !node.is_behind_nat() {
+                    connection.close(0u32.into(), b"not needed any more");
+                    return Ok(());
                 }
             }
         }
     }
 }
 
-async fn receive(node: Arc<Node>, connection: Connection) {
+async fn send(connection: &Connection, number: &mut u16, outgoing: Outgoing) -> Result<()> {
+    let Outgoing { to, network, messages, size } = outgoing;
+    let most = connection.max_datagram_size().unwrap_or_default();
+    for message in messages.chunks(size.max(1)) {
+        *number = number.wrapping_add(1);
+        for frame in frames(to, network, *number, message, most) {
+            // Waits for room: the queue in front of it is what is bounded.
+            connection.send_datagram_wait(frame.into()).await?;
+        }
+    }
+    Ok(())
+}
+
+struct AbortAtEnd(JoinHandle<()>);
+
+impl Drop for AbortAtEnd {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn receive(node: Arc<Node>, connection: Connection, used: Arc<AtomicBool>) {
     let mut gathering = Gathering::default();
     let mut injector = node.injector();
     while let Ok(frame) = connection.read_datagram().await {
         if let Some((from, network, mut message)) = gathering.take(&frame) {
+            used.store(true, Relaxed);
             injector.inject(network, from.address(), &mut message);
         }
     }

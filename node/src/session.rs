@@ -38,7 +38,7 @@ pub async fn hold(node: Arc<Node>) {
 }
 
 /// Between half of a pause and all of it, so that nodes do not come back in step.
-fn jittered(pause: Duration) -> Duration {
+pub fn jittered(pause: Duration) -> Duration {
     let mut byte = [0];
     let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut byte);
     pause / 2 + (pause / 2) * u32::from(byte[0]) / 255

@@ -68,7 +68,18 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 /// Builds the release binaries and says where they are.
 pub fn build() -> Result<PathBuf> {
     println!("Building the release binaries (some minutes the first time) ...");
-    let packages = ["-p", "meshward-coordinator", "-p", "meshward-node", "-p", "meshctl", "-p", "shop"];
+    let packages = [
+        "-p",
+        "meshward-coordinator",
+        "-p",
+        "meshward-node",
+        "-p",
+        "meshward-cni",
+        "-p",
+        "meshctl",
+        "-p",
+        "shop",
+    ];
     cargo::run(cargo::command(&["build", "--release", "--locked"]).args(packages))?;
     Ok(cargo::binaries("release"))
 }

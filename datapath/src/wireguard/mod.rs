@@ -472,3 +472,5 @@ impl peer::Handshake {
 
 #[cfg(test)]
 mod interop_tests;
+#[cfg(test)]
+mod path_tests;

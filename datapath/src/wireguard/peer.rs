@@ -276,6 +276,10 @@ impl Peer {
     fn take_up(&self, now: Millis, session: &Arc<Session>, from: SocketAddr) -> bool {
         let mut path = self.path.write();
         if self.may_move(now, &path, &from) {
+            if path.address.is_some_and(|before| is_relayed(&before)) && !is_relayed(&from) {
+                // Said soon, so that the peer knows this way, too.
+                self.keepalive.store(now.0, Relaxed);
+            }
             path.address = Some(from);
         }
         let new = path.is_next(session);

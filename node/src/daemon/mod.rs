@@ -35,7 +35,7 @@ use meshward_netns::Netns;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{Mutex, Notify, mpsc};
@@ -70,6 +70,9 @@ pub struct Node {
     admission: Notify,
     /// Told when there is a workload to be measured.
     pub to_measure: Notify,
+    /// Told when the relay may be needed.
+    pub relay_wanted: Notify,
+    behind_nat: AtomicBool,
 }
 
 #[derive(Default)]
@@ -139,6 +142,8 @@ impl Node {
             state: Mutex::default(),
             admission: Notify::new(),
             to_measure: Notify::new(),
+            relay_wanted: Notify::new(),
+            behind_nat: AtomicBool::new(false),
         };
         let networks: Vec<NetworkName> = state.view.networks().map(|(name, _)| name.clone()).collect();
         for network in networks {

@@ -5,6 +5,7 @@ use crate::dataplane::Injector;
 use meshward_model::{NetworkName, NodeName, control::FromNode, stun::PORT};
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
 use tracing::{debug, info, warn};
@@ -49,11 +50,20 @@ impl Node {
             let own = |address: &SocketAddr| report.interfaces.iter().any(|own| own.ip() == address.ip());
             let behind_nat = running.reflexive.as_ref().is_some_and(|address| !own(address));
             running.service.endpoint.set_behind_nat(behind_nat);
+            if behind_nat {
+                self.behind_nat.store(true, Relaxed);
+                self.relay_wanted.notify_one();
+            }
             info!(%network, seen_as = ?running.reflexive, behind_nat, "how the endpoint is seen");
             if let Some(session) = &state.session {
                 let _ = session.send(FromNode::Endpoint(report));
             }
         }
+    }
+
+    /// Whether others see an endpoint of this node under another address than it has.
+    pub fn is_behind_nat(&self) -> bool {
+        self.behind_nat.load(Relaxed)
     }
 
     /// The way in for packets that were relayed.
@@ -66,6 +76,7 @@ impl Node {
         let state = self.state.lock().await;
         let Some(running) = state.endpoints.get(network) else { return };
         debug!(%network, %peer, "is called");
+        self.relay_wanted.notify_one();
         if running.service.endpoint.call_back(peer) {
             running.service.want_handshakes();
         }

@@ -1,0 +1,109 @@
+//! Which ways to a peer are tried, and which is kept to.
+
+use super::*;
+use meshward_model::relay::RelayId;
+
+struct Ways {
+    start: Instant,
+    ours: Wireguard,
+    theirs: Wireguard,
+    direct: [SocketAddr; 2],
+    relay: SocketAddr,
+}
+
+impl Ways {
+    fn new() -> Self {
+        let start = Instant::now();
+        let direct = ["192.0.2.1:1", "192.168.1.2:1"].map(|text| text.parse().unwrap());
+        let relay = RelayId::of(&"rack".parse().unwrap()).address();
+        let secrets = [SecretKey::from_bytes([1; 32]), SecretKey::from_bytes([2; 32])];
+        let keys = [secrets[0].public(), secrets[1].public()];
+        let [ours, theirs] = secrets.map(|secret| Wireguard::new(secret, start));
+        ours.put(start, 0, keys[1], vec![direct[0], direct[1], relay]);
+        theirs.put(start, 0, keys[0], vec![]);
+        Self { start, ours, theirs, direct, relay }
+    }
+
+    fn at(&self, milliseconds: u64) -> Now {
+        let passed = Duration::from_millis(milliseconds);
+        Now { instant: self.start + passed, unix: Duration::from_secs(1_700_000_000) + passed }
+    }
+
+    fn peer(&self) -> Arc<Peer> {
+        self.ours.peers.read().get(0).unwrap().clone()
+    }
+
+    /// Begins a handshake: what is sent, and where to.
+    fn begin(&self, at: u64) -> Vec<(SocketAddr, Vec<u8>)> {
+        self.ours.want(&self.peer());
+        let mut sent = Vec::new();
+        self.ours.begin_wanted(self.at(at), &mut |to, message| sent.push((to, message.to_vec())));
+        sent
+    }
+
+    fn tick(&self, at: u64) -> Vec<(SocketAddr, Vec<u8>)> {
+        let mut sent = Vec::new();
+        self.ours.tick(self.at(at), &mut |to, message| sent.push((to, message.to_vec())));
+        sent
+    }
+
+    fn everywhere(&self) -> Vec<SocketAddr> {
+        vec![self.direct[0], self.direct[1], self.relay]
+    }
+}
+
+fn places(sent: &[(SocketAddr, Vec<u8>)]) -> Vec<SocketAddr> {
+    sent.iter().map(|(to, _)| *to).collect()
+}
+
+#[test]
+fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
+    let ways = Ways::new();
+    let first = ways.begin(0);
+    assert_eq!(places(&first), ways.everywhere());
+    assert_eq!(ways.ours.take_called(), [0]);
+    assert!(ways.tick(100).is_empty());
+    let copies = ways.tick(250);
+    assert_eq!(places(&copies), ways.everywhere());
+    assert_eq!(copies[0].1, first[0].1, "it is the same message");
+
+    // Whichever comes first is answered; the others are copies, and no mistake.
+    let mut answers = Vec::new();
+    let mut answer = |from: SocketAddr| {
+        ways.theirs.receive(ways.at(260), from, &first[0].1, false, &mut |to, message| {
+            answers.push((to, message.to_vec()));
+        })
+    };
+    assert!(answer(ways.relay).unwrap().is_none());
+    assert!(answer(ways.direct[0]).unwrap().is_none());
+    assert_eq!(places(&answers), [ways.relay]);
+    let response = &answers[0].1;
+    assert!(ways.ours.receive(ways.at(270), ways.relay, response, false, &mut |_, _| {}).unwrap().is_some());
+    assert_eq!(ways.peer().address(), Some(ways.relay));
+
+    // While it is relayed, the other ways are tried, less and less often.
+    let tried: Vec<u64> = (2..40).map(|at| at * 250).filter(|at| !ways.tick(*at).is_empty()).collect();
+    assert_eq!(tried, [500, 750, 1250, 2250, 4250, 8250]);
+    // A summons from the peer has a handshake begin from everywhere, and calls nobody back.
+    ways.ours.take_called();
+    assert!(ways.ours.call_back(0));
+    let mut sent = Vec::new();
+    ways.ours.begin_wanted(ways.at(10_000), &mut |to, message| sent.push((to, message.to_vec())));
+    assert_eq!(sent.len(), 3);
+    assert!(ways.ours.take_called().is_empty());
+}
+
+#[test]
+fn a_way_that_is_good_is_not_left_for_the_relay() {
+    let ways = Ways::new();
+    let peer = ways.peer();
+    let says = |at: u64, from: SocketAddr| {
+        peer.note_handshake(Millis(at), from);
+        peer.address()
+    };
+    assert_eq!(says(1_000, ways.relay), Some(ways.relay), "nothing has come directly yet");
+    assert_eq!(says(1_100, ways.direct[0]), Some(ways.direct[0]));
+    assert_eq!(says(6_000, ways.relay), Some(ways.direct[0]));
+    assert_eq!(says(6_050, ways.direct[1]), Some(ways.direct[1]), "a peer may move");
+    assert_eq!(says(11_060, ways.relay), Some(ways.relay), "nothing has come directly for five seconds");
+}
