@@ -10,7 +10,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 /// Run a Meshward mesh: networks, nodes, policy, quarantine, and workloads on this machine.
 ///
-/// Commands about the mesh talk to the coordinator; `run`, `attach`, `detach` and `attached` talk to the node daemon of this
+/// Commands about the mesh talk to the coordinator; `run`, `attach`, `detach`, `label` and `attached` talk to the node daemon of this
 /// machine. Exit codes: 0 done, 1 our failure, 2 a mistake in what was asked.
 #[derive(Parser)]
 #[command(name = "meshctl", version, max_term_width = 110, arg_required_else_help = true)]

@@ -11,6 +11,6 @@ pub use error::{Code, Error};
 pub use result::{Added, added, versions};
 
 /// The versions of the specification that are spoken, the oldest first.
-pub const VERSIONS: [&str; 4] = ["0.4.0", "1.0.0", "1.1.0", "1.1.1"];
+pub const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
 /// What is answered where nothing else was asked for.
 pub const NEWEST: &str = "1.1.0";

@@ -238,6 +238,13 @@ impl Endpoint {
         self.wireguard.begin_wanted(now, &mut plain(sink));
     }
 
+    /// This node has another address: says something to every peer with a session, so that it knows, and asks how the endpoint is
+    /// seen.
+    pub fn announce(&self, now: Instant, sink: &mut impl Sink) {
+        self.wireguard.announce(now, &mut plain(sink));
+        self.reflexive.lock().ask_again();
+    }
+
     /// Runs what is due: handshakes, keepalives, vouches, the end of idle flows. Wants a call each quarter of a second.
     pub fn tick(&self, now: Now, lane: &mut Lane, sink: &mut impl Sink) {
         self.reflexive.lock().tick(now.instant, &mut plain(sink));

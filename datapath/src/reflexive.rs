@@ -38,6 +38,11 @@ impl Reflexive {
         }
     }
 
+    /// Has the next tick ask.
+    pub fn ask_again(&mut self) {
+        self.next = None;
+    }
+
     /// The address.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address

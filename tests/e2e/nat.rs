@@ -1,11 +1,11 @@
 //! Any two nodes meet, whatever stands between them: directly where that is possible, otherwise by the relay.
 
-use crate::support::{Echo, PATIENCE, allow, mesh, tcp_echoes, udp_echoes};
+use crate::support::{Echo, PATIENCE, Stream, allow, mesh, tcp_echoes, udp_echoes};
 use meshward_lab::{Barrier, Mesh, Node, Workload};
 use meshward_model::relay::is_relayed;
 use std::{
     fmt::Write,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::{Duration, Instant},
 };
@@ -126,4 +126,30 @@ fn what_a_nat_knows_is_kept_while_nobody_speaks() {
     assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1000, PATIENCE));
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert!(pair.is_direct());
+}
+
+#[test]
+fn a_running_transfer_goes_on_when_an_address_changes() {
+    let pair = Pair::new([Barrier::None, Barrier::None]);
+    pair.meet();
+    let stream = Stream::start(&pair.web.netns, pair.api.v4(), 7000);
+    assert!(stream.flows(PATIENCE));
+    for (node, last) in pair.nodes.iter().zip([77, 78]) {
+        let site = &node.site;
+        let [a, b, c, _] = site.v4.octets();
+        let (new, router) = (Ipv4Addr::new(a, b, c, last), Ipv4Addr::new(a, b, c, 1));
+        site.netns
+            .links(async |links| {
+                links.remove_address("eth0", site.v6.into()).await?;
+                links.remove_address("eth0", site.v4.into()).await?;
+                links.add_address("eth0", new.into(), 24).await?;
+                links.add_route("eth0", "0.0.0.0/0".parse().unwrap(), Some(router.into())).await
+            })
+            .unwrap();
+        let begun = Instant::now();
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(stream.flows(PATIENCE), "{}", site.name);
+        println!("{}: the stall was {:?}", site.name, begun.elapsed());
+        assert!(stream.flows(PATIENCE));
+    }
 }

@@ -446,6 +446,13 @@ impl Wireguard {
         self.say_nothing(now, peer, address, send);
     }
 
+    /// Says something to every peer with a session, so that it knows from where.
+    pub fn announce(&self, now: Instant, send: Send) {
+        let millis = self.millis(now);
+        let all: Vec<Arc<Peer>> = self.peers.read().slots.iter().flatten().cloned().collect();
+        all.iter().for_each(|peer| self.keepalive(millis, peer, send));
+    }
+
     /// Sends an empty data message to where the peer may be.
     fn say_nothing(&self, now: Millis, peer: &Peer, address: SocketAddr, send: Send) {
         let Some(Sending { session, .. }) = peer.sending(now) else { return };

@@ -33,6 +33,10 @@ const REKEY_ATTEMPT: u64 = 90_000;
 const COPIES: [u64; 5] = [200, 400, 800, 1_600, 3_200];
 /// Who is behind a NAT says something this often, so that the NAT does not forget the peer.
 const KEEP_OPEN: u64 = 20_000;
+/// Who has sent data and hears nothing looks for another way after this long: longer each time, until something is heard,
+/// because there may be nothing to say (the paper waits for KEEPALIVE_TIMEOUT and REKEY_TIMEOUT, which is the longest).
+const PATIENCE: u64 = 500;
+const LONGEST_PATIENCE: u64 = KEEPALIVE + REKEY_TIMEOUT;
 /// A path that is not relayed is kept to while something has come by it in this time.
 const DIRECT_LASTS: u64 = 5_000;
 /// While packets to a peer are relayed, all other ways are tried this often: at first, and at the most seldom.
@@ -66,6 +70,8 @@ pub(crate) struct Peer {
     pub received: AtomicU64,
     /// Since when data has been sent and nothing came back; 0: not so.
     unanswered: AtomicU64,
+    /// For how long that is borne.
+    patience: AtomicU64,
     /// When a keepalive is due; 0: never.
     keepalive: AtomicU64,
     /// When something was sent last.
@@ -170,6 +176,7 @@ impl Peer {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
+            patience: AtomicU64::new(PATIENCE),
             keepalive: AtomicU64::new(0),
             spoke: AtomicU64::new(0),
             direct: AtomicU64::new(0),
@@ -254,6 +261,7 @@ impl Peer {
     pub fn note_received(&self, now: Millis, session: &Arc<Session>, from: SocketAddr, bytes: u64) -> Heard {
         if self.unanswered.load(Relaxed) != 0 {
             self.unanswered.store(0, Relaxed);
+            self.patience.store(PATIENCE, Relaxed);
         }
         if bytes > 0 {
             self.received.fetch_add(bytes, Relaxed);
@@ -374,8 +382,10 @@ impl Peer {
             };
         }
         let unanswered = self.unanswered.load(Relaxed);
-        if unanswered != 0 && now.since(Millis(unanswered)) >= KEEPALIVE + REKEY_TIMEOUT {
+        let patience = self.patience.load(Relaxed);
+        if unanswered != 0 && now.since(Millis(unanswered)) >= patience {
             self.unanswered.store(0, Relaxed);
+            self.patience.store((patience * 2).min(LONGEST_PATIENCE), Relaxed);
             return Due::Initiation;
         }
         let keepalive = self.keepalive.load(Relaxed);

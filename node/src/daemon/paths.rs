@@ -3,6 +3,7 @@
 use super::{Node, State};
 use crate::dataplane::Injector;
 use meshward_model::{NetworkName, NodeName, control::FromNode, stun::PORT};
+use meshward_netns::Netns;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::atomic::Ordering::Relaxed,
@@ -12,15 +13,48 @@ use tracing::{debug, info, warn};
 
 /// How often what the endpoints have found out is passed on: a call waits no longer.
 const WATCH: Duration = Duration::from_millis(50);
+/// Every so many turns the addresses of this node are looked at.
+const ADDRESSES: u32 = 4;
+
+/// The addresses of the host's interfaces, in order.
+fn own_addresses() -> Vec<IpAddr> {
+    let found = Netns::current().and_then(|netns| netns.links(async |links| links.addresses().await));
+    let mut addresses = found.unwrap_or_default();
+    addresses.sort_unstable();
+    addresses
+}
 
 impl Node {
     /// Passes on how the endpoints are seen, and whom they call, for ever.
     pub async fn watch_paths(&self) {
+        let (mut addresses, mut turn) = (None, 0u32);
         loop {
             tokio::time::sleep(WATCH).await;
+            turn += 1;
+            if turn.is_multiple_of(ADDRESSES) {
+                let now = tokio::task::spawn_blocking(own_addresses).await.unwrap_or_default();
+                let moved = addresses.as_ref().is_some_and(|before| *before != now);
+                addresses = Some(now);
+                if moved {
+                    self.announce_move().await;
+                }
+            }
             let mut state = self.state.lock().await;
             self.pass_calls(&state);
             self.note_reflexive(&mut state);
+        }
+    }
+
+    /// The addresses of this node are others: peers are to know at once, and the coordinator, too.
+    async fn announce_move(&self) {
+        info!("the addresses of this node have changed");
+        let state = self.state.lock().await;
+        for (network, running) in &state.endpoints {
+            running.service.announce();
+            let report = self.describe_endpoint(&state, network);
+            if let (Some(session), Some(report)) = (&state.session, report) {
+                let _ = session.send(FromNode::Endpoint(report));
+            }
         }
     }
 

@@ -130,6 +130,11 @@ struct Flags {
 }
 
 impl Service {
+    /// Says something to every peer: this node has another address.
+    pub fn announce(&self) {
+        self.endpoint.announce(Instant::now(), &mut outlet::Outlet::new(self, 0));
+    }
+
     /// Has the handshakes begun that were asked for.
     pub fn want_handshakes(&self) {
         self.queue.wanted(self.number);

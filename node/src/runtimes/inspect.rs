@@ -37,8 +37,7 @@ pub fn found(runtime: &str, container: &ContainerInspectResponse, image: &ImageI
         Err(error) => objections.push(error),
     }
     let own = container.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
-    let of_image = image.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
-    match labels(&own, &of_image) {
+    match labels(&own) {
         Ok((labels, accepts)) => (found.labels, found.accepts) = (labels, accepts),
         Err(error) => objections.push(error),
     }
@@ -46,14 +45,12 @@ pub fn found(runtime: &str, container: &ContainerInspectResponse, image: &ImageI
     found
 }
 
-/// The labels that count, and what they declare about who may reach the container. A label that cannot be one of ours is
-/// left out if the image brought it, and is a mistake if the container was given it.
-pub fn labels(
-    own: &HashMap<String, String>,
-    of_image: &HashMap<String, String>,
-) -> Result<(Labels, Vec<AcceptFrom>), String> {
+/// The labels that count, and what they declare about who may reach the container. What cannot be a label of ours is left out:
+/// whoever writes labels could leave it out as well. One that only Meshward may set, and a declaration that makes no sense,
+/// are mistakes.
+pub fn labels(said: &HashMap<String, String>) -> Result<(Labels, Vec<AcceptFrom>), String> {
     let (mut kept, mut accepts) = (Vec::new(), Vec::new());
-    for (key, value) in own {
+    for (key, value) in said {
         if NOTES.iter().any(|prefix| key.starts_with(prefix)) {
             continue;
         }
@@ -62,11 +59,9 @@ pub fn labels(
             continue;
         }
         let text = format!("{key}={value}");
-        let inherited = of_image.get(key) == Some(value);
-        match Labels::parse_each([text.as_str()]).and_then(|label| label.check_unreserved().map(|()| label)) {
-            Ok(_) => kept.push(text),
-            Err(_) if inherited => {}
-            Err(error) => return Err(error.to_string()),
+        if let Ok(label) = Labels::parse_each([text.as_str()]) {
+            label.check_unreserved().map_err(|error| error.to_string())?;
+            kept.push(text);
         }
     }
     let labels = Labels::parse_each(kept.iter().map(String::as_str)).map_err(|error| error.to_string())?;
@@ -212,7 +207,7 @@ fn host_privileges(host: &HostConfig) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bollard::models::{ContainerConfig, DeviceMapping, ImageConfig};
+    use bollard::models::{ContainerConfig, DeviceMapping};
 
     fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
         pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
@@ -224,23 +219,22 @@ mod tests {
 
     #[test]
     fn labels_are_those_that_say_what_a_container_is_for() {
-        let image = map(&[("maintainer", "A, B <c@d>"), ("app", "web")]);
-        let mut own = image.clone();
-        own.extend(map(&[
+        let said = map(&[
+            ("app", "web"),
             ("env", "prod"),
+            ("maintainer", "A, B <c@d>"),
+            ("proxy.rule", "Host(`shop.example`)"),
             ("com.docker.compose.project", "x"),
             ("meshward.accept-from", "app=a, port=tcp/80; app=b"),
-        ]));
-        let (labels, accepts) = labels(&own, &image).unwrap();
+        ]);
+        let (labels, accepts) = labels(&said).unwrap();
         assert_eq!((labels.to_string().as_str(), accepts.len()), ("app=web,env=prod", 2));
     }
 
     #[test]
-    fn a_label_that_cannot_be_kept_is_a_mistake_and_not_left_out() {
-        for (key, value) in
-            [("team", "a, b"), ("meshward/image.repo", "x"), ("meshward.accept-from", "port=x")]
-        {
-            assert!(labels(&map(&[(key, value)]), &map(&[])).is_err(), "{key}");
+    fn what_would_be_a_lie_or_is_no_declaration_is_a_mistake() {
+        for (key, value) in [("meshward/image.repo", "x"), ("meshward.accept-from", "port=x")] {
+            assert!(labels(&map(&[(key, value)])).is_err(), "{key}");
         }
     }
 
@@ -323,15 +317,17 @@ mod tests {
     fn what_cannot_be_made_sense_of_is_said_and_keeps_the_container_out() {
         let container = ContainerInspectResponse {
             name: Some("/Shop_Web.1".into()),
-            config: Some(ContainerConfig { labels: Some(map(&[("a b", "c")])), ..Default::default() }),
+            config: Some(ContainerConfig {
+                labels: Some(map(&[("meshward/site", "c")])),
+                ..Default::default()
+            }),
             ..Default::default()
         };
-        let image = ImageInspect { config: Some(ImageConfig::default()), ..Default::default() };
-        let found = found("docker", &container, &image);
+        let found = found("docker", &container, &ImageInspect::default());
         assert_eq!(found.name.unwrap().as_str(), "shop-web-1");
         let objection = found.objection.unwrap();
         assert!(
-            objection.contains("is not a label key") && objection.contains("is not a digest"),
+            objection.contains("cannot be set by hand") && objection.contains("is not a digest"),
             "{objection}"
         );
     }

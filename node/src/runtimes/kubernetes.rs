@@ -183,7 +183,7 @@ fn found(pod: &Pod, object: &PodObject) -> Option<Found> {
     let own = [(NAMESPACE, pod.namespace.as_str()), (ACCOUNT, object.spec.service_account_name.as_str())];
     let own = own.iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| format!("{key}={value}"));
     let own: Vec<String> = own.collect();
-    let all = labels(&said, &HashMap::new()).and_then(|(labels, accepts)| {
+    let all = labels(&said).and_then(|(labels, accepts)| {
         let own = Labels::parse_each(own.iter().map(String::as_str)).map_err(|error| error.to_string())?;
         Ok((labels.with_all(&own).map_err(|error| error.to_string())?, accepts))
     });
