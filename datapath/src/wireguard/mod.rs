@@ -109,6 +109,9 @@ pub struct PeerStats {
     pub received: u64,
 }
 
+/// The most peers that wait to be called; who is not, is at the next attempt.
+const MOST_CALLED: usize = 4096;
+
 /// The peers of an endpoint, by slot and by key.
 #[derive(Default)]
 pub(crate) struct Peers {
@@ -361,7 +364,11 @@ impl Wireguard {
         let summoned = peer.take_summons();
         let answers = peer.sending(millis).is_some() && began.is_none() && !unanswered && !summoned;
         if !answers && !summoned {
-            self.called.lock().push(peer.slot);
+            let mut called = self.called.lock();
+            // Nobody may ask for them.
+            if called.len() < MOST_CALLED {
+                called.push(peer.slot);
+            }
         }
         // Without an address the packets wait until the peer has shown where it is.
         let places = if answers { peer.address().into_iter().collect() } else { peer.places(&handshake) };

@@ -74,9 +74,9 @@ impl Driver {
         loop {
             let followed = async {
                 let engine = Engine::connect(&self.node.config.docker_socket).await?;
-                let unsure = std::mem::take(&mut *self.unsure.lock().await);
-                if !unsure.is_empty() {
+                if !self.unsure.lock().await.is_empty() {
                     let running = engine.by_endpoint().await?;
+                    let unsure = std::mem::take(&mut *self.unsure.lock().await);
                     for endpoint_id in unsure.into_iter().filter(|id| !running.contains_key(id)) {
                         info!(endpoint = endpoint_id, "Docker has ended it meanwhile");
                         self.delete_endpoint(OfEndpoint { endpoint_id }).await?;
