@@ -217,7 +217,7 @@ impl Policy {
 
     /// Whether any part of the policy speaks of nodes.
     pub fn speaks_of_nodes(&self) -> bool {
-        let in_rules = self.tiers().flat_map(|(_, rule)| [&rule.from, &rule.to]);
+        let in_rules = self.rules.iter().chain(&self.guardrails).flat_map(|rule| [&rule.from, &rule.to]);
         let in_triggers = self.triggers.iter().map(|trigger| &trigger.watch);
         let in_admission = self.admission.iter().map(|rule| &rule.who);
         let mut selectors = in_rules.chain(in_triggers).chain(in_admission);

@@ -82,6 +82,12 @@ struct Court {
 }
 
 impl Court {
+    /// That of the policy that stands.
+    fn standing(network: &NetworkState) -> Self {
+        let policy = network.links.policy().clone();
+        Self { names_node: network.names_node, policy, signers: HashMap::new() }
+    }
+
     fn of(policy: Arc<Policy>) -> Self {
         Self { names_node: policy.speaks_of_nodes(), policy, signers: HashMap::new() }
     }
@@ -229,10 +235,10 @@ impl<'a> Batch<'a> {
         let Self { world, images, courts, .. } = self;
         let court = courts.entry(report.network.clone()).or_insert_with(|| {
             let network = world.networks.get(&report.network);
-            Court::of(network.map_or_else(
-                || Arc::new(Policy::deny_all(report.network.clone())),
-                |network| network.links.policy().clone(),
-            ))
+            match network {
+                Some(network) => Court::standing(network),
+                None => Court::of(Arc::new(Policy::deny_all(report.network.clone()))),
+            }
         });
         let Court { policy, names_node, signers } = court;
         let labels = match given {

@@ -340,6 +340,7 @@ impl Telling<'_> {
         let triggers: Vec<_> = self.items().triggers().collect();
         let judged = !self.network.links.policy().admission.is_empty();
         let judges = !policy.admission.is_empty();
+        self.network.names_node = policy.speaks_of_nodes();
         let step = self.network.links.step(policy);
         let ends: BTreeSet<IdentityId> =
             step.changes.iter().flat_map(|change| [change.from, change.to]).collect();

@@ -172,19 +172,26 @@ impl World {
             (record.network, record.node) = (name.clone(), node.clone());
         }
         let name = record.network.clone();
-        self.workload_networks.insert(record.id.clone(), name.clone());
+        let known = self.workload_networks.insert(record.id.clone(), name.clone()).is_some();
         let id = record.id.clone();
         match record.given.is_some() {
             true => self.given.insert(id.clone()),
             false => self.given.remove(&id),
         };
-        self.note_image(&name, &id, false);
+        if known {
+            self.note_image(&name, &id, false);
+        }
+        let measurement = record.measurement.clone();
         self.tell(&name, deltas, |telling| {
-            telling.forget_refused(&record.id);
-            telling.stop(&record.id);
+            if known {
+                telling.forget_refused(&record.id);
+                telling.stop(&record.id);
+            }
             telling.start(record);
         });
-        self.note_image(&name, &id, true);
+        if measurement.is_some() {
+            self.note_image(&name, &id, true);
+        }
         if self.quarantines.lets_forensics_to(&id) {
             // Its labels may be others.
             self.tell_forensics(deltas);

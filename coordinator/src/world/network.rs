@@ -24,6 +24,8 @@ pub struct NetworkState {
     /// The policy as it was written, and the revision that has it.
     pub policy_files: Vec<PolicyFile>,
     pub policy_revision: Option<Revision>,
+    /// Whether the policy speaks of nodes: then they are among the labels of the workloads.
+    pub names_node: bool,
     /// Of the identities that have a workload.
     pub links: Links,
     pub workloads: HashMap<WorkloadId, WorkloadRecord>,
@@ -66,6 +68,7 @@ impl NetworkState {
             record,
             policy_files: Vec::new(),
             policy_revision: None,
+            names_node: false,
             workloads: HashMap::new(),
             identities: BTreeMap::new(),
             by_subject: HashMap::new(),
