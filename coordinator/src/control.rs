@@ -65,9 +65,7 @@ async fn serve_connection(mesh: &Arc<Mesh>, incoming: Incoming, place: OwnedSema
     let alpn = data.and_then(|data| data.protocol).unwrap_or_default();
     if alpn == ALPN_RELAY {
         let certificate = member(mesh, &connection)?;
-        if certificate.not_after < OffsetDateTime::now_utc().unix_timestamp() {
-            anyhow::bail!("the certificate of node {} has expired", certificate.node);
-        }
+        check_unexpired(&certificate)?;
         let id = RelayId::of(&certificate.node);
         mesh.relay.serve(id, connection).await;
         return Ok(());
@@ -157,6 +155,13 @@ fn member(mesh: &Mesh, connection: &Connection) -> Result<NodeCertificate> {
     Ok(certificate)
 }
 
+/// Whether a certificate is still good: with one that is not, a node can do nothing but ask for another.
+fn check_unexpired(certificate: &NodeCertificate) -> Result<()> {
+    let unexpired = certificate.not_after >= OffsetDateTime::now_utc().unix_timestamp();
+    anyhow::ensure!(unexpired, "the certificate of node {} has expired", certificate.node);
+    Ok(())
+}
+
 /// One session as it runs.
 struct Serving {
     mesh: Arc<Mesh>,
@@ -171,7 +176,7 @@ impl Serving {
         let mut first = first.context("nothing was said")?;
         if let FromNode::Renew { csr } = first {
             self.renew(&csr).await?;
-            if certificate.not_after < OffsetDateTime::now_utc().unix_timestamp() {
+            if check_unexpired(certificate).is_err() {
                 // Its new certificate is for its next session.
                 let _ = tokio::time::timeout(FIRST_MESSAGE, connection.closed()).await;
                 return Ok(());
@@ -180,9 +185,7 @@ impl Serving {
                 .await?
                 .context("nothing was said")?;
         }
-        if certificate.not_after < OffsetDateTime::now_utc().unix_timestamp() {
-            anyhow::bail!("the certificate of node {} has expired", self.node);
-        }
+        check_unexpired(certificate)?;
         let FromNode::Hello { version, revision, digest: theirs, endpoints, workloads: reports } = first
         else {
             anyhow::bail!("the session does not begin with a hello");

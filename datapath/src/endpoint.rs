@@ -295,10 +295,14 @@ impl Endpoint {
     /// The peers that a handshake was begun with since the last call, while they did not answer. They are to be called by other
     /// means, so that they begin one, too: NATs on both sides open only from within.
     pub fn take_called(&self) -> Vec<NodeName> {
-        let called = self.wireguard.take_called();
+        let mut called = self.wireguard.take_called();
+        if called.is_empty() {
+            return vec![];
+        }
+        called.sort_unstable();
         let tables = self.tables.read();
-        let name = |(place, node): (usize, &NodeName)| called.contains(&(place as u32)).then(|| node.clone());
-        if called.is_empty() { vec![] } else { tables.peers().filter_map(name).collect() }
+        let called = |place: usize| called.binary_search(&(place as u32)).is_ok();
+        tables.peers().filter(|(place, _)| called(*place)).map(|(_, node)| node.clone()).collect()
     }
 
     /// A peer calls: a handshake with it begins with the next [`Self::begin_handshakes`], unless one is under way.

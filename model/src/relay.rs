@@ -54,8 +54,9 @@ impl RelayId {
     /// Who is at such an address.
     pub fn at(address: &SocketAddr) -> Option<Self> {
         let IpAddr::V6(ip) = address.ip() else { return None };
-        let (prefix, id) = ip.octets().split_first_chunk::<8>().map(|(prefix, id)| (*prefix, id.to_vec()))?;
-        (prefix == PREFIX).then_some(Self(id.try_into().ok()?))
+        let bytes = ip.octets();
+        let (prefix, id) = (bytes.first_chunk::<8>()?, bytes.last_chunk::<8>()?);
+        (*prefix == PREFIX).then_some(Self(*id))
     }
 }
 

@@ -64,6 +64,16 @@ pub async fn listen(path: &StdPath, mend: &str) -> Result<UnixListener> {
     Ok(listener)
 }
 
+/// Runs some work to its end in a task of its own: a client that goes away halfway leaves nothing half done.
+///
+/// # Errors
+/// Those of the work; [`Refusal::Failed`] if it panics.
+pub async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::spawn(work).await.unwrap_or_else(|panic| Err(Refusal::Failed(panic.to_string())))
+}
+
 fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
@@ -90,9 +100,7 @@ async fn attach(
     wanted: Result<Json<Attach>, JsonRejection>,
 ) -> Result<(StatusCode, Json<LocalWorkload>), Refusal> {
     let Json(wanted) = wanted.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
-    // In a task of its own: a client that goes away halfway leaves nothing half done.
-    let attached = tokio::spawn(async move { node.attach(wanted).await }).await;
-    let attached = attached.map_err(|panic| Refusal::Failed(panic.to_string()))??;
+    let attached = to_the_end(async move { node.attach(wanted).await }).await?;
     Ok((StatusCode::CREATED, Json(attached)))
 }
 
@@ -110,9 +118,7 @@ async fn place(
     wanted: Result<Json<PlaceContainer>, JsonRejection>,
 ) -> Result<(StatusCode, Json<PlacedContainer>), Refusal> {
     let Json(wanted) = wanted.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
-    // In a task of its own: a client that goes away halfway leaves nothing half done.
-    let placed = tokio::spawn(async move { node.place_container(wanted).await }).await;
-    let placed = placed.map_err(|panic| Refusal::Failed(panic.to_string()))??;
+    let placed = to_the_end(async move { node.place_container(wanted).await }).await?;
     Ok((StatusCode::CREATED, Json(placed)))
 }
 
@@ -128,8 +134,7 @@ async fn remove_container(
     Path((container, interface)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     let key = ContainerKey { container, interface };
-    let removed = tokio::spawn(async move { node.remove_container(key).await }).await;
-    removed.map_err(|panic| Refusal::Failed(panic.to_string()))??;
+    to_the_end(async move { node.remove_container(key).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -143,7 +148,6 @@ async fn relabel(
 }
 
 async fn detach(State(node): State<Arc<Node>>, Path(id): Path<WorkloadId>) -> Result<StatusCode, Refusal> {
-    let detached = tokio::spawn(async move { node.detach(&id).await }).await;
-    detached.map_err(|panic| Refusal::Failed(panic.to_string()))??;
+    to_the_end(async move { node.detach(&id).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -136,13 +136,7 @@ impl Attachment {
         let tun = netns
             .run(|| sys::open_tun(&self.interface, tcp_segmentation, udp_segmentation))?
             .map_err(|error| AttachError::Tun(self.interface.clone(), error))?;
-        match self.configure(&netns, network) {
-            Ok(()) => Ok(tun),
-            Err(error) => {
-                close(tun);
-                Err(error.into())
-            }
-        }
+        keep_or_close(tun, self.configure(&netns, network))
     }
 
     /// Makes the interface in the namespace of the daemon, for Docker to move and configure.
@@ -156,20 +150,16 @@ impl Attachment {
         let mtu = u32::from(network.mtu);
         let configured = Netns::current()
             .and_then(|here| here.links(async |links| links.set_mtu(&self.interface, mtu).await));
-        match configured {
-            Ok(()) => Ok(tun),
-            Err(error) => {
-                close(tun);
-                Err(error.into())
-            }
-        }
+        keep_or_close(tun, configured)
     }
 
     /// Whether its interface is in its namespace.
     pub fn has_interface(&self) -> bool {
-        let there =
-            self.open_netns().map(|netns| netns.links(async |links| Ok(links.exists(&self.interface).await)));
-        there.is_some_and(|there| there.unwrap_or(false))
+        self.open_netns().is_some_and(|netns| self.has_interface_in(&netns))
+    }
+
+    fn has_interface_in(&self, netns: &Netns) -> bool {
+        netns.links(async |links| Ok(links.exists(&self.interface).await)).unwrap_or(false)
     }
 
     /// What is left to do once Docker has moved the interface.
@@ -229,9 +219,22 @@ pub fn close(tun: Tun) {
     });
 }
 
+/// What could not be configured is not left behind.
+fn keep_or_close(tun: Tun, configured: Result<(), meshward_netns::Error>) -> Result<Tun, AttachError> {
+    match configured {
+        Ok(()) => Ok(tun),
+        Err(error) => {
+            close(tun);
+            Err(error.into())
+        }
+    }
+}
+
 /// Deletes the interface of a workload that is not held any more, if its namespace is still there.
 pub fn close_left_behind(attachment: &Attachment) {
-    let Some(netns) = attachment.open_netns().filter(|_| attachment.has_interface()) else { return };
+    let Some(netns) = attachment.open_netns().filter(|netns| attachment.has_interface_in(netns)) else {
+        return;
+    };
     if let Ok(Ok(tun)) = netns.run(|| sys::open_tun(&attachment.interface, false, false)) {
         close(tun);
     }

@@ -1,7 +1,7 @@
 //! Packets that go by the relay: a connection of their own to the coordinator, so that they are not in the way of what it has
 //! to say.
 
-use crate::{daemon::Node, dial, session::jittered};
+use crate::{daemon::Node, dial};
 use anyhow::{Context, Result};
 use meshward_daemon::dial::for_relay;
 use meshward_model::relay::{Gathering, RelayId, RelayNetwork, frames};
@@ -13,15 +13,11 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tracing::{debug, info};
 
 /// The most messages that wait to be sent; then they are lost, as in any network.
 const WAITING: usize = 4096;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A connection that has lasted this long was a good one: the next pause is short again.
-const GOOD: Duration = Duration::from_secs(10);
 /// A connection that nothing has gone by for this long is given up, where there is no NAT.
 const IDLE: Duration = Duration::from_secs(600);
 
@@ -53,7 +49,7 @@ impl Sender {
 /// Holds the connection, for ever: from the start on where a NAT is in the way, elsewhere once somebody calls or there is
 /// something to send. So a coordinator that comes back is not asked by everybody twice.
 pub async fn hold(node: Arc<Node>, mut outgoing: mpsc::Receiver<Outgoing>) {
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = dial::Pauses::default();
     loop {
         let mut first = None;
         if !node.is_behind_nat() {
@@ -67,8 +63,7 @@ pub async fn hold(node: Arc<Node>, mut outgoing: mpsc::Receiver<Outgoing>) {
             Ok(()) => debug!("the relay was not needed any more"),
             Err(error) => debug!("no relay: {error:#}"),
         }
-        pause = if begun.elapsed() > GOOD { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
-        tokio::time::sleep(jittered(pause)).await;
+        pauses.wait(begun).await;
         // What waited meanwhile is too old.
         while outgoing.try_recv().is_ok() {}
     }
@@ -85,7 +80,9 @@ async fn hold_one(
     let (_endpoint, connection) = dial::dial(&node.membership.coordinator, config).await?;
     info!(relay = %connection.remote_address(), "relay reached");
     let used = Arc::new(AtomicBool::new(true));
-    let _receiving = AbortAtEnd(tokio::spawn(receive(node.clone(), connection.clone(), used.clone())));
+    // Ends with the set.
+    let mut receiving = JoinSet::new();
+    receiving.spawn(receive(node.clone(), connection.clone(), used.clone()));
     let mut number = 0u16;
     if let Some(first) = first {
         send(&connection, &mut number, first).await?;
@@ -120,14 +117,6 @@ async fn send(connection: &Connection, number: &mut u16, outgoing: Outgoing) -> 
         }
     }
     Ok(())
-}
-
-struct AbortAtEnd(JoinHandle<()>);
-
-impl Drop for AbortAtEnd {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 async fn receive(node: Arc<Node>, connection: Connection, used: Arc<AtomicBool>) {

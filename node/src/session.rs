@@ -15,33 +15,17 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{info, warn};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A session that has lasted this long was a good one: the next pause is short again.
-const GOOD: Duration = Duration::from_secs(10);
-
 /// Holds sessions until the process ends.
 pub async fn hold(node: Arc<Node>) {
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = dial::Pauses::default();
     loop {
         let begun = Instant::now();
         let ended = hold_one(&node).await;
         node.end_session().await;
-        if begun.elapsed() > GOOD {
-            pause = FIRST_PAUSE;
-        }
         let why = ended.err().map_or_else(|| "it was closed".to_owned(), |error| format!("{error:#}"));
         warn!("no session with the coordinator: {why}; what was decided stays in force");
-        tokio::time::sleep(jittered(pause)).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pauses.wait(begun).await;
     }
-}
-
-/// Between half of a pause and all of it, so that nodes do not come back in step.
-pub fn jittered(pause: Duration) -> Duration {
-    let mut byte = [0];
-    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut byte);
-    pause / 2 + (pause / 2) * u32::from(byte[0]) / 255
 }
 
 async fn hold_one(node: &Arc<Node>) -> Result<()> {

@@ -68,19 +68,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 /// Builds the release binaries and says where they are.
 pub fn build() -> Result<PathBuf> {
     println!("Building the release binaries (some minutes the first time) ...");
-    let packages = [
-        "-p",
-        "meshward-coordinator",
-        "-p",
-        "meshward-node",
-        "-p",
-        "meshward-cni",
-        "-p",
-        "meshctl",
-        "-p",
-        "shop",
-    ];
-    cargo::run(cargo::command(&["build", "--release", "--locked"]).args(packages))?;
+    let packages = ["meshward-coordinator", "meshward-node", "meshward-cni", "meshctl", "shop"];
+    let named = packages.into_iter().flat_map(|package| ["-p", package]);
+    cargo::run(cargo::command(&["build", "--release", "--locked"]).args(named))?;
     Ok(cargo::binaries("release"))
 }
 

@@ -20,7 +20,7 @@ pub struct Options {
 }
 
 /// A program that the tests run, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("wireguard-go", "wireguard-go"),
     ("wg", "wireguard-tools"),
     ("curl", "curl"),
@@ -29,7 +29,6 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("docker", "docker.io"),
     ("docker-compose", "docker-compose"),
     ("podman", "podman"),
-    ("skopeo", "skopeo"),
     ("docker-registry", "docker-registry"),
     ("busybox", "busybox-static"),
 ];

@@ -10,11 +10,11 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
 };
-use meshward_model::relay::RelayId;
 use meshward_model::{
     IdentityId, NetworkName, NodeName,
     api::{AuditEntry, Block, ErrorBody, Link, Links, Measured, Node, Role, Status, Workload},
     control::{Answer, Count, LinkCount, Question},
+    relay::RelayId,
 };
 use serde::Deserialize;
 use std::{

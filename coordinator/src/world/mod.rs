@@ -174,10 +174,7 @@ impl World {
         let name = record.network.clone();
         let known = self.workload_networks.insert(record.id.clone(), name.clone()).is_some();
         let id = record.id.clone();
-        match record.given.is_some() {
-            true => self.given.insert(id.clone()),
-            false => self.given.remove(&id),
-        };
+        self.note_given(&id, record.given.is_some());
         if known {
             self.note_image(&name, &id, false);
         }
@@ -201,10 +198,7 @@ impl World {
     fn put_refused(&mut self, record: RefusedRecord, deltas: &mut Deltas) {
         let (id, name) = (record.report.id.clone(), record.report.network.clone());
         self.workload_networks.insert(id.clone(), name.clone());
-        match record.given.is_some() {
-            true => self.given.insert(id.clone()),
-            false => self.given.remove(&id),
-        };
+        self.note_given(&id, record.given.is_some());
         self.note_image(&name, &id, false);
         self.tell(&name, deltas, |telling| {
             telling.cut(&id);
@@ -215,6 +209,14 @@ impl World {
         if self.quarantines.lets_forensics_to(&id) {
             self.tell_forensics(deltas);
         }
+    }
+
+    /// Notes whether a trigger has given a workload labels.
+    fn note_given(&mut self, id: &WorkloadId, given: bool) {
+        match given {
+            true => self.given.insert(id.clone()),
+            false => self.given.remove(id),
+        };
     }
 
     /// Notes that the images of a workload are used, or are not any more.

@@ -20,7 +20,7 @@ impl Node {
             wanted;
         let spec = self.network(&network).await?;
         let key = ContainerKey { container: container.clone(), interface: interface.clone() };
-        if let Some(there) = self.find(|attachment| is(attachment, &key)).await {
+        if let Some((there, _)) = self.find(|attachment| is(attachment, &key)).await {
             if there.network != network || there.netns != netns {
                 return Err(Refusal::Invalid(format!(
                     "container {container} has an interface {interface} already, in network {} and namespace {}; detach it first",
@@ -79,11 +79,9 @@ impl Node {
     /// # Errors
     /// [`Refusal::Missing`].
     pub async fn container(&self, key: ContainerKey) -> Result<AttachedContainer, Refusal> {
-        let workload = self.find(|attachment| is(attachment, &key)).await.ok_or_else(|| missing(&key))?;
-        let attachments = self.find_all(|attachment| is(attachment, &key)).await;
-        let is_there = tokio::task::spawn_blocking(move || {
-            attachments.first().is_some_and(|(_, attachment)| attachment.has_interface())
-        });
+        let (workload, attachment) =
+            self.find(|attachment| is(attachment, &key)).await.ok_or_else(|| missing(&key))?;
+        let is_there = tokio::task::spawn_blocking(move || attachment.has_interface());
         let is_there = is_there.await.map_err(|panic| Refusal::Failed(panic.to_string()))?;
         Ok(AttachedContainer { workload, is_there })
     }
@@ -93,7 +91,8 @@ impl Node {
     /// # Errors
     /// [`Refusal::Missing`] if it is not there.
     pub async fn remove_container(&self, key: ContainerKey) -> Result<(), Refusal> {
-        let workload = self.find(|attachment| is(attachment, &key)).await.ok_or_else(|| missing(&key))?;
+        let (workload, _) =
+            self.find(|attachment| is(attachment, &key)).await.ok_or_else(|| missing(&key))?;
         self.detach(&workload.id).await
     }
 

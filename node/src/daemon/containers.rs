@@ -295,11 +295,11 @@ impl Node {
         self.announce(&mut state, &report);
     }
 
-    /// The workload of a container runtime's endpoint.
-    pub async fn find(&self, is: impl Fn(&Attachment) -> bool) -> Option<Shown> {
+    /// The workload of a container runtime's endpoint, and how it is attached.
+    pub async fn find(&self, is: impl Fn(&Attachment) -> bool) -> Option<(Shown, Attachment)> {
         let state = self.state.lock().await;
         let found = state.workloads.values().find(|workload| is(&workload.attachment))?;
-        Some(super::show(&state, found))
+        Some((super::show(&state, found), found.attachment.clone()))
     }
 
     /// All containers of a runtime.

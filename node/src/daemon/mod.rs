@@ -31,7 +31,6 @@ use meshward_model::{
     local::{LocalWorkload as Shown, State as WorkloadState},
     measurement::Measurement,
 };
-use meshward_netns::Netns;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -220,15 +219,13 @@ impl Node {
     fn describe_endpoint(&self, state: &State, network: &NetworkName) -> Option<EndpointReport> {
         let running = state.endpoints.get(network)?;
         let at = |address: &IpAddr| SocketAddr::new(*address, running.port);
-        let interfaces =
-            Netns::current().and_then(|netns| netns.links(async |links| links.addresses().await));
         Some(EndpointReport {
             network: network.clone(),
             public_key: running.public_key,
             port: running.port,
             reflexive: running.reflexive.into_iter().collect(),
             advertised: self.config.advertise.iter().map(at).collect(),
-            interfaces: interfaces.unwrap_or_default().iter().map(at).collect(),
+            interfaces: paths::own_addresses().iter().map(at).collect(),
         })
     }
 
@@ -392,10 +389,6 @@ fn set_vouched(
     }
 }
 
-fn view_refusal<'a>(state: &'a State, report: &WorkloadReport) -> Option<&'a str> {
-    state.view.refusal(&report.network, &report.id)
-}
-
 fn show(state: &State, workload: &Workload) -> Shown {
     let Attachment { report, netns, interface, .. } = &workload.attachment;
     let spec = state.view.workload(&report.network, &report.id);
@@ -405,7 +398,7 @@ fn show(state: &State, workload: &Workload) -> Shown {
         Some(Item::Identity(identity)) => identity.quarantined,
         _ => false,
     };
-    let refusal = view_refusal(state, report).or(workload.refused.as_deref());
+    let refusal = state.view.refusal(&report.network, &report.id).or(workload.refused.as_deref());
     let shown = match (refusal, spec) {
         (Some(reason), _) => WorkloadState::Refused(reason.to_owned()),
         _ if !workload.attachment.measured => WorkloadState::Unmeasured,

@@ -16,12 +16,10 @@ const WATCH: Duration = Duration::from_millis(50);
 /// Every so many turns the addresses of this node are looked at.
 const ADDRESSES: u32 = 4;
 
-/// The addresses of the host's interfaces, in order.
-fn own_addresses() -> Vec<IpAddr> {
+/// The addresses of the host's interfaces; none if the kernel does not tell them.
+pub(super) fn own_addresses() -> Vec<IpAddr> {
     let found = Netns::current().and_then(|netns| netns.links(async |links| links.addresses().await));
-    let mut addresses = found.unwrap_or_default();
-    addresses.sort_unstable();
-    addresses
+    found.unwrap_or_default()
 }
 
 impl Node {
@@ -32,7 +30,8 @@ impl Node {
             tokio::time::sleep(WATCH).await;
             turn += 1;
             if turn.is_multiple_of(ADDRESSES) {
-                let now = tokio::task::spawn_blocking(own_addresses).await.unwrap_or_default();
+                let mut now = tokio::task::spawn_blocking(own_addresses).await.unwrap_or_default();
+                now.sort_unstable();
                 let moved = addresses.as_ref().is_some_and(|before| *before != now);
                 addresses = Some(now);
                 if moved {

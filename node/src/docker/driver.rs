@@ -3,7 +3,7 @@
 
 use super::bodies::{
     ADDRESS_TYPE, Address, AddressOfPool, CreateEndpoint, CreateNetwork, CreatedEndpoint, GATEWAY, GENERIC,
-    Interface, InterfaceName, Join, Joined, OfEndpoint, OfNetwork, Pool, PoolData, RequestPool, address,
+    Interface, InterfaceName, Join, Joined, OfEndpoint, OfNetwork, Pool, RequestPool, address,
 };
 use crate::{
     attachment::{Attachment, Origin},
@@ -106,17 +106,10 @@ impl Driver {
         }
         let subnet: Option<IpNet> = match wanted.pool.as_str() {
             "" => None,
-            text => Some(text.parse().map_err(|_| Refusal::Invalid(format!("`{text}` is no subnet")))?),
+            text => Some(read_subnet(text)?),
         };
         let named = wanted.options.as_ref().and_then(|options| options.get("network"));
-        let (name, spec) = match named {
-            Some(name) => {
-                let name: NetworkName = name.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
-                let spec = self.node.network(&name).await?;
-                (name, spec)
-            }
-            None => self.guess(subnet).await?,
-        };
+        let (name, spec) = self.choose(named.map(String::as_str), subnet).await?;
         let pool = prefix(&name, &spec, wanted.ipv6)?;
         if let Some(subnet) = subnet
             && subnet.trunc() != pool
@@ -130,6 +123,18 @@ impl Driver {
         let data =
             HashMap::from([(GATEWAY, IpNet::new_assert(pool.network(), pool.prefix_len()).to_string())]);
         Ok(Pool { pool_id: format!("{name}/{family}"), pool, data })
+    }
+
+    /// The network that is named, or the one that is meant where none is.
+    async fn choose(
+        &self,
+        named: Option<&str>,
+        subnet: Option<IpNet>,
+    ) -> Result<(NetworkName, NetworkSpec), Refusal> {
+        let Some(name) = named else { return self.guess(subnet).await };
+        let name: NetworkName = name.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
+        let spec = self.node.network(&name).await?;
+        Ok((name, spec))
     }
 
     /// The network that a pool is of which was asked for without a name.
@@ -179,17 +184,10 @@ impl Driver {
     /// Notes which network of the mesh one of Docker's is.
     pub async fn create_network(&self, wanted: CreateNetwork) -> Result<(), Refusal> {
         let generic = wanted.options.as_ref().and_then(|options| options.get(GENERIC));
-        let named = generic.and_then(|generic| text(generic, "network"));
+        let named = generic.and_then(|generic| generic.get("network")?.as_str());
         let pools = wanted.ipv4.iter().chain(&wanted.ipv6).flatten();
-        let pools: Vec<IpNet> = pools.map(read_subnet).collect::<Result<_, _>>()?;
-        let (name, spec) = match named {
-            Some(name) => {
-                let name: NetworkName = name.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
-                let spec = self.node.network(&name).await?;
-                (name, spec)
-            }
-            None => self.guess(pools.first().copied()).await?,
-        };
+        let pools: Vec<IpNet> = pools.map(|data| read_subnet(&data.pool)).collect::<Result<_, _>>()?;
+        let (name, spec) = self.choose(named, pools.first().copied()).await?;
         if let Some(other) = pools.iter().find(|pool| !spec.prefixes.contains(pool)) {
             return Err(Refusal::Invalid(format!(
                 "Docker would give out addresses of {other}, which are not those of network {name}; add `--ipam-driver meshward --ipam-opt network={name}`"
@@ -288,7 +286,7 @@ impl Driver {
 
     async fn detach(&self, id: &str) -> Result<(), Refusal> {
         let is = |attachment: &Attachment| matches!(&attachment.origin, Origin::Docker { endpoint } if endpoint == id);
-        let Some(workload) = self.node.find(is).await else { return Ok(()) };
+        let Some((workload, _)) = self.node.find(is).await else { return Ok(()) };
         // They stay those of the endpoint.
         self.node.hold_addresses(&workload.network, &workload.addresses).await;
         match self.node.detach(&workload.id).await {
@@ -330,10 +328,6 @@ fn read_pool(id: &str) -> Result<(NetworkName, bool), Refusal> {
     read().ok_or_else(|| Refusal::Invalid(format!("`{id}` is no pool of this plugin")))
 }
 
-fn read_subnet(data: &PoolData) -> Result<IpNet, Refusal> {
-    data.pool.parse().map_err(|_| Refusal::Invalid(format!("`{}` is no subnet", data.pool)))
-}
-
-fn text(options: &serde_json::Value, key: &str) -> Option<String> {
-    options.get(key)?.as_str().map(str::to_owned)
+fn read_subnet(text: &str) -> Result<IpNet, Refusal> {
+    text.parse().map_err(|_| Refusal::Invalid(format!("`{text}` is no subnet")))
 }

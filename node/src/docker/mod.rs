@@ -57,11 +57,8 @@ fn answer(status: StatusCode, body: &Value) -> Response {
 }
 
 async fn call(State(driver): State<Arc<Driver>>, Path(name): Path<String>, body: Bytes) -> Response {
-    // In a task of its own: a client that goes away halfway leaves nothing half done.
-    let (task, called) = (driver.clone(), name.clone());
-    let done = tokio::spawn(async move { dispatch(&task, &called, &body).await }).await;
-    let done = done.unwrap_or_else(|panic| Err(Refusal::Failed(panic.to_string())));
-    match done {
+    let called = name.clone();
+    match api::to_the_end(async move { dispatch(&driver, &called, &body).await }).await {
         Ok(body) => {
             debug!(call = name, "done");
             answer(StatusCode::OK, &body)
