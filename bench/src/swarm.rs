@@ -188,6 +188,7 @@ impl Sink for Back<'_> {
         datagrams.chunks(size.max(1)).all(send)
     }
 
+    fn to_network_whole(&mut self, _: SocketAddr, _: &[u8]) {}
     fn to_handshakes(&mut self, _: SocketAddr, message: &[u8]) -> bool {
         self.handshakes.push(message.to_vec());
         true

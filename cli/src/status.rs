@@ -95,11 +95,12 @@ fn print_node(node: &LocalStatus) {
                     true => "by the relay".into(),
                     false => address.to_string(),
                 }),
+                peer.longest.map_or("-".into(), |longest| longest.to_string()),
                 peer.handshake_age.map_or("never".into(), |age| format!("{age} s ago")),
                 bytes(peer.sent),
                 bytes(peer.received),
             ]
         });
-        table(["    PEER", "ADDRESS", "HANDSHAKE", "SENT", "RECEIVED"], rows);
+        table(["    PEER", "ADDRESS", "MTU", "HANDSHAKE", "SENT", "RECEIVED"], rows);
     }
 }

@@ -200,6 +200,7 @@ impl Sink for Wire {
         self.size = size;
         true
     }
+    fn to_network_whole(&mut self, _: SocketAddr, _: &[u8]) {}
     fn to_handshakes(&mut self, _: SocketAddr, message: &[u8]) -> bool {
         self.handshakes.push(message.to_vec());
         true

@@ -34,6 +34,8 @@ pub trait Sink {
     fn to_workload(&mut self, slot: Slot, offload: Offload, packet: Parts<'_>) -> bool;
     /// Sends datagrams, each of `size` bytes but for the last, which may be shorter; `false` if they were not taken.
     fn to_network(&mut self, to: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool;
+    /// Sends a datagram that must not be cut into fragments on its way; what is too long for the way is lost.
+    fn to_network_whole(&mut self, to: SocketAddr, datagram: &[u8]);
     /// Keeps a message of a handshake for [`Endpoint::handshake`]; `false` if too many wait.
     fn to_handshakes(&mut self, from: SocketAddr, message: &[u8]) -> bool;
     /// Has [`Endpoint::begin_handshakes`] called soon.
@@ -248,7 +250,11 @@ impl Endpoint {
     /// Runs what is due: handshakes, keepalives, vouches, the end of idle flows. Wants a call each quarter of a second.
     pub fn tick(&self, now: Now, lane: &mut Lane, sink: &mut impl Sink) {
         self.reflexive.lock().tick(now.instant, &mut plain(sink));
-        let given_up = self.wireguard.tick(now, &mut plain(sink));
+        let longest = self.tables.read().mtu;
+        let given_up = self.wireguard.tick(now, longest, &mut plain(sink));
+        for (to, datagram) in self.wireguard.take_whole() {
+            sink.to_network_whole(to, &datagram);
+        }
         self.drops.count(Cause::NoSession, given_up);
         self.filter.tick(now.instant);
         if self.tables.read().has_old_vouches(now.instant) {

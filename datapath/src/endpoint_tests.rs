@@ -39,6 +39,7 @@ impl Sink for Wire {
         self.datagrams.extend(datagrams.chunks(size).map(|datagram| (ecn, datagram.to_vec())));
         true
     }
+    fn to_network_whole(&mut self, _: SocketAddr, _: &[u8]) {}
     fn to_handshakes(&mut self, _: SocketAddr, message: &[u8]) -> bool {
         self.handshakes.push(message.to_vec());
         true
@@ -571,6 +572,7 @@ impl Sink for Quiet {
         self.size = size;
         true
     }
+    fn to_network_whole(&mut self, _: SocketAddr, _: &[u8]) {}
     fn to_handshakes(&mut self, _: SocketAddr, _: &[u8]) -> bool {
         false
     }

@@ -39,9 +39,18 @@ pub(crate) fn strict(packet: &[u8]) -> Headers {
 
 /// All packets that one stands for, if its offload fits it.
 pub(crate) fn cut(packet: &mut [u8], offload: Offload) -> Result<Vec<Vec<u8>>, Cause> {
+    cut_to(packet, offload, None)
+}
+
+/// The same for a way that takes only packets of so many bytes.
+pub(crate) fn cut_to(
+    packet: &mut [u8],
+    offload: Offload,
+    narrow: Option<u16>,
+) -> Result<Vec<Vec<u8>>, Cause> {
     let headers = Headers::parse(packet).map_err(|_| Cause::Malformed)?;
     let packet = &mut packet[..headers.length];
-    let pieces = Pieces::new(packet, &headers, offload)?;
+    let pieces = Pieces::new(packet, &headers, offload, narrow)?;
     let piece = |number| {
         let mut piece = vec![0xee; pieces.length(number)];
         pieces.write(number, &mut piece);
@@ -179,6 +188,7 @@ impl Sink for Out {
         self.datagrams.extend(datagrams.chunks(size.max(1)).map(<[u8]>::to_vec));
         true
     }
+    fn to_network_whole(&mut self, _: SocketAddr, _: &[u8]) {}
     fn to_handshakes(&mut self, _: SocketAddr, message: &[u8]) -> bool {
         self.handshakes.push(message.to_vec());
         true

@@ -5,6 +5,7 @@
 //! the next one on a change is enforced.
 #![forbid(unsafe_code)]
 
+mod aside;
 mod batch;
 mod checksum;
 mod coalesce;
@@ -18,6 +19,7 @@ mod fragment;
 pub mod fuzzing;
 mod offload;
 mod packet;
+mod probe;
 mod reflexive;
 mod round;
 mod seen;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     coalesce::MOST_PARTS,
-    fuzzing::{self, merge, strict},
+    fuzzing::{self, cut_to, merge, strict},
     packet::build,
 };
 use proptest::prelude::*;
@@ -95,6 +95,30 @@ proptest! {
     }
 
     #[test]
+    fn on_a_narrow_way_tcp_is_cut_to_what_passes(
+        v6 in any::<bool>(),
+        data in prop::collection::vec(any::<u8>(), 1..6_000),
+        size in 100u16..1500,
+        narrow in 300u16..1500,
+        alone in any::<bool>(),
+    ) {
+        let kind = if v6 { Kind::TcpV6 } else { Kind::TcpV4 };
+        let (mut packet, offload) = super_packet(v6, kind, 12, &data, size, 0x18);
+        // A packet that stands for itself comes with its checksum.
+        let whole = cut_to(&mut packet.clone(), Offload::Segment { kind, size: u16::MAX, headers: 0, start: 0 }, None).unwrap();
+        let segments = if alone {
+            cut_to(&mut whole[0].clone(), Offload::None, Some(narrow)).unwrap()
+        } else {
+            cut_to(&mut packet, offload, Some(narrow)).unwrap()
+        };
+        for segment in &segments {
+            strict(segment);
+            prop_assert!(segment.len() <= usize::from(narrow));
+        }
+        prop_assert_eq!(bytes(&segments, 32), data);
+    }
+
+    #[test]
     fn packets_that_do_not_belong_together_stay_apart(
         ports in prop::collection::vec(1u16..4, 2..12),
         flags in prop::collection::vec(prop_oneof![Just(0x10u8), Just(0x11), Just(0x12), Just(0x50)], 12),
@@ -133,7 +157,7 @@ proptest! {
         let header: [u8; 10] = header.try_into().unwrap();
         if let (Ok(headers), Some(offload)) = (Headers::parse(&packet), Offload::decode(&header)) {
             count(&headers, offload);
-            if let Ok(pieces) = Pieces::new(&mut packet, &headers, offload) {
+            if let Ok(pieces) = Pieces::new(&mut packet, &headers, offload, None) {
                 for number in 0..pieces.count() {
                     pieces.write(number, &mut vec![0; pieces.length(number)]);
                 }

@@ -10,10 +10,11 @@ use crate::{
     filter::Tally,
     offload::Offload,
     packet::Headers,
+    probe::{self, Probe},
     segment::{self, Pieces},
     tables::{Place, Tables},
     too_big, vouch,
-    wireguard::{DATA_HEADER, Kind, Millis, OVERHEAD, Peer, Peers, Sending, number},
+    wireguard::{DATA_HEADER, Kind, Millis, Narrow, OVERHEAD, Peer, Peers, Sending, number},
 };
 use meshward_model::{IdentityId, stun};
 use parking_lot::RwLockReadGuard;
@@ -93,13 +94,23 @@ impl<'a> Round<'a> {
                 if taken { Ok(()) } else { Err((Cause::NotTaken, packets)) }
             }
             Place::Peer(peer) => {
-                let ecn = Ecn::of_packet(packet);
-                let pieces = Pieces::new(packet, &headers, offload).map_err(|cause| (cause, packets))?;
-                let mtu = self.tables.mtu;
-                if too_big::is_too_big(pieces.first(), &headers, pieces.length(0), mtu) {
+                let (ecn, narrow) = (Ecn::of_packet(packet), self.narrows(peer));
+                let pieces = Pieces::new(packet, &headers, offload, narrow.map(|n| n.longest))
+                    .map_err(|cause| (cause, packets))?;
+                let too_big = |mtu| too_big::is_too_big(pieces.first(), &headers, pieces.length(0), mtu);
+                let mut tell = |mtu| {
                     let answer = too_big::answer(pieces.first(), &headers, mtu);
                     sink.to_workload(slot, Offload::None, Parts::new(&answer, from_ref(&(0..answer.len()))));
+                };
+                if too_big(self.tables.mtu) {
+                    tell(self.tables.mtu);
                     return Err((Cause::TooBig, packets));
+                }
+                if let Some(Narrow { longest, is_known: true }) = narrow
+                    && too_big(longest)
+                {
+                    // It goes all the same, in fragments if they pass, so that nothing is lost where they do.
+                    tell(longest);
                 }
                 self.send(peer, &pieces, ecn, sink);
                 Ok(())
@@ -128,6 +139,11 @@ impl<'a> Round<'a> {
         judged.map(|()| place)
     }
 
+    /// How long a packet to a peer may be, in bytes, if its way takes only shorter ones than the network.
+    fn narrows(&self, place: usize) -> Option<Narrow> {
+        self.peers.get(place)?.narrows(self.tables.mtu)
+    }
+
     /// Seals packets for a peer, or keeps them until there is a session.
     fn send(&mut self, place: usize, pieces: &Pieces<'_>, ecn: Ecn, sink: &mut impl Sink) {
         let Some(peer) = self.peers.get(place) else {
@@ -142,10 +158,10 @@ impl<'a> Round<'a> {
         let Some((Sending { session, address }, first)) = ready else {
             return self.stage(peer, pieces, sink);
         };
-        let mut bytes = 0;
+        let (mut bytes, longest) = (0, peer.narrows(self.tables.mtu).map_or(self.tables.mtu, |n| n.longest));
         for number in 0..count {
             let length = pieces.length(number);
-            let padded = padded(length, self.tables.mtu);
+            let padded = padded(length, longest);
             let datagram = self.lane.batch.push(*address, ecn, padded + OVERHEAD, sink);
             let (text, padding) = datagram[DATA_HEADER..DATA_HEADER + padded].split_at_mut(length);
             pieces.write(number, text);
@@ -187,7 +203,8 @@ impl<'a> Round<'a> {
         match admitted {
             Ok(Place::Peer(place)) => {
                 let ecn = Ecn::of_packet(&packet);
-                if let Ok(pieces) = Pieces::new(&mut packet, &headers, Offload::None) {
+                let narrow = self.narrows(place).map(|narrow| narrow.longest);
+                if let Ok(pieces) = Pieces::new(&mut packet, &headers, Offload::None, narrow) {
                     self.send(place, &pieces, ecn, sink);
                 }
             }
@@ -256,7 +273,7 @@ impl<'a> Round<'a> {
             return end.min(at + size);
         };
         let peer = peer.clone();
-        let (mut window, mut opened, mut bytes) = (session.received(), false, 0);
+        let (mut window, mut opened, mut bytes) = (session.received(), false, None);
         while at < end {
             let datagram = at..end.min(at + size);
             let message = &mut buffer[datagram.clone()];
@@ -270,11 +287,16 @@ impl<'a> Round<'a> {
             };
             opened = true;
             let text = datagram.start + text.start..datagram.start + text.end;
+            if let Some(probe) = Probe::decode(&buffer[text.clone()]) {
+                self.take_probe(&peer, from, probe, sink);
+                continue;
+            }
+            let bytes = bytes.get_or_insert(0);
             if text.is_empty() {
                 continue;
             }
             match self.take(peer.slot as usize, mark, buffer, text) {
-                Ok(length) => bytes += length as u64,
+                Ok(length) => *bytes += length as u64,
                 Err(cause) => self.endpoint.drops.count(cause, 1),
             }
         }
@@ -292,6 +314,25 @@ impl<'a> Round<'a> {
             }
         }
         at
+    }
+
+    /// Answers a probe by the way that it took, or notes what an answer proves.
+    fn take_probe(&mut self, peer: &Peer, from: SocketAddr, probe: Probe, sink: &mut impl Sink) {
+        match probe {
+            Probe::Question(number) => {
+                let answer = Probe::Answer(number);
+                let answer = self.endpoint.wireguard.ask(self.millis, peer, answer, probe::LENGTH);
+                let Some(answer) = answer else { return };
+                sink.to_network(from, Ecn::NotCapable, &answer, answer.len());
+            }
+            Probe::Answer(number) => {
+                let proof = peer.handshake.lock().ways.answered(number);
+                if let Some(proof) = proof {
+                    peer.prove(self.millis, proof);
+                    self.sending = None;
+                }
+            }
+        }
     }
 
     /// Takes a packet that a peer has sealed: how long it is.

@@ -19,19 +19,30 @@ pub(crate) enum Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    /// Completes the checksum of a packet that stands for itself, or cuts one that stands for many.
+    /// Completes the checksum of a packet that stands for itself, or cuts one that stands for many. Where the
+    /// way is `narrow`, TCP is cut to packets of so many bytes, whatever its workload took for the path's size.
     ///
     /// # Errors
     /// [`Cause::Malformed`] if the offload does not fit the packet.
-    pub fn new(packet: &'a mut [u8], headers: &'a Headers, offload: Offload) -> Result<Self, Cause> {
+    pub fn new(
+        packet: &'a mut [u8],
+        headers: &'a Headers,
+        offload: Offload,
+        narrow: Option<u16>,
+    ) -> Result<Self, Cause> {
+        let longest = narrow.map_or(usize::MAX, usize::from);
         match offload {
             Offload::None | Offload::Verified => {}
             Offload::Checksum { start, offset } => {
                 complete_checksum(packet, headers, usize::from(start), usize::from(offset))?;
             }
             Offload::Segment { kind, size, .. } => {
-                return Ok(Self::Cut(Cut::new(packet, headers, kind, usize::from(size))?));
+                return Ok(Self::Cut(Cut::new(packet, headers, kind, usize::from(size), longest)?));
             }
+        }
+        if packet.len() > longest && headers.ip_protocol == 6 && headers.fragment == Fragment::Whole {
+            let kind = if headers.source.is_ipv4() { Kind::TcpV4 } else { Kind::TcpV6 };
+            return Ok(Self::Cut(Cut::new(packet, headers, kind, usize::MAX, longest)?));
         }
         Ok(Self::Whole(packet))
     }
@@ -100,7 +111,13 @@ pub(crate) struct Cut<'a> {
 }
 
 impl<'a> Cut<'a> {
-    fn new(packet: &'a [u8], headers: &'a Headers, kind: Kind, size: usize) -> Result<Self, Cause> {
+    fn new(
+        packet: &'a [u8],
+        headers: &'a Headers,
+        kind: Kind,
+        size: usize,
+        longest: usize,
+    ) -> Result<Self, Cause> {
         let at = headers.payload;
         let fits = match kind {
             Kind::TcpV4 => headers.ip_protocol == 6 && headers.source.is_ipv4(),
@@ -117,6 +134,9 @@ impl<'a> Cut<'a> {
             return Err(Cause::Malformed);
         }
         let (head, data) = packet.split_at(at + transport);
+        // The size of UDP's datagrams is the workload's own.
+        let most = if kind == Kind::Udp { usize::MAX } else { longest.saturating_sub(head.len()).max(1) };
+        let size = size.min(most);
         Ok(Self { head, data, headers, kind, size })
     }
 

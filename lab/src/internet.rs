@@ -188,6 +188,33 @@ impl Internet {
     }
 }
 
+impl Internet {
+    /// Makes a black hole: packets of more than `mtu` bytes to or from a site are lost, and so are all fragments. Nobody is told.
+    ///
+    /// # Errors
+    /// If the link cannot be changed, or `nft` is missing.
+    pub fn narrow_silently(&self, site: &Site, mtu: u32) -> Result<()> {
+        let port = format!("site{}", site.v4.octets()[2]);
+        self.router.links(async |links| links.set_mtu(&port, mtu).await)?;
+        let silent = "chain out {\ntype filter hook output priority 0\nicmp type destination-unreachable drop\nicmpv6 type packet-too-big drop\n}";
+        nft(&self.router, &format!("table inet silent {{\n{silent}\n}}\n"))?;
+        let rules = "ip frag-off & 0x3fff != 0 drop\nexthdr frag exists drop";
+        // Before the kernel puts fragments together.
+        let chain = format!("chain in {{\ntype filter hook prerouting priority -450\n{rules}\n}}");
+        nft(&site.netns, &format!("table inet narrow {{\n{chain}\n}}\n"))
+    }
+
+    /// Has the router treat what it forwards by these rules of nftables, from now on and in place of others.
+    ///
+    /// # Errors
+    /// If `nft` is missing or refuses them.
+    pub fn impair(&self, rules: &str) -> Result<()> {
+        let before = "table inet lab {}\ndelete table inet lab\n";
+        let chain = "type filter hook forward priority 0";
+        nft(&self.router, &format!("{before}table inet lab {{\nchain forward {{\n{chain}\n{rules}\n}}\n}}\n"))
+    }
+}
+
 /// Drops whatever comes to a host unasked.
 fn keep_out(netns: &Netns) -> Result<()> {
     nft(

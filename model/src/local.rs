@@ -195,6 +195,9 @@ pub struct LocalPeer {
     pub node: NodeName,
     /// Where packets to it go now.
     pub address: Option<SocketAddr>,
+    /// How long a packet to it may be without being cut on its way, in bytes, if that has been found out.
+    #[serde(default)]
+    pub longest: Option<u16>,
     /// Seconds since the last handshake.
     pub handshake_age: Option<u64>,
     /// Bytes sent to it, before encryption.

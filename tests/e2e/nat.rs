@@ -21,7 +21,7 @@ struct Pair {
     api: Workload,
     nodes: [Node; 2],
     _echo: Echo,
-    _mesh: Mesh,
+    mesh: Mesh,
 }
 
 impl Pair {
@@ -43,7 +43,7 @@ impl Pair {
         }
         mesh.apply(&allow("tcp/7000, udp/7000")).unwrap();
         let _echo = Echo::start(&api.netns, 7000);
-        Self { web, api, nodes, _echo, _mesh: mesh }
+        Self { web, api, nodes, _echo, mesh }
     }
 
     /// How long it takes to the first byte, and to a direct path; `None` if it stays with the relay.
@@ -126,6 +126,63 @@ fn what_a_nat_knows_is_kept_while_nobody_speaks() {
     assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1000, PATIENCE));
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert!(pair.is_direct());
+}
+
+#[test]
+fn where_long_packets_and_all_fragments_are_lost_transfers_do_not_stall() {
+    let mut mesh = mesh();
+    let nodes = [mesh.node("cloud").unwrap(), mesh.node("rack").unwrap()];
+    let web = nodes[0].attach("shop", "app=web").unwrap();
+    let api = nodes[1].attach("shop", "app=api").unwrap();
+    mesh.internet.narrow_silently(&nodes[1].site, 1280).unwrap();
+    mesh.apply(&allow("tcp/7000, udp/7000")).unwrap();
+    let _echo = Echo::start(&api.netns, 7000);
+    for to in [api.v4(), api.v6()] {
+        let begun = Instant::now();
+        assert!(tcp_echoes(&web.netns, to, 7000, 4 << 20, PATIENCE), "TCP to {to}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+    let longest = || nodes[0].status().unwrap()["endpoints"][0]["peers"][0]["longest"].as_u64();
+    mesh.wait(|| longest().is_some()).unwrap();
+    let found = longest().unwrap();
+    assert!((1180..=1220).contains(&found), "{found}");
+    // A datagram that does not fit is lost, but its sender is told: the next ones fit.
+    let told = |size| udp_echoes(&web.netns, api.v4(), 7000, size, Duration::from_secs(1));
+    assert!(!told(1300));
+    assert!(told(1300) || told(1300), "in fragments of its own, and so does the answer");
+}
+
+#[test]
+fn a_way_that_is_open_in_one_direction_is_not_used() {
+    for blocked in [0, 1] {
+        let pair = Pair::new([Barrier::None, Barrier::None]);
+        let sites = [&pair.nodes[blocked].site, &pair.nodes[1 - blocked].site];
+        let rules = format!(
+            "ip saddr {} ip daddr {} udp dport 51820-51900 drop\nip6 saddr {} ip6 daddr {} udp dport 51820-51900 drop",
+            sites[0].v4, sites[1].v4, sites[0].v6, sites[1].v6
+        );
+        pair.mesh.internet.impair(&rules).unwrap();
+        let (first, direct) = pair.meet();
+        assert!(first < Duration::from_secs(1) && direct.is_none(), "{first:?} {direct:?}");
+        let stream = Stream::start(&pair.web.netns, pair.api.v4(), 7000);
+        let until = Instant::now() + Duration::from_secs(6);
+        while Instant::now() < until {
+            assert!(stream.flows(Duration::from_millis(600)), "no stall while other ways are tried");
+        }
+        // The way opens in the other direction too, and is found.
+        pair.mesh.internet.impair("").unwrap();
+        pair.mesh.wait(|| pair.is_direct()).unwrap();
+        // And it is lost again in one direction, under way.
+        pair.mesh.internet.impair(&rules).unwrap();
+        let begun = Instant::now();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(stream.flows(PATIENCE));
+        println!("direction {blocked} lost: the stall was {:?}", begun.elapsed());
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(200));
+            assert!(stream.flows(Duration::from_secs(1)));
+        }
+    }
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl Bench {
         let (peer, now) = (self.peer(), self.ours.millis(self.now.instant));
         let session = peer.receiving(now, number(&datagram, 4)).unwrap();
         let text = session.open(&mut session.received(), &mut datagram).unwrap();
-        peer.note_received(now, &session, self.from, text.len() as u64);
+        peer.note_received(now, &session, self.from, Some(text.len() as u64));
         datagram[text].to_vec()
     }
 
@@ -134,7 +134,7 @@ fn we_show_their_cookie_when_they_are_under_load() {
     assert_eq!((reply[0], reply.len()), (3, COOKIE_REPLY));
     bench.hand_to_ours(&reply, false);
     bench.later(Duration::from_secs(6));
-    let again = bench.sent(|ours, send| assert_eq!(ours.tick(bench.now, send), 0));
+    let again = bench.sent(|ours, send| assert_eq!(ours.tick(bench.now, 0, send), 0));
     let response = bench.hand_to_theirs(&again);
     assert_eq!(response[0], 2, "the cookie was right");
     bench.hand_to_ours(&response, false);

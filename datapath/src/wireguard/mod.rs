@@ -10,13 +10,17 @@ mod noise;
 mod peer;
 mod replay;
 mod session;
+mod ways;
 
 pub use message::MOST_HANDSHAKE;
 use message::TAG;
 pub(crate) use message::{DATA_HEADER, Kind, number};
-pub(crate) use peer::{Peer, Sending};
+pub(crate) use peer::{Narrow, Peer, Sending};
 
-use crate::drops::Cause;
+use crate::{
+    drops::Cause,
+    probe::{self, Probe},
+};
 use cookie::{Guard, Held, Proof};
 use meshward_model::PublicKey;
 use message::{INITIATION, RESPONSE, set_number};
@@ -101,6 +105,8 @@ impl fmt::Debug for SecretKey {
 pub struct PeerStats {
     /// Where packets to it go now.
     pub address: Option<SocketAddr>,
+    /// How long a packet to it may be without being cut on its way, in bytes, if that has been found out.
+    pub longest: Option<u16>,
     /// Time since the last handshake.
     pub handshake_age: Option<Duration>,
     /// Bytes sent, before encryption.
@@ -109,6 +115,8 @@ pub struct PeerStats {
     pub received: u64,
 }
 
+/// To how many addresses one answer to an initiation goes at the most.
+const MOST_ANSWERED: usize = 16;
 /// The most peers that wait to be called; who is not, is at the next attempt.
 const MOST_CALLED: usize = 4096;
 
@@ -147,6 +155,8 @@ pub(crate) struct Wireguard {
     called: Mutex<Vec<u32>>,
     /// Whether others see the endpoint under another address than it has.
     behind_nat: AtomicBool,
+    /// Probes that must not be cut into fragments on their way.
+    whole: Mutex<Vec<(SocketAddr, Vec<u8>)>>,
     /// Bytes of all packets that wait for a session.
     pub staged: AtomicUsize,
 }
@@ -166,6 +176,7 @@ impl Wireguard {
             wanted: Mutex::default(),
             called: Mutex::default(),
             behind_nat: AtomicBool::new(false),
+            whole: Mutex::default(),
             staged: AtomicUsize::new(0),
         }
     }
@@ -214,6 +225,7 @@ impl Wireguard {
         let completed = peer.handshake.lock().completed;
         Some(PeerStats {
             address: peer.address(),
+            longest: peer.reach(),
             handshake_age: completed.map(|at| Duration::from_millis(now.since(at))),
             sent: peer.sent.load(Relaxed),
             received: peer.received.load(Relaxed),
@@ -298,7 +310,14 @@ impl Wireguard {
         let peer = self.peers.read().by_key(&begun.peer).cloned().ok_or(Cause::UnknownPeer)?;
         let mut handshake = peer.handshake.lock();
         if handshake.timestamp == Some(begun.timestamp) {
-            // A copy that came another way.
+            // A copy that came another way: the answer to it goes back by that, because the first may not have come through.
+            if let Some((response, places)) = &mut handshake.answer
+                && places.len() < MOST_ANSWERED
+                && !places.contains(&from)
+            {
+                places.push(from);
+                send(from, response);
+            }
             return Ok(None);
         }
         if handshake.timestamp.is_some_and(|last| begun.timestamp < last) {
@@ -318,7 +337,8 @@ impl Wireguard {
         handshake.sign(now, &peer, &mut response);
         handshake.completed = Some(now);
         peer.install(session.map_err(|_| Cause::BadCrypto)?);
-        peer.note_handshake(now, from);
+        peer.note_initiation(now, from);
+        handshake.answer = Some((response, vec![from]));
         send(from, &response);
         Ok(None)
     }
@@ -332,14 +352,23 @@ impl Wireguard {
         let index = number(message, 8);
         let peer = self.peers.read().by_index(index).cloned().ok_or(Cause::UnknownPeer)?;
         let mut handshake = peer.handshake.lock();
+        if handshake.answered.is_some_and(|first| first == *message) {
+            // The same answer by another way.
+            if peer.places(&handshake).contains(&from) {
+                peer.note_copy(now, from);
+            }
+            return Ok(None);
+        }
         let attempt = handshake.attempt.as_mut().filter(|attempt| attempt.local_index == index);
-        let keys =
-            attempt.ok_or(Cause::BadCrypto)?.initiator.finish(message).map_err(|_| Cause::BadCrypto)?;
+        let attempt = attempt.ok_or(Cause::BadCrypto)?;
+        let begun = attempt.sent;
+        let keys = attempt.initiator.finish(message).map_err(|_| Cause::BadCrypto)?;
         let session = Session::new(&keys, index, number(message, 4), now, true);
         handshake.attempt = None;
+        handshake.answered = message.try_into().ok();
         handshake.completed = Some(now);
         peer.install(session.map_err(|_| Cause::BadCrypto)?);
-        peer.note_handshake(now, from);
+        peer.note_response(now, from, begun);
         drop(handshake);
         Ok(Some(peer))
     }
@@ -408,19 +437,30 @@ impl Wireguard {
         self.behind_nat.store(behind, Relaxed);
     }
 
-    /// Runs the timers: repetitions, keepalives, the end of old keys. How many packets were given up with their handshake.
-    pub fn tick(&self, now: Now, send: Send) -> u64 {
+    /// Runs the timers: repetitions, keepalives, probes for packets of up to `longest` bytes, the end of old keys. How many
+    /// packets were given up with their handshake.
+    pub fn tick(&self, now: Now, longest: u16, send: Send) -> u64 {
         let millis = self.millis(now.instant);
         self.guard.lock().forget_quiet_sources(millis);
         let all: Vec<Arc<Peer>> = self.peers.read().slots.iter().flatten().cloned().collect();
-        all.iter().map(|peer| self.tick_peer(now, millis, peer, send)).sum()
+        all.iter().map(|peer| self.tick_peer(now, millis, peer, longest, send)).sum()
     }
 
-    fn tick_peer(&self, now: Now, millis: Millis, peer: &Arc<Peer>, send: Send) -> u64 {
+    /// The probes that must not be cut into fragments on their way.
+    pub fn take_whole(&self) -> Vec<(SocketAddr, Vec<u8>)> {
+        std::mem::take(&mut *self.whole.lock())
+    }
+
+    fn tick_peer(&self, now: Now, millis: Millis, peer: &Arc<Peer>, longest: u16, send: Send) -> u64 {
         peer.forget_old_sessions(millis);
         let mut handshake = peer.handshake.lock();
-        for place in peer.probes(millis, &mut handshake) {
-            self.say_nothing(millis, peer, place, send);
+        for ask in peer.probes(millis, &mut handshake, longest) {
+            let length = ask.length.map_or(probe::LENGTH, usize::from);
+            let Some(datagram) = self.ask(millis, peer, Probe::Question(ask.number), length) else { break };
+            match ask.length {
+                Some(_) => self.whole.lock().push((ask.place, datagram)),
+                None => send(ask.place, &datagram),
+            }
         }
         match peer.due(millis, handshake.attempt.as_ref(), self.behind_nat.load(Relaxed)) {
             Due::Nothing => {}
@@ -458,6 +498,16 @@ impl Wireguard {
         let millis = self.millis(now);
         let all: Vec<Arc<Peer>> = self.peers.read().slots.iter().flatten().cloned().collect();
         all.iter().for_each(|peer| self.keepalive(millis, peer, send));
+    }
+
+    /// A probe or an answer in a packet of so many bytes, sealed.
+    pub fn ask(&self, now: Millis, peer: &Peer, probe: Probe, length: usize) -> Option<Vec<u8>> {
+        let Sending { session, .. } = peer.sending(now)?;
+        let counter = session.reserve(1)?;
+        let mut datagram = vec![0; length + OVERHEAD];
+        probe.encode(&mut datagram[DATA_HEADER..DATA_HEADER + length]);
+        session.seal(counter, &mut datagram);
+        Some(datagram)
     }
 
     /// Sends an empty data message to where the peer may be.

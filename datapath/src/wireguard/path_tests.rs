@@ -43,8 +43,35 @@ impl Ways {
 
     fn tick(&self, at: u64) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut sent = Vec::new();
-        self.ours.tick(self.at(at), &mut |to, message| sent.push((to, message.to_vec())));
+        self.ours.tick(self.at(at), 0, &mut |to, message| sent.push((to, message.to_vec())));
         sent
+    }
+
+    /// A handshake of which the initiation came from `from`, and the answer by `back`; then something is said by it.
+    fn meet(&self, at: u64, from: SocketAddr, back: SocketAddr) {
+        let begun = self.begin(at);
+        let answer = self.answer(at + 1, from, &begun[0].1);
+        self.ours.receive(self.at(at + 2), back, &answer, false, &mut |_, _| {}).unwrap();
+        let theirs = self.theirs.peers.read().get(0).unwrap().clone();
+        let next = theirs
+            .receiving(self.theirs.millis(self.at(at + 3).instant), u32::from(theirs.handshake.lock().begun));
+        theirs.note_received(self.theirs.millis(self.at(at + 3).instant), &next.unwrap(), from, Some(0));
+    }
+
+    /// Their answer to an initiation.
+    fn answer(&self, at: u64, from: SocketAddr, initiation: &[u8]) -> Vec<u8> {
+        let mut answer = Vec::new();
+        let mut send = |_: SocketAddr, message: &[u8]| answer = message.to_vec();
+        self.theirs.receive(self.at(at), from, initiation, false, &mut send).unwrap();
+        answer
+    }
+
+    /// Sends data that nobody answers, and gives the initiations that follow.
+    fn begin_after_silence(&self, at: u64) -> Vec<(SocketAddr, Vec<u8>)> {
+        let peer = self.peer();
+        let since = self.ours.millis(self.at(at - 600).instant);
+        peer.note_sent(since, &peer.sending(since).unwrap().session, 100);
+        self.tick(at)
     }
 
     fn everywhere(&self) -> Vec<SocketAddr> {
@@ -67,7 +94,7 @@ fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
     assert_eq!(places(&copies), ways.everywhere());
     assert_eq!(copies[0].1, first[0].1, "it is the same message");
 
-    // Whichever comes first is answered; the others are copies, and no mistake.
+    // Whichever comes first is answered; a copy gets the same answer, by its own way and once.
     let mut answers = Vec::new();
     let mut answer = |from: SocketAddr| {
         ways.theirs.receive(ways.at(260), from, &first[0].1, false, &mut |to, message| {
@@ -76,7 +103,9 @@ fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
     };
     assert!(answer(ways.relay).unwrap().is_none());
     assert!(answer(ways.direct[0]).unwrap().is_none());
-    assert_eq!(places(&answers), [ways.relay]);
+    assert!(answer(ways.direct[0]).unwrap().is_none());
+    assert_eq!(places(&answers), [ways.relay, ways.direct[0]]);
+    assert_eq!(answers[0].1, answers[1].1);
     let response = &answers[0].1;
     assert!(ways.ours.receive(ways.at(270), ways.relay, response, false, &mut |_, _| {}).unwrap().is_some());
     assert_eq!(ways.peer().address(), Some(ways.relay));
@@ -96,14 +125,51 @@ fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
 #[test]
 fn a_way_that_is_good_is_not_left_for_the_relay() {
     let ways = Ways::new();
+    ways.meet(0, ways.direct[0], ways.direct[0]);
     let peer = ways.peer();
+    let session = peer.sending(Millis(10)).unwrap().session;
     let says = |at: u64, from: SocketAddr| {
-        peer.note_handshake(Millis(at), from);
+        peer.note_received(Millis(at), &session, from, Some(100));
         peer.address()
     };
-    assert_eq!(says(1_000, ways.relay), Some(ways.relay), "nothing has come directly yet");
     assert_eq!(says(1_100, ways.direct[0]), Some(ways.direct[0]));
     assert_eq!(says(6_000, ways.relay), Some(ways.direct[0]));
     assert_eq!(says(6_050, ways.direct[1]), Some(ways.direct[1]), "a peer may move");
     assert_eq!(says(11_060, ways.relay), Some(ways.relay), "nothing has come directly for five seconds");
+}
+
+#[test]
+fn a_way_in_one_direction_is_not_used() {
+    // What they send directly comes; what we send directly does not.
+    let ways = Ways::new();
+    ways.meet(0, ways.relay, ways.relay);
+    let (ours, theirs) = (ways.peer(), ways.theirs.peers.read().get(0).unwrap().clone());
+    assert_eq!((ours.address(), theirs.address()), (Some(ways.relay), Some(ways.relay)));
+    let at = |at: u64| ways.ours.millis(ways.at(at).instant);
+
+    // A message that is more than a probe shows that the peer has proved the way.
+    let session = ours.sending(at(20)).unwrap().session;
+    ours.note_received(at(30), &session, ways.direct[0], None);
+    assert_eq!(ours.address(), Some(ways.relay), "probes that come prove nothing");
+    let asked = ways.tick(300);
+    assert_eq!(places(&asked), ways.direct);
+    assert_eq!(ours.address(), Some(ways.relay));
+    let answered = ours.handshake.lock().ways.answered(1).unwrap();
+    ours.prove(at(320), answered);
+    assert_eq!(ours.address(), Some(ways.direct[0]), "an answer does");
+    assert_eq!(places(&ways.tick(500)), [ways.direct[0]], "and the peer is told by it");
+
+    // The way goes bad for what we send: a handshake by the relay moves both, though theirs still comes directly.
+    let begun = ways.begin_after_silence(2_000);
+    assert_eq!(places(&begun), ways.everywhere());
+    ours.note_received(at(1_990), &session, ways.direct[0], Some(1));
+    let answer = ways.answer(2_010, ways.relay, &begun[0].1);
+    ways.ours.receive(ways.at(2_020), ways.relay, &answer, false, &mut |_, _| {}).unwrap();
+    assert_eq!(ours.address(), Some(ways.relay));
+    // The first message of the new session tells the other side.
+    let first = theirs.handshake.lock().begun;
+    let next = theirs.receiving(at(2_030), u32::from(first)).unwrap();
+    theirs.note_received(at(2_025), &next, ways.direct[0], Some(1));
+    assert_eq!(theirs.address(), Some(ways.direct[0]));
+    assert_eq!(theirs.sending(at(2_030)).unwrap().session.local_index, u32::from(first));
 }

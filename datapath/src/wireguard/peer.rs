@@ -6,8 +6,10 @@
 use super::{
     INITIATION, Millis,
     cookie::{Held, MacKeys},
+    message::RESPONSE,
     noise::{Initiator, Timestamp},
     session::Session,
+    ways::{Ask, Proof, SHORTEST, Ways},
 };
 use meshward_model::{PublicKey, relay::is_relayed};
 use parking_lot::{Mutex, RwLock};
@@ -16,7 +18,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -39,9 +41,6 @@ const PATIENCE: u64 = 500;
 const LONGEST_PATIENCE: u64 = KEEPALIVE + REKEY_TIMEOUT;
 /// A path that is not relayed is kept to while something has come by it in this time.
 const DIRECT_LASTS: u64 = 5_000;
-/// While packets to a peer are relayed, all other ways are tried this often: at first, and at the most seldom.
-const PROBE: u64 = 250;
-const PROBE_SELDOM: u64 = 30_000;
 /// Who has received data and has none to send says so after this long (KEEPALIVE_TIMEOUT).
 const KEEPALIVE: u64 = 10_000;
 /// Initiations of one peer are taken this far apart (the kernel's INITIATIONS_PER_SECOND): each costs public-key cryptography.
@@ -78,6 +77,10 @@ pub(crate) struct Peer {
     spoke: AtomicU64,
     /// When something came last that was not relayed; 0: never.
     direct: AtomicU64,
+    /// How long a packet may be on the way that it has, in bytes; 0: not known.
+    reach: AtomicU16,
+    /// Whether that has been found out; before, it is a guess.
+    reach_is_known: AtomicBool,
     /// Whether a worker has asked for a handshake.
     wanted: AtomicBool,
     /// Whether the peer has called.
@@ -127,8 +130,11 @@ pub(crate) struct Handshake {
     pub completed: Option<Millis>,
     /// How many sessions were begun, for their indices.
     pub begun: u8,
-    /// When other ways than the relay are tried next, and after how long then.
-    pub probe: Option<(Millis, u64)>,
+    pub ways: Ways,
+    /// Our answer to its last initiation, and where it has gone.
+    pub answer: Option<([u8; RESPONSE], Vec<SocketAddr>)>,
+    /// Its answer to our last initiation.
+    pub answered: Option<[u8; RESPONSE]>,
 }
 
 /// A handshake that we began.
@@ -141,6 +147,15 @@ pub(crate) struct Attempt {
     pub message: [u8; INITIATION],
     pub sent: Millis,
     pub copies: usize,
+}
+
+/// What the way to a peer takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Narrow {
+    /// The longest packet, in bytes.
+    pub longest: u16,
+    /// Whether that has been found out; if not, it is a guess.
+    pub is_known: bool,
 }
 
 /// What it takes to send to a peer.
@@ -180,6 +195,8 @@ impl Peer {
             keepalive: AtomicU64::new(0),
             spoke: AtomicU64::new(0),
             direct: AtomicU64::new(0),
+            reach: AtomicU16::new(0),
+            reach_is_known: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             summoned: AtomicBool::new(false),
         }
@@ -193,6 +210,7 @@ impl Peer {
         }
         if self.sending(now).is_none() {
             self.path.write().address = candidates.first().copied();
+            self.forget_reach(candidates.first().copied());
         }
         handshake.candidates = candidates;
     }
@@ -257,8 +275,20 @@ impl Peer {
         }
     }
 
-    /// Notes what came from `from` by a session: `bytes` of data, zero for a keepalive.
-    pub fn note_received(&self, now: Millis, session: &Arc<Session>, from: SocketAddr, bytes: u64) -> Heard {
+    /// Notes what came from `from` by a session: `bytes` of data, zero for a keepalive; `None` for nothing but probes, which
+    /// say nothing of the way that the peer's packets take.
+    pub fn note_received(
+        &self,
+        now: Millis,
+        session: &Arc<Session>,
+        from: SocketAddr,
+        bytes: Option<u64>,
+    ) -> Heard {
+        let Some(bytes) = bytes else {
+            let news = self.path.read().is_next(session);
+            let session_is_new = news && self.take_up(now, session, None);
+            return Heard { handshake_is_due: false, session_is_new };
+        };
         if self.unanswered.load(Relaxed) != 0 {
             self.unanswered.store(0, Relaxed);
             self.patience.store(PATIENCE, Relaxed);
@@ -277,20 +307,19 @@ impl Peer {
             path.is_next(session) || path.address != Some(from) && self.may_move(now, &path, &from)
         };
         let due = session.initiator && now.since(session.born) >= REJECT_AFTER - KEEPALIVE - REKEY_TIMEOUT;
-        Heard { handshake_is_due: due, session_is_new: news && self.take_up(now, session, from) }
+        Heard { handshake_is_due: due, session_is_new: news && self.take_up(now, session, Some(from)) }
     }
 
-    /// The peer speaks from a new address, or has begun to use the next session: whether that.
-    fn take_up(&self, now: Millis, session: &Arc<Session>, from: SocketAddr) -> bool {
+    /// The peer speaks from a new address, or has begun to use the next session: whether that. Who has begun a session has proved
+    /// the way by which it first uses it.
+    fn take_up(&self, now: Millis, session: &Arc<Session>, from: Option<SocketAddr>) -> bool {
         let mut path = self.path.write();
-        if self.may_move(now, &path, &from) {
-            if path.address.is_some_and(|before| is_relayed(&before)) && !is_relayed(&from) {
-                // Said soon, so that the peer knows this way, too.
-                self.keepalive.store(now.0, Relaxed);
-            }
-            path.address = Some(from);
-        }
         let new = path.is_next(session);
+        if let Some(from) = from
+            && (new || self.may_move(now, &path, &from))
+        {
+            self.move_to(now, &mut path, from);
+        }
         if new {
             path.previous = path.current.take();
             path.current = path.next.take();
@@ -298,16 +327,83 @@ impl Peer {
         new
     }
 
-    /// Notes that a message of a handshake proved that the peer is at `from`.
-    pub fn note_handshake(&self, now: Millis, from: SocketAddr) {
+    /// Notes that the peer has begun a handshake from `from`. Only where there is no way yet is this the one: it may be good in one
+    /// direction alone.
+    pub fn note_initiation(&self, now: Millis, from: SocketAddr) {
+        let mut path = self.path.write();
+        let lives = path.current.as_ref().is_some_and(|session| now.since(session.born) < REJECT_AFTER);
+        if !lives {
+            self.move_to(now, &mut path, from);
+        }
+    }
+
+    /// Notes that the peer has answered from `from` to an initiation that was sent at `begun`.
+    pub fn note_response(&self, now: Millis, from: SocketAddr, begun: Millis) {
         self.unanswered.store(0, Relaxed);
+        let mut path = self.path.write();
+        let heard = self.direct.load(Relaxed);
+        // The relay is better than a way on which nothing has come since.
+        if heard < begun.0 || self.may_move(now, &path, &from) {
+            self.move_to(now, &mut path, from);
+        }
         if !is_relayed(&from) {
             self.direct.store(now.0, Relaxed);
         }
+    }
+
+    /// Notes that the same answer has come from `from`, too, where it had been asked for.
+    pub fn note_copy(&self, now: Millis, from: SocketAddr) {
         let mut path = self.path.write();
-        if self.may_move(now, &path, &from) {
-            path.address = Some(from);
+        if !is_relayed(&from) && path.address.is_some_and(|address| is_relayed(&address)) {
+            self.direct.store(now.0, Relaxed);
+            self.move_to(now, &mut path, from);
         }
+    }
+
+    /// Notes what the answer to a probe has proved.
+    pub fn prove(&self, now: Millis, proof: Proof) {
+        match proof {
+            Proof::Way(place) => {
+                let mut path = self.path.write();
+                if path.address.is_none_or(|before| is_relayed(&before)) {
+                    self.direct.store(now.0, Relaxed);
+                    self.move_to(now, &mut path, place);
+                }
+            }
+            Proof::Length(length) => drop(self.reach.fetch_max(length, Relaxed)),
+        }
+    }
+
+    /// Packets to the peer go there from now on.
+    fn move_to(&self, now: Millis, path: &mut Path, to: SocketAddr) {
+        if path.address == Some(to) {
+            return;
+        }
+        if path.address.is_some_and(|before| is_relayed(&before)) && !is_relayed(&to) {
+            // Said soon, so that the peer knows this way, too.
+            self.keepalive.store(now.0, Relaxed);
+        }
+        self.forget_reach(Some(to));
+        path.address = Some(to);
+    }
+
+    /// How long a packet to it may be, in bytes, if its way takes only shorter ones than the network, `longest`.
+    pub fn narrows(&self, longest: u16) -> Option<Narrow> {
+        let reach = self.reach.load(Relaxed);
+        let is_known = self.reach_is_known.load(Relaxed);
+        (reach != 0 && reach < longest).then_some(Narrow { longest: reach, is_known })
+    }
+
+    /// How long a packet to it may be, in bytes, if that has been found out.
+    pub fn reach(&self) -> Option<u16> {
+        Some(self.reach.load(Relaxed)).filter(|reach| *reach != 0 && self.reach_is_known.load(Relaxed))
+    }
+
+    /// Until it is found out, a new way is taken to be narrow where that costs nothing.
+    fn forget_reach(&self, address: Option<SocketAddr>) {
+        let direct = address.is_some_and(|address| !is_relayed(&address));
+        self.reach_is_known.store(false, Relaxed);
+        self.reach.store(if direct { SHORTEST } else { 0 }, Relaxed);
     }
 
     /// Whether packets to the peer are to go where one has come from: not by a relay while another way is good.
@@ -317,19 +413,23 @@ impl Peer {
         !(is_relayed(from) && direct && heard != 0 && now.since(Millis(heard)) < DIRECT_LASTS)
     }
 
-    /// The other ways to a peer that is relayed to, if it is time to try them.
-    pub fn probes(&self, now: Millis, handshake: &mut Handshake) -> Vec<SocketAddr> {
-        let relayed = self.sending(now).is_some_and(|sending| is_relayed(&sending.address));
-        if !relayed {
-            handshake.probe = None;
+    /// The probes that are due: of other ways while it is relayed to, otherwise of how long packets of up to `longest` bytes may be.
+    pub fn probes(&self, now: Millis, handshake: &mut Handshake, longest: u16) -> Vec<Ask> {
+        let Handshake { ways, candidates, .. } = handshake;
+        let Some(Sending { address, .. }) = self.sending(now) else { return vec![] };
+        if is_relayed(&address) {
+            return ways.others(now, candidates.iter().filter(|place| !is_relayed(place)).copied());
+        }
+        ways.rest();
+        if longest == 0 {
             return vec![];
         }
-        let (at, pause) = handshake.probe.unwrap_or((now, PROBE));
-        if now < at {
-            return vec![];
+        let (asks, found) = ways.lengths(now, address, longest);
+        if let Some(found) = found.filter(|found| *found != 0 || self.reach().is_none()) {
+            self.reach.store(found, Relaxed);
+            self.reach_is_known.store(true, Relaxed);
         }
-        handshake.probe = Some((Millis(now.0 + pause), (pause * 2).min(PROBE_SELDOM)));
-        handshake.candidates.iter().filter(|place| !is_relayed(place)).copied().collect()
+        asks
     }
 
     /// Asks for a handshake; `true` if nobody had.

@@ -112,6 +112,7 @@ fn peers(stats: &EndpointStats) -> Vec<LocalPeer> {
     let peer = |(node, stats): &(meshward_model::NodeName, meshward_datapath::PeerStats)| LocalPeer {
         node: node.clone(),
         address: stats.address,
+        longest: stats.longest,
         handshake_age: stats.handshake_age.map(|age| age.as_secs()),
         sent: stats.sent,
         received: stats.received,

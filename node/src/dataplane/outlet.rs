@@ -32,6 +32,14 @@ impl<'a> Outlet<'a> {
         self.interfaces.get(slot.0)?.as_ref()
     }
 
+    /// An IPv6 socket reaches IPv4 by mapped addresses.
+    fn as_socket_wants(&self, to: SocketAddr) -> SocketAddr {
+        match to.ip() {
+            IpAddr::V4(ip) if self.service.ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
+            _ => to,
+        }
+    }
+
     fn send(&self, datagrams: &[u8], outgoing: Outgoing) -> nix::Result<()> {
         sys::send(self.socket, datagrams, outgoing)
     }
@@ -54,10 +62,7 @@ impl Sink for Outlet<'_> {
         if let Some(id) = RelayId::at(&to) {
             return self.service.relay.send(id, self.service.relayed_as, datagrams, size);
         }
-        let to = match to.ip() {
-            IpAddr::V4(ip) if self.service.ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
-            _ => to,
-        };
+        let to = self.as_socket_wants(to);
         let one = Outgoing { to, class: ecn.class(), segment: None };
         if datagrams.len() <= size {
             return self.send(datagrams, one).is_ok();
@@ -77,6 +82,15 @@ impl Sink for Outlet<'_> {
         }
         // All are tried, whatever becomes of the first.
         datagrams.chunks(size).filter(|datagram| self.send(datagram, one).is_err()).count() == 0
+    }
+
+    fn to_network_whole(&mut self, to: SocketAddr, datagram: &[u8]) {
+        let one = Outgoing { to: self.as_socket_wants(to), class: 0, segment: None };
+        // What another thread sends by the socket in these microseconds is not cut either, which it seldom needs.
+        if sys::forbid_fragments(self.socket).is_ok() {
+            let _ = self.send(datagram, one);
+        }
+        let _ = sys::allow_fragments(self.socket);
     }
 
     fn to_handshakes(&mut self, from: SocketAddr, message: &[u8]) -> bool {

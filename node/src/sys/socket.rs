@@ -15,9 +15,19 @@ use std::{
 /// Lets the kernel fragment a socket's datagrams where a path takes only smaller ones, and clears "don't fragment"
 /// (`IP_PMTUDISC_DONT`, ip(7)): a tunnel's packets have a fixed size, and must arrive all the same.
 pub fn allow_fragments(socket: &impl AsRawFd) -> io::Result<()> {
+    discover_mtu(socket, libc::IPV6_PMTUDISC_DONT, libc::IP_PMTUDISC_DONT)
+}
+
+/// Has the kernel, and everybody on the way, cut no datagram into fragments, and believe no ICMP message about how long they
+/// may be (`IP_PMTUDISC_PROBE`, ip(7)).
+pub fn forbid_fragments(socket: &impl AsRawFd) -> io::Result<()> {
+    discover_mtu(socket, libc::IPV6_PMTUDISC_PROBE, libc::IP_PMTUDISC_PROBE)
+}
+
+fn discover_mtu(socket: &impl AsRawFd, v6: c_int, v4: c_int) -> io::Result<()> {
     // An IPv6 socket sends to IPv4 addresses, too, and has both options.
-    let v6 = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT);
-    let v4 = set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
+    let v6 = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, v6);
+    let v4 = set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, v4);
     v6.or(v4)
 }
 
