@@ -62,6 +62,9 @@ pub enum Command {
         #[command(subcommand)]
         verb: Option<Nodes>,
     },
+    /// Relays: machines that pass sealed packets on between nodes that cannot reach each other
+    #[command(subcommand)]
+    Relay(Relay),
     /// List the workloads
     Workloads {
         /// Only those of this network
@@ -147,6 +150,9 @@ pub enum Token {
         /// A network that those nodes may serve; may be given several times [default: all]
         #[arg(long = "network", value_name = "NETWORK")]
         networks: Vec<NetworkName>,
+        /// Relays join with it (`meshward-coordinator relay join`), and no nodes
+        #[arg(long, conflicts_with = "networks")]
+        relay: bool,
     },
     /// List the join tokens
     List,
@@ -190,6 +196,17 @@ pub enum Nodes {
     /// List the nodes
     List,
     /// Remove a node: its workloads go, and its certificate is good for nothing
+    Remove {
+        /// Its name
+        name: NodeName,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Relay {
+    /// List the relays, apart from the coordinator
+    List,
+    /// Remove a relay: its certificate is good for nothing, and nodes use others
     Remove {
         /// Its name
         name: NodeName,

@@ -2,7 +2,7 @@
 
 use crate::{
     Mistake,
-    arguments::{Common, Credential, Network, Nodes, Output, Quarantine, Role, Target, Token},
+    arguments::{Common, Credential, Network, Nodes, Output, Quarantine, Relay, Role, Target, Token},
     client::{self, Client},
     output::{bad, bytes, good, list, note_dry_run, show, whole},
 };
@@ -15,16 +15,20 @@ use meshward_model::{
 pub async fn token(common: &Common, verb: Token) -> Result<()> {
     let client = Client::coordinator(common)?;
     match verb {
-        Token::Create { uses, ttl, site, networks } => {
-            let wanted = CreateToken { uses, ttl_seconds: ttl.as_secs(), site, networks };
+        Token::Create { uses, ttl, site, networks, relay } => {
+            let wanted = CreateToken { uses, ttl_seconds: ttl.as_secs(), site, networks, relay };
             let created: CreatedToken = client.post("/v1/tokens", &wanted).await?;
             note_dry_run(common);
             if !whole(common, &created)? && !common.dry_run {
                 // Alone on stdout, so that it can be piped on.
                 println!("{}", created.token);
                 let kept = &created.kept;
-                eprintln!("token {}: for {} node(s), good until {}", kept.id, kept.uses_left, kept.expires);
-                eprintln!("on the machine that is to join: meshward-node join TOKEN@HOST");
+                let (what, join) = match kept.relay {
+                    true => ("relay", "meshward-coordinator relay join TOKEN@HOST --name NAME"),
+                    false => ("node", "meshward-node join TOKEN@HOST"),
+                };
+                eprintln!("token {}: for {} {what}(s), good until {}", kept.id, kept.uses_left, kept.expires);
+                eprintln!("on the machine that is to join: {join}");
             }
             Ok(())
         }
@@ -32,7 +36,11 @@ pub async fn token(common: &Common, verb: Token) -> Result<()> {
             let all: Vec<api::Token> = client.get("/v1/tokens").await?;
             let row = |token: &api::Token| {
                 let site = token.site.clone().unwrap_or("-".into());
-                let networks = if token.networks.is_empty() { "all".into() } else { list(&token.networks) };
+                let networks = match token {
+                    _ if token.relay => "relays".into(),
+                    _ if token.networks.is_empty() => "all".into(),
+                    _ => list(&token.networks),
+                };
                 [token.id.clone(), token.uses_left.to_string(), token.expires.clone(), site, networks]
             };
             show(common, &all, ["ID", "USES LEFT", "EXPIRES", "SITE", "NETWORKS"], row, "no join tokens")
@@ -109,6 +117,28 @@ pub async fn nodes(common: &Common, verb: Option<Nodes>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+pub async fn relay(common: &Common, verb: Relay) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    if let Relay::Remove { name } = verb {
+        client.delete(&format!("/v1/relays/{name}")).await?;
+        return done(common, format!("relay {name} is removed"));
+    }
+    let all: Vec<api::Relay> = client.get("/v1/relays").await?;
+    let row = |relay: &api::Relay| {
+        [
+            relay.name.to_string(),
+            relay.number.to_string(),
+            relay.site.clone().unwrap_or("-".into()),
+            if relay.connected { good("connected") } else { bad("away") },
+            relay.nodes.to_string(),
+            list(&relay.addresses),
+        ]
+    };
+    let columns = ["NAME", "NUMBER", "SITE", "STATE", "NODES", "ADDRESSES"];
+    let none = "no relays but the coordinator; make a token with: meshctl token create --relay";
+    show(common, &all, columns, row, none)
 }
 
 pub async fn workloads(common: &Common, network: Option<NetworkName>) -> Result<()> {

@@ -54,6 +54,7 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Token(verb) => coordinator::token(&common, verb).await?,
         Command::Network(verb) => coordinator::network(&common, verb).await?,
         Command::Nodes { verb } => coordinator::nodes(&common, verb).await?,
+        Command::Relay(verb) => coordinator::relay(&common, verb).await?,
         Command::Workloads { network } => coordinator::workloads(&common, network).await?,
         Command::Links { network, denied, observed } => {
             coordinator::links(&common, network, denied, observed).await?;

@@ -6,7 +6,7 @@ use crate::{
     output::{bad, bytes, good, list, table, whole},
 };
 use anyhow::Result;
-use meshward_model::{api::Status, local::LocalStatus, relay::is_relayed};
+use meshward_model::{api::Status, local::LocalStatus, relay::RelayId};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -91,9 +91,9 @@ fn print_node(node: &LocalStatus) {
         let rows = endpoint.peers.iter().map(|peer| {
             [
                 format!("    {}", peer.node),
-                peer.address.map_or("-".into(), |address| match is_relayed(&address) {
-                    true => "by the relay".into(),
-                    false => address.to_string(),
+                peer.address.map_or("-".into(), |address| match RelayId::at(&address) {
+                    Some((_, relay)) => format!("by relay {relay}"),
+                    None => address.to_string(),
                 }),
                 peer.longest.map_or("-".into(), |longest| longest.to_string()),
                 peer.handshake_age.map_or("never".into(), |age| format!("{age} s ago")),

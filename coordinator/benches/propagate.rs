@@ -12,7 +12,7 @@ use meshward_coordinator::{
     store::{Note, Sqlite, Store},
     world::World,
 };
-use meshward_model::Revision;
+use meshward_model::{Revision, control::Part};
 use rcgen::{CertificateParams, KeyPair};
 use shape::{APPS, NODES, Shape};
 use simulated::{Fleet, Order};
@@ -56,7 +56,7 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     let key = KeyPair::generate()?;
     let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
     eprintln!("seeding {} nodes ...", size.shape.nodes());
-    let (_, read) = ca.sign_node(&shape::node(0), &csr, Duration::from_secs(86_400))?;
+    let (_, read) = ca.sign_member(Part::Node, &shape::node(0), &csr, Duration::from_secs(86_400))?;
     let records = size.shape.records(&read.key.to_string());
     seed(&data, &records)?;
     let world = World::load(Revision(1), records).map_err(anyhow::Error::msg)?;
@@ -71,7 +71,8 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
 
     let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
     let mut coordinator = Coordinator::start(&data, port).await?;
-    let sign = |at: u32| Ok(ca.sign_node(&shape::node(at), &csr, Duration::from_secs(86_400))?.0);
+    let sign =
+        |at: u32| Ok(ca.sign_member(Part::Node, &shape::node(at), &csr, Duration::from_secs(86_400))?.0);
     let fleet = Fleet::new(Arc::new(world), size.shape, port, &ca.certificate, sign, &key.serialize_der())?;
     eprintln!("connecting ...");
     let begun = Instant::now();

@@ -1,8 +1,13 @@
 //! The mesh's certificate authority. Its key is made at the first start and never leaves the data folder.
 
 use anyhow::{Context, Result, bail};
-use meshward_daemon::tls::{NodeCertificate, SKEW, spiffe_id};
-use meshward_model::{NodeName, control::COORDINATOR_NAME, token::Fingerprint};
+use meshward_daemon::tls::{MemberCertificate, SKEW, spiffe_id};
+use meshward_model::{
+    NodeName,
+    control::{COORDINATOR_NAME, Part},
+    relay::server_name,
+    token::Fingerprint,
+};
 use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
@@ -82,27 +87,32 @@ impl Ca {
         Fingerprint::of(&self.certificate)
     }
 
-    /// Signs a node's certificate. Only the public key is taken from the request; who it is for, the caller knows.
+    /// Signs a member's certificate. Only the public key is taken from the request; who it is for, the caller knows.
     ///
     /// # Errors
     /// If the request is malformed or not signed by its own key.
-    pub fn sign_node(
+    pub fn sign_member(
         &self,
+        part: Part,
         node: &NodeName,
         csr: &[u8],
         lifetime: Duration,
-    ) -> Result<(Vec<u8>, NodeCertificate)> {
+    ) -> Result<(Vec<u8>, MemberCertificate)> {
         let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
             .context("the certificate request is malformed or its signature is wrong")?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, node.as_str());
-        params.subject_alt_names = vec![SanType::URI(spiffe_id(&self.mesh, node).try_into()?)];
+        params.subject_alt_names = vec![SanType::URI(spiffe_id(&self.mesh, part, node).try_into()?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if part == Part::Relay {
+            params.subject_alt_names.push(SanType::DnsName(server_name(node).try_into()?));
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let now = OffsetDateTime::now_utc();
         (params.not_before, params.not_after) = (now - SKEW, now + lifetime);
         let certificate = params.signed_by(&request.public_key, &self.issuer)?.der().to_vec();
-        let Some(read) = NodeCertificate::read(&certificate) else {
+        let Some(read) = MemberCertificate::read(&certificate) else {
             bail!("a certificate was signed that cannot be read back");
         };
         Ok((certificate, read))

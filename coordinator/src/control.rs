@@ -1,23 +1,26 @@
 //! The control channel: QUIC, on which machines join and nodes hold their sessions.
 
 use crate::{
+    listen::{certificate, check_unexpired},
     mesh::{Author, Mesh, Refusal},
-    plans::{nodes, workloads::Report},
+    plans::{nodes, relays, workloads::Report},
     reactions,
+    relay::links,
     sessions::{Next, Session},
+    world::World,
 };
 use anyhow::{Context, Result};
-use meshward_daemon::{frames, tls::NodeCertificate};
+use meshward_daemon::{frames, tls::MemberCertificate, tunnel::Tunnels};
 use meshward_model::{
     Change, NetworkName, NodeName, Revision,
     control::{
         ALPN_JOIN, ALPN_SESSION, FromCoordinator, FromNode, JoinReply, JoinRequest, MAX_FRAME,
-        MAX_JOIN_FRAME, encode, encode_update,
+        MAX_JOIN_FRAME, Part, encode, encode_update,
     },
-    relay::{ALPN_RELAY, RelayId},
+    relay::{ALPN_RELAY, ALPN_RELAY_LINK, RelayId},
 };
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rustls::HandshakeData};
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -40,7 +43,7 @@ const SHADOW: Duration = Duration::from_secs(30);
 const STUCK: Duration = Duration::from_secs(30);
 
 /// Serves the control channel until the endpoint is closed.
-pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint) {
+pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint, tunnels: Arc<Tunnels>) {
     let room = Arc::new(Semaphore::new(HANDSHAKES));
     while let Some(incoming) = endpoint.accept().await {
         let Ok(place) = room.clone().try_acquire_owned() else {
@@ -49,22 +52,28 @@ pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint) {
             continue;
         };
         let mesh = mesh.clone();
+        let from = tunnels.origin(incoming.remote_address());
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         tokio::spawn(async move {
-            let from = incoming.remote_address();
-            if let Err(error) = serve_connection(&mesh, incoming, place).await {
+            if let Err(error) = serve_connection(&mesh, incoming, from, place).await {
                 info!(%from, "control connection ended: {error:#}");
             }
         });
     }
 }
 
-async fn serve_connection(mesh: &Arc<Mesh>, incoming: Incoming, place: OwnedSemaphorePermit) -> Result<()> {
+async fn serve_connection(
+    mesh: &Arc<Mesh>,
+    incoming: Incoming,
+    from: SocketAddr,
+    place: OwnedSemaphorePermit,
+) -> Result<()> {
     let connection = incoming.await.context("the handshake failed")?;
     drop(place);
     let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
     let alpn = data.and_then(|data| data.protocol).unwrap_or_default();
     if alpn == ALPN_RELAY {
-        let certificate = member(mesh, &connection)?;
+        let certificate = member(mesh, &connection, Part::Node)?;
         check_unexpired(&certificate)?;
         let id = RelayId::of(&certificate.node);
         mesh.relay.serve(id, connection).await;
@@ -73,8 +82,12 @@ async fn serve_connection(mesh: &Arc<Mesh>, incoming: Incoming, place: OwnedSema
     let opened = tokio::time::timeout(FIRST_MESSAGE, connection.accept_bi());
     let (send, receive) = opened.await.context("nothing was said")??;
     match &alpn[..] {
-        ALPN_JOIN => serve_join(mesh, &connection, send, receive).await,
-        ALPN_SESSION => serve_session(mesh, connection.clone(), send, receive).await,
+        ALPN_JOIN => serve_join(mesh, &connection, from, send, receive).await,
+        ALPN_RELAY_LINK => {
+            let certificate = member(mesh, &connection, Part::Relay)?;
+            links::serve(mesh, connection, &certificate, from.ip(), send, receive).await
+        }
+        ALPN_SESSION => serve_session(mesh, connection.clone(), from, send, receive).await,
         _ => anyhow::bail!("an unknown protocol was asked for"),
     }
 }
@@ -82,19 +95,20 @@ async fn serve_connection(mesh: &Arc<Mesh>, incoming: Incoming, place: OwnedSema
 async fn serve_join(
     mesh: &Mesh,
     connection: &Connection,
+    from: SocketAddr,
     mut send: SendStream,
     mut receive: RecvStream,
 ) -> Result<()> {
     let request: JoinRequest =
         tokio::time::timeout(FIRST_MESSAGE, frames::receive(&mut receive, MAX_JOIN_FRAME)).await??;
-    let name = request.name.clone();
+    let (part, name) = (request.part, request.name.clone());
     let reply = match join(mesh, request).await {
         Ok((certificate, site)) => {
-            info!(node = %name, "joined");
+            info!(%part, %name, "joined");
             JoinReply::Accepted { certificate, mesh: mesh.ca.mesh.clone(), site }
         }
         Err(refusal) => {
-            warn!(node = %name, from = %connection.remote_address(), "refused to join: {refusal}");
+            warn!(%part, %name, %from, "refused to join: {refusal}");
             JoinReply::Refused(refusal.to_string())
         }
     };
@@ -108,21 +122,26 @@ async fn serve_join(
 async fn join(mesh: &Mesh, request: JoinRequest) -> Result<(Vec<u8>, Option<String>), Refusal> {
     let (certificate, read) = mesh
         .ca
-        .sign_node(&request.name, &request.csr, mesh.certificate_lifetime)
+        .sign_member(request.part, &request.name, &request.csr, mesh.certificate_lifetime)
         .map_err(|error| Refusal::Invalid(format!("{error:#}")))?;
     let (key, now) = (read.key.to_string(), OffsetDateTime::now_utc().unix_timestamp());
-    let author = Author::node(&request.name);
-    let done = mesh.change(&author, |world| nodes::join(world, &request, &key, now)).await?;
+    let author = Author::named(format!("{}:{}", request.part, request.name));
+    let plan = |world: &World| match request.part {
+        Part::Node => nodes::join(world, &request, &key, now),
+        Part::Relay => relays::join(world, &request, &key, now),
+    };
+    let done = mesh.change(&author, plan).await?;
     Ok((certificate, done.outcome))
 }
 
 async fn serve_session(
     mesh: &Arc<Mesh>,
     connection: Connection,
+    from: SocketAddr,
     send: SendStream,
     mut receive: RecvStream,
 ) -> Result<()> {
-    let certificate = member(mesh, &connection)?;
+    let certificate = member(mesh, &connection, Part::Node)?;
     let node = certificate.node.clone();
     let (to_session, messages) = mpsc::channel(QUEUE);
     let reader = tokio::spawn(async move {
@@ -132,46 +151,39 @@ async fn serve_session(
             }
         }
     });
-    let mut serving = Serving { mesh: mesh.clone(), node: node.clone(), send, messages };
+    let mut serving = Serving { mesh: mesh.clone(), node: node.clone(), from, send, messages };
     let ended = serving.run(connection, &certificate).await;
     reader.abort();
     info!(%node, "session ended");
     ended
 }
 
-/// Whose session this is, if the certificate is that of a member.
-fn member(mesh: &Mesh, connection: &Connection) -> Result<NodeCertificate> {
-    let chain = connection
-        .peer_identity()
-        .and_then(|identity| identity.downcast::<Vec<rustls::pki_types::CertificateDer>>().ok());
-    let certificate = chain
-        .and_then(|chain| NodeCertificate::read(chain.first()?))
-        .context("the session has no node's certificate")?;
-    let known = mesh.look(|world| world.nodes.get(&certificate.node).map(|node| node.key.clone()));
-    if known != Some(certificate.key.to_string()) {
-        connection.close(2u32.into(), b"this node was removed from the mesh");
-        anyhow::bail!("node {} is no member", certificate.node);
+/// Whose connection this is, if the certificate is that of a member.
+fn member(mesh: &Mesh, connection: &Connection, part: Part) -> Result<MemberCertificate> {
+    let certificate = certificate(connection)?;
+    let known = mesh.look(|world| match part {
+        Part::Node => world.nodes.get(&certificate.node).map(|node| node.key.clone()),
+        Part::Relay => world.relays.get(&certificate.node).map(|relay| relay.key.clone()),
+    });
+    if certificate.part != part || known != Some(certificate.key.to_string()) {
+        connection.close(2u32.into(), format!("this {part} was removed from the mesh").as_bytes());
+        anyhow::bail!("{part} {} is no member", certificate.node);
     }
     Ok(certificate)
-}
-
-/// Whether a certificate is still good: with one that is not, a node can do nothing but ask for another.
-fn check_unexpired(certificate: &NodeCertificate) -> Result<()> {
-    let unexpired = certificate.not_after >= OffsetDateTime::now_utc().unix_timestamp();
-    anyhow::ensure!(unexpired, "the certificate of node {} has expired", certificate.node);
-    Ok(())
 }
 
 /// One session as it runs.
 struct Serving {
     mesh: Arc<Mesh>,
     node: NodeName,
+    /// Where the node's packets come from.
+    from: SocketAddr,
     send: SendStream,
     messages: mpsc::Receiver<FromNode>,
 }
 
 impl Serving {
-    async fn run(&mut self, connection: Connection, certificate: &NodeCertificate) -> Result<()> {
+    async fn run(&mut self, connection: Connection, certificate: &MemberCertificate) -> Result<()> {
         let first = tokio::time::timeout(FIRST_MESSAGE, self.messages.recv()).await?;
         let mut first = first.context("nothing was said")?;
         if let FromNode::Renew { csr } = first {
@@ -191,19 +203,19 @@ impl Serving {
             anyhow::bail!("the session does not begin with a hello");
         };
         let (author, node) = (Author::node(&self.node), self.node.clone());
-        let seen = connection.remote_address().ip();
+        let seen = self.from.ip();
         self.mesh.change(&author, |world| nodes::set_endpoints(world, &node, &endpoints, seen)).await?;
         self.report(vec![Report::All(reports)]).await?;
         // From this look on, the session is told of every revision.
         let begun = self.mesh.look(|world| {
             let index = world.nodes.index(&node)?;
-            let session = Arc::new(Session::new(node.clone(), index, version, connection));
+            let session = Arc::new(Session::new(node.clone(), index, version, self.from, connection));
             self.mesh.sessions.add(session.clone());
             Some((session, world.revision, world.digest_of(&node)))
         });
         let (session, current, ours) = begun.context("the node was removed from the mesh")?;
         let _end = RemoveAtEnd(&self.mesh.clone(), session.clone());
-        info!(node = %self.node, from = %session.address(), %revision, "session begun");
+        info!(node = %self.node, from = %self.from, %revision, "session begun");
         if ours == theirs {
             self.update(current, vec![]).await?;
         } else {
@@ -215,8 +227,15 @@ impl Serving {
     async fn serve(&mut self, session: &Arc<Session>) -> Result<()> {
         // When what waits is to go.
         let mut due: Option<Instant> = None;
+        let mut relays = self.mesh.relays.specs();
+        let known = relays.borrow_and_update().to_vec();
+        self.say(&FromCoordinator::Relays(known)).await?;
         loop {
             tokio::select! {
+                Ok(()) = relays.changed() => {
+                    let known = relays.borrow_and_update().to_vec();
+                    self.say(&FromCoordinator::Relays(known)).await?;
+                }
                 () = session.wake.notified() => {
                     for (network, peer) in session.take_calls() {
                         self.say(&FromCoordinator::Called { network, peer }).await?;
@@ -287,7 +306,7 @@ impl Serving {
             FromNode::Started(report) => return self.take_reports(Report::Started(report), session).await,
             FromNode::Stopped(id) => return self.take_reports(Report::Stopped(id), session).await,
             FromNode::Endpoint(report) => {
-                let seen = session.address().ip();
+                let seen = self.from.ip();
                 let reports = [report];
                 self.mesh.change(&author, |world| nodes::set_endpoints(world, &node, &reports, seen)).await?;
             }
@@ -337,7 +356,8 @@ impl Serving {
     }
 
     async fn renew(&mut self, csr: &[u8]) -> Result<()> {
-        let (certificate, read) = self.mesh.ca.sign_node(&self.node, csr, self.mesh.certificate_lifetime)?;
+        let (certificate, read) =
+            self.mesh.ca.sign_member(Part::Node, &self.node, csr, self.mesh.certificate_lifetime)?;
         let (author, node, key) = (Author::node(&self.node), self.node.clone(), read.key.to_string());
         self.mesh.change(&author, |world| nodes::set_key(world, &node, &key)).await?;
         info!(node = %self.node, "certificate renewed");

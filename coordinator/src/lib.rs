@@ -7,6 +7,7 @@ pub mod ca;
 pub mod config;
 pub mod control;
 mod ipam;
+pub mod listen;
 pub mod mesh;
 pub mod metrics;
 pub mod plans;

@@ -2,27 +2,35 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use meshward_coordinator::{
     api, ca,
     config::{Config, USUAL_FILE},
     control,
+    listen::{self, RelayedQuic},
     mesh::{Author, Mesh},
-    metrics, plans, reactions, store,
+    metrics, plans, reactions,
+    relay::process,
+    store,
 };
-use meshward_daemon::{Mistake, tls::Members};
+use meshward_daemon::{
+    Mistake,
+    join::{self, Invitation},
+    tls::Members,
+    tunnel::{ALPN_TUNNEL, Tunnels},
+};
 use meshward_model::{
+    Labels, NodeName,
     api::{Context as ApiContext, CreateCredential, Role},
     control::{ALPN_JOIN, ALPN_SESSION},
-    relay::ALPN_RELAY,
+    relay::{ALPN_RELAY, ALPN_RELAY_LINK},
 };
-use nix::sys::socket::{setsockopt, sockopt};
-use quinn::crypto::rustls::QuicServerConfig;
+use quinn::Runtime;
 use rustls::ServerConfig;
 use serde::Serialize;
 use std::{
     fs,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -36,13 +44,71 @@ use tracing::info;
 ///
 /// Starts with no configuration at all. Settings come from defaults, then a file, then MESHWARD_* variables, then flags.
 #[derive(Parser)]
-#[command(version, max_term_width = 110)]
+#[command(version, max_term_width = 110, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// Configuration file, in TOML [default: /etc/meshward/coordinator.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Be a relay for a mesh instead: pass sealed packets on between nodes that cannot reach each other
+    #[command(args_conflicts_with_subcommands = true)]
+    Relay {
+        #[command(subcommand)]
+        verb: Option<RelayVerb>,
+        #[command(flatten)]
+        common: RelayArguments,
+    },
+}
+
+#[derive(Subcommand)]
+enum RelayVerb {
+    /// Join a mesh with a token of `meshctl token create --relay`, once
+    Join {
+        /// The token, an @, and the coordinator's host name or address, with :PORT if it is not 7443
+        #[arg(value_name = "TOKEN@HOST")]
+        invitation: Invitation,
+        /// The relay's name in the mesh
+        #[arg(long)]
+        name: NodeName,
+        #[command(flatten)]
+        common: RelayArguments,
+    },
+}
+
+#[derive(clap::Args)]
+struct RelayArguments {
+    /// Configuration file, in TOML [default: /etc/meshward/relay.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: RelayFlags,
+}
+
+#[derive(clap::Args, Serialize)]
+struct RelayFlags {
+    /// Where the certificate and the list of nodes are kept [default: /var/lib/meshward/relay]
+    #[arg(long, value_name = "FOLDER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+    /// Address and port for nodes, UDP and TCP [default: [::]:7443]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+    /// Address and port for STUN [default: [::]:3478]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stun_listen: Option<SocketAddr>,
+    /// Where nodes reach the relay; may be given several times [default: where the coordinator sees it]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    advertise: Vec<String>,
 }
 
 #[derive(clap::Args, Serialize)]
@@ -73,11 +139,6 @@ struct Flags {
     certificate_seconds: Option<u64>,
 }
 
-/// Bytes that wait in the control channel's socket.
-const RECEIVE_BUFFER: usize = 32 << 20;
-/// Bytes of relayed packets that wait for one node, in each direction.
-const RELAY_BUFFER: usize = 512 << 10;
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     meshward_daemon::init_logging();
@@ -89,6 +150,9 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn start(arguments: Arguments) -> Result<()> {
+    if let Some(Verb::Relay { verb, common }) = arguments.verb {
+        return relay(verb, common).await;
+    }
     let file = arguments.config.as_deref();
     let config: Config = meshward_daemon::config::load(file, Path::new(USUAL_FILE), &arguments.flags)?;
     if config.certificate_seconds < 30 {
@@ -106,19 +170,26 @@ async fn start(arguments: Arguments) -> Result<()> {
     let mesh = Mesh::open(ca, Box::new(store), lifetime)?;
     let certificate = Arc::new(ca::ServerCertificate::new(mesh.ca.clone(), config.names.clone())?);
 
-    let (tcp, udp, listen) = listen(config.listen)?;
-    let endpoint = quinn::Endpoint::new(
+    let (tcp, udp, listen) = listen::bind(config.listen)?;
+    let tunnels = Tunnels::beside(quinn::TokioRuntime.wrap_udp_socket(udp)?);
+    let quic = listen::quic_config(
+        Members::of(mesh.ca.certificate.clone())?,
+        certificate.clone(),
+        &[ALPN_SESSION, ALPN_JOIN, ALPN_RELAY, ALPN_RELAY_LINK],
+        RelayedQuic::BesideStreams,
+    )?;
+    let endpoint = quinn::Endpoint::new_with_abstract_socket(
         Default::default(),
-        Some(quic_config(&mesh, certificate.clone())?),
-        udp,
+        Some(quic),
+        tunnels.clone(),
         Arc::new(quinn::TokioRuntime),
     )?;
     let mut tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(certificate);
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let listener = api::TlsListener::new(TcpListener::from_std(tcp)?, Arc::new(tls))?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec(), ALPN_TUNNEL.to_vec()];
+    let listener = api::TlsListener::new(TcpListener::from_std(tcp)?, Arc::new(tls), tunnels.clone())?;
     meshward_daemon::metrics::serve(config.metrics_listen, metrics::scrape(mesh.clone())).await?;
     meshward_coordinator::stun::serve(config.stun_listen).await?;
     first_credential(&mesh, &config, listen).await?;
@@ -127,13 +198,30 @@ async fn start(arguments: Arguments) -> Result<()> {
     tokio::spawn(async move {
         axum::serve(listener, router.into_make_service_with_connect_info::<api::Origin>()).await
     });
-    tokio::spawn(control::serve(mesh.clone(), endpoint.clone()));
+    tokio::spawn(control::serve(mesh.clone(), endpoint.clone(), tunnels));
     tokio::spawn(reactions::expire(mesh.clone()));
     info!(%listen, mesh = %mesh.ca.mesh, revision = %mesh.look(|world| world.revision), "coordinator ready");
     meshward_daemon::ended().await?;
     info!("coordinator ends");
     endpoint.close(0u32.into(), b"the coordinator ends");
     let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    Ok(())
+}
+
+async fn relay(verb: Option<RelayVerb>, common: RelayArguments) -> Result<()> {
+    let load = |common: &RelayArguments| -> Result<process::Config> {
+        let file = common.config.as_deref();
+        Ok(meshward_daemon::config::load(file, Path::new(process::USUAL_FILE), &common.flags)?)
+    };
+    let Some(RelayVerb::Join { invitation, name, common }) = verb else {
+        return process::run(load(&common)?).await;
+    };
+    let folder = process::open(&load(&common)?.data_dir)?;
+    let membership = join::join(&folder, &invitation, name, Labels::default()).await?;
+    println!(
+        "joined mesh {} as relay {}; now run: meshward-coordinator relay",
+        membership.mesh, membership.name
+    );
     Ok(())
 }
 
@@ -146,55 +234,6 @@ fn prepare(data_dir: &Path) -> Result<()> {
         let dir = data_dir.display();
         Mistake(format!("cannot use the data folder {dir} ({error}); name another with --data-dir")).into()
     })
-}
-
-/// Binds both sockets to one port. Where the kernel has no IPv6, the unspecified address means IPv4's.
-fn listen(wanted: SocketAddr) -> Result<(std::net::TcpListener, std::net::UdpSocket, SocketAddr)> {
-    let bind = |address: SocketAddr| -> std::io::Result<_> {
-        let tcp = std::net::TcpListener::bind(address)?;
-        let address = SocketAddr::new(address.ip(), tcp.local_addr()?.port());
-        let udp = std::net::UdpSocket::bind(address)?;
-        tcp.set_nonblocking(true)?;
-        widen(&udp);
-        Ok((tcp, udp, address))
-    };
-    let bound = bind(wanted).or_else(|error| {
-        if wanted.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != std::io::ErrorKind::AddrInUse {
-            return bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, wanted.port())));
-        }
-        Err(error)
-    });
-    bound.map_err(|error| {
-        Mistake(format!("cannot listen on {wanted} ({error}); set another `listen`, such as [::]:8443"))
-            .into()
-    })
-}
-
-/// Room for the first packets of all nodes, which may come back at once. Who may not have that much gets what the kernel
-/// gives (net.core.rmem_max), and lost packets are sent again.
-fn widen(udp: &std::net::UdpSocket) {
-    if setsockopt(udp, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        let _ = setsockopt(udp, sockopt::RcvBuf, &RECEIVE_BUFFER);
-    }
-}
-
-fn quic_config(mesh: &Mesh, certificate: Arc<ca::ServerCertificate>) -> Result<quinn::ServerConfig> {
-    let members = Members::of(mesh.ca.certificate.clone())?;
-    let mut tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(members))
-        .with_cert_resolver(certificate);
-    tls.alpn_protocols = vec![ALPN_SESSION.to_vec(), ALPN_JOIN.to_vec(), ALPN_RELAY.to_vec()];
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    let mut transport = quinn::TransportConfig::default();
-    // The nodes keep their sessions alive.
-    transport.max_idle_timeout(Some(meshward_daemon::SESSION_IDLE.try_into()?));
-    transport.datagram_send_buffer_size(RELAY_BUFFER);
-    transport.datagram_receive_buffer_size(Some(RELAY_BUFFER));
-    transport.max_concurrent_uni_streams(0u8.into());
-    transport.max_concurrent_bidi_streams(4u8.into());
-    config.transport_config(Arc::new(transport));
-    Ok(config)
 }
 
 /// At the first start, makes the operator's credential and writes what `meshctl` needs to use it.

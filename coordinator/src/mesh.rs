@@ -4,7 +4,7 @@ use crate::{
     admissions::{Admissions, admissions},
     ca::Ca,
     records::{Mutation, Record, RecordKey},
-    relay::Relay,
+    relay::{Relay, links::RelayLinks},
     sessions::Sessions,
     store::{Note, Past, Store, StoreError},
     world::World,
@@ -92,7 +92,9 @@ pub struct Mesh {
     pub ca: Arc<Ca>,
     pub sessions: Sessions,
     pub admissions: Admissions,
+    /// What this coordinator relays itself.
     pub relay: Relay,
+    pub relays: RelayLinks,
     /// How long a node's certificate is good.
     pub certificate_lifetime: Duration,
     world: RwLock<World>,
@@ -118,11 +120,13 @@ impl Mesh {
             sessions: Sessions::default(),
             admissions,
             relay: Relay::default(),
+            relays: RelayLinks::default(),
             certificate_lifetime,
             world: RwLock::new(world),
             store: Arc::new(Mutex::new(store)),
             writing: tokio::sync::Mutex::new(()),
         });
+        mesh.look(|world| mesh.relays.publish(world));
         tokio::spawn(desk.work(mesh.clone()));
         Ok(mesh)
     }
@@ -181,7 +185,9 @@ impl Mesh {
     /// has either seen the revision or is told of it.
     fn follow(&self, revision: Revision, mutations: &[Mutation]) -> RoaringBitmap {
         let mut world = self.world.write();
+        self.relays.follow(&world, mutations);
         let deltas = world.apply(revision, mutations);
+        self.relays.publish(&world);
         self.sessions.deliver(revision, &deltas);
         deltas.touched()
     }

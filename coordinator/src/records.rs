@@ -54,6 +54,22 @@ pub struct TokenRecord {
     pub expires: i64,
     pub site: Option<String>,
     pub networks: Vec<NetworkName>,
+    /// Whether it is for relays.
+    #[serde(default)]
+    pub relay: bool,
+}
+
+/// A relay that has joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayRecord {
+    pub name: NodeName,
+    pub number: u16,
+    pub site: Option<String>,
+    /// SHA-256 of the public key in its certificate, hexadecimal.
+    pub key: String,
+    /// `HOST:PORT`; none before it has connected.
+    pub addresses: Vec<String>,
+    pub stun_port: u16,
 }
 
 /// Who may use the API.
@@ -263,6 +279,7 @@ impl PolicyRecord {
 pub enum Record {
     Network(Network),
     Node(NodeRecord),
+    Relay(RelayRecord),
     Token(TokenRecord),
     Credential(CredentialRecord),
     Identity(IdentityRecord),
@@ -279,6 +296,7 @@ pub enum Record {
 pub enum RecordKey {
     Network(NetworkName),
     Node(NodeName),
+    Relay(NodeName),
     Token(String),
     Credential(String),
     Identity(IdentityId),
@@ -293,7 +311,7 @@ impl Record {
     pub fn rank(&self) -> u8 {
         match self {
             Self::Network(_) | Self::Quarantine(_) | Self::Image(_) => 0,
-            Self::Node(_) => 1,
+            Self::Node(_) | Self::Relay(_) => 1,
             Self::Identity(_) | Self::Policy(_) => 2,
             Self::Token(_) | Self::Credential(_) | Self::Workload(_) | Self::Refused(_) => 3,
         }
@@ -303,6 +321,7 @@ impl Record {
         match self {
             Self::Network(record) => RecordKey::Network(record.name.clone()),
             Self::Node(record) => RecordKey::Node(record.name.clone()),
+            Self::Relay(record) => RecordKey::Relay(record.name.clone()),
             Self::Token(record) => RecordKey::Token(record.id.clone()),
             Self::Credential(record) => RecordKey::Credential(record.name.clone()),
             Self::Identity(record) => RecordKey::Identity(record.id),
@@ -326,6 +345,7 @@ impl RecordKey {
         match self {
             Self::Network(name) => ("network", name.to_string()),
             Self::Node(name) => ("node", name.to_string()),
+            Self::Relay(name) => ("relay", name.to_string()),
             Self::Token(id) => ("token", id.clone()),
             Self::Credential(name) => ("credential", name.clone()),
             Self::Identity(id) => ("identity", id.to_string()),

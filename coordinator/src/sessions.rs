@@ -37,6 +37,8 @@ const LONGEST_PACE: Duration = Duration::from_secs(2);
 pub struct Session {
     pub node: NodeName,
     pub version: String,
+    /// Where the node's packets come from.
+    pub address: SocketAddr,
     pub connection: Connection,
     /// Told when there is something new for the node.
     pub wake: Notify,
@@ -111,10 +113,17 @@ impl Backlog {
 
 impl Session {
     /// A session whose node has not said anything about what it enforces. `index`: the node's, in the world.
-    pub fn new(node: NodeName, index: u32, version: String, connection: Connection) -> Self {
+    pub fn new(
+        node: NodeName,
+        index: u32,
+        version: String,
+        address: SocketAddr,
+        connection: Connection,
+    ) -> Self {
         Self {
             node,
             version,
+            address,
             connection,
             wake: Notify::new(),
             index,
@@ -156,12 +165,6 @@ impl Session {
     /// The node's index in the world.
     pub fn index(&self) -> u32 {
         self.index
-    }
-
-    /// Where the node's packets come from.
-    pub fn address(&self) -> SocketAddr {
-        let seen = self.connection.remote_address();
-        SocketAddr::new(seen.ip().to_canonical(), seen.port())
     }
 
     /// Whether something waits that is not to wait.

@@ -5,8 +5,11 @@
 pub mod config;
 pub mod dial;
 pub mod frames;
+pub mod join;
+pub mod member;
 pub mod metrics;
 pub mod tls;
+pub mod tunnel;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;

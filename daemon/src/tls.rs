@@ -4,7 +4,7 @@
 //! whatever address they dial; a node's carries its SPIFFE id. Neither can stand in for the other: the names differ,
 //! and so do the extended key usages.
 
-use meshward_model::{NodeName, token::Fingerprint};
+use meshward_model::{NodeName, control::Part, token::Fingerprint};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::{
@@ -39,12 +39,14 @@ pub fn roots(ca: CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
     Ok(Arc::new(roots))
 }
 
-/// What a node's certificate says.
+/// What a member's certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeCertificate {
+pub struct MemberCertificate {
     /// The mesh's id.
     pub mesh: String,
-    /// The node's name.
+    /// What it is.
+    pub part: Part,
+    /// Its name.
     pub node: NodeName,
     /// SHA-256 of the public key (SubjectPublicKeyInfo).
     pub key: Fingerprint,
@@ -54,19 +56,19 @@ pub struct NodeCertificate {
     pub not_after: i64,
 }
 
-/// The SPIFFE id of a node.
-pub fn spiffe_id(mesh: &str, node: &NodeName) -> String {
-    format!("spiffe://{mesh}.meshward/node/{node}")
+/// The SPIFFE id of a member.
+pub fn spiffe_id(mesh: &str, part: Part, name: &NodeName) -> String {
+    format!("spiffe://{mesh}.meshward/{part}/{name}")
 }
 
-impl NodeCertificate {
+impl MemberCertificate {
     /// The seconds from `now` (since the epoch) until it should be renewed: at two thirds of its life.
     pub fn renewal_in(&self, now: i64) -> Duration {
         let life = (self.not_after - self.not_before - SKEW.as_secs() as i64).max(3);
         Duration::from_secs((self.not_after - life / 3 - now).max(1) as u64)
     }
 
-    /// Reads a certificate; `None` if it is no node's.
+    /// Reads a certificate; `None` if it is no member's.
     pub fn read(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let names = certificate.subject_alternative_name().ok()??;
@@ -74,9 +76,15 @@ impl NodeCertificate {
             GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
             _ => None,
         })?;
-        let (mesh, node) = uri.split_once(".meshward/node/")?;
+        let (mesh, path) = uri.split_once(".meshward/")?;
+        let (part, node) = match path.split_once('/')? {
+            ("node", name) => (Part::Node, name),
+            ("relay", name) => (Part::Relay, name),
+            _ => return None,
+        };
         Some(Self {
             mesh: mesh.to_owned(),
+            part,
             node: node.parse().ok()?,
             key: Fingerprint::of(certificate.public_key().raw),
             not_before: certificate.validity().not_before.timestamp(),
@@ -172,7 +180,7 @@ impl ClientCertVerifier for Members {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let expired = || Error::InvalidCertificate(CertificateError::Expired);
-        let certificate = NodeCertificate::read(end_entity)
+        let certificate = MemberCertificate::read(end_entity)
             .ok_or(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))?;
         let end = u64::try_from(certificate.not_after).map_err(|_| expired())?;
         if now.as_secs() > end + RENEWAL_GRACE.as_secs() {
@@ -212,8 +220,9 @@ mod tests {
     #[test]
     fn a_certificate_is_renewed_at_two_thirds_of_its_life() {
         let signed = 1_000_000;
-        let certificate = NodeCertificate {
+        let certificate = MemberCertificate {
             mesh: "m".into(),
+            part: Part::Node,
             node: "n".parse().unwrap(),
             key: Fingerprint([0; 32]),
             not_before: signed - SKEW.as_secs() as i64,

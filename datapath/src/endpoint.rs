@@ -283,14 +283,14 @@ impl Endpoint {
         round.finish(sink);
     }
 
-    /// Asks these STUN servers under which address they see the endpoint.
-    pub fn set_stun_servers(&self, servers: Vec<SocketAddr>) {
+    /// Asks these STUN servers under which addresses they see the endpoint.
+    pub fn set_stun_servers(&self, servers: &[SocketAddr]) {
         self.reflexive.lock().set_servers(servers);
     }
 
-    /// Under which address others see the endpoint, as far as is known.
-    pub fn reflexive(&self) -> Option<SocketAddr> {
-        self.reflexive.lock().address()
+    /// Under which addresses others see the endpoint, as far as is known.
+    pub fn reflexive(&self) -> Vec<SocketAddr> {
+        self.reflexive.lock().addresses()
     }
 
     /// Says whether that is another address than it has: then NATs have to be kept open.

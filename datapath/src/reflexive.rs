@@ -1,5 +1,5 @@
-//! Under which address others see the endpoint: asked of STUN servers from its own socket, which keeps what a NAT has made
-//! of that address alive, too.
+//! Under which addresses others see the endpoint: asked of STUN servers from its own socket, which keeps what a NAT has made
+//! of them alive, too.
 
 use meshward_model::stun::{self, Transaction};
 use ring::digest::{SHA256, digest};
@@ -17,12 +17,17 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What is known.
 #[derive(Default)]
 pub(crate) struct Reflexive {
-    servers: Vec<SocketAddr>,
+    servers: Vec<Server>,
     /// What transactions are made of, so that nobody can guess them.
     seed: [u8; 32],
     asked: u64,
-    transaction: Transaction,
     next: Option<Instant>,
+}
+
+struct Server {
+    place: SocketAddr,
+    transaction: Transaction,
+    /// Whether it has answered since it was asked last.
     answered: bool,
     address: Option<SocketAddr>,
 }
@@ -32,10 +37,20 @@ impl Reflexive {
         Self { seed, ..Self::default() }
     }
 
-    pub fn set_servers(&mut self, servers: Vec<SocketAddr>) {
-        if servers != self.servers {
-            (self.servers, self.next, self.answered) = (servers, None, false);
+    pub fn set_servers(&mut self, servers: &[SocketAddr]) {
+        if self.servers.iter().map(|server| server.place).eq(servers.iter().copied()) {
+            return;
         }
+        let known = std::mem::take(&mut self.servers);
+        let address = |place| known.iter().find(|server| server.place == place)?.address;
+        let server = |place: &SocketAddr| Server {
+            place: *place,
+            transaction: Transaction::default(),
+            answered: false,
+            address: address(*place),
+        };
+        self.servers = servers.iter().map(server).collect();
+        self.next = None;
     }
 
     /// Has the next tick ask.
@@ -43,9 +58,15 @@ impl Reflexive {
         self.next = None;
     }
 
-    /// The address.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.address
+    /// The addresses, one for each IP: behind some NATs every server sees another port, and the first's is kept to.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for address in self.servers.iter().filter_map(|server| server.address) {
+            if !addresses.iter().any(|known| known.ip() == address.ip()) {
+                addresses.push(address);
+            }
+        }
+        addresses
     }
 
     /// Asks, if it is time.
@@ -53,23 +74,31 @@ impl Reflexive {
         if self.servers.is_empty() || self.next.is_some_and(|next| now < next) {
             return;
         }
-        self.next = Some(now + if self.answered { REPEAT } else { RETRY });
-        self.answered = false;
-        self.asked += 1;
-        let unguessable = digest(&SHA256, &[&self.seed[..], &self.asked.to_le_bytes()].concat());
-        self.transaction.copy_from_slice(&unguessable.as_ref()[..12]);
-        for server in &self.servers {
-            send(*server, &stun::request(&self.transaction));
+        let any = self.servers.iter().any(|server| server.answered);
+        self.next = Some(now + if any { REPEAT } else { RETRY });
+        for server in &mut self.servers {
+            if any && !server.answered {
+                // It is gone; others know better.
+                server.address = None;
+            }
+            server.answered = false;
+            self.asked += 1;
+            let unguessable = digest(&SHA256, &[&self.seed[..], &self.asked.to_le_bytes()].concat());
+            server.transaction.copy_from_slice(&unguessable.as_ref()[..12]);
+            send(server.place, &stun::request(&server.transaction));
         }
     }
 
     /// Takes an answer; `false` if nobody asked for it.
     pub fn take(&mut self, now: Instant, message: &[u8]) -> bool {
-        let Some(address) = stun::read_response(message, &self.transaction) else { return false };
-        self.address = Some(address);
-        self.answered = true;
-        self.next = Some(now + REPEAT);
-        true
+        for server in &mut self.servers {
+            if let Some(address) = stun::read_response(message, &server.transaction) {
+                (server.address, server.answered) = (Some(address), true);
+                self.next = Some(now + REPEAT);
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -77,31 +106,67 @@ impl Reflexive {
 mod tests {
     use super::*;
 
-    #[test]
-    fn it_asks_until_it_knows_and_again_before_a_nat_forgets() {
-        let (mut reflexive, start) = (Reflexive::new([1; 32]), Instant::now());
-        let asked = |reflexive: &mut Reflexive, at: u64| {
+    struct Bench {
+        reflexive: Reflexive,
+        start: Instant,
+    }
+
+    impl Bench {
+        fn asked(&mut self, at: u64) -> Vec<(SocketAddr, Vec<u8>)> {
             let mut sent = Vec::new();
-            reflexive.tick(start + Duration::from_secs(at), &mut |to, message: &[u8]| {
+            self.reflexive.tick(self.start + Duration::from_secs(at), &mut |to, message: &[u8]| {
                 sent.push((to, message.to_vec()));
             });
             sent
-        };
-        assert!(asked(&mut reflexive, 0).is_empty(), "there is nobody to ask");
-        let server: SocketAddr = "192.0.2.1:3478".parse().unwrap();
-        reflexive.set_servers(vec![server]);
-        let first = asked(&mut reflexive, 0);
+        }
+
+        fn answer(&mut self, at: u64, request: &[u8], seen: &str) -> bool {
+            let answer = stun::response(&stun::read_request(request).unwrap(), address(seen));
+            self.reflexive.take(self.start + Duration::from_secs(at), &answer)
+        }
+    }
+
+    fn bench() -> Bench {
+        Bench { reflexive: Reflexive::new([1; 32]), start: Instant::now() }
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn it_asks_until_it_knows_and_again_before_a_nat_forgets() {
+        let mut bench = bench();
+        assert!(bench.asked(0).is_empty(), "there is nobody to ask");
+        let server = address("192.0.2.1:3478");
+        bench.reflexive.set_servers(&[server]);
+        let first = bench.asked(0);
         assert_eq!(first[0].0, server);
-        assert!(asked(&mut reflexive, 0).is_empty());
-        let second = asked(&mut reflexive, 1);
-        let seen: SocketAddr = "198.51.100.7:4000".parse().unwrap();
-        let answer = |request: &[u8]| stun::response(&stun::read_request(request).unwrap(), seen);
-        let now = start + Duration::from_secs(1);
-        assert!(!reflexive.take(now, &answer(&first[0].1)), "it is not the last that was asked");
-        assert!(reflexive.take(now, &answer(&second[0].1)));
-        assert_eq!(reflexive.address(), Some(seen));
-        assert!(asked(&mut reflexive, 20).is_empty());
-        assert_eq!(asked(&mut reflexive, 21).len(), 1);
-        assert_eq!(asked(&mut reflexive, 22).len(), 0, "it was answered the last time");
+        assert!(bench.asked(0).is_empty());
+        let second = bench.asked(1);
+        assert!(!bench.answer(1, &first[0].1, "198.51.100.7:4000"), "it is not the last that was asked");
+        assert!(bench.answer(1, &second[0].1, "198.51.100.7:4000"));
+        assert_eq!(bench.reflexive.addresses(), [address("198.51.100.7:4000")]);
+        assert!(bench.asked(20).is_empty());
+        assert_eq!(bench.asked(21).len(), 1);
+        assert_eq!(bench.asked(22).len(), 0, "it was answered the last time");
+    }
+
+    #[test]
+    fn of_several_servers_each_ip_counts_once_and_one_that_is_gone_not_at_all() {
+        let mut bench = bench();
+        let servers = ["192.0.2.1:3478", "192.0.2.2:3478", "[2001:db8::1]:3478"].map(address);
+        bench.reflexive.set_servers(&servers);
+        let asked = bench.asked(0);
+        for (at, seen) in [(1, "198.51.100.7:4001"), (2, "[2001:db8::7]:51820"), (0, "198.51.100.7:4000")] {
+            assert!(bench.answer(0, &asked[at].1, seen));
+        }
+        let seen = ["198.51.100.7:4000", "[2001:db8::7]:51820"].map(address);
+        assert_eq!(bench.reflexive.addresses(), seen);
+        let asked = bench.asked(20);
+        assert!(bench.answer(20, &asked[1].1, "198.51.100.7:4001"));
+        assert_eq!(bench.reflexive.addresses(), seen, "it may come late");
+        bench.asked(40);
+        assert_eq!(bench.reflexive.addresses(), [address("198.51.100.7:4001")]);
     }
 }

@@ -32,6 +32,8 @@ pub enum Barrier {
     Double,
     /// The same with another port for everyone that is sent to (address and port-dependent mapping).
     Symmetric,
+    /// A firewall that lets nothing pass but TCP that was begun from within.
+    Tcp,
 }
 
 /// Two sites with nothing but a cable in between: for benchmarks.
@@ -141,10 +143,14 @@ impl Internet {
     /// # Errors
     /// If links cannot be made, or `nft` is missing.
     pub fn site_behind(&mut self, name: &str, barrier: Barrier) -> Result<(Site, Ipv4Addr)> {
-        if matches!(barrier, Barrier::None | Barrier::Firewall) {
+        if matches!(barrier, Barrier::None | Barrier::Firewall | Barrier::Tcp) {
             let site = self.site(name)?;
-            if barrier == Barrier::Firewall {
+            if barrier != Barrier::None {
                 keep_out(&site.netns)?;
+            }
+            if barrier == Barrier::Tcp {
+                let chain = "type filter hook output priority 0\noifname eth0 meta l4proto udp drop";
+                nft(&site.netns, &format!("table inet blocked {{\nchain out {{\n{chain}\n}}\n}}\n"))?;
             }
             let seen = site.v4;
             return Ok((site, seen));

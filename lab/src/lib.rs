@@ -13,7 +13,7 @@ mod root;
 
 pub use docker::{Docker, busybox};
 pub use internet::{Barrier, Internet, Site, back_to_back};
-pub use mesh::{Mesh, Node, Workload};
+pub use mesh::{Mesh, Node, Relay, Workload};
 pub use podman::Podman;
 pub use process::{Binaries, Process, output};
 pub use registry::{ImageKey, Registry};

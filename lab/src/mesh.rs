@@ -110,6 +110,27 @@ impl Mesh {
         Ok(self.meshctl(&[&["token", "create"], arguments].concat())?.trim().to_owned())
     }
 
+    /// Joins and starts a relay on a new site.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not.
+    pub fn relay(&mut self, name: &str) -> Result<Relay> {
+        let token = self.token(&["--relay"])?;
+        let site = self.internet.site(name)?;
+        let data = self.folder.path().join(name);
+        let mut join = Command::new(self.binaries.path("meshward-coordinator"));
+        let invitation = format!("{token}@{}", self.site.v4);
+        join.args(["relay", "join", &invitation, "--name", name, "--data-dir"]).arg(&data);
+        output(&site.netns, &mut join)?;
+        let mut command = Command::new(self.binaries.path("meshward-coordinator"));
+        command.args(["relay", "--data-dir"]).arg(&data);
+        let process =
+            Process::start(&site.netns, &mut command, &self.folder.path().join(format!("{name}.log")))?;
+        let relay = Relay { site, process };
+        self.wait(|| relay.process.printed().contains("linked to the coordinator"))?;
+        Ok(relay)
+    }
+
     /// Joins and starts a node on a new site.
     ///
     /// # Errors
@@ -214,6 +235,12 @@ fn start_coordinator(binaries: &Binaries, site: &Site, folder: &Path, flags: &[S
     };
     process.wait_until(ready)?;
     Ok(process)
+}
+
+/// A relay on a site.
+pub struct Relay {
+    pub site: Site,
+    pub process: Process,
 }
 
 /// A node daemon on a site.

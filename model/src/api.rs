@@ -61,6 +61,9 @@ pub struct CreateToken {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub networks: Vec<NetworkName>,
+    /// Whether relays join with it, and no nodes.
+    #[serde(default)]
+    pub relay: bool,
 }
 
 fn one() -> u32 {
@@ -85,6 +88,26 @@ pub struct Token {
     /// The networks that those nodes may serve; empty: all.
     #[schema(value_type = Vec<String>)]
     pub networks: Vec<NetworkName>,
+    /// Whether relays join with it, and no nodes.
+    pub relay: bool,
+}
+
+/// A relay.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Relay {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: NodeName,
+    /// Its number, which addresses of relayed peers have as their port.
+    pub number: u16,
+    /// Its site, as its token says.
+    pub site: Option<String>,
+    /// Where nodes reach it.
+    pub addresses: Vec<String>,
+    /// Whether it is connected to the coordinator now.
+    pub connected: bool,
+    /// Nodes that can be reached by it, by their own word.
+    pub nodes: usize,
 }
 
 /// A join token that was made just now; the only time that its text is shown.

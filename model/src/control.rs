@@ -14,10 +14,12 @@ use crate::{
     measurement::{ImageSignature, Measurement, Sha256},
     names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
     ports::Protocol,
+    relay::{RelayNumber, RelaySpec},
     view::{Change, Digest, Shadow},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -121,29 +123,49 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadFrame> {
     Ok(postcard::from_bytes(body)?)
 }
 
-/// A machine asks to become a node.
+/// What a machine is in the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// It runs workloads.
+    Node,
+    /// It passes packets on between nodes that cannot reach each other.
+    Relay,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "node",
+            Self::Relay => "relay",
+        })
+    }
+}
+
+/// A machine asks to become a member.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct JoinRequest {
     /// The token's secret.
     pub secret: String,
-    /// The name that the node wants.
+    /// The name that it wants.
     pub name: NodeName,
-    /// Labels that the operator gives the node.
+    /// As what it joins.
+    pub part: Part,
+    /// Labels that the operator gives it.
     pub labels: Labels,
-    /// A PKCS #10 request (DER) for the node's own key.
+    /// A PKCS #10 request (DER) for its own key.
     pub csr: Vec<u8>,
 }
 
 /// The answer to a [`JoinRequest`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum JoinReply {
-    /// The node is a member now.
+    /// It is a member now.
     Accepted {
-        /// The node's certificate (DER).
+        /// Its certificate (DER).
         certificate: Vec<u8>,
         /// The mesh's id, as in the certificate's SPIFFE id.
         mesh: String,
-        /// The node's site, as its token says.
+        /// Its site, as its token says.
         site: Option<String>,
     },
     /// It is not, and this is why.
@@ -165,6 +187,8 @@ pub struct EndpointReport {
     pub advertised: Vec<SocketAddr>,
     /// The addresses of its interfaces; the coordinator adds the one that it sees.
     pub interfaces: Vec<SocketAddr>,
+    /// The relays by which it can be reached, the nearest first.
+    pub relays: Vec<RelayNumber>,
 }
 
 /// A workload that a node runs.
@@ -287,6 +311,8 @@ pub enum FromCoordinator {
         /// The certificate.
         certificate: Vec<u8>,
     },
+    /// These are the relays, apart from the coordinator.
+    Relays(Vec<RelaySpec>),
 }
 
 /// What the coordinator asks of a node.

@@ -1,20 +1,27 @@
-//! Relaying: how sealed packets of nodes that cannot reach each other go through the coordinator, in QUIC datagrams of a connection
+//! Relaying: how sealed packets of nodes that cannot reach each other go through a relay, in QUIC datagrams of a connection
 //! of their own ([`ALPN_RELAY`]). A relay sees WireGuard's messages, no plaintext and no key.
 //!
-//! For an endpoint, a peer behind the relay is at an address like any other: in `100::/64`, which nothing routes (RFC 6666).
+//! For an endpoint, a peer behind a relay is at an address like any other: in `100::/64`, which nothing routes (RFC 6666), with
+//! the relay's number as the port.
 //!
 //! A frame is a header of [`HEADER`] bytes and a part of a message: who it is for, or, once it is relayed, who it is from (8 bytes);
 //! the network (4 bytes); which part of how many (4 bits each); the message's number (2 bytes), little-endian.
 
 use crate::names::{NetworkName, NodeName};
 use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
 /// ALPN of a node's connection for relayed packets.
 pub const ALPN_RELAY: &[u8] = b"meshward-relay/1";
+/// ALPN of the connection that a relay holds to its coordinator: one stream with [`FromRelay`] one way and [`ToRelay`] the other.
+pub const ALPN_RELAY_LINK: &[u8] = b"meshward-relay-link/1";
+/// The most relays by which a node says that it can be reached.
+pub const MOST_HOMES: usize = 2;
 /// The bytes in front of a part.
 pub const HEADER: usize = 15;
 
@@ -22,6 +29,74 @@ const PREFIX: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
 const MOST_PARTS: usize = 15;
 /// The most messages of which parts wait.
 const MOST_WAITING: usize = 256;
+
+/// Which relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RelayNumber(pub u16);
+
+impl RelayNumber {
+    /// The coordinator, which is a relay, too.
+    pub const COORDINATOR: Self = Self(1);
+}
+
+impl fmt::Display for RelayNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What nodes know of a relay that is not the coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelaySpec {
+    /// Its number.
+    pub number: RelayNumber,
+    /// Its name.
+    pub name: NodeName,
+    /// Where it is, as `HOST:PORT`.
+    pub addresses: Vec<String>,
+    /// Its port for STUN.
+    pub stun_port: u16,
+}
+
+/// The DNS name in a relay's certificate: clients ask for it, whatever address they dial.
+pub fn server_name(relay: &NodeName) -> String {
+    format!("{relay}.relay.meshward.internal")
+}
+
+/// What a relay says to its coordinator.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromRelay {
+    /// First message.
+    Hello {
+        /// The software's version.
+        version: String,
+        /// Where nodes reach it, as `HOST:PORT`; a host that is left out is where the coordinator sees the relay.
+        addresses: Vec<String>,
+        /// Its port for STUN.
+        stun_port: u16,
+    },
+    /// The certificate is to be renewed.
+    Renew {
+        /// A PKCS #10 request (DER).
+        csr: Vec<u8>,
+    },
+}
+
+/// What a coordinator says to a relay.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ToRelay {
+    /// These are the nodes, all of them, with the keys of their certificates (SHA-256, hexadecimal).
+    Members(Vec<(NodeName, String)>),
+    /// This node has come, or has another key.
+    Admit(NodeName, String),
+    /// This node is none any more.
+    Expel(NodeName),
+    /// The renewed certificate (DER).
+    Renewed {
+        /// The certificate.
+        certificate: Vec<u8>,
+    },
+}
 
 /// A node, as relays know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,20 +118,20 @@ impl RelayId {
         Self(begin(node.as_str()))
     }
 
-    /// The address at which endpoints see it.
-    pub fn address(self) -> SocketAddr {
+    /// The address at which endpoints see it behind a relay.
+    pub fn address(self, relay: RelayNumber) -> SocketAddr {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&PREFIX);
         bytes[8..].copy_from_slice(&self.0);
-        SocketAddr::new(Ipv6Addr::from(bytes).into(), 1)
+        SocketAddr::new(Ipv6Addr::from(bytes).into(), relay.0)
     }
 
-    /// Who is at such an address.
-    pub fn at(address: &SocketAddr) -> Option<Self> {
+    /// Who is at such an address, and behind which relay.
+    pub fn at(address: &SocketAddr) -> Option<(Self, RelayNumber)> {
         let IpAddr::V6(ip) = address.ip() else { return None };
         let bytes = ip.octets();
         let (prefix, id) = (bytes.first_chunk::<8>()?, bytes.last_chunk::<8>()?);
-        (*prefix == PREFIX).then_some(Self(*id))
+        (*prefix == PREFIX).then_some((Self(*id), RelayNumber(address.port())))
     }
 }
 
@@ -161,8 +236,9 @@ mod tests {
     #[test]
     fn a_node_is_known_by_its_address() {
         let (id, _) = ids();
-        assert_eq!(RelayId::at(&id.address()), Some(id));
-        assert!(is_relayed(&id.address()));
+        let address = id.address(RelayNumber(7));
+        assert_eq!(RelayId::at(&address), Some((id, RelayNumber(7))));
+        assert!(is_relayed(&address));
         for other in ["192.0.2.1:1", "[::1]:1", "[100:0:0:1::]:1"] {
             assert!(!is_relayed(&other.parse().unwrap()), "{other}");
         }

@@ -6,10 +6,8 @@ mod attachment;
 mod config;
 mod daemon;
 mod dataplane;
-mod dial;
 mod docker;
 mod folder;
-mod join;
 mod kept_view;
 mod metrics;
 mod offloads;
@@ -23,8 +21,10 @@ use clap::{Parser, Subcommand};
 use config::{Config, USUAL_FILE};
 use daemon::Node;
 use folder::Folder;
-use join::Invitation;
-use meshward_daemon::Mistake;
+use meshward_daemon::{
+    Mistake,
+    join::{self, Invitation},
+};
 use meshward_model::{Labels, NodeName};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use offloads::Offload;
@@ -183,7 +183,7 @@ async fn run(common: Common) -> Result<()> {
     let membership = folder.membership()?.ok_or_else(|| {
         Mistake("this machine has not joined a mesh; get a token with `meshctl token create` and run: meshward-node join TOKEN@HOST".into())
     })?;
-    let (relay, outgoing) = relayed::channel();
+    let (relay, relayed_orders) = relayed::channel();
     let node = Node::restore(membership, config, folder, relay).await?;
     api::serve(node.clone()).await?;
     if let Some(plugin) = node.config.docker_plugin.clone() {
@@ -193,7 +193,8 @@ async fn run(common: Common) -> Result<()> {
     info!(node = %node.membership.name, mesh = %node.membership.mesh, socket = %node.config.socket.display(), "node ready");
     let mut tasks = JoinSet::new();
     tasks.spawn(session::hold(node.clone()));
-    tasks.spawn(relayed::hold(node.clone(), outgoing));
+    tasks.spawn(relayed::hold(node.clone(), relayed_orders));
+    tasks.spawn(relayed::choose(node.clone()));
     tasks.spawn({
         let node = node.clone();
         async move { node.look_after_workloads().await }

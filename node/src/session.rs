@@ -1,8 +1,13 @@
 //! The session with the coordinator: held for ever, begun again whenever it ends.
 
-use crate::{daemon::Node, dial, join::request};
+use crate::daemon::{Node, Reach};
 use anyhow::{Context, Result};
-use meshward_daemon::{dial::for_session, frames, tls::NodeCertificate};
+use meshward_daemon::{
+    dial::{Dial, Pauses},
+    frames,
+    join::request,
+    tls::MemberCertificate,
+};
 use meshward_model::{
     Revision,
     control::{Answer, ENFORCED_WITHIN, FromCoordinator, FromNode, MAX_FRAME, Question},
@@ -17,7 +22,7 @@ use tracing::{info, warn};
 
 /// Holds sessions until the process ends.
 pub async fn hold(node: Arc<Node>) {
-    let mut pauses = dial::Pauses::default();
+    let mut pauses = Pauses::default();
     loop {
         let begun = Instant::now();
         let ended = hold_one(&node).await;
@@ -31,11 +36,12 @@ pub async fn hold(node: Arc<Node>) {
 async fn hold_one(node: &Arc<Node>) -> Result<()> {
     let credentials = node.folder.credentials()?;
     let certificate = credentials.read()?;
-    let (_endpoint, connection) = dial::dial(
-        &node.membership.coordinator,
-        for_session(&credentials.ca, &credentials.certificate, &credentials.key)?,
-    )
-    .await?;
+    let dial = Dial::for_session(&credentials.ca, &credentials.certificate, &credentials.key)?;
+    let reached = dial.dial(&node.membership.coordinator).await?;
+    let connection = reached.connection.clone();
+    if reached.tunnelled {
+        node.note_reach(Reach::Hidden);
+    }
     let (mut send, mut receive) = connection.open_bi().await?;
     if seconds_left(&certificate) <= 0 {
         info!("the certificate has expired; asking for a new one");
@@ -61,13 +67,13 @@ async fn converse(
     connection: &Connection,
     mut send: SendStream,
     receive: RecvStream,
-    certificate: &NodeCertificate,
+    certificate: &MemberCertificate,
 ) -> Result<()> {
     let (to_coordinator, mut outgoing) = mpsc::unbounded_channel();
     let hello = node.begin_session(to_coordinator.clone()).await;
     frames::send(&mut send, &hello).await?;
     info!(coordinator = %connection.remote_address(), "session begun");
-    node.ask_stun(connection.remote_address().ip()).await;
+    node.note_coordinator(connection.remote_address().ip()).await;
     let mut incoming = read_ahead(receive);
     let mut renew_at = Instant::now() + renewal_in(certificate);
     // What is enforced and not said yet, and when it is to be.
@@ -131,9 +137,10 @@ async fn take(
             }
         }
         FromCoordinator::Called { network, peer } => node.called(&network, &peer).await,
+        FromCoordinator::Relays(relays) => node.set_relays(relays).await?,
         FromCoordinator::Refused { workload, reason } => node.refuse(&workload, reason).await,
         FromCoordinator::Renewed { certificate } => {
-            let read = NodeCertificate::read(&certificate).context("the renewed certificate is damaged")?;
+            let read = MemberCertificate::read(&certificate).context("the renewed certificate is damaged")?;
             node.folder.keep_certificate(&certificate)?;
             *renew_at = Instant::now() + renewal_in(&read);
             info!(good_for_seconds = seconds_left(&read), "certificate renewed");
@@ -159,11 +166,11 @@ async fn answer_questions(node: Arc<Node>, connection: Connection) {
     }
 }
 
-fn seconds_left(certificate: &NodeCertificate) -> i64 {
+fn seconds_left(certificate: &MemberCertificate) -> i64 {
     certificate.not_after - now()
 }
 
-fn renewal_in(certificate: &NodeCertificate) -> Duration {
+fn renewal_in(certificate: &MemberCertificate) -> Duration {
     certificate.renewal_in(now())
 }
 

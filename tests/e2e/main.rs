@@ -12,6 +12,7 @@ mod joining;
 mod nat;
 mod policy;
 mod reactions;
+mod relay;
 mod support;
 mod traffic;
 mod wireguard;

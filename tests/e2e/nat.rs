@@ -1,6 +1,6 @@
 //! Any two nodes meet, whatever stands between them: directly where that is possible, otherwise by the relay.
 
-use crate::support::{Echo, PATIENCE, Stream, allow, mesh, tcp_echoes, udp_echoes};
+use crate::support::{Echo, PATIENCE, SILENCE, Stream, allow, mesh, tcp_echoes, udp_echoes};
 use meshward_lab::{Barrier, Mesh, Node, Workload};
 use meshward_model::relay::is_relayed;
 use std::{
@@ -12,21 +12,25 @@ use std::{
 
 /// After so long, a path that is relayed stays so.
 const STAYS: Duration = Duration::from_secs(4);
-const BARRIERS: [Barrier; 5] =
-    [Barrier::None, Barrier::Firewall, Barrier::Cone, Barrier::Double, Barrier::Symmetric];
+const BARRIERS: [Barrier; 6] =
+    [Barrier::None, Barrier::Firewall, Barrier::Cone, Barrier::Double, Barrier::Symmetric, Barrier::Tcp];
 
 /// Two nodes, each behind a barrier, and a workload on each.
-struct Pair {
-    web: Workload,
-    api: Workload,
-    nodes: [Node; 2],
+pub struct Pair {
+    pub web: Workload,
+    pub api: Workload,
+    pub nodes: [Node; 2],
     _echo: Echo,
-    mesh: Mesh,
+    pub mesh: Mesh,
 }
 
 impl Pair {
-    fn new(barriers: [Barrier; 2]) -> Self {
-        let mut mesh = mesh();
+    pub fn new(barriers: [Barrier; 2]) -> Self {
+        Self::of(mesh(), barriers)
+    }
+
+    /// The same in a mesh that is there.
+    pub fn of(mut mesh: Mesh, barriers: [Barrier; 2]) -> Self {
         let (mut nodes, mut seen) = (Vec::new(), Vec::new());
         for (name, barrier) in ["cloud", "rack"].into_iter().zip(barriers) {
             let token = mesh.token(&["--site", name]).unwrap();
@@ -39,7 +43,9 @@ impl Pair {
         let api = nodes[1].attach("shop", "app=api").unwrap();
         // Each has found out how it is seen.
         for (node, seen) in nodes.iter().zip(&seen) {
-            mesh.wait(|| node.printed().contains(&format!("seen_as=Some({seen}:"))).unwrap();
+            let seen = format!("seen_as=[{seen}:");
+            let found_out = |printed: String| printed.contains(&seen) || printed.contains("relay reached");
+            mesh.wait(|| found_out(node.printed())).unwrap();
         }
         mesh.apply(&allow("tcp/7000, udp/7000")).unwrap();
         let _echo = Echo::start(&api.netns, 7000);
@@ -47,7 +53,7 @@ impl Pair {
     }
 
     /// How long it takes to the first byte, and to a direct path; `None` if it stays with the relay.
-    fn meet(&self) -> (Duration, Option<Duration>) {
+    pub fn meet(&self) -> (Duration, Option<Duration>) {
         let begun = Instant::now();
         assert!(tcp_echoes(&self.web.netns, self.api.v4(), 7000, 1, PATIENCE), "the nodes do not meet");
         let first = begun.elapsed();
@@ -74,7 +80,7 @@ impl Pair {
 /// port, which nobody who keeps others out can know.
 fn can_be_direct([a, b]: [Barrier; 2]) -> bool {
     let hard = |one: Barrier, other: Barrier| one == Barrier::Symmetric && other != Barrier::None;
-    !hard(a, b) && !hard(b, a)
+    !hard(a, b) && !hard(b, a) && a != Barrier::Tcp && b != Barrier::Tcp
 }
 
 /// With `WRITE_CONNECTIVITY` set, the table of docs/connectivity.md is written anew.
@@ -114,7 +120,21 @@ fn what_is_relayed_is_all_that_was_sent() {
     assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, 3_000_000, PATIENCE));
     assert!(udp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1380, PATIENCE), "a packet of the full MTU");
     let shown = pair.nodes[0].meshctl(&["--context", "/dev/null", "status"]).unwrap();
-    assert!(shown.contains("by the relay"), "{shown}");
+    assert!(shown.contains("by relay 1"), "{shown}");
+}
+
+#[test]
+fn where_only_tcp_passes_nodes_join_and_meet() {
+    let pair = Pair::new([Barrier::Tcp, Barrier::Tcp]);
+    assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, 3_000_000, PATIENCE));
+    assert!(udp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1380, PATIENCE), "a packet of the full MTU");
+    let shown = pair.nodes[0].meshctl(&["--context", "/dev/null", "status"]).unwrap();
+    assert!(shown.contains("by relay 1"), "{shown}");
+    // What the coordinator says gets there, too.
+    let stream = Stream::start(&pair.web.netns, pair.api.v4(), 7000);
+    assert!(stream.flows(PATIENCE));
+    pair.mesh.meshctl(&["quarantine", "app=api"]).unwrap();
+    assert!(!stream.flows(SILENCE));
 }
 
 #[test]

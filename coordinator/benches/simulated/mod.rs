@@ -7,7 +7,7 @@
 use crate::shape::{self, Shape};
 use anyhow::{Context, Result, ensure};
 use meshward_coordinator::{records::Standing, world::World};
-use meshward_daemon::{dial::for_session, frames};
+use meshward_daemon::{dial::Dial, frames};
 use meshward_model::{
     Change, Item, ItemKey, NodeName, Revision, WorkloadId,
     control::{
@@ -130,7 +130,7 @@ impl Fleet {
             nodes.push(Node {
                 number,
                 endpoint: sockets[number as usize % SOCKETS].clone(),
-                config: for_session(ca, &sign(number)?, key)?,
+                config: Dial::for_session(ca, &sign(number)?, key)?.quic,
                 revision: world.revision,
                 digest: world.digest_of(&name),
                 changed: HashMap::new(),
@@ -323,6 +323,7 @@ impl Node {
     fn hello(&self) -> FromNode {
         let record = &self.shared.world.nodes[&self.name];
         let endpoints = record.endpoints.iter().map(|(network, endpoint)| EndpointReport {
+            relays: vec![],
             network: network.clone(),
             public_key: endpoint.public_key,
             port: 51820,
@@ -371,7 +372,9 @@ impl Node {
             FromCoordinator::Refused { workload, reason } => {
                 anyhow::bail!("{workload} was refused: {reason}")
             }
-            FromCoordinator::Called { .. } | FromCoordinator::Renewed { .. } => Ok(None),
+            FromCoordinator::Called { .. } | FromCoordinator::Renewed { .. } | FromCoordinator::Relays(_) => {
+                Ok(None)
+            }
         }
     }
 

@@ -82,7 +82,7 @@ fn describe(mesh: &Mesh, world: &World, node: &NodeRecord) -> Node {
         labels: node.labels.clone(),
         connected: session.is_some(),
         enforced: session.as_ref().map(|session| session.enforced()),
-        address: session.as_ref().map(|session| session.address()),
+        address: session.as_ref().map(|session| session.address),
         version: session.as_ref().map(|session| session.version.clone()),
         blocks: node.blocks.iter().map(block).collect(),
         problems: node.problems.values().cloned().collect(),

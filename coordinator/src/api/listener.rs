@@ -1,6 +1,7 @@
-//! TLS for the API: handshakes run beside each other, so that a slow client delays nobody.
+//! TLS for the API and for tunnels: handshakes run beside each other, so that a slow client delays nobody.
 
 use axum::serve::Listener;
+use meshward_daemon::tunnel::{ALPN_TUNNEL, Tunnels};
 use rustls::ServerConfig;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -12,7 +13,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HANDSHAKES_AT_ONCE: usize = 256;
 
-/// Accepts TCP connections and gives out those that have finished their TLS handshake.
+/// Accepts TCP connections, serves those that are tunnels, and gives out the others once they have finished their TLS handshake.
 pub struct TlsListener {
     ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
     address: SocketAddr,
@@ -23,7 +24,11 @@ impl TlsListener {
     ///
     /// # Errors
     /// If the listener has no address.
-    pub fn new(mut listener: TcpListener, config: Arc<ServerConfig>) -> io::Result<Self> {
+    pub fn new(
+        mut listener: TcpListener,
+        config: Arc<ServerConfig>,
+        tunnels: Arc<Tunnels>,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (done, ready) = mpsc::channel(HANDSHAKES_AT_ONCE);
         let acceptor = TlsAcceptor::from(config);
@@ -32,12 +37,18 @@ impl TlsListener {
             while let Ok(place) = room.clone().acquire_owned().await {
                 // axum's accept logs and waits on errors such as running out of descriptors.
                 let (stream, from) = Listener::accept(&mut listener).await;
-                let (acceptor, done) = (acceptor.clone(), done.clone());
+                let (acceptor, done, tunnels) = (acceptor.clone(), done.clone(), tunnels.clone());
                 tokio::spawn(async move {
-                    if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                        let _ = done.send((stream, from)).await;
+                    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await
+                    else {
+                        return;
+                    };
+                    if stream.get_ref().1.alpn_protocol() == Some(ALPN_TUNNEL) {
+                        drop(place);
+                        let _ = stream.get_ref().0.set_nodelay(true);
+                        return tunnels.serve(stream, from).await;
                     }
-                    drop(place);
+                    let _ = done.send((stream, from)).await;
                 });
             }
         });

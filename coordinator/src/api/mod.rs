@@ -7,6 +7,7 @@ mod listener;
 mod networks;
 mod policies;
 mod quarantines;
+mod relays;
 mod tokens;
 
 pub use credentials::secret;
@@ -54,6 +55,8 @@ fn described() -> OpenApiRouter<Arc<Mesh>> {
         .routes(routes!(inventory::remove_node))
         .routes(routes!(inventory::list_workloads))
         .routes(routes!(inventory::list_links))
+        .routes(routes!(relays::list))
+        .routes(routes!(relays::remove))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
         .routes(routes!(networks::create, networks::list))

@@ -5,6 +5,7 @@ pub mod networks;
 pub mod nodes;
 pub mod policies;
 pub mod quarantines;
+pub mod relays;
 pub mod tokens;
 pub mod triggers;
 pub mod workloads;

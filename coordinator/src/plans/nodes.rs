@@ -8,8 +8,8 @@ use crate::{
 };
 use meshward_model::{
     NodeName,
-    control::{EndpointReport, JoinRequest},
-    relay::{RelayId, is_relayed},
+    control::{EndpointReport, JoinRequest, Part},
+    relay::{MOST_HOMES, RelayId, RelayNumber, is_relayed},
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -26,7 +26,7 @@ pub fn join(
     key: &str,
     now: i64,
 ) -> Result<Plan<Option<String>>, Refusal> {
-    let token = redeem(world, &request.secret, now);
+    let token = redeem(world, &request.secret, Part::Node, now);
     if let Some(known) = world.nodes.get(&request.name) {
         if known.key == key && !matches!(token, Err(Refusal::Missing(_))) {
             return Ok(Plan { mutations: vec![], action: String::new(), outcome: known.site.clone() });
@@ -90,8 +90,17 @@ pub fn set_endpoints(
             continue;
         }
         let mut candidates = candidates(report, seen.to_canonical());
-        // By the relay it can be reached whatever is between.
-        candidates.push(RelayId::of(name).address());
+        // By a relay it can be reached whatever is between.
+        let known = |number: &&RelayNumber| {
+            **number == RelayNumber::COORDINATOR
+                || world.relays.values().any(|relay| relay.number == number.0)
+        };
+        let mut homes: Vec<RelayNumber> =
+            report.relays.iter().filter(known).take(MOST_HOMES).copied().collect();
+        if homes.is_empty() {
+            homes.push(RelayNumber::COORDINATOR);
+        }
+        candidates.extend(homes.into_iter().map(|home| RelayId::of(name).address(home)));
         let record = EndpointRecord { public_key: report.public_key, candidates };
         node.endpoints.insert(report.network.clone(), record);
     }

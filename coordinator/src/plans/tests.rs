@@ -17,7 +17,7 @@ use ::time::OffsetDateTime;
 use meshward_model::{
     HeldView, Item, ItemKey, NetworkName, NodeName, PublicKey, Revision, View,
     api::{CreateNetwork, CreateToken, Impose, PolicyFile, QuarantineTarget},
-    control::{EndpointReport, Fired, JoinRequest, WorkloadReport},
+    control::{EndpointReport, Fired, JoinRequest, Part, WorkloadReport},
     measurement::{Image, Measurement, Repository, Sha256},
     token::Fingerprint,
 };
@@ -114,6 +114,7 @@ fn request(name: &str, secret: &str) -> JoinRequest {
     JoinRequest {
         secret: secret.into(),
         name: name.parse().unwrap(),
+        part: Part::Node,
         labels: Default::default(),
         csr: vec![],
     }
@@ -143,7 +144,7 @@ fn impose(target: QuarantineTarget, forensics: bool) -> Impose {
 }
 
 fn any_token() -> CreateToken {
-    CreateToken { uses: 1, ttl_seconds: 60, site: Some("rack".into()), networks: vec![] }
+    CreateToken { uses: 1, ttl_seconds: 60, site: Some("rack".into()), networks: vec![], relay: false }
 }
 
 fn shop() -> NetworkName {
@@ -283,6 +284,7 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
         Step::Move(node, port) => {
             let public_key = PublicKey([*node; 32]);
             let moved = EndpointReport {
+                relays: vec![],
                 network: shop(),
                 public_key,
                 port: *port,

@@ -7,6 +7,7 @@ use crate::{
 };
 use meshward_model::{
     api::{CreateToken, Token},
+    control::Part,
     labels::check_value,
     token::{Fingerprint, JoinToken, secret_hash},
 };
@@ -43,6 +44,9 @@ pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToke
     if let Some(site) = &wanted.site {
         check_value(site).map_err(|error| Refusal::Invalid(format!("the site: {error}")))?;
     }
+    if wanted.relay && !wanted.networks.is_empty() {
+        return Err(Refusal::Invalid("a relay serves all networks; leave the networks out".into()));
+    }
     let token = JoinToken::new(ca, random());
     let record = TokenRecord {
         id: new_id(),
@@ -51,6 +55,7 @@ pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToke
         expires: now + wanted.ttl_seconds as i64,
         site: wanted.site.clone(),
         networks: wanted.networks.clone(),
+        relay: wanted.relay,
     };
     Ok((token, record))
 }
@@ -65,7 +70,11 @@ pub fn create(world: &World, record: &TokenRecord) -> Result<Plan<()>, Refusal> 
     let uses = record.uses_left;
     Ok(Plan {
         mutations: vec![Mutation::Put(Record::Token(record.clone()))],
-        action: format!("created join token {} for {uses} nodes", record.id),
+        action: format!(
+            "created join token {} for {uses} {}s",
+            record.id,
+            if record.relay { Part::Relay } else { Part::Node }
+        ),
         outcome: (),
     })
 }
@@ -84,15 +93,28 @@ pub fn revoke(world: &World, id: &str) -> Result<Plan<()>, Refusal> {
     })
 }
 
-/// Finds the token behind a secret, if a machine may still join with it.
+/// Finds the token behind a secret, if a machine may still join with it as what it says.
 ///
 /// # Errors
 /// Which of the token's limits stands against it.
-pub fn redeem<'a>(world: &'a World, secret: &str, now: i64) -> Result<&'a TokenRecord, Refusal> {
+pub fn redeem<'a>(world: &'a World, secret: &str, part: Part, now: i64) -> Result<&'a TokenRecord, Refusal> {
     let hash = secret_hash(secret);
     let token = world.tokens.values().find(|token| token.secret_hash == hash).ok_or_else(|| {
         Refusal::Missing("the join token is unknown: it was revoked, or was never made by this mesh".into())
     })?;
+    match (token.relay, part) {
+        (true, Part::Relay) | (false, Part::Node) => {}
+        (true, Part::Node) => {
+            return Err(Refusal::Conflict(
+                "the join token is for relays: `meshward-coordinator relay join` takes it; make one for nodes without `--relay`".into(),
+            ));
+        }
+        (false, Part::Relay) => {
+            return Err(Refusal::Conflict(
+                "the join token is for nodes; make one for relays with `meshctl token create --relay`".into(),
+            ));
+        }
+    }
     if token.expires <= now {
         let expired = describe(token).expires;
         return Err(Refusal::Conflict(format!("the join token expired at {expired}; make another")));
@@ -114,5 +136,6 @@ pub fn describe(record: &TokenRecord) -> Token {
         expires: timestamp(expires),
         site: record.site.clone(),
         networks: record.networks.clone(),
+        relay: record.relay,
     }
 }

@@ -14,8 +14,8 @@ pub use deltas::Deltas;
 pub use network::{NetworkState, Subject, workload_item};
 
 use crate::records::{
-    CredentialRecord, Mutation, NodeRecord, Read, Record, RecordKey, RefusedRecord, Standing, TokenRecord,
-    WorkloadRecord,
+    CredentialRecord, Mutation, NodeRecord, Read, Record, RecordKey, RefusedRecord, RelayRecord, Standing,
+    TokenRecord, WorkloadRecord,
 };
 use deltas::{Items, Telling};
 use images::Images;
@@ -39,6 +39,7 @@ pub struct World {
     pub revision: Revision,
     pub networks: BTreeMap<NetworkName, NetworkState>,
     pub nodes: Nodes,
+    pub relays: BTreeMap<NodeName, RelayRecord>,
     pub tokens: BTreeMap<String, TokenRecord>,
     pub credentials: BTreeMap<String, CredentialRecord>,
     pub quarantines: Quarantines,
@@ -127,6 +128,9 @@ impl World {
                 self.tell(&name, deltas, |telling| telling.network_changed());
             }
             Record::Node(record) => self.put_node(record, deltas),
+            Record::Relay(record) => {
+                self.relays.insert(record.name.clone(), record);
+            }
             Record::Token(record) => {
                 self.tokens.insert(record.id.clone(), record);
             }
@@ -326,6 +330,9 @@ impl World {
                     self.tell(network, deltas, |telling| telling.network.forget_node(index));
                 }
                 self.nodes.remove(name);
+            }
+            RecordKey::Relay(name) => {
+                self.relays.remove(name);
             }
             RecordKey::Token(id) => {
                 self.tokens.remove(id);

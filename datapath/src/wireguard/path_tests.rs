@@ -1,7 +1,7 @@
 //! Which ways to a peer are tried, and which is kept to.
 
 use super::*;
-use meshward_model::relay::RelayId;
+use meshward_model::relay::{RelayId, RelayNumber};
 
 struct Ways {
     start: Instant,
@@ -15,7 +15,7 @@ impl Ways {
     fn new() -> Self {
         let start = Instant::now();
         let direct = ["192.0.2.1:1", "192.168.1.2:1"].map(|text| text.parse().unwrap());
-        let relay = RelayId::of(&"rack".parse().unwrap()).address();
+        let relay = RelayId::of(&"rack".parse().unwrap()).address(RelayNumber(1));
         let secrets = [SecretKey::from_bytes([1; 32]), SecretKey::from_bytes([2; 32])];
         let keys = [secrets[0].public(), secrets[1].public()];
         let [ours, theirs] = secrets.map(|secret| Wireguard::new(secret, start));

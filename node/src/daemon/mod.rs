@@ -5,23 +5,25 @@ mod cni;
 mod containers;
 mod paths;
 mod shown;
-mod watch;
+mod triggers;
 mod workloads;
 
 pub use containers::{Found, Place, Unmeasured};
+pub use paths::Reach;
 
 use crate::{
     addresses::Allocator,
     attachment::{self, Attachment},
     config::Config,
     dataplane::{self, DataPlane, Service},
-    folder::{Folder, Membership},
+    folder::Folder,
     kept_view::KeptView,
     offloads::Offloads,
     relayed,
 };
 use anyhow::Result;
 use attempts::Attempts;
+use meshward_daemon::member::Membership;
 use meshward_datapath::{Endpoint, RESUME_WINDOW, Slot};
 use meshward_model::{
     AcceptFrom, Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey, Revision,
@@ -30,18 +32,22 @@ use meshward_model::{
     control::{EndpointReport, Fired, FromNode, WorkloadReport},
     local::{LocalWorkload as Shown, State as WorkloadState},
     measurement::Measurement,
+    relay::{RelayNumber, RelaySpec},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicU8},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
 /// How many kinds of workloads that were let in are remembered for when the coordinator is away.
 const REMEMBERED: usize = 4096;
+
+/// The file with the relays.
+const RELAYS: &str = "relays.json";
 
 /// Why the node does not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +75,16 @@ pub struct Node {
     admission: Notify,
     /// Told when there is a workload to be measured.
     pub to_measure: Notify,
-    /// Told when the relay may be needed.
+    /// Told when relays may be needed.
     pub relay_wanted: Notify,
-    behind_nat: AtomicBool,
+    /// Told when a relay was lost.
+    pub relay_lost: Notify,
+    /// The relays, apart from the coordinator.
+    pub relays: watch::Sender<Arc<Vec<RelaySpec>>>,
+    /// Those by which this node can be reached.
+    pub homes: watch::Sender<Vec<RelayNumber>>,
+    /// Whether others reach this node directly, as far as is known.
+    reach: AtomicU8,
 }
 
 #[derive(Default)]
@@ -90,6 +103,8 @@ struct State {
     let_in: HashMap<Kind, IdentityId>,
     /// Who is asked how this node is seen.
     stun: Vec<SocketAddr>,
+    /// Where the coordinator is.
+    coordinator: Option<IpAddr>,
 }
 
 /// What decides whether a workload is let in, apart from its node.
@@ -105,7 +120,7 @@ struct Running {
     port: u16,
     allocator: Allocator,
     /// How the endpoint is seen.
-    reflexive: Option<SocketAddr>,
+    reflexive: Vec<SocketAddr>,
 }
 
 struct Workload {
@@ -129,6 +144,7 @@ impl Node {
     ) -> Result<Arc<Self>> {
         let (view, kept) = KeptView::open(&folder)?;
         let attachments: Vec<Attachment> = folder.workloads()?;
+        let relays: Vec<RelaySpec> = folder.read_json(RELAYS)?.unwrap_or_default();
         let mut state = State { view: view.into(), ..State::default() };
         let wanted = Offloads::without(&config.disable_offloads);
         let data_plane = DataPlane::start(config.workers, wanted, relay)?;
@@ -142,7 +158,10 @@ impl Node {
             admission: Notify::new(),
             to_measure: Notify::new(),
             relay_wanted: Notify::new(),
-            behind_nat: AtomicBool::new(false),
+            relay_lost: Notify::new(),
+            relays: watch::Sender::new(Arc::new(relays)),
+            homes: watch::Sender::new(vec![RelayNumber::COORDINATOR]),
+            reach: AtomicU8::new(0),
         };
         let networks: Vec<NetworkName> = state.view.networks().map(|(name, _)| name.clone()).collect();
         for network in networks {
@@ -182,8 +201,9 @@ impl Node {
         endpoint.apply(Instant::now(), &state.view.network_changes(network));
         let service = self.data_plane.serve(network, endpoint, sockets)?;
         info!(%network, %port, "endpoint started");
-        service.endpoint.set_stun_servers(state.stun.clone());
-        let running = Running { service, public_key, port, allocator: Allocator::default(), reflexive: None };
+        service.endpoint.set_stun_servers(&state.stun);
+        let running =
+            Running { service, public_key, port, allocator: Allocator::default(), reflexive: vec![] };
         state.endpoints.insert(network.clone(), running);
         Ok(())
     }
@@ -223,9 +243,10 @@ impl Node {
             network: network.clone(),
             public_key: running.public_key,
             port: running.port,
-            reflexive: running.reflexive.into_iter().collect(),
+            reflexive: running.reflexive.clone(),
             advertised: self.config.advertise.iter().map(at).collect(),
             interfaces: paths::own_addresses().iter().map(at).collect(),
+            relays: self.homes.borrow().clone(),
         })
     }
 

@@ -1,12 +1,18 @@
 //! Ways between this node and its peers: how it is seen, and calls in both directions, so that NATs open.
 
-use super::{Node, State};
+use super::{Node, RELAYS, State};
 use crate::dataplane::Injector;
-use meshward_model::{NetworkName, NodeName, control::FromNode, stun::PORT};
+use anyhow::Result;
+use meshward_model::{
+    NetworkName, NodeName,
+    control::FromNode,
+    relay::{RelayNumber, RelaySpec},
+    stun::PORT,
+};
 use meshward_netns::Netns;
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 use tracing::{debug, info, warn};
@@ -15,6 +21,18 @@ use tracing::{debug, info, warn};
 const WATCH: Duration = Duration::from_millis(50);
 /// Every so many turns the addresses of this node are looked at.
 const ADDRESSES: u32 = 4;
+
+/// Whether others reach this node directly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reach {
+    /// It has not been found out.
+    Unknown,
+    /// They see an endpoint under an address that the node has.
+    Open,
+    /// They do not, or UDP does not pass at all.
+    Hidden,
+}
 
 /// The addresses of the host's interfaces; none if the kernel does not tell them.
 pub(super) fn own_addresses() -> Vec<IpAddr> {
@@ -81,12 +99,9 @@ impl Node {
             let Some(report) = self.describe_endpoint(state, &network) else { continue };
             let Some(running) = state.endpoints.get(&network) else { continue };
             let own = |address: &SocketAddr| report.interfaces.iter().any(|own| own.ip() == address.ip());
-            let behind_nat = running.reflexive.as_ref().is_some_and(|address| !own(address));
+            let behind_nat = !running.reflexive.iter().all(own);
             running.service.endpoint.set_behind_nat(behind_nat);
-            if behind_nat {
-                self.behind_nat.store(true, Relaxed);
-                self.relay_wanted.notify_one();
-            }
+            self.note_reach(if behind_nat { Reach::Hidden } else { Reach::Open });
             info!(%network, seen_as = ?running.reflexive, behind_nat, "how the endpoint is seen");
             if let Some(session) = &state.session {
                 let _ = session.send(FromNode::Endpoint(report));
@@ -94,9 +109,20 @@ impl Node {
         }
     }
 
-    /// Whether others see an endpoint of this node under another address than it has.
-    pub fn is_behind_nat(&self) -> bool {
-        self.behind_nat.load(Relaxed)
+    /// Notes whether others reach this node directly. What was hidden once stays so.
+    pub fn note_reach(&self, reach: Reach) {
+        if self.reach.fetch_max(reach as u8, Relaxed) < reach as u8 && reach == Reach::Hidden {
+            self.relay_wanted.notify_one();
+        }
+    }
+
+    /// Whether others can reach this node directly, as far as is known.
+    pub fn reach(&self) -> Reach {
+        match self.reach.load(Relaxed) {
+            0 => Reach::Unknown,
+            1 => Reach::Open,
+            _ => Reach::Hidden,
+        }
     }
 
     /// The way in for packets that were relayed.
@@ -115,21 +141,60 @@ impl Node {
         }
     }
 
-    /// Has the endpoints ask how they are seen: those that are configured, or else the coordinator.
-    pub async fn ask_stun(&self, coordinator: IpAddr) {
-        let mut servers = Vec::new();
-        for name in &self.config.stun {
-            match tokio::net::lookup_host(name).await {
+    /// Notes where the coordinator is, and asks it how the endpoints are seen.
+    pub async fn note_coordinator(&self, coordinator: IpAddr) {
+        self.state.lock().await.coordinator = Some(coordinator.to_canonical());
+        self.ask_stun().await;
+    }
+
+    /// Takes what the coordinator says of relays.
+    ///
+    /// # Errors
+    /// If it cannot be kept.
+    pub async fn set_relays(&self, relays: Vec<RelaySpec>) -> Result<()> {
+        if **self.relays.borrow() == relays {
+            return Ok(());
+        }
+        self.folder.write_json(RELAYS, &relays)?;
+        self.relays.send_replace(Arc::new(relays));
+        self.ask_stun().await;
+        Ok(())
+    }
+
+    /// Notes the relays by which this node can be reached from now on, and has its peers told.
+    pub async fn set_homes(&self, homes: Vec<RelayNumber>) {
+        self.homes.send_replace(homes);
+        let state = self.state.lock().await;
+        for network in state.endpoints.keys() {
+            let report = self.describe_endpoint(&state, network);
+            if let (Some(session), Some(report)) = (&state.session, report) {
+                let _ = session.send(FromNode::Endpoint(report));
+            }
+        }
+    }
+
+    /// Has the endpoints ask how they are seen: those that are configured, or else the coordinator and the relays.
+    async fn ask_stun(&self) {
+        let relays = self.relays.borrow().clone();
+        let of_relay = |spec: &RelaySpec| {
+            let host = |address: &String| Some(format!("{}:{}", address.rsplit_once(':')?.0, spec.stun_port));
+            spec.addresses.iter().filter_map(host).collect::<Vec<_>>()
+        };
+        let (mut names, mut servers) = (self.config.stun.clone(), Vec::new());
+        if names.is_empty() {
+            names = relays.iter().flat_map(of_relay).collect();
+            let coordinator = self.state.lock().await.coordinator;
+            servers.extend(coordinator.map(|ip| SocketAddr::new(ip, PORT)));
+        }
+        for name in names {
+            match tokio::net::lookup_host(&name).await {
                 Ok(found) => servers.extend(found),
                 Err(error) => warn!("the STUN server {name} cannot be found: {error}"),
             }
         }
-        if self.config.stun.is_empty() {
-            servers.push(SocketAddr::new(coordinator.to_canonical(), PORT));
-        }
         let mut state = self.state.lock().await;
         for running in state.endpoints.values() {
-            running.service.endpoint.set_stun_servers(servers.clone());
+            running.service.endpoint.set_stun_servers(&servers);
         }
         state.stun = servers;
     }

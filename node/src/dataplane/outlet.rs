@@ -59,8 +59,8 @@ impl Sink for Outlet<'_> {
     }
 
     fn to_network(&mut self, to: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool {
-        if let Some(id) = RelayId::at(&to) {
-            return self.service.relay.send(id, self.service.relayed_as, datagrams, size);
+        if let Some((id, relay)) = RelayId::at(&to) {
+            return self.service.relay.send(relay, id, self.service.relayed_as, datagrams, size);
         }
         let to = self.as_socket_wants(to);
         let one = Outgoing { to, class: ecn.class(), segment: None };

@@ -1,5 +1,8 @@
 //! The relay: passes sealed packets on between nodes that cannot reach each other.
 
+pub mod links;
+pub mod process;
+
 use bytes::BytesMut;
 use meshward_model::relay::{RelayId, destination, set_source};
 use parking_lot::RwLock;

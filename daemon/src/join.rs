@@ -1,11 +1,12 @@
 //! Joining a mesh: keys are made here, a certificate comes back.
 
 use crate::{
-    dial,
-    folder::{Credentials, Folder, Membership},
+    Mistake,
+    dial::Dial,
+    frames,
+    member::{Credentials, MemberFolder, Membership},
 };
 use anyhow::{Context, Result};
-use meshward_daemon::{Mistake, dial::to_join, frames};
 use meshward_model::{
     Labels, NodeName,
     control::{DEFAULT_PORT, JoinReply, JoinRequest, MAX_JOIN_FRAME},
@@ -50,24 +51,31 @@ fn with_port(host: &str) -> String {
 /// # Errors
 /// [`Mistake`] with the coordinator's reason if it refuses; nothing is kept then but the node's own key.
 pub async fn join(
-    folder: &Folder,
+    folder: &MemberFolder,
     invitation: &Invitation,
     name: NodeName,
     labels: Labels,
 ) -> Result<Membership> {
     if let Some(member) = folder.membership()? {
         return Err(Mistake(format!(
-            "this machine is node `{}` of the mesh at {} already; to join another, use another --data-dir or remove this one",
-            member.name, member.coordinator
+            "this machine is {} `{}` of the mesh at {} already; to join another, use another --data-dir or remove this one",
+            folder.part(), member.name, member.coordinator
         ))
         .into());
     }
-    let key = folder.node_key()?;
+    let key = folder.key()?;
     let Invitation { token, coordinator } = invitation;
-    let (_endpoint, connection) = dial::dial(coordinator, to_join(token.ca)?).await.map_err(explain)?;
-    let ca = pinned(&connection, token.ca)?;
+    let reached = Dial::to_join(token.ca)?.dial(coordinator).await.map_err(explain)?;
+    let connection = &reached.connection;
+    let ca = pinned(connection, token.ca)?;
     let (mut send, mut receive) = connection.open_bi().await?;
-    let request = JoinRequest { secret: token.secret(), name: name.clone(), labels, csr: request(&key)? };
+    let request = JoinRequest {
+        secret: token.secret(),
+        name: name.clone(),
+        part: folder.part(),
+        labels,
+        csr: request(&key)?,
+    };
     frames::send(&mut send, &request).await?;
     let reply = frames::receive(&mut receive, MAX_JOIN_FRAME).await?;
     connection.close(0u32.into(), b"joined");
@@ -88,7 +96,7 @@ pub async fn join(
 pub fn request(key: &[u8]) -> Result<Vec<u8>> {
     let key =
         KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(key), &rcgen::PKCS_ECDSA_P256_SHA256)
-            .context("the node's key is damaged; remove node.key and join again")?;
+            .context("the member's key is damaged; remove it and join again")?;
     Ok(CertificateParams::default().serialize_request(&key)?.der().to_vec())
 }
 

@@ -1,0 +1,118 @@
+//! Relays: joining, telling where they are, leaving.
+
+use super::tokens::redeem;
+use crate::{
+    mesh::{Plan, Refusal},
+    records::{Mutation, Record, RecordKey, RelayRecord},
+    world::World,
+};
+use meshward_model::{
+    NodeName,
+    control::{JoinRequest, Part},
+    relay::RelayNumber,
+};
+
+/// The most relays of a mesh: every node measures how far each is.
+const MOST_RELAYS: usize = 64;
+/// The most addresses of a relay.
+const MOST_ADDRESSES: usize = 8;
+
+/// Makes a machine a relay, and spends one use of its token. Asked again with the same key and name, it answers the same.
+pub fn join(
+    world: &World,
+    request: &JoinRequest,
+    key: &str,
+    now: i64,
+) -> Result<Plan<Option<String>>, Refusal> {
+    let token = redeem(world, &request.secret, Part::Relay, now);
+    if let Some(known) = world.relays.get(&request.name) {
+        if known.key == key && !matches!(token, Err(Refusal::Missing(_))) {
+            return Ok(Plan { mutations: vec![], action: String::new(), outcome: known.site.clone() });
+        }
+        token?;
+        return Err(Refusal::Conflict(format!(
+            "there is a relay `{0}` already; join with another `--name`, or remove the old one with `meshctl relay remove {0}`",
+            request.name
+        )));
+    }
+    let mut token = token?.clone();
+    if world.relays.len() >= MOST_RELAYS {
+        return Err(Refusal::Conflict(format!("a mesh has at most {MOST_RELAYS} relays; remove one first")));
+    }
+    // Numbers are seldom enough to be found by looking: peers may still send to that of a relay which is gone.
+    let last = world.relays.values().map(|relay| relay.number).max();
+    let number = last.map_or(RelayNumber::COORDINATOR.0 + 1, |last| last + 1);
+    let relay = RelayRecord {
+        name: request.name.clone(),
+        number,
+        site: token.site.clone(),
+        key: key.to_owned(),
+        addresses: vec![],
+        stun_port: 0,
+    };
+    token.uses_left -= 1;
+    Ok(Plan {
+        action: format!("relay {} joined with token {}", relay.name, token.id),
+        outcome: relay.site.clone(),
+        mutations: vec![Mutation::Put(Record::Token(token)), Mutation::Put(Record::Relay(relay))],
+    })
+}
+
+/// Removes a relay.
+pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
+    if !world.relays.contains_key(name) {
+        return Err(Refusal::Missing(format!("there is no relay `{name}`; `meshctl relay list` shows them")));
+    }
+    Ok(Plan {
+        mutations: vec![Mutation::Delete(RecordKey::Relay(name.clone()))],
+        action: format!("removed relay {name}"),
+        outcome: (),
+    })
+}
+
+/// Notes where a relay is.
+pub fn set_addresses(
+    world: &World,
+    name: &NodeName,
+    addresses: &[String],
+    stun_port: u16,
+) -> Result<Plan<()>, Refusal> {
+    let addresses: Vec<String> = addresses.iter().take(MOST_ADDRESSES).cloned().collect();
+    if let Some(bad) = addresses.iter().find(|address| !is_address(address)) {
+        return Err(Refusal::Invalid(format!("`{bad}` is no HOST:PORT")));
+    }
+    change(world, name, "told where it is", |relay| {
+        (relay.addresses, relay.stun_port) = (addresses.clone(), stun_port);
+    })
+}
+
+/// Notes the key of a renewed certificate.
+pub fn set_key(world: &World, name: &NodeName, key: &str) -> Result<Plan<()>, Refusal> {
+    change(world, name, "has a new certificate key", |relay| key.clone_into(&mut relay.key))
+}
+
+fn change(
+    world: &World,
+    name: &NodeName,
+    what: &str,
+    change: impl FnOnce(&mut RelayRecord),
+) -> Result<Plan<()>, Refusal> {
+    let known = world.relays.get(name);
+    let known = known.ok_or_else(|| Refusal::Missing(format!("relay `{name}` was removed from the mesh")))?;
+    let mut relay = known.clone();
+    change(&mut relay);
+    if relay == *known {
+        return Ok(Plan { mutations: vec![], action: String::new(), outcome: () });
+    }
+    Ok(Plan {
+        mutations: vec![Mutation::Put(Record::Relay(relay))],
+        action: format!("relay {name} {what}"),
+        outcome: (),
+    })
+}
+
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    !bare.is_empty() && text.len() <= 260 && port.parse::<u16>().is_ok_and(|port| port != 0)
+}

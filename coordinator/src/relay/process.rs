@@ -1,0 +1,279 @@
+//! `meshward-coordinator relay`: a relay on a machine of its own. It holds a link to the coordinator, by which it is told who
+//! the nodes are; with the coordinator gone it goes on serving those that it knows.
+
+use super::Relay;
+use crate::{
+    api::TlsListener,
+    listen::{self, RelayedQuic},
+    stun,
+};
+use anyhow::{Context, Result};
+use meshward_daemon::{
+    Mistake,
+    dial::{Dial, Pauses},
+    frames,
+    join::request,
+    member::{Credentials, MemberFolder, Membership},
+    tls::{MemberCertificate, Members},
+    tunnel::{ALPN_TUNNEL, Tunnels},
+};
+use meshward_model::{
+    NodeName,
+    control::{COORDINATOR_NAME, MAX_FRAME, Part},
+    relay::{ALPN_RELAY, ALPN_RELAY_LINK, FromRelay, RelayId, ToRelay},
+};
+use parking_lot::{Mutex, RwLock};
+use quinn::{Connection, Incoming, RecvStream, Runtime};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    net::{Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use time::OffsetDateTime;
+use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use tracing::{debug, info, warn};
+
+/// Where the configuration is looked for if no file is named.
+pub const USUAL_FILE: &str = "/etc/meshward/relay.toml";
+/// The file with the nodes that may use the relay.
+const MEMBERS: &str = "members.json";
+/// How many connections may be in their handshake at a time.
+const HANDSHAKES: usize = 256;
+
+/// What can be configured. Every key has a default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the certificate and the list of nodes are kept.
+    pub data_dir: PathBuf,
+    /// Where nodes connect, QUIC over UDP and TLS over TCP.
+    pub listen: SocketAddr,
+    /// Where STUN is served.
+    pub stun_listen: SocketAddr,
+    /// Where nodes reach the relay, as `HOST:PORT`; where the coordinator sees it, with the port of `listen`, if none is given.
+    pub advertise: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/meshward/relay".into(),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, meshward_model::control::DEFAULT_PORT)),
+            stun_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, meshward_model::stun::PORT)),
+            advertise: vec![],
+        }
+    }
+}
+
+/// The folder of a relay.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn open(data_dir: &Path) -> Result<MemberFolder> {
+    MemberFolder::open(data_dir, Part::Relay, &[])
+}
+
+/// Serves until the process is to end.
+///
+/// # Errors
+/// [`Mistake`] if the machine has not joined, or an address cannot be had.
+pub async fn run(config: Config) -> Result<()> {
+    let folder = open(&config.data_dir)?;
+    let membership = folder.membership()?.ok_or_else(|| {
+        Mistake("this machine is no relay of a mesh yet; get a token with `meshctl token create --relay` and run: meshward-coordinator relay join TOKEN@HOST".into())
+    })?;
+    let credentials = folder.credentials()?;
+    let shown = Arc::new(Shown(Mutex::new(certified(&credentials)?)));
+    let (tcp, udp, listen) = listen::bind(config.listen)?;
+    let tunnels = Tunnels::beside(quinn::TokioRuntime.wrap_udp_socket(udp)?);
+    let ca = CertificateDer::from(credentials.ca.clone());
+    let quic = listen::quic_config(Members::of(ca)?, shown.clone(), &[ALPN_RELAY], RelayedQuic::Only)?;
+    let endpoint = quinn::Endpoint::new_with_abstract_socket(
+        Default::default(),
+        Some(quic),
+        tunnels.clone(),
+        Arc::new(quinn::TokioRuntime),
+    )?;
+    let mut tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(shown.clone());
+    tls.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
+    // Serves the tunnels; nothing else comes by it.
+    let _listener = TlsListener::new(TcpListener::from_std(tcp)?, Arc::new(tls), tunnels)?;
+    stun::serve(config.stun_listen).await?;
+    let members: HashMap<NodeName, String> = folder.read_json(MEMBERS)?.unwrap_or_default();
+    let advertise = match config.advertise.is_empty() {
+        true => vec![format!(":{}", listen.port())],
+        false => config.advertise.clone(),
+    };
+    let station = Arc::new(Station {
+        folder,
+        membership,
+        advertise,
+        stun_port: config.stun_listen.port(),
+        members: RwLock::new(members),
+        relay: Relay::default(),
+        shown,
+    });
+    info!(%listen, relay = %station.membership.name, "relay ready");
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(station.clone().hold_link());
+    tasks.spawn(station.clone().accept(endpoint.clone()));
+    meshward_daemon::ended().await?;
+    endpoint.close(0u32.into(), b"the relay ends");
+    let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    Ok(())
+}
+
+/// A relay as it runs.
+struct Station {
+    folder: MemberFolder,
+    membership: Membership,
+    advertise: Vec<String>,
+    stun_port: u16,
+    /// The nodes that may use it, with the keys of their certificates.
+    members: RwLock<HashMap<NodeName, String>>,
+    relay: Relay,
+    shown: Arc<Shown>,
+}
+
+impl Station {
+    async fn accept(self: Arc<Self>, endpoint: quinn::Endpoint) {
+        let room = Arc::new(Semaphore::new(HANDSHAKES));
+        while let Some(incoming) = endpoint.accept().await {
+            let Ok(place) = room.clone().try_acquire_owned() else {
+                incoming.refuse();
+                continue;
+            };
+            let station = self.clone();
+            tokio::spawn(async move {
+                match station.admit(incoming).await {
+                    Ok((id, connection)) => {
+                        drop(place);
+                        station.relay.serve(id, connection).await;
+                    }
+                    Err(error) => debug!("refused: {error:#}"),
+                }
+            });
+        }
+    }
+
+    async fn admit(&self, incoming: Incoming) -> Result<(RelayId, Connection)> {
+        let connection = incoming.await?;
+        let certificate = listen::certificate(&connection)?;
+        let known = self.members.read().get(&certificate.node).cloned();
+        if certificate.part != Part::Node || known != Some(certificate.key.to_string()) {
+            connection.close(2u32.into(), b"this is no node of the mesh");
+            anyhow::bail!("{} is no node of the mesh", certificate.node);
+        }
+        listen::check_unexpired(&certificate)?;
+        Ok((RelayId::of(&certificate.node), connection))
+    }
+
+    async fn hold_link(self: Arc<Self>) {
+        let mut pauses = Pauses::default();
+        loop {
+            let begun = Instant::now();
+            let ended = self.hold_one().await;
+            let why = ended.err().map_or_else(|| "it was closed".to_owned(), |error| format!("{error:#}"));
+            warn!("no link to the coordinator: {why}; known nodes are served on");
+            pauses.wait(begun).await;
+        }
+    }
+
+    async fn hold_one(&self) -> Result<()> {
+        let Credentials { ca, certificate, key } = self.folder.credentials()?;
+        let dial = Dial::for_member(&ca, &certificate, &key, ALPN_RELAY_LINK, COORDINATOR_NAME)?;
+        let reached = dial.dial(&self.membership.coordinator).await?;
+        let (mut send, mut receive) = reached.connection.open_bi().await?;
+        let hello = FromRelay::Hello {
+            version: env!("CARGO_PKG_VERSION").into(),
+            addresses: self.advertise.clone(),
+            stun_port: self.stun_port,
+        };
+        frames::send(&mut send, &hello).await?;
+        let read = MemberCertificate::read(&certificate).context("the certificate is damaged; join again")?;
+        let renewing = async {
+            tokio::time::sleep(read.renewal_in(OffsetDateTime::now_utc().unix_timestamp())).await;
+            frames::send(&mut send, &FromRelay::Renew { csr: request(&key)? }).await?;
+            std::future::pending::<Result<()>>().await
+        };
+        let ended = tokio::select! {
+            ended = self.listen(&mut receive) => ended,
+            ended = renewing => ended,
+        };
+        ended.with_context(|| match reached.connection.close_reason() {
+            Some(reason) => format!("the connection ended ({reason})"),
+            None => "the link ended".to_owned(),
+        })
+    }
+
+    /// Follows what the coordinator says; ends when the link has to be begun anew.
+    async fn listen(&self, receive: &mut RecvStream) -> Result<()> {
+        loop {
+            match frames::receive(receive, MAX_FRAME).await? {
+                ToRelay::Members(members) => {
+                    let members: HashMap<_, _> = members.into_iter().collect();
+                    info!(nodes = members.len(), "linked to the coordinator");
+                    let gone = {
+                        let mut known = self.members.write();
+                        let gone: Vec<NodeName> = known
+                            .keys()
+                            .filter(|name| members.get(*name) != known.get(*name))
+                            .cloned()
+                            .collect();
+                        *known = members;
+                        gone
+                    };
+                    gone.iter().for_each(|name| self.relay.end(RelayId::of(name)));
+                }
+                ToRelay::Admit(name, key) => {
+                    let before = self.members.write().insert(name.clone(), key.clone());
+                    if before.is_some_and(|before| before != key) {
+                        self.relay.end(RelayId::of(&name));
+                    }
+                }
+                ToRelay::Expel(name) => {
+                    self.members.write().remove(&name);
+                    self.relay.end(RelayId::of(&name));
+                    info!(node = %name, "removed from the mesh: cut");
+                }
+                ToRelay::Renewed { certificate } => {
+                    self.folder.keep_certificate(&certificate)?;
+                    *self.shown.0.lock() = certified(&self.folder.credentials()?)?;
+                    info!("certificate renewed");
+                    return Ok(());
+                }
+            }
+            self.folder.write_json(MEMBERS, &*self.members.read())?;
+        }
+    }
+}
+
+/// The certificate that nodes are shown.
+#[derive(Debug)]
+struct Shown(Mutex<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.lock().clone())
+    }
+}
+
+fn certified(credentials: &Credentials) -> Result<Arc<CertifiedKey>> {
+    let Credentials { ca, certificate, key } = credentials;
+    let chain = vec![CertificateDer::from(certificate.clone()), CertificateDer::from(ca.clone())];
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.clone()));
+    let key = rustls::crypto::ring::sign::any_supported_type(&key)?;
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
+}

@@ -1,0 +1,131 @@
+//! Which relays a node can be reached by: the nearest ones, by measured latency.
+
+use crate::daemon::Node;
+use anyhow::Result;
+use futures::future::join_all;
+use meshward_model::{
+    relay::{MOST_HOMES, RelayNumber},
+    stun::{PORT, Transaction, read_response, request},
+};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::net::{TcpStream, UdpSocket, lookup_host};
+use tracing::info;
+
+/// How often it is measured.
+const MEASURE: Duration = Duration::from_secs(60);
+/// How long one answer is waited for, and how many are asked for; the quickest counts.
+const PATIENCE: Duration = Duration::from_millis(600);
+const TRIES: usize = 3;
+/// What a relay that can be reached by TCP alone is set back: it is a last resort.
+const BY_TCP: Duration = Duration::from_millis(100);
+/// A home is kept while no other is nearer by a quarter of its latency and this.
+const SLACK: Duration = Duration::from_millis(3);
+/// After a relay was lost, its connection may come back before others are chosen.
+const LOST: Duration = Duration::from_millis(200);
+
+/// Chooses homes, for ever.
+pub async fn choose(node: Arc<Node>) {
+    let mut specs = node.relays.subscribe();
+    loop {
+        let known = specs.borrow_and_update().clone();
+        let mut measured = vec![];
+        if !known.is_empty() {
+            let coordinator = (RelayNumber::COORDINATOR, vec![node.membership.coordinator.clone()], PORT);
+            let all = known.iter().map(|spec| (spec.number, spec.addresses.clone(), spec.stun_port));
+            let measure = async |(number, addresses, stun_port): (RelayNumber, Vec<String>, u16)| {
+                Some((number, latency(&addresses, stun_port).await?))
+            };
+            let measures = all.chain([coordinator]).map(measure);
+            measured = join_all(measures).await.into_iter().flatten().collect();
+        }
+        let before = node.homes.borrow().clone();
+        let homes = nearest(&before, measured.clone());
+        if homes != before {
+            info!(?homes, ?measured, "the relays by which this node can be reached");
+            node.set_homes(homes).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(MEASURE) => {}
+            Ok(()) = specs.changed() => {}
+            () = node.relay_lost.notified() => tokio::time::sleep(LOST).await,
+        }
+    }
+}
+
+/// The homes that follow from latencies: those of before, unless others are clearly nearer.
+fn nearest(before: &[RelayNumber], mut measured: Vec<(RelayNumber, Duration)>) -> Vec<RelayNumber> {
+    if measured.is_empty() {
+        return if before.is_empty() { vec![RelayNumber::COORDINATOR] } else { before.to_vec() };
+    }
+    let is_home = |number: &RelayNumber| before.contains(number);
+    measured.sort_by_key(|(number, latency)| {
+        let seen_as = if is_home(number) { latency.saturating_sub(*latency / 4 + SLACK) } else { *latency };
+        (seen_as, !is_home(number), *number)
+    });
+    let mut homes: Vec<RelayNumber> =
+        measured.into_iter().take(MOST_HOMES).map(|(number, _)| number).collect();
+    // Those that stay keep their order, so that nobody is told of nothing.
+    homes.sort_by_key(|number| before.iter().position(|own| own == number).unwrap_or(usize::MAX));
+    homes
+}
+
+/// The round trip to a relay; `None` if it does not answer.
+async fn latency(addresses: &[String], stun_port: u16) -> Option<Duration> {
+    let mut found = vec![];
+    for address in addresses {
+        found.extend(lookup_host(address).await.into_iter().flatten());
+    }
+    let tries = found.iter().flat_map(|address| [*address; TRIES]);
+    let by_udp = tries.map(async |address| ask(SocketAddr::new(address.ip(), stun_port)).await.ok());
+    if let Some(quickest) = join_all(by_udp).await.into_iter().flatten().min() {
+        return Some(quickest);
+    }
+    let by_tcp = found.iter().map(async |address| {
+        let begun = Instant::now();
+        tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await.ok()?.ok()?;
+        Some(begun.elapsed() + BY_TCP)
+    });
+    join_all(by_tcp).await.into_iter().flatten().min()
+}
+
+async fn ask(server: SocketAddr) -> Result<Duration> {
+    let any: IpAddr =
+        if server.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(server).await?;
+    let mut transaction = Transaction::default();
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut transaction)
+        .map_err(|_| anyhow::anyhow!("the kernel gives no random bytes"))?;
+    let begun = Instant::now();
+    socket.send(&request(&transaction)).await?;
+    let mut buffer = [0; 256];
+    let length = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await??;
+    anyhow::ensure!(read_response(&buffer[..length], &transaction).is_some(), "no answer to what was asked");
+    Ok(begun.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn homes(before: &[u16], measured: &[(u16, u64)]) -> Vec<u16> {
+        let before: Vec<RelayNumber> = before.iter().copied().map(RelayNumber).collect();
+        let measured = measured.iter().map(|(number, ms)| (RelayNumber(*number), Duration::from_millis(*ms)));
+        nearest(&before, measured.collect()).into_iter().map(|number| number.0).collect()
+    }
+
+    #[test]
+    fn the_nearest_are_homes_and_stay_until_others_are_clearly_nearer() {
+        assert_eq!(homes(&[], &[]), [1], "the coordinator, where there is nothing else");
+        assert_eq!(homes(&[], &[(1, 80), (2, 20), (3, 30)]), [2, 3]);
+        assert_eq!(homes(&[2, 3], &[(1, 80), (2, 32), (3, 30)]), [2, 3]);
+        assert_eq!(homes(&[2, 3], &[(1, 28), (2, 32), (3, 30)]), [2, 3]);
+        assert_eq!(homes(&[2, 3], &[(1, 10), (2, 32), (3, 30)]), [3, 1]);
+        assert_eq!(homes(&[2, 3], &[(1, 80), (3, 30)]), [3, 1], "one is gone");
+        assert_eq!(homes(&[2, 3], &[]), [2, 3], "nobody answers: it is we who are cut off");
+    }
+}
