@@ -175,6 +175,7 @@ impl Stand {
         ];
         for workload in workloads {
             let spec = WorkloadSpec {
+                prefixes: vec![],
                 node: node.clone(),
                 addresses: workload.addresses.clone(),
                 identity: CLIENT,
@@ -192,6 +193,7 @@ impl Stand {
         }
         Swarm::start(&self.peers_at.netns, PORT, &self.members, |member| {
             let spec = WorkloadSpec {
+                prefixes: vec![],
                 node: member.name.clone(),
                 addresses: vec![member.address.into()],
                 identity: far,
@@ -258,6 +260,7 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
         };
         put(ItemKey::Peer(network.clone(), member.name.clone()), Item::Peer(peer));
         let spec = WorkloadSpec {
+            prefixes: vec![],
             node: member.name.clone(),
             addresses: vec![member.address.into()],
             identity: IdentityId(2 + number as u32 % FAR_IDENTITIES),

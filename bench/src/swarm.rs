@@ -92,6 +92,7 @@ impl Swarm {
         let peers = members.iter().map(|member| {
             let endpoint = Endpoint::new(member.name.clone(), member.secret.clone(), now, Duration::ZERO);
             endpoint.add_local(LocalWorkload {
+                prefixes: vec![],
                 id: member.workload.clone(),
                 addresses: vec![member.address.into()],
                 vouched: None,

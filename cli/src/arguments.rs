@@ -65,6 +65,9 @@ pub enum Command {
     /// Relays: machines that pass sealed packets on between nodes that cannot reach each other
     #[command(subcommand)]
     Relay(Relay),
+    /// Routes to machines behind gateways, which run no daemon of ours
+    #[command(subcommand)]
+    Route(Route),
     /// List the workloads
     Workloads {
         /// Only those of this network
@@ -200,6 +203,51 @@ pub enum Nodes {
         /// Its name
         name: NodeName,
     },
+}
+
+#[derive(Subcommand)]
+pub enum Route {
+    /// Offer prefixes behind this machine's node: machines there are reached and policed as workloads with these labels
+    Advertise {
+        /// A prefix, such as 10.8.0.0/24
+        #[arg(required = true, value_name = "PREFIX")]
+        prefixes: Vec<IpNet>,
+        /// The network whose workloads are to reach it
+        #[arg(long)]
+        network: NetworkName,
+        /// A label of all machines there; may be given several times
+        #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+        /// What people call it [default: its id]
+        #[arg(long)]
+        name: Option<WorkloadName>,
+    },
+    /// Take back what this machine's node offers
+    Withdraw {
+        /// The prefix
+        prefix: IpNet,
+        /// The network
+        #[arg(long)]
+        network: NetworkName,
+    },
+    /// List the routes of all nodes
+    List,
+    /// Approve a prefix behind a node
+    Approve(RouteOf),
+    /// Take an approval back: links through the route are cut, unless the policy approves it
+    Disapprove(RouteOf),
+}
+
+#[derive(Args)]
+pub struct RouteOf {
+    /// The prefix
+    pub prefix: IpNet,
+    /// The node that is the gateway
+    #[arg(long)]
+    pub node: NodeName,
+    /// The network, if there are several
+    #[arg(long)]
+    pub network: Option<NetworkName>,
 }
 
 #[derive(Subcommand)]

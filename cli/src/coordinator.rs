@@ -351,7 +351,7 @@ fn in_network(path: &str, network: Option<NetworkName>) -> String {
     network.map_or(path.to_owned(), |network| format!("{path}?network={network}"))
 }
 
-fn done(common: &Common, text: String) -> Result<()> {
+pub fn done(common: &Common, text: String) -> Result<()> {
     note_dry_run(common);
     if !common.dry_run {
         anstream::println!("{text}");

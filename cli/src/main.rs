@@ -7,6 +7,7 @@ mod client;
 mod coordinator;
 mod output;
 mod policy;
+mod routes;
 mod sources;
 mod status;
 
@@ -54,6 +55,7 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Token(verb) => coordinator::token(&common, verb).await?,
         Command::Network(verb) => coordinator::network(&common, verb).await?,
         Command::Nodes { verb } => coordinator::nodes(&common, verb).await?,
+        Command::Route(verb) => routes::route(&common, verb).await?,
         Command::Relay(verb) => coordinator::relay(&common, verb).await?,
         Command::Workloads { network } => coordinator::workloads(&common, network).await?,
         Command::Links { network, denied, observed } => {

@@ -72,6 +72,14 @@ pub struct RelayRecord {
     pub stun_port: u16,
 }
 
+/// That a prefix may be behind a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ApprovalRecord {
+    pub network: NetworkName,
+    pub node: NodeName,
+    pub prefix: IpNet,
+}
+
 /// Who may use the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CredentialRecord {
@@ -90,6 +98,9 @@ pub struct WorkloadRecord {
     pub node: NodeName,
     pub name: WorkloadName,
     pub addresses: Vec<IpAddr>,
+    /// The prefixes behind it, if it is a gateway's route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<IpNet>,
     /// What its owner declared.
     pub declared: Labels,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -191,6 +202,13 @@ impl<'a> Standing<'a> {
         }
     }
 
+    pub fn prefixes(&self) -> &'a [IpNet] {
+        match self {
+            Self::Admitted(record) => &record.prefixes,
+            Self::Refused(record) => &record.report.prefixes,
+        }
+    }
+
     /// What its node said of it, without the signatures.
     pub fn report(&self) -> WorkloadReport {
         match self {
@@ -201,6 +219,7 @@ impl<'a> Standing<'a> {
                 name: record.name.clone(),
                 labels: record.declared.clone(),
                 addresses: record.addresses.clone(),
+                prefixes: record.prefixes.clone(),
                 accepts: record.accepts.clone(),
                 measurement: record.measurement.clone(),
                 signatures: vec![],
@@ -280,6 +299,8 @@ pub enum Record {
     Network(Network),
     Node(NodeRecord),
     Relay(RelayRecord),
+    /// Of a route.
+    Approval(ApprovalRecord),
     Token(TokenRecord),
     Credential(CredentialRecord),
     Identity(IdentityRecord),
@@ -297,6 +318,7 @@ pub enum RecordKey {
     Network(NetworkName),
     Node(NodeName),
     Relay(NodeName),
+    Approval(ApprovalRecord),
     Token(String),
     Credential(String),
     Identity(IdentityId),
@@ -311,7 +333,7 @@ impl Record {
     pub fn rank(&self) -> u8 {
         match self {
             Self::Network(_) | Self::Quarantine(_) | Self::Image(_) => 0,
-            Self::Node(_) | Self::Relay(_) => 1,
+            Self::Node(_) | Self::Relay(_) | Self::Approval(_) => 1,
             Self::Identity(_) | Self::Policy(_) => 2,
             Self::Token(_) | Self::Credential(_) | Self::Workload(_) | Self::Refused(_) => 3,
         }
@@ -322,6 +344,7 @@ impl Record {
             Self::Network(record) => RecordKey::Network(record.name.clone()),
             Self::Node(record) => RecordKey::Node(record.name.clone()),
             Self::Relay(record) => RecordKey::Relay(record.name.clone()),
+            Self::Approval(record) => RecordKey::Approval(record.clone()),
             Self::Token(record) => RecordKey::Token(record.id.clone()),
             Self::Credential(record) => RecordKey::Credential(record.name.clone()),
             Self::Identity(record) => RecordKey::Identity(record.id),
@@ -346,6 +369,9 @@ impl RecordKey {
             Self::Network(name) => ("network", name.to_string()),
             Self::Node(name) => ("node", name.to_string()),
             Self::Relay(name) => ("relay", name.to_string()),
+            Self::Approval(ApprovalRecord { network, node, prefix }) => {
+                ("approval", format!("{network}/{node}/{prefix}"))
+            }
             Self::Token(id) => ("token", id.clone()),
             Self::Credential(name) => ("credential", name.clone()),
             Self::Identity(id) => ("identity", id.to_string()),

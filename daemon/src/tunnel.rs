@@ -12,7 +12,6 @@ use quinn::{
 use std::{
     collections::HashMap,
     fmt,
-    future::Future,
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::Pin,
@@ -262,18 +261,16 @@ fn poll_queue(
 }
 
 /// Carries datagrams between a stream and two queues, until either ends. What comes is from `from`.
-fn carry(
+async fn carry(
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
     from: SocketAddr,
     received: mpsc::Sender<Datagram>,
     outgoing: mpsc::Receiver<Bytes>,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        let (reader, writer) = tokio::io::split(stream);
-        tokio::select! {
-            _ = read(BufReader::with_capacity(WRITE, reader), from, received) => {}
-            _ = write(writer, outgoing) => {}
-        }
+) {
+    let (reader, writer) = tokio::io::split(stream);
+    tokio::select! {
+        _ = read(BufReader::with_capacity(WRITE, reader), from, received) => {}
+        _ = write(writer, outgoing) => {}
     }
 }
 

@@ -224,7 +224,7 @@ impl Pair {
             let workload =
                 |at: usize| (format!("w{at}").parse().expect("a name"), [10, 42, at as u8, 1].into());
             let (id, own) = workload(at);
-            endpoint.add_local(LocalWorkload { id, addresses: vec![own], vouched: None });
+            endpoint.add_local(LocalWorkload { prefixes: vec![], id, addresses: vec![own], vouched: None });
             let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
             let mut changes = vec![Change::Put(ItemKey::Network(network.clone()), Item::Network(spec))];
             let other = 1 - at;
@@ -242,8 +242,13 @@ impl Pair {
                 };
                 changes.push(Change::Put(ItemKey::Identity(network.clone(), identity), Item::Identity(spec)));
                 let (id, address) = workload(at);
-                let spec =
-                    WorkloadSpec { node: name(at), addresses: vec![address], identity, quarantined: false };
+                let spec = WorkloadSpec {
+                    prefixes: vec![],
+                    node: name(at),
+                    addresses: vec![address],
+                    identity,
+                    quarantined: false,
+                };
                 changes.push(Change::Put(ItemKey::Workload(network.clone(), id), Item::Workload(spec)));
             }
             changes.push(Change::Put(ItemKey::Link(network.clone(), WEB, API), Item::Link(acl(10_000))));

@@ -14,6 +14,7 @@ use crate::{
     vouch,
     wireguard::{Now, Peer, PeerStats, SecretKey, Wireguard},
 };
+use ipnet::IpNet;
 use meshward_model::{
     Acl, Change, IdentityId, Item, ItemKey, NodeName, PublicKey, Verdict, WorkloadId, stun,
 };
@@ -47,8 +48,10 @@ pub trait Sink {
 pub struct LocalWorkload {
     /// Its id.
     pub id: WorkloadId,
-    /// The only addresses that it may send from.
+    /// The only addresses that it may send from ...
     pub addresses: Vec<IpAddr>,
+    /// ... but for those of the prefixes behind it, if it is a gateway's route.
+    pub prefixes: Vec<IpNet>,
     /// The identity that the node vouches for while the coordinator has not spoken.
     pub vouched: Option<IdentityId>,
 }
@@ -256,6 +259,7 @@ impl Endpoint {
             sink.to_network_whole(to, &datagram);
         }
         self.drops.count(Cause::NoSession, given_up);
+        self.watch_gateways(now.instant, sink);
         self.filter.tick(now.instant);
         if self.tables.read().has_old_vouches(now.instant) {
             self.tables.write().forget_old_vouches(now.instant);
@@ -265,6 +269,26 @@ impl Endpoint {
             *next = Some(now.instant + vouch::REPEAT);
             drop(next);
             self.send_vouches(now.instant, lane, sink);
+        }
+    }
+
+    /// Finds out which of the peers that are gateways beside others do not answer, and lets the others stand in.
+    fn watch_gateways(&self, now: Instant, sink: &mut impl Sink) {
+        let (shared, before) = {
+            let tables = self.tables.read();
+            (tables.shared_gateways(), tables.down.clone())
+        };
+        if shared.is_empty() && before.is_empty() {
+            return;
+        }
+        let (down, wanted) = self.wireguard.watch(now, &shared, &before);
+        if wanted {
+            sink.want_handshakes();
+        }
+        if down != before {
+            let mut tables = self.tables.write();
+            tables.down = down;
+            tables.rules.begin_generation();
         }
     }
 

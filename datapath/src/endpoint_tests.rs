@@ -102,8 +102,13 @@ fn workload_at(at: usize) -> IpAddr {
 }
 
 fn put_workload(at: usize, identity: IdentityId) -> Change {
-    let spec =
-        WorkloadSpec { node: name(at), addresses: vec![workload_at(at)], identity, quarantined: false };
+    let spec = WorkloadSpec {
+        prefixes: vec![],
+        node: name(at),
+        addresses: vec![workload_at(at)],
+        identity,
+        quarantined: false,
+    };
     Change::Put(ItemKey::Workload(network(), id(at)), Item::Workload(spec))
 }
 
@@ -128,7 +133,8 @@ impl Pair {
             let other = 1 - at;
             let endpoint = Endpoint::new(name(at), secrets[at].clone(), now, Duration::ZERO);
             let addresses = vec![workload_at(at)];
-            let slot = endpoint.add_local(LocalWorkload { id: id(at), addresses, vouched: None });
+            let slot =
+                endpoint.add_local(LocalWorkload { prefixes: vec![], id: id(at), addresses, vouched: None });
             let peer = PeerSpec {
                 public_key: secrets[other].public(),
                 candidates: vec![format!("192.0.2.{other}:51820").parse().unwrap()],
@@ -283,6 +289,7 @@ fn a_vouched_workload_is_let_in_only_with_an_identity_of_its_node() {
         let mut pair = Pair::new();
         // The node runs another workload of `web`; of the one that sends, the coordinator has not spoken.
         let spec = WorkloadSpec {
+            prefixes: vec![],
             node: name(0),
             addresses: vec!["10.42.0.2".parse().unwrap()],
             identity: WEB,
@@ -313,8 +320,13 @@ fn two_workloads_of_one_node_are_policed_without_crypto() {
     let mut pair = Pair::new();
     let node = &mut pair.nodes[0];
     let addresses = vec!["10.42.0.9".parse().unwrap()];
-    node.endpoint.add_local(LocalWorkload { id: id(9), addresses: addresses.clone(), vouched: None });
-    let spec = WorkloadSpec { node: name(0), addresses, identity: API, quarantined: false };
+    node.endpoint.add_local(LocalWorkload {
+        prefixes: vec![],
+        id: id(9),
+        addresses: addresses.clone(),
+        vouched: None,
+    });
+    let spec = WorkloadSpec { prefixes: vec![], node: name(0), addresses, identity: API, quarantined: false };
     node.endpoint.apply(pair.now, &[Change::Put(ItemKey::Workload(network(), id(9)), Item::Workload(spec))]);
     let allowed = packet("10.42.0.1", "10.42.0.9", 6, (4000, 8080), b"");
     let denied = packet("10.42.0.9", "10.42.0.1", 6, (4000, 8080), b"");

@@ -204,7 +204,7 @@ impl End {
         let endpoint = Endpoint::new(name(at), secret(at), now, Duration::ZERO);
         let address = IpAddr::from([10, 42, at, 1]);
         let id = format!("w{at}").parse().expect("a name");
-        endpoint.add_local(LocalWorkload { id, addresses: vec![address], vouched: None });
+        endpoint.add_local(LocalWorkload { prefixes: vec![], id, addresses: vec![address], vouched: None });
         let prefix: IpNet = format!("10.42.{}.0/24", 1 - at).parse().expect("a prefix");
         let peer = PeerSpec {
             public_key: secret(1 - at).public(),

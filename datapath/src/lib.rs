@@ -17,6 +17,7 @@ mod flow;
 mod fragment;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod gateways;
 mod offload;
 mod packet;
 mod probe;

@@ -124,7 +124,7 @@ impl<'a> Round<'a> {
             return Err(Cause::NotUnicast);
         }
         let local = self.tables.local(slot).ok_or(Cause::NotAdmitted)?;
-        if !local.workload.addresses.contains(&headers.source) {
+        if !self.tables.is_source_of(slot, local, headers.source) {
             return Err(Cause::SpoofedByWorkload);
         }
         let source = local.party().ok_or(Cause::NotAdmitted)?;
@@ -377,13 +377,7 @@ impl<'a> Round<'a> {
         sink: &mut impl Sink,
     ) -> Result<(), Cause> {
         let Self { endpoint, tables, now, .. } = self;
-        if !tables.peer_owns(peer, headers.source) {
-            return Err(Cause::SpoofedByPeer);
-        }
-        let (place, source) = tables.find(*now, headers.source)?;
-        if !matches!(place, Place::Peer(own) if own == peer) {
-            return Err(Cause::SpoofedByPeer);
-        }
+        let source = tables.sender(*now, peer, headers.source)?;
         let (slot, local) = tables.local_at(headers.destination).ok_or(Cause::UnknownAddress)?;
         let destination = local.party().ok_or(Cause::NotAdmitted)?;
         let (rules, tally) = (&tables.rules, Tally::default());

@@ -4,6 +4,7 @@ use crate::{
     drops::Cause,
     endpoint::{LocalWorkload, Slot},
     filter::{Party, Rules},
+    gateways::{Prefixes, first_up},
     vouch,
 };
 use foldhash::fast::RandomState;
@@ -13,7 +14,7 @@ use meshward_model::{
     IdentityId, NodeName, WorkloadId,
     view::{PeerSpec, WorkloadSpec},
 };
-use std::{net::IpAddr, time::Instant};
+use std::{collections::HashSet, net::IpAddr, time::Instant};
 
 #[derive(Debug)]
 pub(crate) struct Local {
@@ -55,9 +56,13 @@ pub(crate) struct Tables {
     locals: Vec<Option<Local>>,
     local_ids: HashMap<WorkloadId, Slot>,
     local_addresses: HashMap<IpAddr, Slot, RandomState>,
+    local_prefixes: Prefixes<Slot>,
     /// What the coordinator said of workloads, this node's own included.
     workloads: HashMap<WorkloadId, WorkloadSpec>,
     remote_addresses: HashMap<IpAddr, (usize, Party), RandomState>,
+    remote_prefixes: Prefixes<(usize, Party)>,
+    /// Peers that are gateways beside others and do not answer.
+    pub down: HashSet<usize>,
     /// How many workloads of an identity a peer runs, as the coordinator says: for those it may vouch.
     hosted: HashMap<(usize, IdentityId), usize>,
     vouched: HashMap<IpAddr, Vouched>,
@@ -74,8 +79,11 @@ impl Tables {
             locals: Vec::new(),
             local_ids: HashMap::new(),
             local_addresses: HashMap::default(),
+            local_prefixes: Prefixes::default(),
             workloads: HashMap::new(),
             remote_addresses: HashMap::default(),
+            remote_prefixes: Prefixes::default(),
+            down: HashSet::new(),
             hosted: HashMap::new(),
             vouched: HashMap::new(),
             peer_places: HashMap::new(),
@@ -89,6 +97,9 @@ impl Tables {
         let slot = Slot(free.unwrap_or(self.locals.len()));
         for address in &workload.addresses {
             self.local_addresses.insert(*address, slot);
+        }
+        for prefix in &workload.prefixes {
+            self.local_prefixes.add(*prefix, slot, |slot| *slot);
         }
         self.local_ids.insert(workload.id.clone(), slot);
         let admitted = self.workloads.get(&workload.id).and_then(|spec| self.admits(spec, &workload));
@@ -106,6 +117,9 @@ impl Tables {
         let Some(local) = self.locals.get_mut(slot.0).and_then(Option::take) else { return };
         self.local_ids.remove(&local.workload.id);
         self.local_addresses.retain(|_, own| *own != slot);
+        for prefix in &local.workload.prefixes {
+            self.local_prefixes.remove(*prefix, |own| *own == slot);
+        }
         self.rules.begin_generation();
     }
 
@@ -169,6 +183,9 @@ impl Tables {
                     self.remote_addresses.remove(address);
                 }
             }
+            for prefix in &before.prefixes {
+                self.remote_prefixes.remove(*prefix, |(own, _)| *own == place);
+            }
         }
         if let Some(&Slot(slot)) = self.local_ids.get(id) {
             let admitted = spec.as_ref().and_then(|spec| {
@@ -187,11 +204,18 @@ impl Tables {
             self.remote_addresses.insert(address, (place, party));
             self.vouched.remove(&address);
         }
+        for prefix in spec.prefixes {
+            let Self { remote_prefixes, peers, .. } = self;
+            let name =
+                |(place, _): &(usize, Party)| peers.get(*place)?.as_ref().map(|(node, _)| node.clone());
+            remote_prefixes.add(prefix, (place, party), name);
+        }
     }
 
     /// What the coordinator says of a workload counts only for this node and these addresses.
     fn admits(&self, spec: &WorkloadSpec, local: &LocalWorkload) -> Option<Party> {
-        let same = spec.node == self.node && spec.addresses == local.addresses;
+        let same =
+            spec.node == self.node && spec.addresses == local.addresses && spec.prefixes == local.prefixes;
         same.then_some(Party { identity: spec.identity, quarantined: spec.quarantined })
     }
 
@@ -200,23 +224,70 @@ impl Tables {
         self.locals.get(slot.0)?.as_ref()
     }
 
-    /// The workload of this node that has an address.
+    /// The workload of this node that has an address, or behind which it lies.
     pub fn local_at(&self, address: IpAddr) -> Option<(Slot, &Local)> {
-        let slot = *self.local_addresses.get(&address)?;
+        let behind = || Some(*self.local_prefixes.find(address)?.1.first()?);
+        let slot = self.local_addresses.get(&address).copied().or_else(behind)?;
         Some((slot, self.local(slot)?))
+    }
+
+    /// Whether a packet with this source may come from a workload.
+    pub fn is_source_of(&self, slot: Slot, local: &Local, address: IpAddr) -> bool {
+        local.workload.addresses.contains(&address)
+            || !local.workload.prefixes.is_empty()
+                && self.local_at(address).is_some_and(|(own, _)| own == slot)
+    }
+
+    /// The peers that are gateways beside others.
+    pub fn shared_gateways(&self) -> HashSet<usize> {
+        self.remote_prefixes.shared().map(|(place, _)| *place).collect()
     }
 
     /// Where an address is, and who is there.
     pub fn find(&self, now: Instant, address: IpAddr) -> Result<(Place, Party), Cause> {
-        if let Some((slot, local)) = self.local_at(address) {
-            return Ok((Place::Local(slot), local.party().ok_or(Cause::NotAdmitted)?));
-        }
         if let Some(&(place, party)) = self.remote_addresses.get(&address) {
             return Ok((Place::Peer(place), party));
         }
-        let vouched = self.vouched.get(&address).filter(|vouched| vouched.until > now);
-        let vouched = vouched.ok_or(Cause::UnknownAddress)?;
-        Ok((Place::Peer(vouched.peer), Party { identity: vouched.identity, quarantined: false }))
+        if let Some(slot) = self.local_addresses.get(&address) {
+            return self.at_home(*slot);
+        }
+        if let Some(vouched) = self.vouched.get(&address).filter(|vouched| vouched.until > now) {
+            return Ok((Place::Peer(vouched.peer), Party { identity: vouched.identity, quarantined: false }));
+        }
+        let local = self.local_prefixes.find(address);
+        let remote = self.remote_prefixes.find(address);
+        match (local, remote) {
+            // What is behind this node needs no other.
+            (Some((own, slots)), _) if remote.is_none_or(|(other, _)| own >= other) => {
+                self.at_home(*slots.first().ok_or(Cause::UnknownAddress)?)
+            }
+            (_, Some((_, gateways))) => {
+                let (place, party) =
+                    first_up(gateways, &self.down, |(place, _)| *place).ok_or(Cause::UnknownAddress)?;
+                Ok((Place::Peer(place), party))
+            }
+            _ => Err(Cause::UnknownAddress),
+        }
+    }
+
+    fn at_home(&self, slot: Slot) -> Result<(Place, Party), Cause> {
+        let local = self.local(slot).ok_or(Cause::UnknownAddress)?;
+        Ok((Place::Local(slot), local.party().ok_or(Cause::NotAdmitted)?))
+    }
+
+    /// Who sends from an address, if it is one of a peer's.
+    pub fn sender(&self, now: Instant, peer: usize, address: IpAddr) -> Result<Party, Cause> {
+        if self.peer_owns(peer, address) {
+            let (place, party) = self.find(now, address)?;
+            return match place {
+                Place::Peer(own) if own == peer => Ok(party),
+                _ => Err(Cause::SpoofedByPeer),
+            };
+        }
+        // Any gateway of a prefix may be the one that its machines send by.
+        let gateways = self.remote_prefixes.find(address).map_or(&[][..], |(_, gateways)| gateways);
+        let own = gateways.iter().find(|(place, _)| *place == peer);
+        own.map(|(_, party)| *party).ok_or(Cause::SpoofedByPeer)
     }
 
     /// Whether the coordinator gave a peer the prefix that an address is of.

@@ -130,7 +130,7 @@ impl Internet {
                 links.add_address("eth0", own, length).await?;
                 // A literal of either family is a prefix.
                 let all = everywhere(own).parse().expect("the default route is a prefix");
-                links.add_route("eth0", all, Some(router)).await?;
+                links.add_route("eth0", all, Some(router), None).await?;
             }
             Ok(())
         })?;
@@ -179,7 +179,7 @@ impl Internet {
             links.add_address("eth0", address(2).into(), 24).await?;
             // A literal is a prefix.
             let all = "0.0.0.0/0".parse().expect("the default route is a prefix");
-            links.add_route("eth0", all, Some(address(1).into())).await
+            links.add_route("eth0", all, Some(address(1).into()), None).await
         })?;
         gateway.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
         nft(

@@ -220,6 +220,9 @@ pub struct Workload {
     /// Its addresses.
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
+    /// The prefixes behind it, if it is a gateway's route.
+    #[schema(value_type = Vec<String>)]
+    pub prefixes: Vec<IpNet>,
     /// Its labels, verified ones included.
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub labels: Labels,
@@ -232,6 +235,60 @@ pub struct Workload {
     pub refused: Vec<String>,
     /// What its node has measured; nothing for a process that no container runtime runs.
     pub measurement: Option<Measured>,
+}
+
+/// A prefix behind a gateway.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Route {
+    /// The network whose workloads reach it.
+    #[schema(value_type = String)]
+    pub network: NetworkName,
+    /// The prefix.
+    #[schema(value_type = String)]
+    pub prefix: IpNet,
+    /// The gateway.
+    #[schema(value_type = String)]
+    pub node: NodeName,
+    /// The workload that stands for what is behind it; none while nobody advertises it.
+    #[schema(value_type = Option<String>)]
+    pub workload: Option<WorkloadId>,
+    /// The labels of all machines there.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub labels: Labels,
+    /// Whether somebody has approved it by hand.
+    pub approved_by_hand: bool,
+    /// How far it has come.
+    pub state: RouteState,
+    /// Why it is not open.
+    pub reasons: Vec<String>,
+}
+
+/// How far a route has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteState {
+    /// It is used, as far as policy allows.
+    Open,
+    /// It waits for approval.
+    Waiting,
+    /// It is approved, and its node does not advertise it.
+    NotAdvertised,
+}
+
+/// An approval of a route, or its end.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApproveRoute {
+    /// The network; may be left out if it is plain which.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub network: Option<NetworkName>,
+    /// The prefix.
+    #[schema(value_type = String)]
+    pub prefix: IpNet,
+    /// The gateway.
+    #[schema(value_type = String)]
+    pub node: NodeName,
 }
 
 /// What a node has measured of a workload.

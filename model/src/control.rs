@@ -17,6 +17,7 @@ use crate::{
     relay::{RelayNumber, RelaySpec},
     view::{Change, Digest, Shadow},
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fmt,
@@ -204,6 +205,9 @@ pub struct WorkloadReport {
     pub labels: Labels,
     /// Its addresses, out of the node's blocks.
     pub addresses: Vec<IpAddr>,
+    /// The prefixes behind it, if it is a gateway's route.
+    #[serde(default)]
+    pub prefixes: Vec<IpNet>,
     /// What its owner declares about who may reach it.
     #[serde(default)]
     pub accepts: Vec<AcceptFrom>,

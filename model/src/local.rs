@@ -39,6 +39,22 @@ pub struct Attach {
     pub owner: Option<u32>,
 }
 
+/// Prefixes behind a node, to be offered as a route.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Advertise {
+    /// The network whose workloads are to reach them.
+    pub network: NetworkName,
+    /// The prefixes.
+    pub prefixes: Vec<IpNet>,
+    /// The labels of all machines there.
+    #[serde(default)]
+    pub labels: Labels,
+    /// What people call it; the workload's id if it is left out.
+    #[serde(default)]
+    pub name: Option<WorkloadName>,
+}
+
 /// What is said of a container by whoever places it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -176,6 +192,9 @@ pub struct LocalWorkload {
     pub labels: Labels,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The prefixes behind it, if it is a route.
+    #[serde(default)]
+    pub prefixes: Vec<IpNet>,
     /// Its interface in its namespace.
     pub interface: String,
     /// Its namespace.

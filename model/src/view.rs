@@ -65,6 +65,8 @@ pub struct WorkloadSpec {
     pub node: NodeName,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The prefixes behind it, if it is a gateway's route.
+    pub prefixes: Vec<IpNet>,
     /// What policy sees of it.
     pub identity: IdentityId,
     /// Whether it is quarantined by itself.
@@ -318,6 +320,8 @@ pub struct HeldView {
     /// How many held workloads run on a node.
     on_node: HashMap<NodeKey, usize>,
     of_identity: HashMap<IdentityKey, BTreeSet<WorkloadId>>,
+    /// The prefixes behind workloads that are routes of gateways.
+    routes: BTreeMap<(NetworkName, WorkloadId), Vec<IpNet>>,
 }
 
 impl Deref for HeldView {
@@ -346,6 +350,12 @@ impl HeldView {
     /// The digest of the items.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// The prefixes behind gateways of a network that the node may meet, its own included.
+    pub fn routes(&self, network: &NetworkName) -> BTreeSet<IpNet> {
+        let own = self.routes.iter().filter(|((own, _), _)| own == network);
+        own.flat_map(|(_, prefixes)| prefixes).copied().collect()
     }
 
     /// Applies changes in their order, and gives what follows: every item that is put or dropped by them, one by one.
@@ -386,6 +396,11 @@ impl HeldView {
         if let (ItemKey::Workload(network, id), Item::Workload(spec)) = (&key, &item) {
             *self.on_node.entry((network.clone(), spec.node.clone())).or_default() += 1;
             self.of_identity.entry((network.clone(), spec.identity)).or_default().insert(id.clone());
+            if spec.prefixes.is_empty() {
+                self.routes.remove(&(network.clone(), id.clone()));
+            } else {
+                self.routes.insert((network.clone(), id.clone()), spec.prefixes.clone());
+            }
         }
         let before = self.view.items.insert(key.clone(), item);
         if let Some(before) = &before {
@@ -397,6 +412,11 @@ impl HeldView {
 
     fn drop(&mut self, key: &ItemKey, peers: &mut BTreeSet<NodeKey>, done: &mut Vec<Change>) {
         let Some(before) = self.view.items.remove(key) else { return };
+        if let (ItemKey::Workload(network, id), Item::Workload(spec)) = (key, &before)
+            && !spec.prefixes.is_empty()
+        {
+            self.routes.remove(&(network.clone(), id.clone()));
+        }
         self.gone(key, &before, false);
         note_peer(peers, key, Some(&before));
         done.push(Change::Drop(key.clone()));
@@ -464,6 +484,7 @@ mod tests {
             }
             _ => {
                 let spec = WorkloadSpec {
+                    prefixes: vec![],
                     node: node(b),
                     addresses: vec![],
                     identity: IdentityId(b % 3),
@@ -565,6 +586,7 @@ mod tests {
         let entry = crate::AclEntry { protocol: crate::Protocol::Tcp, ports: crate::PortRange::ALL };
         let acl = Acl::new(vec![entry]).with_observed(vec![entry]).with_forensics();
         let workload = WorkloadSpec {
+            prefixes: vec![],
             node: node(1),
             addresses: vec!["10.0.0.1".parse().unwrap()],
             identity: IdentityId(1),

@@ -3,12 +3,15 @@
 use crate::{Error, Netns};
 use futures::TryStreamExt;
 use ipnet::IpNet;
+use nix::errno::Errno;
 use rtnetlink::{
     Handle, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags},
         link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
+        route::RouteMessage,
+        rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
 use std::{
@@ -117,31 +120,52 @@ impl Links {
         Ok(())
     }
 
-    /// Adds a route through an interface, without or with a gateway; one that is there is replaced.
-    pub async fn add_route(&self, name: &str, to: IpNet, gateway: Option<IpAddr>) -> Result<(), Error> {
-        let index = self.index(name).await?;
-        let what = failed(format!("add a route to {to} by {name}"));
-        let routes = self.0.route();
-        match to {
-            IpNet::V4(to) => {
-                let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
-                    .destination_prefix(to.addr(), to.prefix_len())
-                    .output_interface(index);
-                if let Some(IpAddr::V4(gateway)) = gateway {
-                    message = message.gateway(gateway);
-                }
-                routes.add(message.build()).replace().execute().await.map_err(what)
-            }
-            IpNet::V6(to) => {
-                let mut message = RouteMessageBuilder::<Ipv6Addr>::new()
-                    .destination_prefix(to.addr(), to.prefix_len())
-                    .output_interface(index);
-                if let Some(IpAddr::V6(gateway)) = gateway {
-                    message = message.gateway(gateway);
-                }
-                routes.add(message.build()).replace().execute().await.map_err(what)
-            }
-        }
+    /// Adds a route through an interface, without or with a gateway, to a table or else the main one; one that is there is
+    /// replaced.
+    pub async fn add_route(
+        &self,
+        name: &str,
+        to: IpNet,
+        gateway: Option<IpAddr>,
+        table: Option<u32>,
+    ) -> Result<(), Error> {
+        let message = route(self.index(name).await?, to, gateway, table);
+        let done = self.0.route().add(message).replace().execute().await;
+        done.map_err(failed(format!("add a route to {to} by {name}")))
+    }
+
+    /// Removes such a route; it may be gone.
+    pub async fn remove_route(&self, name: &str, to: IpNet, table: Option<u32>) -> Result<(), Error> {
+        let message = route(self.index(name).await?, to, None, table);
+        let done = self.0.route().del(message).execute().await;
+        unless(done, Errno::ESRCH).map_err(failed(format!("remove the route to {to} by {name}")))
+    }
+
+    /// Has packets that come from a prefix look into a table first; among such rules the least priority goes first.
+    pub async fn add_rule(&self, from: IpNet, table: u32, priority: u32) -> Result<(), Error> {
+        let done = self.0.rule().add();
+        let done = done.table_id(table).priority(priority).action(RuleAction::ToTable);
+        let done = match from {
+            IpNet::V4(from) => done.v4().source_prefix(from.addr(), from.prefix_len()).execute().await,
+            IpNet::V6(from) => done.v6().source_prefix(from.addr(), from.prefix_len()).execute().await,
+        };
+        unless(done, Errno::EEXIST).map_err(failed(format!("add a rule for what comes from {from}")))
+    }
+
+    /// Removes such a rule; it may be gone.
+    pub async fn remove_rule(&self, from: IpNet, table: u32, priority: u32) -> Result<(), Error> {
+        let mut message = RuleMessage::default();
+        message.header.family =
+            if from.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.src_len = from.prefix_len();
+        message.header.action = RuleAction::ToTable;
+        message.attributes.extend([
+            RuleAttribute::Table(table),
+            RuleAttribute::Priority(priority),
+            RuleAttribute::Source(from.addr()),
+        ]);
+        let done = self.0.rule().del(message).execute().await;
+        unless(done, Errno::ENOENT).map_err(failed(format!("remove the rule for what comes from {from}")))
     }
 
     /// The addresses of the interfaces that are not loopback: global ones only.
@@ -164,6 +188,37 @@ impl Links {
             }
         }
         Ok(found)
+    }
+}
+
+fn route(index: u32, to: IpNet, gateway: Option<IpAddr>, table: Option<u32>) -> RouteMessage {
+    match to {
+        IpNet::V4(to) => {
+            let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(to.addr(), to.prefix_len())
+                .output_interface(index);
+            if let Some(IpAddr::V4(gateway)) = gateway {
+                message = message.gateway(gateway);
+            }
+            table.map_or(message.clone(), |table| message.table_id(table)).build()
+        }
+        IpNet::V6(to) => {
+            let mut message = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(to.addr(), to.prefix_len())
+                .output_interface(index);
+            if let Some(IpAddr::V6(gateway)) = gateway {
+                message = message.gateway(gateway);
+            }
+            table.map_or(message.clone(), |table| message.table_id(table)).build()
+        }
+    }
+}
+
+/// Takes one answer of the kernel for success.
+fn unless(done: Result<(), rtnetlink::Error>, harmless: Errno) -> Result<(), rtnetlink::Error> {
+    match done {
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -(harmless as i32) => Ok(()),
+        other => other,
     }
 }
 

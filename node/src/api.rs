@@ -12,12 +12,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, patch},
 };
+use ipnet::IpNet;
 use meshward_model::{
     NetworkName, WorkloadId,
     api::ErrorBody,
     local::{
-        Attach, AttachedContainer, ContainerKey, LocalStatus, LocalWorkload, PlaceContainer, PlacedContainer,
-        Relabel,
+        Advertise, Attach, AttachedContainer, ContainerKey, LocalStatus, LocalWorkload, PlaceContainer,
+        PlacedContainer, Relabel,
     },
 };
 use serde::Deserialize;
@@ -80,6 +81,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/workloads", get(workloads).post(attach))
         .route("/v1/containers", get(containers).post(place))
         .route("/v1/containers/{container}/{interface}", get(container).delete(remove_container))
+        .route("/v1/routes", axum::routing::post(advertise).delete(withdraw))
         .route("/v1/workloads/{id}", patch(relabel).delete(detach))
         .fallback(async || Refusal::Missing("there is no such path in the node's local API".into()))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -135,6 +137,26 @@ async fn remove_container(
 ) -> Result<StatusCode, Refusal> {
     let key = ContainerKey { container, interface };
     to_the_end(async move { node.remove_container(key).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn advertise(
+    State(node): State<Arc<Node>>,
+    wanted: Result<Json<Advertise>, JsonRejection>,
+) -> Result<(StatusCode, Json<LocalWorkload>), Refusal> {
+    let Json(wanted) = wanted.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
+    let advertised = to_the_end(async move { node.advertise(wanted).await }).await?;
+    Ok((StatusCode::CREATED, Json(advertised)))
+}
+
+#[derive(Deserialize)]
+struct OfRoute {
+    network: NetworkName,
+    prefix: IpNet,
+}
+
+async fn withdraw(State(node): State<Arc<Node>>, Query(of): Query<OfRoute>) -> Result<StatusCode, Refusal> {
+    to_the_end(async move { node.withdraw(&of.network, of.prefix).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -40,6 +40,10 @@ pub struct Attachment {
     pub measured: bool,
 }
 
+/// The first of the routing tables and the priorities of rules that are used for what is behind this host (ip-rule(8)).
+const TABLES: u32 = 0x4d57_0000;
+const RULES: u32 = 10_000;
+
 fn measured() -> bool {
     true
 }
@@ -51,6 +55,8 @@ pub enum Origin {
     /// Somebody on this machine, who names it by its path.
     #[default]
     Local,
+    /// Nobody: it is that of the daemon, and the workload stands for what is behind this host.
+    Route,
     /// Docker, by the network plugin.
     Docker {
         /// libnetwork's id of the endpoint.
@@ -166,9 +172,60 @@ impl Attachment {
     ///
     /// # Errors
     /// If the namespace is gone.
-    pub fn finish(&self) -> Result<(), meshward_netns::Error> {
+    pub fn finish(&self, routes: &[IpNet]) -> Result<(), meshward_netns::Error> {
         let name = self.interface.as_str();
-        Netns::open(&self.netns)?.links(async |links| links.no_link_local(name).await)
+        Netns::open(&self.netns)?.links(async |links| links.no_link_local(name).await)?;
+        self.change_routes(routes, &[])
+    }
+
+    /// Gives its namespace ways to prefixes by its interface, and takes others away.
+    ///
+    /// # Errors
+    /// If the namespace is gone, or the kernel refuses.
+    pub fn change_routes(&self, new: &[IpNet], gone: &[IpNet]) -> Result<(), meshward_netns::Error> {
+        let Some(netns) = self.open_netns() else { return Ok(()) };
+        let (name, table) = (self.interface.as_str(), self.table());
+        netns.links(async |links| {
+            for prefix in gone.iter().filter(|prefix| !self.report.prefixes.contains(prefix)) {
+                links.remove_route(name, *prefix, table).await?;
+            }
+            let reached = |prefix: &&IpNet| self.reaches(prefix) && !self.report.prefixes.contains(prefix);
+            for prefix in new.iter().filter(reached) {
+                links.add_route(name, *prefix, None, table).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The routing table that its routes are in: for what is behind this host one of its own, which rules by source lead to.
+    fn table(&self) -> Option<u32> {
+        let number: u32 =
+            self.interface.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0);
+        (self.origin == Origin::Route).then_some(TABLES + number)
+    }
+
+    /// From where packets come by the rules of its table, and which of these go first: longer prefixes do.
+    fn rules(&self) -> Vec<(IpNet, u32)> {
+        let own = self.report.addresses.iter().map(|address| IpNet::from(*address));
+        let behind = self.report.prefixes.iter().copied();
+        own.chain(behind)
+            .map(|from| (from, RULES + u32::from(from.max_prefix_len() - from.prefix_len())))
+            .collect()
+    }
+
+    /// Takes back the rules by which packets from behind this host find their way.
+    pub fn forget_rules(&self) {
+        let (Some(netns), Some(table)) = (self.open_netns(), self.table()) else { return };
+        let _ = netns.links(async |links| {
+            for (from, priority) in self.rules() {
+                let _ = links.remove_rule(from, table, priority).await;
+            }
+            Ok(())
+        });
+    }
+
+    fn reaches(&self, prefix: &IpNet) -> bool {
+        self.report.addresses.iter().any(|address| address.is_ipv4() == prefix.addr().is_ipv4())
     }
 
     fn configure(&self, netns: &Netns, network: &NetworkSpec) -> Result<(), meshward_netns::Error> {
@@ -182,11 +239,12 @@ impl Attachment {
                 links.add_address(name, *address, IpNet::from(*address).prefix_len()).await?;
             }
             links.set_up(name).await?;
-            for prefix in &network.prefixes {
-                let reachable = self.report.addresses.iter().any(|a| a.is_ipv4() == prefix.addr().is_ipv4());
-                if reachable {
-                    links.add_route(name, *prefix, None).await?;
-                }
+            let table = self.table();
+            for prefix in network.prefixes.iter().filter(|prefix| self.reaches(prefix)) {
+                links.add_route(name, *prefix, None, table).await?;
+            }
+            for (from, priority) in table.map(|_| self.rules()).unwrap_or_default() {
+                links.add_rule(from, table.unwrap_or_default(), priority).await?;
             }
             Ok(())
         })

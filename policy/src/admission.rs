@@ -6,6 +6,7 @@
 
 use crate::document::Policy;
 use base64::{Engine, prelude::BASE64_STANDARD};
+use ipnet::IpNet;
 use meshward_model::{
     Labels, NodeName, Selector,
     labels::{BadLabel, RESERVED_PREFIX},
@@ -196,6 +197,8 @@ pub struct Candidate<'a> {
     pub node: &'a NodeName,
     /// What its node has measured; nothing for a process that no container runtime runs.
     pub measurement: Option<&'a Measurement>,
+    /// The prefixes behind it that nobody has approved by hand.
+    pub prefixes: &'a [IpNet],
 }
 
 /// What comes out.
@@ -220,13 +223,15 @@ impl Policy {
         let in_rules = self.rules.iter().chain(&self.guardrails).flat_map(|rule| [&rule.from, &rule.to]);
         let in_triggers = self.triggers.iter().map(|trigger| &trigger.watch);
         let in_admission = self.admission.iter().map(|rule| &rule.who);
-        let mut selectors = in_rules.chain(in_triggers).chain(in_admission);
+        let in_routes = self.routes.iter().map(|rule| &rule.who);
+        let mut selectors = in_rules.chain(in_triggers).chain(in_admission).chain(in_routes);
         selectors.any(|selector| selector.requirements().any(|(key, _)| key.as_str() == NODE))
     }
 
     /// Whether a workload is judged alike by this policy and another.
     pub fn admits_like(&self, other: &Self) -> bool {
         self.admission == other.admission
+            && self.routes == other.routes
             && self.keys == other.keys
             && self.speaks_of_nodes() == other.speaks_of_nodes()
     }
@@ -249,6 +254,14 @@ impl Policy {
         for rule in self.admission.iter().filter(|rule| rule.who.matches(&labels)) {
             let objections = rule.objections(candidate.measurement, &signed);
             reasons.extend(objections.into_iter().map(|text| format!("{}: {text}", rule.name)));
+        }
+        for prefix in candidate.prefixes {
+            if !self.routes.iter().any(|rule| rule.approves(&labels, prefix)) {
+                reasons.push(format!(
+                    "the prefix {prefix} is not approved: `meshctl route approve {prefix} --node {}` does that, or a rule under `routes:` in the policy",
+                    candidate.node
+                ));
+            }
         }
         Ok(Judgement { labels, reasons })
     }
@@ -386,7 +399,8 @@ mod tests {
     ) -> Judgement {
         let node = "rack".parse().unwrap();
         let labels = labels.parse().unwrap();
-        let candidate = Candidate { labels: &labels, site: Some("dc1"), node: &node, measurement };
+        let candidate =
+            Candidate { labels: &labels, site: Some("dc1"), node: &node, measurement, prefixes: &[] };
         policy.judge(&candidate, policy.speaks_of_nodes(), |image| policy.signers(image, signatures)).unwrap()
     }
 

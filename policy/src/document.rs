@@ -3,6 +3,7 @@
 use crate::{
     admission::{AdmissionRule, Keys},
     decide::Tier,
+    routes::RouteRule,
 };
 use meshward_model::{Condition, Labels, Lasting, NetworkName, PortSpec, Selector};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,9 @@ pub struct Policy {
     /// What workloads have to be to be let in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub admission: Vec<AdmissionRule>,
+    /// Which prefixes gateways may have behind them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteRule>,
     /// Who may still reach what is quarantined. Nobody writes these: they come with quarantines.
     #[serde(skip)]
     pub forensics: Vec<Rule>,
@@ -178,6 +182,7 @@ impl Policy {
             triggers: Vec::new(),
             keys: Keys::new(),
             admission: Vec::new(),
+            routes: Vec::new(),
             forensics: Vec::new(),
         }
     }

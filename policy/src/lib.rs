@@ -15,6 +15,7 @@ mod document;
 mod links;
 mod reading;
 mod review;
+mod routes;
 mod selecting;
 mod suggest;
 
@@ -26,4 +27,5 @@ pub use document::{Action, Declarations, Expect, Mode, Policy, Reaction, Rule, T
 pub use links::{LinkChange, Links, PolicyStep};
 pub use reading::{BadPolicy, MAX_SOURCE, Place, Problem, Written, read};
 pub use review::{review, review_live};
+pub use routes::RouteRule;
 pub use suggest::suggest;

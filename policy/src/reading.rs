@@ -3,7 +3,9 @@
 use crate::{
     admission::{AdmissionRule, ImagePattern, SigningKey},
     document::{Declarations, Mode, Policy, Rule, TestCase, Trigger},
+    routes::RouteRule,
 };
+use ipnet::IpNet;
 use meshward_model::{NetworkName, PortSpec, Selector, api::PolicyFile, measurement::Sha256};
 use serde::{Deserialize, Deserializer, de};
 use serde_saphyr::{Location, Spanned};
@@ -168,6 +170,17 @@ struct Document {
     keys: BTreeMap<Name, Spanned<String>>,
     #[serde(default)]
     admission: Vec<Spanned<RawAdmission>>,
+    #[serde(default)]
+    routes: Vec<Spanned<RawRoute>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRoute {
+    name: Spanned<String>,
+    #[serde(rename = "for")]
+    who: Option<Spanned<Who>>,
+    within: Vec<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -297,6 +310,10 @@ impl Reader {
             for rule in document.admission {
                 let rule = self.admission(file, &sets, &keys, rule.value, &mut written.named);
                 written.policy.admission.extend(rule);
+            }
+            for rule in document.routes {
+                let rule = self.route(file, &sets, rule.value, &mut written.named);
+                written.policy.routes.extend(rule);
             }
         }
         written.policy.keys = keys;
@@ -437,6 +454,32 @@ impl Reader {
         };
         let signed_by = signed_by.into_iter().map(|key| key.value).collect();
         Some(AdmissionRule { name: name.value, who, images: patterns, signed_by, config, privileges })
+    }
+
+    fn route(
+        &mut self,
+        file: &str,
+        sets: &Sets,
+        rule: RawRoute,
+        named: &mut HashMap<String, Place>,
+    ) -> Option<RouteRule> {
+        let RawRoute { name, who, within } = rule;
+        self.name(file, &name.value, name.defined, named);
+        let mut prefixes = Vec::new();
+        for prefix in within {
+            match prefix.value.parse::<IpNet>() {
+                Ok(prefix) => prefixes.push(prefix.trunc()),
+                Err(_) => {
+                    let text = format!("`{}` is no prefix; write one such as 10.8.0.0/16", prefix.value);
+                    self.problem(file, Some(prefix.defined), text);
+                }
+            }
+        }
+        let who = match who {
+            Some(who) => self.who(file, sets, who)?,
+            None => Selector::default(),
+        };
+        Some(RouteRule { name: name.value, who, within: prefixes })
     }
 
     fn who(&mut self, file: &str, sets: &Sets, who: Spanned<Who>) -> Option<Selector> {

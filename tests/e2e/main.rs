@@ -7,6 +7,7 @@ mod cni;
 mod datapath;
 mod demo;
 mod docker;
+mod gateways;
 mod guide;
 mod joining;
 mod nat;

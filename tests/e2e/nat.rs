@@ -220,7 +220,7 @@ fn a_running_transfer_goes_on_when_an_address_changes() {
                 links.remove_address("eth0", site.v6.into()).await?;
                 links.remove_address("eth0", site.v4.into()).await?;
                 links.add_address("eth0", new.into(), 24).await?;
-                links.add_route("eth0", "0.0.0.0/0".parse().unwrap(), Some(router.into())).await
+                links.add_route("eth0", "0.0.0.0/0".parse().unwrap(), Some(router.into()), None).await
             })
             .unwrap();
         let begun = Instant::now();

@@ -162,7 +162,9 @@ fn two_networks_with_the_same_labels_do_not_leak() {
     // Even with a route into the other network's range, nothing gets there.
     for (from, to) in [(&web, &lab_api), (&lab_web, &api)] {
         let everything = "10.0.0.0/8".parse().unwrap();
-        from.netns.links(async |links| links.add_route(&from.interface, everything, None).await).unwrap();
+        from.netns
+            .links(async |links| links.add_route(&from.interface, everything, None, None).await)
+            .unwrap();
         assert!(connect(&from.netns, to.v4(), 8080, SILENCE).is_err());
     }
     assert!(nodes[0].drops("unknown_address") > 0);

@@ -84,7 +84,7 @@ fn a_stock_wireguard_completes_a_handshake_and_exchanges_traffic() {
         links.add_address("stock0", shop.api.v6(), 128).await?;
         links.set_up("stock0").await?;
         for prefix in ["10.42.0.0/16", "fd42::/48"] {
-            links.add_route("stock0", prefix.parse().unwrap(), None).await?;
+            links.add_route("stock0", prefix.parse().unwrap(), None, None).await?;
         }
         Ok(())
     })

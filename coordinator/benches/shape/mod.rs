@@ -68,6 +68,7 @@ impl Shape {
         }));
         for server in 0..SERVERS {
             records.push(Record::Workload(WorkloadRecord {
+                prefixes: vec![],
                 id: dns_workload(server),
                 network: network(),
                 node: node(server),
@@ -170,6 +171,7 @@ pub fn node_of(tenant: u32, at: u32) -> u32 {
 fn workload(tenant: u32, app: u32, at: u32) -> WorkloadRecord {
     let on = node_of(tenant, at);
     WorkloadRecord {
+        prefixes: vec![],
         id: workload_id(tenant, app, at),
         network: network(),
         node: node(on),
@@ -186,6 +188,7 @@ fn workload(tenant: u32, app: u32, at: u32) -> WorkloadRecord {
 /// A workload that a node starts beside those that it has.
 pub fn report(node: u32, tag: &str, host: u32, labels: Labels) -> WorkloadReport {
     WorkloadReport {
+        prefixes: vec![],
         id: format!("{tag}-{node}-{host}").parse().expect("an id"),
         network: network(),
         name: "new".parse().expect("a name"),

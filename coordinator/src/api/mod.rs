@@ -8,6 +8,7 @@ mod networks;
 mod policies;
 mod quarantines;
 mod relays;
+mod routes;
 mod tokens;
 
 pub use credentials::secret;
@@ -55,6 +56,9 @@ fn described() -> OpenApiRouter<Arc<Mesh>> {
         .routes(routes!(inventory::remove_node))
         .routes(routes!(inventory::list_workloads))
         .routes(routes!(inventory::list_links))
+        .routes(routes!(routes::list))
+        .routes(routes!(routes::approve))
+        .routes(routes!(routes::disapprove))
         .routes(routes!(relays::list))
         .routes(routes!(relays::remove))
         .routes(routes!(tokens::create, tokens::list))

@@ -6,6 +6,7 @@ pub mod nodes;
 pub mod policies;
 pub mod quarantines;
 pub mod relays;
+pub mod routes;
 pub mod tokens;
 pub mod triggers;
 pub mod workloads;

@@ -72,6 +72,8 @@ pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     }
     let mut mutations: Vec<Mutation> =
         world.workload_ids_on(name).into_iter().map(|id| Mutation::Delete(RecordKey::Workload(id))).collect();
+    let approvals = world.approvals.iter().filter(|approval| approval.node == *name);
+    mutations.extend(approvals.map(|approval| Mutation::Delete(RecordKey::Approval(approval.clone()))));
     mutations.push(Mutation::Delete(RecordKey::Node(name.clone())));
     Ok(Plan { mutations, action: format!("removed node {name}"), outcome: () })
 }

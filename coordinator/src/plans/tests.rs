@@ -158,6 +158,7 @@ fn report(world: &World, node: &NodeName, id: u8, app: &str) -> Option<WorkloadR
     // Some declare who may reach them.
     let accepts = if id == 2 { vec!["app=api, port=tcp/9".parse().unwrap()] } else { vec![] };
     Some(WorkloadReport {
+        prefixes: vec![],
         accepts,
         id: format!("{node}-{id}").parse().unwrap(),
         network: shop(),
@@ -373,6 +374,7 @@ fn check_verdicts(world: &World) -> Result<(), TestCaseError> {
                 site: node.site.as_deref(),
                 node: &node.name,
                 measurement: report.measurement.as_deref(),
+                prefixes: &[],
             };
             let judged = policy.judge(&candidate, policy.speaks_of_nodes(), |_| vec![]).unwrap();
             match known {

@@ -2,12 +2,14 @@
 
 use crate::{
     mesh::{Plan, Refusal},
+    plans::routes::check_prefix,
     records::{
-        Given, IdentityRecord, ImageRecord, Mutation, NodeRecord, Record, RecordKey, RefusedRecord, Standing,
-        WorkloadRecord,
+        ApprovalRecord, Given, IdentityRecord, ImageRecord, Mutation, NodeRecord, Record, RecordKey,
+        RefusedRecord, Standing, WorkloadRecord,
     },
     world::{NetworkState, Subject, World},
 };
+use ipnet::IpNet;
 use meshward_model::{
     AcceptFrom, IdentityId, Labels, NetworkName, NodeName, WorkloadId,
     control::WorkloadReport,
@@ -30,6 +32,9 @@ const NAMED: usize = 8;
 /// The most identities without a workload that a network keeps: what comes back soon has its number again, and labels that
 /// are never seen again do not pile up.
 const MAX_IDLE: usize = 1024;
+
+/// The most prefixes of one route.
+const MAX_PREFIXES: usize = 64;
 
 /// The most images whose signatures are kept, though nothing runs that was started from them.
 const MAX_IDLE_IMAGES: usize = 1024;
@@ -72,6 +77,8 @@ struct Batch<'a> {
     images: HashMap<Sha256, Vec<ImageSignature>>,
     /// By what workloads of a network are judged.
     courts: HashMap<NetworkName, Court>,
+    /// An approval that comes or goes with the same plan.
+    approval: Option<(&'a ApprovalRecord, bool)>,
 }
 
 /// A network's policy, and what it has said of images.
@@ -107,6 +114,7 @@ impl<'a> Batch<'a> {
             addresses: HashMap::new(),
             images: HashMap::new(),
             courts: HashMap::new(),
+            approval: None,
         }
     }
 
@@ -194,12 +202,48 @@ impl<'a> Batch<'a> {
                 return Err(format!("{address} belongs to workload {other}"));
             }
         }
+        self.check_prefixes(node, state, report)?;
         report.labels.check_unreserved().map_err(|error| error.to_string())?;
         AcceptFrom::check_count(&report.accepts).map_err(|error| error.to_string())?;
         match &report.measurement {
             Some(measured) => measured.check(),
             None => Ok(()),
         }
+    }
+
+    /// Whether a node may say that these prefixes are behind it.
+    fn check_prefixes(
+        &self,
+        node: &NodeRecord,
+        network: &NetworkState,
+        report: &WorkloadReport,
+    ) -> Result<(), String> {
+        if report.prefixes.len() > MAX_PREFIXES {
+            return Err(format!("a route has at most {MAX_PREFIXES} prefixes; make several of it"));
+        }
+        for prefix in &report.prefixes {
+            check_prefix(self.world, &report.network, prefix).map_err(|refusal| refusal.to_string())?;
+            let other = network.all_standing().find(|known| {
+                known.id() != &report.id
+                    && !self.gone.contains(known.id())
+                    && known.prefixes().contains(prefix)
+                    && (*known.node() == node.name || known.report().labels != report.labels)
+            });
+            match other {
+                Some(other) if *other.node() == node.name => {
+                    return Err(format!("{prefix} is behind this node already, as workload {}", other.id()));
+                }
+                Some(other) => {
+                    return Err(format!(
+                        "{prefix} is behind node {} with other labels ({}): all gateways of a prefix give it the same",
+                        other.node(),
+                        other.report().labels
+                    ));
+                }
+                None => {}
+            }
+        }
+        Ok(())
     }
 
     /// Keeps signatures that are not known yet.
@@ -232,7 +276,15 @@ impl<'a> Batch<'a> {
         report: &WorkloadReport,
         given: Option<&Given>,
     ) -> (Labels, Vec<String>) {
-        let Self { world, images, courts, .. } = self;
+        let Self { world, images, courts, approval, .. } = self;
+        let unapproved = |prefix: &&IpNet| {
+            let record =
+                ApprovalRecord { network: report.network.clone(), node: node.name.clone(), prefix: **prefix };
+            match approval {
+                Some((changed, approved)) if **changed == record => !*approved,
+                _ => !world.approvals.contains(&record),
+            }
+        };
         let court = courts.entry(report.network.clone()).or_insert_with(|| {
             let network = world.networks.get(&report.network);
             match network {
@@ -247,8 +299,14 @@ impl<'a> Batch<'a> {
         };
         let judged = labels.and_then(|labels| {
             let measurement = report.measurement.as_deref();
-            let candidate =
-                Candidate { labels: &labels, site: node.site.as_deref(), node: &node.name, measurement };
+            let prefixes: Vec<IpNet> = report.prefixes.iter().filter(unapproved).copied().collect();
+            let candidate = Candidate {
+                labels: &labels,
+                site: node.site.as_deref(),
+                node: &node.name,
+                measurement,
+                prefixes: &prefixes,
+            };
             policy.judge(&candidate, *names_node, |image| {
                 let look = || {
                     let signatures = images.get(&image.digest).map(Vec::as_slice);
@@ -281,7 +339,15 @@ impl<'a> Batch<'a> {
         } else {
             let identity = self.identity(&network, (labels, report.accepts.clone()));
             let WorkloadReport {
-                id, network, name, labels: declared, addresses, accepts, measurement, ..
+                id,
+                network,
+                name,
+                labels: declared,
+                addresses,
+                prefixes,
+                accepts,
+                measurement,
+                ..
             } = report;
             let node = node.name.clone();
             Record::Workload(WorkloadRecord {
@@ -290,6 +356,7 @@ impl<'a> Batch<'a> {
                 node,
                 name,
                 addresses,
+                prefixes,
                 declared,
                 accepts,
                 given,
@@ -387,6 +454,21 @@ pub fn give(world: &World, ids: &[(WorkloadId, Option<Given>)]) -> Vec<Mutation>
             continue;
         };
         batch.settle(node, report, given.clone());
+    }
+    batch.mutations
+}
+
+/// Judges workloads anew, where an approval comes or goes with the same plan.
+pub fn settle_again(
+    world: &World,
+    ids: &[WorkloadId],
+    approval: Option<(&ApprovalRecord, bool)>,
+) -> Vec<Mutation> {
+    let mut batch = Batch { approval, ..Batch::new(world) };
+    for known in ids.iter().filter_map(|id| world.standing(id)) {
+        if let Some(node) = world.nodes.get(known.node()) {
+            batch.settle(node, known.report(), known.given().cloned());
+        }
     }
     batch.mutations
 }

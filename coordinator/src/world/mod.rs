@@ -14,8 +14,8 @@ pub use deltas::Deltas;
 pub use network::{NetworkState, Subject, workload_item};
 
 use crate::records::{
-    CredentialRecord, Mutation, NodeRecord, Read, Record, RecordKey, RefusedRecord, RelayRecord, Standing,
-    TokenRecord, WorkloadRecord,
+    ApprovalRecord, CredentialRecord, Mutation, NodeRecord, Read, Record, RecordKey, RefusedRecord,
+    RelayRecord, Standing, TokenRecord, WorkloadRecord,
 };
 use deltas::{Items, Telling};
 use images::Images;
@@ -40,6 +40,8 @@ pub struct World {
     pub networks: BTreeMap<NetworkName, NetworkState>,
     pub nodes: Nodes,
     pub relays: BTreeMap<NodeName, RelayRecord>,
+    /// What may be behind which node.
+    pub approvals: BTreeSet<ApprovalRecord>,
     pub tokens: BTreeMap<String, TokenRecord>,
     pub credentials: BTreeMap<String, CredentialRecord>,
     pub quarantines: Quarantines,
@@ -130,6 +132,9 @@ impl World {
             Record::Node(record) => self.put_node(record, deltas),
             Record::Relay(record) => {
                 self.relays.insert(record.name.clone(), record);
+            }
+            Record::Approval(record) => {
+                self.approvals.insert(record);
             }
             Record::Token(record) => {
                 self.tokens.insert(record.id.clone(), record);
@@ -333,6 +338,9 @@ impl World {
             }
             RecordKey::Relay(name) => {
                 self.relays.remove(name);
+            }
+            RecordKey::Approval(record) => {
+                self.approvals.remove(record);
             }
             RecordKey::Token(id) => {
                 self.tokens.remove(id);

@@ -289,6 +289,7 @@ pub fn workload_item(record: &WorkloadRecord, quarantined: bool) -> (ItemKey, It
     let spec = WorkloadSpec {
         node: record.node.clone(),
         addresses: record.addresses.clone(),
+        prefixes: record.prefixes.clone(),
         identity: record.identity,
         quarantined,
     };

@@ -29,7 +29,7 @@ use parking_lot::{Mutex, RwLock};
 use peer::{Attempt, BETWEEN_INITIATIONS, Due};
 use session::Session;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     net::SocketAddr,
     sync::{
@@ -425,6 +425,31 @@ impl Wireguard {
         }
         peer.summon();
         self.want(&peer)
+    }
+
+    /// Which of these peers do not answer, and whether handshakes are wanted with some that did not before: one that is down stays
+    /// so until it is heard.
+    pub fn watch(
+        &self,
+        now: Instant,
+        places: &HashSet<usize>,
+        before: &HashSet<usize>,
+    ) -> (HashSet<usize>, bool) {
+        let (millis, peers) = (self.millis(now), self.peers.read());
+        let (mut down, mut wanted) = (HashSet::new(), false);
+        for place in places {
+            let Some(peer) = peers.get(*place) else { continue };
+            peer.watch_closely();
+            let handshake = peer.handshake.lock();
+            if !peer.is_silent(millis, handshake.attempt.as_ref(), before.contains(place)) {
+                continue;
+            }
+            down.insert(*place);
+            let idle = handshake.attempt.is_none();
+            drop(handshake);
+            wanted |= idle && self.want(peer);
+        }
+        (down, wanted)
     }
 
     /// The peers that are to be called.

@@ -41,6 +41,10 @@ const PATIENCE: u64 = 500;
 const LONGEST_PATIENCE: u64 = KEEPALIVE + REKEY_TIMEOUT;
 /// A path that is not relayed is kept to while something has come by it in this time.
 const DIRECT_LASTS: u64 = 5_000;
+/// Who is one of several for the same is taken to be gone if an initiation had no answer for this long, and is found out to be
+/// silent sooner than others.
+const GONE: u64 = 600;
+const PATIENCE_WATCHED: u64 = 350;
 /// Who has received data and has none to send says so after this long (KEEPALIVE_TIMEOUT).
 const KEEPALIVE: u64 = 10_000;
 /// Initiations of one peer are taken this far apart (the kernel's INITIATIONS_PER_SECOND): each costs public-key cryptography.
@@ -77,6 +81,10 @@ pub(crate) struct Peer {
     spoke: AtomicU64,
     /// When something came last that was not relayed; 0: never.
     direct: AtomicU64,
+    /// When anything came last.
+    heard: AtomicU64,
+    /// Whether another stands in for it if it does not answer.
+    watched: AtomicBool,
     /// How long a packet may be on the way that it has, in bytes; 0: not known.
     reach: AtomicU16,
     /// Whether that has been found out; before, it is a guess.
@@ -195,6 +203,8 @@ impl Peer {
             keepalive: AtomicU64::new(0),
             spoke: AtomicU64::new(0),
             direct: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
             reach: AtomicU16::new(0),
             reach_is_known: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
@@ -289,9 +299,11 @@ impl Peer {
             let session_is_new = news && self.take_up(now, session, None);
             return Heard { handshake_is_due: false, session_is_new };
         };
+        self.heard.store(now.0, Relaxed);
         if self.unanswered.load(Relaxed) != 0 {
             self.unanswered.store(0, Relaxed);
-            self.patience.store(PATIENCE, Relaxed);
+            let watched = self.watched.load(Relaxed);
+            self.patience.store(if watched { PATIENCE_WATCHED } else { PATIENCE }, Relaxed);
         }
         if bytes > 0 {
             self.received.fetch_add(bytes, Relaxed);
@@ -339,6 +351,7 @@ impl Peer {
 
     /// Notes that the peer has answered from `from` to an initiation that was sent at `begun`.
     pub fn note_response(&self, now: Millis, from: SocketAddr, begun: Millis) {
+        self.heard.store(now.0, Relaxed);
         self.unanswered.store(0, Relaxed);
         let mut path = self.path.write();
         let heard = self.direct.load(Relaxed);
@@ -430,6 +443,22 @@ impl Peer {
             self.reach_is_known.store(true, Relaxed);
         }
         asks
+    }
+
+    /// Has it found out sooner that it does not answer.
+    pub fn watch_closely(&self) {
+        if !self.watched.swap(true, Relaxed) {
+            self.patience.store(PATIENCE_WATCHED, Relaxed);
+        }
+    }
+
+    /// Whether it is taken to be gone. `attempt` is that of its handshake; `before`: whether it was.
+    pub fn is_silent(&self, now: Millis, attempt: Option<&Attempt>, before: bool) -> bool {
+        let heard = self.heard.load(Relaxed);
+        match attempt {
+            Some(attempt) => heard < attempt.began.0 && (before || now.since(attempt.began) >= GONE),
+            None => before && now.since(Millis(heard)) >= DIRECT_LASTS,
+        }
     }
 
     /// Asks for a handshake; `true` if nobody had.

@@ -9,6 +9,7 @@ use crate::{
     attachment::{self, Attachment, Make, Origin},
     dataplane::Service,
 };
+use ipnet::IpNet;
 use meshward_datapath::Slot;
 use meshward_model::{
     AcceptFrom, Labels, NetworkName, WorkloadId, WorkloadName,
@@ -218,11 +219,12 @@ impl Node {
             workload.attachment.interface = name;
             workload.attachment.netns_id = Some(netns_id);
             let attachment = workload.attachment.clone();
+            let routes: Vec<IpNet> = state.view.routes(&attachment.report.network).into_iter().collect();
             if let Err(error) = self.keep_workload(&state, id) {
                 warn!(workload = %id, "the interface's name was not written down: {error:#}");
             }
             drop(state);
-            let finished = tokio::task::spawn_blocking(move || attachment.finish()).await;
+            let finished = tokio::task::spawn_blocking(move || attachment.finish(&routes)).await;
             if let Ok(Err(error)) = finished {
                 warn!(workload = %id, "the interface was not configured to the end: {error}");
             }

@@ -4,6 +4,7 @@ mod attempts;
 mod cni;
 mod containers;
 mod paths;
+mod routes;
 mod shown;
 mod triggers;
 mod workloads;
@@ -23,6 +24,7 @@ use crate::{
 };
 use anyhow::Result;
 use attempts::Attempts;
+use ipnet::IpNet;
 use meshward_daemon::member::Membership;
 use meshward_datapath::{Endpoint, RESUME_WINDOW, Slot};
 use meshward_model::{
@@ -35,7 +37,7 @@ use meshward_model::{
     relay::{RelayNumber, RelaySpec},
 };
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::AtomicU8},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -83,6 +85,8 @@ pub struct Node {
     pub relays: watch::Sender<Arc<Vec<RelaySpec>>>,
     /// Those by which this node can be reached.
     pub homes: watch::Sender<Vec<RelayNumber>>,
+    /// Held while routes of workloads are changed.
+    routing: Arc<Mutex<()>>,
     /// Whether others reach this node directly, as far as is known.
     reach: AtomicU8,
 }
@@ -121,6 +125,8 @@ struct Running {
     allocator: Allocator,
     /// How the endpoint is seen.
     reflexive: Vec<SocketAddr>,
+    /// The prefixes behind gateways, to which the workloads have ways.
+    routes: BTreeSet<IpNet>,
 }
 
 struct Workload {
@@ -161,6 +167,7 @@ impl Node {
             relay_lost: Notify::new(),
             relays: watch::Sender::new(Arc::new(relays)),
             homes: watch::Sender::new(vec![RelayNumber::COORDINATOR]),
+            routing: Arc::default(),
             reach: AtomicU8::new(0),
         };
         let networks: Vec<NetworkName> = state.view.networks().map(|(name, _)| name.clone()).collect();
@@ -202,8 +209,14 @@ impl Node {
         let service = self.data_plane.serve(network, endpoint, sockets)?;
         info!(%network, %port, "endpoint started");
         service.endpoint.set_stun_servers(&state.stun);
-        let running =
-            Running { service, public_key, port, allocator: Allocator::default(), reflexive: vec![] };
+        let running = Running {
+            service,
+            public_key,
+            port,
+            allocator: Allocator::default(),
+            reflexive: vec![],
+            routes: state.view.routes(network),
+        };
         state.endpoints.insert(network.clone(), running);
         Ok(())
     }
@@ -275,6 +288,7 @@ impl Node {
                 if !member {
                     self.stop_endpoint(&mut state, &network).await;
                 }
+                self.spread_routes(&mut state, &network);
             }
         }
         let started = self.start_missing_endpoints(&mut state).await;
@@ -436,6 +450,7 @@ fn show(state: &State, workload: &Workload) -> Shown {
         network: report.network.clone(),
         labels: report.labels.clone(),
         addresses: report.addresses.clone(),
+        prefixes: report.prefixes.clone(),
         interface: interface.clone(),
         netns: netns.clone(),
         measured: report.measurement.as_deref().map(Measured::from),

@@ -75,6 +75,7 @@ impl Node {
             None => name_of(&id),
         };
         let report = WorkloadReport {
+            prefixes: vec![],
             labels: wanted.labels,
             accepts: wanted.accepts,
             ..report(id, network, name, addresses)
@@ -122,7 +123,10 @@ impl Node {
     ) -> Result<(), Refusal> {
         let network = attachment.report.network.clone();
         let gone = || Refusal::Failed(format!("the endpoint of {network} does not run"));
-        let spec = state.view.network(&network).cloned().ok_or_else(gone)?;
+        let mut spec = state.view.network(&network).cloned().ok_or_else(gone)?;
+        // The workload needs ways to what is behind gateways, too.
+        let routes = state.view.routes(&network).into_iter();
+        spec.prefixes.extend(routes.filter(|route| !attachment.report.prefixes.contains(route)));
         let service = state.endpoints.get(&network).ok_or_else(gone)?.service.clone();
         let opening = attachment.clone();
         let wanted = Offloads::without(&self.config.disable_offloads);
@@ -131,8 +135,12 @@ impl Node {
             .map_err(|panic| Refusal::Failed(panic.to_string()))?
             .map_err(|error| Refusal::Failed(error.to_string()))?;
         let report = &attachment.report;
-        let local =
-            LocalWorkload { id: report.id.clone(), addresses: report.addresses.clone(), vouched: None };
+        let local = LocalWorkload {
+            id: report.id.clone(),
+            addresses: report.addresses.clone(),
+            prefixes: report.prefixes.clone(),
+            vouched: None,
+        };
         let slot = self.data_plane.attach(&service, local, tun);
         if attachment.held_until.is_some() {
             service.endpoint.hold(slot, true);
@@ -142,7 +150,7 @@ impl Node {
         Ok(())
     }
 
-    async fn wait_admitted(&self, id: &WorkloadId) -> Result<Shown, Refusal> {
+    pub(super) async fn wait_admitted(&self, id: &WorkloadId) -> Result<Shown, Refusal> {
         let begun = tokio::time::Instant::now();
         loop {
             let changed = self.admission.notified();
@@ -233,6 +241,10 @@ impl Node {
         {
             attachment::close(tun);
         }
+        if workload.attachment.origin == Origin::Route {
+            let attachment = workload.attachment.clone();
+            let _ = tokio::task::spawn_blocking(move || attachment.forget_rules()).await;
+        }
         self.folder.forget_workload(id);
         self.admission.notify_waiters();
         true
@@ -305,6 +317,7 @@ pub(super) fn report(
     addresses: Vec<IpAddr>,
 ) -> WorkloadReport {
     WorkloadReport {
+        prefixes: vec![],
         id,
         network: network.clone(),
         name,

@@ -1,0 +1,179 @@
+//! Routes: prefixes behind gateways, and who has approved them.
+
+use super::workloads::settle_again;
+use crate::{
+    mesh::{Plan, Refusal},
+    records::{ApprovalRecord, Mutation, Record, Standing},
+    world::World,
+};
+use ipnet::IpNet;
+use meshward_model::{
+    NetworkName, WorkloadId,
+    api::{ApproveRoute, Route, RouteState},
+};
+
+/// The routes that there are, and prefixes that are approved though nobody has them.
+pub fn list(world: &World) -> Vec<Route> {
+    let mut routes: Vec<Route> = Vec::new();
+    for network in world.networks.values() {
+        for known in network.all_standing().filter(|known| !known.prefixes().is_empty()) {
+            routes.extend(known.prefixes().iter().map(|prefix| describe(world, known, prefix)));
+        }
+    }
+    for approval in &world.approvals {
+        let there = |route: &Route| {
+            (&route.network, &route.node, &route.prefix)
+                == (&approval.network, &approval.node, &approval.prefix)
+        };
+        if !routes.iter().any(there) {
+            routes.push(Route {
+                network: approval.network.clone(),
+                prefix: approval.prefix,
+                node: approval.node.clone(),
+                workload: None,
+                labels: Default::default(),
+                approved_by_hand: true,
+                state: RouteState::NotAdvertised,
+                reasons: vec![],
+            });
+        }
+    }
+    routes.sort_unstable_by(|a, b| (&a.network, a.prefix, &a.node).cmp(&(&b.network, b.prefix, &b.node)));
+    routes
+}
+
+fn describe(world: &World, known: Standing<'_>, prefix: &IpNet) -> Route {
+    let (labels, reasons) = match known {
+        Standing::Admitted(record) => {
+            let network = world.networks.get(&record.network);
+            let identity = network.and_then(|network| network.identities.get(&record.identity));
+            (identity.map_or(record.declared.clone(), |identity| identity.labels.clone()), vec![])
+        }
+        Standing::Refused(record) => (record.report.labels.clone(), record.reasons.clone()),
+    };
+    let approval =
+        ApprovalRecord { network: known.network().clone(), node: known.node().clone(), prefix: *prefix };
+    Route {
+        network: approval.network.clone(),
+        prefix: *prefix,
+        node: approval.node.clone(),
+        workload: Some(known.id().clone()),
+        labels,
+        approved_by_hand: world.approvals.contains(&approval),
+        state: if reasons.is_empty() { RouteState::Open } else { RouteState::Waiting },
+        reasons,
+    }
+}
+
+/// Approves a prefix behind a node, before or after the node advertises it.
+pub fn approve(world: &World, wanted: &ApproveRoute) -> Result<Plan<Route>, Refusal> {
+    let approval = find(world, wanted)?;
+    check_prefix(world, &approval.network, &approval.prefix)?;
+    let mut mutations = vec![];
+    if !world.approvals.contains(&approval) {
+        mutations.push(Mutation::Put(Record::Approval(approval.clone())));
+    }
+    change(world, wanted, approval, mutations, true)
+}
+
+/// Takes an approval back: links through the route are cut, unless the policy approves it.
+pub fn disapprove(world: &World, wanted: &ApproveRoute) -> Result<Plan<Route>, Refusal> {
+    let approval = find(world, wanted)?;
+    if !world.approvals.contains(&approval) {
+        return Err(Refusal::Missing(format!(
+            "{} behind {} was not approved by hand; `meshctl route list` shows what is",
+            wanted.prefix, wanted.node
+        )));
+    }
+    let delete = Mutation::Delete(Record::Approval(approval.clone()).key());
+    change(world, wanted, approval, vec![delete], false)
+}
+
+fn change(
+    world: &World,
+    wanted: &ApproveRoute,
+    approval: ApprovalRecord,
+    mut mutations: Vec<Mutation>,
+    approved: bool,
+) -> Result<Plan<Route>, Refusal> {
+    let network = &world.networks[&approval.network];
+    let behind: Vec<WorkloadId> = network
+        .all_standing()
+        .filter(|known| *known.node() == approval.node && known.prefixes().contains(&approval.prefix))
+        .map(|known| known.id().clone())
+        .collect();
+    if !mutations.is_empty() {
+        mutations.extend(settle_again(world, &behind, Some((&approval, approved))));
+    }
+    let refused = |mutation: &Mutation| match mutation {
+        Mutation::Put(Record::Refused(record)) => Some(record.reasons.clone()),
+        _ => None,
+    };
+    let mut route = Route {
+        network: approval.network.clone(),
+        prefix: approval.prefix,
+        node: approval.node.clone(),
+        workload: behind.first().cloned(),
+        labels: Default::default(),
+        approved_by_hand: approved,
+        state: if behind.is_empty() { RouteState::NotAdvertised } else { RouteState::Open },
+        reasons: mutations.iter().filter_map(refused).flatten().collect(),
+    };
+    if let Some(known) = behind.first().and_then(|id| world.standing(id)) {
+        route.labels = known.report().labels;
+    }
+    if !route.reasons.is_empty() {
+        route.state = RouteState::Waiting;
+    }
+    let verb = if approved { "approved" } else { "disapproved" };
+    let action = match mutations.is_empty() {
+        true => String::new(),
+        false => {
+            format!("{verb} {} behind node {} in network {}", wanted.prefix, wanted.node, approval.network)
+        }
+    };
+    Ok(Plan { mutations, action, outcome: route })
+}
+
+fn find(world: &World, wanted: &ApproveRoute) -> Result<ApprovalRecord, Refusal> {
+    if !world.nodes.contains_key(&wanted.node) {
+        let text = format!("there is no node `{}`; `meshctl nodes` shows them", wanted.node);
+        return Err(Refusal::Missing(text));
+    }
+    let prefix = wanted.prefix.trunc();
+    let network = match &wanted.network {
+        Some(name) => super::networks::find(world, name)?.record.name.clone(),
+        None => only_network(world, wanted, &prefix)?,
+    };
+    Ok(ApprovalRecord { network, node: wanted.node.clone(), prefix })
+}
+
+/// The network in which the node advertises the prefix, or the only one.
+fn only_network(world: &World, wanted: &ApproveRoute, prefix: &IpNet) -> Result<NetworkName, Refusal> {
+    let has = |known: Standing<'_>| *known.node() == wanted.node && known.prefixes().contains(prefix);
+    let advertised = world.networks.iter().filter(|(_, network)| network.all_standing().any(has));
+    let mut names: Vec<&NetworkName> = advertised.map(|(name, _)| name).collect();
+    if names.is_empty() {
+        names = world.networks.keys().collect();
+    }
+    match names[..] {
+        [only] => Ok(only.clone()),
+        _ => {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            Err(Refusal::Invalid(format!("say which network with --network: {}", names.join(", "))))
+        }
+    }
+}
+
+/// Whether a prefix may be behind a gateway of a network: nothing of the network itself may.
+pub fn check_prefix(world: &World, network: &NetworkName, prefix: &IpNet) -> Result<(), Refusal> {
+    let Some(network) = world.networks.get(network) else { return Ok(()) };
+    let overlaps = |own: &&IpNet| own.contains(prefix) || prefix.contains(*own);
+    match network.record.prefixes.iter().find(overlaps) {
+        Some(own) => Err(Refusal::Invalid(format!(
+            "{prefix} overlaps with {own}, which is network {} itself: name the prefixes behind the gateway",
+            network.record.name
+        ))),
+        None => Ok(()),
+    }
+}

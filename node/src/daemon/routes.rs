@@ -1,0 +1,171 @@
+//! Routes: prefixes behind this node, and those behind others, to which the workloads here need a way.
+
+use super::{
+    Node, Refusal, State,
+    workloads::{report, served},
+};
+use crate::attachment::{self, Attachment, Origin};
+use ipnet::IpNet;
+use meshward_model::{
+    NetworkName,
+    local::{Advertise, LocalWorkload as Shown},
+    view::NetworkSpec,
+};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+use tracing::{info, warn};
+
+/// The daemon's own namespace.
+const HERE: &str = "/proc/self/ns/net";
+
+impl Node {
+    /// Offers prefixes behind this node as a route: as a workload whose addresses they are. It is used once it is approved.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then nothing is left of it.
+    pub async fn advertise(&self, wanted: Advertise) -> Result<Shown, Refusal> {
+        let invalid = |error: &dyn std::fmt::Display| Refusal::Invalid(error.to_string());
+        wanted.labels.check_unreserved().map_err(|error| invalid(&error))?;
+        let prefixes: BTreeSet<IpNet> = wanted.prefixes.iter().map(IpNet::trunc).collect();
+        if prefixes.is_empty() {
+            return Err(Refusal::Invalid("name at least one prefix".into()));
+        }
+        check_forwarding(&prefixes)?;
+        let id = {
+            let mut state = self.state.lock().await;
+            let spec = served(&state, &wanted.network)?.clone();
+            check_prefixes(&state, &wanted.network, &spec, &prefixes)?;
+            let (netns, netns_id) =
+                attachment::netns_of(Path::new(HERE)).map_err(|error| Refusal::Failed(error.to_string()))?;
+            let interface =
+                attachment::free_interface(&netns).map_err(|error| Refusal::Failed(error.to_string()))?;
+            let addresses = self.allocate(&mut state, &wanted.network, &spec.blocks)?;
+            let id = attachment::new_id();
+            let name = wanted.name.unwrap_or_else(|| super::workloads::name_of(&id));
+            let report = meshward_model::control::WorkloadReport {
+                labels: wanted.labels,
+                prefixes: prefixes.into_iter().collect(),
+                ..report(id.clone(), &wanted.network, name, addresses)
+            };
+            let attachment = Attachment {
+                report: report.clone(),
+                netns: PathBuf::from(HERE),
+                netns_id: Some(netns_id),
+                owner: None,
+                interface,
+                held_until: None,
+                origin: Origin::Route,
+                measured: true,
+            };
+            self.open(&mut state, attachment).await?;
+            self.keep_or_drop(&mut state, &id).await?;
+            info!(workload = %id, network = %report.network, prefixes = ?report.prefixes, labels = %report.labels,
+                "route advertised");
+            self.announce(&mut state, &report);
+            id
+        };
+        let shown = self.wait_admitted(&id).await?;
+        // What waits for approval stays; what the coordinator cannot take at all goes.
+        let refused =
+            self.state.lock().await.workloads.get(&id).and_then(|workload| workload.refused.clone());
+        if let Some(reason) = refused {
+            self.detach(&id).await?;
+            return Err(Refusal::Invalid(format!("the coordinator refused the route: {reason}")));
+        }
+        Ok(shown)
+    }
+
+    /// Takes a route back.
+    ///
+    /// # Errors
+    /// [`Refusal::Missing`] if there is none with this prefix.
+    pub async fn withdraw(&self, network: &NetworkName, prefix: IpNet) -> Result<(), Refusal> {
+        let prefix = prefix.trunc();
+        let found = self.find(|attachment| {
+            attachment.report.network == *network && attachment.report.prefixes.contains(&prefix)
+        });
+        let Some((attachment, _)) = found.await else {
+            return Err(Refusal::Missing(format!(
+                "this node does not advertise {prefix} in network {network}; `meshctl attached` shows what it does"
+            )));
+        };
+        self.detach(&attachment.id).await
+    }
+
+    /// Gives the workloads of a network ways to the prefixes behind gateways that have come, and takes those that are gone.
+    pub(super) fn spread_routes(&self, state: &mut State, network: &NetworkName) {
+        let routes = state.view.routes(network);
+        let Some(running) = state.endpoints.get_mut(network) else { return };
+        if running.routes == routes {
+            return;
+        }
+        let gone: Vec<IpNet> = running.routes.difference(&routes).copied().collect();
+        let new: Vec<IpNet> = routes.difference(&running.routes).copied().collect();
+        running.routes = routes;
+        let own = state.workloads.values().map(|workload| &workload.attachment);
+        let own: Vec<Attachment> = own
+            .filter(|attachment| attachment.report.network == *network && attachment.is_placed())
+            .cloned()
+            .collect();
+        info!(%network, ?new, ?gone, workloads = own.len(), "routes behind gateways");
+        let order = self.routing.clone();
+        tokio::spawn(async move {
+            // One change after the other.
+            let _turn = order.lock().await;
+            let done = tokio::task::spawn_blocking(move || {
+                for attachment in own {
+                    if let Err(error) = attachment.change_routes(&new, &gone) {
+                        warn!(workload = %attachment.report.id, "its routes are not as they should be: {error}");
+                    }
+                }
+            });
+            let _ = done.await;
+        });
+    }
+}
+
+/// Packets for what is behind this host come out of an interface, and have to go on.
+fn check_forwarding(prefixes: &BTreeSet<IpNet>) -> Result<(), Refusal> {
+    for (v6, file, setting) in [
+        (false, "/proc/sys/net/ipv4/ip_forward", "net.ipv4.ip_forward"),
+        (true, "/proc/sys/net/ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding"),
+    ] {
+        let needed = prefixes.iter().any(|prefix| prefix.addr().is_ipv6() == v6);
+        let is_on = || fs::read_to_string(file).is_ok_and(|text| text.trim() != "0");
+        if needed && !is_on() {
+            return Err(Refusal::Invalid(format!(
+                "this host does not forward packets, so nothing would get behind it; turn it on: sysctl -w {setting}=1"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_prefixes(
+    state: &State,
+    network: &NetworkName,
+    spec: &NetworkSpec,
+    prefixes: &BTreeSet<IpNet>,
+) -> Result<(), Refusal> {
+    for prefix in prefixes {
+        let overlaps = |own: &&IpNet| own.contains(prefix) || prefix.contains(*own);
+        if let Some(own) = spec.prefixes.iter().find(overlaps) {
+            return Err(Refusal::Invalid(format!(
+                "{prefix} overlaps with {own}, which is network {network} itself: name the prefixes behind this host"
+            )));
+        }
+        let same = |attachment: &&Attachment| {
+            attachment.report.network == *network && attachment.report.prefixes.contains(prefix)
+        };
+        if let Some(other) = state.workloads.values().map(|workload| &workload.attachment).find(same) {
+            return Err(Refusal::Invalid(format!(
+                "{prefix} is advertised already, as workload {}; take it back first: meshctl route withdraw {prefix}",
+                other.report.id
+            )));
+        }
+    }
+    Ok(())
+}
