@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use meshward_model::{
-    AcceptFrom, LabelKey, Labels, NetworkName, NodeName, PortSpec, Revision, Selector, WorkloadId,
+    AcceptFrom, LabelKey, Labels, NetworkName, NodeName, PortSpec, PublicKey, Revision, Selector, WorkloadId,
     WorkloadName, local::DEFAULT_SOCKET,
 };
 use std::{path::PathBuf, str::FromStr, time::Duration};
@@ -68,6 +68,12 @@ pub enum Command {
     /// Routes to machines behind gateways, which run no daemon of ours
     #[command(subcommand)]
     Route(Route),
+    /// Devices: machines with a stock WireGuard, which join by a node
+    #[command(subcommand)]
+    Device(Device),
+    /// The keys of endpoints
+    #[command(subcommand)]
+    Keys(Keys),
     /// List the workloads
     Workloads {
         /// Only those of this network
@@ -248,6 +254,58 @@ pub struct RouteOf {
     /// The network, if there are several
     #[arg(long)]
     pub network: Option<NetworkName>,
+}
+
+#[derive(Subcommand)]
+pub enum Device {
+    /// Take a machine in, and print its configuration for wg-quick, on a terminal as a QR code, too. Its private key is made here
+    /// and told nobody
+    Create {
+        /// What people call it
+        #[arg(long)]
+        name: WorkloadName,
+        /// The network
+        #[arg(long)]
+        network: NetworkName,
+        /// A label; may be given several times
+        #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+        /// The node by which it joins: one that it reaches directly [default: the only connected one]
+        #[arg(long, value_name = "NODE")]
+        gateway: Option<NodeName>,
+        /// The key of a device that has made one itself
+        #[arg(long, value_name = "KEY")]
+        public_key: Option<PublicKey>,
+        /// Where the device reaches the gateway [default: the first address that the coordinator knows]
+        #[arg(long, value_name = "HOST:PORT")]
+        endpoint: Option<String>,
+    },
+    /// List the devices
+    List,
+    /// Turn a device away: its key is good for nothing
+    Remove {
+        /// Its name
+        name: WorkloadName,
+        /// The network
+        #[arg(long)]
+        network: NetworkName,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Keys {
+    /// Have endpoints make other keys, without losing a packet. They do so by themselves each week
+    Rotate {
+        /// Only those of this node
+        #[arg(long)]
+        node: Option<NodeName>,
+        /// Only those of this network
+        #[arg(long)]
+        network: Option<NetworkName>,
+        /// How long the keys of before are good, for peers that are away from the coordinator
+        #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+        keep_old: Duration,
+    },
 }
 
 #[derive(Subcommand)]

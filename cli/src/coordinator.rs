@@ -2,14 +2,17 @@
 
 use crate::{
     Mistake,
-    arguments::{Common, Credential, Network, Nodes, Output, Quarantine, Relay, Role, Target, Token},
+    arguments::{Common, Credential, Keys, Network, Nodes, Output, Quarantine, Relay, Role, Target, Token},
     client::{self, Client},
     output::{bad, bytes, good, list, note_dry_run, show, whole},
 };
 use anyhow::Result;
 use meshward_model::{
     NetworkName, Selector,
-    api::{self, CreateNetwork, CreateToken, CreatedToken, QuarantineResult, QuarantineTarget},
+    api::{
+        self, CreateNetwork, CreateToken, CreatedToken, QuarantineResult, QuarantineTarget, RotateKeys,
+        RotatedKeys,
+    },
 };
 
 pub async fn token(common: &Common, verb: Token) -> Result<()> {
@@ -115,6 +118,24 @@ pub async fn nodes(common: &Common, verb: Option<Nodes>) -> Result<()> {
         {
             anstream::eprintln!("{} {node}: {problem}", bad("problem:"));
         }
+    }
+    Ok(())
+}
+
+pub async fn keys(common: &Common, verb: Keys) -> Result<()> {
+    let Keys::Rotate { node, network, keep_old } = verb;
+    let wanted = RotateKeys { node, network, keep_old_seconds: keep_old.as_secs() };
+    let rotated: RotatedKeys = Client::coordinator(common)?.post("/v1/keys/rotate", &wanted).await?;
+    if whole(common, &rotated)? {
+        return Ok(());
+    }
+    done(common, format!("{} of {} endpoints have another key", rotated.rotated, rotated.endpoints))?;
+    if !rotated.away.is_empty() {
+        anstream::eprintln!(
+            "{} {} keep theirs until they are asked again",
+            bad("away:"),
+            list(&rotated.away)
+        );
     }
     Ok(())
 }

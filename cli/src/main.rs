@@ -5,6 +5,7 @@ mod arguments;
 mod attach;
 mod client;
 mod coordinator;
+mod devices;
 mod output;
 mod policy;
 mod routes;
@@ -55,6 +56,8 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Token(verb) => coordinator::token(&common, verb).await?,
         Command::Network(verb) => coordinator::network(&common, verb).await?,
         Command::Nodes { verb } => coordinator::nodes(&common, verb).await?,
+        Command::Device(verb) => devices::device(&common, verb).await?,
+        Command::Keys(verb) => coordinator::keys(&common, verb).await?,
         Command::Route(verb) => routes::route(&common, verb).await?,
         Command::Relay(verb) => coordinator::relay(&common, verb).await?,
         Command::Workloads { network } => coordinator::workloads(&common, network).await?,

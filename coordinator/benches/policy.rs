@@ -98,10 +98,11 @@ impl Changes {
         let started = shape::report(node, "new", 200, labels(0));
         let relabelled = shape::report(node, "new", 200, labels(1));
         let id: WorkloadId = started.id.clone();
-        let (ms, deltas) = timed(world, |world| take(world, node, Report::Started(started.clone())));
+        let (ms, deltas) = timed(world, |world| take(world, node, Report::Started(started.clone().into())));
         self.start.push(ms);
         self.told.push(deltas.touched().len() as f64);
-        self.relabel.push(timed(world, |world| take(world, node, Report::Started(relabelled.clone()))).0);
+        self.relabel
+            .push(timed(world, |world| take(world, node, Report::Started(relabelled.clone().into()))).0);
         self.stop.push(timed(world, |world| take(world, node, Report::Stopped(id.clone()))).0);
         if at.is_multiple_of(10) {
             let files = [PolicyFile { name: "policy.yaml".into(), text: shape.policy(1 + at) }];

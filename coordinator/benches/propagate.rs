@@ -278,7 +278,7 @@ async fn churn(coordinator: &Coordinator, fleet: &Fleet, size: &Size) -> Result<
             // A workload lives for a second.
             let host = 201 + (at / nodes) % 40;
             let labels = shape::labels(node / NODES, at % APPS);
-            fleet.order(node, Order::Start(shape::report(node, "churn", host, labels)));
+            fleet.order(node, Order::Start(shape::report(node, "churn", host, labels).into()));
             if let Some(before) = at.checked_sub(CHURN / 2) {
                 let node = (before.wrapping_mul(7919)) % nodes;
                 let host = 201 + (before / nodes) % 40;

@@ -240,6 +240,9 @@ impl Serving {
                     for (network, peer) in session.take_calls() {
                         self.say(&FromCoordinator::Called { network, peer }).await?;
                     }
+                    for order in session.take_orders() {
+                        self.say(&order).await?;
+                    }
                     let now = Instant::now();
                     let pace = self.mesh.sessions.pace(session);
                     due = Some(if session.is_urgent() { now } else { due.unwrap_or(now + pace) });
@@ -303,7 +306,9 @@ impl Serving {
         let (author, node) = (Author::node(&self.node), self.node.clone());
         match message {
             FromNode::Enforced(revision) => session.note_enforced(revision),
-            FromNode::Started(report) => return self.take_reports(Report::Started(report), session).await,
+            FromNode::Started(report) => {
+                return self.take_reports(Report::Started(Box::new(report)), session).await;
+            }
             FromNode::Stopped(id) => return self.take_reports(Report::Stopped(id), session).await,
             FromNode::Endpoint(report) => {
                 let seen = self.from.ip();
@@ -334,7 +339,7 @@ impl Serving {
         let (mut reports, mut other) = (vec![first], None);
         while reports.len() < BATCH && other.is_none() {
             match self.messages.try_recv() {
-                Ok(FromNode::Started(report)) => reports.push(Report::Started(report)),
+                Ok(FromNode::Started(report)) => reports.push(Report::Started(Box::new(report))),
                 Ok(FromNode::Stopped(id)) => reports.push(Report::Stopped(id)),
                 Ok(message) => other = Some(message),
                 Err(_) => break,

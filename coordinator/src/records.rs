@@ -101,6 +101,9 @@ pub struct WorkloadRecord {
     /// The prefixes behind it, if it is a gateway's route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<IpNet>,
+    /// Its WireGuard key, if it is a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<PublicKey>,
     /// What its owner declared.
     pub declared: Labels,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -220,6 +223,7 @@ impl<'a> Standing<'a> {
                 labels: record.declared.clone(),
                 addresses: record.addresses.clone(),
                 prefixes: record.prefixes.clone(),
+                device: record.device,
                 accepts: record.accepts.clone(),
                 measurement: record.measurement.clone(),
                 signatures: vec![],

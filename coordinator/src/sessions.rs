@@ -5,7 +5,7 @@ use futures::future::join_all;
 use meshward_daemon::frames;
 use meshward_model::{
     NetworkName, NodeName, Revision,
-    control::{Answer, EncodedChanges, MAX_FRAME, Question},
+    control::{Answer, EncodedChanges, FromCoordinator, MAX_FRAME, Question},
 };
 use parking_lot::{Mutex, RwLock};
 use quinn::Connection;
@@ -31,6 +31,8 @@ const BACKLOG: usize = 1 << 16;
 const PACE: Duration = Duration::from_micros(200);
 /// The most calls that wait for one node; who calls, calls again.
 const MOST_CALLS: usize = 256;
+/// The most orders that wait for one node.
+const MOST_ORDERS: usize = 16;
 const LONGEST_PACE: Duration = Duration::from_secs(2);
 
 /// One node's session.
@@ -45,6 +47,8 @@ pub struct Session {
     index: u32,
     /// Who calls the node.
     calls: Mutex<Vec<(NetworkName, NodeName)>>,
+    /// What else it is to be told.
+    orders: Mutex<Vec<FromCoordinator>>,
     backlog: Mutex<Backlog>,
     enforced: watch::Sender<Revision>,
 }
@@ -128,6 +132,7 @@ impl Session {
             wake: Notify::new(),
             index,
             calls: Mutex::default(),
+            orders: Mutex::default(),
             backlog: Mutex::default(),
             enforced: watch::Sender::new(Revision(0)),
         }
@@ -155,6 +160,22 @@ impl Session {
             drop(calls);
             self.wake.notify_one();
         }
+    }
+
+    /// Has the node told something; what it has not been told yet of the same many times over gives way.
+    pub fn order(&self, message: FromCoordinator) {
+        let mut orders = self.orders.lock();
+        if orders.len() >= MOST_ORDERS {
+            orders.remove(0);
+        }
+        orders.push(message);
+        drop(orders);
+        self.wake.notify_one();
+    }
+
+    /// What the node is to be told, apart from what changes in the mesh.
+    pub fn take_orders(&self) -> Vec<FromCoordinator> {
+        std::mem::take(&mut *self.orders.lock())
     }
 
     /// Who has called since the last time.
@@ -185,7 +206,8 @@ impl Session {
         }
     }
 
-    async fn ask(&self, question: &Question) -> Option<Answer> {
+    /// Asks the node; `None` if it does not answer in time.
+    pub async fn ask(&self, question: &Question) -> Option<Answer> {
         let ask = async {
             let (mut send, mut receive) = self.connection.open_bi().await.ok()?;
             frames::send(&mut send, question).await.ok()?;

@@ -67,6 +67,8 @@ pub struct EndpointStats {
     pub links: Vec<LinkStats>,
     /// The peers.
     pub peers: Vec<(NodeName, PeerStats)>,
+    /// The devices.
+    pub devices: Vec<(WorkloadId, PeerStats)>,
 }
 
 /// One node's part in one network.
@@ -108,9 +110,53 @@ impl Endpoint {
         slot
     }
 
+    /// Adds a workload of this node that is a device: a machine with a stock WireGuard, whose interface is a session with this
+    /// endpoint, by the key of [`Self::set_device_key`].
+    ///
+    /// `seen_at`: where it was last; without that, it has to show itself.
+    pub fn add_device(
+        &self,
+        now: Instant,
+        workload: LocalWorkload,
+        key: PublicKey,
+        seen_at: Option<SocketAddr>,
+    ) -> Slot {
+        let mut tables = self.tables.write();
+        let slot = tables.add_local(workload);
+        let place = tables.make_device(slot);
+        self.wireguard.put_device(now, place, key, seen_at);
+        slot
+    }
+
+    /// Sets the key by which devices know the endpoint.
+    pub fn set_device_key(&self, secret: SecretKey) {
+        self.wireguard.set_device_key(secret);
+    }
+
+    /// The key by which devices know the endpoint.
+    pub fn device_key(&self) -> Option<PublicKey> {
+        self.wireguard.device_key()
+    }
+
+    /// Where the devices are.
+    pub fn device_addresses(&self) -> Vec<(WorkloadId, SocketAddr)> {
+        let tables = self.tables.read();
+        let peers = self.wireguard.peers.read();
+        let at = |(place, id): (usize, &WorkloadId)| Some((id.clone(), peers.get(place)?.address()?));
+        tables.devices().filter_map(at).collect()
+    }
+
+    /// Gives the endpoint another key. The one of now is good for `keep` more, so that peers that have not heard of it go on.
+    pub fn rotate(&self, now: Instant, next: SecretKey, keep: Duration) {
+        self.wireguard.rotate(now, next, keep);
+    }
+
     /// Removes a workload of this node.
     pub fn remove_local(&self, slot: Slot) {
-        self.tables.write().remove_local(slot);
+        let mut tables = self.tables.write();
+        if let Some(place) = tables.remove_local(slot) {
+            self.wireguard.remove(place);
+        }
     }
 
     /// Sets the identity that the node vouches for.
@@ -347,11 +393,16 @@ impl Endpoint {
             self.tables.read().peers().map(|(place, node)| (place, node.clone())).collect();
         let peers =
             peers.into_iter().filter_map(|(place, node)| Some((node, self.wireguard.stats(now, place)?)));
+        let devices: Vec<(usize, WorkloadId)> =
+            self.tables.read().devices().map(|(place, id)| (place, id.clone())).collect();
+        let devices =
+            devices.into_iter().filter_map(|(place, id)| Some((id, self.wireguard.stats(now, place)?)));
         EndpointStats {
             drops: self.drops.read(),
             flows: self.filter.flows(),
             links: self.filter.links(),
             peers: peers.collect(),
+            devices: devices.collect(),
         }
     }
 }

@@ -89,18 +89,24 @@ impl<'a> Round<'a> {
         let tally = Tally { packets, bytes: headers.length as u64 };
         let place = self.admit(slot, packet, &headers, tally).map_err(|cause| (cause, packets))?;
         match place {
-            Place::Local(slot) => {
-                let taken = sink.to_workload(slot, offload, Parts::new(packet, from_ref(&(0..packet.len()))));
+            Place::Local(to) if self.device_of(to).is_none() => {
+                let taken = sink.to_workload(to, offload, Parts::new(packet, from_ref(&(0..packet.len()))));
                 if taken { Ok(()) } else { Err((Cause::NotTaken, packets)) }
             }
+            Place::Local(to) => self.send_to_device(to, packet, &headers, offload, sink),
             Place::Peer(peer) => {
                 let (ecn, narrow) = (Ecn::of_packet(packet), self.narrows(peer));
                 let pieces = Pieces::new(packet, &headers, offload, narrow.map(|n| n.longest))
                     .map_err(|cause| (cause, packets))?;
                 let too_big = |mtu| too_big::is_too_big(pieces.first(), &headers, pieces.length(0), mtu);
+                let device = self.device_of(slot).is_some();
                 let mut tell = |mtu| {
-                    let answer = too_big::answer(pieces.first(), &headers, mtu);
-                    sink.to_workload(slot, Offload::None, Parts::new(&answer, from_ref(&(0..answer.len()))));
+                    // A device finds out by itself.
+                    if !device {
+                        let answer = too_big::answer(pieces.first(), &headers, mtu);
+                        let whole = 0..answer.len();
+                        sink.to_workload(slot, Offload::None, Parts::new(&answer, from_ref(&whole)));
+                    }
                 };
                 if too_big(self.tables.mtu) {
                     tell(self.tables.mtu);
@@ -116,6 +122,28 @@ impl<'a> Round<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// The place of a device among the peers.
+    fn device_of(&self, slot: Slot) -> Option<usize> {
+        self.tables.local(slot)?.device
+    }
+
+    /// Seals a packet that may pass for a device.
+    fn send_to_device(
+        &mut self,
+        slot: Slot,
+        packet: &mut [u8],
+        headers: &Headers,
+        offload: Offload,
+        sink: &mut impl Sink,
+    ) -> Result<(), (Cause, u64)> {
+        let packets = segment::count(headers, offload);
+        let place = self.device_of(slot).ok_or((Cause::NotTaken, packets))?;
+        let ecn = Ecn::of_packet(packet);
+        let pieces = Pieces::new(packet, headers, offload, None).map_err(|cause| (cause, packets))?;
+        self.send(place, &pieces, ecn, sink);
+        Ok(())
     }
 
     /// Whether a workload may send a packet, and where it then goes.
@@ -195,6 +223,9 @@ impl<'a> Round<'a> {
     pub(crate) fn release(&mut self, place: usize, mut packet: Vec<u8>, sink: &mut impl Sink) {
         let from_workload = Headers::parse(&packet).ok().filter(|_| vouch::decode(&packet).is_none());
         let Some(headers) = from_workload else { return self.send_vouch(place, &packet, sink) };
+        if let Some(slot) = self.tables.device_at(place) {
+            return self.release_to_device(slot, &mut packet, &headers, sink);
+        }
         let admitted = self
             .tables
             .local_at(headers.source)
@@ -211,6 +242,22 @@ impl<'a> Round<'a> {
             // The address has come to this node meanwhile.
             Ok(Place::Local(_)) => self.endpoint.drops.count(Cause::NoSession, 1),
             Err(cause) => self.endpoint.drops.count(cause, 1),
+        }
+    }
+
+    /// The same for a device, whoever has sent the packet.
+    fn release_to_device(&mut self, slot: Slot, packet: &mut [u8], headers: &Headers, sink: &mut impl Sink) {
+        let judge = || {
+            let (_, source) = self.tables.find(self.now, headers.source)?;
+            let local = self.tables.local(slot).ok_or(Cause::NotAdmitted)?;
+            let destination = local.party().ok_or(Cause::NotAdmitted)?;
+            let (rules, tally) = (&self.tables.rules, Tally::default());
+            self.endpoint.filter.judge(rules, self.now, packet, headers, source, destination, tally)
+        };
+        let sent = judge().map_err(|cause| (cause, 1));
+        let sent = sent.and_then(|()| self.send_to_device(slot, packet, headers, Offload::None, sink));
+        if let Err((cause, packets)) = sent {
+            self.endpoint.drops.count(cause, packets);
         }
     }
 
@@ -295,6 +342,12 @@ impl<'a> Round<'a> {
             if text.is_empty() {
                 continue;
             }
+            if let Some(slot) = self.tables.device_at(peer.slot as usize) {
+                // What a device sends is judged as what comes from any workload here.
+                *bytes += text.len() as u64;
+                self.from_workload(slot, Offload::None, &mut buffer[text], sink);
+                continue;
+            }
             match self.take(peer.slot as usize, mark, buffer, text) {
                 Ok(length) => *bytes += length as u64,
                 Err(cause) => self.endpoint.drops.count(cause, 1),
@@ -358,16 +411,28 @@ impl<'a> Round<'a> {
 
     /// Hands what has come from peers to the workloads: packets of one flow are judged together.
     pub fn deliver(&mut self, buffer: &mut [u8], sink: &mut impl Sink) {
+        let mut for_devices = Vec::new();
         for number in 0..self.lane.coalescer.count() {
             let (run, offload) = self.lane.coalescer.finish(number, buffer);
             let packet = Parts::new(buffer, &run.parts);
-            if let Err(cause) = self.route_to_workload(run.peer, &run.headers, offload, packet, sink) {
-                self.endpoint.drops.count(cause, run.parts.len() as u64);
+            match self.route_to_workload(run.peer, &run.headers, offload, packet, sink) {
+                Ok(None) => {}
+                Ok(Some(device)) => for_devices.push((device, offload, packet.to_vec())),
+                Err(cause) => self.endpoint.drops.count(cause, run.parts.len() as u64),
             }
         }
         self.lane.coalescer.clear();
+        for (slot, offload, mut packet) in for_devices {
+            let sent = Headers::parse(&packet)
+                .map_err(|_| (Cause::Malformed, 1))
+                .and_then(|headers| self.send_to_device(slot, &mut packet, &headers, offload, sink));
+            if let Err((cause, packets)) = sent {
+                self.endpoint.drops.count(cause, packets);
+            }
+        }
     }
 
+    /// Hands a packet to its workload, if it may pass; or says that it is for a device.
     fn route_to_workload(
         &self,
         peer: usize,
@@ -375,14 +440,17 @@ impl<'a> Round<'a> {
         offload: Offload,
         packet: Parts<'_>,
         sink: &mut impl Sink,
-    ) -> Result<(), Cause> {
+    ) -> Result<Option<Slot>, Cause> {
         let Self { endpoint, tables, now, .. } = self;
         let source = tables.sender(*now, peer, headers.source)?;
         let (slot, local) = tables.local_at(headers.destination).ok_or(Cause::UnknownAddress)?;
         let destination = local.party().ok_or(Cause::NotAdmitted)?;
         let (rules, tally) = (&tables.rules, Tally::default());
         endpoint.filter.judge(rules, *now, packet.first(), headers, source, destination, tally)?;
-        if sink.to_workload(slot, offload, packet) { Ok(()) } else { Err(Cause::NotTaken) }
+        if local.device.is_some() {
+            return Ok(Some(slot));
+        }
+        if sink.to_workload(slot, offload, packet) { Ok(None) } else { Err(Cause::NotTaken) }
     }
 
     /// Sends everything that was kept to leave together, and ends the round.

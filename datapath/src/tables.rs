@@ -20,6 +20,8 @@ use std::{collections::HashSet, net::IpAddr, time::Instant};
 pub(crate) struct Local {
     pub workload: LocalWorkload,
     pub admitted: Option<Party>,
+    /// Its place among the peers, if it is a device.
+    pub device: Option<usize>,
     /// Held by the node's own decision.
     pub held: bool,
 }
@@ -68,6 +70,9 @@ pub(crate) struct Tables {
     vouched: HashMap<IpAddr, Vouched>,
     peer_places: HashMap<NodeName, usize>,
     peers: Vec<Option<(NodeName, PeerSpec)>>,
+    /// Devices by their places among the peers, and places of devices that are gone.
+    devices: HashMap<usize, Slot>,
+    free_places: Vec<usize>,
 }
 
 impl Tables {
@@ -88,6 +93,8 @@ impl Tables {
             vouched: HashMap::new(),
             peer_places: HashMap::new(),
             peers: Vec::new(),
+            devices: HashMap::new(),
+            free_places: Vec::new(),
         }
     }
 
@@ -103,7 +110,7 @@ impl Tables {
         }
         self.local_ids.insert(workload.id.clone(), slot);
         let admitted = self.workloads.get(&workload.id).and_then(|spec| self.admits(spec, &workload));
-        let local = Some(Local { workload, admitted, held: false });
+        let local = Some(Local { workload, admitted, device: None, held: false });
         match self.locals.get_mut(slot.0) {
             Some(place) => *place = local,
             None => self.locals.push(local),
@@ -112,15 +119,44 @@ impl Tables {
         slot
     }
 
-    /// Removes a workload of this node.
-    pub fn remove_local(&mut self, slot: Slot) {
-        let Some(local) = self.locals.get_mut(slot.0).and_then(Option::take) else { return };
+    /// Makes a workload of this node a device, and gives its place among the peers.
+    pub fn make_device(&mut self, slot: Slot) -> usize {
+        let free = self.free_places.pop();
+        let place = free.unwrap_or_else(|| {
+            self.peers.push(None);
+            self.peers.len() - 1
+        });
+        if let Some(local) = self.locals.get_mut(slot.0).and_then(Option::as_mut) {
+            local.device = Some(place);
+        }
+        self.devices.insert(place, slot);
+        place
+    }
+
+    /// The device that is at a peer's place.
+    pub fn device_at(&self, place: usize) -> Option<Slot> {
+        if self.devices.is_empty() { None } else { self.devices.get(&place).copied() }
+    }
+
+    /// The devices, and their places among the peers.
+    pub fn devices(&self) -> impl Iterator<Item = (usize, &WorkloadId)> {
+        self.devices.iter().filter_map(|(place, slot)| Some((*place, &self.local(*slot)?.workload.id)))
+    }
+
+    /// Removes a workload of this node. If it was a device: its place among the peers.
+    pub fn remove_local(&mut self, slot: Slot) -> Option<usize> {
+        let local = self.locals.get_mut(slot.0).and_then(Option::take)?;
+        if let Some(place) = local.device {
+            self.devices.remove(&place);
+            self.free_places.push(place);
+        }
         self.local_ids.remove(&local.workload.id);
         self.local_addresses.retain(|_, own| *own != slot);
         for prefix in &local.workload.prefixes {
             self.local_prefixes.remove(*prefix, |own| *own == slot);
         }
         self.rules.begin_generation();
+        local.device
     }
 
     /// Sets the identity that the node vouches for.

@@ -208,6 +208,9 @@ pub struct WorkloadReport {
     /// The prefixes behind it, if it is a gateway's route.
     #[serde(default)]
     pub prefixes: Vec<IpNet>,
+    /// Its WireGuard key, if it is a device.
+    #[serde(default)]
+    pub device: Option<PublicKey>,
     /// What its owner declares about who may reach it.
     #[serde(default)]
     pub accepts: Vec<AcceptFrom>,
@@ -317,6 +320,13 @@ pub enum FromCoordinator {
     },
     /// These are the relays, apart from the coordinator.
     Relays(Vec<RelaySpec>),
+    /// Endpoints are to get other keys: those of these networks, or all.
+    RotateKeys {
+        /// The networks; none: all.
+        networks: Vec<NetworkName>,
+        /// How long the keys of before are good, in seconds.
+        keep_old_seconds: u64,
+    },
 }
 
 /// What the coordinator asks of a node.
@@ -328,6 +338,38 @@ pub enum Question {
     Cuts(NetworkName, Vec<(IdentityId, IdentityId, Acl)>),
     /// The flows that were begun or tried in the last so many seconds.
     Flows(NetworkName, u64),
+    /// To take a device in.
+    AddDevice(DeviceOrder),
+    /// To turn a device away.
+    RemoveDevice(WorkloadId),
+}
+
+/// A machine with a stock WireGuard that is to join by a node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceOrder {
+    /// The network.
+    pub network: NetworkName,
+    /// What people call it.
+    pub name: WorkloadName,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its key.
+    pub public_key: PublicKey,
+}
+
+/// What a device has to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceAnswer {
+    /// The workload that it is.
+    pub id: WorkloadId,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The key of the node's endpoint, for devices.
+    pub public_key: PublicKey,
+    /// What it reaches by the node.
+    pub prefixes: Vec<IpNet>,
+    /// MTU of its interface, in bytes.
+    pub mtu: u16,
 }
 
 /// The answer to a [`Question`].
@@ -339,6 +381,10 @@ pub enum Answer {
     Cuts(Vec<(WorkloadId, u64)>),
     /// To [`Question::Flows`].
     Flows(Vec<FlowSeen>),
+    /// To [`Question::AddDevice`], or why not.
+    Device(Result<DeviceAnswer, String>),
+    /// To [`Question::RemoveDevice`], or why not.
+    Removed(Result<(), String>),
 }
 
 /// Flows of one kind that a workload of the node has begun, or tried to.

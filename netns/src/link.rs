@@ -10,7 +10,7 @@ use rtnetlink::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags},
         link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
-        route::RouteMessage,
+        route::{RouteAddress, RouteAttribute, RouteMessage},
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
@@ -166,6 +166,22 @@ impl Links {
         ]);
         let done = self.0.rule().del(message).execute().await;
         unless(done, Errno::ENOENT).map_err(failed(format!("remove the rule for what comes from {from}")))
+    }
+
+    /// The IPv4 router of the default route.
+    pub async fn default_gateway(&self) -> Result<Option<Ipv4Addr>, Error> {
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let mut found = self.0.route().get(all).execute();
+        while let Some(message) = found.try_next().await.map_err(failed("read the routes".into()))? {
+            let gateway = message.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(*gateway),
+                _ => None,
+            });
+            if message.header.destination_prefix_length == 0 && gateway.is_some() {
+                return Ok(gateway);
+            }
+        }
+        Ok(None)
     }
 
     /// The addresses of the interfaces that are not loopback: global ones only.

@@ -10,7 +10,7 @@ use meshward_netns::Netns;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     thread,
 };
@@ -29,6 +29,9 @@ pub struct Attachment {
     pub owner: Option<Owner>,
     /// Its interface.
     pub interface: String,
+    /// Where it was seen last, if it is a device.
+    #[serde(default)]
+    pub seen_at: Option<SocketAddr>,
     /// Held by this node's own decision until then, in seconds since the epoch.
     #[serde(default)]
     pub held_until: Option<u64>,
@@ -55,6 +58,8 @@ pub enum Origin {
     /// Somebody on this machine, who names it by its path.
     #[default]
     Local,
+    /// Nobody: it is a device, which has none here.
+    Device,
     /// Nobody: it is that of the daemon, and the workload stands for what is behind this host.
     Route,
     /// Docker, by the network plugin.
@@ -123,7 +128,8 @@ impl Attachment {
 
     /// Whether the workload's namespace and owner are still there.
     pub fn lives(&self) -> bool {
-        self.owner.is_none_or(|owner| owner.lives()) && self.open_netns().is_some()
+        self.origin == Origin::Device
+            || self.owner.is_none_or(|owner| owner.lives()) && self.open_netns().is_some()
     }
 
     fn open_netns(&self) -> Option<Netns> {

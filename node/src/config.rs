@@ -30,6 +30,10 @@ pub struct Config {
     pub disable_offloads: Vec<Offload>,
     /// Addresses at which other nodes can reach this one, if neither its interfaces nor the coordinator see them.
     pub advertise: Vec<IpAddr>,
+    /// Whether the router is asked for ports of its own, by PCP or NAT-PMP, where this node is behind a NAT.
+    pub port_mapping: bool,
+    /// After how many seconds an endpoint gets another key; never, if this is left out.
+    pub rotate_keys_seconds: Option<u64>,
     /// STUN servers that tell how this node is seen, as `HOST:PORT`; the coordinator if there is none.
     pub stun: Vec<String>,
     /// Where Docker finds the network plugin; there is none if this is left out.
@@ -54,6 +58,8 @@ impl Default for Config {
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             disable_offloads: Vec::new(),
             advertise: Vec::new(),
+            port_mapping: true,
+            rotate_keys_seconds: Some(7 * 24 * 3600),
             stun: Vec::new(),
             docker_plugin: None,
             docker_socket: "/var/run/docker.sock".into(),

@@ -11,6 +11,7 @@ mod folder;
 mod kept_view;
 mod metrics;
 mod offloads;
+mod portmap;
 mod relayed;
 mod runtimes;
 mod session;
@@ -89,7 +90,15 @@ struct Flags {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     advertise: Vec<IpAddr>,
-    /// A STUN server that tells how this node is seen; may be given several times [default: the coordinator, port 3478]
+    /// Ask the router for ports of its own, by PCP or NAT-PMP, behind a NAT [default: true]
+    #[arg(long, value_name = "true|false")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port_mapping: Option<bool>,
+    /// After how many seconds endpoints get other keys [default: 604800]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotate_keys_seconds: Option<u64>,
+    /// A STUN server that tells how this node is seen; may be given several times [default: the coordinator, port 3478, and the relays]
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stun: Vec<String>,
@@ -207,6 +216,11 @@ async fn run(common: Common) -> Result<()> {
         let node = node.clone();
         async move { node.watch_paths().await }
     });
+    tasks.spawn({
+        let node = node.clone();
+        async move { node.watch_keys().await }
+    });
+    tasks.spawn(portmap::keep(node.clone()));
     tasks.spawn(runtimes::measure(node.clone()));
     meshward_daemon::ended().await?;
     // The interfaces stay: the next start takes them up again.

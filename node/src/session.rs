@@ -137,6 +137,9 @@ async fn take(
             }
         }
         FromCoordinator::Called { network, peer } => node.called(&network, &peer).await,
+        FromCoordinator::RotateKeys { networks, keep_old_seconds } => {
+            node.rotate_keys(&networks, Duration::from_secs(keep_old_seconds)).await?;
+        }
         FromCoordinator::Relays(relays) => node.set_relays(relays).await?,
         FromCoordinator::Refused { workload, reason } => node.refuse(&workload, reason).await,
         FromCoordinator::Renewed { certificate } => {
@@ -157,6 +160,12 @@ async fn answer_questions(node: Arc<Node>, connection: Connection) {
                 Ok(Question::Links) => Answer::Links(node.link_counts().await),
                 Ok(Question::Cuts(network, links)) => Answer::Cuts(node.count_cuts(&network, links).await),
                 Ok(Question::Flows(network, seconds)) => Answer::Flows(node.flows(&network, seconds).await),
+                Ok(Question::AddDevice(order)) => {
+                    Answer::Device(node.add_device(order).await.map_err(|refusal| refusal.to_string()))
+                }
+                Ok(Question::RemoveDevice(id)) => {
+                    Answer::Removed(node.remove_device(&id).await.map_err(|refusal| refusal.to_string()))
+                }
                 Err(_) => return,
             };
             if frames::send(&mut send, &answer).await.is_ok() {

@@ -6,6 +6,7 @@ mod cli;
 mod cni;
 mod datapath;
 mod demo;
+mod devices;
 mod docker;
 mod gateways;
 mod guide;

@@ -16,11 +16,11 @@ use std::{
 };
 
 /// A stock `wireguard-go` with a node's key and port.
-struct Stock(Child);
+pub struct Stock(Child);
 
 impl Stock {
     /// The program's control socket has a fixed path, so it runs in a mount namespace with a `/run` of its own.
-    fn start(netns: &Netns, configuration: &Path) -> Result<Self> {
+    pub fn start(netns: &Netns, configuration: &Path) -> Result<Self> {
         let start = || -> Result<Self> {
             unshare(CloneFlags::CLONE_NEWNS)?;
             let none: Option<&str> = None;

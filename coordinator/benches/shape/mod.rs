@@ -69,6 +69,7 @@ impl Shape {
         for server in 0..SERVERS {
             records.push(Record::Workload(WorkloadRecord {
                 prefixes: vec![],
+                device: None,
                 id: dns_workload(server),
                 network: network(),
                 node: node(server),
@@ -172,6 +173,7 @@ fn workload(tenant: u32, app: u32, at: u32) -> WorkloadRecord {
     let on = node_of(tenant, at);
     WorkloadRecord {
         prefixes: vec![],
+        device: None,
         id: workload_id(tenant, app, at),
         network: network(),
         node: node(on),
@@ -189,6 +191,7 @@ fn workload(tenant: u32, app: u32, at: u32) -> WorkloadRecord {
 pub fn report(node: u32, tag: &str, host: u32, labels: Labels) -> WorkloadReport {
     WorkloadReport {
         prefixes: vec![],
+        device: None,
         id: format!("{tag}-{node}-{host}").parse().expect("an id"),
         network: network(),
         name: "new".parse().expect("a name"),

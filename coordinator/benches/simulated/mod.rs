@@ -39,7 +39,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What a node is to do.
 pub enum Order {
-    Start(WorkloadReport),
+    Start(Box<WorkloadReport>),
     Stop(WorkloadId),
 }
 
@@ -306,8 +306,8 @@ impl Node {
                     let message = match order {
                         Order::Start(report) => {
                             self.started.insert(report.id.clone(), Instant::now());
-                            self.workloads.insert(report.id.clone(), report.clone());
-                            FromNode::Started(report)
+                            self.workloads.insert(report.id.clone(), (*report).clone());
+                            FromNode::Started(*report)
                         }
                         Order::Stop(id) => {
                             self.workloads.remove(&id);
@@ -372,9 +372,10 @@ impl Node {
             FromCoordinator::Refused { workload, reason } => {
                 anyhow::bail!("{workload} was refused: {reason}")
             }
-            FromCoordinator::Called { .. } | FromCoordinator::Renewed { .. } | FromCoordinator::Relays(_) => {
-                Ok(None)
-            }
+            FromCoordinator::Called { .. }
+            | FromCoordinator::Renewed { .. }
+            | FromCoordinator::Relays(_)
+            | FromCoordinator::RotateKeys { .. } => Ok(None),
         }
     }
 

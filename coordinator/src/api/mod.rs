@@ -1,8 +1,10 @@
 //! The HTTP API, version 1. Everything but the OpenAPI document wants a bearer token.
 
 mod credentials;
+mod devices;
 mod error;
 mod inventory;
+mod keys;
 mod listener;
 mod networks;
 mod policies;
@@ -56,6 +58,9 @@ fn described() -> OpenApiRouter<Arc<Mesh>> {
         .routes(routes!(inventory::remove_node))
         .routes(routes!(inventory::list_workloads))
         .routes(routes!(inventory::list_links))
+        .routes(routes!(keys::rotate))
+        .routes(routes!(devices::create, devices::list))
+        .routes(routes!(devices::remove))
         .routes(routes!(routes::list))
         .routes(routes!(routes::approve))
         .routes(routes!(routes::disapprove))

@@ -87,7 +87,11 @@ impl Mesh {
     }
 
     fn start(&mut self, node: &NodeName, reports: Vec<WorkloadReport>) -> Result<Refused, Refusal> {
-        self.report(&[(node.clone(), reports.into_iter().map(Report::Started).collect())]).remove(0)
+        self.report(&[(
+            node.clone(),
+            reports.into_iter().map(|report| Report::Started(report.into())).collect(),
+        )])
+        .remove(0)
     }
 
     fn report(&mut self, reports: &[(NodeName, Vec<Report>)]) -> Vec<Result<Refused, Refusal>> {
@@ -159,6 +163,7 @@ fn report(world: &World, node: &NodeName, id: u8, app: &str) -> Option<WorkloadR
     let accepts = if id == 2 { vec!["app=api, port=tcp/9".parse().unwrap()] } else { vec![] };
     Some(WorkloadReport {
         prefixes: vec![],
+        device: None,
         accepts,
         id: format!("{node}-{id}").parse().unwrap(),
         network: shop(),
@@ -262,7 +267,7 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
             let each = list.iter().filter_map(|(node, id, app)| {
                 let name = name(node);
                 let report = match app {
-                    Some(app) => Report::Started(report(&mesh.world, &name, *id, app)?),
+                    Some(app) => Report::Started(report(&mesh.world, &name, *id, app)?.into()),
                     None => Report::Stopped(format!("{name}-{id}").parse().unwrap()),
                 };
                 Some((name, vec![report]))
@@ -476,7 +481,7 @@ fn a_node_speaks_only_for_its_own_addresses_and_networks() {
     let refusal = |node: &NodeName, change: &dyn Fn(&mut WorkloadReport)| {
         let mut report = report(&mesh.world, node, 2, "web").unwrap();
         change(&mut report);
-        let reports = [Report::Started(report)];
+        let reports = [Report::Started(report.into())];
         let plan = workloads::take(&mesh.world, &[(node, &reports)]);
         plan.outcome[0].as_ref().unwrap().first().map(|(_, reason)| reason.clone()).unwrap_or_default()
     };

@@ -45,7 +45,7 @@ pub enum Report {
     /// All that it runs: what is not named has stopped while it was away.
     All(Vec<WorkloadReport>),
     /// A workload has started, or is other than it was.
-    Started(WorkloadReport),
+    Started(Box<WorkloadReport>),
     /// A workload has stopped.
     Stopped(WorkloadId),
 }
@@ -345,6 +345,7 @@ impl<'a> Batch<'a> {
                 labels: declared,
                 addresses,
                 prefixes,
+                device,
                 accepts,
                 measurement,
                 ..
@@ -357,6 +358,7 @@ impl<'a> Batch<'a> {
                 name,
                 addresses,
                 prefixes,
+                device,
                 declared,
                 accepts,
                 given,

@@ -73,7 +73,6 @@ pub(crate) enum Proof {
 
 /// The receiver's side: checks messages, and gives out cookies.
 pub(crate) struct Guard {
-    keys: MacKeys,
     random: SystemRandom,
     secret: [u8; 32],
     secret_since: Option<Millis>,
@@ -87,20 +86,14 @@ struct Bucket {
 }
 
 impl Guard {
-    pub fn new(own: &PublicKey) -> Self {
-        Self {
-            keys: MacKeys::of(own),
-            random: SystemRandom::new(),
-            secret: [0; 32],
-            secret_since: None,
-            sources: HashMap::new(),
-        }
+    pub fn new() -> Self {
+        Self { random: SystemRandom::new(), secret: [0; 32], secret_since: None, sources: HashMap::new() }
     }
 
-    /// Checks the MACs of an initiation or a response.
-    pub fn check(&mut self, now: Millis, from: SocketAddr, message: &[u8]) -> Proof {
+    /// Checks the MACs of an initiation or a response to the key with these.
+    pub fn check(&mut self, keys: &MacKeys, now: Millis, from: SocketAddr, message: &[u8]) -> Proof {
         let (first, second) = (message.len() - 2 * MAC, message.len() - MAC);
-        if !is_mac(&self.keys.mac1, &message[..first], &message[first..second]) {
+        if !is_mac(&keys.mac1, &message[..first], &message[first..second]) {
             return Proof::None;
         }
         let cookie = self.cookie(now, from);
@@ -112,14 +105,20 @@ impl Guard {
     }
 
     /// The reply that gives a message's sender its cookie.
-    pub fn reply(&mut self, now: Millis, from: SocketAddr, message: &[u8]) -> [u8; COOKIE_REPLY] {
+    pub fn reply(
+        &mut self,
+        keys: &MacKeys,
+        now: Millis,
+        from: SocketAddr,
+        message: &[u8],
+    ) -> [u8; COOKIE_REPLY] {
         let mut reply = [0; COOKIE_REPLY];
         set_number(&mut reply, 0, Kind::CookieReply.number());
         set_number(&mut reply, 4, number(message, 4));
         self.fill(&mut reply[8..32]);
         let mut cookie = self.cookie(now, from);
         let mac1 = &message[message.len() - 2 * MAC..message.len() - MAC];
-        let cipher = XChaCha20Poly1305::new(&self.keys.cookie.into());
+        let cipher = XChaCha20Poly1305::new(&keys.cookie.into());
         let tag = cipher.encrypt_in_place_detached(XNonce::from_slice(&reply[8..32]), mac1, &mut cookie);
         reply[32..48].copy_from_slice(&cookie);
         // XChaCha20-Poly1305 refuses only texts of 256 GiB and more.
@@ -220,34 +219,38 @@ mod tests {
 
     #[test]
     fn a_cookie_proves_the_address_that_it_was_given_to_for_two_minutes() {
-        let (mut guard, keys) = (Guard::new(&KEY), MacKeys::of(&KEY));
+        let (mut guard, keys) = (Guard::new(), MacKeys::of(&KEY));
         let (now, here) = (Millis(10), from("192.0.2.1:51820"));
         let mut message = [1; 148];
         let mac1 = keys.sign(&mut message, None);
-        assert_eq!(guard.check(now, here, &message), Proof::Key);
-        let reply = guard.reply(now, here, &message);
+        assert_eq!(guard.check(&keys, now, here, &message), Proof::Key);
+        let reply = guard.reply(&keys, now, here, &message);
         let cookie = keys.read_reply(&reply, &mac1).unwrap();
         keys.sign(&mut message, Some(&cookie));
-        assert_eq!(guard.check(now, here, &message), Proof::KeyAndAddress);
-        assert_eq!(guard.check(now, from("192.0.2.2:51820"), &message), Proof::Key, "another address");
-        assert_eq!(guard.check(Millis(now.0 + COOKIE_LIFETIME), here, &message), Proof::Key, "too late");
+        assert_eq!(guard.check(&keys, now, here, &message), Proof::KeyAndAddress);
+        assert_eq!(guard.check(&keys, now, from("192.0.2.2:51820"), &message), Proof::Key, "another address");
+        assert_eq!(
+            guard.check(&keys, Millis(now.0 + COOKIE_LIFETIME), here, &message),
+            Proof::Key,
+            "too late"
+        );
         message[20] ^= 1;
-        assert_eq!(guard.check(now, here, &message), Proof::None);
+        assert_eq!(guard.check(&keys, now, here, &message), Proof::None);
     }
 
     #[test]
     fn a_cookie_reply_for_another_message_is_not_taken() {
-        let (mut guard, keys) = (Guard::new(&KEY), MacKeys::of(&KEY));
+        let (mut guard, keys) = (Guard::new(), MacKeys::of(&KEY));
         let mut message = [1; 148];
         let mac1 = keys.sign(&mut message, None);
-        let reply = guard.reply(Millis(0), from("192.0.2.1:1"), &message);
+        let reply = guard.reply(&keys, Millis(0), from("192.0.2.1:1"), &message);
         assert!(keys.read_reply(&reply, &[0; 16]).is_none());
         assert!(MacKeys::of(&PublicKey([8; 32])).read_reply(&reply, &mac1).is_none());
     }
 
     #[test]
     fn a_source_has_a_limit_and_gets_it_back_with_time() {
-        let mut guard = Guard::new(&KEY);
+        let mut guard = Guard::new();
         let within = |guard: &mut Guard, now, ip: &str| guard.admits(Millis(now), ip.parse().unwrap());
         let taken = (0..100).filter(|_| within(&mut guard, 0, "192.0.2.1")).count();
         assert_eq!(taken as u64, IN_A_ROW);

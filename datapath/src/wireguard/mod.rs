@@ -5,6 +5,7 @@
 //! on the peer. Handshakes are slow, so workers hand their messages to one thread, which calls [`Wireguard::receive`].
 
 mod cookie;
+mod keys;
 mod message;
 mod noise;
 mod peer;
@@ -22,6 +23,7 @@ use crate::{
     probe::{self, Probe},
 };
 use cookie::{Guard, Held, Proof};
+use keys::{OwnKey, OwnKeys};
 use meshward_model::PublicKey;
 use message::{INITIATION, RESPONSE, set_number};
 use noise::{Initiator, Responder, Timestamp};
@@ -115,6 +117,8 @@ pub struct PeerStats {
     pub received: u64,
 }
 
+/// For how long the key that a peer had before is taken, in milliseconds: its initiations may still be under way.
+const FORMER_LASTS: u64 = 120_000;
 /// To how many addresses one answer to an initiation goes at the most.
 const MOST_ANSWERED: usize = 16;
 /// The most peers that wait to be called; who is not, is at the next attempt.
@@ -125,6 +129,8 @@ const MOST_CALLED: usize = 4096;
 pub(crate) struct Peers {
     slots: Vec<Option<Arc<Peer>>>,
     by_key: HashMap<PublicKey, u32>,
+    /// Keys that peers had before, and until when they are taken.
+    former: Vec<(PublicKey, u32, Millis)>,
 }
 
 impl Peers {
@@ -144,8 +150,7 @@ impl Peers {
 
 /// The WireGuard half of an endpoint.
 pub(crate) struct Wireguard {
-    secret: SecretKey,
-    public: PublicKey,
+    keys: RwLock<OwnKeys>,
     start: Instant,
     pub peers: RwLock<Peers>,
     guard: Mutex<Guard>,
@@ -166,11 +171,9 @@ pub(crate) type Send<'a> = &'a mut dyn FnMut(SocketAddr, &[u8]);
 
 impl Wireguard {
     pub fn new(secret: SecretKey, start: Instant) -> Self {
-        let public = secret.public();
         Self {
-            guard: Mutex::new(Guard::new(&public)),
-            secret,
-            public,
+            guard: Mutex::new(Guard::new()),
+            keys: RwLock::new(OwnKeys::new(secret)),
             start,
             peers: RwLock::default(),
             wanted: Mutex::default(),
@@ -182,7 +185,22 @@ impl Wireguard {
     }
 
     pub fn public(&self) -> PublicKey {
-        self.public
+        self.keys.read().current().public
+    }
+
+    /// Takes another key; the one of now is good for a time, so that no handshake is lost.
+    pub fn rotate(&self, now: Instant, next: SecretKey, keep: Duration) {
+        self.keys.write().rotate(self.millis(now), next, keep.as_millis() as u64);
+    }
+
+    /// Sets the key that devices know.
+    pub fn set_device_key(&self, secret: SecretKey) {
+        self.keys.write().set_devices(secret);
+    }
+
+    /// The key that devices know.
+    pub fn device_key(&self) -> Option<PublicKey> {
+        self.keys.read().for_devices().map(|key| key.public)
     }
 
     pub fn millis(&self, now: Instant) -> Millis {
@@ -190,8 +208,17 @@ impl Wireguard {
         Millis(now.saturating_duration_since(self.start).as_millis() as u64 + 1)
     }
 
-    /// Puts a peer into a slot; its sessions go on if its key is the same.
+    /// Puts a peer into a slot; its sessions go on, if its key is another one, too: the one of before is taken for a while.
     pub fn put(&self, now: Instant, slot: usize, key: PublicKey, candidates: Vec<SocketAddr>) {
+        self.put_peer(now, slot, key, candidates, false);
+    }
+
+    /// Puts a device, which runs a stock WireGuard, into a slot.
+    pub fn put_device(&self, now: Instant, slot: usize, key: PublicKey, seen_at: Option<SocketAddr>) {
+        self.put_peer(now, slot, key, seen_at.into_iter().collect(), true);
+    }
+
+    fn put_peer(&self, now: Instant, slot: usize, key: PublicKey, candidates: Vec<SocketAddr>, device: bool) {
         let mut peers = self.peers.write();
         if peers.slots.len() <= slot {
             peers.slots.resize_with(slot + 1, || None);
@@ -202,9 +229,20 @@ impl Wireguard {
             peer.set_candidates(self.millis(now), candidates);
             return;
         }
-        self.remove_from(&mut peers, slot);
+        let new = match peers.slots[slot].take() {
+            Some(before) if !device && !before.device => {
+                let until = Millis(self.millis(now).0 + FORMER_LASTS);
+                peers.former.push((before.key, slot as u32, until));
+                before.succeeded_by(key, candidates)
+            }
+            before => {
+                peers.slots[slot] = before;
+                self.remove_from(&mut peers, slot);
+                Peer::new(slot as u32, key, candidates, device)
+            }
+        };
         peers.by_key.insert(key, slot as u32);
-        peers.slots[slot] = Some(Arc::new(Peer::new(slot as u32, key, candidates)));
+        peers.slots[slot] = Some(Arc::new(new));
     }
 
     pub fn remove(&self, slot: usize) {
@@ -214,8 +252,12 @@ impl Wireguard {
     fn remove_from(&self, peers: &mut Peers, slot: usize) {
         let Some(peer) = peers.slots.get_mut(slot).and_then(Option::take) else { return };
         peer.take_staged(&self.staged);
-        if peers.by_key.get(&peer.key) == Some(&(slot as u32)) {
-            peers.by_key.remove(&peer.key);
+        let Peers { by_key, former, .. } = peers;
+        let own = former.extract_if(.., |(_, own, _)| *own == slot as u32).map(|(key, _, _)| key);
+        for key in own.chain([peer.key]) {
+            if by_key.get(&key) == Some(&(slot as u32)) {
+                by_key.remove(&key);
+            }
         }
     }
 
@@ -259,9 +301,9 @@ impl Wireguard {
         if kind == Kind::CookieReply {
             return self.receive_cookie(millis, message).map(|()| None);
         }
-        self.check(millis, from, message, under_load, send)?;
+        let key = self.check(millis, from, message, under_load, send)?;
         match kind {
-            Kind::Initiation => self.receive_initiation(millis, from, message, send),
+            Kind::Initiation => self.receive_initiation(&key, millis, from, message, send),
             Kind::Response => self.receive_response(millis, from, message),
             _ => Err(Cause::UnknownPeer),
         }
@@ -274,19 +316,23 @@ impl Wireguard {
         message: &[u8],
         under_load: bool,
         send: Send,
-    ) -> Result<(), Cause> {
+    ) -> Result<Arc<OwnKey>, Cause> {
+        let keys: Vec<Arc<OwnKey>> = self.keys.read().all().cloned().collect();
         let mut guard = self.guard.lock();
-        match guard.check(now, from, message) {
-            Proof::None => Err(Cause::BadCrypto),
-            _ if !under_load => Ok(()),
-            Proof::KeyAndAddress if guard.admits(now, from.ip()) => Ok(()),
-            Proof::KeyAndAddress => Err(Cause::HandshakeLimit),
-            Proof::Key => {
-                let reply = guard.reply(now, from, message);
-                send(from, &reply);
-                Err(Cause::HandshakeLimit)
-            }
+        for key in keys {
+            return match guard.check(&key.macs, now, from, message) {
+                Proof::None => continue,
+                _ if !under_load => Ok(key),
+                Proof::KeyAndAddress if guard.admits(now, from.ip()) => Ok(key),
+                Proof::KeyAndAddress => Err(Cause::HandshakeLimit),
+                Proof::Key => {
+                    let reply = guard.reply(&key.macs, now, from, message);
+                    send(from, &reply);
+                    Err(Cause::HandshakeLimit)
+                }
+            };
         }
+        Err(Cause::BadCrypto)
     }
 
     fn receive_cookie(&self, now: Millis, reply: &[u8]) -> Result<(), Cause> {
@@ -301,13 +347,17 @@ impl Wireguard {
 
     fn receive_initiation(
         &self,
+        key: &OwnKey,
         now: Millis,
         from: SocketAddr,
         message: &[u8],
         send: Send,
     ) -> Result<Option<Arc<Peer>>, Cause> {
-        let begun = Responder::read(&self.secret, message).map_err(|_| Cause::BadCrypto)?;
+        let begun = Responder::read(&key.secret, message).map_err(|_| Cause::BadCrypto)?;
         let peer = self.peers.read().by_key(&begun.peer).cloned().ok_or(Cause::UnknownPeer)?;
+        if peer.device != key.devices {
+            return Err(Cause::BadCrypto);
+        }
         let mut handshake = peer.handshake.lock();
         if handshake.timestamp == Some(begun.timestamp) {
             // A copy that came another way: the answer to it goes back by that, because the first may not have come through.
@@ -408,7 +458,9 @@ impl Wireguard {
         let mut message = [0; INITIATION];
         set_number(&mut message, 0, Kind::Initiation.number());
         set_number(&mut message, 4, local_index);
-        let begun = Initiator::begin(&self.secret, &peer.key, Timestamp::at(now.unix), &mut message);
+        let tried = began.map_or(0, |began| millis.since(began) / peer::REKEY_TIMEOUT);
+        let Some(own) = self.keys.read().to_begin(millis, peer.device, tried) else { return };
+        let begun = Initiator::begin(&own.secret, &peer.key, Timestamp::at(now.unix), &mut message);
         // Only a key of low order is refused, and such a peer cannot be talked to.
         let Ok(initiator) = begun else { return };
         handshake.sign(millis, peer, &mut message);
@@ -467,6 +519,17 @@ impl Wireguard {
     pub fn tick(&self, now: Now, longest: u16, send: Send) -> u64 {
         let millis = self.millis(now.instant);
         self.guard.lock().forget_quiet_sources(millis);
+        if self.keys.read().is_due(millis) {
+            self.keys.write().tick(millis);
+        }
+        if self.peers.read().former.iter().any(|(_, _, until)| millis >= *until) {
+            let Peers { by_key, former, .. } = &mut *self.peers.write();
+            for (key, slot, _) in former.extract_if(.., |(_, _, until)| millis >= *until) {
+                if by_key.get(&key) == Some(&slot) {
+                    by_key.remove(&key);
+                }
+            }
+        }
         let all: Vec<Arc<Peer>> = self.peers.read().slots.iter().flatten().cloned().collect();
         all.iter().map(|peer| self.tick_peer(now, millis, peer, longest, send)).sum()
     }

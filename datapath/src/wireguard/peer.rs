@@ -27,7 +27,7 @@ const REKEY_AFTER: u64 = 120_000;
 /// No session is older (REJECT_AFTER_TIME).
 pub(crate) const REJECT_AFTER: u64 = 180_000;
 /// An initiation is repeated this often (REKEY_TIMEOUT) ...
-const REKEY_TIMEOUT: u64 = 5_000;
+pub(super) const REKEY_TIMEOUT: u64 = 5_000;
 /// ... for this long (REKEY_ATTEMPT_TIME).
 const REKEY_ATTEMPT: u64 = 90_000;
 /// Copies of a first initiation leave after so long, to all candidates: what the first has opened in the NATs of both sides, the
@@ -62,6 +62,8 @@ pub(crate) struct Peer {
     /// Its place in the endpoint.
     pub slot: u32,
     pub key: PublicKey,
+    /// Whether it is a device, which runs a stock WireGuard.
+    pub device: bool,
     /// For messages to it.
     pub macs: MacKeys,
     path: RwLock<Path>,
@@ -187,11 +189,12 @@ pub(crate) enum Due {
 }
 
 impl Peer {
-    pub fn new(slot: u32, key: PublicKey, candidates: Vec<SocketAddr>) -> Self {
+    pub fn new(slot: u32, key: PublicKey, candidates: Vec<SocketAddr>, device: bool) -> Self {
         let address = candidates.first().copied();
         Self {
             slot,
             key,
+            device,
             macs: MacKeys::of(&key),
             path: RwLock::new(Path { address, ..Path::default() }),
             handshake: Mutex::new(Handshake { candidates, ..Handshake::default() }),
@@ -210,6 +213,32 @@ impl Peer {
             wanted: AtomicBool::new(false),
             summoned: AtomicBool::new(false),
         }
+    }
+
+    /// The same peer with another key: what was agreed with the one of before holds on.
+    pub fn succeeded_by(&self, key: PublicKey, candidates: Vec<SocketAddr>) -> Self {
+        let successor = Self::new(self.slot, key, candidates, self.device);
+        let copy = |from: &AtomicU64, to: &AtomicU64| to.store(from.load(Relaxed), Relaxed);
+        for (from, to) in [
+            (&self.sent, &successor.sent),
+            (&self.received, &successor.received),
+            (&self.spoke, &successor.spoke),
+            (&self.direct, &successor.direct),
+            (&self.heard, &successor.heard),
+        ] {
+            copy(from, to);
+        }
+        successor.reach.store(self.reach.load(Relaxed), Relaxed);
+        successor.reach_is_known.store(self.reach_is_known.load(Relaxed), Relaxed);
+        *successor.path.write() = std::mem::take(&mut *self.path.write());
+        *successor.staged.lock() = std::mem::take(&mut *self.staged.lock());
+        {
+            let (before, mut after) = (self.handshake.lock(), successor.handshake.lock());
+            // Indices of sessions that live are not used again, nor are initiations of before taken again.
+            (after.begun, after.timestamp, after.completed) =
+                (before.begun, before.timestamp, before.completed);
+        }
+        successor
     }
 
     /// Takes new guesses where the peer is. With a live session the address that authenticated is better than any of them.
@@ -414,7 +443,7 @@ impl Peer {
 
     /// Until it is found out, a new way is taken to be narrow where that costs nothing.
     fn forget_reach(&self, address: Option<SocketAddr>) {
-        let direct = address.is_some_and(|address| !is_relayed(&address));
+        let direct = !self.device && address.is_some_and(|address| !is_relayed(&address));
         self.reach_is_known.store(false, Relaxed);
         self.reach.store(if direct { SHORTEST } else { 0 }, Relaxed);
     }
@@ -430,6 +459,10 @@ impl Peer {
     pub fn probes(&self, now: Millis, handshake: &mut Handshake, longest: u16) -> Vec<Ask> {
         let Handshake { ways, candidates, .. } = handshake;
         let Some(Sending { address, .. }) = self.sending(now) else { return vec![] };
+        if self.device {
+            // Nobody there knows probes.
+            return vec![];
+        }
         if is_relayed(&address) {
             return ways.others(now, candidates.iter().filter(|place| !is_relayed(place)).copied());
         }

@@ -104,7 +104,7 @@ impl Node {
             Origin::Cni { container, .. } => {
                 Some(ContainerKey { container, interface: attachment.interface })
             }
-            Origin::Local | Origin::Route | Origin::Docker { .. } => None,
+            Origin::Local | Origin::Route | Origin::Device | Origin::Docker { .. } => None,
         })
         .collect()
     }

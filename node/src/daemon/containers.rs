@@ -190,6 +190,7 @@ impl Node {
             netns_id,
             owner: None,
             interface,
+            seen_at: None,
             held_until: None,
             origin,
             measured: false,

@@ -3,6 +3,8 @@
 mod attempts;
 mod cni;
 mod containers;
+mod devices;
+mod keys;
 mod paths;
 mod routes;
 mod shown;
@@ -125,6 +127,8 @@ struct Running {
     allocator: Allocator,
     /// How the endpoint is seen.
     reflexive: Vec<SocketAddr>,
+    /// Where the router has mapped its port.
+    mapped: Option<SocketAddr>,
     /// The prefixes behind gateways, to which the workloads have ways.
     routes: BTreeSet<IpNet>,
 }
@@ -198,11 +202,20 @@ impl Node {
 
     async fn start_endpoint(&self, state: &mut State, network: &NetworkName, resume: Duration) -> Result<()> {
         let secret = self.folder.endpoint_key(network)?;
+        let before = self.folder.previous_endpoint_key(network)?;
         let kept = self.folder.endpoint_port(network)?;
         let sockets = dataplane::bind(kept, self.config.first_port, self.data_plane.workers())?;
         let port = sockets[0].local_addr()?.port();
         self.folder.keep_endpoint_port(network, port)?;
-        let endpoint = Endpoint::new(self.membership.name.clone(), secret, Instant::now(), resume);
+        let name = self.membership.name.clone();
+        let endpoint = match before {
+            None => Endpoint::new(name, secret, Instant::now(), resume),
+            Some((before, left)) => {
+                let endpoint = Endpoint::new(name, before, Instant::now(), resume);
+                endpoint.rotate(Instant::now(), secret, left);
+                endpoint
+            }
+        };
         let public_key = endpoint.public_key();
         endpoint.watch_denials(state.view.triggers(network).next().is_some());
         endpoint.apply(Instant::now(), &state.view.network_changes(network));
@@ -215,6 +228,7 @@ impl Node {
             port,
             allocator: Allocator::default(),
             reflexive: vec![],
+            mapped: None,
             routes: state.view.routes(network),
         };
         state.endpoints.insert(network.clone(), running);
@@ -257,7 +271,7 @@ impl Node {
             public_key: running.public_key,
             port: running.port,
             reflexive: running.reflexive.clone(),
-            advertised: self.config.advertise.iter().map(at).collect(),
+            advertised: self.config.advertise.iter().map(at).chain(running.mapped).collect(),
             interfaces: paths::own_addresses().iter().map(at).collect(),
             relays: self.homes.borrow().clone(),
         })
@@ -406,7 +420,7 @@ impl Node {
 }
 
 /// Seconds since the epoch.
-fn seconds_now() -> u64 {
+pub fn seconds_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

@@ -11,6 +11,7 @@ use meshward_model::{
 };
 use meshward_netns::Netns;
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -113,6 +114,25 @@ impl Node {
     pub fn note_reach(&self, reach: Reach) {
         if self.reach.fetch_max(reach as u8, Relaxed) < reach as u8 && reach == Reach::Hidden {
             self.relay_wanted.notify_one();
+        }
+    }
+
+    /// The UDP ports of the endpoints.
+    pub async fn ports(&self) -> BTreeMap<NetworkName, u16> {
+        let state = self.state.lock().await;
+        state.endpoints.iter().map(|(network, running)| (network.clone(), running.port)).collect()
+    }
+
+    /// Notes where the router has mapped an endpoint's port, and has peers told.
+    pub async fn set_mapped(&self, network: &NetworkName, mapped: Option<SocketAddr>) {
+        let mut state = self.state.lock().await;
+        let Some(running) = state.endpoints.get_mut(network).filter(|own| own.mapped != mapped) else {
+            return;
+        };
+        running.mapped = mapped;
+        let report = self.describe_endpoint(&state, network);
+        if let (Some(session), Some(report)) = (&state.session, report) {
+            let _ = session.send(FromNode::Endpoint(report));
         }
     }
 

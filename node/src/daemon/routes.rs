@@ -56,6 +56,7 @@ impl Node {
                 netns_id: Some(netns_id),
                 owner: None,
                 interface,
+                seen_at: None,
                 held_until: None,
                 origin: Origin::Route,
                 measured: true,

@@ -86,6 +86,7 @@ impl Node {
             netns_id: Some(netns_id),
             owner,
             interface,
+            seen_at: None,
             held_until: None,
             origin: Origin::Local,
             measured: true,
@@ -121,6 +122,9 @@ impl Node {
         attachment: Attachment,
         make: Make,
     ) -> Result<(), Refusal> {
+        if let Some(key) = attachment.report.device {
+            return self.serve_device(state, attachment, key);
+        }
         let network = attachment.report.network.clone();
         let gone = || Refusal::Failed(format!("the endpoint of {network} does not run"));
         let mut spec = state.view.network(&network).cloned().ok_or_else(gone)?;
@@ -261,6 +265,7 @@ impl Node {
     pub async fn look_after_workloads(&self) {
         loop {
             tokio::time::sleep(LOOK_AFTER).await;
+            self.note_devices().await;
             let all: Vec<Attachment> =
                 self.state.lock().await.workloads.values().map(|w| w.attachment.clone()).collect();
             let checked = tokio::task::spawn_blocking(move || {
@@ -318,6 +323,7 @@ pub(super) fn report(
 ) -> WorkloadReport {
     WorkloadReport {
         prefixes: vec![],
+        device: None,
         id,
         network: network.clone(),
         name,

@@ -269,10 +269,12 @@ impl DataPlane {
     /// Removes a workload from an endpoint, and gives its interface back.
     pub fn detach(&self, service: &Service, slot: Slot) -> Option<Tun> {
         let active = self.shared.active.lock();
-        let tun = service.interfaces.write().get_mut(slot.0)?.take()?;
-        let _ = self.shared.poll(slot.0, *active).epoll.delete(&tun.fd);
+        let tun = service.interfaces.write().get_mut(slot.0).and_then(Option::take);
+        if let Some(tun) = &tun {
+            let _ = self.shared.poll(slot.0, *active).epoll.delete(&tun.fd);
+        }
         service.endpoint.remove_local(slot);
-        Some(tun)
+        tun
     }
 }
 

@@ -75,7 +75,7 @@ async fn measure_once(node: &Arc<Node>, engines: &mut Engines, signatures: &Arc<
                 by_engine.entry(engine.clone()).or_default().push(waiting)
             }
             // Those are measured by whoever has placed them.
-            Origin::Cni { engine: None, .. } | Origin::Local | Origin::Route => {}
+            Origin::Cni { engine: None, .. } | Origin::Local | Origin::Route | Origin::Device => {}
         }
     }
     let mut left = false;
@@ -118,7 +118,7 @@ async fn ask(engines: &mut Engines, socket: &Path, waiting: Vec<Unmeasured>) -> 
         let container = match &waiting.origin {
             Origin::Docker { endpoint } => by_endpoint.get(endpoint).map(String::as_str),
             Origin::Cni { container, .. } => Some(container.as_str()),
-            Origin::Local | Origin::Route => None,
+            Origin::Local | Origin::Route | Origin::Device => None,
         };
         let found = match container {
             Some(container) => engine.look(container).await?,

@@ -1,0 +1,178 @@
+use super::{ApiError, Body, Caller};
+use crate::{
+    mesh::{Author, Mesh, Plan, Refusal},
+    records::{NodeRecord, WorkloadRecord},
+    world::World,
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use meshward_model::{
+    NetworkName, NodeName, WorkloadName,
+    api::{CreateDevice, CreatedDevice, Device, ErrorBody, Role},
+    control::{Answer, DeviceOrder, Question},
+    relay::is_relayed,
+};
+use std::{net::SocketAddr, sync::Arc};
+
+/// Lists the devices.
+#[utoipa::path(get, path = "/v1/devices", tag = "devices", operation_id = "list_devices",
+    responses((status = 200, body = Vec<Device>), (status = "4XX", body = ErrorBody)))]
+pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Device>> {
+    let mut all: Vec<Device> = mesh.look(|world| {
+        let devices = world.workloads().filter(|(record, _, _)| record.device.is_some());
+        let devices = devices.filter(|(record, _, _)| caller.reaches(&record.network));
+        devices
+            .filter_map(|(record, labels, _)| Some(describe(record, labels.clone(), record.device?)))
+            .collect()
+    });
+    all.sort_unstable_by(|a, b| (&a.network, &a.name).cmp(&(&b.network, &b.name)));
+    Json(all)
+}
+
+fn describe(
+    record: &WorkloadRecord,
+    labels: meshward_model::Labels,
+    key: meshward_model::PublicKey,
+) -> Device {
+    Device {
+        name: record.name.clone(),
+        network: record.network.clone(),
+        gateway: record.node.clone(),
+        workload: record.id.clone(),
+        addresses: record.addresses.clone(),
+        labels,
+        public_key: key.to_string(),
+    }
+}
+
+/// Takes in a machine with a stock WireGuard. It joins by a node, its gateway, which must be connected.
+#[utoipa::path(post, path = "/v1/devices", tag = "devices", operation_id = "create_device", request_body = CreateDevice,
+    responses((status = 201, body = CreatedDevice), (status = "4XX", body = ErrorBody)))]
+pub async fn create(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Body(wanted): Body<CreateDevice>,
+) -> Result<(StatusCode, Json<CreatedDevice>), ApiError> {
+    caller.must_be(Role::Owner)?;
+    caller.must_reach(&wanted.network)?;
+    let public_key = wanted
+        .public_key
+        .parse()
+        .map_err(|error: meshward_model::keys::BadKey| Refusal::Invalid(error.to_string()))?;
+    let (gateway, endpoint) = mesh.look(|world| gateway(&mesh, world, &wanted))?;
+    let session = mesh.sessions.get(&gateway).ok_or_else(|| away(&gateway))?;
+    let order = DeviceOrder {
+        network: wanted.network.clone(),
+        name: wanted.name.clone(),
+        labels: wanted.labels.clone(),
+        public_key,
+    };
+    if caller.author.dry_run {
+        let created = CreatedDevice {
+            name: wanted.name,
+            gateway,
+            workload: None,
+            addresses: vec![],
+            public_key: String::new(),
+            endpoint,
+            prefixes: vec![],
+            mtu: 0,
+        };
+        return Ok((StatusCode::CREATED, Json(created)));
+    }
+    let answer = match session.ask(&Question::AddDevice(order)).await {
+        Some(Answer::Device(answer)) => answer.map_err(Refusal::Invalid)?,
+        _ => return Err(Refusal::Failed(format!("node {gateway} does not answer; try again")).into()),
+    };
+    note(&mesh, &caller.author, format!("took in device {} ({}) by node {gateway}", wanted.name, answer.id))
+        .await?;
+    let created = CreatedDevice {
+        name: wanted.name,
+        gateway,
+        workload: Some(answer.id),
+        addresses: answer.addresses,
+        public_key: answer.public_key.to_string(),
+        endpoint,
+        prefixes: answer.prefixes,
+        mtu: answer.mtu,
+    };
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// Turns a device away. Its gateway must be connected.
+#[utoipa::path(delete, path = "/v1/devices/{network}/{name}", tag = "devices", operation_id = "remove_device",
+    params(("network" = String, Path, description = "The network"), ("name" = String, Path, description = "The device's name")),
+    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+pub async fn remove(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Path((network, name)): Path<(NetworkName, WorkloadName)>,
+) -> Result<StatusCode, ApiError> {
+    caller.must_be(Role::Owner)?;
+    caller.must_reach(&network)?;
+    let found = mesh.look(|world| {
+        let mut all = world.workloads();
+        let found = all.find(|(record, _, _)| {
+            record.device.is_some() && record.network == network && record.name == name
+        });
+        found.map(|(record, _, _)| (record.id.clone(), record.node.clone()))
+    });
+    let (id, node) = found.ok_or_else(|| {
+        Refusal::Missing(format!(
+            "there is no device `{name}` in network {network}; `meshctl device list` shows them"
+        ))
+    })?;
+    let session = mesh.sessions.get(&node).ok_or_else(|| away(&node))?;
+    if caller.author.dry_run {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    match session.ask(&Question::RemoveDevice(id.clone())).await {
+        Some(Answer::Removed(done)) => done.map_err(Refusal::Invalid)?,
+        _ => return Err(Refusal::Failed(format!("node {node} does not answer; try again")).into()),
+    }
+    note(&mesh, &caller.author, format!("turned away device {name} ({id})")).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn note(mesh: &Mesh, author: &Author, action: String) -> Result<(), Refusal> {
+    let plan = |_: &World| Ok(Plan { mutations: vec![], action: action.clone(), outcome: () });
+    mesh.change(author, plan).await.map(drop)
+}
+
+fn away(node: &NodeName) -> Refusal {
+    Refusal::Conflict(format!(
+        "node {node}, the gateway, is not connected; devices are kept there, so try again once it is"
+    ))
+}
+
+/// The node by which a device joins, and where that is reached: the one that is named, or the first that others reach directly.
+fn gateway(mesh: &Mesh, world: &World, wanted: &CreateDevice) -> Result<(NodeName, SocketAddr), Refusal> {
+    crate::plans::networks::find(world, &wanted.network)?;
+    let place = |node: &NodeRecord| {
+        let candidates = &node.endpoints.get(&wanted.network)?.candidates;
+        candidates.iter().find(|place| !is_relayed(place)).copied()
+    };
+    if let Some(name) = &wanted.gateway {
+        let text = || format!("there is no node `{name}`; `meshctl nodes` shows them");
+        let node = world.nodes.get(name).ok_or_else(|| Refusal::Missing(text()))?;
+        let text = || format!("node {name} does not serve network {}", wanted.network);
+        return Ok((name.clone(), place(node).ok_or_else(|| Refusal::Conflict(text()))?));
+    }
+    let connected = world.nodes.values().filter(|node| mesh.sessions.get(&node.name).is_some());
+    let mut found = connected.filter_map(|node| Some((node.name.clone(), place(node)?)));
+    let only = found.next().ok_or_else(|| {
+        Refusal::Conflict(format!(
+            "no connected node serves network {}: a device needs one as its gateway",
+            wanted.network
+        ))
+    })?;
+    match found.next() {
+        None => Ok(only),
+        Some(_) => Err(Refusal::Invalid(
+            "say by which node the device joins with --gateway: one that it reaches directly".into(),
+        )),
+    }
+}

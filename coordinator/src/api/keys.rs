@@ -1,0 +1,94 @@
+use super::{ApiError, Body, Caller};
+use crate::{
+    mesh::{Mesh, Plan},
+    world::World,
+};
+use axum::{Json, extract::State};
+use meshward_model::{
+    NetworkName, NodeName, PublicKey,
+    api::{ErrorBody, Role, RotateKeys, RotatedKeys},
+    control::FromCoordinator,
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// For how long it is waited for nodes to say that they have other keys.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The longest that keys of before are good, in seconds.
+const MOST_KEPT: u64 = 30 * 24 * 3600;
+
+/// Has endpoints make other keys, without losing a packet. Nodes that are away keep theirs.
+#[utoipa::path(post, path = "/v1/keys/rotate", tag = "nodes", operation_id = "rotate_keys", request_body = RotateKeys,
+    responses((status = 200, body = RotatedKeys), (status = "4XX", body = ErrorBody)))]
+pub async fn rotate(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Body(wanted): Body<RotateKeys>,
+) -> Result<Json<RotatedKeys>, ApiError> {
+    caller.must_be(Role::Admin)?;
+    if wanted.keep_old_seconds > MOST_KEPT {
+        return Err(
+            crate::mesh::Refusal::Invalid("old keys can be kept for 30 days at the most".into()).into()
+        );
+    }
+    let before = mesh.look(|world| check(world, &wanted).map(|()| keys(world, &wanted)))?;
+    if caller.author.dry_run {
+        return Ok(Json(answer(&mesh, &wanted, &before, before.len())));
+    }
+    let action = match (&wanted.node, &wanted.network) {
+        (Some(node), Some(network)) => format!("had node {node} make another key for network {network}"),
+        (Some(node), None) => format!("had node {node} make other keys"),
+        (None, Some(network)) => format!("had all nodes make other keys for network {network}"),
+        (None, None) => "had all nodes make other keys".into(),
+    };
+    mesh.change(&caller.author, |_| Ok(Plan { mutations: vec![], action: action.clone(), outcome: () }))
+        .await?;
+    let order = FromCoordinator::RotateKeys {
+        networks: wanted.network.iter().cloned().collect(),
+        keep_old_seconds: wanted.keep_old_seconds,
+    };
+    let nodes: std::collections::BTreeSet<&NodeName> = before.keys().map(|(node, _)| node).collect();
+    for session in nodes.into_iter().filter_map(|node| mesh.sessions.get(node)) {
+        session.order(order.clone());
+    }
+    let begun = Instant::now();
+    loop {
+        let after = mesh.look(|world| keys(world, &wanted));
+        let connected = |(node, _): &&(NodeName, NetworkName)| mesh.sessions.get(node).is_some();
+        let changed = before.iter().filter(|(of, key)| after.get(of) != Some(key)).count();
+        if changed >= before.keys().filter(connected).count() || begun.elapsed() >= PATIENCE {
+            return Ok(Json(answer(&mesh, &wanted, &before, changed)));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+type Keys = BTreeMap<(NodeName, NetworkName), PublicKey>;
+
+fn answer(mesh: &Mesh, wanted: &RotateKeys, before: &Keys, rotated: usize) -> RotatedKeys {
+    let away = |node: &NodeName| mesh.sessions.get(node).is_none();
+    let mut nodes: Vec<NodeName> = before.keys().map(|(node, _)| node.clone()).filter(away).collect();
+    nodes.dedup();
+    RotatedKeys { endpoints: before.len(), rotated, away: nodes, keep_old_seconds: wanted.keep_old_seconds }
+}
+
+fn check(world: &World, wanted: &RotateKeys) -> Result<(), crate::mesh::Refusal> {
+    if let Some(network) = &wanted.network {
+        crate::plans::networks::find(world, network)?;
+    }
+    match &wanted.node {
+        Some(node) if !world.nodes.contains_key(node) => Err(crate::mesh::Refusal::Missing(format!(
+            "there is no node `{node}`; `meshctl nodes` shows them"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn keys(world: &World, wanted: &RotateKeys) -> Keys {
+    let nodes = world.nodes.values().filter(|node| wanted.node.as_ref().is_none_or(|own| *own == node.name));
+    let all = nodes
+        .flat_map(|node| node.endpoints.iter().map(move |(network, endpoint)| (node, network, endpoint)));
+    all.filter(|(_, network, _)| wanted.network.as_ref().is_none_or(|own| own == *network))
+        .map(|(node, network, endpoint)| ((node.name.clone(), network.clone()), endpoint.public_key))
+        .collect()
+}

@@ -1,0 +1,58 @@
+//! Other keys for the endpoints: on a schedule and on demand, without losing a packet.
+
+use super::Node;
+use anyhow::Result;
+use meshward_model::{NetworkName, control::FromNode};
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
+
+/// How often the age of the keys is looked at.
+const LOOK: Duration = Duration::from_secs(60);
+/// For how long the key of before is good after a change that nobody asked for: who was away from the coordinator for less, has
+/// heard of the new one by then.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
+
+impl Node {
+    /// Gives endpoints other keys, those of all networks if none is named. The ones of now are good for `keep` more.
+    ///
+    /// # Errors
+    /// If a key cannot be written down; then the endpoint has the one that it had.
+    pub async fn rotate_keys(&self, networks: &[NetworkName], keep: Duration) -> Result<()> {
+        let mut state = self.state.lock().await;
+        let named = |network: &&NetworkName| networks.is_empty() || networks.contains(network);
+        let all: Vec<NetworkName> = state.endpoints.keys().filter(named).cloned().collect();
+        for network in all {
+            let next = self.folder.rotate_endpoint_key(&network, keep)?;
+            let Some(running) = state.endpoints.get_mut(&network) else { continue };
+            running.public_key = next.public();
+            running.service.endpoint.rotate(Instant::now(), next, keep);
+            info!(%network, public_key = %running.public_key, keep_old_seconds = keep.as_secs(), "endpoint has another key");
+            let report = self.describe_endpoint(&state, &network);
+            if let (Some(session), Some(report)) = (&state.session, report) {
+                let _ = session.send(FromNode::Endpoint(report));
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes keys that have had their time, for ever. While the coordinator is away they stay: nobody could be told.
+    pub async fn watch_keys(&self) {
+        let Some(age) = self.config.rotate_keys_seconds.map(Duration::from_secs) else { return };
+        loop {
+            tokio::time::sleep(LOOK.min(age)).await;
+            let old: Vec<NetworkName> = {
+                let state = self.state.lock().await;
+                if state.session.is_none() {
+                    continue;
+                }
+                let is_old = |network: &&NetworkName| self.folder.endpoint_key_age(network) >= age;
+                state.endpoints.keys().filter(is_old).cloned().collect()
+            };
+            if !old.is_empty()
+                && let Err(error) = self.rotate_keys(&old, KEEP).await
+            {
+                warn!("the keys stay as they are: {error:#}");
+            }
+        }
+    }
+}
