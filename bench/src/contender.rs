@@ -142,7 +142,8 @@ fn start_nebula(sites: &[Site; 2], folder: &Path) -> Result<Tunnel> {
         }
     }
     certify(&["ca", "-name", "bench"])?;
-    let (mut daemons, mut keep): (Vec<u32>, Vec<Box<dyn std::any::Any>>) = (Vec::new(), Vec::new());
+    let (mut daemons, mut keep): (Vec<u32>, Vec<Box<dyn std::any::Any + Send + Sync>>) =
+        (Vec::new(), Vec::new());
     for (at, site) in sites.iter().enumerate() {
         let name = format!("host{at}");
         certify(&["sign", "-name", &name, "-ip", &format!("10.99.0.{}/24", at + 1)])?;
@@ -181,7 +182,8 @@ fn start_other(
     let installed = tools.others.join("bin").join(name);
     let path = if installed.exists() { installed } else { PathBuf::from(name) };
     let keys = [key_pair()?, key_pair()?];
-    let (mut daemons, mut keep): (Vec<u32>, Vec<Box<dyn std::any::Any>>) = (Vec::new(), Vec::new());
+    let (mut daemons, mut keep): (Vec<u32>, Vec<Box<dyn std::any::Any + Send + Sync>>) =
+        (Vec::new(), Vec::new());
     for (at, site) in sites.iter().enumerate() {
         let interface = format!("bench{at}");
         let mut command = Command::new(&path);

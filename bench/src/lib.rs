@@ -9,6 +9,7 @@ mod local;
 mod measure;
 mod node;
 mod quarantine;
+mod relay;
 mod report;
 mod swarm;
 
@@ -19,4 +20,5 @@ pub use link::{link, round_trips};
 pub use local::{local, rules};
 pub use node::node;
 pub use quarantine::quarantine;
+pub use relay::relay;
 pub use report::{Row, median, p99, print};

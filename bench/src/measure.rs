@@ -26,7 +26,7 @@ pub struct Tunnel {
     /// The daemons on both sides.
     pub daemons: Vec<u32>,
     /// What ends with the tunnel.
-    pub _keep: Vec<Box<dyn std::any::Any>>,
+    pub _keep: Vec<Box<dyn std::any::Any + Send + Sync>>,
 }
 
 /// What is sent.

@@ -83,6 +83,7 @@ pub fn quic_config(
     transport.max_idle_timeout(Some(meshward_daemon::SESSION_IDLE.try_into()?));
     transport.datagram_send_buffer_size(RELAY_BUFFER);
     transport.datagram_receive_buffer_size(Some(RELAY_BUFFER));
+    transport.ack_frequency_config(Some(meshward_daemon::seldom_acknowledged()));
     transport.max_concurrent_uni_streams(0u8.into());
     let streams: u8 = if serves == RelayedQuic::Only { 0 } else { 4 };
     transport.max_concurrent_bidi_streams(streams.into());

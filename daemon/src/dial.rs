@@ -1,7 +1,7 @@
 //! Reaching the coordinator and relays: by QUIC over UDP, and where that does not pass, by QUIC in a [tunnel](crate::tunnel).
 
 use crate::{
-    SESSION_IDLE,
+    SESSION_IDLE, seldom_acknowledged,
     tls::{PinnedCa, roots},
     tunnel::{ALPN_TUNNEL, Tunnel},
 };
@@ -134,6 +134,9 @@ impl Dial {
         let mut transport = quinn::TransportConfig::default();
         transport.keep_alive_interval(Some(SESSION_IDLE / 3));
         transport.max_idle_timeout(Some(SESSION_IDLE.try_into()?));
+        if alpn == ALPN_RELAY {
+            transport.ack_frequency_config(Some(seldom_acknowledged()));
+        }
         config.transport_config(Arc::new(transport));
         Ok(Self { quic: config, tls: Arc::new(tunnel).into(), name: name.to_owned() })
     }

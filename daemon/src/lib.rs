@@ -17,6 +17,14 @@ use tracing_subscriber::EnvFilter;
 /// A session in which nothing is heard for this long has ended.
 pub const SESSION_IDLE: std::time::Duration = std::time::Duration::from_secs(9);
 
+/// How seldom the other side of a QUIC connection is to acknowledge: relayed packets come by the ten thousand, and each
+/// acknowledgement is a packet, too (draft-ietf-quic-ack-frequency).
+pub fn seldom_acknowledged() -> quinn::AckFrequencyConfig {
+    let mut config = quinn::AckFrequencyConfig::default();
+    config.ack_eliciting_threshold(32u32.into());
+    config
+}
+
 /// Logs to stderr: colours on a terminal only, and what `RUST_LOG` selects (`info` if it is not set).
 pub fn init_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));

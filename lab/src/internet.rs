@@ -32,8 +32,19 @@ pub enum Barrier {
     Double,
     /// The same with another port for everyone that is sent to (address and port-dependent mapping).
     Symmetric,
+    /// A router that translates addresses, and lets in whatever comes to the ports of endpoints (RFC 4787: endpoint-independent mapping
+    /// and filtering).
+    FullCone,
     /// A firewall that lets nothing pass but TCP that was begun from within.
     Tcp,
+    /// A firewall that lets everything out, and in from the coordinator alone.
+    OneWay,
+    /// Three in a hundred packets are lost, in each direction.
+    Loss,
+    /// Not more than 20 Mbit/s leave, with 50 ms of room.
+    Slow,
+    /// Packets of more than 1280 bytes are lost, and so are all fragments; nobody is told.
+    Narrow,
 }
 
 /// Two sites with nothing but a cable in between: for benchmarks.
@@ -143,12 +154,31 @@ impl Internet {
     /// # Errors
     /// If links cannot be made, or `nft` is missing.
     pub fn site_behind(&mut self, name: &str, barrier: Barrier) -> Result<(Site, Ipv4Addr)> {
-        if matches!(barrier, Barrier::None | Barrier::Firewall | Barrier::Tcp) {
+        use Barrier::{Cone, Double, Firewall, FullCone, Loss, Narrow, None, OneWay, Slow, Symmetric, Tcp};
+        if !matches!(barrier, Cone | FullCone | Double | Symmetric) {
             let site = self.site(name)?;
-            if barrier != Barrier::None {
-                keep_out(&site.netns)?;
+            match barrier {
+                Firewall | Tcp => keep_out(&site.netns)?,
+                OneWay => {
+                    let chain = "type filter hook input priority 0\niifname eth0 ip saddr != 198.18.1.2 drop\niifname eth0 meta nfproto ipv6 udp dport 51820-51900 drop";
+                    nft(&site.netns, &format!("table inet deaf {{\nchain in {{\n{chain}\n}}\n}}\n"))?;
+                }
+                Loss => {
+                    let lost = "eth0 numgen random mod 100 < 3 drop";
+                    let chains = format!(
+                        "chain in {{\ntype filter hook input priority 0\niifname {lost}\n}}\nchain out {{\ntype filter hook output priority 0\noifname {lost}\n}}"
+                    );
+                    nft(&site.netns, &format!("table inet lossy {{\n{chains}\n}}\n"))?;
+                }
+                Slow => {
+                    let shape = "qdisc add dev eth0 root tbf rate 20mbit burst 64kb latency 50ms";
+                    output(&site.netns, Command::new("tc").args(shape.split(' ')))
+                        .context("tc of iproute2 is needed")?;
+                }
+                Narrow => self.narrow_silently(&site, 1280)?,
+                None | Cone | FullCone | Double | Symmetric => {}
             }
-            if barrier == Barrier::Tcp {
+            if barrier == Tcp {
                 let chain = "type filter hook output priority 0\noifname eth0 meta l4proto udp drop";
                 nft(&site.netns, &format!("table inet blocked {{\nchain out {{\n{chain}\n}}\n}}\n"))?;
             }
@@ -156,10 +186,14 @@ impl Internet {
             return Ok((site, seen));
         }
         let gateway = self.site(&format!("{name}-gateway"))?;
-        let random = if barrier == Barrier::Symmetric { " fully-random" } else { "" };
+        let random = if barrier == Symmetric { " fully-random" } else { "" };
         let (mut netns, mut host) = self.inside(&gateway.netns, 1, random)?;
-        if barrier == Barrier::Double {
+        if barrier == Double {
             (netns, host) = self.inside(&netns, 2, "")?;
+        }
+        if barrier == FullCone {
+            let chain = "type nat hook prerouting priority -100\niifname eth0 udp dport 51820-51900 dnat to 192.168.1.2";
+            nft(&gateway.netns, &format!("table ip full {{\nchain in {{\n{chain}\n}}\n}}\n"))?;
         }
         Ok((Site { name: name.to_owned(), netns, v4: host, v6: Ipv6Addr::UNSPECIFIED }, gateway.v4))
     }
@@ -202,12 +236,29 @@ impl Internet {
     pub fn narrow_silently(&self, site: &Site, mtu: u32) -> Result<()> {
         let port = format!("site{}", site.v4.octets()[2]);
         self.router.links(async |links| links.set_mtu(&port, mtu).await)?;
+        let before = "table inet silent {}\ndelete table inet silent\n";
         let silent = "chain out {\ntype filter hook output priority 0\nicmp type destination-unreachable drop\nicmpv6 type packet-too-big drop\n}";
-        nft(&self.router, &format!("table inet silent {{\n{silent}\n}}\n"))?;
+        nft(&self.router, &format!("{before}table inet silent {{\n{silent}\n}}\n"))?;
         let rules = "ip frag-off & 0x3fff != 0 drop\nexthdr frag exists drop";
         // Before the kernel puts fragments together.
         let chain = format!("chain in {{\ntype filter hook prerouting priority -450\n{rules}\n}}");
         nft(&site.netns, &format!("table inet narrow {{\n{chain}\n}}\n"))
+    }
+
+    /// Gives a router that others see at `seen` one more address.
+    ///
+    /// # Errors
+    /// If the links cannot be changed.
+    pub fn also_at(&self, gateway: &Netns, seen: Ipv4Addr, address: Ipv4Addr) -> Result<()> {
+        gateway.links(async |links| links.add_address("eth0", address.into(), 32).await)?;
+        let port = format!("site{}", seen.octets()[2]);
+        let prefix = ipnet::Ipv4Net::from(address).into();
+        Ok(self.router.links(async |links| links.add_route(&port, prefix, Some(seen.into()), None).await)?)
+    }
+
+    /// The routers that translate addresses, in the order in which they were made.
+    pub fn gateways(&self) -> &[Netns] {
+        &self.gateways
     }
 
     /// Has the router treat what it forwards by these rules of nftables, from now on and in place of others.

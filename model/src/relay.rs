@@ -4,8 +4,10 @@
 //! For an endpoint, a peer behind a relay is at an address like any other: in `100::/64`, which nothing routes (RFC 6666), with
 //! the relay's number as the port.
 //!
-//! A frame is a header of [`HEADER`] bytes and a part of a message: who it is for, or, once it is relayed, who it is from (8 bytes);
-//! the network (4 bytes); which part of how many (4 bits each); the message's number (2 bytes), little-endian.
+//! Messages that leave together are one *batch*: all of one size, but for the last, which may be shorter. A batch is cut into frames
+//! wherever that fits, not at the bounds of its messages, so that few frames carry many messages. A frame is a header of [`HEADER`] bytes
+//! and a part of a batch: who it is for, or, once it is relayed, who it is from (8 bytes); the network (4 bytes); the batch's
+//! number, its length, the size of its messages, and where in it the part belongs (2 bytes each), little-endian.
 
 use crate::names::{NetworkName, NodeName};
 use ring::digest::{SHA256, digest};
@@ -14,6 +16,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    ops::Range,
 };
 
 /// ALPN of a node's connection for relayed packets.
@@ -23,11 +26,10 @@ pub const ALPN_RELAY_LINK: &[u8] = b"meshward-relay-link/1";
 /// The most relays by which a node says that it can be reached.
 pub const MOST_HOMES: usize = 2;
 /// The bytes in front of a part.
-pub const HEADER: usize = 15;
+pub const HEADER: usize = 20;
 
 const PREFIX: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
-const MOST_PARTS: usize = 15;
-/// The most messages of which parts wait.
+/// The most batches that are being put together; then the oldest are given up.
 const MOST_WAITING: usize = 256;
 
 /// Which relay.
@@ -147,26 +149,46 @@ pub fn is_relayed(address: &SocketAddr) -> bool {
     RelayId::at(address).is_some()
 }
 
-/// Cuts a message into frames of at most `most` bytes; there is none if that is too little.
+/// Cuts a batch of messages, each of `size` bytes but for the last, into frames of at most `most` bytes; there is none if that is
+/// too little, or the batch too long.
 pub fn frames(
     to: RelayId,
     network: RelayNetwork,
     number: u16,
-    message: &[u8],
+    messages: &[u8],
+    size: usize,
     most: usize,
 ) -> impl Iterator<Item = Vec<u8>> {
     let room = most.saturating_sub(HEADER).max(1);
-    let count = message.len().div_ceil(room);
-    let fits = most > HEADER && (1..=MOST_PARTS).contains(&count);
-    let parts = message.chunks(room).take(if fits { count } else { 0 }).enumerate();
+    let fits =
+        most > HEADER && messages.len() <= usize::from(u16::MAX) && (1..=messages.len()).contains(&size);
+    let parts = messages.chunks(room).take(if fits { usize::MAX } else { 0 }).enumerate();
+    let length = messages.len() as u16;
     parts.map(move |(at, part)| {
         let mut frame = Vec::with_capacity(HEADER + part.len());
         frame.extend(to.0);
         frame.extend(network.0);
-        frame.push((at << 4 | count) as u8);
-        frame.extend(number.to_le_bytes());
+        for field in [number, length, size as u16, (at * room) as u16] {
+            frame.extend(field.to_le_bytes());
+        }
         frame.extend(part);
         frame
+    })
+}
+
+/// Cuts a frame into frames of at most `most` bytes, for a way that takes only shorter ones; there is none if that is too little.
+pub fn cut(frame: &[u8], most: usize) -> impl Iterator<Item = Vec<u8>> {
+    let room = most.saturating_sub(HEADER);
+    let whole = frame.split_first_chunk::<HEADER>().filter(|_| room > 0);
+    whole.into_iter().flat_map(move |(head, part)| {
+        let begin = u16::from_le_bytes([head[18], head[19]]);
+        part.chunks(room).enumerate().map(move |(at, piece)| {
+            let mut cut = Vec::with_capacity(HEADER + piece.len());
+            cut.extend(&head[..18]);
+            cut.extend(begin.wrapping_add((at * room) as u16).to_le_bytes());
+            cut.extend(piece);
+            cut
+        })
     })
 }
 
@@ -182,45 +204,128 @@ pub fn set_source(frame: &mut [u8], from: RelayId) {
     }
 }
 
-type Key = (RelayId, RelayNetwork, u16);
+type Key = (RelayId, RelayNetwork);
 
-/// Puts messages together again.
+/// Messages that have come whole and in a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Who has sent them.
+    pub from: RelayId,
+    /// The network.
+    pub network: RelayNetwork,
+    /// The messages.
+    pub messages: Vec<u8>,
+    /// The size of each but the last, which may be shorter.
+    pub size: usize,
+}
+
+/// Puts batches together again: one of each sender and network at a time.
 #[derive(Debug, Default)]
 pub struct Gathering {
-    waiting: HashMap<Key, Vec<Option<Vec<u8>>>>,
+    waiting: HashMap<Key, Batch>,
     order: VecDeque<Key>,
+    /// Those of which something has come since the last look.
+    touched: Vec<Key>,
+    whole: Vec<Run>,
+}
+
+/// A batch that is being put together.
+#[derive(Debug)]
+struct Batch {
+    number: u16,
+    size: usize,
+    bytes: Vec<u8>,
+    /// What has come, in places that neither touch nor overlap.
+    came: Vec<Range<usize>>,
+    /// Up to where messages were handed on.
+    done: usize,
 }
 
 impl Gathering {
-    /// Takes a frame; gives a message once it is whole, and who it is from.
-    pub fn take(&mut self, frame: &[u8]) -> Option<(RelayId, RelayNetwork, Vec<u8>)> {
-        let (head, part) = frame.split_first_chunk::<HEADER>()?;
-        let (from, network) =
-            (RelayId(*head.first_chunk()?), RelayNetwork([head[8], head[9], head[10], head[11]]));
-        let (at, count) = (usize::from(head[12] >> 4), usize::from(head[12] & 15));
-        if part.is_empty() || at >= count {
-            return None;
+    /// Takes a frame. What comes of it is given by [`Self::take_whole`].
+    pub fn take(&mut self, frame: &[u8]) {
+        let Some((head, part)) = frame.split_first_chunk::<HEADER>() else { return };
+        let Some(from) = head.first_chunk().copied().map(RelayId) else { return };
+        let field = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
+        let key = (from, RelayNetwork([head[8], head[9], head[10], head[11]]));
+        let (number, length, size, at) =
+            (field(12), usize::from(field(14)), usize::from(field(16)), usize::from(field(18)));
+        let place = at..at + part.len();
+        if part.is_empty() || place.end > length || !(1..=length).contains(&size) {
+            return;
         }
-        if count == 1 {
-            return Some((from, network, part.to_vec()));
-        }
-        let key = (from, network, u16::from_le_bytes([head[13], head[14]]));
-        if !self.waiting.contains_key(&key) {
+        let same = |batch: &Batch| (batch.number, batch.bytes.len(), batch.size) == (number, length, size);
+        if !self.waiting.get(&key).is_some_and(same) {
+            // What is missing of the one before will not come any more.
+            self.give_up(&key);
             self.order.push_back(key);
             if self.order.len() > MOST_WAITING
-                && let Some(oldest) = self.order.pop_front()
+                && let Some(oldest) = self.order.front().copied()
             {
-                self.waiting.remove(&oldest);
+                self.give_up(&oldest);
+            }
+            let batch = Batch { number, size, bytes: vec![0; length], came: vec![], done: 0 };
+            self.waiting.insert(key, batch);
+        }
+        if let Some(batch) = self.waiting.get_mut(&key) {
+            batch.bytes[place.clone()].copy_from_slice(part);
+            batch.note(place);
+        }
+        if self.touched.last() != Some(&key) {
+            self.touched.push(key);
+        }
+    }
+
+    /// What has come whole since the last call.
+    pub fn take_whole(&mut self) -> Vec<Run> {
+        for key in std::mem::take(&mut self.touched) {
+            let Some(batch) = self.waiting.get_mut(&key) else { continue };
+            batch.hand_on(key, false, &mut self.whole);
+            if batch.done == batch.bytes.len() {
+                self.waiting.remove(&key);
+                self.order.retain(|own| *own != key);
             }
         }
-        let parts = self.waiting.entry(key).or_insert_with(|| vec![None; count]);
-        *parts.get_mut(at)? = Some(part.to_vec());
-        if parts.iter().any(Option::is_none) {
-            return None;
+        std::mem::take(&mut self.whole)
+    }
+
+    fn give_up(&mut self, key: &Key) {
+        if let Some(mut batch) = self.waiting.remove(key) {
+            batch.hand_on(*key, true, &mut self.whole);
+            self.order.retain(|own| own != key);
         }
-        self.order.retain(|own| *own != key);
-        let whole = self.waiting.remove(&key)?.into_iter().flatten().flatten().collect();
-        Some((from, network, whole))
+    }
+}
+
+impl Batch {
+    fn note(&mut self, mut place: Range<usize>) {
+        self.came.retain(|known| {
+            let apart = known.end < place.start || place.end < known.start;
+            if !apart {
+                place = place.start.min(known.start)..place.end.max(known.end);
+            }
+            apart
+        });
+        self.came.push(place);
+    }
+
+    /// Hands on the whole messages that are next; those behind a gap only if it is final.
+    fn hand_on(&mut self, (from, network): Key, is_final: bool, into: &mut Vec<Run>) {
+        self.came.sort_unstable_by_key(|place| place.start);
+        for place in &self.came {
+            let begin = place.start.max(self.done).next_multiple_of(self.size);
+            if begin > self.done && !is_final {
+                return;
+            }
+            let whole =
+                if place.end == self.bytes.len() { place.end } else { place.end - place.end % self.size };
+            if whole <= begin {
+                continue;
+            }
+            let messages = self.bytes[begin..whole].to_vec();
+            into.push(Run { from, network, messages, size: self.size });
+            self.done = whole;
+        }
     }
 }
 
@@ -244,28 +349,96 @@ mod tests {
         }
     }
 
+    /// The messages of runs, one by one.
+    fn messages(runs: &[Run]) -> Vec<Vec<u8>> {
+        runs.iter().flat_map(|run| run.messages.chunks(run.size)).map(<[u8]>::to_vec).collect()
+    }
+
     proptest! {
         #[test]
-        fn a_message_comes_out_as_it_went_in(
-            message in prop::collection::vec(any::<u8>(), 1..4000), most in 300usize..1500, number: u16,
+        fn batches_come_out_as_they_went_in(
+            batches in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..20_000), 1usize..3000), 1..5),
+            most in 300usize..1500, at_once in 1usize..8,
         ) {
             let (to, network) = ids();
-            let mut frames: Vec<Vec<u8>> = frames(to, network, number, &message, most).collect();
-            prop_assert!(frames.iter().all(|frame| frame.len() <= most && destination(frame) == Some(to)));
-            frames.reverse();
-            let mut gathering = Gathering::default();
-            let out: Vec<_> = frames.iter().filter_map(|frame| gathering.take(frame)).collect();
-            prop_assert_eq!(out, vec![(to, network, message)]);
+            let (mut gathering, mut out, mut sent) = (Gathering::default(), vec![], vec![]);
+            for (number, (batch, size)) in batches.iter().enumerate() {
+                let size = (*size).min(batch.len());
+                sent.extend(batch.chunks(size).map(<[u8]>::to_vec));
+                let frames: Vec<Vec<u8>> = frames(to, network, number as u16, batch, size, most).collect();
+                prop_assert_eq!(frames.len(), batch.len().div_ceil(most - HEADER));
+                for some in frames.chunks(at_once) {
+                    for frame in some {
+                        prop_assert!(frame.len() <= most && destination(frame) == Some(to));
+                        gathering.take(frame);
+                    }
+                    out.extend(gathering.take_whole());
+                }
+            }
+            prop_assert_eq!(messages(&out), sent);
             prop_assert!(gathering.waiting.is_empty() && gathering.order.is_empty());
         }
 
         #[test]
-        fn whatever_comes_is_bounded(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..600)) {
+        fn frames_that_are_cut_on_their_way_carry_the_same(
+            batch in prop::collection::vec(any::<u8>(), 1..20_000), size in 1usize..3000, most in 21usize..1500,
+        ) {
+            let (to, network) = ids();
+            let size = size.min(batch.len());
+            let mut gathering = Gathering::default();
+            for frame in frames(to, network, 1, &batch, size, 1400) {
+                for piece in cut(&frame, most) {
+                    prop_assert!(piece.len() <= most && destination(&piece) == Some(to));
+                    gathering.take(&piece);
+                }
+            }
+            let expected: Vec<Vec<u8>> = batch.chunks(size).map(<[u8]>::to_vec).collect();
+            prop_assert_eq!(messages(&gathering.take_whole()), expected);
+            prop_assert_eq!(cut(&[0; HEADER + 9], HEADER).count(), 0);
+        }
+
+        #[test]
+        fn what_is_lost_takes_only_its_own_messages_along(
+            batch in prop::collection::vec(any::<u8>(), 5_000..20_000), size in 200usize..2000,
+            lost in prop::collection::vec(any::<bool>(), 100), swapped in any::<bool>(),
+        ) {
+            let (to, network) = ids();
+            let mut all: Vec<Vec<u8>> = frames(to, network, 1, &batch, size, 1200).collect();
+            let room = 1200 - HEADER;
+            let is_lost = |at: usize| lost[at % lost.len()];
+            let expected: Vec<Vec<u8>> = batch
+                .chunks(size)
+                .enumerate()
+                .filter(|(at, message)| {
+                    let (first, last) = (at * size / room, (at * size + message.len() - 1) / room);
+                    !(first..=last).any(is_lost)
+                })
+                .map(|(_, message)| message.to_vec())
+                .collect();
+            let mut kept: Vec<Vec<u8>> =
+                all.drain(..).enumerate().filter(|(at, _)| !is_lost(*at)).map(|(_, frame)| frame).collect();
+            if swapped && kept.len() > 1 {
+                kept.swap(0, 1);
+            }
+            let (mut gathering, mut out) = (Gathering::default(), vec![]);
+            kept.iter().for_each(|frame| gathering.take(frame));
+            out.extend(gathering.take_whole());
+            // The next batch shows that what is missing is lost.
+            frames(to, network, 2, &[9; 10], 10, 1200).for_each(|frame| gathering.take(&frame));
+            out.extend(gathering.take_whole());
+            let mut got = messages(&out);
+            prop_assert_eq!(got.pop(), Some(vec![9; 10]));
+            prop_assert_eq!(got, expected);
+        }
+
+        #[test]
+        fn whatever_comes_is_bounded(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..600)) {
             let mut gathering = Gathering::default();
             for frame in &frames {
-                let _ = gathering.take(frame);
+                gathering.take(frame);
                 prop_assert!(gathering.waiting.len() <= MOST_WAITING && gathering.order.len() <= MOST_WAITING);
             }
+            gathering.take_whole();
         }
     }
 }

@@ -12,6 +12,8 @@ fn the_demo_shows_the_main_job() {
     assert!(out.status.success(), "{said}\n{failed}");
     for expected in [
         "The wire does what the policy says, on all 60 connections.",
+        "behind two NATs",
+        "private-cloud  -> rack           directly",
         "Gbit/s",
         "when it returns, it is enforced",
     ] {

@@ -1,19 +1,36 @@
 //! Any two nodes meet, whatever stands between them: directly where that is possible, otherwise by the relay.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Stream, allow, mesh, tcp_echoes, udp_echoes};
-use meshward_lab::{Barrier, Mesh, Node, Workload};
+use meshward_lab::{Barrier, Mesh, Node, Process, Workload, output};
 use meshward_model::relay::is_relayed;
 use std::{
     fmt::Write,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
+/// How much goes there and back for the table, in bytes.
+const SENT: usize = 2_000_000;
+/// How many pairs are measured at a time.
+const AT_ONCE: usize = 2;
 /// After so long, a path that is relayed stays so.
 const STAYS: Duration = Duration::from_secs(4);
-const BARRIERS: [Barrier; 6] =
-    [Barrier::None, Barrier::Firewall, Barrier::Cone, Barrier::Double, Barrier::Symmetric, Barrier::Tcp];
+const BARRIERS: [Barrier; 11] = [
+    Barrier::None,
+    Barrier::Firewall,
+    Barrier::FullCone,
+    Barrier::Cone,
+    Barrier::Double,
+    Barrier::Symmetric,
+    Barrier::Tcp,
+    Barrier::OneWay,
+    Barrier::Loss,
+    Barrier::Slow,
+    Barrier::Narrow,
+];
 
 /// Two nodes, each behind a barrier, and a workload on each.
 pub struct Pair {
@@ -79,26 +96,54 @@ impl Pair {
 /// Whether two nodes can meet directly. What a symmetric NAT lets in, it lets in from where something was sent to by that very
 /// port, which nobody who keeps others out can know.
 fn can_be_direct([a, b]: [Barrier; 2]) -> bool {
-    let hard = |one: Barrier, other: Barrier| one == Barrier::Symmetric && other != Barrier::None;
-    !hard(a, b) && !hard(b, a) && a != Barrier::Tcp && b != Barrier::Tcp
+    let keeps_out =
+        |barrier| matches!(barrier, Barrier::Firewall | Barrier::Cone | Barrier::Double | Barrier::Symmetric);
+    let hard = |one: Barrier, other: Barrier| one == Barrier::Symmetric && keeps_out(other);
+    let never = |barrier| matches!(barrier, Barrier::Tcp | Barrier::OneWay);
+    !hard(a, b) && !hard(b, a) && !never(a) && !never(b)
+}
+
+/// What became of a pair, as a line of the table.
+fn line([a, b]: [Barrier; 2]) -> String {
+    let pair = Pair::new([a, b]);
+    let (first, direct) = pair.meet();
+    assert_eq!(direct.is_some(), can_be_direct([a, b]), "{a:?} and {b:?}");
+    let begun = Instant::now();
+    let patience = 4 * PATIENCE;
+    assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, SENT, patience), "{a:?} and {b:?}");
+    let rate = 8.0 * SENT as f64 / begun.elapsed().as_secs_f64() / 1e6;
+    let path = if direct.is_some() { "direct" } else { "relay" };
+    let name = |barrier| format!("{barrier:?}").to_lowercase();
+    let after = direct.map_or("-".to_owned(), |direct| format!("{} ms", direct.as_millis()));
+    format!("| {}, {} | {path} | {} ms | {after} | {rate:.0} Mbit/s |", name(a), name(b), first.as_millis())
 }
 
 /// With `WRITE_CONNECTIVITY` set, the table of docs/connectivity.md is written anew.
 #[test]
 fn every_pair_of_barriers_finds_its_path() {
-    let mut table = String::from("| between | path | first byte | direct after |\n|---|---|---|---|\n");
-    for (at, a) in BARRIERS.into_iter().enumerate() {
-        for b in BARRIERS.into_iter().skip(at) {
-            let pair = Pair::new([a, b]);
-            let (first, direct) = pair.meet();
-            let path = if direct.is_some() { "direct" } else { "relay" };
-            assert_eq!(direct.is_some(), can_be_direct([a, b]), "{a:?} and {b:?}");
-            let name = |barrier| format!("{barrier:?}").to_lowercase();
-            let after = direct.map_or("-".to_owned(), |direct| format!("{} ms", direct.as_millis()));
-            let (a, b) = (name(a), name(b));
-            writeln!(table, "| {a}, {b} | {path} | {} ms | {after} |", first.as_millis()).unwrap();
-        }
-    }
+    let pairs: Vec<[Barrier; 2]> = BARRIERS
+        .into_iter()
+        .enumerate()
+        .flat_map(|(at, a)| BARRIERS.into_iter().skip(at).map(move |b| [a, b]))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let mut lines: Vec<(usize, String)> = std::thread::scope(|scope| {
+        let work = || {
+            let mut lines = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(pair) = pairs.get(at) else { return lines };
+                lines.push((at, line(*pair)));
+            }
+        };
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    lines.sort_unstable();
+    let mut table = String::from(
+        "| between | path | first byte | direct after | there and back |\n|---|---|---|---|---|\n",
+    );
+    lines.iter().for_each(|(_, line)| writeln!(table, "{line}").unwrap());
     println!("{table}");
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/connectivity.md");
     let text = std::fs::read_to_string(&page).unwrap();
@@ -111,7 +156,70 @@ fn every_pair_of_barriers_finds_its_path() {
     let paths = |table: &str| -> Vec<String> {
         table.lines().map(|line| line.split('|').take(3).collect::<Vec<_>>().join("|")).collect()
     };
-    assert_eq!(paths(old), paths(&table), "write it anew: WRITE_CONNECTIVITY=1");
+    assert_eq!(paths(old)[2..], paths(&table)[2..], "write it anew: WRITE_CONNECTIVITY=1");
+}
+
+#[test]
+fn a_router_that_maps_ports_makes_nodes_behind_it_reachable() {
+    let mut mesh = mesh();
+    let (mut nodes, mut router) = (Vec::new(), None);
+    for name in ["cloud", "rack"] {
+        let token = mesh.token(&["--site", name]).unwrap();
+        let (site, seen) = mesh.internet.site_behind(name, Barrier::Symmetric).unwrap();
+        if name == "rack" {
+            router = Some(map_ports(&mesh, seen));
+        }
+        nodes.push(mesh.node_at(site, &token).unwrap());
+    }
+    let web = nodes[0].attach("shop", "app=web").unwrap();
+    let api = nodes[1].attach("shop", "app=api").unwrap();
+    mesh.wait(|| nodes[1].printed().contains("the router has mapped a port")).unwrap();
+    mesh.apply(&allow("tcp/7000, udp/7000")).unwrap();
+    let _echo = Echo::start(&api.netns, 7000);
+    let nodes: [Node; 2] = nodes.try_into().ok().unwrap();
+    let pair = Pair { web, api, nodes, _echo, mesh };
+    let (first, direct) = pair.meet();
+    println!("first byte after {first:?}, direct after {direct:?}");
+    assert!(direct.is_some(), "one of two symmetric NATs maps a port");
+    drop(router);
+}
+
+/// Starts a server of PCP and NAT-PMP on the newest gateway.
+fn map_ports(mesh: &Mesh, seen: Ipv4Addr) -> Process {
+    let gateway = mesh.internet.gateways().last().unwrap();
+    let tables = "table inet filter {
+chain miniupnpd {}
+chain forward { type filter hook forward priority 0; jump miniupnpd; }
+chain prerouting_miniupnpd {}
+chain prerouting { type nat hook prerouting priority -100; jump prerouting_miniupnpd; }
+chain postrouting_miniupnpd {}
+chain postrouting { type nat hook postrouting priority 100; jump postrouting_miniupnpd; }
+}
+";
+    let nft = |rules: &str| output(gateway, Command::new("nft").arg(rules)).unwrap();
+    nft(tables);
+    // It maps no port of an address that is not one of the internet: within these namespaces, this one is the router's.
+    mesh.internet.also_at(gateway, seen, Ipv4Addr::new(45, 0, 0, 2)).unwrap();
+    let file = mesh.folder().join("miniupnpd.conf");
+    let settings = "ext_ifname=eth0
+listening_ip=inside
+enable_natpmp=yes
+enable_upnp=no
+secure_mode=yes
+ext_ip=45.0.0.2
+allow 1-65535 0.0.0.0/0 1-65535
+upnp_table_name=filter
+upnp_nat_table_name=filter
+upnp_forward_chain=miniupnpd
+upnp_nat_chain=prerouting_miniupnpd
+upnp_nat_postrouting_chain=postrouting_miniupnpd
+uuid=6d657368-7761-7264-0000-000000000000
+";
+    std::fs::write(&file, settings).unwrap();
+    let mut daemon = Command::new("miniupnpd");
+    daemon.arg("-d").arg("-f").arg(&file).arg("-P").arg(mesh.folder().join("miniupnpd.pid"));
+    let log = mesh.folder().join("miniupnpd.log");
+    Process::start(gateway, &mut daemon, &log).unwrap()
 }
 
 #[test]

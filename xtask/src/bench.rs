@@ -41,6 +41,8 @@ enum Bench {
     Datapath,
     /// How soon a quarantine stops a running connection between real nodes
     Quarantine,
+    /// What goes through a relay on one core, beside the same link without it; five thousand nodes connected to one
+    Relay,
     /// The coordinator's decisions by themselves, with a million workloads: compiling, and the deltas of single changes
     Policy,
     /// A coordinator and ten thousand simulated nodes: quarantine, reconnection, churn, memory
@@ -57,6 +59,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Bench::Propagate => {
             demo::build()?;
             of_crate("coordinator", "propagate", options.quick)?
+        }
+        Bench::Relay => {
+            let mut rows = against_programs(Bench::Relay, options.quick)?;
+            rows.extend(of_crate("coordinator", "relay", options.quick)?);
+            rows
         }
         bench => against_programs(bench, options.quick)?,
     };
@@ -103,6 +110,7 @@ fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
         Bench::Rules => meshward_bench::rules(&tools, folder.path(), quick),
         Bench::Attach => meshward_bench::attach(&tools, quick),
         Bench::Node => meshward_bench::node(&tools, quick),
+        Bench::Relay => meshward_bench::relay(&tools, folder.path(), quick),
         Bench::Quarantine => meshward_bench::quarantine(&tools, quick),
         Bench::Datapath | Bench::Policy | Bench::Propagate => Ok(Vec::new()),
     }

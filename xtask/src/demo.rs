@@ -1,9 +1,9 @@
 //! The main job, shown: join, connect, enforce, quarantine, on real traffic.
 
-use crate::cargo;
+use crate::{cargo, test};
 use anyhow::{Context, Result, ensure};
-use meshward_lab::{Binaries, Mesh, Node, Rights, Workload, become_root};
-use meshward_model::{Labels, Protocol, Verdict};
+use meshward_lab::{Barrier, Binaries, Mesh, Node, Rights, Workload, become_root};
+use meshward_model::{Labels, Protocol, Verdict, relay::is_relayed};
 use meshward_netns::Netns;
 use meshward_policy::Policy;
 use nix::unistd::geteuid;
@@ -41,7 +41,9 @@ const PARTS: [(&str, &str, u16, usize); 6] = [
     ("db", "app=db,env=prod", 5432, 2),
     ("worker", "app=worker,env=dev", 9000, 2),
 ];
-const SITES: [&str; 3] = ["public-cloud", "private-cloud", "rack"];
+/// The sites, and what stands between each and the others.
+const SITES: [(&str, Barrier); 3] =
+    [("public-cloud", Barrier::None), ("private-cloud", Barrier::Cone), ("rack", Barrier::Double)];
 /// For how long a connection is tried before it counts as cut.
 const PATIENCE: Duration = Duration::from_millis(800);
 const MEASURE: Duration = Duration::from_secs(3);
@@ -51,6 +53,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Some(folder) => folder.clone(),
         None => build()?,
     };
+    if !test::is_there("nft") {
+        // For the NATs of two of the sites.
+        test::install_packages(&["nftables"])?;
+    }
     let rights = match become_root() {
         Ok(rights) => rights,
         Err(error) => return with_sudo(&folder, options, &error),
@@ -106,12 +112,21 @@ fn show(binaries: Binaries, options: &Options, rights: Rights) -> Result<()> {
         mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16", "--cidr", "fd42::/48"])
     })?;
     let mut nodes = Vec::new();
-    for site in SITES {
-        nodes.push(step(&format!("node {site} joins with a token"), || mesh.node(site))?);
+    for (site, barrier) in SITES {
+        let behind = match barrier {
+            Barrier::None => "",
+            Barrier::Double => ", behind two NATs",
+            _ => ", behind a NAT",
+        };
+        nodes.push(step(&format!("node {site} joins with a token{behind}"), || {
+            let token = mesh.token(&["--site", site])?;
+            let (place, _) = mesh.internet.site_behind(site, barrier)?;
+            mesh.node_at(place, &token)
+        })?);
     }
     let mut workloads = Vec::new();
     for (name, labels, port, site) in PARTS {
-        let what = format!("{name} starts at {} ({labels})", SITES[site]);
+        let what = format!("{name} starts at {} ({labels})", SITES[site].0);
         workloads.push(step(&what, || start_part(&nodes[site], &shop_binary, name, labels, port))?);
     }
     step("policy examples/shop/policy.yaml is checked, applied and enforced by all nodes", || {
@@ -119,6 +134,7 @@ fn show(binaries: Binaries, options: &Options, rights: Rights) -> Result<()> {
     })?;
 
     let agree = matrix(&policy, &workloads)?;
+    paths(&mesh, &nodes)?;
     throughput(&workloads)?;
     quarantine(&mesh, &workloads)?;
     ensure!(agree, "the wire and the policy disagree");
@@ -204,6 +220,29 @@ fn matrix(policy: &Policy, workloads: &[Workload]) -> Result<bool> {
         }
     );
     Ok(agree)
+}
+
+/// Shows how the nodes reach each other: directly, though NATs stand between them.
+fn paths(mesh: &Mesh, nodes: &[Node]) -> Result<()> {
+    let all = || -> Result<Vec<(String, String, SocketAddr)>> {
+        let mut all = Vec::new();
+        for node in nodes {
+            let status = node.status()?;
+            for peer in status["endpoints"][0]["peers"].as_array().cloned().unwrap_or_default() {
+                if let (Some(name), Some(at)) = (peer["node"].as_str(), peer["address"].as_str()) {
+                    all.push((node.site.name.clone(), name.to_owned(), at.parse()?));
+                }
+            }
+        }
+        Ok(all)
+    };
+    let direct = |paths: &[(String, String, SocketAddr)]| paths.iter().all(|(_, _, at)| !is_relayed(at));
+    mesh.wait(|| all().is_ok_and(|paths| direct(&paths)))?;
+    println!("\nHow the sites reach each other");
+    for (from, to, at) in all()? {
+        println!("  {from:14} -> {to:14} directly, at {at}");
+    }
+    Ok(())
 }
 
 fn talk(from: &Workload, to: &Workload, (name, _, port, _): (&str, &str, u16, usize)) -> Result<bool> {

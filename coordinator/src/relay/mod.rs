@@ -4,7 +4,7 @@ pub mod links;
 pub mod process;
 
 use bytes::BytesMut;
-use meshward_model::relay::{RelayId, destination, set_source};
+use meshward_model::relay::{RelayId, cut, destination, set_source};
 use parking_lot::RwLock;
 use quinn::Connection;
 use std::collections::HashMap;
@@ -28,9 +28,16 @@ impl Relay {
             else {
                 continue;
             };
-            let mut frame = BytesMut::from(frame);
+            // Copied only if its packet had others in it.
+            let mut frame = frame.try_into_mut().unwrap_or_else(BytesMut::from);
             set_source(&mut frame, id);
-            let _ = to.send_datagram(frame.freeze());
+            match to.max_datagram_size() {
+                // The way there takes only shorter ones.
+                Some(most) if frame.len() > most => {
+                    cut(&frame, most).for_each(|piece| drop(to.send_datagram(piece.into())));
+                }
+                _ => drop(to.send_datagram(frame.freeze())),
+            }
         }
         let mut connections = self.connections.write();
         if connections.get(&id).is_some_and(|own| own.stable_id() == connection.stable_id()) {

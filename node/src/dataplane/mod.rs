@@ -285,8 +285,8 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// Takes a message as if it had come from an address.
-    pub fn inject(&mut self, network: RelayNetwork, from: SocketAddr, message: &mut [u8]) {
+    /// Takes messages, each of `size` bytes but for the last, as if they had come from an address.
+    pub fn inject(&mut self, network: RelayNetwork, from: SocketAddr, messages: &mut [u8], size: usize) {
         let services = self.shared.services.read();
         let Some(service) = services.iter().flatten().find(|service| service.relayed_as == network) else {
             return;
@@ -294,9 +294,9 @@ impl Injector {
         self.lane.set_merging(service.merging());
         let mut outlet = outlet::Outlet::new(service, 0);
         let mut round = service.endpoint.round(&mut self.lane, Instant::now());
-        let length = message.len();
-        round.from_network(from, Ecn::NotCapable, message, 0..length, length, &mut outlet);
-        round.deliver(message, &mut outlet);
+        let all = 0..messages.len();
+        round.from_network(from, Ecn::NotCapable, messages, all, size, &mut outlet);
+        round.deliver(messages, &mut outlet);
         round.finish(&mut outlet);
     }
 }

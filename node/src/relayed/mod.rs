@@ -8,13 +8,14 @@ pub use homes::choose;
 
 use crate::daemon::{Node, Reach};
 use anyhow::{Context, Result};
+use futures::FutureExt;
 use meshward_daemon::{
     dial::{Dial, Pauses, Reached},
     member::Credentials,
 };
 use meshward_model::{
     control::COORDINATOR_NAME,
-    relay::{Gathering, RelayId, RelayNetwork, RelayNumber, RelaySpec, frames, server_name},
+    relay::{Gathering, RelayId, RelayNetwork, RelayNumber, RelaySpec, Run, frames, server_name},
 };
 use parking_lot::RwLock;
 use quinn::Connection;
@@ -35,6 +36,8 @@ use tracing::{debug, info};
 
 /// The most messages that wait to be sent by one relay; then they are lost, as in any network.
 const WAITING: usize = 4096;
+/// The most frames that are looked at together.
+const MOST_TOGETHER: usize = 128;
 /// A connection that nothing has gone by for this long is given up, where it is not kept.
 const IDLE: Duration = Duration::from_secs(600);
 /// How long it may take to find out that others reach this node directly.
@@ -271,12 +274,10 @@ impl Relay {
 async fn send(connection: &Connection, number: &mut u16, outgoing: Outgoing) -> Result<()> {
     let Outgoing { to, network, messages, size } = outgoing;
     let most = connection.max_datagram_size().unwrap_or_default();
-    for message in messages.chunks(size.max(1)) {
-        *number = number.wrapping_add(1);
-        for frame in frames(to, network, *number, message, most) {
-            // Waits for room: the queue in front of it is what is bounded.
-            connection.send_datagram_wait(frame.into()).await?;
-        }
+    *number = number.wrapping_add(1);
+    for frame in frames(to, network, *number, &messages, size, most) {
+        // Waits for room: the queue in front of it is what is bounded.
+        connection.send_datagram_wait(frame.into()).await?;
     }
     Ok(())
 }
@@ -285,9 +286,15 @@ async fn receive(node: Arc<Node>, relay: RelayNumber, connection: Connection, us
     let mut gathering = Gathering::default();
     let mut injector = node.injector();
     while let Ok(frame) = connection.read_datagram().await {
-        if let Some((from, network, mut message)) = gathering.take(&frame) {
+        gathering.take(&frame);
+        // What has come with it goes on with it.
+        for _ in 0..MOST_TOGETHER {
+            let Some(Ok(frame)) = connection.read_datagram().now_or_never() else { break };
+            gathering.take(&frame);
+        }
+        for Run { from, network, mut messages, size } in gathering.take_whole() {
             used.store(true, Relaxed);
-            injector.inject(network, from.address(relay), &mut message);
+            injector.inject(network, from.address(relay), &mut messages, size);
         }
     }
 }

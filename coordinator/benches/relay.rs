@@ -1,0 +1,212 @@
+//! A real relay and five thousand nodes that are connected to it and idle: `cargo xtask bench relay`. Prints figures as JSON.
+
+use anyhow::{Context, Result, ensure};
+use meshward_bench::{Figures, Row, Target};
+use meshward_coordinator::{
+    ca::Ca,
+    records::{Mutation, NodeRecord, Record},
+    store::{Note, Sqlite, Store},
+};
+use meshward_daemon::dial::Dial;
+use meshward_model::{
+    NodeName, Revision,
+    control::Part,
+    relay::{Gathering, RelayId, RelayNetwork, frames, server_name},
+};
+use quinn::{Connection, Endpoint};
+use rcgen::{CertificateParams, KeyPair};
+use std::{
+    fs,
+    net::{SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+/// How many handshakes are under way at a time.
+const AT_ONCE: usize = 64;
+/// For how long all are idle before memory is read.
+const IDLE: Duration = Duration::from_secs(20);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let count = if std::env::args().any(|argument| argument == "--quick") { 200 } else { 5000 };
+    println!("{}", serde_json::to_string(&measure(count).await?)?);
+    Ok(())
+}
+
+async fn measure(count: u32) -> Result<Vec<Row>> {
+    let folder = tempfile::tempdir()?;
+    let (data, of_relay) = (folder.path().join("coordinator"), folder.path().join("relay"));
+    fs::create_dir_all(&data)?;
+    let ca = Ca::open(&data)?;
+    let key = KeyPair::generate()?;
+    let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
+    let sign = |name: &NodeName| ca.sign_member(Part::Node, name, &csr, Duration::from_secs(86_400));
+    let known_by = sign(&name(0)?)?.1.key.to_string();
+    seed(&data, (0..count).map(|at| record(name(at)?, &known_by)).collect::<Result<_>>()?)?;
+
+    let (coordinator_at, relay_at) = (free_port()?, free_port()?);
+    let mut coordinator = start("meshward-coordinator", &data.join("log"), |command| {
+        command.arg("--data-dir").arg(&data).args(["--listen", &coordinator_at.to_string()]);
+        command.args(["--metrics-listen", "127.0.0.1:0", "--stun-listen", "127.0.0.1:0"]);
+    })?;
+    let context = data.join("admin.json");
+    until(|| meshctl(&context, &["status"]).is_ok()).await.context("the coordinator does not answer")?;
+    let token = meshctl(&context, &["token", "create", "--relay"])?;
+    let invitation = format!("{}@{coordinator_at}", token.trim());
+    let joined = Command::new(binary("meshward-coordinator"))
+        .args(["relay", "join", &invitation, "--name", "relay", "--data-dir"])
+        .arg(&of_relay)
+        .output()?;
+    ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+    let log = folder.path().join("relay.log");
+    let mut relay = start("meshward-coordinator", &log, |command| {
+        command.args(["relay", "--data-dir"]).arg(&of_relay).args(["--listen", &relay_at.to_string()]);
+        command.args(["--stun-listen", "127.0.0.1:0", "--advertise", &relay_at.to_string()]);
+    })?;
+    let linked = || fs::read_to_string(&log).is_ok_and(|text| text.contains("linked to the coordinator"));
+    until(linked).await.context("the relay has no link")?;
+
+    let before = resident(&relay)?;
+    let begun = Instant::now();
+    let sockets: Vec<Endpoint> =
+        (0..16).map(|_| Ok(Endpoint::client("127.0.0.1:0".parse()?)?)).collect::<Result<_>>()?;
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut connecting: JoinSet<Result<(u32, Connection)>> = JoinSet::new();
+    let server = server_name(&"relay".parse()?);
+    for at in 0..count {
+        let dial = Dial::for_relay(&ca.certificate, &sign(&name(at)?)?.0, &key.serialize_der(), &server)?;
+        let (socket, server, room) =
+            (sockets[at as usize % sockets.len()].clone(), server.clone(), room.clone());
+        connecting.spawn(async move {
+            let _place = room.acquire_owned().await?;
+            Ok((at, socket.connect_with(dial.quic, relay_at, &server)?.await?))
+        });
+    }
+    let mut connections = vec![None; count as usize];
+    while let Some(done) = connecting.join_next().await {
+        let (at, connection) = done??;
+        connections[at as usize] = Some(connection);
+    }
+    let connections: Vec<Connection> = connections.into_iter().flatten().collect();
+    let took = begun.elapsed().as_secs_f64();
+    tokio::time::sleep(IDLE).await;
+    let each = (resident(&relay)? - before) * 1024.0 * 1024.0 / f64::from(count);
+    let alive = connections.iter().filter(|connection| connection.close_reason().is_none()).count();
+    let (reached, trips) = relay_between(&connections).await?;
+    let case = format!("{count} nodes");
+    let row = |metric, unit, ours: &[f64], target| {
+        Figures { bench: "relay", case: case.clone(), metric, unit, ours }.absolute(target)
+    };
+    for child in [&mut relay, &mut coordinator] {
+        child.kill()?;
+        child.wait()?;
+    }
+    Ok(vec![
+        row("nodes connected", "nodes", &[alive as f64], Target::AtLeast(f64::from(count))),
+        row("pairs of them relayed to each other", "%", &[100.0 * reached], Target::AtLeast(99.9)),
+        row("memory of the relay for each", "KiB", &[each], Target::AtMost(64.0)),
+        row("until all were connected", "s", &[took], Target::None),
+        row("one message there, median", "ms", &trips, Target::None),
+    ])
+}
+
+/// Has every node send one message to another: which part arrives, and how long that takes in milliseconds.
+async fn relay_between(connections: &[Connection]) -> Result<(f64, Vec<f64>)> {
+    let network = RelayNetwork::of(&"shop".parse()?);
+    let (mut arrived, mut trips) = (0, Vec::new());
+    for (at, from) in connections.iter().enumerate() {
+        let other = (at + connections.len() / 2) % connections.len();
+        let to = RelayId::of(&name(other as u32)?);
+        let begun = Instant::now();
+        for frame in frames(to, network, at as u16, &[7; 148], 148, 1200) {
+            from.send_datagram(frame.into())?;
+        }
+        let (mut gathering, source) = (Gathering::default(), RelayId::of(&name(at as u32)?));
+        let taken = tokio::time::timeout(Duration::from_secs(1), connections[other].read_datagram()).await;
+        if let Ok(Ok(frame)) = taken
+            && {
+                gathering.take(&frame);
+                let whole = gathering.take_whole();
+                whole.first().is_some_and(|run| run.from == source && run.messages == [7; 148])
+            }
+        {
+            arrived += 1;
+            trips.push(begun.elapsed().as_secs_f64() * 1000.0);
+        }
+    }
+    Ok((f64::from(arrived) / connections.len() as f64, trips))
+}
+
+fn name(at: u32) -> Result<NodeName> {
+    Ok(format!("node-{at}").parse()?)
+}
+
+fn record(name: NodeName, key: &str) -> Result<Record> {
+    Ok(Record::Node(NodeRecord {
+        name,
+        site: None,
+        labels: Default::default(),
+        networks: vec![],
+        key: key.into(),
+        endpoints: Default::default(),
+        blocks: Default::default(),
+        problems: Default::default(),
+    }))
+}
+
+fn seed(data: &Path, records: Vec<Record>) -> Result<()> {
+    let mut store = Sqlite::open(&data.join("mesh.db"))?;
+    let puts: Vec<Mutation> = records.into_iter().map(Mutation::Put).collect();
+    let note = Note {
+        at: "2026-01-01T00:00:00Z".into(),
+        actor: "user:bench".into(),
+        action: "seeded".into(),
+        why: None,
+        origin: None,
+    };
+    store.commit(Revision(0), &puts, &note)?;
+    Ok(())
+}
+
+/// A process that ends with the benchmark.
+fn start(program: &str, log: &Path, arguments: impl FnOnce(&mut Command)) -> Result<Child> {
+    let mut command = Command::new(binary(program));
+    arguments(&mut command);
+    command.env("RUST_LOG", "info").stderr(fs::File::create(log)?).stdout(Stdio::null());
+    command.spawn().with_context(|| format!("target/release/{program} does not start"))
+}
+
+fn binary(program: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release").join(program)
+}
+
+fn meshctl(context: &Path, arguments: &[&str]) -> Result<String> {
+    let done = Command::new(binary("meshctl")).arg("--context").arg(context).args(arguments).output()?;
+    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    Ok(String::from_utf8(done.stdout)?)
+}
+
+async fn until(ready: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !ready() {
+        ensure!(Instant::now() < deadline, "it did not come to pass within 60 s");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+fn free_port() -> Result<SocketAddr> {
+    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// Resident memory of a process, in GiB.
+fn resident(process: &Child) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib / 1024.0 / 1024.0)
+}
