@@ -39,7 +39,9 @@ impl Sink for Wire {
         self.datagrams.extend(datagrams.chunks(size).map(|datagram| (ecn, datagram.to_vec())));
         true
     }
-    fn to_network_whole(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn to_network_whole(&mut self, _: SocketAddr, datagram: &[u8]) {
+        self.datagrams.push((Ecn::NotCapable, datagram.to_vec()));
+    }
     fn to_handshakes(&mut self, _: SocketAddr, message: &[u8]) -> bool {
         self.handshakes.push(message.to_vec());
         true
@@ -358,6 +360,9 @@ fn the_secret_does_not_show() {
 fn a_super_packet_crosses_as_datagrams_of_the_mtu_and_is_one_again() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
+    pair.wait(Duration::from_secs(1));
+    let reach = pair.nodes[0].endpoint.stats(pair.now).peers[0].1.longest;
+    assert_eq!(reach, Some(1420), "probes have found out how long packets may be");
     let mut packet = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &[7; 20_000]);
     (packet[32], packet[33]) = (5 << 4, 0x10);
     let offload = Offload::Segment { kind: Kind::TcpV4, size: 1380, headers: 40, start: 20 };

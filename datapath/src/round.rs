@@ -95,28 +95,20 @@ impl<'a> Round<'a> {
             }
             Place::Local(to) => self.send_to_device(to, packet, &headers, offload, sink),
             Place::Peer(peer) => {
-                let (ecn, narrow) = (Ecn::of_packet(packet), self.narrows(peer));
-                let pieces = Pieces::new(packet, &headers, offload, narrow.map(|n| n.longest))
-                    .map_err(|cause| (cause, packets))?;
-                let too_big = |mtu| too_big::is_too_big(pieces.first(), &headers, pieces.length(0), mtu);
-                let device = self.device_of(slot).is_some();
-                let mut tell = |mtu| {
-                    // A device finds out by itself.
-                    if !device {
-                        let answer = too_big::answer(pieces.first(), &headers, mtu);
-                        let whole = 0..answer.len();
-                        sink.to_workload(slot, Offload::None, Parts::new(&answer, from_ref(&whole)));
-                    }
-                };
-                if too_big(self.tables.mtu) {
-                    tell(self.tables.mtu);
+                let (ecn, narrow, mtu) = (Ecn::of_packet(packet), self.narrows(peer), self.tables.mtu);
+                // A device finds out by itself.
+                let told = (self.device_of(slot).is_none()).then_some(slot);
+                if too_big::is_too_big(packet, &headers, segment::length(&headers, offload), mtu) {
+                    tell_too_big(told, packet, &headers, mtu, sink);
                     return Err((Cause::TooBig, packets));
                 }
+                let pieces = Pieces::new(packet, &headers, offload, narrow.map(|n| n.longest))
+                    .map_err(|cause| (cause, packets))?;
                 if let Some(Narrow { longest, is_known: true }) = narrow
-                    && too_big(longest)
+                    && too_big::is_too_big(pieces.first(), &headers, pieces.length(0), longest)
                 {
                     // It goes all the same, in fragments if they pass, so that nothing is lost where they do.
-                    tell(longest);
+                    tell_too_big(told, pieces.first(), &headers, longest, sink);
                 }
                 self.send(peer, &pieces, ecn, sink);
                 Ok(())
@@ -468,6 +460,14 @@ impl<'a> Round<'a> {
                 }
             }
         }
+    }
+}
+
+/// Tells a workload that a packet of it is too long for its way.
+fn tell_too_big(told: Option<Slot>, packet: &[u8], headers: &Headers, mtu: u16, sink: &mut impl Sink) {
+    if let Some(slot) = told {
+        let answer = too_big::answer(packet, headers, mtu);
+        sink.to_workload(slot, Offload::None, Parts::new(&answer, from_ref(&(0..answer.len()))));
     }
 }
 

@@ -86,6 +86,12 @@ pub(crate) fn count(headers: &Headers, offload: Offload) -> u64 {
     headers.length.saturating_sub(usize::from(all)).div_ceil(usize::from(size)).max(1) as u64
 }
 
+/// How long the first of the packets is that a super-packet stands for, in bytes.
+pub(crate) fn length(headers: &Headers, offload: Offload) -> usize {
+    let Offload::Segment { size, headers: all, .. } = offload else { return headers.length };
+    headers.length.min(usize::from(all) + usize::from(size))
+}
+
 /// The field holds the pseudo-header's sum; the kernel left the rest to whoever sends the packet.
 fn complete_checksum(packet: &mut [u8], headers: &Headers, start: usize, offset: usize) -> Result<(), Cause> {
     let field = start + offset;

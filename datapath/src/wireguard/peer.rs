@@ -191,7 +191,7 @@ pub(crate) enum Due {
 impl Peer {
     pub fn new(slot: u32, key: PublicKey, candidates: Vec<SocketAddr>, device: bool) -> Self {
         let address = candidates.first().copied();
-        Self {
+        let peer = Self {
             slot,
             key,
             device,
@@ -212,7 +212,9 @@ impl Peer {
             reach_is_known: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             summoned: AtomicBool::new(false),
-        }
+        };
+        peer.forget_reach(address);
+        peer
     }
 
     /// The same peer with another key: what was agreed with the one of before holds on.
