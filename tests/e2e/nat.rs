@@ -56,6 +56,9 @@ impl Pair {
             seen.push(address);
         }
         let nodes: [Node; 2] = nodes.try_into().ok().unwrap();
+        // Where packets are lost, the coordinator's first word may come late.
+        let serves = |node: &Node| node.status().is_ok_and(|status| status["endpoints"][0].is_object());
+        mesh.wait(|| nodes.iter().all(serves)).unwrap();
         let web = nodes[0].attach("shop", "app=web").unwrap();
         let api = nodes[1].attach("shop", "app=api").unwrap();
         // Each has found out how it is seen.

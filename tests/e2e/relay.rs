@@ -61,6 +61,8 @@ fn a_relay_that_is_killed_under_load_is_replaced_by_another() {
                 .contains(&format!("RelayNumber({by})"))
         };
         pair.mesh.wait(|| pair.nodes.iter().all(homes)).unwrap();
+        // Until the peers have been told of those, a second loss would leave them none.
+        std::thread::sleep(Duration::from_secs(2));
     }
 }
 
