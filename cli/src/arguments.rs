@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::Mistake;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use meshward_model::{
@@ -507,6 +508,14 @@ pub struct Workload {
     /// What people call the workload [default: its id]
     #[arg(long)]
     pub name: Option<WorkloadName>,
+}
+
+/// The labels that were given one by one.
+///
+/// # Errors
+/// [`Mistake`] if one is none.
+pub fn labels(given: &[String]) -> Result<Labels, Mistake> {
+    Labels::parse_each(given.iter().map(String::as_str)).map_err(|error| Mistake(error.to_string()))
 }
 
 /// What a label of a workload declares.

@@ -1,8 +1,7 @@
 //! Devices: machines with a stock WireGuard.
 
 use crate::{
-    Mistake,
-    arguments::{Common, Device},
+    arguments::{self, Common, Device},
     client::Client,
     coordinator::done,
     output::{list as cell, note_dry_run, show, whole},
@@ -11,7 +10,7 @@ use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fast_qr::QRBuilder;
 use meshward_model::{
-    Labels, PublicKey,
+    PublicKey,
     api::{self, CreateDevice, CreatedDevice},
 };
 use std::{fmt::Write, io::IsTerminal};
@@ -21,8 +20,7 @@ pub async fn device(common: &Common, verb: Device) -> Result<()> {
     let client = Client::coordinator(common)?;
     match verb {
         Device::Create { name, network, labels, gateway, public_key, endpoint } => {
-            let labels = Labels::parse_each(labels.iter().map(String::as_str))
-                .map_err(|error| Mistake(error.to_string()))?;
+            let labels = arguments::labels(&labels)?;
             // Made here, and known to nobody else.
             let own = match public_key {
                 Some(_) => None,

@@ -1,14 +1,13 @@
 //! Routes to machines behind gateways.
 
 use crate::{
-    arguments::{Common, Route, RouteOf},
+    arguments::{self, Common, Output, Route, RouteOf},
     client::Client,
     coordinator::done,
-    output::{bad, good, show, whole},
+    output::{bad, good, list as cell, show, whole},
 };
 use anyhow::Result;
 use meshward_model::{
-    Labels,
     api::{self, ApproveRoute, RouteState},
     local::{Advertise, LocalWorkload, State},
 };
@@ -16,14 +15,13 @@ use meshward_model::{
 pub async fn route(common: &Common, verb: Route) -> Result<()> {
     match verb {
         Route::Advertise { prefixes, network, labels, name } => {
-            let labels = Labels::parse_each(labels.iter().map(String::as_str))
-                .map_err(|error| crate::Mistake(error.to_string()))?;
+            let labels = arguments::labels(&labels)?;
             let wanted = Advertise { network, prefixes, labels, name };
             let made: LocalWorkload = Client::node(common).post("/v1/routes", &wanted).await?;
             if whole(common, &made)? {
                 return Ok(());
             }
-            let prefixes = crate::output::list(&wanted.prefixes);
+            let prefixes = cell(&wanted.prefixes);
             match &made.state {
                 State::Refused(reason) => {
                     anstream::println!("{prefixes} is advertised as {}, and waits: {reason}", made.id);
@@ -82,7 +80,7 @@ async fn list(common: &Common) -> Result<()> {
     let columns = ["PREFIX", "NETWORK", "NODE", "LABELS", "STATE", "APPROVED", "WORKLOAD"];
     let none = "no routes; on a gateway: meshctl route advertise PREFIX --network NAME --label KEY=VALUE";
     show(common, &all, columns, row, none)?;
-    if common.output == crate::arguments::Output::Table {
+    if common.output == Output::Table {
         for (route, reason) in all.iter().flat_map(|route| route.reasons.iter().map(move |why| (route, why)))
         {
             anstream::eprintln!("{} {}: {reason}", bad("waiting:"), route.prefix);

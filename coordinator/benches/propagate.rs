@@ -1,18 +1,15 @@
 //! A real coordinator and ten thousand simulated nodes that speak the real protocol to it over loopback:
 //! `cargo xtask bench propagate`. Prints figures as JSON.
 
+mod process;
 mod shape;
 mod simulated;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use meshward_bench::{Figures, Row, Target, p99};
-use meshward_coordinator::{
-    ca::Ca,
-    records::{Mutation, Record},
-    store::{Note, Sqlite, Store},
-    world::World,
-};
+use meshward_coordinator::{ca::Ca, world::World};
 use meshward_model::{Revision, control::Part};
+use process::{Process, binary, seed};
 use rcgen::{CertificateParams, KeyPair};
 use shape::{APPS, NODES, Shape};
 use simulated::{Fleet, Order};
@@ -20,7 +17,7 @@ use std::{
     fs,
     net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,7 +55,7 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     eprintln!("seeding {} nodes ...", size.shape.nodes());
     let (_, read) = ca.sign_member(Part::Node, &shape::node(0), &csr, Duration::from_secs(86_400))?;
     let records = size.shape.records(&read.key.to_string());
-    seed(&data, &records)?;
+    seed(&data, records.clone())?;
     let world = World::load(Revision(1), records).map_err(anyhow::Error::msg)?;
     let nodes = size.shape.nodes();
     let case = format!("{nodes} nodes, {} workloads", world.workloads().count());
@@ -79,7 +76,7 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     fleet.connect();
     fleet.all_current(Duration::from_secs(300)).await?;
     rows.push(row("all nodes connected", "s", &[begun.elapsed().as_secs_f64()], Target::None));
-    rows.push(row("resident memory", "GiB", &[coordinator.resident()?], Target::AtMost(3.0)));
+    rows.push(row("resident memory", "GiB", &[coordinator.process.resident()?], Target::AtMost(3.0)));
 
     let everywhere =
         quarantines(&coordinator, &fleet, "w-dns-0", nodes, size.repetitions, "everywhere").await?;
@@ -119,12 +116,17 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
         &[p99(&churn.quarantines)],
         Target::AtMost(1000.0),
     ));
-    rows.push(row("resident memory after churn", "GiB", &[coordinator.resident()?], Target::AtMost(3.0)));
+    rows.push(row(
+        "resident memory after churn",
+        "GiB",
+        &[coordinator.process.resident()?],
+        Target::AtMost(3.0),
+    ));
 
     // What is not urgent is held back for up to two seconds. Who is killed before has more to tell after its restart.
     tokio::time::sleep(Duration::from_secs(4)).await;
     eprintln!("restarting the coordinator ...");
-    coordinator.kill()?;
+    coordinator.process.end()?;
     fleet.begin_epoch();
     let begun = Instant::now();
     let again = Coordinator::start(&data, port).await?;
@@ -149,38 +151,19 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn seed(data: &Path, records: &[Record]) -> Result<()> {
-    let mut store = Sqlite::open(&data.join("mesh.db"))?;
-    let puts: Vec<Mutation> = records.iter().cloned().map(Mutation::Put).collect();
-    let note = Note {
-        at: "2026-01-01T00:00:00Z".into(),
-        actor: "user:bench".into(),
-        action: "seeded".into(),
-        why: None,
-        origin: None,
-    };
-    store.commit(Revision(0), &puts, &note)?;
-    Ok(())
-}
-
 /// The coordinator that users run.
 struct Coordinator {
-    process: Child,
+    process: Process,
     context: PathBuf,
 }
 
 impl Coordinator {
     async fn start(data: &Path, listen: SocketAddr) -> Result<Self> {
         let log_file = data.join("log");
-        let log = fs::File::create(&log_file)?;
-        let process = Command::new(binary("meshward-coordinator"))
-            .arg("--data-dir")
-            .arg(data)
-            .args(["--listen", &listen.to_string(), "--metrics-listen", "127.0.0.1:0"])
-            .env("RUST_LOG", "warn")
-            .stderr(log)
-            .spawn()
-            .context("target/release/meshward-coordinator does not start")?;
+        let mut command = Command::new(binary("meshward-coordinator"));
+        command.arg("--data-dir").arg(data).env("RUST_LOG", "warn");
+        command.args(["--listen", &listen.to_string(), "--metrics-listen", "127.0.0.1:0"]);
+        let process = Process::start(&mut command, &log_file)?;
         let mut started = Self { process, context: data.join("admin.json") };
         let deadline = Instant::now() + Duration::from_secs(120);
         while !started.meshctl(&["status"]).await? {
@@ -197,30 +180,6 @@ impl Coordinator {
         command.arg("--context").arg(&self.context).args(arguments);
         Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).status().await?.success())
     }
-
-    /// GiB.
-    fn resident(&self) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib / f64::from(1 << 20))
-    }
-
-    fn kill(&mut self) -> Result<()> {
-        self.process.kill()?;
-        self.process.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        let _ = self.kill();
-    }
-}
-
-fn binary(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release").join(name)
 }
 
 /// Milliseconds from before `meshctl quarantine` is started until the last of the nodes that know the workload enforces it.

@@ -1,25 +1,27 @@
 //! A real relay and five thousand nodes that are connected to it and idle: `cargo xtask bench relay`. Prints figures as JSON.
 
+mod process;
+
 use anyhow::{Context, Result, ensure};
 use meshward_bench::{Figures, Row, Target};
 use meshward_coordinator::{
     ca::Ca,
-    records::{Mutation, NodeRecord, Record},
-    store::{Note, Sqlite, Store},
+    records::{NodeRecord, Record},
 };
 use meshward_daemon::dial::Dial;
 use meshward_model::{
-    NodeName, Revision,
+    NodeName,
     control::Part,
     relay::{Gathering, RelayId, RelayNetwork, frames, server_name},
 };
+use process::{Process, binary, seed};
 use quinn::{Connection, Endpoint};
 use rcgen::{CertificateParams, KeyPair};
 use std::{
     fs,
     net::{SocketAddr, UdpSocket},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -49,10 +51,10 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
     seed(&data, (0..count).map(|at| record(name(at)?, &known_by)).collect::<Result<_>>()?)?;
 
     let (coordinator_at, relay_at) = (free_port()?, free_port()?);
-    let mut coordinator = start("meshward-coordinator", &data.join("log"), |command| {
-        command.arg("--data-dir").arg(&data).args(["--listen", &coordinator_at.to_string()]);
-        command.args(["--metrics-listen", "127.0.0.1:0", "--stun-listen", "127.0.0.1:0"]);
-    })?;
+    let mut command = Command::new(binary("meshward-coordinator"));
+    command.arg("--data-dir").arg(&data).args(["--listen", &coordinator_at.to_string()]);
+    command.args(["--metrics-listen", "127.0.0.1:0", "--stun-listen", "127.0.0.1:0"]);
+    let _coordinator = Process::start(&mut command, &data.join("log"))?;
     let context = data.join("admin.json");
     until(|| meshctl(&context, &["status"]).is_ok()).await.context("the coordinator does not answer")?;
     let token = meshctl(&context, &["token", "create", "--relay"])?;
@@ -63,14 +65,14 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
         .output()?;
     ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
     let log = folder.path().join("relay.log");
-    let mut relay = start("meshward-coordinator", &log, |command| {
-        command.args(["relay", "--data-dir"]).arg(&of_relay).args(["--listen", &relay_at.to_string()]);
-        command.args(["--stun-listen", "127.0.0.1:0", "--advertise", &relay_at.to_string()]);
-    })?;
+    let mut command = Command::new(binary("meshward-coordinator"));
+    command.args(["relay", "--data-dir"]).arg(&of_relay).args(["--listen", &relay_at.to_string()]);
+    command.args(["--stun-listen", "127.0.0.1:0", "--advertise", &relay_at.to_string()]);
+    let relay = Process::start(&mut command, &log)?;
     let linked = || fs::read_to_string(&log).is_ok_and(|text| text.contains("linked to the coordinator"));
     until(linked).await.context("the relay has no link")?;
 
-    let before = resident(&relay)?;
+    let before = relay.resident()?;
     let begun = Instant::now();
     let sockets: Vec<Endpoint> =
         (0..16).map(|_| Ok(Endpoint::client("127.0.0.1:0".parse()?)?)).collect::<Result<_>>()?;
@@ -94,17 +96,13 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
     let connections: Vec<Connection> = connections.into_iter().flatten().collect();
     let took = begun.elapsed().as_secs_f64();
     tokio::time::sleep(IDLE).await;
-    let each = (resident(&relay)? - before) * 1024.0 * 1024.0 / f64::from(count);
+    let each = (relay.resident()? - before) * 1024.0 * 1024.0 / f64::from(count);
     let alive = connections.iter().filter(|connection| connection.close_reason().is_none()).count();
     let (reached, trips) = relay_between(&connections).await?;
     let case = format!("{count} nodes");
     let row = |metric, unit, ours: &[f64], target| {
         Figures { bench: "relay", case: case.clone(), metric, unit, ours }.absolute(target)
     };
-    for child in [&mut relay, &mut coordinator] {
-        child.kill()?;
-        child.wait()?;
-    }
     Ok(vec![
         row("nodes connected", "nodes", &[alive as f64], Target::AtLeast(f64::from(count))),
         row("pairs of them relayed to each other", "%", &[100.0 * reached], Target::AtLeast(99.9)),
@@ -158,32 +156,6 @@ fn record(name: NodeName, key: &str) -> Result<Record> {
     }))
 }
 
-fn seed(data: &Path, records: Vec<Record>) -> Result<()> {
-    let mut store = Sqlite::open(&data.join("mesh.db"))?;
-    let puts: Vec<Mutation> = records.into_iter().map(Mutation::Put).collect();
-    let note = Note {
-        at: "2026-01-01T00:00:00Z".into(),
-        actor: "user:bench".into(),
-        action: "seeded".into(),
-        why: None,
-        origin: None,
-    };
-    store.commit(Revision(0), &puts, &note)?;
-    Ok(())
-}
-
-/// A process that ends with the benchmark.
-fn start(program: &str, log: &Path, arguments: impl FnOnce(&mut Command)) -> Result<Child> {
-    let mut command = Command::new(binary(program));
-    arguments(&mut command);
-    command.env("RUST_LOG", "info").stderr(fs::File::create(log)?).stdout(Stdio::null());
-    command.spawn().with_context(|| format!("target/release/{program} does not start"))
-}
-
-fn binary(program: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release").join(program)
-}
-
 fn meshctl(context: &Path, arguments: &[&str]) -> Result<String> {
     let done = Command::new(binary("meshctl")).arg("--context").arg(context).args(arguments).output()?;
     ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
@@ -201,12 +173,4 @@ async fn until(ready: impl Fn() -> bool) -> Result<()> {
 
 fn free_port() -> Result<SocketAddr> {
     Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-/// Resident memory of a process, in GiB.
-fn resident(process: &Child) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib / 1024.0 / 1024.0)
 }

@@ -1,7 +1,7 @@
 //! The control channel: QUIC, on which machines join and nodes hold their sessions.
 
 use crate::{
-    listen::{certificate, check_unexpired},
+    listen::{accept, certificate, check_unexpired},
     mesh::{Author, Mesh, Refusal},
     plans::{nodes, relays, workloads::Report},
     reactions,
@@ -23,7 +23,7 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rust
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc},
     time::Instant,
 };
 use tracing::{info, warn};
@@ -32,9 +32,6 @@ use tracing::{info, warn};
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// Messages of a node that may wait; then its stream is held back.
 const QUEUE: usize = 256;
-/// How many connections may be in their handshake at a time. All nodes may come back at once: those beyond are refused, and
-/// come again after a pause of their own.
-const HANDSHAKES: usize = 256;
 /// The most starts and stops of one node that are taken together.
 const BATCH: usize = 512;
 /// For how long a node may work out what it has.
@@ -44,22 +41,17 @@ const STUCK: Duration = Duration::from_secs(30);
 
 /// Serves the control channel until the endpoint is closed.
 pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint, tunnels: Arc<Tunnels>) {
-    let room = Arc::new(Semaphore::new(HANDSHAKES));
-    while let Some(incoming) = endpoint.accept().await {
-        let Ok(place) = room.clone().try_acquire_owned() else {
-            // Said at once: who is kept waiting gives up, and the work that was begun for it is lost.
-            incoming.refuse();
-            continue;
-        };
+    let serve = |incoming: Incoming, place| {
         let mesh = mesh.clone();
         let from = tunnels.origin(incoming.remote_address());
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        tokio::spawn(async move {
+        async move {
             if let Err(error) = serve_connection(&mesh, incoming, from, place).await {
                 info!(%from, "control connection ended: {error:#}");
             }
-        });
-    }
+        }
+    };
+    accept(endpoint, serve).await;
 }
 
 async fn serve_connection(

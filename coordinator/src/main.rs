@@ -7,7 +7,7 @@ use meshward_coordinator::{
     api, ca,
     config::{Config, USUAL_FILE},
     control,
-    listen::{self, RelayedQuic},
+    listen::{self, Listening},
     mesh::{Author, Mesh},
     metrics, plans, reactions,
     relay::process,
@@ -16,8 +16,6 @@ use meshward_coordinator::{
 use meshward_daemon::{
     Mistake,
     join::{self, Invitation},
-    tls::Members,
-    tunnel::{ALPN_TUNNEL, Tunnels},
 };
 use meshward_model::{
     Labels, NodeName,
@@ -25,8 +23,6 @@ use meshward_model::{
     control::{ALPN_JOIN, ALPN_SESSION},
     relay::{ALPN_RELAY, ALPN_RELAY_LINK},
 };
-use quinn::Runtime;
-use rustls::ServerConfig;
 use serde::Serialize;
 use std::{
     fs,
@@ -37,7 +33,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::net::TcpListener;
 use tracing::info;
 
 /// The coordinator of a mesh: it distributes peer keys and policy to the nodes, and serves the API.
@@ -170,41 +165,27 @@ async fn start(arguments: Arguments) -> Result<()> {
     let mesh = Mesh::open(ca, Box::new(store), lifetime)?;
     let certificate = Arc::new(ca::ServerCertificate::new(mesh.ca.clone(), config.names.clone())?);
 
-    let (tcp, udp, listen) = listen::bind(config.listen)?;
-    let tunnels = Tunnels::beside(quinn::TokioRuntime.wrap_udp_socket(udp)?);
-    let quic = listen::quic_config(
-        Members::of(mesh.ca.certificate.clone())?,
-        certificate.clone(),
+    let Listening { endpoint, tunnels, tls, address } = listen::open(
+        config.listen,
+        mesh.ca.certificate.clone(),
+        certificate,
         &[ALPN_SESSION, ALPN_JOIN, ALPN_RELAY, ALPN_RELAY_LINK],
-        RelayedQuic::BesideStreams,
+        &[b"http/1.1"],
     )?;
-    let endpoint = quinn::Endpoint::new_with_abstract_socket(
-        Default::default(),
-        Some(quic),
-        tunnels.clone(),
-        Arc::new(quinn::TokioRuntime),
-    )?;
-    let mut tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(certificate);
-    tls.alpn_protocols = vec![b"http/1.1".to_vec(), ALPN_TUNNEL.to_vec()];
-    let listener = api::TlsListener::new(TcpListener::from_std(tcp)?, Arc::new(tls), tunnels.clone())?;
     meshward_daemon::metrics::serve(config.metrics_listen, metrics::scrape(mesh.clone())).await?;
     meshward_coordinator::stun::serve(config.stun_listen).await?;
-    first_credential(&mesh, &config, listen).await?;
+    first_credential(&mesh, &config, address).await?;
 
     let router = api::router(mesh.clone());
     tokio::spawn(async move {
-        axum::serve(listener, router.into_make_service_with_connect_info::<api::Origin>()).await
+        axum::serve(tls, router.into_make_service_with_connect_info::<api::Origin>()).await
     });
     tokio::spawn(control::serve(mesh.clone(), endpoint.clone(), tunnels));
     tokio::spawn(reactions::expire(mesh.clone()));
-    info!(%listen, mesh = %mesh.ca.mesh, revision = %mesh.look(|world| world.revision), "coordinator ready");
+    info!(listen = %address, mesh = %mesh.ca.mesh, revision = %mesh.look(|world| world.revision), "coordinator ready");
     meshward_daemon::ended().await?;
     info!("coordinator ends");
-    endpoint.close(0u32.into(), b"the coordinator ends");
-    let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    listen::close(&endpoint, "the coordinator ends").await;
     Ok(())
 }
 

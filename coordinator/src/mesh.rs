@@ -44,6 +44,20 @@ pub struct Plan<T> {
     pub outcome: T,
 }
 
+impl<T> Plan<T> {
+    /// One that changes nothing and leaves no trace.
+    pub fn nothing(outcome: T) -> Self {
+        Self { mutations: vec![], action: String::new(), outcome }
+    }
+}
+
+impl Plan<()> {
+    /// One that changes nothing here: what somebody else has done is to be in the audit log.
+    pub fn noted(action: String) -> Self {
+        Self { mutations: vec![], action, outcome: () }
+    }
+}
+
 /// Who makes a change.
 #[derive(Debug, Clone, Default)]
 pub struct Author {

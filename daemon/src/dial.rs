@@ -1,7 +1,7 @@
 //! Reaching the coordinator and relays: by QUIC over UDP, and where that does not pass, by QUIC in a [tunnel](crate::tunnel).
 
 use crate::{
-    SESSION_IDLE, seldom_acknowledged,
+    SESSION_IDLE, random, seldom_acknowledged,
     tls::{PinnedCa, roots},
     tunnel::{ALPN_TUNNEL, Tunnel},
 };
@@ -54,9 +54,8 @@ impl Pauses {
 
 /// Between half of a pause and all of it, so that nodes do not come back in step.
 fn jittered(pause: Duration) -> Duration {
-    let mut byte = [0];
-    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut byte);
-    pause / 2 + (pause / 2) * u32::from(byte[0]) / 255
+    let [byte] = random();
+    pause / 2 + (pause / 2) * u32::from(byte) / 255
 }
 
 /// How somebody is dialled.

@@ -17,6 +17,15 @@ use tracing_subscriber::EnvFilter;
 /// A session in which nothing is heard for this long has ended.
 pub const SESSION_IDLE: std::time::Duration = std::time::Duration::from_secs(9);
 
+/// Random bytes of the operating system.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // ring reads getrandom(2), which does not fail once the kernel is up.
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .expect("the kernel gives random bytes");
+    bytes
+}
+
 /// How seldom the other side of a QUIC connection is to acknowledge: relayed packets come by the ten thousand, and each
 /// acknowledgement is a packet, too (draft-ietf-quic-ack-frequency).
 pub fn seldom_acknowledged() -> quinn::AckFrequencyConfig {

@@ -29,6 +29,8 @@ pub(crate) fn unwrap(packet: &[u8]) -> Option<(&[u8; 4], &[u8])> {
     let link_local = LINK_LOCAL.octets();
     let ours =
         head[0] >> 4 == 6 && head[6] == EXPERIMENT && head[8..24] == link_local && head[24..40] == link_local;
-    let payload = rest.get(..usize::from(u16::from_be_bytes([head[4], head[5]])))?;
-    ours.then(|| payload.split_first_chunk()).flatten()
+    if !ours {
+        return None;
+    }
+    rest.get(..usize::from(u16::from_be_bytes([head[4], head[5]])))?.split_first_chunk()
 }

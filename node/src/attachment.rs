@@ -5,6 +5,7 @@ use crate::{
     sys::{self, Tun},
 };
 use ipnet::IpNet;
+use meshward_daemon::random;
 use meshward_model::{WorkloadId, control::WorkloadReport, local::Pod, view::NetworkSpec};
 use meshward_netns::Netns;
 use serde::{Deserialize, Serialize};
@@ -306,11 +307,7 @@ pub fn close_left_behind(attachment: &Attachment) {
 
 /// A new workload id.
 pub fn new_id() -> WorkloadId {
-    let mut bytes = [0; 6];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
-        // getrandom(2) does not fail once the kernel is up.
-        .expect("the kernel gives random bytes");
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = random::<6>().iter().map(|byte| format!("{byte:02x}")).collect();
     // `w-` and hexadecimal digits are a name.
     format!("w-{hex}").parse().expect("a workload id is a name")
 }

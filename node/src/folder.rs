@@ -2,7 +2,7 @@
 
 use crate::daemon::seconds_now;
 use anyhow::{Context, Result, bail};
-use meshward_daemon::member::MemberFolder;
+use meshward_daemon::{member::MemberFolder, random};
 use meshward_datapath::SecretKey;
 use meshward_model::{NetworkName, WorkloadId, control::Part};
 use serde::{Serialize, de::DeserializeOwned};
@@ -47,7 +47,7 @@ impl Folder {
             self.write(&format!("endpoints/{network}.previous.key"), &before)?;
             self.write_json(&format!("endpoints/{network}.previous"), &(seconds_now() + keep.as_secs()))?;
         }
-        let fresh = fresh_key()?;
+        let fresh = random::<32>();
         self.write(&name, &fresh)?;
         self.endpoint_key(network)
     }
@@ -77,9 +77,9 @@ impl Folder {
         let bytes = match self.read(name)? {
             Some(bytes) => bytes,
             None => {
-                let fresh = fresh_key()?;
+                let fresh = random::<32>();
                 self.write(name, &fresh)?;
-                fresh
+                fresh.to_vec()
             }
         };
         let Ok(bytes) = <[u8; 32]>::try_from(bytes) else {
@@ -133,13 +133,6 @@ impl Folder {
     pub fn forget_workload(&self, id: &WorkloadId) {
         let _ = fs::remove_file(self.place(&format!("workloads/{id}.json")));
     }
-}
-
-fn fresh_key() -> Result<Vec<u8>> {
-    let mut fresh = vec![0; 32];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut fresh)
-        .map_err(|_| anyhow::anyhow!("the kernel gives no random bytes"))?;
-    Ok(fresh)
 }
 
 #[cfg(test)]

@@ -164,7 +164,7 @@ async fn answer_questions(node: Arc<Node>, connection: Connection) {
                     Answer::Device(node.add_device(order).await.map_err(|refusal| refusal.to_string()))
                 }
                 Ok(Question::RemoveDevice(id)) => {
-                    Answer::Removed(node.remove_device(&id).await.map_err(|refusal| refusal.to_string()))
+                    Answer::Removed(node.detach(&id).await.map_err(|refusal| refusal.to_string()))
                 }
                 Err(_) => return,
             };

@@ -1,10 +1,11 @@
 use super::{ApiError, Body, Caller};
-use crate::{mesh::Mesh, plans::credentials, plans::tokens::random};
+use crate::{mesh::Mesh, plans::credentials};
 use axum::{
     Json,
     extract::{Path, State},
     http::StatusCode,
 };
+use meshward_daemon::random;
 use meshward_model::api::{CreateCredential, CreatedCredential, Credential, ErrorBody, Role};
 use std::sync::Arc;
 

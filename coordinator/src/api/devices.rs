@@ -1,6 +1,7 @@
 use super::{ApiError, Body, Caller};
 use crate::{
     mesh::{Author, Mesh, Plan, Refusal},
+    plans::networks,
     records::{NodeRecord, WorkloadRecord},
     world::World,
 };
@@ -138,8 +139,7 @@ pub async fn remove(
 }
 
 async fn note(mesh: &Mesh, author: &Author, action: String) -> Result<(), Refusal> {
-    let plan = |_: &World| Ok(Plan { mutations: vec![], action: action.clone(), outcome: () });
-    mesh.change(author, plan).await.map(drop)
+    mesh.change(author, |_| Ok(Plan::noted(action.clone()))).await.map(drop)
 }
 
 fn away(node: &NodeName) -> Refusal {
@@ -150,7 +150,7 @@ fn away(node: &NodeName) -> Refusal {
 
 /// The node by which a device joins, and where that is reached: the one that is named, or the first that others reach directly.
 fn gateway(mesh: &Mesh, world: &World, wanted: &CreateDevice) -> Result<(NodeName, SocketAddr), Refusal> {
-    crate::plans::networks::find(world, &wanted.network)?;
+    networks::find(world, &wanted.network)?;
     let place = |node: &NodeRecord| {
         let candidates = &node.endpoints.get(&wanted.network)?.candidates;
         candidates.iter().find(|place| !is_relayed(place)).copied()

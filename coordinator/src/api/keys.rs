@@ -1,6 +1,7 @@
 use super::{ApiError, Body, Caller};
 use crate::{
-    mesh::{Mesh, Plan},
+    mesh::{Mesh, Plan, Refusal},
+    plans::networks,
     world::World,
 };
 use axum::{Json, extract::State};
@@ -9,7 +10,11 @@ use meshward_model::{
     api::{ErrorBody, Role, RotateKeys, RotatedKeys},
     control::FromCoordinator,
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// For how long it is waited for nodes to say that they have other keys.
@@ -27,9 +32,7 @@ pub async fn rotate(
 ) -> Result<Json<RotatedKeys>, ApiError> {
     caller.must_be(Role::Admin)?;
     if wanted.keep_old_seconds > MOST_KEPT {
-        return Err(
-            crate::mesh::Refusal::Invalid("old keys can be kept for 30 days at the most".into()).into()
-        );
+        return Err(Refusal::Invalid("old keys can be kept for 30 days at the most".into()).into());
     }
     let before = mesh.look(|world| check(world, &wanted).map(|()| keys(world, &wanted)))?;
     if caller.author.dry_run {
@@ -41,13 +44,12 @@ pub async fn rotate(
         (None, Some(network)) => format!("had all nodes make other keys for network {network}"),
         (None, None) => "had all nodes make other keys".into(),
     };
-    mesh.change(&caller.author, |_| Ok(Plan { mutations: vec![], action: action.clone(), outcome: () }))
-        .await?;
+    mesh.change(&caller.author, |_| Ok(Plan::noted(action.clone()))).await?;
     let order = FromCoordinator::RotateKeys {
         networks: wanted.network.iter().cloned().collect(),
         keep_old_seconds: wanted.keep_old_seconds,
     };
-    let nodes: std::collections::BTreeSet<&NodeName> = before.keys().map(|(node, _)| node).collect();
+    let nodes: BTreeSet<&NodeName> = before.keys().map(|(node, _)| node).collect();
     for session in nodes.into_iter().filter_map(|node| mesh.sessions.get(node)) {
         session.order(order.clone());
     }
@@ -72,14 +74,14 @@ fn answer(mesh: &Mesh, wanted: &RotateKeys, before: &Keys, rotated: usize) -> Ro
     RotatedKeys { endpoints: before.len(), rotated, away: nodes, keep_old_seconds: wanted.keep_old_seconds }
 }
 
-fn check(world: &World, wanted: &RotateKeys) -> Result<(), crate::mesh::Refusal> {
+fn check(world: &World, wanted: &RotateKeys) -> Result<(), Refusal> {
     if let Some(network) = &wanted.network {
-        crate::plans::networks::find(world, network)?;
+        networks::find(world, network)?;
     }
     match &wanted.node {
-        Some(node) if !world.nodes.contains_key(node) => Err(crate::mesh::Refusal::Missing(format!(
-            "there is no node `{node}`; `meshctl nodes` shows them"
-        ))),
+        Some(node) if !world.nodes.contains_key(node) => {
+            Err(Refusal::Missing(format!("there is no node `{node}`; `meshctl nodes` shows them")))
+        }
         _ => Ok(()),
     }
 }

@@ -39,12 +39,9 @@ pub async fn disapprove(
 
 fn may(mesh: &Mesh, caller: &Caller, wanted: &ApproveRoute) -> Result<(), ApiError> {
     caller.must_be(Role::Owner)?;
-    let network = match &wanted.network {
-        Some(network) => Some(network.clone()),
-        None => mesh.look(|world| routes::approve(world, wanted).ok().map(|plan| plan.outcome.network)),
-    };
-    match network {
-        Some(network) => caller.must_reach(&network),
-        None => Ok(()),
+    // What cannot be found is said by the plan.
+    match mesh.look(|world| routes::find(world, wanted)) {
+        Ok(approval) => caller.must_reach(&approval.network),
+        Err(_) => Ok(()),
     }
 }

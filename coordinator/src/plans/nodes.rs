@@ -1,6 +1,9 @@
 //! Nodes: joining, moving, leaving.
 
-use super::{networks::give_blocks, tokens::redeem};
+use super::{
+    networks::give_blocks,
+    tokens::{self, Joining},
+};
 use crate::{
     mesh::{Plan, Refusal},
     records::{EndpointRecord, Mutation, NodeRecord, Record, RecordKey},
@@ -8,7 +11,7 @@ use crate::{
 };
 use meshward_model::{
     NodeName,
-    control::{EndpointReport, JoinRequest, Part},
+    control::{EndpointReport, JoinRequest},
     relay::{MOST_HOMES, RelayId, RelayNumber, is_relayed},
 };
 use std::net::{IpAddr, SocketAddr};
@@ -26,18 +29,11 @@ pub fn join(
     key: &str,
     now: i64,
 ) -> Result<Plan<Option<String>>, Refusal> {
-    let token = redeem(world, &request.secret, Part::Node, now);
-    if let Some(known) = world.nodes.get(&request.name) {
-        if known.key == key && !matches!(token, Err(Refusal::Missing(_))) {
-            return Ok(Plan { mutations: vec![], action: String::new(), outcome: known.site.clone() });
-        }
-        token?;
-        return Err(Refusal::Conflict(format!(
-            "there is a node `{0}` already; join with another `--name`, or remove the old one with `meshctl nodes remove {0}`",
-            request.name
-        )));
-    }
-    let token = token?;
+    let known = world.nodes.get(&request.name).map(|node| (node.key.as_str(), node.site.clone()));
+    let token = match tokens::join(world, request, key, known, now)? {
+        Joining::Again(site) => return Ok(Plan::nothing(site)),
+        Joining::New(token) => token,
+    };
     request.labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()))?;
     let mut node = NodeRecord {
         name: request.name.clone(),
@@ -56,12 +52,10 @@ pub fn join(
         let mut taken = world.taken_blocks(&network.record.name);
         give_blocks(&mut node, &network.record, &mut taken);
     }
-    let mut token = token.clone();
-    token.uses_left -= 1;
     Ok(Plan {
         action: format!("node {} joined with token {}", node.name, token.id),
         outcome: node.site.clone(),
-        mutations: vec![Mutation::Put(Record::Token(token)), Mutation::Put(Record::Node(node))],
+        mutations: vec![tokens::spend(token), Mutation::Put(Record::Node(node))],
     })
 }
 
@@ -107,7 +101,7 @@ pub fn set_endpoints(
         node.endpoints.insert(report.network.clone(), record);
     }
     if node == before {
-        return Ok(Plan { mutations: vec![], action: String::new(), outcome: () });
+        return Ok(Plan::nothing(()));
     }
     Ok(Plan {
         mutations: vec![Mutation::Put(Record::Node(node))],
@@ -136,7 +130,7 @@ fn candidates(report: &EndpointReport, seen: IpAddr) -> Vec<SocketAddr> {
 pub fn set_key(world: &World, name: &NodeName, key: &str) -> Result<Plan<()>, Refusal> {
     let mut node = find(world, name)?.clone();
     if node.key == key {
-        return Ok(Plan { mutations: vec![], action: String::new(), outcome: () });
+        return Ok(Plan::nothing(()));
     }
     node.key = key.to_owned();
     Ok(Plan {

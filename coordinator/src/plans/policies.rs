@@ -51,7 +51,7 @@ pub type Closing = Vec<(IdentityId, IdentityId, Acl)>;
 /// Checks policies and works out what they change: all of them are applied, or none.
 pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusal> {
     let all = read(wanted.files).map_err(|error| Refusal::Invalid(error.to_string()))?;
-    let mut plan = Plan { mutations: vec![], action: String::new(), outcome: Applied::default() };
+    let mut plan = Plan::nothing(Applied::default());
     let mut failures = Vec::new();
     for written in &all {
         let name = &written.policy.network;
@@ -92,7 +92,7 @@ pub fn roll_back(
     wanted: &Submission,
 ) -> Result<Plan<Applied>, Refusal> {
     let network = find(world, name)?;
-    let mut plan = Plan { mutations: vec![], action: String::new(), outcome: Applied::default() };
+    let mut plan = Plan::nothing(Applied::default());
     match past {
         Some(record) => {
             let policy = record.policy().map_err(Refusal::Conflict)?;

@@ -41,7 +41,7 @@ pub fn impose(
     let until = wanted.seconds.map(|seconds| timestamp(hand.now + time::Duration::seconds(seconds as i64)));
     let standing = world.quarantines.values().find(|standing| standing.target == *target);
     if standing.is_some_and(|standing| standing.allow_from == wanted.allow_from && standing.until == until) {
-        return Ok(Plan { mutations: vec![], action: String::new(), outcome: workloads });
+        return Ok(Plan::nothing(workloads));
     }
     let record = Quarantine {
         id: standing.map_or(id, |standing| &standing.id).to_owned(),

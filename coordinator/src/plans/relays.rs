@@ -1,16 +1,12 @@
 //! Relays: joining, telling where they are, leaving.
 
-use super::tokens::redeem;
+use super::tokens::{self, Joining};
 use crate::{
     mesh::{Plan, Refusal},
     records::{Mutation, Record, RecordKey, RelayRecord},
     world::World,
 };
-use meshward_model::{
-    NodeName,
-    control::{JoinRequest, Part},
-    relay::RelayNumber,
-};
+use meshward_model::{NodeName, control::JoinRequest, relay::RelayNumber};
 
 /// The most relays of a mesh: every node measures how far each is.
 const MOST_RELAYS: usize = 64;
@@ -24,22 +20,14 @@ pub fn join(
     key: &str,
     now: i64,
 ) -> Result<Plan<Option<String>>, Refusal> {
-    let token = redeem(world, &request.secret, Part::Relay, now);
-    if let Some(known) = world.relays.get(&request.name) {
-        if known.key == key && !matches!(token, Err(Refusal::Missing(_))) {
-            return Ok(Plan { mutations: vec![], action: String::new(), outcome: known.site.clone() });
-        }
-        token?;
-        return Err(Refusal::Conflict(format!(
-            "there is a relay `{0}` already; join with another `--name`, or remove the old one with `meshctl relay remove {0}`",
-            request.name
-        )));
-    }
-    let mut token = token?.clone();
+    let known = world.relays.get(&request.name).map(|relay| (relay.key.as_str(), relay.site.clone()));
+    let token = match tokens::join(world, request, key, known, now)? {
+        Joining::Again(site) => return Ok(Plan::nothing(site)),
+        Joining::New(token) => token,
+    };
     if world.relays.len() >= MOST_RELAYS {
         return Err(Refusal::Conflict(format!("a mesh has at most {MOST_RELAYS} relays; remove one first")));
     }
-    // Numbers are seldom enough to be found by looking: peers may still send to that of a relay which is gone.
     let last = world.relays.values().map(|relay| relay.number).max();
     let number = last.map_or(RelayNumber::COORDINATOR.0 + 1, |last| last + 1);
     let relay = RelayRecord {
@@ -50,11 +38,10 @@ pub fn join(
         addresses: vec![],
         stun_port: 0,
     };
-    token.uses_left -= 1;
     Ok(Plan {
         action: format!("relay {} joined with token {}", relay.name, token.id),
         outcome: relay.site.clone(),
-        mutations: vec![Mutation::Put(Record::Token(token)), Mutation::Put(Record::Relay(relay))],
+        mutations: vec![tokens::spend(token), Mutation::Put(Record::Relay(relay))],
     })
 }
 
@@ -102,7 +89,7 @@ fn change(
     let mut relay = known.clone();
     change(&mut relay);
     if relay == *known {
-        return Ok(Plan { mutations: vec![], action: String::new(), outcome: () });
+        return Ok(Plan::nothing(()));
     }
     Ok(Plan {
         mutations: vec![Mutation::Put(Record::Relay(relay))],

@@ -135,7 +135,11 @@ fn change(
     Ok(Plan { mutations, action, outcome: route })
 }
 
-fn find(world: &World, wanted: &ApproveRoute) -> Result<ApprovalRecord, Refusal> {
+/// Which prefix is meant, of which network.
+///
+/// # Errors
+/// If the node or the network is not there, or it is not plain which network.
+pub fn find(world: &World, wanted: &ApproveRoute) -> Result<ApprovalRecord, Refusal> {
     if !world.nodes.contains_key(&wanted.node) {
         let text = format!("there is no node `{}`; `meshctl nodes` shows them", wanted.node);
         return Err(Refusal::Missing(text));

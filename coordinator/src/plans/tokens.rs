@@ -5,25 +5,17 @@ use crate::{
     records::{Mutation, Record, RecordKey, TokenRecord},
     world::World,
 };
+use meshward_daemon::random;
 use meshward_model::{
     api::{CreateToken, Token},
-    control::Part,
+    control::{JoinRequest, Part},
     labels::check_value,
     token::{Fingerprint, JoinToken, secret_hash},
 };
-use ring::rand::{SecureRandom, SystemRandom};
 use time::OffsetDateTime;
 
 const MAX_USES: u32 = 100_000;
 const MAX_TTL: u64 = 365 * 24 * 3600;
-
-/// Random bytes of the operating system.
-pub fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // ring reads getrandom(2), which does not fail once the kernel is up.
-    SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes");
-    bytes
-}
 
 /// A short id that nothing else has.
 pub fn new_id() -> String {
@@ -97,7 +89,7 @@ pub fn revoke(world: &World, id: &str) -> Result<Plan<()>, Refusal> {
 ///
 /// # Errors
 /// Which of the token's limits stands against it.
-pub fn redeem<'a>(world: &'a World, secret: &str, part: Part, now: i64) -> Result<&'a TokenRecord, Refusal> {
+fn redeem<'a>(world: &'a World, secret: &str, part: Part, now: i64) -> Result<&'a TokenRecord, Refusal> {
     let hash = secret_hash(secret);
     let token = world.tokens.values().find(|token| token.secret_hash == hash).ok_or_else(|| {
         Refusal::Missing("the join token is unknown: it was revoked, or was never made by this mesh".into())
@@ -125,6 +117,48 @@ pub fn redeem<'a>(world: &'a World, secret: &str, part: Part, now: i64) -> Resul
         ));
     }
     Ok(token)
+}
+
+/// What a request to join comes to.
+pub enum Joining<'a> {
+    /// The machine is a member already, at this site: its first answer may have been lost, and it spends nothing.
+    Again(Option<String>),
+    /// It becomes one, by this token.
+    New(&'a TokenRecord),
+}
+
+/// Looks at a request to join. `known`: the key and the site of the member that has the name.
+///
+/// # Errors
+/// If the token is not good for it, or another machine has the name.
+pub fn join<'a>(
+    world: &'a World,
+    request: &JoinRequest,
+    key: &str,
+    known: Option<(&str, Option<String>)>,
+    now: i64,
+) -> Result<Joining<'a>, Refusal> {
+    let token = redeem(world, &request.secret, request.part, now);
+    let Some((known_key, site)) = known else { return token.map(Joining::New) };
+    if known_key == key && !matches!(token, Err(Refusal::Missing(_))) {
+        return Ok(Joining::Again(site));
+    }
+    token?;
+    let (part, name) = (request.part, &request.name);
+    let command = match part {
+        Part::Node => "nodes",
+        Part::Relay => "relay",
+    };
+    Err(Refusal::Conflict(format!(
+        "there is a {part} `{name}` already; join with another `--name`, or remove the old one with `meshctl {command} remove {name}`"
+    )))
+}
+
+/// Spends one use of a token.
+pub fn spend(token: &TokenRecord) -> Mutation {
+    let mut token = token.clone();
+    token.uses_left -= 1;
+    Mutation::Put(Record::Token(token))
 }
 
 /// A token as the API shows it.

@@ -32,7 +32,7 @@ pub fn fire(
     id: &str,
     now: OffsetDateTime,
 ) -> Result<Plan<Option<Done>>, Refusal> {
-    let nothing = Plan { mutations: vec![], action: String::new(), outcome: None };
+    let nothing = Plan::nothing(None);
     let Some(network) = world.networks.get(&fired.network) else { return Ok(nothing) };
     let Some(workload) = network.workloads.get(&fired.workload).filter(|known| known.node == *node) else {
         return Ok(nothing);

@@ -3,8 +3,7 @@
 
 use super::Relay;
 use crate::{
-    api::TlsListener,
-    listen::{self, RelayedQuic},
+    listen::{self, Listening},
     stun,
 };
 use anyhow::{Context, Result};
@@ -14,8 +13,7 @@ use meshward_daemon::{
     frames,
     join::request,
     member::{Credentials, MemberFolder, Membership},
-    tls::{MemberCertificate, Members},
-    tunnel::{ALPN_TUNNEL, Tunnels},
+    tls::MemberCertificate,
 };
 use meshward_model::{
     NodeName,
@@ -23,9 +21,8 @@ use meshward_model::{
     relay::{ALPN_RELAY, ALPN_RELAY_LINK, FromRelay, RelayId, ToRelay},
 };
 use parking_lot::{Mutex, RwLock};
-use quinn::{Connection, Incoming, RecvStream, Runtime};
+use quinn::{Connection, Incoming, RecvStream};
 use rustls::{
-    ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
@@ -36,18 +33,15 @@ use std::{
     net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 use time::OffsetDateTime;
-use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 /// Where the configuration is looked for if no file is named.
 pub const USUAL_FILE: &str = "/etc/meshward/relay.toml";
 /// The file with the nodes that may use the relay.
 const MEMBERS: &str = "members.json";
-/// How many connections may be in their handshake at a time.
-const HANDSHAKES: usize = 256;
 
 /// What can be configured. Every key has a default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,27 +87,14 @@ pub async fn run(config: Config) -> Result<()> {
     })?;
     let credentials = folder.credentials()?;
     let shown = Arc::new(Shown(Mutex::new(certified(&credentials)?)));
-    let (tcp, udp, listen) = listen::bind(config.listen)?;
-    let tunnels = Tunnels::beside(quinn::TokioRuntime.wrap_udp_socket(udp)?);
     let ca = CertificateDer::from(credentials.ca.clone());
-    let quic = listen::quic_config(Members::of(ca)?, shown.clone(), &[ALPN_RELAY], RelayedQuic::Only)?;
-    let endpoint = quinn::Endpoint::new_with_abstract_socket(
-        Default::default(),
-        Some(quic),
-        tunnels.clone(),
-        Arc::new(quinn::TokioRuntime),
-    )?;
-    let mut tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(shown.clone());
-    tls.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
-    // Serves the tunnels; nothing else comes by it.
-    let _listener = TlsListener::new(TcpListener::from_std(tcp)?, Arc::new(tls), tunnels)?;
+    // By TLS nothing comes but tunnels.
+    let Listening { endpoint, tls: _tls, address, .. } =
+        listen::open(config.listen, ca, shown.clone(), &[ALPN_RELAY], &[])?;
     stun::serve(config.stun_listen).await?;
     let members: HashMap<NodeName, String> = folder.read_json(MEMBERS)?.unwrap_or_default();
     let advertise = match config.advertise.is_empty() {
-        true => vec![format!(":{}", listen.port())],
+        true => vec![format!(":{}", address.port())],
         false => config.advertise.clone(),
     };
     let station = Arc::new(Station {
@@ -125,13 +106,12 @@ pub async fn run(config: Config) -> Result<()> {
         relay: Relay::default(),
         shown,
     });
-    info!(%listen, relay = %station.membership.name, "relay ready");
+    info!(listen = %address, relay = %station.membership.name, "relay ready");
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(station.clone().hold_link());
     tasks.spawn(station.clone().accept(endpoint.clone()));
     meshward_daemon::ended().await?;
-    endpoint.close(0u32.into(), b"the relay ends");
-    let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    listen::close(&endpoint, "the relay ends").await;
     Ok(())
 }
 
@@ -149,14 +129,9 @@ struct Station {
 
 impl Station {
     async fn accept(self: Arc<Self>, endpoint: quinn::Endpoint) {
-        let room = Arc::new(Semaphore::new(HANDSHAKES));
-        while let Some(incoming) = endpoint.accept().await {
-            let Ok(place) = room.clone().try_acquire_owned() else {
-                incoming.refuse();
-                continue;
-            };
+        let serve = |incoming, place| {
             let station = self.clone();
-            tokio::spawn(async move {
+            async move {
                 match station.admit(incoming).await {
                     Ok((id, connection)) => {
                         drop(place);
@@ -164,8 +139,9 @@ impl Station {
                     }
                     Err(error) => debug!("refused: {error:#}"),
                 }
-            });
-        }
+            }
+        };
+        listen::accept(endpoint, serve).await;
     }
 
     async fn admit(&self, incoming: Incoming) -> Result<(RelayId, Connection)> {

@@ -9,6 +9,7 @@ mod keys;
 mod message;
 mod noise;
 mod peer;
+mod peers;
 mod replay;
 mod session;
 mod ways;
@@ -17,6 +18,7 @@ pub use message::MOST_HANDSHAKE;
 use message::TAG;
 pub(crate) use message::{DATA_HEADER, Kind, number};
 pub(crate) use peer::{Narrow, Peer, Sending};
+pub(crate) use peers::Peers;
 
 use crate::{
     drops::Cause,
@@ -31,7 +33,7 @@ use parking_lot::{Mutex, RwLock};
 use peer::{Attempt, BETWEEN_INITIATIONS, Due};
 use session::Session;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fmt,
     net::SocketAddr,
     sync::{
@@ -117,36 +119,10 @@ pub struct PeerStats {
     pub received: u64,
 }
 
-/// For how long the key that a peer had before is taken, in milliseconds: its initiations may still be under way.
-const FORMER_LASTS: u64 = 120_000;
 /// To how many addresses one answer to an initiation goes at the most.
 const MOST_ANSWERED: usize = 16;
 /// The most peers that wait to be called; who is not, is at the next attempt.
 const MOST_CALLED: usize = 4096;
-
-/// The peers of an endpoint, by slot and by key.
-#[derive(Default)]
-pub(crate) struct Peers {
-    slots: Vec<Option<Arc<Peer>>>,
-    by_key: HashMap<PublicKey, u32>,
-    /// Keys that peers had before, and until when they are taken.
-    former: Vec<(PublicKey, u32, Millis)>,
-}
-
-impl Peers {
-    pub fn get(&self, slot: usize) -> Option<&Arc<Peer>> {
-        self.slots.get(slot)?.as_ref()
-    }
-
-    /// The peer whose sessions have this index.
-    pub fn by_index(&self, index: u32) -> Option<&Arc<Peer>> {
-        self.get((index >> 8) as usize)
-    }
-
-    fn by_key(&self, key: &PublicKey) -> Option<&Arc<Peer>> {
-        self.get(*self.by_key.get(key)? as usize)
-    }
-}
 
 /// The WireGuard half of an endpoint.
 pub(crate) struct Wireguard {
@@ -219,46 +195,12 @@ impl Wireguard {
     }
 
     fn put_peer(&self, now: Instant, slot: usize, key: PublicKey, candidates: Vec<SocketAddr>, device: bool) {
-        let mut peers = self.peers.write();
-        if peers.slots.len() <= slot {
-            peers.slots.resize_with(slot + 1, || None);
-        }
-        if let Some(peer) = &peers.slots[slot]
-            && peer.key == key
-        {
-            peer.set_candidates(self.millis(now), candidates);
-            return;
-        }
-        let new = match peers.slots[slot].take() {
-            Some(before) if !device && !before.device => {
-                let until = Millis(self.millis(now).0 + FORMER_LASTS);
-                peers.former.push((before.key, slot as u32, until));
-                before.succeeded_by(key, candidates)
-            }
-            before => {
-                peers.slots[slot] = before;
-                self.remove_from(&mut peers, slot);
-                Peer::new(slot as u32, key, candidates, device)
-            }
-        };
-        peers.by_key.insert(key, slot as u32);
-        peers.slots[slot] = Some(Arc::new(new));
+        let now = self.millis(now);
+        self.peers.write().put(now, slot, key, candidates, device, &self.staged);
     }
 
     pub fn remove(&self, slot: usize) {
-        self.remove_from(&mut self.peers.write(), slot);
-    }
-
-    fn remove_from(&self, peers: &mut Peers, slot: usize) {
-        let Some(peer) = peers.slots.get_mut(slot).and_then(Option::take) else { return };
-        peer.take_staged(&self.staged);
-        let Peers { by_key, former, .. } = peers;
-        let own = former.extract_if(.., |(_, own, _)| *own == slot as u32).map(|(key, _, _)| key);
-        for key in own.chain([peer.key]) {
-            if by_key.get(&key) == Some(&(slot as u32)) {
-                by_key.remove(&key);
-            }
-        }
+        self.peers.write().remove(slot, &self.staged);
     }
 
     pub fn stats(&self, now: Instant, slot: usize) -> Option<PeerStats> {
@@ -522,15 +464,10 @@ impl Wireguard {
         if self.keys.read().is_due(millis) {
             self.keys.write().tick(millis);
         }
-        if self.peers.read().former.iter().any(|(_, _, until)| millis >= *until) {
-            let Peers { by_key, former, .. } = &mut *self.peers.write();
-            for (key, slot, _) in former.extract_if(.., |(_, _, until)| millis >= *until) {
-                if by_key.get(&key) == Some(&slot) {
-                    by_key.remove(&key);
-                }
-            }
+        if self.peers.read().has_old_keys(millis) {
+            self.peers.write().forget_old_keys(millis);
         }
-        let all: Vec<Arc<Peer>> = self.peers.read().slots.iter().flatten().cloned().collect();
+        let all: Vec<Arc<Peer>> = self.peers.read().all();
         all.iter().map(|peer| self.tick_peer(now, millis, peer, longest, send)).sum()
     }
 
@@ -584,7 +521,7 @@ impl Wireguard {
     /// Says something to every peer with a session, so that it knows from where.
     pub fn announce(&self, now: Instant, send: Send) {
         let millis = self.millis(now);
-        let all: Vec<Arc<Peer>> = self.peers.read().slots.iter().flatten().cloned().collect();
+        let all: Vec<Arc<Peer>> = self.peers.read().all();
         all.iter().for_each(|peer| self.keepalive(millis, peer, send));
     }
 

@@ -8,7 +8,7 @@ use super::{
 use crate::attachment::{self, Attachment, Origin};
 use meshward_datapath::LocalWorkload;
 use meshward_model::{
-    PublicKey, WorkloadId,
+    PublicKey,
     control::{DeviceAnswer, DeviceOrder, WorkloadReport},
     local::State as WorkloadState,
 };
@@ -113,13 +113,5 @@ impl Node {
                 warn!(workload = %id, "where the device is was not written down: {error:#}");
             }
         }
-    }
-
-    /// Turns a device away.
-    ///
-    /// # Errors
-    /// [`Refusal::Missing`] if there is none.
-    pub async fn remove_device(&self, id: &WorkloadId) -> Result<(), Refusal> {
-        self.detach(id).await
     }
 }

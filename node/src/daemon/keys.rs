@@ -2,7 +2,7 @@
 
 use super::Node;
 use anyhow::Result;
-use meshward_model::{NetworkName, control::FromNode};
+use meshward_model::NetworkName;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -27,10 +27,7 @@ impl Node {
             running.public_key = next.public();
             running.service.endpoint.rotate(Instant::now(), next, keep);
             info!(%network, public_key = %running.public_key, keep_old_seconds = keep.as_secs(), "endpoint has another key");
-            let report = self.describe_endpoint(&state, &network);
-            if let (Some(session), Some(report)) = (&state.session, report) {
-                let _ = session.send(FromNode::Endpoint(report));
-            }
+            self.report_endpoint(&state, &network);
         }
         Ok(())
     }

@@ -263,6 +263,14 @@ impl Node {
         self.admission.notify_waiters();
     }
 
+    /// Tells the coordinator where an endpoint is, if it can be told; otherwise the next session begins with that.
+    fn report_endpoint(&self, state: &State, network: &NetworkName) {
+        let Some(session) = &state.session else { return };
+        if let Some(report) = self.describe_endpoint(state, network) {
+            let _ = session.send(FromNode::Endpoint(report));
+        }
+    }
+
     fn describe_endpoint(&self, state: &State, network: &NetworkName) -> Option<EndpointReport> {
         let running = state.endpoints.get(network)?;
         let at = |address: &IpAddr| SocketAddr::new(*address, running.port);
@@ -331,10 +339,7 @@ impl Node {
                 started = Err(error);
                 continue;
             }
-            let report = self.describe_endpoint(state, &network);
-            if let (Some(session), Some(report)) = (&state.session, report) {
-                let _ = session.send(FromNode::Endpoint(report));
-            }
+            self.report_endpoint(state, &network);
         }
         started
     }

@@ -69,10 +69,7 @@ impl Node {
         let state = self.state.lock().await;
         for (network, running) in &state.endpoints {
             running.service.announce();
-            let report = self.describe_endpoint(&state, network);
-            if let (Some(session), Some(report)) = (&state.session, report) {
-                let _ = session.send(FromNode::Endpoint(report));
-            }
+            self.report_endpoint(&state, network);
         }
     }
 
@@ -130,10 +127,7 @@ impl Node {
             return;
         };
         running.mapped = mapped;
-        let report = self.describe_endpoint(&state, network);
-        if let (Some(session), Some(report)) = (&state.session, report) {
-            let _ = session.send(FromNode::Endpoint(report));
-        }
+        self.report_endpoint(&state, network);
     }
 
     /// Whether others can reach this node directly, as far as is known.
@@ -186,10 +180,7 @@ impl Node {
         self.homes.send_replace(homes);
         let state = self.state.lock().await;
         for network in state.endpoints.keys() {
-            let report = self.describe_endpoint(&state, network);
-            if let (Some(session), Some(report)) = (&state.session, report) {
-                let _ = session.send(FromNode::Endpoint(report));
-            }
+            self.report_endpoint(&state, network);
         }
     }
 

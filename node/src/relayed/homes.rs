@@ -3,6 +3,7 @@
 use crate::daemon::Node;
 use anyhow::Result;
 use futures::future::join_all;
+use meshward_daemon::random;
 use meshward_model::{
     relay::{MOST_HOMES, RelayNumber},
     stun::{PORT, Transaction, read_response, request},
@@ -97,9 +98,7 @@ async fn ask(server: SocketAddr) -> Result<Duration> {
         if server.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
-    let mut transaction = Transaction::default();
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut transaction)
-        .map_err(|_| anyhow::anyhow!("the kernel gives no random bytes"))?;
+    let transaction: Transaction = random();
     let begun = Instant::now();
     socket.send(&request(&transaction)).await?;
     let mut buffer = [0; 256];

@@ -1,5 +1,9 @@
 //! The bodies of the coordinator's HTTP API, version 1. Times are RFC 3339 text in UTC.
 
+mod reach;
+
+pub use reach::*;
+
 use crate::{
     acl::Acl,
     labels::Labels,
@@ -90,24 +94,6 @@ pub struct Token {
     pub networks: Vec<NetworkName>,
     /// Whether relays join with it, and no nodes.
     pub relay: bool,
-}
-
-/// A relay.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Relay {
-    /// Its name.
-    #[schema(value_type = String)]
-    pub name: NodeName,
-    /// Its number, which addresses of relayed peers have as their port.
-    pub number: u16,
-    /// Its site, as its token says.
-    pub site: Option<String>,
-    /// Where nodes reach it.
-    pub addresses: Vec<String>,
-    /// Whether it is connected to the coordinator now.
-    pub connected: bool,
-    /// Nodes that can be reached by it, by their own word.
-    pub nodes: usize,
 }
 
 /// A join token that was made just now; the only time that its text is shown.
@@ -235,169 +221,6 @@ pub struct Workload {
     pub refused: Vec<String>,
     /// What its node has measured; nothing for a process that no container runtime runs.
     pub measurement: Option<Measured>,
-}
-
-/// A prefix behind a gateway.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Route {
-    /// The network whose workloads reach it.
-    #[schema(value_type = String)]
-    pub network: NetworkName,
-    /// The prefix.
-    #[schema(value_type = String)]
-    pub prefix: IpNet,
-    /// The gateway.
-    #[schema(value_type = String)]
-    pub node: NodeName,
-    /// The workload that stands for what is behind it; none while nobody advertises it.
-    #[schema(value_type = Option<String>)]
-    pub workload: Option<WorkloadId>,
-    /// The labels of all machines there.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
-    pub labels: Labels,
-    /// Whether somebody has approved it by hand.
-    pub approved_by_hand: bool,
-    /// How far it has come.
-    pub state: RouteState,
-    /// Why it is not open.
-    pub reasons: Vec<String>,
-}
-
-/// How far a route has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum RouteState {
-    /// It is used, as far as policy allows.
-    Open,
-    /// It waits for approval.
-    Waiting,
-    /// It is approved, and its node does not advertise it.
-    NotAdvertised,
-}
-
-/// Other keys for endpoints.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RotateKeys {
-    /// Those of this node; of all nodes, if it is left out.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
-    pub node: Option<NodeName>,
-    /// Those of this network; of all networks, if it is left out.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
-    pub network: Option<NetworkName>,
-    /// How long the keys of before are good, in seconds: for peers that are away from the coordinator.
-    #[serde(default = "ten_minutes")]
-    pub keep_old_seconds: u64,
-}
-
-fn ten_minutes() -> u64 {
-    600
-}
-
-/// What has become of it.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct RotatedKeys {
-    /// The endpoints that it is about.
-    pub endpoints: usize,
-    /// Those that have another key now.
-    pub rotated: usize,
-    /// The nodes that are away: they keep theirs.
-    #[schema(value_type = Vec<String>)]
-    pub away: Vec<NodeName>,
-    /// How long the keys of before are good, in seconds.
-    pub keep_old_seconds: u64,
-}
-
-/// A machine with a stock WireGuard, to be taken in.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CreateDevice {
-    /// Its name, unique among the devices of its gateway.
-    #[schema(value_type = String)]
-    pub name: WorkloadName,
-    /// Its network.
-    #[schema(value_type = String)]
-    pub network: NetworkName,
-    /// Its labels.
-    #[serde(default)]
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
-    pub labels: Labels,
-    /// The node by which it joins; the only connected one, if it is left out.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
-    pub gateway: Option<NodeName>,
-    /// Its WireGuard key, in base64.
-    pub public_key: String,
-}
-
-/// What a device has to know.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct CreatedDevice {
-    /// Its name.
-    #[schema(value_type = String)]
-    pub name: WorkloadName,
-    /// The node by which it joins.
-    #[schema(value_type = String)]
-    pub gateway: NodeName,
-    /// The workload that it is.
-    #[schema(value_type = Option<String>)]
-    pub workload: Option<WorkloadId>,
-    /// Its addresses.
-    #[schema(value_type = Vec<String>)]
-    pub addresses: Vec<IpAddr>,
-    /// The gateway's key for devices, in base64.
-    pub public_key: String,
-    /// Where the gateway is.
-    #[schema(value_type = String)]
-    pub endpoint: SocketAddr,
-    /// What it reaches by the gateway.
-    #[schema(value_type = Vec<String>)]
-    pub prefixes: Vec<IpNet>,
-    /// MTU of its interface, in bytes.
-    pub mtu: u16,
-}
-
-/// A machine with a stock WireGuard.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Device {
-    /// Its name.
-    #[schema(value_type = String)]
-    pub name: WorkloadName,
-    /// Its network.
-    #[schema(value_type = String)]
-    pub network: NetworkName,
-    /// The node by which it joins.
-    #[schema(value_type = String)]
-    pub gateway: NodeName,
-    /// The workload that it is.
-    #[schema(value_type = String)]
-    pub workload: WorkloadId,
-    /// Its addresses.
-    #[schema(value_type = Vec<String>)]
-    pub addresses: Vec<IpAddr>,
-    /// Its labels, verified ones included.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
-    pub labels: Labels,
-    /// Its WireGuard key, in base64.
-    pub public_key: String,
-}
-
-/// An approval of a route, or its end.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ApproveRoute {
-    /// The network; may be left out if it is plain which.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
-    pub network: Option<NetworkName>,
-    /// The prefix.
-    #[schema(value_type = String)]
-    pub prefix: IpNet,
-    /// The gateway.
-    #[schema(value_type = String)]
-    pub node: NodeName,
 }
 
 /// What a node has measured of a workload.

@@ -1,0 +1,80 @@
+//! The programs that users run, with a store that is filled beforehand.
+
+use anyhow::{Context, Result};
+use meshward_coordinator::{
+    records::{Mutation, Record},
+    store::{Note, Sqlite, Store},
+};
+use meshward_model::Revision;
+use std::{
+    fs,
+    ops::{Deref, DerefMut},
+    path::{Path, PathBuf},
+    process::{Child, Command},
+};
+
+/// A process that ends with what holds it.
+pub struct Process(Child);
+
+impl Process {
+    /// Starts it. What it logs goes to a file.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let program = command.get_program().to_owned();
+        let child = command.stderr(fs::File::create(log)?).spawn();
+        Ok(Self(child.with_context(|| format!("{} does not start", program.display()))?))
+    }
+
+    /// Its resident memory, in GiB.
+    pub fn resident(&self) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib / f64::from(1 << 20))
+    }
+
+    /// Ends it, with SIGKILL.
+    pub fn end(&mut self) -> Result<()> {
+        self.kill()?;
+        self.wait()?;
+        Ok(())
+    }
+}
+
+impl Deref for Process {
+    type Target = Child;
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Process {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// Where a program is.
+pub fn binary(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release").join(name)
+}
+
+/// Fills the store of a coordinator that has not started yet.
+pub fn seed(data: &Path, records: Vec<Record>) -> Result<()> {
+    let mut store = Sqlite::open(&data.join("mesh.db"))?;
+    let puts: Vec<Mutation> = records.into_iter().map(Mutation::Put).collect();
+    let note = Note {
+        at: "2026-01-01T00:00:00Z".into(),
+        actor: "user:bench".into(),
+        action: "seeded".into(),
+        why: None,
+        origin: None,
+    };
+    store.commit(Revision(0), &puts, &note)?;
+    Ok(())
+}
