@@ -58,7 +58,7 @@ pub enum Command {
     /// Networks
     #[command(subcommand)]
     Network(Network),
-    /// List the nodes, or remove one
+    /// List the nodes, approve or remove one
     Nodes {
         #[command(subcommand)]
         verb: Option<Nodes>,
@@ -163,6 +163,9 @@ pub enum Token {
         /// Relays join with it (`meshward-coordinator relay join`), and no nodes
         #[arg(long, conflicts_with = "networks")]
         relay: bool,
+        /// Nodes that join with it serve no network before `meshctl nodes approve`
+        #[arg(long, conflicts_with = "relay")]
+        needs_approval: bool,
     },
     /// List the join tokens
     List,
@@ -205,6 +208,16 @@ pub enum Network {
 pub enum Nodes {
     /// List the nodes
     List,
+    /// Approve a node by name, before or after it joins, and give it labels
+    ///
+    /// The labels take the place of those that it was given before. What it joined with stays beneath.
+    Approve {
+        /// Its name
+        name: NodeName,
+        /// A label; may be given several times
+        #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+    },
     /// Remove a node: its workloads go, and its certificate is good for nothing
     Remove {
         /// Its name
@@ -333,6 +346,17 @@ pub enum Credential {
         #[arg(long = "network", value_name = "NETWORK")]
         networks: Vec<NetworkName>,
     },
+    /// Change what a credential may do; its token stays the same
+    Change {
+        /// Its name
+        name: String,
+        /// What it may do
+        #[arg(long, value_enum)]
+        role: Role,
+        /// A network in which it holds; may be given several times [default: all]
+        #[arg(long = "network", value_name = "NETWORK")]
+        networks: Vec<NetworkName>,
+    },
     /// List the credentials
     List,
     /// Revoke a credential
@@ -348,6 +372,17 @@ pub enum Role {
     Operator,
     Owner,
     Admin,
+}
+
+impl From<Role> for meshward_model::api::Role {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Viewer => Self::Viewer,
+            Role::Operator => Self::Operator,
+            Role::Owner => Self::Owner,
+            Role::Admin => Self::Admin,
+        }
+    }
 }
 
 #[derive(Args)]

@@ -44,6 +44,11 @@ impl Client {
         self.0.post(path, body).await.map_err(told)
     }
 
+    /// Puts something into the place of what is there; the answer has a body.
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.0.put(path, body).await.map_err(told)
+    }
+
     /// Changes; the answer has a body.
     pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         self.0.patch(path, body).await.map_err(told)

@@ -2,7 +2,7 @@
 
 use crate::{
     Mistake,
-    arguments::{Common, Credential, Keys, Network, Nodes, Output, Quarantine, Relay, Role, Target, Token},
+    arguments::{self, Common, Credential, Keys, Network, Nodes, Output, Quarantine, Relay, Target, Token},
     client::{self, Client},
     output::{bad, bytes, good, list, note_dry_run, show, whole},
 };
@@ -18,8 +18,9 @@ use meshward_model::{
 pub async fn token(common: &Common, verb: Token) -> Result<()> {
     let client = Client::coordinator(common)?;
     match verb {
-        Token::Create { uses, ttl, site, networks, relay } => {
-            let wanted = CreateToken { uses, ttl_seconds: ttl.as_secs(), site, networks, relay };
+        Token::Create { uses, ttl, site, networks, relay, needs_approval } => {
+            let ttl_seconds = ttl.as_secs();
+            let wanted = CreateToken { uses, ttl_seconds, site, networks, relay, needs_approval };
             let created: CreatedToken = client.post("/v1/tokens", &wanted).await?;
             note_dry_run(common);
             if !whole(common, &created)? && !common.dry_run {
@@ -44,6 +45,8 @@ pub async fn token(common: &Common, verb: Token) -> Result<()> {
                     _ if token.networks.is_empty() => "all".into(),
                     _ => list(&token.networks),
                 };
+                let networks =
+                    if token.needs_approval { format!("{networks}, once approved") } else { networks };
                 [token.id.clone(), token.uses_left.to_string(), token.expires.clone(), site, networks]
             };
             show(common, &all, ["ID", "USES LEFT", "EXPIRES", "SITE", "NETWORKS"], row, "no join tokens")
@@ -93,13 +96,33 @@ pub async fn network(common: &Common, verb: Network) -> Result<()> {
 
 pub async fn nodes(common: &Common, verb: Option<Nodes>) -> Result<()> {
     let client = Client::coordinator(common)?;
-    if let Some(Nodes::Remove { name }) = verb {
-        client.delete(&format!("/v1/nodes/{name}")).await?;
-        return done(common, format!("node {name} is removed"));
+    match verb {
+        Some(Nodes::Remove { name }) => {
+            client.delete(&format!("/v1/nodes/{name}")).await?;
+            return done(common, format!("node {name} is removed"));
+        }
+        Some(Nodes::Approve { name, labels }) => {
+            let wanted = api::ApproveNode { labels: arguments::labels(&labels)? };
+            let node: api::Node = client.put(&format!("/v1/nodes/{name}"), &wanted).await?;
+            if whole(common, &node)? {
+                return Ok(());
+            }
+            let next = match node.state {
+                api::NodeState::Expected => "; it has not joined yet",
+                _ => "",
+            };
+            return done(common, format!("node {name} is approved{next}"));
+        }
+        Some(Nodes::List) | None => {}
     }
     let all: Vec<api::Node> = client.get("/v1/nodes").await?;
     let row = |node: &api::Node| {
-        let state = if node.connected { good("connected") } else { bad("away") };
+        let state = match node.state {
+            api::NodeState::Expected => "expected".into(),
+            api::NodeState::Waiting => bad("waiting"),
+            api::NodeState::Member if node.connected => good("connected"),
+            api::NodeState::Member => bad("away"),
+        };
         let blocks = node.blocks.iter().flat_map(|block| &block.prefixes);
         [
             node.name.to_string(),
@@ -200,13 +223,7 @@ pub async fn credential(common: &Common, verb: Credential) -> Result<()> {
     let client = Client::coordinator(common)?;
     match verb {
         Credential::Create { name, role, networks } => {
-            let role = match role {
-                Role::Viewer => api::Role::Viewer,
-                Role::Operator => api::Role::Operator,
-                Role::Owner => api::Role::Owner,
-                Role::Admin => api::Role::Admin,
-            };
-            let wanted = api::CreateCredential { name, role, networks };
+            let wanted = api::CreateCredential { name, role: role.into(), networks };
             let created: api::CreatedCredential = client.post("/v1/credentials", &wanted).await?;
             note_dry_run(common);
             if !whole(common, &created)? && !common.dry_run {
@@ -216,6 +233,14 @@ pub async fn credential(common: &Common, verb: Credential) -> Result<()> {
                 eprintln!("keep this, it is not shown again: meshctl --context FILE uses it");
             }
             Ok(())
+        }
+        Credential::Change { name, role, networks } => {
+            let wanted = api::ChangeCredential { role: role.into(), networks };
+            let changed: api::Credential = client.patch(&format!("/v1/credentials/{name}"), &wanted).await?;
+            if whole(common, &changed)? {
+                return Ok(());
+            }
+            done(common, format!("the credential {name} is changed"))
         }
         Credential::List => {
             let all: Vec<api::Credential> = client.get("/v1/credentials").await?;

@@ -84,7 +84,7 @@ async fn apply(common: &Common, sources: &Sources, prune: bool, message: Option<
     let files = sources::read(sources)?;
     // Said here, before anything is sent.
     read(&files)?;
-    let wanted = SubmitPolicy { files, prune, message, count_cuts: common.dry_run };
+    let wanted = SubmitPolicy { files, prune, scope: None, message, count_cuts: common.dry_run };
     let result: SubmitResult = Client::coordinator(common)?.post("/v1/policies", &wanted).await?;
     if !whole(common, &result)? {
         note_dry_run(common);
@@ -105,7 +105,7 @@ async fn preview(common: &Common, sources: &Sources) -> Result<()> {
 }
 
 async fn ask(common: &Common, files: Vec<PolicyFile>, count_cuts: bool) -> Result<SubmitResult> {
-    let wanted = SubmitPolicy { files, prune: false, message: None, count_cuts };
+    let wanted = SubmitPolicy { files, prune: false, scope: None, message: None, count_cuts };
     Client::coordinator(common)?.dry().post("/v1/policies", &wanted).await
 }
 

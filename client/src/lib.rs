@@ -43,6 +43,8 @@ pub enum Error {
         status: Option<u16>,
         /// What was said.
         text: String,
+        /// The field of the body that it is about, if it is one alone.
+        field: Option<String>,
     },
     /// Nobody answers.
     #[error("{0}")]
@@ -58,7 +60,7 @@ impl Error {
     }
 
     fn refused(text: String) -> Self {
-        Self::Refused { status: None, text }
+        Self::Refused { status: None, text, field: None }
     }
 }
 
@@ -105,6 +107,14 @@ impl Client {
     /// [`Error`].
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
         self.exchange(Method::POST, &self.write_path(path), Some(encode(body)?)).await
+    }
+
+    /// Puts something into the place of what is there; the answer has a body.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        self.exchange(Method::PUT, &self.write_path(path), Some(encode(body)?)).await
     }
 
     /// Changes; the answer has a body.
@@ -163,10 +173,11 @@ impl Client {
         if status.is_success() {
             return Ok(body);
         }
-        let said = serde_json::from_slice::<ErrorBody>(&body).map(|body| body.error);
-        let text = said.unwrap_or_else(|_| format!("the answer was {status}"));
+        let said = serde_json::from_slice(&body);
+        let ErrorBody { error: text, field } =
+            said.unwrap_or_else(|_| ErrorBody { error: format!("the answer was {status}"), field: None });
         if status.is_client_error() {
-            return Err(Error::Refused { status: Some(status.as_u16()), text });
+            return Err(Error::Refused { status: Some(status.as_u16()), text, field });
         }
         Err(Error::Failed(text))
     }

@@ -139,7 +139,7 @@ async fn status(client: &Client, call: &Call) -> Result<(), Error> {
 
 fn told(error: ClientError) -> Error {
     match error {
-        ClientError::Refused { status: Some(404), text } => {
+        ClientError::Refused { status: Some(404), text, .. } => {
             Error::new(Code::UnknownContainer, "it is not there", text)
         }
         ClientError::Refused { text, .. } => Error::new(Code::Refused, "the node daemon refuses", text),

@@ -106,7 +106,8 @@ impl Changes {
         self.stop.push(timed(world, |world| take(world, node, Report::Stopped(id.clone()))).0);
         if at.is_multiple_of(10) {
             let files = [PolicyFile { name: "policy.yaml".into(), text: shape.policy(1 + at) }];
-            let wanted = Submission { files: &files, prune: false, networks: &[], guardrails: true };
+            let wanted =
+                Submission { files: &files, prune: false, scope: None, networks: &[], guardrails: true };
             let apply = |world: &World| {
                 let plan = policies::apply(world, &wanted).expect("a policy");
                 Plan { mutations: plan.mutations, action: plan.action, outcome: () }

@@ -153,6 +153,7 @@ fn record(name: NodeName, key: &str) -> Result<Record> {
         endpoints: Default::default(),
         blocks: Default::default(),
         problems: Default::default(),
+        waiting: false,
     }))
 }
 

@@ -33,6 +33,20 @@ pub enum Refusal {
     /// Our own failure; nothing was changed.
     #[error("{0}")]
     Failed(String),
+    /// One of these, because of one field of what was asked.
+    #[error("{refusal}")]
+    About {
+        /// The field of the API's body.
+        field: &'static str,
+        refusal: Box<Self>,
+    },
+}
+
+impl Refusal {
+    /// The same, because of one field of what was asked.
+    pub fn about(self, field: &'static str) -> Self {
+        Self::About { field, refusal: Box::new(self) }
+    }
 }
 
 /// What a change would write.

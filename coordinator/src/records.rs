@@ -29,12 +29,23 @@ pub struct NodeRecord {
     pub blocks: BTreeMap<NetworkName, Vec<IpNet>>,
     /// Why it has no block of a network that it should serve.
     pub problems: BTreeMap<NetworkName, String>,
+    /// Whether it serves no network before it is approved.
+    #[serde(default)]
+    pub waiting: bool,
 }
 
 impl NodeRecord {
     pub fn may_serve(&self, network: &NetworkName) -> bool {
-        self.networks.is_empty() || self.networks.contains(network)
+        !self.waiting && (self.networks.is_empty() || self.networks.contains(network))
     }
+}
+
+/// A node that was approved by name, whether or not it has joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovedNodeRecord {
+    pub name: NodeName,
+    /// They stand over those that it joins with.
+    pub labels: Labels,
 }
 
 /// Where a node's endpoint is.
@@ -57,6 +68,9 @@ pub struct TokenRecord {
     /// Whether it is for relays.
     #[serde(default)]
     pub relay: bool,
+    /// Whether nodes that join with it wait for approval.
+    #[serde(default)]
+    pub needs_approval: bool,
 }
 
 /// A relay that has joined.
@@ -302,6 +316,7 @@ impl PolicyRecord {
 pub enum Record {
     Network(Network),
     Node(NodeRecord),
+    ApprovedNode(ApprovedNodeRecord),
     Relay(RelayRecord),
     /// Of a route.
     Approval(ApprovalRecord),
@@ -321,6 +336,7 @@ pub enum Record {
 pub enum RecordKey {
     Network(NetworkName),
     Node(NodeName),
+    ApprovedNode(NodeName),
     Relay(NodeName),
     Approval(ApprovalRecord),
     Token(String),
@@ -337,7 +353,7 @@ impl Record {
     pub fn rank(&self) -> u8 {
         match self {
             Self::Network(_) | Self::Quarantine(_) | Self::Image(_) => 0,
-            Self::Node(_) | Self::Relay(_) | Self::Approval(_) => 1,
+            Self::Node(_) | Self::ApprovedNode(_) | Self::Relay(_) | Self::Approval(_) => 1,
             Self::Identity(_) | Self::Policy(_) => 2,
             Self::Token(_) | Self::Credential(_) | Self::Workload(_) | Self::Refused(_) => 3,
         }
@@ -347,6 +363,7 @@ impl Record {
         match self {
             Self::Network(record) => RecordKey::Network(record.name.clone()),
             Self::Node(record) => RecordKey::Node(record.name.clone()),
+            Self::ApprovedNode(record) => RecordKey::ApprovedNode(record.name.clone()),
             Self::Relay(record) => RecordKey::Relay(record.name.clone()),
             Self::Approval(record) => RecordKey::Approval(record.clone()),
             Self::Token(record) => RecordKey::Token(record.id.clone()),
@@ -372,6 +389,7 @@ impl RecordKey {
         match self {
             Self::Network(name) => ("network", name.to_string()),
             Self::Node(name) => ("node", name.to_string()),
+            Self::ApprovedNode(name) => ("approved-node", name.to_string()),
             Self::Relay(name) => ("relay", name.to_string()),
             Self::Approval(ApprovalRecord { network, node, prefix }) => {
                 ("approval", format!("{network}/{node}/{prefix}"))

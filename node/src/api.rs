@@ -34,7 +34,7 @@ impl IntoResponse for Refusal {
             Self::Missing(_) => StatusCode::NOT_FOUND,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        (status, Json(ErrorBody { error: self.to_string() })).into_response()
+        (status, Json(ErrorBody { error: self.to_string(), field: None })).into_response()
     }
 }
 

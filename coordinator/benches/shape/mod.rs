@@ -131,6 +131,7 @@ fn node_record(at: u32, key: &str) -> NodeRecord {
         endpoints: [(network(), endpoint)].into(),
         blocks: [(network(), vec![IpNet::V4(block)])].into(),
         problems: Default::default(),
+        waiting: false,
     }
 }
 

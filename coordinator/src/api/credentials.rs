@@ -6,7 +6,9 @@ use axum::{
     http::StatusCode,
 };
 use meshward_daemon::random;
-use meshward_model::api::{CreateCredential, CreatedCredential, Credential, ErrorBody, Role};
+use meshward_model::api::{
+    ChangeCredential, CreateCredential, CreatedCredential, Credential, ErrorBody, Role,
+};
 use std::sync::Arc;
 
 /// Makes a credential. Its token is shown this once.
@@ -35,6 +37,21 @@ pub fn secret() -> String {
 pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Result<Json<Vec<Credential>>, ApiError> {
     caller.must_be(Role::Admin)?;
     Ok(Json(mesh.look(|world| world.credentials.values().map(credentials::describe).collect())))
+}
+
+/// Changes what a credential may do. Its token stays the same.
+#[utoipa::path(patch, path = "/v1/credentials/{name}", tag = "credentials", operation_id = "change_credential", request_body = ChangeCredential,
+    params(("name" = String, Path, description = "The credential's name")),
+    responses((status = 200, body = Credential), (status = "4XX", body = ErrorBody)))]
+pub async fn change(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Body(wanted): Body<ChangeCredential>,
+) -> Result<Json<Credential>, ApiError> {
+    caller.must_be(Role::Admin)?;
+    let done = mesh.change(&caller.author, |world| credentials::change(world, &name, &wanted)).await?;
+    Ok(Json(done.outcome))
 }
 
 /// Revokes a credential.

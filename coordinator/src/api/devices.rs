@@ -59,10 +59,9 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<CreatedDevice>), ApiError> {
     caller.must_be(Role::Owner)?;
     caller.must_reach(&wanted.network)?;
-    let public_key = wanted
-        .public_key
-        .parse()
-        .map_err(|error: meshward_model::keys::BadKey| Refusal::Invalid(error.to_string()))?;
+    let public_key = wanted.public_key.parse().map_err(|error: meshward_model::keys::BadKey| {
+        Refusal::Invalid(error.to_string()).about("public_key")
+    })?;
     let (gateway, endpoint) = mesh.look(|world| gateway(&mesh, world, &wanted))?;
     let session = mesh.sessions.get(&gateway).ok_or_else(|| away(&gateway))?;
     let order = DeviceOrder {
@@ -146,20 +145,21 @@ fn away(node: &NodeName) -> Refusal {
     Refusal::Conflict(format!(
         "node {node}, the gateway, is not connected; devices are kept there, so try again once it is"
     ))
+    .about("gateway")
 }
 
 /// The node by which a device joins, and where that is reached: the one that is named, or the first that others reach directly.
 fn gateway(mesh: &Mesh, world: &World, wanted: &CreateDevice) -> Result<(NodeName, SocketAddr), Refusal> {
-    networks::find(world, &wanted.network)?;
+    networks::find(world, &wanted.network).map_err(|refusal| refusal.about("network"))?;
     let place = |node: &NodeRecord| {
         let candidates = &node.endpoints.get(&wanted.network)?.candidates;
         candidates.iter().find(|place| !is_relayed(place)).copied()
     };
     if let Some(name) = &wanted.gateway {
         let text = || format!("there is no node `{name}`; `meshctl nodes` shows them");
-        let node = world.nodes.get(name).ok_or_else(|| Refusal::Missing(text()))?;
+        let node = world.nodes.get(name).ok_or_else(|| Refusal::Missing(text()).about("gateway"))?;
         let text = || format!("node {name} does not serve network {}", wanted.network);
-        return Ok((name.clone(), place(node).ok_or_else(|| Refusal::Conflict(text()))?));
+        return Ok((name.clone(), place(node).ok_or_else(|| Refusal::Conflict(text()).about("gateway"))?));
     }
     let connected = world.nodes.values().filter(|node| mesh.sessions.get(&node.name).is_some());
     let mut found = connected.filter_map(|node| Some((node.name.clone(), place(node)?)));
@@ -172,7 +172,8 @@ fn gateway(mesh: &Mesh, world: &World, wanted: &CreateDevice) -> Result<(NodeNam
     match found.next() {
         None => Ok(only),
         Some(_) => Err(Refusal::Invalid(
-            "say by which node the device joins with --gateway: one that it reaches directly".into(),
-        )),
+            "say by which node the device joins (`--gateway`): one that it reaches directly".into(),
+        )
+        .about("gateway")),
     }
 }

@@ -23,24 +23,38 @@ use std::{net::SocketAddr, sync::Arc};
 
 /// A refusal with its HTTP status.
 #[derive(Debug)]
-pub struct ApiError(pub StatusCode, pub String);
+pub struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl ApiError {
+    pub fn new(status: StatusCode, error: String) -> Self {
+        Self { status, body: ErrorBody { error, field: None } }
+    }
+}
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
-        let status = match refusal {
+        let status = match &refusal {
+            Refusal::About { field, refusal } => {
+                let mut error = Self::from(Refusal::clone(refusal));
+                error.body.field = Some((*field).to_owned());
+                return error;
+            }
             Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Missing(_) => StatusCode::NOT_FOUND,
             Refusal::Conflict(_) => StatusCode::CONFLICT,
             Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
             Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self(status, refusal.to_string())
+        Self::new(status, refusal.to_string())
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.0, Json(ErrorBody { error: self.1 })).into_response()
+        (self.status, Json(self.body)).into_response()
     }
 }
 
@@ -53,11 +67,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         match Json::<T>::from_request(request, state).await {
             Ok(Json(body)) => Ok(Self(body)),
-            Err(JsonRejection::MissingJsonContentType(_)) => Err(ApiError(
+            Err(JsonRejection::MissingJsonContentType(_)) => Err(ApiError::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "the body must be JSON; send the header `content-type: application/json`".into(),
             )),
-            Err(rejection) => Err(ApiError(rejection.status(), rejection.body_text())),
+            Err(rejection) => Err(ApiError::new(rejection.status(), rejection.body_text())),
         }
     }
 }
@@ -80,7 +94,7 @@ impl Caller {
             return Ok(());
         }
         let (own, needed) = (with_article(self.role), with_article(role));
-        Err(ApiError(
+        Err(ApiError::new(
             StatusCode::FORBIDDEN,
             format!(
                 "this credential is {own}'s, and that takes {needed}'s; an admin makes one with `meshctl credential create`"
@@ -100,7 +114,7 @@ impl Caller {
     pub fn must_reach(&self, network: &NetworkName) -> Result<(), ApiError> {
         match self.reaches(network) {
             true => Ok(()),
-            false => Err(ApiError(
+            false => Err(ApiError::new(
                 StatusCode::FORBIDDEN,
                 format!("this credential does not reach network `{network}`"),
             )),
@@ -114,7 +128,7 @@ impl Caller {
     pub fn must_reach_all(&self) -> Result<(), ApiError> {
         match self.networks.is_empty() {
             true => Ok(()),
-            false => Err(ApiError(
+            false => Err(ApiError::new(
                 StatusCode::FORBIDDEN,
                 "this credential reaches some networks only, and that is about all of them".into(),
             )),
@@ -148,13 +162,14 @@ impl FromRequestParts<Arc<Mesh>> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, mesh: &Arc<Mesh>) -> Result<Self, ApiError> {
-        let refused = |text: &str| ApiError(StatusCode::UNAUTHORIZED, text.to_owned());
+        let refused = |text: &str| ApiError::new(StatusCode::UNAUTHORIZED, text.to_owned());
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let secret = header
             .and_then(|value| value.strip_prefix("Bearer "))
             .ok_or_else(|| refused("a credential is missing; send `authorization: Bearer ...`"))?;
-        let Query(Switches { dry_run }) = Query::try_from_uri(&parts.uri)
-            .map_err(|error| ApiError(StatusCode::BAD_REQUEST, format!("the query is malformed: {error}")))?;
+        let Query(Switches { dry_run }) = Query::try_from_uri(&parts.uri).map_err(|error| {
+            ApiError::new(StatusCode::BAD_REQUEST, format!("the query is malformed: {error}"))
+        })?;
         // Hashes are compared: what their comparison might tell by its timing is of no use to find a secret.
         let hash = secret_hash(secret);
         mesh.look(|world| {
@@ -178,7 +193,7 @@ impl FromRequestParts<Arc<Mesh>> for Caller {
 }
 
 pub async fn no_such_route(uri: Uri) -> ApiError {
-    ApiError(
+    ApiError::new(
         StatusCode::NOT_FOUND,
         format!("there is no {}; GET /v1/openapi.json lists what there is", uri.path()),
     )
@@ -186,5 +201,5 @@ pub async fn no_such_route(uri: Uri) -> ApiError {
 
 pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {
     let text = format!("{} does not take {method}; GET /v1/openapi.json says what it takes", uri.path());
-    ApiError(StatusCode::METHOD_NOT_ALLOWED, text)
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, text)
 }

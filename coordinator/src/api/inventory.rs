@@ -1,8 +1,7 @@
-use super::{ApiError, Caller};
+use super::{ApiError, Body, Caller};
 use crate::{
     mesh::Mesh,
     plans::{networks, nodes, policies},
-    records::NodeRecord,
     world::World,
 };
 use axum::{
@@ -12,13 +11,16 @@ use axum::{
 };
 use meshward_model::{
     IdentityId, NetworkName, NodeName,
-    api::{AuditEntry, Block, ErrorBody, Link, Links, Measured, Node, Role, Status, Workload},
+    api::{
+        ApproveNode, AuditEntry, Block, ErrorBody, Link, Links, Measured, Node, NodeState, Role, Status,
+        Workload,
+    },
     control::{Answer, Count, LinkCount, Question},
     relay::RelayId,
 };
 use serde::Deserialize;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -67,27 +69,69 @@ pub async fn audit(
 #[utoipa::path(get, path = "/v1/nodes", tag = "nodes", operation_id = "list_nodes",
     responses((status = 200, body = Vec<Node>), (status = "4XX", body = ErrorBody)))]
 pub async fn list_nodes(State(mesh): State<Arc<Mesh>>, _: Caller) -> Json<Vec<Node>> {
-    Json(mesh.look(|world| world.nodes.values().map(|node| describe(&mesh, world, node)).collect()))
+    Json(mesh.look(|world| {
+        let names: BTreeSet<&NodeName> = world.nodes.keys().chain(world.approved_nodes.keys()).collect();
+        names.into_iter().map(|name| describe(&mesh, world, name)).collect()
+    }))
 }
 
-fn describe(mesh: &Mesh, world: &World, node: &NodeRecord) -> Node {
-    let session = mesh.sessions.get(&node.name);
+/// A node as it stands, one that is only expected included.
+fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
+    let given_labels = world.approved_nodes.get(name).map(|approved| approved.labels.clone());
+    let Some(node) = world.nodes.get(name) else {
+        return Node {
+            name: name.clone(),
+            state: NodeState::Expected,
+            site: None,
+            labels: given_labels.clone().unwrap_or_default(),
+            given_labels,
+            connected: false,
+            enforced: None,
+            address: None,
+            version: None,
+            blocks: vec![],
+            problems: vec![],
+            workloads: 0,
+        };
+    };
+    let session = mesh.sessions.get(name);
+    let mut problems: Vec<String> = node.problems.values().cloned().collect();
+    if node.waiting {
+        problems.push(format!("waits for approval: `meshctl nodes approve {name}`"));
+    }
     let block = |(network, prefixes): (&NetworkName, &Vec<_>)| Block {
         network: network.clone(),
         prefixes: prefixes.clone(),
     };
     Node {
-        name: node.name.clone(),
+        name: name.clone(),
+        state: if node.waiting { NodeState::Waiting } else { NodeState::Member },
         site: node.site.clone(),
-        labels: node.labels.clone(),
+        labels: nodes::labels(world, node),
+        given_labels,
         connected: session.is_some(),
         enforced: session.as_ref().map(|session| session.enforced()),
         address: session.as_ref().map(|session| session.address),
         version: session.as_ref().map(|session| session.version.clone()),
         blocks: node.blocks.iter().map(block).collect(),
-        problems: node.problems.values().cloned().collect(),
-        workloads: world.workloads_on(&node.name).count(),
+        problems,
+        workloads: world.workloads_on(name).count(),
     }
+}
+
+/// Approves a node by name, before or after it joins, and gives it labels: these, and no others that it was given before.
+#[utoipa::path(put, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "approve_node", request_body = ApproveNode,
+    params(("name" = String, Path, description = "The node's name")),
+    responses((status = 200, body = Node), (status = "4XX", body = ErrorBody)))]
+pub async fn approve_node(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Path(name): Path<NodeName>,
+    Body(wanted): Body<ApproveNode>,
+) -> Result<Json<Node>, ApiError> {
+    caller.must_be(Role::Admin)?;
+    mesh.change(&caller.author, |world| nodes::approve(world, &name, &wanted)).await?;
+    Ok(Json(mesh.look(|world| describe(&mesh, world, &name))))
 }
 
 /// Removes a node: its workloads go, its session ends, its certificate is good for nothing.

@@ -56,7 +56,7 @@ pub struct Since {
 
 /// Checks policies and, unless it is a dry run, applies them to their networks: all of them or none.
 ///
-/// Everything that the files say of a network is its policy from then on. The answer comes when every connected node that it
+/// Everything that the files say of a network is its policy from then on, or, with `scope`, takes the place of a part of it. The answer comes when every connected node that it
 /// concerns enforces it, or after two seconds. A dry run needs no more than a viewer's credential.
 #[utoipa::path(post, path = "/v1/policies", tag = "policy", operation_id = "submit_policy", request_body = SubmitPolicy,
     responses((status = 200, body = SubmitResult), (status = "4XX", body = ErrorBody)))]
@@ -72,6 +72,7 @@ pub async fn submit(
     let submission = Submission {
         files: &wanted.files,
         prune: wanted.prune,
+        scope: wanted.scope.as_ref(),
         networks: &caller.networks,
         guardrails: only_looks || caller.role == Role::Admin,
     };
@@ -126,6 +127,21 @@ async fn count_cuts(
     silent.into_iter().collect()
 }
 
+/// Lists the policies of all networks, as they were written.
+#[utoipa::path(get, path = "/v1/policies", tag = "policy", operation_id = "list_policies",
+    responses((status = 200, body = Vec<Policy>), (status = "4XX", body = ErrorBody)))]
+pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Policy>> {
+    Json(mesh.look(|world| {
+        let own = world.networks.iter().filter(|(name, _)| caller.reaches(name));
+        own.map(|(name, network)| Policy {
+            network: name.clone(),
+            revision: network.policy_revision,
+            files: network.policy_files.clone(),
+        })
+        .collect()
+    }))
+}
+
 /// Gives the policy of a network as it was written, now or at a revision.
 #[utoipa::path(get, path = "/v1/networks/{name}/policy", tag = "policy", operation_id = "get_policy",
     params(("name" = String, Path, description = "The network's name"),
@@ -161,7 +177,7 @@ async fn past_policy(
 async fn past(mesh: &Mesh, revision: Revision) -> Result<Past, ApiError> {
     let newest = mesh.look(|world| world.revision);
     if revision > newest {
-        return Err(ApiError(
+        return Err(ApiError::new(
             axum::http::StatusCode::NOT_FOUND,
             format!("there is no revision {revision} yet; the newest is {newest}"),
         ));
@@ -234,6 +250,7 @@ pub async fn roll_back(
     let submission = Submission {
         files: &[],
         prune: false,
+        scope: None,
         networks: &caller.networks,
         guardrails: caller.role == Role::Admin,
     };
@@ -281,8 +298,9 @@ pub async fn suggest(
         links.into_iter().flatten().map(|(id, labels)| (id, labels.clone())).collect()
     });
     let policy = meshward_policy::suggest(name.clone(), &identities, &seen);
-    let text =
-        policy.to_yaml().map_err(|error| ApiError(axum::http::StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    let text = policy
+        .to_yaml()
+        .map_err(|error| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, error))?;
     Ok(Json(Policy {
         network: name,
         revision: None,

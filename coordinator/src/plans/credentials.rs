@@ -8,7 +8,7 @@ use crate::{
 };
 use meshward_model::{
     NetworkName,
-    api::{CreateCredential, Credential, Role},
+    api::{ChangeCredential, CreateCredential, Credential, Role},
     token::secret_hash,
 };
 
@@ -19,21 +19,71 @@ pub fn create(world: &World, wanted: &CreateCredential, secret: &str) -> Result<
         return Err(Refusal::Invalid(format!(
             "`{}` cannot name a credential: use 1 to 63 letters, digits, `-`, `_`, `.` and `@`",
             wanted.name.chars().take(80).collect::<String>()
-        )));
+        ))
+        .about("name"));
     }
     if world.credentials.contains_key(&wanted.name) {
-        return Err(Refusal::Conflict(format!("there is a credential `{}` already", wanted.name)));
+        let text = format!("there is a credential `{}` already", wanted.name);
+        return Err(Refusal::Conflict(text).about("name"));
     }
-    if wanted.role == Role::Owner && wanted.networks.is_empty() {
-        return Err(Refusal::Invalid("an owner owns at least one network; add `--network NAME`".into()));
-    }
-    if wanted.role == Role::Admin && !wanted.networks.is_empty() {
-        return Err(Refusal::Invalid("an admin's word holds in every network; leave out `--network`".into()));
-    }
-    for network in &wanted.networks {
-        find(world, network)?;
-    }
+    check_reach(world, wanted.role, &wanted.networks)?;
     Ok(add(wanted, secret))
+}
+
+/// Changes what a credential may do. One admin is left in any case.
+pub fn change(world: &World, name: &str, wanted: &ChangeCredential) -> Result<Plan<Credential>, Refusal> {
+    let known = find_credential(world, name)?;
+    check_reach(world, wanted.role, &wanted.networks)?;
+    if wanted.role != Role::Admin {
+        keep_an_admin(world, known).map_err(|refusal| refusal.about("role"))?;
+    }
+    let record = CredentialRecord {
+        role: wanted.role,
+        networks: wanted.networks.clone(),
+        ..CredentialRecord::clone(known)
+    };
+    let outcome = describe(&record);
+    if record == *known {
+        return Ok(Plan::nothing(outcome));
+    }
+    Ok(Plan {
+        action: format!("changed the credential `{name}` ({})", role_name(wanted.role)),
+        outcome,
+        mutations: vec![Mutation::Put(Record::Credential(record))],
+    })
+}
+
+/// Whether a role goes with networks, and these are there.
+fn check_reach(world: &World, role: Role, networks: &[NetworkName]) -> Result<(), Refusal> {
+    if role == Role::Owner && networks.is_empty() {
+        let text = "an owner owns at least one network; name it (`--network NAME`)";
+        return Err(Refusal::Invalid(text.into()).about("networks"));
+    }
+    if role == Role::Admin && !networks.is_empty() {
+        let text = "an admin's word holds in every network; leave the networks out";
+        return Err(Refusal::Invalid(text.into()).about("networks"));
+    }
+    for network in networks {
+        find(world, network).map_err(|refusal| refusal.about("networks"))?;
+    }
+    Ok(())
+}
+
+fn find_credential<'a>(world: &'a World, name: &str) -> Result<&'a CredentialRecord, Refusal> {
+    world.credentials.get(name).ok_or_else(|| {
+        Refusal::Missing(format!("there is no credential `{name}`; `meshctl credential list` shows them"))
+    })
+}
+
+fn keep_an_admin(world: &World, leaving: &CredentialRecord) -> Result<(), Refusal> {
+    let admins = world.credentials.values().filter(|credential| credential.role == Role::Admin).count();
+    if leaving.role != Role::Admin || admins > 1 {
+        return Ok(());
+    }
+    Err(Refusal::Conflict(format!(
+        "`{}` is the last admin: nobody could manage the mesh any more; make another first",
+        leaving.name
+    )))
 }
 
 /// The same, for one that is known to be fine.
@@ -53,17 +103,7 @@ pub fn add(wanted: &CreateCredential, secret: &str) -> Plan<Credential> {
 
 /// Forgets a credential. The last admin's stays.
 pub fn revoke(world: &World, name: &str) -> Result<Plan<()>, Refusal> {
-    let Some(known) = world.credentials.get(name) else {
-        return Err(Refusal::Missing(format!(
-            "there is no credential `{name}`; `meshctl credential list` shows them"
-        )));
-    };
-    let admins = world.credentials.values().filter(|credential| credential.role == Role::Admin).count();
-    if known.role == Role::Admin && admins == 1 {
-        return Err(Refusal::Conflict(format!(
-            "`{name}` is the last admin: nobody could manage the mesh any more; make another first"
-        )));
-    }
+    keep_an_admin(world, find_credential(world, name)?)?;
     Ok(Plan {
         mutations: vec![Mutation::Delete(RecordKey::Credential(name.to_owned()))],
         action: format!("revoked the credential `{name}`"),

@@ -15,38 +15,40 @@ use std::collections::BTreeSet;
 
 /// Makes a network, and a block of it for every node that may serve it.
 pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Refusal> {
-    let invalid = |text: String| Err(Refusal::Invalid(text));
+    let invalid = |text: String, field| Err(Refusal::Invalid(text).about(field));
     if wanted.prefixes.is_empty() {
-        return invalid("a network needs a prefix; add `--cidr 10.42.0.0/16`".into());
+        return invalid("a network needs a prefix, such as 10.42.0.0/16 (`--cidr`)".into(), "prefixes");
     }
     for v4 in [true, false] {
         if wanted.prefixes.iter().filter(|p| matches!(p, IpNet::V4(_)) == v4).count() > 1 {
-            return invalid("a network has at most one prefix of each address family".into());
+            return invalid("a network has at most one prefix of each address family".into(), "prefixes");
         }
     }
     if !(1280..=9000).contains(&wanted.mtu) {
-        return invalid(format!(
-            "the MTU must be from 1280 (the least that IPv6 wants) to 9000, not {}",
-            wanted.mtu
-        ));
+        let text =
+            format!("the MTU must be from 1280 (the least that IPv6 wants) to 9000, not {}", wanted.mtu);
+        return invalid(text, "mtu");
     }
     if world.networks.contains_key(&wanted.name) {
-        return Err(Refusal::Conflict(format!("there is a network `{}` already", wanted.name)));
+        let text = format!("there is a network `{}` already", wanted.name);
+        return Err(Refusal::Conflict(text).about("name"));
     }
     let (mut block_v4, mut block_v6) = (wanted.block_v4.unwrap_or(24), wanted.block_v6.unwrap_or(64));
     for &prefix in &wanted.prefixes {
-        let (given, block) = match prefix {
-            IpNet::V4(_) => (wanted.block_v4, &mut block_v4),
-            IpNet::V6(_) => (wanted.block_v6, &mut block_v6),
+        let (given, block, field) = match prefix {
+            IpNet::V4(_) => (wanted.block_v4, &mut block_v4, "block_v4"),
+            IpNet::V6(_) => (wanted.block_v6, &mut block_v6, "block_v6"),
         };
         *block = given.unwrap_or_else(|| default_block(prefix));
-        check(prefix, *block).map_err(Refusal::Invalid)?;
+        let field = if given.is_some() { field } else { "prefixes" };
+        check(prefix, *block).map_err(|text| Refusal::Invalid(text).about(field))?;
         for other in world.networks.values() {
             if let Some(&clash) = other.record.prefixes.iter().find(|&&own| overlap(own, prefix)) {
                 return Err(Refusal::Conflict(format!(
                     "{prefix} overlaps {clash} of network `{}`; choose another range",
                     other.record.name
-                )));
+                ))
+                .about("prefixes"));
             }
         }
     }

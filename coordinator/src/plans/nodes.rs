@@ -6,11 +6,12 @@ use super::{
 };
 use crate::{
     mesh::{Plan, Refusal},
-    records::{EndpointRecord, Mutation, NodeRecord, Record, RecordKey},
+    records::{ApprovedNodeRecord, EndpointRecord, Mutation, NodeRecord, Record, RecordKey},
     world::World,
 };
 use meshward_model::{
-    NodeName,
+    Labels, NodeName,
+    api::ApproveNode,
     control::{EndpointReport, JoinRequest},
     relay::{MOST_HOMES, RelayId, RelayNumber, is_relayed},
 };
@@ -35,6 +36,10 @@ pub fn join(
         Joining::New(token) => token,
     };
     request.labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()))?;
+    if let Some(approved) = world.approved_nodes.get(&request.name) {
+        let both = request.labels.clone().with_all(&approved.labels);
+        both.map_err(|error| Refusal::Invalid(error.to_string()))?;
+    }
     let mut node = NodeRecord {
         name: request.name.clone(),
         site: token.site.clone(),
@@ -44,31 +49,76 @@ pub fn join(
         endpoints: Default::default(),
         blocks: Default::default(),
         problems: Default::default(),
+        waiting: token.needs_approval && !world.approved_nodes.contains_key(&request.name),
     };
-    for network in world.networks.values() {
-        if !node.may_serve(&network.record.name) {
-            continue;
-        }
-        let mut taken = world.taken_blocks(&network.record.name);
-        give_blocks(&mut node, &network.record, &mut taken);
-    }
+    give_all_blocks(world, &mut node);
+    let waits = if node.waiting { ", and waits for approval" } else { "" };
     Ok(Plan {
-        action: format!("node {} joined with token {}", node.name, token.id),
+        action: format!("node {} joined with token {}{waits}", node.name, token.id),
         outcome: node.site.clone(),
         mutations: vec![tokens::spend(token), Mutation::Put(Record::Node(node))],
     })
 }
 
-/// Removes a node and its workloads.
+fn give_all_blocks(world: &World, node: &mut NodeRecord) {
+    for network in world.networks.values() {
+        if !node.may_serve(&network.record.name) {
+            continue;
+        }
+        let mut taken = world.taken_blocks(&network.record.name);
+        give_blocks(node, &network.record, &mut taken);
+    }
+}
+
+/// Approves a node by name, before or after it joins, and gives it labels.
+pub fn approve(world: &World, name: &NodeName, wanted: &ApproveNode) -> Result<Plan<()>, Refusal> {
+    let labels = &wanted.labels;
+    labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()).about("labels"))?;
+    if let Some(node) = world.nodes.get(name) {
+        let both = node.labels.clone().with_all(labels);
+        both.map_err(|error| Refusal::Invalid(error.to_string()).about("labels"))?;
+    }
+    let record = ApprovedNodeRecord { name: name.clone(), labels: labels.clone() };
+    if world.approved_nodes.get(name) == Some(&record) {
+        return Ok(Plan::nothing(()));
+    }
+    let mut mutations = vec![Mutation::Put(Record::ApprovedNode(record))];
+    if let Some(node) = world.nodes.get(name).filter(|node| node.waiting) {
+        let mut node = NodeRecord { waiting: false, ..node.clone() };
+        give_all_blocks(world, &mut node);
+        mutations.push(Mutation::Put(Record::Node(node)));
+    }
+    Ok(Plan { mutations, action: format!("approved node {name} with labels {labels}"), outcome: () })
+}
+
+/// The labels of a node: those that it joined with, and over them those that it was given.
+pub fn labels(world: &World, node: &NodeRecord) -> Labels {
+    let Some(approved) = world.approved_nodes.get(&node.name) else { return node.labels.clone() };
+    let both = node.labels.clone().with_all(&approved.labels);
+    // Checked when the node joins and when it is approved.
+    both.unwrap_or_else(|_| approved.labels.clone())
+}
+
+/// Whether a node is there, or is approved and expected.
+pub fn is_known(world: &World, name: &NodeName) -> bool {
+    world.nodes.contains_key(name) || world.approved_nodes.contains_key(name)
+}
+
+/// Removes a node, its workloads and its approval.
 pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
-    if !world.nodes.contains_key(name) {
+    if !is_known(world, name) {
         return Err(Refusal::Missing(format!("there is no node `{name}`; `meshctl nodes` shows them")));
     }
     let mut mutations: Vec<Mutation> =
         world.workload_ids_on(name).into_iter().map(|id| Mutation::Delete(RecordKey::Workload(id))).collect();
     let approvals = world.approvals.iter().filter(|approval| approval.node == *name);
     mutations.extend(approvals.map(|approval| Mutation::Delete(RecordKey::Approval(approval.clone()))));
-    mutations.push(Mutation::Delete(RecordKey::Node(name.clone())));
+    if world.approved_nodes.contains_key(name) {
+        mutations.push(Mutation::Delete(RecordKey::ApprovedNode(name.clone())));
+    }
+    if world.nodes.contains_key(name) {
+        mutations.push(Mutation::Delete(RecordKey::Node(name.clone())));
+    }
     Ok(Plan { mutations, action: format!("removed node {name}"), outcome: () })
 }
 

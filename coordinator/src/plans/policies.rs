@@ -14,12 +14,12 @@ use meshward_model::{
     AcceptFrom, Acl, IdentityId, Labels, NetworkName, PortSpec, Selector, Verdict,
     api::{
         ExplainQuery, Explanation, Finding, Link, LinkChange, PolicyDifference, PolicyFile, PolicyResult,
-        Quarantine,
+        PolicyScope, Quarantine,
     },
     selector::Requirement,
 };
 use meshward_policy::{Links, Policy, PolicyStep, Written, compile, read, review, review_live, run_tests};
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 /// The most pairs that one explanation covers.
 const MAX_PAIRS: usize = 400;
@@ -29,6 +29,8 @@ pub struct Submission<'a> {
     pub files: &'a [PolicyFile],
     /// Whether networks that no file names lose theirs.
     pub prune: bool,
+    /// What part of the policy of one network the files take the place of; none: all of the networks that they name.
+    pub scope: Option<&'a PolicyScope>,
     /// In which networks the author may say this; empty: in all.
     pub networks: &'a [NetworkName],
     /// Whether the author may change guardrails.
@@ -50,15 +52,28 @@ pub type Closing = Vec<(IdentityId, IdentityId, Acl)>;
 
 /// Checks policies and works out what they change: all of them are applied, or none.
 pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusal> {
-    let all = read(wanted.files).map_err(|error| Refusal::Invalid(error.to_string()))?;
+    let files = match wanted.scope {
+        None => Cow::Borrowed(wanted.files),
+        Some(scope) => Cow::Owned(beside_the_rest(world, wanted, scope)?),
+    };
+    let mut all = read(&files).map_err(|error| Refusal::Invalid(error.to_string()))?;
     let mut plan = Plan::nothing(Applied::default());
+    if let Some(scope) = wanted.scope {
+        check_scope(&all, wanted.files, scope)?;
+        all.retain(|written| written.policy.network == scope.network);
+        if all.is_empty() {
+            let network = find(world, &scope.network)?;
+            check_rights(wanted, network, None)?;
+            remove(&mut plan, world, network);
+        }
+    }
     let mut failures = Vec::new();
     for written in &all {
         let name = &written.policy.network;
         let network = find(world, name).map_err(|refusal| at(&written.begin.to_string(), refusal))?;
         check_rights(wanted, network, Some(&written.policy))?;
         failures.extend(test_failures(written));
-        let mut files: Vec<PolicyFile> = wanted.files.to_vec();
+        let mut files: Vec<PolicyFile> = files.to_vec();
         files.retain(|file| written.files.contains(&file.name));
         put(&mut plan, world, network, Arc::new(written.policy.clone()), files);
     }
@@ -82,6 +97,42 @@ pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusa
     }
     plan.outcome.written = all;
     Ok(plan)
+}
+
+/// What would be the policy of a network if the files took the place of a part of it.
+fn beside_the_rest(
+    world: &World,
+    wanted: &Submission,
+    scope: &PolicyScope,
+) -> Result<Vec<PolicyFile>, Refusal> {
+    let invalid = |text: &str| Err(Refusal::Invalid(text.into()).about("scope"));
+    if wanted.prune {
+        return invalid("`prune` is about all networks, and `scope` about one; leave one of them out");
+    }
+    if !scope.only.is_empty() && !scope.except.is_empty() {
+        return invalid("a scope has either `only` or `except`");
+    }
+    if let Some(file) = wanted.files.iter().find(|file| !scope.has(&file.name)) {
+        return invalid(&format!("the file {} is not in the scope", file.name));
+    }
+    let network = find(world, &scope.network).map_err(|refusal| refusal.about("scope"))?;
+    let others = network.policy_files.iter().filter(|file| !scope.has(&file.name));
+    let mut files: Vec<PolicyFile> = wanted.files.iter().chain(others).cloned().collect();
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
+}
+
+/// Refuses files that speak of other networks than that of the scope. Those that stay may: they are the policy of these, too.
+fn check_scope(all: &[Written], files: &[PolicyFile], scope: &PolicyScope) -> Result<(), Refusal> {
+    for other in all.iter().filter(|written| written.policy.network != scope.network) {
+        if files.iter().any(|file| other.files.contains(&file.name)) {
+            let (place, name) = (&other.begin, &other.policy.network);
+            let text =
+                format!("{place}: this is about network {name}, and the scope is network {}", scope.network);
+            return Err(Refusal::Invalid(text));
+        }
+    }
+    Ok(())
 }
 
 /// Goes back to a policy that a network had.

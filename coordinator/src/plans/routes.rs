@@ -140,13 +140,16 @@ fn change(
 /// # Errors
 /// If the node or the network is not there, or it is not plain which network.
 pub fn find(world: &World, wanted: &ApproveRoute) -> Result<ApprovalRecord, Refusal> {
-    if !world.nodes.contains_key(&wanted.node) {
+    if !super::nodes::is_known(world, &wanted.node) {
         let text = format!("there is no node `{}`; `meshctl nodes` shows them", wanted.node);
-        return Err(Refusal::Missing(text));
+        return Err(Refusal::Missing(text).about("node"));
     }
     let prefix = wanted.prefix.trunc();
     let network = match &wanted.network {
-        Some(name) => super::networks::find(world, name)?.record.name.clone(),
+        Some(name) => {
+            let found = super::networks::find(world, name).map_err(|refusal| refusal.about("network"))?;
+            found.record.name.clone()
+        }
         None => only_network(world, wanted, &prefix)?,
     };
     Ok(ApprovalRecord { network, node: wanted.node.clone(), prefix })
@@ -177,7 +180,8 @@ pub fn check_prefix(world: &World, network: &NetworkName, prefix: &IpNet) -> Res
         Some(own) => Err(Refusal::Invalid(format!(
             "{prefix} overlaps with {own}, which is network {} itself: name the prefixes behind the gateway",
             network.record.name
-        ))),
+        ))
+        .about("prefix")),
         None => Ok(()),
     }
 }

@@ -28,16 +28,24 @@ pub fn new_id() -> String {
 /// If a limit makes no sense.
 pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToken, TokenRecord), Refusal> {
     if !(1..=MAX_USES).contains(&wanted.uses) {
-        return Err(Refusal::Invalid(format!("a token can have 1 to {MAX_USES} uses, not {}", wanted.uses)));
+        let text = format!("a token can have 1 to {MAX_USES} uses, not {}", wanted.uses);
+        return Err(Refusal::Invalid(text).about("uses"));
     }
     if !(1..=MAX_TTL).contains(&wanted.ttl_seconds) {
-        return Err(Refusal::Invalid("a token can be good for one second to 365 days".into()));
+        let text = "a token can be good for one second to 365 days";
+        return Err(Refusal::Invalid(text.into()).about("ttl_seconds"));
     }
     if let Some(site) = &wanted.site {
-        check_value(site).map_err(|error| Refusal::Invalid(format!("the site: {error}")))?;
+        check_value(site).map_err(|error| Refusal::Invalid(format!("the site: {error}")).about("site"))?;
     }
     if wanted.relay && !wanted.networks.is_empty() {
-        return Err(Refusal::Invalid("a relay serves all networks; leave the networks out".into()));
+        let text = "a relay serves all networks; leave the networks out";
+        return Err(Refusal::Invalid(text.into()).about("networks"));
+    }
+    if wanted.relay && wanted.needs_approval {
+        let text =
+            "a relay serves no network, so there is nothing to approve; revoke the token to keep relays out";
+        return Err(Refusal::Invalid(text.into()).about("needs_approval"));
     }
     let token = JoinToken::new(ca, random());
     let record = TokenRecord {
@@ -48,6 +56,7 @@ pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToke
         site: wanted.site.clone(),
         networks: wanted.networks.clone(),
         relay: wanted.relay,
+        needs_approval: wanted.needs_approval,
     };
     Ok((token, record))
 }
@@ -57,7 +66,8 @@ pub fn create(world: &World, record: &TokenRecord) -> Result<Plan<()>, Refusal> 
     if let Some(missing) = record.networks.iter().find(|name| !world.networks.contains_key(name)) {
         return Err(Refusal::Missing(format!(
             "there is no network `{missing}`; make it first with `meshctl network create {missing} --cidr ...`"
-        )));
+        ))
+        .about("networks"));
     }
     let uses = record.uses_left;
     Ok(Plan {
@@ -171,5 +181,6 @@ pub fn describe(record: &TokenRecord) -> Token {
         site: record.site.clone(),
         networks: record.networks.clone(),
         relay: record.relay,
+        needs_approval: record.needs_approval,
     }
 }

@@ -14,8 +14,8 @@ pub use deltas::Deltas;
 pub use network::{NetworkState, Subject, workload_item};
 
 use crate::records::{
-    ApprovalRecord, CredentialRecord, Mutation, NodeRecord, Read, Record, RecordKey, RefusedRecord,
-    RelayRecord, Standing, TokenRecord, WorkloadRecord,
+    ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, Read, Record, RecordKey,
+    RefusedRecord, RelayRecord, Standing, TokenRecord, WorkloadRecord,
 };
 use deltas::{Items, Telling};
 use images::Images;
@@ -39,6 +39,8 @@ pub struct World {
     pub revision: Revision,
     pub networks: BTreeMap<NetworkName, NetworkState>,
     pub nodes: Nodes,
+    /// The nodes that were approved by name, whether or not they have joined.
+    pub approved_nodes: BTreeMap<NodeName, ApprovedNodeRecord>,
     pub relays: BTreeMap<NodeName, RelayRecord>,
     /// What may be behind which node.
     pub approvals: BTreeSet<ApprovalRecord>,
@@ -130,6 +132,9 @@ impl World {
                 self.tell(&name, deltas, |telling| telling.network_changed());
             }
             Record::Node(record) => self.put_node(record, deltas),
+            Record::ApprovedNode(record) => {
+                self.approved_nodes.insert(record.name.clone(), record);
+            }
             Record::Relay(record) => {
                 self.relays.insert(record.name.clone(), record);
             }
@@ -335,6 +340,9 @@ impl World {
                     self.tell(network, deltas, |telling| telling.network.forget_node(index));
                 }
                 self.nodes.remove(name);
+            }
+            RecordKey::ApprovedNode(name) => {
+                self.approved_nodes.remove(name);
             }
             RecordKey::Relay(name) => {
                 self.relays.remove(name);

@@ -22,6 +22,9 @@ use utoipa::ToSchema;
 pub struct ErrorBody {
     /// What is wrong, and how to mend it.
     pub error: String,
+    /// The field of the body that it is about, if it is one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
 }
 
 /// The coordinator in short.
@@ -68,6 +71,9 @@ pub struct CreateToken {
     /// Whether relays join with it, and no nodes.
     #[serde(default)]
     pub relay: bool,
+    /// Whether nodes that join with it serve no network before they are approved by name.
+    #[serde(default)]
+    pub needs_approval: bool,
 }
 
 fn one() -> u32 {
@@ -94,6 +100,8 @@ pub struct Token {
     pub networks: Vec<NetworkName>,
     /// Whether relays join with it, and no nodes.
     pub relay: bool,
+    /// Whether nodes that join with it serve no network before they are approved by name.
+    pub needs_approval: bool,
 }
 
 /// A join token that was made just now; the only time that its text is shown.
@@ -165,11 +173,16 @@ pub struct Node {
     /// Its name.
     #[schema(value_type = String)]
     pub name: NodeName,
+    /// How far it has come.
+    pub state: NodeState,
     /// Its site.
     pub site: Option<String>,
-    /// Its labels.
+    /// Its labels: those that it joined with, and over them those that it was given.
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub labels: Labels,
+    /// The labels that it was given when it was approved by name; nothing if it was not.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
+    pub given_labels: Option<Labels>,
     /// Whether it has a session now.
     pub connected: bool,
     /// The revision that it enforces, as far as is known.
@@ -186,6 +199,28 @@ pub struct Node {
     pub problems: Vec<String>,
     /// How many workloads it runs.
     pub workloads: usize,
+}
+
+/// How far a node has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    /// It is approved by name, and has not joined.
+    Expected,
+    /// It has joined, and serves no network before it is approved.
+    Waiting,
+    /// It is a node as others.
+    Member,
+}
+
+/// The approval of a node by name, before or after it joins.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApproveNode {
+    /// Labels that it is given; they stand over those that it joins with.
+    #[serde(default)]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub labels: Labels,
 }
 
 /// A workload.
@@ -266,12 +301,39 @@ pub struct SubmitPolicy {
     /// Whether the policies of networks that no file names are removed.
     #[serde(default)]
     pub prune: bool,
+    /// Which files of one network are replaced; the others stay. Everything of the networks that are named, if it is left out.
+    #[serde(default)]
+    pub scope: Option<PolicyScope>,
     /// Why, for the log.
     #[serde(default)]
     pub message: Option<String>,
     /// Whether to ask the nodes how many live flows it would cut. Only with `dry_run`.
     #[serde(default)]
     pub count_cuts: bool,
+}
+
+/// A part of the policy of one network. What it selects and nobody sends any more is removed. Either `only` or `except`, or
+/// neither: then it is all files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyScope {
+    /// The network.
+    #[schema(value_type = String)]
+    pub network: NetworkName,
+    /// The files with these names.
+    #[serde(default)]
+    pub only: Vec<String>,
+    /// All files but those with these names.
+    #[serde(default)]
+    pub except: Vec<String>,
+}
+
+impl PolicyScope {
+    /// Whether a file is among what is replaced.
+    pub fn has(&self, file: &str) -> bool {
+        let named = |names: &[String]| names.iter().any(|name| name == file);
+        if self.only.is_empty() { !named(&self.except) } else { named(&self.only) }
+    }
 }
 
 /// What became, or would become, of policies.
@@ -599,6 +661,18 @@ pub enum Role {
 pub struct CreateCredential {
     /// Its name, for the audit log.
     pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// In which networks; empty: in all. An owner has at least one.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub networks: Vec<NetworkName>,
+}
+
+/// What a credential may do from now on. Its token stays the same.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeCredential {
     /// What it may do.
     pub role: Role,
     /// In which networks; empty: in all. An owner has at least one.

@@ -1,6 +1,8 @@
 //! Random histories: whatever happens, the world equals the one read back from its records, what every node holds after
 //! its deltas is its whole view, and nobody is told of a link that is not its own.
 
+mod parts;
+
 use super::{
     credentials, networks, nodes,
     policies::{self, Submission},
@@ -131,7 +133,10 @@ fn wanted(name: &str, prefixes: &[&str]) -> CreateNetwork {
 
 fn apply(world: &World, source: &str) -> Result<Plan<policies::Applied>, Refusal> {
     let files = [PolicyFile { name: "policy.yaml".into(), text: source.into() }];
-    policies::apply(world, &Submission { files: &files, prune: false, networks: &[], guardrails: true })
+    policies::apply(
+        world,
+        &Submission { files: &files, prune: false, scope: None, networks: &[], guardrails: true },
+    )
 }
 
 fn time(seconds: i64) -> OffsetDateTime {
@@ -148,7 +153,14 @@ fn impose(target: QuarantineTarget, forensics: bool) -> Impose {
 }
 
 fn any_token() -> CreateToken {
-    CreateToken { uses: 1, ttl_seconds: 60, site: Some("rack".into()), networks: vec![], relay: false }
+    CreateToken {
+        uses: 1,
+        ttl_seconds: 60,
+        site: Some("rack".into()),
+        networks: vec![],
+        relay: false,
+        needs_approval: false,
+    }
 }
 
 fn shop() -> NetworkName {
@@ -537,7 +549,7 @@ fn an_owner_changes_rules_of_their_network_and_no_guardrails() {
     let own = [shop()];
     let says = |world: &World, text: &str, prune: bool| {
         let files = [PolicyFile { name: "p.yaml".into(), text: text.into() }];
-        let wanted = Submission { files: &files, prune, networks: &own, guardrails: false };
+        let wanted = Submission { files: &files, prune, scope: None, networks: &own, guardrails: false };
         policies::apply(world, &wanted).err().map(|refusal| refusal.to_string()).unwrap_or_default()
     };
     let rules = "rules: [{ name: r, from: {}, to: {}, allow: [tcp/80] }]";
@@ -557,7 +569,7 @@ fn pruning_removes_the_policies_that_no_file_names() {
         mesh.commit(plan).unwrap();
     }
     let files = [PolicyFile { name: "p.yaml".into(), text: "network: shop".into() }];
-    let wanted = |prune| Submission { files: &files, prune, networks: &[], guardrails: true };
+    let wanted = |prune| Submission { files: &files, prune, scope: None, networks: &[], guardrails: true };
     assert!(policies::apply(&mesh.world, &wanted(false)).unwrap().mutations.len() == 1);
     let plan = policies::apply(&mesh.world, &wanted(true));
     mesh.commit(plan).unwrap();

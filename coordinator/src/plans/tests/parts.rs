@@ -1,0 +1,132 @@
+//! What is managed in parts: nodes by name, credentials, and policy by its files.
+
+use super::*;
+use crate::plans::routes;
+use meshward_model::api::{
+    ApproveNode, ApproveRoute, ChangeCredential, CreateCredential, PolicyScope, Role, RouteState,
+};
+
+#[test]
+fn a_node_that_needs_approval_serves_nothing_before_it() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/16"]).unwrap();
+    let token = CreateToken { needs_approval: true, ..any_token() };
+    let name: NodeName = "n1".parse().unwrap();
+
+    mesh.join("n1", &token).unwrap();
+    mesh.network("lab", &["10.43.0.0/16"]).unwrap();
+    let waiting = &mesh.world.nodes[&name];
+    assert!(waiting.waiting && waiting.blocks.is_empty(), "{waiting:?}");
+
+    let wanted = ApproveNode { labels: "rack=r7".parse().unwrap() };
+    mesh.commit(nodes::approve(&mesh.world, &name, &wanted)).unwrap();
+    let node = &mesh.world.nodes[&name];
+    assert_eq!((node.waiting, node.blocks.len()), (false, 2));
+    assert_eq!(nodes::labels(&mesh.world, node).to_string(), "rack=r7");
+    let again = nodes::approve(&mesh.world, &name, &wanted).unwrap();
+    assert!(again.mutations.is_empty(), "an approval that stands was written again");
+
+    let reserved = ApproveNode { labels: "meshward/site=x".parse().unwrap() };
+    assert!(matches!(
+        nodes::approve(&mesh.world, &name, &reserved),
+        Err(Refusal::About { field: "labels", .. })
+    ));
+
+    mesh.commit(nodes::remove(&mesh.world, &name)).unwrap();
+    assert!(mesh.world.approved_nodes.is_empty() && mesh.world.nodes.is_empty());
+}
+
+#[test]
+fn a_node_and_its_routes_can_be_approved_before_it_joins() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/16"]).unwrap();
+    let name: NodeName = "n1".parse().unwrap();
+    let route =
+        ApproveRoute { network: Some(shop()), prefix: "10.8.0.0/24".parse().unwrap(), node: name.clone() };
+    assert!(matches!(routes::approve(&mesh.world, &route), Err(Refusal::About { field: "node", .. })));
+
+    mesh.commit(nodes::approve(&mesh.world, &name, &ApproveNode { labels: Default::default() })).unwrap();
+    let approved = mesh.commit(routes::approve(&mesh.world, &route)).unwrap();
+    assert_eq!(approved.state, RouteState::NotAdvertised);
+    mesh.join("n1", &CreateToken { needs_approval: true, ..any_token() }).unwrap();
+    assert!(!mesh.world.nodes[&name].waiting);
+
+    mesh.commit(nodes::remove(&mesh.world, &name)).unwrap();
+    assert!(mesh.world.approvals.is_empty());
+    assert!(matches!(nodes::remove(&mesh.world, &name), Err(Refusal::Missing(_))));
+}
+
+#[test]
+fn what_a_credential_may_do_is_changed_without_another_token() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/16"]).unwrap();
+    let wanted = |name: &str, role| CreateCredential { name: name.into(), role, networks: vec![] };
+    for (name, role) in [("root", Role::Admin), ("ci", Role::Viewer)] {
+        mesh.commit(credentials::create(&mesh.world, &wanted(name, role), name)).unwrap();
+    }
+    let change = |role, networks| ChangeCredential { role, networks };
+
+    let hash = mesh.world.credentials["ci"].secret_hash.clone();
+    mesh.commit(credentials::change(&mesh.world, "ci", &change(Role::Owner, vec![shop()]))).unwrap();
+    let changed = &mesh.world.credentials["ci"];
+    assert_eq!((changed.role, &changed.secret_hash), (Role::Owner, &hash));
+
+    let field = |name, change| match credentials::change(&mesh.world, name, &change) {
+        Err(Refusal::About { field, .. }) => field,
+        Err(_) => "another refusal",
+        Ok(_) => "nothing",
+    };
+    assert_eq!(field("root", change(Role::Viewer, vec![])), "role");
+    assert_eq!(field("ci", change(Role::Owner, vec![])), "networks");
+    assert_eq!(field("ci", change(Role::Viewer, vec!["nowhere".parse().unwrap()])), "networks");
+}
+
+#[test]
+fn a_part_of_a_policy_is_replaced_and_the_rest_stays() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/16"]).unwrap();
+    mesh.network("lab", &["10.43.0.0/16"]).unwrap();
+    let rule = |name: &str| {
+        format!("network: shop\nrules: [{{ name: {name}, from: {{}}, to: {{}}, allow: [tcp/80] }}]\n")
+    };
+    let names = |mesh: &Mesh| {
+        let network = &mesh.world.networks[&shop()];
+        let rules = network.links.policy().rules.iter().map(|rule| rule.name.clone()).collect::<Vec<_>>();
+        (
+            network.policy_files.iter().map(|file| file.name.clone()).collect::<Vec<_>>().join(" "),
+            rules.join(" "),
+        )
+    };
+
+    submit(&mut mesh, &[("a.yaml", &rule("a"))], &["a.yaml"], &[]).unwrap();
+    submit(&mut mesh, &[("b.yaml", &rule("b"))], &[], &["a.yaml"]).unwrap();
+    assert_eq!(names(&mesh), ("a.yaml b.yaml".into(), "a b".into()));
+    submit(&mut mesh, &[("c.yaml", &rule("c"))], &[], &["a.yaml"]).unwrap();
+    assert_eq!(names(&mesh), ("a.yaml c.yaml".into(), "a c".into()));
+
+    let refused = |mesh: &mut Mesh, files: &[(&str, &str)], only: &[&str]| {
+        submit(mesh, files, only, &[]).unwrap_err().to_string()
+    };
+    let twice = refused(&mut mesh, &[("a.yaml", &rule("c"))], &["a.yaml"]);
+    assert!(twice.contains("a.yaml:2") && twice.contains("`c`"), "{twice}");
+    let elsewhere = refused(&mut mesh, &[("a.yaml", "network: lab\n")], &["a.yaml"]);
+    assert!(elsewhere.starts_with("a.yaml:1:10: this is about network lab"), "{elsewhere}");
+    let outside = refused(&mut mesh, &[("c.yaml", &rule("x"))], &["a.yaml"]);
+    assert!(outside.contains("c.yaml is not in the scope"), "{outside}");
+    assert_eq!(names(&mesh), ("a.yaml c.yaml".into(), "a c".into()));
+
+    submit(&mut mesh, &[], &["a.yaml"], &[]).unwrap();
+    assert_eq!(names(&mesh), ("c.yaml".into(), "c".into()));
+    submit(&mut mesh, &[], &[], &[]).unwrap();
+    assert_eq!(names(&mesh), (String::new(), String::new()));
+}
+
+fn submit(mesh: &mut Mesh, files: &[(&str, &str)], only: &[&str], except: &[&str]) -> Result<(), Refusal> {
+    let file = |(name, text): &(&str, &str)| PolicyFile { name: (*name).into(), text: (*text).into() };
+    let files: Vec<PolicyFile> = files.iter().map(file).collect();
+    let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let scope = PolicyScope { network: shop(), only: own(only), except: own(except) };
+    let wanted =
+        Submission { files: &files, prune: false, scope: Some(&scope), networks: &[], guardrails: true };
+    mesh.commit(policies::apply(&mesh.world, &wanted)).map(drop)
+}
