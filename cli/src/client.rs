@@ -5,7 +5,6 @@ use anyhow::Result;
 use meshward_client::Error;
 use meshward_model::api::Context as ApiContext;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{fs, io::ErrorKind, path::PathBuf};
 
 /// Where requests go. What the other side refuses is the user's mistake.
 pub struct Client(meshward_client::Client);
@@ -72,33 +71,12 @@ fn told(error: Error) -> anyhow::Error {
 /// # Errors
 /// [`Mistake`] if there is no context.
 pub fn context(common: &Common) -> Result<ApiContext> {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let usual = [
-        home.join(".config/meshward/context.json"),
-        "/var/lib/meshward/coordinator/admin.json".into(),
-        home.join(".local/state/meshward/coordinator/admin.json"),
-    ];
-    let candidates = match &common.context {
-        Some(file) => vec![file.clone()],
-        None => usual.to_vec(),
-    };
-    for file in &candidates {
-        match fs::read(file) {
-            Ok(text) => {
-                return serde_json::from_slice(&text).map_err(|error| {
-                    Mistake(format!("{} is no context file: {error}", file.display())).into()
-                });
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(Mistake(format!("cannot read {}: {error}", file.display())).into()),
-        }
-    }
-    if let Some(file) = &common.context {
-        return Err(Mistake(format!("there is no context file {}", file.display())).into());
-    }
-    Err(Mistake(format!(
-        "meshctl does not know which coordinator to talk to; copy the coordinator's admin.json from its data folder to {}, or name it with --context FILE",
-        usual[0].display()
-    ))
-    .into())
+    let found = meshward_client::context::find(common.context.as_deref()).map_err(told)?;
+    found.ok_or_else(|| {
+        Mistake(format!(
+            "meshctl does not know which coordinator to talk to; copy the coordinator's admin.json from its data folder to {}, or name it with --context FILE",
+            meshward_client::context::usual_places()[0].display()
+        ))
+        .into()
+    })
 }

@@ -13,7 +13,7 @@ use meshward_model::{
     PublicKey,
     api::{self, CreateDevice, CreatedDevice},
 };
-use std::{fmt::Write, io::IsTerminal};
+use std::io::IsTerminal;
 use x25519_dalek::StaticSecret;
 
 pub async fn device(common: &Common, verb: Device) -> Result<()> {
@@ -33,7 +33,8 @@ pub async fn device(common: &Common, verb: Device) -> Result<()> {
             if common.dry_run || own.is_none() && whole(common, &created)? {
                 return Ok(());
             }
-            let text = configuration(&created, own.as_ref(), endpoint.as_deref());
+            let private = own.as_ref().map(|secret| BASE64_STANDARD.encode(secret.to_bytes()));
+            let text = created.wg_quick(private.as_deref(), endpoint.as_deref());
             print!("{text}");
             if std::io::stdout().is_terminal() && own.is_some() {
                 match QRBuilder::new(text.as_str()).build() {
@@ -84,28 +85,4 @@ fn fresh() -> Result<StaticSecret> {
 
 fn public(secret: &StaticSecret) -> PublicKey {
     PublicKey(x25519_dalek::PublicKey::from(secret).to_bytes())
-}
-
-/// The file that wg-quick(8) takes.
-fn configuration(device: &CreatedDevice, own: Option<&StaticSecret>, endpoint: Option<&str>) -> String {
-    let mut text = String::from("[Interface]\n");
-    let private = match own {
-        Some(secret) => BASE64_STANDARD.encode(secret.to_bytes()),
-        None => "(the private key of the device)".into(),
-    };
-    let endpoint = endpoint.map_or_else(|| device.endpoint.to_string(), ToOwned::to_owned);
-    // Writing into a string has no way to fail.
-    let _ = write!(
-        text,
-        "PrivateKey = {private}\nAddress = {}\nMTU = {}\n\n[Peer]\nPublicKey = {}\nEndpoint = {endpoint}\nAllowedIPs = {}\nPersistentKeepalive = 25\n",
-        commas(&device.addresses),
-        device.mtu,
-        device.public_key,
-        commas(&device.prefixes),
-    );
-    text
-}
-
-fn commas<T: ToString>(all: &[T]) -> String {
-    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,8 @@
 //! HTTP to the coordinator, over TLS with the mesh's CA as its only root, and to the node daemon, over its unix socket.
 #![forbid(unsafe_code)]
 
+pub mod context;
+
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, StatusCode,

@@ -16,6 +16,7 @@ mod policy;
 mod reactions;
 mod relay;
 mod support;
+mod terraform;
 mod traffic;
 mod wireguard;
 mod workflow;

@@ -149,6 +149,25 @@ pub struct CreatedDevice {
     pub mtu: u16,
 }
 
+impl CreatedDevice {
+    /// The file that wg-quick(8) takes, of a device that reaches its gateway at `endpoint`, or else where the coordinator knows it to be.
+    pub fn wg_quick(&self, private_key: Option<&str>, endpoint: Option<&str>) -> String {
+        let private = private_key.unwrap_or("(the private key of the device)");
+        let endpoint = endpoint.map_or_else(|| self.endpoint.to_string(), ToOwned::to_owned);
+        format!(
+            "[Interface]\nPrivateKey = {private}\nAddress = {}\nMTU = {}\n\n[Peer]\nPublicKey = {}\nEndpoint = {endpoint}\nAllowedIPs = {}\nPersistentKeepalive = 25\n",
+            commas(&self.addresses),
+            self.mtu,
+            self.public_key,
+            commas(&self.prefixes),
+        )
+    }
+}
+
+fn commas<T: ToString>(all: &[T]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// A machine with a stock WireGuard.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Device {

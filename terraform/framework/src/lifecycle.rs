@@ -1,0 +1,233 @@
+//! What follows from a schema alone: whether a configuration is well, what is planned, and what the state is afterwards.
+
+use crate::{
+    Attribute, Block, Diagnostic, Diagnostics, Nesting, Path, Schema, Value,
+    schema::{Check, Type},
+};
+
+/// What a schema says against a configuration. Terraform has checked the types.
+pub fn validate(schema: &Schema, config: &Value) -> Diagnostics {
+    let mut diagnostics = Vec::new();
+    validate_block(&schema.block, config, &Path::default(), &mut diagnostics);
+    diagnostics
+}
+
+fn validate_block(block: &Block, value: &Value, path: &Path, diagnostics: &mut Diagnostics) {
+    for attribute in &block.attributes {
+        if let Some(check) = attribute.check {
+            validate_value(
+                check,
+                attribute,
+                &attribute.kind,
+                value.get(&attribute.name),
+                &path.attribute(&attribute.name),
+                diagnostics,
+            );
+        }
+    }
+    for nested in &block.blocks {
+        let (value, path) = (value.get(&nested.name), path.attribute(&nested.name));
+        match nested.nesting {
+            Nesting::Single => validate_block(&nested.block, value, &path, diagnostics),
+            // The elements of a set have no path of their own.
+            Nesting::Set => {
+                value.elements().iter().for_each(|one| validate_block(&nested.block, one, &path, diagnostics))
+            }
+            Nesting::List => value.elements().iter().enumerate().for_each(|(index, one)| {
+                validate_block(&nested.block, one, &path.index(index), diagnostics);
+            }),
+        }
+    }
+}
+
+fn validate_value(
+    check: Check,
+    attribute: &Attribute,
+    kind: &Type,
+    value: &Value,
+    path: &Path,
+    diagnostics: &mut Diagnostics,
+) {
+    match (kind, value) {
+        (_, Value::Null | Value::Unknown) => {}
+        (Type::List(of), Value::List(all)) => {
+            for (index, one) in all.iter().enumerate() {
+                validate_value(check, attribute, of, one, &path.index(index), diagnostics);
+            }
+        }
+        (Type::Set(of), Value::List(all)) => {
+            all.iter().for_each(|one| validate_value(check, attribute, of, one, path, diagnostics));
+        }
+        (Type::Map(of), Value::Map(all)) => {
+            for (key, one) in all {
+                validate_value(check, attribute, of, one, &path.key(key), diagnostics);
+            }
+        }
+        (_, value) => {
+            if let Err(text) = check(value) {
+                let summary = format!("Invalid value of \"{}\"", attribute.name);
+                diagnostics.push(Diagnostic::error(summary, text).at(path.clone()));
+            }
+        }
+    }
+}
+
+/// What is planned.
+pub struct Planned {
+    pub state: Value,
+    /// The attributes whose change makes a new resource.
+    pub replaces: Vec<Path>,
+}
+
+/// What a resource is to become. `prior` is not set if it is to be made; `proposed` is the configuration, with what the provider
+/// has set before where nothing is configured.
+pub fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Value) -> Planned {
+    let block = &schema.block;
+    let mut state = block.conform(proposed);
+    for attribute in &block.attributes {
+        let unset = config.get(&attribute.name).is_null();
+        match &attribute.default {
+            Some(default) if unset => state.set(&attribute.name, default.clone()),
+            _ if unset && attribute.computed && prior.is_null() => state.set(&attribute.name, Value::Unknown),
+            _ => {}
+        }
+    }
+    if prior.is_null() {
+        return Planned { state, replaces: vec![] };
+    }
+    let prior = block.conform(prior.clone());
+    if block.same(&prior, &state) {
+        return Planned { state: prior, replaces: vec![] };
+    }
+    let changed = |own: &&Attribute| {
+        let only_computed = own.computed && !own.optional && own.default.is_none();
+        let (was, is) = (prior.get(&own.name), state.get(&own.name));
+        !(only_computed || own.kind.same(was, is) || own.unread && was.is_null())
+    };
+    let replaces = block.attributes.iter().filter(|own| own.replaces).filter(changed);
+    let replaces = replaces.map(|own| Path::of(&own.name)).collect();
+    for attribute in block.attributes.iter().filter(|own| own.follows) {
+        if config.get(&attribute.name).is_null() {
+            state.set(&attribute.name, Value::Unknown);
+        }
+    }
+    Planned { state, replaces }
+}
+
+/// The state after something was done: what was planned, and where that was not known, what came out.
+///
+/// # Errors
+/// If something is not known even now: a mistake of the provider.
+pub fn settle(schema: &Schema, planned: &Value, done: Value) -> Result<Value, (Value, Diagnostic)> {
+    let done = schema.block.conform(done);
+    let mut missing = Vec::new();
+    let settled = overlay(planned, done, "", &mut missing);
+    if missing.is_empty() {
+        return Ok(settled);
+    }
+    let text = format!("{} is not known after all. This is a mistake of the provider.", missing.join(", "));
+    Err((settled, Diagnostic::error("The provider did not say everything", text)))
+}
+
+fn overlay(planned: &Value, done: Value, place: &str, missing: &mut Vec<String>) -> Value {
+    match (planned, done) {
+        (Value::Unknown, Value::Unknown) => {
+            missing.push(place.to_owned());
+            Value::Null
+        }
+        (Value::Unknown, done) => done,
+        (Value::Map(planned), done) => {
+            let of = |name: &str| done.get(name).clone();
+            let own = planned.iter().map(|(name, one)| {
+                let place = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
+                (name.clone(), overlay(one, of(name), &place, missing))
+            });
+            Value::Map(own.collect())
+        }
+        (Value::List(planned), Value::List(done)) if planned.len() == done.len() => Value::List(
+            planned.iter().zip(done).map(|(one, done)| overlay(one, done, place, missing)).collect(),
+        ),
+        (planned, _) => planned.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema() -> Schema {
+        let even = |value: &Value| match value.text() {
+            Some(text) if text.len() % 2 == 0 => Ok(()),
+            _ => Err("an even length is wanted".to_owned()),
+        };
+        Schema::new(
+            "Something.",
+            Block::of(vec![
+                Attribute::id("Its id."),
+                Attribute::required("name", Type::String, "Its name.").replaces().checked(even),
+                Attribute::optional("tags", Type::set(), "Tags.").checked(even),
+                Attribute::optional("size", Type::Number, "Its size.").or(7),
+                Attribute::computed("summary", Type::String, "All of it.").follows(),
+            ]),
+        )
+    }
+
+    fn value(json: serde_json::Value) -> Value {
+        Value::from_json(json)
+    }
+
+    #[test]
+    fn a_check_names_the_element() {
+        let config = value(serde_json::json!({ "name": "abc", "tags": ["ab", "abc"] }));
+        let said = validate(&schema(), &config);
+        let paths: Vec<&Path> = said.iter().map(|one| &one.path).collect();
+        assert_eq!(paths, [&Path::of("name"), &Path::of("tags")]);
+        assert!(validate(&schema(), &value(serde_json::json!({ "name": null }))).is_empty());
+    }
+
+    #[test]
+    fn what_is_made_has_defaults_and_what_only_the_provider_knows() {
+        let config = value(serde_json::json!({ "name": "ab" }));
+        let planned = plan(&schema(), &Value::Null, config.clone(), &config).state;
+        assert_eq!(planned.get("size"), &Value::from(7));
+        assert_eq!((planned.get("id"), planned.get("summary")), (&Value::Unknown, &Value::Unknown));
+        assert!(planned.get("tags").is_null());
+
+        let done = value(serde_json::json!({ "id": "1", "name": "other", "size": 9, "summary": "s" }));
+        let state = settle(&schema(), &planned, done).unwrap();
+        assert_eq!((state.get("name").text(), state.get("id").text()), (Some("ab"), Some("1")));
+        let (_, said) = settle(&schema(), &planned, value(serde_json::json!({ "id": "1" })))
+            .map_or_else(|error| error, |state| (state, Diagnostic::error("nothing", "")));
+        assert_eq!(said.summary, "nothing", "what is not set is known");
+    }
+
+    #[test]
+    fn a_set_has_no_order_and_what_has_not_changed_is_as_it_was() {
+        let prior =
+            serde_json::json!({ "id": "1", "name": "ab", "tags": ["ab", "cd"], "size": 7, "summary": "s" });
+        let config = value(serde_json::json!({ "name": "ab", "tags": ["cd", "ab"] }));
+        let mut proposed = value(prior.clone());
+        proposed.set("tags", config.get("tags").clone());
+        let planned = plan(&schema(), &value(prior.clone()), proposed, &config);
+        assert_eq!(planned.state, value(prior));
+        assert!(planned.replaces.is_empty());
+    }
+
+    #[test]
+    fn a_change_replaces_only_where_the_schema_says_so() {
+        let prior =
+            value(serde_json::json!({ "id": "1", "name": "ab", "tags": ["ab"], "size": 7, "summary": "s" }));
+        let config = value(serde_json::json!({ "name": "ab", "tags": [], "size": 8 }));
+        let mut proposed = prior.clone();
+        proposed.set("tags", Value::List(vec![]));
+        proposed.set("size", 8);
+        let planned = plan(&schema(), &prior, proposed.clone(), &config);
+        assert!(planned.replaces.is_empty());
+        assert_eq!(planned.state.get("summary"), &Value::Unknown);
+        assert_eq!(planned.state.get("id").text(), Some("1"));
+
+        proposed.set("name", Value::Unknown);
+        let planned = plan(&schema(), &prior, proposed, &config);
+        assert_eq!(planned.replaces, [Path::of("name")]);
+    }
+}

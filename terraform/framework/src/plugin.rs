@@ -1,0 +1,152 @@
+//! The process that Terraform starts: go-plugin's handshake, and gRPC by a socket that only its user reaches.
+
+use crate::{Provider, rpc, server::Server};
+use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+use std::{
+    io::{Error, Result, Write},
+    os::unix::fs::PermissionsExt,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+};
+use tokio_rustls::TlsAcceptor;
+
+/// By these Terraform says that it is Terraform (`internal/plugin` in its source).
+const COOKIE: (&str, &str) =
+    ("TF_PLUGIN_MAGIC_COOKIE", "d602bf8f470bc67ca7faa0386276bbdd4330efaf76d1a219cb4d6991ca9872b2");
+/// How long a process waits for another connection when the last one has ended.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves a provider until Terraform has enough of it.
+pub async fn serve(provider: impl Provider) -> ExitCode {
+    if std::env::var(COOKIE.0).ok().as_deref() != Some(COOKIE.1) {
+        eprintln!(
+            "This is a Terraform provider. Terraform starts it by itself: name it in `required_providers` and run `terraform init`."
+        );
+        return ExitCode::from(2);
+    }
+    let versions = std::env::var("PLUGIN_PROTOCOL_VERSIONS").unwrap_or_default();
+    if !versions.split(',').any(|version| version == "6") {
+        eprintln!(
+            "This provider speaks plugin protocol 6, and this Terraform {versions}: use Terraform 1.11 or newer."
+        );
+        return ExitCode::from(2);
+    }
+    match run(provider).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the provider cannot serve: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(provider: impl Provider) -> Result<()> {
+    // On a terminal ^C is for everybody in the group; Terraform is the one who says when to stop.
+    ignore_interrupts()?;
+    let folder = tempfile::Builder::new()
+        .prefix("meshward-plugin-")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir()?;
+    let path = folder.path().join("plugin.sock");
+    let listener = UnixListener::bind(&path)?;
+    let (acceptor, certificate) = match std::env::var_os("PLUGIN_CLIENT_CERT") {
+        None => (None, String::new()),
+        Some(_) => {
+            let (acceptor, certificate) = tls()?;
+            (Some(acceptor), certificate)
+        }
+    };
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "1|6|unix|{}|grpc|{certificate}", path.display())?;
+    stdout.flush()?;
+    let ending = watch::Sender::new(false);
+    let open = watch::Sender::new(0_usize);
+    let server = Arc::new(Server::new(provider));
+    let mut told = ending.subscribe();
+    let mut left = open.subscribe();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted?.0,
+            _ = told.wait_for(|ending| *ending) => break,
+            () = abandoned(&mut left) => break,
+        };
+        open.send_modify(|count| *count += 1);
+        let (server, ending, open, acceptor) =
+            (server.clone(), ending.clone(), open.clone(), acceptor.clone());
+        tokio::spawn(async move {
+            if let Err(error) = connection(server, ending, acceptor, stream).await {
+                eprintln!("a connection of Terraform ended: {error}");
+            }
+            open.send_modify(|count| *count -= 1);
+        });
+    }
+    // The answer to the last request is on its way.
+    let _ = tokio::time::timeout(LINGER, left.wait_for(|count| *count == 0)).await;
+    Ok(())
+}
+
+/// When connections were there and none is left: Terraform may have been killed, and nobody would end this process.
+async fn abandoned(left: &mut watch::Receiver<usize>) {
+    loop {
+        if left.wait_for(|count| *count > 0).await.is_err()
+            || left.wait_for(|count| *count == 0).await.is_err()
+        {
+            return;
+        }
+        if tokio::time::timeout(LINGER, left.changed()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn connection<P: Provider>(
+    server: Arc<Server<P>>,
+    ending: watch::Sender<bool>,
+    acceptor: Option<TlsAcceptor>,
+    stream: UnixStream,
+) -> Result<()> {
+    let service = service_fn(move |request| rpc::answer(server.clone(), ending.clone(), request));
+    let http = http2::Builder::new(TokioExecutor::new());
+    let served = match acceptor {
+        None => http.serve_connection(TokioIo::new(stream), service).await,
+        Some(acceptor) => {
+            let stream = acceptor.accept(stream).await?;
+            http.serve_connection(TokioIo::new(stream), service).await
+        }
+    };
+    served.map_err(Error::other)
+}
+
+/// TLS as go-plugin wants it: a certificate of this process's own, which it tells on its standard output.
+///
+/// Terraform's own certificate is not asked for. It has a key on P-521, which ring does not know, and it would keep away only
+/// who reaches the socket: that is this user alone, who could as well read this process's memory.
+fn tls() -> Result<(TlsAcceptor, String)> {
+    let key = KeyPair::generate().map_err(Error::other)?;
+    let certificate = CertificateParams::new(["localhost".to_owned()])
+        .and_then(|parameters| parameters.self_signed(&key))
+        .map_err(Error::other)?;
+    let told = BASE64_STANDARD_NO_PAD.encode(certificate.der());
+    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(Error::other)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(Error::other)?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .map_err(Error::other)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok((TlsAcceptor::from(Arc::new(config)), told))
+}
+
+fn ignore_interrupts() -> Result<()> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).map(drop)
+}

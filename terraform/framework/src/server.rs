@@ -1,0 +1,282 @@
+//! What is said to each request of Terraform.
+
+use crate::{
+    Diagnostic, Diagnostics, Provider, Resource, Schema, Value,
+    diagnostic::to_wire,
+    lifecycle,
+    value::BadValue,
+    wire::{
+        AppliedChange, ApplyChange, Configure, Diagnosed, DynamicValue, ImportState, Imported, ImportedState,
+        KnownEphemeral, Metadata, Named, OpenedEphemeral, PlanChange, PlannedChange, ProviderConfig,
+        ProviderConfigValidity, ProviderSchema, ReadState, ServerCapabilities, StateAnswer, TypedConfig,
+        UpgradeState,
+    },
+};
+use std::{collections::BTreeMap, future::Future};
+use tokio::sync::watch;
+
+/// A provider, as Terraform sees it.
+pub struct Server<P> {
+    provider: P,
+    stopping: watch::Sender<bool>,
+}
+
+impl From<BadValue> for Diagnostics {
+    fn from(error: BadValue) -> Self {
+        Diagnostic::error("A value cannot be read", error.to_string()).into()
+    }
+}
+
+const CAPABILITIES: ServerCapabilities =
+    ServerCapabilities { plan_destroy: false, get_provider_schema_optional: true };
+
+fn unknown_type(name: &str) -> Diagnostics {
+    let text = format!("This version of the provider has no {name}.");
+    Diagnostic::error("No such type", text).into()
+}
+
+fn find<'a, T: ?Sized>(all: &'a BTreeMap<String, Box<T>>, name: &str) -> Result<&'a T, Diagnostics> {
+    all.get(name).map(|found| &**found).ok_or_else(|| unknown_type(name))
+}
+
+fn read(value: &Option<DynamicValue>) -> Result<Value, Diagnostics> {
+    Ok(Value::from_wire(value.as_ref())?)
+}
+
+fn schemas<T: ?Sized>(
+    all: &BTreeMap<String, Box<T>>,
+    schema: impl Fn(&T) -> Schema,
+) -> std::collections::HashMap<String, crate::wire::Schema> {
+    all.iter().map(|(name, own)| (name.clone(), schema(own).to_wire())).collect()
+}
+
+fn names<T: ?Sized>(all: &BTreeMap<String, Box<T>>) -> Vec<Named> {
+    all.keys().map(|name| Named { type_name: name.clone() }).collect()
+}
+
+fn diagnosed(said: Result<Diagnostics, Diagnostics>) -> Diagnosed {
+    Diagnosed { diagnostics: to_wire(said.unwrap_or_else(|said| said)) }
+}
+
+impl<P: Provider> Server<P> {
+    pub fn new(provider: P) -> Self {
+        Self { provider, stopping: watch::Sender::new(false) }
+    }
+
+    pub fn metadata(&self) -> Metadata {
+        Metadata {
+            server_capabilities: Some(CAPABILITIES),
+            data_sources: names(self.provider.data_sources()),
+            resources: names(self.provider.resources()),
+            ephemeral_resources: names(self.provider.ephemerals()),
+        }
+    }
+
+    pub fn provider_schema(&self) -> ProviderSchema {
+        ProviderSchema {
+            provider: Some(self.provider.schema().to_wire()),
+            resource_schemas: schemas(self.provider.resources(), |own| own.schema()),
+            data_source_schemas: schemas(self.provider.data_sources(), |own| own.schema()),
+            server_capabilities: Some(CAPABILITIES),
+            ephemeral_resource_schemas: schemas(self.provider.ephemerals(), |own| own.schema()),
+        }
+    }
+
+    pub fn validate_provider(&self, request: ProviderConfig) -> ProviderConfigValidity {
+        let said = read(&request.config).map(|config| lifecycle::validate(&self.provider.schema(), &config));
+        ProviderConfigValidity { diagnostics: diagnosed(said).diagnostics }
+    }
+
+    pub fn validate_resource(&self, request: TypedConfig) -> Diagnosed {
+        diagnosed(find(self.provider.resources(), &request.type_name).and_then(|resource| {
+            let config = read(&request.config)?;
+            let mut said = lifecycle::validate(&resource.schema(), &config);
+            if said.is_empty() {
+                said = resource.validate(&config);
+            }
+            Ok(said)
+        }))
+    }
+
+    pub fn validate_data_source(&self, request: TypedConfig) -> Diagnosed {
+        diagnosed(find(self.provider.data_sources(), &request.type_name).and_then(|source| {
+            let config = read(&request.config)?;
+            let mut said = lifecycle::validate(&source.schema(), &config);
+            if said.is_empty() {
+                said = source.validate(&config);
+            }
+            Ok(said)
+        }))
+    }
+
+    pub fn validate_ephemeral(&self, request: TypedConfig) -> Diagnosed {
+        diagnosed(
+            find(self.provider.ephemerals(), &request.type_name)
+                .and_then(|own| Ok(lifecycle::validate(&own.schema(), &read(&request.config)?))),
+        )
+    }
+
+    /// There is one version of every schema: what a state has beyond it is left out, what it lacks is not set.
+    pub fn upgrade(&self, request: UpgradeState) -> StateAnswer {
+        let state = find(self.provider.resources(), &request.type_name).and_then(|resource| {
+            let json = request.raw_state.map(|raw| raw.json).unwrap_or_default();
+            let json = serde_json::from_slice(&json)
+                .map_err(|error| Diagnostic::error("The state cannot be read", error.to_string()))?;
+            Ok(resource.schema().block.conform(Value::from_json(json)))
+        });
+        state_answer(state, vec![])
+    }
+
+    pub async fn configure(&self, request: Configure) -> Diagnosed {
+        let said = async { self.provider.configure(read(&request.config)?).await };
+        diagnosed(said.await.map(|()| vec![]))
+    }
+
+    pub async fn read_resource(&self, request: ReadState) -> StateAnswer {
+        let state = async {
+            let resource = find(self.provider.resources(), &request.type_name)?;
+            let state = read(&request.current_state)?;
+            if state.is_null() {
+                return Ok(Value::Null);
+            }
+            let now = self.unless_stopped(resource.read(state)).await?;
+            Ok(now.map_or(Value::Null, |now| resource.schema().block.conform(now)))
+        };
+        state_answer(state.await, request.private)
+    }
+
+    pub fn plan(&self, request: PlanChange) -> PlannedChange {
+        let planned = find(self.provider.resources(), &request.type_name).and_then(|resource| {
+            let (prior, mut proposed) = (read(&request.prior_state)?, read(&request.proposed_new_state)?);
+            if proposed.is_null() {
+                return Ok(PlannedChange { planned_state: Some(proposed.to_wire()), ..Default::default() });
+            }
+            let schema = resource.schema();
+            if !prior.is_null() {
+                resource.keep_meaning(&prior, &mut proposed);
+            }
+            let planned = lifecycle::plan(&schema, &prior, proposed, &read(&request.config)?);
+            Ok(PlannedChange {
+                planned_state: Some(planned.state.to_wire()),
+                requires_replace: planned.replaces.iter().map(|path| path.to_wire()).collect(),
+                ..Default::default()
+            })
+        });
+        let planned =
+            planned.unwrap_or_else(|said| PlannedChange { diagnostics: to_wire(said), ..Default::default() });
+        PlannedChange { planned_private: request.prior_private, ..planned }
+    }
+
+    /// What fails leaves the state as it was: nothing is half made.
+    pub async fn apply(&self, request: ApplyChange) -> AppliedChange {
+        let prior = request.prior_state.clone();
+        let done = async {
+            let resource = find(self.provider.resources(), &request.type_name)?;
+            let (prior, planned) = (read(&request.prior_state)?, read(&request.planned_state)?);
+            self.change(resource, prior, planned).await
+        };
+        let (new_state, diagnostics) = match done.await {
+            Ok((state, said)) => (Some(state.to_wire()), to_wire(said)),
+            Err(said) => (prior, to_wire(said)),
+        };
+        AppliedChange { new_state, private: request.planned_private, diagnostics }
+    }
+
+    async fn change(
+        &self,
+        resource: &dyn Resource,
+        prior: Value,
+        planned: Value,
+    ) -> Result<(Value, Diagnostics), Diagnostics> {
+        if planned.is_null() {
+            self.unless_stopped(resource.delete(prior)).await?;
+            return Ok((Value::Null, vec![]));
+        }
+        let work = match prior.is_null() {
+            true => resource.create(planned.clone()),
+            false => resource.update(prior, planned.clone()),
+        };
+        let done = self.unless_stopped(work).await?;
+        Ok(match lifecycle::settle(&resource.schema(), &planned, done) {
+            Ok(state) => (state, vec![]),
+            Err((state, said)) => (state, said.into()),
+        })
+    }
+
+    pub fn import(&self, request: ImportState) -> ImportedState {
+        let state = find(self.provider.resources(), &request.type_name).and_then(|resource| {
+            let state = resource.import(&request.id)?;
+            Ok(resource.schema().block.conform(state))
+        });
+        match state {
+            Err(said) => ImportedState { imported_resources: vec![], diagnostics: to_wire(said) },
+            Ok(state) => {
+                let state = Some(state.to_wire());
+                let imported = Imported { type_name: request.type_name, state, private: vec![] };
+                ImportedState { imported_resources: vec![imported], diagnostics: vec![] }
+            }
+        }
+    }
+
+    pub async fn read_data_source(&self, request: TypedConfig) -> StateAnswer {
+        let state = async {
+            let source = find(self.provider.data_sources(), &request.type_name)?;
+            let state = self.unless_stopped(source.read(read(&request.config)?)).await?;
+            Ok(source.schema().block.conform(state))
+        };
+        state_answer(state.await, vec![])
+    }
+
+    pub async fn open(&self, request: TypedConfig) -> OpenedEphemeral {
+        let opened = async {
+            let own = find(self.provider.ephemerals(), &request.type_name)?;
+            let opened = self.unless_stopped(own.open(read(&request.config)?)).await?;
+            Ok((own.schema().block.conform(opened.result), opened.private))
+        };
+        match opened.await {
+            Err(said) => OpenedEphemeral { diagnostics: to_wire(said), ..Default::default() },
+            Ok((result, private)) => OpenedEphemeral {
+                diagnostics: vec![],
+                result: Some(result.to_wire()),
+                private: Some(private.into_bytes()),
+            },
+        }
+    }
+
+    pub async fn close(&self, request: KnownEphemeral) -> Diagnosed {
+        let closed = async {
+            let own = find(self.provider.ephemerals(), &request.type_name)?;
+            let private = String::from_utf8(request.private.unwrap_or_default());
+            let private = private
+                .map_err(|error| Diagnostic::error("What was opened is not known", error.to_string()))?;
+            own.close(private).await
+        };
+        diagnosed(closed.await.map(|()| vec![]))
+    }
+
+    /// Ends what waits: the user wants Terraform to stop.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    async fn unless_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, Diagnostics>>,
+    ) -> Result<T, Diagnostics> {
+        let mut stopping = self.stopping.subscribe();
+        tokio::select! {
+            biased;
+            done = work => done,
+            _ = stopping.wait_for(|stopping| *stopping) => {
+                Err(Diagnostic::error("Stopped", "Terraform was asked to stop, so this did not wait any longer.").into())
+            }
+        }
+    }
+}
+
+fn state_answer(state: Result<Value, Diagnostics>, private: Vec<u8>) -> StateAnswer {
+    match state {
+        Ok(state) => StateAnswer { state: Some(state.to_wire()), diagnostics: vec![], private },
+        Err(said) => StateAnswer { state: None, diagnostics: to_wire(said), private },
+    }
+}

@@ -1,0 +1,8 @@
+data "meshward_links" "shop" {
+  network = "shop"
+}
+
+# Pairs of which packets were denied.
+output "denied" {
+  value = [for link in data.meshward_links.shop.links : "${link.from.app} to ${link.to.app}" if link.denied > 0]
+}

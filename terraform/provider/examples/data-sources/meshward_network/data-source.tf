@@ -1,0 +1,7 @@
+data "meshward_network" "shop" {
+  name = "shop"
+}
+
+output "prefixes" {
+  value = data.meshward_network.shop.prefixes
+}

@@ -1,0 +1,7 @@
+data "meshward_policy" "shop" {
+  network = "shop"
+}
+
+output "revision" {
+  value = data.meshward_policy.shop.revision
+}

@@ -1,0 +1,14 @@
+resource "meshward_network" "shop" {
+  name     = "shop"
+  prefixes = ["10.42.0.0/16"]
+}
+
+resource "meshward_node" "gateway" {
+  name = "gw1"
+}
+
+resource "meshward_route" "legacy" {
+  network = meshward_network.shop.id
+  node    = meshward_node.gateway.id
+  prefix  = "10.8.0.0/24"
+}

@@ -1,0 +1,102 @@
+//! What values must look like, said when a configuration is checked: by the types that the coordinator reads them with.
+
+use ipnet::IpNet;
+use meshward_model::{Labels, NetworkName, NodeName, PublicKey, Selector, WorkloadName, labels};
+use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
+use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+
+fn parses<T: FromStr<Err: Display>>(value: &Value) -> Result<(), String> {
+    value.text().unwrap_or_default().parse::<T>().map(drop).map_err(|error| error.to_string())
+}
+
+pub fn network(value: &Value) -> Result<(), String> {
+    parses::<NetworkName>(value)
+}
+
+pub fn node(value: &Value) -> Result<(), String> {
+    parses::<NodeName>(value)
+}
+
+pub fn workload(value: &Value) -> Result<(), String> {
+    parses::<WorkloadName>(value)
+}
+
+pub fn selector(value: &Value) -> Result<(), String> {
+    parses::<Selector>(value)
+}
+
+pub fn label_set(value: &Value) -> Result<(), String> {
+    parses::<Labels>(value)
+}
+
+pub fn public_key(value: &Value) -> Result<(), String> {
+    parses::<PublicKey>(value)
+}
+
+pub fn label_value(value: &Value) -> Result<(), String> {
+    labels::check_value(value.text().unwrap_or_default()).map_err(|error| error.to_string())
+}
+
+/// A prefix in the form in which the coordinator says it, so that a plan and what is there can be compared.
+pub fn prefix(value: &Value) -> Result<(), String> {
+    let text = value.text().unwrap_or_default();
+    let Ok(prefix) = text.parse::<IpNet>() else {
+        return Err(format!("`{text}` is no prefix; write such as 10.42.0.0/16 or fd42::/48"));
+    };
+    let whole = prefix.trunc().to_string();
+    if whole == text { Ok(()) } else { Err(format!("`{text}` must be written as {whole}")) }
+}
+
+pub fn role(value: &Value) -> Result<(), String> {
+    one_of(value, &["viewer", "operator", "owner", "admin"])
+}
+
+pub fn expectation(value: &Value) -> Result<(), String> {
+    one_of(value, &["allow", "deny"])
+}
+
+pub fn mode(value: &Value) -> Result<(), String> {
+    one_of(value, &["enforce", "observe"])
+}
+
+pub fn declarations(value: &Value) -> Result<(), String> {
+    one_of(value, &["narrow", "open"])
+}
+
+fn one_of(value: &Value, words: &[&str]) -> Result<(), String> {
+    let text = value.text().unwrap_or_default();
+    if words.contains(&text) { Ok(()) } else { Err(format!("`{text}` is none of {}", words.join(", "))) }
+}
+
+/// A number within bounds.
+pub fn within(value: &Value, least: i64, most: i64, what: &str) -> Result<(), String> {
+    let number = match value {
+        Value::Number(number) => number.as_i64(),
+        _ => None,
+    };
+    match number {
+        Some(number) if (least..=most).contains(&number) => Ok(()),
+        _ => Err(format!("{what} is a whole number from {least} to {most}")),
+    }
+}
+
+/// Labels that a user may set, each mistake at its key.
+pub fn labels(config: &Value, attribute: &str) -> Diagnostics {
+    let Value::Map(all) = config.get(attribute) else { return vec![] };
+    let path = Path::of(attribute);
+    let wrong = |key: &str, text: String| {
+        Diagnostic::error(format!("Invalid label \"{key}\""), text).at(path.key(key))
+    };
+    let mut said = Vec::new();
+    for (key, value) in all {
+        let value = value.text().unwrap_or("unknown");
+        let one = BTreeMap::from([(key.as_str(), value)]);
+        let read = serde_json::to_value(one).and_then(serde_json::from_value::<Labels>);
+        match read.map(|labels| labels.check_unreserved()) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => said.push(wrong(key, error.to_string())),
+            Err(error) => said.push(wrong(key, error.to_string())),
+        }
+    }
+    said
+}

@@ -1,0 +1,79 @@
+//! Data sources that say of one thing what its resource knows.
+
+use meshward_terraform::{
+    Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Resource, Schema, Type, Value,
+};
+
+/// Looks one thing up by its key.
+pub struct Lookup<R> {
+    resource: R,
+    what: &'static str,
+    /// What it is found by.
+    keys: &'static [&'static str],
+    /// What only the resource that has made it knows.
+    without: &'static [&'static str],
+}
+
+impl<R: Resource> Lookup<R> {
+    /// Of such things as a resource manages.
+    pub fn of(
+        resource: R,
+        what: &'static str,
+        keys: &'static [&'static str],
+        without: &'static [&'static str],
+    ) -> Self {
+        Self { resource, what, keys, without }
+    }
+}
+
+impl<R: Resource> DataSource for Lookup<R> {
+    fn schema(&self) -> Schema {
+        let Schema { block, .. } = self.resource.schema();
+        let kept = block.attributes.into_iter().filter(|own| !self.without.contains(&&*own.name));
+        let mut attributes: Vec<Attribute> = kept
+            .map(|own| match self.keys.contains(&&*own.name) {
+                true => Attribute {
+                    required: true,
+                    optional: false,
+                    computed: false,
+                    replaces: false,
+                    default: None,
+                    ..own
+                },
+                false => Attribute {
+                    required: false,
+                    optional: false,
+                    computed: true,
+                    replaces: false,
+                    default: None,
+                    check: None,
+                    ..own
+                },
+            })
+            .collect();
+        for nested in block.blocks.iter().filter(|nested| nested.name != "timeouts") {
+            let own = nested.block.attributes.iter().map(|own| (own.name.clone(), own.kind.clone()));
+            let kind = Type::List(Box::new(Type::Object(own.collect())));
+            attributes.push(Attribute::computed(&nested.name, kind, &nested.description));
+        }
+        let text = format!("Reads {}, found by {}.", self.what, self.keys.join(" and "));
+        Schema::new(&text, Block::of(attributes))
+    }
+
+    fn validate(&self, _config: &Value) -> Diagnostics {
+        vec![]
+    }
+
+    fn read(&self, config: Value) -> Answer<'_, Value> {
+        Box::pin(async move {
+            let mut key = Value::default();
+            for name in self.keys {
+                key.set(name, config.get(name).clone());
+            }
+            let named: Vec<&str> = self.keys.iter().filter_map(|name| key.get(name).text()).collect();
+            let text = format!("There is no such thing as {} `{}`.", self.what, named.join("` `"));
+            let found = self.resource.read(key).await?;
+            found.ok_or_else(|| Diagnostic::error("Not found", text).into())
+        })
+    }
+}

@@ -1,0 +1,217 @@
+//! The coordinator, as the resources see it: lists that are read once for many, waiting, and refusals as diagnostics.
+
+use meshward_client::{Client, Error};
+use meshward_model::api::Context;
+use meshward_terraform::{Diagnostic, Diagnostics, Path};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    any::Any,
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// For how long a list answers reads, unless this process changes something: hundreds of resources are read in a moment.
+const FRESH: Duration = Duration::from_secs(2);
+/// How often something that is waited for is looked at.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The coordinator.
+#[derive(Default)]
+pub struct Mesh {
+    configured: OnceLock<Configured>,
+    lists: Mutex<HashMap<&'static str, Arc<tokio::sync::Mutex<Option<List>>>>>,
+    /// Raised with every change of ours: what was read before is old.
+    changes: AtomicU64,
+}
+
+struct Configured {
+    context: Context,
+    client: Client,
+}
+
+struct List {
+    at: Instant,
+    changes: u64,
+    entries: Arc<dyn Any + Send + Sync>,
+}
+
+impl Mesh {
+    /// Sets which coordinator it is.
+    pub fn configure(&self, context: Context) {
+        let client = Client::coordinator(context.clone());
+        let _ = self.configured.set(Configured { context, client });
+    }
+
+    fn configured(&self) -> Result<&Configured, Diagnostics> {
+        self.configured.get().ok_or_else(|| {
+            Diagnostic::error(
+                "The provider is not configured yet",
+                "A value of its configuration is known only after something else is applied. Apply that first, with -target.",
+            )
+            .into()
+        })
+    }
+
+    /// Where the coordinator is, and who we are to it.
+    pub fn context(&self) -> Result<&Context, Diagnostics> {
+        Ok(&self.configured()?.context)
+    }
+
+    /// All entries of a list of the API. Those who ask at once, or soon after, share one answer.
+    pub async fn list<T: DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        path: &'static str,
+    ) -> Result<Arc<Vec<T>>, Diagnostics> {
+        let client = &self.configured()?.client;
+        let slot = {
+            let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+            lists.entry(path).or_default().clone()
+        };
+        let mut slot = slot.lock().await;
+        let changes = self.changes.load(Ordering::Acquire);
+        let known = slot.as_ref().filter(|list| list.changes == changes && list.at.elapsed() < FRESH);
+        if let Some(entries) = known.and_then(|list| list.entries.clone().downcast().ok()) {
+            return Ok(entries);
+        }
+        let at = Instant::now();
+        let entries: Arc<Vec<T>> = Arc::new(client.get(path).await.map_err(told)?);
+        *slot = Some(List { at, changes, entries: entries.clone() });
+        Ok(entries)
+    }
+
+    /// Reads what is no list.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Diagnostics> {
+        self.configured()?.client.get(path).await.map_err(told)
+    }
+
+    /// Asks something that changes nothing.
+    pub async fn try_out<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Diagnostics> {
+        self.configured()?.client.clone().dry(true).post(path, body).await.map_err(told)
+    }
+
+    /// Makes something.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        self.changing(|client| async move { client.post(path, body).await }).await
+    }
+
+    /// Puts something into the place of what is there.
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        self.changing(|client| async move { client.put(path, body).await }).await
+    }
+
+    /// Changes something.
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        self.changing(|client| async move { client.patch(path, body).await }).await
+    }
+
+    /// Takes something away. It is well if it is gone.
+    pub async fn delete(&self, path: &str) -> Result<(), Error> {
+        gone_is_well(self.changing(|client| async move { client.delete(path).await }).await)
+    }
+
+    async fn changing<'a, T, F>(&'a self, work: impl FnOnce(&'a Client) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let configured = self.configured().map_err(|said| {
+            let said = said.into_iter().map(|one| format!("{}. {}", one.summary, one.detail));
+            Error::Failed(said.collect::<Vec<_>>().join(" "))
+        })?;
+        let done = work(&configured.client).await;
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        done
+    }
+}
+
+/// Tries something again while it is refused as a conflict with how things are now, for as long as is said.
+pub async fn insist<T, F>(limit: Duration, mut attempt: impl FnMut() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let begun = Instant::now();
+    loop {
+        match attempt().await {
+            Err(Error::Refused { status: Some(409), text, field }) => {
+                if begun.elapsed() + PAUSE >= limit {
+                    let text =
+                        format!("{text}. This was so for {limit:?}; the block `timeouts` can say more.");
+                    return Err(Error::Refused { status: Some(409), text, field });
+                }
+            }
+            done => return done,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Looks again and again until something is there, for as long as is said.
+pub async fn until<T, F>(limit: Duration, what: &str, mut look: impl FnMut() -> F) -> Result<T, Diagnostics>
+where
+    F: Future<Output = Result<Option<T>, Diagnostics>>,
+{
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await? {
+            return Ok(found);
+        }
+        if begun.elapsed() + PAUSE >= limit {
+            let text = format!("{what}, not within {limit:?}; the block `timeouts` can say more.");
+            return Err(Diagnostic::error("Waited in vain", text).into());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// What is not there needs not be taken away.
+pub fn gone_is_well(done: Result<(), Error>) -> Result<(), Error> {
+    match done {
+        Err(Error::Refused { status: Some(404), .. }) => Ok(()),
+        done => done,
+    }
+}
+
+/// A refusal, at the attribute that it is about.
+pub fn told(error: Error) -> Diagnostics {
+    let one = match error {
+        Error::Refused { status, text, field } => {
+            let summary = match status {
+                Some(401) => "The coordinator does not know the token",
+                Some(403) => "The token's role does not reach that far",
+                Some(404) => "Something is not there",
+                Some(409) => "That cannot be done as things are",
+                _ => "The coordinator refuses that",
+            };
+            let path = field.map(|field| Path::of(attribute_of(&field))).unwrap_or_default();
+            Diagnostic::error(summary, sentence(&text)).at(path)
+        }
+        Error::Unreachable(text) => Diagnostic::error("The coordinator cannot be reached", sentence(&text)),
+        Error::Failed(text) => Diagnostic::error("The coordinator has failed", sentence(&text)),
+    };
+    one.into()
+}
+
+/// Attributes have the names of the API's fields, but for these.
+fn attribute_of(field: &str) -> &str {
+    match field {
+        "ttl_seconds" => "ttl",
+        "scope" => "network",
+        field => field,
+    }
+}
+
+/// The coordinator's sentences begin small, and Terraform's do not.
+pub fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
+    let end = if text.ends_with(['.', '!', '?']) || text.contains('\n') { "" } else { "." };
+    format!("{first}{}{end}", letters.as_str())
+}

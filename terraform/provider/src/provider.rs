@@ -1,0 +1,182 @@
+//! The provider: its configuration, and what it offers.
+
+use crate::{
+    lookup::Lookup,
+    mesh::{Mesh, sentence, told},
+    resources::{
+        Admission, DeviceResource, JoinToken, NetworkResource, NodeResource, PolicyResource, RouteResource,
+        ServiceAccount,
+    },
+    sources::{LinksSource, PolicyCheck},
+};
+use meshward_client::{Client, Error, context};
+use meshward_model::api::{Context, Status};
+use meshward_terraform::{
+    Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Ephemeral, Path, Provider, Resource,
+    Schema, Type, Value,
+};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+/// The provider.
+pub struct Meshward {
+    mesh: Arc<Mesh>,
+    resources: BTreeMap<String, Box<dyn Resource>>,
+    data_sources: BTreeMap<String, Box<dyn DataSource>>,
+    ephemerals: BTreeMap<String, Box<dyn Ephemeral>>,
+}
+
+impl Meshward {
+    pub fn new() -> Self {
+        let mesh = Arc::new(Mesh::default());
+        let m = || mesh.clone();
+        let resources: [(&str, Box<dyn Resource>); 8] = [
+            ("network", Box::new(NetworkResource(m()))),
+            ("policy", Box::new(PolicyResource(m()))),
+            ("admission", Box::new(Admission(m()))),
+            ("join_token", Box::new(JoinToken(m()))),
+            ("node", Box::new(NodeResource(m()))),
+            ("service_account", Box::new(ServiceAccount(m()))),
+            ("route", Box::new(RouteResource(m()))),
+            ("device", Box::new(DeviceResource(m()))),
+        ];
+        let network = Lookup::of(NetworkResource(m()), "a network", &["name"], &[]);
+        let policy = Lookup::of(PolicyResource(m()), "the policy of a network", &["network"], &["message"]);
+        let admission = Lookup::of(Admission(m()), "the admission of a network", &["network"], &[]);
+        let token =
+            Lookup::of(JoinToken(m()), "a join token", &["id"], &["token", "ttl", "uses", "renew_before"]);
+        let node = Lookup::of(NodeResource(m()), "a node", &["name"], &["wait_for_join"]);
+        let account = Lookup::of(
+            ServiceAccount(m()),
+            "a service account",
+            &["name"],
+            &["token", "context", "rotation"],
+        );
+        let route = Lookup::of(RouteResource(m()), "a route", &["network", "node", "prefix"], &[]);
+        let own = &["gateway_public_key", "endpoint", "prefixes", "mtu", "configuration"];
+        let device = Lookup::of(DeviceResource(m()), "a device", &["network", "name"], own);
+        let data_sources: [(&str, Box<dyn DataSource>); 10] = [
+            ("network", Box::new(network)),
+            ("policy", Box::new(policy)),
+            ("admission", Box::new(admission)),
+            ("join_token", Box::new(token)),
+            ("node", Box::new(node)),
+            ("service_account", Box::new(account)),
+            ("route", Box::new(route)),
+            ("device", Box::new(device)),
+            ("policy_check", Box::new(PolicyCheck(m()))),
+            ("links", Box::new(LinksSource(m()))),
+        ];
+        let ephemerals: [(&str, Box<dyn Ephemeral>); 1] = [("join_token", Box::new(JoinToken(m())))];
+        let named = |name: &str| format!("meshward_{name}");
+        Self {
+            resources: resources.into_iter().map(|(name, own)| (named(name), own)).collect(),
+            data_sources: data_sources.into_iter().map(|(name, own)| (named(name), own)).collect(),
+            ephemerals: ephemerals.into_iter().map(|(name, own)| (named(name), own)).collect(),
+            mesh,
+        }
+    }
+
+    async fn connect(&self, config: Value) -> Result<(), Diagnostics> {
+        if !config.is_known() {
+            return Ok(());
+        }
+        let context = read(&config)?;
+        let client = Client::coordinator(context.clone());
+        match client.get::<Status>("/v1/status").await {
+            Ok(_) => {
+                self.mesh.configure(context);
+                Ok(())
+            }
+            Err(error) => Err(placed(&config, error)),
+        }
+    }
+}
+
+/// Which coordinator is meant: what is set, beside what a context says.
+fn read(config: &Value) -> Result<Context, Diagnostics> {
+    let named = config.get("context").text().map(at_home);
+    let named = named.or_else(|| std::env::var_os("MESHCTL_CONTEXT").map(PathBuf::from));
+    let set = |name: &str| config.get(name).text().map(ToOwned::to_owned);
+    if let (Some(server), Some(ca), Some(token)) = (set("server"), set("ca"), set("token")) {
+        return Ok(Context { server, ca, token });
+    }
+    let found = context::find(named.as_deref()).map_err(|error| {
+        Diagnostic::error("The context cannot be read", sentence(&error.to_string())).at(Path::of("context"))
+    })?;
+    let Some(found) = found else {
+        let text = format!(
+            "The provider does not know which coordinator to talk to. Set `server`, `ca` and `token`, or name a file as the coordinator writes it \
+             with `context` or the environment variable MESHCTL_CONTEXT, or copy that file to {}.",
+            context::usual_places()[0].display()
+        );
+        return Err(Diagnostic::error("No coordinator is named", text).into());
+    };
+    Ok(Context {
+        server: set("server").unwrap_or(found.server),
+        ca: set("ca").unwrap_or(found.ca),
+        token: set("token").unwrap_or(found.token),
+    })
+}
+
+/// A path as a shell would take it.
+fn at_home(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => path.into(),
+    }
+}
+
+/// What is wrong with the configuration, at the attribute that says so, if one does.
+fn placed(config: &Value, error: Error) -> Diagnostics {
+    let about = match &error {
+        Error::Unreachable(_) => "server",
+        Error::Refused { status: Some(401 | 403), .. } => "token",
+        Error::Refused { status: None, .. } | Error::Failed(_) => "ca",
+        Error::Refused { .. } => "server",
+    };
+    let about = [about, "context"].into_iter().find(|name| !config.get(name).is_null());
+    let path = about.map(Path::of).unwrap_or_default();
+    told(error).into_iter().map(|one| one.at(path.clone())).collect()
+}
+
+impl Provider for Meshward {
+    fn schema(&self) -> Schema {
+        let text = "Networks, policy, nodes and who may, of a Meshward mesh: an overlay network in which every container is its own \
+            authenticated, policed network entity, in any cloud.\n\nThe provider talks to the coordinator's API. Which one, and as whom, is said by a context file as `meshctl` uses it \
+            (`context`, the environment variable `MESHCTL_CONTEXT`, or `~/.config/meshward/context.json`), or by `server`, `ca` and `token`.";
+        Schema::new(
+            text,
+            Block::of(vec![
+                Attribute::optional(
+                    "context",
+                    Type::String,
+                    "A context file: `admin.json` as the coordinator writes it, or what `meshctl credential create` prints.",
+                ),
+                Attribute::optional("server", Type::String, "`HOST:PORT` of the coordinator's API."),
+                Attribute::optional("ca", Type::String, "The mesh's CA certificate, in PEM."),
+                Attribute::optional(
+                    "token",
+                    Type::String,
+                    "A credential's token, such as that of a `meshward_service_account`.",
+                )
+                .sensitive(),
+            ]),
+        )
+    }
+
+    fn resources(&self) -> &BTreeMap<String, Box<dyn Resource>> {
+        &self.resources
+    }
+
+    fn data_sources(&self) -> &BTreeMap<String, Box<dyn DataSource>> {
+        &self.data_sources
+    }
+
+    fn ephemerals(&self) -> &BTreeMap<String, Box<dyn Ephemeral>> {
+        &self.ephemerals
+    }
+
+    fn configure(&self, config: Value) -> Answer<'_, ()> {
+        Box::pin(self.connect(config))
+    }
+}

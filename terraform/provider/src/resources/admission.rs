@@ -1,0 +1,175 @@
+//! `meshward_admission`.
+
+use super::{keyed, text};
+use crate::{
+    checks,
+    mesh::{Mesh, told},
+    resources::policy::LISTED,
+    written::{self, ADMISSION},
+};
+use meshward_model::{
+    NetworkName,
+    api::{Policy, PolicyFile, PolicyScope, SubmitPolicy, SubmitResult},
+};
+use meshward_terraform::{
+    Answer, Attribute, Block, Diagnostic, Diagnostics, Nested, Path, Resource, Schema, Type, Value,
+};
+use std::sync::Arc;
+
+/// What blocks say.
+const BLOCKS: [&str; 2] = ["keys", "rule"];
+
+pub struct Admission(pub Arc<Mesh>);
+
+impl Admission {
+    async fn apply(&self, planned: Value) -> Result<Value, Diagnostics> {
+        let network = text(&planned, "network")?;
+        let own = written::admission(&network, &planned)?;
+        self.submit(&network, vec![PolicyFile { name: ADMISSION.into(), text: own.text }]).await?;
+        let mut now = planned;
+        now.set("id", network);
+        Ok(now)
+    }
+
+    async fn submit(&self, network: &str, files: Vec<PolicyFile>) -> Result<(), Diagnostics> {
+        let network: NetworkName =
+            network.parse().map_err(|error| Diagnostic::error("Invalid network", format!("{error}")))?;
+        let scope = Some(PolicyScope { network, only: vec![ADMISSION.into()], except: vec![] });
+        let wanted = SubmitPolicy { files, prune: false, scope, message: None, count_cuts: false };
+        self.0.post::<SubmitResult>(LISTED, &wanted).await.map(drop).map_err(told)
+    }
+
+    async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
+        let network = text(&state, "network")?;
+        let all = self.0.list::<Policy>(LISTED).await?;
+        let Some(found) = all.iter().find(|policy| policy.network.as_str() == network) else {
+            return Ok(None);
+        };
+        let Some(file) = found.files.iter().find(|file| file.name == ADMISSION) else { return Ok(None) };
+        let mut now = state;
+        now.set("id", network.as_str());
+        if written::admission(&network, &now)?.text != file.text {
+            let read = written::read_back(file, &found.network);
+            let blocks = read.as_ref().and_then(written::admission_blocks).unwrap_or_default();
+            for name in BLOCKS {
+                now.set(name, blocks.get(name).clone());
+            }
+        }
+        Ok(Some(now))
+    }
+}
+
+impl Resource for Admission {
+    fn schema(&self) -> Schema {
+        let rule = Block::of(vec![
+            Attribute::required("name", Type::String, "Its name, unique in the network's policy."),
+            Attribute::optional(
+                "for",
+                Type::String,
+                "The workloads that it speaks of: a selector such as `app=web`. All, if it is left out.",
+            )
+            .checked(checks::selector),
+            Attribute::optional(
+                "images",
+                Type::strings(),
+                "Where their images may come from: `REGISTRY/PATH`, `REGISTRY/PATH/*` for all below it, or `*`.",
+            ),
+            Attribute::optional(
+                "signed_by",
+                Type::strings(),
+                "Names of keys, of which one must have signed each image.",
+            ),
+            Attribute::optional(
+                "config",
+                Type::strings(),
+                "Configuration digests (`sha256:...`), of which they must have one.",
+            ),
+            Attribute::optional(
+                "privileges",
+                Type::strings(),
+                "What they may do that a container usually may not, such as `capability NET_ADMIN`. Nothing, if it is left out.",
+            ),
+        ]);
+        Schema::new(
+            "What workloads have to be to be let into a network: by the images, signatures, configuration and privileges that their nodes have measured. Every rule that speaks of a \
+             workload must be content. When it changes, what runs is judged anew. There is one such resource for each network.",
+            Block::of(vec![
+                Attribute::id("The network."),
+                Attribute::required(
+                    "network",
+                    Type::String,
+                    "The network. Use the `id` of a `meshward_network`.",
+                )
+                .replaces()
+                .checked(checks::network),
+                Attribute::optional(
+                    "keys",
+                    Type::map(),
+                    "Public keys in PEM that sign images (ECDSA on P-256), by names.",
+                ),
+            ])
+            .with(Nested { count: (1, 0), ..Nested::list("rule", "A rule of admission.", rule) }),
+        )
+    }
+
+    fn validate(&self, config: &Value) -> Diagnostics {
+        if !config.get("keys").is_known() || !config.get("rule").is_known() {
+            return vec![];
+        }
+        let known = config.get("network").text();
+        match written::admission(known.unwrap_or("unknown"), config) {
+            Err(wrong) => wrong,
+            Ok(own) => {
+                let file = PolicyFile { name: ADMISSION.into(), text: own.text.clone() };
+                written::check(&[file], known, Some((ADMISSION, &own)))
+            }
+        }
+    }
+
+    fn keep_meaning(&self, prior: &Value, proposed: &mut Value) {
+        let Some(network) = proposed.get("network").text().map(ToOwned::to_owned) else { return };
+        let text = |value: &Value| {
+            let known = BLOCKS.iter().all(|name| value.get(name).is_known());
+            known.then(|| written::admission(&network, value).ok().map(|own| own.text)).flatten()
+        };
+        if text(prior).is_some_and(|was| Some(was) == text(proposed)) {
+            BLOCKS.iter().for_each(|name| proposed.set(name, prior.get(name).clone()));
+        }
+    }
+
+    fn read(&self, state: Value) -> Answer<'_, Option<Value>> {
+        Box::pin(self.look(state))
+    }
+
+    fn create(&self, planned: Value) -> Answer<'_, Value> {
+        Box::pin(async move {
+            let network = text(&planned, "network")?;
+            if self.look(keyed(&[("network", &network)])).await?.is_some() {
+                let text = format!(
+                    "Network {network} has such a resource already. Import it with `terraform import ADDRESS {network}`."
+                );
+                return Err(Diagnostic::error("There is one already", text).at(Path::of("network")).into());
+            }
+            self.apply(planned).await
+        })
+    }
+
+    fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
+        Box::pin(self.apply(planned))
+    }
+
+    fn delete(&self, state: Value) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let known = self.look(state.clone()).await?.is_some();
+            if known { self.submit(&text(&state, "network")?, vec![]).await } else { Ok(()) }
+        })
+    }
+
+    fn import(&self, id: &str) -> Result<Value, Diagnostics> {
+        Ok(keyed(&[("network", id)]))
+    }
+
+    fn import_form(&self) -> &'static str {
+        "NETWORK"
+    }
+}

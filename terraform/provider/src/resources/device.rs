@@ -1,0 +1,127 @@
+//! `meshward_device`.
+
+use super::{bad_id, body, keep_unset, keyed, text};
+use crate::{
+    checks,
+    mesh::{Mesh, insist, told},
+};
+use meshward_model::api::{CreateDevice, CreatedDevice, Device};
+use meshward_terraform::{
+    Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
+};
+use std::{sync::Arc, time::Duration};
+
+pub struct DeviceResource(pub Arc<Mesh>);
+
+const LISTED: &str = "/v1/devices";
+const FORM: &str = "NETWORK/NAME";
+/// What the coordinator says once, when a device is made.
+const SAID_ONCE: [&str; 5] = ["gateway_public_key", "endpoint", "prefixes", "mtu", "configuration"];
+/// Facts that a node has verified, which nobody sets.
+const VERIFIED: &str = "meshward/";
+
+impl DeviceResource {
+    async fn make(&self, planned: Value) -> Result<Value, Diagnostics> {
+        let limit = within(&planned, "create", Duration::from_secs(300))?;
+        let wanted: CreateDevice = body(&planned, &["name", "network", "labels", "gateway", "public_key"])?;
+        let made: CreatedDevice = insist(limit, || self.0.post(LISTED, &wanted)).await.map_err(told)?;
+        let mut now = planned;
+        now.set("id", format!("{}/{}", wanted.network, wanted.name));
+        now.set("gateway", made.gateway.as_str());
+        now.set("workload", Value::of(&made.workload)?);
+        now.set("addresses", Value::of(&made.addresses)?);
+        now.set("gateway_public_key", made.public_key.as_str());
+        now.set("endpoint", made.endpoint.to_string());
+        now.set("prefixes", Value::of(&made.prefixes)?);
+        now.set("mtu", u64::from(made.mtu));
+        now.set("configuration", made.wg_quick(None, None));
+        Ok(now)
+    }
+
+    async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
+        let (network, name) = (text(&state, "network")?, text(&state, "name")?);
+        let all = self.0.list::<Device>(LISTED).await?;
+        let is_it = |device: &&Device| device.network.as_str() == network && device.name.as_str() == name;
+        let Some(found) = all.iter().find(is_it) else { return Ok(None) };
+        let mut now = Value::of(found)?;
+        if let Value::Map(labels) = now.get("labels").clone() {
+            let own = labels.into_iter().filter(|(key, _)| !key.starts_with(VERIFIED));
+            now.set("labels", Value::Map(own.collect()));
+        }
+        now.set("id", format!("{network}/{name}"));
+        for own in SAID_ONCE.iter().chain(&["timeouts"]) {
+            now.set(own, state.get(own).clone());
+        }
+        keep_unset(&state, &mut now, &["labels"]);
+        Ok(Some(now))
+    }
+}
+
+impl Resource for DeviceResource {
+    fn schema(&self) -> Schema {
+        let said = |name: &str, kind: Type, text: &str| {
+            Attribute::computed(name, kind, &format!("{text} Not known of what was imported."))
+        };
+        Schema::new(
+            "A machine with a stock WireGuard, which joins by a node, its gateway, and is policed there as a workload. Its private key is made on the device and told nobody. \
+             The gateway must be connected when a device is made or taken away.",
+            Block::of(vec![
+                Attribute::id(&format!("`{FORM}`.")),
+                Attribute::required("name", Type::String, "What people call it.").replaces().checked(checks::workload),
+                Attribute::required("network", Type::String, "Its network.").replaces().checked(checks::network),
+                Attribute::optional("labels", Type::map(), "Its labels.").replaces(),
+                Attribute::optional("gateway", Type::String, "The node by which it joins, one that it reaches directly. The only connected one, if it is left out.")
+                    .or_computed()
+                    .replaces()
+                    .checked(checks::node),
+                Attribute::required("public_key", Type::String, "Its WireGuard key, in base64 (`wg pubkey`).")
+                    .replaces()
+                    .checked(checks::public_key),
+                Attribute::computed("addresses", Type::strings(), "Its addresses."),
+                Attribute::computed("workload", Type::String, "The workload that it is."),
+                said("gateway_public_key", Type::String, "The gateway's key for devices, in base64."),
+                said("endpoint", Type::String, "Where the gateway is."),
+                said("prefixes", Type::strings(), "What it reaches by the gateway."),
+                said("mtu", Type::Number, "MTU of its interface, in bytes."),
+                said("configuration", Type::String, "The file that wg-quick takes, with a place for the private key."),
+            ])
+            .with(timeouts(&[("create", "5m"), ("delete", "5m")])),
+        )
+    }
+
+    fn validate(&self, config: &Value) -> Diagnostics {
+        checks::labels(config, "labels")
+    }
+
+    fn read(&self, state: Value) -> Answer<'_, Option<Value>> {
+        Box::pin(self.look(state))
+    }
+
+    fn create(&self, planned: Value) -> Answer<'_, Value> {
+        Box::pin(self.make(planned))
+    }
+
+    /// Only `timeouts` changes in place.
+    fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
+        Box::pin(async move { Ok(planned) })
+    }
+
+    fn delete(&self, state: Value) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let limit = within(&state, "delete", Duration::from_secs(300))?;
+            let path = format!("{LISTED}/{}/{}", text(&state, "network")?, text(&state, "name")?);
+            insist(limit, || self.0.delete(&path)).await.map_err(told)
+        })
+    }
+
+    fn import(&self, id: &str) -> Result<Value, Diagnostics> {
+        match id.split_once('/') {
+            Some((network, name)) => Ok(keyed(&[("network", network), ("name", name)])),
+            None => Err(bad_id(id, FORM)),
+        }
+    }
+
+    fn import_form(&self) -> &'static str {
+        FORM
+    }
+}

@@ -1,0 +1,211 @@
+//! `meshward_join_token`, as a resource and for the time of one run.
+
+use super::{body, keep_unset, keyed, text};
+use crate::{
+    checks,
+    mesh::{Mesh, told},
+};
+use meshward_model::api::{CreateToken, CreatedToken, Token};
+use meshward_terraform::{
+    Answer, Attribute, Block, Diagnostic, Diagnostics, Ephemeral, Opened, Path, Resource, Schema, Type,
+    Value, duration,
+};
+use std::{sync::Arc, time::Duration};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+pub struct JoinToken(pub Arc<Mesh>);
+
+const LISTED: &str = "/v1/tokens";
+
+impl JoinToken {
+    async fn make(&self, planned: &Value) -> Result<Value, Diagnostics> {
+        let ttl = text(planned, "ttl")?;
+        let ttl =
+            duration(&ttl).map_err(|text| Diagnostic::error("Invalid ttl", text).at(Path::of("ttl")))?;
+        let mut wanted = planned.clone();
+        wanted.set("ttl_seconds", ttl.as_secs());
+        let fields = ["uses", "ttl_seconds", "site", "networks", "relay", "needs_approval"];
+        let wanted: CreateToken = body(&wanted, &fields)?;
+        let made: CreatedToken = self.0.post(LISTED, &wanted).await.map_err(told)?;
+        let mut now = planned.clone();
+        now.set("id", made.kept.id);
+        now.set("expires", made.kept.expires);
+        now.set("token", made.token);
+        Ok(now)
+    }
+
+    async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
+        let id = text(&state, "id")?;
+        let all = self.0.list::<Token>(LISTED).await?;
+        let Some(found) = all.iter().find(|token| token.id == id) else { return Ok(None) };
+        if ends_soon(&state, &found.expires)? {
+            return Ok(None);
+        }
+        let mut now = Value::of(found)?;
+        for own in ["token", "ttl", "uses", "renew_before"] {
+            now.set(own, state.get(own).clone());
+        }
+        keep_unset(&state, &mut now, &["networks"]);
+        Ok(Some(now))
+    }
+}
+
+/// Whether a token expires within the time in which the user wants another.
+fn ends_soon(state: &Value, expires: &str) -> Result<bool, Diagnostics> {
+    let Some(before) = state.get("renew_before").text() else { return Ok(false) };
+    let before = duration(before)
+        .map_err(|text| Diagnostic::error("Invalid renew_before", text).at(Path::of("renew_before")))?;
+    let expires = OffsetDateTime::parse(expires, &Rfc3339)
+        .map_err(|error| Diagnostic::error("The coordinator's answer has no time", error.to_string()))?;
+    Ok(expires - OffsetDateTime::now_utc() <= before)
+}
+
+fn limits() -> Vec<Attribute> {
+    let bounded: fn(&Value) -> Result<(), String> =
+        |value| checks::within(value, 1, 100_000, "The number of uses");
+    vec![
+        Attribute::optional("uses", Type::Number, "How many nodes may join with it.").checked(bounded).or(1),
+        Attribute::optional("site", Type::String, "The site of the nodes that join with it, such as `aws-eu1`.")
+            .checked(checks::label_value),
+        Attribute::optional("networks", Type::set(), "The networks that those nodes may serve. All, if it is left out.")
+            .checked(checks::network),
+        Attribute::optional("relay", Type::Bool, "Whether relays join with it, and no nodes.").or(false),
+        Attribute::optional(
+            "needs_approval",
+            Type::Bool,
+            "Whether nodes that join with it serve no network before they are approved by name, as `meshward_node` does.",
+        )
+        .or(false),
+    ]
+}
+
+fn outcome() -> Vec<Attribute> {
+    vec![
+        Attribute::id("The token's id, which is no secret."),
+        Attribute::computed("token", Type::String, "What `meshward-node join` takes.").sensitive(),
+        Attribute::computed("expires", Type::String, "When it expires (RFC 3339)."),
+    ]
+}
+
+fn lifetime(usual: &str) -> Attribute {
+    Attribute::optional(
+        "ttl",
+        Type::String,
+        "For how long it is good, such as `90m` or `24h`; 365 days at most.",
+    )
+    .checked(|value| match duration(value.text().unwrap_or_default())? {
+        time if (Duration::from_secs(1)..=Duration::from_secs(365 * 86_400)).contains(&time) => Ok(()),
+        _ => Err("A token can be good for one second to 365 days (`8760h`).".into()),
+    })
+    .or(usual)
+}
+
+impl Resource for JoinToken {
+    fn schema(&self) -> Schema {
+        let mut attributes = outcome();
+        attributes.push(lifetime("24h").replaces().unread());
+        let unread = |own: Attribute| if own.name == "uses" { own.unread() } else { own };
+        attributes.extend(limits().into_iter().map(|own| unread(own.replaces())));
+        attributes.push(
+            Attribute::optional(
+                "renew_before",
+                Type::String,
+                "How long before it expires a plan makes another, such as `1h`. Never, if it is left out: what has joined does not need it any more.",
+            )
+            .checked(|value| duration(value.text().unwrap_or_default()).map(drop)),
+        );
+        Schema::new(
+            "A join token: what a machine needs to become a node. It is in the state, as a secret; where that is too much, the ephemeral resource of the same name is \
+             in no state. Nodes that have joined stay when it is deleted.",
+            Block::of(attributes),
+        )
+    }
+
+    fn validate(&self, config: &Value) -> Diagnostics {
+        let relay = *config.get("relay") == Value::Bool(true);
+        let wrong = |attribute: &str, text: &str| {
+            Diagnostic::error("That is nothing for relays", text).at(Path::of(attribute)).into()
+        };
+        match relay {
+            true if !config.get("networks").elements().is_empty() => {
+                wrong("networks", "A relay serves all networks; leave `networks` out.")
+            }
+            true if *config.get("needs_approval") == Value::Bool(true) => wrong(
+                "needs_approval",
+                "A relay serves no network, so there is nothing to approve; leave it out.",
+            ),
+            _ => vec![],
+        }
+    }
+
+    fn read(&self, state: Value) -> Answer<'_, Option<Value>> {
+        Box::pin(self.look(state))
+    }
+
+    fn create(&self, planned: Value) -> Answer<'_, Value> {
+        Box::pin(async move { self.make(&planned).await })
+    }
+
+    /// Only `renew_before` changes in place.
+    fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
+        Box::pin(async move { Ok(planned) })
+    }
+
+    fn delete(&self, state: Value) -> Answer<'_, ()> {
+        Box::pin(
+            async move { self.0.delete(&format!("{LISTED}/{}", text(&state, "id")?)).await.map_err(told) },
+        )
+    }
+
+    fn import(&self, id: &str) -> Result<Value, Diagnostics> {
+        Ok(keyed(&[("id", id)]))
+    }
+
+    fn import_form(&self) -> &'static str {
+        "TOKEN_ID"
+    }
+}
+
+impl Ephemeral for JoinToken {
+    fn schema(&self) -> Schema {
+        let mut attributes = outcome();
+        attributes.push(lifetime("1h"));
+        attributes.extend(limits());
+        attributes.push(
+            Attribute::optional(
+                "revoke_on_close",
+                Type::Bool,
+                "Whether the token is revoked when Terraform ends. Machines that boot later cannot join with it then.",
+            )
+            .or(false),
+        );
+        Schema::new(
+            "A join token that is in no plan and no state, for write-only arguments such as that of a cloud's secret store. Terraform opens it in every plan and \
+             every apply, each time another; what is not used expires after its `ttl`.",
+            Block::of(attributes),
+        )
+    }
+
+    fn open(&self, mut config: Value) -> Answer<'_, Opened> {
+        Box::pin(async move {
+            for own in Ephemeral::schema(self).block.attributes {
+                if let (Some(default), Value::Null) = (own.default, config.get(&own.name)) {
+                    config.set(&own.name, default);
+                }
+            }
+            let result = self.make(&config).await?;
+            let revoked = *config.get("revoke_on_close") == Value::Bool(true);
+            let private = if revoked { text(&result, "id")? } else { String::new() };
+            Ok(Opened { result, private })
+        })
+    }
+
+    fn close(&self, private: String) -> Answer<'_, ()> {
+        Box::pin(async move {
+            match private.is_empty() {
+                true => Ok(()),
+                false => self.0.delete(&format!("{LISTED}/{private}")).await.map_err(told),
+            }
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! `meshward_node`.
+
+use super::{body, keep_unset, keyed, text};
+use crate::{
+    checks,
+    mesh::{Mesh, told, until},
+};
+use meshward_model::api::{ApproveNode, Node, NodeState};
+use meshward_terraform::{
+    Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
+};
+use std::{sync::Arc, time::Duration};
+
+pub struct NodeResource(pub Arc<Mesh>);
+
+const LISTED: &str = "/v1/nodes";
+
+impl NodeResource {
+    async fn approve(&self, planned: Value, operation: &str) -> Result<Value, Diagnostics> {
+        let name = text(&planned, "name")?;
+        let wanted: ApproveNode = body(&planned, &["labels"])?;
+        let mut node: Node = self.0.put(&format!("{LISTED}/{name}"), &wanted).await.map_err(told)?;
+        if *planned.get("wait_for_join") == Value::Bool(true) && !node.connected {
+            let limit = within(&planned, operation, Duration::from_secs(600))?;
+            let what = format!("Node {name} is approved, and has not joined");
+            let joined = until(limit, &what, || async {
+                let all: Vec<Node> = self.0.get(LISTED).await?;
+                Ok(all.into_iter().find(|node| node.name.as_str() == name && node.connected))
+            });
+            node = joined.await?;
+        }
+        described(&planned, &node)
+    }
+
+    async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
+        let name = text(&state, "name")?;
+        let all = self.0.list::<Node>(LISTED).await?;
+        // One that waits is not what this resource makes: it is to be approved again.
+        let found = all.iter().find(|node| node.name.as_str() == name && node.state != NodeState::Waiting);
+        found.map(|node| described(&state, node)).transpose()
+    }
+}
+
+fn described(state: &Value, node: &Node) -> Result<Value, Diagnostics> {
+    let mut now = Value::default();
+    now.set("id", node.name.as_str());
+    now.set("name", node.name.as_str());
+    now.set("labels", Value::of(&node.given_labels.clone().unwrap_or_default())?);
+    now.set("all_labels", Value::of(&node.labels)?);
+    now.set("site", Value::of(&node.site)?);
+    now.set("blocks", Value::of(&node.blocks)?);
+    let unset = Value::Bool(false);
+    let waits = state.get("wait_for_join");
+    now.set("wait_for_join", if waits.is_null() { unset } else { waits.clone() });
+    now.set("timeouts", state.get("timeouts").clone());
+    keep_unset(state, &mut now, &["labels"]);
+    Ok(now)
+}
+
+impl Resource for NodeResource {
+    fn schema(&self) -> Schema {
+        let blocks = Type::objects(&[("network", Type::String), ("prefixes", Type::strings())]);
+        Schema::new(
+            "The approval of a node by its name, before or after it joins, and its labels. Nodes that join with a token that says `needs_approval` serve no network without.\n\n\
+             When it is deleted the node is **revoked**: its workloads go, its session ends, and its certificate is good for nothing.",
+            Block::of(vec![
+                Attribute::id("The name."),
+                Attribute::required(
+                    "name",
+                    Type::String,
+                    "Its name, as `meshward-node join --name` says it: the host's name if that says nothing.",
+                )
+                .replaces()
+                .checked(checks::node),
+                Attribute::optional(
+                    "labels",
+                    Type::map(),
+                    "Labels that it is given. They stand over those that it joins with.",
+                ),
+                Attribute::optional("wait_for_join", Type::Bool, "Whether to wait until it is there.")
+                    .or(false),
+                Attribute::computed("all_labels", Type::map(), "All of its labels.").follows(),
+                Attribute::computed(
+                    "site",
+                    Type::String,
+                    "Its site, as its join token says; none before it has joined.",
+                ),
+                Attribute::computed("blocks", blocks, "Its blocks of the networks that it serves."),
+            ])
+            .with(timeouts(&[("create", "10m"), ("update", "10m")])),
+        )
+    }
+
+    fn validate(&self, config: &Value) -> Diagnostics {
+        checks::labels(config, "labels")
+    }
+
+    fn read(&self, state: Value) -> Answer<'_, Option<Value>> {
+        Box::pin(self.look(state))
+    }
+
+    fn create(&self, planned: Value) -> Answer<'_, Value> {
+        Box::pin(self.approve(planned, "create"))
+    }
+
+    fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
+        Box::pin(self.approve(planned, "update"))
+    }
+
+    fn delete(&self, state: Value) -> Answer<'_, ()> {
+        Box::pin(
+            async move { self.0.delete(&format!("{LISTED}/{}", text(&state, "name")?)).await.map_err(told) },
+        )
+    }
+
+    fn import(&self, id: &str) -> Result<Value, Diagnostics> {
+        Ok(keyed(&[("name", id)]))
+    }
+
+    fn import_form(&self) -> &'static str {
+        "NODE"
+    }
+}

@@ -1,0 +1,283 @@
+//! `meshward_policy`.
+
+use super::{keep_unset, keyed, text};
+use crate::{
+    checks,
+    mesh::{Mesh, told},
+    written::{self, ADMISSION, POLICY},
+};
+use meshward_model::{
+    NetworkName,
+    api::{Policy, PolicyFile, PolicyScope, SubmitPolicy, SubmitResult},
+};
+use meshward_terraform::{
+    Answer, Attribute, Block, Diagnostic, Diagnostics, Nested, Path, Resource, Schema, Type, Value,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+pub struct PolicyResource(pub Arc<Mesh>);
+
+pub const LISTED: &str = "/v1/policies";
+/// What blocks say.
+const BLOCKS: [&str; 5] = ["mode", "declarations", "rule", "guardrail", "test"];
+
+/// The files of a configuration.
+pub fn files(config: &Value) -> Vec<PolicyFile> {
+    let Value::Map(all) = config.get("files") else { return vec![] };
+    let file = |(name, text): (&String, &Value)| {
+        Some(PolicyFile { name: name.clone(), text: text.text()?.to_owned() })
+    };
+    all.iter().filter_map(file).collect()
+}
+
+/// The attribute for files.
+pub fn files_attribute(attribute: fn(&str, Type, &str) -> Attribute) -> Attribute {
+    attribute(
+        "files",
+        Type::map(),
+        "Files in the policy language (`docs/policy.md` of Meshward), by their names, which messages refer to: `{ \"shop.yaml\" = file(\"${path.module}/shop.yaml\") }`.",
+    )
+}
+
+impl PolicyResource {
+    async fn apply(&self, planned: Value) -> Result<Value, Diagnostics> {
+        let network = text(&planned, "network")?;
+        let mut all = files(&planned);
+        let own = written::policy(&network, &planned)?;
+        all.extend(own.map(|own| PolicyFile { name: POLICY.into(), text: own.text }));
+        let message = planned.get("message").text().map(ToOwned::to_owned);
+        let result = self.submit(&network, all, message).await?;
+        let mut now = planned;
+        now.set("id", network);
+        now.set("revision", Value::of(&result.revision)?);
+        Ok(now)
+    }
+
+    async fn submit(
+        &self,
+        network: &str,
+        files: Vec<PolicyFile>,
+        message: Option<String>,
+    ) -> Result<SubmitResult, Diagnostics> {
+        let network: NetworkName =
+            network.parse().map_err(|error| Diagnostic::error("Invalid network", format!("{error}")))?;
+        let scope = Some(PolicyScope { network, only: vec![], except: vec![ADMISSION.into()] });
+        let wanted = SubmitPolicy { files, prune: false, scope, message, count_cuts: false };
+        self.0.post(LISTED, &wanted).await.map_err(told)
+    }
+
+    async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
+        let network = text(&state, "network")?;
+        let all = self.0.list::<Policy>(LISTED).await?;
+        let Some(found) = all.iter().find(|policy| policy.network.as_str() == network) else {
+            return Ok(None);
+        };
+        let own: Vec<&PolicyFile> = found.files.iter().filter(|file| file.name != ADMISSION).collect();
+        if own.is_empty() {
+            return Ok(None);
+        }
+        let mut now = Value::default();
+        let (from_blocks, others): (Vec<&PolicyFile>, Vec<&PolicyFile>) =
+            own.into_iter().partition(|file| file.name == POLICY);
+        let mut others: BTreeMap<&str, &str> = others.iter().map(|file| (&*file.name, &*file.text)).collect();
+        let wanted = written::policy(&network, &state)?;
+        match from_blocks.first() {
+            Some(file) if wanted.is_some_and(|wanted| wanted.text == file.text) => {
+                BLOCKS.iter().for_each(|name| now.set(name, state.get(name).clone()));
+            }
+            Some(file) => {
+                match written::read_back(file, &found.network).as_ref().and_then(written::policy_blocks) {
+                    Some(blocks) => BLOCKS.iter().for_each(|name| now.set(name, blocks.get(name).clone())),
+                    None => {
+                        others.insert(&file.name, &file.text);
+                    }
+                }
+            }
+            None => {}
+        }
+        now.set("files", Value::of(&others)?);
+        now.set("id", network.as_str());
+        now.set("network", network);
+        now.set("message", state.get("message").clone());
+        // Admission has a resource of its own, and makes revisions of this policy, too: as long as nothing of this part is
+        // different, neither is its revision.
+        let same = ["files", "rule", "guardrail", "test", "mode", "declarations"].iter().all(|name| {
+            let (was, is) = (state.get(name), now.get(name));
+            was == is || (is_empty(was) && is_empty(is))
+        });
+        let revision = if same && !state.get("revision").is_null() {
+            state.get("revision").clone()
+        } else {
+            Value::of(&found.revision)?
+        };
+        now.set("revision", revision);
+        keep_unset(&state, &mut now, &["files"]);
+        Ok(Some(now))
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::List(all) => all.is_empty(),
+        Value::Map(all) => all.is_empty(),
+        _ => false,
+    }
+}
+
+fn rules(name: &str, description: &str) -> Nested {
+    let ports = "Ports such as `tcp/8080`, `udp/5000-5999`, `icmp`, `any`, or the name of a set of ports that a file has.";
+    Nested::list(
+        name,
+        description,
+        Block::of(vec![
+            Attribute::required("name", Type::String, "Its name, unique in the network's policy."),
+            Attribute::required("from", Type::String, "Who begins the flow: a selector such as `app=web,env in (prod,stage)`. Everybody, if it is empty.")
+                .checked(checks::selector),
+            Attribute::required("to", Type::String, "With whom: a selector.").checked(checks::selector),
+            Attribute::optional("allow", Type::strings(), &format!("What passes. {ports}")),
+            Attribute::optional("deny", Type::strings(), &format!("What does not. {ports} It has either `allow` or `deny`.")),
+            Attribute::optional("observe", Type::Bool, "What it denies passes, and is counted."),
+        ]),
+    )
+}
+
+impl Resource for PolicyResource {
+    fn schema(&self) -> Schema {
+        let test = Block::of(vec![
+            Attribute::required(
+                "from",
+                Type::String,
+                "The labels of who begins the flow, such as `app=web,env=prod`.",
+            )
+            .checked(checks::label_set),
+            Attribute::required("to", Type::String, "The labels of whom it is with.")
+                .checked(checks::label_set),
+            Attribute::required("port", Type::String, "What is tried, such as `tcp/5432`."),
+            Attribute::required("expect", Type::String, "What must come out: `allow` or `deny`.")
+                .checked(checks::expectation),
+        ]);
+        Schema::new(
+            "The policy of a network, but for what a `meshward_admission` says: files in the policy language, blocks, or both. Everything is denied unless something allows it. \
+             It is checked, by its own tests too, when it is planned; when `apply` returns, every connected node enforces it.\n\nPolicy that somebody else applies to the network is \
+             drift, and the next `apply` replaces it. There is one such resource for each network.",
+            Block::of(vec![
+                Attribute::id("The network."),
+                Attribute::required(
+                    "network",
+                    Type::String,
+                    "The network. Use the `id` of a `meshward_network`.",
+                )
+                .replaces()
+                .checked(checks::network),
+                files_attribute(Attribute::optional),
+                Attribute::optional(
+                    "mode",
+                    Type::String,
+                    "`enforce`, or `observe`: what rules and the default deny passes then, and is counted.",
+                )
+                .checked(checks::mode),
+                Attribute::optional(
+                    "declarations",
+                    Type::String,
+                    "What workloads may declare about who reaches them: `narrow`, or `open`.",
+                )
+                .checked(checks::declarations),
+                Attribute::optional("message", Type::String, "Why, for the log of the policy."),
+                Attribute::computed("revision", Type::Number, "The revision that made it what it is.")
+                    .follows(),
+            ])
+            .with(rules("rule", "What may pass, and exceptions from that."))
+            .with(rules("guardrail", "What no rule can override. Only an admin's token may change these."))
+            .with(Nested::list(
+                "test",
+                "What must come out, checked before anything is applied.",
+                test,
+            )),
+        )
+    }
+
+    fn validate(&self, config: &Value) -> Diagnostics {
+        let content = ["files", "mode", "declarations", "rule", "guardrail", "test"];
+        if !content.iter().all(|name| config.get(name).is_known()) {
+            return vec![];
+        }
+        if content.iter().all(|name| is_empty(config.get(name))) {
+            let text = "Say something: `files`, or blocks `rule`, `guardrail` and `test`. A network without policy denies everything.";
+            return Diagnostic::error("An empty policy", text).into();
+        }
+        // A network that is not known yet has no name; any will do to check what is said about it.
+        let files = files(config);
+        let mut said = Vec::new();
+        for file in files.iter().filter(|file| file.name.starts_with("terraform/")) {
+            let text = "Names below terraform/ belong to the provider; give the file another.";
+            said.push(Diagnostic::error("A reserved name", text).at(Path::of("files").key(&file.name)));
+        }
+        let known = config.get("network").text();
+        let of_files = meshward_policy::read(&files).ok();
+        let of_files = of_files.iter().flatten().next().map(|written| written.policy.network.to_string());
+        let network = known.map(ToOwned::to_owned).or(of_files).unwrap_or_else(|| "unknown".into());
+        let own = match written::policy(&network, config) {
+            Ok(own) => own,
+            Err(wrong) => return wrong,
+        };
+        let generated = own.iter().map(|own| PolicyFile { name: POLICY.into(), text: own.text.clone() });
+        let all: Vec<PolicyFile> = files.into_iter().chain(generated).collect();
+        said.extend(written::check(&all, known, own.as_ref().map(|own| (POLICY, own))));
+        said
+    }
+
+    fn keep_meaning(&self, prior: &Value, proposed: &mut Value) {
+        let Some(network) = proposed.get("network").text().map(ToOwned::to_owned) else { return };
+        let text = |value: &Value| {
+            let known = BLOCKS.iter().all(|name| value.get(name).is_known());
+            known.then(|| written::policy(&network, value).ok().map(|own| own.map(|own| own.text)))
+        };
+        if text(prior).flatten().is_some_and(|was| Some(Some(was)) == text(proposed)) {
+            BLOCKS.iter().for_each(|name| proposed.set(name, prior.get(name).clone()));
+        }
+    }
+
+    fn read(&self, state: Value) -> Answer<'_, Option<Value>> {
+        Box::pin(self.look(state))
+    }
+
+    /// A policy that is there already is somebody's: it is not overwritten unseen.
+    fn create(&self, planned: Value) -> Answer<'_, Value> {
+        Box::pin(async move {
+            let network = text(&planned, "network")?;
+            if self.look(keyed(&[("network", &network)])).await?.is_some() {
+                let text = format!(
+                    "Network {network} has a policy already. Import it with `terraform import ADDRESS {network}`, or remove it."
+                );
+                return Err(Diagnostic::error("There is a policy already", text)
+                    .at(Path::of("network"))
+                    .into());
+            }
+            self.apply(planned).await
+        })
+    }
+
+    fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
+        Box::pin(self.apply(planned))
+    }
+
+    fn delete(&self, state: Value) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let network = text(&state, "network")?;
+            let known = self.0.list::<Policy>(LISTED).await?;
+            if !known.iter().any(|policy| policy.network.as_str() == network) {
+                return Ok(());
+            }
+            self.submit(&network, vec![], Some("removed by Terraform".into())).await.map(drop)
+        })
+    }
+
+    fn import(&self, id: &str) -> Result<Value, Diagnostics> {
+        Ok(keyed(&[("network", id)]))
+    }
+
+    fn import_form(&self) -> &'static str {
+        "NETWORK"
+    }
+}

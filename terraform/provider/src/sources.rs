@@ -1,0 +1,177 @@
+//! Data sources that are about no resource.
+
+use crate::{
+    checks,
+    mesh::Mesh,
+    resources::{files, files_attribute},
+    written,
+};
+use meshward_model::api::{Links, SubmitPolicy, SubmitResult};
+use meshward_policy::{Problem, review};
+use meshward_terraform::{
+    Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Path, Schema, Type, Value,
+};
+use serde_json::json;
+use std::sync::Arc;
+
+/// `meshward_policy_check`.
+pub struct PolicyCheck(pub Arc<Mesh>);
+
+impl PolicyCheck {
+    async fn check(&self, config: Value) -> Result<Value, Diagnostics> {
+        let files = files(&config);
+        let wrong = written::check(&files, config.get("network").text(), None);
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let all = meshward_policy::read(&files).unwrap_or_default();
+        let mut findings: Vec<(String, String)> =
+            all.iter().flat_map(review).map(|Problem { place, text }| (place.to_string(), text)).collect();
+        let mut now = config.clone();
+        let (mut opened, mut closed) = (vec![], vec![]);
+        if *config.get("live") == Value::Bool(true) {
+            let wanted = SubmitPolicy { files, prune: false, scope: None, message: None, count_cuts: false };
+            let result: SubmitResult = self.0.try_out("/v1/policies", &wanted).await?;
+            findings = result.findings.into_iter().map(|finding| (finding.place, finding.text)).collect();
+            opened = result.networks.iter().flat_map(|network| network.opened.clone()).collect();
+            closed = result.networks.iter().flat_map(|network| network.closed.clone()).collect();
+        }
+        if *config.get("strict") == Value::Bool(true) && !findings.is_empty() {
+            let said = findings.iter().map(|(place, text)| {
+                let file = place.split(':').next().unwrap_or_default();
+                Diagnostic::error("Suspicious in the policy", format!("{place}: {text}"))
+                    .at(Path::of("files").key(file))
+            });
+            return Err(said.collect());
+        }
+        let links = |changes: Vec<meshward_model::api::LinkChange>| {
+            let all = changes.iter().map(|change| {
+                json!({ "from": change.from.to_string(), "to": change.to.to_string(), "before": change.before, "after": change.after })
+            });
+            Value::from_json(all.collect())
+        };
+        now.set("opened", links(opened));
+        now.set("closed", links(closed));
+        let networks = all.iter().map(|written| written.policy.network.to_string().into());
+        now.set("networks", Value::List(networks.collect()));
+        let rules: usize =
+            all.iter().map(|written| written.policy.rules.len() + written.policy.guardrails.len()).sum();
+        now.set("rules", rules as u64);
+        now.set("tests_passed", all.iter().map(|written| written.policy.tests.len() as u64).sum::<u64>());
+        let findings = findings.into_iter().map(|(place, text)| json!({ "place": place, "text": text }));
+        now.set("findings", Value::from_json(findings.collect()));
+        Ok(now)
+    }
+}
+
+impl DataSource for PolicyCheck {
+    fn schema(&self) -> Schema {
+        let changes = || {
+            let text = Type::String;
+            Type::objects(&[
+                ("from", text.clone()),
+                ("to", text.clone()),
+                ("before", text.clone()),
+                ("after", text),
+            ])
+        };
+        Schema::new(
+            "Checks policy and runs its tests while Terraform plans: what is wrong fails the plan, with file, line and column. Nothing is changed; without `live` the coordinator is not asked.",
+            Block::of(vec![
+                files_attribute(Attribute::required),
+                Attribute::optional("network", Type::String, "The network that all of it must be about.")
+                    .checked(checks::network),
+                Attribute::optional(
+                    "strict",
+                    Type::Bool,
+                    "Whether what is only suspicious fails, too: rules that do nothing, selectors that match nothing.",
+                ),
+                Attribute::optional(
+                    "live",
+                    Type::Bool,
+                    "Whether to ask the coordinator which links would open and close, among the workloads of now. The network must be there.",
+                ),
+                Attribute::computed("networks", Type::strings(), "The networks that it is about."),
+                Attribute::computed("rules", Type::Number, "How many rules and guardrails it has."),
+                Attribute::computed("tests_passed", Type::Number, "How many tests passed."),
+                Attribute::computed(
+                    "findings",
+                    Type::objects(&[("place", Type::String), ("text", Type::String)]),
+                    "What is suspicious.",
+                ),
+                Attribute::computed(
+                    "opened",
+                    changes(),
+                    "Links that would open, wholly or in part. Only with `live`.",
+                ),
+                Attribute::computed(
+                    "closed",
+                    changes(),
+                    "Links that would close, wholly or in part. Only with `live`.",
+                ),
+            ]),
+        )
+    }
+
+    fn validate(&self, config: &Value) -> Diagnostics {
+        match config.get("files").is_known() {
+            true => written::check(&files(config), config.get("network").text(), None),
+            false => vec![],
+        }
+    }
+
+    fn read(&self, config: Value) -> Answer<'_, Value> {
+        Box::pin(self.check(config))
+    }
+}
+
+/// `meshward_links`.
+pub struct LinksSource(pub Arc<Mesh>);
+
+impl DataSource for LinksSource {
+    fn schema(&self) -> Schema {
+        let link = Type::objects(&[
+            ("network", Type::String),
+            ("from", Type::map()),
+            ("to", Type::map()),
+            ("acl", Type::String),
+            ("packets", Type::Number),
+            ("bytes", Type::Number),
+            ("denied", Type::Number),
+            ("observed", Type::Number),
+        ]);
+        Schema::new(
+            "Who may talk to whom, with what the connected nodes have counted. Pairs that were only ever denied have an empty `acl`.",
+            Block::of(vec![
+                Attribute::optional("network", Type::String, "Only the links of this network.")
+                    .checked(checks::network),
+                Attribute::computed(
+                    "links",
+                    link,
+                    "The links: labels, what may pass as text, and counted packets and bytes.",
+                ),
+                Attribute::computed("nodes_silent", Type::strings(), "Nodes whose counters are not in it."),
+            ]),
+        )
+    }
+
+    fn read(&self, config: Value) -> Answer<'_, Value> {
+        Box::pin(async move {
+            let path = match config.get("network").text() {
+                Some(network) => format!("/v1/links?network={network}"),
+                None => "/v1/links".into(),
+            };
+            let all: Links = self.0.get(&path).await?;
+            let mut now = config;
+            let links = all.links.iter().map(|link| {
+                json!({
+                    "network": link.network, "from": link.from, "to": link.to, "acl": link.acl.to_string(),
+                    "packets": link.packets, "bytes": link.bytes, "denied": link.denied, "observed": link.observed,
+                })
+            });
+            now.set("links", Value::from_json(links.collect()));
+            now.set("nodes_silent", Value::of(&all.nodes_silent)?);
+            Ok(now)
+        })
+    }
+}

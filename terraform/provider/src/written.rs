@@ -1,0 +1,364 @@
+//! Policy as text: files that users write, and those that are written from blocks of configuration.
+
+use meshward_model::{Labels, NetworkName, Selector, api::PolicyFile};
+use meshward_policy::{BadPolicy, Policy, Problem, Rule, run_tests};
+use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
+use serde_json::{Map, json};
+
+/// The file that is written from the blocks of a `meshward_policy`.
+pub const POLICY: &str = "terraform/policy.yaml";
+/// The file that is written from a `meshward_admission`. It stays when policy is applied.
+pub const ADMISSION: &str = "terraform/admission.yaml";
+
+/// A file that is written from blocks. Each block is one line of it, so that a mistake's line leads to the block.
+#[derive(Default)]
+pub struct Written {
+    pub text: String,
+    lines: Vec<Path>,
+}
+
+impl Written {
+    fn line(&mut self, path: Path, line: &str) {
+        self.text.push_str(line);
+        self.text.push('\n');
+        self.lines.push(path);
+    }
+
+    /// A list of blocks, each with a name of its own in the language.
+    fn blocks(
+        &mut self,
+        title: &str,
+        config: &Value,
+        block: &str,
+        anchor: &str,
+        item: fn(&Value) -> Result<serde_json::Value, Diagnostic>,
+    ) -> Result<(), Diagnostics> {
+        let all = config.get(block).elements();
+        if all.is_empty() {
+            return Ok(());
+        }
+        let path = Path::of(block);
+        self.line(path.clone(), &format!("{title}:"));
+        for (index, one) in all.iter().enumerate() {
+            // Terraform shows the line of an attribute, and none of a block.
+            let path = path.index(index).attribute(anchor);
+            let item = item(one).map_err(|error| error.at(path.clone()))?;
+            self.line(path, &format!("  - {item}"));
+        }
+        Ok(())
+    }
+
+    fn place(&self, problem: &Problem) -> Path {
+        let line = usize::try_from(problem.place.line).unwrap_or_default();
+        self.lines.get(line.wrapping_sub(1)).cloned().unwrap_or_default()
+    }
+}
+
+/// The policy that blocks say; none if there is no block.
+///
+/// # Errors
+/// What cannot be said so.
+pub fn policy(network: &str, config: &Value) -> Result<Option<Written>, Diagnostics> {
+    let mut written = Written::default();
+    written.line(Path::of("network"), &format!("network: {}", json!(network)));
+    for name in ["mode", "declarations"] {
+        if let Some(word) = config.get(name).text() {
+            written.line(Path::of(name), &format!("{name}: {}", json!(word)));
+        }
+    }
+    written.blocks("rules", config, "rule", "name", rule)?;
+    written.blocks("guardrails", config, "guardrail", "name", rule)?;
+    written.blocks("tests", config, "test", "expect", test)?;
+    Ok((written.lines.len() > 1).then_some(written))
+}
+
+/// The admission that blocks say.
+///
+/// # Errors
+/// What cannot be said so.
+pub fn admission(network: &str, config: &Value) -> Result<Written, Diagnostics> {
+    let mut written = Written::default();
+    written.line(Path::of("network"), &format!("network: {}", json!(network)));
+    if let Value::Map(keys) = config.get("keys") {
+        written.line(Path::of("keys"), "keys:");
+        for (name, key) in keys {
+            let line = format!("  {}: {}", json!(name), json!(key.text().unwrap_or_default()));
+            written.line(Path::of("keys").key(name), &line);
+        }
+    }
+    written.blocks("admission", config, "rule", "name", admission_rule)?;
+    Ok(written)
+}
+
+fn selector(block: &Value, name: &str) -> Result<serde_json::Value, Diagnostic> {
+    let text = block.get(name).text().unwrap_or_default();
+    let read: Selector =
+        text.parse().map_err(|error| Diagnostic::error("Invalid selector", format!("{error}")))?;
+    Ok(json!(read))
+}
+
+fn labels(block: &Value, name: &str) -> Result<serde_json::Value, Diagnostic> {
+    let text = block.get(name).text().unwrap_or_default();
+    let read: Labels =
+        text.parse().map_err(|error| Diagnostic::error("Invalid labels", format!("{error}")))?;
+    Ok(json!(read))
+}
+
+fn rule(block: &Value) -> Result<serde_json::Value, Diagnostic> {
+    let mut item = Map::new();
+    item.insert("name".into(), block.get("name").to_json());
+    item.insert("from".into(), selector(block, "from")?);
+    item.insert("to".into(), selector(block, "to")?);
+    for name in ["allow", "deny"] {
+        if !block.get(name).elements().is_empty() {
+            item.insert(name.into(), block.get(name).to_json());
+        }
+    }
+    if *block.get("observe") == Value::Bool(true) {
+        item.insert("observe".into(), true.into());
+    }
+    Ok(item.into())
+}
+
+fn test(block: &Value) -> Result<serde_json::Value, Diagnostic> {
+    Ok(json!({
+        "from": labels(block, "from")?,
+        "to": labels(block, "to")?,
+        "port": block.get("port").to_json(),
+        "expect": block.get("expect").to_json(),
+    }))
+}
+
+fn admission_rule(block: &Value) -> Result<serde_json::Value, Diagnostic> {
+    let mut item = Map::new();
+    item.insert("name".into(), block.get("name").to_json());
+    if block.get("for").text().is_some() {
+        item.insert("for".into(), selector(block, "for")?);
+    }
+    for name in ["images", "signed_by", "config", "privileges"] {
+        if !block.get(name).elements().is_empty() {
+            item.insert(name.into(), block.get(name).to_json());
+        }
+    }
+    Ok(item.into())
+}
+
+/// What is wrong with files, by themselves and by their own tests. All of them are about `network`, if it is given.
+/// `own` is the one among them that is written from blocks.
+pub fn check(files: &[PolicyFile], network: Option<&str>, own: Option<(&str, &Written)>) -> Diagnostics {
+    let said = |summary: &str, problem: &Problem| {
+        let file = &problem.place.file;
+        match own.filter(|(name, _)| name == file) {
+            Some((_, written)) => Diagnostic::error(summary, problem.text.clone()).at(written.place(problem)),
+            None => Diagnostic::error(summary, problem.to_string()).at(Path::of("files").key(file)),
+        }
+    };
+    let all = match meshward_policy::read(files) {
+        Ok(all) => all,
+        Err(BadPolicy(problems)) => {
+            return problems.iter().map(|problem| said("Invalid policy", problem)).collect();
+        }
+    };
+    let mut diagnostics = Vec::new();
+    for written in &all {
+        let name = &written.policy.network;
+        if let Some(network) = network.filter(|network| *network != name.as_str()) {
+            let text = format!("this is about network {name}, and the resource about network {network}");
+            diagnostics
+                .push(said("Another network's policy", &Problem { place: written.begin.clone(), text }));
+        }
+        for failure in run_tests(&written.policy) {
+            let text = failure.to_string();
+            let place = written.tests.get(failure.number - 1).unwrap_or(&written.begin).clone();
+            diagnostics.push(said("A test of the policy fails", &Problem { place, text }));
+        }
+    }
+    diagnostics
+}
+
+/// The one policy that a file is, if it is one.
+pub fn read_back(file: &PolicyFile, network: &NetworkName) -> Option<Policy> {
+    let mut all = meshward_policy::read(std::slice::from_ref(file)).ok()?;
+    let only = all.pop().filter(|_| all.is_empty())?;
+    (only.policy.network == *network).then_some(only.policy)
+}
+
+/// The blocks of a policy; none if it says what no block says.
+pub fn policy_blocks(policy: &Policy) -> Option<Value> {
+    let plain = Policy {
+        mode: policy.mode,
+        declarations: policy.declarations,
+        rules: policy.rules.clone(),
+        guardrails: policy.guardrails.clone(),
+        tests: policy.tests.clone(),
+        ..Policy::deny_all(policy.network.clone())
+    };
+    if plain != *policy {
+        return None;
+    }
+    let mut blocks = Value::default();
+    let word = |value: serde_json::Value| Value::from_json(value);
+    if policy.mode != Default::default() {
+        blocks.set("mode", word(json!(policy.mode)));
+    }
+    if policy.declarations != Default::default() {
+        blocks.set("declarations", word(json!(policy.declarations)));
+    }
+    blocks.set("rule", Value::List(policy.rules.iter().map(rule_block).collect()));
+    blocks.set("guardrail", Value::List(policy.guardrails.iter().map(rule_block).collect()));
+    let tests = policy.tests.iter().map(|test| {
+        Value::from_json(json!({
+            "from": test.from.to_string(),
+            "to": test.to.to_string(),
+            "port": test.port,
+            "expect": test.expect,
+        }))
+    });
+    blocks.set("test", Value::List(tests.collect()));
+    Some(blocks)
+}
+
+fn rule_block(rule: &Rule) -> Value {
+    let mut block = Value::default();
+    block.set("name", rule.name.as_str());
+    block.set("from", selector_text(&rule.from));
+    block.set("to", selector_text(&rule.to));
+    for (name, ports) in [("allow", &rule.allow), ("deny", &rule.deny)] {
+        if !ports.is_empty() {
+            block.set(name, strings(ports));
+        }
+    }
+    if rule.observe {
+        block.set("observe", true);
+    }
+    block
+}
+
+/// The attributes and blocks of an admission; none if it says more than that.
+pub fn admission_blocks(policy: &Policy) -> Option<Value> {
+    let plain = Policy {
+        keys: policy.keys.clone(),
+        admission: policy.admission.clone(),
+        ..Policy::deny_all(policy.network.clone())
+    };
+    if plain != *policy {
+        return None;
+    }
+    let mut blocks = Value::default();
+    if !policy.keys.is_empty() {
+        blocks.set("keys", Value::from_json(json!(policy.keys)));
+    }
+    let rules = policy.admission.iter().map(|rule| {
+        let mut block = Value::default();
+        block.set("name", rule.name.as_str());
+        if !rule.who.is_empty() {
+            block.set("for", selector_text(&rule.who));
+        }
+        let lists = [
+            ("images", strings(&rule.images)),
+            ("signed_by", strings(&rule.signed_by)),
+            ("config", strings(&rule.config)),
+            ("privileges", strings(&rule.privileges)),
+        ];
+        for (name, list) in lists {
+            if !list.elements().is_empty() {
+                block.set(name, list);
+            }
+        }
+        block
+    });
+    blocks.set("rule", Value::List(rules.collect()));
+    Some(blocks)
+}
+
+fn selector_text(selector: &Selector) -> String {
+    if selector.is_empty() { String::new() } else { selector.to_string() }
+}
+
+fn strings<T: ToString>(all: &[T]) -> Value {
+    Value::List(all.iter().map(|one| one.to_string().into()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocks() -> Value {
+        Value::from_json(json!({
+            "mode": "observe",
+            "rule": [
+                { "name": "web-to-api", "from": "app=web", "to": "app=api", "allow": ["tcp/8080"] },
+                { "name": "all", "from": "", "to": "env in (prod,stage),!old", "deny": ["icmp"], "observe": true },
+            ],
+            "guardrail": [{ "name": "g", "from": "env=dev", "to": "env=prod", "deny": ["any"] }],
+            "test": [{ "from": "app=web", "to": "app=db", "port": "tcp/5432", "expect": "deny" }],
+        }))
+    }
+
+    fn file(name: &str, text: &str) -> PolicyFile {
+        PolicyFile { name: name.into(), text: text.into() }
+    }
+
+    #[test]
+    fn blocks_are_written_and_read_back_as_they_were() {
+        let written = policy("shop", &blocks()).unwrap().unwrap();
+        let own = file(POLICY, &written.text);
+        assert!(check(std::slice::from_ref(&own), Some("shop"), Some((POLICY, &written))).is_empty());
+        let read = read_back(&own, &"shop".parse().unwrap()).unwrap();
+        assert_eq!(policy_blocks(&read).unwrap(), blocks());
+        assert!(policy("shop", &Value::default()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_mistake_in_a_block_is_said_at_the_block() {
+        let mut wrong = blocks();
+        wrong.set(
+            "test",
+            Value::from_json(json!([
+                { "from": "app=web", "to": "app=db", "port": "tcp/5432", "expect": "deny" },
+                { "from": "app=web", "to": "app=api", "port": "tcp/8080", "expect": "deny" },
+            ])),
+        );
+        let written = policy("shop", &wrong).unwrap().unwrap();
+        let said = check(&[file(POLICY, &written.text)], Some("shop"), Some((POLICY, &written)));
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert_eq!(said[0].path, Path::of("test").index(1).attribute("expect"));
+
+        let mut wrong = blocks();
+        wrong.set(
+            "rule",
+            Value::from_json(json!([{ "name": "r", "from": "a=b", "to": "", "allow": ["tcp/99999"] }])),
+        );
+        let written = policy("shop", &wrong).unwrap().unwrap();
+        let said = check(&[file(POLICY, &written.text)], Some("shop"), Some((POLICY, &written)));
+        assert_eq!(said[0].path, Path::of("rule").index(0).attribute("name"), "{said:?}");
+    }
+
+    #[test]
+    fn a_mistake_in_a_file_is_said_with_its_line_and_another_network_is_refused() {
+        let said = check(&[file("a.yaml", "network: shop\nrules:\n  - { name: r }\n")], Some("shop"), None);
+        assert!(said[0].detail.starts_with("a.yaml:3"), "{said:?}");
+        assert_eq!(said[0].path, Path::of("files").key("a.yaml"));
+        let said = check(&[file("a.yaml", "network: lab\n")], Some("shop"), None);
+        assert!(said[0].detail.contains("about network lab"), "{said:?}");
+    }
+
+    #[test]
+    fn what_no_block_says_is_not_made_to_blocks() {
+        let text = "network: shop\nroutes: [{ name: r, within: [10.0.0.0/8] }]\n";
+        let read = read_back(&file("a.yaml", text), &"shop".parse().unwrap()).unwrap();
+        assert!(policy_blocks(&read).is_none() && admission_blocks(&read).is_none());
+    }
+
+    #[test]
+    fn admission_is_written_and_read_back_as_it_was() {
+        let config = Value::from_json(json!({
+            "rule": [{ "name": "released", "for": "app=web", "images": ["registry.example/shop/*"], "privileges": ["capability NET_ADMIN"] }],
+        }));
+        let written = admission("shop", &config).unwrap();
+        let own = file(ADMISSION, &written.text);
+        assert!(check(std::slice::from_ref(&own), Some("shop"), Some((ADMISSION, &written))).is_empty());
+        let read = read_back(&own, &"shop".parse().unwrap()).unwrap();
+        assert_eq!(admission_blocks(&read).unwrap(), config);
+    }
+}

@@ -1,0 +1,438 @@
+use super::{Terraform, mesh, revision};
+use meshward_lab::{Mesh, output};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::symlink,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+};
+
+/// One of everything that needs no node.
+const ALL: &str = r#"
+resource "meshward_network" "shop" {
+  name     = "shop"
+  prefixes = ["10.42.0.0/16", "fd42::/48"]
+}
+
+resource "meshward_policy" "shop" {
+  network = meshward_network.shop.id
+  files   = { "shop.yaml" = "network: shop\nrules: [{ name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/8080] }]\n" }
+  rule {
+    name  = "api-to-db"
+    from  = "app=api, env in (prod,stage)"
+    to    = "app=db"
+    allow = ["tcp/5432"]
+  }
+  test {
+    from   = "app=web"
+    to     = "app=db"
+    port   = "tcp/5432"
+    expect = "deny"
+  }
+}
+
+resource "meshward_admission" "shop" {
+  network = meshward_network.shop.id
+  rule {
+    name   = "web-is-ours"
+    for    = "app=web"
+    images = ["registry.example/shop/*"]
+  }
+}
+
+resource "meshward_join_token" "rack" {
+  site           = "rack"
+  uses           = 3
+  networks       = [meshward_network.shop.id]
+  needs_approval = true
+}
+
+resource "meshward_node" "gw1" {
+  name   = "gw1"
+  labels = { tier = "edge" }
+}
+
+resource "meshward_route" "legacy" {
+  network = meshward_network.shop.id
+  node    = meshward_node.gw1.id
+  prefix  = "10.8.0.0/24"
+}
+
+resource "meshward_service_account" "ci" {
+  name     = "ci"
+  role     = "owner"
+  networks = [meshward_network.shop.id]
+}
+"#;
+
+const ADDRESSES: [&str; 7] = [
+    "meshward_admission.shop",
+    "meshward_join_token.rack",
+    "meshward_network.shop",
+    "meshward_node.gw1",
+    "meshward_policy.shop",
+    "meshward_route.legacy",
+    "meshward_service_account.ci",
+];
+
+fn each(action: &str) -> Vec<String> {
+    ADDRESSES.iter().map(|address| format!("{address} {action}")).collect()
+}
+
+#[test]
+fn what_is_planned_is_made_changed_and_taken_away_by_one_call_each() {
+    let mesh = mesh();
+    let terraform = Terraform::new(&mesh, ALL);
+    terraform.ok(&["validate", "-no-color"]);
+    assert_eq!(terraform.plan(), each("create"));
+    let before = revision(&mesh);
+    terraform.apply();
+    assert_eq!(revision(&mesh) - before, ADDRESSES.len() as u64);
+    assert_eq!(terraform.plan(), Vec::<String>::new(), "the second plan is empty");
+    assert_eq!(mesh.read(&["network", "list"]).unwrap()[0]["prefixes"].as_array().unwrap().len(), 2);
+    let said =
+        mesh.meshctl(&["explain", "--from", "app=web", "--to", "app=api", "--port", "tcp/8080"]).unwrap();
+    assert!(said.contains("web-to-api"), "{said}");
+
+    let changed = ALL
+        .replace("tier = \"edge\"", "tier = \"core\"")
+        .replace("allow = [\"tcp/5432\"]", "allow = [\"tcp/5432\", \"icmp\"]")
+        .replace("registry.example/shop/*", "registry.example/*")
+        .replace("role     = \"owner\"", "role     = \"operator\"");
+    terraform.write(&changed);
+    let updated = ["admission.shop", "node.gw1", "policy.shop", "service_account.ci"];
+    assert_eq!(terraform.plan(), updated.map(|address| format!("meshward_{address} update")));
+    let before = revision(&mesh);
+    terraform.apply();
+    assert_eq!(revision(&mesh) - before, updated.len() as u64);
+    assert_eq!(terraform.plan(), Vec::<String>::new());
+    let nodes = mesh.read(&["nodes"]).unwrap();
+    assert_eq!((&nodes[0]["labels"]["tier"], &nodes[0]["state"]), (&"core".into(), &"expected".into()));
+
+    terraform.write(&changed.replace("uses           = 3", "uses           = 4"));
+    assert_eq!(terraform.plan(), ["meshward_join_token.rack replace"]);
+
+    terraform.ok(&["destroy", "-auto-approve", "-no-color"]);
+    let left = ["network", "nodes", "token", "route"].map(|what| {
+        let arguments: &[&str] = if what == "nodes" { &["nodes"] } else { &[what, "list"] };
+        mesh.read(arguments).unwrap().as_array().unwrap().len()
+    });
+    assert_eq!(left, [0, 0, 0, 0]);
+    assert_eq!(mesh.read(&["credential", "list"]).unwrap().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_there_is_imported_and_read() {
+    let mesh = mesh();
+    let terraform = Terraform::new(&mesh, ALL);
+    terraform.apply();
+    let token = mesh.read(&["token", "list"]).unwrap()[0]["id"].as_str().unwrap().to_owned();
+    let state = terraform.folder.join("terraform.tfstate");
+    fs::remove_file(&state).unwrap();
+    let refused = terraform.errors(&["apply", "-auto-approve", "-json"]);
+    assert!(
+        refused.iter().any(|said| said.text.contains("There is a network `shop` already")),
+        "{refused:?}"
+    );
+    let _ = fs::remove_file(&state);
+
+    let ids = [
+        ("meshward_network.shop", "shop"),
+        ("meshward_policy.shop", "shop"),
+        ("meshward_admission.shop", "shop"),
+        ("meshward_join_token.rack", &token),
+        ("meshward_node.gw1", "gw1"),
+        ("meshward_route.legacy", "shop/gw1/10.8.0.0/24"),
+        ("meshward_service_account.ci", "ci"),
+    ];
+    for (address, id) in ids {
+        terraform.ok(&["import", "-no-color", address, id]);
+    }
+    // What is said only when a token is made is taken from the configuration.
+    assert_eq!(terraform.plan(), ["meshward_join_token.rack update"]);
+    let before = revision(&mesh);
+    terraform.apply();
+    assert_eq!((terraform.plan(), revision(&mesh)), (vec![], before));
+    for (address, id, says) in [
+        ("meshward_route.other", "shop", "NETWORK/NODE/PREFIX"),
+        ("meshward_node.other", "nobody", "non-existent"),
+    ] {
+        let more = "resource \"meshward_route\" \"other\" {\n  network = \"shop\"\n  node = \"a\"\n  prefix = \"10.9.0.0/24\"\n}\nresource \"meshward_node\" \"other\" {\n  name = \"nobody\"\n}\n";
+        terraform.write(&format!("{ALL}{more}"));
+        let out = terraform.run(&["import", "-no-color", address, id]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && said.contains(says), "{said}");
+    }
+
+    terraform.write(&format!("{ALL}{}", SOURCES.replace("TOKEN", &token)));
+    terraform.apply();
+    let read = terraform.output("read");
+    assert_eq!(read["mtu"], 1420);
+    assert_eq!(read["files"], serde_json::json!(["shop.yaml"]));
+    assert_eq!((&read["rule"], &read["images"]), (&"api-to-db".into(), &"registry.example/shop/*".into()));
+    assert_eq!((&read["site"], &read["tier"]), (&"rack".into(), &"edge".into()));
+    assert_eq!((&read["role"], &read["state"]), (&"owner".into(), &"not-advertised".into()));
+    assert_eq!((&read["links"], &read["tests"]), (&0.into(), &1.into()));
+}
+
+const SOURCES: &str = r#"
+data "meshward_network" "shop" {
+  name = "shop"
+}
+data "meshward_policy" "shop" {
+  network = "shop"
+}
+data "meshward_admission" "shop" {
+  network = "shop"
+}
+data "meshward_join_token" "rack" {
+  id = "TOKEN"
+}
+data "meshward_node" "gw1" {
+  name = "gw1"
+}
+data "meshward_service_account" "ci" {
+  name = "ci"
+}
+data "meshward_route" "legacy" {
+  network = "shop"
+  node    = "gw1"
+  prefix  = "10.8.0.0/24"
+}
+data "meshward_links" "shop" {
+  network = "shop"
+}
+data "meshward_policy_check" "shop" {
+  live  = true
+  files = { "p.yaml" = "network: shop\ntests: [{ from: { app: web }, to: { app: db }, port: tcp/1, expect: deny }]\n" }
+}
+output "read" {
+  value = {
+    mtu    = data.meshward_network.shop.mtu
+    files  = keys(data.meshward_policy.shop.files)
+    rule   = data.meshward_policy.shop.rule[0].name
+    images = data.meshward_admission.shop.rule[0].images[0]
+    site   = data.meshward_join_token.rack.site
+    tier   = data.meshward_node.gw1.labels.tier
+    role   = data.meshward_service_account.ci.role
+    state  = data.meshward_route.legacy.state
+    links  = length(data.meshward_links.shop.links)
+    tests  = data.meshward_policy_check.shop.tests_passed
+  }
+}
+"#;
+
+#[test]
+fn what_somebody_else_changes_is_seen_and_mended() {
+    let mesh = mesh();
+    let terraform = Terraform::new(&mesh, ALL);
+    terraform.apply();
+    let drift = |change: &dyn Fn(&Mesh), wanted: &[&str]| {
+        change(&mesh);
+        assert_eq!(terraform.plan(), wanted);
+        terraform.apply();
+        assert_eq!(terraform.plan(), Vec::<String>::new());
+    };
+    let says = |arguments: &[&str]| drop(mesh.meshctl(arguments).unwrap());
+    drift(&|_| says(&["nodes", "approve", "gw1", "-l", "tier=other"]), &["meshward_node.gw1 update"]);
+    drift(
+        &|_| says(&["credential", "change", "ci", "--role", "viewer"]),
+        &["meshward_service_account.ci update"],
+    );
+    drift(
+        &|_| says(&["route", "disapprove", "10.8.0.0/24", "--node", "gw1", "--network", "shop"]),
+        &["meshward_route.legacy create"],
+    );
+    drift(&|_| says(&["credential", "revoke", "ci"]), &["meshward_service_account.ci create"]);
+    let token = mesh.read(&["token", "list"]).unwrap()[0]["id"].as_str().unwrap().to_owned();
+    drift(&|_| says(&["token", "revoke", &token]), &["meshward_join_token.rack create"]);
+    // Somebody's own policy takes the place of all of ours, admission included.
+    drift(
+        &|mesh| {
+            drop(mesh.apply("network: shop\nrules: [{ name: x, from: {}, to: {}, allow: [any] }]\n").unwrap())
+        },
+        &["meshward_admission.shop create", "meshward_policy.shop update"],
+    );
+    let said = mesh.meshctl(&["explain", "--from", "app=a", "--to", "app=b", "--port", "tcp/1"]).unwrap();
+    assert!(said.contains("default"), "{said}");
+    drift(
+        &|_| says(&["nodes", "remove", "gw1"]),
+        &["meshward_node.gw1 create", "meshward_route.legacy create"],
+    );
+}
+
+#[test]
+fn hundreds_of_resources_are_read_by_a_few_calls() {
+    let mesh = mesh();
+    let many = r#"
+resource "meshward_network" "n" {
+  count    = 60
+  name     = "n${count.index}"
+  prefixes = ["10.${count.index + 100}.0.0/24"]
+}
+resource "meshward_policy" "p" {
+  count   = 60
+  network = meshward_network.n[count.index].id
+  rule {
+    name  = "all"
+    from  = ""
+    to    = ""
+    allow = ["any"]
+  }
+}
+resource "meshward_node" "n" {
+  count = 60
+  name  = "node-${count.index}"
+}
+"#;
+    let terraform = Terraform::new(&mesh, many);
+    terraform.apply();
+    // Between Terraform and the coordinator, whoever passes is counted: a request is a connection.
+    let calls = Arc::new(AtomicUsize::new(0));
+    let listener = mesh.site.netns.run(|| TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
+    let context: serde_json::Value = serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
+    let server = context["server"].as_str().unwrap().to_owned();
+    let counted = {
+        let mut context = context.clone();
+        context["server"] = listener.local_addr().unwrap().to_string().into();
+        let file = mesh.folder().join("counted.json");
+        fs::write(&file, context.to_string()).unwrap();
+        file
+    };
+    let seen = calls.clone();
+    let netns = mesh.site.netns.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { return };
+            seen.fetch_add(1, Relaxed);
+            let far = netns.run(|| TcpStream::connect(&server)).unwrap().unwrap();
+            for (mut from, mut to) in [(stream.try_clone().unwrap(), far.try_clone().unwrap()), (far, stream)]
+            {
+                thread::spawn(move || copy(&mut from, &mut to));
+            }
+        }
+    });
+    terraform.write_as(&counted, many);
+    assert_eq!(terraform.plan(), Vec::<String>::new());
+    let calls = calls.load(Relaxed);
+    assert!((4..=30).contains(&calls), "{calls} calls for 180 resources");
+}
+
+fn copy(from: &mut TcpStream, to: &mut TcpStream) {
+    let mut buffer = [0; 16 << 10];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Write);
+}
+
+#[test]
+fn the_provider_is_installed_from_a_mirror_as_from_a_registry() {
+    let mesh = mesh();
+    let mut terraform = Terraform::new(&mesh, ALL);
+    let mirror = mesh.folder().join("mirror");
+    let version = env!("CARGO_PKG_VERSION");
+    let place = mirror.join(format!("registry.terraform.io/meshward/meshward/{version}/linux_amd64"));
+    fs::create_dir_all(&place).unwrap();
+    symlink(
+        mesh.binaries.path("terraform-provider-meshward"),
+        place.join(format!("terraform-provider-meshward_v{version}")),
+    )
+    .unwrap();
+    terraform.settings = mesh.folder().join("mirror.rc");
+    let text =
+        format!("provider_installation {{\n  filesystem_mirror {{ path = \"{}\" }}\n}}\n", mirror.display());
+    fs::write(&terraform.settings, text).unwrap();
+    terraform.ok(&["init", "-no-color"]);
+    let lock = fs::read_to_string(terraform.folder.join(".terraform.lock.hcl")).unwrap();
+    assert!(lock.contains(&format!("version = \"{version}\"")) && lock.contains("h1:"), "{lock}");
+    assert_eq!(terraform.plan().len(), ADDRESSES.len());
+}
+
+#[test]
+fn an_ephemeral_token_is_good_and_in_no_state() {
+    let mesh = mesh();
+    // Terraform's own way to use an ephemeral value in a run: another provider's configuration.
+    let with = |revoked: bool| {
+        format!(
+            "ephemeral \"meshward_join_token\" \"one\" {{\n  site            = \"rack\"\n  revoke_on_close = {revoked}\n}}\nresource \"meshward_network\" \"n\" {{\n  name     = \"n\"\n  prefixes = [\"10.42.0.0/16\"]\n}}\n"
+        )
+    };
+    let terraform = Terraform::new(&mesh, &with(true));
+    terraform.apply();
+    assert_eq!(mesh.read(&["token", "list"]).unwrap().as_array().unwrap().len(), 0);
+    terraform.write(&with(false));
+    terraform.ok(&["plan", "-no-color"]);
+    let left = mesh.read(&["token", "list"]).unwrap();
+    assert_eq!((left.as_array().unwrap().len(), &left[0]["site"]), (1, &"rack".into()));
+    let state = fs::read_to_string(terraform.folder.join("terraform.tfstate")).unwrap();
+    assert!(!state.contains("join_token") && !state.contains(left[0]["id"].as_str().unwrap()), "{state}");
+}
+
+#[test]
+fn secrets_are_marked_and_a_token_lets_a_node_join() {
+    let mut mesh = mesh();
+    let configuration = r#"
+resource "meshward_network" "shop" {
+  name     = "shop"
+  prefixes = ["10.42.0.0/16"]
+  timeouts {
+    delete = "2s"
+  }
+}
+resource "meshward_join_token" "t" {
+  networks = [meshward_network.shop.id]
+}
+resource "meshward_service_account" "ci" {
+  name = "ci"
+  role = "viewer"
+}
+output "token" {
+  value     = meshward_join_token.t.token
+  sensitive = true
+}
+output "context" {
+  value     = meshward_service_account.ci.context
+  sensitive = true
+}
+"#;
+    let terraform = Terraform::new(&mesh, configuration);
+    let printed = terraform.apply();
+    let token = terraform.output("token").as_str().unwrap().to_owned();
+    let context = terraform.output("context").as_str().unwrap().to_owned();
+    assert!(!printed.contains(&token) && printed.contains("(sensitive value)"), "{printed}");
+    let file = mesh.folder().join("ci.json");
+    fs::write(&file, &context).unwrap();
+    let mut listing = Command::new(mesh.binaries.path("meshctl"));
+    output(&mesh.site.netns, listing.arg("--context").arg(&file).args(["network", "list"])).unwrap();
+
+    let folder = terraform.folder.clone();
+    let site = mesh.internet.site("n1").unwrap();
+    let node = mesh.node_at(site, &token).unwrap();
+    let with_node = format!(
+        "{configuration}\nresource \"meshward_node\" \"n1\" {{\n  name          = \"n1\"\n  wait_for_join = true\n}}\nresource \"meshward_device\" \"db\" {{\n  name       = \"db\"\n  network    = meshward_network.shop.id\n  gateway    = meshward_node.n1.id\n  labels     = {{ app = \"db\" }}\n  public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n}}\noutput \"device\" {{\n  value = meshward_device.db.configuration\n}}\n"
+    );
+    let terraform = Terraform::new(&mesh, &with_node);
+    assert_eq!(terraform.folder, folder);
+    terraform.apply();
+    let device = terraform.output("device").as_str().unwrap().to_owned();
+    assert!(device.contains("AllowedIPs = 10.42.0.0/16") && device.contains("Address = 10.42."), "{device}");
+    assert_eq!(terraform.plan(), Vec::<String>::new());
+
+    // A network is not taken away under its workloads' feet.
+    let workload = node.attach("shop", "app=web").unwrap();
+    let refused = terraform.errors(&["destroy", "-auto-approve", "-json", "-target=meshward_network.shop"]);
+    assert!(refused[0].text.contains("has 1 workloads"), "{refused:?}");
+    assert!(terraform.state().contains(&"meshward_network.shop".to_owned()));
+    drop(workload);
+    terraform.ok(&["destroy", "-auto-approve", "-no-color"]);
+    assert_eq!(mesh.read(&["nodes"]).unwrap().as_array().unwrap().len(), 0, "the node is revoked");
+}

@@ -1,0 +1,207 @@
+use super::{Terraform, mesh};
+use std::fs;
+
+const NETWORK: &str =
+    "resource \"meshward_network\" \"shop\" {\n  name     = \"shop\"\n  prefixes = [\"10.42.0.0/16\"]\n}\n";
+
+#[test]
+fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
+    let mesh = mesh();
+    let terraform = Terraform::new(&mesh, "");
+    let cases = [
+        (
+            "meshward_network",
+            "name = \"Shop\"\nprefixes = [\"10.42.0.0/16\"]",
+            "is not a network name",
+            "name",
+        ),
+        (
+            "meshward_network",
+            "name = \"shop\"\nprefixes = [\"10.42.0.0/33\"]",
+            "is no prefix; write such as",
+            "prefixes",
+        ),
+        (
+            "meshward_network",
+            "name = \"shop\"\nprefixes = [\"10.42.0.1/16\"]",
+            "must be written as 10.42.0.0/16",
+            "prefixes",
+        ),
+        (
+            "meshward_network",
+            "name = \"shop\"\nprefixes = [\"10.42.0.0/16\", \"10.43.0.0/16\"]",
+            "one prefix of each address family",
+            "prefixes",
+        ),
+        (
+            "meshward_network",
+            "name = \"shop\"\nprefixes = [\"10.42.0.0/16\"]\nmtu = 100",
+            "from 1280 to 9000",
+            "mtu",
+        ),
+        ("meshward_join_token", "ttl = \"soon\"", "is no duration", "ttl"),
+        ("meshward_join_token", "ttl = \"9000h\"", "365 days", "ttl"),
+        ("meshward_join_token", "uses = 0", "from 1 to 100000", "uses"),
+        (
+            "meshward_join_token",
+            "relay = true\nnetworks = [\"shop\"]",
+            "A relay serves all networks",
+            "networks",
+        ),
+        (
+            "meshward_node",
+            "name = \"n\"\nlabels = { \"meshward/site\" = \"x\" }",
+            "cannot be set by hand",
+            "labels",
+        ),
+        (
+            "meshward_service_account",
+            "name = \"ci\"\nrole = \"king\"",
+            "none of viewer, operator, owner, admin",
+            "role",
+        ),
+        (
+            "meshward_service_account",
+            "name = \"ci\"\nrole = \"admin\"\nnetworks = [\"shop\"]",
+            "leave `networks` out",
+            "networks",
+        ),
+        (
+            "meshward_route",
+            "network = \"shop\"\nnode = \"n\"\nprefix = \"10.8.0.0\"",
+            "is no prefix",
+            "prefix",
+        ),
+        ("meshward_device", "name = \"d\"\nnetwork = \"shop\"\npublic_key = \"abc\"", "key", "public_key"),
+        ("meshward_policy", "network = \"shop\"", "Say something", ""),
+        (
+            "meshward_policy",
+            "network = \"shop\"\nrule {\n  name = \"r\"\n  from = \"app=(\"\n  to = \"\"\n  allow = [\"any\"]\n}",
+            "is not a selector",
+            "from",
+        ),
+        (
+            "meshward_policy",
+            "network = \"shop\"\nrule {\n  name = \"r\"\n  from = \"\"\n  to = \"\"\n  allow = [\"tpc/1\"]\n}",
+            "`tpc",
+            "name",
+        ),
+        (
+            "meshward_policy",
+            "network = \"shop\"\nfiles = { \"a.yaml\" = \"network: lab\" }",
+            "a.yaml:1:10: this is about network lab",
+            "files",
+        ),
+        (
+            "meshward_policy",
+            "network = \"shop\"\nfiles = { \"a.yaml\" = \"network: shop\\nrules: [{ name: r }]\" }",
+            "a.yaml:2",
+            "files",
+        ),
+        (
+            "meshward_admission",
+            "network = \"shop\"\nrule {\n  name = \"r\"\n  signed_by = [\"nobody\"]\n}",
+            "nobody",
+            "name",
+        ),
+        ("meshward_admission", "network = \"shop\"", "At least 1 \"rule\" blocks", ""),
+    ];
+    for (kind, body, says, at) in cases {
+        terraform.write(&format!("resource \"{kind}\" \"x\" {{\n{body}\n}}\n"));
+        let said = terraform.errors(&["validate", "-json"]);
+        assert_eq!(said.len(), 1, "{kind} {body}: {said:?}");
+        said[0].is(says, at);
+    }
+    assert!(mesh.meshctl(&["audit"]).unwrap().lines().count() <= 2, "nothing was asked of the coordinator");
+}
+
+#[test]
+fn a_policy_whose_test_fails_fails_the_plan_with_its_line() {
+    let mesh = mesh();
+    let policy = "network: shop\nrules:\n  - { name: all, from: {}, to: {}, allow: [any] }\ntests:\n  - { from: { app: web }, to: { app: db }, port: tcp/5432, expect: deny }\n";
+    let terraform = Terraform::new(&mesh, "");
+    fs::write(terraform.folder.join("shop.yaml"), policy).unwrap();
+    for user in [
+        "data \"meshward_policy_check\" \"shop\" {\n  files = { \"shop.yaml\" = file(\"shop.yaml\") }\n}\n",
+        "resource \"meshward_policy\" \"shop\" {\n  network = meshward_network.shop.id\n  files = { \"shop.yaml\" = file(\"shop.yaml\") }\n}\n",
+    ] {
+        terraform.write(&format!("{NETWORK}{user}"));
+        let said = terraform.errors(&["plan", "-json"]);
+        said[0].is("shop.yaml:5", "files");
+        assert!(said[0].text.contains("all"), "the rule that decides: {said:?}");
+    }
+    let strict = "data \"meshward_policy_check\" \"shop\" {\n  strict = true\n  files  = { \"shop.yaml\" = \"network: shop\\nrules: [{ name: a, from: {}, to: {}, allow: [any] }, { name: b, from: { app: web }, to: {}, allow: [tcp/1] }]\" }\n}\n";
+    terraform.write(strict);
+    terraform.errors(&["plan", "-json"])[0].is("shop.yaml:2", "files");
+    assert_eq!(mesh.read(&["network", "list"]).unwrap().as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_made() {
+    let mesh = mesh();
+    mesh.meshctl(&["network", "create", "lab", "--cidr", "10.42.0.0/24"]).unwrap();
+    let terraform = Terraform::new(&mesh, NETWORK);
+    let apply = ["apply", "-auto-approve", "-json"];
+    terraform.errors(&apply)[0].is("10.42.0.0/16 overlaps 10.42.0.0/24 of network `lab`", "prefixes");
+    assert!(terraform.state().is_empty());
+
+    terraform.write("resource \"meshward_route\" \"r\" {\n  network = \"lab\"\n  node    = \"nobody\"\n  prefix  = \"10.8.0.0/24\"\n}\n");
+    terraform.errors(&apply)[0].is("There is no node `nobody`", "node");
+    terraform.write("resource \"meshward_device\" \"d\" {\n  name       = \"d\"\n  network    = \"lab\"\n  gateway    = \"nobody\"\n  public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n}\n");
+    terraform.errors(&apply)[0].is("There is no node `nobody`", "gateway");
+    terraform.write("resource \"meshward_node\" \"n\" {\n  name          = \"n\"\n  wait_for_join = true\n  timeouts {\n    create = \"1s\"\n  }\n}\n");
+    terraform.errors(&apply)[0].is("Node n is approved, and has not joined, not within 1s", "resource");
+
+    mesh.apply("network: lab\n").unwrap();
+    terraform.write("resource \"meshward_policy\" \"p\" {\n  network = \"lab\"\n  files   = { \"a.yaml\" = \"network: lab\" }\n}\n");
+    terraform.errors(&apply)[0].is("Network lab has a policy already. Import it", "network");
+    assert!(terraform.state().is_empty());
+}
+
+#[test]
+fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are_set() {
+    let mut mesh = mesh();
+    let viewer = mesh.folder().join("viewer.json");
+    fs::write(&viewer, mesh.meshctl(&["credential", "create", "viewer", "--role", "viewer"]).unwrap())
+        .unwrap();
+    let context: serde_json::Value = serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
+    let explicit = |server: &str, token: &str| {
+        let (ca, server, token) = (&context["ca"], serde_json::json!(server), serde_json::json!(token));
+        format!(
+            "provider \"meshward\" {{\n  server = {server}\n  ca     = {ca}\n  token  = {token}\n}}\n{NETWORK}"
+        )
+    };
+    let (server, token) = (context["server"].as_str().unwrap(), context["token"].as_str().unwrap());
+    let plan = ["plan", "-json"];
+    {
+        let terraform = Terraform::new(&mesh, NETWORK);
+        terraform.write_as(&viewer, NETWORK);
+        let said = terraform.errors(&["apply", "-auto-approve", "-json"]);
+        said[0].is("The token's role does not reach that far: This credential is a viewer's, and that takes an admin's", "resource");
+        assert!(terraform.state().is_empty());
+
+        terraform.write_whole(&explicit(server, token));
+        assert_eq!(terraform.plan(), ["meshward_network.shop create"]);
+        terraform.write_whole(&explicit(server, "mwa1_wrong"));
+        terraform.errors(&plan)[0].is("does not know the token", "token");
+        terraform.write_whole(&explicit("127.0.0.1:1", token));
+        terraform.errors(&plan)[0].is("reach the coordinator at 127.0.0.1:1", "server");
+        terraform.write_whole(&explicit(server, token).replacen("ca     = ", "ca     = \"x\" #", 1));
+        terraform.errors(&plan)[0].is("The CA in the context is damaged", "ca");
+        terraform.write_as(&mesh.folder().join("nothing.json"), NETWORK);
+        terraform.errors(&plan)[0].is("There is no context file", "context");
+        terraform.write_whole(NETWORK);
+        terraform.errors(&plan)[0].is("does not know which coordinator to talk to", "");
+        terraform.write(NETWORK);
+        terraform.apply();
+    }
+    mesh.coordinator.kill();
+    let terraform = Terraform::new(&mesh, &NETWORK.replace("10.42.0.0/16", "10.43.0.0/16"));
+    let said = terraform.errors(&["apply", "-auto-approve", "-json"]);
+    assert_eq!(said.len(), 1, "it is said once: {said:?}");
+    said[0].is("does meshward-coordinator run there?", "context");
+    assert_eq!(terraform.state(), ["meshward_network.shop"]);
+    mesh.restart_coordinator().unwrap();
+    let networks = mesh.read(&["network", "list"]).unwrap();
+    assert_eq!(networks[0]["prefixes"][0], "10.42.0.0/16");
+}
