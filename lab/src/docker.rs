@@ -5,6 +5,7 @@ use crate::{
     process::{Process, output},
 };
 use anyhow::{Context, Result};
+use nix::mount::{MntFlags, umount2};
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -169,6 +170,11 @@ impl Drop for Docker {
                 let _ = self.run(&[&["rm", "-f"], &ids[..]].concat());
             }
         }
+        if let Some(mut process) = self.process.take() {
+            process.stop();
+        }
+        // dockerd mounts it onto itself, and leaves that when it is to keep containers alive.
+        let _ = umount2(&self.folder.join("data"), MntFlags::MNT_DETACH);
     }
 }
 
