@@ -116,6 +116,11 @@ fn beside_the_rest(
         return invalid(&format!("the file {} is not in the scope", file.name));
     }
     let network = find(world, &scope.network).map_err(|refusal| refusal.about("scope"))?;
+    if let Some(file) = network.policy_files.iter().find(|file| scope.only_new && scope.has(&file.name)) {
+        let (name, file) = (&scope.network, &file.name);
+        let text = format!("network {name} has such a policy already, in {file}");
+        return Err(Refusal::Conflict(text).about("scope"));
+    }
     let others = network.policy_files.iter().filter(|file| !scope.has(&file.name));
     let mut files: Vec<PolicyFile> = wanted.files.iter().chain(others).cloned().collect();
     files.sort_by(|a, b| a.name.cmp(&b.name));

@@ -326,6 +326,9 @@ pub struct PolicyScope {
     /// All files but those with these names.
     #[serde(default)]
     pub except: Vec<String>,
+    /// Whether it is refused if one of them is there already: somebody has written it.
+    #[serde(default)]
+    pub only_new: bool,
 }
 
 impl PolicyScope {

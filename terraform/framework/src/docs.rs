@@ -20,11 +20,11 @@ pub fn pages(
     let mut pages = BTreeMap::new();
     let own = example("provider/provider.tf");
     pages.insert("index.md".into(), page(&format!("{name} Provider"), &provider.schema(), own, None));
-    let resources = provider.resources().iter();
+    let resources = provider.offers().resources.iter();
     let resources =
         resources.map(|(own, resource)| (0, own, resource.schema(), Some(resource.import_form())));
-    let sources = provider.data_sources().iter().map(|(own, source)| (1, own, source.schema(), None));
-    let ephemerals = provider.ephemerals().iter().map(|(own, one)| (2, own, one.schema(), None));
+    let sources = provider.offers().data_sources.iter().map(|(own, source)| (1, own, source.schema(), None));
+    let ephemerals = provider.offers().ephemerals.iter().map(|(own, one)| (2, own, one.schema(), None));
     for (kind, own, schema, import) in resources.chain(sources).chain(ephemerals) {
         let (folder, title) = KINDS[kind];
         let file = folder.trim_end_matches('s');

@@ -19,6 +19,6 @@ mod wire;
 pub use diagnostic::{Diagnostic, Diagnostics, Path, Step};
 pub use docs::pages;
 pub use plugin::serve;
-pub use provider::{Answer, DataSource, Ephemeral, Opened, Provider, Resource, within};
+pub use provider::{Answer, DataSource, Ephemeral, Offers, Opened, Provider, Resource, within};
 pub use schema::{Attribute, Block, Nested, Nesting, Schema, Type, duration, timeouts};
 pub use value::Value;

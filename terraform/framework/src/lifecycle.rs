@@ -2,7 +2,7 @@
 
 use crate::{
     Attribute, Block, Diagnostic, Diagnostics, Nesting, Path, Schema, Value,
-    schema::{Check, Type},
+    schema::{Check, Nested, Type},
 };
 
 /// What a schema says against a configuration. Terraform has checked the types.
@@ -93,6 +93,10 @@ pub fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Value) -> 
         }
     }
     if prior.is_null() {
+        for nested in &block.blocks {
+            let unknown = unknown_in(nested, state.get(&nested.name), config.get(&nested.name));
+            state.set(&nested.name, unknown);
+        }
         return Planned { state, replaces: vec![] };
     }
     let prior = block.conform(prior.clone());
@@ -112,6 +116,33 @@ pub fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Value) -> 
         }
     }
     Planned { state, replaces }
+}
+
+/// The blocks of one kind, in which what only the provider sets is not known yet.
+fn unknown_in(nested: &Nested, blocks: &Value, config: &Value) -> Value {
+    let one = |value: &Value, config: &Value| {
+        let mut value = value.clone();
+        if value.is_null() {
+            return value;
+        }
+        for own in nested.block.attributes.iter().filter(|own| own.computed) {
+            if config.get(&own.name).is_null() {
+                value.set(&own.name, own.default.clone().unwrap_or(Value::Unknown));
+            }
+        }
+        for inner in &nested.block.blocks {
+            let unknown = unknown_in(inner, value.get(&inner.name), config.get(&inner.name));
+            value.set(&inner.name, unknown);
+        }
+        value
+    };
+    match (blocks, config) {
+        (Value::List(all), Value::List(config)) => {
+            Value::List(all.iter().zip(config).map(|(value, config)| one(value, config)).collect())
+        }
+        (value @ Value::Map(_), config) => one(value, config),
+        (value, _) => value.clone(),
+    }
 }
 
 /// The state after something was done: what was planned, and where that was not known, what came out.

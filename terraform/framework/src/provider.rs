@@ -7,22 +7,27 @@ use std::{collections::BTreeMap, time::Duration};
 /// What becomes of a request: a value, or what is wrong.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Diagnostics>>;
 
-/// A provider: its configuration, and what it offers, by type name.
+/// A provider.
 pub trait Provider: Send + Sync + 'static {
     /// The provider's own configuration.
     fn schema(&self) -> Schema;
 
-    /// The resources that it manages.
-    fn resources(&self) -> &BTreeMap<String, Box<dyn Resource>>;
-
-    /// What it reads.
-    fn data_sources(&self) -> &BTreeMap<String, Box<dyn DataSource>>;
-
-    /// What it gives for the time of one run.
-    fn ephemerals(&self) -> &BTreeMap<String, Box<dyn Ephemeral>>;
+    /// What it offers.
+    fn offers(&self) -> &Offers;
 
     /// Takes its configuration, values of which may be unknown. Said once, before all that is not checking.
     fn configure(&self, config: Value) -> Answer<'_, ()>;
+}
+
+/// What a provider offers, by type name.
+#[derive(Default)]
+pub struct Offers {
+    /// The resources that it manages.
+    pub resources: BTreeMap<String, Box<dyn Resource>>,
+    /// What it reads.
+    pub data_sources: BTreeMap<String, Box<dyn DataSource>>,
+    /// What it gives for the time of one run.
+    pub ephemerals: BTreeMap<String, Box<dyn Ephemeral>>,
 }
 
 /// A managed resource.

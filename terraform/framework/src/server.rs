@@ -66,19 +66,19 @@ impl<P: Provider> Server<P> {
     pub fn metadata(&self) -> Metadata {
         Metadata {
             server_capabilities: Some(CAPABILITIES),
-            data_sources: names(self.provider.data_sources()),
-            resources: names(self.provider.resources()),
-            ephemeral_resources: names(self.provider.ephemerals()),
+            data_sources: names(&self.provider.offers().data_sources),
+            resources: names(&self.provider.offers().resources),
+            ephemeral_resources: names(&self.provider.offers().ephemerals),
         }
     }
 
     pub fn provider_schema(&self) -> ProviderSchema {
         ProviderSchema {
             provider: Some(self.provider.schema().to_wire()),
-            resource_schemas: schemas(self.provider.resources(), |own| own.schema()),
-            data_source_schemas: schemas(self.provider.data_sources(), |own| own.schema()),
+            resource_schemas: schemas(&self.provider.offers().resources, |own| own.schema()),
+            data_source_schemas: schemas(&self.provider.offers().data_sources, |own| own.schema()),
             server_capabilities: Some(CAPABILITIES),
-            ephemeral_resource_schemas: schemas(self.provider.ephemerals(), |own| own.schema()),
+            ephemeral_resource_schemas: schemas(&self.provider.offers().ephemerals, |own| own.schema()),
         }
     }
 
@@ -88,7 +88,7 @@ impl<P: Provider> Server<P> {
     }
 
     pub fn validate_resource(&self, request: TypedConfig) -> Diagnosed {
-        diagnosed(find(self.provider.resources(), &request.type_name).and_then(|resource| {
+        diagnosed(find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
             let config = read(&request.config)?;
             let mut said = lifecycle::validate(&resource.schema(), &config);
             if said.is_empty() {
@@ -99,7 +99,7 @@ impl<P: Provider> Server<P> {
     }
 
     pub fn validate_data_source(&self, request: TypedConfig) -> Diagnosed {
-        diagnosed(find(self.provider.data_sources(), &request.type_name).and_then(|source| {
+        diagnosed(find(&self.provider.offers().data_sources, &request.type_name).and_then(|source| {
             let config = read(&request.config)?;
             let mut said = lifecycle::validate(&source.schema(), &config);
             if said.is_empty() {
@@ -111,14 +111,14 @@ impl<P: Provider> Server<P> {
 
     pub fn validate_ephemeral(&self, request: TypedConfig) -> Diagnosed {
         diagnosed(
-            find(self.provider.ephemerals(), &request.type_name)
+            find(&self.provider.offers().ephemerals, &request.type_name)
                 .and_then(|own| Ok(lifecycle::validate(&own.schema(), &read(&request.config)?))),
         )
     }
 
     /// There is one version of every schema: what a state has beyond it is left out, what it lacks is not set.
     pub fn upgrade(&self, request: UpgradeState) -> StateAnswer {
-        let state = find(self.provider.resources(), &request.type_name).and_then(|resource| {
+        let state = find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
             let json = request.raw_state.map(|raw| raw.json).unwrap_or_default();
             let json = serde_json::from_slice(&json)
                 .map_err(|error| Diagnostic::error("The state cannot be read", error.to_string()))?;
@@ -134,7 +134,7 @@ impl<P: Provider> Server<P> {
 
     pub async fn read_resource(&self, request: ReadState) -> StateAnswer {
         let state = async {
-            let resource = find(self.provider.resources(), &request.type_name)?;
+            let resource = find(&self.provider.offers().resources, &request.type_name)?;
             let state = read(&request.current_state)?;
             if state.is_null() {
                 return Ok(Value::Null);
@@ -146,7 +146,7 @@ impl<P: Provider> Server<P> {
     }
 
     pub fn plan(&self, request: PlanChange) -> PlannedChange {
-        let planned = find(self.provider.resources(), &request.type_name).and_then(|resource| {
+        let planned = find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
             let (prior, mut proposed) = (read(&request.prior_state)?, read(&request.proposed_new_state)?);
             if proposed.is_null() {
                 return Ok(PlannedChange { planned_state: Some(proposed.to_wire()), ..Default::default() });
@@ -171,7 +171,7 @@ impl<P: Provider> Server<P> {
     pub async fn apply(&self, request: ApplyChange) -> AppliedChange {
         let prior = request.prior_state.clone();
         let done = async {
-            let resource = find(self.provider.resources(), &request.type_name)?;
+            let resource = find(&self.provider.offers().resources, &request.type_name)?;
             let (prior, planned) = (read(&request.prior_state)?, read(&request.planned_state)?);
             self.change(resource, prior, planned).await
         };
@@ -204,7 +204,7 @@ impl<P: Provider> Server<P> {
     }
 
     pub fn import(&self, request: ImportState) -> ImportedState {
-        let state = find(self.provider.resources(), &request.type_name).and_then(|resource| {
+        let state = find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
             let state = resource.import(&request.id)?;
             Ok(resource.schema().block.conform(state))
         });
@@ -220,7 +220,7 @@ impl<P: Provider> Server<P> {
 
     pub async fn read_data_source(&self, request: TypedConfig) -> StateAnswer {
         let state = async {
-            let source = find(self.provider.data_sources(), &request.type_name)?;
+            let source = find(&self.provider.offers().data_sources, &request.type_name)?;
             let state = self.unless_stopped(source.read(read(&request.config)?)).await?;
             Ok(source.schema().block.conform(state))
         };
@@ -229,7 +229,7 @@ impl<P: Provider> Server<P> {
 
     pub async fn open(&self, request: TypedConfig) -> OpenedEphemeral {
         let opened = async {
-            let own = find(self.provider.ephemerals(), &request.type_name)?;
+            let own = find(&self.provider.offers().ephemerals, &request.type_name)?;
             let opened = self.unless_stopped(own.open(read(&request.config)?)).await?;
             Ok((own.schema().block.conform(opened.result), opened.private))
         };
@@ -245,7 +245,7 @@ impl<P: Provider> Server<P> {
 
     pub async fn close(&self, request: KnownEphemeral) -> Diagnosed {
         let closed = async {
-            let own = find(self.provider.ephemerals(), &request.type_name)?;
+            let own = find(&self.provider.offers().ephemerals, &request.type_name)?;
             let private = String::from_utf8(request.private.unwrap_or_default());
             let private = private
                 .map_err(|error| Diagnostic::error("What was opened is not known", error.to_string()))?;

@@ -70,8 +70,11 @@ impl<R: Resource> DataSource for Lookup<R> {
             for name in self.keys {
                 key.set(name, config.get(name).clone());
             }
-            let named: Vec<&str> = self.keys.iter().filter_map(|name| key.get(name).text()).collect();
-            let text = format!("There is no such thing as {} `{}`.", self.what, named.join("` `"));
+            let named =
+                self.keys.iter().filter_map(|name| Some(format!("{name} `{}`", key.get(name).text()?)));
+            let named = named.collect::<Vec<_>>().join(", ");
+            let kind = self.what.trim_start_matches("a ").trim_start_matches("the ");
+            let text = format!("There is no {kind} with {named}.");
             let found = self.resource.read(key).await?;
             found.ok_or_else(|| Diagnostic::error("Not found", text).into())
         })

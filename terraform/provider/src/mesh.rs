@@ -190,8 +190,12 @@ pub fn told(error: Error) -> Diagnostics {
                 Some(409) => "That cannot be done as things are",
                 _ => "The coordinator refuses that",
             };
+            let mut text = sentence(&text);
+            if status == Some(409) && text.contains(" already") {
+                text += " If Terraform is to manage it from now on, import it.";
+            }
             let path = field.map(|field| Path::of(attribute_of(&field))).unwrap_or_default();
-            Diagnostic::error(summary, sentence(&text)).at(path)
+            Diagnostic::error(summary, text).at(path)
         }
         Error::Unreachable(text) => Diagnostic::error("The coordinator cannot be reached", sentence(&text)),
         Error::Failed(text) => Diagnostic::error("The coordinator has failed", sentence(&text)),

@@ -7,22 +7,20 @@ use crate::{
         Admission, DeviceResource, JoinToken, NetworkResource, NodeResource, PolicyResource, RouteResource,
         ServiceAccount,
     },
-    sources::{LinksSource, PolicyCheck},
+    sources::{LinksSource, NodeSource, PolicyCheck},
 };
 use meshward_client::{Client, Error, context};
 use meshward_model::api::{Context, Status};
 use meshward_terraform::{
-    Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Ephemeral, Path, Provider, Resource,
-    Schema, Type, Value,
+    Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Ephemeral, Offers, Path, Provider,
+    Resource, Schema, Type, Value,
 };
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 /// The provider.
 pub struct Meshward {
     mesh: Arc<Mesh>,
-    resources: BTreeMap<String, Box<dyn Resource>>,
-    data_sources: BTreeMap<String, Box<dyn DataSource>>,
-    ephemerals: BTreeMap<String, Box<dyn Ephemeral>>,
+    offers: Offers,
 }
 
 impl Meshward {
@@ -44,7 +42,6 @@ impl Meshward {
         let admission = Lookup::of(Admission(m()), "the admission of a network", &["network"], &[]);
         let token =
             Lookup::of(JoinToken(m()), "a join token", &["id"], &["token", "ttl", "uses", "renew_before"]);
-        let node = Lookup::of(NodeResource(m()), "a node", &["name"], &["wait_for_join"]);
         let account = Lookup::of(
             ServiceAccount(m()),
             "a service account",
@@ -59,7 +56,7 @@ impl Meshward {
             ("policy", Box::new(policy)),
             ("admission", Box::new(admission)),
             ("join_token", Box::new(token)),
-            ("node", Box::new(node)),
+            ("node", Box::new(NodeSource(m()))),
             ("service_account", Box::new(account)),
             ("route", Box::new(route)),
             ("device", Box::new(device)),
@@ -68,12 +65,12 @@ impl Meshward {
         ];
         let ephemerals: [(&str, Box<dyn Ephemeral>); 1] = [("join_token", Box::new(JoinToken(m())))];
         let named = |name: &str| format!("meshward_{name}");
-        Self {
+        let offers = Offers {
             resources: resources.into_iter().map(|(name, own)| (named(name), own)).collect(),
             data_sources: data_sources.into_iter().map(|(name, own)| (named(name), own)).collect(),
             ephemerals: ephemerals.into_iter().map(|(name, own)| (named(name), own)).collect(),
-            mesh,
-        }
+        };
+        Self { offers, mesh }
     }
 
     async fn connect(&self, config: Value) -> Result<(), Diagnostics> {
@@ -164,16 +161,8 @@ impl Provider for Meshward {
         )
     }
 
-    fn resources(&self) -> &BTreeMap<String, Box<dyn Resource>> {
-        &self.resources
-    }
-
-    fn data_sources(&self) -> &BTreeMap<String, Box<dyn DataSource>> {
-        &self.data_sources
-    }
-
-    fn ephemerals(&self) -> &BTreeMap<String, Box<dyn Ephemeral>> {
-        &self.ephemerals
+    fn offers(&self) -> &Offers {
+        &self.offers
     }
 
     fn configure(&self, config: Value) -> Answer<'_, ()> {

@@ -6,7 +6,7 @@ use crate::{
     resources::{files, files_attribute},
     written,
 };
-use meshward_model::api::{Links, SubmitPolicy, SubmitResult};
+use meshward_model::api::{Links, Node, SubmitPolicy, SubmitResult};
 use meshward_policy::{Problem, review};
 use meshward_terraform::{
     Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Path, Schema, Type, Value,
@@ -122,6 +122,53 @@ impl DataSource for PolicyCheck {
 
     fn read(&self, config: Value) -> Answer<'_, Value> {
         Box::pin(self.check(config))
+    }
+}
+
+/// `meshward_node`, with what its resource leaves out because it changes by itself.
+pub struct NodeSource(pub Arc<Mesh>);
+
+impl DataSource for NodeSource {
+    fn schema(&self) -> Schema {
+        let blocks = Type::objects(&[("network", Type::String), ("prefixes", Type::strings())]);
+        Schema::new(
+            "Reads a node, found by name: one that waits for approval, too.",
+            Block::of(vec![
+                Attribute::id("The name."),
+                Attribute::required("name", Type::String, "Its name.").checked(checks::node),
+                Attribute::computed(
+                    "state",
+                    Type::String,
+                    "`expected`: approved, and has not joined; `waiting` for approval; `member`.",
+                ),
+                Attribute::computed(
+                    "connected",
+                    Type::Bool,
+                    "Whether it has a session with the coordinator now.",
+                ),
+                Attribute::computed("address", Type::String, "Where its session comes from, with the port."),
+                Attribute::computed("version", Type::String, "Its software's version."),
+                Attribute::computed("site", Type::String, "Its site, as its join token says."),
+                Attribute::computed("labels", Type::map(), "All of its labels."),
+                Attribute::computed("blocks", blocks, "Its blocks of the networks that it serves."),
+                Attribute::computed("workloads", Type::Number, "How many workloads it runs."),
+                Attribute::computed("problems", Type::strings(), "What keeps it from serving networks."),
+            ]),
+        )
+    }
+
+    fn read(&self, config: Value) -> Answer<'_, Value> {
+        Box::pin(async move {
+            let all = self.0.list::<Node>("/v1/nodes").await?;
+            let name = config.get("name").text().unwrap_or_default();
+            let Some(node) = all.iter().find(|node| node.name.as_str() == name) else {
+                let text = format!("There is no node `{name}`, joined or approved.");
+                return Err(Diagnostic::error("Not found", text).at(Path::of("name")).into());
+            };
+            let mut now = Value::of(node)?;
+            now.set("id", name);
+            Ok(now)
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     os::unix::fs::symlink,
+    path::PathBuf,
     process::Command,
     sync::{
         Arc,
@@ -268,7 +269,7 @@ fn what_somebody_else_changes_is_seen_and_mended() {
 }
 
 #[test]
-fn hundreds_of_resources_are_read_by_a_few_calls() {
+fn hundreds_of_resources_are_read_by_a_few_calls_and_each_is_made_by_one() {
     let mesh = mesh();
     let many = r#"
 resource "meshward_network" "n" {
@@ -291,22 +292,29 @@ resource "meshward_node" "n" {
   name  = "node-${count.index}"
 }
 "#;
-    let terraform = Terraform::new(&mesh, many);
+    let (context, calls) = counted(&mesh);
+    let terraform = Terraform::new(&mesh, "");
+    terraform.write_as(&context, many);
     terraform.apply();
-    // Between Terraform and the coordinator, whoever passes is counted: a request is a connection.
+    // The provider begins twice, to plan and to apply, and asks each time whether the coordinator is there and the token good.
+    assert_eq!(calls.swap(0, Relaxed), 180 + 2);
+    assert_eq!(terraform.plan(), Vec::<String>::new());
+    let reading = calls.swap(0, Relaxed);
+    assert!((4..=30).contains(&reading), "{reading} calls to read 180 resources");
+    terraform.ok(&["destroy", "-auto-approve", "-refresh=false", "-no-color"]);
+    assert_eq!(calls.swap(0, Relaxed), 180 + 2);
+}
+
+/// A context in which every request is counted on its way to the coordinator: each is a connection.
+fn counted(mesh: &Mesh) -> (PathBuf, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let listener = mesh.site.netns.run(|| TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
-    let context: serde_json::Value = serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
+    let mut context: serde_json::Value = serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
     let server = context["server"].as_str().unwrap().to_owned();
-    let counted = {
-        let mut context = context.clone();
-        context["server"] = listener.local_addr().unwrap().to_string().into();
-        let file = mesh.folder().join("counted.json");
-        fs::write(&file, context.to_string()).unwrap();
-        file
-    };
-    let seen = calls.clone();
-    let netns = mesh.site.netns.clone();
+    context["server"] = listener.local_addr().unwrap().to_string().into();
+    let file = mesh.folder().join("counted.json");
+    fs::write(&file, context.to_string()).unwrap();
+    let (seen, netns) = (calls.clone(), mesh.site.netns.clone());
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { return };
@@ -318,10 +326,7 @@ resource "meshward_node" "n" {
             }
         }
     });
-    terraform.write_as(&counted, many);
-    assert_eq!(terraform.plan(), Vec::<String>::new());
-    let calls = calls.load(Relaxed);
-    assert!((4..=30).contains(&calls), "{calls} calls for 180 resources");
+    (file, calls)
 }
 
 fn copy(from: &mut TcpStream, to: &mut TcpStream) {
@@ -426,7 +431,18 @@ output "context" {
     let device = terraform.output("device").as_str().unwrap().to_owned();
     assert!(device.contains("AllowedIPs = 10.42.0.0/16") && device.contains("Address = 10.42."), "{device}");
     assert_eq!(terraform.plan(), Vec::<String>::new());
+    terraform.ok(&["state", "rm", "meshward_device.db"]);
+    terraform.ok(&["import", "-no-color", "meshward_device.db", "shop/db"]);
+    assert_eq!(terraform.plan(), Vec::<String>::new());
+    mesh.meshctl(&["device", "remove", "db", "--network", "shop"]).unwrap();
+    assert_eq!(terraform.plan(), ["meshward_device.db create"]);
+    terraform.apply();
+    let sources = "data \"meshward_device\" \"db\" {\n  network = \"shop\"\n  name    = \"db\"\n}\ndata \"meshward_node\" \"n1\" {\n  name = \"n1\"\n}\noutput \"read\" {\n  value = [data.meshward_device.db.gateway, data.meshward_device.db.labels.app, data.meshward_node.n1.connected]\n}\n";
+    terraform.write(&format!("{with_node}{sources}"));
+    terraform.apply();
+    assert_eq!(terraform.output("read"), serde_json::json!(["n1", "db", true]));
 
+    terraform.write(&with_node);
     // A network is not taken away under its workloads' feet.
     let workload = node.attach("shop", "app=web").unwrap();
     let refused = terraform.errors(&["destroy", "-auto-approve", "-json", "-target=meshward_network.shop"]);

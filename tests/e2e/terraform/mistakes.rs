@@ -154,7 +154,7 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
 
     mesh.apply("network: lab\n").unwrap();
     terraform.write("resource \"meshward_policy\" \"p\" {\n  network = \"lab\"\n  files   = { \"a.yaml\" = \"network: lab\" }\n}\n");
-    terraform.errors(&apply)[0].is("Network lab has a policy already. Import it", "network");
+    terraform.errors(&apply)[0].is("import it", "network");
     assert!(terraform.state().is_empty());
 }
 

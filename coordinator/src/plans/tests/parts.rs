@@ -115,8 +115,16 @@ fn a_part_of_a_policy_is_replaced_and_the_rest_stays() {
     assert!(outside.contains("c.yaml is not in the scope"), "{outside}");
     assert_eq!(names(&mesh), ("a.yaml c.yaml".into(), "a c".into()));
 
+    let only_new =
+        PolicyScope { network: shop(), only: vec!["a.yaml".into()], except: vec![], only_new: true };
+    let wanted =
+        Submission { files: &[], prune: false, scope: Some(&only_new), networks: &[], guardrails: true };
+    let refused = policies::apply(&mesh.world, &wanted).err().unwrap();
+    assert!(refused.to_string().contains("already, in a.yaml"), "{refused}");
+
     submit(&mut mesh, &[], &["a.yaml"], &[]).unwrap();
     assert_eq!(names(&mesh), ("c.yaml".into(), "c".into()));
+    assert!(policies::apply(&mesh.world, &wanted).unwrap().mutations.is_empty());
     submit(&mut mesh, &[], &[], &[]).unwrap();
     assert_eq!(names(&mesh), (String::new(), String::new()));
 }
@@ -125,7 +133,7 @@ fn submit(mesh: &mut Mesh, files: &[(&str, &str)], only: &[&str], except: &[&str
     let file = |(name, text): &(&str, &str)| PolicyFile { name: (*name).into(), text: (*text).into() };
     let files: Vec<PolicyFile> = files.iter().map(file).collect();
     let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    let scope = PolicyScope { network: shop(), only: own(only), except: own(except) };
+    let scope = PolicyScope { network: shop(), only: own(only), except: own(except), only_new: false };
     let wanted =
         Submission { files: &files, prune: false, scope: Some(&scope), networks: &[], guardrails: true };
     mesh.commit(policies::apply(&mesh.world, &wanted)).map(drop)

@@ -1,42 +1,35 @@
 //! `meshward_admission`.
 
-use super::{keyed, text};
+use super::{
+    keyed,
+    part::{LISTED, Part, keep_meaning},
+    text,
+};
 use crate::{
     checks,
-    mesh::{Mesh, told},
-    resources::policy::LISTED,
+    mesh::Mesh,
     written::{self, ADMISSION},
 };
-use meshward_model::{
-    NetworkName,
-    api::{Policy, PolicyFile, PolicyScope, SubmitPolicy, SubmitResult},
-};
-use meshward_terraform::{
-    Answer, Attribute, Block, Diagnostic, Diagnostics, Nested, Path, Resource, Schema, Type, Value,
-};
+use meshward_model::api::{Policy, PolicyFile};
+use meshward_terraform::{Answer, Attribute, Block, Diagnostics, Nested, Resource, Schema, Type, Value};
 use std::sync::Arc;
 
+/// The file that is written here, and nothing else of a network's policy.
+const PART: Part = Part::Only(ADMISSION);
 /// What blocks say.
 const BLOCKS: [&str; 2] = ["keys", "rule"];
 
 pub struct Admission(pub Arc<Mesh>);
 
 impl Admission {
-    async fn apply(&self, planned: Value) -> Result<Value, Diagnostics> {
+    async fn apply(&self, planned: Value, only_new: bool) -> Result<Value, Diagnostics> {
         let network = text(&planned, "network")?;
         let own = written::admission(&network, &planned)?;
-        self.submit(&network, vec![PolicyFile { name: ADMISSION.into(), text: own.text }]).await?;
+        let file = PolicyFile { name: ADMISSION.into(), text: own.text };
+        PART.submit(&self.0, &planned, vec![file], only_new).await?;
         let mut now = planned;
         now.set("id", network);
         Ok(now)
-    }
-
-    async fn submit(&self, network: &str, files: Vec<PolicyFile>) -> Result<(), Diagnostics> {
-        let network: NetworkName =
-            network.parse().map_err(|error| Diagnostic::error("Invalid network", format!("{error}")))?;
-        let scope = Some(PolicyScope { network, only: vec![ADMISSION.into()], except: vec![] });
-        let wanted = SubmitPolicy { files, prune: false, scope, message: None, count_cuts: false };
-        self.0.post::<SubmitResult>(LISTED, &wanted).await.map(drop).map_err(told)
     }
 
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
@@ -127,14 +120,9 @@ impl Resource for Admission {
     }
 
     fn keep_meaning(&self, prior: &Value, proposed: &mut Value) {
-        let Some(network) = proposed.get("network").text().map(ToOwned::to_owned) else { return };
-        let text = |value: &Value| {
-            let known = BLOCKS.iter().all(|name| value.get(name).is_known());
-            known.then(|| written::admission(&network, value).ok().map(|own| own.text)).flatten()
-        };
-        if text(prior).is_some_and(|was| Some(was) == text(proposed)) {
-            BLOCKS.iter().for_each(|name| proposed.set(name, prior.get(name).clone()));
-        }
+        keep_meaning(prior, proposed, &BLOCKS, |network, value| {
+            written::admission(network, value).ok().map(|own| own.text)
+        });
     }
 
     fn read(&self, state: Value) -> Answer<'_, Option<Value>> {
@@ -142,27 +130,15 @@ impl Resource for Admission {
     }
 
     fn create(&self, planned: Value) -> Answer<'_, Value> {
-        Box::pin(async move {
-            let network = text(&planned, "network")?;
-            if self.look(keyed(&[("network", &network)])).await?.is_some() {
-                let text = format!(
-                    "Network {network} has such a resource already. Import it with `terraform import ADDRESS {network}`."
-                );
-                return Err(Diagnostic::error("There is one already", text).at(Path::of("network")).into());
-            }
-            self.apply(planned).await
-        })
+        Box::pin(self.apply(planned, true))
     }
 
     fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
-        Box::pin(self.apply(planned))
+        Box::pin(self.apply(planned, false))
     }
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {
-        Box::pin(async move {
-            let known = self.look(state.clone()).await?.is_some();
-            if known { self.submit(&text(&state, "network")?, vec![]).await } else { Ok(()) }
-        })
+        Box::pin(async move { PART.remove(&self.0, &state).await })
     }
 
     fn import(&self, id: &str) -> Result<Value, Diagnostics> {

@@ -5,6 +5,7 @@ mod device;
 mod join_token;
 mod network;
 mod node;
+mod part;
 mod policy;
 mod route;
 mod service_account;

@@ -1,15 +1,16 @@
 //! `meshward_policy`.
 
-use super::{keep_unset, keyed, text};
+use super::{
+    keep_unset, keyed,
+    part::{LISTED, Part, keep_meaning},
+    text,
+};
 use crate::{
     checks,
-    mesh::{Mesh, told},
+    mesh::Mesh,
     written::{self, ADMISSION, POLICY},
 };
-use meshward_model::{
-    NetworkName,
-    api::{Policy, PolicyFile, PolicyScope, SubmitPolicy, SubmitResult},
-};
+use meshward_model::api::{Policy, PolicyFile};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Nested, Path, Resource, Schema, Type, Value,
 };
@@ -17,7 +18,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 pub struct PolicyResource(pub Arc<Mesh>);
 
-pub const LISTED: &str = "/v1/policies";
+/// All of a network's policy but its admission.
+const PART: Part = Part::AllBut(ADMISSION);
 /// What blocks say.
 const BLOCKS: [&str; 5] = ["mode", "declarations", "rule", "guardrail", "test"];
 
@@ -40,30 +42,16 @@ pub fn files_attribute(attribute: fn(&str, Type, &str) -> Attribute) -> Attribut
 }
 
 impl PolicyResource {
-    async fn apply(&self, planned: Value) -> Result<Value, Diagnostics> {
+    async fn apply(&self, planned: Value, only_new: bool) -> Result<Value, Diagnostics> {
         let network = text(&planned, "network")?;
         let mut all = files(&planned);
         let own = written::policy(&network, &planned)?;
         all.extend(own.map(|own| PolicyFile { name: POLICY.into(), text: own.text }));
-        let message = planned.get("message").text().map(ToOwned::to_owned);
-        let result = self.submit(&network, all, message).await?;
+        let result = PART.submit(&self.0, &planned, all, only_new).await?;
         let mut now = planned;
         now.set("id", network);
         now.set("revision", Value::of(&result.revision)?);
         Ok(now)
-    }
-
-    async fn submit(
-        &self,
-        network: &str,
-        files: Vec<PolicyFile>,
-        message: Option<String>,
-    ) -> Result<SubmitResult, Diagnostics> {
-        let network: NetworkName =
-            network.parse().map_err(|error| Diagnostic::error("Invalid network", format!("{error}")))?;
-        let scope = Some(PolicyScope { network, only: vec![], except: vec![ADMISSION.into()] });
-        let wanted = SubmitPolicy { files, prune: false, scope, message, count_cuts: false };
-        self.0.post(LISTED, &wanted).await.map_err(told)
     }
 
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
@@ -228,49 +216,25 @@ impl Resource for PolicyResource {
     }
 
     fn keep_meaning(&self, prior: &Value, proposed: &mut Value) {
-        let Some(network) = proposed.get("network").text().map(ToOwned::to_owned) else { return };
-        let text = |value: &Value| {
-            let known = BLOCKS.iter().all(|name| value.get(name).is_known());
-            known.then(|| written::policy(&network, value).ok().map(|own| own.map(|own| own.text)))
-        };
-        if text(prior).flatten().is_some_and(|was| Some(Some(was)) == text(proposed)) {
-            BLOCKS.iter().for_each(|name| proposed.set(name, prior.get(name).clone()));
-        }
+        keep_meaning(prior, proposed, &BLOCKS, |network, value| {
+            written::policy(network, value).ok().flatten().map(|own| own.text)
+        });
     }
 
     fn read(&self, state: Value) -> Answer<'_, Option<Value>> {
         Box::pin(self.look(state))
     }
 
-    /// A policy that is there already is somebody's: it is not overwritten unseen.
     fn create(&self, planned: Value) -> Answer<'_, Value> {
-        Box::pin(async move {
-            let network = text(&planned, "network")?;
-            if self.look(keyed(&[("network", &network)])).await?.is_some() {
-                let text = format!(
-                    "Network {network} has a policy already. Import it with `terraform import ADDRESS {network}`, or remove it."
-                );
-                return Err(Diagnostic::error("There is a policy already", text)
-                    .at(Path::of("network"))
-                    .into());
-            }
-            self.apply(planned).await
-        })
+        Box::pin(self.apply(planned, true))
     }
 
     fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
-        Box::pin(self.apply(planned))
+        Box::pin(self.apply(planned, false))
     }
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {
-        Box::pin(async move {
-            let network = text(&state, "network")?;
-            let known = self.0.list::<Policy>(LISTED).await?;
-            if !known.iter().any(|policy| policy.network.as_str() == network) {
-                return Ok(());
-            }
-            self.submit(&network, vec![], Some("removed by Terraform".into())).await.map(drop)
-        })
+        Box::pin(async move { PART.remove(&self.0, &state).await })
     }
 
     fn import(&self, id: &str) -> Result<Value, Diagnostics> {

@@ -1,0 +1,72 @@
+//! A part of a network's policy: the files of a resource, beside those of others.
+
+use super::text;
+use crate::mesh::{Mesh, gone_is_well, told};
+use meshward_model::{
+    NetworkName,
+    api::{PolicyFile, PolicyScope, SubmitPolicy, SubmitResult},
+};
+use meshward_terraform::{Diagnostic, Diagnostics, Value};
+
+/// Where policies are listed, and submitted.
+pub const LISTED: &str = "/v1/policies";
+
+/// Which files they are.
+pub enum Part {
+    /// The one with this name.
+    Only(&'static str),
+    /// All but the one with this name.
+    AllBut(&'static str),
+}
+
+impl Part {
+    fn scope(&self, state: &Value, only_new: bool) -> Result<PolicyScope, Diagnostics> {
+        let network: NetworkName = text(state, "network")?
+            .parse()
+            .map_err(|error| Diagnostic::error("Invalid network", format!("{error}")))?;
+        let (only, except) = match self {
+            Self::Only(name) => (vec![(*name).to_owned()], vec![]),
+            Self::AllBut(name) => (vec![], vec![(*name).to_owned()]),
+        };
+        Ok(PolicyScope { network, only, except, only_new })
+    }
+
+    /// Puts files into the place of the part. With `only_new` not if somebody has written it: it is not overwritten unseen.
+    pub async fn submit(
+        &self,
+        mesh: &Mesh,
+        state: &Value,
+        files: Vec<PolicyFile>,
+        only_new: bool,
+    ) -> Result<SubmitResult, Diagnostics> {
+        let message = state.get("message").text().map(ToOwned::to_owned);
+        let scope = Some(self.scope(state, only_new)?);
+        let wanted = SubmitPolicy { files, prune: false, scope, message, count_cuts: false };
+        mesh.post(LISTED, &wanted).await.map_err(told)
+    }
+
+    /// Takes the part away. It is well if it, or its network, is gone.
+    pub async fn remove(&self, mesh: &Mesh, state: &Value) -> Result<(), Diagnostics> {
+        let (scope, message) = (Some(self.scope(state, false)?), Some("removed by Terraform".into()));
+        let wanted = SubmitPolicy { files: vec![], prune: false, scope, message, count_cuts: false };
+        let done = mesh.post::<SubmitResult>(LISTED, &wanted).await;
+        gone_is_well(done.map(drop)).map_err(told)
+    }
+}
+
+/// Where blocks say the same text in other words, those of the state stay.
+pub fn keep_meaning(
+    prior: &Value,
+    proposed: &mut Value,
+    blocks: &[&str],
+    written: impl Fn(&str, &Value) -> Option<String>,
+) {
+    let Some(network) = proposed.get("network").text().map(ToOwned::to_owned) else { return };
+    let known = |value: &Value| blocks.iter().all(|name| value.get(name).is_known());
+    if !known(prior) || !known(proposed) {
+        return;
+    }
+    if written(&network, prior).is_some_and(|was| Some(was) == written(&network, proposed)) {
+        blocks.iter().for_each(|name| proposed.set(name, prior.get(name).clone()));
+    }
+}
