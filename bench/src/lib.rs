@@ -12,6 +12,7 @@ mod quarantine;
 mod relay;
 mod report;
 mod swarm;
+mod terraform;
 
 pub use attach::attach;
 pub use compare::{Figures, Target};
@@ -22,3 +23,4 @@ pub use node::node;
 pub use quarantine::quarantine;
 pub use relay::relay;
 pub use report::{Row, median, p99, print};
+pub use terraform::terraform;

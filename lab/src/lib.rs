@@ -5,6 +5,7 @@
 
 mod docker;
 mod internet;
+mod machine;
 mod mesh;
 mod podman;
 mod process;
@@ -13,6 +14,7 @@ mod root;
 
 pub use docker::{Docker, busybox};
 pub use internet::{Barrier, Internet, Site, back_to_back};
+pub use machine::Machine;
 pub use mesh::{Mesh, Node, Relay, Workload};
 pub use podman::Podman;
 pub use process::{Binaries, Process, output};

@@ -43,6 +43,8 @@ enum Bench {
     Quarantine,
     /// What goes through a relay on one core, beside the same link without it; five thousand nodes connected to one
     Relay,
+    /// How long Terraform takes to plan and apply 500 resources
+    Terraform,
     /// The coordinator's decisions by themselves, with a million workloads: compiling, and the deltas of single changes
     Policy,
     /// A coordinator and ten thousand simulated nodes: quarantine, reconnection, churn, memory
@@ -101,6 +103,15 @@ fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
     if matches!(bench, Bench::Link | Bench::RoundTrips) {
         install_crates(&others)?;
     }
+    if bench == Bench::Terraform {
+        cargo::run(&mut cargo::command(&[
+            "build",
+            "--release",
+            "--locked",
+            "-p",
+            "terraform-provider-meshward",
+        ]))?;
+    }
     let tools = Tools { ours: Binaries::in_folder(&demo::build()?)?, others };
     let folder = tempfile::tempdir()?;
     match bench {
@@ -111,6 +122,7 @@ fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
         Bench::Attach => meshward_bench::attach(&tools, quick),
         Bench::Node => meshward_bench::node(&tools, quick),
         Bench::Relay => meshward_bench::relay(&tools, folder.path(), quick),
+        Bench::Terraform => meshward_bench::terraform(&tools, quick),
         Bench::Quarantine => meshward_bench::quarantine(&tools, quick),
         Bench::Datapath | Bench::Policy | Bench::Propagate => Ok(Vec::new()),
     }

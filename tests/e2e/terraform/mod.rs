@@ -1,7 +1,9 @@
 //! The real `terraform` with the built provider, against a live coordinator.
 
+mod bootstrap;
 mod lifecycle;
 mod mistakes;
+mod modules;
 
 use meshward_lab::{Binaries, Mesh};
 use serde_json::Value;
@@ -19,6 +21,11 @@ terraform {
 
 fn mesh() -> Mesh {
     Mesh::start(Binaries::beside_this_test().unwrap(), &[]).unwrap()
+}
+
+/// Where the modules are.
+fn modules() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("terraform/modules")
 }
 
 /// A root module, and `terraform` in it, on the coordinator's site.
