@@ -20,7 +20,7 @@ pub async fn create(
     caller.must_be(Role::Admin)?;
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let (token, record) = tokens::make(mesh.ca.fingerprint(), &wanted, now)?;
-    mesh.change(&caller.author, |world| tokens::create(world, &record)).await?;
+    mesh.change(&caller.author, |world| tokens::create(world, &record, now)).await?;
     let created = CreatedToken { token: token.to_string(), kept: tokens::describe(&record) };
     Ok((StatusCode::CREATED, Json(created)))
 }

@@ -16,6 +16,8 @@ use time::OffsetDateTime;
 
 const MAX_USES: u32 = 100_000;
 const MAX_TTL: u64 = 365 * 24 * 3600;
+/// For how many seconds a token that has expired is still listed, and known to whoever comes with it.
+const KEPT_EXPIRED: i64 = 24 * 3600;
 
 /// A short id that nothing else has.
 pub fn new_id() -> String {
@@ -61,8 +63,8 @@ pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToke
     Ok((token, record))
 }
 
-/// Keeps a token.
-pub fn create(world: &World, record: &TokenRecord) -> Result<Plan<()>, Refusal> {
+/// Keeps a token, and forgets those that expired more than a day ago.
+pub fn create(world: &World, record: &TokenRecord, now: i64) -> Result<Plan<()>, Refusal> {
     if let Some(missing) = record.networks.iter().find(|name| !world.networks.contains_key(name)) {
         return Err(Refusal::Missing(format!(
             "there is no network `{missing}`; make it first with `meshctl network create {missing} --cidr ...`"
@@ -70,8 +72,12 @@ pub fn create(world: &World, record: &TokenRecord) -> Result<Plan<()>, Refusal> 
         .about("networks"));
     }
     let uses = record.uses_left;
+    let long_ago = world.tokens.values().filter(|token| token.expires + KEPT_EXPIRED <= now);
+    let mut mutations: Vec<Mutation> =
+        long_ago.map(|token| Mutation::Delete(RecordKey::Token(token.id.clone()))).collect();
+    mutations.push(Mutation::Put(Record::Token(record.clone())));
     Ok(Plan {
-        mutations: vec![Mutation::Put(Record::Token(record.clone()))],
+        mutations,
         action: format!(
             "created join token {} for {uses} {}s",
             record.id,
@@ -102,7 +108,10 @@ pub fn revoke(world: &World, id: &str) -> Result<Plan<()>, Refusal> {
 fn redeem<'a>(world: &'a World, secret: &str, part: Part, now: i64) -> Result<&'a TokenRecord, Refusal> {
     let hash = secret_hash(secret);
     let token = world.tokens.values().find(|token| token.secret_hash == hash).ok_or_else(|| {
-        Refusal::Missing("the join token is unknown: it was revoked, or was never made by this mesh".into())
+        Refusal::Missing(
+            "the join token is unknown: it was revoked, has expired long ago, or was never made by this mesh"
+                .into(),
+        )
     })?;
     match (token.relay, part) {
         (true, Part::Relay) | (false, Part::Node) => {}

@@ -22,6 +22,8 @@ use tokio_rustls::TlsAcceptor;
 /// By these Terraform says that it is Terraform (`internal/plugin` in its source).
 const COOKIE: (&str, &str) =
     ("TF_PLUGIN_MAGIC_COOKIE", "d602bf8f470bc67ca7faa0386276bbdd4330efaf76d1a219cb4d6991ca9872b2");
+/// How long a process waits for the first connection.
+const FIRST: Duration = Duration::from_secs(60);
 /// How long a process waits for another connection when the last one has ended.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -94,12 +96,13 @@ async fn run(provider: impl Provider) -> Result<()> {
     Ok(())
 }
 
-/// When connections were there and none is left: Terraform may have been killed, and nobody would end this process.
+/// When no connection comes, or none is left: Terraform may have been killed, and nobody would end this process.
 async fn abandoned(left: &mut watch::Receiver<usize>) {
     loop {
-        if left.wait_for(|count| *count > 0).await.is_err()
-            || left.wait_for(|count| *count == 0).await.is_err()
-        {
+        if !matches!(tokio::time::timeout(FIRST, left.wait_for(|count| *count > 0)).await, Ok(Ok(_))) {
+            return;
+        }
+        if left.wait_for(|count| *count == 0).await.is_err() {
             return;
         }
         if tokio::time::timeout(LINGER, left.changed()).await.is_err() {

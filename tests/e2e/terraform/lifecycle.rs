@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread,
+    time::Duration,
 };
 
 /// One of everything that needs no node.
@@ -380,6 +381,16 @@ fn an_ephemeral_token_is_good_and_in_no_state() {
     assert_eq!((left.as_array().unwrap().len(), &left[0]["site"]), (1, &"rack".into()));
     let state = fs::read_to_string(terraform.folder.join("terraform.tfstate")).unwrap();
     assert!(!state.contains("join_token") && !state.contains(left[0]["id"].as_str().unwrap()), "{state}");
+}
+
+#[test]
+fn a_token_is_made_anew_before_it_ends_if_that_is_wanted() {
+    let mesh = mesh();
+    let wanted = "resource \"meshward_join_token\" \"renewed\" {\n  ttl          = \"10m\"\n  renew_before = \"9m58s\"\n}\nresource \"meshward_join_token\" \"kept\" {\n  ttl = \"1s\"\n}\n";
+    let terraform = Terraform::new(&mesh, wanted);
+    terraform.apply();
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(terraform.plan(), ["meshward_join_token.renewed create"]);
 }
 
 #[test]

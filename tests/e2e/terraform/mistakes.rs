@@ -41,6 +41,7 @@ fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
         ),
         ("meshward_join_token", "ttl = \"soon\"", "is no duration", "ttl"),
         ("meshward_join_token", "ttl = \"9000h\"", "365 days", "ttl"),
+        ("meshward_join_token", "ttl = \"1h\"\nrenew_before = \"2h\"", "shorter than `ttl`", "renew_before"),
         ("meshward_join_token", "uses = 0", "from 1 to 100000", "uses"),
         (
             "meshward_join_token",

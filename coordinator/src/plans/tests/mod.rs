@@ -104,7 +104,7 @@ impl Mesh {
 
     fn join(&mut self, name: &str, token: &CreateToken) -> Result<(), Refusal> {
         let (token, record) = tokens::make(Fingerprint([0; 32]), token, NOW)?;
-        let plan = tokens::create(&self.world, &record);
+        let plan = tokens::create(&self.world, &record, NOW);
         self.commit(plan)?;
         let plan = nodes::join(&self.world, &request(name, &token.secret()), &format!("key-{name}"), NOW);
         self.commit(plan).map(drop)
@@ -435,7 +435,7 @@ proptest! {
 fn a_token_admits_as_many_nodes_as_it_says_and_no_longer_than_it_says() {
     let mut mesh = Mesh::default();
     let (token, record) = tokens::make(Fingerprint([0; 32]), &any_token(), NOW).unwrap();
-    let plan = tokens::create(&mesh.world, &record);
+    let plan = tokens::create(&mesh.world, &record, NOW);
     mesh.commit(plan).unwrap();
     let join = |mesh: &Mesh, name: &str, secret: &str, key: &str, now| {
         nodes::join(&mesh.world, &request(name, secret), key, now)
@@ -457,7 +457,7 @@ fn a_name_is_taken_only_once() {
     let mut mesh = Mesh::default();
     mesh.join("a", &any_token()).unwrap();
     let (token, record) = tokens::make(Fingerprint([0; 32]), &any_token(), NOW).unwrap();
-    let plan = tokens::create(&mesh.world, &record);
+    let plan = tokens::create(&mesh.world, &record, NOW);
     mesh.commit(plan).unwrap();
     let refused = nodes::join(&mesh.world, &request("a", &token.secret()), "another", NOW);
     assert!(refused.err().unwrap().to_string().contains("already"));

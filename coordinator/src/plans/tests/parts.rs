@@ -57,6 +57,17 @@ fn a_node_and_its_routes_can_be_approved_before_it_joins() {
 }
 
 #[test]
+fn a_token_that_expired_long_ago_is_forgotten_with_the_next_one() {
+    let mut mesh = Mesh::default();
+    let mut make = |now: i64| {
+        let (_, record) = tokens::make(Fingerprint([0; 32]), &any_token(), now).unwrap();
+        mesh.commit(tokens::create(&mesh.world, &record, now)).unwrap();
+        mesh.world.tokens.len()
+    };
+    assert_eq!([make(NOW), make(NOW + 3600), make(NOW + 60 + 86_400)], [1, 2, 2]);
+}
+
+#[test]
 fn what_a_credential_may_do_is_changed_without_another_token() {
     let mut mesh = Mesh::default();
     mesh.network("shop", &["10.42.0.0/16"]).unwrap();

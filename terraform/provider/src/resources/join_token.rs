@@ -37,7 +37,12 @@ impl JoinToken {
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
         let id = text(&state, "id")?;
         let all = self.0.list::<Token>(LISTED).await?;
-        let Some(found) = all.iter().find(|token| token.id == id) else { return Ok(None) };
+        let Some(found) = all.iter().find(|token| token.id == id) else {
+            // The coordinator forgets what expired long ago; that is no change that somebody has made.
+            let expired = state.get("expires").text().map(remaining).transpose()?;
+            let expired = expired.is_some_and(|left| left.is_negative());
+            return Ok((expired && state.get("renew_before").is_null()).then_some(state));
+        };
         if ends_soon(&state, &found.expires)? {
             return Ok(None);
         }
@@ -55,9 +60,14 @@ fn ends_soon(state: &Value, expires: &str) -> Result<bool, Diagnostics> {
     let Some(before) = state.get("renew_before").text() else { return Ok(false) };
     let before = duration(before)
         .map_err(|text| Diagnostic::error("Invalid renew_before", text).at(Path::of("renew_before")))?;
+    Ok(remaining(expires)? <= before)
+}
+
+/// How long it is to a time; negative, if that has passed.
+fn remaining(expires: &str) -> Result<time::Duration, Diagnostics> {
     let expires = OffsetDateTime::parse(expires, &Rfc3339)
         .map_err(|error| Diagnostic::error("The coordinator's answer has no time", error.to_string()))?;
-    Ok(expires - OffsetDateTime::now_utc() <= before)
+    Ok(expires - OffsetDateTime::now_utc())
 }
 
 fn limits() -> Vec<Attribute> {
@@ -122,6 +132,15 @@ impl Resource for JoinToken {
     }
 
     fn validate(&self, config: &Value) -> Diagnostics {
+        let lasting = |name: &str| config.get(name).text().and_then(|text| duration(text).ok());
+        let usual = Duration::from_secs(24 * 3600);
+        let ttl = if config.get("ttl").is_null() { Some(usual) } else { lasting("ttl") };
+        if let (Some(ttl), Some(before)) = (ttl, lasting("renew_before"))
+            && before >= ttl
+        {
+            let text = "Each plan would make another token: it has to be shorter than `ttl`.";
+            return Diagnostic::error("Invalid renew_before", text).at(Path::of("renew_before")).into();
+        }
         let relay = *config.get("relay") == Value::Bool(true);
         let wrong = |attribute: &str, text: &str| {
             Diagnostic::error("That is nothing for relays", text).at(Path::of(attribute)).into()
