@@ -17,6 +17,9 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Takes its configuration, values of which may be unknown. Said once, before all that is not checking.
     fn configure(&self, config: Value) -> Answer<'_, ()>;
+
+    /// Ends what waits, with an error: the user wants Terraform to stop. What is under way is brought to its end.
+    fn stop(&self) {}
 }
 
 /// What a provider offers, by type name.

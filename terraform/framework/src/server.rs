@@ -12,13 +12,11 @@ use crate::{
         UpgradeState,
     },
 };
-use std::{collections::BTreeMap, future::Future};
-use tokio::sync::watch;
+use std::collections::BTreeMap;
 
 /// A provider, as Terraform sees it.
 pub struct Server<P> {
     provider: P,
-    stopping: watch::Sender<bool>,
 }
 
 impl From<BadValue> for Diagnostics {
@@ -60,7 +58,7 @@ fn diagnosed(said: Result<Diagnostics, Diagnostics>) -> Diagnosed {
 
 impl<P: Provider> Server<P> {
     pub fn new(provider: P) -> Self {
-        Self { provider, stopping: watch::Sender::new(false) }
+        Self { provider }
     }
 
     pub fn metadata(&self) -> Metadata {
@@ -139,7 +137,7 @@ impl<P: Provider> Server<P> {
             if state.is_null() {
                 return Ok(Value::Null);
             }
-            let now = self.unless_stopped(resource.read(state)).await?;
+            let now = resource.read(state).await?;
             Ok(now.map_or(Value::Null, |now| resource.schema().block.conform(now)))
         };
         state_answer(state.await, request.private)
@@ -189,14 +187,14 @@ impl<P: Provider> Server<P> {
         planned: Value,
     ) -> Result<(Value, Diagnostics), Diagnostics> {
         if planned.is_null() {
-            self.unless_stopped(resource.delete(prior)).await?;
+            resource.delete(prior).await?;
             return Ok((Value::Null, vec![]));
         }
         let work = match prior.is_null() {
             true => resource.create(planned.clone()),
             false => resource.update(prior, planned.clone()),
         };
-        let done = self.unless_stopped(work).await?;
+        let done = work.await?;
         Ok(match lifecycle::settle(&resource.schema(), &planned, done) {
             Ok(state) => (state, vec![]),
             Err((state, said)) => (state, said.into()),
@@ -221,7 +219,7 @@ impl<P: Provider> Server<P> {
     pub async fn read_data_source(&self, request: TypedConfig) -> StateAnswer {
         let state = async {
             let source = find(&self.provider.offers().data_sources, &request.type_name)?;
-            let state = self.unless_stopped(source.read(read(&request.config)?)).await?;
+            let state = source.read(read(&request.config)?).await?;
             Ok(source.schema().block.conform(state))
         };
         state_answer(state.await, vec![])
@@ -230,7 +228,7 @@ impl<P: Provider> Server<P> {
     pub async fn open(&self, request: TypedConfig) -> OpenedEphemeral {
         let opened = async {
             let own = find(&self.provider.offers().ephemerals, &request.type_name)?;
-            let opened = self.unless_stopped(own.open(read(&request.config)?)).await?;
+            let opened = own.open(read(&request.config)?).await?;
             Ok((own.schema().block.conform(opened.result), opened.private))
         };
         match opened.await {
@@ -254,23 +252,8 @@ impl<P: Provider> Server<P> {
         diagnosed(closed.await.map(|()| vec![]))
     }
 
-    /// Ends what waits: the user wants Terraform to stop.
     pub fn stop(&self) {
-        self.stopping.send_replace(true);
-    }
-
-    async fn unless_stopped<T>(
-        &self,
-        work: impl Future<Output = Result<T, Diagnostics>>,
-    ) -> Result<T, Diagnostics> {
-        let mut stopping = self.stopping.subscribe();
-        tokio::select! {
-            biased;
-            done = work => done,
-            _ = stopping.wait_for(|stopping| *stopping) => {
-                Err(Diagnostic::error("Stopped", "Terraform was asked to stop, so this did not wait any longer.").into())
-            }
-        }
+        self.provider.stop();
     }
 }
 

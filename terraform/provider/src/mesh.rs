@@ -14,6 +14,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 
 /// For how long a list answers reads, unless this process changes something: hundreds of resources are read in a moment.
 const FRESH: Duration = Duration::from_secs(2);
@@ -27,6 +28,7 @@ pub struct Mesh {
     lists: Mutex<HashMap<&'static str, Arc<tokio::sync::Mutex<Option<List>>>>>,
     /// Raised with every change of ours: what was read before is old.
     changes: AtomicU64,
+    stopping: watch::Sender<bool>,
 }
 
 struct Configured {
@@ -118,6 +120,72 @@ impl Mesh {
         gone_is_well(self.changing(|client| async move { client.delete(path).await }).await)
     }
 
+    /// Tries something again while it is refused as a conflict with how things are now, for as long as is said.
+    pub async fn insist<T, F>(
+        &self,
+        limit: Duration,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, Diagnostics>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let begun = Instant::now();
+        loop {
+            match attempt().await {
+                Err(Error::Refused { status: Some(409), text, field }) => {
+                    if begun.elapsed() + PAUSE >= limit {
+                        let text = format!(
+                            "{} This was so for {limit:?}; the block `timeouts` can say more",
+                            sentence(&text)
+                        );
+                        return Err(told(Error::Refused { status: Some(409), text, field }));
+                    }
+                }
+                done => return done.map_err(told),
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// Looks again and again until something is there, for as long as is said.
+    pub async fn until<T, F>(
+        &self,
+        limit: Duration,
+        what: &str,
+        mut look: impl FnMut() -> F,
+    ) -> Result<T, Diagnostics>
+    where
+        F: Future<Output = Result<Option<T>, Diagnostics>>,
+    {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = look().await? {
+                return Ok(found);
+            }
+            if begun.elapsed() + PAUSE >= limit {
+                let text = format!("{what}, not within {limit:?}; the block `timeouts` can say more.");
+                return Err(Diagnostic::error("Waited in vain", text).into());
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// Ends what waits.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    async fn pause(&self) -> Result<(), Diagnostics> {
+        let mut stopping = self.stopping.subscribe();
+        match tokio::time::timeout(PAUSE, stopping.wait_for(|stopping| *stopping)).await {
+            Err(_) => Ok(()),
+            Ok(_) => {
+                let text = "Terraform was asked to stop, so this did not wait any longer.";
+                Err(Diagnostic::error("Stopped", text).into())
+            }
+        }
+    }
+
     async fn changing<'a, T, F>(&'a self, work: impl FnOnce(&'a Client) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
@@ -129,45 +197,6 @@ impl Mesh {
         let done = work(&configured.client).await;
         self.changes.fetch_add(1, Ordering::AcqRel);
         done
-    }
-}
-
-/// Tries something again while it is refused as a conflict with how things are now, for as long as is said.
-pub async fn insist<T, F>(limit: Duration, mut attempt: impl FnMut() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let begun = Instant::now();
-    loop {
-        match attempt().await {
-            Err(Error::Refused { status: Some(409), text, field }) => {
-                if begun.elapsed() + PAUSE >= limit {
-                    let text =
-                        format!("{text}. This was so for {limit:?}; the block `timeouts` can say more.");
-                    return Err(Error::Refused { status: Some(409), text, field });
-                }
-            }
-            done => return done,
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// Looks again and again until something is there, for as long as is said.
-pub async fn until<T, F>(limit: Duration, what: &str, mut look: impl FnMut() -> F) -> Result<T, Diagnostics>
-where
-    F: Future<Output = Result<Option<T>, Diagnostics>>,
-{
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look().await? {
-            return Ok(found);
-        }
-        if begun.elapsed() + PAUSE >= limit {
-            let text = format!("{what}, not within {limit:?}; the block `timeouts` can say more.");
-            return Err(Diagnostic::error("Waited in vain", text).into());
-        }
-        tokio::time::sleep(PAUSE).await;
     }
 }
 

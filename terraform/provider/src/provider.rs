@@ -168,4 +168,8 @@ impl Provider for Meshward {
     fn configure(&self, config: Value) -> Answer<'_, ()> {
         Box::pin(self.connect(config))
     }
+
+    fn stop(&self) {
+        self.mesh.stop();
+    }
 }

@@ -1,5 +1,9 @@
 use super::{Terraform, mesh};
-use std::fs;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{fs, process::Stdio};
 
 const NETWORK: &str =
     "resource \"meshward_network\" \"shop\" {\n  name     = \"shop\"\n  prefixes = [\"10.42.0.0/16\"]\n}\n";
@@ -152,6 +156,7 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
     terraform.errors(&apply)[0].is("There is no node `nobody`", "gateway");
     terraform.write("resource \"meshward_node\" \"n\" {\n  name          = \"n\"\n  wait_for_join = true\n  timeouts {\n    create = \"1s\"\n  }\n}\n");
     terraform.errors(&apply)[0].is("Node n is approved, and has not joined, not within 1s", "resource");
+    assert!(mesh.read(&["nodes"]).unwrap().as_array().unwrap().is_empty(), "the approval is taken back");
 
     mesh.apply("network: lab\n").unwrap();
     terraform.write("resource \"meshward_policy\" \"p\" {\n  network = \"lab\"\n  files   = { \"a.yaml\" = \"network: lab\" }\n}\n");
@@ -205,4 +210,25 @@ fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are
     mesh.restart_coordinator().unwrap();
     let networks = mesh.read(&["network", "list"]).unwrap();
     assert_eq!(networks[0]["prefixes"][0], "10.42.0.0/16");
+}
+
+#[test]
+fn an_apply_that_is_interrupted_stops_waiting_and_leaves_nothing_half_made() {
+    let mesh = mesh();
+    let terraform = Terraform::new(
+        &mesh,
+        "resource \"meshward_node\" \"n\" {\n  name          = \"n\"\n  wait_for_join = true\n}\n",
+    );
+    let mut command = terraform.command(&["apply", "-auto-approve", "-no-color"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = mesh.site.netns.run(|| command.spawn()).unwrap().unwrap();
+    let nodes = || mesh.read(&["nodes"]).unwrap().as_array().unwrap().len();
+    mesh.wait(|| nodes() == 1).unwrap();
+
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("Terraform was asked to stop"), "{said}");
+    assert_eq!((nodes(), terraform.state()), (0, vec![]));
 }

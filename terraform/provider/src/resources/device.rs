@@ -1,10 +1,7 @@
 //! `meshward_device`.
 
 use super::{bad_id, body, keep_unset, keyed, text};
-use crate::{
-    checks,
-    mesh::{Mesh, insist, told},
-};
+use crate::{checks, mesh::Mesh};
 use meshward_model::api::{CreateDevice, CreatedDevice, Device};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
@@ -24,7 +21,7 @@ impl DeviceResource {
     async fn make(&self, planned: Value) -> Result<Value, Diagnostics> {
         let limit = within(&planned, "create", Duration::from_secs(300))?;
         let wanted: CreateDevice = body(&planned, &["name", "network", "labels", "gateway", "public_key"])?;
-        let made: CreatedDevice = insist(limit, || self.0.post(LISTED, &wanted)).await.map_err(told)?;
+        let made: CreatedDevice = self.0.insist(limit, || self.0.post(LISTED, &wanted)).await?;
         let mut now = planned;
         now.set("id", format!("{}/{}", wanted.network, wanted.name));
         now.set("gateway", made.gateway.as_str());
@@ -110,7 +107,7 @@ impl Resource for DeviceResource {
         Box::pin(async move {
             let limit = within(&state, "delete", Duration::from_secs(300))?;
             let path = format!("{LISTED}/{}/{}", text(&state, "network")?, text(&state, "name")?);
-            insist(limit, || self.0.delete(&path)).await.map_err(told)
+            self.0.insist(limit, || self.0.delete(&path)).await
         })
     }
 

@@ -3,7 +3,7 @@
 use super::{body, keyed, text};
 use crate::{
     checks,
-    mesh::{Mesh, insist, told},
+    mesh::{Mesh, told},
 };
 use ipnet::IpNet;
 use meshward_model::api::{CreateNetwork, Network};
@@ -26,7 +26,7 @@ impl NetworkResource {
     async fn delete(&self, state: Value) -> Result<(), Diagnostics> {
         let limit = within(&state, "delete", Duration::from_secs(300))?;
         let path = format!("{LISTED}/{}", text(&state, "name")?);
-        insist(limit, || self.0.delete(&path)).await.map_err(told)
+        self.0.insist(limit, || self.0.delete(&path)).await
     }
 }
 

@@ -3,9 +3,12 @@
 use super::{body, keep_unset, keyed, text};
 use crate::{
     checks,
-    mesh::{Mesh, told, until},
+    mesh::{Mesh, told},
 };
-use meshward_model::api::{ApproveNode, Node, NodeState};
+use meshward_model::{
+    NodeName,
+    api::{ApproveNode, Node, NodeState},
+};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
 };
@@ -16,19 +19,50 @@ pub struct NodeResource(pub Arc<Mesh>);
 const LISTED: &str = "/v1/nodes";
 
 impl NodeResource {
-    async fn approve(&self, planned: Value, operation: &str) -> Result<Value, Diagnostics> {
-        let name = text(&planned, "name")?;
-        let wanted: ApproveNode = body(&planned, &["labels"])?;
-        let mut node: Node = self.0.put(&format!("{LISTED}/{name}"), &wanted).await.map_err(told)?;
-        if *planned.get("wait_for_join") == Value::Bool(true) && !node.connected {
-            let limit = within(&planned, operation, Duration::from_secs(600))?;
-            let what = format!("Node {name} is approved, and has not joined");
-            let joined = until(limit, &what, || async {
-                let all: Vec<Node> = self.0.get(LISTED).await?;
-                Ok(all.into_iter().find(|node| node.name.as_str() == name && node.connected))
-            });
-            node = joined.await?;
+    async fn approve(&self, planned: &Value) -> Result<Node, Diagnostics> {
+        let wanted: ApproveNode = body(planned, &["labels"])?;
+        let path = format!("{LISTED}/{}", text(planned, "name")?);
+        self.0.put(&path, &wanted).await.map_err(told)
+    }
+
+    /// The node once it is there, if that is wanted.
+    async fn joined(&self, planned: &Value, node: Node, operation: &str) -> Result<Node, Diagnostics> {
+        if *planned.get("wait_for_join") != Value::Bool(true) || node.connected {
+            return Ok(node);
         }
+        let limit = within(planned, operation, Duration::from_secs(600))?;
+        let what = format!("Node {} is approved, and has not joined", node.name);
+        let look = || async {
+            let all: Vec<Node> = self.0.get(LISTED).await?;
+            Ok(all.into_iter().find(|other| other.name == node.name && other.connected))
+        };
+        self.0.until(limit, &what, look).await
+    }
+
+    async fn make(&self, planned: Value) -> Result<Value, Diagnostics> {
+        let node = self.approve(&planned).await?;
+        let name = node.name.clone();
+        match self.joined(&planned, node, "create").await {
+            Ok(node) => described(&planned, &node),
+            Err(mut said) => {
+                said.extend(self.take_back(&name).await.err().into_iter().flatten());
+                Err(said)
+            }
+        }
+    }
+
+    /// What Terraform does not know of is not left behind: an approval of a node that has not come. One that has, stays.
+    async fn take_back(&self, name: &NodeName) -> Result<(), Diagnostics> {
+        let all: Vec<Node> = self.0.get(LISTED).await?;
+        match all.iter().any(|node| node.name == *name && node.state == NodeState::Expected) {
+            true => self.0.delete(&format!("{LISTED}/{name}")).await.map_err(told),
+            false => Ok(()),
+        }
+    }
+
+    async fn change(&self, planned: Value) -> Result<Value, Diagnostics> {
+        let node = self.approve(&planned).await?;
+        let node = self.joined(&planned, node, "update").await?;
         described(&planned, &node)
     }
 
@@ -100,11 +134,11 @@ impl Resource for NodeResource {
     }
 
     fn create(&self, planned: Value) -> Answer<'_, Value> {
-        Box::pin(self.approve(planned, "create"))
+        Box::pin(self.make(planned))
     }
 
     fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
-        Box::pin(self.approve(planned, "update"))
+        Box::pin(self.change(planned))
     }
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {
