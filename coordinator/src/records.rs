@@ -304,9 +304,10 @@ impl PolicyRecord {
         if let Some(policy) = &self.read.0 {
             return Ok(policy.clone());
         }
-        let written = meshward_policy::read(&self.files).map_err(|error| error.to_string())?;
-        let own = written.into_iter().find(|written| written.policy.network == self.network);
-        own.map(|own| Arc::new(own.policy))
+        // Files that are about other networks, too, need not have all of theirs here.
+        let own = meshward_policy::read_own(&self.files, &self.network).map_err(|error| error.to_string())?;
+        own.written
+            .map(|own| Arc::new(own.policy))
             .ok_or_else(|| format!("no file is about network {}", self.network))
     }
 }

@@ -25,7 +25,7 @@ pub use compile::compile;
 pub use decide::{Decision, Reason, Tier};
 pub use document::{Action, Declarations, Expect, Mode, Policy, Reaction, Rule, TestCase, Trigger};
 pub use links::{LinkChange, Links, PolicyStep};
-pub use reading::{BadPolicy, MAX_SOURCE, Place, Problem, Written, read};
+pub use reading::{BadPolicy, MAX_SOURCE, Own, Place, Problem, Written, read, read_own};
 pub use review::{review, review_live};
 pub use routes::RouteRule;
 pub use suggest::suggest;

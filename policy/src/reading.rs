@@ -101,18 +101,54 @@ impl Policy {
 /// # Errors
 /// [`BadPolicy`]: everything that was found.
 pub fn read(files: &[PolicyFile]) -> Result<Vec<Written>, BadPolicy> {
-    let mut reader = Reader::default();
+    let Parsed { mut reader, by_network } = parse(files);
+    let written =
+        by_network.into_iter().map(|(network, documents)| reader.merge(network, documents)).collect();
+    reader.done(written)
+}
+
+/// The policy of one network, by the files that have a part of it. They may be a part of other networks' policies, too, of
+/// which other parts are not here.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// The policy; none if no document is about the network.
+    pub written: Option<Written>,
+    /// Where other networks are named.
+    pub others: Vec<(Place, NetworkName)>,
+}
+
+/// Reads what files say of one network.
+///
+/// # Errors
+/// [`BadPolicy`]: everything that was found, but for what other networks' documents mean.
+pub fn read_own(files: &[PolicyFile], network: &NetworkName) -> Result<Own, BadPolicy> {
+    let Parsed { mut reader, mut by_network } = parse(files);
+    let own = by_network.remove(network);
+    let written = own.map(|documents| reader.merge(network.clone(), documents));
+    let mut others = Vec::new();
+    for (network, documents) in by_network {
+        let places = documents.iter().map(|(file, document)| place(file, Some(document.network.defined)));
+        others.extend(places.map(|place| (place, network.clone())));
+    }
+    reader.done(Own { written, others })
+}
+
+/// Documents, before what they say is put together.
+#[derive(Default)]
+struct Parsed<'a> {
+    reader: Reader,
+    by_network: BTreeMap<NetworkName, Vec<(&'a str, Document)>>,
+}
+
+fn parse(files: &[PolicyFile]) -> Parsed<'_> {
+    let mut parsed = Parsed::default();
+    let Parsed { reader, by_network } = &mut parsed;
     let total: usize = files.iter().map(|file| file.text.len()).sum();
     if total > MAX_SOURCE {
-        let place = Place {
-            file: files.first().map(|file| file.name.clone()).unwrap_or_default(),
-            line: 1,
-            column: 1,
-        };
         let text = format!("the policy has {total} bytes; at most {MAX_SOURCE} are taken");
-        return Err(BadPolicy(vec![Problem { place, text }]));
+        reader.problem(files.first().map_or("", |file| &file.name), None, text);
+        return parsed;
     }
-    let mut by_network: BTreeMap<NetworkName, Vec<(&str, Document)>> = BTreeMap::new();
     let mut names = BTreeSet::new();
     for file in files {
         if !names.insert(&file.name) {
@@ -134,10 +170,7 @@ pub fn read(files: &[PolicyFile]) -> Result<Vec<Written>, BadPolicy> {
             }
         }
     }
-    let written =
-        by_network.into_iter().map(|(network, documents)| reader.merge(network, documents)).collect();
-    reader.problems.sort();
-    if reader.problems.is_empty() { Ok(written) } else { Err(BadPolicy(reader.problems)) }
+    parsed
 }
 
 /// A parser's message without the place, which is said in front.
@@ -269,6 +302,11 @@ struct Reader {
 }
 
 impl Reader {
+    fn done<T>(mut self, read: T) -> Result<T, BadPolicy> {
+        self.problems.sort();
+        if self.problems.is_empty() { Ok(read) } else { Err(BadPolicy(self.problems)) }
+    }
+
     fn problem(&mut self, file: &str, at: Option<Location>, text: impl Into<String>) {
         self.problems.push(Problem { place: place(file, at), text: text.into() });
     }

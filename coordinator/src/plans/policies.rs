@@ -18,7 +18,10 @@ use meshward_model::{
     },
     selector::Requirement,
 };
-use meshward_policy::{Links, Policy, PolicyStep, Written, compile, read, review, review_live, run_tests};
+use meshward_policy::{
+    BadPolicy, Links, Own, Policy, PolicyStep, Written, compile, read, read_own, review, review_live,
+    run_tests,
+};
 use std::{borrow::Cow, sync::Arc};
 
 /// The most pairs that one explanation covers.
@@ -52,20 +55,21 @@ pub type Closing = Vec<(IdentityId, IdentityId, Acl)>;
 
 /// Checks policies and works out what they change: all of them are applied, or none.
 pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusal> {
-    let files = match wanted.scope {
-        None => Cow::Borrowed(wanted.files),
-        Some(scope) => Cow::Owned(beside_the_rest(world, wanted, scope)?),
-    };
-    let mut all = read(&files).map_err(|error| Refusal::Invalid(error.to_string()))?;
+    let invalid = |error: BadPolicy| Refusal::Invalid(error.to_string());
     let mut plan = Plan::nothing(Applied::default());
-    if let Some(scope) = wanted.scope {
-        check_scope(&all, wanted.files, scope)?;
-        all.retain(|written| written.policy.network == scope.network);
-        if all.is_empty() {
-            let network = find(world, &scope.network)?;
-            check_rights(wanted, network, None)?;
-            remove(&mut plan, world, network);
+    let (files, all) = match wanted.scope {
+        None => (Cow::Borrowed(wanted.files), read(wanted.files).map_err(invalid)?),
+        Some(scope) => {
+            let files = beside_the_rest(world, wanted, scope)?;
+            let own = read_own(&files, &scope.network).map_err(invalid)?;
+            check_scope(&own, wanted.files, scope)?;
+            (Cow::Owned(files), own.written.into_iter().collect())
         }
+    };
+    if let (Some(scope), []) = (wanted.scope, &all[..]) {
+        let network = find(world, &scope.network)?;
+        check_rights(wanted, network, None)?;
+        remove(&mut plan, world, network);
     }
     let mut failures = Vec::new();
     for written in &all {
@@ -128,16 +132,15 @@ fn beside_the_rest(
 }
 
 /// Refuses files that speak of other networks than that of the scope. Those that stay may: they are the policy of these, too.
-fn check_scope(all: &[Written], files: &[PolicyFile], scope: &PolicyScope) -> Result<(), Refusal> {
-    for other in all.iter().filter(|written| written.policy.network != scope.network) {
-        if files.iter().any(|file| other.files.contains(&file.name)) {
-            let (place, name) = (&other.begin, &other.policy.network);
-            let text =
-                format!("{place}: this is about network {name}, and the scope is network {}", scope.network);
-            return Err(Refusal::Invalid(text));
+fn check_scope(own: &Own, files: &[PolicyFile], scope: &PolicyScope) -> Result<(), Refusal> {
+    match own.others.iter().find(|(place, _)| files.iter().any(|file| file.name == place.file)) {
+        None => Ok(()),
+        Some((place, name)) => {
+            let scope = &scope.network;
+            let text = format!("{place}: this is about network {name}, and the scope is network {scope}");
+            Err(Refusal::Invalid(text))
         }
     }
-    Ok(())
 }
 
 /// Goes back to a policy that a network had.

@@ -140,6 +140,34 @@ fn a_part_of_a_policy_is_replaced_and_the_rest_stays() {
     assert_eq!(names(&mesh), (String::new(), String::new()));
 }
 
+#[test]
+fn a_file_about_two_networks_is_read_for_one_of_them_without_the_rest_of_the_other() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/16"]).unwrap();
+    mesh.network("lab", &["10.43.0.0/16"]).unwrap();
+    let both = "network: shop\nrules: [{ name: s, from: {}, to: {}, allow: [tcp/80] }]\n---\nnetwork: lab\nrules: [{ name: l, from: {}, to: {}, allow: [web] }]\n";
+    let files = [("both.yaml", both), ("sets.yaml", "network: lab\nports: { web: [tcp/443] }\n")];
+    let files = files.map(|(name, text)| PolicyFile { name: name.into(), text: text.into() });
+    let wanted = Submission { files: &files, prune: false, scope: None, networks: &[], guardrails: true };
+    mesh.commit(policies::apply(&mesh.world, &wanted)).unwrap();
+
+    let read = World::load(mesh.world.revision, mesh.records.iter().map(stored).collect()).unwrap();
+    assert_eq!(read.networks[&shop()].links.policy().rules.len(), 1);
+    submit(&mut mesh, &[("a.yaml", "network: shop\nrules: []\n")], &["a.yaml"], &[]).unwrap();
+    assert_eq!(mesh.world.networks[&shop()].policy_files.len(), 2);
+    assert_eq!(mesh.world.networks[&"lab".parse().unwrap()].policy_files.len(), 2);
+}
+
+/// A record as it comes from a store: what was read of it is not kept.
+fn stored(record: &Record) -> Record {
+    match record.clone() {
+        Record::Policy(policy) => {
+            Record::Policy(crate::records::PolicyRecord { read: Default::default(), ..policy })
+        }
+        other => other,
+    }
+}
+
 fn submit(mesh: &mut Mesh, files: &[(&str, &str)], only: &[&str], except: &[&str]) -> Result<(), Refusal> {
     let file = |(name, text): &(&str, &str)| PolicyFile { name: (*name).into(), text: (*text).into() };
     let files: Vec<PolicyFile> = files.iter().map(file).collect();
