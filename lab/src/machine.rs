@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Makes the root of the machine and becomes its first process. `$1`: a folder for it.
+/// Makes the root of the machine and becomes its first process. `$1`: a folder for it. `$2`: what it has at `/mnt`.
 ///
 /// The root is this machine's, below a layer in memory. Nothing of the kernel's settings can be written, no device of the machine is
 /// there but TUN, and none of its services starts.
@@ -35,6 +35,9 @@ mount -t tmpfs tmpfs sys/fs/cgroup
 mkdir sys/fs/cgroup/systemd
 mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd 2> /dev/null || mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs run
+mkdir -p mnt
+mount --bind "$2" mnt
+mount -o remount,bind,ro mnt
 exec chroot . /usr/bin/env -i container=lab PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
   /lib/systemd/systemd --unit=basic.target --log-target=console --show-status=false
 "#;
@@ -46,15 +49,16 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts one. `folder` must be there, and is where its root is put together.
+    /// Starts one. `folder` must be there, and is where its root is put together; `shared` is at `/mnt`, to be read.
+    /// What is below `/tmp` here is not there: a machine that starts has an empty one.
     ///
     /// # Errors
     /// With what it printed, if it does not come up.
-    pub fn start(site: &Site, folder: &Path) -> Result<Self> {
+    pub fn start(site: &Site, folder: &Path, shared: &Path) -> Result<Self> {
         ensure!(Path::new("/lib/systemd/systemd").exists(), "systemd is needed: apt-get install systemd");
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child=KILL"]);
-        command.args(["sh", "-c", BOOT, "boot"]).arg(folder);
+        command.args(["sh", "-c", BOOT, "boot"]).args([folder, shared]);
         let mut process = Process::start(&site.netns, &mut command, &folder.with_extension("log"))?;
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {

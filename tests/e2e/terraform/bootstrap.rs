@@ -84,7 +84,7 @@ fn a_machine_becomes_a_node_by_its_user_data_alone() {
     let site = mesh.internet.site("rack-7").unwrap();
     let place = mesh.folder().join("machine");
     fs::create_dir(&place).unwrap();
-    let machine = Machine::start(&site, &place).unwrap();
+    let machine = Machine::start(&site, &place, &folder).unwrap();
     machine.write("/etc/cloud/cloud.cfg", CLOUD).unwrap();
     machine.run(&["rm", "-rf", "/etc/cloud/cloud.cfg.d"]).unwrap();
     machine.write("/var/lib/cloud/seed/nocloud/user-data", &user_data).unwrap();
@@ -130,7 +130,6 @@ fn a_machine_becomes_a_node_by_its_user_data_alone() {
     assert!(rules.contains("udp dport 51900-51915 accept") && rules.contains("policy drop"), "{rules}");
 
     // Its workloads are on the mesh, for which its firewall is open.
-    let shop = folder.join("shop");
     machine
         .run(&[
             "sh",
@@ -146,7 +145,7 @@ fn a_machine_becomes_a_node_by_its_user_data_alone() {
             "-l",
             "app=api",
             "--",
-            shop.to_str().unwrap(),
+            "/mnt/shop",
             "--name",
             "api",
             "--port",
