@@ -6,8 +6,8 @@ use crate::{
     report::Row,
 };
 use anyhow::{Context, Result, ensure};
-use meshward_lab::{Mesh, output};
-use std::{fs, process::Command, time::Instant};
+use meshward_lab::{Mesh, Terraform, output};
+use std::{fs, time::Instant};
 
 /// Of each of five kinds.
 const EACH: usize = 100;
@@ -21,19 +21,12 @@ pub fn terraform(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     let mesh = Mesh::start(tools.ours.clone(), &[])?;
     let root = mesh.folder().join("root");
     fs::create_dir(&root)?;
-    let settings = mesh.folder().join("terraform.rc");
-    let built = mesh.binaries.folder().display().to_string();
-    fs::write(
-        &settings,
-        format!(
-            "provider_installation {{\n  dev_overrides {{ \"meshward/meshward\" = \"{built}\" }}\n  direct {{}}\n}}\n"
-        ),
-    )?;
+    let terraform =
+        Terraform::new(mesh.folder().join("terraform.rc"), &[("meshward/meshward", mesh.binaries.folder())])?;
     fs::write(root.join("main.tf"), configuration(&mesh))?;
     let run = |arguments: &[&str]| -> Result<f64> {
-        let mut command = Command::new("terraform");
-        command.args(arguments).arg("-no-color").current_dir(&root);
-        command.env("TF_CLI_CONFIG_FILE", &settings).env("CHECKPOINT_DISABLE", "1");
+        let mut command = terraform.command(&root, arguments);
+        command.arg("-no-color");
         let begun = Instant::now();
         output(&mesh.site.netns, &mut command).context("terraform 1.11 or newer is needed on the PATH")?;
         Ok(begun.elapsed().as_secs_f64())

@@ -11,6 +11,7 @@ mod podman;
 mod process;
 mod registry;
 mod root;
+mod terraform;
 
 pub use docker::{Docker, busybox};
 pub use internet::{Barrier, Internet, Site, back_to_back};
@@ -20,3 +21,4 @@ pub use podman::Podman;
 pub use process::{Binaries, Process, output};
 pub use registry::{ImageKey, Registry};
 pub use root::{Rights, become_root};
+pub use terraform::Terraform;

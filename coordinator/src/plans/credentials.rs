@@ -86,7 +86,7 @@ fn keep_an_admin(world: &World, leaving: &CredentialRecord) -> Result<(), Refusa
     )))
 }
 
-/// The same, for one that is known to be fine.
+/// Makes a credential that is known to be fine.
 pub fn add(wanted: &CreateCredential, secret: &str) -> Plan<Credential> {
     let record = CredentialRecord {
         name: wanted.name.clone(),

@@ -37,8 +37,7 @@ pub fn join(
     };
     request.labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()))?;
     if let Some(approved) = world.approved_nodes.get(&request.name) {
-        let both = request.labels.clone().with_all(&approved.labels);
-        both.map_err(|error| Refusal::Invalid(error.to_string()))?;
+        together(&request.labels, &approved.labels)?;
     }
     let mut node = NodeRecord {
         name: request.name.clone(),
@@ -75,8 +74,7 @@ pub fn approve(world: &World, name: &NodeName, wanted: &ApproveNode) -> Result<P
     let labels = &wanted.labels;
     labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()).about("labels"))?;
     if let Some(node) = world.nodes.get(name) {
-        let both = node.labels.clone().with_all(labels);
-        both.map_err(|error| Refusal::Invalid(error.to_string()).about("labels"))?;
+        together(&node.labels, labels).map_err(|refusal| refusal.about("labels"))?;
     }
     let record = ApprovedNodeRecord { name: name.clone(), labels: labels.clone() };
     if world.approved_nodes.get(name) == Some(&record) {
@@ -94,9 +92,12 @@ pub fn approve(world: &World, name: &NodeName, wanted: &ApproveNode) -> Result<P
 /// The labels of a node: those that it joined with, and over them those that it was given.
 pub fn labels(world: &World, node: &NodeRecord) -> Labels {
     let Some(approved) = world.approved_nodes.get(&node.name) else { return node.labels.clone() };
-    let both = node.labels.clone().with_all(&approved.labels);
     // Checked when the node joins and when it is approved.
-    both.unwrap_or_else(|_| approved.labels.clone())
+    together(&node.labels, &approved.labels).unwrap_or_else(|_| approved.labels.clone())
+}
+
+fn together(own: &Labels, given: &Labels) -> Result<Labels, Refusal> {
+    own.clone().with_all(given).map_err(|error| Refusal::Invalid(error.to_string()))
 }
 
 /// Whether a node is there, or is approved and expected.

@@ -20,5 +20,5 @@ pub use diagnostic::{Diagnostic, Diagnostics, Path, Step};
 pub use docs::pages;
 pub use plugin::serve;
 pub use provider::{Answer, DataSource, Ephemeral, Offers, Opened, Provider, Resource, within};
-pub use schema::{Attribute, Block, Nested, Nesting, Schema, Type, duration, timeouts};
+pub use schema::{Attribute, Block, Nested, Nesting, Schema, Type, check_duration, duration, timeouts};
 pub use value::Value;

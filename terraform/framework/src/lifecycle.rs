@@ -15,14 +15,11 @@ pub fn validate(schema: &Schema, config: &Value) -> Diagnostics {
 fn validate_block(block: &Block, value: &Value, path: &Path, diagnostics: &mut Diagnostics) {
     for attribute in &block.attributes {
         if let Some(check) = attribute.check {
-            validate_value(
-                check,
-                attribute,
-                &attribute.kind,
-                value.get(&attribute.name),
-                &path.attribute(&attribute.name),
-                diagnostics,
-            );
+            let path = path.attribute(&attribute.name);
+            check_value(check, &attribute.kind, value.get(&attribute.name), &path, &mut |path, text| {
+                let summary = format!("Invalid value of \"{}\"", attribute.name);
+                diagnostics.push(Diagnostic::error(summary, text).at(path.clone()));
+            });
         }
     }
     for nested in &block.blocks {
@@ -40,33 +37,26 @@ fn validate_block(block: &Block, value: &Value, path: &Path, diagnostics: &mut D
     }
 }
 
-fn validate_value(
-    check: Check,
-    attribute: &Attribute,
-    kind: &Type,
-    value: &Value,
-    path: &Path,
-    diagnostics: &mut Diagnostics,
-) {
+/// Says a check of a value, or of each of its elements. What is wrong is said with its path.
+fn check_value(check: Check, kind: &Type, value: &Value, path: &Path, wrong: &mut impl FnMut(&Path, String)) {
     match (kind, value) {
         (_, Value::Null | Value::Unknown) => {}
         (Type::List(of), Value::List(all)) => {
             for (index, one) in all.iter().enumerate() {
-                validate_value(check, attribute, of, one, &path.index(index), diagnostics);
+                check_value(check, of, one, &path.index(index), wrong);
             }
         }
         (Type::Set(of), Value::List(all)) => {
-            all.iter().for_each(|one| validate_value(check, attribute, of, one, path, diagnostics));
+            all.iter().for_each(|one| check_value(check, of, one, path, wrong));
         }
         (Type::Map(of), Value::Map(all)) => {
             for (key, one) in all {
-                validate_value(check, attribute, of, one, &path.key(key), diagnostics);
+                check_value(check, of, one, &path.key(key), wrong);
             }
         }
         (_, value) => {
             if let Err(text) = check(value) {
-                let summary = format!("Invalid value of \"{}\"", attribute.name);
-                diagnostics.push(Diagnostic::error(summary, text).at(path.clone()));
+                wrong(path, text);
             }
         }
     }

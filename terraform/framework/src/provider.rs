@@ -1,6 +1,6 @@
 //! What a provider does.
 
-use crate::{Diagnostic, Diagnostics, Schema, Value};
+use crate::{Diagnostic, Diagnostics, Path, Schema, Value};
 use futures::future::BoxFuture;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -102,13 +102,12 @@ pub struct Opened {
     pub private: String,
 }
 
-/// How long something may take: what the block `timeouts` says, or else as usual.
+/// How long something may take: what the block `timeouts` says of an operation, or else as usual.
 ///
 /// # Errors
 /// If what is written there is no duration.
-pub fn within(value: &Value, operation: &str, usual: Duration) -> Result<Duration, Diagnostic> {
-    match value.get("timeouts").get(operation).text() {
-        None => Ok(usual),
-        Some(text) => crate::schema::duration(text).map_err(|text| Diagnostic::error("No duration", text)),
-    }
+pub fn within(value: &Value, (operation, usual): (&str, &str)) -> Result<Duration, Diagnostic> {
+    let text = value.get("timeouts").get(operation).text().unwrap_or(usual);
+    crate::duration(text)
+        .map_err(|text| Diagnostic::error("No duration", text).at(Path::of("timeouts").attribute(operation)))
 }

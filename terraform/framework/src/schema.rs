@@ -397,7 +397,11 @@ pub fn timeouts(operations: &[(&str, &str)]) -> Nested {
     }
 }
 
-fn check_duration(value: &Value) -> Result<(), String> {
+/// Refuses what is no duration.
+///
+/// # Errors
+/// A sentence that shows the form.
+pub fn check_duration(value: &Value) -> Result<(), String> {
     duration(value.text().unwrap_or_default()).map(drop)
 }
 

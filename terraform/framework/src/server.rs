@@ -52,6 +52,17 @@ fn names<T: ?Sized>(all: &BTreeMap<String, Box<T>>) -> Vec<Named> {
     all.keys().map(|name| Named { type_name: name.clone() }).collect()
 }
 
+/// What a schema says against a configuration, and if that is nothing, what else there is to say.
+fn validated(
+    schema: &Schema,
+    request: &TypedConfig,
+    further: impl Fn(&Value) -> Diagnostics,
+) -> Result<Diagnostics, Diagnostics> {
+    let config = read(&request.config)?;
+    let said = lifecycle::validate(schema, &config);
+    Ok(if said.is_empty() { further(&config) } else { said })
+}
+
 fn diagnosed(said: Result<Diagnostics, Diagnostics>) -> Diagnosed {
     Diagnosed { diagnostics: to_wire(said.unwrap_or_else(|said| said)) }
 }
@@ -86,32 +97,18 @@ impl<P: Provider> Server<P> {
     }
 
     pub fn validate_resource(&self, request: TypedConfig) -> Diagnosed {
-        diagnosed(find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
-            let config = read(&request.config)?;
-            let mut said = lifecycle::validate(&resource.schema(), &config);
-            if said.is_empty() {
-                said = resource.validate(&config);
-            }
-            Ok(said)
-        }))
+        let found = find(&self.provider.offers().resources, &request.type_name);
+        diagnosed(found.and_then(|own| validated(&own.schema(), &request, |config| own.validate(config))))
     }
 
     pub fn validate_data_source(&self, request: TypedConfig) -> Diagnosed {
-        diagnosed(find(&self.provider.offers().data_sources, &request.type_name).and_then(|source| {
-            let config = read(&request.config)?;
-            let mut said = lifecycle::validate(&source.schema(), &config);
-            if said.is_empty() {
-                said = source.validate(&config);
-            }
-            Ok(said)
-        }))
+        let found = find(&self.provider.offers().data_sources, &request.type_name);
+        diagnosed(found.and_then(|own| validated(&own.schema(), &request, |config| own.validate(config))))
     }
 
     pub fn validate_ephemeral(&self, request: TypedConfig) -> Diagnosed {
-        diagnosed(
-            find(&self.provider.offers().ephemerals, &request.type_name)
-                .and_then(|own| Ok(lifecycle::validate(&own.schema(), &read(&request.config)?))),
-        )
+        let found = find(&self.provider.offers().ephemerals, &request.type_name);
+        diagnosed(found.and_then(|own| validated(&own.schema(), &request, |_| vec![])))
     }
 
     /// There is one version of every schema: what a state has beyond it is left out, what it lacks is not set.

@@ -1,8 +1,6 @@
 //! Data sources that say of one thing what its resource knows.
 
-use meshward_terraform::{
-    Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Resource, Schema, Type, Value,
-};
+use meshward_terraform::{Answer, Attribute, Block, DataSource, Diagnostic, Resource, Schema, Type, Value};
 
 /// Looks one thing up by its key.
 pub struct Lookup<R> {
@@ -58,10 +56,6 @@ impl<R: Resource> DataSource for Lookup<R> {
         }
         let text = format!("Reads {}, found by {}.", self.what, self.keys.join(" and "));
         Schema::new(&text, Block::of(attributes))
-    }
-
-    fn validate(&self, _config: &Value) -> Diagnostics {
-        vec![]
     }
 
     fn read(&self, config: Value) -> Answer<'_, Value> {

@@ -353,10 +353,10 @@ fn the_provider_is_installed_from_a_mirror_as_from_a_registry() {
         place.join(format!("terraform-provider-meshward_v{version}")),
     )
     .unwrap();
-    terraform.settings = mesh.folder().join("mirror.rc");
+    terraform.program.settings = mesh.folder().join("mirror.rc");
     let text =
         format!("provider_installation {{\n  filesystem_mirror {{ path = \"{}\" }}\n}}\n", mirror.display());
-    fs::write(&terraform.settings, text).unwrap();
+    fs::write(&terraform.program.settings, text).unwrap();
     terraform.ok(&["init", "-no-color"]);
     let lock = fs::read_to_string(terraform.folder.join(".terraform.lock.hcl")).unwrap();
     assert!(lock.contains(&format!("version = \"{version}\"")) && lock.contains("h1:"), "{lock}");

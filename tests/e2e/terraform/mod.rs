@@ -32,8 +32,7 @@ fn modules() -> PathBuf {
 struct Terraform<'a> {
     mesh: &'a Mesh,
     folder: PathBuf,
-    /// The CLI's configuration: where providers are.
-    settings: PathBuf,
+    program: meshward_lab::Terraform,
 }
 
 impl<'a> Terraform<'a> {
@@ -41,13 +40,9 @@ impl<'a> Terraform<'a> {
     fn new(mesh: &'a Mesh, configuration: &str) -> Self {
         let folder = mesh.folder().join("root");
         fs::create_dir_all(&folder).unwrap();
-        let settings = mesh.folder().join("terraform.rc");
-        let built = mesh.binaries.folder().display().to_string();
-        let overrides = format!(
-            "provider_installation {{\n  dev_overrides {{ \"meshward/meshward\" = \"{built}\" }}\n  direct {{}}\n}}\n"
-        );
-        fs::write(&settings, overrides).unwrap();
-        let it = Self { mesh, folder, settings };
+        let built = [("meshward/meshward", mesh.binaries.folder())];
+        let program = meshward_lab::Terraform::new(mesh.folder().join("terraform.rc"), &built).unwrap();
+        let it = Self { mesh, folder, program };
         it.write(configuration);
         it
     }
@@ -70,9 +65,7 @@ impl<'a> Terraform<'a> {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("terraform");
-        command.args(arguments).current_dir(&self.folder);
-        command.env("TF_CLI_CONFIG_FILE", &self.settings).env("CHECKPOINT_DISABLE", "1");
+        let mut command = self.program.command(&self.folder, arguments);
         command.env("HOME", self.mesh.folder()).env("TF_IN_AUTOMATION", "1").env_remove("MESHCTL_CONTEXT");
         command
     }

@@ -31,21 +31,19 @@ fn real() -> bool {
 
 /// `terraform` that finds our provider, and stand-ins for all others.
 fn with_stand_ins<'a>(mesh: &'a meshward_lab::Mesh) -> Terraform<'a> {
-    let terraform = Terraform::new(mesh, "");
     let folder = mesh.folder().join("stand-ins");
     fs::create_dir_all(&folder).unwrap();
     let built = mesh.binaries.folder();
-    let mut overrides = format!("    \"meshward/meshward\" = \"{}\"\n", built.display());
+    let mut providers = vec![("meshward/meshward", built)];
     for (_, source, _) in CLOUDS {
         let name = source.split('/').next_back().unwrap();
         let _ = symlink(built.join("terraform-stand-in"), folder.join(format!("terraform-provider-{name}")));
         if !real() {
-            overrides += &format!("    \"{source}\" = \"{}\"\n", folder.display());
+            providers.push((source, &folder));
         }
     }
-    let text = format!("provider_installation {{\n  dev_overrides {{\n{overrides}  }}\n  direct {{}}\n}}\n");
-    fs::write(&terraform.settings, text).unwrap();
-    terraform
+    let program = meshward_lab::Terraform::new(mesh.folder().join("stand-ins.rc"), &providers).unwrap();
+    Terraform { program, ..Terraform::new(mesh, "") }
 }
 
 /// Gets the modules, and the providers if they are the real ones.

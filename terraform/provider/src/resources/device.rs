@@ -6,10 +6,12 @@ use meshward_model::api::{CreateDevice, CreatedDevice, Device};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
 };
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 pub struct DeviceResource(pub Arc<Mesh>);
 
+/// How long a gateway is waited for.
+const TIMES: [(&str, &str); 2] = [("create", "5m"), ("delete", "5m")];
 const LISTED: &str = "/v1/devices";
 const FORM: &str = "NETWORK/NAME";
 /// What the coordinator says once, when a device is made.
@@ -19,7 +21,7 @@ const VERIFIED: &str = "meshward/";
 
 impl DeviceResource {
     async fn make(&self, planned: Value) -> Result<Value, Diagnostics> {
-        let limit = within(&planned, "create", Duration::from_secs(300))?;
+        let limit = within(&planned, TIMES[0])?;
         let wanted: CreateDevice = body(&planned, &["name", "network", "labels", "gateway", "public_key"])?;
         let made: CreatedDevice = self.0.insist(limit, || self.0.post(LISTED, &wanted)).await?;
         let mut now = planned;
@@ -82,7 +84,7 @@ impl Resource for DeviceResource {
                 said("mtu", Type::Number, "MTU of its interface, in bytes."),
                 said("configuration", Type::String, "The file that wg-quick takes, with a place for the private key."),
             ])
-            .with(timeouts(&[("create", "5m"), ("delete", "5m")])),
+            .with(timeouts(&TIMES)),
         )
     }
 
@@ -105,7 +107,7 @@ impl Resource for DeviceResource {
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {
         Box::pin(async move {
-            let limit = within(&state, "delete", Duration::from_secs(300))?;
+            let limit = within(&state, TIMES[1])?;
             let path = format!("{LISTED}/{}/{}", text(&state, "network")?, text(&state, "name")?);
             self.0.insist(limit, || self.0.delete(&path)).await
         })

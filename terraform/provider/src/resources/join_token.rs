@@ -8,20 +8,20 @@ use crate::{
 use meshward_model::api::{CreateToken, CreatedToken, Token};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Ephemeral, Opened, Path, Resource, Schema, Type,
-    Value, duration,
+    Value, check_duration, duration,
 };
 use std::{sync::Arc, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 pub struct JoinToken(pub Arc<Mesh>);
 
+/// How long a token of a resource is good, if nothing is said.
+const TTL: &str = "24h";
 const LISTED: &str = "/v1/tokens";
 
 impl JoinToken {
     async fn make(&self, planned: &Value) -> Result<Value, Diagnostics> {
-        let ttl = text(planned, "ttl")?;
-        let ttl =
-            duration(&ttl).map_err(|text| Diagnostic::error("Invalid ttl", text).at(Path::of("ttl")))?;
+        let ttl = lasting(planned, "ttl")?.unwrap_or_default();
         let mut wanted = planned.clone();
         wanted.set("ttl_seconds", ttl.as_secs());
         let fields = ["uses", "ttl_seconds", "site", "networks", "relay", "needs_approval"];
@@ -55,11 +55,15 @@ impl JoinToken {
     }
 }
 
+/// An attribute that is a duration, if it is set.
+fn lasting(value: &Value, name: &str) -> Result<Option<Duration>, Diagnostics> {
+    let read = value.get(name).text().map(duration).transpose();
+    Ok(read.map_err(|text| Diagnostic::error(format!("Invalid {name}"), text).at(Path::of(name)))?)
+}
+
 /// Whether a token expires within the time in which the user wants another.
 fn ends_soon(state: &Value, expires: &str) -> Result<bool, Diagnostics> {
-    let Some(before) = state.get("renew_before").text() else { return Ok(false) };
-    let before = duration(before)
-        .map_err(|text| Diagnostic::error("Invalid renew_before", text).at(Path::of("renew_before")))?;
+    let Some(before) = lasting(state, "renew_before")? else { return Ok(false) };
     Ok(remaining(expires)? <= before)
 }
 
@@ -113,7 +117,7 @@ fn lifetime(usual: &str) -> Attribute {
 impl Resource for JoinToken {
     fn schema(&self) -> Schema {
         let mut attributes = outcome();
-        attributes.push(lifetime("24h").replaces().unread());
+        attributes.push(lifetime(TTL).replaces().unread());
         let unread = |own: Attribute| if own.name == "uses" { own.unread() } else { own };
         attributes.extend(limits().into_iter().map(|own| unread(own.replaces())));
         attributes.push(
@@ -122,7 +126,7 @@ impl Resource for JoinToken {
                 Type::String,
                 "How long before it expires a plan makes another, such as `1h`. Never, if it is left out: what has joined does not need it any more.",
             )
-            .checked(|value| duration(value.text().unwrap_or_default()).map(drop)),
+            .checked(check_duration),
         );
         Schema::new(
             "A join token: what a machine needs to become a node. It is in the state, as a secret; where that is too much, the ephemeral resource of the same name is \
@@ -132,10 +136,11 @@ impl Resource for JoinToken {
     }
 
     fn validate(&self, config: &Value) -> Diagnostics {
-        let lasting = |name: &str| config.get(name).text().and_then(|text| duration(text).ok());
-        let usual = Duration::from_secs(24 * 3600);
-        let ttl = if config.get("ttl").is_null() { Some(usual) } else { lasting("ttl") };
-        if let (Some(ttl), Some(before)) = (ttl, lasting("renew_before"))
+        let mut whole = config.clone();
+        if config.get("ttl").is_null() {
+            whole.set("ttl", TTL);
+        }
+        if let (Ok(Some(ttl)), Ok(Some(before))) = (lasting(&whole, "ttl"), lasting(config, "renew_before"))
             && before >= ttl
         {
             let text = "Each plan would make another token: it has to be shorter than `ttl`.";

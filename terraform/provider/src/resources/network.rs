@@ -10,10 +10,12 @@ use meshward_model::api::{CreateNetwork, Network};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Path, Resource, Schema, Type, Value, timeouts, within,
 };
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 pub struct NetworkResource(pub Arc<Mesh>);
 
+/// How long a network is waited for to be empty.
+const DELETE: (&str, &str) = ("delete", "5m");
 const LISTED: &str = "/v1/networks";
 
 impl NetworkResource {
@@ -24,7 +26,7 @@ impl NetworkResource {
     }
 
     async fn delete(&self, state: Value) -> Result<(), Diagnostics> {
-        let limit = within(&state, "delete", Duration::from_secs(300))?;
+        let limit = within(&state, DELETE)?;
         let path = format!("{LISTED}/{}", text(&state, "name")?);
         self.0.insist(limit, || self.0.delete(&path)).await
     }
@@ -67,7 +69,7 @@ impl Resource for NetworkResource {
                     .replaces()
                     .checked(|value| checks::within(value, 1280, 9000, "The MTU")),
             ])
-            .with(timeouts(&[("delete", "5m")])),
+            .with(timeouts(&[DELETE])),
         )
     }
 

@@ -12,10 +12,13 @@ use meshward_model::{
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
 };
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 pub struct NodeResource(pub Arc<Mesh>);
 
+/// How long a node is waited for.
+const CREATE: (&str, &str) = ("create", "10m");
+const UPDATE: (&str, &str) = ("update", "10m");
 const LISTED: &str = "/v1/nodes";
 
 impl NodeResource {
@@ -26,11 +29,16 @@ impl NodeResource {
     }
 
     /// The node once it is there, if that is wanted.
-    async fn joined(&self, planned: &Value, node: Node, operation: &str) -> Result<Node, Diagnostics> {
+    async fn joined(
+        &self,
+        planned: &Value,
+        node: Node,
+        operation: (&str, &str),
+    ) -> Result<Node, Diagnostics> {
         if *planned.get("wait_for_join") != Value::Bool(true) || node.connected {
             return Ok(node);
         }
-        let limit = within(planned, operation, Duration::from_secs(600))?;
+        let limit = within(planned, operation)?;
         let what = format!("Node {} is approved, and has not joined", node.name);
         let look = || async {
             let all: Vec<Node> = self.0.get(LISTED).await?;
@@ -42,7 +50,7 @@ impl NodeResource {
     async fn make(&self, planned: Value) -> Result<Value, Diagnostics> {
         let node = self.approve(&planned).await?;
         let name = node.name.clone();
-        match self.joined(&planned, node, "create").await {
+        match self.joined(&planned, node, CREATE).await {
             Ok(node) => described(&planned, &node),
             Err(mut said) => {
                 said.extend(self.take_back(&name).await.err().into_iter().flatten());
@@ -62,7 +70,7 @@ impl NodeResource {
 
     async fn change(&self, planned: Value) -> Result<Value, Diagnostics> {
         let node = self.approve(&planned).await?;
-        let node = self.joined(&planned, node, "update").await?;
+        let node = self.joined(&planned, node, UPDATE).await?;
         described(&planned, &node)
     }
 
@@ -121,7 +129,7 @@ impl Resource for NodeResource {
                 ),
                 Attribute::computed("blocks", blocks, "Its blocks of the networks that it serves."),
             ])
-            .with(timeouts(&[("create", "10m"), ("update", "10m")])),
+            .with(timeouts(&[CREATE, UPDATE])),
         )
     }
 

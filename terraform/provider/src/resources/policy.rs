@@ -20,8 +20,9 @@ pub struct PolicyResource(pub Arc<Mesh>);
 
 /// All of a network's policy but its admission.
 const PART: Part = Part::AllBut(ADMISSION);
-/// What blocks say.
-const BLOCKS: [&str; 5] = ["mode", "declarations", "rule", "guardrail", "test"];
+/// What the policy is made of: files, and what blocks say.
+const CONTENT: [&str; 6] = ["files", "mode", "declarations", "rule", "guardrail", "test"];
+const BLOCKS: &[&str] = CONTENT.split_at(1).1;
 
 /// The files of a configuration.
 pub fn files(config: &Value) -> Vec<PolicyFile> {
@@ -89,7 +90,7 @@ impl PolicyResource {
         now.set("message", state.get("message").clone());
         // Admission has a resource of its own, and makes revisions of this policy, too: as long as nothing of this part is
         // different, neither is its revision.
-        let same = ["files", "rule", "guardrail", "test", "mode", "declarations"].iter().all(|name| {
+        let same = CONTENT.iter().all(|name| {
             let (was, is) = (state.get(name), now.get(name));
             was == is || (is_empty(was) && is_empty(is))
         });
@@ -186,11 +187,10 @@ impl Resource for PolicyResource {
     }
 
     fn validate(&self, config: &Value) -> Diagnostics {
-        let content = ["files", "mode", "declarations", "rule", "guardrail", "test"];
-        if !content.iter().all(|name| config.get(name).is_known()) {
+        if !CONTENT.iter().all(|name| config.get(name).is_known()) {
             return vec![];
         }
-        if content.iter().all(|name| is_empty(config.get(name))) {
+        if CONTENT.iter().all(|name| is_empty(config.get(name))) {
             let text = "Say something: `files`, or blocks `rule`, `guardrail` and `test`. A network without policy denies everything.";
             return Diagnostic::error("An empty policy", text).into();
         }
@@ -202,9 +202,11 @@ impl Resource for PolicyResource {
             said.push(Diagnostic::error("A reserved name", text).at(Path::of("files").key(&file.name)));
         }
         let known = config.get("network").text();
-        let of_files = meshward_policy::read(&files).ok();
-        let of_files = of_files.iter().flatten().next().map(|written| written.policy.network.to_string());
-        let network = known.map(ToOwned::to_owned).or(of_files).unwrap_or_else(|| "unknown".into());
+        let of_files = || {
+            let all = meshward_policy::read(&files).ok()?;
+            Some(all.first()?.policy.network.to_string())
+        };
+        let network = known.map(ToOwned::to_owned).or_else(of_files).unwrap_or_else(|| "unknown".into());
         let own = match written::policy(&network, config) {
             Ok(own) => own,
             Err(wrong) => return wrong,
@@ -216,7 +218,7 @@ impl Resource for PolicyResource {
     }
 
     fn keep_meaning(&self, prior: &Value, proposed: &mut Value) {
-        keep_meaning(prior, proposed, &BLOCKS, |network, value| {
+        keep_meaning(prior, proposed, BLOCKS, |network, value| {
             written::policy(network, value).ok().flatten().map(|own| own.text)
         });
     }
