@@ -17,7 +17,7 @@ mod terraform;
 pub use attach::attach;
 pub use compare::{Figures, Target};
 pub use contender::{PROGRAMS, Tools};
-pub use link::{link, round_trips};
+pub use link::{link, link_before, round_trips};
 pub use local::{local, rules};
 pub use node::node;
 pub use quarantine::quarantine;

@@ -57,16 +57,20 @@ pub fn round_trips(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>
 }
 
 fn in_all_settings(tools: &Tools, folder: &Path, quick: bool, loads: bool) -> Result<Vec<Row>> {
-    let extent = if quick {
-        Extent { loads, pairs: 1, time: Duration::from_secs(1) }
-    } else {
-        Extent { loads, pairs: 5, time: Duration::from_secs(3) }
-    };
+    let extent = extent(quick, loads);
     let mut rows = Vec::new();
     for (setting, features) in SETTINGS {
         rows.extend(in_setting(tools, folder, extent, setting, features)?);
     }
     Ok(rows)
+}
+
+fn extent(quick: bool, loads: bool) -> Extent {
+    if quick {
+        Extent { loads, pairs: 1, time: Duration::from_secs(1) }
+    } else {
+        Extent { loads, pairs: 5, time: Duration::from_secs(3) }
+    }
 }
 
 fn in_setting(
@@ -91,6 +95,62 @@ fn in_setting(
     let mut rows = if extent.loads { compare(setting, &ours, &theirs, &floors) } else { Vec::new() };
     rows.extend(compare_round_trips(setting, &ours, &theirs));
     Ok(rows)
+}
+
+/// Measures the binaries of a commit before beside ours, in turns, and asks that nothing has become worse.
+///
+/// # Errors
+/// If a tunnel does not come up.
+pub fn link_before(tools: &Tools, before: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
+    let extent = extent(quick, true);
+    let mut rows = Vec::new();
+    for (setting, features) in SETTINGS {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for pair in 0..extent.pairs {
+            eprintln!("{setting}: pair {} of {}, with the commit before", pair + 1, extent.pairs);
+            let mut turns = [(tools, &mut ours), (before, &mut theirs)];
+            // Who begins changes, so that neither always meets the machine as the other has left it.
+            if pair % 2 == 1 {
+                turns.reverse();
+            }
+            for (tools, runs) in turns {
+                runs.push(run(Contender::Meshward, tools, folder, extent, features)?);
+            }
+        }
+        rows.extend(compare_with_before(setting, &ours, &theirs));
+    }
+    Ok(rows)
+}
+
+/// The least that is asked of a figure beside the commit before: two in a hundred are noise.
+const NO_WORSE: f64 = 0.98;
+
+/// Reads one figure of a run.
+type Quantity<'a> = &'a dyn Fn(&Run) -> f64;
+
+fn compare_with_before(setting: &str, ours: &[Run], theirs: &[Run]) -> Vec<Row> {
+    let row = |case: &str, metric, unit, value: Quantity<'_>, target| {
+        let each = |runs: &[Run]| -> Vec<f64> { runs.iter().map(value).collect() };
+        let (case, ours) = (format!("{case}/{setting}"), each(ours));
+        Figures { bench: "link", case, metric, unit, ours: &ours }.against("before", &each(theirs), target)
+    };
+    let (least, most) = (Target::AtLeast(NO_WORSE), Target::AtMost(1.0 / NO_WORSE));
+    let mut rows = Vec::new();
+    for (load, (name, kind)) in LOADS.iter().enumerate() {
+        match kind {
+            Load::Tcp(_) => {
+                rows.push(row(name, "throughput", "Gbit/s", &|run| run.outcomes[load].gigabits, least));
+                let cpu = |run: &Run| run.outcomes[load].cpu_per_gigabyte;
+                rows.push(row(name, "daemons' CPU", "s/GB", &cpu, most));
+            }
+            Load::Udp(_) => {
+                let packets = |run: &Run| run.outcomes[load].kilopackets;
+                rows.push(row(name, "packets received", "kpps", &packets, least));
+            }
+        }
+    }
+    rows.push(row("rtt", "round trip", "us", &|run| run.round_trip, most));
+    rows
 }
 
 fn run(contender: Contender, tools: &Tools, folder: &Path, extent: Extent, features: &[&str]) -> Result<Run> {

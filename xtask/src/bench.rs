@@ -21,6 +21,9 @@ pub struct Options {
     /// Write the figures here as well, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// For `link`: compare with the release binaries in this folder, those of a commit before, instead of other programs
+    #[arg(long, value_name = "FOLDER")]
+    before: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,6 +58,10 @@ enum Bench {
 const CRATES: [(&str, &str); 2] = [("gotatun-cli", "gotatun"), ("boringtun-cli", "boringtun-cli")];
 
 pub fn run(options: &Options) -> Result<ExitCode> {
+    ensure!(
+        options.before.is_none() || options.bench == Bench::Link,
+        "--before FOLDER is for `link`: leave it out, or measure `link`"
+    );
     let rows = match options.bench {
         Bench::Datapath => of_crate("datapath", "datapath", options.quick)?,
         Bench::Policy => of_crate("coordinator", "policy", options.quick)?,
@@ -63,11 +70,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             of_crate("coordinator", "propagate", options.quick)?
         }
         Bench::Relay => {
-            let mut rows = against_programs(Bench::Relay, options.quick)?;
+            let mut rows = against_programs(Bench::Relay, options)?;
             rows.extend(of_crate("coordinator", "relay", options.quick)?);
             rows
         }
-        bench => against_programs(bench, options.quick)?,
+        bench => against_programs(bench, options)?,
     };
     meshward_bench::print(&rows);
     if let Some(file) = &options.json {
@@ -90,7 +97,8 @@ fn of_crate(name: &str, bench: &str, quick: bool) -> Result<Vec<Row>> {
         .with_context(|| format!("the benchmark `{bench}` of {package} printed no figures"))
 }
 
-fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
+fn against_programs(bench: Bench, options: &Options) -> Result<Vec<Row>> {
+    let quick = options.quick;
     let missing: Vec<&str> = PROGRAMS
         .iter()
         .filter(|(program, _)| !test::is_there(program))
@@ -100,7 +108,7 @@ fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
         test::install_packages(&missing)?;
     }
     let others = cargo::binaries("bench-tools");
-    if matches!(bench, Bench::Link | Bench::RoundTrips) {
+    if options.before.is_none() && matches!(bench, Bench::Link | Bench::RoundTrips) {
         install_crates(&others)?;
     }
     if bench == Bench::Terraform {
@@ -114,6 +122,10 @@ fn against_programs(bench: Bench, quick: bool) -> Result<Vec<Row>> {
     }
     let tools = Tools { ours: Binaries::in_folder(&demo::build()?)?, others };
     let folder = tempfile::tempdir()?;
+    if let Some(before) = &options.before {
+        let before = Tools { ours: Binaries::in_folder(before)?, others: tools.others.clone() };
+        return meshward_bench::link_before(&tools, &before, folder.path(), quick);
+    }
     match bench {
         Bench::Link => meshward_bench::link(&tools, folder.path(), quick),
         Bench::RoundTrips => meshward_bench::round_trips(&tools, folder.path(), quick),
