@@ -1,4 +1,4 @@
-//! Calling cargo.
+//! Calling cargo, in the project's folder.
 
 use anyhow::{Result, bail};
 use std::{
@@ -13,7 +13,34 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// The same command, run by another that is given the program and its arguments, such as `unshare`; by itself if that is empty.
+pub fn below(runner: &[&str], command: &Command) -> Command {
+    let Some((first, rest)) = runner.split_first() else {
+        let mut own = Command::new(command.get_program());
+        own.args(command.get_args()).current_dir(project());
+        return own;
+    };
+    let mut own = Command::new(first);
+    own.args(rest).arg(command.get_program()).args(command.get_args()).current_dir(project());
+    own
+}
+
+/// The packages of the programs that users run, and of the example.
+pub const PROGRAMS: [&str; 5] = ["meshward-coordinator", "meshward-node", "meshward-cni", "meshctl", "shop"];
+
+/// Builds packages in a profile.
+///
+/// # Errors
+/// If it fails: cargo has said why.
+pub fn build(profile: &str, packages: &[&str]) -> Result<()> {
+    let named = packages.iter().flat_map(|package| ["-p", package]);
+    run(command(&["build", "--locked", "--profile", profile]).args(named))
+}
+
 /// Runs a command to its end.
+///
+/// # Errors
+/// If it does not end well.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status()?;
     if !status.success() {

@@ -1,9 +1,9 @@
 //! Fuzzing of the data path's pure functions with libFuzzer.
 
-use crate::cargo;
 use anyhow::Result;
 use clap::ValueEnum;
 use std::process::ExitCode;
+use xtask::cargo;
 
 #[derive(clap::Args)]
 pub struct Options {

@@ -1,15 +1,17 @@
 //! Developer commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask fuzz`.
 #![forbid(unsafe_code)]
 
-mod bench;
-mod cargo;
-mod demo;
 mod fuzz;
 mod test;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use std::process::ExitCode;
+use std::{
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command as Process, ExitCode},
+};
+use xtask::{cargo, packages};
 
 /// What developers of Meshward run.
 #[derive(Parser)]
@@ -22,13 +24,23 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Build everything, then show the main job: three sites, a shop, its policy, a quarantine
-    Demo(demo::Options),
+    #[command(disable_help_flag = true)]
+    Demo(Passed),
     /// Measure the release binaries beside what others use
-    Bench(bench::Options),
+    #[command(disable_help_flag = true)]
+    Bench(Passed),
     /// Give the data path's pure functions random bytes, and look whether what must hold does
     Fuzz(fuzz::Options),
     /// Install what the tests need, and run every test
     Test(test::Options),
+}
+
+/// Arguments of a program that is built first: it knows what they mean.
+#[derive(clap::Args)]
+struct Passed {
+    /// Passed on; `--help` says what there is
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -43,9 +55,34 @@ fn main() -> ExitCode {
 
 fn act(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
-        Command::Demo(options) => demo::run(&options),
-        Command::Bench(options) => bench::run(&options),
+        Command::Demo(passed) => demo(&passed),
+        Command::Bench(passed) => bench(&passed),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Test(options) => test::run(&options),
     }
+}
+
+/// The profile of the demo: built soon rather than fast.
+const DEMO: &str = "demo";
+
+fn demo(passed: &Passed) -> Result<ExitCode> {
+    if !packages::is_there("nft") {
+        // For the NATs of two of the sites.
+        packages::install(&["nftables"])?;
+    }
+    println!("Building the demo: a coordinator, nodes, a shop (some minutes the first time) ...");
+    cargo::build(DEMO, &[&["meshward-demo"], &cargo::PROGRAMS[..]].concat())?;
+    become_program(&cargo::binaries(DEMO).join("meshward-demo"), passed)
+}
+
+fn bench(passed: &Passed) -> Result<ExitCode> {
+    println!("Building the benchmarks (some minutes the first time) ...");
+    cargo::build("release", &["meshward-bench"])?;
+    become_program(&cargo::binaries("release").join("meshward-bench"), passed)
+}
+
+/// Goes on as another program.
+fn become_program(path: &Path, passed: &Passed) -> Result<ExitCode> {
+    let error = Process::new(path).args(&passed.arguments).exec();
+    Err(error).with_context(|| format!("cannot run {}", path.display()))
 }

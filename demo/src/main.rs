@@ -1,14 +1,16 @@
 //! The main job, shown: join, connect, enforce, quarantine, on real traffic.
+//!
+//! `cargo xtask demo` builds it, with the programs that it runs.
+#![forbid(unsafe_code)]
 
-use crate::{cargo, test};
 use anyhow::{Context, Result, ensure};
+use clap::Parser;
 use meshward_lab::{Barrier, Binaries, Mesh, Node, Rights, Workload, become_root};
 use meshward_model::{Labels, Protocol, Verdict, relay::is_relayed};
 use meshward_netns::Netns;
 use meshward_policy::Policy;
 use nix::unistd::geteuid;
 use std::{
-    fs,
     io::{IsTerminal, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     os::unix::process::CommandExt,
@@ -22,15 +24,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-#[derive(clap::Args)]
-pub struct Options {
+/// Three sites, a shop, its policy on the wire, and a quarantine, in namespaces that end with this program.
+#[derive(Parser)]
+#[command(name = "cargo xtask demo")]
+struct Options {
     /// Leave everything running at the end, and say how to look around
     #[arg(long)]
     keep: bool,
-    /// Take the binaries of this folder instead of building them
+    /// The folder of the binaries [default: that of this program]
     #[arg(long, value_name = "FOLDER")]
     binaries: Option<PathBuf>,
 }
+
+/// The example's policy.
+const POLICY: &str = include_str!("../../examples/shop/policy.yaml");
 
 /// A part of the shop: its name, labels, port, and the site that it runs at.
 const PARTS: [(&str, &str, u16, usize); 6] = [
@@ -48,15 +55,19 @@ const SITES: [(&str, Barrier); 3] =
 const PATIENCE: Duration = Duration::from_millis(800);
 const MEASURE: Duration = Duration::from_secs(3);
 
-pub fn run(options: &Options) -> Result<ExitCode> {
-    let folder = match &options.binaries {
-        Some(folder) => folder.clone(),
-        None => build()?,
-    };
-    if !test::is_there("nft") {
-        // For the NATs of two of the sites.
-        test::install_packages(&["nftables"])?;
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\ndemo: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn run(options: &Options) -> Result<ExitCode> {
+    let own = || Some(std::env::current_exe().ok()?.parent()?.to_owned());
+    let folder = options.binaries.clone().or_else(own).context("name a folder with --binaries")?;
     let rights = match become_root() {
         Ok(rights) => rights,
         Err(error) => return with_sudo(&folder, options, &error),
@@ -71,21 +82,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the release binaries and says where they are.
-pub fn build() -> Result<PathBuf> {
-    println!("Building the release binaries (some minutes the first time) ...");
-    let packages = ["meshward-coordinator", "meshward-node", "meshward-cni", "meshctl", "shop"];
-    let named = packages.into_iter().flat_map(|package| ["-p", package]);
-    cargo::run(cargo::command(&["build", "--release", "--locked"]).args(named))?;
-    Ok(cargo::binaries("release"))
-}
-
 /// Where ordinary users may make no user namespaces, the demo needs root.
 fn with_sudo(folder: &Path, options: &Options, error: &anyhow::Error) -> Result<ExitCode> {
     ensure!(!geteuid().is_root(), "{error:#}");
     println!("{error:#}; going on with sudo.");
     let mut sudo = Command::new("sudo");
-    sudo.arg(std::env::current_exe()?).arg("demo").arg("--binaries").arg(folder);
+    sudo.arg(std::env::current_exe()?).arg("--binaries").arg(folder);
     if options.keep {
         sudo.arg("--keep");
     }
@@ -104,8 +106,7 @@ fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 fn show(binaries: Binaries, options: &Options, rights: Rights) -> Result<()> {
     println!("\nA small internet: three sites, a coordinator, a shop");
-    let source = fs::read_to_string(cargo::project().join("examples/shop/policy.yaml"))?;
-    let policy = Policy::parse(&source)?;
+    let policy = Policy::parse(POLICY)?;
     let shop_binary = binaries.path("shop");
     let mut mesh = step("coordinator starts and makes its CA", || Mesh::start(binaries, &[]))?;
     step("network shop, 10.42.0.0/16 and fd42::/48", || {
@@ -130,7 +131,7 @@ fn show(binaries: Binaries, options: &Options, rights: Rights) -> Result<()> {
         workloads.push(step(&what, || start_part(&nodes[site], &shop_binary, name, labels, port))?);
     }
     step("policy examples/shop/policy.yaml is checked, applied and enforced by all nodes", || {
-        mesh.apply(&source)
+        mesh.apply(POLICY)
     })?;
 
     let agree = matrix(&policy, &workloads)?;

@@ -1,8 +1,8 @@
-//! Benchmarks, with what they need.
+//! Benchmarks, with what they need. `cargo xtask bench` builds and runs this.
+#![forbid(unsafe_code)]
 
-use crate::{cargo, demo, test};
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
+use clap::{Parser, ValueEnum};
 use meshward_bench::{PROGRAMS, Row, Tools};
 use meshward_lab::Binaries;
 use std::{
@@ -10,9 +10,12 @@ use std::{
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
 };
+use xtask::{cargo, packages};
 
-#[derive(clap::Args)]
-pub struct Options {
+/// Measures the release binaries beside what others use.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", arg_required_else_help = true)]
+struct Options {
     /// What is measured
     bench: Bench,
     /// One short pair: to see that it works, not to compare
@@ -57,7 +60,17 @@ enum Bench {
 /// Crates that are compared with, in their own release builds, and what their binaries are called.
 const CRATES: [(&str, &str); 2] = [("gotatun-cli", "gotatun"), ("boringtun-cli", "boringtun-cli")];
 
-pub fn run(options: &Options) -> Result<ExitCode> {
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nbench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
     ensure!(
         options.before.is_none() || options.bench == Bench::Link,
         "--before FOLDER is for `link`: leave it out, or measure `link`"
@@ -66,7 +79,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Bench::Datapath => of_crate("datapath", "datapath", options.quick)?,
         Bench::Policy => of_crate("coordinator", "policy", options.quick)?,
         Bench::Propagate => {
-            demo::build()?;
+            build_release()?;
             of_crate("coordinator", "propagate", options.quick)?
         }
         Bench::Relay => {
@@ -81,7 +94,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         fs::write(file, serde_json::to_vec_pretty(&rows)?)
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+/// Builds the release binaries and says where they are.
+fn build_release() -> Result<PathBuf> {
+    cargo::build("release", &cargo::PROGRAMS)?;
+    Ok(cargo::binaries("release"))
 }
 
 /// A benchmark of one crate. It prints its figures as JSON.
@@ -101,11 +120,11 @@ fn against_programs(bench: Bench, options: &Options) -> Result<Vec<Row>> {
     let quick = options.quick;
     let missing: Vec<&str> = PROGRAMS
         .iter()
-        .filter(|(program, _)| !test::is_there(program))
+        .filter(|(program, _)| !packages::is_there(program))
         .map(|(_, package)| *package)
         .collect();
     if !missing.is_empty() {
-        test::install_packages(&missing)?;
+        packages::install(&missing)?;
     }
     let others = cargo::binaries("bench-tools");
     if options.before.is_none() && matches!(bench, Bench::Link | Bench::RoundTrips) {
@@ -120,7 +139,7 @@ fn against_programs(bench: Bench, options: &Options) -> Result<Vec<Row>> {
             "terraform-provider-meshward",
         ]))?;
     }
-    let tools = Tools { ours: Binaries::in_folder(&demo::build()?)?, others };
+    let tools = Tools { ours: Binaries::in_folder(&build_release()?)?, others };
     let folder = tempfile::tempdir()?;
     if let Some(before) = &options.before {
         let before = Tools { ours: Binaries::in_folder(before)?, others: tools.others.clone() };
