@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use meshward_client::Client;
-use meshward_lab::{Mesh, Node};
+use meshward_lab::{Mesh, Node, host};
 use meshward_model::{
     WorkloadId,
     local::{Attach, LocalWorkload, State},
@@ -45,10 +45,10 @@ pub fn attach(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     mesh.apply(
         "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\n",
     )?;
-    let namespaces: Vec<Netns> = (0..count).map(|_| Netns::create()).collect::<Result<_, _>>()?;
+    let namespaces: Vec<Netns> = (0..count).map(|_| host()).collect::<Result<_, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // What the daemon opens once, such as the log of its view, is open then.
-    let first = Netns::create()?;
+    let first = host()?;
     runtime.block_on(async {
         let client = Client::node(&node.socket());
         let workload: LocalWorkload = client.post("/v1/workloads", &wanted(0, &first)?).await?;

@@ -7,7 +7,7 @@ use crate::{
     report::Row,
 };
 use anyhow::Result;
-use meshward_lab::{Internet, back_to_back, output};
+use meshward_lab::{Internet, back_to_back, host, output};
 use meshward_netns::Netns;
 use std::{path::Path, process::Command, time::Duration};
 
@@ -52,7 +52,7 @@ pub fn local(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
 
 /// Two namespaces on a bridge, without any policy. The MTU is that of a mesh.
 fn bare_bridge() -> Result<Tunnel> {
-    let (host, ends) = (Netns::create()?, [Netns::create()?, Netns::create()?]);
+    let (host, ends) = (host()?, [host()?, host()?]);
     let ip = |netns: &Netns, arguments: &str| output(netns, Command::new("ip").args(arguments.split(' ')));
     ip(&host, "link add br0 type bridge")?;
     ip(&host, "link set br0 mtu 1420 up")?;

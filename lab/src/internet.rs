@@ -1,6 +1,6 @@
 //! Sites behind one router.
 
-use crate::process::output;
+use crate::{host::host, process::output};
 use anyhow::{Context, Result};
 use meshward_netns::Netns;
 use std::{
@@ -52,10 +52,10 @@ pub enum Barrier {
 /// # Errors
 /// If namespaces or links cannot be made.
 pub fn back_to_back(names: [&str; 2]) -> Result<[Site; 2]> {
-    let sites = [(1, names[0]), (2, names[1])].map(|(host, name)| -> Result<Site> {
-        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host);
-        let v4 = Ipv4Addr::new(198, 18, 0, host as u8);
-        Ok(Site { name: name.to_owned(), netns: Netns::create()?, v4, v6 })
+    let sites = [(1, names[0]), (2, names[1])].map(|(number, name)| -> Result<Site> {
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number);
+        let v4 = Ipv4Addr::new(198, 18, 0, number as u8);
+        Ok(Site { name: name.to_owned(), netns: host()?, v4, v6 })
     });
     let [a, b] = sites;
     let sites = [a?, b?];
@@ -104,7 +104,7 @@ impl Internet {
     /// # Errors
     /// If namespaces cannot be made.
     pub fn new() -> Result<Self> {
-        let router = Netns::create()?;
+        let router = host()?;
         router
             .run(|| {
                 fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
@@ -121,7 +121,7 @@ impl Internet {
     pub fn site(&mut self, name: &str) -> Result<Site> {
         self.sites += 1;
         let number = self.sites;
-        let netns = Netns::create()?;
+        let netns = host()?;
         let v4 = |host| Ipv4Addr::new(198, 18, number, host);
         let v6 = |host| Ipv6Addr::new(0x2001, 0xdb8, u16::from(number), 0, 0, 0, 0, host);
         let port = format!("site{number}");
@@ -200,7 +200,7 @@ impl Internet {
 
     /// Makes a namespace with a router that translates addresses, in a subnet inside.
     fn inside(&mut self, gateway: &Netns, subnet: u8, random: &str) -> Result<(Netns, Ipv4Addr)> {
-        let netns = Netns::create()?;
+        let netns = host()?;
         let address = |host| Ipv4Addr::new(192, 168, subnet, host);
         gateway.links(async |links| {
             links.add_veth("inside", "uplink").await?;

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod docker;
+mod host;
 mod internet;
 mod machine;
 mod mesh;
@@ -14,6 +15,7 @@ mod root;
 mod terraform;
 
 pub use docker::{Docker, busybox};
+pub use host::host;
 pub use internet::{Barrier, Internet, Site, back_to_back};
 pub use machine::Machine;
 pub use mesh::{Mesh, Node, Relay, Workload};

@@ -1,6 +1,7 @@
 //! A mesh of real daemons, one a site.
 
 use crate::{
+    host::host,
     internet::{Internet, Site},
     process::{Binaries, Process, output},
 };
@@ -343,7 +344,7 @@ impl Node {
     /// # Errors
     /// With what the daemon said, if it refuses.
     pub fn attach(&self, network: &str, labels: &str) -> Result<Workload> {
-        let netns = Netns::create()?;
+        let netns = host()?;
         self.attach_netns(network, labels, netns)
     }
 
@@ -352,7 +353,7 @@ impl Node {
     /// # Errors
     /// With what the daemon said, if it refuses.
     pub fn attach_accepting(&self, network: &str, labels: &str, accept_from: &str) -> Result<Workload> {
-        self.attach_flags(network, labels, Netns::create()?, &["--accept-from", accept_from])
+        self.attach_flags(network, labels, host()?, &["--accept-from", accept_from])
     }
 
     /// Attaches a new namespace as a workload with one more label, which may be a declaration.
@@ -360,7 +361,7 @@ impl Node {
     /// # Errors
     /// With what the daemon said, if it refuses.
     pub fn attach_declaring(&self, network: &str, labels: &str, label: &str) -> Result<Workload> {
-        self.attach_flags(network, labels, Netns::create()?, &["--label", label])
+        self.attach_flags(network, labels, host()?, &["--label", label])
     }
 
     /// Attaches a namespace.

@@ -240,6 +240,7 @@ impl Attachment {
         netns.links(async |links| {
             links.set_mtu(name, u32::from(network.mtu)).await?;
             if self.report.addresses.iter().any(IpAddr::is_ipv6) {
+                allow_ipv6(name);
                 links.no_link_local(name).await?;
             }
             for address in &self.report.addresses {
@@ -256,6 +257,12 @@ impl Attachment {
             Ok(())
         })
     }
+}
+
+/// Lets an interface of this thread's namespace have IPv6 addresses, which container runtimes often turn off for all that come.
+/// Where that is not allowed, giving it one fails, and says so.
+fn allow_ipv6(interface: &str) {
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"), "0");
 }
 
 /// The first interface name `mesh0`, `mesh1` ... that a namespace does not have.

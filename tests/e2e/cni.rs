@@ -4,7 +4,7 @@ use crate::{
     docker::{Host, page},
     support::{Echo, PATIENCE, SILENCE, mesh, tcp_echoes},
 };
-use meshward_lab::{Mesh, Node, Podman};
+use meshward_lab::{Mesh, Node, Podman, host};
 use meshward_netns::Netns;
 use serde_json::{Value, json};
 use std::{
@@ -108,7 +108,7 @@ impl Runtime {
 #[test]
 fn the_plugin_does_what_the_specification_says() {
     let runtime = Runtime::new();
-    let netns = Netns::create().unwrap();
+    let netns = host().unwrap();
     let path = netns.path().to_string_lossy().into_owned();
     let labels = json!({ "labels": { "app": "web" } });
     let versions = runtime.call_with(&[("CNI_COMMAND", "VERSION")], "{\"cniVersion\":\"1.0.0\"}").unwrap();
@@ -130,7 +130,7 @@ fn the_plugin_does_what_the_specification_says() {
     assert!(tcp_echoes(&other.netns, address, 80, 1000, PATIENCE));
 
     // The interface is gone, though nobody said so.
-    let second = Netns::create().unwrap();
+    let second = host().unwrap();
     let elsewhere = second.path().to_string_lossy().into_owned();
     assert_eq!(
         runtime.call("ADD", &elsewhere, &labels).unwrap_err()["code"],
@@ -159,7 +159,7 @@ fn the_plugin_does_what_the_specification_says() {
 #[test]
 fn an_address_may_be_asked_for_and_another_plugin_may_come_first() {
     let runtime = Runtime::new();
-    let netns = Netns::create().unwrap();
+    let netns = host().unwrap();
     let path = netns.path().to_string_lossy().into_owned();
     let blocks = runtime.node.status().unwrap()["endpoints"][0]["blocks"].clone();
     let wanted = format!("{}.99", blocks[0].as_str().unwrap().rsplit_once('.').unwrap().0);
@@ -171,7 +171,7 @@ fn an_address_may_be_asked_for_and_another_plugin_may_come_first() {
     assert_eq!(added["interfaces"][1]["name"], "mesh0");
     assert_eq!(added["ips"][0], json!({ "address": format!("{wanted}/32"), "interface": 1 }));
     let taken = json!({ "runtimeConfig": { "ips": [wanted] } });
-    let second = Netns::create().unwrap();
+    let second = host().unwrap();
     let environment = [("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c2"), ("CNI_IFNAME", "eth0")];
     let elsewhere = second.path().to_string_lossy().into_owned();
     let said = runtime.call_with(
@@ -194,7 +194,7 @@ fn an_address_may_be_asked_for_and_another_plugin_may_come_first() {
 #[test]
 fn without_the_daemon_the_plugin_says_so_and_lets_go_of_what_is_gone() {
     let mut runtime = Runtime::new();
-    let netns = Netns::create().unwrap();
+    let netns = host().unwrap();
     let path = netns.path().to_string_lossy().into_owned();
     runtime.call("ADD", &path, &json!({ "labels": { "app": "web" } })).unwrap();
     runtime.node.kill();

@@ -1,7 +1,7 @@
 //! Machines behind gateways, which run no daemon: reached by routes, and policed as workloads.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Stream, mesh, pings, tcp_echoes};
-use meshward_lab::{Mesh, Node, Workload, output};
+use meshward_lab::{Mesh, Node, Workload, host, output};
 use meshward_netns::Netns;
 use std::{
     fs,
@@ -32,7 +32,7 @@ impl Dc {
         let mut mesh = mesh();
         let cloud = mesh.node("cloud").unwrap();
         let web = cloud.attach("shop", "app=web").unwrap();
-        let legacy = Netns::create().unwrap();
+        let legacy = host().unwrap();
         legacy
             .links(async |links| {
                 links.set_up("lo").await?;

@@ -1,7 +1,7 @@
 //! Packets: what passes, what does not, and in what sizes.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, allow, connect, mesh, pings, tcp_echoes, udp_echoes};
-use meshward_netns::Netns;
+use meshward_lab::host;
 use std::{net::UdpSocket, thread, time::Duration};
 
 #[test]
@@ -175,12 +175,27 @@ fn one_workload_may_be_in_two_networks() {
     let mut mesh = mesh();
     mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16"]).unwrap();
     let node = mesh.node("cloud").unwrap();
-    let netns = Netns::create().unwrap();
+    let netns = host().unwrap();
     let first = node.attach_netns("shop", "app=web", netns.clone()).unwrap();
     let second = node.attach_netns("lab", "app=web", netns.clone()).unwrap();
     assert_ne!(first.interface, second.interface);
     let twice = node.attach_netns("shop", "app=web", netns).err().unwrap().to_string();
     assert!(twice.contains("already"), "{twice}");
+}
+
+#[test]
+fn a_namespace_in_which_ipv6_is_turned_off_has_it_on_the_mesh() {
+    let shop = Shop::new(&allow("tcp/8080"));
+    let netns = host().unwrap();
+    for which in ["all", "default"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6");
+        netns.run(|| std::fs::write(path, "1")).unwrap().unwrap();
+    }
+    let web = shop.nodes[0].attach_netns("shop", "app=web", netns).unwrap();
+    let _echo = Echo::start(&shop.api.netns, 8080);
+    for address in [shop.api.v4(), shop.api.v6()] {
+        assert!(tcp_echoes(&web.netns, address, 8080, 1000, PATIENCE), "{address}");
+    }
 }
 
 #[test]
