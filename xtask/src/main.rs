@@ -24,8 +24,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Build everything, then show the main job: three sites, a shop, its policy, a quarantine
-    #[command(disable_help_flag = true)]
-    Demo(Passed),
+    Demo(Demo),
     /// Measure the release binaries beside what others use
     #[command(disable_help_flag = true)]
     Bench(Passed),
@@ -33,6 +32,13 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Install what the tests need, and run every test
     Test(test::Options),
+}
+
+#[derive(clap::Args)]
+struct Demo {
+    /// Leave everything running at the end, and say how to look around
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Arguments of a program that is built first: it knows what they mean.
@@ -55,7 +61,7 @@ fn main() -> ExitCode {
 
 fn act(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
-        Command::Demo(passed) => demo(&passed),
+        Command::Demo(options) => demo(&options),
         Command::Bench(passed) => bench(&passed),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Test(options) => test::run(&options),
@@ -65,24 +71,25 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
 /// The profile of the demo: built soon rather than fast.
 const DEMO: &str = "demo";
 
-fn demo(passed: &Passed) -> Result<ExitCode> {
+fn demo(options: &Demo) -> Result<ExitCode> {
     if !packages::is_there("nft") {
         // For the NATs of two of the sites.
         packages::install(&["nftables"])?;
     }
     println!("Building the demo: a coordinator, nodes, a shop (some minutes the first time) ...");
     cargo::build(DEMO, &[&["meshward-demo"], &cargo::PROGRAMS[..]].concat())?;
-    become_program(&cargo::binaries(DEMO).join("meshward-demo"), passed)
+    let keep = options.keep.then(|| "--keep".to_owned());
+    become_program(&cargo::binaries(DEMO).join("meshward-demo"), keep.as_slice())
 }
 
 fn bench(passed: &Passed) -> Result<ExitCode> {
     println!("Building the benchmarks (some minutes the first time) ...");
     cargo::build("release", &["meshward-bench"])?;
-    become_program(&cargo::binaries("release").join("meshward-bench"), passed)
+    become_program(&cargo::binaries("release").join("meshward-bench"), &passed.arguments)
 }
 
 /// Goes on as another program.
-fn become_program(path: &Path, passed: &Passed) -> Result<ExitCode> {
-    let error = Process::new(path).args(&passed.arguments).exec();
+fn become_program(path: &Path, arguments: &[String]) -> Result<ExitCode> {
+    let error = Process::new(path).args(arguments).exec();
     Err(error).with_context(|| format!("cannot run {}", path.display()))
 }
