@@ -4,6 +4,8 @@
 
 mod call;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod result;
 
 pub use call::{Attachment, Call, Command, Config, Environment, read};

@@ -6,6 +6,8 @@ pub mod api;
 pub mod ca;
 pub mod config;
 pub mod control;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod ipam;
 pub mod listen;
 pub mod mesh;

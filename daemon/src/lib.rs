@@ -5,6 +5,8 @@
 pub mod config;
 pub mod dial;
 pub mod frames;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod join;
 pub mod member;
 pub mod metrics;

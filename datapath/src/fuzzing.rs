@@ -1,4 +1,7 @@
-//! What any bytes must satisfy: run by the fuzzers in `fuzz/`, and on random bytes by the unit tests.
+//! What any bytes must satisfy; see the crate `meshward-fuzzing`.
+
+mod messages;
+mod samples;
 
 use crate::{
     checksum::Sum,
@@ -10,7 +13,7 @@ use crate::{
     packet::Headers,
     round::Lane,
     segment::Pieces,
-    wireguard::{Now, OVERHEAD, SecretKey},
+    wireguard::{Now, SecretKey},
 };
 use ipnet::IpNet;
 use meshward_model::{
@@ -21,6 +24,12 @@ use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
+
+meshward_fuzzing::targets! {
+    coalescing: coalescing, samples::coalescing, |_| 32 << 20;
+    segmentation: segmentation, samples::segmentation, |_| 32 << 20;
+    wireguard: messages::wireguard, messages::samples;
+}
 
 /// Reads a packet as strictly as a receiver may: lengths and checksums must be right.
 pub(crate) fn strict(packet: &[u8]) -> Headers {
@@ -137,33 +146,6 @@ fn without_id(packet: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// Bytes from a peer, first as they are, then as the content of a message that it has sealed: nothing of it passes, since no
-/// rule lets it, and nothing breaks.
-pub fn peer(data: &[u8]) {
-    let now = Instant::now();
-    let mut ends = [End::new(now, 0), End::new(now, 1)];
-    ends[1].receive(now, data);
-    // A handshake from end to end.
-    let workload = ends[0].address;
-    let probe = probe(workload, ends[1].address);
-    ends[0].send(now, &probe);
-    for at in [1, 0, 1] {
-        for datagram in std::mem::take(&mut ends[1 - at].out.datagrams) {
-            ends[at].receive(now, &datagram);
-        }
-    }
-    let before = ends[1].out.delivered;
-    let End { endpoint, lane, out, .. } = &mut ends[0];
-    let mut round = endpoint.round(lane, now);
-    round.send_vouch(0, data, out);
-    round.finish(out);
-    for datagram in std::mem::take(&mut ends[0].out.datagrams) {
-        assert!(datagram.len() >= OVERHEAD);
-        ends[1].receive(now, &datagram);
-    }
-    assert_eq!(ends[1].out.delivered, before, "there is no rule");
-}
-
 /// An endpoint without rules, and one peer.
 struct End {
     endpoint: Endpoint,
@@ -205,10 +187,10 @@ impl End {
         let address = IpAddr::from([10, 42, at, 1]);
         let id = format!("w{at}").parse().expect("a name");
         endpoint.add_local(LocalWorkload { prefixes: vec![], id, addresses: vec![address], vouched: None });
-        let prefix: IpNet = format!("10.42.{}.0/24", 1 - at).parse().expect("a prefix");
+        let prefix: IpNet = format!("10.42.{}.0/24", at ^ 1).parse().expect("a prefix");
         let peer = PeerSpec {
-            public_key: secret(1 - at).public(),
-            candidates: vec![([192, 0, 2, 1 - at], 51820).into()],
+            public_key: secret(at ^ 1).public(),
+            candidates: vec![([192, 0, 2, at ^ 1], 51820).into()],
             prefixes: vec![prefix],
         };
         let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
@@ -216,7 +198,7 @@ impl End {
             now,
             &[
                 Change::Put(ItemKey::Network(network.clone()), Item::Network(spec)),
-                Change::Put(ItemKey::Peer(network, name(1 - at)), Item::Peer(peer)),
+                Change::Put(ItemKey::Peer(network, name(at ^ 1)), Item::Peer(peer)),
             ],
         );
         Self { endpoint, lane: Lane::default(), out: Out::default(), address }
@@ -231,14 +213,17 @@ impl End {
     }
 
     fn receive(&mut self, now: Instant, datagram: &[u8]) {
-        let from = SocketAddr::from(([192, 0, 2, 9], 51820));
+        self.receive_from(now, SocketAddr::from(([192, 0, 2, 9], 51820)), datagram, false);
+    }
+
+    fn receive_from(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], under_load: bool) {
         let (mut buffer, length) = (datagram.to_vec(), datagram.len());
         let mut round = self.endpoint.round(&mut self.lane, now);
         round.from_network(from, Ecn::Congestion, &mut buffer, 0..length, length, &mut self.out);
         round.deliver(&mut buffer, &mut self.out);
         round.finish(&mut self.out);
         for message in std::mem::take(&mut self.out.handshakes) {
-            self.endpoint.handshake(time(now), from, &message, false, &mut self.lane, &mut self.out);
+            self.endpoint.handshake(time(now), from, &message, under_load, &mut self.lane, &mut self.out);
         }
     }
 }
@@ -256,27 +241,4 @@ fn probe(from: IpAddr, to: IpAddr) -> Vec<u8> {
         packet[16..20].copy_from_slice(&to.octets());
     }
     packet
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn random_bytes_hold_what_the_fuzzers_ask(
-            mut data in prop::collection::vec(any::<u8>(), 0..300),
-            six in any::<bool>(),
-        ) {
-            for at in [OFFLOAD_LENGTH, 2] {
-                if let Some(first) = data.get_mut(at) {
-                    *first = if six { 0x60 } else { 0x45 };
-                }
-            }
-            segmentation(&data);
-            coalescing(&data);
-            peer(&data);
-        }
-    }
 }

@@ -60,6 +60,15 @@ impl Mesh {
         Ok(())
     }
 
+    /// Starts the coordinator again, and does not wait until it is ready.
+    ///
+    /// # Errors
+    /// If there is no such program.
+    pub fn begin_coordinator(&mut self) -> Result<()> {
+        self.coordinator = begin_coordinator(&self.binaries, &self.site, self.folder.path(), &self.flags)?;
+        Ok(())
+    }
+
     /// A folder that ends with the mesh.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -182,7 +191,8 @@ impl Mesh {
 
     fn start_node(&self, site: Site, flags: Vec<String>) -> Result<Node> {
         let folder = self.folder.path().join(&site.name);
-        let mut node = Node { site, folder, flags, binaries: self.binaries.clone(), process: None };
+        let (environment, binaries) = (vec![], self.binaries.clone());
+        let mut node = Node { site, folder, flags, environment, binaries, process: None };
         node.start()?;
         self.wait(|| node.is_connected())?;
         Ok(node)
@@ -223,11 +233,15 @@ impl Mesh {
     }
 }
 
-fn start_coordinator(binaries: &Binaries, site: &Site, folder: &Path, flags: &[String]) -> Result<Process> {
+fn begin_coordinator(binaries: &Binaries, site: &Site, folder: &Path, flags: &[String]) -> Result<Process> {
     let mut command = Command::new(binaries.path("meshward-coordinator"));
     command.arg("--data-dir").arg(folder.join("coordinator"));
     command.args(flags);
-    let mut process = Process::start(&site.netns, &mut command, &folder.join("coordinator.log"))?;
+    Process::start(&site.netns, &mut command, &folder.join("coordinator.log"))
+}
+
+fn start_coordinator(binaries: &Binaries, site: &Site, folder: &Path, flags: &[String]) -> Result<Process> {
+    let mut process = begin_coordinator(binaries, site, folder, flags)?;
     let context = folder.join("coordinator/admin.json");
     let ready = || {
         let mut status = Command::new(binaries.path("meshctl"));
@@ -250,6 +264,8 @@ pub struct Node {
     binaries: Binaries,
     folder: PathBuf,
     flags: Vec<String>,
+    /// Variables that the daemon is started with.
+    pub environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -259,17 +275,25 @@ impl Node {
     /// # Errors
     /// With what it printed, if it does not start.
     pub fn start(&mut self) -> Result<()> {
+        self.begin()?;
+        let socket = self.socket();
+        self.process().wait_until(|| std::os::unix::net::UnixStream::connect(&socket).is_ok())
+    }
+
+    /// Starts the daemon, and does not wait until it is ready.
+    ///
+    /// # Errors
+    /// If there is no such program.
+    pub fn begin(&mut self) -> Result<()> {
         let mut command = Command::new(self.binaries.path("meshward-node"));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
             .arg("--data-dir")
             .arg(self.folder.join("data"))
             .arg("--socket")
             .arg(self.socket())
             .args(&self.flags);
-        let mut process = Process::start(&self.site.netns, &mut command, &self.folder.join("node.log"))?;
-        let socket = self.socket();
-        process.wait_until(|| std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
-        self.process = Some(process);
+        self.process = Some(Process::start(&self.site.netns, &mut command, &self.folder.join("node.log"))?);
         Ok(())
     }
 

@@ -8,6 +8,8 @@ pub mod accept;
 pub mod acl;
 pub mod api;
 pub mod control;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod keys;
 pub mod labels;
 pub mod local;

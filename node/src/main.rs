@@ -1,34 +1,24 @@
 //! `meshward-node`: the endpoints and workloads of one host.
-
-mod addresses;
-mod api;
-mod attachment;
-mod config;
-mod daemon;
-mod dataplane;
-mod docker;
-mod folder;
-mod kept_view;
-mod metrics;
-mod offloads;
-mod portmap;
-mod relayed;
-mod runtimes;
-mod session;
-mod sys;
+#![forbid(unsafe_code)]
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use config::{Config, USUAL_FILE};
-use daemon::Node;
-use folder::Folder;
 use meshward_daemon::{
     Mistake,
     join::{self, Invitation},
 };
 use meshward_model::{Labels, NodeName};
+use meshward_node::{
+    api,
+    config::{Config, USUAL_FILE},
+    daemon::Node,
+    docker,
+    folder::Folder,
+    metrics,
+    offloads::Offload,
+    portmap, relayed, runtimes, session,
+};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use offloads::Offload;
 use serde::Serialize;
 use std::{
     net::{IpAddr, SocketAddr},

@@ -12,6 +12,8 @@ mod cases;
 mod compile;
 mod decide;
 mod document;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod links;
 mod reading;
 mod review;

@@ -28,7 +28,7 @@ enum Command {
     /// Measure the release binaries beside what others use
     #[command(disable_help_flag = true)]
     Bench(Passed),
-    /// Give the data path's pure functions random bytes, and look whether what must hold does
+    /// Give whatever takes bytes from outside more and more of them, and look whether what must hold does
     Fuzz(fuzz::Options),
     /// Install what the tests need, and run every test
     Test(test::Options),

@@ -14,6 +14,8 @@ mod replay;
 mod session;
 mod ways;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use cookie::MacKeys;
 pub use message::MOST_HANDSHAKE;
 use message::TAG;
 pub(crate) use message::{DATA_HEADER, Kind, number};

@@ -4,6 +4,8 @@
 
 mod bodies;
 mod driver;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 
 use crate::{
     api,

@@ -20,7 +20,7 @@ const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const ACCOUNT: &str = "io.kubernetes.pod.serviceaccount";
 
 #[derive(Debug, Deserialize)]
-struct PodObject {
+pub(super) struct PodObject {
     metadata: Metadata,
     spec: Spec,
     #[serde(default)]
@@ -131,7 +131,7 @@ pub async fn look(pod: &Pod) -> Result<Option<Found>> {
     Ok(found(pod, &object))
 }
 
-fn found(pod: &Pod, object: &PodObject) -> Option<Found> {
+pub(super) fn found(pod: &Pod, object: &PodObject) -> Option<Found> {
     let statuses = object.status.container_statuses.iter().chain(&object.status.init_container_statuses);
     let by_name: HashMap<&str, &ContainerStatus> =
         statuses.map(|status| (status.name.as_str(), status)).collect();

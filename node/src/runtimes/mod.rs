@@ -4,6 +4,8 @@
 //! runtime be asked. So a container is placed closed, and measured as soon as its runtime says that it runs.
 
 mod engine;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod inspect;
 mod kubernetes;
 mod signatures;

@@ -154,13 +154,13 @@ fn is_local(registry: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn signed_layers(manifest: &OciImageManifest) -> impl Iterator<Item = (&OciDescriptor, &str)> {
+pub(super) fn signed_layers(manifest: &OciImageManifest) -> impl Iterator<Item = (&OciDescriptor, &str)> {
     let layers = manifest.layers.iter().filter(|layer| layer.media_type == PAYLOAD);
     let bounded = layers.filter(|layer| (0..=MAX_SIGNED as i64).contains(&layer.size)).take(MAX_SIGNATURES);
     bounded.filter_map(|layer| Some((layer, layer.annotations.as_ref()?.get(SIGNATURE)?.as_str())))
 }
 
-fn read(payload: &[u8], signature: &str) -> Option<ImageSignature> {
+pub(super) fn read(payload: &[u8], signature: &str) -> Option<ImageSignature> {
     let payload = String::from_utf8(payload.to_vec()).ok()?;
     let fits = payload.len() <= MAX_SIGNED && signature.len() <= MAX_SIGNED;
     fits.then(|| ImageSignature { payload, signature: signature.to_owned() })

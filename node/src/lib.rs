@@ -1,0 +1,20 @@
+//! The node daemon: the endpoints and workloads of one host.
+
+mod addresses;
+pub mod api;
+mod attachment;
+pub mod config;
+pub mod daemon;
+mod dataplane;
+pub mod docker;
+pub mod folder;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+mod kept_view;
+pub mod metrics;
+pub mod offloads;
+pub mod portmap;
+pub mod relayed;
+pub mod runtimes;
+pub mod session;
+mod sys;
