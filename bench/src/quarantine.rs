@@ -6,13 +6,16 @@ use crate::{
     report::Row,
 };
 use anyhow::{Result, ensure};
+use meshward_client::{Client, Error};
 use meshward_lab::Mesh;
+use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
@@ -56,6 +59,7 @@ pub fn quarantine(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
         whole.push(milliseconds(last.saturating_duration_since(begun)));
         mesh.meshctl(&["release", &api.id])?;
     }
+    let beside = beside_viewers(&mesh, &api.id, if quick { 5 } else { 100 })?;
     let case = format!("3 nodes, {} times", after.len());
     let row = |metric, ours: &[f64], target| {
         Figures { bench: "quarantine", case: case.clone(), metric, unit: "ms", ours }.absolute(target)
@@ -68,7 +72,88 @@ pub fn quarantine(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
         ),
         row("from the command's return to the last packet", &after, Target::None),
         row("from the command's start to the last packet", &whole, Target::None),
+        row("enforced everywhere, on an idle coordinator, p99", &[beside.idle], Target::None),
+        row(
+            "more than that while four viewers run the largest dry runs that are allowed, p99",
+            &[beside.busy - beside.idle],
+            Target::AtMost(50.0),
+        ),
     ])
+}
+
+/// Milliseconds until a quarantine is enforced, p99.
+struct Beside {
+    idle: f64,
+    busy: f64,
+}
+
+/// Rules and tests of the largest dry run that is allowed: each test is judged by all rules.
+const RULES: usize = 4000;
+const TESTS: usize = 3500;
+const VIEWERS: usize = 4;
+
+fn largest() -> String {
+    let mut text = "network: shop\nrules:\n".to_owned();
+    for at in 1..=RULES {
+        text += &format!("  - {{ name: r{at}, from: {{}}, to: {{}}, allow: [tcp/{at}] }}\n");
+    }
+    text += "tests:\n";
+    for at in 1..=TESTS {
+        text += &format!("  - {{ from: {{}}, to: {{}}, port: tcp/{at}, expect: allow }}\n");
+    }
+    text
+}
+
+/// Quarantines while nobody asks for anything, and while viewers run dry runs one after the other.
+fn beside_viewers(mesh: &Mesh, workload: &str, times: usize) -> Result<Beside> {
+    let context = |path: &Path| -> Result<_> { Ok(serde_json::from_str(&std::fs::read_to_string(path)?)?) };
+    let admin = Client::coordinator(context(&mesh.context())?);
+    let idle = quarantine_times(&admin, workload, times)?;
+    let (stop, runs) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let body = Arc::new(json!({ "files": [{ "name": "shop.yaml", "text": largest() }], "prune": false }));
+    let mut viewers = Vec::new();
+    for at in 0..VIEWERS {
+        let printed = mesh.meshctl(&["credential", "create", &format!("viewer-{at}"), "--role", "viewer"])?;
+        let client = Client::coordinator(serde_json::from_str(&printed)?).dry(true);
+        let (stop, runs, body) = (stop.clone(), runs.clone(), body.clone());
+        viewers.push(thread::spawn(move || -> Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            while !stop.load(Relaxed) {
+                match runtime.block_on(client.post::<Value>("/v1/policies", &*body)) {
+                    Ok(_) => runs.fetch_add(1, Relaxed),
+                    // Its share of time is used up for now: that is how it is meant.
+                    Err(Error::Refused { status: Some(429), .. }) => {
+                        thread::sleep(Duration::from_millis(100));
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+            }
+            Ok(())
+        }));
+    }
+    // They are at it.
+    thread::sleep(Duration::from_secs(1));
+    let busy = quarantine_times(&admin, workload, times)?;
+    stop.store(true, Relaxed);
+    for viewer in viewers {
+        viewer.join().map_err(|_| anyhow::anyhow!("a viewer panicked"))??;
+    }
+    ensure!(runs.load(Relaxed) > 0, "no dry run came to its end");
+    Ok(Beside { idle, busy })
+}
+
+fn quarantine_times(client: &Client, workload: &str, times: usize) -> Result<f64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut taken = Vec::new();
+    for _ in 0..times {
+        let begun = Instant::now();
+        let _: Value = runtime.block_on(client.post("/v1/quarantines", &json!({ "workload": workload })))?;
+        taken.push(begun.elapsed().as_secs_f64() * 1000.0);
+        let _: Value =
+            runtime.block_on(client.post("/v1/quarantines/release", &json!({ "workload": workload })))?;
+    }
+    Ok(crate::report::p99(&taken))
 }
 
 /// What the receiver of the connection has seen.

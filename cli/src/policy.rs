@@ -15,7 +15,7 @@ use meshward_model::{
         PolicyResult, PolicyRevision, Rollback, SubmitPolicy, SubmitResult,
     },
 };
-use meshward_policy::{Written, review, run_tests};
+use meshward_policy::{Budget, Written, review, run_tests};
 use std::process::ExitCode;
 
 pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
@@ -167,7 +167,7 @@ fn report_findings(findings: &[Finding]) {
 async fn check(common: &Common, sources: &Sources, offline: bool, strict: bool) -> Result<ExitCode> {
     let files = sources::read(sources)?;
     let all = read(&files)?;
-    let failed = all.iter().map(report_failures).sum::<usize>();
+    let failed = all.iter().map(report_failures).sum::<Result<usize>>()?;
     if failed > 0 {
         return Err(Mistake(format!("{failed} tests failed")).into());
     }
@@ -195,14 +195,15 @@ async fn check(common: &Common, sources: &Sources, offline: bool, strict: bool) 
     Ok(if strict && !findings.is_empty() { ExitCode::from(2) } else { ExitCode::SUCCESS })
 }
 
-fn report_failures(written: &Written) -> usize {
-    let failures = run_tests(&written.policy);
+fn report_failures(written: &Written) -> Result<usize> {
+    let failures = run_tests(&written.policy, &Budget::of(Budget::PLAN))
+        .map_err(|error| Mistake(format!("{}: the policy's tests: {error}", written.begin)))?;
     for failure in &failures {
         let place =
             written.tests.get(failure.number - 1).map(|place| format!("{place}: ")).unwrap_or_default();
         anstream::eprintln!("{place}{} {failure}", bad("fails:"));
     }
-    failures.len()
+    Ok(failures.len())
 }
 
 fn read(files: &[PolicyFile]) -> Result<Vec<Written>> {

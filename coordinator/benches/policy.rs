@@ -107,7 +107,7 @@ impl Changes {
         if at.is_multiple_of(10) {
             let files = [PolicyFile { name: "policy.yaml".into(), text: shape.policy(1 + at) }];
             let wanted =
-                Submission { files: &files, prune: false, scope: None, networks: &[], guardrails: true };
+                Submission { files: files.to_vec().into(), guardrails: true, ..Submission::default() };
             let apply = |world: &World| {
                 let plan = policies::apply(world, &wanted).expect("a policy");
                 Plan { mutations: plan.mutations, action: plan.action, outcome: () }

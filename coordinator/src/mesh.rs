@@ -3,10 +3,12 @@
 use crate::{
     admissions::{Admissions, admissions},
     ca::Ca,
+    pool::{Busy, Pool},
     records::{Mutation, Record, RecordKey},
     relay::{Relay, links::RelayLinks},
     sessions::Sessions,
     store::{Note, Past, Store, StoreError},
+    turns::Turns,
     world::World,
 };
 use meshward_model::{NodeName, Revision, api::AuditEntry};
@@ -30,6 +32,12 @@ pub enum Refusal {
     /// The caller's credential does not reach that far.
     #[error("{0}")]
     Forbidden(String),
+    /// The mesh has changed while it was worked out.
+    #[error("the mesh has changed while this was worked out; send it again")]
+    Stale,
+    /// The caller asks for too much at once.
+    #[error("{0}")]
+    Busy(#[from] Busy),
     /// Our own failure; nothing was changed.
     #[error("{0}")]
     Failed(String),
@@ -127,7 +135,9 @@ pub struct Mesh {
     pub certificate_lifetime: Duration,
     world: RwLock<World>,
     store: Arc<Mutex<Box<dyn Store>>>,
-    writing: tokio::sync::Mutex<()>,
+    writing: Turns,
+    /// Where what takes long is worked out.
+    pub pool: Pool,
 }
 
 impl Mesh {
@@ -152,7 +162,8 @@ impl Mesh {
             certificate_lifetime,
             world: RwLock::new(world),
             store: Arc::new(Mutex::new(store)),
-            writing: tokio::sync::Mutex::new(()),
+            writing: Turns::default(),
+            pool: Pool::start()?,
         });
         mesh.look(|world| mesh.relays.publish(world));
         tokio::spawn(desk.work(mesh.clone()));
@@ -164,7 +175,7 @@ impl Mesh {
         look(&self.world.read())
     }
 
-    /// Makes a change: all of it, durable and distributed, or none.
+    /// Makes a change: all of it, durable and distributed, or none. A dry run waits for nobody, and nobody waits for it.
     ///
     /// # Errors
     /// What the plan refuses, or [`Refusal::Failed`] if the store does.
@@ -173,12 +184,38 @@ impl Mesh {
         author: &Author,
         plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
     ) -> Result<Done<T>, Refusal> {
-        let _writing = self.writing.lock().await;
+        self.change_in_turn(author, false, plan).await
+    }
+
+    /// The same, before all others that wait.
+    ///
+    /// # Errors
+    /// As [`Self::change`].
+    pub async fn change_first<T>(
+        &self,
+        author: &Author,
+        plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
+    ) -> Result<Done<T>, Refusal> {
+        self.change_in_turn(author, true, plan).await
+    }
+
+    async fn change_in_turn<T>(
+        &self,
+        author: &Author,
+        urgent: bool,
+        plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
+    ) -> Result<Done<T>, Refusal> {
+        let nothing = |revision, outcome| Done { revision, touched: RoaringBitmap::new(), outcome };
+        if author.dry_run {
+            let (planned, made) = self.look(|world| (world.revision, plan(world)));
+            return Ok(nothing(planned, made?.outcome));
+        }
+        let _turn = self.writing.take(urgent).await;
         for _ in 0..ATTEMPTS {
             let (planned, made) = self.look(|world| (world.revision, plan(world)));
             let Plan { mutations, action, outcome } = made?;
-            if (mutations.is_empty() && action.is_empty()) || author.dry_run {
-                return Ok(Done { revision: planned, touched: RoaringBitmap::new(), outcome });
+            if mutations.is_empty() && action.is_empty() {
+                return Ok(nothing(planned, outcome));
             }
             let note = Note {
                 at: timestamp(OffsetDateTime::now_utc()),
@@ -199,8 +236,9 @@ impl Mesh {
                 }
                 Err(StoreError::Conflict { .. }) => {
                     let contents = self.with_store(|store| store.load()).await.map_err(failed)?;
-                    let mut world = self.world.write();
-                    *world = world.reload(contents.revision, contents.records).map_err(Refusal::Failed)?;
+                    let reloaded = self.look(|world| world.reload(contents.revision, contents.records));
+                    // Nobody else writes while it is our turn.
+                    *self.world.write() = reloaded.map_err(Refusal::Failed)?;
                     self.sessions.compare_all();
                 }
                 Err(error) => return Err(failed(error)),

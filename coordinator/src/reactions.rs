@@ -21,7 +21,7 @@ pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
         "node {node} saw {} denied flows to {} ports and {} addresses",
         fired.denied_flows, fired.distinct_ports, fired.distinct_addresses
     )));
-    let done = match mesh.change(&author, |world| triggers::fire(world, node, &fired, &id, now)).await {
+    let done = match mesh.change_first(&author, |world| triggers::fire(world, node, &fired, &id, now)).await {
         Ok(done) => done.outcome,
         Err(refusal) => {
             error!(%node, trigger = %fired.trigger, workload = %fired.workload, "a trigger could not act: {refusal}");

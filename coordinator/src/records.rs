@@ -7,7 +7,8 @@ use meshward_model::{
     control::WorkloadReport,
     measurement::{ImageSignature, Measurement, Sha256},
 };
-use meshward_policy::Policy;
+use meshward_policy::{Links, Policy, PolicyStep};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -276,15 +277,39 @@ pub struct IdentityRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyRecord {
     pub network: NetworkName,
-    pub files: Vec<PolicyFile>,
+    pub files: Arc<Vec<PolicyFile>>,
     /// The same, read: what has just been checked is not read again.
     #[serde(skip)]
     pub read: Read,
 }
 
-/// A policy that has been read, or not yet.
+/// What was worked out of a policy's files, if it was.
 #[derive(Debug, Clone, Default)]
-pub struct Read(pub Option<Arc<Policy>>);
+pub struct Read {
+    pub policy: Option<Arc<Policy>>,
+    /// What the policy changes.
+    pub step: Step,
+}
+
+/// What a policy changes, worked out once: who takes it has it.
+#[derive(Debug, Clone, Default)]
+pub struct Step(Arc<Mutex<Option<PolicyStep>>>, u64);
+
+impl Step {
+    pub fn of(step: PolicyStep) -> Self {
+        let generation = step.generation();
+        Self(Arc::new(Mutex::new(Some(step))), generation)
+    }
+
+    /// Whether it was worked out on links as they are now.
+    pub fn is_on(&self, links: &Links) -> bool {
+        links.ground().generation() == self.1
+    }
+
+    pub fn take(&self) -> Option<PolicyStep> {
+        self.0.lock().take()
+    }
+}
 
 impl PartialEq for Read {
     /// What was read follows from the files.
@@ -301,7 +326,7 @@ impl PolicyRecord {
     /// # Errors
     /// What is wrong with them.
     pub fn policy(&self) -> Result<Arc<Policy>, String> {
-        if let Some(policy) = &self.read.0 {
+        if let Some(policy) = &self.read.policy {
             return Ok(policy.clone());
         }
         // Files that are about other networks, too, need not have all of theirs here.

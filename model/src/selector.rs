@@ -50,6 +50,20 @@ impl Selector {
         self.0.iter()
     }
 
+    /// What is required of a label.
+    pub fn get(&self, key: &LabelKey) -> Option<&Requirement> {
+        self.0.get(key)
+    }
+
+    /// How many values labels are compared with at the most, and one more.
+    pub fn weight(&self) -> u64 {
+        let values = |requirement: &Requirement| match requirement {
+            Requirement::In(values) | Requirement::Not(values) => values.len(),
+            Requirement::Exists | Requirement::Missing => 1,
+        };
+        1 + self.0.values().map(values).sum::<usize>() as u64
+    }
+
     /// Whether everything is selected.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

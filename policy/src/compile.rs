@@ -1,11 +1,10 @@
 //! From rules to the ACL of a pair of label sets.
 
 use crate::{
-    decide::{Deciding, Tier, verdict},
-    document::{Declarations, Policy, Rule},
+    decide::{Deciding, Tier, is_lifted},
+    document::{Action, Declarations, Mode, Policy, Rule},
 };
 use meshward_model::{AcceptFrom, Acl, AclEntry, Labels, PortRange, PortSpec, Protocol, Verdict};
-use std::collections::BTreeSet;
 
 /// The ACL between two label sets: exactly what [`Policy::decide`] says, for every protocol and port.
 ///
@@ -28,6 +27,8 @@ pub(crate) fn declared(accepts: &[AcceptFrom], from: &Labels) -> Option<Vec<Port
 }
 
 /// The same, from the guardrails and rules that are known to match the pair, and the ports that are declared for it.
+///
+/// One sweep over the ends of all port ranges: the cost grows with their number, and hardly faster.
 pub(crate) fn compile_matching(
     policy: &Policy,
     rules: Vec<(Tier, &Rule)>,
@@ -37,48 +38,126 @@ pub(crate) fn compile_matching(
         Some(ports) if policy.declarations == Declarations::Open => ports.clone(),
         _ => Vec::new(),
     };
+    let is_forensic = rules.iter().any(|(tier, _)| *tier == Tier::Forensics);
     let deciding = Deciding { mode: policy.mode, rules, opened };
+    let speakers = speakers(&deciding);
     let (mut allowed, mut observed) = (Vec::new(), Vec::new());
     for protocol in Protocol::ALL {
-        for ports in pieces(&deciding, protocol) {
+        sweep(&speakers, protocol, |ports, counts| {
             let entry = AclEntry { protocol, ports };
-            match verdict(&deciding, protocol, ports.first) {
+            match counts.verdict(policy.mode) {
                 Verdict::Allowed => allowed.push(entry),
                 Verdict::Observed => observed.push(entry),
                 Verdict::Denied => {}
             }
-        }
+        });
     }
     let acl = Acl::new(allowed).with_observed(observed);
     let acl = match declared {
         Some(ports) => acl.within(&ports),
         None => acl,
     };
-    match deciding.rules.iter().any(|(tier, _)| *tier == Tier::Forensics) {
-        true => acl.with_forensics(),
-        false => acl,
+    if is_forensic { acl.with_forensics() } else { acl }
+}
+
+/// Who speaks of ports, in the order in which they decide: see [`Counts::verdict`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Speaker {
+    guardrail: bool,
+    denies: bool,
+    /// What it says is observed, not enforced.
+    lifted: bool,
+}
+
+/// Every port that a rule speaks of, and those that the destination opens (`None`).
+fn speakers<'a>(deciding: &'a Deciding<'a>) -> Vec<(Option<Speaker>, &'a PortSpec)> {
+    let mut all = Vec::new();
+    for (tier, rule) in &deciding.rules {
+        if *tier == Tier::Forensics {
+            continue;
+        }
+        let speaker = Speaker {
+            guardrail: *tier == Tier::Guardrail,
+            denies: rule.action() == Action::Deny,
+            lifted: is_lifted(deciding.mode, *tier, rule),
+        };
+        all.extend(rule.ports().iter().map(|spec| (Some(speaker), spec)));
+    }
+    all.extend(deciding.opened.iter().map(|spec| (None, spec)));
+    all
+}
+
+/// How many speak of a port: `[guardrail][denies][lifted]`, and how many open it.
+#[derive(Debug, Default)]
+struct Counts {
+    speaking: [[[u32; 2]; 2]; 2],
+    opening: u32,
+}
+
+impl Counts {
+    fn count(&mut self, speaker: Option<Speaker>, begins: bool) {
+        let count = match speaker {
+            Some(Speaker { guardrail, denies, lifted }) => {
+                &mut self.speaking[usize::from(guardrail)][usize::from(denies)][usize::from(lifted)]
+            }
+            None => &mut self.opening,
+        };
+        *count = if begins { *count + 1 } else { *count - 1 };
+    }
+
+    /// What those decide that count: `None` if none of them speaks.
+    fn decision(&self, lifted_count: bool) -> Option<bool> {
+        let any = |guardrail: usize, denies: usize| {
+            let [firm, lifted] = self.speaking[guardrail][denies];
+            firm > 0 || (lifted_count && lifted > 0)
+        };
+        for guardrail in [1, 0] {
+            for denies in [1, 0] {
+                if any(guardrail, denies) {
+                    return Some(denies == 0);
+                }
+            }
+        }
+        (self.opening > 0).then_some(true)
+    }
+
+    fn verdict(&self, mode: Mode) -> Verdict {
+        if self.decision(true) == Some(true) {
+            return Verdict::Allowed;
+        }
+        match self.decision(false) {
+            Some(true) => Verdict::Observed,
+            None if mode == Mode::Observe => Verdict::Observed,
+            _ => Verdict::Denied,
+        }
     }
 }
 
-/// Cuts the ports of a protocol where any rule's begin or end: within a piece every port has the same verdict.
-fn pieces(deciding: &Deciding, protocol: Protocol) -> Vec<PortRange> {
-    if !protocol.has_ports() {
-        return vec![PortRange::ALL];
+/// Visits the ports of a protocol in pieces, in which the same ones speak of every port.
+fn sweep(
+    speakers: &[(Option<Speaker>, &PortSpec)],
+    protocol: Protocol,
+    mut visit: impl FnMut(PortRange, &Counts),
+) {
+    let mut ends: Vec<(u32, bool, Option<Speaker>)> = Vec::new();
+    for (speaker, spec) in speakers {
+        if spec.protocol.is_some_and(|own| own != protocol) {
+            continue;
+        }
+        let ports = if protocol.has_ports() { spec.ports } else { PortRange::ALL };
+        ends.push((u32::from(ports.first), true, *speaker));
+        ends.push((u32::from(ports.last) + 1, false, *speaker));
     }
-    let specs = deciding.rules.iter().flat_map(|(_, rule)| rule.ports()).chain(&deciding.opened);
-    let own = specs.filter(|spec: &&PortSpec| spec.protocol.is_none_or(|p| p == protocol));
-    let mut starts = BTreeSet::from([0u32]);
-    for spec in own {
-        starts.insert(u32::from(spec.ports.first));
-        starts.insert(u32::from(spec.ports.last) + 1);
-    }
+    ends.sort_unstable_by_key(|(at, _, _)| *at);
     let end = u32::from(u16::MAX) + 1;
-    starts.remove(&end);
-    let ends = starts.iter().copied().skip(1).chain([end]);
-    starts
-        .iter()
-        .zip(ends)
-        // Both lie below 65536: `starts` came from ports, and `end` is one past the last.
-        .map(|(&first, end)| PortRange { first: first as u16, last: (end - 1) as u16 })
-        .collect()
+    let (mut counts, mut at, mut ends) = (Counts::default(), 0, ends.into_iter().peekable());
+    while at < end {
+        while let Some((_, begins, speaker)) = ends.next_if(|(place, _, _)| *place <= at) {
+            counts.count(speaker, begins);
+        }
+        let next = ends.peek().map_or(end, |(place, _, _)| *place);
+        // Both lie below 65536: they came from ports, or `next` is one past the last.
+        visit(PortRange { first: at as u16, last: (next - 1) as u16 }, &counts);
+        at = next;
+    }
 }

@@ -8,7 +8,7 @@ use meshward_model::{AcceptFrom, Labels, PortSpec, Protocol, Verdict};
 use std::fmt;
 
 /// Which part of the policy a rule stands in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// `guardrails:`
     Guardrail,
@@ -77,15 +77,18 @@ pub(crate) fn verdict(deciding: &Deciding, protocol: Protocol, port: u16) -> Ver
         return Verdict::Allowed;
     }
     let observes = deciding.mode == Mode::Observe;
-    let lifted = |tier: Tier, rule: &Rule| {
-        rule.observe || (observes && tier == Tier::Rule && rule.action() == Action::Deny)
-    };
-    let (allowed, reason) = decide(deciding, protocol, port, |tier, rule| !lifted(tier, rule));
+    let firm = |tier: Tier, rule: &Rule| !is_lifted(deciding.mode, tier, rule);
+    let (allowed, reason) = decide(deciding, protocol, port, firm);
     if allowed || (observes && reason == Reason::Default) { Verdict::Observed } else { Verdict::Denied }
 }
 
+/// Whether what a rule says is observed and not enforced.
+pub(crate) fn is_lifted(mode: Mode, tier: Tier, rule: &Rule) -> bool {
+    rule.observe || (mode == Mode::Observe && tier == Tier::Rule && rule.action() == Action::Deny)
+}
+
 /// Whether what `counts` lets pass, and why: a guardrail's deny, then its allow, then a rule's deny, then its allow.
-fn decide<'a>(
+pub(crate) fn decide<'a>(
     deciding: &Deciding<'a>,
     protocol: Protocol,
     port: u16,

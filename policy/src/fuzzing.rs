@@ -1,6 +1,6 @@
 //! What any policy that somebody writes must satisfy; see the crate `meshward-fuzzing`.
 
-use crate::{Policy, Written, compile, read, review, run_tests};
+use crate::{Budget, Policy, Written, compile, read, review, run_tests};
 use meshward_model::{Labels, Protocol, api::PolicyFile};
 
 meshward_fuzzing::targets! {
@@ -37,7 +37,7 @@ fn check(written: &Written) {
     let yaml = policy.to_yaml().expect("a policy can be written");
     assert_eq!(&Policy::parse(&yaml).unwrap_or_else(|bad| panic!("{bad}\n{yaml}")), policy, "{yaml}");
     review(written);
-    run_tests(policy);
+    run_tests(policy, &Budget::of(Budget::PLAN)).expect("a small policy takes little work");
     let labels = LABELS.map(|text| text.parse::<Labels>().expect("labels"));
     let named = policy.tiers().flat_map(|(_, rule)| rule.ports().iter());
     let edges = named.flat_map(|spec| {

@@ -8,6 +8,7 @@
 pub const SCHEMA: &str = include_str!("schema.json");
 
 mod admission;
+mod budget;
 mod cases;
 mod compile;
 mod decide;
@@ -22,11 +23,12 @@ mod selecting;
 mod suggest;
 
 pub use admission::{AdmissionRule, Candidate, ImagePattern, Judgement, Keys, SigningKey};
+pub use budget::{Budget, Exhausted};
 pub use cases::{TestFailure, run_tests};
 pub use compile::compile;
 pub use decide::{Decision, Reason, Tier};
 pub use document::{Action, Declarations, Expect, Mode, Policy, Reaction, Rule, TestCase, Trigger};
-pub use links::{LinkChange, Links, PolicyStep};
+pub use links::{Bounds, Ground, LinkChange, Links, PolicyStep, TooMuch};
 pub use reading::{BadPolicy, MAX_SOURCE, Own, Place, Problem, Written, read, read_own};
 pub use review::{review, review_live};
 pub use routes::RouteRule;

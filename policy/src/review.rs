@@ -1,9 +1,10 @@
 //! What is suspicious in a policy, though not wrong: rules that do nothing, and selectors that select nobody.
 
 use crate::{
+    budget::{Budget, Exhausted, steps},
     decide::Tier,
     document::{Action, Policy, Rule},
-    links::Links,
+    links::Ground,
     reading::{Problem, Written, did_you_mean},
 };
 use meshward_model::{Labels, PortSpec, Selector, selector::Requirement};
@@ -11,15 +12,29 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What can be said of a policy by itself: rules that never decide, because others do.
 pub fn review(written: &Written) -> Vec<Problem> {
-    let rules: Vec<(Tier, &Rule)> = written.policy.tiers().collect();
     let mut found = Vec::new();
+    let done = find_covered(written, &Budget::of(Budget::REVIEW), &mut found);
+    found.extend(done.err().map(|_| too_large(written)));
+    found
+}
+
+fn too_large(written: &Written) -> Problem {
+    let text = "the policy is too large to look at all of it for what is suspicious; this is what was found";
+    Problem { place: written.begin.clone(), text: text.into() }
+}
+
+fn find_covered(written: &Written, budget: &Budget, found: &mut Vec<Problem>) -> Result<(), Exhausted> {
+    let rules: Vec<(Tier, &Rule)> = written.policy.tiers().collect();
     for (at, rule) in rules.iter().enumerate() {
-        let before = rules.iter().enumerate().filter(|(other, _)| *other != at);
-        let covering = before.filter(|(_, other)| covers(other.1, rule.1)).find_map(|(other_at, other)| {
+        for (other_at, other) in rules.iter().enumerate().filter(|(other, _)| *other != at) {
+            budget.spend(other.1.from.weight() + other.1.to.weight())?;
+            if !covers(other.1, rule.1, budget)? {
+                continue;
+            }
             let same = other.1.action() == rule.1.action();
             let outranks = rank(*other) < rank(*rule);
             // Of two that are alike, the later one is said to be too much.
-            let first = rank(*other) == rank(*rule) && (!covers(rule.1, other.1) || other_at < at);
+            let first = rank(*other) == rank(*rule) && (!covers(rule.1, other.1, budget)? || other_at < at);
             let text = match (same, outranks, first) {
                 (false, true, _) => {
                     format!("never has a say: `{}` decides all of it the other way", other.1.name)
@@ -27,59 +42,72 @@ pub fn review(written: &Written) -> Vec<Problem> {
                 (true, true, _) | (true, _, true) => {
                     format!("does nothing that `{}` does not do", other.1.name)
                 }
-                _ => return None,
+                _ => continue,
             };
-            Some(text)
-        });
-        if let Some(text) = covering {
-            found.extend(problem(
-                written,
-                &rule.1.name,
-                format!("rule `{}` {text}; remove one of them", rule.1.name),
-            ));
+            let text = format!("rule `{}` {text}; remove one of them", rule.1.name);
+            found.extend(problem(written, &rule.1.name, text));
+            break;
         }
     }
-    found
+    Ok(())
 }
 
 /// What can be said of a policy beside the workloads that there are.
-pub fn review_live(written: &Written, links: &Links) -> Vec<Problem> {
-    let policy = &written.policy;
-    let known = Known::of(links.identities().map(|(_, labels)| labels));
+pub fn review_live(written: &Written, ground: &Ground) -> Vec<Problem> {
     let mut found = Vec::new();
-    for (_, rule) in policy.tiers() {
+    let budget = Budget::of(Budget::REVIEW);
+    let done = find_unselected(written, ground, &budget, &mut found)
+        .and_then(|()| find_violations(written, ground, &budget, &mut found));
+    found.extend(done.err().map(|_| too_large(written)));
+    found
+}
+
+fn find_unselected(
+    written: &Written,
+    ground: &Ground,
+    budget: &Budget,
+    found: &mut Vec<Problem>,
+) -> Result<(), Exhausted> {
+    let known = Known::of(ground.identities().map(|(_, labels)| labels));
+    for (_, rule) in written.policy.tiers() {
         for (side, selector) in [("from", &rule.from), ("to", &rule.to)] {
-            if links.select(selector).is_empty() {
+            if ground.select_within(selector, budget)?.is_empty() {
+                budget.spend(known.size())?;
                 let mend = known.mend(selector).unwrap_or_else(|| "nothing like it runs now".into());
                 let text = format!("rule `{}`: `{side}` ({selector}) matches no workload: {mend}", rule.name);
                 found.extend(problem(written, &rule.name, text));
             }
         }
     }
-    found.extend(violations(written, links));
-    found
+    Ok(())
 }
 
-/// Rules that allow what a guardrail denies, between workloads that there are.
-fn violations(written: &Written, links: &Links) -> Vec<Problem> {
+/// Finds rules that allow what a guardrail denies, between workloads that there are.
+fn find_violations(
+    written: &Written,
+    ground: &Ground,
+    budget: &Budget,
+    found: &mut Vec<Problem>,
+) -> Result<(), Exhausted> {
     let Policy { rules, guardrails, .. } = &written.policy;
-    let sides = |rule: &Rule| -> [BTreeSet<_>; 2] {
-        [&rule.from, &rule.to].map(|selector| links.select(selector).into_iter().collect())
+    let sides = |rule: &Rule| -> Result<[BTreeSet<_>; 2], Exhausted> {
+        let select = |selector| Ok(ground.select_within(selector, budget)?.into_iter().collect());
+        Ok([select(&rule.from)?, select(&rule.to)?])
     };
-    let denying: Vec<_> = guardrails
-        .iter()
-        .filter(|rule| rule.action() == Action::Deny)
-        .map(|rule| (rule, sides(rule)))
-        .collect();
-    let mut found = Vec::new();
+    let mut denying = Vec::new();
+    for rule in guardrails.iter().filter(|rule| rule.action() == Action::Deny) {
+        denying.push((rule, sides(rule)?));
+    }
     for rule in rules.iter().filter(|rule| rule.action() == Action::Allow) {
-        let [from, to] = sides(rule);
+        let [from, to] = sides(rule)?;
         for (guardrail, [denied_from, denied_to]) in &denying {
+            budget.spend(steps(rule.allow.len() * guardrail.deny.len()))?;
             if !rule.allow.iter().any(|port| guardrail.deny.iter().any(|denied| meet(*port, *denied))) {
                 continue;
             }
+            budget.spend(steps(from.len().min(denied_from.len()) + to.len().min(denied_to.len())))?;
             let pair = from.intersection(denied_from).next().zip(to.intersection(denied_to).next());
-            let Some((a, b)) = pair.and_then(|(a, b)| links.labels(*a).zip(links.labels(*b))) else {
+            let Some((a, b)) = pair.and_then(|(a, b)| ground.labels(*a).zip(ground.labels(*b))) else {
                 continue;
             };
             let text = format!(
@@ -89,7 +117,7 @@ fn violations(written: &Written, links: &Links) -> Vec<Problem> {
             found.extend(problem(written, &rule.name, text));
         }
     }
-    found
+    Ok(())
 }
 
 fn problem(written: &Written, name: &str, text: String) -> Option<Problem> {
@@ -107,12 +135,14 @@ fn rank((tier, rule): (Tier, &Rule)) -> u8 {
 }
 
 /// Whether a rule speaks of everything that another speaks of.
-fn covers(outer: &Rule, inner: &Rule) -> bool {
-    let ports = |spec: &PortSpec| outer.ports().iter().any(|own| holds(*own, *spec));
-    outer.observe == inner.observe
-        && implies(&inner.from, &outer.from)
-        && implies(&inner.to, &outer.to)
-        && inner.ports().iter().all(ports)
+fn covers(outer: &Rule, inner: &Rule, budget: &Budget) -> Result<bool, Exhausted> {
+    if outer.observe != inner.observe || !implies(&inner.from, &outer.from) || !implies(&inner.to, &outer.to)
+    {
+        return Ok(false);
+    }
+    budget.spend(steps(outer.ports().len() * inner.ports().len()))?;
+    let covered = |spec: &PortSpec| outer.ports().iter().any(|own| holds(*own, *spec));
+    Ok(inner.ports().iter().all(covered))
 }
 
 fn holds(outer: PortSpec, inner: PortSpec) -> bool {
@@ -128,8 +158,7 @@ fn meet(a: PortSpec, b: PortSpec) -> bool {
 
 /// Whether everything that `inner` selects is selected by `outer`.
 fn implies(inner: &Selector, outer: &Selector) -> bool {
-    let given: BTreeMap<_, _> = inner.requirements().collect();
-    outer.requirements().all(|(key, wanted)| given.get(key).is_some_and(|known| narrower(known, wanted)))
+    outer.requirements().all(|(key, wanted)| inner.get(key).is_some_and(|known| narrower(known, wanted)))
 }
 
 fn narrower(known: &Requirement, wanted: &Requirement) -> bool {
@@ -154,6 +183,11 @@ impl<'a> Known<'a> {
             known.entry(key.as_str()).or_default().insert(value);
         }
         Self(known)
+    }
+
+    /// How many words there are.
+    fn size(&self) -> u64 {
+        1 + self.0.values().map(BTreeSet::len).sum::<usize>() as u64
     }
 
     /// Which word of a selector nobody has, and which is meant.
@@ -234,11 +268,11 @@ guardrails:
   - { name: wall, from: { app: web }, to: { env: prod }, deny: [tcp/1-100] }
 ",
         );
-        let mut links = Links::new(Arc::new(policy.policy.clone()));
+        let mut links = crate::links::Links::new(Arc::new(policy.policy.clone()));
         for (id, labels) in ["app=web,env=prod", "app=api,env=prod"].into_iter().enumerate() {
             links.insert(IdentityId(id as u32), labels.parse().unwrap(), Arc::new([]));
         }
-        let said = said(&review_live(&policy, &links));
+        let said = said(&review_live(&policy, links.ground()));
         assert!(said.contains("unknown label key `ap`; did you mean `app`?"), "{said}");
         assert!(said.contains("no workload has app=wep; did you mean `web`?"), "{said}");
         assert!(said.contains("no workload has env=dev"), "{said}");
@@ -247,7 +281,7 @@ guardrails:
             "rules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]
 guardrails: [{ name: wall, from: {}, to: { env: prod }, deny: [tcp/1-100] }]",
         );
-        let found = review_live(&policy, &links);
+        let found = review_live(&policy, links.ground());
         assert!(found[0].text.contains("allows what guardrail `wall` denies"), "{}", found[0]);
     }
 }

@@ -1,5 +1,6 @@
 //! Who is selected, without asking everyone: selectors and labels meet under a label that the selector requires.
 
+use crate::budget::{Budget, Exhausted};
 use meshward_model::{LabelKey, Labels, Selector, selector::Requirement};
 use std::collections::{BTreeSet, HashMap};
 
@@ -53,15 +54,25 @@ impl<T: Copy + Ord> Selecting<T> {
 
     /// The numbers of the selectors that select these labels, in ascending order.
     pub fn select(&self, labels: &Labels) -> Vec<T> {
+        // Without a bound, nothing is too much.
+        self.select_within(labels, &Budget::unlimited()).unwrap_or_default()
+    }
+
+    /// The same, within a budget.
+    pub fn select_within(&self, labels: &Labels, budget: &Budget) -> Result<Vec<T>, Exhausted> {
         let by_label = labels.iter().flat_map(|(key, value)| {
             let by_value = self.by_value.get(key).and_then(|values| values.get(value));
             by_value.into_iter().chain(self.by_key.get(key)).flatten()
         });
-        let candidates = by_label.chain(&self.always);
-        let mut selected: Vec<T> =
-            candidates.filter(|(_, selector)| selector.matches(labels)).map(|(id, _)| *id).collect();
+        let mut selected = Vec::new();
+        for (id, selector) in by_label.chain(&self.always) {
+            budget.spend(selector.weight())?;
+            if selector.matches(labels) {
+                selected.push(*id);
+            }
+        }
         selected.sort_unstable();
-        selected
+        Ok(selected)
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    budget::Budget,
     cases::run_tests,
     compile::compile,
     document::{Action, Declarations, Mode, Policy, Rule},
@@ -175,8 +176,14 @@ proptest! {
         for (at, (id, insert, labels, accepts)) in steps.into_iter().enumerate() {
             let id = IdentityId(id);
             let changes = if at % 4 == 3 {
-                let step = links.step(Arc::new(policies[at % policies.len()].clone()));
-                links.take(step)
+                let policy = Arc::new(policies[at % policies.len()].clone());
+                let step = links.step(policy.clone());
+                let beside = links.ground().clone().step(policy, &Bounds::usual()).unwrap();
+                prop_assert_eq!(sorted(&step.changes), sorted(&beside.changes));
+                prop_assert!(links.is_ground_of(&beside));
+                let changes = links.take(step);
+                prop_assert!(!links.is_ground_of(&beside));
+                changes
             } else if insert {
                 there.entry(id).or_insert((labels.clone(), accepts.clone()));
                 links.insert(id, labels, accepts.into())
@@ -212,6 +219,59 @@ proptest! {
             }
         }
     }
+}
+
+fn sorted(changes: &[LinkChange]) -> Vec<LinkChange> {
+    let mut changes = changes.to_vec();
+    changes.sort_by_key(|change| (change.from, change.to));
+    changes
+}
+
+fn links_of(identities: u32, policy: Policy) -> Links {
+    let mut links = Links::new(Arc::new(policy));
+    for id in 0..identities {
+        links.insert(IdentityId(id), format!("app=a{id}").parse().unwrap(), Arc::new([]));
+    }
+    links
+}
+
+#[test]
+fn what_is_worked_out_beside_the_links_stays_as_it_was() {
+    let rule = "network: shop\nrules: [{ name: a, from: {}, to: {}, allow: [tcp/80] }]";
+    let mut links = links_of(3, Policy::deny_all("shop".parse().unwrap()));
+    let ground = links.ground().clone();
+    links.insert(IdentityId(7), "app=new".parse().unwrap(), Arc::new([]));
+    links.remove(IdentityId(0));
+    let step = ground.step(Arc::new(Policy::parse(rule).unwrap()), &Bounds::usual()).unwrap();
+    assert_eq!(step.changes.len(), 9, "three identities, as when it was taken");
+    assert!(!links.is_ground_of(&step));
+    assert_eq!(ground.identities().count(), 3);
+}
+
+#[test]
+fn a_policy_that_takes_too_much_work_is_refused_and_not_worked_out() {
+    let text = |rules: usize, tests: usize| {
+        let mut text = "network: shop\nrules:\n".to_owned();
+        for at in 0..rules {
+            text += &format!("  - {{ name: r{at}, from: {{}}, to: {{}}, allow: [tcp/{}] }}\n", 1 + at);
+        }
+        text += if tests == 0 { "" } else { "tests:\n" };
+        for at in 0..tests {
+            text += &format!("  - {{ from: {{ a: b }}, to: {{}}, port: tcp/{}, expect: allow }}\n", 1 + at);
+        }
+        Policy::parse(&text).unwrap()
+    };
+    assert_eq!(run_tests(&text(100, 100), &Budget::of(Budget::PLAN)), Ok(vec![]));
+    let refused = run_tests(&text(100, 100), &Budget::of(10_000)).unwrap_err();
+    assert!(refused.to_string().contains("more than 10000 steps"), "{refused}");
+    let ground = links_of(100, Policy::deny_all("shop".parse().unwrap())).ground().clone();
+    let step = |pairs, budget| {
+        let bounds = Bounds { pairs, budget: Budget::of(budget) };
+        ground.step(Arc::new(text(10, 0)), &bounds).map(|step| step.changes.len())
+    };
+    assert_eq!(step(10_000, Budget::PLAN), Ok(10_000));
+    assert!(step(9_999, Budget::PLAN).unwrap_err().to_string().contains("9999 pairs"));
+    assert!(matches!(step(10_000, 50_000).unwrap_err(), TooMuch::Work(_)));
 }
 
 fn schema() -> jsonschema::Validator {
@@ -283,7 +343,7 @@ tests:
   - { from: { app: web }, to: { app: db }, port: tcp/5432, expect: deny }
   - { from: { app: web }, to: { app: db }, port: any, expect: allow }
 ";
-    let failures = run_tests(&Policy::parse(text).unwrap());
+    let failures = run_tests(&Policy::parse(text).unwrap(), &Budget::of(Budget::PLAN)).unwrap();
     assert_eq!(failures.len(), 1);
     let said = failures[0].to_string();
     assert!(said.contains("policy test 1 failed") && said.contains("rule `all`"), "{said}");

@@ -83,7 +83,11 @@ impl Shape {
             }));
         }
         let files = vec![PolicyFile { name: "policy.yaml".into(), text: self.policy(0) }];
-        records.push(Record::Policy(PolicyRecord { network: network(), files, read: Default::default() }));
+        records.push(Record::Policy(PolicyRecord {
+            network: network(),
+            files: files.into(),
+            read: Default::default(),
+        }));
         records
     }
 

@@ -9,7 +9,11 @@ use axum::{
     Json,
     extract::connect_info::Connected,
     extract::{ConnectInfo, FromRequest, FromRequestParts, Query, Request, rejection::JsonRejection},
-    http::{Method, StatusCode, Uri, header::AUTHORIZATION, request::Parts},
+    http::{
+        HeaderMap, HeaderValue, Method, StatusCode, Uri,
+        header::{AUTHORIZATION, RETRY_AFTER},
+        request::Parts,
+    },
     response::{IntoResponse, Response},
     serve::IncomingStream,
 };
@@ -26,11 +30,13 @@ use std::{net::SocketAddr, sync::Arc};
 pub struct ApiError {
     status: StatusCode,
     body: ErrorBody,
+    /// After how many seconds the caller may try again.
+    retry_after: Option<u64>,
 }
 
 impl ApiError {
     pub fn new(status: StatusCode, error: String) -> Self {
-        Self { status, body: ErrorBody { error, field: None } }
+        Self { status, body: ErrorBody { error, field: None }, retry_after: None }
     }
 }
 
@@ -43,8 +49,13 @@ impl From<Refusal> for ApiError {
                 return error;
             }
             Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::Busy(busy) => {
+                let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, busy.to_string());
+                error.retry_after = Some(busy.retry_after());
+                return error;
+            }
             Refusal::Missing(_) => StatusCode::NOT_FOUND,
-            Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Conflict(_) | Refusal::Stale => StatusCode::CONFLICT,
             Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
             Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -54,7 +65,9 @@ impl From<Refusal> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
+        let retry_after = self.retry_after.map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds)));
+        let headers: HeaderMap = retry_after.into_iter().collect();
+        (self.status, headers, Json(self.body)).into_response()
     }
 }
 

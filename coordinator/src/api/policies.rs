@@ -1,9 +1,9 @@
 use super::{ApiError, Body, Caller};
 use crate::{
-    mesh::Mesh,
+    mesh::{Mesh, Refusal},
     plans::{
         networks,
-        policies::{self, Applied, Closing, Past, Submission},
+        policies::{self, Applied, Basis, Closing, Past, Submission},
     },
     records::{PolicyRecord, Record, RecordKey},
 };
@@ -70,22 +70,20 @@ pub async fn submit(
         caller.must_be(Role::Owner)?;
     }
     let submission = Submission {
-        files: &wanted.files,
+        files: Arc::new(wanted.files),
         prune: wanted.prune,
-        scope: wanted.scope.as_ref(),
-        networks: &caller.networks,
+        scope: wanted.scope,
+        back: None,
+        networks: caller.networks.clone(),
         guardrails: only_looks || caller.role == Role::Admin,
     };
-    let author = caller.author.because(wanted.message.clone());
-    let done = mesh.change(&author, |world| policies::apply(world, &submission)).await?;
-    let Applied { mut results, closing, written } = done.outcome;
+    let author = caller.author.because(wanted.message);
+    let done = mesh.submit(&author, submission).await?;
+    let Applied { mut results, closing, findings } = done.outcome;
     mesh.sessions.wait_enforced(&done.touched, done.revision, ENFORCEMENT).await;
-    let (mut findings, mut nodes_silent) = (vec![], vec![]);
-    if author.dry_run {
-        findings = mesh.look(|world| policies::findings(world, &written));
-        if wanted.count_cuts {
-            nodes_silent = count_cuts(&mesh, closing, &mut results).await;
-        }
+    let mut nodes_silent = vec![];
+    if author.dry_run && wanted.count_cuts {
+        nodes_silent = count_cuts(&mesh, closing, &mut results).await;
     }
     let revision = (!author.dry_run).then_some(done.revision);
     Ok(Json(SubmitResult { revision, networks: results, findings, nodes_silent }))
@@ -136,7 +134,7 @@ pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Pol
         own.map(|(name, network)| Policy {
             network: name.clone(),
             revision: network.policy_revision,
-            files: network.policy_files.clone(),
+            files: network.policy_files.to_vec(),
         })
         .collect()
     }))
@@ -159,10 +157,10 @@ pub async fn get(
         Ok::<_, ApiError>((network.policy_revision, network.policy_files.clone()))
     })?;
     let Some(revision) = at.revision else {
-        return Ok(Json(Policy { network: name, revision: current, files }));
+        return Ok(Json(Policy { network: name, revision: current, files: files.to_vec() }));
     };
     let past = past_policy(&mesh, &name, revision).await?;
-    let files = past.map(|record| record.files).unwrap_or_default();
+    let files = past.map(|record| record.files.to_vec()).unwrap_or_default();
     Ok(Json(Policy { network: name, revision: Some(revision), files }))
 }
 
@@ -230,7 +228,9 @@ pub async fn difference(
     let before = past_policy(&mesh, &name, between.from).await?;
     let to = between.to.unwrap_or_else(|| mesh.look(|world| world.revision));
     let after = past_policy(&mesh, &name, to).await?;
-    Ok(Json(mesh.look(|world| policies::difference(world, &name, [before.as_ref(), after.as_ref()]))?))
+    let basis = mesh.look(Basis::of);
+    let work = move || policies::difference(&basis, &name, [before.as_ref(), after.as_ref()]);
+    Ok(Json(mesh.pool.run(&caller.author.actor, work).await.map_err(Refusal::from)??))
 }
 
 /// Applies the policy that a network had at a revision.
@@ -248,14 +248,12 @@ pub async fn roll_back(
     let why = wanted.message.unwrap_or_else(|| format!("back to revision {}", wanted.revision));
     let author = caller.author.because(Some(why));
     let submission = Submission {
-        files: &[],
-        prune: false,
-        scope: None,
-        networks: &caller.networks,
+        back: Some((name, past)),
+        networks: caller.networks.clone(),
         guardrails: caller.role == Role::Admin,
+        ..Submission::default()
     };
-    let plan = |world: &crate::world::World| policies::roll_back(world, &name, past.as_ref(), &submission);
-    let done = mesh.change(&author, plan).await?;
+    let done = mesh.submit(&author, submission).await?;
     mesh.sessions.wait_enforced(&done.touched, done.revision, ENFORCEMENT).await;
     let revision = (!author.dry_run).then_some(done.revision);
     let networks = done.outcome.results;
@@ -293,14 +291,15 @@ pub async fn suggest(
         })
         .filter(|(_, _, port)| port.protocol != Some(meshward_model::Protocol::Other))
         .collect();
-    let identities: BTreeMap<IdentityId, Labels> = mesh.look(|world| {
-        let links = world.networks.get(&name).map(|network| network.links.identities());
-        links.into_iter().flatten().map(|(id, labels)| (id, labels.clone())).collect()
-    });
-    let policy = meshward_policy::suggest(name.clone(), &identities, &seen);
-    let text = policy
-        .to_yaml()
-        .map_err(|error| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    let ground = mesh.look(|world| networks::find(world, &name).map(|known| known.links.ground().clone()))?;
+    let network = name.clone();
+    let work = move || {
+        let identities: BTreeMap<IdentityId, Labels> =
+            ground.identities().map(|(id, labels)| (id, labels.clone())).collect();
+        meshward_policy::suggest(network, &identities, &seen).to_yaml()
+    };
+    let text = mesh.pool.run(&caller.author.actor, work).await.map_err(Refusal::from)?;
+    let text = text.map_err(|error| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, error))?;
     Ok(Json(Policy {
         network: name,
         revision: None,
@@ -325,5 +324,7 @@ pub async fn explain(
         Some(revision) => Some(past(&mesh, revision).await?),
         None => None,
     };
-    Ok(Json(mesh.look(|world| policies::explain(world, &query, past.as_ref()))?))
+    let basis = mesh.look(Basis::of);
+    let work = move || policies::explain(&basis, &query, past.as_ref());
+    Ok(Json(mesh.pool.run(&caller.author.actor, work).await.map_err(Refusal::from)??))
 }

@@ -27,7 +27,7 @@ pub async fn impose(
     caller.must_be(Role::Operator)?;
     let author = caller.author.because(wanted.message.clone());
     let (id, hand) = (new_id(), hand(&caller));
-    let done = mesh.change(&author, |world| quarantines::impose(world, &id, &wanted, &hand)).await?;
+    let done = mesh.change_first(&author, |world| quarantines::impose(world, &id, &wanted, &hand)).await?;
     Ok(Json(enforced(&mesh, done).await))
 }
 
@@ -59,7 +59,7 @@ pub async fn release(
 ) -> Result<Json<QuarantineResult>, ApiError> {
     caller.must_be(Role::Operator)?;
     let hand = hand(&caller);
-    let done = mesh.change(&caller.author, |world| quarantines::release(world, &target, &hand)).await?;
+    let done = mesh.change_first(&caller.author, |world| quarantines::release(world, &target, &hand)).await?;
     Ok(Json(enforced(&mesh, done).await))
 }
 

@@ -118,7 +118,10 @@ pub fn delete(world: &World, name: &NetworkName) -> Result<Plan<()>, Refusal> {
 
 /// A network by its name.
 pub fn find<'a>(world: &'a World, name: &NetworkName) -> Result<&'a crate::world::NetworkState, Refusal> {
-    world.networks.get(name).ok_or_else(|| {
-        Refusal::Missing(format!("there is no network `{name}`; `meshctl network list` shows them"))
-    })
+    world.networks.get(name).ok_or_else(|| missing(name))
+}
+
+/// That there is no such network.
+pub fn missing(name: &NetworkName) -> Refusal {
+    Refusal::Missing(format!("there is no network `{name}`; `meshctl network list` shows them"))
 }

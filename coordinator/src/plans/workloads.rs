@@ -2,7 +2,7 @@
 
 use crate::{
     mesh::{Plan, Refusal},
-    plans::routes::check_prefix,
+    plans::{policies::Warmed, routes::check_prefix},
     records::{
         ApprovalRecord, Given, IdentityRecord, ImageRecord, Mutation, NodeRecord, Record, RecordKey,
         RefusedRecord, Standing, WorkloadRecord,
@@ -97,6 +97,64 @@ impl Court {
 
     fn of(policy: Arc<Policy>) -> Self {
         Self { names_node: policy.speaks_of_nodes(), policy, signers: HashMap::new() }
+    }
+}
+
+/// The prefixes of a report that nobody has approved by hand. `approval`: one that comes or goes with the same plan.
+pub(super) fn unapproved(
+    world: &World,
+    node: &NodeRecord,
+    report: &WorkloadReport,
+    approval: Option<(&ApprovalRecord, bool)>,
+) -> Vec<IpNet> {
+    let is_open = |prefix: &&IpNet| {
+        let record =
+            ApprovalRecord { network: report.network.clone(), node: node.name.clone(), prefix: **prefix };
+        match approval {
+            Some((changed, approved)) if *changed == record => !approved,
+            _ => !world.approvals.contains(&record),
+        }
+    };
+    report.prefixes.iter().filter(is_open).copied().collect()
+}
+
+/// By what a workload is judged.
+pub(super) struct Judge<'a> {
+    pub policy: &'a Policy,
+    pub names_node: bool,
+    pub node: &'a NodeName,
+    pub site: Option<&'a str>,
+    pub unapproved: &'a [IpNet],
+}
+
+impl Judge<'_> {
+    /// The labels, the verified ones included, and why it is not let in, if it is not. `signers`: who has signed an image.
+    pub fn judge(
+        &self,
+        report: &WorkloadReport,
+        given: Option<&Given>,
+        signers: impl FnMut(&Image) -> Vec<String>,
+    ) -> (Labels, Vec<String>) {
+        let labels = match given {
+            Some(given) => report.labels.clone().with_all(&given.labels),
+            None => Ok(report.labels.clone()),
+        };
+        let judged = labels.and_then(|labels| {
+            let candidate = Candidate {
+                labels: &labels,
+                site: self.site,
+                node: self.node,
+                measurement: report.measurement.as_deref(),
+                prefixes: self.unapproved,
+            };
+            self.policy.judge(&candidate, self.names_node, signers)
+        });
+        let (labels, mut reasons) = match judged {
+            Ok(judged) => (judged.labels, judged.reasons),
+            Err(error) => (report.labels.clone(), vec![error.to_string()]),
+        };
+        reasons.extend(report.objection.clone());
+        (labels, reasons)
     }
 }
 
@@ -277,14 +335,6 @@ impl<'a> Batch<'a> {
         given: Option<&Given>,
     ) -> (Labels, Vec<String>) {
         let Self { world, images, courts, approval, .. } = self;
-        let unapproved = |prefix: &&IpNet| {
-            let record =
-                ApprovalRecord { network: report.network.clone(), node: node.name.clone(), prefix: **prefix };
-            match approval {
-                Some((changed, approved)) if **changed == record => !*approved,
-                _ => !world.approvals.contains(&record),
-            }
-        };
         let court = courts.entry(report.network.clone()).or_insert_with(|| {
             let network = world.networks.get(&report.network);
             match network {
@@ -293,34 +343,21 @@ impl<'a> Batch<'a> {
             }
         });
         let Court { policy, names_node, signers } = court;
-        let labels = match given {
-            Some(given) => report.labels.clone().with_all(&given.labels),
-            None => Ok(report.labels.clone()),
+        let unapproved = unapproved(world, node, report, *approval);
+        let judge = Judge {
+            policy,
+            names_node: *names_node,
+            node: &node.name,
+            site: node.site.as_deref(),
+            unapproved: &unapproved,
         };
-        let judged = labels.and_then(|labels| {
-            let measurement = report.measurement.as_deref();
-            let prefixes: Vec<IpNet> = report.prefixes.iter().filter(unapproved).copied().collect();
-            let candidate = Candidate {
-                labels: &labels,
-                site: node.site.as_deref(),
-                node: &node.name,
-                measurement,
-                prefixes: &prefixes,
+        judge.judge(report, given, |image| {
+            let look = || {
+                let signatures = images.get(&image.digest).map(Vec::as_slice);
+                policy.signers(image, signatures.unwrap_or(world.images.signatures(&image.digest)))
             };
-            policy.judge(&candidate, *names_node, |image| {
-                let look = || {
-                    let signatures = images.get(&image.digest).map(Vec::as_slice);
-                    policy.signers(image, signatures.unwrap_or(world.images.signatures(&image.digest)))
-                };
-                signers.entry(image.clone()).or_insert_with(look).clone()
-            })
-        });
-        let (labels, mut reasons) = match judged {
-            Ok(judged) => (judged.labels, judged.reasons),
-            Err(error) => (report.labels.clone(), vec![error.to_string()]),
-        };
-        reasons.extend(report.objection.clone());
-        (labels, reasons)
+            signers.entry(image.clone()).or_insert_with(look).clone()
+        })
     }
 
     /// Judges a workload, and puts it where it belongs.
@@ -485,13 +522,22 @@ pub struct Rejudged {
     pub refused: Vec<String>,
 }
 
-/// Judges the workloads of a network anew, by the policy that it is to have.
-pub fn rejudge(world: &World, network: &NetworkState, policy: &Arc<Policy>) -> Rejudged {
+/// Judges the workloads of a network anew, by the policy that it is to have. `warmed`: what it says of images.
+pub fn rejudge(
+    world: &World,
+    network: &NetworkState,
+    policy: &Arc<Policy>,
+    warmed: Option<&Warmed>,
+) -> Rejudged {
     if network.links.policy().admits_like(policy) {
         return Rejudged::default();
     }
     let mut batch = Batch::new(world);
-    batch.courts.insert(network.record.name.clone(), Court::of(policy.clone()));
+    let mut court = Court::of(policy.clone());
+    if let Some(warmed) = warmed.filter(|warmed| warmed.images == world.images.generation()) {
+        court.signers.clone_from(&warmed.signers);
+    }
+    batch.courts.insert(network.record.name.clone(), court);
     let mut all: Vec<Standing> = network.all_standing().collect();
     all.sort_unstable_by(|a, b| a.id().cmp(b.id()));
     for known in &all {

@@ -245,7 +245,11 @@ mod tests {
         let mut store = Sqlite::open(&folder.path().join("mesh.db")).unwrap();
         let policy = |text: &str| {
             let files = vec![PolicyFile { name: "a".into(), text: text.into() }];
-            Record::Policy(PolicyRecord { network: "shop".parse().unwrap(), files, read: Default::default() })
+            Record::Policy(PolicyRecord {
+                network: "shop".parse().unwrap(),
+                files: files.into(),
+                read: Default::default(),
+            })
         };
         let key = policy("").key();
         let steps = [

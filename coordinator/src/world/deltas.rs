@@ -16,7 +16,7 @@ use meshward_model::{
     trigger::TriggerSpec,
     view::{IdentitySpec, NetworkSpec, PeerSpec},
 };
-use meshward_policy::{LinkChange, Policy};
+use meshward_policy::{LinkChange, Policy, PolicyStep};
 use roaring::{MultiOps, RoaringBitmap};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -334,14 +334,20 @@ impl Telling<'_> {
         changes
     }
 
-    /// The network has another policy.
-    pub fn set_policy(&mut self, policy: Arc<Policy>) {
+    /// The network has another policy. `step`: what that changes, if it was worked out already.
+    pub fn set_policy(&mut self, policy: Arc<Policy>, step: Option<PolicyStep>) {
         self.deltas.hurry(true);
         let triggers: Vec<_> = self.items().triggers().collect();
         let judged = !self.network.links.policy().admission.is_empty();
         let judges = !policy.admission.is_empty();
         self.network.names_node = policy.speaks_of_nodes();
-        let step = self.network.links.step(policy);
+        let is_this = |step: &PolicyStep| {
+            self.network.links.is_ground_of(step) && step.policy().forensics == policy.forensics
+        };
+        let step = match step.filter(is_this) {
+            Some(step) => step,
+            None => self.network.links.step(policy),
+        };
         let ends: BTreeSet<IdentityId> =
             step.changes.iter().flat_map(|change| [change.from, change.to]).collect();
         let before: Vec<(IdentityId, RoaringBitmap)> =

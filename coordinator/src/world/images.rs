@@ -10,6 +10,8 @@ pub struct Images {
     records: HashMap<Sha256, ImageRecord>,
     /// How many workloads run an image.
     used: HashMap<Sha256, usize>,
+    /// Another number after each change of the signatures.
+    generation: u64,
 }
 
 impl Images {
@@ -33,11 +35,18 @@ impl Images {
         self.used.len()
     }
 
+    /// A number that stands for the signatures as they are: another after each change.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     pub fn put(&mut self, record: ImageRecord) {
+        self.generation += 1;
         self.records.insert(record.digest, record);
     }
 
     pub fn remove(&mut self, digest: &Sha256) {
+        self.generation += 1;
         self.records.remove(digest);
     }
 

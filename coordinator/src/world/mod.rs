@@ -14,8 +14,8 @@ pub use deltas::Deltas;
 pub use network::{NetworkState, Subject, workload_item};
 
 use crate::records::{
-    ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, Read, Record, RecordKey,
-    RefusedRecord, RelayRecord, Standing, TokenRecord, WorkloadRecord,
+    ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, Record, RecordKey,
+    RefusedRecord, RelayRecord, Standing, Step, TokenRecord, WorkloadRecord,
 };
 use deltas::{Items, Telling};
 use images::Images;
@@ -88,7 +88,7 @@ impl World {
                 let read = policy.policy();
                 let read =
                     read.map_err(|error| format!("the stored policy of {}: {error}", policy.network))?;
-                policy.read = Read(Some(read));
+                policy.read.policy = Some(read);
                 &policy.network
             }
             Record::Identity(identity) => &identity.network,
@@ -163,7 +163,7 @@ impl World {
                 // closed side is to allow nothing.
                 let policy =
                     record.policy().unwrap_or_else(|_| Arc::new(Policy::deny_all(record.network.clone())));
-                self.set_policy(&record.network, policy, record.files, deltas);
+                self.set_policy(&record.network, policy, (record.files, record.read.step), deltas);
             }
             Record::Quarantine(record) => {
                 let (target, forensic) = (record.target.clone(), record.allow_from.is_some());
@@ -265,13 +265,13 @@ impl World {
         &mut self,
         name: &NetworkName,
         policy: Arc<Policy>,
-        files: Vec<PolicyFile>,
+        (files, step): (Arc<Vec<PolicyFile>>, Step),
         deltas: &mut Deltas,
     ) {
         let revision = self.revision;
         let policy = self.with_forensics(name, policy);
         self.tell(name, deltas, |telling| {
-            telling.set_policy(policy);
+            telling.set_policy(policy, step.take());
             telling.network.policy_files = files;
             telling.network.policy_revision = Some(revision);
         });
@@ -321,7 +321,7 @@ impl World {
             let before = self.networks[&name].links.policy().clone();
             let after = self.with_forensics(&name, before.clone());
             if !Arc::ptr_eq(&before, &after) {
-                self.tell(&name, deltas, |telling| telling.set_policy(after));
+                self.tell(&name, deltas, |telling| telling.set_policy(after, None));
             }
         }
     }
@@ -378,7 +378,8 @@ impl World {
             }
             RecordKey::Image(digest) => self.images.remove(digest),
             RecordKey::Policy(name) => {
-                self.set_policy(name, Arc::new(Policy::deny_all(name.clone())), Vec::new(), deltas);
+                let nothing = Arc::new(Policy::deny_all(name.clone()));
+                self.set_policy(name, nothing, Default::default(), deltas);
             }
             RecordKey::Quarantine(id) => {
                 if let Some(removed) = self.quarantines.remove(id) {

@@ -22,7 +22,7 @@ pub type Subject = (Labels, Vec<AcceptFrom>);
 pub struct NetworkState {
     pub record: Network,
     /// The policy as it was written, and the revision that has it.
-    pub policy_files: Vec<PolicyFile>,
+    pub policy_files: Arc<Vec<PolicyFile>>,
     pub policy_revision: Option<Revision>,
     /// Whether the policy speaks of nodes: then they are among the labels of the workloads.
     pub names_node: bool,
@@ -66,7 +66,7 @@ impl NetworkState {
         Self {
             links: Links::new(Arc::new(Policy::deny_all(record.name.clone()))),
             record,
-            policy_files: Vec::new(),
+            policy_files: Arc::default(),
             policy_revision: None,
             names_node: false,
             workloads: HashMap::new(),

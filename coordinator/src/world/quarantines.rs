@@ -51,6 +51,11 @@ impl Quarantines {
         Some(record)
     }
 
+    /// The quarantines that name labels.
+    pub fn selecting(&self) -> impl Iterator<Item = &Quarantine> {
+        self.selecting.iter().filter_map(|id| self.all.get(id))
+    }
+
     /// Whether a workload is held by itself.
     pub fn holds(&self, workload: &WorkloadId) -> bool {
         self.by_workload.contains_key(workload)
@@ -69,8 +74,7 @@ impl Quarantines {
 
     /// The quarantine that selects labels.
     pub fn selects(&self, network: &NetworkName, labels: &Labels) -> Option<&Quarantine> {
-        let selecting = self.selecting.iter().filter_map(|id| self.all.get(id));
-        selecting.into_iter().find(|quarantine| {
+        self.selecting().find(|quarantine| {
             let target = &quarantine.target;
             target.selector.as_ref().is_some_and(|selector| selector.matches(labels))
                 && target.network.as_ref().is_none_or(|own| own == network)

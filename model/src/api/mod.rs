@@ -368,6 +368,12 @@ pub struct PolicyResult {
     pub opened: Vec<LinkChange>,
     /// Links that close, wholly or in part.
     pub closed: Vec<LinkChange>,
+    /// How many more open than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_opened: usize,
+    /// How many more close than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_closed: usize,
     /// Workloads that admission lets in now, and did not before.
     pub admitted: Vec<String>,
     /// Workloads that admission does not let in any more, and why.
@@ -453,6 +459,12 @@ pub struct PolicyDifference {
     pub opened: Vec<LinkChange>,
     /// Links that close.
     pub closed: Vec<LinkChange>,
+    /// How many more open than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_opened: usize,
+    /// How many more close than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_closed: usize,
 }
 
 /// A state to go back to.
@@ -715,4 +727,8 @@ pub struct Context {
     pub ca: String,
     /// The bearer token.
     pub token: String,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }

@@ -1,7 +1,7 @@
 //! Policy as text: files that users write, and those that are written from blocks of configuration.
 
 use meshward_model::{Labels, NetworkName, Selector, api::PolicyFile};
-use meshward_policy::{BadPolicy, Policy, Problem, Rule, run_tests};
+use meshward_policy::{BadPolicy, Budget, Policy, Problem, Rule, run_tests};
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
 use serde_json::{Map, json};
 
@@ -167,7 +167,12 @@ pub fn check(files: &[PolicyFile], network: Option<&str>, own: Option<(&str, &Wr
             diagnostics
                 .push(said("Another network's policy", &Problem { place: written.begin.clone(), text }));
         }
-        for failure in run_tests(&written.policy) {
+        let failures = run_tests(&written.policy, &Budget::of(Budget::PLAN)).unwrap_or_else(|error| {
+            let problem = Problem { place: written.begin.clone(), text: format!("its tests: {error}") };
+            diagnostics.push(said("The policy is too large", &problem));
+            vec![]
+        });
+        for failure in failures {
             let text = failure.to_string();
             let place = written.tests.get(failure.number - 1).unwrap_or(&written.begin).clone();
             diagnostics.push(said("A test of the policy fails", &Problem { place, text }));

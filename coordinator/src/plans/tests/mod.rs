@@ -135,7 +135,7 @@ fn apply(world: &World, source: &str) -> Result<Plan<policies::Applied>, Refusal
     let files = [PolicyFile { name: "policy.yaml".into(), text: source.into() }];
     policies::apply(
         world,
-        &Submission { files: &files, prune: false, scope: None, networks: &[], guardrails: true },
+        &Submission { files: files.to_vec().into(), guardrails: true, ..Submission::default() },
     )
 }
 
@@ -549,7 +549,12 @@ fn an_owner_changes_rules_of_their_network_and_no_guardrails() {
     let own = [shop()];
     let says = |world: &World, text: &str, prune: bool| {
         let files = [PolicyFile { name: "p.yaml".into(), text: text.into() }];
-        let wanted = Submission { files: &files, prune, scope: None, networks: &own, guardrails: false };
+        let wanted = Submission {
+            files: files.to_vec().into(),
+            prune,
+            networks: own.to_vec(),
+            ..Submission::default()
+        };
         policies::apply(world, &wanted).err().map(|refusal| refusal.to_string()).unwrap_or_default()
     };
     let rules = "rules: [{ name: r, from: {}, to: {}, allow: [tcp/80] }]";
@@ -569,7 +574,8 @@ fn pruning_removes_the_policies_that_no_file_names() {
         mesh.commit(plan).unwrap();
     }
     let files = [PolicyFile { name: "p.yaml".into(), text: "network: shop".into() }];
-    let wanted = |prune| Submission { files: &files, prune, scope: None, networks: &[], guardrails: true };
+    let wanted =
+        |prune| Submission { files: files.to_vec().into(), prune, guardrails: true, ..Submission::default() };
     assert!(policies::apply(&mesh.world, &wanted(false)).unwrap().mutations.len() == 1);
     let plan = policies::apply(&mesh.world, &wanted(true));
     mesh.commit(plan).unwrap();

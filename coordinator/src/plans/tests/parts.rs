@@ -128,8 +128,7 @@ fn a_part_of_a_policy_is_replaced_and_the_rest_stays() {
 
     let only_new =
         PolicyScope { network: shop(), only: vec!["a.yaml".into()], except: vec![], only_new: true };
-    let wanted =
-        Submission { files: &[], prune: false, scope: Some(&only_new), networks: &[], guardrails: true };
+    let wanted = Submission { scope: Some(only_new.clone()), guardrails: true, ..Submission::default() };
     let refused = policies::apply(&mesh.world, &wanted).err().unwrap();
     assert!(refused.to_string().contains("already, in a.yaml"), "{refused}");
 
@@ -148,7 +147,7 @@ fn a_file_about_two_networks_is_read_for_one_of_them_without_the_rest_of_the_oth
     let both = "network: shop\nrules: [{ name: s, from: {}, to: {}, allow: [tcp/80] }]\n---\nnetwork: lab\nrules: [{ name: l, from: {}, to: {}, allow: [web] }]\n";
     let files = [("both.yaml", both), ("sets.yaml", "network: lab\nports: { web: [tcp/443] }\n")];
     let files = files.map(|(name, text)| PolicyFile { name: name.into(), text: text.into() });
-    let wanted = Submission { files: &files, prune: false, scope: None, networks: &[], guardrails: true };
+    let wanted = Submission { files: files.to_vec().into(), guardrails: true, ..Submission::default() };
     mesh.commit(policies::apply(&mesh.world, &wanted)).unwrap();
 
     let read = World::load(mesh.world.revision, mesh.records.iter().map(stored).collect()).unwrap();
@@ -173,7 +172,11 @@ fn submit(mesh: &mut Mesh, files: &[(&str, &str)], only: &[&str], except: &[&str
     let files: Vec<PolicyFile> = files.iter().map(file).collect();
     let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let scope = PolicyScope { network: shop(), only: own(only), except: own(except), only_new: false };
-    let wanted =
-        Submission { files: &files, prune: false, scope: Some(&scope), networks: &[], guardrails: true };
+    let wanted = Submission {
+        files: files.to_vec().into(),
+        scope: Some(scope.clone()),
+        guardrails: true,
+        ..Submission::default()
+    };
     mesh.commit(policies::apply(&mesh.world, &wanted)).map(drop)
 }

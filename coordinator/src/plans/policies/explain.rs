@@ -1,0 +1,160 @@
+//! Which rule decides, now or in the past.
+
+use super::Basis;
+use crate::{
+    mesh::Refusal,
+    records::{PolicyRecord, Record},
+};
+use meshward_model::{
+    AcceptFrom, Labels, NetworkName, PortSpec, Selector, Verdict,
+    api::{ExplainQuery, Explanation, Quarantine},
+    selector::Requirement,
+};
+use meshward_policy::{Ground, Policy, compile};
+use std::sync::Arc;
+
+/// The most pairs that one explanation covers.
+const MAX_PAIRS: usize = 400;
+
+/// The policies and quarantines of a revision.
+pub struct Past(pub Vec<Record>);
+
+impl Past {
+    /// The policy that a network had.
+    pub fn policy(&self, name: &NetworkName) -> Option<&PolicyRecord> {
+        self.0.iter().find_map(|record| match record {
+            Record::Policy(policy) if policy.network == *name => Some(policy),
+            _ => None,
+        })
+    }
+
+    fn quarantine_of(&self, network: &NetworkName, labels: &Labels) -> Option<&Quarantine> {
+        self.0.iter().find_map(|record| match record {
+            Record::Quarantine(quarantine) if selects(quarantine, network, labels) => Some(quarantine),
+            _ => None,
+        })
+    }
+}
+
+fn selects(quarantine: &Quarantine, network: &NetworkName, labels: &Labels) -> bool {
+    let target = &quarantine.target;
+    let selected = target.selector.as_ref().is_some_and(|selector| selector.matches(labels));
+    selected && target.network.as_ref().is_none_or(|own| own == network)
+}
+
+/// What an explanation rests on.
+struct Explaining<'a> {
+    basis: &'a Basis,
+    name: &'a NetworkName,
+    policy: Arc<Policy>,
+    past: Option<&'a Past>,
+}
+
+/// Says which rule decides between two selectors; by the policies and quarantines of `past`, if there is one.
+pub fn explain(
+    basis: &Basis,
+    query: &ExplainQuery,
+    past: Option<&Past>,
+) -> Result<Vec<Explanation>, Refusal> {
+    let name = match &query.network {
+        Some(name) => name,
+        None if basis.networks.len() == 1 => basis.networks.keys().next().ok_or_else(no_network)?,
+        None if basis.networks.is_empty() => return Err(no_network()),
+        None => return Err(Refusal::Invalid("there are several networks; add `--network NAME`".into())),
+    };
+    let ground = &basis.find(name)?.ground;
+    let policy = match past.map(|past| past.policy(name)) {
+        None => ground.policy().clone(),
+        Some(Some(record)) => record.policy().map_err(Refusal::Conflict)?,
+        Some(None) => Arc::new(Policy::deny_all(name.clone())),
+    };
+    let explaining = Explaining { basis, name, policy, past };
+    let (from, to) = (parties(ground, name, &query.from)?, parties(ground, name, &query.to)?);
+    let pairs = from.iter().flat_map(|a| to.iter().map(move |b| (a, b)));
+    Ok(pairs.take(MAX_PAIRS).map(|(a, b)| explaining.verdict(a, b, query.port)).collect())
+}
+
+fn no_network() -> Refusal {
+    Refusal::Missing("there is no network yet; make one with `meshctl network create NAME --cidr ...`".into())
+}
+
+struct Party {
+    labels: Labels,
+    accepts: Vec<AcceptFrom>,
+    live: bool,
+}
+
+/// The live identities that a selector selects; where there is none, the labels that it spells out.
+fn parties(ground: &Ground, name: &NetworkName, selector: &Selector) -> Result<Vec<Party>, Refusal> {
+    let party = |id| {
+        let (labels, accepts) = (ground.labels(id)?.clone(), ground.accepts(id).to_vec());
+        Some(Party { labels, accepts, live: true })
+    };
+    let selected = ground.select(selector).into_iter();
+    // More than these would not be paired with anybody.
+    let live: Vec<Party> = selected.filter_map(party).take(MAX_PAIRS).collect();
+    if !live.is_empty() {
+        return Ok(live);
+    }
+    let spelled = selector.requirements().map(|(key, requirement)| match requirement {
+        Requirement::In(values) if values.len() == 1 => Ok(format!("{key}={}", values[0])),
+        _ => Err(Refusal::Missing(format!(
+            "no workload of network `{name}` is selected by `{selector}`; give exact labels, such as app=web, to ask about one that is not there yet"
+        ))),
+    });
+    let spelled = spelled.collect::<Result<Vec<String>, _>>()?;
+    let labels = Labels::parse_each(spelled.iter().map(String::as_str))
+        .map_err(|error| Refusal::Invalid(error.to_string()))?;
+    Ok(vec![Party { labels, accepts: vec![], live: false }])
+}
+
+impl Explaining<'_> {
+    fn held(&self, labels: &Labels) -> Option<&Quarantine> {
+        match self.past {
+            Some(past) => past.quarantine_of(self.name, labels),
+            None => self.basis.quarantines.iter().find(|quarantine| selects(quarantine, self.name, labels)),
+        }
+    }
+
+    fn verdict(&self, from: &Party, to: &Party, port: PortSpec) -> Explanation {
+        let policy = &self.policy;
+        let held = [from, to].into_iter().find_map(|end| Some((self.held(&end.labels)?, end)));
+        let (verdict, because) = match (held, port.protocol) {
+            (Some((quarantine, end)), _) => {
+                let forensic = self.held(&from.labels).is_none()
+                    && quarantine.allow_from.as_ref().is_some_and(|selector| selector.matches(&from.labels));
+                let text = format!("quarantine {} holds {}", quarantine.id, end.labels);
+                match forensic {
+                    true => (Verdict::Allowed, format!("{text}, and lets {} in", from.labels)),
+                    false => (Verdict::Denied, text),
+                }
+            }
+            (None, Some(protocol)) if port.ports.first == port.ports.last || !protocol.has_ports() => {
+                let decision =
+                    policy.decide(&from.labels, &to.labels, &to.accepts, protocol, port.ports.first);
+                (decision.verdict, decision.reason.to_string())
+            }
+            _ => {
+                let acl = compile(policy, &from.labels, &to.labels, &to.accepts);
+                let verdict = if acl.allows_all(port) { Verdict::Allowed } else { Verdict::Denied };
+                let because = if acl.allows_all(port) {
+                    "all of it is allowed".to_owned()
+                } else if acl.allows_some(port) || !acl.observed().is_empty() {
+                    format!("only a part passes: {acl}; ask for a single port to see its rule")
+                } else {
+                    "none of it is allowed; ask for a single port to see its rule".to_owned()
+                };
+                (verdict, because)
+            }
+        };
+        Explanation {
+            from: from.labels.clone(),
+            to: to.labels.clone(),
+            port,
+            allowed: verdict != Verdict::Denied,
+            observed: verdict == Verdict::Observed,
+            because,
+            live: from.live && to.live,
+        }
+    }
+}

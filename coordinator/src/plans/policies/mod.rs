@@ -1,0 +1,537 @@
+//! Policies: read, checked by their own tests, compared with what is there, applied.
+//!
+//! What takes long rests on a [`Basis`], which costs next to nothing to take and does not change any more: it is worked out
+//! beside the world, and [`plan`] makes of it what is written, if the basis is still that of the world.
+
+mod explain;
+mod judging;
+
+pub use explain::{Past, explain};
+pub use judging::{Judging, Warmed, judge_all};
+
+use super::{
+    credentials::covers,
+    networks::find,
+    workloads::{Rejudged, rejudge},
+};
+use crate::{
+    mesh::{Plan, Refusal},
+    records::{Mutation, PolicyRecord, Read, Record, RecordKey, Step},
+    world::{NetworkState, World},
+};
+use meshward_model::{
+    Acl, IdentityId, NetworkName, PortSpec, Revision,
+    api::{Finding, Link, LinkChange, PolicyDifference, PolicyFile, PolicyResult, PolicyScope, Quarantine},
+};
+use meshward_policy::{
+    BadPolicy, Bounds, Budget, Ground, Own, Policy, PolicyStep, TooMuch, Written, read, read_own, review,
+    review_live, run_tests,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// The most links that are listed as opened or closed in one network; how many there are besides is said.
+const MAX_LISTED: usize = 10_000;
+/// The most links that close of which it is asked how many flows they have.
+const MAX_CLOSING: usize = 100_000;
+/// The most failed tests that are listed.
+const MAX_FAILURES: usize = 100;
+
+/// What is to become the policy of networks.
+#[derive(Debug, Clone, Default)]
+pub struct Submission {
+    pub files: Arc<Vec<PolicyFile>>,
+    /// Whether networks that no file names lose theirs.
+    pub prune: bool,
+    /// What part of the policy of one network the files take the place of; none: all of the networks that they name.
+    pub scope: Option<PolicyScope>,
+    /// Instead of the files: a network, and the policy that it had.
+    pub back: Option<(NetworkName, Option<PolicyRecord>)>,
+    /// In which networks the author may say this; empty: in all.
+    pub networks: Vec<NetworkName>,
+    /// Whether the author may change guardrails.
+    pub guardrails: bool,
+}
+
+/// What a submission would change.
+#[derive(Default)]
+pub struct Applied {
+    pub results: Vec<PolicyResult>,
+    /// The links that close wholly or in part, as they would be: whose flows these are would be cut.
+    pub closing: Vec<(NetworkName, Closing)>,
+    /// What is suspicious, if that was asked for.
+    pub findings: Vec<Finding>,
+}
+
+/// Links of a network, each with what it would let pass.
+pub type Closing = Vec<(IdentityId, IdentityId, Acl)>;
+
+/// The policies, and what their links follow from, at one revision.
+#[derive(Debug, Clone)]
+pub struct Basis {
+    pub revision: Revision,
+    networks: BTreeMap<NetworkName, NetworkBasis>,
+    /// The quarantines that select labels.
+    quarantines: Vec<Quarantine>,
+}
+
+#[derive(Debug, Clone)]
+struct NetworkBasis {
+    files: Arc<Vec<PolicyFile>>,
+    ground: Ground,
+}
+
+impl Basis {
+    /// The basis of now: some counters for each network.
+    pub fn of(world: &World) -> Self {
+        let basis = |network: &NetworkState| NetworkBasis {
+            files: network.policy_files.clone(),
+            ground: network.links.ground().clone(),
+        };
+        let networks = world.networks.iter().map(|(name, network)| (name.clone(), basis(network)));
+        Self {
+            revision: world.revision,
+            networks: networks.collect(),
+            quarantines: world.quarantines.selecting().cloned().collect(),
+        }
+    }
+
+    fn find(&self, name: &NetworkName) -> Result<&NetworkBasis, Refusal> {
+        self.networks.get(name).ok_or_else(|| super::networks::missing(name))
+    }
+}
+
+/// A submission that was read, and what it changes on the basis that it was worked out on.
+pub struct Prepared {
+    read: Reading,
+    networks: Vec<PreparedNetwork>,
+}
+
+/// A submission that was read: the policy's own tests have passed.
+#[derive(Clone)]
+struct Reading {
+    /// All files that policies were read from.
+    files: Arc<Vec<PolicyFile>>,
+    written: Arc<Vec<Written>>,
+    /// With a scope: the files of the network that it was read beside.
+    beside: Option<Arc<Vec<PolicyFile>>>,
+}
+
+/// What becomes of one network.
+struct PreparedNetwork {
+    name: NetworkName,
+    /// Its policy; default deny if there are no files any more.
+    policy: Arc<Policy>,
+    files: Arc<Vec<PolicyFile>>,
+    is_new: bool,
+    step: Step,
+    closing: Closing,
+    result: PolicyResult,
+}
+
+/// Checks policies and works out what they change, all at once.
+pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusal> {
+    plan(world, &prepare(&Basis::of(world), wanted, None)?, wanted, &BTreeMap::new())
+}
+
+/// Reads policies, runs their tests and works out what they change. `before`: what came out of the same on an earlier basis.
+pub fn prepare(basis: &Basis, wanted: &Submission, before: Option<&Prepared>) -> Result<Prepared, Refusal> {
+    if let Some((name, past)) = &wanted.back {
+        return prepare_back(basis, wanted, name, past.as_ref());
+    }
+    let known = before.map(|before| before.read.clone()).filter(|read| read.is_of(basis, wanted));
+    let read = match known {
+        Some(read) => read,
+        None => Reading::of(basis, wanted)?,
+    };
+    let bounds = Bounds::usual();
+    let mut networks = Vec::new();
+    if let (Some(scope), true) = (&wanted.scope, read.written.is_empty()) {
+        networks.push(prepare_network(basis, wanted, &scope.network, None, &bounds)?);
+    }
+    for written in &*read.written {
+        let name = &written.policy.network;
+        let place = written.begin.to_string();
+        basis.find(name).map_err(|refusal| at(&place, refusal))?;
+        let files = read.files.iter().filter(|file| written.files.contains(&file.name));
+        let becomes = (Arc::new(written.policy.clone()), Arc::new(files.cloned().collect()));
+        networks.push(prepare_network(basis, wanted, name, Some(becomes), &bounds)?);
+    }
+    if wanted.prune {
+        let kept = |name: &NetworkName| read.written.iter().any(|written| written.policy.network == *name);
+        let others = basis.networks.iter().filter(|(name, network)| {
+            !kept(name) && !network.files.is_empty() && covers(&wanted.networks, name)
+        });
+        for (name, _) in others {
+            networks.push(prepare_network(basis, wanted, name, None, &bounds)?);
+        }
+    }
+    Ok(Prepared { read, networks })
+}
+
+fn prepare_back(
+    basis: &Basis,
+    wanted: &Submission,
+    name: &NetworkName,
+    past: Option<&PolicyRecord>,
+) -> Result<Prepared, Refusal> {
+    let becomes = match past {
+        Some(record) => Some((record.policy().map_err(Refusal::Conflict)?, record.files.clone())),
+        None => None,
+    };
+    let network = prepare_network(basis, wanted, name, becomes, &Bounds::usual())?;
+    let read = Reading { files: Arc::default(), written: Arc::default(), beside: None };
+    Ok(Prepared { read, networks: vec![network] })
+}
+
+impl Reading {
+    fn of(basis: &Basis, wanted: &Submission) -> Result<Self, Refusal> {
+        let invalid = |error: BadPolicy| Refusal::Invalid(error.to_string());
+        let read = match &wanted.scope {
+            None => Self {
+                files: wanted.files.clone(),
+                written: Arc::new(read(&wanted.files).map_err(invalid)?),
+                beside: None,
+            },
+            Some(scope) => {
+                let files = beside_the_rest(basis, wanted, scope)?;
+                let own = read_own(&files, &scope.network).map_err(invalid)?;
+                check_scope(&own, &wanted.files, scope)?;
+                Self {
+                    files: Arc::new(files),
+                    written: Arc::new(own.written.into_iter().collect()),
+                    beside: Some(basis.find(&scope.network)?.files.clone()),
+                }
+            }
+        };
+        let budget = Budget::of(Budget::PLAN);
+        let mut failures = Vec::new();
+        for written in &*read.written {
+            failures.extend(test_failures(written, &budget)?);
+        }
+        if failures.is_empty() {
+            return Ok(read);
+        }
+        let more = failures.len().saturating_sub(MAX_FAILURES);
+        failures.truncate(MAX_FAILURES);
+        if more > 0 {
+            failures.push(format!("and {more} more"));
+        }
+        let text = format!("the policy's own tests fail; nothing was applied\n{}", failures.join("\n"));
+        Err(Refusal::Invalid(text))
+    }
+
+    /// Whether it would be read alike on a basis.
+    fn is_of(&self, basis: &Basis, wanted: &Submission) -> bool {
+        match (&wanted.scope, &self.beside) {
+            (Some(scope), Some(beside)) => {
+                basis.networks.get(&scope.network).is_some_and(|network| Arc::ptr_eq(&network.files, beside))
+            }
+            _ => wanted.scope.is_none(),
+        }
+    }
+}
+
+/// Works out what another policy changes in a network; none: it loses its policy.
+fn prepare_network(
+    basis: &Basis,
+    wanted: &Submission,
+    name: &NetworkName,
+    becomes: Option<(Arc<Policy>, Arc<Vec<PolicyFile>>)>,
+    bounds: &Bounds,
+) -> Result<PreparedNetwork, Refusal> {
+    let NetworkBasis { files: before, ground } = basis.find(name)?;
+    check_rights(wanted, name, ground.policy(), becomes.as_ref().map(|(policy, _)| &**policy))?;
+    let nothing = || (Arc::new(Policy::deny_all(name.clone())), Arc::default());
+    let (policy, files) = becomes.unwrap_or_else(nothing);
+    let too_much = |error: TooMuch| Refusal::Invalid(format!("the policy of network {name}: {error}"));
+    let with_forensics = with_forensics(&policy, &ground.policy().forensics);
+    let step = ground.step(with_forensics, bounds).map_err(too_much)?;
+    let closing = step
+        .changes
+        .iter()
+        .filter(|change| change.before.is_some())
+        .map(|change| (change.from, change.to, change.after.as_deref().cloned().unwrap_or_default()));
+    let closing = closing.take(MAX_CLOSING).collect();
+    let Changes { opened, closed, more_opened, more_closed } = changes(ground, &step);
+    let result = PolicyResult {
+        network: name.clone(),
+        rules: policy.rules.len() + policy.guardrails.len(),
+        tests_passed: policy.tests.len(),
+        opened,
+        closed,
+        more_opened,
+        more_closed,
+        admitted: vec![],
+        refused: vec![],
+        cuts: vec![],
+    };
+    let is_new = **before != *files;
+    Ok(PreparedNetwork { name: name.clone(), policy, files, is_new, step: Step::of(step), closing, result })
+}
+
+/// A policy, with who may still reach what is quarantined.
+fn with_forensics(policy: &Arc<Policy>, forensics: &[meshward_policy::Rule]) -> Arc<Policy> {
+    match forensics.is_empty() {
+        true => policy.clone(),
+        false => Arc::new(Policy { forensics: forensics.to_vec(), ..Policy::clone(policy) }),
+    }
+}
+
+/// What a submission writes: all of its networks, or none. `warmed`: what was found of the images of networks.
+///
+/// # Errors
+/// [`Refusal::Stale`] if the world has another basis by now.
+pub fn plan(
+    world: &World,
+    prepared: &Prepared,
+    wanted: &Submission,
+    warmed: &BTreeMap<NetworkName, Warmed>,
+) -> Result<Plan<Applied>, Refusal> {
+    let mut plan = Plan::nothing(Applied::default());
+    for part in &prepared.networks {
+        let network = find(world, &part.name)?;
+        if !part.step.is_on(&network.links) {
+            return Err(Refusal::Stale);
+        }
+        if part.is_new {
+            plan.mutations.push(if part.files.is_empty() {
+                Mutation::Delete(RecordKey::Policy(part.name.clone()))
+            } else {
+                let read = Read { policy: Some(part.policy.clone()), step: part.step.clone() };
+                let (network, files) = (part.name.clone(), part.files.clone());
+                Mutation::Put(Record::Policy(PolicyRecord { network, files, read }))
+            });
+        }
+        let Rejudged { mutations, admitted, refused } =
+            rejudge(world, network, &part.policy, warmed.get(&part.name));
+        plan.mutations.extend(mutations);
+        plan.outcome.results.push(PolicyResult { admitted, refused, ..part.result.clone() });
+        plan.outcome.closing.push((part.name.clone(), part.closing.clone()));
+    }
+    let names: Vec<&str> = plan.mutations.iter().filter_map(network_of).collect();
+    plan.action = match (&wanted.back, &names[..]) {
+        _ if plan.mutations.is_empty() => String::new(),
+        (Some((name, _)), _) => format!("rolled the policy of {name} back"),
+        (None, []) => "judged the workloads anew".into(),
+        (None, names) => format!("applied the policy of {}", names.join(", ")),
+    };
+    Ok(plan)
+}
+
+impl Prepared {
+    /// The same as a dry run: what would be changed, and what is suspicious. `judged`: what becomes of the workloads.
+    pub fn foresee(&self, basis: &Basis, judged: &mut BTreeMap<NetworkName, Judging>) -> Applied {
+        let mut applied = Applied { findings: findings(basis, &self.read.written), ..Applied::default() };
+        for part in &self.networks {
+            let Judging { admitted, refused, .. } = judged.remove(&part.name).unwrap_or_default();
+            applied.results.push(PolicyResult { admitted, refused, ..part.result.clone() });
+            applied.closing.push((part.name.clone(), part.closing.clone()));
+        }
+        applied
+    }
+
+    /// The networks whose workloads are to be judged anew, with the policies by which.
+    pub fn judges(&self, basis: &Basis) -> Vec<(NetworkName, Arc<Policy>)> {
+        let judges = |part: &&PreparedNetwork| {
+            let before = basis.networks.get(&part.name).map(|network| network.ground.policy());
+            before.is_some_and(|before| !before.admits_like(&part.policy))
+        };
+        self.networks.iter().filter(judges).map(|part| (part.name.clone(), part.policy.clone())).collect()
+    }
+}
+
+/// What would be the policy of a network if the files took the place of a part of it.
+fn beside_the_rest(
+    basis: &Basis,
+    wanted: &Submission,
+    scope: &PolicyScope,
+) -> Result<Vec<PolicyFile>, Refusal> {
+    let invalid = |text: &str| Err(Refusal::Invalid(text.into()).about("scope"));
+    if wanted.prune {
+        return invalid("`prune` is about all networks, and `scope` about one; leave one of them out");
+    }
+    if !scope.only.is_empty() && !scope.except.is_empty() {
+        return invalid("a scope has either `only` or `except`");
+    }
+    if let Some(file) = wanted.files.iter().find(|file| !scope.has(&file.name)) {
+        return invalid(&format!("the file {} is not in the scope", file.name));
+    }
+    let network = basis.find(&scope.network).map_err(|refusal| refusal.about("scope"))?;
+    if let Some(file) = network.files.iter().find(|file| scope.only_new && scope.has(&file.name)) {
+        let (name, file) = (&scope.network, &file.name);
+        let text = format!("network {name} has such a policy already, in {file}");
+        return Err(Refusal::Conflict(text).about("scope"));
+    }
+    let others = network.files.iter().filter(|file| !scope.has(&file.name));
+    let mut files: Vec<PolicyFile> = wanted.files.iter().chain(others).cloned().collect();
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
+}
+
+/// Refuses files that speak of other networks than that of the scope. Those that stay may: they are the policy of these, too.
+fn check_scope(own: &Own, files: &[PolicyFile], scope: &PolicyScope) -> Result<(), Refusal> {
+    match own.others.iter().find(|(place, _)| files.iter().any(|file| file.name == place.file)) {
+        None => Ok(()),
+        Some((place, name)) => {
+            let scope = &scope.network;
+            let text = format!("{place}: this is about network {name}, and the scope is network {scope}");
+            Err(Refusal::Invalid(text))
+        }
+    }
+}
+
+fn at(place: &str, refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::Missing(text) => Refusal::Missing(format!("{place}: {text}")),
+        other => other,
+    }
+}
+
+/// Which network a mutation of a policy is about.
+fn network_of(mutation: &Mutation) -> Option<&str> {
+    match mutation {
+        Mutation::Put(Record::Policy(record)) => Some(record.network.as_str()),
+        Mutation::Delete(RecordKey::Policy(name)) => Some(name.as_str()),
+        _ => None,
+    }
+}
+
+fn check_rights(
+    wanted: &Submission,
+    name: &NetworkName,
+    standing: &Policy,
+    policy: Option<&Policy>,
+) -> Result<(), Refusal> {
+    if !covers(&wanted.networks, name) {
+        return Err(Refusal::Forbidden(format!("this credential has no say in network `{name}`")));
+    }
+    let standing = &standing.guardrails;
+    let same = policy.map_or(standing.is_empty(), |policy| {
+        let sorted = |rules: &[meshward_policy::Rule]| {
+            let rules = rules.iter().map(|rule| (rule.name.clone(), rule.clone()));
+            rules.collect::<BTreeMap<String, meshward_policy::Rule>>()
+        };
+        policy.guardrails.len() == standing.len() && sorted(&policy.guardrails) == sorted(standing)
+    });
+    if !same && !wanted.guardrails {
+        return Err(Refusal::Forbidden(format!(
+            "the guardrails of network `{name}` belong to admins: leave them as they are, or ask an admin"
+        )));
+    }
+    Ok(())
+}
+
+fn test_failures(written: &Written, budget: &Budget) -> Result<Vec<String>, Refusal> {
+    let failures = run_tests(&written.policy, budget).map_err(|error| {
+        let text = format!(
+            "{}: the policy's tests are too many for its rules: {error}; write fewer tests, or rules that select less",
+            written.begin
+        );
+        Refusal::Invalid(text)
+    })?;
+    let place = |failure: meshward_policy::TestFailure| match written.tests.get(failure.number - 1) {
+        Some(place) => format!("{place}: {failure}"),
+        None => failure.to_string(),
+    };
+    Ok(failures.into_iter().map(place).collect())
+}
+
+/// The links that open and those that close; one that does both stands in both.
+#[derive(Default)]
+struct Changes {
+    opened: Vec<LinkChange>,
+    closed: Vec<LinkChange>,
+    more_opened: usize,
+    more_closed: usize,
+}
+
+fn changes(ground: &Ground, step: &PolicyStep) -> Changes {
+    let nothing = Acl::default();
+    let acl = |acl: &Option<Arc<Acl>>| -> Acl { acl.as_deref().unwrap_or(&nothing).clone() };
+    let mut all: Vec<_> = step
+        .changes
+        .iter()
+        .filter_map(|change| Some((ground.labels(change.from)?, ground.labels(change.to)?, change)))
+        .collect();
+    all.sort_unstable_by_key(|(from, to, _)| (*from, *to));
+    let mut found = Changes::default();
+    for (from, to, change) in all {
+        let (old, new) = (acl(&change.before), acl(&change.after));
+        let listed = || LinkChange {
+            from: from.clone(),
+            to: to.clone(),
+            before: old.to_string(),
+            after: new.to_string(),
+        };
+        let note = |list: &mut Vec<LinkChange>, more: &mut usize| match list.len() < MAX_LISTED {
+            true => list.push(listed()),
+            false => *more += 1,
+        };
+        if !covers_all(&old, &new) {
+            note(&mut found.opened, &mut found.more_opened);
+        }
+        if !covers_all(&new, &old) {
+            note(&mut found.closed, &mut found.more_closed);
+        }
+    }
+    found
+}
+
+/// Whether everything that `inner` allows is allowed by `outer`.
+fn covers_all(outer: &Acl, inner: &Acl) -> bool {
+    inner
+        .entries()
+        .iter()
+        .all(|entry| outer.allows_all(PortSpec { protocol: Some(entry.protocol), ports: entry.ports }))
+}
+
+/// What is suspicious in policies, beside the workloads that there are.
+fn findings(basis: &Basis, all: &[Written]) -> Vec<Finding> {
+    let mut problems = Vec::new();
+    for written in all {
+        problems.extend(review(written));
+        if let Some(network) = basis.networks.get(&written.policy.network) {
+            problems.extend(review_live(written, &network.ground));
+        }
+    }
+    problems.sort();
+    problems
+        .into_iter()
+        .map(|problem| Finding { place: problem.place.to_string(), text: problem.text })
+        .collect()
+}
+
+/// The links between two policies of a network, among the workloads of now.
+pub fn difference(
+    basis: &Basis,
+    name: &NetworkName,
+    [before, after]: [Option<&PolicyRecord>; 2],
+) -> Result<PolicyDifference, Refusal> {
+    let ground = &basis.find(name)?.ground;
+    let policy = |record: Option<&PolicyRecord>| match record {
+        Some(record) => record.policy().map_err(Refusal::Conflict),
+        None => Ok(Arc::new(Policy::deny_all(name.clone()))),
+    };
+    let step = ground.between(policy(before)?, policy(after)?, &Bounds::usual());
+    let step = step.map_err(|error| Refusal::Invalid(error.to_string()))?;
+    let Changes { opened, closed, more_opened, more_closed } = changes(ground, &step);
+    Ok(PolicyDifference { network: name.clone(), opened, closed, more_opened, more_closed })
+}
+
+/// The links of a network, without counters.
+pub fn links(network: &NetworkState) -> Vec<((IdentityId, IdentityId), Link)> {
+    let link = |(from, to, acl): (IdentityId, IdentityId, &Arc<Acl>)| {
+        let link = Link {
+            network: network.record.name.clone(),
+            from: network.links.labels(from)?.clone(),
+            to: network.links.labels(to)?.clone(),
+            acl: Acl::clone(acl),
+            packets: 0,
+            bytes: 0,
+            denied: 0,
+            observed: 0,
+        };
+        Some(((from, to), link))
+    };
+    network.links.all().filter_map(link).collect()
+}

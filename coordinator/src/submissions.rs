@@ -1,0 +1,189 @@
+//! Policies that are submitted: worked out beside the world, in the caller's share of time, and written in a moment.
+
+use crate::{
+    mesh::{Author, Done, Mesh, Refusal},
+    plans::policies::{self, Applied, Basis, Judging, Prepared, Submission},
+};
+use meshward_model::NetworkName;
+use roaring::RoaringBitmap;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// How often a submission is worked out anew because the mesh has changed meanwhile; then it is while nothing else can.
+const ATTEMPTS: usize = 8;
+
+type Judged = BTreeMap<NetworkName, Judging>;
+
+impl Mesh {
+    /// Takes up policies, or says what they would change.
+    ///
+    /// # Errors
+    /// What is wrong with them, or that the author asks for too much.
+    pub async fn submit(
+        self: &Arc<Self>,
+        author: &Author,
+        submission: Submission,
+    ) -> Result<Done<Applied>, Refusal> {
+        let submission = Arc::new(submission);
+        let mut before = None;
+        for _ in 0..ATTEMPTS {
+            let basis = self.look(Basis::of);
+            let (prepared, basis, mut judged) = self.prepare(author, &submission, basis, before).await?;
+            if author.dry_run {
+                let foresee = move || (basis.revision, prepared.foresee(&basis, &mut judged));
+                let (revision, outcome) = self.pool.run(&author.actor, foresee).await?;
+                return Ok(Done { revision, touched: RoaringBitmap::new(), outcome });
+            }
+            let warmed = judged.into_iter().map(|(name, judging)| (name, judging.warmed)).collect();
+            let plan = |world: &_| policies::plan(world, &prepared, &submission, &warmed);
+            match self.change(author, plan).await {
+                Err(Refusal::Stale) => before = Some(prepared),
+                other => return other,
+            }
+        }
+        self.change(author, |world| policies::apply(world, &submission)).await
+    }
+
+    async fn prepare(
+        self: &Arc<Self>,
+        author: &Author,
+        submission: &Arc<Submission>,
+        basis: Basis,
+        before: Option<Prepared>,
+    ) -> Result<(Prepared, Basis, Judged), Refusal> {
+        let (mesh, submission) = (self.clone(), submission.clone());
+        let work = move || {
+            let prepared = policies::prepare(&basis, &submission, before.as_ref())?;
+            let look = |look: &mut dyn FnMut(&_)| mesh.look(look);
+            let judge = |(name, policy): (NetworkName, _)| {
+                let judging = policies::judge_all(&look, &name, &policy);
+                (name, judging)
+            };
+            let judged = prepared.judges(&basis).into_iter().map(judge).collect();
+            Ok((prepared, basis, judged))
+        };
+        self.pool.run(&author.actor, work).await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ca::Ca,
+        plans::{
+            networks,
+            quarantines::{self, Hand},
+        },
+        store::Sqlite,
+    };
+    use meshward_model::api::{CreateNetwork, Impose, PolicyFile, QuarantineTarget};
+    use std::{fmt::Write, time::Duration};
+    use time::OffsetDateTime;
+
+    async fn mesh(folder: &std::path::Path) -> Arc<Mesh> {
+        let (ca, store) = (Ca::open(folder).unwrap(), Sqlite::open(&folder.join("mesh.db")).unwrap());
+        let mesh = Mesh::open(ca, Box::new(store), Duration::from_secs(60)).unwrap();
+        let wanted: CreateNetwork =
+            serde_json::from_str(r#"{ "name": "shop", "prefixes": ["10.42.0.0/16"] }"#).unwrap();
+        mesh.change(&admin(), |world| networks::create(world, &wanted)).await.unwrap();
+        mesh
+    }
+
+    fn admin() -> Author {
+        Author::named("user:admin")
+    }
+
+    fn submission(rules: usize, tests: usize) -> Submission {
+        let mut text = "network: shop\nrules:\n".to_owned();
+        for at in 1..=rules {
+            let _ = writeln!(text, "  - {{ name: r{at}, from: {{}}, to: {{}}, allow: [tcp/{at}] }}");
+        }
+        text += "tests:\n";
+        for at in 1..=tests {
+            let _ = writeln!(text, "  - {{ from: {{}}, to: {{}}, port: tcp/{at}, expect: allow }}");
+        }
+        let files = vec![PolicyFile { name: "shop.yaml".into(), text }];
+        Submission { files: Arc::new(files), ..Submission::default() }
+    }
+
+    async fn quarantine(mesh: &Mesh, label: &str) {
+        let target = QuarantineTarget {
+            selector: Some(label.parse().unwrap()),
+            workload: None,
+            network: Some("shop".parse().unwrap()),
+        };
+        let wanted = serde_json::json!({ "seconds": 600 });
+        let wanted = Impose { target, ..serde_json::from_value(wanted).unwrap() };
+        let hand = Hand { by: "user:admin", networks: &[], now: OffsetDateTime::now_utc() };
+        mesh.change_first(&admin(), |world| quarantines::impose(world, label, &wanted, &hand)).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn quarantines_are_made_while_viewers_run_the_largest_dry_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let mesh = mesh(folder.path()).await;
+        let viewers: Vec<_> = (0..4)
+            .map(|at| {
+                let mesh = mesh.clone();
+                let author = Author { dry_run: true, ..Author::named(format!("user:viewer-{at}")) };
+                tokio::spawn(async move { mesh.submit(&author, submission(1500, 1500)).await })
+            })
+            .collect();
+        // They are worked on.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        for label in ["app=a", "app=b", "app=c"] {
+            quarantine(&mesh, label).await;
+        }
+        assert!(viewers.iter().all(|viewer| !viewer.is_finished()), "the quarantines came first");
+        assert_eq!(mesh.look(|world| world.quarantines.len()), 3);
+        for viewer in viewers {
+            let done = viewer.await.unwrap().unwrap();
+            assert_eq!(done.outcome.results[0].tests_passed, 1500);
+        }
+        assert!(mesh.look(|world| world.networks[&"shop".parse().unwrap()].policy_files.is_empty()));
+    }
+
+    #[tokio::test]
+    async fn more_rules_and_tests_than_can_be_run_are_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mesh = mesh(folder.path()).await;
+        let author = Author { dry_run: true, ..Author::named("user:viewer") };
+        let refused = mesh.submit(&author, submission(8000, 8000)).await.err().unwrap().to_string();
+        assert!(refused.contains("tests are too many for its rules"), "{refused}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn parts_that_are_submitted_at_once_are_all_there_in_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let mesh = mesh(folder.path()).await;
+        let network = "shop".parse().unwrap();
+        let part = |at: usize| {
+            let name = format!("part-{at}.yaml");
+            let text = format!(
+                "network: shop\nrules: [{{ name: r{at}, from: {{}}, to: {{}}, allow: [tcp/{}] }}]",
+                at + 1
+            );
+            let scope = serde_json::json!({ "network": "shop", "only": [name] });
+            Submission {
+                files: Arc::new(vec![PolicyFile { name, text }]),
+                scope: Some(serde_json::from_value(scope).unwrap()),
+                ..Submission::default()
+            }
+        };
+        let submitted: Vec<_> = (0..12)
+            .map(|at| {
+                let (mesh, part) = (mesh.clone(), part(at));
+                let author = Author::named(format!("user:{}", at % 3));
+                tokio::spawn(async move { mesh.submit(&author, part).await.map(|done| done.revision) })
+            })
+            .collect();
+        for one in submitted {
+            one.await.unwrap().unwrap();
+        }
+        let (files, rules) = mesh.look(|world| {
+            let network: &crate::world::NetworkState = &world.networks[&network];
+            (network.policy_files.len(), network.links.policy().rules.len())
+        });
+        assert_eq!((files, rules), (12, 12));
+    }
+}
