@@ -3,8 +3,8 @@
 
 use boringtun::noise::{Tunn, TunnResult};
 use meshward_datapath::{
-    Ecn, Endpoint, Filter, Headers, Kind, Lane, LocalWorkload, Now, Offload, Parts, Party, Rules, SecretKey,
-    Sink, Slot, Tally,
+    Ecn, Endpoint, Filter, Headers, Kind, Lane, LocalWorkload, MAX_FLOWS, Now, Offload, Owner, Parts, Party,
+    Rules, SecretKey, Sink, Slot, Tally,
 };
 use meshward_model::{
     Acl, AclEntry, Change, IdentityId, Item, ItemKey, NetworkName, NodeName, PortRange, Protocol,
@@ -14,6 +14,7 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -34,6 +35,17 @@ fn main() {
     }
     let values: Vec<f64> = (0..runs).map(|_| cached_flow(time)).collect();
     rows.push(row("filter/10000 rules", "packet of a known flow", "ns", &values, None));
+    // In turns, so that both meet the same moments of the machine.
+    let (mut alone, mut beside_flood) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        alone.push(connections(time, false));
+        beside_flood.push(connections(time, true));
+    }
+    let metric = "a new connection while a neighbour opens flows as fast as it can";
+    let mut flooded = beside("filter/neighbour", metric, &beside_flood, "alone", &alone);
+    flooded["target"] = json!("<= 1.2");
+    flooded["met"] = json!(flooded["ratio"].as_f64().is_some_and(|ratio| ratio <= 1.2));
+    rows.push(flooded);
     for (case, size) in [("1420 B", 1420), ("92 B", 92)] {
         // In turns, so that all three meet the same moments of the machine.
         let (mut ours, mut theirs, mut floor) = (Vec::new(), Vec::new(), Vec::new());
@@ -108,7 +120,7 @@ fn rules(count: u16) -> Rules {
 }
 
 fn party(identity: IdentityId) -> Party {
-    Party { identity, quarantined: false }
+    Party { identity, quarantined: false, owner: Owner::Workload(identity.0) }
 }
 
 /// An IPv4 packet of `length` bytes.
@@ -160,6 +172,65 @@ fn new_flows(count: u16, quick: bool) -> f64 {
     let seconds = begun.elapsed().as_secs_f64();
     assert_eq!(filter.flows(), flows as usize);
     f64::from(flows) / seconds
+}
+
+/// Nanoseconds for the three packets of a connection's handshake and one of data, with a table that a neighbour has filled or in a
+/// new one. None may be refused.
+fn connections(time: Duration, flooded: bool) -> f64 {
+    const FLOODER: IdentityId = IdentityId(3);
+    let (mut rules, now) = (rules(1), Instant::now());
+    rules.set_identity(FLOODER, Some(false));
+    rules.set_link(FLOODER, API, Some(acl(1)));
+    let filter = Filter::new(now, Duration::ZERO);
+    let judge = |packet: &[u8], from: IdentityId, to: IdentityId| {
+        let headers = Headers::parse(packet).expect("a valid packet");
+        let tally = Tally { packets: 1, bytes: packet.len() as u64 };
+        filter.judge(&rules, now, packet, &headers, party(from), party(to), tally).expect("the link is open");
+    };
+    let flood = |flow: u32| {
+        let mut packet = packet(17, flow as u16, 92);
+        packet[14..16].copy_from_slice(&((flow >> 16) as u16 | 0x8000).to_be_bytes());
+        judge(&packet, FLOODER, API);
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if flooded {
+            (0..MAX_FLOWS as u32).for_each(flood);
+            scope.spawn(|| {
+                (MAX_FLOWS as u32..).take_while(|_| !stop.load(Relaxed)).for_each(flood);
+            });
+        }
+        let mut port = 0u16;
+        let value = nanoseconds(time, 1, || {
+            port = port.wrapping_add(1);
+            for (number, flags) in [2u8, 0x12, 0x10, 0x10].into_iter().enumerate() {
+                let mut packet = packet(6, port, 92);
+                let back = flags == 0x12;
+                packet[33] = flags;
+                packet[24..32].copy_from_slice(&[
+                    0,
+                    0,
+                    0,
+                    u8::from(number > 1),
+                    0,
+                    0,
+                    0,
+                    u8::from(number > 0),
+                ]);
+                if back {
+                    let (source, destination) = packet[12..20].split_at_mut(4);
+                    source.swap_with_slice(destination);
+                    let (source, destination) = packet[20..24].split_at_mut(2);
+                    source.swap_with_slice(destination);
+                    judge(&packet, API, WEB);
+                } else {
+                    judge(&packet, WEB, API);
+                }
+            }
+        });
+        stop.store(true, Relaxed);
+        value
+    })
 }
 
 fn cached_flow(time: Duration) -> f64 {

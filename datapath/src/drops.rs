@@ -1,5 +1,6 @@
 //! Why packets are dropped, and how many were.
 
+use crate::packet::Unforwardable;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Why a packet was dropped.
@@ -8,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub enum Cause {
     /// No valid IP packet, or an IP version or extension that is not forwarded.
     Malformed,
+    /// Routed by its source: an IPv4 source route option or an IPv6 routing header (RFC 7126, RFC 5095).
+    SourceRouted,
     /// To a multicast, broadcast or link-local address: a mesh link is unicast.
     NotUnicast,
     /// The workload sent from an address that is not its own.
@@ -24,8 +27,8 @@ pub enum Cause {
     Quarantined,
     /// A later fragment whose first fragment did not pass.
     OrphanFragment,
-    /// The flow table is full.
-    FlowTableFull,
+    /// An ICMP error that does not come from where the packet was going that it is about, cannot be true, or is one of too many.
+    StrayIcmpError,
     /// A datagram that is no WireGuard message, or one for nobody here.
     UnknownPeer,
     /// A WireGuard message that does not authenticate, or is replayed.
@@ -46,8 +49,9 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause with the name that counters use.
-    pub const ALL: [(Self, &'static str); 18] = [
+    pub const ALL: [(Self, &'static str); 19] = [
         (Self::Malformed, "malformed"),
+        (Self::SourceRouted, "source_routed"),
         (Self::NotUnicast, "not_unicast"),
         (Self::SpoofedByWorkload, "spoofed_by_workload"),
         (Self::SpoofedByPeer, "spoofed_by_peer"),
@@ -56,7 +60,7 @@ impl Cause {
         (Self::Denied, "denied"),
         (Self::Quarantined, "quarantined"),
         (Self::OrphanFragment, "orphan_fragment"),
-        (Self::FlowTableFull, "flow_table_full"),
+        (Self::StrayIcmpError, "stray_icmp_error"),
         (Self::UnknownPeer, "unknown_peer"),
         (Self::BadCrypto, "bad_crypto"),
         (Self::TooBig, "too_big"),
@@ -99,5 +103,14 @@ impl DropCounters {
     /// What was counted so far.
     pub fn read(&self) -> Drops {
         Drops(self.0.each_ref().map(|counter| counter.load(Relaxed)))
+    }
+}
+
+impl From<Unforwardable> for Cause {
+    fn from(unforwardable: Unforwardable) -> Self {
+        match unforwardable {
+            Unforwardable::Malformed => Self::Malformed,
+            Unforwardable::SourceRouted => Self::SourceRouted,
+        }
     }
 }

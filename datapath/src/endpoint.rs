@@ -3,14 +3,16 @@
 
 use crate::{
     coalesce::Parts,
+    counters::LinkStats,
     drops::{Cause, DropCounters, Drops},
     ecn::Ecn,
-    filter::{Filter, LinkStats},
+    filter::Filter,
     offload::Offload,
     reflexive::Reflexive,
     round::{Lane, Round},
     seen::{Denial, Denials, FlowKind},
     tables::Tables,
+    timeouts::Timeouts,
     vouch,
     wireguard::{Now, Peer, PeerStats, SecretKey, Wireguard},
 };
@@ -178,6 +180,11 @@ impl Endpoint {
     /// What workloads of this node were denied since the last call, up to some thousands.
     pub fn take_denials(&self) -> Vec<Denial> {
         self.denials.take()
+    }
+
+    /// Sets for how long conversations are kept in which nothing is said: each from its next packet on.
+    pub fn set_timeouts(&self, timeouts: Timeouts) {
+        self.tables.write().rules.set_timeouts(timeouts);
     }
 
     /// The kinds of flows that workloads of this node have begun, or tried to, in the time before `now`.

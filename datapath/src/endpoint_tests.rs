@@ -5,6 +5,9 @@ use meshward_model::{
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
 
+#[path = "endpoint_icmp_tests.rs"]
+mod icmp;
+
 const WEB: IdentityId = IdentityId(1);
 const API: IdentityId = IdentityId(2);
 

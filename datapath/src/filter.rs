@@ -1,126 +1,32 @@
 //! The stateful filter: the first packet of a flow is judged by the link's ACL, the rest by the flow.
 //!
-//! Every flow carries the generation of the rules that allowed it. A change of anything that a verdict rests on
+//! Every flow carries the generation of the rules that judged it. A change of anything that a verdict rests on
 //! begins a new generation, and each flow is judged again at its next packet: revoking a link cuts its
-//! established flows.
+//! established flows. A flow that is denied is remembered, and goes on when it is allowed again.
 
 use crate::{
+    counters::{Counters, LinkStats, Links, Tally},
     drops::Cause,
-    flow::{Begun, End, Flow, FlowKey, FlowTable, MAX_FLOWS, Place},
+    flow::{Begun, End, Flow, FlowKey, FlowTable, MAX_FLOWS, Place, Ruling},
     fragment::Fragments,
-    packet::{Fragment, Headers, Icmp, SYN},
-    seen::{FlowKind, Kinds},
+    icmp_error::Quoted,
+    packet::{Fragment, Headers, Icmp, RST},
+    rules::{Party, Rules},
+    seen::FlowKind,
+    tcp::{Segment, State},
 };
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
-use meshward_model::{Acl, IdentityId, Protocol, Verdict, control::Count};
-use parking_lot::{Mutex, RwLock};
+use meshward_model::{IdentityId, Protocol, Verdict};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 /// For how long after its start a filter takes up TCP connections by a packet of the answering side.
 ///
-/// After a restart the flow table is empty, and the first packet of a running download comes from the side that did
-/// not begin it. It passes only if the link in the other direction is open for its source port.
+/// After a restart the flow table may lack what was begun last, and the first packet of a running download comes from the side
+/// that did not begin it. It passes only if the link in the other direction is open for its source port, and lets that side
+/// begin nothing: a SYN is judged by itself.
 pub const RESUME_WINDOW: Duration = Duration::from_secs(150);
-
-/// The most pairs of identities that are counted one by one.
-const MAX_LINKS: usize = 1 << 16;
-
-/// One end of a packet, as policy sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Party {
-    /// Its identity.
-    pub identity: IdentityId,
-    /// Whether it is quarantined by itself.
-    pub quarantined: bool,
-}
-
-/// The counters of an ordered pair of identities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LinkStats {
-    /// Who begins flows.
-    pub from: IdentityId,
-    /// With whom.
-    pub to: IdentityId,
-    /// The counters.
-    pub count: Count,
-}
-
-/// What is counted of a link, by all workers.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    packets: AtomicU64,
-    bytes: AtomicU64,
-    denied: AtomicU64,
-    observed: AtomicU64,
-    kinds: Kinds,
-}
-
-/// What a packet adds to its link's counters if it passes. A link is counted where it is sent from.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Tally {
-    /// Packets that it stands for.
-    pub packets: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-type Pair = (IdentityId, IdentityId);
-
-/// The rules of one endpoint: what is allowed now.
-#[derive(Debug, Default)]
-pub struct Rules {
-    quarantined: HashMap<IdentityId, bool, RandomState>,
-    acls: HashMap<Pair, Acl, RandomState>,
-    generation: u64,
-}
-
-impl Rules {
-    /// Sets whether an identity is known, and quarantined; `None` forgets it.
-    pub fn set_identity(&mut self, id: IdentityId, quarantined: Option<bool>) {
-        match quarantined {
-            Some(quarantined) => self.quarantined.insert(id, quarantined),
-            None => self.quarantined.remove(&id),
-        };
-        self.begin_generation();
-    }
-
-    /// Sets the ACL of a link; `None` removes the link.
-    pub fn set_link(&mut self, from: IdentityId, to: IdentityId, acl: Option<Acl>) {
-        match acl {
-            Some(acl) => self.acls.insert((from, to), acl),
-            None => self.acls.remove(&(from, to)),
-        };
-        self.begin_generation();
-    }
-
-    /// Has every flow judged again at its next packet.
-    pub fn begin_generation(&mut self) {
-        self.generation += 1;
-    }
-
-    fn is_quarantined(&self, party: Party) -> bool {
-        party.quarantined || self.quarantined.get(&party.identity).copied().unwrap_or(false)
-    }
-
-    /// What is to become of a packet that would begin a flow.
-    fn verdict(&self, from: Party, to: Party, protocol: Protocol, port: u16) -> Verdict {
-        let known = |party: Party| self.quarantined.contains_key(&party.identity);
-        let acl = self.acls.get(&(from.identity, to.identity)).filter(|_| known(from) && known(to));
-        let Some(acl) = acl else { return Verdict::Denied };
-        match (self.is_quarantined(from), self.is_quarantined(to)) {
-            (false, false) => acl.verdict(protocol, port),
-            (false, true) if acl.is_forensic() => Verdict::Allowed,
-            _ => Verdict::Denied,
-        }
-    }
-}
 
 /// The filter of one endpoint: what has been let through. All workers share it.
 #[derive(Debug)]
@@ -128,47 +34,41 @@ pub struct Filter {
     start: Instant,
     resume: Duration,
     flows: FlowTable,
-    fragments: Mutex<Fragments>,
-    links: RwLock<HashMap<Pair, Arc<Counters>, RandomState>>,
-    /// For pairs beyond [`MAX_LINKS`].
-    uncounted: Arc<Counters>,
+    fragments: Fragments,
+    links: Links,
 }
 
 impl Filter {
     /// A filter without flows. `resume` is [`RESUME_WINDOW`] for an endpoint that takes up running workloads, zero
     /// otherwise.
     pub fn new(now: Instant, resume: Duration) -> Self {
+        Self::with_limit(now, resume, MAX_FLOWS)
+    }
+
+    fn with_limit(now: Instant, resume: Duration, most: usize) -> Self {
         Self {
             start: now,
             resume,
-            flows: FlowTable::new(MAX_FLOWS),
-            fragments: Mutex::default(),
-            links: RwLock::default(),
-            uncounted: Arc::default(),
+            flows: FlowTable::new(most),
+            fragments: Fragments::default(),
+            links: Links::default(),
         }
     }
 
-    /// How many flows there are.
+    /// How many flows there are, but for those that are denied.
     pub fn flows(&self) -> usize {
         self.flows.len()
     }
 
     /// The counters of every link that was used or tried.
     pub fn links(&self) -> Vec<LinkStats> {
-        let links = self.links.read();
-        let stats =
-            links.iter().map(|(&(from, to), counters)| LinkStats { from, to, count: counters.read() });
-        stats.collect()
+        self.links.stats()
     }
 
     /// The kinds of flows that workloads of this node have begun, or tried to, in the time before `now`.
     pub fn kinds(&self, now: Instant, within: Duration) -> Vec<(IdentityId, IdentityId, FlowKind)> {
-        let since = self.seconds(now).saturating_sub(within.as_secs().try_into().unwrap_or(u32::MAX));
-        let links = self.links.read();
-        let kinds = links.iter().flat_map(|(&(from, to), counters)| {
-            counters.kinds.since(since).into_iter().map(move |kind| (from, to, kind))
-        });
-        kinds.collect()
+        let within = within.as_secs().try_into().unwrap_or(u32::MAX);
+        self.links.kinds(self.seconds(now).saturating_sub(within))
     }
 
     /// The live flows, each as the packet that began it.
@@ -191,26 +91,34 @@ impl Filter {
         destination: Party,
         tally: Tally,
     ) -> Result<(), Cause> {
+        let now = Now { seconds: self.seconds(now), resumes: self.resumes(now) };
         let judging = Judging { filter: self, rules, now, packet, headers, source, destination, tally };
-        judging.judge().inspect_err(|cause| {
-            let counters = self.counters(source, destination);
-            counters.denied.fetch_add(1, Relaxed);
-            if tally.packets > 0 && *cause == Cause::Denied {
-                counters.kinds.note(self.seconds(now), headers.kind(false));
-            }
-        })
+        judging.judge().inspect_err(|cause| judging.note_refused(*cause))
     }
 
-    fn counters(&self, from: Party, to: Party) -> Arc<Counters> {
-        let pair = (from.identity, to.identity);
-        if let Some(counters) = self.links.read().get(&pair) {
-            return counters.clone();
-        }
-        let mut links = self.links.write();
-        if links.len() >= MAX_LINKS {
-            return self.uncounted.clone();
-        }
-        links.entry(pair).or_default().clone()
+    /// Judges an ICMP error that comes from whom the packet that it quotes was going to, whatever the error's own source address
+    /// is: that workload itself, or the gateway behind which the address lies. The caller has made sure of that.
+    ///
+    /// # Errors
+    /// The cause for which it is to be dropped.
+    #[expect(clippy::too_many_arguments, reason = "a verdict rests on all of these")]
+    pub(crate) fn judge_error(
+        &self,
+        rules: &Rules,
+        now: Instant,
+        quoted: &Quoted,
+        headers: &Headers,
+        source: Party,
+        destination: Party,
+        tally: Tally,
+    ) -> Result<(), Cause> {
+        let now = Now { seconds: self.seconds(now), resumes: false };
+        let judging = Judging { filter: self, rules, now, packet: &[], headers, source, destination, tally };
+        judging.judge_quoted(Some(quoted)).inspect_err(|cause| judging.note_refused(*cause))
+    }
+
+    fn resumes(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.start) < self.resume
     }
 
     fn seconds(&self, now: Instant) -> u32 {
@@ -221,29 +129,17 @@ impl Filter {
     pub fn tick(&self, now: Instant) {
         let seconds = self.seconds(now);
         self.flows.sweep(seconds);
-        self.fragments.lock().sweep(seconds);
+        self.fragments.sweep(seconds);
     }
 }
 
-impl Counters {
-    fn add(&self, tally: Tally, observed: bool) {
-        if tally.packets > 0 {
-            self.packets.fetch_add(tally.packets, Relaxed);
-            self.bytes.fetch_add(tally.bytes, Relaxed);
-            if observed {
-                self.observed.fetch_add(tally.packets, Relaxed);
-            }
-        }
-    }
-
-    fn read(&self) -> Count {
-        Count {
-            packets: self.packets.load(Relaxed),
-            bytes: self.bytes.load(Relaxed),
-            denied: self.denied.load(Relaxed),
-            observed: self.observed.load(Relaxed),
-        }
-    }
+/// When a packet is judged.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    /// Seconds since the filter's start.
+    seconds: u32,
+    /// Whether connections are taken up.
+    resumes: bool,
 }
 
 /// One packet before the filter.
@@ -251,7 +147,7 @@ impl Counters {
 struct Judging<'a> {
     filter: &'a Filter,
     rules: &'a Rules,
-    now: Instant,
+    now: Now,
     packet: &'a [u8],
     headers: &'a Headers,
     source: Party,
@@ -260,140 +156,232 @@ struct Judging<'a> {
 }
 
 impl Judging<'_> {
-    fn judge(self) -> Result<(), Cause> {
-        let seconds = self.filter.seconds(self.now);
+    #[inline]
+    fn judge(&self) -> Result<(), Cause> {
         if let Fragment::Later(_) = self.headers.fragment {
             // Its first fragment was judged by the same rules.
-            let link = self.filter.fragments.lock().link_of(seconds, self.headers, self.rules.generation);
+            let generation = self.rules.generation();
+            let link = self.filter.fragments.link_of(self.now.seconds, self.headers, generation);
             link.ok_or(Cause::OrphanFragment)?.add(self.tally, false);
             return Ok(());
         }
-        let (link, observed) = match self.headers.icmp {
-            Icmp::Error | Icmp::Other => self.judge_icmp(seconds)?,
-            Icmp::None | Icmp::Request | Icmp::Reply => return self.judge_flow(seconds),
-        };
-        self.pass(seconds, &link, observed);
-        Ok(())
+        match self.headers.icmp {
+            Icmp::None | Icmp::Request | Icmp::Reply => self.judge_flow(),
+            Icmp::Error => {
+                let quoted = Quoted::read(self.packet, self.headers);
+                let quoted = quoted.filter(|quoted| quoted.headers.destination == self.headers.source);
+                self.judge_quoted(quoted.as_ref())
+            }
+            Icmp::Other => self.judge_alone(),
+        }
     }
 
-    fn pass(self, seconds: u32, link: &Arc<Counters>, observed: bool) {
+    fn note_refused(&self, cause: Cause) {
+        let counters = self.link(self.source, self.destination);
+        counters.add_denied();
+        if self.tally.packets > 0 && cause == Cause::Denied {
+            counters.kinds.note(self.now.seconds, self.headers.kind(false));
+        }
+    }
+
+    fn link(&self, from: Party, to: Party) -> Arc<Counters> {
+        self.filter.links.of((from.identity, to.identity))
+    }
+
+    #[inline]
+    fn pass(&self, link: &Arc<Counters>, observed: bool) {
         link.add(self.tally, observed);
         if let Fragment::First(_) = self.headers.fragment {
-            self.filter.fragments.lock().passed(seconds, self.headers, self.rules.generation, link);
+            let (owner, generation) = (self.source.owner, self.rules.generation());
+            self.filter.fragments.passed(self.now.seconds, self.headers, owner, generation, link);
         }
     }
 
     /// Why a packet goes that nothing lets pass.
-    fn refusal(self) -> Cause {
+    fn refusal(&self) -> Cause {
         let held = self.rules.is_quarantined(self.source) || self.rules.is_quarantined(self.destination);
         if held { Cause::Quarantined } else { Cause::Denied }
     }
 
-    /// The link of an ICMP message other than an echo, and whether it is observed.
-    fn judge_icmp(self, seconds: u32) -> Result<(Arc<Counters>, bool), Cause> {
-        if self.headers.icmp == Icmp::Error
-            && let Some(link) = self.link_of_quoted(seconds)
-        {
-            return Ok((link, false));
-        }
-        match self.rules.verdict(self.source, self.destination, self.headers.protocol(), 0) {
+    /// What the rules say of a packet that would begin a flow.
+    fn verdict(&self) -> Verdict {
+        let (protocol, port) = (self.headers.protocol(), self.headers.destination_port);
+        self.rules.verdict(self.source, self.destination, protocol, port)
+    }
+
+    /// Judges a packet that belongs to no flow and begins none.
+    fn judge_alone(&self) -> Result<(), Cause> {
+        match self.verdict() {
             Verdict::Denied => Err(self.refusal()),
             verdict => {
-                Ok((self.filter.counters(self.source, self.destination), verdict == Verdict::Observed))
+                let link = self.link(self.source, self.destination);
+                self.pass(&link, verdict == Verdict::Observed);
+                Ok(())
             }
         }
     }
 
-    /// An ICMP error belongs to the flow whose packet it quotes: that packet went the other way.
-    fn link_of_quoted(self, seconds: u32) -> Option<Arc<Counters>> {
-        let quoted = self.headers.quoted(self.packet)?;
-        if quoted.source != self.headers.destination {
-            return None;
+    /// An ICMP error belongs to the flow whose packet it quotes: that packet went the other way, and was on it a moment ago
+    /// (RFC 5927). Whoever is quarantined sends none.
+    fn judge_quoted(&self, quoted: Option<&Quoted>) -> Result<(), Cause> {
+        let Self { rules, headers, source, destination, now, .. } = *self;
+        if rules.is_quarantined(source) {
+            return Err(Cause::Quarantined);
         }
-        let (key, _) = FlowKey::of(&quoted);
+        let quoted = quoted.filter(|quoted| {
+            headers.fragment == Fragment::Whole && quoted.headers.source == headers.destination
+        });
+        let quoted = quoted.ok_or(Cause::StrayIcmpError)?;
+        let (key, from) = FlowKey::of(&quoted.headers);
         let mut place = self.filter.flows.place(key);
-        let flow = place.get(seconds)?;
-        (flow.stamp == self.rules.generation).then(|| flow.link.clone())
+        let flow = place.get(now.seconds).ok_or_else(|| self.refusal())?;
+        if !flow.is_of(rules.generation()) {
+            // The quoted packet went from `destination` to `source`.
+            let ruling = self.rule(flow, &quoted.headers, from, destination, source, false);
+            flow.rule(rules.generation(), ruling);
+        }
+        let judged = if flow.is_denied() {
+            Err(self.refusal())
+        } else if !flow.takes_error(now.seconds, from, quoted.sequence) {
+            Err(Cause::StrayIcmpError)
+        } else {
+            flow.link.add(self.tally, flow.is_observed());
+            Ok(())
+        };
+        place.settle();
+        judged
     }
 
-    fn judge_flow(self, seconds: u32) -> Result<(), Cause> {
-        let (key, from) = FlowKey::of(self.headers);
+    #[inline]
+    fn judge_flow(&self) -> Result<(), Cause> {
+        let Self { rules, headers, now, .. } = *self;
+        let (key, from) = FlowKey::of(headers);
+        let segment = (headers.ip_protocol == 6).then(|| Segment::read(self.packet, headers));
+        let begins = segment.is_some_and(|segment| segment.begins());
         let mut place = self.filter.flows.place(key);
-        if let Some(flow) = place.get(seconds)
-            && flow.stamp == self.rules.generation
-            && !self.is_out_of_turn(flow, from)
+        if let Some(flow) = place.get(now.seconds)
+            && flow.is_of(rules.generation())
+            && !flow.is_denied()
+            && (!begins || flow.right() == from)
         {
-            flow.touch(seconds, self.headers, from);
-            self.pass(seconds, &flow.link, flow.observed);
+            flow.touch(now.seconds, rules.timeouts(), headers, from, segment);
+            self.pass(&flow.link, flow.is_observed());
+            place.settle();
             return Ok(());
         }
-        self.judge_anew(seconds, &mut place, from)
+        let judged = self.judge_anew(&mut place, from, segment);
+        place.settle();
+        judged
     }
 
-    /// Judges the first packet of a flow, or the first after the rules have changed.
-    fn judge_anew(self, seconds: u32, place: &mut Place, from: End) -> Result<(), Cause> {
-        let Self { rules, headers, source, destination, .. } = self;
-        let protocol = headers.protocol();
-        if let Some(flow) = place.get(seconds)
-            && !self.is_out_of_turn(flow, from)
-        {
-            let begun_here = flow.initiator == from;
-            let verdict = if begun_here {
-                rules.verdict(source, destination, protocol, headers.destination_port)
-            } else {
-                rules.verdict(destination, source, protocol, headers.source_port)
-            };
-            if verdict != Verdict::Denied {
-                flow.stamp = rules.generation;
-                flow.observed = verdict == Verdict::Observed;
-                flow.touch(seconds, headers, from);
-                self.pass(seconds, &flow.link, flow.observed);
-                return Ok(());
-            }
-            place.remove();
-            if begun_here {
+    /// Judges the first packet of a flow, the first after the rules have changed, one that the rules deny, or one that begins a
+    /// connection.
+    #[cold]
+    fn judge_anew(&self, place: &mut Place, from: End, segment: Option<Segment>) -> Result<(), Cause> {
+        let Self { rules, headers, source, destination, now, .. } = *self;
+        let Some(flow) = place.get(now.seconds) else { return self.judge_first(place, from, segment) };
+        let generation = rules.generation();
+        if !flow.is_of(generation) || flow.is_denied() && from != flow.initiator() {
+            let ruling = self.rule(flow, headers, from, source, destination, true);
+            flow.rule(generation, ruling);
+        }
+        if segment.is_some_and(|segment| segment.begins()) && flow.right() != from {
+            // Who did not begin the flow begins one: that is judged as such, and the flow stays what it is until the other side
+            // answers.
+            let verdict = self.verdict();
+            if verdict == Verdict::Denied {
                 return Err(self.refusal());
             }
-            // This direction may be allowed in its own right, as a flow of its own.
+            let link = self.link(source, destination);
+            self.note_begun(&link);
+            flow.touch(now.seconds, rules.timeouts(), headers, from, segment);
+            self.pass(&link, verdict == Verdict::Observed);
+            return Ok(());
         }
-        let verdict = rules.verdict(source, destination, protocol, headers.destination_port);
+        if !flow.is_denied() {
+            flow.touch(now.seconds, rules.timeouts(), headers, from, segment);
+            self.pass(&flow.link, flow.is_observed());
+            return Ok(());
+        }
+        // Somebody still believes in it.
+        flow.extend(now.seconds, rules.timeouts(), headers.protocol());
+        if headers.icmp == Icmp::Reply { self.judge_alone() } else { Err(self.refusal()) }
+    }
+
+    /// What the rules of now say of a flow: whether who began it may, or the other side may begin such a flow itself. That counts
+    /// once the other side speaks: with this packet, if it `speaks`, or if it did before.
+    fn rule(
+        &self,
+        flow: &Flow,
+        headers: &Headers,
+        from: End,
+        sender: Party,
+        receiver: Party,
+        speaks: bool,
+    ) -> Option<Ruling> {
+        let protocol = headers.protocol();
+        let there = (sender, receiver, headers.destination_port);
+        let back = (receiver, sender, headers.source_port);
+        let by = |right: End| {
+            let (own, other, port) = if right == from { there } else { back };
+            let verdict = self.rules.verdict(own, other, protocol, port);
+            let observed = verdict == Verdict::Observed;
+            (verdict != Verdict::Denied).then(|| Ruling { right, link: self.link(own, other), observed })
+        };
+        let initiator = flow.initiator();
+        let other_speaks = flow.other_has_spoken() || speaks && from != initiator;
+        by(initiator).or_else(|| {
+            let other = initiator.other();
+            (other_speaks && protocol != Protocol::Icmp).then(|| by(other)).flatten()
+        })
+    }
+
+    /// Judges a packet that belongs to no flow.
+    fn judge_first(&self, place: &mut Place, from: End, segment: Option<Segment>) -> Result<(), Cause> {
+        let Self { rules, headers, source, destination, .. } = *self;
+        let resets = segment.is_some() && headers.tcp_flags & RST != 0;
+        if headers.icmp == Icmp::Reply || resets {
+            return self.judge_alone();
+        }
+        let verdict = self.verdict();
         if verdict != Verdict::Denied {
-            let link = self.filter.counters(source, destination);
-            if self.tally.packets > 0 {
-                link.kinds.note(seconds, headers.kind(true));
-            }
-            let flow = Flow::new(from, rules.generation, link).observed(verdict == Verdict::Observed);
-            return self.begin_flow(seconds, place, from, flow);
+            let link = self.link(source, destination);
+            self.note_begun(&link);
+            let ruling = Ruling { right: from, link, observed: verdict == Verdict::Observed };
+            self.begin_flow(
+                place,
+                from,
+                Flow::new(from, rules.generation(), ruling, State::Opening),
+                segment,
+            );
+            return Ok(());
         }
-        let resumable = protocol == Protocol::Tcp
-            && headers.tcp_flags & SYN == 0
-            && self.now.saturating_duration_since(self.filter.start) < self.filter.resume;
-        let back = || rules.verdict(destination, source, protocol, headers.source_port);
-        if resumable && back() != Verdict::Denied {
-            let link = self.filter.counters(destination, source);
-            let flow = Flow::new(from.other(), rules.generation, link).resumed();
-            return self.begin_flow(seconds, place, from, flow.observed(back() == Verdict::Observed));
+        if self.now.resumes && segment.is_some_and(|segment| segment.goes_on()) {
+            let back = rules.verdict(destination, source, Protocol::Tcp, headers.source_port);
+            if back != Verdict::Denied {
+                let (right, link) = (from.other(), self.link(destination, source));
+                let ruling = Ruling { right, link, observed: back == Verdict::Observed };
+                let flow = Flow::new(right, rules.generation(), ruling, State::Answered);
+                self.begin_flow(place, from, flow, segment);
+                return Ok(());
+            }
         }
         Err(self.refusal())
     }
 
-    /// A request with the identifier of the other side's echo is no answer to it.
-    fn is_out_of_turn(self, flow: &Flow, from: End) -> bool {
-        match self.headers.icmp {
-            Icmp::Request => flow.initiator != from,
-            Icmp::Reply => flow.initiator == from,
-            _ => false,
+    fn note_begun(&self, link: &Counters) {
+        if self.tally.packets > 0 {
+            link.kinds.note(self.now.seconds, self.headers.kind(true));
         }
     }
 
-    fn begin_flow(self, seconds: u32, place: &mut Place, from: End, mut flow: Flow) -> Result<(), Cause> {
-        flow.touch(seconds, self.headers, from);
-        let (link, observed) = (flow.link.clone(), flow.observed);
-        if !place.insert(flow) {
-            return Err(Cause::FlowTableFull);
-        }
-        self.pass(seconds, &link, observed);
-        Ok(())
+    /// Begins a flow with this packet, which its sender is charged for.
+    fn begin_flow(&self, place: &mut Place, from: End, mut flow: Flow, segment: Option<Segment>) {
+        let (headers, timeouts) = (self.headers, self.rules.timeouts());
+        flow.touch(self.now.seconds, timeouts, headers, from, segment);
+        flow.extend(self.now.seconds, timeouts, headers.protocol());
+        self.pass(&flow.link, flow.is_observed());
+        place.insert(self.source.owner, flow);
     }
 }
 

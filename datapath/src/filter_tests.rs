@@ -1,6 +1,10 @@
 use super::*;
-use crate::packet::{FIN, build};
-use meshward_model::{AclEntry, PortRange};
+use crate::{
+    packet::{FIN, SYN, build},
+    shares::Owner,
+    timeouts::Timeouts,
+};
+use meshward_model::{Acl, AclEntry, PortRange};
 use proptest::prelude::*;
 use std::collections::HashSet;
 
@@ -8,7 +12,7 @@ const WEB: IdentityId = IdentityId(1);
 const API: IdentityId = IdentityId(2);
 
 fn party(identity: IdentityId) -> Party {
-    Party { identity, quarantined: false }
+    Party { identity, quarantined: false, owner: Owner::Workload(identity.0) }
 }
 
 fn acl(protocol: Protocol, port: u16) -> Acl {
@@ -166,6 +170,229 @@ fn an_icmp_error_passes_with_the_flow_that_it_is_about() {
     assert_eq!(bench.send(&error, API, WEB), Err(Cause::Denied));
     bench.send(&query, WEB, API).unwrap();
     assert_eq!(bench.send(&error, API, WEB), Ok(()));
+}
+
+/// An ICMP error about a packet, from whom it was going to.
+fn error(about: &[u8], kind: u8) -> Vec<u8> {
+    let headers = Headers::parse(about).unwrap();
+    let message = [&[kind, 0, 0, 0, 0, 0, 0, 0][..], about].concat();
+    let protocol = if headers.source.is_ipv4() { 1 } else { 58 };
+    build::ip(headers.destination, headers.source, protocol, &message)
+}
+
+#[test]
+fn an_icmp_error_comes_from_whom_the_packet_was_going_to_or_not_at_all() {
+    const OTHER: IdentityId = IdentityId(3);
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.rules.set_identity(OTHER, Some(false));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    // Whoever may send ICMP may not send errors about what is not its own.
+    bench.rules.set_link(OTHER, WEB, Some(acl(Protocol::Icmp, 0)));
+    let query = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
+    bench.send(&query, WEB, API).unwrap();
+    for kind in [3, 4, 11, 12, 1, 2, 40, 200] {
+        let message = [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &query].concat();
+        let other = build::ip("10.0.0.3".parse().unwrap(), "10.0.0.1".parse().unwrap(), 1, &message);
+        assert_eq!(bench.send(&other, OTHER, WEB), Err(Cause::StrayIcmpError), "type {kind}");
+        assert_eq!(bench.send(&error(&query, kind), API, WEB), Ok(()), "type {kind}");
+    }
+    let wrong = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 54), b"");
+    assert_eq!(bench.send(&error(&wrong, 3), API, WEB), Err(Cause::Denied), "another port");
+    let answer = build::packet("10.0.0.2", "10.0.0.1", 17, (53, 5000), b"");
+    assert_eq!(bench.send(&error(&answer, 3), WEB, API), Ok(()), "about an answer");
+    let mut fragment = error(&query, 3);
+    fragment[6] = 0x20;
+    assert_eq!(bench.send(&fragment, API, WEB), Err(Cause::StrayIcmpError));
+}
+
+#[test]
+fn who_is_quarantined_sends_no_icmp_error_even_to_forensics() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53).with_forensics()));
+    let query = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
+    bench.send(&query, WEB, API).unwrap();
+    bench.rules.set_identity(API, Some(true));
+    assert_eq!(bench.send(&query, WEB, API), Ok(()));
+    assert_eq!(bench.send(&error(&query, 3), API, WEB), Err(Cause::Quarantined));
+}
+
+#[test]
+fn an_icmp_error_is_judged_by_the_rules_of_now_and_few_pass_in_a_second() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    let query = build::packet("fd00::1", "fd00::2", 17, (5000, 53), b"");
+    bench.send(&query, WEB, API).unwrap();
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 54)));
+    assert_eq!(bench.send(&error(&query, 1), API, WEB), Err(Cause::Denied));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    let passed = |bench: &Bench| (0..100).filter(|_| bench.send(&error(&query, 1), API, WEB).is_ok()).count();
+    assert_eq!(passed(&bench), 10);
+    bench.now += Duration::from_secs(1);
+    assert_eq!(passed(&bench), 10);
+}
+
+/// A segment of TCP between 10.0.0.1:4000 and 10.0.0.2:8080.
+fn segment(from_client: bool, flags: u8, seq: u32, ack: u32) -> Vec<u8> {
+    let mut packet = match from_client {
+        true => build::packet("10.0.0.1", "10.0.0.2", 6, (4000, 8080), b""),
+        false => build::packet("10.0.0.2", "10.0.0.1", 6, (8080, 4000), b""),
+    };
+    packet[24..28].copy_from_slice(&seq.to_be_bytes());
+    packet[28..32].copy_from_slice(&ack.to_be_bytes());
+    (packet[32], packet[33], packet[34]) = (5 << 4, flags, 0x20);
+    packet
+}
+
+const ACK: u8 = 16;
+
+/// A connection from WEB to API that is established: both have sent nothing yet.
+fn connect(bench: &Bench) {
+    bench.send(&segment(true, SYN, 100, 0), WEB, API).unwrap();
+    bench.send(&segment(false, SYN | ACK, 500, 101), API, WEB).unwrap();
+    bench.send(&segment(true, ACK, 101, 501), WEB, API).unwrap();
+}
+
+#[test]
+fn an_icmp_error_about_tcp_quotes_what_is_in_flight() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    connect(&bench);
+    let about = |seq| error(&segment(true, ACK, seq, 501), 3);
+    assert_eq!(bench.send(&about(101), API, WEB), Ok(()));
+    for seq in [102, 99, 101 + (1 << 31), 4_000_000_000] {
+        assert_eq!(bench.send(&about(seq), API, WEB), Err(Cause::StrayIcmpError), "{seq}");
+    }
+}
+
+#[test]
+fn the_answering_side_begins_nothing_after_a_restart_or_before() {
+    for resume in [RESUME_WINDOW, Duration::ZERO] {
+        let mut bench = Bench::new(resume);
+        bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+        if resume.is_zero() {
+            connect(&bench);
+        }
+        assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Ok(()));
+        for _ in 0..3 {
+            assert_eq!(bench.send(&segment(false, SYN, 9, 0), API, WEB), Err(Cause::Denied));
+            assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Ok(()));
+        }
+        assert_eq!(bench.send(&segment(true, ACK, 101, 501), WEB, API), Ok(()));
+        // Were it allowed to, it might.
+        bench.rules.set_link(API, WEB, Some(acl(Protocol::Tcp, 4000)));
+        assert_eq!(bench.send(&segment(false, SYN, 9, 0), API, WEB), Ok(()));
+        assert_eq!(bench.send(&segment(true, SYN | ACK, 70, 10), WEB, API), Ok(()));
+        bench.rules.set_link(WEB, API, None);
+        assert_eq!(bench.send(&segment(false, ACK, 10, 71), API, WEB), Ok(()));
+        assert_eq!(bench.send(&segment(true, ACK, 71, 10), WEB, API), Ok(()));
+    }
+}
+
+#[test]
+fn a_denied_flow_goes_on_when_it_is_allowed_again_whoever_speaks_first() {
+    let week = Duration::from_secs(7 * 24 * 3600);
+    for server_first in [true, false] {
+        let mut bench = Bench::new(Duration::ZERO);
+        let open = acl(Protocol::Tcp, 8080);
+        bench.rules.set_link(WEB, API, Some(open.clone()));
+        connect(&bench);
+        for round in 0..10 {
+            match round % 2 {
+                0 => bench.rules.set_link(WEB, API, None),
+                _ => bench.rules.set_identity(API, Some(true)),
+            }
+            assert!(bench.send(&segment(false, ACK, 501, 101), API, WEB).is_err());
+            assert!(bench.send(&segment(true, ACK, 101, 501), WEB, API).is_err());
+            assert_eq!(bench.filter.flows(), 0);
+            bench.now += Duration::from_secs(23 * 3600);
+            bench.filter.tick(bench.now);
+            bench.rules.set_link(WEB, API, Some(open.clone()));
+            bench.rules.set_identity(API, Some(false));
+            if server_first {
+                assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Ok(()));
+            } else {
+                assert_eq!(bench.send(&segment(true, ACK, 101, 501), WEB, API), Ok(()));
+            }
+            assert_eq!(bench.filter.flows(), 1);
+        }
+        bench.now += week;
+        assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Err(Cause::Denied));
+    }
+}
+
+#[test]
+fn half_closed_is_open_and_so_is_an_answer_that_takes_its_time() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    connect(&bench);
+    bench.send(&segment(true, FIN | ACK, 101, 501), WEB, API).unwrap();
+    bench.send(&segment(false, ACK, 501, 102), API, WEB).unwrap();
+    bench.now += Duration::from_secs(2 * 3600 + 4 * 60);
+    assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Ok(()));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    let query = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
+    let answer = build::packet("10.0.0.2", "10.0.0.1", 17, (53, 5000), b"");
+    bench.send(&query, WEB, API).unwrap();
+    for _ in 0..3 {
+        bench.now += Duration::from_secs(119);
+        assert_eq!(bench.send(&answer, API, WEB), Ok(()));
+    }
+}
+
+#[test]
+fn timeouts_can_be_set_while_it_runs() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.set_timeouts(Timeouts { tcp_established: Duration::from_secs(100), ..Timeouts::default() });
+    connect(&bench);
+    bench.now += Duration::from_secs(99);
+    assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Ok(()));
+    bench.now += Duration::from_secs(100);
+    assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Err(Cause::Denied));
+}
+
+#[test]
+fn a_workload_that_fills_the_table_takes_nothing_of_its_neighbour() {
+    const FLOODER: IdentityId = IdentityId(3);
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.filter = Filter::with_limit(bench.now, Duration::ZERO, 64 * 64);
+    bench.rules.set_identity(FLOODER, Some(false));
+    for from in [WEB, FLOODER] {
+        bench.rules.set_link(from, API, Some(acl(Protocol::Tcp, 8080)));
+    }
+    let flood = |bench: &Bench, first: u16| {
+        for port in first..first + 10_000 {
+            let packet = build::packet("10.0.0.3", "10.0.0.2", 6, (port, 8080), b"");
+            bench.send(&build::with_tcp_flags(packet, SYN), FLOODER, API).unwrap();
+        }
+    };
+    flood(&bench, 0);
+    bench.send(&segment(true, SYN, 100, 0), WEB, API).unwrap();
+    flood(&bench, 10_000);
+    assert_eq!(bench.send(&segment(false, SYN | ACK, 500, 101), API, WEB), Ok(()));
+    flood(&bench, 20_000);
+    assert_eq!(bench.send(&segment(true, ACK, 101, 501), WEB, API), Ok(()));
+    flood(&bench, 30_000);
+    assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Ok(()));
+    assert!(bench.filter.flows() <= 64 * 64);
+}
+
+#[test]
+fn a_flow_is_counted_under_the_identity_of_now() {
+    const RELABELLED: IdentityId = IdentityId(3);
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    connect(&bench);
+    bench.rules.set_identity(RELABELLED, Some(false));
+    bench.rules.set_link(RELABELLED, API, Some(acl(Protocol::Tcp, 8080)));
+    for _ in 0..5 {
+        bench.send(&segment(false, ACK, 501, 101), API, RELABELLED).unwrap();
+    }
+    let packets = |from| {
+        let links = bench.filter.links();
+        links.iter().find(|link| (link.from, link.to) == (from, API)).map_or(0, |link| link.count.packets)
+    };
+    assert_eq!((packets(WEB), packets(RELABELLED)), (3, 5));
 }
 
 #[test]

@@ -1,15 +1,17 @@
-//! The flow table: which conversations have been let through, and until when.
+//! The flow table: which conversations have been let through, in what state they are, and until when they are kept.
 
 use crate::{
-    filter::Counters,
-    packet::{FIN, Headers, RST, SYN},
+    counters::Counters,
+    packet::{Headers, Icmp},
+    shares::{Class, Kept, Owner, SharedTable, hash_of},
+    tcp::{Connection, Segment, State},
+    timeouts::Seconds,
 };
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
 use meshward_model::Protocol;
 use parking_lot::{Mutex, MutexGuard};
 use std::{
-    hash::BuildHasher,
+    hash::{Hash, Hasher},
     net::IpAddr,
     sync::{
         Arc,
@@ -20,27 +22,26 @@ use std::{
 /// The most flows of one endpoint.
 pub const MAX_FLOWS: usize = 1 << 20;
 
-/// Seconds for which a flow that saw one direction only is kept.
-const OPENING: u32 = 30;
-/// Seconds for which an idle TCP connection is kept.
-const TCP_ESTABLISHED: u32 = 24 * 3600;
-/// Seconds for which an idle conversation of another protocol is kept.
-const TALKING: u32 = 180;
-/// Seconds for which a finished TCP connection is kept.
-const CLOSING: u32 = 20;
 /// Into how many parts the table is split, each with its own lock, so that workers do not wait for each other.
 const SHARDS: usize = 64;
-/// How many parts one sweep looks through.
+/// How many parts one sweep looks through, and how many flows while it holds a lock.
 const SWEPT_AT_ONCE: usize = 4;
+const SWEPT_UNDER_LOCK: usize = 256;
+/// The most ICMP errors about one flow that pass in a second.
+const MOST_ERRORS: u8 = 10;
 
 /// Both ends of a conversation, the same for both directions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FlowKey {
-    low: ([u64; 2], u16),
-    high: ([u64; 2], u16),
-    ip_protocol: u8,
-    v6: bool,
+    low: [u64; 2],
+    high: [u64; 2],
+    /// Both ports, the IP protocol, and [`V6`] and [`ASKED_BY_LOW`].
+    rest: u64,
 }
+
+const V6: u64 = 1;
+/// Which end of an ICMP echo asks: the other may ask with the same identifier, and that is another conversation.
+const ASKED_BY_LOW: u64 = 2;
 
 /// Which end a packet comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,15 +59,59 @@ impl End {
     }
 }
 
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for word in [self.low[0], self.low[1], self.high[0], self.high[1], self.rest] {
+            state.write_u64(word);
+        }
+    }
+}
+
 impl FlowKey {
     pub fn of(headers: &Headers) -> (Self, End) {
         let source = (words(headers.source), headers.source_port);
         let destination = (words(headers.destination), headers.destination_port);
-        let (ip_protocol, v6) = (headers.ip_protocol, headers.source.is_ipv6());
-        if source <= destination {
-            (Self { low: source, high: destination, ip_protocol, v6 }, End::Low)
-        } else {
-            (Self { low: destination, high: source, ip_protocol, v6 }, End::High)
+        let (low, high, from) = match source <= destination {
+            true => (source, destination, End::Low),
+            false => (destination, source, End::High),
+        };
+        let asked_by_low = match headers.icmp {
+            Icmp::Request => from == End::Low,
+            Icmp::Reply => from == End::High,
+            _ => false,
+        };
+        let marks =
+            if headers.source.is_ipv6() { V6 } else { 0 } | if asked_by_low { ASKED_BY_LOW } else { 0 };
+        let ports = u64::from(low.1) << 48 | u64::from(high.1) << 32;
+        let rest = ports | u64::from(headers.ip_protocol) << 8 | marks;
+        (Self { low: low.0, high: high.0, rest }, from)
+    }
+
+    fn ip_protocol(&self) -> u8 {
+        (self.rest >> 8) as u8
+    }
+
+    fn begun_by(&self, initiator: End) -> Begun {
+        let (low, high) = ((self.low, (self.rest >> 48) as u16), (self.high, (self.rest >> 32) as u16));
+        let (source, destination) = match initiator {
+            End::Low => (low, high),
+            End::High => (high, low),
+        };
+        let v6 = self.rest & V6 != 0;
+        let address = |words: [u64; 2]| match v6 {
+            true => IpAddr::V6(((u128::from(words[0]) << 64) | u128::from(words[1])).into()),
+            false => IpAddr::V4((words[1] as u32).into()),
+        };
+        let protocol = match (self.ip_protocol(), v6) {
+            // ICMP of the other family is no ICMP.
+            (1, true) | (58, false) => Protocol::Other,
+            (number, _) => Protocol::from_ip(number),
+        };
+        Begun {
+            source: address(source.0),
+            destination: address(destination.0),
+            protocol,
+            destination_port: destination.1,
         }
     }
 }
@@ -80,25 +125,6 @@ pub(crate) struct Begun {
     pub destination_port: u16,
 }
 
-impl FlowKey {
-    fn begun_by(&self, initiator: End) -> Begun {
-        let (source, destination) = match initiator {
-            End::Low => (self.low, self.high),
-            End::High => (self.high, self.low),
-        };
-        let address = |words: [u64; 2]| match self.v6 {
-            true => IpAddr::V6(((u128::from(words[0]) << 64) | u128::from(words[1])).into()),
-            false => IpAddr::V4((words[1] as u32).into()),
-        };
-        Begun {
-            source: address(source.0),
-            destination: address(destination.0),
-            protocol: Protocol::from_ip(self.ip_protocol),
-            destination_port: destination.1,
-        }
-    }
-}
-
 fn words(address: IpAddr) -> [u64; 2] {
     match address {
         IpAddr::V4(address) => [0, u64::from(address.to_bits())],
@@ -106,92 +132,206 @@ fn words(address: IpAddr) -> [u64; 2] {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Opening,
-    Talking,
-    Closing,
-}
+// What is marked of a flow.
+const BEGUN_BY_HIGH: u8 = 1;
+const RIGHT_OF_HIGH: u8 = 2;
+const OBSERVED: u8 = 4;
+const DENIED: u8 = 8;
+const USED: u8 = 16;
+const TCP: u8 = 32;
+const OTHER_HAS_SPOKEN: u8 = 64;
 
 /// A conversation that was let through.
 #[derive(Debug)]
 pub(crate) struct Flow {
-    /// Who began it.
-    pub initiator: End,
-    /// The generation of the rules that last allowed it.
-    pub stamp: u64,
+    /// The counters of its link.
+    pub link: Arc<Counters>,
+    /// The generation of the rules that last judged it.
+    stamp: u32,
+    deadline: u32,
+    connection: Connection,
+    marks: u8,
+    /// In which second, modulo 256, the last ICMP error about it came, and how many did.
+    errors: (u8, u8),
+}
+
+/// What rules say of a flow.
+#[derive(Debug)]
+pub(crate) struct Ruling {
+    /// By whose right to begin such a flow it passes: mostly who did.
+    pub right: End,
     /// The counters of its link.
     pub link: Arc<Counters>,
     /// Whether it passes only because it is observed.
     pub observed: bool,
-    state: State,
-    deadline: u32,
 }
 
 impl Flow {
-    pub fn new(initiator: End, stamp: u64, link: Arc<Counters>) -> Self {
-        Self { initiator, stamp, link, observed: false, state: State::Opening, deadline: 0 }
+    /// A flow that `initiator` has begun, or had begun before this table existed.
+    pub fn new(initiator: End, generation: u64, ruling: Ruling, state: State) -> Self {
+        let marks = if initiator == End::High { BEGUN_BY_HIGH } else { 0 };
+        let connection = Connection::unknown(state);
+        let link = ruling.link.clone();
+        let mut flow = Self { link, stamp: 0, deadline: u32::MAX, connection, marks, errors: (0, 0) };
+        flow.rule(generation, Some(ruling));
+        flow
     }
 
-    /// Notes a packet of the flow.
-    pub fn touch(&mut self, now: u32, headers: &Headers, from: End) {
-        let tcp = headers.protocol() == Protocol::Tcp;
-        if tcp && headers.tcp_flags & (FIN | RST) != 0 {
-            self.state = State::Closing;
-        } else if tcp && headers.tcp_flags & SYN != 0 && from == self.initiator {
-            self.state = State::Opening;
-        } else if self.state == State::Opening && from != self.initiator {
-            self.state = State::Talking;
+    /// Who began it.
+    pub fn initiator(&self) -> End {
+        if self.is(BEGUN_BY_HIGH) { End::High } else { End::Low }
+    }
+
+    /// By whose right it passes.
+    pub fn right(&self) -> End {
+        if self.is(RIGHT_OF_HIGH) { End::High } else { End::Low }
+    }
+
+    /// Whether a packet of the side that did not begin it has passed.
+    pub fn other_has_spoken(&self) -> bool {
+        self.is(OTHER_HAS_SPOKEN)
+    }
+
+    pub fn is_observed(&self) -> bool {
+        self.is(OBSERVED)
+    }
+
+    pub fn is_denied(&self) -> bool {
+        self.is(DENIED)
+    }
+
+    /// Whether what is known of it is by the rules of this generation.
+    pub fn is_of(&self, generation: u64) -> bool {
+        self.stamp == generation as u32
+    }
+
+    fn is(&self, mark: u8) -> bool {
+        self.marks & mark != 0
+    }
+
+    fn mark(&mut self, mark: u8, on: bool) {
+        self.marks = if on { self.marks | mark } else { self.marks & !mark };
+    }
+
+    /// Notes what the rules of a generation say of it; `None`: they deny it.
+    pub fn rule(&mut self, generation: u64, ruling: Option<Ruling>) {
+        self.stamp = generation as u32;
+        self.mark(DENIED, ruling.is_none());
+        if let Some(Ruling { right, link, observed }) = ruling {
+            self.mark(RIGHT_OF_HIGH, right == End::High);
+            self.mark(OBSERVED, observed);
+            self.link = link;
         }
-        self.deadline = now
-            + match self.state {
-                State::Opening => OPENING,
-                State::Talking if tcp => TCP_ESTABLISHED,
-                State::Talking => TALKING,
-                State::Closing => CLOSING,
-            };
     }
 
-    /// The flow, observed or not.
-    pub fn observed(mut self, observed: bool) -> Self {
-        self.observed = observed;
-        self
+    /// Notes a packet of the flow that passes. `segment`: what it is in TCP.
+    #[inline]
+    pub fn touch(
+        &mut self,
+        now: u32,
+        timeouts: &Seconds,
+        headers: &Headers,
+        from: End,
+        segment: Option<Segment>,
+    ) {
+        let initiator = self.initiator();
+        if from != initiator {
+            self.marks |= OTHER_HAS_SPOKEN;
+        }
+        let Some(segment) = segment else {
+            self.marks |= USED;
+            if from != initiator {
+                self.connection.answer();
+            }
+            return self.extend(now, timeouts, headers.protocol());
+        };
+        let (accepted, began) = self.connection.note(from as usize, initiator as usize, &segment);
+        self.marks |= TCP;
+        if began != initiator as usize {
+            // The side that has answered until now has begun a connection. Whether it may is judged at the next packet.
+            self.mark(BEGUN_BY_HIGH, initiator == End::Low);
+            self.stamp = self.stamp.wrapping_sub(1);
+        }
+        if accepted {
+            self.marks |= USED;
+            self.extend(now, timeouts, Protocol::Tcp);
+        } else {
+            // Where numbers were lost track of, a conversation that goes on is not cut.
+            self.deadline = self.deadline.max(now.saturating_add(timeouts.tcp_opening));
+        }
     }
 
-    /// A flow that was under way before this table existed.
-    pub fn resumed(mut self) -> Self {
-        self.state = State::Talking;
-        self
+    /// Keeps it for as long as its state allows from now on.
+    pub fn extend(&mut self, now: u32, timeouts: &Seconds, protocol: Protocol) {
+        let state = self.connection.state();
+        let timeout = match (protocol, state) {
+            (Protocol::Tcp, State::Opening) => timeouts.tcp_opening,
+            (Protocol::Tcp, State::Established) => timeouts.tcp_established,
+            (Protocol::Tcp, State::Reset) if !self.connection.was_established() => timeouts.tcp_opening,
+            (Protocol::Tcp, _) => timeouts.tcp_transitory,
+            (Protocol::Udp, State::Opening) => timeouts.udp_opening,
+            (Protocol::Udp, _) => timeouts.udp,
+            (Protocol::Icmp, _) => timeouts.icmp,
+            (Protocol::Sctp | Protocol::Other, _) => timeouts.other,
+        };
+        self.deadline = now.saturating_add(timeout);
+    }
+
+    /// Whether an ICMP error about a packet that `from` has sent may be true, and is not one of too many. `sequence` is what
+    /// the error quotes of TCP.
+    pub fn takes_error(&mut self, now: u32, from: End, sequence: Option<u32>) -> bool {
+        if sequence.is_some_and(|sequence| !self.connection.has_in_flight(from as usize, sequence)) {
+            return false;
+        }
+        let (second, count) = self.errors;
+        let count = if second == now as u8 { count } else { 0 };
+        self.errors = (now as u8, count.saturating_add(1));
+        count < MOST_ERRORS
+    }
+}
+
+impl Kept for Flow {
+    fn class(&self) -> Class {
+        let state = self.connection.state();
+        match state {
+            _ if self.is(DENIED) => Class::Denied,
+            State::Established => Class::Lasting,
+            State::Answered if !self.is(TCP) => Class::Lasting,
+            _ => Class::Fleeting,
+        }
+    }
+
+    fn deadline(&self) -> u32 {
+        self.deadline
+    }
+
+    fn take_used(&mut self) -> bool {
+        let used = self.is(USED);
+        self.mark(USED, false);
+        used
     }
 }
 
 /// The flows of one endpoint, at most [`MAX_FLOWS`].
 #[derive(Debug)]
 pub(crate) struct FlowTable {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<SharedTable<FlowKey, Flow>>>,
     /// Seeded, so that nobody who chooses ports can have all flows meet in one place.
     hasher: RandomState,
     next_sweep: AtomicUsize,
 }
 
-/// One part of the table.
-#[derive(Debug)]
-pub(crate) struct Shard {
-    flows: HashTable<(FlowKey, Flow)>,
-    limit: usize,
-}
-
 /// The part of the table that a flow belongs to, locked.
 pub(crate) struct Place<'a> {
-    shard: MutexGuard<'a, Shard>,
-    hasher: &'a RandomState,
-    hash: u64,
+    shard: MutexGuard<'a, SharedTable<FlowKey, Flow>>,
+    hash: u32,
     key: FlowKey,
+    found: Option<u32>,
 }
 
 impl FlowTable {
     pub fn new(limit: usize) -> Self {
-        let shard = || Mutex::new(Shard { flows: HashTable::new(), limit: limit.div_ceil(SHARDS) });
+        let shard = || Mutex::new(SharedTable::new(limit.div_ceil(SHARDS)));
         Self {
             shards: (0..SHARDS).map(|_| shard()).collect(),
             hasher: RandomState::default(),
@@ -199,133 +339,69 @@ impl FlowTable {
         }
     }
 
+    /// How many flows there are that the rules allowed when they were last asked.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().flows.len()).sum()
+        let passing = self.shards.iter().map(|shard| {
+            let shard = shard.lock();
+            shard.len() - shard.len_of(Class::Denied)
+        });
+        passing.sum()
     }
 
     /// Locks the place of a flow.
+    #[inline]
     pub fn place(&self, key: FlowKey) -> Place<'_> {
-        let hash = self.hasher.hash_one(key);
-        // The table itself uses the lowest and the seven highest bits.
-        let shard = self.shards[(hash >> 32) as usize % SHARDS].lock();
-        Place { shard, hasher: &self.hasher, hash, key }
+        let hash = hash_of(&self.hasher, &key);
+        // The table itself uses the lowest bits.
+        let shard = self.shards[(hash >> 26) as usize % SHARDS].lock();
+        let found = shard.find(hash, &key);
+        Place { shard, hash, key, found }
     }
 
-    /// Shows every flow whose time is not up at `now`, in seconds; one part of the table is locked at a time.
+    /// Shows every flow that passes and whose time is not up at `now`, in seconds; one part of the table is locked at a time.
     pub fn visit(&self, now: u32, mut visit: impl FnMut(Begun)) {
         for shard in &self.shards {
             let begun: Vec<Begun> = {
                 let shard = shard.lock();
-                let live = shard.flows.iter().filter(|(_, flow)| flow.deadline > now);
-                live.map(|(key, flow)| key.begun_by(flow.initiator)).collect()
+                let live = shard.iter().filter(|(_, flow)| flow.deadline > now && !flow.is_denied());
+                live.map(|(key, flow)| key.begun_by(flow.initiator())).collect()
             };
             begun.into_iter().for_each(&mut visit);
         }
     }
 
     /// Ends the flows of some parts of the table whose time is up at `now`, in seconds. All parts have had their turn
-    /// after sixteen calls.
+    /// after sixteen calls. No lock is held for longer than a few flows take.
     pub fn sweep(&self, now: u32) {
         let first = self.next_sweep.fetch_add(SWEPT_AT_ONCE, Relaxed);
         for number in first..first + SWEPT_AT_ONCE {
-            let mut shard = self.shards[number % SHARDS].lock();
-            shard.flows.retain(|(_, flow)| flow.deadline > now);
-            let (flows, room) = (shard.flows.len(), shard.flows.capacity());
-            if room > 64 && flows < room / 4 {
-                shard.flows.shrink_to(flows * 2, |(key, _)| self.hasher.hash_one(key));
-            }
+            let shard = &self.shards[number % SHARDS];
+            while !shard.lock().sweep(now, SWEPT_UNDER_LOCK) {}
         }
     }
 }
 
 impl Place<'_> {
     /// The flow, unless its time was up at `now`, in seconds.
+    #[inline]
     pub fn get(&mut self, now: u32) -> Option<&mut Flow> {
-        let found = self.shard.flows.find_mut(self.hash, |(key, _)| *key == self.key)?;
-        (found.1.deadline > now).then_some(&mut found.1)
+        let flow = self.shard.value(self.found?);
+        (flow.deadline > now).then_some(flow)
     }
 
-    pub fn remove(&mut self) {
-        if let Ok(entry) = self.shard.flows.find_entry(self.hash, |(key, _)| *key == self.key) {
-            entry.remove();
+    /// Has the table know in what state the flow is now.
+    #[inline]
+    pub fn settle(&mut self) {
+        if let Some(id) = self.found {
+            self.shard.settle(id);
         }
     }
 
-    /// Adds a flow; `false` if there is no room.
-    pub fn insert(&mut self, flow: Flow) -> bool {
-        self.remove();
-        if self.shard.flows.len() >= self.shard.limit {
-            return false;
+    /// Adds a flow in the place of what may have been there, charged to `owner`.
+    pub fn insert(&mut self, owner: Owner, flow: Flow) {
+        if let Some(id) = self.found.take() {
+            self.shard.remove(id);
         }
-        let hasher = self.hasher;
-        self.shard.flows.insert_unique(self.hash, (self.key, flow), |(key, _)| hasher.hash_one(key));
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::packet::build;
-
-    fn headers(a: (&str, u16), b: (&str, u16)) -> Headers {
-        Headers::parse(&build::packet(a.0, b.0, 6, (a.1, b.1), b"")).unwrap()
-    }
-
-    #[test]
-    fn both_directions_have_one_key() {
-        let (there, one) = FlowKey::of(&headers(("10.0.0.1", 9), ("10.0.0.2", 80)));
-        let (back, other) = FlowKey::of(&headers(("10.0.0.2", 80), ("10.0.0.1", 9)));
-        assert_eq!(there, back);
-        assert_eq!(one, other.other());
-        let begun = there.begun_by(one);
-        assert_eq!(begun, back.begun_by(other.other()));
-        assert_eq!((begun.source.to_string().as_str(), begun.destination_port), ("10.0.0.1", 80));
-        let (key, end) = FlowKey::of(&headers(("fd00::2", 9), ("fd00::1", 80)));
-        assert_eq!(key.begun_by(end).source.to_string(), "fd00::2");
-    }
-
-    fn counters() -> Arc<Counters> {
-        Arc::default()
-    }
-
-    fn sweep_all(table: &FlowTable, now: u32) {
-        (0..SHARDS / SWEPT_AT_ONCE).for_each(|_| table.sweep(now));
-    }
-
-    #[test]
-    fn an_idle_flow_ends_and_a_busy_one_stays() {
-        let table = FlowTable::new(10);
-        let packet = headers(("10.0.0.1", 9), ("10.0.0.2", 80));
-        let reply = headers(("10.0.0.2", 80), ("10.0.0.1", 9));
-        let (key, end) = FlowKey::of(&packet);
-        let mut flow = Flow::new(end, 1, counters());
-        flow.touch(0, &packet, end);
-        assert!(table.place(key).insert(flow));
-        sweep_all(&table, OPENING - 1);
-        table.place(key).get(OPENING - 1).unwrap().touch(OPENING - 1, &reply, end.other());
-        sweep_all(&table, 3 * 3600);
-        assert_eq!(table.len(), 1);
-        let over = OPENING + TCP_ESTABLISHED;
-        assert!(table.place(key).get(over).is_none(), "its time is up though nothing swept it");
-        sweep_all(&table, over);
-        assert_eq!(table.len(), 0);
-    }
-
-    #[test]
-    fn a_full_table_takes_no_more() {
-        let table = FlowTable::new(SHARDS);
-        let taken = (0..1000).filter(|port| {
-            let (key, end) = FlowKey::of(&headers(("10.0.0.1", *port), ("10.0.0.2", 80)));
-            table.place(key).insert(Flow::new(end, 1, counters()))
-        });
-        assert_eq!(taken.count(), SHARDS);
-    }
-
-    #[test]
-    fn an_ipv4_address_and_its_ipv6_form_are_not_one() {
-        let v4 = FlowKey::of(&headers(("10.0.0.1", 9), ("10.0.0.2", 80)));
-        let v6 = FlowKey::of(&headers(("::10.0.0.1", 9), ("::10.0.0.2", 80)));
-        assert_ne!(v4.0, v6.0);
+        self.found = Some(self.shard.insert(self.hash, self.key, owner, flow));
     }
 }

@@ -1,5 +1,6 @@
 //! What any bytes must satisfy; see the crate `meshward-fuzzing`.
 
+mod filter;
 mod messages;
 mod samples;
 
@@ -27,6 +28,7 @@ use std::{
 
 meshward_fuzzing::targets! {
     coalescing: coalescing, samples::coalescing, |_| 32 << 20;
+    filter: filter::filter, filter::samples, |length| (32 << 20) + ((length as u64) << 12);
     segmentation: segmentation, samples::segmentation, |_| 32 << 20;
     wireguard: messages::wireguard, messages::samples;
 }
@@ -57,7 +59,7 @@ pub(crate) fn cut_to(
     offload: Offload,
     narrow: Option<u16>,
 ) -> Result<Vec<Vec<u8>>, Cause> {
-    let headers = Headers::parse(packet).map_err(|_| Cause::Malformed)?;
+    let headers = Headers::parse(packet)?;
     let packet = &mut packet[..headers.length];
     let pieces = Pieces::new(packet, &headers, offload, narrow)?;
     let piece = |number| {

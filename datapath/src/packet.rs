@@ -9,15 +9,30 @@ pub(crate) const FIN: u8 = 1;
 pub(crate) const SYN: u8 = 2;
 pub(crate) const RST: u8 = 4;
 
-const V6_HOP_BY_HOP: u8 = 0;
-const V6_FRAGMENT: u8 = 44;
-const V6_DESTINATION: u8 = 60;
+pub(crate) const V6_HOP_BY_HOP: u8 = 0;
+const V6_ROUTING: u8 = 43;
+pub(crate) const V6_FRAGMENT: u8 = 44;
+pub(crate) const V6_DESTINATION: u8 = 60;
 const MAX_EXTENSIONS: usize = 8;
+// IPv4 options that end the options, that fill them, and that have a packet routed by its source (RFC 791 §3.1).
+const V4_END: u8 = 0;
+const V4_FILLER: u8 = 1;
+const V4_LOOSE_ROUTE: u8 = 131;
+const V4_STRICT_ROUTE: u8 = 137;
 
 /// Bytes that are no IP packet which the mesh forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a well-formed IPv4 or IPv6 packet")]
-pub struct Malformed;
+pub enum Unforwardable {
+    /// They are no packet, or one that says of itself what is not true.
+    #[error("not a well-formed IPv4 or IPv6 packet")]
+    Malformed,
+    /// The packet's sender says by which way it is to go: an IPv4 source route option (RFC 7126 §4.3, §4.4) or an IPv6 routing
+    /// header (RFC 5095).
+    #[error("a packet that is routed by its source")]
+    SourceRouted,
+}
+
+use Unforwardable::{Malformed, SourceRouted};
 
 /// Whether a packet is part of a larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +56,22 @@ pub enum Icmp {
     Reply,
     /// An error, which quotes the packet that it is about.
     Error,
-    /// Anything else: it is judged by itself.
+    /// Another question or answer: it is judged by itself.
     Other,
+}
+
+impl Icmp {
+    /// What a type of message is, for ICMP (1) and ICMPv6 (58). What IANA has not given out is taken for an error in IPv4, as
+    /// types below 128 are in IPv6 (RFC 4443 §2.1).
+    pub(crate) fn of(ip_protocol: u8, kind: u8) -> Self {
+        match (ip_protocol, kind) {
+            (1, 8) | (58, 128) => Self::Request,
+            (1, 0) | (58, 129) => Self::Reply,
+            // Timestamps, information, address masks; extended echoes (RFC 8335).
+            (1, 13..=18 | 42 | 43) | (58, 128..) => Self::Other,
+            _ => Self::Error,
+        }
+    }
 }
 
 /// What the filter needs to know of a packet.
@@ -74,9 +103,9 @@ impl Headers {
     /// Reads the headers of `packet`.
     ///
     /// # Errors
-    /// [`Malformed`] for anything that is cut short, lies about its length, is routed by its source, or whose transport
-    /// header is split over fragments (RFC 1858's tiny fragments).
-    pub fn parse(packet: &[u8]) -> Result<Self, Malformed> {
+    /// [`Unforwardable::Malformed`] for anything that is cut short, lies about its length, or whose transport header is split
+    /// over fragments (RFC 1858's tiny fragments); [`Unforwardable::SourceRouted`] for what is routed by its source.
+    pub fn parse(packet: &[u8]) -> Result<Self, Unforwardable> {
         match packet.first().ok_or(Malformed)? >> 4 {
             4 => Self::parse_v4(packet),
             6 => Self::parse_v6(packet),
@@ -84,12 +113,15 @@ impl Headers {
         }
     }
 
-    fn parse_v4(packet: &[u8]) -> Result<Self, Malformed> {
+    fn parse_v4(packet: &[u8]) -> Result<Self, Unforwardable> {
         let header: &[u8; 20] = packet.first_chunk().ok_or(Malformed)?;
         let payload = usize::from(header[0] & 15) * 4;
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
         if payload < 20 || length < payload || packet.len() < length {
             return Err(Malformed);
+        }
+        if payload > 20 {
+            check_options(&packet[20..payload])?;
         }
         let id = u32::from(u16::from_be_bytes([header[4], header[5]]));
         let word = u16::from_be_bytes([header[6], header[7]]);
@@ -113,7 +145,7 @@ impl Headers {
         .with_transport(packet)
     }
 
-    fn parse_v6(packet: &[u8]) -> Result<Self, Malformed> {
+    fn parse_v6(packet: &[u8]) -> Result<Self, Unforwardable> {
         let header: &[u8; 40] = packet.first_chunk().ok_or(Malformed)?;
         let length = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
         if packet.len() < length {
@@ -144,9 +176,13 @@ impl Headers {
                 break;
             }
         }
-        // Still an extension, or one that is not walked: routing (43), which RFC 5095 forbids to honour, and the like.
-        if at > length || (fragment == Fragment::Whole && matches!(next, 0 | 43 | 44 | 60 | 135 | 139 | 140))
-        {
+        // In a later fragment, it says what the first one begins with.
+        if next == V6_ROUTING {
+            return Err(SourceRouted);
+        }
+        // Still an extension, or one that is not walked. Behind a later fragment's header is the middle of something.
+        let later = matches!(fragment, Fragment::Later(_));
+        if at > length || (!later && matches!(next, 0 | 44 | 60 | 135 | 139 | 140)) {
             return Err(Malformed);
         }
         Self {
@@ -174,12 +210,18 @@ impl Headers {
         icmp: Icmp::None,
     };
 
-    fn with_transport(mut self, packet: &[u8]) -> Result<Self, Malformed> {
+    /// Headers of a packet of which only this is known.
+    pub(crate) fn between(source: IpAddr, destination: IpAddr, ip_protocol: u8) -> Self {
+        Self { source, destination, ip_protocol, ..Self::EMPTY }
+    }
+
+    fn with_transport(mut self, packet: &[u8]) -> Result<Self, Unforwardable> {
         if matches!(self.fragment, Fragment::Later(_)) {
             return Ok(self);
         }
         let bytes = &packet[self.payload..self.length];
         let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let v4 = self.source.is_ipv4();
         let least = match self.ip_protocol {
             6 => 20,
             17 | 1 | 58 => 8,
@@ -192,16 +234,12 @@ impl Headers {
         match self.ip_protocol {
             6 | 17 | 132 => (self.source_port, self.destination_port) = (port(0), port(2)),
             // Redirects and neighbour discovery change a host's routing and belong to no mesh link.
-            1 if matches!(bytes[0], 5 | 9 | 10) => return Err(Malformed),
-            58 if (130..=137).contains(&bytes[0]) => return Err(Malformed),
-            1 | 58 => {
-                self.icmp = match (self.ip_protocol, bytes[0]) {
-                    (1, 8) | (58, 128) => Icmp::Request,
-                    (1, 0) | (58, 129) => Icmp::Reply,
-                    (1, 3 | 4 | 11 | 12) | (58, ..128) => Icmp::Error,
-                    _ => Icmp::Other,
-                };
+            1 if v4 && matches!(bytes[0], 5 | 9 | 10) => return Err(Malformed),
+            58 if !v4 && matches!(bytes[0], 130..=137 | 141..=143 | 148 | 149 | 151..=153) => {
+                return Err(Malformed);
             }
+            1 if v4 => self.icmp = Icmp::of(1, bytes[0]),
+            58 if !v4 => self.icmp = Icmp::of(58, bytes[0]),
             _ => {}
         }
         if matches!(self.icmp, Icmp::Request | Icmp::Reply) {
@@ -236,35 +274,20 @@ impl Headers {
             (number, _) => Protocol::from_ip(number),
         }
     }
+}
 
-    /// The headers of the packet that an ICMP error quotes; quoted packets are cut, so only addresses and ports count.
-    pub(crate) fn quoted(&self, packet: &[u8]) -> Option<Self> {
-        let bytes = packet.get(self.payload + 8..self.length)?;
-        let (mut quoted, at) = match bytes.first()? >> 4 {
-            4 if bytes.len() >= 28 => {
-                let source = Ipv4Addr::from(<[u8; 4]>::try_from(&bytes[12..16]).ok()?);
-                let destination = Ipv4Addr::from(<[u8; 4]>::try_from(&bytes[16..20]).ok()?);
-                let at = usize::from(bytes[0] & 15) * 4;
-                let head = Self { source: source.into(), destination: destination.into(), ..Self::EMPTY };
-                (Self { ip_protocol: bytes[9], ..head }, at)
-            }
-            6 if bytes.len() >= 48 => {
-                let source = Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[8..24]).ok()?);
-                let destination = Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[24..40]).ok()?);
-                let head = Self { source: source.into(), destination: destination.into(), ..Self::EMPTY };
-                (Self { ip_protocol: bytes[6], ..head }, 40)
-            }
-            _ => return None,
+/// Looks for options that have a packet routed by its source.
+fn check_options(mut options: &[u8]) -> Result<(), Unforwardable> {
+    while let Some(&kind) = options.first() {
+        let length = match kind {
+            V4_END => break,
+            V4_FILLER => 1,
+            V4_LOOSE_ROUTE | V4_STRICT_ROUTE => return Err(SourceRouted),
+            _ => usize::from(*options.get(1).filter(|length| **length >= 2).ok_or(Malformed)?),
         };
-        let transport = bytes.get(at..at + 8)?;
-        let port = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
-        (quoted.source_port, quoted.destination_port) = match quoted.ip_protocol {
-            6 | 17 | 132 => (port(0), port(2)),
-            1 | 58 => (port(4), port(4)),
-            _ => (0, 0),
-        };
-        Some(quoted)
+        options = options.get(length..).ok_or(Malformed)?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -363,21 +386,55 @@ mod tests {
     }
 
     #[test]
-    fn source_routing_and_neighbour_discovery_do_not_pass() {
+    fn neighbour_discovery_does_not_pass() {
         let (a, b) = ("fd42::1".parse().unwrap(), "fd42::2".parse().unwrap());
-        assert_eq!(Headers::parse(&build::ip(a, b, 43, &[6, 0, 0, 0, 0, 0, 0, 0])), Err(Malformed));
-        assert_eq!(Headers::parse(&build::ip(a, b, 58, &[134, 0, 0, 0, 0, 0, 0, 0])), Err(Malformed));
+        for kind in [134, 143, 137] {
+            assert_eq!(Headers::parse(&build::ip(a, b, 58, &[kind, 0, 0, 0, 0, 0, 0, 0])), Err(Malformed));
+        }
     }
 
     #[test]
-    fn the_quoted_packet_of_an_icmp_error_is_found() {
-        let inner = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
-        let error = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &inner].concat();
-        let packet = build::ip("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap(), 1, &error);
-        let headers = Headers::parse(&packet).unwrap();
-        assert_eq!(headers.icmp, Icmp::Error);
-        let quoted = headers.quoted(&packet).unwrap();
-        assert_eq!((quoted.source_port, quoted.destination_port), (5000, 53));
+    fn what_is_routed_by_its_source_does_not_pass_whole_or_in_fragments() {
+        let (a, b) = ("fd42::1".parse().unwrap(), "fd42::2".parse().unwrap());
+        let routing = [6, 0, 0, 0, 0, 0, 0, 0];
+        let behind = |next: u8, word: u8, rest: &[u8]| [&[next, 0, 0, word, 0, 0, 0, 7][..], rest].concat();
+        let transport = [0; 32];
+        for (protocol, payload) in [
+            (43, [&routing[..], &transport].concat()),
+            (0, [&[43, 0, 1, 4, 0, 0, 0, 0][..], &routing, &transport].concat()),
+            (60, [&[43, 0, 1, 4, 0, 0, 0, 0][..], &routing, &transport].concat()),
+            // In front of a fragment's header, and behind it: the first fragment and a later one.
+            (43, [&[44, 0, 0, 0, 0, 0, 0, 0][..], &behind(6, 9, &transport)].concat()),
+            (44, behind(43, 1, &transport)),
+            (44, behind(43, 9, &transport)),
+        ] {
+            assert_eq!(Headers::parse(&build::ip(a, b, protocol, &payload)), Err(SourceRouted));
+        }
+        let plain = build::packet("10.0.0.1", "10.0.0.2", 17, (1, 2), &[0; 64]);
+        let with = |options: &[u8], word: [u8; 2]| {
+            let mut packet = [&plain[..20], options, &plain[20..]].concat();
+            packet[0] = 0x40 | (5 + options.len() / 4) as u8;
+            let length = packet.len() as u16;
+            packet[2..4].copy_from_slice(&length.to_be_bytes());
+            packet[6..8].copy_from_slice(&word);
+            Headers::parse(&packet).map(|_| ())
+        };
+        for word in [[0, 0], [0x20, 0], [0, 9]] {
+            assert_eq!(with(&[131, 7, 4, 10, 0, 0, 9, 0], word), Err(SourceRouted));
+            assert_eq!(with(&[1, 137, 7, 4, 10, 0, 0, 9], word), Err(SourceRouted));
+            assert_eq!(with(&[7, 3, 4, 131, 3, 4, 0, 0], word), Err(SourceRouted), "behind another option");
+            assert_eq!(with(&[7, 4, 4, 131], word), Ok(()), "within another option");
+            assert_eq!(with(&[148, 4, 0, 0, 0, 131, 3, 4], word), Ok(()), "behind the end");
+            assert_eq!(with(&[7, 1, 0, 0], word), Err(Malformed));
+            assert_eq!(with(&[7, 9, 0, 0], word), Err(Malformed));
+        }
+    }
+
+    #[test]
+    fn icmp_of_the_other_family_is_no_icmp() {
+        let (a, b) = ("fd42::1".parse().unwrap(), "fd42::2".parse().unwrap());
+        let headers = Headers::parse(&build::ip(a, b, 1, &[3, 0, 0, 0, 0, 0, 0, 0])).unwrap();
+        assert_eq!((headers.icmp, headers.protocol()), (Icmp::None, Protocol::Other));
     }
 
     proptest! {
@@ -388,7 +445,7 @@ mod tests {
             }
             if let Ok(headers) = Headers::parse(&bytes) {
                 prop_assert!(headers.payload <= headers.length && headers.length <= bytes.len());
-                headers.quoted(&bytes);
+                crate::icmp_error::Quoted::read(&bytes, &headers);
             }
         }
     }

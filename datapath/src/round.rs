@@ -4,15 +4,17 @@ use crate::seen::{Denial, FlowKind};
 use crate::{
     batch::Batch,
     coalesce::{Coalescer, Merging, Parts, Span},
+    counters::Tally,
     drops::Cause,
     ecn::{self, Ecn},
     endpoint::{Endpoint, Sink, Slot},
-    filter::Tally,
+    icmp_error::{self, Quoted},
     offload::Offload,
-    packet::Headers,
+    packet::{Headers, Icmp},
     probe::{self, Probe},
+    rules::Party,
     segment::{self, Pieces},
-    tables::{Place, Tables},
+    tables::{Local, Place, Tables},
     too_big, vouch,
     wireguard::{DATA_HEADER, Kind, Millis, Narrow, OVERHEAD, Peer, Peers, Sending, number},
 };
@@ -83,7 +85,8 @@ impl<'a> Round<'a> {
         packet: &mut [u8],
         sink: &mut impl Sink,
     ) -> Result<(), (Cause, u64)> {
-        let headers = Headers::parse(packet).map_err(|_| (Cause::Malformed, 1))?;
+        let mut headers = Headers::parse(packet).map_err(|error| (error.into(), 1))?;
+        let offload = if icmp_error::cut(packet, &mut headers) { Offload::None } else { offload };
         let packets = segment::count(&headers, offload);
         let packet = &mut packet[..headers.length];
         let tally = Tally { packets, bytes: headers.length as u64 };
@@ -143,13 +146,16 @@ impl<'a> Round<'a> {
         if !is_unicast(headers.destination) {
             return Err(Cause::NotUnicast);
         }
-        let local = self.tables.local(slot).ok_or(Cause::NotAdmitted)?;
-        if !self.tables.is_source_of(slot, local, headers.source) {
+        let Self { endpoint, tables, now, .. } = self;
+        let local = tables.local(slot).ok_or(Cause::NotAdmitted)?;
+        if headers.icmp == Icmp::Error {
+            return self.admit_error(slot, local, packet, headers, tally);
+        }
+        if !tables.is_source_of(slot, local, headers.source) {
             return Err(Cause::SpoofedByWorkload);
         }
         let source = local.party().ok_or(Cause::NotAdmitted)?;
-        let (place, destination) = self.tables.find(self.now, headers.destination)?;
-        let Self { endpoint, tables, now, .. } = self;
+        let (place, destination) = tables.find(*now, headers.destination)?;
         let judged = endpoint.filter.judge(&tables.rules, *now, packet, headers, source, destination, tally);
         if judged == Err(Cause::Denied) {
             let FlowKind { protocol, port, .. } = headers.kind(false);
@@ -157,6 +163,32 @@ impl<'a> Round<'a> {
             endpoint.denials.note(Denial { slot, destination, protocol, port, source_port });
         }
         judged.map(|()| place)
+    }
+
+    /// Whether a workload may send an ICMP error, and where it then goes: only about a packet that was going to it, or to what is
+    /// behind it.
+    fn admit_error(
+        &self,
+        slot: Slot,
+        local: &Local,
+        packet: &[u8],
+        headers: &Headers,
+        tally: Tally,
+    ) -> Result<Place, Cause> {
+        let Self { endpoint, tables, now, .. } = self;
+        let source = local.party().ok_or(Cause::NotAdmitted)?;
+        let quoted = Quoted::read(packet, headers);
+        let quoted = quoted.filter(|quoted| tables.is_source_of(slot, local, quoted.headers.destination));
+        let Some(quoted) = quoted else {
+            let is_own = tables.is_source_of(slot, local, headers.source);
+            return Err(if is_own { Cause::StrayIcmpError } else { Cause::SpoofedByWorkload });
+        };
+        if !tables.is_source_of_error(*now, source, headers.source, quoted.headers.destination) {
+            return Err(Cause::SpoofedByWorkload);
+        }
+        let (place, destination) = tables.find(*now, headers.destination)?;
+        let (filter, rules) = (&endpoint.filter, &tables.rules);
+        filter.judge_error(rules, *now, &quoted, headers, source, destination, tally).map(|()| place)
     }
 
     /// How long a packet to a peer may be, in bytes, if its way takes only shorter ones than the network.
@@ -220,7 +252,7 @@ impl<'a> Round<'a> {
         }
         let admitted = self
             .tables
-            .local_at(headers.source)
+            .local_at(sent_by(&packet, &headers))
             .ok_or(Cause::NotAdmitted)
             .and_then(|(slot, _)| self.admit(slot, &packet, &headers, Tally::default()));
         match admitted {
@@ -240,11 +272,16 @@ impl<'a> Round<'a> {
     /// The same for a device, whoever has sent the packet.
     fn release_to_device(&mut self, slot: Slot, packet: &mut [u8], headers: &Headers, sink: &mut impl Sink) {
         let judge = || {
-            let (_, source) = self.tables.find(self.now, headers.source)?;
+            let (_, source) = self.tables.find(self.now, sent_by(packet, headers))?;
             let local = self.tables.local(slot).ok_or(Cause::NotAdmitted)?;
             let destination = local.party().ok_or(Cause::NotAdmitted)?;
-            let (rules, tally) = (&self.tables.rules, Tally::default());
-            self.endpoint.filter.judge(rules, self.now, packet, headers, source, destination, tally)
+            let (filter, rules, tally) = (&self.endpoint.filter, &self.tables.rules, Tally::default());
+            match Quoted::read(packet, headers).filter(|_| headers.icmp == Icmp::Error) {
+                Some(quoted) => {
+                    filter.judge_error(rules, self.now, &quoted, headers, source, destination, tally)
+                }
+                None => filter.judge(rules, self.now, packet, headers, source, destination, tally),
+            }
         };
         let sent = judge().map_err(|cause| (cause, 1));
         let sent = sent.and_then(|()| self.send_to_device(slot, packet, headers, Offload::None, sink));
@@ -392,7 +429,8 @@ impl<'a> Round<'a> {
             }
             return Ok(packet.len());
         }
-        let headers = Headers::parse(packet).map_err(|_| Cause::Malformed)?;
+        let mut headers = Headers::parse(packet)?;
+        icmp_error::cut(packet, &mut headers);
         if !ecn::arrive(mark, &mut packet[..headers.length]) {
             return Err(Cause::Congestion);
         }
@@ -416,7 +454,7 @@ impl<'a> Round<'a> {
         self.lane.coalescer.clear();
         for (slot, offload, mut packet) in for_devices {
             let sent = Headers::parse(&packet)
-                .map_err(|_| (Cause::Malformed, 1))
+                .map_err(|error| (error.into(), 1))
                 .and_then(|headers| self.send_to_device(slot, &mut packet, &headers, offload, sink));
             if let Err((cause, packets)) = sent {
                 self.endpoint.drops.count(cause, packets);
@@ -434,15 +472,50 @@ impl<'a> Round<'a> {
         sink: &mut impl Sink,
     ) -> Result<Option<Slot>, Cause> {
         let Self { endpoint, tables, now, .. } = self;
-        let source = tables.sender(*now, peer, headers.source)?;
+        let (rules, tally) = (&tables.rules, Tally::default());
+        let error = match headers.icmp {
+            Icmp::Error => Some(self.error_from_peer(peer, packet.first(), headers)?),
+            _ => None,
+        };
+        let source = match error {
+            Some((_, source)) => source,
+            None => tables.sender(*now, peer, headers.source)?,
+        };
         let (slot, local) = tables.local_at(headers.destination).ok_or(Cause::UnknownAddress)?;
         let destination = local.party().ok_or(Cause::NotAdmitted)?;
-        let (rules, tally) = (&tables.rules, Tally::default());
-        endpoint.filter.judge(rules, *now, packet.first(), headers, source, destination, tally)?;
+        let filter = &endpoint.filter;
+        match error {
+            Some((quoted, _)) => {
+                filter.judge_error(rules, *now, &quoted, headers, source, destination, tally)?;
+            }
+            None => filter.judge(rules, *now, packet.first(), headers, source, destination, tally)?,
+        }
         if local.device.is_some() {
             return Ok(Some(slot));
         }
         if sink.to_workload(slot, offload, packet) { Ok(None) } else { Err(Cause::NotTaken) }
+    }
+
+    /// What an ICMP error of a peer quotes, and who sends it: whom the quoted packet was going to, at that peer.
+    fn error_from_peer(
+        &self,
+        peer: usize,
+        packet: &[u8],
+        headers: &Headers,
+    ) -> Result<(Quoted, Party), Cause> {
+        let Self { tables, now, .. } = self;
+        let found = Quoted::read(packet, headers).and_then(|quoted| {
+            let party = tables.sender(*now, peer, quoted.headers.destination).ok()?;
+            Some((quoted, party))
+        });
+        let Some((quoted, party)) = found else {
+            tables.sender(*now, peer, headers.source)?;
+            return Err(Cause::StrayIcmpError);
+        };
+        match tables.is_source_of_error(*now, party, headers.source, quoted.headers.destination) {
+            true => Ok((quoted, party)),
+            false => Err(Cause::SpoofedByPeer),
+        }
     }
 
     /// Sends everything that was kept to leave together, and ends the round.
@@ -461,6 +534,12 @@ impl<'a> Round<'a> {
             }
         }
     }
+}
+
+/// An address of whoever has sent a packet: an ICMP error may have another source address.
+fn sent_by(packet: &[u8], headers: &Headers) -> IpAddr {
+    let quoted = Quoted::read(packet, headers).filter(|_| headers.icmp == Icmp::Error);
+    quoted.map_or(headers.source, |quoted| quoted.headers.destination)
 }
 
 /// Tells a workload that a packet of it is too long for its way.

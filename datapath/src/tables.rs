@@ -3,8 +3,9 @@
 use crate::{
     drops::Cause,
     endpoint::{LocalWorkload, Slot},
-    filter::{Party, Rules},
     gateways::{Prefixes, first_up},
+    rules::{Party, Rules},
+    shares::Owner,
     vouch,
 };
 use foldhash::fast::RandomState;
@@ -14,11 +15,12 @@ use meshward_model::{
     IdentityId, NodeName, WorkloadId,
     view::{PeerSpec, WorkloadSpec},
 };
-use std::{collections::HashSet, net::IpAddr, time::Instant};
+use std::{collections::HashSet, hash::BuildHasher, net::IpAddr, time::Instant};
 
 #[derive(Debug)]
 pub(crate) struct Local {
     pub workload: LocalWorkload,
+    pub owner: Owner,
     pub admitted: Option<Party>,
     /// Its place among the peers, if it is a device.
     pub device: Option<usize>,
@@ -28,7 +30,8 @@ pub(crate) struct Local {
 
 impl Local {
     pub fn party(&self) -> Option<Party> {
-        let vouched = self.workload.vouched.map(|identity| Party { identity, quarantined: false });
+        let owner = self.owner;
+        let vouched = self.workload.vouched.map(|identity| Party { identity, quarantined: false, owner });
         let party = self.admitted.or(vouched)?;
         Some(Party { quarantined: party.quarantined || self.held, ..party })
     }
@@ -73,6 +76,7 @@ pub(crate) struct Tables {
     /// Devices by their places among the peers, and places of devices that are gone.
     devices: HashMap<usize, Slot>,
     free_places: Vec<usize>,
+    hasher: RandomState,
 }
 
 impl Tables {
@@ -95,6 +99,7 @@ impl Tables {
             peers: Vec::new(),
             devices: HashMap::new(),
             free_places: Vec::new(),
+            hasher: RandomState::default(),
         }
     }
 
@@ -109,8 +114,9 @@ impl Tables {
             self.local_prefixes.add(*prefix, slot, |slot| *slot);
         }
         self.local_ids.insert(workload.id.clone(), slot);
-        let admitted = self.workloads.get(&workload.id).and_then(|spec| self.admits(spec, &workload));
-        let local = Some(Local { workload, admitted, device: None, held: false });
+        let owner = Owner::Workload(slot.0 as u32);
+        let admitted = self.workloads.get(&workload.id).and_then(|spec| self.admits(spec, &workload, owner));
+        let local = Some(Local { workload, owner, admitted, device: None, held: false });
         match self.locals.get_mut(slot.0) {
             Some(place) => *place = local,
             None => self.locals.push(local),
@@ -226,7 +232,7 @@ impl Tables {
         if let Some(&Slot(slot)) = self.local_ids.get(id) {
             let admitted = spec.as_ref().and_then(|spec| {
                 let local = self.locals[slot].as_ref()?;
-                self.admits(spec, &local.workload)
+                self.admits(spec, &local.workload, local.owner)
             });
             if let Some(local) = self.locals[slot].as_mut() {
                 local.admitted = admitted;
@@ -235,7 +241,9 @@ impl Tables {
         let Some(spec) = spec.filter(|spec| spec.node != self.node) else { return };
         let place = self.peer_place(&spec.node);
         *self.hosted.entry((place, spec.identity)).or_default() += 1;
-        let party = Party { identity: spec.identity, quarantined: spec.quarantined };
+        // A number that only has to tell the workloads of one peer apart.
+        let owner = Owner::Peer(place as u32, self.hasher.hash_one(id) as u32);
+        let party = Party { identity: spec.identity, quarantined: spec.quarantined, owner };
         for address in spec.addresses {
             self.remote_addresses.insert(address, (place, party));
             self.vouched.remove(&address);
@@ -249,10 +257,10 @@ impl Tables {
     }
 
     /// What the coordinator says of a workload counts only for this node and these addresses.
-    fn admits(&self, spec: &WorkloadSpec, local: &LocalWorkload) -> Option<Party> {
+    fn admits(&self, spec: &WorkloadSpec, local: &LocalWorkload, owner: Owner) -> Option<Party> {
         let same =
             spec.node == self.node && spec.addresses == local.addresses && spec.prefixes == local.prefixes;
-        same.then_some(Party { identity: spec.identity, quarantined: spec.quarantined })
+        same.then_some(Party { identity: spec.identity, quarantined: spec.quarantined, owner })
     }
 
     /// A workload of this node.
@@ -288,7 +296,9 @@ impl Tables {
             return self.at_home(*slot);
         }
         if let Some(vouched) = self.vouched.get(&address).filter(|vouched| vouched.until > now) {
-            return Ok((Place::Peer(vouched.peer), Party { identity: vouched.identity, quarantined: false }));
+            let owner = Owner::Peer(vouched.peer as u32, self.hasher.hash_one(address) as u32);
+            let party = Party { identity: vouched.identity, quarantined: false, owner };
+            return Ok((Place::Peer(vouched.peer), party));
         }
         let local = self.local_prefixes.find(address);
         let remote = self.remote_prefixes.find(address);
@@ -324,6 +334,33 @@ impl Tables {
         let gateways = self.remote_prefixes.find(address).map_or(&[][..], |(_, gateways)| gateways);
         let own = gateways.iter().find(|(place, _)| *place == peer);
         own.map(|(_, party)| *party).ok_or(Cause::SpoofedByPeer)
+    }
+
+    /// Whether an ICMP error with this source address may come from the workload `of`, which a packet to `quoted` was going to:
+    /// from its own addresses and from those behind it, and, if it is the gateway behind which `quoted` lies, from routers that the
+    /// mesh does not know (RFC 1812 §4.3.2.4 leaves open which of its addresses a router uses).
+    pub fn is_source_of_error(&self, now: Instant, of: Party, source: IpAddr, quoted: IpAddr) -> bool {
+        if source == quoted {
+            return true;
+        }
+        match self.find(now, source) {
+            Ok((_, party)) => party.owner == of.owner,
+            Err(Cause::UnknownAddress) => self.is_behind_gateway(quoted) && !self.is_of_mesh(source),
+            Err(_) => false,
+        }
+    }
+
+    fn is_behind_gateway(&self, address: IpAddr) -> bool {
+        let has_it =
+            self.local_addresses.contains_key(&address) || self.remote_addresses.contains_key(&address);
+        !has_it
+            && (self.local_prefixes.find(address).is_some() || self.remote_prefixes.find(address).is_some())
+    }
+
+    /// Whether an address is of a prefix that the coordinator gave a peer, so that no router outside of the mesh has it.
+    fn is_of_mesh(&self, address: IpAddr) -> bool {
+        let mut peers = self.peers.iter().flatten();
+        peers.any(|(_, spec)| spec.prefixes.iter().any(|prefix| prefix.contains(&address)))
     }
 
     /// Whether the coordinator gave a peer the prefix that an address is of.

@@ -76,8 +76,8 @@ mod tests {
             let message = &answer[read.payload..];
             assert_eq!((message[0], message[1]), error);
             assert_eq!(u32::from_be_bytes(message[4..8].try_into().unwrap()), 1420);
-            let quoted = read.quoted(&answer).unwrap();
-            assert!(quoted.same_flow(&headers));
+            let quoted = crate::icmp_error::Quoted::read(&answer, &read).unwrap();
+            assert!(quoted.headers.same_flow(&headers));
             let sum = match read.source {
                 IpAddr::V4(_) => Sum::default(),
                 IpAddr::V6(_) => Sum::default().add_pseudo(read.source, read.destination, 58, message.len()),

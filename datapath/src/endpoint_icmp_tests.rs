@@ -1,0 +1,95 @@
+//! ICMP errors between nodes: from workloads, from gateways, and from routers behind them.
+
+use super::*;
+use crate::packet::build;
+
+const HOST: &str = "10.8.0.5";
+
+/// The workload on node 1 is a gateway of 10.8.0.0/24, which lies behind it.
+fn with_gateway() -> Pair {
+    let mut pair = Pair::new();
+    let prefixes = vec!["10.8.0.0/24".parse().unwrap()];
+    let (slot, addresses) = (pair.nodes[1].slot, vec![workload_at(1)]);
+    pair.nodes[1].endpoint.remove_local(slot);
+    let workload =
+        LocalWorkload { id: id(1), addresses: addresses.clone(), prefixes: prefixes.clone(), vouched: None };
+    pair.nodes[1].slot = pair.nodes[1].endpoint.add_local(workload);
+    let spec = WorkloadSpec { prefixes, node: name(1), addresses, identity: API, quarantined: false };
+    let put = Change::Put(ItemKey::Workload(network(), id(1)), Item::Workload(spec));
+    (0..2).for_each(|at| pair.apply(at, std::slice::from_ref(&put)));
+    pair.send(0, &to_host());
+    assert_eq!(pair.nodes[1].wire.delivered, [to_host()]);
+    pair
+}
+
+fn to_host() -> Vec<u8> {
+    packet("10.42.0.1", HOST, 6, (4000, 8080), &[7; 900])
+}
+
+fn error(from: &str, about: &[u8]) -> Vec<u8> {
+    let to = Headers::parse(about).unwrap().source;
+    let message = [&[3, 1, 0, 0, 0, 0, 0, 0][..], about].concat();
+    build::ip(from.parse().unwrap(), to, 1, &message)
+}
+
+fn arrived(pair: &Pair) -> usize {
+    pair.nodes[0].wire.delivered.len()
+}
+
+#[test]
+fn errors_come_from_a_gateway_and_from_routers_behind_it_whatever_their_address() {
+    let mut pair = with_gateway();
+    for (number, from) in [HOST, "10.42.1.1", "10.8.0.1", "203.0.113.1", "192.168.1.1"].iter().enumerate() {
+        pair.send(1, &error(from, &to_host()));
+        assert_eq!(arrived(&pair), number + 1, "{from}");
+        let delivered = pair.nodes[0].wire.delivered.last().unwrap();
+        assert_eq!(delivered.len(), 576, "it is cut");
+        crate::fuzzing::strict(delivered);
+    }
+    // What no router outside has: an address of the mesh.
+    pair.send(1, &error("10.42.0.1", &to_host()));
+    pair.send(1, &error("10.42.0.77", &to_host()));
+    assert_eq!((arrived(&pair), pair.drops(1, Cause::SpoofedByWorkload)), (5, 2));
+}
+
+#[test]
+fn a_gateway_sends_no_errors_about_what_does_not_go_through_it() {
+    let mut pair = with_gateway();
+    let elsewhere = packet("10.42.0.1", "10.9.0.5", 6, (4000, 8080), b"");
+    pair.send(1, &error("10.42.1.1", &elsewhere));
+    assert_eq!(pair.drops(1, Cause::StrayIcmpError), 1);
+    pair.send(1, &error("203.0.113.1", &elsewhere));
+    assert_eq!(pair.drops(1, Cause::SpoofedByWorkload), 1);
+    pair.send(1, &packet("203.0.113.1", "10.42.0.1", 17, (1, 2), b""));
+    assert_eq!(pair.drops(1, Cause::SpoofedByWorkload), 2, "nothing but errors");
+    assert_eq!(arrived(&pair), 0);
+}
+
+#[test]
+fn the_receiving_node_judges_a_peers_errors_by_itself() {
+    let mut pair = with_gateway();
+    let forge = |pair: &mut Pair, packet: &[u8]| {
+        let (now, node) = (pair.now, &mut pair.nodes[1]);
+        let mut round = node.endpoint.round(&mut node.lane, now);
+        round.send_vouch(0, packet, &mut node.wire);
+        round.finish(&mut node.wire);
+        pair.carry();
+    };
+    forge(&mut pair, &error("203.0.113.1", &packet("10.42.0.1", "10.42.9.9", 6, (4000, 8080), b"")));
+    assert_eq!(pair.drops(0, Cause::SpoofedByPeer), 1);
+    forge(&mut pair, &error("10.42.1.1", &packet("10.42.0.1", "10.42.9.9", 6, (4000, 8080), b"")));
+    assert_eq!(pair.drops(0, Cause::StrayIcmpError), 1);
+    forge(&mut pair, &error("10.42.1.1", &packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), b"")));
+    assert_eq!(pair.drops(0, Cause::Denied), 1, "no such flow");
+    forge(&mut pair, &error("203.0.113.1", &to_host()));
+    assert_eq!(arrived(&pair), 1);
+}
+
+#[test]
+fn a_quarantined_gateway_sends_no_errors() {
+    let mut pair = with_gateway();
+    let held = pair.nodes[1].slot;
+    pair.nodes[1].endpoint.hold(held, true);
+    pair.send(1, &error("203.0.113.1", &to_host()));
+    assert_eq!((arrived(&pair), pair.drops(1, Cause::Quarantined)), (0, 1));
+}

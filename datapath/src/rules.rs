@@ -1,0 +1,86 @@
+//! The rules of one endpoint: what is allowed now.
+
+use crate::{
+    shares::Owner,
+    timeouts::{Seconds, Timeouts},
+};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use meshward_model::{Acl, IdentityId, Protocol, Verdict};
+
+/// One end of a packet, as policy sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Party {
+    /// Its identity.
+    pub identity: IdentityId,
+    /// Whether it is quarantined by itself.
+    pub quarantined: bool,
+    /// Who is charged for what is kept of its packets.
+    pub owner: Owner,
+}
+
+/// An ordered pair of identities.
+pub(crate) type Pair = (IdentityId, IdentityId);
+
+/// The rules of one endpoint: what is allowed now.
+#[derive(Debug, Default)]
+pub struct Rules {
+    quarantined: HashMap<IdentityId, bool, RandomState>,
+    acls: HashMap<Pair, Acl, RandomState>,
+    generation: u64,
+    timeouts: Seconds,
+}
+
+impl Rules {
+    /// Sets whether an identity is known, and quarantined; `None` forgets it.
+    pub fn set_identity(&mut self, id: IdentityId, quarantined: Option<bool>) {
+        match quarantined {
+            Some(quarantined) => self.quarantined.insert(id, quarantined),
+            None => self.quarantined.remove(&id),
+        };
+        self.begin_generation();
+    }
+
+    /// Sets the ACL of a link; `None` removes the link.
+    pub fn set_link(&mut self, from: IdentityId, to: IdentityId, acl: Option<Acl>) {
+        match acl {
+            Some(acl) => self.acls.insert((from, to), acl),
+            None => self.acls.remove(&(from, to)),
+        };
+        self.begin_generation();
+    }
+
+    /// Sets for how long conversations are kept in which nothing is said: each from its next packet on.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts.into();
+    }
+
+    /// Has every flow judged again at its next packet.
+    pub fn begin_generation(&mut self) {
+        self.generation += 1;
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(crate) fn timeouts(&self) -> &Seconds {
+        &self.timeouts
+    }
+
+    pub(crate) fn is_quarantined(&self, party: Party) -> bool {
+        party.quarantined || self.quarantined.get(&party.identity).copied().unwrap_or(false)
+    }
+
+    /// What is to become of a packet that would begin a flow.
+    pub(crate) fn verdict(&self, from: Party, to: Party, protocol: Protocol, port: u16) -> Verdict {
+        let known = |party: Party| self.quarantined.contains_key(&party.identity);
+        let acl = self.acls.get(&(from.identity, to.identity)).filter(|_| known(from) && known(to));
+        let Some(acl) = acl else { return Verdict::Denied };
+        match (self.is_quarantined(from), self.is_quarantined(to)) {
+            (false, false) => acl.verdict(protocol, port),
+            (false, true) if acl.is_forensic() => Verdict::Allowed,
+            _ => Verdict::Denied,
+        }
+    }
+}
