@@ -92,6 +92,11 @@ impl Links {
         links.entry(pair).or_default().clone()
     }
 
+    /// Counters that nobody reads.
+    pub fn none(&self) -> &Arc<Counters> {
+        &self.uncounted
+    }
+
     pub fn stats(&self) -> Vec<LinkStats> {
         let links = self.links.read();
         let stats =

@@ -25,8 +25,10 @@ pub enum Cause {
     Denied,
     /// One end is quarantined.
     Quarantined,
-    /// A later fragment whose first fragment did not pass.
+    /// A later fragment whose first fragment did not pass, before it or soon after.
     OrphanFragment,
+    /// An IPv6 fragment that overlaps another of its packet, or comes after one that did (RFC 5722).
+    OverlappingFragment,
     /// An ICMP error that does not come from where the packet was going that it is about, cannot be true, or is one of too many.
     StrayIcmpError,
     /// A datagram that is no WireGuard message, or one for nobody here.
@@ -49,7 +51,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause with the name that counters use.
-    pub const ALL: [(Self, &'static str); 19] = [
+    pub const ALL: [(Self, &'static str); 20] = [
         (Self::Malformed, "malformed"),
         (Self::SourceRouted, "source_routed"),
         (Self::NotUnicast, "not_unicast"),
@@ -60,6 +62,7 @@ impl Cause {
         (Self::Denied, "denied"),
         (Self::Quarantined, "quarantined"),
         (Self::OrphanFragment, "orphan_fragment"),
+        (Self::OverlappingFragment, "overlapping_fragment"),
         (Self::StrayIcmpError, "stray_icmp_error"),
         (Self::UnknownPeer, "unknown_peer"),
         (Self::BadCrypto, "bad_crypto"),

@@ -10,7 +10,9 @@ use crate::{
     offload::Offload,
     reflexive::Reflexive,
     round::{Lane, Round},
+    saved_flows::UnreadableFlows,
     seen::{Denial, Denials, FlowKind},
+    shares::Owner,
     tables::Tables,
     timeouts::Timeouts,
     vouch,
@@ -187,6 +189,26 @@ impl Endpoint {
         self.tables.write().rules.set_timeouts(timeouts);
     }
 
+    /// The flows as bytes for [`Self::import_flows`]. `is_last`: nothing passes this endpoint any more.
+    pub fn export_flows(&self, now: Now, is_last: bool) -> Vec<u8> {
+        self.filter.export(now.instant, now.unix, is_last)
+    }
+
+    /// Takes up the flows that the network's endpoint had before a restart: they are judged by the rules of now. The view and the
+    /// workloads are there already. Returns how many were taken up.
+    ///
+    /// # Errors
+    /// If they are not what [`Self::export_flows`] writes.
+    pub fn import_flows(&self, now: Now, bytes: &[u8]) -> Result<usize, UnreadableFlows> {
+        let tables = self.tables.read();
+        let owner_of = |address: IpAddr| {
+            let found = tables.find(now.instant, address).map(|(_, party)| party.owner);
+            // Nobody is there any more, or not yet: they all have one share.
+            found.ok().or_else(|| Some(tables.local_at(address)?.1.owner)).unwrap_or(Owner::Peer(u32::MAX, 0))
+        };
+        self.filter.import(now.instant, now.unix, bytes, owner_of)
+    }
+
     /// The kinds of flows that workloads of this node have begun, or tried to, in the time before `now`.
     pub fn kinds(&self, now: Instant, within: Duration) -> Vec<(IdentityId, IdentityId, FlowKind)> {
         self.filter.kinds(now, within)
@@ -219,7 +241,9 @@ impl Endpoint {
         let mut tables = self.tables.write();
         for change in changes {
             match change {
-                Change::Put(ItemKey::Network(_), Item::Network(spec)) => tables.mtu = spec.mtu,
+                Change::Put(ItemKey::Network(_), Item::Network(spec)) => {
+                    (tables.mtu, tables.prefixes) = (spec.mtu, spec.prefixes.clone());
+                }
                 Change::Put(ItemKey::Identity(_, id), Item::Identity(spec)) => {
                     tables.rules.set_identity(*id, Some(spec.quarantined));
                 }
@@ -314,6 +338,7 @@ impl Endpoint {
         self.drops.count(Cause::NoSession, given_up);
         self.watch_gateways(now.instant, sink);
         self.filter.tick(now.instant);
+        self.drops.count(Cause::OrphanFragment, self.filter.take_lost_fragments());
         if self.tables.read().has_old_vouches(now.instant) {
             self.tables.write().forget_old_vouches(now.instant);
         }

@@ -1,7 +1,10 @@
 //! ICMP errors between nodes: from workloads, from gateways, and from routers behind them.
 
 use super::*;
-use crate::packet::build;
+use crate::{
+    checksum::Sum,
+    packet::{Headers, build},
+};
 
 const HOST: &str = "10.8.0.5";
 
@@ -16,7 +19,14 @@ fn with_gateway() -> Pair {
     pair.nodes[1].slot = pair.nodes[1].endpoint.add_local(workload);
     let spec = WorkloadSpec { prefixes, node: name(1), addresses, identity: API, quarantined: false };
     let put = Change::Put(ItemKey::Workload(network(), id(1)), Item::Workload(spec));
-    (0..2).for_each(|at| pair.apply(at, std::slice::from_ref(&put)));
+    let spec = NetworkSpec {
+        prefixes: vec!["10.42.0.0/16".parse().unwrap()],
+        blocks: vec![],
+        mtu: 1420,
+        admission: false,
+    };
+    let changes = [put, Change::Put(ItemKey::Network(network()), Item::Network(spec))];
+    (0..2).for_each(|at| pair.apply(at, &changes));
     pair.send(0, &to_host());
     assert_eq!(pair.nodes[1].wire.delivered, [to_host()]);
     pair
@@ -44,7 +54,10 @@ fn errors_come_from_a_gateway_and_from_routers_behind_it_whatever_their_address(
         assert_eq!(arrived(&pair), number + 1, "{from}");
         let delivered = pair.nodes[0].wire.delivered.last().unwrap();
         assert_eq!(delivered.len(), 576, "it is cut");
-        crate::fuzzing::strict(delivered);
+        assert!(
+            Sum::default().add(&delivered[..20]).is_valid()
+                && Sum::default().add(&delivered[20..]).is_valid()
+        );
     }
     // What no router outside has: an address of the mesh.
     pair.send(1, &error("10.42.0.1", &to_host()));

@@ -5,6 +5,8 @@ use meshward_model::{
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
 
+#[path = "endpoint_attempt_tests.rs"]
+mod attempts;
 #[path = "endpoint_icmp_tests.rs"]
 mod icmp;
 

@@ -7,17 +7,23 @@
 use crate::{
     counters::{Counters, LinkStats, Links, Tally},
     drops::Cause,
-    flow::{Begun, End, Flow, FlowKey, FlowTable, MAX_FLOWS, Place, Ruling},
+    flow::{Begun, End, Flow, FlowKey, FlowTable, MAX_FLOWS, Place, Ruling, SavedFlow},
     fragment::Fragments,
     icmp_error::Quoted,
     packet::{Fragment, Headers, Icmp, RST},
     rules::{Party, Rules},
+    saved_flows::{self, UnreadableFlows},
     seen::FlowKind,
+    shares::Owner,
     tcp::{Segment, State},
 };
 use meshward_model::{IdentityId, Protocol, Verdict};
 use std::{
-    sync::Arc,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,7 +38,8 @@ pub const RESUME_WINDOW: Duration = Duration::from_secs(150);
 #[derive(Debug)]
 pub struct Filter {
     start: Instant,
-    resume: Duration,
+    /// Until when connections are taken up, in seconds after the start.
+    resumes_until: AtomicU32,
     flows: FlowTable,
     fragments: Fragments,
     links: Links,
@@ -48,7 +55,7 @@ impl Filter {
     fn with_limit(now: Instant, resume: Duration, most: usize) -> Self {
         Self {
             start: now,
-            resume,
+            resumes_until: AtomicU32::new(resume.as_secs() as u32),
             flows: FlowTable::new(most),
             fragments: Fragments::default(),
             links: Links::default(),
@@ -91,7 +98,8 @@ impl Filter {
         destination: Party,
         tally: Tally,
     ) -> Result<(), Cause> {
-        let now = Now { seconds: self.seconds(now), resumes: self.resumes(now) };
+        let seconds = self.seconds(now);
+        let now = Now { seconds, resumes: seconds < self.resumes_until.load(Relaxed) };
         let judging = Judging { filter: self, rules, now, packet, headers, source, destination, tally };
         judging.judge().inspect_err(|cause| judging.note_refused(*cause))
     }
@@ -117,8 +125,65 @@ impl Filter {
         judging.judge_quoted(Some(quoted)).inspect_err(|cause| judging.note_refused(*cause))
     }
 
-    fn resumes(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.start) < self.resume
+    /// The flows as bytes for [`Self::import`], at most 12 MiB; `unix` is the time since 1970. `is_last`: nothing passes this filter
+    /// any more.
+    pub fn export(&self, now: Instant, unix: Duration, is_last: bool) -> Vec<u8> {
+        saved_flows::encode(&self.flows.save(self.seconds(now)), unix, is_last)
+    }
+
+    /// Takes up the flows that another filter had, each charged to the owner of the address that began it, and judged by the rules
+    /// of now at its next packet. If these are all that there were, none is taken up by a packet any more. Returns how many were
+    /// taken up.
+    ///
+    /// # Errors
+    /// If they are not what [`Self::export`] writes.
+    pub fn import(
+        &self,
+        now: Instant,
+        unix: Duration,
+        bytes: &[u8],
+        owner_of: impl Fn(IpAddr) -> Owner,
+    ) -> Result<usize, UnreadableFlows> {
+        let saved = saved_flows::decode(bytes)?;
+        let gone = unix.saturating_sub(saved.written).as_secs().try_into().unwrap_or(u32::MAX);
+        let seconds = self.seconds(now);
+        let restored = saved.flows.iter().filter(|flow| {
+            let left = flow.left.saturating_sub(gone);
+            let owner = owner_of(flow.key.begun_from(flow));
+            left > 0 && self.flows.restore(seconds, &SavedFlow { left, ..**flow }, owner, self.links.none())
+        });
+        let count = restored.count();
+        if saved.complete {
+            self.resumes_until.store(0, Relaxed);
+        }
+        Ok(count)
+    }
+
+    /// Has a later fragment wait that was refused as an orphan: its first one may come soon. `false`: there is no room for it.
+    pub(crate) fn hold_fragment(
+        &self,
+        now: Instant,
+        headers: &Headers,
+        source: Party,
+        packet: &[u8],
+    ) -> bool {
+        self.fragments.wait(self.seconds(now), headers, source.owner, packet)
+    }
+
+    /// Whether any fragments wait for their first.
+    #[inline]
+    pub(crate) fn has_waiting_fragments(&self) -> bool {
+        self.fragments.any_wait()
+    }
+
+    /// The fragments that have waited for a first one, which has passed: each is to be judged now.
+    pub(crate) fn take_fragments(&self, headers: &Headers) -> Vec<Vec<u8>> {
+        self.fragments.take_waiting(headers)
+    }
+
+    /// How many fragments have waited in vain since the last call.
+    pub(crate) fn take_lost_fragments(&self) -> u64 {
+        self.fragments.take_lost()
     }
 
     fn seconds(&self, now: Instant) -> u32 {
@@ -159,11 +224,7 @@ impl Judging<'_> {
     #[inline]
     fn judge(&self) -> Result<(), Cause> {
         if let Fragment::Later(_) = self.headers.fragment {
-            // Its first fragment was judged by the same rules.
-            let generation = self.rules.generation();
-            let link = self.filter.fragments.link_of(self.now.seconds, self.headers, generation);
-            link.ok_or(Cause::OrphanFragment)?.add(self.tally, false);
-            return Ok(());
+            return self.judge_later();
         }
         match self.headers.icmp {
             Icmp::None | Icmp::Request | Icmp::Reply => self.judge_flow(),
@@ -176,7 +237,22 @@ impl Judging<'_> {
         }
     }
 
+    /// Judges a later fragment: its first one was judged by the same rules.
+    fn judge_later(&self) -> Result<(), Cause> {
+        if self.refusal() == Cause::Quarantined {
+            return Err(Cause::Quarantined);
+        }
+        let generation = self.rules.generation();
+        let link = self.filter.fragments.pass_later(self.now.seconds, self.headers, generation)?;
+        link.add(self.tally, false);
+        Ok(())
+    }
+
     fn note_refused(&self, cause: Cause) {
+        if cause == Cause::OrphanFragment {
+            // It may pass yet, with its first.
+            return;
+        }
         let counters = self.link(self.source, self.destination);
         counters.add_denied();
         if self.tally.packets > 0 && cause == Cause::Denied {
@@ -189,12 +265,13 @@ impl Judging<'_> {
     }
 
     #[inline]
-    fn pass(&self, link: &Arc<Counters>, observed: bool) {
-        link.add(self.tally, observed);
+    fn pass(&self, link: &Arc<Counters>, observed: bool) -> Result<(), Cause> {
         if let Fragment::First(_) = self.headers.fragment {
             let (owner, generation) = (self.source.owner, self.rules.generation());
-            self.filter.fragments.passed(self.now.seconds, self.headers, owner, generation, link);
+            self.filter.fragments.pass_first(self.now.seconds, self.headers, owner, generation, link)?;
         }
+        link.add(self.tally, observed);
+        Ok(())
     }
 
     /// Why a packet goes that nothing lets pass.
@@ -215,8 +292,7 @@ impl Judging<'_> {
             Verdict::Denied => Err(self.refusal()),
             verdict => {
                 let link = self.link(self.source, self.destination);
-                self.pass(&link, verdict == Verdict::Observed);
-                Ok(())
+                self.pass(&link, verdict == Verdict::Observed)
             }
         }
     }
@@ -265,9 +341,9 @@ impl Judging<'_> {
             && (!begins || flow.right() == from)
         {
             flow.touch(now.seconds, rules.timeouts(), headers, from, segment);
-            self.pass(&flow.link, flow.is_observed());
+            let passed = self.pass(&flow.link, flow.is_observed());
             place.settle();
-            return Ok(());
+            return passed;
         }
         let judged = self.judge_anew(&mut place, from, segment);
         place.settle();
@@ -276,7 +352,7 @@ impl Judging<'_> {
 
     /// Judges the first packet of a flow, the first after the rules have changed, one that the rules deny, or one that begins a
     /// connection.
-    #[cold]
+    #[inline(never)]
     fn judge_anew(&self, place: &mut Place, from: End, segment: Option<Segment>) -> Result<(), Cause> {
         let Self { rules, headers, source, destination, now, .. } = *self;
         let Some(flow) = place.get(now.seconds) else { return self.judge_first(place, from, segment) };
@@ -295,13 +371,11 @@ impl Judging<'_> {
             let link = self.link(source, destination);
             self.note_begun(&link);
             flow.touch(now.seconds, rules.timeouts(), headers, from, segment);
-            self.pass(&link, verdict == Verdict::Observed);
-            return Ok(());
+            return self.pass(&link, verdict == Verdict::Observed);
         }
         if !flow.is_denied() {
             flow.touch(now.seconds, rules.timeouts(), headers, from, segment);
-            self.pass(&flow.link, flow.is_observed());
-            return Ok(());
+            return self.pass(&flow.link, flow.is_observed());
         }
         // Somebody still believes in it.
         flow.extend(now.seconds, rules.timeouts(), headers.protocol());
@@ -348,13 +422,8 @@ impl Judging<'_> {
             let link = self.link(source, destination);
             self.note_begun(&link);
             let ruling = Ruling { right: from, link, observed: verdict == Verdict::Observed };
-            self.begin_flow(
-                place,
-                from,
-                Flow::new(from, rules.generation(), ruling, State::Opening),
-                segment,
-            );
-            return Ok(());
+            let flow = Flow::new(from, rules.generation(), ruling, State::Opening);
+            return self.begin_flow(place, from, flow, segment);
         }
         if self.now.resumes && segment.is_some_and(|segment| segment.goes_on()) {
             let back = rules.verdict(destination, source, Protocol::Tcp, headers.source_port);
@@ -362,8 +431,7 @@ impl Judging<'_> {
                 let (right, link) = (from.other(), self.link(destination, source));
                 let ruling = Ruling { right, link, observed: back == Verdict::Observed };
                 let flow = Flow::new(right, rules.generation(), ruling, State::Answered);
-                self.begin_flow(place, from, flow, segment);
-                return Ok(());
+                return self.begin_flow(place, from, flow, segment);
             }
         }
         Err(self.refusal())
@@ -376,12 +444,19 @@ impl Judging<'_> {
     }
 
     /// Begins a flow with this packet, which its sender is charged for.
-    fn begin_flow(&self, place: &mut Place, from: End, mut flow: Flow, segment: Option<Segment>) {
+    fn begin_flow(
+        &self,
+        place: &mut Place,
+        from: End,
+        mut flow: Flow,
+        segment: Option<Segment>,
+    ) -> Result<(), Cause> {
         let (headers, timeouts) = (self.headers, self.rules.timeouts());
         flow.touch(self.now.seconds, timeouts, headers, from, segment);
         flow.extend(self.now.seconds, timeouts, headers.protocol());
-        self.pass(&flow.link, flow.is_observed());
+        self.pass(&flow.link, flow.is_observed())?;
         place.insert(self.source.owner, flow);
+        Ok(())
     }
 }
 

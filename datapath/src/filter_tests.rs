@@ -378,6 +378,42 @@ fn a_workload_that_fills_the_table_takes_nothing_of_its_neighbour() {
 }
 
 #[test]
+fn flows_outlive_the_daemon_and_are_judged_by_the_rules_of_now() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    connect(&bench);
+    bench.send(&segment(true, FIN | ACK, 101, 501), WEB, API).unwrap();
+    let unix = Duration::from_secs(1_700_000_000);
+    let kept = bench.filter.export(bench.now, unix, true);
+    let restart = |bench: &mut Bench, bytes: &[u8], later: Duration| {
+        bench.now += later;
+        bench.filter = Filter::new(bench.now, RESUME_WINDOW);
+        bench.filter.import(bench.now, unix + later, bytes, |_| Owner::Workload(0))
+    };
+    assert_eq!(restart(&mut bench, &kept, Duration::from_secs(3600)), Ok(1));
+    bench.now += Duration::from_secs(3600);
+    assert_eq!(
+        bench.send(&segment(false, ACK, 501, 102), API, WEB),
+        Ok(()),
+        "the answering side, half closed"
+    );
+    assert_eq!(bench.send(&segment(false, SYN, 9, 0), API, WEB), Err(Cause::Denied));
+    let other = build::packet("10.0.0.2", "10.0.0.1", 6, (8080, 4001), b"");
+    assert_eq!(bench.send(&other, API, WEB), Err(Cause::Denied), "there were no others");
+
+    restart(&mut bench, &kept, Duration::ZERO).unwrap();
+    bench.rules.set_link(WEB, API, None);
+    assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Err(Cause::Denied));
+    let denied = bench.filter.export(bench.now, unix, false);
+    restart(&mut bench, &denied, Duration::ZERO).unwrap();
+    assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Err(Cause::Denied));
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Ok(()));
+
+    assert_eq!(restart(&mut bench, &kept, Duration::from_secs(24 * 3600)), Ok(0), "its time was up");
+}
+
+#[test]
 fn a_flow_is_counted_under_the_identity_of_now() {
     const RELABELLED: IdentityId = IdentityId(3);
     let mut bench = Bench::new(Duration::ZERO);

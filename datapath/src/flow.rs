@@ -87,8 +87,26 @@ impl FlowKey {
         (Self { low: low.0, high: high.0, rest }, from)
     }
 
+    pub fn to_words(self) -> [u64; 5] {
+        [self.low[0], self.low[1], self.high[0], self.high[1], self.rest]
+    }
+
+    /// The key that has these words, if there is one.
+    pub fn from_words([a, b, c, d, rest]: [u64; 5]) -> Option<Self> {
+        let key = Self { low: [a, b], high: [c, d], rest };
+        let is_address = rest & V6 != 0 || (a == 0 && c == 0 && b >> 32 == 0 && d >> 32 == 0);
+        let is_ordered = (key.low, rest >> 48) <= (key.high, rest >> 32 & 0xffff);
+        (is_address && is_ordered && rest & 0xffff_0000 == 0 && rest & 0xff & !(V6 | ASKED_BY_LOW) == 0)
+            .then_some(key)
+    }
+
     fn ip_protocol(&self) -> u8 {
         (self.rest >> 8) as u8
+    }
+
+    /// The address that a flow was begun from.
+    pub fn begun_from(&self, saved: &SavedFlow) -> IpAddr {
+        self.begun_by(if saved.marks & BEGUN_BY_HIGH != 0 { End::High } else { End::Low }).source
     }
 
     fn begun_by(&self, initiator: End) -> Begun {
@@ -155,6 +173,23 @@ pub(crate) struct Flow {
     errors: (u8, u8),
 }
 
+/// A flow without what rules say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SavedFlow {
+    pub key: FlowKey,
+    pub marks: u8,
+    pub state: State,
+    /// Which ends have closed their halves.
+    pub closed: u8,
+    /// For how many seconds more it is kept if nothing is said.
+    pub left: u32,
+}
+
+/// What is kept of a flow's marks.
+const SAVED: u8 = BEGUN_BY_HIGH | RIGHT_OF_HIGH | TCP | OTHER_HAS_SPOKEN;
+/// The generation of no rules: what comes from before is judged anew.
+const NO_GENERATION: u32 = u32::MAX;
+
 /// What rules say of a flow.
 #[derive(Debug)]
 pub(crate) struct Ruling {
@@ -175,6 +210,17 @@ impl Flow {
         let mut flow = Self { link, stamp: 0, deadline: u32::MAX, connection, marks, errors: (0, 0) };
         flow.rule(generation, Some(ruling));
         flow
+    }
+
+    fn saved(&self, key: FlowKey, now: u32) -> SavedFlow {
+        let (state, closed) = (self.connection.state(), self.connection.closed());
+        SavedFlow { key, marks: self.marks & SAVED, state, closed, left: self.deadline.saturating_sub(now) }
+    }
+
+    fn restored(saved: &SavedFlow, link: Arc<Counters>, now: u32) -> Self {
+        let connection = Connection::restored(saved.state, saved.closed);
+        let (marks, deadline) = (saved.marks & SAVED, now.saturating_add(saved.left));
+        Self { link, stamp: NO_GENERATION, deadline, connection, marks, errors: (0, 0) }
     }
 
     /// Who began it.
@@ -358,16 +404,47 @@ impl FlowTable {
         Place { shard, hash, key, found }
     }
 
-    /// Shows every flow that passes and whose time is not up at `now`, in seconds; one part of the table is locked at a time.
+    /// Shows every flow that passes and whose time is not up at `now`, in seconds. Few are looked at while a lock is held, so one that
+    /// moves meanwhile may be shown twice or not at all.
     pub fn visit(&self, now: u32, mut visit: impl FnMut(Begun)) {
         for shard in &self.shards {
-            let begun: Vec<Begun> = {
-                let shard = shard.lock();
-                let live = shard.iter().filter(|(_, flow)| flow.deadline > now && !flow.is_denied());
-                live.map(|(key, flow)| key.begun_by(flow.initiator())).collect()
-            };
-            begun.into_iter().for_each(&mut visit);
+            for number in 0.. {
+                let begun: Vec<Begun> = {
+                    let shard = shard.lock();
+                    let Some(part) = shard.part(number) else { break };
+                    let live = part.filter(|(_, flow)| flow.deadline > now && !flow.is_denied());
+                    live.map(|(key, flow)| key.begun_by(flow.initiator())).collect()
+                };
+                begun.into_iter().for_each(&mut visit);
+            }
         }
+    }
+
+    /// The flows whose time is not up at `now`, in seconds: those first that are worth most.
+    pub fn save(&self, now: u32) -> Vec<SavedFlow> {
+        let (mut saved, mut fleeting) = (Vec::new(), Vec::new());
+        for shard in &self.shards {
+            for number in 0.. {
+                let shard = shard.lock();
+                let Some(part) = shard.part(number) else { break };
+                for (key, flow) in part.filter(|(_, flow)| flow.deadline > now) {
+                    let list = if flow.class() == Class::Fleeting { &mut fleeting } else { &mut saved };
+                    list.push(flow.saved(*key, now));
+                }
+            }
+        }
+        saved.append(&mut fleeting);
+        saved
+    }
+
+    /// Takes up a flow of before, unless it has gone on already.
+    pub fn restore(&self, now: u32, saved: &SavedFlow, owner: Owner, link: &Arc<Counters>) -> bool {
+        let mut place = self.place(saved.key);
+        let fresh = place.get(now).is_none();
+        if fresh {
+            place.insert(owner, Flow::restored(saved, link.clone(), now));
+        }
+        fresh
     }
 
     /// Ends the flows of some parts of the table whose time is up at `now`, in seconds. All parts have had their turn
@@ -405,3 +482,7 @@ impl Place<'_> {
         self.found = Some(self.shard.insert(self.hash, self.key, owner, flow));
     }
 }
+
+#[cfg(test)]
+#[path = "flow_tests.rs"]
+mod tests;

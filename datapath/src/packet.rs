@@ -91,6 +91,8 @@ pub struct Headers {
     pub tcp_flags: u8,
     /// Fragmentation.
     pub fragment: Fragment,
+    /// Where a fragment's payload belongs in its packet, in bytes.
+    pub offset: u32,
     /// Length of the packet by its own header, in bytes.
     pub length: usize,
     /// Offset of the payload of IP, in bytes.
@@ -138,6 +140,7 @@ impl Headers {
             destination: Ipv4Addr::from(<[u8; 4]>::try_from(&header[16..20]).map_err(|_| Malformed)?).into(),
             ip_protocol: header[9],
             fragment,
+            offset: u32::from(offset) * 8,
             length,
             payload,
             ..Self::EMPTY
@@ -151,7 +154,7 @@ impl Headers {
         if packet.len() < length {
             return Err(Malformed);
         }
-        let (mut next, mut at, mut fragment) = (header[6], 40, Fragment::Whole);
+        let (mut next, mut at, mut fragment, mut offset) = (header[6], 40, Fragment::Whole, 0);
         for _ in 0..MAX_EXTENSIONS {
             let extension = match next {
                 V6_HOP_BY_HOP | V6_DESTINATION | V6_FRAGMENT => {
@@ -167,6 +170,7 @@ impl Headers {
                     (0, _) => Fragment::First(id),
                     _ => Fragment::Later(id),
                 };
+                offset = u32::from(word >> 3) * 8;
                 at += 8;
             } else {
                 at += 8 + usize::from(extension[1]) * 8;
@@ -190,6 +194,7 @@ impl Headers {
             destination: Ipv6Addr::from(<[u8; 16]>::try_from(&header[24..40]).map_err(|_| Malformed)?).into(),
             ip_protocol: next,
             fragment,
+            offset,
             length,
             payload: at,
             ..Self::EMPTY
@@ -205,6 +210,7 @@ impl Headers {
         destination_port: 0,
         tcp_flags: 0,
         fragment: Fragment::Whole,
+        offset: 0,
         length: 0,
         payload: 0,
         icmp: Icmp::None,

@@ -73,9 +73,32 @@ impl<'a> Round<'a> {
     /// Takes a packet that a local workload sent, with what is still to be done to it. What leaves for the network is kept
     /// until [`Self::finish`].
     pub fn from_workload(&mut self, slot: Slot, offload: Offload, packet: &mut [u8], sink: &mut impl Sink) {
-        if let Err((cause, packets)) = self.route_from_workload(slot, offload, packet, sink) {
-            self.endpoint.drops.count(cause, packets);
+        match self.route_from_workload(slot, offload, packet, sink) {
+            Err((Cause::OrphanFragment, _)) if self.hold_of_workload(slot, packet) => {}
+            Err((cause, packets)) => self.endpoint.drops.count(cause, packets),
+            Ok(()) if self.endpoint.filter.has_waiting_fragments() => {
+                for mut later in self.waiting_for(packet) {
+                    if let Err((cause, packets)) =
+                        self.route_from_workload(slot, Offload::None, &mut later, sink)
+                    {
+                        self.endpoint.drops.count(cause, packets);
+                    }
+                }
+            }
+            Ok(()) => {}
         }
+    }
+
+    /// Has a later fragment of a workload wait for the first.
+    fn hold_of_workload(&self, slot: Slot, packet: &[u8]) -> bool {
+        let party = self.tables.local(slot).and_then(Local::party);
+        let (Some(party), Ok(headers)) = (party, Headers::parse(packet)) else { return false };
+        self.endpoint.filter.hold_fragment(self.now, &headers, party, &packet[..headers.length])
+    }
+
+    /// The fragments that have waited for a packet which has passed.
+    fn waiting_for(&self, packet: &[u8]) -> Vec<Vec<u8>> {
+        Headers::parse(packet).map_or(vec![], |headers| self.endpoint.filter.take_fragments(&headers))
     }
 
     fn route_from_workload(
@@ -155,14 +178,17 @@ impl<'a> Round<'a> {
             return Err(Cause::SpoofedByWorkload);
         }
         let source = local.party().ok_or(Cause::NotAdmitted)?;
-        let (place, destination) = tables.find(*now, headers.destination)?;
-        let judged = endpoint.filter.judge(&tables.rules, *now, packet, headers, source, destination, tally);
-        if judged == Err(Cause::Denied) {
+        let judged = tables.find(*now, headers.destination).and_then(|(place, destination)| {
+            let (filter, rules) = (&endpoint.filter, &tables.rules);
+            filter.judge(rules, *now, packet, headers, source, destination, tally).map(|()| place)
+        });
+        // Denied, to nobody, or to what was refused: what it tries and does not get.
+        if matches!(judged, Err(Cause::Denied | Cause::UnknownAddress | Cause::NotAdmitted)) {
             let FlowKind { protocol, port, .. } = headers.kind(false);
             let (destination, source_port) = (headers.destination, headers.source_port);
             endpoint.denials.note(Denial { slot, destination, protocol, port, source_port });
         }
-        judged.map(|()| place)
+        judged
     }
 
     /// Whether a workload may send an ICMP error, and where it then goes: only about a packet that was going to it, or to what is
@@ -446,9 +472,22 @@ impl<'a> Round<'a> {
             let (run, offload) = self.lane.coalescer.finish(number, buffer);
             let packet = Parts::new(buffer, &run.parts);
             match self.route_to_workload(run.peer, &run.headers, offload, packet, sink) {
-                Ok(None) => {}
-                Ok(Some(device)) => for_devices.push((device, offload, packet.to_vec())),
-                Err(cause) => self.endpoint.drops.count(cause, run.parts.len() as u64),
+                Ok(device) => for_devices.extend(device.map(|device| (device, offload, packet.to_vec()))),
+                Err(Cause::OrphanFragment) if self.hold_of_peer(run.peer, &run.headers, packet) => continue,
+                Err(cause) => {
+                    self.endpoint.drops.count(cause, run.parts.len() as u64);
+                    continue;
+                }
+            }
+            if self.endpoint.filter.has_waiting_fragments() {
+                for later in self.endpoint.filter.take_fragments(&run.headers) {
+                    match self.route_later(run.peer, &later, sink) {
+                        Ok(device) => {
+                            for_devices.extend(device.map(|device| (device, Offload::None, later)));
+                        }
+                        Err(cause) => self.endpoint.drops.count(cause, 1),
+                    }
+                }
             }
         }
         self.lane.coalescer.clear();
@@ -460,6 +499,19 @@ impl<'a> Round<'a> {
                 self.endpoint.drops.count(cause, packets);
             }
         }
+    }
+
+    /// Has a later fragment of a peer wait for the first.
+    fn hold_of_peer(&self, peer: usize, headers: &Headers, packet: Parts<'_>) -> bool {
+        let sender = self.tables.sender(self.now, peer, headers.source);
+        sender.is_ok_and(|party| self.endpoint.filter.hold_fragment(self.now, headers, party, packet.first()))
+    }
+
+    /// Hands a fragment that has waited to its workload.
+    fn route_later(&self, peer: usize, packet: &[u8], sink: &mut impl Sink) -> Result<Option<Slot>, Cause> {
+        let headers = Headers::parse(packet)?;
+        let (whole, none) = (0..packet.len(), Offload::None);
+        self.route_to_workload(peer, &headers, none, Parts::new(packet, from_ref(&whole)), sink)
     }
 
     /// Hands a packet to its workload, if it may pass; or says that it is for a device.

@@ -58,6 +58,8 @@ pub(crate) struct Tables {
     pub rules: Rules,
     /// The longest packet of a workload, in bytes; 0: not known yet.
     pub mtu: u16,
+    /// The network's addresses.
+    pub prefixes: Vec<IpNet>,
     locals: Vec<Option<Local>>,
     local_ids: HashMap<WorkloadId, Slot>,
     local_addresses: HashMap<IpAddr, Slot, RandomState>,
@@ -85,6 +87,7 @@ impl Tables {
             node,
             rules: Rules::default(),
             mtu: 0,
+            prefixes: vec![],
             locals: Vec::new(),
             local_ids: HashMap::new(),
             local_addresses: HashMap::default(),
@@ -345,7 +348,10 @@ impl Tables {
         }
         match self.find(now, source) {
             Ok((_, party)) => party.owner == of.owner,
-            Err(Cause::UnknownAddress) => self.is_behind_gateway(quoted) && !self.is_of_mesh(source),
+            Err(Cause::UnknownAddress) => {
+                let of_mesh = self.prefixes.iter().any(|prefix| prefix.contains(&source));
+                !of_mesh && self.is_behind_gateway(quoted)
+            }
             Err(_) => false,
         }
     }
@@ -355,12 +361,6 @@ impl Tables {
             self.local_addresses.contains_key(&address) || self.remote_addresses.contains_key(&address);
         !has_it
             && (self.local_prefixes.find(address).is_some() || self.remote_prefixes.find(address).is_some())
-    }
-
-    /// Whether an address is of a prefix that the coordinator gave a peer, so that no router outside of the mesh has it.
-    fn is_of_mesh(&self, address: IpAddr) -> bool {
-        let mut peers = self.peers.iter().flatten();
-        peers.any(|(_, spec)| spec.prefixes.iter().any(|prefix| prefix.contains(&address)))
     }
 
     /// Whether the coordinator gave a peer the prefix that an address is of.

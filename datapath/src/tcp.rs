@@ -316,7 +316,9 @@ impl Connection {
     /// Whether the other end takes a segment: RFC 9293 §3.10.7.4 for its sequence number, RFC 5961 §5 for what it acknowledges.
     fn accepts(&self, by: usize, segment: &Segment) -> bool {
         let (own, other) = (&self.halves[by], &self.halves[1 - by]);
-        if self.is(HAS_ACKED, 1 - by) && !at_or_before(segment.seq, other.edge.wrapping_add(1)) {
+        // A window is rounded when it is scaled, and a full one is probed with a byte (RFC 9293 §3.8.6.1).
+        let slack = 1 << self.scale(1 - by);
+        if self.is(HAS_ACKED, 1 - by) && !at_or_before(segment.seq, other.edge.wrapping_add(slack)) {
             return false;
         }
         let oldest = other.window.max(LEAST_WINDOW);
@@ -375,6 +377,16 @@ impl Connection {
 }
 
 impl Connection {
+    /// A connection that was in this state before, of which no numbers are known. `closed`: see [`Self::closed`].
+    pub fn restored(state: State, closed: u8) -> Self {
+        Self { flags: u16::from(closed & 3) * CLOSED, ..Self::unknown(state) }
+    }
+
+    /// Which ends have closed their halves, a bit for each.
+    pub fn closed(&self) -> u8 {
+        ((self.flags / CLOSED) & 3) as u8
+    }
+
     /// Notes that the other side has spoken, in a protocol without states of its own.
     pub fn answer(&mut self) {
         if self.state == State::Opening {

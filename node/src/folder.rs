@@ -25,7 +25,7 @@ impl Folder {
     /// # Errors
     /// If it cannot be made.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self(MemberFolder::open(path, Part::Node, &["endpoints", "workloads"])?))
+        Ok(Self(MemberFolder::open(path, Part::Node, &["endpoints", "workloads", "flows"])?))
     }
 
     /// The endpoint's private key of a network, made at the first call.
@@ -103,6 +103,7 @@ impl Folder {
         for kind in ["key", "port", "previous", "previous.key", "devices.key"] {
             let _ = fs::remove_file(self.place(&format!("endpoints/{network}.{kind}")));
         }
+        let _ = fs::remove_file(self.place(&format!("flows/{network}")));
     }
 
     /// The workloads that were attached.

@@ -210,12 +210,14 @@ async fn run(common: Common) -> Result<()> {
         let node = node.clone();
         async move { node.watch_keys().await }
     });
+    tasks.spawn(node.clone().keep_flows());
     tasks.spawn(portmap::keep(node.clone()));
     tasks.spawn(runtimes::measure(node.clone()));
     meshward_daemon::ended().await?;
     // The interfaces stay: the next start takes them up again.
     info!("node ends; its workloads keep their interfaces");
     tasks.shutdown().await;
+    node.write_flows(true).await;
     let _ = std::fs::remove_file(&node.config.socket);
     if let Some(plugin) = &node.config.docker_plugin {
         let _ = std::fs::remove_file(plugin);

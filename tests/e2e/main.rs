@@ -8,6 +8,7 @@ mod datapath;
 mod demo;
 mod devices;
 mod docker;
+mod flows;
 mod gateways;
 mod guide;
 mod joining;

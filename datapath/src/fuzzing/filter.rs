@@ -73,7 +73,7 @@ pub(super) fn filter(data: &[u8]) {
 }
 
 pub(super) fn samples() -> Vec<Vec<u8>> {
-    (1..5).map(|seed| (0..700u32).map(|at| (at * at * 31 + at * seed * 7 >> 3) as u8).collect()).collect()
+    (1..5).map(|seed| (0..700u32).map(|at| ((at * at * 31 + at * seed * 7) >> 3) as u8).collect()).collect()
 }
 
 fn address(v6: bool, at: usize) -> IpAddr {
@@ -113,6 +113,7 @@ impl World {
             4 | 5 => self.now += choices.below(8) as u64,
             6 => self.now += choices.below(250) as u64,
             7 => self.filter.tick(self.instant()),
+            8 if choices.below(2) == 0 => self.restart_with_flows(choices.below(2) == 0),
             8 => self.restart(),
             9..=12 => self.send_error(choices),
             _ => {
@@ -148,6 +149,23 @@ impl World {
         self.filter = Filter::new(self.instant(), RESUME_WINDOW);
         self.resumes_until = self.now + RESUME_WINDOW.as_secs();
         self.passed.clear();
+    }
+
+    /// What was kept is all that there was, or there may have been more.
+    fn restart_with_flows(&mut self, is_last: bool) {
+        let unix = Duration::from_secs(1_700_000_000 + self.now);
+        let kept = self.filter.export(self.instant(), unix, is_last);
+        self.filter = Filter::new(self.instant(), RESUME_WINDOW);
+        let owner = |address: IpAddr| match address {
+            IpAddr::V4(address) => Owner::Workload(u32::from(address.octets()[3]) - 1),
+            IpAddr::V6(address) => Owner::Workload(u32::from(address.octets()[15]) - 1),
+        };
+        let taken_up = self.filter.import(self.instant(), unix, &kept, owner);
+        taken_up.expect("it was written a moment ago");
+        self.resumes_until = if is_last { 0 } else { self.now + RESUME_WINDOW.as_secs() };
+        // Fragments are not kept, nor what is in flight.
+        self.changes += 1;
+        self.passed.retain(|passed| passed.packet.quoted.is_none());
     }
 
     /// Some packet, often one of a conversation that is there already.
@@ -188,7 +206,8 @@ impl World {
             (about.to, about.from)
         };
         let v6 = about.v6;
-        let icmp = if v6 { choices.below(128) as u8 } else { [3, 4, 11, 12, 1, 2, 31, 40, 200][choices.below(9)] };
+        let icmp =
+            if v6 { choices.below(128) as u8 } else { [3, 4, 11, 12, 1, 2, 31, 40, 200][choices.below(9)] };
         let fragment = if choices.below(8) == 0 { Fragment::First(1) } else { Fragment::Whole };
         let error = Packet {
             from,
@@ -317,7 +336,7 @@ impl World {
         let later = matches!(quoted.fragment, Fragment::Later(_));
         error.fragment == Fragment::Whole
             && (error.from, error.to) == (to, from)
-            && !(echo && !matches!(quoted.icmp, 0 | 8 | 128 | 129))
+            && (!echo || matches!(quoted.icmp, 0 | 8 | 128 | 129))
             && !later
             && allowed
             && (sent || echo && !asks)
@@ -393,7 +412,7 @@ fn ip(source: IpAddr, destination: IpAddr, protocol: u8, fragment: Fragment, pay
     };
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let mut packet = vec![0x45, 0, 0, 0, 0, id as u8, 0, 0, 64, protocol, 0, 0];
+            let mut packet = [0x45, 0, 0, 0, 0, id as u8, 0, 0, 64, protocol, 0, 0];
             packet[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
             packet[6..8].copy_from_slice(&((word & 1) << 13 | word >> 3).to_be_bytes());
             [&packet[..], &source.octets(), &destination.octets(), payload].concat()
@@ -403,7 +422,7 @@ fn ip(source: IpAddr, destination: IpAddr, protocol: u8, fragment: Fragment, pay
             let extension = [protocol, 0, high, low, 0, 0, 0, id as u8];
             let extension = if word == 0 { &[][..] } else { &extension };
             let next = if word == 0 { protocol } else { 44 };
-            let mut packet = vec![0x60, 0, 0, 0, 0, 0, next, 64];
+            let mut packet = [0x60, 0, 0, 0, 0, 0, next, 64];
             packet[4..6].copy_from_slice(&((extension.len() + payload.len()) as u16).to_be_bytes());
             [&packet[..], &source.octets(), &destination.octets(), extension, payload].concat()
         }

@@ -4,6 +4,7 @@ mod attempts;
 mod cni;
 mod containers;
 mod devices;
+mod kept_flows;
 mod keys;
 mod paths;
 mod routes;
@@ -182,6 +183,7 @@ impl Node {
             node.take_up(&mut state, attachment).await;
         }
         node.stop_vouching_for_admitted(&mut state);
+        node.take_up_flows(&state);
         *node.state.lock().await = state;
         Ok(Arc::new(node))
     }
