@@ -120,6 +120,7 @@ pub async fn nodes(common: &Common, verb: Option<Nodes>) -> Result<()> {
         let state = match node.state {
             api::NodeState::Expected => "expected".into(),
             api::NodeState::Waiting => bad("waiting"),
+            api::NodeState::Member if node.degraded.is_some() => bad("degraded"),
             api::NodeState::Member if node.connected => good("connected"),
             api::NodeState::Member => bad("away"),
         };
@@ -137,8 +138,12 @@ pub async fn nodes(common: &Common, verb: Option<Nodes>) -> Result<()> {
     let columns = ["NAME", "SITE", "STATE", "ENFORCES", "WORKLOADS", "BLOCKS", "ADDRESS"];
     show(common, &all, columns, row, "no nodes; make a token with: meshctl token create")?;
     if common.output == Output::Table {
-        for (node, problem) in all.iter().flat_map(|node| node.problems.iter().map(move |p| (&node.name, p)))
-        {
+        let problems = |node: &'_ api::Node| {
+            let degraded = node.degraded.iter().map(|why| format!("degraded: {why}"));
+            let all: Vec<_> = node.problems.iter().cloned().chain(degraded).collect();
+            all.into_iter().map(|problem| (node.name.clone(), problem)).collect::<Vec<_>>()
+        };
+        for (node, problem) in all.iter().flat_map(problems) {
             anstream::eprintln!("{} {node}: {problem}", bad("problem:"));
         }
     }

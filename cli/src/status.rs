@@ -66,6 +66,9 @@ fn print_mesh(mesh: &Status) {
 fn print_node(node: &LocalStatus) {
     let session = if node.connected { good("connected to") } else { bad("without session with") };
     anstream::println!("node {} at revision {}, {session} {}", node.node, node.revision, node.coordinator);
+    if let Some(why) = &node.degraded {
+        anstream::println!("  {}: {why}", bad("degraded"));
+    }
     anstream::println!("  version      {}", node.version);
     anstream::println!("  workers      {} of {} active", node.workers_active, node.workers);
     anstream::println!("  workloads    {}", node.workloads);

@@ -20,9 +20,7 @@ use rustls::{
 };
 use std::{
     fs,
-    io::Write,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -52,15 +50,21 @@ impl Ca {
     /// If its files are not both there, or cannot be read or written.
     pub fn open(folder: &Path) -> Result<Self> {
         let (key_file, certificate_file) = (folder.join("ca.key"), folder.join("ca.pem"));
-        if !key_file.exists() && !certificate_file.exists() {
+        // A first start that ended halfway has left a certificate with which nothing was signed.
+        if !key_file.exists() && (!certificate_file.exists() || !folder.join("mesh.db").exists()) {
             Self::make(&key_file, &certificate_file)?;
         }
-        let read =
-            |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+        let read = |path: &Path| {
+            fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}; put it back from a backup", path.display()))
+        };
         let (key, pem) = (read(&key_file)?, read(&certificate_file)?);
-        let key = KeyPair::from_pem(&key).with_context(|| format!("{} holds no key", key_file.display()))?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, key)
-            .with_context(|| format!("{} holds no certificate", certificate_file.display()))?;
+        let key = KeyPair::from_pem(&key).with_context(|| {
+            format!("{} holds no key; the mesh rests on it: put it back from a backup", key_file.display())
+        })?;
+        let issuer = Issuer::from_ca_cert_pem(&pem, key).with_context(|| {
+            format!("{} holds no certificate; put it back from a backup", certificate_file.display())
+        })?;
         let certificate =
             <CertificateDer as rustls::pki_types::pem::PemObject>::from_pem_slice(pem.as_bytes())
                 .map_err(|error| anyhow::anyhow!("{}: {error}", certificate_file.display()))?;
@@ -144,15 +148,8 @@ impl Ca {
 
 /// Writes a file that is there whole or not at all.
 pub fn write_private(path: &Path, text: &str, mode: u32) -> Result<()> {
-    let partial = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&partial)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&partial, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    meshward_daemon::files::write(path, text.as_bytes(), mode)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The coordinator's own certificate, made anew each day.

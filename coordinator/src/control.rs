@@ -310,6 +310,7 @@ impl Serving {
             FromNode::Call { network, peer } => self.pass_call(session, network, &peer),
             FromNode::Fired(fired) => reactions::fire(&self.mesh, &self.node, fired).await,
             FromNode::Renew { csr } => self.renew(&csr).await?,
+            FromNode::Degraded(why) => session.note_degraded(why),
             FromNode::Hello { .. } | FromNode::Shadow(_) => anyhow::bail!("a message came out of turn"),
         }
         Ok(())

@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
 
 /// For how long a node may think about a question.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
@@ -33,6 +34,8 @@ const PACE: Duration = Duration::from_micros(200);
 const MOST_CALLS: usize = 256;
 /// The most orders that wait for one node.
 const MOST_ORDERS: usize = 16;
+/// The most characters that are kept of what a node says of itself.
+const MOST_SAID: usize = 500;
 const LONGEST_PACE: Duration = Duration::from_secs(2);
 
 /// One node's session.
@@ -51,6 +54,8 @@ pub struct Session {
     orders: Mutex<Vec<FromCoordinator>>,
     backlog: Mutex<Backlog>,
     enforced: watch::Sender<Revision>,
+    /// Why the node is degraded, in its own words.
+    degraded: Mutex<Option<String>>,
 }
 
 /// What waits for a node.
@@ -135,6 +140,7 @@ impl Session {
             orders: Mutex::default(),
             backlog: Mutex::default(),
             enforced: watch::Sender::new(Revision(0)),
+            degraded: Mutex::default(),
         }
     }
 
@@ -143,7 +149,22 @@ impl Session {
         *self.enforced.borrow()
     }
 
-    /// Notes that the node enforces a revision.
+    /// Notes what keeps the node from writing down what it has to.
+    pub fn note_degraded(&self, why: Option<String>) {
+        let why = why.map(|why| why.chars().take(MOST_SAID).collect::<String>());
+        match &why {
+            Some(why) => warn!(node = %self.node, "degraded: {why}"),
+            None => info!(node = %self.node, "no longer degraded"),
+        }
+        *self.degraded.lock() = why;
+    }
+
+    /// Why the node is degraded; it enforces all the same.
+    pub fn degraded(&self) -> Option<String> {
+        self.degraded.lock().clone()
+    }
+
+    /// Notes the revision that the node enforces.
     pub fn note_enforced(&self, revision: Revision) {
         self.enforced.send_if_modified(|known| {
             let newer = revision > *known;

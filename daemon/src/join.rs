@@ -56,14 +56,14 @@ pub async fn join(
     name: NodeName,
     labels: Labels,
 ) -> Result<Membership> {
-    if let Some(member) = folder.membership()? {
+    if let Some(member) = folder.membership_or_aside()? {
         return Err(Mistake(format!(
             "this machine is {} `{}` of the mesh at {} already; to join another, use another --data-dir or remove this one",
             folder.part(), member.name, member.coordinator
         ))
         .into());
     }
-    let key = folder.key()?;
+    let key = folder.key_to_join()?;
     let Invitation { token, coordinator } = invitation;
     let reached = Dial::to_join(token.ca)?.dial(coordinator).await.map_err(explain)?;
     let connection = &reached.connection;

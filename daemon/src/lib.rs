@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod dial;
+pub mod files;
 pub mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -12,6 +13,7 @@ pub mod member;
 pub mod metrics;
 pub mod tls;
 pub mod tunnel;
+pub mod write_behind;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;

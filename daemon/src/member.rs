@@ -1,15 +1,21 @@
 //! What a member of the mesh, a node or a relay, keeps on disk of who it is. Each file is there whole or not at all.
 
-use crate::{Mistake, tls::MemberCertificate};
-use anyhow::{Context, Result};
+use crate::{
+    Mistake, files,
+    tls::MemberCertificate,
+    write_behind::{Troubles, WriteBehind},
+};
+use anyhow::{Context, Result, bail};
 use meshward_model::{NodeName, control::Part};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fmt::Display,
+    fs::{self, DirBuilder},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
+use tracing::warn;
 
 /// Who this member is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,6 +55,8 @@ impl Credentials {
 pub struct MemberFolder {
     path: PathBuf,
     part: Part,
+    troubles: Troubles,
+    behind: Arc<WriteBehind>,
 }
 
 impl MemberFolder {
@@ -58,14 +66,21 @@ impl MemberFolder {
     /// [`Mistake`] if it cannot be made.
     pub fn open(path: &Path, part: Part, folders: &[&str]) -> Result<Self> {
         for folder in [&[""], folders].concat() {
-            DirBuilder::new().recursive(true).mode(0o700).create(path.join(folder)).map_err(|error| {
+            let folder = if folder.is_empty() { path.to_owned() } else { path.join(folder) };
+            if folder != path && fs::metadata(&folder).is_ok_and(|found| !found.is_dir()) {
+                files::set_aside(&folder, &"it is to be a folder");
+            }
+            DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| {
                 let path = path.display();
                 Mistake(format!(
                     "cannot use the data folder {path} ({error}); run as root, or name another with --data-dir"
                 ))
             })?;
+            files::remove_partial(&folder);
         }
-        Ok(Self { path: path.to_owned(), part })
+        let troubles = Troubles::default();
+        let behind = Arc::new(WriteBehind::new(path, troubles.clone()));
+        Ok(Self { path: path.to_owned(), part, troubles, behind })
     }
 
     /// What this machine is in the mesh.
@@ -78,38 +93,69 @@ impl MemberFolder {
     }
 
     /// Who this is; `None` before it has joined.
+    ///
+    /// # Errors
+    /// If the file is damaged: who this is cannot be made up.
     pub fn membership(&self) -> Result<Option<Membership>> {
-        self.read_json(&self.named("json"))
+        let name = self.named("json");
+        let Some(bytes) = self.read(&name)? else { return Ok(None) };
+        match serde_json::from_slice(&bytes) {
+            Ok(membership) => Ok(Some(membership)),
+            Err(error) => bail!(Mistake(format!(
+                "{} is damaged ({error}): it says who this {part} is; put it back from a backup, or join again with a new token: meshward-{} join TOKEN@HOST",
+                self.place(&name).display(),
+                match self.part {
+                    Part::Node => "node",
+                    Part::Relay => "coordinator relay",
+                },
+                part = self.part,
+            ))),
+        }
+    }
+
+    /// Prepares for joining: what is left of a membership that cannot be used is set aside. Who has joined already: that.
+    pub fn membership_or_aside(&self) -> Result<Option<Membership>> {
+        let Err(error) = self.membership() else { return self.membership() };
+        files::set_aside(&self.place(&self.named("json")), &error);
+        Ok(None)
     }
 
     /// Notes a finished join: the membership goes last, so that a half-done join is none.
     pub fn keep_membership(&self, membership: &Membership, credentials: &Credentials) -> Result<()> {
         self.write("ca.der", &credentials.ca)?;
-        self.keep_certificate(&credentials.certificate)?;
+        self.write(&self.named("der"), &credentials.certificate)?;
         self.write_json(&self.named("json"), membership)
     }
 
     /// The certificate and its key.
+    ///
+    /// # Errors
+    /// If one is missing: it cannot be made up.
     pub fn credentials(&self) -> Result<Credentials> {
         let read = |name: &str| -> Result<Vec<u8>> {
-            self.read(name)?.with_context(|| format!("{} is missing; join again", self.place(name).display()))
+            let found = self.read(name)?.filter(|bytes| !bytes.is_empty());
+            let path = self.place(name);
+            found.with_context(|| {
+                format!("{} is missing or empty; put it back from a backup, or join again", path.display())
+            })
         };
         let (certificate, key) = (read(&self.named("der"))?, read(&self.named("key"))?);
         Ok(Credentials { ca: read("ca.der")?, certificate, key })
     }
 
-    /// Keeps a renewed certificate.
-    pub fn keep_certificate(&self, certificate: &[u8]) -> Result<()> {
-        self.write(&self.named("der"), certificate)
+    /// Keeps a renewed certificate. While it cannot be written, it is used all the same.
+    pub fn keep_certificate(&self, certificate: &[u8]) {
+        self.keep(&self.named("der"), certificate.to_vec());
     }
 
-    /// The private key (PKCS #8), made at the first call.
-    pub fn key(&self) -> Result<Vec<u8>> {
-        if let Some(key) = self.read(&self.named("key"))? {
+    /// The private key (PKCS #8), made at the first call; a damaged one is set aside, as nobody has joined with it.
+    pub fn key_to_join(&self) -> Result<Vec<u8>> {
+        let name = self.named("key");
+        if let Some(key) = self.take_up(&name, |key| crate::join::request(key).map(|_| key.to_vec())) {
             return Ok(key);
         }
         let key = rcgen::KeyPair::generate()?.serialize_der();
-        self.write(&self.named("key"), &key)?;
+        self.write(&name, &key)?;
         Ok(key)
     }
 
@@ -119,43 +165,89 @@ impl MemberFolder {
     }
 
     /// What is in a file; `None` if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        match fs::read(self.path.join(name)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                Err(error).with_context(|| format!("cannot read {}", self.path.join(name).display()))
-            }
+        if let Some(waiting) = self.behind.waiting(name) {
+            return Ok(waiting);
         }
+        let path = self.place(name);
+        files::read(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// What is in a file of JSON; `None` if it is not there.
-    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let Some(bytes) = self.read(name)? else { return Ok(None) };
-        let value = serde_json::from_slice(&bytes);
-        Ok(Some(value.with_context(|| format!("{} is damaged", self.path.join(name).display()))?))
+    /// Reads a file that can be done without; `None` if it is not there. One that cannot be read, or that `parse` refuses, is set
+    /// aside.
+    pub fn take_up<T, E: Display>(&self, name: &str, parse: impl FnOnce(&[u8]) -> Result<T, E>) -> Option<T> {
+        let why = match self.read(name) {
+            Ok(None) => return None,
+            Ok(Some(bytes)) => match parse(&bytes) {
+                Ok(value) => return Some(value),
+                Err(why) => why.to_string(),
+            },
+            Err(error) => format!("{error:#}"),
+        };
+        files::set_aside(&self.place(name), &why);
+        None
     }
 
-    /// Writes a file of JSON as [`Self::write`] does.
-    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        self.write(name, &serde_json::to_vec_pretty(value)?)
+    /// The same for a file of JSON.
+    pub fn take_up_json<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        self.take_up(name, |bytes| serde_json::from_slice(bytes))
+    }
+
+    /// The names of the files in a folder of this one, by their ending.
+    pub fn list(&self, folder: &str, ending: &str) -> Vec<String> {
+        let entries = match fs::read_dir(self.place(folder)) {
+            Ok(entries) => entries,
+            Err(error) => {
+                warn!("cannot read {}: {error}", self.place(folder).display());
+                return vec![];
+            }
+        };
+        let names =
+            entries.flatten().map(|entry| format!("{folder}/{}", entry.file_name().to_string_lossy()));
+        names.filter(|name| name.ends_with(ending)).collect()
+    }
+
+    /// Has a file written, by a thread of its own: nobody waits for the disk. If it cannot be written, this member is *degraded*
+    /// until it can: meanwhile it is read as if it had been.
+    pub fn keep(&self, name: &str, bytes: Vec<u8>) {
+        self.behind.order(name, Some(bytes));
+    }
+
+    /// The same for a file of JSON.
+    pub fn keep_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        self.keep(name, serde_json::to_vec_pretty(value)?);
+        Ok(())
+    }
+
+    /// Has a file removed, in order with what is kept.
+    pub fn forget(&self, name: &str) {
+        self.behind.order(name, None);
+    }
+
+    /// Waits until what was kept and forgotten so far is on disk, or the disk has refused it.
+    pub async fn settled(&self) {
+        self.behind.settled().await;
+    }
+
+    /// What cannot be written, and why.
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// Writes a file, whole or not at all. When this returns, it survives a loss of power.
+    ///
+    /// # Errors
+    /// If it cannot be written; then it is what it was.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.path.join(name);
-        let partial = path.with_extension("new");
-        let write = || -> std::io::Result<()> {
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&partial, &path)?;
-            match path.parent() {
-                Some(folder) => File::open(folder)?.sync_all(),
-                None => Ok(()),
-            }
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
+        let path = self.place(name);
+        self.behind.write_now(name, bytes).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The same for a file of JSON.
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        self.write(name, &serde_json::to_vec_pretty(value)?)
     }
 }

@@ -266,7 +266,7 @@ pub enum FromNode {
     Started(WorkloadReport),
     /// A workload has stopped.
     Stopped(WorkloadId),
-    /// The view of this revision is enforced and on disk.
+    /// The view of this revision is enforced, and on disk unless the node is degraded.
     Enforced(Revision),
     /// A workload of the node has done what a trigger waits for.
     Fired(Fired),
@@ -282,6 +282,8 @@ pub enum FromNode {
         /// A PKCS #10 request (DER).
         csr: Vec<u8>,
     },
+    /// What keeps the node from writing down what it has to, in words; nothing: all is well. It enforces all the same.
+    Degraded(Option<String>),
 }
 
 /// What the coordinator says in a session.

@@ -261,6 +261,9 @@ pub struct LocalStatus {
     pub coordinator: String,
     /// Whether it has a session with the coordinator.
     pub connected: bool,
+    /// What keeps it from writing down what it has to; nothing if all is well. It enforces all the same.
+    #[serde(default)]
+    pub degraded: Option<String>,
     /// The revision that it enforces.
     pub revision: Revision,
     /// Seconds until its certificate expires; negative once it has.

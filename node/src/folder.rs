@@ -1,11 +1,11 @@
 //! What a node keeps on disk beside who it is: the keys of its endpoints, its last view and its workloads.
 
-use crate::daemon::seconds_now;
-use anyhow::{Context, Result, bail};
+use crate::{attachment::Attachment, daemon::seconds_now};
+use anyhow::{Context, Result, ensure};
 use meshward_daemon::{member::MemberFolder, random};
 use meshward_datapath::SecretKey;
 use meshward_model::{NetworkName, WorkloadId, control::Part};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use std::{fs, ops::Deref, path::Path, time::Duration};
 
 /// The folder.
@@ -28,136 +28,255 @@ impl Folder {
         Ok(Self(MemberFolder::open(path, Part::Node, &["endpoints", "workloads", "flows"])?))
     }
 
-    /// The endpoint's private key of a network, made at the first call.
-    pub fn endpoint_key(&self, network: &NetworkName) -> Result<SecretKey> {
-        self.secret_key(&format!("endpoints/{network}.key"))
+    /// The endpoint's private key of a network, made at the first call, and made anew if it is damaged.
+    pub fn endpoint_key(&self, network: &NetworkName) -> SecretKey {
+        self.secret_key(&key_name(network))
     }
 
-    /// The private key of a network by which devices know the endpoint, made at the first call.
-    pub fn device_key(&self, network: &NetworkName) -> Result<SecretKey> {
+    /// The private key of a network by which devices know the endpoint, made at the first call, and made anew if it is damaged.
+    pub fn device_key(&self, network: &NetworkName) -> SecretKey {
         self.secret_key(&format!("endpoints/{network}.devices.key"))
     }
 
     /// Makes another private key for a network's endpoint; the one of before is kept for a time.
+    ///
+    /// # Errors
+    /// If it cannot be written; then the key is what it was.
     pub fn rotate_endpoint_key(&self, network: &NetworkName, keep: Duration) -> Result<SecretKey> {
-        let name = format!("endpoints/{network}.key");
-        self.endpoint_key(network)?;
-        if let Some(before) = self.read(&name)? {
-            // Written first: a key that peers know is never lost halfway.
-            self.write(&format!("endpoints/{network}.previous.key"), &before)?;
-            self.write_json(&format!("endpoints/{network}.previous"), &(seconds_now() + keep.as_secs()))?;
-        }
+        self.endpoint_key(network);
+        let before = self.read(&key_name(network))?.context("there is no key of before")?;
+        let previous = Previous { until: seconds_now() + keep.as_secs() };
+        // Written first: a key that peers know is never lost halfway.
+        self.write(&previous_key_name(network), &before)?;
+        self.write_json(&previous_name(network), &previous)?;
         let fresh = random::<32>();
-        self.write(&name, &fresh)?;
-        self.endpoint_key(network)
+        self.write(&key_name(network), &fresh)?;
+        if keep.is_zero() {
+            self.forget_previous_key(network);
+        }
+        Ok(SecretKey::from_bytes(fresh))
     }
 
-    /// The key that an endpoint had before, and how long it is good still.
-    pub fn previous_endpoint_key(&self, network: &NetworkName) -> Result<Option<(SecretKey, Duration)>> {
-        let until: u64 = self.read_json(&format!("endpoints/{network}.previous"))?.unwrap_or(0);
-        let left = until.saturating_sub(seconds_now());
-        let name = format!("endpoints/{network}.previous.key");
-        if left == 0 {
-            for name in [&name, &format!("endpoints/{network}.previous")] {
-                let _ = fs::remove_file(self.place(name));
-            }
-            return Ok(None);
+    /// The key that an endpoint had before, and how long it is good still. One whose time is up does not stay on disk.
+    pub fn previous_endpoint_key(&self, network: &NetworkName) -> Option<(SecretKey, Duration)> {
+        let previous: Option<Previous> = self.take_up_json(&previous_name(network));
+        let left = previous.map_or(0, |previous| previous.until.saturating_sub(seconds_now()));
+        let key = self.take_up(&previous_key_name(network), parse_secret).filter(|_| left != 0);
+        if key.is_none() {
+            self.forget_previous_key(network);
         }
-        Ok(Some((self.secret_key(&name)?, Duration::from_secs(left))))
+        Some((key?, Duration::from_secs(left.min(MOST_KEPT))))
+    }
+
+    /// Until when the key that an endpoint had before is good, in seconds since 1970, and how long that is.
+    pub fn previous_key_lasts(&self, network: &NetworkName) -> Option<(u64, Duration)> {
+        let Previous { until } = self.take_up_json(&previous_name(network))?;
+        Some((until, Duration::from_secs(until.saturating_sub(seconds_now()).min(MOST_KEPT))))
+    }
+
+    /// Removes the key that an endpoint had before.
+    pub fn forget_previous_key(&self, network: &NetworkName) {
+        for name in [previous_key_name(network), previous_name(network)] {
+            if self.place(&name).exists() {
+                self.forget(&name);
+            }
+        }
     }
 
     /// How old an endpoint's key is.
     pub fn endpoint_key_age(&self, network: &NetworkName) -> Duration {
-        let made =
-            fs::metadata(self.place(&format!("endpoints/{network}.key"))).and_then(|file| file.modified());
+        let made = fs::metadata(self.place(&key_name(network))).and_then(|file| file.modified());
         made.ok().and_then(|made| made.elapsed().ok()).unwrap_or_default()
     }
 
-    fn secret_key(&self, name: &str) -> Result<SecretKey> {
-        let bytes = match self.read(name)? {
-            Some(bytes) => bytes,
-            None => {
-                let fresh = random::<32>();
-                self.write(name, &fresh)?;
-                fresh.to_vec()
-            }
-        };
-        let Ok(bytes) = <[u8; 32]>::try_from(bytes) else {
-            bail!("{} is damaged; remove it, and a new key is made", self.place(name).display());
-        };
-        Ok(SecretKey::from_bytes(bytes))
+    fn secret_key(&self, name: &str) -> SecretKey {
+        self.take_up(name, parse_secret).unwrap_or_else(|| {
+            let fresh = random::<32>();
+            self.keep(name, fresh.to_vec());
+            SecretKey::from_bytes(fresh)
+        })
     }
 
     /// The UDP port that an endpoint had.
-    pub fn endpoint_port(&self, network: &NetworkName) -> Result<Option<u16>> {
-        self.read_json(&format!("endpoints/{network}.port"))
+    pub fn endpoint_port(&self, network: &NetworkName) -> Option<u16> {
+        let kept: Option<KeptPort> = self.take_up_json(&port_name(network));
+        kept.map(|(KeptPort::Named { port } | KeptPort::Bare(port))| port)
     }
 
     /// Keeps an endpoint's port: peers know it.
-    pub fn keep_endpoint_port(&self, network: &NetworkName, port: u16) -> Result<()> {
-        self.write_json(&format!("endpoints/{network}.port"), &port)
+    pub fn keep_endpoint_port(&self, network: &NetworkName, port: u16) {
+        // A number and its braces: the file is not a number, too, when it is cut.
+        let wanted = format!("{{\"port\":{port}}}").into_bytes();
+        if !matches!(self.read(&port_name(network)), Ok(Some(kept)) if kept == wanted) {
+            self.keep(&port_name(network), wanted);
+        }
     }
 
-    /// Forgets the keys of a network that is gone.
+    /// Forgets what is kept of a network that is gone, what was set aside included.
     pub fn forget_endpoint(&self, network: &NetworkName) {
-        for kind in ["key", "port", "previous", "previous.key", "devices.key"] {
-            let _ = fs::remove_file(self.place(&format!("endpoints/{network}.{kind}")));
+        let own = format!("endpoints/{network}.");
+        for name in self.list("endpoints", "").into_iter().filter(|name| name.starts_with(&own)) {
+            self.forget(&name);
         }
-        let _ = fs::remove_file(self.place(&format!("flows/{network}")));
+        // What was not written yet has no name in the folder.
+        for kind in ["key", "port", "previous", "previous.key", "devices.key", "stamp"] {
+            self.forget(&format!("{own}{kind}"));
+        }
+        self.forget(&format!("flows/{network}"));
     }
 
-    /// The workloads that were attached.
-    pub fn workloads<T: DeserializeOwned>(&self) -> Result<Vec<T>> {
-        let folder = self.place("workloads");
-        let mut all = Vec::new();
-        for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
-            let name = format!("workloads/{}", entry?.file_name().to_string_lossy());
-            if name.ends_with(".json") {
-                all.extend(self.read_json(&name)?);
-            }
-        }
-        Ok(all)
-    }
-
-    /// Keeps a workload. It need not survive a loss of power: neither does its namespace.
-    pub fn keep_workload(&self, id: &WorkloadId, workload: &impl Serialize) -> Result<()> {
-        let path = self.place(&format!("workloads/{id}.json"));
-        let partial = path.with_extension("new");
-        let write = || -> std::io::Result<()> {
-            fs::write(&partial, serde_json::to_vec(workload)?)?;
-            fs::rename(&partial, &path)
+    /// The workloads that were attached: those whose files are whole.
+    pub fn workloads(&self) -> Vec<Attachment> {
+        let read = |name: String| {
+            self.take_up(&name, |bytes| -> Result<Attachment> {
+                let attachment: Attachment = serde_json::from_slice(bytes)?;
+                ensure!(name == workload_name(&attachment.report.id), "it is that of another workload");
+                Ok(attachment)
+            })
         };
-        write().with_context(|| format!("cannot write {}", path.display()))
+        self.list("workloads", ".json").into_iter().filter_map(read).collect()
+    }
+
+    /// Keeps a workload.
+    ///
+    /// # Errors
+    /// If it cannot be encoded.
+    pub fn keep_workload(&self, id: &WorkloadId, workload: &Attachment) -> Result<()> {
+        self.keep(&workload_name(id), serde_json::to_vec(workload)?);
+        Ok(())
     }
 
     /// Forgets a workload.
     pub fn forget_workload(&self, id: &WorkloadId) {
-        let _ = fs::remove_file(self.place(&format!("workloads/{id}.json")));
+        self.forget(&workload_name(id));
     }
+}
+
+/// The longest time for which a key of before is good, in seconds: a damaged file does not make it last.
+const MOST_KEPT: u64 = 30 * 24 * 3600;
+
+/// Until when the key of before is good.
+#[derive(Serialize, Deserialize)]
+struct Previous {
+    /// In seconds since 1970.
+    until: u64,
+}
+
+/// An endpoint's port.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum KeptPort {
+    Named {
+        port: u16,
+    },
+    /// As it was written before.
+    Bare(u16),
+}
+
+fn key_name(network: &NetworkName) -> String {
+    format!("endpoints/{network}.key")
+}
+
+fn previous_key_name(network: &NetworkName) -> String {
+    format!("endpoints/{network}.previous.key")
+}
+
+fn previous_name(network: &NetworkName) -> String {
+    format!("endpoints/{network}.previous")
+}
+
+fn port_name(network: &NetworkName) -> String {
+    format!("endpoints/{network}.port")
+}
+
+fn workload_name(id: &WorkloadId) -> String {
+    format!("workloads/{id}.json")
+}
+
+/// Reads a private key. One of few different bytes is what a file is full of after a loss of power, and anybody can guess it.
+fn parse_secret(bytes: &[u8]) -> Result<SecretKey> {
+    const DIFFERENT: usize = 8;
+    let key = <[u8; 32]>::try_from(bytes);
+    let key = key.map_err(|_| anyhow::anyhow!("a key has 32 bytes, this has {}", bytes.len()))?;
+    let different = key.iter().collect::<std::collections::BTreeSet<_>>().len();
+    ensure!(different >= DIFFERENT, "a key is made of random bytes, this is not");
+    Ok(SecretKey::from_bytes(key))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn keys_stay_the_same_and_are_readable_for_the_owner_only() {
+    #[tokio::test]
+    async fn keys_stay_the_same_and_are_readable_for_the_owner_only() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let kept = Folder::open(&folder.path().join("data")).unwrap();
         let network = "shop".parse().unwrap();
-        let first = kept.endpoint_key(&network).unwrap().public();
-        assert_eq!(kept.endpoint_key(&network).unwrap().public(), first);
+        let first = kept.endpoint_key(&network).public();
+        assert_eq!(kept.endpoint_key(&network).public(), first, "before it is on disk, too");
+        kept.settled().await;
+        assert_eq!(kept.endpoint_key(&network).public(), first);
         let next = kept.rotate_endpoint_key(&network, Duration::from_secs(60)).unwrap().public();
         assert_ne!(next, first);
-        assert_eq!(kept.endpoint_key(&network).unwrap().public(), next);
-        let (before, left) = kept.previous_endpoint_key(&network).unwrap().unwrap();
+        assert_eq!(kept.endpoint_key(&network).public(), next);
+        let (before, left) = kept.previous_endpoint_key(&network).unwrap();
         assert!(before.public() == first && left <= Duration::from_secs(60));
         kept.rotate_endpoint_key(&network, Duration::ZERO).unwrap();
-        assert!(kept.previous_endpoint_key(&network).unwrap().is_none());
+        kept.settled().await;
         assert!(!kept.place("endpoints/shop.previous.key").exists(), "what is not good any more is not kept");
+        assert!(kept.previous_endpoint_key(&network).is_none());
         let mode = |path: &str| fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode("data/endpoints/shop.key"), 0o600);
         assert_eq!(mode("data"), 0o700);
+    }
+
+    #[tokio::test]
+    async fn a_key_of_before_goes_at_the_start_if_its_time_was_up_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kept, network) = (Folder::open(folder.path()).unwrap(), "shop".parse().unwrap());
+        kept.rotate_endpoint_key(&network, Duration::from_secs(60)).unwrap();
+        for until in ["{\"until\": 1000}", "{\"until\":", "1000", ""] {
+            fs::write(kept.place("endpoints/shop.previous.key"), random::<32>()).unwrap();
+            fs::write(kept.place("endpoints/shop.previous"), until).unwrap();
+            assert!(kept.previous_endpoint_key(&network).is_none(), "{until:?}");
+            kept.settled().await;
+            assert!(!kept.place("endpoints/shop.previous.key").exists(), "{until:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_file_cut_anywhere_or_full_of_junk_is_set_aside_and_never_taken_for_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kept, network) = (Folder::open(folder.path()).unwrap(), "shop".parse().unwrap());
+        let key = kept.endpoint_key(&network).public();
+        kept.keep_endpoint_port(&network, 51820);
+        kept.settled().await;
+        let whole_key = fs::read(kept.place("endpoints/shop.key")).unwrap();
+        let whole_port = fs::read(kept.place("endpoints/shop.port")).unwrap();
+        for length in 0..whole_key.len() {
+            fs::write(kept.place("endpoints/shop.key"), &whole_key[..length]).unwrap();
+            assert_ne!(kept.endpoint_key(&network).public(), key);
+            kept.settled().await;
+            assert_eq!(fs::read(kept.place("endpoints/shop.key")).unwrap().len(), 32);
+        }
+        for byte in [0, 0xff, b'x'] {
+            fs::write(kept.place("endpoints/shop.key"), [byte; 32]).unwrap();
+            assert_ne!(kept.endpoint_key(&network).public(), SecretKey::from_bytes([byte; 32]).public());
+        }
+        for length in 0..whole_port.len() {
+            fs::write(kept.place("endpoints/shop.port"), &whole_port[..length]).unwrap();
+            assert_eq!(kept.endpoint_port(&network), None, "{length}");
+            assert!(!kept.place("endpoints/shop.port").exists());
+        }
+        fs::write(kept.place("endpoints/shop.port"), "51821").unwrap();
+        assert_eq!(kept.endpoint_port(&network), Some(51821), "as it was written before");
+        kept.forget_endpoint(&network);
+        kept.settled().await;
+        assert_eq!(
+            kept.list("endpoints", ""),
+            [""; 0],
+            "nor are damaged keys kept of a network that is gone"
+        );
     }
 }

@@ -78,19 +78,21 @@ fn state(data: &[u8]) {
     for name in FILES {
         fs::write(place.join(name), bytes.block()).expect("a file can be written");
     }
-    if let Ok((view, mut kept)) = KeptView::open(folder) {
-        let mut held = HeldView::from(view);
-        let next = Revision(held.view().revision.0.wrapping_add(1));
-        let changes = held.apply(next, &changes());
-        let written = if kept.wants_whole() { kept.keep(held.view()) } else { kept.append(next, &changes) };
-        written.expect("a view can be kept");
-        let (again, _) = KeptView::open(folder).expect("it was just written");
-        assert_eq!(again, *held.view(), "what was kept comes back");
-    }
-    let _ = folder.workloads::<Attachment>();
+    let (view, mut kept) = KeptView::open(folder);
+    let mut held = HeldView::from(view);
+    let next = Revision(held.view().revision.0.wrapping_add(1));
+    let changes = held.apply(next, &changes());
+    let written = if kept.wants_whole() { kept.keep(held.view()) } else { kept.append(&[(next, changes)]) };
+    written.expect("a view can be kept");
+    let (again, _) = KeptView::open(folder);
+    assert_eq!(again, *held.view(), "what was kept comes back");
+    let _ = folder.workloads();
     let _ = folder.endpoint_key(&network());
     let _ = folder.endpoint_port(&network());
     let _ = folder.previous_endpoint_key(&network());
+    // What was made anew is on disk before the next bytes are.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
+    runtime.block_on(folder.settled());
 }
 
 fn changes() -> Vec<Change> {
@@ -137,13 +139,14 @@ fn states() -> Vec<Vec<u8>> {
     let (place, folder) = folder();
     let read = |name: &str| fs::read(place.join(name)).expect("it was just written");
     let _ = fs::remove_file(place.join("view"));
-    let (_, mut kept) = KeptView::open(folder).expect("the folder is empty");
+    let (_, mut kept) = KeptView::open(folder);
     let mut held = HeldView::default();
     let done = held.apply(Revision(1), &changes());
     kept.keep(held.view()).expect("a view can be kept");
-    kept.append(Revision(2), &done).expect("an update can be kept");
-    let key = [7; 32];
-    let whole = [&read("view")[..], &read("view.log"), &attachment(), &key, b"51820", b"99999999999", &key];
+    kept.append(&[(Revision(2), done)]).expect("an update can be kept");
+    let key: [u8; 32] = std::array::from_fn(|at| at as u8);
+    let (port, until) = (br#"{"port":51820}"#, br#"{"until":99999999999}"#);
+    let whole = [&read("view")[..], &read("view.log"), &attachment(), &key, port, until, &key];
     let damaged = [&[][..], &[], b"{", &key[..5], b"", b"x", b""];
     vec![blocks(whole), blocks(damaged), blocks([&read("view")[..9], &read("view.log")])]
 }

@@ -1,7 +1,7 @@
 //! The view on disk: a snapshot, and a log of what has changed since. A change costs what it changes, not what is known.
 //!
-//! The snapshot is one frame of a [`View`]. The log begins with the hash of the snapshot that it follows, then has a frame
-//! for each update: revision and changes, and a hash of both. A log of another snapshot, and whatever stands behind a frame
+//! The snapshot is one frame of a [`View`] and its hash. The log begins with the hash of the snapshot that it follows, then has a
+//! frame for each update: revision and changes, and a hash of both. A log of another snapshot, and whatever stands behind a frame
 //! that was not written in full, is as good as not there: the coordinator tells anew what is missing.
 
 use crate::folder::Folder;
@@ -33,19 +33,13 @@ pub struct KeptView {
 }
 
 impl KeptView {
-    /// Reads what is there; an empty view if there is none. A damaged one is as good as none.
-    ///
-    /// # Errors
-    /// If the folder cannot be read.
-    pub fn open(folder: &Folder) -> Result<(View, Self)> {
+    /// Reads what is there; an empty view if there is none. A damaged one is set aside, and as good as none.
+    pub fn open(folder: &Folder) -> (View, Self) {
         let mut kept = Self { folder: folder.clone(), log: None, log_bytes: 0, snapshot_bytes: 0 };
-        let Some(snapshot) = folder.read(SNAPSHOT)? else { return Ok((View::default(), kept)) };
-        let Some((view, [])) = frame::<View>(&snapshot) else {
-            warn!("the kept view is damaged; nothing passes until the coordinator has told it anew");
-            return Ok((View::default(), kept));
-        };
-        let log = folder.read(LOG)?.unwrap_or_default();
-        let Some(updates) = log.strip_prefix(&hash(&snapshot)) else { return Ok((view, kept)) };
+        let log = folder.take_up(LOG, |log| Ok::<_, String>(log.to_vec())).unwrap_or_default();
+        let read = |snapshot: &[u8]| read_snapshot(snapshot, &log).map(|view| (view, snapshot.to_vec()));
+        let Some((view, snapshot)) = folder.take_up(SNAPSHOT, read) else { return (View::default(), kept) };
+        let Some(updates) = log.strip_prefix(&hash(&snapshot)) else { return (view, kept) };
         let mut held = HeldView::from(view);
         let mut rest = updates;
         while let Some(((revision, changes), after)) = checked::<(Revision, Vec<Change>)>(rest) {
@@ -53,10 +47,18 @@ impl KeptView {
             rest = after;
         }
         let whole = (log.len() - rest.len()) as u64;
-        let file = OpenOptions::new().append(true).open(kept.log_place())?;
-        file.set_len(whole)?;
-        (kept.log, kept.log_bytes, kept.snapshot_bytes) = (Some(file), whole, snapshot.len() as u64);
-        Ok((held.view().clone(), kept))
+        let append = || -> std::io::Result<File> {
+            let file = OpenOptions::new().append(true).open(kept.log_place())?;
+            file.set_len(whole)?;
+            Ok(file)
+        };
+        match append() {
+            Ok(file) => {
+                (kept.log, kept.log_bytes, kept.snapshot_bytes) = (Some(file), whole, snapshot.len() as u64);
+            }
+            Err(error) => warn!("the kept view's log cannot be opened: {error}; the whole view is kept next"),
+        }
+        (held.view().clone(), kept)
     }
 
     /// Whether the next update is to be kept as a whole view: there is no log, or it has grown longer than its snapshot.
@@ -70,7 +72,8 @@ impl KeptView {
     /// If it cannot be written; then the next update wants to be kept whole.
     pub fn keep(&mut self, view: &View) -> Result<()> {
         self.log = None;
-        let snapshot = encode(view);
+        let mut snapshot = encode(view);
+        snapshot.extend(hash(&snapshot));
         self.folder.write(SNAPSHOT, &snapshot)?;
         self.folder.write(LOG, &hash(&snapshot))?;
         self.log = Some(OpenOptions::new().append(true).open(self.log_place())?);
@@ -78,15 +81,19 @@ impl KeptView {
         Ok(())
     }
 
-    /// Keeps what an update has changed. When this returns, it survives a loss of power.
+    /// Keeps what updates have changed. When this returns, it survives a loss of power.
     ///
     /// # Errors
     /// If it cannot be written; then the next update wants to be kept whole.
-    pub fn append(&mut self, revision: Revision, changes: &[Change]) -> Result<()> {
+    pub fn append(&mut self, updates: &[(Revision, Vec<Change>)]) -> Result<()> {
         let mut file = self.log.take().context("there is no log to append to")?;
-        let mut bytes = encode(&(revision, changes));
-        let hash = hash(&bytes);
-        bytes.extend(hash);
+        let mut bytes = Vec::new();
+        for update in updates {
+            let frame = encode(update);
+            let hash = hash(&frame);
+            bytes.extend(frame);
+            bytes.extend(hash);
+        }
         file.write_all(&bytes)
             .and_then(|()| file.sync_data())
             .with_context(|| format!("cannot write {}", self.log_place().display()))?;
@@ -104,6 +111,17 @@ fn hash(bytes: &[u8]) -> [u8; HASH] {
     let mut half = [0; HASH];
     half.copy_from_slice(&ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()[..HASH]);
     half
+}
+
+/// Reads a snapshot. One without a hash of its own, as it was written before, is taken if the log knows it.
+fn read_snapshot(snapshot: &[u8], log: &[u8]) -> Result<View, &'static str> {
+    const DAMAGED: &str =
+        "the kept view does not hold; nothing passes until the coordinator has told it anew";
+    if let Some((view, [])) = checked::<View>(snapshot) {
+        return Ok(view);
+    }
+    let known = log.starts_with(&hash(snapshot));
+    frame::<View>(snapshot).filter(|(_, rest)| known && rest.is_empty()).map(|(view, _)| view).ok_or(DAMAGED)
 }
 
 /// Reads a frame, and gives what stands behind it.
@@ -135,7 +153,7 @@ mod tests {
     fn history() -> (tempfile::TempDir, Folder, Vec<View>) {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::open(place.path()).unwrap();
-        let (view, mut kept) = KeptView::open(&folder).unwrap();
+        let (view, mut kept) = KeptView::open(&folder);
         assert_eq!(view, View::default());
         assert!(kept.wants_whole());
         let mut held = HeldView::default();
@@ -145,7 +163,7 @@ mod tests {
         for at in 2..5 {
             let changes = held.apply(Revision(at.into()), &[network(at)]);
             assert!(!kept.wants_whole());
-            kept.append(Revision(at.into()), &changes).unwrap();
+            kept.append(&[(Revision(at.into()), changes)]).unwrap();
             views.push(held.view().clone());
         }
         (place, folder, views)
@@ -154,12 +172,12 @@ mod tests {
     #[test]
     fn the_view_comes_back_with_every_update() {
         let (_place, folder, views) = history();
-        let (view, mut kept) = KeptView::open(&folder).unwrap();
+        let (view, mut kept) = KeptView::open(&folder);
         assert_eq!(&view, views.last().unwrap());
         let mut held = HeldView::from(view);
         let changes = held.apply(Revision(9), &[network(9)]);
-        kept.append(Revision(9), &changes).unwrap();
-        assert_eq!(KeptView::open(&folder).unwrap().0, *held.view());
+        kept.append(&[(Revision(9), changes)]).unwrap();
+        assert_eq!(KeptView::open(&folder).0, *held.view());
     }
 
     #[test]
@@ -169,7 +187,7 @@ mod tests {
         let mut seen = 0;
         for length in 0..log.len() {
             fs::write(folder.place(LOG), &log[..length]).unwrap();
-            let (view, _) = KeptView::open(&folder).unwrap();
+            let (view, _) = KeptView::open(&folder);
             let at = views.iter().position(|known| *known == view).expect("one of the views that were kept");
             assert!(at >= seen, "never an older one with more of the log");
             seen = at;
@@ -183,22 +201,54 @@ mod tests {
         let mut log = fs::read(folder.place(LOG)).unwrap();
         *log.last_mut().unwrap() ^= 1;
         fs::write(folder.place(LOG), &log).unwrap();
-        assert_eq!(KeptView::open(&folder).unwrap().0, views[views.len() - 2]);
+        assert_eq!(KeptView::open(&folder).0, views[views.len() - 2]);
         fs::write(folder.place(SNAPSHOT), b"garbage").unwrap();
-        let (view, kept) = KeptView::open(&folder).unwrap();
+        let (view, kept) = KeptView::open(&folder);
         assert_eq!(view, View::default());
         assert!(kept.wants_whole());
+    }
+
+    #[test]
+    fn a_snapshot_cut_anywhere_or_with_any_byte_changed_is_set_aside() {
+        let (_place, folder, _) = history();
+        let snapshot = fs::read(folder.place(SNAPSHOT)).unwrap();
+        let cut = (0..snapshot.len()).map(|length| snapshot[..length].to_vec());
+        let changed = (0..snapshot.len()).map(|at| {
+            let mut changed = snapshot.clone();
+            changed[at] ^= 0x10;
+            changed
+        });
+        for damaged in cut.chain(changed) {
+            fs::write(folder.place(SNAPSHOT), damaged).unwrap();
+            assert_eq!(KeptView::open(&folder).0, View::default());
+            assert!(!folder.place(SNAPSHOT).exists());
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_before_is_taken_if_its_log_knows_it() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        let mut held = HeldView::default();
+        held.apply(Revision(1), &[network(1)]);
+        let snapshot = encode(held.view());
+        folder.write(SNAPSHOT, &snapshot).unwrap();
+        folder.write(LOG, &hash(&snapshot)).unwrap();
+        assert_eq!(KeptView::open(&folder).0, *held.view());
+        folder.write(LOG, &hash(b"another")).unwrap();
+        assert_eq!(KeptView::open(&folder).0, View::default());
     }
 
     #[test]
     fn a_log_of_another_snapshot_is_not_read() {
         let (_place, folder, views) = history();
         let log = fs::read(folder.place(LOG)).unwrap();
-        let (_, mut kept) = KeptView::open(&folder).unwrap();
+        let (_, mut kept) = KeptView::open(&folder);
         kept.keep(&views[0]).unwrap();
-        let snapshot = encode(views.last().unwrap());
+        let mut snapshot = encode(views.last().unwrap());
+        snapshot.extend(hash(&snapshot));
         folder.write(SNAPSHOT, &snapshot).unwrap();
         fs::write(folder.place(LOG), log).unwrap();
-        assert_eq!(&KeptView::open(&folder).unwrap().0, views.last().unwrap());
+        assert_eq!(&KeptView::open(&folder).0, views.last().unwrap());
     }
 }

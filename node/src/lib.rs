@@ -18,3 +18,4 @@ pub mod relayed;
 pub mod runtimes;
 pub mod session;
 mod sys;
+mod view_writer;

@@ -25,9 +25,13 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
+
+/// For how long the disk may take to write what has changed last.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// The node daemon: it gives the workloads of this host their place in the mesh, and enforces policy on every packet.
 ///
@@ -211,6 +215,10 @@ async fn run(common: Common) -> Result<()> {
         async move { node.watch_keys().await }
     });
     tasks.spawn(node.clone().keep_flows());
+    tasks.spawn({
+        let node = node.clone();
+        async move { node.start_what_could_not().await }
+    });
     tasks.spawn(portmap::keep(node.clone()));
     tasks.spawn(runtimes::measure(node.clone()));
     meshward_daemon::ended().await?;
@@ -218,6 +226,7 @@ async fn run(common: Common) -> Result<()> {
     info!("node ends; its workloads keep their interfaces");
     tasks.shutdown().await;
     node.write_flows(true).await;
+    let _ = tokio::time::timeout(LAST_WRITES, node.folder.settled()).await;
     let _ = std::fs::remove_file(&node.config.socket);
     if let Some(plugin) = &node.config.docker_plugin {
         let _ = std::fs::remove_file(plugin);

@@ -18,6 +18,13 @@ async fn registry(node: &Node) -> Registry {
     let mut registry = Registry::with_prefix("meshward_node");
     let (status, workloads, stats) = (node.status().await, node.workloads().await, node.stats().await);
     number(&mut registry, "connected", "1 while there is a session", u64::from(status.connected));
+    let degraded = u64::from(status.degraded.is_some());
+    number(
+        &mut registry,
+        "degraded",
+        "1 while what has to be cannot be written down, as on a full disk",
+        degraded,
+    );
     number(&mut registry, "revision", "The revision that is enforced", status.revision.0);
     let left = status.certificate_seconds.max(0) as u64;
     number(&mut registry, "certificate_seconds", "Until the certificate expires", left);

@@ -1,6 +1,9 @@
 //! The session with the coordinator: held for ever, begun again whenever it ends.
 
-use crate::daemon::{Node, Reach};
+use crate::{
+    daemon::{Node, Reach},
+    view_writer::Ticket,
+};
 use anyhow::{Context, Result};
 use meshward_daemon::{
     dial::{Dial, Pauses},
@@ -14,6 +17,7 @@ use meshward_model::{
 };
 use quinn::{Connection, RecvStream, SendStream};
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -49,7 +53,8 @@ async fn hold_one(node: &Arc<Node>) -> Result<()> {
         let FromCoordinator::Renewed { certificate } = frames::receive(&mut receive, MAX_FRAME).await? else {
             anyhow::bail!("the coordinator did not renew the certificate");
         };
-        node.folder.keep_certificate(&certificate)?;
+        node.folder.keep_certificate(&certificate);
+        node.folder.settled().await;
         connection.close(0u32.into(), b"renewed");
         return Ok(());
     }
@@ -76,17 +81,34 @@ async fn converse(
     node.note_coordinator(connection.remote_address().ip()).await;
     let mut incoming = read_ahead(receive);
     let mut renew_at = Instant::now() + renewal_in(certificate);
-    // What is enforced and not said yet, and when it is to be.
-    let mut unsaid: Option<(Revision, Instant)> = None;
+    let mut unsaid = Unsaid::default();
+    let mut kept = node.view_writer.subscribe();
+    let mut troubles = node.folder.troubles().subscribe();
+    troubles.mark_changed();
+    let mut degraded = false;
     loop {
         tokio::select! {
             message = incoming.recv() => match message {
                 None => return Ok(()),
                 Some(message) => take(node, message?, &to_coordinator, &mut renew_at, &mut unsaid).await?,
             },
-            () = tokio::time::sleep_until(unsaid.map_or(renew_at, |(_, at)| at)), if unsaid.is_some() => {
-                if let Some((revision, _)) = unsaid.take() {
+            Ok(()) = kept.changed() => {
+                let kept = *kept.borrow_and_update();
+                if unsaid.note_kept(kept) && let Some(revision) = unsaid.say() {
                     frames::send(&mut send, &FromNode::Enforced(revision)).await?;
+                }
+            }
+            () = tokio::time::sleep_until(unsaid.at().unwrap_or(renew_at)), if unsaid.at().is_some() => {
+                if let Some(revision) = unsaid.say() {
+                    frames::send(&mut send, &FromNode::Enforced(revision)).await?;
+                }
+            }
+            Ok(()) = troubles.changed() => {
+                troubles.mark_unchanged();
+                let why = node.folder.troubles().summary();
+                if why.is_some() || degraded {
+                    degraded = why.is_some();
+                    frames::send(&mut send, &FromNode::Degraded(why)).await?;
                 }
             }
             Some(message) = outgoing.recv() => frames::send(&mut send, &message).await?,
@@ -96,6 +118,37 @@ async fn converse(
                 renew_at += Duration::from_secs(60);
             }
         }
+    }
+}
+
+/// What is enforced and not said yet.
+#[derive(Default)]
+struct Unsaid {
+    /// What is not on disk yet, and whether somebody waits for it.
+    unkept: VecDeque<(Ticket, Revision, bool)>,
+    /// What is, and when it is to be said.
+    kept: Option<(Revision, Instant)>,
+}
+
+impl Unsaid {
+    /// Notes up to where all is on disk; `true` if somebody waits for it.
+    fn note_kept(&mut self, up_to: Ticket) -> bool {
+        let mut awaited = false;
+        while let Some((_, revision, urgent)) = self.unkept.pop_front_if(|(ticket, ..)| *ticket <= up_to) {
+            let at = self.kept.map_or_else(|| Instant::now() + ENFORCED_WITHIN, |(_, at)| at);
+            self.kept = Some((revision, at));
+            awaited |= urgent;
+        }
+        awaited
+    }
+
+    fn at(&self) -> Option<Instant> {
+        self.kept.map(|(_, at)| at)
+    }
+
+    /// What is to be said now.
+    fn say(&mut self) -> Option<Revision> {
+        self.kept.take().map(|(revision, _)| revision)
     }
 }
 
@@ -119,32 +172,28 @@ async fn take(
     message: FromCoordinator,
     to_coordinator: &mpsc::UnboundedSender<FromNode>,
     renew_at: &mut Instant,
-    unsaid: &mut Option<(Revision, Instant)>,
+    unsaid: &mut Unsaid,
 ) -> Result<()> {
     match message {
         FromCoordinator::Compare => {
             let _ = to_coordinator.send(node.shadow().await);
         }
         FromCoordinator::Update { revision, changes, urgent } => {
-            node.update(revision, &changes).await?;
+            let ticket = node.enforce(revision, &changes).await;
+            unsaid.unkept.push_back((ticket, revision, urgent));
             info!(%revision, changes = changes.len(), "update enforced");
-            if urgent {
-                *unsaid = None;
-                let _ = to_coordinator.send(FromNode::Enforced(revision));
-            } else {
-                let at = unsaid.map_or_else(|| Instant::now() + ENFORCED_WITHIN, |(_, at)| at);
-                *unsaid = Some((revision, at));
-            }
         }
         FromCoordinator::Called { network, peer } => node.called(&network, &peer).await,
         FromCoordinator::RotateKeys { networks, keep_old_seconds } => {
-            node.rotate_keys(&networks, Duration::from_secs(keep_old_seconds)).await?;
+            if let Err(error) = node.rotate_keys(&networks, Duration::from_secs(keep_old_seconds)).await {
+                warn!("the keys stay as they are: {error:#}");
+            }
         }
-        FromCoordinator::Relays(relays) => node.set_relays(relays).await?,
+        FromCoordinator::Relays(relays) => node.set_relays(relays).await,
         FromCoordinator::Refused { workload, reason } => node.refuse(&workload, reason).await,
         FromCoordinator::Renewed { certificate } => {
             let read = MemberCertificate::read(&certificate).context("the renewed certificate is damaged")?;
-            node.folder.keep_certificate(&certificate)?;
+            node.folder.keep_certificate(&certificate);
             *renew_at = Instant::now() + renewal_in(&read);
             info!(good_for_seconds = seconds_left(&read), "certificate renewed");
         }

@@ -7,6 +7,7 @@ mod cni;
 mod datapath;
 mod demo;
 mod devices;
+mod disk;
 mod docker;
 mod flows;
 mod gateways;

@@ -61,7 +61,9 @@ fn a_stock_wireguard_completes_a_handshake_and_exchanges_traffic() {
     let mut shop = Shop::new(policy);
     // The rack's daemon ends, and a stock implementation takes its key, its port and its workload's addresses.
     let folder = shop.mesh.folder().join("rack/data/endpoints");
-    let port: u16 = fs::read_to_string(folder.join("shop.port")).unwrap().trim().parse().unwrap();
+    let kept: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("shop.port")).unwrap()).unwrap();
+    let port = u16::try_from(kept["port"].as_u64().unwrap()).unwrap();
     let key: PathBuf = folder.join("shop.key");
     let secret = base64(&fs::read(key).unwrap());
     let cloud = shop.nodes[0].status().unwrap();

@@ -92,7 +92,7 @@ pub async fn run(config: Config) -> Result<()> {
     let Listening { endpoint, tls: _tls, address, .. } =
         listen::open(config.listen, ca, shown.clone(), &[ALPN_RELAY], &[])?;
     stun::serve(config.stun_listen).await?;
-    let members: HashMap<NodeName, String> = folder.read_json(MEMBERS)?.unwrap_or_default();
+    let members: HashMap<NodeName, String> = folder.take_up_json(MEMBERS).unwrap_or_default();
     let advertise = match config.advertise.is_empty() {
         true => vec![format!(":{}", address.port())],
         false => config.advertise.clone(),
@@ -225,13 +225,13 @@ impl Station {
                     info!(node = %name, "removed from the mesh: cut");
                 }
                 ToRelay::Renewed { certificate } => {
-                    self.folder.keep_certificate(&certificate)?;
+                    self.folder.keep_certificate(&certificate);
                     *self.shown.0.lock() = certified(&self.folder.credentials()?)?;
                     info!("certificate renewed");
                     return Ok(());
                 }
             }
-            self.folder.write_json(MEMBERS, &*self.members.read())?;
+            self.folder.keep_json(MEMBERS, &*self.members.read())?;
         }
     }
 }

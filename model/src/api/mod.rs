@@ -185,6 +185,9 @@ pub struct Node {
     pub given_labels: Option<Labels>,
     /// Whether it has a session now.
     pub connected: bool,
+    /// What keeps it from writing down what it has to, as on a full disk; nothing if all is well. It enforces all the same.
+    #[serde(default)]
+    pub degraded: Option<String>,
     /// The revision that it enforces, as far as is known.
     #[schema(value_type = Option<u64>)]
     pub enforced: Option<Revision>,

@@ -173,14 +173,20 @@ impl Node {
         make: Make,
     ) -> Result<Placed, Refusal> {
         let Place { network, addresses, netns, interface, origin } = wanted;
-        let mut state = self.state.lock().await;
-        let spec = served(&state, &network)?.clone();
-        if let Some(id) = netns_id {
-            check_unattached(&state, &network, id, &netns)?;
-        }
-        let addresses = match addresses.is_empty() {
-            true => self.allocate(&mut state, &network, &spec.blocks)?,
-            false => addresses,
+        let _turn = self.attaching.lock().await;
+        let (spec, addresses, reserved) = {
+            let mut state = self.state.lock().await;
+            let spec = served(&state, &network)?.clone();
+            if let Some(id) = netns_id {
+                check_unattached(&state, &network, id, &netns)?;
+            }
+            match addresses.is_empty() {
+                true => {
+                    let (addresses, reserved) = self.allocate_reserved(&mut state, &network)?;
+                    (spec, addresses, reserved)
+                }
+                false => (spec, addresses, vec![]),
+            }
         };
         let id = attachment::new_id();
         let report = report(id.clone(), &network, name_of(&id), addresses.clone());
@@ -195,11 +201,17 @@ impl Node {
             origin,
             measured: false,
         };
-        self.open_by(&mut state, attachment, make).await?;
-        self.keep_or_drop(&mut state, &id).await?;
-        for address in &addresses {
-            state.reserved.remove(&(network.clone(), *address));
+        let opened = self.open_by(attachment, make).await;
+        {
+            let mut state = self.state.lock().await;
+            state.reserved.retain(|held| !reserved.contains(held));
+            opened?;
+            self.keep_or_drop(&mut state, &id)?;
+            for address in &addresses {
+                state.reserved.remove(&(network.clone(), *address));
+            }
         }
+        self.folder.settled().await;
         info!(workload = %id, %network, "a container is placed, and closed until it is measured");
         self.to_measure.notify_one();
         Ok(Placed { id, addresses, network: spec })

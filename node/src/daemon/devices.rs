@@ -24,8 +24,9 @@ impl Node {
         let invalid = |error: &dyn std::fmt::Display| Refusal::Invalid(error.to_string());
         order.labels.check_unreserved().map_err(|error| invalid(&error))?;
         let (id, addresses) = {
+            let _turn = self.attaching.lock().await;
             let mut state = self.state.lock().await;
-            let spec = served(&state, &order.network)?.clone();
+            served(&state, &order.network)?;
             let own = state.workloads.values().map(|workload| &workload.attachment.report);
             for other in own.filter(|other| other.network == order.network) {
                 if other.device == Some(order.public_key) {
@@ -35,7 +36,8 @@ impl Node {
                     return Err(Refusal::Invalid(format!("there is a device `{}` already", other.name)));
                 }
             }
-            let addresses = self.allocate(&mut state, &order.network, &spec.blocks)?;
+            let (addresses, reserved) = self.allocate_reserved(&mut state, &order.network)?;
+            drop(state);
             let id = attachment::new_id();
             let report = WorkloadReport {
                 labels: order.labels,
@@ -53,12 +55,12 @@ impl Node {
                 origin: Origin::Device,
                 measured: true,
             };
-            self.open(&mut state, attachment).await?;
-            self.keep_or_drop(&mut state, &id).await?;
+            self.open_reserved(attachment, reserved).await?;
             info!(workload = %id, name = %report.name, network = %report.network, "device taken in");
-            self.announce(&mut state, &report);
+            self.announce(&mut *self.state.lock().await, &report);
             (id, addresses)
         };
+        self.folder.settled().await;
         let shown = self.wait_admitted(&id).await?;
         if let WorkloadState::Refused(reason) = shown.state {
             self.detach(&id).await?;
@@ -86,8 +88,7 @@ impl Node {
         let gone = || Refusal::Failed(format!("the endpoint of {network} does not run"));
         let service = state.endpoints.get(&network).ok_or_else(gone)?.service.clone();
         if service.endpoint.device_key().is_none() {
-            let secret = self.folder.device_key(&network);
-            service.endpoint.set_device_key(secret.map_err(|error| Refusal::Failed(format!("{error:#}")))?);
+            service.endpoint.set_device_key(self.folder.device_key(&network));
         }
         let WorkloadReport { id, addresses, .. } = attachment.report.clone();
         let local = LocalWorkload { id: id.clone(), addresses, prefixes: vec![], vouched: None };

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tracing::{info, warn};
+use tracing::info;
 
 /// How often flows are written down. What was begun since the last time is not there after a crash.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -22,27 +22,16 @@ fn file(network: &NetworkName) -> String {
 }
 
 impl Node {
-    /// Takes up the flows that each network had, once its workloads are there. Flows that cannot be read are left: connections are
-    /// then taken up by their packets.
+    /// Takes up the flows that each network had, once its workloads are there. Flows that cannot be read are set aside: connections
+    /// are then taken up by their packets.
     pub(super) fn take_up_flows(&self, state: &State) {
         for (network, running) in &state.endpoints {
-            let kept = match self.folder.read(&file(network)) {
-                Ok(Some(kept)) => kept,
-                Ok(None) => continue,
-                Err(error) => {
-                    warn!(%network, "the flows that were kept cannot be read: {error:#}");
-                    continue;
-                }
-            };
             let endpoint = &running.service.endpoint;
-            match endpoint.import_flows(now(), &kept) {
-                Ok(flows) => info!(%network, flows, "flows taken up again"),
-                Err(error) => warn!(%network, "the flows that were kept are not taken up: {error}"),
-            }
+            let flows = self.folder.take_up(&file(network), |kept| endpoint.import_flows(now(), kept));
+            let Some(flows) = flows else { continue };
+            info!(%network, flows, "flows taken up again");
             // From now on there may be others, so what is written there is not all any more.
-            if let Err(error) = self.folder.write(&file(network), &endpoint.export_flows(now(), false)) {
-                warn!(%network, "flows were not written down: {error:#}");
-            }
+            self.folder.keep(&file(network), endpoint.export_flows(now(), false));
         }
     }
 
@@ -64,12 +53,9 @@ impl Node {
             if is_last {
                 self.data_plane.stop(&service);
             }
-            let folder = self.folder.clone();
-            let written = tokio::task::spawn_blocking(move || {
-                folder.write(&file(&network), &service.endpoint.export_flows(now(), is_last))
-            });
-            if let Ok(Err(error)) = written.await {
-                warn!("flows were not written down: {error:#}");
+            let exported = tokio::task::spawn_blocking(move || service.endpoint.export_flows(now(), is_last));
+            if let Ok(flows) = exported.await {
+                self.folder.keep(&file(&network), flows);
             }
         }
     }

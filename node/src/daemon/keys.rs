@@ -18,11 +18,18 @@ impl Node {
     /// # Errors
     /// If a key cannot be written down; then the endpoint has the one that it had.
     pub async fn rotate_keys(&self, networks: &[NetworkName], keep: Duration) -> Result<()> {
-        let mut state = self.state.lock().await;
-        let named = |network: &&NetworkName| networks.is_empty() || networks.contains(network);
-        let all: Vec<NetworkName> = state.endpoints.keys().filter(named).cloned().collect();
+        let _turn = self.attaching.lock().await;
+        let all: Vec<NetworkName> = {
+            let state = self.state.lock().await;
+            let named = |network: &&NetworkName| networks.is_empty() || networks.contains(network);
+            state.endpoints.keys().filter(named).cloned().collect()
+        };
         for network in all {
-            let next = self.folder.rotate_endpoint_key(&network, keep)?;
+            let (folder, rotated) = (self.folder.clone(), network.clone());
+            let next =
+                tokio::task::spawn_blocking(move || folder.rotate_endpoint_key(&rotated, keep)).await??;
+            self.forget_previous_key_in_time(&network);
+            let mut state = self.state.lock().await;
             let Some(running) = state.endpoints.get_mut(&network) else { continue };
             running.public_key = next.public();
             running.service.endpoint.rotate(Instant::now(), next, keep);
@@ -30,6 +37,19 @@ impl Node {
             self.report_endpoint(&state, &network);
         }
         Ok(())
+    }
+
+    /// Removes the key that an endpoint had before once its time is up, unless another has taken its place by then.
+    pub(super) fn forget_previous_key_in_time(&self, network: &NetworkName) {
+        let (folder, network) = (self.folder.clone(), network.clone());
+        let Some((until, left)) = folder.previous_key_lasts(&network) else { return };
+        tokio::spawn(async move {
+            tokio::time::sleep(left).await;
+            if folder.previous_key_lasts(&network).is_some_and(|(now, _)| now == until) {
+                info!(%network, "the key of before is removed: its time is up");
+                folder.forget_previous_key(&network);
+            }
+        });
     }
 
     /// Changes keys that have had their time, for ever. While the coordinator is away they stay: nobody could be told.

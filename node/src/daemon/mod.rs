@@ -24,11 +24,12 @@ use crate::{
     kept_view::KeptView,
     offloads::Offloads,
     relayed,
+    view_writer::{Ticket, ViewWriter},
 };
 use anyhow::Result;
 use attempts::Attempts;
 use ipnet::IpNet;
-use meshward_daemon::member::Membership;
+use meshward_daemon::{member::Membership, write_behind::RETRY};
 use meshward_datapath::{Endpoint, RESUME_WINDOW, Slot};
 use meshward_model::{
     AcceptFrom, Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey, Revision,
@@ -75,7 +76,10 @@ pub struct Node {
     pub folder: Folder,
     data_plane: DataPlane,
     state: Mutex<State>,
-    kept: Arc<Mutex<KeptView>>,
+    pub view_writer: ViewWriter,
+    /// Held while workloads are attached and endpoints started, one after the other: what that waits for, `state` is not held
+    /// meanwhile.
+    attaching: Mutex<()>,
     /// Told when a workload's state may have changed.
     admission: Notify,
     /// Told when there is a workload to be measured.
@@ -99,6 +103,10 @@ struct State {
     view: HeldView,
     endpoints: BTreeMap<NetworkName, Running>,
     workloads: BTreeMap<WorkloadId, Workload>,
+    /// Workloads of before whose network the view does not know: they are taken up when it does.
+    homeless: Vec<Attachment>,
+    /// The addresses of the host's interfaces.
+    interfaces: Vec<IpAddr>,
     /// To the coordinator, while there is a session.
     session: Option<mpsc::UnboundedSender<FromNode>>,
     attempts: Attempts,
@@ -143,29 +151,31 @@ struct Workload {
 
 impl Node {
     /// Takes up what is on disk: the last view, its endpoints, and the workloads that still live. No coordinator is
-    /// needed for that.
+    /// needed for that. What is damaged is set aside, and the rest starts.
     ///
     /// # Errors
-    /// If the folder cannot be read, or a port that peers know is taken.
+    /// If the kernel gives no thread.
     pub async fn restore(
         membership: Membership,
         config: Config,
         folder: Folder,
         relay: relayed::Sender,
     ) -> Result<Arc<Self>> {
-        let (view, kept) = KeptView::open(&folder)?;
-        let attachments: Vec<Attachment> = folder.workloads()?;
-        let relays: Vec<RelaySpec> = folder.read_json(RELAYS)?.unwrap_or_default();
-        let mut state = State { view: view.into(), ..State::default() };
+        let (view, kept) = KeptView::open(&folder);
+        let attachments = folder.workloads();
+        let relays: Vec<RelaySpec> = folder.take_up_json(RELAYS).unwrap_or_default();
+        let interfaces = tokio::task::spawn_blocking(paths::own_addresses).await.unwrap_or_default();
+        let state = State { view: view.into(), interfaces, ..State::default() };
         let wanted = Offloads::without(&config.disable_offloads);
         let data_plane = DataPlane::start(config.workers, wanted, relay)?;
-        let node = Self {
+        let node = Arc::new(Self {
             membership,
             config,
-            folder,
             data_plane,
-            kept: Arc::new(Mutex::new(kept)),
-            state: Mutex::default(),
+            view_writer: ViewWriter::new(folder.troubles().clone()),
+            folder,
+            state: Mutex::new(state),
+            attaching: Mutex::default(),
             admission: Notify::new(),
             to_measure: Notify::new(),
             relay_wanted: Notify::new(),
@@ -174,41 +184,115 @@ impl Node {
             homes: watch::Sender::new(vec![RelayNumber::COORDINATOR]),
             routing: Arc::default(),
             reach: AtomicU8::new(0),
+        });
+        let own = Arc::downgrade(&node);
+        let whole = move |before: &mut dyn FnMut()| {
+            let node = own.upgrade()?;
+            let state = node.state.blocking_lock();
+            before();
+            Some(state.view.view().clone())
         };
-        let networks: Vec<NetworkName> = state.view.networks().map(|(name, _)| name.clone()).collect();
-        for network in networks {
-            node.start_endpoint(&mut state, &network, RESUME_WINDOW).await?;
-        }
+        node.view_writer.start(kept, Box::new(whole))?;
+        node.start_missing_endpoints(RESUME_WINDOW).await;
         for attachment in attachments {
-            node.take_up(&mut state, attachment).await;
+            node.take_up(attachment).await;
         }
-        node.stop_vouching_for_admitted(&mut state);
-        node.take_up_flows(&state);
-        *node.state.lock().await = state;
-        Ok(Arc::new(node))
+        {
+            let mut state = node.state.lock().await;
+            node.stop_vouching_for_admitted(&mut state);
+            node.take_up_flows(&state);
+        }
+        Ok(node)
     }
 
-    async fn take_up(&self, state: &mut State, attachment: Attachment) {
+    async fn take_up(&self, attachment: Attachment) {
+        let _turn = self.attaching.lock().await;
         let (id, network) = (attachment.report.id.clone(), attachment.report.network.clone());
-        if !attachment.lives() {
+        let (lives, attachment) = {
+            let looked_at = attachment.clone();
+            let lives = tokio::task::spawn_blocking(move || looked_at.lives()).await;
+            (lives.unwrap_or(false), attachment)
+        };
+        if !lives {
             info!(workload = %id, %network, "its namespace or owner is gone");
             self.folder.forget_workload(&id);
             let _ = tokio::task::spawn_blocking(move || attachment::close_left_behind(&attachment)).await;
             return;
         }
-        match self.open(state, attachment).await {
-            Ok(_) => info!(workload = %id, %network, "taken up again"),
+        {
+            let mut state = self.state.lock().await;
+            if !state.endpoints.contains_key(&network) {
+                warn!(workload = %id, %network, "its network is not known yet: it is closed until it is");
+                state.homeless.push(attachment);
+                return;
+            }
+        }
+        let report = attachment.report.clone();
+        match self.open(attachment).await {
+            Ok(()) => {
+                info!(workload = %id, %network, "taken up again");
+                let mut state = self.state.lock().await;
+                // A session that has begun already was not told of it.
+                if state.session.is_some() {
+                    self.announce(&mut state, &report);
+                }
+            }
             Err(refusal) => error!(workload = %id, %network, "cannot be taken up again: {refusal}"),
         }
     }
 
-    async fn start_endpoint(&self, state: &mut State, network: &NetworkName, resume: Duration) -> Result<()> {
-        let secret = self.folder.endpoint_key(network)?;
-        let before = self.folder.previous_endpoint_key(network)?;
-        let kept = self.folder.endpoint_port(network)?;
-        let sockets = dataplane::bind(kept, self.config.first_port, self.data_plane.workers())?;
-        let port = sockets[0].local_addr()?.port();
-        self.folder.keep_endpoint_port(network, port)?;
+    /// Starts the endpoints of new networks, and those that could not be started before; then takes up the workloads that waited
+    /// for them. `resume`: for how long connections of before are taken up.
+    pub async fn start_missing_endpoints(&self, resume: Duration) {
+        let missing: Vec<NetworkName> = {
+            let state = self.state.lock().await;
+            let networks = state.view.networks().map(|(name, _)| name);
+            networks.filter(|name| !state.endpoints.contains_key(*name)).cloned().collect()
+        };
+        for network in missing {
+            let started = self.start_endpoint(&network, resume).await;
+            let why = started.err().map(|error| format!("the endpoint of {network} cannot start: {error:#}"));
+            self.folder.troubles().note("endpoints", why);
+        }
+        let waiting = {
+            let mut state = self.state.lock().await;
+            let State { homeless, endpoints, .. } = &mut *state;
+            homeless.extract_if(.., |own| endpoints.contains_key(&own.report.network)).collect::<Vec<_>>()
+        };
+        for attachment in waiting {
+            self.take_up(attachment).await;
+        }
+    }
+
+    /// Tries again to start the endpoints that could not be started, for ever.
+    pub async fn start_what_could_not(&self) {
+        loop {
+            tokio::time::sleep(RETRY).await;
+            self.start_missing_endpoints(Duration::ZERO).await;
+        }
+    }
+
+    async fn start_endpoint(&self, network: &NetworkName, resume: Duration) -> Result<()> {
+        let _turn = self.attaching.lock().await;
+        let (folder, first, workers) =
+            (self.folder.clone(), self.config.first_port, self.data_plane.workers());
+        let read = {
+            let network = network.clone();
+            move || {
+                let (secret, before) =
+                    (folder.endpoint_key(&network), folder.previous_endpoint_key(&network));
+                let sockets = dataplane::bind(folder.endpoint_port(&network), first, workers)?;
+                let port = sockets[0].local_addr()?.port();
+                folder.keep_endpoint_port(&network, port);
+                anyhow::Ok((secret, before, sockets, port))
+            }
+        };
+        let (secret, before, sockets, port) = tokio::task::spawn_blocking(read).await??;
+        self.forget_previous_key_in_time(network);
+        let mut state = self.state.lock().await;
+        if state.view.network(network).is_none() || state.endpoints.contains_key(network) {
+            return Ok(());
+        }
         let name = self.membership.name.clone();
         let endpoint = match before {
             None => Endpoint::new(name, secret, Instant::now(), resume),
@@ -234,6 +318,7 @@ impl Node {
             routes: state.view.routes(network),
         };
         state.endpoints.insert(network.clone(), running);
+        self.report_endpoint(&state, network);
         Ok(())
     }
 
@@ -282,7 +367,7 @@ impl Node {
             port: running.port,
             reflexive: running.reflexive.clone(),
             advertised: self.config.advertise.iter().map(at).chain(running.mapped).collect(),
-            interfaces: paths::own_addresses().iter().map(at).collect(),
+            interfaces: state.interfaces.iter().map(at).collect(),
             relays: self.homes.borrow().clone(),
         })
     }
@@ -292,69 +377,47 @@ impl Node {
         FromNode::Shadow(self.state.lock().await.view.shadow())
     }
 
-    /// Takes an update: when this returns, it is enforced and on disk.
-    ///
-    /// # Errors
-    /// If an endpoint cannot be started or the view not be kept. What is revoked is enforced all the same.
-    pub async fn update(&self, revision: Revision, changes: &[Change]) -> Result<()> {
+    /// Takes an update: when this returns, it is enforced; it is on disk when the view's writer says so.
+    pub async fn enforce(&self, revision: Revision, changes: &[Change]) -> Ticket {
         let mut state = self.state.lock().await;
         let changes = state.view.apply(revision, changes);
-        let mut by_network: BTreeMap<NetworkName, Vec<Change>> = BTreeMap::new();
+        let mut by_network: BTreeMap<&NetworkName, Vec<Change>> = BTreeMap::new();
         for change in &changes {
-            by_network.entry(change.network().clone()).or_default().push(change.clone());
+            by_network.entry(change.network()).or_default().push(change.clone());
         }
-        for (network, changes) in by_network {
-            let member = state.view.network(&network).is_some();
-            if let Some(running) = state.endpoints.get(&network) {
+        for (network, changes) in &by_network {
+            if let Some(running) = state.endpoints.get(*network) {
                 // Before the rules: what they deny first counts, too.
-                running.service.endpoint.watch_denials(state.view.triggers(&network).next().is_some());
-                running.service.endpoint.apply(Instant::now(), &changes);
-                if !member {
-                    self.stop_endpoint(&mut state, &network).await;
-                }
-                self.spread_routes(&mut state, &network);
+                running.service.endpoint.watch_denials(state.view.triggers(network).next().is_some());
+                running.service.endpoint.apply(Instant::now(), changes);
             }
         }
-        let started = self.start_missing_endpoints(&mut state).await;
+        // What cuts has cut by now; what takes longer follows.
+        for network in by_network.into_keys() {
+            if state.view.network(network).is_none() {
+                self.stop_endpoint(&mut state, network);
+            }
+            self.spread_routes(&mut state, network);
+        }
         self.stop_vouching_for_admitted(&mut state);
-        // Taken while the state is held: what is kept follows in the order of what was applied.
-        let mut kept = self.kept.clone().lock_owned().await;
-        let whole = kept.wants_whole().then(|| state.view.view().clone());
+        let ticket = self.view_writer.keep(revision, changes);
         drop(state);
         self.admission.notify_waiters();
-        tokio::task::spawn_blocking(move || match whole {
-            Some(view) => kept.keep(&view),
-            None => kept.append(revision, &changes),
-        })
-        .await??;
-        started
+        self.start_missing_endpoints(Duration::ZERO).await;
+        ticket
     }
 
-    /// Starts the endpoints of new networks, and those that could not be started before.
-    async fn start_missing_endpoints(&self, state: &mut State) -> Result<()> {
-        let networks = state.view.networks().map(|(name, _)| name);
-        let missing: Vec<NetworkName> =
-            networks.filter(|name| !state.endpoints.contains_key(*name)).cloned().collect();
-        let mut started = Ok(());
-        for network in missing {
-            if let Err(error) = self.start_endpoint(state, &network, Duration::ZERO).await {
-                started = Err(error);
-                continue;
-            }
-            self.report_endpoint(state, &network);
-        }
-        started
-    }
-
-    async fn stop_endpoint(&self, state: &mut State, network: &NetworkName) {
+    fn stop_endpoint(&self, state: &mut State, network: &NetworkName) {
+        let Some(running) = state.endpoints.get(network).map(|running| running.service.clone()) else {
+            return;
+        };
         let own = state.workloads.iter().filter(|(_, w)| w.attachment.report.network == *network);
         let own: Vec<WorkloadId> = own.map(|(id, _)| id.clone()).collect();
         for id in own {
-            self.drop_workload(state, &id).await;
+            self.drop_workload(state, &id);
         }
-        if let Some(running) = state.endpoints.remove(network) {
-            self.data_plane.stop(&running.service);
-        }
+        state.endpoints.remove(network);
+        self.data_plane.stop(&running);
         self.folder.forget_endpoint(network);
         info!(%network, "endpoint stopped: the node does not serve the network any more");
     }
@@ -478,3 +541,6 @@ fn show(state: &State, workload: &Workload) -> Shown {
         state: shown,
     }
 }
+
+#[cfg(test)]
+mod restore_tests;

@@ -2,7 +2,6 @@
 
 use super::{Node, RELAYS, State};
 use crate::dataplane::Injector;
-use anyhow::Result;
 use meshward_model::{
     NetworkName, NodeName,
     control::FromNode,
@@ -52,6 +51,9 @@ impl Node {
                 let mut now = tokio::task::spawn_blocking(own_addresses).await.unwrap_or_default();
                 now.sort_unstable();
                 let moved = addresses.as_ref().is_some_and(|before| *before != now);
+                if addresses.as_ref() != Some(&now) {
+                    self.state.lock().await.interfaces.clone_from(&now);
+                }
                 addresses = Some(now);
                 if moved {
                     self.announce_move().await;
@@ -162,17 +164,15 @@ impl Node {
     }
 
     /// Takes what the coordinator says of relays.
-    ///
-    /// # Errors
-    /// If it cannot be kept.
-    pub async fn set_relays(&self, relays: Vec<RelaySpec>) -> Result<()> {
+    pub async fn set_relays(&self, relays: Vec<RelaySpec>) {
         if **self.relays.borrow() == relays {
-            return Ok(());
+            return;
         }
-        self.folder.write_json(RELAYS, &relays)?;
+        if let Err(error) = self.folder.keep_json(RELAYS, &relays) {
+            warn!("the relays were not written down: {error:#}");
+        }
         self.relays.send_replace(Arc::new(relays));
         self.ask_stun().await;
-        Ok(())
     }
 
     /// Notes the relays by which this node can be reached from now on, and has its peers told.

@@ -2,20 +2,19 @@
 
 use super::{
     Node, Refusal, State,
-    workloads::{report, served},
+    workloads::{look_into, report, served},
 };
-use crate::attachment::{self, Attachment, Origin};
+use crate::{
+    attachment::{self, Attachment, Origin},
+    sys::Tun,
+};
 use ipnet::IpNet;
 use meshward_model::{
     NetworkName,
     local::{Advertise, LocalWorkload as Shown},
     view::NetworkSpec,
 };
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 use tracing::{info, warn};
 
 /// The daemon's own namespace.
@@ -35,14 +34,16 @@ impl Node {
         }
         check_forwarding(&prefixes)?;
         let id = {
-            let mut state = self.state.lock().await;
-            let spec = served(&state, &wanted.network)?.clone();
-            check_prefixes(&state, &wanted.network, &spec, &prefixes)?;
-            let (netns, netns_id) =
-                attachment::netns_of(Path::new(HERE)).map_err(|error| Refusal::Failed(error.to_string()))?;
-            let interface =
-                attachment::free_interface(&netns).map_err(|error| Refusal::Failed(error.to_string()))?;
-            let addresses = self.allocate(&mut state, &wanted.network, &spec.blocks)?;
+            let _turn = self.attaching.lock().await;
+            // What a route of before leaves behind goes first: this one may get its table.
+            drop(self.routing.lock().await);
+            {
+                let state = self.state.lock().await;
+                check_prefixes(&state, &wanted.network, served(&state, &wanted.network)?, &prefixes)?;
+            }
+            let (interface, netns_id) = look_into(PathBuf::from(HERE)).await?;
+            let (addresses, reserved) =
+                self.allocate_reserved(&mut *self.state.lock().await, &wanted.network)?;
             let id = attachment::new_id();
             let name = wanted.name.unwrap_or_else(|| super::workloads::name_of(&id));
             let report = meshward_model::control::WorkloadReport {
@@ -61,13 +62,13 @@ impl Node {
                 origin: Origin::Route,
                 measured: true,
             };
-            self.open(&mut state, attachment).await?;
-            self.keep_or_drop(&mut state, &id).await?;
+            self.open_reserved(attachment, reserved).await?;
             info!(workload = %id, network = %report.network, prefixes = ?report.prefixes, labels = %report.labels,
                 "route advertised");
-            self.announce(&mut state, &report);
+            self.announce(&mut *self.state.lock().await, &report);
             id
         };
+        self.folder.settled().await;
         let shown = self.wait_admitted(&id).await?;
         // What waits for approval stays; what the coordinator cannot take at all goes.
         let refused =
@@ -103,27 +104,48 @@ impl Node {
         if running.routes == routes {
             return;
         }
-        let gone: Vec<IpNet> = running.routes.difference(&routes).copied().collect();
-        let new: Vec<IpNet> = routes.difference(&running.routes).copied().collect();
-        running.routes = routes;
+        let before = std::mem::replace(&mut running.routes, routes.clone());
         let own = state.workloads.values().map(|workload| &workload.attachment);
         let own: Vec<Attachment> = own
             .filter(|attachment| attachment.report.network == *network && attachment.is_placed())
             .cloned()
             .collect();
-        info!(%network, ?new, ?gone, workloads = own.len(), "routes behind gateways");
+        info!(%network, ?routes, workloads = own.len(), "routes behind gateways");
+        self.change_routes(own, before, routes);
+    }
+
+    /// Changes the ways that workloads have to what is behind gateways, soon.
+    pub(super) fn change_routes(
+        &self,
+        own: Vec<Attachment>,
+        before: BTreeSet<IpNet>,
+        after: BTreeSet<IpNet>,
+    ) {
+        let gone: Vec<IpNet> = before.difference(&after).copied().collect();
+        let new: Vec<IpNet> = after.difference(&before).copied().collect();
+        self.in_order(move || {
+            for attachment in own {
+                if let Err(error) = attachment.change_routes(&new, &gone) {
+                    warn!(workload = %attachment.report.id, "its routes are not as they should be: {error}");
+                }
+            }
+        });
+    }
+
+    /// Takes back the rules of a route that is gone, soon, and then its interface: nobody gets its number before.
+    pub(super) fn forget_rules(&self, attachment: Attachment, tun: Option<Tun>) {
+        self.in_order(move || {
+            attachment.forget_rules();
+            tun.into_iter().for_each(attachment::close);
+        });
+    }
+
+    /// Has routes changed, one change after the other.
+    fn in_order(&self, change: impl FnOnce() + Send + 'static) {
         let order = self.routing.clone();
         tokio::spawn(async move {
-            // One change after the other.
             let _turn = order.lock().await;
-            let done = tokio::task::spawn_blocking(move || {
-                for attachment in own {
-                    if let Err(error) = attachment.change_routes(&new, &gone) {
-                        warn!(workload = %attachment.report.id, "its routes are not as they should be: {error}");
-                    }
-                }
-            });
-            let _ = done.await;
+            let _ = tokio::task::spawn_blocking(change).await;
         });
     }
 }

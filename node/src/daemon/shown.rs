@@ -100,6 +100,7 @@ impl Node {
             workers_active: self.data_plane.active().get(),
             coordinator: self.membership.coordinator.clone(),
             connected: state.session.is_some(),
+            degraded: self.folder.troubles().summary(),
             revision: state.view.revision,
             certificate_seconds: credentials.map(|read| read.not_after - now).unwrap_or_default(),
             endpoints: endpoints.collect(),

@@ -14,7 +14,13 @@ use meshward_model::{
     local::{Attach, LocalWorkload as Shown, State as WorkloadState},
     view::NetworkSpec,
 };
-use std::{collections::HashSet, net::IpAddr, path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tracing::{info, warn};
 
 /// For how long an attach waits for the coordinator's word.
@@ -31,16 +37,16 @@ impl Node {
     /// [`Refusal`]; then nothing is left of it.
     pub async fn attach(&self, wanted: Attach) -> Result<Shown, Refusal> {
         let id = {
-            let mut state = self.state.lock().await;
-            let attachment = self.prepare(&mut state, wanted)?;
+            let _turn = self.attaching.lock().await;
+            let (attachment, reserved) = self.prepare(wanted).await?;
             let report = attachment.report.clone();
-            self.open(&mut state, attachment).await?;
-            self.keep_or_drop(&mut state, &report.id).await?;
+            self.open_reserved(attachment, reserved).await?;
             info!(workload = %report.id, name = %report.name, network = %report.network, labels = %report.labels,
                 "attached");
-            self.announce(&mut state, &report);
+            self.announce(&mut *self.state.lock().await, &report);
             report.id
         };
+        self.folder.settled().await;
         let shown = self.wait_admitted(&id).await?;
         if let WorkloadState::Refused(reason) = &shown.state {
             let reason = reason.clone();
@@ -50,12 +56,12 @@ impl Node {
         Ok(shown)
     }
 
-    fn prepare(&self, state: &mut State, wanted: Attach) -> Result<Attachment, Refusal> {
+    async fn prepare(&self, wanted: Attach) -> Result<(Attachment, Reserved), Refusal> {
         let invalid = |error: &dyn std::fmt::Display| Refusal::Invalid(error.to_string());
         wanted.labels.check_unreserved().map_err(|error| invalid(&error))?;
         AcceptFrom::check_count(&wanted.accepts).map_err(|error| invalid(&error))?;
         let network = &wanted.network;
-        let spec = served(state, network)?.clone();
+        served(&*self.state.lock().await, network)?;
         let owner = match wanted.owner {
             None => None,
             Some(pid) => match Owner::of(pid) {
@@ -65,10 +71,12 @@ impl Node {
                 }
             },
         };
-        let (netns, netns_id) = attachment::netns_of(&wanted.netns).map_err(|error| invalid(&error))?;
-        check_unattached(state, network, netns_id, &wanted.netns)?;
-        let interface = attachment::free_interface(&netns).map_err(|error| invalid(&error))?;
-        let addresses = self.allocate(state, network, &spec.blocks)?;
+        let (interface, netns_id) = look_into(wanted.netns.clone()).await?;
+        let (addresses, reserved) = {
+            let mut state = self.state.lock().await;
+            check_unattached(&state, network, netns_id, &wanted.netns)?;
+            self.allocate_reserved(&mut state, network)?
+        };
         let id = attachment::new_id();
         let name = match wanted.name {
             Some(name) => name,
@@ -80,7 +88,7 @@ impl Node {
             accepts: wanted.accepts,
             ..report(id, network, name, addresses)
         };
-        Ok(Attachment {
+        let attachment = Attachment {
             report,
             netns: wanted.netns,
             netns_id: Some(netns_id),
@@ -90,7 +98,21 @@ impl Node {
             held_until: None,
             origin: Origin::Local,
             measured: true,
-        })
+        };
+        Ok((attachment, reserved))
+    }
+
+    /// Finds an address in each block of a network that nobody has, and keeps it from others for as long as it takes to attach.
+    pub(super) fn allocate_reserved(
+        &self,
+        state: &mut State,
+        network: &NetworkName,
+    ) -> Result<(Vec<IpAddr>, Reserved), Refusal> {
+        let blocks = served(state, network)?.blocks.clone();
+        let addresses = self.allocate(state, network, &blocks)?;
+        let reserved: Reserved = addresses.iter().map(|address| (network.clone(), *address)).collect();
+        state.reserved.extend(reserved.iter().cloned());
+        Ok((addresses, reserved))
     }
 
     /// Finds an address in each of these blocks that nobody has.
@@ -111,27 +133,41 @@ impl Node {
     }
 
     /// Makes the workload's interface in its namespace, or takes it up again, and has it served.
-    pub(super) async fn open(&self, state: &mut State, attachment: Attachment) -> Result<(), Refusal> {
-        self.open_by(state, attachment, Attachment::open).await
+    pub(super) async fn open(&self, attachment: Attachment) -> Result<(), Refusal> {
+        self.open_by(attachment, Attachment::open).await
     }
 
-    /// The same, by what makes the interface.
-    pub(super) async fn open_by(
+    /// Opens a workload for the first time, whose addresses were reserved, and keeps it.
+    pub(super) async fn open_reserved(
         &self,
-        state: &mut State,
         attachment: Attachment,
-        make: Make,
+        reserved: Reserved,
     ) -> Result<(), Refusal> {
+        let id = attachment.report.id.clone();
+        let opened = self.open(attachment).await;
+        let mut state = self.state.lock().await;
+        state.reserved.retain(|held| !reserved.contains(held));
+        opened?;
+        self.keep_or_drop(&mut state, &id)
+    }
+
+    /// Makes the interface by `make`, and has the workload served. The state is not held while the kernel works; that two do
+    /// this at once, `attaching` prevents.
+    pub(super) async fn open_by(&self, attachment: Attachment, make: Make) -> Result<(), Refusal> {
         if let Some(key) = attachment.report.device {
-            return self.serve_device(state, attachment, key);
+            return self.serve_device(&mut *self.state.lock().await, attachment, key);
         }
         let network = attachment.report.network.clone();
         let gone = || Refusal::Failed(format!("the endpoint of {network} does not run"));
-        let mut spec = state.view.network(&network).cloned().ok_or_else(gone)?;
+        let (service, mut spec, routes) = {
+            let state = self.state.lock().await;
+            let service = state.endpoints.get(&network).ok_or_else(gone)?.service.clone();
+            let spec = state.view.network(&network).cloned().ok_or_else(gone)?;
+            (service, spec, state.view.routes(&network))
+        };
         // The workload needs ways to what is behind gateways, too.
-        let routes = state.view.routes(&network).into_iter();
-        spec.prefixes.extend(routes.filter(|route| !attachment.report.prefixes.contains(route)));
-        let service = state.endpoints.get(&network).ok_or_else(gone)?.service.clone();
+        let others = routes.iter().filter(|route| !attachment.report.prefixes.contains(route));
+        spec.prefixes.extend(others.copied());
         let opening = attachment.clone();
         let wanted = Offloads::without(&self.config.disable_offloads);
         let opened = tokio::task::spawn_blocking(move || make(&opening, &spec, wanted)).await;
@@ -145,9 +181,19 @@ impl Node {
             prefixes: report.prefixes.clone(),
             vouched: None,
         };
+        let mut state = self.state.lock().await;
+        let running = state.endpoints.get(&network).filter(|own| Arc::ptr_eq(&own.service, &service));
+        let Some(running) = running else {
+            attachment::close(tun);
+            return Err(gone());
+        };
+        let now = running.routes.clone();
         let slot = self.data_plane.attach(&service, local, tun);
         if attachment.held_until.is_some() {
             service.endpoint.hold(slot, true);
+        }
+        if now != routes && attachment.is_placed() {
+            self.change_routes(vec![attachment.clone()], routes, now);
         }
         let id = report.id.clone();
         state.workloads.insert(id, Workload { attachment, slot, vouched: None, refused: None });
@@ -185,7 +231,7 @@ impl Node {
     /// [`Refusal::Missing`] if there is none.
     pub async fn detach(&self, id: &WorkloadId) -> Result<(), Refusal> {
         let mut state = self.state.lock().await;
-        if !self.drop_workload(&mut state, id).await {
+        if !self.drop_workload(&mut state, id) {
             return Err(unknown(id));
         }
         if let Some(session) = &state.session {
@@ -229,25 +275,23 @@ impl Node {
         Ok(show(&state, workload))
     }
 
-    pub(super) async fn keep_or_drop(&self, state: &mut State, id: &WorkloadId) -> Result<(), Refusal> {
+    pub(super) fn keep_or_drop(&self, state: &mut State, id: &WorkloadId) -> Result<(), Refusal> {
         if let Err(failure) = self.keep_workload(state, id) {
-            self.drop_workload(state, id).await;
+            self.drop_workload(state, id);
             return Err(Refusal::Failed(format!("nothing was attached: {failure:#}")));
         }
         Ok(())
     }
 
-    pub(super) async fn drop_workload(&self, state: &mut State, id: &WorkloadId) -> bool {
+    /// Takes a workload out. Its interface goes by itself, soon.
+    pub(super) fn drop_workload(&self, state: &mut State, id: &WorkloadId) -> bool {
         let Some(workload) = state.workloads.remove(id) else { return false };
         let running = state.endpoints.get(&workload.attachment.report.network);
-        if let Some(running) = running
-            && let Some(tun) = self.data_plane.detach(&running.service, workload.slot)
-        {
-            attachment::close(tun);
-        }
+        let tun = running.and_then(|running| self.data_plane.detach(&running.service, workload.slot));
         if workload.attachment.origin == Origin::Route {
-            let attachment = workload.attachment.clone();
-            let _ = tokio::task::spawn_blocking(move || attachment.forget_rules()).await;
+            self.forget_rules(workload.attachment, tun);
+        } else if let Some(tun) = tun {
+            attachment::close(tun);
         }
         self.folder.forget_workload(id);
         self.admission.notify_waiters();
@@ -280,6 +324,19 @@ impl Node {
             }
         }
     }
+}
+
+/// Addresses that are given out for a workload which is not there yet.
+pub(super) type Reserved = Vec<(NetworkName, IpAddr)>;
+
+/// Finds out what a namespace is, and a name for an interface there.
+pub(super) async fn look_into(path: PathBuf) -> Result<(String, (u64, u64)), Refusal> {
+    let looked = tokio::task::spawn_blocking(move || {
+        let (netns, id) = attachment::netns_of(&path)?;
+        Ok((attachment::free_interface(&netns)?, id))
+    });
+    let looked = looked.await.map_err(|panic| Refusal::Failed(panic.to_string()))?;
+    looked.map_err(|error: meshward_netns::Error| Refusal::Invalid(error.to_string()))
 }
 
 /// A network that the node serves.

@@ -59,7 +59,7 @@ impl Driver {
     /// # Errors
     /// If it cannot be read.
     pub async fn restore(node: Arc<Node>) -> Result<Self> {
-        let kept: Kept = node.folder.read_json(FILE)?.unwrap_or_default();
+        let kept: Kept = node.folder.take_up_json(FILE).unwrap_or_default();
         let addresses = kept.endpoints.values().flat_map(|endpoint| {
             endpoint.addresses.iter().map(|address| (endpoint.network.clone(), *address))
         });
@@ -93,8 +93,11 @@ impl Driver {
         }
     }
 
-    fn keep(&self, kept: &Kept) -> Result<(), Refusal> {
-        self.node.folder.write_json(FILE, kept).map_err(|error| Refusal::Failed(format!("{error:#}")))
+    async fn keep(&self, kept: &Kept) -> Result<(), Refusal> {
+        let folder = &self.node.folder;
+        folder.keep_json(FILE, kept).map_err(|error| Refusal::Failed(format!("{error:#}")))?;
+        folder.settled().await;
+        Ok(())
     }
 
     /// Gives the prefix of a network of the mesh as a pool.
@@ -195,7 +198,7 @@ impl Driver {
         }
         let mut kept = self.kept.lock().await;
         kept.networks.insert(wanted.network_id, name.clone());
-        self.keep(&kept)?;
+        self.keep(&kept).await?;
         info!(network = %name, "a network of Docker's is on the mesh");
         Ok(())
     }
@@ -204,7 +207,7 @@ impl Driver {
     pub async fn delete_network(&self, gone: OfNetwork) -> Result<(), Refusal> {
         let mut kept = self.kept.lock().await;
         if kept.networks.remove(&gone.network_id).is_some() {
-            self.keep(&kept)?;
+            self.keep(&kept).await?;
         }
         Ok(())
     }
@@ -236,7 +239,7 @@ impl Driver {
             addresses.push(address);
         }
         kept.endpoints.insert(wanted.endpoint_id, KeptEndpoint { network: name, addresses });
-        self.keep(&kept)?;
+        self.keep(&kept).await?;
         Ok(CreatedEndpoint { interface })
     }
 
@@ -248,7 +251,7 @@ impl Driver {
             for address in &endpoint.addresses {
                 self.node.free(&endpoint.network, *address).await;
             }
-            self.keep(&kept)?;
+            self.keep(&kept).await?;
         }
         Ok(())
     }

@@ -1,0 +1,122 @@
+//! A daemon starts whatever has become of its files.
+
+use super::*;
+use meshward_model::view::NetworkSpec;
+use std::{fs, path::Path};
+
+/// The files of a node with one network and one workload whose namespace is gone by now.
+async fn history(place: &Path) -> Vec<String> {
+    let folder = Folder::open(place).unwrap();
+    let network: NetworkName = "shop".parse().unwrap();
+    folder.keep_endpoint_port(&network, 0);
+    folder.endpoint_key(&network);
+    folder.device_key(&network);
+    folder.rotate_endpoint_key(&network, Duration::from_secs(600)).unwrap();
+    folder.keep_json(RELAYS, &Vec::<RelaySpec>::new()).unwrap();
+    let attachment = attachment();
+    folder.keep_workload(&attachment.report.id, &attachment).unwrap();
+    folder.settled().await;
+    let (_, mut kept) = KeptView::open(&folder);
+    let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
+    let mut held = HeldView::default();
+    let put = |mtu| {
+        Change::Put(
+            ItemKey::Network("shop".parse().unwrap()),
+            Item::Network(NetworkSpec { mtu, ..spec.clone() }),
+        )
+    };
+    held.apply(Revision(1), &[put(1420)]);
+    kept.keep(held.view()).unwrap();
+    kept.append(&[(Revision(2), vec![put(1400)])]).unwrap();
+    let mut names: Vec<String> = ["", "endpoints", "workloads"]
+        .into_iter()
+        .flat_map(|within| folder.list(within, ""))
+        .map(|name| name.trim_start_matches('/').to_owned())
+        .filter(|name| folder.place(name).is_file())
+        .collect();
+    names.sort();
+    names
+}
+
+fn attachment() -> Attachment {
+    let report =
+        workloads::report("w-1".parse().unwrap(), &"shop".parse().unwrap(), "one".parse().unwrap(), vec![]);
+    Attachment {
+        report,
+        netns: "/run/netns/not-there".into(),
+        netns_id: Some((1, 1)),
+        owner: None,
+        interface: "mesh0".into(),
+        seen_at: None,
+        held_until: None,
+        origin: attachment::Origin::Local,
+        measured: true,
+    }
+}
+
+async fn restore(place: &Path) -> Arc<Node> {
+    let membership = Membership {
+        name: "n".parse().unwrap(),
+        coordinator: "127.0.0.1:1".into(),
+        mesh: "m".into(),
+        site: None,
+    };
+    let config =
+        Config { data_dir: place.to_owned(), workers: std::num::NonZeroUsize::MIN, ..Config::default() };
+    let (relay, _orders) = relayed::channel();
+    Node::restore(membership, config, Folder::open(place).unwrap(), relay).await.unwrap()
+}
+
+fn put_all(from: &Path, names: &[String], to: &Path) {
+    for folder in ["endpoints", "workloads"] {
+        fs::create_dir_all(to.join(folder)).unwrap();
+    }
+    for name in names {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_starts_with_every_file_cut_anywhere_or_full_of_junk() {
+    let whole = tempfile::tempdir().unwrap();
+    let names = history(whole.path()).await;
+    assert!(names.len() >= 9, "{names:?}");
+    for name in &names {
+        let content = fs::read(whole.path().join(name)).unwrap();
+        let cut = (0..content.len()).map(|length| content[..length].to_vec());
+        let junk = [0u8, 0xff, b'{', b'9'].into_iter().map(|byte| vec![byte; content.len()]);
+        let grown = [[&content[..], b"more"].concat()];
+        for damaged in cut.chain(junk).chain(grown) {
+            let place = tempfile::tempdir().unwrap();
+            put_all(whole.path(), &names, place.path());
+            fs::write(place.path().join(name), &damaged).unwrap();
+            let node = restore(place.path()).await;
+            let state = node.state.lock().await;
+            // Only the view says which networks there are; nothing else keeps one from its endpoint.
+            assert!(name == "view" || state.endpoints.len() == 1, "{name} {}", damaged.len());
+            assert_eq!(node.folder.troubles().summary(), None, "{name} {}", damaged.len());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_whose_network_is_not_known_waits_for_it() {
+    let (whole, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let names = history(whole.path()).await;
+    put_all(whole.path(), &names, place.path());
+    fs::remove_file(place.path().join("view")).unwrap();
+    let mut waiting = attachment();
+    // The namespace of this test lives.
+    waiting.netns = "/proc/self/ns/net".into();
+    waiting.netns_id = Some(attachment::netns_of(&waiting.netns).unwrap().1);
+    waiting.origin = attachment::Origin::Device;
+    waiting.report.device = Some(PublicKey([7; 32]));
+    fs::write(place.path().join("workloads/w-1.json"), serde_json::to_vec(&waiting).unwrap()).unwrap();
+    let node = restore(place.path()).await;
+    assert_eq!(node.state.lock().await.homeless.len(), 1);
+    let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
+    let put = Change::Put(ItemKey::Network("shop".parse().unwrap()), Item::Network(spec));
+    node.enforce(Revision(7), &[put]).await;
+    let state = node.state.lock().await;
+    assert!(state.homeless.is_empty() && state.workloads.len() == 1);
+}
