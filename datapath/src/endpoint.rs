@@ -155,6 +155,22 @@ impl Endpoint {
         self.wireguard.rotate(now, next, keep);
     }
 
+    /// Gives no handshake a timestamp below this many seconds since 1970: greater ones were given before a restart.
+    pub fn set_stamp_floor(&self, seconds: u64) {
+        self.wireguard.stamps.set_floor(seconds);
+    }
+
+    /// Has the timestamps of handshakes follow the clock up to this many seconds since 1970: what is on disk says that all of them
+    /// are less.
+    pub fn set_stamp_limit(&self, seconds: u64) {
+        self.wireguard.stamps.set_limit(seconds);
+    }
+
+    /// The greatest timestamp so far, in seconds since 1970.
+    pub fn newest_stamp(&self) -> u64 {
+        self.wireguard.stamps.newest()
+    }
+
     /// Removes a workload of this node.
     pub fn remove_local(&self, slot: Slot) {
         let mut tables = self.tables.write();
@@ -440,7 +456,7 @@ impl Endpoint {
 }
 
 /// Sends messages of the protocol itself, whose outer header carries no mark.
-fn plain(sink: &mut impl Sink) -> impl FnMut(SocketAddr, &[u8]) {
+pub(crate) fn plain(sink: &mut impl Sink) -> impl FnMut(SocketAddr, &[u8]) {
     |to, datagram| {
         sink.to_network(to, Ecn::NotCapable, datagram, datagram.len());
     }

@@ -8,6 +8,7 @@
 mod aside;
 mod batch;
 mod checksum;
+mod claims;
 mod coalesce;
 mod counters;
 mod drops;

@@ -7,7 +7,7 @@ use crate::{
     counters::Tally,
     drops::Cause,
     ecn::{self, Ecn},
-    endpoint::{Endpoint, Sink, Slot},
+    endpoint::{Endpoint, Sink, Slot, plain},
     icmp_error::{self, Quoted},
     offload::Offload,
     packet::{Headers, Icmp},
@@ -342,17 +342,24 @@ impl<'a> Round<'a> {
                     rest.start = self.open_run(from, mark, buffer, rest.clone(), size, sink);
                     continue;
                 }
-                Some(_) => {
-                    if !sink.to_handshakes(from, &buffer[datagram.clone()]) {
-                        self.endpoint.drops.count(Cause::HandshakeQueueFull, 1);
-                    }
-                }
+                Some(_) => self.to_handshakes(from, &buffer[datagram.clone()], sink),
                 None if stun::is_response(&buffer[datagram.clone()]) => {
-                    sink.to_handshakes(from, &buffer[datagram.clone()]);
+                    self.to_handshakes(from, &buffer[datagram.clone()], sink);
                 }
                 None => self.endpoint.drops.count(Cause::UnknownPeer, 1),
             }
             rest.start = datagram.end;
+        }
+    }
+
+    /// Hands a message on to the thread for handshakes, if that is to be asked for it.
+    fn to_handshakes(&self, from: SocketAddr, message: &[u8], sink: &mut impl Sink) {
+        let wireguard = &self.endpoint.wireguard;
+        let admitted = wireguard.admit(&self.peers, self.millis, from, message, &mut plain(sink));
+        let taken = admitted
+            .and_then(|()| sink.to_handshakes(from, message).then_some(()).ok_or(Cause::HandshakeQueueFull));
+        if let Err(cause) = taken {
+            self.endpoint.drops.count(cause, 1);
         }
     }
 
@@ -434,7 +441,7 @@ impl<'a> Round<'a> {
                 sink.to_network(from, Ecn::NotCapable, &answer, answer.len());
             }
             Probe::Answer(number) => {
-                let proof = peer.handshake.lock().ways.answered(number);
+                let proof = peer.handshake.lock().answered(number);
                 if let Some(proof) = proof {
                     peer.prove(self.millis, proof);
                     self.sending = None;

@@ -1,6 +1,7 @@
 //! What an endpoint knows of workloads, peers and rules, by the word of the coordinator and of its own node.
 
 use crate::{
+    claims::Claims,
     drops::Cause,
     endpoint::{LocalWorkload, Slot},
     gateways::{Prefixes, first_up},
@@ -21,6 +22,7 @@ use std::{collections::HashSet, hash::BuildHasher, net::IpAddr, time::Instant};
 pub(crate) struct Local {
     pub workload: LocalWorkload,
     pub owner: Owner,
+    claimant: Claimant,
     pub admitted: Option<Party>,
     /// Its place among the peers, if it is a device.
     pub device: Option<usize>,
@@ -51,6 +53,34 @@ pub(crate) struct Vouched {
     until: Instant,
 }
 
+/// Who claims an address or a prefix: a number that nobody gets again.
+type Claimant = u32;
+
+/// What the claim of an address says. What this node has given out goes before what others are said to have.
+#[derive(Debug, Clone, Copy)]
+enum Holder {
+    Local(u32),
+    Peer(u32, Party),
+}
+
+impl Holder {
+    fn outranks(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Local(_), Self::Peer(..)))
+    }
+}
+
+/// A gateway of this node: who claims the prefix, and its slot.
+type LocalGateway = (Claimant, Slot);
+/// A gateway elsewhere: who claims the prefix, at which peer's place, and who is behind it.
+type Gateway = (Claimant, usize, Party);
+
+/// What the coordinator said of a workload.
+#[derive(Debug)]
+struct Known {
+    claimant: Claimant,
+    spec: WorkloadSpec,
+}
+
 /// Everything that a packet's way rests on, but for the flows and the sessions.
 #[derive(Debug)]
 pub(crate) struct Tables {
@@ -62,12 +92,13 @@ pub(crate) struct Tables {
     pub prefixes: Vec<IpNet>,
     locals: Vec<Option<Local>>,
     local_ids: HashMap<WorkloadId, Slot>,
-    local_addresses: HashMap<IpAddr, Slot, RandomState>,
-    local_prefixes: Prefixes<Slot>,
+    /// Who has which address: a workload of this node, or one of a peer.
+    addresses: Claims<IpAddr, Claimant, Holder>,
+    last_claimant: Claimant,
+    local_prefixes: Prefixes<LocalGateway>,
     /// What the coordinator said of workloads, this node's own included.
-    workloads: HashMap<WorkloadId, WorkloadSpec>,
-    remote_addresses: HashMap<IpAddr, (usize, Party), RandomState>,
-    remote_prefixes: Prefixes<(usize, Party)>,
+    workloads: HashMap<WorkloadId, Known>,
+    remote_prefixes: Prefixes<Gateway>,
     /// Peers that are gateways beside others and do not answer.
     pub down: HashSet<usize>,
     /// How many workloads of an identity a peer runs, as the coordinator says: for those it may vouch.
@@ -90,10 +121,10 @@ impl Tables {
             prefixes: vec![],
             locals: Vec::new(),
             local_ids: HashMap::new(),
-            local_addresses: HashMap::default(),
+            addresses: Claims::default(),
+            last_claimant: 0,
             local_prefixes: Prefixes::default(),
             workloads: HashMap::new(),
-            remote_addresses: HashMap::default(),
             remote_prefixes: Prefixes::default(),
             down: HashSet::new(),
             hosted: HashMap::new(),
@@ -110,22 +141,29 @@ impl Tables {
     pub fn add_local(&mut self, workload: LocalWorkload) -> Slot {
         let free = self.locals.iter().position(Option::is_none);
         let slot = Slot(free.unwrap_or(self.locals.len()));
+        let claimant = self.next_claimant();
         for address in &workload.addresses {
-            self.local_addresses.insert(*address, slot);
+            self.addresses.put(*address, claimant, Holder::Local(slot.0 as u32), Holder::outranks);
         }
         for prefix in &workload.prefixes {
-            self.local_prefixes.add(*prefix, slot, |slot| *slot);
+            self.local_prefixes.add(*prefix, (claimant, slot), |(claimant, _)| *claimant);
         }
         self.local_ids.insert(workload.id.clone(), slot);
         let owner = Owner::Workload(slot.0 as u32);
-        let admitted = self.workloads.get(&workload.id).and_then(|spec| self.admits(spec, &workload, owner));
-        let local = Some(Local { workload, owner, admitted, device: None, held: false });
+        let known = self.workloads.get(&workload.id);
+        let admitted = known.and_then(|known| self.admits(&known.spec, &workload, owner));
+        let local = Some(Local { workload, owner, claimant, admitted, device: None, held: false });
         match self.locals.get_mut(slot.0) {
             Some(place) => *place = local,
             None => self.locals.push(local),
         }
         self.rules.begin_generation();
         slot
+    }
+
+    fn next_claimant(&mut self) -> Claimant {
+        self.last_claimant = self.last_claimant.wrapping_add(1);
+        self.last_claimant
     }
 
     /// Makes a workload of this node a device, and gives its place among the peers.
@@ -159,10 +197,14 @@ impl Tables {
             self.devices.remove(&place);
             self.free_places.push(place);
         }
-        self.local_ids.remove(&local.workload.id);
-        self.local_addresses.retain(|_, own| *own != slot);
+        if self.local_ids.get(&local.workload.id) == Some(&slot) {
+            self.local_ids.remove(&local.workload.id);
+        }
+        for address in &local.workload.addresses {
+            self.addresses.remove(address, local.claimant);
+        }
         for prefix in &local.workload.prefixes {
-            self.local_prefixes.remove(*prefix, |own| *own == slot);
+            self.local_prefixes.remove(*prefix, |(own, _)| *own == local.claimant);
         }
         self.rules.begin_generation();
         local.device
@@ -211,51 +253,70 @@ impl Tables {
 
     /// Notes what the coordinator says of a workload; `None`: that it is gone.
     pub fn put_workload(&mut self, id: &WorkloadId, spec: Option<WorkloadSpec>) {
-        let before = match &spec {
-            Some(spec) => self.workloads.insert(id.clone(), spec.clone()),
-            None => self.workloads.remove(id),
-        };
-        if let Some(before) = before.filter(|before| before.node != self.node) {
-            let place = self.peer_place(&before.node);
-            if let Some(count) = self.hosted.get_mut(&(place, before.identity)) {
-                *count -= 1;
-                if *count == 0 {
-                    self.hosted.remove(&(place, before.identity));
-                }
-            }
-            for address in &before.addresses {
-                if self.remote_addresses.get(address).is_some_and(|(own, _)| *own == place) {
-                    self.remote_addresses.remove(address);
-                }
-            }
-            for prefix in &before.prefixes {
-                self.remote_prefixes.remove(*prefix, |(own, _)| *own == place);
+        self.note_admitted(id, spec.as_ref());
+        let before = self.workloads.remove(id);
+        let claimant = before.as_ref().map(|known| known.claimant);
+        if let Some(known) = &before {
+            self.withdraw(known, spec.as_ref().filter(|spec| spec.node != self.node));
+        }
+        let Some(spec) = spec else { return };
+        let claimant = claimant.unwrap_or_else(|| self.next_claimant());
+        if spec.node != self.node {
+            self.claim(claimant, &spec);
+        }
+        self.workloads.insert(id.clone(), Known { claimant, spec });
+    }
+
+    fn note_admitted(&mut self, id: &WorkloadId, spec: Option<&WorkloadSpec>) {
+        let Some(&Slot(slot)) = self.local_ids.get(id) else { return };
+        let admitted = spec.and_then(|spec| {
+            let local = self.locals[slot].as_ref()?;
+            self.admits(spec, &local.workload, local.owner)
+        });
+        if let Some(local) = self.locals[slot].as_mut() {
+            local.admitted = admitted;
+        }
+    }
+
+    /// Takes back what a workload of a peer had, but for what it has on.
+    fn withdraw(&mut self, known: &Known, next: Option<&WorkloadSpec>) {
+        let Known { claimant, spec: before } = known;
+        if before.node == self.node {
+            return;
+        }
+        let place = self.peer_place(&before.node);
+        if let Some(count) = self.hosted.get_mut(&(place, before.identity)) {
+            *count -= 1;
+            if *count == 0 {
+                self.hosted.remove(&(place, before.identity));
             }
         }
-        if let Some(&Slot(slot)) = self.local_ids.get(id) {
-            let admitted = spec.as_ref().and_then(|spec| {
-                let local = self.locals[slot].as_ref()?;
-                self.admits(spec, &local.workload, local.owner)
-            });
-            if let Some(local) = self.locals[slot].as_mut() {
-                local.admitted = admitted;
-            }
+        let has_on = |address: &&IpAddr| next.is_some_and(|next| next.addresses.contains(address));
+        for address in before.addresses.iter().filter(|address| !has_on(address)) {
+            self.addresses.remove(address, *claimant);
         }
-        let Some(spec) = spec.filter(|spec| spec.node != self.node) else { return };
+        for prefix in &before.prefixes {
+            self.remote_prefixes.remove(*prefix, |(own, ..)| own == claimant);
+        }
+    }
+
+    /// Gives a workload of a peer what the coordinator says it has.
+    fn claim(&mut self, claimant: Claimant, spec: &WorkloadSpec) {
         let place = self.peer_place(&spec.node);
         *self.hosted.entry((place, spec.identity)).or_default() += 1;
-        // A number that only has to tell the workloads of one peer apart.
-        let owner = Owner::Peer(place as u32, self.hasher.hash_one(id) as u32);
+        let owner = Owner::Peer(place as u32, claimant);
         let party = Party { identity: spec.identity, quarantined: spec.quarantined, owner };
-        for address in spec.addresses {
-            self.remote_addresses.insert(address, (place, party));
-            self.vouched.remove(&address);
+        for address in &spec.addresses {
+            self.addresses.put(*address, claimant, Holder::Peer(place as u32, party), Holder::outranks);
+            self.vouched.remove(address);
         }
-        for prefix in spec.prefixes {
+        for prefix in &spec.prefixes {
             let Self { remote_prefixes, peers, .. } = self;
-            let name =
-                |(place, _): &(usize, Party)| peers.get(*place)?.as_ref().map(|(node, _)| node.clone());
-            remote_prefixes.add(prefix, (place, party), name);
+            let name = |(claimant, place, _): &Gateway| {
+                let node = peers.get(*place).and_then(Option::as_ref).map(|(node, _)| node.clone());
+                (node, *claimant)
+            };
+            remote_prefixes.add(*prefix, (claimant, place, party), name);
         }
     }
 
@@ -273,8 +334,12 @@ impl Tables {
 
     /// The workload of this node that has an address, or behind which it lies.
     pub fn local_at(&self, address: IpAddr) -> Option<(Slot, &Local)> {
-        let behind = || Some(*self.local_prefixes.find(address)?.1.first()?);
-        let slot = self.local_addresses.get(&address).copied().or_else(behind)?;
+        let behind = || Some(self.local_prefixes.find(address)?.1.first()?.1);
+        let own = match self.addresses.get(&address) {
+            Some(Holder::Local(slot)) => Some(Slot(*slot as usize)),
+            _ => None,
+        };
+        let slot = own.or_else(behind)?;
         Some((slot, self.local(slot)?))
     }
 
@@ -287,16 +352,15 @@ impl Tables {
 
     /// The peers that are gateways beside others.
     pub fn shared_gateways(&self) -> HashSet<usize> {
-        self.remote_prefixes.shared().map(|(place, _)| *place).collect()
+        self.remote_prefixes.shared().map(|(_, place, _)| *place).collect()
     }
 
     /// Where an address is, and who is there.
     pub fn find(&self, now: Instant, address: IpAddr) -> Result<(Place, Party), Cause> {
-        if let Some(&(place, party)) = self.remote_addresses.get(&address) {
-            return Ok((Place::Peer(place), party));
-        }
-        if let Some(slot) = self.local_addresses.get(&address) {
-            return self.at_home(*slot);
+        match self.addresses.get(&address) {
+            Some(Holder::Peer(place, party)) => return Ok((Place::Peer(*place as usize), *party)),
+            Some(Holder::Local(slot)) => return self.at_home(Slot(*slot as usize)),
+            None => {}
         }
         if let Some(vouched) = self.vouched.get(&address).filter(|vouched| vouched.until > now) {
             let owner = Owner::Peer(vouched.peer as u32, self.hasher.hash_one(address) as u32);
@@ -308,11 +372,11 @@ impl Tables {
         match (local, remote) {
             // What is behind this node needs no other.
             (Some((own, slots)), _) if remote.is_none_or(|(other, _)| own >= other) => {
-                self.at_home(*slots.first().ok_or(Cause::UnknownAddress)?)
+                self.at_home(slots.first().ok_or(Cause::UnknownAddress)?.1)
             }
             (_, Some((_, gateways))) => {
-                let (place, party) =
-                    first_up(gateways, &self.down, |(place, _)| *place).ok_or(Cause::UnknownAddress)?;
+                let (_, place, party) =
+                    first_up(gateways, &self.down, |(_, place, _)| *place).ok_or(Cause::UnknownAddress)?;
                 Ok((Place::Peer(place), party))
             }
             _ => Err(Cause::UnknownAddress),
@@ -335,8 +399,8 @@ impl Tables {
         }
         // Any gateway of a prefix may be the one that its machines send by.
         let gateways = self.remote_prefixes.find(address).map_or(&[][..], |(_, gateways)| gateways);
-        let own = gateways.iter().find(|(place, _)| *place == peer);
-        own.map(|(_, party)| *party).ok_or(Cause::SpoofedByPeer)
+        let own = gateways.iter().find(|(_, place, _)| *place == peer);
+        own.map(|(_, _, party)| *party).ok_or(Cause::SpoofedByPeer)
     }
 
     /// Whether an ICMP error with this source address may come from the workload `of`, which a packet to `quoted` was going to:
@@ -357,9 +421,7 @@ impl Tables {
     }
 
     fn is_behind_gateway(&self, address: IpAddr) -> bool {
-        let has_it =
-            self.local_addresses.contains_key(&address) || self.remote_addresses.contains_key(&address);
-        !has_it
+        self.addresses.get(&address).is_none()
             && (self.local_prefixes.find(address).is_some() || self.remote_prefixes.find(address).is_some())
     }
 
@@ -376,7 +438,12 @@ impl Tables {
 
     /// Takes a peer's word for a workload of which the coordinator has not spoken. The peer may give it.
     pub fn take_vouch(&mut self, now: Instant, peer: usize, identity: IdentityId, address: IpAddr) {
-        if self.remote_addresses.contains_key(&address) {
+        if self.addresses.get(&address).is_some() {
+            return;
+        }
+        // Who vouches first is believed until its word has had its time.
+        let by_another = self.vouched.get(&address).filter(|vouched| vouched.peer != peer);
+        if by_another.is_some_and(|vouched| vouched.until > now) {
             return;
         }
         let vouched = Vouched { identity, peer, until: now + vouch::LIFETIME };
@@ -411,3 +478,6 @@ impl Tables {
         peers.filter_map(|(place, peer)| peer.as_ref().map(|(node, _)| (place, node)))
     }
 }
+
+#[cfg(test)]
+mod tests;

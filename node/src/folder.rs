@@ -112,6 +112,21 @@ impl Folder {
         }
     }
 
+    /// What the timestamps of an endpoint's handshakes are all below, in seconds since 1970: those of before this start. Zero if
+    /// that is not known.
+    pub fn stamp_limit(&self, network: &NetworkName) -> u64 {
+        let kept: Option<KeptStamps> = self.take_up_json(&stamp_name(network));
+        kept.map_or(0, |kept| kept.below)
+    }
+
+    /// Keeps what the timestamps will all be below. They follow the clock so far only once this is on disk.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep_stamp_limit(&self, network: &NetworkName, below: u64) -> Result<()> {
+        self.write_json(&stamp_name(network), &KeptStamps { below })
+    }
+
     /// Forgets what is kept of a network that is gone, what was set aside included.
     pub fn forget_endpoint(&self, network: &NetworkName) {
         let own = format!("endpoints/{network}.");
@@ -171,6 +186,16 @@ enum KeptPort {
     },
     /// As it was written before.
     Bare(u16),
+}
+
+/// What the timestamps of handshakes are below, in seconds since 1970.
+#[derive(Serialize, Deserialize)]
+struct KeptStamps {
+    below: u64,
+}
+
+fn stamp_name(network: &NetworkName) -> String {
+    format!("endpoints/{network}.stamp")
 }
 
 fn key_name(network: &NetworkName) -> String {

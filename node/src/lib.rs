@@ -3,6 +3,7 @@
 mod addresses;
 pub mod api;
 mod attachment;
+mod clock;
 pub mod config;
 pub mod daemon;
 mod dataplane;

@@ -219,6 +219,10 @@ async fn run(common: Common) -> Result<()> {
         let node = node.clone();
         async move { node.start_what_could_not().await }
     });
+    tasks.spawn({
+        let node = node.clone();
+        async move { node.watch_stamps().await }
+    });
     tasks.spawn(portmap::keep(node.clone()));
     tasks.spawn(runtimes::measure(node.clone()));
     meshward_daemon::ended().await?;

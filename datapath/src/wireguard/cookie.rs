@@ -50,6 +50,12 @@ impl MacKeys {
         mac1
     }
 
+    /// Whether the first MAC of a message to the key with these holds.
+    pub fn holds(&self, message: &[u8]) -> bool {
+        let (first, second) = (message.len() - 2 * MAC, message.len() - MAC);
+        is_mac(&self.mac1, &message[..first], &message[first..second])
+    }
+
     /// Reads the cookie out of a reply to the message with this first MAC.
     pub fn read_reply(&self, reply: &[u8], mac1: &[u8; MAC]) -> Option<Cookie> {
         let mut cookie: Cookie = reply.get(32..48)?.try_into().ok()?;
@@ -92,10 +98,10 @@ impl Guard {
 
     /// Checks the MACs of an initiation or a response to the key with these.
     pub fn check(&mut self, keys: &MacKeys, now: Millis, from: SocketAddr, message: &[u8]) -> Proof {
-        let (first, second) = (message.len() - 2 * MAC, message.len() - MAC);
-        if !is_mac(&keys.mac1, &message[..first], &message[first..second]) {
+        if !keys.holds(message) {
             return Proof::None;
         }
+        let second = message.len() - MAC;
         let cookie = self.cookie(now, from);
         if is_mac(&cookie, &message[..second], &message[second..]) {
             Proof::KeyAndAddress

@@ -5,6 +5,7 @@
 //! on the peer. Handshakes are slow, so workers hand their messages to one thread, which calls [`Wireguard::receive`].
 
 mod cookie;
+mod gate;
 mod keys;
 mod message;
 mod noise;
@@ -12,6 +13,8 @@ mod peer;
 mod peers;
 mod replay;
 mod session;
+mod stamp;
+mod unproved;
 mod ways;
 
 #[cfg(any(test, fuzzing))]
@@ -27,13 +30,15 @@ use crate::{
     probe::{self, Probe},
 };
 use cookie::{Guard, Held, Proof};
+use gate::Gate;
 use keys::{OwnKey, OwnKeys};
-use meshward_model::PublicKey;
+use meshward_model::{PublicKey, relay::is_relayed};
 use message::{INITIATION, RESPONSE, set_number};
-use noise::{Initiator, Responder, Timestamp};
+use noise::{Initiator, Responder};
 use parking_lot::{Mutex, RwLock};
 use peer::{Attempt, BETWEEN_INITIATIONS, Due};
 use session::Session;
+use stamp::Stamps;
 use std::{
     collections::HashSet,
     fmt,
@@ -44,6 +49,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use unproved::Bucket;
 use x25519_dalek::StaticSecret;
 
 /// Bytes that WireGuard adds to a packet: 16 of header and 16 of tag.
@@ -68,7 +74,7 @@ impl Millis {
 pub struct Now {
     /// For timers.
     pub instant: Instant,
-    /// Since 1970. A peer takes an initiation only if this has grown since the one before, restarts included.
+    /// Since 1970. Initiations have timestamps that grow with it, and also if it goes back.
     pub unix: Duration,
 }
 
@@ -132,6 +138,10 @@ pub(crate) struct Wireguard {
     start: Instant,
     pub peers: RwLock<Peers>,
     guard: Mutex<Guard>,
+    gate: Gate,
+    pub stamps: Stamps,
+    /// How much may still be sent to addresses that have not answered.
+    unproved: Mutex<Bucket>,
     /// The peers that workers want a handshake with.
     wanted: Mutex<Vec<u32>>,
     /// The peers that a handshake was begun with while there was no session: they are to be called.
@@ -151,6 +161,9 @@ impl Wireguard {
     pub fn new(secret: SecretKey, start: Instant) -> Self {
         Self {
             guard: Mutex::new(Guard::new()),
+            gate: Gate::default(),
+            stamps: Stamps::default(),
+            unproved: Mutex::new(Bucket::of_endpoint()),
             keys: RwLock::new(OwnKeys::new(secret)),
             start,
             peers: RwLock::default(),
@@ -198,11 +211,15 @@ impl Wireguard {
 
     fn put_peer(&self, now: Instant, slot: usize, key: PublicKey, candidates: Vec<SocketAddr>, device: bool) {
         let now = self.millis(now);
-        self.peers.write().put(now, slot, key, candidates, device, &self.staged);
+        let mut peers = self.peers.write();
+        self.gate.note_places(&peers.candidates(slot), &candidates);
+        peers.put(now, slot, key, candidates, device, &self.staged);
     }
 
     pub fn remove(&self, slot: usize) {
-        self.peers.write().remove(slot, &self.staged);
+        let mut peers = self.peers.write();
+        self.gate.note_places(&peers.candidates(slot), &[]);
+        peers.remove(slot, &self.staged);
     }
 
     pub fn stats(&self, now: Instant, slot: usize) -> Option<PeerStats> {
@@ -303,7 +320,8 @@ impl Wireguard {
             return Err(Cause::BadCrypto);
         }
         let mut handshake = peer.handshake.lock();
-        if handshake.timestamp == Some(begun.timestamp) {
+        let last = handshake.timestamp(&begun.peer);
+        if last == Some(begun.timestamp) {
             // A copy that came another way: the answer to it goes back by that, because the first may not have come through.
             if let Some((response, places)) = &mut handshake.answer
                 && places.len() < MOST_ANSWERED
@@ -314,13 +332,14 @@ impl Wireguard {
             }
             return Ok(None);
         }
-        if handshake.timestamp.is_some_and(|last| begun.timestamp < last) {
+        if last.is_some_and(|last| begun.timestamp < last) {
             return Err(Cause::BadCrypto);
         }
         if handshake.taken.is_some_and(|last| now.since(last) < BETWEEN_INITIATIONS) {
             return Err(Cause::HandshakeLimit);
         }
-        (handshake.timestamp, handshake.taken) = (Some(begun.timestamp), Some(now));
+        handshake.note_timestamp(begun.peer, begun.timestamp);
+        handshake.taken = Some(now);
         let (remote_index, local_index) = (number(message, 4), handshake.next_index(peer.slot));
         let mut response = [0; RESPONSE];
         set_number(&mut response, 0, Kind::Response.number());
@@ -361,6 +380,7 @@ impl Wireguard {
         handshake.attempt = None;
         handshake.answered = message.try_into().ok();
         handshake.completed = Some(now);
+        handshake.unproved.note_answer(from);
         peer.install(session.map_err(|_| Cause::BadCrypto)?);
         peer.note_response(now, from, begun);
         drop(handshake);
@@ -382,6 +402,7 @@ impl Wireguard {
     /// `unanswered`: what was sent to it lately had no answer.
     fn initiate(&self, now: Now, peer: &Peer, began: Option<Millis>, unanswered: bool, send: Send) {
         let millis = self.millis(now.instant);
+        let gone = self.peers.read().stamped_gone();
         let mut handshake = peer.handshake.lock();
         // While the peer answers where it is, nothing else is tried.
         let summoned = peer.take_summons();
@@ -395,22 +416,45 @@ impl Wireguard {
         }
         // Without an address the packets wait until the peer has shown where it is.
         let places = if answers { peer.address().into_iter().collect() } else { peer.places(&handshake) };
+        if summoned {
+            handshake.unproved.note_call(millis);
+        }
         if places.is_empty() {
             return;
         }
+        // If none may be sent to now, the attempt goes on all the same, until one may.
+        let places = if answers { places } else { self.bounded(millis, &mut handshake, places) };
         let local_index = handshake.next_index(peer.slot);
         let mut message = [0; INITIATION];
         set_number(&mut message, 0, Kind::Initiation.number());
         set_number(&mut message, 4, local_index);
         let tried = began.map_or(0, |began| millis.since(began) / peer::REKEY_TIMEOUT);
         let Some(own) = self.keys.read().to_begin(millis, peer.device, tried) else { return };
-        let begun = Initiator::begin(&own.secret, &peer.key, Timestamp::at(now.unix), &mut message);
+        // A peer may be one that was removed and came back.
+        let stamp = self.stamps.next(handshake.stamped.or(gone), now.unix);
+        handshake.stamped = Some(stamp);
+        let begun = Initiator::begin(&own.secret, &peer.key, stamp.into(), &mut message);
         // Only a key of low order is refused, and such a peer cannot be talked to.
         let Ok(initiator) = begun else { return };
         handshake.sign(millis, peer, &mut message);
         let attempt = Attempt::new(initiator, local_index, began.unwrap_or(millis), millis, message);
         handshake.attempt = Some(attempt);
         places.iter().for_each(|place| send(*place, &message));
+    }
+
+    /// Those of a peer's addresses to which a message may go that has not been asked for.
+    fn bounded(
+        &self,
+        now: Millis,
+        handshake: &mut peer::Handshake,
+        places: Vec<SocketAddr>,
+    ) -> Vec<SocketAddr> {
+        let mut all = self.unproved.lock();
+        let may = |place: &SocketAddr| {
+            // A relay takes only what its connection bears, and asks nobody else.
+            is_relayed(place) || handshake.unproved.may_send(now, *place, &mut all)
+        };
+        places.into_iter().filter(may).collect()
     }
 
     /// Has a handshake begun with a peer that calls, from wherever it may be.
@@ -463,6 +507,7 @@ impl Wireguard {
     pub fn tick(&self, now: Now, longest: u16, send: Send) -> u64 {
         let millis = self.millis(now.instant);
         self.guard.lock().forget_quiet_sources(millis);
+        self.gate.tick(millis);
         if self.keys.read().is_due(millis) {
             self.keys.write().tick(millis);
         }
@@ -482,6 +527,9 @@ impl Wireguard {
         peer.forget_old_sessions(millis);
         let mut handshake = peer.handshake.lock();
         for ask in peer.probes(millis, &mut handshake, longest) {
+            if ask.length.is_none() && self.bounded(millis, &mut handshake, vec![ask.place]).is_empty() {
+                continue;
+            }
             let length = ask.length.map_or(probe::LENGTH, usize::from);
             let Some(datagram) = self.ask(millis, peer, Probe::Question(ask.number), length) else { break };
             match ask.length {
@@ -498,6 +546,7 @@ impl Wireguard {
             }
             Due::Copy => {
                 let places = peer.places(&handshake);
+                let places = self.bounded(millis, &mut handshake, places);
                 let Some(attempt) = handshake.attempt.as_mut() else { return 0 };
                 attempt.copies += 1;
                 places.iter().for_each(|place| send(*place, &attempt.message));

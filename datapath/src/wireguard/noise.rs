@@ -4,10 +4,11 @@
 use super::{
     SecretKey,
     message::{INITIATION_NOISE, RESPONSE_NOISE},
+    stamp::{STEP, STEPS, Stamp},
 };
 use meshward_model::PublicKey;
 use snow::{Builder, HandshakeState, params::NoiseParams};
-use std::{sync::LazyLock, time::Duration};
+use std::sync::LazyLock;
 
 const PROLOGUE: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
 /// A mesh uses no pre-shared keys: the paper's default.
@@ -22,12 +23,11 @@ static PARAMETERS: LazyLock<NoiseParams> = LazyLock::new(|| {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Timestamp([u8; 12]);
 
-impl Timestamp {
-    /// From the time since 1970, in steps of about 17 ms, which hides how fast the machine is (as the kernel does).
-    pub fn at(unix: Duration) -> Self {
+impl From<Stamp> for Timestamp {
+    fn from(stamp: Stamp) -> Self {
         let mut bytes = [0; 12];
-        bytes[..8].copy_from_slice(&(0x4000_0000_0000_000a + unix.as_secs()).to_be_bytes());
-        bytes[8..].copy_from_slice(&(unix.subsec_nanos() & !0x00ff_ffff).to_be_bytes());
+        bytes[..8].copy_from_slice(&(0x4000_0000_0000_000a + stamp.seconds()).to_be_bytes());
+        bytes[8..].copy_from_slice(&((stamp.0 % STEPS) as u32 * STEP).to_be_bytes());
         Self(bytes)
     }
 }

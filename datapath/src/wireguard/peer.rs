@@ -9,6 +9,8 @@ use super::{
     message::RESPONSE,
     noise::{Initiator, Timestamp},
     session::Session,
+    stamp::Stamp,
+    unproved::Unproved,
     ways::{Ask, Proof, SHORTEST, Ways},
 };
 use meshward_model::{PublicKey, relay::is_relayed};
@@ -52,6 +54,8 @@ pub(crate) const BETWEEN_INITIATIONS: u64 = 20;
 /// Keys that nobody can use any more are forgotten after this long.
 const FORGET_AFTER: u64 = 3 * REJECT_AFTER;
 
+/// The most keys of one peer whose timestamps are remembered: the one that it has, and those of before.
+const MOST_KEYS: usize = 4;
 /// The most packets of one peer that wait for its session; then the oldest go (the kernel's MAX_STAGED_PACKETS).
 const MOST_STAGED: usize = 128;
 /// The most bytes of all peers of an endpoint that wait.
@@ -129,8 +133,11 @@ pub(crate) struct Handshake {
     pub candidates: Vec<SocketAddr>,
     /// The one that is under way.
     pub attempt: Option<Attempt>,
-    /// The greatest timestamp that it has sent, so that no initiation is taken twice.
-    pub timestamp: Option<Timestamp>,
+    /// The greatest timestamps that it has sent by the keys that it has and had, so that no initiation is taken twice. A key that
+    /// is new begins anew: who has lost its key may have lost what its timestamps were, too.
+    pub timestamps: Vec<(PublicKey, Timestamp)>,
+    /// That of our last initiation.
+    pub stamped: Option<Stamp>,
     /// When its last initiation was taken.
     pub taken: Option<Millis>,
     /// The cookie that it has given us, and the MAC that a reply has to be for.
@@ -141,10 +148,37 @@ pub(crate) struct Handshake {
     /// How many sessions were begun, for their indices.
     pub begun: u8,
     pub ways: Ways,
+    /// What was sent to its addresses that have not answered.
+    pub(super) unproved: Unproved,
     /// Our answer to its last initiation, and where it has gone.
     pub answer: Option<([u8; RESPONSE], Vec<SocketAddr>)>,
     /// Its answer to our last initiation.
     pub answered: Option<[u8; RESPONSE]>,
+}
+
+impl Handshake {
+    /// The greatest timestamp that the peer has sent by a key.
+    pub fn timestamp(&self, key: &PublicKey) -> Option<Timestamp> {
+        self.timestamps.iter().find(|(known, _)| known == key).map(|(_, timestamp)| *timestamp)
+    }
+
+    /// Takes an answer to a probe: what it proves.
+    pub fn answered(&mut self, number: u32) -> Option<Proof> {
+        let proof = self.ways.answered(number);
+        if let Some(Proof::Way(place)) = proof {
+            self.unproved.note_answer(place);
+        }
+        proof
+    }
+
+    /// Notes a greater one.
+    pub fn note_timestamp(&mut self, key: PublicKey, timestamp: Timestamp) {
+        self.timestamps.retain(|(known, _)| *known != key);
+        if self.timestamps.len() >= MOST_KEYS {
+            self.timestamps.remove(0);
+        }
+        self.timestamps.push((key, timestamp));
+    }
 }
 
 /// A handshake that we began.
@@ -157,6 +191,8 @@ pub(crate) struct Attempt {
     pub message: [u8; INITIATION],
     pub sent: Millis,
     pub copies: usize,
+    /// How many responses were tried under load without a cookie.
+    pub tried: u8,
 }
 
 /// What the way to a peer takes.
@@ -235,10 +271,11 @@ impl Peer {
         *successor.path.write() = std::mem::take(&mut *self.path.write());
         *successor.staged.lock() = std::mem::take(&mut *self.staged.lock());
         {
-            let (before, mut after) = (self.handshake.lock(), successor.handshake.lock());
+            let (mut before, mut after) = (self.handshake.lock(), successor.handshake.lock());
             // Indices of sessions that live are not used again, nor are initiations of before taken again.
-            (after.begun, after.timestamp, after.completed) =
-                (before.begun, before.timestamp, before.completed);
+            after.timestamps.clone_from(&before.timestamps);
+            after.unproved = std::mem::take(&mut before.unproved);
+            (after.begun, after.stamped, after.completed) = (before.begun, before.stamped, before.completed);
         }
         successor
     }
@@ -598,7 +635,7 @@ impl Attempt {
         // Up to a third of a second apart, so that two who begin at once do not go on so (paper §6.1).
         let jitter = u64::from(local_index).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let repeat = Millis(now.0 + REKEY_TIMEOUT + jitter % 334);
-        Self { initiator, local_index, began, repeat, message, sent: now, copies: 0 }
+        Self { initiator, local_index, began, repeat, message, sent: now, copies: 0, tried: 0 }
     }
 
     fn copy_is_due(&self, now: Millis) -> bool {

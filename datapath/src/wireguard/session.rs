@@ -54,10 +54,11 @@ impl Session {
         })
     }
 
-    /// Takes `count` counters for sealing, and gives the first; `None` when the session has none left.
+    /// Takes `count` counters for sealing, and gives the first; `None` when the session has not so many left. None is ever given
+    /// out twice, and none at the end or beyond.
     pub fn reserve(&self, count: u64) -> Option<u64> {
-        let first = self.counter.fetch_add(count, Ordering::Relaxed);
-        (first < REJECT_AFTER_MESSAGES).then_some(first)
+        let next = |first: u64| first.checked_add(count).filter(|next| *next <= REJECT_AFTER_MESSAGES);
+        self.counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()
     }
 
     /// Whether so many messages were sealed that the session is to be renewed.
@@ -104,4 +105,48 @@ fn nonce(counter: u64) -> Nonce {
     let mut bytes = [0; 12];
     bytes[4..].copy_from_slice(&counter.to_le_bytes());
     Nonce::assume_unique_for_key(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{sync::Arc, thread};
+
+    fn session(counter: u64) -> Session {
+        let keys = Keys { send: [1; 32], receive: [2; 32] };
+        let session = Session::new(&keys, 0, 0, Millis(0), true).unwrap();
+        session.counter.store(counter, Ordering::Relaxed);
+        session
+    }
+
+    #[test]
+    fn no_counter_is_given_out_twice_or_beyond_the_end_by_any_number_of_threads() {
+        let session = Arc::new(session(REJECT_AFTER_MESSAGES - 10_000));
+        let takers = (1..=4u64).map(|count| {
+            let session = session.clone();
+            thread::spawn(move || {
+                let mut taken = Vec::new();
+                while let Some(first) = session.reserve(count) {
+                    taken.extend(first..first + count);
+                }
+                taken
+            })
+        });
+        let all = takers.collect::<Vec<_>>().into_iter().flat_map(|taker| taker.join().unwrap());
+        let mut all: Vec<u64> = all.collect();
+        let given = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), given, "each once");
+        assert_eq!(all.last(), Some(&(REJECT_AFTER_MESSAGES - 1)), "up to the last");
+    }
+
+    #[test]
+    fn a_session_at_its_end_stays_there_however_often_it_is_asked() {
+        let session = session(REJECT_AFTER_MESSAGES - 1);
+        assert_eq!([session.reserve(2), session.reserve(u64::MAX)], [None, None]);
+        assert!(session.reserve(1).is_some());
+        assert!((0..1000).all(|_| session.reserve(1).is_none()) && session.is_worn());
+        assert_eq!(session.counter.load(Ordering::Relaxed), REJECT_AFTER_MESSAGES);
+    }
 }

@@ -5,14 +5,17 @@ use super::{
     Node, Refusal, State, Workload,
     workloads::{report, served},
 };
-use crate::attachment::{self, Attachment, Origin};
+use crate::{
+    attachment::{self, Attachment, Origin},
+    clock,
+};
 use meshward_datapath::LocalWorkload;
 use meshward_model::{
     PublicKey,
     control::{DeviceAnswer, DeviceOrder, WorkloadReport},
     local::State as WorkloadState,
 };
-use std::{path::PathBuf, time::Instant};
+use std::path::PathBuf;
 use tracing::{info, warn};
 
 impl Node {
@@ -92,7 +95,7 @@ impl Node {
         }
         let WorkloadReport { id, addresses, .. } = attachment.report.clone();
         let local = LocalWorkload { id: id.clone(), addresses, prefixes: vec![], vouched: None };
-        let slot = service.endpoint.add_device(Instant::now(), local, key, attachment.seen_at);
+        let slot = service.endpoint.add_device(clock::now(), local, key, attachment.seen_at);
         if attachment.held_until.is_some() {
             service.endpoint.hold(slot, true);
         }

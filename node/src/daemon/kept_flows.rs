@@ -1,11 +1,12 @@
 //! Flows outlive the daemon: they are written down at intervals and at the end, and taken up at the start.
 
 use super::{Node, State};
+use crate::clock;
 use meshward_datapath::Now;
 use meshward_model::NetworkName;
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tracing::info;
 
@@ -14,7 +15,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { instant: Instant::now(), unix }
+    Now { instant: clock::now(), unix }
 }
 
 fn file(network: &NetworkName) -> String {

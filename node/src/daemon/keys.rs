@@ -1,9 +1,10 @@
 //! Other keys for the endpoints: on a schedule and on demand, without losing a packet.
 
 use super::Node;
+use crate::clock;
 use anyhow::Result;
 use meshward_model::NetworkName;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tracing::{info, warn};
 
 /// How often the age of the keys is looked at.
@@ -32,7 +33,7 @@ impl Node {
             let mut state = self.state.lock().await;
             let Some(running) = state.endpoints.get_mut(&network) else { continue };
             running.public_key = next.public();
-            running.service.endpoint.rotate(Instant::now(), next, keep);
+            running.service.endpoint.rotate(clock::now(), next, keep);
             info!(%network, public_key = %running.public_key, keep_old_seconds = keep.as_secs(), "endpoint has another key");
             self.report_endpoint(&state, &network);
         }

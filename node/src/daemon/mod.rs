@@ -9,6 +9,7 @@ mod keys;
 mod paths;
 mod routes;
 mod shown;
+mod stamps;
 mod triggers;
 mod workloads;
 
@@ -18,6 +19,7 @@ pub use paths::Reach;
 use crate::{
     addresses::Allocator,
     attachment::{self, Attachment},
+    clock,
     config::Config,
     dataplane::{self, DataPlane, Service},
     folder::Folder,
@@ -44,7 +46,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::AtomicU8},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tracing::{error, info, warn};
@@ -140,6 +142,8 @@ struct Running {
     mapped: Option<SocketAddr>,
     /// The prefixes behind gateways, to which the workloads have ways.
     routes: BTreeSet<IpNet>,
+    /// What is on disk of the timestamps of its handshakes: all are below, in seconds since 1970.
+    stamps_below: u64,
 }
 
 struct Workload {
@@ -284,10 +288,15 @@ impl Node {
                 let sockets = dataplane::bind(folder.endpoint_port(&network), first, workers)?;
                 let port = sockets[0].local_addr()?.port();
                 folder.keep_endpoint_port(&network, port);
-                anyhow::Ok((secret, before, sockets, port))
+                let floor = folder.stamp_limit(&network);
+                let below = stamps::limit(floor, seconds_now());
+                if let Err(error) = folder.keep_stamp_limit(&network, below) {
+                    warn!(%network, "{error:#}");
+                }
+                anyhow::Ok((secret, before, sockets, port, floor, below))
             }
         };
-        let (secret, before, sockets, port) = tokio::task::spawn_blocking(read).await??;
+        let (secret, before, sockets, port, floor, below) = tokio::task::spawn_blocking(read).await??;
         self.forget_previous_key_in_time(network);
         let mut state = self.state.lock().await;
         if state.view.network(network).is_none() || state.endpoints.contains_key(network) {
@@ -295,16 +304,18 @@ impl Node {
         }
         let name = self.membership.name.clone();
         let endpoint = match before {
-            None => Endpoint::new(name, secret, Instant::now(), resume),
+            None => Endpoint::new(name, secret, clock::now(), resume),
             Some((before, left)) => {
-                let endpoint = Endpoint::new(name, before, Instant::now(), resume);
-                endpoint.rotate(Instant::now(), secret, left);
+                let endpoint = Endpoint::new(name, before, clock::now(), resume);
+                endpoint.rotate(clock::now(), secret, left);
                 endpoint
             }
         };
+        endpoint.set_stamp_floor(floor);
+        endpoint.set_stamp_limit(below);
         let public_key = endpoint.public_key();
         endpoint.watch_denials(state.view.triggers(network).next().is_some());
-        endpoint.apply(Instant::now(), &state.view.network_changes(network));
+        endpoint.apply(clock::now(), &state.view.network_changes(network));
         let service = self.data_plane.serve(network, endpoint, sockets)?;
         info!(%network, %port, "endpoint started");
         service.endpoint.set_stun_servers(&state.stun);
@@ -316,6 +327,7 @@ impl Node {
             reflexive: vec![],
             mapped: None,
             routes: state.view.routes(network),
+            stamps_below: below,
         };
         state.endpoints.insert(network.clone(), running);
         self.report_endpoint(&state, network);
@@ -389,7 +401,7 @@ impl Node {
             if let Some(running) = state.endpoints.get(*network) {
                 // Before the rules: what they deny first counts, too.
                 running.service.endpoint.watch_denials(state.view.triggers(network).next().is_some());
-                running.service.endpoint.apply(Instant::now(), changes);
+                running.service.endpoint.apply(clock::now(), changes);
             }
         }
         // What cuts has cut by now; what takes longer follows.

@@ -1,18 +1,14 @@
 //! What the node tells of itself: to people, to Prometheus, and to the coordinator when it asks.
 
 use super::{Node, seconds_now, show};
-use crate::{dataplane::Service, offloads::Offloads};
+use crate::{clock, dataplane::Service, offloads::Offloads};
 use meshward_datapath::EndpointStats;
 use meshward_model::{
     Acl, IdentityId, NetworkName, WorkloadId,
     control::{FlowSeen, LinkCount},
     local::{LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown},
 };
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 impl Node {
     /// How many live flows each workload would lose, were these links like this.
@@ -24,14 +20,14 @@ impl Node {
         let service = self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
         let Some(service) = service else { return vec![] };
         let links = links.into_iter().map(|(from, to, acl)| ((from, to), acl)).collect();
-        service.endpoint.count_cuts(Instant::now(), &links).into_iter().collect()
+        service.endpoint.count_cuts(clock::now(), &links).into_iter().collect()
     }
 
     /// The kinds of flows that were begun or tried in the last so many seconds.
     pub async fn flows(&self, network: &NetworkName, seconds: u64) -> Vec<FlowSeen> {
         let service = self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
         let Some(service) = service else { return vec![] };
-        let kinds = service.endpoint.kinds(Instant::now(), Duration::from_secs(seconds)).into_iter();
+        let kinds = service.endpoint.kinds(clock::now(), Duration::from_secs(seconds)).into_iter();
         kinds
             .map(|(from, to, kind)| {
                 let (protocol, port, passed) = (kind.protocol, kind.port, kind.passed);
@@ -59,7 +55,7 @@ impl Node {
     pub async fn stats(&self) -> Vec<(NetworkName, EndpointStats, Offloads)> {
         let services: Vec<_> =
             self.state.lock().await.endpoints.iter().map(|(n, r)| (n.clone(), r.service.clone())).collect();
-        let now = Instant::now();
+        let now = clock::now();
         let stats = |(network, service): (NetworkName, Arc<Service>)| {
             (network, service.endpoint.stats(now), service.offloads())
         };

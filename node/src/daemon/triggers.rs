@@ -1,11 +1,12 @@
 //! Watching for what triggers wait for.
 
 use super::{Node, State, Workload, seconds_now};
+use crate::clock;
 use meshward_datapath::Slot;
 use meshward_model::{HeldView, Item, ItemKey, Labels, WorkloadId, control::FromNode};
 use std::{
     collections::{HashMap, HashSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tracing::{error, info, warn};
 
@@ -37,7 +38,7 @@ impl Node {
 
     /// Gives the workloads that are held now.
     fn count_attempts(&self, state: &mut State) -> Vec<WorkloadId> {
-        let now = Instant::now();
+        let now = clock::now();
         let State { view, endpoints, workloads, session, attempts, unsaid, .. } = state;
         let mut held = Vec::new();
         for (network, running) in endpoints.iter() {

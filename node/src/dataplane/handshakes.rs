@@ -6,6 +6,7 @@ use super::{
     balance::{Balance, Usage},
     outlet::Outlet,
 };
+use crate::clock;
 use meshward_datapath::{Lane, MOST_HANDSHAKE, Now};
 use std::{
     fs,
@@ -100,15 +101,15 @@ impl Handshakes {
             lane: Lane::default(),
             loaded_until: None,
             balance,
-            balanced: Instant::now(),
+            balanced: clock::now(),
         }
     }
 
     /// Works until the data plane ends.
     pub fn run(mut self) {
-        let mut next_tick = Instant::now();
+        let mut next_tick = clock::now();
         while !self.shared.ended.load(Relaxed) {
-            match self.tasks.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
+            match self.tasks.recv_timeout(next_tick.saturating_duration_since(clock::now())) {
                 Ok(task) => self.take(task),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -178,5 +179,5 @@ impl Handshakes {
 fn now() -> Now {
     // A clock before 1970 gives timestamps that no peer takes; it is set sooner or later.
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { instant: Instant::now(), unix }
+    Now { instant: clock::now(), unix }
 }

@@ -13,6 +13,7 @@ mod worker;
 pub use socket::bind;
 
 use crate::{
+    clock,
     offloads::Offloads,
     relayed,
     sys::{self, Tun},
@@ -38,7 +39,6 @@ use std::{
         atomic::{AtomicBool, AtomicI32, Ordering::Relaxed},
     },
     thread,
-    time::Instant,
 };
 
 /// What a worker reads from.
@@ -132,7 +132,7 @@ struct Flags {
 impl Service {
     /// Says something to every peer: this node has another address.
     pub fn announce(&self) {
-        self.endpoint.announce(Instant::now(), &mut outlet::Outlet::new(self, 0));
+        self.endpoint.announce(clock::now(), &mut outlet::Outlet::new(self, 0));
     }
 
     /// Has the handshakes begun that were asked for.
@@ -293,7 +293,7 @@ impl Injector {
         };
         self.lane.set_merging(service.merging());
         let mut outlet = outlet::Outlet::new(service, 0);
-        let mut round = service.endpoint.round(&mut self.lane, Instant::now());
+        let mut round = service.endpoint.round(&mut self.lane, clock::now());
         let all = 0..messages.len();
         round.from_network(from, Ecn::NotCapable, messages, all, size, &mut outlet);
         round.deliver(messages, &mut outlet);

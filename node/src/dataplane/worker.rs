@@ -1,7 +1,10 @@
 //! A worker: a thread with a poll loop that reads from its sockets and interfaces and takes packets through the endpoints.
 
 use super::{Service, Shared, Source, Token, outlet::Outlet};
-use crate::sys::{self, Inbox};
+use crate::{
+    clock,
+    sys::{self, Inbox},
+};
 use meshward_datapath::{Ecn, Lane, OFFLOAD_LENGTH, Offload, Slot};
 use nix::{
     errno::Errno,
@@ -10,7 +13,7 @@ use nix::{
 };
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// The most packets, and bytes, that are read from an interface in one round: rounds hold changes up.
@@ -80,7 +83,7 @@ impl Worker {
             };
             self.lane.set_merging(service.merging());
             let mut outlet = Outlet::new(service, self.number);
-            let mut round = service.endpoint.round(&mut self.lane, Instant::now());
+            let mut round = service.endpoint.round(&mut self.lane, clock::now());
             for number in 0..count {
                 let Some(message) = self.inbox.message(number) else { continue };
                 let place = message.start..message.start + message.length;
@@ -98,7 +101,7 @@ impl Worker {
 
     fn read_interface(&mut self, service: &Service, slot: Slot) {
         let mut outlet = Outlet::new(service, self.number);
-        let mut round = service.endpoint.round(&mut self.lane, Instant::now());
+        let mut round = service.endpoint.round(&mut self.lane, clock::now());
         let mut bytes = 0;
         for _ in 0..PACKETS {
             let Some(tun) = outlet.interface(slot) else { break };
