@@ -4,6 +4,7 @@
 mod attach;
 mod compare;
 mod contender;
+mod handshakes;
 mod link;
 mod local;
 mod measure;
@@ -17,6 +18,7 @@ mod terraform;
 pub use attach::attach;
 pub use compare::{Figures, Target};
 pub use contender::{PROGRAMS, Tools};
+pub use handshakes::handshakes;
 pub use link::{link, link_before, round_trips};
 pub use local::{local, rules};
 pub use node::node;

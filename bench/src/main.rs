@@ -47,6 +47,8 @@ enum Bench {
     Datapath,
     /// How soon a quarantine stops a running connection between real nodes
     Quarantine,
+    /// A TCP connection through a node that is flooded with handshakes from forged addresses
+    Handshakes,
     /// What goes through a relay on one core, beside the same link without it; five thousand nodes connected to one
     Relay,
     /// How long Terraform takes to plan and apply 500 resources
@@ -152,6 +154,7 @@ fn against_programs(bench: Bench, options: &Options) -> Result<Vec<Row>> {
         Bench::Rules => meshward_bench::rules(&tools, folder.path(), quick),
         Bench::Attach => meshward_bench::attach(&tools, quick),
         Bench::Node => meshward_bench::node(&tools, quick),
+        Bench::Handshakes => meshward_bench::handshakes(&tools, folder.path(), quick),
         Bench::Relay => meshward_bench::relay(&tools, folder.path(), quick),
         Bench::Terraform => meshward_bench::terraform(&tools, quick),
         Bench::Quarantine => meshward_bench::quarantine(&tools, quick),

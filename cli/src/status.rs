@@ -105,5 +105,17 @@ fn print_node(node: &LocalStatus) {
             ]
         });
         table(["    PEER", "ADDRESS", "MTU", "HANDSHAKE", "SENT", "RECEIVED"], rows);
+        for (node, lost) in endpoint.peers.iter().filter_map(|peer| Some((&peer.node, peer.lost.as_ref()?))) {
+            let again = match lost.again_in {
+                0 => "it is tried again now".to_owned(),
+                seconds => format!("it is left alone for {seconds} s more"),
+            };
+            anstream::println!(
+                "    {node}: relayed since the direct way to {} was lost {} s ago: {}; {again}",
+                lost.address,
+                lost.seconds,
+                lost.why
+            );
+        }
     }
 }

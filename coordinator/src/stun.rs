@@ -2,9 +2,14 @@
 
 use anyhow::{Context, Result};
 use meshward_model::stun::{read_request, response};
-use std::net::SocketAddr;
-use tokio::net::UdpSocket;
+use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
+use std::{io::IoSliceMut, net::SocketAddr};
+use tokio::{io::Interest, net::UdpSocket};
 use tracing::{info, warn};
+
+/// The longest request that is answered, and the most that the kernel gathers, in bytes.
+const MAX_REQUEST: usize = 128;
+const MAX_GATHERED: usize = 1 << 16;
 
 /// Binds the socket, and answers until the process ends.
 ///
@@ -14,24 +19,63 @@ pub async fn serve(listen: SocketAddr) -> Result<()> {
     let socket = UdpSocket::bind(listen)
         .await
         .with_context(|| format!("cannot serve STUN on {listen}; name another address with --stun-listen"))?;
+    let state = UdpSocketState::new((&socket).into())?;
     info!(%listen, "STUN is served");
-    tokio::spawn(async move {
-        // Longer requests have attributes that nobody here understands.
-        let mut buffer = [0; 128];
-        loop {
-            match socket.recv_from(&mut buffer).await {
-                Ok((length, from)) => {
-                    // Never longer than twice the request, so that nothing is gained by a forged sender.
-                    if let Some(transaction) = read_request(&buffer[..length]) {
-                        let _ = socket.send_to(&response(&transaction, from), from).await;
-                    }
-                }
-                Err(error) => {
-                    warn!("STUN: {error}");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                }
-            }
-        }
-    });
+    tokio::spawn(async move { answer(&socket, &state).await });
     Ok(())
+}
+
+/// Answers for ever, each question from the address that it was sent to: who asks from behind a firewall hears no other.
+async fn answer(socket: &UdpSocket, state: &UdpSocketState) {
+    let mut buffer = vec![0; MAX_GATHERED];
+    loop {
+        let mut meta = [RecvMeta::default()];
+        let receive = || state.recv(socket.into(), &mut [IoSliceMut::new(&mut buffer)], &mut meta);
+        if let Err(error) = socket.async_io(Interest::READABLE, receive).await {
+            warn!("STUN: {error}");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            continue;
+        }
+        let [RecvMeta { addr, len, stride, dst_ip, .. }] = meta;
+        // The kernel may have gathered several of one sender.
+        for request in buffer[..len].chunks(stride.max(1)) {
+            // Longer requests have attributes that nobody here understands. An answer is never longer than twice the request, so
+            // that nothing is gained by a forged sender.
+            let Some(transaction) = read_request(request).filter(|_| request.len() <= MAX_REQUEST) else {
+                continue;
+            };
+            let contents = response(&transaction, addr);
+            let answer = Transmit {
+                destination: addr,
+                ecn: None,
+                contents: &contents,
+                segment_size: None,
+                src_ip: dst_ip,
+            };
+            // What does not leave now is asked for again.
+            let _ = state.try_send(socket.into(), &answer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshward_model::stun::{read_response, request};
+
+    #[tokio::test]
+    async fn an_answer_leaves_from_the_address_that_was_asked() {
+        let free = std::net::UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap();
+        serve(free).await.unwrap();
+        for (own, at) in [("127.0.0.1:0", "127.0.0.9"), ("[::1]:0", "::1")] {
+            let client = UdpSocket::bind(own).await.unwrap();
+            let (transaction, at) = ([7; 12], SocketAddr::new(at.parse().unwrap(), free.port()));
+            client.send_to(&request(&transaction), at).await.unwrap();
+            let mut answer = [0; 128];
+            let (length, from) = client.recv_from(&mut answer).await.unwrap();
+            assert_eq!(from, at);
+            let seen = read_response(&answer[..length], &transaction).unwrap();
+            assert_eq!(seen, client.local_addr().unwrap());
+        }
+    }
 }

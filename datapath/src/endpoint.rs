@@ -45,6 +45,8 @@ pub trait Sink {
     fn to_handshakes(&mut self, from: SocketAddr, message: &[u8]) -> bool;
     /// Has [`Endpoint::begin_handshakes`] called soon.
     fn want_handshakes(&mut self);
+    /// Notes that what has just come from an address is authentic: it may be answered from where it came to.
+    fn proved(&mut self, _from: SocketAddr) {}
 }
 
 /// A workload of this node.
@@ -312,8 +314,11 @@ impl Endpoint {
         }
         let done = self.wireguard.receive(now, from, message, under_load, &mut plain(sink));
         match done {
-            Ok(Some(peer)) => self.release(now, &peer, lane, sink),
-            Ok(None) => {}
+            Ok(Some(peer)) => {
+                sink.proved(from);
+                self.release(now, &peer, lane, sink);
+            }
+            Ok(None) => sink.proved(from),
             Err(cause) => self.drops.count(cause, 1),
         }
     }

@@ -53,4 +53,4 @@ pub use saved_flows::UnreadableFlows;
 pub use seen::{Denial, FlowKind};
 pub use shares::Owner;
 pub use timeouts::Timeouts;
-pub use wireguard::{MAX_PEERS, MOST_HANDSHAKE, Now, OVERHEAD, PeerStats, SecretKey};
+pub use wireguard::{LostBy, LostWay, MAX_PEERS, MOST_HANDSHAKE, Now, OVERHEAD, PeerStats, SecretKey};

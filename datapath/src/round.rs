@@ -417,6 +417,7 @@ impl<'a> Round<'a> {
         }
         drop(window);
         if opened {
+            sink.proved(from);
             let heard = peer.note_received(self.millis, &session, from, bytes);
             if heard.handshake_is_due {
                 self.want_handshake(&peer, sink);

@@ -33,7 +33,8 @@ impl Docker {
     pub fn node_flags(&self) -> Vec<String> {
         let plugin = format!("/run/docker/plugins/{}.sock", self.plugin);
         let socket = self.socket().to_string_lossy().into_owned();
-        vec!["--docker-plugin".into(), plugin, "--docker-socket".into(), socket]
+        let registry = ["--insecure-registry".into(), crate::registry::ADDRESS.into()];
+        [["--docker-plugin".into(), plugin], ["--docker-socket".into(), socket], registry].concat()
     }
 
     /// Starts one, with the image `box`: a busybox that serves `/www` with `httpd -f -h /www`.

@@ -214,6 +214,9 @@ pub struct LocalPeer {
     pub node: NodeName,
     /// Where packets to it go now.
     pub address: Option<SocketAddr>,
+    /// The direct way to it that was lost, while packets to it are relayed.
+    #[serde(default)]
+    pub lost: Option<LostWay>,
     /// How long a packet to it may be without being cut on its way, in bytes, if that has been found out.
     #[serde(default)]
     pub longest: Option<u16>,
@@ -223,6 +226,19 @@ pub struct LocalPeer {
     pub sent: u64,
     /// Bytes received from it, after decryption.
     pub received: u64,
+}
+
+/// A direct way to a peer that was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostWay {
+    /// Where it led.
+    pub address: SocketAddr,
+    /// Seconds since then.
+    pub seconds: u64,
+    /// In how many seconds it may be taken again, if it is good then.
+    pub again_in: u64,
+    /// Why, in words.
+    pub why: String,
 }
 
 /// An endpoint of this node.

@@ -40,8 +40,12 @@ pub struct Config {
     pub docker_plugin: Option<PathBuf>,
     /// Docker's API.
     pub docker_socket: PathBuf,
-    /// Registries that are asked for signatures without TLS. Those of this machine are, in any case.
+    /// Registries that are asked for signatures without TLS, also in a private network.
     pub insecure_registries: Vec<String>,
+    /// Registries with TLS that may be on this machine, this link, or in a private network: others are not looked for there.
+    pub private_registries: Vec<String>,
+    /// Hosts to which registries may send for blobs; otherwise a redirect leads to the registry's own host alone.
+    pub registry_redirects: Vec<String>,
     /// A file like Docker's `config.json`, with the passwords of registries.
     pub registry_credentials: Option<PathBuf>,
     /// Folders that are OCI layouts, in which signatures of images are looked for, too.
@@ -64,6 +68,8 @@ impl Default for Config {
             docker_plugin: None,
             docker_socket: "/var/run/docker.sock".into(),
             insecure_registries: Vec::new(),
+            private_registries: Vec::new(),
+            registry_redirects: Vec::new(),
             registry_credentials: None,
             image_layouts: Vec::new(),
         }

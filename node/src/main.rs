@@ -105,10 +105,18 @@ struct Flags {
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     docker_socket: Option<PathBuf>,
-    /// A registry that is asked for signatures without TLS; may be given several times
+    /// A registry that is asked for signatures without TLS, also in a private network; may be given several times
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     insecure_registries: Vec<String>,
+    /// A registry that may be in a private network, and is asked for signatures with TLS; may be given several times
+    #[arg(long = "private-registry", value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    private_registries: Vec<String>,
+    /// A host to which registries may send for signatures; may be given several times [default: none]
+    #[arg(long = "registry-redirect", value_name = "HOST")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    registry_redirects: Vec<String>,
     /// A file like Docker's config.json, with the passwords of registries
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]

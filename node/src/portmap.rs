@@ -18,6 +18,9 @@ use tracing::{debug, info};
 const LIFETIME: u32 = 7200;
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a router may take to answer, and how soon it is asked again at the earliest, however short a mapping lasts.
+const PATIENCE: Duration = Duration::from_secs(20);
+const AGAIN: Duration = Duration::from_secs(30);
 /// How long a router that does not answer is left alone.
 const REST: Duration = Duration::from_secs(300);
 
@@ -26,7 +29,7 @@ pub async fn keep(node: Arc<Node>) {
     if !node.config.port_mapping {
         return;
     }
-    let mut mapped: BTreeMap<NetworkName, (u16, PortMapping)> = BTreeMap::new();
+    let mut mapped: BTreeMap<NetworkName, (u16, PortMapping, Instant)> = BTreeMap::new();
     let mut rest_until: Option<Instant> = None;
     loop {
         tokio::time::sleep(LOOK).await;
@@ -34,19 +37,20 @@ pub async fn keep(node: Arc<Node>) {
             continue;
         }
         let ports = node.ports().await;
-        mapped.retain(|network, (port, _)| ports.get(network) == Some(port));
+        mapped.retain(|network, (port, ..)| ports.get(network) == Some(port));
         for (network, port) in ports {
-            let due = mapped.get(&network).is_none_or(|(_, mapping)| {
+            let due = mapped.get(&network).is_none_or(|(_, mapping, asked)| {
                 let left = mapping.expiration().saturating_duration_since(Instant::now());
-                left < Duration::from_secs(u64::from(mapping.lifetime()) / 2)
+                left <= Duration::from_secs(u64::from(mapping.lifetime()) / 2) && asked.elapsed() >= AGAIN
             });
             if !due {
                 continue;
             }
-            match map(port).await {
+            let asked = tokio::time::timeout(PATIENCE, map(port)).await;
+            match asked.unwrap_or_else(|_| Err(anyhow::anyhow!("it does not answer"))) {
                 Ok((mapping, address)) => {
                     info!(%network, port, %address, "the router has mapped a port");
-                    mapped.insert(network.clone(), (port, mapping));
+                    mapped.insert(network.clone(), (port, mapping, Instant::now()));
                     node.set_mapped(&network, Some(address)).await;
                 }
                 Err(error) => {

@@ -22,6 +22,7 @@ pub(crate) use cookie::MacKeys;
 pub use message::MOST_HANDSHAKE;
 use message::TAG;
 pub(crate) use message::{DATA_HEADER, Kind, number};
+pub use peer::LostBy;
 pub(crate) use peer::{Narrow, Peer, Sending};
 pub(crate) use peers::Peers;
 
@@ -112,11 +113,26 @@ impl fmt::Debug for SecretKey {
     }
 }
 
+/// A direct way to a peer that was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostWay {
+    /// Where it led.
+    pub address: SocketAddr,
+    /// How long ago.
+    pub since: Duration,
+    /// How soon it may be taken again, if it is good then.
+    pub left_alone: Duration,
+    /// Why.
+    pub why: LostBy,
+}
+
 /// What is known of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerStats {
     /// Where packets to it go now.
     pub address: Option<SocketAddr>,
+    /// The direct way that was lost, while packets to it are relayed.
+    pub lost: Option<LostWay>,
     /// How long a packet to it may be without being cut on its way, in bytes, if that has been found out.
     pub longest: Option<u16>,
     /// Time since the last handshake.
@@ -228,6 +244,12 @@ impl Wireguard {
         let completed = peer.handshake.lock().completed;
         Some(PeerStats {
             address: peer.address(),
+            lost: peer.lost().map(|lost| LostWay {
+                address: lost.address,
+                since: Duration::from_millis(now.since(lost.at)),
+                left_alone: Duration::from_millis(lost.until.since(now)),
+                why: lost.why,
+            }),
             longest: peer.reach(),
             handshake_age: completed.map(|at| Duration::from_millis(now.since(at))),
             sent: peer.sent.load(Relaxed),

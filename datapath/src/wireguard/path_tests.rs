@@ -173,3 +173,40 @@ fn a_way_in_one_direction_is_not_used() {
     assert_eq!(theirs.address(), Some(ways.direct[0]));
     assert_eq!(theirs.sending(at(2_030)).unwrap().session.local_index, u32::from(first));
 }
+
+#[test]
+fn a_direct_way_that_was_lost_is_left_alone_longer_each_time_while_the_relay_is_good() {
+    let ways = Ways::new();
+    ways.meet(0, ways.direct[0], ways.direct[0]);
+    let peer = ways.peer();
+    let session = peer.sending(Millis(10)).unwrap().session;
+    let says = |at: u64, from: SocketAddr| {
+        peer.note_received(Millis(at), &session, from, Some(100));
+        peer.address()
+    };
+    let mut at = 1_000;
+    for left_alone in [2_000, 4_000, 8_000] {
+        assert_eq!(says(at, ways.direct[0]), Some(ways.direct[0]));
+        at += 5_100;
+        assert_eq!(says(at, ways.relay), Some(ways.relay), "lost");
+        let lost = peer.lost().unwrap();
+        assert_eq!((lost.address, lost.at, lost.why), (ways.direct[0], Millis(at), LostBy::Silence));
+        assert_eq!(lost.until, Millis(at + left_alone));
+        let end = at + left_alone;
+        while at < end - 1_000 {
+            at += 1_000;
+            says(at, ways.relay);
+            assert_eq!(says(at, ways.direct[0]), Some(ways.relay), "left alone at {at}, until {end}");
+            peer.prove(Millis(at), ways::Proof::Way(ways.direct[0]));
+            assert_eq!(peer.address(), Some(ways.relay));
+        }
+        at = end;
+    }
+    says(at, ways.direct[0]);
+    at += 5_100;
+    says(at, ways.relay);
+    // Another way may be taken at once, and the same if the relay is not good either.
+    assert_eq!(says(at + 10, ways.direct[1]), Some(ways.direct[1]));
+    says(at + 5_200, ways.relay);
+    assert_eq!(says(at + 12_000, ways.direct[1]), Some(ways.direct[1]), "nothing has come by the relay");
+}

@@ -43,6 +43,11 @@ const PATIENCE: u64 = 500;
 const LONGEST_PATIENCE: u64 = KEEPALIVE + REKEY_TIMEOUT;
 /// A path that is not relayed is kept to while something has come by it in this time.
 const DIRECT_LASTS: u64 = 5_000;
+/// A direct way that was lost is left alone for this long, twice as long each time ...
+const LEFT_ALONE: u64 = 2_000;
+const LONGEST_LEFT_ALONE: u64 = 300_000;
+/// ... until one has lasted for so long.
+const FORGIVEN: u64 = 600_000;
 /// Who is one of several for the same is taken to be gone if an initiation had no answer for this long, and is found out to be
 /// silent sooner than others.
 const GONE: u64 = 600;
@@ -85,8 +90,9 @@ pub(crate) struct Peer {
     keepalive: AtomicU64,
     /// When something was sent last.
     spoke: AtomicU64,
-    /// When something came last that was not relayed; 0: never.
+    /// When something came last that was not relayed, and that was; 0: never.
     direct: AtomicU64,
+    relayed: AtomicU64,
     /// When anything came last.
     heard: AtomicU64,
     /// Whether another stands in for it if it does not answer.
@@ -101,10 +107,35 @@ pub(crate) struct Peer {
     summoned: AtomicBool,
 }
 
+/// A direct way that was lost. It is left alone for a while, longer each time, so that packets do not change between it and a
+/// relay with each second.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lost {
+    pub address: SocketAddr,
+    pub at: Millis,
+    /// Until when it is left alone.
+    pub until: Millis,
+    pub why: LostBy,
+    /// How often in a row.
+    times: u32,
+}
+
+/// Why a direct way was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostBy {
+    /// Nothing has come by it any more.
+    Silence,
+    /// A handshake was answered by a relay alone.
+    Handshake,
+}
+
 /// How a peer is reached now.
 #[derive(Default)]
 struct Path {
     address: Option<SocketAddr>,
+    /// Since when that is direct, and the last that was and was lost.
+    direct_since: Option<Millis>,
+    lost: Option<Lost>,
     current: Option<Arc<Session>>,
     /// The one before: packets of it may still be under way.
     previous: Option<Arc<Session>>,
@@ -113,6 +144,14 @@ struct Path {
 }
 
 impl Path {
+    /// Notes that a direct way gives way to a relay.
+    fn lose(&mut self, now: Millis, address: SocketAddr, why: LostBy) {
+        let lasted = self.direct_since.take().map_or(0, |since| now.since(since));
+        let before = self.lost.map_or(0, |lost| if lasted >= FORGIVEN { 0 } else { lost.times });
+        let pause = LEFT_ALONE.saturating_mul(1 << before.min(16)).min(LONGEST_LEFT_ALONE);
+        self.lost = Some(Lost { address, at: now, until: Millis(now.0 + pause), why, times: before + 1 });
+    }
+
     fn is_next(&self, session: &Arc<Session>) -> bool {
         self.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session))
     }
@@ -242,6 +281,7 @@ impl Peer {
             keepalive: AtomicU64::new(0),
             spoke: AtomicU64::new(0),
             direct: AtomicU64::new(0),
+            relayed: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             watched: AtomicBool::new(false),
             reach: AtomicU16::new(0),
@@ -262,6 +302,7 @@ impl Peer {
             (&self.received, &successor.received),
             (&self.spoke, &successor.spoke),
             (&self.direct, &successor.direct),
+            (&self.relayed, &successor.relayed),
             (&self.heard, &successor.heard),
         ] {
             copy(from, to);
@@ -379,9 +420,8 @@ impl Peer {
                 self.keepalive.store(now.0 + KEEPALIVE, Relaxed);
             }
         }
-        if !is_relayed(&from) {
-            self.direct.store(now.0, Relaxed);
-        }
+        let heard = if is_relayed(&from) { &self.relayed } else { &self.direct };
+        heard.store(now.0, Relaxed);
         let news = {
             let path = self.path.read();
             path.is_next(session) || path.address != Some(from) && self.may_move(now, &path, &from)
@@ -425,17 +465,17 @@ impl Peer {
         let heard = self.direct.load(Relaxed);
         // The relay is better than a way on which nothing has come since.
         if heard < begun.0 || self.may_move(now, &path, &from) {
-            self.move_to(now, &mut path, from);
+            self.move_by(now, &mut path, from, LostBy::Handshake);
         }
-        if !is_relayed(&from) {
-            self.direct.store(now.0, Relaxed);
-        }
+        let heard = if is_relayed(&from) { &self.relayed } else { &self.direct };
+        heard.store(now.0, Relaxed);
     }
 
     /// Notes that the same answer has come from `from`, too, where it had been asked for.
     pub fn note_copy(&self, now: Millis, from: SocketAddr) {
         let mut path = self.path.write();
-        if !is_relayed(&from) && path.address.is_some_and(|address| is_relayed(&address)) {
+        let relayed = path.address.is_some_and(|address| is_relayed(&address));
+        if !is_relayed(&from) && relayed && self.may_move(now, &path, &from) {
             self.direct.store(now.0, Relaxed);
             self.move_to(now, &mut path, from);
         }
@@ -446,7 +486,8 @@ impl Peer {
         match proof {
             Proof::Way(place) => {
                 let mut path = self.path.write();
-                if path.address.is_none_or(|before| is_relayed(&before)) {
+                let relayed = path.address.is_none_or(|before| is_relayed(&before));
+                if relayed && self.may_move(now, &path, &place) {
                     self.direct.store(now.0, Relaxed);
                     self.move_to(now, &mut path, place);
                 }
@@ -457,8 +498,21 @@ impl Peer {
 
     /// Packets to the peer go there from now on.
     fn move_to(&self, now: Millis, path: &mut Path, to: SocketAddr) {
+        self.move_by(now, path, to, LostBy::Silence);
+    }
+
+    /// The same. `why`: if a direct way is left for a relay.
+    fn move_by(&self, now: Millis, path: &mut Path, to: SocketAddr, why: LostBy) {
         if path.address == Some(to) {
             return;
+        }
+        // What has never been heard was no way, only a guess.
+        let was_good = self.direct.load(Relaxed) != 0;
+        match path.address.filter(|before| !is_relayed(before)) {
+            Some(before) if is_relayed(&to) && was_good => path.lose(now, before, why),
+            Some(_) => {}
+            None if !is_relayed(&to) => path.direct_since = Some(now),
+            None => {}
         }
         if path.address.is_some_and(|before| is_relayed(&before)) && !is_relayed(&to) {
             // Said soon, so that the peer knows this way, too.
@@ -487,8 +541,27 @@ impl Peer {
         self.reach.store(if direct { SHORTEST } else { 0 }, Relaxed);
     }
 
-    /// Whether packets to the peer are to go where one has come from: not by a relay while another way is good.
+    /// The direct way that was lost, while there is none.
+    pub fn lost(&self) -> Option<Lost> {
+        let path = self.path.read();
+        path.lost.filter(|_| path.address.is_some_and(|address| is_relayed(&address)))
+    }
+
+    /// Whether a direct way is left alone: it was lost, and the relay is good.
+    fn leaves_alone(&self, now: Millis, path: &Path, place: &SocketAddr) -> bool {
+        let relayed = path.address.is_some_and(|address| is_relayed(&address));
+        let heard = self.relayed.load(Relaxed);
+        let relay_is_good = heard != 0 && now.since(Millis(heard)) < DIRECT_LASTS;
+        let lost = path.lost.is_some_and(|lost| lost.address == *place && now < lost.until);
+        relayed && relay_is_good && lost
+    }
+
+    /// Whether packets to the peer are to go where one has come from: not by a relay while another way is good, nor by a way that
+    /// was lost a moment ago.
     fn may_move(&self, now: Millis, path: &Path, from: &SocketAddr) -> bool {
+        if self.leaves_alone(now, path, from) {
+            return false;
+        }
         let direct = path.address.is_some_and(|address| !is_relayed(&address));
         let heard = self.direct.load(Relaxed);
         !(is_relayed(from) && direct && heard != 0 && now.since(Millis(heard)) < DIRECT_LASTS)
@@ -503,7 +576,9 @@ impl Peer {
             return vec![];
         }
         if is_relayed(&address) {
-            return ways.others(now, candidates.iter().filter(|place| !is_relayed(place)).copied());
+            let path = self.path.read();
+            let tried = |place: &&SocketAddr| !is_relayed(place) && !self.leaves_alone(now, &path, place);
+            return ways.others(now, candidates.iter().filter(tried).copied());
         }
         ways.rest();
         if longest == 0 {

@@ -373,13 +373,16 @@ impl Node {
     fn describe_endpoint(&self, state: &State, network: &NetworkName) -> Option<EndpointReport> {
         let running = state.endpoints.get(network)?;
         let at = |address: &IpAddr| SocketAddr::new(*address, running.port);
+        // A node with a route has an address of the mesh: who sent to that from outside would send it to who knows whom.
+        let prefixes = || state.view.networks().flat_map(|(_, spec)| &spec.prefixes);
+        let is_outer = |address: &&IpAddr| !prefixes().any(|prefix| prefix.contains(*address));
         Some(EndpointReport {
             network: network.clone(),
             public_key: running.public_key,
             port: running.port,
             reflexive: running.reflexive.clone(),
             advertised: self.config.advertise.iter().map(at).chain(running.mapped).collect(),
-            interfaces: state.interfaces.iter().map(at).collect(),
+            interfaces: state.interfaces.iter().filter(is_outer).map(at).collect(),
             relays: self.homes.borrow().clone(),
         })
     }

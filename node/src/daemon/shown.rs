@@ -2,11 +2,11 @@
 
 use super::{Node, seconds_now, show};
 use crate::{clock, dataplane::Service, offloads::Offloads};
-use meshward_datapath::EndpointStats;
+use meshward_datapath::{EndpointStats, LostBy};
 use meshward_model::{
     Acl, IdentityId, NetworkName, WorkloadId,
     control::{FlowSeen, LinkCount},
-    local::{LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown},
+    local::{LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown, LostWay},
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -109,6 +109,16 @@ fn peers(stats: &EndpointStats) -> Vec<LocalPeer> {
     let peer = |(node, stats): &(meshward_model::NodeName, meshward_datapath::PeerStats)| LocalPeer {
         node: node.clone(),
         address: stats.address,
+        lost: stats.lost.map(|lost| LostWay {
+            address: lost.address,
+            seconds: lost.since.as_secs(),
+            again_in: lost.left_alone.as_secs(),
+            why: match lost.why {
+                LostBy::Silence => "nothing came by it any more",
+                LostBy::Handshake => "a handshake was answered by a relay alone",
+            }
+            .to_owned(),
+        }),
         longest: stats.longest,
         handshake_age: stats.handshake_age.map(|age| age.as_secs()),
         sent: stats.sent,

@@ -10,7 +10,7 @@ use crate::clock;
 use meshward_datapath::{Lane, MOST_HANDSHAKE, Now};
 use std::{
     fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -32,7 +32,14 @@ const BALANCE: Duration = Duration::from_secs(1);
 
 /// What the thread has to do.
 pub enum Task {
-    Message { service: u32, from: SocketAddr, length: u8, bytes: [u8; MOST_HANDSHAKE] },
+    /// `to`: the address of this host that it came to.
+    Message {
+        service: u32,
+        from: SocketAddr,
+        to: Option<IpAddr>,
+        length: u8,
+        bytes: [u8; MOST_HANDSHAKE],
+    },
     Wanted(u32),
     Wake,
 }
@@ -52,11 +59,11 @@ pub fn queue() -> (Queue, Receiver<Task>) {
 
 impl Queue {
     /// Keeps a message; `false` if too many wait.
-    pub fn message(&self, service: u32, from: SocketAddr, message: &[u8]) -> bool {
+    pub fn message(&self, service: u32, from: SocketAddr, to: Option<IpAddr>, message: &[u8]) -> bool {
         let mut bytes = [0; MOST_HANDSHAKE];
         let Some(place) = bytes.get_mut(..message.len()) else { return false };
         place.copy_from_slice(message);
-        self.push(Task::Message { service, from, length: message.len() as u8, bytes })
+        self.push(Task::Message { service, from, to, length: message.len() as u8, bytes })
     }
 
     /// Says that a service wants handshakes begun. If too many tasks wait, the next tick does it.
@@ -130,9 +137,10 @@ impl Handshakes {
         }
         let under_load = self.loaded_until.is_some_and(|until| now.instant < until);
         match task {
-            Task::Message { service, from, length, bytes } => {
+            Task::Message { service, from, to, length, bytes } => {
                 let Some(service) = self.service(service) else { return };
                 let mut outlet = Outlet::new(&service, 0);
+                outlet.hear(from, to);
                 let message = &bytes[..usize::from(length)];
                 service.endpoint.handshake(now, from, message, under_load, &mut self.lane, &mut outlet);
             }

@@ -8,6 +8,7 @@ mod balance;
 mod handshakes;
 mod outlet;
 mod socket;
+mod sources;
 mod worker;
 
 pub use socket::bind;
@@ -109,6 +110,8 @@ pub struct Service {
     number: u32,
     /// Whether its sockets are of IPv6, and reach IPv4 by mapped addresses.
     ipv6: bool,
+    /// From which of this host's addresses peers are answered.
+    sources: sources::Sources,
     /// As many as there are workers.
     sockets: Vec<UdpSocket>,
     /// The workloads' interfaces by slot.
@@ -132,6 +135,8 @@ struct Flags {
 impl Service {
     /// Says something to every peer: this node has another address.
     pub fn announce(&self) {
+        // An address of before may not lead there any more.
+        self.sources.forget();
         self.endpoint.announce(clock::now(), &mut outlet::Outlet::new(self, 0));
     }
 
@@ -192,6 +197,7 @@ impl DataPlane {
         sockets: Vec<UdpSocket>,
     ) -> Result<Arc<Service>> {
         sockets.iter().for_each(sys::receive_marks);
+        sockets.iter().for_each(sys::receive_destinations);
         let gathers = |socket: &UdpSocket| self.wanted.batched_receiving && sys::gather(socket).is_ok();
         let gathering = sockets.iter().filter(|socket| gathers(socket)).count();
         let offloads = Flags {
@@ -213,6 +219,7 @@ impl DataPlane {
             endpoint,
             number,
             ipv6: sockets.iter().all(|socket| socket.local_addr().is_ok_and(|address| address.is_ipv6())),
+            sources: sources::Sources::default(),
             sockets,
             interfaces: RwLock::default(),
             offloads,

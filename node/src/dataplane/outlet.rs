@@ -18,13 +18,20 @@ pub struct Outlet<'a> {
     interfaces: RwLockReadGuard<'a, Vec<Option<Tun>>>,
     socket: &'a UdpSocket,
     queue: &'a Queue,
+    /// Who has sent the message that is being taken, and to which address of this host.
+    spoken: Option<(SocketAddr, IpAddr)>,
 }
 
 impl<'a> Outlet<'a> {
     /// The one of a worker.
     pub fn new(service: &'a Service, worker: usize) -> Self {
         let interfaces = service.interfaces.read();
-        Self { service, interfaces, socket: &service.sockets[worker], queue: &service.queue }
+        Self { service, interfaces, socket: &service.sockets[worker], queue: &service.queue, spoken: None }
+    }
+
+    /// Takes a message that `from` has sent to an address of this host: what answers leaves from that.
+    pub fn hear(&mut self, from: SocketAddr, to: Option<IpAddr>) {
+        self.spoken = to.map(|to| (from, to));
     }
 
     /// A workload's interface.
@@ -40,8 +47,29 @@ impl<'a> Outlet<'a> {
         }
     }
 
-    fn send(&self, datagrams: &[u8], outgoing: Outgoing) -> nix::Result<()> {
-        sys::send(self.socket, datagrams, outgoing)
+    /// The address of this host that `to` has spoken to.
+    fn source_for(&self, to: &SocketAddr) -> Option<IpAddr> {
+        let just_now = self.spoken.filter(|(from, _)| from == to).map(|(_, own)| own);
+        just_now.or_else(|| self.service.sources.get(to))
+    }
+
+    /// Sends from the address that the receiver has spoken to; if this host does not have it any more, from any.
+    fn send(&self, datagrams: &[u8], class: u8, segment: Option<u16>, to: SocketAddr) -> nix::Result<()> {
+        let wanted = |ip: IpAddr| self.as_socket_wants(SocketAddr::new(ip, 0)).ip();
+        let source = self.source_for(&to).map(wanted);
+        let outgoing = Outgoing { to: self.as_socket_wants(to), source, class, segment };
+        match sys::send(self.socket, datagrams, outgoing) {
+            Err(Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::ENETUNREACH | Errno::EHOSTUNREACH)
+                if source.is_some() =>
+            {
+                let sent = sys::send(self.socket, datagrams, Outgoing { source: None, ..outgoing });
+                if sent.is_ok() {
+                    self.service.sources.remove(&to);
+                }
+                sent
+            }
+            sent => sent,
+        }
     }
 }
 
@@ -62,16 +90,15 @@ impl Sink for Outlet<'_> {
         if let Some((id, relay)) = RelayId::at(&to) {
             return self.service.relay.send(relay, id, self.service.relayed_as, datagrams, size);
         }
-        let to = self.as_socket_wants(to);
-        let one = Outgoing { to, class: ecn.class(), segment: None };
+        let class = ecn.class();
         if datagrams.len() <= size {
-            return self.send(datagrams, one).is_ok();
+            return self.send(datagrams, class, None, to).is_ok();
         }
         let batched = &self.service.offloads.batched_sending;
         if batched.load(Relaxed)
             && let Ok(segment) = u16::try_from(size)
         {
-            match self.send(datagrams, Outgoing { segment: Some(segment), ..one }) {
+            match self.send(datagrams, class, Some(segment), to) {
                 Ok(()) => return true,
                 // The kernel or the device below cannot: from now on one by one.
                 Err(Errno::EIO | Errno::ENOPROTOOPT) => batched.store(false, Relaxed),
@@ -81,20 +108,26 @@ impl Sink for Outlet<'_> {
             }
         }
         // All are tried, whatever becomes of the first.
-        datagrams.chunks(size).filter(|datagram| self.send(datagram, one).is_err()).count() == 0
+        datagrams.chunks(size).filter(|datagram| self.send(datagram, class, None, to).is_err()).count() == 0
     }
 
     fn to_network_whole(&mut self, to: SocketAddr, datagram: &[u8]) {
-        let one = Outgoing { to: self.as_socket_wants(to), class: 0, segment: None };
         // What another thread sends by the socket in these microseconds is not cut either, which it seldom needs.
         if sys::forbid_fragments(self.socket).is_ok() {
-            let _ = self.send(datagram, one);
+            let _ = self.send(datagram, 0, None, to);
         }
         let _ = sys::allow_fragments(self.socket);
     }
 
     fn to_handshakes(&mut self, from: SocketAddr, message: &[u8]) -> bool {
-        self.queue.message(self.service.number, from, message)
+        let own = self.spoken.filter(|(spoken, _)| *spoken == from).map(|(_, own)| own);
+        self.queue.message(self.service.number, from, own, message)
+    }
+
+    fn proved(&mut self, from: SocketAddr) {
+        if let Some((_, own)) = self.spoken.filter(|(spoken, _)| *spoken == from) {
+            self.service.sources.note(from, own);
+        }
     }
 
     fn want_handshakes(&mut self) {

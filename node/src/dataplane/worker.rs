@@ -89,6 +89,7 @@ impl Worker {
                 let place = message.start..message.start + message.length;
                 let size = message.segment.unwrap_or(message.length);
                 let mark = Ecn::of_class(message.class);
+                outlet.hear(message.from, message.to);
                 round.from_network(message.from, mark, self.inbox.buffer(), place, size, &mut outlet);
             }
             round.deliver(self.inbox.buffer(), &mut outlet);

@@ -1,27 +1,64 @@
-//! A container runtime with an API like Docker's: Docker itself, or Podman.
+//! A container runtime with an API like Docker's: Docker itself, or Podman. Its answers are bounded, and so is what is asked of it at
+//! once.
 
-use super::inspect;
-use crate::daemon::Found;
-use anyhow::{Context, Result};
-use bollard::{
-    API_DEFAULT_VERSION, Docker,
-    errors::Error,
-    query_parameters::{EventsOptions, ListContainersOptions},
+use super::{
+    bounded::{ask_unix, check_id, open_unix},
+    inspect,
 };
-use futures::TryStreamExt;
+use crate::daemon::Found;
+use anyhow::{Context, Result, ensure};
+use bollard::models::{ContainerInspectResponse, ContainerSummary, ImageInspect};
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
 
-/// Seconds that the runtime may take to answer.
-const PATIENCE: u64 = 10;
+/// How long the runtime may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The most bytes of an answer about one thing, and about all containers.
+const MAX_ANSWER: usize = 4 << 20;
+const MAX_LIST: usize = 32 << 20;
+/// The most questions that one runtime is asked at once; who waits has its turn in order.
+const AT_ONCE: usize = 8;
+/// For how long a list of all containers is as good as new.
+const LIST_LASTS: Duration = Duration::from_millis(50);
+/// `{"event":["start","connect","unpause"]}`, as a part of a URL.
+const EVENTS: &str = "/events?filters=%7B%22event%22%3A%5B%22start%22%2C%22connect%22%2C%22unpause%22%5D%7D";
+
+/// Ids of containers by those of their endpoints.
+type ByEndpoint = Arc<HashMap<String, String>>;
 
 /// A runtime that answers.
 pub struct Engine {
-    docker: Docker,
+    socket: PathBuf,
+    /// What stands in front of every path: the version of the API.
+    prefix: String,
     /// What it calls itself.
     pub runtime: String,
+    listed: Mutex<Option<(Instant, ByEndpoint)>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Version {
+    api_version: String,
+    #[serde(default)]
+    components: Option<Vec<Component>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Component {
+    name: String,
 }
 
 impl Engine {
@@ -30,23 +67,44 @@ impl Engine {
     /// # Errors
     /// If nothing answers on the socket.
     pub async fn connect(socket: &Path) -> Result<Self> {
-        let path = socket.to_string_lossy();
-        let docker = Docker::connect_with_unix(&path, PATIENCE, API_DEFAULT_VERSION)?;
-        let docker = docker.negotiate_version().await;
-        let docker =
-            docker.with_context(|| format!("no container runtime answers on {}", socket.display()))?;
-        let version = docker.version().await?;
-        let mut components = version.components.into_iter().flatten();
-        let podman = components.any(|component| component.name.starts_with("Podman"));
-        Ok(Self { docker, runtime: if podman { "podman" } else { "docker" }.to_owned() })
+        let asked = ask_unix(socket, "/version", MAX_ANSWER, PATIENCE).await;
+        let (status, body) =
+            asked.with_context(|| format!("no container runtime answers on {}", socket.display()))?;
+        ensure!(status.is_success(), "the runtime on {} answers {status}", socket.display());
+        let Version { api_version, components } = serde_json::from_slice(&body)?;
+        let podman = components.iter().flatten().any(|component| component.name.starts_with("Podman"));
+        Ok(Self {
+            socket: socket.to_owned(),
+            prefix: format!("/v{}", check_id(&api_version)?),
+            runtime: if podman { "podman" } else { "docker" }.to_owned(),
+            listed: Mutex::default(),
+        })
     }
 
-    /// The running containers by the ids of their endpoints.
+    /// What the runtime says; `None` if it says that there is no such thing.
+    async fn ask<T: DeserializeOwned>(&self, path: &str, limit: usize) -> Result<Option<T>> {
+        let path = format!("{}{path}", self.prefix);
+        let (status, body) = ask_unix(&self.socket, &path, limit, PATIENCE).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        ensure!(status.is_success(), "the runtime answers {status} to {path}");
+        Ok(Some(serde_json::from_slice(&body).with_context(|| format!("what it says to {path}"))?))
+    }
+
+    /// The running containers by the ids of their endpoints. Who asks at the same time shares an answer.
     ///
     /// # Errors
     /// If the runtime does not answer.
-    pub async fn by_endpoint(&self) -> Result<HashMap<String, String>> {
-        let running = self.docker.list_containers(None::<ListContainersOptions>).await?;
+    pub async fn by_endpoint(&self) -> Result<ByEndpoint> {
+        let mut listed = self.listed.lock().await;
+        if let Some((at, known)) = &*listed
+            && at.elapsed() < LIST_LASTS
+        {
+            return Ok(known.clone());
+        }
+        let running: Vec<ContainerSummary> =
+            self.ask("/containers/json", MAX_LIST).await?.unwrap_or_default();
         let mut found = HashMap::new();
         for container in running {
             let (Some(id), Some(settings)) = (container.id, container.network_settings) else { continue };
@@ -54,6 +112,8 @@ impl Engine {
                 found.extend(endpoint.endpoint_id.map(|endpoint| (endpoint, id.clone())));
             }
         }
+        let found = Arc::new(found);
+        *listed = Some((Instant::now(), found.clone()));
         Ok(found)
     }
 
@@ -62,51 +122,125 @@ impl Engine {
     /// # Errors
     /// If the runtime does not answer.
     pub async fn look(&self, container: &str) -> Result<Option<Found>> {
-        let inspected = match self.docker.inspect_container(container, None).await {
-            Ok(inspected) => inspected,
-            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let path = format!("/containers/{}/json", check_id(container)?);
+        let Some(inspected) = self.ask::<ContainerInspectResponse>(&path, MAX_ANSWER).await? else {
+            return Ok(None);
         };
         if inspected.state.as_ref().is_none_or(|state| state.running != Some(true)) {
             return Ok(None);
         }
         let image = inspected.image.as_deref().context("the runtime names no image")?;
-        let image = self.docker.inspect_image(image).await?;
+        let path = format!("/images/{}/json", check_id(image)?);
+        let image: Option<ImageInspect> = self.ask(&path, MAX_ANSWER).await?;
+        let image = image.context("the runtime does not know the image that it runs")?;
         Ok(Some(inspect::found(&self.runtime, &inspected, &image)))
     }
 
-    /// Calls `tell` whenever a container starts or is connected to a network, until the runtime ends.
+    /// Calls `tell` whenever a container starts or is connected to a network, until the runtime ends. What it says more than that is
+    /// not kept, however much it is.
     pub async fn follow(&self, tell: impl Fn()) {
-        let filters = [("event", vec!["start", "connect", "unpause"])];
-        let filters =
-            filters.map(|(key, values)| (key.to_owned(), values.into_iter().map(str::to_owned).collect()));
-        let options = EventsOptions { filters: Some(HashMap::from(filters)), ..Default::default() };
-        let mut events = std::pin::pin!(self.docker.events(Some(options)));
-        while let Ok(Some(_)) = events.try_next().await {
+        let Ok(events) = open_unix(&self.socket, &format!("{}{EVENTS}", self.prefix)).await else { return };
+        let mut body = events.into_body();
+        while let Some(Ok(_)) = body.frame().await {
             tell();
         }
     }
 }
 
-/// The runtimes that have answered, by their sockets.
+/// The runtimes, by their sockets.
 #[derive(Default)]
-pub struct Engines(HashMap<PathBuf, Engine>);
+pub struct Engines(Mutex<HashMap<PathBuf, Arc<Place>>>);
+
+/// Where a runtime is, or was.
+pub struct Place {
+    turns: Arc<Semaphore>,
+    engine: Mutex<Option<Arc<Engine>>>,
+}
 
 impl Engines {
-    /// The runtime on a socket.
+    /// The place of a runtime.
+    pub async fn place(&self, socket: &Path) -> Arc<Place> {
+        let new = || Arc::new(Place { turns: Arc::new(Semaphore::new(AT_ONCE)), engine: Mutex::default() });
+        self.0.lock().await.entry(socket.to_owned()).or_insert_with(new).clone()
+    }
+}
+
+impl Place {
+    /// Waits for a turn.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.turns.clone().acquire_owned().await.ok()
+    }
+
+    /// The runtime.
     ///
     /// # Errors
     /// If nothing answers there.
-    pub async fn get(&mut self, socket: &Path) -> Result<&Engine> {
-        if !self.0.contains_key(socket) {
-            let engine = Engine::connect(socket).await?;
-            self.0.insert(socket.to_owned(), engine);
+    pub async fn engine(&self, socket: &Path) -> Result<Arc<Engine>> {
+        let mut engine = self.engine.lock().await;
+        if let Some(known) = &*engine {
+            return Ok(known.clone());
         }
-        self.0.get(socket).context("the runtime has just answered")
+        let connected = Arc::new(Engine::connect(socket).await?);
+        *engine = Some(connected.clone());
+        Ok(connected)
     }
 
     /// Forgets a runtime that has failed: it may be another one when it is back.
-    pub fn forget(&mut self, socket: &Path) {
-        self.0.remove(socket);
+    pub async fn forget(&self) {
+        *self.engine.lock().await = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+    };
+
+    /// A runtime that answers to `/version`, and to everything else without end.
+    fn endless(folder: &Path) -> PathBuf {
+        let socket = folder.join("engine.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut head = vec![0; 4096];
+                    let length = stream.read(&mut head).await?;
+                    if head[..length].starts_with(b"GET /version ") {
+                        let body = r#"{"ApiVersion":"1.41"}"#;
+                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                        return stream.write_all(format!("{head}{body}").as_bytes()).await;
+                    }
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+                    let chunk = [&b"10000\r\n"[..], &[b' '; 0x10000], b"\r\n"].concat();
+                    loop {
+                        stream.write_all(&chunk).await?;
+                    }
+                    #[allow(unreachable_code)]
+                    Ok(())
+                });
+            }
+        });
+        socket
+    }
+
+    #[tokio::test]
+    async fn what_a_runtime_says_without_end_is_given_up_or_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::connect(&endless(folder.path())).await.unwrap();
+        for error in [engine.look("web").await.err(), engine.by_endpoint().await.err()] {
+            let error = format!("{:#}", error.unwrap());
+            assert!(error.contains("bytes are taken"), "{error}");
+        }
+        let told = AtomicUsize::new(0);
+        let following = engine.follow(|| {
+            told.fetch_add(1, Ordering::Relaxed);
+        });
+        let _ = tokio::time::timeout(Duration::from_millis(300), following).await;
+        assert!(told.load(Ordering::Relaxed) > 0);
+        assert!(engine.look("../images").await.is_err(), "an id leads nowhere else");
     }
 }

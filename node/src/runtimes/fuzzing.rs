@@ -7,7 +7,6 @@ use meshward_model::{
     local::{Kubernetes, Pod},
     measurement::{MAX_SIGNATURES, MAX_SIGNED, Sha256},
 };
-use oci_client::manifest::OciImageManifest;
 
 /// What is found out of Docker's two answers about a container.
 pub fn container(container: &[u8], image: &[u8]) -> Option<Found> {
@@ -24,11 +23,11 @@ pub fn pod(object: &[u8]) -> Option<Found> {
 
 /// A manifest: what is fetched because of it is bounded, and what it signs is as long as a signature may be.
 pub fn registry(manifest: &[u8]) {
-    let Ok(manifest) = serde_json::from_slice::<OciImageManifest>(manifest) else { return };
+    let Ok(manifest) = serde_json::from_slice::<signatures::Manifest>(manifest) else { return };
     let layers: Vec<_> = signatures::signed_layers(&manifest).collect();
     assert!(layers.len() <= MAX_SIGNATURES);
     for (layer, signature) in layers {
-        assert!((0..=MAX_SIGNED as i64).contains(&layer.size));
+        assert!(layer.size <= MAX_SIGNED as u64);
         if let Some(read) = signatures::read(layer.digest.as_bytes(), signature) {
             assert!(read.payload.len() <= MAX_SIGNED && read.signature.len() <= MAX_SIGNED);
         }

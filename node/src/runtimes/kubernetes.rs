@@ -1,20 +1,25 @@
 //! What a Kubernetes API says of a pod: its labels, the images of its containers, and what they may do.
 
-use super::inspect::{labels, reference_digest};
+use super::{
+    bounded,
+    inspect::{labels, reference_digest},
+};
 use crate::daemon::Found;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use meshward_model::{
     WorkloadName,
     labels::Labels,
     local::Pod,
     measurement::{Image, MAX_IMAGES, Measurement, Sha256},
 };
-use reqwest::{Certificate, Client, StatusCode};
+use reqwest::{Certificate, Client, StatusCode, redirect::Policy};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, fs, sync::Arc, time::Duration};
 
 /// For how long the API is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The most bytes of a pod: etcd takes 1.5 MiB of one object.
+const MAX_POD: usize = 4 << 20;
 /// The labels that say where a pod belongs, as Kubernetes' own tools write them.
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const ACCOUNT: &str = "io.kubernetes.pod.serviceaccount";
@@ -120,14 +125,16 @@ pub async fn look(pod: &Pod) -> Result<Option<Found>> {
         |path: &std::path::Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let token = String::from_utf8(read(&api.token_file)?).context("the token is no text")?;
     let ca = Certificate::from_pem(&read(&api.ca_file)?)?;
-    let client = Client::builder().timeout(PATIENCE).tls_certs_only([ca]).build()?;
+    let client = Client::builder().timeout(PATIENCE).tls_certs_only([ca]).redirect(Policy::none()).build()?;
     let url =
         format!("{}/api/v1/namespaces/{}/pods/{}", api.server.trim_end_matches('/'), pod.namespace, pod.name);
     let answer = client.get(&url).bearer_auth(token.trim()).send().await?;
     if answer.status() == StatusCode::NOT_FOUND {
         return Ok(None);
     }
-    let object: PodObject = answer.error_for_status()?.json().await?;
+    let status = answer.status();
+    ensure!(status.is_success(), "the API answers {status}");
+    let object: PodObject = serde_json::from_slice(&bounded::read(answer, MAX_POD).await?)?;
     Ok(found(pod, &object))
 }
 

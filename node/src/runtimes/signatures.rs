@@ -3,16 +3,11 @@
 //! A signature is an artifact of its own: in the registry under the tag `sha256-DIGEST.sig` (cosign's signature
 //! specification), each of its layers a signed payload, with the signature as an annotation of the layer.
 
-use anyhow::{Context, Result};
+use super::registry::{Access, Registry, host_of};
+use crate::config::Config;
+use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use meshward_model::measurement::{Image, ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Repository, Sha256};
-use oci_client::{
-    Client, Reference,
-    client::{ClientConfig, ClientProtocol},
-    errors::OciDistributionError,
-    manifest::{OciDescriptor, OciImageManifest},
-    secrets::RegistryAuth,
-};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use std::{
@@ -21,9 +16,11 @@ use std::{
     io::Read,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
-use tracing::debug;
+use tokio::{sync::Semaphore, time::Instant};
+use tracing::{debug, warn};
 
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
@@ -33,20 +30,63 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_FILE: u64 = 4 << 20;
 /// The most images whose signatures are remembered.
 const REMEMBERED: usize = 4096;
+/// The most images for which one registry is asked at once; who waits has its turn in order.
+const AT_ONCE: usize = 4;
+/// For how long a registry is left alone that has failed: twice as long each time.
+const REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(300);
+/// The most registries that are told apart.
+const MOST_REGISTRIES: usize = 256;
 
 /// Where signatures are looked for, and what was found.
 pub struct Signatures {
     insecure: Vec<String>,
     credentials: Option<PathBuf>,
     layouts: Vec<PathBuf>,
+    private: Vec<String>,
+    redirects: Vec<String>,
     found: Mutex<HashMap<Image, Vec<ImageSignature>>>,
+    registries: Mutex<HashMap<String, Arc<Turns>>>,
+}
+
+/// Who may ask a registry, and when.
+struct Turns {
+    turns: Semaphore,
+    rest: Mutex<Rest>,
+}
+
+/// How a registry has answered lately.
+#[derive(Default)]
+struct Rest {
+    until: Option<Instant>,
+    pause: Option<Duration>,
+}
+
+impl Rest {
+    /// Notes that it has failed: for how long it is left alone.
+    fn note_failure(&mut self, now: Instant) -> Duration {
+        let pause = self.pause.map_or(REST, |pause| (pause * 2).min(LONGEST_REST));
+        (self.until, self.pause) = (Some(now + pause), Some(pause));
+        pause
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
 }
 
 impl Signatures {
-    /// `insecure`: registries that are spoken to without TLS; those of this machine are, in any case. `credentials`: a file
-    /// like Docker's `config.json`. `layouts`: folders that are OCI layouts.
-    pub fn new(insecure: Vec<String>, credentials: Option<PathBuf>, layouts: Vec<PathBuf>) -> Self {
-        Self { insecure, credentials, layouts, found: Mutex::default() }
+    /// As the node is configured.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            insecure: config.insecure_registries.clone(),
+            credentials: config.registry_credentials.clone(),
+            layouts: config.image_layouts.clone(),
+            private: config.private_registries.clone(),
+            redirects: config.registry_redirects.clone(),
+            found: Mutex::default(),
+            registries: Mutex::default(),
+        }
     }
 
     /// The signatures of some images.
@@ -80,11 +120,7 @@ impl Signatures {
         });
         let mut all = on_disk.await.unwrap_or_default();
         if let Some(repository) = &image.repository {
-            match tokio::time::timeout(PATIENCE, self.in_registry(repository, &image.digest)).await {
-                Ok(Ok(more)) => all.extend(more),
-                Ok(Err(error)) => debug!(%image, "no signatures from the registry: {error:#}"),
-                Err(_) => debug!(%image, "the registry does not answer"),
-            }
+            all.extend(self.ask_registry(image, repository).await);
         }
         all.sort();
         all.dedup();
@@ -99,39 +135,76 @@ impl Signatures {
         all
     }
 
+    /// Asks the registry of an image, in turn with others that ask it. One that has failed is left alone for a while.
+    async fn ask_registry(&self, image: &Image, repository: &Repository) -> Vec<ImageSignature> {
+        let registry = self.turns_of(repository.registry());
+        let Ok(_turn) = registry.turns.acquire().await else { return vec![] };
+        if registry.rest.lock().rests(Instant::now()) {
+            debug!(%image, "the registry has failed lately, and is left alone");
+            return vec![];
+        }
+        let asked = tokio::time::timeout(PATIENCE, self.in_registry(repository, &image.digest)).await;
+        match asked.unwrap_or_else(|_| Err(anyhow::anyhow!("it has not answered within {PATIENCE:?}"))) {
+            Ok(found) => {
+                *registry.rest.lock() = Rest::default();
+                found
+            }
+            Err(error) => {
+                let rest = registry.rest.lock().note_failure(Instant::now());
+                warn!(%image, "no signatures from the registry, which is left alone for {rest:?}: {error:#}");
+                vec![]
+            }
+        }
+    }
+
+    fn turns_of(&self, registry: &str) -> Arc<Turns> {
+        let mut registries = self.registries.lock();
+        if registries.len() >= MOST_REGISTRIES && !registries.contains_key(registry) {
+            registries.clear();
+        }
+        let new = || Arc::new(Turns { turns: Semaphore::new(AT_ONCE), rest: Mutex::default() });
+        registries.entry(registry.to_owned()).or_insert_with(new).clone()
+    }
+
     async fn in_registry(&self, repository: &Repository, digest: &Sha256) -> Result<Vec<ImageSignature>> {
-        let registry = repository.registry();
-        let plain = is_local(registry) || self.insecure.iter().any(|own| own == registry);
-        let protocol = if plain { ClientProtocol::Http } else { ClientProtocol::Https };
-        let client = Client::new(ClientConfig { protocol, ..ClientConfig::default() });
+        let mut registry = Registry::new(self.access(repository.registry())?, PATIENCE)?;
         let tag = format!("sha256-{}.sig", digest.hex());
-        let place = Reference::with_tag(registry.to_owned(), repository.path().to_owned(), tag);
-        let credentials = self.credentials_of(registry)?;
-        let manifest = match client.pull_image_manifest(&place, &credentials).await {
-            Ok((manifest, _)) => manifest,
-            Err(OciDistributionError::ImageManifestNotFoundError(_)) => return Ok(vec![]),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(manifest) = registry.manifest(repository.path(), &tag).await? else { return Ok(vec![]) };
+        let manifest: Manifest = serde_json::from_slice(&manifest).context("its manifest is damaged")?;
         let mut all = Vec::new();
         for (layer, signature) in signed_layers(&manifest) {
-            let mut payload = Vec::new();
-            client.pull_blob(&place, layer, &mut payload).await?;
+            // Parsed, so that it leads nowhere but to a blob.
+            let digest: Sha256 = layer.digest.parse().context("a layer has no digest")?;
+            let payload = registry.blob(repository.path(), &digest.to_string(), MAX_SIGNED).await?;
+            ensure!(Sha256::of(&payload) == digest, "the blob {digest} is another");
             all.extend(read(&payload, signature));
         }
         Ok(all)
     }
 
-    fn credentials_of(&self, registry: &str) -> Result<RegistryAuth> {
-        let Some(path) = &self.credentials else { return Ok(RegistryAuth::Anonymous) };
+    fn access(&self, registry: &str) -> Result<Access> {
+        let named = |list: &[String]| list.iter().any(|own| own == registry || own == host_of(registry));
+        let insecure = named(&self.insecure);
+        Ok(Access {
+            registry: registry.to_owned(),
+            plain: is_local(registry) || insecure,
+            private: insecure || named(&self.private),
+            elsewhere: self.redirects.clone(),
+            credentials: self.credentials_of(registry)?,
+        })
+    }
+
+    fn credentials_of(&self, registry: &str) -> Result<Option<(String, String)>> {
+        let Some(path) = &self.credentials else { return Ok(None) };
         let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let file: Credentials =
             serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
         let key = if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry };
-        let Some(entry) = file.auths.get(key) else { return Ok(RegistryAuth::Anonymous) };
+        let Some(entry) = file.auths.get(key) else { return Ok(None) };
         let decoded = String::from_utf8(BASE64_STANDARD.decode(&entry.auth)?)?;
         let (user, password) =
             decoded.split_once(':').context("credentials are of the form USER:PASSWORD")?;
-        Ok(RegistryAuth::Basic(user.to_owned(), password.to_owned()))
+        Ok(Some((user.to_owned(), password.to_owned())))
     }
 }
 
@@ -154,10 +227,27 @@ fn is_local(registry: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-pub(super) fn signed_layers(manifest: &OciImageManifest) -> impl Iterator<Item = (&OciDescriptor, &str)> {
+/// An image's manifest, as far as it is needed (OCI image specification).
+#[derive(Deserialize)]
+pub(super) struct Manifest {
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Descriptor {
+    media_type: String,
+    pub(super) digest: String,
+    pub(super) size: u64,
+    #[serde(default)]
+    annotations: HashMap<String, String>,
+}
+
+pub(super) fn signed_layers(manifest: &Manifest) -> impl Iterator<Item = (&Descriptor, &str)> {
     let layers = manifest.layers.iter().filter(|layer| layer.media_type == PAYLOAD);
-    let bounded = layers.filter(|layer| (0..=MAX_SIGNED as i64).contains(&layer.size)).take(MAX_SIGNATURES);
-    bounded.filter_map(|layer| Some((layer, layer.annotations.as_ref()?.get(SIGNATURE)?.as_str())))
+    let bounded = layers.filter(|layer| layer.size <= MAX_SIGNED as u64).take(MAX_SIGNATURES);
+    bounded.filter_map(|layer| Some((layer, layer.annotations.get(SIGNATURE)?.as_str())))
 }
 
 pub(super) fn read(payload: &[u8], signature: &str) -> Option<ImageSignature> {
@@ -168,7 +258,7 @@ pub(super) fn read(payload: &[u8], signature: &str) -> Option<ImageSignature> {
 
 #[derive(Deserialize)]
 struct Index {
-    manifests: Vec<OciDescriptor>,
+    manifests: Vec<Descriptor>,
 }
 
 /// The signatures in an OCI layout (OCI image layout specification) whose payload names a digest.
@@ -180,7 +270,7 @@ fn in_layout(layout: &Path, digest: &Sha256) -> Vec<ImageSignature> {
         return vec![];
     };
     let manifests = index.manifests.iter().filter_map(|manifest| {
-        serde_json::from_slice::<OciImageManifest>(&read_blob(layout, &manifest.digest)?).ok()
+        serde_json::from_slice::<Manifest>(&read_blob(layout, &manifest.digest)?).ok()
     });
     let mut all = Vec::new();
     for manifest in manifests {
@@ -239,6 +329,30 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].signature, "c2ln");
         assert!(in_layout(&layout.path().join("nowhere"), &image).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_hangs_delays_nobody_for_long_and_is_left_alone_then() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let registry = silent.local_addr().unwrap().to_string();
+        let config = Config { insecure_registries: vec![registry.clone()], ..Config::default() };
+        let signatures = Signatures::new(&config);
+        let image = |number: u8| Image {
+            repository: Some(Repository::of_reference(&format!("{registry}/shop/web")).unwrap()),
+            digest: Sha256::of(&[number]),
+        };
+        let begun = Instant::now();
+        let all: Vec<Vec<Image>> = (0..40).map(|number| vec![image(number)]).collect();
+        let asked = futures::future::join_all(all.iter().map(|images| signatures.of(images)));
+        assert!(asked.await.iter().all(Vec::is_empty));
+        assert!(begun.elapsed() < 2 * PATIENCE, "all of them wait once: {:?}", begun.elapsed());
+        let begun = Instant::now();
+        signatures.of(&[image(50)]).await;
+        assert!(begun.elapsed() < PATIENCE / 5);
+        let mut rest = Rest::default();
+        let pauses: Vec<u64> = (0..12).map(|_| rest.note_failure(Instant::now()).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
     }
 
     #[test]

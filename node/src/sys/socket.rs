@@ -45,6 +45,15 @@ pub fn receive_marks(socket: &impl AsRawFd) {
     let _ = set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
 }
 
+/// Has the kernel say to which address of this host each datagram came (`IPV6_PKTINFO`, ipv6(7); `IP_PKTINFO`, ip(7)).
+pub fn receive_destinations(socket: &impl AsRawFd) {
+    // An IPv6 socket says it of IPv4, too, as a mapped address.
+    let v6 = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1);
+    if v6.is_err() {
+        let _ = set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1);
+    }
+}
+
 /// Has the kernel gather datagrams of one sender (`UDP_GRO`, udp(7)).
 pub fn gather(socket: &impl AsRawFd) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
@@ -61,6 +70,8 @@ pub fn share_port(socket: &impl AsRawFd) -> io::Result<()> {
 pub struct Outgoing {
     /// Where to.
     pub to: SocketAddr,
+    /// From which address of this host; the kernel's choice, if there is none. Of the family of `to`, or mapped as it is.
+    pub source: Option<IpAddr>,
     /// The outer header's traffic class: DSCP and ECN.
     pub class: u8,
     /// The length of each datagram but the last, if there are several (`UDP_SEGMENT`, udp(7)).
@@ -90,6 +101,21 @@ pub fn send(socket: &impl AsRawFd, datagrams: &[u8], outgoing: Outgoing) -> nix:
         };
         used += control.put(used, level, kind, &class);
     }
+    match outgoing.source {
+        // `struct in_pktinfo`: interface, the address that counts, and the header's, which does not.
+        Some(IpAddr::V4(ip)) => {
+            let mut info = [0; 12];
+            info[4..8].copy_from_slice(&ip.octets());
+            used += control.put(used, libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        }
+        // `struct in6_pktinfo`: address, interface. For a mapped address IPv4 takes it, too.
+        Some(IpAddr::V6(ip)) => {
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&ip.octets());
+            used += control.put(used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        }
+        None => {}
+    }
     if used > 0 {
         (message.msg_control, message.msg_controllen) = (control.0.as_mut_ptr().cast(), used);
     }
@@ -98,8 +124,8 @@ pub fn send(socket: &impl AsRawFd, datagrams: &[u8], outgoing: Outgoing) -> nix:
     Errno::result(sent).map(drop)
 }
 
-/// Room for two control messages that each hold a number.
-const CONTROL_ROOM: usize = 64;
+/// Room for two control messages that each hold a number, and one with an address.
+const CONTROL_ROOM: usize = 96;
 
 /// Control messages (cmsg(3)): a header of length, level and kind, then the data, each padded to whole words.
 #[repr(align(8))]
@@ -174,6 +200,8 @@ pub struct Message {
     pub length: usize,
     /// Who sent it.
     pub from: SocketAddr,
+    /// To which address of this host, if the kernel says so.
+    pub to: Option<IpAddr>,
     /// The length of each datagram but the last, if several were gathered.
     pub segment: Option<usize>,
     /// The outer header's traffic class.
@@ -244,6 +272,7 @@ impl Inbox {
             start: number * MESSAGE,
             length: header.msg_len as usize,
             from,
+            to: None,
             segment: None,
             class: 0,
         };
@@ -254,6 +283,14 @@ impl Inbox {
                     message.segment = number.and_then(|n| usize::try_from(n).ok())
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => message.class = data.first().copied().unwrap_or(0),
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let address = data.get(8..).and_then(|rest| rest.first_chunk::<4>());
+                    message.to = address.map(|octets| IpAddr::from(*octets));
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let address = data.first_chunk::<16>();
+                    message.to = address.map(|octets| IpAddr::from(*octets).to_canonical());
+                }
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => message.class = number.unwrap_or(0) as u8,
                 _ => {}
             }
@@ -310,8 +347,8 @@ mod tests {
             let gathers = gather(&receiver).is_ok();
             let to = receiver.local_addr().unwrap();
             let datagrams = [&[1; 1000][..], &[2; 1000], &[3; 500]].concat();
-            send(&sender, &datagrams, Outgoing { to, class: 2, segment: Some(1000) }).unwrap();
-            send(&sender, &[4; 10], Outgoing { to, class: 0, segment: None }).unwrap();
+            send(&sender, &datagrams, Outgoing { to, source: None, class: 2, segment: Some(1000) }).unwrap();
+            send(&sender, &[4; 10], Outgoing { to, source: None, class: 0, segment: None }).unwrap();
             let mut inbox = Inbox::new();
             let (count, more) = inbox.receive(&receiver).unwrap();
             assert!(!more);
@@ -327,6 +364,35 @@ mod tests {
                 assert_eq!((count, messages[0].segment), (2, Some(1000)));
             }
             assert_eq!(inbox.receive(&receiver), Err(Errno::EAGAIN));
+        }
+    }
+    #[test]
+    fn what_answers_can_leave_from_the_address_that_was_spoken_to() {
+        for (bound, own) in [("0.0.0.0", "127.0.0.9"), ("::", "::1"), ("::", "127.0.0.9")] {
+            let server = UdpSocket::bind((bound, 0)).unwrap();
+            receive_destinations(&server);
+            let own: IpAddr = own.parse().unwrap();
+            let at = SocketAddr::new(own, server.local_addr().unwrap().port());
+            let client = UdpSocket::bind(if own.is_ipv6() { "[::1]:0" } else { "127.0.0.1:0" }).unwrap();
+            client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+            client.send_to(b"question", at).unwrap();
+            let mut inbox = Inbox::new();
+            let (count, _) = inbox.receive(&server).unwrap();
+            let message = inbox.message(0).unwrap();
+            assert_eq!((count, message.to), (1, Some(own)), "{bound} {own}");
+            let as_bound = |ip: IpAddr| match ip {
+                IpAddr::V4(ip) if bound == "::" => ip.to_ipv6_mapped().into(),
+                _ => ip,
+            };
+            let to = SocketAddr::new(as_bound(message.from.ip()), message.from.port());
+            let source = Some(as_bound(own));
+            let segments = [1u8; 20];
+            send(&server, &segments, Outgoing { to, source, class: 2, segment: Some(10) }).unwrap();
+            let (length, from) = client.recv_from(&mut [0; 100]).unwrap();
+            assert_eq!((length, from), (10, at));
+            let nowhere = as_bound(if own.is_ipv6() { "2001:db8::9" } else { "192.0.2.9" }.parse().unwrap());
+            let refused = Outgoing { to, source: Some(nowhere), class: 0, segment: None };
+            assert!(send(&server, b"x", refused).is_err(), "an address that this host does not have");
         }
     }
 }
