@@ -4,6 +4,7 @@
 mod attach;
 mod compare;
 mod contender;
+mod control;
 mod handshakes;
 mod link;
 mod local;
@@ -18,6 +19,7 @@ mod terraform;
 pub use attach::attach;
 pub use compare::{Figures, Target};
 pub use contender::{PROGRAMS, Tools};
+pub use control::control;
 pub use handshakes::handshakes;
 pub use link::{link, link_before, round_trips};
 pub use local::{local, rules};

@@ -49,6 +49,8 @@ enum Bench {
     Quarantine,
     /// A TCP connection through a node that is flooded with handshakes from forged addresses
     Handshakes,
+    /// The coordinator under attack: a flood of strangers, and one hostile node at all its limits
+    Control,
     /// What goes through a relay on one core, beside the same link without it; five thousand nodes connected to one
     Relay,
     /// How long Terraform takes to plan and apply 500 resources
@@ -149,6 +151,7 @@ fn against_programs(bench: Bench, options: &Options) -> Result<Vec<Row>> {
     }
     match bench {
         Bench::Link => meshward_bench::link(&tools, folder.path(), quick),
+        Bench::Control => meshward_bench::control(&tools, quick),
         Bench::RoundTrips => meshward_bench::round_trips(&tools, folder.path(), quick),
         Bench::Local => meshward_bench::local(&tools, folder.path(), quick),
         Bench::Rules => meshward_bench::rules(&tools, folder.path(), quick),

@@ -113,6 +113,14 @@ pub enum Command {
         #[arg(long, default_value_t = 30)]
         limit: u32,
     },
+    /// Write a backup of the mesh to a file; `meshward-coordinator restore` makes a coordinator of it
+    Backup {
+        /// The file, which must not be there yet
+        file: PathBuf,
+        /// Leave the CA out: without it the backup is no secret that lets anybody into the mesh, and `ca.key` has to be kept elsewhere
+        #[arg(long)]
+        without_ca: bool,
+    },
     /// Run a command in a network namespace of its own, attached to the mesh
     Run(Run),
     /// Attach an existing network namespace to the mesh

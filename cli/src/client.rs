@@ -38,6 +38,11 @@ impl Client {
         self.0.get(path).await.map_err(told)
     }
 
+    /// Reads into a file, and gives its length in bytes.
+    pub async fn download(&self, path: &str, file: &mut impl std::io::Write) -> Result<u64> {
+        self.0.download(path, file).await.map_err(told)
+    }
+
     /// Writes; the answer has a body.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         self.0.post(path, body).await.map_err(told)

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod attach;
+mod backup;
 mod client;
 mod coordinator;
 mod devices;
@@ -69,6 +70,7 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Release(target) => coordinator::release(&common, target).await?,
         Command::Quarantines => coordinator::quarantines(&common).await?,
         Command::Audit { limit } => coordinator::audit(&common, limit).await?,
+        Command::Backup { file, without_ca } => backup::backup(&common, &file, !without_ca).await?,
         Command::Policy(verb) => return policy::policy(&common, verb).await,
         Command::Explain(query) => return policy::explain(&common, query).await,
         Command::Attach(wanted) => attach::attach(&common, wanted).await?,

@@ -35,6 +35,9 @@ use tokio_rustls::TlsConnector;
 const PATIENCE: Duration = Duration::from_secs(20);
 const MAX_ANSWER: usize = 256 << 20;
 
+/// For how long a download may take.
+const DOWNLOAD: Duration = Duration::from_secs(3600);
+
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -153,6 +156,46 @@ impl Client {
         })
     }
 
+    /// Reads into a file, however long it is, and gives its length in bytes.
+    ///
+    /// # Errors
+    /// [`Error`]; then what is in the file is of no use.
+    pub async fn download(&self, path: &str, file: &mut impl std::io::Write) -> Result<u64, Error> {
+        let Place::Coordinator(context) = &self.place else {
+            return Err(Error::refused("a node has nothing to download".into()));
+        };
+        let request = Request::get(path)
+            .header(HOST, "meshward")
+            .header(AUTHORIZATION, format!("Bearer {}", context.token))
+            .body(Full::new(Bytes::new()))
+            .map_err(Error::failed)?;
+        let download = async {
+            let (mut sender, connection) =
+                http1::handshake(TokioIo::new(dial(context).await?)).await.map_err(Error::failed)?;
+            let driver = tokio::spawn(connection);
+            let response = sender.send_request(request).await.map_err(Error::failed)?;
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let said = Limited::new(body, MAX_ANSWER).collect().await.map_err(Error::failed)?.to_bytes();
+                return Err(unsuccessful(status, &said));
+            }
+            let mut length = 0;
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| Error::Failed(format!("the answer broke off: {error}")))?;
+                if let Some(data) = frame.data_ref() {
+                    file.write_all(data).map_err(Error::failed)?;
+                    length += data.len() as u64;
+                }
+            }
+            driver.abort();
+            Ok(length)
+        };
+        tokio::time::timeout(DOWNLOAD, download)
+            .await
+            .map_err(|_| Error::Unreachable("no answer in time".into()))?
+    }
+
     async fn answer(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, Error> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, "meshward");
         if body.is_some() {
@@ -175,13 +218,18 @@ impl Client {
         if status.is_success() {
             return Ok(body);
         }
-        let said = serde_json::from_slice(&body);
-        let ErrorBody { error: text, field } =
-            said.unwrap_or_else(|_| ErrorBody { error: format!("the answer was {status}"), field: None });
-        if status.is_client_error() {
-            return Err(Error::Refused { status: Some(status.as_u16()), text, field });
-        }
-        Err(Error::Failed(text))
+        Err(unsuccessful(status, &body))
+    }
+}
+
+/// What an answer means that is no success.
+fn unsuccessful(status: StatusCode, body: &[u8]) -> Error {
+    let said = serde_json::from_slice(body);
+    let ErrorBody { error: text, field } =
+        said.unwrap_or_else(|_| ErrorBody { error: format!("the answer was {status}"), field: None });
+    match status.is_client_error() {
+        true => Error::Refused { status: Some(status.as_u16()), text, field },
+        false => Error::Failed(text),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The coordinator's configuration.
 
+use crate::limits::{NodeBudget, Retention, Strangers};
+use ipnet::IpNet;
 use meshward_model::control::DEFAULT_PORT;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -26,6 +28,14 @@ pub struct Config {
     pub names: Vec<String>,
     /// How long a node's certificate is good, in seconds. Nodes renew at two thirds.
     pub certificate_seconds: u64,
+    /// Networks of the coordinator's own in which webhooks of policies may be: loopback, link-local and private ones.
+    pub webhook_networks: Vec<IpNet>,
+    /// What those may take who have not authenticated.
+    pub strangers: Strangers,
+    /// What one node may take.
+    pub nodes: NodeBudget,
+    /// What is kept of the past.
+    pub retention: Retention,
 }
 
 impl Default for Config {
@@ -37,6 +47,10 @@ impl Default for Config {
             stun_listen: SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, meshward_model::stun::PORT)),
             names: Vec::new(),
             certificate_seconds: 24 * 3600,
+            webhook_networks: Vec::new(),
+            strangers: Strangers::default(),
+            nodes: NodeBudget::default(),
+            retention: Retention::default(),
         }
     }
 }

@@ -3,12 +3,15 @@
 
 pub mod admissions;
 pub mod api;
+pub mod budget;
 pub mod ca;
 pub mod config;
 pub mod control;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod guard;
 mod ipam;
+pub mod limits;
 pub mod listen;
 pub mod mesh;
 pub mod metrics;
@@ -22,5 +25,5 @@ pub mod store;
 pub mod stun;
 mod submissions;
 mod turns;
-mod webhook;
+pub mod webhook;
 pub mod world;

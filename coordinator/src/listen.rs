@@ -1,10 +1,14 @@
 //! What coordinators and relays listen on, and who may speak to them there.
 
-use crate::api::TlsListener;
+use crate::{
+    api::TlsListener,
+    guard::{Guard, Verdict},
+};
 use anyhow::{Context, Result};
 use meshward_daemon::{
     Mistake,
-    tls::{MemberCertificate, Members},
+    sources::SourcePermit,
+    tls::{MemberCertificate, Members, date},
     tunnel::{ALPN_TUNNEL, Tunnels},
 };
 use meshward_model::relay::ALPN_RELAY;
@@ -18,16 +22,21 @@ use std::{
     time::Duration,
 };
 use time::OffsetDateTime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes that wait in the socket.
 const SOCKET_BUFFER: usize = 32 << 20;
 /// Bytes of relayed packets that wait for one node, in each direction.
 const RELAY_BUFFER: usize = 512 << 10;
 
-/// How many connections may be in their handshake at a time. All nodes may come back at once: those beyond are refused, and
-/// come again after a pause of their own.
-const HANDSHAKES: usize = 256;
+/// For how long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Handshakes that wait to be judged, and the bytes of their packets that come meanwhile, of one and of all.
+const UNJUDGED: usize = 4096;
+const UNJUDGED_BYTES: u64 = 16 << 10;
+const ALL_UNJUDGED_BYTES: u64 = 16 << 20;
+/// The most bytes of one connection that wait to be read: of one that has not shown who it is, and of a member's.
+const STRANGER_WINDOW: u32 = 128 << 10;
+const MEMBER_WINDOW: u32 = 2 << 20;
 
 /// What is listened on: one port, over UDP and TCP.
 pub struct Listening {
@@ -51,6 +60,7 @@ pub fn open(
     certificate: Arc<dyn ResolvesServerCert>,
     over_quic: &[&[u8]],
     over_tls: &[&[u8]],
+    guard: &Arc<Guard>,
 ) -> Result<Listening> {
     let (tcp, udp, address) = bind(wanted)?;
     let tunnels = Tunnels::beside(TokioRuntime.wrap_udp_socket(udp)?);
@@ -66,24 +76,49 @@ pub fn open(
         .with_no_client_auth()
         .with_cert_resolver(certificate);
     tls.alpn_protocols = over_tls.iter().chain([&ALPN_TUNNEL]).map(|protocol| protocol.to_vec()).collect();
-    let tls = TlsListener::new(tokio::net::TcpListener::from_std(tcp)?, Arc::new(tls), tunnels.clone())?;
+    let tcp = tokio::net::TcpListener::from_std(tcp)?;
+    let tls = TlsListener::new(tcp, Arc::new(tls), tunnels.clone(), guard.clone());
     Ok(Listening { endpoint, tunnels, tls, address })
 }
 
-/// Takes connections until the endpoint is closed. Each is served in a task of its own, which holds the place that it is given until
-/// the handshake is done.
-pub async fn accept<F>(endpoint: Endpoint, serve: impl Fn(Incoming, OwnedSemaphorePermit) -> F)
-where
+/// Takes connections until the endpoint is closed. Each is served in a task of its own, from where it comes, and holds the place that
+/// it is given until the handshake is done.
+pub async fn accept<F>(
+    endpoint: Endpoint,
+    tunnels: Arc<Tunnels>,
+    guard: Arc<Guard>,
+    serve: impl Fn(Incoming, SocketAddr, SourcePermit) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let room = Arc::new(Semaphore::new(HANDSHAKES));
     while let Some(incoming) = endpoint.accept().await {
-        match room.clone().try_acquire_owned() {
-            Ok(place) => drop(tokio::spawn(serve(incoming, place))),
+        let seen = incoming.remote_address();
+        let from = tunnels.origin(seen);
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        // Who comes by a tunnel has received what was sent there.
+        let proven = incoming.remote_address_validated() || tunnels.has(seen);
+        match guard.judge(from.ip(), proven) {
+            Verdict::Accept(place) => drop(tokio::spawn(serve(incoming, from, place))),
+            Verdict::Retry => drop(incoming.retry()),
             // Said at once: who is kept waiting gives up, and the work that was begun for it is lost.
-            Err(_) => incoming.refuse(),
+            Verdict::Refuse => incoming.refuse(),
         }
     }
+}
+
+/// Finishes a handshake, in time.
+///
+/// # Errors
+/// Why it was not finished.
+pub async fn finish(incoming: Incoming, place: SourcePermit) -> Result<Connection> {
+    let connection = tokio::time::timeout(HANDSHAKE, incoming.into_future()).await;
+    drop(place);
+    connection.context("the handshake took too long")?.context("the handshake failed")
+}
+
+/// Gives a connection the room of a member's.
+pub fn widen_for_member(connection: &Connection) {
+    connection.set_receive_window(MEMBER_WINDOW.into());
 }
 
 /// Ends what an endpoint serves, saying why.
@@ -134,6 +169,10 @@ fn quic_config(
         .with_cert_resolver(certificate);
     tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    config
+        .max_incoming(UNJUDGED)
+        .incoming_buffer_size(UNJUDGED_BYTES)
+        .incoming_buffer_size_total(ALL_UNJUDGED_BYTES);
     let mut transport = quinn::TransportConfig::default();
     // The nodes keep their sessions alive.
     transport.max_idle_timeout(Some(meshward_daemon::SESSION_IDLE.try_into()?));
@@ -141,6 +180,7 @@ fn quic_config(
     transport.datagram_receive_buffer_size(Some(RELAY_BUFFER));
     transport.ack_frequency_config(Some(meshward_daemon::seldom_acknowledged()));
     transport.max_concurrent_uni_streams(0u8.into());
+    transport.receive_window(STRANGER_WINDOW.into());
     // Relayed packets come in datagrams.
     let streams: u8 = if protocols == [ALPN_RELAY] { 0 } else { 4 };
     transport.max_concurrent_bidi_streams(streams.into());
@@ -160,12 +200,24 @@ pub fn certificate(connection: &Connection) -> Result<MemberCertificate> {
         .context("the connection has no member's certificate")
 }
 
-/// Whether a certificate is still good: with one that is not, a member can do nothing but ask for another.
+/// Whether a certificate is good now: with one that is not, a member can do nothing but ask for another.
 ///
 /// # Errors
-/// If it is not.
+/// If it is not, with what the coordinator's clock says.
 pub fn check_unexpired(certificate: &MemberCertificate) -> Result<()> {
-    let unexpired = certificate.not_after >= OffsetDateTime::now_utc().unix_timestamp();
-    anyhow::ensure!(unexpired, "the certificate of {} {} has expired", certificate.part, certificate.node);
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let MemberCertificate { part, node, not_before, not_after, .. } = certificate;
+    anyhow::ensure!(
+        now >= *not_before,
+        "the certificate of {part} {node} is good from {} on, and the coordinator's clock says {}: the coordinator's clock is behind; set it",
+        date(*not_before),
+        date(now)
+    );
+    anyhow::ensure!(
+        now <= *not_after,
+        "the certificate of {part} {node} expired at {}, and the coordinator's clock says {}",
+        date(*not_after),
+        date(now)
+    );
     Ok(())
 }

@@ -7,14 +7,15 @@ use meshward_coordinator::{
     api, ca,
     config::{Config, USUAL_FILE},
     control,
+    guard::Guard,
     listen::{self, Listening},
-    mesh::{Author, Mesh},
+    mesh::{Author, Mesh, Settings},
     metrics, plans, reactions,
     relay::process,
     store,
 };
 use meshward_daemon::{
-    Mistake,
+    Mistake, descriptors,
     join::{self, Invitation},
 };
 use meshward_model::{
@@ -51,7 +52,18 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it, once")]
 enum Verb {
+    /// Make a data folder of a backup of `meshctl backup`; nothing of a mesh may be there
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// Configuration file, in TOML [default: /etc/meshward/coordinator.toml, if it is there]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        flags: RestoreFlags,
+    },
     /// Be a relay for a mesh instead: pass sealed packets on between nodes that cannot reach each other
     #[command(args_conflicts_with_subcommands = true)]
     Relay {
@@ -60,6 +72,14 @@ enum Verb {
         #[command(flatten)]
         common: RelayArguments,
     },
+}
+
+#[derive(clap::Args, Serialize)]
+struct RestoreFlags {
+    /// Where the CA, the database and the first credential are to be
+    #[arg(long, value_name = "FOLDER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -132,6 +152,10 @@ struct Flags {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate_seconds: Option<u64>,
+    /// A private network in which webhooks of policies may be; may be given several times [default: none]
+    #[arg(long = "webhook-network", value_name = "CIDR")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    webhook_networks: Vec<ipnet::IpNet>,
 }
 
 fn main() -> ExitCode {
@@ -145,8 +169,10 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn start(arguments: Arguments) -> Result<()> {
-    if let Some(Verb::Relay { verb, common }) = arguments.verb {
-        return relay(verb, common).await;
+    match arguments.verb {
+        Some(Verb::Relay { verb, common }) => return relay(verb, common).await,
+        Some(Verb::Restore { file, config, flags }) => return restore(&file, config.as_deref(), &flags),
+        None => {}
     }
     let file = arguments.config.as_deref();
     let config: Config = meshward_daemon::config::load(file, Path::new(USUAL_FILE), &arguments.flags)?;
@@ -162,7 +188,15 @@ async fn start(arguments: Arguments) -> Result<()> {
         )
     })?;
     let lifetime = Duration::from_secs(config.certificate_seconds);
-    let mesh = Mesh::open(ca, Box::new(store), lifetime)?;
+    let guard = Guard::new(&config.strangers, descriptors::raise());
+    let settings = Settings {
+        certificate_lifetime: lifetime,
+        guard: guard.clone(),
+        budget: config.nodes.clone(),
+        webhook_networks: config.webhook_networks.clone(),
+        data_dir: config.data_dir.clone(),
+    };
+    let mesh = Mesh::open(ca, Box::new(store), settings)?;
     let certificate = Arc::new(ca::ServerCertificate::new(mesh.ca.clone(), config.names.clone())?);
 
     let Listening { endpoint, tunnels, tls, address } = listen::open(
@@ -171,21 +205,36 @@ async fn start(arguments: Arguments) -> Result<()> {
         certificate,
         &[ALPN_SESSION, ALPN_JOIN, ALPN_RELAY, ALPN_RELAY_LINK],
         &[b"http/1.1"],
+        &guard,
     )?;
     meshward_daemon::metrics::serve(config.metrics_listen, metrics::scrape(mesh.clone())).await?;
     meshward_coordinator::stun::serve(config.stun_listen).await?;
     first_credential(&mesh, &config, address).await?;
 
-    let router = api::router(mesh.clone());
-    tokio::spawn(async move {
-        axum::serve(tls, router.into_make_service_with_connect_info::<api::Origin>()).await
-    });
+    tokio::spawn(tls.serve(Some(api::router(mesh.clone()))));
     tokio::spawn(control::serve(mesh.clone(), endpoint.clone(), tunnels));
     tokio::spawn(reactions::expire(mesh.clone()));
+    let (kept, retention) = (mesh.clone(), config.retention.clone());
+    tokio::spawn(async move { kept.keep_retention(retention).await });
     info!(listen = %address, mesh = %mesh.ca.mesh, revision = %mesh.look(|world| world.revision), "coordinator ready");
     meshward_daemon::ended().await?;
     info!("coordinator ends");
     listen::close(&endpoint, "the coordinator ends").await;
+    Ok(())
+}
+
+fn restore(file: &Path, config: Option<&Path>, flags: &RestoreFlags) -> Result<()> {
+    let config: Config = meshward_daemon::config::load(config, Path::new(USUAL_FILE), flags)?;
+    prepare(&config.data_dir)?;
+    let backup = store::restore(file, &config.data_dir)
+        .map_err(|error| Mistake(format!("not restored: {error:#}")))?;
+    println!(
+        "restored mesh {} at revision {}, {} records, to {}; now start the coordinator, at an address by which the nodes know it",
+        backup.mesh,
+        backup.revision,
+        backup.records,
+        config.data_dir.display()
+    );
     Ok(())
 }
 

@@ -3,19 +3,24 @@
 use crate::{
     admissions::{Admissions, admissions},
     ca::Ca,
+    guard::{Guard, MemberConnections},
+    limits::{NodeBudget, Retention, Strangers},
     pool::{Busy, Pool},
     records::{Mutation, Record, RecordKey},
     relay::{Relay, links::RelayLinks},
     sessions::Sessions,
-    store::{Note, Past, Store, StoreError},
+    store::{Backup, Note, Past, Store, StoreError},
     turns::Turns,
+    webhook::Webhooks,
     world::World,
 };
+use ipnet::IpNet;
 use meshward_model::{NodeName, Revision, api::AuditEntry};
 use parking_lot::{Mutex, RwLock};
 use roaring::RoaringBitmap;
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tracing::warn;
 
 /// Why something was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +46,9 @@ pub enum Refusal {
     /// Our own failure; nothing was changed.
     #[error("{0}")]
     Failed(String),
+    /// There is no room to write it down; nothing was changed.
+    #[error("{0}")]
+    Full(String),
     /// One of these, because of one field of what was asked.
     #[error("{refusal}")]
     About {
@@ -120,8 +128,36 @@ pub struct Done<T> {
     pub outcome: T,
 }
 
+/// How often it is looked for what is not to be kept any more.
+const RETENTION_EVERY: Duration = Duration::from_secs(600);
 /// How often a plan is made anew because another coordinator was faster.
 const ATTEMPTS: usize = 16;
+
+/// How a mesh is served.
+pub struct Settings {
+    /// How long a node's certificate is good.
+    pub certificate_lifetime: Duration,
+    /// Who gets in when not all can.
+    pub guard: Arc<Guard>,
+    /// What one node may take.
+    pub budget: NodeBudget,
+    /// Networks of the coordinator's own in which webhooks may be.
+    pub webhook_networks: Vec<IpNet>,
+    /// Where the CA and the database are.
+    pub data_dir: PathBuf,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            certificate_lifetime: Duration::from_secs(24 * 3600),
+            guard: Guard::new(&Strangers::default(), 1000),
+            budget: NodeBudget::default(),
+            webhook_networks: vec![],
+            data_dir: PathBuf::from("."),
+        }
+    }
+}
 
 /// The mesh and everything that serves it.
 pub struct Mesh {
@@ -133,6 +169,13 @@ pub struct Mesh {
     pub relays: RelayLinks,
     /// How long a node's certificate is good.
     pub certificate_lifetime: Duration,
+    pub guard: Arc<Guard>,
+    pub budget: NodeBudget,
+    pub webhooks: Webhooks,
+    /// Where the CA and the database are.
+    pub data_dir: PathBuf,
+    /// Their connections, counted.
+    pub members: MemberConnections,
     world: RwLock<World>,
     store: Arc<Mutex<Box<dyn Store>>>,
     writing: Turns,
@@ -145,11 +188,7 @@ impl Mesh {
     ///
     /// # Errors
     /// If the store cannot be read in full.
-    pub fn open(
-        ca: Ca,
-        mut store: Box<dyn Store>,
-        certificate_lifetime: Duration,
-    ) -> anyhow::Result<Arc<Self>> {
+    pub fn open(ca: Ca, mut store: Box<dyn Store>, settings: Settings) -> anyhow::Result<Arc<Self>> {
         let (admissions, desk) = admissions();
         let contents = store.load()?;
         let world = World::load(contents.revision, contents.records).map_err(anyhow::Error::msg)?;
@@ -159,13 +198,24 @@ impl Mesh {
             admissions,
             relay: Relay::default(),
             relays: RelayLinks::default(),
-            certificate_lifetime,
+            certificate_lifetime: settings.certificate_lifetime,
+            guard: settings.guard,
+            budget: settings.budget,
+            webhooks: Webhooks::new(settings.webhook_networks),
+            data_dir: settings.data_dir,
+            members: MemberConnections::default(),
             world: RwLock::new(world),
             store: Arc::new(Mutex::new(store)),
             writing: Turns::default(),
             pool: Pool::start()?,
         });
-        mesh.look(|world| mesh.relays.publish(world));
+        mesh.look(|world| {
+            mesh.relays.publish(world);
+            // They come back after a restart, and strangers may come at the same time.
+            let endpoints = world.nodes.values().flat_map(|node| node.endpoints.values());
+            let candidates = endpoints.flat_map(|endpoint| &endpoint.candidates);
+            candidates.for_each(|candidate| mesh.guard.note_known(candidate.ip()));
+        });
         tokio::spawn(desk.work(mesh.clone()));
         Ok(mesh)
     }
@@ -282,6 +332,40 @@ impl Mesh {
         self.with_store(move |store| store.as_of(revision)).await.map_err(failed)
     }
 
+    /// Whether the store has room to write what is asked for.
+    pub async fn has_room(&self) -> bool {
+        self.with_store(|store| Ok(store.has_room())).await.unwrap_or(false)
+    }
+
+    /// Forgets what is not to be kept any more, for ever: at each step a little, so that no write waits for long.
+    pub async fn keep_retention(&self, retention: Retention) {
+        loop {
+            let (retention, now) = (retention.clone(), OffsetDateTime::now_utc().unix_timestamp());
+            let more = self.with_store(move |store| store.forget(&retention, now)).await;
+            match more {
+                Ok(true) => tokio::time::sleep(Duration::from_millis(200)).await,
+                Ok(false) => tokio::time::sleep(RETENTION_EVERY).await,
+                Err(error) => {
+                    warn!("what is old could not be forgotten: {error}");
+                    tokio::time::sleep(RETENTION_EVERY).await;
+                }
+            }
+        }
+    }
+
+    /// Writes a backup to a file that is not there yet, and checks it. `ca`: the data folder, if the CA is to be in it.
+    ///
+    /// # Errors
+    /// [`Refusal::Failed`] or [`Refusal::Full`].
+    pub async fn back_up(&self, file: PathBuf, ca: Option<PathBuf>) -> Result<Backup, Refusal> {
+        let mesh = self.ca.mesh.clone();
+        let copy = file.clone();
+        self.with_store(move |store| store.copy(&copy)).await.map_err(failed)?;
+        let complete = move || Backup::complete(&file, &mesh, ca.as_deref());
+        let done = tokio::task::spawn_blocking(complete).await;
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(failed)
+    }
+
     async fn with_store<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut dyn Store) -> Result<T, StoreError> + Send + 'static,
@@ -293,7 +377,12 @@ impl Mesh {
 }
 
 fn failed(error: StoreError) -> Refusal {
-    Refusal::Failed(format!("nothing was changed: {error}"))
+    let text = format!("nothing was changed: {error}");
+    match error {
+        StoreError::Full => Refusal::Full(text),
+        StoreError::Forgotten(_) => Refusal::Missing(error.to_string()),
+        _ => Refusal::Failed(text),
+    }
 }
 
 /// A time as RFC 3339, to the second.

@@ -8,8 +8,13 @@ use std::sync::Arc;
 /// The registry, made anew for each scrape from what is true then.
 pub fn scrape(mesh: Arc<Mesh>) -> Scrape {
     Arc::new(move || {
-        let registry = registry(&mesh);
-        Box::pin(async move { registry })
+        let mesh = mesh.clone();
+        Box::pin(async move {
+            let mut registry = registry(&mesh);
+            let is_full = u64::from(!mesh.has_room().await);
+            number(&mut registry, "disk_full", "Whether there is no room on the data folder's disk", is_full);
+            registry
+        })
     })
 }
 
@@ -17,6 +22,34 @@ fn registry(mesh: &Mesh) -> Registry {
     let mut registry = Registry::with_prefix("meshward_coordinator");
     let connected = mesh.sessions.count() as u64;
     number(&mut registry, "nodes_connected", "Nodes with a session", connected);
+    number(
+        &mut registry,
+        "identities_held",
+        "Second machines with a node's identity that were held",
+        mesh.sessions.held_count(),
+    );
+    let counts = mesh.guard.counts();
+    for (name, help, count) in [
+        ("handshakes_retried", "QUIC handshakes that had to prove their address first", &counts.retried),
+        ("handshakes_refused", "QUIC handshakes that were refused for want of room", &counts.refused),
+        ("joins_refused", "Requests to join that were refused for their number", &counts.joins),
+        (
+            "authentications_failed",
+            "Failed authentications, by API tokens, join tokens and certificates",
+            &counts.failures,
+        ),
+        ("authentications_barred", "Authentications refused unseen after too many failures", &counts.barred),
+    ] {
+        number(&mut registry, name, help, count.load(std::sync::atomic::Ordering::Relaxed));
+    }
+    let (strangers, trusted) = mesh.guard.places.count();
+    let connections = [("strangers", strangers), ("trusted", trusted)];
+    measured(
+        &mut registry,
+        "tcp_connections",
+        "TCP connections on which somebody has authenticated, or nobody",
+        connections.map(|(of, count)| ([("of", of.to_owned())], count as u64)),
+    );
     mesh.look(|world| {
         number(&mut registry, "revision", "The revision that is distributed", world.revision.0);
         number(&mut registry, "nodes", "Nodes that have joined", world.nodes.len() as u64);

@@ -3,7 +3,6 @@
 use crate::{
     mesh::{Author, Mesh},
     plans::{tokens::new_id, triggers},
-    webhook,
 };
 use meshward_model::{NodeName, control::Fired};
 use serde_json::json;
@@ -36,8 +35,9 @@ pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
         "denied_flows": fired.denied_flows, "distinct_ports": fired.distinct_ports,
         "distinct_addresses": fired.distinct_addresses,
     });
+    let mesh = mesh.clone();
     tokio::spawn(async move {
-        if let Err(error) = webhook::post(&url, &body).await {
+        if let Err(error) = mesh.webhooks.post(&url, &body).await {
             warn!(%url, "a webhook was not delivered: {error:#}");
         }
     });

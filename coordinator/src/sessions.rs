@@ -2,22 +2,25 @@
 
 use crate::world::Deltas;
 use futures::future::join_all;
-use meshward_daemon::frames;
+use meshward_daemon::{
+    frames,
+    sources::{Bucket, Rate},
+};
 use meshward_model::{
     NetworkName, NodeName, Revision,
-    control::{Answer, EncodedChanges, FromCoordinator, MAX_FRAME, Question},
+    control::{Answer, EncodedChanges, FromCoordinator, InstanceId, MAX_FRAME, Question},
 };
 use parking_lot::{Mutex, RwLock};
 use quinn::Connection;
 use roaring::RoaringBitmap;
 use std::{
     collections::{HashMap, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
@@ -37,6 +40,12 @@ const MOST_ORDERS: usize = 16;
 /// The most characters that are kept of what a node says of itself.
 const MOST_SAID: usize = 500;
 const LONGEST_PACE: Duration = Duration::from_secs(2);
+/// A node that has a session and does not answer within this has lost it to another start of its daemon.
+const ALIVE_WITHIN: Duration = Duration::from_secs(1);
+/// Starts of a daemon that are remembered.
+const KNOWN_INSTANCES: usize = 8;
+/// For how long it is shown that a node was over a budget, or that a second machine was held.
+const SHOWN_FOR: Duration = Duration::from_secs(600);
 
 /// One node's session.
 pub struct Session {
@@ -45,6 +54,12 @@ pub struct Session {
     /// Where the node's packets come from.
     pub address: SocketAddr,
     pub connection: Connection,
+    /// The start of the daemon that has the session.
+    instance: InstanceId,
+    /// What it was told of a budget last, and when.
+    over_budget: Mutex<Option<(String, Instant)>>,
+    /// How its clock differs from the coordinator's.
+    clock_problem: Mutex<Option<String>>,
     /// Told when there is something new for the node.
     pub wake: Notify,
     index: u32,
@@ -126,6 +141,7 @@ impl Session {
         node: NodeName,
         index: u32,
         version: String,
+        instance: InstanceId,
         address: SocketAddr,
         connection: Connection,
     ) -> Self {
@@ -134,6 +150,9 @@ impl Session {
             version,
             address,
             connection,
+            instance,
+            over_budget: Mutex::default(),
+            clock_problem: Mutex::default(),
             wake: Notify::new(),
             index,
             calls: Mutex::default(),
@@ -142,6 +161,24 @@ impl Session {
             enforced: watch::Sender::new(Revision(0)),
             degraded: Mutex::default(),
         }
+    }
+
+    /// Notes that the node is over a budget.
+    pub fn note_over_budget(&self, budget: &str) {
+        *self.over_budget.lock() = Some((budget.to_owned(), Instant::now()));
+    }
+
+    /// Notes how the node's clock differs, if it does.
+    pub fn set_clock_problem(&self, problem: Option<String>) {
+        *self.clock_problem.lock() = problem;
+    }
+
+    /// What an operator should know of the node.
+    pub fn problems(&self) -> Vec<String> {
+        let over = self.over_budget.lock();
+        let lately =
+            over.as_ref().filter(|(_, at)| at.elapsed() < SHOWN_FOR).map(|(budget, _)| budget.clone());
+        self.clock_problem.lock().iter().cloned().chain(lately).collect()
     }
 
     /// The revision that the node says it enforces.
@@ -233,16 +270,58 @@ impl Session {
             let (mut send, mut receive) = self.connection.open_bi().await.ok()?;
             frames::send(&mut send, question).await.ok()?;
             send.finish().ok()?;
-            frames::receive(&mut receive, MAX_FRAME).await.ok()
+            let mut answer: Answer = frames::receive(&mut receive, MAX_FRAME).await.ok()?;
+            // Further parts come until the stream ends.
+            while let Some(part) = frames::receive_or_end(&mut receive, MAX_FRAME).await.ok()? {
+                if !answer.add(part) {
+                    return None;
+                }
+            }
+            Some(answer)
         };
         tokio::time::timeout(ANSWER_TIME, ask).await.ok()?
     }
+}
+
+/// Why a machine that has a node's identity gets no session.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// Where it is.
+    pub from: IpAddr,
+    /// Where the machine is that has the session.
+    pub other: IpAddr,
+    /// Whether it is held for the first time.
+    pub is_new: bool,
+}
+
+impl Held {
+    /// The reason, and the way out.
+    pub fn reason(&self) -> String {
+        format!(
+            "another machine, at {}, has this node's identity and a session: this one is a copy of its disk. To make it a node of its own, stop the daemon, remove its data folder, and run `meshward-node join` with a new token",
+            self.other
+        )
+    }
+}
+
+/// Which starts of a node's daemon have been seen.
+#[derive(Default)]
+struct Instances {
+    /// Those that another has come after, the oldest first.
+    before: VecDeque<InstanceId>,
+    /// The one that is held, where, and when it last came.
+    held: Option<(InstanceId, IpAddr, Instant)>,
+    /// When sessions were begun.
+    begun: Option<Bucket>,
 }
 
 /// All sessions.
 #[derive(Default)]
 pub struct Sessions {
     table: RwLock<Table>,
+    instances: Mutex<HashMap<NodeName, Instances>>,
+    /// Machines that were held since the start.
+    held: AtomicU64,
     /// The newest revision of which every backlog has all.
     published: AtomicU64,
 }
@@ -254,6 +333,83 @@ struct Table {
 }
 
 impl Sessions {
+    /// Whether a node may begin another session now.
+    pub fn may_begin(&self, node: &NodeName, rate: Rate, now: Instant) -> bool {
+        let mut instances = self.instances.lock();
+        let begun = &mut instances.entry(node.clone()).or_default().begun;
+        begun.get_or_insert_with(|| Bucket::full(rate, now)).take(rate, 1.0, now)
+    }
+
+    /// Judges whether a start of a node's daemon may have the node's session. It may not while another machine has it that is alive
+    /// and was there first: disks are copied. A daemon that was started again finds the one before it dead.
+    ///
+    /// # Errors
+    /// [`Held`].
+    pub async fn admit(&self, node: &NodeName, instance: InstanceId, from: SocketAddr) -> Result<(), Held> {
+        // A machine whose memory was copied, too, speaks as the same start of the daemon from elsewhere.
+        let is_other = |other: &Arc<Session>| other.instance != instance || other.address.ip() != from.ip();
+        let Some(other) = self.get(node).filter(is_other) else { return Ok(()) };
+        let is_alive = tokio::time::timeout(ALIVE_WITHIN, other.ask(&Question::Alive)).await;
+        if !matches!(is_alive, Ok(Some(Answer::Alive))) || other.connection.close_reason().is_some() {
+            if other.instance != instance {
+                self.note_succession(node, other.instance);
+            }
+            return Ok(());
+        }
+        let came_back = {
+            let instances = self.instances.lock();
+            instances.get(node).is_some_and(|known| known.before.contains(&instance))
+        };
+        if !came_back {
+            return Err(self.note_held(node, instance, from.ip(), other.address.ip()));
+        }
+        // The first comes back, and the other took its place meanwhile: that one is held when it comes again.
+        self.remove(&other);
+        let reason = Held { from: other.address.ip(), other: from.ip(), is_new: true }.reason();
+        other.connection.close(6u32.into(), reason.as_bytes());
+        Ok(())
+    }
+
+    fn note_succession(&self, node: &NodeName, before: InstanceId) {
+        let mut instances = self.instances.lock();
+        let known = &mut instances.entry(node.clone()).or_default().before;
+        if !known.contains(&before) {
+            known.push_back(before);
+        }
+        if known.len() > KNOWN_INSTANCES {
+            known.pop_front();
+        }
+    }
+
+    fn note_held(&self, node: &NodeName, instance: InstanceId, from: IpAddr, other: IpAddr) -> Held {
+        let mut instances = self.instances.lock();
+        let known = instances.entry(node.clone()).or_default();
+        let is_new = known.held.is_none_or(|(before, _, at)| before != instance || at.elapsed() > SHOWN_FOR);
+        known.held = Some((instance, from, Instant::now()));
+        known.before.retain(|before| *before != instance);
+        if is_new {
+            self.held.fetch_add(1, Ordering::Relaxed);
+        }
+        Held { from, other, is_new }
+    }
+
+    /// Where a second machine with a node's identity was held lately.
+    pub fn held(&self, node: &NodeName) -> Option<IpAddr> {
+        let instances = self.instances.lock();
+        let (_, from, at) = instances.get(node)?.held?;
+        (at.elapsed() < SHOWN_FOR).then_some(from)
+    }
+
+    /// How many machines were held since the start.
+    pub fn held_count(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Forgets what is known of the starts of a node that is no member any more.
+    pub fn forget_instances(&self, node: &NodeName) {
+        self.instances.lock().remove(node);
+    }
+
     /// Adds a session; an older one of the same node ends.
     pub fn add(&self, session: Arc<Session>) {
         let mut table = self.table.write();
@@ -332,6 +488,7 @@ impl Sessions {
 
     /// Ends a node's session.
     pub fn end(&self, node: &NodeName, why: &str) {
+        self.forget_instances(node);
         if let Some(session) = self.get(node) {
             self.remove(&session);
             session.connection.close(2u32.into(), why.as_bytes());

@@ -1,9 +1,15 @@
 //! STUN (RFC 8489): telling endpoints under which address they are seen.
 
+use crate::limits;
 use anyhow::{Context, Result};
+use meshward_daemon::sources::RateBySource;
 use meshward_model::stun::{read_request, response};
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
-use std::{io::IoSliceMut, net::SocketAddr};
+use std::{
+    io::IoSliceMut,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 use tokio::{io::Interest, net::UdpSocket};
 use tracing::{info, warn};
 
@@ -28,23 +34,27 @@ pub async fn serve(listen: SocketAddr) -> Result<()> {
 /// Answers for ever, each question from the address that it was sent to: who asks from behind a firewall hears no other.
 async fn answer(socket: &UdpSocket, state: &UdpSocketState) {
     let mut buffer = vec![0; MAX_GATHERED];
+    let rates = RateBySource::new(limits::STUN);
     loop {
         let mut meta = [RecvMeta::default()];
         let receive = || state.recv(socket.into(), &mut [IoSliceMut::new(&mut buffer)], &mut meta);
         if let Err(error) = socket.async_io(Interest::READABLE, receive).await {
             warn!("STUN: {error}");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         }
         let [RecvMeta { addr, len, stride, dst_ip, .. }] = meta;
         // The kernel may have gathered several of one sender.
         for request in buffer[..len].chunks(stride.max(1)) {
-            // Longer requests have attributes that nobody here understands. An answer is never longer than twice the request, so
-            // that nothing is gained by a forged sender.
+            // Longer requests have attributes that nobody here understands.
             let Some(transaction) = read_request(request).filter(|_| request.len() <= MAX_REQUEST) else {
                 continue;
             };
             let contents = response(&transaction, addr);
+            // Never longer than the request, and not often: nothing is gained by a forged sender.
+            if contents.len() > request.len() || !rates.take(addr.ip(), Instant::now()) {
+                continue;
+            }
             let answer = Transmit {
                 destination: addr,
                 ecn: None,

@@ -70,6 +70,7 @@ mod tests {
     use super::*;
     use crate::{
         ca::Ca,
+        mesh::Settings,
         plans::{
             networks,
             quarantines::{self, Hand},
@@ -82,7 +83,7 @@ mod tests {
 
     async fn mesh(folder: &std::path::Path) -> Arc<Mesh> {
         let (ca, store) = (Ca::open(folder).unwrap(), Sqlite::open(&folder.join("mesh.db")).unwrap());
-        let mesh = Mesh::open(ca, Box::new(store), Duration::from_secs(60)).unwrap();
+        let mesh = Mesh::open(ca, Box::new(store), Settings::default()).unwrap();
         let wanted: CreateNetwork =
             serde_json::from_str(r#"{ "name": "shop", "prefixes": ["10.42.0.0/16"] }"#).unwrap();
         mesh.change(&admin(), |world| networks::create(world, &wanted)).await.unwrap();

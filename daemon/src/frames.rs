@@ -1,7 +1,7 @@
 //! Control messages on QUIC streams.
 
 use meshward_model::control::{BadFrame, body_length, decode, encode};
-use quinn::{RecvStream, SendStream};
+use quinn::{ReadExactError, RecvStream, SendStream};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Why a message could not be sent or received.
@@ -36,9 +36,36 @@ pub async fn send_encoded(stream: &mut SendStream, frame: &[u8]) -> Result<(), F
 /// # Errors
 /// [`FrameError`].
 pub async fn receive<T: DeserializeOwned>(stream: &mut RecvStream, limit: usize) -> Result<T, FrameError> {
-    let ended = |error: quinn::ReadExactError| FrameError::Ended(error.to_string());
+    Ok(decode(&receive_body(stream, limit).await?)?)
+}
+
+/// Receives one message as [`receive`] does; `None` if the stream ends before it begins.
+///
+/// # Errors
+/// [`FrameError`].
+pub async fn receive_or_end<T: DeserializeOwned>(
+    stream: &mut RecvStream,
+    limit: usize,
+) -> Result<Option<T>, FrameError> {
+    let mut head = [0; 4];
+    match stream.read_exact(&mut head).await {
+        Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
+        other => other.map_err(ended)?,
+    }
+    Ok(Some(decode(&receive_rest(stream, head, limit).await?)?))
+}
+
+/// Receives the body of one message, of at most `limit` bytes.
+///
+/// # Errors
+/// [`FrameError`].
+pub async fn receive_body(stream: &mut RecvStream, limit: usize) -> Result<Vec<u8>, FrameError> {
     let mut head = [0; 4];
     stream.read_exact(&mut head).await.map_err(ended)?;
+    receive_rest(stream, head, limit).await
+}
+
+async fn receive_rest(stream: &mut RecvStream, head: [u8; 4], limit: usize) -> Result<Vec<u8>, FrameError> {
     let length = body_length(head, limit)?;
     let mut body = Vec::new();
     // Grown as the bytes come: an announced length alone takes no memory.
@@ -47,5 +74,9 @@ pub async fn receive<T: DeserializeOwned>(stream: &mut RecvStream, limit: usize)
         body.resize(length.min(at + (64 << 10)), 0);
         stream.read_exact(&mut body[at..]).await.map_err(ended)?;
     }
-    Ok(decode(&body)?)
+    Ok(body)
+}
+
+fn ended(error: ReadExactError) -> FrameError {
+    FrameError::Ended(error.to_string())
 }

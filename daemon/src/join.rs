@@ -5,6 +5,7 @@ use crate::{
     dial::Dial,
     frames,
     member::{Credentials, MemberFolder, Membership},
+    tls::clock,
 };
 use anyhow::{Context, Result};
 use meshward_model::{
@@ -75,6 +76,7 @@ pub async fn join(
         part: folder.part(),
         labels,
         csr: request(&key)?,
+        clock: clock(),
     };
     frames::send(&mut send, &request).await?;
     let reply = frames::receive(&mut receive, MAX_JOIN_FRAME).await?;
@@ -118,6 +120,9 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
             "the coordinator at this address has another CA than the join token says: it is not the mesh that the token is for, or somebody stands in between".into(),
         )
         .into();
+    }
+    if text.contains("this machine's clock") {
+        return Mistake(text).into();
     }
     error
 }

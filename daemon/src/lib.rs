@@ -3,14 +3,18 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod descriptors;
 pub mod dial;
 pub mod files;
 pub mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod http;
 pub mod join;
 pub mod member;
 pub mod metrics;
+pub mod places;
+pub mod sources;
 pub mod tls;
 pub mod tunnel;
 pub mod write_behind;

@@ -1,5 +1,10 @@
 //! The Prometheus endpoint: `GET /metrics` over plain HTTP, on loopback unless configured otherwise.
 
+use crate::{
+    http,
+    places::Places,
+    sources::{KnownSources, OpenLimit},
+};
 use anyhow::Context;
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use prometheus_client::{
@@ -13,6 +18,9 @@ use tokio::net::TcpListener;
 /// Makes the registry of one scrape.
 pub type Scrape = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Registry> + Send>> + Send + Sync>;
 
+/// Connections of those who scrape: a handful of them is what there usually is.
+const SCRAPERS: OpenLimit = OpenLimit { per_address: 16, per_prefix: 32, total: 64 };
+
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves what `scrape` makes, until the process ends.
@@ -23,7 +31,8 @@ pub async fn serve(listen: SocketAddr, scrape: Scrape) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("cannot listen on {listen} for metrics; set another `metrics_listen`"))?;
-    tokio::spawn(async move { axum::serve(listener, routes(scrape)).await });
+    let places = Places::new(SCRAPERS, 0, Arc::new(KnownSources::new(1)));
+    tokio::spawn(http::serve(listener, routes(scrape), places));
     Ok(())
 }
 

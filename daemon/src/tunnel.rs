@@ -3,6 +3,7 @@
 //!
 //! What waits for a tunnel is bounded, and what does not fit is lost, as in any network: QUIC sends it again, slower.
 
+use crate::places::Place;
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use quinn::{
@@ -17,7 +18,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
@@ -35,6 +36,8 @@ const WAITING: usize = 512;
 const READ: usize = 4096;
 /// The longest datagram, in bytes: QUIC's are never longer on the paths that it tries.
 const LONGEST: usize = 2048;
+/// The most bytes that wait for all tunnels of a server together. Beyond this, datagrams are lost.
+const ALL_WAITING: usize = 64 << 20;
 /// How much is written at a time, in bytes.
 const WRITE: usize = 64 << 10;
 /// A tunnel that nothing has come by for this long has ended: QUIC keeps its connections alive more often.
@@ -49,7 +52,7 @@ type Datagram = (SocketAddr, Bytes);
 /// The client's end of a tunnel, as a socket that has one peer.
 pub struct Tunnel {
     local: SocketAddr,
-    outgoing: mpsc::Sender<Bytes>,
+    outgoing: Queue,
     received: Mutex<mpsc::Receiver<Datagram>>,
 }
 
@@ -60,7 +63,7 @@ impl Tunnel {
         local: SocketAddr,
         peer: SocketAddr,
     ) -> Self {
-        let (outgoing, to_send) = mpsc::channel(WAITING);
+        let (outgoing, to_send) = queue(Arc::default());
         let (to_socket, received) = mpsc::channel(WAITING);
         tokio::spawn(carry(stream, peer, to_socket, to_send));
         Self { local, outgoing, received: Mutex::new(received) }
@@ -79,7 +82,7 @@ impl AsyncUdpSocket for Tunnel {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        send(&self.outgoing, transmit);
+        self.outgoing.send(transmit);
         Ok(())
     }
 
@@ -109,6 +112,8 @@ pub struct Tunnels {
     socket: Arc<dyn AsyncUdpSocket>,
     open: RwLock<HashMap<SocketAddr, Open>>,
     next: AtomicU64,
+    /// Bytes that wait for all of them.
+    waiting: Arc<AtomicUsize>,
     to_socket: mpsc::Sender<Datagram>,
     received: Mutex<mpsc::Receiver<Datagram>>,
     /// Whether tunnels are read first the next time, so that neither side starves the other.
@@ -116,8 +121,66 @@ pub struct Tunnels {
 }
 
 struct Open {
-    outgoing: mpsc::Sender<Bytes>,
+    outgoing: Queue,
     peer: SocketAddr,
+    place: Option<Arc<Place>>,
+}
+
+/// Datagrams that wait for a tunnel.
+struct Queue {
+    to_send: mpsc::Sender<Bytes>,
+    /// Bytes that wait for all tunnels that share this.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    /// Puts datagrams at the end; those that find no room are lost.
+    fn send(&self, transmit: &Transmit<'_>) {
+        let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        for datagram in transmit.contents.chunks(size) {
+            let waiting = self.waiting.fetch_add(datagram.len(), Relaxed);
+            let has_room = waiting + datagram.len() <= ALL_WAITING;
+            if !has_room || self.to_send.try_send(Bytes::copy_from_slice(datagram)).is_err() {
+                self.waiting.fetch_sub(datagram.len(), Relaxed);
+            }
+        }
+    }
+}
+
+/// The other end of a queue. What waits there when this ends is forgotten.
+struct Waiting {
+    datagrams: mpsc::Receiver<Bytes>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Waiting {
+    async fn next(&mut self) -> Option<Bytes> {
+        let datagram = self.datagrams.recv().await;
+        self.took(datagram)
+    }
+
+    fn next_at_once(&mut self) -> Option<Bytes> {
+        let datagram = self.datagrams.try_recv().ok();
+        self.took(datagram)
+    }
+
+    fn took(&self, datagram: Option<Bytes>) -> Option<Bytes> {
+        let length = datagram.as_ref().map_or(0, Bytes::len);
+        self.waiting.fetch_sub(length, Relaxed);
+        datagram
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.datagrams.close();
+        while self.next_at_once().is_some() {}
+    }
+}
+
+fn queue(waiting: Arc<AtomicUsize>) -> (Queue, Waiting) {
+    let (to_send, datagrams) = mpsc::channel(WAITING);
+    (Queue { to_send, waiting: waiting.clone() }, Waiting { datagrams, waiting })
 }
 
 impl Tunnels {
@@ -128,15 +191,21 @@ impl Tunnels {
             socket,
             open: RwLock::default(),
             next: AtomicU64::new(0),
+            waiting: Arc::default(),
             to_socket,
             received: Mutex::new(received),
             tunnels_first: AtomicBool::new(false),
         })
     }
 
-    /// Serves a tunnel over a TLS connection from `peer` until that ends.
-    pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + 'static, peer: SocketAddr) {
-        let (outgoing, to_send) = mpsc::channel(WAITING);
+    /// Serves a tunnel over a TLS connection from `peer` until that ends. `place` is the connection's.
+    pub async fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        peer: SocketAddr,
+        place: Option<Arc<Place>>,
+    ) {
+        let (outgoing, to_send) = queue(self.waiting.clone());
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&PREFIX);
         bytes[8..].copy_from_slice(&self.next.fetch_add(1, Relaxed).to_be_bytes());
@@ -146,15 +215,36 @@ impl Tunnels {
             if open.len() >= MOST {
                 return;
             }
-            open.insert(known_as, Open { outgoing, peer });
+            open.insert(known_as, Open { outgoing, peer, place });
         }
+        // Whoever serves it may give it up at any time.
+        let _end = RemoveAtEnd(self, known_as);
         carry(stream, known_as, self.to_socket.clone(), to_send).await;
-        self.open.write().remove(&known_as);
+    }
+
+    /// Notes who has authenticated under an address at which QUIC sees them: if they came by a tunnel, it is theirs.
+    pub fn trust(&self, address: SocketAddr, who: &str) {
+        if let Some(place) = self.open.read().get(&address).and_then(|open| open.place.as_ref()) {
+            place.trust(who);
+        }
+    }
+
+    /// Whether somebody whom QUIC sees at `address` comes by a tunnel.
+    pub fn has(&self, address: SocketAddr) -> bool {
+        is_tunnelled(&address)
     }
 
     /// Where somebody is, whom QUIC sees at `address`: for who comes by a tunnel, where that comes from.
     pub fn origin(&self, address: SocketAddr) -> SocketAddr {
         self.open.read().get(&address).map_or(address, |open| open.peer)
+    }
+}
+
+struct RemoveAtEnd<'a>(&'a Tunnels, SocketAddr);
+
+impl Drop for RemoveAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.open.write().remove(&self.1);
     }
 }
 
@@ -174,7 +264,7 @@ impl AsyncUdpSocket for Tunnels {
             return self.socket.try_send(transmit);
         }
         if let Some(open) = self.open.read().get(&transmit.destination) {
-            send(&open.outgoing, transmit);
+            open.outgoing.send(transmit);
         }
         Ok(())
     }
@@ -229,13 +319,6 @@ impl UdpPoller for AlwaysReady {
     }
 }
 
-fn send(outgoing: &mpsc::Sender<Bytes>, transmit: &Transmit<'_>) {
-    let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
-    for datagram in transmit.contents.chunks(size) {
-        let _ = outgoing.try_send(Bytes::copy_from_slice(datagram));
-    }
-}
-
 /// Takes datagrams out of a queue, as many as there are buffers; none at all: the queue has ended.
 fn poll_queue(
     queue: &mut mpsc::Receiver<Datagram>,
@@ -265,7 +348,7 @@ async fn carry(
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
     from: SocketAddr,
     received: mpsc::Sender<Datagram>,
-    outgoing: mpsc::Receiver<Bytes>,
+    outgoing: Waiting,
 ) {
     let (reader, writer) = tokio::io::split(stream);
     tokio::select! {
@@ -292,17 +375,18 @@ async fn read(
     }
 }
 
-async fn write(mut stream: impl AsyncWrite + Unpin, mut outgoing: mpsc::Receiver<Bytes>) -> io::Result<()> {
+async fn write(mut stream: impl AsyncWrite + Unpin, mut outgoing: Waiting) -> io::Result<()> {
     let mut buffer = BytesMut::new();
-    while let Some(first) = outgoing.recv().await {
+    while let Some(first) = outgoing.next().await {
         let mut next = Some(first);
         while let Some(datagram) = next {
             buffer.put_u16(datagram.len() as u16);
             buffer.put(datagram);
-            next = if buffer.len() < WRITE { outgoing.try_recv().ok() } else { None };
+            next = if buffer.len() < WRITE { outgoing.next_at_once() } else { None };
         }
-        stream.write_all(&buffer).await?;
-        stream.flush().await?;
+        // Who does not read has gone.
+        tokio::time::timeout(QUIET, stream.write_all(&buffer)).await??;
+        tokio::time::timeout(QUIET, stream.flush()).await??;
         buffer.clear();
     }
     Ok(())
@@ -336,7 +420,7 @@ mod tests {
         let client = Tunnel::over(near, address("192.0.2.1:5"), address("192.0.2.9:7443"));
         let serving = tokio::spawn({
             let tunnels = tunnels.clone();
-            async move { tunnels.serve(far, "192.0.2.1:5".parse().unwrap()).await }
+            async move { tunnels.serve(far, "192.0.2.1:5".parse().unwrap(), None).await }
         });
 
         let three = [vec![1; 1200], vec![2; 1200], vec![3; 7]].concat();
@@ -356,9 +440,11 @@ mod tests {
         for _ in 0..100 * WAITING {
             tunnels.try_send(&transmit(from, &[0; 1200], None)).unwrap();
         }
+        assert!(tunnels.waiting.load(Relaxed) <= WAITING * 1200);
         drop(client);
         serving.await.unwrap();
         assert_eq!(tunnels.origin(from), from, "it is forgotten");
+        assert_eq!(tunnels.waiting.load(Relaxed), 0, "and what waited for it");
     }
 
     #[tokio::test]

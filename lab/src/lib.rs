@@ -3,7 +3,9 @@
 //! Namespaces have no names here and leave nothing behind: they end with the processes that hold them.
 #![forbid(unsafe_code)]
 
+mod crafted;
 mod docker;
+mod flood;
 mod host;
 mod internet;
 mod machine;
@@ -14,7 +16,9 @@ mod registry;
 mod root;
 mod terraform;
 
+pub use crafted::CraftedSession;
 pub use docker::{Docker, busybox};
+pub use flood::{HandshakeFlood, idle_connections};
 pub use host::host;
 pub use internet::{Barrier, Internet, Site, back_to_back};
 pub use machine::Machine;

@@ -51,6 +51,25 @@ impl Mesh {
         Ok(Self { internet, binaries, site, coordinator, folder, flags })
     }
 
+    /// The same, with the coordinator's data in a folder of the caller's.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not start.
+    pub fn start_in(
+        binaries: Binaries,
+        internet: Internet,
+        site: Site,
+        flags: &[&str],
+        data: &Path,
+    ) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("meshward-").tempdir()?;
+        std::os::unix::fs::symlink(data, folder.path().join("coordinator"))?;
+        fs::create_dir_all(data)?;
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        let coordinator = start_coordinator(&binaries, &site, folder.path(), &flags)?;
+        Ok(Self { internet, binaries, site, coordinator, folder, flags })
+    }
+
     /// Starts the coordinator again after it was killed.
     ///
     /// # Errors
@@ -189,11 +208,24 @@ impl Mesh {
         self.start_node(site, flags.to_vec())
     }
 
-    fn start_node(&self, site: Site, flags: Vec<String>) -> Result<Node> {
+    /// Starts a node daemon on the data folder that is there for a site's name, and does not wait for its session.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not start.
+    pub fn start_copy(&self, site: Site) -> Result<Node> {
+        self.started(site, vec![])
+    }
+
+    fn started(&self, site: Site, flags: Vec<String>) -> Result<Node> {
         let folder = self.folder.path().join(&site.name);
         let (environment, binaries) = (vec![], self.binaries.clone());
         let mut node = Node { site, folder, flags, environment, binaries, process: None };
         node.start()?;
+        Ok(node)
+    }
+
+    fn start_node(&self, site: Site, flags: Vec<String>) -> Result<Node> {
+        let node = self.started(site, flags)?;
         self.wait(|| node.is_connected())?;
         Ok(node)
     }

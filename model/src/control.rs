@@ -4,11 +4,13 @@
 //! coordinator opens a stream of its own for each question: one [`Question`] and one [`Answer`]. Joining uses
 //! another ALPN and no client certificate: one [`JoinRequest`], one [`JoinReply`].
 //!
-//! Each message is a little-endian `u32` length and a postcard body of at most [`MAX_FRAME`] bytes.
+//! Each message is a little-endian `u32` length and a postcard body: of at most [`MAX_FRAME`] bytes from a node, and
+//! [`MAX_UPDATE`] from the coordinator, which is trusted. What a node has more of than fits comes in parts.
 
 use crate::{
     accept::AcceptFrom,
     acl::Acl,
+    bounded::at_most,
     keys::PublicKey,
     labels::Labels,
     measurement::{ImageSignature, Measurement, Sha256},
@@ -27,11 +29,20 @@ use std::{
 };
 
 /// ALPN of the session.
-pub const ALPN_SESSION: &[u8] = b"meshward-session/1";
+pub const ALPN_SESSION: &[u8] = b"meshward-session/2";
 /// ALPN of joining.
-pub const ALPN_JOIN: &[u8] = b"meshward-join/1";
-/// The most bytes of one message's body.
-pub const MAX_FRAME: usize = 64 << 20;
+pub const ALPN_JOIN: &[u8] = b"meshward-join/2";
+/// The most bytes of the body of a node's message.
+pub const MAX_FRAME: usize = 1 << 20;
+/// The most bytes of the body of a coordinator's message.
+pub const MAX_UPDATE: usize = 64 << 20;
+/// What a part of something longer has at most: bytes, and elements.
+const PART_BYTES: usize = MAX_FRAME / 2;
+const PART_ELEMENTS: usize = 4096;
+/// The most elements of an answer that came in parts.
+pub const MAX_ANSWER: usize = 1 << 18;
+/// A node's clock and the coordinator's may differ by this much.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(600);
 /// The most bytes of the messages that come from a machine that has not joined yet.
 pub const MAX_JOIN_FRAME: usize = 64 << 10;
 /// The port on which the coordinator listens, QUIC over UDP and HTTPS over TCP, unless it is configured otherwise.
@@ -124,6 +135,39 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadFrame> {
     Ok(postcard::from_bytes(body)?)
 }
 
+/// The bytes that something takes in a message.
+pub fn encoded_size(of: &impl Serialize) -> usize {
+    // Counting the bytes of plain data has no way to fail.
+    postcard::experimental::serialized_size(of).expect("plain data has a size")
+}
+
+/// Cuts a list into parts that fit into messages, in its order: none of them is longer than half of a message may be, unless it
+/// has a single element. At least one part, if an empty one.
+pub fn in_parts<T: Serialize>(all: impl IntoIterator<Item = T>) -> Vec<Vec<T>> {
+    let (mut parts, mut part, mut bytes) = (vec![], vec![], 0);
+    for element in all {
+        let size = encoded_size(&element);
+        if bytes + size > PART_BYTES || part.len() == PART_ELEMENTS {
+            parts.push(std::mem::take(&mut part));
+            bytes = 0;
+        }
+        bytes += size;
+        part.push(element);
+    }
+    if !part.is_empty() || parts.is_empty() {
+        parts.push(part);
+    }
+    // A first element that is longer than a part finds an empty one before it.
+    if parts.len() > 1 {
+        parts.retain(|part| !part.is_empty());
+    }
+    parts
+}
+
+/// What tells one start of a node daemon from another: made at random at each start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InstanceId(pub [u8; 16]);
+
 /// What a machine is in the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
@@ -155,6 +199,8 @@ pub struct JoinRequest {
     pub labels: Labels,
     /// A PKCS #10 request (DER) for its own key.
     pub csr: Vec<u8>,
+    /// What its clock says, in seconds since the epoch.
+    pub clock: i64,
 }
 
 /// The answer to a [`JoinRequest`].
@@ -183,13 +229,29 @@ pub struct EndpointReport {
     /// Its UDP port.
     pub port: u16,
     /// The addresses under which STUN servers see it.
+    #[serde(deserialize_with = "at_most::<_, _, MAX_SEEN>")]
     pub reflexive: Vec<SocketAddr>,
     /// Addresses that its operator says it can be reached at.
+    #[serde(deserialize_with = "at_most::<_, _, MAX_SEEN>")]
     pub advertised: Vec<SocketAddr>,
     /// The addresses of its interfaces; the coordinator adds the one that it sees.
     pub interfaces: Vec<SocketAddr>,
     /// The relays by which it can be reached, the nearest first.
     pub relays: Vec<RelayNumber>,
+}
+
+/// The most elements of one list of a report. What people can get wrong has lower limits, and a sentence.
+const MAX_LISTED: usize = 1024;
+const MAX_SEEN: usize = 256;
+
+impl WorkloadReport {
+    /// The report, without those of its signatures with which it would be too long for a message.
+    pub fn fitted(mut self) -> Self {
+        while !self.signatures.is_empty() && encoded_size(&self) > PART_BYTES {
+            self.signatures.pop();
+        }
+        self
+    }
 }
 
 /// A workload that a node runs.
@@ -204,21 +266,22 @@ pub struct WorkloadReport {
     /// The labels that its owner declares.
     pub labels: Labels,
     /// Its addresses, out of the node's blocks.
+    #[serde(deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub addresses: Vec<IpAddr>,
     /// The prefixes behind it, if it is a gateway's route.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub prefixes: Vec<IpNet>,
     /// Its WireGuard key, if it is a device.
     #[serde(default)]
     pub device: Option<PublicKey>,
     /// What its owner declares about who may reach it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub accepts: Vec<AcceptFrom>,
     /// What its node has measured; nothing for a process that no container runtime runs.
     #[serde(default)]
     pub measurement: Option<Arc<Measurement>>,
     /// The signatures that were found of its images.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub signatures: Vec<(Sha256, Vec<ImageSignature>)>,
     /// Why it cannot be let in, whatever the network wants: what its node could not make sense of.
     #[serde(default)]
@@ -245,21 +308,37 @@ pub struct Fired {
 /// What a node says in its session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum FromNode {
-    /// First message: what the node has.
+    /// First message: who the node is, and what view it has. [`Self::Has`] follows.
     Hello {
         /// The software's version.
         version: String,
+        /// The start of the daemon that speaks.
+        instance: InstanceId,
+        /// What its clock says, in seconds since the epoch.
+        clock: i64,
         /// The revision of the view that it has.
         revision: Revision,
         /// The digest of that view.
         digest: Digest,
-        /// Its endpoints.
-        endpoints: Vec<EndpointReport>,
-        /// All of its workloads.
-        workloads: Vec<WorkloadReport>,
     },
-    /// Answer to [`FromCoordinator::Compare`].
-    Shadow(Shadow),
+    /// A part of what the node has. The parts together are all of it.
+    Has {
+        /// Endpoints.
+        #[serde(deserialize_with = "at_most::<_, _, PART_ELEMENTS>")]
+        endpoints: Vec<EndpointReport>,
+        /// Workloads.
+        #[serde(deserialize_with = "at_most::<_, _, PART_ELEMENTS>")]
+        workloads: Vec<WorkloadReport>,
+        /// Whether this is the last part.
+        is_last: bool,
+    },
+    /// A part of the answer to [`FromCoordinator::Compare`].
+    Shadow {
+        /// Items and their hashes.
+        part: Shadow,
+        /// Whether this is the last part.
+        is_last: bool,
+    },
     /// An endpoint is new or has moved.
     Endpoint(EndpointReport),
     /// A workload has started.
@@ -286,6 +365,29 @@ pub enum FromNode {
     Degraded(Option<String>),
 }
 
+impl FromNode {
+    /// What a node has, in parts.
+    pub fn has(endpoints: Vec<EndpointReport>, workloads: Vec<WorkloadReport>) -> Vec<Self> {
+        let endpoints = in_parts(endpoints).into_iter().map(|part| (part, vec![]));
+        let workloads = in_parts(workloads.into_iter().map(WorkloadReport::fitted));
+        let parts: Vec<_> = endpoints.chain(workloads.into_iter().map(|part| (vec![], part))).collect();
+        let last = parts.len() - 1;
+        let has = |(at, (endpoints, workloads))| Self::Has { endpoints, workloads, is_last: at == last };
+        parts.into_iter().enumerate().map(has).collect()
+    }
+
+    /// What a view holds, in parts.
+    pub fn shadow(shadow: Shadow) -> Vec<Self> {
+        let parts = in_parts(shadow);
+        let last = parts.len() - 1;
+        let part = |(at, part): (usize, Vec<_>)| Self::Shadow {
+            part: part.into_iter().collect(),
+            is_last: at == last,
+        };
+        parts.into_iter().enumerate().map(part).collect()
+    }
+}
+
 /// What the coordinator says in a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum FromCoordinator {
@@ -305,6 +407,16 @@ pub enum FromCoordinator {
     Refused {
         /// Which.
         workload: WorkloadId,
+        /// Why, and how to mend it.
+        reason: String,
+    },
+    /// The node is over a budget that the coordinator has for each node.
+    OverBudget {
+        /// Which, and what becomes of it.
+        budget: String,
+    },
+    /// Another machine with the same identity has the session: this one is to wait.
+    Held {
         /// Why, and how to mend it.
         reason: String,
     },
@@ -334,6 +446,8 @@ pub enum FromCoordinator {
 /// What the coordinator asks of a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Question {
+    /// Whether the node is there.
+    Alive,
     /// The counters of every link since the daemon started.
     Links,
     /// How many live flows these links would cut, were they like this.
@@ -377,16 +491,47 @@ pub struct DeviceAnswer {
 /// The answer to a [`Question`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Answer {
+    /// To [`Question::Alive`].
+    Alive,
     /// To [`Question::Links`].
-    Links(Vec<LinkCount>),
+    Links(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<LinkCount>),
     /// To [`Question::Cuts`]: by the workload of the node that began them.
-    Cuts(Vec<(WorkloadId, u64)>),
+    Cuts(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<(WorkloadId, u64)>),
     /// To [`Question::Flows`].
-    Flows(Vec<FlowSeen>),
+    Flows(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<FlowSeen>),
     /// To [`Question::AddDevice`], or why not.
     Device(Result<DeviceAnswer, String>),
     /// To [`Question::RemoveDevice`], or why not.
     Removed(Result<(), String>),
+}
+
+impl Answer {
+    /// The answer in parts, of which each fits into a message.
+    pub fn parts(self) -> Vec<Self> {
+        match self {
+            Self::Links(all) => in_parts(all).into_iter().map(Self::Links).collect(),
+            Self::Cuts(all) => in_parts(all).into_iter().map(Self::Cuts).collect(),
+            Self::Flows(all) => in_parts(all).into_iter().map(Self::Flows).collect(),
+            other => vec![other],
+        }
+    }
+
+    /// Adds a further part. `false`: it is none, or there is too much already.
+    pub fn add(&mut self, part: Self) -> bool {
+        fn join<T>(all: &mut Vec<T>, part: Vec<T>) -> bool {
+            let fits = all.len() + part.len() <= MAX_ANSWER;
+            if fits {
+                all.extend(part);
+            }
+            fits
+        }
+        match (self, part) {
+            (Self::Links(all), Self::Links(part)) => join(all, part),
+            (Self::Cuts(all), Self::Cuts(part)) => join(all, part),
+            (Self::Flows(all), Self::Flows(part)) => join(all, part),
+            _ => false,
+        }
+    }
 }
 
 /// Flows of one kind that a workload of the node has begun, or tried to.
@@ -452,6 +597,38 @@ mod tests {
             let whole = FromCoordinator::Update { revision, changes: parts.concat(), urgent };
             assert_eq!(encode_update(revision, &encoded, urgent), encode(&whole));
         }
+    }
+
+    #[test]
+    fn what_a_node_has_comes_whole_in_parts_that_fit() {
+        let report = |at: u32| WorkloadReport {
+            id: format!("w-{at}").parse().unwrap(),
+            network: "shop".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            labels: Labels::default(),
+            addresses: vec!["10.42.0.1".parse().unwrap()],
+            prefixes: vec![],
+            device: None,
+            accepts: vec![],
+            measurement: None,
+            signatures: vec![],
+            objection: Some("x".repeat(1000)),
+        };
+        for count in [0, 1, 600, 5000] {
+            let all: Vec<WorkloadReport> = (0..count).map(report).collect();
+            let parts = FromNode::has(vec![], all.clone());
+            let mut came = vec![];
+            for (at, part) in parts.iter().enumerate() {
+                let frame = encode(part);
+                assert!(frame.len() <= MAX_FRAME);
+                let FromNode::Has { workloads, is_last, .. } = decode(&frame[4..]).unwrap() else { panic!() };
+                assert_eq!(is_last, at + 1 == parts.len());
+                came.extend(workloads);
+            }
+            assert_eq!(came, all);
+        }
+        let empty = FromNode::shadow(Shadow::new());
+        assert!(matches!(&empty[..], [FromNode::Shadow { is_last: true, .. }]));
     }
 
     #[test]

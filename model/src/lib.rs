@@ -7,6 +7,7 @@
 pub mod accept;
 pub mod acl;
 pub mod api;
+pub mod bounded;
 pub mod control;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

@@ -1,5 +1,6 @@
-//! STUN (RFC 8489), as far as a mesh needs it: an endpoint asks under which address others see it, by a Binding request
-//! without attributes, and is told by XOR-MAPPED-ADDRESS.
+//! STUN (RFC 8489), as far as a mesh needs it: an endpoint asks under which address others see it, by a Binding request,
+//! and is told by XOR-MAPPED-ADDRESS. Requests are as long as the longest answer, so that a server can answer with no more
+//! bytes than it got: nobody sends it requests in another's name to have more sent there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -7,18 +8,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub const PORT: u16 = 3478;
 /// The bytes of a message without attributes (§5).
 pub const HEADER: usize = 20;
+/// The bytes of a request, and of the longest answer: that to an IPv6 address.
+pub const REQUEST_LENGTH: usize = HEADER + 24;
 
 const COOKIE: u32 = 0x2112_a442;
 const REQUEST: u16 = 0x0001;
 const SUCCESS: u16 = 0x0101;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+/// SOFTWARE (§14.14), which makes a request longer: servers need not understand it.
+const SOFTWARE: u16 = 0x8022;
+const SOFTWARE_NAME: &[u8; 20] = b"meshward            ";
 
 /// What tells one request from another.
 pub type Transaction = [u8; 12];
 
 /// A Binding request.
-pub fn request(transaction: &Transaction) -> [u8; HEADER] {
-    header(REQUEST, 0, transaction)
+pub fn request(transaction: &Transaction) -> [u8; REQUEST_LENGTH] {
+    let mut message = [0; REQUEST_LENGTH];
+    message[..HEADER].copy_from_slice(&header(REQUEST, (REQUEST_LENGTH - HEADER) as u16, transaction));
+    message[HEADER..][..2].copy_from_slice(&SOFTWARE.to_be_bytes());
+    message[HEADER + 2..][..2].copy_from_slice(&(SOFTWARE_NAME.len() as u16).to_be_bytes());
+    message[HEADER + 4..].copy_from_slice(SOFTWARE_NAME);
+    message
 }
 
 fn header(kind: u16, length: u16, transaction: &Transaction) -> [u8; HEADER] {
@@ -120,6 +131,7 @@ mod tests {
             let from: SocketAddr = from.parse().unwrap();
             assert_eq!(read_request(&request(&TRANSACTION)), Some(TRANSACTION));
             let answer = response(&TRANSACTION, from);
+            assert!(answer.len() <= request(&TRANSACTION).len(), "nothing is amplified");
             assert!(is_response(&answer) && read_request(&answer).is_none());
             assert_eq!(read_response(&answer, &TRANSACTION), Some(from));
             assert_eq!(read_response(&answer, b"another-one!"), None);

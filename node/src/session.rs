@@ -9,11 +9,11 @@ use meshward_daemon::{
     dial::{Dial, Pauses},
     frames,
     join::request,
-    tls::MemberCertificate,
+    tls::{MemberCertificate, date},
 };
 use meshward_model::{
     Revision,
-    control::{Answer, ENFORCED_WITHIN, FromCoordinator, FromNode, MAX_FRAME, Question},
+    control::{Answer, ENFORCED_WITHIN, FromCoordinator, FromNode, MAX_UPDATE, Question},
 };
 use quinn::{Connection, RecvStream, SendStream};
 use std::{
@@ -22,22 +22,39 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{sync::mpsc, time::Instant};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
+
+/// After this pause a machine comes again that was held back.
+const HELD_PAUSE: Duration = Duration::from_secs(30);
+/// A certificate that was renewed is not renewed again before this, whatever this machine's clock says.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
+
+/// Another machine has this node's identity and the session.
+#[derive(Debug, thiserror::Error)]
+#[error("held back: {0}")]
+struct HeldBack(String);
 
 /// Holds sessions until the process ends.
 pub async fn hold(node: Arc<Node>) {
     let mut pauses = Pauses::default();
+    let mut renewed = None;
     loop {
         let begun = Instant::now();
-        let ended = hold_one(&node).await;
+        let ended = hold_one(&node, &mut renewed).await;
         node.end_session().await;
+        if let Some(held) = ended.as_ref().err().and_then(|error| error.downcast_ref::<HeldBack>()) {
+            error!("no session with the coordinator: {held}");
+            tokio::time::sleep(HELD_PAUSE).await;
+            continue;
+        }
         let why = ended.err().map_or_else(|| "it was closed".to_owned(), |error| format!("{error:#}"));
         warn!("no session with the coordinator: {why}; what was decided stays in force");
         pauses.wait(begun).await;
     }
 }
 
-async fn hold_one(node: &Arc<Node>) -> Result<()> {
+/// `renewed`: when the certificate was renewed last.
+async fn hold_one(node: &Arc<Node>, renewed: &mut Option<Instant>) -> Result<()> {
     let credentials = node.folder.credentials()?;
     let certificate = credentials.read()?;
     let dial = Dial::for_session(&credentials.ca, &credentials.certificate, &credentials.key)?;
@@ -47,14 +64,19 @@ async fn hold_one(node: &Arc<Node>) -> Result<()> {
         node.note_reach(Reach::Hidden);
     }
     let (mut send, mut receive) = connection.open_bi().await?;
-    if seconds_left(&certificate) <= 0 {
+    // If a new one has expired, too, then by this machine's clock alone: the coordinator judges it by its own.
+    let was_renewed = renewed.is_some_and(|at| at.elapsed() < RENEWAL_PAUSE);
+    if seconds_left(&certificate) <= 0 && !was_renewed {
         info!("the certificate has expired; asking for a new one");
         frames::send(&mut send, &FromNode::Renew { csr: request(&credentials.key)? }).await?;
-        let FromCoordinator::Renewed { certificate } = frames::receive(&mut receive, MAX_FRAME).await? else {
+        let FromCoordinator::Renewed { certificate } = frames::receive(&mut receive, MAX_UPDATE).await?
+        else {
             anyhow::bail!("the coordinator did not renew the certificate");
         };
         node.folder.keep_certificate(&certificate);
         node.folder.settled().await;
+        *renewed = Some(Instant::now());
+        warn_of_clock(&certificate);
         connection.close(0u32.into(), b"renewed");
         return Ok(());
     }
@@ -75,12 +97,14 @@ async fn converse(
     certificate: &MemberCertificate,
 ) -> Result<()> {
     let (to_coordinator, mut outgoing) = mpsc::unbounded_channel();
-    let hello = node.begin_session(to_coordinator.clone()).await;
-    frames::send(&mut send, &hello).await?;
+    for message in node.begin_session(to_coordinator.clone()).await {
+        frames::send(&mut send, &message).await?;
+    }
     info!(coordinator = %connection.remote_address(), "session begun");
     node.note_coordinator(connection.remote_address().ip()).await;
     let mut incoming = read_ahead(receive);
-    let mut renew_at = Instant::now() + renewal_in(certificate);
+    // By this machine's clock, which may be wrong.
+    let mut renew_at = Instant::now() + renewal_in(certificate).max(Duration::from_secs(1));
     let mut unsaid = Unsaid::default();
     let mut kept = node.view_writer.subscribe();
     let mut troubles = node.folder.troubles().subscribe();
@@ -115,7 +139,7 @@ async fn converse(
             () = tokio::time::sleep_until(renew_at) => {
                 let csr = request(&node.folder.credentials()?.key)?;
                 frames::send(&mut send, &FromNode::Renew { csr }).await?;
-                renew_at += Duration::from_secs(60);
+                renew_at += RENEWAL_PAUSE;
             }
         }
     }
@@ -157,7 +181,7 @@ fn read_ahead(mut receive: RecvStream) -> mpsc::Receiver<Result<FromCoordinator>
     let (read, incoming) = mpsc::channel(16);
     tokio::spawn(async move {
         loop {
-            let message = frames::receive(&mut receive, MAX_FRAME).await.map_err(anyhow::Error::from);
+            let message = frames::receive(&mut receive, MAX_UPDATE).await.map_err(anyhow::Error::from);
             let ended = message.is_err();
             if read.send(message).await.is_err() || ended {
                 return;
@@ -176,7 +200,9 @@ async fn take(
 ) -> Result<()> {
     match message {
         FromCoordinator::Compare => {
-            let _ = to_coordinator.send(node.shadow().await);
+            for part in node.shadow().await {
+                let _ = to_coordinator.send(part);
+            }
         }
         FromCoordinator::Update { revision, changes, urgent } => {
             let ticket = node.enforce(revision, &changes).await;
@@ -190,11 +216,14 @@ async fn take(
             }
         }
         FromCoordinator::Relays(relays) => node.set_relays(relays).await,
+        FromCoordinator::OverBudget { budget } => warn!("the coordinator says: over a budget: {budget}"),
+        FromCoordinator::Held { reason } => return Err(HeldBack(reason).into()),
         FromCoordinator::Refused { workload, reason } => node.refuse(&workload, reason).await,
         FromCoordinator::Renewed { certificate } => {
             let read = MemberCertificate::read(&certificate).context("the renewed certificate is damaged")?;
             node.folder.keep_certificate(&certificate);
-            *renew_at = Instant::now() + renewal_in(&read);
+            *renew_at = Instant::now() + read.renewal_after();
+            warn_of_clock(&certificate);
             info!(good_for_seconds = seconds_left(&read), "certificate renewed");
         }
     }
@@ -205,7 +234,8 @@ async fn answer_questions(node: Arc<Node>, connection: Connection) {
     while let Ok((mut send, mut receive)) = connection.accept_bi().await {
         let node = node.clone();
         tokio::spawn(async move {
-            let answer = match frames::receive(&mut receive, MAX_FRAME).await {
+            let answer = match frames::receive(&mut receive, MAX_UPDATE).await {
+                Ok(Question::Alive) => Answer::Alive,
                 Ok(Question::Links) => Answer::Links(node.link_counts().await),
                 Ok(Question::Cuts(network, links)) => Answer::Cuts(node.count_cuts(&network, links).await),
                 Ok(Question::Flows(network, seconds)) => Answer::Flows(node.flows(&network, seconds).await),
@@ -217,10 +247,27 @@ async fn answer_questions(node: Arc<Node>, connection: Connection) {
                 }
                 Err(_) => return,
             };
-            if frames::send(&mut send, &answer).await.is_ok() {
-                let _ = send.finish();
+            for part in answer.parts() {
+                if frames::send(&mut send, &part).await.is_err() {
+                    return;
+                }
             }
+            let _ = send.finish();
         });
+    }
+}
+
+/// Warns if a certificate that came just now is not good by this machine's clock.
+fn warn_of_clock(certificate: &[u8]) {
+    let Some(read) = MemberCertificate::read(certificate) else { return };
+    let own = now();
+    if own > read.not_after || own < read.not_before {
+        warn!(
+            "a certificate that was signed just now is good from {} to {}, but this machine's clock says {}: this machine's clock is wrong, or the coordinator's is; set it",
+            date(read.not_before),
+            date(read.not_after),
+            date(own)
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admission;
 mod away;
+mod budgets;
 mod cli;
 mod cni;
 mod datapath;
@@ -12,11 +13,14 @@ mod docker;
 mod flows;
 mod gateways;
 mod guide;
+mod identity;
 mod joining;
 mod nat;
 mod policy;
 mod reactions;
+mod recovery;
 mod relay;
+mod strangers;
 mod support;
 mod terraform;
 mod traffic;

@@ -72,7 +72,8 @@ fn a_trigger_gives_labels_that_other_rules_speak_of() {
 
 #[test]
 fn a_webhook_is_told_what_was_seen() {
-    let shop = Shop::new(&allow("tcp/8080"));
+    // It is on a network of the coordinator's own, which has to be allowed.
+    let shop = Shop::with(&["--webhook-network", "127.0.0.0/8"], &allow("tcp/8080"));
     let server = shop.mesh.site.netns.run(|| TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
     let port = server.local_addr().unwrap().port();
     let told = std::thread::spawn(move || {

@@ -46,7 +46,12 @@ pub struct Shop {
 
 impl Shop {
     pub fn new(policy: &str) -> Self {
-        let mut mesh = mesh();
+        Self::with(&[], policy)
+    }
+
+    /// The same, with flags for the coordinator.
+    pub fn with(flags: &[&str], policy: &str) -> Self {
+        let mut mesh = mesh_with(flags);
         let nodes = [mesh.node("cloud").unwrap(), mesh.node("rack").unwrap()];
         let web = nodes[0].attach("shop", "app=web").unwrap();
         let api = nodes[1].attach("shop", "app=api").unwrap();

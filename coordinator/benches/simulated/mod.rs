@@ -7,11 +7,11 @@
 use crate::shape::{self, Shape};
 use anyhow::{Context, Result, ensure};
 use meshward_coordinator::{records::Standing, world::World};
-use meshward_daemon::{dial::Dial, frames};
+use meshward_daemon::{dial::Dial, frames, random, tls::clock};
 use meshward_model::{
     Change, Item, ItemKey, NodeName, Revision, WorkloadId,
     control::{
-        COORDINATOR_NAME, ENFORCED_WITHIN, EndpointReport, FromCoordinator, FromNode, MAX_FRAME,
+        COORDINATOR_NAME, ENFORCED_WITHIN, EndpointReport, FromCoordinator, FromNode, InstanceId, MAX_UPDATE,
         WorkloadReport,
     },
     view::{Digest, Hash128},
@@ -273,7 +273,9 @@ impl Node {
             self.endpoint.connect_with(self.config.clone(), self.shared.coordinator, COORDINATOR_NAME)?;
         let connection = tokio::time::timeout(Duration::from_secs(5), connecting).await??;
         let (mut send, mut receive) = connection.open_bi().await?;
-        frames::send(&mut send, &self.hello()).await?;
+        for message in self.hello() {
+            frames::send(&mut send, &message).await?;
+        }
         let (read, mut incoming) = mpsc::channel(16);
         let (shared, number) = (self.shared.clone(), self.number);
         let reader = tokio::spawn(async move {
@@ -281,7 +283,7 @@ impl Node {
                 while number < shared.stuck.load(SeqCst) {
                     shared.unstuck.notified().await;
                 }
-                let message = frames::receive::<FromCoordinator>(&mut receive, MAX_FRAME).await;
+                let message = frames::receive::<FromCoordinator>(&mut receive, MAX_UPDATE).await;
                 if message.is_err() || read.send(message).await.is_err() {
                     return;
                 }
@@ -298,7 +300,7 @@ impl Node {
                 }
                 message = incoming.recv() => {
                     let message = message.context("the session ended")??;
-                    if let Some(answer) = self.take(message)? {
+                    for answer in self.take(message)? {
                         frames::send(&mut send, &answer).await?;
                     }
                 }
@@ -320,7 +322,7 @@ impl Node {
         }
     }
 
-    fn hello(&self) -> FromNode {
+    fn hello(&self) -> Vec<FromNode> {
         let record = &self.shared.world.nodes[&self.name];
         let endpoints = record.endpoints.iter().map(|(network, endpoint)| EndpointReport {
             relays: vec![],
@@ -331,16 +333,18 @@ impl Node {
             reflexive: vec![],
             interfaces: vec![],
         });
-        FromNode::Hello {
+        let hello = FromNode::Hello {
             version: "simulated".into(),
+            instance: InstanceId(random()),
+            clock: clock(),
             revision: self.revision,
             digest: self.digest,
-            endpoints: endpoints.collect(),
-            workloads: self.workloads.values().cloned().collect(),
-        }
+        };
+        let has = FromNode::has(endpoints.collect(), self.workloads.values().cloned().collect());
+        std::iter::once(hello).chain(has).collect()
     }
 
-    fn take(&mut self, message: FromCoordinator) -> Result<Option<FromNode>> {
+    fn take(&mut self, message: FromCoordinator) -> Result<Vec<FromNode>> {
         match message {
             FromCoordinator::Update { revision, changes, urgent } => {
                 for change in changes {
@@ -353,10 +357,10 @@ impl Node {
                 }
                 if !urgent {
                     self.unsaid.get_or_insert_with(|| tokio::time::Instant::now() + ENFORCED_WITHIN);
-                    return Ok(None);
+                    return Ok(vec![]);
                 }
                 self.unsaid = None;
-                Ok(Some(FromNode::Enforced(revision)))
+                Ok(vec![FromNode::Enforced(revision)])
             }
             FromCoordinator::Compare => {
                 self.shared.compared.fetch_add(1, SeqCst);
@@ -367,7 +371,7 @@ impl Node {
                         None => shadow.remove(key),
                     };
                 }
-                Ok(Some(FromNode::Shadow(shadow)))
+                Ok(FromNode::shadow(shadow))
             }
             FromCoordinator::Refused { workload, reason } => {
                 anyhow::bail!("{workload} was refused: {reason}")
@@ -375,7 +379,9 @@ impl Node {
             FromCoordinator::Called { .. }
             | FromCoordinator::Renewed { .. }
             | FromCoordinator::Relays(_)
-            | FromCoordinator::RotateKeys { .. } => Ok(None),
+            | FromCoordinator::OverBudget { .. }
+            | FromCoordinator::Held { .. }
+            | FromCoordinator::RotateKeys { .. } => Ok(vec![]),
         }
     }
 

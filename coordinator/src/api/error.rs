@@ -1,13 +1,11 @@
 //! Who calls, what they send, and how a refusal looks.
 
-use super::listener::TlsListener;
 use crate::{
     mesh::{Author, Mesh, Refusal},
     plans::credentials::{covers, role_name},
 };
 use axum::{
     Json,
-    extract::connect_info::Connected,
     extract::{ConnectInfo, FromRequest, FromRequestParts, Query, Request, rejection::JsonRejection},
     http::{
         HeaderMap, HeaderValue, Method, StatusCode, Uri,
@@ -15,15 +13,15 @@ use axum::{
         request::Parts,
     },
     response::{IntoResponse, Response},
-    serve::IncomingStream,
 };
+use meshward_daemon::places::Place;
 use meshward_model::{
     NetworkName,
     api::{ErrorBody, Role},
     token::secret_hash,
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 /// A refusal with its HTTP status.
 #[derive(Debug)]
@@ -58,6 +56,7 @@ impl From<Refusal> for ApiError {
             Refusal::Conflict(_) | Refusal::Stale => StatusCode::CONFLICT,
             Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
             Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
         };
         Self::new(status, refusal.to_string())
     }
@@ -156,13 +155,11 @@ fn with_article(role: Role) -> String {
 }
 
 /// Where a request comes from.
-#[derive(Debug, Clone, Copy)]
-pub struct Origin(pub SocketAddr);
-
-impl Connected<IncomingStream<'_, TlsListener>> for Origin {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        Self(*stream.remote_addr())
-    }
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub address: SocketAddr,
+    /// Its connection's place, if it has one.
+    pub place: Option<Arc<Place>>,
 }
 
 #[derive(Deserialize)]
@@ -183,25 +180,40 @@ impl FromRequestParts<Arc<Mesh>> for Caller {
         let Query(Switches { dry_run }) = Query::try_from_uri(&parts.uri).map_err(|error| {
             ApiError::new(StatusCode::BAD_REQUEST, format!("the query is malformed: {error}"))
         })?;
+        let origin = parts.extensions.get::<ConnectInfo<Origin>>().map(|info| info.0.clone());
+        let source = origin.as_ref().map(|origin| origin.address.ip().to_canonical());
+        let now = Instant::now();
+        if source.is_some_and(|source| !mesh.guard.may_authenticate(source, now)) {
+            return Err(ApiError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many wrong credentials came from this address; wait a minute".into(),
+            ));
+        }
         // Hashes are compared: what their comparison might tell by its timing is of no use to find a secret.
         let hash = secret_hash(secret);
-        mesh.look(|world| {
+        let caller = mesh.look(|world| {
             let known = world.credentials.values().find(|credential| credential.secret_hash == hash);
             known.map(|credential| Self {
                 author: Author {
                     actor: format!("user:{}", credential.name),
                     dry_run,
                     why: None,
-                    origin: parts
-                        .extensions
-                        .get::<ConnectInfo<Origin>>()
-                        .map(|info| info.0.0.ip().to_canonical().to_string()),
+                    origin: source.map(|source| source.to_string()),
                 },
                 role: credential.role,
                 networks: credential.networks.clone(),
             })
-        })
-        .ok_or_else(|| refused("the credential is unknown: it was revoked, or belongs to another mesh"))
+        });
+        match (&caller, origin) {
+            (Some(caller), Some(origin)) => {
+                origin.place.iter().for_each(|place| place.trust(&caller.author.actor));
+            }
+            (None, Some(origin)) => {
+                mesh.guard.note_failure(origin.address.ip().to_canonical(), "an API token", now);
+            }
+            (_, None) => {}
+        }
+        caller.ok_or_else(|| refused("the credential is unknown: it was revoked, or belongs to another mesh"))
     }
 }
 

@@ -100,6 +100,12 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
     if node.waiting {
         problems.push(format!("waits for approval: `meshctl nodes approve {name}`"));
     }
+    if let Some(from) = mesh.sessions.held(name) {
+        problems.push(format!(
+            "another machine, at {from}, has the same identity (a copied disk?) and is held: remove its data folder, and run `meshward-node join` there"
+        ));
+    }
+    problems.extend(session.iter().flat_map(|session| session.problems()));
     let block = |(network, prefixes): (&NetworkName, &Vec<_>)| Block {
         network: network.clone(),
         prefixes: prefixes.clone(),

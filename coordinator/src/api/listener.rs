@@ -1,73 +1,95 @@
 //! TLS for the API and for tunnels: handshakes run beside each other, so that a slow client delays nobody.
 
-use axum::serve::Listener;
-use meshward_daemon::tunnel::{ALPN_TUNNEL, Tunnels};
-use rustls::ServerConfig;
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+use super::Origin;
+use crate::guard::Guard;
+use axum::{Router, body::Body, extract::ConnectInfo};
+use hyper::Request;
+use meshward_daemon::{
+    http,
+    places::Place,
+    tunnel::{ALPN_TUNNEL, Tunnels},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use rustls::ServerConfig;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
-const HANDSHAKE: Duration = Duration::from_secs(10);
-const HANDSHAKES_AT_ONCE: usize = 256;
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// For how long a connection is served on which nobody authenticates.
+const UNTRUSTED: Duration = Duration::from_secs(60);
+/// For how long a tunnel is carried through which no member comes.
+const UNTRUSTED_TUNNEL: Duration = Duration::from_secs(15);
 
-/// Accepts TCP connections, serves those that are tunnels, and gives out the others once they have finished their TLS handshake.
+/// Accepts TCP connections, and serves those that are tunnels, and those that speak HTTP.
 pub struct TlsListener {
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    address: SocketAddr,
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    tunnels: Arc<Tunnels>,
+    guard: Arc<Guard>,
 }
 
 impl TlsListener {
-    /// Begins to accept on `listener`.
-    ///
-    /// # Errors
-    /// If the listener has no address.
+    /// Listens; nothing is accepted before [`Self::serve`].
     pub fn new(
-        mut listener: TcpListener,
+        listener: TcpListener,
         config: Arc<ServerConfig>,
         tunnels: Arc<Tunnels>,
-    ) -> io::Result<Self> {
-        let address = listener.local_addr()?;
-        let (done, ready) = mpsc::channel(HANDSHAKES_AT_ONCE);
+        guard: Arc<Guard>,
+    ) -> Self {
+        Self { listener, config, tunnels, guard }
+    }
+
+    /// Serves until the process ends; HTTP only with a router.
+    pub async fn serve(self, router: Option<Router>) {
+        let Self { listener, config, tunnels, guard } = self;
         let acceptor = TlsAcceptor::from(config);
-        let room = Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE));
-        tokio::spawn(async move {
-            while let Ok(place) = room.clone().acquire_owned().await {
-                // axum's accept logs and waits on errors such as running out of descriptors.
-                let (stream, from) = Listener::accept(&mut listener).await;
-                let (acceptor, done, tunnels) = (acceptor.clone(), done.clone(), tunnels.clone());
-                tokio::spawn(async move {
-                    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await
-                    else {
-                        return;
-                    };
-                    if stream.get_ref().1.alpn_protocol() == Some(ALPN_TUNNEL) {
-                        drop(place);
-                        let _ = stream.get_ref().0.set_nodelay(true);
-                        return tunnels.serve(stream, from).await;
-                    }
-                    let _ = done.send((stream, from)).await;
-                });
-            }
-        });
-        Ok(Self { ready, address })
+        loop {
+            let (stream, from) = http::accept(&listener).await;
+            let Some(place) = guard.places.take(from.ip()) else { continue };
+            let (acceptor, tunnels, router) = (acceptor.clone(), tunnels.clone(), router.clone());
+            tokio::spawn(async move {
+                let serving = serve_one(stream, from, &place, acceptor, &tunnels, router);
+                tokio::select! {
+                    () = serving => {}
+                    () = place.evicted() => {}
+                }
+            });
+        }
     }
 }
 
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.ready.recv().await {
-            Some(connection) => connection,
-            None => std::future::pending().await,
+async fn serve_one(
+    stream: TcpStream,
+    from: SocketAddr,
+    place: &Arc<Place>,
+    acceptor: TlsAcceptor,
+    tunnels: &Tunnels,
+    router: Option<Router>,
+) {
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let _ = stream.get_ref().0.set_nodelay(true);
+    if stream.get_ref().1.alpn_protocol() == Some(ALPN_TUNNEL) {
+        tokio::select! {
+            () = tunnels.serve(stream, from, Some(place.clone())) => {}
+            () = until_untrusted(place, UNTRUSTED_TUNNEL) => {}
         }
+        return;
     }
+    let Some(router) = router else { return };
+    let origin = Origin { address: from, place: Some(place.clone()) };
+    let prepare = move |request: &mut Request<Body>| {
+        request.extensions_mut().insert(ConnectInfo(origin.clone()));
+    };
+    tokio::select! {
+        () = http::serve_connection(stream, router, prepare) => {}
+        () = until_untrusted(place, UNTRUSTED) => {}
+    }
+}
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+/// Ends when nobody has authenticated on the connection for `patience`.
+async fn until_untrusted(place: &Place, patience: Duration) {
+    tokio::time::sleep(patience).await;
+    if place.is_trusted() {
+        std::future::pending().await
     }
 }

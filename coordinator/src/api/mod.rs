@@ -1,5 +1,6 @@
 //! The HTTP API, version 1. Everything but the OpenAPI document wants a bearer token.
 
+mod backup;
 mod credentials;
 mod devices;
 mod error;
@@ -54,6 +55,7 @@ fn described() -> OpenApiRouter<Arc<Mesh>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(inventory::status))
         .routes(routes!(inventory::audit))
+        .routes(routes!(backup::backup))
         .routes(routes!(inventory::list_nodes))
         .routes(routes!(inventory::approve_node, inventory::remove_node))
         .routes(routes!(inventory::list_workloads))

@@ -5,7 +5,7 @@ use super::folder;
 use crate::{
     api,
     ca::Ca,
-    mesh::{Author, Mesh},
+    mesh::{Author, Mesh, Settings},
     plans,
     store::{Sqlite, Store},
 };
@@ -18,7 +18,7 @@ use axum::{
 use http_body_util::BodyExt;
 use meshward_fuzzing::{Bytes, blocks};
 use meshward_model::api::{CreateCredential, Role};
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
 
@@ -74,7 +74,7 @@ pub(super) fn filled(store: Box<dyn Store>) {
 
 async fn mesh(store: Box<dyn Store>) -> Router {
     let ca = Ca::open(folder()).expect("there is a CA");
-    let mesh = Mesh::open(ca, store, Duration::from_secs(3600)).expect("the store is empty");
+    let mesh = Mesh::open(ca, store, Settings::default()).expect("the store is empty");
     credential(&mesh).await;
     let router = api::router(mesh);
     let network = r#"{"name":"shop","prefixes":["10.42.0.0/16"]}"#;
@@ -98,7 +98,7 @@ async fn ask(router: &Router, method: &str, uri: Uri, body: &[u8]) -> (u16, Stri
         .uri(uri)
         .header("authorization", format!("Bearer {SECRET}"))
         .header("content-type", "application/json")
-        .extension(ConnectInfo(api::Origin(([192, 0, 2, 1], 7).into())))
+        .extension(ConnectInfo(api::Origin { address: ([192, 0, 2, 1], 7).into(), place: None }))
         .body(Body::from(body.to_vec()))
         .expect("a request");
     let answer: Response<Body> = match router.clone().oneshot(request).await {

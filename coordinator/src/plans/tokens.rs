@@ -101,18 +101,30 @@ pub fn revoke(world: &World, id: &str) -> Result<Plan<()>, Refusal> {
     })
 }
 
+fn find<'a>(world: &'a World, secret: &str) -> Result<&'a TokenRecord, Refusal> {
+    let hash = secret_hash(secret);
+    world.tokens.values().find(|token| token.secret_hash == hash).ok_or_else(|| {
+        Refusal::Missing(
+            "the join token is unknown: it was revoked, has expired long ago, or was never made by this mesh"
+                .into(),
+        )
+    })
+}
+
+/// Whether there is a token behind a secret, good or not.
+///
+/// # Errors
+/// If there is none.
+pub fn check_known(world: &World, secret: &str) -> Result<(), Refusal> {
+    find(world, secret).map(drop)
+}
+
 /// Finds the token behind a secret, if a machine may still join with it as what it says.
 ///
 /// # Errors
 /// Which of the token's limits stands against it.
 fn redeem<'a>(world: &'a World, secret: &str, part: Part, now: i64) -> Result<&'a TokenRecord, Refusal> {
-    let hash = secret_hash(secret);
-    let token = world.tokens.values().find(|token| token.secret_hash == hash).ok_or_else(|| {
-        Refusal::Missing(
-            "the join token is unknown: it was revoked, has expired long ago, or was never made by this mesh"
-                .into(),
-        )
-    })?;
+    let token = find(world, secret)?;
     match (token.relay, part) {
         (true, Part::Relay) | (false, Part::Node) => {}
         (true, Part::Node) => {

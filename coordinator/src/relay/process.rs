@@ -3,21 +3,25 @@
 
 use super::Relay;
 use crate::{
+    guard::Guard,
+    limits::Strangers,
     listen::{self, Listening},
     stun,
 };
 use anyhow::{Context, Result};
 use meshward_daemon::{
-    Mistake,
+    Mistake, descriptors,
     dial::{Dial, Pauses},
     frames,
     join::request,
     member::{Credentials, MemberFolder, Membership},
+    sources::SourcePermit,
     tls::MemberCertificate,
+    tunnel::Tunnels,
 };
 use meshward_model::{
     NodeName,
-    control::{COORDINATOR_NAME, MAX_FRAME, Part},
+    control::{COORDINATOR_NAME, MAX_UPDATE, Part},
     relay::{ALPN_RELAY, ALPN_RELAY_LINK, FromRelay, RelayId, ToRelay},
 };
 use parking_lot::{Mutex, RwLock};
@@ -55,6 +59,8 @@ pub struct Config {
     pub stun_listen: SocketAddr,
     /// Where nodes reach the relay, as `HOST:PORT`; where the coordinator sees it, with the port of `listen`, if none is given.
     pub advertise: Vec<String>,
+    /// What those may take who have not authenticated.
+    pub strangers: Strangers,
 }
 
 impl Default for Config {
@@ -64,6 +70,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, meshward_model::control::DEFAULT_PORT)),
             stun_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, meshward_model::stun::PORT)),
             advertise: vec![],
+            strangers: Strangers::default(),
         }
     }
 }
@@ -88,9 +95,9 @@ pub async fn run(config: Config) -> Result<()> {
     let credentials = folder.credentials()?;
     let shown = Arc::new(Shown(Mutex::new(certified(&credentials)?)));
     let ca = CertificateDer::from(credentials.ca.clone());
-    // By TLS nothing comes but tunnels.
-    let Listening { endpoint, tls: _tls, address, .. } =
-        listen::open(config.listen, ca, shown.clone(), &[ALPN_RELAY], &[])?;
+    let guard = Guard::new(&config.strangers, descriptors::raise());
+    let Listening { endpoint, tunnels, tls, address } =
+        listen::open(config.listen, ca, shown.clone(), &[ALPN_RELAY], &[], &guard)?;
     stun::serve(config.stun_listen).await?;
     let members: HashMap<NodeName, String> = folder.take_up_json(MEMBERS).unwrap_or_default();
     let advertise = match config.advertise.is_empty() {
@@ -105,11 +112,15 @@ pub async fn run(config: Config) -> Result<()> {
         members: RwLock::new(members),
         relay: Relay::default(),
         shown,
+        guard,
+        tunnels,
     });
     info!(listen = %address, relay = %station.membership.name, "relay ready");
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(station.clone().hold_link());
     tasks.spawn(station.clone().accept(endpoint.clone()));
+    // By TLS nothing comes but tunnels.
+    tasks.spawn(tls.serve(None));
     meshward_daemon::ended().await?;
     listen::close(&endpoint, "the relay ends").await;
     Ok(())
@@ -125,34 +136,42 @@ struct Station {
     members: RwLock<HashMap<NodeName, String>>,
     relay: Relay,
     shown: Arc<Shown>,
+    guard: Arc<Guard>,
+    tunnels: Arc<Tunnels>,
 }
 
 impl Station {
     async fn accept(self: Arc<Self>, endpoint: quinn::Endpoint) {
-        let serve = |incoming, place| {
+        let serve = |incoming, from, place| {
             let station = self.clone();
             async move {
-                match station.admit(incoming).await {
-                    Ok((id, connection)) => {
-                        drop(place);
-                        station.relay.serve(id, connection).await;
-                    }
+                match station.admit(incoming, from, place).await {
+                    Ok((id, connection)) => station.relay.serve(id, connection).await,
                     Err(error) => debug!("refused: {error:#}"),
                 }
             }
         };
-        listen::accept(endpoint, serve).await;
+        listen::accept(endpoint, self.tunnels.clone(), self.guard.clone(), serve).await;
     }
 
-    async fn admit(&self, incoming: Incoming) -> Result<(RelayId, Connection)> {
-        let connection = incoming.await?;
+    async fn admit(
+        &self,
+        incoming: Incoming,
+        from: SocketAddr,
+        place: SourcePermit,
+    ) -> Result<(RelayId, Connection)> {
+        let connection = listen::finish(incoming, place).await?;
         let certificate = listen::certificate(&connection)?;
         let known = self.members.read().get(&certificate.node).cloned();
         if certificate.part != Part::Node || known != Some(certificate.key.to_string()) {
+            self.guard.note_failure(from.ip(), "a certificate", std::time::Instant::now());
             connection.close(2u32.into(), b"this is no node of the mesh");
             anyhow::bail!("{} is no node of the mesh", certificate.node);
         }
         listen::check_unexpired(&certificate)?;
+        self.guard.note_known(from.ip());
+        self.tunnels.trust(connection.remote_address(), &format!("node:{}", certificate.node));
+        listen::widen_for_member(&connection);
         Ok((RelayId::of(&certificate.node), connection))
     }
 
@@ -197,7 +216,7 @@ impl Station {
     /// Follows what the coordinator says; ends when the link has to be begun anew.
     async fn listen(&self, receive: &mut RecvStream) -> Result<()> {
         loop {
-            match frames::receive(receive, MAX_FRAME).await? {
+            match frames::receive(receive, MAX_UPDATE).await? {
                 ToRelay::Members(members) => {
                     let members: HashMap<_, _> = members.into_iter().collect();
                     info!(nodes = members.len(), "linked to the coordinator");

@@ -3,12 +3,17 @@
 //! The interface is that of several coordinators over one database: a write names the revision that it was planned at,
 //! and is refused if another was faster; a read is of one revision, whole or an error, never part of one.
 
+mod backup;
+mod reserve;
 mod sqlite;
 
+pub use backup::{Backup, restore};
 pub use sqlite::Sqlite;
 
+use crate::limits::Retention;
 use crate::records::{Mutation, Record, RecordKey};
 use meshward_model::{Revision, api::AuditEntry};
+use std::path::Path;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -23,15 +28,37 @@ pub enum StoreError {
     },
     /// The database failed; nothing was written.
     #[error("the database failed: {0}")]
-    Database(#[from] rusqlite::Error),
+    Database(rusqlite::Error),
     /// What is stored cannot be read: by another version, or damaged.
     #[error(
         "record {0} in the database cannot be read ({1}); restore a backup or run the version that wrote it"
     )]
     Damaged(String, serde_json::Error),
+    /// There is no room on the disk; nothing was written.
+    #[error(
+        "the disk of the coordinator's data folder is full: make room there; what is in force stays in force"
+    )]
+    Full,
+    /// What was asked for is not kept any more.
+    #[error(
+        "what held before revision {0} is not kept any more (`retention` in the coordinator's configuration)"
+    )]
+    Forgotten(Revision),
+    /// A backup could not be made or read.
+    #[error("{0}")]
+    Backup(String),
     /// The database is of a later version.
     #[error("the database has format {0}, which this version does not know; run the version that wrote it")]
     Format(u32),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            _ => Self::Database(error),
+        }
+    }
 }
 
 /// Everything at one revision.
@@ -89,4 +116,13 @@ pub trait Store: Send {
 
     /// The newest lines of the audit log, the newest first.
     fn audit(&mut self, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// Whether there is room on the disk. While there is none, only what cuts somebody off is written.
+    fn has_room(&mut self) -> bool;
+
+    /// Forgets some of what is not to be kept any more at `now` (seconds since the epoch). `true`: there may be more of it.
+    fn forget(&mut self, retention: &Retention, now: i64) -> Result<bool, StoreError>;
+
+    /// Writes all of it to a file that is not there yet, at one revision.
+    fn copy(&mut self, file: &Path) -> Result<(), StoreError>;
 }

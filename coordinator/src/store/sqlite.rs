@@ -1,13 +1,22 @@
 //! The embedded store.
 
-use super::{Contents, Note, Past, Store, StoreError};
-use crate::records::{Mutation, Record, RecordKey};
+use super::{Contents, Note, Past, Store, StoreError, reserve::Reserve};
+use crate::{
+    limits::Retention,
+    mesh::timestamp,
+    records::{Mutation, Record, RecordKey},
+};
 use meshward_model::{Revision, api::AuditEntry};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::path::Path;
+use time::OffsetDateTime;
 
 /// Version of the tables.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
+/// Rows that are forgotten at a time, so that no write waits for long.
+const FORGOTTEN_AT_ONCE: u32 = 2000;
+/// The room of the log is given back beyond this, in bytes.
+const LOG_SIZE: i64 = 16 << 20;
 
 const TABLES: &str = "
     CREATE TABLE records (kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, revision INTEGER NOT NULL,
@@ -19,8 +28,17 @@ const TABLES: &str = "
         PRIMARY KEY (kind, name, revision)) WITHOUT ROWID;
 ";
 
-/// SQLite in a file.
-pub struct Sqlite(Connection);
+/// What format 3 adds: since when the history is whole, and what finds a state's line of the audit log in use.
+const FLOOR: &str = "
+    CREATE TABLE floors (name TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE INDEX history_by_revision ON history (revision);
+";
+
+/// SQLite in a file, and beside it a reserve of room on the disk.
+pub struct Sqlite {
+    connection: Connection,
+    reserve: Reserve,
+}
 
 impl Sqlite {
     /// Opens the file, or makes it.
@@ -28,24 +46,108 @@ impl Sqlite {
     /// # Errors
     /// [`StoreError`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut connection = Connection::open(path)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        // FULL: a commit is on disk when it returns.
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-        let format: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match format {
-            FORMAT => {}
-            0 => {
-                let transaction = connection.transaction()?;
-                transaction.execute_batch(TABLES)?;
-                transaction.pragma_update(None, "user_version", FORMAT)?;
-                transaction.commit()?;
+        let mut reserve = Reserve::beside(path);
+        let connection = match connect(path) {
+            // To start, too, takes a little room.
+            Err(StoreError::Full) => {
+                reserve.give_up();
+                connect(path)?
             }
-            other => return Err(StoreError::Format(other)),
-        }
-        Ok(Self(connection))
+            other => other?,
+        };
+        reserve.keep();
+        Ok(Self { connection, reserve })
     }
+
+    fn write(
+        &mut self,
+        planned: Revision,
+        mutations: &[Mutation],
+        note: &Note,
+    ) -> Result<Revision, StoreError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found = revision(&transaction)?;
+        if found != planned {
+            return Err(StoreError::Conflict { planned, found });
+        }
+        let next = planned.next();
+        put_all(&transaction, next, mutations)?;
+        transaction
+            .prepare_cached(
+                "INSERT INTO audit (revision, at, actor, action, why, origin) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![next.0 as i64, note.at, note.actor, note.action, note.why, note.origin])?;
+        transaction.commit()?;
+        Ok(next)
+    }
+
+    fn floor(&self) -> Result<Revision, StoreError> {
+        let floor = self
+            .connection
+            .query_row("SELECT revision FROM floors WHERE name = 'history'", [], |row| row.get::<_, i64>(0))
+            .optional()?;
+        Ok(Revision(floor.unwrap_or(0) as u64))
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // FULL: a commit is on disk when it returns.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
+    let format: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let missing = match format {
+        FORMAT => return Ok(connection),
+        0 => [TABLES, FLOOR].concat(),
+        2 => FLOOR.to_owned(),
+        other => return Err(StoreError::Format(other)),
+    };
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(&missing)?;
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.commit()?;
+    Ok(connection)
+}
+
+/// Whether mutations cut somebody off: those are written by the reserve, if there is no other room.
+fn cuts_off(mutations: &[Mutation]) -> bool {
+    mutations.iter().any(|mutation| {
+        matches!(
+            mutation,
+            Mutation::Put(Record::Quarantine(_))
+                | Mutation::Delete(
+                    RecordKey::Credential(_) | RecordKey::Token(_) | RecordKey::Node(_) | RecordKey::Relay(_)
+                )
+        )
+    })
+}
+
+fn put_all(connection: &Connection, next: Revision, mutations: &[Mutation]) -> Result<(), StoreError> {
+    let mut put = connection.prepare_cached(
+        "INSERT INTO records (kind, name, body, revision) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (kind, name) DO UPDATE SET body = excluded.body, revision = excluded.revision",
+    )?;
+    let mut delete = connection.prepare_cached("DELETE FROM records WHERE kind = ?1 AND name = ?2")?;
+    let mut keep = connection.prepare_cached(
+        "INSERT OR REPLACE INTO history (kind, name, revision, body) VALUES (?1, ?2, ?3, ?4)",
+    )?;
+    for mutation in mutations {
+        let (key, body) = match mutation {
+            Mutation::Put(record) => (record.key(), Some(encode(record)?)),
+            Mutation::Delete(key) => (key.clone(), None),
+        };
+        let (kind, name) = key.columns();
+        match &body {
+            Some(body) => put.execute(params![kind, name, body, next.0 as i64])?,
+            None => delete.execute(params![kind, name])?,
+        };
+        if key.is_kept_for_ever() {
+            keep.execute(params![kind, name, next.0 as i64, body])?;
+        }
+    }
+    Ok(())
 }
 
 fn revision(connection: &Connection) -> Result<Revision, rusqlite::Error> {
@@ -56,18 +158,7 @@ fn revision(connection: &Connection) -> Result<Revision, rusqlite::Error> {
 
 impl Store for Sqlite {
     fn load(&mut self) -> Result<Contents, StoreError> {
-        let transaction = self.0.transaction()?;
-        let revision = revision(&transaction)?;
-        let mut records = Vec::new();
-        {
-            let mut statement = transaction.prepare("SELECT kind, name, body FROM records")?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let (kind, name, body): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                records.push(decode(&kind, &name, &body)?);
-            }
-        }
-        Ok(Contents { revision, records })
+        read(&*self.connection.transaction()?)
     }
 
     fn commit(
@@ -76,49 +167,22 @@ impl Store for Sqlite {
         mutations: &[Mutation],
         note: &Note,
     ) -> Result<Revision, StoreError> {
-        let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found = revision(&transaction)?;
-        if found != planned {
-            return Err(StoreError::Conflict { planned, found });
+        let essential = cuts_off(mutations);
+        // Without the reserve all room that there is belongs to what cuts somebody off.
+        if !self.reserve.keep() && !essential {
+            return Err(StoreError::Full);
         }
-        let next = planned.next();
-        {
-            let mut put = transaction.prepare_cached(
-                "INSERT INTO records (kind, name, body, revision) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (kind, name) DO UPDATE SET body = excluded.body, revision = excluded.revision",
-            )?;
-            let mut delete =
-                transaction.prepare_cached("DELETE FROM records WHERE kind = ?1 AND name = ?2")?;
-            let mut keep = transaction.prepare_cached(
-                "INSERT OR REPLACE INTO history (kind, name, revision, body) VALUES (?1, ?2, ?3, ?4)",
-            )?;
-            for mutation in mutations {
-                let (key, body) = match mutation {
-                    Mutation::Put(record) => (record.key(), Some(encode(record)?)),
-                    Mutation::Delete(key) => (key.clone(), None),
-                };
-                let (kind, name) = key.columns();
-                match &body {
-                    Some(body) => put.execute(params![kind, name, body, next.0 as i64])?,
-                    None => delete.execute(params![kind, name])?,
-                };
-                if key.is_kept_for_ever() {
-                    keep.execute(params![kind, name, next.0 as i64, body])?;
-                }
+        match self.write(planned, mutations, note) {
+            Err(StoreError::Full) if essential && self.reserve.give_up() => {
+                self.write(planned, mutations, note)
             }
-            transaction
-                .prepare_cached(
-                    "INSERT INTO audit (revision, at, actor, action, why, origin) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                )?
-                .execute(params![next.0 as i64, note.at, note.actor, note.action, note.why, note.origin])?;
+            other => other,
         }
-        transaction.commit()?;
-        Ok(next)
     }
 
     fn history(&mut self, key: &RecordKey, limit: u32) -> Result<Vec<Past>, StoreError> {
         let (kind, name) = key.columns();
-        let mut statement = self.0.prepare_cached(
+        let mut statement = self.connection.prepare_cached(
             "SELECT audit.revision, at, actor, action, why, origin, body FROM history
              JOIN audit ON audit.revision = history.revision
              WHERE kind = ?1 AND name = ?2 ORDER BY audit.revision DESC LIMIT ?3",
@@ -134,7 +198,11 @@ impl Store for Sqlite {
     }
 
     fn as_of(&mut self, revision: Revision) -> Result<Vec<Record>, StoreError> {
-        let mut statement = self.0.prepare_cached(
+        let floor = self.floor()?;
+        if revision < floor {
+            return Err(StoreError::Forgotten(floor));
+        }
+        let mut statement = self.connection.prepare_cached(
             "SELECT kind, name, body FROM history AS state WHERE body IS NOT NULL AND revision =
                  (SELECT max(revision) FROM history
                   WHERE kind = state.kind AND name = state.name AND revision <= ?1)",
@@ -149,11 +217,93 @@ impl Store for Sqlite {
     }
 
     fn audit(&mut self, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        let mut statement = self.0.prepare_cached(
+        let mut statement = self.connection.prepare_cached(
             "SELECT revision, at, actor, action, why, origin FROM audit ORDER BY revision DESC LIMIT ?1",
         )?;
         Ok(statement.query_map([limit], entry)?.collect::<Result<_, _>>()?)
     }
+
+    fn has_room(&mut self) -> bool {
+        self.reserve.keep()
+    }
+
+    fn forget(&mut self, retention: &Retention, now: i64) -> Result<bool, StoreError> {
+        let before = now.saturating_sub(i64::from(retention.audit_days) * 24 * 3600);
+        let before =
+            timestamp(OffsetDateTime::from_unix_timestamp(before).unwrap_or(OffsetDateTime::UNIX_EPOCH));
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // States of what was deleted long ago, and those of which there are too many newer ones. A state held until the next one.
+        let old = "SELECT state.kind, state.name, state.revision,
+                   (SELECT min(revision) FROM history
+                    WHERE kind = state.kind AND name = state.name AND revision > state.revision) AS until
+             FROM history AS state";
+        transaction.execute_batch(
+            "CREATE TEMP TABLE IF NOT EXISTS forgotten (kind TEXT, name TEXT, revision INTEGER, until INTEGER);
+             DELETE FROM temp.forgotten;",
+        )?;
+        transaction.execute(
+            &format!(
+                "INSERT INTO temp.forgotten {old} WHERE
+                   (SELECT count(*) FROM history WHERE kind = state.kind AND name = state.name
+                    AND revision > state.revision) >= ?1
+                   OR EXISTS (SELECT 1 FROM history AS last JOIN audit ON audit.revision = last.revision
+                      WHERE last.kind = state.kind AND last.name = state.name AND last.body IS NULL AND audit.at < ?2
+                      AND last.revision = (SELECT max(revision) FROM history
+                          WHERE kind = state.kind AND name = state.name))
+                 LIMIT ?3"
+            ),
+            params![retention.history_states, before, FORGOTTEN_AT_ONCE],
+        )?;
+        let floor: Option<i64> = transaction.query_row(
+            "SELECT max(coalesce(until, revision)) FROM temp.forgotten",
+            [],
+            |row| row.get(0),
+        )?;
+        if let Some(floor) = floor {
+            transaction.execute(
+                "INSERT INTO floors VALUES ('history', ?1)
+                 ON CONFLICT (name) DO UPDATE SET revision = max(revision, excluded.revision)",
+                [floor],
+            )?;
+        }
+        let states = transaction.execute(
+            "DELETE FROM history WHERE (kind, name, revision) IN (SELECT kind, name, revision FROM temp.forgotten)",
+            [],
+        )?;
+        let newest = revision(&transaction)?;
+        let lines = transaction.execute(
+            "DELETE FROM audit WHERE revision IN (SELECT revision FROM audit
+               WHERE (at < ?1 OR revision <= ?2) AND revision < ?3
+                 AND revision NOT IN (SELECT revision FROM history)
+               ORDER BY revision LIMIT ?4)",
+            params![
+                before,
+                newest.0 as i64 - i64::from(retention.audit_lines),
+                newest.0 as i64,
+                FORGOTTEN_AT_ONCE
+            ],
+        )?;
+        transaction.commit()?;
+        Ok(states.max(lines) >= FORGOTTEN_AT_ONCE as usize)
+    }
+
+    fn copy(&mut self, file: &Path) -> Result<(), StoreError> {
+        self.connection.execute("VACUUM INTO ?1", [file.to_string_lossy()])?;
+        Ok(())
+    }
+}
+
+/// Reads all records of a database.
+pub fn read(connection: &Connection) -> Result<Contents, StoreError> {
+    let revision = revision(connection)?;
+    let mut records = Vec::new();
+    let mut statement = connection.prepare("SELECT kind, name, body FROM records")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (kind, name, body): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        records.push(decode(&kind, &name, &body)?);
+    }
+    Ok(Contents { revision, records })
 }
 
 fn entry(row: &rusqlite::Row) -> Result<AuditEntry, rusqlite::Error> {
@@ -235,8 +385,60 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut store = Sqlite::open(&folder.path().join("mesh.db")).unwrap();
         store.commit(Revision(0), &[Mutation::Put(credential("a"))], &note()).unwrap();
-        store.0.execute("INSERT INTO records VALUES ('node', 'x', '{}', 1)", []).unwrap();
+        store.connection.execute("INSERT INTO records VALUES ('node', 'x', '{}', 1)", []).unwrap();
         assert!(matches!(store.load(), Err(StoreError::Damaged(name, _)) if name == "node/x"));
+    }
+
+    #[test]
+    fn old_lines_and_states_are_forgotten_and_the_rest_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mesh.db");
+        let mut store = Sqlite::open(&path).unwrap();
+        let policy = |text: usize| {
+            let files = vec![PolicyFile { name: "a".into(), text: text.to_string() }].into();
+            Record::Policy(PolicyRecord { network: "shop".parse().unwrap(), files, read: Default::default() })
+        };
+        let key = policy(0).key();
+        for at in 0..100 {
+            let put = if at % 10 == 0 { policy(at) } else { credential("a") };
+            store.commit(Revision(at as u64), &[Mutation::Put(put)], &note()).unwrap();
+        }
+        let retention = Retention { audit_lines: 20, audit_days: 36_500, history_states: 4 };
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        assert!(!store.forget(&retention, now).unwrap());
+        let states = store.history(&key, 100).unwrap();
+        assert_eq!(states.iter().map(|state| state.entry.revision.0).collect::<Vec<_>>(), [91, 81, 71, 61]);
+        assert_eq!(store.as_of(Revision(65)).unwrap(), [policy(60)]);
+        assert!(matches!(store.as_of(Revision(55)), Err(StoreError::Forgotten(Revision(61)))));
+        let audit = store.audit(1000).unwrap();
+        assert!((20..=23).contains(&audit.len()), "{}", audit.len());
+        drop(store);
+        let mut store = Sqlite::open(&path).unwrap();
+        assert_eq!(store.load().unwrap().revision, Revision(100));
+        let by_age = Retention { audit_lines: 1_000_000, audit_days: 0, history_states: 1000 };
+        store.forget(&by_age, now + 10).unwrap();
+        assert_eq!(store.history(&key, 100).unwrap().len(), 4, "what stands is kept");
+        let delete = [Mutation::Delete(key.clone())];
+        store.commit(Revision(100), &delete, &note()).unwrap();
+        store.commit(Revision(101), &[Mutation::Put(credential("b"))], &note()).unwrap();
+        store.forget(&by_age, now + 10).unwrap();
+        assert_eq!(store.history(&key, 100).unwrap().len(), 0, "what was deleted long ago is not");
+        assert_eq!(store.load().unwrap().revision, Revision(102));
+    }
+
+    #[test]
+    fn a_file_of_format_2_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mesh.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(TABLES).unwrap();
+        old.execute("INSERT INTO audit VALUES (7, '2026-01-01T00:00:00Z', 'user:a', 'x', NULL, NULL)", [])
+            .unwrap();
+        old.pragma_update(None, "user_version", 2).unwrap();
+        drop(old);
+        let mut store = Sqlite::open(&path).unwrap();
+        assert_eq!(store.load().unwrap().revision, Revision(7));
+        assert_eq!(store.as_of(Revision(1)).unwrap(), []);
     }
 
     #[test]

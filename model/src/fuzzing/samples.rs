@@ -5,7 +5,8 @@ use crate::{
     Acl, IdentityId, Item, ItemKey, Protocol,
     acl::AclEntry,
     control::{
-        Count, DeviceAnswer, DeviceOrder, EndpointReport, Fired, FlowSeen, LinkCount, Part, WorkloadReport,
+        Count, DeviceAnswer, DeviceOrder, EndpointReport, Fired, FlowSeen, InstanceId, LinkCount, Part,
+        WorkloadReport,
     },
     measurement::{Image, ImageSignature},
     relay::{RelayNumber, RelaySpec},
@@ -109,11 +110,12 @@ pub fn control() -> Vec<Vec<u8>> {
     let network: NetworkName = name("shop");
     let hello = FromNode::Hello {
         version: "0.1.0".into(),
+        instance: InstanceId([7; 16]),
+        clock: 1_700_000_000,
         revision: Revision(7),
         digest: Default::default(),
-        endpoints: vec![endpoint()],
-        workloads: vec![workload()],
     };
+    let has = FromNode::Has { endpoints: vec![endpoint()], workloads: vec![workload()], is_last: true };
     let fired = Fired {
         network: network.clone(),
         trigger: "scan".into(),
@@ -151,11 +153,13 @@ pub fn control() -> Vec<Vec<u8>> {
         part: Part::Node,
         labels: name("site=a"),
         csr: vec![0x30, 0x82],
+        clock: 1_700_000_000,
     };
     let accepted =
         JoinReply::Accepted { certificate: vec![0x30], mesh: "0123456789ab".into(), site: Some("a".into()) };
     vec![
         tagged(0, &hello),
+        tagged(0, &has),
         tagged(0, &FromNode::Endpoint(endpoint())),
         tagged(0, &FromNode::Started(workload())),
         tagged(0, &FromNode::Fired(fired)),

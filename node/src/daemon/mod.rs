@@ -31,13 +31,13 @@ use crate::{
 use anyhow::Result;
 use attempts::Attempts;
 use ipnet::IpNet;
-use meshward_daemon::{member::Membership, write_behind::RETRY};
+use meshward_daemon::{member::Membership, random, tls::clock, write_behind::RETRY};
 use meshward_datapath::{Endpoint, RESUME_WINDOW, Slot};
 use meshward_model::{
     AcceptFrom, Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey, Revision,
     WorkloadId,
     api::Measured,
-    control::{EndpointReport, Fired, FromNode, WorkloadReport},
+    control::{EndpointReport, Fired, FromNode, InstanceId, WorkloadReport},
     local::{LocalWorkload as Shown, State as WorkloadState},
     measurement::Measurement,
     relay::{RelayNumber, RelaySpec},
@@ -98,6 +98,8 @@ pub struct Node {
     routing: Arc<Mutex<()>>,
     /// Whether others reach this node directly, as far as is known.
     reach: AtomicU8,
+    /// This start of the daemon.
+    instance: InstanceId,
 }
 
 #[derive(Default)]
@@ -188,6 +190,7 @@ impl Node {
             homes: watch::Sender::new(vec![RelayNumber::COORDINATOR]),
             routing: Arc::default(),
             reach: AtomicU8::new(0),
+            instance: InstanceId(random()),
         });
         let own = Arc::downgrade(&node);
         let whole = move |before: &mut dyn FnMut()| {
@@ -335,7 +338,7 @@ impl Node {
     }
 
     /// Begins a session: what to say first, and from now on, where to say what changes.
-    pub async fn begin_session(&self, to_coordinator: mpsc::UnboundedSender<FromNode>) -> FromNode {
+    pub async fn begin_session(&self, to_coordinator: mpsc::UnboundedSender<FromNode>) -> Vec<FromNode> {
         let mut state = self.state.lock().await;
         for fired in std::mem::take(&mut state.unsaid) {
             let _ = to_coordinator.send(FromNode::Fired(fired));
@@ -344,13 +347,18 @@ impl Node {
         let networks: Vec<NetworkName> = state.endpoints.keys().cloned().collect();
         let endpoints = networks.iter().filter_map(|network| self.describe_endpoint(&state, network));
         let measured = state.workloads.values().filter(|workload| workload.attachment.measured);
-        FromNode::Hello {
+        let has = FromNode::has(
+            endpoints.collect(),
+            measured.map(|workload| workload.attachment.report.clone()).collect(),
+        );
+        let hello = FromNode::Hello {
             version: env!("CARGO_PKG_VERSION").into(),
+            instance: self.instance,
+            clock: clock(),
             revision: state.view.revision,
             digest: state.view.digest(),
-            endpoints: endpoints.collect(),
-            workloads: measured.map(|workload| workload.attachment.report.clone()).collect(),
-        }
+        };
+        std::iter::once(hello).chain(has).collect()
     }
 
     /// Ends a session: from now on the node vouches for what starts.
@@ -388,8 +396,8 @@ impl Node {
     }
 
     /// What the node's view holds, item by item.
-    pub async fn shadow(&self) -> FromNode {
-        FromNode::Shadow(self.state.lock().await.view.shadow())
+    pub async fn shadow(&self) -> Vec<FromNode> {
+        FromNode::shadow(self.state.lock().await.view.shadow())
     }
 
     /// Takes an update: when this returns, it is enforced; it is on disk when the view's writer says so.

@@ -245,7 +245,7 @@ impl Node {
     pub(super) fn announce(&self, state: &mut State, report: &WorkloadReport) {
         match &state.session {
             Some(session) => {
-                let _ = session.send(FromNode::Started(report.clone()));
+                let _ = session.send(FromNode::Started(report.clone().fitted()));
             }
             None => self.vouch_for_unadmitted(state),
         }

@@ -123,6 +123,7 @@ fn request(name: &str, secret: &str) -> JoinRequest {
         part: Part::Node,
         labels: Default::default(),
         csr: vec![],
+        clock: 0,
     }
 }
 

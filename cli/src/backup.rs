@@ -1,0 +1,41 @@
+//! Backups of the mesh.
+
+use crate::{Mistake, arguments::Common, client::Client};
+use anyhow::{Context, Result};
+use std::{fs, os::unix::fs::OpenOptionsExt, path::Path};
+
+/// Writes a backup to a file that is there whole or not at all.
+pub async fn backup(common: &Common, file: &Path, ca: bool) -> Result<()> {
+    if file.exists() {
+        return Err(Mistake(format!("{} is there already; name another file", file.display())).into());
+    }
+    let mut name = file.as_os_str().to_owned();
+    name.push(".partial");
+    let partial = Path::new(&name);
+    let mut options = fs::OpenOptions::new();
+    let mut content = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(partial)
+        .with_context(|| format!("cannot write {}", partial.display()))?;
+    let client = Client::coordinator(common)?;
+    let done = async {
+        let length = client.download(&format!("/v1/backup?ca={ca}"), &mut content).await?;
+        content.sync_all()?;
+        fs::rename(partial, file)?;
+        anyhow::Ok(length)
+    };
+    match done.await {
+        Ok(length) => {
+            let with = if ca { "with the CA: keep it secret" } else { "without the CA" };
+            println!("{}: {length} bytes, {with}", file.display());
+            Ok(())
+        }
+        Err(error) => {
+            let _ = fs::remove_file(partial);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,64 @@
+use super::{ApiError, Caller};
+use crate::mesh::{Author, Mesh, Plan, Refusal};
+use axum::{
+    body::Body,
+    extract::{Query, State},
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response},
+};
+use futures::stream;
+use meshward_daemon::random;
+use meshward_model::api::{ErrorBody, Role};
+use serde::Deserialize;
+use std::{path::PathBuf, sync::Arc};
+use tokio::{fs::File, io::AsyncReadExt};
+
+/// Bytes that are read at a time.
+const PIECE: usize = 64 << 10;
+
+#[derive(Deserialize)]
+pub struct Wanted {
+    /// Whether the CA is to be in it, with its key.
+    #[serde(default)]
+    ca: bool,
+}
+
+/// Makes a backup: one file, consistent and checked, that `meshward-coordinator restore` takes.
+#[utoipa::path(get, path = "/v1/backup", tag = "mesh", operation_id = "backup",
+    params(("ca" = Option<bool>, Query, description = "Whether the CA's key is to be in it (default false)")),
+    responses((status = 200, body = Vec<u8>, content_type = "application/vnd.sqlite3"), (status = "4XX", body = ErrorBody)))]
+pub async fn backup(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response, ApiError> {
+    caller.must_be(Role::Admin)?;
+    caller.must_reach_all()?;
+    let name: String = random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let file = Unlinked(mesh.data_dir.join(format!("backup-{name}.tmp")));
+    let done = mesh.back_up(file.0.clone(), wanted.ca.then(|| mesh.data_dir.clone())).await?;
+    let with = if wanted.ca { "with" } else { "without" };
+    let action = format!("made a backup of revision {}, {with} the CA", done.revision);
+    let author = Author { dry_run: false, ..caller.author };
+    mesh.change(&author, |_| Ok(Plan::noted(action.clone()))).await?;
+    let failed = |error: std::io::Error| Refusal::Failed(format!("the backup cannot be read: {error}"));
+    let content = File::open(&file.0).await.map_err(failed)?;
+    // Nobody finds it any more, and it goes when it was read.
+    drop(file);
+    let pieces = stream::try_unfold(content, |mut content| async move {
+        let mut piece = vec![0; PIECE];
+        let length = content.read(&mut piece).await?;
+        piece.truncate(length);
+        Ok::<_, std::io::Error>((length > 0).then_some((piece, content)))
+    });
+    Ok(([(CONTENT_TYPE, "application/vnd.sqlite3")], Body::from_stream(pieces)).into_response())
+}
+
+/// A file that goes when this is dropped.
+struct Unlinked(PathBuf);
+
+impl Drop for Unlinked {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

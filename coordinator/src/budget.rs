@@ -1,0 +1,143 @@
+//! What one node has of the coordinator, against what it may have.
+
+use crate::limits::NodeBudget;
+use meshward_model::{
+    WorkloadId,
+    control::{WorkloadReport, encoded_size},
+};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::{BuildHasher, RandomState},
+};
+
+/// What a node's workloads take, kept while its session lasts. A session begins with all of them.
+#[derive(Debug, Default)]
+pub struct Usage {
+    workloads: HashMap<WorkloadId, Share>,
+    label_sets: HashMap<u64, usize>,
+    total: Share,
+    hasher: RandomState,
+}
+
+/// What one workload takes, or all of them.
+#[derive(Debug, Default, Clone, Copy)]
+struct Share {
+    addresses: usize,
+    bytes: usize,
+    label_set: u64,
+}
+
+impl Usage {
+    /// Takes a report into account: instead of what was said before of the same workload.
+    ///
+    /// # Errors
+    /// Which budget stands against it; then the workload counts for nothing.
+    pub fn take(&mut self, report: &WorkloadReport, budget: &NodeBudget) -> Result<(), String> {
+        self.forget(&report.id);
+        let share = Share {
+            addresses: report.addresses.len() + report.prefixes.len(),
+            bytes: encoded_size(report),
+            label_set: self.hasher.hash_one((&report.network, &report.labels, &report.accepts)),
+        };
+        let over = |name: &str, most: usize, of: &str| {
+            Err(format!(
+                "the node is over its budget of {most} {of} (`nodes.{name}` in the coordinator's configuration)"
+            ))
+        };
+        let is_new_set = !self.label_sets.contains_key(&share.label_set);
+        if self.workloads.len() >= budget.workloads {
+            return over("workloads", budget.workloads, "workloads");
+        }
+        if self.total.addresses + share.addresses > budget.addresses {
+            return over("addresses", budget.addresses, "addresses and prefixes");
+        }
+        if is_new_set && self.label_sets.len() >= budget.label_sets {
+            return over("label_sets", budget.label_sets, "sets of labels");
+        }
+        if self.total.bytes + share.bytes > budget.reported_kib << 10 {
+            return over("reported_kib", budget.reported_kib, "KiB of reports");
+        }
+        self.total.addresses += share.addresses;
+        self.total.bytes += share.bytes;
+        *self.label_sets.entry(share.label_set).or_default() += 1;
+        self.workloads.insert(report.id.clone(), share);
+        Ok(())
+    }
+
+    /// Forgets a workload.
+    pub fn forget(&mut self, id: &WorkloadId) {
+        let Some(share) = self.workloads.remove(id) else { return };
+        self.total.addresses -= share.addresses;
+        self.total.bytes -= share.bytes;
+        if let Entry::Occupied(mut count) = self.label_sets.entry(share.label_set) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn report(id: u32, label: u32, addresses: usize) -> WorkloadReport {
+        WorkloadReport {
+            id: format!("w-{id}").parse().unwrap(),
+            network: "shop".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            labels: format!("app=a{label}").parse().unwrap(),
+            addresses: vec!["10.42.0.1".parse().unwrap(); addresses],
+            prefixes: vec![],
+            device: None,
+            accepts: vec![],
+            measurement: None,
+            signatures: vec![],
+            objection: None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_node_never_has_more_than_its_budget_and_gets_back_what_it_gives_up(
+            steps in prop::collection::vec((0u32..12, 0u32..6, 1usize..4, any::<bool>()), 0..200),
+        ) {
+            let budget = NodeBudget { workloads: 8, addresses: 14, label_sets: 3, reported_kib: 1, ..Default::default() };
+            let mut usage = Usage::default();
+            let mut held: HashMap<u32, WorkloadReport> = HashMap::new();
+            for (id, label, addresses, starts) in steps {
+                let report = report(id, label, addresses);
+                held.remove(&id);
+                match starts {
+                    true => if usage.take(&report, &budget).is_ok() {
+                        held.insert(id, report);
+                    },
+                    false => usage.forget(&report.id),
+                }
+                let labels: std::collections::HashSet<_> = held.values().map(|report| report.labels.to_string()).collect();
+                let all: usize = held.values().map(|report| report.addresses.len()).sum();
+                prop_assert!(held.len() <= 8 && labels.len() <= 3 && all <= 14);
+                prop_assert_eq!((usage.workloads.len(), usage.label_sets.len(), usage.total.addresses), (held.len(), labels.len(), all));
+            }
+        }
+    }
+
+    #[test]
+    fn the_budget_that_stands_against_it_is_named() {
+        let budget =
+            NodeBudget { workloads: 2, addresses: 4, label_sets: 1, reported_kib: 1, ..Default::default() };
+        let mut usage = Usage::default();
+        usage.take(&report(1, 1, 1), &budget).unwrap();
+        usage.take(&report(1, 1, 2), &budget).unwrap();
+        for (report, name) in [(report(2, 2, 1), "label_sets"), (report(2, 1, 3), "addresses")] {
+            let said = usage.take(&report, &budget).unwrap_err();
+            assert!(said.contains(&format!("nodes.{name}")), "{said}");
+        }
+        let long = WorkloadReport { objection: Some("x".repeat(2000)), ..report(2, 1, 1) };
+        assert!(usage.take(&long, &budget).unwrap_err().contains("nodes.reported_kib"));
+        usage.take(&report(2, 1, 1), &budget).unwrap();
+        assert!(usage.take(&report(3, 1, 1), &budget).unwrap_err().contains("nodes.workloads"));
+    }
+}

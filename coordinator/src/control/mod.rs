@@ -1,0 +1,178 @@
+//! The control channel: QUIC, on which machines join and nodes hold their sessions.
+
+mod inbox;
+mod session;
+
+use crate::{
+    listen::{self, accept, certificate, check_unexpired},
+    mesh::{Author, Mesh, Refusal},
+    plans::{nodes, relays, tokens},
+    relay::links,
+    world::World,
+};
+use anyhow::{Context, Result};
+use meshward_daemon::{
+    frames,
+    sources::{Seldom, SourcePermit},
+    tls::{MemberCertificate, clocks_apart},
+    tunnel::Tunnels,
+};
+use meshward_model::{
+    control::{ALPN_JOIN, ALPN_SESSION, JoinReply, JoinRequest, MAX_JOIN_FRAME, Part},
+    relay::{ALPN_RELAY, ALPN_RELAY_LINK, RelayId},
+};
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rustls::HandshakeData};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use time::OffsetDateTime;
+use tracing::{info, warn};
+
+/// For how long a machine may take to say what it wants.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// Serves the control channel until the endpoint is closed.
+pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint, tunnels: Arc<Tunnels>) {
+    let serve = |incoming: Incoming, from: SocketAddr, place| {
+        let (mesh, tunnels) = (mesh.clone(), tunnels.clone());
+        async move {
+            if let Err(error) = serve_connection(&mesh, &tunnels, incoming, from, place).await {
+                log_ended(from, &error);
+            }
+        }
+    };
+    accept(endpoint, tunnels.clone(), mesh.guard.clone(), serve).await;
+}
+
+/// Says why a connection ended, once in a while: strangers can end as many as they like.
+fn log_ended(from: SocketAddr, error: &anyhow::Error) {
+    static LINES: Seldom = Seldom::every(Duration::from_millis(200));
+    if let Some(unlogged) = LINES.due(std::time::Instant::now()) {
+        info!(%from, unlogged_before = unlogged, "control connection ended: {error:#}");
+    }
+}
+
+async fn serve_connection(
+    mesh: &Arc<Mesh>,
+    tunnels: &Tunnels,
+    incoming: Incoming,
+    from: SocketAddr,
+    place: SourcePermit,
+) -> Result<()> {
+    let connection = listen::finish(incoming, place).await?;
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    let alpn = data.and_then(|data| data.protocol).unwrap_or_default();
+    if alpn == ALPN_JOIN {
+        let Some(_place) = mesh.guard.join(from.ip(), std::time::Instant::now()) else {
+            connection.close(5u32.into(), b"too many machines are joining; try again in a moment");
+            anyhow::bail!("too many machines are joining from there");
+        };
+        let (send, receive) = first_stream(&connection).await?;
+        return serve_join(mesh, &connection, from, send, receive).await;
+    }
+    let part = if alpn == ALPN_RELAY_LINK { Part::Relay } else { Part::Node };
+    let certificate = member(mesh, &connection, from, part)?;
+    let who = format!("{part}:{}", certificate.node);
+    let Some(_connection) = mesh.members.open(&who, &alpn) else {
+        connection.close(5u32.into(), b"too many connections of one member");
+        anyhow::bail!("{who} has too many connections");
+    };
+    mesh.guard.note_known(from.ip());
+    tunnels.trust(connection.remote_address(), &who);
+    listen::widen_for_member(&connection);
+    if alpn == ALPN_RELAY {
+        check_unexpired(&certificate)?;
+        mesh.relay.serve(RelayId::of(&certificate.node), connection).await;
+        return Ok(());
+    }
+    let (send, receive) = first_stream(&connection).await?;
+    match &alpn[..] {
+        ALPN_RELAY_LINK => links::serve(mesh, connection, &certificate, from.ip(), send, receive).await,
+        ALPN_SESSION => session::serve(mesh, connection, certificate, from, send, receive).await,
+        _ => anyhow::bail!("an unknown protocol was asked for"),
+    }
+}
+
+async fn first_stream(connection: &Connection) -> Result<(SendStream, RecvStream)> {
+    let opened = tokio::time::timeout(FIRST_MESSAGE, connection.accept_bi()).await;
+    Ok(opened.context("nothing was said")??)
+}
+
+async fn serve_join(
+    mesh: &Mesh,
+    connection: &Connection,
+    from: SocketAddr,
+    mut send: SendStream,
+    mut receive: RecvStream,
+) -> Result<()> {
+    let request: JoinRequest =
+        tokio::time::timeout(FIRST_MESSAGE, frames::receive(&mut receive, MAX_JOIN_FRAME)).await??;
+    let (part, name) = (request.part, request.name.clone());
+    let reply = match join(mesh, request, from).await {
+        Ok((certificate, site)) => {
+            info!(%part, %name, "joined");
+            JoinReply::Accepted { certificate, mesh: mesh.ca.mesh.clone(), site }
+        }
+        Err(refusal) => {
+            // That somebody has no token is said elsewhere, once in a while.
+            if !matches!(refusal, Refusal::Missing(_)) {
+                warn!(%part, %name, %from, "refused to join: {refusal}");
+            }
+            JoinReply::Refused(refusal.to_string())
+        }
+    };
+    frames::send(&mut send, &reply).await?;
+    send.finish()?;
+    // The reply is out once the other side has closed.
+    let _ = tokio::time::timeout(FIRST_MESSAGE, connection.closed()).await;
+    Ok(())
+}
+
+async fn join(
+    mesh: &Mesh,
+    request: JoinRequest,
+    from: SocketAddr,
+) -> Result<(Vec<u8>, Option<String>), Refusal> {
+    let now = std::time::Instant::now();
+    if !mesh.guard.may_authenticate(from.ip(), now) {
+        let text = "too many wrong join tokens came from this address; wait a minute";
+        return Err(Refusal::Conflict(text.into()));
+    }
+    // Looked at before anything that costs more: who has no token has nothing signed and nothing checked.
+    if let Err(refusal) = mesh.look(|world| tokens::check_known(world, &request.secret)) {
+        mesh.guard.note_failure(from.ip(), "a join token", now);
+        return Err(refusal);
+    }
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    if let Some(apart) = clocks_apart(request.clock, now) {
+        return Err(Refusal::Invalid(format!("{apart}; set this machine's clock, and join again")));
+    }
+    let (certificate, read) = mesh
+        .ca
+        .sign_member(request.part, &request.name, &request.csr, mesh.certificate_lifetime)
+        .map_err(|error| Refusal::Invalid(format!("{error:#}")))?;
+    let key = read.key.to_string();
+    let author = Author {
+        origin: Some(from.ip().to_string()),
+        ..Author::named(format!("{}:{}", request.part, request.name))
+    };
+    let plan = |world: &World| match request.part {
+        Part::Node => nodes::join(world, &request, &key, now),
+        Part::Relay => relays::join(world, &request, &key, now),
+    };
+    let done = mesh.change(&author, plan).await?;
+    Ok((certificate, done.outcome))
+}
+
+/// Whose connection this is, if the certificate is that of a member.
+fn member(mesh: &Mesh, connection: &Connection, from: SocketAddr, part: Part) -> Result<MemberCertificate> {
+    let certificate = certificate(connection)?;
+    let known = mesh.look(|world| match part {
+        Part::Node => world.nodes.get(&certificate.node).map(|node| node.key.clone()),
+        Part::Relay => world.relays.get(&certificate.node).map(|relay| relay.key.clone()),
+    });
+    if certificate.part != part || known != Some(certificate.key.to_string()) {
+        mesh.guard.note_failure(from.ip(), "a certificate", std::time::Instant::now());
+        connection.close(2u32.into(), format!("this {part} was removed from the mesh").as_bytes());
+        anyhow::bail!("{part} {} is no member", certificate.node);
+    }
+    Ok(certificate)
+}

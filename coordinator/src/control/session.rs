@@ -1,0 +1,503 @@
+//! The session of one node, as it runs.
+
+use super::{FIRST_MESSAGE, inbox::Inbox};
+use crate::{
+    budget::Usage,
+    listen::check_unexpired,
+    mesh::{Author, Mesh, Plan, Refusal},
+    plans::{nodes, workloads::Report},
+    reactions,
+    sessions::{Held, Next, Session},
+    world::World,
+};
+use anyhow::{Context, Result};
+use meshward_daemon::{
+    frames,
+    sources::{Bucket, Rate},
+    tls::{MemberCertificate, clocks_apart},
+};
+use meshward_model::{
+    Change, NetworkName, NodeName, Revision,
+    control::{EndpointReport, FromCoordinator, FromNode, Part, WorkloadReport, encode, encode_update},
+    view::Shadow,
+};
+use quinn::{Connection, RecvStream, SendStream};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// The most starts and stops of one node that are taken together.
+const BATCH: usize = 512;
+/// For how long a node may work out what it has.
+const SHADOW: Duration = Duration::from_secs(30);
+/// The most items that a node may say it has, whatever it should have.
+const SPARE_ITEMS: usize = 1 << 16;
+/// Messages of a node that wait while it works that out.
+const MEANWHILE: usize = 256;
+/// A node that has not read for this long is stuck: its session ends, and it is told all that it missed in its next.
+const STUCK: Duration = Duration::from_secs(30);
+/// What a node says of its endpoints is told to others at once so many times, and then once a second.
+const ENDPOINTS: Rate = Rate { burst: 10.0, per_second: 1.0 };
+/// After this pause it is tried again to write down what there was no room for, and so many reports wait for that.
+const WRITE_AGAIN: Duration = Duration::from_secs(2);
+const MOST_UNWRITTEN: usize = 8192;
+/// How often a node is told that it is over a budget.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// For how long a node that is not to have a session may take to close its connection.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Serves a session until it ends.
+pub(super) async fn serve(
+    mesh: &Arc<Mesh>,
+    connection: Connection,
+    certificate: MemberCertificate,
+    from: SocketAddr,
+    send: SendStream,
+    receive: RecvStream,
+) -> Result<()> {
+    let node = certificate.node.clone();
+    let now = std::time::Instant::now();
+    let mut serving = Serving {
+        mesh: mesh.clone(),
+        node: node.clone(),
+        from,
+        send,
+        messages: Inbox::read(receive, mesh.budget.waiting_kib << 10),
+        usage: Usage::default(),
+        changes: Bucket::full(mesh.budget.changes(), now),
+        paused_until: None,
+        told: None,
+        endpoints: BTreeMap::new(),
+        endpoints_due: None,
+        endpoints_told: Bucket::full(ENDPOINTS, now),
+        unwritten: vec![],
+        unwritten_due: None,
+    };
+    let ended = serving.run(connection, &certificate).await;
+    info!(%node, "session ended");
+    ended
+}
+
+/// One session as it runs.
+struct Serving {
+    mesh: Arc<Mesh>,
+    node: NodeName,
+    /// Where the node's packets come from.
+    from: SocketAddr,
+    send: SendStream,
+    messages: Inbox,
+    /// What its workloads take.
+    usage: Usage,
+    /// What it may still change.
+    changes: Bucket,
+    /// It has changed too much: until then nothing more of it is taken.
+    paused_until: Option<Instant>,
+    /// When it was last told of a budget.
+    told: Option<Instant>,
+    /// What it has said of its endpoints and nobody has been told, when they are to be, and how often they may be.
+    endpoints: BTreeMap<NetworkName, EndpointReport>,
+    endpoints_due: Option<Instant>,
+    endpoints_told: Bucket,
+    /// Reports that could not be written down, and when it is tried again.
+    unwritten: Vec<Report>,
+    unwritten_due: Option<Instant>,
+}
+
+impl Serving {
+    async fn run(&mut self, connection: Connection, certificate: &MemberCertificate) -> Result<()> {
+        let mut first = self.messages.expect(FIRST_MESSAGE).await?;
+        if let FromNode::Renew { csr } = first {
+            self.renew(&csr).await?;
+            if check_unexpired(certificate).is_err() {
+                // Its new certificate is for its next session.
+                let _ = tokio::time::timeout(FIRST_MESSAGE, connection.closed()).await;
+                return Ok(());
+            }
+            first = self.messages.expect(FIRST_MESSAGE).await?;
+        }
+        if let Err(error) = check_unexpired(certificate) {
+            connection.close(7u32.into(), format!("{error:#}").as_bytes());
+            return Err(error);
+        }
+        let FromNode::Hello { version, instance, clock, revision, digest: theirs } = first else {
+            anyhow::bail!("the session does not begin with a hello");
+        };
+        let now = OffsetDateTime::now_utc();
+        let clock_problem = clocks_apart(clock, now.unix_timestamp());
+        if let Some(problem) = &clock_problem {
+            warn!(node = %self.node, "{problem}");
+        }
+        if !self.mesh.sessions.may_begin(&self.node, self.mesh.budget.sessions(), std::time::Instant::now()) {
+            let text = "too many sessions in a short time (`nodes.sessions_per_minute`); wait a minute";
+            connection.close(5u32.into(), text.as_bytes());
+            anyhow::bail!("{} begins too many sessions", self.node);
+        }
+        if let Err(held) = self.mesh.sessions.admit(&self.node, instance, self.from).await {
+            return self.hold(&connection, &held).await;
+        }
+        let (endpoints, reports) = self.receive_all().await?;
+        let (author, node) = (Author::node(&self.node), self.node.clone());
+        let seen = self.from.ip();
+        let endpoints_set = |world: &World| nodes::set_endpoints(world, &node, &endpoints, seen);
+        if let Err(refusal) = self.mesh.change(&author, endpoints_set).await {
+            self.keep_for_later(refusal)?;
+            let later = endpoints.iter().map(|report| (report.network.clone(), report.clone()));
+            self.endpoints.extend(later);
+        }
+        self.report(vec![Report::All(reports)]).await?;
+        // From this look on, the session is told of every revision.
+        let begun = self.mesh.look(|world| {
+            let index = world.nodes.index(&node)?;
+            let session = Session::new(node.clone(), index, version, instance, self.from, connection);
+            let session = Arc::new(session);
+            session.set_clock_problem(clock_problem);
+            self.mesh.sessions.add(session.clone());
+            Some((session, world.revision, world.digest_of(&node)))
+        });
+        let (session, current, ours) = begun.context("the node was removed from the mesh")?;
+        let _end = RemoveAtEnd(&self.mesh.clone(), session.clone());
+        info!(node = %self.node, from = %self.from, %revision, "session begun");
+        if ours == theirs {
+            self.update(current, vec![]).await?;
+        } else {
+            self.compare(&session).await?;
+        }
+        self.serve(&session).await
+    }
+
+    /// Has a machine wait that has the identity of another.
+    async fn hold(&mut self, connection: &Connection, held: &Held) -> Result<()> {
+        let reason = held.reason();
+        warn!(node = %self.node, from = %self.from, "held: {reason}");
+        if held.is_new {
+            let action = format!(
+                "held a second machine with the identity of node {}, at {}",
+                self.node,
+                self.from.ip()
+            );
+            let author = Author { origin: Some(self.from.ip().to_string()), ..Author::node(&self.node) };
+            self.mesh.change(&author, |_| Ok(Plan::noted(action.clone()))).await?;
+        }
+        self.say(&FromCoordinator::Held { reason: reason.clone() }).await?;
+        let _ = tokio::time::timeout(CLOSING, connection.closed()).await;
+        connection.close(6u32.into(), reason.as_bytes());
+        anyhow::bail!("two machines have the identity of node {}", self.node)
+    }
+
+    /// Receives what the node has, part by part.
+    async fn receive_all(&mut self) -> Result<(Vec<EndpointReport>, Vec<WorkloadReport>)> {
+        let mut all_endpoints = BTreeMap::new();
+        let mut reports = Vec::new();
+        loop {
+            let FromNode::Has { endpoints, workloads, is_last } = self.messages.expect(FIRST_MESSAGE).await?
+            else {
+                anyhow::bail!("a message came before all that the node has");
+            };
+            for report in endpoints {
+                // One for each network that there is.
+                if self.mesh.look(|world| world.networks.contains_key(&report.network)) {
+                    all_endpoints.insert(report.network.clone(), report);
+                }
+            }
+            for report in workloads {
+                match self.usage.take(&report, &self.mesh.budget) {
+                    Ok(()) => reports.push(report),
+                    Err(over) => self.refuse(&report, over).await?,
+                }
+            }
+            if is_last {
+                return Ok((all_endpoints.into_values().collect(), reports));
+            }
+        }
+    }
+
+    async fn serve(&mut self, session: &Arc<Session>) -> Result<()> {
+        // When what waits is to go.
+        let mut due: Option<Instant> = None;
+        let mut relays = self.mesh.relays.specs();
+        let known = relays.borrow_and_update().to_vec();
+        self.say(&FromCoordinator::Relays(known)).await?;
+        let mut enforced = self.messages.enforced.clone();
+        enforced.mark_changed();
+        loop {
+            tokio::select! {
+                Ok(()) = relays.changed() => {
+                    let known = relays.borrow_and_update().to_vec();
+                    self.say(&FromCoordinator::Relays(known)).await?;
+                }
+                Ok(()) = enforced.changed() => session.note_enforced(*enforced.borrow_and_update()),
+                () = session.wake.notified() => {
+                    for (network, peer) in session.take_calls() {
+                        self.say(&FromCoordinator::Called { network, peer }).await?;
+                    }
+                    for order in session.take_orders() {
+                        self.say(&order).await?;
+                    }
+                    let now = Instant::now();
+                    let pace = self.mesh.sessions.pace(session);
+                    due = Some(if session.is_urgent() { now } else { due.unwrap_or(now + pace) });
+                }
+                () = at(due), if due.is_some() => {
+                    due = None;
+                    match self.mesh.sessions.next(session) {
+                        (_, Next::Wait) => {}
+                        (revision, Next::Send(changes, urgent)) => {
+                            self.say_encoded(&encode_update(revision, &changes, urgent)).await?;
+                        }
+                        (_, Next::Compare) => self.compare(session).await?,
+                    }
+                }
+                () = at(self.endpoints_due), if self.endpoints_due.is_some() => self.tell_endpoints().await?,
+                () = at(self.unwritten_due), if self.unwritten_due.is_some() => {
+                    self.unwritten_due = None;
+                    if !self.endpoints.is_empty() {
+                        self.endpoints_due = Some(Instant::now());
+                    }
+                    self.report(vec![]).await?;
+                }
+                () = at(self.paused_until), if self.paused_until.is_some() => self.paused_until = None,
+                message = self.messages.next(), if self.paused_until.is_none() => {
+                    let Some(message) = message? else { return Ok(()) };
+                    self.take(message, session).await?;
+                }
+            }
+        }
+    }
+
+    /// Finds out what the node has, and sends what differs from it.
+    async fn compare(&mut self, session: &Arc<Session>) -> Result<()> {
+        self.say(&FromCoordinator::Compare).await?;
+        let deadline = Instant::now() + SHADOW;
+        let (mut before, mut shadow, mut most) = (Vec::new(), Shadow::new(), SPARE_ITEMS);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.messages.expect(left).await.context("the node did not say what it has")? {
+                FromNode::Shadow { part, is_last } => {
+                    if shadow.len() + part.len() > most {
+                        // It may be that it should have as many.
+                        most =
+                            SPARE_ITEMS + 2 * self.mesh.look(|world| world.view_of(&self.node).items.len());
+                        anyhow::ensure!(shadow.len() + part.len() <= most, "the node has more than there is");
+                    }
+                    shadow.extend(part);
+                    if is_last {
+                        break;
+                    }
+                }
+                _ if before.len() == MEANWHILE => anyhow::bail!("the node says everything but what it has"),
+                other => before.push(other),
+            }
+        }
+        let view = self.mesh.look(|world| {
+            session.forget_backlog();
+            world.view_of(&self.node)
+        });
+        let changes = view.changes_since(&shadow);
+        drop(shadow);
+        self.update(view.revision, changes).await?;
+        for message in before {
+            self.take(message, session).await?;
+        }
+        Ok(())
+    }
+
+    async fn update(&mut self, revision: Revision, changes: Vec<Change>) -> Result<()> {
+        self.say(&FromCoordinator::Update { revision, changes, urgent: true }).await
+    }
+
+    async fn say(&mut self, message: &FromCoordinator) -> Result<()> {
+        self.say_encoded(&encode(message)).await
+    }
+
+    async fn say_encoded(&mut self, frame: &[u8]) -> Result<()> {
+        let sent = tokio::time::timeout(STUCK, frames::send_encoded(&mut self.send, frame)).await;
+        Ok(sent.context("the node has stopped reading")??)
+    }
+
+    async fn take(&mut self, message: FromNode, session: &Arc<Session>) -> Result<()> {
+        self.count(1, session).await?;
+        match message {
+            FromNode::Enforced(revision) => session.note_enforced(revision),
+            FromNode::Started(report) => {
+                return self.take_reports(Report::Started(Box::new(report)), session).await;
+            }
+            FromNode::Stopped(id) => return self.take_reports(Report::Stopped(id), session).await,
+            FromNode::Endpoint(report) => {
+                if self.mesh.look(|world| world.networks.contains_key(&report.network)) {
+                    self.endpoints.insert(report.network.clone(), report);
+                    let told = &mut self.endpoints_told;
+                    let mut wait = || told.owe(ENDPOINTS, 1.0, std::time::Instant::now());
+                    let due = self.endpoints_due.take();
+                    self.endpoints_due = Some(due.unwrap_or_else(|| Instant::now() + wait()));
+                }
+            }
+            FromNode::Degraded(why) => session.note_degraded(why),
+            FromNode::Call { network, peer } => self.pass_call(session, network, &peer),
+            FromNode::Fired(fired) => reactions::fire(&self.mesh, &self.node, fired).await,
+            FromNode::Renew { csr } => self.renew(&csr).await?,
+            FromNode::Hello { .. } | FromNode::Has { .. } | FromNode::Shadow { .. } => {
+                anyhow::bail!("a message came out of turn")
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts messages that change something. A node with too many hears so, and nothing more of it is taken for a while.
+    async fn count(&mut self, messages: usize, session: &Session) -> Result<()> {
+        let rate = self.mesh.budget.changes();
+        let wait = self.changes.owe(rate, messages as f64, std::time::Instant::now());
+        if wait.is_zero() {
+            return Ok(());
+        }
+        self.paused_until = Some(Instant::now() + wait);
+        let budget = format!(
+            "it changes more than {} things a second for long (`nodes.changes_per_second` in the coordinator's configuration): what is beyond has to wait",
+            rate.per_second
+        );
+        self.tell_over_budget(budget, Some(session)).await
+    }
+
+    async fn tell_over_budget(&mut self, budget: String, session: Option<&Session>) -> Result<()> {
+        if let Some(session) = session {
+            session.note_over_budget(&budget);
+        }
+        if self.told.is_some_and(|told| told.elapsed() < TOLD_EVERY) {
+            return Ok(());
+        }
+        self.told = Some(Instant::now());
+        warn!(node = %self.node, "over a budget: {budget}");
+        self.say(&FromCoordinator::OverBudget { budget }).await
+    }
+
+    /// Has the others told where the node's endpoints are.
+    async fn tell_endpoints(&mut self) -> Result<()> {
+        self.endpoints_due = None;
+        let reports: Vec<EndpointReport> = std::mem::take(&mut self.endpoints).into_values().collect();
+        let (author, node, seen) = (Author::node(&self.node), self.node.clone(), self.from.ip());
+        let told =
+            self.mesh.change(&author, |world| nodes::set_endpoints(world, &node, &reports, seen)).await;
+        if let Err(refusal) = told {
+            self.keep_for_later(refusal)?;
+            for report in reports {
+                self.endpoints.entry(report.network.clone()).or_insert(report);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has something written later for which there is no room now: the session goes on.
+    fn keep_for_later(&mut self, refusal: Refusal) -> Result<()> {
+        match refusal {
+            Refusal::Full(_) => {
+                self.unwritten_due = Some(Instant::now() + WRITE_AGAIN);
+                Ok(())
+            }
+            other => Err(other.into()),
+        }
+    }
+
+    /// Tells a peer that the node calls it, if the two have something to say to each other.
+    fn pass_call(&self, session: &Session, network: NetworkName, peer: &NodeName) {
+        let meet = self.mesh.look(|world| {
+            let (known, peer) = (world.networks.get(&network)?, world.nodes.index(peer)?);
+            known.meeting(session.index()).contains(peer).then_some(())
+        });
+        if let (Some(()), Some(called)) = (meet, self.mesh.sessions.get(peer)) {
+            called.call(network, self.node.clone());
+        }
+    }
+
+    /// Takes a start or a stop, and whatever of these waits behind it.
+    async fn take_reports(&mut self, first: Report, session: &Arc<Session>) -> Result<()> {
+        let (mut reports, mut other) = (vec![first], None);
+        while reports.len() < BATCH && other.is_none() {
+            match self.messages.next_at_once()? {
+                Some(FromNode::Started(report)) => reports.push(Report::Started(Box::new(report))),
+                Some(FromNode::Stopped(id)) => reports.push(Report::Stopped(id)),
+                Some(message) => other = Some(message),
+                None => break,
+            }
+        }
+        self.count(reports.len() - 1, session).await?;
+        let mut within = Vec::with_capacity(reports.len());
+        for report in reports {
+            let over = match &report {
+                Report::Started(started) => {
+                    self.usage.take(started, &self.mesh.budget).err().map(|over| (started.clone(), over))
+                }
+                Report::Stopped(id) => {
+                    self.usage.forget(id);
+                    None
+                }
+                Report::All(_) => None,
+            };
+            match over {
+                None => within.push(report),
+                Some((started, over)) => {
+                    // What it was before does not stand either.
+                    within.push(Report::Stopped(started.id.clone()));
+                    session.note_over_budget(&over);
+                    self.refuse(&started, over).await?;
+                }
+            }
+        }
+        self.report(within).await?;
+        match other {
+            Some(message) => Box::pin(self.take(message, session)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a workload with which the node would be over a budget.
+    async fn refuse(&mut self, report: &WorkloadReport, over: String) -> Result<()> {
+        self.tell_over_budget(over.clone(), None).await?;
+        self.say(&FromCoordinator::Refused { workload: report.id.clone(), reason: over }).await
+    }
+
+    /// Has reports written, those first that could not be before.
+    async fn report(&mut self, reports: Vec<Report>) -> Result<()> {
+        self.unwritten.extend(reports);
+        if self.unwritten.is_empty() {
+            return Ok(());
+        }
+        let refused = match self.mesh.admissions.report(&self.node, self.unwritten.clone()).await {
+            Ok(refused) => refused,
+            Err(refusal) => {
+                anyhow::ensure!(self.unwritten.len() <= MOST_UNWRITTEN, "too much could not be written down");
+                return self.keep_for_later(refusal);
+            }
+        };
+        self.unwritten.clear();
+        for (workload, reason) in refused {
+            warn!(node = %self.node, %workload, "refused: {reason}");
+            self.say(&FromCoordinator::Refused { workload, reason }).await?;
+        }
+        Ok(())
+    }
+
+    async fn renew(&mut self, csr: &[u8]) -> Result<()> {
+        let (certificate, read) =
+            self.mesh.ca.sign_member(Part::Node, &self.node, csr, self.mesh.certificate_lifetime)?;
+        let (author, node, key) = (Author::node(&self.node), self.node.clone(), read.key.to_string());
+        self.mesh.change(&author, |world| nodes::set_key(world, &node, &key)).await?;
+        info!(node = %self.node, "certificate renewed");
+        self.say(&FromCoordinator::Renewed { certificate }).await
+    }
+}
+
+/// Waits until then; for ever, if there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct RemoveAtEnd<'a>(&'a Arc<Mesh>, Arc<Session>);
+
+impl Drop for RemoveAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.sessions.remove(&self.1);
+    }
+}
