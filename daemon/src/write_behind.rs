@@ -36,7 +36,7 @@ impl Troubles {
             None => {
                 let mended = all.remove(about).is_some();
                 if mended {
-                    info!("no longer degraded: the {about} can be written again");
+                    info!("no longer degraded for the {about}");
                 }
                 mended
             }

@@ -10,7 +10,7 @@ use rtnetlink::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags},
         link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
-        route::{RouteAddress, RouteAttribute, RouteMessage},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
@@ -141,6 +141,18 @@ impl Links {
         unless(done, Errno::ESRCH).map_err(failed(format!("remove the route to {to} by {name}")))
     }
 
+    /// Has packets to a prefix refused that no other route takes (`unreachable`, ip-route(8)): they do not leave by a default route.
+    pub async fn refuse(&self, to: IpNet) -> Result<(), Error> {
+        let done = self.0.route().add(refusal(to)).replace().execute().await;
+        unless(done, Errno::EEXIST).map_err(failed(format!("have packets to {to} refused")))
+    }
+
+    /// Takes that back; it may be gone.
+    pub async fn refuse_no_more(&self, to: IpNet) -> Result<(), Error> {
+        let done = self.0.route().del(refusal(to)).execute().await;
+        unless(done, Errno::ESRCH).map_err(failed(format!("have packets to {to} refused no more")))
+    }
+
     /// Has packets that come from a prefix look into a table first; among such rules the least priority goes first.
     pub async fn add_rule(&self, from: IpNet, table: u32, priority: u32) -> Result<(), Error> {
         let done = self.0.rule().add();
@@ -227,6 +239,25 @@ fn route(index: u32, to: IpNet, gateway: Option<IpAddr>, table: Option<u32>) -> 
             }
             table.map_or(message.clone(), |table| message.table_id(table)).build()
         }
+    }
+}
+
+/// The metric of a refusal: every other route goes first.
+const LAST: u32 = u32::MAX - 1;
+
+fn refusal(to: IpNet) -> RouteMessage {
+    let to = to.trunc();
+    match to {
+        IpNet::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(to.addr(), to.prefix_len())
+            .kind(RouteType::Unreachable)
+            .priority(LAST)
+            .build(),
+        IpNet::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(to.addr(), to.prefix_len())
+            .kind(RouteType::Unreachable)
+            .priority(LAST)
+            .build(),
     }
 }
 

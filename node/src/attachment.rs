@@ -181,6 +181,7 @@ impl Attachment {
     /// If the namespace is gone.
     pub fn finish(&self, routes: &[IpNet]) -> Result<(), meshward_netns::Error> {
         let name = self.interface.as_str();
+        // No unreachable route stands behind it: Docker gives no address that a route in the container covers.
         Netns::open(&self.netns)?.links(async |links| links.no_link_local(name).await)?;
         self.change_routes(routes, &[])
     }
@@ -247,6 +248,9 @@ impl Attachment {
                 links.add_address(name, *address, IpNet::from(*address).prefix_len()).await?;
             }
             links.set_up(name).await?;
+            // Those of the mesh itself: what is behind its gateways may have other ways.
+            let own = |prefix: &&IpNet| self.report.addresses.iter().any(|address| prefix.contains(address));
+            refuse(links, &network.prefixes.iter().filter(own).copied().collect::<Vec<_>>()).await;
             let table = self.table();
             for prefix in network.prefixes.iter().filter(|prefix| self.reaches(prefix)) {
                 links.add_route(name, *prefix, None, table).await?;
@@ -263,6 +267,44 @@ impl Attachment {
 /// Where that is not allowed, giving it one fails, and says so.
 fn allow_ipv6(interface: &str) {
     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"), "0");
+}
+
+/// Has what is for the mesh and finds no interface of the mesh go nowhere: also when the interface is gone, or this daemon is down, it
+/// does not leave in clear. A family that is switched off has nothing to lose.
+async fn refuse(links: &meshward_netns::Links, prefixes: &[IpNet]) {
+    for prefix in prefixes {
+        if let Err(error) = links.refuse(*prefix).await {
+            tracing::debug!("{error}");
+        }
+    }
+}
+
+/// The same in the namespace of this daemon, for its own host's packets.
+pub fn refuse_here(prefixes: &[IpNet]) {
+    let done = Netns::current().and_then(|here| {
+        here.links(async |links| {
+            refuse(links, prefixes).await;
+            Ok(())
+        })
+    });
+    if let Err(error) = done {
+        tracing::warn!("packets of this host to the mesh are not kept from other interfaces: {error}");
+    }
+}
+
+/// Takes that back: this host does not serve the network any more.
+pub fn refuse_here_no_more(prefixes: &[IpNet]) {
+    let done = Netns::current().and_then(|here| {
+        here.links(async |links| {
+            for prefix in prefixes {
+                links.refuse_no_more(*prefix).await?;
+            }
+            Ok(())
+        })
+    });
+    if let Err(error) = done {
+        tracing::debug!("{error}");
+    }
 }
 
 /// The first interface name `mesh0`, `mesh1` ... that a namespace does not have.

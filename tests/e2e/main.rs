@@ -1,5 +1,6 @@
 //! End-to-end tests: the real binaries, real TUN devices and real packets, in network namespaces.
 
+mod addresses;
 mod admission;
 mod away;
 mod budgets;

@@ -210,3 +210,47 @@ fn a_direct_way_that_was_lost_is_left_alone_longer_each_time_while_the_relay_is_
     says(at + 5_200, ways.relay);
     assert_eq!(says(at + 12_000, ways.direct[1]), Some(ways.direct[1]), "nothing has come by the relay");
 }
+
+#[test]
+fn a_clock_that_is_set_back_costs_no_handshake_nor_does_a_restart_or_a_new_key() {
+    let ways = Ways::new();
+    let at = |seconds: u64, unix: u64| Now {
+        instant: ways.start + Duration::from_secs(seconds),
+        unix: Duration::from_secs(unix),
+    };
+    let initiation = |own: &Wireguard, now: Now| {
+        own.want(own.peers.read().get(0).unwrap());
+        let mut sent = Vec::new();
+        own.begin_wanted(now, &mut |_, message| sent = message.to_vec());
+        sent
+    };
+    let is_answered = |now: Now, message: &[u8]| {
+        let mut answered = false;
+        let done = ways.theirs.receive(now, ways.direct[0], message, false, &mut |_, _| answered = true);
+        done.is_ok() && answered
+    };
+    const NOW: u64 = 1_700_000_000;
+    // Far ahead, mended, and eighteen hours back.
+    for (seconds, unix) in [(1, NOW), (2, NOW + 400_000_000), (3, NOW), (4, NOW - 64_800)] {
+        let now = at(seconds, unix);
+        ways.peer().handshake.lock().attempt = None;
+        assert!(is_answered(now, &initiation(&ways.ours, now)), "at {unix}");
+    }
+    // After a restart it is what is on disk that counts.
+    let secret = SecretKey::from_bytes([1; 32]);
+    let again = Wireguard::new(secret, ways.start);
+    again.put(ways.start, 0, SecretKey::from_bytes([2; 32]).public(), vec![ways.direct[0]]);
+    let now = at(5, NOW);
+    assert!(!is_answered(now, &initiation(&again, now)), "without that the peer refuses");
+    again.peers.read().get(0).unwrap().handshake.lock().attempt = None;
+    again.stamps.set_floor(ways.ours.stamps.newest() + 600);
+    let now = at(6, NOW);
+    assert!(is_answered(now, &initiation(&again, now)));
+    // Who has lost it gets another key, and with it begins anew.
+    let other = SecretKey::from_bytes([3; 32]);
+    ways.theirs.put(ways.start, 0, other.public(), vec![]);
+    let anew = Wireguard::new(other, ways.start);
+    anew.put(ways.start, 0, SecretKey::from_bytes([2; 32]).public(), vec![ways.direct[0]]);
+    let now = at(7, NOW);
+    assert!(is_answered(now, &initiation(&anew, now)));
+}

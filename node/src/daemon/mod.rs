@@ -54,6 +54,9 @@ use tracing::{error, info, warn};
 /// How many kinds of workloads that were let in are remembered for when the coordinator is away.
 const REMEMBERED: usize = 4096;
 
+/// For how long an update waits for the endpoints of new networks; then they start while others are taken.
+const STARTING: Duration = Duration::from_millis(500);
+
 /// The file with the relays.
 const RELAYS: &str = "relays.json";
 
@@ -144,6 +147,8 @@ struct Running {
     mapped: Option<SocketAddr>,
     /// The prefixes behind gateways, to which the workloads have ways.
     routes: BTreeSet<IpNet>,
+    /// The network's: what is for them does not leave this host but by the mesh.
+    prefixes: Vec<IpNet>,
     /// What is on disk of the timestamps of its handshakes: all are below, in seconds since 1970.
     stamps_below: u64,
 }
@@ -256,11 +261,14 @@ impl Node {
             let networks = state.view.networks().map(|(name, _)| name);
             networks.filter(|name| !state.endpoints.contains_key(*name)).cloned().collect()
         };
+        let mut failures = Vec::new();
         for network in missing {
-            let started = self.start_endpoint(&network, resume).await;
-            let why = started.err().map(|error| format!("the endpoint of {network} cannot start: {error:#}"));
-            self.folder.troubles().note("endpoints", why);
+            if let Err(error) = self.start_endpoint(&network, resume).await {
+                failures.push(format!("the endpoint of {network} cannot start: {error:#}"));
+            }
         }
+        let why = (!failures.is_empty()).then(|| failures.join("; "));
+        self.folder.troubles().note("endpoints", why);
         let waiting = {
             let mut state = self.state.lock().await;
             let State { homeless, endpoints, .. } = &mut *state;
@@ -281,6 +289,9 @@ impl Node {
 
     async fn start_endpoint(&self, network: &NetworkName, resume: Duration) -> Result<()> {
         let _turn = self.attaching.lock().await;
+        if self.state.lock().await.endpoints.contains_key(network) {
+            return Ok(());
+        }
         let (folder, first, workers) =
             (self.folder.clone(), self.config.first_port, self.data_plane.workers());
         let read = {
@@ -299,6 +310,14 @@ impl Node {
                 anyhow::Ok((secret, before, sockets, port, floor, below))
             }
         };
+        let prefixes = {
+            let state = self.state.lock().await;
+            state.view.network(network).map(|spec| spec.prefixes.clone()).unwrap_or_default()
+        };
+        {
+            let prefixes = prefixes.clone();
+            let _ = tokio::task::spawn_blocking(move || attachment::refuse_here(&prefixes)).await;
+        }
         let (secret, before, sockets, port, floor, below) = tokio::task::spawn_blocking(read).await??;
         self.forget_previous_key_in_time(network);
         let mut state = self.state.lock().await;
@@ -331,6 +350,7 @@ impl Node {
             mapped: None,
             routes: state.view.routes(network),
             stamps_below: below,
+            prefixes,
         };
         state.endpoints.insert(network.clone(), running);
         self.report_endpoint(&state, network);
@@ -401,7 +421,7 @@ impl Node {
     }
 
     /// Takes an update: when this returns, it is enforced; it is on disk when the view's writer says so.
-    pub async fn enforce(&self, revision: Revision, changes: &[Change]) -> Ticket {
+    pub async fn enforce(self: &Arc<Self>, revision: Revision, changes: &[Change]) -> Ticket {
         let mut state = self.state.lock().await;
         let changes = state.view.apply(revision, changes);
         let mut by_network: BTreeMap<&NetworkName, Vec<Change>> = BTreeMap::new();
@@ -426,7 +446,10 @@ impl Node {
         let ticket = self.view_writer.keep(revision, changes);
         drop(state);
         self.admission.notify_waiters();
-        self.start_missing_endpoints(Duration::ZERO).await;
+        // A container that is being attached, or a slow disk, does not hold the next update up.
+        let node = self.clone();
+        let starting = tokio::spawn(async move { node.start_missing_endpoints(Duration::ZERO).await });
+        let _ = tokio::time::timeout(STARTING, starting).await;
         ticket
     }
 
@@ -439,7 +462,8 @@ impl Node {
         for id in own {
             self.drop_workload(state, &id);
         }
-        state.endpoints.remove(network);
+        let gone = state.endpoints.remove(network).map(|running| running.prefixes).unwrap_or_default();
+        self.in_order(move || attachment::refuse_here_no_more(&gone));
         self.data_plane.stop(&running);
         self.folder.forget_endpoint(network);
         info!(%network, "endpoint stopped: the node does not serve the network any more");

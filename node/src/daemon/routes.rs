@@ -141,7 +141,7 @@ impl Node {
     }
 
     /// Has routes changed, one change after the other.
-    fn in_order(&self, change: impl FnOnce() + Send + 'static) {
+    pub(super) fn in_order(&self, change: impl FnOnce() + Send + 'static) {
         let order = self.routing.clone();
         tokio::spawn(async move {
             let _turn = order.lock().await;
