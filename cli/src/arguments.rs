@@ -515,7 +515,7 @@ pub struct Explain {
 pub struct Quarantine {
     #[command(flatten)]
     pub target: Target,
-    /// Who may still reach the workloads, whatever policy says: forensics
+    /// Who may still reach the workloads, but for what guardrails deny; unless you are an admin, of those whom the policy names under `forensics`
     #[arg(long, value_name = "SELECTOR")]
     pub allow_from: Option<Selector>,
     /// For how long [default: until it is released]

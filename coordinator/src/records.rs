@@ -220,6 +220,21 @@ impl<'a> Standing<'a> {
         }
     }
 
+    /// Its WireGuard key, if it is a device.
+    pub fn device(&self) -> Option<PublicKey> {
+        match self {
+            Self::Admitted(record) => record.device,
+            Self::Refused(record) => record.report.device,
+        }
+    }
+
+    pub fn labels(&self) -> &'a Labels {
+        match self {
+            Self::Admitted(record) => &record.declared,
+            Self::Refused(record) => &record.report.labels,
+        }
+    }
+
     pub fn prefixes(&self) -> &'a [IpNet] {
         match self {
             Self::Admitted(record) => &record.prefixes,
@@ -248,11 +263,32 @@ impl<'a> Standing<'a> {
     }
 }
 
-/// The signatures of an image. They prove themselves, so it does not matter which node has found them.
+/// The signatures of an image that runs or ran somewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {
     pub digest: Sha256,
+    /// Those that are by keys of a network's policy: they prove themselves, whoever has found them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub verified: BTreeMap<NetworkName, Vec<ImageSignature>>,
+    /// The others, by the node that runs the image and has found them: a policy to come may have their keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reported: BTreeMap<NodeName, Vec<ImageSignature>>,
+    /// What earlier versions kept, whoever had found it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signatures: Vec<ImageSignature>,
+}
+
+impl ImageRecord {
+    /// An image of which nothing is known.
+    pub fn new(digest: Sha256) -> Self {
+        Self { digest, verified: BTreeMap::new(), reported: BTreeMap::new(), signatures: vec![] }
+    }
+
+    /// The signatures that a network's policy is to look at, the verified ones first.
+    pub fn for_network(&self, network: &NetworkName) -> impl Iterator<Item = &ImageSignature> {
+        let verified = self.verified.get(network).into_iter().flatten();
+        verified.chain(self.reported.values().flatten()).chain(&self.signatures)
+    }
 }
 
 /// Labels that a workload was given by a trigger.

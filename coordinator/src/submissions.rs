@@ -113,9 +113,9 @@ mod tests {
             workload: None,
             network: Some("shop".parse().unwrap()),
         };
-        let wanted = serde_json::json!({ "seconds": 600 });
+        let wanted = serde_json::json!({ "seconds": 600, "even_if_none": true });
         let wanted = Impose { target, ..serde_json::from_value(wanted).unwrap() };
-        let hand = Hand { by: "user:admin", networks: &[], now: OffsetDateTime::now_utc() };
+        let hand = Hand { by: "user:admin", networks: &[], admin: true, now: OffsetDateTime::now_utc() };
         mesh.change_first(&admin(), |world| quarantines::impose(world, label, &wanted, &hand)).await.unwrap();
     }
 

@@ -103,11 +103,13 @@ fn a_quarantine_cuts_both_directions() {
 #[test]
 fn forensics_reach_what_is_quarantined_and_nobody_else_does() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080).with_forensics()));
+    let forensic = AclEntry { protocol: Protocol::Tcp, ports: PortRange { first: 22, last: 22 } };
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080).with_forensics(vec![forensic])));
     let ssh = build::packet("10.0.0.1", "10.0.0.2", 6, (4000, 22), b"");
     assert_eq!(bench.send(&ssh, WEB, API), Err(Cause::Denied), "it is not quarantined");
     bench.rules.set_identity(API, Some(true));
     assert_eq!(bench.send(&ssh, WEB, API), Ok(()));
+    assert_eq!(bench.send(&request(), WEB, API), Err(Cause::Quarantined), "only what forensics may");
     let answer = build::packet("10.0.0.2", "10.0.0.1", 6, (22, 4000), b"");
     assert_eq!(bench.send(&answer, API, WEB), Ok(()));
     let own = build::packet("10.0.0.2", "10.0.0.1", 6, (5000, 8080), b"");
@@ -208,7 +210,8 @@ fn an_icmp_error_comes_from_whom_the_packet_was_going_to_or_not_at_all() {
 #[test]
 fn who_is_quarantined_sends_no_icmp_error_even_to_forensics() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53).with_forensics()));
+    let forensic = AclEntry { protocol: Protocol::Udp, ports: PortRange::ALL };
+    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53).with_forensics(vec![forensic])));
     let query = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
     bench.send(&query, WEB, API).unwrap();
     bench.rules.set_identity(API, Some(true));

@@ -79,7 +79,7 @@ impl Rules {
         let Some(acl) = acl else { return Verdict::Denied };
         match (self.is_quarantined(from), self.is_quarantined(to)) {
             (false, false) => acl.verdict(protocol, port),
-            (false, true) if acl.is_forensic() => Verdict::Allowed,
+            (false, true) if acl.allows_forensics(protocol, port) => Verdict::Allowed,
             _ => Verdict::Denied,
         }
     }

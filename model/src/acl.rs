@@ -30,8 +30,8 @@ pub struct Acl {
     allowed: Vec<AclEntry>,
     /// What passes only because it is observed; nothing of it is allowed.
     observed: Vec<AclEntry>,
-    /// Whether everything passes to a quarantined workload: the link is one of forensics.
-    forensic: bool,
+    /// What passes to a quarantined workload, whatever is allowed otherwise.
+    forensic: Vec<AclEntry>,
 }
 
 impl Acl {
@@ -45,14 +45,19 @@ impl Acl {
         Self { observed: merged(observed), ..self }
     }
 
-    /// Makes the link one of forensics, too: everything passes while its end is quarantined.
-    pub fn with_forensics(self) -> Self {
-        Self { forensic: true, ..self }
+    /// Adds what passes while the link's end is quarantined.
+    pub fn with_forensics(self, forensic: Vec<AclEntry>) -> Self {
+        Self { forensic: merged(forensic), ..self }
     }
 
-    /// Whether everything passes to a quarantined workload.
-    pub fn is_forensic(&self) -> bool {
-        self.forensic
+    /// What passes to a quarantined workload.
+    pub fn forensic(&self) -> &[AclEntry] {
+        &self.forensic
+    }
+
+    /// Whether a packet to `port` may begin a flow to a quarantined workload.
+    pub fn allows_forensics(&self, protocol: Protocol, port: u16) -> bool {
+        holds(&self.forensic, protocol, port)
     }
 
     /// What of it lies in one of `ports`.
@@ -71,7 +76,7 @@ impl Acl {
             });
             merged(pieces.collect())
         };
-        Self { allowed: cut(&self.allowed), observed: cut(&self.observed), forensic: self.forensic }
+        Self { allowed: cut(&self.allowed), observed: cut(&self.observed), forensic: self.forensic.clone() }
     }
 
     /// The allowed ranges, sorted by protocol and port.
@@ -86,7 +91,7 @@ impl Acl {
 
     /// Whether nothing may pass.
     pub fn is_empty(&self) -> bool {
-        self.allowed.is_empty() && self.observed.is_empty() && !self.forensic
+        self.allowed.is_empty() && self.observed.is_empty() && self.forensic.is_empty()
     }
 
     /// What is to become of a packet to `port`; `port` is ignored where `protocol` has none.
@@ -155,7 +160,7 @@ fn holds(entries: &[AclEntry], protocol: Protocol, port: u16) -> bool {
 
 impl fmt::Display for Acl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.allows_all(PortSpec::ANY) && !self.forensic {
+        if self.allows_all(PortSpec::ANY) && self.forensic.is_empty() {
             return f.pad("any");
         }
         let name = |e: &AclEntry| match e.protocol {
@@ -168,11 +173,11 @@ impl fmt::Display for Acl {
                 .all(|protocol| entries.contains(&AclEntry { protocol, ports: PortRange::ALL }))
         };
         let allowed = self.allowed.iter().map(name);
-        let observed = match everything(&self.observed) {
-            true => vec!["any (observed)".to_owned()],
-            false => self.observed.iter().map(|entry| format!("{} (observed)", name(entry))).collect(),
+        let marked = |entries: &[AclEntry], mark: &str| match everything(entries) {
+            true => vec![format!("any ({mark})")],
+            false => entries.iter().map(|entry| format!("{} ({mark})", name(entry))).collect(),
         };
-        let forensic = self.forensic.then(|| "any (forensics)".to_owned());
+        let (observed, forensic) = (marked(&self.observed, "observed"), marked(&self.forensic, "forensics"));
         f.pad(&allowed.chain(observed).chain(forensic).collect::<Vec<_>>().join(" "))
     }
 }

@@ -441,6 +441,13 @@ pub enum FromCoordinator {
         /// How long the keys of before are good, in seconds.
         keep_old_seconds: u64,
     },
+    /// An endpoint is not taken as it was reported: its key belongs to somebody else. What was known of it stays.
+    RefusedEndpoint {
+        /// The network.
+        network: NetworkName,
+        /// Why, and how to mend it.
+        reason: String,
+    },
 }
 
 /// What the coordinator asks of a node.

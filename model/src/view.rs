@@ -584,7 +584,7 @@ mod tests {
         };
         let everyone = TriggerSpec { watch: Default::default(), ..trigger.clone() };
         let entry = crate::AclEntry { protocol: crate::Protocol::Tcp, ports: crate::PortRange::ALL };
-        let acl = Acl::new(vec![entry]).with_observed(vec![entry]).with_forensics();
+        let acl = Acl::new(vec![entry]).with_observed(vec![entry]).with_forensics(vec![entry]);
         let workload = WorkloadSpec {
             prefixes: vec![],
             node: node(1),

@@ -219,6 +219,9 @@ async fn take(
         FromCoordinator::OverBudget { budget } => warn!("the coordinator says: over a budget: {budget}"),
         FromCoordinator::Held { reason } => return Err(HeldBack(reason).into()),
         FromCoordinator::Refused { workload, reason } => node.refuse(&workload, reason).await,
+        FromCoordinator::RefusedEndpoint { network, reason } => {
+            tracing::error!(%network, "the coordinator does not take this node's endpoint: {reason}");
+        }
         FromCoordinator::Renewed { certificate } => {
             let read = MemberCertificate::read(&certificate).context("the renewed certificate is damaged")?;
             node.folder.keep_certificate(&certificate);

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use meshward_model::{
     Labels, NodeName, Selector,
     labels::{BadLabel, RESERVED_PREFIX},
-    measurement::{Image, ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Measurement, Repository, Sha256},
+    measurement::{Image, ImageSignature, MAX_SIGNED, Measurement, Repository, Sha256},
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
@@ -20,6 +20,9 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 /// The fact that names the node. It stands only in networks whose policy speaks of it: every node would otherwise have
 /// identities of its own.
 const NODE: &str = "meshward/node";
+
+/// The most signatures of one image that are looked at: verified ones, and those that nodes report.
+pub const MAX_LOOKED_AT: usize = 96;
 
 /// One rule of admission.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -140,14 +143,11 @@ impl Serialize for SigningKey {
 }
 
 impl SigningKey {
-    /// Whether a signature is by this key and about this image, under the name that it has.
-    fn signed(&self, image: &Image, signature: &ImageSignature) -> bool {
-        if signature.payload.len() > MAX_SIGNED || signature.signature.len() > MAX_SIGNED {
-            return false;
-        }
+    /// Whether a signature is by this key.
+    fn signed(&self, signature: &ImageSignature) -> bool {
         let Ok(bytes) = BASE64_STANDARD.decode(&signature.signature) else { return false };
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point);
-        key.verify(signature.payload.as_bytes(), &bytes).is_ok() && is_about(&signature.payload, image)
+        key.verify(signature.payload.as_bytes(), &bytes).is_ok()
     }
 }
 
@@ -176,10 +176,13 @@ struct SignedImage {
     docker_manifest_digest: Sha256,
 }
 
-/// Whether a payload (containers-signature(5)) is about an image. The name counts, too: an image that was signed as one thing
+/// Whether a signature's payload (containers-signature(5)) is about an image. The name counts, too: an image that was signed as one thing
 /// is not let in as another.
-fn is_about(payload: &str, image: &Image) -> bool {
-    let Ok(Payload { critical }) = serde_json::from_str::<Payload>(payload) else { return false };
+fn is_about(signature: &ImageSignature, image: &Image) -> bool {
+    if signature.payload.len() > MAX_SIGNED || signature.signature.len() > MAX_SIGNED {
+        return false;
+    }
+    let Ok(Payload { critical }) = serde_json::from_str::<Payload>(&signature.payload) else { return false };
     let name = Repository::of_reference(&critical.identity.docker_reference).ok();
     critical.kind == "cosign container image signature"
         && critical.image.docker_manifest_digest == image.digest
@@ -211,11 +214,21 @@ pub struct Judgement {
 }
 
 impl Policy {
-    /// The keys that have signed an image, by name.
-    pub fn signers(&self, image: &Image, signatures: &[ImageSignature]) -> Vec<String> {
-        let looked_at = signatures.get(..MAX_SIGNATURES).unwrap_or(signatures);
-        let signed = |key: &SigningKey| looked_at.iter().any(|signature| key.signed(image, signature));
+    /// The keys that have signed an image, by name. Of many signatures, the first [`MAX_LOOKED_AT`] are looked at.
+    pub fn signers<'a>(
+        &self,
+        image: &Image,
+        signatures: impl IntoIterator<Item = &'a ImageSignature>,
+    ) -> Vec<String> {
+        let about = signatures.into_iter().take(MAX_LOOKED_AT).filter(|one| is_about(one, image));
+        let about: Vec<&ImageSignature> = about.collect();
+        let signed = |key: &SigningKey| about.iter().any(|signature| key.signed(signature));
         self.keys.iter().filter(|(_, key)| signed(key)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether one of the keys has made a signature of an image.
+    pub fn verifies(&self, image: &Image, signature: &ImageSignature) -> bool {
+        is_about(signature, image) && self.keys.values().any(|key| key.signed(signature))
     }
 
     /// Whether any part of the policy speaks of nodes.
@@ -224,6 +237,8 @@ impl Policy {
         let in_triggers = self.triggers.iter().map(|trigger| &trigger.watch);
         let in_admission = self.admission.iter().map(|rule| &rule.who);
         let in_routes = self.routes.iter().map(|rule| &rule.who);
+        let in_forensics = self.forensics.iter().flat_map(|own| [&own.rule.from, &own.rule.to]);
+        let in_rules = in_rules.chain(in_forensics);
         let mut selectors = in_rules.chain(in_triggers).chain(in_admission).chain(in_routes);
         selectors.any(|selector| selector.requirements().any(|(key, _)| key.as_str() == NODE))
     }

@@ -38,13 +38,15 @@ pub(crate) fn compile_matching(
         Some(ports) if policy.declarations == Declarations::Open => ports.clone(),
         _ => Vec::new(),
     };
-    let is_forensic = rules.iter().any(|(tier, _)| *tier == Tier::Forensics);
     let deciding = Deciding { mode: policy.mode, rules, opened };
     let speakers = speakers(&deciding);
-    let (mut allowed, mut observed) = (Vec::new(), Vec::new());
+    let (mut allowed, mut observed, mut forensic) = (Vec::new(), Vec::new(), Vec::new());
     for protocol in Protocol::ALL {
         sweep(&speakers, protocol, |ports, counts| {
             let entry = AclEntry { protocol, ports };
+            if counts.lets_in() {
+                forensic.push(entry);
+            }
             match counts.verdict(policy.mode) {
                 Verdict::Allowed => allowed.push(entry),
                 Verdict::Observed => observed.push(entry),
@@ -57,52 +59,73 @@ pub(crate) fn compile_matching(
         Some(ports) => acl.within(&ports),
         None => acl,
     };
-    if is_forensic { acl.with_forensics() } else { acl }
+    acl.with_forensics(forensic)
 }
 
-/// Who speaks of ports, in the order in which they decide: see [`Counts::verdict`].
+/// Who speaks of ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Speaker {
-    guardrail: bool,
-    denies: bool,
-    /// What it says is observed, not enforced.
-    lifted: bool,
+enum Speaker {
+    /// A rule or a guardrail.
+    Rule {
+        guardrail: bool,
+        denies: bool,
+        /// What it says is observed, not enforced.
+        lifted: bool,
+    },
+    /// The destination's declaration.
+    Opens,
+    /// Who may be let in to what is quarantined.
+    LetsIn { over_guardrails: bool },
 }
 
-/// Every port that a rule speaks of, and those that the destination opens (`None`).
-fn speakers<'a>(deciding: &'a Deciding<'a>) -> Vec<(Option<Speaker>, &'a PortSpec)> {
+/// Every port that somebody speaks of.
+fn speakers<'a>(deciding: &'a Deciding<'a>) -> Vec<(Speaker, &'a PortSpec)> {
+    let any = |wanted: Tier| deciding.rules.iter().any(|(tier, _)| *tier == wanted);
+    let (by_admin, quarantined) = (any(Tier::LetInByAdmin), any(Tier::LetIn));
     let mut all = Vec::new();
     for (tier, rule) in &deciding.rules {
-        if *tier == Tier::Forensics {
-            continue;
-        }
-        let speaker = Speaker {
-            guardrail: *tier == Tier::Guardrail,
-            denies: rule.action() == Action::Deny,
-            lifted: is_lifted(deciding.mode, *tier, rule),
+        let speaker = match *tier {
+            Tier::LetIn => continue,
+            Tier::LetInByAdmin => Speaker::LetsIn { over_guardrails: false },
+            Tier::Forensics { .. } if !by_admin && !quarantined => continue,
+            Tier::Forensics { over_guardrails } => Speaker::LetsIn { over_guardrails },
+            Tier::Guardrail | Tier::Rule => Speaker::Rule {
+                guardrail: *tier == Tier::Guardrail,
+                denies: rule.action() == Action::Deny,
+                lifted: is_lifted(deciding.mode, *tier, rule),
+            },
         };
-        all.extend(rule.ports().iter().map(|spec| (Some(speaker), spec)));
+        all.extend(rule.ports().iter().map(|spec| (speaker, spec)));
     }
-    all.extend(deciding.opened.iter().map(|spec| (None, spec)));
+    all.extend(deciding.opened.iter().map(|spec| (Speaker::Opens, spec)));
     all
 }
 
-/// How many speak of a port: `[guardrail][denies][lifted]`, and how many open it.
+/// How many speak of a port: `[guardrail][denies][lifted]`; how many open it, and `[over_guardrails]` let in.
 #[derive(Debug, Default)]
 struct Counts {
     speaking: [[[u32; 2]; 2]; 2],
     opening: u32,
+    letting_in: [u32; 2],
 }
 
 impl Counts {
-    fn count(&mut self, speaker: Option<Speaker>, begins: bool) {
+    fn count(&mut self, speaker: Speaker, begins: bool) {
         let count = match speaker {
-            Some(Speaker { guardrail, denies, lifted }) => {
+            Speaker::Rule { guardrail, denies, lifted } => {
                 &mut self.speaking[usize::from(guardrail)][usize::from(denies)][usize::from(lifted)]
             }
-            None => &mut self.opening,
+            Speaker::Opens => &mut self.opening,
+            Speaker::LetsIn { over_guardrails } => &mut self.letting_in[usize::from(over_guardrails)],
         };
         *count = if begins { *count + 1 } else { *count - 1 };
+    }
+
+    /// Whether quarantined workloads may be reached: what a guardrail denies only over the guardrails.
+    fn lets_in(&self) -> bool {
+        let [plain, over] = self.letting_in;
+        let [firmly_denied, _] = self.speaking[1][1];
+        over > 0 || (plain > 0 && firmly_denied == 0)
     }
 
     /// What those decide that count: `None` if none of them speaks.
@@ -134,12 +157,8 @@ impl Counts {
 }
 
 /// Visits the ports of a protocol in pieces, in which the same ones speak of every port.
-fn sweep(
-    speakers: &[(Option<Speaker>, &PortSpec)],
-    protocol: Protocol,
-    mut visit: impl FnMut(PortRange, &Counts),
-) {
-    let mut ends: Vec<(u32, bool, Option<Speaker>)> = Vec::new();
+fn sweep(speakers: &[(Speaker, &PortSpec)], protocol: Protocol, mut visit: impl FnMut(PortRange, &Counts)) {
+    let mut ends: Vec<(u32, bool, Speaker)> = Vec::new();
     for (speaker, spec) in speakers {
         if spec.protocol.is_some_and(|own| own != protocol) {
             continue;

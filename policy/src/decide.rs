@@ -14,8 +14,15 @@ pub enum Tier {
     Guardrail,
     /// `rules:`
     Rule,
-    /// Of a quarantine; it speaks of quarantined workloads alone.
-    Forensics,
+    /// Of a quarantine: whom it lets in to what it holds, as far as `forensics:` names them.
+    LetIn,
+    /// The same, of an admin, who need not name them.
+    LetInByAdmin,
+    /// `forensics:`: who may be let in to what is quarantined.
+    Forensics {
+        /// Whether what guardrails deny does not count.
+        over_guardrails: bool,
+    },
 }
 
 /// What decided.
@@ -123,7 +130,7 @@ impl fmt::Display for Reason<'_> {
         let tier = match tier {
             Tier::Guardrail => "guardrail",
             Tier::Rule => "rule",
-            Tier::Forensics => "forensics",
+            Tier::LetIn | Tier::LetInByAdmin | Tier::Forensics { .. } => "forensics",
         };
         let action = match rule.action() {
             Action::Allow => "allow",

@@ -40,9 +40,32 @@ pub struct Policy {
     /// Which prefixes gateways may have behind them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteRule>,
-    /// Who may still reach what is quarantined. Nobody writes these: they come with quarantines.
+    /// Who may be let in to what is quarantined.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forensics: Vec<ForensicsRule>,
+    /// Whom quarantines let in. Nobody writes these: they come with quarantines.
     #[serde(skip)]
-    pub forensics: Vec<Rule>,
+    pub let_in: Vec<LetIn>,
+}
+
+/// Who may be let in to what is quarantined, by a quarantine that says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ForensicsRule {
+    /// Who, to whom and to which ports; it allows.
+    #[serde(flatten)]
+    pub rule: Rule,
+    /// Whether that holds for what guardrails deny, too.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub over_guardrails: bool,
+}
+
+/// Whom a quarantine lets in to what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LetIn {
+    /// Who, and to whom.
+    pub rule: Rule,
+    /// Whether an admin has said so: then the policy need not name them.
+    pub by_admin: bool,
 }
 
 fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
@@ -184,6 +207,7 @@ impl Policy {
             admission: Vec::new(),
             routes: Vec::new(),
             forensics: Vec::new(),
+            let_in: Vec::new(),
         }
     }
 
@@ -195,10 +219,16 @@ impl Policy {
         serde_saphyr::to_string(self).map_err(|error| error.to_string())
     }
 
-    /// Every rule and guardrail, with the part that it stands in.
+    /// Every rule and guardrail, with the part that it stands in; and while a quarantine lets somebody in, those that say whom.
     pub fn tiers(&self) -> impl Iterator<Item = (Tier, &Rule)> {
         let guardrails = self.guardrails.iter().map(|rule| (Tier::Guardrail, rule));
-        let forensics = self.forensics.iter().map(|rule| (Tier::Forensics, rule));
-        guardrails.chain(self.rules.iter().map(|rule| (Tier::Rule, rule))).chain(forensics)
+        let rules = self.rules.iter().map(|rule| (Tier::Rule, rule));
+        let let_in = self.let_in.iter().map(|one| {
+            let tier = if one.by_admin { Tier::LetInByAdmin } else { Tier::LetIn };
+            (tier, &one.rule)
+        });
+        let named = self.forensics.iter().filter(|_| !self.let_in.is_empty());
+        let named = named.map(|own| (Tier::Forensics { over_guardrails: own.over_guardrails }, &own.rule));
+        guardrails.chain(rules).chain(let_in).chain(named)
     }
 }

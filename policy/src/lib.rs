@@ -27,7 +27,9 @@ pub use budget::{Budget, Exhausted};
 pub use cases::{TestFailure, run_tests};
 pub use compile::compile;
 pub use decide::{Decision, Reason, Tier};
-pub use document::{Action, Declarations, Expect, Mode, Policy, Reaction, Rule, TestCase, Trigger};
+pub use document::{
+    Action, Declarations, Expect, ForensicsRule, LetIn, Mode, Policy, Reaction, Rule, TestCase, Trigger,
+};
 pub use links::{Bounds, Ground, LinkChange, Links, PolicyStep, TooMuch};
 pub use reading::{BadPolicy, MAX_SOURCE, Own, Place, Problem, Written, read, read_own};
 pub use review::{review, review_live};

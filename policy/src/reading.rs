@@ -2,7 +2,7 @@
 
 use crate::{
     admission::{AdmissionRule, ImagePattern, SigningKey},
-    document::{Declarations, Mode, Policy, Rule, TestCase, Trigger},
+    document::{Declarations, ForensicsRule, Mode, Policy, Rule, TestCase, Trigger},
     routes::RouteRule,
 };
 use ipnet::IpNet;
@@ -205,6 +205,20 @@ struct Document {
     admission: Vec<Spanned<RawAdmission>>,
     #[serde(default)]
     routes: Vec<Spanned<RawRoute>>,
+    #[serde(default)]
+    forensics: Vec<Spanned<RawForensics>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawForensics {
+    name: Spanned<String>,
+    from: Spanned<Who>,
+    to: Option<Spanned<Who>>,
+    #[serde(default)]
+    allow: Vec<Spanned<String>>,
+    #[serde(default)]
+    over_guardrails: bool,
 }
 
 #[derive(Deserialize)]
@@ -349,6 +363,10 @@ impl Reader {
                 let rule = self.admission(file, &sets, &keys, rule.value, &mut written.named);
                 written.policy.admission.extend(rule);
             }
+            for rule in document.forensics {
+                let rule = self.forensics(file, &sets, rule.value, &mut written.named);
+                written.policy.forensics.extend(rule);
+            }
             for rule in document.routes {
                 let rule = self.route(file, &sets, rule.value, &mut written.named);
                 written.policy.routes.extend(rule);
@@ -492,6 +510,25 @@ impl Reader {
         };
         let signed_by = signed_by.into_iter().map(|key| key.value).collect();
         Some(AdmissionRule { name: name.value, who, images: patterns, signed_by, config, privileges })
+    }
+
+    fn forensics(
+        &mut self,
+        file: &str,
+        sets: &Sets,
+        rule: RawForensics,
+        named: &mut HashMap<String, Place>,
+    ) -> Option<ForensicsRule> {
+        let RawForensics { name, from, to, allow, over_guardrails } = rule;
+        self.name(file, &name.value, name.defined, named);
+        let allow = match allow.is_empty() {
+            true => vec![PortSpec::ANY],
+            false => self.ports(file, sets, allow),
+        };
+        let (from, to) = (self.who(file, sets, from), to.map(|to| self.who(file, sets, to)));
+        let to = to.unwrap_or_else(|| Some(Selector::default()));
+        let rule = Rule { name: name.value, from: from?, to: to?, allow, deny: vec![], observe: false };
+        Some(ForensicsRule { rule, over_guardrails })
     }
 
     fn route(

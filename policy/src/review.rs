@@ -129,7 +129,7 @@ fn rank((tier, rule): (Tier, &Rule)) -> u8 {
     let tier = match tier {
         Tier::Guardrail => 0,
         Tier::Rule => 2,
-        Tier::Forensics => 4,
+        Tier::LetIn | Tier::LetInByAdmin | Tier::Forensics { .. } => 4,
     };
     tier + u8::from(rule.action() == Action::Allow)
 }

@@ -3,7 +3,7 @@ use crate::{
     budget::Budget,
     cases::run_tests,
     compile::compile,
-    document::{Action, Declarations, Mode, Policy, Rule},
+    document::{Action, Declarations, ForensicsRule, LetIn, Mode, Policy, Rule},
 };
 use meshward_model::{AcceptFrom, Acl, Labels, PortRange, PortSpec, Protocol, Selector, Verdict};
 use proptest::prelude::*;
@@ -64,13 +64,43 @@ fn rules(prefix: &'static str) -> impl Strategy<Value = Vec<Rule>> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    (rules("r"), rules("g"), 0..5u8, any::<bool>()).prop_map(|(rules, guardrails, mode, open)| Policy {
+    let parts = (rules("r"), rules("g"), 0..5u8, any::<bool>(), letting_in());
+    parts.prop_map(|(rules, guardrails, mode, open, (forensics, _))| Policy {
+        forensics,
         mode: if mode == 0 { Mode::Observe } else { Mode::Enforce },
         declarations: if open { Declarations::Open } else { Declarations::Narrow },
         rules,
         guardrails,
         ..Policy::deny_all("shop".parse().unwrap())
     })
+}
+
+/// Who may be let in to what is quarantined, and whom quarantines let in.
+fn letting_in() -> impl Strategy<Value = (Vec<ForensicsRule>, Vec<LetIn>)> {
+    let rule = |prefix: &'static str, at: usize, from, to, allow| Rule {
+        name: format!("{prefix}{at}"),
+        from,
+        to,
+        allow,
+        deny: vec![],
+        observe: false,
+    };
+    let named = (selector(), selector(), prop::collection::vec(spec(), 1..3), any::<bool>());
+    let named = prop::collection::vec(named, 0..3).prop_map(move |all| {
+        let one = |(at, (from, to, ports, over_guardrails))| ForensicsRule {
+            rule: rule("f", at, from, to, ports),
+            over_guardrails,
+        };
+        all.into_iter().enumerate().map(one).collect()
+    });
+    let let_in = prop::collection::vec((selector(), selector(), any::<bool>()), 0..3).prop_map(move |all| {
+        let one = |(at, (from, to, by_admin))| LetIn {
+            rule: rule("quarantine ", at, from, to, vec![PortSpec::ANY]),
+            by_admin,
+        };
+        all.into_iter().enumerate().map(one).collect()
+    });
+    (named, let_in)
 }
 
 fn accepts() -> impl Strategy<Value = Vec<AcceptFrom>> {
@@ -135,23 +165,41 @@ fn naive(
     }
 }
 
+/// Whether what is quarantined may be reached, by the words of the documentation.
+fn naive_forensics(policy: &Policy, from: &Labels, to: &Labels, protocol: Protocol, port: u16) -> bool {
+    let matches = |rule: &Rule| rule.from.matches(from) && rule.to.matches(to);
+    let speaks_of = |ports: &[PortSpec]| ports.iter().any(|spec| spec.matches(protocol, port));
+    let let_in: Vec<bool> =
+        policy.let_in.iter().filter(|one| matches(&one.rule)).map(|one| one.by_admin).collect();
+    let denied = |rule: &Rule| matches(rule) && !rule.observe && speaks_of(&rule.deny);
+    let guarded = policy.guardrails.iter().any(denied);
+    let named = |own: &&ForensicsRule| matches(&own.rule) && speaks_of(&own.rule.allow);
+    let mut named = policy.forensics.iter().filter(named);
+    let by_admin = let_in.contains(&true) && !guarded;
+    !let_in.is_empty() && (by_admin || named.any(|own| own.over_guardrails || !guarded))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn the_compiled_acl_is_what_a_naive_reader_decides(
         policy in policy(),
+        (_, let_in) in letting_in(),
         from in labels(),
         to in labels(),
         accepts in accepts(),
         packets in prop::collection::vec((0..5usize, port()), 1..24),
     ) {
+        let policy = Policy { let_in, ..policy };
         let acl = compile(&policy, &from, &to, &accepts);
         for (protocol, port) in packets {
             let protocol = Protocol::ALL[protocol];
             let expected = naive(&policy, &from, &to, &accepts, protocol, port);
             prop_assert_eq!(acl.verdict(protocol, port), expected, "{} {} in {}", protocol, port, acl);
             prop_assert_eq!(policy.decide(&from, &to, &accepts, protocol, port).verdict, expected);
+            let let_in = naive_forensics(&policy, &from, &to, protocol, port);
+            prop_assert_eq!(acl.allows_forensics(protocol, port), let_in, "{} {} in {}", protocol, port, acl);
         }
     }
 
@@ -304,6 +352,7 @@ rules: [{ name: a, from: front, to: {}, allow: [web, udp/1-2, icmp] }, { name: b
 tests: [{ from: { app: x }, to: {}, port: tcp/1, expect: deny }]
 triggers: [{ name: t, watch: { app: web }, when: { denied_flows: 2, distinct_addresses: 3, within: 10s }, then: { label: { a: b } }, for: 1h 30m, alone: false }]
 keys: { release: \"-----BEGIN PUBLIC KEY-----\\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEEHVa+EP28zoqbHfJPw68hBTIe7k1\\ntphgauhERyCZMNKgJG+Te05jabQb8AWYCY3psrjzfRB7NaCRBgWqC/yw5A==\\n-----END PUBLIC KEY-----\" }
+forensics: [{ name: f, from: front, to: { app: api }, allow: [tcp/22, web], over_guardrails: true }, { name: g, from: {} }]
 admission: [{ name: c, for: front, images: [registry.example/shop/*, web, '*'], signed_by: [release], config: ['sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'], privileges: [privileged] }]
 ";
     assert!(schema().is_valid(&as_json(good)));
@@ -326,6 +375,8 @@ admission: [{ name: c, for: front, images: [registry.example/shop/*, web, '*'], 
         ("sha256:e3", "sha256:E3"),
         ("signed_by:", "signed:"),
         ("name: c, ", ""),
+        ("over_guardrails: true", "over: true"),
+        ("{ name: g, from: {} }", "{ name: g }"),
     ] {
         let bad = good.replace(find, replace);
         assert_ne!(bad, good, "{find}");

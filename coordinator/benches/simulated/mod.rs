@@ -376,6 +376,9 @@ impl Node {
             FromCoordinator::Refused { workload, reason } => {
                 anyhow::bail!("{workload} was refused: {reason}")
             }
+            FromCoordinator::RefusedEndpoint { network, reason } => {
+                anyhow::bail!("the endpoint of {network} was refused: {reason}")
+            }
             FromCoordinator::Called { .. }
             | FromCoordinator::Renewed { .. }
             | FromCoordinator::Relays(_)

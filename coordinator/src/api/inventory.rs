@@ -34,21 +34,26 @@ pub struct Newest {
     limit: Option<u32>,
 }
 
-/// The mesh in short.
+/// The mesh in short; for a credential that reaches some networks only, what is of these.
 #[utoipa::path(get, path = "/v1/status", tag = "mesh", operation_id = "status",
     responses((status = 200, body = Status), (status = "4XX", body = ErrorBody)))]
-pub async fn status(State(mesh): State<Arc<Mesh>>, _: Caller) -> Json<Status> {
-    let nodes_connected = mesh.sessions.count();
-    Json(mesh.look(|world| Status {
-        version: env!("CARGO_PKG_VERSION").into(),
-        mesh: mesh.ca.mesh.clone(),
-        ca_fingerprint: mesh.ca.fingerprint().to_string(),
-        revision: world.revision,
-        nodes: world.nodes.len(),
-        nodes_connected,
-        networks: world.networks.len(),
-        workloads: world.workloads().count(),
-        workloads_quarantined: world.workloads().filter(|(_, _, held)| *held).count(),
+pub async fn status(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Status> {
+    Json(mesh.look(|world| {
+        let nodes: Vec<&NodeName> =
+            world.nodes.keys().filter(|name| nodes::serves_any(world, name, &caller.networks)).collect();
+        let networks: Vec<_> =
+            world.networks.values().filter(|network| caller.reaches(&network.record.name)).collect();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            mesh: mesh.ca.mesh.clone(),
+            ca_fingerprint: mesh.ca.fingerprint().to_string(),
+            revision: world.revision,
+            nodes: nodes.len(),
+            nodes_connected: nodes.iter().filter(|name| mesh.sessions.get(name).is_some()).count(),
+            networks: networks.len(),
+            workloads: networks.iter().map(|network| network.workloads.len()).sum(),
+            workloads_quarantined: networks.iter().map(|network| world.quarantined_in(network)).sum(),
+        }
     }))
 }
 
@@ -68,11 +73,27 @@ pub async fn audit(
 /// Lists the nodes.
 #[utoipa::path(get, path = "/v1/nodes", tag = "nodes", operation_id = "list_nodes",
     responses((status = 200, body = Vec<Node>), (status = "4XX", body = ErrorBody)))]
-pub async fn list_nodes(State(mesh): State<Arc<Mesh>>, _: Caller) -> Json<Vec<Node>> {
+pub async fn list_nodes(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Node>> {
     Json(mesh.look(|world| {
         let names: BTreeSet<&NodeName> = world.nodes.keys().chain(world.approved_nodes.keys()).collect();
-        names.into_iter().map(|name| describe(&mesh, world, name)).collect()
+        let names = names.into_iter().filter(|name| nodes::serves_any(world, name, &caller.networks));
+        names.map(|name| seen_by(&caller, world, describe(&mesh, world, name))).collect()
     }))
+}
+
+/// A node as a caller sees it: what is of other networks is left out.
+fn seen_by(caller: &Caller, world: &World, mut node: Node) -> Node {
+    if caller.networks.is_empty() {
+        return node;
+    }
+    node.blocks.retain(|block| caller.reaches(&block.network));
+    let workloads = world.workloads_on(&node.name);
+    node.workloads = workloads.filter(|workload| caller.reaches(&workload.network)).count();
+    if let Some(known) = world.nodes.get(&node.name) {
+        let own = known.problems.iter().filter(|(network, _)| caller.reaches(network));
+        node.problems = own.map(|(_, problem)| problem.clone()).collect();
+    }
+    node
 }
 
 /// A node as it stands, one that is only expected included.
@@ -237,14 +258,22 @@ pub async fn list_links(
         sum.observed += count.observed;
     }
     Ok(Json(mesh.look(|world| {
-        let silent = world.nodes.keys().filter(|node| !matches!(answers.get(*node), Some(Some(_))));
+        let wanted = only.network.as_slice();
+        let concerned = |node: &&NodeName| {
+            nodes::serves_any(world, node, &caller.networks) && nodes::serves_any(world, node, wanted)
+        };
+        let silent = world.nodes.keys().filter(concerned);
+        let silent = silent.filter(|node| !matches!(answers.get(*node), Some(Some(_))));
         Links {
             links: {
                 let mut links = counted_links(world, only.network.as_ref(), sums);
                 links.retain(|link| caller.reaches(&link.network));
                 links
             },
-            nodes_answered: answers.values().flatten().count(),
+            nodes_answered: answers
+                .iter()
+                .filter(|(node, answer)| answer.is_some() && concerned(node))
+                .count(),
             nodes_silent: silent.cloned().collect(),
         }
     })))

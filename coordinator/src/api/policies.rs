@@ -2,7 +2,7 @@ use super::{ApiError, Body, Caller};
 use crate::{
     mesh::{Mesh, Refusal},
     plans::{
-        networks,
+        networks, nodes,
         policies::{self, Applied, Basis, Closing, Past, Submission},
     },
     records::{PolicyRecord, Record, RecordKey},
@@ -106,9 +106,10 @@ async fn count_cuts(
                 Some(Answer::Cuts(cuts)) => {
                     cuts.into_iter().for_each(|(id, count)| *flows.entry(id).or_default() += count);
                 }
-                _ => {
+                _ if mesh.look(|world| nodes::serves_any(world, &node, std::slice::from_ref(&network))) => {
                     silent.insert(node);
                 }
+                _ => {}
             }
         }
         let named = |(workload, flows): (WorkloadId, u64)| {

@@ -32,7 +32,12 @@ pub async fn impose(
 }
 
 fn hand(caller: &Caller) -> Hand<'_> {
-    Hand { by: &caller.author.actor, networks: &caller.networks, now: OffsetDateTime::now_utc() }
+    Hand {
+        by: &caller.author.actor,
+        networks: &caller.networks,
+        admin: caller.role == Role::Admin,
+        now: OffsetDateTime::now_utc(),
+    }
 }
 
 /// Lists the quarantines that stand.

@@ -1,12 +1,17 @@
 use super::{ApiError, Caller};
-use crate::{mesh::Mesh, plans::relays, records::RelayRecord, world::World};
+use crate::{
+    mesh::Mesh,
+    plans::{nodes::serves_any, relays},
+    records::RelayRecord,
+    world::World,
+};
 use axum::{
     Json,
     extract::{Path, State},
     http::StatusCode,
 };
 use meshward_model::{
-    NodeName,
+    NetworkName, NodeName,
     api::{ErrorBody, Relay, Role},
     relay::RelayId,
 };
@@ -15,11 +20,15 @@ use std::sync::Arc;
 /// Lists the relays, apart from the coordinator.
 #[utoipa::path(get, path = "/v1/relays", tag = "nodes", operation_id = "list_relays",
     responses((status = 200, body = Vec<Relay>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, _: Caller) -> Json<Vec<Relay>> {
-    Json(mesh.look(|world| world.relays.values().map(|relay| describe(&mesh, world, relay)).collect()))
+pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Relay>> {
+    let describe = |world: &World| {
+        world.relays.values().map(|relay| describe(&mesh, world, relay, &caller.networks)).collect()
+    };
+    Json(mesh.look(describe))
 }
 
-fn describe(mesh: &Mesh, world: &World, relay: &RelayRecord) -> Relay {
+/// `networks`: those whose nodes are counted; none: all.
+fn describe(mesh: &Mesh, world: &World, relay: &RelayRecord, networks: &[NetworkName]) -> Relay {
     let by_it = |node: &&crate::records::NodeRecord| {
         let mut candidates = node.endpoints.values().flat_map(|endpoint| &endpoint.candidates);
         candidates.any(|place| RelayId::at(place).is_some_and(|(_, number)| number.0 == relay.number))
@@ -30,7 +39,12 @@ fn describe(mesh: &Mesh, world: &World, relay: &RelayRecord) -> Relay {
         site: relay.site.clone(),
         addresses: relay.addresses.clone(),
         connected: mesh.relays.is_connected(&relay.name),
-        nodes: world.nodes.values().filter(by_it).count(),
+        nodes: world
+            .nodes
+            .values()
+            .filter(by_it)
+            .filter(|node| serves_any(world, &node.name, networks))
+            .count(),
     }
 }
 

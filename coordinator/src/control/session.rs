@@ -17,12 +17,17 @@ use meshward_daemon::{
     tls::{MemberCertificate, clocks_apart},
 };
 use meshward_model::{
-    Change, NetworkName, NodeName, Revision,
+    Change, NetworkName, NodeName, PublicKey, Revision,
     control::{EndpointReport, FromCoordinator, FromNode, Part, WorkloadReport, encode, encode_update},
     view::Shadow,
 };
 use quinn::{Connection, RecvStream, SendStream};
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -42,6 +47,8 @@ const ENDPOINTS: Rate = Rate { burst: 10.0, per_second: 1.0 };
 /// After this pause it is tried again to write down what there was no room for, and so many reports wait for that.
 const WRITE_AGAIN: Duration = Duration::from_secs(2);
 const MOST_UNWRITTEN: usize = 8192;
+/// The most keys of others that a session is remembered to have claimed.
+const MOST_REFUSED: usize = 64;
 /// How often a node is told that it is over a budget.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// For how long a node that is not to have a session may take to close its connection.
@@ -73,6 +80,7 @@ pub(super) async fn serve(
         endpoints_told: Bucket::full(ENDPOINTS, now),
         unwritten: vec![],
         unwritten_due: None,
+        refused_keys: BTreeSet::new(),
     };
     let ended = serving.run(connection, &certificate).await;
     info!(%node, "session ended");
@@ -83,6 +91,8 @@ pub(super) async fn serve(
 struct Serving {
     mesh: Arc<Mesh>,
     node: NodeName,
+    /// The keys that it has claimed and that are others': each is in the audit log once.
+    refused_keys: BTreeSet<PublicKey>,
     /// Where the node's packets come from.
     from: SocketAddr,
     send: SendStream,
@@ -137,14 +147,8 @@ impl Serving {
             return self.hold(&connection, &held).await;
         }
         let (endpoints, reports) = self.receive_all().await?;
-        let (author, node) = (Author::node(&self.node), self.node.clone());
-        let seen = self.from.ip();
-        let endpoints_set = |world: &World| nodes::set_endpoints(world, &node, &endpoints, seen);
-        if let Err(refusal) = self.mesh.change(&author, endpoints_set).await {
-            self.keep_for_later(refusal)?;
-            let later = endpoints.iter().map(|report| (report.network.clone(), report.clone()));
-            self.endpoints.extend(later);
-        }
+        let node = self.node.clone();
+        self.set_endpoints(endpoints).await?;
         self.report(vec![Report::All(reports)]).await?;
         // From this look on, the session is told of every revision.
         let begun = self.mesh.look(|world| {
@@ -374,14 +378,30 @@ impl Serving {
     async fn tell_endpoints(&mut self) -> Result<()> {
         self.endpoints_due = None;
         let reports: Vec<EndpointReport> = std::mem::take(&mut self.endpoints).into_values().collect();
-        let (author, node, seen) = (Author::node(&self.node), self.node.clone(), self.from.ip());
-        let told =
-            self.mesh.change(&author, |world| nodes::set_endpoints(world, &node, &reports, seen)).await;
-        if let Err(refusal) = told {
-            self.keep_for_later(refusal)?;
-            for report in reports {
-                self.endpoints.entry(report.network.clone()).or_insert(report);
+        self.set_endpoints(reports).await
+    }
+
+    /// Notes where the node's endpoints are; those whose keys belong to others are refused, and it is told.
+    async fn set_endpoints(&mut self, reports: Vec<EndpointReport>) -> Result<()> {
+        let (author, node, seen) = (Author::node(&self.node), &self.node, self.from.ip());
+        let known = &self.refused_keys;
+        let plan = |world: &World| nodes::set_endpoints(world, node, &reports, seen, known);
+        let refused = match self.mesh.change(&author, plan).await {
+            Ok(done) => done.outcome,
+            Err(refusal) => {
+                self.keep_for_later(refusal)?;
+                for report in reports {
+                    self.endpoints.entry(report.network.clone()).or_insert(report);
+                }
+                return Ok(());
             }
+        };
+        for nodes::RefusedEndpoint { network, key, reason } in refused {
+            warn!(node = %self.node, %network, "refused an endpoint: {reason}");
+            if self.refused_keys.len() < MOST_REFUSED {
+                self.refused_keys.insert(key);
+            }
+            self.say(&FromCoordinator::RefusedEndpoint { network, reason }).await?;
         }
         Ok(())
     }

@@ -7,15 +7,18 @@ use super::{
 use crate::{
     mesh::{Plan, Refusal},
     records::{ApprovedNodeRecord, EndpointRecord, Mutation, NodeRecord, Record, RecordKey},
-    world::World,
+    world::{KeyOwner, World},
 };
 use meshward_model::{
-    Labels, NodeName,
+    Labels, NetworkName, NodeName, PublicKey,
     api::ApproveNode,
     control::{EndpointReport, JoinRequest},
     relay::{MOST_HOMES, RelayId, RelayNumber, is_relayed},
 };
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 /// The most addresses that a node may give for one endpoint.
 const MAX_CANDIDATES: usize = 16;
@@ -36,6 +39,7 @@ pub fn join(
         Joining::New(token) => token,
     };
     request.labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()))?;
+    check_certificate_key(world, &request.name, key)?;
     if let Some(approved) = world.approved_nodes.get(&request.name) {
         together(&request.labels, &approved.labels)?;
     }
@@ -100,6 +104,14 @@ fn together(own: &Labels, given: &Labels) -> Result<Labels, Refusal> {
     own.clone().with_all(given).map_err(|error| Refusal::Invalid(error.to_string()))
 }
 
+/// Whether a node serves one of some networks, or should; of no networks: any node.
+pub fn serves_any(world: &World, name: &NodeName, networks: &[NetworkName]) -> bool {
+    let serves = |node: &NodeRecord| {
+        node.blocks.keys().chain(node.problems.keys()).any(|network| networks.contains(network))
+    };
+    networks.is_empty() || world.nodes.get(name).is_some_and(serves)
+}
+
 /// Whether a node is there, or is approved and expected.
 pub fn is_known(world: &World, name: &NodeName) -> bool {
     world.nodes.contains_key(name) || world.approved_nodes.contains_key(name)
@@ -123,17 +135,38 @@ pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     Ok(Plan { mutations, action: format!("removed node {name}"), outcome: () })
 }
 
-/// Notes where a node's endpoints are. `seen` is the address that its session comes from.
+/// An endpoint whose key belongs to somebody else: what was known of it stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedEndpoint {
+    pub network: NetworkName,
+    pub key: PublicKey,
+    /// Why, and how to mend it.
+    pub reason: String,
+}
+
+/// Notes where a node's endpoints are. `seen` is the address that its session comes from. A key that has an owner stays with
+/// it: such endpoints are given, and are in the audit log, but for those in `known`.
 pub fn set_endpoints(
     world: &World,
     name: &NodeName,
     reports: &[EndpointReport],
     seen: IpAddr,
-) -> Result<Plan<()>, Refusal> {
+    known: &BTreeSet<PublicKey>,
+) -> Result<Plan<Vec<RefusedEndpoint>>, Refusal> {
     let mut node = find(world, name)?.clone();
     let before = node.clone();
+    let mut refused = Vec::new();
     for report in reports {
         if !node.blocks.contains_key(&report.network) {
+            continue;
+        }
+        let owner = world.keys.owner(&report.public_key);
+        if let Some(owner) = owner.filter(|owner| **owner != KeyOwner::Node(name.clone())) {
+            let (network, key) = (report.network.clone(), report.public_key);
+            let reason = format!(
+                "the WireGuard key {key} belongs to {owner}, which keeps it: give this node another key with `meshctl keys rotate --node {name}`"
+            );
+            refused.push(RefusedEndpoint { network, key, reason });
             continue;
         }
         let mut candidates = candidates(report, seen.to_canonical());
@@ -151,14 +184,18 @@ pub fn set_endpoints(
         let record = EndpointRecord { public_key: report.public_key, candidates };
         node.endpoints.insert(report.network.clone(), record);
     }
-    if node == before {
-        return Ok(Plan::nothing(()));
+    let mut actions = Vec::new();
+    let mut mutations = Vec::new();
+    if node != before {
+        mutations.push(Mutation::Put(Record::Node(node)));
+        actions.push(format!("node {name} told where its endpoints are"));
     }
-    Ok(Plan {
-        mutations: vec![Mutation::Put(Record::Node(node))],
-        action: format!("node {name} told where its endpoints are"),
-        outcome: (),
-    })
+    let new = refused.iter().filter(|endpoint| !known.contains(&endpoint.key));
+    actions.extend(new.map(|endpoint| {
+        let RefusedEndpoint { network, reason, .. } = endpoint;
+        format!("refused an endpoint of node {name} in network {network}: {reason}")
+    }));
+    Ok(Plan { mutations, action: actions.join("; "), outcome: refused })
 }
 
 /// Where to try, the best guess first: what the operator says; what STUN servers see; what the coordinator sees, which is what
@@ -177,12 +214,25 @@ fn candidates(report: &EndpointReport, seen: IpAddr) -> Vec<SocketAddr> {
     candidates
 }
 
+/// Refuses a certificate's key that is that of another member.
+pub fn check_certificate_key(world: &World, name: &NodeName, key: &str) -> Result<(), Refusal> {
+    let node = world.nodes.values().find(|node| node.key == key && node.name != *name);
+    let relay = world.relays.values().find(|relay| relay.key == key && relay.name != *name);
+    match node.map(|node| &node.name).or(relay.map(|relay| &relay.name)) {
+        None => Ok(()),
+        Some(owner) => Err(Refusal::Conflict(format!(
+            "the key of this certificate is that of {owner}: join as a new machine, with a folder of its own for its data"
+        ))),
+    }
+}
+
 /// Notes the key of a renewed certificate.
 pub fn set_key(world: &World, name: &NodeName, key: &str) -> Result<Plan<()>, Refusal> {
     let mut node = find(world, name)?.clone();
     if node.key == key {
         return Ok(Plan::nothing(()));
     }
+    check_certificate_key(world, name, key)?;
     node.key = key.to_owned();
     Ok(Plan {
         mutations: vec![Mutation::Put(Record::Node(node))],

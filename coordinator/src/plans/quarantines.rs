@@ -22,6 +22,8 @@ pub struct Hand<'a> {
     pub by: &'a str,
     /// Where they may; empty: everywhere.
     pub networks: &'a [NetworkName],
+    /// Whether they are an admin, who may let in whom the policy does not name.
+    pub admin: bool,
     pub now: OffsetDateTime,
 }
 
@@ -37,16 +39,22 @@ pub fn impose(
     if wanted.seconds.is_some_and(|seconds| !(1..=MAX_SECONDS).contains(&seconds)) {
         return Err(Refusal::Invalid("a quarantine can last from one second to 365 days".into()));
     }
+    check_forensics(world, wanted, hand)?;
     let workloads = held_by(world, target);
     let until = wanted.seconds.map(|seconds| timestamp(hand.now + time::Duration::seconds(seconds as i64)));
     let standing = world.quarantines.values().find(|standing| standing.target == *target);
-    if standing.is_some_and(|standing| standing.allow_from == wanted.allow_from && standing.until == until) {
+    let by_admin = hand.admin && wanted.allow_from.is_some();
+    let same = |standing: &Quarantine| {
+        standing.allow_from == wanted.allow_from && standing.until == until && standing.by_admin == by_admin
+    };
+    if standing.is_some_and(same) {
         return Ok(Plan::nothing(workloads));
     }
     let record = Quarantine {
         id: standing.map_or(id, |standing| &standing.id).to_owned(),
         target: target.clone(),
         allow_from: wanted.allow_from.clone(),
+        by_admin,
         since: standing.map_or_else(|| timestamp(hand.now), |standing| standing.since.clone()),
         until,
         by: hand.by.to_owned(),
@@ -83,6 +91,25 @@ pub fn release(
         action: format!("released {}", describe(target)),
         outcome: held_by(world, target),
     })
+}
+
+/// Whether somebody else than an admin may let anybody in: only whom the policies name that it concerns.
+fn check_forensics(world: &World, wanted: &Impose, hand: &Hand) -> Result<(), Refusal> {
+    if hand.admin || wanted.allow_from.is_none() {
+        return Ok(());
+    }
+    let target = &wanted.target;
+    let own = target.workload.as_ref().and_then(|id| world.workload_networks.get(id));
+    let own = own.or(target.network.as_ref());
+    let mut concerned = world.networks.iter().filter(|(name, _)| own.is_none_or(|own| own == *name));
+    if concerned.any(|(_, network)| !network.links.policy().forensics.is_empty()) {
+        return Ok(());
+    }
+    let network = own.map(|name| format!(" of network `{name}`")).unwrap_or_default();
+    let text = format!(
+        "the policy{network} names nobody who may be let in to what is quarantined: leave `--allow-from` out now, and have an admin name them under `forensics:`"
+    );
+    Err(Refusal::Forbidden(text).about("allow_from"))
 }
 
 fn check(world: &World, target: &QuarantineTarget, hand: &Hand) -> Result<(), Refusal> {

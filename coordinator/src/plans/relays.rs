@@ -1,6 +1,9 @@
 //! Relays: joining, telling where they are, leaving.
 
-use super::tokens::{self, Joining};
+use super::{
+    nodes,
+    tokens::{self, Joining},
+};
 use crate::{
     mesh::{Plan, Refusal},
     records::{Mutation, Record, RecordKey, RelayRecord},
@@ -25,6 +28,7 @@ pub fn join(
         Joining::Again(site) => return Ok(Plan::nothing(site)),
         Joining::New(token) => token,
     };
+    nodes::check_certificate_key(world, &request.name, key)?;
     if world.relays.len() >= MOST_RELAYS {
         return Err(Refusal::Conflict(format!("a mesh has at most {MOST_RELAYS} relays; remove one first")));
     }
@@ -75,6 +79,7 @@ pub fn set_addresses(
 
 /// Notes the key of a renewed certificate.
 pub fn set_key(world: &World, name: &NodeName, key: &str) -> Result<Plan<()>, Refusal> {
+    nodes::check_certificate_key(world, name, key)?;
     change(world, name, "has a new certificate key", |relay| key.clone_into(&mut relay.key))
 }
 

@@ -16,7 +16,7 @@ use meshward_model::{
 pub fn list(world: &World) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
     for network in world.networks.values() {
-        for known in network.all_standing().filter(|known| !known.prefixes().is_empty()) {
+        for known in network.gateways() {
             routes.extend(known.prefixes().iter().map(|prefix| describe(world, known, prefix)));
         }
     }
@@ -98,8 +98,8 @@ fn change(
 ) -> Result<Plan<Route>, Refusal> {
     let network = &world.networks[&approval.network];
     let behind: Vec<WorkloadId> = network
-        .all_standing()
-        .filter(|known| *known.node() == approval.node && known.prefixes().contains(&approval.prefix))
+        .behind(&approval.prefix)
+        .filter(|known| *known.node() == approval.node)
         .map(|known| known.id().clone())
         .collect();
     if !mutations.is_empty() {
@@ -157,8 +157,8 @@ pub fn find(world: &World, wanted: &ApproveRoute) -> Result<ApprovalRecord, Refu
 
 /// The network in which the node advertises the prefix, or the only one.
 fn only_network(world: &World, wanted: &ApproveRoute, prefix: &IpNet) -> Result<NetworkName, Refusal> {
-    let has = |known: Standing<'_>| *known.node() == wanted.node && known.prefixes().contains(prefix);
-    let advertised = world.networks.iter().filter(|(_, network)| network.all_standing().any(has));
+    let has = |known: Standing<'_>| *known.node() == wanted.node;
+    let advertised = world.networks.iter().filter(|(_, network)| network.behind(prefix).any(has));
     let mut names: Vec<&NetworkName> = advertised.map(|(name, _)| name).collect();
     if names.is_empty() {
         names = world.networks.keys().collect();

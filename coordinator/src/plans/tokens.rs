@@ -19,9 +19,9 @@ const MAX_TTL: u64 = 365 * 24 * 3600;
 /// For how many seconds a token that has expired is still listed, and known to whoever comes with it.
 const KEPT_EXPIRED: i64 = 24 * 3600;
 
-/// A short id that nothing else has.
+/// A short id that nothing else has: of 64 bits by chance.
 pub fn new_id() -> String {
-    random::<4>().iter().map(|byte| format!("{byte:02x}")).collect()
+    random::<8>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A new join token and what is kept of it.

@@ -57,7 +57,7 @@ pub fn fire(
                 return Ok(nothing);
             }
             let wanted = Impose { target, allow_from: None, seconds, message: Some(seen.clone()) };
-            let plan = impose(world, id, &wanted, &Hand { by: &by, networks: &[], now })?;
+            let plan = impose(world, id, &wanted, &Hand { by: &by, networks: &[], admin: false, now })?;
             (plan.mutations, plan.action)
         }
         Reaction::Label(labels) => {

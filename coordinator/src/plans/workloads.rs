@@ -7,11 +7,11 @@ use crate::{
         ApprovalRecord, Given, IdentityRecord, ImageRecord, Mutation, NodeRecord, Record, RecordKey,
         RefusedRecord, Standing, WorkloadRecord,
     },
-    world::{NetworkState, Subject, World},
+    world::{KeyOwner, NetworkState, Subject, World},
 };
 use ipnet::IpNet;
 use meshward_model::{
-    AcceptFrom, IdentityId, Labels, NetworkName, NodeName, WorkloadId,
+    AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId,
     control::WorkloadReport,
     measurement::{Image, ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Sha256},
 };
@@ -38,6 +38,16 @@ const MAX_PREFIXES: usize = 64;
 
 /// The most images whose signatures are kept, though nothing runs that was started from them.
 const MAX_IDLE_IMAGES: usize = 1024;
+
+/// The most nodes of which signatures of one image are kept that no key of a policy has made.
+const MAX_REPORTERS: usize = 4;
+
+/// The most signatures that are checked of one report, times the keys.
+const MAX_CHECKS: usize = 128;
+
+fn is_small(signature: &ImageSignature) -> bool {
+    signature.payload.len() <= MAX_SIGNED && signature.signature.len() <= MAX_SIGNED
+}
 
 /// What a node says.
 #[derive(Debug, Clone)]
@@ -73,8 +83,12 @@ struct Batch<'a> {
     new: HashMap<WorkloadId, Record>,
     identities: HashMap<(NetworkName, Subject), IdentityId>,
     addresses: HashMap<(NetworkName, IpAddr), WorkloadId>,
+    /// Those of the new ones that have prefixes behind them.
+    new_routes: BTreeSet<WorkloadId>,
+    /// Keys of devices that are new.
+    devices: HashMap<PublicKey, WorkloadId>,
     /// Signatures that are new.
-    images: HashMap<Sha256, Vec<ImageSignature>>,
+    images: HashMap<Sha256, ImageRecord>,
     /// By what workloads of a network are judged.
     courts: HashMap<NetworkName, Court>,
     /// An approval that comes or goes with the same plan.
@@ -170,6 +184,8 @@ impl<'a> Batch<'a> {
             new: HashMap::new(),
             identities: HashMap::new(),
             addresses: HashMap::new(),
+            new_routes: BTreeSet::new(),
+            devices: HashMap::new(),
             images: HashMap::new(),
             courts: HashMap::new(),
             approval: None,
@@ -214,6 +230,7 @@ impl<'a> Batch<'a> {
         for address in addresses {
             self.addresses.remove(&(network.clone(), address));
         }
+        self.devices.retain(|_, device| device != id);
         self.new.remove(id);
         self.gone.insert(id.clone());
         self.stopped.push(format!("{name} ({id})"));
@@ -224,7 +241,7 @@ impl<'a> Batch<'a> {
         if let Err(reason) = self.check(node, report) {
             return refused.push((report.id.clone(), reason));
         }
-        self.note_signatures(&report.signatures);
+        self.note_signatures(node, report);
         let given = self.current(&report.id).and_then(|known| known.given().cloned());
         self.settle(node, WorkloadReport { signatures: vec![], ..report.clone() }, given);
     }
@@ -261,6 +278,7 @@ impl<'a> Batch<'a> {
             }
         }
         self.check_prefixes(node, state, report)?;
+        self.check_device(report)?;
         report.labels.check_unreserved().map_err(|error| error.to_string())?;
         AcceptFrom::check_count(&report.accepts).map_err(|error| error.to_string())?;
         match &report.measurement {
@@ -281,49 +299,119 @@ impl<'a> Batch<'a> {
         }
         for prefix in &report.prefixes {
             check_prefix(self.world, &report.network, prefix).map_err(|refusal| refusal.to_string())?;
-            let other = network.all_standing().find(|known| {
-                known.id() != &report.id
-                    && !self.gone.contains(known.id())
-                    && known.prefixes().contains(prefix)
-                    && (*known.node() == node.name || known.report().labels != report.labels)
-            });
-            match other {
-                Some(other) if *other.node() == node.name => {
-                    return Err(format!("{prefix} is behind this node already, as workload {}", other.id()));
-                }
-                Some(other) => {
-                    return Err(format!(
-                        "{prefix} is behind node {} with other labels ({}): all gateways of a prefix give it the same",
-                        other.node(),
-                        other.report().labels
-                    ));
-                }
-                None => {}
+            let mut others = self.behind(network, prefix).filter(|known| known.id() != &report.id);
+            if let Some(other) = others.find(|known| *known.node() == node.name) {
+                return Err(format!("{prefix} is behind this node already, as workload {}", other.id()));
             }
         }
         Ok(())
     }
 
-    /// Keeps signatures that are not known yet.
-    fn note_signatures(&mut self, found: &[(Sha256, Vec<ImageSignature>)]) {
-        for (digest, signatures) in found {
-            let before = self.images.get(digest).map_or(self.world.images.signatures(digest), Vec::as_slice);
-            let is_new = |signature: &&ImageSignature| {
-                !before.contains(signature)
-                    && signature.payload.len() <= MAX_SIGNED
-                    && signature.signature.len() <= MAX_SIGNED
-            };
-            let new: Vec<ImageSignature> = signatures.iter().filter(is_new).cloned().collect();
-            if new.is_empty() || before.len() >= MAX_SIGNATURES {
-                continue;
+    /// The workloads that have a prefix behind them, after what was taken.
+    fn behind<'b>(
+        &'b self,
+        network: &'b NetworkState,
+        prefix: &'b IpNet,
+    ) -> impl Iterator<Item = Standing<'b>> {
+        let stays = network.behind(prefix).filter(|known| !self.touched(known.id()));
+        let new = self.new_routes.iter().filter_map(|id| Standing::of(self.new.get(id)?));
+        let new = new.filter(move |known| *known.network() == network.record.name);
+        stays.chain(new.filter(|known| known.prefixes().contains(prefix)))
+    }
+
+    /// Whether a workload is another now than in the world.
+    fn touched(&self, id: &WorkloadId) -> bool {
+        self.gone.contains(id) || self.new.contains_key(id)
+    }
+
+    /// Whether the key of a device is nobody else's, and neither is its name.
+    fn check_device(&self, report: &WorkloadReport) -> Result<(), String> {
+        let Some(key) = &report.device else { return Ok(()) };
+        let free = |owner: &&KeyOwner| match owner {
+            KeyOwner::Device(id) => *id != report.id && !self.gone.contains(id),
+            KeyOwner::Node(_) => true,
+        };
+        if let Some(owner) = self.world.keys.owner(key).filter(free) {
+            return Err(format!(
+                "the key {key} belongs to {owner}; make another pair of keys for this device"
+            ));
+        }
+        if let Some(id) = self.devices.get(key).filter(|id| **id != report.id) {
+            return Err(format!(
+                "the key {key} belongs to device {id}; make another pair of keys for this device"
+            ));
+        }
+        let named = |known: &Standing| {
+            *known.id() != report.id
+                && known.device().is_some()
+                && (known.network(), known.name()) == (&report.network, &report.name)
+        };
+        let stays = self.world.keys.devices().filter(|id| !self.touched(id));
+        let stays = stays.filter_map(|id| self.world.standing(id));
+        let new = self.devices.values().filter_map(|id| Standing::of(self.new.get(id)?));
+        match stays.chain(new).find(named) {
+            Some(other) => Err(format!("there is a device `{}` already, {}", report.name, other.id())),
+            None => Ok(()),
+        }
+    }
+
+    /// Why the prefixes of a workload that would be let in belong to another one that is: all gateways of a prefix give it
+    /// the same labels. Who is let in first, has it.
+    fn taken_prefixes(&self, node: &NodeRecord, report: &WorkloadReport) -> Vec<String> {
+        let Some(network) = self.world.networks.get(&report.network) else { return vec![] };
+        let admitted = |known: &Standing| matches!(known, Standing::Admitted(_));
+        let taken = |prefix: &IpNet| {
+            let other = self.behind(network, prefix).filter(admitted).find(|known| {
+                known.id() != &report.id && *known.node() != node.name && *known.labels() != report.labels
+            })?;
+            Some(format!(
+                "{prefix} is behind node {} with other labels ({}): all gateways of a prefix give it the same",
+                other.node(),
+                other.labels()
+            ))
+        };
+        report.prefixes.iter().filter_map(taken).collect()
+    }
+
+    /// Keeps the signatures that a node has found of the images of a workload. What a key of the network's policy has made
+    /// is kept for all of its nodes; the rest as this node's word, in a place of its own: nobody's junk takes another's.
+    fn note_signatures(&mut self, node: &NodeRecord, report: &WorkloadReport) {
+        let (world, network) = (self.world, &report.network);
+        let Some(policy) = world.networks.get(network).map(|network| network.links.policy()) else { return };
+        let mut checks = MAX_CHECKS;
+        let measured = report.measurement.iter().flat_map(|measured| &measured.images);
+        for image in measured {
+            let found = report.signatures.iter().filter(|(digest, _)| *digest == image.digest);
+            let found = found.flat_map(|(_, signatures)| signatures).filter(|signature| is_small(signature));
+            let known = self.images.get(&image.digest).or_else(|| world.images.get(&image.digest));
+            let mut record = known.cloned().unwrap_or_else(|| ImageRecord::new(image.digest));
+            let before = record.clone();
+            let mut others = Vec::new();
+            for signature in found.take(MAX_SIGNATURES) {
+                let verified = record.verified.get(network);
+                if verified.is_some_and(|verified| verified.contains(signature)) {
+                    continue;
+                }
+                let full = verified.is_some_and(|verified| verified.len() >= MAX_SIGNATURES);
+                let cost = policy.keys.len();
+                if !full && checks > 0 && policy.verifies(image, signature) {
+                    record.verified.entry(network.clone()).or_default().push(signature.clone());
+                } else {
+                    others.push(signature.clone());
+                }
+                checks = checks.saturating_sub(cost);
             }
-            let mut all = [before, &new].concat();
-            all.truncate(MAX_SIGNATURES);
-            self.images.insert(*digest, all.clone());
-            // What was said of them was said without these.
-            self.courts.clear();
-            self.mutations
-                .push(Mutation::Put(Record::Image(ImageRecord { digest: *digest, signatures: all })));
+            if others.is_empty() {
+                record.reported.remove(&node.name);
+            } else if record.reported.contains_key(&node.name) || record.reported.len() < MAX_REPORTERS {
+                record.reported.insert(node.name.clone(), others);
+            }
+            if record != before {
+                self.images.insert(image.digest, record.clone());
+                // What was said of it was said without these.
+                self.courts.clear();
+                self.mutations.push(Mutation::Put(Record::Image(record)));
+            }
         }
     }
 
@@ -353,8 +441,8 @@ impl<'a> Batch<'a> {
         };
         judge.judge(report, given, |image| {
             let look = || {
-                let signatures = images.get(&image.digest).map(Vec::as_slice);
-                policy.signers(image, signatures.unwrap_or(world.images.signatures(&image.digest)))
+                let known = images.get(&image.digest).or_else(|| world.images.get(&image.digest));
+                policy.signers(image, known.into_iter().flat_map(|known| known.for_network(&report.network)))
             };
             signers.entry(image.clone()).or_insert_with(look).clone()
         })
@@ -362,9 +450,13 @@ impl<'a> Batch<'a> {
 
     /// Judges a workload, and puts it where it belongs.
     fn settle(&mut self, node: &NodeRecord, report: WorkloadReport, given: Option<Given>) {
-        let (labels, reasons) = self.judge(node, &report, given.as_ref());
+        let (labels, mut reasons) = self.judge(node, &report, given.as_ref());
+        if reasons.is_empty() {
+            reasons = self.taken_prefixes(node, &report);
+        }
         let (network, id) = (report.network.clone(), report.id.clone());
         let (called, addresses) = (format!("{} ({id})", report.name), report.addresses.clone());
+        let (device, is_route) = (report.device, !report.prefixes.is_empty());
         let refused = !reasons.is_empty();
         let record = if refused {
             Record::Refused(Box::new(RefusedRecord {
@@ -413,6 +505,13 @@ impl<'a> Batch<'a> {
         for address in addresses {
             self.addresses.insert((network.clone(), address), id.clone());
         }
+        if let Some(key) = device {
+            self.devices.insert(key, id.clone());
+        }
+        match is_route {
+            true => self.new_routes.insert(id.clone()),
+            false => self.new_routes.remove(&id),
+        };
         match refused {
             true => self.turned_away.push(format!("{called}: {}", reasons.join("; "))),
             false => self.started.push(called),

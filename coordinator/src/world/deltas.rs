@@ -342,7 +342,7 @@ impl Telling<'_> {
         let judges = !policy.admission.is_empty();
         self.network.names_node = policy.speaks_of_nodes();
         let is_this = |step: &PolicyStep| {
-            self.network.links.is_ground_of(step) && step.policy().forensics == policy.forensics
+            self.network.links.is_ground_of(step) && step.policy().let_in == policy.let_in
         };
         let step = match step.filter(is_this) {
             Some(step) => step,

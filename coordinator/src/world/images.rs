@@ -1,7 +1,10 @@
 //! The signatures of images, and which images are used.
 
 use crate::records::ImageRecord;
-use meshward_model::measurement::{ImageSignature, Sha256};
+use meshward_model::{
+    NetworkName,
+    measurement::{ImageSignature, Sha256},
+};
 use std::collections::HashMap;
 
 /// What is known of images.
@@ -15,9 +18,18 @@ pub struct Images {
 }
 
 impl Images {
-    /// The signatures that were found of an image.
-    pub fn signatures(&self, digest: &Sha256) -> &[ImageSignature] {
-        self.records.get(digest).map_or(&[], |record| &record.signatures)
+    /// What is known of an image.
+    pub fn get(&self, digest: &Sha256) -> Option<&ImageRecord> {
+        self.records.get(digest)
+    }
+
+    /// The signatures of an image that a network's policy is to look at.
+    pub fn signatures(
+        &self,
+        digest: &Sha256,
+        network: &NetworkName,
+    ) -> impl Iterator<Item = &ImageSignature> {
+        self.records.get(digest).into_iter().flat_map(|record| record.for_network(network))
     }
 
     /// The images whose signatures are kept, though nothing runs that was started from them.

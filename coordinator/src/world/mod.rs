@@ -5,12 +5,14 @@
 
 mod deltas;
 mod images;
+mod keys;
 mod network;
 mod nodes;
 mod quarantines;
 mod view;
 
 pub use deltas::Deltas;
+pub use keys::KeyOwner;
 pub use network::{NetworkState, Subject, workload_item};
 
 use crate::records::{
@@ -20,12 +22,13 @@ use crate::records::{
 use deltas::{Items, Telling};
 use images::Images;
 use ipnet::IpNet;
+use keys::Keys;
 use meshward_model::{
     IdentityId, LabelKey, Labels, NetworkName, NodeName, PortSpec, Revision, WorkloadId,
     api::{PolicyFile, Quarantine, QuarantineTarget},
     selector::Requirement,
 };
-use meshward_policy::{Policy, Rule};
+use meshward_policy::{LetIn, Policy, Rule};
 use nodes::Nodes;
 use quarantines::Quarantines;
 use std::{
@@ -51,6 +54,8 @@ pub struct World {
     pub workload_networks: HashMap<WorkloadId, NetworkName>,
     /// The signatures of images.
     pub images: Images,
+    /// Whose the WireGuard keys are.
+    pub keys: Keys,
     /// Workloads that a trigger has given labels.
     pub given: BTreeSet<WorkloadId>,
     next_identity: u32,
@@ -191,6 +196,7 @@ impl World {
         self.note_given(&id, record.given.is_some());
         if known {
             self.note_image(&name, &id, false);
+            self.note_device(&name, &id, false);
         }
         let measurement = record.measurement.clone();
         self.tell(&name, deltas, |telling| {
@@ -203,6 +209,7 @@ impl World {
         if measurement.is_some() {
             self.note_image(&name, &id, true);
         }
+        self.note_device(&name, &id, true);
         if self.quarantines.lets_forensics_to(&id) {
             // Its labels may be others.
             self.tell_forensics(deltas);
@@ -214,12 +221,14 @@ impl World {
         self.workload_networks.insert(id.clone(), name.clone());
         self.note_given(&id, record.given.is_some());
         self.note_image(&name, &id, false);
+        self.note_device(&name, &id, false);
         self.tell(&name, deltas, |telling| {
             telling.cut(&id);
             telling.forget_refused(&id);
             telling.refuse(record);
         });
         self.note_image(&name, &id, true);
+        self.note_device(&name, &id, true);
         if self.quarantines.lets_forensics_to(&id) {
             self.tell_forensics(deltas);
         }
@@ -242,6 +251,26 @@ impl World {
         measured.images.iter().for_each(|image| self.images.note(image.digest, used));
     }
 
+    /// Notes that a workload, if it is a device, has its key, or has it no more.
+    fn note_device(&mut self, network: &NetworkName, id: &WorkloadId, has: bool) {
+        let known = self.networks.get(network).and_then(|network| network.standing(id));
+        let Some(key) = known.and_then(|known| known.device()) else { return };
+        let owner = KeyOwner::Device(id.clone());
+        if has { self.keys.note(key, &owner) } else { self.keys.forget(key, &owner) }
+    }
+
+    /// Notes that a node has the keys of its endpoints, or has them no more.
+    fn note_endpoints(&mut self, name: &NodeName, has: bool) {
+        let Some(node) = self.nodes.get(name) else { return };
+        let owner = KeyOwner::Node(name.clone());
+        for endpoint in node.endpoints.values() {
+            match has {
+                true => self.keys.note(endpoint.public_key, &owner),
+                false => self.keys.forget(endpoint.public_key, &owner),
+            }
+        }
+    }
+
     fn put_node(&mut self, record: NodeRecord, deltas: &mut Deltas) {
         let name = record.name.clone();
         let index = self.nodes.index(&name);
@@ -254,7 +283,9 @@ impl World {
                 (item(index.and_then(|at| items.own_network(at))), item(index.and_then(|at| items.peer(at))))
             })
             .collect();
+        self.note_endpoints(&name, false);
         let index = self.nodes.put(record);
+        self.note_endpoints(&name, true);
         let names: Vec<NetworkName> = self.networks.keys().cloned().collect();
         for (network, before) in names.iter().zip(before) {
             self.tell(network, deltas, |telling| telling.node_changed(index, before));
@@ -279,17 +310,15 @@ impl World {
 
     /// The policy, with who may still reach what is quarantined.
     pub fn with_forensics(&self, name: &NetworkName, policy: Arc<Policy>) -> Arc<Policy> {
-        let forensics: Vec<Rule> =
-            self.quarantines.values().filter_map(|quarantine| self.forensics(name, quarantine)).collect();
-        if policy.forensics == forensics {
+        let let_in: Vec<LetIn> =
+            self.quarantines.values().filter_map(|quarantine| self.let_in(name, quarantine)).collect();
+        if policy.let_in == let_in {
             return policy;
         }
-        let mut policy = Policy::clone(&policy);
-        policy.forensics = forensics;
-        Arc::new(policy)
+        Arc::new(Policy { let_in, ..Policy::clone(&policy) })
     }
 
-    fn forensics(&self, name: &NetworkName, quarantine: &Quarantine) -> Option<Rule> {
+    fn let_in(&self, name: &NetworkName, quarantine: &Quarantine) -> Option<LetIn> {
         let from = quarantine.allow_from.clone()?;
         let to = match (&quarantine.target.selector, &quarantine.target.workload) {
             (Some(selector), _) => selector.clone(),
@@ -304,14 +333,8 @@ impl World {
         };
         let elsewhere = quarantine.target.network.as_ref().is_some_and(|own| own != name);
         let name = format!("quarantine {}", quarantine.id);
-        (!elsewhere).then(|| Rule {
-            name,
-            from,
-            to,
-            allow: vec![PortSpec::ANY],
-            deny: vec![],
-            observe: false,
-        })
+        let rule = Rule { name, from, to, allow: vec![PortSpec::ANY], deny: vec![], observe: false };
+        (!elsewhere).then_some(LetIn { rule, by_admin: quarantine.by_admin })
     }
 
     /// Follows that quarantines with forensics have come, gone or moved.
@@ -339,6 +362,7 @@ impl World {
                     // Its workloads have been deleted before it, so nobody has it as a peer.
                     self.tell(network, deltas, |telling| telling.network.forget_node(index));
                 }
+                self.note_endpoints(name, false);
                 self.nodes.remove(name);
             }
             RecordKey::ApprovedNode(name) => {
@@ -367,6 +391,7 @@ impl World {
                 self.given.remove(id);
                 if let Some(network) = self.workload_networks.remove(id) {
                     self.note_image(&network, id, false);
+                    self.note_device(&network, id, false);
                     self.tell(&network, deltas, |telling| {
                         telling.forget_refused(id);
                         telling.stop(id);
@@ -456,6 +481,17 @@ impl World {
                     .map(move |workload| (workload, labels, held || self.quarantines.holds(&workload.id)))
             })
         })
+    }
+
+    /// How many workloads of a network are quarantined.
+    pub fn quarantined_in(&self, network: &NetworkState) -> usize {
+        let name = &network.record.name;
+        let identities = network.links.identities();
+        let held = identities.filter(|(_, labels)| self.quarantines.selects(name, labels).is_some());
+        let held: BTreeSet<IdentityId> = held.map(|(identity, _)| identity).collect();
+        let by_labels: usize = held.iter().map(|identity| network.workloads_of(*identity).count()).sum();
+        let alone = self.quarantines.workloads().filter_map(|id| network.workloads.get(id));
+        by_labels + alone.filter(|workload| !held.contains(&workload.identity)).count()
     }
 
     /// The workloads of a node.

@@ -1,6 +1,7 @@
 //! One network and what is in it, with the indices that deltas and views are made from.
 
 use crate::records::{IdentityRecord, RefusedRecord, Standing, WorkloadRecord};
+use ipnet::IpNet;
 use meshward_model::{
     AcceptFrom, IdentityId, Item, ItemKey, Labels, Revision, WorkloadId,
     api::{Network, PolicyFile},
@@ -32,6 +33,8 @@ pub struct NetworkState {
     pub identities: BTreeMap<IdentityId, IdentityRecord>,
     pub by_subject: HashMap<Subject, IdentityId>,
     pub by_address: HashMap<IpAddr, WorkloadId>,
+    /// Those that have a prefix behind them.
+    routes: HashMap<IpNet, BTreeSet<WorkloadId>>,
     /// The workloads that are not let in.
     pub refused: HashMap<WorkloadId, RefusedRecord>,
     refused_on: HashMap<u32, BTreeSet<WorkloadId>>,
@@ -73,6 +76,7 @@ impl NetworkState {
             identities: BTreeMap::new(),
             by_subject: HashMap::new(),
             by_address: HashMap::new(),
+            routes: HashMap::new(),
             refused: HashMap::new(),
             refused_on: HashMap::new(),
             running: HashMap::new(),
@@ -184,6 +188,7 @@ impl NetworkState {
         for address in &record.addresses {
             self.by_address.insert(*address, record.id.clone());
         }
+        self.note_routes(&record.id, &record.prefixes, true);
         self.workloads.insert(record.id.clone(), record);
     }
 
@@ -192,6 +197,7 @@ impl NetworkState {
         let Some(record) = self.workloads.remove(id) else { return };
         let quarantined = self.held.remove(id);
         self.free_addresses(id, &record.addresses);
+        self.note_routes(id, &record.prefixes, false);
         let mut last_on_node = true;
         if let Some(on) = self.on_node.get_mut(&node) {
             on.workloads.remove(id);
@@ -242,6 +248,7 @@ impl NetworkState {
         for address in &record.report.addresses {
             self.by_address.insert(*address, id.clone());
         }
+        self.note_routes(&id, &record.report.prefixes, true);
         self.refused_on.entry(node).or_default().insert(id.clone());
         self.refused.insert(id, record);
     }
@@ -250,6 +257,7 @@ impl NetworkState {
     pub fn remove_refused(&mut self, id: &WorkloadId, node: u32) -> Option<RefusedRecord> {
         let record = self.refused.remove(id)?;
         self.free_addresses(id, &record.report.addresses);
+        self.note_routes(id, &record.report.prefixes, false);
         if let Some(on) = self.refused_on.get_mut(&node) {
             on.remove(id);
             if on.is_empty() {
@@ -257,6 +265,31 @@ impl NetworkState {
             }
         }
         Some(record)
+    }
+
+    /// The workloads that have a prefix behind them.
+    pub fn behind(&self, prefix: &IpNet) -> impl Iterator<Item = Standing<'_>> {
+        self.routes.get(prefix).into_iter().flatten().filter_map(|id| self.standing(id))
+    }
+
+    /// The workloads that have prefixes behind them.
+    pub fn gateways(&self) -> impl Iterator<Item = Standing<'_>> {
+        let ids: BTreeSet<&WorkloadId> = self.routes.values().flatten().collect();
+        ids.into_iter().filter_map(|id| self.standing(id))
+    }
+
+    fn note_routes(&mut self, id: &WorkloadId, prefixes: &[IpNet], there: bool) {
+        for prefix in prefixes {
+            let ids = self.routes.entry(*prefix).or_default();
+            if there {
+                ids.insert(id.clone())
+            } else {
+                ids.remove(id)
+            };
+            if ids.is_empty() {
+                self.routes.remove(prefix);
+            }
+        }
     }
 
     fn free_addresses(&mut self, id: &WorkloadId, addresses: &[IpAddr]) {

@@ -56,6 +56,11 @@ impl Quarantines {
         self.selecting.iter().filter_map(|id| self.all.get(id))
     }
 
+    /// The workloads that are held by themselves.
+    pub fn workloads(&self) -> impl Iterator<Item = &WorkloadId> {
+        self.by_workload.keys()
+    }
+
     /// Whether a workload is held by itself.
     pub fn holds(&self, workload: &WorkloadId) -> bool {
         self.by_workload.contains_key(workload)

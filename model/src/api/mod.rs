@@ -506,7 +506,7 @@ pub struct Impose {
     /// What to isolate.
     #[serde(flatten)]
     pub target: QuarantineTarget,
-    /// Who may still reach it, whatever policy says.
+    /// Who may still reach it, whatever rules say, but for what guardrails deny. Unless an admin imposes it: of those whom the policy names under `forensics`.
     #[serde(default)]
     #[schema(value_type = Option<std::collections::BTreeMap<String, serde_json::Value>>)]
     pub allow_from: Option<Selector>,
@@ -526,10 +526,13 @@ pub struct Quarantine {
     /// What it isolates.
     #[serde(flatten)]
     pub target: QuarantineTarget,
-    /// Who may still reach it.
+    /// Who may still reach it, but for what guardrails deny.
     #[serde(default)]
     #[schema(value_type = Option<std::collections::BTreeMap<String, serde_json::Value>>)]
     pub allow_from: Option<Selector>,
+    /// Whether an admin has imposed it: otherwise `allow_from` lets in whom the policy names under `forensics`, and nobody else.
+    #[serde(default)]
+    pub by_admin: bool,
     /// Since when.
     pub since: String,
     /// Until when.

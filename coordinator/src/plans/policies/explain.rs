@@ -6,11 +6,11 @@ use crate::{
     records::{PolicyRecord, Record},
 };
 use meshward_model::{
-    AcceptFrom, Labels, NetworkName, PortSpec, Selector, Verdict,
+    AcceptFrom, Acl, Labels, NetworkName, PortSpec, Selector, Verdict,
     api::{ExplainQuery, Explanation, Quarantine},
     selector::Requirement,
 };
-use meshward_policy::{Ground, Policy, compile};
+use meshward_policy::{Ground, LetIn, Policy, Rule, compile};
 use std::sync::Arc;
 
 /// The most pairs that one explanation covers.
@@ -116,13 +116,29 @@ impl Explaining<'_> {
         }
     }
 
+    /// What a quarantine lets pass from one to another that it holds.
+    fn let_in(&self, quarantine: &Quarantine, from: &Party, to: &Party) -> Option<Acl> {
+        let rule = Rule {
+            name: format!("quarantine {}", quarantine.id),
+            from: quarantine.allow_from.clone()?,
+            to: Selector::default(),
+            allow: vec![PortSpec::ANY],
+            deny: vec![],
+            observe: false,
+        };
+        let let_in = vec![LetIn { rule, by_admin: quarantine.by_admin }];
+        let policy = Policy { let_in, ..Policy::clone(&self.policy) };
+        let acl = compile(&policy, &from.labels, &to.labels, &to.accepts);
+        Some(Acl::new(acl.forensic().to_vec()))
+    }
+
     fn verdict(&self, from: &Party, to: &Party, port: PortSpec) -> Explanation {
         let policy = &self.policy;
         let held = [from, to].into_iter().find_map(|end| Some((self.held(&end.labels)?, end)));
         let (verdict, because) = match (held, port.protocol) {
             (Some((quarantine, end)), _) => {
                 let forensic = self.held(&from.labels).is_none()
-                    && quarantine.allow_from.as_ref().is_some_and(|selector| selector.matches(&from.labels));
+                    && self.let_in(quarantine, from, to).is_some_and(|acl| acl.allows_all(port));
                 let text = format!("quarantine {} holds {}", quarantine.id, end.labels);
                 match forensic {
                     true => (Verdict::Allowed, format!("{text}, and lets {} in", from.labels)),

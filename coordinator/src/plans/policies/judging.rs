@@ -91,7 +91,7 @@ fn copy(
             let report = standing.report();
             let images = report.measurement.iter().flat_map(|measured| &measured.images);
             for image in images.filter(|image| !known.contains_key(*image)) {
-                let kept = || world.images.signatures(&image.digest).to_vec();
+                let kept = || world.images.signatures(&image.digest, name).cloned().collect();
                 signatures.entry(image.digest).or_insert_with(kept);
             }
             cases.push(Case {
@@ -122,7 +122,7 @@ fn judge(case: &Case, policy: &Policy, names_node: bool, signatures: &Signatures
     let (_, reasons) = judge.judge(&case.report, case.given.as_ref(), |image| {
         let look = || {
             let signatures = signatures.get(&image.digest).map_or(&[][..], Vec::as_slice);
-            policy.signers(image, signatures)
+            policy.signers(image, signatures.iter())
         };
         signers.entry(image.clone()).or_insert_with(look).clone()
     });

@@ -24,8 +24,8 @@ use meshward_model::{
     api::{Finding, Link, LinkChange, PolicyDifference, PolicyFile, PolicyResult, PolicyScope, Quarantine},
 };
 use meshward_policy::{
-    BadPolicy, Bounds, Budget, Ground, Own, Policy, PolicyStep, TooMuch, Written, read, read_own, review,
-    review_live, run_tests,
+    BadPolicy, Bounds, Budget, Ground, LetIn, Own, Policy, PolicyStep, TooMuch, Written, read, read_own,
+    review, review_live, run_tests,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -244,8 +244,8 @@ fn prepare_network(
     let nothing = || (Arc::new(Policy::deny_all(name.clone())), Arc::default());
     let (policy, files) = becomes.unwrap_or_else(nothing);
     let too_much = |error: TooMuch| Refusal::Invalid(format!("the policy of network {name}: {error}"));
-    let with_forensics = with_forensics(&policy, &ground.policy().forensics);
-    let step = ground.step(with_forensics, bounds).map_err(too_much)?;
+    let letting_in = with_let_in(&policy, &ground.policy().let_in);
+    let step = ground.step(letting_in, bounds).map_err(too_much)?;
     let closing = step
         .changes
         .iter()
@@ -270,10 +270,10 @@ fn prepare_network(
 }
 
 /// A policy, with who may still reach what is quarantined.
-fn with_forensics(policy: &Arc<Policy>, forensics: &[meshward_policy::Rule]) -> Arc<Policy> {
-    match forensics.is_empty() {
+fn with_let_in(policy: &Arc<Policy>, let_in: &[LetIn]) -> Arc<Policy> {
+    match let_in.is_empty() {
         true => policy.clone(),
-        false => Arc::new(Policy { forensics: forensics.to_vec(), ..Policy::clone(policy) }),
+        false => Arc::new(Policy { let_in: let_in.to_vec(), ..Policy::clone(policy) }),
     }
 }
 
@@ -405,7 +405,7 @@ fn check_rights(
     if !covers(&wanted.networks, name) {
         return Err(Refusal::Forbidden(format!("this credential has no say in network `{name}`")));
     }
-    let standing = &standing.guardrails;
+    let (standing, named) = (&standing.guardrails, &standing.forensics);
     let same = policy.map_or(standing.is_empty(), |policy| {
         let sorted = |rules: &[meshward_policy::Rule]| {
             let rules = rules.iter().map(|rule| (rule.name.clone(), rule.clone()));
@@ -416,6 +416,12 @@ fn check_rights(
     if !same && !wanted.guardrails {
         return Err(Refusal::Forbidden(format!(
             "the guardrails of network `{name}` belong to admins: leave them as they are, or ask an admin"
+        )));
+    }
+    let same = policy.map_or(named.is_empty(), |policy| policy.forensics == *named);
+    if !same && !wanted.guardrails {
+        return Err(Refusal::Forbidden(format!(
+            "who may be let in to what is quarantined in network `{name}` (`forensics:`) is said by admins: leave it as it is, or ask an admin"
         )));
     }
     Ok(())

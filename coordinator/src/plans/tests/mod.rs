@@ -1,6 +1,7 @@
 //! Random histories: whatever happens, the world equals the one read back from its records, what every node holds after
 //! its deltas is its whole view, and nobody is told of a link that is not its own.
 
+mod owners;
 mod parts;
 
 use super::{
@@ -145,7 +146,7 @@ fn time(seconds: i64) -> OffsetDateTime {
 }
 
 fn hand() -> Hand<'static> {
-    Hand { by: "user:test", networks: &[], now: time(NOW) }
+    Hand { by: "user:test", networks: &[], admin: true, now: time(NOW) }
 }
 
 fn impose(target: QuarantineTarget, forensics: bool) -> Impose {
@@ -225,7 +226,7 @@ const POLICIES: [&str; 10] = [
     "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]",
     "network: shop\nrules: [{ name: a, from: { app: { in: [web, api] } }, to: {}, allow: [any] }]",
     "network: shop\nrules: [{ name: b, from: { app: api }, to: { app: { in: [db, api] } }, allow: [tcp/1] }, { name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]",
-    "network: shop\nmode: observe\nrules: [{ name: b, from: { app: api }, to: {}, deny: [tcp/1] }]",
+    "network: shop\nmode: observe\nrules: [{ name: b, from: { app: api }, to: {}, deny: [tcp/1] }]\nforensics: [{ name: f, from: { app: db }, to: {}, allow: [tcp/22] }]",
     "network: shop\ndeclarations: open\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\ntriggers: [{ name: scan, when: { denied_flows: 2, within: 10s }, then: { label: { suspect: 'yes' } }, for: 10s }]",
     "network: shop\nrules: [{ name: s, from: { suspect: 'yes' }, to: {}, allow: [icmp] }]\ntriggers: [{ name: scan, when: { denied_flows: 2, within: 10s }, then: quarantine }]",
     "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\nadmission: [{ name: i, for: { app: web }, images: [a.example/*] }]",
@@ -311,8 +312,9 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
                 reflexive: vec![],
                 interfaces: vec![],
             };
-            let plan = nodes::set_endpoints(&mesh.world, &name(node), &[moved], "192.0.2.1".parse().unwrap());
-            mesh.commit(plan)
+            let (seen, known) = ("192.0.2.1".parse().unwrap(), Default::default());
+            let plan = nodes::set_endpoints(&mesh.world, &name(node), &[moved], seen, &known);
+            mesh.commit(plan).map(drop)
         }
         Step::Policy(at) => {
             let plan = apply(&mesh.world, POLICIES[*at]);
