@@ -106,3 +106,33 @@ fn a_quarantined_gateway_sends_no_errors() {
     pair.send(1, &error("203.0.113.1", &to_host()));
     assert_eq!((arrived(&pair), pair.drops(1, Cause::Quarantined)), (0, 1));
 }
+
+#[test]
+fn any_gateway_of_a_prefix_sends_errors_of_its_routers() {
+    let mut pair = with_gateway();
+    // Another one, on a node whose name comes first, so that it is the one that is used.
+    let other: NodeName = "a-node".parse().unwrap();
+    let peer = PeerSpec {
+        public_key: SecretKey::from_bytes([9; 32]).public(),
+        candidates: vec![],
+        prefixes: vec!["10.42.9.0/24".parse().unwrap()],
+    };
+    let spec = WorkloadSpec {
+        prefixes: vec!["10.8.0.0/24".parse().unwrap()],
+        node: other.clone(),
+        addresses: vec!["10.42.9.1".parse().unwrap()],
+        identity: API,
+        quarantined: false,
+    };
+    let changes = [
+        Change::Put(ItemKey::Peer(network(), other), Item::Peer(peer)),
+        Change::Put(ItemKey::Workload(network(), id(9)), Item::Workload(spec)),
+    ];
+    pair.apply(0, &changes);
+    for (number, from) in ["10.8.0.1", HOST, "203.0.113.1"].iter().enumerate() {
+        pair.send(1, &error(from, &to_host()));
+        assert_eq!(arrived(&pair), number + 1, "{from}");
+    }
+    pair.send(1, &error("10.42.9.1", &to_host()));
+    assert_eq!(arrived(&pair), 3, "the other's own address");
+}

@@ -410,8 +410,13 @@ impl Tables {
         if source == quoted {
             return true;
         }
+        // Several gateways may have one prefix.
+        let has_prefix = || {
+            let gateways = self.remote_prefixes.find(source).map_or(&[][..], |(_, gateways)| gateways);
+            gateways.iter().any(|(_, _, party)| party.owner == of.owner)
+        };
         match self.find(now, source) {
-            Ok((_, party)) => party.owner == of.owner,
+            Ok((_, party)) => party.owner == of.owner || has_prefix(),
             Err(Cause::UnknownAddress) => {
                 let of_mesh = self.prefixes.iter().any(|prefix| prefix.contains(&source));
                 !of_mesh && self.is_behind_gateway(quoted)
