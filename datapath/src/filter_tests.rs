@@ -201,6 +201,8 @@ fn an_icmp_error_comes_from_whom_the_packet_was_going_to_or_not_at_all() {
     let wrong = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 54), b"");
     assert_eq!(bench.send(&error(&wrong, 3), API, WEB), Err(Cause::Denied), "another port");
     let answer = build::packet("10.0.0.2", "10.0.0.1", 17, (53, 5000), b"");
+    assert_eq!(bench.send(&error(&answer, 3), WEB, API), Err(Cause::StrayIcmpError), "there was no answer");
+    bench.send(&answer, API, WEB).unwrap();
     assert_eq!(bench.send(&error(&answer, 3), WEB, API), Ok(()), "about an answer");
     let mut fragment = error(&query, 3);
     fragment[6] = 0x20;

@@ -326,6 +326,9 @@ impl Flow {
     /// Whether an ICMP error about a packet that `from` has sent may be true, and is not one of too many. `sequence` is what
     /// the error quotes of TCP.
     pub fn takes_error(&mut self, now: u32, from: End, sequence: Option<u32>) -> bool {
+        if from != self.initiator() && !self.other_has_spoken() {
+            return false;
+        }
         if sequence.is_some_and(|sequence| !self.connection.has_in_flight(from as usize, sequence)) {
             return false;
         }
