@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod fuzz;
+mod soak;
 mod test;
 
 use anyhow::{Context, Result};
@@ -30,6 +31,8 @@ enum Command {
     Bench(Passed),
     /// Give whatever takes bytes from outside more and more of them, and look whether what must hold does
     Fuzz(fuzz::Options),
+    /// Kill, lie and fuzz for as long as it takes: a thousand kills, then every fuzz target
+    Soak(soak::Options),
     /// Install what the tests need, and run every test
     Test(test::Options),
 }
@@ -64,6 +67,7 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
         Command::Demo(options) => demo(&options),
         Command::Bench(passed) => bench(&passed),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Test(options) => test::run(&options),
     }
 }

@@ -18,7 +18,7 @@ pub struct Options {
 }
 
 /// A program that the tests run, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 16] = [
     ("wireguard-go", "wireguard-go"),
     ("wg", "wireguard-tools"),
     ("curl", "curl"),
@@ -31,18 +31,34 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("podman", "podman"),
     ("docker-registry", "docker-registry"),
     ("busybox", "busybox-static"),
+    ("faketime", "faketime"),
+    ("prlimit", "util-linux"),
     ("cloud-init", "cloud-init"),
     ("systemd-analyze", "systemd"),
 ];
 
 pub fn run(options: &Options) -> Result<ExitCode> {
     install(options)?;
+    let arguments: Vec<&str> = options.nextest.iter().map(String::as_str).collect();
+    go(&arguments, &[])
+}
+
+/// Runs some tests, with variables that say how.
+pub fn run_with(nextest: &[&str], variables: &[(&str, String)]) -> Result<ExitCode> {
+    install(&Options { no_install: false, nextest: vec![] })?;
+    go(nextest, variables)
+}
+
+fn go(arguments: &[&str], variables: &[(&str, String)]) -> Result<ExitCode> {
     let namespace =
         user_namespace().context("the tests make network namespaces; run this command as root")?;
     // End-to-end tests run the binaries, which building the tests alone does not build.
     cargo::run(&mut cargo::command(&["build", "--workspace", "--all-targets", "--locked"]))?;
     let nextest = cargo::command(&["nextest", "run", "--workspace", "--locked"]);
-    let status = cargo::below(namespace, &nextest).args(&options.nextest).status()?;
+    let status = cargo::below(namespace, &nextest)
+        .args(arguments)
+        .envs(variables.iter().map(|(name, value)| (*name, value)))
+        .status()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

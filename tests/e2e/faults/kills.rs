@@ -1,0 +1,176 @@
+//! SIGKILL at any moment.
+
+use super::witness::Witness;
+use crate::support::{Shop, allow};
+use meshward_lab::{Node, Workload};
+use std::{
+    collections::BTreeSet,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// How many kills there are; `TEST_KILLS` says otherwise.
+const KILLS: u64 = 200;
+/// After how many it is looked whether everything comes back.
+const BETWEEN_LOOKS: u64 = 20;
+
+/// Random numbers (xorshift64*, Vigna, 2016). `TEST_SEED` has them come again.
+struct Dice(u64);
+
+impl Dice {
+    fn new() -> Self {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let seed = number("TEST_SEED").unwrap_or(clock);
+        println!("TEST_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Somebody who writes to the coordinator without pause, and remembers what was acknowledged.
+struct Writer {
+    acknowledged: Arc<Mutex<BTreeSet<String>>>,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    fn start(shop: &Shop) -> Self {
+        let (acknowledged, ended) = (Arc::<Mutex<BTreeSet<String>>>::default(), Arc::<AtomicBool>::default());
+        let (netns, program) = (shop.mesh.site.netns.clone(), shop.mesh.binaries.path("meshctl"));
+        let (context, done, end) = (shop.mesh.context(), acknowledged.clone(), ended.clone());
+        let thread = thread::spawn(move || {
+            for at in 0.. {
+                if end.load(Ordering::Relaxed) {
+                    return;
+                }
+                let name = format!("written-{at}");
+                let mut command = Command::new(&program);
+                command.arg("--context").arg(&context);
+                command.args(["credential", "create", &name, "--role", "viewer"]);
+                match meshward_lab::output(&netns, &mut command) {
+                    Ok(_) => drop(done.lock().unwrap().insert(name)),
+                    Err(_) => thread::sleep(Duration::from_millis(20)),
+                }
+            }
+        });
+        Self { acknowledged, ended, thread: Some(thread) }
+    }
+
+    fn acknowledged(&self) -> BTreeSet<String> {
+        self.acknowledged.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The mesh that is killed, and what has to hold.
+struct Victims {
+    shop: Shop,
+    quarantined: Workload,
+    /// What the first node has acknowledged to run, too.
+    more: Vec<Workload>,
+}
+
+impl Victims {
+    fn new() -> Self {
+        let shop = Shop::new(&allow("udp/7000, tcp/8080"));
+        let quarantined = shop.nodes[0].attach("shop", "app=web").unwrap();
+        shop.mesh.meshctl(&["quarantine", &quarantined.id]).unwrap();
+        Self { shop, quarantined, more: vec![] }
+    }
+
+    /// Ends one of them in the middle of whatever it does, sometimes while it starts, and starts it again.
+    fn kill(&mut self, dice: &mut Dice) {
+        let pause = Duration::from_millis(dice.below(250));
+        match dice.below(4) {
+            0 | 1 => {
+                thread::sleep(pause);
+                self.shop.mesh.coordinator.kill();
+                self.shop.mesh.begin_coordinator().unwrap();
+            }
+            at => {
+                let node = &mut self.shop.nodes[at as usize - 2];
+                if at == 2 && dice.below(8) == 0 && runs(node) {
+                    // Acknowledged, and then at once forgotten?
+                    self.more.extend(node.attach("shop", "app=more"));
+                } else {
+                    thread::sleep(pause);
+                }
+                node.kill();
+                node.begin().unwrap();
+            }
+        }
+    }
+
+    /// Everything is back, by itself, and as it was.
+    fn look(&mut self, writer: &Writer, witness: &Witness) {
+        let (shop, acknowledged) = (&self.shop, writer.acknowledged());
+        // Nodes may not have noticed yet that their sessions are gone.
+        shop.mesh.wait(|| shop.mesh.meshctl(&["nodes"]).is_ok()).unwrap();
+        shop.mesh.wait(|| shop.nodes.iter().all(Node::is_connected)).unwrap();
+        let listed = shop.mesh.read(&["credential", "list"]).unwrap();
+        let names: BTreeSet<String> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|one| Some(one["name"].as_str()?.to_owned()))
+            .collect();
+        let lost: Vec<&String> = acknowledged.difference(&names).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        let attached: serde_json::Value =
+            serde_json::from_str(&shop.nodes[0].meshctl(&["attached", "-o", "json"]).unwrap()).unwrap();
+        for Workload { id, .. } in self.more.iter().chain([&shop.web, &self.quarantined]) {
+            assert!(
+                attached.as_array().unwrap().iter().any(|own| own["id"] == *id),
+                "{id} is not attached any more"
+            );
+        }
+        let before = witness.count();
+        shop.mesh.wait(|| witness.count() > before).unwrap();
+        assert_eq!(witness.arrived(), [(shop.web.v4(), 7000)], "only this was ever allowed");
+    }
+}
+
+/// Whether the daemon answers.
+fn runs(node: &Node) -> bool {
+    node.status().is_ok()
+}
+
+#[test]
+fn after_two_hundred_kills_nothing_acknowledged_is_lost_and_nothing_denied_has_passed() {
+    let (mut dice, mut victims) = (Dice::new(), Victims::new());
+    let Victims { shop, quarantined, .. } = &victims;
+    let witness = Witness::start(&shop.api, &[7000, 7001], &[&shop.web, quarantined]);
+    let writer = Writer::start(shop);
+    for kill in 1..=number("TEST_KILLS").unwrap_or(KILLS) {
+        victims.kill(&mut dice);
+        if kill % BETWEEN_LOOKS == 0 {
+            victims.look(&writer, &witness);
+            println!("{kill} kills, {} writes acknowledged", writer.acknowledged().len());
+        }
+    }
+    assert!(writer.acknowledged().len() > 20, "there was something to lose");
+}

@@ -1,0 +1,219 @@
+//! Packets that somebody with CAP_NET_RAW makes by himself, and whether they arrive.
+
+use meshward_netns::Netns;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv, sendto,
+    setsockopt, socket, sockopt,
+};
+use std::{
+    net::{IpAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::{AsRawFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// Stands in every packet that is made here, and in no other.
+pub const MARK: &[u8; 8] = b"\xf0hostile";
+
+pub const ICMP: u8 = 1;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const ICMPV6: u8 = 58;
+
+/// Sends whole packets from a namespace.
+pub struct Sender {
+    v4: OwnedFd,
+    v6: OwnedFd,
+}
+
+impl Sender {
+    pub fn new(netns: &Netns) -> Self {
+        let open = |family| socket(family, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).unwrap();
+        netns.run(|| Self { v4: open(AddressFamily::Inet), v6: open(AddressFamily::Inet6) }).unwrap()
+    }
+
+    /// Sends a packet, headers included; whether the kernel took it.
+    pub fn send(&self, to: IpAddr, packet: &[u8]) -> bool {
+        let sent = match to {
+            IpAddr::V4(to) => {
+                let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
+                sendto(self.v4.as_raw_fd(), packet, &to, MsgFlags::MSG_DONTWAIT)
+            }
+            IpAddr::V6(to) => {
+                let to = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, 0));
+                sendto(self.v6.as_raw_fd(), packet, &to, MsgFlags::MSG_DONTWAIT)
+            }
+        };
+        sent.is_ok()
+    }
+}
+
+/// Counts marked packets that arrive in a namespace.
+pub struct Sniffer {
+    seen: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Sniffer {
+    pub fn start(netns: &Netns) -> Self {
+        let open = || {
+            let all =
+                socket(AddressFamily::Packet, SockType::Datagram, SockFlag::empty(), SockProtocol::EthAll)?;
+            setsockopt(&all, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(0, 50_000))?;
+            Ok::<OwnedFd, nix::Error>(all)
+        };
+        let socket = netns.run(open).unwrap().unwrap();
+        let (seen, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, end) = (seen.clone(), ended.clone());
+        thread::spawn(move || {
+            let mut buffer = vec![0; 70_000];
+            while !end.load(Ordering::Relaxed) {
+                let Ok(length) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) else { continue };
+                if buffer[..length].windows(MARK.len()).any(|window| window == MARK) {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        Self { seen, ended }
+    }
+
+    pub fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Whether something more arrives within `patience`.
+    pub fn sees_more(&self, patience: Duration, mut meanwhile: impl FnMut() -> bool) -> bool {
+        let (before, deadline) = (self.seen(), Instant::now() + patience);
+        while Instant::now() < deadline {
+            let _ = meanwhile();
+            thread::sleep(Duration::from_millis(20));
+            if self.seen() > before {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Drop for Sniffer {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Random numbers (xorshift64*, Vigna, 2016). `TEST_SEED` has them come again.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new() -> Self {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let seed = std::env::var("TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(clock);
+        println!("TEST_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
+    }
+
+    pub fn byte(&mut self) -> u8 {
+        self.below(256) as u8
+    }
+
+    pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+}
+
+/// The Internet checksum (RFC 1071).
+fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+    let mut sum: u32 = bytes.chunks(2).map(word).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// An IP header in front of a payload. `options` stand behind it, in whole words (IPv4).
+pub fn ip(from: IpAddr, to: IpAddr, protocol: u8, options: &[u8], fragment: u16, payload: &[u8]) -> Vec<u8> {
+    let mut packet = match from {
+        IpAddr::V4(_) => {
+            let header = 20 + options.len();
+            let mut packet = vec![0x40 | (header / 4) as u8, 0];
+            packet.extend(((header + payload.len()) as u16).to_be_bytes());
+            packet.extend([0x12, 0x34]);
+            packet.extend(fragment.to_be_bytes());
+            packet.extend([64, protocol, 0, 0]);
+            packet
+        }
+        IpAddr::V6(_) => {
+            let mut packet = vec![0x60, 0, 0, 0];
+            packet.extend((payload.len() as u16).to_be_bytes());
+            packet.extend([protocol, 64]);
+            packet
+        }
+    };
+    packet.extend(octets(from));
+    packet.extend(octets(to));
+    if from.is_ipv4() {
+        packet.extend(options);
+        let sum = checksum(&[&packet]);
+        packet[10..12].copy_from_slice(&sum);
+    }
+    packet.extend(payload);
+    packet
+}
+
+/// A transport header and payload whose checksum is right. `at`: where the checksum stands.
+fn with_checksum(from: IpAddr, to: IpAddr, protocol: u8, at: usize, mut message: Vec<u8>) -> Vec<u8> {
+    let pseudo = [&(message.len() as u32).to_be_bytes()[..], &[0, 0, 0, protocol]].concat();
+    // ICMP's checksum has no pseudo-header.
+    let sum = match protocol {
+        ICMP => checksum(&[&message]),
+        _ => checksum(&[&octets(from), &octets(to), &pseudo, &message]),
+    };
+    message[at..at + 2].copy_from_slice(&sum);
+    message
+}
+
+pub fn udp(from: IpAddr, to: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let mut message = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+    message.extend(((8 + payload.len()) as u16).to_be_bytes());
+    message.extend([0, 0]);
+    message.extend(payload);
+    with_checksum(from, to, UDP, 6, message)
+}
+
+pub const SYN: u8 = 2;
+pub const ACK: u8 = 16;
+
+pub fn tcp(from: IpAddr, to: IpAddr, ports: (u16, u16), flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut message = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+    message.extend([0, 0, 1, 0, 0, 0, 2, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    message.extend(payload);
+    with_checksum(from, to, TCP, 16, message)
+}
+
+/// An ICMP message, of either version.
+pub fn icmp(from: IpAddr, to: IpAddr, kind: u8, code: u8, rest: &[u8]) -> (u8, Vec<u8>) {
+    let protocol = if from.is_ipv4() { ICMP } else { ICMPV6 };
+    let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    message.extend(rest);
+    (protocol, with_checksum(from, to, protocol, 2, message))
+}
