@@ -108,6 +108,7 @@ fn wanted(at: usize, netns: &Netns) -> Result<Attach> {
         accepts: vec![],
         netns: netns.path(),
         owner: None,
+        host: false,
     })
 }
 

@@ -2,9 +2,10 @@
 
 use crate::{
     Mistake,
-    arguments::{self, Common, Declared, LabelChange, Workload},
+    arguments::{self, Common, Declared, LabelChange, Labelled, Workload},
     client::Client,
-    output::{bad, good, list as cell, show, whole},
+    listing, note,
+    output::{Change, bad, good, list as cell, show, tell},
 };
 use anyhow::{Context, Result};
 use meshward_model::{
@@ -19,7 +20,8 @@ use nix::{
     unistd::Pid,
 };
 use std::{
-    io::IsTerminal,
+    ffi::OsString,
+    io::{self, IsTerminal},
     os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{ExitCode, ExitStatus},
@@ -31,6 +33,10 @@ use tokio::{
 
 /// Runs a command in a namespace of its own. Its exit code is ours.
 pub fn run(common: &Common, run: arguments::Run) -> Result<ExitCode> {
+    if !common.is_table() && !common.dry_run {
+        let text = "what is printed is the command's; leave out --output, and see `meshctl attached -o json`";
+        return Err(Mistake(text.into()).into());
+    }
     // Everything from here on, the command included, lives in the new namespace; the daemon's socket is a file and can
     // be reached from there all the same.
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| match error {
@@ -45,13 +51,20 @@ pub fn run(common: &Common, run: arguments::Run) -> Result<ExitCode> {
 }
 
 async fn run_attached(common: &Common, run: arguments::Run) -> Result<ExitCode> {
-    let client = Client::node(common);
     let pid = std::process::id();
     let netns = PathBuf::from(format!("/proc/{pid}/ns/net"));
-    let workload: LocalWorkload =
-        client.post("/v1/workloads", &body(run.workload, netns, Some(pid))?).await?;
+    let patience = run.workload.patience;
+    let wanted = body(run.workload, netns, Some(pid), false)?;
+    let client = Client::node(common).patient(patience.wait);
+    let workload: LocalWorkload = client.post("/v1/workloads", &wanted).await?;
+    if common.dry_run {
+        let command: Vec<_> = run.command.iter().map(|word| word.to_string_lossy()).collect();
+        let would = format!("run `{}` as {}", command.join(" "), in_words(&workload));
+        tell(common, &Change { would, done: String::new(), effects: vec![], result: Some(&workload) })?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if workload.state == State::Waiting {
-        eprintln!(
+        note!(
             "meshctl: {} is attached, but nothing passes until the coordinator has admitted it",
             workload.id
         );
@@ -61,20 +74,39 @@ async fn run_attached(common: &Common, run: arguments::Run) -> Result<ExitCode> 
         .delete(&format!("/v1/workloads/{}", workload.id))
         .await
         .context("the workload was not detached")?;
-    let status = ended?;
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
-    Ok(ExitCode::from(code as u8))
+    match ended? {
+        Ended::With(status) => {
+            let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+            Ok(ExitCode::from(code as u8))
+        }
+        Ended::NotBegun(error) => Ok(not_begun(&run.command, &error)),
+    }
 }
 
-async fn run_command(command: &[std::ffi::OsString], workload: &LocalWorkload) -> Result<ExitStatus> {
+/// How a command has ended.
+enum Ended {
+    With(ExitStatus),
+    NotBegun(io::Error),
+}
+
+/// As shells have it (POSIX, Shell Command Language §2.8.2): 127 if there is no such command, 126 if it cannot be run.
+fn not_begun(command: &[OsString], error: &io::Error) -> ExitCode {
+    let program = command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
+    note!("meshctl: cannot run {program}: {error}");
+    ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+}
+
+async fn run_command(command: &[OsString], workload: &LocalWorkload) -> Result<Ended> {
     let (program, arguments) = command.split_first().context("there is no command")?;
-    let mut child = Command::new(program)
+    let spawned = Command::new(program)
         .args(arguments)
         .env("MESHWARD_WORKLOAD", workload.id.as_str())
         .env("MESHWARD_ADDRESSES", cell(&workload.addresses))
-        .spawn()
-        .map_err(|error| Mistake(format!("cannot run {}: {error}", program.to_string_lossy())))?;
-    wait_forwarding(&mut child).await
+        .spawn();
+    match spawned {
+        Ok(mut child) => Ok(Ended::With(wait_forwarding(&mut child).await?)),
+        Err(error) => Ok(Ended::NotBegun(error)),
+    }
 }
 
 /// Waits for the command, and passes signals on to it. A terminal sends its own to both of us.
@@ -97,7 +129,7 @@ async fn wait_forwarding(child: &mut Child) -> Result<ExitStatus> {
     }
 }
 
-fn body(workload: Workload, netns: PathBuf, owner: Option<u32>) -> Result<Attach> {
+fn body(workload: Workload, netns: PathBuf, owner: Option<u32>, host: bool) -> Result<Attach> {
     let (mut labels, mut accepts) = (Labels::default(), workload.accept_from);
     for declared in workload.labels {
         match declared {
@@ -108,37 +140,51 @@ fn body(workload: Workload, netns: PathBuf, owner: Option<u32>) -> Result<Attach
         }
     }
     let (network, name) = (workload.network, workload.name);
-    Ok(Attach { network, name, labels, accepts, netns, owner })
+    Ok(Attach { network, name, labels, accepts, netns, owner, host })
+}
+
+/// A workload in words.
+fn in_words(workload: &LocalWorkload) -> String {
+    let LocalWorkload { name, id, network, labels, addresses, .. } = workload;
+    let called =
+        if name.as_str() == id.as_str() { "a workload".to_owned() } else { format!("workload {name}") };
+    format!("{called} of network {network} with {labels}, at {}", cell(addresses))
 }
 
 pub async fn attach(common: &Common, wanted: arguments::Attach) -> Result<()> {
     let netns = std::path::absolute(&wanted.netns)?;
-    let workload: LocalWorkload =
-        Client::node(common).post("/v1/workloads", &body(wanted.workload, netns, wanted.owner)?).await?;
-    if !whole(common, &workload)? {
-        let (id, addresses) = (&workload.id, cell(&workload.addresses));
-        anstream::println!(
-            "{id} has {addresses} on {} and is {}",
-            workload.interface,
-            describe(&workload.state)
-        );
-    }
-    Ok(())
+    let patience = wanted.workload.patience;
+    let wanted = body(wanted.workload, netns, wanted.owner, wanted.host)?;
+    let client = Client::node(common).patient(patience.wait);
+    let workload: LocalWorkload = client.post("/v1/workloads", &wanted).await?;
+    let would = format!("attach {} as {}", wanted.netns.display(), in_words(&workload));
+    let (id, addresses, state) = (&workload.id, cell(&workload.addresses), describe(&workload.state));
+    let done = format!("{id} has {addresses} on {} and is {state}", workload.interface);
+    tell(common, &Change { would, done, effects: vec![], result: Some(&workload) })
+}
+
+/// A workload of this machine.
+async fn known(client: &Client, id: &WorkloadId) -> Result<LocalWorkload> {
+    let all: Vec<LocalWorkload> = client.get("/v1/workloads").await?;
+    let known = all.into_iter().find(|workload| workload.id == *id);
+    known.ok_or_else(|| {
+        Mistake(format!("there is no workload `{id}` on this machine; `meshctl attached` shows them")).into()
+    })
 }
 
 pub async fn detach(common: &Common, id: &WorkloadId) -> Result<()> {
-    Client::node(common).delete(&format!("/v1/workloads/{id}")).await?;
-    anstream::println!("{id} is detached");
-    Ok(())
+    let client = Client::node(common);
+    let before = if common.dry_run { Some(known(&client, id).await?) } else { None };
+    client.delete(&format!("/v1/workloads/{id}")).await?;
+    let what = before.as_ref().map(in_words).unwrap_or_default();
+    let (would, done) = (format!("detach {id}, {what}"), format!("{id} is detached"));
+    let result = before.as_ref().map(|workload| workload as &dyn crate::output::erased::Result);
+    tell(common, &Change { would, done, effects: vec![], result })
 }
 
 pub async fn label(common: &Common, id: &WorkloadId, changes: Vec<LabelChange>) -> Result<()> {
     let client = Client::node(common);
-    let all: Vec<LocalWorkload> = client.get("/v1/workloads").await?;
-    let known = all.into_iter().find(|workload| workload.id == *id);
-    let known = known.ok_or_else(|| {
-        Mistake(format!("there is no workload `{id}` on this machine; `meshctl attached` shows them"))
-    })?;
+    let known = known(&client, id).await?;
     let mut labels = known.labels;
     for change in changes {
         labels = match change {
@@ -148,14 +194,22 @@ pub async fn label(common: &Common, id: &WorkloadId, changes: Vec<LabelChange>) 
     }
     let path = format!("/v1/workloads/{id}");
     let workload: LocalWorkload = client.patch(&path, &Relabel { labels }).await?;
-    if !whole(common, &workload)? {
-        anstream::println!("{id} is labelled {}", workload.labels);
-    }
-    Ok(())
+    let would = format!("label {id} {}", workload.labels);
+    let done = format!("{id} is labelled {}", workload.labels);
+    tell(common, &Change { would, done, effects: vec![], result: Some(&workload) })
 }
 
-pub async fn list(common: &Common) -> Result<()> {
-    let all: Vec<LocalWorkload> = Client::node(common).get("/v1/workloads").await?;
+pub async fn list(common: &Common, Labelled { selector, watching }: Labelled) -> Result<()> {
+    let client = Client::node(common);
+    let read = async || {
+        let mut all: Vec<LocalWorkload> = client.get("/v1/workloads").await?;
+        all.retain(|workload| selector.as_ref().is_none_or(|own| own.matches(&workload.labels)));
+        Ok(all)
+    };
+    listing::list(watching, read, |all| print(common, all)).await
+}
+
+fn print(common: &Common, all: &[LocalWorkload]) -> Result<()> {
     let row = |workload: &LocalWorkload| {
         [
             workload.id.to_string(),
@@ -167,8 +221,8 @@ pub async fn list(common: &Common) -> Result<()> {
             describe(&workload.state),
         ]
     };
-    let columns = ["ID", "NAME", "NETWORK", "ADDRESSES", "LABELS", "INTERFACE", "STATE"];
-    show(common, &all, columns, row, "no workloads on this machine")
+    let columns = ["ID", "NAME", "NETWORK", "ADDRESSES", "LABELS", "INTERFACE+", "STATE"];
+    show(common, all, columns, row, "no workloads on this machine")
 }
 
 fn describe(state: &State) -> String {

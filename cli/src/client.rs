@@ -3,7 +3,7 @@
 use crate::{Mistake, arguments::Common};
 use anyhow::Result;
 use meshward_client::Error;
-use meshward_model::api::Context as ApiContext;
+use meshward_client::context::Context as ApiContext;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Where requests go. What the other side refuses is the user's mistake.
@@ -30,7 +30,12 @@ impl Client {
 
     /// The node daemon of this machine.
     pub fn node(common: &Common) -> Self {
-        Self(meshward_client::Client::node(&common.socket))
+        Self(meshward_client::Client::node(&common.socket).dry(common.dry_run))
+    }
+
+    /// The same, which waits for a daemon that has just begun.
+    pub fn patient(self, wait: std::time::Duration) -> Self {
+        Self(self.0.patient(wait))
     }
 
     /// Reads.
@@ -64,7 +69,8 @@ impl Client {
     }
 }
 
-fn told(error: Error) -> anyhow::Error {
+/// What the other side refuses is the user's mistake.
+pub fn told(error: Error) -> anyhow::Error {
     match error {
         Error::Refused { text, .. } => Mistake(text).into(),
         other => other.into(),
@@ -78,10 +84,10 @@ fn told(error: Error) -> anyhow::Error {
 pub fn context(common: &Common) -> Result<ApiContext> {
     let found = meshward_client::context::find(common.context.as_deref()).map_err(told)?;
     found.ok_or_else(|| {
-        Mistake(format!(
-            "meshctl does not know which coordinator to talk to; copy the coordinator's admin.json from its data folder to {}, or name it with --context FILE",
-            meshward_client::context::usual_places()[0].display()
-        ))
+        Mistake(
+            "meshctl does not know which coordinator to talk to; take in the coordinator's admin.json from its data folder with: meshctl context import admin.json"
+                .into(),
+        )
         .into()
     })
 }

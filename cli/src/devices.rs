@@ -1,10 +1,10 @@
 //! Devices: machines with a stock WireGuard.
 
 use crate::{
-    arguments::{self, Common, Device},
+    arguments::{self, Common, Device, Labelled},
     client::Client,
-    coordinator::done,
-    output::{list as cell, note_dry_run, show, whole},
+    listing, note,
+    output::{Change, Effect, list as cell, print, show, tell, whole},
 };
 use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -13,12 +13,13 @@ use meshward_model::{
     PublicKey,
     api::{self, CreateDevice, CreatedDevice},
 };
+use serde::Serialize;
 use std::io::IsTerminal;
 use x25519_dalek::StaticSecret;
 
-pub async fn device(common: &Common, verb: Device) -> Result<()> {
+pub async fn device(common: &Common, verb: Option<Device>) -> Result<()> {
     let client = Client::coordinator(common)?;
-    match verb {
+    match verb.unwrap_or(Device::List(Labelled::default())) {
         Device::Create { name, network, labels, gateway, public_key, endpoint } => {
             let labels = arguments::labels(&labels)?;
             // Made here, and known to nobody else.
@@ -29,51 +30,82 @@ pub async fn device(common: &Common, verb: Device) -> Result<()> {
             let key = own.as_ref().map(public).or(public_key).context("there is no key")?;
             let wanted = CreateDevice { name, network, labels, gateway, public_key: key.to_string() };
             let created: CreatedDevice = client.post("/v1/devices", &wanted).await?;
-            note_dry_run(common);
-            if common.dry_run || own.is_none() && whole(common, &created)? {
-                return Ok(());
-            }
-            let private = own.as_ref().map(|secret| BASE64_STANDARD.encode(secret.to_bytes()));
-            let text = created.wg_quick(private.as_deref(), endpoint.as_deref());
-            print!("{text}");
-            if std::io::stdout().is_terminal() && own.is_some() {
-                match QRBuilder::new(text.as_str()).build() {
-                    Ok(code) => eprintln!("\n{}", code.to_str()),
-                    Err(error) => eprintln!("\nno QR code: {error}"),
-                }
-            }
-            eprintln!(
-                "device {} joins by node {}; keep the text above as /etc/wireguard/mesh.conf there, for its owner's eyes only, and run: wg-quick up mesh",
-                created.name, created.gateway
-            );
-            Ok(())
+            print_created(common, &wanted, created, own.as_ref(), endpoint.as_deref())
         }
-        Device::List => {
-            let all: Vec<api::Device> = client.get("/v1/devices").await?;
-            let row = |device: &api::Device| {
-                [
-                    device.name.to_string(),
-                    device.network.to_string(),
-                    device.gateway.to_string(),
-                    cell(&device.addresses),
-                    device.labels.to_string(),
-                    device.public_key.clone(),
-                ]
+        Device::List(Labelled { selector, watching }) => {
+            let read = async || {
+                let mut all: Vec<api::Device> = client.get("/v1/devices").await?;
+                all.retain(|device| selector.as_ref().is_none_or(|own| own.matches(&device.labels)));
+                Ok(all)
             };
-            let columns = ["NAME", "NETWORK", "GATEWAY", "ADDRESSES", "LABELS", "KEY"];
-            show(
-                common,
-                &all,
-                columns,
-                row,
-                "no devices; make one with: meshctl device create --name NAME --network NETWORK",
-            )
+            listing::list(watching, read, |all| print_list(common, all)).await
         }
         Device::Remove { name, network } => {
             client.delete(&format!("/v1/devices/{network}/{name}")).await?;
-            done(common, format!("device {name} is turned away"))
+            let would = format!("turn device {name} of network {network} away");
+            let done = format!("device {name} is turned away");
+            tell(common, &Change { would, done, effects: vec![], result: None })
         }
     }
+}
+
+/// A device with its configuration, for programs.
+#[derive(Serialize)]
+struct Configured<'a> {
+    #[serde(flatten)]
+    created: &'a CreatedDevice,
+    /// The file for wg-quick(8), with the private key if it was made here.
+    configuration: &'a str,
+}
+
+fn print_created(
+    common: &Common,
+    wanted: &CreateDevice,
+    created: CreatedDevice,
+    own: Option<&StaticSecret>,
+    endpoint: Option<&str>,
+) -> Result<()> {
+    if common.dry_run {
+        let would = format!("take in device {} by node {}", created.name, created.gateway);
+        let detail = format!("{}, {}, network {}", cell(&created.addresses), wanted.labels, wanted.network);
+        let name = created.name.to_string();
+        let effects = vec![Effect { action: "attach", kind: "workload", name, detail }];
+        return tell(common, &Change { would, done: String::new(), effects, result: Some(&created) });
+    }
+    let private = own.map(|secret| BASE64_STANDARD.encode(secret.to_bytes()));
+    let text = created.wg_quick(private.as_deref(), endpoint);
+    if whole(common, &Configured { created: &created, configuration: &text })? {
+        return Ok(());
+    }
+    print(format_args!("{text}"));
+    if std::io::stdout().is_terminal() && own.is_some() {
+        match QRBuilder::new(text.as_str()).build() {
+            Ok(code) => note!("\n{}", code.to_str()),
+            Err(error) => note!("\nno QR code: {error}"),
+        }
+    }
+    note!(
+        "device {} joins by node {}; keep the text above as /etc/wireguard/mesh.conf there, for its owner's eyes only, and run: wg-quick up mesh",
+        created.name,
+        created.gateway
+    );
+    Ok(())
+}
+
+fn print_list(common: &Common, all: &[api::Device]) -> Result<()> {
+    let row = |device: &api::Device| {
+        [
+            device.name.to_string(),
+            device.network.to_string(),
+            device.gateway.to_string(),
+            cell(&device.addresses),
+            device.labels.to_string(),
+            device.public_key.clone(),
+        ]
+    };
+    let columns = ["NAME", "NETWORK", "GATEWAY", "ADDRESSES", "LABELS", "KEY+"];
+    let none = "no devices; make one with: meshctl device create --name NAME --network NETWORK";
+    show(common, all, columns, row, none)
 }
 
 fn fresh() -> Result<StaticSecret> {

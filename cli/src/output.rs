@@ -1,11 +1,74 @@
-//! Printing: tables for people, JSON and YAML for programs.
+//! Printing: tables for people, JSON and YAML for programs. A closed pipe ends no command: what it does, it does.
 
 use crate::arguments::{Common, Output};
 use anstyle::{AnsiColor, Style};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::{
+    fmt,
+    io::{self, ErrorKind, IsTerminal, Write},
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+/// How standard output is.
+static STDOUT: AtomicU8 = AtomicU8::new(OPEN);
+const OPEN: u8 = 0;
+/// Nobody reads it any more, as after `| head`.
+const CLOSED: u8 = 1;
+/// It cannot be written to, as on a full disk.
+const BROKEN: u8 = 2;
+
+/// Prints a line on standard output.
+#[macro_export]
+macro_rules! out {
+    ($($text:tt)*) => { $crate::output::print(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints a line on standard error.
+#[macro_export]
+macro_rules! note {
+    ($($text:tt)*) => { $crate::output::print_note(format_args!($($text)*)) };
+}
+
+/// Prints on standard output, unless nobody reads it.
+pub fn print(text: fmt::Arguments) {
+    if STDOUT.load(Ordering::Relaxed) != OPEN {
+        return;
+    }
+    let mut stdout = anstream::stdout().lock();
+    if let Err(error) = stdout.write_fmt(text) {
+        let how = if error.kind() == ErrorKind::BrokenPipe { CLOSED } else { BROKEN };
+        STDOUT.store(how, Ordering::Relaxed);
+    }
+}
+
+/// Prints a line on standard error. There is nowhere to say that this fails.
+pub fn print_note(text: fmt::Arguments) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// Whether nobody reads standard output any more.
+pub fn is_closed() -> bool {
+    STDOUT.load(Ordering::Relaxed) != OPEN
+}
+
+/// Writes out what was printed.
+///
+/// # Errors
+/// If it cannot be written, for another reason than that nobody reads it.
+pub fn finish() -> Result<()> {
+    let flushed = io::stdout().flush();
+    let broken = flushed.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe);
+    match broken || STDOUT.load(Ordering::Relaxed) == BROKEN {
+        true => Err(anyhow::anyhow!("standard output cannot be written to; is the disk full?")),
+        false => Ok(()),
+    }
+}
 
 /// Prints what was read: as a table with these columns, or whole.
+///
+/// A column whose name ends with `+` is left out where a terminal has no room for it, unless `-o wide` asks for it.
 ///
 /// # Errors
 /// If it cannot be encoded.
@@ -20,10 +83,10 @@ pub fn show<T: Serialize, const N: usize>(
         return Ok(());
     }
     if all.is_empty() {
-        anstream::eprintln!("{none}");
+        note!("{none}");
         return Ok(());
     }
-    table(columns, all.iter().map(row));
+    table(common, columns, all.iter().map(row));
     Ok(())
 }
 
@@ -33,47 +96,129 @@ pub fn show<T: Serialize, const N: usize>(
 /// If it cannot be encoded.
 pub fn whole(common: &Common, value: &impl Serialize) -> Result<bool> {
     match common.output {
-        Output::Table => return Ok(false),
-        Output::Json => println!("{}", serde_json::to_string_pretty(value)?),
-        Output::Yaml => print!("{}", serde_saphyr::to_string(value)?),
+        Output::Table | Output::Wide => return Ok(false),
+        Output::Json => out!("{}", serde_json::to_string_pretty(value)?),
+        Output::Yaml => print(format_args!("{}", serde_saphyr::to_string(value)?)),
     }
     Ok(true)
 }
 
-/// Prints a table: each column as wide as its widest cell, colours not counted.
-pub fn table<const N: usize>(columns: [&str; N], rows: impl Iterator<Item = [String; N]>) {
-    let rows: Vec<[String; N]> = rows.collect();
-    let seen = |text: &str| anstream::adapter::strip_str(text).to_string().chars().count();
-    let width =
-        |at: usize| rows.iter().map(|row| seen(&row[at])).chain([columns[at].len()]).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let line = |cells: [&str; N]| {
-        let padded =
-            cells.iter().zip(widths).map(|(cell, width)| format!("{cell}{:1$}", "", width - seen(cell)));
-        padded.collect::<Vec<_>>().join("   ").trim_end().to_owned()
+/// One thing that a change does beside what it is about.
+#[derive(Debug, Clone, Serialize)]
+pub struct Effect {
+    /// What happens to it: `detach`, `remove`, `cut`.
+    pub action: &'static str,
+    /// What it is: `workload`, `route`, `policy`.
+    pub kind: &'static str,
+    /// Its name or id.
+    pub name: String,
+    /// What else tells people which it is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.action, self.kind, self.name)?;
+        if self.detail.is_empty() { Ok(()) } else { write!(f, " ({})", self.detail) }
+    }
+}
+
+/// A change, as it is told: made, or in a dry run only worked out.
+pub struct Change<'a> {
+    /// What would be done, such as `remove node cloud`.
+    pub would: String,
+    /// What was done, such as `node cloud is removed`.
+    pub done: String,
+    /// What follows from it.
+    pub effects: Vec<Effect>,
+    /// What the other side answered, for programs.
+    pub result: Option<&'a dyn erased::Result>,
+}
+
+/// A value that can be turned into JSON, whatever its type.
+pub mod erased {
+    use serde::Serialize;
+
+    pub trait Result {
+        fn to_json(&self) -> serde_json::Result<serde_json::Value>;
+    }
+
+    impl<T: Serialize> Result for T {
+        fn to_json(&self) -> serde_json::Result<serde_json::Value> {
+            serde_json::to_value(self)
+        }
+    }
+}
+
+/// Tells of a change.
+///
+/// # Errors
+/// If it cannot be encoded.
+pub fn tell(common: &Common, change: &Change) -> Result<()> {
+    if common.is_table() {
+        tell_people(common, change);
+        return Ok(());
+    }
+    let result = change.result.map(|result| result.to_json()).transpose().context("cannot be encoded")?;
+    whole(common, &as_json(common.dry_run, change, result)).map(drop)
+}
+
+fn as_json(dry_run: bool, change: &Change, result: Option<Value>) -> Value {
+    let mut object = match result {
+        Some(Value::Object(object)) => object,
+        Some(other) => Map::from_iter([("result".to_owned(), other)]),
+        None => Map::new(),
     };
-    let bold = Style::new().bold();
-    anstream::println!("{bold}{}{bold:#}", line(columns));
-    rows.iter().for_each(|row| anstream::println!("{}", line(row.each_ref().map(String::as_str))));
+    if dry_run {
+        object.insert("dry_run".into(), true.into());
+        object.insert("would".into(), change.would.clone().into());
+        object.insert("effects".into(), json!(change.effects));
+    } else if object.is_empty() {
+        object.insert("done".into(), change.done.clone().into());
+    }
+    Value::Object(object)
 }
 
-/// Text in green.
-pub fn good(text: impl std::fmt::Display) -> String {
-    let style = AnsiColor::Green.on_default();
-    format!("{style}{text}{style:#}")
-}
-
-/// Text in red.
-pub fn bad(text: impl std::fmt::Display) -> String {
-    let style = AnsiColor::Red.on_default().bold();
-    format!("{style}{text}{style:#}")
+fn tell_people(common: &Common, change: &Change) {
+    if !common.dry_run {
+        out!("{}", change.done);
+        return;
+    }
+    out!("would {}", change.would);
+    for effect in &change.effects {
+        out!("would {effect}");
+    }
+    note_dry_run(common);
 }
 
 /// Says that a write was only tried.
 pub fn note_dry_run(common: &Common) {
     if common.dry_run {
-        anstream::eprintln!("dry run: nothing was changed");
+        note!("dry run: nothing was changed");
     }
+}
+
+/// Prints a table: each column as wide as its widest cell, colours not counted, as far as the terminal has room.
+pub fn table<const N: usize>(common: &Common, columns: [&str; N], rows: impl Iterator<Item = [String; N]>) {
+    let room = match (common.output, io::stdout().is_terminal()) {
+        (Output::Wide, _) | (_, false) => usize::MAX,
+        (_, true) => terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0)),
+    };
+    let rows = rows.map(Vec::from).collect();
+    print(format_args!("{}", super::table::lay_out(&columns, rows, room)));
+}
+
+/// Text in green.
+pub fn good(text: impl fmt::Display) -> String {
+    let style = AnsiColor::Green.on_default();
+    format!("{style}{text}{style:#}")
+}
+
+/// Text in red.
+pub fn bad(text: impl fmt::Display) -> String {
+    let style: Style = AnsiColor::Red.on_default().bold();
+    format!("{style}{text}{style:#}")
 }
 
 /// A number of bytes in binary units.
@@ -90,4 +235,14 @@ pub fn bytes(count: u64) -> String {
 pub fn list<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
     let text = all.into_iter().map(|one| one.to_string()).collect::<Vec<_>>().join(" ");
     if text.is_empty() { "-".to_owned() } else { text }
+}
+
+/// The text, or a dash for none.
+pub fn or_dash<T: ToString>(text: Option<T>) -> String {
+    text.map_or_else(|| "-".to_owned(), |text| text.to_string())
+}
+
+/// A number of things: `1 node`, `2 nodes`.
+pub fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }

@@ -4,8 +4,9 @@ use crate::{
     Mistake,
     arguments::{Common, Explain, OfNetwork, Policy as Verb, Sources},
     client::Client,
-    output::{bad, good, note_dry_run, show, whole},
-    sources,
+    enforcement, note, out,
+    output::{bad, good, note_dry_run, print, show, whole},
+    sources, text_diff,
 };
 use anyhow::Result;
 use meshward_model::{
@@ -20,20 +21,21 @@ use std::process::ExitCode;
 
 pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Apply { sources, prune, message } => apply(common, &sources, prune, message).await?,
+        Verb::Apply { sources, prune, message } => return apply(common, &sources, prune, message).await,
         Verb::Check { sources, offline, strict } => return check(common, &sources, offline, strict).await,
-        Verb::Diff { revisions, more, of } if revisions.is_empty() => {
+        Verb::Diff { revisions, of, text: true, .. } => differing_texts(common, &revisions, of).await?,
+        Verb::Diff { revisions, more, of, .. } if revisions.is_empty() => {
             reject_network(&of)?;
             preview(common, &Sources { places: vec![], more }).await?;
         }
         Verb::Diff { revisions, of, .. } => difference(common, &revisions, of).await?,
-        Verb::Get { network } => print(common, network, None).await?,
+        Verb::Get { network } => print_policy(common, network, None).await?,
         Verb::Show { revision, of } => {
             let network = the_network(&Client::coordinator(common)?, of).await?;
-            print(common, network, Some(revision)).await?;
+            print_policy(common, network, Some(revision)).await?;
         }
         Verb::Log { of, limit } => log(common, of, limit).await?,
-        Verb::Rollback { revision, of, message } => roll_back(common, revision, of, message).await?,
+        Verb::Rollback { revision, of, message } => return roll_back(common, revision, of, message).await,
         Verb::Suggest { of, since, with_denied } => {
             let client = Client::coordinator(common)?;
             let network = the_network(&client, of).await?;
@@ -43,10 +45,10 @@ pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
             );
             let policy: Policy = client.get(&path).await?;
             if !whole(common, &policy)? {
-                policy.files.iter().for_each(|file| print!("{}", file.text));
+                policy.files.iter().for_each(|file| print(format_args!("{}", file.text)));
             }
         }
-        Verb::Schema => print!("{}", meshward_policy::SCHEMA),
+        Verb::Schema => print(format_args!("{}", meshward_policy::SCHEMA)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -80,17 +82,26 @@ async fn the_network(client: &Client, of: OfNetwork) -> Result<NetworkName> {
     }
 }
 
-async fn apply(common: &Common, sources: &Sources, prune: bool, message: Option<String>) -> Result<()> {
+async fn apply(common: &Common, sources: &Sources, prune: bool, message: Option<String>) -> Result<ExitCode> {
     let files = sources::read(sources)?;
     // Said here, before anything is sent.
     read(&files)?;
     let wanted = SubmitPolicy { files, prune, scope: None, message, count_cuts: common.dry_run };
     let result: SubmitResult = Client::coordinator(common)?.post("/v1/policies", &wanted).await?;
-    if !whole(common, &result)? {
+    tell(common, &result)
+}
+
+/// Tells what was applied, or would be, and how far it is enforced.
+fn tell(common: &Common, result: &SubmitResult) -> Result<ExitCode> {
+    if !whole(common, result)? {
         note_dry_run(common);
-        report(&result, common.dry_run);
+        report(result, common.dry_run);
+        if let Some(enforced) = &result.enforcement {
+            note!("{}", enforcement::in_short(enforced));
+            enforcement::name_silent(enforced);
+        }
     }
-    Ok(())
+    Ok(enforcement::exit_code(result.enforcement.as_ref()))
 }
 
 /// What an application would change.
@@ -116,7 +127,7 @@ fn report(result: &SubmitResult, would: bool) {
     report_findings(&result.findings);
     if !result.nodes_silent.is_empty() {
         let names: Vec<&str> = result.nodes_silent.iter().map(|node| node.as_str()).collect();
-        eprintln!("without the live flows of: {}", names.join(", "));
+        note!("without the live flows of: {}", names.join(", "));
     }
 }
 
@@ -126,18 +137,18 @@ fn report_network(result: &PolicyResult, would: bool) {
         passed => format!("{passed} tests passed"),
     };
     let verb = if would { "would get" } else { "has" };
-    anstream::println!("network {} {verb} {} rules ({tests})", result.network, result.rules);
+    out!("network {} {verb} {} rules ({tests})", result.network, result.rules);
     report_changes(&result.opened, &result.closed);
     for admitted in &result.admitted {
-        anstream::println!("{} {admitted}", good("lets in"));
+        out!("{} {admitted}", good("lets in"));
     }
     for refused in &result.refused {
-        anstream::println!("{} {refused}", bad("refuses"));
+        out!("{} {refused}", bad("refuses"));
     }
     for cut in &result.cuts {
         let flows = if cut.flows == 1 { "live flow".into() } else { format!("{} live flows", cut.flows) };
         let name = if cut.name.is_empty() { String::new() } else { format!("{} ", cut.name) };
-        anstream::println!("{} {flows} of {name}({})", bad("cuts  "), cut.workload);
+        out!("{} {flows} of {name}({})", bad("cuts  "), cut.workload);
     }
 }
 
@@ -148,19 +159,19 @@ fn report_changes(opened: &[LinkChange], closed: &[LinkChange]) {
                 |text: &str| if text.is_empty() { "nothing".to_owned() } else { text.to_owned() };
             let (before, after) = (or_nothing(&change.before), or_nothing(&change.after));
             let verb = colour(verb.into());
-            anstream::println!("{verb} {} -> {}: {before} becomes {after}", change.from, change.to);
+            out!("{verb} {} -> {}: {before} becomes {after}", change.from, change.to);
         }
     };
     print("opens ", opened, good);
     print("closes", closed, bad);
     if opened.is_empty() && closed.is_empty() {
-        anstream::println!("no link between running workloads changes");
+        out!("no link between running workloads changes");
     }
 }
 
 fn report_findings(findings: &[Finding]) {
     for finding in findings {
-        anstream::eprintln!("{}: {} {}", finding.place, bad("suspicious:"), finding.text);
+        note!("{}: {} {}", finding.place, bad("suspicious:"), finding.text);
     }
 }
 
@@ -186,10 +197,10 @@ async fn check(common: &Common, sources: &Sources, offline: bool, strict: bool) 
             let rules = policy.rules.len() + policy.guardrails.len();
             let tests = policy.tests.len();
             let verdict = if findings.is_empty() { good("good") } else { bad("suspicious") };
-            anstream::println!("{verdict}: network {}: {rules} rules, {tests} tests passed", policy.network);
+            out!("{verdict}: network {}: {rules} rules, {tests} tests passed", policy.network);
         }
         if alone {
-            eprintln!("checked without a coordinator: whether selectors match workloads is not known");
+            note!("checked without a coordinator: whether selectors match workloads is not known");
         }
     }
     Ok(if strict && !findings.is_empty() { ExitCode::from(2) } else { ExitCode::SUCCESS })
@@ -201,7 +212,7 @@ fn report_failures(written: &Written) -> Result<usize> {
     for failure in &failures {
         let place =
             written.tests.get(failure.number - 1).map(|place| format!("{place}: ")).unwrap_or_default();
-        anstream::eprintln!("{place}{} {failure}", bad("fails:"));
+        note!("{place}{} {failure}", bad("fails:"));
     }
     Ok(failures.len())
 }
@@ -210,7 +221,7 @@ fn read(files: &[PolicyFile]) -> Result<Vec<Written>> {
     meshward_policy::read(files).map_err(|error| Mistake(error.to_string()).into())
 }
 
-async fn print(common: &Common, network: NetworkName, revision: Option<Revision>) -> Result<()> {
+async fn print_policy(common: &Common, network: NetworkName, revision: Option<Revision>) -> Result<()> {
     let at = revision.map(|revision| format!("?revision={revision}")).unwrap_or_default();
     let policy: Policy =
         Client::coordinator(common)?.get(&format!("/v1/networks/{network}/policy{at}")).await?;
@@ -219,13 +230,13 @@ async fn print(common: &Common, network: NetworkName, revision: Option<Revision>
     }
     for (number, file) in policy.files.iter().enumerate() {
         if policy.files.len() > 1 {
-            println!("{}# {}", if number > 0 { "---\n" } else { "" }, file.name);
+            out!("{}# {}", if number > 0 { "---\n" } else { "" }, file.name);
         }
-        print!("{}", file.text);
+        print(format_args!("{}", file.text));
     }
     if policy.files.is_empty() {
         let then = if revision.is_some() { "had" } else { "has" };
-        eprintln!("network {network} {then} no policy: everything is denied");
+        note!("network {network} {then} no policy: everything is denied");
     }
     Ok(())
 }
@@ -263,21 +274,43 @@ async fn difference(common: &Common, revisions: &[Revision], of: OfNetwork) -> R
     Ok(())
 }
 
+/// How the text of a policy at one revision differs from that at another, or from now.
+async fn differing_texts(common: &Common, revisions: &[Revision], of: OfNetwork) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    let network = the_network(&client, of).await?;
+    let read = async |revision: Option<&Revision>| -> Result<Policy> {
+        let at = revision.map(|revision| format!("?revision={revision}")).unwrap_or_default();
+        client.get(&format!("/v1/networks/{network}/policy{at}")).await
+    };
+    let from = revisions
+        .first()
+        .ok_or_else(|| Mistake("name a revision; `meshctl policy log` shows them".into()))?;
+    let (before, after) = (read(Some(from)).await?, read(revisions.get(1)).await?);
+    let named =
+        |revision: Option<&Revision>| revision.map_or("now".to_owned(), |own| format!("revision {own}"));
+    let (old, new) = (named(Some(from)), named(revisions.get(1)));
+    let text = text_diff::unified(&before.files, &after.files, &old, &new);
+    if whole(common, &serde_json::json!({ "network": network, "from": old, "to": new, "diff": text }))? {
+        return Ok(());
+    }
+    match text.is_empty() {
+        true => note!("the text of the policy is the same"),
+        false => text_diff::show(&text),
+    }
+    Ok(())
+}
+
 async fn roll_back(
     common: &Common,
     revision: Revision,
     of: OfNetwork,
     message: Option<String>,
-) -> Result<()> {
+) -> Result<ExitCode> {
     let client = Client::coordinator(common)?;
     let network = the_network(&client, of).await?;
     let path = format!("/v1/networks/{network}/policy/rollback");
     let result: SubmitResult = client.post(&path, &Rollback { revision, message }).await?;
-    if !whole(common, &result)? {
-        note_dry_run(common);
-        report(&result, common.dry_run);
-    }
-    Ok(())
+    tell(common, &result)
 }
 
 pub async fn explain(common: &Common, query: Explain) -> Result<ExitCode> {
@@ -293,12 +326,10 @@ pub async fn explain(common: &Common, query: Explain) -> Result<ExitCode> {
             (true, true) => bad("observed (it passes, and would be denied)"),
             (false, _) => bad("denied "),
         };
-        anstream::println!("{verdict} {} -> {} {}", one.from, one.to, one.port);
-        anstream::println!("        by {}", one.because);
+        out!("{verdict} {} -> {} {}", one.from, one.to, one.port);
+        out!("        by {}", one.because);
         if !one.live {
-            anstream::println!(
-                "        (no workload has one of these label sets now; they were taken as given)"
-            );
+            out!("        (no workload has one of these label sets now; they were taken as given)");
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,10 +1,10 @@
 //! Routes to machines behind gateways.
 
 use crate::{
-    arguments::{self, Common, Output, Route, RouteOf},
+    arguments::{self, Common, Labelled, Patience, Route, RouteOf},
     client::Client,
-    coordinator::done,
-    output::{bad, good, list as cell, show, whole},
+    listing, note,
+    output::{Change, bad, good, list as cell, or_dash, show, tell},
 };
 use anyhow::Result;
 use meshward_model::{
@@ -12,56 +12,71 @@ use meshward_model::{
     local::{Advertise, LocalWorkload, State},
 };
 
-pub async fn route(common: &Common, verb: Route) -> Result<()> {
-    match verb {
-        Route::Advertise { prefixes, network, labels, name } => {
+pub async fn route(common: &Common, verb: Option<Route>) -> Result<()> {
+    match verb.unwrap_or(Route::List(Labelled::default())) {
+        Route::Advertise { prefixes, network, labels, name, patience } => {
             let labels = arguments::labels(&labels)?;
             let wanted = Advertise { network, prefixes, labels, name };
-            let made: LocalWorkload = Client::node(common).post("/v1/routes", &wanted).await?;
-            if whole(common, &made)? {
-                return Ok(());
-            }
-            let prefixes = cell(&wanted.prefixes);
-            match &made.state {
-                State::Refused(reason) => {
-                    anstream::println!("{prefixes} is advertised as {}, and waits: {reason}", made.id);
-                }
-                _ => anstream::println!("{prefixes} is advertised as {}", made.id),
-            }
-            Ok(())
+            advertise(common, &wanted, patience).await
         }
         Route::Withdraw { prefix, network } => {
             let path = format!("/v1/routes?network={network}&prefix={prefix}");
             Client::node(common).delete(&path).await?;
-            done(common, format!("{prefix} is not advertised any more"))
+            let would = format!("take back {prefix} from network {network}");
+            let done = format!("{prefix} is not advertised any more");
+            tell(common, &Change { would, done, effects: vec![], result: None })
         }
-        Route::List => list(common).await,
+        Route::List(which) => list(common, which).await,
         Route::Approve(of) => approve(common, of, "approve", "approved").await,
         Route::Disapprove(of) => approve(common, of, "disapprove", "not approved any more").await,
     }
+}
+
+async fn advertise(common: &Common, wanted: &Advertise, patience: Patience) -> Result<()> {
+    let client = Client::node(common).patient(patience.wait);
+    let made: LocalWorkload = client.post("/v1/routes", wanted).await?;
+    let prefixes = cell(&wanted.prefixes);
+    let waits = match &made.state {
+        State::Refused(reason) => format!(", and waits: {reason}"),
+        _ => String::new(),
+    };
+    let would = format!("advertise {prefixes} in network {} as {}", wanted.network, made.labels);
+    let done = format!("{prefixes} is advertised as {}{waits}", made.id);
+    tell(common, &Change { would, done, effects: vec![], result: Some(&made) })
 }
 
 async fn approve(common: &Common, of: RouteOf, verb: &str, past: &str) -> Result<()> {
     let wanted = ApproveRoute { network: of.network, prefix: of.prefix, node: of.node };
     let path = format!("/v1/routes/{verb}");
     let route: api::Route = Client::coordinator(common)?.post(&path, &wanted).await?;
-    if whole(common, &route)? {
+    let which = format!("{} behind {}", route.prefix, route.node);
+    let would = format!("{verb} {which} in network {}", route.network);
+    let done = format!("{which} is {past} in network {}", route.network);
+    tell(common, &Change { would, done, effects: vec![], result: Some(&route) })?;
+    if !common.is_table() || common.dry_run {
         return Ok(());
     }
-    done(common, format!("{} behind {} is {past} in network {}", route.prefix, route.node, route.network))?;
     for reason in &route.reasons {
-        anstream::eprintln!("{} it waits: {reason}", bad("note:"));
+        note!("{} it waits: {reason}", bad("note:"));
     }
     if route.state == RouteState::NotAdvertised && verb == "approve" {
-        let prefix = route.prefix;
-        let network = &route.network;
-        anstream::eprintln!("on {}: meshctl route advertise {prefix} --network {network}", route.node);
+        let api::Route { prefix, network, node, .. } = &route;
+        note!("on {node}: meshctl route advertise {prefix} --network {network}");
     }
     Ok(())
 }
 
-async fn list(common: &Common) -> Result<()> {
-    let all: Vec<api::Route> = Client::coordinator(common)?.get("/v1/routes").await?;
+async fn list(common: &Common, Labelled { selector, watching }: Labelled) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    let read = async || {
+        let mut all: Vec<api::Route> = client.get("/v1/routes").await?;
+        all.retain(|route| selector.as_ref().is_none_or(|own| own.matches(&route.labels)));
+        Ok(all)
+    };
+    listing::list(watching, read, |all| print(common, all)).await
+}
+
+fn print(common: &Common, all: &[api::Route]) -> Result<()> {
     let row = |route: &api::Route| {
         [
             route.prefix.to_string(),
@@ -74,16 +89,16 @@ async fn list(common: &Common) -> Result<()> {
                 RouteState::NotAdvertised => "not advertised".into(),
             },
             if route.approved_by_hand { "by hand" } else { "-" }.into(),
-            route.workload.as_ref().map_or("-".into(), ToString::to_string),
+            or_dash(route.workload.as_ref()),
         ]
     };
-    let columns = ["PREFIX", "NETWORK", "NODE", "LABELS", "STATE", "APPROVED", "WORKLOAD"];
+    let columns = ["PREFIX", "NETWORK", "NODE", "LABELS", "STATE", "APPROVED", "WORKLOAD+"];
     let none = "no routes; on a gateway: meshctl route advertise PREFIX --network NAME --label KEY=VALUE";
-    show(common, &all, columns, row, none)?;
-    if common.output == Output::Table {
+    show(common, all, columns, row, none)?;
+    if common.is_table() {
         for (route, reason) in all.iter().flat_map(|route| route.reasons.iter().map(move |why| (route, why)))
         {
-            anstream::eprintln!("{} {}: {reason}", bad("waiting:"), route.prefix);
+            note!("{} {}: {reason}", bad("waiting:"), route.prefix);
         }
     }
     Ok(())

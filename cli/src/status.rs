@@ -1,8 +1,9 @@
 //! `meshctl status`: the mesh, and the node of this machine where there is one.
 
 use crate::{
-    arguments::Common,
+    arguments::{Common, Watching},
     client::Client,
+    listing, note, out,
     output::{bad, bytes, good, list, table, whole},
 };
 use anyhow::Result;
@@ -15,7 +16,11 @@ struct Both {
     node: Option<LocalStatus>,
 }
 
-pub async fn status(common: &Common) -> Result<()> {
+pub async fn status(common: &Common, watching: Watching) -> Result<()> {
+    listing::list(watching, async || read(common).await, |both| print(common, both)).await
+}
+
+async fn read(common: &Common) -> Result<Both> {
     let client = Client::coordinator(common);
     // A machine that only runs a node needs no context, unless one is named.
     let expected = client.is_ok() || common.context.is_some();
@@ -34,17 +39,20 @@ pub async fn status(common: &Common) -> Result<()> {
     if let Err(error) = &mesh
         && expected
     {
-        eprintln!("the mesh: {error:#}");
+        note!("the mesh: {error:#}");
     }
-    let both = Both { mesh: mesh.ok(), node: node.ok() };
-    if whole(common, &both)? {
+    Ok(Both { mesh: mesh.ok(), node: node.ok() })
+}
+
+fn print(common: &Common, both: &Both) -> Result<()> {
+    if whole(common, both)? {
         return Ok(());
     }
     if let Some(mesh) = &both.mesh {
         print_mesh(mesh);
     }
     if let Some(node) = &both.node {
-        print_node(node);
+        print_node(common, node);
     }
     Ok(())
 }
@@ -56,25 +64,25 @@ fn print_mesh(mesh: &Status) {
         0 => String::new(),
         held => bad(format!(", {held} quarantined")),
     };
-    anstream::println!("mesh {} at revision {}, coordinator {}", mesh.mesh, mesh.revision, mesh.version);
-    anstream::println!("  nodes      {}{away}", mesh.nodes);
-    anstream::println!("  networks   {}", mesh.networks);
-    anstream::println!("  workloads  {}{held}", mesh.workloads);
-    anstream::println!("  CA         {}", mesh.ca_fingerprint);
+    out!("mesh {} at revision {}, coordinator {}", mesh.mesh, mesh.revision, mesh.version);
+    out!("  nodes      {}{away}", mesh.nodes);
+    out!("  networks   {}", mesh.networks);
+    out!("  workloads  {}{held}", mesh.workloads);
+    out!("  CA         {}", mesh.ca_fingerprint);
 }
 
-fn print_node(node: &LocalStatus) {
+fn print_node(common: &Common, node: &LocalStatus) {
     let session = if node.connected { good("connected to") } else { bad("without session with") };
-    anstream::println!("node {} at revision {}, {session} {}", node.node, node.revision, node.coordinator);
+    out!("node {} at revision {}, {session} {}", node.node, node.revision, node.coordinator);
     if let Some(why) = &node.degraded {
-        anstream::println!("  {}: {why}", bad("degraded"));
+        out!("  {}: {why}", bad("degraded"));
     }
-    anstream::println!("  version      {}", node.version);
-    anstream::println!("  workers      {} of {} active", node.workers_active, node.workers);
-    anstream::println!("  workloads    {}", node.workloads);
-    anstream::println!("  certificate  good for {} min", node.certificate_seconds / 60);
+    out!("  version      {}", node.version);
+    out!("  workers      {} of {} active", node.workers_active, node.workers);
+    out!("  workloads    {}", node.workloads);
+    out!("  certificate  good for {} min", node.certificate_seconds / 60);
     for endpoint in &node.endpoints {
-        anstream::println!(
+        out!(
             "  endpoint {}: UDP port {}, key {}, blocks {}, {} flows",
             endpoint.network,
             endpoint.port,
@@ -82,11 +90,11 @@ fn print_node(node: &LocalStatus) {
             list(&endpoint.blocks),
             endpoint.flows
         );
-        anstream::println!("    offloads: {}", list(&endpoint.offloads));
+        out!("    offloads: {}", list(&endpoint.offloads));
         let drops = endpoint.drops.iter().filter(|(_, count)| **count > 0);
         let drops: Vec<String> = drops.map(|(cause, count)| format!("{cause} {count}")).collect();
         if !drops.is_empty() {
-            anstream::println!("    dropped: {}", drops.join(", "));
+            out!("    dropped: {}", drops.join(", "));
         }
         if endpoint.peers.is_empty() {
             continue;
@@ -104,13 +112,13 @@ fn print_node(node: &LocalStatus) {
                 bytes(peer.received),
             ]
         });
-        table(["    PEER", "ADDRESS", "MTU", "HANDSHAKE", "SENT", "RECEIVED"], rows);
+        table(common, ["    PEER", "ADDRESS", "MTU", "HANDSHAKE", "SENT", "RECEIVED"], rows);
         for (node, lost) in endpoint.peers.iter().filter_map(|peer| Some((&peer.node, peer.lost.as_ref()?))) {
             let again = match lost.again_in {
                 0 => "it is tried again now".to_owned(),
                 seconds => format!("it is left alone for {seconds} s more"),
             };
-            anstream::println!(
+            out!(
                 "    {node}: relayed since the direct way to {} was lost {} s ago: {}; {again}",
                 lost.address,
                 lost.seconds,

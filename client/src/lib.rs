@@ -24,15 +24,22 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
+    task::JoinSet,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How soon it is asked again what may have been too early.
+const PAUSE: Duration = Duration::from_millis(100);
+/// For how long the coordinator is tried to be reached.
+const DIAL: Duration = Duration::from_secs(10);
+/// After how long another place is tried, too (RFC 8305 §5).
+const STAGGER: Duration = Duration::from_millis(250);
 const MAX_ANSWER: usize = 256 << 20;
 
 /// For how long a download may take.
@@ -74,6 +81,8 @@ impl Error {
 pub struct Client {
     place: Place,
     dry_run: bool,
+    /// For how long a daemon is waited for that has just begun.
+    wait: Duration,
 }
 
 #[derive(Clone)]
@@ -85,17 +94,23 @@ enum Place {
 impl Client {
     /// The coordinator of a context.
     pub fn coordinator(context: Context) -> Self {
-        Self { place: Place::Coordinator(Box::new(context)), dry_run: false }
+        Self { place: Place::Coordinator(Box::new(context)), dry_run: false, wait: Duration::ZERO }
     }
 
     /// The node daemon behind a socket.
     pub fn node(socket: &Path) -> Self {
-        Self { place: Place::Node(socket.to_owned()), dry_run: false }
+        Self { place: Place::Node(socket.to_owned()), dry_run: false, wait: Duration::ZERO }
     }
 
     /// The same, whose writes only say what would happen if `dry`.
     pub fn dry(self, dry: bool) -> Self {
         Self { dry_run: dry, ..self }
+    }
+
+    /// The same, which asks again for a time while nobody answers at all, or the answer is 503: not everything has begun yet.
+    #[must_use]
+    pub fn patient(self, wait: Duration) -> Self {
+        Self { wait, ..self }
     }
 
     /// Reads.
@@ -139,7 +154,8 @@ impl Client {
     }
 
     fn write_path(&self, path: &str) -> String {
-        if self.dry_run { format!("{path}?dry_run=true") } else { path.to_owned() }
+        let joint = if path.contains('?') { '&' } else { '?' };
+        if self.dry_run { format!("{path}{joint}dry_run=true") } else { path.to_owned() }
     }
 
     async fn exchange<T: DeserializeOwned>(
@@ -178,7 +194,7 @@ impl Client {
             let mut body = response.into_body();
             if !status.is_success() {
                 let said = Limited::new(body, MAX_ANSWER).collect().await.map_err(Error::failed)?.to_bytes();
-                return Err(unsuccessful(status, &said));
+                return Err(refusal(status, &said));
             }
             let mut length = 0;
             while let Some(frame) = body.frame().await {
@@ -197,6 +213,30 @@ impl Client {
     }
 
     async fn answer(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, Error> {
+        let until = Instant::now() + self.wait;
+        loop {
+            let error = match self.ask(&method, path, body.clone()).await {
+                Ok((status, body)) if status.is_success() => return Ok(body),
+                Ok((status, body)) => (refusal(status, &body), status == StatusCode::SERVICE_UNAVAILABLE),
+                Err(error) => {
+                    let silent = matches!(error, Error::Unreachable(_));
+                    (error, silent)
+                }
+            };
+            let (error, may_pass) = error;
+            if !may_pass || Instant::now() + PAUSE > until {
+                return Err(error);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn ask(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(StatusCode, Bytes), Error> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, "meshward");
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
@@ -212,18 +252,14 @@ impl Client {
                 Place::Node(socket) => send(dial_node(socket).await?, request).await,
             }
         };
-        let (status, body) = tokio::time::timeout(PATIENCE, exchange)
+        tokio::time::timeout(PATIENCE, exchange)
             .await
-            .map_err(|_| Error::Unreachable("no answer in time".into()))??;
-        if status.is_success() {
-            return Ok(body);
-        }
-        Err(unsuccessful(status, &body))
+            .map_err(|_| Error::Failed("no answer in time".into()))?
     }
 }
 
 /// What an answer means that is no success.
-fn unsuccessful(status: StatusCode, body: &[u8]) -> Error {
+fn refusal(status: StatusCode, body: &[u8]) -> Error {
     let said = serde_json::from_slice(body);
     let ErrorBody { error: text, field } =
         said.unwrap_or_else(|_| ErrorBody { error: format!("the answer was {status}"), field: None });
@@ -237,7 +273,7 @@ fn encode(body: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(body).map_err(Error::failed)
 }
 
-async fn dial(context: &Context) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, Error> {
+async fn dial(context: &Context) -> Result<TlsStream<TcpStream>, Error> {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(context.ca.as_bytes())
         .map_err(|error| Error::refused(format!("the CA in the context is damaged: {error}")))?;
@@ -248,14 +284,59 @@ async fn dial(context: &Context) -> Result<impl AsyncRead + AsyncWrite + Unpin +
         .map_err(Error::failed)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let server = &context.server;
+    let connector = TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from(COORDINATOR_NAME).map_err(Error::failed)?;
+    // One after the other begins, and whoever proves first to be the coordinator is it: a place that is silent costs a moment.
+    let mut attempts = JoinSet::new();
+    let mut places = context.servers().map(ToOwned::to_owned);
+    let mut failures = Vec::new();
+    loop {
+        let next = places.next();
+        let is_last = next.is_none();
+        if let Some(place) = next {
+            let (connector, name) = (connector.clone(), name.clone());
+            attempts.spawn(async move { dial_one(&connector, name, &place).await });
+        }
+        let wait = if is_last { DIAL } else { STAGGER };
+        match tokio::time::timeout(wait, attempts.join_next()).await {
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => failures.push(error),
+            Ok(Some(Err(panic))) => return Err(Error::failed(panic)),
+            Ok(None) => return Err(worst(failures)),
+            Err(_) if is_last => {
+                let all: Vec<&str> = context.servers().collect();
+                failures.push(Error::Unreachable(format!(
+                    "the coordinator does not answer at {}; does a firewall stand in between?",
+                    all.join(", ")
+                )));
+                return Err(worst(failures));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// What to say of places that all failed: somebody who is not the coordinator answering tells more than nobody.
+fn worst(failures: Vec<Error>) -> Error {
+    let failed = failures.iter().position(|error| matches!(error, Error::Failed(_)));
+    let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    match failed {
+        Some(_) => Error::Failed(texts.join("; ")),
+        None => Error::Unreachable(texts.join("; ")),
+    }
+}
+
+async fn dial_one(
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+    server: &str,
+) -> Result<TlsStream<TcpStream>, Error> {
     let stream = TcpStream::connect(server).await.map_err(|error| {
         Error::Unreachable(format!(
             "cannot reach the coordinator at {server} ({error}); does meshward-coordinator run there?"
         ))
     })?;
-    let name = ServerName::try_from(COORDINATOR_NAME).map_err(Error::failed)?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| {
+    connector.connect(name, stream).await.map_err(|error| {
         Error::Failed(format!("what answers at {server} is not the coordinator of this context: {error}"))
     })
 }

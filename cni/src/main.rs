@@ -7,7 +7,11 @@ use serde_json::Value;
 use std::{
     io::{Read, Write},
     process::ExitCode,
+    time::Duration,
 };
+
+/// For how long a node daemon is waited for that has just begun.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let environment = Environment(std::env::vars_os().filter_map(text).collect());
@@ -43,7 +47,9 @@ fn carry_out(call: Call) -> Result<Option<Value>, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Code::Io, "cannot begin", error.to_string()))?;
     runtime.block_on(async {
-        let client = Client::node(&call.config.socket);
+        // After a boot, the daemon may begin a moment after the runtime.
+        let patience = if call.command == Command::Add { PATIENCE } else { Duration::ZERO };
+        let client = Client::node(&call.config.socket).patient(patience);
         match (call.command, call.attachment.clone()) {
             (Command::Add, Some(attachment)) => add(&client, call, attachment).await.map(Some),
             (Command::Del, Some(attachment)) => del(&client, &attachment).await.map(|()| None),

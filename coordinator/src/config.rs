@@ -2,11 +2,13 @@
 
 use crate::limits::{NodeBudget, Retention, Strangers};
 use ipnet::IpNet;
+use meshward_daemon::config::Lasting;
 use meshward_model::control::DEFAULT_PORT;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 /// Where the configuration is looked for if no file is named.
@@ -26,8 +28,8 @@ pub struct Config {
     pub stun_listen: SocketAddr,
     /// More DNS names and addresses for the coordinator's certificate.
     pub names: Vec<String>,
-    /// How long a node's certificate is good, in seconds. Nodes renew at two thirds.
-    pub certificate_seconds: u64,
+    /// How long a node's certificate is good. Nodes renew at two thirds.
+    pub certificate_lifetime: Lasting,
     /// Networks of the coordinator's own in which webhooks of policies may be: loopback, link-local and private ones.
     pub webhook_networks: Vec<IpNet>,
     /// What those may take who have not authenticated.
@@ -46,7 +48,7 @@ impl Default for Config {
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
             stun_listen: SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, meshward_model::stun::PORT)),
             names: Vec::new(),
-            certificate_seconds: 24 * 3600,
+            certificate_lifetime: Lasting(Duration::from_secs(24 * 3600)),
             webhook_networks: Vec::new(),
             strangers: Strangers::default(),
             nodes: NodeBudget::default(),

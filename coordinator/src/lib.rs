@@ -1,6 +1,7 @@
 //! The coordinator of a mesh: the CA, the API, the policy compiler and the distribution.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod admissions;
 pub mod api;
 pub mod budget;

@@ -4,23 +4,24 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use meshward_coordinator::{
-    api, ca,
+    admin, api, ca,
     config::{Config, USUAL_FILE},
     control,
     guard::Guard,
     listen::{self, Listening},
-    mesh::{Author, Mesh, Settings},
-    metrics, plans, reactions,
+    mesh::{Mesh, Settings},
+    metrics, reactions,
     relay::process,
     store,
 };
 use meshward_daemon::{
-    Mistake, descriptors,
+    LogFormat, Mistake,
+    config::Lasting,
+    descriptors,
     join::{self, Invitation},
 };
 use meshward_model::{
     Labels, NodeName,
-    api::{Context as ApiContext, CreateCredential, Role},
     control::{ALPN_JOIN, ALPN_SESSION},
     relay::{ALPN_RELAY, ALPN_RELAY_LINK},
 };
@@ -44,6 +45,9 @@ use tracing::info;
 struct Arguments {
     #[command(subcommand)]
     verb: Option<Verb>,
+    /// In what form to log
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    log_format: LogFormat,
     /// Configuration file, in TOML [default: /etc/meshward/coordinator.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -148,19 +152,22 @@ struct Flags {
     #[arg(long = "name", value_name = "NAME")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     names: Vec<String>,
-    /// How long a node's certificate is good, in seconds [default: 86400]
-    #[arg(long, value_name = "SECONDS")]
+    /// How long a node's certificate is good [default: 24h]
+    #[arg(long, value_name = "TIME", alias = "certificate-seconds")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    certificate_seconds: Option<u64>,
+    certificate_lifetime: Option<Lasting>,
     /// A private network in which webhooks of policies may be; may be given several times [default: none]
     #[arg(long = "webhook-network", value_name = "CIDR")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     webhook_networks: Vec<ipnet::IpNet>,
 }
 
+/// Certificates that are good for less would be renewed all the time.
+const SHORTEST_CERTIFICATE: Duration = Duration::from_secs(30);
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    meshward_daemon::init_logging();
+    meshward_daemon::init_logging(arguments.log_format);
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => meshward_daemon::report("meshward-coordinator", &error),
@@ -176,8 +183,9 @@ async fn start(arguments: Arguments) -> Result<()> {
     }
     let file = arguments.config.as_deref();
     let config: Config = meshward_daemon::config::load(file, Path::new(USUAL_FILE), &arguments.flags)?;
-    if config.certificate_seconds < 30 {
-        return Err(Mistake("configuration: certificate_seconds must be at least 30".into()).into());
+    let Lasting(lifetime) = config.certificate_lifetime;
+    if lifetime < SHORTEST_CERTIFICATE {
+        return Err(Mistake("configuration: certificate_lifetime must be at least 30s".into()).into());
     }
     prepare(&config.data_dir)?;
     let ca = ca::Ca::open(&config.data_dir)?;
@@ -187,7 +195,6 @@ async fn start(arguments: Arguments) -> Result<()> {
             config.data_dir.join("mesh.db").display()
         )
     })?;
-    let lifetime = Duration::from_secs(config.certificate_seconds);
     let guard = Guard::new(&config.strangers, descriptors::raise());
     let settings = Settings {
         certificate_lifetime: lifetime,
@@ -209,13 +216,17 @@ async fn start(arguments: Arguments) -> Result<()> {
     )?;
     meshward_daemon::metrics::serve(config.metrics_listen, metrics::scrape(mesh.clone())).await?;
     meshward_coordinator::stun::serve(config.stun_listen).await?;
-    first_credential(&mesh, &config, address).await?;
+    admin::keep(&mesh, &config, address).await?;
 
     tokio::spawn(tls.serve(Some(api::router(mesh.clone()))));
     tokio::spawn(control::serve(mesh.clone(), endpoint.clone(), tunnels));
     tokio::spawn(reactions::expire(mesh.clone()));
     let (kept, retention) = (mesh.clone(), config.retention.clone());
     tokio::spawn(async move { kept.keep_retention(retention).await });
+    tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.sessions.hear().await }
+    });
     info!(listen = %address, mesh = %mesh.ca.mesh, revision = %mesh.look(|world| world.revision), "coordinator ready");
     meshward_daemon::ended().await?;
     info!("coordinator ends");
@@ -248,10 +259,10 @@ async fn relay(verb: Option<RelayVerb>, common: RelayArguments) -> Result<()> {
     };
     let folder = process::open(&load(&common)?.data_dir)?;
     let membership = join::join(&folder, &invitation, name, Labels::default()).await?;
-    println!(
+    meshward_daemon::say(format_args!(
         "joined mesh {} as relay {}; now run: meshward-coordinator relay",
         membership.mesh, membership.name
-    );
+    ));
     Ok(())
 }
 
@@ -264,32 +275,4 @@ fn prepare(data_dir: &Path) -> Result<()> {
         let dir = data_dir.display();
         Mistake(format!("cannot use the data folder {dir} ({error}); name another with --data-dir")).into()
     })
-}
-
-/// At the first start, makes the operator's credential and writes what `meshctl` needs to use it.
-async fn first_credential(mesh: &Mesh, config: &Config, listen: SocketAddr) -> Result<()> {
-    let file = config.data_dir.join("admin.json");
-    if mesh.look(|world| !world.credentials.is_empty()) {
-        return Ok(());
-    }
-    let secret = api::secret();
-    let host = if listen.ip().is_unspecified() { "127.0.0.1".into() } else { listen.ip().to_string() };
-    let context = ApiContext {
-        server: SocketAddr::new(host.parse()?, listen.port()).to_string(),
-        ca: mesh.ca.pem.clone(),
-        token: secret.clone(),
-    };
-    // Written first: a credential that nobody can read would lock the operator out.
-    ca::write_private(&file, &serde_json::to_string_pretty(&context)?, 0o600)?;
-    let author = Author::named("user:first-start");
-    mesh.change(&author, |_| {
-        Ok(plans::credentials::add(
-            &CreateCredential { name: "admin".into(), role: Role::Admin, networks: vec![] },
-            &secret,
-        ))
-    })
-    .await
-    .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
-    info!(file = %file.display(), "made the operator's credential; meshctl finds it on this machine, or with --context FILE");
-    Ok(())
 }

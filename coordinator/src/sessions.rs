@@ -22,6 +22,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
@@ -33,6 +34,8 @@ const BACKLOG: usize = 1 << 16;
 /// For how long what is not urgent may be held back, for each session that there is: so ten thousand nodes together get some
 /// seven thousand messages a second at the most, whatever churns.
 const PACE: Duration = Duration::from_micros(200);
+/// How often it is looked whether nodes were heard. They say something every three seconds.
+const HEARING: Duration = Duration::from_secs(2);
 /// The most calls that wait for one node; who calls, calls again.
 const MOST_CALLS: usize = 256;
 /// The most orders that wait for one node.
@@ -71,6 +74,15 @@ pub struct Session {
     enforced: watch::Sender<Revision>,
     /// Why the node is degraded, in its own words.
     degraded: Mutex<Option<String>>,
+    /// The newest revision that changes something for the node.
+    concerned: AtomicU64,
+    heard: Mutex<Heard>,
+}
+
+/// When a node was heard last: anything that comes from it counts, keep-alives, too.
+struct Heard {
+    datagrams: u64,
+    at: OffsetDateTime,
 }
 
 /// What waits for a node.
@@ -160,6 +172,38 @@ impl Session {
             backlog: Mutex::default(),
             enforced: watch::Sender::new(Revision(0)),
             degraded: Mutex::default(),
+            concerned: AtomicU64::new(0),
+            heard: Mutex::new(Heard { datagrams: 0, at: OffsetDateTime::now_utc() }),
+        }
+    }
+
+    /// Notes that a revision changes something for the node.
+    pub fn note_concerned(&self, revision: Revision) {
+        self.concerned.fetch_max(revision.0, Ordering::AcqRel);
+    }
+
+    /// Whether the node enforces what a revision changes for it.
+    fn is_up_to(&self, revision: Revision) -> bool {
+        self.enforced() >= self.due(revision)
+    }
+
+    /// What the node has to enforce to be up to a revision: what came later may have been no concern of it.
+    fn due(&self, revision: Revision) -> Revision {
+        revision.min(Revision(self.concerned.load(Ordering::Acquire)))
+    }
+
+    /// When the node was heard last, to [`HEARING`].
+    pub fn heard(&self) -> OffsetDateTime {
+        self.hear();
+        self.heard.lock().at
+    }
+
+    /// Looks whether anything has come from the node since the last time.
+    fn hear(&self) {
+        let datagrams = self.connection.stats().udp_rx.datagrams;
+        let mut heard = self.heard.lock();
+        if heard.datagrams != datagrams {
+            *heard = Heard { datagrams, at: OffsetDateTime::now_utc() };
         }
     }
 
@@ -257,6 +301,7 @@ impl Session {
     }
 
     async fn enforces(&self, revision: Revision) {
+        let revision = self.due(revision);
         let mut enforced = self.enforced.subscribe();
         tokio::select! {
             _ = enforced.wait_for(|known| *known >= revision) => {}
@@ -330,6 +375,8 @@ pub struct Sessions {
 struct Table {
     by_node: HashMap<NodeName, Arc<Session>>,
     by_index: HashMap<u32, Arc<Session>>,
+    /// When the sessions of nodes ended that have none now, as far as this process knows.
+    ended: HashMap<NodeName, OffsetDateTime>,
 }
 
 impl Sessions {
@@ -413,6 +460,7 @@ impl Sessions {
     /// Adds a session; an older one of the same node ends.
     pub fn add(&self, session: Arc<Session>) {
         let mut table = self.table.write();
+        table.ended.remove(&session.node);
         table.by_index.insert(session.index, session.clone());
         let before = table.by_node.insert(session.node.clone(), session);
         if let Some(before) = before {
@@ -426,6 +474,23 @@ impl Sessions {
         if table.by_node.get(&session.node).is_some_and(|current| Arc::ptr_eq(current, session)) {
             table.by_node.remove(&session.node);
             table.by_index.remove(&session.index);
+            table.ended.insert(session.node.clone(), session.heard());
+        }
+    }
+
+    /// Since when nothing was heard of a node: of one that is connected, when it was heard last. `None` if it has had no session since
+    /// this process began.
+    pub fn silent_since(&self, node: &NodeName) -> Option<OffsetDateTime> {
+        let table = self.table.read();
+        table.by_node.get(node).map(|session| session.heard()).or_else(|| table.ended.get(node).copied())
+    }
+
+    /// Listens, for ever, for when nodes are heard.
+    pub async fn hear(&self) {
+        loop {
+            tokio::time::sleep(HEARING).await;
+            let all: Vec<Arc<Session>> = self.table.read().by_node.values().cloned().collect();
+            all.iter().for_each(|session| session.hear());
         }
     }
 
@@ -457,6 +522,7 @@ impl Sessions {
             let mut encoded = None;
             for session in delta.nodes.iter().filter_map(|node| table.by_index.get(&node)) {
                 let changes = encoded.get_or_insert_with(|| EncodedChanges::of(&delta.changes));
+                session.note_concerned(revision);
                 if session.backlog.lock().push(revision, changes, delta.urgent) {
                     woken.push(session);
                 }
@@ -493,15 +559,16 @@ impl Sessions {
             self.remove(&session);
             session.connection.close(2u32.into(), why.as_bytes());
         }
+        self.table.write().ended.remove(node);
     }
 
-    /// Waits until the connected ones of `nodes` enforce `revision`, for at most `patience`, and counts those that do.
+    /// Waits until the connected ones of `nodes` enforce `revision`, for at most `patience`, and gives those that do.
     pub async fn wait_enforced(
         &self,
         nodes: &RoaringBitmap,
         revision: Revision,
         patience: Duration,
-    ) -> usize {
+    ) -> RoaringBitmap {
         let connected: Vec<Arc<Session>> = {
             let table = self.table.read();
             nodes.iter().filter_map(|node| table.by_index.get(&node).cloned()).collect()
@@ -513,7 +580,7 @@ impl Sessions {
             }
         };
         let _ = tokio::time::timeout(patience, all).await;
-        connected.iter().filter(|session| session.enforced() >= revision).count()
+        connected.iter().filter(|session| session.is_up_to(revision)).map(|session| session.index).collect()
     }
 
     /// Asks every connected node.

@@ -10,6 +10,7 @@ use crate::{
 use anyhow::{Context, Result};
 use meshward_model::{
     Labels, NodeName,
+    api::with_port,
     control::{DEFAULT_PORT, JoinReply, JoinRequest, MAX_JOIN_FRAME},
     token::{Fingerprint, JoinToken},
 };
@@ -33,17 +34,7 @@ impl std::str::FromStr for Invitation {
         if host.is_empty() {
             return Err("the coordinator's address is missing after the @".into());
         }
-        Ok(Self { token, coordinator: with_port(host) })
-    }
-}
-
-fn with_port(host: &str) -> String {
-    let bare_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
-    let has_port = !bare_v6 && host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    match (bare_v6, has_port) {
-        (true, _) => format!("[{host}]:{DEFAULT_PORT}"),
-        (false, true) => host.to_owned(),
-        (false, false) => format!("{host}:{DEFAULT_PORT}"),
+        Ok(Self { token, coordinator: with_port(host, DEFAULT_PORT) })
     }
 }
 
@@ -140,7 +131,7 @@ mod tests {
             ("fd42::1", "[fd42::1]:7443"),
             ("[fd42::1]:9", "[fd42::1]:9"),
         ] {
-            assert_eq!(with_port(given), full);
+            assert_eq!(with_port(given, DEFAULT_PORT), full);
         }
     }
 

@@ -42,16 +42,48 @@ pub fn seldom_acknowledged() -> quinn::AckFrequencyConfig {
     config
 }
 
-/// Logs to stderr: colours on a terminal only, and what `RUST_LOG` selects (`info` if it is not set).
-pub fn init_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// In what form a daemon logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// An object of JSON a line, for programs.
+    Json,
+}
+
+/// Logs to stderr: colours on a terminal only, unless `NO_COLOR` is set (no-color.org); what `RUST_LOG` selects (`info` if it is not set, or
+/// is not understood, which is said).
+pub fn init_logging(format: LogFormat) {
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|wanted| !wanted.is_empty());
+    let (filter, mistake) = match wanted.as_deref().map(EnvFilter::try_new) {
+        None => (EnvFilter::new("info"), None),
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (EnvFilter::new("info"), Some(error)),
+    };
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(terminal)
-        .with_target(false)
-        .init();
+        .with_ansi(terminal && !plain)
+        // There is nowhere to say that nobody reads standard error any more.
+        .log_internal_errors(false)
+        .with_target(false);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    if let Some(error) = mistake {
+        tracing::warn!(
+            "RUST_LOG is not understood ({error}); write such as info or meshward_node=debug,info"
+        );
+    }
+}
+
+/// Prints a line on standard output, unless nobody reads it.
+pub fn say(text: impl std::fmt::Display) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{text}\n"));
 }
 
 /// Waits for SIGTERM or SIGINT.
@@ -74,6 +106,7 @@ pub struct Mistake(pub String);
 
 /// Prints an error as one sentence on stderr and gives the exit code: 2 for a user's mistake, 1 for a failure of ours.
 pub fn report(program: &str, error: &anyhow::Error) -> std::process::ExitCode {
-    eprintln!("{program}: {error:#}");
+    // If nobody reads standard error, the exit code says it.
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{program}: {error:#}\n"));
     if error.is::<Mistake>() { 2.into() } else { 1.into() }
 }

@@ -17,6 +17,12 @@ use std::{
 /// Where the node's socket is, unless it is configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/meshward/node.sock";
 
+/// Whether a request is only to say what it would do: nothing is changed then. In the query of every write, as
+/// `?dry_run=true`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DryRun(pub bool);
+
 /// A namespace to be attached.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +43,9 @@ pub struct Attach {
     /// A process whose end detaches the workload.
     #[serde(default)]
     pub owner: Option<u32>,
+    /// Whether the namespace may be that of the host itself.
+    #[serde(default)]
+    pub host: bool,
 }
 
 /// Prefixes behind a node, to be offered as a route.

@@ -22,7 +22,7 @@ pub struct Exhausted {
 
 /// Gives out one address of each block, with the same host number in all. Numbers go round: an address that was freed
 /// comes last, so that nobody is taken for its last owner.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Allocator {
     last: u64,
 }

@@ -7,8 +7,8 @@ use crate::{
 use anyhow::{Context, Result};
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Query, State, rejection::JsonRejection},
-    http::StatusCode,
+    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State},
+    http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, patch},
 };
@@ -17,11 +17,11 @@ use meshward_model::{
     NetworkName, WorkloadId,
     api::ErrorBody,
     local::{
-        Advertise, Attach, AttachedContainer, ContainerKey, LocalStatus, LocalWorkload, PlaceContainer,
-        PlacedContainer, Relabel,
+        Advertise, Attach, AttachedContainer, ContainerKey, DryRun, LocalStatus, LocalWorkload,
+        PlaceContainer, PlacedContainer, Relabel,
     },
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path as StdPath, sync::Arc};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -32,6 +32,7 @@ impl IntoResponse for Refusal {
         let status = match self {
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Missing(_) => StatusCode::NOT_FOUND,
+            Self::Early(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(ErrorBody { error: self.to_string(), field: None })).into_response()
@@ -97,13 +98,57 @@ async fn workloads(State(node): State<Arc<Node>>) -> Json<Vec<LocalWorkload>> {
     Json(node.workloads().await)
 }
 
+/// A write with a body, and whether it is a dry run.
+struct Write<T> {
+    wanted: T,
+    dry_run: DryRun,
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Write<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let (mut parts, body) = request.into_parts();
+        let Removal { dry_run } = Removal::from_request_parts(&mut parts, state).await?;
+        let body = Json::<T>::from_request(Request::from_parts(parts, body), state).await;
+        let Json(wanted) = body.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
+        Ok(Self { wanted, dry_run })
+    }
+}
+
+/// A write without a body, and whether it is a dry run.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Removal {
+    #[serde(default)]
+    dry_run: DryRun,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Removal {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        read_query(parts)
+    }
+}
+
+fn read_query<T: DeserializeOwned>(parts: &Parts) -> Result<T, Refusal> {
+    let Query(read) = Query::try_from_uri(&parts.uri).map_err(|rejection| {
+        Refusal::Invalid(format!("the query is malformed: {}", rejection.body_text()))
+    })?;
+    Ok(read)
+}
+
 async fn attach(
     State(node): State<Arc<Node>>,
-    wanted: Result<Json<Attach>, JsonRejection>,
+    Write { wanted, dry_run }: Write<Attach>,
 ) -> Result<(StatusCode, Json<LocalWorkload>), Refusal> {
-    let Json(wanted) = wanted.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
-    let attached = to_the_end(async move { node.attach(wanted).await }).await?;
-    Ok((StatusCode::CREATED, Json(attached)))
+    let attached = to_the_end(async move { node.attach(wanted, dry_run).await }).await?;
+    Ok((made(dry_run), Json(attached)))
+}
+
+fn made(DryRun(dry): DryRun) -> StatusCode {
+    if dry { StatusCode::OK } else { StatusCode::CREATED }
 }
 
 #[derive(Deserialize)]
@@ -117,11 +162,10 @@ async fn containers(State(node): State<Arc<Node>>, Query(of): Query<InNetwork>) 
 
 async fn place(
     State(node): State<Arc<Node>>,
-    wanted: Result<Json<PlaceContainer>, JsonRejection>,
+    Write { wanted, dry_run }: Write<PlaceContainer>,
 ) -> Result<(StatusCode, Json<PlacedContainer>), Refusal> {
-    let Json(wanted) = wanted.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
-    let placed = to_the_end(async move { node.place_container(wanted).await }).await?;
-    Ok((StatusCode::CREATED, Json(placed)))
+    let placed = to_the_end(async move { node.place_container(wanted, dry_run).await }).await?;
+    Ok((made(dry_run), Json(placed)))
 }
 
 async fn container(
@@ -134,42 +178,56 @@ async fn container(
 async fn remove_container(
     State(node): State<Arc<Node>>,
     Path((container, interface)): Path<(String, String)>,
+    Removal { dry_run }: Removal,
 ) -> Result<StatusCode, Refusal> {
     let key = ContainerKey { container, interface };
-    to_the_end(async move { node.remove_container(key).await }).await?;
+    to_the_end(async move { node.remove_container(key, dry_run).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn advertise(
     State(node): State<Arc<Node>>,
-    wanted: Result<Json<Advertise>, JsonRejection>,
+    Write { wanted, dry_run }: Write<Advertise>,
 ) -> Result<(StatusCode, Json<LocalWorkload>), Refusal> {
-    let Json(wanted) = wanted.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
-    let advertised = to_the_end(async move { node.advertise(wanted).await }).await?;
-    Ok((StatusCode::CREATED, Json(advertised)))
+    let advertised = to_the_end(async move { node.advertise(wanted, dry_run).await }).await?;
+    Ok((made(dry_run), Json(advertised)))
 }
 
 #[derive(Deserialize)]
-struct OfRoute {
+#[serde(deny_unknown_fields)]
+struct Withdraw {
     network: NetworkName,
     prefix: IpNet,
+    #[serde(default)]
+    dry_run: DryRun,
 }
 
-async fn withdraw(State(node): State<Arc<Node>>, Query(of): Query<OfRoute>) -> Result<StatusCode, Refusal> {
-    to_the_end(async move { node.withdraw(&of.network, of.prefix).await }).await?;
+impl<S: Send + Sync> FromRequestParts<S> for Withdraw {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        read_query(parts)
+    }
+}
+
+async fn withdraw(State(node): State<Arc<Node>>, of: Withdraw) -> Result<StatusCode, Refusal> {
+    to_the_end(async move { node.withdraw(&of.network, of.prefix, of.dry_run).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn relabel(
     State(node): State<Arc<Node>>,
     Path(id): Path<WorkloadId>,
-    wanted: Result<Json<Relabel>, JsonRejection>,
+    Write { wanted, dry_run }: Write<Relabel>,
 ) -> Result<Json<LocalWorkload>, Refusal> {
-    let Json(wanted) = wanted.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
-    Ok(Json(node.relabel(&id, wanted.labels).await?))
+    Ok(Json(node.relabel(&id, wanted.labels, dry_run).await?))
 }
 
-async fn detach(State(node): State<Arc<Node>>, Path(id): Path<WorkloadId>) -> Result<StatusCode, Refusal> {
-    to_the_end(async move { node.detach(&id).await }).await?;
+async fn detach(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<WorkloadId>,
+    Removal { dry_run }: Removal,
+) -> Result<StatusCode, Refusal> {
+    to_the_end(async move { node.detach_if(&id, dry_run).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

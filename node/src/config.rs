@@ -1,12 +1,14 @@
 //! The node's configuration.
 
 use crate::offloads::Offload;
+use meshward_daemon::config::Lasting;
 use meshward_model::local::DEFAULT_SOCKET;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
+    time::Duration,
 };
 
 /// Where the configuration is looked for if no file is named.
@@ -32,8 +34,8 @@ pub struct Config {
     pub advertise: Vec<IpAddr>,
     /// Whether the router is asked for ports of its own, by PCP or NAT-PMP, where this node is behind a NAT.
     pub port_mapping: bool,
-    /// After how many seconds an endpoint gets another key; never, if this is left out.
-    pub rotate_keys_seconds: Option<u64>,
+    /// After what time an endpoint gets another key.
+    pub rotate_keys: Lasting,
     /// STUN servers that tell how this node is seen, as `HOST:PORT`; the coordinator if there is none.
     pub stun: Vec<String>,
     /// Where Docker finds the network plugin; there is none if this is left out.
@@ -63,7 +65,7 @@ impl Default for Config {
             disable_offloads: Vec::new(),
             advertise: Vec::new(),
             port_mapping: true,
-            rotate_keys_seconds: Some(7 * 24 * 3600),
+            rotate_keys: Lasting(Duration::from_secs(7 * 24 * 3600)),
             stun: Vec::new(),
             docker_plugin: None,
             docker_socket: "/var/run/docker.sock".into(),

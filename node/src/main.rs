@@ -4,8 +4,10 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use meshward_daemon::{
-    Mistake,
+    LogFormat, Mistake,
+    config::Lasting,
     join::{self, Invitation},
+    member::Membership,
 };
 use meshward_model::{Labels, NodeName};
 use meshward_node::{
@@ -41,6 +43,9 @@ const LAST_WRITES: Duration = Duration::from_secs(2);
 struct Arguments {
     #[command(subcommand)]
     verb: Option<Verb>,
+    /// In what form to log
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    log_format: LogFormat,
     #[command(flatten)]
     common: Common,
 }
@@ -88,10 +93,10 @@ struct Flags {
     #[arg(long, value_name = "true|false")]
     #[serde(skip_serializing_if = "Option::is_none")]
     port_mapping: Option<bool>,
-    /// After how many seconds endpoints get other keys [default: 604800]
-    #[arg(long, value_name = "SECONDS")]
+    /// After what time endpoints get other keys [default: 7d]
+    #[arg(long, value_name = "TIME", alias = "rotate-keys-seconds")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    rotate_keys_seconds: Option<u64>,
+    rotate_keys: Option<Lasting>,
     /// A STUN server that tells how this node is seen; may be given several times [default: the coordinator, port 3478, and the relays]
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -152,7 +157,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    meshward_daemon::init_logging();
+    meshward_daemon::init_logging(arguments.log_format);
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => meshward_daemon::report("meshward-node", &error),
@@ -173,7 +178,8 @@ async fn start(arguments: Arguments) -> Result<()> {
             let labels = Labels::parse_each(labels.iter().map(String::as_str))
                 .map_err(|error| Mistake(error.to_string()))?;
             let membership = join::join(&folder, &invitation, name, labels).await?;
-            println!("joined mesh {} as node {}; now run: meshward-node", membership.mesh, membership.name);
+            let Membership { mesh, name, .. } = membership;
+            meshward_daemon::say(format_args!("joined mesh {mesh} as node {name}; now run: meshward-node"));
             Ok(())
         }
     }

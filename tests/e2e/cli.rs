@@ -58,7 +58,8 @@ fn mistakes_are_told_with_their_mend_and_exit_code_2() {
         out.status.code()
     };
     assert_eq!(run(&["sh", "-c", "exit 7"]), Some(7), "the command's exit code is ours");
-    assert_eq!(run(&["/nowhere"]), Some(2));
+    assert_eq!(run(&["/nowhere"]), Some(127), "as shells have it");
+    assert_eq!(run(&["/etc"]), Some(126));
     assert_eq!(run(&["sh", "-c", "kill -9 $$"]), Some(137));
 }
 

@@ -3,6 +3,7 @@
 mod backup;
 mod credentials;
 mod devices;
+mod enforcement;
 mod error;
 mod inventory;
 mod keys;

@@ -1,4 +1,4 @@
-use super::{ApiError, Body, Caller};
+use super::{ApiError, Body, Caller, enforcement};
 use crate::{
     mesh::{Mesh, Refusal},
     plans::{
@@ -23,11 +23,8 @@ use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
-/// For how long an answer waits for the connected nodes to enforce a change.
-pub const ENFORCEMENT: Duration = Duration::from_secs(2);
 /// The most states of a policy that are listed.
 const MAX_LOG: u32 = 1000;
 
@@ -80,13 +77,14 @@ pub async fn submit(
     let author = caller.author.because(wanted.message);
     let done = mesh.submit(&author, submission).await?;
     let Applied { mut results, closing, findings } = done.outcome;
-    mesh.sessions.wait_enforced(&done.touched, done.revision, ENFORCEMENT).await;
+    let enforcement = enforcement::wait(&mesh, &done.touched, done.revision).await;
+    let enforcement = (!author.dry_run).then_some(enforcement);
     let mut nodes_silent = vec![];
     if author.dry_run && wanted.count_cuts {
         nodes_silent = count_cuts(&mesh, closing, &mut results).await;
     }
     let revision = (!author.dry_run).then_some(done.revision);
-    Ok(Json(SubmitResult { revision, networks: results, findings, nodes_silent }))
+    Ok(Json(SubmitResult { revision, networks: results, findings, nodes_silent, enforcement }))
 }
 
 /// Asks the nodes how many live flows would be cut; gives those that did not say.
@@ -255,10 +253,11 @@ pub async fn roll_back(
         ..Submission::default()
     };
     let done = mesh.submit(&author, submission).await?;
-    mesh.sessions.wait_enforced(&done.touched, done.revision, ENFORCEMENT).await;
+    let enforcement = enforcement::wait(&mesh, &done.touched, done.revision).await;
+    let enforcement = (!author.dry_run).then_some(enforcement);
     let revision = (!author.dry_run).then_some(done.revision);
     let networks = done.outcome.results;
-    Ok(Json(SubmitResult { revision, networks, findings: vec![], nodes_silent: vec![] }))
+    Ok(Json(SubmitResult { revision, networks, findings: vec![], nodes_silent: vec![], enforcement }))
 }
 
 /// Writes the least policy that explains the flows that nodes have seen begin.

@@ -1,4 +1,4 @@
-use super::{ApiError, Body, Caller, policies::ENFORCEMENT};
+use super::{ApiError, Body, Caller, enforcement};
 use crate::{
     mesh::{Done, Mesh},
     plans::{
@@ -28,7 +28,7 @@ pub async fn impose(
     let author = caller.author.because(wanted.message.clone());
     let (id, hand) = (new_id(), hand(&caller));
     let done = mesh.change_first(&author, |world| quarantines::impose(world, &id, &wanted, &hand)).await?;
-    Ok(Json(enforced(&mesh, done).await))
+    Ok(Json(enforced(&mesh, &caller, done).await))
 }
 
 fn hand(caller: &Caller) -> Hand<'_> {
@@ -65,15 +65,15 @@ pub async fn release(
     caller.must_be(Role::Operator)?;
     let hand = hand(&caller);
     let done = mesh.change_first(&caller.author, |world| quarantines::release(world, &target, &hand)).await?;
-    Ok(Json(enforced(&mesh, done).await))
+    Ok(Json(enforced(&mesh, &caller, done).await))
 }
 
-async fn enforced(mesh: &Mesh, done: Done<Vec<WorkloadId>>) -> QuarantineResult {
-    let nodes_enforcing = mesh.sessions.wait_enforced(&done.touched, done.revision, ENFORCEMENT).await;
-    QuarantineResult {
-        revision: done.revision,
-        workloads: done.outcome,
-        nodes: done.touched.len() as usize,
-        nodes_enforcing,
+async fn enforced(mesh: &Mesh, caller: &Caller, done: Done<Vec<WorkloadId>>) -> QuarantineResult {
+    let mut concerned = done.touched;
+    if concerned.is_empty() && !caller.author.dry_run {
+        // It stood already: whether all enforce it is wanted to be known all the same.
+        concerned = mesh.look(|world| enforcement::concerned(world, &done.outcome));
     }
+    let enforcement = enforcement::wait(mesh, &concerned, done.revision).await;
+    QuarantineResult { revision: done.revision, workloads: done.outcome, enforcement }
 }

@@ -156,6 +156,7 @@ impl Serving {
             let session = Session::new(node.clone(), index, version, instance, self.from, connection);
             let session = Arc::new(session);
             session.set_clock_problem(clock_problem);
+            session.note_concerned(world.revision);
             self.mesh.sessions.add(session.clone());
             Some((session, world.revision, world.digest_of(&node)))
         });

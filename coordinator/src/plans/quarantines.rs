@@ -7,14 +7,18 @@ use crate::{
     world::World,
 };
 use meshward_model::{
-    NetworkName, WorkloadId,
+    NetworkName, Selector, WorkloadId,
     api::{Impose, Quarantine, QuarantineTarget},
+    selector::Requirement,
 };
-use std::fmt::Write;
+use std::{collections::BTreeSet, fmt::Write};
 use time::OffsetDateTime;
 
 /// The longest that a quarantine with an end may last, in seconds.
 const MAX_SECONDS: u64 = 365 * 24 * 3600;
+
+/// How many letters of a label may be wrong for another one to be proposed.
+const MOST_WRONG: usize = 3;
 
 /// Who imposes or ends a quarantine, and when.
 pub struct Hand<'a> {
@@ -41,6 +45,9 @@ pub fn impose(
     }
     check_forensics(world, wanted, hand)?;
     let workloads = held_by(world, target);
+    if workloads.is_empty() && !wanted.even_if_none {
+        return Err(Refusal::Invalid(selects_nothing(world, target)));
+    }
     let until = wanted.seconds.map(|seconds| timestamp(hand.now + time::Duration::seconds(seconds as i64)));
     let standing = world.quarantines.values().find(|standing| standing.target == *target);
     let by_admin = hand.admin && wanted.allow_from.is_some();
@@ -148,6 +155,48 @@ fn check_scope(world: &World, target: &QuarantineTarget, hand: &Hand) -> Result<
             "this credential has a say in some networks only: name one with `--network`".into(),
         )),
     }
+}
+
+/// What to say of a target that no workload fits, with what may have been meant.
+fn selects_nothing(world: &World, target: &QuarantineTarget) -> String {
+    let mut text = format!("{} selects no workload now", describe(target));
+    let meant = target.selector.as_ref().and_then(|selector| likely(world, target, selector));
+    if let Some(meant) = meant {
+        let _ = write!(text, "; did you mean {meant}?");
+    }
+    text + " To hold workloads that start later all the same, say so: `--even-if-none` (`even_if_none`)"
+}
+
+/// The requirement that is nearest to one which no workload fulfils.
+fn likely(world: &World, target: &QuarantineTarget, selector: &Selector) -> Option<String> {
+    let networks = world.networks.values();
+    let networks =
+        networks.filter(|network| target.network.as_ref().is_none_or(|own| *own == network.record.name));
+    let labels = networks.flat_map(|network| network.identities.values()).flat_map(|own| own.labels.iter());
+    let labels: BTreeSet<(&str, &str)> = labels.map(|(key, value)| (key.as_str(), value)).collect();
+    let wanted = selector.requirements().flat_map(|(key, requirement)| match requirement {
+        Requirement::In(values) => values.iter().map(|value| (key.as_str(), value.as_str())).collect(),
+        Requirement::Exists => vec![(key.as_str(), "")],
+        Requirement::Not(_) | Requirement::Missing => vec![],
+    });
+    let unknown = wanted.filter(|(key, value)| {
+        !labels.iter().any(|known| known.0 == *key && (value.is_empty() || known.1 == *value))
+    });
+    let nearest = |(key, value): (&str, &str)| {
+        let written = |(key, own): &(&str, &str)| match value.is_empty() {
+            true => (*key).to_owned(),
+            false => format!("{key}={own}"),
+        };
+        let given = written(&(key, value));
+        let near = labels.iter().map(|known| {
+            let known = written(known);
+            (strsim::damerau_levenshtein(&given, &known), known)
+        });
+        near.min()
+            .filter(|(distance, _)| *distance <= MOST_WRONG.min(given.len() / 2))
+            .map(|(_, known)| known)
+    };
+    unknown.filter_map(nearest).next().map(|meant| format!("`{meant}`"))
 }
 
 fn held_by(world: &World, target: &QuarantineTarget) -> Vec<WorkloadId> {

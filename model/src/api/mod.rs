@@ -6,6 +6,7 @@ pub use reach::*;
 
 use crate::{
     acl::Acl,
+    control::DEFAULT_PORT,
     labels::Labels,
     measurement::Measurement,
     names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
@@ -355,6 +356,9 @@ pub struct SubmitResult {
     /// Connected nodes that did not say which flows would be cut.
     #[schema(value_type = Vec<String>)]
     pub nodes_silent: Vec<NodeName>,
+    /// How far it is enforced; nothing for a dry run.
+    #[serde(default)]
+    pub enforcement: Option<Enforcement>,
 }
 
 /// What became, or would become, of the policy of a network.
@@ -516,6 +520,9 @@ pub struct Impose {
     /// Why, for the log.
     #[serde(default)]
     pub message: Option<String>,
+    /// Whether it is imposed even if it selects no workload now: for those that start later. Otherwise that is refused.
+    #[serde(default)]
+    pub even_if_none: bool,
 }
 
 /// A quarantine that stands.
@@ -555,10 +562,38 @@ pub struct QuarantineResult {
     /// The workloads that it changed.
     #[schema(value_type = Vec<String>)]
     pub workloads: Vec<WorkloadId>,
+    /// How far it is enforced.
+    #[serde(flatten)]
+    pub enforcement: Enforcement,
+}
+
+/// How far a change is enforced, when the answer is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Enforcement {
     /// Nodes that must enforce it.
     pub nodes: usize,
-    /// Nodes that have said that they do, when the answer was made.
+    /// Nodes that have said that they do.
     pub nodes_enforcing: usize,
+    /// The others. They enforce it before anything else, once they are heard again.
+    #[serde(default)]
+    pub nodes_silent: Vec<SilentNode>,
+}
+
+/// A node that has not said that it enforces a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SilentNode {
+    /// Which.
+    #[schema(value_type = String)]
+    pub node: NodeName,
+    /// Whether it has a session all the same.
+    pub connected: bool,
+    /// When it was heard last; nothing if it has not been since the coordinator's start.
+    #[serde(default)]
+    pub since: Option<String>,
+    /// Nodes whose workloads have links with its workloads.
+    pub peers: usize,
+    /// Those of them that enforce the change: nothing that it denies passes between them and the node, whatever the node does.
+    pub peers_enforcing: usize,
 }
 
 /// A link: who may talk to whom, and what was seen.
@@ -724,11 +759,14 @@ pub struct CreatedCredential {
 }
 
 /// What `meshctl` needs to reach a coordinator. The coordinator writes the first one; it is a secret.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
-    /// `HOST:PORT` of the API.
+    /// `HOST:PORT` of the API, which is tried first.
     pub server: String,
+    /// Where else the API may be reached, as `HOST:PORT`; whoever answers there has to show a certificate of the mesh.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_servers: Vec<String>,
     /// The mesh's CA, in PEM.
     pub ca: String,
     /// The bearer token.
@@ -737,4 +775,46 @@ pub struct Context {
 
 fn is_zero(count: &usize) -> bool {
     *count == 0
+}
+
+impl Context {
+    /// All places where the API may be reached, in the order in which they are tried.
+    pub fn servers(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.server).chain(&self.more_servers).map(String::as_str)
+    }
+
+    /// The same, with other places first, as `HOST` or `HOST:PORT`. One without a port has that of the first place.
+    #[must_use]
+    pub fn reached_by(self, places: &[String]) -> Self {
+        let port = self.server.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let mut all: Vec<String> =
+            places.iter().map(|place| with_port(place, port.unwrap_or(DEFAULT_PORT))).collect();
+        for known in self.servers() {
+            if !all.iter().any(|place| place == known) {
+                all.push(known.to_owned());
+            }
+        }
+        let more_servers = all.split_off(1);
+        Self { server: all.swap_remove(0), more_servers, ..self }
+    }
+
+    /// Whether every place is on the machine that asks.
+    pub fn is_local(&self) -> bool {
+        self.servers().all(|place| {
+            let host = place.rsplit_once(':').map_or(place, |(host, _)| host);
+            let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+            host == "localhost" || address.is_some_and(|address| address.is_loopback())
+        })
+    }
+}
+
+/// `HOST:PORT`, from that or from `HOST` alone.
+pub fn with_port(host: &str, port: u16) -> String {
+    let bare_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
+    let has_port = !bare_v6 && host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    match (bare_v6, has_port) {
+        (true, _) => format!("[{host}]:{port}"),
+        (false, true) => host.to_owned(),
+        (false, false) => format!("{host}:{port}"),
+    }
 }

@@ -3,19 +3,26 @@
 use super::{
     Node, Refusal,
     containers::{Found, Place, Placed},
+    workloads::check_unattached,
 };
-use crate::attachment::{Attachment, Origin};
+use crate::attachment::{self, Attachment, Origin};
 use meshward_model::{
     NetworkName,
-    local::{AttachedContainer, ContainerKey, PlaceContainer, PlacedContainer},
+    local::{AttachedContainer, ContainerKey, DryRun, PlaceContainer, PlacedContainer},
+    view::NetworkSpec,
 };
+use std::{net::IpAddr, path::Path};
 
 impl Node {
     /// Attaches a container, closed until it is measured. Asked for what is there already, it gives that.
     ///
     /// # Errors
     /// [`Refusal`]; then nothing is left of it.
-    pub async fn place_container(&self, wanted: PlaceContainer) -> Result<PlacedContainer, Refusal> {
+    pub async fn place_container(
+        &self,
+        wanted: PlaceContainer,
+        dry_run: DryRun,
+    ) -> Result<PlacedContainer, Refusal> {
         let PlaceContainer { network, container, interface, named, netns, addresses, engine, pod, declared } =
             wanted;
         let spec = self.network(&network).await?;
@@ -50,6 +57,11 @@ impl Node {
                 }
             }
         }
+        if dry_run.0 {
+            let placed = self.rehearse_placing(&network, &spec, &netns, &reserved).await;
+            self.free_all(&network, &reserved).await;
+            return placed;
+        }
         let measured_by_others = engine.is_some() || pod.is_some();
         let origin = Origin::Cni { container, asked: interface, engine, pod };
         let place =
@@ -68,7 +80,33 @@ impl Node {
         Ok(PlacedContainer { id, addresses, prefixes: spec.prefixes, mtu: spec.mtu })
     }
 
-    async fn free_all(&self, network: &NetworkName, addresses: &[std::net::IpAddr]) {
+    async fn rehearse_placing(
+        &self,
+        network: &NetworkName,
+        spec: &NetworkSpec,
+        netns: &Path,
+        reserved: &[IpAddr],
+    ) -> Result<PlacedContainer, Refusal> {
+        let opened = attachment::netns_of(netns);
+        let (_, netns_id) = opened.map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let mut state = self.state.lock().await;
+        check_unattached(&state, network, netns_id, netns)?;
+        let addresses = match reserved.is_empty() {
+            true => {
+                let before = state.endpoints.get(network).map(|running| running.allocator.clone());
+                let addresses = self.allocate(&mut state, network, &spec.blocks);
+                if let (Some(running), Some(before)) = (state.endpoints.get_mut(network), before) {
+                    running.allocator = before;
+                }
+                addresses?
+            }
+            false => reserved.to_vec(),
+        };
+        let (id, prefixes, mtu) = (attachment::new_id(), spec.prefixes.clone(), spec.mtu);
+        Ok(PlacedContainer { id, addresses, prefixes, mtu })
+    }
+
+    async fn free_all(&self, network: &NetworkName, addresses: &[IpAddr]) {
         for address in addresses {
             self.free(network, *address).await;
         }
@@ -90,10 +128,10 @@ impl Node {
     ///
     /// # Errors
     /// [`Refusal::Missing`] if it is not there.
-    pub async fn remove_container(&self, key: ContainerKey) -> Result<(), Refusal> {
+    pub async fn remove_container(&self, key: ContainerKey, dry_run: DryRun) -> Result<(), Refusal> {
         let (workload, _) =
             self.find(|attachment| is(attachment, &key)).await.ok_or_else(|| missing(&key))?;
-        self.detach(&workload.id).await
+        self.detach_if(&workload.id, dry_run).await
     }
 
     /// The containers of a network that the CNI plugin has placed.

@@ -67,16 +67,18 @@ pub struct Unmeasured {
 }
 
 impl Node {
-    /// A network that the node serves.
+    /// A network that the node serves. Right after the daemon's start, the coordinator's word is waited for.
     ///
     /// # Errors
-    /// [`Refusal::Missing`].
+    /// [`Refusal::Missing`] or [`Refusal::Early`].
     pub async fn network(&self, name: &NetworkName) -> Result<NetworkSpec, Refusal> {
+        self.wait_told(|state| state.view.network(name).is_some()).await;
         served(&*self.state.lock().await, name).cloned()
     }
 
-    /// All networks that the node serves.
+    /// All networks that the node serves. Right after the daemon's start, the coordinator's word is waited for if none is known.
     pub async fn networks(&self) -> Vec<(NetworkName, NetworkSpec)> {
+        self.wait_told(|state| state.view.networks().next().is_some()).await;
         let state = self.state.lock().await;
         state.view.networks().map(|(name, spec)| (name.clone(), spec.clone())).collect()
     }

@@ -55,9 +55,9 @@ impl Node {
 
     /// Changes keys that have had their time, for ever. While the coordinator is away they stay: nobody could be told.
     pub async fn watch_keys(&self) {
-        let Some(age) = self.config.rotate_keys_seconds.map(Duration::from_secs) else { return };
+        let age = self.config.rotate_keys.0;
         loop {
-            tokio::time::sleep(LOOK.min(age)).await;
+            tokio::time::sleep(LOOK.min(age.max(Duration::from_secs(1)))).await;
             let old: Vec<NetworkName> = {
                 let state = self.state.lock().await;
                 if state.session.is_none() {

@@ -69,6 +69,9 @@ pub enum Refusal {
     /// What was named is not there.
     #[error("{0}")]
     Missing(String),
+    /// What was named is not known yet: the coordinator has not told this node everything since its start.
+    #[error("{0}")]
+    Early(String),
     /// Our own failure; nothing was changed.
     #[error("{0}")]
     Failed(String),
@@ -114,6 +117,8 @@ struct State {
     homeless: Vec<Attachment>,
     /// The addresses of the host's interfaces.
     interfaces: Vec<IpAddr>,
+    /// Whether the coordinator has told everything since this daemon's start.
+    told: bool,
     /// To the coordinator, while there is a session.
     session: Option<mpsc::UnboundedSender<FromNode>>,
     attempts: Attempts,
@@ -424,6 +429,7 @@ impl Node {
     pub async fn enforce(self: &Arc<Self>, revision: Revision, changes: &[Change]) -> Ticket {
         let mut state = self.state.lock().await;
         let changes = state.view.apply(revision, changes);
+        state.told = true;
         let mut by_network: BTreeMap<&NetworkName, Vec<Change>> = BTreeMap::new();
         for change in &changes {
             by_network.entry(change.network()).or_default().push(change.clone());
@@ -556,23 +562,33 @@ fn set_vouched(
 }
 
 fn show(state: &State, workload: &Workload) -> Shown {
-    let Attachment { report, netns, interface, .. } = &workload.attachment;
+    let Workload { attachment, vouched, refused, .. } = workload;
+    show_attachment(state, attachment, *vouched, refused.as_deref())
+}
+
+fn show_attachment(
+    state: &State,
+    attachment: &Attachment,
+    vouched: Option<IdentityId>,
+    refused: Option<&str>,
+) -> Shown {
+    let Attachment { report, netns, interface, .. } = attachment;
     let spec = state.view.workload(&report.network, &report.id);
-    let identity = spec.map(|spec| spec.identity).or(workload.vouched);
+    let identity = spec.map(|spec| spec.identity).or(vouched);
     let key = identity.map(|identity| ItemKey::Identity(report.network.clone(), identity));
     let held = match key.and_then(|key| state.view.items.get(&key)) {
         Some(Item::Identity(identity)) => identity.quarantined,
         _ => false,
     };
-    let refusal = state.view.refusal(&report.network, &report.id).or(workload.refused.as_deref());
+    let refusal = state.view.refusal(&report.network, &report.id).or(refused);
     let shown = match (refusal, spec) {
         (Some(reason), _) => WorkloadState::Refused(reason.to_owned()),
-        _ if !workload.attachment.measured => WorkloadState::Unmeasured,
-        _ if workload.attachment.held_until.is_some() => WorkloadState::Quarantined,
+        _ if !attachment.measured => WorkloadState::Unmeasured,
+        _ if attachment.held_until.is_some() => WorkloadState::Quarantined,
         (None, Some(spec)) if spec.quarantined || held => WorkloadState::Quarantined,
         (None, Some(_)) => WorkloadState::Open,
         (None, None) if held => WorkloadState::Quarantined,
-        (None, None) if workload.vouched.is_some() => WorkloadState::Vouched,
+        (None, None) if vouched.is_some() => WorkloadState::Vouched,
         (None, None) => WorkloadState::Waiting,
     };
     Shown {

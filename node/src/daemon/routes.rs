@@ -2,7 +2,7 @@
 
 use super::{
     Node, Refusal, State,
-    workloads::{look_into, report, served},
+    workloads::{Reserved, look_into, report, served},
 };
 use crate::{
     attachment::{self, Attachment, Origin},
@@ -11,7 +11,7 @@ use crate::{
 use ipnet::IpNet;
 use meshward_model::{
     NetworkName,
-    local::{Advertise, LocalWorkload as Shown},
+    local::{Advertise, DryRun, LocalWorkload as Shown},
     view::NetworkSpec,
 };
 use std::{collections::BTreeSet, fs, path::PathBuf};
@@ -25,48 +25,25 @@ impl Node {
     ///
     /// # Errors
     /// [`Refusal`]; then nothing is left of it.
-    pub async fn advertise(&self, wanted: Advertise) -> Result<Shown, Refusal> {
-        let invalid = |error: &dyn std::fmt::Display| Refusal::Invalid(error.to_string());
-        wanted.labels.check_unreserved().map_err(|error| invalid(&error))?;
-        let prefixes: BTreeSet<IpNet> = wanted.prefixes.iter().map(IpNet::trunc).collect();
-        if prefixes.is_empty() {
-            return Err(Refusal::Invalid("name at least one prefix".into()));
+    pub async fn advertise(&self, wanted: Advertise, dry_run: DryRun) -> Result<Shown, Refusal> {
+        if dry_run.0 {
+            let _turn = self.attaching.lock().await;
+            let network = wanted.network.clone();
+            let before = self.allocator_of(&network).await;
+            let (attachment, reserved) = self.prepare_route(wanted).await?;
+            return Ok(self.take_back(&network, before, &attachment, &reserved).await);
         }
-        check_forwarding(&prefixes)?;
         let id = {
             let _turn = self.attaching.lock().await;
             // What a route of before leaves behind goes first: this one may get its table.
             drop(self.routing.lock().await);
-            {
-                let state = self.state.lock().await;
-                check_prefixes(&state, &wanted.network, served(&state, &wanted.network)?, &prefixes)?;
-            }
-            let (interface, netns_id) = look_into(PathBuf::from(HERE)).await?;
-            let (addresses, reserved) =
-                self.allocate_reserved(&mut *self.state.lock().await, &wanted.network)?;
-            let id = attachment::new_id();
-            let name = wanted.name.unwrap_or_else(|| super::workloads::name_of(&id));
-            let report = meshward_model::control::WorkloadReport {
-                labels: wanted.labels,
-                prefixes: prefixes.into_iter().collect(),
-                ..report(id.clone(), &wanted.network, name, addresses)
-            };
-            let attachment = Attachment {
-                report: report.clone(),
-                netns: PathBuf::from(HERE),
-                netns_id: Some(netns_id),
-                owner: None,
-                interface,
-                seen_at: None,
-                held_until: None,
-                origin: Origin::Route,
-                measured: true,
-            };
+            let (attachment, reserved) = self.prepare_route(wanted).await?;
+            let report = attachment.report.clone();
             self.open_reserved(attachment, reserved).await?;
-            info!(workload = %id, network = %report.network, prefixes = ?report.prefixes, labels = %report.labels,
+            info!(workload = %report.id, network = %report.network, prefixes = ?report.prefixes, labels = %report.labels,
                 "route advertised");
             self.announce(&mut *self.state.lock().await, &report);
-            id
+            report.id
         };
         self.folder.settled().await;
         let shown = self.wait_admitted(&id).await?;
@@ -80,11 +57,50 @@ impl Node {
         Ok(shown)
     }
 
+    async fn prepare_route(&self, wanted: Advertise) -> Result<(Attachment, Reserved), Refusal> {
+        wanted.labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let prefixes: BTreeSet<IpNet> = wanted.prefixes.iter().map(IpNet::trunc).collect();
+        if prefixes.is_empty() {
+            return Err(Refusal::Invalid("name at least one prefix".into()));
+        }
+        check_forwarding(&prefixes)?;
+        {
+            let state = self.state.lock().await;
+            check_prefixes(&state, &wanted.network, served(&state, &wanted.network)?, &prefixes)?;
+        }
+        let (interface, netns_id) = look_into(PathBuf::from(HERE)).await?;
+        let (addresses, reserved) = self.allocate_reserved(&mut *self.state.lock().await, &wanted.network)?;
+        let id = attachment::new_id();
+        let name = wanted.name.unwrap_or_else(|| super::workloads::name_of(&id));
+        let report = meshward_model::control::WorkloadReport {
+            labels: wanted.labels,
+            prefixes: prefixes.into_iter().collect(),
+            ..report(id, &wanted.network, name, addresses)
+        };
+        let attachment = Attachment {
+            report,
+            netns: PathBuf::from(HERE),
+            netns_id: Some(netns_id),
+            owner: None,
+            interface,
+            seen_at: None,
+            held_until: None,
+            origin: Origin::Route,
+            measured: true,
+        };
+        Ok((attachment, reserved))
+    }
+
     /// Takes a route back.
     ///
     /// # Errors
     /// [`Refusal::Missing`] if there is none with this prefix.
-    pub async fn withdraw(&self, network: &NetworkName, prefix: IpNet) -> Result<(), Refusal> {
+    pub async fn withdraw(
+        &self,
+        network: &NetworkName,
+        prefix: IpNet,
+        dry_run: DryRun,
+    ) -> Result<(), Refusal> {
         let prefix = prefix.trunc();
         let found = self.find(|attachment| {
             attachment.report.network == *network && attachment.report.prefixes.contains(&prefix)
@@ -94,7 +110,7 @@ impl Node {
                 "this node does not advertise {prefix} in network {network}; `meshctl attached` shows what it does"
             )));
         };
-        self.detach(&attachment.id).await
+        self.detach_if(&attachment.id, dry_run).await
     }
 
     /// Gives the workloads of a network ways to the prefixes behind gateways that have come, and takes those that are gone.

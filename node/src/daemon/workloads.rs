@@ -1,7 +1,8 @@
 //! Attaching namespaces as workloads, and detaching them.
 
-use super::{Node, Refusal, State, Workload, show};
+use super::{Node, Refusal, State, Workload, show, show_attachment};
 use crate::{
+    addresses::Allocator,
     attachment::{self, Attachment, Make, Origin, Owner},
     offloads::Offloads,
 };
@@ -11,7 +12,7 @@ use meshward_datapath::LocalWorkload;
 use meshward_model::{
     AcceptFrom, Item, ItemKey, Labels, NetworkName, WorkloadId, WorkloadName,
     control::{FromNode, WorkloadReport},
-    local::{Attach, LocalWorkload as Shown, State as WorkloadState},
+    local::{Attach, DryRun, LocalWorkload as Shown, State as WorkloadState},
     view::NetworkSpec,
 };
 use std::{
@@ -27,6 +28,8 @@ use tracing::{info, warn};
 const ADMISSION: Duration = Duration::from_secs(5);
 /// A coordinator that has not answered for this long counts as away, though its session has not ended yet.
 const SILENCE: Duration = Duration::from_millis(1500);
+/// For how long a container's start waits for the coordinator to tell of its network.
+const TOLD: Duration = Duration::from_secs(5);
 /// How often the workloads' namespaces and owners are looked after.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
@@ -35,7 +38,14 @@ impl Node {
     ///
     /// # Errors
     /// [`Refusal`]; then nothing is left of it.
-    pub async fn attach(&self, wanted: Attach) -> Result<Shown, Refusal> {
+    pub async fn attach(&self, wanted: Attach, dry_run: DryRun) -> Result<Shown, Refusal> {
+        if dry_run.0 {
+            let _turn = self.attaching.lock().await;
+            let network = wanted.network.clone();
+            let before = self.allocator_of(&network).await;
+            let (attachment, reserved) = self.prepare(wanted).await?;
+            return Ok(self.take_back(&network, before, &attachment, &reserved).await);
+        }
         let id = {
             let _turn = self.attaching.lock().await;
             let (attachment, reserved) = self.prepare(wanted).await?;
@@ -56,6 +66,27 @@ impl Node {
         Ok(shown)
     }
 
+    /// Which addresses of a network come next.
+    pub(super) async fn allocator_of(&self, network: &NetworkName) -> Option<Allocator> {
+        self.state.lock().await.endpoints.get(network).map(|running| running.allocator.clone())
+    }
+
+    /// Takes back what was prepared for a workload, and shows what it would have been.
+    pub(super) async fn take_back(
+        &self,
+        network: &NetworkName,
+        before: Option<Allocator>,
+        attachment: &Attachment,
+        reserved: &Reserved,
+    ) -> Shown {
+        let mut state = self.state.lock().await;
+        state.reserved.retain(|held| !reserved.contains(held));
+        if let (Some(running), Some(before)) = (state.endpoints.get_mut(network), before) {
+            running.allocator = before;
+        }
+        show_attachment(&state, attachment, None, None)
+    }
+
     async fn prepare(&self, wanted: Attach) -> Result<(Attachment, Reserved), Refusal> {
         let invalid = |error: &dyn std::fmt::Display| Refusal::Invalid(error.to_string());
         wanted.labels.check_unreserved().map_err(|error| invalid(&error))?;
@@ -72,6 +103,12 @@ impl Node {
             },
         };
         let (interface, netns_id) = look_into(wanted.netns.clone()).await?;
+        if !wanted.host && is_of_host(netns_id) {
+            return Err(Refusal::Invalid(format!(
+                "{} is the namespace of this host itself: every process here would be the workload; if that is what you want, say `--host`",
+                wanted.netns.display()
+            )));
+        }
         let (addresses, reserved) = {
             let mut state = self.state.lock().await;
             check_unattached(&state, network, netns_id, &wanted.netns)?;
@@ -200,6 +237,25 @@ impl Node {
         Ok(())
     }
 
+    /// Waits for a moment until the coordinator has told everything, or what is known is enough.
+    pub(super) async fn wait_told(&self, is_enough: impl Fn(&State) -> bool) {
+        let until = tokio::time::Instant::now() + TOLD;
+        loop {
+            let changed = self.admission.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let state = self.state.lock().await;
+                if state.told || is_enough(&state) {
+                    return;
+                }
+            }
+            if tokio::time::timeout_at(until, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+
     pub(super) async fn wait_admitted(&self, id: &WorkloadId) -> Result<Shown, Refusal> {
         let begun = tokio::time::Instant::now();
         loop {
@@ -223,6 +279,19 @@ impl Node {
             let patience = if begun.elapsed() < SILENCE { SILENCE } else { ADMISSION };
             let _ = tokio::time::timeout_at(begun + patience, changed).await;
         }
+    }
+
+    /// Detaches a workload, or only says whether it could.
+    ///
+    /// # Errors
+    /// [`Refusal::Missing`] if there is none.
+    pub async fn detach_if(&self, id: &WorkloadId, dry_run: DryRun) -> Result<(), Refusal> {
+        match (dry_run.0, self.state.lock().await.workloads.contains_key(id)) {
+            (_, false) => return Err(unknown(id)),
+            (true, true) => return Ok(()),
+            (false, true) => {}
+        }
+        self.detach(id).await
     }
 
     /// Detaches a workload and deletes its interface.
@@ -255,13 +324,18 @@ impl Node {
     ///
     /// # Errors
     /// [`Refusal`]; then it has those that it had.
-    pub async fn relabel(&self, id: &WorkloadId, labels: Labels) -> Result<Shown, Refusal> {
+    pub async fn relabel(&self, id: &WorkloadId, labels: Labels, dry_run: DryRun) -> Result<Shown, Refusal> {
         labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()))?;
         {
             let mut state = self.state.lock().await;
             let workload = state.workloads.get_mut(id).ok_or_else(|| unknown(id))?;
             if !workload.attachment.measured {
                 return Err(Refusal::Invalid(format!("workload {id} was not measured yet; try again")));
+            }
+            if dry_run.0 {
+                let mut attachment = workload.attachment.clone();
+                attachment.report.labels = labels;
+                return Ok(show_attachment(&state, &attachment, None, None));
             }
             workload.attachment.report.labels = labels;
             workload.refused = None;
@@ -341,12 +415,18 @@ pub(super) async fn look_into(path: PathBuf) -> Result<(String, (u64, u64)), Ref
 
 /// A network that the node serves.
 pub(super) fn served<'a>(state: &'a State, network: &NetworkName) -> Result<&'a NetworkSpec, Refusal> {
-    state.view.network(network).ok_or_else(|| {
-        let known: Vec<_> = state.view.networks().map(|(name, _)| name.to_string()).collect();
-        Refusal::Missing(format!(
-            "this node does not serve network `{network}`: it is not there, or the node's join token did not name it, or the coordinator has not said so yet (it serves: {})",
-            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-        ))
+    if let Some(spec) = state.view.network(network) {
+        return Ok(spec);
+    }
+    let known: Vec<_> = state.view.networks().map(|(name, _)| name.to_string()).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Err(match state.told {
+        true => Refusal::Missing(format!(
+            "this node does not serve network `{network}`: it is not there, or the node's join token did not name it (it serves: {known})"
+        )),
+        false => Refusal::Early(format!(
+            "this node does not know network `{network}` yet: the coordinator has not been heard since the daemon's start (it serves: {known})"
+        )),
     })
 }
 
@@ -364,6 +444,11 @@ pub(super) fn check_unattached(
         true => Err(Refusal::Invalid(format!("{} is attached to {network} already", path.display()))),
         false => Ok(()),
     }
+}
+
+/// Whether a namespace is that of the daemon, which is the host's.
+fn is_of_host(netns: (u64, u64)) -> bool {
+    attachment::netns_of(Path::new("/proc/self/ns/net")).is_ok_and(|(_, own)| own == netns)
 }
 
 /// An id as a name: they are of the same form.

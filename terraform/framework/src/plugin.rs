@@ -19,6 +19,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+/// Says something on standard error. There is nowhere to say that nobody reads it.
+macro_rules! say {
+    ($($text:tt)*) => {{ let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($text)*))); }};
+}
+
 /// By these Terraform says that it is Terraform (`internal/plugin` in its source).
 const COOKIE: (&str, &str) =
     ("TF_PLUGIN_MAGIC_COOKIE", "d602bf8f470bc67ca7faa0386276bbdd4330efaf76d1a219cb4d6991ca9872b2");
@@ -30,14 +35,14 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Serves a provider until Terraform has enough of it.
 pub async fn serve(provider: impl Provider) -> ExitCode {
     if std::env::var(COOKIE.0).ok().as_deref() != Some(COOKIE.1) {
-        eprintln!(
+        say!(
             "This is a Terraform provider. Terraform starts it by itself: name it in `required_providers` and run `terraform init`."
         );
         return ExitCode::from(2);
     }
     let versions = std::env::var("PLUGIN_PROTOCOL_VERSIONS").unwrap_or_default();
     if !versions.split(',').any(|version| version == "6") {
-        eprintln!(
+        say!(
             "This provider speaks plugin protocol 6, and this Terraform {versions}: use Terraform 1.11 or newer."
         );
         return ExitCode::from(2);
@@ -45,7 +50,7 @@ pub async fn serve(provider: impl Provider) -> ExitCode {
     match run(provider).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("the provider cannot serve: {error}");
+            say!("the provider cannot serve: {error}");
             ExitCode::FAILURE
         }
     }
@@ -86,7 +91,7 @@ async fn run(provider: impl Provider) -> Result<()> {
             (server.clone(), ending.clone(), open.clone(), acceptor.clone());
         tokio::spawn(async move {
             if let Err(error) = connection(server, ending, acceptor, stream).await {
-                eprintln!("a connection of Terraform ended: {error}");
+                say!("a connection of Terraform ended: {error}");
             }
             open.send_modify(|count| *count -= 1);
         });

@@ -93,9 +93,10 @@ impl Meshward {
 fn read(config: &Value) -> Result<Context, Diagnostics> {
     let named = config.get("context").text().map(at_home);
     let named = named.or_else(|| std::env::var_os("MESHCTL_CONTEXT").map(PathBuf::from));
+    let named = named.map(|named| named.to_string_lossy().into_owned());
     let set = |name: &str| config.get(name).text().map(ToOwned::to_owned);
     if let (Some(server), Some(ca), Some(token)) = (set("server"), set("ca"), set("token")) {
-        return Ok(Context { server, ca, token });
+        return Ok(Context { server, more_servers: vec![], ca, token });
     }
     let found = context::find(named.as_deref()).map_err(|error| {
         Diagnostic::error("The context cannot be read", sentence(&error.to_string())).at(Path::of("context"))
@@ -108,7 +109,9 @@ fn read(config: &Value) -> Result<Context, Diagnostics> {
         );
         return Err(Diagnostic::error("No coordinator is named", text).into());
     };
+    let more_servers = if set("server").is_some() { vec![] } else { found.more_servers };
     Ok(Context {
+        more_servers,
         server: set("server").unwrap_or(found.server),
         ca: set("ca").unwrap_or(found.ca),
         token: set("token").unwrap_or(found.token),

@@ -33,7 +33,7 @@ async fn main() -> ExitCode {
     match stand_in() {
         Ok(cloud) => meshward_terraform::serve(cloud).await,
         Err(error) => {
-            eprintln!("{error:#}");
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{error:#}\n"));
             ExitCode::from(2)
         }
     }

@@ -151,7 +151,7 @@ fn hand() -> Hand<'static> {
 
 fn impose(target: QuarantineTarget, forensics: bool) -> Impose {
     let allow_from = forensics.then(|| "app=db".parse().unwrap());
-    Impose { target, allow_from, seconds: Some(60), message: None }
+    Impose { target, allow_from, seconds: Some(60), message: None, even_if_none: true }
 }
 
 fn any_token() -> CreateToken {

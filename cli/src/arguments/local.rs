@@ -1,0 +1,91 @@
+//! Commands about the workloads of this machine.
+
+use super::duration;
+use clap::Args;
+use meshward_model::{AcceptFrom, LabelKey, Labels, NetworkName, WorkloadName};
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+/// For how long to wait for what only has to be waited for.
+#[derive(Args, Clone, Copy)]
+pub struct Patience {
+    /// How long to wait for the node daemon, for the network to be served and for the workload to be let in
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub wait: Duration,
+}
+
+#[derive(Args)]
+pub struct Workload {
+    /// The network
+    #[arg(long)]
+    pub network: NetworkName,
+    /// A label of the workload; may be given several times. `meshward.accept-from` says the same as --accept-from
+    #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+    pub labels: Vec<Declared>,
+    /// Who may reach the workload, such as 'app=web, port=tcp/8080'; may be given several times. It narrows what policy
+    /// allows, or opens where the network's policy says `declarations: open`
+    #[arg(long, value_name = "LABELS, port=PORT")]
+    pub accept_from: Vec<AcceptFrom>,
+    /// What people call the workload [default: its id]
+    #[arg(long)]
+    pub name: Option<WorkloadName>,
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// What a label of a workload declares.
+#[derive(Clone)]
+pub enum Declared {
+    Labels(Labels),
+    AcceptFrom(AcceptFrom),
+}
+
+impl FromStr for Declared {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix(meshward_model::accept::LABEL).and_then(|rest| rest.strip_prefix('=')) {
+            Some(accept) => accept.parse().map(Self::AcceptFrom).map_err(|error| error.to_string()),
+            None => text.parse().map(Self::Labels).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// A label that comes or goes.
+#[derive(Debug, Clone)]
+pub enum LabelChange {
+    Set(Labels),
+    Remove(LabelKey),
+}
+
+impl FromStr for LabelChange {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_suffix('-').filter(|key| !key.contains('=')) {
+            Some(key) => key.parse().map(Self::Remove).map_err(|error| format!("{error}")),
+            None => Labels::parse_each([text]).map(Self::Set).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub workload: Workload,
+    /// The command and its arguments, after --
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Args)]
+pub struct Attach {
+    #[command(flatten)]
+    pub workload: Workload,
+    /// The namespace, as /run/netns/NAME or /proc/PID/ns/net
+    #[arg(long, value_name = "PATH")]
+    pub netns: PathBuf,
+    /// A process whose end detaches the workload
+    #[arg(long, value_name = "PID")]
+    pub owner: Option<u32>,
+    /// Attach the namespace of this host itself: every process here is the workload then
+    #[arg(long)]
+    pub host: bool,
+}

@@ -1,0 +1,242 @@
+//! The command line.
+
+mod local;
+mod mesh;
+mod policy;
+
+pub use local::*;
+pub use mesh::*;
+pub use policy::*;
+
+use crate::Mistake;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use meshward_model::{Selector, WorkloadId, local::DEFAULT_SOCKET};
+use std::{path::PathBuf, time::Duration};
+
+/// Run a Meshward mesh: networks, nodes, policy, quarantine, and workloads on this machine.
+///
+/// Commands about the mesh talk to the coordinator of the context in use; `run`, `attach`, `detach`, `label`, `attached` and `route advertise` talk to the node daemon of this machine. A noun without a verb lists: `meshctl nodes`. Exit codes: 0 done, 1 our failure, or
+/// not enforced everywhere yet, 2 a mistake in what was asked.
+#[derive(Parser)]
+#[command(name = "meshctl", version, max_term_width = 110, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Args)]
+pub struct Common {
+    /// How to print what was read or done
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// A context by its name (`meshctl context list`), or a file with one, such as the coordinator's admin.json
+    /// [default: the one in use, then the coordinator's own file on this machine]
+    #[arg(long, global = true, value_name = "NAME|FILE", env = "MESHCTL_CONTEXT")]
+    pub context: Option<String>,
+    /// The node daemon's socket
+    #[arg(long, global = true, value_name = "PATH", env = "MESHCTL_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Check and say what would be changed, by name, and change nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+}
+
+impl Common {
+    /// Whether people read what is printed.
+    pub fn is_table(&self) -> bool {
+        matches!(self.output, Output::Table | Output::Wide)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people; on a terminal as wide as it is
+    Table,
+    /// For people, with every column, however wide
+    Wide,
+    Json,
+    Yaml,
+}
+
+/// What every list takes.
+#[derive(Args, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Watching {
+    /// Go on, and print anew whenever something has changed
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+/// Refuses what is meant for a list in front of a verb: there it would do nothing.
+///
+/// # Errors
+/// [`Mistake`] if something was given.
+pub fn nothing_before_verb<T: Default + PartialEq>(given: &T) -> Result<(), Mistake> {
+    match *given == T::default() {
+        true => Ok(()),
+        false => Err(Mistake(
+            "say what to list behind the verb: `meshctl NOUN list ...`, or leave the verb out".into(),
+        )),
+    }
+}
+
+/// What lists of things with labels take.
+#[derive(Args, Clone, Default, PartialEq, Eq)]
+pub struct Labelled {
+    /// Only those with these labels, such as app=web,env!=prod
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<Selector>,
+    #[command(flatten)]
+    pub watching: Watching,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// The mesh in short, and this machine's node
+    Status {
+        #[command(flatten)]
+        watching: Watching,
+    },
+    /// Which coordinators there are to talk to, and which of them is in use
+    #[command(visible_alias = "contexts")]
+    Context {
+        #[command(subcommand)]
+        verb: Option<ContextVerb>,
+    },
+    /// Join tokens: what a machine needs to become a node
+    #[command(visible_alias = "tokens")]
+    Token {
+        #[command(subcommand)]
+        verb: Option<Token>,
+    },
+    /// Networks
+    #[command(visible_alias = "networks")]
+    Network {
+        #[command(subcommand)]
+        verb: Option<Network>,
+    },
+    /// Nodes: list them, approve or remove one
+    #[command(visible_alias = "nodes")]
+    Node {
+        #[command(subcommand)]
+        verb: Option<Node>,
+        #[command(flatten)]
+        which: Labelled,
+    },
+    /// Relays: machines that pass sealed packets on between nodes that cannot reach each other
+    #[command(visible_alias = "relays")]
+    Relay {
+        #[command(subcommand)]
+        verb: Option<Relay>,
+    },
+    /// Routes to machines behind gateways, which run no daemon of ours
+    #[command(visible_alias = "routes")]
+    Route {
+        #[command(subcommand)]
+        verb: Option<Route>,
+    },
+    /// Devices: machines with a stock WireGuard, which join by a node
+    #[command(visible_alias = "devices")]
+    Device {
+        #[command(subcommand)]
+        verb: Option<Device>,
+    },
+    /// The keys of endpoints
+    #[command(visible_alias = "keys")]
+    Key {
+        #[command(subcommand)]
+        verb: Key,
+    },
+    /// Workloads of all nodes
+    #[command(visible_alias = "workloads")]
+    Workload {
+        #[command(subcommand)]
+        verb: Option<WorkloadVerb>,
+        #[command(flatten)]
+        which: Workloads,
+    },
+    /// Links: who may talk to whom, with what was seen and denied
+    #[command(visible_alias = "links")]
+    Link {
+        #[command(subcommand)]
+        verb: Option<LinkVerb>,
+        #[command(flatten)]
+        which: Links,
+    },
+    /// Credentials of people and programs, and what they may do
+    #[command(visible_alias = "credentials")]
+    Credential {
+        #[command(subcommand)]
+        verb: Option<Credential>,
+    },
+    /// Policies: write, check, compare, apply, go back
+    #[command(visible_alias = "policies")]
+    Policy {
+        #[command(subcommand)]
+        verb: Policy,
+    },
+    /// Say whether a flow is allowed, and which rule decides
+    Explain(Explain),
+    /// Cut every link of workloads, now, established connections included; or list what is cut
+    #[command(
+        visible_alias = "quarantines",
+        after_help = "A word alone is no selector here: say --label-exists KEY for every workload that has the label.\nExit codes: 0 enforced everywhere, 1 not everywhere yet (the nodes are named), 2 nothing was selected or the selector is wrong."
+    )]
+    Quarantine {
+        #[command(subcommand)]
+        verb: Option<QuarantineVerb>,
+        #[command(flatten)]
+        wanted: Quarantine,
+    },
+    /// End a quarantine
+    Release(Target),
+    /// Show who changed what
+    Audit(Audit),
+    /// Write a backup of the mesh to a file; `meshward-coordinator restore` makes a coordinator of it
+    Backup {
+        /// The file, which must not be there yet
+        file: PathBuf,
+        /// Leave the CA out: without it the backup is no secret that lets anybody into the mesh, and `ca.key` has to be kept elsewhere
+        #[arg(long)]
+        without_ca: bool,
+    },
+    /// Run a command in a network namespace of its own, attached to the mesh
+    Run(Run),
+    /// Attach an existing network namespace to the mesh
+    Attach(Attach),
+    /// Detach a workload of this machine
+    Detach {
+        /// Its id
+        workload: WorkloadId,
+    },
+    /// Change the labels of a workload of this machine
+    Label {
+        /// Its id
+        workload: WorkloadId,
+        /// A label that it gets, or with a `-` behind the key, one that it loses
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+        changes: Vec<LabelChange>,
+    },
+    /// List the workloads of this machine
+    Attached(Labelled),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages
+    Man {
+        /// Into this folder
+        folder: PathBuf,
+    },
+}
+
+/// A time such as `10m`, `24h` or `7d`.
+///
+/// # Errors
+/// What is wrong with it, and how to write one.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write 30s, 10m, 24h or 7d"))
+}

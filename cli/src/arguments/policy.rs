@@ -1,0 +1,175 @@
+//! Commands about policy and quarantine, and what was done.
+
+use super::{Watching, duration};
+use clap::{Args, Subcommand};
+use meshward_model::{LabelKey, NetworkName, PortSpec, Revision, Selector};
+use std::{path::PathBuf, time::Duration};
+
+#[derive(Args)]
+pub struct Sources {
+    /// YAML files, or folders with such (*.yaml, *.yml); - is standard input
+    #[arg(value_name = "FILE|FOLDER")]
+    pub places: Vec<PathBuf>,
+    /// The same; may be given several times
+    #[arg(short = 'f', long = "file", value_name = "FILE|FOLDER")]
+    pub more: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct OfNetwork {
+    /// The network, if there are several
+    #[arg(long)]
+    pub network: Option<NetworkName>,
+}
+
+#[derive(Subcommand)]
+pub enum Policy {
+    /// Apply policies to the networks that they name: all of them or none
+    Apply {
+        #[command(flatten)]
+        sources: Sources,
+        /// Remove the policies of networks that no file names
+        #[arg(long)]
+        prune: bool,
+        /// Why, for the log
+        #[arg(short, long)]
+        message: Option<String>,
+    },
+    /// Check policies: syntax, tests, rules that do nothing, selectors that match nothing, guardrails
+    ///
+    /// The coordinator is asked, if there is one: it knows the workloads.
+    Check {
+        #[command(flatten)]
+        sources: Sources,
+        /// Do not ask the coordinator
+        #[arg(long)]
+        offline: bool,
+        /// Fail on what is merely suspicious, too
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Say which links would open and close, and how many live flows would be cut; or what changed between two revisions
+    Diff {
+        /// A revision, and another [default: now]
+        #[arg(value_name = "REVISION", num_args = 0..=2, conflicts_with = "more")]
+        revisions: Vec<Revision>,
+        /// YAML files or folders that are not applied yet; may be given several times
+        #[arg(short = 'f', long = "file", value_name = "FILE|FOLDER", required_unless_present = "revisions")]
+        more: Vec<PathBuf>,
+        /// How the texts differ, rather than which links do
+        #[arg(long, conflicts_with = "more")]
+        text: bool,
+        #[command(flatten)]
+        of: OfNetwork,
+    },
+    /// Print the policy of a network
+    Get {
+        /// The network
+        network: NetworkName,
+    },
+    /// List the states that a network's policy had: who made them, when, why and from where
+    Log {
+        #[command(flatten)]
+        of: OfNetwork,
+        /// How many
+        #[arg(long, default_value_t = 30)]
+        limit: u32,
+    },
+    /// Print the policy that a network had at a revision
+    Show {
+        /// The revision
+        revision: Revision,
+        #[command(flatten)]
+        of: OfNetwork,
+    },
+    /// Apply the policy that a network had at a revision
+    Rollback {
+        /// The revision
+        revision: Revision,
+        #[command(flatten)]
+        of: OfNetwork,
+        /// Why, for the log
+        #[arg(short, long)]
+        message: Option<String>,
+    },
+    /// Write the least policy that explains the flows that were seen
+    Suggest {
+        #[command(flatten)]
+        of: OfNetwork,
+        /// Flows that began in this time
+        #[arg(long, default_value = "1h", value_parser = duration)]
+        since: Duration,
+        /// Also allow what was tried and denied
+        #[arg(long)]
+        with_denied: bool,
+    },
+    /// Print the JSON Schema of policies, for editors
+    Schema,
+}
+
+#[derive(Args)]
+pub struct Explain {
+    /// Who begins the flow
+    #[arg(long, value_name = "SELECTOR")]
+    pub from: Selector,
+    /// With whom
+    #[arg(long, value_name = "SELECTOR")]
+    pub to: Selector,
+    /// What, such as tcp/5432, udp/53, icmp
+    #[arg(long, value_name = "PORT")]
+    pub port: PortSpec,
+    /// The network, if there are several
+    #[arg(long)]
+    pub network: Option<NetworkName>,
+    /// By the policies and quarantines of this revision [default: those of now]
+    #[arg(long = "at", value_name = "REVISION")]
+    pub revision: Option<Revision>,
+}
+
+#[derive(Subcommand)]
+pub enum QuarantineVerb {
+    /// List the quarantines that stand
+    #[command(visible_alias = "ls")]
+    List(Watching),
+}
+
+#[derive(Args)]
+#[group(skip)]
+pub struct Quarantine {
+    #[command(flatten)]
+    pub target: Target,
+    /// Who may still reach the workloads, but for what guardrails deny; unless you are an admin, of those whom the policy names under `forensics`
+    #[arg(long, value_name = "SELECTOR")]
+    pub allow_from: Option<Selector>,
+    /// For how long [default: until it is released]
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub lasts: Option<Duration>,
+    /// Why, for the log
+    #[arg(short, long)]
+    pub message: Option<String>,
+    /// Impose it even if no workload is selected now: for those that start later
+    #[arg(long)]
+    pub even_if_none: bool,
+}
+
+#[derive(Args)]
+pub struct Target {
+    /// Labels, such as app=web,env!=prod; or the id of one workload
+    #[arg(value_name = "SELECTOR|WORKLOAD")]
+    pub what: Option<String>,
+    /// Workloads that have this label, whatever its value; may be given several times
+    #[arg(long, value_name = "KEY")]
+    pub label_exists: Vec<LabelKey>,
+    /// Only in this network
+    #[arg(long)]
+    pub network: Option<NetworkName>,
+}
+
+#[derive(Args)]
+pub struct Audit {
+    /// How many lines
+    #[arg(long, default_value_t = 30)]
+    pub limit: u32,
+    #[command(flatten)]
+    pub watching: Watching,
+}

@@ -1,0 +1,31 @@
+//! Who changed what.
+
+use crate::{
+    arguments::{Audit, Common},
+    client::Client,
+    listing,
+    output::{or_dash, show},
+};
+use anyhow::Result;
+use meshward_model::api::AuditEntry;
+
+pub async fn audit(common: &Common, wanted: Audit) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    let path = format!("/v1/audit?limit={}", wanted.limit);
+    let read = async || client.get::<Vec<AuditEntry>>(&path).await;
+    listing::list(wanted.watching, read, |all| print(common, all)).await
+}
+
+fn print(common: &Common, all: &[AuditEntry]) -> Result<()> {
+    let row = |entry: &AuditEntry| {
+        [
+            entry.revision.to_string(),
+            entry.at.clone(),
+            entry.actor.clone(),
+            or_dash(entry.origin.as_ref()),
+            entry.action.clone(),
+            or_dash(entry.why.as_ref()),
+        ]
+    };
+    show(common, all, ["REVISION", "AT", "WHO", "FROM+", "WHAT", "WHY"], row, "nothing has been changed yet")
+}

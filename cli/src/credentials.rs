@@ -1,0 +1,92 @@
+//! Credentials.
+
+use crate::{
+    arguments::{Common, Credential, Watching},
+    client::{self, Client},
+    listing, note, out,
+    output::{Change, list, show, tell},
+};
+use anyhow::Result;
+use meshward_client::context::Context;
+use meshward_model::api;
+
+pub async fn credential(common: &Common, verb: Option<Credential>) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    match verb.unwrap_or(Credential::List(Watching::default())) {
+        Credential::Create { name, role, networks, servers } => {
+            let wanted = api::CreateCredential { name, role: role.into(), networks };
+            let own = client::context(common)?.reached_by(&servers);
+            create(common, &client, &wanted, own).await
+        }
+        Credential::Change { name, role, networks } => {
+            let wanted = api::ChangeCredential { role: role.into(), networks };
+            let changed: api::Credential = client.patch(&format!("/v1/credentials/{name}"), &wanted).await?;
+            let would = format!("change the credential {name}");
+            let done = format!("the credential {name} is changed");
+            tell(common, &Change { would, done, effects: vec![], result: Some(&changed) })
+        }
+        Credential::List(watching) => {
+            let read = async || client.get::<Vec<api::Credential>>("/v1/credentials").await;
+            listing::list(watching, read, |all| print(common, all)).await
+        }
+        Credential::Revoke { name } => {
+            client.delete(&format!("/v1/credentials/{name}")).await?;
+            let (would, done) =
+                (format!("revoke the credential {name}"), format!("the credential {name} is revoked"));
+            tell(common, &Change { would, done, effects: vec![], result: None })
+        }
+    }
+}
+
+async fn create(
+    common: &Common,
+    client: &Client,
+    wanted: &api::CreateCredential,
+    own: Context,
+) -> Result<()> {
+    let created: api::CreatedCredential = client.post("/v1/credentials", wanted).await?;
+    if common.dry_run {
+        // The token that came back is not one: it was not kept.
+        let role = format!("{:?}", wanted.role).to_lowercase();
+        let would = format!("make the credential {} with the role {role}", wanted.name);
+        let result = Some(&created.kept as &dyn crate::output::erased::Result);
+        return tell(common, &Change { would, done: String::new(), effects: vec![], result });
+    }
+    let name = wanted.name.clone();
+    let context = Context { token: created.token.clone(), ..own };
+    if !common.is_table() {
+        let done = format!("the credential {name} is made");
+        let whole = Made { created, context };
+        return tell(common, &Change { would: String::new(), done, effects: vec![], result: Some(&whole) });
+    }
+    // Alone on stdout, so that it can be kept in a file.
+    out!("{}", serde_json::to_string_pretty(&context)?);
+    note!(
+        "keep this, it is not shown again; where it is to be used: meshctl context import FILE --name {name}"
+    );
+    if context.is_local() {
+        note!(
+            "it names {} alone, which is this machine: say --server HOST where others reach it",
+            context.server
+        );
+    }
+    Ok(())
+}
+
+#[derive(serde::Serialize)]
+struct Made {
+    #[serde(flatten)]
+    created: api::CreatedCredential,
+    context: Context,
+}
+
+fn print(common: &Common, all: &[api::Credential]) -> Result<()> {
+    let row = |credential: &api::Credential| {
+        let networks = match credential.networks.is_empty() {
+            true => "all".into(),
+            false => list(&credential.networks),
+        };
+        [credential.name.clone(), format!("{:?}", credential.role).to_lowercase(), networks]
+    };
+    show(common, all, ["NAME", "ROLE", "NETWORKS"], row, "no credentials")
+}

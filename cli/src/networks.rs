@@ -1,0 +1,72 @@
+//! Networks.
+
+use crate::{
+    arguments::{Common, Network, Watching},
+    client::Client,
+    listing,
+    output::{Change, Effect, list, show, tell},
+};
+use anyhow::Result;
+use meshward_model::{
+    NetworkName,
+    api::{self, CreateNetwork, Policy},
+};
+
+pub async fn network(common: &Common, verb: Option<Network>) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    match verb.unwrap_or(Network::List(Watching::default())) {
+        Network::Create { name, prefixes, block_v4, block_v6, mtu } => {
+            let wanted = CreateNetwork { name, prefixes, block_v4, block_v6, mtu };
+            let made: api::Network = client.post("/v1/networks", &wanted).await?;
+            let (name, prefixes) = (&made.name, list(&made.prefixes));
+            let would = format!("make network {name} ({prefixes})");
+            let done = format!(
+                "network {name} ({prefixes}) is there; its policy denies everything until one is applied"
+            );
+            tell(common, &Change { would, done, effects: vec![], result: Some(&made) })
+        }
+        Network::List(watching) => {
+            let read = async || client.get::<Vec<api::Network>>("/v1/networks").await;
+            listing::list(watching, read, |all| print(common, all)).await
+        }
+        Network::Delete { name } => {
+            let effects = if common.dry_run { what_goes(&client, &name).await } else { vec![] };
+            client.delete(&format!("/v1/networks/{name}")).await?;
+            let (would, done) = (format!("delete network {name}"), format!("network {name} is deleted"));
+            tell(common, &Change { would, done, effects, result: None })
+        }
+    }
+}
+
+/// What goes with a network. What cannot be read is said by the deletion itself.
+async fn what_goes(client: &Client, name: &NetworkName) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    let policy = client.get::<Policy>(&format!("/v1/networks/{name}/policy")).await;
+    for file in policy.map(|policy| policy.files).unwrap_or_default() {
+        effects.push(Effect {
+            action: "remove",
+            kind: "policy file",
+            name: file.name,
+            detail: String::new(),
+        });
+    }
+    for node in client.get::<Vec<api::Node>>("/v1/nodes").await.unwrap_or_default() {
+        let own = node.blocks.iter().filter(|block| block.network == *name);
+        for prefix in own.flat_map(|block| &block.prefixes) {
+            let detail = format!("of node {}", node.name);
+            effects.push(Effect { action: "free", kind: "block", name: prefix.to_string(), detail });
+        }
+    }
+    effects
+}
+
+fn print(common: &Common, all: &[api::Network]) -> Result<()> {
+    let row = |network: &api::Network| {
+        let blocks = network.prefixes.iter().map(|prefix| {
+            format!("/{}", if prefix.addr().is_ipv4() { network.block_v4 } else { network.block_v6 })
+        });
+        [network.name.to_string(), list(&network.prefixes), list(blocks), network.mtu.to_string()]
+    };
+    let none = "no networks; make one with: meshctl network create NAME --cidr 10.42.0.0/16";
+    show(common, all, ["NAME", "PREFIXES", "BLOCK PER NODE", "MTU"], row, none)
+}

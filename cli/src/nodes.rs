@@ -1,0 +1,161 @@
+//! Nodes, relays and keys.
+
+use crate::{
+    arguments::{self, Common, Key, Labelled, Node, Relay, Watching, nothing_before_verb},
+    client::Client,
+    listing, note,
+    output::{Change, Effect, bad, count, good, list, or_dash, show, tell},
+};
+use anyhow::Result;
+use meshward_model::{
+    NodeName,
+    api::{self, NodeState, RotateKeys, RotatedKeys},
+};
+
+pub async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    if verb.is_some() {
+        nothing_before_verb(&which)?;
+    }
+    match verb.unwrap_or(Node::List(which)) {
+        Node::Remove { name } => {
+            let effects = if common.dry_run { what_goes(&client, &name).await } else { vec![] };
+            client.delete(&format!("/v1/nodes/{name}")).await?;
+            let (would, done) = (format!("remove node {name}"), format!("node {name} is removed"));
+            tell(common, &Change { would, done, effects, result: None })
+        }
+        Node::Approve { name, labels } => {
+            let wanted = api::ApproveNode { labels: arguments::labels(&labels)? };
+            let path = format!("/v1/nodes/{name}");
+            let node: api::Node = client.put(&path, &wanted).await?;
+            let next = match node.state {
+                NodeState::Expected => "; it has not joined yet",
+                _ => "",
+            };
+            let would = format!("approve node {name} with labels {}", wanted.labels);
+            let done = format!("node {name} is approved{next}");
+            tell(common, &Change { would, done, effects: vec![], result: Some(&node) })
+        }
+        Node::List(Labelled { selector, watching }) => {
+            let read = async || {
+                let mut all: Vec<api::Node> = client.get("/v1/nodes").await?;
+                all.retain(|node| selector.as_ref().is_none_or(|selector| selector.matches(&node.labels)));
+                Ok(all)
+            };
+            listing::list(watching, read, |all| print(common, all)).await
+        }
+    }
+}
+
+/// What goes with a node. What cannot be read is said by the removal itself.
+async fn what_goes(client: &Client, name: &NodeName) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    let workloads = client.get::<Vec<api::Workload>>("/v1/workloads").await.unwrap_or_default();
+    for workload in workloads.into_iter().filter(|workload| workload.node == *name) {
+        let detail = format!("{}, {}, network {}", workload.name, workload.labels, workload.network);
+        let id = workload.id.to_string();
+        effects.push(Effect { action: "remove", kind: "workload", name: id, detail });
+    }
+    let routes = client.get::<Vec<api::Route>>("/v1/routes").await.unwrap_or_default();
+    for route in routes.into_iter().filter(|route| route.node == *name) {
+        let approval = if route.approved_by_hand { ", with its approval" } else { "" };
+        let detail = format!("network {}{approval}", route.network);
+        effects.push(Effect { action: "remove", kind: "route", name: route.prefix.to_string(), detail });
+    }
+    let devices = client.get::<Vec<api::Device>>("/v1/devices").await.unwrap_or_default();
+    for device in devices.into_iter().filter(|device| device.gateway == *name) {
+        let (name, detail) = (device.name.to_string(), format!("network {}", device.network));
+        effects.push(Effect { action: "turn away", kind: "device", name, detail });
+    }
+    effects
+}
+
+fn print(common: &Common, all: &[api::Node]) -> Result<()> {
+    let row = |node: &api::Node| {
+        let state = match node.state {
+            NodeState::Expected => "expected".into(),
+            NodeState::Waiting => bad("waiting"),
+            NodeState::Member if node.degraded.is_some() => bad("degraded"),
+            NodeState::Member if node.connected => good("connected"),
+            NodeState::Member => bad("away"),
+        };
+        let blocks = node.blocks.iter().flat_map(|block| &block.prefixes);
+        [
+            node.name.to_string(),
+            or_dash(node.site.as_ref()),
+            state,
+            or_dash(node.enforced),
+            node.workloads.to_string(),
+            list(blocks),
+            or_dash(node.address.map(|address| address.ip())),
+            if node.labels.is_empty() { "-".into() } else { node.labels.to_string() },
+            or_dash(node.version.as_ref()),
+        ]
+    };
+    let columns =
+        ["NAME", "SITE+", "STATE", "ENFORCES", "WORKLOADS", "BLOCKS", "ADDRESS", "LABELS+", "VERSION+"];
+    show(common, all, columns, row, "no nodes; make a token with: meshctl token create")?;
+    if common.is_table() {
+        for node in all {
+            let degraded = node.degraded.iter().map(|why| format!("degraded: {why}"));
+            for problem in node.problems.iter().cloned().chain(degraded) {
+                note!("{} {}: {problem}", bad("problem:"), node.name);
+            }
+        }
+    }
+    Ok(())
+}
+
+pub async fn key(common: &Common, verb: Key) -> Result<()> {
+    let Key::Rotate { node, network, keep_old } = verb;
+    let client = Client::coordinator(common)?;
+    let wanted = RotateKeys { node, network, keep_old_seconds: keep_old.as_secs() };
+    let rotated: RotatedKeys = client.post("/v1/keys/rotate", &wanted).await?;
+    let effects = if common.dry_run { what_rotates(&client, &wanted).await } else { vec![] };
+    let would = format!("have {} make other keys", count(rotated.endpoints, "endpoint"));
+    let done = format!("{} of {} endpoints have another key", rotated.rotated, rotated.endpoints);
+    tell(common, &Change { would, done, effects, result: Some(&rotated) })?;
+    if common.is_table() && !rotated.away.is_empty() {
+        note!("{} {} keep theirs until they are asked again", bad("away:"), list(&rotated.away));
+    }
+    Ok(())
+}
+
+async fn what_rotates(client: &Client, wanted: &RotateKeys) -> Vec<Effect> {
+    let nodes = client.get::<Vec<api::Node>>("/v1/nodes").await.unwrap_or_default();
+    let own = nodes.iter().filter(|node| wanted.node.as_ref().is_none_or(|name| *name == node.name));
+    let mut effects = Vec::new();
+    for (node, block) in own.flat_map(|node| node.blocks.iter().map(move |block| (node, block))) {
+        if wanted.network.as_ref().is_none_or(|name| *name == block.network) {
+            let (name, detail) = (node.name.to_string(), format!("network {}", block.network));
+            effects.push(Effect { action: "rotate", kind: "key of node", name, detail });
+        }
+    }
+    effects
+}
+
+pub async fn relay(common: &Common, verb: Option<Relay>) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    let watching = match verb.unwrap_or(Relay::List(Watching::default())) {
+        Relay::List(watching) => watching,
+        Relay::Remove { name } => {
+            client.delete(&format!("/v1/relays/{name}")).await?;
+            let (would, done) = (format!("remove relay {name}"), format!("relay {name} is removed"));
+            return tell(common, &Change { would, done, effects: vec![], result: None });
+        }
+    };
+    let row = |relay: &api::Relay| {
+        [
+            relay.name.to_string(),
+            relay.number.to_string(),
+            or_dash(relay.site.as_ref()),
+            if relay.connected { good("connected") } else { bad("away") },
+            relay.nodes.to_string(),
+            list(&relay.addresses),
+        ]
+    };
+    let columns = ["NAME", "NUMBER", "SITE", "STATE", "NODES", "ADDRESSES"];
+    let none = "no relays but the coordinator; make a token with: meshctl token create --relay";
+    let read = async || client.get::<Vec<api::Relay>>("/v1/relays").await;
+    listing::list(watching, read, |all: &Vec<api::Relay>| show(common, all, columns, row, none)).await
+}

@@ -1,0 +1,73 @@
+//! Join tokens.
+
+use crate::{
+    arguments::{Common, Token, Watching},
+    client::Client,
+    listing, note, out,
+    output::{Change, count, list, or_dash, show, tell},
+};
+use anyhow::Result;
+use meshward_model::api::{self, CreateToken, CreatedToken};
+
+pub async fn token(common: &Common, verb: Option<Token>) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    match verb.unwrap_or(Token::List(Watching::default())) {
+        Token::Create { uses, ttl, site, networks, relay, needs_approval } => {
+            let ttl_seconds = ttl.as_secs();
+            let wanted = CreateToken { uses, ttl_seconds, site, networks, relay, needs_approval };
+            create(common, &client, &wanted).await
+        }
+        Token::List(watching) => {
+            let read = async || client.get::<Vec<api::Token>>("/v1/tokens").await;
+            listing::list(watching, read, |all| print(common, all)).await
+        }
+        Token::Revoke { id } => {
+            client.delete(&format!("/v1/tokens/{id}")).await?;
+            let (would, done) = (format!("revoke token {id}"), format!("token {id} is revoked"));
+            tell(common, &Change { would, done, effects: vec![], result: None })
+        }
+    }
+}
+
+async fn create(common: &Common, client: &Client, wanted: &CreateToken) -> Result<()> {
+    let created: CreatedToken = client.post("/v1/tokens", wanted).await?;
+    let kept = &created.kept;
+    let (what, join) = match kept.relay {
+        true => ("relay", "meshward-coordinator relay join TOKEN@HOST --name NAME"),
+        false => ("node", "meshward-node join TOKEN@HOST"),
+    };
+    let uses = count(kept.uses_left as usize, what);
+    if common.dry_run {
+        // The token that came back is not one: it was not kept.
+        let would = format!("make a join token for {uses}, good until {}", kept.expires);
+        return tell(common, &Change { would, done: String::new(), effects: vec![], result: Some(kept) });
+    }
+    if !common.is_table() {
+        let done = format!("token {} is made", kept.id);
+        return tell(common, &Change { would: String::new(), done, effects: vec![], result: Some(&created) });
+    }
+    // Alone on stdout, so that it can be piped on.
+    out!("{}", created.token);
+    note!("token {}: for {uses}, good until {}", kept.id, kept.expires);
+    note!("on the machine that is to join: {join}");
+    Ok(())
+}
+
+fn print(common: &Common, all: &[api::Token]) -> Result<()> {
+    let row = |token: &api::Token| {
+        let networks = match token {
+            _ if token.relay => "relays".into(),
+            _ if token.networks.is_empty() => "all".into(),
+            _ => list(&token.networks),
+        };
+        let networks = if token.needs_approval { format!("{networks}, once approved") } else { networks };
+        [
+            token.id.clone(),
+            token.uses_left.to_string(),
+            token.expires.clone(),
+            or_dash(token.site.as_ref()),
+            networks,
+        ]
+    };
+    show(common, all, ["ID", "USES LEFT", "EXPIRES", "SITE", "NETWORKS"], row, "no join tokens")
+}

@@ -1,0 +1,116 @@
+//! Workloads of all nodes, and the links between them.
+
+use crate::{
+    arguments::{Common, Labelled, LinkVerb, Links, WorkloadVerb, Workloads, nothing_before_verb},
+    client::Client,
+    listing, note,
+    output::{bad, bytes, good, list, or_dash, show, whole},
+};
+use anyhow::Result;
+use meshward_model::{NetworkName, api};
+
+pub async fn workload(common: &Common, verb: Option<WorkloadVerb>, which: Workloads) -> Result<()> {
+    let Workloads { network, node, which } = match verb {
+        Some(WorkloadVerb::List(inner)) => {
+            nothing_before_verb(&which)?;
+            inner
+        }
+        None => which,
+    };
+    let Labelled { selector, watching } = which;
+    let client = Client::coordinator(common)?;
+    let path = in_network("/v1/workloads", network);
+    let read = async || {
+        let mut all: Vec<api::Workload> = client.get(&path).await?;
+        all.retain(|workload| {
+            node.as_ref().is_none_or(|node| *node == workload.node)
+                && selector.as_ref().is_none_or(|selector| selector.matches(&workload.labels))
+        });
+        Ok(all)
+    };
+    listing::list(watching, read, |all| print(common, all)).await
+}
+
+fn print(common: &Common, all: &[api::Workload]) -> Result<()> {
+    let row = |workload: &api::Workload| {
+        let state = match workload {
+            _ if !workload.refused.is_empty() => bad("refused"),
+            _ if workload.quarantined => bad("quarantined"),
+            _ => good("open"),
+        };
+        let measured = workload.measurement.as_ref();
+        [
+            workload.id.to_string(),
+            workload.name.to_string(),
+            workload.network.to_string(),
+            workload.node.to_string(),
+            list(&workload.addresses),
+            workload.labels.to_string(),
+            or_dash(measured.map(|measured| &measured.runtime)),
+            state,
+        ]
+    };
+    let columns = ["ID", "NAME", "NETWORK", "NODE", "ADDRESSES", "LABELS", "RUNTIME+", "STATE"];
+    let none = "no workloads; start one on a node with: meshctl run --network NAME -- COMMAND";
+    show(common, all, columns, row, none)?;
+    if common.is_table() {
+        for workload in all {
+            for reason in &workload.refused {
+                note!("{} {} ({}): {reason}", bad("refused:"), workload.name, workload.id);
+            }
+        }
+    }
+    Ok(())
+}
+
+pub async fn link(common: &Common, verb: Option<LinkVerb>, which: Links) -> Result<()> {
+    let Links { network, denied, observed, selector, watching } = match verb {
+        Some(LinkVerb::List(inner)) => {
+            nothing_before_verb(&which)?;
+            inner
+        }
+        None => which,
+    };
+    let client = Client::coordinator(common)?;
+    let path = in_network("/v1/links", network);
+    let read = async || {
+        let mut all: api::Links = client.get(&path).await?;
+        all.links.retain(|link| {
+            (!denied || link.denied > 0)
+                && (!observed || link.observed > 0)
+                && selector.as_ref().is_none_or(|own| own.matches(&link.from) || own.matches(&link.to))
+        });
+        Ok(all)
+    };
+    listing::list(watching, read, |all| print_links(common, all)).await
+}
+
+fn print_links(common: &Common, all: &api::Links) -> Result<()> {
+    if whole(common, all)? {
+        return Ok(());
+    }
+    let or_nothing = |count: u64| if count > 0 { bad(count) } else { "0".into() };
+    let row = |link: &api::Link| {
+        [
+            link.network.to_string(),
+            link.from.to_string(),
+            link.to.to_string(),
+            if link.acl.is_empty() { bad("nothing") } else { link.acl.to_string() },
+            link.packets.to_string(),
+            bytes(link.bytes),
+            or_nothing(link.denied),
+            or_nothing(link.observed),
+        ]
+    };
+    let columns = ["NETWORK", "FROM", "TO", "MAY USE", "PACKETS", "BYTES", "DENIED", "WOULD DENY+"];
+    let none = "no links: no policy lets running workloads talk, and none has tried";
+    show(common, &all.links, columns, row, none)?;
+    if !all.nodes_silent.is_empty() {
+        note!("without the counters of: {}", list(&all.nodes_silent));
+    }
+    Ok(())
+}
+
+fn in_network(path: &str, network: Option<NetworkName>) -> String {
+    network.map_or(path.to_owned(), |network| format!("{path}?network={network}"))
+}
