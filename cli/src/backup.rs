@@ -1,6 +1,11 @@
 //! Backups of the mesh.
 
-use crate::{Mistake, arguments::Common, client::Client};
+use crate::{
+    Mistake,
+    arguments::Common,
+    client::Client,
+    output::{Change, tell},
+};
 use anyhow::{Context, Result};
 use std::{fs, os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -8,6 +13,16 @@ use std::{fs, os::unix::fs::OpenOptionsExt, path::Path};
 pub async fn backup(common: &Common, file: &Path, ca: bool) -> Result<()> {
     if file.exists() {
         return Err(Mistake(format!("{} is there already; name another file", file.display())).into());
+    }
+    let with = if ca { "with the CA: keep it secret" } else { "without the CA" };
+    let change = |done| Change {
+        would: format!("write a backup of the mesh to {}, {with}", file.display()),
+        done,
+        effects: vec![],
+        result: None,
+    };
+    if common.dry_run {
+        return tell(common, &change(String::new()));
     }
     let mut name = file.as_os_str().to_owned();
     name.push(".partial");
@@ -28,11 +43,7 @@ pub async fn backup(common: &Common, file: &Path, ca: bool) -> Result<()> {
         anyhow::Ok(length)
     };
     match done.await {
-        Ok(length) => {
-            let with = if ca { "with the CA: keep it secret" } else { "without the CA" };
-            println!("{}: {length} bytes, {with}", file.display());
-            Ok(())
-        }
+        Ok(length) => tell(common, &change(format!("{}: {length} bytes, {with}", file.display()))),
         Err(error) => {
             let _ = fs::remove_file(partial);
             Err(error)

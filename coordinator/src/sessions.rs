@@ -569,18 +569,29 @@ impl Sessions {
         revision: Revision,
         patience: Duration,
     ) -> RoaringBitmap {
-        let connected: Vec<Arc<Session>> = {
-            let table = self.table.read();
-            nodes.iter().filter_map(|node| table.by_index.get(&node).cloned()).collect()
-        };
         let all = async {
             // One after the other: the last of them to enforce is waited for in any order.
-            for session in &connected {
-                session.enforces(revision).await;
+            for node in nodes {
+                self.node_enforces(node, revision).await;
             }
         };
         let _ = tokio::time::timeout(patience, all).await;
-        connected.iter().filter(|session| session.is_up_to(revision)).map(|session| session.index).collect()
+        let table = self.table.read();
+        let is_up = |node: &u32| table.by_index.get(node).is_some_and(|session| session.is_up_to(revision));
+        nodes.iter().filter(is_up).collect()
+    }
+
+    /// Waits until a node enforces a revision, or has no session. A session that a newer one of a restarted daemon takes the place of
+    /// is not the end of it.
+    async fn node_enforces(&self, node: u32, revision: Revision) {
+        loop {
+            let Some(session) = self.table.read().by_index.get(&node).cloned() else { return };
+            session.enforces(revision).await;
+            let current = self.table.read().by_index.get(&node).cloned();
+            if session.is_up_to(revision) || current.is_none_or(|current| Arc::ptr_eq(&current, &session)) {
+                return;
+            }
+        }
     }
 
     /// Asks every connected node.

@@ -199,6 +199,7 @@ impl Everything {
             row("quarantine-list", Coordinator, "quarantine list", ""),
             row("release", Coordinator, "release app=spare", "app=spare"),
             row("audit", Coordinator, "audit", ""),
+            row("backup", Coordinator, "backup MAN", "would write a backup of the mesh to"),
             row("run", Node, "run --network shop -l app=new -- touch MAN", "would run `touch"),
             row("attach", Node, "attach --network shop -l app=new --netns FREE", "would attach"),
             row("detach", Node, "detach SPARE", "would detach"),
@@ -212,7 +213,7 @@ impl Everything {
     fn command(&self, at: At, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.shop.mesh.binaries.path("meshctl"));
         command.arg("--socket").arg(self.shop.nodes[0].socket());
-        if !arguments.first().is_some_and(|noun| *noun == "context") {
+        if arguments.first().is_none_or(|noun| *noun != "context") {
             command.arg("--context").arg(self.shop.mesh.context());
         }
         command.args(arguments).env("HOME", &self.home).env_remove("NO_COLOR").stdin(Stdio::null());

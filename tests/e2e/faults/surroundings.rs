@@ -33,7 +33,8 @@ fn a_node_whose_network_was_away_comes_back_by_itself_and_has_the_policy_of_now(
     uplink("down");
     thread::sleep(AWAY);
     assert!(!shop.nodes[1].is_connected());
-    shop.mesh.apply(&allow("tcp/9090, udp/7000")).unwrap();
+    let pending = shop.mesh.apply(&allow("tcp/9090, udp/7000")).unwrap_err().to_string();
+    assert!(pending.contains("not yet: node rack is away since"), "{pending}");
     let before = witness.count();
     uplink("up");
     shop.mesh.wait(|| shop.nodes[1].is_connected()).unwrap();
