@@ -99,7 +99,7 @@ fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
         ),
         (
             "meshward_policy",
-            "network = \"shop\"\nfiles = { \"a.yaml\" = \"network: shop\\nrules: [{ name: r }]\" }",
+            "network = \"shop\"\nfiles = { \"a.yaml\" = \"network: shop\\nrules: [{ name: r, from: {}, to: {} }]\" }",
             "a.yaml:2",
             "files",
         ),
