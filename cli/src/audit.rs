@@ -7,12 +7,12 @@ use crate::{
     output::{or_dash, show},
 };
 use anyhow::Result;
-use meshward_model::api::AuditEntry;
+use meshward_model::api::{AuditEntry, operations};
 
 pub async fn audit(common: &Common, wanted: Audit) -> Result<()> {
     let client = Client::coordinator(common)?;
-    let path = format!("/v1/audit?limit={}", wanted.limit);
-    let read = async || client.get::<Vec<AuditEntry>>(&path).await;
+    let query = [("limit", wanted.limit.to_string())];
+    let read = async || Ok(client.page(&operations::AUDIT, &[], &query).await?.items);
     listing::list(wanted.watching, read, |all| print(common, all)).await
 }
 

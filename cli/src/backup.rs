@@ -7,6 +7,7 @@ use crate::{
     output::{Change, tell},
 };
 use anyhow::{Context, Result};
+use meshward_model::api::operations;
 use std::{fs, os::unix::fs::OpenOptionsExt, path::Path};
 
 /// Writes a backup to a file that is there whole or not at all.
@@ -37,7 +38,7 @@ pub async fn backup(common: &Common, file: &Path, ca: bool) -> Result<()> {
         .with_context(|| format!("cannot write {}", partial.display()))?;
     let client = Client::coordinator(common)?;
     let done = async {
-        let length = client.download(&format!("/v1/backup?ca={ca}"), &mut content).await?;
+        let length = client.download(&format!("{}?ca={ca}", operations::BACKUP.path()), &mut content).await?;
         content.sync_all()?;
         fs::rename(partial, file)?;
         anyhow::Ok(length)

@@ -4,7 +4,15 @@ use crate::{Mistake, arguments::Common};
 use anyhow::Result;
 use meshward_client::Error;
 use meshward_client::context::Context as ApiContext;
+use meshward_model::api::{
+    Page, Paged,
+    operations::{Ask, List, Read, Remove, Write},
+};
 use serde::{Serialize, de::DeserializeOwned};
+use std::fmt::Display;
+
+/// Parameters of a query.
+type Query<'a> = &'a [(&'a str, String)];
 
 /// Where requests go. What the other side refuses is the user's mistake.
 pub struct Client(meshward_client::Client);
@@ -38,6 +46,60 @@ impl Client {
         Self(self.0.patient(wait))
     }
 
+    /// Reads one thing of the mesh.
+    pub async fn read<R: DeserializeOwned>(
+        &self,
+        what: &Read<R>,
+        arguments: &[&(dyn Display + Sync)],
+        query: Query<'_>,
+    ) -> Result<R> {
+        self.0.read(what, arguments, query).await.map_err(told)
+    }
+
+    /// Reads a list of the mesh to its end.
+    pub async fn list<P: Paged + DeserializeOwned>(&self, what: &List<P>, query: Query<'_>) -> Result<P> {
+        self.0.list(what, &[], query).await.map_err(told)
+    }
+
+    /// Reads the entries of a list of the mesh, to its end.
+    pub async fn all<T: DeserializeOwned>(&self, what: &List<Page<T>>, query: Query<'_>) -> Result<Vec<T>> {
+        Ok(self.list(what, query).await?.items)
+    }
+
+    /// Reads the first page of a list of the mesh.
+    pub async fn page<P: DeserializeOwned>(
+        &self,
+        what: &List<P>,
+        arguments: &[&(dyn Display + Sync)],
+        query: Query<'_>,
+    ) -> Result<P> {
+        self.0.page(what, arguments, query).await.map_err(told)
+    }
+
+    /// Asks what has a body and changes nothing.
+    pub async fn ask<B: Serialize, R: DeserializeOwned>(&self, what: &Ask<B, R>, body: &B) -> Result<R> {
+        self.0.ask(what, &[], body).await.map_err(told)
+    }
+
+    /// Changes something of the mesh.
+    pub async fn write<B: Serialize, R: DeserializeOwned>(
+        &self,
+        what: &Write<B, R>,
+        arguments: &[&(dyn Display + Sync)],
+        body: &B,
+    ) -> Result<R> {
+        self.0.write(what, arguments, body).await.map_err(told)
+    }
+
+    /// Removes something of the mesh, and says what it was.
+    pub async fn remove<R: DeserializeOwned>(
+        &self,
+        what: &Remove<R>,
+        arguments: &[&(dyn Display + Sync)],
+    ) -> Result<R> {
+        self.0.remove(what, arguments).await.map_err(told)
+    }
+
     /// Reads.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.0.get(path).await.map_err(told)
@@ -51,11 +113,6 @@ impl Client {
     /// Writes; the answer has a body.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         self.0.post(path, body).await.map_err(told)
-    }
-
-    /// Puts something into the place of what is there; the answer has a body.
-    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        self.0.put(path, body).await.map_err(told)
     }
 
     /// Changes; the answer has a body.

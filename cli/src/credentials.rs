@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::Result;
 use meshward_client::context::Context;
-use meshward_model::api;
+use meshward_model::api::{self, operations};
 
 pub async fn credential(common: &Common, verb: Option<Credential>) -> Result<()> {
     let client = Client::coordinator(common)?;
@@ -19,18 +19,19 @@ pub async fn credential(common: &Common, verb: Option<Credential>) -> Result<()>
             create(common, &client, &wanted, own).await
         }
         Credential::Change { name, role, networks } => {
-            let wanted = api::ChangeCredential { role: role.into(), networks };
-            let changed: api::Credential = client.patch(&format!("/v1/credentials/{name}"), &wanted).await?;
+            let all_networks = networks.is_empty();
+            let wanted = api::ChangeCredential { role: Some(role.into()), networks, all_networks };
+            let changed = client.write(&operations::CHANGE_CREDENTIAL, &[&name], &wanted).await?;
             let would = format!("change the credential {name}");
             let done = format!("the credential {name} is changed");
             tell(common, &Change { would, done, effects: vec![], result: Some(&changed) })
         }
         Credential::List(watching) => {
-            let read = async || client.get::<Vec<api::Credential>>("/v1/credentials").await;
+            let read = async || client.all(&operations::CREDENTIALS, &[]).await;
             listing::list(watching, read, |all| print(common, all)).await
         }
         Credential::Revoke { name } => {
-            client.delete(&format!("/v1/credentials/{name}")).await?;
+            client.remove(&operations::REVOKE_CREDENTIAL, &[&name]).await?;
             let (would, done) =
                 (format!("revoke the credential {name}"), format!("the credential {name} is revoked"));
             tell(common, &Change { would, done, effects: vec![], result: None })
@@ -44,7 +45,7 @@ async fn create(
     wanted: &api::CreateCredential,
     own: Context,
 ) -> Result<()> {
-    let created: api::CreatedCredential = client.post("/v1/credentials", wanted).await?;
+    let created = client.write(&operations::CREATE_CREDENTIAL, &[], wanted).await?;
     if common.dry_run {
         // The token that came back is not one: it was not kept.
         let role = format!("{:?}", wanted.role).to_lowercase();

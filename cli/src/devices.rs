@@ -11,7 +11,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use fast_qr::QRBuilder;
 use meshward_model::{
     PublicKey,
-    api::{self, CreateDevice, CreatedDevice},
+    api::{self, CreateDevice, CreatedDevice, operations},
 };
 use serde::Serialize;
 use std::io::IsTerminal;
@@ -29,19 +29,19 @@ pub async fn device(common: &Common, verb: Option<Device>) -> Result<()> {
             };
             let key = own.as_ref().map(public).or(public_key).context("there is no key")?;
             let wanted = CreateDevice { name, network, labels, gateway, public_key: key.to_string() };
-            let created: CreatedDevice = client.post("/v1/devices", &wanted).await?;
+            let created: CreatedDevice = client.write(&operations::CREATE_DEVICE, &[], &wanted).await?;
             print_created(common, &wanted, created, own.as_ref(), endpoint.as_deref())
         }
         Device::List(Labelled { selector, watching }) => {
             let read = async || {
-                let mut all: Vec<api::Device> = client.get("/v1/devices").await?;
+                let mut all = client.all(&operations::DEVICES, &[]).await?;
                 all.retain(|device| selector.as_ref().is_none_or(|own| own.matches(&device.labels)));
                 Ok(all)
             };
             listing::list(watching, read, |all| print_list(common, all)).await
         }
         Device::Remove { name, network } => {
-            client.delete(&format!("/v1/devices/{network}/{name}")).await?;
+            client.remove(&operations::REMOVE_DEVICE, &[&network, &name]).await?;
             let would = format!("turn device {name} of network {network} away");
             let done = format!("device {name} is turned away");
             tell(common, &Change { would, done, effects: vec![], result: None })

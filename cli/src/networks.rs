@@ -9,7 +9,7 @@ use crate::{
 use anyhow::Result;
 use meshward_model::{
     NetworkName,
-    api::{self, CreateNetwork, Policy},
+    api::{self, CreateNetwork, operations},
 };
 
 pub async fn network(common: &Common, verb: Option<Network>) -> Result<()> {
@@ -17,7 +17,7 @@ pub async fn network(common: &Common, verb: Option<Network>) -> Result<()> {
     match verb.unwrap_or(Network::List(Watching::default())) {
         Network::Create { name, prefixes, block_v4, block_v6, mtu } => {
             let wanted = CreateNetwork { name, prefixes, block_v4, block_v6, mtu };
-            let made: api::Network = client.post("/v1/networks", &wanted).await?;
+            let made = client.write(&operations::CREATE_NETWORK, &[], &wanted).await?;
             let (name, prefixes) = (&made.name, list(&made.prefixes));
             let would = format!("make network {name} ({prefixes})");
             let done = format!(
@@ -26,12 +26,12 @@ pub async fn network(common: &Common, verb: Option<Network>) -> Result<()> {
             tell(common, &Change { would, done, effects: vec![], result: Some(&made) })
         }
         Network::List(watching) => {
-            let read = async || client.get::<Vec<api::Network>>("/v1/networks").await;
+            let read = async || client.all(&operations::NETWORKS, &[]).await;
             listing::list(watching, read, |all| print(common, all)).await
         }
         Network::Delete { name } => {
             let effects = if common.dry_run { what_goes(&client, &name).await } else { vec![] };
-            client.delete(&format!("/v1/networks/{name}")).await?;
+            client.remove(&operations::DELETE_NETWORK, &[&name]).await?;
             let (would, done) = (format!("delete network {name}"), format!("network {name} is deleted"));
             tell(common, &Change { would, done, effects, result: None })
         }
@@ -41,7 +41,7 @@ pub async fn network(common: &Common, verb: Option<Network>) -> Result<()> {
 /// What goes with a network. What cannot be read is said by the deletion itself.
 async fn what_goes(client: &Client, name: &NetworkName) -> Vec<Effect> {
     let mut effects = Vec::new();
-    let policy = client.get::<Policy>(&format!("/v1/networks/{name}/policy")).await;
+    let policy = client.read(&operations::POLICY, &[name], &[]).await;
     for file in policy.map(|policy| policy.files).unwrap_or_default() {
         effects.push(Effect {
             action: "remove",
@@ -50,7 +50,7 @@ async fn what_goes(client: &Client, name: &NetworkName) -> Vec<Effect> {
             detail: String::new(),
         });
     }
-    for node in client.get::<Vec<api::Node>>("/v1/nodes").await.unwrap_or_default() {
+    for node in client.all(&operations::NODES, &[]).await.unwrap_or_default() {
         let own = node.blocks.iter().filter(|block| block.network == *name);
         for prefix in own.flat_map(|block| &block.prefixes) {
             let detail = format!("of node {}", node.name);

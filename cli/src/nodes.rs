@@ -9,7 +9,7 @@ use crate::{
 use anyhow::Result;
 use meshward_model::{
     NodeName,
-    api::{self, NodeState, RotateKeys, RotatedKeys},
+    api::{self, NodeState, RotateKeys, operations},
 };
 
 pub async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Result<()> {
@@ -20,14 +20,13 @@ pub async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Resul
     match verb.unwrap_or(Node::List(which)) {
         Node::Remove { name } => {
             let effects = if common.dry_run { what_goes(&client, &name).await } else { vec![] };
-            client.delete(&format!("/v1/nodes/{name}")).await?;
+            client.remove(&operations::REMOVE_NODE, &[&name]).await?;
             let (would, done) = (format!("remove node {name}"), format!("node {name} is removed"));
             tell(common, &Change { would, done, effects, result: None })
         }
         Node::Approve { name, labels } => {
             let wanted = api::ApproveNode { labels: arguments::labels(&labels)? };
-            let path = format!("/v1/nodes/{name}");
-            let node: api::Node = client.put(&path, &wanted).await?;
+            let node = client.write(&operations::APPROVE_NODE, &[&name], &wanted).await?;
             let next = match node.state {
                 NodeState::Expected => "; it has not joined yet",
                 _ => "",
@@ -38,7 +37,7 @@ pub async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Resul
         }
         Node::List(Labelled { selector, watching }) => {
             let read = async || {
-                let mut all: Vec<api::Node> = client.get("/v1/nodes").await?;
+                let mut all = client.all(&operations::NODES, &[]).await?;
                 all.retain(|node| selector.as_ref().is_none_or(|selector| selector.matches(&node.labels)));
                 Ok(all)
             };
@@ -50,19 +49,20 @@ pub async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Resul
 /// What goes with a node. What cannot be read is said by the removal itself.
 async fn what_goes(client: &Client, name: &NodeName) -> Vec<Effect> {
     let mut effects = Vec::new();
-    let workloads = client.get::<Vec<api::Workload>>("/v1/workloads").await.unwrap_or_default();
-    for workload in workloads.into_iter().filter(|workload| workload.node == *name) {
+    let workloads =
+        client.all(&operations::WORKLOADS, &[("node", name.to_string())]).await.unwrap_or_default();
+    for workload in workloads {
         let detail = format!("{}, {}, network {}", workload.name, workload.labels, workload.network);
         let id = workload.id.to_string();
         effects.push(Effect { action: "remove", kind: "workload", name: id, detail });
     }
-    let routes = client.get::<Vec<api::Route>>("/v1/routes").await.unwrap_or_default();
+    let routes = client.all(&operations::ROUTES, &[]).await.unwrap_or_default();
     for route in routes.into_iter().filter(|route| route.node == *name) {
         let approval = if route.approved_by_hand { ", with its approval" } else { "" };
         let detail = format!("network {}{approval}", route.network);
         effects.push(Effect { action: "remove", kind: "route", name: route.prefix.to_string(), detail });
     }
-    let devices = client.get::<Vec<api::Device>>("/v1/devices").await.unwrap_or_default();
+    let devices = client.all(&operations::DEVICES, &[]).await.unwrap_or_default();
     for device in devices.into_iter().filter(|device| device.gateway == *name) {
         let (name, detail) = (device.name.to_string(), format!("network {}", device.network));
         effects.push(Effect { action: "turn away", kind: "device", name, detail });
@@ -109,8 +109,9 @@ fn print(common: &Common, all: &[api::Node]) -> Result<()> {
 pub async fn key(common: &Common, verb: Key) -> Result<()> {
     let Key::Rotate { node, network, keep_old } = verb;
     let client = Client::coordinator(common)?;
-    let wanted = RotateKeys { node, network, keep_old_seconds: keep_old.as_secs() };
-    let rotated: RotatedKeys = client.post("/v1/keys/rotate", &wanted).await?;
+    let all = node.is_none() && network.is_none();
+    let wanted = RotateKeys { node, network, all, keep_old_seconds: keep_old.as_secs() };
+    let rotated = client.write(&operations::ROTATE_KEYS, &[], &wanted).await?;
     let effects = if common.dry_run { what_rotates(&client, &wanted).await } else { vec![] };
     let would = format!("have {} make other keys", count(rotated.endpoints, "endpoint"));
     let done = format!("{} of {} endpoints have another key", rotated.rotated, rotated.endpoints);
@@ -122,7 +123,7 @@ pub async fn key(common: &Common, verb: Key) -> Result<()> {
 }
 
 async fn what_rotates(client: &Client, wanted: &RotateKeys) -> Vec<Effect> {
-    let nodes = client.get::<Vec<api::Node>>("/v1/nodes").await.unwrap_or_default();
+    let nodes = client.all(&operations::NODES, &[]).await.unwrap_or_default();
     let own = nodes.iter().filter(|node| wanted.node.as_ref().is_none_or(|name| *name == node.name));
     let mut effects = Vec::new();
     for (node, block) in own.flat_map(|node| node.blocks.iter().map(move |block| (node, block))) {
@@ -139,7 +140,7 @@ pub async fn relay(common: &Common, verb: Option<Relay>) -> Result<()> {
     let watching = match verb.unwrap_or(Relay::List(Watching::default())) {
         Relay::List(watching) => watching,
         Relay::Remove { name } => {
-            client.delete(&format!("/v1/relays/{name}")).await?;
+            client.remove(&operations::REMOVE_RELAY, &[&name]).await?;
             let (would, done) = (format!("remove relay {name}"), format!("relay {name} is removed"));
             return tell(common, &Change { would, done, effects: vec![], result: None });
         }
@@ -156,6 +157,6 @@ pub async fn relay(common: &Common, verb: Option<Relay>) -> Result<()> {
     };
     let columns = ["NAME", "NUMBER", "SITE", "STATE", "NODES", "ADDRESSES"];
     let none = "no relays but the coordinator; make a token with: meshctl token create --relay";
-    let read = async || client.get::<Vec<api::Relay>>("/v1/relays").await;
+    let read = async || client.all(&operations::RELAYS, &[]).await;
     listing::list(watching, read, |all: &Vec<api::Relay>| show(common, all, columns, row, none)).await
 }

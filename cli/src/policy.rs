@@ -12,8 +12,8 @@ use anyhow::Result;
 use meshward_model::{
     NetworkName, Revision,
     api::{
-        ExplainQuery, Explanation, Finding, LinkChange, Network, Policy, PolicyDifference, PolicyFile,
-        PolicyResult, PolicyRevision, Rollback, SubmitPolicy, SubmitResult,
+        ExplainQuery, Finding, LinkChange, Policy, PolicyFile, PolicyResult, PolicyRevision, Rollback,
+        SubmitPolicy, SubmitResult, operations,
     },
 };
 use meshward_policy::{Budget, Written, review, run_tests};
@@ -40,10 +40,8 @@ pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
             let client = Client::coordinator(common)?;
             let network = the_network(&client, of).await?;
             let seconds = since.as_secs();
-            let path = format!(
-                "/v1/networks/{network}/policy/suggestion?seconds={seconds}&with_denied={with_denied}"
-            );
-            let policy: Policy = client.get(&path).await?;
+            let query = [("seconds", seconds.to_string()), ("with_denied", with_denied.to_string())];
+            let policy = client.read(&operations::POLICY_SUGGESTION, &[&network], &query).await?;
             if !whole(common, &policy)? {
                 policy.files.iter().for_each(|file| print(format_args!("{}", file.text)));
             }
@@ -67,7 +65,7 @@ async fn the_network(client: &Client, of: OfNetwork) -> Result<NetworkName> {
     if let Some(network) = of.network {
         return Ok(network);
     }
-    let mut all: Vec<Network> = client.get("/v1/networks").await?;
+    let mut all = client.all(&operations::NETWORKS, &[]).await?;
     match all.len() {
         1 => Ok(all.swap_remove(0).name),
         0 => Err(Mistake(
@@ -87,7 +85,7 @@ async fn apply(common: &Common, sources: &Sources, prune: bool, message: Option<
     // Said here, before anything is sent.
     read(&files)?;
     let wanted = SubmitPolicy { files, prune, scope: None, message, count_cuts: common.dry_run };
-    let result: SubmitResult = Client::coordinator(common)?.post("/v1/policies", &wanted).await?;
+    let result = Client::coordinator(common)?.write(&operations::SUBMIT_POLICY, &[], &wanted).await?;
     tell(common, &result)
 }
 
@@ -117,7 +115,7 @@ async fn preview(common: &Common, sources: &Sources) -> Result<()> {
 
 async fn ask(common: &Common, files: Vec<PolicyFile>, count_cuts: bool) -> Result<SubmitResult> {
     let wanted = SubmitPolicy { files, prune: false, scope: None, message: None, count_cuts };
-    Client::coordinator(common)?.dry().post("/v1/policies", &wanted).await
+    Client::coordinator(common)?.dry().write(&operations::SUBMIT_POLICY, &[], &wanted).await
 }
 
 fn report(result: &SubmitResult, would: bool) {
@@ -222,9 +220,7 @@ fn read(files: &[PolicyFile]) -> Result<Vec<Written>> {
 }
 
 async fn print_policy(common: &Common, network: NetworkName, revision: Option<Revision>) -> Result<()> {
-    let at = revision.map(|revision| format!("?revision={revision}")).unwrap_or_default();
-    let policy: Policy =
-        Client::coordinator(common)?.get(&format!("/v1/networks/{network}/policy{at}")).await?;
+    let policy = policy_at(&Client::coordinator(common)?, &network, revision).await?;
     if whole(common, &policy)? {
         return Ok(());
     }
@@ -241,11 +237,16 @@ async fn print_policy(common: &Common, network: NetworkName, revision: Option<Re
     Ok(())
 }
 
+async fn policy_at(client: &Client, network: &NetworkName, revision: Option<Revision>) -> Result<Policy> {
+    let at: Vec<_> = revision.iter().map(|revision| ("revision", revision.to_string())).collect();
+    client.read(&operations::POLICY, &[network], &at).await
+}
+
 async fn log(common: &Common, of: OfNetwork, limit: u32) -> Result<()> {
     let client = Client::coordinator(common)?;
     let network = the_network(&client, of).await?;
-    let all: Vec<PolicyRevision> =
-        client.get(&format!("/v1/networks/{network}/policy/log?limit={limit}")).await?;
+    let query = [("limit", limit.to_string())];
+    let all = client.page(&operations::POLICY_LOG, &[&network], &query).await?.items;
     let row = |state: &PolicyRevision| {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
         let files = if state.files == 0 { bad("removed") } else { state.files.to_string() };
@@ -265,9 +266,9 @@ async fn log(common: &Common, of: OfNetwork, limit: u32) -> Result<()> {
 async fn difference(common: &Common, revisions: &[Revision], of: OfNetwork) -> Result<()> {
     let client = Client::coordinator(common)?;
     let network = the_network(&client, of).await?;
-    let to = revisions.get(1).map(|revision| format!("&to={revision}")).unwrap_or_default();
-    let path = format!("/v1/networks/{network}/policy/difference?from={}{to}", revisions[0]);
-    let difference: PolicyDifference = client.get(&path).await?;
+    let bounds = ["from", "to"].into_iter().zip(revisions);
+    let query: Vec<_> = bounds.map(|(name, revision)| (name, revision.to_string())).collect();
+    let difference = client.read(&operations::POLICY_DIFFERENCE, &[&network], &query).await?;
     if !whole(common, &difference)? {
         report_changes(&difference.opened, &difference.closed);
     }
@@ -278,10 +279,7 @@ async fn difference(common: &Common, revisions: &[Revision], of: OfNetwork) -> R
 async fn differing_texts(common: &Common, revisions: &[Revision], of: OfNetwork) -> Result<()> {
     let client = Client::coordinator(common)?;
     let network = the_network(&client, of).await?;
-    let read = async |revision: Option<&Revision>| -> Result<Policy> {
-        let at = revision.map(|revision| format!("?revision={revision}")).unwrap_or_default();
-        client.get(&format!("/v1/networks/{network}/policy{at}")).await
-    };
+    let read = async |revision: Option<&Revision>| policy_at(&client, &network, revision.copied()).await;
     let from = revisions
         .first()
         .ok_or_else(|| Mistake("name a revision; `meshctl policy log` shows them".into()))?;
@@ -308,15 +306,15 @@ async fn roll_back(
 ) -> Result<ExitCode> {
     let client = Client::coordinator(common)?;
     let network = the_network(&client, of).await?;
-    let path = format!("/v1/networks/{network}/policy/rollback");
-    let result: SubmitResult = client.post(&path, &Rollback { revision, message }).await?;
+    let wanted = Rollback { revision, message };
+    let result = client.write(&operations::ROLL_POLICY_BACK, &[&network], &wanted).await?;
     tell(common, &result)
 }
 
 pub async fn explain(common: &Common, query: Explain) -> Result<ExitCode> {
     let Explain { from, to, port, network, revision } = query;
     let query = ExplainQuery { network, from, to, port, revision };
-    let all: Vec<Explanation> = Client::coordinator(common)?.post("/v1/explain", &query).await?;
+    let all = Client::coordinator(common)?.ask(&operations::EXPLAIN, &query).await?;
     if whole(common, &all)? {
         return Ok(ExitCode::SUCCESS);
     }

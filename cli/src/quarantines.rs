@@ -10,7 +10,7 @@ use crate::{
 use anyhow::Result;
 use meshward_model::{
     Selector,
-    api::{self, Impose, QuarantineResult, QuarantineTarget},
+    api::{self, Impose, QuarantineResult, QuarantineTarget, operations},
     selector::Requirement,
 };
 use std::process::ExitCode;
@@ -37,13 +37,13 @@ pub async fn quarantine(
     let client = Client::coordinator(common)?;
     let seconds = lasts.map(|time| time.as_secs());
     let wanted = Impose { target: parse(target)?, allow_from, seconds, message, even_if_none };
-    let result: QuarantineResult = client.post("/v1/quarantines", &wanted).await?;
+    let result = client.write(&operations::IMPOSE_QUARANTINE, &[], &wanted).await?;
     report(common, &client, &result, "quarantine", "quarantined").await
 }
 
 pub async fn release(common: &Common, target: Target) -> Result<ExitCode> {
     let client = Client::coordinator(common)?;
-    let result: QuarantineResult = client.post("/v1/quarantines/release", &parse(target)?).await?;
+    let result = client.write(&operations::RELEASE_QUARANTINE, &[], &parse(target)?).await?;
     report(common, &client, &result, "release", "released").await
 }
 
@@ -71,7 +71,7 @@ async fn report(
 
 /// The workloads that it is about, by name.
 async fn named(client: &Client, result: &QuarantineResult, verb: &'static str) -> Vec<Effect> {
-    let all = client.get::<Vec<api::Workload>>("/v1/workloads").await.unwrap_or_default();
+    let all = client.all(&operations::WORKLOADS, &[]).await.unwrap_or_default();
     let effect = |id: &meshward_model::WorkloadId| {
         let known = all.iter().find(|workload| workload.id == *id);
         let detail = known.map(|workload| {
@@ -85,7 +85,7 @@ async fn named(client: &Client, result: &QuarantineResult, verb: &'static str) -
 
 async fn list(common: &Common, watching: Watching) -> Result<()> {
     let client = Client::coordinator(common)?;
-    let read = async || client.get::<Vec<api::Quarantine>>("/v1/quarantines").await;
+    let read = async || client.all(&operations::QUARANTINES, &[]).await;
     listing::list(watching, read, |all| print(common, all)).await
 }
 

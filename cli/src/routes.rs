@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::Result;
 use meshward_model::{
-    api::{self, ApproveRoute, RouteState},
+    api::{self, ApproveRoute, RouteState, operations},
     local::{Advertise, LocalWorkload, State},
 };
 
@@ -47,8 +47,8 @@ async fn advertise(common: &Common, wanted: &Advertise, patience: Patience) -> R
 
 async fn approve(common: &Common, of: RouteOf, verb: &str, past: &str) -> Result<()> {
     let wanted = ApproveRoute { network: of.network, prefix: of.prefix, node: of.node };
-    let path = format!("/v1/routes/{verb}");
-    let route: api::Route = Client::coordinator(common)?.post(&path, &wanted).await?;
+    let change = if verb == "approve" { operations::APPROVE_ROUTE } else { operations::DISAPPROVE_ROUTE };
+    let route = Client::coordinator(common)?.write(&change, &[], &wanted).await?;
     let which = format!("{} behind {}", route.prefix, route.node);
     let would = format!("{verb} {which} in network {}", route.network);
     let done = format!("{which} is {past} in network {}", route.network);
@@ -69,7 +69,7 @@ async fn approve(common: &Common, of: RouteOf, verb: &str, past: &str) -> Result
 async fn list(common: &Common, Labelled { selector, watching }: Labelled) -> Result<()> {
     let client = Client::coordinator(common)?;
     let read = async || {
-        let mut all: Vec<api::Route> = client.get("/v1/routes").await?;
+        let mut all = client.all(&operations::ROUTES, &[]).await?;
         all.retain(|route| selector.as_ref().is_none_or(|own| own.matches(&route.labels)));
         Ok(all)
     };

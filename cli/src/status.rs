@@ -7,7 +7,11 @@ use crate::{
     output::{bad, bytes, good, list, table, whole},
 };
 use anyhow::Result;
-use meshward_model::{api::Status, local::LocalStatus, relay::RelayId};
+use meshward_model::{
+    api::{Status, operations},
+    local::LocalStatus,
+    relay::RelayId,
+};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -25,7 +29,7 @@ async fn read(common: &Common) -> Result<Both> {
     // A machine that only runs a node needs no context, unless one is named.
     let expected = client.is_ok() || common.context.is_some();
     let mesh: Result<Status> = match client {
-        Ok(client) => client.get("/v1/status").await,
+        Ok(client) => client.read(&operations::STATUS, &[], &[]).await,
         Err(error) => Err(error),
     };
     let node: Result<LocalStatus> = match common.socket.exists() {

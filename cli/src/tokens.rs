@@ -7,7 +7,7 @@ use crate::{
     output::{Change, count, list, or_dash, show, tell},
 };
 use anyhow::Result;
-use meshward_model::api::{self, CreateToken, CreatedToken};
+use meshward_model::api::{self, CreateToken, operations};
 
 pub async fn token(common: &Common, verb: Option<Token>) -> Result<()> {
     let client = Client::coordinator(common)?;
@@ -18,11 +18,11 @@ pub async fn token(common: &Common, verb: Option<Token>) -> Result<()> {
             create(common, &client, &wanted).await
         }
         Token::List(watching) => {
-            let read = async || client.get::<Vec<api::Token>>("/v1/tokens").await;
+            let read = async || client.all(&operations::TOKENS, &[]).await;
             listing::list(watching, read, |all| print(common, all)).await
         }
         Token::Revoke { id } => {
-            client.delete(&format!("/v1/tokens/{id}")).await?;
+            client.remove(&operations::REVOKE_TOKEN, &[&id]).await?;
             let (would, done) = (format!("revoke token {id}"), format!("token {id} is revoked"));
             tell(common, &Change { would, done, effects: vec![], result: None })
         }
@@ -30,7 +30,7 @@ pub async fn token(common: &Common, verb: Option<Token>) -> Result<()> {
 }
 
 async fn create(common: &Common, client: &Client, wanted: &CreateToken) -> Result<()> {
-    let created: CreatedToken = client.post("/v1/tokens", wanted).await?;
+    let created = client.write(&operations::CREATE_TOKEN, &[], wanted).await?;
     let kept = &created.kept;
     let (what, join) = match kept.relay {
         true => ("relay", "meshward-coordinator relay join TOKEN@HOST --name NAME"),

@@ -7,7 +7,10 @@ use crate::{
     output::{bad, bytes, good, list, or_dash, show, whole},
 };
 use anyhow::Result;
-use meshward_model::{NetworkName, api};
+use meshward_model::{
+    NetworkName,
+    api::{self, operations},
+};
 
 pub async fn workload(common: &Common, verb: Option<WorkloadVerb>, which: Workloads) -> Result<()> {
     let Workloads { network, node, which } = match verb {
@@ -19,9 +22,9 @@ pub async fn workload(common: &Common, verb: Option<WorkloadVerb>, which: Worklo
     };
     let Labelled { selector, watching } = which;
     let client = Client::coordinator(common)?;
-    let path = in_network("/v1/workloads", network);
+    let query = of(network);
     let read = async || {
-        let mut all: Vec<api::Workload> = client.get(&path).await?;
+        let mut all = client.all(&operations::WORKLOADS, &query).await?;
         all.retain(|workload| {
             node.as_ref().is_none_or(|node| *node == workload.node)
                 && selector.as_ref().is_none_or(|selector| selector.matches(&workload.labels))
@@ -72,10 +75,10 @@ pub async fn link(common: &Common, verb: Option<LinkVerb>, which: Links) -> Resu
         None => which,
     };
     let client = Client::coordinator(common)?;
-    let path = in_network("/v1/links", network);
+    let query = of(network);
     let read = async || {
-        let mut all: api::Links = client.get(&path).await?;
-        all.links.retain(|link| {
+        let mut all = client.list(&operations::LINKS, &query).await?;
+        all.items.retain(|link| {
             (!denied || link.denied > 0)
                 && (!observed || link.observed > 0)
                 && selector.as_ref().is_none_or(|own| own.matches(&link.from) || own.matches(&link.to))
@@ -104,13 +107,13 @@ fn print_links(common: &Common, all: &api::Links) -> Result<()> {
     };
     let columns = ["NETWORK", "FROM", "TO", "MAY USE", "PACKETS", "BYTES", "DENIED", "WOULD DENY+"];
     let none = "no links: no policy lets running workloads talk, and none has tried";
-    show(common, &all.links, columns, row, none)?;
+    show(common, &all.items, columns, row, none)?;
     if !all.nodes_silent.is_empty() {
         note!("without the counters of: {}", list(&all.nodes_silent));
     }
     Ok(())
 }
 
-fn in_network(path: &str, network: Option<NetworkName>) -> String {
-    network.map_or(path.to_owned(), |network| format!("{path}?network={network}"))
+fn of(network: Option<NetworkName>) -> Vec<(&'static str, String)> {
+    network.into_iter().map(|network| ("network", network.to_string())).collect()
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod context;
+mod operations;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
@@ -12,7 +13,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use meshward_model::{
-    api::{Context, ErrorBody},
+    api::{Context, Problem},
     control::COORDINATOR_NAME,
 };
 use rustls::{
@@ -215,7 +216,7 @@ impl Client {
     async fn answer(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, Error> {
         let until = Instant::now() + self.wait;
         loop {
-            let error = match self.ask(&method, path, body.clone()).await {
+            let error = match self.attempt(&method, path, body.clone()).await {
                 Ok((status, body)) if status.is_success() => return Ok(body),
                 Ok((status, body)) => (refusal(status, &body), status == StatusCode::SERVICE_UNAVAILABLE),
                 Err(error) => {
@@ -231,7 +232,7 @@ impl Client {
         }
     }
 
-    async fn ask(
+    async fn attempt(
         &self,
         method: &Method,
         path: &str,
@@ -260,9 +261,10 @@ impl Client {
 
 /// What an answer means that is no success.
 fn refusal(status: StatusCode, body: &[u8]) -> Error {
-    let said = serde_json::from_slice(body);
-    let ErrorBody { error: text, field } =
-        said.unwrap_or_else(|_| ErrorBody { error: format!("the answer was {status}"), field: None });
+    let (text, field) = match serde_json::from_slice(body) {
+        Ok(Problem { detail, field, .. }) => (detail, field),
+        Err(_) => (format!("the answer was {status}"), None),
+    };
     match status.is_client_error() {
         true => Error::Refused { status: Some(status.as_u16()), text, field },
         false => Error::Failed(text),

@@ -12,6 +12,7 @@ pub mod control;
 pub mod fuzzing;
 pub mod guard;
 mod ipam;
+pub mod journal;
 pub mod limits;
 pub mod listen;
 pub mod mesh;

@@ -4,6 +4,7 @@ use crate::{
     admissions::{Admissions, admissions},
     ca::Ca,
     guard::{Guard, MemberConnections},
+    journal::{self, Journal},
     limits::{NodeBudget, Retention, Strangers},
     pool::{Busy, Pool},
     records::{Mutation, Record, RecordKey},
@@ -34,6 +35,9 @@ pub enum Refusal {
     /// It clashes with what is there.
     #[error("{0}")]
     Conflict(String),
+    /// It is not what the caller takes it to be any more.
+    #[error("{0}")]
+    Changed(String),
     /// The caller's credential does not reach that far.
     #[error("{0}")]
     Forbidden(String),
@@ -78,6 +82,13 @@ impl<T> Plan<T> {
     /// One that changes nothing and leaves no trace.
     pub fn nothing(outcome: T) -> Self {
         Self { mutations: vec![], action: String::new(), outcome }
+    }
+}
+
+impl<T> Plan<T> {
+    /// The same, giving something else.
+    pub fn giving<U>(self, outcome: U) -> Plan<U> {
+        Plan { mutations: self.mutations, action: self.action, outcome }
     }
 }
 
@@ -176,6 +187,8 @@ pub struct Mesh {
     pub data_dir: PathBuf,
     /// Their connections, counted.
     pub members: MemberConnections,
+    /// What has changed of late, for those who watch.
+    pub journal: Journal,
     world: RwLock<World>,
     store: Arc<Mutex<Box<dyn Store>>>,
     writing: Turns,
@@ -204,6 +217,7 @@ impl Mesh {
             webhooks: Webhooks::new(settings.webhook_networks),
             data_dir: settings.data_dir,
             members: MemberConnections::default(),
+            journal: Journal::from(contents.revision),
             world: RwLock::new(world),
             store: Arc::new(Mutex::new(store)),
             writing: Turns::default(),
@@ -290,6 +304,7 @@ impl Mesh {
                     // Nobody else writes while it is our turn.
                     *self.world.write() = reloaded.map_err(Refusal::Failed)?;
                     self.sessions.compare_all();
+                    self.journal.begin_anew(contents.revision);
                 }
                 Err(error) => return Err(failed(error)),
             }
@@ -302,26 +317,33 @@ impl Mesh {
     fn follow(&self, revision: Revision, mutations: &[Mutation]) -> RoaringBitmap {
         let mut world = self.world.write();
         self.relays.follow(&world, mutations);
+        let touched = journal::touched(&world, mutations);
         let deltas = world.apply(revision, mutations);
         self.relays.publish(&world);
         self.sessions.deliver(revision, &deltas);
+        self.journal.note(revision, touched);
         deltas.touched()
     }
 
-    /// The newest lines of the audit log.
+    /// The newest lines of the audit log, or of that part of it that came before a revision.
     ///
     /// # Errors
     /// [`Refusal::Failed`] if the store cannot be read.
-    pub async fn audit(&self, limit: u32) -> Result<Vec<AuditEntry>, Refusal> {
-        self.with_store(move |store| store.audit(limit)).await.map_err(failed)
+    pub async fn audit(&self, before: Option<Revision>, limit: u32) -> Result<Vec<AuditEntry>, Refusal> {
+        self.with_store(move |store| store.audit(before, limit)).await.map_err(failed)
     }
 
-    /// The states that a policy had, the newest first.
+    /// The states that a policy had, or those before a revision, the newest first.
     ///
     /// # Errors
     /// [`Refusal::Failed`] if the store cannot be read.
-    pub async fn history(&self, key: RecordKey, limit: u32) -> Result<Vec<Past>, Refusal> {
-        self.with_store(move |store| store.history(&key, limit)).await.map_err(failed)
+    pub async fn history(
+        &self,
+        key: RecordKey,
+        before: Option<Revision>,
+        limit: u32,
+    ) -> Result<Vec<Past>, Refusal> {
+        self.with_store(move |store| store.history(&key, before, limit)).await.map_err(failed)
     }
 
     /// The policies and quarantines as they were at a revision.

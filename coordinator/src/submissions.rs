@@ -1,10 +1,11 @@
 //! Policies that are submitted: worked out beside the world, in the caller's share of time, and written in a moment.
 
 use crate::{
-    mesh::{Author, Done, Mesh, Refusal},
+    mesh::{Author, Done, Mesh, Plan, Refusal},
     plans::policies::{self, Applied, Basis, Judging, Prepared, Submission},
+    world::World,
 };
-use meshward_model::NetworkName;
+use meshward_model::{NetworkName, api::PolicyResult};
 use roaring::RoaringBitmap;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -23,6 +24,23 @@ impl Mesh {
         author: &Author,
         submission: Submission,
     ) -> Result<Done<Applied>, Refusal> {
+        self.submit_if(author, submission, |_, _| Ok(())).await
+    }
+
+    /// The same, if something holds of the mesh that it changes, and of what it makes of it.
+    ///
+    /// # Errors
+    /// Those of the condition, too.
+    pub async fn submit_if(
+        self: &Arc<Self>,
+        author: &Author,
+        submission: Submission,
+        condition: impl Fn(&World, &[PolicyResult]) -> Result<(), Refusal>,
+    ) -> Result<Done<Applied>, Refusal> {
+        let checked = |world: &World, plan: Plan<Applied>| {
+            condition(world, &plan.outcome.results)?;
+            Ok(plan)
+        };
         let submission = Arc::new(submission);
         let mut before = None;
         for _ in 0..ATTEMPTS {
@@ -31,16 +49,18 @@ impl Mesh {
             if author.dry_run {
                 let foresee = move || (basis.revision, prepared.foresee(&basis, &mut judged));
                 let (revision, outcome) = self.pool.run(&author.actor, foresee).await?;
+                self.look(|world| condition(world, &outcome.results))?;
                 return Ok(Done { revision, touched: RoaringBitmap::new(), outcome });
             }
             let warmed = judged.into_iter().map(|(name, judging)| (name, judging.warmed)).collect();
-            let plan = |world: &_| policies::plan(world, &prepared, &submission, &warmed);
+            let plan =
+                |world: &World| checked(world, policies::plan(world, &prepared, &submission, &warmed)?);
             match self.change(author, plan).await {
                 Err(Refusal::Stale) => before = Some(prepared),
                 other => return other,
             }
         }
-        self.change(author, |world| policies::apply(world, &submission)).await
+        self.change(author, |world| checked(world, policies::apply(world, &submission)?)).await
     }
 
     async fn prepare(

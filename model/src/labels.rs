@@ -98,10 +98,10 @@ impl fmt::Debug for LabelKey {
     }
 }
 
-/// Checks a label's value: printable, at most 256 bytes, none of the characters that selectors give a meaning.
+/// Checks a label's value: printable, at most 256 characters, none of the characters that selectors give a meaning.
 pub fn check_value(text: &str) -> Result<(), BadLabel> {
     let bad = |c: char| c.is_control() || ",=()\"'".contains(c);
-    if text.len() > MAX_VALUE || text.chars().any(bad) {
+    if text.chars().count() > MAX_VALUE || text.chars().any(bad) {
         return Err(BadLabel::Value(text.chars().take(MAX_VALUE).collect()));
     }
     Ok(())

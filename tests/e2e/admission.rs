@@ -117,7 +117,7 @@ fn a_signature_that_comes_later_and_a_rule_that_changes_count() {
     host.mesh.meshctl(&["policy", "apply", &next]).unwrap();
     host.wait_refused("web");
     assert!(!stream.flows(SILENCE), "an established connection is cut");
-    let links = host.mesh.read(&["links"]).unwrap()["links"].clone();
+    let links = host.mesh.read(&["links"]).unwrap()["items"].clone();
     let open = |link: &serde_json::Value| link["acl"]["allowed"].as_array().is_none_or(|acl| !acl.is_empty());
     assert!(!links.as_array().unwrap().iter().any(open), "{links}");
     let back = host.mesh.apply(&signed(&shop.key)).unwrap();

@@ -206,11 +206,11 @@ fn the_api_refuses_strangers_and_nonsense_with_a_sentence() {
         (
             "/v1/networks",
             &[&good],
-            Some(r#"{"name":"x","prefixes":[],"mtv":1}"#),
-            "unknown field `mtv`",
-            "422",
+            Some(r#"{"name":"x","prefixes":["10.9.0.0/16"],"mtv":1}"#),
+            "unknown field `mtv`; did you mean `mtu`?",
+            "400",
         ),
-        ("/v1/networks", &[&good], Some(r#"{"name":"x","prefixes":[]}"#), "needs a prefix", "422"),
+        ("/v1/networks", &[&good], Some(r#"{"name":"x","prefixes":[]}"#), "`prefixes` is empty", "400"),
         ("/v1/openapi.json", &[], None, "Meshward coordinator", "200"),
     ] {
         let said = call(path, headers, body);

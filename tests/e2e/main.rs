@@ -2,6 +2,7 @@
 
 mod addresses;
 mod admission;
+mod api;
 mod away;
 mod budgets;
 mod cli;

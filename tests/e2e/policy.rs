@@ -94,7 +94,7 @@ fn links_show_what_passed_and_what_was_denied() {
     let shown = shop.mesh.read(&["links"]).unwrap();
     assert_eq!(shown["nodes_answered"], 2);
     let link = |from: &str| {
-        let links = shown["links"].as_array().unwrap();
+        let links = shown["items"].as_array().unwrap();
         links.iter().find(|link| link["from"]["app"] == from).unwrap().clone()
     };
     assert!(link("web")["bytes"].as_u64().unwrap() > 200_000, "both directions count: {shown}");

@@ -136,7 +136,7 @@ fn super_packets_are_used_and_shown() {
     let offloads = shop.nodes[0].status().unwrap()["endpoints"][0]["offloads"].clone();
     assert_eq!(offloads, serde_json::json!(["tso", "uso", "udp-segment", "udp-gro"]));
     let links = shop.mesh.read(&["links"]).unwrap();
-    let packets = links["links"][0]["packets"].as_u64().unwrap();
+    let packets = links["items"][0]["packets"].as_u64().unwrap();
     assert!(
         packets >= 2 * (8 << 20) / 1420,
         "counters count the packets that super-packets stand for: {packets}"

@@ -173,7 +173,7 @@ fn what_would_be_denied_is_counted_and_passes_while_it_is_observed() {
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 9090, 64, PATIENCE), "no rule allows it");
     let observed = |mesh: &Mesh| {
         let links = mesh.read(&["links", "--observed"]).unwrap();
-        links["links"].as_array().unwrap().iter().map(|link| link["observed"].as_u64().unwrap()).sum::<u64>()
+        links["items"].as_array().unwrap().iter().map(|link| link["observed"].as_u64().unwrap()).sum::<u64>()
     };
     let first = observed(&shop.mesh);
     assert!(first >= 4, "the packets of one connection: {first}");
@@ -208,7 +208,7 @@ fn a_suggestion_explains_what_was_seen_and_can_be_applied() {
     assert!(!tcp_echoes(&shop.web.netns, shop.api.v4(), 22, 64, SILENCE));
     let links = shop.mesh.read(&["links"]).unwrap();
     assert_eq!(
-        links["links"]
+        links["items"]
             .as_array()
             .unwrap()
             .iter()

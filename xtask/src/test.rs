@@ -5,7 +5,7 @@ use std::{
     fs::File,
     process::{Command, ExitCode, Stdio},
 };
-use xtask::{cargo, packages};
+use xtask::{cargo, packages, python};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -90,13 +90,18 @@ fn install(options: &Options) -> Result<()> {
     let nextest =
         cargo::command(&["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let nextest_missing = !nextest.is_ok_and(|status| status.success());
-    if options.no_install && (nextest_missing || !needed.is_empty()) {
+    let python_missing = !python::is_there();
+    if options.no_install && (nextest_missing || python_missing || !needed.is_empty()) {
         let mut missing = needed.clone();
+        missing.extend(python_missing.then_some("schemathesis and openapi-spec-validator (PyPI)"));
         missing.extend(nextest_missing.then_some("cargo-nextest"));
         bail!("missing, and --no-install was given: {}", missing.join(", "));
     }
     if !needed.is_empty() {
         packages::install(&needed)?;
+    }
+    if python_missing {
+        python::install()?;
     }
     if nextest_missing {
         println!("Installing cargo-nextest ...");

@@ -1,14 +1,14 @@
-use super::{ApiError, Caller};
+use super::{ApiError, Caller, Params};
 use crate::mesh::{Author, Mesh, Plan, Refusal};
 use axum::{
     body::Body,
-    extract::{Query, State},
+    extract::State,
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
 };
 use futures::stream;
 use meshward_daemon::random;
-use meshward_model::api::{ErrorBody, Role};
+use meshward_model::api::{Role, operations};
 use serde::Deserialize;
 use std::{path::PathBuf, sync::Arc};
 use tokio::{fs::File, io::AsyncReadExt};
@@ -24,13 +24,13 @@ pub struct Wanted {
 }
 
 /// Makes a backup: one file, consistent and checked, that `meshward-coordinator restore` takes.
-#[utoipa::path(get, path = "/v1/backup", tag = "mesh", operation_id = "backup",
+#[utoipa::path(get, path = operations::BACKUP.path(), tag = "mesh", operation_id = "backup",
     params(("ca" = Option<bool>, Query, description = "Whether the CA's key is to be in it (default false)")),
-    responses((status = 200, body = Vec<u8>, content_type = "application/vnd.sqlite3"), (status = "4XX", body = ErrorBody)))]
+    responses((status = 200, body = Vec<u8>, content_type = "application/vnd.sqlite3")))]
 pub async fn backup(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Query(wanted): Query<Wanted>,
+    Params(wanted): Params<Wanted>,
 ) -> Result<Response, ApiError> {
     caller.must_be(Role::Admin)?;
     caller.must_reach_all()?;

@@ -1,19 +1,59 @@
-use super::{ApiError, Body, Caller};
-use crate::{mesh::Mesh, plans::credentials};
+use super::{
+    Api, ApiError, At, Body, Caller, Precondition, etag,
+    lists::{self, Listed, Query},
+};
+use crate::{
+    journal::Kind,
+    mesh::{Mesh, Refusal},
+    plans::credentials,
+    world::World,
+};
 use axum::{
     Json,
-    extract::{Path, State},
-    http::StatusCode,
+    extract::State,
+    http::{StatusCode, header::ETAG},
+    response::{IntoResponse, Response},
 };
 use meshward_daemon::random;
 use meshward_model::api::{
-    ChangeCredential, CreateCredential, CreatedCredential, Credential, ErrorBody, Role,
+    ChangeCredential, CreateCredential, CreatedCredential, Credential, Page, Role, operations,
 };
+use serde::Deserialize;
 use std::sync::Arc;
 
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Filter {
+    role: Option<Role>,
+}
+
+impl Listed for Credential {
+    type Filter = Filter;
+    const KIND: Kind = Kind::Credentials;
+
+    fn may(caller: &Caller) -> Result<(), ApiError> {
+        caller.must_be(Role::Admin)
+    }
+
+    fn key(&self) -> String {
+        self.name.clone()
+    }
+
+    fn fits(&self, filter: &Filter) -> bool {
+        lists::is(&filter.role, &self.role)
+    }
+
+    fn all(_: &Mesh, world: &World) -> Vec<Self> {
+        world.credentials.values().map(credentials::describe).collect()
+    }
+
+    fn one(_: &Mesh, world: &World, key: &str) -> Option<Self> {
+        world.credentials.get(key).map(credentials::describe)
+    }
+}
+
 /// Makes a credential. Its token is shown this once.
-#[utoipa::path(post, path = "/v1/credentials", tag = "credentials", operation_id = "create_credential", request_body = CreateCredential,
-    responses((status = 201, body = CreatedCredential), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::CREATE_CREDENTIAL.path(), tag = "credentials", operation_id = "create_credential", request_body = CreateCredential,
+    responses((status = 201, body = CreatedCredential)))]
 pub async fn create(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -32,38 +72,67 @@ pub fn secret() -> String {
 }
 
 /// Lists the credentials, without their secrets.
-#[utoipa::path(get, path = "/v1/credentials", tag = "credentials", operation_id = "list_credentials",
-    responses((status = 200, body = Vec<Credential>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Result<Json<Vec<Credential>>, ApiError> {
-    caller.must_be(Role::Admin)?;
-    Ok(Json(mesh.look(|world| world.credentials.values().map(credentials::describe).collect())))
+#[utoipa::path(get, path = operations::CREDENTIALS.path(), tag = "credentials", operation_id = "list_credentials",
+    params(("role" = Option<Role>, Query, description = "Only those of this role")),
+    responses((status = 200, body = Page<Credential>)))]
+pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+    lists::list::<Credential>(api, caller, query).await
 }
 
-/// Changes what a credential may do. Its token stays the same.
-#[utoipa::path(patch, path = "/v1/credentials/{name}", tag = "credentials", operation_id = "change_credential", request_body = ChangeCredential,
+/// Gives a credential, without its secret.
+#[utoipa::path(get, path = operations::CREDENTIAL.path(), tag = "credentials", operation_id = "get_credential",
     params(("name" = String, Path, description = "The credential's name")),
-    responses((status = 200, body = Credential), (status = "4XX", body = ErrorBody)))]
+    responses((status = 200, body = Credential, headers(("ETag" = String, description = "Its state")))))]
+pub async fn get(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    At(name): At<String>,
+) -> Result<Response, ApiError> {
+    let credential: Credential = lists::one(&mesh, &caller, &name, "credential")?;
+    Ok(([(ETAG, etag(&credential))], Json(credential)).into_response())
+}
+
+/// Changes what a credential may do; what is not named stays. Its token stays the same.
+#[utoipa::path(patch, path = operations::CHANGE_CREDENTIAL.path(), tag = "credentials", operation_id = "change_credential", request_body = ChangeCredential,
+    params(("name" = String, Path, description = "The credential's name")),
+    responses((status = 200, body = Credential, headers(("ETag" = String, description = "Its state")))))]
 pub async fn change(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path(name): Path<String>,
+    At(name): At<String>,
+    expected: Precondition,
     Body(wanted): Body<ChangeCredential>,
-) -> Result<Json<Credential>, ApiError> {
+) -> Result<Response, ApiError> {
     caller.must_be(Role::Admin)?;
-    let done = mesh.change(&caller.author, |world| credentials::change(world, &name, &wanted)).await?;
-    Ok(Json(done.outcome))
+    let plan = |world: &World| {
+        expected.check(tag(world, &name).as_deref())?;
+        credentials::change(world, &name, &wanted)
+    };
+    let credential = mesh.change(&caller.author, plan).await?.outcome;
+    Ok(([(ETAG, etag(&credential))], Json(credential)).into_response())
 }
 
-/// Revokes a credential.
-#[utoipa::path(delete, path = "/v1/credentials/{name}", tag = "credentials", operation_id = "revoke_credential",
+fn tag(world: &World, name: &str) -> Option<String> {
+    world.credentials.get(name).map(|known| etag(&credentials::describe(known)))
+}
+
+/// Revokes a credential. Answers with what it was.
+#[utoipa::path(delete, path = operations::REVOKE_CREDENTIAL.path(), tag = "credentials", operation_id = "revoke_credential",
     params(("name" = String, Path, description = "The credential's name")),
-    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+    responses((status = 200, body = Credential)))]
 pub async fn revoke(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path(name): Path<String>,
-) -> Result<StatusCode, ApiError> {
+    At(name): At<String>,
+    expected: Precondition,
+) -> Result<Json<Credential>, ApiError> {
     caller.must_be(Role::Admin)?;
-    mesh.change(&caller.author, |world| credentials::revoke(world, &name)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let plan = |world: &World| {
+        expected.check(tag(world, &name).as_deref())?;
+        let plan = credentials::revoke(world, &name)?;
+        let known = world.credentials.get(&name).map(credentials::describe);
+        let missing = || Refusal::Missing(format!("there is no credential `{name}`"));
+        Ok(plan.giving(known.ok_or_else(missing)?))
+    };
+    Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
 }

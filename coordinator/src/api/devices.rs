@@ -1,36 +1,77 @@
-use super::{ApiError, Body, Caller};
+use super::{
+    Api, ApiError, At, Body, Caller,
+    lists::{self, BySelector, Listed, Query},
+};
 use crate::{
+    journal::Kind,
     mesh::{Author, Mesh, Plan, Refusal},
     plans::networks,
     records::{NodeRecord, WorkloadRecord},
     world::World,
 };
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use meshward_model::{
     NetworkName, NodeName, WorkloadName,
-    api::{CreateDevice, CreatedDevice, Device, ErrorBody, Role},
+    api::{CreateDevice, CreatedDevice, Device, Page, Role, operations},
     control::{Answer, DeviceOrder, Question},
     relay::is_relayed,
 };
+use serde::Deserialize;
 use std::{net::SocketAddr, sync::Arc};
 
-/// Lists the devices.
-#[utoipa::path(get, path = "/v1/devices", tag = "devices", operation_id = "list_devices",
-    responses((status = 200, body = Vec<Device>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Device>> {
-    let mut all: Vec<Device> = mesh.look(|world| {
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Filter {
+    network: Option<NetworkName>,
+    gateway: Option<NodeName>,
+    selector: Option<BySelector>,
+}
+
+impl Listed for Device {
+    type Filter = Filter;
+    const KIND: Kind = Kind::Devices;
+
+    fn key(&self) -> String {
+        format!("{}/{}", self.network, self.name)
+    }
+
+    fn is_for(&self, _: &World, caller: &Caller) -> bool {
+        caller.reaches(&self.network)
+    }
+
+    fn fits(&self, filter: &Filter) -> bool {
+        lists::is(&filter.network, &self.network)
+            && lists::is(&filter.gateway, &self.gateway)
+            && lists::selects(&filter.selector, &self.labels)
+    }
+
+    fn all(_: &Mesh, world: &World) -> Vec<Self> {
         let devices = world.workloads().filter(|(record, _, _)| record.device.is_some());
-        let devices = devices.filter(|(record, _, _)| caller.reaches(&record.network));
         devices
             .filter_map(|(record, labels, _)| Some(describe(record, labels.clone(), record.device?)))
             .collect()
-    });
-    all.sort_unstable_by(|a, b| (&a.network, &a.name).cmp(&(&b.network, &b.name)));
-    Json(all)
+    }
+}
+
+/// Lists the devices.
+#[utoipa::path(get, path = operations::DEVICES.path(), tag = "devices", operation_id = "list_devices",
+    params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
+        ("gateway" = Option<NodeName>, Query, description = "Only those that join by this node"),
+        ("selector" = Option<String>, Query, description = "Only those with such labels: `app=web,env in (prod,stage),!old`")),
+    responses((status = 200, body = Page<Device>)))]
+pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+    lists::list::<Device>(api, caller, query).await
+}
+
+/// Gives a device.
+#[utoipa::path(get, path = operations::DEVICE.path(), tag = "devices", operation_id = "get_device",
+    params(("network" = NetworkName, Path, description = "The network"), ("name" = WorkloadName, Path, description = "The device's name")),
+    responses((status = 200, body = Device)))]
+pub async fn get(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    At((network, name)): At<(NetworkName, WorkloadName)>,
+) -> Result<Json<Device>, ApiError> {
+    Ok(Json(lists::one(&mesh, &caller, &format!("{network}/{name}"), "device")?))
 }
 
 fn describe(
@@ -50,8 +91,8 @@ fn describe(
 }
 
 /// Takes in a machine with a stock WireGuard. It joins by a node, its gateway, which must be connected.
-#[utoipa::path(post, path = "/v1/devices", tag = "devices", operation_id = "create_device", request_body = CreateDevice,
-    responses((status = 201, body = CreatedDevice), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::CREATE_DEVICE.path(), tag = "devices", operation_id = "create_device", request_body = CreateDevice,
+    responses((status = 201, body = CreatedDevice)))]
 pub async fn create(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -102,39 +143,34 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
-/// Turns a device away. Its gateway must be connected.
-#[utoipa::path(delete, path = "/v1/devices/{network}/{name}", tag = "devices", operation_id = "remove_device",
-    params(("network" = String, Path, description = "The network"), ("name" = String, Path, description = "The device's name")),
-    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+/// Turns a device away. Its gateway must be connected. Answers with what it was.
+#[utoipa::path(delete, path = operations::REMOVE_DEVICE.path(), tag = "devices", operation_id = "remove_device",
+    params(("network" = NetworkName, Path, description = "The network"), ("name" = WorkloadName, Path, description = "The device's name")),
+    responses((status = 200, body = Device)))]
 pub async fn remove(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path((network, name)): Path<(NetworkName, WorkloadName)>,
-) -> Result<StatusCode, ApiError> {
+    At((network, name)): At<(NetworkName, WorkloadName)>,
+) -> Result<Json<Device>, ApiError> {
     caller.must_be(Role::Owner)?;
     caller.must_reach(&network)?;
-    let found = mesh.look(|world| {
-        let mut all = world.workloads();
-        let found = all.find(|(record, _, _)| {
-            record.device.is_some() && record.network == network && record.name == name
-        });
-        found.map(|(record, _, _)| (record.id.clone(), record.node.clone()))
-    });
-    let (id, node) = found.ok_or_else(|| {
+    let found = mesh.look(|world| Device::one(&mesh, world, &format!("{network}/{name}")));
+    let device = found.ok_or_else(|| {
         Refusal::Missing(format!(
             "there is no device `{name}` in network {network}; `meshctl device list` shows them"
         ))
     })?;
-    let session = mesh.sessions.get(&node).ok_or_else(|| away(&node))?;
+    let (id, node) = (&device.workload, &device.gateway);
+    let session = mesh.sessions.get(node).ok_or_else(|| away(node))?;
     if caller.author.dry_run {
-        return Ok(StatusCode::NO_CONTENT);
+        return Ok(Json(device));
     }
     match session.ask(&Question::RemoveDevice(id.clone())).await {
         Some(Answer::Removed(done)) => done.map_err(Refusal::Invalid)?,
         _ => return Err(Refusal::Failed(format!("node {node} does not answer; try again")).into()),
     }
     note(&mesh, &caller.author, format!("turned away device {name} ({id})")).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(device))
 }
 
 async fn note(mesh: &Mesh, author: &Author, action: String) -> Result<(), Refusal> {

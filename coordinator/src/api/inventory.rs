@@ -1,42 +1,33 @@
-use super::{ApiError, Body, Caller};
+//! Nodes and workloads.
+
+use super::{
+    Api, ApiError, At, Body, Caller, Precondition, etag,
+    lists::{self, BySelector, Listed, Query},
+};
 use crate::{
-    mesh::Mesh,
-    plans::{networks, nodes, policies},
+    journal::Kind,
+    mesh::{Mesh, Refusal},
+    plans::{networks, nodes},
+    records::{RefusedRecord, Standing, WorkloadRecord},
     world::World,
 };
 use axum::{
     Json,
-    extract::{Path, Query, State},
-    http::StatusCode,
+    extract::State,
+    http::header::ETAG,
+    response::{IntoResponse, Response},
 };
 use meshward_model::{
-    IdentityId, NetworkName, NodeName,
-    api::{
-        ApproveNode, AuditEntry, Block, ErrorBody, Link, Links, Measured, Node, NodeState, Role, Status,
-        Workload,
-    },
-    control::{Answer, Count, LinkCount, Question},
+    Labels, NetworkName, NodeName, WorkloadId, WorkloadName,
+    api::{ApproveNode, Block, Measured, Node, NodeState, Page, Role, Status, Workload, operations},
     relay::RelayId,
 };
 use serde::Deserialize;
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
-
-#[derive(Deserialize)]
-pub struct InNetwork {
-    network: Option<NetworkName>,
-}
-
-#[derive(Deserialize)]
-pub struct Newest {
-    limit: Option<u32>,
-}
+use std::{collections::BTreeSet, sync::Arc};
 
 /// The mesh in short; for a credential that reaches some networks only, what is of these.
-#[utoipa::path(get, path = "/v1/status", tag = "mesh", operation_id = "status",
-    responses((status = 200, body = Status), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(get, path = operations::STATUS.path(), tag = "mesh", operation_id = "status",
+    responses((status = 200, body = Status)))]
 pub async fn status(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Status> {
     Json(mesh.look(|world| {
         let nodes: Vec<&NodeName> =
@@ -57,43 +48,98 @@ pub async fn status(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Statu
     }))
 }
 
-/// The newest lines of the audit log, the newest first.
-#[utoipa::path(get, path = "/v1/audit", tag = "mesh", operation_id = "audit",
-    params(("limit" = Option<u32>, Query, description = "How many, at most 1000 (default 100)")),
-    responses((status = 200, body = Vec<AuditEntry>), (status = "4XX", body = ErrorBody)))]
-pub async fn audit(
-    State(mesh): State<Arc<Mesh>>,
-    caller: Caller,
-    Query(newest): Query<Newest>,
-) -> Result<Json<Vec<AuditEntry>>, ApiError> {
-    caller.must_reach_all()?;
-    Ok(Json(mesh.audit(newest.limit.unwrap_or(100).min(1000)).await?))
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct NodeFilter {
+    site: Option<String>,
+    state: Option<NodeState>,
+    connected: Option<bool>,
+    selector: Option<BySelector>,
+}
+
+impl Listed for Node {
+    type Filter = NodeFilter;
+    const KIND: Kind = Kind::Nodes;
+    /// Whether they are connected, and what they enforce.
+    const VOLATILE: bool = true;
+
+    fn key(&self) -> String {
+        self.name.to_string()
+    }
+
+    fn fits(&self, filter: &NodeFilter) -> bool {
+        let site = filter.site.as_ref().is_none_or(|site| self.site.as_ref() == Some(site));
+        site && lists::is(&filter.state, &self.state)
+            && lists::is(&filter.connected, &self.connected)
+            && lists::selects(&filter.selector, &self.labels)
+    }
+
+    fn all(mesh: &Mesh, world: &World) -> Vec<Self> {
+        let names: BTreeSet<&NodeName> = world.nodes.keys().chain(world.approved_nodes.keys()).collect();
+        names.into_iter().map(|name| describe(mesh, world, name)).collect()
+    }
+
+    fn one(mesh: &Mesh, world: &World, key: &str) -> Option<Self> {
+        let name = key.parse().ok()?;
+        nodes::is_known(world, &name).then(|| describe(mesh, world, &name))
+    }
+
+    fn is_for(&self, world: &World, caller: &Caller) -> bool {
+        nodes::serves_any(world, &self.name, &caller.networks)
+    }
+
+    fn seen_by(mut self, _: &Mesh, world: &World, caller: &Caller) -> Self {
+        if caller.networks.is_empty() {
+            return self;
+        }
+        self.blocks.retain(|block| caller.reaches(&block.network));
+        let workloads = world.workloads_on(&self.name);
+        self.workloads = workloads.filter(|workload| caller.reaches(&workload.network)).count();
+        if let Some(known) = world.nodes.get(&self.name) {
+            let own = known.problems.iter().filter(|(network, _)| caller.reaches(network));
+            self.problems = own.map(|(_, problem)| problem.clone()).collect();
+        }
+        self
+    }
 }
 
 /// Lists the nodes.
-#[utoipa::path(get, path = "/v1/nodes", tag = "nodes", operation_id = "list_nodes",
-    responses((status = 200, body = Vec<Node>), (status = "4XX", body = ErrorBody)))]
-pub async fn list_nodes(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Node>> {
-    Json(mesh.look(|world| {
-        let names: BTreeSet<&NodeName> = world.nodes.keys().chain(world.approved_nodes.keys()).collect();
-        let names = names.into_iter().filter(|name| nodes::serves_any(world, name, &caller.networks));
-        names.map(|name| seen_by(&caller, world, describe(&mesh, world, name))).collect()
-    }))
+#[utoipa::path(get, path = operations::NODES.path(), tag = "nodes", operation_id = "list_nodes",
+    params(("site" = Option<String>, Query, description = "Only those of this site"),
+        ("state" = Option<NodeState>, Query, description = "Only those that have come so far"),
+        ("connected" = Option<bool>, Query, description = "Only those that have a session now, or have none"),
+        ("selector" = Option<String>, Query, description = "Only those with such labels: `gpu=yes,zone in (a,b),!old`")),
+    responses((status = 200, body = Page<Node>)))]
+pub async fn list_nodes(
+    api: State<Api>,
+    caller: Caller,
+    query: Query<NodeFilter>,
+) -> Result<Response, ApiError> {
+    lists::list::<Node>(api, caller, query).await
 }
 
-/// A node as a caller sees it: what is of other networks is left out.
-fn seen_by(caller: &Caller, world: &World, mut node: Node) -> Node {
-    if caller.networks.is_empty() {
-        return node;
-    }
-    node.blocks.retain(|block| caller.reaches(&block.network));
-    let workloads = world.workloads_on(&node.name);
-    node.workloads = workloads.filter(|workload| caller.reaches(&workload.network)).count();
-    if let Some(known) = world.nodes.get(&node.name) {
-        let own = known.problems.iter().filter(|(network, _)| caller.reaches(network));
-        node.problems = own.map(|(_, problem)| problem.clone()).collect();
-    }
-    node
+/// Gives a node. Its `ETag` is that of its approval and labels, not of what it reports.
+#[utoipa::path(get, path = operations::NODE.path(), tag = "nodes", operation_id = "get_node",
+    params(("name" = NodeName, Path, description = "The node's name")),
+    responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of its approval")))))]
+pub async fn get_node(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    At(name): At<NodeName>,
+) -> Result<Response, ApiError> {
+    let node: Node = lists::one(&mesh, &caller, name.as_str(), "node")?;
+    Ok(answer(node))
+}
+
+fn answer(node: Node) -> Response {
+    ([(ETAG, tag(&node))], Json(node)).into_response()
+}
+
+fn tag(node: &Node) -> String {
+    etag(&(&node.name, node.state, &node.given_labels))
+}
+
+fn tag_in(mesh: &Mesh, world: &World, name: &NodeName) -> Option<String> {
+    nodes::is_known(world, name).then(|| tag(&describe(mesh, world, name)))
 }
 
 /// A node as it stands, one that is only expected included.
@@ -149,175 +195,170 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
 }
 
 /// Approves a node by name, before or after it joins, and gives it labels: these, and no others that it was given before.
-#[utoipa::path(put, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "approve_node", request_body = ApproveNode,
-    params(("name" = String, Path, description = "The node's name")),
-    responses((status = 200, body = Node), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(put, path = operations::APPROVE_NODE.path(), tag = "nodes", operation_id = "approve_node", request_body = ApproveNode,
+    params(("name" = NodeName, Path, description = "The node's name")),
+    responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of its approval")))))]
 pub async fn approve_node(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path(name): Path<NodeName>,
+    At(name): At<NodeName>,
+    expected: Precondition,
     Body(wanted): Body<ApproveNode>,
-) -> Result<Json<Node>, ApiError> {
+) -> Result<Response, ApiError> {
     caller.must_be(Role::Admin)?;
-    mesh.change(&caller.author, |world| nodes::approve(world, &name, &wanted)).await?;
-    Ok(Json(mesh.look(|world| describe(&mesh, world, &name))))
+    let plan = |world: &World| {
+        expected.check(tag_in(&mesh, world, &name).as_deref())?;
+        nodes::approve(world, &name, &wanted)
+    };
+    mesh.change(&caller.author, plan).await?;
+    let mut node = mesh.look(|world| describe(&mesh, world, &name));
+    if caller.author.dry_run {
+        // As it would be.
+        node.given_labels = Some(wanted.labels);
+        if node.state == NodeState::Waiting {
+            node.state = NodeState::Member;
+        }
+    }
+    Ok(answer(node))
 }
 
-/// Removes a node: its workloads go, its session ends, its certificate is good for nothing.
-#[utoipa::path(delete, path = "/v1/nodes/{name}", tag = "nodes", operation_id = "remove_node",
-    params(("name" = String, Path, description = "The node's name")),
-    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+/// Removes a node: its workloads go, its session ends, its certificate is good for nothing. Answers with what it was.
+#[utoipa::path(delete, path = operations::REMOVE_NODE.path(), tag = "nodes", operation_id = "remove_node",
+    params(("name" = NodeName, Path, description = "The node's name")),
+    responses((status = 200, body = Node)))]
 pub async fn remove_node(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path(name): Path<NodeName>,
-) -> Result<StatusCode, ApiError> {
+    At(name): At<NodeName>,
+    expected: Precondition,
+) -> Result<Json<Node>, ApiError> {
     caller.must_be(Role::Admin)?;
-    mesh.change(&caller.author, |world| nodes::remove(world, &name)).await?;
+    let plan = |world: &World| {
+        expected.check(tag_in(&mesh, world, &name).as_deref())?;
+        Ok::<_, Refusal>(nodes::remove(world, &name)?.giving(describe(&mesh, world, &name)))
+    };
+    let done = mesh.change(&caller.author, plan).await?;
     if !caller.author.dry_run {
         mesh.sessions.end(&name, "this node was removed from the mesh");
         mesh.relay.end(RelayId::of(&name));
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(done.outcome))
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct WorkloadFilter {
+    network: Option<NetworkName>,
+    node: Option<NodeName>,
+    name: Option<WorkloadName>,
+    quarantined: Option<bool>,
+    refused: Option<bool>,
+    selector: Option<BySelector>,
+}
+
+impl Listed for Workload {
+    type Filter = WorkloadFilter;
+    const KIND: Kind = Kind::Workloads;
+
+    fn check(world: &World, filter: &WorkloadFilter) -> Result<(), ApiError> {
+        match &filter.network {
+            Some(name) => Ok(networks::find(world, name).map(drop)?),
+            None => Ok(()),
+        }
+    }
+
+    fn key(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn is_for(&self, _: &World, caller: &Caller) -> bool {
+        caller.reaches(&self.network)
+    }
+
+    fn fits(&self, filter: &WorkloadFilter) -> bool {
+        lists::is(&filter.network, &self.network)
+            && lists::is(&filter.node, &self.node)
+            && lists::is(&filter.name, &self.name)
+            && lists::is(&filter.quarantined, &self.quarantined)
+            && lists::is(&filter.refused, &!self.refused.is_empty())
+            && lists::selects(&filter.selector, &self.labels)
+    }
+
+    fn all(_: &Mesh, world: &World) -> Vec<Self> {
+        let refused = world.networks.values().flat_map(|network| network.refused.values());
+        let admitted = world.workloads().map(|(workload, labels, held)| admitted(workload, labels, held));
+        admitted.chain(refused.map(refused_one)).collect()
+    }
+
+    fn one(_: &Mesh, world: &World, key: &str) -> Option<Self> {
+        match world.standing(&key.parse().ok()?)? {
+            Standing::Refused(record) => Some(refused_one(record)),
+            Standing::Admitted(record) => {
+                let network = world.networks.get(&record.network)?;
+                let labels = &network.identities.get(&record.identity)?.labels;
+                let held = world.quarantine_of(&record.network, labels, Some(&record.id)).is_some();
+                Some(admitted(record, labels, held))
+            }
+        }
+    }
+}
+
+fn refused_one(record: &RefusedRecord) -> Workload {
+    Workload {
+        id: record.report.id.clone(),
+        name: record.report.name.clone(),
+        network: record.report.network.clone(),
+        node: record.node.clone(),
+        addresses: record.report.addresses.clone(),
+        prefixes: record.report.prefixes.clone(),
+        labels: record.report.labels.clone(),
+        identity: None,
+        quarantined: false,
+        refused: record.reasons.clone(),
+        measurement: record.report.measurement.as_deref().map(Measured::from),
+    }
+}
+
+fn admitted(workload: &WorkloadRecord, labels: &Labels, quarantined: bool) -> Workload {
+    Workload {
+        id: workload.id.clone(),
+        name: workload.name.clone(),
+        network: workload.network.clone(),
+        node: workload.node.clone(),
+        addresses: workload.addresses.clone(),
+        prefixes: workload.prefixes.clone(),
+        labels: labels.clone(),
+        identity: Some(workload.identity),
+        quarantined,
+        refused: vec![],
+        measurement: workload.measurement.as_deref().map(Measured::from),
+    }
 }
 
 /// Lists the workloads.
-#[utoipa::path(get, path = "/v1/workloads", tag = "workloads", operation_id = "list_workloads",
-    params(("network" = Option<String>, Query, description = "Only those of this network")),
-    responses((status = 200, body = Vec<Workload>), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(get, path = operations::WORKLOADS.path(), tag = "workloads", operation_id = "list_workloads",
+    params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
+        ("node" = Option<NodeName>, Query, description = "Only those on this node"),
+        ("name" = Option<WorkloadName>, Query, description = "Only those that people call so"),
+        ("quarantined" = Option<bool>, Query, description = "Only those under quarantine, or not"),
+        ("refused" = Option<bool>, Query, description = "Only those that are not let in, or are"),
+        ("selector" = Option<String>, Query, description = "Only those with such labels: `app=web,env in (prod,stage),!old`")),
+    responses((status = 200, body = Page<Workload>)))]
 pub async fn list_workloads(
+    api: State<Api>,
+    caller: Caller,
+    query: Query<WorkloadFilter>,
+) -> Result<Response, ApiError> {
+    lists::list::<Workload>(api, caller, query).await
+}
+
+/// Gives a workload.
+#[utoipa::path(get, path = operations::WORKLOAD.path(), tag = "workloads", operation_id = "get_workload",
+    params(("id" = WorkloadId, Path, description = "The workload's id")),
+    responses((status = 200, body = Workload)))]
+pub async fn get_workload(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Query(only): Query<InNetwork>,
-) -> Result<Json<Vec<Workload>>, ApiError> {
-    mesh.look(|world| {
-        if let Some(name) = &only.network {
-            networks::find(world, name)?;
-        }
-        let reached = |network: &NetworkName| {
-            only.network.as_ref().is_none_or(|own| own == network) && caller.reaches(network)
-        };
-        let refused = world.networks.values().filter(|network| reached(&network.record.name));
-        let refused = refused.flat_map(|network| network.refused.values()).map(|record| Workload {
-            id: record.report.id.clone(),
-            name: record.report.name.clone(),
-            network: record.report.network.clone(),
-            node: record.node.clone(),
-            addresses: record.report.addresses.clone(),
-            prefixes: record.report.prefixes.clone(),
-            labels: record.report.labels.clone(),
-            identity: None,
-            quarantined: false,
-            refused: record.reasons.clone(),
-            measurement: record.report.measurement.as_deref().map(Measured::from),
-        });
-        let shown = world.workloads().filter(|(workload, _, _)| reached(&workload.network));
-        let shown = shown.map(|(workload, labels, quarantined)| Workload {
-            id: workload.id.clone(),
-            name: workload.name.clone(),
-            network: workload.network.clone(),
-            node: workload.node.clone(),
-            addresses: workload.addresses.clone(),
-            prefixes: workload.prefixes.clone(),
-            labels: labels.clone(),
-            identity: Some(workload.identity),
-            quarantined,
-            refused: vec![],
-            measurement: workload.measurement.as_deref().map(Measured::from),
-        });
-        let mut workloads: Vec<Workload> = shown.chain(refused).collect();
-        workloads.sort_unstable_by(|a, b| (&a.network, &a.name, &a.id).cmp(&(&b.network, &b.name, &b.id)));
-        Ok(Json(workloads))
-    })
-}
-
-/// Lists the links with the counters of all connected nodes; pairs that were only ever denied have an empty ACL.
-#[utoipa::path(get, path = "/v1/links", tag = "policy", operation_id = "list_links",
-    params(("network" = Option<String>, Query, description = "Only those of this network")),
-    responses((status = 200, body = Links), (status = "4XX", body = ErrorBody)))]
-pub async fn list_links(
-    State(mesh): State<Arc<Mesh>>,
-    caller: Caller,
-    Query(only): Query<InNetwork>,
-) -> Result<Json<Links>, ApiError> {
-    if let Some(name) = &only.network {
-        mesh.look(|world| networks::find(world, name).map(drop))?;
-    }
-    let answers: HashMap<_, _> = mesh.sessions.ask_all(&Question::Links).await.into_iter().collect();
-    let counts = answers.values().flatten().flat_map(|answer| match answer {
-        Answer::Links(counts) => &counts[..],
-        _ => &[],
-    });
-    let mut sums: BTreeMap<(NetworkName, IdentityId, IdentityId), Count> = BTreeMap::new();
-    for LinkCount { network, from, to, count } in counts {
-        let zero = Count { packets: 0, bytes: 0, denied: 0, observed: 0 };
-        let sum = sums.entry((network.clone(), *from, *to)).or_insert(zero);
-        sum.packets += count.packets;
-        sum.bytes += count.bytes;
-        sum.denied += count.denied;
-        sum.observed += count.observed;
-    }
-    Ok(Json(mesh.look(|world| {
-        let wanted = only.network.as_slice();
-        let concerned = |node: &&NodeName| {
-            nodes::serves_any(world, node, &caller.networks) && nodes::serves_any(world, node, wanted)
-        };
-        let silent = world.nodes.keys().filter(concerned);
-        let silent = silent.filter(|node| !matches!(answers.get(*node), Some(Some(_))));
-        Links {
-            links: {
-                let mut links = counted_links(world, only.network.as_ref(), sums);
-                links.retain(|link| caller.reaches(&link.network));
-                links
-            },
-            nodes_answered: answers
-                .iter()
-                .filter(|(node, answer)| answer.is_some() && concerned(node))
-                .count(),
-            nodes_silent: silent.cloned().collect(),
-        }
-    })))
-}
-
-fn counted_links(
-    world: &World,
-    only: Option<&NetworkName>,
-    mut sums: BTreeMap<(NetworkName, IdentityId, IdentityId), Count>,
-) -> Vec<Link> {
-    let mut links = Vec::new();
-    for (name, network) in world.networks.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
-        for ((from, to), link) in policies::links(network) {
-            let count = sums.remove(&(name.clone(), from, to));
-            links.push(with_count(link, count));
-        }
-        for ((_, from, to), count) in sums.iter().filter(|((own, _, _), _)| own == name) {
-            let (Some(from), Some(to)) = (network.identities.get(from), network.identities.get(to)) else {
-                continue;
-            };
-            let link = Link {
-                network: name.clone(),
-                from: from.labels.clone(),
-                to: to.labels.clone(),
-                acl: Default::default(),
-                packets: 0,
-                bytes: 0,
-                denied: 0,
-                observed: 0,
-            };
-            links.push(with_count(link, Some(*count)));
-        }
-    }
-    links.sort_by(|a, b| (&a.network, &a.from, &a.to).cmp(&(&b.network, &b.from, &b.to)));
-    links
-}
-
-fn with_count(link: Link, count: Option<Count>) -> Link {
-    let Some(count) = count else { return link };
-    Link {
-        packets: count.packets,
-        bytes: count.bytes,
-        denied: count.denied,
-        observed: count.observed,
-        ..link
-    }
+    At(id): At<WorkloadId>,
+) -> Result<Json<Workload>, ApiError> {
+    Ok(Json(lists::one(&mesh, &caller, id.as_str(), "workload")?))
 }

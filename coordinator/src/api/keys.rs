@@ -7,7 +7,7 @@ use crate::{
 use axum::{Json, extract::State};
 use meshward_model::{
     NetworkName, NodeName, PublicKey,
-    api::{ErrorBody, Role, RotateKeys, RotatedKeys},
+    api::{Role, RotateKeys, RotatedKeys, operations},
     control::FromCoordinator,
 };
 use std::{
@@ -23,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const MOST_KEPT: u64 = 30 * 24 * 3600;
 
 /// Has endpoints make other keys, without losing a packet. Nodes that are away keep theirs.
-#[utoipa::path(post, path = "/v1/keys/rotate", tag = "nodes", operation_id = "rotate_keys", request_body = RotateKeys,
-    responses((status = 200, body = RotatedKeys), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::ROTATE_KEYS.path(), tag = "nodes", operation_id = "rotate_keys", request_body = RotateKeys,
+    responses((status = 200, body = RotatedKeys)))]
 pub async fn rotate(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -33,6 +33,10 @@ pub async fn rotate(
     caller.must_be(Role::Admin)?;
     if wanted.keep_old_seconds > MOST_KEPT {
         return Err(Refusal::Invalid("old keys can be kept for 30 days at the most".into()).into());
+    }
+    if wanted.all == (wanted.node.is_some() || wanted.network.is_some()) {
+        let text = "say whose keys: those of a `node`, of a `network`, or `all`";
+        return Err(Refusal::Invalid(text.into()).into());
     }
     let before = mesh.look(|world| check(world, &wanted).map(|()| keys(world, &wanted)))?;
     if caller.author.dry_run {

@@ -1,113 +1,174 @@
 //! The HTTP API, version 1. Everything but the OpenAPI document wants a bearer token.
 
 mod backup;
+mod caller;
 mod credentials;
 mod devices;
+mod document;
 mod enforcement;
-mod error;
+mod health;
+mod idempotency;
 mod inventory;
 mod keys;
+mod links;
 mod listener;
+mod lists;
+mod logs;
 mod networks;
 mod policies;
+mod problem;
 mod quarantines;
 mod relays;
+mod request;
 mod routes;
+mod shape;
 mod tokens;
+mod watch;
 
+pub use caller::{Caller, Origin};
 pub use credentials::secret;
-pub use error::{ApiError, Body, Caller, Origin};
 pub use listener::TlsListener;
+pub use problem::ApiError;
+use request::{At, Body, Params, Precondition, etag};
 
 use crate::mesh::Mesh;
-use axum::{Json, Router, extract::DefaultBodyLimit, routing::get};
-use std::sync::Arc;
-use utoipa::{
-    Modify, OpenApi,
-    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, FromRef},
+    http::StatusCode,
+    middleware::{from_fn, from_fn_with_state},
+    routing::get,
 };
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tower_http::compression::CompressionLayer;
+use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The most bytes of a request's body.
 const MAX_BODY: usize = 8 << 20;
+/// Where the document is.
+const DOCUMENT: &str = "/v1/openapi.json";
 
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "Meshward coordinator",
-        description = "Networks, nodes, workloads, policy and quarantine of one mesh. Times are RFC 3339 in UTC. Every write takes `?dry_run=true`: then it is checked and answered, but nothing is changed.",
-        license(name = "Apache-2.0", identifier = "Apache-2.0")
-    ),
-    modifiers(&Bearer),
-    security(("bearer" = []))
-)]
-struct Document;
+/// What serves the API.
+#[derive(Clone)]
+pub struct Api {
+    mesh: Arc<Mesh>,
+    shapes: Arc<shape::Shapes>,
+    answers: Arc<idempotency::Answers>,
+    watches: Arc<Semaphore>,
+}
 
-struct Bearer;
-
-impl Modify for Bearer {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        document.components.get_or_insert_default().add_security_scheme("bearer", scheme);
+impl FromRef<Api> for Arc<Mesh> {
+    fn from_ref(api: &Api) -> Self {
+        api.mesh.clone()
     }
 }
 
-fn described() -> OpenApiRouter<Arc<Mesh>> {
-    OpenApiRouter::with_openapi(Document::openapi())
+/// The routes that want a bearer token.
+fn described() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(document::Document::openapi())
         .routes(routes!(inventory::status))
-        .routes(routes!(inventory::audit))
+        .routes(routes!(logs::audit))
         .routes(routes!(backup::backup))
         .routes(routes!(inventory::list_nodes))
-        .routes(routes!(inventory::approve_node, inventory::remove_node))
+        .routes(routes!(inventory::get_node, inventory::approve_node, inventory::remove_node))
         .routes(routes!(inventory::list_workloads))
-        .routes(routes!(inventory::list_links))
+        .routes(routes!(inventory::get_workload))
+        .routes(routes!(links::list))
         .routes(routes!(keys::rotate))
         .routes(routes!(devices::create, devices::list))
-        .routes(routes!(devices::remove))
+        .routes(routes!(devices::get, devices::remove))
         .routes(routes!(routes::list))
+        .routes(routes!(routes::get))
         .routes(routes!(routes::approve))
         .routes(routes!(routes::disapprove))
         .routes(routes!(relays::list))
-        .routes(routes!(relays::remove))
+        .routes(routes!(relays::get, relays::remove))
         .routes(routes!(tokens::create, tokens::list))
-        .routes(routes!(tokens::revoke))
+        .routes(routes!(tokens::get, tokens::revoke))
         .routes(routes!(networks::create, networks::list))
-        .routes(routes!(networks::delete))
+        .routes(routes!(networks::get, networks::delete))
         .routes(routes!(credentials::create, credentials::list))
-        .routes(routes!(credentials::change, credentials::revoke))
+        .routes(routes!(credentials::get, credentials::change, credentials::revoke))
         .routes(routes!(policies::submit, policies::list))
         .routes(routes!(policies::get))
-        .routes(routes!(policies::log))
+        .routes(routes!(logs::policy))
         .routes(routes!(policies::difference))
         .routes(routes!(policies::roll_back))
         .routes(routes!(policies::suggest))
         .routes(routes!(policies::explain))
         .routes(routes!(quarantines::impose, quarantines::list))
+        .routes(routes!(quarantines::get))
         .routes(routes!(quarantines::release))
+}
+
+/// The routes that are for everybody.
+fn open() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::version))
 }
 
 /// The routes.
 pub fn router(mesh: Arc<Mesh>) -> Router {
-    let (router, document) = described().split_for_parts();
-    router
-        .route("/v1/openapi.json", get(move || async move { Json(document) }))
-        .fallback(error::no_such_route)
-        .method_not_allowed_fallback(error::no_such_method)
+    let document = document::document();
+    let api = Api {
+        mesh,
+        shapes: Arc::new(shape::Shapes::of(&document)),
+        answers: Arc::default(),
+        watches: Arc::new(Semaphore::new(watch::MAX_WATCHES)),
+    };
+    let (own, _) = described().split_for_parts();
+    let (open, _) = open().split_for_parts();
+    let shaped = from_fn_with_state(api.clone(), request::shaped);
+    let own = own
+        .route_layer(from_fn_with_state(api.clone(), idempotency::once))
+        .route_layer(shaped.clone())
+        .route_layer(from_fn_with_state(api.mesh.clone(), caller::authenticated));
+    let open = open.route(DOCUMENT, get(move || async move { Json(document) })).route_layer(shaped);
+    own.merge(open)
+        .fallback(problem::no_such_route)
+        .method_not_allowed_fallback(problem::no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(mesh)
+        .layer(from_fn(problem::documented))
+        .layer(CompressionLayer::new())
+        .with_state(api)
+}
+
+fn too_large() -> ApiError {
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {} MiB", MAX_BODY >> 20))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use meshward_model::api::operations;
+    use std::collections::BTreeSet;
+
     #[test]
     fn the_openapi_document_in_the_tree_is_the_one_that_is_served() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
-        let served = super::described().into_openapi().to_pretty_json().unwrap() + "\n";
+        let served = serde_json::to_string_pretty(&document::document()).unwrap() + "\n";
         if std::env::var_os("MESHWARD_WRITE_OPENAPI").is_some() {
             std::fs::write(path, &served).unwrap();
         }
         let kept = std::fs::read_to_string(path).unwrap_or_default();
         let mend = "docs/openapi.json is not what is served; write it anew with MESHWARD_WRITE_OPENAPI=1 cargo nextest run -p meshward-coordinator openapi";
         assert!(kept == served, "{mend}");
+    }
+
+    #[test]
+    fn what_is_served_is_what_clients_know() {
+        let document = document::document();
+        let mut served = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            let methods = item.as_object().unwrap().keys();
+            served.extend(methods.map(|method| (method.as_str(), path.as_str())));
+        }
+        served.retain(|(_, path)| path.starts_with("/v1/"));
+        let known: BTreeSet<_> = operations::ALL.iter().map(|own| (own.method, own.path)).collect();
+        assert_eq!(served, known);
     }
 }

@@ -1,19 +1,48 @@
-use super::{ApiError, Body, Caller};
-use crate::{mesh::Mesh, plans::networks};
+use super::{
+    Api, ApiError, At, Body, Caller, Precondition, etag,
+    lists::{self, Listed, Query},
+};
+use crate::{journal::Kind, mesh::Mesh, plans::networks, world::World};
 use axum::{
     Json,
-    extract::{Path, State},
-    http::StatusCode,
+    extract::State,
+    http::{StatusCode, header::ETAG},
+    response::{IntoResponse, Response},
 };
 use meshward_model::{
     NetworkName,
-    api::{CreateNetwork, ErrorBody, Network, Role},
+    api::{CreateNetwork, Network, Page, Role, operations},
 };
+use serde::Deserialize;
 use std::sync::Arc;
 
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Unfiltered {}
+
+impl Listed for Network {
+    type Filter = Unfiltered;
+    const KIND: Kind = Kind::Networks;
+
+    fn key(&self) -> String {
+        self.name.to_string()
+    }
+
+    fn is_for(&self, _: &World, caller: &Caller) -> bool {
+        caller.reaches(&self.name)
+    }
+
+    fn fits(&self, _: &Unfiltered) -> bool {
+        true
+    }
+
+    fn all(_: &Mesh, world: &World) -> Vec<Self> {
+        world.networks.values().map(|network| network.record.clone()).collect()
+    }
+}
+
 /// Makes a network.
-#[utoipa::path(post, path = "/v1/networks", tag = "networks", operation_id = "create_network", request_body = CreateNetwork,
-    responses((status = 201, body = Network), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::CREATE_NETWORK.path(), tag = "networks", operation_id = "create_network", request_body = CreateNetwork,
+    responses((status = 201, body = Network)))]
 pub async fn create(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -25,25 +54,40 @@ pub async fn create(
 }
 
 /// Lists the networks.
-#[utoipa::path(get, path = "/v1/networks", tag = "networks", operation_id = "list_networks",
-    responses((status = 200, body = Vec<Network>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Network>> {
-    Json(mesh.look(|world| {
-        let own = world.networks.values().filter(|network| caller.reaches(&network.record.name));
-        own.map(|network| network.record.clone()).collect()
-    }))
+#[utoipa::path(get, path = operations::NETWORKS.path(), tag = "networks", operation_id = "list_networks",
+    responses((status = 200, body = Page<Network>)))]
+pub async fn list(api: State<Api>, caller: Caller, query: Query<Unfiltered>) -> Result<Response, ApiError> {
+    lists::list::<Network>(api, caller, query).await
 }
 
-/// Deletes a network that has no workloads.
-#[utoipa::path(delete, path = "/v1/networks/{name}", tag = "networks", operation_id = "delete_network",
-    params(("name" = String, Path, description = "The network's name")),
-    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+/// Gives a network.
+#[utoipa::path(get, path = operations::NETWORK.path(), tag = "networks", operation_id = "get_network",
+    params(("name" = NetworkName, Path, description = "The network's name")),
+    responses((status = 200, body = Network, headers(("ETag" = String, description = "Its state")))))]
+pub async fn get(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    At(name): At<NetworkName>,
+) -> Result<Response, ApiError> {
+    let network: Network = lists::one(&mesh, &caller, name.as_str(), "network")?;
+    Ok(([(ETAG, etag(&network))], Json(network)).into_response())
+}
+
+/// Deletes a network that has no workloads. Answers with what it was.
+#[utoipa::path(delete, path = operations::DELETE_NETWORK.path(), tag = "networks", operation_id = "delete_network",
+    params(("name" = NetworkName, Path, description = "The network's name")),
+    responses((status = 200, body = Network)))]
 pub async fn delete(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path(name): Path<NetworkName>,
-) -> Result<StatusCode, ApiError> {
+    At(name): At<NetworkName>,
+    expected: Precondition,
+) -> Result<Json<Network>, ApiError> {
     caller.must_be(Role::Admin)?;
-    mesh.change(&caller.author, |world| networks::delete(world, &name)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let plan = |world: &World| {
+        let network = networks::find(world, &name)?.record.clone();
+        expected.check(Some(&etag(&network)))?;
+        Ok(networks::delete(world, &name)?.giving(network))
+    };
+    Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
 }

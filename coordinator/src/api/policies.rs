@@ -1,21 +1,28 @@
-use super::{ApiError, Body, Caller, enforcement};
+use super::{
+    Api, ApiError, At, Body, Caller, Params, Precondition, enforcement, etag,
+    lists::{self, Listed, Query},
+};
 use crate::{
+    journal::Kind,
     mesh::{Mesh, Refusal},
     plans::{
         networks, nodes,
         policies::{self, Applied, Basis, Closing, Past, Submission},
     },
-    records::{PolicyRecord, Record, RecordKey},
+    records::PolicyRecord,
+    world::World,
 };
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::State,
+    http::header::ETAG,
+    response::{IntoResponse, Response},
 };
 use meshward_model::{
     IdentityId, Labels, NetworkName, NodeName, PortRange, PortSpec, Revision, WorkloadId,
     api::{
-        Cut, ErrorBody, ExplainQuery, Explanation, Policy, PolicyDifference, PolicyFile, PolicyResult,
-        PolicyRevision, Role, Rollback, SubmitPolicy, SubmitResult,
+        Cut, ExplainQuery, Explanation, Page, Policy, PolicyDifference, PolicyFile, PolicyResult, Role,
+        Rollback, SubmitPolicy, SubmitResult, operations,
     },
     control::{Answer, Question},
 };
@@ -24,9 +31,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-
-/// The most states of a policy that are listed.
-const MAX_LOG: u32 = 1000;
 
 #[derive(Deserialize)]
 pub struct AtRevision {
@@ -40,11 +44,6 @@ pub struct Between {
 }
 
 #[derive(Deserialize)]
-pub struct Newest {
-    limit: Option<u32>,
-}
-
-#[derive(Deserialize)]
 pub struct Since {
     seconds: Option<u64>,
     #[serde(default)]
@@ -55,11 +54,12 @@ pub struct Since {
 ///
 /// Everything that the files say of a network is its policy from then on, or, with `scope`, takes the place of a part of it. The answer comes when every connected node that it
 /// concerns enforces it, or after two seconds. A dry run needs no more than a viewer's credential.
-#[utoipa::path(post, path = "/v1/policies", tag = "policy", operation_id = "submit_policy", request_body = SubmitPolicy,
-    responses((status = 200, body = SubmitResult), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::SUBMIT_POLICY.path(), tag = "policy", operation_id = "submit_policy", request_body = SubmitPolicy,
+    responses((status = 200, body = SubmitResult)))]
 pub async fn submit(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
+    expected: Precondition,
     Body(wanted): Body<SubmitPolicy>,
 ) -> Result<Json<SubmitResult>, ApiError> {
     let only_looks = caller.author.dry_run && caller.role < Role::Owner;
@@ -74,8 +74,13 @@ pub async fn submit(
         networks: caller.networks.clone(),
         guardrails: only_looks || caller.role == Role::Admin,
     };
+    if submission.files.is_empty() && submission.scope.is_none() {
+        let text = "there are no files; name one, or the part that is to be removed with `scope`";
+        return Err(Refusal::Invalid(text.into()).about("files").into());
+    }
     let author = caller.author.because(wanted.message);
-    let done = mesh.submit(&author, submission).await?;
+    let check = |world: &World, results: &[PolicyResult]| expect(world, &expected, results);
+    let done = mesh.submit_if(&author, submission, check).await?;
     let Applied { mut results, closing, findings } = done.outcome;
     let enforcement = enforcement::wait(&mesh, &done.touched, done.revision).await;
     let enforcement = (!author.dry_run).then_some(enforcement);
@@ -85,6 +90,18 @@ pub async fn submit(
     }
     let revision = (!author.dry_run).then_some(done.revision);
     Ok(Json(SubmitResult { revision, networks: results, findings, nodes_silent, enforcement }))
+}
+
+/// Whether the policy that is overwritten is in the state that is expected.
+fn expect(world: &World, expected: &Precondition, results: &[PolicyResult]) -> Result<(), Refusal> {
+    match results {
+        _ if !expected.is_set() => Ok(()),
+        [only] => expected.check(current(world, &only.network).as_ref().map(etag).as_deref()),
+        several => Err(Refusal::Invalid(format!(
+            "If-Match is about the policy of one network, and this is about {}; submit them one by one",
+            several.len()
+        ))),
+    }
 }
 
 /// Asks the nodes how many live flows would be cut; gives those that did not say.
@@ -124,43 +141,74 @@ async fn count_cuts(
     silent.into_iter().collect()
 }
 
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Filter {
+    network: Option<NetworkName>,
+}
+
+impl Listed for Policy {
+    type Filter = Filter;
+    const KIND: Kind = Kind::Policies;
+
+    fn key(&self) -> String {
+        self.network.to_string()
+    }
+
+    fn is_for(&self, _: &World, caller: &Caller) -> bool {
+        caller.reaches(&self.network)
+    }
+
+    fn fits(&self, filter: &Filter) -> bool {
+        lists::is(&filter.network, &self.network)
+    }
+
+    fn all(_: &Mesh, world: &World) -> Vec<Self> {
+        world.networks.keys().filter_map(|name| current(world, name)).collect()
+    }
+
+    fn one(_: &Mesh, world: &World, key: &str) -> Option<Self> {
+        current(world, &key.parse().ok()?)
+    }
+}
+
+fn current(world: &World, name: &NetworkName) -> Option<Policy> {
+    let network = world.networks.get(name)?;
+    Some(Policy {
+        network: name.clone(),
+        revision: network.policy_revision,
+        files: network.policy_files.to_vec(),
+    })
+}
+
 /// Lists the policies of all networks, as they were written.
-#[utoipa::path(get, path = "/v1/policies", tag = "policy", operation_id = "list_policies",
-    responses((status = 200, body = Vec<Policy>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Policy>> {
-    Json(mesh.look(|world| {
-        let own = world.networks.iter().filter(|(name, _)| caller.reaches(name));
-        own.map(|(name, network)| Policy {
-            network: name.clone(),
-            revision: network.policy_revision,
-            files: network.policy_files.to_vec(),
-        })
-        .collect()
-    }))
+#[utoipa::path(get, path = operations::POLICIES.path(), tag = "policy", operation_id = "list_policies",
+    params(("network" = Option<NetworkName>, Query, description = "Only that of this network")),
+    responses((status = 200, body = Page<Policy>)))]
+pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+    lists::list::<Policy>(api, caller, query).await
 }
 
 /// Gives the policy of a network as it was written, now or at a revision.
-#[utoipa::path(get, path = "/v1/networks/{name}/policy", tag = "policy", operation_id = "get_policy",
-    params(("name" = String, Path, description = "The network's name"),
-        ("revision" = Option<u64>, Query, description = "As it was at this revision")),
-    responses((status = 200, body = Policy), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(get, path = operations::POLICY.path(), tag = "policy", operation_id = "get_policy",
+    params(("name" = NetworkName, Path, description = "The network's name"),
+        ("revision" = Option<Revision>, Query, description = "As it was at this revision")),
+    responses((status = 200, body = Policy, headers(("ETag" = String, description = "The state of the policy of now")))))]
 pub async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path(name): Path<NetworkName>,
-    Query(at): Query<AtRevision>,
-) -> Result<Json<Policy>, ApiError> {
+    At(name): At<NetworkName>,
+    Params(at): Params<AtRevision>,
+) -> Result<Response, ApiError> {
     caller.must_reach(&name)?;
-    let (current, files) = mesh.look(|world| {
-        let network = networks::find(world, &name)?;
-        Ok::<_, ApiError>((network.policy_revision, network.policy_files.clone()))
+    let now = mesh.look(|world| {
+        networks::find(world, &name)?;
+        current(world, &name).ok_or_else(|| Refusal::Missing(format!("there is no network `{name}`")))
     })?;
-    let Some(revision) = at.revision else {
-        return Ok(Json(Policy { network: name, revision: current, files: files.to_vec() }));
-    };
+    let tag = [(ETAG, etag(&now))];
+    let Some(revision) = at.revision else { return Ok((tag, Json(now)).into_response()) };
     let past = past_policy(&mesh, &name, revision).await?;
     let files = past.map(|record| record.files.to_vec()).unwrap_or_default();
-    Ok(Json(Policy { network: name, revision: Some(revision), files }))
+    Ok((tag, Json(Policy { network: name, revision: Some(revision), files })).into_response())
 }
 
 async fn past_policy(
@@ -174,54 +222,24 @@ async fn past_policy(
 async fn past(mesh: &Mesh, revision: Revision) -> Result<Past, ApiError> {
     let newest = mesh.look(|world| world.revision);
     if revision > newest {
-        return Err(ApiError::new(
-            axum::http::StatusCode::NOT_FOUND,
-            format!("there is no revision {revision} yet; the newest is {newest}"),
-        ));
+        return Err(ApiError::missing(format!(
+            "there is no revision {revision} yet; the newest is {newest}"
+        )));
     }
     Ok(Past(mesh.as_of(revision).await?))
 }
 
-/// Lists the states that the policy of a network had, the newest first.
-#[utoipa::path(get, path = "/v1/networks/{name}/policy/log", tag = "policy", operation_id = "policy_log",
-    params(("name" = String, Path, description = "The network's name"),
-        ("limit" = Option<u32>, Query, description = "How many, at most 1000 (default 100)")),
-    responses((status = 200, body = Vec<PolicyRevision>), (status = "4XX", body = ErrorBody)))]
-pub async fn log(
-    State(mesh): State<Arc<Mesh>>,
-    caller: Caller,
-    Path(name): Path<NetworkName>,
-    Query(newest): Query<Newest>,
-) -> Result<Json<Vec<PolicyRevision>>, ApiError> {
-    caller.must_reach(&name)?;
-    mesh.look(|world| networks::find(world, &name).map(drop))?;
-    let limit = newest.limit.unwrap_or(100).min(MAX_LOG);
-    let states = mesh.history(RecordKey::Policy(name), limit).await?;
-    let shown = states.into_iter().map(|state| PolicyRevision {
-        revision: state.entry.revision,
-        at: state.entry.at,
-        actor: state.entry.actor,
-        why: state.entry.why,
-        origin: state.entry.origin,
-        files: match state.record {
-            Some(Record::Policy(record)) => record.files.len(),
-            _ => 0,
-        },
-    });
-    Ok(Json(shown.collect()))
-}
-
 /// Says which links open and close between two states of a network's policy, among the workloads of now.
-#[utoipa::path(get, path = "/v1/networks/{name}/policy/difference", tag = "policy", operation_id = "policy_difference",
-    params(("name" = String, Path, description = "The network's name"),
-        ("from" = u64, Query, description = "A revision"),
-        ("to" = Option<u64>, Query, description = "Another; now if it is left out")),
-    responses((status = 200, body = PolicyDifference), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(get, path = operations::POLICY_DIFFERENCE.path(), tag = "policy", operation_id = "policy_difference",
+    params(("name" = NetworkName, Path, description = "The network's name"),
+        ("from" = Revision, Query, description = "A revision"),
+        ("to" = Option<Revision>, Query, description = "Another; now if it is left out")),
+    responses((status = 200, body = PolicyDifference)))]
 pub async fn difference(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path(name): Path<NetworkName>,
-    Query(between): Query<Between>,
+    At(name): At<NetworkName>,
+    Params(between): Params<Between>,
 ) -> Result<Json<PolicyDifference>, ApiError> {
     caller.must_reach(&name)?;
     let before = past_policy(&mesh, &name, between.from).await?;
@@ -233,13 +251,14 @@ pub async fn difference(
 }
 
 /// Applies the policy that a network had at a revision.
-#[utoipa::path(post, path = "/v1/networks/{name}/policy/rollback", tag = "policy", operation_id = "roll_policy_back", request_body = Rollback,
-    params(("name" = String, Path, description = "The network's name")),
-    responses((status = 200, body = SubmitResult), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::ROLL_POLICY_BACK.path(), tag = "policy", operation_id = "roll_policy_back", request_body = Rollback,
+    params(("name" = NetworkName, Path, description = "The network's name")),
+    responses((status = 200, body = SubmitResult)))]
 pub async fn roll_back(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path(name): Path<NetworkName>,
+    At(name): At<NetworkName>,
+    expected: Precondition,
     Body(wanted): Body<Rollback>,
 ) -> Result<Json<SubmitResult>, ApiError> {
     caller.must_be(Role::Owner)?;
@@ -252,7 +271,8 @@ pub async fn roll_back(
         guardrails: caller.role == Role::Admin,
         ..Submission::default()
     };
-    let done = mesh.submit(&author, submission).await?;
+    let check = |world: &World, results: &[PolicyResult]| expect(world, &expected, results);
+    let done = mesh.submit_if(&author, submission, check).await?;
     let enforcement = enforcement::wait(&mesh, &done.touched, done.revision).await;
     let enforcement = (!author.dry_run).then_some(enforcement);
     let revision = (!author.dry_run).then_some(done.revision);
@@ -261,16 +281,16 @@ pub async fn roll_back(
 }
 
 /// Writes the least policy that explains the flows that nodes have seen begin.
-#[utoipa::path(get, path = "/v1/networks/{name}/policy/suggestion", tag = "policy", operation_id = "suggest_policy",
-    params(("name" = String, Path, description = "The network's name"),
+#[utoipa::path(get, path = operations::POLICY_SUGGESTION.path(), tag = "policy", operation_id = "suggest_policy",
+    params(("name" = NetworkName, Path, description = "The network's name"),
         ("seconds" = Option<u64>, Query, description = "Flows of the last so many seconds (default 3600)"),
         ("with_denied" = Option<bool>, Query, description = "Also allow what was denied")),
-    responses((status = 200, body = Policy), (status = "4XX", body = ErrorBody)))]
+    responses((status = 200, body = Policy)))]
 pub async fn suggest(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path(name): Path<NetworkName>,
-    Query(since): Query<Since>,
+    At(name): At<NetworkName>,
+    Params(since): Params<Since>,
 ) -> Result<Json<Policy>, ApiError> {
     caller.must_reach(&name)?;
     mesh.look(|world| networks::find(world, &name).map(drop))?;
@@ -299,7 +319,7 @@ pub async fn suggest(
         meshward_policy::suggest(network, &identities, &seen).to_yaml()
     };
     let text = mesh.pool.run(&caller.author.actor, work).await.map_err(Refusal::from)?;
-    let text = text.map_err(|error| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    let text = text.map_err(Refusal::Failed)?;
     Ok(Json(Policy {
         network: name,
         revision: None,
@@ -308,8 +328,8 @@ pub async fn suggest(
 }
 
 /// Says whether a flow is allowed, and what decides; now, or by the policies and quarantines of a revision.
-#[utoipa::path(post, path = "/v1/explain", tag = "policy", operation_id = "explain", request_body = ExplainQuery,
-    responses((status = 200, body = Vec<Explanation>), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::EXPLAIN.path(), tag = "policy", operation_id = "explain", request_body = ExplainQuery,
+    responses((status = 200, body = Vec<Explanation>)))]
 pub async fn explain(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,

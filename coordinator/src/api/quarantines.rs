@@ -1,30 +1,44 @@
-use super::{ApiError, Body, Caller, enforcement};
+use super::{
+    Api, ApiError, At, Body, Caller, enforcement,
+    lists::{self, Listed, Query},
+};
 use crate::{
-    mesh::{Done, Mesh},
+    journal::Kind,
+    mesh::{Done, Mesh, Refusal},
     plans::{
         quarantines::{self, Hand},
         tokens::new_id,
     },
+    world::World,
 };
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, response::Response};
 use meshward_model::{
-    WorkloadId,
-    api::{ErrorBody, Impose, Quarantine, QuarantineResult, QuarantineTarget, Role},
+    NetworkName, Selector, WorkloadId,
+    api::{Impose, Page, Quarantine, QuarantineResult, QuarantineTarget, Role, operations},
 };
+use serde::Deserialize;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// Cuts every link of the workloads that it names, established flows included.
 ///
 /// The answer comes when every connected node that it concerns enforces it, or after two seconds.
-#[utoipa::path(post, path = "/v1/quarantines", tag = "quarantine", operation_id = "quarantine", request_body = Impose,
-    responses((status = 200, body = QuarantineResult), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::IMPOSE_QUARANTINE.path(), tag = "quarantine", operation_id = "quarantine", request_body = Impose,
+    responses((status = 200, body = QuarantineResult)))]
 pub async fn impose(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(wanted): Body<Impose>,
 ) -> Result<Json<QuarantineResult>, ApiError> {
     caller.must_be(Role::Operator)?;
+    if wanted.target.selector.as_ref().is_some_and(Selector::is_empty) {
+        let text = "an empty selector would isolate everything; name labels, or a workload's id";
+        return Err(Refusal::Invalid(text.into()).about("selector").into());
+    }
+    if wanted.allow_from.as_ref().is_some_and(Selector::is_empty) {
+        let text = "an empty selector would let everybody reach it; name labels, or leave it out";
+        return Err(Refusal::Invalid(text.into()).about("allow_from").into());
+    }
     let author = caller.author.because(wanted.message.clone());
     let (id, hand) = (new_id(), hand(&caller));
     let done = mesh.change_first(&author, |world| quarantines::impose(world, &id, &wanted, &hand)).await?;
@@ -40,23 +54,63 @@ fn hand(caller: &Caller) -> Hand<'_> {
     }
 }
 
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Filter {
+    network: Option<NetworkName>,
+    workload: Option<WorkloadId>,
+    by: Option<String>,
+}
+
+impl Listed for Quarantine {
+    type Filter = Filter;
+    const KIND: Kind = Kind::Quarantines;
+
+    fn key(&self) -> String {
+        self.id.clone()
+    }
+
+    fn fits(&self, filter: &Filter) -> bool {
+        let target = &self.target;
+        let network = filter.network.as_ref().is_none_or(|own| target.network.as_ref() == Some(own));
+        let workload = filter.workload.as_ref().is_none_or(|own| target.workload.as_ref() == Some(own));
+        network && workload && lists::is(&filter.by, &self.by)
+    }
+
+    fn all(_: &Mesh, world: &World) -> Vec<Self> {
+        world.quarantines.values().cloned().collect()
+    }
+
+    fn is_for(&self, world: &World, caller: &Caller) -> bool {
+        let own = self.target.workload.as_ref().and_then(|id| world.workload_networks.get(id));
+        own.or(self.target.network.as_ref()).is_none_or(|network| caller.reaches(network))
+    }
+}
+
 /// Lists the quarantines that stand.
-#[utoipa::path(get, path = "/v1/quarantines", tag = "quarantine", operation_id = "list_quarantines",
-    responses((status = 200, body = Vec<Quarantine>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Quarantine>> {
-    Json(mesh.look(|world| {
-        let own = world.quarantines.values().filter(|quarantine| {
-            let target = &quarantine.target;
-            let network = target.workload.as_ref().and_then(|id| world.workload_networks.get(id));
-            network.or(target.network.as_ref()).is_none_or(|network| caller.reaches(network))
-        });
-        own.cloned().collect()
-    }))
+#[utoipa::path(get, path = operations::QUARANTINES.path(), tag = "quarantine", operation_id = "list_quarantines",
+    params(("network" = Option<NetworkName>, Query, description = "Only those in this network"),
+        ("workload" = Option<WorkloadId>, Query, description = "Only those of this workload alone"),
+        ("by" = Option<String>, Query, description = "Only those that this one imposed: `user:NAME` or `trigger:NAME`")),
+    responses((status = 200, body = Page<Quarantine>)))]
+pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+    lists::list::<Quarantine>(api, caller, query).await
+}
+
+/// Gives a quarantine that stands.
+#[utoipa::path(get, path = operations::QUARANTINE.path(), tag = "quarantine", operation_id = "get_quarantine",
+    params(("id" = String, Path, description = "The quarantine's id")),
+    responses((status = 200, body = Quarantine)))]
+pub async fn get(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    At(id): At<String>,
+) -> Result<Json<Quarantine>, ApiError> {
+    Ok(Json(lists::one(&mesh, &caller, &id, "quarantine")?))
 }
 
 /// Ends the quarantine with exactly this target.
-#[utoipa::path(post, path = "/v1/quarantines/release", tag = "quarantine", operation_id = "release", request_body = QuarantineTarget,
-    responses((status = 200, body = QuarantineResult), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::RELEASE_QUARANTINE.path(), tag = "quarantine", operation_id = "release", request_body = QuarantineTarget,
+    responses((status = 200, body = QuarantineResult)))]
 pub async fn release(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,

@@ -1,35 +1,88 @@
-use super::{ApiError, Caller};
+use super::{
+    Api, ApiError, At, Caller, Precondition, etag,
+    lists::{self, Listed, Query},
+};
 use crate::{
-    mesh::Mesh,
+    journal::Kind,
+    mesh::{Mesh, Refusal},
     plans::{nodes::serves_any, relays},
-    records::RelayRecord,
+    records::{NodeRecord, RelayRecord},
     world::World,
 };
 use axum::{
     Json,
-    extract::{Path, State},
-    http::StatusCode,
+    extract::State,
+    http::header::ETAG,
+    response::{IntoResponse, Response},
 };
 use meshward_model::{
     NetworkName, NodeName,
-    api::{ErrorBody, Relay, Role},
+    api::{Page, Relay, Role, operations},
     relay::RelayId,
 };
+use serde::Deserialize;
 use std::sync::Arc;
 
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Filter {
+    site: Option<String>,
+    connected: Option<bool>,
+}
+
+impl Listed for Relay {
+    type Filter = Filter;
+    const KIND: Kind = Kind::Relays;
+    /// Whether they are connected.
+    const VOLATILE: bool = true;
+
+    fn key(&self) -> String {
+        self.name.to_string()
+    }
+
+    fn fits(&self, filter: &Filter) -> bool {
+        let site = filter.site.as_ref().is_none_or(|site| self.site.as_ref() == Some(site));
+        site && lists::is(&filter.connected, &self.connected)
+    }
+
+    fn all(mesh: &Mesh, world: &World) -> Vec<Self> {
+        world.relays.values().map(|relay| describe(mesh, world, relay, &[])).collect()
+    }
+
+    /// Only the nodes of the caller's networks are counted.
+    fn seen_by(self, mesh: &Mesh, world: &World, caller: &Caller) -> Self {
+        match world.relays.get(&self.name) {
+            Some(relay) if !caller.networks.is_empty() => describe(mesh, world, relay, &caller.networks),
+            _ => self,
+        }
+    }
+}
+
 /// Lists the relays, apart from the coordinator.
-#[utoipa::path(get, path = "/v1/relays", tag = "nodes", operation_id = "list_relays",
-    responses((status = 200, body = Vec<Relay>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Relay>> {
-    let describe = |world: &World| {
-        world.relays.values().map(|relay| describe(&mesh, world, relay, &caller.networks)).collect()
-    };
-    Json(mesh.look(describe))
+#[utoipa::path(get, path = operations::RELAYS.path(), tag = "nodes", operation_id = "list_relays",
+    params(("site" = Option<String>, Query, description = "Only those of this site"),
+        ("connected" = Option<bool>, Query, description = "Only those that are connected now, or are not")),
+    responses((status = 200, body = Page<Relay>)))]
+pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+    lists::list::<Relay>(api, caller, query).await
+}
+
+/// Gives a relay.
+#[utoipa::path(get, path = operations::RELAY.path(), tag = "nodes", operation_id = "get_relay",
+    params(("name" = NodeName, Path, description = "The relay's name")),
+    responses((status = 200, body = Relay, headers(("ETag" = String, description = "Its state")))))]
+pub async fn get(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    At(name): At<NodeName>,
+) -> Result<Response, ApiError> {
+    let relay: Relay = lists::one(&mesh, &caller, name.as_str(), "relay")?;
+    let tag = mesh.look(|world| world.relays.get(&name).map(etag));
+    Ok(([(ETAG, tag.unwrap_or_default())], Json(relay)).into_response())
 }
 
 /// `networks`: those whose nodes are counted; none: all.
 fn describe(mesh: &Mesh, world: &World, relay: &RelayRecord, networks: &[NetworkName]) -> Relay {
-    let by_it = |node: &&crate::records::NodeRecord| {
+    let by_it = |node: &&NodeRecord| {
         let mut candidates = node.endpoints.values().flat_map(|endpoint| &endpoint.candidates);
         candidates.any(|place| RelayId::at(place).is_some_and(|(_, number)| number.0 == relay.number))
     };
@@ -48,16 +101,23 @@ fn describe(mesh: &Mesh, world: &World, relay: &RelayRecord, networks: &[Network
     }
 }
 
-/// Removes a relay: its link ends, and its certificate is good for nothing.
-#[utoipa::path(delete, path = "/v1/relays/{name}", tag = "nodes", operation_id = "remove_relay",
-    params(("name" = String, Path, description = "The relay's name")),
-    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+/// Removes a relay: its link ends, and its certificate is good for nothing. Answers with what it was.
+#[utoipa::path(delete, path = operations::REMOVE_RELAY.path(), tag = "nodes", operation_id = "remove_relay",
+    params(("name" = NodeName, Path, description = "The relay's name")),
+    responses((status = 200, body = Relay)))]
 pub async fn remove(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path(name): Path<NodeName>,
-) -> Result<StatusCode, ApiError> {
+    At(name): At<NodeName>,
+    expected: Precondition,
+) -> Result<Json<Relay>, ApiError> {
     caller.must_be(Role::Admin)?;
-    mesh.change(&caller.author, |world| relays::remove(world, &name)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let plan = |world: &World| {
+        let known = world.relays.get(&name);
+        expected.check(known.map(etag).as_deref())?;
+        let plan = relays::remove(world, &name)?;
+        let relay = known.ok_or_else(|| Refusal::Missing(format!("there is no relay `{name}`")))?;
+        Ok(plan.giving(describe(&mesh, world, relay, &caller.networks)))
+    };
+    Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
 }

@@ -1,21 +1,77 @@
-use super::{ApiError, Body, Caller};
-use crate::{mesh::Mesh, plans::routes};
-use axum::{Json, extract::State};
-use meshward_model::api::{ApproveRoute, ErrorBody, Role, Route};
+use super::{
+    Api, ApiError, At, Body, Caller,
+    lists::{self, BySelector, Listed, Query},
+};
+use crate::{journal::Kind, mesh::Mesh, plans::routes, world::World};
+use axum::{Json, extract::State, response::Response};
+use ipnet::IpNet;
+use meshward_model::{
+    NetworkName, NodeName,
+    api::{ApproveRoute, Page, Role, Route, RouteState, operations, schema::Cidr},
+};
+use serde::Deserialize;
 use std::sync::Arc;
 
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Filter {
+    network: Option<NetworkName>,
+    node: Option<NodeName>,
+    state: Option<RouteState>,
+    selector: Option<BySelector>,
+}
+
+impl Listed for Route {
+    type Filter = Filter;
+    const KIND: Kind = Kind::Routes;
+
+    fn key(&self) -> String {
+        format!("{}/{}/{}", self.network, self.node, self.prefix)
+    }
+
+    fn is_for(&self, _: &World, caller: &Caller) -> bool {
+        caller.reaches(&self.network)
+    }
+
+    fn fits(&self, filter: &Filter) -> bool {
+        lists::is(&filter.network, &self.network)
+            && lists::is(&filter.node, &self.node)
+            && lists::is(&filter.state, &self.state)
+            && lists::selects(&filter.selector, &self.labels)
+    }
+
+    fn all(_: &Mesh, world: &World) -> Vec<Self> {
+        routes::list(world)
+    }
+}
+
 /// Lists the prefixes behind gateways.
-#[utoipa::path(get, path = "/v1/routes", tag = "routes", operation_id = "list_routes",
-    responses((status = 200, body = Vec<Route>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Vec<Route>> {
-    let mut all = mesh.look(routes::list);
-    all.retain(|route| caller.reaches(&route.network));
-    Json(all)
+#[utoipa::path(get, path = operations::ROUTES.path(), tag = "routes", operation_id = "list_routes",
+    params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
+        ("node" = Option<NodeName>, Query, description = "Only those behind this node"),
+        ("state" = Option<RouteState>, Query, description = "Only those that have come so far"),
+        ("selector" = Option<String>, Query, description = "Only those with such labels: `app=web,env in (prod,stage),!old`")),
+    responses((status = 200, body = Page<Route>)))]
+pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+    lists::list::<Route>(api, caller, query).await
+}
+
+/// Gives a prefix behind a gateway. The slash of the prefix is written `%2F`.
+#[utoipa::path(get, path = operations::ROUTE.path(), tag = "routes", operation_id = "get_route",
+    params(("network" = NetworkName, Path, description = "The network"), ("node" = NodeName, Path, description = "The gateway"),
+        ("prefix" = Cidr, Path, description = "The prefix")),
+    responses((status = 200, body = Route)))]
+pub async fn get(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    At((network, node, prefix)): At<(NetworkName, NodeName, IpNet)>,
+) -> Result<Json<Route>, ApiError> {
+    let key = format!("{network}/{node}/{}", prefix.trunc());
+    Ok(Json(lists::one(&mesh, &caller, &key, "route")?))
 }
 
 /// Approves a prefix behind a node, before or after the node advertises it.
-#[utoipa::path(post, path = "/v1/routes/approve", tag = "routes", operation_id = "approve_route", request_body = ApproveRoute,
-    responses((status = 200, body = Route), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::APPROVE_ROUTE.path(), tag = "routes", operation_id = "approve_route", request_body = ApproveRoute,
+    responses((status = 200, body = Route)))]
 pub async fn approve(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -26,8 +82,8 @@ pub async fn approve(
 }
 
 /// Takes an approval back: links through the route are cut, unless the policy approves it.
-#[utoipa::path(post, path = "/v1/routes/disapprove", tag = "routes", operation_id = "disapprove_route", request_body = ApproveRoute,
-    responses((status = 200, body = Route), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::DISAPPROVE_ROUTE.path(), tag = "routes", operation_id = "disapprove_route", request_body = ApproveRoute,
+    responses((status = 200, body = Route)))]
 pub async fn disapprove(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,

@@ -1,17 +1,59 @@
-use super::{ApiError, Body, Caller};
-use crate::{mesh::Mesh, plans::tokens};
+use super::{
+    Api, ApiError, At, Body, Caller, Precondition, etag,
+    lists::{self, Listed, Query},
+};
+use crate::{
+    journal::Kind,
+    mesh::{Mesh, Refusal},
+    plans::tokens,
+    world::World,
+};
 use axum::{
     Json,
-    extract::{Path, State},
-    http::StatusCode,
+    extract::State,
+    http::{StatusCode, header::ETAG},
+    response::{IntoResponse, Response},
 };
-use meshward_model::api::{CreateToken, CreatedToken, ErrorBody, Role, Token};
+use meshward_model::api::{CreateToken, CreatedToken, Page, Role, Token, operations};
+use serde::Deserialize;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Filter {
+    relay: Option<bool>,
+    site: Option<String>,
+}
+
+impl Listed for Token {
+    type Filter = Filter;
+    const KIND: Kind = Kind::Tokens;
+
+    fn may(caller: &Caller) -> Result<(), ApiError> {
+        caller.must_be(Role::Admin)
+    }
+
+    fn key(&self) -> String {
+        self.id.clone()
+    }
+
+    fn fits(&self, filter: &Filter) -> bool {
+        let site = filter.site.as_ref().is_none_or(|site| self.site.as_ref() == Some(site));
+        site && lists::is(&filter.relay, &self.relay)
+    }
+
+    fn all(_: &Mesh, world: &World) -> Vec<Self> {
+        world.tokens.values().map(tokens::describe).collect()
+    }
+
+    fn one(_: &Mesh, world: &World, key: &str) -> Option<Self> {
+        world.tokens.get(key).map(tokens::describe)
+    }
+}
+
 /// Makes a join token. Its text is shown this once.
-#[utoipa::path(post, path = "/v1/tokens", tag = "nodes", operation_id = "create_token", request_body = CreateToken,
-    responses((status = 201, body = CreatedToken), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(post, path = operations::CREATE_TOKEN.path(), tag = "nodes", operation_id = "create_token", request_body = CreateToken,
+    responses((status = 201, body = CreatedToken)))]
 pub async fn create(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -26,23 +68,43 @@ pub async fn create(
 }
 
 /// Lists the join tokens, without their secrets.
-#[utoipa::path(get, path = "/v1/tokens", tag = "nodes", operation_id = "list_tokens",
-    responses((status = 200, body = Vec<Token>), (status = "4XX", body = ErrorBody)))]
-pub async fn list(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Result<Json<Vec<Token>>, ApiError> {
-    caller.must_be(Role::Admin)?;
-    Ok(Json(mesh.look(|world| world.tokens.values().map(tokens::describe).collect())))
+#[utoipa::path(get, path = operations::TOKENS.path(), tag = "nodes", operation_id = "list_tokens",
+    params(("relay" = Option<bool>, Query, description = "Only those for relays, or for nodes"),
+        ("site" = Option<String>, Query, description = "Only those of this site")),
+    responses((status = 200, body = Page<Token>)))]
+pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+    lists::list::<Token>(api, caller, query).await
 }
 
-/// Revokes a join token. Nodes that have joined with it stay.
-#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "nodes", operation_id = "revoke_token",
+/// Gives a join token, without its secret.
+#[utoipa::path(get, path = operations::TOKEN.path(), tag = "nodes", operation_id = "get_token",
     params(("id" = String, Path, description = "The token's id")),
-    responses((status = 204), (status = "4XX", body = ErrorBody)))]
+    responses((status = 200, body = Token, headers(("ETag" = String, description = "Its state")))))]
+pub async fn get(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    At(id): At<String>,
+) -> Result<Response, ApiError> {
+    let token: Token = lists::one(&mesh, &caller, &id, "token")?;
+    Ok(([(ETAG, etag(&token))], Json(token)).into_response())
+}
+
+/// Revokes a join token. Nodes that have joined with it stay. Answers with what it was.
+#[utoipa::path(delete, path = operations::REVOKE_TOKEN.path(), tag = "nodes", operation_id = "revoke_token",
+    params(("id" = String, Path, description = "The token's id")),
+    responses((status = 200, body = Token)))]
 pub async fn revoke(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
-    Path(id): Path<String>,
-) -> Result<StatusCode, ApiError> {
+    At(id): At<String>,
+    expected: Precondition,
+) -> Result<Json<Token>, ApiError> {
     caller.must_be(Role::Admin)?;
-    mesh.change(&caller.author, |world| tokens::revoke(world, &id)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let plan = |world: &World| {
+        let known = world.tokens.get(&id).map(tokens::describe);
+        expected.check(known.as_ref().map(etag).as_deref())?;
+        let plan = tokens::revoke(world, &id)?;
+        Ok(plan.giving(known.ok_or_else(|| Refusal::Missing(format!("there is no token `{id}`")))?))
+    };
+    Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
 }

@@ -33,24 +33,40 @@ pub fn create(world: &World, wanted: &CreateCredential, secret: &str) -> Result<
 /// Changes what a credential may do. One admin is left in any case.
 pub fn change(world: &World, name: &str, wanted: &ChangeCredential) -> Result<Plan<Credential>, Refusal> {
     let known = find_credential(world, name)?;
-    check_reach(world, wanted.role, &wanted.networks)?;
-    if wanted.role != Role::Admin {
+    if wanted.all_networks && !wanted.networks.is_empty() {
+        let text = "name networks, or say `all_networks`, not both";
+        return Err(Refusal::Invalid(text.into()).about("all_networks"));
+    }
+    let role = wanted.role.unwrap_or(known.role);
+    let networks = match wanted.networks.is_empty() && !wanted.all_networks {
+        true => known.networks.clone(),
+        false => wanted.networks.clone(),
+    };
+    let reach = check_reach(world, role, &networks);
+    // Half of it is what is there already.
+    let whole = wanted.role.is_some() && (wanted.all_networks || !wanted.networks.is_empty());
+    reach.map_err(|refusal| if whole { refusal } else { as_things_are(refusal) })?;
+    if role != Role::Admin {
         keep_an_admin(world, known).map_err(|refusal| refusal.about("role"))?;
     }
-    let record = CredentialRecord {
-        role: wanted.role,
-        networks: wanted.networks.clone(),
-        ..CredentialRecord::clone(known)
-    };
+    let record = CredentialRecord { role, networks, ..CredentialRecord::clone(known) };
     let outcome = describe(&record);
     if record == *known {
         return Ok(Plan::nothing(outcome));
     }
     Ok(Plan {
-        action: format!("changed the credential `{name}` ({})", role_name(wanted.role)),
+        action: format!("changed the credential `{name}` ({})", role_name(role)),
         outcome,
         mutations: vec![Mutation::Put(Record::Credential(record))],
     })
+}
+
+fn as_things_are(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::About { field, refusal } => as_things_are(*refusal).about(field),
+        Refusal::Invalid(text) => Refusal::Conflict(text),
+        other => other,
+    }
 }
 
 /// Whether a role goes with networks, and these are there.

@@ -108,14 +108,19 @@ pub trait Store: Send {
         note: &Note,
     ) -> Result<Revision, StoreError>;
 
-    /// The states that a policy or a quarantine had, the newest first.
-    fn history(&mut self, key: &RecordKey, limit: u32) -> Result<Vec<Past>, StoreError>;
+    /// The states that a policy or a quarantine had, or those before a revision, the newest first.
+    fn history(
+        &mut self,
+        key: &RecordKey,
+        before: Option<Revision>,
+        limit: u32,
+    ) -> Result<Vec<Past>, StoreError>;
 
     /// The policies and quarantines as they were at a revision.
     fn as_of(&mut self, revision: Revision) -> Result<Vec<Record>, StoreError>;
 
-    /// The newest lines of the audit log, the newest first.
-    fn audit(&mut self, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;
+    /// The newest lines of the audit log, or of that part of it that came before a revision, the newest first.
+    fn audit(&mut self, before: Option<Revision>, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;
 
     /// Whether there is room on the disk. While there is none, only what cuts somebody off is written.
     fn has_room(&mut self) -> bool;

@@ -180,14 +180,19 @@ impl Store for Sqlite {
         }
     }
 
-    fn history(&mut self, key: &RecordKey, limit: u32) -> Result<Vec<Past>, StoreError> {
+    fn history(
+        &mut self,
+        key: &RecordKey,
+        before: Option<Revision>,
+        limit: u32,
+    ) -> Result<Vec<Past>, StoreError> {
         let (kind, name) = key.columns();
         let mut statement = self.connection.prepare_cached(
             "SELECT audit.revision, at, actor, action, why, origin, body FROM history
              JOIN audit ON audit.revision = history.revision
-             WHERE kind = ?1 AND name = ?2 ORDER BY audit.revision DESC LIMIT ?3",
+             WHERE kind = ?1 AND name = ?2 AND audit.revision < ?3 ORDER BY audit.revision DESC LIMIT ?4",
         )?;
-        let mut rows = statement.query(params![kind, name, limit])?;
+        let mut rows = statement.query(params![kind, name, bound(before), limit])?;
         let mut states = Vec::new();
         while let Some(row) = rows.next()? {
             let body: Option<String> = row.get(6)?;
@@ -216,11 +221,12 @@ impl Store for Sqlite {
         Ok(records)
     }
 
-    fn audit(&mut self, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+    fn audit(&mut self, before: Option<Revision>, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT revision, at, actor, action, why, origin FROM audit ORDER BY revision DESC LIMIT ?1",
+            "SELECT revision, at, actor, action, why, origin FROM audit WHERE revision < ?1
+             ORDER BY revision DESC LIMIT ?2",
         )?;
-        Ok(statement.query_map([limit], entry)?.collect::<Result<_, _>>()?)
+        Ok(statement.query_map(params![bound(before), limit], entry)?.collect::<Result<_, _>>()?)
     }
 
     fn has_room(&mut self) -> bool {
@@ -306,6 +312,11 @@ pub fn read(connection: &Connection) -> Result<Contents, StoreError> {
     Ok(Contents { revision, records })
 }
 
+/// SQLite's integers have a sign: what lies beyond is after every revision.
+fn bound(before: Option<Revision>) -> i64 {
+    before.and_then(|revision| i64::try_from(revision.0).ok()).unwrap_or(i64::MAX)
+}
+
 fn entry(row: &rusqlite::Row) -> Result<AuditEntry, rusqlite::Error> {
     Ok(AuditEntry {
         revision: Revision(row.get::<_, i64>(0)? as u64),
@@ -367,7 +378,7 @@ mod tests {
         let contents = store.load().unwrap();
         assert_eq!(contents.revision, Revision(2));
         assert_eq!(contents.records, [credential("b")]);
-        assert_eq!(store.audit(10).unwrap().len(), 2);
+        assert_eq!(store.audit(None, 10).unwrap().len(), 2);
     }
 
     #[test]
@@ -406,23 +417,23 @@ mod tests {
         let retention = Retention { audit_lines: 20, audit_days: 36_500, history_states: 4 };
         let now = OffsetDateTime::now_utc().unix_timestamp();
         assert!(!store.forget(&retention, now).unwrap());
-        let states = store.history(&key, 100).unwrap();
+        let states = store.history(&key, None, 100).unwrap();
         assert_eq!(states.iter().map(|state| state.entry.revision.0).collect::<Vec<_>>(), [91, 81, 71, 61]);
         assert_eq!(store.as_of(Revision(65)).unwrap(), [policy(60)]);
         assert!(matches!(store.as_of(Revision(55)), Err(StoreError::Forgotten(Revision(61)))));
-        let audit = store.audit(1000).unwrap();
+        let audit = store.audit(None, 1000).unwrap();
         assert!((20..=23).contains(&audit.len()), "{}", audit.len());
         drop(store);
         let mut store = Sqlite::open(&path).unwrap();
         assert_eq!(store.load().unwrap().revision, Revision(100));
         let by_age = Retention { audit_lines: 1_000_000, audit_days: 0, history_states: 1000 };
         store.forget(&by_age, now + 10).unwrap();
-        assert_eq!(store.history(&key, 100).unwrap().len(), 4, "what stands is kept");
+        assert_eq!(store.history(&key, None, 100).unwrap().len(), 4, "what stands is kept");
         let delete = [Mutation::Delete(key.clone())];
         store.commit(Revision(100), &delete, &note()).unwrap();
         store.commit(Revision(101), &[Mutation::Put(credential("b"))], &note()).unwrap();
         store.forget(&by_age, now + 10).unwrap();
-        assert_eq!(store.history(&key, 100).unwrap().len(), 0, "what was deleted long ago is not");
+        assert_eq!(store.history(&key, None, 100).unwrap().len(), 0, "what was deleted long ago is not");
         assert_eq!(store.load().unwrap().revision, Revision(102));
     }
 
@@ -464,7 +475,7 @@ mod tests {
         for (at, step) in steps.into_iter().enumerate() {
             store.commit(Revision(at as u64), &[step], &note()).unwrap();
         }
-        let states = store.history(&key, 10).unwrap();
+        let states = store.history(&key, None, 10).unwrap();
         let known: Vec<_> =
             states.iter().map(|state| (state.entry.revision.0, state.record.clone())).collect();
         let expected =

@@ -1,7 +1,11 @@
 //! The bodies of the coordinator's HTTP API, version 1. Times are RFC 3339 text in UTC.
 
+pub mod operations;
+mod page;
 mod reach;
+pub mod schema;
 
+pub use page::*;
 pub use reach::*;
 
 use crate::{
@@ -14,11 +18,12 @@ use crate::{
     selector::Selector,
 };
 use ipnet::IpNet;
+use schema::{Address, Cidr, CredentialName, SocketAddress, Time};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use utoipa::ToSchema;
 
-/// Every refusal has this body.
+/// Every refusal of a node's local API has this body.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// What is wrong, and how to mend it.
@@ -38,7 +43,6 @@ pub struct Status {
     /// SHA-256 of the CA's certificate, hexadecimal.
     pub ca_fingerprint: String,
     /// The revision that is distributed now.
-    #[schema(value_type = u64)]
     pub revision: Revision,
     /// Nodes that have joined.
     pub nodes: usize,
@@ -58,16 +62,18 @@ pub struct Status {
 pub struct CreateToken {
     /// How many nodes may join with it.
     #[serde(default = "one")]
+    #[schema(minimum = 1, maximum = 100_000)]
     pub uses: u32,
     /// For how many seconds it is good.
     #[serde(default = "one_day")]
+    #[schema(minimum = 1, maximum = 31_536_000)]
     pub ttl_seconds: u64,
     /// The site of the nodes that join with it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<String>,
-    /// The networks that those nodes may serve; empty: all.
-    #[serde(default)]
-    #[schema(value_type = Vec<String>)]
+    /// The networks that those nodes may serve; all, if it is left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(min_items = 1)]
     pub networks: Vec<NetworkName>,
     /// Whether relays join with it, and no nodes.
     #[serde(default)]
@@ -93,11 +99,11 @@ pub struct Token {
     /// How many nodes may still join with it.
     pub uses_left: u32,
     /// When it expires.
+    #[schema(value_type = Time)]
     pub expires: String,
     /// The site of the nodes that join with it.
     pub site: Option<String>,
     /// The networks that those nodes may serve; empty: all.
-    #[schema(value_type = Vec<String>)]
     pub networks: Vec<NetworkName>,
     /// Whether relays join with it, and no nodes.
     pub relay: bool,
@@ -120,19 +126,21 @@ pub struct CreatedToken {
 #[serde(deny_unknown_fields)]
 pub struct CreateNetwork {
     /// Its name.
-    #[schema(value_type = String)]
     pub name: NetworkName,
     /// Its prefixes: at most one of each address family.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<Cidr>, min_items = 1, max_items = 2)]
     pub prefixes: Vec<IpNet>,
     /// The length of the block that each node gets of the IPv4 prefix.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 30)]
     pub block_v4: Option<u8>,
     /// The length of the block that each node gets of the IPv6 prefix.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 124)]
     pub block_v6: Option<u8>,
     /// MTU of the workloads' interfaces, in bytes (1280 to 9000).
     #[serde(default = "default_mtu")]
+    #[schema(minimum = 1280, maximum = 9000)]
     pub mtu: u16,
 }
 
@@ -144,10 +152,9 @@ fn default_mtu() -> u16 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Network {
     /// Its name.
-    #[schema(value_type = String)]
     pub name: NetworkName,
     /// Its prefixes.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<Cidr>)]
     pub prefixes: Vec<IpNet>,
     /// The length of a node's IPv4 block.
     pub block_v4: u8,
@@ -161,10 +168,9 @@ pub struct Network {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Block {
     /// The network.
-    #[schema(value_type = String)]
     pub network: NetworkName,
     /// The prefixes that the node's workloads get addresses from.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<Cidr>)]
     pub prefixes: Vec<IpNet>,
 }
 
@@ -172,17 +178,14 @@ pub struct Block {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Node {
     /// Its name.
-    #[schema(value_type = String)]
     pub name: NodeName,
     /// How far it has come.
     pub state: NodeState,
     /// Its site.
     pub site: Option<String>,
     /// Its labels: those that it joined with, and over them those that it was given.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub labels: Labels,
     /// The labels that it was given when it was approved by name; nothing if it was not.
-    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
     pub given_labels: Option<Labels>,
     /// Whether it has a session now.
     pub connected: bool,
@@ -190,10 +193,9 @@ pub struct Node {
     #[serde(default)]
     pub degraded: Option<String>,
     /// The revision that it enforces, as far as is known.
-    #[schema(value_type = Option<u64>)]
     pub enforced: Option<Revision>,
     /// Where its session comes from.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<SocketAddress>)]
     pub address: Option<SocketAddr>,
     /// Its software's version.
     pub version: Option<String>,
@@ -223,7 +225,6 @@ pub enum NodeState {
 pub struct ApproveNode {
     /// Labels that it is given; they stand over those that it joins with.
     #[serde(default)]
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub labels: Labels,
 }
 
@@ -231,28 +232,22 @@ pub struct ApproveNode {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Workload {
     /// Its id.
-    #[schema(value_type = String)]
     pub id: WorkloadId,
     /// What people call it.
-    #[schema(value_type = String)]
     pub name: WorkloadName,
     /// Its network.
-    #[schema(value_type = String)]
     pub network: NetworkName,
     /// Its node.
-    #[schema(value_type = String)]
     pub node: NodeName,
     /// Its addresses.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<Address>)]
     pub addresses: Vec<IpAddr>,
     /// The prefixes behind it, if it is a gateway's route.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<Cidr>)]
     pub prefixes: Vec<IpNet>,
     /// Its labels, verified ones included.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub labels: Labels,
     /// The number of its identity; none if it is not let in.
-    #[schema(value_type = Option<u32>)]
     pub identity: Option<IdentityId>,
     /// Whether it is quarantined.
     pub quarantined: bool,
@@ -300,16 +295,16 @@ pub struct PolicyFile {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitPolicy {
-    /// The files.
+    /// The files; none removes the part that `scope` names.
     pub files: Vec<PolicyFile>,
     /// Whether the policies of networks that no file names are removed.
     #[serde(default)]
     pub prune: bool,
     /// Which files of one network are replaced; the others stay. Everything of the networks that are named, if it is left out.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<PolicyScope>,
     /// Why, for the log.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Whether to ask the nodes how many live flows it would cut. Only with `dry_run`.
     #[serde(default)]
@@ -322,13 +317,14 @@ pub struct SubmitPolicy {
 #[serde(deny_unknown_fields)]
 pub struct PolicyScope {
     /// The network.
-    #[schema(value_type = String)]
     pub network: NetworkName,
     /// The files with these names.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(min_items = 1)]
     pub only: Vec<String>,
     /// All files but those with these names.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(min_items = 1)]
     pub except: Vec<String>,
     /// Whether it is refused if one of them is there already: somebody has written it.
     #[serde(default)]
@@ -347,17 +343,15 @@ impl PolicyScope {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SubmitResult {
     /// The revision that they are part of; `None` for a dry run.
-    #[schema(value_type = Option<u64>)]
     pub revision: Option<Revision>,
     /// Network by network.
     pub networks: Vec<PolicyResult>,
     /// What is suspicious, though not wrong. Only with `dry_run`.
     pub findings: Vec<Finding>,
     /// Connected nodes that did not say which flows would be cut.
-    #[schema(value_type = Vec<String>)]
     pub nodes_silent: Vec<NodeName>,
     /// How far it is enforced; nothing for a dry run.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enforcement: Option<Enforcement>,
 }
 
@@ -365,7 +359,6 @@ pub struct SubmitResult {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PolicyResult {
     /// The network.
-    #[schema(value_type = String)]
     pub network: NetworkName,
     /// How many rules and guardrails it has.
     pub rules: usize,
@@ -402,7 +395,6 @@ pub struct Finding {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Cut {
     /// The workload that began them.
-    #[schema(value_type = String)]
     pub workload: WorkloadId,
     /// What people call it.
     pub name: String,
@@ -414,10 +406,8 @@ pub struct Cut {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkChange {
     /// Who may begin flows.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub from: Labels,
     /// With whom.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub to: Labels,
     /// What was allowed before, as text.
     pub before: String,
@@ -429,10 +419,8 @@ pub struct LinkChange {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Policy {
     /// The network.
-    #[schema(value_type = String)]
     pub network: NetworkName,
     /// The revision that made it what it is.
-    #[schema(value_type = Option<u64>)]
     pub revision: Option<Revision>,
     /// The files as they were applied; none: default deny and nothing else.
     pub files: Vec<PolicyFile>,
@@ -442,9 +430,9 @@ pub struct Policy {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PolicyRevision {
     /// The revision that made it.
-    #[schema(value_type = u64)]
     pub revision: Revision,
     /// When.
+    #[schema(value_type = Time)]
     pub at: String,
     /// Who: `user:NAME`.
     pub actor: String,
@@ -460,7 +448,6 @@ pub struct PolicyRevision {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PolicyDifference {
     /// The network.
-    #[schema(value_type = String)]
     pub network: NetworkName,
     /// Links that open.
     pub opened: Vec<LinkChange>,
@@ -479,10 +466,9 @@ pub struct PolicyDifference {
 #[serde(deny_unknown_fields)]
 pub struct Rollback {
     /// The policy is to be what it was at this revision.
-    #[schema(value_type = u64)]
     pub revision: Revision,
     /// Why, for the log.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
@@ -491,16 +477,13 @@ pub struct Rollback {
 #[serde(deny_unknown_fields)]
 pub struct QuarantineTarget {
     /// The network; every network if it is left out.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
     /// The workloads with these labels, those that start later included.
-    #[serde(default)]
-    #[schema(value_type = Option<std::collections::BTreeMap<String, serde_json::Value>>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<Selector>,
     /// One workload.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadId>,
 }
 
@@ -511,17 +494,17 @@ pub struct Impose {
     #[serde(flatten)]
     pub target: QuarantineTarget,
     /// Who may still reach it, whatever rules say, but for what guardrails deny. Unless an admin imposes it: of those whom the policy names under `forensics`.
-    #[serde(default)]
-    #[schema(value_type = Option<std::collections::BTreeMap<String, serde_json::Value>>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_from: Option<Selector>,
     /// For how many seconds; until it is released if it is left out.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 31_536_000)]
     pub seconds: Option<u64>,
     /// Why, for the log.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Whether it is imposed even if it selects no workload now: for those that start later. Otherwise that is refused.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub even_if_none: bool,
 }
 
@@ -534,22 +517,23 @@ pub struct Quarantine {
     #[serde(flatten)]
     pub target: QuarantineTarget,
     /// Who may still reach it, but for what guardrails deny.
-    #[serde(default)]
-    #[schema(value_type = Option<std::collections::BTreeMap<String, serde_json::Value>>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_from: Option<Selector>,
     /// Whether an admin has imposed it: otherwise `allow_from` lets in whom the policy names under `forensics`, and nobody else.
     #[serde(default)]
     pub by_admin: bool,
     /// Since when.
+    #[schema(value_type = Time)]
     pub since: String,
     /// Until when.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Time>)]
     pub until: Option<String>,
     /// Who imposed it: `user:NAME` or `trigger:NAME`.
     #[serde(default)]
     pub by: String,
     /// Why.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
 
@@ -557,10 +541,8 @@ pub struct Quarantine {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct QuarantineResult {
     /// The revision that it is part of.
-    #[schema(value_type = u64)]
     pub revision: Revision,
     /// The workloads that it changed.
-    #[schema(value_type = Vec<String>)]
     pub workloads: Vec<WorkloadId>,
     /// How far it is enforced.
     #[serde(flatten)]
@@ -583,12 +565,12 @@ pub struct Enforcement {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SilentNode {
     /// Which.
-    #[schema(value_type = String)]
     pub node: NodeName,
     /// Whether it has a session all the same.
     pub connected: bool,
     /// When it was heard last; nothing if it has not been since the coordinator's start.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Time>)]
     pub since: Option<String>,
     /// Nodes whose workloads have links with its workloads.
     pub peers: usize,
@@ -600,16 +582,12 @@ pub struct SilentNode {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Link {
     /// The network.
-    #[schema(value_type = String)]
     pub network: NetworkName,
     /// Who begins flows.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub from: Labels,
     /// With whom.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub to: Labels,
     /// What may pass; empty where the pair was only ever denied.
-    #[schema(value_type = Vec<serde_json::Value>)]
     pub acl: Acl,
     /// Packets that passed, both directions.
     pub packets: u64,
@@ -625,12 +603,27 @@ pub struct Link {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Links {
     /// The links.
-    pub links: Vec<Link>,
+    pub items: Vec<Link>,
+    /// Where the next page begins: the parameter `cursor`. The last page has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The revision at which it was so; a watch goes on from there.
+    pub revision: Revision,
     /// Nodes whose counters are in it.
     pub nodes_answered: usize,
     /// Nodes that did not answer in time or have no session.
-    #[schema(value_type = Vec<String>)]
     pub nodes_silent: Vec<NodeName>,
+}
+
+impl Paged for Links {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn append(&mut self, next: Self) {
+        self.items.extend(next.items);
+        self.next = next.next;
+    }
 }
 
 /// A question about a verdict.
@@ -638,21 +631,16 @@ pub struct Links {
 #[serde(deny_unknown_fields)]
 pub struct ExplainQuery {
     /// The network; may be left out while there is just one.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
     /// Who begins the flow: every identity with these labels, or, where there is none, exactly these labels.
-    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
     pub from: Selector,
     /// With whom.
-    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
     pub to: Selector,
     /// What.
-    #[schema(value_type = String)]
     pub port: PortSpec,
     /// By the policies and quarantines of this revision, among the workloads of now; by those of now if it is left out.
-    #[serde(default)]
-    #[schema(value_type = Option<u64>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Revision>,
 }
 
@@ -660,13 +648,10 @@ pub struct ExplainQuery {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     /// Who begins the flow.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub from: Labels,
     /// With whom.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub to: Labels,
     /// What part of the port asked for.
-    #[schema(value_type = String)]
     pub port: PortSpec,
     /// Whether it is allowed.
     pub allowed: bool,
@@ -683,9 +668,9 @@ pub struct Explanation {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AuditEntry {
     /// The revision that the change made.
-    #[schema(value_type = u64)]
     pub revision: Revision,
     /// When.
+    #[schema(value_type = Time)]
     pub at: String,
     /// Who: `user:NAME` or `node:NAME`.
     pub actor: String,
@@ -716,12 +701,13 @@ pub enum Role {
 #[serde(deny_unknown_fields)]
 pub struct CreateCredential {
     /// Its name, for the audit log.
+    #[schema(value_type = CredentialName)]
     pub name: String,
     /// What it may do.
     pub role: Role,
-    /// In which networks; empty: in all. An owner has at least one.
-    #[serde(default)]
-    #[schema(value_type = Vec<String>)]
+    /// In which networks; in all, if it is left out. An owner has at least one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(min_items = 1)]
     pub networks: Vec<NetworkName>,
 }
 
@@ -729,23 +715,27 @@ pub struct CreateCredential {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeCredential {
-    /// What it may do.
-    pub role: Role,
-    /// In which networks; empty: in all. An owner has at least one.
-    #[serde(default)]
-    #[schema(value_type = Vec<String>)]
+    /// What it may do; as before, if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// In which networks; as before, if it is left out. An owner has at least one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(min_items = 1)]
     pub networks: Vec<NetworkName>,
+    /// Whether it is good in all networks from now on. Only without `networks`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_networks: bool,
 }
 
 /// A credential, without its secret.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Credential {
     /// Its name.
+    #[schema(value_type = CredentialName)]
     pub name: String,
     /// What it may do.
     pub role: Role,
     /// In which networks; empty: in all.
-    #[schema(value_type = Vec<String>)]
     pub networks: Vec<NetworkName>,
 }
 

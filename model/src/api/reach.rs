@@ -1,5 +1,6 @@
 //! How machines are reached: relays, routes to what is behind gateways, devices, and the keys of endpoints.
 
+use super::schema::{Address, Cidr, SocketAddress, WireGuardKey};
 use crate::{
     labels::Labels,
     names::{NetworkName, NodeName, WorkloadId, WorkloadName},
@@ -13,7 +14,6 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Relay {
     /// Its name.
-    #[schema(value_type = String)]
     pub name: NodeName,
     /// Its number, which addresses of relayed peers have as their port.
     pub number: u16,
@@ -31,19 +31,15 @@ pub struct Relay {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Route {
     /// The network whose workloads reach it.
-    #[schema(value_type = String)]
     pub network: NetworkName,
     /// The prefix.
-    #[schema(value_type = String)]
+    #[schema(value_type = Cidr)]
     pub prefix: IpNet,
     /// The gateway.
-    #[schema(value_type = String)]
     pub node: NodeName,
     /// The workload that stands for what is behind it; none while nobody advertises it.
-    #[schema(value_type = Option<String>)]
     pub workload: Option<WorkloadId>,
     /// The labels of all machines there.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub labels: Labels,
     /// Whether somebody has approved it by hand.
     pub approved_by_hand: bool,
@@ -69,16 +65,18 @@ pub enum RouteState {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateKeys {
-    /// Those of this node; of all nodes, if it is left out.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    /// Those of this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
-    /// Those of this network; of all networks, if it is left out.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    /// Those of this network; with `node`, only those of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
+    /// Those of all nodes in all networks. Only without `node` and `network`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
     /// How long the keys of before are good, in seconds: for peers that are away from the coordinator.
     #[serde(default = "ten_minutes")]
+    #[schema(maximum = 2_592_000)]
     pub keep_old_seconds: u64,
 }
 
@@ -94,7 +92,6 @@ pub struct RotatedKeys {
     /// Those that have another key now.
     pub rotated: usize,
     /// The nodes that are away: they keep theirs.
-    #[schema(value_type = Vec<String>)]
     pub away: Vec<NodeName>,
     /// How long the keys of before are good, in seconds.
     pub keep_old_seconds: u64,
@@ -105,20 +102,17 @@ pub struct RotatedKeys {
 #[serde(deny_unknown_fields)]
 pub struct CreateDevice {
     /// Its name, unique among the devices of its gateway.
-    #[schema(value_type = String)]
     pub name: WorkloadName,
     /// Its network.
-    #[schema(value_type = String)]
     pub network: NetworkName,
     /// Its labels.
     #[serde(default)]
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub labels: Labels,
     /// The node by which it joins; the only connected one, if it is left out.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<NodeName>,
     /// Its WireGuard key, in base64.
+    #[schema(value_type = WireGuardKey)]
     pub public_key: String,
 }
 
@@ -126,24 +120,21 @@ pub struct CreateDevice {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CreatedDevice {
     /// Its name.
-    #[schema(value_type = String)]
     pub name: WorkloadName,
     /// The node by which it joins.
-    #[schema(value_type = String)]
     pub gateway: NodeName,
     /// The workload that it is.
-    #[schema(value_type = Option<String>)]
     pub workload: Option<WorkloadId>,
     /// Its addresses.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<Address>)]
     pub addresses: Vec<IpAddr>,
     /// The gateway's key for devices, in base64.
     pub public_key: String,
     /// Where the gateway is.
-    #[schema(value_type = String)]
+    #[schema(value_type = SocketAddress)]
     pub endpoint: SocketAddr,
     /// What it reaches by the gateway.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<Cidr>)]
     pub prefixes: Vec<IpNet>,
     /// MTU of its interface, in bytes.
     pub mtu: u16,
@@ -172,24 +163,20 @@ fn commas<T: ToString>(all: &[T]) -> String {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Device {
     /// Its name.
-    #[schema(value_type = String)]
     pub name: WorkloadName,
     /// Its network.
-    #[schema(value_type = String)]
     pub network: NetworkName,
     /// The node by which it joins.
-    #[schema(value_type = String)]
     pub gateway: NodeName,
     /// The workload that it is.
-    #[schema(value_type = String)]
     pub workload: WorkloadId,
     /// Its addresses.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<Address>)]
     pub addresses: Vec<IpAddr>,
     /// Its labels, verified ones included.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub labels: Labels,
     /// Its WireGuard key, in base64.
+    #[schema(value_type = WireGuardKey)]
     pub public_key: String,
 }
 
@@ -198,13 +185,11 @@ pub struct Device {
 #[serde(deny_unknown_fields)]
 pub struct ApproveRoute {
     /// The network; may be left out if it is plain which.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
     /// The prefix.
-    #[schema(value_type = String)]
+    #[schema(value_type = Cidr)]
     pub prefix: IpNet,
     /// The gateway.
-    #[schema(value_type = String)]
     pub node: NodeName,
 }

@@ -1,12 +1,16 @@
 //! The coordinator, as the resources see it: lists that are read once for many, waiting, and refusals as diagnostics.
 
 use meshward_client::{Client, Error};
-use meshward_model::api::Context;
+use meshward_model::api::{
+    Context, Page, Paged,
+    operations::{List as Listing, Remove, Write},
+};
 use meshward_terraform::{Diagnostic, Diagnostics, Path};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     any::Any,
     collections::HashMap,
+    fmt::Display,
     future::Future,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -67,12 +71,12 @@ impl Mesh {
     /// All entries of a list of the API. Those who ask at once, or soon after, share one answer.
     pub async fn list<T: DeserializeOwned + Send + Sync + 'static>(
         &self,
-        path: &'static str,
+        what: &Listing<Page<T>>,
     ) -> Result<Arc<Vec<T>>, Diagnostics> {
         let client = &self.configured()?.client;
         let slot = {
             let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-            lists.entry(path).or_default().clone()
+            lists.entry(what.path()).or_default().clone()
         };
         let mut slot = slot.lock().await;
         let changes = self.changes.load(Ordering::Acquire);
@@ -81,43 +85,47 @@ impl Mesh {
             return Ok(entries);
         }
         let at = Instant::now();
-        let entries: Arc<Vec<T>> = Arc::new(client.get(path).await.map_err(told)?);
+        let entries: Arc<Vec<T>> = Arc::new(client.list(what, &[], &[]).await.map_err(told)?.items);
         *slot = Some(List { at, changes, entries: entries.clone() });
         Ok(entries)
     }
 
-    /// Reads what is no list.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Diagnostics> {
-        self.configured()?.client.get(path).await.map_err(told)
+    /// Reads a list as it is now.
+    pub async fn list_now<P: Paged + DeserializeOwned>(
+        &self,
+        what: &Listing<P>,
+        query: &[(&str, String)],
+    ) -> Result<P, Diagnostics> {
+        self.configured()?.client.list(what, &[], query).await.map_err(told)
     }
 
     /// Asks something that changes nothing.
-    pub async fn try_out<T: DeserializeOwned>(
+    pub async fn try_out<B: Serialize, R: DeserializeOwned>(
         &self,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<T, Diagnostics> {
-        self.configured()?.client.clone().dry(true).post(path, body).await.map_err(told)
+        what: &Write<B, R>,
+        body: &B,
+    ) -> Result<R, Diagnostics> {
+        self.configured()?.client.clone().dry(true).write(what, &[], body).await.map_err(told)
     }
 
-    /// Makes something.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
-        self.changing(|client| async move { client.post(path, body).await }).await
-    }
-
-    /// Puts something into the place of what is there.
-    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
-        self.changing(|client| async move { client.put(path, body).await }).await
-    }
-
-    /// Changes something.
-    pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
-        self.changing(|client| async move { client.patch(path, body).await }).await
+    /// Makes or changes something.
+    pub async fn write<B: Serialize, R: DeserializeOwned>(
+        &self,
+        what: &Write<B, R>,
+        arguments: &[&(dyn Display + Sync)],
+        body: &B,
+    ) -> Result<R, Error> {
+        self.changing(|client| async move { client.write(what, arguments, body).await }).await
     }
 
     /// Takes something away. It is well if it is gone.
-    pub async fn delete(&self, path: &str) -> Result<(), Error> {
-        gone_is_well(self.changing(|client| async move { client.delete(path).await }).await)
+    pub async fn remove<R: DeserializeOwned>(
+        &self,
+        what: &Remove<R>,
+        arguments: &[&(dyn Display + Sync)],
+    ) -> Result<(), Error> {
+        let done = self.changing(|client| async move { client.remove(what, arguments).await }).await;
+        gone_is_well(done.map(drop))
     }
 
     /// Tries something again while it is refused as a conflict with how things are now, for as long as is said.

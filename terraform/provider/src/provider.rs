@@ -10,7 +10,7 @@ use crate::{
     sources::{LinksSource, NodeSource, PolicyCheck},
 };
 use meshward_client::{Client, Error, context};
-use meshward_model::api::{Context, Status};
+use meshward_model::api::{Context, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Ephemeral, Offers, Path, Provider,
     Resource, Schema, Type, Value,
@@ -79,7 +79,7 @@ impl Meshward {
         }
         let context = read(&config)?;
         let client = Client::coordinator(context.clone());
-        match client.get::<Status>("/v1/status").await {
+        match client.read(&operations::STATUS, &[], &[]).await {
             Ok(_) => {
                 self.mesh.configure(context);
                 Ok(())

@@ -6,7 +6,7 @@ use crate::{
     resources::{files, files_attribute},
     written,
 };
-use meshward_model::api::{Links, Node, SubmitPolicy, SubmitResult};
+use meshward_model::api::{SubmitPolicy, operations};
 use meshward_policy::{Problem, review};
 use meshward_terraform::{
     Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Path, Schema, Type, Value,
@@ -31,7 +31,7 @@ impl PolicyCheck {
         let (mut opened, mut closed) = (vec![], vec![]);
         if *config.get("live") == Value::Bool(true) {
             let wanted = SubmitPolicy { files, prune: false, scope: None, message: None, count_cuts: false };
-            let result: SubmitResult = self.0.try_out("/v1/policies", &wanted).await?;
+            let result = self.0.try_out(&operations::SUBMIT_POLICY, &wanted).await?;
             findings = result.findings.into_iter().map(|finding| (finding.place, finding.text)).collect();
             opened = result.networks.iter().flat_map(|network| network.opened.clone()).collect();
             closed = result.networks.iter().flat_map(|network| network.closed.clone()).collect();
@@ -159,7 +159,7 @@ impl DataSource for NodeSource {
 
     fn read(&self, config: Value) -> Answer<'_, Value> {
         Box::pin(async move {
-            let all = self.0.list::<Node>("/v1/nodes").await?;
+            let all = self.0.list(&operations::NODES).await?;
             let name = config.get("name").text().unwrap_or_default();
             let Some(node) = all.iter().find(|node| node.name.as_str() == name) else {
                 let text = format!("There is no node `{name}`, joined or approved.");
@@ -204,13 +204,11 @@ impl DataSource for LinksSource {
 
     fn read(&self, config: Value) -> Answer<'_, Value> {
         Box::pin(async move {
-            let path = match config.get("network").text() {
-                Some(network) => format!("/v1/links?network={network}"),
-                None => "/v1/links".into(),
-            };
-            let all: Links = self.0.get(&path).await?;
+            let network = config.get("network").text().map(|network| ("network", network.to_owned()));
+            let query: Vec<_> = network.into_iter().collect();
+            let all = self.0.list_now(&operations::LINKS, &query).await?;
             let mut now = config;
-            let links = all.links.iter().map(|link| {
+            let links = all.items.iter().map(|link| {
                 json!({
                     "network": link.network, "from": link.from, "to": link.to, "acl": link.acl.to_string(),
                     "packets": link.packets, "bytes": link.bytes, "denied": link.denied, "observed": link.observed,

@@ -75,7 +75,11 @@ fn what_a_credential_may_do_is_changed_without_another_token() {
     for (name, role) in [("root", Role::Admin), ("ci", Role::Viewer)] {
         mesh.commit(credentials::create(&mesh.world, &wanted(name, role), name)).unwrap();
     }
-    let change = |role, networks| ChangeCredential { role, networks };
+    let change = |role, networks: Vec<NetworkName>| ChangeCredential {
+        role: Some(role),
+        all_networks: networks.is_empty(),
+        networks,
+    };
 
     let hash = mesh.world.credentials["ci"].secret_hash.clone();
     mesh.commit(credentials::change(&mesh.world, "ci", &change(Role::Owner, vec![shop()]))).unwrap();

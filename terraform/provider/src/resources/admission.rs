@@ -2,7 +2,7 @@
 
 use super::{
     keyed,
-    part::{LISTED, Part, keep_meaning},
+    part::{Part, keep_meaning},
     text,
 };
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     mesh::Mesh,
     written::{self, ADMISSION},
 };
-use meshward_model::api::{Policy, PolicyFile};
+use meshward_model::api::{PolicyFile, operations};
 use meshward_terraform::{Answer, Attribute, Block, Diagnostics, Nested, Resource, Schema, Type, Value};
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ impl Admission {
 
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
         let network = text(&state, "network")?;
-        let all = self.0.list::<Policy>(LISTED).await?;
+        let all = self.0.list(&operations::POLICIES).await?;
         let Some(found) = all.iter().find(|policy| policy.network.as_str() == network) else {
             return Ok(None);
         };

@@ -2,7 +2,7 @@
 
 use super::{bad_id, body, keep_unset, keyed, text};
 use crate::{checks, mesh::Mesh};
-use meshward_model::api::{CreateDevice, CreatedDevice, Device};
+use meshward_model::api::{self, CreateDevice, CreatedDevice, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
 };
@@ -12,7 +12,6 @@ pub struct DeviceResource(pub Arc<Mesh>);
 
 /// How long a gateway is waited for.
 const TIMES: [(&str, &str); 2] = [("create", "5m"), ("delete", "5m")];
-const LISTED: &str = "/v1/devices";
 const FORM: &str = "NETWORK/NAME";
 /// What the coordinator says once, when a device is made.
 const SAID_ONCE: [&str; 5] = ["gateway_public_key", "endpoint", "prefixes", "mtu", "configuration"];
@@ -23,7 +22,8 @@ impl DeviceResource {
     async fn make(&self, planned: Value) -> Result<Value, Diagnostics> {
         let limit = within(&planned, TIMES[0])?;
         let wanted: CreateDevice = body(&planned, &["name", "network", "labels", "gateway", "public_key"])?;
-        let made: CreatedDevice = self.0.insist(limit, || self.0.post(LISTED, &wanted)).await?;
+        let made: CreatedDevice =
+            self.0.insist(limit, || self.0.write(&operations::CREATE_DEVICE, &[], &wanted)).await?;
         let mut now = planned;
         now.set("id", format!("{}/{}", wanted.network, wanted.name));
         now.set("gateway", made.gateway.as_str());
@@ -39,8 +39,9 @@ impl DeviceResource {
 
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
         let (network, name) = (text(&state, "network")?, text(&state, "name")?);
-        let all = self.0.list::<Device>(LISTED).await?;
-        let is_it = |device: &&Device| device.network.as_str() == network && device.name.as_str() == name;
+        let all = self.0.list(&operations::DEVICES).await?;
+        let is_it =
+            |device: &&api::Device| device.network.as_str() == network && device.name.as_str() == name;
         let Some(found) = all.iter().find(is_it) else { return Ok(None) };
         let mut now = Value::of(found)?;
         if let Value::Map(labels) = now.get("labels").clone() {
@@ -108,8 +109,12 @@ impl Resource for DeviceResource {
     fn delete(&self, state: Value) -> Answer<'_, ()> {
         Box::pin(async move {
             let limit = within(&state, TIMES[1])?;
-            let path = format!("{LISTED}/{}/{}", text(&state, "network")?, text(&state, "name")?);
-            self.0.insist(limit, || self.0.delete(&path)).await
+            let (network, name) = (text(&state, "network")?, text(&state, "name")?);
+            self.0
+                .insist(limit, || async {
+                    self.0.remove(&operations::REMOVE_DEVICE, &[&network, &name]).await
+                })
+                .await
         })
     }
 

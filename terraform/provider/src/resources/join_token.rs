@@ -5,7 +5,7 @@ use crate::{
     checks,
     mesh::{Mesh, told},
 };
-use meshward_model::api::{CreateToken, CreatedToken, Token};
+use meshward_model::api::{CreateToken, CreatedToken, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Ephemeral, Opened, Path, Resource, Schema, Type,
     Value, check_duration, duration,
@@ -17,7 +17,6 @@ pub struct JoinToken(pub Arc<Mesh>);
 
 /// How long a token of a resource is good, if nothing is said.
 const TTL: &str = "24h";
-const LISTED: &str = "/v1/tokens";
 
 impl JoinToken {
     async fn make(&self, planned: &Value) -> Result<Value, Diagnostics> {
@@ -26,7 +25,7 @@ impl JoinToken {
         wanted.set("ttl_seconds", ttl.as_secs());
         let fields = ["uses", "ttl_seconds", "site", "networks", "relay", "needs_approval"];
         let wanted: CreateToken = body(&wanted, &fields)?;
-        let made: CreatedToken = self.0.post(LISTED, &wanted).await.map_err(told)?;
+        let made: CreatedToken = self.0.write(&operations::CREATE_TOKEN, &[], &wanted).await.map_err(told)?;
         let mut now = planned.clone();
         now.set("id", made.kept.id);
         now.set("expires", made.kept.expires);
@@ -36,7 +35,7 @@ impl JoinToken {
 
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
         let id = text(&state, "id")?;
-        let all = self.0.list::<Token>(LISTED).await?;
+        let all = self.0.list(&operations::TOKENS).await?;
         let Some(found) = all.iter().find(|token| token.id == id) else {
             // The coordinator forgets what expired long ago; that is no change that somebody has made.
             let expired = state.get("expires").text().map(remaining).transpose()?;
@@ -176,9 +175,9 @@ impl Resource for JoinToken {
     }
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {
-        Box::pin(
-            async move { self.0.delete(&format!("{LISTED}/{}", text(&state, "id")?)).await.map_err(told) },
-        )
+        Box::pin(async move {
+            self.0.remove(&operations::REVOKE_TOKEN, &[&text(&state, "id")?]).await.map_err(told)
+        })
     }
 
     fn import(&self, id: &str) -> Result<Value, Diagnostics> {
@@ -228,7 +227,7 @@ impl Ephemeral for JoinToken {
         Box::pin(async move {
             match private.is_empty() {
                 true => Ok(()),
-                false => self.0.delete(&format!("{LISTED}/{private}")).await.map_err(told),
+                false => self.0.remove(&operations::REVOKE_TOKEN, &[&private]).await.map_err(told),
             }
         })
     }

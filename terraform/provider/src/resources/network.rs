@@ -6,7 +6,7 @@ use crate::{
     mesh::{Mesh, told},
 };
 use ipnet::IpNet;
-use meshward_model::api::{CreateNetwork, Network};
+use meshward_model::api::{CreateNetwork, Network, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Path, Resource, Schema, Type, Value, timeouts, within,
 };
@@ -16,19 +16,18 @@ pub struct NetworkResource(pub Arc<Mesh>);
 
 /// How long a network is waited for to be empty.
 const DELETE: (&str, &str) = ("delete", "5m");
-const LISTED: &str = "/v1/networks";
 
 impl NetworkResource {
     async fn create(&self, planned: Value) -> Result<Value, Diagnostics> {
         let wanted: CreateNetwork = body(&planned, &["name", "prefixes", "block_v4", "block_v6", "mtu"])?;
-        let made: Network = self.0.post(LISTED, &wanted).await.map_err(told)?;
+        let made: Network = self.0.write(&operations::CREATE_NETWORK, &[], &wanted).await.map_err(told)?;
         described(&planned, &made)
     }
 
     async fn delete(&self, state: Value) -> Result<(), Diagnostics> {
         let limit = within(&state, DELETE)?;
-        let path = format!("{LISTED}/{}", text(&state, "name")?);
-        self.0.insist(limit, || self.0.delete(&path)).await
+        let name = text(&state, "name")?;
+        self.0.insist(limit, || async { self.0.remove(&operations::DELETE_NETWORK, &[&name]).await }).await
     }
 }
 
@@ -90,7 +89,7 @@ impl Resource for NetworkResource {
     fn read(&self, state: Value) -> Answer<'_, Option<Value>> {
         Box::pin(async move {
             let name = text(&state, "name")?;
-            let all = self.0.list::<Network>(LISTED).await?;
+            let all = self.0.list(&operations::NETWORKS).await?;
             let found = all.iter().find(|network| network.name.as_str() == name);
             found.map(|network| described(&state, network)).transpose()
         })

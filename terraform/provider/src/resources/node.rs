@@ -7,7 +7,7 @@ use crate::{
 };
 use meshward_model::{
     NodeName,
-    api::{ApproveNode, Node, NodeState},
+    api::{ApproveNode, Node, NodeState, operations},
 };
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
@@ -19,13 +19,12 @@ pub struct NodeResource(pub Arc<Mesh>);
 /// How long a node is waited for.
 const CREATE: (&str, &str) = ("create", "10m");
 const UPDATE: (&str, &str) = ("update", "10m");
-const LISTED: &str = "/v1/nodes";
 
 impl NodeResource {
     async fn approve(&self, planned: &Value) -> Result<Node, Diagnostics> {
         let wanted: ApproveNode = body(planned, &["labels"])?;
-        let path = format!("{LISTED}/{}", text(planned, "name")?);
-        self.0.put(&path, &wanted).await.map_err(told)
+        let name = text(planned, "name")?;
+        self.0.write(&operations::APPROVE_NODE, &[&name], &wanted).await.map_err(told)
     }
 
     /// The node once it is there, if that is wanted.
@@ -41,8 +40,8 @@ impl NodeResource {
         let limit = within(planned, operation)?;
         let what = format!("Node {} is approved, and has not joined", node.name);
         let look = || async {
-            let all: Vec<Node> = self.0.get(LISTED).await?;
-            Ok(all.into_iter().find(|other| other.name == node.name && other.connected))
+            let all = self.0.list_now(&operations::NODES, &[]).await?;
+            Ok(all.items.into_iter().find(|other| other.name == node.name && other.connected))
         };
         self.0.until(limit, &what, look).await
     }
@@ -61,9 +60,9 @@ impl NodeResource {
 
     /// What Terraform does not know of is not left behind: an approval of a node that has not come. One that has, stays.
     async fn take_back(&self, name: &NodeName) -> Result<(), Diagnostics> {
-        let all: Vec<Node> = self.0.get(LISTED).await?;
-        match all.iter().any(|node| node.name == *name && node.state == NodeState::Expected) {
-            true => self.0.delete(&format!("{LISTED}/{name}")).await.map_err(told),
+        let all = self.0.list_now(&operations::NODES, &[]).await?;
+        match all.items.iter().any(|node| node.name == *name && node.state == NodeState::Expected) {
+            true => self.0.remove(&operations::REMOVE_NODE, &[name]).await.map_err(told),
             false => Ok(()),
         }
     }
@@ -76,7 +75,7 @@ impl NodeResource {
 
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
         let name = text(&state, "name")?;
-        let all = self.0.list::<Node>(LISTED).await?;
+        let all = self.0.list(&operations::NODES).await?;
         // One that waits is not what this resource makes: it is to be approved again.
         let found = all.iter().find(|node| node.name.as_str() == name && node.state != NodeState::Waiting);
         found.map(|node| described(&state, node)).transpose()
@@ -150,9 +149,9 @@ impl Resource for NodeResource {
     }
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {
-        Box::pin(
-            async move { self.0.delete(&format!("{LISTED}/{}", text(&state, "name")?)).await.map_err(told) },
-        )
+        Box::pin(async move {
+            self.0.remove(&operations::REMOVE_NODE, &[&text(&state, "name")?]).await.map_err(told)
+        })
     }
 
     fn import(&self, id: &str) -> Result<Value, Diagnostics> {

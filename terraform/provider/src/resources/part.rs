@@ -4,12 +4,9 @@ use super::text;
 use crate::mesh::{Mesh, gone_is_well, told};
 use meshward_model::{
     NetworkName,
-    api::{PolicyFile, PolicyScope, SubmitPolicy, SubmitResult},
+    api::{PolicyFile, PolicyScope, SubmitPolicy, SubmitResult, operations},
 };
 use meshward_terraform::{Diagnostic, Diagnostics, Value};
-
-/// Where policies are listed, and submitted.
-pub const LISTED: &str = "/v1/policies";
 
 /// Which files they are.
 pub enum Part {
@@ -42,14 +39,14 @@ impl Part {
         let message = state.get("message").text().map(ToOwned::to_owned);
         let scope = Some(self.scope(state, only_new)?);
         let wanted = SubmitPolicy { files, prune: false, scope, message, count_cuts: false };
-        mesh.post(LISTED, &wanted).await.map_err(told)
+        mesh.write(&operations::SUBMIT_POLICY, &[], &wanted).await.map_err(told)
     }
 
     /// Takes the part away. It is well if it, or its network, is gone.
     pub async fn remove(&self, mesh: &Mesh, state: &Value) -> Result<(), Diagnostics> {
         let (scope, message) = (Some(self.scope(state, false)?), Some("removed by Terraform".into()));
         let wanted = SubmitPolicy { files: vec![], prune: false, scope, message, count_cuts: false };
-        let done = mesh.post::<SubmitResult>(LISTED, &wanted).await;
+        let done = mesh.write(&operations::SUBMIT_POLICY, &[], &wanted).await;
         gone_is_well(done.map(drop)).map_err(told)
     }
 }

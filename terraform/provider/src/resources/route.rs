@@ -5,13 +5,12 @@ use crate::{
     checks,
     mesh::{Mesh, gone_is_well, told},
 };
-use meshward_model::api::{ApproveRoute, Route};
+use meshward_model::api::{ApproveRoute, Route, operations};
 use meshward_terraform::{Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value};
 use std::sync::Arc;
 
 pub struct RouteResource(pub Arc<Mesh>);
 
-const LISTED: &str = "/v1/routes";
 const FORM: &str = "NETWORK/NODE/PREFIX";
 
 fn said(state: &Value) -> Result<ApproveRoute, Diagnostics> {
@@ -34,7 +33,7 @@ fn described(route: &Route) -> Result<Value, Diagnostics> {
 impl RouteResource {
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
         let wanted = said(&state)?;
-        let all = self.0.list::<Route>(LISTED).await?;
+        let all = self.0.list(&operations::ROUTES).await?;
         let is_it = |route: &&Route| {
             route.approved_by_hand
                 && (Some(&route.network), &route.node, &route.prefix)
@@ -82,7 +81,7 @@ impl Resource for RouteResource {
     fn create(&self, planned: Value) -> Answer<'_, Value> {
         Box::pin(async move {
             let wanted = said(&planned)?;
-            described(&self.0.post(&format!("{LISTED}/approve"), &wanted).await.map_err(told)?)
+            described(&self.0.write(&operations::APPROVE_ROUTE, &[], &wanted).await.map_err(told)?)
         })
     }
 
@@ -93,7 +92,7 @@ impl Resource for RouteResource {
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {
         Box::pin(async move {
-            let done = self.0.post::<Route>(&format!("{LISTED}/disapprove"), &said(&state)?).await;
+            let done = self.0.write(&operations::DISAPPROVE_ROUTE, &[], &said(&state)?).await;
             // With its node or its network an approval is gone, too.
             gone_is_well(done.map(drop)).map_err(told)
         })

@@ -5,7 +5,7 @@ use crate::{
     checks,
     mesh::{Mesh, told},
 };
-use meshward_model::api::{ChangeCredential, Context, CreateCredential, CreatedCredential, Credential};
+use meshward_model::api::{ChangeCredential, Context, CreateCredential, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Path, Resource, Schema, Type, Value,
 };
@@ -13,12 +13,10 @@ use std::sync::Arc;
 
 pub struct ServiceAccount(pub Arc<Mesh>);
 
-const LISTED: &str = "/v1/credentials";
-
 impl ServiceAccount {
     async fn make(&self, planned: Value) -> Result<Value, Diagnostics> {
         let wanted: CreateCredential = body(&planned, &["name", "role", "networks"])?;
-        let made: CreatedCredential = self.0.post(LISTED, &wanted).await.map_err(told)?;
+        let made = self.0.write(&operations::CREATE_CREDENTIAL, &[], &wanted).await.map_err(told)?;
         let context = Context { token: made.token.clone(), ..self.0.context()?.clone() };
         let context = serde_json::to_string(&context)
             .map_err(|error| Diagnostic::error("The context has no form", error.to_string()))?;
@@ -31,14 +29,15 @@ impl ServiceAccount {
 
     async fn change(&self, prior: Value, planned: Value) -> Result<Value, Diagnostics> {
         let wanted: ChangeCredential = body(&planned, &["role", "networks"])?;
-        let path = format!("{LISTED}/{}", text(&prior, "name")?);
-        self.0.patch::<Credential>(&path, &wanted).await.map_err(told)?;
+        let wanted = ChangeCredential { all_networks: wanted.networks.is_empty(), ..wanted };
+        let name = text(&prior, "name")?;
+        self.0.write(&operations::CHANGE_CREDENTIAL, &[&name], &wanted).await.map_err(told)?;
         Ok(planned)
     }
 
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
         let name = text(&state, "name")?;
-        let all = self.0.list::<Credential>(LISTED).await?;
+        let all = self.0.list(&operations::CREDENTIALS).await?;
         let Some(found) = all.iter().find(|credential| credential.name == name) else { return Ok(None) };
         let mut now = Value::of(found)?;
         now.set("id", found.name.as_str());
@@ -99,9 +98,9 @@ impl Resource for ServiceAccount {
     }
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {
-        Box::pin(
-            async move { self.0.delete(&format!("{LISTED}/{}", text(&state, "name")?)).await.map_err(told) },
-        )
+        Box::pin(async move {
+            self.0.remove(&operations::REVOKE_CREDENTIAL, &[&text(&state, "name")?]).await.map_err(told)
+        })
     }
 
     fn import(&self, id: &str) -> Result<Value, Diagnostics> {

@@ -1,0 +1,165 @@
+//! Who calls, and what they may.
+
+use super::problem::ApiError;
+use crate::{
+    mesh::{Author, Mesh},
+    plans::credentials::{covers, role_name},
+    world::World,
+};
+use axum::{
+    extract::{ConnectInfo, FromRequestParts, Request, State},
+    http::{StatusCode, header::AUTHORIZATION, request::Parts},
+    middleware::Next,
+    response::Response,
+};
+use meshward_daemon::places::Place;
+use meshward_model::{NetworkName, api::Role, token::secret_hash};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+/// Who calls, by the name of a credential, what they may, and whether it is a dry run (`?dry_run=true`).
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub author: Author,
+    pub role: Role,
+    /// Where; empty: everywhere.
+    pub networks: Vec<NetworkName>,
+    /// SHA-256 of the bearer token, by which the credential is known.
+    pub hash: String,
+}
+
+impl Caller {
+    /// Refuses who may less than a role.
+    ///
+    /// # Errors
+    /// 403, with what it takes.
+    pub fn must_be(&self, role: Role) -> Result<(), ApiError> {
+        if self.role >= role {
+            return Ok(());
+        }
+        let (own, needed) = (with_article(self.role), with_article(role));
+        Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            format!(
+                "this credential is {own}'s, and that takes {needed}'s; an admin makes one with `meshctl credential create`"
+            ),
+        ))
+    }
+
+    /// Whether the caller's word reaches a network.
+    pub fn reaches(&self, network: &NetworkName) -> bool {
+        covers(&self.networks, network)
+    }
+
+    /// Refuses who may not read about a network.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn must_reach(&self, network: &NetworkName) -> Result<(), ApiError> {
+        match self.reaches(network) {
+            true => Ok(()),
+            false => Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                format!("this credential does not reach network `{network}`"),
+            )),
+        }
+    }
+
+    /// Refuses who may read about some networks only.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn must_reach_all(&self) -> Result<(), ApiError> {
+        match self.networks.is_empty() {
+            true => Ok(()),
+            false => Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "this credential reaches some networks only, and that is about all of them",
+            )),
+        }
+    }
+
+    /// Whether the credential is still what it was when the request began.
+    pub fn still_stands(&self, world: &World) -> bool {
+        let known = world.credentials.values().find(|credential| credential.secret_hash == self.hash);
+        known.is_some_and(|known| known.role == self.role && known.networks == self.networks)
+    }
+
+    fn find(mesh: &Mesh, parts: &Parts) -> Result<Self, ApiError> {
+        let refused = |text: &str| ApiError::new(StatusCode::UNAUTHORIZED, text);
+        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let secret = header
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, secret)| secret.trim())
+            .ok_or_else(|| refused("a credential is missing; send `authorization: Bearer ...`"))?;
+        let origin = parts.extensions.get::<ConnectInfo<Origin>>().map(|info| info.0.clone());
+        let source = origin.as_ref().map(|origin| origin.address.ip().to_canonical());
+        let now = Instant::now();
+        if source.is_some_and(|source| !mesh.guard.may_authenticate(source, now)) {
+            let text = "too many wrong credentials came from this address; wait a minute";
+            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, text));
+        }
+        // Hashes are compared: what their comparison might tell by its timing is of no use to find a secret.
+        let hash = secret_hash(secret);
+        let caller = mesh.look(|world| {
+            let known = world.credentials.values().find(|credential| credential.secret_hash == hash)?;
+            Some(Self {
+                author: Author {
+                    actor: format!("user:{}", known.name),
+                    dry_run: false,
+                    why: None,
+                    origin: source.map(|source| source.to_string()),
+                },
+                role: known.role,
+                networks: known.networks.clone(),
+                hash: hash.clone(),
+            })
+        });
+        match (&caller, origin) {
+            (Some(caller), Some(origin)) => {
+                origin.place.iter().for_each(|place| place.trust(&caller.author.actor));
+            }
+            (None, Some(origin)) => {
+                mesh.guard.note_failure(origin.address.ip().to_canonical(), "an API token", now);
+            }
+            (_, None) => {}
+        }
+        caller.ok_or_else(|| refused("the credential is unknown: it was revoked, or belongs to another mesh"))
+    }
+}
+
+fn with_article(role: Role) -> String {
+    let name = role_name(role);
+    let article = if name.starts_with(['a', 'o']) { "an" } else { "a" };
+    format!("{article} {name}")
+}
+
+/// Where a request comes from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub address: SocketAddr,
+    /// Its connection's place, if it has one.
+    pub place: Option<Arc<Place>>,
+}
+
+/// Lets in who has a credential. It comes before everything else: strangers are told nothing of what the request would be.
+pub async fn authenticated(
+    State(mesh): State<Arc<Mesh>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let (mut parts, body) = request.into_parts();
+    let caller = Caller::find(&mesh, &parts)?;
+    parts.extensions.insert(caller);
+    Ok(next.run(Request::from_parts(parts, body)).await)
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| {
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request was not authenticated")
+        })
+    }
+}

@@ -1,0 +1,277 @@
+//! The API's document (OpenAPI 3.1): what the routes say of themselves, and what holds for all of them, said once.
+
+use super::problem::PROBLEM_JSON;
+use axum::http::StatusCode;
+use meshward_model::api::{MAX_PAGE, Problem, USUAL_PAGE, operations, schema};
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+
+/// Marks lists that can be watched.
+pub const WATCHABLE: &str = "x-meshward-watch";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Meshward coordinator",
+        description = "Networks, nodes, workloads, policy and quarantine of one mesh.\n\n\
+            **Refusals** are problem documents (RFC 9457). 400: the request has not the form that this document says; 422: it has, and makes no sense; 409: not as things are.\n\n\
+            **Dry runs**: every write takes `?dry_run=true`. Then it is checked and answered as if it were done, and nothing is changed.\n\n\
+            **Lists** come in pages, in the order of the entries' keys; `next` is the `cursor` of the next page.\n\n\
+            **Watching**: every list takes `?watch=1` beside its filters, and answers with server-sent events (`text/event-stream`) as long as both sides live: `put` (an entry is new or has changed), \
+            `gone` (an entry is not there any more, or does not fit the filter any more), `synced` (all of a revision is said), each with a `Change` as its data and the revision as its id. With \
+            `revision=N`, or the header `Last-Event-ID: N`, it goes on from a list of that revision; the answer is 410 if that is too long ago: list anew. Without, it begins with every entry.\n\n\
+            **Retries**: a POST with the header `Idempotency-Key` is done once. For an hour, and until the coordinator restarts, the same credential's same request under the same key gets the first answer again.\n\n\
+            **Overwriting**: an answer about one thing that can be overwritten has an `ETag`; a write with `If-Match` is refused with 412 if it has been changed meanwhile.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    components(schemas(Problem))
+)]
+pub struct Document;
+
+/// The document that is served.
+pub fn document() -> Value {
+    let (_, document) = super::described().merge(super::open()).split_for_parts();
+    let mut document = serde_json::to_value(&document).unwrap_or_default();
+    document["servers"] = json!([{ "url": "/", "description": "The coordinator that serves this document" }]);
+    document["components"]["securitySchemes"] = json!({ "bearer": {
+        "type": "http", "scheme": "bearer", "description": "The token of a credential (`meshctl credential create`)."
+    } });
+    document["security"] = json!([{ "bearer": [] }]);
+    schemas(&mut document);
+    if let Some(paths) = document["paths"].as_object_mut() {
+        for (path, item) in paths {
+            for (method, operation) in item.as_object_mut().into_iter().flatten() {
+                finish(path, method, operation);
+            }
+        }
+    }
+    document
+}
+
+fn schemas(document: &mut Value) {
+    let requests = reachable_from_requests(document);
+    let Some(all) = document["components"]["schemas"].as_object_mut() else { return };
+    for (name, form) in schema::forms() {
+        all.insert(name.to_owned(), form);
+    }
+    let before = all.clone();
+    for (name, schema) in all.iter_mut() {
+        merge(schema, &before);
+        if requests.contains(name) {
+            without_null(schema);
+            if schema["type"] == "object" && schema.get("additionalProperties").is_none() {
+                schema["additionalProperties"] = Value::Bool(false);
+            }
+        }
+    }
+    for (name, word, forms) in together() {
+        if let Some(schema) = all.get_mut(name) {
+            schema[word] = forms;
+        }
+    }
+    if let Some(target) = all.get_mut("Impose") {
+        for name in ["selector", "allow_from"] {
+            // Nobody isolates, or lets in, everything by leaving something out.
+            let selector = target["properties"][name].take();
+            target["properties"][name] =
+                json!({ "allOf": [selector, { "type": "object", "minProperties": 1 }] });
+        }
+    }
+}
+
+/// Which fields go with which: that cannot be said of a field alone.
+fn together() -> [(&'static str, &'static str, Value); 6] {
+    let target = || json!([{ "required": ["selector"] }, { "required": ["workload"] }]);
+    let role = |roles: Value| json!({ "enum": roles });
+    [
+        ("Impose", "oneOf", target()),
+        ("QuarantineTarget", "oneOf", target()),
+        (
+            "RotateKeys",
+            "anyOf",
+            json!([
+                { "required": ["node"], "properties": { "all": { "const": false } } },
+                { "required": ["network"], "properties": { "all": { "const": false } } },
+                {
+                    "required": ["all"], "properties": { "all": { "const": true } },
+                    "not": { "anyOf": [{ "required": ["node"] }, { "required": ["network"] }] }
+                },
+            ]),
+        ),
+        ("PolicyScope", "not", json!({ "required": ["only", "except"] })),
+        (
+            "CreateCredential",
+            "anyOf",
+            json!([
+                { "properties": { "role": role(json!(["viewer", "operator"])) } },
+                { "properties": { "role": role(json!(["owner"])) }, "required": ["networks"] },
+                { "properties": { "role": role(json!(["admin"])) }, "not": { "required": ["networks"] } },
+            ]),
+        ),
+        ("ChangeCredential", "not", json!({ "required": ["networks", "all_networks"] })),
+    ]
+}
+
+/// The names of the schemas that requests are made of.
+fn reachable_from_requests(document: &Value) -> std::collections::BTreeSet<String> {
+    let mut open: Vec<&Value> = Vec::new();
+    for item in document["paths"].as_object().into_iter().flat_map(|paths| paths.values()) {
+        open.extend(item.as_object().into_iter().flatten().map(|(_, operation)| &operation["requestBody"]));
+    }
+    let mut found = std::collections::BTreeSet::new();
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Object(fields) => {
+                if let Some(name) = fields.get("$ref").and_then(Value::as_str) {
+                    let name = name.rsplit('/').next().unwrap_or_default();
+                    if found.insert(name.to_owned()) {
+                        open.push(&document["components"]["schemas"][name]);
+                    }
+                }
+                open.extend(fields.values());
+            }
+            Value::Array(items) => open.extend(items),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Makes one object of several that hold together: two that both allow no other fields would allow nothing.
+fn merge(schema: &mut Value, all: &Map<String, Value>) {
+    match schema {
+        Value::Object(fields) => fields.values_mut().for_each(|value| merge(value, all)),
+        Value::Array(items) => items.iter_mut().for_each(|value| merge(value, all)),
+        _ => {}
+    }
+    let Some(parts) = schema.get("allOf").and_then(Value::as_array).cloned() else { return };
+    let (mut properties, mut required) = (Map::new(), Vec::new());
+    for part in parts {
+        let name = part["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+        let part = name.and_then(|name| all.get(name)).cloned().unwrap_or(part);
+        properties.extend(part["properties"].as_object().cloned().unwrap_or_default());
+        required.extend(part["required"].as_array().cloned().unwrap_or_default());
+    }
+    let description = schema.get("description").cloned();
+    *schema = json!({ "type": "object", "properties": properties });
+    if !required.is_empty() {
+        schema["required"] = required.into();
+    }
+    if let Some(description) = description {
+        schema["description"] = description;
+    }
+}
+
+/// Takes `null` from what a field may be: in a request, what is not said is left out.
+fn without_null(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if let Some(types) = fields.get_mut("type") {
+                let one = types.as_array().and_then(|types| types.iter().find(|one| *one != "null")).cloned();
+                if let Some(one) = one {
+                    *types = one;
+                }
+            }
+            for word in ["oneOf", "anyOf"] {
+                let Some(parts) = fields.get_mut(word).and_then(Value::as_array_mut) else { continue };
+                parts.retain(|part| part["type"] != "null");
+                if let ([only], true) = (&parts[..], word == "oneOf") {
+                    let only = only.clone();
+                    fields.remove(word);
+                    let description = fields.get("description").cloned();
+                    match description {
+                        // What stands beside a reference holds with it (OpenAPI 3.1, JSON Schema 2020-12 §8.2.3.1).
+                        Some(_) => fields.extend(
+                            only.as_object()
+                                .cloned()
+                                .unwrap_or_default()
+                                .into_iter()
+                                .filter(|(name, _)| name != "description"),
+                        ),
+                        None => *fields = only.as_object().cloned().unwrap_or_default(),
+                    }
+                }
+            }
+            fields.values_mut().for_each(without_null);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_null),
+        _ => {}
+    }
+}
+
+/// Says what holds for every operation.
+fn finish(path: &str, method: &str, operation: &mut Value) {
+    let protected = path.starts_with("/v1/") && path != super::DOCUMENT;
+    let known = operations::ALL.iter().find(|own| (own.method, own.path) == (method, path));
+    let writes = known.is_some_and(|own| own.writes());
+    if known.is_some_and(|own| own.kind == "List") {
+        operation[WATCHABLE] = true.into();
+    }
+    let mut parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+    if writes {
+        parameters.push(query(
+            "dry_run",
+            json!({ "type": "boolean", "default": false }),
+            "Whether it is only checked and answered, and nothing is changed.",
+        ));
+    }
+    if writes && method == "post" {
+        parameters.push(json!({
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "schema": { "type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9_.:-]{1,128}$" },
+            "description": "Under one key a request is done once, however often it comes."
+        }));
+    }
+    if operation.get(WATCHABLE).is_some() {
+        parameters.push(query(
+            "limit",
+            json!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": MAX_PAGE, "default": USUAL_PAGE }),
+            "The most entries of the page.",
+        ));
+        parameters.push(query(
+            "cursor",
+            json!({ "type": "string", "minLength": 2, "maxLength": 1024, "examples": ["c2hvcA"] }),
+            "Where the page begins: `next` of the page before.",
+        ));
+    }
+    if !parameters.is_empty() {
+        operation["parameters"] = parameters.into();
+    }
+    if !protected {
+        operation["security"] = json!([]);
+    }
+    responses(operation, protected);
+}
+
+fn query(name: &str, schema: Value, description: &str) -> Value {
+    json!({ "name": name, "in": "query", "required": false, "schema": schema, "description": description })
+}
+
+fn responses(operation: &mut Value, protected: bool) {
+    let Some(all) = operation["responses"].as_object_mut() else { return };
+    for (status, response) in all.iter_mut() {
+        if response["description"].as_str().unwrap_or_default().is_empty() {
+            let text = match status.as_str() {
+                "201" => "What was made.",
+                "204" => "It is done.",
+                _ => "What was asked for.",
+            };
+            response["description"] = text.into();
+        }
+    }
+    let problem = |description: &str| {
+        json!({
+            "description": description,
+            "content": { PROBLEM_JSON: { "schema": { "$ref": "#/components/schemas/Problem" } } }
+        })
+    };
+    if protected {
+        let mut refused = problem("There is no credential, or nobody knows it.");
+        refused["headers"] = json!({ "WWW-Authenticate": {
+            "description": "How to authenticate (RFC 6750 §3).", "required": true, "schema": { "type": "string" }
+        } });
+        all.insert(StatusCode::UNAUTHORIZED.as_u16().to_string(), refused);
+    }
+    all.insert("4XX".into(), problem("The request is refused; the problem says why, and how to mend it."));
+    all.insert("5XX".into(), problem("The coordinator has failed, or is not ready."));
+}

@@ -1,0 +1,33 @@
+//! For those who watch over the coordinator: no credential is wanted.
+
+use super::ApiError;
+use crate::mesh::Mesh;
+use axum::{Json, extract::State, http::StatusCode};
+use meshward_model::api::{Health, Version};
+use std::{sync::Arc, time::Duration};
+
+/// How long the store may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Says that the process runs and answers.
+#[utoipa::path(get, path = "/healthz", tag = "health", operation_id = "healthz", responses((status = 200, body = Health)))]
+pub async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok".into() })
+}
+
+/// Says whether requests can be served: the store answers. 503 if not.
+#[utoipa::path(get, path = "/readyz", tag = "health", operation_id = "readyz", responses((status = 200, body = Health)))]
+pub async fn readyz(State(mesh): State<Arc<Mesh>>) -> Result<Json<Health>, ApiError> {
+    let unready = |why: String| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why);
+    match tokio::time::timeout(PATIENCE, mesh.audit(None, 1)).await {
+        Ok(Ok(_)) => Ok(Json(Health { status: "ready".into() })),
+        Ok(Err(_)) => Err(unready("the store cannot be read; the coordinator's log says why".into())),
+        Err(_) => Err(unready(format!("the store does not answer within {PATIENCE:?}"))),
+    }
+}
+
+/// The coordinator's version, and that of its API.
+#[utoipa::path(get, path = "/version", tag = "health", operation_id = "version", responses((status = 200, body = Version)))]
+pub async fn version() -> Json<Version> {
+    Json(Version { version: env!("CARGO_PKG_VERSION").into(), api: "v1".into() })
+}

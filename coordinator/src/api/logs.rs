@@ -1,0 +1,151 @@
+//! Lists that only grow: the audit log, and the states of a policy. The newest comes first.
+
+use super::{
+    Api, ApiError, At, Caller,
+    lists::{Asked, Query, cursor},
+    watch::{self, Watched},
+};
+use crate::{
+    journal::Kind,
+    mesh::Mesh,
+    plans::networks,
+    records::{Record, RecordKey},
+    store::Past,
+};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use meshward_model::{
+    NetworkName, Revision,
+    api::{AuditEntry, MAX_PAGE, Page, PolicyRevision, operations},
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct AuditFilter {
+    actor: Option<String>,
+}
+
+/// The audit log, the newest line first.
+#[utoipa::path(get, path = operations::AUDIT.path(), tag = "mesh", operation_id = "audit",
+    params(("actor" = Option<String>, Query, description = "Only what this one did: `user:NAME`, `node:NAME`, `trigger:NAME`")),
+    responses((status = 200, body = Page<AuditEntry>)))]
+pub async fn audit(
+    State(api): State<Api>,
+    caller: Caller,
+    query: Query<AuditFilter>,
+) -> Result<Response, ApiError> {
+    caller.must_reach_all()?;
+    if query.asked().watches()? {
+        let (mesh, actor) = (api.mesh.clone(), query.filter().actor.clone());
+        let look: watch::Look = Arc::new(move |keys| {
+            let (mesh, actor) = (mesh.clone(), actor.clone());
+            Box::pin(async move {
+                let revision = mesh.look(|world| world.revision);
+                let numbers = keys.iter().flatten().filter_map(|key| key.parse::<Revision>().ok());
+                let before = numbers.max().map(Revision::next);
+                let limit = keys.as_ref().map_or(MAX_PAGE, |keys| keys.len().min(MAX_PAGE as usize) as u32);
+                let found = mesh.audit(before, limit).await?;
+                let own = found.into_iter().filter(|entry| is_by(&actor, entry));
+                Ok((revision, own.filter_map(|entry| value(entry.revision, &entry)).collect()))
+            })
+        });
+        let from = query.asked().from(query.headers())?;
+        return watch::answer(
+            &api,
+            caller,
+            Watched { kind: Kind::Audit, every: None, keyed: true, look },
+            from,
+        );
+    }
+    let (asked, actor) = (query.asked(), &query.filter().actor);
+    let (limit, mut before) = (asked.limit()?, asked.before()?);
+    let mut found = Vec::new();
+    // One more than fits says whether there is another page.
+    while found.len() <= limit {
+        let lines = api.mesh.audit(before, limit as u32 + 1).await?;
+        let last = lines.last().map(|line| line.revision);
+        let whole = lines.len() <= limit;
+        found.extend(lines.into_iter().filter(|line| is_by(actor, line)));
+        before = last;
+        if whole {
+            break;
+        }
+    }
+    Ok(newest(found, &api.mesh, asked, |line| line.revision)?.into_response())
+}
+
+fn is_by(actor: &Option<String>, line: &AuditEntry) -> bool {
+    actor.as_ref().is_none_or(|actor| *actor == line.actor)
+}
+
+fn value(revision: Revision, entry: &impl Serialize) -> Option<(String, serde_json::Value)> {
+    Some((revision.to_string(), serde_json::to_value(entry).ok()?))
+}
+
+fn newest<T>(
+    mut found: Vec<T>,
+    mesh: &Mesh,
+    asked: &Asked,
+    revision: impl Fn(&T) -> Revision,
+) -> Result<Json<Page<T>>, ApiError> {
+    let limit = asked.limit()?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let last = found.last().filter(|_| more).map(|last| cursor(&revision(last).to_string()));
+    Ok(Json(Page { items: found, next: last, revision: mesh.look(|world| world.revision) }))
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Unfiltered {}
+
+/// Lists the states that the policy of a network had, the newest first.
+#[utoipa::path(get, path = operations::POLICY_LOG.path(), tag = "policy", operation_id = "policy_log",
+    params(("name" = NetworkName, Path, description = "The network's name")),
+    responses((status = 200, body = Page<PolicyRevision>)))]
+pub async fn policy(
+    State(api): State<Api>,
+    caller: Caller,
+    At(name): At<NetworkName>,
+    query: Query<Unfiltered>,
+) -> Result<Response, ApiError> {
+    caller.must_reach(&name)?;
+    api.mesh.look(|world| networks::find(world, &name).map(drop))?;
+    if query.asked().watches()? {
+        let mesh = api.mesh.clone();
+        let look: watch::Look = Arc::new(move |_| {
+            let (mesh, name) = (mesh.clone(), name.clone());
+            Box::pin(async move {
+                let revision = mesh.look(|world| world.revision);
+                let states = mesh.history(RecordKey::Policy(name), None, MAX_PAGE).await?;
+                let shown = states.into_iter().map(describe);
+                Ok((revision, shown.filter_map(|state| value(state.revision, &state)).collect()))
+            })
+        });
+        let from = query.asked().from(query.headers())?;
+        let watched = Watched { kind: Kind::Policies, every: None, keyed: false, look };
+        return watch::answer(&api, caller, watched, from);
+    }
+    let asked = query.asked();
+    let limit = asked.limit()? as u32 + 1;
+    let states = api.mesh.history(RecordKey::Policy(name), asked.before()?, limit).await?;
+    let shown = states.into_iter().map(describe).collect();
+    Ok(newest(shown, &api.mesh, asked, |state: &PolicyRevision| state.revision)?.into_response())
+}
+
+fn describe(state: Past) -> PolicyRevision {
+    PolicyRevision {
+        revision: state.entry.revision,
+        at: state.entry.at,
+        actor: state.entry.actor,
+        why: state.entry.why,
+        origin: state.entry.origin,
+        files: match state.record {
+            Some(Record::Policy(record)) => record.files.len(),
+            _ => 0,
+        },
+    }
+}
