@@ -17,7 +17,7 @@ const MAX_THREADS: usize = 4;
 /// By how much their priority is lower (nice(2)).
 const NICE: i32 = 10;
 /// The most requests of one credential that wait or are worked on.
-const MAX_PENDING: usize = 8;
+const MAX_PENDING: usize = 32;
 /// The most requests that wait in all.
 const MAX_WAITING: usize = 256;
 /// The time that a credential may have used up at once ...
