@@ -100,9 +100,8 @@ async fn converse(
     for message in node.begin_session(to_coordinator.clone()).await {
         frames::send(&mut send, &message).await?;
     }
-    info!(coordinator = %connection.remote_address(), "session begun");
-    node.note_coordinator(connection.remote_address().ip()).await;
     let mut incoming = read_ahead(receive);
+    let mut is_taken = false;
     // By this machine's clock, which may be wrong.
     let mut renew_at = Instant::now() + renewal_in(certificate).max(Duration::from_secs(1));
     let mut unsaid = Unsaid::default();
@@ -114,7 +113,12 @@ async fn converse(
         tokio::select! {
             message = incoming.recv() => match message {
                 None => return Ok(()),
-                Some(message) => take(node, message?, &to_coordinator, &mut renew_at, &mut unsaid).await?,
+                Some(message) => {
+                    take(node, message?, &to_coordinator, &mut renew_at, &mut unsaid).await?;
+                    if !std::mem::replace(&mut is_taken, true) {
+                        note_taken(node, connection).await;
+                    }
+                }
             },
             Ok(()) = kept.changed() => {
                 let kept = *kept.borrow_and_update();
@@ -143,6 +147,13 @@ async fn converse(
             }
         }
     }
+}
+
+/// Notes that the coordinator has taken the session: it has answered, and not that another machine has it.
+async fn note_taken(node: &Node, connection: &Connection) {
+    info!(coordinator = %connection.remote_address(), "session begun");
+    node.note_coordinator(connection.remote_address().ip()).await;
+    node.note_connected().await;
 }
 
 /// What is enforced and not said yet.

@@ -121,6 +121,8 @@ struct State {
     told: bool,
     /// To the coordinator, while there is a session.
     session: Option<mpsc::UnboundedSender<FromNode>>,
+    /// Whether the coordinator has taken the session: what it says first may be that another machine has it.
+    is_connected: bool,
     attempts: Attempts,
     /// What triggers have caught while there was no session.
     unsaid: Vec<Fired>,
@@ -386,10 +388,22 @@ impl Node {
         std::iter::once(hello).chain(has).collect()
     }
 
+    /// This start of the daemon.
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// Notes that the coordinator has taken the session that was begun.
+    pub async fn note_connected(&self) {
+        let mut state = self.state.lock().await;
+        state.is_connected = state.session.is_some();
+    }
+
     /// Ends a session: from now on the node vouches for what starts.
     pub async fn end_session(&self) {
         let mut state = self.state.lock().await;
         state.session = None;
+        state.is_connected = false;
         self.vouch_for_unadmitted(&mut state);
         drop(state);
         self.admission.notify_waiters();

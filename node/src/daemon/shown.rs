@@ -95,7 +95,7 @@ impl Node {
             workers: self.data_plane.workers().get(),
             workers_active: self.data_plane.active().get(),
             coordinator: self.membership.coordinator.clone(),
-            connected: state.session.is_some(),
+            connected: state.is_connected,
             degraded: self.folder.troubles().summary(),
             revision: state.view.revision,
             certificate_seconds: credentials.map(|read| read.not_after - now).unwrap_or_default(),
