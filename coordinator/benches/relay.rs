@@ -85,7 +85,11 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
             (sockets[at as usize % sockets.len()].clone(), server.clone(), room.clone());
         connecting.spawn(async move {
             let _place = room.acquire_owned().await?;
-            Ok((at, socket.connect_with(dial.quic, relay_at, &server)?.await?))
+            let connection = socket.connect_with(dial.quic, relay_at, &server)?.await?;
+            let mut first_words = connection.open_uni().await?;
+            first_words.write_all(&[0; 16]).await?;
+            first_words.finish()?;
+            Ok((at, connection))
         });
     }
     let mut connections = vec![None; count as usize];

@@ -21,20 +21,13 @@ meshward_fuzzing::targets! {
 }
 
 /// A folder of this process's own.
-fn folder() -> &'static PathBuf {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let memory = PathBuf::from("/dev/shm");
-        let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
-        let folder = base.join(format!("meshward-fuzz-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a folder can be made");
-        folder
-    })
+fn folder() -> PathBuf {
+    meshward_fuzzing::scratch("coordinator")
 }
 
 fn ca() -> &'static Ca {
     static CA: OnceLock<Ca> = OnceLock::new();
-    CA.get_or_init(|| Ca::open(folder()).expect("a CA can be made"))
+    CA.get_or_init(|| Ca::open(&folder()).expect("a CA can be made"))
 }
 
 /// A request for a certificate: what is signed is for whom the coordinator means, and for nothing else, whatever was asked for.
@@ -79,7 +72,7 @@ fn store(data: &[u8]) {
     }
     fs::write(&file, &damaged).expect("a file can be written");
     let loaded = Sqlite::open(&file).and_then(|mut store| store.load());
-    for beside in ["damaged.db", "damaged.db-wal", "damaged.db-shm", "damaged.db-journal"] {
+    for beside in ["damaged.db", "damaged.db-wal", "damaged.db-shm", "damaged.db-journal", "damaged.lock"] {
         let _ = fs::remove_file(folder().join(beside));
     }
     match loaded {

@@ -9,7 +9,8 @@ use meshward_daemon::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::HashMap,
+    cmp::Reverse,
+    collections::{HashMap, hash_map::Entry},
     net::IpAddr,
     sync::{
         Arc,
@@ -17,7 +18,12 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::sync::Notify;
 use tracing::warn;
+
+/// The sources of failed authentications that are counted one by one for the audit log, and those that a line of it names.
+const FAILED_SOURCES: usize = 256;
+const NAMED_SOURCES: usize = 4;
 
 /// What guards a process's listeners.
 #[derive(Debug)]
@@ -35,6 +41,51 @@ pub struct Guard {
     join_rate: RateBySource,
     failures: RateBySource,
     counts: Counts,
+    /// Authentications that failed and are not in the audit log yet.
+    unaudited: Mutex<Failed>,
+    /// Told when there is one.
+    pub failed: Notify,
+}
+
+/// Failed authentications together: however many there are, what is kept of them is little.
+#[derive(Debug, Default, Clone)]
+pub struct Failed {
+    /// By what was shown and where it came from.
+    by_source: HashMap<(&'static str, IpAddr), u64>,
+    /// Those of further sources.
+    others: u64,
+}
+
+impl Failed {
+    fn note(&mut self, source: IpAddr, what: &'static str, count: u64) {
+        let has_room = self.by_source.len() < FAILED_SOURCES;
+        match self.by_source.entry((what, source)) {
+            Entry::Occupied(mut known) => *known.get_mut() += count,
+            Entry::Vacant(new) if has_room => drop(new.insert(count)),
+            Entry::Vacant(_) => self.others += count,
+        }
+    }
+
+    /// A line for the audit log, which names where most came from; nothing if there were none.
+    pub fn line(&self) -> Option<String> {
+        let count = self.by_source.values().sum::<u64>() + self.others;
+        let mut sources: Vec<_> = self.by_source.iter().collect();
+        sources.sort_unstable_by_key(|((what, source), count)| (Reverse(**count), *what, *source));
+        let named: Vec<String> = sources
+            .iter()
+            .take(NAMED_SOURCES)
+            .map(|((what, source), count)| format!("{count} by {what} from {source}"))
+            .collect();
+        let mut line = match count {
+            0 => return None,
+            1 => "an authentication failed: ".to_owned(),
+            _ => format!("{count} authentications failed: "),
+        } + &named.join(", ");
+        if sources.len() > NAMED_SOURCES || self.others > 0 {
+            line += ", and others";
+        }
+        Some(line)
+    }
 }
 
 /// What was turned away since the start.
@@ -85,6 +136,8 @@ impl Guard {
             join_rate: RateBySource::new(limits.joins()),
             failures: RateBySource::new(limits.failures()),
             counts: Counts::default(),
+            unaudited: Mutex::default(),
+            failed: Notify::new(),
         })
     }
 
@@ -135,13 +188,31 @@ impl Guard {
     }
 
     /// Counts a failed authentication, and logs it, once in a while. `what` was shown, such as "an API token".
-    pub fn note_failure(&self, source: IpAddr, what: &str, now: Instant) {
+    pub fn note_failure(&self, source: IpAddr, what: &'static str, now: Instant) {
         static LINES: Seldom = Seldom::every(Duration::from_secs(5));
         self.counts.failures.fetch_add(1, Relaxed);
         self.failures.take(source, now);
+        self.unaudited.lock().note(source.to_canonical(), what, 1);
+        self.failed.notify_one();
         if let Some(more) = LINES.due(now) {
             warn!(from = %source, unlogged_before = more, "failed authentication by {what}");
         }
+    }
+
+    /// The failures that are not in the audit log yet. They are taken: who cannot write them down gives them back.
+    pub fn take_failed(&self) -> Failed {
+        std::mem::take(&mut self.unaudited.lock())
+    }
+
+    /// Takes back what could not be written down.
+    pub fn give_back(&self, failed: Failed) {
+        let mut unaudited = self.unaudited.lock();
+        unaudited.others += failed.others;
+        for ((what, source), count) in failed.by_source {
+            unaudited.note(source, what, count);
+        }
+        drop(unaudited);
+        self.failed.notify_one();
     }
 
     /// What was turned away since the start.
@@ -211,6 +282,26 @@ mod tests {
         assert!(matches!(guard.judge(ip("192.0.2.1"), true), Verdict::Accept(_)), "a member's source");
         assert!(matches!(guard.judge(ip("192.0.2.1"), false), Verdict::Retry), "if it is its own");
         assert!(matches!(guard.judge(ip("127.0.0.1"), false), Verdict::Accept(_)), "the operator's machine");
+    }
+
+    #[test]
+    fn failures_are_joined_together_in_a_line_that_stays_short() {
+        let (guard, now) = (Guard::new(&Strangers::default(), 1000), Instant::now());
+        assert_eq!(guard.take_failed().line(), None);
+        guard.note_failure(ip("192.0.2.1"), "an API token", now);
+        let line = guard.take_failed().line().unwrap();
+        assert_eq!(line, "an authentication failed: 1 by an API token from 192.0.2.1");
+        for at in 0..10_000u32 {
+            guard.note_failure(IpAddr::from((0x0a00_0000 + at).to_be_bytes()), "a join token", now);
+            guard.note_failure(ip("::ffff:192.0.2.1"), "an API token", now);
+        }
+        let failed = guard.take_failed();
+        assert!(failed.by_source.len() <= FAILED_SOURCES);
+        let line = failed.line().unwrap();
+        let begins = "20000 authentications failed: 10000 by an API token from 192.0.2.1, 1 by a join token";
+        assert!(line.starts_with(begins) && line.ends_with(", and others") && line.len() < 300, "{line}");
+        guard.give_back(failed);
+        assert_eq!(guard.take_failed().line().unwrap(), line, "nothing is lost");
     }
 
     #[test]

@@ -179,7 +179,8 @@ fn quic_config(
     transport.datagram_send_buffer_size(RELAY_BUFFER);
     transport.datagram_receive_buffer_size(Some(RELAY_BUFFER));
     transport.ack_frequency_config(Some(meshward_daemon::seldom_acknowledged()));
-    transport.max_concurrent_uni_streams(0u8.into());
+    // One, at the beginning of a connection for relayed packets.
+    transport.max_concurrent_uni_streams(1u8.into());
     transport.receive_window(STRANGER_WINDOW.into());
     // Relayed packets come in datagrams.
     let streams: u8 = if protocols == [ALPN_RELAY] { 0 } else { 4 };

@@ -12,7 +12,7 @@ use meshward_coordinator::{
     mesh::{Mesh, Settings},
     metrics, reactions,
     relay::process,
-    store,
+    store::{self, StoreError},
 };
 use meshward_daemon::{
     LogFormat, Mistake,
@@ -128,6 +128,10 @@ struct RelayFlags {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     advertise: Vec<String>,
+    /// Address and port for Prometheus, over plain HTTP [default: 127.0.0.1:7482]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics_listen: Option<SocketAddr>,
 }
 
 #[derive(clap::Args, Serialize)]
@@ -189,12 +193,11 @@ async fn start(arguments: Arguments) -> Result<()> {
     }
     prepare(&config.data_dir)?;
     let ca = ca::Ca::open(&config.data_dir)?;
-    let store = store::Sqlite::open(&config.data_dir.join("mesh.db")).with_context(|| {
-        format!(
-            "{} cannot be opened; does another coordinator run on it?",
-            config.data_dir.join("mesh.db").display()
-        )
-    })?;
+    let database = config.data_dir.join("mesh.db");
+    let store = match store::Sqlite::open(&database) {
+        Err(error @ StoreError::InUse(_)) => return Err(Mistake(error.to_string()).into()),
+        other => other.with_context(|| format!("{} cannot be opened", database.display()))?,
+    };
     let guard = Guard::new(&config.strangers, descriptors::raise());
     let settings = Settings {
         certificate_lifetime: lifetime,
@@ -223,6 +226,10 @@ async fn start(arguments: Arguments) -> Result<()> {
     tokio::spawn(reactions::expire(mesh.clone()));
     let (kept, retention) = (mesh.clone(), config.retention.clone());
     tokio::spawn(async move { kept.keep_retention(retention).await });
+    tokio::spawn({
+        let mesh = mesh.clone();
+        async move { mesh.audit_failures().await }
+    });
     tokio::spawn({
         let mesh = mesh.clone();
         async move { mesh.sessions.hear().await }

@@ -141,6 +141,9 @@ pub struct Done<T> {
 
 /// How often it is looked for what is not to be kept any more.
 const RETENTION_EVERY: Duration = Duration::from_secs(600);
+/// For how long failed authentications are gathered for a line of the audit log, and how soon another one follows.
+const FAILURES_JOINED: Duration = Duration::from_secs(1);
+const FAILURES_EVERY: Duration = Duration::from_secs(59);
 /// How often a plan is made anew because another coordinator was faster.
 const ATTEMPTS: usize = 16;
 
@@ -375,16 +378,34 @@ impl Mesh {
         }
     }
 
+    /// Notes failed authentications in the audit log, for ever: those of a while in one line, so that nobody fills it by failing.
+    pub async fn audit_failures(&self) {
+        loop {
+            self.guard.failed.notified().await;
+            tokio::time::sleep(FAILURES_JOINED).await;
+            let failed = self.guard.take_failed();
+            let Some(line) = failed.line() else { continue };
+            let author = Author::named("coordinator");
+            if let Err(refusal) = self.change(&author, |_| Ok(Plan::noted(line.clone()))).await {
+                warn!("failed authentications are not in the audit log yet: {refusal}");
+                self.guard.give_back(failed);
+            }
+            tokio::time::sleep(FAILURES_EVERY).await;
+        }
+    }
+
     /// Writes a backup to a file that is not there yet, and checks it. `ca`: the data folder, if the CA is to be in it.
     ///
     /// # Errors
     /// [`Refusal::Failed`] or [`Refusal::Full`].
     pub async fn back_up(&self, file: PathBuf, ca: Option<PathBuf>) -> Result<Backup, Refusal> {
         let mesh = self.ca.mesh.clone();
-        let copy = file.clone();
-        self.with_store(move |store| store.copy(&copy)).await.map_err(failed)?;
-        let complete = move || Backup::complete(&file, &mesh, ca.as_deref());
-        let done = tokio::task::spawn_blocking(complete).await;
+        let copier = self.with_store(|store| Ok(store.copier())).await.map_err(failed)?;
+        let make = move || {
+            copier(&file)?;
+            Backup::complete(&file, &mesh, ca.as_deref())
+        };
+        let done = tokio::task::spawn_blocking(make).await;
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(failed)
     }
 

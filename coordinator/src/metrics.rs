@@ -1,9 +1,9 @@
-//! What Prometheus sees of the coordinator. docs/metrics.md lists every name.
+//! What Prometheus sees of the coordinator and of relays. docs/metrics.md lists every name.
 
-use crate::mesh::Mesh;
+use crate::{guard::Guard, mesh::Mesh, relay::Relay};
 use meshward_daemon::metrics::{Scrape, measured, number};
 use prometheus_client::registry::Registry;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 /// The registry, made anew for each scrape from what is true then.
 pub fn scrape(mesh: Arc<Mesh>) -> Scrape {
@@ -28,28 +28,8 @@ fn registry(mesh: &Mesh) -> Registry {
         "Second machines with a node's identity that were held",
         mesh.sessions.held_count(),
     );
-    let counts = mesh.guard.counts();
-    for (name, help, count) in [
-        ("handshakes_retried", "QUIC handshakes that had to prove their address first", &counts.retried),
-        ("handshakes_refused", "QUIC handshakes that were refused for want of room", &counts.refused),
-        ("joins_refused", "Requests to join that were refused for their number", &counts.joins),
-        (
-            "authentications_failed",
-            "Failed authentications, by API tokens, join tokens and certificates",
-            &counts.failures,
-        ),
-        ("authentications_barred", "Authentications refused unseen after too many failures", &counts.barred),
-    ] {
-        number(&mut registry, name, help, count.load(std::sync::atomic::Ordering::Relaxed));
-    }
-    let (strangers, trusted) = mesh.guard.places.count();
-    let connections = [("strangers", strangers), ("trusted", trusted)];
-    measured(
-        &mut registry,
-        "tcp_connections",
-        "TCP connections on which somebody has authenticated, or nobody",
-        connections.map(|(of, count)| ([("of", of.to_owned())], count as u64)),
-    );
+    guarded(&mut registry, &mesh.guard);
+    relayed(&mut registry, &mesh.relay);
     mesh.look(|world| {
         number(&mut registry, "revision", "The revision that is distributed", world.revision.0);
         number(&mut registry, "nodes", "Nodes that have joined", world.nodes.len() as u64);
@@ -74,4 +54,45 @@ fn registry(mesh: &Mesh) -> Registry {
         measured(&mut registry, "links", "Ordered pairs of identities that may talk", links);
     });
     registry
+}
+
+/// What was turned away, and who is there.
+pub fn guarded(registry: &mut Registry, guard: &Guard) {
+    let counts = guard.counts();
+    for (name, help, count) in [
+        ("handshakes_retried", "QUIC handshakes that had to prove their address first", &counts.retried),
+        ("handshakes_refused", "QUIC handshakes that were refused for want of room", &counts.refused),
+        ("joins_refused", "Requests to join that were refused for their number", &counts.joins),
+        (
+            "authentications_failed",
+            "Failed authentications, by API tokens, join tokens and certificates",
+            &counts.failures,
+        ),
+        ("authentications_barred", "Authentications refused unseen after too many failures", &counts.barred),
+    ] {
+        number(registry, name, help, count.load(Relaxed));
+    }
+    let (strangers, trusted) = guard.places.count();
+    let connections = [("strangers", strangers), ("trusted", trusted)];
+    measured(
+        registry,
+        "tcp_connections",
+        "TCP connections on which somebody has authenticated, or nobody",
+        connections.map(|(of, count)| ([("of", of.to_owned())], count as u64)),
+    );
+}
+
+/// What was relayed.
+pub fn relayed(registry: &mut Registry, relay: &Relay) {
+    number(registry, "relay_nodes", "Nodes that are connected for relayed packets", relay.connected() as u64);
+    let counts = relay.counts();
+    for (name, help, count) in [
+        ("relay_frames", "Frames that nodes have sent to be relayed", &counts.frames),
+        ("relay_bytes", "Bytes of these frames", &counts.bytes),
+        ("relay_unreachable", "Frames for nodes that are not connected", &counts.unreachable),
+        ("relay_lost", "Frames that the receiver's connection did not take", &counts.lost),
+        ("relay_held", "Connections of second machines with a node's identity", &counts.held),
+    ] {
+        number(registry, name, help, count.load(Relaxed));
+    }
 }

@@ -54,6 +54,16 @@ pub struct ApprovedNodeRecord {
 pub struct EndpointRecord {
     pub public_key: PublicKey,
     pub candidates: Vec<SocketAddr>,
+    /// The key that it had before: still the node's, as long as peers may know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_key: Option<PublicKey>,
+}
+
+impl EndpointRecord {
+    /// The keys that are the node's by it.
+    pub fn keys(&self) -> impl Iterator<Item = PublicKey> {
+        std::iter::once(self.public_key).chain(self.previous_key)
+    }
 }
 
 /// A join token, without its secret.

@@ -233,11 +233,19 @@ impl Session {
     /// Notes what keeps the node from writing down what it has to.
     pub fn note_degraded(&self, why: Option<String>) {
         let why = why.map(|why| why.chars().take(MOST_SAID).collect::<String>());
+        if *self.degraded.lock() == why {
+            return;
+        }
         match &why {
             Some(why) => warn!(node = %self.node, "degraded: {why}"),
             None => info!(node = %self.node, "no longer degraded"),
         }
         *self.degraded.lock() = why;
+    }
+
+    /// The start of the daemon that has the session.
+    pub fn instance(&self) -> InstanceId {
+        self.instance
     }
 
     /// Why the node is degraded; it enforces all the same.
@@ -466,6 +474,12 @@ impl Sessions {
         if let Some(before) = before {
             before.connection.close(1u32.into(), b"the node has a newer session");
         }
+    }
+
+    /// The starts of daemons that have sessions, with their nodes.
+    pub fn instances(&self) -> Vec<(NodeName, InstanceId)> {
+        let table = self.table.read();
+        table.by_node.iter().map(|(node, session)| (node.clone(), session.instance)).collect()
     }
 
     /// Removes a session, if it is still the node's.

@@ -9,7 +9,10 @@
 //! and a part of a batch: who it is for, or, once it is relayed, who it is from (8 bytes); the network (4 bytes); the batch's
 //! number, its length, the size of its messages, and where in it the part belongs (2 bytes each), little-endian.
 
-use crate::names::{NetworkName, NodeName};
+use crate::{
+    control::InstanceId,
+    names::{NetworkName, NodeName},
+};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -19,10 +22,11 @@ use std::{
     ops::Range,
 };
 
-/// ALPN of a node's connection for relayed packets.
-pub const ALPN_RELAY: &[u8] = b"meshward-relay/1";
+/// ALPN of a node's connection for relayed packets. It begins with a unidirectional stream of the node's, with the [`InstanceId`] of its
+/// daemon, and nothing else.
+pub const ALPN_RELAY: &[u8] = b"meshward-relay/2";
 /// ALPN of the connection that a relay holds to its coordinator: one stream with [`FromRelay`] one way and [`ToRelay`] the other.
-pub const ALPN_RELAY_LINK: &[u8] = b"meshward-relay-link/1";
+pub const ALPN_RELAY_LINK: &[u8] = b"meshward-relay-link/2";
 /// The most relays by which a node says that it can be reached.
 pub const MOST_HOMES: usize = 2;
 /// The bytes in front of a part.
@@ -93,6 +97,10 @@ pub enum ToRelay {
     Admit(NodeName, String),
     /// This node is none any more.
     Expel(NodeName),
+    /// These starts of nodes' daemons have sessions, and no others: while one has, no other start of the same node is relayed to.
+    Sessions(Vec<(NodeName, InstanceId)>),
+    /// Which start of a node's daemon has a session now, if one has.
+    Session(NodeName, Option<InstanceId>),
     /// The renewed certificate (DER).
     Renewed {
         /// The certificate.

@@ -125,6 +125,7 @@ fn node_record(at: u32, key: &str) -> NodeRecord {
     let endpoint = EndpointRecord {
         public_key: PublicKey(public_key),
         candidates: vec![format!("192.0.2.{}:51820", at % 256).parse().expect("an address")],
+        previous_key: None,
     };
     NodeRecord {
         name: node(at),

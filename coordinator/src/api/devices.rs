@@ -5,7 +5,7 @@ use super::{
 use crate::{
     journal::Kind,
     mesh::{Author, Mesh, Plan, Refusal},
-    plans::networks,
+    plans::{networks, nodes},
     records::{NodeRecord, WorkloadRecord},
     world::World,
 };
@@ -103,7 +103,7 @@ pub async fn create(
     let public_key = wanted.public_key.parse().map_err(|error: meshward_model::keys::BadKey| {
         Refusal::Invalid(error.to_string()).about("public_key")
     })?;
-    let (gateway, endpoint) = mesh.look(|world| gateway(&mesh, world, &wanted))?;
+    let (gateway, endpoint) = mesh.look(|world| gateway(&mesh, world, &wanted, &caller.networks))?;
     let session = mesh.sessions.get(&gateway).ok_or_else(|| away(&gateway))?;
     let order = DeviceOrder {
         network: wanted.network.clone(),
@@ -184,8 +184,14 @@ fn away(node: &NodeName) -> Refusal {
     .about("gateway")
 }
 
-/// The node by which a device joins, and where that is reached: the one that is named, or the first that others reach directly.
-fn gateway(mesh: &Mesh, world: &World, wanted: &CreateDevice) -> Result<(NodeName, SocketAddr), Refusal> {
+/// The node by which a device joins, and where that is reached: the one that is named, or the first that others reach directly. A node
+/// that serves none of `scope` is answered as one that is not there.
+fn gateway(
+    mesh: &Mesh,
+    world: &World,
+    wanted: &CreateDevice,
+    scope: &[NetworkName],
+) -> Result<(NodeName, SocketAddr), Refusal> {
     networks::find(world, &wanted.network).map_err(|refusal| refusal.about("network"))?;
     let place = |node: &NodeRecord| {
         let candidates = &node.endpoints.get(&wanted.network)?.candidates;
@@ -193,7 +199,8 @@ fn gateway(mesh: &Mesh, world: &World, wanted: &CreateDevice) -> Result<(NodeNam
     };
     if let Some(name) = &wanted.gateway {
         let text = || format!("there is no node `{name}`; `meshctl nodes` shows them");
-        let node = world.nodes.get(name).ok_or_else(|| Refusal::Missing(text()).about("gateway"))?;
+        let node = world.nodes.get(name).filter(|_| nodes::serves_any(world, name, scope));
+        let node = node.ok_or_else(|| Refusal::Missing(text()).about("gateway"))?;
         let text = || format!("node {name} does not serve network {}", wanted.network);
         return Ok((name.clone(), place(node).ok_or_else(|| Refusal::Conflict(text()).about("gateway"))?));
     }

@@ -21,8 +21,10 @@ const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// For how long an answer is kept. A restart of the coordinator forgets it: answers have secrets in them, which are not stored.
 const KEPT: Duration = Duration::from_secs(3600);
-/// The most answers that are kept, and their bytes together.
-const MAX_ANSWERS: usize = 1024;
+/// The most answers that are kept, and their bytes together: of one credential, whose own oldest give way, and of all, where those of
+/// who has most give way.
+const MAX_OWN_ANSWERS: usize = 128;
+const MAX_OWN_BYTES: usize = 2 << 20;
 const MAX_BYTES: usize = 16 << 20;
 /// The longest answer that is kept.
 const MAX_ANSWER: usize = 1 << 20;
@@ -32,8 +34,13 @@ const MAX_KEY: usize = 128;
 #[derive(Default)]
 pub struct Answers(Mutex<Kept>);
 
+/// By the hash of the credential.
 #[derive(Default)]
-struct Kept {
+struct Kept(HashMap<String, Share>);
+
+/// What is kept for one credential: nobody's answers go because of another's requests, unless all together are too many.
+#[derive(Default)]
+struct Share {
     answers: HashMap<String, Known>,
     /// In the order in which they were given.
     order: VecDeque<(Instant, String)>,
@@ -69,13 +76,12 @@ pub async fn once(State(api): State<Api>, request: Request, next: Next) -> Resul
     let body = to_bytes(body, super::MAX_BODY).await.map_err(|_| super::too_large())?;
     let mut said = format!("{} {}\n", parts.method, parts.uri).into_bytes();
     said.extend_from_slice(&body);
-    let name = format!("{hash} {key}");
     let answers = api.answers.clone();
-    if let Some(answer) = answers.begin(&name, Fingerprint::of(&said), Instant::now())? {
+    if let Some(answer) = answers.begin(&hash, &key, Fingerprint::of(&said), Instant::now())? {
         return Ok(answer.into_response());
     }
     // Whatever becomes of the request, its key is free again unless there is an answer.
-    let pending = Pending { answers: &answers, name: &name };
+    let pending = Pending { answers: &answers, credential: &hash, key: &key };
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
     if !response.status().is_success() {
         return Ok(response);
@@ -87,7 +93,7 @@ pub async fn once(State(api): State<Api>, request: Request, next: Next) -> Resul
     if body.len() <= MAX_ANSWER {
         let answer = Answer { status: parts.status, headers: parts.headers.clone(), body: body.clone() };
         std::mem::forget(pending);
-        answers.finish(&name, answer, Instant::now());
+        answers.finish(&hash, &key, answer, Instant::now());
     }
     Ok(Response::from_parts(parts, Body::from(body)))
 }
@@ -99,21 +105,32 @@ fn is_key(key: &str) -> bool {
 
 struct Pending<'a> {
     answers: &'a Arc<Answers>,
-    name: &'a str,
+    credential: &'a str,
+    key: &'a str,
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        self.answers.0.lock().answers.remove(self.name);
+        let mut kept = self.answers.0.lock();
+        if let Some(share) = kept.0.get_mut(self.credential) {
+            share.answers.remove(self.key);
+        }
     }
 }
 
 impl Answers {
     /// The answer that a request has got; nothing if it is to be done now.
-    fn begin(&self, name: &str, request: Fingerprint, now: Instant) -> Result<Option<Answer>, ApiError> {
-        let mut state = self.0.lock();
-        state.forget_old(now);
-        match state.answers.get(name) {
+    fn begin(
+        &self,
+        credential: &str,
+        key: &str,
+        request: Fingerprint,
+        now: Instant,
+    ) -> Result<Option<Answer>, ApiError> {
+        let mut kept = self.0.lock();
+        kept.forget_old(now);
+        let share = kept.0.entry(credential.to_owned()).or_default();
+        match share.answers.get(key) {
             None => {}
             Some(known) if known.request != request => {
                 let text = "this Idempotency-Key was used for another request; take a new key for each";
@@ -125,30 +142,40 @@ impl Answers {
                 return Err(ApiError::new(StatusCode::CONFLICT, text).about("Idempotency-Key"));
             }
         }
-        state.answers.insert(name.to_owned(), Known { request, answer: None });
+        share.answers.insert(key.to_owned(), Known { request, answer: None });
         Ok(None)
     }
 
-    fn finish(&self, name: &str, answer: Answer, now: Instant) {
-        let mut state = self.0.lock();
-        state.bytes += answer.body.len();
-        if let Some(known) = state.answers.get_mut(name) {
+    fn finish(&self, credential: &str, key: &str, answer: Answer, now: Instant) {
+        let mut kept = self.0.lock();
+        let share = kept.0.entry(credential.to_owned()).or_default();
+        share.bytes += answer.body.len();
+        if let Some(known) = share.answers.get_mut(key) {
             known.answer = Some(answer);
         }
-        state.order.push_back((now, name.to_owned()));
-        while state.order.len() > MAX_ANSWERS || state.bytes > MAX_BYTES {
-            state.forget_first();
+        share.order.push_back((now, key.to_owned()));
+        while share.order.len() > MAX_OWN_ANSWERS || share.bytes > MAX_OWN_BYTES {
+            share.forget_first();
+        }
+        while kept.0.values().map(|share| share.bytes).sum::<usize>() > MAX_BYTES {
+            let Some(largest) = kept.0.values_mut().max_by_key(|share| share.bytes) else { return };
+            largest.forget_first();
         }
     }
 }
 
 impl Kept {
     fn forget_old(&mut self, now: Instant) {
-        while self.order.front().is_some_and(|(at, _)| now.duration_since(*at) >= KEPT) {
-            self.forget_first();
-        }
+        self.0.retain(|_, share| {
+            while share.order.front().is_some_and(|(at, _)| now.duration_since(*at) >= KEPT) {
+                share.forget_first();
+            }
+            !share.answers.is_empty()
+        });
     }
+}
 
+impl Share {
     fn forget_first(&mut self) {
         let known = self.order.pop_front().and_then(|(_, name)| self.answers.remove(&name));
         self.bytes -= known.and_then(|known| known.answer).map_or(0, |answer| answer.body.len());
@@ -174,30 +201,40 @@ mod tests {
     #[test]
     fn under_one_key_there_is_one_request() {
         let (answers, request, now) = (Answers::default(), Fingerprint::of(b"a"), Instant::now());
-        assert!(answers.begin("k", request, now).unwrap().is_none());
-        let busy = answers.begin("k", request, now).err().unwrap().problem();
+        assert!(answers.begin("ann", "k", request, now).unwrap().is_none());
+        let busy = answers.begin("ann", "k", request, now).err().unwrap().problem();
         assert_eq!(busy.status, 409);
-        answers.finish("k", answer(3), now);
-        assert_eq!(answers.begin("k", request, now).unwrap().unwrap().body.len(), 3);
-        let other = answers.begin("k", Fingerprint::of(b"b"), now).err().unwrap().problem();
+        answers.finish("ann", "k", answer(3), now);
+        assert_eq!(answers.begin("ann", "k", request, now).unwrap().unwrap().body.len(), 3);
+        assert!(answers.begin("bob", "k", request, now).unwrap().is_none(), "another's key is another");
+        let other = answers.begin("ann", "k", Fingerprint::of(b"b"), now).err().unwrap().problem();
         assert_eq!(other.status, 409);
         assert!(other.detail.contains("another request"), "{}", other.detail);
     }
 
     #[test]
-    fn answers_are_few_small_and_for_a_time() {
+    fn answers_are_few_small_and_for_a_time_and_nobody_takes_anothers_place() {
         let (answers, request, now) = (Answers::default(), Fingerprint::of(b"a"), Instant::now());
-        for at in 0..MAX_ANSWERS + 10 {
-            answers.begin(&at.to_string(), request, now).unwrap();
-            answers.finish(&at.to_string(), answer(10), now);
+        answers.begin("ann", "one", request, now).unwrap();
+        answers.finish("ann", "one", answer(10), now);
+        for at in 0..MAX_OWN_ANSWERS + 10 {
+            answers.begin("bob", &at.to_string(), request, now).unwrap();
+            answers.finish("bob", &at.to_string(), answer(10), now);
         }
-        assert_eq!(answers.0.lock().answers.len(), MAX_ANSWERS);
+        assert_eq!(answers.0.lock().0["bob"].answers.len(), MAX_OWN_ANSWERS);
+        let bytes = |who: &str| answers.0.lock().0.get(who).map_or(0, |share| share.bytes);
         for at in 0..20 {
-            answers.begin(&format!("big {at}"), request, now).unwrap();
-            answers.finish(&format!("big {at}"), answer(MAX_ANSWER), now);
-            assert!(answers.0.lock().bytes <= MAX_BYTES);
+            for who in 0..20 {
+                let who = format!("many {who}");
+                answers.begin(&who, &format!("big {at}"), request, now).unwrap();
+                answers.finish(&who, &format!("big {at}"), answer(MAX_ANSWER), now);
+                assert!(bytes(&who) <= MAX_OWN_BYTES);
+            }
         }
-        assert!(answers.begin("big 19", request, now + KEPT).unwrap().is_none());
-        assert_eq!(answers.0.lock().bytes, 0);
+        let all: usize = answers.0.lock().0.values().map(|share| share.bytes).sum();
+        assert!(all <= MAX_BYTES);
+        assert!(answers.begin("ann", "one", request, now).unwrap().is_some(), "hers is still there");
+        assert!(answers.begin("ann", "one", request, now + KEPT).unwrap().is_none());
+        assert_eq!(answers.0.lock().0.values().map(|share| share.bytes).sum::<usize>(), 0);
     }
 }

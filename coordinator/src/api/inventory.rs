@@ -78,6 +78,11 @@ impl Listed for Node {
         names.into_iter().map(|name| describe(mesh, world, name)).collect()
     }
 
+    fn keys(world: &World) -> Option<Vec<String>> {
+        let names: BTreeSet<&NodeName> = world.nodes.keys().chain(world.approved_nodes.keys()).collect();
+        Some(names.into_iter().map(ToString::to_string).collect())
+    }
+
     fn one(mesh: &Mesh, world: &World, key: &str) -> Option<Self> {
         let name = key.parse().ok()?;
         nodes::is_known(world, &name).then(|| describe(mesh, world, &name))
@@ -287,6 +292,10 @@ impl Listed for Workload {
         let refused = world.networks.values().flat_map(|network| network.refused.values());
         let admitted = world.workloads().map(|(workload, labels, held)| admitted(workload, labels, held));
         admitted.chain(refused.map(refused_one)).collect()
+    }
+
+    fn keys(world: &World) -> Option<Vec<String>> {
+        Some(world.workload_networks.keys().map(ToString::to_string).collect())
     }
 
     fn one(_: &Mesh, world: &World, key: &str) -> Option<Self> {

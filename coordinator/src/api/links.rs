@@ -6,8 +6,7 @@ use super::{
 use crate::{
     journal::Kind,
     mesh::Mesh,
-    plans::{networks, nodes, policies},
-    world::World,
+    plans::{networks, nodes, policies::Snapshot},
 };
 use axum::{
     Json,
@@ -96,12 +95,13 @@ async fn counted(mesh: &Mesh, caller: &Caller, filter: &Filter) -> Links {
     for LinkCount { network, from, to, count } in counts {
         let zero = Count { packets: 0, bytes: 0, denied: 0, observed: 0 };
         let sum = sums.entry((network.clone(), *from, *to)).or_insert(zero);
-        sum.packets += count.packets;
-        sum.bytes += count.bytes;
-        sum.denied += count.denied;
-        sum.observed += count.observed;
+        // What a node says may be any number.
+        sum.packets = sum.packets.saturating_add(count.packets);
+        sum.bytes = sum.bytes.saturating_add(count.bytes);
+        sum.denied = sum.denied.saturating_add(count.denied);
+        sum.observed = sum.observed.saturating_add(count.observed);
     }
-    mesh.look(|world| {
+    let (snapshots, revision, nodes_answered, nodes_silent) = mesh.look(|world| {
         let wanted = filter.network.as_slice();
         let concerned = |node: &&NodeName| {
             nodes::serves_any(world, node, &caller.networks) && nodes::serves_any(world, node, wanted)
@@ -109,47 +109,34 @@ async fn counted(mesh: &Mesh, caller: &Caller, filter: &Filter) -> Links {
         let silent = world.nodes.keys().filter(concerned);
         let silent = silent.filter(|node| !matches!(answers.get(*node), Some(Some(_))));
         let answered = answers.iter().filter(|(node, answer)| answer.is_some() && concerned(node));
-        let mut items = counted_links(world, filter.network.as_ref(), sums);
-        items.retain(|link| caller.reaches(&link.network) && filter.fits(link));
-        Links {
-            items,
-            next: None,
-            revision: world.revision,
-            nodes_answered: answered.count(),
-            nodes_silent: silent.cloned().collect(),
-        }
-    })
+        let own = |name: &NetworkName| {
+            filter.network.as_ref().is_none_or(|only| only == name) && caller.reaches(name)
+        };
+        let networks = world.networks.iter().filter(|(name, _)| own(name));
+        let snapshots: Vec<Snapshot> = networks.map(|(_, network)| Snapshot::of(network)).collect();
+        (snapshots, world.revision, answered.count(), silent.cloned().collect())
+    });
+    // What there may be much of is made beside the world: no change waits for it.
+    let all = snapshots.iter().flat_map(|snapshot| counted_links(snapshot, &mut sums));
+    let mut items: Vec<Link> = all.filter(|link| filter.fits(link)).collect();
+    items.sort_by(|a, b| (&a.network, &a.from, &a.to).cmp(&(&b.network, &b.from, &b.to)));
+    Links { items, next: None, revision, nodes_answered, nodes_silent }
 }
 
+/// The links of a network with what was counted, and the pairs without a link of which something was.
 fn counted_links(
-    world: &World,
-    only: Option<&NetworkName>,
-    mut sums: BTreeMap<(NetworkName, IdentityId, IdentityId), Count>,
+    snapshot: &Snapshot,
+    sums: &mut BTreeMap<(NetworkName, IdentityId, IdentityId), Count>,
 ) -> Vec<Link> {
-    let mut links = Vec::new();
-    for (name, network) in world.networks.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
-        for ((from, to), link) in policies::links(network) {
-            let count = sums.remove(&(name.clone(), from, to));
-            links.push(with_count(link, count));
-        }
-        for ((_, from, to), count) in sums.iter().filter(|((own, _, _), _)| own == name) {
-            let (Some(from), Some(to)) = (network.identities.get(from), network.identities.get(to)) else {
-                continue;
-            };
-            let link = Link {
-                network: name.clone(),
-                from: from.labels.clone(),
-                to: to.labels.clone(),
-                acl: Default::default(),
-                packets: 0,
-                bytes: 0,
-                denied: 0,
-                observed: 0,
-            };
-            links.push(with_count(link, Some(*count)));
-        }
-    }
-    links.sort_by(|a, b| (&a.network, &a.from, &a.to).cmp(&(&b.network, &b.from, &b.to)));
+    let name = snapshot.network();
+    let mut links: Vec<Link> = (snapshot.links())
+        .map(|((from, to), link)| with_count(link, sums.remove(&(name.clone(), from, to))))
+        .collect();
+    let others = sums.iter().filter(|((own, _, _), _)| own == name);
+    links.extend(
+        others
+            .filter_map(|((_, from, to), count)| Some(with_count(snapshot.pair(*from, *to)?, Some(*count)))),
+    );
     links
 }
 

@@ -165,6 +165,11 @@ pub trait Listed: Serialize + Send + Sized + 'static {
     /// All of them, in any order.
     fn all(mesh: &Mesh, world: &World) -> Vec<Self>;
 
+    /// The keys of all, if there can be so many that they are looked at some at a time, by [`Self::one`]: no change waits for a list.
+    fn keys(_: &World) -> Option<Vec<String>> {
+        None
+    }
+
     /// The one with a key.
     fn one(mesh: &Mesh, world: &World, key: &str) -> Option<Self> {
         Self::all(mesh, world).into_iter().find(|one| one.key() == key)
@@ -208,15 +213,31 @@ fn seen<T: Listed>(mesh: &Mesh, world: &World, caller: &Caller, one: T) -> Optio
     one.is_for(world, caller).then(|| one.seen_by(mesh, world, caller))
 }
 
-/// The entries of a list that a caller may see and has asked for.
-fn entries<T: Listed>(
-    mesh: &Mesh,
-    world: &World,
-    caller: &Caller,
-    filter: &T::Filter,
-) -> BTreeMap<String, T> {
-    let all = T::all(mesh, world).into_iter().filter_map(|one| seen(mesh, world, caller, one));
-    all.filter(|one| one.fits(filter)).map(|one| (one.key(), one)).collect()
+/// The most entries that are made at one look.
+const AT_ONCE: usize = 256;
+
+/// The entries of a list that a caller may see and has asked for, each as it is at the revision that is given, or later.
+fn entries<T: Listed>(mesh: &Mesh, caller: &Caller, filter: &T::Filter) -> (Revision, BTreeMap<String, T>) {
+    let keyed = |one: T| one.fits(filter).then(|| (one.key(), one));
+    let first = mesh.look(|world| {
+        let found = T::keys(world).ok_or_else(|| {
+            let all = T::all(mesh, world).into_iter();
+            all.filter_map(|one| seen(mesh, world, caller, one)).filter_map(keyed).collect()
+        });
+        (world.revision, found)
+    });
+    let (revision, keys) = match first {
+        (revision, Ok(keys)) => (revision, keys),
+        (revision, Err(whole)) => return (revision, whole),
+    };
+    let mut entries = BTreeMap::new();
+    for keys in keys.chunks(AT_ONCE) {
+        mesh.look(|world| {
+            let some = keys.iter().filter_map(|key| T::one(mesh, world, key));
+            entries.extend(some.filter_map(|one| seen(mesh, world, caller, one)).filter_map(keyed));
+        });
+    }
+    (revision, entries)
 }
 
 /// Answers with a page of a list, or with what changes in it.
@@ -228,26 +249,21 @@ pub async fn list<T: Listed>(
     T::may(&caller)?;
     api.mesh.look(|world| T::check(world, &query.filter))?;
     if !query.asked.watches()? {
-        let found = api.mesh.look(|world| {
-            page(entries::<T>(&api.mesh, world, &caller, &query.filter), world.revision, &query.asked)
-        })?;
-        return Ok(Json(found).into_response());
+        let (revision, entries) = entries::<T>(&api.mesh, &caller, &query.filter);
+        return Ok(Json(page(entries, revision, &query.asked)?).into_response());
     }
     let from = query.asked.from(&query.headers)?;
     let (mesh, filter, who) = (api.mesh.clone(), query.filter, caller.clone());
     let look: watch::Look = Arc::new(move |keys| {
-        let seen = mesh.look(|world| {
-            let seen: BTreeMap<String, T> = match &keys {
-                None => entries::<T>(&mesh, world, &who, &filter),
-                Some(keys) => {
-                    let found = keys.iter().filter_map(|key| {
-                        Some((key.clone(), seen(&mesh, world, &who, T::one(&mesh, world, key)?)?))
-                    });
-                    found.filter(|(_, one)| one.fits(&filter)).collect()
-                }
-            };
-            (world.revision, seen)
-        });
+        let seen: (Revision, BTreeMap<String, T>) = match &keys {
+            None => entries::<T>(&mesh, &who, &filter),
+            Some(keys) => mesh.look(|world| {
+                let found = keys.iter().filter_map(|key| {
+                    Some((key.clone(), seen(&mesh, world, &who, T::one(&mesh, world, key)?)?))
+                });
+                (world.revision, found.filter(|(_, one)| one.fits(&filter)).collect())
+            }),
+        };
         let values = seen.1.into_iter().filter_map(|(key, one)| Some((key, serde_json::to_value(one).ok()?)));
         let seen = (seen.0, values.collect());
         Box::pin(async move { Ok(seen) })

@@ -119,7 +119,14 @@ async fn count_cuts(
         for (node, answer) in mesh.sessions.ask_all(&Question::Cuts(network.clone(), links)).await {
             match answer {
                 Some(Answer::Cuts(cuts)) => {
-                    cuts.into_iter().for_each(|(id, count)| *flows.entry(id).or_default() += count);
+                    // A node speaks of its own workloads.
+                    let own: BTreeSet<WorkloadId> = mesh.look(|world| {
+                        world.workloads_on(&node).map(|workload| workload.id.clone()).collect()
+                    });
+                    for (id, count) in cuts.into_iter().filter(|(id, _)| own.contains(id)) {
+                        let sum = flows.entry(id).or_default();
+                        *sum = sum.saturating_add(count);
+                    }
                 }
                 _ if mesh.look(|world| nodes::serves_any(world, &node, std::slice::from_ref(&network))) => {
                     silent.insert(node);
@@ -296,8 +303,13 @@ pub async fn suggest(
     mesh.look(|world| networks::find(world, &name).map(drop))?;
     let seconds = since.seconds.unwrap_or(3600);
     let answers = mesh.sessions.ask_all(&Question::Flows(name.clone(), seconds)).await;
-    let flows = answers.into_iter().flat_map(|(_, answer)| match answer {
-        Some(Answer::Flows(flows)) => flows,
+    let flows = answers.into_iter().flat_map(|(node, answer)| match answer {
+        // A node speaks of what its own workloads have begun.
+        Some(Answer::Flows(mut flows)) => {
+            let own = own_identities(&mesh, &name, &node);
+            flows.retain(|flow| own.contains(&flow.from));
+            flows
+        }
         _ => vec![],
     });
     let counted = flows.filter(|flow| flow.passed || since.with_denied);
@@ -325,6 +337,15 @@ pub async fn suggest(
         revision: None,
         files: vec![PolicyFile { name: "suggestion.yaml".into(), text }],
     }))
+}
+
+/// The identities of a node's workloads in a network.
+fn own_identities(mesh: &Mesh, network: &NetworkName, node: &NodeName) -> BTreeSet<IdentityId> {
+    let find = |world: &World| {
+        let (known, index) = (world.networks.get(network)?, world.nodes.index(node)?);
+        Some(known.identities_on(index).collect())
+    };
+    mesh.look(find).unwrap_or_default()
 }
 
 /// Says whether a flow is allowed, and what decides; now, or by the policies and quarantines of a revision.

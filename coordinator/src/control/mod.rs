@@ -80,8 +80,7 @@ async fn serve_connection(
     listen::widen_for_member(&connection);
     if alpn == ALPN_RELAY {
         check_unexpired(&certificate)?;
-        mesh.relay.serve(RelayId::of(&certificate.node), connection).await;
-        return Ok(());
+        return mesh.relay.serve(RelayId::of(&certificate.node), connection).await;
     }
     let (send, receive) = first_stream(&connection).await?;
     match &alpn[..] {

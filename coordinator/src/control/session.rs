@@ -34,6 +34,9 @@ use tracing::{info, warn};
 
 /// The most starts and stops of one node that are taken together.
 const BATCH: usize = 512;
+/// The parts in which a node says what it has at first, and the endpoints and workloads in them, at the most.
+const MOST_PARTS: usize = 4096;
+const MOST_ELEMENTS: usize = 1 << 17;
 /// For how long a node may work out what it has.
 const SHADOW: Duration = Duration::from_secs(30);
 /// The most items that a node may say it has, whatever it should have.
@@ -162,6 +165,7 @@ impl Serving {
         });
         let (session, current, ours) = begun.context("the node was removed from the mesh")?;
         let _end = RemoveAtEnd(&self.mesh.clone(), session.clone());
+        self.mesh.relays.tell_session(&self.mesh.relay, &self.mesh.sessions, &self.node);
         info!(node = %self.node, from = %self.from, %revision, "session begun");
         if ours == theirs {
             self.update(current, vec![]).await?;
@@ -193,12 +197,20 @@ impl Serving {
     /// Receives what the node has, part by part.
     async fn receive_all(&mut self) -> Result<(Vec<EndpointReport>, Vec<WorkloadReport>)> {
         let mut all_endpoints = BTreeMap::new();
-        let mut reports = Vec::new();
+        // By id: what comes again takes the place of what came before.
+        let mut reports = BTreeMap::new();
+        let (mut parts, mut elements) = (0, 0);
         loop {
             let FromNode::Has { endpoints, workloads, is_last } = self.messages.expect(FIRST_MESSAGE).await?
             else {
                 anyhow::bail!("a message came before all that the node has");
             };
+            parts += 1;
+            elements += endpoints.len() + workloads.len();
+            anyhow::ensure!(
+                parts <= MOST_PARTS && elements <= MOST_ELEMENTS,
+                "the node says without end what it has"
+            );
             for report in endpoints {
                 // One for each network that there is.
                 if self.mesh.look(|world| world.networks.contains_key(&report.network)) {
@@ -207,12 +219,15 @@ impl Serving {
             }
             for report in workloads {
                 match self.usage.take(&report, &self.mesh.budget) {
-                    Ok(()) => reports.push(report),
-                    Err(over) => self.refuse(&report, over).await?,
+                    Ok(()) => drop(reports.insert(report.id.clone(), report)),
+                    Err(over) => {
+                        reports.remove(&report.id);
+                        self.refuse(&report, over).await?;
+                    }
                 }
             }
             if is_last {
-                return Ok((all_endpoints.into_values().collect(), reports));
+                return Ok((all_endpoints.into_values().collect(), reports.into_values().collect()));
             }
         }
     }
@@ -231,7 +246,10 @@ impl Serving {
                     let known = relays.borrow_and_update().to_vec();
                     self.say(&FromCoordinator::Relays(known)).await?;
                 }
-                Ok(()) = enforced.changed() => session.note_enforced(*enforced.borrow_and_update()),
+                Ok(()) = enforced.changed() => {
+                    let revision = *enforced.borrow_and_update();
+                    self.note_enforced(session, revision)?;
+                }
                 () = session.wake.notified() => {
                     for (network, peer) in session.take_calls() {
                         self.say(&FromCoordinator::Called { network, peer }).await?;
@@ -323,7 +341,7 @@ impl Serving {
     async fn take(&mut self, message: FromNode, session: &Arc<Session>) -> Result<()> {
         self.count(1, session).await?;
         match message {
-            FromNode::Enforced(revision) => session.note_enforced(revision),
+            FromNode::Enforced(revision) => self.note_enforced(session, revision)?,
             FromNode::Started(report) => {
                 return self.take_reports(Report::Started(Box::new(report)), session).await;
             }
@@ -345,6 +363,17 @@ impl Serving {
                 anyhow::bail!("a message came out of turn")
             }
         }
+        Ok(())
+    }
+
+    /// Notes what the node enforces: nothing that nobody could have told it.
+    fn note_enforced(&self, session: &Session, revision: Revision) -> Result<()> {
+        let current = self.mesh.look(|world| world.revision);
+        anyhow::ensure!(
+            revision <= current,
+            "the node enforces revision {revision}, and there is none after {current}"
+        );
+        session.note_enforced(revision);
         Ok(())
     }
 
@@ -386,7 +415,9 @@ impl Serving {
     async fn set_endpoints(&mut self, reports: Vec<EndpointReport>) -> Result<()> {
         let (author, node, seen) = (Author::node(&self.node), &self.node, self.from.ip());
         let known = &self.refused_keys;
-        let plan = |world: &World| nodes::set_endpoints(world, node, &reports, seen, known);
+        let sessions = &self.mesh.sessions;
+        let others = |node: &NodeName| Some(sessions.get(node)?.address.ip());
+        let plan = |world: &World| nodes::set_endpoints(world, node, &reports, seen, &others, known);
         let refused = match self.mesh.change(&author, plan).await {
             Ok(done) => done.outcome,
             Err(refusal) => {
@@ -519,6 +550,8 @@ struct RemoveAtEnd<'a>(&'a Arc<Mesh>, Arc<Session>);
 
 impl Drop for RemoveAtEnd<'_> {
     fn drop(&mut self) {
-        self.0.sessions.remove(&self.1);
+        let Self(mesh, session) = self;
+        mesh.sessions.remove(session);
+        mesh.relays.tell_session(&mesh.relay, &mesh.sessions, &session.node);
     }
 }

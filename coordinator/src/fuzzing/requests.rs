@@ -73,7 +73,7 @@ pub(super) fn filled(store: Box<dyn Store>) {
 }
 
 async fn mesh(store: Box<dyn Store>) -> Router {
-    let ca = Ca::open(folder()).expect("there is a CA");
+    let ca = Ca::open(&folder()).expect("there is a CA");
     let mesh = Mesh::open(ca, store, Settings::default()).expect("the store is empty");
     credential(&mesh).await;
     let router = api::router(mesh);

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     mesh::{Plan, Refusal},
     records::{ApprovedNodeRecord, EndpointRecord, Mutation, NodeRecord, Record, RecordKey},
-    world::{KeyOwner, World},
+    world::{KeyOwner, World, is_one_hosts},
 };
 use meshward_model::{
     Labels, NetworkName, NodeName, PublicKey,
@@ -16,7 +16,7 @@ use meshward_model::{
     relay::{MOST_HOMES, RelayId, RelayNumber, is_relayed},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -144,18 +144,25 @@ pub struct RefusedEndpoint {
     pub reason: String,
 }
 
-/// Notes where a node's endpoints are. `seen` is the address that its session comes from. A key that has an owner stays with
-/// it: such endpoints are given, and are in the audit log, but for those in `known`.
+/// From where the session of a node comes, if it has one.
+pub type SeenAt<'a> = &'a dyn Fn(&NodeName) -> Option<IpAddr>;
+
+/// Notes where a node's endpoints are. `seen` is the address that its session comes from, `others` those of others. A key that has an
+/// owner stays with it: such endpoints are given, and are in the audit log, but for those in `known`. A public address is that of the
+/// node whose session comes from it, if one does: others' claims on it are left out.
 pub fn set_endpoints(
     world: &World,
     name: &NodeName,
     reports: &[EndpointReport],
     seen: IpAddr,
+    others: SeenAt,
     known: &BTreeSet<PublicKey>,
 ) -> Result<Plan<Vec<RefusedEndpoint>>, Refusal> {
+    let seen = seen.to_canonical();
+    let seen_at = |node: &NodeName| others(node).map(|seen| seen.to_canonical());
     let mut node = find(world, name)?.clone();
     let before = node.clone();
-    let mut refused = Vec::new();
+    let (mut refused, mut outdone) = (Vec::new(), BTreeMap::new());
     for report in reports {
         if !node.blocks.contains_key(&report.network) {
             continue;
@@ -169,7 +176,16 @@ pub fn set_endpoints(
             refused.push(RefusedEndpoint { network, key, reason });
             continue;
         }
-        let mut candidates = candidates(report, seen.to_canonical());
+        let mut candidates = candidates(report, seen);
+        candidates.retain(|address| {
+            let claimants = world.addresses.claimants(address).iter().filter(|other| *other != name);
+            if address.ip() == seen && is_one_hosts(seen) {
+                let false_ones = claimants.filter(|other| seen_at(other) != Some(seen));
+                false_ones.for_each(|other| give_up(world, other, address, &mut outdone));
+                return true;
+            }
+            !claimants.into_iter().any(|other| seen_at(other) == Some(address.ip()))
+        });
         // By a relay it can be reached whatever is between.
         let known = |number: &&RelayNumber| {
             **number == RelayNumber::COORDINATOR
@@ -181,7 +197,12 @@ pub fn set_endpoints(
             homes.push(RelayNumber::COORDINATOR);
         }
         candidates.extend(homes.into_iter().map(|home| RelayId::of(name).address(home)));
-        let record = EndpointRecord { public_key: report.public_key, candidates };
+        let had = node.endpoints.get(&report.network);
+        let previous_key = had.and_then(|had| match had.public_key == report.public_key {
+            true => had.previous_key,
+            false => Some(had.public_key),
+        });
+        let record = EndpointRecord { public_key: report.public_key, candidates, previous_key };
         node.endpoints.insert(report.network.clone(), record);
     }
     let mut actions = Vec::new();
@@ -190,12 +211,30 @@ pub fn set_endpoints(
         mutations.push(Mutation::Put(Record::Node(node)));
         actions.push(format!("node {name} told where its endpoints are"));
     }
+    for (other, record) in outdone {
+        mutations.push(Mutation::Put(Record::Node(record)));
+        actions.push(format!("node {other} is not where node {name} is: it had claimed an address of that"));
+    }
     let new = refused.iter().filter(|endpoint| !known.contains(&endpoint.key));
     actions.extend(new.map(|endpoint| {
         let RefusedEndpoint { network, reason, .. } = endpoint;
         format!("refused an endpoint of node {name} in network {network}: {reason}")
     }));
     Ok(Plan { mutations, action: actions.join("; "), outcome: refused })
+}
+
+/// Has a node give up its claim on an address.
+fn give_up(
+    world: &World,
+    name: &NodeName,
+    address: &SocketAddr,
+    outdone: &mut BTreeMap<NodeName, NodeRecord>,
+) {
+    let Some(known) = world.nodes.get(name) else { return };
+    let record = outdone.entry(name.clone()).or_insert_with(|| known.clone());
+    for endpoint in record.endpoints.values_mut() {
+        endpoint.candidates.retain(|candidate| candidate != address);
+    }
 }
 
 /// Where to try, the best guess first: what the operator says; what STUN servers see; what the coordinator sees, which is what

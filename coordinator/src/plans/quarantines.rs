@@ -39,7 +39,8 @@ pub fn impose(
     hand: &Hand,
 ) -> Result<Plan<Vec<WorkloadId>>, Refusal> {
     let target = &wanted.target;
-    check(world, target, hand)?;
+    check_scope(world, target, hand)?;
+    check(world, target)?;
     if wanted.seconds.is_some_and(|seconds| !(1..=MAX_SECONDS).contains(&seconds)) {
         return Err(Refusal::Invalid("a quarantine can last from one second to 365 days".into()));
     }
@@ -88,7 +89,9 @@ pub fn release(
     let standing = world.quarantines.values().find(|standing| standing.target == *target);
     let Some(standing) = standing else {
         let mut text = format!("no quarantine holds exactly {}", describe(target));
-        for other in world.quarantines.values() {
+        // What is outside of the scope is not told.
+        let known = world.quarantines.values();
+        for other in known.filter(|other| check_scope(world, &other.target, hand).is_ok()) {
             let _ = write!(text, "; {} holds {}", other.id, describe(&other.target));
         }
         return Err(Refusal::Missing(text));
@@ -119,39 +122,43 @@ fn check_forensics(world: &World, wanted: &Impose, hand: &Hand) -> Result<(), Re
     Err(Refusal::Forbidden(text).about("allow_from"))
 }
 
-fn check(world: &World, target: &QuarantineTarget, hand: &Hand) -> Result<(), Refusal> {
+fn check(world: &World, target: &QuarantineTarget) -> Result<(), Refusal> {
     if let Some(network) = &target.network {
         find(world, network)?;
     }
     match (&target.selector, &target.workload) {
         (Some(_), None) => {}
         (None, Some(id)) if world.workload_networks.contains_key(id) => {}
-        (None, Some(id)) => {
-            return Err(Refusal::Missing(format!(
-                "there is no workload `{id}`; `meshctl workloads` shows them"
-            )));
-        }
+        (None, Some(id)) => return Err(no_workload(id)),
         _ => {
             return Err(Refusal::Invalid(
                 "name either a `selector` or a `workload`, not both or neither".into(),
             ));
         }
     }
-    check_scope(world, target, hand)
+    Ok(())
 }
 
-/// Whether the hand reaches as far as the target.
+fn no_workload(id: &WorkloadId) -> Refusal {
+    Refusal::Missing(format!("there is no workload `{id}`; `meshctl workloads` shows them"))
+}
+
+/// Whether the hand reaches as far as the target. What is outside of the scope is answered as what is not there: nobody learns by asking
+/// what there is elsewhere.
 fn check_scope(world: &World, target: &QuarantineTarget, hand: &Hand) -> Result<(), Refusal> {
     if hand.networks.is_empty() {
         return Ok(());
     }
-    let own = target.workload.as_ref().and_then(|id| world.workload_networks.get(id));
-    match own.or(target.network.as_ref()) {
-        Some(network) if covers(hand.networks, network) => Ok(()),
-        Some(network) => {
-            Err(Refusal::Forbidden(format!("this credential has no say in network `{network}`")))
+    if let Some(network) = target.network.as_ref().filter(|network| !covers(hand.networks, network)) {
+        return Err(Refusal::Forbidden(format!("this credential has no say in network `{network}`")));
+    }
+    match (&target.workload, &target.network) {
+        (Some(id), _) => {
+            let own = world.workload_networks.get(id).filter(|own| covers(hand.networks, own));
+            own.map(drop).ok_or_else(|| no_workload(id))
         }
-        None => Err(Refusal::Forbidden(
+        (None, Some(_)) => Ok(()),
+        (None, None) => Err(Refusal::Forbidden(
             "this credential has a say in some networks only: name one with `--network`".into(),
         )),
     }

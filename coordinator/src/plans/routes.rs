@@ -1,6 +1,6 @@
 //! Routes: prefixes behind gateways, and who has approved them.
 
-use super::workloads::settle_again;
+use super::{credentials::covers, workloads::settle_again};
 use crate::{
     mesh::{Plan, Refusal},
     records::{ApprovalRecord, Mutation, Record, Standing},
@@ -66,8 +66,8 @@ fn describe(world: &World, known: Standing<'_>, prefix: &IpNet) -> Route {
 }
 
 /// Approves a prefix behind a node, before or after the node advertises it.
-pub fn approve(world: &World, wanted: &ApproveRoute) -> Result<Plan<Route>, Refusal> {
-    let approval = find(world, wanted)?;
+pub fn approve(world: &World, wanted: &ApproveRoute, scope: &[NetworkName]) -> Result<Plan<Route>, Refusal> {
+    let approval = find(world, wanted, scope)?;
     check_prefix(world, &approval.network, &approval.prefix)?;
     let mut mutations = vec![];
     if !world.approvals.contains(&approval) {
@@ -77,8 +77,12 @@ pub fn approve(world: &World, wanted: &ApproveRoute) -> Result<Plan<Route>, Refu
 }
 
 /// Takes an approval back: links through the route are cut, unless the policy approves it.
-pub fn disapprove(world: &World, wanted: &ApproveRoute) -> Result<Plan<Route>, Refusal> {
-    let approval = find(world, wanted)?;
+pub fn disapprove(
+    world: &World,
+    wanted: &ApproveRoute,
+    scope: &[NetworkName],
+) -> Result<Plan<Route>, Refusal> {
+    let approval = find(world, wanted, scope)?;
     if !world.approvals.contains(&approval) {
         return Err(Refusal::Missing(format!(
             "{} behind {} was not approved by hand; `meshctl route list` shows what is",
@@ -135,33 +139,45 @@ fn change(
     Ok(Plan { mutations, action, outcome: route })
 }
 
-/// Which prefix is meant, of which network.
+/// Which prefix is meant, of which network. `scope`: the networks that the caller has a say in; none: all. A node that serves none of them
+/// is answered as one that is not there.
 ///
 /// # Errors
 /// If the node or the network is not there, or it is not plain which network.
-pub fn find(world: &World, wanted: &ApproveRoute) -> Result<ApprovalRecord, Refusal> {
-    if !super::nodes::is_known(world, &wanted.node) {
+pub fn find(world: &World, wanted: &ApproveRoute, scope: &[NetworkName]) -> Result<ApprovalRecord, Refusal> {
+    let is_known = super::nodes::is_known(world, &wanted.node);
+    if !is_known || !super::nodes::serves_any(world, &wanted.node, scope) {
         let text = format!("there is no node `{}`; `meshctl nodes` shows them", wanted.node);
         return Err(Refusal::Missing(text).about("node"));
     }
     let prefix = wanted.prefix.trunc();
     let network = match &wanted.network {
+        Some(name) if !covers(scope, name) => {
+            let text = format!("this credential has no say in network `{name}`");
+            return Err(Refusal::Forbidden(text).about("network"));
+        }
         Some(name) => {
             let found = super::networks::find(world, name).map_err(|refusal| refusal.about("network"))?;
             found.record.name.clone()
         }
-        None => only_network(world, wanted, &prefix)?,
+        None => only_network(world, wanted, &prefix, scope)?,
     };
     Ok(ApprovalRecord { network, node: wanted.node.clone(), prefix })
 }
 
 /// The network in which the node advertises the prefix, or the only one.
-fn only_network(world: &World, wanted: &ApproveRoute, prefix: &IpNet) -> Result<NetworkName, Refusal> {
+fn only_network(
+    world: &World,
+    wanted: &ApproveRoute,
+    prefix: &IpNet,
+    scope: &[NetworkName],
+) -> Result<NetworkName, Refusal> {
     let has = |known: Standing<'_>| *known.node() == wanted.node;
-    let advertised = world.networks.iter().filter(|(_, network)| network.behind(prefix).any(has));
+    let own = || world.networks.iter().filter(|(name, _)| covers(scope, name));
+    let advertised = own().filter(|(_, network)| network.behind(prefix).any(has));
     let mut names: Vec<&NetworkName> = advertised.map(|(name, _)| name).collect();
     if names.is_empty() {
-        names = world.networks.keys().collect();
+        names = own().map(|(name, _)| name).collect();
     }
     match names[..] {
         [only] => Ok(only.clone()),

@@ -1,9 +1,11 @@
 //! The coordinator's side of relays that are not itself: it tells them who the nodes are, and the nodes where they are.
 
+use super::Relay;
 use crate::{
     mesh::{Author, Mesh},
     plans::relays,
     records::{Mutation, Record, RecordKey},
+    sessions::Sessions,
     world::World,
 };
 use anyhow::{Context, Result};
@@ -11,7 +13,7 @@ use meshward_daemon::{frames, tls::MemberCertificate};
 use meshward_model::{
     NodeName,
     control::{MAX_JOIN_FRAME, Part},
-    relay::{FromRelay, RelayNumber, RelaySpec, ToRelay},
+    relay::{FromRelay, RelayId, RelayNumber, RelaySpec, ToRelay},
 };
 use parking_lot::Mutex;
 use quinn::{Connection, RecvStream, SendStream};
@@ -27,6 +29,8 @@ const WAITING: usize = 1 << 14;
 pub struct RelayLinks {
     table: Mutex<HashMap<NodeName, Link>>,
     specs: watch::Sender<Arc<Vec<RelaySpec>>>,
+    /// Held while it is said who has sessions.
+    telling: Mutex<()>,
 }
 
 struct Link {
@@ -38,6 +42,15 @@ impl RelayLinks {
     /// Where the relays are, now and whenever that changes.
     pub fn specs(&self) -> watch::Receiver<Arc<Vec<RelaySpec>>> {
         self.specs.subscribe()
+    }
+
+    /// Has this coordinator's own relay, and all others, told which start of a node's daemon has its session now.
+    pub fn tell_session(&self, own: &Relay, sessions: &Sessions, node: &NodeName) {
+        // What is told last is what is so.
+        let _in_order = self.telling.lock();
+        let instance = sessions.get(node).map(|session| session.instance());
+        own.set_session(RelayId::of(node), instance);
+        self.tell_all(&ToRelay::Session(node.clone(), instance));
     }
 
     /// Whether a relay is connected.
@@ -117,8 +130,9 @@ pub async fn serve(
         anyhow::bail!("a relay's link does not begin with a hello");
     };
     let (messages, mut outgoing) = mpsc::channel(WAITING);
-    // From this look on the relay is told of every change of the nodes.
-    let members = mesh.look(|world| {
+    // From this look on the relay is told of every change of the nodes and their sessions.
+    let (members, sessions) = mesh.look(|world| {
+        let _in_order = mesh.relays.telling.lock();
         let before = mesh
             .relays
             .table
@@ -127,10 +141,12 @@ pub async fn serve(
         if let Some(before) = before {
             before.connection.close(1u32.into(), b"the relay has a newer link");
         }
-        world.nodes.values().map(|node| (node.name.clone(), node.key.clone())).collect()
+        let members = world.nodes.values().map(|node| (node.name.clone(), node.key.clone())).collect();
+        (members, mesh.sessions.instances())
     });
     let _end = RemoveAtEnd(mesh, &name, connection.stable_id());
     frames::send(&mut send, &ToRelay::Members(members)).await?;
+    frames::send(&mut send, &ToRelay::Sessions(sessions)).await?;
     let addresses: Vec<String> = addresses.iter().map(|address| completed(address, seen)).collect();
     let author = Author::named(format!("relay:{name}"));
     mesh.change(&author, |world| relays::set_addresses(world, &name, &addresses, stun_port)).await?;

@@ -3,52 +3,166 @@
 pub mod links;
 pub mod process;
 
-use bytes::BytesMut;
-use meshward_model::relay::{RelayId, cut, destination, set_source};
+use anyhow::{Context, Result};
+use bytes::{Bytes, BytesMut};
+use meshward_model::{
+    control::InstanceId,
+    relay::{RelayId, cut, destination, set_source},
+};
 use parking_lot::RwLock;
 use quinn::Connection;
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// For how long a node may take to say which start of its daemon it is.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// The nodes that can be relayed to.
 #[derive(Default)]
 pub struct Relay {
-    connections: RwLock<HashMap<RelayId, Connection>>,
+    table: RwLock<Table>,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Table {
+    connections: HashMap<RelayId, Served>,
+    /// The starts of nodes' daemons that have sessions, as far as is known. A copy of a node's disk is another start.
+    sessions: HashMap<RelayId, InstanceId>,
+}
+
+struct Served {
+    connection: Connection,
+    instance: InstanceId,
+}
+
+impl Table {
+    fn may(&self, id: &RelayId, instance: InstanceId) -> bool {
+        self.sessions.get(id).is_none_or(|session| *session == instance)
+    }
+}
+
+/// What was passed on, and what was not, since the start.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Frames, and their bytes.
+    pub frames: AtomicU64,
+    pub bytes: AtomicU64,
+    /// Frames for nodes that have no connection.
+    pub unreachable: AtomicU64,
+    /// Frames that the connection to the receiver did not take.
+    pub lost: AtomicU64,
+    /// Connections of copies of nodes.
+    pub held: AtomicU64,
 }
 
 impl Relay {
     /// Relays what a node sends until its connection ends. What does not fit into the receiver's buffer is lost, as in any
     /// network: nobody is held up by a slow one.
-    pub async fn serve(&self, id: RelayId, connection: Connection) {
-        let before = self.connections.write().insert(id, connection.clone());
-        if let Some(before) = before {
-            before.close(1u32.into(), b"the node has a newer connection");
+    ///
+    /// # Errors
+    /// If it does not say which start of its daemon it is, or another has the node's session.
+    pub async fn serve(&self, id: RelayId, connection: Connection) -> Result<()> {
+        let said = tokio::time::timeout(FIRST_MESSAGE, instance_of(&connection)).await;
+        let instance = said.context("the node does not say which start of its daemon it is")??;
+        {
+            let mut table = self.table.write();
+            if !table.may(&id, instance) {
+                drop(table);
+                self.hold(&connection);
+                anyhow::bail!("another machine has this node's session");
+            }
+            let served = Served { connection: connection.clone(), instance };
+            if let Some(before) = table.connections.insert(id, served) {
+                before.connection.close(1u32.into(), b"the node has a newer connection");
+            }
         }
         while let Ok(frame) = connection.read_datagram().await {
-            let Some(to) = destination(&frame).and_then(|to| self.connections.read().get(&to).cloned())
-            else {
+            self.counts.frames.fetch_add(1, Relaxed);
+            self.counts.bytes.fetch_add(frame.len() as u64, Relaxed);
+            let connection_to = |to| Some(self.table.read().connections.get(&to)?.connection.clone());
+            let Some(to) = destination(&frame).and_then(connection_to) else {
+                self.counts.unreachable.fetch_add(1, Relaxed);
                 continue;
             };
             // Copied only if its packet had others in it.
             let mut frame = frame.try_into_mut().unwrap_or_else(BytesMut::from);
             set_source(&mut frame, id);
+            let pass = |frame: Bytes| {
+                if to.send_datagram(frame).is_err() {
+                    self.counts.lost.fetch_add(1, Relaxed);
+                }
+            };
             match to.max_datagram_size() {
                 // The way there takes only shorter ones.
                 Some(most) if frame.len() > most => {
-                    cut(&frame, most).for_each(|piece| drop(to.send_datagram(piece.into())));
+                    cut(&frame, most).for_each(|piece| pass(piece.into()));
                 }
-                _ => drop(to.send_datagram(frame.freeze())),
+                _ => pass(frame.freeze()),
             }
         }
-        let mut connections = self.connections.write();
-        if connections.get(&id).is_some_and(|own| own.stable_id() == connection.stable_id()) {
-            connections.remove(&id);
+        let mut table = self.table.write();
+        let stable = connection.stable_id();
+        if table.connections.get(&id).is_some_and(|own| own.connection.stable_id() == stable) {
+            table.connections.remove(&id);
         }
+        Ok(())
+    }
+
+    fn hold(&self, connection: &Connection) {
+        self.counts.held.fetch_add(1, Relaxed);
+        connection.close(6u32.into(), b"another machine has this node's identity and its session");
+    }
+
+    /// Notes which start of a node's daemon has its session: the connection of any other ends.
+    pub fn set_session(&self, id: RelayId, instance: Option<InstanceId>) {
+        let mut table = self.table.write();
+        match instance {
+            Some(instance) => drop(table.sessions.insert(id, instance)),
+            None => drop(table.sessions.remove(&id)),
+        }
+        let is_other = |served: &Served| instance.is_some_and(|instance| served.instance != instance);
+        if table.connections.get(&id).is_some_and(is_other)
+            && let Some(served) = table.connections.remove(&id)
+        {
+            drop(table);
+            self.hold(&served.connection);
+        }
+    }
+
+    /// Notes all sessions that there are; of other nodes nothing is known any more.
+    pub fn set_sessions(&self, all: impl IntoIterator<Item = (RelayId, InstanceId)>) {
+        self.table.write().sessions.clear();
+        all.into_iter().for_each(|(id, instance)| self.set_session(id, Some(instance)));
     }
 
     /// Ends a node's connection.
     pub fn end(&self, id: RelayId) {
-        if let Some(connection) = self.connections.write().remove(&id) {
-            connection.close(2u32.into(), b"this node was removed from the mesh");
+        let mut table = self.table.write();
+        table.sessions.remove(&id);
+        if let Some(served) = table.connections.remove(&id) {
+            served.connection.close(2u32.into(), b"this node was removed from the mesh");
         }
     }
+
+    /// How many nodes are connected.
+    pub fn connected(&self) -> usize {
+        self.table.read().connections.len()
+    }
+
+    /// What was passed on and what was not.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+}
+
+/// Which start of a node's daemon a connection is of.
+async fn instance_of(connection: &Connection) -> Result<InstanceId> {
+    let mut stream = connection.accept_uni().await?;
+    let mut instance = InstanceId([0; 16]);
+    stream.read_exact(&mut instance.0).await?;
+    Ok(instance)
 }

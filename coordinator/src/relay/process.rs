@@ -15,6 +15,7 @@ use meshward_daemon::{
     frames,
     join::request,
     member::{Credentials, MemberFolder, Membership},
+    metrics,
     sources::SourcePermit,
     tls::MemberCertificate,
     tunnel::Tunnels,
@@ -25,6 +26,7 @@ use meshward_model::{
     relay::{ALPN_RELAY, ALPN_RELAY_LINK, FromRelay, RelayId, ToRelay},
 };
 use parking_lot::{Mutex, RwLock};
+use prometheus_client::registry::Registry;
 use quinn::{Connection, Incoming, RecvStream};
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -34,9 +36,12 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
-    net::{Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -46,6 +51,9 @@ use tracing::{debug, info, warn};
 pub const USUAL_FILE: &str = "/etc/meshward/relay.toml";
 /// The file with the nodes that may use the relay.
 const MEMBERS: &str = "members.json";
+
+/// The port of the metrics, unless it is configured otherwise.
+const METRICS_PORT: u16 = 7482;
 
 /// What can be configured. Every key has a default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,6 +67,8 @@ pub struct Config {
     pub stun_listen: SocketAddr,
     /// Where nodes reach the relay, as `HOST:PORT`; where the coordinator sees it, with the port of `listen`, if none is given.
     pub advertise: Vec<String>,
+    /// Where metrics are served, over plain HTTP.
+    pub metrics_listen: SocketAddr,
     /// What those may take who have not authenticated.
     pub strangers: Strangers,
 }
@@ -70,6 +80,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, meshward_model::control::DEFAULT_PORT)),
             stun_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, meshward_model::stun::PORT)),
             advertise: vec![],
+            metrics_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT)),
             strangers: Strangers::default(),
         }
     }
@@ -111,11 +122,13 @@ pub async fn run(config: Config) -> Result<()> {
         stun_port: config.stun_listen.port(),
         members: RwLock::new(members),
         relay: Relay::default(),
+        is_linked: AtomicBool::new(false),
         shown,
         guard,
         tunnels,
     });
     info!(listen = %address, relay = %station.membership.name, "relay ready");
+    metrics::serve(config.metrics_listen, scrape(station.clone())).await?;
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(station.clone().hold_link());
     tasks.spawn(station.clone().accept(endpoint.clone()));
@@ -124,6 +137,23 @@ pub async fn run(config: Config) -> Result<()> {
     meshward_daemon::ended().await?;
     listen::close(&endpoint, "the relay ends").await;
     Ok(())
+}
+
+/// The registry of a relay's metrics, made anew for each scrape.
+fn scrape(station: Arc<Station>) -> metrics::Scrape {
+    Arc::new(move || {
+        let station = station.clone();
+        Box::pin(async move {
+            let mut registry = Registry::with_prefix("meshward_relay");
+            let members = station.members.read().len() as u64;
+            metrics::number(&mut registry, "members", "Nodes that may be relayed to", members);
+            let linked = u64::from(station.is_linked.load(Relaxed));
+            metrics::number(&mut registry, "linked", "1 while there is a link to the coordinator", linked);
+            crate::metrics::guarded(&mut registry, &station.guard);
+            crate::metrics::relayed(&mut registry, &station.relay);
+            registry
+        })
+    })
 }
 
 /// A relay as it runs.
@@ -135,6 +165,8 @@ struct Station {
     /// The nodes that may use it, with the keys of their certificates.
     members: RwLock<HashMap<NodeName, String>>,
     relay: Relay,
+    /// Whether there is a link to the coordinator.
+    is_linked: AtomicBool,
     shown: Arc<Shown>,
     guard: Arc<Guard>,
     tunnels: Arc<Tunnels>,
@@ -146,7 +178,11 @@ impl Station {
             let station = self.clone();
             async move {
                 match station.admit(incoming, from, place).await {
-                    Ok((id, connection)) => station.relay.serve(id, connection).await,
+                    Ok((id, connection)) => {
+                        if let Err(error) = station.relay.serve(id, connection).await {
+                            debug!("refused: {error:#}");
+                        }
+                    }
                     Err(error) => debug!("refused: {error:#}"),
                 }
             }
@@ -180,6 +216,9 @@ impl Station {
         loop {
             let begun = Instant::now();
             let ended = self.hold_one().await;
+            // Nobody says any more which start of a node has its session.
+            self.relay.set_sessions([]);
+            self.is_linked.store(false, Relaxed);
             let why = ended.err().map_or_else(|| "it was closed".to_owned(), |error| format!("{error:#}"));
             warn!("no link to the coordinator: {why}; known nodes are served on");
             pauses.wait(begun).await;
@@ -220,6 +259,7 @@ impl Station {
                 ToRelay::Members(members) => {
                     let members: HashMap<_, _> = members.into_iter().collect();
                     info!(nodes = members.len(), "linked to the coordinator");
+                    self.is_linked.store(true, Relaxed);
                     let gone = {
                         let mut known = self.members.write();
                         let gone: Vec<NodeName> = known
@@ -242,6 +282,15 @@ impl Station {
                     self.members.write().remove(&name);
                     self.relay.end(RelayId::of(&name));
                     info!(node = %name, "removed from the mesh: cut");
+                }
+                ToRelay::Sessions(sessions) => {
+                    let ids = sessions.iter().map(|(node, instance)| (RelayId::of(node), *instance));
+                    self.relay.set_sessions(ids);
+                    continue;
+                }
+                ToRelay::Session(node, instance) => {
+                    self.relay.set_session(RelayId::of(&node), instance);
+                    continue;
                 }
                 ToRelay::Renewed { certificate } => {
                     self.folder.keep_certificate(&certificate);

@@ -13,7 +13,7 @@ pub use sqlite::Sqlite;
 use crate::limits::Retention;
 use crate::records::{Mutation, Record, RecordKey};
 use meshward_model::{Revision, api::AuditEntry};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,12 @@ pub enum StoreError {
     /// A backup could not be made or read.
     #[error("{0}")]
     Backup(String),
+    /// The file that says whose the database is cannot be locked.
+    #[error("the database's folder cannot be locked: {0}")]
+    Lock(std::io::Error),
+    /// Another process has the database.
+    #[error("another coordinator runs on {0}; end it first, or name another folder")]
+    InUse(PathBuf),
     /// The database is of a later version.
     #[error("the database has format {0}, which this version does not know; run the version that wrote it")]
     Format(u32),
@@ -56,9 +62,16 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            // The index of the log has a file of its own, whose room is taken in advance.
+            Some(_) if has_no_room_for_index(&error) => Self::Full,
             _ => Self::Database(error),
         }
     }
+}
+
+fn has_no_room_for_index(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    code == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
 }
 
 /// Everything at one revision.
@@ -128,6 +141,9 @@ pub trait Store: Send {
     /// Forgets some of what is not to be kept any more at `now` (seconds since the epoch). `true`: there may be more of it.
     fn forget(&mut self, retention: &Retention, now: i64) -> Result<bool, StoreError>;
 
-    /// Writes all of it to a file that is not there yet, at one revision.
-    fn copy(&mut self, file: &Path) -> Result<(), StoreError>;
+    /// What writes all of it to a file that is not there yet, at one revision. The store goes on meanwhile: nothing waits for it.
+    fn copier(&self) -> Copier;
 }
+
+/// Writes a copy of a store to a file.
+pub type Copier = Box<dyn FnOnce(&Path) -> Result<(), StoreError> + Send>;

@@ -1,14 +1,18 @@
 //! The embedded store.
 
-use super::{Contents, Note, Past, Store, StoreError, reserve::Reserve};
+use super::{Contents, Copier, Note, Past, Store, StoreError, reserve::Reserve};
 use crate::{
     limits::Retention,
     mesh::timestamp,
     records::{Mutation, Record, RecordKey},
 };
 use meshward_model::{Revision, api::AuditEntry};
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
-use std::path::Path;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use std::{
+    fs::{File, TryLockError},
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 use time::OffsetDateTime;
 
 /// Version of the tables.
@@ -38,6 +42,9 @@ const FLOOR: &str = "
 pub struct Sqlite {
     connection: Connection,
     reserve: Reserve,
+    path: PathBuf,
+    /// Locked for as long as this lives: two coordinators on one file would each be surprised by the other.
+    _lock: Option<File>,
 }
 
 impl Sqlite {
@@ -47,16 +54,17 @@ impl Sqlite {
     /// [`StoreError`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let mut reserve = Reserve::beside(path);
-        let connection = match connect(path) {
+        let open = || Ok::<_, StoreError>((lock(path)?, connect(path)?));
+        let (lock, connection) = match open() {
             // To start, too, takes a little room.
             Err(StoreError::Full) => {
                 reserve.give_up();
-                connect(path)?
+                open()?
             }
             other => other?,
         };
         reserve.keep();
-        Ok(Self { connection, reserve })
+        Ok(Self { connection, reserve, path: path.to_owned(), _lock: lock })
     }
 
     fn write(
@@ -90,12 +98,35 @@ impl Sqlite {
     }
 }
 
+/// Locks the file beside a database that says whose it is; a database in memory has none.
+fn lock(path: &Path) -> Result<Option<File>, StoreError> {
+    if is_in_memory(path) {
+        return Ok(None);
+    }
+    let failed = |error: std::io::Error| match error.kind() {
+        ErrorKind::StorageFull => StoreError::Full,
+        _ => StoreError::Lock(error),
+    };
+    let beside = path.with_extension("lock");
+    let file = File::options().write(true).create(true).truncate(false).open(beside).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            Err(StoreError::InUse(path.parent().unwrap_or(Path::new(".")).to_owned()))
+        }
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn is_in_memory(path: &Path) -> bool {
+    path == Path::new(":memory:")
+}
+
 fn connect(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // FULL: a commit is on disk when it returns.
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
     let format: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let missing = match format {
@@ -293,9 +324,17 @@ impl Store for Sqlite {
         Ok(states.max(lines) >= FORGOTTEN_AT_ONCE as usize)
     }
 
-    fn copy(&mut self, file: &Path) -> Result<(), StoreError> {
-        self.connection.execute("VACUUM INTO ?1", [file.to_string_lossy()])?;
-        Ok(())
+    fn copier(&self) -> Copier {
+        let path = self.path.clone();
+        Box::new(move |file| {
+            if is_in_memory(&path) {
+                return Err(StoreError::Backup("a store in memory has no backup".into()));
+            }
+            // A connection of its own reads one state to its end, whatever is written meanwhile (write-ahead log).
+            let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            reader.execute("VACUUM INTO ?1", [file.to_string_lossy()])?;
+            Ok(())
+        })
     }
 }
 
@@ -435,6 +474,37 @@ mod tests {
         store.forget(&by_age, now + 10).unwrap();
         assert_eq!(store.history(&key, None, 100).unwrap().len(), 0, "what was deleted long ago is not");
         assert_eq!(store.load().unwrap().revision, Revision(102));
+    }
+
+    #[test]
+    fn a_store_has_one_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mesh.db");
+        let store = Sqlite::open(&path).unwrap();
+        assert!(matches!(Sqlite::open(&path), Err(StoreError::InUse(own)) if own == folder.path()));
+        drop(store);
+        Sqlite::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_copy_is_of_one_revision_and_no_write_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Sqlite::open(&folder.path().join("mesh.db")).unwrap();
+        // Some 40 MB.
+        let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+            INSERT INTO audit SELECT i, '', '', hex(randomblob(1000)), NULL, NULL FROM n";
+        store.connection.execute(fill, []).unwrap();
+        let (copier, file) = (store.copier(), folder.path().join("copy.db"));
+        let copy = file.clone();
+        let copying = std::thread::spawn(move || copier(&copy));
+        let mut at = Revision(20_000);
+        while !copying.is_finished() {
+            at = store.commit(at, &[Mutation::Put(credential("a"))], &note()).unwrap();
+        }
+        copying.join().unwrap().unwrap();
+        assert!(at.0 > 20_002, "writes went on: {at}");
+        let copied = read(&Connection::open(&file).unwrap()).unwrap();
+        assert!(copied.revision >= Revision(20_000) && copied.revision <= at);
     }
 
     #[test]

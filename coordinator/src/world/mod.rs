@@ -3,6 +3,7 @@
 //! Nothing here writes: plans read the world and name mutations, the store takes them, and [`World::apply`] follows. It
 //! also says what each node is to be told of them, so that a change costs what it concerns.
 
+mod addresses;
 mod deltas;
 mod images;
 mod keys;
@@ -11,6 +12,7 @@ mod nodes;
 mod quarantines;
 mod view;
 
+pub use addresses::is_one_hosts;
 pub use deltas::Deltas;
 pub use keys::KeyOwner;
 pub use network::{NetworkState, Subject, workload_item};
@@ -19,6 +21,7 @@ use crate::records::{
     ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, Record, RecordKey,
     RefusedRecord, RelayRecord, Standing, Step, TokenRecord, WorkloadRecord,
 };
+use addresses::Addresses;
 use deltas::{Items, Telling};
 use images::Images;
 use ipnet::IpNet;
@@ -56,6 +59,8 @@ pub struct World {
     pub images: Images,
     /// Whose the WireGuard keys are.
     pub keys: Keys,
+    /// Where nodes say that their endpoints are.
+    pub addresses: Addresses,
     /// Workloads that a trigger has given labels.
     pub given: BTreeSet<WorkloadId>,
     next_identity: u32,
@@ -259,14 +264,20 @@ impl World {
         if has { self.keys.note(key, &owner) } else { self.keys.forget(key, &owner) }
     }
 
-    /// Notes that a node has the keys of its endpoints, or has them no more.
+    /// Notes that a node has the keys and addresses of its endpoints, or has them no more.
     fn note_endpoints(&mut self, name: &NodeName, has: bool) {
         let Some(node) = self.nodes.get(name) else { return };
         let owner = KeyOwner::Node(name.clone());
         for endpoint in node.endpoints.values() {
             match has {
-                true => self.keys.note(endpoint.public_key, &owner),
-                false => self.keys.forget(endpoint.public_key, &owner),
+                true => {
+                    endpoint.keys().for_each(|key| self.keys.note(key, &owner));
+                    self.addresses.note(endpoint, name);
+                }
+                false => {
+                    endpoint.keys().for_each(|key| self.keys.forget(key, &owner));
+                    self.addresses.forget(endpoint, name);
+                }
             }
         }
     }

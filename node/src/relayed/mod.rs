@@ -242,6 +242,9 @@ impl Relay {
     ) -> Result<()> {
         let reached = self.dial(node).await?;
         let connection = reached.connection.clone();
+        let mut first_words = connection.open_uni().await?;
+        first_words.write_all(&node.instance().0).await?;
+        first_words.finish()?;
         info!(relay = %self.number, at = %connection.remote_address(), tunnelled = reached.tunnelled, "relay reached");
         let used = Arc::new(AtomicBool::new(true));
         // Ends with the set.

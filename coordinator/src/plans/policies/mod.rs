@@ -151,6 +151,7 @@ pub fn prepare(basis: &Basis, wanted: &Submission, before: Option<&Prepared>) ->
     for written in &*read.written {
         let name = &written.policy.network;
         let place = written.begin.to_string();
+        check_reach(wanted, name)?;
         basis.find(name).map_err(|refusal| at(&place, refusal))?;
         let files = read.files.iter().filter(|file| written.files.contains(&file.name));
         let becomes = (Arc::new(written.policy.clone()), Arc::new(files.cloned().collect()));
@@ -239,6 +240,7 @@ fn prepare_network(
     becomes: Option<(Arc<Policy>, Arc<Vec<PolicyFile>>)>,
     bounds: &Bounds,
 ) -> Result<PreparedNetwork, Refusal> {
+    check_reach(wanted, name)?;
     let NetworkBasis { files: before, ground } = basis.find(name)?;
     check_rights(wanted, name, ground.policy(), becomes.as_ref().map(|(policy, _)| &**policy))?;
     let nothing = || (Arc::new(Policy::deny_all(name.clone())), Arc::default());
@@ -356,6 +358,7 @@ fn beside_the_rest(
     if let Some(file) = wanted.files.iter().find(|file| !scope.has(&file.name)) {
         return invalid(&format!("the file {} is not in the scope", file.name));
     }
+    check_reach(wanted, &scope.network).map_err(|refusal| refusal.about("scope"))?;
     let network = basis.find(&scope.network).map_err(|refusal| refusal.about("scope"))?;
     if let Some(file) = network.files.iter().find(|file| scope.only_new && scope.has(&file.name)) {
         let (name, file) = (&scope.network, &file.name);
@@ -396,15 +399,20 @@ fn network_of(mutation: &Mutation) -> Option<&str> {
     }
 }
 
+/// Refuses networks in which the credential has no say, whether or not they are there.
+fn check_reach(wanted: &Submission, name: &NetworkName) -> Result<(), Refusal> {
+    match covers(&wanted.networks, name) {
+        true => Ok(()),
+        false => Err(Refusal::Forbidden(format!("this credential has no say in network `{name}`"))),
+    }
+}
+
 fn check_rights(
     wanted: &Submission,
     name: &NetworkName,
     standing: &Policy,
     policy: Option<&Policy>,
 ) -> Result<(), Refusal> {
-    if !covers(&wanted.networks, name) {
-        return Err(Refusal::Forbidden(format!("this credential has no say in network `{name}`")));
-    }
     let (standing, named) = (&standing.guardrails, &standing.forensics);
     let same = policy.map_or(standing.is_empty(), |policy| {
         let sorted = |rules: &[meshward_policy::Rule]| {
@@ -524,20 +532,47 @@ pub fn difference(
     Ok(PolicyDifference { network: name.clone(), opened, closed, more_opened, more_closed })
 }
 
-/// The links of a network, without counters.
-pub fn links(network: &NetworkState) -> Vec<((IdentityId, IdentityId), Link)> {
-    let link = |(from, to, acl): (IdentityId, IdentityId, &Arc<Acl>)| {
-        let link = Link {
+/// The links of a network, to be worked on beside it.
+pub struct Snapshot {
+    network: NetworkName,
+    ground: Ground,
+    pairs: Vec<(IdentityId, IdentityId, Arc<Acl>)>,
+}
+
+impl Snapshot {
+    /// Of now: some counters for each link.
+    pub fn of(network: &NetworkState) -> Self {
+        let links = network.links.all().map(|(from, to, acl)| (from, to, acl.clone()));
+        Self {
             network: network.record.name.clone(),
-            from: network.links.labels(from)?.clone(),
-            to: network.links.labels(to)?.clone(),
-            acl: Acl::clone(acl),
+            ground: network.links.ground().clone(),
+            pairs: links.collect(),
+        }
+    }
+
+    /// The network.
+    pub fn network(&self) -> &NetworkName {
+        &self.network
+    }
+
+    /// The links.
+    pub fn links(&self) -> impl Iterator<Item = ((IdentityId, IdentityId), Link)> {
+        self.pairs.iter().filter_map(|(from, to, acl)| {
+            Some(((*from, *to), Link { acl: Acl::clone(acl), ..self.pair(*from, *to)? }))
+        })
+    }
+
+    /// A pair of identities that are there, without a link.
+    pub fn pair(&self, from: IdentityId, to: IdentityId) -> Option<Link> {
+        Some(Link {
+            network: self.network.clone(),
+            from: self.ground.labels(from)?.clone(),
+            to: self.ground.labels(to)?.clone(),
+            acl: Acl::default(),
             packets: 0,
             bytes: 0,
             denied: 0,
             observed: 0,
-        };
-        Some(((from, to), link))
-    };
-    network.links.all().filter_map(link).collect()
+        })
+    }
 }

@@ -313,7 +313,7 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
                 interfaces: vec![],
             };
             let (seen, known) = ("192.0.2.1".parse().unwrap(), Default::default());
-            let plan = nodes::set_endpoints(&mesh.world, &name(node), &[moved], seen, &known);
+            let plan = nodes::set_endpoints(&mesh.world, &name(node), &[moved], seen, &|_| None, &known);
             mesh.commit(plan).map(drop)
         }
         Step::Policy(at) => {

@@ -8,7 +8,10 @@ use ::ring::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use meshward_model::{api::ApproveRoute, measurement::ImageSignature};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
 
 #[derive(Debug, Clone)]
 enum Claim {
@@ -63,7 +66,8 @@ fn make(mesh: &mut Mesh, claim: &Claim) -> Option<()> {
         }
         Claim::Endpoint(at, key) => {
             let (seen, known) = ("192.0.2.1".parse().unwrap(), BTreeSet::new());
-            let plan = nodes::set_endpoints(&mesh.world, &node(*at), &[endpoint(*key)], seen, &known);
+            let plan =
+                nodes::set_endpoints(&mesh.world, &node(*at), &[endpoint(*key)], seen, &|_| None, &known);
             mesh.commit(plan).ok().map(drop)
         }
         Claim::Device(at, id, key) => {
@@ -85,8 +89,8 @@ fn make(mesh: &mut Mesh, claim: &Claim) -> Option<()> {
         Claim::Approve(at, of, on) => {
             let wanted = ApproveRoute { network: Some(shop()), node: node(*at), prefix: prefix(*of) };
             let plan = match on {
-                true => routes::approve(&mesh.world, &wanted),
-                false => routes::disapprove(&mesh.world, &wanted),
+                true => routes::approve(&mesh.world, &wanted, &[]),
+                false => routes::disapprove(&mesh.world, &wanted, &[]),
             };
             mesh.commit(plan).ok().map(drop)
         }
@@ -110,7 +114,8 @@ fn keys(world: &World) -> Result<BTreeMap<PublicKey, (NodeName, String)>, TestCa
     let mut all: BTreeMap<PublicKey, (NodeName, String)> = BTreeMap::new();
     let endpoints = world.nodes.values().flat_map(|node| {
         let owner = KeyOwner::Node(node.name.clone()).to_string();
-        node.endpoints.values().map(move |endpoint| (endpoint.public_key, (node.name.clone(), owner.clone())))
+        let keys = node.endpoints.values().flat_map(|endpoint| endpoint.keys());
+        keys.map(move |key| (key, (node.name.clone(), owner.clone())))
     });
     let devices = world.networks.values().flat_map(|network| network.all_standing()).filter_map(|known| {
         let owner = KeyOwner::Device(known.id().clone()).to_string();
@@ -181,7 +186,7 @@ fn a_key_that_is_somebodys_is_refused_and_said_once() {
     }
     let claim = |known: &BTreeSet<PublicKey>| {
         let seen = "192.0.2.1".parse().unwrap();
-        nodes::set_endpoints(&mesh.world, &node(1), &[endpoint(0)], seen, known).unwrap()
+        nodes::set_endpoints(&mesh.world, &node(1), &[endpoint(0)], seen, &|_| None, known).unwrap()
     };
     let plan = claim(&BTreeSet::new());
     assert!(plan.mutations.is_empty());
@@ -189,6 +194,56 @@ fn a_key_that_is_somebodys_is_refused_and_said_once() {
     assert!(plan.outcome[0].reason.contains("meshctl keys rotate --node node-1"), "{:?}", plan.outcome);
     let again = claim(&[PublicKey([0; 32])].into());
     assert!(again.action.is_empty() && again.outcome.len() == 1);
+}
+
+#[test]
+fn the_key_that_a_node_had_before_is_still_nobody_elses() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/22"]).unwrap();
+    for (at, key) in [(0, 0), (1, 1), (0, 2)] {
+        let _ = make(&mut mesh, &Claim::Join(at));
+        make(&mut mesh, &Claim::Endpoint(at, key)).unwrap();
+    }
+    let owner = |mesh: &Mesh, key: u8| mesh.world.keys.owner(&PublicKey([key; 32])).cloned();
+    make(&mut mesh, &Claim::Endpoint(1, 0)).unwrap();
+    assert_eq!(owner(&mesh, 0), Some(KeyOwner::Node(node(0))), "peers may know it as this node's");
+    assert_eq!(mesh.world.nodes[&node(1)].endpoints[&shop()].public_key, PublicKey([1; 32]));
+    // It has it only until it has had another one since, and takes it back if it likes.
+    make(&mut mesh, &Claim::Endpoint(0, 0)).unwrap();
+    make(&mut mesh, &Claim::Endpoint(0, 3)).unwrap();
+    assert_eq!((owner(&mesh, 2), owner(&mesh, 0)), (None, Some(KeyOwner::Node(node(0)))));
+}
+
+#[test]
+fn an_address_is_that_of_the_node_whose_session_comes_from_it() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/22"]).unwrap();
+    (0..3).for_each(|at| make(&mut mesh, &Claim::Join(at)).unwrap());
+    let at: [IpAddr; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.2"].map(|text| text.parse().unwrap());
+    let others = |own: &NodeName| (0..3).find(|one| node(*one) == *own).map(|one| at[one as usize]);
+    let report = |mesh: &mut Mesh, one: u8, advertised: &[&str]| {
+        let advertised = advertised.iter().map(|text| text.parse().unwrap()).collect();
+        let wanted = EndpointReport { advertised, port: 51820, ..endpoint(one) };
+        let (seen, known) = (at[one as usize], BTreeSet::new());
+        let plan = nodes::set_endpoints(&mesh.world, &node(one), &[wanted], seen, &others, &known);
+        mesh.commit(plan).map(drop).unwrap();
+    };
+    let has = |mesh: &Mesh, one: u8, text: &str| {
+        let address: SocketAddr = text.parse().unwrap();
+        mesh.world.nodes[&node(one)].endpoints[&shop()].candidates.contains(&address)
+    };
+    // Claimed before it is there, and afterwards.
+    report(&mut mesh, 1, &["192.0.2.1:51820", "192.168.0.1:51820"]);
+    assert!(has(&mesh, 1, "192.0.2.1:51820"));
+    report(&mut mesh, 0, &["192.0.2.1:51820", "192.168.0.1:51820"]);
+    assert!(has(&mesh, 0, "192.0.2.1:51820") && !has(&mesh, 1, "192.0.2.1:51820"));
+    report(&mut mesh, 1, &["192.0.2.1:51820", "192.168.0.1:51820"]);
+    assert!(has(&mesh, 0, "192.0.2.1:51820") && !has(&mesh, 1, "192.0.2.1:51820"));
+    assert!(has(&mesh, 0, "192.168.0.1:51820") && has(&mesh, 1, "192.168.0.1:51820"), "many hosts have that");
+    // Two behind one NAT, whose session comes from one address.
+    report(&mut mesh, 1, &["192.0.2.2:51820"]);
+    report(&mut mesh, 2, &["192.0.2.2:51820"]);
+    assert!(has(&mesh, 1, "192.0.2.2:51820") && has(&mesh, 2, "192.0.2.2:51820"));
 }
 
 #[test]

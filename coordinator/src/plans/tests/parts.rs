@@ -43,10 +43,10 @@ fn a_node_and_its_routes_can_be_approved_before_it_joins() {
     let name: NodeName = "n1".parse().unwrap();
     let route =
         ApproveRoute { network: Some(shop()), prefix: "10.8.0.0/24".parse().unwrap(), node: name.clone() };
-    assert!(matches!(routes::approve(&mesh.world, &route), Err(Refusal::About { field: "node", .. })));
+    assert!(matches!(routes::approve(&mesh.world, &route, &[]), Err(Refusal::About { field: "node", .. })));
 
     mesh.commit(nodes::approve(&mesh.world, &name, &ApproveNode { labels: Default::default() })).unwrap();
-    let approved = mesh.commit(routes::approve(&mesh.world, &route)).unwrap();
+    let approved = mesh.commit(routes::approve(&mesh.world, &route, &[])).unwrap();
     assert_eq!(approved.state, RouteState::NotAdvertised);
     mesh.join("n1", &CreateToken { needs_approval: true, ..any_token() }).unwrap();
     assert!(!mesh.world.nodes[&name].waiting);
