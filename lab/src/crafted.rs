@@ -10,7 +10,9 @@ use meshward_daemon::{
 };
 use meshward_model::{
     Revision,
-    control::{FromCoordinator, FromNode, InstanceId, MAX_UPDATE, Part, WorkloadReport, encode},
+    control::{
+        Answer, FromCoordinator, FromNode, InstanceId, MAX_UPDATE, Part, Question, WorkloadReport, encode,
+    },
     view::{Digest, Shadow},
 };
 use meshward_netns::Netns;
@@ -25,7 +27,7 @@ use tokio::runtime::Runtime;
 pub struct CraftedSession {
     runtime: Runtime,
     /// It ends when this is dropped.
-    _reached: Reached,
+    reached: Reached,
     send: SendStream,
     receive: RecvStream,
     /// Whether a message was given up halfway: nothing can be heard any more.
@@ -51,7 +53,7 @@ impl CraftedSession {
                 let streams = reached.connection.open_bi().await?;
                 anyhow::Ok((reached, streams))
             })?;
-            Ok(Self { runtime, _reached: reached, send, receive, is_torn: false })
+            Ok(Self { runtime, reached, send, receive, is_torn: false })
         })?
     }
 
@@ -90,6 +92,31 @@ impl CraftedSession {
         let Self { runtime, send, .. } = self;
         let sent = async { tokio::time::timeout(Duration::from_secs(5), send.write_all(bytes)).await };
         Ok(runtime.block_on(sent).context("the coordinator does not read")??)
+    }
+
+    /// Answers whatever the coordinator asks from now on with the parts that `answer` makes of a question.
+    pub fn answer(&self, answer: impl Fn(&Question) -> Vec<Answer> + Send + Sync + 'static) {
+        let connection = self.reached.connection.clone();
+        self.runtime.spawn(async move {
+            while let Ok((mut send, mut receive)) = connection.accept_bi().await {
+                let Ok(question) = frames::receive::<Question>(&mut receive, MAX_UPDATE).await else {
+                    continue;
+                };
+                for part in answer(&question) {
+                    if send.write_all(&encode(&part)).await.is_err() {
+                        break;
+                    }
+                }
+                let _ = send.finish();
+            }
+        });
+    }
+
+    /// Ends the session, so that the coordinator knows.
+    pub fn end(self) {
+        self.reached.connection.close(0u32.into(), b"");
+        // What closes it leaves by a task of the runtime.
+        self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
     }
 
     /// Hears what the coordinator says (and, asked what it has, says nothing) until `until` finds something in it, for at most `patience`.

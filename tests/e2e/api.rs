@@ -8,12 +8,15 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
 };
 
 /// The API of a mesh, by curl.
-struct Api<'a> {
+pub struct Api<'a> {
     mesh: &'a Mesh,
     ca: PathBuf,
     server: String,
@@ -22,19 +25,29 @@ struct Api<'a> {
 
 /// An answer.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub struct Answer {
+    pub status: u16,
     headers: HashMap<String, String>,
     body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    /// What was said, as it is.
+    pub fn body(&self) -> &str {
+        &self.body
+    }
+
+    /// A header, by its name in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// What is said of a refusal, which must be a whole problem document.
-    fn problem(&self) -> String {
+    pub fn problem(&self) -> String {
         assert_eq!(self.headers["content-type"], "application/problem+json", "{self:?}");
         let problem = self.json();
         assert_eq!(problem["status"], self.status, "{self:?}");
@@ -45,8 +58,13 @@ impl Answer {
 }
 
 impl<'a> Api<'a> {
-    fn of(mesh: &'a Mesh) -> Self {
-        let context: Value = serde_json::from_slice(&std::fs::read(mesh.context()).unwrap()).unwrap();
+    pub fn of(mesh: &'a Mesh) -> Self {
+        Self::with(mesh, &std::fs::read_to_string(mesh.context()).unwrap())
+    }
+
+    /// With the credential of a context.
+    pub fn with(mesh: &'a Mesh, context: &str) -> Self {
+        let context: Value = serde_json::from_str(context).unwrap();
         let text = |name: &str| context[name].as_str().unwrap().to_owned();
         let ca = mesh.folder().join("api-ca.pem");
         std::fs::write(&ca, text("ca")).unwrap();
@@ -67,7 +85,8 @@ impl<'a> Api<'a> {
 
     fn as_stranger(&self, method: &str, path: &str, headers: &[&str], body: Option<&[u8]>) -> Answer {
         let mut curl = self.curl(method, path, headers);
-        let file = self.mesh.folder().join("api-body");
+        static BODIES: AtomicU64 = AtomicU64::new(0);
+        let file = self.mesh.folder().join(format!("api-body-{}", BODIES.fetch_add(1, Ordering::Relaxed)));
         if let Some(body) = body {
             std::fs::write(&file, body).unwrap();
             curl.arg("--data-binary").arg(format!("@{}", file.display()));
@@ -86,19 +105,19 @@ impl<'a> Api<'a> {
         format!("Authorization: Bearer {}", self.token)
     }
 
-    fn call(&self, method: &str, path: &str, headers: &[&str], body: Option<&Value>) -> Answer {
+    pub fn call(&self, method: &str, path: &str, headers: &[&str], body: Option<&Value>) -> Answer {
         let own = [self.authorization(), "content-type: application/json".into()];
         let all: Vec<&str> = own.iter().map(String::as_str).chain(headers.iter().copied()).collect();
         self.as_stranger(method, path, &all, body.map(|body| body.to_string().into_bytes()).as_deref())
     }
 
-    fn get(&self, path: &str) -> Value {
+    pub fn get(&self, path: &str) -> Value {
         let answer = self.call("GET", path, &[], None);
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         answer.json()
     }
 
-    fn post(&self, path: &str, body: &Value) -> Answer {
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
         self.call("POST", path, &[], Some(body))
     }
 

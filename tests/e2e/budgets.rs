@@ -1,26 +1,12 @@
 //! A member that wants more than its share, and what the others notice of it: nothing.
 
-use crate::support::{Echo, PATIENCE, Shop, Stream, allow, mesh_with, pings, tcp_echoes};
-use meshward_lab::{CraftedSession, Mesh, Site};
+use crate::support::{Echo, PATIENCE, Shop, Stream, allow, limited, member, mesh_with, pings, tcp_echoes};
+use meshward_lab::{CraftedSession, Mesh};
 use meshward_model::control::{EndpointReport, FromCoordinator, FromNode, WorkloadReport};
 use std::{
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
     time::Duration,
 };
-
-/// A machine that has joined and whose daemon does not run, and the first address of its block.
-fn member(mesh: &mut Mesh, name: &str) -> (Site, PathBuf, Ipv4Addr) {
-    let token = mesh.token(&[]).unwrap();
-    let site = mesh.internet.site(name).unwrap();
-    mesh.join(&site, &token).unwrap();
-    let nodes = mesh.read(&["nodes"]).unwrap();
-    let node = nodes.as_array().unwrap().iter().find(|node| node["name"] == name).unwrap().clone();
-    let prefixes = node["blocks"][0]["prefixes"].as_array().unwrap().clone();
-    let v4 = prefixes.iter().find_map(|prefix| prefix.as_str()?.split('/').next()?.parse().ok()).unwrap();
-    let data = mesh.folder().join(name).join("data");
-    (site, data, v4)
-}
 
 fn report(at: u32, base: Ipv4Addr, labels: &str) -> WorkloadReport {
     WorkloadReport {
@@ -36,14 +22,6 @@ fn report(at: u32, base: Ipv4Addr, labels: &str) -> WorkloadReport {
         signatures: vec![],
         objection: None,
     }
-}
-
-fn limited(text: &str) -> (tempfile::TempDir, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("coordinator.toml");
-    std::fs::write(&file, text).unwrap();
-    let file = file.to_string_lossy().into_owned();
-    (folder, file)
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Two machines with one identity, and clocks that are wrong.
 
-use crate::support::mesh;
-use meshward_lab::Mesh;
+use crate::{
+    nat::Pair,
+    support::{PATIENCE, Stream, mesh},
+};
+use meshward_lab::{Barrier, Mesh, Node};
 use std::{path::Path, process::Command, time::Duration};
 
 fn copy(from: &Path, to: &Path) {
@@ -15,15 +18,45 @@ fn problems(mesh: &Mesh, node: &str) -> String {
     found["problems"].to_string()
 }
 
+/// Starts a copy of a node's disk on a site of its own.
+fn start_copy(mesh: &mut Mesh, node: &str) -> Node {
+    copy(&mesh.folder().join(node), &mesh.folder().join("copy"));
+    let _ = std::fs::remove_file(mesh.folder().join("copy/node.sock"));
+    let _ = std::fs::remove_file(mesh.folder().join("copy/node.log"));
+    let site = mesh.internet.site("copy").unwrap();
+    mesh.start_copy(site).unwrap()
+}
+
+/// A number of the coordinator's metrics.
+fn metric(mesh: &Mesh, name: &str) -> u64 {
+    let ask = || Command::new("curl").args(["--silent", "http://127.0.0.1:7480/metrics"]).output();
+    let text = mesh.site.netns.run(ask).unwrap().unwrap().stdout;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name}: {text}")).parse().unwrap()
+}
+
+#[test]
+fn a_copied_disk_is_relayed_nothing_and_takes_nothing_from_the_first() {
+    let Pair { mut mesh, _echo, nodes, api, web } = Pair::new([Barrier::Symmetric; 2]);
+    let stream = Stream::start(&web.netns, api.v4(), 7000);
+    assert!(stream.flows(PATIENCE));
+    let copied = start_copy(&mut mesh, "cloud");
+    mesh.wait(|| copied.printed().contains("held back")).unwrap();
+    mesh.wait(|| metric(&mesh, "meshward_coordinator_relay_held") > 0).unwrap();
+    for _ in 0..30 {
+        assert!(stream.flows(Duration::from_millis(1500)), "the first is relayed to as before");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(nodes.iter().all(|node| node.is_connected()) && !copied.is_connected());
+    assert_eq!(metric(&mesh, "meshward_coordinator_relay_nodes"), 2);
+}
+
 #[test]
 fn a_copied_disk_gets_no_session_while_the_first_is_there_and_a_restart_does() {
     let mut mesh = mesh();
     let mut node = mesh.node("cloud").unwrap();
-    copy(&mesh.folder().join("cloud"), &mesh.folder().join("copy"));
-    let _ = std::fs::remove_file(mesh.folder().join("copy/node.sock"));
-    let _ = std::fs::remove_file(mesh.folder().join("copy/node.log"));
-    let site = mesh.internet.site("copy").unwrap();
-    let copied = mesh.start_copy(site).unwrap();
+    let copied = start_copy(&mut mesh, "cloud");
     mesh.wait(|| copied.printed().contains("held back")).unwrap();
     assert!(copied.printed().contains("meshward-node join"), "the way out is told");
     assert!(node.is_connected() && !copied.is_connected());

@@ -26,7 +26,6 @@ mod policy;
 mod reactions;
 mod recovery;
 mod relay;
-mod strangers;
 mod support;
 mod terraform;
 mod traffic;

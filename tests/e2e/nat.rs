@@ -37,7 +37,7 @@ pub struct Pair {
     pub web: Workload,
     pub api: Workload,
     pub nodes: [Node; 2],
-    _echo: Echo,
+    pub _echo: Echo,
     pub mesh: Mesh,
 }
 

@@ -1,7 +1,7 @@
 //! Meshes and traffic for tests.
 
 use anyhow::{Context, Result};
-use meshward_lab::{Binaries, Mesh, Node, Workload};
+use meshward_lab::{Binaries, Mesh, Node, Site, Workload};
 use meshward_netns::Netns;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv, sendto,
@@ -9,8 +9,9 @@ use nix::sys::socket::{
 };
 use std::{
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -58,6 +59,35 @@ impl Shop {
         mesh.apply(policy).unwrap();
         Self { web, api, nodes, mesh }
     }
+}
+
+/// A machine that has joined and whose daemon does not run, and the first address of its block.
+pub fn member(mesh: &mut Mesh, name: &str) -> (Site, PathBuf, Ipv4Addr) {
+    let token = mesh.token(&[]).unwrap();
+    let site = mesh.internet.site(name).unwrap();
+    mesh.join(&site, &token).unwrap();
+    let nodes = mesh.read(&["nodes"]).unwrap();
+    let node = nodes.as_array().unwrap().iter().find(|node| node["name"] == name).unwrap().clone();
+    let prefixes = node["blocks"][0]["prefixes"].as_array().unwrap().clone();
+    let v4 = prefixes.iter().find_map(|prefix| prefix.as_str()?.split('/').next()?.parse().ok()).unwrap();
+    let data = mesh.folder().join(name).join("data");
+    (site, data, v4)
+}
+
+/// A configuration of the coordinator, and the folder that it goes with.
+pub fn limited(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("coordinator.toml");
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_string_lossy().into_owned();
+    (folder, file)
+}
+
+/// The resident memory of a process, in MiB.
+pub fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
 /// A policy that lets `web` use these ports of `api`.

@@ -1,4 +1,7 @@
-//! Hostile neighbours: a container with root and raw sockets.
+//! Hostile neighbours: a container with root and raw sockets, a member that lies, a stranger, and credentials with few rights.
 
 mod container;
+mod credentials;
+mod liar;
 mod raw;
+mod stranger;

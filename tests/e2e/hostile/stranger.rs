@@ -136,5 +136,9 @@ fn wrong_tokens_are_refused_alike_limited_and_logged() {
     assert!(last.contains("too many wrong credentials"), "{last}");
     assert!(mesh.coordinator.printed().contains("failed authentication by an API token"));
     assert!(mesh.coordinator.printed().matches("failed authentication").count() < 20, "not each is logged");
+    let audit = || mesh.meshctl(&["audit"]).unwrap();
+    mesh.wait(|| audit().contains("failed: ")).unwrap();
+    assert!(audit().contains(&format!("by an API token from {}", stranger.v4)), "{}", audit());
+    assert!(audit().matches("failed: ").count() <= 2, "not each is a line: {}", audit());
     mesh.read(&["nodes"]).unwrap();
 }

@@ -1,0 +1,456 @@
+//! A member that lies in every message that it can send, on the real protocol, and what the others notice of it: nothing.
+
+use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, limited, member, resident};
+use meshward_lab::{CraftedSession, Workload};
+use meshward_model::{
+    IdentityId, ItemKey, NetworkName, Protocol, PublicKey, Revision, WorkloadId,
+    control::{
+        Answer, Count, EndpointReport, Fired, FlowSeen, FromCoordinator, FromNode, InstanceId, LinkCount,
+        Question, WorkloadReport,
+    },
+    relay::RelayNumber,
+    view::{Digest, Hash128, Shadow},
+};
+use serde_json::Value;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// For how long a lie may take effect.
+const WORKING: Duration = Duration::from_millis(150);
+/// By how much the coordinator's memory may grow, in MiB.
+const MOST_GROWN: u64 = 64;
+
+/// What a liar says in one session, after a hello that is fine.
+struct Lie {
+    what: &'static str,
+    says: Vec<FromNode>,
+}
+
+fn lie(what: &'static str, says: Vec<FromNode>) -> Lie {
+    Lie { what, says }
+}
+
+fn network() -> NetworkName {
+    "shop".parse().unwrap()
+}
+
+fn hello() -> FromNode {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+    FromNode::Hello {
+        version: "crafted".into(),
+        instance: InstanceId([7; 16]),
+        clock,
+        revision: Revision(0),
+        digest: Digest::default(),
+    }
+}
+
+fn endpoint(public_key: PublicKey) -> EndpointReport {
+    EndpointReport {
+        network: network(),
+        public_key,
+        port: 51820,
+        reflexive: vec![],
+        advertised: vec![],
+        interfaces: vec![],
+        relays: vec![],
+    }
+}
+
+fn workload(id: &str, labels: &str, addresses: Vec<IpAddr>) -> WorkloadReport {
+    WorkloadReport {
+        id: id.parse().unwrap(),
+        network: network(),
+        name: "mine".parse().unwrap(),
+        labels: labels.parse().unwrap(),
+        addresses,
+        prefixes: vec![],
+        device: None,
+        accepts: vec![],
+        measurement: None,
+        signatures: vec![],
+        objection: None,
+    }
+}
+
+fn fired(workload: &WorkloadId, trigger: &str) -> FromNode {
+    FromNode::Fired(Fired {
+        network: network(),
+        trigger: trigger.into(),
+        workload: workload.clone(),
+        denied_flows: u32::MAX,
+        distinct_ports: u32::MAX,
+        distinct_addresses: u32::MAX,
+    })
+}
+
+/// Those whom the lies are about.
+struct Others {
+    keys: Vec<PublicKey>,
+    workloads: Vec<(WorkloadId, Vec<IpAddr>)>,
+    places: Vec<SocketAddr>,
+    /// The first address of the liar's own block.
+    base: Ipv4Addr,
+}
+
+impl Others {
+    fn of(shop: &Shop, base: Ipv4Addr) -> Self {
+        let own = |workload: &Workload| (workload.id.parse().unwrap(), workload.addresses.clone());
+        let endpoints = shop.nodes.each_ref().map(|node| node.status().unwrap()["endpoints"][0].clone());
+        let place = |at: usize| -> SocketAddr {
+            let port = endpoints[at]["port"].as_u64().unwrap() as u16;
+            (shop.nodes[at].site.v4, port).into()
+        };
+        Self {
+            keys: endpoints.iter().map(|one| one["public_key"].as_str().unwrap().parse().unwrap()).collect(),
+            workloads: vec![own(&shop.web), own(&shop.api)],
+            places: vec![place(0), place(1)],
+            base,
+        }
+    }
+
+    fn own(&self, id: &str, labels: &str) -> WorkloadReport {
+        let at = id.bytes().map(u32::from).sum::<u32>() % 200;
+        workload(id, labels, vec![Ipv4Addr::from_bits(self.base.to_bits() + 2 + at).into()])
+    }
+
+    /// Reports of workloads that are not so.
+    fn false_reports(&self) -> Vec<(&'static str, Vec<WorkloadReport>)> {
+        let (id, addresses) = &self.workloads[1];
+        let route = |prefix: &str| WorkloadReport {
+            prefixes: vec![prefix.parse().unwrap()],
+            ..self.own("liar-route", "app=web")
+        };
+        vec![
+            ("another's address", vec![workload("liar-1", "app=web", addresses.clone())]),
+            ("an address of nobody's", vec![workload("liar-2", "app=web", vec!["8.8.8.8".parse().unwrap()])]),
+            ("another's workload", vec![workload(id.as_str(), "app=web", addresses.clone())]),
+            ("another's workload, at home", vec![self.own(id.as_str(), "app=web")]),
+            ("one twice", vec![self.own("liar-3", "app=web"), self.own("liar-3", "app=api")]),
+            ("a label that only the mesh gives", vec![self.own("liar-4", "meshward/verified=yes")]),
+            ("another's site", vec![self.own("liar-5", "site=cloud,node=cloud")]),
+            ("a route to others", vec![route("10.42.0.0/16")]),
+            ("a route to everywhere", vec![route("0.0.0.0/0")]),
+            (
+                "another's key as a device",
+                vec![WorkloadReport { device: Some(self.keys[0]), ..self.own("liar-6", "app=web") }],
+            ),
+            ("more than a thousand addresses", vec![workload("liar-7", "app=web", vec![addresses[0]; 1024])]),
+        ]
+    }
+
+    fn false_endpoints(&self) -> Vec<(&'static str, EndpointReport)> {
+        let own = endpoint(PublicKey([9; 32]));
+        let many = (0..256).map(|at| SocketAddr::from(([192, 0, 2, at as u8], 1000 + at))).collect();
+        vec![
+            ("another's key", endpoint(self.keys[0])),
+            ("another's key, too", endpoint(self.keys[1])),
+            ("a key that is none", endpoint(PublicKey([0; 32]))),
+            ("others' addresses", EndpointReport { advertised: self.places.clone(), ..own.clone() }),
+            ("others' addresses as seen", EndpointReport { reflexive: self.places.clone(), ..own.clone() }),
+            ("many addresses", EndpointReport { interfaces: many, ..own.clone() }),
+            (
+                "relays that are not there",
+                EndpointReport { relays: vec![RelayNumber(9); 1000], ..own.clone() },
+            ),
+            (
+                "a network that is not there",
+                EndpointReport { network: "none".parse().unwrap(), ..own.clone() },
+            ),
+            ("no port", EndpointReport { port: 0, ..own }),
+        ]
+    }
+
+    /// The lies that can be told in messages of one kind, and the kind after that. What is new in the protocol has to be lied about here.
+    fn lies(&self, kind: &FromNode) -> (Vec<Lie>, Option<FromNode>) {
+        let [(web, _), (api, _)] = &self.workloads[..] else { panic!() };
+        let (web, api) = (web.clone(), api.clone());
+        match kind {
+            FromNode::Hello { clock, .. } => {
+                let made = |version: String, clock: i64, revision: u64, digest: Digest| FromNode::Hello {
+                    version,
+                    instance: InstanceId([8; 16]),
+                    clock,
+                    revision: Revision(revision),
+                    digest,
+                };
+                let none = Digest::default();
+                let lies = vec![
+                    lie("a second hello", vec![hello(); 3]),
+                    lie("another clock", vec![made("x".into(), i64::MIN, 0, none)]),
+                    lie("another start of the daemon", vec![made("x".into(), *clock, u64::MAX, none)]),
+                    lie("a long version", vec![made("v".repeat(1 << 19), *clock, 0, none)]),
+                ];
+                (lies, Some(FromNode::Has { endpoints: vec![], workloads: vec![], is_last: true }))
+            }
+            FromNode::Has { .. } => {
+                let has = |endpoints, workloads| vec![FromNode::Has { endpoints, workloads, is_last: true }];
+                let mut lies: Vec<Lie> =
+                    self.false_reports().into_iter().map(|(what, all)| lie(what, has(vec![], all))).collect();
+                lies.extend(
+                    self.false_endpoints().into_iter().map(|(what, one)| lie(what, has(vec![one], vec![]))),
+                );
+                let long = workload("liar-8", "app=web", vec![[10, 42, 0, 7].into(); 64]);
+                let endless =
+                    FromNode::Has { endpoints: vec![], workloads: vec![long; 1000], is_last: false };
+                lies.push(lie("parts without end", vec![endless; 40]));
+                (lies, Some(FromNode::Shadow { part: Shadow::new(), is_last: true }))
+            }
+            FromNode::Shadow { .. } => {
+                let item = |at: u32| (ItemKey::Identity(network(), IdentityId(at)), Hash128::default());
+                let part = |at: u32| FromNode::Shadow {
+                    part: (at * 4096..(at + 1) * 4096).map(item).collect(),
+                    is_last: false,
+                };
+                let lies = vec![
+                    lie("an answer that nobody asked for", vec![kind.clone(); 3]),
+                    lie("a view without end", (0..40).map(part).collect()),
+                ];
+                (lies, Some(FromNode::Endpoint(endpoint(PublicKey([9; 32])))))
+            }
+            FromNode::Endpoint(_) => {
+                let false_ones = self.false_endpoints().into_iter();
+                let mut lies: Vec<Lie> =
+                    false_ones.map(|(what, one)| lie(what, vec![FromNode::Endpoint(one)])).collect();
+                let turning = (0..4000).map(|at: u16| {
+                    let key = PublicKey(std::array::from_fn(|place| (at >> (8 * (place % 2))) as u8));
+                    FromNode::Endpoint(EndpointReport { port: at + 1, ..endpoint(key) })
+                });
+                lies.push(lie("another key and port each time", turning.collect()));
+                (lies, Some(FromNode::Started(self.own("liar-9", "app=web"))))
+            }
+            FromNode::Started(_) => {
+                let mut lies: Vec<Lie> = (self.false_reports().into_iter())
+                    .map(|(what, all)| lie(what, all.into_iter().map(FromNode::Started).collect()))
+                    .collect();
+                let many = (0..6000)
+                    .map(|at| FromNode::Started(self.own(&format!("liar-{at}"), &format!("n=v{at}"))));
+                lies.push(lie("workloads and labels without end", many.collect()));
+                (lies, Some(FromNode::Stopped(web)))
+            }
+            FromNode::Stopped(_) => {
+                let ends = vec![FromNode::Stopped(web), FromNode::Stopped(api)];
+                (vec![lie("the end of others' workloads", ends)], Some(FromNode::Enforced(Revision(0))))
+            }
+            FromNode::Enforced(_) => {
+                let lies = [1_000_000, u64::MAX]
+                    .map(|at| lie("what is not there yet", vec![FromNode::Enforced(Revision(at))]));
+                (lies.into(), Some(fired(&web, "scan")))
+            }
+            FromNode::Fired(_) => {
+                let all = [&web, &api].into_iter().flat_map(|own| [fired(own, "scan"), fired(own, "none")]);
+                let lies = vec![
+                    lie("what a trigger caught of others", all.collect()),
+                    lie(
+                        "triggers without end",
+                        vec![fired(&"liar-1".parse().unwrap(), &"t".repeat(1000)); 2000],
+                    ),
+                ];
+                (lies, Some(FromNode::Call { network: network(), peer: "rack".parse().unwrap() }))
+            }
+            FromNode::Call { .. } => {
+                let to = |network: &str, peer: &str| FromNode::Call {
+                    network: network.parse().unwrap(),
+                    peer: peer.parse().unwrap(),
+                };
+                let lies = vec![
+                    lie("calls without end", vec![kind.clone(); 4000]),
+                    lie("calls of nobody", vec![to("none", "rack"), to("shop", "none"), to("shop", "liar")]),
+                ];
+                (lies, Some(FromNode::Renew { csr: vec![] }))
+            }
+            FromNode::Renew { .. } => {
+                let renew = |csr| FromNode::Renew { csr };
+                let lies = vec![
+                    lie("a request for nothing", vec![renew(vec![0x30; 5000]), renew(vec![])]),
+                    lie(
+                        "a long request",
+                        vec![renew(vec![0x30, 0x84, 0xff, 0xff, 0xff, 0xff]), renew(vec![0; 1 << 19])],
+                    ),
+                ];
+                (lies, Some(FromNode::Degraded(None)))
+            }
+            FromNode::Degraded(_) => {
+                let text = |at: usize| FromNode::Degraded(Some(format!("\u{1b}[31m{}", "x".repeat(at))));
+                let lies = vec![lie(
+                    "trouble without end",
+                    (0..300).map(|at| text(at * 10)).chain([text(1 << 19)]).collect(),
+                )];
+                (lies, None)
+            }
+        }
+    }
+}
+
+/// A mesh with a trigger, where somebody is quarantined, and a machine that has joined by the rules.
+struct Scene {
+    shop: Shop,
+    held: Workload,
+    site: meshward_lab::Site,
+    data: PathBuf,
+    others: Others,
+    memory: u64,
+    _config: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (folder, config) = limited("[nodes]\nsessions_per_minute = 100000.0\n");
+        let trigger = "triggers: [{ name: scan, watch: { app: web }, when: { denied_flows: 6, within: 10s }, then: quarantine }]\n";
+        let mut shop = Shop::with(&["--config", &config], &(allow("tcp/8080, tcp/9090") + trigger));
+        let held = shop.nodes[0].attach("shop", "app=web").unwrap();
+        shop.mesh.meshctl(&["quarantine", &held.id]).unwrap();
+        let (site, data, base) = member(&mut shop.mesh, "liar");
+        let others = Others::of(&shop, base);
+        let memory = resident(shop.mesh.coordinator.pid());
+        Self { shop, held, site, data, others, memory, _config: folder }
+    }
+
+    /// Begins a session with a key and a workload of the liar's own.
+    fn session(&self) -> CraftedSession {
+        let mut session = CraftedSession::dial(&self.site.netns, &self.data).unwrap();
+        session.say(&hello()).unwrap();
+        session
+    }
+
+    /// Says something in a session of its own, and hears what comes for a while.
+    fn say(&self, says: &[FromNode]) {
+        let mut session = self.session();
+        if !matches!(says[0], FromNode::Has { .. }) {
+            let has =
+                FromNode::has(vec![endpoint(PublicKey([9; 32]))], vec![self.others.own("liar-0", "app=own")]);
+            has.iter().for_each(|part| session.say(part).unwrap());
+            // Where the answer to the question for the view is the lie, it has to be the first.
+            if !matches!(says[0], FromNode::Shadow { .. }) {
+                let update = |message| matches!(message, FromCoordinator::Update { .. }).then_some(());
+                session.hear(PATIENCE, update).unwrap();
+            }
+        }
+        // The session may end meanwhile.
+        let _ = says.iter().try_for_each(|message| session.say(message));
+        let _ = session.hear(WORKING, |_| None::<()>);
+        session.end();
+    }
+
+    /// What the coordinator says of others: their workloads, where their nodes are, and who is quarantined.
+    fn recorded(&self) -> Vec<Value> {
+        let mesh = &self.shop.mesh;
+        let of_liar = |one: &Value| one["node"] == "liar" || one["name"] == "liar";
+        let mut all = mesh.read(&["workloads"]).unwrap().as_array().unwrap().clone();
+        all.retain(|one| !of_liar(one));
+        let nodes = mesh.read(&["nodes"]).unwrap();
+        for node in nodes.as_array().unwrap().iter().filter(|node| !of_liar(node)) {
+            let mut node = node.clone();
+            node.as_object_mut().unwrap().remove("enforced");
+            all.push(node);
+        }
+        all.extend(mesh.read(&["quarantines"]).unwrap().as_array().unwrap().iter().cloned());
+        all
+    }
+
+    /// Tells lies, and looks whether anybody else notices: of traffic, sessions, quarantines, and the coordinator's memory.
+    fn unnoticed(&self, what: &str, stream: &Stream, tell: impl FnOnce()) {
+        let lost = || {
+            let printed = self.shop.nodes.iter().map(|node| node.printed());
+            printed.map(|text| text.matches("no session with the coordinator").count()).sum::<usize>()
+        };
+        let (before, lost_before) = (self.recorded(), lost());
+        tell();
+        assert_eq!(self.recorded(), before, "{what}");
+        assert!(stream.flows(PATIENCE), "{what}: others' traffic goes on");
+        assert_eq!(lost(), lost_before, "{what}: others keep their sessions");
+        let to = (self.shop.api.v4(), 8080);
+        assert!(
+            !crate::support::tcp_echoes(&self.held.netns, to.0, to.1, 8, Duration::from_millis(100)),
+            "{what}: who is quarantined is quarantined"
+        );
+        let grown = resident(self.shop.mesh.coordinator.pid()).saturating_sub(self.memory);
+        assert!(grown <= MOST_GROWN, "{what}: the coordinator has grown by {grown} MiB");
+    }
+
+    /// A quarantine is what it always is.
+    fn quarantine_holds(&self, stream: &Stream) {
+        self.shop.mesh.meshctl(&["quarantine", &self.shop.web.id]).unwrap();
+        assert!(!stream.flows(SILENCE));
+    }
+}
+
+#[test]
+fn what_a_member_says_of_others_changes_nothing_for_them() {
+    let scene = Scene::new();
+    let _echo = Echo::start(&scene.shop.api.netns, 8080);
+    let stream = Stream::start(&scene.shop.web.netns, scene.shop.api.v4(), 8080);
+    let (mut kind, mut kinds) = (Some(hello()), 0);
+    while let Some(one) = kind {
+        let (lies, next) = scene.others.lies(&one);
+        let all: Vec<&str> = lies.iter().map(|lie| lie.what).collect();
+        scene.unnoticed(&format!("one of {all:?}"), &stream, || {
+            lies.iter().for_each(|lie| scene.say(&lie.says))
+        });
+        (kind, kinds) = (next, kinds + 1);
+    }
+    assert_eq!(kinds, 11, "each kind of message");
+    // A session that does not begin with a hello.
+    scene.unnoticed("no hello", &stream, || {
+        let mut session = CraftedSession::dial(&scene.site.netns, &scene.data).unwrap();
+        let _ = session.say(&FromNode::Stopped(scene.shop.web.id.parse().unwrap()));
+        let _ = session.hear(WORKING, |_| None::<()>);
+    });
+    scene.quarantine_holds(&stream);
+}
+
+/// What a liar answers, whatever it is asked.
+fn false_answers(question: &Question, web: &WorkloadId) -> Vec<Answer> {
+    let most = Count { packets: u64::MAX, bytes: u64::MAX, denied: u64::MAX, observed: u64::MAX };
+    let pairs = (0..60u32).flat_map(|from| (0..60).map(move |to| (IdentityId(from), IdentityId(to))));
+    match question {
+        Question::Alive => vec![Answer::Links(vec![])],
+        Question::Links => {
+            let count = |(from, to)| LinkCount { network: network(), from, to, count: most };
+            vec![Answer::Links(pairs.map(count).collect()); 3]
+        }
+        Question::Cuts(..) => vec![Answer::Cuts(vec![(web.clone(), u64::MAX), (web.clone(), u64::MAX)]); 3],
+        Question::Flows(..) => {
+            let flow = |(from, to)| FlowSeen { from, to, protocol: Protocol::Tcp, port: 6666, passed: true };
+            vec![Answer::Flows(pairs.map(flow).collect())]
+        }
+        // Not asked here of a liar; whoever asks believes nothing of it but its form.
+        Question::AddDevice(_) | Question::RemoveDevice(_) => vec![Answer::Removed(Err("\u{1b}[2J".into()))],
+    }
+}
+
+#[test]
+fn what_a_member_answers_about_others_is_not_taken() {
+    let scene = Scene::new();
+    let _echo = Echo::start(&scene.shop.api.netns, 8080);
+    let stream = Stream::start(&scene.shop.web.netns, scene.shop.api.v4(), 8080);
+    let mut session = scene.session();
+    let web: WorkloadId = scene.shop.web.id.parse().unwrap();
+    let own = web.clone();
+    session.answer(move |question| false_answers(question, &own));
+    for part in FromNode::has(vec![endpoint(PublicKey([9; 32]))], vec![scene.others.own("liar-0", "app=own")])
+    {
+        session.say(&part).unwrap();
+    }
+    let update = |message| matches!(message, FromCoordinator::Update { .. }).then_some(());
+    session.hear(PATIENCE, update).unwrap();
+    let mesh = &scene.shop.mesh;
+    scene.unnoticed("false answers", &stream, || {
+        mesh.read(&["links"]).unwrap();
+        let suggested = mesh.meshctl(&["policy", "suggest", "--network", "shop"]).unwrap();
+        assert!(suggested.contains("8080"), "what is so is in it: {suggested}");
+        // A rule each, named after who begins the flow.
+        let rules = suggested.split("- name: ").filter(|rule| rule.contains("6666"));
+        let others = rules.filter(|rule| !rule.starts_with("own-"));
+        assert_eq!(others.count(), 0, "nobody's flows but its own: {suggested}");
+        let file = mesh.folder().join("closed.yaml");
+        std::fs::write(&file, allow("tcp/9090")).unwrap();
+        let planned = mesh.meshctl(&["policy", "diff", "--file", &file.to_string_lossy()]).unwrap();
+        assert!(!planned.contains("18446744073709551615"), "{planned}");
+    });
+    session.end();
+    scene.quarantine_holds(&stream);
+}
