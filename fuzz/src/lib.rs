@@ -7,8 +7,10 @@
 
 mod mutate;
 mod replay;
+mod scratch;
 
 pub use replay::replay;
+pub use scratch::scratch;
 
 use std::time::{Duration, Instant};
 

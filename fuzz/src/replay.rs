@@ -1,6 +1,6 @@
 //! Running a target in a test.
 
-use crate::{Target, mutate::Mutator};
+use crate::{Target, mutate::Mutator, scratch::Running};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -16,6 +16,7 @@ const SECONDS: u64 = 2;
 /// # Panics
 /// If one of them breaks the target; the input is kept, and its place printed.
 pub fn replay(target: &Target) {
+    let _running = Running::begin();
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let mut pool = (target.seeds)();
     if std::env::var_os("MESHWARD_WRITE_CORPUS").is_some() {

@@ -2,7 +2,7 @@
 
 use crate::{
     attachment::Attachment, daemon::Found, docker::fuzzing::docker, folder::Folder, kept_view::KeptView,
-    runtimes::fuzzing as runtimes,
+    portmap, runtimes::fuzzing as runtimes,
 };
 use meshward_fuzzing::{Bytes, blocks};
 use meshward_model::{
@@ -10,12 +10,16 @@ use meshward_model::{
     control::WorkloadReport,
     view::{NetworkSpec, PeerSpec},
 };
-use std::{fs, path::PathBuf, sync::OnceLock};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 meshward_fuzzing::targets! {
     containers: containers, runtimes::containers;
     docker: docker, docker_bodies;
     pods: pods, runtimes::pods;
+    port_mapping: portmap::fuzzing::answers, portmap::fuzzing::samples;
     registry: runtimes::registry, runtimes::manifests;
     state: state, states, |length| (4 << 20) + 1024 * length as u64;
 }
@@ -43,22 +47,19 @@ fn check(found: &Found) {
     assert!(bounded || found.objection.is_some(), "{:?}", found.measurement);
 }
 
-/// A folder of this process's own.
-fn folder() -> &'static (PathBuf, Folder) {
-    static FOLDER: OnceLock<(PathBuf, Folder)> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let memory = PathBuf::from("/dev/shm");
-        let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
-        let place = base.join(format!("meshward-fuzz-node-{}", std::process::id()));
-        let folder = Folder::open(&place).expect("a folder can be made");
-        (place, folder)
-    })
+/// A node's folder, opened as at a start.
+fn folder() -> (PathBuf, Folder) {
+    let place = meshward_fuzzing::scratch("node");
+    let folder = Folder::open(&place).expect("whatever is in it, it opens");
+    (place, folder)
 }
 
 fn network() -> NetworkName {
     "shop".parse().expect("a name")
 }
 
+/// What stands in the name of a file that was set aside.
+const ASIDE: &str = ".damaged-";
 /// The files of a node's state.
 const FILES: [&str; 7] = [
     "view",
@@ -70,14 +71,18 @@ const FILES: [&str; 7] = [
     "endpoints/shop.previous.key",
 ];
 
-/// A block for each file of a node's state: what is whole is taken, and nothing breaks on the rest. What is written afterwards is read
-/// again.
+/// A block for each file of a node's state: what is whole is taken, what is damaged is set aside, and the rest starts. What is written
+/// afterwards is read again.
 fn state(data: &[u8]) {
-    let (place, folder) = folder();
+    let (place, _) = folder();
     let mut bytes = Bytes(data);
     for name in FILES {
         fs::write(place.join(name), bytes.block()).expect("a file can be written");
     }
+    // Beside whatever the others have become, this one is whole.
+    fs::write(place.join("workloads/w2.json"), attachment("w2")).expect("a file can be written");
+    let (place, folder) = self::folder();
+    let folder = &folder;
     let (view, mut kept) = KeptView::open(folder);
     let mut held = HeldView::from(view);
     let next = Revision(held.view().revision.0.wrapping_add(1));
@@ -86,13 +91,33 @@ fn state(data: &[u8]) {
     written.expect("a view can be kept");
     let (again, _) = KeptView::open(folder);
     assert_eq!(again, *held.view(), "what was kept comes back");
-    let _ = folder.workloads();
-    let _ = folder.endpoint_key(&network());
-    let _ = folder.endpoint_port(&network());
+    let found = folder.workloads();
+    let has = |id: &str| found.iter().any(|attachment| attachment.report.id.as_str() == id);
+    assert!(has("w2"), "a damaged file keeps no other from being taken");
+    assert_eq!(has("w1"), place.join("workloads/w1.json").exists(), "it is taken, or set aside");
+    let key = folder.endpoint_key(&network());
+    let port = folder.endpoint_port(&network());
+    assert!(port.is_some() || !place.join("endpoints/shop.port").exists(), "it is taken, or set aside");
     let _ = folder.previous_endpoint_key(&network());
     // What was made anew is on disk before the next bytes are.
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
     runtime.block_on(folder.settled());
+    // The next start finds what this one had.
+    let (_, again) = self::folder();
+    assert_eq!(again.workloads().len(), found.len());
+    assert_eq!(again.endpoint_key(&network()).public(), key.public());
+    assert_eq!(again.endpoint_port(&network()), port);
+    remove_set_aside(&place);
+}
+
+/// Removes what was set aside: each input has its own.
+fn remove_set_aside(place: &Path) {
+    for folder in ["", "workloads", "endpoints"] {
+        let entries = fs::read_dir(place.join(folder)).expect("a folder can be read");
+        for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(ASIDE)) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn changes() -> Vec<Change> {
@@ -106,8 +131,8 @@ fn changes() -> Vec<Change> {
     ]
 }
 
-fn attachment() -> Vec<u8> {
-    let id: WorkloadId = "w1".parse().expect("an id");
+fn attachment(id: &str) -> Vec<u8> {
+    let id: WorkloadId = id.parse().expect("an id");
     let report = WorkloadReport {
         id,
         network: network(),
@@ -139,14 +164,14 @@ fn states() -> Vec<Vec<u8>> {
     let (place, folder) = folder();
     let read = |name: &str| fs::read(place.join(name)).expect("it was just written");
     let _ = fs::remove_file(place.join("view"));
-    let (_, mut kept) = KeptView::open(folder);
+    let (_, mut kept) = KeptView::open(&folder);
     let mut held = HeldView::default();
     let done = held.apply(Revision(1), &changes());
     kept.keep(held.view()).expect("a view can be kept");
     kept.append(&[(Revision(2), done)]).expect("an update can be kept");
     let key: [u8; 32] = std::array::from_fn(|at| at as u8);
     let (port, until) = (br#"{"port":51820}"#, br#"{"until":99999999999}"#);
-    let whole = [&read("view")[..], &read("view.log"), &attachment(), &key, port, until, &key];
+    let whole = [&read("view")[..], &read("view.log"), &attachment("w1"), &key, port, until, &key];
     let damaged = [&[][..], &[], b"{", &key[..5], b"", b"x", b""];
     vec![blocks(whole), blocks(damaged), blocks([&read("view")[..9], &read("view.log")])]
 }

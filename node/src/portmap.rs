@@ -2,7 +2,9 @@
 
 use crate::daemon::{Node, Reach};
 use anyhow::{Context, Result};
-use crab_nat::{GatewayAddress, InternetProtocol, PortMapping, PortMappingOptions, PortMappingType, natpmp};
+use crab_nat::{
+    GatewayAddress, InternetProtocol, PortMapping, PortMappingOptions, PortMappingType, TimeoutConfig, natpmp,
+};
 use meshward_model::NetworkName;
 use meshward_netns::Netns;
 use std::{
@@ -68,20 +70,30 @@ pub async fn keep(node: Arc<Node>) {
 async fn map(port: u16) -> Result<(PortMapping, SocketAddr)> {
     let find = || Netns::current()?.links(async |links| links.default_gateway().await);
     let router = tokio::task::spawn_blocking(find).await??.context("there is no default route")?;
-    let gateway = GatewayAddress::IpV4(router);
-    let own = own_address(router)?;
     let port = NonZeroU16::new(port).context("the endpoint has no port")?;
+    map_by(router, own_address(router)?, port, None).await
+}
+
+/// Asks a router. `timeouts`: how long it is waited for, if not as long as the protocols say.
+async fn map_by(
+    router: Ipv4Addr,
+    own: IpAddr,
+    port: NonZeroU16,
+    timeouts: Option<TimeoutConfig>,
+) -> Result<(PortMapping, SocketAddr)> {
+    let gateway = GatewayAddress::IpV4(router);
     let options = PortMappingOptions {
         external_port: Some(port),
         lifetime_seconds: Some(LIFETIME),
-        ..PortMappingOptions::default()
+        timeout_config: timeouts,
     };
     let mapping = PortMapping::new(gateway, own, InternetProtocol::Udp, port, options).await?;
     let ip = match mapping.mapping_type() {
         PortMappingType::Pcp { external_ip, .. } => external_ip.to_canonical(),
-        PortMappingType::NatPmp => natpmp::external_address(gateway, None).await?.into(),
+        PortMappingType::NatPmp => natpmp::external_address(gateway, timeouts).await?.into(),
     };
-    anyhow::ensure!(!ip.is_unspecified(), "the router does not know its own address");
+    let is_one = !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast());
+    anyhow::ensure!(is_one, "the router does not know its own address: it says {ip}");
     let outside = mapping.external_port().get();
     Ok((mapping, SocketAddr::new(ip, outside)))
 }
@@ -91,4 +103,83 @@ fn own_address(towards: Ipv4Addr) -> Result<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((towards, 5351))?;
     Ok(socket.local_addr()?.ip())
+}
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing {
+    //! What routers answer; see the crate `meshward-fuzzing`.
+
+    use super::*;
+    use meshward_fuzzing::{Bytes, blocks};
+    use std::sync::OnceLock;
+    use tokio::{net::UdpSocket as Socket, runtime::Runtime};
+
+    /// The port of both protocols (RFC 6886 §1.1, RFC 6887 §19.3).
+    const PORT: u16 = 5351;
+    const TIMEOUTS: TimeoutConfig =
+        TimeoutConfig { initial_timeout: Duration::from_millis(3), max_retries: 1, max_retry_timeout: None };
+
+    /// A router on loopback, at an address of this process's own.
+    fn router() -> &'static (Runtime, Socket, Ipv4Addr) {
+        static ROUTER: OnceLock<(Runtime, Socket, Ipv4Addr)> = OnceLock::new();
+        ROUTER.get_or_init(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            let [_, first, second, third] = std::process::id().to_be_bytes();
+            let address = Ipv4Addr::new(127, first.max(1), second, third);
+            let socket = runtime.block_on(Socket::bind((address, PORT))).expect("a port on loopback");
+            (runtime, socket, address)
+        })
+    }
+
+    /// A block for each answer, in their order. The nonce of a PCP request is put into an answer that is long enough for one, as every
+    /// router does. An address that is taken is one, and whatever was said ends in time.
+    pub fn answers(data: &[u8]) {
+        let (runtime, socket, address) = router();
+        let mut said = Bytes(data);
+        let port = NonZeroU16::new(51820).expect("a port");
+        let answering = async {
+            let mut request = [0; 1200];
+            while let Ok((length, from)) = socket.recv_from(&mut request).await {
+                let mut answer = said.block().to_vec();
+                if let (24..=60, Some(nonce)) = (length - length % 4, answer.get_mut(24..36)) {
+                    nonce.copy_from_slice(&request[24..36]);
+                }
+                if !answer.is_empty() {
+                    let _ = socket.send_to(&answer, from).await;
+                }
+            }
+        };
+        let mapped = runtime.block_on(async {
+            tokio::select! {
+                mapped = map_by(*address, IpAddr::V4(*address), port, Some(TIMEOUTS)) => mapped,
+                () = answering => unreachable!("the router answers for ever"),
+            }
+        });
+        if let Ok((mapping, outside)) = mapped {
+            assert!(outside.port() != 0 && !outside.ip().is_unspecified() && !outside.ip().is_loopback());
+            assert_eq!(mapping.internal_port(), port);
+        }
+    }
+
+    pub fn samples() -> Vec<Vec<u8>> {
+        // PCP: version, opcode with the bit of an answer, result, lifetime, epoch; nonce, protocol, ports, address.
+        let mut pcp = vec![2, 0x81, 0, 0, 0, 0, 0x1c, 0x20, 0, 0, 0, 9];
+        pcp.extend([0; 24]);
+        pcp.extend([17, 0, 0, 0, 0xca, 0x6c, 0x30, 0x39]);
+        pcp.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 198, 51, 100, 7]);
+        let mut refused = pcp.clone();
+        refused[3] = 2;
+        // NAT-PMP: a version of PCP is not known; the mapping; the address.
+        let unknown = [0, 0x81, 0, 1, 0, 0, 0, 9];
+        let mapping = [0, 0x81, 0, 0, 0, 0, 0, 9, 0xca, 0x6c, 0x30, 0x39, 0, 0, 0x1c, 0x20];
+        let address = [0, 0x80, 0, 0, 0, 0, 0, 9, 198, 51, 100, 7];
+        vec![
+            blocks([&pcp]),
+            blocks([&refused]),
+            blocks([&unknown[..], &mapping, &address]),
+            blocks([&unknown[..], &mapping, &[0, 0x80, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0]]),
+            vec![],
+        ]
+    }
 }

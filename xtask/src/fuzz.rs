@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
-use xtask::cargo;
+use xtask::{cargo, packages};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -20,34 +20,71 @@ pub struct Options {
     pub keep: Option<u64>,
 }
 
+/// The workspace with libFuzzer.
+const WORKSPACE: &str = "fuzz/libfuzzer";
+
+/// What has the compiler tell libFuzzer where an input leads (LLVM's SanitizerCoverage; as cargo-fuzz has it). No sanitizer: a stable
+/// compiler has none, and there is no unsafe code to look after. Overflows panic.
+const FLAGS: [&str; 9] = [
+    "--cfg=fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Cdebug-assertions",
+    "-Coverflow-checks",
+    "-Clink-dead-code",
+];
+
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let fuzzer = Fuzzer { program: program()? };
     let names = targets()?;
     let wanted = match &options.target {
         None => names,
         Some(name) if names.contains(name) => vec![name.clone()],
         Some(name) => bail!("there is no target `{name}`; there are: {}", names.join(", ")),
     };
+    let fuzzer = Fuzzer { program: build()? };
+    let mut failed = Vec::new();
     for name in &wanted {
         println!("\n== {name}");
-        let time = format!("-max_total_time={}", options.seconds);
-        fuzzer.run(name, &[&work(name)?, &tree(name)], &[&time, "-max_len=4096", "-print_final_stats=1"])?;
-        if let Some(most) = options.keep {
-            fuzzer.keep(name, most)?;
+        // One that fails keeps nobody from looking at the others.
+        if let Err(error) = fuzzer.search(name, options) {
+            eprintln!("{name}: {error:#}");
+            failed.push(name.as_str());
         }
     }
-    Ok(ExitCode::SUCCESS)
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("\nWhat must hold does not: {}. The inputs are named above.", failed.join(", "));
+    Ok(ExitCode::FAILURE)
 }
 
-/// cargo-fuzz, installed if it is not there.
-fn program() -> Result<PathBuf> {
-    let tools = cargo::binaries("tools");
-    let program = tools.join("bin/cargo-fuzz");
-    if !program.exists() {
-        println!("Installing cargo-fuzz ...");
-        cargo::run(cargo::command(&["install", "--locked", "cargo-fuzz", "--root"]).arg(&tools))?;
+/// Builds the program with all targets.
+fn build() -> Result<PathBuf> {
+    if !packages::is_there("g++") && !packages::is_there("c++") {
+        // libFuzzer itself is C++.
+        packages::install(&["g++"])?;
     }
-    Ok(program)
+    let place = cargo::binaries("fuzz").join("build");
+    let triple = host()?;
+    // The same versions as in what users run; the few crates of libFuzzer are added.
+    let (locked, own) = (cargo::project().join("Cargo.lock"), cargo::project().join(WORKSPACE));
+    fs::copy(locked, own.join("Cargo.lock"))?;
+    println!("Building the fuzz targets (some minutes the first time) ...");
+    let mut build = cargo::command(&["build", "--release", "--target", &triple]);
+    build.current_dir(own).env("RUSTFLAGS", FLAGS.join(" ")).env("CARGO_TARGET_DIR", &place);
+    cargo::run(&mut build)?;
+    Ok(place.join(triple).join("release/meshward"))
+}
+
+/// What the compiler builds for by itself. Named, so that what runs while it builds is built without libFuzzer's flags.
+fn host() -> Result<String> {
+    let said = Command::new("rustc").arg("-vV").output().context("cannot run rustc")?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("rustc does not say what it builds for")
 }
 
 fn tree(name: &str) -> PathBuf {
@@ -66,7 +103,7 @@ fn targets() -> Result<Vec<String>> {
 
 /// The folder in which a target's inputs are found, out of the tree.
 fn work(name: &str) -> Result<PathBuf> {
-    let folder = cargo::binaries("fuzz").join(name);
+    let folder = cargo::binaries("fuzz").join("inputs").join(name);
     fs::create_dir_all(&folder)?;
     Ok(folder)
 }
@@ -76,20 +113,31 @@ struct Fuzzer {
 }
 
 impl Fuzzer {
+    fn search(&self, name: &str, options: &Options) -> Result<()> {
+        let time = format!("-max_total_time={}", options.seconds);
+        // What breaks a target lies beside the folder of its inputs.
+        let found = format!("-artifact_prefix={}-", work(name)?.display());
+        let arguments =
+            [&time[..], &found, "-max_len=4096", "-timeout=30", "-rss_limit_mb=2048", "-print_final_stats=1"];
+        self.run(name, &[&work(name)?, &tree(name)], &arguments)?;
+        match options.keep {
+            Some(most) => self.keep(name, most),
+            None => Ok(()),
+        }
+    }
+
     fn run(&self, name: &str, folders: &[&Path], arguments: &[&str]) -> Result<()> {
         let mut fuzz = Command::new(&self.program);
-        // Without a sanitizer, which a stable compiler does not have; there is no unsafe code to look after.
-        fuzz.current_dir(cargo::project()).args([
-            "fuzz",
-            "run",
-            "--fuzz-dir",
-            "fuzz/libfuzzer",
-            "-s",
-            "none",
-        ]);
-        fuzz.arg("meshward").args(folders).arg("--").args(arguments);
+        fuzz.args(folders).args(arguments);
+        let memory = Path::new("/dev/shm");
+        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let scratch = base.join(format!("meshward-fuzz-{}", std::process::id()));
+        fs::create_dir_all(&scratch)?;
         fuzz.env("MESHWARD_FUZZ_TARGET", name).env("MESHWARD_FUZZ_SEEDS", work(name)?);
-        cargo::run(&mut fuzz)
+        fuzz.env("MESHWARD_FUZZ_SCRATCH", &scratch);
+        let done = cargo::run(&mut fuzz);
+        fs::remove_dir_all(&scratch)?;
+        done
     }
 
     /// Merges what was found into the corpus in the tree, the smallest inputs first.

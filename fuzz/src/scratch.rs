@@ -1,0 +1,65 @@
+//! Folders of a fuzzing process's own, which go when it ends.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
+/// The folders that there are, and how many replays run: the last of them to end removes the folders.
+static MADE: Mutex<(Vec<PathBuf>, usize)> = Mutex::new((Vec::new(), 0));
+
+/// A folder of this process's own, in memory where that is to be had; it is made if it is not there. `MESHWARD_FUZZ_SCRATCH` says where, and
+/// then whoever said so removes it.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn scratch(name: &str) -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    let usual = if memory.is_dir() { memory } else { std::env::temp_dir() };
+    let base = std::env::var_os("MESHWARD_FUZZ_SCRATCH").map_or(usual, PathBuf::from);
+    let folder = base.join(format!("meshward-fuzz-{name}-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder can be made");
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !made.0.contains(&folder) {
+        made.0.push(folder.clone());
+    }
+    folder
+}
+
+/// A replay as it runs.
+pub struct Running;
+
+impl Running {
+    pub fn begin() -> Self {
+        MADE.lock().unwrap_or_else(PoisonError::into_inner).1 += 1;
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        made.1 -= 1;
+        if made.1 == 0 {
+            made.0.drain(..).for_each(|folder| drop(fs::remove_dir_all(folder)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_there_until_the_last_replay_ends() {
+        let (first, second) = (Running::begin(), Running::begin());
+        let folder = scratch("tests");
+        fs::write(folder.join("a"), "x").unwrap();
+        drop(first);
+        assert_eq!(scratch("tests"), folder);
+        assert!(folder.join("a").exists());
+        drop(second);
+        assert!(!folder.exists());
+    }
+}
