@@ -11,6 +11,7 @@ pub mod docker;
 pub mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod host_name;
 mod kept_view;
 pub mod metrics;
 pub mod offloads;

@@ -16,7 +16,7 @@ use meshward_node::{
     daemon::Node,
     docker,
     folder::Folder,
-    metrics,
+    host_name, metrics,
     offloads::Offload,
     portmap, relayed, runtimes, session,
 };
@@ -263,9 +263,6 @@ fn allow_descriptors() {
 }
 
 fn host_name() -> Result<NodeName> {
-    let host = nix::unistd::gethostname()?.to_string_lossy().to_lowercase();
-    let label = host.split('.').next().unwrap_or_default().to_owned();
-    label.parse().map_err(|error| {
-        Mistake(format!("the host's name is of no use as the node's ({error}); give --name")).into()
-    })
+    let host = nix::unistd::gethostname()?;
+    host_name::node_name(&host.to_string_lossy()).map_err(|error| Mistake(error).into())
 }

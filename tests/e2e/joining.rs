@@ -62,6 +62,33 @@ fn a_name_is_taken_once_and_a_machine_joins_once() {
 }
 
 #[test]
+fn a_host_without_a_name_of_its_own_becomes_no_node_by_it() {
+    let mut mesh = mesh();
+    let token = mesh.token(&[]).unwrap();
+    let site = mesh.internet.site("host").unwrap();
+    let coordinator = mesh.site.v4;
+    let join = |host: &str, more: &str| {
+        let folder = mesh.folder().join("host-data");
+        let node = mesh.binaries.path("meshward-node");
+        let script = format!(
+            "hostname '{host}' && exec {} join '{token}@{coordinator}' --data-dir {} {more}",
+            node.display(),
+            folder.display()
+        );
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--uts", "sh", "-c", &script]);
+        meshward_lab::output(&site.netns, &mut command)
+    };
+    for host in ["localhost", "localhost.localdomain", "192.168.1.5"] {
+        let said = join(host, "").unwrap_err().to_string();
+        assert!(said.contains("--name"), "{host}: {said}");
+    }
+    assert_eq!(mesh.read(&["nodes"]).unwrap().as_array().unwrap().len(), 0);
+    let said = join("localhost", "--name rack-7").unwrap();
+    assert!(said.contains("rack-7"), "{said}");
+}
+
+#[test]
 fn a_removed_node_is_told_so_and_gets_no_session() {
     let mut mesh = mesh();
     let mut node = mesh.node("cloud").unwrap();
