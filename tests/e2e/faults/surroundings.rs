@@ -45,7 +45,7 @@ fn a_node_whose_network_was_away_comes_back_by_itself_and_has_the_policy_of_now(
 }
 
 /// libfaketime, which steps the clock of whoever is started with it.
-fn fake_time() -> PathBuf {
+pub(super) fn fake_time() -> PathBuf {
     let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib"];
     let library = folders.map(|folder| Path::new(folder).join("faketime/libfaketimeMT.so.1"));
     library
