@@ -307,7 +307,13 @@ fn config(command: Command, raw: Raw, environment: &Environment) -> Result<Confi
     }
     let pod = match (raw.kubernetes, pod_namespace, pod_name) {
         (Some(api), Some(namespace), Some(name)) => {
-            Some(Pod { api, namespace: namespace.to_owned(), name: name.to_owned() })
+            let uid = arguments.get("K8S_POD_UID").copied().filter(|uid| !uid.is_empty());
+            Some(Pod {
+                api,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                uid: uid.map(ToOwned::to_owned),
+            })
         }
         (Some(_), _, _) if command == Command::Add => {
             let details =

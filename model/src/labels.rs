@@ -6,8 +6,8 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 /// Keys below this prefix carry facts that Meshward verified; nobody can set them by hand.
 pub const RESERVED_PREFIX: &str = "meshward/";
 
-/// The most labels that one workload may carry.
-pub const MAX_LABELS: usize = 64;
+/// The most labels that one workload may carry, the verified ones included.
+pub const MAX_LABELS: usize = 256;
 
 const MAX_KEY: usize = 128;
 const MAX_VALUE: usize = 256;
@@ -32,7 +32,7 @@ pub enum BadLabel {
     #[error("label `{0}` cannot be set by hand: keys below `meshward/` carry verified facts")]
     Reserved(String),
     /// There are more labels than one workload may carry.
-    #[error("{0} labels are too many: one workload may carry 64")]
+    #[error("{0} labels are too many: one workload may carry {MAX_LABELS}")]
     TooMany(usize),
 }
 
@@ -121,6 +121,11 @@ impl Labels {
     /// All labels in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&LabelKey, &str)> {
         self.0.iter().map(|(k, v)| (k, v.as_str()))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Whether there is no label.

@@ -80,12 +80,12 @@ pub struct Declared {
 }
 
 /// Where a Kubernetes API is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kubernetes {
     /// `https://HOST:PORT`.
     pub server: String,
-    /// The file of a bearer token that may read pods.
+    /// The file of a bearer token that may get, list and watch pods and namespaces.
     pub token_file: PathBuf,
     /// The file of the CA's certificate, in PEM.
     pub ca_file: PathBuf,
@@ -101,6 +101,9 @@ pub struct Pod {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// What tells it from others by that name, earlier and later, if the runtime has said so.
+    #[serde(default)]
+    pub uid: Option<String>,
 }
 
 /// A container to be placed by the CNI plugin.

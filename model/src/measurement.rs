@@ -9,6 +9,12 @@ pub const MAX_SIGNATURES: usize = 16;
 pub const MAX_SIGNED: usize = 8 << 10;
 /// The most images of one workload.
 pub const MAX_IMAGES: usize = 32;
+/// The most containers that share the network namespace of a workload.
+pub const MAX_SHARING: usize = 32;
+/// The most privileges of each of them that are told one by one.
+pub const MAX_SHARING_PRIVILEGES: usize = 16;
+/// The most bytes of what one of them is called, and of why it cannot be let in.
+pub const MAX_SHARING_TEXT: usize = 512;
 /// The most privileges that are told one by one.
 pub const MAX_PRIVILEGES: usize = 64;
 
@@ -189,28 +195,72 @@ impl fmt::Display for Image {
 pub struct Measurement {
     /// Who was asked, such as `docker`.
     pub runtime: String,
-    /// The images of its containers.
+    /// The images of the container that the workload is. Of a pod that has just begun, none is known of it yet.
     pub images: Vec<Image>,
     /// The digest of how it was set up: command, names of environment variables, mounts, privileges.
     pub config: Sha256,
     /// What it may do that a container usually may not, such as `privileged` or `capability NET_ADMIN`.
     pub privileges: Vec<String>,
+    /// What else is in its network namespace, and speaks on the mesh as the workload.
+    #[serde(default)]
+    pub sharing: Vec<SharingContainer>,
+}
+
+/// A container in the network namespace of another: `--network container:ID`, `network_mode: service:NAME`, a further container
+/// of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SharingContainer {
+    /// What it is called.
+    pub name: String,
+    /// Its image; nothing if it is not known, because it has not started yet.
+    pub image: Option<Image>,
+    /// The digest of how it was set up.
+    pub config: Sha256,
+    /// What it may do that a container usually may not.
+    pub privileges: Vec<String>,
+    /// What its node could not make sense of.
+    #[serde(default)]
+    pub objection: Option<String>,
 }
 
 impl Measurement {
+    /// All images that are known: those of the workload itself, and of what shares its namespace.
+    pub fn all_images(&self) -> impl Iterator<Item = &Image> {
+        self.images.iter().chain(self.sharing.iter().filter_map(|other| other.image.as_ref()))
+    }
+
     /// Whether the measurement keeps its bounds.
     ///
     /// # Errors
     /// Which it does not.
     pub fn check(&self) -> Result<(), String> {
-        if self.images.is_empty() || self.images.len() > MAX_IMAGES {
+        let none = self.images.is_empty() && self.sharing.is_empty();
+        if none || self.images.len() > MAX_IMAGES {
             return Err(format!("a workload can have 1 to {MAX_IMAGES} images, not {}", self.images.len()));
         }
+        if self.sharing.len() > MAX_SHARING {
+            return Err(format!("at most {MAX_SHARING} containers that share a namespace are told"));
+        }
+        self.sharing.iter().try_for_each(SharingContainer::check)?;
         if self.privileges.len() > MAX_PRIVILEGES || self.privileges.iter().any(|text| text.len() > 256) {
             return Err(format!("at most {MAX_PRIVILEGES} privileges of 256 bytes are told"));
         }
         if self.runtime.len() > 64 {
             return Err("the runtime's name is too long".into());
+        }
+        Ok(())
+    }
+}
+
+impl SharingContainer {
+    fn check(&self) -> Result<(), String> {
+        let objection = self.objection.as_deref().unwrap_or_default();
+        if self.name.len() > MAX_SHARING_TEXT || objection.len() > MAX_SHARING_TEXT {
+            return Err(format!("at most {MAX_SHARING_TEXT} bytes are told of what shares a namespace"));
+        }
+        let long = self.privileges.iter().any(|text| text.len() > 256);
+        if self.privileges.len() > MAX_SHARING_PRIVILEGES || long {
+            return Err(format!("at most {MAX_SHARING_PRIVILEGES} privileges of 256 bytes are told of each"));
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags},
-        link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
+        link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
@@ -40,6 +40,51 @@ impl Links {
     /// Whether an interface of that name is there.
     pub async fn exists(&self, name: &str) -> bool {
         self.index(name).await.is_ok()
+    }
+
+    /// Whether an interface is there and up, has these addresses, and leads to these prefixes by the main routing table.
+    pub async fn is_set_up(&self, name: &str, addresses: &[IpAddr], prefixes: &[IpNet]) -> bool {
+        let mut found = self.0.link().get().match_name(name.to_owned()).execute();
+        let Ok(Some(link)) = found.try_next().await else { return false };
+        let index = link.header.index;
+        link.header.flags.contains(LinkFlags::Up)
+            && self.has_addresses(index, addresses).await
+            && self.leads_to(index, prefixes).await
+    }
+
+    async fn has_addresses(&self, index: u32, addresses: &[IpAddr]) -> bool {
+        let mut own = self.0.address().get().set_link_index_filter(index).execute();
+        let mut missing = addresses.to_vec();
+        while let Ok(Some(message)) = own.try_next().await {
+            for attribute in message.attributes {
+                if let AddressAttribute::Address(there) | AddressAttribute::Local(there) = attribute {
+                    missing.retain(|address| *address != there);
+                }
+            }
+        }
+        missing.is_empty()
+    }
+
+    async fn leads_to(&self, index: u32, prefixes: &[IpNet]) -> bool {
+        let mut missing: Vec<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
+        let families =
+            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
+        for all in families {
+            let mut found = self.0.route().get(all).execute();
+            while let Ok(Some(message)) = found.try_next().await {
+                let by = |attribute: &RouteAttribute| *attribute == RouteAttribute::Oif(index);
+                if let (Some(to), true) = (destination(&message), message.attributes.iter().any(by)) {
+                    missing.retain(|prefix| *prefix != to);
+                }
+            }
+        }
+        missing.is_empty()
+    }
+
+    /// Deletes an interface.
+    pub async fn delete(&self, name: &str) -> Result<(), Error> {
+        let index = self.index(name).await?;
+        self.0.link().del(index).execute().await.map_err(failed(format!("delete {name}")))
     }
 
     /// Makes a pair of virtual Ethernet interfaces.
@@ -217,6 +262,16 @@ impl Links {
         }
         Ok(found)
     }
+}
+
+/// The prefix that a route leads to; nothing for a default route.
+fn destination(message: &RouteMessage) -> Option<IpNet> {
+    let length = message.header.destination_prefix_length;
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(to)) => IpNet::new((*to).into(), length).ok(),
+        RouteAttribute::Destination(RouteAddress::Inet6(to)) => IpNet::new((*to).into(), length).ok(),
+        _ => None,
+    })
 }
 
 fn route(index: u32, to: IpNet, gateway: Option<IpAddr>, table: Option<u32>) -> RouteMessage {

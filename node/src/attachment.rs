@@ -6,14 +6,18 @@ use crate::{
 };
 use ipnet::IpNet;
 use meshward_daemon::random;
-use meshward_model::{WorkloadId, control::WorkloadReport, local::Pod, view::NetworkSpec};
+use meshward_model::{
+    WorkloadId, control::WorkloadReport, local::Pod, measurement::Measurement, view::NetworkSpec,
+};
 use meshward_netns::Netns;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
+    time::Duration,
 };
 
 /// What is kept of an attached workload, so that a restarted daemon finds it again.
@@ -42,11 +46,17 @@ pub struct Attachment {
     /// Whether it is known what runs in it. Before, nobody is told of it, and nothing passes.
     #[serde(default = "measured")]
     pub measured: bool,
+    /// As what it was let in, while it is something else, and the coordinator is not there to judge that: it is closed.
+    #[serde(default)]
+    pub let_in_as: Option<Arc<Measurement>>,
 }
 
 /// The first of the routing tables and the priorities of rules that are used for what is behind this host (ip-rule(8)).
 const TABLES: u32 = 0x4d57_0000;
 const RULES: u32 = 10_000;
+
+/// How often an interface that is being closed is tried again, 10 ms apart.
+const CLOSING: u32 = 30;
 
 fn measured() -> bool {
     true
@@ -119,6 +129,11 @@ pub enum AttachError {
     /// The TUN driver refused.
     #[error("cannot make the interface {0}: {1}; the node daemon needs /dev/net/tun and CAP_NET_ADMIN")]
     Tun(String, std::io::Error),
+    /// Something else is called so.
+    #[error(
+        "{0} is there already, and is no interface of the mesh; delete it, or give the mesh's another name"
+    )]
+    Taken(String),
 }
 
 impl Attachment {
@@ -139,17 +154,64 @@ impl Attachment {
         (Some((id.device, id.inode)) == self.netns_id).then_some(netns)
     }
 
+    /// Whether this is what was attached, after a restart of the daemon: its interface outlives that. Numbers of namespaces are given
+    /// out again, so a namespace without it may be another one, by the same path and number.
+    pub fn outlived(&self) -> bool {
+        match self.origin {
+            Origin::Device => true,
+            // The namespace is the host's: nothing else is taken for it.
+            Origin::Route => self.lives(),
+            Origin::Local | Origin::Docker { .. } | Origin::Cni { .. } => {
+                self.lives() && self.has_interface()
+            }
+        }
+    }
+
     /// Makes the interface, or takes it up again after a restart, and configures it. Blocks for milliseconds.
     ///
     /// # Errors
     /// [`AttachError`]; then there is no interface.
     pub fn open(&self, network: &NetworkSpec, wanted: Offloads) -> Result<Tun, AttachError> {
         let netns = Netns::open(&self.netns)?;
-        let Offloads { tcp_segmentation, udp_segmentation, .. } = wanted;
-        let tun = netns
-            .run(|| sys::open_tun(&self.interface, tcp_segmentation, udp_segmentation))?
-            .map_err(|error| AttachError::Tun(self.interface.clone(), error))?;
+        let tun = netns.run(|| self.open_tun(wanted))??;
         keep_or_close(tun, self.configure(&netns, network))
+    }
+
+    /// Opens the interface in the namespace of this thread. One that is being closed has its name for some milliseconds more.
+    fn open_tun(&self, wanted: Offloads) -> Result<Tun, AttachError> {
+        let Offloads { tcp_segmentation, udp_segmentation, .. } = wanted;
+        let open = || sys::open_tun(&self.interface, tcp_segmentation, udp_segmentation);
+        let mut opened = open();
+        for _ in 0..CLOSING {
+            match &opened {
+                Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {}
+                _ => break,
+            }
+            thread::sleep(Duration::from_millis(10));
+            opened = open();
+        }
+        opened.map_err(|error| match error.raw_os_error() {
+            // `tun_set_iff` of drivers/net/tun.c: there is an interface of that name, of another kind.
+            Some(nix::libc::EINVAL) => AttachError::Taken(self.interface.clone()),
+            _ => AttachError::Tun(self.interface.clone(), error),
+        })
+    }
+
+    /// Configures the interface, which is there, once more: whatever somebody has changed of it.
+    ///
+    /// # Errors
+    /// If the namespace or the interface is gone, or the kernel refuses.
+    pub fn mend(&self, network: &NetworkSpec) -> Result<(), meshward_netns::Error> {
+        self.configure(&Netns::open(&self.netns)?, network)
+    }
+
+    /// Whether the interface is in its namespace as it was made: up, with its addresses, and leading to the prefixes.
+    pub fn is_set_up(&self, network: &NetworkSpec) -> bool {
+        let Some(netns) = self.open_netns() else { return false };
+        let reached: Vec<IpNet> =
+            network.prefixes.iter().filter(|prefix| self.reaches(prefix)).copied().collect();
+        let own = &self.report.addresses;
+        netns.links(async |links| Ok(links.is_set_up(&self.interface, own, &reached).await)).unwrap_or(false)
     }
 
     /// Makes the interface in the namespace of the daemon, for Docker to move and configure.
@@ -157,9 +219,7 @@ impl Attachment {
     /// # Errors
     /// [`AttachError`]; then there is no interface.
     pub fn open_outside(&self, network: &NetworkSpec, wanted: Offloads) -> Result<Tun, AttachError> {
-        let Offloads { tcp_segmentation, udp_segmentation, .. } = wanted;
-        let tun = sys::open_tun(&self.interface, tcp_segmentation, udp_segmentation)
-            .map_err(|error| AttachError::Tun(self.interface.clone(), error))?;
+        let tun = self.open_tun(wanted)?;
         let mtu = u32::from(network.mtu);
         let configured = Netns::current()
             .and_then(|here| here.links(async |links| links.set_mtu(&self.interface, mtu).await));

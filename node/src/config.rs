@@ -42,6 +42,8 @@ pub struct Config {
     pub docker_plugin: Option<PathBuf>,
     /// Docker's API.
     pub docker_socket: PathBuf,
+    /// Beginnings of the keys of containers' labels that are left out, beside the usual ones; after a `!`, of those that are not.
+    pub ignored_labels: Vec<String>,
     /// Registries that are asked for signatures without TLS, also in a private network.
     pub insecure_registries: Vec<String>,
     /// Registries with TLS that may be on this machine, this link, or in a private network: others are not looked for there.
@@ -69,6 +71,7 @@ impl Default for Config {
             stun: Vec::new(),
             docker_plugin: None,
             docker_socket: "/var/run/docker.sock".into(),
+            ignored_labels: Vec::new(),
             insecure_registries: Vec::new(),
             private_registries: Vec::new(),
             registry_redirects: Vec::new(),

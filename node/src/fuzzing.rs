@@ -156,6 +156,7 @@ fn attachment(id: &str) -> Vec<u8> {
         held_until: None,
         origin: Default::default(),
         measured: true,
+        let_in_as: None,
     };
     serde_json::to_vec(&attachment).expect("plain data is JSON")
 }

@@ -106,6 +106,10 @@ struct Flags {
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     docker_plugin: Option<PathBuf>,
+    /// Leave out labels of containers whose keys begin so, or take those that do after a `!`; may be given several times
+    #[arg(long = "ignore-label", value_name = "PREFIX")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignored_labels: Vec<String>,
     /// Docker's API, by which containers are measured [default: /var/run/docker.sock]
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]

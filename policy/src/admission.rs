@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use meshward_model::{
     Labels, NodeName, Selector,
     labels::{BadLabel, RESERVED_PREFIX},
-    measurement::{Image, ImageSignature, MAX_SIGNED, Measurement, Repository, Sha256},
+    measurement::{Image, ImageSignature, MAX_SIGNED, Measurement, Repository, Sha256, SharingContainer},
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
@@ -44,6 +44,26 @@ pub struct AdmissionRule {
     /// What they may do that a container usually may not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub privileges: Vec<String>,
+    /// What becomes of containers that share their network namespace.
+    #[serde(skip_serializing_if = "Shared::is_judged")]
+    pub shared: Shared,
+}
+
+/// What a rule of admission makes of the containers that share the network namespace of a workload: what they send is the workload's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shared {
+    /// They have to be what the workload has to be.
+    #[default]
+    Judge,
+    /// They may be anything.
+    Allow,
+}
+
+impl Shared {
+    fn is_judged(&self) -> bool {
+        *self == Self::Judge
+    }
 }
 
 /// Repositories: one by name, or with `/*` at its end all below it; `*` is every image.
@@ -263,12 +283,30 @@ impl Policy {
         mut signers: impl FnMut(&Image) -> Vec<String>,
     ) -> Result<Judgement, BadLabel> {
         let images = candidate.measurement.map_or(&[][..], |measured| &measured.images);
+        let sharing = candidate.measurement.map_or(&[][..], |measured| &measured.sharing);
         let signed: Vec<Vec<String>> = images.iter().map(&mut signers).collect();
-        let labels = facts(candidate, name_node, &signed)?;
+        let signed_sharing: Vec<Vec<String>> =
+            sharing.iter().map(|other| other.image.as_ref().map(&mut signers).unwrap_or_default()).collect();
+        let labels = facts(candidate, name_node, &signed, &signed_sharing)?;
         let mut reasons = Vec::new();
-        for rule in self.admission.iter().filter(|rule| rule.who.matches(&labels)) {
-            let objections = rule.objections(candidate.measurement, &signed);
+        let rules: Vec<_> = self.admission.iter().filter(|rule| rule.who.matches(&labels)).collect();
+        for rule in &rules {
+            let own = candidate.measurement.map(|measured| Subject::of(measured, &signed));
+            let objections = rule.objections(own.as_ref());
             reasons.extend(objections.into_iter().map(|text| format!("{}: {text}", rule.name)));
+            if rule.shared == Shared::Allow {
+                continue;
+            }
+            for (other, signers) in sharing.iter().zip(&signed_sharing) {
+                let objections = rule.objections(Some(&Subject::sharing(other, signers)));
+                let called = called(other);
+                reasons.extend(objections.into_iter().map(|text| format!("{}: {called}: {text}", rule.name)));
+            }
+        }
+        if rules.iter().all(|rule| rule.shared == Shared::Judge) {
+            let objections =
+                sharing.iter().filter_map(|other| Some((called(other), other.objection.as_ref()?)));
+            reasons.extend(objections.map(|(called, text)| format!("{called}: {text}")));
         }
         for prefix in candidate.prefixes {
             if !self.routes.iter().any(|rule| rule.approves(&labels, prefix)) {
@@ -282,8 +320,40 @@ impl Policy {
     }
 }
 
-/// The labels, and what is verified.
-fn facts(candidate: &Candidate, name_node: bool, signed: &[Vec<String>]) -> Result<Labels, BadLabel> {
+/// What a rule looks at.
+struct Subject<'a> {
+    /// Its images, and the keys that have signed each.
+    images: Vec<(&'a Image, &'a [String])>,
+    config: &'a Sha256,
+    privileges: &'a [String],
+}
+
+impl<'a> Subject<'a> {
+    fn of(measured: &'a Measurement, signed: &'a [Vec<String>]) -> Self {
+        let images = measured.images.iter().zip(signed.iter().map(Vec::as_slice)).collect();
+        Self { images, config: &measured.config, privileges: &measured.privileges }
+    }
+
+    fn sharing(other: &'a SharingContainer, signers: &'a [String]) -> Self {
+        let images = other.image.iter().map(|image| (image, signers)).collect();
+        Self { images, config: &other.config, privileges: &other.privileges }
+    }
+}
+
+fn called(other: &SharingContainer) -> String {
+    match &other.image {
+        Some(image) => format!("container {} ({image}), which shares its network namespace", other.name),
+        None => format!("container {}, which shares its network namespace", other.name),
+    }
+}
+
+/// The labels, and what is verified: of its images what holds for all that is in its network namespace.
+fn facts(
+    candidate: &Candidate,
+    name_node: bool,
+    signed: &[Vec<String>],
+    signed_sharing: &[Vec<String>],
+) -> Result<Labels, BadLabel> {
     let mut labels = candidate.labels.clone();
     let mut add = |fact: &str, value: &str| -> Result<(), BadLabel> {
         labels = std::mem::take(&mut labels).with_fact(fact, value)?;
@@ -295,15 +365,19 @@ fn facts(candidate: &Candidate, name_node: bool, signed: &[Vec<String>]) -> Resu
     if name_node {
         add(NODE.trim_start_matches(RESERVED_PREFIX), candidate.node.as_str())?;
     }
-    let images = candidate.measurement.map_or(&[][..], |measured| &measured.images);
-    if let Some((first, rest)) = images.split_first() {
+    let Some(measured) = candidate.measurement else { return Ok(labels) };
+    if measured.sharing.iter().any(|other| other.image.is_none()) {
+        return Ok(labels);
+    }
+    if let Some(first) = measured.images.first() {
         if let Some(repository) = &first.repository
-            && rest.iter().all(|image| image.repository == first.repository)
+            && measured.all_images().all(|image| image.repository == first.repository)
         {
             add("image.repo", repository.as_str())?;
         }
         let of_all = signed.first().into_iter().flatten();
-        let mut of_all = of_all.filter(|key| signed.iter().all(|keys| keys.contains(key)));
+        let all = signed.iter().chain(signed_sharing);
+        let mut of_all = of_all.filter(|key| all.clone().all(|keys| keys.contains(key)));
         if let Some(key) = of_all.next() {
             add("image.signed-by", key)?;
         }
@@ -312,7 +386,7 @@ fn facts(candidate: &Candidate, name_node: bool, signed: &[Vec<String>]) -> Resu
 }
 
 impl AdmissionRule {
-    fn objections(&self, measured: Option<&Measurement>, signed: &[Vec<String>]) -> Vec<String> {
+    fn objections(&self, measured: Option<&Subject>) -> Vec<String> {
         let wants_image = !(self.images.is_empty() && self.signed_by.is_empty() && self.config.is_empty());
         let Some(measured) = measured else {
             let text =
@@ -320,7 +394,10 @@ impl AdmissionRule {
             return if wants_image { vec![text.to_owned()] } else { vec![] };
         };
         let mut objections = Vec::new();
-        for (image, signers) in measured.images.iter().zip(signed) {
+        if wants_image && measured.images.is_empty() {
+            objections.push("it has not started, so its image is not known yet".to_owned());
+        }
+        for (image, signers) in &measured.images {
             if !self.images.is_empty() && !self.images.iter().any(|pattern| pattern.takes(image)) {
                 let allowed: Vec<String> = self.images.iter().map(ToString::to_string).collect();
                 objections.push(format!("image {image} comes from elsewhere than {}", allowed.join(", ")));
@@ -330,7 +407,7 @@ impl AdmissionRule {
                 objections.push(format!("image {image} has no valid signature by {keys}"));
             }
         }
-        if !self.config.is_empty() && !self.config.contains(&measured.config) {
+        if !self.config.is_empty() && !self.config.contains(measured.config) {
             objections.push(format!(
                 "it is set up in another way than expected: its configuration is {}",
                 measured.config
@@ -399,7 +476,13 @@ mod tests {
             images: vec![image],
             config: Sha256::of(b"c"),
             privileges: vec![],
+            sharing: vec![],
         }
+    }
+
+    fn sharing(name: &str, image: Option<Image>) -> SharingContainer {
+        let config = Sha256::of(name.as_bytes());
+        SharingContainer { name: name.into(), image, config, privileges: vec![], objection: None }
     }
 
     fn policy(text: &str) -> Policy {
@@ -487,6 +570,73 @@ mod tests {
     }
 
     #[test]
+    fn what_shares_a_namespace_has_to_be_what_the_workload_has_to_be() {
+        let signer = Signer::new();
+        let policy = signed_policy(&signer);
+        let (own, other) = (image("registry.example/shop/web", "web"), image("elsewhere.example/debug", "d"));
+        let signatures = [signer.sign("registry.example/shop/web", &own.digest)];
+        let alone = measured(own.clone());
+        assert!(judge(&policy, "app=web", Some(&alone), &signatures).reasons.is_empty());
+
+        let with = |sharing: Vec<SharingContainer>| Measurement { sharing, ..alone.clone() };
+        let twin = with(vec![sharing("twin", Some(own))]);
+        let judged = judge(&policy, "app=web", Some(&twin), &signatures);
+        assert!(judged.reasons.is_empty(), "{:?}", judged.reasons);
+        assert_eq!(judged.labels.get("meshward/image.signed-by"), Some("release"));
+
+        let debug = with(vec![sharing("debug", Some(other))]);
+        let judged = judge(&policy, "app=web", Some(&debug), &signatures);
+        assert_eq!(judged.reasons.len(), 2, "{:?}", judged.reasons);
+        for reason in &judged.reasons {
+            assert!(reason.starts_with("web: container debug (elsewhere.example/debug@sha256:"), "{reason}");
+        }
+        for fact in ["meshward/image.signed-by", "meshward/image.repo"] {
+            assert_eq!(judged.labels.get(fact), None, "no fact about all of it");
+        }
+        assert!(
+            judge(&policy, "app=db", Some(&debug), &signatures).reasons.is_empty(),
+            "no rule speaks of it"
+        );
+
+        let early = with(vec![sharing("late", None)]);
+        let judged = judge(&policy, "app=web", Some(&early), &signatures);
+        assert!(judged.reasons[0].contains("container late") && judged.reasons[0].contains("not known yet"));
+        let none = Measurement { images: vec![], ..early };
+        assert_eq!(judge(&policy, "app=web", Some(&none), &signatures).reasons.len(), 2);
+        assert_eq!(
+            judge(&policy, "app=web", Some(&none), &signatures).labels.get("meshward/image.repo"),
+            None
+        );
+    }
+
+    #[test]
+    fn a_rule_may_allow_what_shares_a_namespace_and_speaks_for_itself_alone() {
+        let strict = "{ name: plain, for: { tier: front } }";
+        let lax = "{ name: ours, for: { app: web }, images: [registry.example/*], shared: allow }";
+        let policy = policy(&format!("admission: [{strict}, {lax}]\n"));
+        let mut web = measured(image("registry.example/shop/web", "web"));
+        let mut debug = sharing("debug", Some(image("elsewhere.example/debug", "d")));
+        debug.privileges = vec!["privileged".into()];
+        web.sharing = vec![debug.clone()];
+        assert!(judge(&policy, "app=web", Some(&web), &[]).reasons.is_empty());
+        assert_eq!(
+            judge(&policy, "app=web,tier=front", Some(&web), &[]).reasons.len(),
+            1,
+            "another rule has to be content as well"
+        );
+        web.images[0] = image("elsewhere.example/web", "web");
+        assert_eq!(judge(&policy, "app=web", Some(&web), &[]).reasons.len(), 1, "itself, it is judged");
+
+        web.images.clear();
+        debug.objection = Some("it cannot be measured".into());
+        let unclear = Measurement { sharing: vec![debug], ..measured(image("registry.example/a", "")) };
+        assert!(judge(&policy, "app=web", Some(&unclear), &[]).reasons.is_empty());
+        let closed = judge(&policy, "app=db", Some(&unclear), &[]).reasons;
+        assert!(closed[0].starts_with("container debug (elsewhere.example/debug@"), "{closed:?}");
+        assert!(closed[0].ends_with("it cannot be measured"), "{closed:?}");
+    }
+
+    #[test]
     fn patterns_take_what_is_below_them_and_nothing_else() {
         for (pattern, taken, not_taken) in [
             ("registry.example/*", "registry.example/a/b", "registry.example.evil/a"),
@@ -512,5 +662,7 @@ mod tests {
         assert!(said("admission: [{ name: a, config: ['sha256:1'] }]").contains("64 hexadecimal"));
         assert!(said("admission: [{ name: a, images: ['a b/*'] }]").contains("is no pattern"));
         assert!(said("admission: [{ name: a, imges: [] }]").contains("imges"));
+        let shared = said("admission: [{ name: a, shared: maybe }]");
+        assert!(shared.contains("maybe") && shared.contains("allow"), "{shared}");
     }
 }

@@ -22,7 +22,7 @@ mod routes;
 mod selecting;
 mod suggest;
 
-pub use admission::{AdmissionRule, Candidate, ImagePattern, Judgement, Keys, SigningKey};
+pub use admission::{AdmissionRule, Candidate, ImagePattern, Judgement, Keys, Shared, SigningKey};
 pub use budget::{Budget, Exhausted};
 pub use cases::{TestFailure, run_tests};
 pub use compile::compile;

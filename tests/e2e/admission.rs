@@ -220,3 +220,116 @@ fn while_the_coordinator_is_away_a_node_lets_in_what_is_like_what_was_let_in() {
     assert!(shop.host.wait_refused("unsigned").contains("no valid signature"));
     shop.host.wait_let_in("again");
 }
+
+#[test]
+fn what_shares_the_namespace_of_a_container_has_to_be_what_that_has_to_be() {
+    let shop = Shop::new();
+    let (host, registry) = (&shop.host, &shop.registry);
+    let right = shop.push("web");
+    registry.sign("shop/web", "1", &shop.key).unwrap();
+    let web = host.start("web", &["app=web"], &[&right]);
+    let _echo = Echo::start(&host.api.netns, 7000);
+    let stream = Stream::start(&web.netns, host.api.v4(), 7000);
+    assert!(stream.flows(PATIENCE));
+    let join = |name: &str, image: &str| {
+        let shared = ["run", "-d", "--name", name, "--network", "container:web", image, "sleep", "1000"];
+        host.docker.run(&shared).unwrap();
+    };
+    let gone = |name: &str| host.docker.run(&["rm", "-f", name]).unwrap();
+
+    // Signed like the workload itself: nothing changes.
+    join("twin", &right);
+    let names = || -> Vec<String> {
+        let sharing = host.workload("web").unwrap()["measurement"]["sharing"].clone();
+        sharing.as_array().unwrap().iter().map(|other| other["name"].as_str().unwrap().to_owned()).collect()
+    };
+    host.mesh.wait(|| names() == ["twin"]).unwrap();
+    assert!(stream.flows(PATIENCE));
+
+    // Not signed: it closes the workload for all, and opens it again when it goes.
+    join("debug", "box");
+    let why = host.wait_refused("web");
+    assert!(
+        why.contains("web-is-released: container debug (") && why.contains("shares its network namespace"),
+        "{why}"
+    );
+    assert!(!stream.flows(SILENCE), "an established connection is cut");
+    assert!(page(&host.api.netns, web.v4(), SILENCE).is_none());
+    let shown = host.mesh.meshctl(&["workloads"]).unwrap();
+    assert!(shown.contains("refused"), "{shown}");
+    gone("debug");
+    host.wait_let_in("web");
+    let stream = Stream::start(&web.netns, host.api.v4(), 7000);
+    assert!(stream.flows(PATIENCE));
+    assert_eq!(names(), ["twin"]);
+
+    // The rule may allow it.
+    let file = host.mesh.folder().join("shared.yaml");
+    let allowing =
+        signed(&shop.key).replace("signed_by: [release] }", "signed_by: [release], shared: allow }");
+    std::fs::write(&file, &allowing).unwrap();
+    host.mesh.meshctl(&["policy", "apply", &file.to_string_lossy()]).unwrap();
+    join("debug", "box");
+    host.mesh.wait(|| names() == ["debug", "twin"]).unwrap();
+    assert!(stream.flows(PATIENCE));
+    let said = host.mesh.apply(&signed(&shop.key)).unwrap();
+    assert!(said.contains("refuses web ("), "{said}");
+    assert!(!stream.flows(SILENCE));
+    gone("debug");
+    host.wait_let_in("web");
+
+    // One that is of the namespace of before shares nothing.
+    host.docker.run(&["restart", "-t", "0", "web"]).unwrap();
+    host.wait_let_in("web");
+    host.mesh.wait(|| names().is_empty()).unwrap();
+}
+
+#[test]
+fn what_comes_into_a_namespace_while_nobody_can_judge_it_closes_it() {
+    let mut shop = Shop::new();
+    let right = shop.push("web");
+    shop.registry.sign("shop/web", "1", &shop.key).unwrap();
+    let web = shop.host.start("web", &["app=web"], &[&right]);
+    assert_eq!(page(&shop.host.api.netns, web.v4(), PATIENCE).as_deref(), Some("web\n"));
+    shop.host.mesh.coordinator.kill();
+    let host = &shop.host;
+    host.mesh.wait(|| !host.host.is_connected()).unwrap();
+    assert_eq!(
+        page(&host.api.netns, web.v4(), PATIENCE).as_deref(),
+        Some("web\n"),
+        "nothing changes by itself"
+    );
+    let shared = ["run", "-d", "--name", "debug", "--network", "container:web", "box", "sleep", "1000"];
+    host.docker.run(&shared).unwrap();
+    let attached = || host.host.meshctl(&["attached"]).unwrap();
+    host.mesh.wait(|| attached().contains("the coordinator is away")).unwrap();
+    assert!(page(&host.api.netns, web.v4(), SILENCE).is_none());
+    host.docker.run(&["rm", "-f", "debug"]).unwrap();
+    host.mesh.wait(|| !attached().contains("the coordinator is away")).unwrap();
+    assert_eq!(page(&host.api.netns, web.v4(), PATIENCE).as_deref(), Some("web\n"));
+
+    // It stays closed over a restart of the daemon, and the coordinator decides when it is back.
+    host.docker.run(&shared).unwrap();
+    host.mesh.wait(|| attached().contains("the coordinator is away")).unwrap();
+    shop.host.host.kill();
+    shop.host.host.start().unwrap();
+    assert!(page(&shop.host.api.netns, web.v4(), SILENCE).is_none());
+    shop.host.mesh.restart_coordinator().unwrap();
+    let why = shop.host.wait_refused("web");
+    assert!(why.contains("container debug"), "{why}");
+    shop.host.docker.run(&["rm", "-f", "debug"]).unwrap();
+    shop.host.wait_let_in("web");
+    assert_eq!(page(&shop.host.api.netns, web.v4(), PATIENCE).as_deref(), Some("web\n"));
+}
+
+#[test]
+fn a_container_with_many_labels_is_let_in_by_those_that_policy_names() {
+    let shop = Shop::new();
+    let (host, right) = (&shop.host, shop.push("web"));
+    shop.registry.sign("shop/web", "1", &shop.key).unwrap();
+    let notes: Vec<String> = (0..300).map(|number| format!("example.com/note-{number}=x")).collect();
+    let labels: Vec<&str> = notes.iter().map(String::as_str).chain(["app=web"]).collect();
+    let web = host.start("web", &labels, &[&right]);
+    assert_eq!(page(&host.api.netns, web.v4(), PATIENCE).as_deref(), Some("web\n"));
+    assert!(host.host.printed().contains("of its labels were left out"));
+}

@@ -4,7 +4,7 @@ use crate::{
     docker::{Host, page},
     support::{Echo, PATIENCE, SILENCE, mesh, tcp_echoes},
 };
-use meshward_lab::{Mesh, Node, Podman, host};
+use meshward_lab::{Kubernetes, Mesh, Node, Podman, host};
 use meshward_netns::Netns;
 use serde_json::{Value, json};
 use std::{
@@ -156,6 +156,159 @@ fn the_plugin_does_what_the_specification_says() {
     assert_eq!(runtime.call("CHECK", &path, &previous).unwrap_err()["code"], 3);
 }
 
+/// A namespace under a name of its own, as container runtimes make them.
+struct Named {
+    path: std::path::PathBuf,
+    netns: Option<Netns>,
+}
+
+impl Named {
+    fn new(runtime: &Runtime, name: &str) -> Self {
+        let mut own = Self { path: runtime.mesh.folder().join(name), netns: None };
+        own.make_anew();
+        own
+    }
+
+    /// Has another namespace stand under the same name.
+    fn make_anew(&mut self) {
+        self.remove();
+        let netns = host().unwrap();
+        std::fs::write(&self.path, "").unwrap();
+        let bind = nix::mount::MsFlags::MS_BIND;
+        nix::mount::mount(Some(&netns.path()), &self.path, None::<&str>, bind, None::<&str>).unwrap();
+        self.netns = Some(netns);
+    }
+
+    fn remove(&mut self) {
+        if self.netns.take().is_some() {
+            nix::mount::umount2(&self.path, nix::mount::MntFlags::MNT_DETACH).unwrap();
+            std::fs::remove_file(&self.path).unwrap();
+        }
+    }
+
+    fn netns(&self) -> &Netns {
+        self.netns.as_ref().unwrap()
+    }
+
+    fn path(&self) -> String {
+        self.path.to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+fn address(added: &Value) -> IpAddr {
+    added["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_is_added_again_is_there_whatever_was_done_to_it_meanwhile() {
+    let mut runtime = Runtime::new();
+    let mut web = Named::new(&runtime, "web");
+    let path = web.path();
+    let labels = json!({ "labels": { "app": "web" } });
+    let client = runtime.node.attach("shop", "app=api").unwrap();
+    let first = runtime.call("ADD", &path, &labels).unwrap();
+    let of = address(&first);
+    let previous = json!({ "prevResult": first });
+    let _echo = Echo::start(web.netns(), 80);
+    let answers = || tcp_echoes(&client.netns, of, 80, 1000, PATIENCE);
+    assert!(answers());
+
+    // Its interface is there, and is not as it was made.
+    web.netns().links(async |links| links.set_down("eth0").await).unwrap();
+    assert_eq!(runtime.call("CHECK", &path, &previous).unwrap_err()["code"], 3, "it is down");
+    assert_eq!(runtime.call("ADD", &path, &labels).unwrap(), first);
+    assert!(answers(), "it is up again");
+    web.netns().links(async |links| links.remove_address("eth0", of).await).unwrap();
+    assert_eq!(runtime.call("CHECK", &path, &previous).unwrap_err()["code"], 3, "its address is gone");
+    assert_eq!(runtime.call("ADD", &path, &labels).unwrap(), first);
+    assert_eq!(runtime.call("CHECK", &path, &previous), Ok(Value::Null));
+    let other = json!({ "runtimeConfig": { "ips": ["10.42.0.99"] } });
+    assert_eq!(runtime.call("ADD", &path, &other).unwrap_err()["code"], 100, "another address than it has");
+
+    // Its interface was deleted, and is another one by the same name in the end.
+    web.netns().links(async |links| links.delete("eth0").await).unwrap();
+    assert_eq!(runtime.call("CHECK", &path, &previous).unwrap_err()["code"], 3);
+    assert_eq!(runtime.call("ADD", &path, &labels).unwrap(), first, "with the same addresses");
+    assert!(answers());
+    web.netns()
+        .links(async |links| {
+            links.delete("eth0").await?;
+            links.add_veth("eth0", "other").await?;
+            links.set_up("eth0").await
+        })
+        .unwrap();
+    assert_eq!(runtime.call("CHECK", &path, &previous).unwrap_err()["code"], 3, "it is not ours");
+    let taken = runtime.call("ADD", &path, &labels).unwrap_err()["details"].to_string();
+    assert!(taken.contains("no interface of the mesh"), "success is not told: {taken}");
+    web.netns().links(async |links| links.delete("eth0").await).unwrap();
+    let back = runtime.call("ADD", &path, &labels).unwrap();
+    assert_eq!(runtime.call("CHECK", &path, &json!({ "prevResult": back })), Ok(Value::Null));
+
+    // Another namespace stands under the same name.
+    web.make_anew();
+    assert_eq!(runtime.call("CHECK", &path, &json!({ "prevResult": back })).unwrap_err()["code"], 3);
+    let again = runtime.call("ADD", &path, &labels).unwrap();
+    assert!(tcp_echoes(&client.netns, address(&again), 80, 1, SILENCE).eq(&false), "nothing listens there");
+    let _echo = Echo::start(web.netns(), 80);
+    assert!(tcp_echoes(&client.netns, address(&again), 80, 1000, PATIENCE), "in the new one");
+
+    // It is gone with its namespace; the same container comes back in another one.
+    let mut second = Named::new(&runtime, "second");
+    assert_eq!(runtime.call("ADD", &second.path(), &labels).unwrap_err()["code"], 100, "it lives elsewhere");
+    web.remove();
+    let moved = runtime.call("ADD", &second.path(), &labels).unwrap();
+    let _echo = Echo::start(second.netns(), 80);
+    assert!(tcp_echoes(&client.netns, address(&moved), 80, 1000, PATIENCE));
+    second.remove();
+    assert_eq!(runtime.call("DEL", &second.path(), &json!({})), Ok(Value::Null));
+    assert_eq!(runtime.call("DEL", "", &json!({})), Ok(Value::Null));
+
+    // And all of that while nobody looked.
+    second.make_anew();
+    runtime.call("ADD", &second.path(), &labels).unwrap();
+    runtime.node.kill();
+    second.make_anew();
+    runtime.node.start().unwrap();
+    runtime.mesh.wait(|| runtime.node.is_connected()).unwrap();
+    let added = runtime.call("ADD", &second.path(), &labels).unwrap();
+    assert_eq!(runtime.call("CHECK", &second.path(), &json!({ "prevResult": added })), Ok(Value::Null));
+    runtime.node.kill();
+    second.netns().links(async |links| links.delete("eth0").await).unwrap();
+    runtime.node.start().unwrap();
+    runtime.mesh.wait(|| runtime.node.is_connected()).unwrap();
+    let added = runtime.call("ADD", &second.path(), &labels).unwrap();
+    assert_eq!(runtime.call("CHECK", &second.path(), &json!({ "prevResult": added })), Ok(Value::Null));
+}
+
+#[test]
+fn a_namespace_that_lost_its_interface_or_was_made_anew_can_be_attached_again() {
+    let runtime = Runtime::new();
+    let mut web = Named::new(&runtime, "web");
+    let path = web.path();
+    let attach =
+        || runtime.node.meshctl(&["attach", "--network", "shop", "--netns", &path, "--label", "app=web"]);
+    attach().unwrap();
+    let twice = attach().unwrap_err().to_string();
+    assert!(twice.contains("is attached to shop already"), "{twice}");
+    web.netns().links(async |links| links.delete("mesh0").await).unwrap();
+    attach().unwrap();
+    assert!(web.netns().links(async |links| Ok(links.exists("mesh0").await)).unwrap());
+    web.make_anew();
+    attach().unwrap();
+    assert!(web.netns().links(async |links| Ok(links.exists("mesh0").await)).unwrap());
+    let one = || {
+        let all = runtime.node.meshctl(&["attached", "-o", "json"]).unwrap();
+        serde_json::from_str::<Value>(&all).unwrap().as_array().unwrap().len() == 1
+    };
+    runtime.mesh.wait(one).unwrap();
+}
+
 #[test]
 fn an_address_may_be_asked_for_and_another_plugin_may_come_first() {
     let runtime = Runtime::new();
@@ -210,4 +363,117 @@ fn without_the_daemon_the_plugin_says_so_and_lets_go_of_what_is_gone() {
     runtime.node.start().unwrap();
     let none = || runtime.node.meshctl(&["attached", "-o", "json"]).is_ok_and(|all| all.trim() == "[]");
     runtime.mesh.wait(none).unwrap();
+}
+
+#[test]
+fn a_pod_is_what_its_labels_of_now_say_also_after_the_api_was_away() {
+    let runtime = Runtime::new();
+    let policy = "network: shop
+rules:
+  - { name: prod, from: { app: api }, to: { env: prod, io.kubernetes.namespace/team: pay }, allow: [tcp/80] }
+admission:
+  - { name: ours, for: { env: prod }, images: [registry.example/shop/*] }
+";
+    runtime.mesh.apply(policy).unwrap();
+    let api = Kubernetes::start(&runtime.node.site.netns, &runtime.mesh.folder().join("kubernetes")).unwrap();
+    let image = |repository: &str| format!("{repository}@sha256:{}", "ab".repeat(32));
+    let (ours, other) = (image("registry.example/shop/web"), image("elsewhere.example/proxy"));
+    let put = |env: &str, containers: &[(&str, &str)]| {
+        api.put_pod("front", "web-0", json!({ "app": "web", "env": env }), containers);
+    };
+    api.put_namespace("front", json!({ "team": "pay" }));
+    put("prod", &[("web", &ours)]);
+    let netns = host().unwrap();
+    let path = netns.path().to_string_lossy().into_owned();
+    let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=front;K8S_POD_NAME=web-0;K8S_POD_UID=uid-web-0";
+    let environment = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "sandbox"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_NETNS", path.as_str()),
+        ("CNI_ARGS", arguments),
+    ];
+    let config = runtime.config(&json!({ "kubernetes": api.config() })).to_string();
+    let added = runtime.call_with(&environment, &config).unwrap();
+    let workload = || {
+        let all = runtime.mesh.read(&["workloads"]).unwrap();
+        all.as_array().unwrap().iter().find(|own| own["name"] == "web-0").cloned()
+    };
+    let is = |env: &str, team: &str, refused: bool| {
+        workload().is_some_and(|own| {
+            own["labels"]["env"] == env
+                && own["labels"]["io.kubernetes.namespace/team"] == team
+                && own["refused"].as_array().unwrap().is_empty() != refused
+        })
+    };
+    runtime.mesh.wait(|| is("prod", "pay", false)).unwrap();
+    let client = runtime.node.attach("shop", "app=api").unwrap();
+    let _echo = Echo::start(&netns, 80);
+    let answers = |patience| tcp_echoes(&client.netns, address(&added), 80, 1000, patience);
+    assert!(answers(PATIENCE));
+
+    put("dev", &[("web", &ours)]);
+    runtime.mesh.wait(|| is("dev", "pay", false)).unwrap();
+    assert!(!answers(SILENCE), "it is another now");
+    put("prod", &[("web", &ours)]);
+    runtime.mesh.wait(|| is("prod", "pay", false)).unwrap();
+    assert!(answers(PATIENCE));
+    api.put_namespace("front", json!({ "team": "search" }));
+    runtime.mesh.wait(|| is("prod", "search", false)).unwrap();
+    assert!(!answers(SILENCE), "its namespace is another's");
+
+    // It is judged anew: by its labels, and by what else is in it.
+    api.put_namespace("front", json!({ "team": "pay" }));
+    put("prod", &[("web", &ours), ("proxy", &other)]);
+    runtime.mesh.wait(|| is("prod", "pay", true)).unwrap();
+    let why = workload().unwrap()["refused"].to_string();
+    assert!(why.contains("ours: container proxy (elsewhere.example/proxy@"), "{why}");
+    assert!(!answers(SILENCE));
+    put("dev", &[("web", &ours), ("proxy", &other)]);
+    runtime.mesh.wait(|| is("dev", "pay", false)).unwrap();
+
+    api.set_away(true);
+    put("prod", &[("web", &ours)]);
+    std::thread::sleep(SILENCE);
+    assert!(is("dev", "pay", false), "nobody has said so yet");
+    api.set_away(false);
+    runtime.mesh.wait(|| is("prod", "pay", false)).unwrap();
+    assert!(answers(PATIENCE));
+}
+
+#[test]
+fn labels_of_a_pod_that_changed_while_the_daemon_was_away_are_known_when_it_is_back() {
+    let mut runtime = Runtime::new();
+    let api = Kubernetes::start(&runtime.node.site.netns, &runtime.mesh.folder().join("kubernetes")).unwrap();
+    let image = format!("registry.example/shop/web@sha256:{}", "ab".repeat(32));
+    let put = |env: &str| api.put_pod("front", "web-0", json!({ "env": env }), &[("web", &image)]);
+    api.put_namespace("front", json!({}));
+    put("prod");
+    let netns = host().unwrap();
+    let path = netns.path().to_string_lossy().into_owned();
+    let environment = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "sandbox"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_NETNS", path.as_str()),
+        ("CNI_ARGS", "K8S_POD_NAMESPACE=front;K8S_POD_NAME=web-0"),
+    ];
+    runtime
+        .call_with(&environment, &runtime.config(&json!({ "kubernetes": api.config() })).to_string())
+        .unwrap();
+    let is = |mesh: &Mesh, env: &str| {
+        let all = mesh.read(&["workloads"]).unwrap();
+        all.as_array().unwrap().iter().any(|own| own["labels"]["env"] == env)
+    };
+    runtime.mesh.wait(|| is(&runtime.mesh, "prod")).unwrap();
+    runtime.node.kill();
+    put("dev");
+    api.set_away(true);
+    runtime.node.start().unwrap();
+    runtime.mesh.wait(|| runtime.node.is_connected()).unwrap();
+    assert!(is(&runtime.mesh, "prod"));
+    api.set_away(false);
+    runtime.mesh.wait(|| is(&runtime.mesh, "dev")).unwrap();
+    put("test");
+    runtime.mesh.wait(|| is(&runtime.mesh, "test")).unwrap();
 }

@@ -257,6 +257,32 @@ fn docker_and_the_daemon_may_go_and_come_back_while_connections_run() {
 }
 
 #[test]
+fn containers_that_come_and_go_leave_no_warning_behind() {
+    let host = Host::new(POLICY);
+    let gone = |name: &str| host.mesh.wait(|| host.workload(name).is_none()).unwrap();
+    host.start("removed", &["app=web"], &[]);
+    host.docker.run(&["rm", "-f", "removed"]).unwrap();
+    gone("removed");
+    host.start("stopped", &["app=web"], &[]);
+    host.docker.run(&["stop", "-t", "0", "stopped"]).unwrap();
+    host.docker.run(&["rm", "stopped"]).unwrap();
+    gone("stopped");
+    host.docker.run(&["run", "--rm", "--network", "shop", "box", "ls", "/"]).unwrap();
+    host.start("restarted", &["app=web"], &[]);
+    host.docker.run(&["restart", "-t", "0", "restarted"]).unwrap();
+    host.wait_let_in("restarted");
+    host.docker.run(&["network", "disconnect", "-f", "shop", "restarted"]).unwrap();
+    gone("restarted");
+    host.docker.run(&["rm", "-f", "restarted"]).unwrap();
+    // What looks after namespaces has looked twice by then.
+    thread::sleep(Duration::from_millis(2500));
+    let printed = host.host.printed();
+    let warnings: Vec<&str> =
+        printed.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    assert!(warnings.is_empty(), "{warnings:#?}");
+}
+
+#[test]
 fn whatever_is_asked_of_the_plugin_is_answered_in_dockers_form() {
     let host = Host::new(POLICY);
     let socket = format!("/run/docker/plugins/{}.sock", host.docker.plugin);

@@ -379,7 +379,7 @@ impl<'a> Batch<'a> {
         let (world, network) = (self.world, &report.network);
         let Some(policy) = world.networks.get(network).map(|network| network.links.policy()) else { return };
         let mut checks = MAX_CHECKS;
-        let measured = report.measurement.iter().flat_map(|measured| &measured.images);
+        let measured = report.measurement.iter().flat_map(|measured| measured.all_images());
         for image in measured {
             let found = report.signatures.iter().filter(|(digest, _)| *digest == image.digest);
             let found = found.flat_map(|(_, signatures)| signatures).filter(|signature| is_small(signature));

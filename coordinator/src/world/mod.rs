@@ -253,7 +253,7 @@ impl World {
         let running = network.workloads.get(id).map(|record| &record.measurement);
         let refused = network.refused.get(id).map(|record| &record.report.measurement);
         let Some(Some(measured)) = running.or(refused) else { return };
-        measured.images.iter().for_each(|image| self.images.note(image.digest, used));
+        measured.all_images().for_each(|image| self.images.note(image.digest, used));
     }
 
     /// Notes that a workload, if it is a device, has its key, or has it no more.

@@ -12,7 +12,7 @@ use crate::{
     acl::Acl,
     control::DEFAULT_PORT,
     labels::Labels,
-    measurement::Measurement,
+    measurement::{Measurement, SharingContainer},
     names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
     ports::PortSpec,
     selector::Selector,
@@ -268,6 +268,33 @@ pub struct Measured {
     pub config: String,
     /// What it may do that a container usually may not.
     pub privileges: Vec<String>,
+    /// The containers that share its network namespace, and speak on the mesh as it does.
+    #[serde(default)]
+    pub sharing: Vec<Sharing>,
+}
+
+/// A container that shares the network namespace of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Sharing {
+    /// What it is called.
+    pub name: String,
+    /// Its image; nothing if it is not known yet.
+    pub image: Option<String>,
+    /// The digest of how it was set up.
+    pub config: String,
+    /// What it may do that a container usually may not.
+    pub privileges: Vec<String>,
+}
+
+impl From<&SharingContainer> for Sharing {
+    fn from(other: &SharingContainer) -> Self {
+        Self {
+            name: other.name.clone(),
+            image: other.image.as_ref().map(ToString::to_string),
+            config: other.config.to_string(),
+            privileges: other.privileges.clone(),
+        }
+    }
 }
 
 impl From<&Measurement> for Measured {
@@ -277,6 +304,7 @@ impl From<&Measurement> for Measured {
             images: measured.images.iter().map(ToString::to_string).collect(),
             config: measured.config.to_string(),
             privileges: measured.privileges.clone(),
+            sharing: measured.sharing.iter().map(Sharing::from).collect(),
         }
     }
 }

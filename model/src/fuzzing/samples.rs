@@ -37,6 +37,7 @@ fn workload() -> WorkloadReport {
             images: vec![image],
             config: Sha256::of(b"config"),
             privileges: vec!["privileged".into()],
+            sharing: vec![],
         })),
         signatures: vec![(Sha256::of(b"image"), vec![signature])],
         objection: Some("no".into()),

@@ -7,14 +7,16 @@ use super::{
 };
 use crate::attachment::{self, Attachment, Origin};
 use meshward_model::{
-    NetworkName,
+    NetworkName, WorkloadId,
     local::{AttachedContainer, ContainerKey, DryRun, PlaceContainer, PlacedContainer},
     view::NetworkSpec,
 };
 use std::{net::IpAddr, path::Path};
+use tracing::info;
 
 impl Node {
-    /// Attaches a container, closed until it is measured. Asked for what is there already, it gives that.
+    /// Attaches a container, closed until it is measured. Asked for what is there already, it gives that; what was placed and is
+    /// gone is placed again, with the same addresses.
     ///
     /// # Errors
     /// [`Refusal`]; then nothing is left of it.
@@ -27,24 +29,29 @@ impl Node {
             wanted;
         let spec = self.network(&network).await?;
         let key = ContainerKey { container: container.clone(), interface: interface.clone() };
-        if let Some((there, _)) = self.find(|attachment| is(attachment, &key)).await {
-            if there.network != network || there.netns != netns {
-                return Err(Refusal::Invalid(format!(
-                    "container {container} has an interface {interface} already, in network {} and namespace {}; detach it first",
-                    there.network,
-                    there.netns.display()
-                )));
+        let mut reserved = Vec::new();
+        match self.look_at_container(&key, &network, &spec, &netns, &addresses).await? {
+            Standing::Missing => {}
+            Standing::There { id, addresses } => {
+                return Ok(PlacedContainer { id, addresses, prefixes: spec.prefixes, mtu: spec.mtu });
             }
-            let (prefixes, mtu) = (spec.prefixes, spec.mtu);
-            return Ok(PlacedContainer { id: there.id, addresses: there.addresses, prefixes, mtu });
+            Standing::Gone { id, addresses, .. } if dry_run.0 => {
+                return Ok(PlacedContainer { id, addresses, prefixes: spec.prefixes, mtu: spec.mtu });
+            }
+            Standing::Gone { id, network: of, addresses: own } => {
+                if of == network && addresses.iter().all(|address| own.contains(address)) {
+                    self.hold_addresses(&network, &own).await;
+                    reserved = own;
+                }
+                self.let_go(&id).await?;
+            }
         }
         for ipv6 in [false, true] {
             if addresses.iter().filter(|address| address.is_ipv6() == ipv6).count() > 1 {
                 return Err(Refusal::Invalid("at most one address of each family can be asked for".into()));
             }
         }
-        let mut reserved = Vec::new();
-        if !addresses.is_empty() {
+        if reserved.is_empty() && !addresses.is_empty() {
             for block in &spec.blocks {
                 let ipv6 = block.addr().is_ipv6();
                 let wanted = addresses.iter().find(|address| address.is_ipv6() == ipv6);
@@ -80,6 +87,51 @@ impl Node {
         Ok(PlacedContainer { id, addresses, prefixes: spec.prefixes, mtu: spec.mtu })
     }
 
+    /// Compares what is known of a container with what is there: with the namespace, and with the interface in it.
+    async fn look_at_container(
+        &self,
+        key: &ContainerKey,
+        network: &NetworkName,
+        spec: &NetworkSpec,
+        netns: &Path,
+        wanted: &[IpAddr],
+    ) -> Result<Standing, Refusal> {
+        let Some((there, attachment)) = self.find(|attachment| is(attachment, key)).await else {
+            return Ok(Standing::Missing);
+        };
+        let opened = attachment::netns_of(netns);
+        let (_, netns_id) = opened.map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let is_same = attachment.netns_id == Some(netns_id) && there.network == *network;
+        let holds = self.holds_interface(&there.id, &attachment).await;
+        if !holds {
+            info!(workload = %there.id, container = key.container, "its interface or namespace is gone");
+            let (id, network, addresses) = (there.id, there.network, there.addresses);
+            return Ok(Standing::Gone { id, network, addresses });
+        }
+        if !is_same {
+            return Err(Refusal::Invalid(format!(
+                "container {} has an interface {} already, in network {} and namespace {}; detach it first",
+                key.container,
+                key.interface,
+                there.network,
+                there.netns.display()
+            )));
+        }
+        if let Some(other) = wanted.iter().find(|address| !there.addresses.contains(address)) {
+            return Err(Refusal::Invalid(format!(
+                "container {} has an interface {} already, without the address {other}; detach it first",
+                key.container, key.interface
+            )));
+        }
+        let spec = spec.clone();
+        let mended = tokio::task::spawn_blocking(move || {
+            if attachment.is_set_up(&spec) { Ok(()) } else { attachment.mend(&spec) }
+        });
+        let mended = mended.await.map_err(|panic| Refusal::Failed(panic.to_string()))?;
+        mended.map_err(|error| Refusal::Failed(error.to_string()))?;
+        Ok(Standing::There { id: there.id, addresses: there.addresses })
+    }
+
     async fn rehearse_placing(
         &self,
         network: &NetworkName,
@@ -89,8 +141,9 @@ impl Node {
     ) -> Result<PlacedContainer, Refusal> {
         let opened = attachment::netns_of(netns);
         let (_, netns_id) = opened.map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let empty = self.empty_in(network, netns_id).await;
         let mut state = self.state.lock().await;
-        check_unattached(&state, network, netns_id, netns)?;
+        check_unattached(&state, network, netns_id, netns, empty.as_ref())?;
         let addresses = match reserved.is_empty() {
             true => {
                 let before = state.endpoints.get(network).map(|running| running.allocator.clone());
@@ -119,9 +172,10 @@ impl Node {
     pub async fn container(&self, key: ContainerKey) -> Result<AttachedContainer, Refusal> {
         let (workload, attachment) =
             self.find(|attachment| is(attachment, &key)).await.ok_or_else(|| missing(&key))?;
-        let is_there = tokio::task::spawn_blocking(move || attachment.has_interface());
-        let is_there = is_there.await.map_err(|panic| Refusal::Failed(panic.to_string()))?;
-        Ok(AttachedContainer { workload, is_there })
+        let spec = self.network(&workload.network).await?;
+        let is_there = self.holds_interface(&workload.id, &attachment).await;
+        let is_set_up = tokio::task::spawn_blocking(move || attachment.is_set_up(&spec)).await;
+        Ok(AttachedContainer { workload, is_there: is_there && is_set_up.unwrap_or(false) })
     }
 
     /// Detaches a container.
@@ -146,6 +200,16 @@ impl Node {
         })
         .collect()
     }
+}
+
+/// What has become of a container that was placed.
+enum Standing {
+    /// It was not placed.
+    Missing,
+    /// It is as it was placed.
+    There { id: WorkloadId, addresses: Vec<IpAddr> },
+    /// Its interface or its namespace is gone.
+    Gone { id: WorkloadId, network: NetworkName, addresses: Vec<IpAddr> },
 }
 
 fn is(attachment: &Attachment, key: &ContainerKey) -> bool {

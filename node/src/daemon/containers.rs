@@ -56,15 +56,24 @@ pub struct Found {
     pub signatures: Vec<(Sha256, Vec<ImageSignature>)>,
     /// What could not be made sense of.
     pub objection: Option<String>,
+    /// The keys of labels that were not taken.
+    pub left_out: Vec<String>,
 }
 
-/// A container that waits to be measured.
-pub struct Unmeasured {
+/// A workload, as far as it matters for measuring it.
+pub struct Container {
     pub id: WorkloadId,
     pub origin: Origin,
     /// Whether its network wants to know the signatures of its images.
     pub judged: bool,
+    /// Whether it was measured already.
+    pub measured: bool,
+    /// As what it was measured.
+    pub measurement: Option<Arc<Measurement>>,
 }
+
+/// The most labels that were left out that the log names.
+const NAMED: usize = 16;
 
 impl Node {
     /// A network that the node serves. Right after the daemon's start, the coordinator's word is waited for.
@@ -176,12 +185,18 @@ impl Node {
     ) -> Result<Placed, Refusal> {
         let Place { network, addresses, netns, interface, origin } = wanted;
         let _turn = self.attaching.lock().await;
+        if let Some(id) = netns_id
+            && let Some(empty) = self.empty_in(&network, id).await
+        {
+            self.let_go(&empty).await?;
+        }
         let (spec, addresses, reserved) = {
             let mut state = self.state.lock().await;
             let spec = served(&state, &network)?.clone();
             if let Some(id) = netns_id {
-                check_unattached(&state, &network, id, &netns)?;
+                check_unattached(&state, &network, id, &netns, None)?;
             }
+            check_unused(&state, &network, &addresses)?;
             match addresses.is_empty() {
                 true => {
                     let (addresses, reserved) = self.allocate_reserved(&mut state, &network)?;
@@ -202,6 +217,7 @@ impl Node {
             held_until: None,
             origin,
             measured: false,
+            let_in_as: None,
         };
         let opened = self.open_by(attachment, make).await;
         {
@@ -249,17 +265,24 @@ impl Node {
         let _ = self.detach(id).await;
     }
 
-    /// The containers that wait to be measured.
-    pub async fn unmeasured(&self) -> Vec<Unmeasured> {
+    /// The workloads that container runtimes run.
+    pub async fn containers(&self) -> Vec<Container> {
         let state = self.state.lock().await;
-        let waiting = state.workloads.iter().filter(|(_, workload)| !workload.attachment.measured);
-        waiting
-            .map(|(id, workload)| {
-                let network = state.view.network(&workload.attachment.report.network);
-                let judged = network.is_none_or(|spec| spec.admission);
-                Unmeasured { id: id.clone(), origin: workload.attachment.origin.clone(), judged }
-            })
-            .collect()
+        let of_runtimes = |attachment: &&Attachment| {
+            matches!(attachment.origin, Origin::Docker { .. } | Origin::Cni { .. })
+        };
+        let all = state.workloads.values().map(|workload| &workload.attachment).filter(of_runtimes);
+        all.map(|attachment| {
+            let Attachment { report, origin, measured, .. } = attachment;
+            Container {
+                id: report.id.clone(),
+                origin: origin.clone(),
+                judged: state.view.network(&report.network).is_none_or(|spec| spec.admission),
+                measured: *measured,
+                measurement: report.measurement.clone(),
+            }
+        })
+        .collect()
     }
 
     /// The images of workloads that are refused: signatures may have been made since.
@@ -268,7 +291,9 @@ impl Node {
         let refused = state.workloads.values().map(|workload| &workload.attachment.report);
         let refused = refused.filter(|report| state.view.refusal(&report.network, &report.id).is_some());
         refused
-            .filter_map(|report| Some((report.id.clone(), report.measurement.as_ref()?.images.clone())))
+            .filter_map(|report| {
+                Some((report.id.clone(), report.measurement.as_ref()?.all_images().cloned().collect()))
+            })
             .collect()
     }
 
@@ -278,8 +303,15 @@ impl Node {
         let Some(workload) = state.workloads.get_mut(id) else { return };
         let attachment = &mut workload.attachment;
         let before = (attachment.measured, attachment.report.clone());
-        let Found { name, labels, accepts, measurement, signatures, objection } = found;
+        let Found { name, labels, accepts, measurement, mut signatures, objection, left_out } = found;
         let report = &mut attachment.report;
+        // Those of images that it still runs hold, whether or not they were looked for again.
+        let runs = |digest: &Sha256| {
+            measurement.iter().any(|own| own.all_images().any(|image| image.digest == *digest))
+        };
+        let mut kept = std::mem::take(&mut report.signatures);
+        kept.retain(|(digest, _)| runs(digest) && !signatures.iter().any(|(other, _)| other == digest));
+        signatures.extend(kept);
         if let Some(name) = name {
             report.name = name;
         }
@@ -287,13 +319,18 @@ impl Node {
         (report.signatures, report.objection) = (signatures, objection);
         attachment.measured = true;
         let report = report.clone();
-        if before == (true, report.clone()) {
+        if before.0 && before.1 == report {
             return;
         }
+        self.hold_unjudged(&mut state, id, before.1.measurement.filter(|_| before.0));
         if let Err(error) = self.keep_workload(&state, id) {
             warn!(workload = %id, "the measurement was not written down: {error:#}");
         }
         info!(workload = %id, name = %report.name, network = %report.network, labels = %report.labels, "measured");
+        if !left_out.is_empty() {
+            let (named, count) = (&left_out[..left_out.len().min(NAMED)], left_out.len());
+            info!(workload = %id, keys = ?named, "{count} of its labels were left out: they cannot be labels here, or are too many");
+        }
         self.announce(&mut state, &report);
         drop(state);
         self.admission.notify_waiters();
@@ -325,6 +362,93 @@ impl Node {
         let found = state.workloads.iter().filter(|(_, workload)| is(&workload.attachment));
         found.map(|(id, workload)| (id.clone(), workload.attachment.clone())).collect()
     }
+}
+
+impl Node {
+    /// Closes a workload that is something else than when it was let in, while the coordinator is away which would have to judge that;
+    /// and opens it again when it is as it was. `before`: what was measured of it until now.
+    fn hold_unjudged(&self, state: &mut State, id: &WorkloadId, before: Option<Arc<Measurement>>) {
+        let State { view, endpoints, workloads, session, .. } = state;
+        let Some(workload) = workloads.get_mut(id) else { return };
+        let Attachment { report, held_until, let_in_as, .. } = &mut workload.attachment;
+        let judges = view.network(&report.network).is_none_or(|spec| spec.admission);
+        let let_in = view.workload(&report.network, id).is_some();
+        if session.is_some() || !judges || !let_in {
+            return;
+        }
+        let known = let_in_as.take().or(before);
+        *let_in_as = known.filter(|known| Some(known) != report.measurement.as_ref());
+        if let Some(running) = endpoints.get(&report.network) {
+            running.service.endpoint.hold(workload.slot, let_in_as.is_some() || held_until.is_some());
+        }
+        if let_in_as.is_some() {
+            warn!(workload = %id, "it is something else than when it was let in, and the coordinator is away: it is closed until that is judged");
+        }
+    }
+
+    /// The coordinator is there: what it says of workloads holds.
+    pub(super) fn leave_to_coordinator(&self, state: &mut State) {
+        let State { endpoints, workloads, .. } = state;
+        let mut changed = Vec::new();
+        for workload in workloads.values_mut() {
+            let Attachment { report, held_until, let_in_as, .. } = &mut workload.attachment;
+            if let_in_as.take().is_none() {
+                continue;
+            }
+            if let Some(running) = endpoints.get(&report.network) {
+                running.service.endpoint.hold(workload.slot, held_until.is_some());
+            }
+            changed.push(report.id.clone());
+        }
+        for id in changed {
+            if let Err(error) = self.keep_workload(state, &id) {
+                warn!(workload = %id, "it was not written down who judges it: {error:#}");
+            }
+        }
+    }
+
+    /// Whether the interface of a workload is in its namespace, and is the one that this daemon holds.
+    pub(super) async fn holds_interface(&self, id: &WorkloadId, attachment: &Attachment) -> bool {
+        let held = {
+            let state = self.state.lock().await;
+            let name = served_at(&state, id)
+                .and_then(|(service, slot)| self.data_plane.interface_name(&service, slot));
+            name.as_deref() == Some(attachment.interface.as_str())
+        };
+        let attachment = attachment.clone();
+        held && tokio::task::spawn_blocking(move || attachment.has_interface()).await.unwrap_or(false)
+    }
+
+    /// What is attached to a network in a namespace, if its interface is gone: somebody has deleted it.
+    pub(super) async fn empty_in(&self, network: &NetworkName, netns: (u64, u64)) -> Option<WorkloadId> {
+        let is_in = |attachment: &Attachment| {
+            attachment.netns_id == Some(netns)
+                && attachment.report.network == *network
+                && !matches!(attachment.origin, Origin::Route | Origin::Device)
+        };
+        let (there, attachment) = self.find(is_in).await?;
+        (!self.holds_interface(&there.id, &attachment).await).then_some(there.id)
+    }
+
+    /// Detaches a workload whose interface is gone; somebody else may have done that already.
+    pub(super) async fn let_go(&self, id: &WorkloadId) -> Result<(), Refusal> {
+        info!(workload = %id, "its interface is gone");
+        match self.detach(id).await {
+            Ok(()) | Err(Refusal::Missing(_)) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+}
+
+/// Refuses addresses that a workload has: two never have one.
+fn check_unused(state: &State, network: &NetworkName, addresses: &[IpAddr]) -> Result<(), Refusal> {
+    let reports = state.workloads.values().map(|workload| &workload.attachment.report);
+    let mut own = reports.filter(|report| report.network == *network);
+    let other = own.find_map(|report| {
+        let address = report.addresses.iter().find(|address| addresses.contains(address))?;
+        Some(format!("{address} is in use by workload {}; detach it, or ask for another", report.id))
+    });
+    other.map_or(Ok(()), |text| Err(Refusal::Invalid(text)))
 }
 
 fn served_at(state: &State, id: &WorkloadId) -> Option<(Arc<Service>, Slot)> {

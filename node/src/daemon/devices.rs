@@ -57,6 +57,7 @@ impl Node {
                 held_until: None,
                 origin: Origin::Device,
                 measured: true,
+                let_in_as: None,
             };
             self.open_reserved(attachment, reserved).await?;
             info!(workload = %id, name = %report.name, network = %report.network, "device taken in");

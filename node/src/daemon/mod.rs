@@ -13,7 +13,7 @@ mod stamps;
 mod triggers;
 mod workloads;
 
-pub use containers::{Found, Place, Unmeasured};
+pub use containers::{Container, Found, Place};
 pub use paths::Reach;
 
 use crate::{
@@ -56,6 +56,9 @@ const REMEMBERED: usize = 4096;
 
 /// For how long an update waits for the endpoints of new networks; then they start while others are taken.
 const STARTING: Duration = Duration::from_millis(500);
+
+/// Why a workload is closed that is something else than when it was let in.
+const UNJUDGED: &str = "something else is in its network namespace than when it was let in, and the coordinator is away, which would have to judge that";
 
 /// The file with the relays.
 const RELAYS: &str = "relays.json";
@@ -229,11 +232,11 @@ impl Node {
         let (id, network) = (attachment.report.id.clone(), attachment.report.network.clone());
         let (lives, attachment) = {
             let looked_at = attachment.clone();
-            let lives = tokio::task::spawn_blocking(move || looked_at.lives()).await;
+            let lives = tokio::task::spawn_blocking(move || looked_at.outlived()).await;
             (lives.unwrap_or(false), attachment)
         };
         if !lives {
-            info!(workload = %id, %network, "its namespace or owner is gone");
+            info!(workload = %id, %network, "its namespace, interface or owner is gone");
             self.folder.forget_workload(&id);
             let _ = tokio::task::spawn_blocking(move || attachment::close_left_behind(&attachment)).await;
             return;
@@ -462,6 +465,7 @@ impl Node {
             }
             self.spread_routes(&mut state, network);
         }
+        self.leave_to_coordinator(&mut state);
         self.stop_vouching_for_admitted(&mut state);
         let ticket = self.view_writer.keep(revision, changes);
         drop(state);
@@ -533,6 +537,9 @@ impl Node {
         let State { view, endpoints, workloads, let_in, .. } = state;
         for workload in workloads.values_mut() {
             let report = &workload.attachment.report;
+            if workload.attachment.let_in_as.is_some() {
+                continue;
+            }
             if let Some(spec) = view.workload(&report.network, &report.id) {
                 if let_in.len() >= REMEMBERED {
                     let_in.clear();
@@ -594,7 +601,8 @@ fn show_attachment(
         Some(Item::Identity(identity)) => identity.quarantined,
         _ => false,
     };
-    let refusal = state.view.refusal(&report.network, &report.id).or(refused);
+    let unjudged = attachment.let_in_as.as_ref().map(|_| UNJUDGED);
+    let refusal = state.view.refusal(&report.network, &report.id).or(refused).or(unjudged);
     let shown = match (refusal, spec) {
         (Some(reason), _) => WorkloadState::Refused(reason.to_owned()),
         _ if !attachment.measured => WorkloadState::Unmeasured,

@@ -51,6 +51,7 @@ fn attachment() -> Attachment {
         held_until: None,
         origin: attachment::Origin::Local,
         measured: true,
+        let_in_as: None,
     }
 }
 

@@ -87,6 +87,7 @@ impl Node {
             held_until: None,
             origin: Origin::Route,
             measured: true,
+            let_in_as: None,
         };
         Ok((attachment, reserved))
     }

@@ -101,7 +101,7 @@ impl Node {
             if (until <= seconds_now() || taken_over)
                 && let Some(running) = endpoints.get(&report.network)
             {
-                running.service.endpoint.hold(workload.slot, false);
+                running.service.endpoint.hold(workload.slot, workload.attachment.let_in_as.is_some());
                 info!(workload = %report.id, taken_over, "this node does not hold the workload any more");
                 freed.push(report.id.clone());
                 workload.attachment.held_until = None;

@@ -43,12 +43,12 @@ impl Node {
             let _turn = self.attaching.lock().await;
             let network = wanted.network.clone();
             let before = self.allocator_of(&network).await;
-            let (attachment, reserved) = self.prepare(wanted).await?;
+            let (attachment, reserved) = self.prepare(wanted, dry_run).await?;
             return Ok(self.take_back(&network, before, &attachment, &reserved).await);
         }
         let id = {
             let _turn = self.attaching.lock().await;
-            let (attachment, reserved) = self.prepare(wanted).await?;
+            let (attachment, reserved) = self.prepare(wanted, dry_run).await?;
             let report = attachment.report.clone();
             self.open_reserved(attachment, reserved).await?;
             info!(workload = %report.id, name = %report.name, network = %report.network, labels = %report.labels,
@@ -87,7 +87,7 @@ impl Node {
         show_attachment(&state, attachment, None, None)
     }
 
-    async fn prepare(&self, wanted: Attach) -> Result<(Attachment, Reserved), Refusal> {
+    async fn prepare(&self, wanted: Attach, dry_run: DryRun) -> Result<(Attachment, Reserved), Refusal> {
         let invalid = |error: &dyn std::fmt::Display| Refusal::Invalid(error.to_string());
         wanted.labels.check_unreserved().map_err(|error| invalid(&error))?;
         AcceptFrom::check_count(&wanted.accepts).map_err(|error| invalid(&error))?;
@@ -109,9 +109,13 @@ impl Node {
                 wanted.netns.display()
             )));
         }
+        let mut empty = self.empty_in(network, netns_id).await;
+        if let Some(id) = empty.take_if(|_| !dry_run.0) {
+            self.let_go(&id).await?;
+        }
         let (addresses, reserved) = {
             let mut state = self.state.lock().await;
-            check_unattached(&state, network, netns_id, &wanted.netns)?;
+            check_unattached(&state, network, netns_id, &wanted.netns, empty.as_ref())?;
             self.allocate_reserved(&mut state, network)?
         };
         let id = attachment::new_id();
@@ -135,6 +139,7 @@ impl Node {
             held_until: None,
             origin: Origin::Local,
             measured: true,
+            let_in_as: None,
         };
         Ok((attachment, reserved))
     }
@@ -226,7 +231,7 @@ impl Node {
         };
         let now = running.routes.clone();
         let slot = self.data_plane.attach(&service, local, tun);
-        if attachment.held_until.is_some() {
+        if attachment.held_until.is_some() || attachment.let_in_as.is_some() {
             service.endpoint.hold(slot, true);
         }
         if now != routes && attachment.is_placed() {
@@ -391,9 +396,16 @@ impl Node {
                 placed.filter(|attachment| !attachment.lives()).collect::<Vec<_>>()
             });
             for gone in checked.await.unwrap_or_default() {
-                info!(workload = %gone.report.id, "its namespace or owner is gone");
-                if let Err(refusal) = self.detach(&gone.report.id).await {
-                    warn!(workload = %gone.report.id, "cannot detach: {refusal}");
+                let Attachment { report, origin, .. } = &gone;
+                info!(workload = %report.id, "its namespace or owner is gone");
+                if matches!(origin, Origin::Docker { .. }) {
+                    // They stay those of Docker's endpoint, until Docker deletes that.
+                    self.hold_addresses(&report.network, &report.addresses).await;
+                }
+                match self.detach(&report.id).await {
+                    // Whoever made the namespace may have detached it meanwhile.
+                    Ok(()) | Err(Refusal::Missing(_)) => {}
+                    Err(refusal) => warn!(workload = %report.id, "cannot detach: {refusal}"),
                 }
             }
         }
@@ -430,15 +442,17 @@ pub(super) fn served<'a>(state: &'a State, network: &NetworkName) -> Result<&'a 
     })
 }
 
-/// Refuses a namespace that is attached to a network already.
+/// Refuses a namespace that is attached to a network already. `empty`: a workload that does not count, for its interface is gone.
 pub(super) fn check_unattached(
     state: &State,
     network: &NetworkName,
     netns: (u64, u64),
     path: &Path,
+    empty: Option<&WorkloadId>,
 ) -> Result<(), Refusal> {
     let same = |other: &Workload| {
-        other.attachment.netns_id == Some(netns) && other.attachment.report.network == *network
+        let Attachment { report, netns_id, .. } = &other.attachment;
+        *netns_id == Some(netns) && report.network == *network && Some(&report.id) != empty
     };
     match state.workloads.values().any(same) {
         true => Err(Refusal::Invalid(format!("{} is attached to {network} already", path.display()))),

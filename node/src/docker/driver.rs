@@ -75,9 +75,9 @@ impl Driver {
             let followed = async {
                 let engine = Engine::connect(&self.node.config.docker_socket).await?;
                 if !self.unsure.lock().await.is_empty() {
-                    let running = engine.by_endpoint().await?;
+                    let running = engine.running().await?;
                     let unsure = std::mem::take(&mut *self.unsure.lock().await);
-                    for endpoint_id in unsure.into_iter().filter(|id| !running.contains_key(id)) {
+                    for endpoint_id in unsure.into_iter().filter(|id| !running.by_endpoint.contains_key(id)) {
                         info!(endpoint = endpoint_id, "Docker has ended it meanwhile");
                         self.delete_endpoint(OfEndpoint { endpoint_id }).await?;
                     }
@@ -175,8 +175,11 @@ impl Driver {
         Ok(Address { address: IpNet::new_assert(address, pool.prefix_len()) })
     }
 
-    /// Takes an address back.
+    /// Takes an address back. Docker also brings, without a pool, those that the network driver gave: they go with the endpoint.
     pub async fn release_address(&self, given: AddressOfPool) -> Result<(), Refusal> {
+        if given.pool_id.is_empty() {
+            return Ok(());
+        }
         let (name, _) = read_pool(&given.pool_id)?;
         if let Some(address) = address(&given.address).map_err(Refusal::Invalid)? {
             self.node.free(&name, address).await;

@@ -4,15 +4,18 @@
 use super::{
     bounded::{ask_unix, check_id, open_unix},
     inspect,
+    labels::LabelFilter,
+    sharing::Running,
 };
-use crate::daemon::Found;
+use crate::{attachment, daemon::Found};
 use anyhow::{Context, Result, ensure};
 use bollard::models::{ContainerInspectResponse, ContainerSummary, ImageInspect};
 use http_body_util::BodyExt;
 use hyper::StatusCode;
+use meshward_model::measurement::{MAX_SHARING, Sha256, SharingContainer};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -31,11 +34,8 @@ const MAX_LIST: usize = 32 << 20;
 const AT_ONCE: usize = 8;
 /// For how long a list of all containers is as good as new.
 const LIST_LASTS: Duration = Duration::from_millis(50);
-/// `{"event":["start","connect","unpause"]}`, as a part of a URL.
-const EVENTS: &str = "/events?filters=%7B%22event%22%3A%5B%22start%22%2C%22connect%22%2C%22unpause%22%5D%7D";
-
-/// Ids of containers by those of their endpoints.
-type ByEndpoint = Arc<HashMap<String, String>>;
+/// `{"event":["start","connect","unpause","die","died"]}`, as a part of a URL: Podman says `died`.
+const EVENTS: &str = "/events?filters=%7B%22event%22%3A%5B%22start%22%2C%22connect%22%2C%22unpause%22%2C%22die%22%2C%22died%22%5D%7D";
 
 /// A runtime that answers.
 pub struct Engine {
@@ -44,7 +44,9 @@ pub struct Engine {
     prefix: String,
     /// What it calls itself.
     pub runtime: String,
-    listed: Mutex<Option<(Instant, ByEndpoint)>>,
+    listed: Mutex<Option<(Instant, Arc<Running>)>>,
+    /// The network modes of the containers that run: they are what they were made with. Podman's list does not have them.
+    modes: Mutex<HashMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +80,7 @@ impl Engine {
             prefix: format!("/v{}", check_id(&api_version)?),
             runtime: if podman { "podman" } else { "docker" }.to_owned(),
             listed: Mutex::default(),
+            modes: Mutex::default(),
         })
     }
 
@@ -92,51 +95,96 @@ impl Engine {
         Ok(Some(serde_json::from_slice(&body).with_context(|| format!("what it says to {path}"))?))
     }
 
-    /// The running containers by the ids of their endpoints. Who asks at the same time shares an answer.
+    /// The containers that run. Who asks at the same time shares an answer.
     ///
     /// # Errors
     /// If the runtime does not answer.
-    pub async fn by_endpoint(&self) -> Result<ByEndpoint> {
+    pub async fn running(&self) -> Result<Arc<Running>> {
+        self.running_since(Instant::now() - LIST_LASTS).await
+    }
+
+    /// The containers that run, by an answer that is no older than `since`.
+    ///
+    /// # Errors
+    /// If the runtime does not answer.
+    pub async fn running_since(&self, since: Instant) -> Result<Arc<Running>> {
         let mut listed = self.listed.lock().await;
         if let Some((at, known)) = &*listed
-            && at.elapsed() < LIST_LASTS
+            && *at >= since
         {
             return Ok(known.clone());
         }
-        let running: Vec<ContainerSummary> =
-            self.ask("/containers/json", MAX_LIST).await?.unwrap_or_default();
-        let mut found = HashMap::new();
-        for container in running {
-            let (Some(id), Some(settings)) = (container.id, container.network_settings) else { continue };
-            for endpoint in settings.networks.unwrap_or_default().into_values() {
-                found.extend(endpoint.endpoint_id.map(|endpoint| (endpoint, id.clone())));
-            }
-        }
-        let found = Arc::new(found);
-        *listed = Some((Instant::now(), found.clone()));
+        let asked = Instant::now();
+        let all: Vec<ContainerSummary> = self.ask("/containers/json", MAX_LIST).await?.unwrap_or_default();
+        let modes = if self.runtime == "podman" { self.ask_modes(&all).await? } else { HashMap::new() };
+        let found = Arc::new(Running::of(all, &modes));
+        *listed = Some((asked, found.clone()));
         Ok(found)
     }
 
-    /// What the runtime says of a container, once it runs. `None`: it is not there, or is not ready.
+    /// The network modes of containers, each of which is asked for once.
+    async fn ask_modes(&self, all: &[ContainerSummary]) -> Result<HashMap<String, String>> {
+        let mut modes = self.modes.lock().await;
+        let ids: HashSet<&str> = all.iter().filter_map(|container| container.id.as_deref()).collect();
+        modes.retain(|id, _| ids.contains(id.as_str()));
+        for id in ids {
+            if modes.contains_key(id) {
+                continue;
+            }
+            if let Some(inspected) = self.inspect(id).await? {
+                let mode = inspected.host_config.and_then(|host| host.network_mode);
+                modes.insert(id.to_owned(), mode.unwrap_or_default());
+            }
+        }
+        Ok(modes.clone())
+    }
+
+    async fn inspect(&self, container: &str) -> Result<Option<ContainerInspectResponse>> {
+        self.ask(&format!("/containers/{}/json", check_id(container)?), MAX_ANSWER).await
+    }
+
+    async fn image(&self, container: &ContainerInspectResponse) -> Result<ImageInspect> {
+        let image = container.image.as_deref().context("the runtime names no image")?;
+        let image = self.ask(&format!("/images/{}/json", check_id(image)?), MAX_ANSWER).await?;
+        image.context("the runtime does not know the image that it runs")
+    }
+
+    /// What the runtime says of a container, once it runs, and of what shares its network namespace. `None`: it is not there, or is
+    /// not ready.
     ///
     /// # Errors
     /// If the runtime does not answer.
-    pub async fn look(&self, container: &str) -> Result<Option<Found>> {
-        let path = format!("/containers/{}/json", check_id(container)?);
-        let Some(inspected) = self.ask::<ContainerInspectResponse>(&path, MAX_ANSWER).await? else {
-            return Ok(None);
-        };
-        if inspected.state.as_ref().is_none_or(|state| state.running != Some(true)) {
-            return Ok(None);
+    pub async fn look(&self, container: &str, filter: &LabelFilter) -> Result<Option<Found>> {
+        let Some(inspected) = self.inspect(container).await?.filter(runs) else { return Ok(None) };
+        let image = self.image(&inspected).await?;
+        let mut found = inspect::found(&self.runtime, &inspected, &image, filter);
+        let own = netns_of(&inspected);
+        let running = self.running().await?;
+        let others = running.sharing(inspected.id.as_deref().unwrap_or(container));
+        let mut sharing = Vec::new();
+        for other in others.iter().take(MAX_SHARING) {
+            let Some(other) = self.inspect(other).await?.filter(runs) else { continue };
+            // A container that was started anew has another namespace; who shared the one of before still has that.
+            if own.is_some() && netns_of(&other).is_some_and(|netns| Some(netns) != own) {
+                continue;
+            }
+            let image = self.image(&other).await?;
+            sharing.push(inspect::sharing(&other, &image));
         }
-        let image = inspected.image.as_deref().context("the runtime names no image")?;
-        let path = format!("/images/{}/json", check_id(image)?);
-        let image: Option<ImageInspect> = self.ask(&path, MAX_ANSWER).await?;
-        let image = image.context("the runtime does not know the image that it runs")?;
-        Ok(Some(inspect::found(&self.runtime, &inspected, &image)))
+        if others.len() > MAX_SHARING {
+            sharing.truncate(MAX_SHARING - 1);
+            sharing.push(unmeasured(others.len() - sharing.len()));
+        }
+        sharing.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        match found.measurement.as_mut().map(Arc::make_mut) {
+            Some(measurement) => measurement.sharing = sharing,
+            // It is kept out by itself.
+            None => debug_assert!(found.objection.is_some()),
+        }
+        Ok(Some(found))
     }
 
-    /// Calls `tell` whenever a container starts or is connected to a network, until the runtime ends. What it says more than that is
+    /// Calls `tell` whenever a container starts, ends or is connected to a network, until the runtime ends. What it says more than that is
     /// not kept, however much it is.
     pub async fn follow(&self, tell: impl Fn()) {
         let Ok(events) = open_unix(&self.socket, &format!("{}{EVENTS}", self.prefix)).await else { return };
@@ -144,6 +192,27 @@ impl Engine {
         while let Some(Ok(_)) = body.frame().await {
             tell();
         }
+    }
+}
+
+fn runs(container: &ContainerInspectResponse) -> bool {
+    container.state.as_ref().is_some_and(|state| state.running == Some(true))
+}
+
+/// The network namespace of a container's first process, where its number means something here.
+fn netns_of(container: &ContainerInspectResponse) -> Option<(u64, u64)> {
+    let pid = container.state.as_ref()?.pid.filter(|pid| *pid > 0)?;
+    attachment::netns_of(Path::new(&format!("/proc/{pid}/ns/net"))).ok().map(|(_, id)| id)
+}
+
+/// What stands for so many containers that are not looked at.
+fn unmeasured(count: usize) -> SharingContainer {
+    SharingContainer {
+        name: format!("and {count} more"),
+        image: None,
+        config: Sha256::of(b""),
+        privileges: vec![],
+        objection: Some(format!("at most {MAX_SHARING} containers that share a namespace are measured")),
     }
 }
 
@@ -231,7 +300,8 @@ mod tests {
     async fn what_a_runtime_says_without_end_is_given_up_or_not_kept() {
         let folder = tempfile::tempdir().unwrap();
         let engine = Engine::connect(&endless(folder.path())).await.unwrap();
-        for error in [engine.look("web").await.err(), engine.by_endpoint().await.err()] {
+        let filter = LabelFilter::new(&[]);
+        for error in [engine.look("web", &filter).await.err(), engine.running().await.err()] {
             let error = format!("{:#}", error.unwrap());
             assert!(error.contains("bytes are taken"), "{error}");
         }
@@ -241,6 +311,6 @@ mod tests {
         });
         let _ = tokio::time::timeout(Duration::from_millis(300), following).await;
         assert!(told.load(Ordering::Relaxed) > 0);
-        assert!(engine.look("../images").await.is_err(), "an id leads nowhere else");
+        assert!(engine.look("../images", &filter).await.is_err(), "an id leads nowhere else");
     }
 }

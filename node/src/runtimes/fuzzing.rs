@@ -1,6 +1,6 @@
 //! What runtimes, Kubernetes and registries say.
 
-use super::{inspect, kubernetes, signatures};
+use super::{inspect, kubernetes::PodObject, labels::LabelFilter, signatures};
 use crate::daemon::Found;
 use meshward_fuzzing::blocks;
 use meshward_model::{
@@ -11,14 +11,14 @@ use meshward_model::{
 /// What is found out of Docker's two answers about a container.
 pub fn container(container: &[u8], image: &[u8]) -> Option<Found> {
     let (container, image) = (serde_json::from_slice(container).ok()?, serde_json::from_slice(image).ok()?);
-    Some(inspect::found("docker", &container, &image))
+    Some(inspect::found("docker", &container, &image, &LabelFilter::new(&[])))
 }
 
 /// What is found out of Kubernetes' answer about a pod.
 pub fn pod(object: &[u8]) -> Option<Found> {
     let api = Kubernetes { server: String::new(), ca_file: "/a".into(), token_file: "/b".into() };
-    let pod = Pod { api, namespace: "default".into(), name: "web-0".into() };
-    kubernetes::found(&pod, &serde_json::from_slice(object).ok()?)
+    let pod = Pod { api, namespace: "default".into(), name: "web-0".into(), uid: None };
+    serde_json::from_slice::<PodObject>(object).ok()?.found(&pod, None, &LabelFilter::new(&[]))
 }
 
 /// A manifest: what is fetched because of it is bounded, and what it signs is as long as a signature may be.

@@ -1,34 +1,32 @@
 //! From what a container runtime says of a container to what the mesh needs to know of it.
 
+use super::labels::LabelFilter;
 use crate::daemon::Found;
 use bollard::models::{ContainerInspectResponse, HostConfig, ImageInspect, MountPoint};
 use meshward_model::{
-    AcceptFrom, Labels, WorkloadName,
-    accept::LABEL as ACCEPT_FROM,
-    measurement::{BadDigest, Image, MAX_PRIVILEGES, Measurement, Repository, Sha256},
+    WorkloadName,
+    measurement::{
+        BadDigest, Image, MAX_PRIVILEGES, MAX_SHARING_PRIVILEGES, MAX_SHARING_TEXT, Measurement, Repository,
+        Sha256, SharingContainer,
+    },
 };
 use serde::Serialize;
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-/// Labels that tools keep their own notes in. They say nothing of what a container is for, and differ from each container to
-/// the next.
-const NOTES: [&str; 8] = [
-    "com.docker.",
-    "desktop.docker.io/",
-    "org.opencontainers.image.",
-    "org.label-schema.",
-    "io.podman.",
-    "io.containers.",
-    "io.buildah.",
-    "io.kubernetes.",
-];
+/// The most bytes of what one privilege is called.
+const MAX_PRIVILEGE: usize = 256;
 
 /// Sockets with which a container could have anything done on its host.
 const SOCKETS: [&str; 6] =
     ["docker.sock", "podman.sock", "containerd.sock", "crio.sock", "node.sock", "dockershim.sock"];
 
 /// What was found out about a container.
-pub fn found(runtime: &str, container: &ContainerInspectResponse, image: &ImageInspect) -> Found {
+pub fn found(
+    runtime: &str,
+    container: &ContainerInspectResponse,
+    image: &ImageInspect,
+    filter: &LabelFilter,
+) -> Found {
     let mut found =
         Found { name: container.name.as_deref().and_then(WorkloadName::like), ..Found::default() };
     let mut objections = Vec::new();
@@ -37,35 +35,49 @@ pub fn found(runtime: &str, container: &ContainerInspectResponse, image: &ImageI
         Err(error) => objections.push(error),
     }
     let own = container.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
-    match labels(&own) {
-        Ok((labels, accepts)) => (found.labels, found.accepts) = (labels, accepts),
+    match filter.take(&own) {
+        Ok(taken) => {
+            (found.labels, found.accepts, found.left_out) = (taken.labels, taken.accepts, taken.left_out);
+        }
         Err(error) => objections.push(error),
     }
     found.objection = (!objections.is_empty()).then(|| objections.join("; "));
     found
 }
 
-/// The labels that count, and what they declare about who may reach the container. What cannot be a label of ours is left out:
-/// whoever writes labels could leave it out as well. One that only Meshward may set, and a declaration that makes no sense,
-/// are mistakes.
-pub fn labels(said: &HashMap<String, String>) -> Result<(Labels, Vec<AcceptFrom>), String> {
-    let (mut kept, mut accepts) = (Vec::new(), Vec::new());
-    for (key, value) in said {
-        if NOTES.iter().any(|prefix| key.starts_with(prefix)) {
-            continue;
-        }
-        if key == ACCEPT_FROM {
-            accepts = AcceptFrom::parse_all(value).map_err(|error| format!("label {key}: {error}"))?;
-            continue;
-        }
-        let text = format!("{key}={value}");
-        if let Ok(label) = Labels::parse_each([text.as_str()]) {
-            label.check_unreserved().map_err(|error| error.to_string())?;
-            kept.push(text);
-        }
+/// What was found out about a container that shares the namespace of another. Its labels say nothing: it speaks as the other.
+pub fn sharing(container: &ContainerInspectResponse, image: &ImageInspect) -> SharingContainer {
+    let name = container.name.as_deref().unwrap_or_default().trim_start_matches('/');
+    let name = if name.is_empty() { container.id.as_deref().unwrap_or("?") } else { name };
+    let privileges = privileges(container);
+    let (image, objection) = match image_of(container, image) {
+        Ok(image) => (Some(image), None),
+        Err(error) => (None, Some(cut(&error, MAX_SHARING_TEXT))),
+    };
+    SharingContainer {
+        name: cut(name, MAX_SHARING_TEXT),
+        image,
+        config: set_up(container, &privileges),
+        privileges: at_most(privileges, MAX_SHARING_PRIVILEGES),
+        objection,
     }
-    let labels = Labels::parse_each(kept.iter().map(String::as_str)).map_err(|error| error.to_string())?;
-    Ok((labels, accepts))
+}
+
+/// Of privileges, sorted and once each, so many as can be told.
+pub fn at_most(mut all: Vec<String>, most: usize) -> Vec<String> {
+    all.iter_mut().for_each(|text| *text = cut(text, MAX_PRIVILEGE));
+    all.sort_unstable();
+    all.dedup();
+    if all.len() > most {
+        all.truncate(most - 1);
+        all.push("and more".into());
+    }
+    all
+}
+
+/// A text of so many bytes at the most.
+pub fn cut(text: &str, most: usize) -> String {
+    text[..text.floor_char_boundary(most)].to_owned()
 }
 
 fn measure(
@@ -73,18 +85,21 @@ fn measure(
     container: &ContainerInspectResponse,
     image: &ImageInspect,
 ) -> Result<Measurement, String> {
-    let reference = container.config.as_ref().and_then(|config| config.image.as_deref()).unwrap_or_default();
-    let id = image.id.as_deref().or(container.image.as_deref()).unwrap_or_default();
     let privileges = privileges(container);
     Ok(Measurement {
         runtime: runtime.to_owned(),
-        images: vec![
-            origin(reference, id, image.repo_digests.as_deref().unwrap_or_default())
-                .map_err(|error| format!("the runtime's image id: {error}"))?,
-        ],
+        images: vec![image_of(container, image)?],
         config: set_up(container, &privileges),
-        privileges,
+        privileges: at_most(privileges, MAX_PRIVILEGES),
+        sharing: vec![],
     })
+}
+
+fn image_of(container: &ContainerInspectResponse, image: &ImageInspect) -> Result<Image, String> {
+    let reference = container.config.as_ref().and_then(|config| config.image.as_deref()).unwrap_or_default();
+    let id = image.id.as_deref().or(container.image.as_deref()).unwrap_or_default();
+    let found = origin(reference, id, image.repo_digests.as_deref().unwrap_or_default());
+    found.map_err(|error| format!("the runtime's image id: {error}"))
 }
 
 /// Where an image came from: the repository that it was asked for by, if the runtime has it from there; otherwise any that
@@ -165,15 +180,13 @@ fn privileges(container: &ContainerInspectResponse) -> Vec<String> {
         all.extend(host_privileges(host));
     }
     let mounts = container.mounts.iter().flatten().filter_map(|mount| mount.source.as_deref());
-    let opens_host = |source: &&str| *source == "/" || SOCKETS.iter().any(|socket| source.ends_with(socket));
-    all.extend(mounts.filter(opens_host).map(|source| format!("mount {source}")));
-    all.sort_unstable();
-    all.dedup();
-    if all.len() > MAX_PRIVILEGES {
-        all.truncate(MAX_PRIVILEGES - 1);
-        all.push("and more".into());
-    }
-    all
+    all.extend(mounts.filter(|source| opens_host(source)).map(|source| format!("mount {source}")));
+    at_most(all, MAX_PRIVILEGES)
+}
+
+/// Whether a container with this path of its host in it could have anything done there.
+pub fn opens_host(source: &str) -> bool {
+    source == "/" || SOCKETS.iter().any(|socket| source.ends_with(socket))
 }
 
 fn host_privileges(host: &HostConfig) -> Vec<String> {
@@ -208,6 +221,7 @@ fn host_privileges(host: &HostConfig) -> Vec<String> {
 mod tests {
     use super::*;
     use bollard::models::{ContainerConfig, DeviceMapping};
+    use std::collections::HashMap;
 
     fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
         pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
@@ -215,27 +229,6 @@ mod tests {
 
     fn digest(of: &str) -> Sha256 {
         Sha256::of(of.as_bytes())
-    }
-
-    #[test]
-    fn labels_are_those_that_say_what_a_container_is_for() {
-        let said = map(&[
-            ("app", "web"),
-            ("env", "prod"),
-            ("maintainer", "A, B <c@d>"),
-            ("proxy.rule", "Host(`shop.example`)"),
-            ("com.docker.compose.project", "x"),
-            ("meshward.accept-from", "app=a, port=tcp/80; app=b"),
-        ]);
-        let (labels, accepts) = labels(&said).unwrap();
-        assert_eq!((labels.to_string().as_str(), accepts.len()), ("app=web,env=prod", 2));
-    }
-
-    #[test]
-    fn what_would_be_a_lie_or_is_no_declaration_is_a_mistake() {
-        for (key, value) in [("meshward/image.repo", "x"), ("meshward.accept-from", "port=x")] {
-            assert!(labels(&map(&[(key, value)])).is_err(), "{key}");
-        }
     }
 
     #[test]
@@ -323,7 +316,7 @@ mod tests {
             }),
             ..Default::default()
         };
-        let found = found("docker", &container, &ImageInspect::default());
+        let found = found("docker", &container, &ImageInspect::default(), &LabelFilter::new(&[]));
         assert_eq!(found.name.unwrap().as_str(), "shop-web-1");
         let objection = found.objection.unwrap();
         assert!(

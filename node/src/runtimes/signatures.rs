@@ -105,6 +105,12 @@ impl Signatures {
         all
     }
 
+    /// Those that were found before.
+    pub fn known(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
+        let found = self.found.lock();
+        images.iter().filter_map(|image| Some((image.digest, found.get(image)?.clone()))).collect()
+    }
+
     /// Looks again, whatever was found before.
     pub async fn again(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
         for image in images {

@@ -104,7 +104,7 @@ impl Reader {
         node: &Node,
         named: &mut HashMap<String, Place>,
     ) -> Option<AdmissionRule> {
-        let known = ["name", "for", "images", "signed_by", "config", "privileges"];
+        let known = ["name", "for", "images", "signed_by", "config", "privileges", "shared"];
         let parts = self.parts(file, "an admission rule", node, &known)?;
         let name = self.name(&parts, named);
         let mut images = Vec::new();
@@ -128,7 +128,8 @@ impl Reader {
         let privileges =
             self.texts(&parts, "privileges").into_iter().map(|(text, _)| text.to_owned()).collect();
         let who = self.whom_or_all(&parts, sets, "for")?;
-        Some(AdmissionRule { name: name?, who, images, signed_by, config, privileges })
+        let shared = self.optional(&parts, "shared").unwrap_or_default();
+        Some(AdmissionRule { name: name?, who, images, signed_by, config, privileges, shared })
     }
 
     pub(super) fn forensics(

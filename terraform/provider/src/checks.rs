@@ -59,6 +59,10 @@ pub fn mode(value: &Value) -> Result<(), String> {
     one_of(value, &["enforce", "observe"])
 }
 
+pub fn shared(value: &Value) -> Result<(), String> {
+    one_of(value, &["allow", "judge"])
+}
+
 pub fn declarations(value: &Value) -> Result<(), String> {
     one_of(value, &["narrow", "open"])
 }

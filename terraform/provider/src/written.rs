@@ -1,7 +1,7 @@
 //! Policy as text: files that users write, and those that are written from blocks of configuration.
 
 use meshward_model::{Labels, NetworkName, Selector, api::PolicyFile};
-use meshward_policy::{BadPolicy, Budget, Policy, Problem, Rule, run_tests};
+use meshward_policy::{BadPolicy, Budget, Policy, Problem, Rule, Shared, run_tests};
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
 use serde_json::{Map, json};
 
@@ -140,6 +140,9 @@ fn admission_rule(block: &Value) -> Result<serde_json::Value, Diagnostic> {
             item.insert(name.into(), block.get(name).to_json());
         }
     }
+    if let Some(shared) = block.get("shared").text() {
+        item.insert("shared".into(), shared.into());
+    }
     Ok(item.into())
 }
 
@@ -270,6 +273,9 @@ pub fn admission_blocks(policy: &Policy) -> Option<Value> {
                 block.set(name, list);
             }
         }
+        if rule.shared == Shared::Allow {
+            block.set("shared", "allow");
+        }
         block
     });
     blocks.set("rule", Value::List(rules.collect()));
@@ -358,7 +364,7 @@ mod tests {
     #[test]
     fn admission_is_written_and_read_back_as_it_was() {
         let config = Value::from_json(json!({
-            "rule": [{ "name": "released", "for": "app=web", "images": ["registry.example/shop/*"], "privileges": ["capability NET_ADMIN"] }],
+            "rule": [{ "name": "released", "for": "app=web", "images": ["registry.example/shop/*"], "privileges": ["capability NET_ADMIN"], "shared": "allow" }],
         }));
         let written = admission("shop", &config).unwrap();
         let own = file(ADMISSION, &written.text);

@@ -89,7 +89,7 @@ fn copy(
         let admitted = network.workloads_on(index).map(Standing::Admitted);
         for standing in admitted.chain(network.refused_on(index).map(Standing::Refused)) {
             let report = standing.report();
-            let images = report.measurement.iter().flat_map(|measured| &measured.images);
+            let images = report.measurement.iter().flat_map(|measured| measured.all_images());
             for image in images.filter(|image| !known.contains_key(*image)) {
                 let kept = || world.images.signatures(&image.digest, name).cloned().collect();
                 signatures.entry(image.digest).or_insert_with(kept);

@@ -197,7 +197,8 @@ fn measured(node: &NodeName, id: u8) -> Option<Arc<Measurement>> {
     let image = Image { repository: repository.ok(), digest: Sha256::of(&[id]) };
     let privileges = if node.as_str() == "node-1" { vec!["privileged".to_owned()] } else { vec![] };
     let config = Sha256::of(b"config");
-    let measured = Measurement { runtime: "docker".into(), images: vec![image], config, privileges };
+    let measured =
+        Measurement { runtime: "docker".into(), images: vec![image], config, privileges, sharing: vec![] };
     (id > 0).then(|| Arc::new(measured))
 }
 

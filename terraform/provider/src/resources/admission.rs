@@ -82,6 +82,12 @@ impl Resource for Admission {
                 Type::strings(),
                 "What they may do that a container usually may not, such as `capability NET_ADMIN`. Nothing, if it is left out.",
             ),
+            Attribute::optional(
+                "shared",
+                Type::String,
+                "`allow`: containers that share their network namespace may be anything. `judge`, or left out: they have to be what the workload has to be.",
+            )
+            .checked(checks::shared),
         ]);
         Schema::new(
             "What workloads have to be to be let into a network: by the images, signatures, configuration and privileges that their nodes have measured. Every rule that speaks of a \

@@ -1,0 +1,196 @@
+//! What Kubernetes APIs say of pods and their namespaces, and follow of them while the pods live.
+
+mod api;
+mod pod;
+mod watch;
+#[cfg(test)]
+mod watch_tests;
+
+use super::labels::LabelFilter;
+use crate::daemon::Found;
+use anyhow::{Result, anyhow};
+use api::{ApiError, check_name};
+use meshward_model::local::{Kubernetes, Pod};
+use parking_lot::Mutex;
+use pod::{NamespaceObject, key};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+use tokio::{sync::Semaphore, task::AbortHandle};
+use tracing::warn;
+use watch::{Object, Watch};
+
+pub use pod::PodObject;
+
+/// The most pods that are asked for at once.
+const AT_ONCE: usize = 16;
+/// The most kinds that are watched: the pods of this node, and each namespace that they are in.
+const MOST_WATCHES: usize = 256;
+
+/// What is known of pods.
+pub struct Pods {
+    filter: Arc<LabelFilter>,
+    turns: Semaphore,
+    nodes: Mutex<HashMap<(Kubernetes, String), Followed<PodObject>>>,
+    namespaces: Mutex<HashMap<(Kubernetes, String), Followed<NamespaceObject>>>,
+    changes: Arc<Mutex<Changes>>,
+    /// Told when there are changes.
+    tell: Arc<dyn Fn() + Send + Sync>,
+    /// The namespaces of which has been said that they cannot be read.
+    unread: Mutex<HashSet<String>>,
+}
+
+/// What has changed: the keys of pods, and the names of namespaces.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pods: HashSet<String>,
+    namespaces: HashSet<String>,
+}
+
+impl Changes {
+    /// Whether a pod, or the namespace that it is in, is another now.
+    pub fn concern(&self, pod: &Pod) -> bool {
+        self.namespaces.contains(&pod.namespace) || self.pods.contains(&key(&pod.namespace, &pod.name))
+    }
+}
+
+/// A watch, and what follows it until it is dropped.
+struct Followed<T> {
+    watch: Arc<Watch<T>>,
+    task: AbortHandle,
+}
+
+impl<T> Drop for Followed<T> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<T: Object> Followed<T> {
+    fn start(watch: Watch<T>) -> Self {
+        let watch = Arc::new(watch);
+        let task = tokio::spawn(watch.clone().follow()).abort_handle();
+        Self { watch, task }
+    }
+}
+
+impl Pods {
+    /// Nothing is known yet. `tell` is called whenever there are changes.
+    pub fn new(filter: Arc<LabelFilter>, tell: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            filter,
+            turns: Semaphore::new(AT_ONCE),
+            nodes: Mutex::default(),
+            namespaces: Mutex::default(),
+            changes: Arc::default(),
+            tell: Arc::new(tell),
+            unread: Mutex::default(),
+        }
+    }
+
+    /// What the API says of a pod, once it is known which image a container of it runs; from then on it is watched. `None`: it is not
+    /// known yet, or is another one by the same name.
+    ///
+    /// # Errors
+    /// If the API does not answer, or does not let us ask.
+    pub async fn look(&self, pod: &Pod) -> Result<Option<Found>> {
+        let (namespace, name) = (check_name(&pod.namespace)?, check_name(&pod.name)?);
+        let object = match self.watched(pod) {
+            Some(object) => object,
+            None => {
+                let _turn = self.turns.acquire().await?;
+                match api::get(&pod.api, &format!("/api/v1/namespaces/{namespace}/pods/{name}")).await {
+                    Ok(object) => Arc::new(object),
+                    Err(ApiError::Missing) => return Ok(None),
+                    Err(error) => return Err(anyhow!(error)),
+                }
+            }
+        };
+        let is_other = pod.uid.as_ref().is_some_and(|uid| !object.uid().is_empty() && uid != object.uid());
+        if is_other {
+            return Ok(None);
+        }
+        let of = self.namespace(pod).await?;
+        self.watch(pod, object.node());
+        Ok(object.found(pod, of.as_deref(), &self.filter))
+    }
+
+    fn watched(&self, pod: &Pod) -> Option<Arc<PodObject>> {
+        let key = key(&pod.namespace, &pod.name);
+        let nodes = self.nodes.lock();
+        let mut own = nodes.iter().filter(|((api, _), _)| *api == pod.api);
+        own.find_map(|(_, followed)| followed.watch.get(&key))
+    }
+
+    /// The namespace of a pod. One that cannot be read gives no labels.
+    async fn namespace(&self, pod: &Pod) -> Result<Option<Arc<NamespaceObject>>> {
+        let known = {
+            let namespaces = self.namespaces.lock();
+            let followed = namespaces.get(&(pod.api.clone(), pod.namespace.clone()));
+            followed.filter(|own| own.watch.is_listed()).map(|own| own.watch.get(&pod.namespace))
+        };
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let _turn = self.turns.acquire().await?;
+        match api::get(&pod.api, &format!("/api/v1/namespaces/{}", pod.namespace)).await {
+            Ok(object) => Ok(Some(Arc::new(object))),
+            Err(error @ (ApiError::Missing | ApiError::Forbidden { .. })) => {
+                if self.unread.lock().insert(pod.namespace.clone()) {
+                    warn!(
+                        namespace = pod.namespace,
+                        "the labels of this namespace of Kubernetes are not known: {error}"
+                    );
+                }
+                Ok(None)
+            }
+            Err(error) => Err(anyhow!(error)),
+        }
+    }
+
+    /// Watches the pods of a node, and the namespace of a pod.
+    fn watch(&self, pod: &Pod, node: &str) {
+        let mut nodes = self.nodes.lock();
+        let at = (pod.api.clone(), node.to_owned());
+        if check_name(node).is_ok() && nodes.len() < MOST_WATCHES && !nodes.contains_key(&at) {
+            let (changes, tell) = (self.changes.clone(), self.tell.clone());
+            let changed = move |keys: &[String]| {
+                changes.lock().pods.extend(keys.iter().cloned());
+                tell();
+            };
+            let selector = format!("fieldSelector=spec.nodeName%3D{node}");
+            let watch = Watch::new(pod.api.clone(), "/api/v1/pods".into(), selector, changed);
+            nodes.insert(at, Followed::start(watch));
+        }
+        drop(nodes);
+        let mut namespaces = self.namespaces.lock();
+        let at = (pod.api.clone(), pod.namespace.clone());
+        let unread = self.unread.lock().contains(&pod.namespace);
+        if !unread && namespaces.len() < MOST_WATCHES && !namespaces.contains_key(&at) {
+            let (changes, tell) = (self.changes.clone(), self.tell.clone());
+            let changed = move |keys: &[String]| {
+                changes.lock().namespaces.extend(keys.iter().cloned());
+                tell();
+            };
+            let selector = format!("fieldSelector=metadata.name%3D{}", pod.namespace);
+            let watch = Watch::new(pod.api.clone(), "/api/v1/namespaces".into(), selector, changed);
+            namespaces.insert(at, Followed::start(watch));
+        }
+    }
+
+    /// What has changed since this was asked last.
+    pub fn take_changes(&self) -> Changes {
+        std::mem::take(&mut *self.changes.lock())
+    }
+
+    /// Watches no more what none of these pods needs.
+    pub fn retain(&self, used: &[Pod]) {
+        self.nodes.lock().retain(|(api, _), _| used.iter().any(|pod| pod.api == *api));
+        let in_use = |(api, namespace): &(Kubernetes, String)| {
+            used.iter().any(|pod| pod.api == *api && pod.namespace == *namespace)
+        };
+        self.namespaces.lock().retain(|at, _| in_use(at));
+        self.unread.lock().retain(|namespace| used.iter().any(|pod| pod.namespace == *namespace));
+    }
+}
