@@ -101,13 +101,14 @@ impl Guard {
         if !keys.holds(message) {
             return Proof::None;
         }
+        if self.has_cookie(now, from, message) { Proof::KeyAndAddress } else { Proof::Key }
+    }
+
+    /// Whether the second MAC of a message is made with its source's cookie.
+    pub fn has_cookie(&mut self, now: Millis, from: SocketAddr, message: &[u8]) -> bool {
         let second = message.len() - MAC;
         let cookie = self.cookie(now, from);
-        if is_mac(&cookie, &message[..second], &message[second..]) {
-            Proof::KeyAndAddress
-        } else {
-            Proof::Key
-        }
+        is_mac(&cookie, &message[..second], &message[second..])
     }
 
     /// The reply that gives a message's sender its cookie.

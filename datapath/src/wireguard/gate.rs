@@ -7,8 +7,8 @@
 
 use super::{
     Kind, Millis, Peers, Send, Wireguard,
-    cookie::{Guard, Proof},
-    message::number,
+    cookie::Guard,
+    message::{MAC, number},
     unproved::Bucket,
 };
 use crate::drops::Cause;
@@ -44,6 +44,11 @@ impl Load {
         if self.count.fetch_add(1, Relaxed) >= LOAD {
             self.until.store(now.0 + LOAD_LASTS, Relaxed);
         }
+        self.lasts(now)
+    }
+
+    /// Whether there is load.
+    fn lasts(&self, now: Millis) -> bool {
         now.0 < self.until.load(Relaxed)
     }
 }
@@ -58,6 +63,11 @@ struct Share {
 impl Share {
     fn new(most: u64, each_second: u64) -> Self {
         Self { admitted: Bucket::new(most, each_second), replies: Bucket::new(most, each_second) }
+    }
+
+    /// Whether anything may come of a message, whatever its MACs say.
+    fn has_room(&mut self, now: Millis, shows_cookie: bool) -> bool {
+        self.replies.has_one(now) || shows_cookie && self.admitted.has_one(now)
     }
 }
 
@@ -113,6 +123,18 @@ impl Gate {
         }
     }
 
+    fn is_known(&self, source: IpAddr) -> bool {
+        self.known.read().contains_key(&source.to_canonical())
+    }
+
+    /// Whether the limits leave anything for a message from a source.
+    fn has_room(&self, now: Millis, source: IpAddr, message: &[u8]) -> bool {
+        let is_known = self.is_known(source);
+        let mut limits = self.limits.lock();
+        let share = if is_known { &mut limits.known } else { &mut limits.strangers };
+        share.has_room(now, shows_cookie(message))
+    }
+
     /// Forgets the sources that have been quiet.
     pub fn tick(&self, now: Millis) {
         let mut limits = self.limits.lock();
@@ -140,27 +162,38 @@ impl Wireguard {
             let within = !self.gate.load.note(now) || self.gate.limits.lock().others.take_one(now);
             return if within { Ok(()) } else { Err(Cause::HandshakeLimit) };
         }
+        let may_be_awaited = kind == Some(Kind::Response) && peers.by_index(number(message, 8)).is_some();
+        if self.gate.load.lasts(now) && !may_be_awaited && !self.gate.has_room(now, from.ip(), message) {
+            // Its MACs would cost more than all the rest.
+            self.gate.load.note(now);
+            return Err(Cause::HandshakeLimit);
+        }
         let keys = self.keys.read();
         let key = keys.all().find(|key| key.macs.holds(message)).ok_or(Cause::BadCrypto)?;
-        if !self.gate.load.note(now) || kind == Some(Kind::Response) && is_awaited(peers, message) {
+        if !self.gate.load.note(now) || may_be_awaited && is_awaited(peers, message) {
             return Ok(());
         }
-        let is_known = self.gate.known.read().contains_key(&from.ip().to_canonical());
+        let is_known = self.gate.is_known(from.ip());
         let mut limits = self.gate.limits.lock();
         let Limits { guard, answered, known, strangers, .. } = &mut *limits;
         let share = if is_known { known } else { strangers };
-        match guard.check(&key.macs, now, from, message) {
-            Proof::KeyAndAddress if guard.admits(now, from.ip()) && share.admitted.take_one(now) => Ok(()),
-            // Strangers have one limit, or so many sources would have to be told apart.
-            Proof::Key if (!is_known || answered.admits(now, from.ip())) && share.replies.take_one(now) => {
-                let reply = guard.reply(&key.macs, now, from, message);
-                drop(limits);
-                send(from, &reply);
-                Err(Cause::HandshakeLimit)
-            }
-            _ => Err(Cause::HandshakeLimit),
+        if shows_cookie(message) && guard.has_cookie(now, from, message) {
+            let within = guard.admits(now, from.ip()) && share.admitted.take_one(now);
+            return if within { Ok(()) } else { Err(Cause::HandshakeLimit) };
         }
+        // Strangers have one limit, or so many sources would have to be told apart.
+        if (!is_known || answered.admits(now, from.ip())) && share.replies.take_one(now) {
+            let reply = guard.reply(&key.macs, now, from, message);
+            drop(limits);
+            send(from, &reply);
+        }
+        Err(Cause::HandshakeLimit)
     }
+}
+
+/// Whether a message has a second MAC; whether that holds is another question.
+fn shows_cookie(message: &[u8]) -> bool {
+    message[message.len() - MAC..] != [0; MAC]
 }
 
 /// Whether a response may be the one to an initiation of ours, and few have come for that.
@@ -229,6 +262,38 @@ mod tests {
         let done =
             own.admit(&own.peers.read(), Millis(1), source(1), &message, &mut |_, _| panic!("an answer"));
         assert_eq!(done, Err(Cause::BadCrypto));
+    }
+
+    #[test]
+    fn where_no_limit_leaves_anything_a_flood_costs_no_macs_and_the_load_lasts() {
+        let (own, _) = wireguard();
+        let peers = own.peers.read();
+        let flood = |from: u32, now: u64, spoil: usize| {
+            (from..from + 1_000).map(move |number| (number, Millis(now), spoil))
+        };
+        let judge = |(number, now, spoil): (u32, Millis, usize)| {
+            let mut message = forged(&own, number);
+            message[spoil] ^= 1;
+            own.admit(&peers, now, source(number), &message, &mut |_, _| {})
+        };
+        // Without load each MAC is looked at, and what does not hold begins none.
+        assert!(flood(0, 1, 50).all(|message| judge(message) == Err(Cause::BadCrypto)));
+        assert!(
+            flood(1_000, 2, INITIATION - 1).filter(|message| judge(*message).is_ok()).count()
+                <= LOAD as usize
+        );
+        // The strangers' share is used up.
+        assert!(flood(2_000, 2, 50).all(|message| judge(message) == Err(Cause::HandshakeLimit)));
+        let lasting =
+            (1..50).flat_map(|tenth| flood(3_000 + tenth as u32 * 1_000, 2 + tenth * 100, INITIATION - 1));
+        assert_eq!(
+            lasting.filter(|message| judge(*message).is_ok()).count(),
+            0,
+            "none gets in without its cookie"
+        );
+        let (known, mut cookies) = (KNOWN.parse().unwrap(), 0);
+        let asked = own.admit(&peers, Millis(5_000), known, &forged(&own, 1), &mut |_, _| cookies += 1);
+        assert_eq!((asked, cookies), (Err(Cause::HandshakeLimit), 1), "where a peer may be, it is answered");
     }
 
     #[test]

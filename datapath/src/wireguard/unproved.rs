@@ -37,12 +37,17 @@ impl Bucket {
 
     /// Takes one, if there is one left.
     pub fn take_one(&mut self, now: Millis) -> bool {
-        self.refill(now);
-        let has = self.has();
+        let has = self.has_one(now);
         if has {
             self.take();
         }
         has
+    }
+
+    /// Whether there is one left.
+    pub fn has_one(&mut self, now: Millis) -> bool {
+        self.refill(now);
+        self.has()
     }
 
     fn refill(&mut self, now: Millis) {
