@@ -107,10 +107,11 @@ pub fn check_value(text: &str) -> Result<(), BadLabel> {
     Ok(())
 }
 
-/// A set of labels: each key once, in the order of the keys.
+/// A set of labels: each key once, in the order of the keys. Copies share one map: a coordinator has the labels of a workload in its
+/// record, its identity and every snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<LabelKey, String>", into = "BTreeMap<LabelKey, String>")]
-pub struct Labels(BTreeMap<LabelKey, String>);
+pub struct Labels(Arc<BTreeMap<LabelKey, String>>);
 
 impl Labels {
     /// The value under `key`.
@@ -137,14 +138,15 @@ impl Labels {
     ///
     /// # Errors
     /// If there are too many then.
-    pub fn with_all(mut self, others: &Self) -> Result<Self, BadLabel> {
-        self.0.extend(others.0.iter().map(|(key, value)| (key.clone(), value.clone())));
-        Self::try_from(self.0)
+    pub fn with_all(self, others: &Self) -> Result<Self, BadLabel> {
+        let mut map = BTreeMap::from(self);
+        map.extend(others.0.iter().map(|(key, value)| (key.clone(), value.clone())));
+        Self::try_from(map)
     }
 
     /// Takes the label under a key away.
     pub fn without(mut self, key: &LabelKey) -> Self {
-        self.0.remove(key);
+        Arc::make_mut(&mut self.0).remove(key);
         self
     }
 
@@ -152,7 +154,7 @@ impl Labels {
     pub fn with_fact(mut self, fact: &str, value: &str) -> Result<Self, BadLabel> {
         check_value(value)?;
         let key: LabelKey = format!("{RESERVED_PREFIX}{fact}").parse()?;
-        self.0.insert(key, value.to_owned());
+        Arc::make_mut(&mut self.0).insert(key, value.to_owned());
         Ok(self)
     }
 
@@ -183,13 +185,13 @@ impl TryFrom<BTreeMap<LabelKey, String>> for Labels {
             return Err(BadLabel::TooMany(map.len()));
         }
         map.values().try_for_each(|value| check_value(value))?;
-        Ok(Self(map))
+        Ok(Self(Arc::new(map)))
     }
 }
 
 impl From<Labels> for BTreeMap<LabelKey, String> {
     fn from(labels: Labels) -> Self {
-        labels.0
+        Arc::unwrap_or_clone(labels.0)
     }
 }
 
