@@ -61,6 +61,41 @@ fn docker_podman_and_a_process_talk_as_policy_says() {
     host.mesh.wait(|| host.workload("podman").is_none()).unwrap();
 }
 
+#[test]
+fn what_shares_the_namespace_of_a_container_of_podman_is_measured_with_it() {
+    let host = Host::new(POLICY);
+    let podman = Podman::start(
+        &host.host.site,
+        &host.mesh.folder().join("podman"),
+        host.mesh.binaries.folder(),
+        &host.host.socket(),
+    )
+    .unwrap();
+    podman.run(&["run", "-d", "--name", "web", "--network", "shop", "--label", "app=web", "box"]).unwrap();
+    host.wait_let_in("web");
+    let names = || -> Vec<String> {
+        let workload = host.workload("web").unwrap();
+        let sharing = workload["measurement"]["sharing"].as_array().unwrap().iter();
+        sharing.map(|other| other["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(), Vec::<String>::new());
+    podman
+        .run(&["run", "-d", "--name", "debug", "--network", "container:web", "box", "sleep", "1000"])
+        .unwrap();
+    host.mesh.wait(|| names() == ["debug"]).unwrap();
+
+    // A rule that neither of them fits closes it, and says so of both.
+    let rule = "admission: [{ name: ours, for: { app: web }, images: [registry.example/*] }]\n";
+    host.mesh.apply(&format!("{POLICY}{rule}")).unwrap();
+    host.wait_refused("web");
+    let why = host.workload("web").unwrap()["refused"].to_string();
+    assert!(why.contains("ours: image ") && why.contains("ours: container debug ("), "{why}");
+    podman.run(&["rm", "-f", "-t", "0", "debug"]).unwrap();
+    host.mesh.wait(|| names().is_empty()).unwrap();
+    let why = host.workload("web").unwrap()["refused"].to_string();
+    assert!(!why.contains("debug"), "{why}");
+}
+
 /// A node, and the plugin as a runtime would call it.
 struct Runtime {
     node: Node,

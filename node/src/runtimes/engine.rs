@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use bollard::models::{ContainerInspectResponse, ContainerSummary, ImageInspect};
 use http_body_util::BodyExt;
 use hyper::StatusCode;
-use meshward_model::measurement::{MAX_SHARING, Sha256, SharingContainer};
+use meshward_model::measurement::{MAX_SHARING, MAX_SHARING_TEXT, Sha256, SharingContainer};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     collections::{HashMap, HashSet},
@@ -168,8 +168,17 @@ impl Engine {
             if own.is_some() && netns_of(&other).is_some_and(|netns| Some(netns) != own) {
                 continue;
             }
-            let image = self.image(&other).await?;
-            sharing.push(inspect::sharing(&other, &image));
+            sharing.push(match self.image(&other).await {
+                Ok(image) => inspect::sharing(&other, &image),
+                // It is there all the same, and keeps the workload closed until more is known of it.
+                Err(error) => SharingContainer {
+                    objection: Some(inspect::cut(
+                        &format!("it cannot be measured: {error:#}"),
+                        MAX_SHARING_TEXT,
+                    )),
+                    ..inspect::sharing(&other, &ImageInspect::default())
+                },
+            });
         }
         if others.len() > MAX_SHARING {
             sharing.truncate(MAX_SHARING - 1);

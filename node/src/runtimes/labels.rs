@@ -47,7 +47,8 @@ pub struct Taken {
 impl LabelFilter {
     /// The usual one, and what a node's configuration adds to it.
     pub fn new(more: &[String]) -> Self {
-        Self(NOTES.iter().map(ToString::to_string).chain(more.iter().cloned()).collect())
+        let more = more.iter().filter(|entry| !entry.trim_start_matches('!').is_empty());
+        Self(NOTES.iter().map(ToString::to_string).chain(more.cloned()).collect())
     }
 
     fn takes(&self, key: &str) -> bool {
@@ -146,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_configuration_adds_to_what_is_left_out_and_takes_back_from_it() {
-        let filter = LabelFilter::new(&["traefik.".into(), "!com.docker.stack.".into()]);
+        let filter =
+            LabelFilter::new(&["traefik.".into(), "!com.docker.stack.".into(), String::new(), "!".into()]);
         let said =
             map(&[("traefik.enable", "true"), ("com.docker.stack.namespace", "shop"), ("com.docker.x", "y")]);
         assert_eq!(filter.take(&said).unwrap().labels.to_string(), "com.docker.stack.namespace=shop");

@@ -331,13 +331,14 @@ impl Measuring {
             let Some(id) = id else { continue };
             let now = running.sharing(id);
             let before = self.sharing.lock().insert(own.id.clone(), now.clone());
+            let sharing = own.measurement.iter().flat_map(|measured| &measured.sharing);
+            // What could not be measured may be known by now.
+            let is_unclear = sharing.clone().any(|other| other.objection.is_some());
             let is_other = match before {
                 Some(before) => before != now,
-                None => {
-                    own.measurement.as_ref().is_some_and(|own| !own.sharing.is_empty()) || !now.is_empty()
-                }
+                None => sharing.count() > 0 || !now.is_empty(),
             };
-            if is_other {
+            if is_other || is_unclear {
                 self.stale.lock().insert(own.id.clone());
             }
             changed |= is_other;
