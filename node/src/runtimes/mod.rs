@@ -56,6 +56,8 @@ pub async fn measure(node: Arc<Node>) {
             measuring.stale.lock().insert(container.id);
         }
     }
+    // And other containers may have come into namespaces.
+    measuring.look_for_sharing.notify_one();
     let mut look_again = Instant::now();
     let mut waiting_since: Option<Instant> = None;
     loop {
