@@ -10,7 +10,7 @@
 use crate::{
     accept::AcceptFrom,
     acl::Acl,
-    bounded::at_most,
+    bounded::{as_printable, as_printable_if_any, at_most},
     keys::PublicKey,
     labels::Labels,
     measurement::{ImageSignature, Measurement, Sha256},
@@ -284,7 +284,7 @@ pub struct WorkloadReport {
     #[serde(default, deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub signatures: Vec<(Sha256, Vec<ImageSignature>)>,
     /// Why it cannot be let in, whatever the network wants: what its node could not make sense of.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "as_printable_if_any")]
     pub objection: Option<String>,
 }
 
@@ -294,6 +294,7 @@ pub struct Fired {
     /// The network.
     pub network: NetworkName,
     /// The trigger.
+    #[serde(deserialize_with = "as_printable")]
     pub trigger: String,
     /// The workload.
     pub workload: WorkloadId,
@@ -311,6 +312,7 @@ pub enum FromNode {
     /// First message: who the node is, and what view it has. [`Self::Has`] follows.
     Hello {
         /// The software's version.
+        #[serde(deserialize_with = "as_printable")]
         version: String,
         /// The start of the daemon that speaks.
         instance: InstanceId,
@@ -362,7 +364,7 @@ pub enum FromNode {
         csr: Vec<u8>,
     },
     /// What keeps the node from writing down what it has to, in words; nothing: all is well. It enforces all the same.
-    Degraded(Option<String>),
+    Degraded(#[serde(deserialize_with = "as_printable_if_any")] Option<String>),
 }
 
 impl FromNode {

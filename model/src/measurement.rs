@@ -1,5 +1,6 @@
 //! What a node has found out about a workload before it may talk: its images, and how it was set up.
 
+use crate::bounded::printable;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -247,6 +248,12 @@ impl Measurement {
         }
         if self.runtime.len() > 64 {
             return Err("the runtime's name is too long".into());
+        }
+        let sharing = self.sharing.iter();
+        let sharing = sharing.flat_map(|one| one.privileges.iter().chain([&one.name]).chain(&one.objection));
+        let texts = self.privileges.iter().chain([&self.runtime]).chain(sharing);
+        if let Some(odd) = texts.into_iter().find(|text| **text != printable(text)) {
+            return Err(format!("`{}` has characters that cannot be shown", printable(odd)));
         }
         Ok(())
     }

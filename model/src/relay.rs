@@ -10,6 +10,7 @@
 //! number, its length, the size of its messages, and where in it the part belongs (2 bytes each), little-endian.
 
 use crate::{
+    bounded::as_printable,
     control::InstanceId,
     names::{NetworkName, NodeName},
 };
@@ -75,6 +76,7 @@ pub enum FromRelay {
     /// First message.
     Hello {
         /// The software's version.
+        #[serde(deserialize_with = "as_printable")]
         version: String,
         /// Where nodes reach it, as `HOST:PORT`; a host that is left out is where the coordinator sees the relay.
         addresses: Vec<String>,

@@ -8,6 +8,7 @@ use meshward_lab::{Barrier, Node, Relay};
 use meshward_model::relay::RelayId;
 use std::{
     net::SocketAddr,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -106,4 +107,21 @@ fn tokens_of_relays_and_nodes_are_not_taken_for_each_other() {
     assert!(format!("{gone:#}").contains("there is no relay `relay-x`"), "{gone:#}");
     mesh.meshctl(&["relay", "remove", "relay-a"]).unwrap();
     mesh.wait(|| relay.process.printed().contains("this relay was removed from the mesh")).unwrap();
+}
+
+#[test]
+fn a_relay_says_in_metrics_who_is_there_and_what_it_turns_away() {
+    let mut mesh = mesh();
+    let relay = mesh.relay("relay-a").unwrap();
+    let _node = mesh.node("cloud").unwrap();
+    let scrape = || {
+        let ask = || Command::new("curl").args(["--silent", "http://127.0.0.1:7482/metrics"]).output();
+        let answer = relay.site.netns.run(ask).unwrap().unwrap();
+        String::from_utf8_lossy(&answer.stdout).into_owned()
+    };
+    mesh.wait(|| scrape().contains("meshward_relay_members 1\n")).unwrap();
+    let text = scrape();
+    for name in ["linked 1", "relay_held 0", "handshakes_refused 0", "authentications_failed 0"] {
+        assert!(text.contains(&format!("meshward_relay_{name}\n")), "{name}: {text}");
+    }
 }

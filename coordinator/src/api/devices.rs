@@ -13,6 +13,7 @@ use axum::{Json, extract::State, http::StatusCode, response::Response};
 use meshward_model::{
     NetworkName, NodeName, WorkloadName,
     api::{CreateDevice, CreatedDevice, Device, Page, Role, operations},
+    bounded::printable,
     control::{Answer, DeviceOrder, Question},
     relay::is_relayed,
 };
@@ -125,7 +126,7 @@ pub async fn create(
         return Ok((StatusCode::CREATED, Json(created)));
     }
     let answer = match session.ask(&Question::AddDevice(order)).await {
-        Some(Answer::Device(answer)) => answer.map_err(Refusal::Invalid)?,
+        Some(Answer::Device(answer)) => answer.map_err(|why| Refusal::Invalid(printable(&why)))?,
         _ => return Err(Refusal::Failed(format!("node {gateway} does not answer; try again")).into()),
     };
     note(&mesh, &caller.author, format!("took in device {} ({}) by node {gateway}", wanted.name, answer.id))
@@ -166,7 +167,7 @@ pub async fn remove(
         return Ok(Json(device));
     }
     match session.ask(&Question::RemoveDevice(id.clone())).await {
-        Some(Answer::Removed(done)) => done.map_err(Refusal::Invalid)?,
+        Some(Answer::Removed(done)) => done.map_err(|why| Refusal::Invalid(printable(&why)))?,
         _ => return Err(Refusal::Failed(format!("node {node} does not answer; try again")).into()),
     }
     note(&mesh, &caller.author, format!("turned away device {name} ({id})")).await?;

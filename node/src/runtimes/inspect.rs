@@ -5,6 +5,7 @@ use crate::daemon::Found;
 use bollard::models::{ContainerInspectResponse, HostConfig, ImageInspect, MountPoint};
 use meshward_model::{
     WorkloadName,
+    bounded::printable,
     measurement::{
         BadDigest, Image, MAX_PRIVILEGES, MAX_SHARING_PRIVILEGES, MAX_SHARING_TEXT, Measurement, Repository,
         Sha256, SharingContainer,
@@ -75,9 +76,11 @@ pub fn at_most(mut all: Vec<String>, most: usize) -> Vec<String> {
     all
 }
 
-/// A text of so many bytes at the most.
+/// A text of so many bytes at the most, that can be shown.
 pub fn cut(text: &str, most: usize) -> String {
-    text[..text.floor_char_boundary(most)].to_owned()
+    let mut shown = printable(text);
+    shown.truncate(shown.floor_char_boundary(most));
+    shown
 }
 
 fn measure(

@@ -182,7 +182,7 @@ impl Others {
                     lie("a second hello", vec![hello(); 3]),
                     lie("another clock", vec![made("x".into(), i64::MIN, 0, none)]),
                     lie("another start of the daemon", vec![made("x".into(), *clock, u64::MAX, none)]),
-                    lie("a long version", vec![made("v".repeat(1 << 19), *clock, 0, none)]),
+                    lie("a long version", vec![made("\u{1b}[2J".repeat(1 << 17), *clock, 0, none)]),
                 ];
                 (lies, Some(FromNode::Has { endpoints: vec![], workloads: vec![], is_last: true }))
             }
@@ -342,6 +342,7 @@ impl Scene {
         let mut all = mesh.read(&["workloads"]).unwrap().as_array().unwrap().clone();
         all.retain(|one| !of_liar(one));
         let nodes = mesh.read(&["nodes"]).unwrap();
+        assert!(!nodes.to_string().contains("\\u001b"), "what it says of itself moves no cursor: {nodes}");
         for node in nodes.as_array().unwrap().iter().filter(|node| !of_liar(node)) {
             let mut node = node.clone();
             node.as_object_mut().unwrap().remove("enforced");
