@@ -11,6 +11,9 @@ use meshward_model::api::{
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Display;
 
+/// For how long it is asked again what was refused because there were too many requests.
+const BUSY: std::time::Duration = std::time::Duration::from_secs(15);
+
 /// Parameters of a query.
 type Query<'a> = &'a [(&'a str, String)];
 
@@ -23,7 +26,8 @@ impl Client {
     /// # Errors
     /// [`Mistake`] if there is no context.
     pub fn coordinator(common: &Common) -> Result<Self> {
-        Ok(Self(meshward_client::Client::coordinator(context(common)?).dry(common.dry_run)))
+        let client = meshward_client::Client::coordinator(context(common)?);
+        Ok(Self(client.dry(common.dry_run).persistent(BUSY)))
     }
 
     /// Whether there is a coordinator to ask.
@@ -34,6 +38,20 @@ impl Client {
     /// The same, whose writes only say what would happen.
     pub fn dry(self) -> Self {
         Self(self.0.dry(true))
+    }
+
+    /// The same, whose writes overwrite what is in this state only.
+    pub fn if_match(self, etag: String) -> Self {
+        Self(self.0.if_match(etag))
+    }
+
+    /// Reads one thing of the mesh, and its state.
+    pub async fn read_with_state<R: DeserializeOwned>(
+        &self,
+        what: &Read<R>,
+        arguments: &[&(dyn Display + Sync)],
+    ) -> Result<(R, Option<String>)> {
+        self.0.read_with_state(what, arguments).await.map_err(told)
     }
 
     /// The node daemon of this machine.
@@ -103,6 +121,11 @@ impl Client {
     /// Reads.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.0.get(path).await.map_err(told)
+    }
+
+    /// Reads a text.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        self.0.text(path).await.map_err(told)
     }
 
     /// Reads into a file, and gives its length in bytes.

@@ -4,23 +4,27 @@ use crate::{
     arguments::{Common, Credential, Watching},
     client::{self, Client},
     listing, note, out,
-    output::{Change, list, show, tell},
+    output::{Change, bad, list, show, tell},
 };
 use anyhow::Result;
 use meshward_client::context::Context;
 use meshward_model::api::{self, operations};
+use std::time::SystemTime;
 
 pub async fn credential(common: &Common, verb: Option<Credential>) -> Result<()> {
     let client = Client::coordinator(common)?;
     match verb.unwrap_or(Credential::List(Watching::default())) {
-        Credential::Create { name, role, networks, servers } => {
-            let wanted = api::CreateCredential { name, role: role.into(), networks };
+        Credential::Create { name, role, networks, lifetime, servers } => {
+            let lifetime_seconds = lifetime.map(|time| time.as_secs());
+            let wanted = api::CreateCredential { name, role: role.into(), networks, lifetime_seconds };
             let own = client::context(common)?.reached_by(&servers);
             create(common, &client, &wanted, own).await
         }
-        Credential::Change { name, role, networks } => {
-            let all_networks = networks.is_empty();
-            let wanted = api::ChangeCredential { role: Some(role.into()), networks, all_networks };
+        Credential::Change { name, role, networks, lifetime } => {
+            let all_networks = role.is_some() && networks.is_empty();
+            let lifetime_seconds = lifetime.map(|time| time.as_secs());
+            let role = role.map(Into::into);
+            let wanted = api::ChangeCredential { role, networks, all_networks, lifetime_seconds };
             let changed = client.write(&operations::CHANGE_CREDENTIAL, &[&name], &wanted).await?;
             let would = format!("change the credential {name}");
             let done = format!("the credential {name} is changed");
@@ -49,7 +53,9 @@ async fn create(
     if common.dry_run {
         // The token that came back is not one: it was not kept.
         let role = format!("{:?}", wanted.role).to_lowercase();
-        let would = format!("make the credential {} with the role {role}", wanted.name);
+        let until =
+            created.kept.expires.as_ref().map_or(String::new(), |expires| format!(", good until {expires}"));
+        let would = format!("make the credential {} with the role {role}{until}", wanted.name);
         let result = Some(&created.kept as &dyn crate::output::erased::Result);
         return tell(common, &Change { would, done: String::new(), effects: vec![], result });
     }
@@ -65,6 +71,9 @@ async fn create(
     note!(
         "keep this, it is not shown again; where it is to be used: meshctl context import FILE --name {name}"
     );
+    if let Some(expires) = &created.kept.expires {
+        note!("it is good until {expires}");
+    }
     if context.is_local() {
         note!(
             "it names {} alone, which is this machine: say --server HOST where others reach it",
@@ -87,7 +96,17 @@ fn print(common: &Common, all: &[api::Credential]) -> Result<()> {
             true => "all".into(),
             false => list(&credential.networks),
         };
-        [credential.name.clone(), format!("{:?}", credential.role).to_lowercase(), networks]
+        let expires = match &credential.expires {
+            Some(at) if is_over(at) => bad(format!("expired {at}")),
+            Some(at) => at.clone(),
+            None => "never".into(),
+        };
+        [credential.name.clone(), format!("{:?}", credential.role).to_lowercase(), networks, expires]
     };
-    show(common, all, ["NAME", "ROLE", "NETWORKS"], row, "no credentials")
+    show(common, all, ["NAME", "ROLE", "NETWORKS", "EXPIRES"], row, "no credentials")
+}
+
+/// Whether a time (RFC 3339) has come, by this machine's clock.
+fn is_over(at: &str) -> bool {
+    humantime::parse_rfc3339(at).is_ok_and(|at| at <= SystemTime::now())
 }

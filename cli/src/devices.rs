@@ -33,11 +33,8 @@ pub async fn device(common: &Common, verb: Option<Device>) -> Result<()> {
             print_created(common, &wanted, created, own.as_ref(), endpoint.as_deref())
         }
         Device::List(Labelled { selector, watching }) => {
-            let read = async || {
-                let mut all = client.all(&operations::DEVICES, &[]).await?;
-                all.retain(|device| selector.as_ref().is_none_or(|own| own.matches(&device.labels)));
-                Ok(all)
-            };
+            let query: Vec<_> = listing::by_selector(selector.as_ref()).into_iter().collect();
+            let read = async || client.all(&operations::DEVICES, &query).await;
             listing::list(watching, read, |all| print_list(common, all)).await
         }
         Device::Remove { name, network } => {

@@ -6,6 +6,7 @@ use crate::{
     output::{is_closed, print},
 };
 use anyhow::Result;
+use meshward_model::Selector;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use serde::Serialize;
 use std::{
@@ -54,6 +55,35 @@ pub async fn list<T: Serialize>(
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())
+}
+
+/// Does something again and again until nobody reads what is printed.
+///
+/// # Errors
+/// If it cannot be done, at the first time.
+pub async fn follow(mut step: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+    let reader = Reader::of_stdout();
+    step().await?;
+    let mut told = None;
+    while !is_closed() && !reader.is_gone() {
+        tokio::time::sleep(PAUSE).await;
+        told = match step().await {
+            Ok(()) => None,
+            Err(error) => {
+                let text = format!("{error:#}");
+                if told.as_ref() != Some(&text) {
+                    note!("meshctl: {text}; still following");
+                }
+                Some(text)
+            }
+        };
+    }
+    Ok(())
+}
+
+/// The parameter by which the API gives only what has such labels.
+pub fn by_selector(selector: Option<&Selector>) -> Option<(&'static str, String)> {
+    selector.map(|selector| ("selector", selector.to_string()))
 }
 
 /// On a terminal, what is new takes the place of what was.

@@ -6,14 +6,18 @@ mod attach;
 mod audit;
 mod backup;
 mod client;
+mod completion;
 mod contexts;
 mod credentials;
+mod debug;
 mod devices;
 mod enforcement;
 mod listing;
+mod netcheck;
 mod networks;
 mod nodes;
 mod output;
+mod ping;
 mod policy;
 mod prefix;
 mod quarantines;
@@ -44,6 +48,12 @@ impl std::fmt::Display for Mistake {
 impl std::error::Error for Mistake {}
 
 fn main() -> ExitCode {
+    completion::answer();
+    if std::env::args_os().len() < 2 {
+        // clap takes a variable that is set for an argument, and would print no help.
+        note!("{}", Arguments::command().max_term_width(110).render_help().ansi());
+        return 2.into();
+    }
     let arguments = Arguments::parse();
     warn_of_variables();
     let done = act(arguments).and_then(|code| output::finish().map(|()| code));
@@ -57,7 +67,7 @@ fn main() -> ExitCode {
 }
 
 /// The variables that there are.
-const VARIABLES: [&str; 2] = ["MESHCTL_CONTEXT", "MESHCTL_SOCKET"];
+const VARIABLES: [&str; 3] = ["MESHCTL_CONTEXT", "MESHCTL_SOCKET", completion::VARIABLE];
 
 fn warn_of_variables() {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
@@ -81,7 +91,10 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
 async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> {
     match command {
         Command::Run(_) => unreachable!("taken care of before"),
-        Command::Status { watching } => status::status(&common, watching).await?,
+        Command::Status { watching } => return status::status(&common, watching).await,
+        Command::Ping(wanted) => return ping::ping(&common, wanted).await,
+        Command::Netcheck => return netcheck::netcheck(&common).await,
+        Command::Debug { verb } => debug::debug(&common, verb).await?,
         Command::Context { verb } => contexts::context(&common, verb)?,
         Command::Token { verb } => tokens::token(&common, verb).await?,
         Command::Network { verb } => networks::network(&common, verb).await?,
@@ -107,9 +120,7 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Attached(which) => attach::list(&common, which).await?,
         Command::Completions { shell } => {
             only_text(&common, "a script")?;
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "meshctl", &mut script);
-            output::print(format_args!("{}", String::from_utf8_lossy(&script)));
+            output::print(format_args!("{}", completion::script(shell)?));
         }
         Command::Man { folder } => man(&common, &folder)?,
     }

@@ -11,6 +11,7 @@ use meshward_model::{
     NodeName,
     api::{self, NodeState, RotateKeys, operations},
 };
+use std::time::Duration;
 
 pub async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Result<()> {
     let client = Client::coordinator(common)?;
@@ -36,11 +37,8 @@ pub async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Resul
             tell(common, &Change { would, done, effects: vec![], result: Some(&node) })
         }
         Node::List(Labelled { selector, watching }) => {
-            let read = async || {
-                let mut all = client.all(&operations::NODES, &[]).await?;
-                all.retain(|node| selector.as_ref().is_none_or(|selector| selector.matches(&node.labels)));
-                Ok(all)
-            };
+            let query: Vec<_> = listing::by_selector(selector.as_ref()).into_iter().collect();
+            let read = async || client.all(&operations::NODES, &query).await;
             listing::list(watching, read, |all| print(common, all)).await
         }
     }
@@ -72,12 +70,15 @@ async fn what_goes(client: &Client, name: &NodeName) -> Vec<Effect> {
 
 fn print(common: &Common, all: &[api::Node]) -> Result<()> {
     let row = |node: &api::Node| {
+        let ephemeral = node.forget_after_seconds.map_or(String::new(), |seconds| {
+            format!(", ephemeral ({})", humantime::format_duration(Duration::from_secs(seconds)))
+        });
         let state = match node.state {
             NodeState::Expected => "expected".into(),
             NodeState::Waiting => bad("waiting"),
-            NodeState::Member if node.degraded.is_some() => bad("degraded"),
-            NodeState::Member if node.connected => good("connected"),
-            NodeState::Member => bad("away"),
+            NodeState::Member if node.degraded.is_some() => bad(format!("degraded{ephemeral}")),
+            NodeState::Member if node.connected => good(format!("connected{ephemeral}")),
+            NodeState::Member => bad(format!("away{ephemeral}")),
         };
         let blocks = node.blocks.iter().flat_map(|block| &block.prefixes);
         [
@@ -90,10 +91,21 @@ fn print(common: &Common, all: &[api::Node]) -> Result<()> {
             or_dash(node.address.map(|address| address.ip())),
             if node.labels.is_empty() { "-".into() } else { node.labels.to_string() },
             or_dash(node.version.as_ref()),
+            or_dash(node.seen.as_ref()),
         ]
     };
-    let columns =
-        ["NAME", "SITE+", "STATE", "ENFORCES", "WORKLOADS", "BLOCKS", "ADDRESS", "LABELS+", "VERSION+"];
+    let columns = [
+        "NAME",
+        "SITE+",
+        "STATE",
+        "ENFORCES",
+        "WORKLOADS",
+        "BLOCKS",
+        "ADDRESS",
+        "LABELS+",
+        "VERSION+",
+        "SEEN+",
+    ];
     show(common, all, columns, row, "no nodes; make a token with: meshctl token create")?;
     if common.is_table() {
         for node in all {

@@ -21,7 +21,9 @@ use std::process::ExitCode;
 
 pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Apply { sources, prune, message } => return apply(common, &sources, prune, message).await,
+        Verb::Apply { sources, prune, if_revision, message } => {
+            return apply(common, &sources, prune, if_revision, message).await;
+        }
         Verb::Check { sources, offline, strict } => return check(common, &sources, offline, strict).await,
         Verb::Diff { revisions, of, text: true, .. } => differing_texts(common, &revisions, of).await?,
         Verb::Diff { revisions, more, of, .. } if revisions.is_empty() => {
@@ -35,7 +37,14 @@ pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
             print_policy(common, network, Some(revision)).await?;
         }
         Verb::Log { of, limit } => log(common, of, limit).await?,
-        Verb::Rollback { revision, of, message } => return roll_back(common, revision, of, message).await,
+        Verb::Rollback { revision, if_revision, of, message } => {
+            let client = Client::coordinator(common)?;
+            let network = the_network(&client, of).await?;
+            let client = only_if(client, if_revision, &network).await?;
+            let wanted = Rollback { revision, message };
+            let result = client.write(&operations::ROLL_POLICY_BACK, &[&network], &wanted).await?;
+            return tell(common, &result);
+        }
         Verb::Suggest { of, since, with_denied } => {
             let client = Client::coordinator(common)?;
             let network = the_network(&client, of).await?;
@@ -80,13 +89,46 @@ async fn the_network(client: &Client, of: OfNetwork) -> Result<NetworkName> {
     }
 }
 
-async fn apply(common: &Common, sources: &Sources, prune: bool, message: Option<String>) -> Result<ExitCode> {
+async fn apply(
+    common: &Common,
+    sources: &Sources,
+    prune: bool,
+    if_revision: Option<Revision>,
+    message: Option<String>,
+) -> Result<ExitCode> {
     let files = sources::read(sources)?;
     // Said here, before anything is sent.
-    read(&files)?;
+    let written = read(&files)?;
+    let networks: Vec<&NetworkName> = written.iter().map(|written| &written.policy.network).collect();
+    let mut client = Client::coordinator(common)?;
+    match (if_revision, networks.as_slice()) {
+        (None, _) => {}
+        (_, [network]) => client = only_if(client, if_revision, network).await?,
+        _ => {
+            let text = "--if-revision is about one network's policy, and the files name several; apply them one by one";
+            return Err(Mistake(text.into()).into());
+        }
+    }
     let wanted = SubmitPolicy { files, prune, scope: None, message, count_cuts: common.dry_run };
-    let result = Client::coordinator(common)?.write(&operations::SUBMIT_POLICY, &[], &wanted).await?;
+    let result = client.write(&operations::SUBMIT_POLICY, &[], &wanted).await?;
     tell(common, &result)
+}
+
+/// The client, which overwrites the policy of a network only as long as it is the one that a revision made.
+async fn only_if(client: Client, wanted: Option<Revision>, network: &NetworkName) -> Result<Client> {
+    let Some(wanted) = wanted else { return Ok(client) };
+    let (policy, state) = client.read_with_state(&operations::POLICY, &[network]).await?;
+    let is = policy.revision.unwrap_or(Revision(0));
+    if is != wanted {
+        return Err(Mistake(format!(
+            "the policy of network {network} is not the one of revision {wanted} any more, but of {is}; `meshctl policy diff {wanted} --text --network {network}` shows what has changed, `meshctl policy log` by whom"
+        ))
+        .into());
+    }
+    Ok(match state {
+        Some(state) => client.if_match(state),
+        None => client,
+    })
 }
 
 /// Tells what was applied, or would be, and how far it is enforced.
@@ -296,19 +338,6 @@ async fn differing_texts(common: &Common, revisions: &[Revision], of: OfNetwork)
         false => text_diff::show(&text),
     }
     Ok(())
-}
-
-async fn roll_back(
-    common: &Common,
-    revision: Revision,
-    of: OfNetwork,
-    message: Option<String>,
-) -> Result<ExitCode> {
-    let client = Client::coordinator(common)?;
-    let network = the_network(&client, of).await?;
-    let wanted = Rollback { revision, message };
-    let result = client.write(&operations::ROLL_POLICY_BACK, &[&network], &wanted).await?;
-    tell(common, &result)
 }
 
 pub async fn explain(common: &Common, query: Explain) -> Result<ExitCode> {

@@ -68,11 +68,8 @@ async fn approve(common: &Common, of: RouteOf, verb: &str, past: &str) -> Result
 
 async fn list(common: &Common, Labelled { selector, watching }: Labelled) -> Result<()> {
     let client = Client::coordinator(common)?;
-    let read = async || {
-        let mut all = client.all(&operations::ROUTES, &[]).await?;
-        all.retain(|route| selector.as_ref().is_none_or(|own| own.matches(&route.labels)));
-        Ok(all)
-    };
+    let query: Vec<_> = listing::by_selector(selector.as_ref()).into_iter().collect();
+    let read = async || client.all(&operations::ROUTES, &query).await;
     listing::list(watching, read, |all| print(common, all)).await
 }
 

@@ -9,19 +9,34 @@ use crate::{
 use anyhow::Result;
 use meshward_model::{
     api::{Status, operations},
-    local::LocalStatus,
+    local::{LocalStatus, RemovedNode},
     relay::RelayId,
 };
 use serde::Serialize;
+use std::{
+    process::ExitCode,
+    time::{Duration, UNIX_EPOCH},
+};
 
 #[derive(Serialize)]
 struct Both {
     mesh: Option<Status>,
     node: Option<LocalStatus>,
+    /// This machine's node, if it was removed from the mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed: Option<RemovedNode>,
 }
 
-pub async fn status(common: &Common, watching: Watching) -> Result<()> {
-    listing::list(watching, async || read(common).await, |both| print(common, both)).await
+pub async fn status(common: &Common, watching: Watching) -> Result<ExitCode> {
+    listing::list(watching, async || read(common).await, |both| print(common, both)).await?;
+    let fine = removed(common).is_none() || common.socket.exists();
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a daemon has left behind that has ended because its node was removed.
+fn removed(common: &Common) -> Option<RemovedNode> {
+    let text = std::fs::read(RemovedNode::place(&common.socket)).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 async fn read(common: &Common) -> Result<Both> {
@@ -36,8 +51,9 @@ async fn read(common: &Common) -> Result<Both> {
         true => Client::node(common).get("/v1/status").await,
         false => Err(anyhow::anyhow!("no node daemon runs on this machine")),
     };
+    let removed = removed(common).filter(|_| node.is_err());
     let (mesh, node) = match (mesh, node) {
-        (Err(mesh), Err(_)) => return Err(mesh),
+        (Err(mesh), Err(_)) if removed.is_none() => return Err(mesh),
         (mesh, node) => (mesh, node),
     };
     if let Err(error) = &mesh
@@ -45,7 +61,7 @@ async fn read(common: &Common) -> Result<Both> {
     {
         note!("the mesh: {error:#}");
     }
-    Ok(Both { mesh: mesh.ok(), node: node.ok() })
+    Ok(Both { mesh: mesh.ok(), node: node.ok(), removed })
 }
 
 fn print(common: &Common, both: &Both) -> Result<()> {
@@ -57,6 +73,11 @@ fn print(common: &Common, both: &Both) -> Result<()> {
     }
     if let Some(node) = &both.node {
         print_node(common, node);
+    }
+    if let Some(RemovedNode { node, mesh, at }) = &both.removed {
+        let since = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(*at));
+        out!("node {node}: {} {mesh} at {since}", bad("was removed from mesh"));
+        out!("  its workloads are closed; to join again: meshward-node join TOKEN@HOST");
     }
     Ok(())
 }

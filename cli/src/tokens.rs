@@ -12,9 +12,18 @@ use meshward_model::api::{self, CreateToken, operations};
 pub async fn token(common: &Common, verb: Option<Token>) -> Result<()> {
     let client = Client::coordinator(common)?;
     match verb.unwrap_or(Token::List(Watching::default())) {
-        Token::Create { uses, ttl, site, networks, relay, needs_approval } => {
+        Token::Create { uses, ttl, site, networks, relay, needs_approval, ephemeral } => {
             let ttl_seconds = ttl.as_secs();
-            let wanted = CreateToken { uses, ttl_seconds, site, networks, relay, needs_approval };
+            let forget_after_seconds = ephemeral.map(|time| time.as_secs());
+            let wanted = CreateToken {
+                uses,
+                ttl_seconds,
+                site,
+                networks,
+                relay,
+                needs_approval,
+                forget_after_seconds,
+            };
             create(common, &client, &wanted).await
         }
         Token::List(watching) => {
@@ -59,6 +68,10 @@ fn print(common: &Common, all: &[api::Token]) -> Result<()> {
             _ if token.relay => "relays".into(),
             _ if token.networks.is_empty() => "all".into(),
             _ => list(&token.networks),
+        };
+        let networks = match token.forget_after_seconds {
+            Some(_) => format!("{networks}, ephemeral"),
+            None => networks,
         };
         let networks = if token.needs_approval { format!("{networks}, once approved") } else { networks };
         [

@@ -3,7 +3,8 @@
 use crate::{
     arguments::{Common, Labelled, LinkVerb, Links, WorkloadVerb, Workloads, nothing_before_verb},
     client::Client,
-    listing, note,
+    listing::{self, by_selector},
+    note,
     output::{bad, bytes, good, list, or_dash, show, whole},
 };
 use anyhow::Result;
@@ -22,15 +23,10 @@ pub async fn workload(common: &Common, verb: Option<WorkloadVerb>, which: Worklo
     };
     let Labelled { selector, watching } = which;
     let client = Client::coordinator(common)?;
-    let query = of(network);
-    let read = async || {
-        let mut all = client.all(&operations::WORKLOADS, &query).await?;
-        all.retain(|workload| {
-            node.as_ref().is_none_or(|node| *node == workload.node)
-                && selector.as_ref().is_none_or(|selector| selector.matches(&workload.labels))
-        });
-        Ok(all)
-    };
+    let mut query = of(network);
+    query.extend(node.map(|node| ("node", node.to_string())));
+    query.extend(by_selector(selector.as_ref()));
+    let read = async || client.all(&operations::WORKLOADS, &query).await;
     listing::list(watching, read, |all| print(common, all)).await
 }
 
@@ -75,16 +71,11 @@ pub async fn link(common: &Common, verb: Option<LinkVerb>, which: Links) -> Resu
         None => which,
     };
     let client = Client::coordinator(common)?;
-    let query = of(network);
-    let read = async || {
-        let mut all = client.list(&operations::LINKS, &query).await?;
-        all.items.retain(|link| {
-            (!denied || link.denied > 0)
-                && (!observed || link.observed > 0)
-                && selector.as_ref().is_none_or(|own| own.matches(&link.from) || own.matches(&link.to))
-        });
-        Ok(all)
-    };
+    let mut query = of(network);
+    let wanted = [("denied", denied), ("observed", observed)];
+    query.extend(wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| (name, "true".to_owned())));
+    query.extend(by_selector(selector.as_ref()));
+    let read = async || client.list(&operations::LINKS, &query).await;
     listing::list(watching, read, |all| print_links(common, all)).await
 }
 

@@ -100,6 +100,15 @@ impl Contexts {
     }
 }
 
+/// The names of this user's contexts.
+///
+/// # Errors
+/// [`Error::Refused`], if the file cannot be read.
+pub fn names() -> Result<Vec<String>, Error> {
+    let kept = Contexts::read(&usual_places()[0])?;
+    Ok(kept.map(|kept| kept.contexts.into_keys().collect()).unwrap_or_default())
+}
+
 /// The context that is named, by its name among this user's or by a file; in the first of the usual places that has one in use, if none is
 /// named. `None` if there is none.
 ///

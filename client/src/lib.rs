@@ -9,7 +9,7 @@ use hyper::{
     Method, Request, StatusCode,
     body::Bytes,
     client::conn::http1,
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
+    header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HOST, HeaderName, IF_MATCH, RETRY_AFTER},
 };
 use hyper_util::rt::TokioIo;
 use meshward_model::{
@@ -37,6 +37,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How soon it is asked again what may have been too early.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How soon it is asked again what was refused for its number, where the other side does not say.
+const BUSY: Duration = Duration::from_secs(1);
 /// For how long the coordinator is tried to be reached.
 const DIAL: Duration = Duration::from_secs(10);
 /// After how long another place is tried, too (RFC 8305 §5).
@@ -84,6 +86,20 @@ pub struct Client {
     dry_run: bool,
     /// For how long a daemon is waited for that has just begun.
     wait: Duration,
+    /// For how long it is asked again what was refused for its number (429).
+    persistence: Duration,
+    /// The state that a write may overwrite (`If-Match`).
+    if_match: Option<String>,
+}
+
+/// An answer to a request.
+struct Answer {
+    status: StatusCode,
+    /// After how long it may be asked again (`Retry-After`).
+    retry_after: Option<Duration>,
+    /// The state of what was read (`ETag`).
+    etag: Option<String>,
+    body: Bytes,
 }
 
 #[derive(Clone)]
@@ -95,12 +111,16 @@ enum Place {
 impl Client {
     /// The coordinator of a context.
     pub fn coordinator(context: Context) -> Self {
-        Self { place: Place::Coordinator(Box::new(context)), dry_run: false, wait: Duration::ZERO }
+        Self::at(Place::Coordinator(Box::new(context)))
     }
 
     /// The node daemon behind a socket.
     pub fn node(socket: &Path) -> Self {
-        Self { place: Place::Node(socket.to_owned()), dry_run: false, wait: Duration::ZERO }
+        Self::at(Place::Node(socket.to_owned()))
+    }
+
+    fn at(place: Place) -> Self {
+        Self { place, dry_run: false, wait: Duration::ZERO, persistence: Duration::ZERO, if_match: None }
     }
 
     /// The same, whose writes only say what would happen if `dry`.
@@ -114,12 +134,34 @@ impl Client {
         Self { wait, ..self }
     }
 
+    /// The same, which asks again what is refused because there are too many requests (429), when the other side says, for a time at
+    /// the most. What was refused so was not done.
+    #[must_use]
+    pub fn persistent(self, persistence: Duration) -> Self {
+        Self { persistence, ..self }
+    }
+
+    /// The same, whose writes overwrite what is in this state only (`If-Match`).
+    #[must_use]
+    pub fn if_match(self, etag: String) -> Self {
+        Self { if_match: Some(etag), ..self }
+    }
+
     /// Reads.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         self.exchange(Method::GET, path, None).await
+    }
+
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn text(&self, path: &str) -> Result<String, Error> {
+        let answer = self.answer(Method::GET, path, None).await?;
+        Ok(String::from_utf8_lossy(&answer.body).into_owned())
     }
 
     /// Writes; the answer has a body.
@@ -166,11 +208,7 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<T, Error> {
         let answer = self.answer(method, path, body).await?;
-        serde_json::from_slice(&answer).map_err(|error| {
-            Error::Failed(format!(
-                "the answer is not what this version expects ({error}); are both sides of one version?"
-            ))
-        })
+        decode(&answer.body)
     }
 
     /// Reads into a file, however long it is, and gives its length in bytes.
@@ -213,37 +251,39 @@ impl Client {
             .map_err(|_| Error::Unreachable("no answer in time".into()))?
     }
 
-    async fn answer(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, Error> {
-        let until = Instant::now() + self.wait;
+    async fn answer(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Answer, Error> {
+        let begun = Instant::now();
         loop {
-            let error = match self.attempt(&method, path, body.clone()).await {
-                Ok((status, body)) if status.is_success() => return Ok(body),
-                Ok((status, body)) => (refusal(status, &body), status == StatusCode::SERVICE_UNAVAILABLE),
-                Err(error) => {
-                    let silent = matches!(error, Error::Unreachable(_));
-                    (error, silent)
+            let (error, pause, until) = match self.attempt(&method, path, body.clone()).await {
+                Ok(answer) if answer.status.is_success() => return Ok(answer),
+                Ok(Answer { status, retry_after, body, .. }) => {
+                    let (pause, until) = match status {
+                        StatusCode::SERVICE_UNAVAILABLE => (PAUSE, self.wait),
+                        StatusCode::TOO_MANY_REQUESTS => (retry_after.unwrap_or(BUSY), self.persistence),
+                        _ => (PAUSE, Duration::ZERO),
+                    };
+                    (refusal(status, &body), pause, until)
                 }
+                Err(error @ Error::Unreachable(_)) => (error, PAUSE, self.wait),
+                Err(error) => return Err(error),
             };
-            let (error, may_pass) = error;
-            if !may_pass || Instant::now() + PAUSE > until {
+            if begun.elapsed() + pause > until {
                 return Err(error);
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
-    async fn attempt(
-        &self,
-        method: &Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> Result<(StatusCode, Bytes), Error> {
+    async fn attempt(&self, method: &Method, path: &str, body: Option<Vec<u8>>) -> Result<Answer, Error> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, "meshward");
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         if let Place::Coordinator(context) = &self.place {
             request = request.header(AUTHORIZATION, format!("Bearer {}", context.token));
+        }
+        if let Some(etag) = self.if_match.as_ref().filter(|_| *method != Method::GET) {
+            request = request.header(IF_MATCH, etag);
         }
         let request =
             request.body(Full::new(Bytes::from(body.unwrap_or_default()))).map_err(Error::failed)?;
@@ -257,6 +297,14 @@ impl Client {
             .await
             .map_err(|_| Error::Failed("no answer in time".into()))?
     }
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|error| {
+        Error::Failed(format!(
+            "the answer is not what this version expects ({error}); are both sides of one version?"
+        ))
+    })
 }
 
 /// What an answer means that is no success.
@@ -360,13 +408,16 @@ async fn dial_node(socket: &Path) -> Result<UnixStream, Error> {
 async fn send(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), Error> {
+) -> Result<Answer, Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Error::failed)?;
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(Error::failed)?;
     let status = response.status();
+    let header = |name: HeaderName| response.headers().get(name)?.to_str().ok().map(ToOwned::to_owned);
+    let seconds: Option<u64> = header(RETRY_AFTER).and_then(|text| text.parse().ok());
+    let (retry_after, etag) = (seconds.map(Duration::from_secs), header(ETAG));
     let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
     let body = body.map_err(|error| Error::Failed(format!("the answer broke off: {error}")))?.to_bytes();
     driver.abort();
-    Ok((status, body))
+    Ok(Answer { status, retry_after, etag, body })
 }

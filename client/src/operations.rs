@@ -1,6 +1,6 @@
 //! The operations of the coordinator's API, by their types: no path is written out where one is asked for.
 
-use crate::{Client, Error, encode};
+use crate::{Client, Error, decode, encode};
 use hyper::Method;
 use meshward_model::api::{
     Paged,
@@ -27,6 +27,19 @@ impl Client {
         query: Query<'_>,
     ) -> Result<R, Error> {
         self.exchange(Method::GET, &target(what.path(), arguments, query), None).await
+    }
+
+    /// Reads one thing, and its state, which [`Client::if_match`] takes.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn read_with_state<R: DeserializeOwned>(
+        &self,
+        what: &Read<R>,
+        arguments: &[&(dyn Display + Sync)],
+    ) -> Result<(R, Option<String>), Error> {
+        let answer = self.answer(Method::GET, &target(what.path(), arguments, &[]), None).await?;
+        Ok((decode(&answer.body)?, answer.etag))
     }
 
     /// Reads one page of a list: the first, if the query has no `cursor`.

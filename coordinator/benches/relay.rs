@@ -158,6 +158,7 @@ fn record(name: NodeName, key: &str) -> Result<Record> {
         blocks: Default::default(),
         problems: Default::default(),
         waiting: false,
+        forget_after: None,
     }))
 }
 

@@ -44,8 +44,14 @@ pub async fn keep(mesh: &Mesh, config: &Config, listen: SocketAddr) -> Result<()
     let author = Author::named("user:first-start");
     mesh.change(&author, |_| {
         Ok(plans::credentials::add(
-            &CreateCredential { name: "admin".into(), role: Role::Admin, networks: vec![] },
+            &CreateCredential {
+                name: "admin".into(),
+                role: Role::Admin,
+                networks: vec![],
+                lifetime_seconds: None,
+            },
             &secret,
+            None,
         ))
     })
     .await

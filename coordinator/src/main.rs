@@ -18,7 +18,7 @@ use meshward_daemon::{
     LogFormat, Mistake,
     config::Lasting,
     descriptors,
-    join::{self, Invitation},
+    join::{self, InvitationSource},
 };
 use meshward_model::{
     Labels, NodeName,
@@ -90,9 +90,8 @@ struct RestoreFlags {
 enum RelayVerb {
     /// Join a mesh with a token of `meshctl token create --relay`, once
     Join {
-        /// The token, an @, and the coordinator's host name or address, with :PORT if it is not 7443
-        #[arg(value_name = "TOKEN@HOST")]
-        invitation: Invitation,
+        #[command(flatten)]
+        invitation: InvitationSource,
         /// The relay's name in the mesh
         #[arg(long)]
         name: NodeName,
@@ -265,7 +264,10 @@ async fn relay(verb: Option<RelayVerb>, common: RelayArguments) -> Result<()> {
         return process::run(load(&common)?).await;
     };
     let folder = process::open(&load(&common)?.data_dir)?;
-    let membership = join::join(&folder, &invitation, name, Labels::default()).await?;
+    if folder.removed_at().is_some() {
+        folder.forget_membership(&process::KEPT)?;
+    }
+    let membership = join::join(&folder, &invitation.read()?, name, Labels::default(), None).await?;
     meshward_daemon::say(format_args!(
         "joined mesh {} as relay {}; now run: meshward-coordinator relay",
         membership.mesh, membership.name

@@ -6,6 +6,7 @@ use crate::{
     guard::{Guard, MemberConnections},
     journal::{self, Journal},
     limits::{NodeBudget, Retention, Strangers},
+    metrics::ApiLatency,
     pool::{Busy, Pool},
     records::{Mutation, Record, RecordKey},
     relay::{Relay, links::RelayLinks},
@@ -16,7 +17,7 @@ use crate::{
     world::World,
 };
 use ipnet::IpNet;
-use meshward_model::{NodeName, Revision, api::AuditEntry};
+use meshward_model::{NodeName, Revision, api::AuditEntry, relay::RelayId};
 use parking_lot::{Mutex, RwLock};
 use roaring::RoaringBitmap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -192,6 +193,7 @@ pub struct Mesh {
     pub members: MemberConnections,
     /// What has changed of late, for those who watch.
     pub journal: Journal,
+    pub api_latency: ApiLatency,
     world: RwLock<World>,
     store: Arc<Mutex<Box<dyn Store>>>,
     writing: Turns,
@@ -221,6 +223,7 @@ impl Mesh {
             data_dir: settings.data_dir,
             members: MemberConnections::default(),
             journal: Journal::from(contents.revision),
+            api_latency: ApiLatency::default(),
             world: RwLock::new(world),
             store: Arc::new(Mutex::new(store)),
             writing: Turns::default(),
@@ -240,6 +243,12 @@ impl Mesh {
     /// Looks at one revision.
     pub fn look<T>(&self, look: impl FnOnce(&World) -> T) -> T {
         look(&self.world.read())
+    }
+
+    /// Ends what a node that is no member any more has open, and tells it so.
+    pub fn let_go(&self, node: &NodeName, why: &str) {
+        self.sessions.end(node, why);
+        self.relay.end(RelayId::of(node));
     }
 
     /// Makes a change: all of it, durable and distributed, or none. A dry run waits for nobody, and nobody waits for it.

@@ -1,59 +1,98 @@
 //! What Prometheus sees of the coordinator and of relays. docs/metrics.md lists every name.
 
 use crate::{guard::Guard, mesh::Mesh, relay::Relay};
-use meshward_daemon::metrics::{Scrape, measured, number};
-use prometheus_client::registry::Registry;
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use meshward_daemon::metrics::{Scrape, measured, number, with_process};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, histogram::Histogram},
+    registry::Registry,
+};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+/// The upper bounds of the classes of latency, in seconds.
+const CLASSES: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+/// A request of the API, as it is counted: there are as many as there are operations.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ApiRequest {
+    pub method: String,
+    /// The path as the document has it, such as `/v1/nodes/{name}`.
+    pub path: String,
+    /// The first digit of the status, such as `2xx`.
+    pub status: String,
+}
+
+/// How long the API takes to answer.
+#[derive(Debug, Clone)]
+pub struct ApiLatency(Family<ApiRequest, Histogram>);
+
+impl Default for ApiLatency {
+    fn default() -> Self {
+        Self(Family::new_with_constructor(|| Histogram::new(CLASSES)))
+    }
+}
+
+impl ApiLatency {
+    /// Counts a request that was answered.
+    pub fn note(&self, request: ApiRequest, took: Duration) {
+        self.0.get_or_create(&request).observe(took.as_secs_f64());
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let help = "From a request's head to its answer's, by operation and class of status";
+        registry.register("api_seconds", help, self.0.clone());
+    }
+}
 
 /// The registry, made anew for each scrape from what is true then.
 pub fn scrape(mesh: Arc<Mesh>) -> Scrape {
     Arc::new(move || {
         let mesh = mesh.clone();
         Box::pin(async move {
-            let mut registry = registry(&mesh);
             let is_full = u64::from(!mesh.has_room().await);
-            number(&mut registry, "disk_full", "Whether there is no room on the data folder's disk", is_full);
-            registry
+            with_process("meshward_coordinator", env!("CARGO_PKG_VERSION"), |registry| {
+                number(registry, "disk_full", "Whether there is no room on the data folder's disk", is_full);
+                register(registry, &mesh);
+            })
         })
     })
 }
 
-fn registry(mesh: &Mesh) -> Registry {
-    let mut registry = Registry::with_prefix("meshward_coordinator");
+fn register(registry: &mut Registry, mesh: &Mesh) {
     let connected = mesh.sessions.count() as u64;
-    number(&mut registry, "nodes_connected", "Nodes with a session", connected);
+    number(registry, "nodes_connected", "Nodes with a session", connected);
     number(
-        &mut registry,
+        registry,
         "identities_held",
         "Second machines with a node's identity that were held",
         mesh.sessions.held_count(),
     );
-    guarded(&mut registry, &mesh.guard);
-    relayed(&mut registry, &mesh.relay);
+    guarded(registry, &mesh.guard);
+    relayed(registry, &mesh.relay);
     mesh.look(|world| {
-        number(&mut registry, "revision", "The revision that is distributed", world.revision.0);
-        number(&mut registry, "nodes", "Nodes that have joined", world.nodes.len() as u64);
+        number(registry, "revision", "The revision that is distributed", world.revision.0);
+        number(registry, "nodes", "Nodes that have joined", world.nodes.len() as u64);
         let behind = world.nodes.keys().filter_map(|node| mesh.sessions.get(node));
         let behind = behind.filter(|session| session.enforced() < world.revision).count() as u64;
-        number(
-            &mut registry,
-            "nodes_behind",
-            "Connected nodes whose last word is of an older revision",
-            behind,
-        );
-        number(&mut registry, "quarantines", "Quarantines that stand", world.quarantines.len() as u64);
+        number(registry, "nodes_behind", "Connected nodes whose last word is of an older revision", behind);
+        number(registry, "quarantines", "Quarantines that stand", world.quarantines.len() as u64);
         let label = |name: &meshward_model::NetworkName| [("network", name.to_string())];
         let each = |value: &dyn Fn(&crate::world::NetworkState) -> u64| -> Vec<_> {
             world.networks.iter().map(|(name, network)| (label(name), value(network))).collect()
         };
         let workloads = each(&|network| network.workloads.len() as u64);
-        measured(&mut registry, "workloads", "Workloads", workloads);
+        measured(registry, "workloads", "Workloads", workloads);
+        let refused = each(&|network| network.refused.len() as u64);
+        measured(registry, "refused", "Workloads that admission does not let in", refused);
         let identities = each(&|network| network.links.identities().count() as u64);
-        measured(&mut registry, "identities", "Identities that have a workload", identities);
+        measured(registry, "identities", "Identities that have a workload", identities);
         let links = each(&|network| network.links.count() as u64);
-        measured(&mut registry, "links", "Ordered pairs of identities that may talk", links);
+        measured(registry, "links", "Ordered pairs of identities that may talk", links);
     });
-    registry
+    mesh.api_latency.register(registry);
 }
 
 /// What was turned away, and who is there.

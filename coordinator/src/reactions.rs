@@ -2,7 +2,7 @@
 
 use crate::{
     mesh::{Author, Mesh},
-    plans::{tokens::new_id, triggers},
+    plans::{nodes, tokens::new_id, triggers},
 };
 use meshward_model::{NodeName, control::Fired};
 use serde_json::json;
@@ -12,6 +12,8 @@ use tracing::{error, info, warn};
 
 /// How often it is looked for what has had its time.
 const EXPIRY: Duration = Duration::from_secs(1);
+/// If there was no look for so long, this machine was asleep, or its clock was set: nodes have had no chance to be seen.
+const ASLEEP: Duration = Duration::from_secs(20);
 
 /// Does what a trigger says about what a node has seen.
 pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
@@ -45,9 +47,16 @@ pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
 
 /// Ends quarantines and given labels whose time is over, for ever.
 pub async fn expire(mesh: Arc<Mesh>) {
+    let mut watched_since = OffsetDateTime::now_utc();
+    let mut looked = watched_since;
     loop {
         tokio::time::sleep(EXPIRY).await;
         let now = OffsetDateTime::now_utc();
+        if now - looked > ASLEEP {
+            watched_since = now;
+        }
+        looked = now;
+        forget_ephemeral(&mesh, watched_since, now).await;
         let nothing = mesh.look(|world| triggers::expire(world, now).mutations.is_empty());
         if nothing {
             continue;
@@ -56,5 +65,32 @@ pub async fn expire(mesh: Arc<Mesh>) {
         if let Err(refusal) = mesh.change(&author, |world| Ok(triggers::expire(world, now))).await {
             error!("what has had its time could not be ended: {refusal}");
         }
+    }
+}
+
+/// Removes ephemeral nodes that have not been seen for their time, none of which counts before `watched_since`.
+async fn forget_ephemeral(mesh: &Mesh, watched_since: OffsetDateTime, now: OffsetDateTime) {
+    let unseen = |node: &NodeName| match mesh.sessions.get(node) {
+        Some(_) => 0,
+        None => {
+            let seen = mesh.sessions.silent_since(node).map_or(watched_since, |seen| seen.max(watched_since));
+            u64::try_from((now - seen).whole_seconds()).unwrap_or(0)
+        }
+    };
+    let nothing = mesh.look(|world| {
+        !world.nodes.values().any(|node| node.forget_after.is_some_and(|after| unseen(&node.name) >= after))
+    });
+    if nothing {
+        return;
+    }
+    let author = Author::named("user:coordinator");
+    match mesh.change(&author, |world| nodes::forget(world, unseen)).await {
+        Ok(done) => {
+            for node in &done.outcome {
+                info!(%node, "removed: it is ephemeral, and was not seen any more");
+                mesh.let_go(node, "this node was removed from the mesh");
+            }
+        }
+        Err(refusal) => error!("ephemeral nodes could not be removed: {refusal}"),
     }
 }

@@ -33,6 +33,9 @@ pub struct NodeRecord {
     /// Whether it serves no network before it is approved.
     #[serde(default)]
     pub waiting: bool,
+    /// After how many seconds without being seen it is removed.
+    #[serde(default)]
+    pub forget_after: Option<u64>,
 }
 
 impl NodeRecord {
@@ -82,6 +85,9 @@ pub struct TokenRecord {
     /// Whether nodes that join with it wait for approval.
     #[serde(default)]
     pub needs_approval: bool,
+    /// After how many seconds without being seen nodes that join with it are removed.
+    #[serde(default)]
+    pub forget_after: Option<u64>,
 }
 
 /// A relay that has joined.
@@ -113,6 +119,16 @@ pub struct CredentialRecord {
     pub role: Role,
     /// Where it holds; empty: everywhere.
     pub networks: Vec<NetworkName>,
+    /// When it expires, in seconds since 1970; none: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<i64>,
+}
+
+impl CredentialRecord {
+    /// Whether its time is over.
+    pub fn is_over(&self, now: i64) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
 }
 
 /// A workload.

@@ -8,7 +8,7 @@ use meshward_daemon::{
 };
 use meshward_model::{
     NetworkName, NodeName, Revision,
-    control::{Answer, EncodedChanges, FromCoordinator, InstanceId, MAX_FRAME, Question},
+    control::{Answer, CLOSE_REMOVED, EncodedChanges, FromCoordinator, InstanceId, MAX_FRAME, Question},
 };
 use parking_lot::{Mutex, RwLock};
 use quinn::Connection;
@@ -499,6 +499,19 @@ impl Sessions {
         table.by_node.get(node).map(|session| session.heard()).or_else(|| table.ended.get(node).copied())
     }
 
+    /// Notes that a node was seen now that has no session yet: it joins.
+    pub fn note_seen(&self, node: &NodeName) {
+        let mut table = self.table.write();
+        if !table.by_node.contains_key(node) {
+            table.ended.insert(node.clone(), OffsetDateTime::now_utc());
+        }
+    }
+
+    /// Forgets when a node was seen that did not become one.
+    pub fn forget_seen(&self, node: &NodeName) {
+        self.table.write().ended.remove(node);
+    }
+
     /// Listens, for ever, for when nodes are heard.
     pub async fn hear(&self) {
         loop {
@@ -571,7 +584,7 @@ impl Sessions {
         self.forget_instances(node);
         if let Some(session) = self.get(node) {
             self.remove(&session);
-            session.connection.close(2u32.into(), why.as_bytes());
+            session.connection.close(CLOSE_REMOVED.into(), why.as_bytes());
         }
         self.table.write().ended.remove(node);
     }

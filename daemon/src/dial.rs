@@ -7,12 +7,13 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use meshward_model::{
-    control::{ALPN_JOIN, ALPN_SESSION, COORDINATOR_NAME},
+    control::{ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, COORDINATOR_NAME},
     relay::ALPN_RELAY,
     token::Fingerprint,
 };
 use quinn::{
-    ClientConfig, Connection, Endpoint, EndpointConfig, TokioRuntime, crypto::rustls::QuicClientConfig,
+    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, TokioRuntime,
+    crypto::rustls::QuicClientConfig,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -31,6 +32,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A connection that has lasted this long was a good one: the next pause is short again.
 const GOOD: Duration = Duration::from_secs(10);
+
+/// Whether the coordinator, which has shown the mesh's certificate, has closed a connection because this is no member any more.
+pub fn is_removed(connection: &Connection) -> bool {
+    matches!(
+        connection.close_reason(),
+        Some(ConnectionError::ApplicationClosed(close)) if close.error_code == CLOSE_REMOVED.into()
+    )
+}
 
 /// The pauses between one connection and the next: longer and longer, while none lasts.
 pub struct Pauses(Duration);

@@ -73,6 +73,28 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes a file or a folder, and what was set aside of it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove_with_damaged(path: &Path) -> io::Result<()> {
+    for place in damaged(path).into_iter().chain([path.to_owned()]) {
+        let gone = match fs::symlink_metadata(&place).is_ok_and(|found| found.is_dir()) {
+            true => fs::remove_dir_all(&place),
+            false => fs::remove_file(&place),
+        };
+        if let Err(error) = gone
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+    }
+    match path.parent().is_some_and(Path::exists) {
+        true => sync_folder(path),
+        false => Ok(()),
+    }
+}
+
 fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
@@ -102,20 +124,26 @@ pub fn set_aside(path: &Path, why: &dyn Display) {
 }
 
 fn forget_oldest_damaged(path: &Path) {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let all = damaged(path);
+    let too_many = all.len().saturating_sub(MOST_DAMAGED);
+    for old in &all[..too_many] {
+        let _ = fs::remove_file(old).or_else(|_| fs::remove_dir_all(old));
+    }
+}
+
+/// What was set aside of a file, the oldest first.
+fn damaged(path: &Path) -> Vec<PathBuf> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return vec![] };
     let mut start = name.to_os_string();
     start.push(DAMAGED);
-    let Ok(entries) = fs::read_dir(folder) else { return };
+    let Ok(entries) = fs::read_dir(folder) else { return vec![] };
     let is_one = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
         name.starts_with(start.as_encoded_bytes())
     };
     let mut all: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_one).collect();
     all.sort();
-    let too_many = all.len().saturating_sub(MOST_DAMAGED);
-    for old in &all[..too_many] {
-        let _ = fs::remove_file(old).or_else(|_| fs::remove_dir_all(old));
-    }
+    all
 }
 
 /// Removes what was being written in a folder when the machine or the process ended: it may be half of a key.

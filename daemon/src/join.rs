@@ -16,6 +16,11 @@ use meshward_model::{
 };
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 /// `TOKEN@HOST[:PORT]`.
 #[derive(Debug, Clone)]
@@ -38,6 +43,79 @@ impl std::str::FromStr for Invitation {
     }
 }
 
+/// Where an invitation comes from. It is a secret, and what stands on a command line is seen by every process of the machine.
+#[derive(Debug, Clone, clap::Args)]
+pub struct InvitationSource {
+    /// The token, an @, and the coordinator's host name or address, with :PORT if it is not 7443. Better not on a shared machine's
+    /// command line: else from --token-file, the variables MESHWARD_JOIN_TOKEN or MESHWARD_JOIN_TOKEN_FILE, or the systemd credential
+    /// `meshward.join-token`
+    #[arg(value_name = "TOKEN@HOST", conflicts_with = "token_file")]
+    invitation: Option<Invitation>,
+    /// A file with TOKEN@HOST, or with the token alone beside --coordinator; - is standard input
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The coordinator's host name or address, with :PORT if it is not 7443, where it does not stand behind the token
+    #[arg(long, value_name = "HOST")]
+    coordinator: Option<String>,
+}
+
+/// The longest text that is taken for an invitation, in bytes.
+const MAX_INVITATION: u64 = 4096;
+/// What the token is called among systemd's credentials (systemd.exec(5), `LoadCredential=`).
+const CREDENTIAL: &str = "meshward.join-token";
+
+impl InvitationSource {
+    /// Reads the invitation from where it is.
+    ///
+    /// # Errors
+    /// [`Mistake`] if there is none, or it is none.
+    pub fn read(&self) -> Result<Invitation, Mistake> {
+        if let Some(invitation) = &self.invitation {
+            return Ok(invitation.clone());
+        }
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let credential = || {
+            let file = PathBuf::from(variable("CREDENTIALS_DIRECTORY")?).join(CREDENTIAL);
+            file.exists().then_some(file)
+        };
+        let (text, place) = if let Some(file) = &self.token_file {
+            (read_text(file)?, file.display().to_string())
+        } else if let Some(text) = variable("MESHWARD_JOIN_TOKEN") {
+            (text.to_string_lossy().into_owned(), "MESHWARD_JOIN_TOKEN".into())
+        } else if let Some(file) = variable("MESHWARD_JOIN_TOKEN_FILE").map(PathBuf::from).or_else(credential)
+        {
+            (read_text(&file)?, file.display().to_string())
+        } else {
+            return Err(Mistake(
+                "there is no join token: give TOKEN@HOST, --token-file FILE (or - for standard input), MESHWARD_JOIN_TOKEN, MESHWARD_JOIN_TOKEN_FILE, or the systemd credential meshward.join-token".into(),
+            ));
+        };
+        self.complete(text.trim()).map_err(|text| Mistake(format!("{place}: {text}")))
+    }
+
+    fn complete(&self, text: &str) -> Result<Invitation, String> {
+        let token = text.rsplit_once('@').map_or(text, |(token, _)| token);
+        match &self.coordinator {
+            Some(host) => format!("{token}@{host}").parse(),
+            None if !text.contains('@') => {
+                Err("it holds a token alone; say where the coordinator is with --coordinator HOST".into())
+            }
+            None => text.parse(),
+        }
+    }
+}
+
+fn read_text(file: &Path) -> Result<String, Mistake> {
+    let mut text = String::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().take(MAX_INVITATION).read_to_string(&mut text)
+    } else {
+        File::open(file).and_then(|file| file.take(MAX_INVITATION).read_to_string(&mut text))
+    };
+    read.map_err(|error| Mistake(format!("cannot read the join token from {}: {error}", file.display())))?;
+    Ok(text)
+}
+
 /// Joins.
 ///
 /// # Errors
@@ -47,10 +125,11 @@ pub async fn join(
     invitation: &Invitation,
     name: NodeName,
     labels: Labels,
+    forget_after: Option<u64>,
 ) -> Result<Membership> {
     if let Some(member) = folder.membership_or_aside()? {
         return Err(Mistake(format!(
-            "this machine is {} `{}` of the mesh at {} already; to join another, use another --data-dir or remove this one",
+            "this machine is {} `{}` of the mesh at {} already; to join another, leave that one first (`meshward-node leave`) or use another --data-dir",
             folder.part(), member.name, member.coordinator
         ))
         .into());
@@ -68,6 +147,7 @@ pub async fn join(
         labels,
         csr: request(&key)?,
         clock: clock(),
+        forget_after,
     };
     frames::send(&mut send, &request).await?;
     let reply = frames::receive(&mut receive, MAX_JOIN_FRAME).await?;
@@ -133,6 +213,21 @@ mod tests {
         ] {
             assert_eq!(with_port(given, DEFAULT_PORT), full);
         }
+    }
+
+    #[test]
+    fn a_token_comes_with_its_host_or_gets_one() {
+        let token = JoinToken::new(Fingerprint::of(b"a CA"), [7; 24]).to_string();
+        let source = |coordinator: Option<&str>| InvitationSource {
+            invitation: None,
+            token_file: None,
+            coordinator: coordinator.map(ToOwned::to_owned),
+        };
+        let whole = format!("{token}@mesh.example");
+        assert_eq!(source(None).complete(&whole).unwrap().coordinator, "mesh.example:7443");
+        assert_eq!(source(Some("other:9")).complete(&whole).unwrap().coordinator, "other:9");
+        assert_eq!(source(Some("other")).complete(&token).unwrap().coordinator, "other:7443");
+        assert!(source(None).complete(&token).unwrap_err().contains("--coordinator"));
     }
 
     #[test]

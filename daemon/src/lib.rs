@@ -104,9 +104,14 @@ pub async fn ended() -> std::io::Result<()> {
 #[error("{0}")]
 pub struct Mistake(pub String);
 
-/// Prints an error as one sentence on stderr and gives the exit code: 2 for a user's mistake, 1 for a failure of ours.
+/// Prints an error as one sentence on stderr and gives the exit code: 2 for a user's mistake, 3 if this was removed from its mesh,
+/// 1 for a failure of ours.
 pub fn report(program: &str, error: &anyhow::Error) -> std::process::ExitCode {
     // If nobody reads standard error, the exit code says it.
     let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{program}: {error:#}\n"));
-    if error.is::<Mistake>() { 2.into() } else { 1.into() }
+    match error {
+        error if error.is::<member::Removed>() => member::REMOVED.into(),
+        error if error.is::<Mistake>() => 2.into(),
+        _ => 1.into(),
+    }
 }

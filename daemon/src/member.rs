@@ -17,6 +17,25 @@ use std::{
 };
 use tracing::warn;
 
+/// The file that says since when this is no member any more.
+const REMOVED_FILE: &str = "removed.json";
+
+/// The exit code of a daemon that was removed from its mesh: to start it again does not help.
+pub const REMOVED: u8 = 3;
+
+/// This is no member of the mesh any more: the process ends with [`REMOVED`].
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{part} {name} was removed from the mesh{closed}; to join again, with a new token: {join} join TOKEN@HOST"
+)]
+pub struct Removed {
+    part: Part,
+    name: NodeName,
+    /// What has become of what it had.
+    closed: &'static str,
+    join: &'static str,
+}
+
 /// Who this member is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Membership {
@@ -38,6 +57,17 @@ pub struct Credentials {
     pub certificate: Vec<u8>,
     /// Its private key, PKCS #8.
     pub key: Vec<u8>,
+}
+
+impl Removed {
+    /// What is said of a member of which the coordinator has said so.
+    pub fn of(part: Part, name: NodeName) -> Self {
+        let (closed, join) = match part {
+            Part::Node => (", and its workloads are closed", "meshward-node"),
+            Part::Relay => ("", "meshward-coordinator relay"),
+        };
+        Self { part, name, closed, join }
+    }
 }
 
 impl Credentials {
@@ -125,6 +155,34 @@ impl MemberFolder {
         self.write("ca.der", &credentials.ca)?;
         self.write(&self.named("der"), &credentials.certificate)?;
         self.write_json(&self.named("json"), membership)
+    }
+
+    /// Forgets who this was, and every file and folder that `kept` names besides, with what was set aside of each. The membership goes
+    /// first: what is left of the rest belongs to nobody.
+    ///
+    /// # Errors
+    /// If something stays.
+    pub fn forget_membership(&self, kept: &[&str]) -> Result<()> {
+        let own = ["json", "der", "key"].map(|ending| self.named(ending));
+        let all = own.iter().map(String::as_str).chain(["ca.der", REMOVED_FILE]).chain(kept.iter().copied());
+        for name in all {
+            let path = self.place(name);
+            files::remove_with_damaged(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Since when this is no member any more, as far as it has heard, in seconds since 1970.
+    pub fn removed_at(&self) -> Option<u64> {
+        self.take_up_json(REMOVED_FILE)
+    }
+
+    /// Notes that this is no member any more.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep_removed(&self, at: u64) -> Result<()> {
+        self.write_json(REMOVED_FILE, &at)
     }
 
     /// The certificate and its key.

@@ -77,6 +77,10 @@ pub struct EndpointStats {
     pub devices: Vec<(WorkloadId, PeerStats)>,
 }
 
+/// That an endpoint has no such peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownPeer;
+
 /// One node's part in one network.
 pub struct Endpoint {
     pub(crate) tables: RwLock<Tables>,
@@ -438,6 +442,34 @@ impl Endpoint {
     pub fn call_back(&self, node: &NodeName) -> bool {
         let place = self.tables.read().peers().find(|(_, own)| *own == node).map(|(place, _)| place);
         place.is_some_and(|place| self.wireguard.call_back(place))
+    }
+
+    /// Asks a peer for an answer by the way that packets to it take: the ping's number, and where it went. Nothing while there is no
+    /// session, which is begun then.
+    ///
+    /// # Errors
+    /// If there is no such peer.
+    pub fn ping(
+        &self,
+        now: Instant,
+        node: &NodeName,
+        sink: &mut impl Sink,
+    ) -> Result<Option<(u32, SocketAddr)>, UnknownPeer> {
+        let place = self.place_of(node).ok_or(UnknownPeer)?;
+        let (sent, wanted) = self.wireguard.ping(now, place, &mut plain(sink));
+        if wanted {
+            sink.want_handshakes();
+        }
+        Ok(sent)
+    }
+
+    /// How long the answer to a ping took, once it is there.
+    pub fn pong(&self, node: &NodeName, number: u32) -> Option<Duration> {
+        self.wireguard.pong(self.place_of(node)?, number)
+    }
+
+    fn place_of(&self, node: &NodeName) -> Option<usize> {
+        self.tables.read().peers().find(|(_, own)| *own == node).map(|(place, _)| place)
     }
 
     /// What has been counted.

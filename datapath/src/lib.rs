@@ -42,7 +42,7 @@ pub use coalesce::{MOST_PARTS, Merging, Parts};
 pub use counters::{LinkStats, Tally};
 pub use drops::{Cause, Drops};
 pub use ecn::Ecn;
-pub use endpoint::{Endpoint, EndpointStats, LocalWorkload, Sink, Slot};
+pub use endpoint::{Endpoint, EndpointStats, LocalWorkload, Sink, Slot, UnknownPeer};
 pub use filter::{Filter, RESUME_WINDOW};
 pub use flow::MAX_FLOWS;
 pub use offload::{Kind, OFFLOAD_LENGTH, Offload};

@@ -442,7 +442,11 @@ impl<'a> Round<'a> {
                 sink.to_network(from, Ecn::NotCapable, &answer, answer.len());
             }
             Probe::Answer(number) => {
-                let proof = peer.handshake.lock().answered(number);
+                let proof = {
+                    let mut handshake = peer.handshake.lock();
+                    handshake.ways.note_pong(self.now, number);
+                    handshake.answered(number)
+                };
                 if let Some(proof) = proof {
                     peer.prove(self.millis, proof);
                     self.sending = None;

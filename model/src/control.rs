@@ -45,6 +45,8 @@ pub const MAX_ANSWER: usize = 1 << 18;
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(600);
 /// The most bytes of the messages that come from a machine that has not joined yet.
 pub const MAX_JOIN_FRAME: usize = 64 << 10;
+/// The code of QUIC's close (RFC 9000 §19.19) that tells a member that it is none any more.
+pub const CLOSE_REMOVED: u32 = 2;
 /// The port on which the coordinator listens, QUIC over UDP and HTTPS over TCP, unless it is configured otherwise.
 pub const DEFAULT_PORT: u16 = 7443;
 
@@ -201,6 +203,8 @@ pub struct JoinRequest {
     pub csr: Vec<u8>,
     /// What its clock says, in seconds since the epoch.
     pub clock: i64,
+    /// After how many seconds without being seen it is to be removed; `None`: as its token says.
+    pub forget_after: Option<u64>,
 }
 
 /// The answer to a [`JoinRequest`].
@@ -365,6 +369,8 @@ pub enum FromNode {
     },
     /// What keeps the node from writing down what it has to, in words; nothing: all is well. It enforces all the same.
     Degraded(#[serde(deserialize_with = "as_printable_if_any")] Option<String>),
+    /// The node leaves the mesh. The connection is closed with [`CLOSE_REMOVED`] once it is no member any more.
+    Leave,
 }
 
 impl FromNode {

@@ -9,6 +9,7 @@ pub mod acl;
 pub mod api;
 pub mod bounded;
 pub mod control;
+pub mod diagnosis;
 pub mod environment;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

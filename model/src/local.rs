@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// Where the node's socket is, unless it is configured otherwise.
@@ -272,6 +272,24 @@ pub struct LocalEndpoint {
     pub flows: usize,
     /// Packets dropped, by cause.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// What is left behind, beside the socket, by a node daemon that has ended because its node was removed from the mesh.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemovedNode {
+    /// The node's name.
+    pub node: NodeName,
+    /// The mesh's id.
+    pub mesh: String,
+    /// When the node heard of it, in seconds since the epoch.
+    pub at: u64,
+}
+
+impl RemovedNode {
+    /// Where it is left, for a daemon with this socket.
+    pub fn place(socket: &Path) -> PathBuf {
+        socket.with_extension("removed")
+    }
 }
 
 /// The node in short.

@@ -2,20 +2,24 @@
 
 use crate::{
     daemon::{Node, Refusal},
-    metrics,
+    metrics, netcheck, problem,
 };
 use anyhow::{Context, Result};
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State},
+    extract::{
+        DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State,
+        rejection::JsonRejection,
+    },
     http::{StatusCode, request::Parts},
+    middleware::from_fn,
     response::{IntoResponse, Response},
     routing::{get, patch},
 };
 use ipnet::IpNet;
 use meshward_model::{
     NetworkName, WorkloadId,
-    api::ErrorBody,
+    diagnosis::{Netcheck, Ping, Pong},
     local::{
         Advertise, Attach, AttachedContainer, ContainerKey, DryRun, LocalStatus, LocalWorkload,
         PlaceContainer, PlacedContainer, Relabel,
@@ -26,18 +30,6 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path as StdPath, sync::Arc};
 use tokio::net::{UnixListener, UnixStream};
 
 const MAX_BODY: usize = 1 << 20;
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let status = match self {
-            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Missing(_) => StatusCode::NOT_FOUND,
-            Self::Early(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        (status, Json(ErrorBody { error: self.to_string(), field: None })).into_response()
-    }
-}
 
 /// Serves the API until the process ends.
 ///
@@ -84,18 +76,47 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/containers/{container}/{interface}", get(container).delete(remove_container))
         .route("/v1/routes", axum::routing::post(advertise).delete(withdraw))
         .route("/v1/workloads/{id}", patch(relabel).delete(detach))
-        .fallback(async || Refusal::Missing("there is no such path in the node's local API".into()))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .route("/v1/ping", axum::routing::post(ping))
+        .route("/v1/netcheck", get(check_net))
         .with_state(node.clone())
         .merge(meshward_daemon::metrics::routes(metrics::scrape(node)))
+        .fallback(problem::no_such_route)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(problem::documented))
 }
 
-async fn status(State(node): State<Arc<Node>>) -> Json<LocalStatus> {
+async fn status(State(node): State<Arc<Node>>, _: NoQuery) -> Json<LocalStatus> {
     Json(node.status().await)
 }
 
-async fn workloads(State(node): State<Arc<Node>>) -> Json<Vec<LocalWorkload>> {
+async fn workloads(State(node): State<Arc<Node>>, _: NoQuery) -> Json<Vec<LocalWorkload>> {
     Json(node.workloads().await)
+}
+
+/// Asks another node for an answer. It changes nothing.
+async fn ping(
+    State(node): State<Arc<Node>>,
+    Write { wanted, .. }: Write<Ping>,
+) -> Result<Json<Pong>, Refusal> {
+    Ok(Json(node.ping(&wanted).await?))
+}
+
+async fn check_net(State(node): State<Arc<Node>>, _: NoQuery) -> Json<Netcheck> {
+    Json(netcheck::check(&node).await)
+}
+
+/// What takes no parameters: others are refused, not overlooked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoQuery {}
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        read_query(parts)
+    }
 }
 
 /// A write with a body, and whether it is a dry run.
@@ -105,13 +126,15 @@ struct Write<T> {
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Write<T> {
-    type Rejection = Refusal;
+    type Rejection = Response;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
-        let Removal { dry_run } = Removal::from_request_parts(&mut parts, state).await?;
+        let query = Removal::from_request_parts(&mut parts, state).await;
+        let Removal { dry_run } = query.map_err(IntoResponse::into_response)?;
         let body = Json::<T>::from_request(Request::from_parts(parts, body), state).await;
-        let Json(wanted) = body.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
+        let refuse = |rejection: JsonRejection| problem::document(rejection.status(), rejection.body_text());
+        let Json(wanted) = body.map_err(refuse)?;
         Ok(Self { wanted, dry_run })
     }
 }
@@ -134,7 +157,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Removal {
 
 fn read_query<T: DeserializeOwned>(parts: &Parts) -> Result<T, Refusal> {
     let Query(read) = Query::try_from_uri(&parts.uri).map_err(|rejection| {
-        Refusal::Invalid(format!("the query is malformed: {}", rejection.body_text()))
+        Refusal::Malformed(format!("the query is malformed: {}", rejection.body_text()))
     })?;
     Ok(read)
 }
@@ -152,11 +175,20 @@ fn made(DryRun(dry): DryRun) -> StatusCode {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct InNetwork {
     network: NetworkName,
 }
 
-async fn containers(State(node): State<Arc<Node>>, Query(of): Query<InNetwork>) -> Json<Vec<ContainerKey>> {
+impl<S: Send + Sync> FromRequestParts<S> for InNetwork {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        read_query(parts)
+    }
+}
+
+async fn containers(State(node): State<Arc<Node>>, of: InNetwork) -> Json<Vec<ContainerKey>> {
     Json(node.containers_in(&of.network).await)
 }
 
@@ -171,6 +203,7 @@ async fn place(
 async fn container(
     State(node): State<Arc<Node>>,
     Path((container, interface)): Path<(String, String)>,
+    _: NoQuery,
 ) -> Result<Json<AttachedContainer>, Refusal> {
     Ok(Json(node.container(ContainerKey { container, interface }).await?))
 }

@@ -28,6 +28,15 @@ impl Folder {
         Ok(Self(MemberFolder::open(path, Part::Node, &["endpoints", "workloads", "flows"])?))
     }
 
+    /// Forgets who this node was and all that it had. Folders are there again at the next start.
+    ///
+    /// # Errors
+    /// If something stays.
+    pub fn forget_mesh(&self) -> Result<()> {
+        let kept = ["view", "view.log", "relays.json", "docker.json", "endpoints", "workloads", "flows"];
+        self.forget_membership(&kept)
+    }
+
     /// The endpoint's private key of a network, made at the first call, and made anew if it is damaged.
     pub fn endpoint_key(&self, network: &NetworkName) -> SecretKey {
         self.secret_key(&key_name(network))

@@ -6,17 +6,17 @@ use clap::{Parser, Subcommand};
 use meshward_daemon::{
     LogFormat, Mistake,
     config::Lasting,
-    join::{self, Invitation},
-    member::Membership,
+    join::{self, InvitationSource},
+    member::{Membership, Removed},
 };
-use meshward_model::{Labels, NodeName};
+use meshward_model::{Labels, NodeName, control::Part};
 use meshward_node::{
     api,
     config::{Config, USUAL_FILE},
     daemon::Node,
     docker,
     folder::Folder,
-    host_name, metrics,
+    host_name, leaving, metrics,
     offloads::Offload,
     portmap, relayed, runtimes, session,
 };
@@ -140,15 +140,25 @@ struct Flags {
 enum Verb {
     /// Join a mesh with a token of `meshctl token create`, once
     Join {
-        /// The token, an @, and the coordinator's host name or address, with :PORT if it is not 7443
-        #[arg(value_name = "TOKEN@HOST")]
-        invitation: Invitation,
+        #[command(flatten)]
+        invitation: InvitationSource,
         /// The node's name in the mesh [default: the host's name]
         #[arg(long)]
         name: Option<NodeName>,
         /// A label of the node; may be given several times
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,
+        /// Be removed from the mesh after not being seen for this time [default: as the token says; without =TIME: 10m]
+        #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "10m")]
+        ephemeral: Option<Lasting>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Leave the mesh: the coordinator forgets this node, its workloads are closed, its keys go
+    Leave {
+        /// Forget the mesh even if the coordinator cannot be reached; there, `meshctl node remove` is left to do
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -173,15 +183,25 @@ async fn start(arguments: Arguments) -> Result<()> {
     match arguments.verb {
         None => run(arguments.common).await,
         Some(Verb::Run { common }) => run(common).await,
-        Some(Verb::Join { invitation, name, labels, common }) => {
-            let (_, folder) = open(&common)?;
+        Some(Verb::Leave { force, common }) => {
+            let (config, folder) = open(&common)?;
+            let Membership { name, mesh, .. } = leaving::leave(&config, &folder, force).await?;
+            meshward_daemon::say(format_args!("node {name} has left mesh {mesh}"));
+            Ok(())
+        }
+        Some(Verb::Join { invitation, name, labels, ephemeral, common }) => {
+            let (config, folder) = open(&common)?;
+            if folder.removed_at().is_some() {
+                leaving::forget(&config, &folder)?;
+            }
+            let forget_after = ephemeral.map(|time| time.0.as_secs());
             let name = match name {
                 Some(name) => name,
                 None => host_name()?,
             };
             let labels = Labels::parse_each(labels.iter().map(String::as_str))
                 .map_err(|error| Mistake(error.to_string()))?;
-            let membership = join::join(&folder, &invitation, name, labels).await?;
+            let membership = join::join(&folder, &invitation.read()?, name, labels, forget_after).await?;
             let Membership { mesh, name, .. } = membership;
             meshward_daemon::say(format_args!("joined mesh {mesh} as node {name}; now run: meshward-node"));
             Ok(())
@@ -205,6 +225,10 @@ async fn run(common: Common) -> Result<()> {
         Mistake("this machine has not joined a mesh; get a token with `meshctl token create` and run: meshward-node join TOKEN@HOST".into())
     })?;
     let (relay, relayed_orders) = relayed::channel();
+    if let Some(at) = folder.removed_at() {
+        leaving::mark_removed(&config, &membership, at);
+        return Err(Removed::of(Part::Node, membership.name).into());
+    }
     let node = Node::restore(membership, config, folder, relay).await?;
     api::serve(node.clone()).await?;
     if let Some(plugin) = node.config.docker_plugin.clone() {
@@ -213,7 +237,7 @@ async fn run(common: Common) -> Result<()> {
     meshward_daemon::metrics::serve(node.config.metrics_listen, metrics::scrape(node.clone())).await?;
     info!(node = %node.membership.name, mesh = %node.membership.mesh, socket = %node.config.socket.display(), "node ready");
     let mut tasks = JoinSet::new();
-    tasks.spawn(session::hold(node.clone()));
+    let session = tokio::spawn(session::hold(node.clone()));
     tasks.spawn(relayed::hold(node.clone(), relayed_orders));
     tasks.spawn(relayed::choose(node.clone()));
     tasks.spawn({
@@ -243,9 +267,15 @@ async fn run(common: Common) -> Result<()> {
     });
     tasks.spawn(portmap::keep(node.clone()));
     tasks.spawn(runtimes::measure(node.clone()));
-    meshward_daemon::ended().await?;
-    // The interfaces stay: the next start takes them up again.
-    info!("node ends; its workloads keep their interfaces");
+    let removed = tokio::select! {
+        ended = meshward_daemon::ended() => ended.map(|()| false)?,
+        _ = session => true,
+    };
+    match removed {
+        // The interfaces stay: the next start takes them up again.
+        false => info!("node ends; its workloads keep their interfaces"),
+        true => leaving::close(&node).await,
+    }
     tasks.shutdown().await;
     node.write_flows(true).await;
     let _ = tokio::time::timeout(LAST_WRITES, node.folder.settled()).await;
@@ -253,7 +283,7 @@ async fn run(common: Common) -> Result<()> {
     if let Some(plugin) = &node.config.docker_plugin {
         let _ = std::fs::remove_file(plugin);
     }
-    Ok(())
+    if removed { Err(Removed::of(Part::Node, node.membership.name.clone()).into()) } else { Ok(()) }
 }
 
 /// Every workload is a descriptor: as many as the machine's settings allow.

@@ -1,8 +1,13 @@
 //! What Prometheus sees of the node. docs/metrics.md lists every name.
 
-use crate::daemon::Node;
-use meshward_daemon::metrics::{Scrape, counted, measured, number};
-use meshward_model::local::State;
+use crate::{daemon::Node, offloads::Offloads};
+use meshward_daemon::metrics::{Scrape, counted, measured, number, with_process};
+use meshward_datapath::{EndpointStats, LinkStats, PeerStats};
+use meshward_model::{
+    NetworkName,
+    local::{LocalStatus, LocalWorkload, State},
+    relay::is_relayed,
+};
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
 
@@ -15,50 +20,77 @@ pub fn scrape(node: Arc<Node>) -> Scrape {
 }
 
 async fn registry(node: &Node) -> Registry {
-    let mut registry = Registry::with_prefix("meshward_node");
     let (status, workloads, stats) = (node.status().await, node.workloads().await, node.stats().await);
-    number(&mut registry, "connected", "1 while there is a session", u64::from(status.connected));
+    with_process("meshward_node", env!("CARGO_PKG_VERSION"), |registry| {
+        register(registry, &status, &workloads, &stats);
+    })
+}
+
+fn register(
+    registry: &mut Registry,
+    status: &LocalStatus,
+    workloads: &[LocalWorkload],
+    stats: &[(NetworkName, EndpointStats, Offloads)],
+) {
+    number(registry, "connected", "1 while there is a session", u64::from(status.connected));
     let degraded = u64::from(status.degraded.is_some());
     number(
-        &mut registry,
+        registry,
         "degraded",
         "1 while what has to be cannot be written down, as on a full disk",
         degraded,
     );
-    number(&mut registry, "revision", "The revision that is enforced", status.revision.0);
+    number(registry, "revision", "The revision that is enforced", status.revision.0);
     let left = status.certificate_seconds.max(0) as u64;
-    number(&mut registry, "certificate_seconds", "Until the certificate expires", left);
-    let states = [
-        ("open", State::Open),
-        ("quarantined", State::Quarantined),
-        ("vouched", State::Vouched),
-        ("waiting", State::Waiting),
-    ];
-    let in_state = states.map(|(name, state)| {
-        (
-            [("state", name.to_owned())],
-            workloads.iter().filter(|workload| workload.state == state).count() as u64,
-        )
+    number(registry, "certificate_seconds", "Until the certificate expires", left);
+    let states = ["open", "quarantined", "refused", "unmeasured", "vouched", "waiting"];
+    let in_state = states.map(|name| {
+        let count = workloads.iter().filter(|workload| state_name(&workload.state) == name).count();
+        ([("state", name.to_owned())], count as u64)
     });
-    measured(&mut registry, "workloads", "Workloads by state", in_state);
-    let each = |value: &dyn Fn(&meshward_datapath::EndpointStats) -> u64| -> Vec<_> {
+    measured(registry, "workloads", "Workloads by state", in_state);
+    let peers = stats.iter().flat_map(|(network, stats, _)| {
+        let paths = [("direct", false), ("relayed", true)].into_iter();
+        paths.map(move |(path, relayed)| {
+            let is = |peer: &&_| path_of(peer) == Some(relayed);
+            let count = stats.peers.iter().map(|(_, peer)| peer).filter(is).count();
+            ([("network", network.to_string()), ("path", path.to_owned())], count as u64)
+        })
+    });
+    measured(registry, "paths", "Peers with a path, by its kind", peers.collect::<Vec<_>>());
+    let each = |value: &dyn Fn(&EndpointStats) -> u64| -> Vec<_> {
         stats.iter().map(|(network, stats, _)| ([("network", network.to_string())], value(stats))).collect()
     };
-    let sum =
-        |pick: fn(&meshward_datapath::LinkStats) -> u64| each(&|stats| stats.links.iter().map(pick).sum());
-    measured(&mut registry, "flows", "Flows in the table", each(&|stats| stats.flows as u64));
-    measured(&mut registry, "peers", "Peers", each(&|stats| stats.peers.len() as u64));
+    let sum = |pick: fn(&LinkStats) -> u64| each(&|stats| stats.links.iter().map(pick).sum());
+    measured(registry, "flows", "Flows in the table", each(&|stats| stats.flows as u64));
+    measured(registry, "peers", "Peers", each(&|stats| stats.peers.len() as u64));
     counted(
-        &mut registry,
+        registry,
         "packets",
         "Packets that workloads sent and that passed",
         sum(|link| link.count.packets),
     );
-    counted(&mut registry, "bytes", "Bytes of those packets", sum(|link| link.count.bytes));
+    counted(registry, "bytes", "Bytes of those packets", sum(|link| link.count.bytes));
     let drops = stats.iter().flat_map(|(network, stats, _)| {
         let labels = move |cause: &str| [("network", network.to_string()), ("cause", cause.to_owned())];
         stats.drops.iter().map(move |(cause, count)| (labels(cause), count))
     });
-    counted(&mut registry, "drops", "Packets dropped, by cause", drops.collect::<Vec<_>>());
-    registry
+    counted(registry, "drops", "Packets dropped, by cause", drops.collect::<Vec<_>>());
+}
+
+/// Whether packets to a peer go by a relay; nothing while it has no path.
+fn path_of(peer: &PeerStats) -> Option<bool> {
+    peer.address.map(|address| is_relayed(&address))
+}
+
+/// Every state has a name here: a new one is not forgotten.
+fn state_name(state: &State) -> &'static str {
+    match state {
+        State::Unmeasured => "unmeasured",
+        State::Waiting => "waiting",
+        State::Open => "open",
+        State::Vouched => "vouched",
+        State::Quarantined => "quarantined",
+        State::Refused(_) => "refused",
+    }
 }

@@ -22,6 +22,7 @@ const LIFETIME: u32 = 7200;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a router may take to answer, and how soon it is asked again at the earliest, however short a mapping lasts.
 const PATIENCE: Duration = Duration::from_secs(20);
+const ASKING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(30);
 /// How long a router that does not answer is left alone.
 const REST: Duration = Duration::from_secs(300);
@@ -96,6 +97,15 @@ async fn map_by(
     anyhow::ensure!(is_one, "the router does not know its own address: it says {ip}");
     let outside = mapping.external_port().get();
     Ok((mapping, SocketAddr::new(ip, outside)))
+}
+
+/// The router's address outside, if it answers NAT-PMP (RFC 6886 §3.2), which changes nothing there.
+pub async fn router_outside() -> Option<IpAddr> {
+    let find = || Netns::current()?.links(async |links| links.default_gateway().await);
+    let router = tokio::task::spawn_blocking(find).await.ok()?.ok()??;
+    let asked = natpmp::external_address(GatewayAddress::IpV4(router), None);
+    let address = tokio::time::timeout(ASKING, asked).await.ok()?.ok()?;
+    (!address.is_unspecified()).then_some(address.into())
 }
 
 /// The address that this host has towards another.

@@ -2,13 +2,15 @@
 
 use crate::{
     daemon::{Node, Reach},
+    folder::Folder,
     view_writer::Ticket,
 };
 use anyhow::{Context, Result};
 use meshward_daemon::{
-    dial::{Dial, Pauses},
+    dial::{Dial, Pauses, is_removed},
     frames,
     join::request,
+    member::Credentials,
     tls::{MemberCertificate, date},
 };
 use meshward_model::{
@@ -34,7 +36,15 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
 #[error("held back: {0}")]
 struct HeldBack(String);
 
-/// Holds sessions until the process ends.
+/// For how long the coordinator may take to let this node go.
+const LEAVING: Duration = Duration::from_secs(10);
+
+/// What ends a session for ever: the coordinator says that this node is no member of the mesh any more.
+#[derive(Debug, thiserror::Error)]
+#[error("this node was removed from the mesh")]
+struct Removed;
+
+/// Holds sessions until this node is removed from the mesh.
 pub async fn hold(node: Arc<Node>) {
     let mut pauses = Pauses::default();
     let mut renewed = None;
@@ -42,6 +52,9 @@ pub async fn hold(node: Arc<Node>) {
         let begun = Instant::now();
         let ended = hold_one(&node, &mut renewed).await;
         node.end_session().await;
+        if ended.as_ref().is_err_and(|error| error.is::<Removed>()) {
+            return;
+        }
         if let Some(held) = ended.as_ref().err().and_then(|error| error.downcast_ref::<HeldBack>()) {
             error!("no session with the coordinator: {held}");
             tokio::time::sleep(HELD_PAUSE).await;
@@ -63,10 +76,43 @@ async fn hold_one(node: &Arc<Node>, renewed: &mut Option<Instant>) -> Result<()>
     if reached.tunnelled {
         node.note_reach(Reach::Hidden);
     }
+    let ended = hold_on(node, &connection, &certificate, &credentials, renewed).await;
+    if is_removed(&connection) { Err(Removed.into()) } else { ended }
+}
+
+/// Leaves the mesh: when this returns, this node is no member any more.
+///
+/// # Errors
+/// If the coordinator cannot be reached, or does not say so.
+pub async fn leave(folder: &Folder, coordinator: &str) -> Result<()> {
+    let credentials = folder.credentials()?;
+    let dial = Dial::for_session(&credentials.ca, &credentials.certificate, &credentials.key)?;
+    let reached = dial.dial(coordinator).await?;
+    let said = async {
+        let (mut send, _receive) = reached.connection.open_bi().await?;
+        frames::send(&mut send, &FromNode::Leave).await?;
+        reached.connection.closed().await;
+        anyhow::Ok(())
+    };
+    let said = tokio::time::timeout(LEAVING, said).await;
+    if is_removed(&reached.connection) {
+        return Ok(());
+    }
+    said.context("the coordinator does not answer")??;
+    anyhow::bail!("the coordinator did not say that this node has left")
+}
+
+async fn hold_on(
+    node: &Arc<Node>,
+    connection: &Connection,
+    certificate: &MemberCertificate,
+    credentials: &Credentials,
+    renewed: &mut Option<Instant>,
+) -> Result<()> {
     let (mut send, mut receive) = connection.open_bi().await?;
     // If a new one has expired, too, then by this machine's clock alone: the coordinator judges it by its own.
     let was_renewed = renewed.is_some_and(|at| at.elapsed() < RENEWAL_PAUSE);
-    if seconds_left(&certificate) <= 0 && !was_renewed {
+    if seconds_left(certificate) <= 0 && !was_renewed {
         info!("the certificate has expired; asking for a new one");
         frames::send(&mut send, &FromNode::Renew { csr: request(&credentials.key)? }).await?;
         let FromCoordinator::Renewed { certificate } = frames::receive(&mut receive, MAX_UPDATE).await?
@@ -81,7 +127,7 @@ async fn hold_one(node: &Arc<Node>, renewed: &mut Option<Instant>) -> Result<()>
         return Ok(());
     }
     let questions = tokio::spawn(answer_questions(node.clone(), connection.clone()));
-    let ended = converse(node, &connection, send, receive, &certificate).await;
+    let ended = converse(node, connection, send, receive, certificate).await;
     questions.abort();
     ended.with_context(|| match connection.close_reason() {
         Some(reason) => format!("the connection ended ({reason})"),

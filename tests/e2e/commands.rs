@@ -198,13 +198,16 @@ impl Everything {
             row("quarantine", Coordinator, "quarantine app=web", "app=web"),
             row("quarantine-list", Coordinator, "quarantine list", ""),
             row("release", Coordinator, "release app=spare", "app=spare"),
-            row("audit", Coordinator, "audit", ""),
+            row("audit", Coordinator, "audit --after 1", ""),
             row("backup", Coordinator, "backup MAN", "would write a backup of the mesh to"),
             row("run", Node, "run --network shop -l app=new -- touch MAN", "would run `touch"),
             row("attach", Node, "attach --network shop -l app=new --netns FREE", "would attach"),
             row("detach", Node, "detach SPARE", "would detach"),
             row("label", Node, "label SPARE app=other", "app=other"),
             row("attached", Node, "attached", ""),
+            row("ping", Node, "ping rack -c 1", ""),
+            row("netcheck", Node, "netcheck", ""),
+            row("debug-bundle", Node, "debug bundle MAN", "would write part node/status.json"),
             row("completions", Coordinator, "completions bash", ""),
             row("man", Coordinator, "man MAN", "would write page meshctl.1"),
         ]
@@ -292,6 +295,8 @@ fn files_below(folder: &Path, state: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
         match path.is_dir() {
+            // Flows are written down every 30 s, whatever is asked.
+            true if path.ends_with("flows") => {}
             true => files_below(&path, state),
             false => {
                 let bytes = fs::read(&path).unwrap_or_default();
@@ -311,7 +316,7 @@ fn all_commands(everything: &Everything) -> BTreeSet<String> {
     let names = names.filter_map(|name| Some(name.to_string_lossy().strip_suffix(".1")?.to_owned()));
     let names: BTreeSet<String> = names.filter(|name| !name.ends_with("-help")).collect();
     // A noun that takes a verb and nothing else does nothing by itself.
-    let only_nouns = ["meshctl", "meshctl-policy", "meshctl-key"];
+    let only_nouns = ["meshctl", "meshctl-policy", "meshctl-key", "meshctl-debug"];
     names
         .into_iter()
         .filter(|name| !only_nouns.contains(&name.as_str()))

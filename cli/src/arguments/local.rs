@@ -1,6 +1,7 @@
 //! Commands about the workloads of this machine.
 
-use super::duration;
+use super::{duration, live};
+use crate::completion;
 use clap::Args;
 use meshward_model::{AcceptFrom, LabelKey, Labels, NetworkName, WorkloadName};
 use std::{path::PathBuf, str::FromStr, time::Duration};
@@ -16,7 +17,7 @@ pub struct Patience {
 #[derive(Args)]
 pub struct Workload {
     /// The network
-    #[arg(long)]
+    #[arg(long, add = live(completion::networks))]
     pub network: NetworkName,
     /// A label of the workload; may be given several times. `meshward.accept-from` says the same as --accept-from
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
@@ -88,4 +89,43 @@ pub struct Attach {
     /// Attach the namespace of this host itself: every process here is the workload then
     #[arg(long)]
     pub host: bool,
+}
+
+#[derive(Args)]
+pub struct Ping {
+    /// A node, or a workload by its name, id or address: then the node that runs it is asked
+    #[arg(value_name = "NODE|WORKLOAD|ADDRESS", add = live(completion::targets))]
+    pub target: String,
+    /// The network, if there are several
+    #[arg(long, add = live(completion::networks))]
+    pub network: Option<NetworkName>,
+    /// How many times
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+    /// The time from one to the next, at least 100ms
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub interval: Duration,
+    /// Stop once the path is direct; if it never is, exit code 1
+    #[arg(long)]
+    pub until_direct: bool,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        short if short < crate::ping::LEAST_INTERVAL => Err("it is at least 100ms".into()),
+        time => Ok(time),
+    }
+}
+
+#[derive(clap::Subcommand)]
+pub enum DebugVerb {
+    /// Write status, metrics, lists and logs into a file (tar, gzip), without tokens and private keys
+    Bundle {
+        /// The file, which must not be there yet
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// A log file to take in, too, where systemd does not keep it; may be given several times
+        #[arg(long = "log", value_name = "FILE")]
+        logs: Vec<PathBuf>,
+    },
 }

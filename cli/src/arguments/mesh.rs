@@ -1,7 +1,7 @@
 //! Commands about what the mesh is made of.
 
-use super::{Labelled, Watching, duration};
-use crate::{Mistake, prefix::prefix};
+use super::{Labelled, Watching, duration, live};
+use crate::{Mistake, completion, prefix::prefix};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use meshward_model::{Labels, NetworkName, NodeName, PublicKey, WorkloadName};
@@ -15,23 +15,28 @@ pub enum ContextVerb {
     /// Use a context from now on
     Use {
         /// Its name
+        #[arg(add = live(completion::contexts))]
         name: String,
     },
     /// Show a context, without its secret
     Show {
         /// Its name [default: the one in use]
+        #[arg(add = live(completion::contexts))]
         name: Option<String>,
     },
     /// Give a context another name
     Rename {
         /// Its name
+        #[arg(add = live(completion::contexts))]
         name: String,
         /// Its name from now on
         new: String,
     },
     /// Forget a context. The credential stays good: `meshctl credential revoke` ends it
+    #[command(aliases = ["remove", "rm"])]
     Delete {
         /// Its name
+        #[arg(add = live(completion::contexts))]
         name: String,
     },
     /// Take in a context: a file as the coordinator's admin.json, or what `meshctl credential create` prints
@@ -68,7 +73,7 @@ pub enum Token {
         #[arg(long)]
         site: Option<String>,
         /// A network that those nodes may serve; may be given several times [default: all]
-        #[arg(long = "network", value_name = "NETWORK")]
+        #[arg(long = "network", value_name = "NETWORK", add = live(completion::networks))]
         networks: Vec<NetworkName>,
         /// Relays join with it (`meshward-coordinator relay join`), and no nodes
         #[arg(long, conflicts_with = "networks")]
@@ -76,13 +81,19 @@ pub enum Token {
         /// Nodes that join with it serve no network before `meshctl node approve`
         #[arg(long, conflicts_with = "relay")]
         needs_approval: bool,
+        /// Nodes that join with it are removed after not being seen for this time [without =TIME: 10m]
+        #[arg(long, value_name = "TIME", conflicts_with = "relay", num_args = 0..=1, require_equals = true,
+            default_missing_value = "10m", value_parser = duration)]
+        ephemeral: Option<Duration>,
     },
     /// List the join tokens
     #[command(visible_alias = "ls")]
     List(Watching),
     /// Revoke a join token; nodes that have joined stay
+    #[command(aliases = ["remove", "delete", "rm"])]
     Revoke {
         /// Its id
+        #[arg(add = live(completion::tokens))]
         id: String,
     },
 }
@@ -110,8 +121,10 @@ pub enum Network {
     #[command(visible_alias = "ls")]
     List(Watching),
     /// Delete a network that has no workloads
+    #[command(aliases = ["remove", "rm"])]
     Delete {
         /// Its name
+        #[arg(add = live(completion::networks))]
         name: NetworkName,
     },
 }
@@ -126,14 +139,17 @@ pub enum Node {
     /// The labels take the place of those that it was given before. What it joined with stays beneath.
     Approve {
         /// Its name
+        #[arg(add = live(completion::nodes))]
         name: NodeName,
         /// A label; may be given several times
         #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
         labels: Vec<String>,
     },
     /// Remove a node: its workloads go, and its certificate is good for nothing
+    #[command(aliases = ["delete", "rm"])]
     Remove {
         /// Its name
+        #[arg(add = live(completion::nodes))]
         name: NodeName,
     },
 }
@@ -146,7 +162,7 @@ pub enum Route {
         #[arg(required = true, value_name = "PREFIX", value_parser = prefix)]
         prefixes: Vec<IpNet>,
         /// The network whose workloads are to reach it
-        #[arg(long)]
+        #[arg(long, add = live(completion::networks))]
         network: NetworkName,
         /// A label of all machines there; may be given several times
         #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
@@ -163,7 +179,7 @@ pub enum Route {
         #[arg(value_parser = prefix)]
         prefix: IpNet,
         /// The network
-        #[arg(long)]
+        #[arg(long, add = live(completion::networks))]
         network: NetworkName,
     },
     /// List the routes of all nodes
@@ -181,10 +197,10 @@ pub struct RouteOf {
     #[arg(value_parser = prefix)]
     pub prefix: IpNet,
     /// The node that is the gateway
-    #[arg(long)]
+    #[arg(long, add = live(completion::nodes))]
     pub node: NodeName,
     /// The network, if there are several
-    #[arg(long)]
+    #[arg(long, add = live(completion::networks))]
     pub network: Option<NetworkName>,
 }
 
@@ -197,13 +213,13 @@ pub enum Device {
         #[arg(long)]
         name: WorkloadName,
         /// The network
-        #[arg(long)]
+        #[arg(long, add = live(completion::networks))]
         network: NetworkName,
         /// A label; may be given several times
         #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
         labels: Vec<String>,
         /// The node by which it joins: one that it reaches directly [default: the only connected one]
-        #[arg(long, value_name = "NODE")]
+        #[arg(long, value_name = "NODE", add = live(completion::nodes))]
         gateway: Option<NodeName>,
         /// The key of a device that has made one itself
         #[arg(long, value_name = "KEY")]
@@ -216,11 +232,13 @@ pub enum Device {
     #[command(visible_alias = "ls")]
     List(Labelled),
     /// Turn a device away: its key is good for nothing
+    #[command(aliases = ["delete", "rm"])]
     Remove {
         /// Its name
+        #[arg(add = live(completion::devices))]
         name: WorkloadName,
         /// The network
-        #[arg(long)]
+        #[arg(long, add = live(completion::networks))]
         network: NetworkName,
     },
 }
@@ -230,10 +248,10 @@ pub enum Key {
     /// Have endpoints make other keys, without losing a packet. They do so by themselves each week
     Rotate {
         /// Only those of this node
-        #[arg(long)]
+        #[arg(long, add = live(completion::nodes))]
         node: Option<NodeName>,
         /// Only those of this network
-        #[arg(long)]
+        #[arg(long, add = live(completion::networks))]
         network: Option<NetworkName>,
         /// How long the keys of before are good, for peers that are away from the coordinator
         #[arg(long, default_value = "10m", value_parser = duration)]
@@ -247,8 +265,10 @@ pub enum Relay {
     #[command(visible_alias = "ls")]
     List(Watching),
     /// Remove a relay: its certificate is good for nothing, and nodes use others
+    #[command(aliases = ["delete", "rm"])]
     Remove {
         /// Its name
+        #[arg(add = live(completion::relays))]
         name: NodeName,
     },
 }
@@ -263,10 +283,10 @@ pub enum WorkloadVerb {
 #[derive(Args, Default, PartialEq, Eq)]
 pub struct Workloads {
     /// Only those of this network
-    #[arg(long)]
+    #[arg(long, add = live(completion::networks))]
     pub network: Option<NetworkName>,
     /// Only those on this node
-    #[arg(long)]
+    #[arg(long, add = live(completion::nodes))]
     pub node: Option<NodeName>,
     #[command(flatten)]
     pub which: Labelled,
@@ -282,7 +302,7 @@ pub enum LinkVerb {
 #[derive(Args, Default, PartialEq, Eq)]
 pub struct Links {
     /// Only those of this network
-    #[arg(long)]
+    #[arg(long, add = live(completion::networks))]
     pub network: Option<NetworkName>,
     /// Only pairs with denied packets
     #[arg(long)]
@@ -307,29 +327,39 @@ pub enum Credential {
         #[arg(long, value_enum)]
         role: Role,
         /// A network in which it holds; may be given several times [default: all]
-        #[arg(long = "network", value_name = "NETWORK")]
+        #[arg(long = "network", value_name = "NETWORK", add = live(completion::networks))]
         networks: Vec<NetworkName>,
+        /// For how long it is good [default: until it is revoked]
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        lifetime: Option<Duration>,
         /// Where its owner reaches the coordinator, before what is known here; may be given several times
         #[arg(long = "server", value_name = "HOST[:PORT]")]
         servers: Vec<String>,
     },
-    /// Change what a credential may do; its token stays the same
+    /// Change what a credential may do, or for how long; its token stays the same
+    #[command(group = clap::ArgGroup::new("what").args(["role", "networks", "lifetime"]).required(true).multiple(true))]
     Change {
         /// Its name
+        #[arg(add = live(completion::credentials))]
         name: String,
-        /// What it may do
+        /// What it may do; without --network everywhere
         #[arg(long, value_enum)]
-        role: Role,
+        role: Option<Role>,
+        /// For how long it is good, from now on
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        lifetime: Option<Duration>,
         /// A network in which it holds; may be given several times [default: all]
-        #[arg(long = "network", value_name = "NETWORK")]
+        #[arg(long = "network", value_name = "NETWORK", add = live(completion::networks))]
         networks: Vec<NetworkName>,
     },
     /// List the credentials
     #[command(visible_alias = "ls")]
     List(Watching),
     /// Revoke a credential
+    #[command(aliases = ["remove", "delete", "rm"])]
     Revoke {
         /// Its name
+        #[arg(add = live(completion::credentials))]
         name: String,
     },
 }

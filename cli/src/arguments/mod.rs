@@ -8,8 +8,9 @@ pub use local::*;
 pub use mesh::*;
 pub use policy::*;
 
-use crate::Mistake;
+use crate::{Mistake, completion};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use meshward_model::{Selector, WorkloadId, local::DEFAULT_SOCKET};
 use std::{path::PathBuf, time::Duration};
 
@@ -26,21 +27,29 @@ pub struct Arguments {
     pub command: Command,
 }
 
+/// Names that are looked up while a line is being written.
+fn live(look: fn() -> Vec<CompletionCandidate>) -> ArgValueCandidates {
+    ArgValueCandidates::new(look)
+}
+
+/// Under what the help lists what every command takes.
+const EVERYWHERE: &str = "Options of every command";
+
 /// What every command takes.
 #[derive(Args)]
 pub struct Common {
     /// How to print what was read or done
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     /// A context by its name (`meshctl context list`), or a file with one, such as the coordinator's admin.json
     /// [default: the one in use, then the coordinator's own file on this machine]
-    #[arg(long, global = true, value_name = "NAME|FILE", env = "MESHCTL_CONTEXT")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "NAME|FILE", env = "MESHCTL_CONTEXT", add = live(completion::contexts))]
     pub context: Option<String>,
     /// The node daemon's socket
-    #[arg(long, global = true, value_name = "PATH", env = "MESHCTL_SOCKET", default_value = DEFAULT_SOCKET)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "PATH", env = "MESHCTL_SOCKET", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
     /// Check and say what would be changed, by name, and change nothing
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub dry_run: bool,
 }
 
@@ -98,6 +107,15 @@ pub enum Command {
     Status {
         #[command(flatten)]
         watching: Watching,
+    },
+    /// Ask another node for an answer: round trip, path, and what policy says about a workload there
+    Ping(Ping),
+    /// What lies around this machine's node: UDP, NAT, relays, port mapping, IPv6
+    Netcheck,
+    /// What whoever helps has to see
+    Debug {
+        #[command(subcommand)]
+        verb: DebugVerb,
     },
     /// Which coordinators there are to talk to, and which of them is in use
     #[command(visible_alias = "contexts")]
@@ -209,11 +227,13 @@ pub enum Command {
     /// Detach a workload of this machine
     Detach {
         /// Its id
+        #[arg(add = live(completion::attached))]
         workload: WorkloadId,
     },
     /// Change the labels of a workload of this machine
     Label {
         /// Its id
+        #[arg(add = live(completion::attached))]
         workload: WorkloadId,
         /// A label that it gets, or with a `-` behind the key, one that it loses
         #[arg(required = true, value_name = "KEY=VALUE|KEY-")]

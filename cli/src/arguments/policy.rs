@@ -1,6 +1,7 @@
 //! Commands about policy and quarantine, and what was done.
 
-use super::{Watching, duration};
+use super::{Watching, duration, live};
+use crate::completion;
 use clap::{Args, Subcommand};
 use meshward_model::{LabelKey, NetworkName, PortSpec, Revision, Selector};
 use std::{path::PathBuf, time::Duration};
@@ -18,7 +19,7 @@ pub struct Sources {
 #[derive(Args)]
 pub struct OfNetwork {
     /// The network, if there are several
-    #[arg(long)]
+    #[arg(long, add = live(completion::networks))]
     pub network: Option<NetworkName>,
 }
 
@@ -31,6 +32,9 @@ pub enum Policy {
         /// Remove the policies of networks that no file names
         #[arg(long)]
         prune: bool,
+        /// Only if the network's policy is still the one that this revision made (`policy log`); 0: if it has none
+        #[arg(long, value_name = "REVISION", conflicts_with = "prune")]
+        if_revision: Option<Revision>,
         /// Why, for the log
         #[arg(short, long)]
         message: Option<String>,
@@ -86,6 +90,9 @@ pub enum Policy {
     Rollback {
         /// The revision
         revision: Revision,
+        /// Only if the network's policy is still the one that this revision made
+        #[arg(long, value_name = "REVISION")]
+        if_revision: Option<Revision>,
         #[command(flatten)]
         of: OfNetwork,
         /// Why, for the log
@@ -119,7 +126,7 @@ pub struct Explain {
     #[arg(long, value_name = "PORT")]
     pub port: PortSpec,
     /// The network, if there are several
-    #[arg(long)]
+    #[arg(long, add = live(completion::networks))]
     pub network: Option<NetworkName>,
     /// By the policies and quarantines of this revision [default: those of now]
     #[arg(long = "at", value_name = "REVISION")]
@@ -155,21 +162,33 @@ pub struct Quarantine {
 #[derive(Args)]
 pub struct Target {
     /// Labels, such as app=web,env!=prod; or the id of one workload
-    #[arg(value_name = "SELECTOR|WORKLOAD")]
+    #[arg(value_name = "SELECTOR|WORKLOAD", add = live(completion::selected))]
     pub what: Option<String>,
     /// Workloads that have this label, whatever its value; may be given several times
     #[arg(long, value_name = "KEY")]
     pub label_exists: Vec<LabelKey>,
     /// Only in this network
-    #[arg(long)]
+    #[arg(long, add = live(completion::networks))]
     pub network: Option<NetworkName>,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Audit {
-    /// How many lines
-    #[arg(long, default_value_t = 30)]
-    pub limit: u32,
+    /// How many lines, the newest first [default: 30, or all of them with --after]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Only the lines of later revisions than this
+    #[arg(long, value_name = "REVISION")]
+    pub after: Option<Revision>,
+    /// Only the lines of earlier revisions than this
+    #[arg(long, value_name = "REVISION")]
+    pub before: Option<Revision>,
+    /// Only what this one did: user:NAME, node:NAME, trigger:NAME
+    #[arg(long, value_name = "WHO")]
+    pub actor: Option<String>,
+    /// Go on, and print each line as it comes, the oldest first; in JSON one object a line
+    #[arg(short, long, conflicts_with_all = ["before", "watch"])]
+    pub follow: bool,
     #[command(flatten)]
     pub watching: Watching,
 }

@@ -137,6 +137,7 @@ fn node_record(at: u32, key: &str) -> NodeRecord {
         blocks: [(network(), vec![IpNet::V4(block)])].into(),
         problems: Default::default(),
         waiting: false,
+        forget_after: None,
     }
 }
 

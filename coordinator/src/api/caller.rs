@@ -3,7 +3,8 @@
 use super::problem::ApiError;
 use crate::{
     mesh::{Author, Mesh},
-    plans::credentials::{covers, role_name},
+    plans::credentials::{covers, role_name, shown_time},
+    records::CredentialRecord,
     world::World,
 };
 use axum::{
@@ -15,6 +16,7 @@ use axum::{
 use meshward_daemon::places::Place;
 use meshward_model::{NetworkName, api::Role, token::secret_hash};
 use std::{net::SocketAddr, sync::Arc, time::Instant};
+use time::OffsetDateTime;
 
 /// Who calls, by the name of a credential, what they may, and whether it is a dry run (`?dry_run=true`).
 #[derive(Debug, Clone)]
@@ -81,7 +83,8 @@ impl Caller {
     /// Whether the credential is still what it was when the request began.
     pub fn still_stands(&self, world: &World) -> bool {
         let known = world.credentials.values().find(|credential| credential.secret_hash == self.hash);
-        known.is_some_and(|known| known.role == self.role && known.networks == self.networks)
+        let as_before = |known: &CredentialRecord| known.role == self.role && known.networks == self.networks;
+        known.is_some_and(|known| as_before(known) && !known.is_over(unix_now()))
     }
 
     fn find(mesh: &Mesh, parts: &Parts) -> Result<Self, ApiError> {
@@ -103,7 +106,14 @@ impl Caller {
         let hash = secret_hash(secret);
         let caller = mesh.look(|world| {
             let known = world.credentials.values().find(|credential| credential.secret_hash == hash)?;
-            Some(Self {
+            if known.is_over(unix_now()) {
+                let at = known.expires.map(shown_time).unwrap_or_default();
+                return Some(Err(refused(&format!(
+                    "the credential `{}` expired at {at}; an admin makes it good again with `meshctl credential change {} --lifetime TIME`, or makes another",
+                    known.name, known.name
+                ))));
+            }
+            Some(Ok(Self {
                 author: Author {
                     actor: format!("user:{}", known.name),
                     dry_run: false,
@@ -113,8 +123,9 @@ impl Caller {
                 role: known.role,
                 networks: known.networks.clone(),
                 hash: hash.clone(),
-            })
+            }))
         });
+        let caller = caller.transpose()?;
         match (&caller, origin) {
             (Some(caller), Some(origin)) => {
                 origin.place.iter().for_each(|place| place.trust(&caller.author.actor));
@@ -126,6 +137,11 @@ impl Caller {
         }
         caller.ok_or_else(|| refused("the credential is unknown: it was revoked, or belongs to another mesh"))
     }
+}
+
+/// Seconds since 1970.
+fn unix_now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
 }
 
 fn with_article(role: Role) -> String {

@@ -20,6 +20,7 @@ use meshward_model::api::{
 };
 use serde::Deserialize;
 use std::sync::Arc;
+use time::OffsetDateTime;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Filter {
@@ -61,8 +62,14 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<CreatedCredential>), ApiError> {
     caller.must_be(Role::Admin)?;
     let secret = secret();
-    let done = mesh.change(&caller.author, |world| credentials::create(world, &wanted, &secret)).await?;
+    let done =
+        mesh.change(&caller.author, |world| credentials::create(world, &wanted, &secret, now())).await?;
     Ok((StatusCode::CREATED, Json(CreatedCredential { token: secret, kept: done.outcome })))
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
 }
 
 /// A new bearer token.
@@ -106,7 +113,7 @@ pub async fn change(
     caller.must_be(Role::Admin)?;
     let plan = |world: &World| {
         expected.check(tag(world, &name).as_deref())?;
-        credentials::change(world, &name, &wanted)
+        credentials::change(world, &name, &wanted, now())
     };
     let credential = mesh.change(&caller.author, plan).await?.outcome;
     Ok(([(ETAG, etag(&credential))], Json(credential)).into_response())

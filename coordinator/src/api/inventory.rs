@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     journal::Kind,
-    mesh::{Mesh, Refusal},
+    mesh::{Mesh, Refusal, timestamp},
     plans::{networks, nodes},
     records::{RefusedRecord, Standing, WorkloadRecord},
     world::World,
@@ -20,7 +20,6 @@ use axum::{
 use meshward_model::{
     Labels, NetworkName, NodeName, WorkloadId, WorkloadName,
     api::{ApproveNode, Block, Measured, Node, NodeState, Page, Role, Status, Workload, operations},
-    relay::RelayId,
 };
 use serde::Deserialize;
 use std::{collections::BTreeSet, sync::Arc};
@@ -165,6 +164,8 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
             blocks: vec![],
             problems: vec![],
             workloads: 0,
+            forget_after_seconds: None,
+            seen: None,
         };
     };
     let session = mesh.sessions.get(name);
@@ -196,6 +197,8 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
         blocks: node.blocks.iter().map(block).collect(),
         problems,
         workloads: world.workloads_on(name).count(),
+        forget_after_seconds: node.forget_after,
+        seen: mesh.sessions.silent_since(name).filter(|_| session.is_none()).map(timestamp),
     }
 }
 
@@ -244,8 +247,7 @@ pub async fn remove_node(
     };
     let done = mesh.change(&caller.author, plan).await?;
     if !caller.author.dry_run {
-        mesh.sessions.end(&name, "this node was removed from the mesh");
-        mesh.relay.end(RelayId::of(&name));
+        mesh.let_go(&name, "this node was removed from the mesh");
     }
     Ok(Json(done.outcome))
 }

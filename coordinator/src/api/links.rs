@@ -29,6 +29,7 @@ pub struct Filter {
     network: Option<NetworkName>,
     from: Option<BySelector>,
     to: Option<BySelector>,
+    selector: Option<BySelector>,
     denied: Option<bool>,
     observed: Option<bool>,
 }
@@ -38,6 +39,7 @@ impl Filter {
         lists::is(&self.network, &link.network)
             && lists::selects(&self.from, &link.from)
             && lists::selects(&self.to, &link.to)
+            && (lists::selects(&self.selector, &link.from) || lists::selects(&self.selector, &link.to))
             && lists::is(&self.denied, &(link.denied > 0))
             && lists::is(&self.observed, &(link.observed > 0))
     }
@@ -48,6 +50,7 @@ impl Filter {
     params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
         ("from" = Option<String>, Query, description = "Only those that such labels begin: `app=web`"),
         ("to" = Option<String>, Query, description = "Only those to such labels: `app=api`"),
+        ("selector" = Option<String>, Query, description = "Only those of which one side has such labels: `app=web`"),
         ("denied" = Option<bool>, Query, description = "Only those on which something was denied, or nothing"),
         ("observed" = Option<bool>, Query, description = "Only those on which something passed because it is observed, or nothing")),
     responses((status = 200, body = Links)))]

@@ -27,11 +27,15 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct AuditFilter {
     actor: Option<String>,
+    after: Option<Revision>,
+    before: Option<Revision>,
 }
 
 /// The audit log, the newest line first.
 #[utoipa::path(get, path = operations::AUDIT.path(), tag = "mesh", operation_id = "audit",
-    params(("actor" = Option<String>, Query, description = "Only what this one did: `user:NAME`, `node:NAME`, `trigger:NAME`")),
+    params(("actor" = Option<String>, Query, description = "Only what this one did: `user:NAME`, `node:NAME`, `trigger:NAME`"),
+        ("after" = Option<Revision>, Query, description = "Only the lines of later revisions; not with `watch`"),
+        ("before" = Option<Revision>, Query, description = "Only the lines of earlier revisions; not with `watch`")),
     responses((status = 200, body = Page<AuditEntry>)))]
 pub async fn audit(
     State(api): State<Api>,
@@ -39,7 +43,12 @@ pub async fn audit(
     query: Query<AuditFilter>,
 ) -> Result<Response, ApiError> {
     caller.must_reach_all()?;
+    let AuditFilter { after, before, .. } = *query.filter();
     if query.asked().watches()? {
+        if after.is_some() || before.is_some() {
+            let text = "a watch goes on from `revision`: leave `after` and `before` out";
+            return Err(ApiError::malformed(text).about("watch"));
+        }
         let (mesh, actor) = (api.mesh.clone(), query.filter().actor.clone());
         let look: watch::Look = Arc::new(move |keys| {
             let (mesh, actor) = (mesh.clone(), actor.clone());
@@ -62,14 +71,15 @@ pub async fn audit(
         );
     }
     let (asked, actor) = (query.asked(), &query.filter().actor);
-    let (limit, mut before) = (asked.limit()?, asked.before()?);
+    let (limit, mut before) = (asked.limit()?, asked.before()?.or(before));
+    let is_after = |revision: Revision| after.is_none_or(|after| revision > after);
     let mut found = Vec::new();
     // One more than fits says whether there is another page.
     while found.len() <= limit {
         let lines = api.mesh.audit(before, limit as u32 + 1).await?;
         let last = lines.last().map(|line| line.revision);
-        let whole = lines.len() <= limit;
-        found.extend(lines.into_iter().filter(|line| is_by(actor, line)));
+        let whole = lines.len() <= limit || !last.is_some_and(is_after);
+        found.extend(lines.into_iter().filter(|line| is_by(actor, line) && is_after(line.revision)));
         before = last;
         if whole {
             break;

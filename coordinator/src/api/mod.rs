@@ -31,15 +31,16 @@ pub use listener::TlsListener;
 pub use problem::ApiError;
 use request::{At, Body, Params, Precondition, etag};
 
-use crate::mesh::Mesh;
+use crate::{mesh::Mesh, metrics::ApiRequest};
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, FromRef},
+    extract::{DefaultBodyLimit, FromRef, MatchedPath, Request, State},
     http::StatusCode,
-    middleware::{from_fn, from_fn_with_state},
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::Response,
     routing::get,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
 use utoipa::OpenApi;
@@ -132,9 +133,25 @@ pub fn router(mesh: Arc<Mesh>) -> Router {
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(api.mesh.clone(), timed))
         .layer(from_fn(problem::documented))
         .layer(CompressionLayer::new())
         .with_state(api)
+}
+
+/// Counts how long a request took. What has no route is one kind of request, whatever its path.
+async fn timed(State(mesh): State<Arc<Mesh>>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let method = path.as_ref().map(|_| request.method().to_string());
+    let response = next.run(request).await;
+    let request = ApiRequest {
+        method: method.unwrap_or_default(),
+        path: path.unwrap_or_default(),
+        status: format!("{}xx", response.status().as_u16() / 100),
+    };
+    mesh.api_latency.note(request, begun.elapsed());
+    response
 }
 
 fn too_large() -> ApiError {

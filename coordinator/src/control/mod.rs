@@ -18,7 +18,7 @@ use meshward_daemon::{
     tunnel::Tunnels,
 };
 use meshward_model::{
-    control::{ALPN_JOIN, ALPN_SESSION, JoinReply, JoinRequest, MAX_JOIN_FRAME, Part},
+    control::{ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, JoinReply, JoinRequest, MAX_JOIN_FRAME, Part},
     relay::{ALPN_RELAY, ALPN_RELAY_LINK, RelayId},
 };
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rustls::HandshakeData};
@@ -157,8 +157,15 @@ async fn join(
         Part::Node => nodes::join(world, &request, &key, now),
         Part::Relay => relays::join(world, &request, &key, now),
     };
-    let done = mesh.change(&author, plan).await?;
-    Ok((certificate, done.outcome))
+    // Before it is known: an ephemeral node has its time to begin a session.
+    if request.part == Part::Node {
+        mesh.sessions.note_seen(&request.name);
+    }
+    let done = mesh.change(&author, plan).await;
+    if mesh.look(|world| !world.nodes.contains_key(&request.name)) {
+        mesh.sessions.forget_seen(&request.name);
+    }
+    Ok((certificate, done?.outcome))
 }
 
 /// Whose connection this is, if the certificate is that of a member.
@@ -170,7 +177,7 @@ fn member(mesh: &Mesh, connection: &Connection, from: SocketAddr, part: Part) ->
     });
     if certificate.part != part || known != Some(certificate.key.to_string()) {
         mesh.guard.note_failure(from.ip(), "a certificate", std::time::Instant::now());
-        connection.close(2u32.into(), format!("this {part} was removed from the mesh").as_bytes());
+        connection.close(CLOSE_REMOVED.into(), format!("this {part} was removed from the mesh").as_bytes());
         anyhow::bail!("{part} {} is no member", certificate.node);
     }
     Ok(certificate)

@@ -18,7 +18,9 @@ use meshward_daemon::{
 };
 use meshward_model::{
     Change, NetworkName, NodeName, PublicKey, Revision,
-    control::{EndpointReport, FromCoordinator, FromNode, Part, WorkloadReport, encode, encode_update},
+    control::{
+        CLOSE_REMOVED, EndpointReport, FromCoordinator, FromNode, Part, WorkloadReport, encode, encode_update,
+    },
     view::Shadow,
 };
 use quinn::{Connection, RecvStream, SendStream};
@@ -120,6 +122,9 @@ struct Serving {
 impl Serving {
     async fn run(&mut self, connection: Connection, certificate: &MemberCertificate) -> Result<()> {
         let mut first = self.messages.expect(FIRST_MESSAGE).await?;
+        if matches!(first, FromNode::Leave) {
+            return self.leave(&connection).await;
+        }
         if let FromNode::Renew { csr } = first {
             self.renew(&csr).await?;
             if check_unexpired(certificate).is_err() {
@@ -173,6 +178,21 @@ impl Serving {
             self.compare(&session).await?;
         }
         self.serve(&session).await
+    }
+
+    /// Lets a node go that wants to leave the mesh, and tells it.
+    async fn leave(&mut self, connection: &Connection) -> Result<()> {
+        let author = Author { origin: Some(self.from.ip().to_string()), ..Author::node(&self.node) };
+        let plan = |world: &World| match world.nodes.contains_key(&self.node) {
+            true => nodes::remove(world, &self.node),
+            // Somebody has removed it meanwhile.
+            false => Ok(Plan::nothing(())),
+        };
+        self.mesh.change(&author, plan).await?;
+        info!(node = %self.node, "left the mesh");
+        self.mesh.let_go(&self.node, "this node has left the mesh");
+        connection.close(CLOSE_REMOVED.into(), b"this node has left the mesh");
+        Ok(())
     }
 
     /// Has a machine wait that has the identity of another.
@@ -359,7 +379,7 @@ impl Serving {
             FromNode::Call { network, peer } => self.pass_call(session, network, &peer),
             FromNode::Fired(fired) => reactions::fire(&self.mesh, &self.node, fired).await,
             FromNode::Renew { csr } => self.renew(&csr).await?,
-            FromNode::Hello { .. } | FromNode::Has { .. } | FromNode::Shadow { .. } => {
+            FromNode::Hello { .. } | FromNode::Has { .. } | FromNode::Shadow { .. } | FromNode::Leave => {
                 anyhow::bail!("a message came out of turn")
             }
         }

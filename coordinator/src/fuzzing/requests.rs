@@ -87,8 +87,13 @@ async fn mesh(store: Box<dyn Store>) -> Router {
 }
 
 async fn credential(mesh: &Arc<Mesh>) {
-    let wanted = CreateCredential { name: "admin".into(), role: Role::Admin, networks: vec![] };
-    let plan = |_: &_| Ok(plans::credentials::add(&wanted, SECRET));
+    let wanted = CreateCredential {
+        name: "admin".into(),
+        role: Role::Admin,
+        networks: vec![],
+        lifetime_seconds: None,
+    };
+    let plan = |_: &_| Ok(plans::credentials::add(&wanted, SECRET, None));
     mesh.change(&Author::named("user:first-start"), plan).await.expect("it can be made");
 }
 

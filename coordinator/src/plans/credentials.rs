@@ -2,7 +2,7 @@
 
 use super::networks::find;
 use crate::{
-    mesh::{Plan, Refusal},
+    mesh::{Plan, Refusal, timestamp},
     records::{CredentialRecord, Mutation, Record, RecordKey},
     world::World,
 };
@@ -11,9 +11,20 @@ use meshward_model::{
     api::{ChangeCredential, CreateCredential, Credential, Role},
     token::secret_hash,
 };
+use time::OffsetDateTime;
 
-/// Makes a credential.
-pub fn create(world: &World, wanted: &CreateCredential, secret: &str) -> Result<Plan<Credential>, Refusal> {
+/// The longest lifetime, in seconds: ten years.
+const MOST_LIFETIME: u64 = 10 * 365 * 24 * 3600;
+/// For how many seconds a credential that has expired is still listed, and its bearer told that it has.
+const KEPT_EXPIRED: i64 = 30 * 24 * 3600;
+
+/// Makes a credential. It takes the place of one of its name that has expired; those that expired long ago are forgotten.
+pub fn create(
+    world: &World,
+    wanted: &CreateCredential,
+    secret: &str,
+    now: i64,
+) -> Result<Plan<Credential>, Refusal> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
     if !(1..=63).contains(&wanted.name.len()) || !wanted.name.chars().all(allowed) {
         return Err(Refusal::Invalid(format!(
@@ -22,17 +33,40 @@ pub fn create(world: &World, wanted: &CreateCredential, secret: &str) -> Result<
         ))
         .about("name"));
     }
-    if world.credentials.contains_key(&wanted.name) {
+    if world.credentials.get(&wanted.name).is_some_and(|known| !known.is_over(now)) {
         let text = format!("there is a credential `{}` already", wanted.name);
         return Err(Refusal::Conflict(text).about("name"));
     }
     check_reach(world, wanted.role, &wanted.networks)?;
-    Ok(add(wanted, secret))
+    let expires = expiry(wanted.lifetime_seconds, now)?;
+    let mut plan = add(wanted, secret, expires);
+    let long_ago = world.credentials.values().filter(|known| known.is_over(now - KEPT_EXPIRED));
+    let forgotten = long_ago.filter(|known| known.name != wanted.name);
+    plan.mutations.extend(forgotten.map(|known| Mutation::Delete(RecordKey::Credential(known.name.clone()))));
+    Ok(plan)
+}
+
+/// When a lifetime that begins now is over, in seconds since 1970.
+fn expiry(lifetime: Option<u64>, now: i64) -> Result<Option<i64>, Refusal> {
+    match lifetime {
+        None => Ok(None),
+        Some(seconds @ 1..=MOST_LIFETIME) => Ok(Some(now + seconds as i64)),
+        Some(seconds) => {
+            let text = format!("a credential is good for 1 second to 3650 days, not for {seconds} seconds");
+            Err(Refusal::Invalid(text).about("lifetime_seconds"))
+        }
+    }
 }
 
 /// Changes what a credential may do. One admin is left in any case.
-pub fn change(world: &World, name: &str, wanted: &ChangeCredential) -> Result<Plan<Credential>, Refusal> {
+pub fn change(
+    world: &World,
+    name: &str,
+    wanted: &ChangeCredential,
+    now: i64,
+) -> Result<Plan<Credential>, Refusal> {
     let known = find_credential(world, name)?;
+    let expires = expiry(wanted.lifetime_seconds, now)?.or(known.expires);
     if wanted.all_networks && !wanted.networks.is_empty() {
         let text = "name networks, or say `all_networks`, not both";
         return Err(Refusal::Invalid(text.into()).about("all_networks"));
@@ -48,8 +82,10 @@ pub fn change(world: &World, name: &str, wanted: &ChangeCredential) -> Result<Pl
     reach.map_err(|refusal| if whole { refusal } else { as_things_are(refusal) })?;
     if role != Role::Admin {
         keep_an_admin(world, known).map_err(|refusal| refusal.about("role"))?;
+    } else if expires.is_some() {
+        keep_an_admin(world, known).map_err(|refusal| refusal.about("lifetime_seconds"))?;
     }
-    let record = CredentialRecord { role, networks, ..CredentialRecord::clone(known) };
+    let record = CredentialRecord { role, networks, expires, ..CredentialRecord::clone(known) };
     let outcome = describe(&record);
     if record == *known {
         return Ok(Plan::nothing(outcome));
@@ -92,26 +128,30 @@ fn find_credential<'a>(world: &'a World, name: &str) -> Result<&'a CredentialRec
 }
 
 fn keep_an_admin(world: &World, leaving: &CredentialRecord) -> Result<(), Refusal> {
-    let admins = world.credentials.values().filter(|credential| credential.role == Role::Admin).count();
-    if leaving.role != Role::Admin || admins > 1 {
+    // One whose time will be over is none that stays.
+    let stays = |known: &&CredentialRecord| known.role == Role::Admin && known.expires.is_none();
+    let admins = world.credentials.values().filter(stays).count();
+    if leaving.role != Role::Admin || leaving.expires.is_some() || admins > 1 {
         return Ok(());
     }
     Err(Refusal::Conflict(format!(
-        "`{}` is the last admin: nobody could manage the mesh any more; make another first",
+        "`{}` is the last admin that does not expire: nobody could manage the mesh any more; make another first",
         leaving.name
     )))
 }
 
 /// Makes a credential that is known to be fine.
-pub fn add(wanted: &CreateCredential, secret: &str) -> Plan<Credential> {
+pub fn add(wanted: &CreateCredential, secret: &str, expires: Option<i64>) -> Plan<Credential> {
     let record = CredentialRecord {
         name: wanted.name.clone(),
         secret_hash: secret_hash(secret),
         role: wanted.role,
         networks: wanted.networks.clone(),
+        expires,
     };
+    let until = expires.map_or_else(String::new, |expires| format!(", good until {}", shown_time(expires)));
     Plan {
-        action: format!("made the credential `{}` ({})", wanted.name, role_name(wanted.role)),
+        action: format!("made the credential `{}` ({}){until}", wanted.name, role_name(wanted.role)),
         outcome: describe(&record),
         mutations: vec![Mutation::Put(Record::Credential(record))],
     }
@@ -129,7 +169,17 @@ pub fn revoke(world: &World, name: &str) -> Result<Plan<()>, Refusal> {
 
 /// A credential as the API shows it.
 pub fn describe(record: &CredentialRecord) -> Credential {
-    Credential { name: record.name.clone(), role: record.role, networks: record.networks.clone() }
+    Credential {
+        name: record.name.clone(),
+        role: record.role,
+        networks: record.networks.clone(),
+        expires: record.expires.map(shown_time),
+    }
+}
+
+/// A time in seconds since 1970, as the API shows it (RFC 3339).
+pub fn shown_time(at: i64) -> String {
+    timestamp(OffsetDateTime::from_unix_timestamp(at).unwrap_or(OffsetDateTime::UNIX_EPOCH))
 }
 
 /// A role as people call it.

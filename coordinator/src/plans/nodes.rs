@@ -38,6 +38,7 @@ pub fn join(
         Joining::Again(site) => return Ok(Plan::nothing(site)),
         Joining::New(token) => token,
     };
+    tokens::check_forget_after(request.forget_after)?;
     request.labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()))?;
     check_certificate_key(world, &request.name, key)?;
     if let Some(approved) = world.approved_nodes.get(&request.name) {
@@ -53,6 +54,7 @@ pub fn join(
         blocks: Default::default(),
         problems: Default::default(),
         waiting: token.needs_approval && !world.approved_nodes.contains_key(&request.name),
+        forget_after: request.forget_after.or(token.forget_after),
     };
     give_all_blocks(world, &mut node);
     let waits = if node.waiting { ", and waits for approval" } else { "" };
@@ -133,6 +135,22 @@ pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
         mutations.push(Mutation::Delete(RecordKey::Node(name.clone())));
     }
     Ok(Plan { mutations, action: format!("removed node {name}"), outcome: () })
+}
+
+/// Removes ephemeral nodes that have not been seen for their time. `unseen` gives for how many seconds a node has not been.
+pub fn forget(world: &World, unseen: impl Fn(&NodeName) -> u64) -> Result<Plan<Vec<NodeName>>, Refusal> {
+    let is_due = |node: &&NodeRecord| node.forget_after.is_some_and(|after| unseen(&node.name) >= after);
+    let due: Vec<NodeName> = world.nodes.values().filter(is_due).map(|node| node.name.clone()).collect();
+    let mut mutations = Vec::new();
+    for name in &due {
+        mutations.extend(remove(world, name)?.mutations);
+    }
+    let names: Vec<&str> = due.iter().map(NodeName::as_str).collect();
+    let action = match names.is_empty() {
+        true => String::new(),
+        false => format!("removed {}, ephemeral and not seen any more", names.join(", ")),
+    };
+    Ok(Plan { mutations, action, outcome: due })
 }
 
 /// An endpoint whose key belongs to somebody else: what was known of it stays.

@@ -16,6 +16,8 @@ use time::OffsetDateTime;
 
 const MAX_USES: u32 = 100_000;
 const MAX_TTL: u64 = 365 * 24 * 3600;
+/// An ephemeral node that is not seen for so many seconds may be restarting.
+const SOONEST_FORGOTTEN: u64 = 10;
 /// For how many seconds a token that has expired is still listed, and known to whoever comes with it.
 const KEPT_EXPIRED: i64 = 24 * 3600;
 
@@ -49,6 +51,12 @@ pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToke
             "a relay serves no network, so there is nothing to approve; revoke the token to keep relays out";
         return Err(Refusal::Invalid(text.into()).about("needs_approval"));
     }
+    check_forget_after(wanted.forget_after_seconds)
+        .map_err(|refusal| refusal.about("forget_after_seconds"))?;
+    if wanted.relay && wanted.forget_after_seconds.is_some() {
+        let text = "a relay stays until it is removed; leave `--ephemeral` out";
+        return Err(Refusal::Invalid(text.into()).about("forget_after_seconds"));
+    }
     let token = JoinToken::new(ca, random());
     let record = TokenRecord {
         id: new_id(),
@@ -59,8 +67,22 @@ pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToke
         networks: wanted.networks.clone(),
         relay: wanted.relay,
         needs_approval: wanted.needs_approval,
+        forget_after: wanted.forget_after_seconds,
     };
     Ok((token, record))
+}
+
+/// Whether an ephemeral node may be forgotten after this time.
+///
+/// # Errors
+/// If it is too short for a restart, or longer than a year.
+pub fn check_forget_after(seconds: Option<u64>) -> Result<(), Refusal> {
+    match seconds {
+        Some(seconds) if !(SOONEST_FORGOTTEN..=MAX_TTL).contains(&seconds) => Err(Refusal::Invalid(format!(
+            "an ephemeral node can be removed {SOONEST_FORGOTTEN} seconds to 365 days after it was seen last, not {seconds} seconds"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Keeps a token, and forgets those that expired more than a day ago.
@@ -203,5 +225,6 @@ pub fn describe(record: &TokenRecord) -> Token {
         networks: record.networks.clone(),
         relay: record.relay,
         needs_approval: record.needs_approval,
+        forget_after_seconds: record.forget_after,
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use meshward_daemon::{frames, tls::MemberCertificate};
 use meshward_model::{
     NodeName,
-    control::{MAX_JOIN_FRAME, Part},
+    control::{CLOSE_REMOVED, MAX_JOIN_FRAME, Part},
     relay::{FromRelay, RelayId, RelayNumber, RelaySpec, ToRelay},
 };
 use parking_lot::Mutex;
@@ -99,7 +99,7 @@ impl RelayLinks {
 
     fn end(&self, name: &NodeName) {
         if let Some(link) = self.table.lock().remove(name) {
-            link.connection.close(2u32.into(), b"this relay was removed from the mesh");
+            link.connection.close(CLOSE_REMOVED.into(), b"this relay was removed from the mesh");
         }
     }
 }

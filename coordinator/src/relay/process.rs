@@ -11,10 +11,10 @@ use crate::{
 use anyhow::{Context, Result};
 use meshward_daemon::{
     Mistake, descriptors,
-    dial::{Dial, Pauses},
+    dial::{Dial, Pauses, is_removed},
     frames,
     join::request,
-    member::{Credentials, MemberFolder, Membership},
+    member::{Credentials, MemberFolder, Membership, Removed},
     metrics,
     sources::SourcePermit,
     tls::MemberCertificate,
@@ -26,7 +26,6 @@ use meshward_model::{
     relay::{ALPN_RELAY, ALPN_RELAY_LINK, FromRelay, RelayId, ToRelay},
 };
 use parking_lot::{Mutex, RwLock};
-use prometheus_client::registry::Registry;
 use quinn::{Connection, Incoming, RecvStream};
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -104,6 +103,9 @@ pub async fn run(config: Config) -> Result<()> {
         Mistake("this machine is no relay of a mesh yet; get a token with `meshctl token create --relay` and run: meshward-coordinator relay join TOKEN@HOST".into())
     })?;
     let credentials = folder.credentials()?;
+    if folder.removed_at().is_some() {
+        return Err(Removed::of(Part::Relay, membership.name).into());
+    }
     let shown = Arc::new(Shown(Mutex::new(certified(&credentials)?)));
     let ca = CertificateDer::from(credentials.ca.clone());
     let guard = Guard::new(&config.strangers, descriptors::raise());
@@ -130,13 +132,19 @@ pub async fn run(config: Config) -> Result<()> {
     info!(listen = %address, relay = %station.membership.name, "relay ready");
     metrics::serve(config.metrics_listen, scrape(station.clone())).await?;
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(station.clone().hold_link());
+    let link = tokio::spawn(station.clone().hold_link());
     tasks.spawn(station.clone().accept(endpoint.clone()));
     // By TLS nothing comes but tunnels.
     tasks.spawn(tls.serve(None));
-    meshward_daemon::ended().await?;
+    let removed = tokio::select! {
+        ended = meshward_daemon::ended() => ended.map(|()| false)?,
+        _ = link => true,
+    };
     listen::close(&endpoint, "the relay ends").await;
-    Ok(())
+    match removed {
+        true => Err(Removed::of(Part::Relay, station.membership.name.clone()).into()),
+        false => Ok(()),
+    }
 }
 
 /// The registry of a relay's metrics, made anew for each scrape.
@@ -144,17 +152,25 @@ fn scrape(station: Arc<Station>) -> metrics::Scrape {
     Arc::new(move || {
         let station = station.clone();
         Box::pin(async move {
-            let mut registry = Registry::with_prefix("meshward_relay");
-            let members = station.members.read().len() as u64;
-            metrics::number(&mut registry, "members", "Nodes that may be relayed to", members);
-            let linked = u64::from(station.is_linked.load(Relaxed));
-            metrics::number(&mut registry, "linked", "1 while there is a link to the coordinator", linked);
-            crate::metrics::guarded(&mut registry, &station.guard);
-            crate::metrics::relayed(&mut registry, &station.relay);
-            registry
+            metrics::with_process("meshward_relay", env!("CARGO_PKG_VERSION"), |registry| {
+                let members = station.members.read().len() as u64;
+                metrics::number(registry, "members", "Nodes that may be relayed to", members);
+                let linked = u64::from(station.is_linked.load(Relaxed));
+                metrics::number(registry, "linked", "1 while there is a link to the coordinator", linked);
+                crate::metrics::guarded(registry, &station.guard);
+                crate::metrics::relayed(registry, &station.relay);
+            })
         })
     })
 }
+
+/// What ends a link for ever: the coordinator says that this relay is no member of the mesh any more.
+#[derive(Debug, thiserror::Error)]
+#[error("this relay was removed from the mesh")]
+struct Expelled;
+
+/// What a relay keeps besides who it is.
+pub const KEPT: [&str; 1] = [MEMBERS];
 
 /// A relay as it runs.
 struct Station {
@@ -211,6 +227,7 @@ impl Station {
         Ok((RelayId::of(&certificate.node), connection))
     }
 
+    /// Holds links to the coordinator until this relay is removed from the mesh.
     async fn hold_link(self: Arc<Self>) {
         let mut pauses = Pauses::default();
         loop {
@@ -219,6 +236,15 @@ impl Station {
             // Nobody says any more which start of a node has its session.
             self.relay.set_sessions([]);
             self.is_linked.store(false, Relaxed);
+            if ended.as_ref().is_err_and(|error| error.is::<Expelled>()) {
+                warn!("this relay was removed from the mesh: it ends");
+                if let Err(error) =
+                    self.folder.keep_removed(OffsetDateTime::now_utc().unix_timestamp() as u64)
+                {
+                    warn!("that it was removed could not be noted: {error:#}");
+                }
+                return;
+            }
             let why = ended.err().map_or_else(|| "it was closed".to_owned(), |error| format!("{error:#}"));
             warn!("no link to the coordinator: {why}; known nodes are served on");
             pauses.wait(begun).await;
@@ -246,6 +272,9 @@ impl Station {
             ended = self.listen(&mut receive) => ended,
             ended = renewing => ended,
         };
+        if is_removed(&reached.connection) {
+            return Err(Expelled.into());
+        }
         ended.with_context(|| match reached.connection.close_reason() {
             Some(reason) => format!("the connection ended ({reason})"),
             None => "the link ended".to_owned(),

@@ -400,6 +400,7 @@ mod tests {
             secret_hash: "x".into(),
             role: Role::Admin,
             networks: vec![],
+            expires: None,
         })
     }
 

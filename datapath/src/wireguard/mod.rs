@@ -147,6 +147,8 @@ pub struct PeerStats {
 const MOST_ANSWERED: usize = 16;
 /// The most peers that wait to be called; who is not, is at the next attempt.
 const MOST_CALLED: usize = 4096;
+/// A ping that has no answer after this has none: the peer may have begun anew.
+const PINGS_LAST: Duration = Duration::from_millis(500);
 
 /// The WireGuard half of an endpoint.
 pub(crate) struct Wireguard {
@@ -596,6 +598,34 @@ impl Wireguard {
         let millis = self.millis(now);
         let all: Vec<Arc<Peer>> = self.peers.read().all();
         all.iter().for_each(|peer| self.keepalive(millis, peer, send));
+    }
+
+    /// Asks a peer for an answer by the way that packets to it take: the ping's number, and where it went; nothing while there is
+    /// no session, which is begun then. Whether a handshake is wanted.
+    pub fn ping(&self, now: Instant, slot: usize, send: Send) -> (Option<(u32, SocketAddr)>, bool) {
+        let Some(peer) = self.peers.read().get(slot).cloned() else { return (None, false) };
+        let millis = self.millis(now);
+        let Some(Sending { address, .. }) = peer.sending(millis) else { return (None, self.want(&peer)) };
+        let (number, lost) = {
+            let mut handshake = peer.handshake.lock();
+            let lost = handshake.ways.pings_are_lost(now, PINGS_LAST);
+            // While it is relayed to, all other ways are tried at once.
+            handshake.ways.rest();
+            (handshake.ways.ping(now), lost)
+        };
+        let question = self.ask(millis, &peer, Probe::Question(number), probe::LENGTH);
+        let sent = question.map(|datagram| {
+            send(address, &datagram);
+            (number, address)
+        });
+        // The peer may have begun anew, and know nothing of this session.
+        (sent, lost && self.want(&peer))
+    }
+
+    /// How long the answer to a ping took, once it is there.
+    pub fn pong(&self, slot: usize, number: u32) -> Option<Duration> {
+        let peer = self.peers.read().get(slot).cloned()?;
+        peer.handshake.lock().ways.pong(number)
     }
 
     /// A probe or an answer in a packet of so many bytes, sealed.

@@ -2,7 +2,11 @@
 //! may be on the way that it has.
 
 use super::Millis;
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 /// While packets to a peer are relayed, all other ways are tried this often: at first, and at the most seldom, in milliseconds
 /// as all that follow.
@@ -20,6 +24,8 @@ pub(super) const SHORTEST: u16 = 1120;
 /// Outer paths of these MTUs are common; what fits them is tried, too, beside even steps: 1,280 bytes (IPv6's least) by IPv6 and by
 /// IPv4, 1,400 and 1,492 by IPv4.
 const COMMON: [u16; 4] = [1200, 1220, 1340, 1420];
+/// The most pings that are remembered.
+const MOST_PINGS: usize = 32;
 /// The most probes whose answers are awaited.
 const MOST_ASKED: usize = 64;
 
@@ -49,6 +55,15 @@ pub(crate) struct Ways {
     /// When other ways are tried next, and after how long then.
     next: Option<(Millis, u64)>,
     lengths: Option<Lengths>,
+    pings: VecDeque<Ping>,
+}
+
+/// A probe that somebody has asked for, to learn how long its answer takes.
+#[derive(Debug, Clone, Copy)]
+struct Ping {
+    number: u32,
+    sent: Instant,
+    took: Option<Duration>,
 }
 
 /// How long a packet may be on a way.
@@ -111,6 +126,35 @@ impl Ways {
         }
         self.asked.push_back(ask);
         ask
+    }
+
+    /// The number of a ping that is sent now.
+    pub fn ping(&mut self, now: Instant) -> u32 {
+        self.number = self.number.wrapping_add(1);
+        if self.pings.len() >= MOST_PINGS {
+            self.pings.pop_front();
+        }
+        self.pings.push_back(Ping { number: self.number, sent: now, took: None });
+        self.number
+    }
+
+    /// Notes that an answer has come, if it is that of a ping.
+    pub fn note_pong(&mut self, now: Instant, number: u32) {
+        let awaited = |ping: &&mut Ping| ping.number == number && ping.took.is_none();
+        if let Some(ping) = self.pings.iter_mut().find(awaited) {
+            ping.took = Some(now.saturating_duration_since(ping.sent));
+        }
+    }
+
+    /// How long the answer to a ping took, once it is there.
+    pub fn pong(&self, number: u32) -> Option<Duration> {
+        self.pings.iter().find(|ping| ping.number == number)?.took
+    }
+
+    /// Whether no ping of late was answered, though there was time.
+    pub fn pings_are_lost(&self, now: Instant, patience: Duration) -> bool {
+        let last = self.pings.back();
+        last.is_some_and(|ping| ping.took.is_none() && now.saturating_duration_since(ping.sent) > patience)
     }
 
     /// Takes an answer: what it proves. Each is taken once.
@@ -179,6 +223,24 @@ mod tests {
             8920,
             "it may have changed"
         );
+    }
+
+    #[test]
+    fn a_ping_is_answered_once_and_few_are_remembered() {
+        let (mut ways, start) = (Ways::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let first = ways.ping(start);
+        assert_eq!(ways.answered(first), None, "it proves nothing of a way");
+        assert!(!ways.pings_are_lost(at(99), Duration::from_millis(100)));
+        assert!(ways.pings_are_lost(at(101), Duration::from_millis(100)));
+        ways.note_pong(at(7), first + 1);
+        assert_eq!(ways.pong(first), None);
+        ways.note_pong(at(7), first);
+        ways.note_pong(at(9), first);
+        assert_eq!(ways.pong(first), Some(Duration::from_millis(7)));
+        assert!(!ways.pings_are_lost(at(1000), Duration::from_millis(100)));
+        let numbers: Vec<u32> = (0..100).map(|_| ways.ping(start)).collect();
+        assert!(ways.pings.len() <= MOST_PINGS && !numbers.contains(&first));
     }
 
     #[test]

@@ -23,16 +23,6 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use utoipa::ToSchema;
 
-/// Every refusal of a node's local API has this body.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct ErrorBody {
-    /// What is wrong, and how to mend it.
-    pub error: String,
-    /// The field of the body that it is about, if it is one alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub field: Option<String>,
-}
-
 /// The coordinator in short.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -81,6 +71,10 @@ pub struct CreateToken {
     /// Whether nodes that join with it serve no network before they are approved by name.
     #[serde(default)]
     pub needs_approval: bool,
+    /// Nodes that join with it are ephemeral: they are removed once they were not seen for so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 10, maximum = 31_536_000)]
+    pub forget_after_seconds: Option<u64>,
 }
 
 fn one() -> u32 {
@@ -109,6 +103,9 @@ pub struct Token {
     pub relay: bool,
     /// Whether nodes that join with it serve no network before they are approved by name.
     pub needs_approval: bool,
+    /// After how many seconds without being seen nodes that join with it are removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forget_after_seconds: Option<u64>,
 }
 
 /// A join token that was made just now; the only time that its text is shown.
@@ -205,6 +202,13 @@ pub struct Node {
     pub problems: Vec<String>,
     /// How many workloads it runs.
     pub workloads: usize,
+    /// After how many seconds without being seen it is removed, if it is ephemeral.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forget_after_seconds: Option<u64>,
+    /// When it was heard last, if it has no session now; nothing if that was before the coordinator's start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Time>)]
+    pub seen: Option<String>,
 }
 
 /// How far a node has come.
@@ -737,6 +741,10 @@ pub struct CreateCredential {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(min_items = 1)]
     pub networks: Vec<NetworkName>,
+    /// For how many seconds it is good, at most ten years; until it is revoked, if this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 315_360_000)]
+    pub lifetime_seconds: Option<u64>,
 }
 
 /// What a credential may do from now on. Its token stays the same.
@@ -753,6 +761,10 @@ pub struct ChangeCredential {
     /// Whether it is good in all networks from now on. Only without `networks`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all_networks: bool,
+    /// For how many seconds from now on it is good, at most ten years; as before, if this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 315_360_000)]
+    pub lifetime_seconds: Option<u64>,
 }
 
 /// A credential, without its secret.
@@ -765,6 +777,10 @@ pub struct Credential {
     pub role: Role,
     /// In which networks; empty: in all.
     pub networks: Vec<NetworkName>,
+    /// When it expires; never, if this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Time>)]
+    pub expires: Option<String>,
 }
 
 /// A new credential.

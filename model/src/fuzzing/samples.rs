@@ -155,6 +155,7 @@ pub fn control() -> Vec<Vec<u8>> {
         labels: name("site=a"),
         csr: vec![0x30, 0x82],
         clock: 1_700_000_000,
+        forget_after: None,
     };
     let accepted =
         JoinReply::Accepted { certificate: vec![0x30], mesh: "0123456789ab".into(), site: Some("a".into()) };
@@ -165,6 +166,7 @@ pub fn control() -> Vec<Vec<u8>> {
         tagged(0, &FromNode::Started(workload())),
         tagged(0, &FromNode::Fired(fired)),
         tagged(0, &FromNode::Renew { csr: vec![1, 2, 3] }),
+        tagged(0, &FromNode::Leave),
         tagged(1, &FromCoordinator::Update { revision: Revision(8), changes: changes(), urgent: true }),
         tagged(1, &FromCoordinator::Relays(vec![relay])),
         tagged(1, &FromCoordinator::RotateKeys { networks: vec![network.clone()], keep_old_seconds: 60 }),

@@ -7,6 +7,7 @@ mod devices;
 mod kept_flows;
 mod keys;
 mod paths;
+mod ping;
 mod routes;
 mod shown;
 mod stamps;
@@ -66,6 +67,9 @@ const RELAYS: &str = "relays.json";
 /// Why the node does not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// The request has not the form that it has to have.
+    #[error("{0}")]
+    Malformed(String),
     /// What was asked makes no sense as it stands.
     #[error("{0}")]
     Invalid(String),
@@ -491,6 +495,21 @@ impl Node {
         self.data_plane.stop(&running);
         self.folder.forget_endpoint(network);
         info!(%network, "endpoint stopped: the node does not serve the network any more");
+    }
+
+    /// Closes everything, for ever: this node is no member of the mesh any more. Its workloads keep running, without an interface of the mesh.
+    ///
+    /// # Errors
+    /// If it cannot be noted on disk. Everything is closed all the same.
+    pub async fn close(&self) -> Result<()> {
+        let mut state = self.state.lock().await;
+        let noted = self.folder.keep_removed(seconds_now());
+        let networks: Vec<NetworkName> = state.endpoints.keys().cloned().collect();
+        for network in networks {
+            self.stop_endpoint(&mut state, &network);
+        }
+        state.view = HeldView::default();
+        noted
     }
 
     /// Notes that the coordinator refuses a workload: it stays closed.

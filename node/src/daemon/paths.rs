@@ -122,6 +122,11 @@ impl Node {
         state.endpoints.iter().map(|(network, running)| (network.clone(), running.port)).collect()
     }
 
+    /// Where the router has mapped ports of endpoints.
+    pub async fn mapped(&self) -> Vec<SocketAddr> {
+        self.state.lock().await.endpoints.values().filter_map(|running| running.mapped).collect()
+    }
+
     /// Notes where the router has mapped an endpoint's port, and has peers told.
     pub async fn set_mapped(&self, network: &NetworkName, mapped: Option<SocketAddr>) {
         let mut state = self.state.lock().await;

@@ -21,8 +21,8 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use handshakes::Queue;
-use meshward_datapath::{Ecn, Endpoint, Lane, LocalWorkload, Merging, Slot};
-use meshward_model::{NetworkName, relay::RelayNetwork};
+use meshward_datapath::{Ecn, Endpoint, Lane, LocalWorkload, Merging, Slot, UnknownPeer};
+use meshward_model::{NetworkName, NodeName, relay::RelayNetwork};
 use nix::{
     errno::Errno,
     sys::{
@@ -138,6 +138,15 @@ impl Service {
         // An address of before may not lead there any more.
         self.sources.forget();
         self.endpoint.announce(clock::now(), &mut outlet::Outlet::new(self, 0));
+    }
+
+    /// Asks a peer for an answer by the way that packets to it take: the ping's number, and where it went; nothing while there is no
+    /// session.
+    ///
+    /// # Errors
+    /// If there is no such peer.
+    pub fn ping(&self, node: &NodeName) -> Result<Option<(u32, SocketAddr)>, UnknownPeer> {
+        self.endpoint.ping(clock::now(), node, &mut outlet::Outlet::new(self, 0))
     }
 
     /// Has the handshakes begun that were asked for.

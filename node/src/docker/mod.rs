@@ -67,7 +67,7 @@ async fn call(State(driver): State<Arc<Driver>>, Path(name): Path<String>, body:
         }
         Err(refusal) => {
             let status = match refusal {
-                Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
+                Refusal::Malformed(_) | Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
                 Refusal::Early(_) => StatusCode::SERVICE_UNAVAILABLE,
                 Refusal::Missing(_) => StatusCode::NOT_FOUND,
                 Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -22,6 +22,8 @@ use tokio::sync::watch;
 
 /// For how long a list answers reads, unless this process changes something: hundreds of resources are read in a moment.
 const FRESH: Duration = Duration::from_secs(2);
+/// For how long it is asked again what was refused because there were too many requests: a plan asks for hundreds of things.
+const BUSY: Duration = Duration::from_secs(60);
 /// How often something that is waited for is looked at.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -49,7 +51,7 @@ struct List {
 impl Mesh {
     /// Sets which coordinator it is.
     pub fn configure(&self, context: Context) {
-        let client = Client::coordinator(context.clone());
+        let client = Client::coordinator(context.clone()).persistent(BUSY);
         let _ = self.configured.set(Configured { context, client });
     }
 

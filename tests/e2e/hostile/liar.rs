@@ -279,8 +279,10 @@ impl Others {
                     "trouble without end",
                     (0..300).map(|at| text(at * 10)).chain([text(1 << 19)]).collect(),
                 )];
-                (lies, None)
+                (lies, Some(FromNode::Leave))
             }
+            // Taken as the first word of a connection alone, and then of whoever has the certificate.
+            FromNode::Leave => (vec![lie("a farewell in the middle", vec![FromNode::Leave; 3])], None),
         }
     }
 }
@@ -393,7 +395,7 @@ fn what_a_member_says_of_others_changes_nothing_for_them() {
         });
         (kind, kinds) = (next, kinds + 1);
     }
-    assert_eq!(kinds, 11, "each kind of message");
+    assert_eq!(kinds, 12, "each kind of message");
     // A session that does not begin with a hello.
     scene.unnoticed("no hello", &stream, || {
         let mut session = CraftedSession::dial(&scene.site.netns, &scene.data).unwrap();

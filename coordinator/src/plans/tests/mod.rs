@@ -125,6 +125,7 @@ fn request(name: &str, secret: &str) -> JoinRequest {
         labels: Default::default(),
         csr: vec![],
         clock: 0,
+        forget_after: None,
     }
 }
 
@@ -162,6 +163,7 @@ fn any_token() -> CreateToken {
         networks: vec![],
         relay: false,
         needs_approval: false,
+        forget_after_seconds: None,
     }
 }
 
@@ -651,14 +653,16 @@ fn the_last_admin_stays() {
         name: name.into(),
         role,
         networks: vec![],
+        lifetime_seconds: None,
     };
     use meshward_model::api::Role;
-    let plan = credentials::create(&mesh.world, &wanted("a", Role::Admin), "s");
+    let plan = credentials::create(&mesh.world, &wanted("a", Role::Admin), "s", NOW);
     mesh.commit(plan).unwrap();
     assert!(credentials::revoke(&mesh.world, "a").err().unwrap().to_string().contains("last admin"));
-    let owner = credentials::create(&mesh.world, &wanted("b", Role::Owner), "t").err().unwrap().to_string();
+    let owner =
+        credentials::create(&mesh.world, &wanted("b", Role::Owner), "t", NOW).err().unwrap().to_string();
     assert!(owner.contains("at least one network"), "{owner}");
-    let plan = credentials::create(&mesh.world, &wanted("b", Role::Admin), "t");
+    let plan = credentials::create(&mesh.world, &wanted("b", Role::Admin), "t", NOW);
     mesh.commit(plan).unwrap();
     let plan = credentials::revoke(&mesh.world, "a");
     mesh.commit(plan).unwrap();

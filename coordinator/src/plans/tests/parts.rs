@@ -71,22 +71,28 @@ fn a_token_that_expired_long_ago_is_forgotten_with_the_next_one() {
 fn what_a_credential_may_do_is_changed_without_another_token() {
     let mut mesh = Mesh::default();
     mesh.network("shop", &["10.42.0.0/16"]).unwrap();
-    let wanted = |name: &str, role| CreateCredential { name: name.into(), role, networks: vec![] };
+    let wanted = |name: &str, role| CreateCredential {
+        name: name.into(),
+        role,
+        networks: vec![],
+        lifetime_seconds: None,
+    };
     for (name, role) in [("root", Role::Admin), ("ci", Role::Viewer)] {
-        mesh.commit(credentials::create(&mesh.world, &wanted(name, role), name)).unwrap();
+        mesh.commit(credentials::create(&mesh.world, &wanted(name, role), name, NOW)).unwrap();
     }
     let change = |role, networks: Vec<NetworkName>| ChangeCredential {
         role: Some(role),
         all_networks: networks.is_empty(),
         networks,
+        lifetime_seconds: None,
     };
 
     let hash = mesh.world.credentials["ci"].secret_hash.clone();
-    mesh.commit(credentials::change(&mesh.world, "ci", &change(Role::Owner, vec![shop()]))).unwrap();
+    mesh.commit(credentials::change(&mesh.world, "ci", &change(Role::Owner, vec![shop()]), NOW)).unwrap();
     let changed = &mesh.world.credentials["ci"];
     assert_eq!((changed.role, &changed.secret_hash), (Role::Owner, &hash));
 
-    let field = |name, change| match credentials::change(&mesh.world, name, &change) {
+    let field = |name, change| match credentials::change(&mesh.world, name, &change, NOW) {
         Err(Refusal::About { field, .. }) => field,
         Err(_) => "another refusal",
         Ok(_) => "nothing",
@@ -94,6 +100,45 @@ fn what_a_credential_may_do_is_changed_without_another_token() {
     assert_eq!(field("root", change(Role::Viewer, vec![])), "role");
     assert_eq!(field("ci", change(Role::Owner, vec![])), "networks");
     assert_eq!(field("ci", change(Role::Viewer, vec!["nowhere".parse().unwrap()])), "networks");
+}
+
+#[test]
+fn a_credential_with_a_lifetime_ends_and_its_name_is_free_again() {
+    let mut mesh = Mesh::default();
+    let wanted = |name: &str, role, lifetime_seconds| CreateCredential {
+        name: name.into(),
+        role,
+        networks: vec![],
+        lifetime_seconds,
+    };
+    let create = |mesh: &mut Mesh, name: &str, role, lifetime, secret: &str, now| {
+        let plan = credentials::create(&mesh.world, &wanted(name, role, lifetime), secret, now);
+        mesh.commit(plan).map_err(|refusal| refusal.to_string())
+    };
+    create(&mut mesh, "root", Role::Admin, None, "s", NOW).unwrap();
+    create(&mut mesh, "ci", Role::Admin, Some(60), "t", NOW).unwrap();
+    assert!(!mesh.world.credentials["ci"].is_over(NOW + 59));
+    assert!(mesh.world.credentials["ci"].is_over(NOW + 60));
+    // An admin whose time will be over does not keep the mesh managed.
+    let error = credentials::revoke(&mesh.world, "root").err().unwrap().to_string();
+    assert!(error.contains("last admin"), "{error}");
+    let hour =
+        ChangeCredential { role: None, networks: vec![], all_networks: false, lifetime_seconds: Some(3600) };
+    let error = credentials::change(&mesh.world, "root", &hour, NOW).err().unwrap().to_string();
+    assert!(error.contains("last admin"), "{error}");
+    mesh.commit(credentials::change(&mesh.world, "ci", &hour, NOW)).unwrap();
+    assert_eq!(mesh.world.credentials["ci"].expires, Some(NOW + 3600));
+    let error = create(&mut mesh, "ci", Role::Viewer, None, "u", NOW + 3599).err().unwrap();
+    assert!(error.contains("already"), "{error}");
+    create(&mut mesh, "ci", Role::Viewer, Some(5), "u", NOW + 3600).unwrap();
+    assert_eq!(mesh.world.credentials["ci"].role, Role::Viewer);
+    // What expired long ago is forgotten with the next one.
+    create(&mut mesh, "other", Role::Viewer, None, "v", NOW + 40 * 86_400).unwrap();
+    assert_eq!(mesh.world.credentials.keys().collect::<Vec<_>>(), ["other", "root"]);
+    for seconds in [0, u64::MAX] {
+        let refused = create(&mut mesh, "x", Role::Viewer, Some(seconds), "w", NOW).err().unwrap();
+        assert!(refused.contains("3650 days"), "{refused}");
+    }
 }
 
 #[test]

@@ -1,0 +1,148 @@
+//! Completion in shells, of live names, too: a shell calls `meshctl` itself for what could come next.
+
+use crate::arguments::Arguments;
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+use clap_complete::{CompleteEnv, Shell, engine::CompletionCandidate, env::Shells};
+use meshward_client::{Client, Error, context};
+use meshward_model::{
+    api::{Page, operations, operations::List},
+    local::{DEFAULT_SOCKET, LocalWorkload},
+};
+use serde::de::DeserializeOwned;
+use std::{path::PathBuf, time::Duration};
+
+/// The variable by which a shell says that it asks for completions.
+pub const VARIABLE: &str = "MESHCTL_COMPLETE";
+/// For how long names are waited for: whoever presses a key waits for them.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// The most names that are offered.
+const MOST: usize = 500;
+
+/// Answers a shell, if one asks; then the process ends here.
+pub fn answer() {
+    CompleteEnv::with_factory(Arguments::command).var(VARIABLE).bin("meshctl").complete();
+}
+
+/// What a shell has to evaluate.
+///
+/// # Errors
+/// If the shell is not known.
+pub fn script(shell: Shell) -> Result<String> {
+    let name = shell.to_string();
+    let shells = Shells::builtins();
+    let own = shells.completer(&name).with_context(|| format!("there is no completion for {name}"))?;
+    let mut script = Vec::new();
+    own.write_registration(VARIABLE, "meshctl", "meshctl", "meshctl", &mut script)?;
+    Ok(String::from_utf8(script)?)
+}
+
+type Candidates = Vec<CompletionCandidate>;
+
+fn candidates(names: impl IntoIterator<Item = (String, String)>) -> Candidates {
+    let mut all: Vec<(String, String)> = names.into_iter().collect();
+    all.sort();
+    all.dedup_by(|a, b| a.0 == b.0);
+    let candidate = |(name, help): (String, String)| {
+        let help = (!help.is_empty()).then(|| help.into());
+        CompletionCandidate::new(name).help(help)
+    };
+    all.into_iter().take(MOST).map(candidate).collect()
+}
+
+/// What an option of the line that is being written says.
+fn option(name: &str) -> Option<String> {
+    let mut words = std::env::args().skip_while(|word| word != "--").skip(1);
+    let inline = format!("{name}=");
+    while let Some(word) = words.next() {
+        if word == name {
+            return words.next();
+        }
+        if let Some(value) = word.strip_prefix(&inline) {
+            return Some(value.to_owned());
+        }
+    }
+    None
+}
+
+/// What is found within the time; whoever cannot be asked has no names.
+fn wait<T: Default>(found: impl Future<Output = Result<T, Error>>) -> T {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return T::default();
+    };
+    let found = runtime.block_on(async { tokio::time::timeout(PATIENCE, found).await });
+    runtime.shutdown_background();
+    found.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+fn list<T: DeserializeOwned>(what: &List<Page<T>>, named: impl Fn(T) -> Vec<(String, String)>) -> Candidates {
+    let given = option("--context").or_else(|| std::env::var("MESHCTL_CONTEXT").ok());
+    let Ok(Some(context)) = context::find(given.as_deref()) else { return vec![] };
+    let items = wait(async { Ok(Client::coordinator(context).list(what, &[], &[]).await?.items) });
+    candidates(items.into_iter().flat_map(named))
+}
+
+pub fn nodes() -> Candidates {
+    let help =
+        |node: meshward_model::api::Node| node.site.map_or(String::new(), |site| format!("site {site}"));
+    list(&operations::NODES, |node| vec![(node.name.to_string(), help(node))])
+}
+
+pub fn networks() -> Candidates {
+    list(&operations::NETWORKS, |network| vec![(network.name.to_string(), String::new())])
+}
+
+pub fn relays() -> Candidates {
+    list(&operations::RELAYS, |relay| vec![(relay.name.to_string(), String::new())])
+}
+
+pub fn credentials() -> Candidates {
+    let role = |credential: &meshward_model::api::Credential| format!("{:?}", credential.role).to_lowercase();
+    list(&operations::CREDENTIALS, |credential| vec![(credential.name.clone(), role(&credential))])
+}
+
+pub fn tokens() -> Candidates {
+    list(&operations::TOKENS, |token| vec![(token.id, format!("good until {}", token.expires))])
+}
+
+pub fn devices() -> Candidates {
+    list(&operations::DEVICES, |device| vec![(device.name.to_string(), device.network.to_string())])
+}
+
+/// Workloads by their names and ids.
+pub fn workloads() -> Candidates {
+    list(&operations::WORKLOADS, |workload| {
+        let help = format!("{} on {}", workload.labels, workload.node);
+        vec![(workload.id.to_string(), help.clone()), (workload.name.to_string(), help)]
+    })
+}
+
+/// What selects workloads: their labels, one by one, and their ids.
+pub fn selected() -> Candidates {
+    list(&operations::WORKLOADS, |workload| {
+        let labels = workload.labels.to_string();
+        let labels = labels.split(',').filter(|label| !label.is_empty());
+        let mut all: Vec<(String, String)> =
+            labels.map(|label| (label.to_owned(), "label".to_owned())).collect();
+        all.push((workload.id.to_string(), format!("{} on {}", workload.name, workload.node)));
+        all
+    })
+}
+
+/// Nodes and workloads.
+pub fn targets() -> Candidates {
+    nodes().into_iter().chain(workloads()).collect()
+}
+
+/// The workloads of this machine.
+pub fn attached() -> Candidates {
+    let given = option("--socket").or_else(|| std::env::var("MESHCTL_SOCKET").ok());
+    let socket = PathBuf::from(given.unwrap_or_else(|| DEFAULT_SOCKET.to_owned()));
+    let found: Vec<LocalWorkload> = wait(async { Client::node(&socket).get("/v1/workloads").await });
+    candidates(found.into_iter().map(|workload| (workload.id.to_string(), workload.name.to_string())))
+}
+
+pub fn contexts() -> Candidates {
+    let names = context::names().unwrap_or_default();
+    candidates(names.into_iter().map(|name| (name, String::new())))
+}

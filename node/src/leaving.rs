@@ -1,0 +1,100 @@
+//! The end of a membership: a node that was removed from the mesh, or that leaves it.
+
+use crate::{
+    attachment::{self, Attachment},
+    config::Config,
+    daemon::{Node, seconds_now},
+    folder::Folder,
+    session,
+};
+use anyhow::Result;
+use meshward_daemon::{Mistake, member::Membership};
+use meshward_model::local::RemovedNode;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::net::UnixStream;
+use tracing::{debug, error, warn};
+
+/// For how long interfaces may take to be deleted.
+const DELETING: Duration = Duration::from_millis(300);
+/// How often it is looked whether the daemon has ended.
+const PAUSE: Duration = Duration::from_millis(50);
+/// For how long a running daemon may take to end after its node has left.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// Closes everything once this node is no member any more.
+pub async fn close(node: &Arc<Node>) {
+    warn!("this node was removed from the mesh: its workloads are closed");
+    if let Err(error) = node.close().await {
+        error!("that it was removed could not be noted: {error:#}");
+    }
+    mark_removed(&node.config, &node.membership, seconds_now());
+    tokio::time::sleep(DELETING).await;
+}
+
+/// Leaves word for `meshctl status`, beside the socket.
+pub fn mark_removed(config: &Config, membership: &Membership, at: u64) {
+    let Membership { name, mesh, .. } = membership.clone();
+    let removed = RemovedNode { node: name, mesh, at };
+    let place = RemovedNode::place(&config.socket);
+    let written = serde_json::to_vec(&removed).map_err(std::io::Error::from);
+    if let Err(error) = written.and_then(|text| std::fs::write(&place, text)) {
+        debug!("{} was not written: {error}", place.display());
+    }
+}
+
+/// Forgets the mesh on this machine.
+pub fn forget(config: &Config, folder: &Folder) -> Result<()> {
+    folder.forget_mesh()?;
+    let _ = std::fs::remove_file(RemovedNode::place(&config.socket));
+    Ok(())
+}
+
+/// Leaves the mesh, and forgets it on this machine; gives what this node was.
+///
+/// # Errors
+/// If it is in none, or the coordinator does not let it go; then everything is as it was, unless it is `force`d.
+pub async fn leave(config: &Config, folder: &Folder, force: bool) -> Result<Membership> {
+    let membership = folder.membership()?.ok_or_else(|| Mistake("this machine is in no mesh".into()))?;
+    let left = match folder.removed_at() {
+        Some(_) => Ok(()),
+        None => session::leave(folder, &membership.coordinator).await,
+    };
+    match left {
+        Err(error) if !force => {
+            return Err(
+                error.context("the mesh was not left; with --force it is forgotten here all the same")
+            );
+        }
+        Err(error) => warn!(
+            "the coordinator does not know that this node has left ({error:#}); there: meshctl node remove {}",
+            membership.name
+        ),
+        Ok(()) => {}
+    }
+    // A running daemon hears of it, closes the workloads, and ends. One that cannot hear of it has to be ended first.
+    let begun = Instant::now();
+    while UnixStream::connect(&config.socket).await.is_ok() {
+        if begun.elapsed() > ENDING {
+            return Err(Mistake(
+                "the daemon still runs; end it, and run `meshward-node leave --force`".into(),
+            )
+            .into());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    close_left_behind(folder);
+    forget(config, folder)?;
+    Ok(membership)
+}
+
+/// Deletes the interfaces of workloads that no daemon holds any more.
+fn close_left_behind(folder: &Folder) {
+    let all: Vec<Attachment> = folder.workloads();
+    all.iter().for_each(attachment::close_left_behind);
+    if !all.is_empty() {
+        std::thread::sleep(DELETING);
+    }
+}

@@ -1,0 +1,213 @@
+//! What lies around this node: whether UDP passes, what the NAT does, which relays answer and how quickly, whether the router maps
+//! ports. Only what the mesh has named is asked: the coordinator, its relays, and the STUN servers of the configuration.
+
+use crate::{daemon::Node, portmap};
+use futures::future::join_all;
+use meshward_daemon::random;
+use meshward_model::{
+    diagnosis::{Nat, Netcheck, PortMappings, RelayCheck},
+    relay::RelayNumber,
+    stun::{PORT, Transaction, read_response, request},
+};
+use meshward_netns::Netns;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::net::{TcpStream, UdpSocket, lookup_host};
+
+/// For how long one answer is waited for, and how often it is asked for; the quickest counts.
+const PATIENCE: Duration = Duration::from_millis(700);
+const TRIES: usize = 3;
+/// For how long a name may take to be resolved.
+const RESOLVING: Duration = Duration::from_secs(2);
+/// The most servers that are asked, and addresses of one.
+const MOST_SERVERS: usize = 64;
+const MOST_ADDRESSES: usize = 8;
+
+/// Who may be asked.
+struct Server {
+    /// The relay that it is, if it is one.
+    relay: Option<RelayNumber>,
+    /// As it is written.
+    name: String,
+    /// By TCP.
+    addresses: Vec<SocketAddr>,
+    stun_port: u16,
+}
+
+/// What a server has answered.
+struct Answer {
+    seen: SocketAddr,
+    took: Duration,
+}
+
+/// Finds it out, in some three seconds at the most.
+pub async fn check(node: &Arc<Node>) -> Netcheck {
+    let servers = servers(node).await;
+    let (v4, v6) = tokio::join!(
+        ask_all(Ipv4Addr::UNSPECIFIED.into(), &servers),
+        ask_all(Ipv6Addr::UNSPECIFIED.into(), &servers)
+    );
+    let tcp = join_all(servers.iter().map(connect)).await;
+    let addresses = tokio::task::spawn_blocking(own_addresses).await.unwrap_or_default();
+    let by_udp = |at: usize| [&v4[at], &v6[at]].into_iter().flatten().map(|answer| answer.took).min();
+    let relays = servers.iter().enumerate().filter_map(|(at, server)| {
+        Some(RelayCheck {
+            number: server.relay?,
+            address: server.name.clone(),
+            udp_us: by_udp(at).map(|took| took.as_micros() as u64),
+            tcp_us: tcp[at].map(|took| took.as_micros() as u64),
+        })
+    });
+    let mut relays: Vec<RelayCheck> = relays.collect();
+    // Those that answer by UDP come first, then by TCP; the rest is out of reach.
+    relays.sort_by_key(|relay| {
+        (relay.udp_us.unwrap_or(u64::MAX), relay.tcp_us.unwrap_or(u64::MAX), relay.number)
+    });
+    let seen = |answers: &[Option<Answer>]| -> Vec<SocketAddr> {
+        answers.iter().flatten().map(|answer| answer.seen).collect()
+    };
+    let (v4, v6) = (seen(&v4), seen(&v6));
+    let asked = servers.iter().any(|server| !server.addresses.is_empty());
+    let answered = !v4.is_empty() || !v6.is_empty();
+    Netcheck {
+        node: node.membership.name.clone(),
+        connected: node.status().await.connected,
+        udp: (answered || asked).then_some(answered),
+        ipv4: v4.first().copied(),
+        ipv6: v6.first().copied(),
+        has_ipv6: addresses.iter().any(is_global_v6),
+        nat: nat(if v4.is_empty() { &v6 } else { &v4 }, &addresses),
+        port_mapping: port_mapping(node).await,
+        relays,
+        homes: node.homes.borrow().clone(),
+        addresses,
+    }
+}
+
+/// What the NAT does, by how one socket was seen from several places.
+fn nat(seen: &[SocketAddr], own: &[IpAddr]) -> Nat {
+    let Some(first) = seen.first() else { return Nat::Unknown };
+    if own.contains(&first.ip()) {
+        return Nat::None;
+    }
+    match &seen[1..] {
+        [] => Nat::Undetermined,
+        others if others.iter().all(|other| other == first) => Nat::EndpointIndependent,
+        _ => Nat::EndpointDependent,
+    }
+}
+
+async fn servers(node: &Node) -> Vec<Server> {
+    let relays = node.relays.borrow().clone();
+    let coordinator = (Some(RelayNumber::COORDINATOR), vec![node.membership.coordinator.clone()], PORT);
+    let relays = relays.iter().map(|spec| (Some(spec.number), spec.addresses.clone(), spec.stun_port));
+    let stun = node.config.stun.iter().map(|server| {
+        let port = server.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(PORT);
+        (None, vec![server.clone()], port)
+    });
+    let all = [coordinator].into_iter().chain(relays).chain(stun).take(MOST_SERVERS);
+    join_all(all.map(async |(relay, names, stun_port)| {
+        let mut addresses = Vec::new();
+        for name in &names {
+            let found = tokio::time::timeout(RESOLVING, lookup_host(name)).await;
+            addresses.extend(found.into_iter().flatten().flatten());
+        }
+        addresses.truncate(MOST_ADDRESSES);
+        Server { relay, name: names.into_iter().next().unwrap_or_default(), addresses, stun_port }
+    }))
+    .await
+}
+
+/// Asks every server from one socket how it is seen.
+async fn ask_all(from: IpAddr, servers: &[Server]) -> Vec<Option<Answer>> {
+    let mut answers: Vec<Option<Answer>> = servers.iter().map(|_| None).collect();
+    let Ok(socket) = UdpSocket::bind((from, 0)).await else { return answers };
+    let mut asked: Vec<(Transaction, usize, Instant)> = Vec::new();
+    for _ in 0..TRIES {
+        for (at, server) in servers.iter().enumerate() {
+            for address in server.addresses.iter().filter(|address| address.is_ipv4() == from.is_ipv4()) {
+                let transaction: Transaction = random();
+                let to = SocketAddr::new(address.ip(), server.stun_port);
+                // What cannot be sent has no answer.
+                if socket.send_to(&request(&transaction), to).await.is_ok() {
+                    asked.push((transaction, at, Instant::now()));
+                }
+            }
+        }
+        hear(&socket, &asked, &mut answers).await;
+    }
+    answers
+}
+
+/// Takes answers until all that were asked have answered, or a time is over.
+async fn hear(socket: &UdpSocket, asked: &[(Transaction, usize, Instant)], answers: &mut [Option<Answer>]) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let mut buffer = [0; 256];
+    let mut left = asked.len();
+    while left > 0 {
+        let Ok(Ok(length)) = tokio::time::timeout_at(until, socket.recv(&mut buffer)).await else { return };
+        let found = asked.iter().find_map(|(transaction, at, sent)| {
+            Some((*at, sent.elapsed(), read_response(&buffer[..length], transaction)?))
+        });
+        let Some((at, took, seen)) = found else { continue };
+        left -= 1;
+        let slot = &mut answers[at];
+        if slot.as_ref().is_none_or(|before| took < before.took) {
+            *slot = Some(Answer { seen, took });
+        }
+    }
+}
+
+/// How long a TCP connection to a relay takes, the quickest of its addresses.
+async fn connect(server: &Server) -> Option<Duration> {
+    server.relay?;
+    let tries = server.addresses.iter().map(async |address| {
+        let begun = Instant::now();
+        tokio::time::timeout(2 * PATIENCE, TcpStream::connect(address)).await.ok()?.ok()?;
+        Some(begun.elapsed())
+    });
+    join_all(tries).await.into_iter().flatten().min()
+}
+
+async fn port_mapping(node: &Arc<Node>) -> PortMappings {
+    PortMappings {
+        wanted: node.config.port_mapping,
+        router: if node.config.port_mapping { portmap::router_outside().await } else { None },
+        mapped: node.mapped().await,
+    }
+}
+
+fn own_addresses() -> Vec<IpAddr> {
+    let found = Netns::current().and_then(|netns| netns.links(async |links| links.addresses().await));
+    found.unwrap_or_default()
+}
+
+/// Whether an address is good beyond its link and its site (RFC 4291, RFC 4193).
+fn is_global_v6(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unique_local() && !ip.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_nat_does_follows_from_how_one_socket_is_seen() {
+        let seen = |all: &[&str]| all.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let own: Vec<IpAddr> = vec!["192.0.2.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+        let cases: [(&[&str], Nat); 6] = [
+            (&[], Nat::Unknown),
+            (&["192.0.2.1:5"], Nat::None),
+            (&["198.51.100.1:5"], Nat::Undetermined),
+            (&["198.51.100.1:5", "198.51.100.1:5"], Nat::EndpointIndependent),
+            (&["198.51.100.1:5", "198.51.100.1:6"], Nat::EndpointDependent),
+            (&["198.51.100.1:5", "198.51.100.2:5"], Nat::EndpointDependent),
+        ];
+        for (all, nat_is) in cases {
+            assert_eq!(nat(&seen(all), &own), nat_is, "{all:?}");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! What helps to find out what is wrong: pings, netchecks, bundles, the audit log, completions, and how the node refuses.
+
+use crate::{
+    nat::Pair,
+    support::{Echo, PATIENCE, Shop, allow, mesh, tcp_echoes},
+};
+use meshward_lab::{Barrier, Mesh, Node, output};
+use serde_json::Value;
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+/// Runs `meshctl` on a node's machine, with the operator's context.
+fn run(mesh: &Mesh, node: &Node, arguments: &[&str]) -> Output {
+    let mut command = node.meshctl_command(arguments);
+    command.arg("--context").arg(mesh.context()).stdin(Stdio::null());
+    node.site.netns.run(|| command.output()).unwrap().unwrap()
+}
+
+fn said(done: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&done.stdout), text(&done.stderr))
+}
+
+fn json(mesh: &Mesh, node: &Node, arguments: &[&str]) -> Value {
+    let done = run(mesh, node, &[arguments, &["-o", "json"]].concat());
+    serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error}: {:?}", said(&done)))
+}
+
+#[test]
+fn a_ping_finds_the_way_to_a_node_or_workload_and_says_what_policy_says() {
+    let shop = Shop::new(&allow("tcp/8080"));
+    let (mesh, node) = (&shop.mesh, &shop.nodes[0]);
+    // No session has come about yet: a ping begins one.
+    let found = json(mesh, node, &["ping", "rack", "-c", "3", "-i", "100ms"]);
+    assert_eq!((found["sent"].as_u64(), found["answered"].as_u64()), (Some(3), Some(3)), "{found}");
+    let last = &found["pings"][2];
+    assert_eq!(last["path"], "direct", "{last}");
+    assert!(last["address"].as_str().unwrap().starts_with(&shop.nodes[1].site.v4.to_string()), "{last}");
+    assert!((1..1_000_000).contains(&last["round_trip_us"].as_u64().unwrap()), "{last}");
+    // By name, which the coordinator knows; by id; by address.
+    let by_address = shop.api.v4().to_string();
+    let name = mesh.read(&["workloads", "-l", "app=api"]).unwrap()[0]["name"].as_str().unwrap().to_owned();
+    for target in [&name, &shop.api.id, &by_address] {
+        let (out, err) = said(&run(mesh, node, &["ping", target, "-c", "1"]));
+        assert!(out.contains(&format!("workload {}", shop.api.id)), "{target}: {out}{err}");
+        assert!(out.contains("node rack") && out.contains("answer in") && out.contains("direct"), "{out}");
+        assert!(out.contains("to it tcp/8080, from it nothing"), "{out}");
+    }
+    mesh.meshctl(&["quarantine", "app=api"]).unwrap();
+    let (out, _) = said(&run(mesh, node, &["ping", &shop.api.id, "-c", "1"]));
+    assert!(
+        out.contains("answer in") && out.contains("quarantined"),
+        "the node is there all the same: {out}"
+    );
+    // This node itself, nobody, and somebody who is not there any more.
+    let own = json(mesh, node, &["ping", "cloud"]);
+    assert_eq!(own["pings"][0]["path"], "local", "{own}");
+    let nobody = run(mesh, node, &["ping", "nobody"]);
+    assert!(nobody.status.code() == Some(2) && said(&nobody).1.contains("`nobody`"), "{:?}", said(&nobody));
+    let no_network = run(mesh, node, &["ping", "rack", "--network", "nowhere"]);
+    assert_eq!(no_network.status.code(), Some(2), "{:?}", said(&no_network));
+}
+
+#[test]
+fn a_ping_of_a_node_that_is_down_has_no_answer_and_one_that_begins_anew_has() {
+    let mut shop = Shop::new(&allow("tcp/8080"));
+    assert_eq!(json(&shop.mesh, &shop.nodes[0], &["ping", "rack", "-c", "1"])["answered"], 1);
+    shop.nodes[1].kill();
+    let done = run(&shop.mesh, &shop.nodes[0], &["ping", "rack", "-c", "1"]);
+    assert!(done.status.code() == Some(1) && said(&done).0.contains("no answer"), "{:?}", said(&done));
+    shop.nodes[1].start().unwrap();
+    let answered = || json(&shop.mesh, &shop.nodes[0], &["ping", "rack", "-c", "1"])["answered"] == 1;
+    shop.mesh.wait(answered).unwrap();
+}
+
+#[test]
+fn a_ping_and_a_netcheck_tell_of_nats_and_relays() {
+    let mut own = mesh();
+    let _relay = own.relay("relay-a").unwrap();
+    let pair = Pair::of(own, [Barrier::Symmetric, Barrier::Symmetric]);
+    assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1, PATIENCE));
+    let (out, err) = said(&run(&pair.mesh, &pair.nodes[0], &["ping", "rack", "-c", "2", "-i", "200ms"]));
+    assert!(out.contains("relayed, by relay"), "{out}{err}");
+    let direct =
+        run(&pair.mesh, &pair.nodes[0], &["ping", "rack", "-c", "2", "-i", "200ms", "--until-direct"]);
+    assert_eq!(direct.status.code(), Some(1), "{:?}", said(&direct));
+    let found = json(&pair.mesh, &pair.nodes[0], &["netcheck"]);
+    assert_eq!((&found["udp"], &found["nat"]), (&Value::Bool(true), &"endpoint-dependent".into()), "{found}");
+    let relays = found["relays"].as_array().unwrap();
+    assert!(relays.len() == 2 && relays.iter().all(|relay| relay["udp_us"].is_u64()), "{found}");
+    let (out, _) = said(&run(&pair.mesh, &pair.nodes[0], &["netcheck"]));
+    assert!(out.contains("another port for each place") && out.contains("coordinator"), "{out}");
+}
+
+#[test]
+fn a_netcheck_says_where_udp_does_not_pass_and_where_there_is_no_nat() {
+    let mut mesh = mesh();
+    let open = mesh.node("open").unwrap();
+    let token = mesh.token(&[]).unwrap();
+    let (site, _) = mesh.internet.site_behind("walled", Barrier::Tcp).unwrap();
+    let walled = mesh.node_at(site, &token).unwrap();
+    mesh.wait(|| walled.is_connected()).unwrap();
+    let found = json(&mesh, &open, &["netcheck"]);
+    assert_eq!((&found["udp"], &found["nat"]), (&Value::Bool(true), &"none".into()), "{found}");
+    assert!(found["ipv4"].as_str().unwrap().starts_with(&open.site.v4.to_string()), "{found}");
+    let found = json(&mesh, &walled, &["netcheck"]);
+    assert_eq!((&found["udp"], &found["nat"]), (&Value::Bool(false), &"unknown".into()), "{found}");
+    assert!(found["relays"][0]["udp_us"].is_null() && found["relays"][0]["tcp_us"].is_u64(), "{found}");
+    let (out, _) = said(&run(&mesh, &walled, &["netcheck"]));
+    assert!(out.contains("blocked"), "{out}");
+}
+
+#[test]
+fn a_bundle_has_what_helps_and_neither_tokens_nor_keys() {
+    let shop = Shop::new(&allow("tcp/8080"));
+    let _echo = Echo::start(&shop.api.netns, 8080);
+    assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, PATIENCE));
+    let (mesh, node) = (&shop.mesh, &shop.nodes[0]);
+    let join = mesh.token(&[]).unwrap();
+    let context: Value = serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
+    let bearer = context["token"].as_str().unwrap().to_owned();
+    // A log that has what no log should have.
+    let key = fs::read(node.data().join("node.key")).unwrap();
+    let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIDqs\n-----END PRIVATE KEY-----";
+    let log = mesh.folder().join("daemon.log");
+    let text = format!(
+        "{}\njoining with {join}@host\nauthorization: Bearer {bearer}\n{pem}\nthe end\n",
+        node.printed()
+    );
+    fs::write(&log, text).unwrap();
+    let file = mesh.folder().join("bundle.tar.gz");
+    let (file_name, log_name) = (file.display().to_string(), log.display().to_string());
+    let done = run(mesh, node, &["debug", "bundle", &file_name, "--log", &log_name]);
+    assert!(done.status.success(), "{:?}", said(&done));
+    let listed = output(&mesh.site.netns, Command::new("tar").args(["-tzf", &file_name])).unwrap();
+    for part in [
+        "mesh/nodes.json",
+        "mesh/audit.json",
+        "node/status.json",
+        "node/metrics.txt",
+        "node/netcheck.json",
+        "machine/addresses.txt",
+        "logs/daemon.log",
+    ] {
+        assert!(listed.contains(&format!("meshward-debug/{part}")), "no {part} in\n{listed}");
+    }
+    let folder = mesh.folder().join("unpacked");
+    fs::create_dir(&folder).unwrap();
+    output(&mesh.site.netns, Command::new("tar").args(["-xzf", &file_name, "-C"]).arg(&folder)).unwrap();
+    let everything = all_text(&folder);
+    assert!(everything.contains("session begun") || everything.contains("node ready"), "the log is in it");
+    assert!(everything.contains("the end") && everything.contains("meshward_node_packets_total"));
+    let secret = join.split('_').next_back().unwrap().to_owned();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let endpoint = fs::read(node.data().join("endpoints/shop.key")).unwrap();
+    for (what, secret) in [
+        ("the join token", secret),
+        ("the bearer token", bearer),
+        ("a private key", "MC4CAQAwBQYDK2VwBCIEIDqs".into()),
+        ("the node's key", hex(&key)),
+        ("the endpoint's key", hex(&endpoint)),
+    ] {
+        assert!(!secret.is_empty() && !everything.contains(&secret), "{what} is in the bundle");
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // What is there is not overwritten.
+    let again = run(mesh, node, &["debug", "bundle", &file_name]);
+    assert!(
+        again.status.code() == Some(2) && said(&again).1.contains("must not be there"),
+        "{:?}",
+        said(&again)
+    );
+}
+
+fn all_text(folder: &std::path::Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        match entry.path().is_dir() {
+            true => text += &all_text(&entry.path()),
+            false => text += &String::from_utf8_lossy(&fs::read(entry.path()).unwrap()),
+        }
+    }
+    text
+}
+
+#[test]
+fn the_audit_log_is_read_on_from_where_it_was_left() {
+    let mesh = mesh();
+    for number in 1..=6 {
+        mesh.meshctl(&["network", "create", &format!("n{number}"), "--cidr", &format!("10.{number}.0.0/16")])
+            .unwrap();
+    }
+    let lines = |arguments: &[&str]| -> Vec<u64> {
+        let read = mesh.read(&[&["audit"], arguments].concat()).unwrap();
+        read.as_array().unwrap().iter().map(|line| line["revision"].as_u64().unwrap()).collect()
+    };
+    let all = lines(&[]);
+    assert!(all.len() >= 7 && all.is_sorted_by(|a, b| a > b), "{all:?}");
+    let middle = all[3].to_string();
+    assert_eq!(lines(&["--after", &middle]), all[..3]);
+    assert_eq!(lines(&["--after", &middle, "--limit", "2"]), all[..2]);
+    assert_eq!(lines(&["--before", &middle]), all[4..]);
+    assert_eq!(lines(&["--limit", "2"]), all[..2]);
+    assert_eq!(lines(&["--actor", "user:nobody"]), [0; 0]);
+    // Followed, lines come as they are made, the oldest first.
+    let mut command = mesh.meshctl_command(&["audit", "--follow", "--limit", "1", "-o", "json"]);
+    let mut follow = mesh.site.netns.run(|| command.stdout(Stdio::piped()).spawn()).unwrap().unwrap();
+    let mut out = follow.stdout.take().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    mesh.meshctl(&["network", "delete", "n1"]).unwrap();
+    mesh.meshctl(&["network", "delete", "n2"]).unwrap();
+    let (mut text, mut buffer) = (String::new(), [0; 4096]);
+    while text.lines().count() < 3 {
+        let length = out.read(&mut buffer).unwrap();
+        assert!(length > 0, "it ended: {text}");
+        text += std::str::from_utf8(&buffer[..length]).unwrap();
+    }
+    drop(out);
+    let ended = follow.wait().unwrap();
+    assert!(ended.success(), "it ends once nobody reads: {ended}");
+    let revisions: Vec<u64> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["revision"].as_u64().unwrap())
+        .collect();
+    assert!(revisions[0] == all[0] && revisions.is_sorted_by(|a, b| a < b), "{revisions:?}");
+}
+
+#[test]
+fn a_credential_with_a_lifetime_is_refused_once_it_is_over() {
+    let mesh = mesh();
+    let made = mesh.meshctl(&["credential", "create", "ci", "--role", "viewer", "--lifetime", "2s"]).unwrap();
+    let file = mesh.folder().join("ci.json");
+    fs::write(&file, made).unwrap();
+    let path = file.display().to_string();
+    let nodes = || {
+        let mut command = Command::new(mesh.binaries.path("meshctl"));
+        command.args(["--context", &path, "nodes"]);
+        let done = mesh.site.netns.run(|| command.output()).unwrap().unwrap();
+        (done.status.code(), said(&done).1)
+    };
+    assert_eq!(nodes().0, Some(0));
+    let listed = mesh.read(&["credentials"]).unwrap();
+    let expires = |name: &str| {
+        let all = listed.as_array().unwrap();
+        all.iter().find(|credential| credential["name"] == name).unwrap()["expires"].clone()
+    };
+    assert!(expires("ci").is_string() && expires("admin").is_null(), "{listed}");
+    let over = || nodes().0 == Some(2);
+    mesh.wait(over).unwrap();
+    let (_, text) = nodes();
+    assert!(text.contains("`ci` expired at") && text.contains("--lifetime"), "{text}");
+    mesh.meshctl(&["credential", "change", "ci", "--lifetime", "1h"]).unwrap();
+    assert_eq!(nodes().0, Some(0), "the same token is good again");
+}
+
+#[test]
+fn a_shell_is_offered_live_names() {
+    let shop = Shop::new(&allow("tcp/8080"));
+    let offered = |words: &[&str]| -> String {
+        let mut command = Command::new(shop.mesh.binaries.path("meshctl"));
+        // As the script of `meshctl completions bash` asks.
+        command.env("MESHCTL_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+        command
+            .env("_CLAP_COMPLETE_COMP_TYPE", "9")
+            .env("_CLAP_COMPLETE_SPACE", "true")
+            .env("_CLAP_IFS", "\n");
+        command.env("MESHCTL_CONTEXT", shop.mesh.context()).env("MESHCTL_SOCKET", shop.nodes[0].socket());
+        command.args(["--", "meshctl"]).args(words);
+        let done = shop.mesh.site.netns.run(|| command.output()).unwrap().unwrap();
+        assert!(done.status.success(), "{:?}", said(&done));
+        said(&done).0
+    };
+    let has = |text: &str, name: &str| text.lines().any(|line| line == name);
+    assert!(has(&offered(&["node", "remove", ""]), "rack"));
+    assert!(
+        has(&offered(&["node", "remove", "ra"]), "rack")
+            && !has(&offered(&["node", "remove", "ra"]), "cloud")
+    );
+    assert!(has(&offered(&["workloads", "--network", ""]), "shop"));
+    assert!(has(&offered(&["ping", ""]), "cloud") && has(&offered(&["ping", ""]), &shop.api.id));
+    assert!(has(&offered(&["quarantine", "app"]), "app=web"));
+    assert!(has(&offered(&["credential", "revoke", ""]), "admin"));
+    assert!(has(&offered(&["detach", ""]), &shop.web.id));
+    assert!(has(&offered(&["no"]), "node"));
+    let script = shop.mesh.meshctl(&["completions", "bash"]).unwrap();
+    assert!(script.contains("MESHCTL_COMPLETE"), "{script}");
+}
+
+#[test]
+fn the_node_refuses_with_problem_documents() {
+    let mut mesh = mesh();
+    let node = mesh.node("cloud").unwrap();
+    let ask = |method: &str, path: &str, body: &str| -> (u16, String, Value) {
+        let mut stream = UnixStream::connect(node.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let length = body.len();
+        let kind = if body.is_empty() { "" } else { "content-type: application/json\r\n" };
+        write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{kind}content-length: {length}\r\n\r\n{body}").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_lowercase(), serde_json::from_str(body).unwrap_or(Value::Null))
+    };
+    let long = format!("{{\"labels\": \"{}\"}}", "x".repeat(2 << 20));
+    for (method, path, body, wanted) in [
+        ("GET", "/v1/nothing", "", 404),
+        ("PUT", "/v1/status", "", 405),
+        ("GET", "/v1/status?verbose=1", "", 400),
+        ("DELETE", "/v1/workloads/w-0123456789ab?dryrun=true", "", 400),
+        ("DELETE", "/v1/workloads/w-0123456789ab", "", 404),
+        ("DELETE", "/v1/workloads/%20%20", "", 400),
+        ("POST", "/v1/workloads", "", 415),
+        ("POST", "/v1/workloads", "{", 400),
+        ("POST", "/v1/workloads", "{\"network\": \"shop\", \"colour\": 1}", 422),
+        ("PATCH", "/v1/workloads/w-0123456789ab", long.as_str(), 413),
+        ("POST", "/v1/ping", "{\"target\": \"nobody\"}", 404),
+        ("GET", "/v1/containers", "", 400),
+        ("DELETE", "/v1/routes?network=shop", "", 400),
+    ] {
+        let (status, head, problem) = ask(method, path, body);
+        assert_eq!(status, wanted, "{method} {path}: {problem}");
+        assert!(head.contains("content-type: application/problem+json"), "{method} {path}: {head}");
+        assert_eq!(problem["status"], wanted, "{method} {path}");
+        assert!(problem["type"].as_str().unwrap().starts_with("urn:meshward:problem:"), "{problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
+    }
+    assert_eq!(ask("GET", "/v1/status", "").0, 200);
+    assert_eq!(ask("GET", "/metrics", "").0, 200);
+}
