@@ -1,8 +1,9 @@
 //! Telling how far a change is enforced: where it is not yet, the node by name, and since when nothing was heard of it.
 
 use crate::{
+    arguments::Common,
     note,
-    output::{bad, count},
+    output::{bad, count, few},
 };
 use meshward_model::api::{Enforcement, SilentNode};
 use std::process::ExitCode;
@@ -17,10 +18,8 @@ pub fn in_short(enforcement: &Enforcement) -> String {
 }
 
 /// Names the nodes that do not say that they enforce it.
-pub fn name_silent(enforcement: &Enforcement) {
-    for node in &enforcement.nodes_silent {
-        note!("{} {}", bad("not yet:"), describe(node));
-    }
+pub fn name_silent(common: &Common, enforcement: &Enforcement) {
+    few(common, &enforcement.nodes_silent, |node| note!("{} {}", bad("not yet:"), describe(node)));
     if !enforcement.nodes_silent.is_empty() {
         note!("they enforce it before anything else once they are heard again");
     }

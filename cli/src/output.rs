@@ -186,10 +186,25 @@ fn tell_people(common: &Common, change: &Change) {
         return;
     }
     out!("would {}", change.would);
-    for effect in &change.effects {
-        out!("would {effect}");
-    }
+    few(common, &change.effects, |effect| out!("would {effect}"));
     note_dry_run(common);
+}
+
+/// How many of many things are told one by one.
+const FEW: usize = 20;
+
+/// Tells things one by one, of many only the first; `-o wide` tells all.
+pub fn few<T>(common: &Common, all: &[T], tell: impl Fn(&T)) {
+    let shown = match common.output {
+        Output::Wide => all.len(),
+        // One more is no longer than to say that there is one.
+        _ if all.len() <= FEW + 1 => all.len(),
+        _ => FEW,
+    };
+    all[..shown].iter().for_each(tell);
+    if shown < all.len() {
+        note!("and {} more; -o wide tells them all", all.len() - shown);
+    }
 }
 
 /// Says that a write was only tried.

@@ -5,7 +5,7 @@ use crate::{
     arguments::{Common, Ping},
     client::Client,
     note, out,
-    output::{bad, good, is_closed, whole},
+    output::{bad, few, good, is_closed, whole},
 };
 use anyhow::Result;
 use meshward_model::{
@@ -58,7 +58,7 @@ pub async fn ping(common: &Common, wanted: Ping) -> Result<ExitCode> {
     }
     let all = sum(pings);
     if !whole(common, &all)? {
-        print_sum(&all);
+        print_sum(common, &all);
     }
     let reached = all.answered > 0 && (!wanted.until_direct || all.pings.last().is_some_and(is_direct));
     Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -165,7 +165,7 @@ fn sum(pings: Vec<Pong>) -> Pings {
     Pings { sent: pings.len(), answered: times.len(), round_trip_us, pings }
 }
 
-fn print_sum(all: &Pings) {
+fn print_sum(common: &Common, all: &Pings) {
     let local = all.pings.iter().any(|pong| pong.path == PathKind::Local);
     if let Some([least, median, most]) = all.round_trip_us.filter(|_| !local) {
         let [least, median, most] = [least, median, most].map(milliseconds);
@@ -185,15 +185,8 @@ fn print_sum(all: &Pings) {
         return;
     }
     out!("what policy lets pass, from the workloads of this node:");
-    let shown = last.policy.iter().take(MOST_POLICY);
-    shown.for_each(print_policy);
-    if last.policy.len() > MOST_POLICY {
-        out!("  and {} more", last.policy.len() - MOST_POLICY);
-    }
+    few(common, &last.policy, print_policy);
 }
-
-/// Workloads whose policy is printed; programs get all.
-const MOST_POLICY: usize = 10;
 
 fn print_policy(between: &PolicyBetween) {
     let said = |acl: &str| if acl.is_empty() { bad("nothing") } else { good(acl) };

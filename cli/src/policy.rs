@@ -5,7 +5,7 @@ use crate::{
     arguments::{Common, Explain, OfNetwork, Policy as Verb, Sources},
     client::Client,
     enforcement, note, out,
-    output::{bad, good, note_dry_run, print, show, whole},
+    output::{bad, few, good, note_dry_run, print, show, whole},
     sources, text_diff,
 };
 use anyhow::Result;
@@ -135,10 +135,10 @@ async fn only_if(client: Client, wanted: Option<Revision>, network: &NetworkName
 fn tell(common: &Common, result: &SubmitResult) -> Result<ExitCode> {
     if !whole(common, result)? {
         note_dry_run(common);
-        report(result, common.dry_run);
+        report(common, result, common.dry_run);
         if let Some(enforced) = &result.enforcement {
             note!("{}", enforcement::in_short(enforced));
-            enforcement::name_silent(enforced);
+            enforcement::name_silent(common, enforced);
         }
     }
     Ok(enforcement::exit_code(result.enforcement.as_ref()))
@@ -150,7 +150,7 @@ async fn preview(common: &Common, sources: &Sources) -> Result<()> {
     read(&files)?;
     let result = ask(common, files, true).await?;
     if !whole(common, &result)? {
-        report(&result, true);
+        report(common, &result, true);
     }
     Ok(())
 }
@@ -160,9 +160,9 @@ async fn ask(common: &Common, files: Vec<PolicyFile>, count_cuts: bool) -> Resul
     Client::coordinator(common)?.dry().write(&operations::SUBMIT_POLICY, &[], &wanted).await
 }
 
-fn report(result: &SubmitResult, would: bool) {
+fn report(common: &Common, result: &SubmitResult, would: bool) {
     for network in &result.networks {
-        report_network(network, would);
+        report_network(common, network, would);
     }
     report_findings(&result.findings);
     if !result.nodes_silent.is_empty() {
@@ -171,36 +171,32 @@ fn report(result: &SubmitResult, would: bool) {
     }
 }
 
-fn report_network(result: &PolicyResult, would: bool) {
+fn report_network(common: &Common, result: &PolicyResult, would: bool) {
     let tests = match result.tests_passed {
         0 => "no tests".to_owned(),
         passed => format!("{passed} tests passed"),
     };
     let verb = if would { "would get" } else { "has" };
     out!("network {} {verb} {} rules ({tests})", result.network, result.rules);
-    report_changes(&result.opened, &result.closed);
-    for admitted in &result.admitted {
-        out!("{} {admitted}", good("lets in"));
-    }
-    for refused in &result.refused {
-        out!("{} {refused}", bad("refuses"));
-    }
-    for cut in &result.cuts {
+    report_changes(common, &result.opened, &result.closed);
+    few(common, &result.admitted, |admitted| out!("{} {admitted}", good("lets in")));
+    few(common, &result.refused, |refused| out!("{} {refused}", bad("refuses")));
+    few(common, &result.cuts, |cut| {
         let flows = if cut.flows == 1 { "live flow".into() } else { format!("{} live flows", cut.flows) };
         let name = if cut.name.is_empty() { String::new() } else { format!("{} ", cut.name) };
         out!("{} {flows} of {name}({})", bad("cuts  "), cut.workload);
-    }
+    });
 }
 
-fn report_changes(opened: &[LinkChange], closed: &[LinkChange]) {
+fn report_changes(common: &Common, opened: &[LinkChange], closed: &[LinkChange]) {
     let print = |verb: &str, changes: &[LinkChange], colour: fn(String) -> String| {
-        for change in changes {
+        few(common, changes, |change| {
             let or_nothing =
                 |text: &str| if text.is_empty() { "nothing".to_owned() } else { text.to_owned() };
             let (before, after) = (or_nothing(&change.before), or_nothing(&change.after));
             let verb = colour(verb.into());
             out!("{verb} {} -> {}: {before} becomes {after}", change.from, change.to);
-        }
+        });
     };
     print("opens ", opened, good);
     print("closes", closed, bad);
@@ -312,7 +308,7 @@ async fn difference(common: &Common, revisions: &[Revision], of: OfNetwork) -> R
     let query: Vec<_> = bounds.map(|(name, revision)| (name, revision.to_string())).collect();
     let difference = client.read(&operations::POLICY_DIFFERENCE, &[&network], &query).await?;
     if !whole(common, &difference)? {
-        report_changes(&difference.opened, &difference.closed);
+        report_changes(common, &difference.opened, &difference.closed);
     }
     Ok(())
 }

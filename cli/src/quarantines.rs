@@ -13,7 +13,7 @@ use meshward_model::{
     api::{self, Impose, QuarantineResult, QuarantineTarget, operations},
     selector::Requirement,
 };
-use std::process::ExitCode;
+use std::{collections::HashMap, process::ExitCode};
 
 pub async fn quarantine(
     common: &Common,
@@ -64,7 +64,7 @@ async fn report(
         return Ok(ExitCode::SUCCESS);
     }
     if common.is_table() {
-        enforcement::name_silent(&result.enforcement);
+        enforcement::name_silent(common, &result.enforcement);
     }
     Ok(enforcement::exit_code(Some(&result.enforcement)))
 }
@@ -72,8 +72,9 @@ async fn report(
 /// The workloads that it is about, by name.
 async fn named(client: &Client, result: &QuarantineResult, verb: &'static str) -> Vec<Effect> {
     let all = client.all(&operations::WORKLOADS, &[]).await.unwrap_or_default();
+    let by_id: HashMap<_, _> = all.iter().map(|workload| (&workload.id, workload)).collect();
     let effect = |id: &meshward_model::WorkloadId| {
-        let known = all.iter().find(|workload| workload.id == *id);
+        let known = by_id.get(id);
         let detail = known.map(|workload| {
             let api::Workload { name, labels, node, network, .. } = workload;
             format!("{name}, {labels}, node {node}, network {network}")
