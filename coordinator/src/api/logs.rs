@@ -44,6 +44,12 @@ pub async fn audit(
 ) -> Result<Response, ApiError> {
     caller.must_reach_all()?;
     let AuditFilter { after, before, .. } = *query.filter();
+    for (name, bound) in [("after", after), ("before", before)] {
+        if bound.is_some_and(|bound| i64::try_from(bound.0).is_err()) {
+            let text = format!("`{name}` is no revision: it is greater than any");
+            return Err(ApiError::malformed(text).about(name));
+        }
+    }
     if query.asked().watches()? {
         if after.is_some() || before.is_some() {
             let text = "a watch goes on from `revision`: leave `after` and `before` out";

@@ -54,7 +54,8 @@ pub fn join(
         blocks: Default::default(),
         problems: Default::default(),
         waiting: token.needs_approval && !world.approved_nodes.contains_key(&request.name),
-        forget_after: request.forget_after.or(token.forget_after),
+        // Whoever joins may want to be forgotten sooner than the token says, not later.
+        forget_after: [request.forget_after, token.forget_after].into_iter().flatten().min(),
     };
     give_all_blocks(world, &mut node);
     let waits = if node.waiting { ", and waits for approval" } else { "" };

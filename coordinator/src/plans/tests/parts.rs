@@ -103,6 +103,35 @@ fn what_a_credential_may_do_is_changed_without_another_token() {
 }
 
 #[test]
+fn an_ephemeral_node_is_forgotten_when_its_time_is_over_and_no_later_than_its_token_says() {
+    let mut mesh = Mesh::default();
+    for (name, by_token, own, is) in [
+        ("stays", None, None, None),
+        ("token", Some(60), None, Some(60)),
+        ("own", None, Some(30), Some(30)),
+        ("sooner", Some(60), Some(20), Some(20)),
+        ("later", Some(60), Some(3600), Some(60)),
+    ] {
+        let wanted = CreateToken { forget_after_seconds: by_token, ..any_token() };
+        let (token, record) = tokens::make(Fingerprint([0; 32]), &wanted, NOW).unwrap();
+        mesh.commit(tokens::create(&mesh.world, &record, NOW)).unwrap();
+        let request = JoinRequest { forget_after: own, ..request(name, &token.secret()) };
+        mesh.commit(nodes::join(&mesh.world, &request, &format!("key-{name}"), NOW)).unwrap();
+        assert_eq!(mesh.world.nodes[&request.name].forget_after, is, "{name}");
+    }
+    let unseen = |name: &NodeName| if name.as_str() == "own" { 29 } else { 60 };
+    let plan = nodes::forget(&mesh.world, unseen);
+    mesh.commit(plan).unwrap();
+    let left: Vec<&str> = mesh.world.nodes.keys().map(NodeName::as_str).collect();
+    assert_eq!(left, ["own", "stays"]);
+    assert!(nodes::forget(&mesh.world, |_| 0).unwrap().mutations.is_empty());
+    for seconds in [9, 31_536_001] {
+        let wanted = CreateToken { forget_after_seconds: Some(seconds), ..any_token() };
+        assert!(tokens::make(Fingerprint([0; 32]), &wanted, NOW).is_err(), "{seconds}");
+    }
+}
+
+#[test]
 fn a_credential_with_a_lifetime_ends_and_its_name_is_free_again() {
     let mut mesh = Mesh::default();
     let wanted = |name: &str, role, lifetime_seconds| CreateCredential {
