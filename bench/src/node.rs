@@ -180,6 +180,7 @@ impl Stand {
                 addresses: workload.addresses.clone(),
                 identity: CLIENT,
                 quarantined: false,
+                reset: false,
             };
             let key = ItemKey::Workload(network.clone(), workload.id.parse()?);
             common.push(Change::Put(key, Item::Workload(spec)));
@@ -198,6 +199,7 @@ impl Stand {
                 addresses: vec![member.address.into()],
                 identity: far,
                 quarantined: false,
+                reset: false,
             };
             let own = Change::Put(
                 ItemKey::Workload(network.clone(), member.workload.clone()),
@@ -225,7 +227,12 @@ impl Stand {
 
 fn identity_item(identity: IdentityId) -> Result<Item> {
     let labels = if identity == CLIENT { "app=client".into() } else { format!("app=far-{identity}") };
-    Ok(Item::Identity(IdentitySpec { labels: labels.parse()?, accepts: vec![], quarantined: false }))
+    Ok(Item::Identity(IdentitySpec {
+        labels: labels.parse()?,
+        accepts: vec![],
+        quarantined: false,
+        reset: false,
+    }))
 }
 
 /// What the daemon was told last.
@@ -236,6 +243,7 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
         blocks: vec!["10.0.0.0/16".parse()?],
         mtu: 1420,
         admission: false,
+        conduct: Default::default(),
     };
     let mut view = View { revision: Revision(1), ..View::default() };
     let mut put = |key: ItemKey, item: Item| drop(view.items.insert(key, item));
@@ -265,6 +273,7 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
             addresses: vec![member.address.into()],
             identity: IdentityId(2 + number as u32 % FAR_IDENTITIES),
             quarantined: false,
+            reset: false,
         };
         put(ItemKey::Workload(network.clone(), member.workload.clone()), Item::Workload(spec));
     }

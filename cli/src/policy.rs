@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::Result;
 use meshward_model::{
-    NetworkName, Revision,
+    NetworkName, OnDeny, Revision,
     api::{
         ExplainQuery, Finding, LinkChange, Policy, PolicyFile, PolicyResult, PolicyRevision, Rollback,
         SubmitPolicy, SubmitResult, operations,
@@ -21,8 +21,8 @@ use std::process::ExitCode;
 
 pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Apply { sources, prune, if_revision, message } => {
-            return apply(common, &sources, prune, if_revision, message).await;
+        Verb::Apply { sources, prune, if_revision, message, reset } => {
+            return apply(common, &sources, (prune, reset), if_revision, message).await;
         }
         Verb::Check { sources, offline, strict } => return check(common, &sources, offline, strict).await,
         Verb::Diff { revisions, of, text: true, .. } => differing_texts(common, &revisions, of).await?,
@@ -92,7 +92,7 @@ async fn the_network(client: &Client, of: OfNetwork) -> Result<NetworkName> {
 async fn apply(
     common: &Common,
     sources: &Sources,
-    prune: bool,
+    (prune, reset): (bool, bool),
     if_revision: Option<Revision>,
     message: Option<String>,
 ) -> Result<ExitCode> {
@@ -109,7 +109,7 @@ async fn apply(
             return Err(Mistake(text.into()).into());
         }
     }
-    let wanted = SubmitPolicy { files, prune, scope: None, message, count_cuts: common.dry_run };
+    let wanted = SubmitPolicy { files, prune, scope: None, message, count_cuts: common.dry_run, reset };
     let result = client.write(&operations::SUBMIT_POLICY, &[], &wanted).await?;
     tell(common, &result)
 }
@@ -156,7 +156,7 @@ async fn preview(common: &Common, sources: &Sources) -> Result<()> {
 }
 
 async fn ask(common: &Common, files: Vec<PolicyFile>, count_cuts: bool) -> Result<SubmitResult> {
-    let wanted = SubmitPolicy { files, prune: false, scope: None, message: None, count_cuts };
+    let wanted = SubmitPolicy { files, prune: false, scope: None, message: None, count_cuts, reset: false };
     Client::coordinator(common)?.dry().write(&operations::SUBMIT_POLICY, &[], &wanted).await
 }
 
@@ -347,6 +347,7 @@ pub async fn explain(common: &Common, query: Explain) -> Result<ExitCode> {
         let verdict = match (one.allowed, one.observed) {
             (true, false) => good("allowed"),
             (true, true) => bad("observed (it passes, and would be denied)"),
+            (false, _) if one.on_deny == Some(OnDeny::Reject) => bad("rejected (its sender is told)"),
             (false, _) => bad("denied "),
         };
         out!("{verdict} {} -> {} {}", one.from, one.to, one.port);

@@ -20,7 +20,7 @@ pub async fn quarantine(
     verb: Option<QuarantineVerb>,
     wanted: Quarantine,
 ) -> Result<ExitCode> {
-    let Quarantine { target, allow_from, lasts, message, even_if_none } = wanted;
+    let Quarantine { target, allow_from, lasts, message, even_if_none, reset } = wanted;
     let nothing_named = target.what.is_none() && target.label_exists.is_empty();
     if let Some(QuarantineVerb::List(watching)) = verb {
         if !nothing_named {
@@ -29,14 +29,18 @@ pub async fn quarantine(
         return list(common, watching).await.map(|()| ExitCode::SUCCESS);
     }
     // As every noun does without a verb.
-    let only_noun =
-        nothing_named && allow_from.is_none() && lasts.is_none() && message.is_none() && !even_if_none;
+    let only_noun = nothing_named
+        && allow_from.is_none()
+        && lasts.is_none()
+        && message.is_none()
+        && !even_if_none
+        && !reset;
     if only_noun {
         return list(common, Watching::default()).await.map(|()| ExitCode::SUCCESS);
     }
     let client = Client::coordinator(common)?;
     let seconds = lasts.map(|time| time.as_secs());
-    let wanted = Impose { target: parse(target)?, allow_from, seconds, message, even_if_none };
+    let wanted = Impose { target: parse(target)?, allow_from, seconds, message, even_if_none, reset };
     let result = client.write(&operations::IMPOSE_QUARANTINE, &[], &wanted).await?;
     report(common, &client, &result, "quarantine", "quarantined").await
 }

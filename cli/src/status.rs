@@ -116,6 +116,11 @@ fn print_node(common: &Common, node: &LocalStatus) {
             endpoint.flows
         );
         out!("    offloads: {}", list(&endpoint.offloads));
+        let shown = ["tcp_established", "tcp_transitory", "udp", "icmp"].into_iter().filter_map(|name| {
+            let time = Duration::from_secs(*endpoint.timeouts.get(name)?);
+            Some(format!("{name} {}", humantime::format_duration(time)))
+        });
+        out!("    timeouts: {}", shown.collect::<Vec<_>>().join(", "));
         let drops = endpoint.drops.iter().filter(|(_, count)| **count > 0);
         let drops: Vec<String> = drops.map(|(cause, count)| format!("{cause} {count}")).collect();
         if !drops.is_empty() {

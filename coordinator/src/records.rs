@@ -340,9 +340,16 @@ pub struct IdentityRecord {
 pub struct PolicyRecord {
     pub network: NetworkName,
     pub files: Arc<Vec<PolicyFile>>,
+    /// When connections that it had cut were last to be reset: a number that grows; 0: never.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resets: u64,
     /// The same, read: what has just been checked is not read again.
     #[serde(skip)]
     pub read: Read,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What was worked out of a policy's files, if it was.

@@ -120,7 +120,7 @@ fn rules(count: u16) -> Rules {
 }
 
 fn party(identity: IdentityId) -> Party {
-    Party { identity, quarantined: false, owner: Owner::Workload(identity.0) }
+    Party { identity, quarantined: false, reset: false, owner: Owner::Workload(identity.0) }
 }
 
 /// An IPv4 packet of `length` bytes.
@@ -296,7 +296,13 @@ impl Pair {
                 |at: usize| (format!("w{at}").parse().expect("a name"), [10, 42, at as u8, 1].into());
             let (id, own) = workload(at);
             endpoint.add_local(LocalWorkload { prefixes: vec![], id, addresses: vec![own], vouched: None });
-            let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
+            let spec = NetworkSpec {
+                prefixes: vec![],
+                blocks: vec![],
+                mtu: 1420,
+                admission: false,
+                conduct: Default::default(),
+            };
             let mut changes = vec![Change::Put(ItemKey::Network(network.clone()), Item::Network(spec))];
             let other = 1 - at;
             let peer = PeerSpec {
@@ -310,6 +316,7 @@ impl Pair {
                     labels: format!("app=a{at}").parse().expect("labels"),
                     accepts: vec![],
                     quarantined: false,
+                    reset: false,
                 };
                 changes.push(Change::Put(ItemKey::Identity(network.clone(), identity), Item::Identity(spec)));
                 let (id, address) = workload(at);
@@ -319,6 +326,7 @@ impl Pair {
                     addresses: vec![address],
                     identity,
                     quarantined: false,
+                    reset: false,
                 };
                 changes.push(Change::Put(ItemKey::Workload(network.clone(), id), Item::Workload(spec)));
             }

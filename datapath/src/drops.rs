@@ -25,6 +25,8 @@ pub enum Cause {
     Denied,
     /// One end is quarantined.
     Quarantined,
+    /// One of the four before, and its sender was told.
+    Rejected,
     /// A later fragment whose first fragment did not pass, before it or soon after.
     OrphanFragment,
     /// An IPv6 fragment that overlaps another of its packet, or comes after one that did (RFC 5722).
@@ -51,7 +53,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause with the name that counters use.
-    pub const ALL: [(Self, &'static str); 20] = [
+    pub const ALL: [(Self, &'static str); 21] = [
         (Self::Malformed, "malformed"),
         (Self::SourceRouted, "source_routed"),
         (Self::NotUnicast, "not_unicast"),
@@ -61,6 +63,7 @@ impl Cause {
         (Self::UnknownAddress, "unknown_address"),
         (Self::Denied, "denied"),
         (Self::Quarantined, "quarantined"),
+        (Self::Rejected, "rejected"),
         (Self::OrphanFragment, "orphan_fragment"),
         (Self::OverlappingFragment, "overlapping_fragment"),
         (Self::StrayIcmpError, "stray_icmp_error"),

@@ -2,6 +2,7 @@
 //! through it in [`Round`]s, and one thread does what is slow: handshakes and timers.
 
 use crate::{
+    answer::AnswerLimits,
     coalesce::Parts,
     counters::LinkStats,
     drops::{Cause, DropCounters, Drops},
@@ -20,12 +21,13 @@ use crate::{
 };
 use ipnet::IpNet;
 use meshward_model::{
-    Acl, Change, IdentityId, Item, ItemKey, NodeName, PublicKey, Verdict, WorkloadId, stun,
+    Acl, Change, IdentityId, Item, ItemKey, NodeName, OnRevoke, PublicKey, Verdict, WorkloadId, stun,
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -91,7 +93,14 @@ pub struct Endpoint {
     reflexive: Mutex<Reflexive>,
     /// `None`: at the next tick.
     next_vouch: Mutex<Option<Instant>>,
+    pub(crate) answers: AnswerLimits,
+    /// Which connections that are cut are still to be reset.
+    resets: AtomicU8,
 }
+
+// What is to be reset: what quarantines have cut that say so, and everything that is cut.
+const RESET_QUARANTINED: u8 = 1;
+const RESET_ALL: u8 = 2;
 
 impl Endpoint {
     /// An endpoint that knows nothing and lets nothing pass. `resume`: see [`Filter::new`].
@@ -105,6 +114,8 @@ impl Endpoint {
             denials: Denials::default(),
             reflexive: Mutex::new(Reflexive::new(seed)),
             next_vouch: Mutex::default(),
+            answers: AnswerLimits::default(),
+            resets: AtomicU8::new(0),
         }
     }
 
@@ -193,7 +204,9 @@ impl Endpoint {
 
     /// Holds a workload of this node by the node's own decision, or lets it go: none of its links is open meanwhile.
     pub fn hold(&self, slot: Slot, held: bool) {
-        self.tables.write().hold(slot, held);
+        let mut tables = self.tables.write();
+        tables.hold(slot, held);
+        self.want_resets(&tables, 0);
     }
 
     /// Whether denials are kept for [`Self::take_denials`].
@@ -261,15 +274,26 @@ impl Endpoint {
     /// Applies changes of the node's view that belong to this network. When this returns they are enforced.
     pub fn apply(&self, now: Instant, changes: &[Change]) {
         let mut tables = self.tables.write();
+        let mut resets = 0;
         for change in changes {
             match change {
                 Change::Put(ItemKey::Network(_), Item::Network(spec)) => {
-                    (tables.mtu, tables.prefixes) = (spec.mtu, spec.prefixes.clone());
+                    let is_known = std::mem::replace(&mut tables.mtu, spec.mtu) != 0;
+                    if is_known && spec.conduct.resets > tables.rules.conduct().resets {
+                        resets |= RESET_ALL;
+                    }
+                    tables.prefixes.clone_from(&spec.prefixes);
+                    tables.rules.set_conduct(spec.conduct);
                 }
                 Change::Put(ItemKey::Identity(_, id), Item::Identity(spec)) => {
                     tables.rules.set_identity(*id, Some(spec.quarantined));
+                    tables.rules.set_resetting(*id, spec.quarantined && spec.reset);
+                    resets |= if spec.quarantined && spec.reset { RESET_QUARANTINED } else { 0 };
                 }
-                Change::Drop(ItemKey::Identity(_, id)) => tables.rules.set_identity(*id, None),
+                Change::Drop(ItemKey::Identity(_, id)) => {
+                    tables.rules.set_identity(*id, None);
+                    tables.rules.set_resetting(*id, false);
+                }
                 Change::Put(ItemKey::Link(_, from, to), Item::Link(acl)) => {
                     tables.rules.set_link(*from, *to, Some(acl.clone()));
                 }
@@ -284,6 +308,7 @@ impl Endpoint {
                     self.wireguard.remove(place);
                 }
                 Change::Put(ItemKey::Workload(_, id), Item::Workload(spec)) => {
+                    resets |= if spec.quarantined && spec.reset { RESET_QUARANTINED } else { 0 };
                     tables.put_workload(id, Some(spec.clone()));
                 }
                 Change::Drop(ItemKey::Workload(_, id)) => tables.put_workload(id, None),
@@ -292,6 +317,42 @@ impl Endpoint {
             }
         }
         tables.rules.begin_generation();
+        self.want_resets(&tables, resets);
+    }
+
+    fn want_resets(&self, tables: &Tables, which: u8) {
+        let always = tables.rules.conduct().on_revoke == OnRevoke::Reset;
+        self.resets.fetch_or(if always { RESET_ALL } else { which }, Relaxed);
+    }
+
+    /// Whether connections are cut whose ends are still to be told: see [`Self::reset_cut`].
+    pub fn has_resets(&self) -> bool {
+        self.resets.load(Relaxed) != 0
+    }
+
+    /// Resets both ends of the connections that the rules of now do not allow, of those that are to be reset: those that quarantines
+    /// have cut that say so, or all. Changes wait for no more than a few hundred flows.
+    pub fn reset_cut(&self, now: Instant, lane: &mut Lane, sink: &mut impl Sink) {
+        let wanted = self.resets.swap(0, Relaxed);
+        if wanted == 0 {
+            return;
+        }
+        for shard in 0..self.filter.shards() {
+            for number in 0.. {
+                let found = {
+                    let tables = self.tables.read();
+                    let who = |address| Some(tables.find(now, address).ok()?.1);
+                    let all = wanted & RESET_ALL != 0;
+                    self.filter.reset_cut(&tables.rules, now, (shard, number), all, who)
+                };
+                let Some(resets) = found else { break };
+                if !resets.is_empty() {
+                    let mut round = self.round(lane, now);
+                    resets.into_iter().for_each(|reset| round.reset(reset.to, reset.packet, sink));
+                    round.finish(sink);
+                }
+            }
+        }
     }
 
     /// Begins a round of a worker. Changes wait until it is finished, so it is to be short.
@@ -354,6 +415,7 @@ impl Endpoint {
 
     /// Runs what is due: handshakes, keepalives, vouches, the end of idle flows. Wants a call each quarter of a second.
     pub fn tick(&self, now: Now, lane: &mut Lane, sink: &mut impl Sink) {
+        self.reset_cut(now.instant, lane, sink);
         self.reflexive.lock().tick(now.instant, &mut plain(sink));
         let longest = self.tables.read().mtu;
         let given_up = self.wireguard.tick(now, longest, &mut plain(sink));

@@ -17,13 +17,15 @@ fn with_gateway() -> Pair {
     let workload =
         LocalWorkload { id: id(1), addresses: addresses.clone(), prefixes: prefixes.clone(), vouched: None };
     pair.nodes[1].slot = pair.nodes[1].endpoint.add_local(workload);
-    let spec = WorkloadSpec { prefixes, node: name(1), addresses, identity: API, quarantined: false };
+    let spec =
+        WorkloadSpec { prefixes, node: name(1), addresses, identity: API, quarantined: false, reset: false };
     let put = Change::Put(ItemKey::Workload(network(), id(1)), Item::Workload(spec));
     let spec = NetworkSpec {
         prefixes: vec!["10.42.0.0/16".parse().unwrap()],
         blocks: vec![],
         mtu: 1420,
         admission: false,
+        conduct: Default::default(),
     };
     let changes = [put, Change::Put(ItemKey::Network(network()), Item::Network(spec))];
     (0..2).for_each(|at| pair.apply(at, &changes));
@@ -123,6 +125,7 @@ fn any_gateway_of_a_prefix_sends_errors_of_its_routers() {
         addresses: vec!["10.42.9.1".parse().unwrap()],
         identity: API,
         quarantined: false,
+        reset: false,
     };
     let changes = [
         Change::Put(ItemKey::Peer(network(), other), Item::Peer(peer)),
@@ -135,4 +138,30 @@ fn any_gateway_of_a_prefix_sends_errors_of_its_routers() {
     }
     pair.send(1, &error("10.42.9.1", &to_host()));
     assert_eq!(arrived(&pair), 3, "the other's own address");
+}
+
+#[test]
+fn routes_of_one_host_have_its_errors_by_any_of_their_interfaces() {
+    let mut pair = with_gateway();
+    let addresses: Vec<IpAddr> = vec!["10.42.1.2".parse().unwrap()];
+    let prefixes = vec!["10.9.0.0/24".parse().unwrap()];
+    let spec = WorkloadSpec {
+        prefixes: prefixes.clone(),
+        node: name(1),
+        addresses: addresses.clone(),
+        identity: WEB,
+        quarantined: false,
+        reset: false,
+    };
+    let put = Change::Put(ItemKey::Workload(network(), id(7)), Item::Workload(spec));
+    pair.apply(1, &[put]);
+    let workload = LocalWorkload { id: id(7), addresses, prefixes, vouched: None };
+    let own = pair.nodes[1].slot;
+    pair.nodes[1].slot = pair.nodes[1].endpoint.add_local(workload);
+    // By the other route's interface: about what went to this one's, judged as this one's.
+    pair.send(1, &error("203.0.113.1", &to_host()));
+    assert_eq!(arrived(&pair), 1);
+    pair.nodes[1].endpoint.hold(own, true);
+    pair.send(1, &error("203.0.113.1", &to_host()));
+    assert_eq!((arrived(&pair), pair.drops(1, Cause::Quarantined)), (1, 1));
 }

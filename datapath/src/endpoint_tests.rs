@@ -5,6 +5,8 @@ use meshward_model::{
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
 
+#[path = "endpoint_answer_tests.rs"]
+mod answers;
 #[path = "endpoint_attempt_tests.rs"]
 mod attempts;
 #[path = "endpoint_icmp_tests.rs"]
@@ -115,13 +117,14 @@ fn put_workload(at: usize, identity: IdentityId) -> Change {
         addresses: vec![workload_at(at)],
         identity,
         quarantined: false,
+        reset: false,
     };
     Change::Put(ItemKey::Workload(network(), id(at)), Item::Workload(spec))
 }
 
 fn put_identity(identity: IdentityId) -> Change {
     let labels = format!("app=a{identity}").parse().unwrap();
-    let spec = IdentitySpec { labels, accepts: vec![], quarantined: false };
+    let spec = IdentitySpec { labels, accepts: vec![], quarantined: false, reset: false };
     Change::Put(ItemKey::Identity(network(), identity), Item::Identity(spec))
 }
 
@@ -147,7 +150,13 @@ impl Pair {
                 candidates: vec![format!("192.0.2.{other}:51820").parse().unwrap()],
                 prefixes: vec![format!("10.42.{other}.0/24").parse().unwrap()],
             };
-            let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
+            let spec = NetworkSpec {
+                prefixes: vec![],
+                blocks: vec![],
+                mtu: 1420,
+                admission: false,
+                conduct: Default::default(),
+            };
             endpoint.apply(
                 now,
                 &[
@@ -301,6 +310,7 @@ fn a_vouched_workload_is_let_in_only_with_an_identity_of_its_node() {
             addresses: vec!["10.42.0.2".parse().unwrap()],
             identity: WEB,
             quarantined: false,
+            reset: false,
         };
         let another = Change::Put(ItemKey::Workload(network(), id(2)), Item::Workload(spec));
         let unspoken = Change::Drop(ItemKey::Workload(network(), id(0)));
@@ -333,7 +343,14 @@ fn two_workloads_of_one_node_are_policed_without_crypto() {
         addresses: addresses.clone(),
         vouched: None,
     });
-    let spec = WorkloadSpec { prefixes: vec![], node: name(0), addresses, identity: API, quarantined: false };
+    let spec = WorkloadSpec {
+        prefixes: vec![],
+        node: name(0),
+        addresses,
+        identity: API,
+        quarantined: false,
+        reset: false,
+    };
     node.endpoint.apply(pair.now, &[Change::Put(ItemKey::Workload(network(), id(9)), Item::Workload(spec))]);
     let allowed = packet("10.42.0.1", "10.42.0.9", 6, (4000, 8080), b"");
     let denied = packet("10.42.0.9", "10.42.0.1", 6, (4000, 8080), b"");

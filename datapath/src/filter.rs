@@ -5,6 +5,7 @@
 //! established flows. A flow that is denied is remembered, and goes on when it is allowed again.
 
 use crate::{
+    answer,
     counters::{Counters, LinkStats, Links, Tally},
     drops::Cause,
     flow::{Begun, End, Flow, FlowKey, FlowTable, MAX_FLOWS, Place, Ruling, SavedFlow},
@@ -15,14 +16,14 @@ use crate::{
     saved_flows::{self, UnreadableFlows},
     seen::FlowKind,
     shares::Owner,
-    tcp::{Segment, State},
+    tcp::{ACK, Segment, State},
 };
-use meshward_model::{IdentityId, Protocol, Verdict};
+use meshward_model::{IdentityId, OnRevoke, Protocol, Verdict};
 use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -43,6 +44,15 @@ pub struct Filter {
     flows: FlowTable,
     fragments: Fragments,
     links: Links,
+    /// Whether ends of connections were ever told that these have ended.
+    has_reset: AtomicBool,
+}
+
+/// A segment for one end of a connection that is cut, as if the other end had sent it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Reset {
+    pub to: IpAddr,
+    pub packet: Vec<u8>,
 }
 
 impl Filter {
@@ -59,7 +69,51 @@ impl Filter {
             flows: FlowTable::new(most),
             fragments: Fragments::default(),
             links: Links::default(),
+            has_reset: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the ends of a packet's connection are told that it has ended.
+    pub(crate) fn is_reset(&self, now: Instant, headers: &Headers) -> bool {
+        if headers.ip_protocol != 6 || !self.has_reset.load(Relaxed) {
+            return false;
+        }
+        let mut place = self.flows.place(FlowKey::of(headers).0);
+        place.get(self.seconds(now)).is_some_and(|flow| flow.is_reset())
+    }
+
+    /// Into how many shards the flows are split: see [`Self::reset_cut`].
+    pub(crate) fn shards(&self) -> usize {
+        self.flows.shards()
+    }
+
+    /// Looks at some hundreds of the flows, those of a part of a shard, for connections that the rules of now do not allow and
+    /// that are to be reset. `None`: the shard has no such part. `by_policy`: also those that no quarantine has cut. `who`: who is
+    /// at an address.
+    pub(crate) fn reset_cut(
+        &self,
+        rules: &Rules,
+        now: Instant,
+        part: (usize, usize),
+        by_policy: bool,
+        who: impl Fn(IpAddr) -> Option<Party>,
+    ) -> Option<Vec<Reset>> {
+        let (seconds, mut resets) = (self.seconds(now), Vec::new());
+        let there = self.flows.change_part(part, |key, flow| {
+            let begun = key.begun_by(flow.initiator());
+            if begun.protocol != Protocol::Tcp || !flow.may_be_reset(seconds) {
+                return;
+            }
+            let parties = (who(begun.source), who(begun.destination));
+            if is_to_be_reset(rules, flow, &begun, parties, by_policy) {
+                flow.reset(rules.generation());
+                resets.extend(reset_both(flow, &begun));
+            }
+        });
+        if !resets.is_empty() {
+            self.has_reset.store(true, Relaxed);
+        }
+        there.then_some(resets)
     }
 
     /// How many flows there are, but for those that are denied.
@@ -458,6 +512,44 @@ impl Judging<'_> {
         place.insert(self.source.owner, flow);
         Ok(())
     }
+}
+
+/// Whether a connection is cut, and its ends are to be told.
+fn is_to_be_reset(
+    rules: &Rules,
+    flow: &Flow,
+    begun: &Begun,
+    parties: (Option<Party>, Option<Party>),
+    by_policy: bool,
+) -> bool {
+    // Whom no link joins with anybody here is forgotten here.
+    let (Some(a), Some(b)) = parties else { return by_policy };
+    let allows = |from, to, port| rules.verdict(from, to, Protocol::Tcp, port) != Verdict::Denied;
+    let back = flow.other_has_spoken() && allows(b, a, begun.source_port);
+    if allows(a, b, begun.destination_port) || back {
+        return false;
+    }
+    match rules.is_quarantined(a) || rules.is_quarantined(b) {
+        true => rules.resets(a) || rules.resets(b) || rules.conduct().on_revoke == OnRevoke::Reset,
+        false => by_policy,
+    }
+}
+
+/// What tells both ends of a connection that it has ended. Where an end is, is not always known: then it is asked by a segment that
+/// no end takes, and what it answers (RFC 9293 §3.10.7.4) is answered with a reset.
+fn reset_both(flow: &Flow, begun: &Begun) -> Vec<Reset> {
+    let ends = [(begun.source, begun.source_port), (begun.destination, begun.destination_port)];
+    let initiator = flow.initiator();
+    let mut all = Vec::new();
+    for (end, from, to) in [(initiator, ends[1], ends[0]), (initiator.other(), ends[0], ends[1])] {
+        let before = all.len();
+        let segments = flow.resets(end).map(|seq| answer::segment(from, to, seq, 0, RST));
+        all.extend(segments.map(|packet| Reset { to: to.0, packet }));
+        if all.len() == before {
+            all.push(Reset { to: to.0, packet: answer::segment(from, to, 0, 0, ACK) });
+        }
+    }
+    all
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ const WEB: IdentityId = IdentityId(1);
 const API: IdentityId = IdentityId(2);
 
 fn party(identity: IdentityId) -> Party {
-    Party { identity, quarantined: false, owner: Owner::Workload(identity.0) }
+    Party { identity, quarantined: false, reset: false, owner: Owner::Workload(identity.0) }
 }
 
 fn acl(protocol: Protocol, port: u16) -> Acl {

@@ -109,7 +109,8 @@ impl FlowKey {
         self.begun_by(if saved.marks & BEGUN_BY_HIGH != 0 { End::High } else { End::Low }).source
     }
 
-    fn begun_by(&self, initiator: End) -> Begun {
+    /// A flow as the packet that began it.
+    pub fn begun_by(&self, initiator: End) -> Begun {
         let (low, high) = ((self.low, (self.rest >> 48) as u16), (self.high, (self.rest >> 32) as u16));
         let (source, destination) = match initiator {
             End::Low => (low, high),
@@ -130,6 +131,7 @@ impl FlowKey {
             destination: address(destination.0),
             protocol,
             destination_port: destination.1,
+            source_port: source.1,
         }
     }
 }
@@ -141,6 +143,7 @@ pub(crate) struct Begun {
     pub destination: IpAddr,
     pub protocol: Protocol,
     pub destination_port: u16,
+    pub source_port: u16,
 }
 
 fn words(address: IpAddr) -> [u64; 2] {
@@ -158,6 +161,8 @@ const DENIED: u8 = 8;
 const USED: u8 = 16;
 const TCP: u8 = 32;
 const OTHER_HAS_SPOKEN: u8 = 64;
+/// Its ends are told that it has ended, until it is allowed again.
+const IS_RESET: u8 = 128;
 
 /// A conversation that was let through.
 #[derive(Debug)]
@@ -246,6 +251,28 @@ impl Flow {
         self.is(DENIED)
     }
 
+    /// Whether its ends are told that it has ended.
+    pub fn is_reset(&self) -> bool {
+        self.is(IS_RESET)
+    }
+
+    /// Whether its ends may believe in a connection of TCP, of which they have not been told that it has ended.
+    pub fn may_be_reset(&self, now: u32) -> bool {
+        let ended = self.connection.state() == State::Reset;
+        self.deadline > now && !ended && !self.is(IS_RESET)
+    }
+
+    /// Denies it, and has its ends told that it has ended.
+    pub fn reset(&mut self, generation: u64) {
+        self.rule(generation, None);
+        self.marks |= IS_RESET;
+    }
+
+    /// The sequence numbers of resets for an end of it.
+    pub fn resets(&self, end: End) -> impl Iterator<Item = u32> {
+        self.connection.resets(end as usize)
+    }
+
     /// Whether what is known of it is by the rules of this generation.
     pub fn is_of(&self, generation: u64) -> bool {
         self.stamp == generation as u32
@@ -263,6 +290,7 @@ impl Flow {
     pub fn rule(&mut self, generation: u64, ruling: Option<Ruling>) {
         self.stamp = generation as u32;
         self.mark(DENIED, ruling.is_none());
+        self.mark(IS_RESET, self.is(IS_RESET) && ruling.is_none());
         if let Some(Ruling { right, link, observed }) = ruling {
             self.mark(RIGHT_OF_HIGH, right == End::High);
             self.mark(OBSERVED, observed);
@@ -421,6 +449,20 @@ impl FlowTable {
                 begun.into_iter().for_each(&mut visit);
             }
         }
+    }
+
+    /// Changes some hundreds of the flows: the first, second and so on. `false`: there are no more.
+    pub fn change_part(
+        &self,
+        (shard, number): (usize, usize),
+        change: impl FnMut(&FlowKey, &mut Flow),
+    ) -> bool {
+        self.shards[shard].lock().change_part(number, change)
+    }
+
+    /// Into how many shards they are split.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
     }
 
     /// The flows whose time is not up at `now`, in seconds: those first that are worth most.

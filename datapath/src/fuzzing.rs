@@ -195,7 +195,13 @@ impl End {
             candidates: vec![([192, 0, 2, at ^ 1], 51820).into()],
             prefixes: vec![prefix],
         };
-        let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
+        let spec = NetworkSpec {
+            prefixes: vec![],
+            blocks: vec![],
+            mtu: 1420,
+            admission: false,
+            conduct: Default::default(),
+        };
         endpoint.apply(
             now,
             &[

@@ -5,6 +5,7 @@
 //! the next one on a change is enforced.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod aside;
 mod batch;
 mod checksum;

@@ -304,7 +304,7 @@ pub(crate) mod build {
     /// A packet of `protocol` with the given ports (or echo identifier) and payload.
     pub fn packet(source: &str, destination: &str, protocol: u8, ports: (u16, u16), data: &[u8]) -> Vec<u8> {
         let mut transport = match protocol {
-            6 => vec![0; 20],
+            6 => [&[0; 12][..], &[5 << 4], &[0; 7]].concat(),
             1 | 58 => vec![if protocol == 1 { 8 } else { 128 }, 0, 0, 0, 0, 0, 0, 0],
             132 => vec![0; 12],
             _ => vec![0; 8],

@@ -2,6 +2,7 @@
 
 use crate::seen::{Denial, FlowKind};
 use crate::{
+    answer,
     batch::Batch,
     coalesce::{Coalescer, Merging, Parts, Span},
     counters::Tally,
@@ -18,7 +19,7 @@ use crate::{
     too_big, vouch,
     wireguard::{DATA_HEADER, Kind, Millis, Narrow, OVERHEAD, Peer, Peers, Sending, number},
 };
-use meshward_model::{IdentityId, stun};
+use meshward_model::{IdentityId, OnDeny, stun};
 use parking_lot::RwLockReadGuard;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -75,7 +76,10 @@ impl<'a> Round<'a> {
     pub fn from_workload(&mut self, slot: Slot, offload: Offload, packet: &mut [u8], sink: &mut impl Sink) {
         match self.route_from_workload(slot, offload, packet, sink) {
             Err((Cause::OrphanFragment, _)) if self.hold_of_workload(slot, packet) => {}
-            Err((cause, packets)) => self.endpoint.drops.count(cause, packets),
+            Err((cause, packets)) => {
+                let told = is_denial(cause) && self.refuse(slot, packet, sink);
+                self.endpoint.drops.count(if told { Cause::Rejected } else { cause }, packets);
+            }
             Ok(()) if self.endpoint.filter.has_waiting_fragments() => {
                 for mut later in self.waiting_for(packet) {
                     if let Err((cause, packets)) =
@@ -86,6 +90,47 @@ impl<'a> Round<'a> {
                 }
             }
             Ok(()) => {}
+        }
+    }
+
+    /// Tells a workload that a packet of it was denied, if that is to be told; `false`: it is not.
+    #[cold]
+    fn refuse(&mut self, slot: Slot, packet: &[u8], sink: &mut impl Sink) -> bool {
+        let Some(source) = self.tables.local(slot).and_then(Local::party) else { return false };
+        let Some((answer, headers)) = self.refusal(source, packet) else { return false };
+        self.hand_to(slot, answer, &headers, sink)
+    }
+
+    /// What the sender of a denied packet is told, if anything.
+    fn refusal(&self, source: Party, packet: &[u8]) -> Option<(Vec<u8>, Headers)> {
+        let Self { endpoint, tables, now, .. } = self;
+        let headers = Headers::parse(packet).ok()?;
+        let destination = tables.find(*now, headers.destination).ok().map(|(_, party)| party);
+        let rejects = tables.rules.on_deny(source, destination, &headers) == OnDeny::Reject;
+        if !rejects && !endpoint.filter.is_reset(*now, &headers) {
+            return None;
+        }
+        let answer = answer::refusal(&packet[..headers.length.min(packet.len())], &headers)?;
+        let headers = Headers::parse(&answer).ok()?;
+        endpoint.answers.allow(*now, source.owner).then_some((answer, headers))
+    }
+
+    /// Hands a packet of the endpoint's own to a workload of this node.
+    fn hand_to(&mut self, slot: Slot, mut packet: Vec<u8>, headers: &Headers, sink: &mut impl Sink) -> bool {
+        match self.device_of(slot) {
+            Some(_) => self.send_to_device(slot, &mut packet, headers, Offload::None, sink).is_ok(),
+            None => {
+                let all = 0..packet.len();
+                sink.to_workload(slot, Offload::None, Parts::new(&packet, from_ref(&all)))
+            }
+        }
+    }
+
+    /// Hands a segment to the end of a connection that is cut, if it is on this node: the other end's node does the same for it.
+    pub(crate) fn reset(&mut self, to: IpAddr, packet: Vec<u8>, sink: &mut impl Sink) {
+        let slot = self.tables.local_at(to).map(|(slot, _)| slot);
+        if let (Some(slot), Ok(headers)) = (slot, Headers::parse(&packet)) {
+            self.hand_to(slot, packet, &headers, sink);
         }
     }
 
@@ -192,7 +237,7 @@ impl<'a> Round<'a> {
     }
 
     /// Whether a workload may send an ICMP error, and where it then goes: only about a packet that was going to it, or to what is
-    /// behind it.
+    /// behind it. Routes of this host have its errors by any of their interfaces: the kernel chooses by where they go.
     fn admit_error(
         &self,
         slot: Slot,
@@ -202,13 +247,16 @@ impl<'a> Round<'a> {
         tally: Tally,
     ) -> Result<Place, Cause> {
         let Self { endpoint, tables, now, .. } = self;
-        let source = local.party().ok_or(Cause::NotAdmitted)?;
         let quoted = Quoted::read(packet, headers);
-        let quoted = quoted.filter(|quoted| tables.is_source_of(slot, local, quoted.headers.destination));
-        let Some(quoted) = quoted else {
+        let quoted = quoted.and_then(|quoted| {
+            let of = tables.answers_for(slot, local, quoted.headers.destination)?;
+            Some((quoted, of))
+        });
+        let Some((quoted, of)) = quoted else {
             let is_own = tables.is_source_of(slot, local, headers.source);
             return Err(if is_own { Cause::StrayIcmpError } else { Cause::SpoofedByWorkload });
         };
+        let source = of.party().ok_or(Cause::NotAdmitted)?;
         if !tables.is_source_of_error(*now, source, headers.source, quoted.headers.destination) {
             return Err(Cause::SpoofedByWorkload);
         }
@@ -479,7 +527,7 @@ impl<'a> Round<'a> {
 
     /// Hands what has come from peers to the workloads: packets of one flow are judged together.
     pub fn deliver(&mut self, buffer: &mut [u8], sink: &mut impl Sink) {
-        let mut for_devices = Vec::new();
+        let (mut for_devices, mut answers) = (Vec::new(), Vec::new());
         for number in 0..self.lane.coalescer.count() {
             let (run, offload) = self.lane.coalescer.finish(number, buffer);
             let packet = Parts::new(buffer, &run.parts);
@@ -487,6 +535,14 @@ impl<'a> Round<'a> {
                 Ok(device) => for_devices.extend(device.map(|device| (device, offload, packet.to_vec()))),
                 Err(Cause::OrphanFragment) if self.hold_of_peer(run.peer, &run.headers, packet) => continue,
                 Err(cause) => {
+                    let denied = matches!(cause, Cause::Denied | Cause::Quarantined);
+                    let answer = denied.then(|| self.refusal_to(run.peer, &run.headers, packet.first()));
+                    let cause = if let Some(Some(answer)) = answer {
+                        answers.push((run.peer, answer));
+                        Cause::Rejected
+                    } else {
+                        cause
+                    };
                     self.endpoint.drops.count(cause, run.parts.len() as u64);
                     continue;
                 }
@@ -503,6 +559,9 @@ impl<'a> Round<'a> {
             }
         }
         self.lane.coalescer.clear();
+        for (peer, answer) in answers {
+            self.send(peer, &Pieces::Whole(&answer), Ecn::NotCapable, sink);
+        }
         for (slot, offload, mut packet) in for_devices {
             let sent = Headers::parse(&packet)
                 .map_err(|error| (error.into(), 1))
@@ -511,6 +570,14 @@ impl<'a> Round<'a> {
                 self.endpoint.drops.count(cause, packets);
             }
         }
+    }
+
+    /// What the sender of a peer's packet is told that was denied, if anything. That node's own filter has let it pass, and lets the
+    /// answer pass as one of its flow.
+    #[cold]
+    fn refusal_to(&self, peer: usize, headers: &Headers, packet: &[u8]) -> Option<Vec<u8>> {
+        let source = self.tables.sender(self.now, peer, headers.source).ok()?;
+        Some(self.refusal(source, packet)?.0)
     }
 
     /// Has a later fragment of a peer wait for the first.
@@ -598,6 +665,11 @@ impl<'a> Round<'a> {
             }
         }
     }
+}
+
+/// Whether a packet is dropped because nothing allows it, or nothing is there that could.
+fn is_denial(cause: Cause) -> bool {
+    matches!(cause, Cause::Denied | Cause::Quarantined | Cause::UnknownAddress | Cause::NotAdmitted)
 }
 
 /// An address of whoever has sent a packet: an ICMP error may have another source address.

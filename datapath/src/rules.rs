@@ -1,12 +1,13 @@
 //! The rules of one endpoint: what is allowed now.
 
 use crate::{
+    packet::Headers,
     shares::Owner,
     timeouts::{Seconds, Timeouts},
 };
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
-use meshward_model::{Acl, IdentityId, Protocol, Verdict};
+use hashbrown::{HashMap, HashSet};
+use meshward_model::{Acl, Conduct, IdentityId, OnDeny, Protocol, Verdict};
 
 /// One end of a packet, as policy sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Party {
     pub identity: IdentityId,
     /// Whether it is quarantined by itself.
     pub quarantined: bool,
+    /// Whether connections that its quarantine cuts are reset.
+    pub reset: bool,
     /// Who is charged for what is kept of its packets.
     pub owner: Owner,
 }
@@ -29,6 +32,9 @@ pub struct Rules {
     acls: HashMap<Pair, Acl, RandomState>,
     generation: u64,
     timeouts: Seconds,
+    conduct: Conduct,
+    /// The identities whose quarantine resets the connections that it cuts.
+    resetting: HashSet<IdentityId, RandomState>,
 }
 
 impl Rules {
@@ -39,6 +45,45 @@ impl Rules {
             None => self.quarantined.remove(&id),
         };
         self.begin_generation();
+    }
+
+    /// Sets whether connections that the quarantine of an identity cuts are reset.
+    pub fn set_resetting(&mut self, id: IdentityId, resets: bool) {
+        match resets {
+            true => self.resetting.insert(id),
+            false => self.resetting.remove(&id),
+        };
+    }
+
+    /// Sets what senders of denied packets are told, and for how long silent conversations are kept.
+    pub fn set_conduct(&mut self, conduct: Conduct) {
+        self.conduct = conduct;
+        self.timeouts = Timeouts::of(&conduct).into();
+    }
+
+    /// What senders of denied packets and ends of cut connections are told.
+    pub(crate) fn conduct(&self) -> &Conduct {
+        &self.conduct
+    }
+
+    /// What the sender of a packet is told that was denied. `to`: who is at its destination, if anybody is known to be.
+    pub(crate) fn on_deny(&self, from: Party, to: Option<Party>, headers: &Headers) -> OnDeny {
+        if self.is_quarantined(from) {
+            return self.conduct.on_quarantine;
+        }
+        let said = |from: Party, to: Party, port: u16| {
+            self.acls.get(&(from.identity, to.identity))?.on_deny(headers.protocol(), port)
+        };
+        // It may be an answer of a flow that was begun from the other side.
+        let said = to.and_then(|to| {
+            said(from, to, headers.destination_port).or_else(|| said(to, from, headers.source_port))
+        });
+        said.unwrap_or(self.conduct.on_deny)
+    }
+
+    /// Whether connections of what is quarantined are reset when they are cut.
+    pub(crate) fn resets(&self, party: Party) -> bool {
+        (party.quarantined && party.reset) || self.resetting.contains(&party.identity)
     }
 
     /// Sets the ACL of a link; `None` removes the link.

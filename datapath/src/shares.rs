@@ -166,6 +166,16 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
         Some(chunk.iter().map(|entry| (&entry.key, &entry.value)))
     }
 
+    /// Changes some hundreds of the entries: the first, second and so on. `false`: there are no more.
+    pub fn change_part(&mut self, number: usize, mut change: impl FnMut(&K, &mut V)) -> bool {
+        let Some(chunk) = self.chunks.get_mut(number).filter(|chunk| !chunk.is_empty()) else { return false };
+        chunk.iter_mut().for_each(|entry| change(&entry.key, &mut entry.value));
+        let first = number * CHUNK;
+        let ids = first..first + chunk.len();
+        ids.for_each(|id| self.settle(id as u32));
+        true
+    }
+
     fn entry(&self, id: u32) -> &Entry<K, V> {
         &self.chunks[id as usize / CHUNK][id as usize % CHUNK]
     }

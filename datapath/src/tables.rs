@@ -33,7 +33,8 @@ pub(crate) struct Local {
 impl Local {
     pub fn party(&self) -> Option<Party> {
         let owner = self.owner;
-        let vouched = self.workload.vouched.map(|identity| Party { identity, quarantined: false, owner });
+        let vouched =
+            self.workload.vouched.map(|identity| Party { identity, quarantined: false, reset: false, owner });
         let party = self.admitted.or(vouched)?;
         Some(Party { quarantined: party.quarantined || self.held, ..party })
     }
@@ -305,7 +306,7 @@ impl Tables {
         let place = self.peer_place(&spec.node);
         *self.hosted.entry((place, spec.identity)).or_default() += 1;
         let owner = Owner::Peer(place as u32, claimant);
-        let party = Party { identity: spec.identity, quarantined: spec.quarantined, owner };
+        let party = party_of(spec, owner);
         for address in &spec.addresses {
             self.addresses.put(*address, claimant, Holder::Peer(place as u32, party), Holder::outranks);
             self.vouched.remove(address);
@@ -324,7 +325,7 @@ impl Tables {
     fn admits(&self, spec: &WorkloadSpec, local: &LocalWorkload, owner: Owner) -> Option<Party> {
         let same =
             spec.node == self.node && spec.addresses == local.addresses && spec.prefixes == local.prefixes;
-        same.then_some(Party { identity: spec.identity, quarantined: spec.quarantined, owner })
+        same.then(|| party_of(spec, owner))
     }
 
     /// A workload of this node.
@@ -350,6 +351,17 @@ impl Tables {
                 && self.local_at(address).is_some_and(|(own, _)| own == slot)
     }
 
+    /// For whom a workload may send an ICMP error about a packet to an address: for itself, or, if it is a route, for another route
+    /// of this node, since both interfaces are the host's own.
+    pub fn answers_for<'a>(&'a self, slot: Slot, local: &'a Local, quoted: IpAddr) -> Option<&'a Local> {
+        if self.is_source_of(slot, local, quoted) {
+            return Some(local);
+        }
+        let (_, other) = self.local_at(quoted)?;
+        let are_routes = !local.workload.prefixes.is_empty() && !other.workload.prefixes.is_empty();
+        are_routes.then_some(other)
+    }
+
     /// The peers that are gateways beside others.
     pub fn shared_gateways(&self) -> HashSet<usize> {
         self.remote_prefixes.shared().map(|(_, place, _)| *place).collect()
@@ -364,7 +376,7 @@ impl Tables {
         }
         if let Some(vouched) = self.vouched.get(&address).filter(|vouched| vouched.until > now) {
             let owner = Owner::Peer(vouched.peer as u32, self.hasher.hash_one(address) as u32);
-            let party = Party { identity: vouched.identity, quarantined: false, owner };
+            let party = Party { identity: vouched.identity, quarantined: false, reset: false, owner };
             return Ok((Place::Peer(vouched.peer), party));
         }
         let local = self.local_prefixes.find(address);
@@ -482,6 +494,10 @@ impl Tables {
         let peers = self.peers.iter().enumerate();
         peers.filter_map(|(place, peer)| peer.as_ref().map(|(node, _)| (place, node)))
     }
+}
+
+fn party_of(spec: &WorkloadSpec, owner: Owner) -> Party {
+    Party { identity: spec.identity, quarantined: spec.quarantined, reset: spec.reset, owner }
 }
 
 #[cfg(test)]

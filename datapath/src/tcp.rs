@@ -9,7 +9,7 @@
 use crate::packet::{FIN, Fragment, Headers, RST, SYN};
 
 /// TCP's ACK flag (RFC 9293 §3.1).
-const ACK: u8 = 16;
+pub(crate) const ACK: u8 = 16;
 /// The least that an end is taken to have offered: segments and acknowledgements may be so many bytes older than the newest.
 const LEAST_WINDOW: u32 = 66_000;
 /// The most data that a SYN carries (RFC 7413): within one packet.
@@ -57,6 +57,15 @@ impl Segment {
     /// Whether it asks for a connection: a SYN that answers nothing.
     pub fn begins(&self) -> bool {
         self.flags & (SYN | ACK | RST) == SYN
+    }
+
+    /// The reset that its sender takes: its sequence and acknowledgement numbers and its flags (RFC 9293 §3.10.7.1). `is_whole`:
+    /// its length is known; without that there is none for what acknowledges nothing.
+    pub fn reset(&self, is_whole: bool) -> Option<(u32, u32, u8)> {
+        match self.has(ACK) {
+            true => Some((self.ack, 0, RST)),
+            false => is_whole.then_some((0, self.end, RST | ACK)),
+        }
     }
 
     /// Whether it belongs to a connection that goes on.
@@ -377,6 +386,14 @@ impl Connection {
 }
 
 impl Connection {
+    /// The sequence numbers at which an end may take a reset: it is where that end is, or they are around it, so that it answers
+    /// with where it is (RFC 5961 §3.2). None: no numbers are known.
+    pub fn resets(&self, end: usize) -> impl Iterator<Item = u32> {
+        let acked = self.is(HAS_ACKED, end).then_some(self.halves[end].acked);
+        let sent = self.is(KNOWN, 1 - end).then_some(self.halves[1 - end].end);
+        acked.into_iter().chain(sent.filter(|sent| acked != Some(*sent)))
+    }
+
     /// A connection that was in this state before, of which no numbers are known. `closed`: see [`Self::closed`].
     pub fn restored(state: State, closed: u8) -> Self {
         Self { flags: u16::from(closed & 3) * CLOSED, ..Self::unknown(state) }

@@ -1,5 +1,6 @@
 //! For how long a filter keeps a conversation in which nothing is said.
 
+use meshward_model::Conduct;
 use std::time::Duration;
 
 /// The longest timeout: a week.
@@ -34,6 +35,39 @@ impl Default for Timeouts {
             udp: Duration::from_secs(180),
             icmp: Duration::from_secs(60),
             other: Duration::from_secs(180),
+        }
+    }
+}
+
+impl Timeouts {
+    /// Every timeout with its name.
+    pub fn all(&self) -> [(&'static str, Duration); 7] {
+        [
+            ("tcp_established", self.tcp_established),
+            ("tcp_transitory", self.tcp_transitory),
+            ("tcp_opening", self.tcp_opening),
+            ("udp", self.udp),
+            ("udp_opening", self.udp_opening),
+            ("icmp", self.icmp),
+            ("other", self.other),
+        ]
+    }
+
+    /// The timeouts of a network; what it does not say has its default.
+    pub fn of(conduct: &Conduct) -> Self {
+        let usual = Self::default();
+        let [tcp_established, tcp_transitory, udp, icmp] =
+            conduct.timeouts.map(|seconds| seconds.map(|seconds| Duration::from_secs(seconds.into())));
+        let tcp_transitory = tcp_transitory.unwrap_or(usual.tcp_transitory);
+        let udp = udp.unwrap_or(usual.udp);
+        Self {
+            tcp_established: tcp_established.unwrap_or(usual.tcp_established),
+            tcp_transitory,
+            tcp_opening: usual.tcp_opening.min(tcp_transitory),
+            udp,
+            udp_opening: usual.udp_opening.min(udp),
+            icmp: icmp.unwrap_or(usual.icmp),
+            other: usual.other,
         }
     }
 }

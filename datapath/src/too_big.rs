@@ -2,10 +2,9 @@
 //! RFC 1191 §4) and ICMPv6's "packet too big" (RFC 4443 §3.2). Without it the sender would never learn why nothing arrives.
 
 use crate::{
-    checksum::{Sum, set_ipv4},
+    answer,
     packet::{Headers, Icmp},
 };
-use std::net::IpAddr;
 
 /// The most of a packet that an answer quotes, so that it fits the least MTU of IPv4's hosts (RFC 1812 §4.3.2.3).
 const MOST_QUOTED: usize = 500;
@@ -20,49 +19,15 @@ pub(crate) fn is_too_big(packet: &[u8], headers: &Headers, length: usize, mtu: u
 
 /// The answer to its sender: `mtu` is what would pass, in bytes.
 pub(crate) fn answer(packet: &[u8], headers: &Headers, mtu: u16) -> Vec<u8> {
-    let quoted = &packet[..packet.len().min(MOST_QUOTED)];
-    match (headers.destination, headers.source) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let length = 20 + 8 + quoted.len();
-            let mut answer = vec![0; length];
-            answer[0] = 0x45;
-            answer[2..4].copy_from_slice(&(length as u16).to_be_bytes());
-            (answer[8], answer[9]) = (64, 1);
-            answer[12..16].copy_from_slice(&from.octets());
-            answer[16..20].copy_from_slice(&to.octets());
-            set_ipv4(&mut answer, 20);
-            (answer[20], answer[21]) = (3, 4);
-            answer[26..28].copy_from_slice(&mtu.to_be_bytes());
-            answer[28..].copy_from_slice(quoted);
-            let sum = Sum::default().add(&answer[20..]).finish();
-            answer[22..24].copy_from_slice(&sum);
-            answer
-        }
-        (from, to) => {
-            let mut answer = vec![0; 40 + 8 + quoted.len()];
-            answer[0] = 0x60;
-            answer[4..6].copy_from_slice(&((8 + quoted.len()) as u16).to_be_bytes());
-            (answer[6], answer[7]) = (58, 64);
-            for (place, address) in [(8, from), (24, to)] {
-                if let IpAddr::V6(address) = address {
-                    answer[place..place + 16].copy_from_slice(&address.octets());
-                }
-            }
-            answer[40] = 2;
-            answer[44..48].copy_from_slice(&u32::from(mtu).to_be_bytes());
-            answer[48..].copy_from_slice(quoted);
-            let pseudo = Sum::default().add_pseudo(from, to, 58, answer.len() - 40);
-            let sum = pseudo.add(&answer[40..]).finish();
-            answer[42..44].copy_from_slice(&sum);
-            answer
-        }
-    }
+    let head = if headers.source.is_ipv4() { 20 + 8 } else { 40 + 8 };
+    answer::icmp_error(packet, headers, ([3, 4], [2, 0]), mtu.into(), head + MOST_QUOTED)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::build;
+    use crate::{checksum::Sum, packet::build};
+    use std::net::IpAddr;
 
     #[test]
     fn the_answer_is_a_valid_error_that_quotes_the_packet() {

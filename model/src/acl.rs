@@ -1,6 +1,9 @@
 //! The ACL of a link: what one identity may send to another.
 
-use crate::ports::{PortRange, PortSpec, Protocol};
+use crate::{
+    conduct::OnDeny,
+    ports::{PortRange, PortSpec, Protocol},
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -32,6 +35,11 @@ pub struct Acl {
     observed: Vec<AclEntry>,
     /// What passes to a quarantined workload, whatever is allowed otherwise.
     forensic: Vec<AclEntry>,
+    /// What is denied by rules that say that its sender is told, or that it is not.
+    rejected: Vec<AclEntry>,
+    dropped: Vec<AclEntry>,
+    /// The same of everything else between the two that is denied; `None`: as the network has it.
+    otherwise: Option<OnDeny>,
 }
 
 impl Acl {
@@ -48,6 +56,27 @@ impl Acl {
     /// Adds what passes while the link's end is quarantined.
     pub fn with_forensics(self, forensic: Vec<AclEntry>) -> Self {
         Self { forensic: merged(forensic), ..self }
+    }
+
+    /// Adds what the senders of denied packets are told: of those that are `rejected`, of those that are `dropped`, and `otherwise`.
+    pub fn with_answers(
+        self,
+        rejected: Vec<AclEntry>,
+        dropped: Vec<AclEntry>,
+        otherwise: Option<OnDeny>,
+    ) -> Self {
+        Self { rejected: merged(rejected), dropped: merged(dropped), otherwise, ..self }
+    }
+
+    /// What the sender of a denied packet is told; `None`: as the network has it.
+    pub fn on_deny(&self, protocol: Protocol, port: u16) -> Option<OnDeny> {
+        if holds(&self.dropped, protocol, port) {
+            Some(OnDeny::Drop)
+        } else if holds(&self.rejected, protocol, port) {
+            Some(OnDeny::Reject)
+        } else {
+            self.otherwise
+        }
     }
 
     /// What passes to a quarantined workload.
@@ -76,7 +105,7 @@ impl Acl {
             });
             merged(pieces.collect())
         };
-        Self { allowed: cut(&self.allowed), observed: cut(&self.observed), forensic: self.forensic.clone() }
+        Self { allowed: cut(&self.allowed), observed: cut(&self.observed), ..self.clone() }
     }
 
     /// The allowed ranges, sorted by protocol and port.
@@ -89,8 +118,13 @@ impl Acl {
         &self.observed
     }
 
-    /// Whether nothing may pass.
+    /// Whether it says nothing that holds without it, too: nothing may pass, and it has no answers of its own.
     pub fn is_empty(&self) -> bool {
+        self.is_closed() && self.rejected.is_empty() && self.dropped.is_empty() && self.otherwise.is_none()
+    }
+
+    /// Whether nothing may pass.
+    pub fn is_closed(&self) -> bool {
         self.allowed.is_empty() && self.observed.is_empty() && self.forensic.is_empty()
     }
 
@@ -122,6 +156,26 @@ impl Acl {
             Some(protocol) => covers(protocol),
             None => Protocol::ALL.into_iter().all(covers),
         }
+    }
+
+    /// Whether the sender of anything of `spec` is told that it was refused, were it denied. `usual`: as the network has it.
+    pub fn rejects_all(&self, spec: PortSpec, usual: OnDeny) -> bool {
+        let protocols = Protocol::ALL.into_iter().filter(|own| spec.protocol.is_none_or(|p| p == *own));
+        let rejects = |protocol: Protocol| {
+            let ports = if protocol.has_ports() { spec.ports } else { PortRange::ALL };
+            let overlaps = |entry: &&AclEntry| {
+                entry.protocol == protocol
+                    && entry.ports.first <= ports.last
+                    && ports.first <= entry.ports.last
+            };
+            if self.dropped.iter().any(|entry| overlaps(&entry)) {
+                return false;
+            }
+            let covers = |e: &AclEntry| e.ports.first <= ports.first && ports.last <= e.ports.last;
+            self.otherwise.unwrap_or(usual) == OnDeny::Reject
+                || self.rejected.iter().filter(overlaps).any(covers)
+        };
+        protocols.into_iter().all(rejects)
     }
 
     /// Whether anything of `spec` is allowed.
@@ -160,6 +214,10 @@ fn holds(entries: &[AclEntry], protocol: Protocol, port: u16) -> bool {
 
 impl fmt::Display for Acl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = self.otherwise.filter(|_| !self.allows_all(PortSpec::ANY)).map(|on_deny| match on_deny {
+            OnDeny::Drop => "(else dropped)".to_owned(),
+            OnDeny::Reject => "(else rejected)".to_owned(),
+        });
         if self.allows_all(PortSpec::ANY) && self.forensic.is_empty() {
             return f.pad("any");
         }
@@ -178,6 +236,8 @@ impl fmt::Display for Acl {
             false => entries.iter().map(|entry| format!("{} ({mark})", name(entry))).collect(),
         };
         let (observed, forensic) = (marked(&self.observed, "observed"), marked(&self.forensic, "forensics"));
-        f.pad(&allowed.chain(observed).chain(forensic).collect::<Vec<_>>().join(" "))
+        let (rejected, dropped) = (marked(&self.rejected, "rejected"), marked(&self.dropped, "dropped"));
+        let all = allowed.chain(observed).chain(forensic).chain(rejected).chain(dropped).chain(told);
+        f.pad(&all.collect::<Vec<_>>().join(" "))
     }
 }

@@ -8,6 +8,7 @@ pub mod accept;
 pub mod acl;
 pub mod api;
 pub mod bounded;
+pub mod conduct;
 pub mod control;
 pub mod diagnosis;
 pub mod environment;
@@ -28,6 +29,7 @@ pub mod view;
 
 pub use accept::AcceptFrom;
 pub use acl::{Acl, AclEntry, Verdict};
+pub use conduct::{Conduct, FlowTimeouts, OnDeny, OnRevoke};
 pub use keys::PublicKey;
 pub use labels::{LabelKey, Labels};
 pub use names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName};

@@ -272,6 +272,9 @@ pub struct LocalEndpoint {
     pub flows: usize,
     /// Packets dropped, by cause.
     pub drops: BTreeMap<String, u64>,
+    /// For how many seconds a conversation is kept in which nothing is said, by its kind.
+    #[serde(default)]
+    pub timeouts: BTreeMap<String, u64>,
 }
 
 /// What is left behind, beside the socket, by a node daemon that has ended because its node was removed from the mesh.

@@ -10,6 +10,7 @@
 use crate::{
     accept::AcceptFrom,
     acl::Acl,
+    conduct::Conduct,
     keys::PublicKey,
     labels::Labels,
     names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId},
@@ -34,6 +35,8 @@ pub struct NetworkSpec {
     pub mtu: u16,
     /// Whether its policy says what workloads have to be to be let in.
     pub admission: bool,
+    /// How it treats conversations.
+    pub conduct: Conduct,
 }
 
 /// Another node's endpoint of the same network.
@@ -56,6 +59,8 @@ pub struct IdentitySpec {
     pub accepts: Vec<AcceptFrom>,
     /// Whether a quarantine selects it: then no link of it is open.
     pub quarantined: bool,
+    /// Whether the TCP connections that the quarantine cuts are reset.
+    pub reset: bool,
 }
 
 /// A workload that the node runs or may meet.
@@ -71,6 +76,8 @@ pub struct WorkloadSpec {
     pub identity: IdentityId,
     /// Whether it is quarantined by itself.
     pub quarantined: bool,
+    /// Whether the TCP connections that the quarantine cuts are reset.
+    pub reset: bool,
 }
 
 /// One thing in a view.
@@ -474,7 +481,7 @@ mod tests {
         (0u32..4, 0u32..4, 0u32..3, any::<bool>()).prop_map(|(a, b, kind, flag)| match kind {
             0 => {
                 let labels = format!("app=a{b}").parse().unwrap();
-                let spec = IdentitySpec { labels, accepts: vec![], quarantined: flag };
+                let spec = IdentitySpec { labels, accepts: vec![], quarantined: flag, reset: false };
                 (ItemKey::Identity(network(), IdentityId(a)), Item::Identity(spec))
             }
             1 => {
@@ -489,6 +496,7 @@ mod tests {
                     addresses: vec![],
                     identity: IdentityId(b % 3),
                     quarantined: flag,
+                    reset: false,
                 };
                 let id = format!("w{a}").parse().unwrap();
                 (ItemKey::Workload(network(), id), Item::Workload(spec))
@@ -591,6 +599,7 @@ mod tests {
             addresses: vec!["10.0.0.1".parse().unwrap()],
             identity: IdentityId(1),
             quarantined: true,
+            reset: false,
         };
         let peer = PeerSpec {
             public_key: PublicKey([1; 32]),
@@ -599,9 +608,15 @@ mod tests {
         };
         let labels = "app=web".parse().unwrap();
         let items = [
-            Item::Network(NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false }),
+            Item::Network(NetworkSpec {
+                prefixes: vec![],
+                blocks: vec![],
+                mtu: 1420,
+                admission: false,
+                conduct: Default::default(),
+            }),
             Item::Peer(peer),
-            Item::Identity(IdentitySpec { labels, accepts, quarantined: false }),
+            Item::Identity(IdentitySpec { labels, accepts, quarantined: false, reset: false }),
             Item::Workload(workload),
             Item::Link(acl),
             Item::Trigger(trigger),

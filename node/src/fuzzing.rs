@@ -122,7 +122,13 @@ fn remove_set_aside(place: &Path) {
 
 fn changes() -> Vec<Change> {
     let node: NodeName = "rack".parse().expect("a name");
-    let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
+    let spec = NetworkSpec {
+        prefixes: vec![],
+        blocks: vec![],
+        mtu: 1420,
+        admission: false,
+        conduct: Default::default(),
+    };
     let peer =
         PeerSpec { public_key: meshward_model::PublicKey([7; 32]), candidates: vec![], prefixes: vec![] };
     vec![

@@ -145,7 +145,13 @@ mod tests {
     use std::fs;
 
     fn network(at: u16) -> Change {
-        let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: at, admission: false };
+        let spec = NetworkSpec {
+            prefixes: vec![],
+            blocks: vec![],
+            mtu: at,
+            admission: false,
+            conduct: Default::default(),
+        };
         Change::Put(ItemKey::Network(format!("n{at}").parse().unwrap()), Item::Network(spec))
     }
 

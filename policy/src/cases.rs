@@ -13,7 +13,7 @@ use std::collections::HashSet;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("policy test {number} failed: from {from} to {to}, {port}: expected {expected}, but {found}",
     from = test.from, to = test.to, port = test.port,
-    expected = match test.expect { Expect::Allow => "allow", Expect::Deny => "deny" })]
+    expected = match test.expect { Expect::Allow => "allow", Expect::Deny => "deny", Expect::Reject => "reject" })]
 pub struct TestFailure {
     /// Its place in the document, from 1.
     pub number: usize,
@@ -60,6 +60,7 @@ fn run_test(
     let passed = match test.expect {
         Expect::Allow => acl.allows_all(test.port),
         Expect::Deny => !acl.allows_some(test.port),
+        Expect::Reject => !acl.allows_some(test.port) && acl.rejects_all(test.port, policy.on_deny),
     };
     if passed {
         return None;
@@ -69,7 +70,7 @@ fn run_test(
             let deciding = Deciding { mode: policy.mode, rules: matching, opened: Vec::new() };
             decide(&deciding, protocol, test.port.ports.first, |_, _| true).1.to_string()
         }
-        _ if acl.is_empty() => "nothing is allowed between them".to_owned(),
+        _ if acl.is_closed() => "nothing is allowed between them".to_owned(),
         _ => format!("what is allowed between them is: {acl}"),
     };
     Some(TestFailure { number, test: test.clone(), found })

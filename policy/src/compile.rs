@@ -4,7 +4,7 @@ use crate::{
     decide::{Deciding, Tier, is_lifted},
     document::{Action, Declarations, Mode, Policy, Rule},
 };
-use meshward_model::{AcceptFrom, Acl, AclEntry, Labels, PortRange, PortSpec, Protocol, Verdict};
+use meshward_model::{AcceptFrom, Acl, AclEntry, Labels, OnDeny, PortRange, PortSpec, Protocol, Verdict};
 
 /// The ACL between two label sets: exactly what [`Policy::decide`] says, for every protocol and port.
 ///
@@ -41,6 +41,7 @@ pub(crate) fn compile_matching(
     let deciding = Deciding { mode: policy.mode, rules, opened };
     let speakers = speakers(&deciding);
     let (mut allowed, mut observed, mut forensic) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rejected, mut dropped) = (Vec::new(), Vec::new());
     for protocol in Protocol::ALL {
         sweep(&speakers, protocol, |ports, counts| {
             let entry = AclEntry { protocol, ports };
@@ -50,7 +51,11 @@ pub(crate) fn compile_matching(
             match counts.verdict(policy.mode) {
                 Verdict::Allowed => allowed.push(entry),
                 Verdict::Observed => observed.push(entry),
-                Verdict::Denied => {}
+                Verdict::Denied => match counts.answer() {
+                    Some(OnDeny::Reject) => rejected.push(entry),
+                    Some(OnDeny::Drop) => dropped.push(entry),
+                    None => {}
+                },
             }
         });
     }
@@ -59,7 +64,15 @@ pub(crate) fn compile_matching(
         Some(ports) => acl.within(&ports),
         None => acl,
     };
-    acl.with_forensics(forensic)
+    acl.with_forensics(forensic).with_answers(rejected, dropped, otherwise(&deciding))
+}
+
+/// What rules that allow say of everything between the two that nothing allows. Who is silent is so for all of them.
+fn otherwise(deciding: &Deciding) -> Option<OnDeny> {
+    let spoken = deciding.rules.iter().filter(|(tier, rule)| {
+        matches!(tier, Tier::Guardrail | Tier::Rule) && rule.action() == Action::Allow
+    });
+    spoken.filter_map(|(_, rule)| rule.on_deny).min()
 }
 
 /// Who speaks of ports.
@@ -71,6 +84,8 @@ enum Speaker {
         denies: bool,
         /// What it says is observed, not enforced.
         lifted: bool,
+        /// What senders are told, if it denies.
+        on_deny: Option<OnDeny>,
     },
     /// The destination's declaration.
     Opens,
@@ -93,6 +108,7 @@ fn speakers<'a>(deciding: &'a Deciding<'a>) -> Vec<(Speaker, &'a PortSpec)> {
                 guardrail: *tier == Tier::Guardrail,
                 denies: rule.action() == Action::Deny,
                 lifted: is_lifted(deciding.mode, *tier, rule),
+                on_deny: rule.on_deny,
             },
         };
         all.extend(rule.ports().iter().map(|spec| (speaker, spec)));
@@ -101,18 +117,24 @@ fn speakers<'a>(deciding: &'a Deciding<'a>) -> Vec<(Speaker, &'a PortSpec)> {
     all
 }
 
-/// How many speak of a port: `[guardrail][denies][lifted]`; how many open it, and `[over_guardrails]` let in.
+/// How many speak of a port: `[guardrail][denies][lifted]`; how many that deny it have an answer: `[guardrail][rejects]`; how many
+/// open it, and `[over_guardrails]` let in.
 #[derive(Debug, Default)]
 struct Counts {
     speaking: [[[u32; 2]; 2]; 2],
+    answering: [[u32; 2]; 2],
     opening: u32,
     letting_in: [u32; 2],
 }
 
 impl Counts {
     fn count(&mut self, speaker: Speaker, begins: bool) {
+        if let Speaker::Rule { guardrail, denies: true, lifted: false, on_deny: Some(on_deny) } = speaker {
+            let count = &mut self.answering[usize::from(guardrail)][usize::from(on_deny == OnDeny::Reject)];
+            *count = if begins { *count + 1 } else { *count - 1 };
+        }
         let count = match speaker {
-            Speaker::Rule { guardrail, denies, lifted } => {
+            Speaker::Rule { guardrail, denies, lifted, .. } => {
                 &mut self.speaking[usize::from(guardrail)][usize::from(denies)][usize::from(lifted)]
             }
             Speaker::Opens => &mut self.opening,
@@ -142,6 +164,16 @@ impl Counts {
             }
         }
         (self.opening > 0).then_some(true)
+    }
+
+    /// What those that deny say is told; who is silent is so for all of them.
+    fn answer(&self) -> Option<OnDeny> {
+        let [_, by_guardrail] = self.speaking[1];
+        match self.answering[usize::from(by_guardrail[0] > 0)] {
+            [0, 0] => None,
+            [0, _] => Some(OnDeny::Reject),
+            _ => Some(OnDeny::Drop),
+        }
     }
 
     fn verdict(&self, mode: Mode) -> Verdict {

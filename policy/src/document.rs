@@ -5,7 +5,9 @@ use crate::{
     decide::Tier,
     routes::RouteRule,
 };
-use meshward_model::{Condition, Labels, Lasting, NetworkName, PortSpec, Selector};
+use meshward_model::{
+    Condition, Conduct, FlowTimeouts, Labels, Lasting, NetworkName, OnDeny, OnRevoke, PortSpec, Selector,
+};
 use serde::{Deserialize, Serialize};
 
 /// The policy of one network, its named sets filled in.
@@ -19,6 +21,18 @@ pub struct Policy {
     /// What a workload may declare about who reaches it.
     #[serde(skip_serializing_if = "is_usual")]
     pub declarations: Declarations,
+    /// What the sender of a packet is told that nothing allows, where no rule says otherwise.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub on_deny: OnDeny,
+    /// What a quarantined workload is told of what it sends.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub on_quarantine: OnDeny,
+    /// What the ends of a TCP connection are told that a change of policy or a quarantine cuts.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub on_revoke: OnRevoke,
+    /// For how long silent conversations are kept.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub timeouts: FlowTimeouts,
     /// What may pass, and exceptions from that.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
@@ -112,6 +126,9 @@ pub struct Rule {
     /// What it denies passes, and is counted.
     #[serde(skip_serializing_if = "is_usual")]
     pub observe: bool,
+    /// What senders are told of what it denies, or, if it allows, of everything between the two that nothing allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_deny: Option<OnDeny>,
 }
 
 /// What a rule does with the packets that it matches.
@@ -157,6 +174,8 @@ pub enum Expect {
     Allow,
     /// None of it passes.
     Deny,
+    /// None of it passes, and whoever tries is told.
+    Reject,
 }
 
 /// What happens by itself when workloads try what they may not.
@@ -199,6 +218,10 @@ impl Policy {
             network,
             mode: Mode::default(),
             declarations: Declarations::default(),
+            on_deny: OnDeny::default(),
+            on_quarantine: OnDeny::default(),
+            on_revoke: OnRevoke::default(),
+            timeouts: FlowTimeouts::default(),
             rules: Vec::new(),
             guardrails: Vec::new(),
             tests: Vec::new(),
@@ -209,6 +232,12 @@ impl Policy {
             forensics: Vec::new(),
             let_in: Vec::new(),
         }
+    }
+
+    /// How nodes are to treat conversations. `resets`: see [`Conduct`].
+    pub fn conduct(&self, resets: u64) -> Conduct {
+        let Self { on_deny, on_quarantine, on_revoke, .. } = *self;
+        Conduct { on_deny, on_quarantine, on_revoke, timeouts: Conduct::timeouts_of(&self.timeouts), resets }
     }
 
     /// The policy as YAML.

@@ -68,10 +68,14 @@ fn samples() -> Vec<Vec<u8>> {
     let whole = r#"network: shop
 mode: enforce
 declarations: open
+on_deny: reject
+on_quarantine: drop
+on_revoke: reset
+timeouts: { udp: 2m, tcp_established: 3h }
 sets:
   back: { app: { in: [api, db] } }
 rules:
-  - { name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/80, tcp/8080-8090] }
+  - { name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/80, tcp/8080-8090], on_deny: drop }
   - name: no-debug
     from: { env: { not: prod } }
     to: { tier: { exists: true } }

@@ -52,6 +52,7 @@ pub fn suggest(
                 allow: allow.clone(),
                 deny: vec![],
                 observe: false,
+                on_deny: None,
             });
         }
     }

@@ -5,7 +5,9 @@ use crate::{
     compile::compile,
     document::{Action, Declarations, ForensicsRule, LetIn, Mode, Policy, Rule},
 };
-use meshward_model::{AcceptFrom, Acl, Labels, PortRange, PortSpec, Protocol, Selector, Verdict};
+use meshward_model::{
+    AcceptFrom, Acl, Labels, OnDeny, OnRevoke, PortRange, PortSpec, Protocol, Selector, Verdict,
+};
 use proptest::prelude::*;
 
 fn selector() -> impl Strategy<Value = Selector> {
@@ -53,11 +55,14 @@ fn spec() -> impl Strategy<Value = PortSpec> {
 }
 
 fn rules(prefix: &'static str) -> impl Strategy<Value = Vec<Rule>> {
-    let rule = (selector(), selector(), prop::collection::vec(spec(), 1..3), 0..3u8);
+    let on_deny =
+        prop_oneof![2 => Just(None), 1 => Just(Some(OnDeny::Drop)), 2 => Just(Some(OnDeny::Reject))];
+    let rule = (selector(), selector(), prop::collection::vec(spec(), 1..3), (0..3u8, on_deny));
     prop::collection::vec(rule, 0..4).prop_map(move |rules| {
-        let named = |(at, (from, to, ports, kind)): (usize, (Selector, Selector, Vec<PortSpec>, u8))| {
+        type Made = (Selector, Selector, Vec<PortSpec>, (u8, Option<OnDeny>));
+        let named = |(at, (from, to, ports, (kind, on_deny))): (usize, Made)| {
             let (allow, deny) = if kind == 0 { (ports, vec![]) } else { (vec![], ports) };
-            Rule { name: format!("{prefix}{at}"), from, to, allow, deny, observe: kind == 2 }
+            Rule { name: format!("{prefix}{at}"), from, to, allow, deny, observe: kind == 2, on_deny }
         };
         rules.into_iter().enumerate().map(named).collect()
     })
@@ -67,6 +72,8 @@ fn policy() -> impl Strategy<Value = Policy> {
     let parts = (rules("r"), rules("g"), 0..5u8, any::<bool>(), letting_in());
     parts.prop_map(|(rules, guardrails, mode, open, (forensics, _))| Policy {
         forensics,
+        on_deny: if mode == 1 { OnDeny::Reject } else { OnDeny::Drop },
+        on_revoke: if mode == 2 { OnRevoke::Reset } else { OnRevoke::Drop },
         mode: if mode == 0 { Mode::Observe } else { Mode::Enforce },
         declarations: if open { Declarations::Open } else { Declarations::Narrow },
         rules,
@@ -84,6 +91,7 @@ fn letting_in() -> impl Strategy<Value = (Vec<ForensicsRule>, Vec<LetIn>)> {
         allow,
         deny: vec![],
         observe: false,
+        on_deny: None,
     };
     let named = (selector(), selector(), prop::collection::vec(spec(), 1..3), any::<bool>());
     let named = prop::collection::vec(named, 0..3).prop_map(move |all| {
@@ -165,6 +173,27 @@ fn naive(
     }
 }
 
+/// What the sender of something is told that is denied, by the words of the documentation.
+fn naive_on_deny(policy: &Policy, from: &Labels, to: &Labels, protocol: Protocol, port: u16) -> OnDeny {
+    let matches = |rule: &&Rule| rule.from.matches(from) && rule.to.matches(to);
+    let denies = |rule: &&Rule| {
+        let enforced = !rule.observe;
+        enforced && matches(rule) && rule.deny.iter().any(|spec| spec.matches(protocol, port))
+    };
+    let guardrails: Vec<&Rule> = policy.guardrails.iter().filter(denies).collect();
+    let lifted = policy.mode == Mode::Observe;
+    let rules = policy.rules.iter().filter(|rule| !lifted && denies(rule));
+    let deciding = if guardrails.is_empty() { rules.collect() } else { guardrails };
+    let silent_first = |said: Vec<OnDeny>| match said.contains(&OnDeny::Drop) {
+        true => Some(OnDeny::Drop),
+        false => said.first().copied(),
+    };
+    let said = silent_first(deciding.iter().filter_map(|rule| rule.on_deny).collect());
+    let allowing = policy.guardrails.iter().chain(&policy.rules).filter(|rule| !rule.allow.is_empty());
+    let otherwise = silent_first(allowing.filter(matches).filter_map(|rule| rule.on_deny).collect());
+    said.or(otherwise).unwrap_or(policy.on_deny)
+}
+
 /// Whether what is quarantined may be reached, by the words of the documentation.
 fn naive_forensics(policy: &Policy, from: &Labels, to: &Labels, protocol: Protocol, port: u16) -> bool {
     let matches = |rule: &Rule| rule.from.matches(from) && rule.to.matches(to);
@@ -198,6 +227,15 @@ proptest! {
             let expected = naive(&policy, &from, &to, &accepts, protocol, port);
             prop_assert_eq!(acl.verdict(protocol, port), expected, "{} {} in {}", protocol, port, acl);
             prop_assert_eq!(policy.decide(&from, &to, &accepts, protocol, port).verdict, expected);
+            // What the destination declares is no rule, and has no answer.
+            if expected == Verdict::Denied && accepts.is_empty() {
+                let told = acl.on_deny(protocol, port).unwrap_or(policy.on_deny);
+                prop_assert_eq!(told, naive_on_deny(&policy, &from, &to, protocol, port), "{} {}", protocol, port);
+                let (one, whole) = (PortRange { first: port, last: port }, PortRange::ALL);
+                let ports = if protocol.has_ports() { one } else { whole };
+                let spec = PortSpec { protocol: Some(protocol), ports };
+                prop_assert_eq!(acl.rejects_all(spec, policy.on_deny), told == OnDeny::Reject, "{} in {}", spec, acl);
+            }
             let let_in = naive_forensics(&policy, &from, &to, protocol, port);
             prop_assert_eq!(acl.allows_forensics(protocol, port), let_in, "{} {} in {}", protocol, port, acl);
         }

@@ -27,6 +27,7 @@ mod nat;
 mod policy;
 mod reactions;
 mod recovery;
+mod refusals;
 mod relay;
 mod support;
 mod terraform;

@@ -38,6 +38,9 @@ pub enum Policy {
         /// Why, for the log
         #[arg(short, long)]
         message: Option<String>,
+        /// Reset both ends of every TCP connection that is not allowed any more, so that applications notice at once
+        #[arg(long)]
+        reset: bool,
     },
     /// Check policies: syntax, tests, rules that do nothing, selectors that match nothing, guardrails
     ///
@@ -157,6 +160,9 @@ pub struct Quarantine {
     /// Impose it even if no workload is selected now: for those that start later
     #[arg(long)]
     pub even_if_none: bool,
+    /// Reset both ends of every TCP connection that is cut, so that applications notice at once
+    #[arg(long)]
+    pub reset: bool,
 }
 
 #[derive(Args)]

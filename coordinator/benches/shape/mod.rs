@@ -84,6 +84,7 @@ impl Shape {
         }
         let files = vec![PolicyFile { name: "policy.yaml".into(), text: self.policy(0) }];
         records.push(Record::Policy(PolicyRecord {
+            resets: 0,
             network: network(),
             files: files.into(),
             read: Default::default(),

@@ -446,7 +446,7 @@ impl Node {
     fn at_first(&self, key: &ItemKey) -> Option<Hash128> {
         let ItemKey::Workload(network, id) = key else { return None };
         let record = self.shared.world.networks.get(network)?.workloads.get(id)?;
-        let item = meshward_coordinator::world::workload_item(record, false);
+        let item = meshward_coordinator::world::workload_item(record, Default::default());
         Some(Hash128::of(&item.0, &item.1))
     }
 }

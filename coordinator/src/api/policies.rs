@@ -73,6 +73,7 @@ pub async fn submit(
         back: None,
         networks: caller.networks.clone(),
         guardrails: only_looks || caller.role == Role::Admin,
+        reset: wanted.reset,
     };
     if submission.files.is_empty() && submission.scope.is_none() {
         let text = "there are no files; name one, or the part that is to be removed with `scope`";

@@ -53,7 +53,10 @@ pub fn impose(
     let standing = world.quarantines.values().find(|standing| standing.target == *target);
     let by_admin = hand.admin && wanted.allow_from.is_some();
     let same = |standing: &Quarantine| {
-        standing.allow_from == wanted.allow_from && standing.until == until && standing.by_admin == by_admin
+        standing.allow_from == wanted.allow_from
+            && standing.until == until
+            && standing.by_admin == by_admin
+            && standing.reset == wanted.reset
     };
     if standing.is_some_and(same) {
         return Ok(Plan::nothing(workloads));
@@ -63,6 +66,7 @@ pub fn impose(
         target: target.clone(),
         allow_from: wanted.allow_from.clone(),
         by_admin,
+        reset: wanted.reset,
         since: standing.map_or_else(|| timestamp(hand.now), |standing| standing.since.clone()),
         until,
         by: hand.by.to_owned(),
@@ -72,6 +76,9 @@ pub fn impose(
     if let Some(selector) = &record.allow_from {
         // Writing to a string has no way to fail.
         let _ = write!(action, ", but for `{selector}`");
+    }
+    if record.reset {
+        action.push_str(", with resets");
     }
     if let Some(until) = &record.until {
         let _ = write!(action, ", until {until}");

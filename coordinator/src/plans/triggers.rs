@@ -56,8 +56,14 @@ pub fn fire(
             if world.quarantines.of_workload(&workload.id).is_some() {
                 return Ok(nothing);
             }
-            let wanted =
-                Impose { target, allow_from: None, seconds, message: Some(seen.clone()), even_if_none: true };
+            let wanted = Impose {
+                target,
+                allow_from: None,
+                seconds,
+                message: Some(seen.clone()),
+                even_if_none: true,
+                reset: false,
+            };
             let plan = impose(world, id, &wanted, &Hand { by: &by, networks: &[], admin: false, now })?;
             (plan.mutations, plan.action)
         }

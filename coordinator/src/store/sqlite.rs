@@ -447,7 +447,12 @@ mod tests {
         let mut store = Sqlite::open(&path).unwrap();
         let policy = |text: usize| {
             let files = vec![PolicyFile { name: "a".into(), text: text.to_string() }].into();
-            Record::Policy(PolicyRecord { network: "shop".parse().unwrap(), files, read: Default::default() })
+            Record::Policy(PolicyRecord {
+                network: "shop".parse().unwrap(),
+                files,
+                resets: 0,
+                read: Default::default(),
+            })
         };
         let key = policy(0).key();
         for at in 0..100 {
@@ -530,6 +535,7 @@ mod tests {
         let policy = |text: &str| {
             let files = vec![PolicyFile { name: "a".into(), text: text.into() }];
             Record::Policy(PolicyRecord {
+                resets: 0,
                 network: "shop".parse().unwrap(),
                 files: files.into(),
                 read: Default::default(),

@@ -96,7 +96,9 @@ impl Items<'_> {
         let blocks = self.nodes.record(node)?.blocks.get(self.name())?.clone();
         let record = &self.network.record;
         let admission = !self.network.links.policy().admission.is_empty();
-        let spec = NetworkSpec { prefixes: record.prefixes.clone(), blocks, mtu: record.mtu, admission };
+        let conduct = self.network.links.policy().conduct(self.network.resets);
+        let spec =
+            NetworkSpec { prefixes: record.prefixes.clone(), blocks, mtu: record.mtu, admission, conduct };
         Some((ItemKey::Network(self.name().clone()), Item::Network(spec)))
     }
 
@@ -129,9 +131,14 @@ impl Items<'_> {
 
     pub fn identity(&self, id: IdentityId) -> Option<(ItemKey, Item)> {
         let labels = self.network.links.labels(id)?;
-        let quarantined = self.quarantines.selects(self.name(), labels).is_some();
+        let held = self.quarantines.holds_labels(self.name(), labels);
         let accepts = self.network.links.accepts(id).to_vec();
-        let spec = IdentitySpec { labels: labels.clone(), accepts, quarantined };
+        let spec = IdentitySpec {
+            labels: labels.clone(),
+            accepts,
+            quarantined: held.quarantined,
+            reset: held.reset,
+        };
         Some((ItemKey::Identity(self.name().clone(), id), Item::Identity(spec)))
     }
 
@@ -334,12 +341,15 @@ impl Telling<'_> {
         changes
     }
 
-    /// The network has another policy. `step`: what that changes, if it was worked out already.
-    pub fn set_policy(&mut self, policy: Arc<Policy>, step: Option<PolicyStep>) {
+    /// The network has another policy. `step`: what that changes, if it was worked out already. `resets`: see
+    /// [`PolicyRecord`](crate::records::PolicyRecord).
+    pub fn set_policy(&mut self, policy: Arc<Policy>, step: Option<PolicyStep>, resets: u64) {
         self.deltas.hurry(true);
         let triggers: Vec<_> = self.items().triggers().collect();
-        let judged = !self.network.links.policy().admission.is_empty();
-        let judges = !policy.admission.is_empty();
+        let settings = |policy: &Policy, resets: u64| (!policy.admission.is_empty(), policy.conduct(resets));
+        let before_it = settings(self.network.links.policy(), self.network.resets);
+        let is_other = before_it != settings(&policy, resets);
+        self.network.resets = resets;
         self.network.names_node = policy.speaks_of_nodes();
         let is_this = |step: &PolicyStep| {
             self.network.links.is_ground_of(step) && step.policy().let_in == policy.let_in
@@ -356,7 +366,7 @@ impl Telling<'_> {
         if self.is_muted() {
             return;
         }
-        if judged != judges {
+        if is_other {
             self.network_changed();
         }
         let name = self.name();

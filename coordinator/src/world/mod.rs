@@ -18,8 +18,8 @@ pub use keys::KeyOwner;
 pub use network::{NetworkState, Subject, workload_item};
 
 use crate::records::{
-    ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, Record, RecordKey,
-    RefusedRecord, RelayRecord, Standing, Step, TokenRecord, WorkloadRecord,
+    ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, PolicyRecord, Record,
+    RecordKey, RefusedRecord, RelayRecord, Standing, Step, TokenRecord, WorkloadRecord,
 };
 use addresses::Addresses;
 use deltas::{Items, Telling};
@@ -173,7 +173,8 @@ impl World {
                 // closed side is to allow nothing.
                 let policy =
                     record.policy().unwrap_or_else(|_| Arc::new(Policy::deny_all(record.network.clone())));
-                self.set_policy(&record.network, policy, (record.files, record.read.step), deltas);
+                let PolicyRecord { network, files, resets, read } = record;
+                self.set_policy(&network, policy, (files, read.step, resets), deltas);
             }
             Record::Quarantine(record) => {
                 let (target, forensic) = (record.target.clone(), record.allow_from.is_some());
@@ -307,13 +308,13 @@ impl World {
         &mut self,
         name: &NetworkName,
         policy: Arc<Policy>,
-        (files, step): (Arc<Vec<PolicyFile>>, Step),
+        (files, step, resets): (Arc<Vec<PolicyFile>>, Step, u64),
         deltas: &mut Deltas,
     ) {
         let revision = self.revision;
         let policy = self.with_forensics(name, policy);
         self.tell(name, deltas, |telling| {
-            telling.set_policy(policy, step.take());
+            telling.set_policy(policy, step.take(), resets);
             telling.network.policy_files = files;
             telling.network.policy_revision = Some(revision);
         });
@@ -344,7 +345,8 @@ impl World {
         };
         let elsewhere = quarantine.target.network.as_ref().is_some_and(|own| own != name);
         let name = format!("quarantine {}", quarantine.id);
-        let rule = Rule { name, from, to, allow: vec![PortSpec::ANY], deny: vec![], observe: false };
+        let rule =
+            Rule { name, from, to, allow: vec![PortSpec::ANY], deny: vec![], observe: false, on_deny: None };
         (!elsewhere).then_some(LetIn { rule, by_admin: quarantine.by_admin })
     }
 
@@ -355,7 +357,10 @@ impl World {
             let before = self.networks[&name].links.policy().clone();
             let after = self.with_forensics(&name, before.clone());
             if !Arc::ptr_eq(&before, &after) {
-                self.tell(&name, deltas, |telling| telling.set_policy(after, None));
+                self.tell(&name, deltas, |telling| {
+                    let resets = telling.network.resets;
+                    telling.set_policy(after, None, resets);
+                });
             }
         }
     }
@@ -488,8 +493,9 @@ impl World {
             identities.flat_map(move |(identity, labels)| {
                 let held = self.quarantines.selects(&network.record.name, labels).is_some();
                 let workloads = network.workloads_of(identity);
-                workloads
-                    .map(move |workload| (workload, labels, held || self.quarantines.holds(&workload.id)))
+                workloads.map(move |workload| {
+                    (workload, labels, held || self.quarantines.holds(&workload.id).quarantined)
+                })
             })
         })
     }

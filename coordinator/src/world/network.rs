@@ -1,5 +1,6 @@
 //! One network and what is in it, with the indices that deltas and views are made from.
 
+use super::quarantines::Hold;
 use crate::records::{IdentityRecord, RefusedRecord, Standing, WorkloadRecord};
 use ipnet::IpNet;
 use meshward_model::{
@@ -25,6 +26,8 @@ pub struct NetworkState {
     /// The policy as it was written, and the revision that has it.
     pub policy_files: Arc<Vec<PolicyFile>>,
     pub policy_revision: Option<Revision>,
+    /// See [`PolicyRecord::resets`](crate::records::PolicyRecord::resets).
+    pub resets: u64,
     /// Whether the policy speaks of nodes: then they are among the labels of the workloads.
     pub names_node: bool,
     /// Of the identities that have a workload.
@@ -43,7 +46,7 @@ pub struct NetworkState {
     /// The workloads of a node, and how many of each identity they are.
     on_node: HashMap<u32, OnNode>,
     /// The workloads that are told as held by themselves.
-    held: HashSet<WorkloadId>,
+    held: HashMap<WorkloadId, Hold>,
     /// The nodes that serve the network.
     members: RoaringBitmap,
     /// The hash of a node as a peer.
@@ -71,6 +74,7 @@ impl NetworkState {
             record,
             policy_files: Arc::default(),
             policy_revision: None,
+            resets: 0,
             names_node: false,
             workloads: HashMap::new(),
             identities: BTreeMap::new(),
@@ -81,7 +85,7 @@ impl NetworkState {
             refused_on: HashMap::new(),
             running: HashMap::new(),
             on_node: HashMap::new(),
-            held: HashSet::new(),
+            held: HashMap::new(),
             members: RoaringBitmap::new(),
             peers: HashMap::new(),
         }
@@ -174,14 +178,14 @@ impl NetworkState {
     }
 
     /// Notes a workload. Its identity is among the links.
-    pub fn add(&mut self, record: WorkloadRecord, node: u32, quarantined: bool) {
-        if quarantined {
-            self.held.insert(record.id.clone());
+    pub fn add(&mut self, record: WorkloadRecord, node: u32, held: Hold) {
+        if held.quarantined {
+            self.held.insert(record.id.clone(), held);
         }
         let running = self.running.entry(record.identity).or_default();
         running.workloads.insert(record.id.clone());
         running.hosts.insert(node);
-        running.digest.add(hash(&record, quarantined));
+        running.digest.add(hash(&record, held));
         let on = self.on_node.entry(node).or_default();
         on.workloads.insert(record.id.clone());
         *on.identities.entry(record.identity).or_default() += 1;
@@ -195,7 +199,7 @@ impl NetworkState {
     /// Forgets a workload. If it was the last of its identity, the links still have that.
     pub fn remove(&mut self, id: &WorkloadId, node: u32) {
         let Some(record) = self.workloads.remove(id) else { return };
-        let quarantined = self.held.remove(id);
+        let held = self.held.remove(id).unwrap_or_default();
         self.free_addresses(id, &record.addresses);
         self.note_routes(id, &record.prefixes, false);
         let mut last_on_node = true;
@@ -214,7 +218,7 @@ impl NetworkState {
         }
         if let Some(running) = self.running.get_mut(&record.identity) {
             running.workloads.remove(id);
-            running.digest.remove(hash(&record, quarantined));
+            running.digest.remove(hash(&record, held));
             if last_on_node {
                 running.hosts.remove(node);
             }
@@ -301,16 +305,17 @@ impl NetworkState {
     }
 
     /// Follows that a workload is told otherwise, though its record is the same.
-    pub fn set_held(&mut self, id: &WorkloadId, quarantined: bool) {
-        let Some(record) = self.workloads.get(id).filter(|_| self.held.contains(id) != quarantined) else {
+    pub fn set_held(&mut self, id: &WorkloadId, held: Hold) {
+        let before = self.held.get(id).copied().unwrap_or_default();
+        let Some(record) = self.workloads.get(id).filter(|_| before != held) else {
             return;
         };
         if let Some(running) = self.running.get_mut(&record.identity) {
-            running.digest.remove(hash(record, !quarantined));
-            running.digest.add(hash(record, quarantined));
+            running.digest.remove(hash(record, before));
+            running.digest.add(hash(record, held));
         }
-        if quarantined {
-            self.held.insert(id.clone())
+        if held.quarantined {
+            self.held.insert(id.clone(), held)
         } else {
             self.held.remove(id)
         };
@@ -318,18 +323,19 @@ impl NetworkState {
 }
 
 /// A workload as nodes are told of it.
-pub fn workload_item(record: &WorkloadRecord, quarantined: bool) -> (ItemKey, Item) {
+pub fn workload_item(record: &WorkloadRecord, held: Hold) -> (ItemKey, Item) {
     let spec = WorkloadSpec {
         node: record.node.clone(),
         addresses: record.addresses.clone(),
         prefixes: record.prefixes.clone(),
         identity: record.identity,
-        quarantined,
+        quarantined: held.quarantined,
+        reset: held.reset,
     };
     (ItemKey::Workload(record.network.clone(), record.id.clone()), Item::Workload(spec))
 }
 
-fn hash(record: &WorkloadRecord, quarantined: bool) -> Hash128 {
-    let (key, item) = workload_item(record, quarantined);
+fn hash(record: &WorkloadRecord, held: Hold) -> Hash128 {
+    let (key, item) = workload_item(record, held);
     Hash128::of(&key, &item)
 }

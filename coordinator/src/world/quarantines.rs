@@ -6,6 +6,13 @@ use std::{
     ops::Deref,
 };
 
+/// Whether quarantines hold something, and reset the connections that they cut.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hold {
+    pub quarantined: bool,
+    pub reset: bool,
+}
+
 /// The quarantines by their ids.
 #[derive(Debug, Default)]
 pub struct Quarantines {
@@ -62,8 +69,19 @@ impl Quarantines {
     }
 
     /// Whether a workload is held by itself.
-    pub fn holds(&self, workload: &WorkloadId) -> bool {
-        self.by_workload.contains_key(workload)
+    pub fn holds(&self, workload: &WorkloadId) -> Hold {
+        let Some(ids) = self.by_workload.get(workload) else { return Hold::default() };
+        let reset = ids.iter().filter_map(|id| self.all.get(id)).any(|quarantine| quarantine.reset);
+        Hold { quarantined: true, reset }
+    }
+
+    /// Whether what has these labels is held.
+    pub fn holds_labels(&self, network: &NetworkName, labels: &Labels) -> Hold {
+        let mut held = Hold::default();
+        for quarantine in self.all_that_select(network, labels) {
+            held = Hold { quarantined: true, reset: held.reset || quarantine.reset };
+        }
+        held
     }
 
     /// The quarantine that names a workload.
@@ -79,7 +97,15 @@ impl Quarantines {
 
     /// The quarantine that selects labels.
     pub fn selects(&self, network: &NetworkName, labels: &Labels) -> Option<&Quarantine> {
-        self.selecting().find(|quarantine| {
+        self.all_that_select(network, labels).next()
+    }
+
+    fn all_that_select<'s>(
+        &'s self,
+        network: &NetworkName,
+        labels: &Labels,
+    ) -> impl Iterator<Item = &'s Quarantine> {
+        self.selecting().filter(move |quarantine| {
             let target = &quarantine.target;
             target.selector.as_ref().is_some_and(|selector| selector.matches(labels))
                 && target.network.as_ref().is_none_or(|own| own == network)

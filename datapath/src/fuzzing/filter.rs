@@ -235,6 +235,7 @@ impl World {
         let party = |at: usize| Party {
             identity: IdentityId(at as u32),
             quarantined: false,
+            reset: false,
             owner: Owner::Workload(at as u32),
         };
         let tally = Tally { packets: 1, bytes: bytes.len() as u64 };

@@ -54,6 +54,7 @@ fn spec(node_number: u8, identity: u32, addresses: &[u8], prefixes: &[u8]) -> Wo
         prefixes: prefixes.iter().copied().map(prefix).collect(),
         identity: IdentityId(identity),
         quarantined: false,
+        reset: false,
     }
 }
 

@@ -10,6 +10,7 @@ pub use reach::*;
 
 use crate::{
     acl::Acl,
+    conduct::OnDeny,
     control::DEFAULT_PORT,
     labels::Labels,
     measurement::{Measurement, SharingContainer},
@@ -341,6 +342,9 @@ pub struct SubmitPolicy {
     /// Whether to ask the nodes how many live flows it would cut. Only with `dry_run`.
     #[serde(default)]
     pub count_cuts: bool,
+    /// Whether both ends of every TCP connection that the policy does not allow any more get a reset.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
 }
 
 /// A part of the policy of one network. What it selects and nobody sends any more is removed. Either `only` or `except`, or
@@ -538,6 +542,9 @@ pub struct Impose {
     /// Whether it is imposed even if it selects no workload now: for those that start later. Otherwise that is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub even_if_none: bool,
+    /// Whether both ends of every TCP connection that it cuts get a reset.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
 }
 
 /// A quarantine that stands.
@@ -554,6 +561,9 @@ pub struct Quarantine {
     /// Whether an admin has imposed it: otherwise `allow_from` lets in whom the policy names under `forensics`, and nobody else.
     #[serde(default)]
     pub by_admin: bool,
+    /// Whether both ends of every TCP connection that it cuts get a reset.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
     /// Since when.
     #[schema(value_type = Time)]
     pub since: String,
@@ -690,6 +700,9 @@ pub struct Explanation {
     /// Whether it passes only because it is observed.
     #[serde(default)]
     pub observed: bool,
+    /// What the sender is told, if it is denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_deny: Option<OnDeny>,
     /// What decided: the rule, the guardrail, a quarantine, or the default.
     pub because: String,
     /// Whether both identities have a workload now; if not, the labels were taken as given.

@@ -198,8 +198,11 @@ fn acl() -> Value {
     } });
     json!({
         "type": "object",
-        "properties": { "allowed": entries, "observed": entries, "forensic": { "type": "boolean" } },
-        "required": ["allowed", "observed", "forensic"],
-        "description": "What may pass, what passes only because it is observed, and whether everything passes to a quarantined workload."
+        "properties": {
+            "allowed": entries, "observed": entries, "forensic": entries, "rejected": entries, "dropped": entries,
+            "otherwise": { "type": ["string", "null"], "enum": ["drop", "reject", null] },
+        },
+        "required": ["allowed", "observed", "forensic", "rejected", "dropped"],
+        "description": "What may pass, what passes only because it is observed, what passes to a quarantined workload, and which senders of denied packets are told: of rules that deny, and otherwise (as the network has it, if there is nothing)."
     })
 }

@@ -74,6 +74,7 @@ fn changes() -> Vec<Change> {
                 blocks: vec![],
                 mtu: 1420,
                 admission: true,
+                conduct: Default::default(),
             }),
         ),
         put(
@@ -86,7 +87,12 @@ fn changes() -> Vec<Change> {
         ),
         put(
             ItemKey::Identity(network.clone(), IdentityId(3)),
-            Item::Identity(IdentitySpec { labels: name("app=web"), accepts: vec![], quarantined: false }),
+            Item::Identity(IdentitySpec {
+                labels: name("app=web"),
+                accepts: vec![],
+                quarantined: false,
+                reset: false,
+            }),
         ),
         put(
             ItemKey::Workload(network.clone(), name("w1")),
@@ -96,6 +102,7 @@ fn changes() -> Vec<Change> {
                 prefixes: vec![name("192.168.7.0/24")],
                 identity: IdentityId(3),
                 quarantined: false,
+                reset: false,
             }),
         ),
         put(ItemKey::Link(network.clone(), IdentityId(3), IdentityId(3)), Item::Link(acl)),

@@ -460,6 +460,7 @@ impl Node {
                 // Before the rules: what they deny first counts, too.
                 running.service.endpoint.watch_denials(state.view.triggers(network).next().is_some());
                 running.service.endpoint.apply(clock::now(), changes);
+                running.service.reset_cut();
             }
         }
         // What cuts has cut by now; what takes longer follows.

@@ -17,7 +17,13 @@ async fn history(place: &Path) -> Vec<String> {
     folder.keep_workload(&attachment.report.id, &attachment).unwrap();
     folder.settled().await;
     let (_, mut kept) = KeptView::open(&folder);
-    let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
+    let spec = NetworkSpec {
+        prefixes: vec![],
+        blocks: vec![],
+        mtu: 1420,
+        admission: false,
+        conduct: Default::default(),
+    };
     let mut held = HeldView::default();
     let put = |mtu| {
         Change::Put(
@@ -115,7 +121,13 @@ async fn a_workload_whose_network_is_not_known_waits_for_it() {
     fs::write(place.path().join("workloads/w-1.json"), serde_json::to_vec(&waiting).unwrap()).unwrap();
     let node = restore(place.path()).await;
     assert_eq!(node.state.lock().await.homeless.len(), 1);
-    let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false };
+    let spec = NetworkSpec {
+        prefixes: vec![],
+        blocks: vec![],
+        mtu: 1420,
+        admission: false,
+        conduct: Default::default(),
+    };
     let put = Change::Put(ItemKey::Network("shop".parse().unwrap()), Item::Network(spec));
     node.enforce(Revision(7), &[put]).await;
     let state = node.state.lock().await;

@@ -2,11 +2,12 @@
 
 use super::{Node, seconds_now, show};
 use crate::{clock, dataplane::Service, offloads::Offloads};
-use meshward_datapath::{EndpointStats, LostBy};
+use meshward_datapath::{EndpointStats, LostBy, Timeouts};
 use meshward_model::{
     Acl, IdentityId, NetworkName, WorkloadId,
     control::{FlowSeen, LinkCount},
     local::{LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown, LostWay},
+    view::NetworkSpec,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -87,6 +88,7 @@ impl Node {
                 peers: stats.map(peers).unwrap_or_default(),
                 flows: stats.map(|stats| stats.flows).unwrap_or_default(),
                 drops: stats.map(drops).unwrap_or_default(),
+                timeouts: state.view.network(network).map(timeouts).unwrap_or_default(),
             }
         });
         LocalStatus {
@@ -103,6 +105,12 @@ impl Node {
             workloads: state.workloads.len(),
         }
     }
+}
+
+/// The timeouts of a network, in seconds.
+fn timeouts(spec: &NetworkSpec) -> BTreeMap<String, u64> {
+    let all = Timeouts::of(&spec.conduct).all().into_iter();
+    all.map(|(name, time)| (name.to_owned(), time.as_secs())).collect()
 }
 
 fn peers(stats: &EndpointStats) -> Vec<LocalPeer> {

@@ -146,7 +146,9 @@ impl Handshakes {
             }
             Task::Wanted(service) => {
                 let Some(service) = self.service(service) else { return };
-                service.endpoint.begin_handshakes(now, &mut Outlet::new(&service, 0));
+                let mut outlet = Outlet::new(&service, 0);
+                service.endpoint.begin_handshakes(now, &mut outlet);
+                service.endpoint.reset_cut(now.instant, &mut self.lane, &mut outlet);
             }
             Task::Wake => {}
         }

@@ -153,6 +153,13 @@ impl Service {
     pub fn want_handshakes(&self) {
         self.queue.wanted(self.number);
     }
+
+    /// Has the ends of connections told that were cut, if they are to be.
+    pub fn reset_cut(&self) {
+        if self.endpoint.has_resets() {
+            self.queue.wanted(self.number);
+        }
+    }
 }
 
 impl DataPlane {

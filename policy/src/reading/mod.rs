@@ -5,7 +5,7 @@ mod tree;
 mod value;
 
 use crate::{admission::SigningKey, document::Policy};
-use meshward_model::{NetworkName, PortSpec, Selector, api::PolicyFile};
+use meshward_model::{FlowTimeouts, NetworkName, PortSpec, Selector, api::PolicyFile};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -156,6 +156,10 @@ const PARTS: &[&str] = &[
     "network",
     "mode",
     "declarations",
+    "on_deny",
+    "on_quarantine",
+    "on_revoke",
+    "timeouts",
     "ports",
     "selectors",
     "rules",
@@ -405,15 +409,26 @@ impl Reader {
             files: documents.iter().map(|document| document.file.to_owned()).collect(),
         };
         let (mut mode, mut declarations) = (None, None);
+        let (mut on_deny, mut on_quarantine, mut on_revoke) = (None, None, None);
+        let mut timeouts = None;
         for document in &documents {
             let parts = document.parts();
             self.once(&parts, "mode", &mut mode);
             self.once(&parts, "declarations", &mut declarations);
+            self.once(&parts, "on_deny", &mut on_deny);
+            self.once(&parts, "on_quarantine", &mut on_quarantine);
+            self.once(&parts, "on_revoke", &mut on_revoke);
+            self.once(&parts, "timeouts", &mut timeouts);
+            self.check_timeouts(&parts);
             self.take(&parts, &sets, &keys, &mut written);
         }
         written.policy.keys = keys;
         written.policy.mode = mode.unwrap_or_default();
         written.policy.declarations = declarations.unwrap_or_default();
+        written.policy.on_deny = on_deny.unwrap_or_default();
+        written.policy.on_quarantine = on_quarantine.unwrap_or_default();
+        written.policy.on_revoke = on_revoke.unwrap_or_default();
+        written.policy.timeouts = timeouts.unwrap_or_default();
         written
     }
 
@@ -465,6 +480,15 @@ impl Reader {
             self.problem(parts.file, at, text);
         }
         *kept = Some(given);
+    }
+
+    fn check_timeouts(&mut self, parts: &Parts) {
+        let Some(node) = parts.get("timeouts") else { return };
+        // What cannot be read is said elsewhere.
+        let Ok(timeouts) = value::<FlowTimeouts>(node) else { return };
+        if let Err(text) = timeouts.check() {
+            self.problem(parts.file, node.at, text);
+        }
     }
 
     fn sets(&mut self, documents: &[Document<'_>]) -> Sets {

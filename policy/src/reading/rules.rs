@@ -10,7 +10,7 @@ use crate::{
     routes::RouteRule,
 };
 use ipnet::IpNet;
-use meshward_model::{PortSpec, Selector, measurement::Sha256};
+use meshward_model::{OnDeny, PortSpec, Selector, measurement::Sha256};
 use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 impl Reader {
@@ -45,7 +45,8 @@ impl Reader {
         node: &Node,
         named: &mut HashMap<String, Place>,
     ) -> Option<Rule> {
-        let parts = self.parts(file, "a rule", node, &["name", "from", "to", "allow", "deny", "observe"])?;
+        let parts =
+            self.parts(file, "a rule", node, &["name", "from", "to", "allow", "deny", "observe", "on_deny"])?;
         let name = self.name(&parts, named);
         let called = name.as_deref().unwrap_or_default();
         let is_written = |key| {
@@ -65,9 +66,10 @@ impl Reader {
             );
             self.problem(file, node.at, text);
         }
+        let on_deny = self.optional::<OnDeny>(&parts, "on_deny");
         let (from, to) = (self.whom(&parts, sets, "from"), self.whom(&parts, sets, "to"));
         let (allow, deny) = (self.ports(&parts, sets, "allow"), self.ports(&parts, sets, "deny"));
-        Some(Rule { name: name?, from: from?, to: to?, allow, deny, observe })
+        Some(Rule { name: name?, from: from?, to: to?, allow, deny, observe, on_deny })
     }
 
     pub(super) fn test(&mut self, file: &str, node: &Node) -> Option<TestCase> {
@@ -149,7 +151,8 @@ impl Reader {
             false => self.ports(&parts, sets, "allow"),
         };
         let over_guardrails = self.optional(&parts, "over_guardrails").unwrap_or_default();
-        let rule = Rule { name: name?, from: from?, to: to?, allow, deny: vec![], observe: false };
+        let rule =
+            Rule { name: name?, from: from?, to: to?, allow, deny: vec![], observe: false, on_deny: None };
         Some(ForensicsRule { rule, over_guardrails })
     }
 

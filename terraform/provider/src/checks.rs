@@ -52,7 +52,7 @@ pub fn role(value: &Value) -> Result<(), String> {
 }
 
 pub fn expectation(value: &Value) -> Result<(), String> {
-    one_of(value, &["allow", "deny"])
+    one_of(value, &["allow", "deny", "reject"])
 }
 
 pub fn mode(value: &Value) -> Result<(), String> {
@@ -65,6 +65,14 @@ pub fn shared(value: &Value) -> Result<(), String> {
 
 pub fn declarations(value: &Value) -> Result<(), String> {
     one_of(value, &["narrow", "open"])
+}
+
+pub fn on_deny(value: &Value) -> Result<(), String> {
+    one_of(value, &["drop", "reject"])
+}
+
+pub fn on_revoke(value: &Value) -> Result<(), String> {
+    one_of(value, &["drop", "reset"])
 }
 
 fn one_of(value: &Value, words: &[&str]) -> Result<(), String> {

@@ -30,7 +30,14 @@ impl PolicyCheck {
         let mut now = config.clone();
         let (mut opened, mut closed) = (vec![], vec![]);
         if *config.get("live") == Value::Bool(true) {
-            let wanted = SubmitPolicy { files, prune: false, scope: None, message: None, count_cuts: false };
+            let wanted = SubmitPolicy {
+                files,
+                prune: false,
+                scope: None,
+                message: None,
+                count_cuts: false,
+                reset: false,
+            };
             let result = self.0.try_out(&operations::SUBMIT_POLICY, &wanted).await?;
             findings = result.findings.into_iter().map(|finding| (finding.place, finding.text)).collect();
             opened = result.networks.iter().flat_map(|network| network.opened.clone()).collect();

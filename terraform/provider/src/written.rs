@@ -10,6 +10,11 @@ pub const POLICY: &str = "terraform/policy.yaml";
 /// The file that is written from a `meshward_admission`. It stays when policy is applied.
 pub const ADMISSION: &str = "terraform/admission.yaml";
 
+/// The timeouts of a policy; the attributes have `_timeout` behind them.
+pub const TIMEOUTS: [&str; 4] = ["tcp_established", "tcp_transitory", "udp", "icmp"];
+/// What a policy says in a word.
+pub const WORDS: [&str; 5] = ["mode", "declarations", "on_deny", "on_quarantine", "on_revoke"];
+
 /// A file that is written from blocks. Each block is one line of it, so that a mistake's line leads to the block.
 #[derive(Default)]
 pub struct Written {
@@ -61,10 +66,20 @@ impl Written {
 pub fn policy(network: &str, config: &Value) -> Result<Option<Written>, Diagnostics> {
     let mut written = Written::default();
     written.line(Path::of("network"), &format!("network: {}", json!(network)));
-    for name in ["mode", "declarations"] {
+    for name in WORDS {
         if let Some(word) = config.get(name).text() {
             written.line(Path::of(name), &format!("{name}: {}", json!(word)));
         }
+    }
+    let mut timeouts = Map::new();
+    for name in TIMEOUTS {
+        if let Some(time) = config.get(&format!("{name}_timeout")).text() {
+            timeouts.insert(name.into(), time.into());
+        }
+    }
+    if let Some((first, _)) = timeouts.iter().next() {
+        let path = Path::of(&format!("{first}_timeout"));
+        written.line(path, &format!("timeouts: {}", serde_json::Value::from(timeouts)));
     }
     written.blocks("rules", config, "rule", "name", rule)?;
     written.blocks("guardrails", config, "guardrail", "name", rule)?;
@@ -113,6 +128,9 @@ fn rule(block: &Value) -> Result<serde_json::Value, Diagnostic> {
         if !block.get(name).elements().is_empty() {
             item.insert(name.into(), block.get(name).to_json());
         }
+    }
+    if let Some(word) = block.get("on_deny").text() {
+        item.insert("on_deny".into(), word.into());
     }
     if *block.get("observe") == Value::Bool(true) {
         item.insert("observe".into(), true.into());
@@ -196,6 +214,10 @@ pub fn policy_blocks(policy: &Policy) -> Option<Value> {
     let plain = Policy {
         mode: policy.mode,
         declarations: policy.declarations,
+        on_deny: policy.on_deny,
+        on_quarantine: policy.on_quarantine,
+        on_revoke: policy.on_revoke,
+        timeouts: policy.timeouts,
         rules: policy.rules.clone(),
         guardrails: policy.guardrails.clone(),
         tests: policy.tests.clone(),
@@ -211,6 +233,19 @@ pub fn policy_blocks(policy: &Policy) -> Option<Value> {
     }
     if policy.declarations != Default::default() {
         blocks.set("declarations", word(json!(policy.declarations)));
+    }
+    for (name, on_deny) in [("on_deny", policy.on_deny), ("on_quarantine", policy.on_quarantine)] {
+        if on_deny != Default::default() {
+            blocks.set(name, word(json!(on_deny)));
+        }
+    }
+    if policy.on_revoke != Default::default() {
+        blocks.set("on_revoke", word(json!(policy.on_revoke)));
+    }
+    if let serde_json::Value::Object(timeouts) = json!(policy.timeouts) {
+        for (name, time) in timeouts {
+            blocks.set(&format!("{name}_timeout"), word(time));
+        }
     }
     blocks.set("rule", Value::List(policy.rules.iter().map(rule_block).collect()));
     blocks.set("guardrail", Value::List(policy.guardrails.iter().map(rule_block).collect()));
@@ -238,6 +273,9 @@ fn rule_block(rule: &Rule) -> Value {
     }
     if rule.observe {
         block.set("observe", true);
+    }
+    if let Some(on_deny) = rule.on_deny {
+        block.set("on_deny", Value::from_json(json!(on_deny)));
     }
     block
 }
@@ -297,11 +335,14 @@ mod tests {
     fn blocks() -> Value {
         Value::from_json(json!({
             "mode": "observe",
+            "on_deny": "reject",
+            "on_revoke": "reset",
+            "udp_timeout": "2m",
             "rule": [
                 { "name": "web-to-api", "from": "app=web", "to": "app=api", "allow": ["tcp/8080"] },
                 { "name": "all", "from": "", "to": "env in (prod,stage),!old", "deny": ["icmp"], "observe": true },
             ],
-            "guardrail": [{ "name": "g", "from": "env=dev", "to": "env=prod", "deny": ["any"] }],
+            "guardrail": [{ "name": "g", "from": "env=dev", "to": "env=prod", "deny": ["any"], "on_deny": "drop" }],
             "test": [{ "from": "app=web", "to": "app=db", "port": "tcp/5432", "expect": "deny" }],
         }))
     }

@@ -6,7 +6,7 @@ use crate::{
     records::{PolicyRecord, Record},
 };
 use meshward_model::{
-    AcceptFrom, Acl, Labels, NetworkName, PortSpec, Selector, Verdict,
+    AcceptFrom, Acl, Labels, NetworkName, OnDeny, PortSpec, Selector, Verdict,
     api::{ExplainQuery, Explanation, Quarantine},
     selector::Requirement,
 };
@@ -125,11 +125,21 @@ impl Explaining<'_> {
             allow: vec![PortSpec::ANY],
             deny: vec![],
             observe: false,
+            on_deny: None,
         };
         let let_in = vec![LetIn { rule, by_admin: quarantine.by_admin }];
         let policy = Policy { let_in, ..Policy::clone(&self.policy) };
         let acl = compile(&policy, &from.labels, &to.labels, &to.accepts);
         Some(Acl::new(acl.forensic().to_vec()))
+    }
+
+    /// What the sender of something that is denied is told.
+    fn on_deny(&self, from: &Party, to: &Party, port: PortSpec) -> OnDeny {
+        if self.held(&from.labels).is_some() {
+            return self.policy.on_quarantine;
+        }
+        let acl = compile(&self.policy, &from.labels, &to.labels, &to.accepts);
+        if acl.rejects_all(port, self.policy.on_deny) { OnDeny::Reject } else { OnDeny::Drop }
     }
 
     fn verdict(&self, from: &Party, to: &Party, port: PortSpec) -> Explanation {
@@ -163,7 +173,9 @@ impl Explaining<'_> {
                 (verdict, because)
             }
         };
+        let on_deny = (verdict == Verdict::Denied).then(|| self.on_deny(from, to, port));
         Explanation {
+            on_deny,
             from: from.labels.clone(),
             to: to.labels.clone(),
             port,

@@ -50,6 +50,8 @@ pub struct Submission {
     pub networks: Vec<NetworkName>,
     /// Whether the author may change guardrails.
     pub guardrails: bool,
+    /// Whether both ends of every TCP connection that is not allowed any more get a reset.
+    pub reset: bool,
 }
 
 /// What a submission would change.
@@ -295,13 +297,16 @@ pub fn plan(
         if !part.step.is_on(&network.links) {
             return Err(Refusal::Stale);
         }
-        if part.is_new {
+        if part.is_new || wanted.reset && !part.files.is_empty() {
             plan.mutations.push(if part.files.is_empty() {
                 Mutation::Delete(RecordKey::Policy(part.name.clone()))
             } else {
                 let read = Read { policy: Some(part.policy.clone()), step: part.step.clone() };
-                let (network, files) = (part.name.clone(), part.files.clone());
-                Mutation::Put(Record::Policy(PolicyRecord { network, files, read }))
+                let (network_state, network) = (network, part.name.clone());
+                let files = part.files.clone();
+                // The revision that it becomes part of, or a later one.
+                let resets = if wanted.reset { world.revision.0 + 1 } else { network_state.resets };
+                Mutation::Put(Record::Policy(PolicyRecord { network, files, resets, read }))
             });
         }
         let Rejudged { mutations, admitted, refused } =

@@ -152,7 +152,7 @@ fn hand() -> Hand<'static> {
 
 fn impose(target: QuarantineTarget, forensics: bool) -> Impose {
     let allow_from = forensics.then(|| "app=db".parse().unwrap());
-    Impose { target, allow_from, seconds: Some(60), message: None, even_if_none: true }
+    Impose { target, allow_from, seconds: Some(60), message: None, even_if_none: true, reset: false }
 }
 
 fn any_token() -> CreateToken {

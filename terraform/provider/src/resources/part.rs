@@ -38,14 +38,15 @@ impl Part {
     ) -> Result<SubmitResult, Diagnostics> {
         let message = state.get("message").text().map(ToOwned::to_owned);
         let scope = Some(self.scope(state, only_new)?);
-        let wanted = SubmitPolicy { files, prune: false, scope, message, count_cuts: false };
+        let wanted = SubmitPolicy { files, prune: false, scope, message, count_cuts: false, reset: false };
         mesh.write(&operations::SUBMIT_POLICY, &[], &wanted).await.map_err(told)
     }
 
     /// Takes the part away. It is well if it, or its network, is gone.
     pub async fn remove(&self, mesh: &Mesh, state: &Value) -> Result<(), Diagnostics> {
         let (scope, message) = (Some(self.scope(state, false)?), Some("removed by Terraform".into()));
-        let wanted = SubmitPolicy { files: vec![], prune: false, scope, message, count_cuts: false };
+        let wanted =
+            SubmitPolicy { files: vec![], prune: false, scope, message, count_cuts: false, reset: false };
         let done = mesh.write(&operations::SUBMIT_POLICY, &[], &wanted).await;
         gone_is_well(done.map(drop)).map_err(told)
     }

@@ -21,7 +21,21 @@ pub struct PolicyResource(pub Arc<Mesh>);
 /// All of a network's policy but its admission.
 const PART: Part = Part::AllBut(ADMISSION);
 /// What the policy is made of: files, and what blocks say.
-const CONTENT: [&str; 6] = ["files", "mode", "declarations", "rule", "guardrail", "test"];
+const CONTENT: [&str; 13] = [
+    "files",
+    "mode",
+    "declarations",
+    "on_deny",
+    "on_quarantine",
+    "on_revoke",
+    "tcp_established_timeout",
+    "tcp_transitory_timeout",
+    "udp_timeout",
+    "icmp_timeout",
+    "rule",
+    "guardrail",
+    "test",
+];
 const BLOCKS: &[&str] = CONTENT.split_at(1).1;
 
 /// The files of a configuration.
@@ -127,8 +141,17 @@ fn rules(name: &str, description: &str) -> Nested {
             Attribute::optional("allow", Type::strings(), &format!("What passes. {ports}")),
             Attribute::optional("deny", Type::strings(), &format!("What does not. {ports} It has either `allow` or `deny`.")),
             Attribute::optional("observe", Type::Bool, "What it denies passes, and is counted."),
+            Attribute::optional("on_deny", Type::String, "What senders are told of what it denies, or, if it allows, of everything between the two that nothing allows: `drop` or `reject`. As the network has it, if it is left out.")
+                .checked(checks::on_deny),
         ]),
     )
+}
+
+fn timeout(of: &str, what: &str) -> Attribute {
+    let text = format!(
+        "For how long a silent conversation is kept, such as `90s` or `2h`, from `1s` to `7d`: {what}"
+    );
+    Attribute::optional(&format!("{of}_timeout"), Type::String, &text)
 }
 
 impl Resource for PolicyResource {
@@ -143,8 +166,12 @@ impl Resource for PolicyResource {
             Attribute::required("to", Type::String, "The labels of whom it is with.")
                 .checked(checks::label_set),
             Attribute::required("port", Type::String, "What is tried, such as `tcp/5432`."),
-            Attribute::required("expect", Type::String, "What must come out: `allow` or `deny`.")
-                .checked(checks::expectation),
+            Attribute::required(
+                "expect",
+                Type::String,
+                "What must come out: `allow`, `deny`, or `reject` (denied, and the sender is told).",
+            )
+            .checked(checks::expectation),
         ]);
         Schema::new(
             "The policy of a network, but for what a `meshward_admission` says: files in the policy language, blocks, or both. Everything is denied unless something allows it. \
@@ -172,6 +199,28 @@ impl Resource for PolicyResource {
                     "What workloads may declare about who reaches them: `narrow`, or `open`.",
                 )
                 .checked(checks::declarations),
+                Attribute::optional(
+                    "on_deny",
+                    Type::String,
+                    "What the sender of a packet is told that nothing allows: `drop` (nothing, the default), or `reject`: TCP is reset, everything else gets ICMP's \"administratively prohibited\".",
+                )
+                .checked(checks::on_deny),
+                Attribute::optional(
+                    "on_quarantine",
+                    Type::String,
+                    "What a quarantined workload is told of what it sends: `drop` (the default), or `reject`.",
+                )
+                .checked(checks::on_deny),
+                Attribute::optional(
+                    "on_revoke",
+                    Type::String,
+                    "What the ends of a TCP connection are told that a change of policy or a quarantine cuts: `drop` (nothing, the default), or `reset`.",
+                )
+                .checked(checks::on_revoke),
+                timeout("tcp_established", "TCP that is established. `24h` if it is left out."),
+                timeout("tcp_transitory", "TCP that is beginning or ending. `4m` if it is left out."),
+                timeout("udp", "UDP. `3m` if it is left out."),
+                timeout("icmp", "ICMP echoes. `1m` if it is left out."),
                 Attribute::optional("message", Type::String, "Why, for the log of the policy."),
                 Attribute::computed("revision", Type::Number, "The revision that made it what it is.")
                     .follows(),

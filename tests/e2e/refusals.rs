@@ -1,0 +1,191 @@
+//! Refusals that are heard: applications notice at once that something is denied, or was cut.
+
+use crate::support::{Echo, PATIENCE, SILENCE, Shop, allow, connect, echo_once};
+use meshward_lab::Workload;
+use meshward_netns::Netns;
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+};
+
+/// What connecting comes to.
+fn refusal(from: &Netns, to: IpAddr, port: u16) -> ErrorKind {
+    let error = connect(from, to, port, SILENCE).expect_err("nothing allows it");
+    error.downcast::<std::io::Error>().unwrap().kind()
+}
+
+/// What a datagram comes to.
+fn udp_refusal(from: &Netns, to: IpAddr, port: u16) -> ErrorKind {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+    let socket = from.run(|| UdpSocket::bind((any, 0))).unwrap().unwrap();
+    from.run(|| socket.connect((to, port))).unwrap().unwrap();
+    socket.set_read_timeout(Some(SILENCE)).unwrap();
+    socket.send(b"is there anybody?").unwrap();
+    socket.recv(&mut [0; 64]).unwrap_err().kind()
+}
+
+fn prohibited(to: IpAddr) -> ErrorKind {
+    if to.is_ipv4() { ErrorKind::HostUnreachable } else { ErrorKind::PermissionDenied }
+}
+
+/// Both ends of a connection.
+fn connection(from: &Netns, to: &Workload, at: IpAddr, port: u16) -> [TcpStream; 2] {
+    let listener = to.netns.run(|| TcpListener::bind(("::", port))).unwrap().unwrap();
+    let client = connect(from, at, port, PATIENCE).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    [client, server]
+}
+
+/// Connections from `web` to another workload in both address families, some of which have carried something.
+fn connections(shop: &Shop, to: &Workload) -> Vec<TcpStream> {
+    let mut all = Vec::new();
+    for (at, port) in [(to.v4(), 8080), (to.v6(), 8081), (to.v4(), 8082)] {
+        let [mut client, mut server] = connection(&shop.web.netns, to, at, port);
+        if port != 8082 {
+            client.write_all(b"a question").unwrap();
+            server.read_exact(&mut [0; 10]).unwrap();
+            server.write_all(b"an answer").unwrap();
+            client.read_exact(&mut [0; 9]).unwrap();
+        }
+        all.extend([client, server]);
+    }
+    all
+}
+
+fn assert_reset(streams: &mut [TcpStream]) {
+    for (at, stream) in streams.iter_mut().enumerate() {
+        let kind = stream.read(&mut [0; 64]).map_err(|error| error.kind());
+        assert_eq!(kind, Err(ErrorKind::ConnectionReset), "end {at}");
+    }
+}
+
+fn assert_silent(streams: &mut [TcpStream]) {
+    for (at, stream) in streams.iter_mut().enumerate() {
+        stream.set_read_timeout(Some(SILENCE / 4)).unwrap();
+        let kind = stream.read(&mut [0; 64]).map_err(|error| error.kind());
+        assert_eq!(kind, Err(ErrorKind::WouldBlock), "end {at}");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+}
+
+const PORTS: &str = "tcp/8080-8082, udp/5353";
+
+/// `web` may use `api` and `db`, which is on its own node; `more` is said besides.
+fn shop(more: &str) -> (Shop, Workload) {
+    let shop = Shop::new(&policy(more));
+    let db = shop.nodes[0].attach("shop", "app=db").unwrap();
+    (shop, db)
+}
+
+fn policy(more: &str) -> String {
+    let rules = format!(
+        "- {{ name: r, from: {{ app: web }}, to: {{ app: {{ in: [api, db] }} }}, allow: [{PORTS}] }}"
+    );
+    format!("network: shop\n{more}\nrules:\n{rules}\n")
+}
+
+#[test]
+fn what_is_denied_is_heard_of_at_once_if_the_network_says_so() {
+    let (shop, db) = shop("on_deny: reject");
+    for to in [&shop.api, &db] {
+        for at in [to.v4(), to.v6()] {
+            assert_eq!(refusal(&shop.web.netns, at, 22), ErrorKind::ConnectionRefused, "{at}");
+            assert_eq!(udp_refusal(&shop.web.netns, at, 53), prohibited(at), "{at}");
+        }
+    }
+    // The other way around nothing is allowed at all, and where nobody is that is not told apart.
+    for to in ["10.42.77.77".parse().unwrap(), "fd42::77:77".parse().unwrap(), shop.web.v4(), shop.web.v6()] {
+        assert_eq!(refusal(&db.netns, to, 8080), ErrorKind::ConnectionRefused, "{to}");
+        assert_eq!(udp_refusal(&db.netns, to, 53), prohibited(to), "{to}");
+    }
+    assert!(shop.nodes[0].drops("rejected") >= 12);
+    let said = shop.mesh.meshctl(&["explain", "--from", "app=web", "--to", "app=api", "--port", "tcp/22"]);
+    assert!(said.unwrap().contains("rejected"));
+    // A connection that is cut is reset by its next packet, whichever end speaks.
+    let _echo = Echo::start(&db.netns, 8080);
+    let mut stream = connect(&shop.web.netns, db.v4(), 8080, PATIENCE).unwrap();
+    assert!(echo_once(&mut stream, 100).unwrap());
+    shop.mesh.apply("network: shop\non_deny: reject\n").unwrap();
+    stream.write_all(b"once more").unwrap();
+    assert_reset(&mut [stream]);
+}
+
+#[test]
+fn a_rule_or_a_guardrail_says_what_is_heard_of() {
+    let rules =
+        "rules:\n- { name: r, from: { app: web }, to: { app: api }, allow: [tcp/8080], on_deny: reject }\n";
+    let guardrails =
+        "guardrails:\n- { name: g, from: { app: web }, to: { app: db }, deny: [tcp/22], on_deny: reject }\n";
+    let shop = Shop::new(&format!("network: shop\n{rules}{guardrails}"));
+    let db = shop.nodes[0].attach("shop", "app=db").unwrap();
+    for (to, port, heard) in [
+        (shop.api.v4(), 22, ErrorKind::ConnectionRefused),
+        (shop.api.v6(), 8081, ErrorKind::ConnectionRefused),
+        (db.v4(), 22, ErrorKind::ConnectionRefused),
+        (db.v6(), 22, ErrorKind::ConnectionRefused),
+        (db.v4(), 23, ErrorKind::TimedOut),
+    ] {
+        assert_eq!(refusal(&shop.web.netns, to, port), heard, "{to} {port}");
+    }
+    assert_eq!(refusal(&db.netns, shop.web.v4(), 22), ErrorKind::TimedOut);
+}
+
+#[test]
+fn a_quarantine_with_reset_is_noticed_at_both_ends() {
+    let (shop, db) = shop("on_deny: reject");
+    let mut all = [connections(&shop, &shop.api), connections(&shop, &db)].concat_streams();
+    shop.mesh.meshctl(&["quarantine", "app=web", "--reset"]).unwrap();
+    assert_reset(&mut all);
+    // Nothing else is said to who is quarantined.
+    assert_eq!(refusal(&shop.web.netns, shop.api.v4(), 8080), ErrorKind::TimedOut);
+    assert_eq!(udp_refusal(&shop.web.netns, db.v4(), 5353), ErrorKind::WouldBlock);
+    let listed = shop.mesh.read(&["quarantine", "list"]).unwrap();
+    assert_eq!(listed[0]["reset"], true);
+}
+
+#[test]
+fn a_quarantine_without_reset_is_not_heard_of() {
+    let (shop, _db) = shop("");
+    let mut all = connections(&shop, &shop.api);
+    shop.mesh.meshctl(&["quarantine", "app=web"]).unwrap();
+    assert_silent(&mut all);
+    // One that is imposed with reset afterwards does not tell what the first has cut.
+    shop.mesh.meshctl(&["quarantine", "app=db", "--reset"]).unwrap();
+    assert_silent(&mut all);
+    shop.mesh.meshctl(&["release", "app=web"]).unwrap();
+    all[0].write_all(b"goes on").unwrap();
+    all[1].read_exact(&mut [0; 7]).unwrap();
+}
+
+#[test]
+fn a_policy_that_is_applied_with_reset_is_noticed_at_both_ends() {
+    let (mut shop, db) = shop("");
+    let mut all = [connections(&shop, &shop.api), connections(&shop, &db)].concat_streams();
+    let file = shop.mesh.folder().join("closed.yaml");
+    std::fs::write(&file, allow("tcp/22")).unwrap();
+    shop.mesh.meshctl(&["policy", "apply", &file.to_string_lossy(), "--reset"]).unwrap();
+    assert_reset(&mut all);
+    // Where both ends are is not known after a restart: they are asked.
+    shop.mesh.apply(&policy("on_revoke: reset")).unwrap();
+    let mut all = [connections(&shop, &shop.api), connections(&shop, &db)].concat_streams();
+    for node in &mut shop.nodes {
+        node.process().stop();
+        node.start().unwrap();
+    }
+    for node in &shop.nodes {
+        shop.mesh.wait(|| node.is_connected()).unwrap();
+    }
+    shop.mesh.apply("network: shop\non_revoke: reset\n").unwrap();
+    assert_reset(&mut all);
+}
+
+trait Streams {
+    fn concat_streams(self) -> Vec<TcpStream>;
+}
+
+impl Streams for [Vec<TcpStream>; 2] {
+    fn concat_streams(self) -> Vec<TcpStream> {
+        self.into_iter().flatten().collect()
+    }
+}
