@@ -3,7 +3,7 @@
 
 mod link;
 
-pub use link::Links;
+pub use link::{Links, Selects};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use std::{

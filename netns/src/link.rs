@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use rtnetlink::{
     Handle, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
-        AddressFamily,
+        AddressFamily, IpProtocol,
         address::{AddressAttribute, AddressFlags},
         link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
@@ -15,9 +15,53 @@ use rtnetlink::{
     },
 };
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd},
 };
+
+/// What a rule of routing selects (ip-rule(8)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selects {
+    /// Packets that come from a prefix.
+    From(IpNet),
+    /// ICMP messages, or ICMPv6's, to a prefix, whatever their source address is.
+    IcmpTo(IpNet),
+}
+
+impl Selects {
+    fn message(self, table: u32, priority: u32) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        let (Self::From(prefix) | Self::IcmpTo(prefix)) = self;
+        message.header.family =
+            if prefix.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.action = RuleAction::ToTable;
+        message.attributes.extend([RuleAttribute::Table(table), RuleAttribute::Priority(priority)]);
+        match self {
+            Self::From(_) => {
+                message.header.src_len = prefix.prefix_len();
+                message.attributes.push(RuleAttribute::Source(prefix.addr()));
+            }
+            Self::IcmpTo(_) => {
+                let protocol =
+                    if prefix.addr().is_ipv4() { IpProtocol::Icmp } else { IpProtocol::from(58u8) };
+                message.header.dst_len = prefix.prefix_len();
+                message.attributes.push(RuleAttribute::Destination(prefix.addr()));
+                message.attributes.push(RuleAttribute::IpProtocol(protocol));
+            }
+        }
+        message
+    }
+}
+
+impl fmt::Display for Selects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::From(prefix) => write!(f, "comes from {prefix}"),
+            Self::IcmpTo(prefix) => write!(f, "ICMP says to {prefix}"),
+        }
+    }
+}
 
 /// A connection to one namespace's netlink.
 pub struct Links(Handle);
@@ -198,31 +242,17 @@ impl Links {
         unless(done, Errno::ESRCH).map_err(failed(format!("have packets to {to} refused no more")))
     }
 
-    /// Has packets that come from a prefix look into a table first; among such rules the least priority goes first.
-    pub async fn add_rule(&self, from: IpNet, table: u32, priority: u32) -> Result<(), Error> {
-        let done = self.0.rule().add();
-        let done = done.table_id(table).priority(priority).action(RuleAction::ToTable);
-        let done = match from {
-            IpNet::V4(from) => done.v4().source_prefix(from.addr(), from.prefix_len()).execute().await,
-            IpNet::V6(from) => done.v6().source_prefix(from.addr(), from.prefix_len()).execute().await,
-        };
-        unless(done, Errno::EEXIST).map_err(failed(format!("add a rule for what comes from {from}")))
+    /// Has packets that it selects look into a table first; among such rules the least priority goes first.
+    pub async fn add_rule(&self, which: Selects, table: u32, priority: u32) -> Result<(), Error> {
+        let mut request = self.0.rule().add();
+        *request.message_mut() = which.message(table, priority);
+        unless(request.execute().await, Errno::EEXIST).map_err(failed(format!("add a rule for what {which}")))
     }
 
     /// Removes such a rule; it may be gone.
-    pub async fn remove_rule(&self, from: IpNet, table: u32, priority: u32) -> Result<(), Error> {
-        let mut message = RuleMessage::default();
-        message.header.family =
-            if from.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        message.header.src_len = from.prefix_len();
-        message.header.action = RuleAction::ToTable;
-        message.attributes.extend([
-            RuleAttribute::Table(table),
-            RuleAttribute::Priority(priority),
-            RuleAttribute::Source(from.addr()),
-        ]);
-        let done = self.0.rule().del(message).execute().await;
-        unless(done, Errno::ENOENT).map_err(failed(format!("remove the rule for what comes from {from}")))
+    pub async fn remove_rule(&self, which: Selects, table: u32, priority: u32) -> Result<(), Error> {
+        let done = self.0.rule().del(which.message(table, priority)).execute().await;
+        unless(done, Errno::ENOENT).map_err(failed(format!("remove the rule for what {which}")))
     }
 
     /// The IPv4 router of the default route.

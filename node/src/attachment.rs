@@ -9,7 +9,7 @@ use meshward_daemon::random;
 use meshward_model::{
     WorkloadId, control::WorkloadReport, local::Pod, measurement::Measurement, view::NetworkSpec,
 };
-use meshward_netns::Netns;
+use meshward_netns::{Netns, Selects};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -54,6 +54,8 @@ pub struct Attachment {
 /// The first of the routing tables and the priorities of rules that are used for what is behind this host (ip-rule(8)).
 const TABLES: u32 = 0x4d57_0000;
 const RULES: u32 = 10_000;
+/// Behind those for every length of a prefix.
+const RULES_FOR_ERRORS: u32 = RULES + 129;
 
 /// How often an interface that is being closed is tried again, 10 ms apart.
 const CLOSING: u32 = 30;
@@ -273,20 +275,33 @@ impl Attachment {
     }
 
     /// From where packets come by the rules of its table, and which of these go first: longer prefixes do.
-    fn rules(&self) -> Vec<(IpNet, u32)> {
+    fn rules(&self) -> Vec<(Selects, u32)> {
         let own = self.report.addresses.iter().map(|address| IpNet::from(*address));
         let behind = self.report.prefixes.iter().copied();
         own.chain(behind)
-            .map(|from| (from, RULES + u32::from(from.max_prefix_len() - from.prefix_len())))
+            .map(|from| {
+                let priority = RULES + u32::from(from.max_prefix_len() - from.prefix_len());
+                (Selects::From(from), priority)
+            })
             .collect()
+    }
+
+    /// The rules by which ICMP errors find their way to the mesh that this host and routers behind it make about what comes from
+    /// there: they have addresses that are in no prefix of the route. What else they select, the filter refuses.
+    fn rules_for_errors(&self, network: &NetworkSpec) -> Vec<(Selects, u32)> {
+        let reached = network.prefixes.iter().filter(|prefix| self.reaches(prefix));
+        reached.map(|prefix| (Selects::IcmpTo(*prefix), RULES_FOR_ERRORS)).collect()
     }
 
     /// Takes back the rules by which packets from behind this host find their way.
     pub fn forget_rules(&self) {
         let (Some(netns), Some(table)) = (self.open_netns(), self.table()) else { return };
+        // Whatever the network's prefixes were: without a length, any.
+        let any = [IpAddr::from([0; 4]), IpAddr::from([0; 16])].map(|any| IpNet::new_assert(any, 0));
+        let for_errors = any.map(|any| (Selects::IcmpTo(any), RULES_FOR_ERRORS));
         let _ = netns.links(async |links| {
-            for (from, priority) in self.rules() {
-                let _ = links.remove_rule(from, table, priority).await;
+            for (which, priority) in self.rules().into_iter().chain(for_errors) {
+                let _ = links.remove_rule(which, table, priority).await;
             }
             Ok(())
         });
@@ -315,8 +330,16 @@ impl Attachment {
             for prefix in network.prefixes.iter().filter(|prefix| self.reaches(prefix)) {
                 links.add_route(name, *prefix, None, table).await?;
             }
-            for (from, priority) in table.map(|_| self.rules()).unwrap_or_default() {
-                links.add_rule(from, table.unwrap_or_default(), priority).await?;
+            if let Some(table) = table {
+                for (which, priority) in self.rules() {
+                    links.add_rule(which, table, priority).await?;
+                }
+                for (which, priority) in self.rules_for_errors(network) {
+                    // Kernels before 4.17 know no such rule: there they do without these errors.
+                    if let Err(error) = links.add_rule(which, table, priority).await {
+                        tracing::warn!("errors of this host's routers do not get to the mesh: {error}");
+                    }
+                }
             }
             Ok(())
         })

@@ -5,7 +5,7 @@ use meshward_lab::{Mesh, Node, Workload, host, output};
 use meshward_netns::Netns;
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::Command,
     time::{Duration, Instant},
 };
@@ -220,5 +220,123 @@ fn another_gateway_of_the_same_prefix_takes_over() {
             assert!(dc.reaches(PATIENCE));
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+}
+
+/// A router behind the gateway, and a machine behind that, by a link that takes only 1,280 bytes.
+struct Behind {
+    router: Netns,
+    far: Netns,
+}
+
+const FAR: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 8, 0, 10)), IpAddr::V6(Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, 10))];
+
+/// `mtu`: of the link between the gateway and the router, and of the one behind that.
+fn behind(gateway: &Node, mtu: [u32; 2]) -> Behind {
+    let Behind { router, far } = Behind { router: host().unwrap(), far: host().unwrap() };
+    let v6 = |text: &str| -> IpAddr { text.parse().unwrap() };
+    let v4 = |third, host| IpAddr::from(Ipv4Addr::new(172, 16, third, host));
+    for netns in [&gateway.site.netns, &router] {
+        netns.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
+        netns.run(|| fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")).unwrap().unwrap();
+    }
+    let joined = [(&gateway.site.netns, &router, 1u8, mtu[0]), (&router, &far, 2, mtu[1])];
+    for (near, beyond, number, mtu) in joined {
+        let (down, up) = (format!("down{number}"), format!("up{number}"));
+        near.links(async |links| {
+            links.add_veth(&down, "far").await?;
+            links.give("far", beyond, &up).await?;
+            links.set_mtu(&down, mtu).await
+        })
+        .unwrap();
+        for (netns, name, host) in [(near, &down, 1), (beyond, &up, 2)] {
+            netns
+                .links(async |links| {
+                    links.set_mtu(name, mtu).await?;
+                    links.add_address(name, v4(number, host), 24).await?;
+                    links.add_address(name, v6(&format!("fd16:{number}::{host}")), 64).await?;
+                    links.set_up(name).await
+                })
+                .unwrap();
+        }
+    }
+    let route = |netns: &Netns, name: &str, to: &str, by: IpAddr| {
+        let to = to.parse().unwrap();
+        netns.links(async |links| links.add_route(name, to, Some(by), None).await).unwrap();
+    };
+    far.links(async |links| {
+        links.set_up("lo").await?;
+        links.add_address("lo", FAR[0], 32).await?;
+        links.add_address("lo", FAR[1], 128).await
+    })
+    .unwrap();
+    for (to, one, two) in
+        [("10.8.0.0/24", v4(1, 2), v4(2, 2)), ("fd08::/64", v6("fd16:1::2"), v6("fd16:2::2"))]
+    {
+        route(&gateway.site.netns, "down1", to, one);
+        route(&router, "down2", to, two);
+    }
+    for (to, one, two) in
+        [("10.42.0.0/16", v4(1, 1), v4(2, 1)), ("fd42::/48", v6("fd16:1::1"), v6("fd16:2::1"))]
+    {
+        route(&router, "up1", to, one);
+        route(&far, "up2", to, two);
+    }
+    Behind { router, far }
+}
+
+const BEHIND_POLICY: &str = "network: shop
+routes: [{ name: dc, within: [10.8.0.0/16, fd08::/32] }]
+rules: [{ name: all, from: {}, to: {}, allow: [any] }]
+";
+
+#[test]
+fn errors_of_a_gateway_and_of_routers_behind_it_come_to_the_sender() {
+    for mtu in [[1280, 1500], [1500, 1280]] {
+        let mut mesh = mesh();
+        mesh.apply(BEHIND_POLICY).unwrap();
+        let cloud = mesh.node("cloud").unwrap();
+        let gateway = mesh.node("gw").unwrap();
+        let web = cloud.attach("shop", "app=web").unwrap();
+        let near = gateway.attach("shop", "app=near").unwrap();
+        let behind = behind(&gateway, mtu);
+        let _echo = Echo::start(&behind.far, 5432);
+        gateway
+            .meshctl(&[
+                "route",
+                "advertise",
+                "10.8.0.0/24",
+                "fd08::/64",
+                "--network",
+                "shop",
+                "--label",
+                "dc=dc1",
+            ])
+            .unwrap();
+        for from in [&web, &near] {
+            for to in FAR {
+                mesh.wait(|| tcp_echoes(&from.netns, to, 5432, 1, SILENCE)).unwrap();
+                // A large transfer passes, in both directions, as soon as the first error has come.
+                assert!(tcp_echoes(&from.netns, to, 5432, 3 << 20, PATIENCE), "{to} with {mtu:?}");
+            }
+            // Behind the router nobody is there, and on its link neither.
+            for to in ["10.8.0.99", "fd08::99"] {
+                let to: IpAddr = to.parse().unwrap();
+                let route =
+                    [format!("{to}/{}", if to.is_ipv4() { 32 } else { 128 }), "dev".into(), "down2".into()];
+                let mut add = Command::new("ip");
+                add.args([if to.is_ipv4() { "-4" } else { "-6" }, "route", "replace"]).args(route);
+                output(&behind.router, &mut add).unwrap();
+                let error =
+                    crate::support::connect(&from.netns, to, 5432, Duration::from_secs(8)).unwrap_err();
+                let kind = error.downcast::<std::io::Error>().unwrap().kind();
+                assert_eq!(kind, std::io::ErrorKind::HostUnreachable, "{to}");
+            }
+        }
+        let rules = || output(&gateway.site.netns, Command::new("ip").args(["-4", "rule"])).unwrap();
+        assert!(rules().contains("ipproto icmp"), "{}", rules());
+        gateway.meshctl(&["route", "withdraw", "10.8.0.0/24", "--network", "shop"]).unwrap();
+        mesh.wait(|| !rules().contains("ipproto icmp")).unwrap();
     }
 }
