@@ -34,6 +34,15 @@ pub struct CraftedSession {
     is_torn: bool,
 }
 
+impl Drop for CraftedSession {
+    /// Has the coordinator know that it has ended: it counts a member's connections.
+    fn drop(&mut self) {
+        self.reached.connection.close(0u32.into(), b"");
+        // What closes it leaves by a task of the runtime.
+        self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
+    }
+}
+
 impl CraftedSession {
     /// Dials the coordinator from a namespace with what `meshward-node join` left in a data folder; says nothing.
     ///
@@ -110,13 +119,6 @@ impl CraftedSession {
                 let _ = send.finish();
             }
         });
-    }
-
-    /// Ends the session, so that the coordinator knows.
-    pub fn end(self) {
-        self.reached.connection.close(0u32.into(), b"");
-        // What closes it leaves by a task of the runtime.
-        self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
     }
 
     /// Hears what the coordinator says (and, asked what it has, says nothing) until `until` finds something in it, for at most `patience`.

@@ -334,7 +334,7 @@ impl Scene {
         // The session may end meanwhile.
         let _ = says.iter().try_for_each(|message| session.say(message));
         let _ = session.hear(WORKING, |_| None::<()>);
-        session.end();
+        drop(session);
     }
 
     /// What the coordinator says of others: their workloads, where their nodes are, and who is quarantined.
@@ -454,6 +454,6 @@ fn what_a_member_answers_about_others_is_not_taken() {
         let planned = mesh.meshctl(&["policy", "diff", "--file", &file.to_string_lossy()]).unwrap();
         assert!(!planned.contains("18446744073709551615"), "{planned}");
     });
-    session.end();
+    drop(session);
     scene.quarantine_holds(&stream);
 }
