@@ -3,7 +3,7 @@
 use crate::{
     counters::Counters,
     packet::{Headers, Icmp},
-    shares::{Class, Kept, Owner, SharedTable, hash_of},
+    shares::{Class, Kept, Ledger, Owner, SharedTable, hash_of},
     tcp::{Connection, Segment, State},
     timeouts::Seconds,
 };
@@ -22,10 +22,14 @@ use std::{
 /// The most flows of one endpoint.
 pub const MAX_FLOWS: usize = 1 << 20;
 
-/// Into how many parts the table is split, each with its own lock, so that workers do not wait for each other.
-const SHARDS: usize = 64;
+/// The table is split by the address that has probably begun a flow, so that whoever opens many slows no other down: what each
+/// touches lies in memory of its own, unless the addresses meet in one of so many groups ...
+const GROUPS: usize = 128;
+/// ... and each group by flow, into parts with locks of their own, so that workers do not wait for each other.
+const PARTS: usize = 8;
+const SHARDS: usize = GROUPS * PARTS;
 /// How many parts one sweep looks through, and how many flows while it holds a lock.
-const SWEPT_AT_ONCE: usize = 4;
+const SWEPT_AT_ONCE: usize = SHARDS / 16;
 const SWEPT_UNDER_LOCK: usize = 256;
 /// The most ICMP errors about one flow that pass in a second.
 const MOST_ERRORS: u8 = 10;
@@ -98,6 +102,16 @@ impl FlowKey {
         let is_ordered = (key.low, rest >> 48) <= (key.high, rest >> 32 & 0xffff);
         (is_address && is_ordered && rest & 0xffff_0000 == 0 && rest & 0xff & !(V6 | ASKED_BY_LOW) == 0)
             .then_some(key)
+    }
+
+    /// The address of who has begun the flow, as far as its ports tell: who asks, in ICMP; otherwise the higher port is the one that
+    /// nobody has chosen.
+    fn probable_initiator(&self) -> [u64; 2] {
+        let is_low = match self.ip_protocol() {
+            1 | 58 => self.rest & ASKED_BY_LOW != 0,
+            _ => self.rest >> 48 >= self.rest >> 32 & 0xffff,
+        };
+        if is_low { self.low } else { self.high }
     }
 
     fn ip_protocol(&self) -> u8 {
@@ -393,6 +407,7 @@ impl Kept for Flow {
 #[derive(Debug)]
 pub(crate) struct FlowTable {
     shards: Vec<Mutex<SharedTable<FlowKey, Flow>>>,
+    ledger: Arc<Ledger>,
     /// Seeded, so that nobody who chooses ports can have all flows meet in one place.
     hasher: RandomState,
     next_sweep: AtomicUsize,
@@ -408,9 +423,10 @@ pub(crate) struct Place<'a> {
 
 impl FlowTable {
     pub fn new(limit: usize) -> Self {
-        let shard = || Mutex::new(SharedTable::new(limit.div_ceil(SHARDS)));
+        let ledger = Arc::new(Ledger::new(limit));
         Self {
-            shards: (0..SHARDS).map(|_| shard()).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(SharedTable::of(ledger.clone()))).collect(),
+            ledger,
             hasher: RandomState::default(),
             next_sweep: AtomicUsize::new(0),
         }
@@ -429,8 +445,10 @@ impl FlowTable {
     #[inline]
     pub fn place(&self, key: FlowKey) -> Place<'_> {
         let hash = hash_of(&self.hasher, &key);
+        let group = hash_of(&self.hasher, &key.probable_initiator()) as usize % GROUPS;
         // The table itself uses the lowest bits.
-        let shard = self.shards[(hash >> 26) as usize % SHARDS].lock();
+        let part = (hash >> 26) as usize % PARTS;
+        let shard = self.shards[group * PARTS + part].lock();
         let found = shard.find(hash, &key);
         Place { shard, hash, key, found }
     }
@@ -499,6 +517,9 @@ impl FlowTable {
         for number in first..first + SWEPT_AT_ONCE {
             let shard = &self.shards[number % SHARDS];
             while !shard.lock().sweep(now, SWEPT_UNDER_LOCK) {}
+        }
+        if self.ledger.owes() {
+            self.shards.iter().for_each(|shard| while shard.lock().pay_debts() {});
         }
     }
 }

@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    ledger::{LARGEST_BATCH, LEAST_OWED, OWED_PART},
+    *,
+};
 use proptest::prelude::*;
 
 struct Thing {
@@ -152,7 +155,109 @@ proptest! {
             prop_assert!(model.iter().all(|(key, ..)| has(&table, *key)));
             let classes = [Class::Fleeting, Class::Denied, Class::Lasting];
             prop_assert_eq!(classes.map(|class| table.len_of(class)).iter().sum::<usize>(), model.len());
-            prop_assert!(!model.is_empty() || (table.owners.is_empty() && table.groups.is_empty()));
+            prop_assert!(!model.is_empty() || (table.owners.is_empty()));
         }
     }
+}
+
+#[derive(Debug, Clone)]
+enum Move {
+    Add { table: usize, owner: u32, count: u32 },
+    Remove { table: usize, owner: u32, count: u32 },
+    Pay(usize),
+}
+
+const TABLES: usize = 5;
+
+fn a_move() -> impl Strategy<Value = Move> {
+    let place = || (0..TABLES, 0..9u32, 1..200u32);
+    prop_oneof![
+        5 => place().prop_map(|(table, owner, count)| Move::Add { table, owner, count }),
+        2 => place().prop_map(|(table, owner, count)| Move::Remove { table, owner, count }),
+        1 => (0..TABLES).prop_map(Move::Pay),
+    ]
+}
+
+fn held(table: &SharedTable<u32, Thing>, own: u32) -> usize {
+    table.owners.get(&owner(own)).map_or(0, |id| table.holdings[*id as usize].count as usize)
+}
+
+/// What an owner may add without asking the ledger.
+fn spare(table: &SharedTable<u32, Thing>, own: u32) -> usize {
+    table.owners.get(&owner(own)).map_or(0, |id| table.holdings[*id as usize].credit as usize)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Tables that share a bound: what they hold and may add without asking is what the ledger says, the bound holds but for what is
+    /// owed, who asks for less than a fair share gets it, and nobody who holds less loses anything to another.
+    #[test]
+    fn tables_share_a_bound(limit in 1..3000usize, moves in prop::collection::vec(a_move(), 1..40)) {
+        let ledger = Arc::new(Ledger::new(limit));
+        let mut tables: Vec<SharedTable<u32, Thing>> = (0..TABLES).map(|_| SharedTable::of(ledger.clone())).collect();
+        let all = |tables: &[SharedTable<u32, Thing>], own| tables.iter().map(|table| held(table, own)).sum::<usize>();
+        let (mut key, mut keys) = (0, Vec::<(usize, u32, u32)>::new());
+        for change in moves {
+            match change {
+                Move::Add { table, owner: own, count } => for _ in 0..count {
+                    let before: [usize; 9] = std::array::from_fn(|own| all(&tables, own as u32));
+                    key += 1;
+                    tables[table].insert(key, key, owner(own), thing(Class::Fleeting));
+                    prop_assert!(has(&tables[table], key), "the new one is not the one that goes");
+                    keys.push((table, own, key));
+                    for other in (0..9).filter(|other| *other != own) {
+                        let now = all(&tables, other);
+                        // Who owes was over its share when it came to owe, by no more than what it had not used yet. The least share is
+                        // a third of a fifth: there are three workloads, and two peers with three each.
+                        let spare: usize = tables.iter().map(|table| spare(table, other)).sum();
+                        let slack = spare + 4 * TABLES + LARGEST_BATCH;
+                        prop_assert!(now >= before[other as usize] || (before[other as usize] + slack) * 15 >= limit);
+                    }
+                },
+                Move::Remove { table, owner: own, count } => {
+                    let those = keys.iter().filter(|(at, by, key)| (*at, *by) == (table, own) && has(&tables[table], *key));
+                    let those: Vec<u32> = those.map(|(.., key)| *key).take(count as usize).collect();
+                    for key in those {
+                        let id = tables[table].find(key, &key).unwrap();
+                        tables[table].remove(id);
+                    }
+                }
+                Move::Pay(table) => while tables[table].pay_debts() {},
+            }
+            keys.retain(|(table, _, key)| has(&tables[*table], *key));
+            let length: usize = tables.iter().map(SharedTable::len).sum();
+            prop_assert_eq!(length, keys.len());
+            for own in 0..9 {
+                let used = all(&tables, own) + tables.iter().map(|table| spare(table, own)).sum::<usize>();
+                let (granted, owed) = ledger.account(owner(own));
+                prop_assert_eq!(used, granted + owed, "owner {}", own);
+            }
+            prop_assert!(length <= limit + ledger.owed());
+            prop_assert!(ledger.owed() <= (limit / OWED_PART).max(LEAST_OWED) + LARGEST_BATCH + 9 * TABLES);
+        }
+        tables.iter_mut().for_each(|table| while table.pay_debts() {});
+        prop_assert_eq!(ledger.owed(), 0);
+        prop_assert!(tables.iter().map(SharedTable::len).sum::<usize>() <= limit);
+        for (table, _, key) in keys {
+            if let Some(id) = tables[table].find(key, &key) {
+                tables[table].remove(id);
+            }
+        }
+        prop_assert!(tables.iter().all(|table| table.len() == 0 && table.owners.is_empty()) && ledger.is_empty());
+    }
+}
+
+#[test]
+fn who_fills_one_table_makes_room_in_it_for_others_in_another() {
+    let ledger = Arc::new(Ledger::new(10_000));
+    let [mut first, mut second] = [SharedTable::of(ledger.clone()), SharedTable::of(ledger.clone())];
+    (0..20_000).for_each(|key| add(&mut first, key, Owner::Workload(1)));
+    assert_eq!(first.len(), 10_000);
+    (0..600).for_each(|key| add(&mut second, key, Owner::Workload(2)));
+    assert_eq!((second.len(), ledger.owes()), (600, true), "nothing of the quiet one went");
+    add(&mut first, 20_000, Owner::Workload(1));
+    while first.pay_debts() {}
+    assert!(first.len() + second.len() <= 10_000 && first.len() > 9_300);
+    assert!(has(&first, 20_000) && (0..600).all(|key| has(&second, key)));
 }

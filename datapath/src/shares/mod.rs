@@ -1,20 +1,29 @@
-//! A bounded table in which every owner has its share: what one of them does never takes another's.
+//! Bounded tables in which every owner has its share: what one of them does never takes another's.
 //!
-//! Owners form a tree of two levels: the workloads of this node, and the peers with their workloads. A place that nobody uses
-//! goes to whoever asks. Once the table is full, an owner that holds its share or more loses the oldest of its own entries;
-//! one that holds less is given a place of whoever holds the most, who is then over its share (max-min fairness, as in
+//! Owners form a tree of two levels: the workloads of this node, and the peers with their workloads. Room that nobody uses
+//! goes to whoever asks. Once the tables of a [`Ledger`] are full, an owner that holds its share or more loses the oldest of its own
+//! entries; one that holds less is given the room of whoever holds the most, who is then over its share (max-min fairness, as in
 //! Demers, Keshav, Shenker: "Analysis and simulation of a fair queueing algorithm", 1989). Every operation takes constant
 //! time, but for the logarithm of the number of owners when entries come and go.
 
+mod ledger;
+
+pub(crate) use ledger::Ledger;
+
 use hashbrown::{HashMap, HashTable};
-use std::hash::{BuildHasher, Hash};
+use ledger::Reply;
+use std::{
+    hash::{BuildHasher, Hash},
+    sync::Arc,
+};
 
 /// Entries that one allocation holds: a table never moves more than pointers when it grows.
 const CHUNK: usize = 256;
 /// How many entries that were used lately are passed over before one has to go all the same.
 const SECOND_CHANCES: usize = 8;
+/// The most entries that an owner owes and a table takes out in one go.
+const MOST_PAID: u32 = 64;
 const NONE: u32 = u32::MAX;
-const ROOT: u32 = 0;
 const CLASSES: usize = 3;
 
 /// Who is charged for what is kept of a packet: its sender.
@@ -78,41 +87,32 @@ impl List {
     const EMPTY: Self = Self { first: NONE, last: NONE };
 }
 
-/// Whom a node of the tree stands for.
-#[derive(Debug, Clone, Copy)]
-enum Name {
-    Table,
-    /// A peer with its workloads.
-    Group(u32),
-    Owner(Owner),
-}
-
+/// What a table holds of one owner.
 #[derive(Debug)]
-struct Node {
-    name: Name,
-    parent: u32,
-    /// Entries of the node and of all below it.
+struct Holding {
+    owner: Owner,
     count: u32,
-    /// Where it stands in its parent's heap.
-    position: u32,
-    /// A heap: the first of them holds the most.
-    children: Vec<u32>,
+    /// Entries that may be added before the ledger is asked again ...
+    credit: u32,
+    /// ... and those that may be, each in the place of one of the owner's own.
+    in_place: u32,
+    /// What the ledger has given last.
+    batch: u32,
     lists: [List; CLASSES],
 }
 
-/// The table.
+/// A table.
 #[derive(Debug)]
 pub(crate) struct SharedTable<K, V> {
+    ledger: Arc<Ledger>,
     index: HashTable<u32>,
     /// Dense: an entry that goes is replaced by the last.
     chunks: Vec<Vec<Entry<K, V>>>,
     length: usize,
-    limit: usize,
     of_class: [usize; CLASSES],
-    nodes: Vec<Node>,
-    free_nodes: Vec<u32>,
+    holdings: Vec<Holding>,
+    free_holdings: Vec<u32>,
     owners: HashMap<Owner, u32, foldhash::fast::RandomState>,
-    groups: HashMap<u32, u32, foldhash::fast::RandomState>,
     /// Where the next sweep goes on.
     swept: usize,
 }
@@ -135,17 +135,20 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
 
     /// An empty table for at most `limit` entries.
     pub fn new(limit: usize) -> Self {
-        let root = Node::new(Name::Table, NONE);
+        Self::of(Arc::new(Ledger::new(limit)))
+    }
+
+    /// An empty table that shares the bound of a ledger with others.
+    pub fn of(ledger: Arc<Ledger>) -> Self {
         Self {
+            ledger,
             index: HashTable::new(),
             chunks: Vec::new(),
             length: 0,
-            limit: limit.clamp(1, NONE as usize - 1),
             of_class: [0; CLASSES],
-            nodes: vec![root],
-            free_nodes: Vec::new(),
+            holdings: Vec::new(),
+            free_holdings: Vec::new(),
             owners: HashMap::default(),
-            groups: HashMap::default(),
             swept: usize::MAX,
         }
     }
@@ -212,32 +215,124 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
 
     /// Adds an entry for a key that has none. If there is no room, somebody's oldest goes, as the module says.
     pub fn insert(&mut self, hash: u32, key: K, owner: Owner, value: V) -> u32 {
-        let (id, leaf) = (self.length as u32, self.node_of(owner));
+        let holding = self.holding_of(owner);
+        let id = self.add(hash, key, holding, value);
+        self.make_room(holding, id)
+    }
+
+    fn add(&mut self, hash: u32, key: K, holding: u32, value: V) -> u32 {
+        let (id, class) = (self.length as u32, value.class());
         if self.length / CHUNK == self.chunks.len() {
-            self.chunks.push(Vec::with_capacity(CHUNK));
+            // The first grows, since most tables are small.
+            let room = if self.chunks.is_empty() { 4 } else { CHUNK };
+            self.chunks.push(Vec::with_capacity(room));
         }
-        let class = value.class();
-        let entry = Entry { key, value, hash, owner: leaf, before: NONE, after: NONE, class };
+        let entry = Entry { key, value, hash, owner: holding, before: NONE, after: NONE, class };
         self.chunks[id as usize / CHUNK].push(entry);
         self.length += 1;
         let Self { index, chunks, .. } = self;
         let hash_at = |id: &u32| spread(chunks[*id as usize / CHUNK][*id as usize % CHUNK].hash);
         index.insert_unique(spread(hash), id, hash_at);
         self.link(id);
-        self.count_up(leaf);
-        if self.length <= self.limit {
-            return id;
+        self.holdings[holding as usize].count += 1;
+        id
+    }
+
+    /// Finds room for an entry that was just added. Returns where it is then.
+    fn make_room(&mut self, holding: u32, new: u32) -> u32 {
+        let own = &mut self.holdings[holding as usize];
+        if own.credit > 0 {
+            own.credit -= 1;
+            return new;
         }
-        // The new one is the last, so it comes to where the other was.
-        let victim = self.victim(leaf, id);
-        self.remove(victim);
-        victim
+        if own.in_place > 0 {
+            own.in_place -= 1;
+            return self.replace_own(holding, new);
+        }
+        let owner = own.owner;
+        let new = self.pay(holding, new);
+        match self.ledger.ask(owner) {
+            Reply::Room(granted, loser) => {
+                let own = &mut self.holdings[holding as usize];
+                (own.credit, own.batch) = (granted - 1, granted);
+                let loser = loser.and_then(|loser| self.owners.get(&loser).copied());
+                loser.map_or(new, |loser| self.pay(loser, new))
+            }
+            Reply::InPlaceOfOwn(count) => {
+                self.holdings[holding as usize].in_place = count - 1;
+                self.replace_own(holding, new)
+            }
+        }
+    }
+
+    /// Takes out the oldest entry of an owner, but for a new one. Returns where that is then.
+    fn replace_own(&mut self, holding: u32, new: u32) -> u32 {
+        let Holding { owner, count, .. } = self.holdings[holding as usize];
+        if count > 1 {
+            let victim = self.oldest(holding, new);
+            return self.evict(victim, new);
+        }
+        // The owner's others are in other tables.
+        self.ledger.owe(owner);
+        new
+    }
+
+    /// Takes out what an owner owes, but for a new entry. Returns where that is then.
+    fn pay(&mut self, holding: u32, mut new: u32) -> u32 {
+        if !self.ledger.owes() {
+            return new;
+        }
+        let own = &mut self.holdings[holding as usize];
+        let (owner, mut most) = (own.owner, own.count.min(MOST_PAID));
+        let credit = std::mem::take(&mut own.credit);
+        if credit > 0 {
+            self.ledger.give_back(owner, credit);
+        }
+        if new != NONE && self.entry(new).owner == holding {
+            most = most.min(self.holdings[holding as usize].count - 1);
+        }
+        for _ in 0..self.ledger.take_debt(owner, most) {
+            let victim = self.oldest(holding, new);
+            new = self.evict(victim, new);
+        }
+        new
+    }
+
+    /// Takes out some of what this table's owners owe. `false`: that was all of it that is here.
+    pub fn pay_debts(&mut self) -> bool {
+        let before = self.length;
+        if self.ledger.owes() {
+            let holdings: Vec<u32> = self.owners.values().copied().collect();
+            holdings.into_iter().for_each(|holding| _ = self.pay(holding, NONE));
+        }
+        self.length < before
+    }
+
+    /// Takes an entry out whose room is used by another. Returns where the entry `new` is then.
+    fn evict(&mut self, id: u32, new: u32) -> u32 {
+        let last = self.length as u32 - 1;
+        let holding = self.take_out(id);
+        self.forget_if_empty(holding);
+        if new == last { id } else { new }
     }
 
     /// Takes an entry out. What else was found is not valid any more.
     pub fn remove(&mut self, id: u32) {
+        let holding = self.take_out(id);
+        let own = &mut self.holdings[holding as usize];
+        own.credit += 1;
+        if own.count > 0 && own.credit + 1 >= 2 * own.batch.max(1) {
+            let spare = own.credit + 1 - own.batch.max(1);
+            own.credit -= spare;
+            self.ledger.give_back(own.owner, spare);
+        }
+        self.forget_if_empty(holding);
+    }
+
+    /// Takes an entry out. Returns whose it was.
+    fn take_out(&mut self, id: u32) -> u32 {
         self.unlink(id);
-        let (hash, owner) = (self.entry(id).hash, self.entry(id).owner);
+        let (hash, holding) = (self.entry(id).hash, self.entry(id).owner);
         if let Ok(found) = self.index.find_entry(spread(hash), |own| *own == id) {
             found.remove();
         }
@@ -254,7 +349,40 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
         self.length -= 1;
         // One empty chunk is kept, so that a border is not an allocation each time it is crossed.
         self.chunks.truncate(self.length / CHUNK + 2);
-        self.count_down(owner);
+        self.holdings[holding as usize].count -= 1;
+        holding
+    }
+
+    fn forget_if_empty(&mut self, holding: u32) {
+        let Holding { owner, count, credit, .. } = self.holdings[holding as usize];
+        if count > 0 {
+            return;
+        }
+        if credit > 0 {
+            self.ledger.give_back(owner, credit);
+        }
+        self.owners.remove(&owner);
+        self.free_holdings.push(holding);
+    }
+
+    fn holding_of(&mut self, owner: Owner) -> u32 {
+        if let Some(&holding) = self.owners.get(&owner) {
+            return holding;
+        }
+        let holding =
+            Holding { owner, count: 0, credit: 0, in_place: 0, batch: 0, lists: [List::EMPTY; CLASSES] };
+        let id = match self.free_holdings.pop() {
+            Some(id) => {
+                self.holdings[id as usize] = holding;
+                id
+            }
+            None => {
+                self.holdings.push(holding);
+                self.holdings.len() as u32 - 1
+            }
+        };
+        self.owners.insert(owner, id);
+        id
     }
 
     /// Has everything that points at an entry point at where it will be.
@@ -263,7 +391,7 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
         if let Some(found) = self.index.find_mut(spread(hash), |own| *own == from) {
             *found = to;
         }
-        let list = &mut self.nodes[owner as usize].lists[class as usize];
+        let list = &mut self.holdings[owner as usize].lists[class as usize];
         if list.first == from {
             list.first = to;
         }
@@ -310,7 +438,7 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
 
     fn link(&mut self, id: u32) {
         let Entry { owner, class, .. } = *self.entry(id);
-        let list = &mut self.nodes[owner as usize].lists[class as usize];
+        let list = &mut self.holdings[owner as usize].lists[class as usize];
         let before = std::mem::replace(&mut list.last, id);
         if before == NONE {
             list.first = id;
@@ -325,7 +453,7 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
 
     fn unlink(&mut self, id: u32) {
         let Entry { owner, class, before, after, .. } = *self.entry(id);
-        let list = &mut self.nodes[owner as usize].lists[class as usize];
+        let list = &mut self.holdings[owner as usize].lists[class as usize];
         if list.first == id {
             list.first = after;
         }
@@ -341,30 +469,11 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
         self.of_class[class as usize] -= 1;
     }
 
-    /// Who goes for the entry that `leaf` has just got. There are more than one.
-    fn victim(&mut self, leaf: u32, new: u32) -> u32 {
-        let parent = self.nodes[leaf as usize].parent;
-        let own = if parent == ROOT { leaf } else { parent };
-        let mut at = self.loser(ROOT, own, self.limit);
-        if !self.nodes[at as usize].children.is_empty() {
-            let room = self.nodes[at as usize].count as usize - 1;
-            at = if at == own { self.loser(at, leaf, room) } else { self.nodes[at as usize].children[0] };
-        }
-        self.oldest(at, new)
-    }
-
-    /// Which child of a node with so much room loses an entry, since `own` has got one.
-    fn loser(&self, node: u32, own: u32, room: usize) -> u32 {
-        let children = &self.nodes[node as usize].children;
-        let before = self.nodes[own as usize].count as usize - 1;
-        if before * children.len() >= room && before > 0 { own } else { children[0] }
-    }
-
     /// The entry of an owner that goes first, but for one.
     fn oldest(&mut self, owner: u32, but: u32) -> u32 {
         for class in 0..CLASSES {
             for chance in 0..=SECOND_CHANCES {
-                let mut id = self.nodes[owner as usize].lists[class].first;
+                let mut id = self.holdings[owner as usize].lists[class].first;
                 if id == but {
                     id = self.entry(id).after;
                 }
@@ -381,128 +490,7 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
         // Who loses has entries beside the new one; were it not so, the new one would go.
         but
     }
-
-    fn node_of(&mut self, owner: Owner) -> u32 {
-        if let Some(&node) = self.owners.get(&owner) {
-            return node;
-        }
-        let parent = match owner.group() {
-            None => ROOT,
-            Some(group) => match self.groups.get(&group) {
-                Some(&node) => node,
-                None => {
-                    let node = self.add_node(Name::Group(group), ROOT);
-                    self.groups.insert(group, node);
-                    node
-                }
-            },
-        };
-        let node = self.add_node(Name::Owner(owner), parent);
-        self.owners.insert(owner, node);
-        node
-    }
-
-    fn add_node(&mut self, name: Name, parent: u32) -> u32 {
-        let mut node = Node::new(name, parent);
-        let free = self.free_nodes.pop();
-        let id = free.unwrap_or(self.nodes.len() as u32);
-        let siblings = &mut self.nodes[parent as usize].children;
-        node.position = siblings.len() as u32;
-        siblings.push(id);
-        match free {
-            Some(id) => self.nodes[id as usize] = node,
-            None => self.nodes.push(node),
-        }
-        id
-    }
-
-    fn count_up(&mut self, leaf: u32) {
-        let mut at = leaf;
-        while at != ROOT {
-            let parent = self.nodes[at as usize].parent;
-            self.nodes[at as usize].count += 1;
-            self.rise(parent, at);
-            at = parent;
-        }
-    }
-
-    fn count_down(&mut self, leaf: u32) {
-        let mut at = leaf;
-        while at != ROOT {
-            let Node { parent, name, .. } = self.nodes[at as usize];
-            self.nodes[at as usize].count -= 1;
-            self.sink(parent, at);
-            if self.nodes[at as usize].count == 0 {
-                match name {
-                    Name::Owner(owner) => _ = self.owners.remove(&owner),
-                    Name::Group(group) => _ = self.groups.remove(&group),
-                    Name::Table => {}
-                }
-                self.remove_node(parent, at);
-            }
-            at = parent;
-        }
-    }
-
-    /// Takes a node without entries out of its parent's heap.
-    fn remove_node(&mut self, parent: u32, node: u32) {
-        let position = self.nodes[node as usize].position as usize;
-        let siblings = &mut self.nodes[parent as usize].children;
-        siblings.swap_remove(position);
-        if let Some(&moved) = siblings.get(position) {
-            self.nodes[moved as usize].position = position as u32;
-            self.rise(parent, moved);
-            self.sink(parent, moved);
-        }
-        self.free_nodes.push(node);
-    }
-
-    /// Moves a node that holds more up its parent's heap.
-    fn rise(&mut self, parent: u32, node: u32) {
-        let mut heap = std::mem::take(&mut self.nodes[parent as usize].children);
-        let Node { count, position, .. } = self.nodes[node as usize];
-        let mut at = position as usize;
-        while at > 0 {
-            let above = (at - 1) / 2;
-            if self.nodes[heap[above] as usize].count >= count {
-                break;
-            }
-            heap[at] = heap[above];
-            self.nodes[heap[at] as usize].position = at as u32;
-            at = above;
-        }
-        heap[at] = node;
-        self.nodes[node as usize].position = at as u32;
-        self.nodes[parent as usize].children = heap;
-    }
-
-    /// Moves a node that holds less down its parent's heap.
-    fn sink(&mut self, parent: u32, node: u32) {
-        let mut heap = std::mem::take(&mut self.nodes[parent as usize].children);
-        let Node { count, position, .. } = self.nodes[node as usize];
-        let mut at = position as usize;
-        loop {
-            let below = (2 * at + 1..heap.len().min(2 * at + 3))
-                .max_by_key(|below| self.nodes[heap[*below] as usize].count);
-            let Some(below) = below.filter(|below| self.nodes[heap[*below] as usize].count > count) else {
-                break;
-            };
-            heap[at] = heap[below];
-            self.nodes[heap[at] as usize].position = at as u32;
-            at = below;
-        }
-        heap[at] = node;
-        self.nodes[node as usize].position = at as u32;
-        self.nodes[parent as usize].children = heap;
-    }
-}
-
-impl Node {
-    fn new(name: Name, parent: u32) -> Self {
-        Self { name, parent, count: 0, position: 0, children: Vec::new(), lists: [List::EMPTY; CLASSES] }
-    }
 }
 
 #[cfg(test)]
-#[path = "shares_tests.rs"]
 mod tests;
