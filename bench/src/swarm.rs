@@ -133,7 +133,7 @@ fn answer(socket: &UdpSocket, peers: &HashMap<Ipv4Addr, Peer>, ended: &AtomicBoo
         }
         round.finish(&mut sink);
         for message in std::mem::take(&mut sink.handshakes) {
-            peer.endpoint.handshake(now, from, &message, false, &mut lane, &mut sink);
+            peer.endpoint.handshake(now, from, &message, &mut lane, &mut sink);
         }
     }
 }

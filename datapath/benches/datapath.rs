@@ -351,7 +351,7 @@ impl Pair {
             self.receive(at);
             for message in std::mem::take(&mut self.wire.handshakes) {
                 let (node, lane) = (&self.nodes[at], &mut self.lanes[at]);
-                node.handshake(self.now, address(1 - at), &message, false, lane, &mut self.wire);
+                node.handshake(self.now, address(1 - at), &message, lane, &mut self.wire);
             }
         }
         assert_eq!(self.wire.delivered, first.len(), "the session stands");

@@ -360,14 +360,23 @@ impl Endpoint {
         Round::new(self, lane, now)
     }
 
+    /// Notes that more handshakes wait than are done: for a second their senders have to show that they receive at their address, and
+    /// have limits.
+    pub fn note_load(&self, now: Instant) {
+        self.wireguard.note_load(now);
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn end_load(&self) {
+        self.wireguard.end_load();
+    }
+
     /// Takes a message of a handshake that a worker has kept, and sends the packets that waited for its session.
-    /// `under_load`: its sender has to show that it receives at its address, and has a limit.
     pub fn handshake(
         &self,
         now: Now,
         from: SocketAddr,
         message: &[u8],
-        under_load: bool,
         lane: &mut Lane,
         sink: &mut impl Sink,
     ) {
@@ -377,7 +386,7 @@ impl Endpoint {
             }
             return;
         }
-        let done = self.wireguard.receive(now, from, message, under_load, &mut plain(sink));
+        let done = self.wireguard.receive(now, from, message, &mut plain(sink));
         match done {
             Ok(Some(peer)) => {
                 sink.proved(from);

@@ -73,7 +73,7 @@ impl Node {
         round.deliver(&mut buffer, &mut self.wire);
         round.finish(&mut self.wire);
         for message in std::mem::take(&mut self.wire.handshakes) {
-            self.endpoint.handshake(time(now), from, &message, false, &mut self.lane, &mut self.wire);
+            self.endpoint.handshake(time(now), from, &message, &mut self.lane, &mut self.wire);
         }
     }
 
@@ -544,9 +544,10 @@ fn under_load_a_handshake_takes_a_cookie_and_has_a_limit() {
     let (_, initiation) = pair.nodes[0].wire.datagrams.pop().unwrap();
     let loaded = |pair: &mut Pair, at: usize, message: &[u8]| {
         let (from, now) = (pair.nodes[1 - at].address, pair.now);
-        let Node { endpoint, lane, wire, .. } = &mut pair.nodes[at];
-        endpoint.handshake(time(now), from, message, true, lane, wire);
-        wire.datagrams.pop().map(|(_, datagram)| datagram)
+        let node = &mut pair.nodes[at];
+        node.endpoint.note_load(now);
+        node.receive(now, from, Ecn::NotCapable, message);
+        node.wire.datagrams.pop().map(|(_, datagram)| datagram)
     };
     let reply = loaded(&mut pair, 1, &initiation).unwrap();
     assert_eq!((reply[0], reply.len()), (3, 64), "a cookie, and no session");

@@ -225,13 +225,18 @@ impl End {
     }
 
     fn receive_from(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], under_load: bool) {
+        if under_load {
+            self.endpoint.note_load(now);
+        } else {
+            self.endpoint.end_load();
+        }
         let (mut buffer, length) = (datagram.to_vec(), datagram.len());
         let mut round = self.endpoint.round(&mut self.lane, now);
         round.from_network(from, Ecn::Congestion, &mut buffer, 0..length, length, &mut self.out);
         round.deliver(&mut buffer, &mut self.out);
         round.finish(&mut self.out);
         for message in std::mem::take(&mut self.out.handshakes) {
-            self.endpoint.handshake(time(now), from, &message, under_load, &mut self.lane, &mut self.out);
+            self.endpoint.handshake(time(now), from, &message, &mut self.lane, &mut self.out);
         }
     }
 }

@@ -66,17 +66,6 @@ impl MacKeys {
     }
 }
 
-/// How much of a message's MACs holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Proof {
-    /// The first does not: the sender does not know whom it talks to.
-    None,
-    /// The first does.
-    Key,
-    /// Both do: the sender also receives at its source address.
-    KeyAndAddress,
-}
-
 /// The receiver's side: checks messages, and gives out cookies.
 pub(crate) struct Guard {
     random: SystemRandom,
@@ -94,14 +83,6 @@ struct Bucket {
 impl Guard {
     pub fn new() -> Self {
         Self { random: SystemRandom::new(), secret: [0; 32], secret_since: None, sources: HashMap::new() }
-    }
-
-    /// Checks the MACs of an initiation or a response to the key with these.
-    pub fn check(&mut self, keys: &MacKeys, now: Millis, from: SocketAddr, message: &[u8]) -> Proof {
-        if !keys.holds(message) {
-            return Proof::None;
-        }
-        if self.has_cookie(now, from, message) { Proof::KeyAndAddress } else { Proof::Key }
     }
 
     /// Whether the second MAC of a message is made with its source's cookie.
@@ -230,19 +211,15 @@ mod tests {
         let (now, here) = (Millis(10), from("192.0.2.1:51820"));
         let mut message = [1; 148];
         let mac1 = keys.sign(&mut message, None);
-        assert_eq!(guard.check(&keys, now, here, &message), Proof::Key);
+        assert!(keys.holds(&message) && !guard.has_cookie(now, here, &message));
         let reply = guard.reply(&keys, now, here, &message);
         let cookie = keys.read_reply(&reply, &mac1).unwrap();
         keys.sign(&mut message, Some(&cookie));
-        assert_eq!(guard.check(&keys, now, here, &message), Proof::KeyAndAddress);
-        assert_eq!(guard.check(&keys, now, from("192.0.2.2:51820"), &message), Proof::Key, "another address");
-        assert_eq!(
-            guard.check(&keys, Millis(now.0 + COOKIE_LIFETIME), here, &message),
-            Proof::Key,
-            "too late"
-        );
+        assert!(keys.holds(&message) && guard.has_cookie(now, here, &message));
+        assert!(!guard.has_cookie(now, from("192.0.2.2:51820"), &message), "another address");
+        assert!(!guard.has_cookie(Millis(now.0 + COOKIE_LIFETIME), here, &message), "too late");
         message[20] ^= 1;
-        assert_eq!(guard.check(&keys, now, here, &message), Proof::None);
+        assert!(!keys.holds(&message));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Instant,
 };
 
 /// From how many messages in so many milliseconds on there is load. A thread that does nothing else manages some four times that.
@@ -42,9 +43,14 @@ impl Load {
             self.count.store(0, Relaxed);
         }
         if self.count.fetch_add(1, Relaxed) >= LOAD {
-            self.until.store(now.0 + LOAD_LASTS, Relaxed);
+            self.begin(now);
         }
         self.lasts(now)
+    }
+
+    /// Has it last for a while from now on.
+    fn begin(&self, now: Millis) {
+        self.until.store(now.0 + LOAD_LASTS, Relaxed);
     }
 
     /// Whether there is load.
@@ -144,6 +150,16 @@ impl Gate {
 }
 
 impl Wireguard {
+    /// Notes that the thread that takes handshakes does not keep up: initiators show a cookie for a second.
+    pub fn note_load(&self, now: Instant) {
+        self.gate.load.begin(self.millis(now));
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub fn end_load(&self) {
+        self.gate.load.until.store(0, Relaxed);
+    }
+
     /// Whether a message of a handshake is to wait for the thread that takes it.
     ///
     /// # Errors

@@ -50,8 +50,14 @@ impl Bench {
     }
 
     /// Hands a message to ours: its answer.
-    fn hand_to_ours(&self, message: &[u8], under_load: bool) -> Vec<u8> {
-        self.sent(|ours, send| drop(ours.receive(self.now, self.from, message, under_load, send)))
+    fn hand_to_ours(&self, message: &[u8]) -> Vec<u8> {
+        self.sent(|ours, send| {
+            let now = ours.millis(self.now.instant);
+            let admitted = ours.admit(&ours.peers.read(), now, self.from, message, send);
+            if admitted.is_ok() {
+                drop(ours.receive(self.now, self.from, message, send));
+            }
+        })
     }
 
     /// Hands a message to theirs: its answer.
@@ -104,8 +110,8 @@ fn we_begin_and_they_answer() {
     let response = bench.hand_to_theirs(&initiation);
     assert_eq!((response[0], response.len()), (2, RESPONSE));
     let forged = [&response[..20], &[0; 20], &response[40..]].concat();
-    assert!(bench.hand_to_ours(&forged, false).is_empty());
-    bench.hand_to_ours(&response, false);
+    assert!(bench.hand_to_ours(&forged).is_empty());
+    bench.hand_to_ours(&response);
     bench.data_goes_both_ways();
 }
 
@@ -114,12 +120,12 @@ fn they_begin_and_we_answer() {
     let mut bench = Bench::new(1000);
     let initiation = bench.seal_theirs();
     assert_eq!((initiation[0], initiation.len()), (1, INITIATION));
-    let response = bench.hand_to_ours(&initiation, false);
+    let response = bench.hand_to_ours(&initiation);
     assert!(
         bench.peer().sending(bench.ours.millis(bench.now.instant)).is_none(),
         "not before they have used it"
     );
-    assert!(bench.hand_to_ours(&initiation, false).is_empty(), "an initiation is taken once");
+    assert!(bench.hand_to_ours(&initiation).is_empty(), "an initiation is taken once");
     // Their answer to the response is a keepalive, which confirms the session.
     let keepalive = bench.hand_to_theirs(&response);
     assert!(bench.open_ours(keepalive).is_empty());
@@ -132,12 +138,12 @@ fn we_show_their_cookie_when_they_are_under_load() {
     let initiation = bench.initiate();
     let reply = bench.hand_to_theirs(&initiation);
     assert_eq!((reply[0], reply.len()), (3, COOKIE_REPLY));
-    bench.hand_to_ours(&reply, false);
+    bench.hand_to_ours(&reply);
     bench.later(Duration::from_secs(6));
     let again = bench.sent(|ours, send| assert_eq!(ours.tick(bench.now, 0, send), 0));
     let response = bench.hand_to_theirs(&again);
     assert_eq!(response[0], 2, "the cookie was right");
-    bench.hand_to_ours(&response, false);
+    bench.hand_to_ours(&response);
     bench.data_goes_both_ways();
 }
 
@@ -145,7 +151,8 @@ fn we_show_their_cookie_when_they_are_under_load() {
 fn they_show_our_cookie_when_we_are_under_load() {
     let mut bench = Bench::new(1000);
     let initiation = bench.seal_theirs();
-    let reply = bench.hand_to_ours(&initiation, true);
+    bench.ours.note_load(bench.now.instant);
+    let reply = bench.hand_to_ours(&initiation);
     assert_eq!((reply[0], reply.len()), (3, COOKIE_REPLY));
     bench.hand_to_theirs(&reply);
     let mut room = [0; 200];
@@ -153,7 +160,7 @@ fn they_show_our_cookie_when_we_are_under_load() {
         TunnResult::WriteToNetwork(initiation) => initiation.to_vec(),
         other => panic!("{other:?}"),
     };
-    let response = bench.hand_to_ours(&again, true);
+    let response = bench.hand_to_ours(&again);
     assert_eq!((response[0], response.len()), (2, RESPONSE), "the cookie was right");
     let keepalive = bench.hand_to_theirs(&response);
     assert!(bench.open_ours(keepalive).is_empty());
@@ -165,7 +172,7 @@ fn our_keepalive_is_one_to_them() {
     let mut bench = Bench::new(1000);
     let initiation = bench.initiate();
     let response = bench.hand_to_theirs(&initiation);
-    bench.hand_to_ours(&response, false);
+    bench.hand_to_ours(&response);
     let now = bench.ours.millis(bench.now.instant);
     let keepalive = bench.sent(|ours, send| ours.keepalive(now, &bench.peer(), send));
     assert_eq!(keepalive.len(), OVERHEAD);
@@ -183,9 +190,9 @@ fn initiations_of_one_peer_are_taken_one_after_the_other() {
         }
     };
     let first = initiate(&mut bench);
-    assert_eq!(bench.hand_to_ours(&first, false).len(), RESPONSE);
+    assert_eq!(bench.hand_to_ours(&first).len(), RESPONSE);
     let second = initiate(&mut bench);
-    assert!(bench.hand_to_ours(&second, false).is_empty(), "at once after the first");
+    assert!(bench.hand_to_ours(&second).is_empty(), "at once after the first");
     bench.later(Duration::from_millis(BETWEEN_INITIATIONS));
-    assert_eq!(bench.hand_to_ours(&second, false).len(), RESPONSE, "it was not used up");
+    assert_eq!(bench.hand_to_ours(&second).len(), RESPONSE, "it was not used up");
 }

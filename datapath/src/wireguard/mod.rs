@@ -30,7 +30,7 @@ use crate::{
     drops::Cause,
     probe::{self, Probe},
 };
-use cookie::{Guard, Held, Proof};
+use cookie::Held;
 use gate::Gate;
 use keys::{OwnKey, OwnKeys};
 use meshward_model::{PublicKey, relay::is_relayed};
@@ -155,7 +155,6 @@ pub(crate) struct Wireguard {
     keys: RwLock<OwnKeys>,
     start: Instant,
     pub peers: RwLock<Peers>,
-    guard: Mutex<Guard>,
     gate: Gate,
     pub stamps: Stamps,
     /// How much may still be sent to addresses that have not answered.
@@ -178,7 +177,6 @@ pub(crate) type Send<'a> = &'a mut dyn FnMut(SocketAddr, &[u8]);
 impl Wireguard {
     pub fn new(secret: SecretKey, start: Instant) -> Self {
         Self {
-            guard: Mutex::new(Guard::new()),
             gate: Gate::default(),
             stamps: Stamps::default(),
             unproved: Mutex::new(Bucket::of_endpoint()),
@@ -268,8 +266,7 @@ impl Wireguard {
         first
     }
 
-    /// Takes a message of a handshake. `under_load`: initiators have to show that they receive at their address, and each
-    /// has its limit. The peer comes back if there is a session for the packets that wait.
+    /// Takes a message of a handshake that the gate has let in. The peer comes back if there is a session for the packets that wait.
     ///
     /// # Errors
     /// The cause for which the message is dropped.
@@ -278,7 +275,6 @@ impl Wireguard {
         now: Now,
         from: SocketAddr,
         message: &[u8],
-        under_load: bool,
         send: Send,
     ) -> Result<Option<Arc<Peer>>, Cause> {
         let kind = Kind::of(message).ok_or(Cause::UnknownPeer)?;
@@ -286,38 +282,13 @@ impl Wireguard {
         if kind == Kind::CookieReply {
             return self.receive_cookie(millis, message).map(|()| None);
         }
-        let key = self.check(millis, from, message, under_load, send)?;
+        let key = self.keys.read().all().find(|key| key.macs.holds(message)).cloned();
+        let key = key.ok_or(Cause::BadCrypto)?;
         match kind {
             Kind::Initiation => self.receive_initiation(&key, millis, from, message, send),
             Kind::Response => self.receive_response(millis, from, message),
             _ => Err(Cause::UnknownPeer),
         }
-    }
-
-    fn check(
-        &self,
-        now: Millis,
-        from: SocketAddr,
-        message: &[u8],
-        under_load: bool,
-        send: Send,
-    ) -> Result<Arc<OwnKey>, Cause> {
-        let keys: Vec<Arc<OwnKey>> = self.keys.read().all().cloned().collect();
-        let mut guard = self.guard.lock();
-        for key in keys {
-            return match guard.check(&key.macs, now, from, message) {
-                Proof::None => continue,
-                _ if !under_load => Ok(key),
-                Proof::KeyAndAddress if guard.admits(now, from.ip()) => Ok(key),
-                Proof::KeyAndAddress => Err(Cause::HandshakeLimit),
-                Proof::Key => {
-                    let reply = guard.reply(&key.macs, now, from, message);
-                    send(from, &reply);
-                    Err(Cause::HandshakeLimit)
-                }
-            };
-        }
-        Err(Cause::BadCrypto)
     }
 
     fn receive_cookie(&self, now: Millis, reply: &[u8]) -> Result<(), Cause> {
@@ -530,7 +501,6 @@ impl Wireguard {
     /// packets were given up with their handshake.
     pub fn tick(&self, now: Now, longest: u16, send: Send) -> u64 {
         let millis = self.millis(now.instant);
-        self.guard.lock().forget_quiet_sources(millis);
         self.gate.tick(millis);
         if self.keys.read().is_due(millis) {
             self.keys.write().tick(millis);

@@ -51,7 +51,7 @@ impl Ways {
     fn meet(&self, at: u64, from: SocketAddr, back: SocketAddr) {
         let begun = self.begin(at);
         let answer = self.answer(at + 1, from, &begun[0].1);
-        self.ours.receive(self.at(at + 2), back, &answer, false, &mut |_, _| {}).unwrap();
+        self.ours.receive(self.at(at + 2), back, &answer, &mut |_, _| {}).unwrap();
         let theirs = self.theirs.peers.read().get(0).unwrap().clone();
         let next = theirs
             .receiving(self.theirs.millis(self.at(at + 3).instant), u32::from(theirs.handshake.lock().begun));
@@ -62,7 +62,7 @@ impl Ways {
     fn answer(&self, at: u64, from: SocketAddr, initiation: &[u8]) -> Vec<u8> {
         let mut answer = Vec::new();
         let mut send = |_: SocketAddr, message: &[u8]| answer = message.to_vec();
-        self.theirs.receive(self.at(at), from, initiation, false, &mut send).unwrap();
+        self.theirs.receive(self.at(at), from, initiation, &mut send).unwrap();
         answer
     }
 
@@ -97,7 +97,7 @@ fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
     // Whichever comes first is answered; a copy gets the same answer, by its own way and once.
     let mut answers = Vec::new();
     let mut answer = |from: SocketAddr| {
-        ways.theirs.receive(ways.at(260), from, &first[0].1, false, &mut |to, message| {
+        ways.theirs.receive(ways.at(260), from, &first[0].1, &mut |to, message| {
             answers.push((to, message.to_vec()));
         })
     };
@@ -107,7 +107,7 @@ fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
     assert_eq!(places(&answers), [ways.relay, ways.direct[0]]);
     assert_eq!(answers[0].1, answers[1].1);
     let response = &answers[0].1;
-    assert!(ways.ours.receive(ways.at(270), ways.relay, response, false, &mut |_, _| {}).unwrap().is_some());
+    assert!(ways.ours.receive(ways.at(270), ways.relay, response, &mut |_, _| {}).unwrap().is_some());
     assert_eq!(ways.peer().address(), Some(ways.relay));
 
     // While it is relayed, the other ways are tried, less and less often.
@@ -164,7 +164,7 @@ fn a_way_in_one_direction_is_not_used() {
     assert_eq!(places(&begun), ways.everywhere());
     ours.note_received(at(1_990), &session, ways.direct[0], Some(1));
     let answer = ways.answer(2_010, ways.relay, &begun[0].1);
-    ways.ours.receive(ways.at(2_020), ways.relay, &answer, false, &mut |_, _| {}).unwrap();
+    ways.ours.receive(ways.at(2_020), ways.relay, &answer, &mut |_, _| {}).unwrap();
     assert_eq!(ours.address(), Some(ways.relay));
     // The first message of the new session tells the other side.
     let first = theirs.handshake.lock().begun;
@@ -226,7 +226,7 @@ fn a_clock_that_is_set_back_costs_no_handshake_nor_does_a_restart_or_a_new_key()
     };
     let is_answered = |now: Now, message: &[u8]| {
         let mut answered = false;
-        let done = ways.theirs.receive(now, ways.direct[0], message, false, &mut |_, _| answered = true);
+        let done = ways.theirs.receive(now, ways.direct[0], message, &mut |_, _| answered = true);
         done.is_ok() && answered
     };
     const NOW: u64 = 1_700_000_000;

@@ -21,10 +21,10 @@ use std::{
 
 /// The most messages that wait (the kernel's MAX_QUEUED_INCOMING_HANDSHAKES).
 const MOST_WAITING: usize = 4096;
-/// From how many on there is load: then a handshake takes a cookie (an eighth, as in the kernel) ...
+/// From how many on there is load: then a handshake takes a cookie (an eighth, as in the kernel).
 const LOAD: usize = MOST_WAITING / 8;
-/// ... and for this long after.
-const LOAD_LASTS: Duration = Duration::from_secs(1);
+/// How often endpoints are told of it, at the most; it lasts for longer with them.
+const BETWEEN_LOADS: Duration = Duration::from_millis(100);
 /// How often timers run.
 const TICK: Duration = Duration::from_millis(250);
 /// How often the work is spread anew.
@@ -93,7 +93,8 @@ pub struct Handshakes {
     queue: Queue,
     tasks: Receiver<Task>,
     lane: Lane,
-    loaded_until: Option<Instant>,
+    /// When endpoints were told of load.
+    loaded: Option<Instant>,
     balance: Balance,
     balanced: Instant,
 }
@@ -101,15 +102,7 @@ pub struct Handshakes {
 impl Handshakes {
     pub fn new(shared: Arc<Shared>, queue: Queue, tasks: Receiver<Task>) -> Self {
         let balance = Balance::new(shared.all());
-        Self {
-            shared,
-            queue,
-            tasks,
-            lane: Lane::default(),
-            loaded_until: None,
-            balance,
-            balanced: clock::now(),
-        }
+        Self { shared, queue, tasks, lane: Lane::default(), loaded: None, balance, balanced: clock::now() }
     }
 
     /// Works until the data plane ends.
@@ -132,17 +125,18 @@ impl Handshakes {
     fn take(&mut self, task: Task) {
         let waiting = self.queue.waiting.fetch_sub(1, Relaxed);
         let now = now();
-        if waiting >= LOAD {
-            self.loaded_until = Some(now.instant + LOAD_LASTS);
+        if waiting >= LOAD && self.loaded.is_none_or(|last| now.instant >= last + BETWEEN_LOADS) {
+            self.loaded = Some(now.instant);
+            let services = self.shared.services.read();
+            services.iter().flatten().for_each(|service| service.endpoint.note_load(now.instant));
         }
-        let under_load = self.loaded_until.is_some_and(|until| now.instant < until);
         match task {
             Task::Message { service, from, to, length, bytes } => {
                 let Some(service) = self.service(service) else { return };
                 let mut outlet = Outlet::new(&service, 0);
                 outlet.hear(from, to);
                 let message = &bytes[..usize::from(length)];
-                service.endpoint.handshake(now, from, message, under_load, &mut self.lane, &mut outlet);
+                service.endpoint.handshake(now, from, message, &mut self.lane, &mut outlet);
             }
             Task::Wanted(service) => {
                 let Some(service) = self.service(service) else { return };
