@@ -3,11 +3,12 @@
 use crate::{
     Mistake,
     arguments::{self, Common, Declared, LabelChange, Labelled, Workload},
-    client::Client,
+    client::{Client, told},
     listing, note,
     output::{Change, bad, good, list as cell, show, tell},
 };
 use anyhow::{Context, Result};
+use meshward_client::Error;
 use meshward_model::{
     Labels, WorkloadId,
     local::{Attach, LocalWorkload, Relabel, State},
@@ -30,6 +31,9 @@ use tokio::{
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
 };
+
+/// How often labels are read again that others are changing, too.
+const RELABELS: usize = 20;
 
 /// Runs a command in a namespace of its own. Its exit code is ours.
 pub fn run(common: &Common, run: arguments::Run) -> Result<ExitCode> {
@@ -184,16 +188,27 @@ pub async fn detach(common: &Common, id: &WorkloadId) -> Result<()> {
 
 pub async fn label(common: &Common, id: &WorkloadId, changes: Vec<LabelChange>) -> Result<()> {
     let client = Client::node(common);
-    let known = known(&client, id).await?;
-    let mut labels = known.labels;
-    for change in changes {
-        labels = match change {
-            LabelChange::Set(more) => labels.with_all(&more).map_err(|error| Mistake(error.to_string()))?,
-            LabelChange::Remove(key) => labels.without(&key),
-        };
-    }
     let path = format!("/v1/workloads/{id}");
-    let workload: LocalWorkload = client.patch(&path, &Relabel { labels }).await?;
+    let mut tries = RELABELS;
+    let workload: LocalWorkload = loop {
+        let before = known(&client, id).await?.labels;
+        let mut labels = before.clone();
+        for change in &changes {
+            labels = match change {
+                LabelChange::Set(more) => {
+                    labels.with_all(more).map_err(|error| Mistake(error.to_string()))?
+                }
+                LabelChange::Remove(key) => labels.without(key),
+            };
+        }
+        tries -= 1;
+        let wanted = Relabel { labels, instead_of: Some(before) };
+        match client.try_patch(&path, &wanted).await {
+            // Somebody else has labelled it meanwhile: ours go on top of theirs.
+            Err(Error::Refused { status: Some(412), .. }) if tries > 0 => {}
+            done => break done.map_err(told)?,
+        }
+    };
     let would = format!("label {id} {}", workload.labels);
     let done = format!("{id} is labelled {}", workload.labels);
     tell(common, &Change { would, done, effects: vec![], result: Some(&workload) })

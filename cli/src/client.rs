@@ -81,7 +81,7 @@ impl Client {
 
     /// Reads the entries of a list of the mesh, to its end.
     pub async fn all<T: DeserializeOwned>(&self, what: &List<Page<T>>, query: Query<'_>) -> Result<Vec<T>> {
-        Ok(self.list(what, query).await?.items)
+        self.0.entries(what, query).await.map_err(told)
     }
 
     /// Reads the first page of a list of the mesh.
@@ -138,9 +138,13 @@ impl Client {
         self.0.post(path, body).await.map_err(told)
     }
 
-    /// Changes; the answer has a body.
-    pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        self.0.patch(path, body).await.map_err(told)
+    /// Changes, where it matters how that is refused; the answer has a body.
+    pub async fn try_patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        self.0.patch(path, body).await
     }
 
     /// Deletes.

@@ -78,7 +78,7 @@ fn wait<T: Default>(found: impl Future<Output = Result<T, Error>>) -> T {
 fn list<T: DeserializeOwned>(what: &List<Page<T>>, named: impl Fn(T) -> Vec<(String, String)>) -> Candidates {
     let given = option("--context").or_else(|| std::env::var("MESHCTL_CONTEXT").ok());
     let Ok(Some(context)) = context::find(given.as_deref()) else { return vec![] };
-    let items = wait(async { Ok(Client::coordinator(context).list(what, &[], &[]).await?.items) });
+    let items = wait(async { Client::coordinator(context).entries(what, &[]).await });
     candidates(items.into_iter().flat_map(named))
 }
 

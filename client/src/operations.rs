@@ -3,7 +3,7 @@
 use crate::{Client, Error, decode, encode};
 use hyper::Method;
 use meshward_model::api::{
-    Paged,
+    Page, Paged,
     operations::{Ask, List, Read, Remove, Template, Verb, Write, escaped},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -74,6 +74,18 @@ impl Client {
             all.append(self.page(what, arguments, &query).await?);
         }
         Ok(all)
+    }
+
+    /// Reads the entries of a list to its end.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn entries<T: DeserializeOwned>(
+        &self,
+        what: &List<Page<T>>,
+        query: Query<'_>,
+    ) -> Result<Vec<T>, Error> {
+        Ok(self.list(what, &[], query).await?.items)
     }
 
     /// Asks what has a body and changes nothing.

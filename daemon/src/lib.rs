@@ -2,6 +2,7 @@
 //! by signal.
 #![forbid(unsafe_code)]
 
+pub mod body;
 pub mod config;
 pub mod descriptors;
 pub mod dial;
@@ -14,6 +15,7 @@ pub mod join;
 pub mod member;
 pub mod metrics;
 pub mod places;
+pub mod problem;
 pub mod sources;
 pub mod tls;
 pub mod tunnel;

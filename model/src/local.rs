@@ -171,6 +171,9 @@ pub struct AttachedContainer {
 pub struct Relabel {
     /// All labels that its owner declares from now on.
     pub labels: Labels,
+    /// Those that it has, as the caller has read them: if it has others by now, it keeps these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<Labels>,
 }
 
 /// How far a workload has come.

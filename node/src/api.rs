@@ -2,21 +2,19 @@
 
 use crate::{
     daemon::{Node, Refusal},
-    metrics, netcheck, problem,
+    metrics, netcheck,
+    problem::{self, ApiError},
 };
 use anyhow::{Context, Result};
 use axum::{
     Json, Router,
-    extract::{
-        DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State,
-        rejection::JsonRejection,
-    },
+    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State},
     http::{StatusCode, request::Parts},
     middleware::from_fn,
-    response::{IntoResponse, Response},
     routing::{get, patch},
 };
 use ipnet::IpNet;
+use meshward_daemon::body;
 use meshward_model::{
     NetworkName, WorkloadId,
     diagnosis::{Netcheck, Ping, Pong},
@@ -126,16 +124,21 @@ struct Write<T> {
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Write<T> {
-    type Rejection = Response;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let query = Removal::from_request_parts(&mut parts, state).await;
-        let Removal { dry_run } = query.map_err(IntoResponse::into_response)?;
-        let body = Json::<T>::from_request(Request::from_parts(parts, body), state).await;
-        let refuse = |rejection: JsonRejection| problem::document(rejection.status(), rejection.body_text());
-        let Json(wanted) = body.map_err(refuse)?;
-        Ok(Self { wanted, dry_run })
+        let Removal { dry_run } = Removal::from_request_parts(&mut parts, state).await?;
+        body::check_json(&parts.headers)?;
+        let bytes = body::read(body, MAX_BODY).await?;
+        match serde_json::from_slice(&bytes) {
+            Ok(wanted) => Ok(Self { wanted, dry_run }),
+            Err(error) if error.is_data() => {
+                let text = format!("the body does not fit: {error}");
+                Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, text))
+            }
+            Err(error) => Err(ApiError::malformed(format!("the body is no JSON: {error}"))),
+        }
     }
 }
 
@@ -253,7 +256,7 @@ async fn relabel(
     Path(id): Path<WorkloadId>,
     Write { wanted, dry_run }: Write<Relabel>,
 ) -> Result<Json<LocalWorkload>, Refusal> {
-    Ok(Json(node.relabel(&id, wanted.labels, dry_run).await?))
+    Ok(Json(node.relabel(&id, wanted, dry_run).await?))
 }
 
 async fn detach(

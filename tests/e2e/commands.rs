@@ -23,6 +23,78 @@ use At::{Coordinator, Node};
 /// A command as it is tried: its name, where, its arguments, and what its dry run says; nothing, if it only reads.
 type Row = (&'static str, At, Vec<String>, &'static str);
 
+/// Every command: its name as its man page has it, what is tried, and behind `=>` what its dry run says, if it writes. Those with `@` are run on a node.
+const COMMANDS: &str = r"
+status              status
+context             context
+context-list        context list
+context-show        context show one
+context-use         context use two => would use context two
+context-rename      context rename one three => would call context one three
+context-delete      context delete one => would forget context one
+context-import      context import CONTEXT --name new => would take in context new
+token               token
+token-create        token create --uses 3 => would make a join token for 3 nodes
+token-list          token list
+token-revoke        token revoke TOKEN => would revoke token
+network             network
+network-create      network create two --cidr 10.9.0.0/16 => would make network two
+network-list        network list
+network-delete      network delete empty => would free block 10.77.
+node                node -l !none
+node-list           node list
+node-approve        node approve later -l tier=db => would approve node later
+node-remove         node remove cloud => app=spare
+relay               relay
+relay-list          relay list
+relay-remove        relay remove relay1 => would remove relay relay1
+route               route
+route-advertise   @ route advertise 10.9.0.0/24 --network shop => would advertise 10.9.0.0/24
+route-withdraw    @ route withdraw 10.8.0.0/24 --network shop => would take back 10.8.0.0/24
+route-list          route list
+route-approve       route approve 10.9.0.0/24 --node rack --network shop => would approve 10.9.0.0/24
+route-disapprove    route disapprove 10.8.0.0/24 --node cloud => would disapprove 10.8.0.0/24
+device              device
+device-create       device create --name pad --network shop --gateway rack => would take in device pad
+device-list         device list
+device-remove       device remove phone --network shop => would turn device phone
+key-rotate          key rotate --network shop => would rotate key of node cloud
+workload            workload -l app=web
+workload-list       workload list
+link                link
+link-list           link list
+credential          credential
+credential-create   credential create new --role viewer => would make the credential new
+credential-change   credential change guest --role operator => would change the credential guest
+credential-list     credential list
+credential-revoke   credential revoke guest => would revoke the credential guest
+policy-apply        policy apply POLICY => tcp/9090
+policy-check        policy check POLICY
+policy-diff         policy diff -f POLICY
+policy-get          policy get shop
+policy-log          policy log --network shop
+policy-show         policy show 1 --network shop
+policy-rollback     policy rollback 1 --network shop => would get 0 rules
+policy-suggest      policy suggest --network shop
+policy-schema       policy schema
+explain             explain --network shop --from app=web --to app=api --port tcp/8080
+quarantine          quarantine app=web => app=web
+quarantine-list     quarantine list
+release             release app=spare => app=spare
+audit               audit --after 1
+backup              backup MAN => would write a backup of the mesh to
+run               @ run --network shop -l app=new -- touch MAN => would run `touch
+attach            @ attach --network shop -l app=new --netns FREE => would attach
+detach            @ detach SPARE => would detach
+label             @ label SPARE app=other => app=other
+attached          @ attached
+ping              @ ping rack -c 1
+netcheck          @ netcheck
+debug-bundle      @ debug bundle MAN => would write part node/status.json
+completions         completions bash
+man                 man MAN => would write page meshctl.1
+";
+
 /// A mesh with one of everything.
 struct Everything {
     shop: Shop,
@@ -69,158 +141,35 @@ impl Everything {
     }
 
     fn rows(&self) -> Vec<Row> {
-        let row = |name, at, arguments: &str, says| {
-            let fill = |word: &str| match word {
-                "POLICY" => self.policy.clone(),
-                "TOKEN" => self.token.clone(),
-                "SPARE" => self.spare.id.clone(),
-                "FREE" => self.free.path().display().to_string(),
-                "CONTEXT" => self.shop.mesh.context().display().to_string(),
-                "MAN" => self.home.join("man").display().to_string(),
-                word => word.to_owned(),
-            };
-            (name, at, arguments.split_whitespace().map(fill).collect(), says)
-        };
-        vec![
-            row("status", Coordinator, "status", ""),
-            row("context", Coordinator, "context", ""),
-            row("context-list", Coordinator, "context list", ""),
-            row("context-show", Coordinator, "context show one", ""),
-            row("context-use", Coordinator, "context use two", "would use context two"),
-            row("context-rename", Coordinator, "context rename one three", "would call context one three"),
-            row("context-delete", Coordinator, "context delete one", "would forget context one"),
-            row(
-                "context-import",
-                Coordinator,
-                "context import CONTEXT --name new",
-                "would take in context new",
-            ),
-            row("token", Coordinator, "token", ""),
-            row("token-create", Coordinator, "token create --uses 3", "would make a join token for 3 nodes"),
-            row("token-list", Coordinator, "token list", ""),
-            row("token-revoke", Coordinator, "token revoke TOKEN", "would revoke token"),
-            row("network", Coordinator, "network", ""),
-            row(
-                "network-create",
-                Coordinator,
-                "network create two --cidr 10.9.0.0/16",
-                "would make network two",
-            ),
-            row("network-list", Coordinator, "network list", ""),
-            row("network-delete", Coordinator, "network delete empty", "would free block 10.77."),
-            row("node", Coordinator, "node -l !none", ""),
-            row("node-list", Coordinator, "node list", ""),
-            row("node-approve", Coordinator, "node approve later -l tier=db", "would approve node later"),
-            row("node-remove", Coordinator, "node remove cloud", "app=spare"),
-            row("relay", Coordinator, "relay", ""),
-            row("relay-list", Coordinator, "relay list", ""),
-            row("relay-remove", Coordinator, "relay remove relay1", "would remove relay relay1"),
-            row("route", Coordinator, "route", ""),
-            row(
-                "route-advertise",
-                Node,
-                "route advertise 10.9.0.0/24 --network shop",
-                "would advertise 10.9.0.0/24",
-            ),
-            row(
-                "route-withdraw",
-                Node,
-                "route withdraw 10.8.0.0/24 --network shop",
-                "would take back 10.8.0.0/24",
-            ),
-            row("route-list", Coordinator, "route list", ""),
-            row(
-                "route-approve",
-                Coordinator,
-                "route approve 10.9.0.0/24 --node rack --network shop",
-                "would approve 10.9.0.0/24",
-            ),
-            row(
-                "route-disapprove",
-                Coordinator,
-                "route disapprove 10.8.0.0/24 --node cloud",
-                "would disapprove 10.8.0.0/24",
-            ),
-            row("device", Coordinator, "device", ""),
-            row(
-                "device-create",
-                Coordinator,
-                "device create --name pad --network shop --gateway rack",
-                "would take in device pad",
-            ),
-            row("device-list", Coordinator, "device list", ""),
-            row(
-                "device-remove",
-                Coordinator,
-                "device remove phone --network shop",
-                "would turn device phone",
-            ),
-            row("key-rotate", Coordinator, "key rotate --network shop", "would rotate key of node cloud"),
-            row("workload", Coordinator, "workload -l app=web", ""),
-            row("workload-list", Coordinator, "workload list", ""),
-            row("link", Coordinator, "link", ""),
-            row("link-list", Coordinator, "link list", ""),
-            row("credential", Coordinator, "credential", ""),
-            row(
-                "credential-create",
-                Coordinator,
-                "credential create new --role viewer",
-                "would make the credential new",
-            ),
-            row(
-                "credential-change",
-                Coordinator,
-                "credential change guest --role operator",
-                "would change the credential guest",
-            ),
-            row("credential-list", Coordinator, "credential list", ""),
-            row(
-                "credential-revoke",
-                Coordinator,
-                "credential revoke guest",
-                "would revoke the credential guest",
-            ),
-            row("policy-apply", Coordinator, "policy apply POLICY", "tcp/9090"),
-            row("policy-check", Coordinator, "policy check POLICY", ""),
-            row("policy-diff", Coordinator, "policy diff -f POLICY", ""),
-            row("policy-get", Coordinator, "policy get shop", ""),
-            row("policy-log", Coordinator, "policy log --network shop", ""),
-            row("policy-show", Coordinator, "policy show 1 --network shop", ""),
-            row("policy-rollback", Coordinator, "policy rollback 1 --network shop", "would get 0 rules"),
-            row("policy-suggest", Coordinator, "policy suggest --network shop", ""),
-            row("policy-schema", Coordinator, "policy schema", ""),
-            row(
-                "explain",
-                Coordinator,
-                "explain --network shop --from app=web --to app=api --port tcp/8080",
-                "",
-            ),
-            row("quarantine", Coordinator, "quarantine app=web", "app=web"),
-            row("quarantine-list", Coordinator, "quarantine list", ""),
-            row("release", Coordinator, "release app=spare", "app=spare"),
-            row("audit", Coordinator, "audit --after 1", ""),
-            row("backup", Coordinator, "backup MAN", "would write a backup of the mesh to"),
-            row("run", Node, "run --network shop -l app=new -- touch MAN", "would run `touch"),
-            row("attach", Node, "attach --network shop -l app=new --netns FREE", "would attach"),
-            row("detach", Node, "detach SPARE", "would detach"),
-            row("label", Node, "label SPARE app=other", "app=other"),
-            row("attached", Node, "attached", ""),
-            row("ping", Node, "ping rack -c 1", ""),
-            row("netcheck", Node, "netcheck", ""),
-            row("debug-bundle", Node, "debug bundle MAN", "would write part node/status.json"),
-            row("completions", Coordinator, "completions bash", ""),
-            row("man", Coordinator, "man MAN", "would write page meshctl.1"),
-        ]
+        COMMANDS.trim().lines().map(|line| self.row(line)).collect()
     }
 
-    fn command(&self, at: At, arguments: &[&str]) -> Command {
+    fn row(&self, line: &'static str) -> Row {
+        let (name, rest) = line.split_once(' ').unwrap();
+        let (tried, says) = rest.split_once(" => ").unwrap_or((rest, ""));
+        let (at, tried) = match tried.trim_start().strip_prefix('@') {
+            Some(tried) => (Node, tried),
+            None => (Coordinator, tried),
+        };
+        let fill = |word: &str| match word {
+            "POLICY" => self.policy.clone(),
+            "TOKEN" => self.token.clone(),
+            "SPARE" => self.spare.id.clone(),
+            "FREE" => self.free.path().display().to_string(),
+            "CONTEXT" => self.shop.mesh.context().display().to_string(),
+            "MAN" => self.home.join("man").display().to_string(),
+            word => word.to_owned(),
+        };
+        (name, at, tried.split_whitespace().map(fill).collect(), says)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.shop.mesh.binaries.path("meshctl"));
         command.arg("--socket").arg(self.shop.nodes[0].socket());
         if arguments.first().is_none_or(|noun| *noun != "context") {
             command.arg("--context").arg(self.shop.mesh.context());
         }
         command.args(arguments).env("HOME", &self.home).env_remove("NO_COLOR").stdin(Stdio::null());
-        let _ = at;
         command
     }
 
@@ -232,7 +181,7 @@ impl Everything {
     }
 
     fn run(&self, at: At, arguments: &[&str]) -> Output {
-        let mut command = self.command(at, arguments);
+        let mut command = self.command(arguments);
         self.netns(at).run(|| command.output()).unwrap().unwrap()
     }
 
@@ -385,7 +334,7 @@ fn every_command_ends_silently_when_nobody_reads_what_it_prints() {
         arguments.insert(1, "--dry-run");
         let open = everything.run(at, &arguments).status.code();
         for both in [false, true] {
-            let mut command = everything.command(at, &arguments);
+            let mut command = everything.command(&arguments);
             command.stdout(closed_pipe()).stderr(if both { closed_pipe() } else { Stdio::piped() });
             let mut child = everything.netns(at).run(|| command.spawn()).unwrap().unwrap();
             let mut said = String::new();

@@ -1,4 +1,4 @@
-//! What helps to find out what is wrong: pings, netchecks, bundles, the audit log, completions, and how the node refuses.
+//! What helps to find out what is wrong: pings, netchecks, bundles, the audit log, completions.
 
 use crate::{
     nat::Pair,
@@ -8,8 +8,7 @@ use meshward_lab::{Barrier, Mesh, Node, output};
 use serde_json::Value;
 use std::{
     fs,
-    io::{Read, Write},
-    os::unix::net::UnixStream,
+    io::Read,
     process::{Command, Output, Stdio},
     time::Duration,
 };
@@ -317,46 +316,4 @@ fn a_shell_is_offered_live_names() {
     assert!(has(&offered(&["no"]), "node"));
     let script = shop.mesh.meshctl(&["completions", "bash"]).unwrap();
     assert!(script.contains("MESHCTL_COMPLETE"), "{script}");
-}
-
-#[test]
-fn the_node_refuses_with_problem_documents() {
-    let mut mesh = mesh();
-    let node = mesh.node("cloud").unwrap();
-    let ask = |method: &str, path: &str, body: &str| -> (u16, String, Value) {
-        let mut stream = UnixStream::connect(node.socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let length = body.len();
-        let kind = if body.is_empty() { "" } else { "content-type: application/json\r\n" };
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{kind}content-length: {length}\r\n\r\n{body}").unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, head.to_lowercase(), serde_json::from_str(body).unwrap_or(Value::Null))
-    };
-    for (method, path, body, wanted) in [
-        ("GET", "/v1/nothing", "", 404),
-        ("PUT", "/v1/status", "", 405),
-        ("GET", "/v1/status?verbose=1", "", 400),
-        ("DELETE", "/v1/workloads/w-0123456789ab?dryrun=true", "", 400),
-        ("DELETE", "/v1/workloads/w-0123456789ab", "", 404),
-        ("DELETE", "/v1/workloads/%20%20", "", 400),
-        ("POST", "/v1/workloads", "", 415),
-        ("POST", "/v1/workloads", "{", 400),
-        ("POST", "/v1/workloads", "{\"network\": \"shop\", \"colour\": 1}", 422),
-        ("POST", "/v1/ping", "{\"target\": \"nobody\"}", 404),
-        ("GET", "/v1/containers", "", 400),
-        ("DELETE", "/v1/routes?network=shop", "", 400),
-    ] {
-        let (status, head, problem) = ask(method, path, body);
-        assert_eq!(status, wanted, "{method} {path}: {problem}");
-        assert!(head.contains("content-type: application/problem+json"), "{method} {path}: {head}");
-        assert_eq!(problem["status"], wanted, "{method} {path}");
-        assert!(problem["type"].as_str().unwrap().starts_with("urn:meshward:problem:"), "{problem}");
-        assert!(problem["detail"].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
-    }
-    assert_eq!(ask("GET", "/v1/status", "").0, 200);
-    assert_eq!(ask("GET", "/metrics", "").0, 200);
 }

@@ -23,6 +23,7 @@ mod identity;
 mod incident;
 mod joining;
 mod leaving;
+mod local_api;
 mod nat;
 mod policy;
 mod reactions;

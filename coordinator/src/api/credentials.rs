@@ -1,19 +1,10 @@
 use super::{
     Api, ApiError, At, Body, Caller, Precondition, etag,
     lists::{self, Listed, Query},
+    request::with_state,
 };
-use crate::{
-    journal::Kind,
-    mesh::{Mesh, Refusal},
-    plans::credentials,
-    world::World,
-};
-use axum::{
-    Json,
-    extract::State,
-    http::{StatusCode, header::ETAG},
-    response::{IntoResponse, Response},
-};
+use crate::{journal::Kind, mesh::Mesh, plans::credentials, world::World};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use meshward_daemon::random;
 use meshward_model::api::{
     ChangeCredential, CreateCredential, CreatedCredential, Credential, Page, Role, operations,
@@ -48,7 +39,7 @@ impl Listed for Credential {
     }
 
     fn one(_: &Mesh, world: &World, key: &str) -> Option<Self> {
-        world.credentials.get(key).map(credentials::describe)
+        known(world, key)
     }
 }
 
@@ -95,8 +86,7 @@ pub async fn get(
     caller: Caller,
     At(name): At<String>,
 ) -> Result<Response, ApiError> {
-    let credential: Credential = lists::one(&mesh, &caller, &name, "credential")?;
-    Ok(([(ETAG, etag(&credential))], Json(credential)).into_response())
+    Ok(with_state(&lists::one::<Credential>(&mesh, &caller, &name, "credential")?))
 }
 
 /// Changes what a credential may do; what is not named stays. Its token stays the same.
@@ -112,15 +102,14 @@ pub async fn change(
 ) -> Result<Response, ApiError> {
     caller.must_be(Role::Admin)?;
     let plan = |world: &World| {
-        expected.check(tag(world, &name).as_deref())?;
+        expected.check(known(world, &name).as_ref().map(etag).as_deref())?;
         credentials::change(world, &name, &wanted, now())
     };
-    let credential = mesh.change(&caller.author, plan).await?.outcome;
-    Ok(([(ETAG, etag(&credential))], Json(credential)).into_response())
+    Ok(with_state(&mesh.change(&caller.author, plan).await?.outcome))
 }
 
-fn tag(world: &World, name: &str) -> Option<String> {
-    world.credentials.get(name).map(|known| etag(&credentials::describe(known)))
+fn known(world: &World, name: &str) -> Option<Credential> {
+    world.credentials.get(name).map(credentials::describe)
 }
 
 /// Revokes a credential. Answers with what it was.
@@ -134,12 +123,6 @@ pub async fn revoke(
     expected: Precondition,
 ) -> Result<Json<Credential>, ApiError> {
     caller.must_be(Role::Admin)?;
-    let plan = |world: &World| {
-        expected.check(tag(world, &name).as_deref())?;
-        let plan = credentials::revoke(world, &name)?;
-        let known = world.credentials.get(&name).map(credentials::describe);
-        let missing = || Refusal::Missing(format!("there is no credential `{name}`"));
-        Ok(plan.giving(known.ok_or_else(missing)?))
-    };
+    let plan = |world: &World| expected.removing(known(world, &name), || credentials::revoke(world, &name));
     Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
 }

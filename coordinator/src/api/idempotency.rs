@@ -73,7 +73,7 @@ pub async fn once(State(api): State<Api>, request: Request, next: Next) -> Resul
     })?;
     let (parts, body) = request.into_parts();
     let hash = parts.extensions.get::<Caller>().map(|caller| caller.hash.clone()).unwrap_or_default();
-    let body = to_bytes(body, super::MAX_BODY).await.map_err(|_| super::too_large())?;
+    let body = meshward_daemon::body::read(body, super::MAX_BODY).await?;
     let mut said = format!("{} {}\n", parts.method, parts.uri).into_bytes();
     said.extend_from_slice(&body);
     let answers = api.answers.clone();

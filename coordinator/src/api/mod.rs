@@ -35,7 +35,6 @@ use crate::{mesh::Mesh, metrics::ApiRequest};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, FromRef, MatchedPath, Request, State},
-    http::StatusCode,
     middleware::{Next, from_fn, from_fn_with_state},
     response::Response,
     routing::get,
@@ -152,10 +151,6 @@ async fn timed(State(mesh): State<Arc<Mesh>>, request: Request, next: Next) -> R
     };
     mesh.api_latency.note(request, begun.elapsed());
     response
-}
-
-fn too_large() -> ApiError {
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {} MiB", MAX_BODY >> 20))
 }
 
 #[cfg(test)]

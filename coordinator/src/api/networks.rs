@@ -1,14 +1,10 @@
 use super::{
-    Api, ApiError, At, Body, Caller, Precondition, etag,
+    Api, ApiError, At, Body, Caller, Precondition,
     lists::{self, Listed, Query},
+    request::with_state,
 };
 use crate::{journal::Kind, mesh::Mesh, plans::networks, world::World};
-use axum::{
-    Json,
-    extract::State,
-    http::{StatusCode, header::ETAG},
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use meshward_model::{
     NetworkName,
     api::{CreateNetwork, Network, Page, Role, operations},
@@ -69,8 +65,7 @@ pub async fn get(
     caller: Caller,
     At(name): At<NetworkName>,
 ) -> Result<Response, ApiError> {
-    let network: Network = lists::one(&mesh, &caller, name.as_str(), "network")?;
-    Ok(([(ETAG, etag(&network))], Json(network)).into_response())
+    Ok(with_state(&lists::one::<Network>(&mesh, &caller, name.as_str(), "network")?))
 }
 
 /// Deletes a network that has no workloads. Answers with what it was.
@@ -86,8 +81,7 @@ pub async fn delete(
     caller.must_be(Role::Admin)?;
     let plan = |world: &World| {
         let network = networks::find(world, &name)?.record.clone();
-        expected.check(Some(&etag(&network)))?;
-        Ok(networks::delete(world, &name)?.giving(network))
+        expected.removing(Some(network), || networks::delete(world, &name))
     };
     Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
 }

@@ -1,18 +1,18 @@
 //! What comes with a request: bodies, paths, parameters, preconditions.
 
 use super::{Api, caller::Caller, problem::ApiError};
-use crate::mesh::Refusal;
+use crate::mesh::{Plan, Refusal};
 use axum::{
-    body::Bytes,
+    Json,
     extract::{FromRequest, FromRequestParts, MatchedPath, Path, Query, Request, State},
     http::{
-        HeaderMap, StatusCode,
-        header::{CONTENT_TYPE, IF_MATCH},
+        header::{ETAG, IF_MATCH},
         request::Parts,
     },
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
+use meshward_daemon::body;
 use meshward_model::token::Fingerprint;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -87,16 +87,9 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
-        if !is_json(request.headers()) {
-            return Err(ApiError::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "the body must be JSON; send the header `content-type: application/json`",
-            ));
-        }
+        body::check_json(request.headers())?;
         let (method, path) = (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
-        let bytes = Bytes::from_request(request, api)
-            .await
-            .map_err(|rejection| ApiError::new(rejection.status(), rejection.body_text()))?;
+        let bytes = body::read(request.into_body(), super::MAX_BODY).await?;
         let mut body: Value = serde_json::from_slice(&bytes)
             .map_err(|error| ApiError::malformed(format!("the body is no JSON: {error}")))?;
         whole(&mut body);
@@ -128,16 +121,15 @@ fn whole(value: &mut Value) {
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    kind.eq_ignore_ascii_case("application/json")
-}
-
 /// The state that something is in, for `ETag`.
 pub fn etag(state: &impl Serialize) -> String {
     let text = serde_json::to_vec(state).unwrap_or_default();
     format!("\"{:.32}\"", Fingerprint::of(&text).to_string())
+}
+
+/// One thing that can be overwritten, with its state.
+pub fn with_state(thing: &impl Serialize) -> Response {
+    ([(ETAG, etag(thing))], Json(thing)).into_response()
 }
 
 /// Which states a write may overwrite (`If-Match`, RFC 9110 §13.1.1).
@@ -161,6 +153,21 @@ impl Precondition {
                 Err(Refusal::Changed("it is not there, so it is in none of the states of If-Match".into()))
             }
         }
+    }
+
+    /// A removal of what is in one of the states, which gives what it was.
+    ///
+    /// # Errors
+    /// [`Refusal::Changed`], and those of the removal.
+    pub fn removing<T: Serialize>(
+        &self,
+        known: Option<T>,
+        removal: impl FnOnce() -> Result<Plan<()>, Refusal>,
+    ) -> Result<Plan<T>, Refusal> {
+        self.check(known.as_ref().map(etag).as_deref())?;
+        let plan = removal()?;
+        let known = known.ok_or_else(|| Refusal::Missing("there is no such thing".into()))?;
+        Ok(plan.giving(known))
     }
 
     /// Whether there is any.

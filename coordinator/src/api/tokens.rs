@@ -1,19 +1,10 @@
 use super::{
-    Api, ApiError, At, Body, Caller, Precondition, etag,
+    Api, ApiError, At, Body, Caller, Precondition,
     lists::{self, Listed, Query},
+    request::with_state,
 };
-use crate::{
-    journal::Kind,
-    mesh::{Mesh, Refusal},
-    plans::tokens,
-    world::World,
-};
-use axum::{
-    Json,
-    extract::State,
-    http::{StatusCode, header::ETAG},
-    response::{IntoResponse, Response},
-};
+use crate::{journal::Kind, mesh::Mesh, plans::tokens, world::World};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use meshward_model::api::{CreateToken, CreatedToken, Page, Role, Token, operations};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -85,8 +76,7 @@ pub async fn get(
     caller: Caller,
     At(id): At<String>,
 ) -> Result<Response, ApiError> {
-    let token: Token = lists::one(&mesh, &caller, &id, "token")?;
-    Ok(([(ETAG, etag(&token))], Json(token)).into_response())
+    Ok(with_state(&lists::one::<Token>(&mesh, &caller, &id, "token")?))
 }
 
 /// Revokes a join token. Nodes that have joined with it stay. Answers with what it was.
@@ -101,10 +91,7 @@ pub async fn revoke(
 ) -> Result<Json<Token>, ApiError> {
     caller.must_be(Role::Admin)?;
     let plan = |world: &World| {
-        let known = world.tokens.get(&id).map(tokens::describe);
-        expected.check(known.as_ref().map(etag).as_deref())?;
-        let plan = tokens::revoke(world, &id)?;
-        Ok(plan.giving(known.ok_or_else(|| Refusal::Missing(format!("there is no token `{id}`")))?))
+        expected.removing(world.tokens.get(&id).map(tokens::describe), || tokens::revoke(world, &id))
     };
     Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
 }

@@ -76,6 +76,9 @@ pub enum Refusal {
     /// What was named is not there.
     #[error("{0}")]
     Missing(String),
+    /// It is not what the caller takes it to be any more.
+    #[error("{0}")]
+    Changed(String),
     /// What was named is not known yet: the coordinator has not told this node everything since its start.
     #[error("{0}")]
     Early(String),

@@ -12,7 +12,7 @@ use meshward_datapath::LocalWorkload;
 use meshward_model::{
     AcceptFrom, Item, ItemKey, Labels, NetworkName, WorkloadId, WorkloadName,
     control::{FromNode, WorkloadReport},
-    local::{Attach, DryRun, LocalWorkload as Shown, State as WorkloadState},
+    local::{Attach, DryRun, LocalWorkload as Shown, Relabel, State as WorkloadState},
     view::NetworkSpec,
 };
 use std::{
@@ -329,13 +329,23 @@ impl Node {
     ///
     /// # Errors
     /// [`Refusal`]; then it has those that it had.
-    pub async fn relabel(&self, id: &WorkloadId, labels: Labels, dry_run: DryRun) -> Result<Shown, Refusal> {
+    pub async fn relabel(
+        &self,
+        id: &WorkloadId,
+        Relabel { labels, instead_of }: Relabel,
+        dry_run: DryRun,
+    ) -> Result<Shown, Refusal> {
         labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()))?;
         {
             let mut state = self.state.lock().await;
             let workload = state.workloads.get_mut(id).ok_or_else(|| unknown(id))?;
             if !workload.attachment.measured {
                 return Err(Refusal::Invalid(format!("workload {id} was not measured yet; try again")));
+            }
+            if instead_of.is_some_and(|known| known != workload.attachment.report.labels) {
+                let now = &workload.attachment.report.labels;
+                let text = format!("workload {id} has other labels by now: {now}; read them again");
+                return Err(Refusal::Changed(text));
             }
             if dry_run.0 {
                 let mut attachment = workload.attachment.clone();

@@ -70,6 +70,7 @@ async fn call(State(driver): State<Arc<Driver>>, Path(name): Path<String>, body:
                 Refusal::Malformed(_) | Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
                 Refusal::Early(_) => StatusCode::SERVICE_UNAVAILABLE,
                 Refusal::Missing(_) => StatusCode::NOT_FOUND,
+                Refusal::Changed(_) => StatusCode::CONFLICT,
                 Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             warn!(call = name, "refused: {refusal}");
