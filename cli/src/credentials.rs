@@ -20,11 +20,11 @@ pub async fn credential(common: &Common, verb: Option<Credential>) -> Result<()>
             let own = client::context(common)?.reached_by(&servers);
             create(common, &client, &wanted, own).await
         }
-        Credential::Change { name, role, networks, lifetime } => {
+        Credential::Change { name, role, networks, lifetime, no_expiry } => {
             let all_networks = role.is_some() && networks.is_empty();
             let lifetime_seconds = lifetime.map(|time| time.as_secs());
             let role = role.map(Into::into);
-            let wanted = api::ChangeCredential { role, networks, all_networks, lifetime_seconds };
+            let wanted = api::ChangeCredential { role, networks, all_networks, lifetime_seconds, no_expiry };
             let changed = client.write(&operations::CHANGE_CREDENTIAL, &[&name], &wanted).await?;
             let would = format!("change the credential {name}");
             let done = format!("the credential {name} is changed");

@@ -337,7 +337,7 @@ pub enum Credential {
         servers: Vec<String>,
     },
     /// Change what a credential may do, or for how long; its token stays the same
-    #[command(group = clap::ArgGroup::new("what").args(["role", "networks", "lifetime"]).required(true).multiple(true))]
+    #[command(group = clap::ArgGroup::new("what").args(["role", "networks", "lifetime", "no_expiry"]).required(true).multiple(true))]
     Change {
         /// Its name
         #[arg(add = live(completion::credentials))]
@@ -348,6 +348,9 @@ pub enum Credential {
         /// For how long it is good, from now on
         #[arg(long, value_name = "TIME", value_parser = duration)]
         lifetime: Option<Duration>,
+        /// Until it is revoked
+        #[arg(long, conflicts_with = "lifetime")]
+        no_expiry: bool,
         /// A network in which it holds; may be given several times [default: all]
         #[arg(long = "network", value_name = "NETWORK", add = live(completion::networks))]
         networks: Vec<NetworkName>,

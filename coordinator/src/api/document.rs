@@ -108,7 +108,14 @@ fn together() -> [(&'static str, &'static str, Value); 6] {
                 { "properties": { "role": role(json!(["admin"])) }, "not": { "required": ["networks"] } },
             ]),
         ),
-        ("ChangeCredential", "not", json!({ "required": ["networks", "all_networks"] })),
+        (
+            "ChangeCredential",
+            "not",
+            json!({ "anyOf": [
+                { "required": ["networks", "all_networks"] },
+                { "required": ["lifetime_seconds", "no_expiry"] },
+            ] }),
+        ),
     ]
 }
 

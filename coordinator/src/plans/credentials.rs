@@ -66,7 +66,14 @@ pub fn change(
     now: i64,
 ) -> Result<Plan<Credential>, Refusal> {
     let known = find_credential(world, name)?;
-    let expires = expiry(wanted.lifetime_seconds, now)?.or(known.expires);
+    let expires = match (wanted.no_expiry, expiry(wanted.lifetime_seconds, now)?) {
+        (true, Some(_)) => {
+            let text = "name a lifetime, or say `no_expiry`, not both";
+            return Err(Refusal::Invalid(text.into()).about("no_expiry"));
+        }
+        (true, None) => None,
+        (false, until) => until.or(known.expires),
+    };
     if wanted.all_networks && !wanted.networks.is_empty() {
         let text = "name networks, or say `all_networks`, not both";
         return Err(Refusal::Invalid(text.into()).about("all_networks"));

@@ -778,6 +778,9 @@ pub struct ChangeCredential {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 315_360_000)]
     pub lifetime_seconds: Option<u64>,
+    /// Whether it is good until it is revoked. Only without `lifetime_seconds`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_expiry: bool,
 }
 
 /// A credential, without its secret.

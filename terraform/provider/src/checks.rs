@@ -2,8 +2,8 @@
 
 use ipnet::IpNet;
 use meshward_model::{Labels, NetworkName, NodeName, PublicKey, Selector, WorkloadName, labels};
-use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
-use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+use meshward_terraform::{Diagnostic, Diagnostics, Path, Value, duration};
+use std::{collections::BTreeMap, fmt::Display, str::FromStr, time::Duration};
 
 fn parses<T: FromStr<Err: Display>>(value: &Value) -> Result<(), String> {
     value.text().unwrap_or_default().parse::<T>().map(drop).map_err(|error| error.to_string())
@@ -45,6 +45,16 @@ pub fn prefix(value: &Value) -> Result<(), String> {
     };
     let whole = prefix.trunc().to_string();
     if whole == text { Ok(()) } else { Err(format!("`{text}` must be written as {whole}")) }
+}
+
+/// A duration between two numbers of seconds.
+pub fn lasts(value: &Value, least: u64, most: u64, what: &str) -> Result<(), String> {
+    let time = duration(value.text().unwrap_or_default())?;
+    match (Duration::from_secs(least)..=Duration::from_secs(most)).contains(&time) && time.subsec_nanos() == 0
+    {
+        true => Ok(()),
+        false => Err(format!("{what} is {least} seconds to {} days, in whole seconds.", most / 86_400)),
+    }
 }
 
 pub fn role(value: &Value) -> Result<(), String> {

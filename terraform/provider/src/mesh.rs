@@ -3,7 +3,7 @@
 use meshward_client::{Client, Error};
 use meshward_model::api::{
     Context, Page, Paged,
-    operations::{List as Listing, Remove, Write},
+    operations::{List as Listing, Read, Remove, Write},
 };
 use meshward_terraform::{Diagnostic, Diagnostics, Path};
 use serde::{Serialize, de::DeserializeOwned};
@@ -24,6 +24,8 @@ use tokio::sync::watch;
 const FRESH: Duration = Duration::from_secs(2);
 /// For how long it is asked again what was refused because there were too many requests: a plan asks for hundreds of things.
 const BUSY: Duration = Duration::from_secs(60);
+/// How often something is read again that others are changing, too.
+const OVERWRITES: usize = 10;
 /// How often something that is waited for is looked at.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -87,7 +89,7 @@ impl Mesh {
             return Ok(entries);
         }
         let at = Instant::now();
-        let entries: Arc<Vec<T>> = Arc::new(client.list(what, &[], &[]).await.map_err(told)?.items);
+        let entries: Arc<Vec<T>> = Arc::new(client.entries(what, &[]).await.map_err(told)?);
         *slot = Some(List { at, changes, entries: entries.clone() });
         Ok(entries)
     }
@@ -118,6 +120,38 @@ impl Mesh {
         body: &B,
     ) -> Result<R, Error> {
         self.changing(|client| async move { client.write(what, arguments, body).await }).await
+    }
+
+    /// Overwrites what is still as a plan has seen it. What is compared is what is overwritten (`If-Match`), and nothing that comes in between.
+    pub async fn overwrite<T: DeserializeOwned, B: Serialize, R: DeserializeOwned>(
+        &self,
+        read: &Read<T>,
+        write: &Write<B, R>,
+        key: &str,
+        body: &B,
+        as_seen: impl Fn(&T) -> Result<bool, Diagnostics>,
+    ) -> Result<R, Diagnostics> {
+        let of_key: [&(dyn Display + Sync); 1] = [&key];
+        let arguments = if write.path().contains('{') { &of_key[..] } else { &[] };
+        for _ in 0..OVERWRITES {
+            let client = &self.configured()?.client;
+            let (now, state) = client.read_with_state(read, &of_key).await.map_err(told)?;
+            if !as_seen(&now)? {
+                return Err(changed(key));
+            }
+            let only_that = match state {
+                Some(state) => client.clone().if_match(state),
+                None => client.clone(),
+            };
+            let written =
+                self.changing(|_| async move { only_that.write(write, arguments, body).await }).await;
+            match written {
+                // Something else of it has changed, which may be none of ours.
+                Err(Error::Refused { status: Some(412), .. }) => {}
+                done => return done.map_err(told),
+            }
+        }
+        Err(changed(key))
     }
 
     /// Takes something away. It is well if it is gone.
@@ -208,6 +242,14 @@ impl Mesh {
         self.changes.fetch_add(1, Ordering::AcqRel);
         done
     }
+}
+
+/// What to say of something that is not what a plan has seen.
+fn changed(key: &str) -> Diagnostics {
+    let text = format!(
+        "Somebody else has changed `{key}` since Terraform has read it, and it was not overwritten. Plan again (with a refresh) to see what that was."
+    );
+    Diagnostic::error("Changed since the plan", text).into()
 }
 
 /// What is not there needs not be taken away.

@@ -46,7 +46,7 @@ impl Meshward {
             ServiceAccount(m()),
             "a service account",
             &["name"],
-            &["token", "context", "rotation"],
+            &["token", "context", "rotation", "lifetime", "renew_before"],
         );
         let route = Lookup::of(RouteResource(m()), "a route", &["network", "node", "prefix"], &[]);
         let own = &["gateway_public_key", "endpoint", "prefixes", "mtu", "configuration"];

@@ -3,7 +3,7 @@
 use crate::{
     checks,
     mesh::Mesh,
-    resources::{files, files_attribute},
+    resources::{duration_text, files, files_attribute},
     written,
 };
 use meshward_model::api::{SubmitPolicy, operations};
@@ -159,6 +159,11 @@ impl DataSource for NodeSource {
                 Attribute::computed("labels", Type::map(), "All of its labels."),
                 Attribute::computed("blocks", blocks, "Its blocks of the networks that it serves."),
                 Attribute::computed("workloads", Type::Number, "How many workloads it runs."),
+                Attribute::computed(
+                    "forget_after",
+                    Type::String,
+                    "After which time without being seen it is forgotten, if it is ephemeral.",
+                ),
                 Attribute::computed("problems", Type::strings(), "What keeps it from serving networks."),
             ]),
         )
@@ -174,6 +179,7 @@ impl DataSource for NodeSource {
             };
             let mut now = Value::of(node)?;
             now.set("id", name);
+            now.set("forget_after", Value::of(&node.forget_after_seconds.map(duration_text))?);
             Ok(now)
         })
     }

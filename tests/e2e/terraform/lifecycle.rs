@@ -270,6 +270,93 @@ fn what_somebody_else_changes_is_seen_and_mended() {
 }
 
 #[test]
+fn what_somebody_else_has_changed_since_the_plan_is_not_overwritten() {
+    let mesh = mesh();
+    let terraform = Terraform::new(&mesh, ALL);
+    terraform.apply();
+    let changed = ALL
+        .replace("tier = \"edge\"", "tier = \"core\"")
+        .replace("allow = [\"tcp/5432\"]", "allow = [\"tcp/5432\", \"icmp\"]")
+        .replace("registry.example/shop/*", "registry.example/*")
+        .replace("role     = \"owner\"", "role     = \"operator\"");
+    terraform.write(&changed);
+    terraform.ok(&["plan", "-out=plan", "-no-color"]);
+    let says = |arguments: &[&str]| drop(mesh.meshctl(arguments).unwrap());
+    says(&["nodes", "approve", "gw1", "-l", "tier=theirs"]);
+    says(&["credential", "change", "ci", "--role", "viewer"]);
+    let theirs = "network: shop\nadmission: [{ name: theirs, images: [registry.example/theirs] }]\n";
+    mesh.apply(theirs).unwrap();
+    let before = revision(&mesh);
+    let refused = terraform.errors(&["apply", "-json", "plan"]);
+    let kept = refused.iter().filter(|said| said.text.contains("Changed since the plan")).count();
+    assert_eq!((kept, refused.len()), (4, 4), "{refused:?}");
+    assert_eq!(revision(&mesh), before, "nothing of theirs was overwritten");
+    assert_eq!(mesh.meshctl(&["policy", "get", "shop"]).unwrap(), theirs);
+    terraform.apply();
+    assert_eq!(terraform.plan(), Vec::<String>::new());
+    assert_eq!(mesh.read(&["nodes"]).unwrap()[0]["labels"]["tier"], "core");
+}
+
+#[test]
+fn ephemeral_nodes_and_accounts_with_a_lifetime_are_made_renewed_and_read() {
+    let mesh = mesh();
+    let with = |account: &str, token: &str| {
+        format!(
+            "resource \"meshward_service_account\" \"ci\" {{\n name = \"ci\"\n role = \"viewer\"\n{account}\n}}\nresource \"meshward_join_token\" \"t\" {{\n{token}\n}}\n"
+        )
+    };
+    let terraform = Terraform::new(&mesh, &with("lifetime = \"2h\"", "forget_after = \"600s\""));
+    terraform.apply();
+    assert_eq!(terraform.plan(), Vec::<String>::new());
+    let tokens = mesh.read(&["tokens"]).unwrap();
+    assert_eq!(tokens[0]["forget_after_seconds"], 600);
+    let expires = || {
+        let all = mesh.read(&["credentials"]).unwrap();
+        let ci = all.as_array().unwrap().iter().find(|one| one["name"] == "ci").unwrap();
+        ci["expires"].as_str().map(ToOwned::to_owned)
+    };
+    let first = expires().unwrap();
+
+    // Ten minutes are the same time as 600 seconds, and another time is another token.
+    terraform.write(&with("lifetime = \"2h\"", "forget_after = \"20m\""));
+    assert_eq!(terraform.plan(), ["meshward_join_token.t replace"]);
+    terraform.write(&with("lifetime = \"2h\"", "forget_after = \"600s\""));
+
+    // Somebody shortens it, and the next plan renews it; without `renew_before` it would end.
+    mesh.meshctl(&["credential", "change", "ci", "--lifetime", "50m"]).unwrap();
+    assert_eq!(terraform.plan(), Vec::<String>::new());
+    let renewed = with("lifetime = \"2h\"\nrenew_before = \"1h\"", "forget_after = \"600s\"");
+    terraform.write(&renewed);
+    terraform.ok(&["apply", "-auto-approve", "-no-color"]);
+    assert_eq!(terraform.plan(), ["meshward_service_account.ci update"], "it is due");
+    terraform.apply();
+    assert!(expires().unwrap() >= first);
+    assert_eq!(terraform.plan(), Vec::<String>::new());
+
+    // It is taken away, given by somebody else, and taken away again.
+    terraform.write(&with("", "forget_after = \"600s\""));
+    assert_eq!(terraform.plan(), ["meshward_service_account.ci update"]);
+    terraform.apply();
+    assert_eq!((terraform.plan(), expires()), (vec![], None));
+    mesh.meshctl(&["credential", "change", "ci", "--lifetime", "1h"]).unwrap();
+    assert_eq!(terraform.plan(), ["meshward_service_account.ci update"]);
+    terraform.apply();
+    assert_eq!((terraform.plan(), expires()), (vec![], None));
+
+    for (account, token, says, at) in [
+        ("lifetime = \"4000d\"", "", "3650 days", "lifetime"),
+        ("lifetime = \"soon\"", "", "is no duration", "lifetime"),
+        ("lifetime = \"1h\"\nrenew_before = \"1h\"", "", "shorter than `lifetime`", "renew_before"),
+        ("renew_before = \"1h\"", "", "nothing to renew", "renew_before"),
+        ("", "forget_after = \"9s\"", "10 seconds", "forget_after"),
+        ("", "forget_after = \"1h\"\nrelay = true", "A relay stays", "forget_after"),
+    ] {
+        terraform.write(&with(account, token));
+        terraform.errors(&["validate", "-json"])[0].is(says, at);
+    }
+}
+
+#[test]
 fn hundreds_of_resources_are_read_by_a_few_calls_and_each_is_made_by_one() {
     let mesh = mesh();
     let many = r#"

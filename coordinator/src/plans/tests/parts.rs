@@ -85,6 +85,7 @@ fn what_a_credential_may_do_is_changed_without_another_token() {
         all_networks: networks.is_empty(),
         networks,
         lifetime_seconds: None,
+        no_expiry: false,
     };
 
     let hash = mesh.world.credentials["ci"].secret_hash.clone();
@@ -151,12 +152,23 @@ fn a_credential_with_a_lifetime_ends_and_its_name_is_free_again() {
     // An admin whose time will be over does not keep the mesh managed.
     let error = credentials::revoke(&mesh.world, "root").err().unwrap().to_string();
     assert!(error.contains("last admin"), "{error}");
-    let hour =
-        ChangeCredential { role: None, networks: vec![], all_networks: false, lifetime_seconds: Some(3600) };
+    let hour = ChangeCredential {
+        role: None,
+        networks: vec![],
+        all_networks: false,
+        lifetime_seconds: Some(3600),
+        no_expiry: false,
+    };
     let error = credentials::change(&mesh.world, "root", &hour, NOW).err().unwrap().to_string();
     assert!(error.contains("last admin"), "{error}");
     mesh.commit(credentials::change(&mesh.world, "ci", &hour, NOW)).unwrap();
     assert_eq!(mesh.world.credentials["ci"].expires, Some(NOW + 3600));
+    let both = ChangeCredential { no_expiry: true, ..hour.clone() };
+    assert!(credentials::change(&mesh.world, "ci", &both, NOW).is_err());
+    let no_more = ChangeCredential { lifetime_seconds: None, ..both };
+    mesh.commit(credentials::change(&mesh.world, "ci", &no_more, NOW)).unwrap();
+    assert_eq!(mesh.world.credentials["ci"].expires, None);
+    mesh.commit(credentials::change(&mesh.world, "ci", &hour, NOW)).unwrap();
     let error = create(&mut mesh, "ci", Role::Viewer, None, "u", NOW + 3599).err().unwrap();
     assert!(error.contains("already"), "{error}");
     create(&mut mesh, "ci", Role::Viewer, Some(5), "u", NOW + 3600).unwrap();

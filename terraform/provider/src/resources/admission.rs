@@ -2,7 +2,7 @@
 
 use super::{
     keyed,
-    part::{Part, keep_meaning},
+    part::{Part, keep_meaning, same},
     text,
 };
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     mesh::Mesh,
     written::{self, ADMISSION},
 };
-use meshward_model::api::{PolicyFile, operations};
+use meshward_model::api::{Policy, PolicyFile, operations};
 use meshward_terraform::{Answer, Attribute, Block, Diagnostics, Nested, Resource, Schema, Type, Value};
 use std::sync::Arc;
 
@@ -22,11 +22,19 @@ const BLOCKS: [&str; 2] = ["keys", "rule"];
 pub struct Admission(pub Arc<Mesh>);
 
 impl Admission {
-    async fn apply(&self, planned: Value, only_new: bool) -> Result<Value, Diagnostics> {
+    async fn apply(&self, prior: Option<Value>, planned: Value) -> Result<Value, Diagnostics> {
         let network = text(&planned, "network")?;
         let own = written::admission(&network, &planned)?;
-        let file = PolicyFile { name: ADMISSION.into(), text: own.text };
-        PART.submit(&self.0, &planned, vec![file], only_new).await?;
+        let files = vec![PolicyFile { name: ADMISSION.into(), text: own.text }];
+        match prior {
+            None => PART.begin(&self.0, &planned, files).await?,
+            Some(prior) => {
+                let as_seen = |found: &Policy| {
+                    Ok(described(prior.clone(), found)?.is_some_and(|now| same(&prior, &now, &BLOCKS)))
+                };
+                PART.replace(&self.0, &planned, files, as_seen).await?
+            }
+        };
         let mut now = planned;
         now.set("id", network);
         Ok(now)
@@ -38,18 +46,24 @@ impl Admission {
         let Some(found) = all.iter().find(|policy| policy.network.as_str() == network) else {
             return Ok(None);
         };
-        let Some(file) = found.files.iter().find(|file| file.name == ADMISSION) else { return Ok(None) };
-        let mut now = state;
-        now.set("id", network.as_str());
-        if written::admission(&network, &now)?.text != file.text {
-            let read = written::read_back(file, &found.network);
-            let blocks = read.as_ref().and_then(written::admission_blocks).unwrap_or_default();
-            for name in BLOCKS {
-                now.set(name, blocks.get(name).clone());
-            }
-        }
-        Ok(Some(now))
+        described(state, found)
     }
+}
+
+/// The state that a policy of the network comes to; none if nobody has written this part of it.
+fn described(state: Value, found: &Policy) -> Result<Option<Value>, Diagnostics> {
+    let network = text(&state, "network")?;
+    let Some(file) = found.files.iter().find(|file| file.name == ADMISSION) else { return Ok(None) };
+    let mut now = state;
+    now.set("id", network.as_str());
+    if written::admission(&network, &now)?.text != file.text {
+        let read = written::read_back(file, &found.network);
+        let blocks = read.as_ref().and_then(written::admission_blocks).unwrap_or_default();
+        for name in BLOCKS {
+            now.set(name, blocks.get(name).clone());
+        }
+    }
+    Ok(Some(now))
 }
 
 impl Resource for Admission {
@@ -136,11 +150,11 @@ impl Resource for Admission {
     }
 
     fn create(&self, planned: Value) -> Answer<'_, Value> {
-        Box::pin(self.apply(planned, true))
+        Box::pin(self.apply(None, planned))
     }
 
-    fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
-        Box::pin(self.apply(planned, false))
+    fn update(&self, prior: Value, planned: Value) -> Answer<'_, Value> {
+        Box::pin(self.apply(Some(prior), planned))
     }
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {

@@ -1,6 +1,6 @@
 //! `meshward_join_token`, as a resource and for the time of one run.
 
-use super::{body, keep_unset, keyed, text};
+use super::{body, check_renewal, keep_unset, keyed, lasting, lasting_time, remaining, text};
 use crate::{
     checks,
     mesh::{Mesh, told},
@@ -10,8 +10,7 @@ use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Ephemeral, Opened, Path, Resource, Schema, Type,
     Value, check_duration, duration,
 };
-use std::{sync::Arc, time::Duration};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use std::sync::Arc;
 
 pub struct JoinToken(pub Arc<Mesh>);
 
@@ -20,10 +19,11 @@ const TTL: &str = "24h";
 
 impl JoinToken {
     async fn make(&self, planned: &Value) -> Result<Value, Diagnostics> {
-        let ttl = lasting(planned, "ttl")?.unwrap_or_default();
         let mut wanted = planned.clone();
-        wanted.set("ttl_seconds", ttl.as_secs());
-        let fields = ["uses", "ttl_seconds", "site", "networks", "relay", "needs_approval"];
+        wanted.set("ttl_seconds", Value::of(&lasting(planned, "ttl")?)?);
+        wanted.set("forget_after_seconds", Value::of(&lasting(planned, "forget_after")?)?);
+        let fields =
+            ["uses", "ttl_seconds", "site", "networks", "relay", "needs_approval", "forget_after_seconds"];
         let wanted: CreateToken = body(&wanted, &fields)?;
         let made: CreatedToken = self.0.write(&operations::CREATE_TOKEN, &[], &wanted).await.map_err(told)?;
         let mut now = planned.clone();
@@ -49,28 +49,25 @@ impl JoinToken {
         for own in ["token", "ttl", "uses", "renew_before"] {
             now.set(own, state.get(own).clone());
         }
+        now.set("forget_after", shown(state.get("forget_after"), found.forget_after_seconds)?);
         keep_unset(&state, &mut now, &["networks"]);
         Ok(Some(now))
     }
 }
 
-/// An attribute that is a duration, if it is set.
-fn lasting(value: &Value, name: &str) -> Result<Option<Duration>, Diagnostics> {
-    let read = value.get(name).text().map(duration).transpose();
-    Ok(read.map_err(|text| Diagnostic::error(format!("Invalid {name}"), text).at(Path::of(name)))?)
-}
-
 /// Whether a token expires within the time in which the user wants another.
 fn ends_soon(state: &Value, expires: &str) -> Result<bool, Diagnostics> {
-    let Some(before) = lasting(state, "renew_before")? else { return Ok(false) };
+    let Some(before) = lasting_time(state, "renew_before")? else { return Ok(false) };
     Ok(remaining(expires)? <= before)
 }
 
-/// How long it is to a time; negative, if that has passed.
-fn remaining(expires: &str) -> Result<time::Duration, Diagnostics> {
-    let expires = OffsetDateTime::parse(expires, &Rfc3339)
-        .map_err(|error| Diagnostic::error("The coordinator's answer has no time", error.to_string()))?;
-    Ok(expires - OffsetDateTime::now_utc())
+/// A time in seconds as it is written already, if that is the same time.
+fn shown(written: &Value, seconds: Option<u64>) -> Result<Value, Diagnostics> {
+    let same = |text: &str| duration(text).is_ok_and(|time| Some(time.as_secs()) == seconds);
+    if written.text().is_some_and(same) {
+        return Ok(written.clone());
+    }
+    Value::of(&seconds.map(super::duration_text)).map_err(Into::into)
 }
 
 fn limits() -> Vec<Attribute> {
@@ -89,6 +86,12 @@ fn limits() -> Vec<Attribute> {
             "Whether nodes that join with it serve no network before they are approved by name, as `meshward_node` does.",
         )
         .or(false),
+        Attribute::optional(
+            "forget_after",
+            Type::String,
+            "Nodes that join with it are ephemeral, as autoscaled machines are: the mesh forgets them once it has not seen them for this time, such as `10m`; 10 seconds to 365 days. They stay until they are removed, if it is left out.",
+        )
+        .checked(|value| checks::lasts(value, 10, 365 * 86_400, "The time after which a node is forgotten")),
     ]
 }
 
@@ -106,10 +109,7 @@ fn lifetime(usual: &str) -> Attribute {
         Type::String,
         "For how long it is good, such as `90m` or `24h`; 365 days at most.",
     )
-    .checked(|value| match duration(value.text().unwrap_or_default())? {
-        time if (Duration::from_secs(1)..=Duration::from_secs(365 * 86_400)).contains(&time) => Ok(()),
-        _ => Err("A token can be good for one second to 365 days (`8760h`).".into()),
-    })
+    .checked(|value| checks::lasts(value, 1, 365 * 86_400, "The time for which a token is good"))
     .or(usual)
 }
 
@@ -139,11 +139,9 @@ impl Resource for JoinToken {
         if config.get("ttl").is_null() {
             whole.set("ttl", TTL);
         }
-        if let (Ok(Some(ttl)), Ok(Some(before))) = (lasting(&whole, "ttl"), lasting(config, "renew_before"))
-            && before >= ttl
-        {
-            let text = "Each plan would make another token: it has to be shorter than `ttl`.";
-            return Diagnostic::error("Invalid renew_before", text).at(Path::of("renew_before")).into();
+        let wrong = "Each plan would make another token: it has to be shorter than `ttl`.";
+        if let Some(said) = check_renewal(&whole, "ttl", wrong) {
+            return said;
         }
         let relay = *config.get("relay") == Value::Bool(true);
         let wrong = |attribute: &str, text: &str| {
@@ -157,6 +155,9 @@ impl Resource for JoinToken {
                 "needs_approval",
                 "A relay serves no network, so there is nothing to approve; leave it out.",
             ),
+            true if !config.get("forget_after").is_null() => {
+                wrong("forget_after", "A relay stays until it is removed; leave it out.")
+            }
             _ => vec![],
         }
     }

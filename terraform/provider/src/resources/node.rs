@@ -67,8 +67,12 @@ impl NodeResource {
         }
     }
 
-    async fn change(&self, planned: Value) -> Result<Value, Diagnostics> {
-        let node = self.approve(&planned).await?;
+    async fn change(&self, prior: Value, planned: Value) -> Result<Value, Diagnostics> {
+        let wanted: ApproveNode = body(&planned, &["labels"])?;
+        let name = text(&planned, "name")?;
+        let as_seen = |node: &Node| Ok(described(&prior, node)?.get("labels") == prior.get("labels"));
+        let (read, write) = (&operations::NODE, &operations::APPROVE_NODE);
+        let node = self.0.overwrite(read, write, &name, &wanted, as_seen).await?;
         let node = self.joined(&planned, node, UPDATE).await?;
         described(&planned, &node)
     }
@@ -144,8 +148,8 @@ impl Resource for NodeResource {
         Box::pin(self.make(planned))
     }
 
-    fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
-        Box::pin(self.change(planned))
+    fn update(&self, prior: Value, planned: Value) -> Answer<'_, Value> {
+        Box::pin(self.change(prior, planned))
     }
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {

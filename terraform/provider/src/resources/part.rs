@@ -4,7 +4,7 @@ use super::text;
 use crate::mesh::{Mesh, gone_is_well, told};
 use meshward_model::{
     NetworkName,
-    api::{PolicyFile, PolicyScope, SubmitPolicy, SubmitResult, operations},
+    api::{Policy, PolicyFile, PolicyScope, SubmitPolicy, SubmitResult, operations},
 };
 use meshward_terraform::{Diagnostic, Diagnostics, Value};
 
@@ -28,18 +28,39 @@ impl Part {
         Ok(PolicyScope { network, only, except, only_new })
     }
 
-    /// Puts files into the place of the part. With `only_new` not if somebody has written it: it is not overwritten unseen.
-    pub async fn submit(
+    /// Puts files where nobody has written the part: it is not overwritten unseen.
+    pub async fn begin(
         &self,
         mesh: &Mesh,
         state: &Value,
         files: Vec<PolicyFile>,
-        only_new: bool,
     ) -> Result<SubmitResult, Diagnostics> {
+        let wanted = self.wanted(state, files, true)?;
+        mesh.write(&operations::SUBMIT_POLICY, &[], &wanted).await.map_err(told)
+    }
+
+    /// Puts files into the place of the part, if that is as a plan has seen it.
+    pub async fn replace(
+        &self,
+        mesh: &Mesh,
+        state: &Value,
+        files: Vec<PolicyFile>,
+        as_seen: impl Fn(&Policy) -> Result<bool, Diagnostics>,
+    ) -> Result<SubmitResult, Diagnostics> {
+        let wanted = self.wanted(state, files, false)?;
+        let (read, write) = (&operations::POLICY, &operations::SUBMIT_POLICY);
+        mesh.overwrite(read, write, &text(state, "network")?, &wanted, as_seen).await
+    }
+
+    fn wanted(
+        &self,
+        state: &Value,
+        files: Vec<PolicyFile>,
+        only_new: bool,
+    ) -> Result<SubmitPolicy, Diagnostics> {
         let message = state.get("message").text().map(ToOwned::to_owned);
         let scope = Some(self.scope(state, only_new)?);
-        let wanted = SubmitPolicy { files, prune: false, scope, message, count_cuts: false, reset: false };
-        mesh.write(&operations::SUBMIT_POLICY, &[], &wanted).await.map_err(told)
+        Ok(SubmitPolicy { files, prune: false, scope, message, count_cuts: false, reset: false })
     }
 
     /// Takes the part away. It is well if it, or its network, is gone.
@@ -49,6 +70,24 @@ impl Part {
             SubmitPolicy { files: vec![], prune: false, scope, message, count_cuts: false, reset: false };
         let done = mesh.write(&operations::SUBMIT_POLICY, &[], &wanted).await;
         gone_is_well(done.map(drop)).map_err(told)
+    }
+}
+
+/// Whether attributes are the same in two values; what is empty is not set.
+pub fn same(was: &Value, is: &Value, attributes: &[&str]) -> bool {
+    attributes.iter().all(|name| {
+        let (was, is) = (was.get(name), is.get(name));
+        was == is || (is_empty(was) && is_empty(is))
+    })
+}
+
+/// Whether nothing is in it.
+pub fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::List(all) => all.is_empty(),
+        Value::Map(all) => all.is_empty(),
+        _ => false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     keep_unset, keyed,
-    part::{Part, keep_meaning},
+    part::{Part, is_empty, keep_meaning, same},
     text,
 };
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     mesh::Mesh,
     written::{self, ADMISSION, POLICY},
 };
-use meshward_model::api::{PolicyFile, operations};
+use meshward_model::api::{Policy, PolicyFile, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Nested, Path, Resource, Schema, Type, Value,
 };
@@ -57,12 +57,20 @@ pub fn files_attribute(attribute: fn(&str, Type, &str) -> Attribute) -> Attribut
 }
 
 impl PolicyResource {
-    async fn apply(&self, planned: Value, only_new: bool) -> Result<Value, Diagnostics> {
+    async fn apply(&self, prior: Option<Value>, planned: Value) -> Result<Value, Diagnostics> {
         let network = text(&planned, "network")?;
         let mut all = files(&planned);
         let own = written::policy(&network, &planned)?;
         all.extend(own.map(|own| PolicyFile { name: POLICY.into(), text: own.text }));
-        let result = PART.submit(&self.0, &planned, all, only_new).await?;
+        let result = match prior {
+            None => PART.begin(&self.0, &planned, all).await?,
+            Some(prior) => {
+                let as_seen = |found: &Policy| {
+                    Ok(described(prior.clone(), found)?.is_some_and(|now| same(&prior, &now, &CONTENT)))
+                };
+                PART.replace(&self.0, &planned, all, as_seen).await?
+            }
+        };
         let mut now = planned;
         now.set("id", network);
         now.set("revision", Value::of(&result.revision)?);
@@ -75,57 +83,50 @@ impl PolicyResource {
         let Some(found) = all.iter().find(|policy| policy.network.as_str() == network) else {
             return Ok(None);
         };
-        let own: Vec<&PolicyFile> = found.files.iter().filter(|file| file.name != ADMISSION).collect();
-        if own.is_empty() {
-            return Ok(None);
-        }
-        let mut now = Value::default();
-        let (from_blocks, others): (Vec<&PolicyFile>, Vec<&PolicyFile>) =
-            own.into_iter().partition(|file| file.name == POLICY);
-        let mut others: BTreeMap<&str, &str> = others.iter().map(|file| (&*file.name, &*file.text)).collect();
-        let wanted = written::policy(&network, &state)?;
-        match from_blocks.first() {
-            Some(file) if wanted.is_some_and(|wanted| wanted.text == file.text) => {
-                BLOCKS.iter().for_each(|name| now.set(name, state.get(name).clone()));
-            }
-            Some(file) => {
-                match written::read_back(file, &found.network).as_ref().and_then(written::policy_blocks) {
-                    Some(blocks) => BLOCKS.iter().for_each(|name| now.set(name, blocks.get(name).clone())),
-                    None => {
-                        others.insert(&file.name, &file.text);
-                    }
-                }
-            }
-            None => {}
-        }
-        now.set("files", Value::of(&others)?);
-        now.set("id", network.as_str());
-        now.set("network", network);
-        now.set("message", state.get("message").clone());
-        // Admission has a resource of its own, and makes revisions of this policy, too: as long as nothing of this part is
-        // different, neither is its revision.
-        let same = CONTENT.iter().all(|name| {
-            let (was, is) = (state.get(name), now.get(name));
-            was == is || (is_empty(was) && is_empty(is))
-        });
-        let revision = if same && !state.get("revision").is_null() {
-            state.get("revision").clone()
-        } else {
-            Value::of(&found.revision)?
-        };
-        now.set("revision", revision);
-        keep_unset(&state, &mut now, &["files"]);
-        Ok(Some(now))
+        described(state, found)
     }
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::List(all) => all.is_empty(),
-        Value::Map(all) => all.is_empty(),
-        _ => false,
+/// The state that a policy of the network comes to; none if nobody has written this part of it.
+fn described(state: Value, found: &Policy) -> Result<Option<Value>, Diagnostics> {
+    let network = text(&state, "network")?;
+    let own: Vec<&PolicyFile> = found.files.iter().filter(|file| file.name != ADMISSION).collect();
+    if own.is_empty() {
+        return Ok(None);
     }
+    let mut now = Value::default();
+    let (from_blocks, others): (Vec<&PolicyFile>, Vec<&PolicyFile>) =
+        own.into_iter().partition(|file| file.name == POLICY);
+    let mut others: BTreeMap<&str, &str> = others.iter().map(|file| (&*file.name, &*file.text)).collect();
+    let wanted = written::policy(&network, &state)?;
+    match from_blocks.first() {
+        Some(file) if wanted.is_some_and(|wanted| wanted.text == file.text) => {
+            BLOCKS.iter().for_each(|name| now.set(name, state.get(name).clone()));
+        }
+        Some(file) => {
+            match written::read_back(file, &found.network).as_ref().and_then(written::policy_blocks) {
+                Some(blocks) => BLOCKS.iter().for_each(|name| now.set(name, blocks.get(name).clone())),
+                None => {
+                    others.insert(&file.name, &file.text);
+                }
+            }
+        }
+        None => {}
+    }
+    now.set("files", Value::of(&others)?);
+    now.set("id", network.as_str());
+    now.set("network", network);
+    now.set("message", state.get("message").clone());
+    // Admission has a resource of its own, and makes revisions of this policy, too: as long as nothing of this part is
+    // different, neither is its revision.
+    let revision = if same(&state, &now, &CONTENT) && !state.get("revision").is_null() {
+        state.get("revision").clone()
+    } else {
+        Value::of(&found.revision)?
+    };
+    now.set("revision", revision);
+    keep_unset(&state, &mut now, &["files"]);
+    Ok(Some(now))
 }
 
 fn rules(name: &str, description: &str) -> Nested {
@@ -277,11 +278,11 @@ impl Resource for PolicyResource {
     }
 
     fn create(&self, planned: Value) -> Answer<'_, Value> {
-        Box::pin(self.apply(planned, true))
+        Box::pin(self.apply(None, planned))
     }
 
-    fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
-        Box::pin(self.apply(planned, false))
+    fn update(&self, prior: Value, planned: Value) -> Answer<'_, Value> {
+        Box::pin(self.apply(Some(prior), planned))
     }
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {

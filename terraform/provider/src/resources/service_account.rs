@@ -1,27 +1,33 @@
 //! `meshward_service_account`.
 
-use super::{body, keep_unset, keyed, text};
+use super::{body, check_renewal, keep_unset, keyed, lasting, lasting_time, remaining, text};
 use crate::{
     checks,
     mesh::{Mesh, told},
 };
-use meshward_model::api::{ChangeCredential, Context, CreateCredential, operations};
+use meshward_model::api::{ChangeCredential, Context, CreateCredential, Credential, operations};
 use meshward_terraform::{
-    Answer, Attribute, Block, Diagnostic, Diagnostics, Path, Resource, Schema, Type, Value,
+    Answer, Attribute, Block, Diagnostic, Diagnostics, Path, Resource, Schema, Type, Value, check_duration,
 };
 use std::sync::Arc;
 
 pub struct ServiceAccount(pub Arc<Mesh>);
 
+/// The longest lifetime that the coordinator takes, in seconds: ten years.
+const MOST_LIFETIME: u64 = 3650 * 86_400;
+
 impl ServiceAccount {
     async fn make(&self, planned: Value) -> Result<Value, Diagnostics> {
-        let wanted: CreateCredential = body(&planned, &["name", "role", "networks"])?;
+        let mut asked = planned.clone();
+        asked.set("lifetime_seconds", Value::of(&lasting(&planned, "lifetime")?)?);
+        let wanted: CreateCredential = body(&asked, &["name", "role", "networks", "lifetime_seconds"])?;
         let made = self.0.write(&operations::CREATE_CREDENTIAL, &[], &wanted).await.map_err(told)?;
         let context = Context { token: made.token.clone(), ..self.0.context()?.clone() };
         let context = serde_json::to_string(&context)
             .map_err(|error| Diagnostic::error("The context has no form", error.to_string()))?;
         let mut now = planned;
         now.set("id", made.kept.name);
+        now.set("expires", Value::of(&made.kept.expires)?);
         now.set("token", made.token);
         now.set("context", context);
         Ok(now)
@@ -29,24 +35,59 @@ impl ServiceAccount {
 
     async fn change(&self, prior: Value, planned: Value) -> Result<Value, Diagnostics> {
         let wanted: ChangeCredential = body(&planned, &["role", "networks"])?;
-        let wanted = ChangeCredential { all_networks: wanted.networks.is_empty(), ..wanted };
-        let name = text(&prior, "name")?;
-        self.0.write(&operations::CHANGE_CREDENTIAL, &[&name], &wanted).await.map_err(told)?;
-        Ok(planned)
+        let lifetime_seconds = lasting(&planned, "lifetime")?;
+        let another = planned.get("lifetime") != prior.get("lifetime");
+        let wanted = ChangeCredential {
+            all_networks: wanted.networks.is_empty(),
+            lifetime_seconds: lifetime_seconds.filter(|_| another),
+            no_expiry: another && lifetime_seconds.is_none(),
+            ..wanted
+        };
+        let as_seen = |found: &Credential| {
+            let now = described(&prior, found)?;
+            let sorted = |value: &Value| {
+                let mut all: Vec<_> = value.get("networks").elements().iter().map(Value::text).collect();
+                all.sort_unstable();
+                all.into_iter().map(|text| text.map(ToOwned::to_owned)).collect::<Vec<_>>()
+            };
+            Ok(now.get("role") == prior.get("role") && sorted(&now) == sorted(&prior))
+        };
+        let (read, write) = (&operations::CREDENTIAL, &operations::CHANGE_CREDENTIAL);
+        let changed = self.0.overwrite(read, write, &text(&prior, "name")?, &wanted, as_seen).await?;
+        let mut now = planned;
+        now.set("expires", Value::of(&changed.expires)?);
+        Ok(now)
     }
 
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
         let name = text(&state, "name")?;
         let all = self.0.list(&operations::CREDENTIALS).await?;
         let Some(found) = all.iter().find(|credential| credential.name == name) else { return Ok(None) };
-        let mut now = Value::of(found)?;
-        now.set("id", found.name.as_str());
-        for own in ["token", "context", "rotation"] {
-            now.set(own, state.get(own).clone());
+        let mut now = described(&state, found)?;
+        let due = match (lasting_time(&state, "renew_before")?, &found.expires) {
+            (Some(before), Some(expires)) => remaining(expires)? <= before,
+            _ => false,
+        };
+        // What is to be renewed, and what somebody else has given an end or taken one from, gets its lifetime anew.
+        if due || found.expires.is_none() != state.get("lifetime").is_null() {
+            now.set(
+                "lifetime",
+                if due { None } else { found.expires.as_deref() }.map_or(Value::Null, Value::from),
+            );
         }
-        keep_unset(&state, &mut now, &["networks"]);
         Ok(Some(now))
     }
+}
+
+/// The state that a credential comes to, apart from what only its maker knows.
+fn described(state: &Value, found: &Credential) -> Result<Value, Diagnostics> {
+    let mut now = Value::of(found)?;
+    now.set("id", found.name.as_str());
+    for own in ["token", "context", "rotation", "lifetime", "renew_before"] {
+        now.set(own, state.get(own).clone());
+    }
+    keep_unset(state, &mut now, &["networks"]);
+    Ok(now)
 }
 
 impl Resource for ServiceAccount {
@@ -64,6 +105,19 @@ impl Resource for ServiceAccount {
                 .checked(checks::role),
                 Attribute::optional("networks", Type::set(), "The networks in which it holds. All, if it is left out; an owner has at least one, an admin none.")
                     .checked(checks::network),
+                Attribute::optional(
+                    "lifetime",
+                    Type::String,
+                    "For how long it is good, such as `12h` or `30d`; 3650 days at most. Until it is revoked, if it is left out. Another one holds from when it is applied, and the token stays. The last admin has none.",
+                )
+                .checked(|value| checks::lasts(value, 1, MOST_LIFETIME, "A credential's lifetime")),
+                Attribute::optional(
+                    "renew_before",
+                    Type::String,
+                    "How long before it expires a plan gives it its `lifetime` anew, such as `7d`. Never, if it is left out: then it ends.",
+                )
+                .checked(check_duration),
+                Attribute::computed("expires", Type::String, "When it expires (RFC 3339); nothing, if it does not.").follows(),
                 Attribute::optional("rotation", Type::String, "Any text: another one makes another token.").replaces(),
                 Attribute::computed("token", Type::String, "The bearer token. Not known of what was imported.").sensitive(),
                 Attribute::computed("context", Type::String, "A context file for `meshctl --context` and for `context` of this provider. Not known of what was imported.")
@@ -73,6 +127,17 @@ impl Resource for ServiceAccount {
     }
 
     fn validate(&self, config: &Value) -> Diagnostics {
+        if let Some(wrong) = check_renewal(
+            config,
+            "lifetime",
+            "Each plan would renew it: it has to be shorter than `lifetime`.",
+        ) {
+            return wrong;
+        }
+        if config.get("lifetime").is_null() && config.get("renew_before").text().is_some() {
+            let text = "Without `lifetime` it does not expire, so there is nothing to renew; leave it out.";
+            return Diagnostic::error("Invalid renew_before", text).at(Path::of("renew_before")).into();
+        }
         let networks = config.get("networks");
         let none = networks.is_null() || matches!(networks, Value::List(all) if all.is_empty());
         let wrong = |text: &str| {

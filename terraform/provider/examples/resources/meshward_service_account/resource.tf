@@ -9,3 +9,11 @@ resource "meshward_service_account" "ci" {
   role     = "owner"
   networks = [meshward_network.shop.id]
 }
+
+# One that ends by itself, unless a plan of its last week renews it.
+resource "meshward_service_account" "dashboard" {
+  name         = "dashboard"
+  role         = "viewer"
+  lifetime     = "30d"
+  renew_before = "7d"
+}
