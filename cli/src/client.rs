@@ -109,6 +109,15 @@ impl Client {
         self.0.write(what, arguments, body).await.map_err(told)
     }
 
+    /// Changes something of the mesh, where it matters how that is refused.
+    pub async fn try_write<B: Serialize, R: DeserializeOwned>(
+        &self,
+        what: &Write<B, R>,
+        body: &B,
+    ) -> Result<R, Error> {
+        self.0.write(what, &[], body).await
+    }
+
     /// Removes something of the mesh, and says what it was.
     pub async fn remove<R: DeserializeOwned>(
         &self,

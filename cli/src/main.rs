@@ -11,6 +11,7 @@ mod contexts;
 mod credentials;
 mod debug;
 mod devices;
+mod editing;
 mod enforcement;
 mod listing;
 mod netcheck;

@@ -4,7 +4,7 @@ use crate::{
     Mistake,
     arguments::{Common, Explain, OfNetwork, Policy as Verb, Sources},
     client::Client,
-    enforcement, note, out,
+    editing, enforcement, note, out,
     output::{bad, few, good, note_dry_run, print, show, whole},
     sources, text_diff,
 };
@@ -35,6 +35,9 @@ pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
         Verb::Show { revision, of } => {
             let network = the_network(&Client::coordinator(common)?, of).await?;
             print_policy(common, network, Some(revision)).await?;
+        }
+        Verb::Edit { network, message, reset } => {
+            return editing::edit(common, OfNetwork { network }, message, reset).await;
         }
         Verb::Log { of, limit } => log(common, of, limit).await?,
         Verb::Rollback { revision, if_revision, of, message } => {
@@ -70,7 +73,7 @@ fn reject_network(of: &OfNetwork) -> Result<()> {
 }
 
 /// The network that is named, or the only one that there is.
-async fn the_network(client: &Client, of: OfNetwork) -> Result<NetworkName> {
+pub async fn the_network(client: &Client, of: OfNetwork) -> Result<NetworkName> {
     if let Some(network) = of.network {
         return Ok(network);
     }
@@ -132,7 +135,7 @@ async fn only_if(client: Client, wanted: Option<Revision>, network: &NetworkName
 }
 
 /// Tells what was applied, or would be, and how far it is enforced.
-fn tell(common: &Common, result: &SubmitResult) -> Result<ExitCode> {
+pub fn tell(common: &Common, result: &SubmitResult) -> Result<ExitCode> {
     if !whole(common, result)? {
         note_dry_run(common);
         report(common, result, common.dry_run);

@@ -31,7 +31,7 @@ pub use document::{
     Action, Declarations, Expect, ForensicsRule, LetIn, Mode, Policy, Reaction, Rule, TestCase, Trigger,
 };
 pub use links::{Bounds, Ground, LinkChange, Links, PolicyStep, TooMuch};
-pub use reading::{BadPolicy, MAX_SOURCE, Own, Place, Problem, Written, read, read_own};
+pub use reading::{BadPolicy, MAX_SOURCE, Own, Place, Problem, Written, own_documents, read, read_own};
 pub use review::{review, review_live};
 pub use routes::RouteRule;
 pub use suggest::suggest;

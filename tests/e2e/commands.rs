@@ -72,6 +72,7 @@ policy-apply        policy apply POLICY => tcp/9090
 policy-check        policy check POLICY
 policy-diff         policy diff -f POLICY
 policy-get          policy get shop
+policy-edit         policy edit shop => tcp/9090
 policy-log          policy log --network shop
 policy-show         policy show 1 --network shop
 policy-rollback     policy rollback 1 --network shop => would get 0 rules
@@ -170,6 +171,7 @@ impl Everything {
             command.arg("--context").arg(self.shop.mesh.context());
         }
         command.args(arguments).env("HOME", &self.home).env_remove("NO_COLOR").stdin(Stdio::null());
+        command.env("EDITOR", "sed -i s#tcp/8080#tcp/9090#").env("TMPDIR", self.shop.mesh.folder());
         command
     }
 

@@ -14,6 +14,7 @@ mod devices;
 mod diagnosis;
 mod disk;
 mod docker;
+mod editing;
 mod faults;
 mod flows;
 mod gateways;

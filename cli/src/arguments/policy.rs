@@ -74,6 +74,21 @@ pub enum Policy {
         /// The network
         network: NetworkName,
     },
+    /// Edit the policy of a network, and apply it, unless somebody else has changed it meanwhile
+    ///
+    /// It is opened in the editor that VISUAL or EDITOR names, else in vi. What is saved is checked; with mistakes it is opened again, and they stand
+    /// below the lines that they are about. Saved as it was, or empty, nothing happens. What is not applied is kept in a file, which is named.
+    Edit {
+        /// The network, if there are several
+        #[arg(add = live(completion::networks))]
+        network: Option<NetworkName>,
+        /// Why, for the log
+        #[arg(short, long)]
+        message: Option<String>,
+        /// Reset both ends of every TCP connection that is not allowed any more, so that applications notice at once
+        #[arg(long)]
+        reset: bool,
+    },
     /// List the states that a network's policy had: who made them, when, why and from where
     Log {
         #[command(flatten)]

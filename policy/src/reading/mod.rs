@@ -1,8 +1,11 @@
 //! Reading policy: YAML documents, in one file or many, to one policy for each network. All that is wrong is said at once.
 
+mod own;
 mod rules;
 mod tree;
 mod value;
+
+pub use own::own_documents;
 
 use crate::{admission::SigningKey, document::Policy};
 use meshward_model::{FlowTimeouts, NetworkName, PortSpec, Selector, api::PolicyFile};
