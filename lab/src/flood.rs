@@ -33,7 +33,7 @@ pub struct HandshakeFlood {
 
 impl HandshakeFlood {
     /// Sends from a namespace to `to`, `per_second` packets a second, which ask for the protocol `alpn`. Sources are random ones
-    /// of 10.0.0.0/8.
+    /// of 11.0.0.0/8, in which no mesh is.
     ///
     /// # Errors
     /// If there is no raw socket, or no QUIC.
@@ -57,7 +57,7 @@ impl HandshakeFlood {
                 random ^= random >> 17;
                 random ^= random << 5;
                 let packet = &mut packets[at as usize % DIFFERENT];
-                packet[12..16].copy_from_slice(&(0x0a00_0000 | random >> 8).to_be_bytes());
+                packet[12..16].copy_from_slice(&(0x0b00_0000 | random >> 8).to_be_bytes());
                 packet[IP_HEADER..][..2].copy_from_slice(&(1024 | random as u16).to_be_bytes());
                 if sendto(socket.as_raw_fd(), packet, &target, MsgFlags::empty()).is_ok() {
                     count.fetch_add(1, Relaxed);

@@ -1,9 +1,11 @@
 //! Sites behind one router.
 
-use crate::{host::host, process::output};
+use crate::{capture::Watch, host::host, process::output};
 use anyhow::{Context, Result};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use meshward_netns::Netns;
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::Command,
@@ -16,6 +18,35 @@ pub struct Internet {
     sites: u8,
     /// The routers of sites behind a NAT.
     gateways: Vec<Netns>,
+    /// Whether sites that come have a provider between them and the router.
+    providers: bool,
+    /// The cables on the way of each site to the router, by its name: its own first.
+    cables: BTreeMap<String, Vec<Cable>>,
+    /// All that have addresses of the internet, or stand behind those, by name.
+    hosts: Vec<(String, Netns)>,
+    /// Captures of what these carry.
+    watch: Option<Watch>,
+}
+
+impl Drop for Internet {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.end();
+        }
+    }
+}
+
+/// A cable: the interfaces at both of its ends.
+#[derive(Debug, Clone)]
+struct Cable([(Netns, String); 2]);
+
+/// Which cable on a site's way to the router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop {
+    /// The site's own.
+    Own,
+    /// The last, between two routers if there are providers.
+    Last,
 }
 
 /// What stands between a site and the others.
@@ -104,14 +135,39 @@ impl Internet {
     /// # Errors
     /// If namespaces cannot be made.
     pub fn new() -> Result<Self> {
-        let router = host()?;
-        router
-            .run(|| {
-                fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
-                fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
-            })?
-            .context("cannot let the router forward")?;
-        Ok(Self { router, sites: 0, gateways: Vec::new() })
+        let router = router()?;
+        let hosts = vec![("the router".to_owned(), router.clone())];
+        let cables = BTreeMap::new();
+        Ok(Self { router, sites: 0, gateways: vec![], providers: false, cables, hosts, watch: None })
+    }
+
+    /// Captures what the router and the hosts of all sites carry, from now on: a packet with an address of a mesh, outside of
+    /// WireGuard, panics when this ends.
+    ///
+    /// # Errors
+    /// If their interfaces cannot be captured.
+    pub fn watch(&mut self) -> Result<()> {
+        if self.watch.is_none() {
+            let watch = Watch::default();
+            self.hosts.iter().try_for_each(|(name, netns)| watch.host(name, netns))?;
+            self.watch = Some(watch);
+        }
+        Ok(())
+    }
+
+    fn add_host(&mut self, name: &str, netns: &Netns) -> Result<()> {
+        self.hosts.push((name.to_owned(), netns.clone()));
+        self.watch.as_ref().map_or(Ok(()), |watch| watch.host(name, netns))
+    }
+
+    /// The captures, if there are any.
+    pub fn watched(&self) -> Option<&Watch> {
+        self.watch.as_ref()
+    }
+
+    /// Has sites that come from now on reach the router by one more router, their provider's.
+    pub fn add_providers(&mut self) {
+        self.providers = true;
     }
 
     /// Adds a site.
@@ -125,27 +181,64 @@ impl Internet {
         let v4 = |host| Ipv4Addr::new(198, 18, number, host);
         let v6 = |host| Ipv6Addr::new(0x2001, 0xdb8, u16::from(number), 0, 0, 0, 0, host);
         let port = format!("site{number}");
+        let near = if self.providers { self.provider(name, number)? } else { self.router.clone() };
+        let inside = if self.providers { "site" } else { &port };
+        near.links(async |links| {
+            links.add_veth(inside, "uplink").await?;
+            links.give("uplink", &netns, "eth0").await?;
+            links.add_address(inside, v4(1).into(), 24).await?;
+            links.add_address(inside, v6(1).into(), 64).await?;
+            links.set_up(inside).await
+        })?;
+        let cable = Cable([(netns.clone(), "eth0".into()), (near, inside.into())]);
+        self.cables.entry(name.to_owned()).or_default().insert(0, cable);
+        join(&netns, "eth0", [(v4(2).into(), v4(1).into(), 24), (v6(2).into(), v6(1).into(), 64)])?;
+        self.add_host(name, &netns)?;
+        Ok(Site { name: name.to_owned(), netns, v4: v4(2), v6: v6(2) })
+    }
+
+    /// Makes the router of a site's provider.
+    fn provider(&mut self, name: &str, number: u8) -> Result<Netns> {
+        let provider = router()?;
+        let v4 = |host| Ipv4Addr::new(198, 19, number, host);
+        let v6 = |host| Ipv6Addr::new(0x2001, 0xdb8, 0x1900 + u16::from(number), 0, 0, 0, 0, host);
+        let port = format!("site{number}");
+        let site: [(IpNet, IpAddr); 2] = [
+            (Ipv4Net::new_assert(Ipv4Addr::new(198, 18, number, 0), 24).into(), v4(2).into()),
+            (
+                Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, 0), 64).into(),
+                v6(2).into(),
+            ),
+        ];
         self.router.links(async |links| {
             links.add_veth(&port, "uplink").await?;
-            links.give("uplink", &netns, "eth0").await?;
+            links.give("uplink", &provider, "eth0").await?;
             links.add_address(&port, v4(1).into(), 24).await?;
             links.add_address(&port, v6(1).into(), 64).await?;
-            links.set_up(&port).await
-        })?;
-        let everywhere = |address: IpAddr| if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-        netns.links(async |links| {
-            links.set_up("eth0").await?;
-            for (own, router, length) in
-                [(IpAddr::from(v4(2)), IpAddr::from(v4(1)), 24), (v6(2).into(), v6(1).into(), 64)]
-            {
-                links.add_address("eth0", own, length).await?;
-                // A literal of either family is a prefix.
-                let all = everywhere(own).parse().expect("the default route is a prefix");
-                links.add_route("eth0", all, Some(router), None).await?;
+            links.set_up(&port).await?;
+            for (prefix, by) in site {
+                links.add_route(&port, prefix, Some(by), None).await?;
             }
             Ok(())
         })?;
-        Ok(Site { name: name.to_owned(), netns, v4: v4(2), v6: v6(2) })
+        join(&provider, "eth0", [(v4(2).into(), v4(1).into(), 24), (v6(2).into(), v6(1).into(), 64)])?;
+        let cable = Cable([(provider.clone(), "eth0".into()), (self.router.clone(), port)]);
+        self.cables.entry(name.to_owned()).or_default().insert(0, cable);
+        self.add_host(&format!("the provider of {name}"), &provider)?;
+        Ok(provider)
+    }
+
+    /// Has a cable on a site's way to the router take packets of this length at the most; routers say so (RFC 1191, RFC 8201).
+    ///
+    /// # Errors
+    /// If there is no such site, or the cable cannot be changed.
+    pub fn set_mtu(&self, site: &str, hop: Hop, mtu: u32) -> Result<()> {
+        let cables = self.cables.get(site).context("there is no such site")?;
+        let cable = if hop == Hop::Own { cables.first() } else { cables.last() };
+        for (netns, interface) in &cable.context("the site has no cable")?.0 {
+            netns.links(async |links| links.set_mtu(interface, mtu).await)?;
+        }
+        Ok(())
     }
 
     /// Adds a site behind a barrier. Behind a router that translates addresses it has an IPv4 address alone, and every such site has
@@ -187,10 +280,12 @@ impl Internet {
         }
         let gateway = self.site(&format!("{name}-gateway"))?;
         let random = if barrier == Symmetric { " fully-random" } else { "" };
-        let (mut netns, mut host) = self.inside(&gateway.netns, 1, random)?;
+        let (mut netns, mut host) = self.inside(name, &gateway.netns, 1, random)?;
         if barrier == Double {
-            (netns, host) = self.inside(&netns, 2, "")?;
+            (netns, host) = self.inside(name, &netns, 2, "")?;
         }
+        let cables = self.cables.remove(&gateway.name).unwrap_or_default();
+        self.cables.entry(name.to_owned()).or_default().extend(cables);
         if barrier == FullCone {
             let chain = "type nat hook prerouting priority -100\niifname eth0 udp dport 51820-51900 dnat to 192.168.1.2";
             nft(&gateway.netns, &format!("table ip full {{\nchain in {{\n{chain}\n}}\n}}\n"))?;
@@ -199,7 +294,7 @@ impl Internet {
     }
 
     /// Makes a namespace with a router that translates addresses, in a subnet inside.
-    fn inside(&mut self, gateway: &Netns, subnet: u8, random: &str) -> Result<(Netns, Ipv4Addr)> {
+    fn inside(&mut self, name: &str, gateway: &Netns, subnet: u8, random: &str) -> Result<(Netns, Ipv4Addr)> {
         let netns = host()?;
         let address = |host| Ipv4Addr::new(192, 168, subnet, host);
         gateway.links(async |links| {
@@ -224,6 +319,9 @@ impl Internet {
         )?;
         keep_out(gateway)?;
         self.gateways.push(gateway.clone());
+        let cable = Cable([(netns.clone(), "eth0".into()), (gateway.clone(), "inside".into())]);
+        self.cables.entry(name.to_owned()).or_default().insert(0, cable);
+        self.add_host(&format!("{name} behind NAT {subnet}"), &netns)?;
         Ok((netns, address(2)))
     }
 }
@@ -270,6 +368,33 @@ impl Internet {
         let chain = "type filter hook forward priority 0";
         nft(&self.router, &format!("{before}table inet lab {{\nchain forward {{\n{chain}\n{rules}\n}}\n}}\n"))
     }
+}
+
+/// Makes a host that forwards.
+fn router() -> Result<Netns> {
+    let router = host()?;
+    router
+        .run(|| {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        })?
+        .context("cannot let the router forward")?;
+    Ok(router)
+}
+
+/// Gives a host addresses, each with its router, by which it reaches everything of the family, and the length of its subnet.
+fn join(netns: &Netns, interface: &str, addresses: [(IpAddr, IpAddr, u8); 2]) -> Result<()> {
+    let everywhere = |address: IpAddr| if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    Ok(netns.links(async |links| {
+        links.set_up(interface).await?;
+        for (own, router, length) in addresses {
+            links.add_address(interface, own, length).await?;
+            // A literal of either family is a prefix.
+            let all = everywhere(own).parse().expect("the default route is a prefix");
+            links.add_route(interface, all, Some(router), None).await?;
+        }
+        Ok(())
+    })?)
 }
 
 /// Drops whatever comes to a host unasked.

@@ -3,6 +3,7 @@
 //! Namespaces have no names here and leave nothing behind: they end with the processes that hold them.
 #![forbid(unsafe_code)]
 
+mod capture;
 mod crafted;
 mod docker;
 mod flood;
@@ -17,11 +18,12 @@ mod registry;
 mod root;
 mod terraform;
 
+pub use capture::Watch;
 pub use crafted::CraftedSession;
 pub use docker::{Docker, busybox};
 pub use flood::{HandshakeFlood, idle_connections};
 pub use host::host;
-pub use internet::{Barrier, Internet, Site, back_to_back};
+pub use internet::{Barrier, Hop, Internet, Site, back_to_back};
 pub use kubernetes::Kubernetes;
 pub use machine::Machine;
 pub use mesh::{Mesh, Node, Relay, Workload};

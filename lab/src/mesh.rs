@@ -6,6 +6,7 @@ use crate::{
     process::{Binaries, Process, output},
 };
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use meshward_netns::Netns;
 use serde_json::Value;
 use std::{
@@ -46,9 +47,7 @@ impl Mesh {
     /// With what it printed, if it does not start.
     pub fn start_at(binaries: Binaries, internet: Internet, site: Site, flags: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("meshward-").tempdir()?;
-        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
-        let coordinator = start_coordinator(&binaries, &site, folder.path(), &flags)?;
-        Ok(Self { internet, binaries, site, coordinator, folder, flags })
+        Self::start_with(binaries, internet, site, flags, folder)
     }
 
     /// The same, with the coordinator's data in a folder of the caller's.
@@ -65,6 +64,19 @@ impl Mesh {
         let folder = tempfile::Builder::new().prefix("meshward-").tempdir()?;
         std::os::unix::fs::symlink(data, folder.path().join("coordinator"))?;
         fs::create_dir_all(data)?;
+        Self::start_with(binaries, internet, site, flags, folder)
+    }
+
+    fn start_with(
+        binaries: Binaries,
+        mut internet: Internet,
+        site: Site,
+        flags: &[&str],
+        folder: TempDir,
+    ) -> Result<Self> {
+        if binaries.are_watched() {
+            internet.watch()?;
+        }
         let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
         let coordinator = start_coordinator(&binaries, &site, folder.path(), &flags)?;
         Ok(Self { internet, binaries, site, coordinator, folder, flags })
@@ -110,6 +122,10 @@ impl Mesh {
     /// # Errors
     /// With what it said, if it fails.
     pub fn meshctl(&self, arguments: &[&str]) -> Result<String> {
+        if let (["network", "create", ..], Some(watch)) = (arguments, self.internet.watched()) {
+            let mut prefixes = arguments.iter().filter_map(|argument| argument.parse::<IpNet>().ok());
+            prefixes.try_for_each(|prefix| watch.add(prefix))?;
+        }
         output(&self.site.netns, &mut self.meshctl_command(arguments))
     }
 

@@ -15,7 +15,11 @@ use std::{
 
 /// Where the project's binaries are.
 #[derive(Debug, Clone)]
-pub struct Binaries(PathBuf);
+pub struct Binaries {
+    folder: PathBuf,
+    /// Whether it is watched what their hosts carry.
+    watched: bool,
+}
 
 impl Binaries {
     /// Those in a folder.
@@ -29,7 +33,7 @@ impl Binaries {
                 bail!("{} is missing; build it with: cargo build --workspace", path.display());
             }
         }
-        Ok(Self(folder.to_owned()))
+        Ok(Self { folder: folder.to_owned(), watched: false })
     }
 
     /// Those that were built beside the running test.
@@ -38,17 +42,23 @@ impl Binaries {
     /// If one is missing.
     pub fn beside_this_test() -> Result<Self> {
         let test = std::env::current_exe()?;
-        Self::in_folder(test.parent().and_then(Path::parent).context("the test has no folder")?)
+        let folder = test.parent().and_then(Path::parent).context("the test has no folder")?;
+        Ok(Self { watched: true, ..Self::in_folder(folder)? })
+    }
+
+    /// Whether it is watched what their hosts carry: in tests, and not where it would be measured.
+    pub fn are_watched(&self) -> bool {
+        self.watched
     }
 
     /// The folder that they are in.
     pub fn folder(&self) -> &Path {
-        &self.0
+        &self.folder
     }
 
     /// The path of one.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.folder.join(name)
     }
 }
 

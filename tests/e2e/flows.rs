@@ -104,14 +104,16 @@ fn a_server_that_alone_speaks_goes_on_when_it_is_allowed_again() {
     }
 }
 
-fn raw(netns: &Netns, family: AddressFamily, protocol: SockProtocol) -> OwnedFd {
+/// A raw socket, with which whole packets are sent where `protocol` says so.
+pub fn raw(netns: &Netns, family: AddressFamily, protocol: SockProtocol) -> OwnedFd {
     let open = || socket(family, SockType::Raw, SockFlag::empty(), protocol);
     let socket = netns.run(open).unwrap().unwrap();
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 100_000)).unwrap();
     socket
 }
 
-fn send(socket: &OwnedFd, to: IpAddr, bytes: &[u8]) {
+/// Sends a packet by a raw socket.
+pub fn send(socket: &OwnedFd, to: IpAddr, bytes: &[u8]) {
     let sent = match to {
         IpAddr::V4(to) => {
             let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
@@ -125,7 +127,8 @@ fn send(socket: &OwnedFd, to: IpAddr, bytes: &[u8]) {
     sent.unwrap();
 }
 
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+/// The internet's checksum (RFC 1071).
+pub fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let bytes = parts.concat();
     let words =
         bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
@@ -144,7 +147,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// An IP header without options: `next` with `length` bytes behind it; `word` is IPv4's flags and offset.
-fn header(from: IpAddr, to: IpAddr, next: u8, length: usize, word: u16) -> Vec<u8> {
+pub fn header(from: IpAddr, to: IpAddr, next: u8, length: usize, word: u16) -> Vec<u8> {
     let mut header = match from {
         IpAddr::V4(_) => vec![0x45, 0, 0, 0, 0, 7, 0, 0, 64, next, 0, 0],
         IpAddr::V6(_) => vec![0x60, 0, 0, 0, 0, 0, next, 64],
@@ -165,7 +168,8 @@ fn header(from: IpAddr, to: IpAddr, next: u8, length: usize, word: u16) -> Vec<u
     header
 }
 
-fn udp(from: SocketAddr, to: SocketAddr, data: &[u8]) -> Vec<u8> {
+/// A datagram with its header.
+pub fn udp(from: SocketAddr, to: SocketAddr, data: &[u8]) -> Vec<u8> {
     let length = (8 + data.len() as u16).to_be_bytes();
     let mut datagram =
         [&from.port().to_be_bytes()[..], &to.port().to_be_bytes(), &length, &[0, 0], data].concat();

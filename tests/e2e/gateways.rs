@@ -51,6 +51,7 @@ impl Dc {
                 links.set_up("lan").await
             })
             .unwrap();
+            mesh.internet.watched().unwrap().lan(here, "lan").unwrap();
             legacy
                 .links(async |links| {
                     links.set_up(&name).await?;
@@ -224,16 +225,17 @@ fn another_gateway_of_the_same_prefix_takes_over() {
 }
 
 /// A router behind the gateway, and a machine behind that, by a link that takes only 1,280 bytes.
-struct Behind {
+pub struct Behind {
     router: Netns,
-    far: Netns,
+    pub far: Netns,
 }
 
-const FAR: [IpAddr; 2] =
+/// The addresses of that machine.
+pub const FAR: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 8, 0, 10)), IpAddr::V6(Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, 10))];
 
-/// `mtu`: of the link between the gateway and the router, and of the one behind that.
-fn behind(gateway: &Node, mtu: [u32; 2]) -> Behind {
+/// Puts a machine behind a gateway and a router. `mtu`: of the link between these, and of the one behind the router.
+pub fn behind(mesh: &Mesh, gateway: &Node, mtu: [u32; 2]) -> Behind {
     let Behind { router, far } = Behind { router: host().unwrap(), far: host().unwrap() };
     let v6 = |text: &str| -> IpAddr { text.parse().unwrap() };
     let v4 = |third, host| IpAddr::from(Ipv4Addr::new(172, 16, third, host));
@@ -261,6 +263,7 @@ fn behind(gateway: &Node, mtu: [u32; 2]) -> Behind {
                 .unwrap();
         }
     }
+    mesh.internet.watched().unwrap().lan(&gateway.site.netns, "down1").unwrap();
     let route = |netns: &Netns, name: &str, to: &str, by: IpAddr| {
         let to = to.parse().unwrap();
         netns.links(async |links| links.add_route(name, to, Some(by), None).await).unwrap();
@@ -300,7 +303,7 @@ fn errors_of_a_gateway_and_of_routers_behind_it_come_to_the_sender() {
         let gateway = mesh.node("gw").unwrap();
         let web = cloud.attach("shop", "app=web").unwrap();
         let near = gateway.attach("shop", "app=near").unwrap();
-        let behind = behind(&gateway, mtu);
+        let behind = behind(&mesh, &gateway, mtu);
         let _echo = Echo::start(&behind.far, 5432);
         gateway
             .meshctl(&[

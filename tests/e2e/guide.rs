@@ -106,6 +106,10 @@ fn every_command_of_the_guide_runs_as_it_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = format!("{}:{}", binaries.path("").display(), std::env::var("PATH").unwrap());
     let mut internet = Internet::new().unwrap();
+    internet.watch().unwrap();
+    for prefix in ["10.42.0.0/16", "fd42::/48"] {
+        internet.watched().unwrap().add(prefix.parse().unwrap()).unwrap();
+    }
     let mut machines: BTreeMap<String, Machine> = BTreeMap::new();
     // The order of the sites gives them the addresses that the guide names.
     for name in ["coordinator", "cloud", "rack"] {

@@ -5,6 +5,7 @@ mod admission;
 mod api;
 mod away;
 mod budgets;
+mod capture;
 mod cli;
 mod cni;
 mod commands;
