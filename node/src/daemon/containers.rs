@@ -102,6 +102,7 @@ impl Node {
         ipv6: bool,
         wanted: Option<IpAddr>,
     ) -> Result<IpAddr, Refusal> {
+        self.wait_served(network).await;
         let mut state = self.state.lock().await;
         let blocks = served(&state, network)?.blocks.clone();
         let blocks: Vec<_> = blocks.into_iter().filter(|block| block.addr().is_ipv6() == ipv6).collect();
@@ -184,7 +185,7 @@ impl Node {
         make: Make,
     ) -> Result<Placed, Refusal> {
         let Place { network, addresses, netns, interface, origin } = wanted;
-        let _turn = self.attaching.lock().await;
+        let _turn = self.turn(&network).await;
         if let Some(id) = netns_id
             && let Some(empty) = self.empty_in(&network, id).await
         {

@@ -27,7 +27,7 @@ impl Node {
         let invalid = |error: &dyn std::fmt::Display| Refusal::Invalid(error.to_string());
         order.labels.check_unreserved().map_err(|error| invalid(&error))?;
         let (id, addresses) = {
-            let _turn = self.attaching.lock().await;
+            let _turn = self.turn(&order.network).await;
             let mut state = self.state.lock().await;
             served(&state, &order.network)?;
             let own = state.workloads.values().map(|workload| &workload.attachment.report);

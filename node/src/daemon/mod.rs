@@ -371,6 +371,7 @@ impl Node {
         };
         state.endpoints.insert(network.clone(), running);
         self.report_endpoint(&state, network);
+        self.admission.notify_waiters();
         Ok(())
     }
 

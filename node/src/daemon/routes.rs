@@ -27,14 +27,14 @@ impl Node {
     /// [`Refusal`]; then nothing is left of it.
     pub async fn advertise(&self, wanted: Advertise, dry_run: DryRun) -> Result<Shown, Refusal> {
         if dry_run.0 {
-            let _turn = self.attaching.lock().await;
+            let _turn = self.turn(&wanted.network).await;
             let network = wanted.network.clone();
             let before = self.allocator_of(&network).await;
             let (attachment, reserved) = self.prepare_route(wanted).await?;
             return Ok(self.take_back(&network, before, &attachment, &reserved).await);
         }
         let id = {
-            let _turn = self.attaching.lock().await;
+            let _turn = self.turn(&wanted.network).await;
             // What a route of before leaves behind goes first: this one may get its table.
             drop(self.routing.lock().await);
             let (attachment, reserved) = self.prepare_route(wanted).await?;

@@ -22,13 +22,14 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tokio::sync::MutexGuard;
 use tracing::{info, warn};
 
 /// For how long an attach waits for the coordinator's word.
 const ADMISSION: Duration = Duration::from_secs(5);
 /// A coordinator that has not answered for this long counts as away, though its session has not ended yet.
 const SILENCE: Duration = Duration::from_millis(1500);
-/// For how long a container's start waits for the coordinator to tell of its network.
+/// For how long an attach waits for the coordinator to tell of its network, and then for the endpoint.
 const TOLD: Duration = Duration::from_secs(5);
 /// How often the workloads' namespaces and owners are looked after.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -40,14 +41,14 @@ impl Node {
     /// [`Refusal`]; then nothing is left of it.
     pub async fn attach(&self, wanted: Attach, dry_run: DryRun) -> Result<Shown, Refusal> {
         if dry_run.0 {
-            let _turn = self.attaching.lock().await;
+            let _turn = self.turn(&wanted.network).await;
             let network = wanted.network.clone();
             let before = self.allocator_of(&network).await;
             let (attachment, reserved) = self.prepare(wanted, dry_run).await?;
             return Ok(self.take_back(&network, before, &attachment, &reserved).await);
         }
         let id = {
-            let _turn = self.attaching.lock().await;
+            let _turn = self.turn(&wanted.network).await;
             let (attachment, reserved) = self.prepare(wanted, dry_run).await?;
             let report = attachment.report.clone();
             self.open_reserved(attachment, reserved).await?;
@@ -242,8 +243,26 @@ impl Node {
         Ok(())
     }
 
+    /// The turn to attach to a network. Right after the daemon's start, or the network's, the coordinator's word and the endpoint
+    /// are waited for.
+    pub(super) async fn turn(&self, network: &NetworkName) -> MutexGuard<'_, ()> {
+        self.wait_served(network).await;
+        self.attaching.lock().await
+    }
+
+    /// Waits for a moment until a network's endpoint runs, if the node is to serve it.
+    pub(super) async fn wait_served(&self, network: &NetworkName) {
+        self.wait_told(|state| state.view.network(network).is_some()).await;
+        let runs = |state: &State| state.endpoints.contains_key(network);
+        self.wait_for(|state| state.view.network(network).is_none() || runs(state)).await;
+    }
+
     /// Waits for a moment until the coordinator has told everything, or what is known is enough.
     pub(super) async fn wait_told(&self, is_enough: impl Fn(&State) -> bool) {
+        self.wait_for(|state| state.told || is_enough(state)).await;
+    }
+
+    async fn wait_for(&self, is_it: impl Fn(&State) -> bool) {
         let until = tokio::time::Instant::now() + TOLD;
         loop {
             let changed = self.admission.notified();
@@ -251,7 +270,7 @@ impl Node {
             changed.as_mut().enable();
             {
                 let state = self.state.lock().await;
-                if state.told || is_enough(&state) {
+                if is_it(&state) {
                     return;
                 }
             }
