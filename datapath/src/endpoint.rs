@@ -94,13 +94,15 @@ pub struct Endpoint {
     /// `None`: at the next tick.
     next_vouch: Mutex<Option<Instant>>,
     pub(crate) answers: AnswerLimits,
-    /// Which connections that are cut are still to be reset.
+    /// What is still to be done to flows after a change.
     resets: AtomicU8,
 }
 
-// What is to be reset: what quarantines have cut that say so, and everything that is cut.
+// What is to be reset: what quarantines have cut that say so or whose ends would hear of it, and everything that is cut. And that
+// timeouts are others.
 const RESET_QUARANTINED: u8 = 1;
 const RESET_ALL: u8 = 2;
+const RETIME: u8 = 4;
 
 impl Endpoint {
     /// An endpoint that knows nothing and lets nothing pass. `resume`: see [`Filter::new`].
@@ -219,9 +221,10 @@ impl Endpoint {
         self.denials.take()
     }
 
-    /// Sets for how long conversations are kept in which nothing is said: each from its next packet on.
+    /// Sets for how long conversations are kept in which nothing is said.
     pub fn set_timeouts(&self, timeouts: Timeouts) {
         self.tables.write().rules.set_timeouts(timeouts);
+        self.resets.fetch_or(RETIME, Relaxed);
     }
 
     /// The flows as bytes for [`Self::import_flows`]. `is_last`: nothing passes this endpoint any more.
@@ -274,13 +277,18 @@ impl Endpoint {
     /// Applies changes of the node's view that belong to this network. When this returns they are enforced.
     pub fn apply(&self, now: Instant, changes: &[Change]) {
         let mut tables = self.tables.write();
+        // What was known before a restart is no change.
+        let is_first = tables.mtu == 0;
         let mut resets = 0;
         for change in changes {
             match change {
                 Change::Put(ItemKey::Network(_), Item::Network(spec)) => {
-                    let is_known = std::mem::replace(&mut tables.mtu, spec.mtu) != 0;
-                    if is_known && spec.conduct.resets > tables.rules.conduct().resets {
+                    tables.mtu = spec.mtu;
+                    if !is_first && spec.conduct.resets > tables.rules.conduct().resets {
                         resets |= RESET_ALL;
+                    }
+                    if !is_first && spec.conduct.timeouts != tables.rules.conduct().timeouts {
+                        resets |= RETIME;
                     }
                     tables.prefixes.clone_from(&spec.prefixes);
                     tables.rules.set_conduct(spec.conduct);
@@ -317,24 +325,31 @@ impl Endpoint {
             }
         }
         tables.rules.begin_generation();
-        self.want_resets(&tables, resets);
+        if !is_first {
+            self.want_resets(&tables, resets);
+        }
     }
 
     fn want_resets(&self, tables: &Tables, which: u8) {
-        let always = tables.rules.conduct().on_revoke == OnRevoke::Reset;
-        self.resets.fetch_or(if always { RESET_ALL } else { which }, Relaxed);
+        let always = if tables.rules.conduct().on_revoke == OnRevoke::Reset { RESET_ALL } else { 0 };
+        let heard = if tables.rules.may_reject() { RESET_QUARANTINED } else { 0 };
+        self.resets.fetch_or(which | always | heard, Relaxed);
     }
 
-    /// Whether connections are cut whose ends are still to be told: see [`Self::reset_cut`].
+    /// Whether connections are cut whose ends are still to be told, or timeouts are others: see [`Self::reset_cut`].
     pub fn has_resets(&self) -> bool {
         self.resets.load(Relaxed) != 0
     }
 
     /// Resets both ends of the connections that the rules of now do not allow, of those that are to be reset: those that quarantines
-    /// have cut that say so, or all. Changes wait for no more than a few hundred flows.
+    /// have cut that say so, those of which an end would be told, or all. Has all flows kept for as long as timeouts of now say, if
+    /// these were changed. Changes wait for no more than a few hundred flows.
     pub fn reset_cut(&self, now: Instant, lane: &mut Lane, sink: &mut impl Sink) {
         let wanted = self.resets.swap(0, Relaxed);
-        if wanted == 0 {
+        if wanted & RETIME != 0 {
+            self.retime(now);
+        }
+        if wanted & (RESET_QUARANTINED | RESET_ALL) == 0 {
             return;
         }
         for shard in 0..self.filter.shards() {
@@ -350,6 +365,16 @@ impl Endpoint {
                     let mut round = self.round(lane, now);
                     resets.into_iter().for_each(|reset| round.reset(reset.to, reset.packet, sink));
                     round.finish(sink);
+                }
+            }
+        }
+    }
+
+    fn retime(&self, now: Instant) {
+        for shard in 0..self.filter.shards() {
+            for number in 0.. {
+                if !self.filter.retime(&self.tables.read().rules, now, (shard, number)) {
+                    break;
                 }
             }
         }

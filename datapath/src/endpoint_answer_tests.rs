@@ -5,7 +5,7 @@ use crate::{
     packet::{Headers, RST, SYN, build},
     tcp::ACK,
 };
-use meshward_model::{Conduct, OnDeny};
+use meshward_model::{Conduct, OnDeny, OnRevoke};
 
 fn put_network(conduct: Conduct) -> Change {
     let spec = NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false, conduct };
@@ -207,4 +207,52 @@ fn an_end_whose_place_is_not_known_is_asked_for_it() {
     // As any stack answers to what is not in its window.
     pair.send(0, &tcp(0, (4000, 8080), ACK, (109, 910), b""));
     assert_eq!(resets(&pair, 0), [910]);
+}
+
+#[test]
+fn where_refusals_are_heard_both_ends_of_what_is_cut_hear_of_it_before_they_speak() {
+    let mut pair = pair(rejecting());
+    connected(&mut pair);
+    (0..2).for_each(|at| pair.apply(at, &[drop_link()]));
+    pair.wait(Duration::from_millis(500));
+    assert_eq!((resets(&pair, 0), resets(&pair, 1)), (vec![907, 910], vec![109]));
+    // Whom no link joins with anybody here is forgotten, which tells whoever is left.
+    let mut pair = self::pair(rejecting());
+    connected(&mut pair);
+    let forgotten = |at: usize| Change::Drop(ItemKey::Workload(network(), id(1 - at)));
+    (0..2).for_each(|at| pair.apply(at, &[drop_link(), forgotten(at)]));
+    pair.wait(Duration::from_millis(500));
+    assert_eq!((resets(&pair, 0).len(), resets(&pair, 1).len()), (2, 1));
+}
+
+#[test]
+fn a_restart_resets_nothing_of_what_is_not_known_yet() {
+    let mut pair = pair(rejecting());
+    connected(&mut pair);
+    let kept = pair.nodes[0].endpoint.export_flows(time(pair.now), true);
+    let fresh = Endpoint::new(name(0), SecretKey::from_bytes([1; 32]), pair.now, Duration::ZERO);
+    fresh.apply(pair.now, &[put_network(Conduct { on_revoke: OnRevoke::Reset, ..rejecting() })]);
+    let workload =
+        LocalWorkload { prefixes: vec![], id: id(0), addresses: vec![workload_at(0)], vouched: None };
+    pair.nodes[0].slot = fresh.add_local(workload);
+    assert_eq!(fresh.import_flows(time(pair.now), &kept), Ok(1));
+    pair.nodes[0].endpoint = fresh;
+    let now = pair.now;
+    pair.nodes[0].tick(now);
+    assert!(delivered(&mut pair, 0).is_empty());
+}
+
+#[test]
+fn timeouts_that_are_changed_hold_for_what_is_under_way() {
+    let timeouts =
+        |seconds: u32| Conduct { timeouts: [Some(seconds), None, None, None], ..Conduct::default() };
+    for (before, after, goes_on) in [(10, 1000, true), (1000, 10, false)] {
+        let mut pair = pair(timeouts(before));
+        connected(&mut pair);
+        (0..2).for_each(|at| pair.apply(at, &[put_network(timeouts(after))]));
+        pair.wait(Duration::from_secs(30));
+        let _ = delivered(&mut pair, 0);
+        pair.send(1, &tcp(1, (8080, 4000), ACK, (910, 109), b"late"));
+        assert_eq!(delivered(&mut pair, 0).len(), usize::from(goes_on), "{before} s, then {after} s");
+    }
 }

@@ -15,10 +15,10 @@ use crate::{
     rules::{Party, Rules},
     saved_flows::{self, UnreadableFlows},
     seen::FlowKind,
-    shares::Owner,
+    shares::{Kept, Owner},
     tcp::{ACK, Segment, State},
 };
-use meshward_model::{IdentityId, OnRevoke, Protocol, Verdict};
+use meshward_model::{IdentityId, OnDeny, OnRevoke, Protocol, Verdict};
 use std::{
     net::IpAddr,
     sync::{
@@ -88,7 +88,7 @@ impl Filter {
     }
 
     /// Looks at some hundreds of the flows, those of a part of a shard, for connections that the rules of now do not allow and
-    /// that are to be reset. `None`: the shard has no such part. `by_policy`: also those that no quarantine has cut. `who`: who is
+    /// that are to be reset, or of which an end would be told so once it speaks. `None`: the shard has no such part. `by_policy`: also those that no quarantine has cut. `who`: who is
     /// at an address.
     pub(crate) fn reset_cut(
         &self,
@@ -114,6 +114,17 @@ impl Filter {
             self.has_reset.store(true, Relaxed);
         }
         there.then_some(resets)
+    }
+
+    /// Has some hundreds of the flows, those of a part of a shard, kept for as long as the rules of now say, from now on. `false`: the
+    /// shard has no such part.
+    pub(crate) fn retime(&self, rules: &Rules, now: Instant, part: (usize, usize)) -> bool {
+        let seconds = self.seconds(now);
+        self.flows.change_part(part, |key, flow| {
+            if flow.deadline() > seconds {
+                flow.extend(seconds, rules.timeouts(), key.begun_by(flow.initiator()).protocol);
+            }
+        })
     }
 
     /// How many flows there are, but for those that are denied.
@@ -522,12 +533,24 @@ fn is_to_be_reset(
     parties: (Option<Party>, Option<Party>),
     by_policy: bool,
 ) -> bool {
-    // Whom no link joins with anybody here is forgotten here.
-    let (Some(a), Some(b)) = parties else { return by_policy };
+    let (there, back) =
+        ((begun.source_port, begun.destination_port), (begun.destination_port, begun.source_port));
+    let told = |from, to, ports| rules.on_deny(from, to, Protocol::Tcp, ports) == OnDeny::Reject;
+    let (a, b) = match parties {
+        (Some(a), Some(b)) => (a, b),
+        // Whom no link joins with anybody here is forgotten here.
+        (Some(a), None) => return by_policy || told(a, None, there),
+        (None, Some(b)) => return by_policy || told(b, None, back),
+        (None, None) => return by_policy,
+    };
     let allows = |from, to, port| rules.verdict(from, to, Protocol::Tcp, port) != Verdict::Denied;
-    let back = flow.other_has_spoken() && allows(b, a, begun.source_port);
-    if allows(a, b, begun.destination_port) || back {
+    let answers = flow.other_has_spoken() && allows(b, a, begun.source_port);
+    if allows(a, b, begun.destination_port) || answers {
         return false;
+    }
+    // Whoever speaks next would be told, and the other one is not to be left waiting.
+    if told(a, Some(b), there) || told(b, Some(a), back) {
+        return true;
     }
     match rules.is_quarantined(a) || rules.is_quarantined(b) {
         true => rules.resets(a) || rules.resets(b) || rules.conduct().on_revoke == OnRevoke::Reset,

@@ -106,7 +106,9 @@ impl<'a> Round<'a> {
         let Self { endpoint, tables, now, .. } = self;
         let headers = Headers::parse(packet).ok()?;
         let destination = tables.find(*now, headers.destination).ok().map(|(_, party)| party);
-        let rejects = tables.rules.on_deny(source, destination, &headers) == OnDeny::Reject;
+        let ports = (headers.source_port, headers.destination_port);
+        let told = tables.rules.on_deny(source, destination, headers.protocol(), ports);
+        let rejects = told == OnDeny::Reject;
         if !rejects && !endpoint.filter.is_reset(*now, &headers) {
             return None;
         }

@@ -1,7 +1,6 @@
 //! The rules of one endpoint: what is allowed now.
 
 use crate::{
-    packet::Headers,
     shares::Owner,
     timeouts::{Seconds, Timeouts},
 };
@@ -33,6 +32,8 @@ pub struct Rules {
     generation: u64,
     timeouts: Seconds,
     conduct: Conduct,
+    /// Whether any link was ever one of which senders of denied packets are told.
+    link_rejects: bool,
     /// The identities whose quarantine resets the connections that it cuts.
     resetting: HashSet<IdentityId, RandomState>,
 }
@@ -66,18 +67,29 @@ impl Rules {
         &self.conduct
     }
 
-    /// What the sender of a packet is told that was denied. `to`: who is at its destination, if anybody is known to be.
-    pub(crate) fn on_deny(&self, from: Party, to: Option<Party>, headers: &Headers) -> OnDeny {
+    /// Whether there may be senders of denied packets who are told.
+    pub(crate) fn may_reject(&self) -> bool {
+        let Conduct { on_deny, on_quarantine, .. } = self.conduct;
+        self.link_rejects || on_deny == OnDeny::Reject || on_quarantine == OnDeny::Reject
+    }
+
+    /// What the sender of a packet is told that was denied. `to`: who is at its destination, if anybody is known to be. `ports`: the
+    /// source's and the destination's.
+    pub(crate) fn on_deny(
+        &self,
+        from: Party,
+        to: Option<Party>,
+        protocol: Protocol,
+        ports: (u16, u16),
+    ) -> OnDeny {
         if self.is_quarantined(from) {
             return self.conduct.on_quarantine;
         }
         let said = |from: Party, to: Party, port: u16| {
-            self.acls.get(&(from.identity, to.identity))?.on_deny(headers.protocol(), port)
+            self.acls.get(&(from.identity, to.identity))?.on_deny(protocol, port)
         };
         // It may be an answer of a flow that was begun from the other side.
-        let said = to.and_then(|to| {
-            said(from, to, headers.destination_port).or_else(|| said(to, from, headers.source_port))
-        });
+        let said = to.and_then(|to| said(from, to, ports.1).or_else(|| said(to, from, ports.0)));
         said.unwrap_or(self.conduct.on_deny)
     }
 
@@ -88,6 +100,7 @@ impl Rules {
 
     /// Sets the ACL of a link; `None` removes the link.
     pub fn set_link(&mut self, from: IdentityId, to: IdentityId, acl: Option<Acl>) {
+        self.link_rejects |= acl.as_ref().is_some_and(Acl::may_reject);
         match acl {
             Some(acl) => self.acls.insert((from, to), acl),
             None => self.acls.remove(&(from, to)),
@@ -95,7 +108,8 @@ impl Rules {
         self.begin_generation();
     }
 
-    /// Sets for how long conversations are kept in which nothing is said: each from its next packet on.
+    /// Sets for how long conversations are kept in which nothing is said: each from its next packet on, or from
+    /// [`Filter::retime`](crate::filter::Filter::retime) on.
     pub fn set_timeouts(&mut self, timeouts: Timeouts) {
         self.timeouts = timeouts.into();
     }

@@ -79,6 +79,11 @@ impl Acl {
         }
     }
 
+    /// Whether the sender of anything that it denies is told.
+    pub fn may_reject(&self) -> bool {
+        !self.rejected.is_empty() || self.otherwise == Some(OnDeny::Reject)
+    }
+
     /// What passes to a quarantined workload.
     pub fn forensic(&self) -> &[AclEntry] {
         &self.forensic

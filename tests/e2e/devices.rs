@@ -4,6 +4,7 @@ use crate::{
     support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, pings, tcp_echoes, udp_echoes},
     wireguard::Stock,
 };
+use meshward_lab::{Mesh, Site};
 use std::{
     fs,
     net::{IpAddr, UdpSocket},
@@ -22,6 +23,45 @@ rules:
   - { name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/7000, udp/7000] }
 ";
 
+/// A machine with a stock WireGuard.
+pub struct Machine {
+    pub site: Site,
+    /// Its addresses on the mesh, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    _stock: Stock,
+}
+
+impl Machine {
+    /// Does what wg-quick does with a configuration, without its needs of the machine.
+    pub fn new(mesh: &mut Mesh, text: &str) -> Self {
+        let line = |key: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
+            found.unwrap_or_else(|| panic!("{text}")).to_owned()
+        };
+        let site = mesh.internet.site("legacy").unwrap();
+        let stripped: Vec<&str> =
+            text.lines().filter(|line| !line.starts_with("Address") && !line.starts_with("MTU")).collect();
+        let file = mesh.folder().join("device.conf");
+        fs::write(&file, stripped.join("\n")).unwrap();
+        let _stock = Stock::start(&site.netns, &file).unwrap();
+        let addresses: Vec<IpAddr> = line("Address").split(", ").map(|text| text.parse().unwrap()).collect();
+        site.netns
+            .links(async |links| {
+                links.set_mtu("stock0", line("MTU").parse().unwrap()).await?;
+                for address in &addresses {
+                    links.add_address("stock0", *address, if address.is_ipv4() { 32 } else { 128 }).await?;
+                }
+                links.set_up("stock0").await?;
+                for prefix in line("AllowedIPs").split(", ") {
+                    links.add_route("stock0", prefix.parse().unwrap(), None, None).await?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        Self { site, addresses, _stock }
+    }
+}
+
 #[test]
 fn a_stock_wireguard_joins_by_a_node_and_is_policed_as_a_workload() {
     let mut shop = Shop::new(POLICY);
@@ -38,30 +78,9 @@ fn a_stock_wireguard_joins_by_a_node_and_is_policed_as_a_workload() {
     let again = shop.mesh.meshctl(&create).unwrap_err();
     assert!(format!("{again:#}").contains("there is a device `db-legacy` already"), "{again:#}");
 
-    // What wg-quick does, without its needs of the machine.
-    let machine = shop.mesh.internet.site("legacy").unwrap();
-    let stripped: Vec<&str> =
-        text.lines().filter(|line| !line.starts_with("Address") && !line.starts_with("MTU")).collect();
-    let file = shop.mesh.folder().join("device.conf");
-    fs::write(&file, stripped.join("\n")).unwrap();
-    let _stock = Stock::start(&machine.netns, &file).unwrap();
-    let addresses: Vec<IpAddr> = line("Address").split(", ").map(|text| text.parse().unwrap()).collect();
-    machine
-        .netns
-        .links(async |links| {
-            links.set_mtu("stock0", line("MTU").parse().unwrap()).await?;
-            for address in &addresses {
-                links.add_address("stock0", *address, if address.is_ipv4() { 32 } else { 128 }).await?;
-            }
-            links.set_up("stock0").await?;
-            for prefix in line("AllowedIPs").split(", ") {
-                links.add_route("stock0", prefix.parse().unwrap(), None, None).await?;
-            }
-            Ok(())
-        })
-        .unwrap();
-
-    let device = &machine.netns;
+    let machine = Machine::new(&mut shop.mesh, &text);
+    let addresses = &machine.addresses;
+    let device = &machine.site.netns;
     let (_db, _api, _closed) =
         (Echo::start(device, 5432), Echo::start(&shop.api.netns, 7000), Echo::start(device, 22));
     let web = &shop.web.netns;

@@ -13,6 +13,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -102,6 +103,81 @@ fn a_server_that_alone_speaks_goes_on_when_it_is_allowed_again() {
         client.read_exact(&mut heard).unwrap();
         assert_eq!(&heard, b"two", "round {round}");
     }
+}
+
+/// Waits after which what is kept for two seconds is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(4);
+
+/// A question over UDP, and a connection that is idle, in each address family.
+struct Quiet {
+    asked: Vec<(UdpSocket, UdpSocket, SocketAddr)>,
+    idle: Vec<(TcpStream, TcpStream)>,
+}
+
+impl Quiet {
+    fn new(shop: &Shop) -> Self {
+        let (mut asked, mut idle) = (Vec::new(), Vec::new());
+        for (at, any, port) in [(shop.api.v4(), "0.0.0.0", 7001), (shop.api.v6(), "::", 7002)] {
+            let bind = |netns: &Netns, port: u16| {
+                let socket = netns.run(|| UdpSocket::bind((any, port))).unwrap().unwrap();
+                socket.set_read_timeout(Some(SILENCE)).unwrap();
+                socket
+            };
+            let (api, web) = (bind(&shop.api.netns, port), bind(&shop.web.netns, 0));
+            web.send_to(b"a question", (at, port)).unwrap();
+            let (_, by) = api.recv_from(&mut [0; 64]).unwrap();
+            api.send_to(b"wait", by).unwrap();
+            web.recv(&mut [0; 64]).unwrap();
+            asked.push((web, api, by));
+            let (mut client, mut server) = connection(shop, at, port);
+            assert!(says(&mut client, &mut server, b"hello") && says(&mut server, &mut client, b"hello"));
+            client.set_read_timeout(Some(SILENCE)).unwrap();
+            idle.push((client, server));
+        }
+        Self { asked, idle }
+    }
+
+    /// Which late answers come: those over UDP, and those over TCP.
+    fn late(&mut self) -> [usize; 2] {
+        let heard = self.asked.iter().filter(|(web, api, by)| {
+            api.send_to(b"the answer", by).unwrap();
+            web.recv(&mut [0; 64]).is_ok()
+        });
+        let idle =
+            self.idle.iter_mut().filter_map(|(client, server)| says(server, client, b"late").then_some(()));
+        [heard.count(), idle.count()]
+    }
+}
+
+#[test]
+fn timeouts_of_a_network_are_shown_and_hold_for_what_is_under_way() {
+    let policy = |times: &str| format!("{}timeouts: {{ {times} }}\n", allow("tcp/7001-7002, udp/7001-7002"));
+    let (short, long) = (policy("udp: 2s, tcp_established: 2s"), policy("udp: 1m, tcp_established: 1m"));
+    let shop = Shop::new(&short);
+    let shown = |time: &str| {
+        shop.nodes.iter().all(|node| {
+            let said = node.meshctl(&["--context", "/dev/null", "status"]).unwrap();
+            let wanted = [format!("udp {time}"), format!("tcp_established {time}")];
+            wanted.iter().all(|wanted| said.contains(wanted.as_str()))
+        })
+    };
+    assert!(shown("2s"));
+    let file = shop.mesh.folder().join("policy.yaml").to_string_lossy().into_owned();
+    let strict = shop.mesh.meshctl(&["policy", "check", &file, "--strict"]).unwrap_err().to_string();
+    assert!(strict.contains("RFC 4787") && strict.contains("RFC 5382"), "{strict}");
+    let mut quiet = Quiet::new(&shop);
+    thread::sleep(FORGOTTEN);
+    assert_eq!(quiet.late(), [0, 0], "kept for two seconds");
+    drop(quiet);
+    // Longer ones hold for what has begun with the short ones, and the other way around.
+    let mut quiet = Quiet::new(&shop);
+    shop.mesh.apply(&long).unwrap();
+    assert!(shown("1m"));
+    thread::sleep(FORGOTTEN);
+    assert_eq!(quiet.late(), [2, 2], "kept for a minute by now");
+    shop.mesh.apply(&short).unwrap();
+    thread::sleep(FORGOTTEN);
+    assert_eq!(quiet.late(), [0, 0], "and for two seconds again");
 }
 
 /// A raw socket, with which whole packets are sent where `protocol` says so.

@@ -1,11 +1,16 @@
 //! Refusals that are heard: applications notice at once that something is denied, or was cut.
 
-use crate::support::{Echo, PATIENCE, SILENCE, Shop, allow, connect, echo_once};
-use meshward_lab::Workload;
+use crate::{
+    devices::Machine,
+    gateways::{FAR, behind},
+    support::{Echo, PATIENCE, SILENCE, Shop, allow, connect, echo_once},
+};
+use meshward_lab::{Workload, output};
 use meshward_netns::Netns;
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    process::Command,
 };
 
 /// What connecting comes to.
@@ -29,8 +34,8 @@ fn prohibited(to: IpAddr) -> ErrorKind {
 }
 
 /// Both ends of a connection.
-fn connection(from: &Netns, to: &Workload, at: IpAddr, port: u16) -> [TcpStream; 2] {
-    let listener = to.netns.run(|| TcpListener::bind(("::", port))).unwrap().unwrap();
+fn connection(from: &Netns, to: &Netns, at: IpAddr, port: u16) -> [TcpStream; 2] {
+    let listener = to.run(|| TcpListener::bind(("::", port))).unwrap().unwrap();
     let client = connect(from, at, port, PATIENCE).unwrap();
     let (server, _) = listener.accept().unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -41,7 +46,7 @@ fn connection(from: &Netns, to: &Workload, at: IpAddr, port: u16) -> [TcpStream;
 fn connections(shop: &Shop, to: &Workload) -> Vec<TcpStream> {
     let mut all = Vec::new();
     for (at, port) in [(to.v4(), 8080), (to.v6(), 8081), (to.v4(), 8082)] {
-        let [mut client, mut server] = connection(&shop.web.netns, to, at, port);
+        let [mut client, mut server] = connection(&shop.web.netns, &to.netns, at, port);
         if port != 8082 {
             client.write_all(b"a question").unwrap();
             server.read_exact(&mut [0; 10]).unwrap();
@@ -102,12 +107,11 @@ fn what_is_denied_is_heard_of_at_once_if_the_network_says_so() {
     assert!(shop.nodes[0].drops("rejected") >= 12);
     let said = shop.mesh.meshctl(&["explain", "--from", "app=web", "--to", "app=api", "--port", "tcp/22"]);
     assert!(said.unwrap().contains("rejected"));
-    // A connection that is cut is reset by its next packet, whichever end speaks.
+    // A connection that is cut is reset at both ends, before anybody speaks.
     let _echo = Echo::start(&db.netns, 8080);
     let mut stream = connect(&shop.web.netns, db.v4(), 8080, PATIENCE).unwrap();
     assert!(echo_once(&mut stream, 100).unwrap());
     shop.mesh.apply("network: shop\non_deny: reject\n").unwrap();
-    stream.write_all(b"once more").unwrap();
     assert_reset(&mut [stream]);
 }
 
@@ -178,6 +182,109 @@ fn a_policy_that_is_applied_with_reset_is_noticed_at_both_ends() {
     }
     shop.mesh.apply("network: shop\non_revoke: reset\n").unwrap();
     assert_reset(&mut all);
+}
+
+/// Connections in both directions and both families with somebody who is no workload of a node, which have carried something.
+fn both_ways(shop: &Shop, who: &Netns, at: [IpAddr; 2]) -> Vec<TcpStream> {
+    let mut all = Vec::new();
+    for (number, at) in at.into_iter().enumerate() {
+        let web = if at.is_ipv4() { shop.web.v4() } else { shop.web.v6() };
+        let port = 9000 + number as u16;
+        for [mut a, mut b] in
+            [connection(&shop.web.netns, who, at, port), connection(who, &shop.web.netns, web, port)]
+        {
+            a.write_all(b"a question").unwrap();
+            b.read_exact(&mut [0; 10]).unwrap();
+            all.extend([a, b]);
+        }
+    }
+    all
+}
+
+/// Policy by which `web` and whoever has `label` may talk.
+fn mutual(label: &str, more: &str) -> String {
+    let rule = |name: &str, from: &str, to: &str| {
+        format!("- {{ name: {name}, from: {{ {from} }}, to: {{ {to} }}, allow: [tcp/9000-9001] }}")
+    };
+    let rules = [rule("there", "app: web", label), rule("back", label, "app: web")].join("\n");
+    format!(
+        "network: shop\n{more}\nroutes: [{{ name: dc, within: [10.8.0.0/16, fd08::/32] }}]\nrules:\n{rules}\n"
+    )
+}
+
+/// That `who` hears of refusals in both directions and of what is cut, by whatever it is cut.
+fn assert_hears(shop: &Shop, who: &Netns, at: [IpAddr; 2], label: &str) {
+    let selector = label.replace(": ", "=");
+    shop.mesh.apply(&mutual(label, "on_deny: reject")).unwrap();
+    for at in at {
+        let web = if at.is_ipv4() { shop.web.v4() } else { shop.web.v6() };
+        for (from, to) in [(&shop.web.netns, at), (who, web)] {
+            assert_eq!(refusal(from, to, 22), ErrorKind::ConnectionRefused, "{to}");
+            assert_eq!(udp_refusal(from, to, 53), prohibited(to), "{to}");
+        }
+    }
+    // What refuses tells both ends of what is cut, too.
+    let mut all = both_ways(shop, who, at);
+    shop.mesh
+        .apply("network: shop\non_deny: reject\nroutes: [{ name: dc, within: [10.8.0.0/16, fd08::/32] }]\n")
+        .unwrap();
+    assert_reset(&mut all);
+    // And without, it is told by who cuts.
+    shop.mesh.apply(&mutual(label, "")).unwrap();
+    let mut all = both_ways(shop, who, at);
+    shop.mesh.meshctl(&["quarantine", &selector, "--reset"]).unwrap();
+    assert_reset(&mut all);
+    shop.mesh.meshctl(&["release", &selector]).unwrap();
+    let mut all = both_ways(shop, who, at);
+    let file = shop.mesh.folder().join("closed.yaml");
+    std::fs::write(&file, "network: shop\nroutes: [{ name: dc, within: [10.8.0.0/16, fd08::/32] }]\n")
+        .unwrap();
+    shop.mesh.meshctl(&["policy", "apply", &file.to_string_lossy(), "--reset"]).unwrap();
+    assert_reset(&mut all);
+    // Nothing is said where nobody says so, and what was cut goes on.
+    shop.mesh.apply(&mutual(label, "")).unwrap();
+    let mut all = both_ways(shop, who, at);
+    shop.mesh.meshctl(&["quarantine", &selector]).unwrap();
+    assert_silent(&mut all);
+    shop.mesh.meshctl(&["release", &selector]).unwrap();
+    for at in (0..all.len()).step_by(2) {
+        all[at + 1].write_all(b"goes on").unwrap();
+        all[at].read_exact(&mut [0; 7]).unwrap();
+    }
+}
+
+#[test]
+fn a_device_hears_of_refusals_and_of_what_is_cut() {
+    let mut shop = Shop::new("network: shop");
+    for (name, gateway) in [("far", "rack"), ("near", "cloud")] {
+        let create = ["device", "create", "--name", name, "--network", "shop", "--label", "app=db"];
+        let text = shop.mesh.meshctl(&[&create[..], &["--gateway", gateway]].concat()).unwrap();
+        let machine = Machine::new(&mut shop.mesh, &text);
+        let at = [machine.addresses[0], machine.addresses[1]];
+        assert_hears(&shop, &machine.site.netns, at, "app: db");
+        shop.mesh.meshctl(&["device", "remove", name, "--network", "shop"]).unwrap();
+    }
+}
+
+#[test]
+fn machines_behind_a_gateway_hear_of_refusals_and_of_what_is_cut() {
+    let shop = Shop::new(&mutual("dc: dc1", ""));
+    let gateway = &shop.nodes[1];
+    let behind = behind(&shop.mesh, gateway, [1500, 1500]);
+    let route = ["route", "advertise", "10.8.0.0/24", "fd08::/64", "--network", "shop", "--label", "dc=dc1"];
+    gateway.meshctl(&route).unwrap();
+    // They speak from the addresses that are advertised.
+    for (family, to, by, from) in
+        [("-4", "10.42.0.0/16", "172.16.2.1", "10.8.0.10"), ("-6", "fd42::/48", "fd16:2::1", "fd08::a")]
+    {
+        let mut replace = Command::new("ip");
+        replace.args([family, "route", "replace", to, "via", by, "dev", "up2", "src", from]);
+        output(&behind.far, &mut replace).unwrap();
+    }
+    // Until their addresses may be used (RFC 4862 §5.4).
+    let v6 = |state: &str| output(&behind.far, Command::new("ip").args(["-6", "addr", "show", state]));
+    shop.mesh.wait(|| v6("tentative").unwrap().is_empty()).unwrap();
+    assert_hears(&shop, &behind.far, FAR, "dc: dc1");
 }
 
 trait Streams {
