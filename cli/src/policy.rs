@@ -40,11 +40,11 @@ pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
             return editing::edit(common, OfNetwork { network }, message, reset).await;
         }
         Verb::Log { of, limit } => log(common, of, limit).await?,
-        Verb::Rollback { revision, if_revision, of, message } => {
+        Verb::Rollback { revision, if_revision, of, message, reset } => {
             let client = Client::coordinator(common)?;
             let network = the_network(&client, of).await?;
             let client = only_if(client, if_revision, &network).await?;
-            let wanted = Rollback { revision, message };
+            let wanted = Rollback { revision, reset, message };
             let result = client.write(&operations::ROLL_POLICY_BACK, &[&network], &wanted).await?;
             return tell(common, &result);
         }

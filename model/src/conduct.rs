@@ -64,6 +64,25 @@ impl FlowTimeouts {
         all.into_iter().filter_map(|(name, time)| Some((name, time?.0)))
     }
 
+    /// What is to be said of timeouts that are shorter than RFCs ask for.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let least = |name: &str| match name {
+            "tcp_established" => (Duration::from_secs(2 * 3600 + 4 * 60), "RFC 5382"),
+            "tcp_transitory" => (Duration::from_secs(240), "RFC 5382 and RFC 7857"),
+            "udp" => (Duration::from_secs(120), "RFC 4787"),
+            _ => (Duration::from_secs(60), "RFC 5508"),
+        };
+        self.given().filter_map(move |(name, time)| {
+            let (least, rfc) = least(name);
+            let [given, asked] = [time, least].map(humantime::format_duration);
+            (time < least).then(|| {
+                format!(
+                    "`{name}: {given}` is less than {rfc} asks for, {asked}: what is quiet for longer is cut; raise it, unless nothing is"
+                )
+            })
+        })
+    }
+
     /// Refuses timeouts that are out of bounds.
     ///
     /// # Errors
@@ -122,6 +141,10 @@ mod tests {
             assert!(said.contains("from 1s to 7d"), "{said}");
         }
         assert!(serde_json::from_str::<FlowTimeouts>(r#"{"sctp": "1s"}"#).is_err());
+        let defaults = r#"{"tcp_established": "24h", "tcp_transitory": "4m", "udp": "3m", "icmp": "1m"}"#;
+        let least = r#"{"tcp_established": "124m", "tcp_transitory": "240s", "udp": "2m", "icmp": "60s"}"#;
+        let below = r#"{"tcp_established": "123m", "tcp_transitory": "239s", "udp": "119s", "icmp": "59s"}"#;
+        assert_eq!([defaults, least, below].map(|text| read(text).warnings().count()), [0, 0, 4]);
         let seconds = Conduct::timeouts_of(&read(r#"{"udp": "1500ms", "tcp_established": "2h"}"#));
         assert_eq!(seconds, [Some(7200), None, Some(2), None]);
     }

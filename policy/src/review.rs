@@ -10,12 +10,18 @@ use crate::{
 use meshward_model::{Labels, PortSpec, Selector, selector::Requirement};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What can be said of a policy by itself: rules that never decide, because others do.
+/// What can be said of a policy by itself: rules that never decide, because others do, and timeouts that are short.
 pub fn review(written: &Written) -> Vec<Problem> {
-    let mut found = Vec::new();
+    let mut found = short_timeouts(written);
     let done = find_covered(written, &Budget::of(Budget::REVIEW), &mut found);
     found.extend(done.err().map(|_| too_large(written)));
     found
+}
+
+fn short_timeouts(written: &Written) -> Vec<Problem> {
+    let place = written.timeouts.as_ref().unwrap_or(&written.begin);
+    let said = |text| Problem { place: place.clone(), text };
+    written.policy.timeouts.warnings().map(said).collect()
 }
 
 fn too_large(written: &Written) -> Problem {
@@ -247,6 +253,15 @@ guardrails:
             said.contains("rule `dead` never has a say: `wall` decides all of it the other way"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn timeouts_that_are_shorter_than_rfcs_ask_for_are_named() {
+        let said =
+            said(&review(&written("timeouts: { udp: 10s, tcp_established: 24h, icmp: 30s }\nrules: []")));
+        assert!(said.contains("shop.yaml:2:") && said.contains("`udp: 10s`"), "{said}");
+        assert!(said.contains("RFC 4787 asks for, 2m") && said.contains("`icmp: 30s`"), "{said}");
+        assert_eq!(said.lines().count(), 2, "{said}");
     }
 
     #[test]

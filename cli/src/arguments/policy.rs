@@ -116,6 +116,9 @@ pub enum Policy {
         /// Why, for the log
         #[arg(short, long)]
         message: Option<String>,
+        /// Reset both ends of every TCP connection that is not allowed any more, so that applications notice at once
+        #[arg(long)]
+        reset: bool,
     },
     /// Write the least policy that explains the flows that were seen
     Suggest {

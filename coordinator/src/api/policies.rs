@@ -277,6 +277,7 @@ pub async fn roll_back(
         back: Some((name, past)),
         networks: caller.networks.clone(),
         guardrails: caller.role == Role::Admin,
+        reset: wanted.reset,
         ..Submission::default()
     };
     let check = |world: &World, results: &[PolicyResult]| expect(world, &expected, results);

@@ -503,6 +503,9 @@ pub struct PolicyDifference {
 pub struct Rollback {
     /// The policy is to be what it was at this revision.
     pub revision: Revision,
+    /// Whether both ends of every TCP connection that it does not allow get a reset.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
     /// Why, for the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

@@ -80,6 +80,8 @@ pub struct Written {
     pub tests: Vec<Place>,
     /// The network's name where it stands first.
     pub begin: Place,
+    /// The timeouts, if there are any.
+    pub timeouts: Option<Place>,
     /// The files that have a part of it.
     pub files: BTreeSet<String>,
 }
@@ -408,6 +410,7 @@ impl Reader {
             policy: Policy::deny_all(network),
             named: HashMap::new(),
             tests: Vec::new(),
+            timeouts: None,
             begin: begin.unwrap_or_else(|| place("policy", At::START)),
             files: documents.iter().map(|document| document.file.to_owned()).collect(),
         };
@@ -422,7 +425,7 @@ impl Reader {
             self.once(&parts, "on_quarantine", &mut on_quarantine);
             self.once(&parts, "on_revoke", &mut on_revoke);
             self.once(&parts, "timeouts", &mut timeouts);
-            self.check_timeouts(&parts);
+            self.check_timeouts(&parts, &mut written);
             self.take(&parts, &sets, &keys, &mut written);
         }
         written.policy.keys = keys;
@@ -485,8 +488,9 @@ impl Reader {
         *kept = Some(given);
     }
 
-    fn check_timeouts(&mut self, parts: &Parts) {
+    fn check_timeouts(&mut self, parts: &Parts, written: &mut Written) {
         let Some(node) = parts.get("timeouts") else { return };
+        written.timeouts = Some(place(parts.file, node.at));
         // What cannot be read is said elsewhere.
         let Ok(timeouts) = value::<FlowTimeouts>(node) else { return };
         if let Err(text) = timeouts.check() {
