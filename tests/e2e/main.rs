@@ -3,6 +3,7 @@
 mod addresses;
 mod admission;
 mod api;
+mod applications;
 mod away;
 mod budgets;
 mod capture;

@@ -1,7 +1,7 @@
 //! Any two nodes meet, whatever stands between them: directly where that is possible, otherwise by the relay.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Stream, allow, mesh, tcp_echoes, udp_echoes};
-use meshward_lab::{Barrier, Mesh, Node, Process, Workload, output};
+use meshward_lab::{Barrier, Internet, Mesh, Node, Process, Workload, output};
 use meshward_model::relay::is_relayed;
 use std::{
     fmt::Write,
@@ -18,7 +18,8 @@ const SENT: usize = 2_000_000;
 const AT_ONCE: usize = 2;
 /// After so long, a path that is relayed stays so.
 const STAYS: Duration = Duration::from_secs(4);
-const BARRIERS: [Barrier; 11] = [
+/// All kinds of barriers, in the order of the table.
+pub const BARRIERS: [Barrier; 11] = [
     Barrier::None,
     Barrier::Firewall,
     Barrier::FullCone,
@@ -47,11 +48,17 @@ impl Pair {
     }
 
     /// The same in a mesh that is there.
-    pub fn of(mut mesh: Mesh, barriers: [Barrier; 2]) -> Self {
+    pub fn of(mesh: Mesh, barriers: [Barrier; 2]) -> Self {
+        Self::made(mesh, barriers, |_, _, _| {})
+    }
+
+    /// The same, where something is done to each site, by its number and name, before its node is there.
+    pub fn made(mut mesh: Mesh, barriers: [Barrier; 2], changes: impl Fn(&Internet, usize, &str)) -> Self {
         let (mut nodes, mut seen) = (Vec::new(), Vec::new());
-        for (name, barrier) in ["cloud", "rack"].into_iter().zip(barriers) {
+        for (at, (name, barrier)) in ["cloud", "rack"].into_iter().zip(barriers).enumerate() {
             let token = mesh.token(&["--site", name]).unwrap();
             let (site, address) = mesh.internet.site_behind(name, barrier).unwrap();
+            changes(&mesh.internet, at, name);
             nodes.push(mesh.node_at(site, &token).unwrap());
             seen.push(address);
         }

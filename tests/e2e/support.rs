@@ -17,13 +17,33 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// For how long something that should come is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// For how long something that should not come is waited for.
 pub const SILENCE: Duration = Duration::from_millis(700);
+
+/// Random numbers (xorshift64*, Vigna, 2016). `TEST_SEED` has them come again.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new() -> Self {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let seed = std::env::var("TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(clock);
+        println!("TEST_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
+    }
+}
 
 /// A coordinator with the network `shop`.
 pub fn mesh() -> Mesh {

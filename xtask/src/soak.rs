@@ -1,4 +1,4 @@
-//! The long runs: many kills, every hostile neighbour, and all fuzz targets for some minutes.
+//! The long runs: many kills, every hostile neighbour, transfers between all pairs of barriers, and all fuzz targets for some minutes.
 
 use crate::{fuzz, test};
 use anyhow::Result;
@@ -18,11 +18,11 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let mut variables = vec![("TEST_KILLS", options.kills.to_string())];
+    let mut variables = vec![("TEST_KILLS", options.kills.to_string()), ("TEST_EVERY_PAIR", "1".into())];
     variables.extend(options.seed.map(|seed| ("TEST_SEED", seed.to_string())));
     // Nothing is tried a second time: what fails once in a long run is what it is for.
-    let nextest =
-        ["--no-capture", "--retries", "0", "--profile", "soak", "-E", "test(/^(faults|hostile)::/)"];
+    let which = "test(/^(applications|faults|hostile)::/)";
+    let nextest = ["--no-capture", "--retries", "0", "--profile", "soak", "-E", which];
     let code = test::run_with(&nextest, &variables)?;
     if options.fuzz_seconds == 0 || code != ExitCode::SUCCESS {
         return Ok(code);

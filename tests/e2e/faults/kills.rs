@@ -1,7 +1,7 @@
 //! SIGKILL at any moment.
 
 use super::witness::Witness;
-use crate::support::{Shop, allow};
+use crate::support::{Dice, Shop, allow};
 use meshward_lab::{Node, Workload};
 use std::{
     collections::BTreeSet,
@@ -11,32 +11,13 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 /// How many kills there are; `TEST_KILLS` says otherwise.
 const KILLS: u64 = 200;
 /// After how many it is looked whether everything comes back.
 const BETWEEN_LOOKS: u64 = 20;
-
-/// Random numbers (xorshift64*, Vigna, 2016). `TEST_SEED` has them come again.
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Self {
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed = number("TEST_SEED").unwrap_or(clock);
-        println!("TEST_SEED={seed}");
-        Self(seed | 1)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
-    }
-}
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

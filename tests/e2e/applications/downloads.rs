@@ -1,0 +1,238 @@
+//! Downloads whose server alone speaks, while what is allowed changes.
+
+use crate::support::{Dice, PATIENCE, connect, mesh};
+use meshward_lab::{Barrier, Mesh, Node, Workload};
+use meshward_netns::Netns;
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How often it is denied and allowed again.
+const CHANGES: usize = 100;
+/// The longest that something is denied or allowed, in milliseconds.
+const LONGEST: u64 = 500;
+/// What the server says at once, and how often.
+const PIECE: usize = 2000;
+const PAUSE: Duration = Duration::from_millis(10);
+/// For how long what has been received may come in after its sender was denied.
+const UNDER_WAY: Duration = Duration::from_millis(100);
+
+/// The bytes of the stream, from a place on.
+fn bytes_at(at: u64) -> impl Iterator<Item = u8> {
+    (at..).map(|at| (at % 251) as u8)
+}
+
+/// One download, and what became of it.
+#[derive(Clone, Default)]
+struct Download {
+    received: Arc<AtomicU64>,
+    /// How the client's end and the server's ended.
+    ends: Arc<Mutex<[Option<ErrorKind>; 2]>>,
+}
+
+impl Download {
+    fn start(from: &Netns, to: IpAddr, listener: &TcpListener) -> Self {
+        let client = connect(from, to, listener.local_addr().unwrap().port(), PATIENCE).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        client.set_read_timeout(None).unwrap();
+        let own = Self::default();
+        let (sending, receiving) = (own.clone(), own.clone());
+        thread::spawn(move || sending.note(1, Self::send(server)));
+        thread::spawn(move || receiving.note(0, receiving.receive(client)));
+        own
+    }
+
+    fn note(&self, end: usize, error: std::io::Error) {
+        self.ends.lock().unwrap()[end] = Some(error.kind());
+    }
+
+    fn send(mut server: TcpStream) -> std::io::Error {
+        let mut sent = 0;
+        loop {
+            let piece: Vec<u8> = bytes_at(sent).take(PIECE).collect();
+            if let Err(error) = server.write_all(&piece) {
+                return error;
+            }
+            sent += PIECE as u64;
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn receive(&self, mut client: TcpStream) -> std::io::Error {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match client.read(&mut buffer) {
+                Err(error) => return error,
+                Ok(0) => return ErrorKind::UnexpectedEof.into(),
+                Ok(length) => {
+                    let received = self.received.load(Relaxed);
+                    if !bytes_at(received).zip(&buffer[..length]).all(|(right, heard)| right == *heard) {
+                        return ErrorKind::InvalidData.into();
+                    }
+                    self.received.store(received + length as u64, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Whether both ends have been told that it has ended.
+    fn is_reset(&self) -> bool {
+        let told =
+            |end: &Option<ErrorKind>| matches!(end, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+        self.ends.lock().unwrap().iter().all(told)
+    }
+
+    /// Waits until more has come, or both ends are told that nothing will.
+    fn goes_on_or_is_reset(&self, what: &str) {
+        let (before, until) = (self.received.load(Relaxed), Instant::now() + 2 * PATIENCE);
+        while self.received.load(Relaxed) == before && !self.is_reset() {
+            let ends = *self.ends.lock().unwrap();
+            assert!(Instant::now() < until, "{what}: hangs at {before} bytes, its ends: {ends:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// What is changed so that nothing is allowed any more.
+#[derive(Debug, Clone, Copy)]
+enum Denial {
+    /// Another port is allowed.
+    Tightened,
+    /// Nothing is.
+    Emptied,
+    /// A guardrail forbids it.
+    Guarded,
+    /// Those who ask are quarantined.
+    ClientsQuarantined,
+    /// Who answers is.
+    ServerQuarantined,
+}
+
+const DENIALS: [Denial; 5] = [
+    Denial::Tightened,
+    Denial::Emptied,
+    Denial::Guarded,
+    Denial::ClientsQuarantined,
+    Denial::ServerQuarantined,
+];
+
+fn policy(port: u16, more: &str) -> String {
+    format!(
+        "network: shop\nrules: [{{ name: r, from: {{ app: web }}, to: {{ app: api }}, allow: [tcp/{port}] }}]\n{more}\n"
+    )
+}
+
+fn deny(mesh: &Mesh, denial: Denial, reset: bool) {
+    let guard = "guardrails: [{ name: g, from: { app: web }, to: { app: api }, deny: [any] }]";
+    let text = match denial {
+        Denial::Tightened => policy(22, ""),
+        Denial::Emptied => "network: shop\n".into(),
+        Denial::Guarded => policy(7000, guard),
+        Denial::ClientsQuarantined => return quarantine(mesh, "app=web", reset),
+        Denial::ServerQuarantined => return quarantine(mesh, "app=api", reset),
+    };
+    let file = mesh.folder().join("denied.yaml");
+    std::fs::write(&file, text).unwrap();
+    let reset = if reset { &["--reset"][..] } else { &[] };
+    mesh.meshctl(&[&["policy", "apply", &file.to_string_lossy()], reset].concat()).unwrap();
+}
+
+fn quarantine(mesh: &Mesh, whom: &str, reset: bool) {
+    let reset = if reset { &["--reset"][..] } else { &[] };
+    mesh.meshctl(&[&["quarantine", whom], reset].concat()).unwrap();
+}
+
+fn allow(mesh: &Mesh, denial: Denial, more: &str) {
+    match denial {
+        Denial::ClientsQuarantined => drop(mesh.meshctl(&["release", "app=web"]).unwrap()),
+        Denial::ServerQuarantined => drop(mesh.meshctl(&["release", "app=api"]).unwrap()),
+        _ => drop(mesh.apply(&policy(7000, more)).unwrap()),
+    }
+}
+
+/// A server, and clients on its node, on another, and on one that reaches it by the relay alone.
+struct Stand {
+    mesh: Mesh,
+    nodes: Vec<Node>,
+    api: Workload,
+    clients: Vec<Workload>,
+}
+
+impl Stand {
+    fn new() -> Self {
+        let mut mesh = mesh();
+        let barriers = [("rack", Barrier::None), ("cloud", Barrier::None), ("office", Barrier::Tcp)];
+        let nodes: Vec<Node> = barriers
+            .iter()
+            .map(|(name, barrier)| {
+                let token = mesh.token(&["--site", name]).unwrap();
+                let (site, _) = mesh.internet.site_behind(name, *barrier).unwrap();
+                mesh.node_at(site, &token).unwrap()
+            })
+            .collect();
+        let api = nodes[0].attach("shop", "app=api").unwrap();
+        let clients = nodes.iter().map(|node| node.attach("shop", "app=web").unwrap()).collect();
+        Self { mesh, nodes, api, clients }
+    }
+}
+
+#[test]
+fn a_download_goes_on_or_both_ends_are_told_whatever_policy_does() {
+    let mut stand = Stand::new();
+    stand.mesh.apply(&policy(7000, "")).unwrap();
+    let listener = stand.api.netns.run(|| TcpListener::bind(("::", 7000))).unwrap().unwrap();
+    let ways: Vec<(Netns, IpAddr)> = stand
+        .clients
+        .iter()
+        .flat_map(|client| [stand.api.v4(), stand.api.v6()].map(|to| (client.netns.clone(), to)))
+        .collect();
+    let start = |(from, to): &(Netns, IpAddr)| Download::start(from, *to, &listener);
+    let mut downloads: Vec<Download> = ways.iter().map(start).collect();
+    let (mut dice, mut resets) = (Dice::new(), 0);
+    for change in 0..CHANGES {
+        let denial = DENIALS[dice.below(DENIALS.len() as u64) as usize];
+        let (reset, restart) = (dice.below(8) == 0, dice.below(25) == 0);
+        let what = format!("change {change}: {denial:?}, reset {reset}, restart {restart}");
+        deny(&stand.mesh, denial, reset);
+        let denied = Instant::now();
+        if restart {
+            let which = dice.below(stand.nodes.len() as u64) as usize;
+            if dice.below(2) == 0 {
+                stand.nodes[which].process().stop()
+            } else {
+                stand.nodes[which].kill()
+            }
+            stand.nodes[which].start().unwrap();
+        }
+        thread::sleep(UNDER_WAY.saturating_sub(denied.elapsed()));
+        let held: Vec<u64> = downloads.iter().map(|own| own.received.load(Relaxed)).collect();
+        thread::sleep(Duration::from_millis(dice.below(LONGEST)));
+        for (own, held) in downloads.iter().zip(held) {
+            assert_eq!(own.received.load(Relaxed), held, "{what}: something was denied and came");
+        }
+        allow(&stand.mesh, denial, if dice.below(2) == 0 { "on_deny: reject" } else { "" });
+        for ((own, way), number) in downloads.iter_mut().zip(&ways).zip(0..) {
+            own.goes_on_or_is_reset(&format!("{what}: download {number}"));
+            if own.is_reset() {
+                resets += 1;
+                *own = start(way);
+                own.goes_on_or_is_reset(&format!("{what}: download {number}, anew"));
+            }
+        }
+        thread::sleep(Duration::from_millis(dice.below(LONGEST / 2)));
+    }
+    let last = |own: &Download| own.received.load(Relaxed);
+    println!(
+        "{resets} of {} were reset; received at the end: {:?}",
+        CHANGES * ways.len(),
+        downloads.iter().map(last).collect::<Vec<_>>()
+    );
+    assert!(downloads.iter().all(|own| own.ends.lock().unwrap().iter().all(Option::is_none)));
+}
