@@ -255,6 +255,43 @@ impl Links {
         unless(done, Errno::ENOENT).map_err(failed(format!("remove the rule for what {which}")))
     }
 
+    /// Whether the main table has a route to a prefix or to more that is neither a default route nor a refusal.
+    pub async fn has_way(&self, to: IpNet) -> Result<bool, Error> {
+        let all = match to {
+            IpNet::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpNet::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
+        let mut found = self.0.route().get(all).execute();
+        while let Some(message) = found.try_next().await.map_err(failed("read the routes".into()))? {
+            let is_way = message.header.table == MAIN && message.header.kind == RouteType::Unicast;
+            if is_way && destination(&message).is_some_and(|way| way.prefix_len() > 0 && way.contains(&to)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Has packets to a prefix that come in by an interface take no default route: where the main table has no other way for them,
+    /// they are refused. Two rules, of this priority and the next.
+    pub async fn keep_off_default(&self, name: &str, to: IpNet, priority: u32) -> Result<(), Error> {
+        for message in off_default(name, to, priority) {
+            let mut request = self.0.rule().add();
+            *request.message_mut() = message;
+            let done = unless(request.execute().await, Errno::EEXIST);
+            done.map_err(failed(format!("keep packets to {to} off the default route")))?;
+        }
+        Ok(())
+    }
+
+    /// Takes that back; it may be gone.
+    pub async fn keep_off_default_no_more(&self, name: &str, to: IpNet, priority: u32) -> Result<(), Error> {
+        for message in off_default(name, to, priority) {
+            let done = unless(self.0.rule().del(message).execute().await, Errno::ENOENT);
+            done.map_err(failed(format!("let packets to {to} take the default route")))?;
+        }
+        Ok(())
+    }
+
     /// The IPv4 router of the default route.
     pub async fn default_gateway(&self) -> Result<Option<Ipv4Addr>, Error> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
@@ -325,6 +362,29 @@ fn route(index: u32, to: IpNet, gateway: Option<IpAddr>, table: Option<u32>) -> 
             table.map_or(message.clone(), |table| message.table_id(table)).build()
         }
     }
+}
+
+/// The number of the main routing table (linux/rtnetlink.h: `RT_TABLE_MAIN`).
+const MAIN: u8 = 254;
+
+/// First the main table without routes of length zero, then nothing.
+fn off_default(name: &str, to: IpNet, priority: u32) -> [RuleMessage; 2] {
+    let rule = |action: RuleAction, priority: u32| {
+        let mut message = RuleMessage::default();
+        message.header.family = if to.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.action = action;
+        message.header.dst_len = to.prefix_len();
+        let from = RuleAttribute::Iifname(name.to_owned());
+        message.attributes.extend([
+            RuleAttribute::Destination(to.addr()),
+            from,
+            RuleAttribute::Priority(priority),
+        ]);
+        message
+    };
+    let mut way = rule(RuleAction::ToTable, priority);
+    way.attributes.extend([RuleAttribute::Table(MAIN.into()), RuleAttribute::SuppressPrefixLen(0)]);
+    [way, rule(RuleAction::Unreachable, priority + 1)]
 }
 
 /// The metric of a refusal: every other route goes first.

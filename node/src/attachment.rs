@@ -56,6 +56,8 @@ const TABLES: u32 = 0x4d57_0000;
 const RULES: u32 = 10_000;
 /// Behind those for every length of a prefix.
 const RULES_FOR_ERRORS: u32 = RULES + 129;
+/// Behind these, two.
+const RULES_OFF_DEFAULT: u32 = RULES_FOR_ERRORS + 1;
 
 /// How often an interface that is being closed is tried again, 10 ms apart.
 const CLOSING: u32 = 30;
@@ -303,6 +305,9 @@ impl Attachment {
             for (which, priority) in self.rules().into_iter().chain(for_errors) {
                 let _ = links.remove_rule(which, table, priority).await;
             }
+            for prefix in &self.report.prefixes {
+                let _ = links.keep_off_default_no_more(&self.interface, *prefix, RULES_OFF_DEFAULT).await;
+            }
             Ok(())
         });
     }
@@ -333,6 +338,13 @@ impl Attachment {
             if let Some(table) = table {
                 for (which, priority) in self.rules() {
                     links.add_rule(which, table, priority).await?;
+                }
+                for prefix in &self.report.prefixes {
+                    // When the link to what is behind this host goes, its route goes along: what is for there is not to leave by
+                    // the uplink then. Where that is how it is reached, it may.
+                    if prefix.prefix_len() > 0 && links.has_way(*prefix).await? {
+                        links.keep_off_default(name, *prefix, RULES_OFF_DEFAULT).await?;
+                    }
                 }
                 for (which, priority) in self.rules_for_errors(network) {
                     // Kernels before 4.17 know no such rule: there they do without these errors.

@@ -243,6 +243,10 @@ pub fn behind(mesh: &Mesh, gateway: &Node, mtu: [u32; 2]) -> Behind {
         netns.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
         netns.run(|| fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")).unwrap().unwrap();
     }
+    for netns in [&gateway.site.netns, &router, &far] {
+        // Addresses may be used at once: nobody looks whether others have them (RFC 4862 §5.4).
+        netns.run(|| fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")).unwrap().unwrap();
+    }
     let joined = [(&gateway.site.netns, &router, 1u8, mtu[0]), (&router, &far, 2, mtu[1])];
     for (near, beyond, number, mtu) in joined {
         let (down, up) = (format!("down{number}"), format!("up{number}"));
@@ -342,4 +346,51 @@ fn errors_of_a_gateway_and_of_routers_behind_it_come_to_the_sender() {
         gateway.meshctl(&["route", "withdraw", "10.8.0.0/24", "--network", "shop"]).unwrap();
         mesh.wait(|| !rules().contains("ipproto icmp")).unwrap();
     }
+}
+
+#[test]
+fn what_is_for_behind_a_gateway_does_not_leave_by_its_uplink_when_the_link_there_goes() {
+    let mut mesh = mesh();
+    mesh.apply(BEHIND_POLICY).unwrap();
+    let cloud = mesh.node("cloud").unwrap();
+    let mut gateway = mesh.node("gw").unwrap();
+    let web = cloud.attach("shop", "app=web").unwrap();
+    let behind = behind(&mesh, &gateway, [1500, 1500]);
+    let _echo = Echo::start(&behind.far, 5432);
+    // A route that is longer than what leads there.
+    let route = ["route", "advertise", "10.8.0.0/25", "fd08::/65", "--network", "shop", "--label", "dc=dc1"];
+    gateway.meshctl(&route).unwrap();
+    let link = |state: &str| {
+        let mut set = Command::new("ip");
+        output(&gateway.site.netns, set.args(["link", "set", "down1", state])).unwrap();
+    };
+    let streams = FAR.map(|to| {
+        mesh.wait(|| tcp_echoes(&web.netns, to, 5432, 1, SILENCE)).unwrap();
+        Stream::start(&web.netns, to, 5432)
+    });
+    link("down");
+    for to in FAR {
+        let error = crate::support::connect(&web.netns, to, 5432, PATIENCE).unwrap_err();
+        let kind = error.downcast::<std::io::Error>().unwrap().kind();
+        assert!(
+            matches!(kind, std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable),
+            "{to}: {kind}"
+        );
+    }
+    assert!(streams.iter().all(|stream| !stream.flows(SILENCE)));
+    // Neither after a restart of the daemon, which finds no way there.
+    gateway.kill();
+    gateway.start().unwrap();
+    for to in FAR {
+        assert!(!tcp_echoes(&web.netns, to, 5432, 1, SILENCE));
+    }
+    drop(streams);
+    assert_eq!(mesh.internet.watched().unwrap().strays(), Vec::<String>::new());
+    let rules =
+        |family: &str| output(&gateway.site.netns, Command::new("ip").args([family, "rule"])).unwrap();
+    assert!(
+        rules("-4").contains("suppress_prefixlength 0") && rules("-6").contains("suppress_prefixlength 0")
+    );
+    gateway.meshctl(&["route", "withdraw", "10.8.0.0/25", "--network", "shop"]).unwrap();
+    mesh.wait(|| !rules("-4").contains("1013") && !rules("-6").contains("1013")).unwrap();
 }
