@@ -18,6 +18,7 @@ use meshward_model::{
     api::{Link, Links, Page, operations},
     control::{Answer, Count, LinkCount, Question},
 };
+use roaring::RoaringBitmap;
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -90,9 +91,10 @@ fn key(link: &Link) -> String {
 
 async fn counted(mesh: &Mesh, caller: &Caller, filter: &Filter) -> Links {
     let answers: HashMap<_, _> = mesh.sessions.ask_all(&Question::Links).await.into_iter().collect();
-    let counts = answers.values().flatten().flat_map(|answer| match answer {
-        Answer::Links(counts) => &counts[..],
-        _ => &[],
+    let hosted = hosted(mesh, answers.keys());
+    let counts = answers.iter().flat_map(|(node, answer)| match answer {
+        Some(Answer::Links(counts)) => own(counts, hosted.get(node)),
+        _ => vec![],
     });
     let mut sums: BTreeMap<(NetworkName, IdentityId, IdentityId), Count> = BTreeMap::new();
     for LinkCount { network, from, to, count } in counts {
@@ -124,6 +126,29 @@ async fn counted(mesh: &Mesh, caller: &Caller, filter: &Filter) -> Links {
     let mut items: Vec<Link> = all.filter(|link| filter.fits(link)).collect();
     items.sort_by(|a, b| (&a.network, &a.from, &a.to).cmp(&(&b.network, &b.from, &b.to)));
     Links { items, next: None, revision, nodes_answered, nodes_silent }
+}
+
+/// Of the networks that a node serves: the identities whose workloads it has or has had.
+type Hosted = BTreeMap<NetworkName, RoaringBitmap>;
+
+fn hosted<'a>(mesh: &Mesh, nodes: impl Iterator<Item = &'a NodeName>) -> HashMap<NodeName, Hosted> {
+    mesh.look(|world| {
+        let of = |node: &NodeName| {
+            let index = world.nodes.index(node)?;
+            let networks = world.networks.iter().map(|(name, own)| (name.clone(), own.hosted_by(index)));
+            Some((node.clone(), networks.filter(|(_, identities)| !identities.is_empty()).collect()))
+        };
+        nodes.filter_map(of).collect()
+    })
+}
+
+/// The counts of links that a node can have seen packets of: a workload of its own is one of the ends.
+fn own<'a>(counts: &'a [LinkCount], hosted: Option<&Hosted>) -> Vec<&'a LinkCount> {
+    let is_own = |count: &&LinkCount| {
+        let identities = hosted.and_then(|hosted| hosted.get(&count.network));
+        identities.is_some_and(|own| own.contains(count.from.0) || own.contains(count.to.0))
+    };
+    counts.iter().filter(is_own).collect()
 }
 
 /// The links of a network with what was counted, and the pairs without a link of which something was.

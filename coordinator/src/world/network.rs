@@ -45,6 +45,8 @@ pub struct NetworkState {
     running: HashMap<IdentityId, Running>,
     /// The workloads of a node, and how many of each identity they are.
     on_node: HashMap<u32, OnNode>,
+    /// The identities whose workloads each node has had, since the coordinator has started.
+    hosted: HashMap<u32, RoaringBitmap>,
     /// The workloads that are told as held by themselves.
     held: HashMap<WorkloadId, Hold>,
     /// The nodes that serve the network.
@@ -85,6 +87,7 @@ impl NetworkState {
             refused_on: HashMap::new(),
             running: HashMap::new(),
             on_node: HashMap::new(),
+            hosted: HashMap::new(),
             held: HashMap::new(),
             members: RoaringBitmap::new(),
             peers: HashMap::new(),
@@ -186,6 +189,7 @@ impl NetworkState {
         running.workloads.insert(record.id.clone());
         running.hosts.insert(node);
         running.digest.add(hash(&record, held));
+        self.hosted.entry(node).or_default().insert(record.identity.0);
         let on = self.on_node.entry(node).or_default();
         on.workloads.insert(record.id.clone());
         *on.identities.entry(record.identity).or_default() += 1;
@@ -194,6 +198,11 @@ impl NetworkState {
         }
         self.note_routes(&record.id, &record.prefixes, true);
         self.workloads.insert(record.id.clone(), record);
+    }
+
+    /// The identities whose workloads a node has, or has had since the coordinator has started.
+    pub fn hosted_by(&self, node: u32) -> RoaringBitmap {
+        self.hosted.get(&node).cloned().unwrap_or_default()
     }
 
     /// Forgets a workload. If it was the last of its identity, the links still have that.
