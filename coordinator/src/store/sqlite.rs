@@ -41,7 +41,8 @@ const FLOOR: &str = "
 /// SQLite in a file, and beside it a reserve of room on the disk.
 pub struct Sqlite {
     connection: Connection,
-    reserve: Reserve,
+    /// `None` for a database in memory, which no disk bounds.
+    reserve: Option<Reserve>,
     path: PathBuf,
     /// Locked for as long as this lives: two coordinators on one file would each be surprised by the other.
     _lock: Option<File>,
@@ -53,17 +54,17 @@ impl Sqlite {
     /// # Errors
     /// [`StoreError`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut reserve = Reserve::beside(path);
+        let mut reserve = (!is_in_memory(path)).then(|| Reserve::beside(path));
         let open = || Ok::<_, StoreError>((lock(path)?, connect(path)?));
         let (lock, connection) = match open() {
             // To start, too, takes a little room.
             Err(StoreError::Full) => {
-                reserve.give_up();
+                reserve.as_mut().map(Reserve::give_up);
                 open()?
             }
             other => other?,
         };
-        reserve.keep();
+        reserve.as_mut().map(Reserve::keep);
         Ok(Self { connection, reserve, path: path.to_owned(), _lock: lock })
     }
 
@@ -87,6 +88,11 @@ impl Sqlite {
             .execute(params![next.0 as i64, note.at, note.actor, note.action, note.why, note.origin])?;
         transaction.commit()?;
         Ok(next)
+    }
+
+    /// Makes the reserve, if it is needed and not there. Gives whether there is room.
+    fn keep_reserve(&mut self) -> bool {
+        self.reserve.as_mut().is_none_or(Reserve::keep)
     }
 
     fn floor(&self) -> Result<Revision, StoreError> {
@@ -200,11 +206,11 @@ impl Store for Sqlite {
     ) -> Result<Revision, StoreError> {
         let essential = cuts_off(mutations);
         // Without the reserve all room that there is belongs to what cuts somebody off.
-        if !self.reserve.keep() && !essential {
+        if !self.keep_reserve() && !essential {
             return Err(StoreError::Full);
         }
         match self.write(planned, mutations, note) {
-            Err(StoreError::Full) if essential && self.reserve.give_up() => {
+            Err(StoreError::Full) if essential && self.reserve.as_mut().is_some_and(Reserve::give_up) => {
                 self.write(planned, mutations, note)
             }
             other => other,
@@ -261,7 +267,7 @@ impl Store for Sqlite {
     }
 
     fn has_room(&mut self) -> bool {
-        self.reserve.keep()
+        self.keep_reserve()
     }
 
     fn forget(&mut self, retention: &Retention, now: i64) -> Result<bool, StoreError> {
