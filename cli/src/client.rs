@@ -1,6 +1,6 @@
 //! Where `meshctl` sends its requests.
 
-use crate::{Mistake, arguments::Common};
+use crate::{Barred, Mistake, arguments::Common};
 use anyhow::Result;
 use meshward_client::Error;
 use meshward_client::context::Context as ApiContext;
@@ -165,6 +165,7 @@ impl Client {
 /// What the other side refuses is the user's mistake.
 pub fn told(error: Error) -> anyhow::Error {
     match error {
+        Error::Refused { status: Some(401 | 403), text, .. } => Barred(text).into(),
         Error::Refused { text, .. } => Mistake(text).into(),
         other => other.into(),
     }

@@ -1,7 +1,7 @@
 //! Credentials.
 
 use crate::{
-    arguments::{Common, Credential, Watching},
+    arguments::{Common, Credential, Watching, verb_or_list},
     client::{self, Client},
     listing, note, out,
     output::{Change, bad, list, show, tell},
@@ -11,9 +11,9 @@ use meshward_client::context::Context;
 use meshward_model::api::{self, operations};
 use std::time::SystemTime;
 
-pub async fn credential(common: &Common, verb: Option<Credential>) -> Result<()> {
+pub async fn credential(common: &Common, verb: Option<Credential>, which: Watching) -> Result<()> {
     let client = Client::coordinator(common)?;
-    match verb.unwrap_or(Credential::List(Watching::default())) {
+    match verb_or_list(verb, which, Credential::List)? {
         Credential::Create { name, role, networks, lifetime, servers } => {
             let lifetime_seconds = lifetime.map(|time| time.as_secs());
             let wanted = api::CreateCredential { name, role: role.into(), networks, lifetime_seconds };

@@ -1,7 +1,7 @@
 //! Devices: machines with a stock WireGuard.
 
 use crate::{
-    arguments::{self, Common, Device, Labelled},
+    arguments::{self, Common, Device, Labelled, verb_or_list},
     client::Client,
     listing, note,
     output::{Change, Effect, list as cell, print, show, tell, whole},
@@ -17,9 +17,9 @@ use serde::Serialize;
 use std::io::IsTerminal;
 use x25519_dalek::StaticSecret;
 
-pub async fn device(common: &Common, verb: Option<Device>) -> Result<()> {
+pub async fn device(common: &Common, verb: Option<Device>, which: Labelled) -> Result<()> {
     let client = Client::coordinator(common)?;
-    match verb.unwrap_or(Device::List(Labelled::default())) {
+    match verb_or_list(verb, which, Device::List)? {
         Device::Create { name, network, labels, gateway, public_key, endpoint } => {
             let labels = arguments::labels(&labels)?;
             // Made here, and known to nobody else.

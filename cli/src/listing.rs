@@ -1,6 +1,7 @@
 //! Lists: read once, or again and again for as long as somebody looks.
 
 use crate::{
+    Barred,
     arguments::Watching,
     note,
     output::{is_closed, print},
@@ -16,11 +17,13 @@ use std::{
 
 /// How often it is looked whether something has changed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// For how long an answer is waited for before it is said that none comes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Reads and prints; with `--watch` again whenever something has changed, until nobody reads what is printed.
 ///
 /// # Errors
-/// If it cannot be read, at the first time.
+/// If it cannot be read, at the first time; later only if that does not pass by itself.
 pub async fn list<T: Serialize>(
     watching: Watching,
     read: impl AsyncFn() -> Result<T>,
@@ -29,54 +32,54 @@ pub async fn list<T: Serialize>(
     if !watching.watch {
         return show(&read().await?);
     }
-    let reader = Reader::of_stdout();
-    let (mut known, mut told) = (None, None);
-    while !is_closed() && !reader.is_gone() {
-        match read().await {
-            Ok(now) => {
-                told = None;
-                let value = serde_json::to_value(&now)?;
-                if known.as_ref() != Some(&value) {
-                    clear(known.is_some());
-                    show(&now)?;
-                    known = Some(value);
-                }
-            }
-            Err(error) if known.is_none() => return Err(error),
-            // It may come back; said once.
-            Err(error) => {
-                let text = format!("{error:#}");
-                if told.as_ref() != Some(&text) {
-                    note!("meshctl: {text}; still watching");
-                }
-                told = Some(text);
-            }
+    let mut known = None;
+    again_and_again("watching", async |is_back| {
+        let now = read().await?;
+        let value = serde_json::to_value(&now)?;
+        // Below what a terminal shows stands that nobody answered.
+        if known.as_ref() != Some(&value) || is_back && io::stdout().is_terminal() {
+            clear(known.is_some());
+            show(&now)?;
+            known = Some(value);
         }
-        tokio::time::sleep(PAUSE).await;
-    }
-    Ok(())
+        Ok(())
+    })
+    .await
 }
 
 /// Does something again and again until nobody reads what is printed.
 ///
 /// # Errors
-/// If it cannot be done, at the first time.
+/// If it cannot be done, at the first time; later only if that does not pass by itself.
 pub async fn follow(mut step: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+    again_and_again("following", async |_| step().await).await
+}
+
+/// The same, where each step hears whether the one before it has failed.
+async fn again_and_again(doing: &str, mut step: impl AsyncFnMut(bool) -> Result<()>) -> Result<()> {
     let reader = Reader::of_stdout();
-    step().await?;
-    let mut told = None;
+    step(false).await?;
+    let mut told: Option<String> = None;
     while !is_closed() && !reader.is_gone() {
         tokio::time::sleep(PAUSE).await;
-        told = match step().await {
-            Ok(()) => None,
-            Err(error) => {
-                let text = format!("{error:#}");
-                if told.as_ref() != Some(&text) {
-                    note!("meshctl: {text}; still following");
+        let done = tokio::time::timeout(PATIENCE, step(told.is_some())).await;
+        let error = match done {
+            Ok(Ok(())) => {
+                if told.take().is_some() && !io::stdout().is_terminal() {
+                    note!("meshctl: there is an answer again");
                 }
-                Some(text)
+                continue;
             }
+            // Another credential would be needed, and this process has none.
+            Ok(Err(error)) if error.is::<Barred>() => return Err(error),
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("no answer for {} s", PATIENCE.as_secs()),
         };
+        // It may come back; said once.
+        if told.as_ref() != Some(&error) {
+            note!("meshctl: {error}; still {doing}");
+            told = Some(error);
+        }
     }
     Ok(())
 }

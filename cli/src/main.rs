@@ -48,6 +48,18 @@ impl std::fmt::Display for Mistake {
 
 impl std::error::Error for Mistake {}
 
+/// A mistake of the user's that no waiting mends: the credential is not known any more, or does not reach that far.
+#[derive(Debug)]
+struct Barred(String);
+
+impl std::fmt::Display for Barred {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Barred {}
+
 fn main() -> ExitCode {
     completion::answer();
     if std::env::args_os().len() < 2 {
@@ -62,7 +74,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             note!("meshctl: {error:#}");
-            if error.is::<Mistake>() { 2.into() } else { 1.into() }
+            if error.is::<Mistake>() || error.is::<Barred>() { 2.into() } else { 1.into() }
         }
     }
 }
@@ -97,16 +109,16 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Netcheck => return netcheck::netcheck(&common).await,
         Command::Debug { verb } => debug::debug(&common, verb).await?,
         Command::Context { verb } => contexts::context(&common, verb)?,
-        Command::Token { verb } => tokens::token(&common, verb).await?,
-        Command::Network { verb } => networks::network(&common, verb).await?,
+        Command::Token { verb, which } => tokens::token(&common, verb, which).await?,
+        Command::Network { verb, which } => networks::network(&common, verb, which).await?,
         Command::Node { verb, which } => nodes::node(&common, verb, which).await?,
-        Command::Device { verb } => devices::device(&common, verb).await?,
+        Command::Device { verb, which } => devices::device(&common, verb, which).await?,
         Command::Key { verb } => nodes::key(&common, verb).await?,
-        Command::Route { verb } => routes::route(&common, verb).await?,
-        Command::Relay { verb } => nodes::relay(&common, verb).await?,
+        Command::Route { verb, which } => routes::route(&common, verb, which).await?,
+        Command::Relay { verb, which } => nodes::relay(&common, verb, which).await?,
         Command::Workload { verb, which } => workloads::workload(&common, verb, which).await?,
         Command::Link { verb, which } => workloads::link(&common, verb, which).await?,
-        Command::Credential { verb } => credentials::credential(&common, verb).await?,
+        Command::Credential { verb, which } => credentials::credential(&common, verb, which).await?,
         Command::Quarantine { verb, wanted } => {
             return quarantines::quarantine(&common, verb, wanted).await;
         }

@@ -41,7 +41,12 @@ fn print(common: &Common, found: &Netcheck) {
         (None, false) => "- (no address)".into(),
     };
     out!("  seen by IPv6  {v6}");
-    out!("  NAT           {}", nat(found.nat));
+    let port = match found.nat_keeps_port {
+        Some(true) => "; it kept the port",
+        Some(false) => "; it gave another port",
+        None => "",
+    };
+    out!("  NAT           {}{port}", nat(found.nat));
     let mapping = &found.port_mapping;
     let mapped = match (mapping.mapped.as_slice(), mapping.router) {
         _ if !mapping.wanted => "not wanted (port_mapping)".into(),
@@ -79,8 +84,7 @@ fn nat(nat: Nat) -> String {
             "another port for each place (endpoint-dependent): other nodes come in only where they are reached themselves, or by a relay",
         ),
         Nat::Undetermined => {
-            "there is one; what it does shows by two servers (another relay, or --stun), and one answered"
-                .into()
+            "there is one, of unknown kind: servers at two addresses tell (a relay elsewhere, or --stun), and those at one answered".into()
         }
         Nat::Unknown => bad("unknown: no server answers by UDP"),
     }

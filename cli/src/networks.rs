@@ -1,7 +1,7 @@
 //! Networks.
 
 use crate::{
-    arguments::{Common, Network, Watching},
+    arguments::{Common, Network, Watching, verb_or_list},
     client::Client,
     listing,
     output::{Change, Effect, list, show, tell},
@@ -12,9 +12,9 @@ use meshward_model::{
     api::{self, CreateNetwork, operations},
 };
 
-pub async fn network(common: &Common, verb: Option<Network>) -> Result<()> {
+pub async fn network(common: &Common, verb: Option<Network>, which: Watching) -> Result<()> {
     let client = Client::coordinator(common)?;
-    match verb.unwrap_or(Network::List(Watching::default())) {
+    match verb_or_list(verb, which, Network::List)? {
         Network::Create { name, prefixes, block_v4, block_v6, mtu } => {
             let wanted = CreateNetwork { name, prefixes, block_v4, block_v6, mtu };
             let made = client.write(&operations::CREATE_NETWORK, &[], &wanted).await?;

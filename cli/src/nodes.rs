@@ -1,7 +1,7 @@
 //! Nodes, relays and keys.
 
 use crate::{
-    arguments::{self, Common, Key, Labelled, Node, Relay, Watching, nothing_before_verb},
+    arguments::{self, Common, Key, Labelled, Node, Relay, Watching, verb_or_list},
     client::Client,
     listing, note,
     output::{Change, Effect, bad, count, good, list, or_dash, show, tell},
@@ -15,10 +15,7 @@ use std::time::Duration;
 
 pub async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Result<()> {
     let client = Client::coordinator(common)?;
-    if verb.is_some() {
-        nothing_before_verb(&which)?;
-    }
-    match verb.unwrap_or(Node::List(which)) {
+    match verb_or_list(verb, which, Node::List)? {
         Node::Remove { name } => {
             let effects = if common.dry_run { what_goes(&client, &name).await } else { vec![] };
             client.remove(&operations::REMOVE_NODE, &[&name]).await?;
@@ -147,9 +144,9 @@ async fn what_rotates(client: &Client, wanted: &RotateKeys) -> Vec<Effect> {
     effects
 }
 
-pub async fn relay(common: &Common, verb: Option<Relay>) -> Result<()> {
+pub async fn relay(common: &Common, verb: Option<Relay>, which: Watching) -> Result<()> {
     let client = Client::coordinator(common)?;
-    let watching = match verb.unwrap_or(Relay::List(Watching::default())) {
+    let watching = match verb_or_list(verb, which, Relay::List)? {
         Relay::List(watching) => watching,
         Relay::Remove { name } => {
             client.remove(&operations::REMOVE_RELAY, &[&name]).await?;

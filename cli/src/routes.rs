@@ -1,7 +1,7 @@
 //! Routes to machines behind gateways.
 
 use crate::{
-    arguments::{self, Common, Labelled, Patience, Route, RouteOf},
+    arguments::{self, Common, Labelled, Patience, Route, RouteOf, verb_or_list},
     client::Client,
     listing, note,
     output::{Change, bad, good, list as cell, or_dash, show, tell},
@@ -12,8 +12,8 @@ use meshward_model::{
     local::{Advertise, LocalWorkload, State},
 };
 
-pub async fn route(common: &Common, verb: Option<Route>) -> Result<()> {
-    match verb.unwrap_or(Route::List(Labelled::default())) {
+pub async fn route(common: &Common, verb: Option<Route>, which: Labelled) -> Result<()> {
+    match verb_or_list(verb, which, Route::List)? {
         Route::Advertise { prefixes, network, labels, name, patience } => {
             let labels = arguments::labels(&labels)?;
             let wanted = Advertise { network, prefixes, labels, name };

@@ -21,6 +21,9 @@ use std::{
 #[derive(Serialize)]
 struct Both {
     mesh: Option<Status>,
+    /// Why nothing is known of the mesh, where there is a coordinator to ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mesh_problem: Option<String>,
     node: Option<LocalStatus>,
     /// This machine's node, if it was removed from the mesh.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,28 +46,31 @@ async fn read(common: &Common) -> Result<Both> {
     let client = Client::coordinator(common);
     // A machine that only runs a node needs no context, unless one is named.
     let expected = client.is_ok() || common.context.is_some();
-    let mesh: Result<Status> = match client {
-        Ok(client) => client.read(&operations::STATUS, &[], &[]).await,
-        Err(error) => Err(error),
+    let mesh = async {
+        let mesh: Result<Status> = client?.read(&operations::STATUS, &[], &[]).await;
+        mesh
     };
-    let node: Result<LocalStatus> = match common.socket.exists() {
-        true => Client::node(common).get("/v1/status").await,
-        false => Err(anyhow::anyhow!("no node daemon runs on this machine")),
+    let node = async {
+        let node: Result<LocalStatus> = match common.socket.exists() {
+            true => Client::node(common).get("/v1/status").await,
+            false => Err(anyhow::anyhow!("no node daemon runs on this machine")),
+        };
+        node
     };
+    let (mesh, node) = tokio::join!(mesh, node);
     let removed = removed(common).filter(|_| node.is_err());
     let (mesh, node) = match (mesh, node) {
         (Err(mesh), Err(_)) if removed.is_none() => return Err(mesh),
         (mesh, node) => (mesh, node),
     };
-    if let Err(error) = &mesh
-        && expected
-    {
-        note!("the mesh: {error:#}");
-    }
-    Ok(Both { mesh: mesh.ok(), node: node.ok(), removed })
+    let mesh_problem = mesh.as_ref().err().filter(|_| expected).map(|error| format!("{error:#}"));
+    Ok(Both { mesh: mesh.ok(), mesh_problem, node: node.ok(), removed })
 }
 
 fn print(common: &Common, both: &Both) -> Result<()> {
+    if let Some(problem) = &both.mesh_problem {
+        note!("{} {problem}", bad("the mesh:"));
+    }
     if whole(common, both)? {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! Join tokens.
 
 use crate::{
-    arguments::{Common, Token, Watching},
+    arguments::{Common, Token, Watching, verb_or_list},
     client::Client,
     listing, note, out,
     output::{Change, count, list, or_dash, show, tell},
@@ -9,9 +9,9 @@ use crate::{
 use anyhow::Result;
 use meshward_model::api::{self, CreateToken, operations};
 
-pub async fn token(common: &Common, verb: Option<Token>) -> Result<()> {
+pub async fn token(common: &Common, verb: Option<Token>, which: Watching) -> Result<()> {
     let client = Client::coordinator(common)?;
-    match verb.unwrap_or(Token::List(Watching::default())) {
+    match verb_or_list(verb, which, Token::List)? {
         Token::Create { uses, ttl, site, networks, relay, needs_approval, ephemeral } => {
             let ttl_seconds = ttl.as_secs();
             let forget_after_seconds = ephemeral.map(|time| time.as_secs());

@@ -1,7 +1,7 @@
 //! Workloads of all nodes, and the links between them.
 
 use crate::{
-    arguments::{Common, Labelled, LinkVerb, Links, WorkloadVerb, Workloads, nothing_before_verb},
+    arguments::{Common, Labelled, LinkVerb, Links, WorkloadVerb, Workloads, verb_or_list},
     client::Client,
     listing::{self, by_selector},
     note,
@@ -14,13 +14,8 @@ use meshward_model::{
 };
 
 pub async fn workload(common: &Common, verb: Option<WorkloadVerb>, which: Workloads) -> Result<()> {
-    let Workloads { network, node, which } = match verb {
-        Some(WorkloadVerb::List(inner)) => {
-            nothing_before_verb(&which)?;
-            inner
-        }
-        None => which,
-    };
+    let WorkloadVerb::List(Workloads { network, node, which }) =
+        verb_or_list(verb, which, WorkloadVerb::List)?;
     let Labelled { selector, watching } = which;
     let client = Client::coordinator(common)?;
     let mut query = of(network);
@@ -63,13 +58,8 @@ fn print(common: &Common, all: &[api::Workload]) -> Result<()> {
 }
 
 pub async fn link(common: &Common, verb: Option<LinkVerb>, which: Links) -> Result<()> {
-    let Links { network, denied, observed, selector, watching } = match verb {
-        Some(LinkVerb::List(inner)) => {
-            nothing_before_verb(&which)?;
-            inner
-        }
-        None => which,
-    };
+    let LinkVerb::List(Links { network, denied, observed, selector, watching }) =
+        verb_or_list(verb, which, LinkVerb::List)?;
     let client = Client::coordinator(common)?;
     let mut query = of(network);
     let wanted = [("denied", denied), ("observed", observed)];

@@ -244,9 +244,19 @@ impl Client {
             driver.abort();
             Ok(length)
         };
-        tokio::time::timeout(DOWNLOAD, download)
-            .await
-            .map_err(|_| Error::Unreachable("no answer in time".into()))?
+        tokio::time::timeout(DOWNLOAD, download).await.map_err(|_| self.hangs(DOWNLOAD))?
+    }
+
+    /// Whoever is asked has taken the question, and says nothing.
+    fn hangs(&self, patience: Duration) -> Error {
+        let who = match &self.place {
+            Place::Coordinator(context) => format!("the coordinator at {}", context.server),
+            Place::Node(socket) => format!("the node daemon at {}", socket.display()),
+        };
+        let seconds = patience.as_secs();
+        Error::Failed(format!(
+            "{who} was reached and has not answered for {seconds} s; is it stopped or overloaded?"
+        ))
     }
 
     async fn answer(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Answer, Error> {
@@ -295,9 +305,7 @@ impl Client {
                 Place::Node(socket) => send(dial_node(socket).await?, request).await,
             }
         };
-        tokio::time::timeout(PATIENCE, exchange)
-            .await
-            .map_err(|_| Error::Failed("no answer in time".into()))?
+        tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| self.hangs(PATIENCE))?
     }
 }
 
@@ -358,7 +366,7 @@ async fn dial(context: &Context) -> Result<TlsStream<TcpStream>, Error> {
             Err(_) if is_last => {
                 let all: Vec<&str> = context.servers().collect();
                 failures.push(Error::Unreachable(format!(
-                    "the coordinator does not answer at {}; does a firewall stand in between?",
+                    "the coordinator does not answer at {}; does a firewall stand in between, or is it stopped?",
                     all.join(", ")
                 )));
                 return Err(worst(failures));

@@ -98,6 +98,9 @@ pub struct Netcheck {
     pub has_ipv6: bool,
     /// What the NAT in front of it does, if that could be found out.
     pub nat: Nat,
+    /// Whether the NAT, if there is one, gave the socket outside the port that it has inside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat_keeps_port: Option<bool>,
     /// What the router says about mapping ports.
     pub port_mapping: PortMappings,
     /// The relays, the nearest first.
@@ -118,7 +121,7 @@ pub enum Nat {
     EndpointIndependent,
     /// Another port for each place: others reach it by a relay, unless they are reached themselves.
     EndpointDependent,
-    /// There is one, and too few servers answered to tell.
+    /// There is one, and no servers at two addresses answered, which it takes to tell.
     Undetermined,
     /// No server answered.
     Unknown,

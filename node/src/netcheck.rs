@@ -38,9 +38,36 @@ struct Server {
 }
 
 /// What a server has answered.
+#[derive(Clone, Copy)]
 struct Answer {
+    /// Where the server is.
+    by: IpAddr,
+    /// How it has seen the socket.
     seen: SocketAddr,
     took: Duration,
+}
+
+/// What one socket has been told.
+#[derive(Default)]
+struct Heard {
+    /// The socket's own port.
+    port: u16,
+    /// Server by server.
+    answers: Vec<Option<Answer>>,
+}
+
+impl Heard {
+    fn all(&self) -> impl Iterator<Item = &Answer> {
+        self.answers.iter().flatten()
+    }
+
+    fn took(&self, server: usize) -> Option<Duration> {
+        self.answers.get(server)?.map(|answer| answer.took)
+    }
+
+    fn seen(&self) -> Option<SocketAddr> {
+        self.all().next().map(|answer| answer.seen)
+    }
 }
 
 /// Finds it out, in some three seconds at the most.
@@ -52,7 +79,7 @@ pub async fn check(node: &Arc<Node>) -> Netcheck {
     );
     let tcp = join_all(servers.iter().map(connect)).await;
     let addresses = tokio::task::spawn_blocking(own_addresses).await.unwrap_or_default();
-    let by_udp = |at: usize| [&v4[at], &v6[at]].into_iter().flatten().map(|answer| answer.took).min();
+    let by_udp = |at: usize| [v4.took(at), v6.took(at)].into_iter().flatten().min();
     let relays = servers.iter().enumerate().filter_map(|(at, server)| {
         Some(RelayCheck {
             number: server.relay?,
@@ -66,20 +93,20 @@ pub async fn check(node: &Arc<Node>) -> Netcheck {
     relays.sort_by_key(|relay| {
         (relay.udp_us.unwrap_or(u64::MAX), relay.tcp_us.unwrap_or(u64::MAX), relay.number)
     });
-    let seen = |answers: &[Option<Answer>]| -> Vec<SocketAddr> {
-        answers.iter().flatten().map(|answer| answer.seen).collect()
-    };
-    let (v4, v6) = (seen(&v4), seen(&v6));
     let asked = servers.iter().any(|server| !server.addresses.is_empty());
-    let answered = !v4.is_empty() || !v6.is_empty();
+    let answered = v4.seen().or(v6.seen()).is_some();
+    let told = if v4.seen().is_some() { &v4 } else { &v6 };
+    let nat = nat(told, &addresses);
+    let translated = !matches!(nat, Nat::None | Nat::Unknown);
     Netcheck {
         node: node.membership.name.clone(),
         connected: node.status().await.connected,
         udp: (answered || asked).then_some(answered),
-        ipv4: v4.first().copied(),
-        ipv6: v6.first().copied(),
+        ipv4: v4.seen(),
+        ipv6: v6.seen(),
         has_ipv6: addresses.iter().any(is_global_v6),
-        nat: nat(if v4.is_empty() { &v6 } else { &v4 }, &addresses),
+        nat,
+        nat_keeps_port: told.seen().filter(|_| translated).map(|seen| seen.port() == told.port),
         port_mapping: port_mapping(node).await,
         relays,
         homes: node.homes.borrow().clone(),
@@ -87,16 +114,19 @@ pub async fn check(node: &Arc<Node>) -> Netcheck {
     }
 }
 
-/// What the NAT does, by how one socket was seen from several places.
-fn nat(seen: &[SocketAddr], own: &[IpAddr]) -> Nat {
-    let Some(first) = seen.first() else { return Nat::Unknown };
-    if own.contains(&first.ip()) {
+/// What the NAT does, by how one socket was seen from several places. What servers at one address see alike, a NAT may still do otherwise for
+/// another address (RFC 4787 §4.1: address-dependent mapping).
+fn nat(heard: &Heard, own: &[IpAddr]) -> Nat {
+    let Some(first) = heard.all().next() else { return Nat::Unknown };
+    if heard.all().any(|answer| own.contains(&answer.seen.ip())) {
         return Nat::None;
     }
-    match &seen[1..] {
-        [] => Nat::Undetermined,
-        others if others.iter().all(|other| other == first) => Nat::EndpointIndependent,
-        _ => Nat::EndpointDependent,
+    let alike = heard.all().all(|answer| answer.seen == first.seen);
+    let elsewhere = heard.all().any(|answer| answer.by != first.by);
+    match (alike, elsewhere) {
+        (false, _) => Nat::EndpointDependent,
+        (true, true) => Nat::EndpointIndependent,
+        (true, false) => Nat::Undetermined,
     }
 }
 
@@ -122,10 +152,11 @@ async fn servers(node: &Node) -> Vec<Server> {
 }
 
 /// Asks every server from one socket how it is seen.
-async fn ask_all(from: IpAddr, servers: &[Server]) -> Vec<Option<Answer>> {
-    let mut answers: Vec<Option<Answer>> = servers.iter().map(|_| None).collect();
-    let Ok(socket) = UdpSocket::bind((from, 0)).await else { return answers };
-    let mut asked: Vec<(Transaction, usize, Instant)> = Vec::new();
+async fn ask_all(from: IpAddr, servers: &[Server]) -> Heard {
+    let Ok(socket) = UdpSocket::bind((from, 0)).await else { return Heard::default() };
+    let port = socket.local_addr().map_or(0, |own| own.port());
+    let mut heard = Heard { port, answers: vec![None; servers.len()] };
+    let mut asked: Vec<Asked> = Vec::new();
     for _ in 0..TRIES {
         for (at, server) in servers.iter().enumerate() {
             for address in server.addresses.iter().filter(|address| address.is_ipv4() == from.is_ipv4()) {
@@ -133,30 +164,39 @@ async fn ask_all(from: IpAddr, servers: &[Server]) -> Vec<Option<Answer>> {
                 let to = SocketAddr::new(address.ip(), server.stun_port);
                 // What cannot be sent has no answer.
                 if socket.send_to(&request(&transaction), to).await.is_ok() {
-                    asked.push((transaction, at, Instant::now()));
+                    asked.push(Asked { transaction, server: at, by: address.ip(), at: Instant::now() });
                 }
             }
         }
-        hear(&socket, &asked, &mut answers).await;
+        hear(&socket, &asked, &mut heard.answers).await;
     }
-    answers
+    heard
+}
+
+/// What was asked of a server.
+struct Asked {
+    transaction: Transaction,
+    server: usize,
+    by: IpAddr,
+    at: Instant,
 }
 
 /// Takes answers until all that were asked have answered, or a time is over.
-async fn hear(socket: &UdpSocket, asked: &[(Transaction, usize, Instant)], answers: &mut [Option<Answer>]) {
+async fn hear(socket: &UdpSocket, asked: &[Asked], answers: &mut [Option<Answer>]) {
     let until = tokio::time::Instant::now() + PATIENCE;
     let mut buffer = [0; 256];
     let mut left = asked.len();
     while left > 0 {
         let Ok(Ok(length)) = tokio::time::timeout_at(until, socket.recv(&mut buffer)).await else { return };
-        let found = asked.iter().find_map(|(transaction, at, sent)| {
-            Some((*at, sent.elapsed(), read_response(&buffer[..length], transaction)?))
+        let found = asked.iter().find_map(|asked| {
+            let seen = read_response(&buffer[..length], &asked.transaction)?;
+            Some((asked.server, Answer { by: asked.by, seen, took: asked.at.elapsed() }))
         });
-        let Some((at, took, seen)) = found else { continue };
+        let Some((server, answer)) = found else { continue };
         left -= 1;
-        let slot = &mut answers[at];
-        if slot.as_ref().is_none_or(|before| took < before.took) {
-            *slot = Some(Answer { seen, took });
+        let slot = &mut answers[server];
+        if slot.as_ref().is_none_or(|before| answer.took < before.took) {
+            *slot = Some(answer);
         }
     }
 }
@@ -195,19 +235,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_nat_does_follows_from_how_one_socket_is_seen() {
-        let seen = |all: &[&str]| all.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+    fn what_a_nat_does_follows_from_how_one_socket_is_seen_and_nothing_is_guessed() {
         let own: Vec<IpAddr> = vec!["192.0.2.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
-        let cases: [(&[&str], Nat); 6] = [
+        let heard = |all: &[(&str, &str)]| {
+            let answer = |(by, seen): &(&str, &str)| {
+                Some(Answer { by: by.parse().unwrap(), seen: seen.parse().unwrap(), took: Duration::ZERO })
+            };
+            Heard { port: 5, answers: [None].into_iter().chain(all.iter().map(answer)).collect() }
+        };
+        let cases: [(&[(&str, &str)], Nat); 8] = [
             (&[], Nat::Unknown),
-            (&["192.0.2.1:5"], Nat::None),
-            (&["198.51.100.1:5"], Nat::Undetermined),
-            (&["198.51.100.1:5", "198.51.100.1:5"], Nat::EndpointIndependent),
-            (&["198.51.100.1:5", "198.51.100.1:6"], Nat::EndpointDependent),
-            (&["198.51.100.1:5", "198.51.100.2:5"], Nat::EndpointDependent),
+            (&[("203.0.113.1", "192.0.2.1:5")], Nat::None),
+            (&[("203.0.113.1", "198.51.100.1:5")], Nat::Undetermined),
+            (
+                &[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.2", "198.51.100.1:5")],
+                Nat::EndpointIndependent,
+            ),
+            (&[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.1", "198.51.100.1:5")], Nat::Undetermined),
+            (&[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.2", "198.51.100.1:6")], Nat::EndpointDependent),
+            (&[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.1", "198.51.100.1:6")], Nat::EndpointDependent),
+            (&[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.2", "198.51.100.2:5")], Nat::EndpointDependent),
         ];
         for (all, nat_is) in cases {
-            assert_eq!(nat(&seen(all), &own), nat_is, "{all:?}");
+            assert_eq!(nat(&heard(all), &own), nat_is, "{all:?}");
         }
     }
 }

@@ -97,6 +97,21 @@ fn a_ping_and_a_netcheck_tell_of_nats_and_relays() {
 }
 
 #[test]
+fn one_server_tells_that_there_is_a_nat_and_not_of_which_kind() {
+    let mut mesh = mesh();
+    for (name, barrier) in [("cone", Barrier::Cone), ("symmetric", Barrier::Symmetric)] {
+        let (site, _) = mesh.internet.site_behind(name, barrier).unwrap();
+        let node = mesh.node_at(site, &mesh.token(&[]).unwrap()).unwrap();
+        mesh.wait(|| node.is_connected()).unwrap();
+        let found = json(&mesh, &node, &["netcheck"]);
+        assert_eq!((&found["udp"], &found["nat"]), (&Value::Bool(true), &"undetermined".into()), "{found}");
+        assert!(found["nat_keeps_port"].is_boolean() && found["ipv4"].is_string(), "{found}");
+        let (out, _) = said(&run(&mesh, &node, &["netcheck"]));
+        assert!(out.contains("of unknown kind") && !out.contains("dependent"), "{out}");
+    }
+}
+
+#[test]
 fn a_netcheck_says_where_udp_does_not_pass_and_where_there_is_no_nat() {
     let mut mesh = mesh();
     let open = mesh.node("open").unwrap();

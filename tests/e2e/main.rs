@@ -36,5 +36,6 @@ mod relay;
 mod support;
 mod terraform;
 mod traffic;
+mod watching;
 mod wireguard;
 mod workflow;

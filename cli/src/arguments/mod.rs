@@ -78,14 +78,19 @@ pub struct Watching {
     pub watch: bool,
 }
 
-/// Refuses what is meant for a list in front of a verb: there it would do nothing.
+/// The verb, or, where there is none, the list that is meant.
 ///
 /// # Errors
-/// [`Mistake`] if something was given.
-pub fn nothing_before_verb<T: Default + PartialEq>(given: &T) -> Result<(), Mistake> {
-    match *given == T::default() {
-        true => Ok(()),
-        false => Err(Mistake(
+/// [`Mistake`] if what is meant for the list stands in front of a verb: there it would do nothing.
+pub fn verb_or_list<V, W: Default + PartialEq>(
+    verb: Option<V>,
+    which: W,
+    list: impl FnOnce(W) -> V,
+) -> Result<V, Mistake> {
+    match verb {
+        None => Ok(list(which)),
+        Some(verb) if which == W::default() => Ok(verb),
+        Some(_) => Err(Mistake(
             "say what to list behind the verb: `meshctl NOUN list ...`, or leave the verb out".into(),
         )),
     }
@@ -128,12 +133,16 @@ pub enum Command {
     Token {
         #[command(subcommand)]
         verb: Option<Token>,
+        #[command(flatten)]
+        which: Watching,
     },
     /// Networks
     #[command(visible_alias = "networks")]
     Network {
         #[command(subcommand)]
         verb: Option<Network>,
+        #[command(flatten)]
+        which: Watching,
     },
     /// Nodes: list them, approve or remove one
     #[command(visible_alias = "nodes")]
@@ -148,18 +157,24 @@ pub enum Command {
     Relay {
         #[command(subcommand)]
         verb: Option<Relay>,
+        #[command(flatten)]
+        which: Watching,
     },
     /// Routes to machines behind gateways, which run no daemon of ours
     #[command(visible_alias = "routes")]
     Route {
         #[command(subcommand)]
         verb: Option<Route>,
+        #[command(flatten)]
+        which: Labelled,
     },
     /// Devices: machines with a stock WireGuard, which join by a node
     #[command(visible_alias = "devices")]
     Device {
         #[command(subcommand)]
         verb: Option<Device>,
+        #[command(flatten)]
+        which: Labelled,
     },
     /// The keys of endpoints
     #[command(visible_alias = "keys")]
@@ -188,6 +203,8 @@ pub enum Command {
     Credential {
         #[command(subcommand)]
         verb: Option<Credential>,
+        #[command(flatten)]
+        which: Watching,
     },
     /// Policies: write, check, compare, apply, go back
     #[command(visible_alias = "policies")]
