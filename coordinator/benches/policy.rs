@@ -13,7 +13,7 @@ use meshward_coordinator::{
 };
 use meshward_model::{Revision, WorkloadId, api::PolicyFile};
 use shape::{APPS, NODES, Shape};
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 fn main() -> anyhow::Result<()> {
     let quick = std::env::args().any(|argument| argument == "--quick");
@@ -62,8 +62,86 @@ fn main() -> anyhow::Result<()> {
         let figures = Figures { bench: "policy", case: case.clone(), metric, unit: "ms", ours: values };
         rows.push(figures.against("a tenth", tenth, Target::AtMost(1.5)));
     }
+    eprintln!("what is looked at under the mesh's lock ...");
+    let locks = Locks::measure(&tenth, small, if quick { 5 } else { 30 });
+    let case = format!("{} workloads, {} nodes", tenth.workloads().count(), small.nodes());
+    let row = |metric, values: &[f64], target| {
+        let figures = Figures { bench: "policy", case: case.clone(), metric, unit: "ms", ours: values };
+        figures.absolute(target)
+    };
+    rows.push(row("lock: the view of a node that knows all", &locks.view, Target::AtMost(10.0)));
+    rows.push(row("lock: its digest", &locks.digest, Target::AtMost(10.0)));
+    rows.push(row("lock: other admission, nobody moves", &locks.stays, Target::AtMost(10.0)));
+    rows.push(row("lock: other admission, one application moves", &locks.some, Target::AtMost(10.0)));
+    rows.push(row("lock: other admission, all are refused", &locks.all, Target::None));
+    rows.push(row("lock: judging beside the world, the longest look", &locks.looks, Target::AtMost(10.0)));
     println!("{}", serde_json::to_string(&rows)?);
     Ok(())
+}
+
+/// Milliseconds for which the mesh's lock is held to read.
+#[derive(Default)]
+struct Locks {
+    view: Vec<f64>,
+    digest: Vec<f64>,
+    stays: Vec<f64>,
+    some: Vec<f64>,
+    all: Vec<f64>,
+    looks: Vec<f64>,
+}
+
+impl Locks {
+    fn measure(world: &World, shape: Shape, repetitions: usize) -> Self {
+        let mut locks = Self::default();
+        // It runs the service that everybody uses.
+        let node = shape::node(0);
+        let one = "tenant: t0, app: a1";
+        for _ in 0..repetitions {
+            locks.view.push(held(|| world.view_parts(&node)).0);
+            locks.digest.push(held(|| world.digest_of(&node)).0);
+            for (into, rule) in [
+                (&mut locks.stays, "images: ['registry.example/*'], for: { app: none }".to_owned()),
+                (&mut locks.some, format!("images: ['registry.example/*'], for: {{ {one} }}")),
+                (&mut locks.all, "images: ['registry.example/*']".to_owned()),
+            ] {
+                let (ms, longest) = apply_admission(world, shape, &rule);
+                into.push(ms);
+                locks.looks.push(longest);
+            }
+        }
+        locks
+    }
+}
+
+/// How long the plan of other admission looks at the world, and the longest look before it.
+fn apply_admission(world: &World, shape: Shape, rule: &str) -> (f64, f64) {
+    let text = format!("{}admission: [{{ name: own, {rule} }}]\n", shape.policy(0));
+    let files = vec![PolicyFile { name: "policy.yaml".into(), text }];
+    let wanted = Submission { files: files.into(), guardrails: true, ..Submission::default() };
+    let basis = policies::Basis::of(world);
+    let prepared = policies::prepare(&basis, &wanted, None).expect("a policy");
+    let longest = std::cell::Cell::new(0_f64);
+    let look = |look: &mut dyn FnMut(&World)| {
+        let (ms, ()) = held(|| look(world));
+        longest.set(longest.get().max(ms));
+    };
+    let judged = prepared.judges(&basis).into_iter().map(|(name, policy)| {
+        let judging = policies::judge_all(&look, &name, &policy);
+        (name, judging.warmed)
+    });
+    let judged = judged.collect();
+    let nothing = BTreeSet::new();
+    let plan = || policies::plan(world, &prepared, &wanted, &judged, Some(&nothing));
+    let (ms, plan) = held(plan);
+    assert!(plan.is_ok_and(|plan| !plan.mutations.is_empty()), "there is a policy to write");
+    (ms, longest.get())
+}
+
+/// How long something takes that is done under a lock; what comes of it is dropped afterwards.
+fn held<T>(look: impl FnOnce() -> T) -> (f64, T) {
+    let begun = Instant::now();
+    let found = look();
+    (begun.elapsed().as_secs_f64() * 1000.0, found)
 }
 
 fn compile(shape: Shape, runs: usize) -> (World, Vec<f64>) {

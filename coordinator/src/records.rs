@@ -261,6 +261,13 @@ impl<'a> Standing<'a> {
         }
     }
 
+    pub fn measurement(&self) -> Option<&'a Measurement> {
+        match self {
+            Self::Admitted(record) => record.measurement.as_deref(),
+            Self::Refused(record) => record.report.measurement.as_deref(),
+        }
+    }
+
     pub fn prefixes(&self) -> &'a [IpNet] {
         match self {
             Self::Admitted(record) => &record.prefixes,

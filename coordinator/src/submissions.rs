@@ -1,8 +1,9 @@
 //! Policies that are submitted: worked out beside the world, in the caller's share of time, and written in a moment.
 
 use crate::{
+    journal::Kind,
     mesh::{Author, Done, Mesh, Plan, Refusal},
-    plans::policies::{self, Applied, Basis, Judging, Prepared, Submission},
+    plans::policies::{self, Applied, Basis, Judging, Prepared, Submission, Warmed},
     world::World,
 };
 use meshward_model::{NetworkName, api::PolicyResult};
@@ -52,9 +53,15 @@ impl Mesh {
                 self.look(|world| condition(world, &outcome.results))?;
                 return Ok(Done { revision, touched: RoaringBitmap::new(), outcome });
             }
-            let warmed = judged.into_iter().map(|(name, judging)| (name, judging.warmed)).collect();
-            let plan =
-                |world: &World| checked(world, policies::plan(world, &prepared, &submission, &warmed)?);
+            let warmed: BTreeMap<NetworkName, Warmed> =
+                judged.into_iter().map(|(name, judging)| (name, judging.warmed)).collect();
+            let seen = warmed.values().map(|warmed| warmed.since).min().unwrap_or(basis.revision);
+            let plan = |world: &World| {
+                // The journal goes with the world: what is looked at here is in it.
+                let since = self.journal.since(Kind::Workloads, seen);
+                let touched = since.as_ref().map(|since| &since.keys);
+                checked(world, policies::plan(world, &prepared, &submission, &warmed, touched)?)
+            };
             match self.change(author, plan).await {
                 Err(Refusal::Stale) => before = Some(prepared),
                 other => return other,

@@ -293,7 +293,7 @@ impl Listed for Workload {
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
         let refused = world.networks.values().flat_map(|network| network.refused.values());
         let admitted = world.workloads().map(|(workload, labels, held)| admitted(workload, labels, held));
-        admitted.chain(refused.map(refused_one)).collect()
+        admitted.chain(refused.map(|record| refused_one(record))).collect()
     }
 
     fn keys(world: &World) -> Option<Vec<String>> {

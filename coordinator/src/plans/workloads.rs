@@ -114,22 +114,22 @@ impl Court {
     }
 }
 
-/// The prefixes of a report that nobody has approved by hand. `approval`: one that comes or goes with the same plan.
+/// The prefixes behind a workload that nobody has approved by hand. `approval`: one that comes or goes with the same plan.
 pub(super) fn unapproved(
     world: &World,
     node: &NodeRecord,
-    report: &WorkloadReport,
+    network: &NetworkName,
+    prefixes: &[IpNet],
     approval: Option<(&ApprovalRecord, bool)>,
 ) -> Vec<IpNet> {
     let is_open = |prefix: &&IpNet| {
-        let record =
-            ApprovalRecord { network: report.network.clone(), node: node.name.clone(), prefix: **prefix };
+        let record = ApprovalRecord { network: network.clone(), node: node.name.clone(), prefix: **prefix };
         match approval {
             Some((changed, approved)) if *changed == record => !approved,
             _ => !world.approvals.contains(&record),
         }
     };
-    report.prefixes.iter().filter(is_open).copied().collect()
+    prefixes.iter().filter(is_open).copied().collect()
 }
 
 /// By what a workload is judged.
@@ -431,7 +431,7 @@ impl<'a> Batch<'a> {
             }
         });
         let Court { policy, names_node, signers } = court;
-        let unapproved = unapproved(world, node, report, *approval);
+        let unapproved = unapproved(world, node, &report.network, &report.prefixes, *approval);
         let judge = Judge {
             policy,
             names_node: *names_node,
@@ -450,7 +450,18 @@ impl<'a> Batch<'a> {
 
     /// Judges a workload, and puts it where it belongs.
     fn settle(&mut self, node: &NodeRecord, report: WorkloadReport, given: Option<Given>) {
-        let (labels, mut reasons) = self.judge(node, &report, given.as_ref());
+        let verdict = self.judge(node, &report, given.as_ref());
+        self.settle_as(node, report, given, verdict);
+    }
+
+    /// Puts a workload where it belongs by its labels, and by why it is not let in.
+    fn settle_as(
+        &mut self,
+        node: &NodeRecord,
+        report: WorkloadReport,
+        given: Option<Given>,
+        (labels, mut reasons): (Labels, Vec<String>),
+    ) {
         if reasons.is_empty() {
             reasons = self.taken_prefixes(node, &report);
         }
@@ -621,27 +632,39 @@ pub struct Rejudged {
     pub refused: Vec<String>,
 }
 
-/// Judges the workloads of a network anew, by the policy that it is to have. `warmed`: what it says of images.
+/// Judges the workloads of a network anew, by the policy that it is to have. `warmed`: what was found of them beside the world; `touched`:
+/// those that may have changed since, if that is known.
 pub fn rejudge(
     world: &World,
     network: &NetworkState,
     policy: &Arc<Policy>,
     warmed: Option<&Warmed>,
+    touched: Option<&BTreeSet<String>>,
 ) -> Rejudged {
     if network.links.policy().admits_like(policy) {
         return Rejudged::default();
     }
     let mut batch = Batch::new(world);
     let mut court = Court::of(policy.clone());
-    if let Some(warmed) = warmed.filter(|warmed| warmed.images == world.images.generation()) {
+    let warmed = warmed.filter(|warmed| warmed.images == world.images.generation());
+    if let Some(warmed) = warmed {
         court.signers.clone_from(&warmed.signers);
     }
     batch.courts.insert(network.record.name.clone(), court);
-    let mut all: Vec<Standing> = network.all_standing().collect();
+    let mut all: Vec<Standing> = match warmed.zip(touched) {
+        Some((warmed, touched)) => {
+            let open = to_judge(world, network, warmed, touched);
+            open.into_iter().filter_map(|id| network.standing(&id)).collect()
+        }
+        None => network.all_standing().collect(),
+    };
     all.sort_unstable_by(|a, b| a.id().cmp(b.id()));
     for known in &all {
-        if let Some(node) = world.nodes.get(known.node()) {
-            batch.settle(node, known.report(), known.given().cloned());
+        let Some(node) = world.nodes.get(known.node()) else { continue };
+        let (report, given) = (known.report(), known.given().cloned());
+        match warmed.zip(touched).and_then(|found| verdict(found, node, known)) {
+            Some(verdict) => batch.settle_as(node, report, given, verdict),
+            None => batch.settle(node, report, given),
         }
     }
     let admitted = all.iter().filter(|known| {
@@ -650,4 +673,33 @@ pub fn rejudge(
     });
     let admitted = admitted.map(|known| format!("{} ({})", known.name(), known.id())).collect();
     Rejudged { admitted, refused: batch.turned_away, mutations: batch.mutations }
+}
+
+/// The workloads of which it is not known that they stay as they are: those that were found to move, those that have changed since, those
+/// of nodes that are at another site, and those with prefixes behind them, of which who comes first has them.
+fn to_judge(
+    world: &World,
+    network: &NetworkState,
+    warmed: &Warmed,
+    touched: &BTreeSet<String>,
+) -> BTreeSet<WorkloadId> {
+    let moved = |node: &&NodeRecord| warmed.sites.get(&node.name) != Some(&node.site);
+    let elsewhere = world.nodes.values().filter(moved).filter_map(|node| world.nodes.index(&node.name));
+    let elsewhere = elsewhere.flat_map(|node| network.shared_on(node));
+    let elsewhere = elsewhere.map(|shared| shared.standing().id().clone());
+    let changed = touched.iter().filter_map(|id| id.parse().ok());
+    let gateways = network.gateways().map(|known| known.id().clone());
+    warmed.moving.keys().cloned().chain(changed).chain(gateways).chain(elsewhere).collect()
+}
+
+/// What was found of a workload beside the world, if nothing that it hangs on has changed since.
+fn verdict(
+    (warmed, touched): (&Warmed, &BTreeSet<String>),
+    node: &NodeRecord,
+    known: &Standing,
+) -> Option<(Labels, Vec<String>)> {
+    let same = known.prefixes().is_empty()
+        && !touched.contains(known.id().as_str())
+        && warmed.sites.get(&node.name) == Some(&node.site);
+    warmed.moving.get(known.id()).filter(|_| same).cloned()
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::records::{RefusedRecord, WorkloadRecord};
 use meshward_model::{
     Acl, Change, IdentityId, Item, ItemKey, NetworkName, WorkloadId,
+    control::WorkloadReport,
     trigger::TriggerSpec,
     view::{IdentitySpec, NetworkSpec, PeerSpec},
 };
@@ -148,7 +149,7 @@ impl Items<'_> {
 
     /// That a workload is not let in, as its node is told.
     pub fn refused(&self, record: &RefusedRecord) -> (ItemKey, Item) {
-        (self.refused_key(&record.report.id), Item::Refused(record.reason()))
+        refused_item(record)
     }
 
     fn refused_key(&self, id: &WorkloadId) -> ItemKey {
@@ -188,6 +189,12 @@ impl Items<'_> {
     fn workload_key(&self, id: &WorkloadId) -> ItemKey {
         ItemKey::Workload(self.name().clone(), id.clone())
     }
+}
+
+/// That a workload is not let in, as its node is told.
+pub fn refused_item(record: &RefusedRecord) -> (ItemKey, Item) {
+    let WorkloadReport { network, id, .. } = &record.report;
+    (ItemKey::Refused(network.clone(), id.clone()), Item::Refused(record.reason()))
 }
 
 fn put((key, item): (ItemKey, Item)) -> Change {

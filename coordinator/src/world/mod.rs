@@ -15,7 +15,8 @@ mod view;
 pub use addresses::is_one_hosts;
 pub use deltas::Deltas;
 pub use keys::KeyOwner;
-pub use network::{NetworkState, Subject, workload_item};
+pub use network::{NetworkState, Shared, Subject, workload_item};
+pub use view::ViewParts;
 
 use crate::records::{
     ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, PolicyRecord, Record,
@@ -481,6 +482,7 @@ impl World {
                 let alone = target.workload.iter().filter_map(|id| network.workloads.get(id));
                 selected.flat_map(|identity| network.workloads_of(identity)).chain(alone)
             })
+            .map(|record| &**record)
             .collect();
         found.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         found
@@ -494,7 +496,7 @@ impl World {
                 let held = self.quarantines.selects(&network.record.name, labels).is_some();
                 let workloads = network.workloads_of(identity);
                 workloads.map(move |workload| {
-                    (workload, labels, held || self.quarantines.holds(&workload.id).quarantined)
+                    (&**workload, labels, held || self.quarantines.holds(&workload.id).quarantined)
                 })
             })
         })
@@ -517,6 +519,7 @@ impl World {
         self.networks
             .values()
             .flat_map(move |network| index.into_iter().flat_map(move |index| network.workloads_on(index)))
+            .map(|record| &**record)
     }
 
     /// A workload as it stands.

@@ -19,6 +19,25 @@ use std::{
 /// What an identity stands for: its labels, and what its workloads declare about who may reach them.
 pub type Subject = (Labels, Vec<AcceptFrom>);
 
+/// A workload as it stands, apart from the world.
+#[derive(Debug, Clone)]
+pub enum Shared {
+    /// It is let in.
+    Admitted(Arc<WorkloadRecord>),
+    /// It is not.
+    Refused(Arc<RefusedRecord>),
+}
+
+impl Shared {
+    /// The same, as what is in the world is looked at.
+    pub fn standing(&self) -> Standing<'_> {
+        match self {
+            Self::Admitted(record) => Standing::Admitted(record),
+            Self::Refused(record) => Standing::Refused(record),
+        }
+    }
+}
+
 /// One network.
 #[derive(Debug)]
 pub struct NetworkState {
@@ -32,14 +51,14 @@ pub struct NetworkState {
     pub names_node: bool,
     /// Of the identities that have a workload.
     pub links: Links,
-    pub workloads: HashMap<WorkloadId, WorkloadRecord>,
+    pub workloads: HashMap<WorkloadId, Arc<WorkloadRecord>>,
     pub identities: BTreeMap<IdentityId, IdentityRecord>,
     pub by_subject: HashMap<Subject, IdentityId>,
     pub by_address: HashMap<IpAddr, WorkloadId>,
     /// Those that have a prefix behind them.
     routes: HashMap<IpNet, BTreeSet<WorkloadId>>,
     /// The workloads that are not let in.
-    pub refused: HashMap<WorkloadId, RefusedRecord>,
+    pub refused: HashMap<WorkloadId, Arc<RefusedRecord>>,
     refused_on: HashMap<u32, BTreeSet<WorkloadId>>,
     /// What is known of the workloads of an identity.
     running: HashMap<IdentityId, Running>,
@@ -105,7 +124,7 @@ impl NetworkState {
     }
 
     /// The workloads of an identity.
-    pub fn workloads_of(&self, identity: IdentityId) -> impl Iterator<Item = &WorkloadRecord> {
+    pub fn workloads_of(&self, identity: IdentityId) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
         let ids = self.running.get(&identity).map(|running| &running.workloads);
         ids.into_iter().flatten().filter_map(|id| self.workloads.get(id))
     }
@@ -116,7 +135,7 @@ impl NetworkState {
     }
 
     /// The workloads of a node.
-    pub fn workloads_on(&self, node: u32) -> impl Iterator<Item = &WorkloadRecord> {
+    pub fn workloads_on(&self, node: u32) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
         let ids = self.on_node.get(&node).map(|on| &on.workloads);
         ids.into_iter().flatten().filter_map(|id| self.workloads.get(id))
     }
@@ -197,7 +216,7 @@ impl NetworkState {
             self.by_address.insert(*address, record.id.clone());
         }
         self.note_routes(&record.id, &record.prefixes, true);
-        self.workloads.insert(record.id.clone(), record);
+        self.workloads.insert(record.id.clone(), Arc::new(record));
     }
 
     /// The identities whose workloads a node has, or has had since the coordinator has started.
@@ -239,18 +258,24 @@ impl NetworkState {
 
     /// A workload as it stands.
     pub fn standing(&self, id: &WorkloadId) -> Option<Standing<'_>> {
-        let admitted = self.workloads.get(id).map(Standing::Admitted);
-        admitted.or_else(|| self.refused.get(id).map(Standing::Refused))
+        let admitted = self.workloads.get(id).map(|record| Standing::Admitted(record));
+        admitted.or_else(|| self.refused.get(id).map(|record| Standing::Refused(record)))
     }
 
     /// All workloads as they stand.
     pub fn all_standing(&self) -> impl Iterator<Item = Standing<'_>> {
-        let admitted = self.workloads.values().map(Standing::Admitted);
-        admitted.chain(self.refused.values().map(Standing::Refused))
+        let admitted = self.workloads.values().map(|record| Standing::Admitted(record));
+        admitted.chain(self.refused.values().map(|record| Standing::Refused(record)))
+    }
+
+    /// The workloads of a node as they stand, to be looked at beside the world.
+    pub fn shared_on(&self, node: u32) -> impl Iterator<Item = Shared> {
+        let admitted = self.workloads_on(node).map(|record| Shared::Admitted(record.clone()));
+        admitted.chain(self.refused_on(node).map(|record| Shared::Refused(record.clone())))
     }
 
     /// The workloads of a node that are not let in.
-    pub fn refused_on(&self, node: u32) -> impl Iterator<Item = &RefusedRecord> {
+    pub fn refused_on(&self, node: u32) -> impl Iterator<Item = &Arc<RefusedRecord>> {
         let ids = self.refused_on.get(&node).into_iter().flatten();
         ids.filter_map(|id| self.refused.get(id))
     }
@@ -263,11 +288,11 @@ impl NetworkState {
         }
         self.note_routes(&id, &record.report.prefixes, true);
         self.refused_on.entry(node).or_default().insert(id.clone());
-        self.refused.insert(id, record);
+        self.refused.insert(id, Arc::new(record));
     }
 
     /// Forgets one, if it is there.
-    pub fn remove_refused(&mut self, id: &WorkloadId, node: u32) -> Option<RefusedRecord> {
+    pub fn remove_refused(&mut self, id: &WorkloadId, node: u32) -> Option<Arc<RefusedRecord>> {
         let record = self.refused.remove(id)?;
         self.free_addresses(id, &record.report.addresses);
         self.note_routes(id, &record.report.prefixes, false);

@@ -1,27 +1,72 @@
 //! The whole view of a node: what a snapshot is made from, and what deltas are tested against.
 
-use super::{World, deltas::Items, network::NetworkState};
+use super::{
+    World,
+    deltas::{Items, refused_item},
+    network::{NetworkState, workload_item},
+    quarantines::Hold,
+};
+use crate::records::{RefusedRecord, WorkloadRecord};
 use meshward_model::{
-    IdentityId, Item, ItemKey, NodeName, View,
+    Acl, IdentityId, Item, ItemKey, NetworkName, NodeName, Revision, View,
     view::{Digest, Hash128},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use roaring::{MultiOps, RoaringBitmap};
+use std::{collections::BTreeSet, sync::Arc};
+
+/// What a view is made of, taken out of the world in a moment: what is much of it is shared, and becomes items beside the world.
+#[derive(Debug, Default)]
+pub struct ViewParts {
+    revision: Revision,
+    /// What is few.
+    items: Vec<(ItemKey, Item)>,
+    links: Vec<(NetworkName, IdentityId, IdentityId, Arc<Acl>)>,
+    refused: Vec<Arc<RefusedRecord>>,
+    workloads: Vec<(Arc<WorkloadRecord>, Hold)>,
+}
+
+impl ViewParts {
+    /// How many items the view has.
+    pub fn len(&self) -> usize {
+        self.items.len() + self.links.len() + self.refused.len() + self.workloads.len()
+    }
+
+    /// Whether the node knows nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The view.
+    pub fn into_view(self) -> View {
+        let links = self.links.into_iter().map(|(network, from, to, acl)| {
+            (ItemKey::Link(network, from, to), Item::Link(Arc::unwrap_or_clone(acl)))
+        });
+        let refused = self.refused.iter().map(|record| refused_item(record));
+        let workloads = self.workloads.iter().map(|(record, held)| workload_item(record, *held));
+        let items = self.items.into_iter().chain(links).chain(refused).chain(workloads).collect();
+        View { revision: self.revision, items }
+    }
+}
 
 impl World {
     /// The view of a node; empty for one that is not a member.
     pub fn view_of(&self, node: &NodeName) -> View {
-        let mut items = BTreeMap::new();
-        if let Some(node) = self.nodes.index(node) {
-            for network in self.networks.values() {
-                let all = Items { network, nodes: &self.nodes, quarantines: &self.quarantines };
-                if let Some((key, item)) = all.own_network(node) {
-                    items.insert(key, item);
-                    items.extend(all.triggers());
-                    add(&all, node, &mut items);
-                }
+        self.view_parts(node).into_view()
+    }
+
+    /// What [`Self::view_of`] is made of.
+    pub fn view_parts(&self, node: &NodeName) -> ViewParts {
+        let mut parts = ViewParts { revision: self.revision, ..ViewParts::default() };
+        let Some(node) = self.nodes.index(node) else { return parts };
+        for network in self.networks.values() {
+            let all = Items { network, nodes: &self.nodes, quarantines: &self.quarantines };
+            if let Some(own) = all.own_network(node) {
+                parts.items.push(own);
+                parts.items.extend(all.triggers());
+                add(&all, node, &mut parts);
             }
         }
-        View { revision: self.revision, items }
+        parts
     }
 
     /// The digest of [`Self::view_of`], from those of its parts.
@@ -60,19 +105,20 @@ impl Needs {
     }
 }
 
-fn add(all: &Items, node: u32, items: &mut BTreeMap<ItemKey, Item>) {
-    let network = all.network;
+fn add(all: &Items, node: u32, parts: &mut ViewParts) {
+    let (network, name) = (all.network, all.name());
     let Needs { own, met, links } = Needs::of(network, node);
-    for (from, to) in links {
-        items.extend(network.links.acl(from, to).map(|acl| all.link(from, to, acl)));
-    }
-    items.extend(network.refused_on(node).map(|record| all.refused(record)));
-    items.extend(own.union(&met).filter_map(|identity| all.identity(*identity)));
+    let acl = |(from, to)| Some((name.clone(), from, to, network.links.acl(from, to)?.clone()));
+    parts.links.extend(links.into_iter().filter_map(acl));
+    parts.refused.extend(network.refused_on(node).cloned());
+    parts.items.extend(own.union(&met).filter_map(|identity| all.identity(*identity)));
     let met_workloads = met.iter().flat_map(|identity| network.workloads_of(*identity));
-    items.extend(network.workloads_on(node).chain(met_workloads).map(|record| all.workload(record)));
-    let hosts = met.iter().filter_map(|identity| network.hosts(*identity)).flatten();
-    let peers: BTreeSet<u32> = hosts.filter(|host| *host != node).collect();
-    items.extend(peers.into_iter().filter_map(|peer| all.peer(peer)));
+    let unmet = network.workloads_on(node).filter(|record| !met.contains(&record.identity));
+    let held = |record: &Arc<WorkloadRecord>| (record.clone(), all.quarantines.holds(&record.id));
+    parts.workloads.extend(unmet.chain(met_workloads).map(held));
+    let peers: RoaringBitmap = met.iter().filter_map(|identity| network.hosts(*identity)).union();
+    let peers = peers.into_iter().filter(|peer| *peer != node);
+    parts.items.extend(peers.filter_map(|peer| all.peer(peer)));
 }
 
 fn digest_in(all: &Items, node: u32) -> Digest {

@@ -27,7 +27,10 @@ use meshward_policy::{
     BadPolicy, Bounds, Budget, Ground, LetIn, Own, Policy, PolicyStep, TooMuch, Written, read, read_own,
     review, review_live, run_tests,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The most links that are listed as opened or closed in one network; how many there are besides is said.
 const MAX_LISTED: usize = 10_000;
@@ -132,7 +135,7 @@ struct PreparedNetwork {
 
 /// Checks policies and works out what they change, all at once.
 pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusal> {
-    plan(world, &prepare(&Basis::of(world), wanted, None)?, wanted, &BTreeMap::new())
+    plan(world, &prepare(&Basis::of(world), wanted, None)?, wanted, &BTreeMap::new(), None)
 }
 
 /// Reads policies, runs their tests and works out what they change. `before`: what came out of the same on an earlier basis.
@@ -281,7 +284,8 @@ fn with_let_in(policy: &Arc<Policy>, let_in: &[LetIn]) -> Arc<Policy> {
     }
 }
 
-/// What a submission writes: all of its networks, or none. `warmed`: what was found of the images of networks.
+/// What a submission writes: all of its networks, or none. `warmed`: what was found of the workloads of networks beside the world; `touched`: the
+/// workloads that may have changed since, if that is known.
 ///
 /// # Errors
 /// [`Refusal::Stale`] if the world has another basis by now.
@@ -290,6 +294,7 @@ pub fn plan(
     prepared: &Prepared,
     wanted: &Submission,
     warmed: &BTreeMap<NetworkName, Warmed>,
+    touched: Option<&BTreeSet<String>>,
 ) -> Result<Plan<Applied>, Refusal> {
     let mut plan = Plan::nothing(Applied::default());
     for part in &prepared.networks {
@@ -310,7 +315,7 @@ pub fn plan(
             });
         }
         let Rejudged { mutations, admitted, refused } =
-            rejudge(world, network, &part.policy, warmed.get(&part.name));
+            rejudge(world, network, &part.policy, warmed.get(&part.name), touched);
         plan.mutations.extend(mutations);
         plan.outcome.results.push(PolicyResult { admitted, refused, ..part.result.clone() });
         plan.outcome.closing.push((part.name.clone(), part.closing.clone()));

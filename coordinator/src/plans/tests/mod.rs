@@ -12,6 +12,7 @@ use super::{
     workloads::{self, Refused, Report},
 };
 use crate::{
+    journal::{self, Journal, Kind},
     mesh::{Plan, Refusal},
     records::{Mutation, Record, RecordKey, Standing},
     world::{Deltas, World},
@@ -24,9 +25,10 @@ use meshward_model::{
     measurement::{Image, Measurement, Repository, Sha256},
     token::Fingerprint,
 };
-use meshward_policy::Candidate;
+use meshward_policy::{Candidate, Policy};
 use proptest::prelude::*;
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -41,6 +43,7 @@ struct Mesh {
     records: Vec<Record>,
     held: BTreeMap<NodeName, HeldView>,
     away: BTreeMap<NodeName, HeldView>,
+    journal: Option<Journal>,
 }
 
 impl Mesh {
@@ -57,7 +60,9 @@ impl Mesh {
             }
         }
         let revision = self.world.revision.next();
+        let touched = journal::touched(&self.world, &plan.mutations);
         let deltas = self.world.apply(revision, &plan.mutations);
+        self.journal.iter().for_each(|journal| journal.note(revision, touched.clone()));
         self.deliver(&deltas);
         Ok(plan.outcome)
     }
@@ -410,6 +415,43 @@ fn check_verdicts(world: &World) -> Result<(), TestCaseError> {
         }
     }
     Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Judged beside the world, while that goes on, workloads become what they would if all of them were judged in the plan.
+    #[test]
+    fn what_was_judged_beside_the_world_is_what_the_plan_finds(
+        before in prop::collection::vec(step(), 1..25),
+        meanwhile in prop::collection::vec(step(), 0..8),
+        next in 0..POLICIES.len(),
+    ) {
+        let mut mesh = Mesh { journal: Some(Journal::from(Revision(0))), ..Mesh::default() };
+        mesh.network("shop", &["10.42.0.0/24"]).unwrap();
+        before.iter().for_each(|step| drop(take(&mut mesh, step)));
+        let policy = Arc::new(Policy::parse(POLICIES[next]).unwrap());
+        let (mesh, steps) = (RefCell::new(mesh), RefCell::new(meanwhile.iter()));
+        let go_on = |steps: usize, some: &mut dyn Iterator<Item = &Step>| {
+            some.take(steps).for_each(|step| drop(take(&mut mesh.borrow_mut(), step)));
+        };
+        let look = |look: &mut dyn FnMut(&World)| {
+            look(&mesh.borrow().world);
+            go_on(3, &mut *steps.borrow_mut());
+        };
+        let judging = policies::judge_all(&look, &shop(), &policy);
+        go_on(usize::MAX, &mut *steps.borrow_mut());
+        let mesh = mesh.into_inner();
+        let since = mesh.journal.as_ref().unwrap().since(Kind::Workloads, judging.warmed.since).unwrap();
+        let network = &mesh.world.networks[&shop()];
+        let rejudge = |known: Option<_>| {
+            let (warmed, touched) = known.unzip();
+            workloads::rejudge(&mesh.world, network, &policy, warmed, touched)
+        };
+        let (all, some) = (rejudge(None), rejudge(Some((&judging.warmed, &since.keys))));
+        prop_assert_eq!(format!("{:?}", all.mutations), format!("{:?}", some.mutations));
+        prop_assert_eq!((all.admitted, all.refused), (some.admitted, some.refused));
+    }
 }
 
 proptest! {
