@@ -285,6 +285,32 @@ fn what_shares_the_namespace_of_a_container_has_to_be_what_that_has_to_be() {
 }
 
 #[test]
+fn what_shared_a_namespace_before_that_came_to_the_mesh_is_measured_with_it() {
+    let shop = Shop::new();
+    let (host, right) = (&shop.host, shop.push("web"));
+    shop.registry.sign("shop/web", "1", &shop.key).unwrap();
+    host.docker.run(&["network", "create", "plain"]).unwrap();
+    let begin = ["run", "-d", "--name", "web", "--network", "plain", "--label", "app=web", &right];
+    host.docker.run(&begin).unwrap();
+    let shared = ["run", "-d", "--name", "debug", "--network", "container:web", "box", "sleep", "1000"];
+    host.docker.run(&shared).unwrap();
+    // And one that shares it by the name of the other.
+    let over = ["run", "-d", "--name", "over", "--network", "container:debug", &right, "sleep", "1000"];
+    host.docker.run(&over).unwrap();
+    host.docker.run(&["network", "connect", "shop", "web"]).unwrap();
+    let why = host.wait_refused("web");
+    assert!(why.contains("container debug (") && why.contains("shares its network namespace"), "{why}");
+    host.docker.run(&["rm", "-f", "debug"]).unwrap();
+    host.wait_let_in("web");
+    // Taken off the mesh and on it again, with another guest meanwhile.
+    host.docker.run(&["network", "disconnect", "shop", "web"]).unwrap();
+    host.mesh.wait(|| host.workload("web").is_none()).unwrap();
+    host.docker.run(&shared).unwrap();
+    host.docker.run(&["network", "connect", "shop", "web"]).unwrap();
+    assert!(host.wait_refused("web").contains("container debug ("));
+}
+
+#[test]
 fn what_comes_into_a_namespace_while_nobody_can_judge_it_closes_it() {
     let mut shop = Shop::new();
     let right = shop.push("web");

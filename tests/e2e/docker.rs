@@ -397,3 +397,23 @@ fn mistakes_with_docker_are_explained() {
     let web = host.container("web", String::new());
     assert!(page(&host.api.netns, web.v4(), SILENCE).is_none());
 }
+
+#[test]
+fn a_restart_of_the_daemon_resets_nothing_though_what_is_cut_is_to_be_reset() {
+    let mut host = Host::new(&format!("{POLICY}on_deny: reject\non_revoke: reset\n"));
+    let web = host.start("web", &["app=web"], &[]);
+    let _echo = Echo::start(&host.api.netns, 7000);
+    let streams = [host.api.v4(), host.api.v6()].map(|to| Stream::start(&web.netns, to, 7000));
+    for way in 0..4 {
+        let node = if way % 2 == 0 { &mut host.host } else { &mut host._other };
+        if way < 2 {
+            node.process().stop()
+        } else {
+            node.kill()
+        }
+        node.start().unwrap();
+        // Longer than it takes until the coordinator has told what is new, and the container is measured again.
+        thread::sleep(Duration::from_secs(2));
+        assert!(streams.iter().all(|stream| stream.flows(PATIENCE)), "restart {way}");
+    }
+}

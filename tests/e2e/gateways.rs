@@ -230,6 +230,18 @@ pub struct Behind {
     pub far: Netns,
 }
 
+impl Behind {
+    /// Has the machine speak from its addresses that are advertised, and not from those of its link.
+    pub fn speak_from_advertised(&self) {
+        let ways = [("-4", "10.42.0.0/16", "172.16.2.1"), ("-6", "fd42::/48", "fd16:2::1")];
+        for ((family, to, by), from) in ways.into_iter().zip(FAR) {
+            let mut replace = Command::new("ip");
+            replace.args([family, "route", "replace", to, "via", by, "dev", "up2", "src"]);
+            output(&self.far, replace.arg(from.to_string())).unwrap();
+        }
+    }
+}
+
 /// The addresses of that machine.
 pub const FAR: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 8, 0, 10)), IpAddr::V6(Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, 10))];

@@ -5,12 +5,11 @@ use crate::{
     gateways::{FAR, behind},
     support::{Echo, PATIENCE, SILENCE, Shop, allow, connect, echo_once},
 };
-use meshward_lab::{Workload, output};
+use meshward_lab::Workload;
 use meshward_netns::Netns;
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
-    process::Command,
 };
 
 /// What connecting comes to.
@@ -273,17 +272,7 @@ fn machines_behind_a_gateway_hear_of_refusals_and_of_what_is_cut() {
     let behind = behind(&shop.mesh, gateway, [1500, 1500]);
     let route = ["route", "advertise", "10.8.0.0/24", "fd08::/64", "--network", "shop", "--label", "dc=dc1"];
     gateway.meshctl(&route).unwrap();
-    // They speak from the addresses that are advertised.
-    for (family, to, by, from) in
-        [("-4", "10.42.0.0/16", "172.16.2.1", "10.8.0.10"), ("-6", "fd42::/48", "fd16:2::1", "fd08::a")]
-    {
-        let mut replace = Command::new("ip");
-        replace.args([family, "route", "replace", to, "via", by, "dev", "up2", "src", from]);
-        output(&behind.far, &mut replace).unwrap();
-    }
-    // Until their addresses may be used (RFC 4862 §5.4).
-    let v6 = |state: &str| output(&behind.far, Command::new("ip").args(["-6", "addr", "show", state]));
-    shop.mesh.wait(|| v6("tentative").unwrap().is_empty()).unwrap();
+    behind.speak_from_advertised();
     assert_hears(&shop, &behind.far, FAR, "dc: dc1");
 }
 

@@ -1,6 +1,10 @@
 //! Downloads whose server alone speaks, while what is allowed changes.
 
-use crate::support::{Dice, PATIENCE, connect, mesh};
+use crate::{
+    devices::Machine,
+    gateways::{Behind, behind},
+    support::{Dice, PATIENCE, connect, mesh},
+};
 use meshward_lab::{Barrier, Mesh, Node, Workload};
 use meshward_netns::Netns;
 use std::{
@@ -21,6 +25,8 @@ const LONGEST: u64 = 500;
 /// What the server says at once, and how often.
 const PIECE: usize = 2000;
 const PAUSE: Duration = Duration::from_millis(10);
+/// After how long who joined by a stock WireGuard notices that its gateway has started again: fifteen seconds, and TCP's own pause.
+const RECONNECTS: Duration = Duration::from_secs(40);
 /// For how long what has been received may come in after its sender was denied.
 const UNDER_WAY: Duration = Duration::from_millis(100);
 
@@ -39,7 +45,7 @@ struct Download {
 
 impl Download {
     fn start(from: &Netns, to: IpAddr, listener: &TcpListener) -> Self {
-        let client = connect(from, to, listener.local_addr().unwrap().port(), PATIENCE).unwrap();
+        let client = connect(from, to, listener.local_addr().unwrap().port(), RECONNECTS).unwrap();
         let (server, _) = listener.accept().unwrap();
         client.set_read_timeout(None).unwrap();
         let own = Self::default();
@@ -89,12 +95,16 @@ impl Download {
         self.ends.lock().unwrap().iter().all(told)
     }
 
-    /// Waits until more has come, or both ends are told that nothing will.
-    fn goes_on_or_is_reset(&self, what: &str) {
-        let (before, until) = (self.received.load(Relaxed), Instant::now() + 2 * PATIENCE);
+    /// Waits until more has come, or both ends are told that nothing will. `denied`: for how long its server has said in vain what
+    /// it says again, each time after twice as long (RFC 6298 §5.5).
+    fn goes_on_or_is_reset(&self, denied: Duration, what: &str) {
+        let (before, until) = (self.received.load(Relaxed), Instant::now() + 2 * denied + 2 * PATIENCE);
         while self.received.load(Relaxed) == before && !self.is_reset() {
             let ends = *self.ends.lock().unwrap();
-            assert!(Instant::now() < until, "{what}: hangs at {before} bytes, its ends: {ends:?}");
+            assert!(
+                Instant::now() < until,
+                "{what}: denied for {denied:?}, hangs at {before} bytes: {ends:?}"
+            );
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -123,9 +133,12 @@ const DENIALS: [Denial; 5] = [
     Denial::ServerQuarantined,
 ];
 
+/// What approves the route; without it machines behind the gateway are not there.
+const ROUTES: &str = "network: shop\nroutes: [{ name: dc, within: [10.8.0.0/16, fd08::/32] }]\n";
+
 fn policy(port: u16, more: &str) -> String {
     format!(
-        "network: shop\nrules: [{{ name: r, from: {{ app: web }}, to: {{ app: api }}, allow: [tcp/{port}] }}]\n{more}\n"
+        "{ROUTES}rules: [{{ name: r, from: {{ app: web }}, to: {{ app: api }}, allow: [tcp/{port}] }}]\n{more}\n"
     )
 }
 
@@ -133,7 +146,7 @@ fn deny(mesh: &Mesh, denial: Denial, reset: bool) {
     let guard = "guardrails: [{ name: g, from: { app: web }, to: { app: api }, deny: [any] }]";
     let text = match denial {
         Denial::Tightened => policy(22, ""),
-        Denial::Emptied => "network: shop\n".into(),
+        Denial::Emptied => ROUTES.into(),
         Denial::Guarded => policy(7000, guard),
         Denial::ClientsQuarantined => return quarantine(mesh, "app=web", reset),
         Denial::ServerQuarantined => return quarantine(mesh, "app=api", reset),
@@ -157,12 +170,13 @@ fn allow(mesh: &Mesh, denial: Denial, more: &str) {
     }
 }
 
-/// A server, and clients on its node, on another, and on one that reaches it by the relay alone.
+/// A server, and clients on its node, on another, on one that reaches it by the relay alone, on a device, and behind a gateway.
 struct Stand {
     mesh: Mesh,
     nodes: Vec<Node>,
     api: Workload,
-    clients: Vec<Workload>,
+    clients: Vec<Netns>,
+    _parts: (Machine, Behind, Vec<Workload>),
 }
 
 impl Stand {
@@ -178,20 +192,30 @@ impl Stand {
             })
             .collect();
         let api = nodes[0].attach("shop", "app=api").unwrap();
-        let clients = nodes.iter().map(|node| node.attach("shop", "app=web").unwrap()).collect();
-        Self { mesh, nodes, api, clients }
+        let webs: Vec<Workload> = nodes.iter().map(|node| node.attach("shop", "app=web").unwrap()).collect();
+        let create = ["device", "create", "--name", "laptop", "--network", "shop", "--label", "app=web"];
+        let text = mesh.meshctl(&[&create[..], &["--gateway", "cloud"]].concat()).unwrap();
+        let device = Machine::new(&mut mesh, &text);
+        mesh.apply(&policy(7000, "")).unwrap();
+        let behind = behind(&mesh, &nodes[1], [1500, 1280]);
+        behind.speak_from_advertised();
+        let route =
+            ["route", "advertise", "10.8.0.0/24", "fd08::/64", "--network", "shop", "--label", "app=web"];
+        nodes[1].meshctl(&route).unwrap();
+        let others = [device.site.netns.clone(), behind.far.clone()];
+        let clients = webs.iter().map(|own| own.netns.clone()).chain(others).collect();
+        Self { mesh, nodes, api, clients, _parts: (device, behind, webs) }
     }
 }
 
 #[test]
 fn a_download_goes_on_or_both_ends_are_told_whatever_policy_does() {
     let mut stand = Stand::new();
-    stand.mesh.apply(&policy(7000, "")).unwrap();
     let listener = stand.api.netns.run(|| TcpListener::bind(("::", 7000))).unwrap().unwrap();
     let ways: Vec<(Netns, IpAddr)> = stand
         .clients
         .iter()
-        .flat_map(|client| [stand.api.v4(), stand.api.v6()].map(|to| (client.netns.clone(), to)))
+        .flat_map(|client| [stand.api.v4(), stand.api.v6()].map(|to| (client.clone(), to)))
         .collect();
     let start = |(from, to): &(Netns, IpAddr)| Download::start(from, *to, &listener);
     let mut downloads: Vec<Download> = ways.iter().map(start).collect();
@@ -199,9 +223,12 @@ fn a_download_goes_on_or_both_ends_are_told_whatever_policy_does() {
     for change in 0..CHANGES {
         let denial = DENIALS[dice.below(DENIALS.len() as u64) as usize];
         let (reset, restart) = (dice.below(8) == 0, dice.below(25) == 0);
-        let what = format!("change {change}: {denial:?}, reset {reset}, restart {restart}");
+        let (node, how) = (dice.below(stand.nodes.len() as u64) as usize, dice.below(2));
+        let restarted = ["stopped", "killed"][how as usize];
+        let restarted = restart.then(|| format!("{} was {restarted}", stand.nodes[node].site.name));
+        let what = format!("change {change}: {denial:?}, reset {reset}, {restarted:?}");
         deny(&stand.mesh, denial, reset);
-        let denied = Instant::now();
+        let since = Instant::now();
         if restart {
             let which = dice.below(stand.nodes.len() as u64) as usize;
             if dice.below(2) == 0 {
@@ -211,19 +238,20 @@ fn a_download_goes_on_or_both_ends_are_told_whatever_policy_does() {
             }
             stand.nodes[which].start().unwrap();
         }
-        thread::sleep(UNDER_WAY.saturating_sub(denied.elapsed()));
+        thread::sleep(UNDER_WAY.saturating_sub(since.elapsed()));
         let held: Vec<u64> = downloads.iter().map(|own| own.received.load(Relaxed)).collect();
         thread::sleep(Duration::from_millis(dice.below(LONGEST)));
         for (own, held) in downloads.iter().zip(held) {
             assert_eq!(own.received.load(Relaxed), held, "{what}: something was denied and came");
         }
+        let denied = since.elapsed();
         allow(&stand.mesh, denial, if dice.below(2) == 0 { "on_deny: reject" } else { "" });
         for ((own, way), number) in downloads.iter_mut().zip(&ways).zip(0..) {
-            own.goes_on_or_is_reset(&format!("{what}: download {number}"));
+            own.goes_on_or_is_reset(denied, &format!("{what}: download {number}"));
             if own.is_reset() {
                 resets += 1;
                 *own = start(way);
-                own.goes_on_or_is_reset(&format!("{what}: download {number}, anew"));
+                own.goes_on_or_is_reset(Duration::ZERO, &format!("{what}: download {number}, anew"));
             }
         }
         thread::sleep(Duration::from_millis(dice.below(LONGEST / 2)));
