@@ -221,10 +221,10 @@ pub async fn list(common: &Common, Labelled { selector, watching }: Labelled) ->
         all.retain(|workload| selector.as_ref().is_none_or(|own| own.matches(&workload.labels)));
         Ok(all)
     };
-    listing::list(watching, read, |all| print(common, all)).await
+    listing::list(watching, read, |all| print(common, all, selector.is_some())).await
 }
 
-fn print(common: &Common, all: &[LocalWorkload]) -> Result<()> {
+fn print(common: &Common, all: &[LocalWorkload], narrowed: bool) -> Result<()> {
     let row = |workload: &LocalWorkload| {
         [
             workload.id.to_string(),
@@ -237,7 +237,8 @@ fn print(common: &Common, all: &[LocalWorkload]) -> Result<()> {
         ]
     };
     let columns = ["ID", "NAME", "NETWORK", "ADDRESSES", "LABELS", "INTERFACE+", "STATE"];
-    show(common, all, columns, row, "no workloads on this machine")
+    let none = listing::none(narrowed, "workloads", "no workloads on this machine");
+    show(common, all, columns, row, &none)
 }
 
 fn describe(state: &State) -> String {

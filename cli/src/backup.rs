@@ -6,7 +6,7 @@ use crate::{
     client::Client,
     output::{Change, tell},
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use meshward_model::api::operations;
 use std::{fs, os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -35,7 +35,7 @@ pub async fn backup(common: &Common, file: &Path, ca: bool) -> Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(partial)
-        .with_context(|| format!("cannot write {}", partial.display()))?;
+        .map_err(|error| Mistake(format!("cannot write {}: {error}", file.display())))?;
     let client = Client::coordinator(common)?;
     let done = async {
         let length = client.download(&format!("{}?ca={ca}", operations::BACKUP.path()), &mut content).await?;

@@ -35,7 +35,7 @@ pub async fn device(common: &Common, verb: Option<Device>, which: Labelled) -> R
         Device::List(Labelled { selector, watching }) => {
             let query: Vec<_> = listing::by_selector(selector.as_ref()).into_iter().collect();
             let read = async || client.all(&operations::DEVICES, &query).await;
-            listing::list(watching, read, |all| print_list(common, all)).await
+            listing::list(watching, read, |all| print_list(common, all, selector.is_some())).await
         }
         Device::Remove { name, network } => {
             client.remove(&operations::REMOVE_DEVICE, &[&network, &name]).await?;
@@ -89,7 +89,7 @@ fn print_created(
     Ok(())
 }
 
-fn print_list(common: &Common, all: &[api::Device]) -> Result<()> {
+fn print_list(common: &Common, all: &[api::Device], narrowed: bool) -> Result<()> {
     let row = |device: &api::Device| {
         [
             device.name.to_string(),
@@ -102,7 +102,7 @@ fn print_list(common: &Common, all: &[api::Device]) -> Result<()> {
     };
     let columns = ["NAME", "NETWORK", "GATEWAY", "ADDRESSES", "LABELS", "KEY+"];
     let none = "no devices; make one with: meshctl device create --name NAME --network NETWORK";
-    show(common, all, columns, row, none)
+    show(common, all, columns, row, &listing::none(narrowed, "devices", none))
 }
 
 fn fresh() -> Result<StaticSecret> {

@@ -11,6 +11,7 @@ use meshward_model::Selector;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use serde::Serialize;
 use std::{
+    borrow::Cow,
     io::{self, IsTerminal},
     time::Duration,
 };
@@ -87,6 +88,14 @@ async fn again_and_again(doing: &str, mut step: impl AsyncFnMut(bool) -> Result<
 /// The parameter by which the API gives only what has such labels.
 pub fn by_selector(selector: Option<&Selector>) -> Option<(&'static str, String)> {
     selector.map(|selector| ("selector", selector.to_string()))
+}
+
+/// What to say of an empty list: where not all was asked for, something else may be there.
+pub fn none<'a>(narrowed: bool, what: &str, otherwise: &'a str) -> Cow<'a, str> {
+    match narrowed {
+        true => format!("no {what} like that").into(),
+        false => otherwise.into(),
+    }
 }
 
 /// On a terminal, what is new takes the place of what was.

@@ -32,7 +32,7 @@ mod workloads;
 
 use anyhow::Result;
 use arguments::{Arguments, Command, Common};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use output::{Change, Effect, tell};
 use std::{path::Path, process::ExitCode};
 
@@ -62,12 +62,7 @@ impl std::error::Error for Barred {}
 
 fn main() -> ExitCode {
     completion::answer();
-    if std::env::args_os().len() < 2 {
-        // clap takes a variable that is set for an argument, and would print no help.
-        note!("{}", Arguments::command().max_term_width(110).render_help().ansi());
-        return 2.into();
-    }
-    let arguments = Arguments::parse();
+    let arguments = Arguments::read();
     warn_of_variables();
     let done = act(arguments).and_then(|code| output::finish().map(|()| code));
     match done {
@@ -80,7 +75,7 @@ fn main() -> ExitCode {
 }
 
 /// The variables that there are.
-const VARIABLES: [&str; 3] = ["MESHCTL_CONTEXT", "MESHCTL_SOCKET", completion::VARIABLE];
+const VARIABLES: [&str; 3] = [arguments::CONTEXT, arguments::SOCKET, completion::VARIABLE];
 
 fn warn_of_variables() {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());

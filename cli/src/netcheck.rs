@@ -31,7 +31,7 @@ fn print(common: &Common, found: &Netcheck) {
     let udp = match found.udp {
         Some(true) => good("passes"),
         Some(false) => bad("blocked: everything goes by TLS, and is relayed"),
-        None => bad("unknown: no name could be resolved"),
+        None => bad("unknown: nobody answers, by TCP either"),
     };
     out!("  UDP           {udp}");
     out!("  seen by IPv4  {}", found.ipv4.map_or("-".into(), |seen| seen.to_string()));
@@ -86,6 +86,6 @@ fn nat(nat: Nat) -> String {
         Nat::Undetermined => {
             "there is one, of unknown kind: servers at two addresses tell (a relay elsewhere, or --stun), and those at one answered".into()
         }
-        Nat::Unknown => bad("unknown: no server answers by UDP"),
+        Nat::Unknown => "unknown: no server answers by UDP that is not on this machine".into(),
     }
 }

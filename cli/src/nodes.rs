@@ -36,7 +36,7 @@ pub async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Resul
         Node::List(Labelled { selector, watching }) => {
             let query: Vec<_> = listing::by_selector(selector.as_ref()).into_iter().collect();
             let read = async || client.all(&operations::NODES, &query).await;
-            listing::list(watching, read, |all| print(common, all)).await
+            listing::list(watching, read, |all| print(common, all, selector.is_some())).await
         }
     }
 }
@@ -65,7 +65,7 @@ async fn what_goes(client: &Client, name: &NodeName) -> Vec<Effect> {
     effects
 }
 
-fn print(common: &Common, all: &[api::Node]) -> Result<()> {
+fn print(common: &Common, all: &[api::Node], narrowed: bool) -> Result<()> {
     let row = |node: &api::Node| {
         let ephemeral = node.forget_after_seconds.map_or(String::new(), |seconds| {
             format!(", ephemeral ({})", humantime::format_duration(Duration::from_secs(seconds)))
@@ -103,7 +103,8 @@ fn print(common: &Common, all: &[api::Node]) -> Result<()> {
         "VERSION+",
         "SEEN+",
     ];
-    show(common, all, columns, row, "no nodes; make a token with: meshctl token create")?;
+    let none = "no nodes; make a token with: meshctl token create";
+    show(common, all, columns, row, &listing::none(narrowed, "nodes", none))?;
     if common.is_table() {
         for node in all {
             let degraded = node.degraded.iter().map(|why| format!("degraded: {why}"));

@@ -5,7 +5,7 @@ use crate::{
     arguments::{Common, Explain, OfNetwork, Policy as Verb, Sources},
     client::Client,
     editing, enforcement, note, out,
-    output::{bad, few, good, note_dry_run, print, show, whole},
+    output::{bad, count, few, good, note_dry_run, print, show, whole},
     sources, text_diff,
 };
 use anyhow::Result;
@@ -31,7 +31,10 @@ pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
             preview(common, &Sources { places: vec![], more }).await?;
         }
         Verb::Diff { revisions, of, .. } => difference(common, &revisions, of).await?,
-        Verb::Get { network } => print_policy(common, network, None).await?,
+        Verb::Get { network } => {
+            let network = the_network(&Client::coordinator(common)?, OfNetwork { network }).await?;
+            print_policy(common, network, None).await?;
+        }
         Verb::Show { revision, of } => {
             let network = the_network(&Client::coordinator(common)?, of).await?;
             print_policy(common, network, Some(revision)).await?;
@@ -177,10 +180,10 @@ fn report(common: &Common, result: &SubmitResult, would: bool) {
 fn report_network(common: &Common, result: &PolicyResult, would: bool) {
     let tests = match result.tests_passed {
         0 => "no tests".to_owned(),
-        passed => format!("{passed} tests passed"),
+        passed => format!("{} passed", count(passed, "test")),
     };
     let verb = if would { "would get" } else { "has" };
-    out!("network {} {verb} {} rules ({tests})", result.network, result.rules);
+    out!("network {} {verb} {} ({tests})", result.network, count(result.rules, "rule"));
     report_changes(common, &result.opened, &result.closed);
     few(common, &result.admitted, |admitted| out!("{} {admitted}", good("lets in")));
     few(common, &result.refused, |refused| out!("{} {refused}", bad("refuses")));

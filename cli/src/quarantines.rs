@@ -144,7 +144,7 @@ fn parse(target: Target) -> Result<QuarantineTarget> {
     let selector: Selector = all.into_iter().collect();
     if selector.is_empty() {
         return Err(Mistake(
-            "an empty selector would isolate everything; name labels, or a workload's id".into(),
+            "name labels, or a workload's id: nothing would mean every workload; `meshctl quarantine list` shows what is held".into(),
         )
         .into());
     }

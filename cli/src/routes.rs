@@ -70,10 +70,10 @@ async fn list(common: &Common, Labelled { selector, watching }: Labelled) -> Res
     let client = Client::coordinator(common)?;
     let query: Vec<_> = listing::by_selector(selector.as_ref()).into_iter().collect();
     let read = async || client.all(&operations::ROUTES, &query).await;
-    listing::list(watching, read, |all| print(common, all)).await
+    listing::list(watching, read, |all| print(common, all, selector.is_some())).await
 }
 
-fn print(common: &Common, all: &[api::Route]) -> Result<()> {
+fn print(common: &Common, all: &[api::Route], narrowed: bool) -> Result<()> {
     let row = |route: &api::Route| {
         [
             route.prefix.to_string(),
@@ -91,7 +91,7 @@ fn print(common: &Common, all: &[api::Route]) -> Result<()> {
     };
     let columns = ["PREFIX", "NETWORK", "NODE", "LABELS", "STATE", "APPROVED", "WORKLOAD+"];
     let none = "no routes; on a gateway: meshctl route advertise PREFIX --network NAME --label KEY=VALUE";
-    show(common, all, columns, row, none)?;
+    show(common, all, columns, row, &listing::none(narrowed, "routes", none))?;
     if common.is_table() {
         for (route, reason) in all.iter().flat_map(|route| route.reasons.iter().map(move |why| (route, why)))
         {

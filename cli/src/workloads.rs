@@ -19,13 +19,21 @@ pub async fn workload(common: &Common, verb: Option<WorkloadVerb>, which: Worklo
     let Labelled { selector, watching } = which;
     let client = Client::coordinator(common)?;
     let mut query = of(network);
-    query.extend(node.map(|node| ("node", node.to_string())));
+    query.extend(node.iter().map(|node| ("node", node.to_string())));
     query.extend(by_selector(selector.as_ref()));
-    let read = async || client.all(&operations::WORKLOADS, &query).await;
-    listing::list(watching, read, |all| print(common, all)).await
+    let read = async || {
+        let all = client.all(&operations::WORKLOADS, &query).await?;
+        if let (Some(node), true) = (&node, all.is_empty()) {
+            // One that is not there runs nothing, either, and is told.
+            client.read(&operations::NODE, &[node], &[]).await?;
+        }
+        Ok(all)
+    };
+    let narrowed = !query.is_empty();
+    listing::list(watching, read, |all| print(common, all, narrowed)).await
 }
 
-fn print(common: &Common, all: &[api::Workload]) -> Result<()> {
+fn print(common: &Common, all: &[api::Workload], narrowed: bool) -> Result<()> {
     let row = |workload: &api::Workload| {
         let state = match workload {
             _ if !workload.refused.is_empty() => bad("refused"),
@@ -46,7 +54,7 @@ fn print(common: &Common, all: &[api::Workload]) -> Result<()> {
     };
     let columns = ["ID", "NAME", "NETWORK", "NODE", "ADDRESSES", "LABELS", "RUNTIME+", "STATE"];
     let none = "no workloads; start one on a node with: meshctl run --network NAME -- COMMAND";
-    show(common, all, columns, row, none)?;
+    show(common, all, columns, row, &listing::none(narrowed, "workloads", none))?;
     if common.is_table() {
         for workload in all {
             for reason in &workload.refused {
@@ -66,10 +74,11 @@ pub async fn link(common: &Common, verb: Option<LinkVerb>, which: Links) -> Resu
     query.extend(wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| (name, "true".to_owned())));
     query.extend(by_selector(selector.as_ref()));
     let read = async || client.list(&operations::LINKS, &query).await;
-    listing::list(watching, read, |all| print_links(common, all)).await
+    let narrowed = !query.is_empty();
+    listing::list(watching, read, |all| print_links(common, all, narrowed)).await
 }
 
-fn print_links(common: &Common, all: &api::Links) -> Result<()> {
+fn print_links(common: &Common, all: &api::Links, narrowed: bool) -> Result<()> {
     if whole(common, all)? {
         return Ok(());
     }
@@ -88,7 +97,7 @@ fn print_links(common: &Common, all: &api::Links) -> Result<()> {
     };
     let columns = ["NETWORK", "FROM", "TO", "MAY USE", "PACKETS", "BYTES", "DENIED", "WOULD DENY+"];
     let none = "no links: no policy lets running workloads talk, and none has tried";
-    show(common, &all.items, columns, row, none)?;
+    show(common, &all.items, columns, row, &listing::none(narrowed, "links", none))?;
     if !all.nodes_silent.is_empty() {
         note!("without the counters of: {}", list(&all.nodes_silent));
     }

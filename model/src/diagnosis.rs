@@ -88,7 +88,7 @@ pub struct Netcheck {
     pub node: NodeName,
     /// Whether it has a session with the coordinator.
     pub connected: bool,
-    /// Whether UDP passes; nothing if no server could be asked.
+    /// Whether UDP passes; nothing if no server answers, by UDP or TCP.
     pub udp: Option<bool>,
     /// How this node is seen by IPv4.
     pub ipv4: Option<SocketAddr>,
@@ -123,7 +123,7 @@ pub enum Nat {
     EndpointDependent,
     /// There is one, and no servers at two addresses answered, which it takes to tell.
     Undetermined,
-    /// No server answered.
+    /// No server answered that is not on this machine itself.
     Unknown,
 }
 

@@ -66,7 +66,8 @@ impl Heard {
     }
 
     fn seen(&self) -> Option<SocketAddr> {
-        self.all().next().map(|answer| answer.seen)
+        let outside = self.all().find(|answer| !answer.by.is_loopback());
+        outside.or(self.all().next()).map(|answer| answer.seen)
     }
 }
 
@@ -93,15 +94,18 @@ pub async fn check(node: &Arc<Node>) -> Netcheck {
     relays.sort_by_key(|relay| {
         (relay.udp_us.unwrap_or(u64::MAX), relay.tcp_us.unwrap_or(u64::MAX), relay.number)
     });
-    let asked = servers.iter().any(|server| !server.addresses.is_empty());
-    let answered = v4.seen().or(v6.seen()).is_some();
+    // Where nobody answers by TCP either, it is not UDP that is blocked.
+    let udp = match v4.seen().or(v6.seen()) {
+        Some(_) => Some(true),
+        None => tcp.iter().any(Option::is_some).then_some(false),
+    };
     let told = if v4.seen().is_some() { &v4 } else { &v6 };
     let nat = nat(told, &addresses);
     let translated = !matches!(nat, Nat::None | Nat::Unknown);
     Netcheck {
         node: node.membership.name.clone(),
         connected: node.status().await.connected,
-        udp: (answered || asked).then_some(answered),
+        udp,
         ipv4: v4.seen(),
         ipv6: v6.seen(),
         has_ipv6: addresses.iter().any(is_global_v6),
@@ -117,12 +121,15 @@ pub async fn check(node: &Arc<Node>) -> Netcheck {
 /// What the NAT does, by how one socket was seen from several places. What servers at one address see alike, a NAT may still do otherwise for
 /// another address (RFC 4787 §4.1: address-dependent mapping).
 fn nat(heard: &Heard, own: &[IpAddr]) -> Nat {
-    let Some(first) = heard.all().next() else { return Nat::Unknown };
-    if heard.all().any(|answer| own.contains(&answer.seen.ip())) {
+    // What is on this machine is asked through no NAT.
+    let here = |ip: &IpAddr| ip.is_loopback() || own.contains(ip);
+    let outside = || heard.all().filter(|answer| !here(&answer.by));
+    let Some(first) = outside().next() else { return Nat::Unknown };
+    if outside().any(|answer| own.contains(&answer.seen.ip())) {
         return Nat::None;
     }
-    let alike = heard.all().all(|answer| answer.seen == first.seen);
-    let elsewhere = heard.all().any(|answer| answer.by != first.by);
+    let alike = outside().all(|answer| answer.seen == first.seen);
+    let elsewhere = outside().any(|answer| answer.by != first.by);
     match (alike, elsewhere) {
         (false, _) => Nat::EndpointDependent,
         (true, true) => Nat::EndpointIndependent,
@@ -243,8 +250,10 @@ mod tests {
             };
             Heard { port: 5, answers: [None].into_iter().chain(all.iter().map(answer)).collect() }
         };
-        let cases: [(&[(&str, &str)], Nat); 8] = [
+        let cases: [(&[(&str, &str)], Nat); 10] = [
             (&[], Nat::Unknown),
+            (&[("127.0.0.1", "127.0.0.1:5"), ("192.0.2.1", "192.0.2.1:5")], Nat::Unknown),
+            (&[("127.0.0.1", "127.0.0.1:5"), ("203.0.113.1", "198.51.100.1:5")], Nat::Undetermined),
             (&[("203.0.113.1", "192.0.2.1:5")], Nat::None),
             (&[("203.0.113.1", "198.51.100.1:5")], Nat::Undetermined),
             (

@@ -39,10 +39,23 @@ fn mistakes_are_told_with_their_mend_and_exit_code_2() {
         (&["token", "revoke", "nope"], "there is no join token"),
         (&["nodes", "remove", "nope"], "there is no node `nope`"),
         (&["nonsense"], "unrecognized subcommand"),
+        (&["workloads", "--node", "nope"], "there is no node `nope`"),
+        (&["quarantine", "app=web"], "selects no workload now. To hold"),
+        (&["release"], "name labels, or a workload's id"),
+        (&["backup", "/nowhere/file"], "cannot write /nowhere/file:"),
+        (&["node", "-w", "remove", "cloud"], "say what to list behind the verb"),
     ] {
         let (code, said) = mistake(&mesh, arguments);
         assert!(code == 2 && said.contains(says), "{arguments:?}: {code}, {said}");
     }
+    // What variables say is not shown as if it had been written, and an empty one says nothing.
+    let mut command = Command::new(mesh.binaries.path("meshctl"));
+    command.args(["network", "create"]).env("MESHCTL_CONTEXT", mesh.context()).env("MESHCTL_SOCKET", "/x");
+    let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    assert!(said.contains("Usage: meshctl network create --cidr <PREFIX> <NAME>"), "{said}");
+    let mut command = mesh.meshctl_command(&["policy", "get"]);
+    let done = mesh.site.netns.run(|| command.env("MESHCTL_CONTEXT", "").output()).unwrap().unwrap();
+    assert!(done.status.success(), "the only network's: {}", String::from_utf8_lossy(&done.stderr));
     let said = node.meshctl(&["--context", "/nowhere.json", "nodes"]).unwrap_err().to_string();
     assert!(said.contains("no context file /nowhere.json"), "{said}");
     let said = node.attach("nope", "app=a").err().unwrap().to_string();

@@ -81,8 +81,8 @@ pub enum Token {
         /// Nodes that join with it serve no network before `meshctl node approve`
         #[arg(long, conflicts_with = "relay")]
         needs_approval: bool,
-        /// Nodes that join with it are removed after not being seen for this time [without =TIME: 10m]
-        #[arg(long, value_name = "TIME", conflicts_with = "relay", num_args = 0..=1, require_equals = true,
+        /// Nodes that join with it are removed after not being seen for this time [without TIME: 10m]
+        #[arg(long, value_name = "TIME", conflicts_with = "relay", num_args = 0..=1,
             default_missing_value = "10m", value_parser = duration)]
         ephemeral: Option<Duration>,
     },

@@ -42,15 +42,37 @@ pub struct Common {
     #[arg(short, long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     /// A context by its name (`meshctl context list`), or a file with one, such as the coordinator's admin.json
-    /// [default: the one in use, then the coordinator's own file on this machine]
-    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "NAME|FILE", env = "MESHCTL_CONTEXT", add = live(completion::contexts))]
+    /// [env: MESHCTL_CONTEXT] [default: the one in use, then the coordinator's own file on this machine]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "NAME|FILE", add = live(completion::contexts))]
     pub context: Option<String>,
-    /// The node daemon's socket
-    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "PATH", env = "MESHCTL_SOCKET", default_value = DEFAULT_SOCKET)]
+    /// The node daemon's socket [env: MESHCTL_SOCKET]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "PATH", default_value_os_t = usual_socket())]
     pub socket: PathBuf,
     /// Check and say what would be changed, by name, and change nothing
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub dry_run: bool,
+}
+
+/// The variable that names a context, and the one that names a socket.
+pub const CONTEXT: &str = "MESHCTL_CONTEXT";
+pub const SOCKET: &str = "MESHCTL_SOCKET";
+
+/// What a variable says; one that is empty says nothing.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+fn usual_socket() -> PathBuf {
+    variable(SOCKET).unwrap_or_else(|| DEFAULT_SOCKET.into()).into()
+}
+
+impl Arguments {
+    /// What was written, and what variables say beside it. clap would take variables for what was written, in the usage that it shows.
+    pub fn read() -> Self {
+        let mut read = Self::parse();
+        read.common.context = read.common.context.or_else(|| variable(CONTEXT));
+        read
+    }
 }
 
 impl Common {

@@ -71,8 +71,9 @@ pub enum Policy {
     },
     /// Print the policy of a network
     Get {
-        /// The network
-        network: NetworkName,
+        /// The network, if there are several
+        #[arg(add = live(completion::networks))]
+        network: Option<NetworkName>,
     },
     /// Edit the policy of a network, and apply it, unless somebody else has changed it meanwhile
     ///

@@ -144,10 +144,10 @@ impl Edit<'_> {
         let (about, mark) = (&self.about, self.buffer.mark());
         let what = if self.common.dry_run { "checked" } else { "checked and applied" };
         let mut head = format!(
-            "{about}. It is {what} when you have saved it and left the editor.\nLeft as it is, or empty, nothing happens. Lines that begin with {mark} are left out;\n\"{mark} file: NAME\" says which file what follows belongs to."
+            "{about}.\nIt is {what} when you save it and leave the editor; left as it is, or\nempty, nothing happens. Lines that begin with {mark} are left out, but for\n\"{mark} file: NAME\", below which stands what is in that file."
         );
         if !mistakes.is_empty() {
-            head += "\n\nNot applied: mistakes stand here, or below the lines that they are about. Leave it as it is to give up.";
+            head += "\n\nNot applied: there are mistakes, each below the line that it is about.\nLeave it as it is to give up.";
         }
         let head = Remark { place: None, text: head };
         [head].into_iter().chain(mistakes.iter().map(|line| Remark::parse(line, files))).collect()

@@ -175,8 +175,9 @@ fn check_scope(world: &World, target: &QuarantineTarget, hand: &Hand) -> Result<
 fn selects_nothing(world: &World, target: &QuarantineTarget) -> String {
     let mut text = format!("{} selects no workload now", describe(target));
     let meant = target.selector.as_ref().and_then(|selector| likely(world, target, selector));
-    if let Some(meant) = meant {
-        let _ = write!(text, "; did you mean {meant}?");
+    match meant {
+        Some(meant) => drop(write!(text, "; did you mean {meant}?")),
+        None => text.push('.'),
     }
     text + " To hold workloads that start later all the same, say so: `--even-if-none` (`even_if_none`)"
 }
