@@ -404,6 +404,13 @@ fn a_restart_of_the_daemon_resets_nothing_though_what_is_cut_is_to_be_reset() {
     let web = host.start("web", &["app=web"], &[]);
     let _echo = Echo::start(&host.api.netns, 7000);
     let streams = [host.api.v4(), host.api.v6()].map(|to| Stream::start(&web.netns, to, 7000));
+    // Who comes into its namespace, and goes, is measured with it.
+    let shared = ["run", "-d", "--name", "guest", "--network", "container:web", "box", "sleep", "1000"];
+    for change in [&shared[..], &["rm", "-f", "guest"]] {
+        host.docker.run(change).unwrap();
+        thread::sleep(Duration::from_secs(1));
+        assert!(streams.iter().all(|stream| stream.flows(PATIENCE)), "{change:?}");
+    }
     for way in 0..4 {
         let node = if way % 2 == 0 { &mut host.host } else { &mut host._other };
         if way < 2 {

@@ -3,7 +3,7 @@
 use crate::{
     devices::Machine,
     gateways::{FAR, behind},
-    support::{Echo, PATIENCE, SILENCE, Shop, allow, connect, echo_once},
+    support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, connect, echo_once},
 };
 use meshward_lab::Workload;
 use meshward_netns::Netns;
@@ -274,6 +274,43 @@ fn machines_behind_a_gateway_hear_of_refusals_and_of_what_is_cut() {
     gateway.meshctl(&route).unwrap();
     behind.speak_from_advertised();
     assert_hears(&shop, &behind.far, FAR, "dc: dc1");
+}
+
+#[test]
+fn what_stays_allowed_is_not_reset_by_what_changes_beside_it() {
+    let policy = |rule: &str, ports: &str| {
+        let rule =
+            format!("- {{ name: {rule}, from: {{ app: web }}, to: {{ app: api }}, allow: [{ports}] }}");
+        format!("network: shop\non_deny: reject\non_revoke: reset\nrules:\n{rule}\n")
+    };
+    let shop = Shop::new(&policy("first", "tcp/7000"));
+    let near = shop.nodes[0].attach("shop", "app=api").unwrap();
+    let _echoes = [&near, &shop.api].map(|api| Echo::start(&api.netns, 7000));
+    let targets = [shop.api.v4(), shop.api.v6(), near.v4(), near.v6()];
+    let streams = targets.map(|to| Stream::start(&shop.web.netns, to, 7000));
+    let flow = |what: &str| {
+        for (stream, to) in streams.iter().zip(targets) {
+            assert!(stream.flows(PATIENCE), "{what}: {to}");
+        }
+    };
+    flow("at first");
+    for round in 0..4 {
+        for (node, workload) in [(0, &shop.web), (1, &shop.api), (0, &near)] {
+            shop.nodes[node].meshctl(&["label", &workload.id, &format!("round={round}")]).unwrap();
+            flow("other labels");
+        }
+        shop.mesh.apply(&policy(&format!("rule-{round}"), ["tcp/7000-7100", "tcp/7000"][round % 2])).unwrap();
+        flow("another rule");
+        let others =
+            [0, 1].map(|at| shop.nodes[at].attach("shop", &format!("app=web,other={round}")).unwrap());
+        shop.mesh.meshctl(&["quarantine", &format!("other={round}")]).unwrap();
+        flow("others that come, and are quarantined");
+        for (node, other) in shop.nodes.iter().zip(&others) {
+            node.meshctl(&["detach", &other.id]).unwrap();
+        }
+        shop.mesh.meshctl(&["keys", "rotate", "--keep-old", "1s"]).unwrap();
+        flow("other keys");
+    }
 }
 
 trait Streams {
