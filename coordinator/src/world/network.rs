@@ -74,9 +74,12 @@ pub struct NetworkState {
     peers: HashMap<u32, Hash128>,
 }
 
+/// The workloads of an identity. Who looks at them beside the world shares them: they are copied when they change meanwhile.
+pub type Group = Arc<HashMap<WorkloadId, Arc<WorkloadRecord>>>;
+
 #[derive(Debug, Default)]
 struct Running {
-    workloads: HashSet<WorkloadId>,
+    workloads: Group,
     hosts: RoaringBitmap,
     /// Of the workloads as items.
     digest: Digest,
@@ -125,8 +128,13 @@ impl NetworkState {
 
     /// The workloads of an identity.
     pub fn workloads_of(&self, identity: IdentityId) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
-        let ids = self.running.get(&identity).map(|running| &running.workloads);
-        ids.into_iter().flatten().filter_map(|id| self.workloads.get(id))
+        let running = self.running.get(&identity);
+        running.into_iter().flat_map(|running| running.workloads.values())
+    }
+
+    /// The same, to be looked at beside the world.
+    pub fn group(&self, identity: IdentityId) -> Option<&Group> {
+        self.running.get(&identity).map(|running| &running.workloads)
     }
 
     /// The digest of the workloads of an identity, as items.
@@ -204,8 +212,9 @@ impl NetworkState {
         if held.quarantined {
             self.held.insert(record.id.clone(), held);
         }
+        let record = Arc::new(record);
         let running = self.running.entry(record.identity).or_default();
-        running.workloads.insert(record.id.clone());
+        Arc::make_mut(&mut running.workloads).insert(record.id.clone(), record.clone());
         running.hosts.insert(node);
         running.digest.add(hash(&record, held));
         self.hosted.entry(node).or_default().insert(record.identity.0);
@@ -216,7 +225,7 @@ impl NetworkState {
             self.by_address.insert(*address, record.id.clone());
         }
         self.note_routes(&record.id, &record.prefixes, true);
-        self.workloads.insert(record.id.clone(), Arc::new(record));
+        self.workloads.insert(record.id.clone(), record);
     }
 
     /// The identities whose workloads a node has, or has had since the coordinator has started.
@@ -245,7 +254,7 @@ impl NetworkState {
             }
         }
         if let Some(running) = self.running.get_mut(&record.identity) {
-            running.workloads.remove(id);
+            Arc::make_mut(&mut running.workloads).remove(id);
             running.digest.remove(hash(&record, held));
             if last_on_node {
                 running.hosts.remove(node);

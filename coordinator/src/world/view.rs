@@ -3,16 +3,19 @@
 use super::{
     World,
     deltas::{Items, refused_item},
-    network::{NetworkState, workload_item},
+    network::{Group, NetworkState, workload_item},
     quarantines::Hold,
 };
 use crate::records::{RefusedRecord, WorkloadRecord};
 use meshward_model::{
-    Acl, IdentityId, Item, ItemKey, NetworkName, NodeName, Revision, View,
+    Acl, IdentityId, Item, ItemKey, NetworkName, NodeName, Revision, View, WorkloadId,
     view::{Digest, Hash128},
 };
 use roaring::{MultiOps, RoaringBitmap};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// What a view is made of, taken out of the world in a moment: what is much of it is shared, and becomes items beside the world.
 #[derive(Debug, Default)]
@@ -22,13 +25,19 @@ pub struct ViewParts {
     items: Vec<(ItemKey, Item)>,
     links: Vec<(NetworkName, IdentityId, IdentityId, Arc<Acl>)>,
     refused: Vec<Arc<RefusedRecord>>,
-    workloads: Vec<(Arc<WorkloadRecord>, Hold)>,
+    /// Those of the identities that the node meets.
+    groups: Vec<Group>,
+    /// Those that run on the node, of other identities.
+    workloads: Vec<Arc<WorkloadRecord>>,
+    /// Those that quarantines name.
+    held: HashMap<WorkloadId, Hold>,
 }
 
 impl ViewParts {
     /// How many items the view has.
     pub fn len(&self) -> usize {
-        self.items.len() + self.links.len() + self.refused.len() + self.workloads.len()
+        let met: usize = self.groups.iter().map(|group| group.len()).sum();
+        self.items.len() + self.links.len() + self.refused.len() + met + self.workloads.len()
     }
 
     /// Whether the node knows nothing.
@@ -42,7 +51,11 @@ impl ViewParts {
             (ItemKey::Link(network, from, to), Item::Link(Arc::unwrap_or_clone(acl)))
         });
         let refused = self.refused.iter().map(|record| refused_item(record));
-        let workloads = self.workloads.iter().map(|(record, held)| workload_item(record, *held));
+        let workloads = self.groups.iter().flat_map(|group| group.values()).chain(&self.workloads);
+        let workloads = workloads.map(|record| {
+            let held = self.held.get(&record.id).copied().unwrap_or_default();
+            workload_item(record, held)
+        });
         let items = self.items.into_iter().chain(links).chain(refused).chain(workloads).collect();
         View { revision: self.revision, items }
     }
@@ -56,7 +69,8 @@ impl World {
 
     /// What [`Self::view_of`] is made of.
     pub fn view_parts(&self, node: &NodeName) -> ViewParts {
-        let mut parts = ViewParts { revision: self.revision, ..ViewParts::default() };
+        let held = self.quarantines.workloads().map(|id| (id.clone(), self.quarantines.holds(id)));
+        let mut parts = ViewParts { revision: self.revision, held: held.collect(), ..ViewParts::default() };
         let Some(node) = self.nodes.index(node) else { return parts };
         for network in self.networks.values() {
             let all = Items { network, nodes: &self.nodes, quarantines: &self.quarantines };
@@ -112,10 +126,9 @@ fn add(all: &Items, node: u32, parts: &mut ViewParts) {
     parts.links.extend(links.into_iter().filter_map(acl));
     parts.refused.extend(network.refused_on(node).cloned());
     parts.items.extend(own.union(&met).filter_map(|identity| all.identity(*identity)));
-    let met_workloads = met.iter().flat_map(|identity| network.workloads_of(*identity));
+    parts.groups.extend(met.iter().filter_map(|identity| network.group(*identity).cloned()));
     let unmet = network.workloads_on(node).filter(|record| !met.contains(&record.identity));
-    let held = |record: &Arc<WorkloadRecord>| (record.clone(), all.quarantines.holds(&record.id));
-    parts.workloads.extend(unmet.chain(met_workloads).map(held));
+    parts.workloads.extend(unmet.cloned());
     let peers: RoaringBitmap = met.iter().filter_map(|identity| network.hosts(*identity)).union();
     let peers = peers.into_iter().filter(|peer| *peer != node);
     parts.items.extend(peers.filter_map(|peer| all.peer(peer)));
