@@ -81,10 +81,15 @@ impl Pair {
 
     /// How long it takes to the first byte, and to a direct path; `None` if it stays with the relay.
     pub fn meet(&self) -> (Duration, Option<Duration>) {
+        self.meet_within(STAYS)
+    }
+
+    /// The same, where a path that is relayed after `stays` stays so.
+    fn meet_within(&self, stays: Duration) -> (Duration, Option<Duration>) {
         let begun = Instant::now();
         assert!(tcp_echoes(&self.web.netns, self.api.v4(), 7000, 1, PATIENCE), "the nodes do not meet");
         let first = begun.elapsed();
-        while begun.elapsed() < STAYS {
+        while begun.elapsed() < stays {
             if self.is_direct() {
                 return (first, Some(begun.elapsed()));
             }
@@ -116,7 +121,9 @@ fn can_be_direct([a, b]: [Barrier; 2]) -> bool {
 /// What became of a pair, as a line of the table.
 fn line([a, b]: [Barrier; 2]) -> String {
     let pair = Pair::new([a, b]);
-    let (first, direct) = pair.meet();
+    // A probe that is lost is followed by another later.
+    let stays = if [a, b].contains(&Barrier::Loss) { 3 * STAYS } else { STAYS };
+    let (first, direct) = pair.meet_within(stays);
     assert_eq!(direct.is_some(), can_be_direct([a, b]), "{a:?} and {b:?}");
     let begun = Instant::now();
     let patience = 4 * PATIENCE;
