@@ -32,7 +32,7 @@ fn a_folder_of_files_is_applied_whole_and_what_it_does_not_name_is_pruned() {
     let said = mesh.meshctl(&["policy", "apply", "-f", place, "--prune", "--dry-run"]).unwrap();
     assert!(said.contains("network lab would get 0 rules"), "{said}");
     let said = mesh.meshctl(&["policy", "apply", "-f", place, "--prune", "-m", "teams"]).unwrap();
-    assert!(said.contains("network shop has 1 rules") && said.contains("becomes tcp/80 tcp/443"), "{said}");
+    assert!(said.contains("network shop has 1 rule ") && said.contains("becomes tcp/80 tcp/443"), "{said}");
     assert_eq!(mesh.meshctl(&["policy", "get", "lab"]).unwrap(), "");
     let whole = mesh.meshctl(&["policy", "get", "shop"]).unwrap();
     assert!(whole.contains("teams/web.yml") && whole.contains("front"), "{whole}");
