@@ -1,7 +1,8 @@
 //! What each owner holds of a bound that several tables share.
 //!
-//! A table asks for room in batches and gives back what it does not need, so that tables that are used by different processor
-//! cores seldom meet here. An owner that is to lose entries owes them: whichever table holds them takes them out.
+//! A table asks for room in batches and gives back what it does not need, so that tables that are used by
+//! different processor cores seldom meet here. An owner that is to lose entries owes them: whichever table
+//! holds them takes them out.
 
 use super::Owner;
 use hashbrown::HashMap;
@@ -12,8 +13,8 @@ const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;
 /// The most entries that a table is given room for at once.
 pub(super) const LARGEST_BATCH: usize = 64;
-/// A batch is so small a part of an owner's share that what its tables have asked for and do not use yet is an eighth of it, if it is in
-/// sixteen tables.
+/// A batch is so small a part of an owner's share that what its tables have asked for and do not use yet is
+/// an eighth of it, if it is in sixteen tables.
 const PART_OF_SHARE: usize = 128;
 /// The most entries that are owed: this part of the bound, or so many.
 pub(super) const OWED_PART: usize = 16;
@@ -291,37 +292,30 @@ impl Books {
 
     /// Moves a node that holds more up its parent's heap.
     fn rise(&mut self, parent: u32, node: u32) {
-        let mut heap = std::mem::take(&mut self.nodes[parent as usize].children);
-        let Node { count, position, .. } = self.nodes[node as usize];
-        let mut at = position as usize;
-        while at > 0 {
-            let above = (at - 1) / 2;
-            if self.nodes[heap[above] as usize].count >= count {
-                break;
-            }
-            heap[at] = heap[above];
-            self.nodes[heap[at] as usize].position = at as u32;
-            at = above;
-        }
-        heap[at] = node;
-        self.nodes[node as usize].position = at as u32;
-        self.nodes[parent as usize].children = heap;
+        self.sift(parent, node, |nodes, heap, at, count| {
+            let above = at.checked_sub(1)? / 2;
+            (nodes[heap[above] as usize].count < count).then_some(above)
+        });
     }
 
     /// Moves a node that holds less down its parent's heap.
     fn sink(&mut self, parent: u32, node: u32) {
+        self.sift(parent, node, |nodes, heap, at, count| {
+            let held = |below: &usize| nodes[heap[*below] as usize].count;
+            let below = (2 * at + 1..heap.len().min(2 * at + 3)).max_by_key(held);
+            below.filter(|below| held(below) > count)
+        });
+    }
+
+    /// Moves a node through its parent's heap. `next`: with whom one that holds so much changes places, if with any.
+    fn sift(&mut self, parent: u32, node: u32, next: impl Fn(&[Node], &[u32], usize, u32) -> Option<usize>) {
         let mut heap = std::mem::take(&mut self.nodes[parent as usize].children);
         let Node { count, position, .. } = self.nodes[node as usize];
         let mut at = position as usize;
-        loop {
-            let below = (2 * at + 1..heap.len().min(2 * at + 3))
-                .max_by_key(|below| self.nodes[heap[*below] as usize].count);
-            let Some(below) = below.filter(|below| self.nodes[heap[*below] as usize].count > count) else {
-                break;
-            };
-            heap[at] = heap[below];
+        while let Some(other) = next(&self.nodes, &heap, at, count) {
+            heap[at] = heap[other];
             self.nodes[heap[at] as usize].position = at as u32;
-            at = below;
+            at = other;
         }
         heap[at] = node;
         self.nodes[node as usize].position = at as u32;

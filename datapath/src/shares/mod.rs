@@ -1,10 +1,11 @@
 //! Bounded tables in which every owner has its share: what one of them does never takes another's.
 //!
-//! Owners form a tree of two levels: the workloads of this node, and the peers with their workloads. Room that nobody uses
-//! goes to whoever asks. Once the tables of a [`Ledger`] are full, an owner that holds its share or more loses the oldest of its own
-//! entries; one that holds less is given the room of whoever holds the most, who is then over its share (max-min fairness, as in
-//! Demers, Keshav, Shenker: "Analysis and simulation of a fair queueing algorithm", 1989). Every operation takes constant
-//! time, but for the logarithm of the number of owners when entries come and go.
+//! Owners form a tree of two levels: the workloads of this node, and the peers with their workloads. Room
+//! that nobody uses goes to whoever asks. Once the tables of a [`Ledger`] are full, an owner that holds its
+//! share or more loses the oldest of its own entries; one that holds less is given the room of whoever
+//! holds the most, who is then over its share (max-min fairness, as in Demers, Keshav, Shenker: "Analysis
+//! and simulation of a fair queueing algorithm", 1989). Every operation takes constant time, but for the
+//! logarithm of the number of owners when entries come and go.
 
 mod ledger;
 
@@ -70,7 +71,7 @@ struct Entry<K, V> {
     key: K,
     value: V,
     hash: u32,
-    owner: u32,
+    holding: u32,
     before: u32,
     after: u32,
     class: Class,
@@ -227,7 +228,7 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
             let room = if self.chunks.is_empty() { 4 } else { CHUNK };
             self.chunks.push(Vec::with_capacity(room));
         }
-        let entry = Entry { key, value, hash, owner: holding, before: NONE, after: NONE, class };
+        let entry = Entry { key, value, hash, holding, before: NONE, after: NONE, class };
         self.chunks[id as usize / CHUNK].push(entry);
         self.length += 1;
         let Self { index, chunks, .. } = self;
@@ -288,7 +289,7 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
         if credit > 0 {
             self.ledger.give_back(owner, credit);
         }
-        if new != NONE && self.entry(new).owner == holding {
+        if new != NONE && self.entry(new).holding == holding {
             most = most.min(self.holdings[holding as usize].count - 1);
         }
         for _ in 0..self.ledger.take_debt(owner, most) {
@@ -332,7 +333,7 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
     /// Takes an entry out. Returns whose it was.
     fn take_out(&mut self, id: u32) -> u32 {
         self.unlink(id);
-        let (hash, holding) = (self.entry(id).hash, self.entry(id).owner);
+        let (hash, holding) = (self.entry(id).hash, self.entry(id).holding);
         if let Ok(found) = self.index.find_entry(spread(hash), |own| *own == id) {
             found.remove();
         }
@@ -387,22 +388,29 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
 
     /// Has everything that points at an entry point at where it will be.
     fn rename(&mut self, from: u32, to: u32) {
-        let Entry { hash, owner, before, after, class, .. } = *self.entry(from);
+        let hash = self.entry(from).hash;
         if let Some(found) = self.index.find_mut(spread(hash), |own| *own == from) {
             *found = to;
         }
-        let list = &mut self.holdings[owner as usize].lists[class as usize];
-        if list.first == from {
-            list.first = to;
+        self.repoint(from, to, to);
+    }
+
+    /// Has what stands before an entry in its list, or the list itself, point at another, and what stands
+    /// behind it likewise.
+    fn repoint(&mut self, id: u32, from_before: u32, from_behind: u32) {
+        let Entry { holding, before, after, class, .. } = *self.entry(id);
+        let list = &mut self.holdings[holding as usize].lists[class as usize];
+        if list.first == id {
+            list.first = from_before;
         }
-        if list.last == from {
-            list.last = to;
+        if list.last == id {
+            list.last = from_behind;
         }
         if before != NONE {
-            self.entry_mut(before).after = to;
+            self.entry_mut(before).after = from_before;
         }
         if after != NONE {
-            self.entry_mut(after).before = to;
+            self.entry_mut(after).before = from_behind;
         }
     }
 
@@ -437,8 +445,8 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
     }
 
     fn link(&mut self, id: u32) {
-        let Entry { owner, class, .. } = *self.entry(id);
-        let list = &mut self.holdings[owner as usize].lists[class as usize];
+        let Entry { holding, class, .. } = *self.entry(id);
+        let list = &mut self.holdings[holding as usize].lists[class as usize];
         let before = std::mem::replace(&mut list.last, id);
         if before == NONE {
             list.first = id;
@@ -452,28 +460,16 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
     }
 
     fn unlink(&mut self, id: u32) {
-        let Entry { owner, class, before, after, .. } = *self.entry(id);
-        let list = &mut self.holdings[owner as usize].lists[class as usize];
-        if list.first == id {
-            list.first = after;
-        }
-        if list.last == id {
-            list.last = before;
-        }
-        if before != NONE {
-            self.entry_mut(before).after = after;
-        }
-        if after != NONE {
-            self.entry_mut(after).before = before;
-        }
+        let Entry { before, after, class, .. } = *self.entry(id);
+        self.repoint(id, after, before);
         self.of_class[class as usize] -= 1;
     }
 
     /// The entry of an owner that goes first, but for one.
-    fn oldest(&mut self, owner: u32, but: u32) -> u32 {
+    fn oldest(&mut self, holding: u32, but: u32) -> u32 {
         for class in 0..CLASSES {
             for chance in 0..=SECOND_CHANCES {
-                let mut id = self.holdings[owner as usize].lists[class].first;
+                let mut id = self.holdings[holding as usize].lists[class].first;
                 if id == but {
                     id = self.entry(id).after;
                 }

@@ -190,8 +190,9 @@ fn spare(table: &SharedTable<u32, Thing>, own: u32) -> usize {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// Tables that share a bound: what they hold and may add without asking is what the ledger says, the bound holds but for what is
-    /// owed, who asks for less than a fair share gets it, and nobody who holds less loses anything to another.
+    /// Tables that share a bound: what they hold and may add without asking is what the ledger says, the
+    /// bound holds but for what is owed, who asks for less than a fair share gets it, and nobody who holds
+    /// less loses anything to another.
     #[test]
     fn tables_share_a_bound(limit in 1..3000usize, moves in prop::collection::vec(a_move(), 1..40)) {
         let ledger = Arc::new(Ledger::new(limit));
@@ -208,8 +209,9 @@ proptest! {
                     keys.push((table, own, key));
                     for other in (0..9).filter(|other| *other != own) {
                         let now = all(&tables, other);
-                        // Who owes was over its share when it came to owe, by no more than what it had not used yet. The least share is
-                        // a third of a fifth: there are three workloads, and two peers with three each.
+                        // Who owes was over its share when it came to owe, by no more than what it had not
+                        // used yet. The least share is a third of a fifth: there are three workloads, and
+                        // two peers with three each.
                         let spare: usize = tables.iter().map(|table| spare(table, other)).sum();
                         let slack = spare + 4 * TABLES + LARGEST_BATCH;
                         prop_assert!(now >= before[other as usize] || (before[other as usize] + slack) * 15 >= limit);
