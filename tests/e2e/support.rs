@@ -43,6 +43,16 @@ impl Dice {
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
     }
+
+    /// Any byte.
+    pub fn byte(&mut self) -> u8 {
+        self.below(256) as u8
+    }
+
+    /// Any of some things.
+    pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len() as u64) as usize]
+    }
 }
 
 /// A coordinator with the network `shop`.

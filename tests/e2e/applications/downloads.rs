@@ -25,7 +25,8 @@ const LONGEST: u64 = 500;
 /// What the server says at once, and how often.
 const PIECE: usize = 2000;
 const PAUSE: Duration = Duration::from_millis(10);
-/// After how long who joined by a stock WireGuard notices that its gateway has started again: fifteen seconds, and TCP's own pause.
+/// After how long who joined by a stock WireGuard notices that its gateway has started again: fifteen
+/// seconds, and TCP's own pause.
 const RECONNECTS: Duration = Duration::from_secs(40);
 /// For how long what has been received may come in after its sender was denied.
 const UNDER_WAY: Duration = Duration::from_millis(100);
@@ -95,8 +96,8 @@ impl Download {
         self.ends.lock().unwrap().iter().all(told)
     }
 
-    /// Waits until more has come, or both ends are told that nothing will. `denied`: for how long its server has said in vain what
-    /// it says again, each time after twice as long (RFC 6298 §5.5).
+    /// Waits until more has come, or both ends are told that nothing will. `denied`: for how long its
+    /// server has said in vain what it says again, each time after twice as long (RFC 6298 §5.5).
     fn goes_on_or_is_reset(&self, denied: Duration, what: &str) {
         let (before, until) = (self.received.load(Relaxed), Instant::now() + 2 * denied + 2 * PATIENCE);
         while self.received.load(Relaxed) == before && !self.is_reset() {
@@ -170,7 +171,8 @@ fn allow(mesh: &Mesh, denial: Denial, more: &str) {
     }
 }
 
-/// A server, and clients on its node, on another, on one that reaches it by the relay alone, on a device, and behind a gateway.
+/// A server, and clients on its node, on another, on one that reaches it by the relay alone, on a device,
+/// and behind a gateway.
 struct Stand {
     mesh: Mesh,
     nodes: Vec<Node>,
@@ -221,7 +223,7 @@ fn a_download_goes_on_or_both_ends_are_told_whatever_policy_does() {
     let mut downloads: Vec<Download> = ways.iter().map(start).collect();
     let (mut dice, mut resets) = (Dice::new(), 0);
     for change in 0..CHANGES {
-        let denial = DENIALS[dice.below(DENIALS.len() as u64) as usize];
+        let denial = dice.of(&DENIALS);
         let (reset, restart) = (dice.below(8) == 0, dice.below(25) == 0);
         let (node, how) = (dice.below(stand.nodes.len() as u64) as usize, dice.below(2));
         let restarted = ["stopped", "killed"][how as usize];
@@ -230,13 +232,12 @@ fn a_download_goes_on_or_both_ends_are_told_whatever_policy_does() {
         deny(&stand.mesh, denial, reset);
         let since = Instant::now();
         if restart {
-            let which = dice.below(stand.nodes.len() as u64) as usize;
-            if dice.below(2) == 0 {
-                stand.nodes[which].process().stop()
+            if how == 0 {
+                stand.nodes[node].process().stop()
             } else {
-                stand.nodes[which].kill()
+                stand.nodes[node].kill()
             }
-            stand.nodes[which].start().unwrap();
+            stand.nodes[node].start().unwrap();
         }
         thread::sleep(UNDER_WAY.saturating_sub(since.elapsed()));
         let held: Vec<u64> = downloads.iter().map(|own| own.received.load(Relaxed)).collect();

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 /// Stands in every packet that is made here, and in no other.
@@ -102,33 +102,6 @@ impl Sniffer {
 impl Drop for Sniffer {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Random numbers (xorshift64*, Vigna, 2016). `TEST_SEED` has them come again.
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new() -> Self {
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed = std::env::var("TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(clock);
-        println!("TEST_SEED={seed}");
-        Self(seed | 1)
-    }
-
-    pub fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
-    }
-
-    pub fn byte(&mut self) -> u8 {
-        self.below(256) as u8
-    }
-
-    pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
     }
 }
 

@@ -87,6 +87,14 @@ fn each(action: &str) -> Vec<String> {
     ADDRESSES.iter().map(|address| format!("{address} {action}")).collect()
 }
 
+/// The same configuration, where all that is updated in place is another.
+fn changed() -> String {
+    ALL.replace("tier = \"edge\"", "tier = \"core\"")
+        .replace("allow = [\"tcp/5432\"]", "allow = [\"tcp/5432\", \"icmp\"]")
+        .replace("registry.example/shop/*", "registry.example/*")
+        .replace("role     = \"owner\"", "role     = \"operator\"")
+}
+
 #[test]
 fn what_is_planned_is_made_changed_and_taken_away_by_one_call_each() {
     let mesh = mesh();
@@ -102,11 +110,7 @@ fn what_is_planned_is_made_changed_and_taken_away_by_one_call_each() {
         mesh.meshctl(&["explain", "--from", "app=web", "--to", "app=api", "--port", "tcp/8080"]).unwrap();
     assert!(said.contains("web-to-api"), "{said}");
 
-    let changed = ALL
-        .replace("tier = \"edge\"", "tier = \"core\"")
-        .replace("allow = [\"tcp/5432\"]", "allow = [\"tcp/5432\", \"icmp\"]")
-        .replace("registry.example/shop/*", "registry.example/*")
-        .replace("role     = \"owner\"", "role     = \"operator\"");
+    let changed = changed();
     terraform.write(&changed);
     let updated = ["admission.shop", "node.gw1", "policy.shop", "service_account.ci"];
     assert_eq!(terraform.plan(), updated.map(|address| format!("meshward_{address} update")));
@@ -274,11 +278,7 @@ fn what_somebody_else_has_changed_since_the_plan_is_not_overwritten() {
     let mesh = mesh();
     let terraform = Terraform::new(&mesh, ALL);
     terraform.apply();
-    let changed = ALL
-        .replace("tier = \"edge\"", "tier = \"core\"")
-        .replace("allow = [\"tcp/5432\"]", "allow = [\"tcp/5432\", \"icmp\"]")
-        .replace("registry.example/shop/*", "registry.example/*")
-        .replace("role     = \"owner\"", "role     = \"operator\"");
+    let changed = changed();
     terraform.write(&changed);
     terraform.ok(&["plan", "-out=plan", "-no-color"]);
     let says = |arguments: &[&str]| drop(mesh.meshctl(arguments).unwrap());
