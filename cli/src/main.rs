@@ -37,28 +37,14 @@ use output::{Change, Effect, tell};
 use std::{path::Path, process::ExitCode};
 
 /// A mistake of the user's: the process ends with exit code 2 instead of 1.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 struct Mistake(String);
 
-impl std::fmt::Display for Mistake {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Mistake {}
-
 /// A mistake of the user's that no waiting mends: the credential is not known any more, or does not reach that far.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 struct Barred(String);
-
-impl std::fmt::Display for Barred {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Barred {}
 
 fn main() -> ExitCode {
     completion::answer();
