@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, Result};
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request, State},
     http::{StatusCode, request::Parts},
     middleware::from_fn,
     routing::{get, patch},
@@ -80,7 +80,6 @@ fn router(node: Arc<Node>) -> Router {
         .merge(meshward_daemon::metrics::routes(metrics::scrape(node)))
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(problem::documented))
 }
 

@@ -34,7 +34,7 @@ use request::{At, Body, Params, Precondition, etag};
 use crate::{mesh::Mesh, metrics::ApiRequest};
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, FromRef, MatchedPath, Request, State},
+    extract::{FromRef, MatchedPath, Request, State},
     middleware::{Next, from_fn, from_fn_with_state},
     response::Response,
     routing::get,
@@ -131,7 +131,6 @@ pub fn router(mesh: Arc<Mesh>) -> Router {
     own.merge(open)
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(api.mesh.clone(), timed))
         .layer(from_fn(problem::documented))
         .layer(CompressionLayer::new())
