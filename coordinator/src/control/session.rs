@@ -319,7 +319,7 @@ impl Serving {
                 FromNode::Shadow { part, is_last } => {
                     if shadow.len() + part.len() > most {
                         // It may be that it should have as many.
-                        most = SPARE_ITEMS + 2 * self.mesh.look(|world| world.view_parts(&self.node)).len();
+                        most = SPARE_ITEMS + 2 * self.mesh.look(|world| world.view_parts(&self.node)).count();
                         anyhow::ensure!(shadow.len() + part.len() <= most, "the node has more than there is");
                     }
                     shadow.extend(part);

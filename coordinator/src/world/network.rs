@@ -74,7 +74,8 @@ pub struct NetworkState {
     peers: HashMap<u32, Hash128>,
 }
 
-/// The workloads of an identity. Who looks at them beside the world shares them: they are copied when they change meanwhile.
+/// The workloads of an identity. Who looks at them beside the world shares them: they are copied when they
+/// change meanwhile.
 pub type Group = Arc<HashMap<WorkloadId, Arc<WorkloadRecord>>>;
 
 #[derive(Debug, Default)]
@@ -193,6 +194,7 @@ impl NetworkState {
     pub fn forget_node(&mut self, node: u32) {
         self.members.remove(node);
         self.peers.remove(&node);
+        self.hosted.remove(&node);
     }
 
     /// The hash of a node as a peer; `None` while it has no endpoint.

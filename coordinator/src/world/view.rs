@@ -17,7 +17,8 @@ use std::{
     sync::Arc,
 };
 
-/// What a view is made of, taken out of the world in a moment: what is much of it is shared, and becomes items beside the world.
+/// What a view is made of, taken out of the world in a moment: what is much of it is shared, and becomes
+/// items beside the world.
 #[derive(Debug, Default)]
 pub struct ViewParts {
     revision: Revision,
@@ -35,14 +36,9 @@ pub struct ViewParts {
 
 impl ViewParts {
     /// How many items the view has.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         let met: usize = self.groups.iter().map(|group| group.len()).sum();
         self.items.len() + self.links.len() + self.refused.len() + met + self.workloads.len()
-    }
-
-    /// Whether the node knows nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The view.
