@@ -100,7 +100,8 @@ impl Locks {
             locks.view.push(held(|| world.view_parts(&node)).0);
             locks.digest.push(held(|| world.digest_of(&node)).0);
         }
-        // After the others: what plans of all workloads leave behind, the allocator puts in order in whatever asks it next.
+        // After the others: what plans of all workloads leave behind, the allocator puts in order in
+        // whatever asks it next.
         for _ in 0..repetitions {
             for (into, rule) in [
                 (&mut locks.stays, "images: ['registry.example/*'], for: { app: none }".to_owned()),

@@ -8,8 +8,8 @@ use axum::{
 use http_body_util::BodyExt;
 use std::time::Duration;
 
-/// How many times as much as is taken is read of a body that is too large, and for how long. A client that is not read from while it
-/// sends does not hear why.
+/// How many times as much as is taken is read of a body that is too large, and for how long. A client that
+/// is not read from while it sends does not hear why.
 const LINGER: usize = 64;
 const LINGER_TIME: Duration = Duration::from_secs(5);
 

@@ -115,8 +115,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Serves a request to its end, though the client may go away: a change that has begun is not left half done. What fails without a
-/// problem document, a panic included, gets one.
+/// Serves a request to its end, though the client may go away: a change that has begun is not left half
+/// done. What fails without a problem document, a panic included, gets one.
 pub async fn documented(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let response = match tokio::spawn(next.run(request)).await {

@@ -175,8 +175,9 @@ fn new_flows(count: u16, quick: bool) -> f64 {
     f64::from(flows) / seconds
 }
 
-/// Nanoseconds for the three packets of a connection's handshake and one of data: the median of connections of which none has been
-/// there before. `flooded`: a neighbour has filled the table, and goes on with it. None may be refused.
+/// Nanoseconds for the three packets of a connection's handshake and one of data: the median of connections
+/// of which none has been there before. `flooded`: a neighbour has filled the table, and goes on with it.
+/// None may be refused.
 fn connections(count: u16, flooded: bool) -> f64 {
     const FLOODER: IdentityId = IdentityId(3);
     let (mut rules, now) = (rules(1), Instant::now());

@@ -98,8 +98,8 @@ pub struct Endpoint {
     resets: AtomicU8,
 }
 
-// What is to be reset: what quarantines have cut that say so or whose ends would hear of it, and everything that is cut. And that
-// timeouts are others.
+// What is to be reset: what quarantines have cut that say so or whose ends would hear of it, and everything
+// that is cut. And that timeouts are others.
 const RESET_QUARANTINED: u8 = 1;
 const RESET_ALL: u8 = 2;
 const RETIME: u8 = 4;
@@ -342,8 +342,8 @@ impl Endpoint {
     }
 
     /// Resets both ends of the connections that the rules of now do not allow, of those that are to be reset: those that quarantines
-    /// have cut that say so, those of which an end would be told, or all. Has all flows kept for as long as timeouts of now say, if
-    /// these were changed. Changes wait for no more than a few hundred flows.
+    /// have cut that say so, those of which an end would be told, or all. Has all flows kept for as long as
+    /// timeouts of now say, if these were changed. Changes wait for no more than a few hundred flows.
     pub fn reset_cut(&self, now: Instant, lane: &mut Lane, sink: &mut impl Sink) {
         let wanted = self.resets.swap(0, Relaxed);
         if wanted & RETIME != 0 {
@@ -385,8 +385,8 @@ impl Endpoint {
         Round::new(self, lane, now)
     }
 
-    /// Notes that more handshakes wait than are done: for a second their senders have to show that they receive at their address, and
-    /// have limits.
+    /// Notes that more handshakes wait than are done: for a second their senders have to show that they
+    /// receive at their address, and have limits.
     pub fn note_load(&self, now: Instant) {
         self.wireguard.note_load(now);
     }

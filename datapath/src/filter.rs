@@ -88,8 +88,8 @@ impl Filter {
     }
 
     /// Looks at some hundreds of the flows, those of a part of a shard, for connections that the rules of now do not allow and
-    /// that are to be reset, or of which an end would be told so once it speaks. `None`: the shard has no such part. `by_policy`: also those that no quarantine has cut. `who`: who is
-    /// at an address.
+    /// that are to be reset, or of which an end would be told so once it speaks. `None`: the shard has no
+    /// such part. `by_policy`: also those that no quarantine has cut. `who`: who is at an address.
     pub(crate) fn reset_cut(
         &self,
         rules: &Rules,
@@ -116,8 +116,8 @@ impl Filter {
         there.then_some(resets)
     }
 
-    /// Has some hundreds of the flows, those of a part of a shard, kept for as long as the rules of now say, from now on. `false`: the
-    /// shard has no such part.
+    /// Has some hundreds of the flows, those of a part of a shard, kept for as long as the rules of now
+    /// say, from now on. `false`: the shard has no such part.
     pub(crate) fn retime(&self, rules: &Rules, now: Instant, part: (usize, usize)) -> bool {
         let seconds = self.seconds(now);
         self.flows.change_part(part, |key, flow| {

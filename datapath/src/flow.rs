@@ -22,8 +22,9 @@ use std::{
 /// The most flows of one endpoint.
 pub const MAX_FLOWS: usize = 1 << 20;
 
-/// The table is split by the address that has probably begun a flow, so that whoever opens many slows no other down: what each
-/// touches lies in memory of its own, unless the addresses meet in one of so many groups ...
+/// The table is split by the address that has probably begun a flow, so that whoever opens many slows no
+/// other down: what each touches lies in memory of its own, unless the addresses meet in one of so many
+/// groups ...
 const GROUPS: usize = 128;
 /// ... and each group by flow, into parts with locks of their own, so that workers do not wait for each other.
 const PARTS: usize = 8;
@@ -104,8 +105,8 @@ impl FlowKey {
             .then_some(key)
     }
 
-    /// The address of who has begun the flow, as far as its ports tell: who asks, in ICMP; otherwise the higher port is the one that
-    /// nobody has chosen.
+    /// The address of who has begun the flow, as far as its ports tell: who asks, in ICMP; otherwise the
+    /// higher port is the one that nobody has chosen.
     fn probable_initiator(&self) -> [u64; 2] {
         let is_low = match self.ip_protocol() {
             1 | 58 => self.rest & ASKED_BY_LOW != 0,

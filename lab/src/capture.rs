@@ -1,8 +1,9 @@
-//! What stands beside every end-to-end test: a capture of each host's interfaces but for those of a mesh. A packet with an address
-//! of the mesh that is seen there in clear, on its own or quoted in an ICMP error, fails the test.
+//! What stands beside every end-to-end test: a capture of each host's interfaces but for those of a mesh. A
+//! packet with an address of the mesh that is seen there in clear, on its own or quoted in an ICMP error,
+//! fails the test.
 //!
-//! The kernel looks for them: a filter of packet(7)'s socket takes nothing else, and what it has taken waits in the socket for the
-//! end. So there is no thread, and other packets cost some instructions.
+//! The kernel looks for them: a filter of packet(7)'s socket takes nothing else, and what it has taken
+//! waits in the socket for the end. So there is no thread, and other packets cost some instructions.
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -62,8 +63,8 @@ impl Watch {
         captures.hosts.iter().try_for_each(|capture| capture.filter(&captures.prefixes))
     }
 
-    /// Says that an interface leads to machines behind a gateway: packets of the mesh come from there, and errors about them go
-    /// there. What leaves by it for the mesh is astray as elsewhere.
+    /// Says that an interface leads to machines behind a gateway: packets of the mesh come from there, and
+    /// errors about them go there. What leaves by it for the mesh is astray as elsewhere.
     ///
     /// # Errors
     /// If the namespace or the interface is not known here.
@@ -157,8 +158,8 @@ fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
-// A program of Linux's classic BPF (Documentation/networking/filter.rst). It ends, and takes nothing, where it looks beyond a
-// packet's end. Offsets are from the IP header on.
+// A program of Linux's classic BPF (Documentation/networking/filter.rst). It ends, and takes nothing, where
+// it looks beyond a packet's end. Offsets are from the IP header on.
 
 /// An instruction: its code, where it goes on if a condition holds and if not, and its operand.
 #[derive(Debug, Clone, Copy)]

@@ -141,8 +141,8 @@ impl Internet {
         Ok(Self { router, sites: 0, gateways: vec![], providers: false, cables, hosts, watch: None })
     }
 
-    /// Captures what the router and the hosts of all sites carry, from now on: a packet with an address of a mesh, outside of
-    /// WireGuard, panics when this ends.
+    /// Captures what the router and the hosts of all sites carry, from now on: a packet with an address of
+    /// a mesh, outside of WireGuard, panics when this ends.
     ///
     /// # Errors
     /// If their interfaces cannot be captured.
@@ -228,7 +228,8 @@ impl Internet {
         Ok(provider)
     }
 
-    /// Has a cable on a site's way to the router take packets of this length at the most; routers say so (RFC 1191, RFC 8201).
+    /// Has a cable on a site's way to the router take packets of this length at the most; routers say so
+    /// (RFC 1191, RFC 8201).
     ///
     /// # Errors
     /// If there is no such site, or the cable cannot be changed.
@@ -382,7 +383,8 @@ fn router() -> Result<Netns> {
     Ok(router)
 }
 
-/// Gives a host addresses, each with its router, by which it reaches everything of the family, and the length of its subnet.
+/// Gives a host addresses, each with its router, by which it reaches everything of the family, and the
+/// length of its subnet.
 fn join(netns: &Netns, interface: &str, addresses: [(IpAddr, IpAddr, u8); 2]) -> Result<()> {
     let everywhere = |address: IpAddr| if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
     Ok(netns.links(async |links| {

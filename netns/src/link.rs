@@ -271,8 +271,8 @@ impl Links {
         Ok(false)
     }
 
-    /// Has packets to a prefix that come in by an interface take no default route: where the main table has no other way for them,
-    /// they are refused. Two rules, of this priority and the next.
+    /// Has packets to a prefix that come in by an interface take no default route: where the main table has
+    /// no other way for them, they are refused. Two rules, of this priority and the next.
     pub async fn keep_off_default(&self, name: &str, to: IpNet, priority: u32) -> Result<(), Error> {
         for message in off_default(name, to, priority) {
             let mut request = self.0.rule().add();

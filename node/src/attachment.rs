@@ -340,8 +340,8 @@ impl Attachment {
                     links.add_rule(which, table, priority).await?;
                 }
                 for prefix in &self.report.prefixes {
-                    // When the link to what is behind this host goes, its route goes along: what is for there is not to leave by
-                    // the uplink then. Where that is how it is reached, it may.
+                    // When the link to what is behind this host goes, its route goes along: what is for
+                    // there is not to leave by the uplink then. Where that is how it is reached, it may.
                     if prefix.prefix_len() > 0 && links.has_way(*prefix).await? {
                         links.keep_off_default(name, *prefix, RULES_OFF_DEFAULT).await?;
                     }

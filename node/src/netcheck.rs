@@ -118,8 +118,8 @@ pub async fn check(node: &Arc<Node>) -> Netcheck {
     }
 }
 
-/// What the NAT does, by how one socket was seen from several places. What servers at one address see alike, a NAT may still do otherwise for
-/// another address (RFC 4787 §4.1: address-dependent mapping).
+/// What the NAT does, by how one socket was seen from several places. What servers at one address see
+/// alike, a NAT may still do otherwise for another address (RFC 4787 §4.1: address-dependent mapping).
 fn nat(heard: &Heard, own: &[IpAddr]) -> Nat {
     // What is on this machine is asked through no NAT.
     let here = |ip: &IpAddr| ip.is_loopback() || own.contains(ip);

@@ -23,7 +23,8 @@ use At::{Coordinator, Node};
 /// A command as it is tried: its name, where, its arguments, and what its dry run says; nothing, if it only reads.
 type Row = (&'static str, At, Vec<String>, &'static str);
 
-/// Every command: its name as its man page has it, what is tried, and behind `=>` what its dry run says, if it writes. Those with `@` are run on a node.
+/// Every command: its name as its man page has it, what is tried, and behind `=>` what its dry run says, if
+/// it writes. Those with `@` are run on a node.
 const COMMANDS: &str = r"
 status              status
 context             context

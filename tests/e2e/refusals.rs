@@ -183,7 +183,8 @@ fn a_policy_that_is_applied_with_reset_is_noticed_at_both_ends() {
     assert_reset(&mut all);
 }
 
-/// Connections in both directions and both families with somebody who is no workload of a node, which have carried something.
+/// Connections in both directions and both families with somebody who is no workload of a node, which have
+/// carried something.
 fn both_ways(shop: &Shop, who: &Netns, at: [IpAddr; 2]) -> Vec<TcpStream> {
     let mut all = Vec::new();
     for (number, at) in at.into_iter().enumerate() {

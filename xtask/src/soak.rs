@@ -1,4 +1,5 @@
-//! The long runs: many kills, every hostile neighbour, transfers between all pairs of barriers, and all fuzz targets for some minutes.
+//! The long runs: many kills, every hostile neighbour, transfers between all pairs of barriers, and all
+//! fuzz targets for some minutes.
 
 use crate::{fuzz, test};
 use anyhow::Result;

@@ -57,7 +57,7 @@ pub struct Common {
 pub const CONTEXT: &str = "MESHCTL_CONTEXT";
 pub const SOCKET: &str = "MESHCTL_SOCKET";
 
-/// What a variable says; one that is empty says nothing.
+/// The value of a variable of the environment; an empty one counts as unset.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
@@ -67,7 +67,8 @@ fn usual_socket() -> PathBuf {
 }
 
 impl Arguments {
-    /// What was written, and what variables say beside it. clap would take variables for what was written, in the usage that it shows.
+    /// Reads the command line, and the variables that stand in for flags. clap would show those as flags in
+    /// its usage lines.
     pub fn read() -> Self {
         let mut read = Self::parse();
         read.common.context = read.common.context.or_else(|| variable(CONTEXT));

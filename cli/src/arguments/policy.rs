@@ -77,8 +77,9 @@ pub enum Policy {
     },
     /// Edit the policy of a network, and apply it, unless somebody else has changed it meanwhile
     ///
-    /// It is opened in the editor that VISUAL or EDITOR names, else in vi. What is saved is checked; with mistakes it is opened again, and they stand
-    /// below the lines that they are about. Saved as it was, or empty, nothing happens. What is not applied is kept in a file, which is named.
+    /// It is opened in the editor that VISUAL or EDITOR names, else in vi. What is saved is checked; with
+    /// mistakes it is opened again, and they stand below the lines that they are about. Saved as it was, or
+    /// empty, nothing happens. What is not applied is kept in a file, which is named.
     Edit {
         /// The network, if there are several
         #[arg(add = live(completion::networks))]

@@ -1,10 +1,11 @@
-//! The text that an editor gets: the files of a policy one below the other, and remarks that are left out when it is read back.
+//! The text that an editor gets: the files of a policy one below the other, and remarks that are left out
+//! when it is read back.
 
 use meshward_model::api::PolicyFile;
 
 /// How the lines that are ours begin, which are comments in YAML. It gets longer until nobody else's line begins so.
 const MARK: &str = "#|";
-/// What stands between documents of YAML.
+/// The line between two documents of YAML (YAML 1.2.2 §9.1.2).
 const SEPARATOR: &str = "---\n";
 /// Columns that a remark has less of: its mark.
 const MARGIN: usize = 3;

@@ -8,9 +8,9 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-/// What is taken where nobody says which.
+/// The editor where neither variable names one.
 const USUAL: &str = "vi";
-/// What a shell ends with if there is no such command.
+/// The exit code of a shell for a command that is not there.
 const NOT_FOUND: i32 = 127;
 
 /// An editor: a command for a shell, which gets the file's path behind it.

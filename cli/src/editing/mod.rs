@@ -27,7 +27,7 @@ use std::{
 };
 use tempfile::NamedTempFile;
 
-/// What ends a command that the user has interrupted, as shells have it.
+/// The exit code of an interrupted command, as shells have it (128 and the signal's number).
 const INTERRUPTED: u8 = 130;
 
 pub async fn edit(common: &Common, of: OfNetwork, message: Option<String>, reset: bool) -> Result<ExitCode> {
@@ -72,7 +72,7 @@ struct Edit<'a> {
     /// Overwrites the policy only as it was read.
     client: Client,
     network: NetworkName,
-    /// What is edited, for the first line.
+    /// The name of the policy, for the first line.
     about: String,
     buffer: Buffer,
     place: NamedTempFile,
@@ -80,7 +80,7 @@ struct Edit<'a> {
     reset: bool,
 }
 
-/// What came of a text.
+/// The result of submitting a text.
 enum Outcome {
     Applied(SubmitResult),
     /// What is wrong with it, line by line: it can be mended.

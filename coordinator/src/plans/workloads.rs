@@ -114,7 +114,8 @@ impl Court {
     }
 }
 
-/// The prefixes behind a workload that nobody has approved by hand. `approval`: one that comes or goes with the same plan.
+/// The prefixes behind a workload that nobody has approved by hand. `approval`: one that comes or goes with
+/// the same plan.
 pub(super) fn unapproved(
     world: &World,
     node: &NodeRecord,
@@ -632,8 +633,8 @@ pub struct Rejudged {
     pub refused: Vec<String>,
 }
 
-/// Judges the workloads of a network anew, by the policy that it is to have. `warmed`: what was found of them beside the world; `touched`:
-/// those that may have changed since, if that is known.
+/// Judges the workloads of a network anew, by the policy that it is to have. `warmed`: what was found of
+/// them beside the world; `touched`: those that may have changed since, if that is known.
 pub fn rejudge(
     world: &World,
     network: &NetworkState,
@@ -675,8 +676,9 @@ pub fn rejudge(
     Rejudged { admitted, refused: batch.turned_away, mutations: batch.mutations }
 }
 
-/// The workloads of which it is not known that they stay as they are: those that were found to move, those that have changed since, those
-/// of nodes that are at another site, and those with prefixes behind them, of which who comes first has them.
+/// The workloads of which it is not known that they stay as they are: those that were found to move, those
+/// that have changed since, those of nodes that are at another site, and those with prefixes behind them,
+/// of which who comes first has them.
 fn to_judge(
     world: &World,
     network: &NetworkState,

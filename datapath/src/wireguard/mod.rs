@@ -266,7 +266,8 @@ impl Wireguard {
         first
     }
 
-    /// Takes a message of a handshake that the gate has let in. The peer comes back if there is a session for the packets that wait.
+    /// Takes a message of a handshake that the gate has let in. The peer comes back if there is a session
+    /// for the packets that wait.
     ///
     /// # Errors
     /// The cause for which the message is dropped.

@@ -243,8 +243,8 @@ impl Node {
         Ok(())
     }
 
-    /// The turn to attach to a network. Right after the daemon's start, or the network's, the coordinator's word and the endpoint
-    /// are waited for.
+    /// The turn to attach to a network. Right after the daemon's start, or the network's, the coordinator's
+    /// word and the endpoint are waited for.
     pub(super) async fn turn(&self, network: &NetworkName) -> MutexGuard<'_, ()> {
         self.wait_served(network).await;
         self.attaching.lock().await

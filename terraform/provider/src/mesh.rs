@@ -122,7 +122,8 @@ impl Mesh {
         self.changing(|client| async move { client.write(what, arguments, body).await }).await
     }
 
-    /// Overwrites what is still as a plan has seen it. What is compared is what is overwritten (`If-Match`), and nothing that comes in between.
+    /// Overwrites what is still as a plan has seen it. What is compared is what is overwritten
+    /// (`If-Match`), and nothing that comes in between.
     pub async fn overwrite<T: DeserializeOwned, B: Serialize, R: DeserializeOwned>(
         &self,
         read: &Read<T>,

@@ -284,8 +284,8 @@ fn with_let_in(policy: &Arc<Policy>, let_in: &[LetIn]) -> Arc<Policy> {
     }
 }
 
-/// What a submission writes: all of its networks, or none. `warmed`: what was found of the workloads of networks beside the world; `touched`: the
-/// workloads that may have changed since, if that is known.
+/// What a submission writes: all of its networks, or none. `warmed`: what was found of the workloads of
+/// networks beside the world; `touched`: the workloads that may have changed since, if that is known.
 ///
 /// # Errors
 /// [`Refusal::Stale`] if the world has another basis by now.

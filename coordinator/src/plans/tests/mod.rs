@@ -420,7 +420,8 @@ fn check_verdicts(world: &World) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Judged beside the world, while that goes on, workloads become what they would if all of them were judged in the plan.
+    /// Judged beside the world, while that goes on, workloads become what they would if all of them were
+    /// judged in the plan.
     #[test]
     fn what_was_judged_beside_the_world_is_what_the_plan_finds(
         before in prop::collection::vec(step(), 1..25),
