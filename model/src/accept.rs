@@ -32,6 +32,9 @@ pub enum BadAccept {
     /// A port is malformed.
     #[error(transparent)]
     Port(#[from] BadPort),
+    /// A part speaks of `port` as if that were a label.
+    #[error("`port` names ports here, not a label: write port=tcp/8080")]
+    PortLabel,
     /// There are more than one workload may carry.
     #[error("{0} declarations are too many: one workload may carry 16")]
     TooMany(usize),
@@ -67,11 +70,24 @@ impl FromStr for AcceptFrom {
     type Err = BadAccept;
     fn from_str(text: &str) -> Result<Self, BadAccept> {
         let parts = split(text).ok_or_else(|| BadSelector::Form(text.to_owned()))?;
-        let (ports, labels): (Vec<&str>, Vec<&str>) =
-            parts.into_iter().partition(|part| part.starts_with("port="));
-        let ports = ports.iter().map(|part| part["port=".len()..].trim().parse());
-        Ok(Self { ports: ports.collect::<Result<_, BadPort>>()?, from: labels.join(",").parse()? })
+        let (mut ports, mut labels) = (Vec::new(), Vec::new());
+        for part in parts {
+            match port_of(part) {
+                Some(port) => ports.push(port.parse()?),
+                None => labels.push(part),
+            }
+        }
+        let from: Selector = labels.join(",").parse()?;
+        if from.requirements().any(|(key, _)| key.as_str() == "port") {
+            return Err(BadAccept::PortLabel);
+        }
+        Ok(Self { from, ports })
     }
+}
+
+/// The text after `port=`, with or without blanks around the equals sign, in a part that names a port.
+fn port_of(part: &str) -> Option<&str> {
+    Some(part.strip_prefix("port")?.trim_start().strip_prefix('=')?.trim())
 }
 
 impl TryFrom<String> for AcceptFrom {
@@ -101,9 +117,13 @@ mod tests {
 
     #[test]
     fn declarations_are_read_and_printed_alike() {
-        for text in
-            ["app=web, port=tcp/8080", "app=web,env in (p,q), port=tcp/8080, port=icmp", "port=tcp", ""]
-        {
+        for text in [
+            "app=web, port=tcp/8080",
+            "app=web,env in (p,q), port=tcp/8080, port=icmp",
+            "port = tcp",
+            "ports=a",
+            "",
+        ] {
             let accept: AcceptFrom = text.parse().unwrap();
             assert_eq!(accept.to_string().parse::<AcceptFrom>().unwrap(), accept, "{text}");
         }
@@ -114,8 +134,11 @@ mod tests {
 
     #[test]
     fn malformed_declarations_are_refused() {
-        for bad in ["app=web, port=tcp/x", "app in (web, port=tcp/1", "a b, port=tcp"] {
+        for bad in ["app=web, port=tcp/x", "app in (web, port=tcp/1", "a b, port=tcp", "port =", "port=="] {
             assert!(bad.parse::<AcceptFrom>().is_err(), "{bad}");
+        }
+        for bad in ["port in (tcp)", "port notin (a,b)", "port!=a", "!port", "port"] {
+            assert_eq!(bad.parse::<AcceptFrom>(), Err(BadAccept::PortLabel), "{bad}");
         }
     }
 }
