@@ -8,12 +8,12 @@ use crate::{
     output::{Change, bad, good, list as cell, show, tell},
 };
 use anyhow::{Context, Result};
-use meshward_client::Error;
-use meshward_model::{
+use meshward_api_client::Error;
+use meshward_netns::Netns;
+use meshward_types::{
     Labels, WorkloadId,
     local::{Attach, LocalWorkload, Relabel, State},
 };
-use meshward_netns::Netns;
 use nix::{
     errno::Errno,
     sched::{CloneFlags, unshare},
@@ -41,8 +41,8 @@ pub fn run(common: &Common, run: arguments::Run) -> Result<ExitCode> {
         let text = "what is printed is the command's; leave out --output, and see `meshctl attached -o json`";
         return Err(Mistake(text.into()).into());
     }
-    // Everything from here on, the command included, lives in the new namespace; the daemon's socket is a file and can
-    // be reached from there all the same.
+    // Everything from here on, the command included, lives in the new namespace; the daemon's
+    // socket is a file and can be reached from there all the same.
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| match error {
         Errno::EPERM => anyhow::Error::from(Mistake(
             "a network namespace needs CAP_SYS_ADMIN; run meshctl run as root".into(),
@@ -64,7 +64,10 @@ async fn run_attached(common: &Common, run: arguments::Run) -> Result<ExitCode> 
     if common.dry_run {
         let command: Vec<_> = run.command.iter().map(|word| word.to_string_lossy()).collect();
         let would = format!("run `{}` as {}", command.join(" "), in_words(&workload));
-        tell(common, &Change { would, done: String::new(), effects: vec![], result: Some(&workload) })?;
+        tell(
+            common,
+            &Change { would, done: String::new(), effects: vec![], result: Some(&workload) },
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     if workload.state == State::Waiting {
@@ -80,7 +83,8 @@ async fn run_attached(common: &Common, run: arguments::Run) -> Result<ExitCode> 
         .context("the workload was not detached")?;
     match ended? {
         Ended::With(status) => {
-            let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+            let code =
+                status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
             Ok(ExitCode::from(code as u8))
         }
         Ended::NotBegun(error) => Ok(not_begun(&run.command, &error)),
@@ -93,7 +97,8 @@ enum Ended {
     NotBegun(io::Error),
 }
 
-/// As shells have it (POSIX, Shell Command Language §2.8.2): 127 if there is no such command, 126 if it cannot be run.
+/// As shells have it (POSIX, Shell Command Language §2.8.2): 127 if there is no such command, 126
+/// if it cannot be run.
 fn not_begun(command: &[OsString], error: &io::Error) -> ExitCode {
     let program = command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
     note!("meshctl: cannot run {program}: {error}");
@@ -150,8 +155,11 @@ fn body(workload: Workload, netns: PathBuf, owner: Option<u32>, host: bool) -> R
 /// A workload in words.
 fn in_words(workload: &LocalWorkload) -> String {
     let LocalWorkload { name, id, network, labels, addresses, .. } = workload;
-    let called =
-        if name.as_str() == id.as_str() { "a workload".to_owned() } else { format!("workload {name}") };
+    let called = if name.as_str() == id.as_str() {
+        "a workload".to_owned()
+    } else {
+        format!("workload {name}")
+    };
     format!("{called} of network {network} with {labels}, at {}", cell(addresses))
 }
 
@@ -162,7 +170,8 @@ pub async fn attach(common: &Common, wanted: arguments::Attach) -> Result<()> {
     let client = Client::node(common).patient(patience.wait);
     let workload: LocalWorkload = client.post("/v1/workloads", &wanted).await?;
     let would = format!("attach {} as {}", wanted.netns.display(), in_words(&workload));
-    let (id, addresses, state) = (&workload.id, cell(&workload.addresses), describe(&workload.state));
+    let (id, addresses, state) =
+        (&workload.id, cell(&workload.addresses), describe(&workload.state));
     let done = format!("{id} has {addresses} on {} and is {state}", workload.interface);
     tell(common, &Change { would, done, effects: vec![], result: Some(&workload) })
 }
@@ -172,7 +181,10 @@ async fn known(client: &Client, id: &WorkloadId) -> Result<LocalWorkload> {
     let all: Vec<LocalWorkload> = client.get("/v1/workloads").await?;
     let known = all.into_iter().find(|workload| workload.id == *id);
     known.ok_or_else(|| {
-        Mistake(format!("there is no workload `{id}` on this machine; `meshctl attached` shows them")).into()
+        Mistake(format!(
+            "there is no workload `{id}` on this machine; `meshctl attached` shows them"
+        ))
+        .into()
     })
 }
 

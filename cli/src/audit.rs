@@ -8,7 +8,7 @@ use crate::{
     output::{or_dash, show},
 };
 use anyhow::Result;
-use meshward_model::{
+use meshward_types::{
     Revision,
     api::{AuditEntry, MAX_PAGE, operations},
 };
@@ -81,8 +81,7 @@ fn print(common: &Common, lines: &Lines) -> Result<()> {
 /// Prints lines as they come, the oldest first, for as long as somebody reads them.
 async fn follow(common: &Common, client: &Client, wanted: &Audit) -> Result<()> {
     if common.output == Output::Yaml {
-        let text =
-            "lines that are followed have no end, and so no form in YAML; take -o json: one object a line";
+        let text = "lines that are followed have no end, and so no form in YAML; take -o json: one object a line";
         return Err(Mistake(text.into()).into());
     }
     let mut last: Option<Revision> = None;

@@ -7,13 +7,15 @@ use crate::{
     output::{Change, tell},
 };
 use anyhow::Result;
-use meshward_model::api::operations;
+use meshward_types::api::operations;
 use std::{fs, os::unix::fs::OpenOptionsExt, path::Path};
 
 /// Writes a backup to a file that is there whole or not at all.
 pub async fn backup(common: &Common, file: &Path, ca: bool) -> Result<()> {
     if file.exists() {
-        return Err(Mistake(format!("{} is there already; name another file", file.display())).into());
+        return Err(
+            Mistake(format!("{} is there already; name another file", file.display())).into()
+        );
     }
     let with = if ca { "with the CA: keep it secret" } else { "without the CA" };
     let change = |done| Change {
@@ -38,7 +40,9 @@ pub async fn backup(common: &Common, file: &Path, ca: bool) -> Result<()> {
         .map_err(|error| Mistake(format!("cannot write {}: {error}", file.display())))?;
     let client = Client::coordinator(common)?;
     let done = async {
-        let length = client.download(&format!("{}?ca={ca}", operations::BACKUP.path()), &mut content).await?;
+        let length = client
+            .download(&format!("{}?ca={ca}", operations::BACKUP.path()), &mut content)
+            .await?;
         content.sync_all()?;
         fs::rename(partial, file)?;
         anyhow::Ok(length)

@@ -2,9 +2,9 @@
 
 use crate::{Barred, Mistake, arguments::Common};
 use anyhow::Result;
-use meshward_client::Error;
-use meshward_client::context::Context as ApiContext;
-use meshward_model::api::{
+use meshward_api_client::Error;
+use meshward_api_client::context::Context as ApiContext;
+use meshward_types::api::{
     Page, Paged,
     operations::{Ask, List, Read, Remove, Write},
 };
@@ -18,7 +18,7 @@ const BUSY: std::time::Duration = std::time::Duration::from_secs(15);
 type Query<'a> = &'a [(&'a str, String)];
 
 /// Where requests go. What the other side refuses is the user's mistake.
-pub struct Client(meshward_client::Client);
+pub struct Client(meshward_api_client::Client);
 
 impl Client {
     /// The coordinator of the context.
@@ -26,7 +26,7 @@ impl Client {
     /// # Errors
     /// [`Mistake`] if there is no context.
     pub fn coordinator(common: &Common) -> Result<Self> {
-        let client = meshward_client::Client::coordinator(context(common)?);
+        let client = meshward_api_client::Client::coordinator(context(common)?);
         Ok(Self(client.dry(common.dry_run).persistent(BUSY)))
     }
 
@@ -56,7 +56,7 @@ impl Client {
 
     /// The node daemon of this machine.
     pub fn node(common: &Common) -> Self {
-        Self(meshward_client::Client::node(&common.socket).dry(common.dry_run))
+        Self(meshward_api_client::Client::node(&common.socket).dry(common.dry_run))
     }
 
     /// The same, which waits for a daemon that has just begun.
@@ -75,12 +75,20 @@ impl Client {
     }
 
     /// Reads a list of the mesh to its end.
-    pub async fn list<P: Paged + DeserializeOwned>(&self, what: &List<P>, query: Query<'_>) -> Result<P> {
+    pub async fn list<P: Paged + DeserializeOwned>(
+        &self,
+        what: &List<P>,
+        query: Query<'_>,
+    ) -> Result<P> {
         self.0.list(what, &[], query).await.map_err(told)
     }
 
     /// Reads the entries of a list of the mesh, to its end.
-    pub async fn all<T: DeserializeOwned>(&self, what: &List<Page<T>>, query: Query<'_>) -> Result<Vec<T>> {
+    pub async fn all<T: DeserializeOwned>(
+        &self,
+        what: &List<Page<T>>,
+        query: Query<'_>,
+    ) -> Result<Vec<T>> {
         self.0.entries(what, query).await.map_err(told)
     }
 
@@ -95,7 +103,11 @@ impl Client {
     }
 
     /// Asks what has a body and changes nothing.
-    pub async fn ask<B: Serialize, R: DeserializeOwned>(&self, what: &Ask<B, R>, body: &B) -> Result<R> {
+    pub async fn ask<B: Serialize, R: DeserializeOwned>(
+        &self,
+        what: &Ask<B, R>,
+        body: &B,
+    ) -> Result<R> {
         self.0.ask(what, &[], body).await.map_err(told)
     }
 
@@ -176,7 +188,7 @@ pub fn told(error: Error) -> anyhow::Error {
 /// # Errors
 /// [`Mistake`] if there is no context.
 pub fn context(common: &Common) -> Result<ApiContext> {
-    let found = meshward_client::context::find(common.context.as_deref()).map_err(told)?;
+    let found = meshward_api_client::context::find(common.context.as_deref()).map_err(told)?;
     found.ok_or_else(|| {
         Mistake(
             "meshctl does not know which coordinator to talk to; take in the coordinator's admin.json from its data folder with: meshctl context import admin.json"

@@ -1,11 +1,12 @@
-//! Completion in shells, of live names, too: a shell calls `meshctl` itself for what could come next.
+//! Completion in shells, of live names, too: a shell calls `meshctl` itself for what could come
+//! next.
 
 use crate::arguments::Arguments;
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_complete::{CompleteEnv, Shell, engine::CompletionCandidate, env::Shells};
-use meshward_client::{Client, Error, context};
-use meshward_model::{
+use meshward_api_client::{Client, Error, context};
+use meshward_types::{
     api::{Page, operations, operations::List},
     local::{DEFAULT_SOCKET, LocalWorkload},
 };
@@ -31,7 +32,8 @@ pub fn answer() {
 pub fn script(shell: Shell) -> Result<String> {
     let name = shell.to_string();
     let shells = Shells::builtins();
-    let own = shells.completer(&name).with_context(|| format!("there is no completion for {name}"))?;
+    let own =
+        shells.completer(&name).with_context(|| format!("there is no completion for {name}"))?;
     let mut script = Vec::new();
     own.write_registration(VARIABLE, "meshctl", "meshctl", "meshctl", &mut script)?;
     Ok(String::from_utf8(script)?)
@@ -75,7 +77,10 @@ fn wait<T: Default>(found: impl Future<Output = Result<T, Error>>) -> T {
     found.ok().and_then(Result::ok).unwrap_or_default()
 }
 
-fn list<T: DeserializeOwned>(what: &List<Page<T>>, named: impl Fn(T) -> Vec<(String, String)>) -> Candidates {
+fn list<T: DeserializeOwned>(
+    what: &List<Page<T>>,
+    named: impl Fn(T) -> Vec<(String, String)>,
+) -> Candidates {
     let given = option("--context").or_else(|| std::env::var("MESHCTL_CONTEXT").ok());
     let Ok(Some(context)) = context::find(given.as_deref()) else { return vec![] };
     let items = wait(async { Client::coordinator(context).entries(what, &[]).await });
@@ -83,8 +88,9 @@ fn list<T: DeserializeOwned>(what: &List<Page<T>>, named: impl Fn(T) -> Vec<(Str
 }
 
 pub fn nodes() -> Candidates {
-    let help =
-        |node: meshward_model::api::Node| node.site.map_or(String::new(), |site| format!("site {site}"));
+    let help = |node: meshward_types::api::Node| {
+        node.site.map_or(String::new(), |site| format!("site {site}"))
+    };
     list(&operations::NODES, |node| vec![(node.name.to_string(), help(node))])
 }
 
@@ -97,7 +103,9 @@ pub fn relays() -> Candidates {
 }
 
 pub fn credentials() -> Candidates {
-    let role = |credential: &meshward_model::api::Credential| format!("{:?}", credential.role).to_lowercase();
+    let role = |credential: &meshward_types::api::Credential| {
+        format!("{:?}", credential.role).to_lowercase()
+    };
     list(&operations::CREDENTIALS, |credential| vec![(credential.name.clone(), role(&credential))])
 }
 
@@ -138,8 +146,11 @@ pub fn targets() -> Candidates {
 pub fn attached() -> Candidates {
     let given = option("--socket").or_else(|| std::env::var("MESHCTL_SOCKET").ok());
     let socket = PathBuf::from(given.unwrap_or_else(|| DEFAULT_SOCKET.to_owned()));
-    let found: Vec<LocalWorkload> = wait(async { Client::node(&socket).get("/v1/workloads").await });
-    candidates(found.into_iter().map(|workload| (workload.id.to_string(), workload.name.to_string())))
+    let found: Vec<LocalWorkload> =
+        wait(async { Client::node(&socket).get("/v1/workloads").await });
+    candidates(
+        found.into_iter().map(|workload| (workload.id.to_string(), workload.name.to_string())),
+    )
 }
 
 pub fn contexts() -> Candidates {

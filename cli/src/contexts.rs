@@ -8,7 +8,7 @@ use crate::{
     output::{Change, good, list as cell, show, tell, whole},
 };
 use anyhow::{Context as _, Result};
-use meshward_client::context::{Context, Contexts, usual_places};
+use meshward_api_client::context::{Context, Contexts, usual_places};
 use serde::Serialize;
 use std::{
     io::Read,
@@ -75,7 +75,10 @@ fn own_file() -> PathBuf {
 }
 
 /// Changes this user's contexts, unless it is a dry run.
-fn change(common: &Common, change: impl FnOnce(&mut Contexts) -> Result<(String, String)>) -> Result<()> {
+fn change(
+    common: &Common,
+    change: impl FnOnce(&mut Contexts) -> Result<(String, String)>,
+) -> Result<()> {
     let file = own_file();
     let mut all = Contexts::read(&file).map_err(told)?.unwrap_or_default();
     let (would, done) = change(&mut all)?;
@@ -87,11 +90,15 @@ fn change(common: &Common, change: impl FnOnce(&mut Contexts) -> Result<(String,
 
 fn known<'a>(all: &'a Contexts, name: &str) -> Result<&'a Context> {
     let names: Vec<&str> = all.contexts.keys().map(String::as_str).collect();
-    let there =
-        if names.is_empty() { "there is none".into() } else { format!("there are {}", names.join(", ")) };
+    let there = if names.is_empty() {
+        "there is none".into()
+    } else {
+        format!("there are {}", names.join(", "))
+    };
     let found = all.contexts.get(name);
     found.ok_or_else(|| {
-        Mistake(format!("there is no context `{name}` in {} ({there})", own_file().display())).into()
+        Mistake(format!("there is no context `{name}` in {} ({there})", own_file().display()))
+            .into()
     })
 }
 
@@ -115,18 +122,25 @@ fn import(
     replace: bool,
     in_use: bool,
 ) -> Result<()> {
-    let from = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
+    let from = if file == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        file.display().to_string()
+    };
     let read = if file == Path::new("-") {
         let mut text = Vec::new();
-        std::io::stdin().take(MAX_INPUT).read_to_end(&mut text).context("cannot read standard input")?;
+        std::io::stdin()
+            .take(MAX_INPUT)
+            .read_to_end(&mut text)
+            .context("cannot read standard input")?;
         Some(Contexts::parse(&text, &from).map_err(told)?)
     } else {
         Contexts::read(file).map_err(told)?
     };
     let read = read.ok_or_else(|| Mistake(format!("there is no file {from}")))?;
-    let (_, context) = read
-        .in_use()
-        .ok_or_else(|| Mistake(format!("{from} has several contexts, and says of none that it is in use")))?;
+    let (_, context) = read.in_use().ok_or_else(|| {
+        Mistake(format!("{from} has several contexts, and says of none that it is in use"))
+    })?;
     let context = context.clone().reached_by(servers);
     let host = context.server.rsplit_once(':').map_or(context.server.as_str(), |(host, _)| host);
     let name = name.unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
@@ -193,7 +207,9 @@ fn print(common: &Common, name: Option<String>) -> Result<()> {
         None => shown.in_use,
     };
     let found = all.iter().find(is).ok_or_else(|| match &name {
-        Some(name) => Mistake(format!("there is no context `{name}`; `meshctl context list` shows them")),
+        Some(name) => {
+            Mistake(format!("there is no context `{name}`; `meshctl context list` shows them"))
+        }
         None => Mistake("no context is in use; `meshctl context list` shows them".into()),
     })?;
     if whole(common, found)? {

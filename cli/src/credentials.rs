@@ -7,8 +7,8 @@ use crate::{
     output::{Change, bad, list, show, tell},
 };
 use anyhow::Result;
-use meshward_client::context::Context;
-use meshward_model::api::{self, operations};
+use meshward_api_client::context::Context;
+use meshward_types::api::{self, operations};
 use std::time::SystemTime;
 
 pub async fn credential(common: &Common, verb: Option<Credential>, which: Watching) -> Result<()> {
@@ -16,7 +16,8 @@ pub async fn credential(common: &Common, verb: Option<Credential>, which: Watchi
     match verb_or_list(verb, which, Credential::List)? {
         Credential::Create { name, role, networks, lifetime, servers } => {
             let lifetime_seconds = lifetime.map(|time| time.as_secs());
-            let wanted = api::CreateCredential { name, role: role.into(), networks, lifetime_seconds };
+            let wanted =
+                api::CreateCredential { name, role: role.into(), networks, lifetime_seconds };
             let own = client::context(common)?.reached_by(&servers);
             create(common, &client, &wanted, own).await
         }
@@ -24,7 +25,8 @@ pub async fn credential(common: &Common, verb: Option<Credential>, which: Watchi
             let all_networks = role.is_some() && networks.is_empty();
             let lifetime_seconds = lifetime.map(|time| time.as_secs());
             let role = role.map(Into::into);
-            let wanted = api::ChangeCredential { role, networks, all_networks, lifetime_seconds, no_expiry };
+            let wanted =
+                api::ChangeCredential { role, networks, all_networks, lifetime_seconds, no_expiry };
             let changed = client.write(&operations::CHANGE_CREDENTIAL, &[&name], &wanted).await?;
             let would = format!("change the credential {name}");
             let done = format!("the credential {name} is changed");
@@ -36,8 +38,10 @@ pub async fn credential(common: &Common, verb: Option<Credential>, which: Watchi
         }
         Credential::Revoke { name } => {
             client.remove(&operations::REVOKE_CREDENTIAL, &[&name]).await?;
-            let (would, done) =
-                (format!("revoke the credential {name}"), format!("the credential {name} is revoked"));
+            let (would, done) = (
+                format!("revoke the credential {name}"),
+                format!("the credential {name} is revoked"),
+            );
             tell(common, &Change { would, done, effects: vec![], result: None })
         }
     }
@@ -53,8 +57,11 @@ async fn create(
     if common.dry_run {
         // The token that came back is not one: it was not kept.
         let role = format!("{:?}", wanted.role).to_lowercase();
-        let until =
-            created.kept.expires.as_ref().map_or(String::new(), |expires| format!(", good until {expires}"));
+        let until = created
+            .kept
+            .expires
+            .as_ref()
+            .map_or(String::new(), |expires| format!(", good until {expires}"));
         let would = format!("make the credential {} with the role {role}{until}", wanted.name);
         let result = Some(&created.kept as &dyn crate::output::erased::Result);
         return tell(common, &Change { would, done: String::new(), effects: vec![], result });
@@ -64,7 +71,10 @@ async fn create(
     if !common.is_table() {
         let done = format!("the credential {name} is made");
         let whole = Made { created, context };
-        return tell(common, &Change { would: String::new(), done, effects: vec![], result: Some(&whole) });
+        return tell(
+            common,
+            &Change { would: String::new(), done, effects: vec![], result: Some(&whole) },
+        );
     }
     // Alone on stdout, so that it can be kept in a file.
     out!("{}", serde_json::to_string_pretty(&context)?);
@@ -101,7 +111,12 @@ fn print(common: &Common, all: &[api::Credential]) -> Result<()> {
             Some(at) => at.clone(),
             None => "never".into(),
         };
-        [credential.name.clone(), format!("{:?}", credential.role).to_lowercase(), networks, expires]
+        [
+            credential.name.clone(),
+            format!("{:?}", credential.role).to_lowercase(),
+            networks,
+            expires,
+        ]
     };
     show(common, all, ["NAME", "ROLE", "NETWORKS", "EXPIRES"], row, "no credentials")
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use flate2::{Compression, write::GzEncoder};
-use meshward_model::api::operations;
+use meshward_types::api::operations;
 use redact::Secrets;
 use serde::Serialize;
 use std::{
@@ -49,11 +49,15 @@ pub async fn debug(common: &Common, verb: DebugVerb) -> Result<()> {
     for log in &logs {
         bundle.add_log(log)?;
     }
-    let versions = format!("meshctl {}\n{}\n", env!("CARGO_PKG_VERSION"), bundle.missing.join("\n"));
+    let versions =
+        format!("meshctl {}\n{}\n", env!("CARGO_PKG_VERSION"), bundle.missing.join("\n"));
     bundle.add("README.txt", versions.as_bytes());
     if !common.dry_run {
         write(&file, &bundle.parts).map_err(|error| {
-            Mistake(format!("{} cannot be written: {error}; it must not be there yet", file.display()))
+            Mistake(format!(
+                "{} cannot be written: {error}; it must not be there yet",
+                file.display()
+            ))
         })?;
     }
     let effect = |(name, bytes): &(String, Vec<u8>)| Effect {
@@ -70,7 +74,10 @@ pub async fn debug(common: &Common, verb: DebugVerb) -> Result<()> {
     if common.is_table() {
         bundle.missing.iter().for_each(|missing| note!("left out: {missing}"));
     }
-    tell(common, &Change { would, done, effects: bundle.parts.iter().map(effect).collect(), result: None })
+    tell(
+        common,
+        &Change { would, done, effects: bundle.parts.iter().map(effect).collect(), result: None },
+    )
 }
 
 impl Bundle {
@@ -140,7 +147,8 @@ impl Bundle {
             self.add_output(&format!("machine/{name}.txt"), command).await;
         }
         for unit in UNITS {
-            let command = ["journalctl", "--no-pager", "-o", "short-iso", "-n", "20000", "-u", unit];
+            let command =
+                ["journalctl", "--no-pager", "-o", "short-iso", "-n", "20000", "-u", unit];
             self.add_output(&format!("logs/{unit}.txt"), &command).await;
         }
         let file = std::fs::read("/etc/os-release").unwrap_or_default();
@@ -155,7 +163,9 @@ impl Bundle {
                 let from = output.stdout.len().saturating_sub(MOST_LOG as usize);
                 self.add(name, &output.stdout[from..]);
             }
-            Ok(Ok(_)) => self.missing.push(format!("{name}: `{}` has nothing to say", command.join(" "))),
+            Ok(Ok(_)) => {
+                self.missing.push(format!("{name}: `{}` has nothing to say", command.join(" ")))
+            }
             Ok(Err(error)) => self.missing.push(format!("{name}: `{}`: {error}", command[0])),
             Err(_) => self.missing.push(format!("{name}: `{}` does not end", command[0])),
         }
@@ -170,8 +180,8 @@ impl Bundle {
             file.take(MOST_LOG).read_to_end(&mut text)?;
             Ok(text)
         };
-        let text =
-            read().map_err(|error| Mistake(format!("cannot read the log {}: {error}", path.display())))?;
+        let text = read()
+            .map_err(|error| Mistake(format!("cannot read the log {}: {error}", path.display())))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.add(&format!("logs/{name}"), &text);
         Ok(())

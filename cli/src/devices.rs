@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fast_qr::QRBuilder;
-use meshward_model::{
+use meshward_types::{
     PublicKey,
     api::{self, CreateDevice, CreatedDevice, operations},
 };
@@ -28,8 +28,10 @@ pub async fn device(common: &Common, verb: Option<Device>, which: Labelled) -> R
                 None => Some(fresh()?),
             };
             let key = own.as_ref().map(public).or(public_key).context("there is no key")?;
-            let wanted = CreateDevice { name, network, labels, gateway, public_key: key.to_string() };
-            let created: CreatedDevice = client.write(&operations::CREATE_DEVICE, &[], &wanted).await?;
+            let wanted =
+                CreateDevice { name, network, labels, gateway, public_key: key.to_string() };
+            let created: CreatedDevice =
+                client.write(&operations::CREATE_DEVICE, &[], &wanted).await?;
             print_created(common, &wanted, created, own.as_ref(), endpoint.as_deref())
         }
         Device::List(Labelled { selector, watching }) => {
@@ -64,10 +66,14 @@ fn print_created(
 ) -> Result<()> {
     if common.dry_run {
         let would = format!("take in device {} by node {}", created.name, created.gateway);
-        let detail = format!("{}, {}, network {}", cell(&created.addresses), wanted.labels, wanted.network);
+        let detail =
+            format!("{}, {}, network {}", cell(&created.addresses), wanted.labels, wanted.network);
         let name = created.name.to_string();
         let effects = vec![Effect { action: "attach", kind: "workload", name, detail }];
-        return tell(common, &Change { would, done: String::new(), effects, result: Some(&created) });
+        return tell(
+            common,
+            &Change { would, done: String::new(), effects, result: Some(&created) },
+        );
     }
     let private = own.map(|secret| BASE64_STANDARD.encode(secret.to_bytes()));
     let text = created.wg_quick(private.as_deref(), endpoint);

@@ -1,11 +1,12 @@
-//! Telling how far a change is enforced: where it is not yet, the node by name, and since when nothing was heard of it.
+//! Telling how far a change is enforced: where it is not yet, the node by name, and since when
+//! nothing was heard of it.
 
 use crate::{
     arguments::Common,
     note,
     output::{bad, count, few},
 };
-use meshward_model::api::{Enforcement, SilentNode};
+use meshward_types::api::{Enforcement, SilentNode};
 use std::process::ExitCode;
 
 /// In a few words, for the line that says what was done.
@@ -37,7 +38,9 @@ fn describe(silent: &SilentNode) -> String {
         (peers, enforcing) if peers == enforcing => {
             format!("all its {} enforce it at their end", count(peers, "peer"))
         }
-        (peers, enforcing) => format!("{enforcing} of its {} enforce it at their end", count(peers, "peer")),
+        (peers, enforcing) => {
+            format!("{enforcing} of its {} enforce it at their end", count(peers, "peer"))
+        }
     };
     format!("node {} {since}; {peers}", silent.node)
 }

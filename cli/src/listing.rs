@@ -7,7 +7,7 @@ use crate::{
     output::{is_closed, print},
 };
 use anyhow::Result;
-use meshward_model::Selector;
+use meshward_types::Selector;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use serde::Serialize;
 use std::{
@@ -21,7 +21,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// For how long an answer is waited for before it is said that none comes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads and prints; with `--watch` again whenever something has changed, until nobody reads what is printed.
+/// Reads and prints; with `--watch` again whenever something has changed, until nobody reads what
+/// is printed.
 ///
 /// # Errors
 /// If it cannot be read, at the first time; later only if that does not pass by itself.
@@ -112,13 +113,16 @@ impl Reader {
     fn of_stdout() -> Self {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).ok();
         // A file is always read: it cannot be added. Errors and hang-ups are told unasked.
-        let added =
-            epoll.as_ref().map(|epoll| epoll.add(io::stdout(), EpollEvent::new(EpollFlags::empty(), 0)));
+        let added = epoll
+            .as_ref()
+            .map(|epoll| epoll.add(io::stdout(), EpollEvent::new(EpollFlags::empty(), 0)));
         Self(epoll.filter(|_| added.is_some_and(|added| added.is_ok())))
     }
 
     fn is_gone(&self) -> bool {
         let mut events = [EpollEvent::empty()];
-        self.0.as_ref().is_some_and(|epoll| epoll.wait(&mut events, 0u8).is_ok_and(|count| count > 0))
+        self.0
+            .as_ref()
+            .is_some_and(|epoll| epoll.wait(&mut events, 0u8).is_ok_and(|count| count > 0))
     }
 }

@@ -41,7 +41,8 @@ use std::{path::Path, process::ExitCode};
 #[error("{0}")]
 struct Mistake(String);
 
-/// A mistake of the user's that no waiting mends: the credential is not known any more, or does not reach that far.
+/// A mistake of the user's that no waiting mends: the credential is not known any more, or does not
+/// reach that far.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Barred(String);
@@ -65,7 +66,7 @@ const VARIABLES: [&str; 3] = [arguments::CONTEXT, arguments::SOCKET, completion:
 
 fn warn_of_variables() {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for unknown in meshward_model::environment::unknown("MESHCTL_", &VARIABLES, names) {
+    for unknown in meshward_types::environment::unknown("MESHCTL_", &VARIABLES, names) {
         note!("meshctl: {unknown}");
     }
 }
@@ -99,7 +100,9 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Relay { verb, which } => nodes::relay(&common, verb, which).await?,
         Command::Workload { verb, which } => workloads::workload(&common, verb, which).await?,
         Command::Link { verb, which } => workloads::link(&common, verb, which).await?,
-        Command::Credential { verb, which } => credentials::credential(&common, verb, which).await?,
+        Command::Credential { verb, which } => {
+            credentials::credential(&common, verb, which).await?
+        }
         Command::Quarantine { verb, wanted } => {
             return quarantines::quarantine(&common, verb, wanted).await;
         }
@@ -125,10 +128,10 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
 fn only_text(common: &Common, what: &str) -> Result<()> {
     match common.is_table() {
         true => Ok(()),
-        false => {
-            Err(Mistake(format!("this prints {what}, which has no form in JSON or YAML; leave out --output"))
-                .into())
-        }
+        false => Err(Mistake(format!(
+            "this prints {what}, which has no form in JSON or YAML; leave out --output"
+        ))
+        .into()),
     }
 }
 
@@ -137,13 +140,19 @@ fn man(common: &Common, folder: &Path) -> Result<()> {
     if !common.dry_run {
         std::fs::create_dir_all(folder)
             .and_then(|()| clap_mangen::generate_to(Arguments::command(), folder))
-            .map_err(|error| Mistake(format!("cannot write man pages into {}: {error}", folder.display())))?;
+            .map_err(|error| {
+                Mistake(format!("cannot write man pages into {}: {error}", folder.display()))
+            })?;
     }
     let pages = pages(&Arguments::command(), "meshctl");
-    let effect = |name: String| Effect { action: "write", kind: "page", name, detail: String::new() };
+    let effect =
+        |name: String| Effect { action: "write", kind: "page", name, detail: String::new() };
     let would = format!("write {} man pages into {}", pages.len(), folder.display());
     let done = format!("{} man pages are in {}", pages.len(), folder.display());
-    tell(common, &Change { would, done, effects: pages.into_iter().map(effect).collect(), result: None })
+    tell(
+        common,
+        &Change { would, done, effects: pages.into_iter().map(effect).collect(), result: None },
+    )
 }
 
 fn pages(command: &clap::Command, name: &str) -> Vec<String> {
@@ -180,11 +189,13 @@ mod tests {
             "context",
         ];
         for noun in nouns {
-            let found = command.find_subcommand(noun).unwrap_or_else(|| panic!("there is no {noun}"));
+            let found =
+                command.find_subcommand(noun).unwrap_or_else(|| panic!("there is no {noun}"));
             assert!(found.find_subcommand("list").is_some(), "{noun} list");
             let plural = format!("{noun}s");
             assert!(found.get_all_aliases().any(|alias| alias == plural), "{plural}");
-            let matches = Arguments::command().try_get_matches_from(["meshctl", noun, "list"]).unwrap();
+            let matches =
+                Arguments::command().try_get_matches_from(["meshctl", noun, "list"]).unwrap();
             let (_, own) = matches.subcommand().unwrap();
             assert_eq!(own.subcommand_name(), Some("list"), "{noun}");
         }
@@ -197,7 +208,8 @@ mod tests {
             let text = command.clone().term_width(80).render_long_help().to_string();
             // clap does not wrap the line of usage.
             for line in text.lines().filter(|line| {
-                !line.trim_start().starts_with("Usage:") && !line.trim_start().starts_with("meshctl ")
+                !line.trim_start().starts_with("Usage:")
+                    && !line.trim_start().starts_with("meshctl ")
             }) {
                 assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
             }

@@ -7,7 +7,7 @@ use crate::{
     output::{bad, good, list, table, whole},
 };
 use anyhow::Result;
-use meshward_model::{
+use meshward_types::{
     diagnosis::{Nat, Netcheck, RelayCheck},
     relay::RelayNumber,
 };
@@ -51,7 +51,9 @@ fn print(common: &Common, found: &Netcheck) {
     let mapped = match (mapping.mapped.as_slice(), mapping.router) {
         _ if !mapping.wanted => "not wanted (port_mapping)".into(),
         ([], None) => "the router does not answer".into(),
-        ([], Some(router)) => format!("the router answers, outside it is {router}; nothing is mapped"),
+        ([], Some(router)) => {
+            format!("the router answers, outside it is {router}; nothing is mapped")
+        }
         (mapped, _) => good(list(mapped)),
     };
     out!("  port mapping  {mapped}");
@@ -71,7 +73,11 @@ fn print(common: &Common, found: &Netcheck) {
             yes_no(found.homes.contains(&relay.number)),
         ]
     };
-    table(common, ["RELAY", "WHAT", "ADDRESS", "BY UDP", "BY TCP", "HOME"], found.relays.iter().map(row));
+    table(
+        common,
+        ["RELAY", "WHAT", "ADDRESS", "BY UDP", "BY TCP", "HOME"],
+        found.relays.iter().map(row),
+    );
 }
 
 fn nat(nat: Nat) -> String {

@@ -7,7 +7,7 @@ use crate::{
     output::{Change, Effect, list, show, tell},
 };
 use anyhow::Result;
-use meshward_model::{
+use meshward_types::{
     NetworkName,
     api::{self, CreateNetwork, operations},
 };
@@ -32,7 +32,8 @@ pub async fn network(common: &Common, verb: Option<Network>, which: Watching) ->
         Network::Delete { name } => {
             let effects = if common.dry_run { what_goes(&client, &name).await } else { vec![] };
             client.remove(&operations::DELETE_NETWORK, &[&name]).await?;
-            let (would, done) = (format!("delete network {name}"), format!("network {name} is deleted"));
+            let (would, done) =
+                (format!("delete network {name}"), format!("network {name} is deleted"));
             tell(common, &Change { would, done, effects, result: None })
         }
     }
@@ -54,7 +55,12 @@ async fn what_goes(client: &Client, name: &NetworkName) -> Vec<Effect> {
         let own = node.blocks.iter().filter(|block| block.network == *name);
         for prefix in own.flat_map(|block| &block.prefixes) {
             let detail = format!("of node {}", node.name);
-            effects.push(Effect { action: "free", kind: "block", name: prefix.to_string(), detail });
+            effects.push(Effect {
+                action: "free",
+                kind: "block",
+                name: prefix.to_string(),
+                detail,
+            });
         }
     }
     effects
@@ -63,7 +69,10 @@ async fn what_goes(client: &Client, name: &NetworkName) -> Vec<Effect> {
 fn print(common: &Common, all: &[api::Network]) -> Result<()> {
     let row = |network: &api::Network| {
         let blocks = network.prefixes.iter().map(|prefix| {
-            format!("/{}", if prefix.addr().is_ipv4() { network.block_v4 } else { network.block_v6 })
+            format!(
+                "/{}",
+                if prefix.addr().is_ipv4() { network.block_v4 } else { network.block_v6 }
+            )
         });
         [network.name.to_string(), list(&network.prefixes), list(blocks), network.mtu.to_string()]
     };

@@ -7,7 +7,7 @@ use crate::{
     output::{Change, Effect, bad, count, good, list, or_dash, show, tell},
 };
 use anyhow::Result;
-use meshward_model::{
+use meshward_types::{
     NodeName,
     api::{self, NodeState, RotateKeys, operations},
 };
@@ -47,7 +47,8 @@ async fn what_goes(client: &Client, name: &NodeName) -> Vec<Effect> {
     let workloads =
         client.all(&operations::WORKLOADS, &[("node", name.to_string())]).await.unwrap_or_default();
     for workload in workloads {
-        let detail = format!("{}, {}, network {}", workload.name, workload.labels, workload.network);
+        let detail =
+            format!("{}, {}, network {}", workload.name, workload.labels, workload.network);
         let id = workload.id.to_string();
         effects.push(Effect { action: "remove", kind: "workload", name: id, detail });
     }
@@ -55,7 +56,12 @@ async fn what_goes(client: &Client, name: &NodeName) -> Vec<Effect> {
     for route in routes.into_iter().filter(|route| route.node == *name) {
         let approval = if route.approved_by_hand { ", with its approval" } else { "" };
         let detail = format!("network {}{approval}", route.network);
-        effects.push(Effect { action: "remove", kind: "route", name: route.prefix.to_string(), detail });
+        effects.push(Effect {
+            action: "remove",
+            kind: "route",
+            name: route.prefix.to_string(),
+            detail,
+        });
     }
     let devices = client.all(&operations::DEVICES, &[]).await.unwrap_or_default();
     for device in devices.into_iter().filter(|device| device.gateway == *name) {
@@ -134,7 +140,8 @@ pub async fn key(common: &Common, verb: Key) -> Result<()> {
 
 async fn what_rotates(client: &Client, wanted: &RotateKeys) -> Vec<Effect> {
     let nodes = client.all(&operations::NODES, &[]).await.unwrap_or_default();
-    let own = nodes.iter().filter(|node| wanted.node.as_ref().is_none_or(|name| *name == node.name));
+    let own =
+        nodes.iter().filter(|node| wanted.node.as_ref().is_none_or(|name| *name == node.name));
     let mut effects = Vec::new();
     for (node, block) in own.flat_map(|node| node.blocks.iter().map(move |block| (node, block))) {
         if wanted.network.as_ref().is_none_or(|name| *name == block.network) {
@@ -151,7 +158,8 @@ pub async fn relay(common: &Common, verb: Option<Relay>, which: Watching) -> Res
         Relay::List(watching) => watching,
         Relay::Remove { name } => {
             client.remove(&operations::REMOVE_RELAY, &[&name]).await?;
-            let (would, done) = (format!("remove relay {name}"), format!("relay {name} is removed"));
+            let (would, done) =
+                (format!("remove relay {name}"), format!("relay {name} is removed"));
             return tell(common, &Change { would, done, effects: vec![], result: None });
         }
     };
@@ -168,5 +176,6 @@ pub async fn relay(common: &Common, verb: Option<Relay>, which: Watching) -> Res
     let columns = ["NAME", "NUMBER", "SITE", "STATE", "NODES", "ADDRESSES"];
     let none = "no relays but the coordinator; make a token with: meshctl token create --relay";
     let read = async || client.all(&operations::RELAYS, &[]).await;
-    listing::list(watching, read, |all: &Vec<api::Relay>| show(common, all, columns, row, none)).await
+    listing::list(watching, read, |all: &Vec<api::Relay>| show(common, all, columns, row, none))
+        .await
 }

@@ -1,4 +1,5 @@
-//! Printing: tables for people, JSON and YAML for programs. A closed pipe ends no command: what it does, it does.
+//! Printing: tables for people, JSON and YAML for programs. A closed pipe ends no command: what it
+//! does, it does.
 
 use crate::arguments::{Common, Output};
 use anstyle::{AnsiColor, Style};
@@ -68,7 +69,8 @@ pub fn finish() -> Result<()> {
 
 /// Prints what was read: as a table with these columns, or whole.
 ///
-/// A column whose name ends with `+` is left out where a terminal has no room for it, unless `-o wide` asks for it.
+/// A column whose name ends with `+` is left out where a terminal has no room for it, unless `-o
+/// wide` asks for it.
 ///
 /// # Errors
 /// If it cannot be encoded.
@@ -160,7 +162,8 @@ pub fn tell(common: &Common, change: &Change) -> Result<()> {
         tell_people(common, change);
         return Ok(());
     }
-    let result = change.result.map(|result| result.to_json()).transpose().context("cannot be encoded")?;
+    let result =
+        change.result.map(|result| result.to_json()).transpose().context("cannot be encoded")?;
     whole(common, &as_json(common.dry_run, change, result)).map(drop)
 }
 
@@ -214,8 +217,13 @@ pub fn note_dry_run(common: &Common) {
     }
 }
 
-/// Prints a table: each column as wide as its widest cell, colours not counted, as far as the terminal has room.
-pub fn table<const N: usize>(common: &Common, columns: [&str; N], rows: impl Iterator<Item = [String; N]>) {
+/// Prints a table: each column as wide as its widest cell, colours not counted, as far as the
+/// terminal has room.
+pub fn table<const N: usize>(
+    common: &Common,
+    columns: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) {
     let room = match (common.output, io::stdout().is_terminal()) {
         (Output::Wide, _) | (_, false) => usize::MAX,
         (_, true) => terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0)),

@@ -1,4 +1,5 @@
-//! `meshctl ping`: whether and how this machine's node reaches another, and what policy says about it.
+//! `meshctl ping`: whether and how this machine's node reaches another, and what policy says about
+//! it.
 
 use crate::{
     Mistake,
@@ -8,7 +9,7 @@ use crate::{
     output::{bad, few, good, is_closed, whole},
 };
 use anyhow::Result;
-use meshward_model::{
+use meshward_types::{
     NodeName, WorkloadId,
     api::{Workload, operations},
     diagnosis::{self, PathKind, PolicyBetween, Pong},
@@ -60,7 +61,8 @@ pub async fn ping(common: &Common, wanted: Ping) -> Result<ExitCode> {
     if !whole(common, &all)? {
         print_sum(common, &all);
     }
-    let reached = all.answered > 0 && (!wanted.until_direct || all.pings.last().is_some_and(is_direct));
+    let reached =
+        all.answered > 0 && (!wanted.until_direct || all.pings.last().is_some_and(is_direct));
     Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -70,7 +72,8 @@ fn is_direct(pong: &Pong) -> bool {
 
 /// What the node is asked. A workload elsewhere is known by its name to the coordinator alone.
 async fn resolve(common: &Common, wanted: &Ping) -> Result<diagnosis::Ping> {
-    let request = |target: String, network, node: Option<NodeName>| diagnosis::Ping { target, network, node };
+    let request =
+        |target: String, network, node: Option<NodeName>| diagnosis::Ping { target, network, node };
     let plain = request(wanted.target.clone(), wanted.network.clone(), None);
     if wanted.target.parse::<std::net::IpAddr>().is_ok() || !Client::has_context(common) {
         return Ok(plain);
@@ -78,12 +81,18 @@ async fn resolve(common: &Common, wanted: &Ping) -> Result<diagnosis::Ping> {
     let Ok(client) = Client::coordinator(common) else { return Ok(plain) };
     let mut query = Vec::new();
     query.extend(wanted.network.as_ref().map(|network| ("network", network.to_string())));
-    // A node's name comes before a workload's; without the coordinator this node has to know what is meant.
+    // A node's name comes before a workload's; without the coordinator this node has to know what
+    // is meant.
     if client.read(&operations::NODE, &[&wanted.target], &[]).await.is_ok() {
         return Ok(plain);
     }
     let found = match wanted.target.parse::<WorkloadId>() {
-        Ok(_) => client.read(&operations::WORKLOAD, &[&wanted.target], &[]).await.ok().into_iter().collect(),
+        Ok(_) => client
+            .read(&operations::WORKLOAD, &[&wanted.target], &[])
+            .await
+            .ok()
+            .into_iter()
+            .collect(),
         Err(_) => Vec::new(),
     };
     let found: Vec<Workload> = match found.is_empty() {
@@ -93,14 +102,17 @@ async fn resolve(common: &Common, wanted: &Ping) -> Result<diagnosis::Ping> {
         }
         false => found,
     };
-    let is_there = |one: &Workload| wanted.network.as_ref().is_none_or(|network| *network == one.network);
+    let is_there =
+        |one: &Workload| wanted.network.as_ref().is_none_or(|network| *network == one.network);
     let found: Vec<Workload> = found.into_iter().filter(is_there).collect();
     match found.as_slice() {
         [] => Ok(plain),
         [one] => Ok(request(one.id.to_string(), Some(one.network.clone()), Some(one.node.clone()))),
         several => {
-            let ids: Vec<String> =
-                several.iter().map(|one| format!("{} ({}, {})", one.id, one.network, one.node)).collect();
+            let ids: Vec<String> = several
+                .iter()
+                .map(|one| format!("{} ({}, {})", one.id, one.network, one.node))
+                .collect();
             Err(Mistake(format!(
                 "`{}` is the name of several workloads; say which by its id: {}",
                 wanted.target,
@@ -114,9 +126,14 @@ async fn resolve(common: &Common, wanted: &Ping) -> Result<diagnosis::Ping> {
 fn print_target(pong: &Pong, target: &str) {
     match &pong.workload {
         Some(id) => {
-            let labels = pong.labels.as_ref().map_or(String::new(), |labels| format!(" ({labels})"));
+            let labels =
+                pong.labels.as_ref().map_or(String::new(), |labels| format!(" ({labels})"));
             let name = if target == id.as_str() { String::new() } else { format!("{target}, ") };
-            out!("ping {name}workload {id}{labels} on node {}, network {}", pong.node, pong.network);
+            out!(
+                "ping {name}workload {id}{labels} on node {}, network {}",
+                pong.node,
+                pong.network
+            );
         }
         None => out!("ping node {}, network {}", pong.node, pong.network),
     }
@@ -141,7 +158,9 @@ fn print_pong(pong: &Pong) {
         }
     };
     let mtu = match pong.path_mtu {
-        Some(mtu) if mtu < pong.network_mtu => format!(", packets of {mtu} of {} bytes", pong.network_mtu),
+        Some(mtu) if mtu < pong.network_mtu => {
+            format!(", packets of {mtu} of {} bytes", pong.network_mtu)
+        }
         Some(mtu) => format!(", packets of {mtu} bytes"),
         None => String::new(),
     };
@@ -169,7 +188,11 @@ fn print_sum(common: &Common, all: &Pings) {
     let local = all.pings.iter().any(|pong| pong.path == PathKind::Local);
     if let Some([least, median, most]) = all.round_trip_us.filter(|_| !local) {
         let [least, median, most] = [least, median, most].map(milliseconds);
-        out!("{} sent, {} answered; least {least}, median {median}, most {most}", all.sent, all.answered);
+        out!(
+            "{} sent, {} answered; least {least}, median {median}, most {most}",
+            all.sent,
+            all.answered
+        );
     } else if !local {
         note!("{} sent, none answered", all.sent);
     }
@@ -190,8 +213,11 @@ fn print_sum(common: &Common, all: &Pings) {
 
 fn print_policy(between: &PolicyBetween) {
     let said = |acl: &str| if acl.is_empty() { bad("nothing") } else { good(acl) };
-    let held =
-        if between.held { bad("; one of the two is quarantined or not let in") } else { String::new() };
+    let held = if between.held {
+        bad("; one of the two is quarantined or not let in")
+    } else {
+        String::new()
+    };
     out!("  {}: to it {}, from it {}{held}", between.name, said(&between.to), said(&between.from));
 }
 

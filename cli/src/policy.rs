@@ -9,14 +9,14 @@ use crate::{
     sources, text_diff,
 };
 use anyhow::Result;
-use meshward_model::{
+use meshward_policy::{Budget, Written, review, run_tests};
+use meshward_types::{
     NetworkName, OnDeny, Revision,
     api::{
-        ExplainQuery, Finding, LinkChange, Policy, PolicyFile, PolicyResult, PolicyRevision, Rollback,
-        SubmitPolicy, SubmitResult, operations,
+        ExplainQuery, Finding, LinkChange, Policy, PolicyFile, PolicyResult, PolicyRevision,
+        Rollback, SubmitPolicy, SubmitResult, operations,
     },
 };
-use meshward_policy::{Budget, Written, review, run_tests};
 use std::process::ExitCode;
 
 pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
@@ -24,8 +24,12 @@ pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
         Verb::Apply { sources, prune, if_revision, message, reset } => {
             return apply(common, &sources, (prune, reset), if_revision, message).await;
         }
-        Verb::Check { sources, offline, strict } => return check(common, &sources, offline, strict).await,
-        Verb::Diff { revisions, of, text: true, .. } => differing_texts(common, &revisions, of).await?,
+        Verb::Check { sources, offline, strict } => {
+            return check(common, &sources, offline, strict).await;
+        }
+        Verb::Diff { revisions, of, text: true, .. } => {
+            differing_texts(common, &revisions, of).await?
+        }
         Verb::Diff { revisions, more, of, .. } if revisions.is_empty() => {
             reject_network(&of)?;
             preview(common, &Sources { places: vec![], more }).await?;
@@ -55,7 +59,8 @@ pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
             let client = Client::coordinator(common)?;
             let network = the_network(&client, of).await?;
             let seconds = since.as_secs();
-            let query = [("seconds", seconds.to_string()), ("with_denied", with_denied.to_string())];
+            let query =
+                [("seconds", seconds.to_string()), ("with_denied", with_denied.to_string())];
             let policy = client.read(&operations::POLICY_SUGGESTION, &[&network], &query).await?;
             if !whole(common, &policy)? {
                 policy.files.iter().for_each(|file| print(format_args!("{}", file.text)));
@@ -69,7 +74,8 @@ pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
 fn reject_network(of: &OfNetwork) -> Result<()> {
     match of.network {
         Some(_) => {
-            Err(Mistake("the files say which networks they are about; leave out --network".into()).into())
+            Err(Mistake("the files say which networks they are about; leave out --network".into())
+                .into())
         }
         None => Ok(()),
     }
@@ -89,8 +95,11 @@ pub async fn the_network(client: &Client, of: OfNetwork) -> Result<NetworkName> 
         .into()),
         _ => {
             let names: Vec<&str> = all.iter().map(|network| network.name.as_str()).collect();
-            Err(Mistake(format!("there are several networks; add --network and one of {}", names.join(", ")))
-                .into())
+            Err(Mistake(format!(
+                "there are several networks; add --network and one of {}",
+                names.join(", ")
+            ))
+            .into())
         }
     }
 }
@@ -105,7 +114,8 @@ async fn apply(
     let files = sources::read(sources)?;
     // Said here, before anything is sent.
     let written = read(&files)?;
-    let networks: Vec<&NetworkName> = written.iter().map(|written| &written.policy.network).collect();
+    let networks: Vec<&NetworkName> =
+        written.iter().map(|written| &written.policy.network).collect();
     let mut client = Client::coordinator(common)?;
     match (if_revision, networks.as_slice()) {
         (None, _) => {}
@@ -115,13 +125,19 @@ async fn apply(
             return Err(Mistake(text.into()).into());
         }
     }
-    let wanted = SubmitPolicy { files, prune, scope: None, message, count_cuts: common.dry_run, reset };
+    let wanted =
+        SubmitPolicy { files, prune, scope: None, message, count_cuts: common.dry_run, reset };
     let result = client.write(&operations::SUBMIT_POLICY, &[], &wanted).await?;
     tell(common, &result)
 }
 
-/// The client, which overwrites the policy of a network only as long as it is the one that a revision made.
-async fn only_if(client: Client, wanted: Option<Revision>, network: &NetworkName) -> Result<Client> {
+/// The client, which overwrites the policy of a network only as long as it is the one that a
+/// revision made.
+async fn only_if(
+    client: Client,
+    wanted: Option<Revision>,
+    network: &NetworkName,
+) -> Result<Client> {
     let Some(wanted) = wanted else { return Ok(client) };
     let (policy, state) = client.read_with_state(&operations::POLICY, &[network]).await?;
     let is = policy.revision.unwrap_or(Revision(0));
@@ -162,7 +178,8 @@ async fn preview(common: &Common, sources: &Sources) -> Result<()> {
 }
 
 async fn ask(common: &Common, files: Vec<PolicyFile>, count_cuts: bool) -> Result<SubmitResult> {
-    let wanted = SubmitPolicy { files, prune: false, scope: None, message: None, count_cuts, reset: false };
+    let wanted =
+        SubmitPolicy { files, prune: false, scope: None, message: None, count_cuts, reset: false };
     Client::coordinator(common)?.dry().write(&operations::SUBMIT_POLICY, &[], &wanted).await
 }
 
@@ -188,7 +205,8 @@ fn report_network(common: &Common, result: &PolicyResult, would: bool) {
     few(common, &result.admitted, |admitted| out!("{} {admitted}", good("lets in")));
     few(common, &result.refused, |refused| out!("{} {refused}", bad("refuses")));
     few(common, &result.cuts, |cut| {
-        let flows = if cut.flows == 1 { "live flow".into() } else { format!("{} live flows", cut.flows) };
+        let flows =
+            if cut.flows == 1 { "live flow".into() } else { format!("{} live flows", cut.flows) };
         let name = if cut.name.is_empty() { String::new() } else { format!("{} ", cut.name) };
         out!("{} {flows} of {name}({})", bad("cuts  "), cut.workload);
     });
@@ -217,7 +235,12 @@ fn report_findings(findings: &[Finding]) {
     }
 }
 
-async fn check(common: &Common, sources: &Sources, offline: bool, strict: bool) -> Result<ExitCode> {
+async fn check(
+    common: &Common,
+    sources: &Sources,
+    offline: bool,
+    strict: bool,
+) -> Result<ExitCode> {
     let files = sources::read(sources)?;
     let all = read(&files)?;
     let failed = all.iter().map(report_failures).sum::<Result<usize>>()?;
@@ -227,7 +250,9 @@ async fn check(common: &Common, sources: &Sources, offline: bool, strict: bool) 
     let alone = offline || !Client::has_context(common);
     let reviewed = || {
         let problems = all.iter().flat_map(review);
-        problems.map(|problem| Finding { place: problem.place.to_string(), text: problem.text }).collect()
+        problems
+            .map(|problem| Finding { place: problem.place.to_string(), text: problem.text })
+            .collect()
     };
     let findings: Vec<Finding> = match alone {
         true => reviewed(),
@@ -252,8 +277,11 @@ fn report_failures(written: &Written) -> Result<usize> {
     let failures = run_tests(&written.policy, &Budget::of(Budget::PLAN))
         .map_err(|error| Mistake(format!("{}: the policy's tests: {error}", written.begin)))?;
     for failure in &failures {
-        let place =
-            written.tests.get(failure.number - 1).map(|place| format!("{place}: ")).unwrap_or_default();
+        let place = written
+            .tests
+            .get(failure.number - 1)
+            .map(|place| format!("{place}: "))
+            .unwrap_or_default();
         note!("{place}{} {failure}", bad("fails:"));
     }
     Ok(failures.len())
@@ -263,7 +291,11 @@ fn read(files: &[PolicyFile]) -> Result<Vec<Written>> {
     meshward_policy::read(files).map_err(|error| Mistake(error.to_string()).into())
 }
 
-async fn print_policy(common: &Common, network: NetworkName, revision: Option<Revision>) -> Result<()> {
+async fn print_policy(
+    common: &Common,
+    network: NetworkName,
+    revision: Option<Revision>,
+) -> Result<()> {
     let policy = policy_at(&Client::coordinator(common)?, &network, revision).await?;
     if whole(common, &policy)? {
         return Ok(());
@@ -281,7 +313,11 @@ async fn print_policy(common: &Common, network: NetworkName, revision: Option<Re
     Ok(())
 }
 
-async fn policy_at(client: &Client, network: &NetworkName, revision: Option<Revision>) -> Result<Policy> {
+async fn policy_at(
+    client: &Client,
+    network: &NetworkName,
+    revision: Option<Revision>,
+) -> Result<Policy> {
     let at: Vec<_> = revision.iter().map(|revision| ("revision", revision.to_string())).collect();
     client.read(&operations::POLICY, &[network], &at).await
 }
@@ -323,16 +359,21 @@ async fn difference(common: &Common, revisions: &[Revision], of: OfNetwork) -> R
 async fn differing_texts(common: &Common, revisions: &[Revision], of: OfNetwork) -> Result<()> {
     let client = Client::coordinator(common)?;
     let network = the_network(&client, of).await?;
-    let read = async |revision: Option<&Revision>| policy_at(&client, &network, revision.copied()).await;
+    let read =
+        async |revision: Option<&Revision>| policy_at(&client, &network, revision.copied()).await;
     let from = revisions
         .first()
         .ok_or_else(|| Mistake("name a revision; `meshctl policy log` shows them".into()))?;
     let (before, after) = (read(Some(from)).await?, read(revisions.get(1)).await?);
-    let named =
-        |revision: Option<&Revision>| revision.map_or("now".to_owned(), |own| format!("revision {own}"));
+    let named = |revision: Option<&Revision>| {
+        revision.map_or("now".to_owned(), |own| format!("revision {own}"))
+    };
     let (old, new) = (named(Some(from)), named(revisions.get(1)));
     let text = text_diff::unified(&before.files, &after.files, &old, &new);
-    if whole(common, &serde_json::json!({ "network": network, "from": old, "to": new, "diff": text }))? {
+    if whole(
+        common,
+        &serde_json::json!({ "network": network, "from": old, "to": new, "diff": text }),
+    )? {
         return Ok(());
     }
     match text.is_empty() {
@@ -353,7 +394,9 @@ pub async fn explain(common: &Common, query: Explain) -> Result<ExitCode> {
         let verdict = match (one.allowed, one.observed) {
             (true, false) => good("allowed"),
             (true, true) => bad("observed (it passes, and would be denied)"),
-            (false, _) if one.on_deny == Some(OnDeny::Reject) => bad("rejected (its sender is told)"),
+            (false, _) if one.on_deny == Some(OnDeny::Reject) => {
+                bad("rejected (its sender is told)")
+            }
             (false, _) => bad("denied "),
         };
         out!("{verdict} {} -> {} {}", one.from, one.to, one.port);

@@ -11,18 +11,24 @@ pub fn prefix(text: &str) -> Result<IpNet, String> {
     let Some((address, length)) = text.split_once('/') else {
         return Err(match text.parse::<IpAddr>() {
             Ok(IpAddr::V4(_)) => {
-                format!("the length is missing: write {text}/32 for that address alone, or such as {text}/24")
+                format!(
+                    "the length is missing: write {text}/32 for that address alone, or such as {text}/24"
+                )
             }
             Ok(IpAddr::V6(_)) => format!(
                 "the length is missing: write {text}/128 for that address alone, or such as {text}/64"
             ),
-            Err(_) => "write an address, a slash and a length, such as 10.42.0.0/16 or fd42::/48".into(),
+            Err(_) => {
+                "write an address, a slash and a length, such as 10.42.0.0/16 or fd42::/48".into()
+            }
         });
     };
     let address: IpAddr = address.parse().map_err(|_| wrong_address(address))?;
     let most = if address.is_ipv4() { 32 } else { 128 };
     let length = length.parse::<u8>().ok().filter(|length| *length <= most).ok_or_else(|| {
-        format!("`{length}` is not the length of a prefix of {address}: write a number from 0 to {most}")
+        format!(
+            "`{length}` is not the length of a prefix of {address}: write a number from 0 to {most}"
+        )
     })?;
     IpNet::new(address, length).map_err(|error| error.to_string())
 }
@@ -32,8 +38,9 @@ fn wrong_address(text: &str) -> String {
     if text.contains(':') {
         return format!("`{text}` is not an IPv6 address: write such as fd42:: or 2001:db8:0:1::");
     }
-    let wrong =
-        parts.iter().position(|part| part.parse::<u8>().is_err() || part.len() > 1 && part.starts_with('0'));
+    let wrong = parts
+        .iter()
+        .position(|part| part.parse::<u8>().is_err() || part.len() > 1 && part.starts_with('0'));
     match wrong {
         _ if parts.len() != 4 => {
             format!("`{text}` is not an IPv4 address: it has {} of 4 parts", parts.len())
@@ -60,7 +67,10 @@ mod tests {
             ("10.42.0/16", "3 of 4 parts"),
             ("10.421.0.0/16", "part 2 of the address, `421`"),
             ("10.042.0.0/16", "part 2 of the address, `042`"),
-            ("10.42.0.0/33", "`33` is not the length of a prefix of 10.42.0.0: write a number from 0 to 32"),
+            (
+                "10.42.0.0/33",
+                "`33` is not the length of a prefix of 10.42.0.0: write a number from 0 to 32",
+            ),
             ("10.42.0.0/", "`` is not the length"),
             ("fd42::/129", "0 to 128"),
             ("fd4g::/48", "not an IPv6 address"),

@@ -8,7 +8,7 @@ use crate::{
     output::{Change, Effect, count, or_dash, show, tell},
 };
 use anyhow::Result;
-use meshward_model::{
+use meshward_types::{
     Selector,
     api::{self, Impose, QuarantineResult, QuarantineTarget, operations},
     selector::Requirement,
@@ -24,7 +24,9 @@ pub async fn quarantine(
     let nothing_named = target.what.is_none() && target.label_exists.is_empty();
     if let Some(QuarantineVerb::List(watching)) = verb {
         if !nothing_named {
-            return Err(Mistake("either list the quarantines, or name what to isolate".into()).into());
+            return Err(
+                Mistake("either list the quarantines, or name what to isolate".into()).into()
+            );
         }
         return list(common, watching).await.map(|()| ExitCode::SUCCESS);
     }
@@ -40,7 +42,8 @@ pub async fn quarantine(
     }
     let client = Client::coordinator(common)?;
     let seconds = lasts.map(|time| time.as_secs());
-    let wanted = Impose { target: parse(target)?, allow_from, seconds, message, even_if_none, reset };
+    let wanted =
+        Impose { target: parse(target)?, allow_from, seconds, message, even_if_none, reset };
     let result = client.write(&operations::IMPOSE_QUARANTINE, &[], &wanted).await?;
     report(common, &client, &result, "quarantine", "quarantined").await
 }
@@ -77,13 +80,18 @@ async fn report(
 async fn named(client: &Client, result: &QuarantineResult, verb: &'static str) -> Vec<Effect> {
     let all = client.all(&operations::WORKLOADS, &[]).await.unwrap_or_default();
     let by_id: HashMap<_, _> = all.iter().map(|workload| (&workload.id, workload)).collect();
-    let effect = |id: &meshward_model::WorkloadId| {
+    let effect = |id: &meshward_types::WorkloadId| {
         let known = by_id.get(id);
         let detail = known.map(|workload| {
             let api::Workload { name, labels, node, network, .. } = workload;
             format!("{name}, {labels}, node {node}, network {network}")
         });
-        Effect { action: verb, kind: "workload", name: id.to_string(), detail: detail.unwrap_or_default() }
+        Effect {
+            action: verb,
+            kind: "workload",
+            name: id.to_string(),
+            detail: detail.unwrap_or_default(),
+        }
     };
     result.workloads.iter().map(effect).collect()
 }
@@ -117,7 +125,8 @@ fn print(common: &Common, all: &[api::Quarantine]) -> Result<()> {
     show(common, all, columns, row, "no quarantine stands")
 }
 
-/// A word without any of the signs of a selector is the id of a workload, or a mistake: `list` is more likely a verb than a label.
+/// A word without any of the signs of a selector is the id of a workload, or a mistake: `list` is
+/// more likely a verb than a label.
 fn parse(target: Target) -> Result<QuarantineTarget> {
     let Target { what, label_exists, network } = target;
     let what = what.unwrap_or_default();
@@ -126,15 +135,18 @@ fn parse(target: Target) -> Result<QuarantineTarget> {
         return Ok(QuarantineTarget { network, selector: None, workload: Some(workload) });
     }
     let selector: Selector = what.parse().map_err(|error| Mistake(format!("{error}")))?;
-    let bare = selector.requirements().find(|(_, requirement)| **requirement == Requirement::Exists);
+    let bare =
+        selector.requirements().find(|(_, requirement)| **requirement == Requirement::Exists);
     if let Some((key, _)) = bare {
         return Err(Mistake(format!(
             "`{key}` says neither which value the label has nor that any will do: write {key}=VALUE, or --label-exists {key} for every workload with that label"
         ))
         .into());
     }
-    let mut all: Vec<_> =
-        selector.requirements().map(|(key, requirement)| (key.clone(), requirement.clone())).collect();
+    let mut all: Vec<_> = selector
+        .requirements()
+        .map(|(key, requirement)| (key.clone(), requirement.clone()))
+        .collect();
     for key in label_exists {
         if all.iter().any(|(known, _)| *known == key) {
             return Err(Mistake(format!("label `{key}` is required twice")).into());
@@ -167,7 +179,10 @@ mod tests {
             assert!(said.contains("--label-exists"), "{word}: {said}");
         }
         assert_eq!(parsed("", &["app"]).unwrap().selector, Some("app".parse().unwrap()));
-        assert_eq!(parsed("env=prod", &["app"]).unwrap().selector, Some("app,env=prod".parse().unwrap()));
+        assert_eq!(
+            parsed("env=prod", &["app"]).unwrap().selector,
+            Some("app,env=prod".parse().unwrap())
+        );
         assert!(parsed("app=web", &["app"]).is_err() && parsed("", &[]).is_err());
         assert!(parsed("w-0123456789ab", &[]).unwrap().workload.is_some());
     }

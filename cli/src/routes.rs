@@ -7,7 +7,7 @@ use crate::{
     output::{Change, bad, good, list as cell, or_dash, show, tell},
 };
 use anyhow::Result;
-use meshward_model::{
+use meshward_types::{
     api::{self, ApproveRoute, RouteState, operations},
     local::{Advertise, LocalWorkload, State},
 };
@@ -47,7 +47,8 @@ async fn advertise(common: &Common, wanted: &Advertise, patience: Patience) -> R
 
 async fn approve(common: &Common, of: RouteOf, verb: &str, past: &str) -> Result<()> {
     let wanted = ApproveRoute { network: of.network, prefix: of.prefix, node: of.node };
-    let change = if verb == "approve" { operations::APPROVE_ROUTE } else { operations::DISAPPROVE_ROUTE };
+    let change =
+        if verb == "approve" { operations::APPROVE_ROUTE } else { operations::DISAPPROVE_ROUTE };
     let route = Client::coordinator(common)?.write(&change, &[], &wanted).await?;
     let which = format!("{} behind {}", route.prefix, route.node);
     let would = format!("{verb} {which} in network {}", route.network);
@@ -90,10 +91,12 @@ fn print(common: &Common, all: &[api::Route], narrowed: bool) -> Result<()> {
         ]
     };
     let columns = ["PREFIX", "NETWORK", "NODE", "LABELS", "STATE", "APPROVED", "WORKLOAD+"];
-    let none = "no routes; on a gateway: meshctl route advertise PREFIX --network NAME --label KEY=VALUE";
+    let none =
+        "no routes; on a gateway: meshctl route advertise PREFIX --network NAME --label KEY=VALUE";
     show(common, all, columns, row, &listing::none(narrowed, "routes", none))?;
     if common.is_table() {
-        for (route, reason) in all.iter().flat_map(|route| route.reasons.iter().map(move |why| (route, why)))
+        for (route, reason) in
+            all.iter().flat_map(|route| route.reasons.iter().map(move |why| (route, why)))
         {
             note!("{} {}: {reason}", bad("waiting:"), route.prefix);
         }

@@ -2,7 +2,7 @@
 
 use crate::{Mistake, arguments::Sources};
 use anyhow::{Context, Result};
-use meshward_model::api::PolicyFile;
+use meshward_types::api::PolicyFile;
 use std::{
     fs,
     io::{self, Read},
@@ -16,9 +16,10 @@ use std::{
 pub fn read(sources: &Sources) -> Result<Vec<PolicyFile>> {
     let places: Vec<&PathBuf> = sources.places.iter().chain(&sources.more).collect();
     if places.is_empty() {
-        return Err(
-            Mistake("name a policy file or a folder with such, or - for standard input".into()).into()
-        );
+        return Err(Mistake(
+            "name a policy file or a folder with such, or - for standard input".into(),
+        )
+        .into());
     }
     let mut files = Vec::new();
     for place in places {
@@ -50,15 +51,18 @@ fn read_place(place: &Path, files: &mut Vec<PolicyFile>) -> Result<()> {
     Ok(())
 }
 
-/// The policy files in a folder and in those below it, in the order of their names. What begins with a dot is left alone.
+/// The policy files in a folder and in those below it, in the order of their names. What begins
+/// with a dot is left alone.
 fn below(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
-    let read =
-        || -> io::Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
+    let read = || -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
+    };
     let mut entries = read().map_err(|error| cannot_read(folder, &error))?;
     entries.sort();
     for path in entries {
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        let yaml =
+            path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         match (hidden, path.is_dir()) {
             (true, _) => {}
             (false, true) => below(&path, paths)?,

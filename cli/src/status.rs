@@ -7,7 +7,7 @@ use crate::{
     output::{bad, bytes, good, list, table, whole},
 };
 use anyhow::Result;
-use meshward_model::{
+use meshward_types::{
     api::{Status, operations},
     local::{LocalStatus, RemovedNode},
     relay::RelayId,
@@ -122,10 +122,11 @@ fn print_node(common: &Common, node: &LocalStatus) {
             endpoint.flows
         );
         out!("    offloads: {}", list(&endpoint.offloads));
-        let shown = ["tcp_established", "tcp_transitory", "udp", "icmp"].into_iter().filter_map(|name| {
-            let time = Duration::from_secs(*endpoint.timeouts.get(name)?);
-            Some(format!("{name} {}", humantime::format_duration(time)))
-        });
+        let shown =
+            ["tcp_established", "tcp_transitory", "udp", "icmp"].into_iter().filter_map(|name| {
+                let time = Duration::from_secs(*endpoint.timeouts.get(name)?);
+                Some(format!("{name} {}", humantime::format_duration(time)))
+            });
         out!("    timeouts: {}", shown.collect::<Vec<_>>().join(", "));
         let drops = endpoint.drops.iter().filter(|(_, count)| **count > 0);
         let drops: Vec<String> = drops.map(|(cause, count)| format!("{cause} {count}")).collect();
@@ -149,7 +150,9 @@ fn print_node(common: &Common, node: &LocalStatus) {
             ]
         });
         table(common, ["    PEER", "ADDRESS", "MTU", "HANDSHAKE", "SENT", "RECEIVED"], rows);
-        for (node, lost) in endpoint.peers.iter().filter_map(|peer| Some((&peer.node, peer.lost.as_ref()?))) {
+        for (node, lost) in
+            endpoint.peers.iter().filter_map(|peer| Some((&peer.node, peer.lost.as_ref()?)))
+        {
             let again = match lost.again_in {
                 0 => "it is tried again now".to_owned(),
                 seconds => format!("it is left alone for {seconds} s more"),

@@ -1,4 +1,5 @@
-//! How a table is laid out in the room that there is: columns that can be missed go first, then cells are broken into lines.
+//! How a table is laid out in the room that there is: columns that can be missed go first, then
+//! cells are broken into lines.
 
 use anstyle::Style;
 use std::fmt::Write;
@@ -44,10 +45,12 @@ fn total(kept: &[usize], widths: &[usize]) -> usize {
 /// The widths of the columns that are kept: the widest give way first.
 fn shrink(kept: &[usize], natural: &[usize], names: &[&str], room: usize) -> Vec<usize> {
     let mut widths: Vec<usize> = kept.iter().map(|at| natural[*at]).collect();
-    let least: Vec<usize> = kept.iter().map(|at| natural[*at].min(names[*at].len().max(NARROWEST))).collect();
+    let least: Vec<usize> =
+        kept.iter().map(|at| natural[*at].min(names[*at].len().max(NARROWEST))).collect();
     let gaps = GAP * kept.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > room {
-        let widest = (0..widths.len()).filter(|at| widths[*at] > least[*at]).max_by_key(|at| widths[*at]);
+        let widest =
+            (0..widths.len()).filter(|at| widths[*at] > least[*at]).max_by_key(|at| widths[*at]);
         let Some(widest) = widest else { break };
         widths[widest] -= 1;
     }
@@ -140,7 +143,8 @@ mod tests {
             let plain = anstream::adapter::strip_str(&text).to_string();
             assert!(plain.lines().all(|line| line.chars().count() <= room), "{room}:\n{plain}");
             let all: String = plain.split_whitespace().collect();
-            for part in ["app=web,", "team=checkout,", "version=", "2026-11-26", "refused", "open"] {
+            for part in ["app=web,", "team=checkout,", "version=", "2026-11-26", "refused", "open"]
+            {
                 assert!(all.contains(part), "{room}: no {part} in\n{plain}");
             }
             assert_eq!(plain.contains("RUNTIME"), room >= 100, "{room}");
@@ -154,7 +158,8 @@ mod tests {
 
     #[test]
     fn a_colour_ends_on_the_line_where_it_began() {
-        let text = lay_out(&["WHY"], vec![vec![bad("a reason that is longer than its column")]], 12);
+        let text =
+            lay_out(&["WHY"], vec![vec![bad("a reason that is longer than its column")]], 12);
         for line in text.lines().skip(1) {
             assert!(line.starts_with('\x1b') && line.ends_with("\x1b[0m"), "{line:?}");
         }

@@ -4,7 +4,7 @@ use crate::{
     out,
     output::{bad, good},
 };
-use meshward_model::api::PolicyFile;
+use meshward_types::api::PolicyFile;
 use similar::TextDiff;
 use std::collections::BTreeSet;
 
@@ -15,7 +15,11 @@ const CONTEXT: usize = 3;
 pub fn unified(before: &[PolicyFile], after: &[PolicyFile], old: &str, new: &str) -> String {
     let names: BTreeSet<&str> = before.iter().chain(after).map(|file| file.name.as_str()).collect();
     let text = |files: &[PolicyFile], name: &str| {
-        files.iter().find(|file| file.name == name).map(|file| file.text.clone()).unwrap_or_default()
+        files
+            .iter()
+            .find(|file| file.name == name)
+            .map(|file| file.text.clone())
+            .unwrap_or_default()
     };
     let mut all = String::new();
     for name in names {
@@ -50,8 +54,10 @@ mod tests {
 
     #[test]
     fn files_that_come_go_or_change_are_shown_and_others_are_not() {
-        let before = [file("a.yaml", "network: shop\nx: 1\n"), file("b.yaml", "b\n"), file("c.yaml", "c\n")];
-        let after = [file("a.yaml", "network: shop\nx: 2\n"), file("c.yaml", "c\n"), file("d.yaml", "d\n")];
+        let before =
+            [file("a.yaml", "network: shop\nx: 1\n"), file("b.yaml", "b\n"), file("c.yaml", "c\n")];
+        let after =
+            [file("a.yaml", "network: shop\nx: 2\n"), file("c.yaml", "c\n"), file("d.yaml", "d\n")];
         let text = unified(&before, &after, "revision 1", "now");
         for line in ["--- a.yaml (revision 1)", "+++ a.yaml (now)", "-x: 1", "+x: 2", "-b", "+d"] {
             assert!(text.lines().any(|own| own == line), "no `{line}` in\n{text}");

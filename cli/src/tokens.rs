@@ -7,7 +7,7 @@ use crate::{
     output::{Change, count, list, or_dash, show, tell},
 };
 use anyhow::Result;
-use meshward_model::api::{self, CreateToken, operations};
+use meshward_types::api::{self, CreateToken, operations};
 
 pub async fn token(common: &Common, verb: Option<Token>, which: Watching) -> Result<()> {
     let client = Client::coordinator(common)?;
@@ -49,11 +49,17 @@ async fn create(common: &Common, client: &Client, wanted: &CreateToken) -> Resul
     if common.dry_run {
         // The token that came back is not one: it was not kept.
         let would = format!("make a join token for {uses}, good until {}", kept.expires);
-        return tell(common, &Change { would, done: String::new(), effects: vec![], result: Some(kept) });
+        return tell(
+            common,
+            &Change { would, done: String::new(), effects: vec![], result: Some(kept) },
+        );
     }
     if !common.is_table() {
         let done = format!("token {} is made", kept.id);
-        return tell(common, &Change { would: String::new(), done, effects: vec![], result: Some(&created) });
+        return tell(
+            common,
+            &Change { would: String::new(), done, effects: vec![], result: Some(&created) },
+        );
     }
     // Alone on stdout, so that it can be piped on.
     out!("{}", created.token);
@@ -73,7 +79,8 @@ fn print(common: &Common, all: &[api::Token]) -> Result<()> {
             Some(_) => format!("{networks}, ephemeral"),
             None => networks,
         };
-        let networks = if token.needs_approval { format!("{networks}, once approved") } else { networks };
+        let networks =
+            if token.needs_approval { format!("{networks}, once approved") } else { networks };
         [
             token.id.clone(),
             token.uses_left.to_string(),

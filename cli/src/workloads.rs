@@ -8,7 +8,7 @@ use crate::{
     output::{bad, bytes, good, list, or_dash, show, whole},
 };
 use anyhow::Result;
-use meshward_model::{
+use meshward_types::{
     NetworkName,
     api::{self, operations},
 };
@@ -71,7 +71,9 @@ pub async fn link(common: &Common, verb: Option<LinkVerb>, which: Links) -> Resu
     let client = Client::coordinator(common)?;
     let mut query = of(network);
     let wanted = [("denied", denied), ("observed", observed)];
-    query.extend(wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| (name, "true".to_owned())));
+    query.extend(
+        wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| (name, "true".to_owned())),
+    );
     query.extend(by_selector(selector.as_ref()));
     let read = async || client.list(&operations::LINKS, &query).await;
     let narrowed = !query.is_empty();

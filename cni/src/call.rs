@@ -4,7 +4,7 @@ use crate::{
     NEWEST, VERSIONS,
     error::{Code, Error},
 };
-use meshward_model::{
+use meshward_types::{
     AcceptFrom, Labels, NetworkName, WorkloadName,
     accept::LABEL as ACCEPT_FROM,
     local::{DEFAULT_SOCKET, Declared, Kubernetes, Pod},
@@ -17,7 +17,8 @@ use std::{
     path::PathBuf,
 };
 
-/// What the interface is called behind another plugin, which has made the one that the runtime asked for.
+/// What the interface is called behind another plugin, which has made the one that the runtime
+/// asked for.
 const CHAINED_INTERFACE: &str = "mesh0";
 /// The most bytes of a configuration.
 pub const MAX_CONFIG: usize = 4 << 20;
@@ -33,7 +34,8 @@ impl Environment {
 
     fn need(&self, name: &'static str) -> Result<&str, Error> {
         self.get(name).ok_or_else(|| {
-            let details = format!("{name} is not set; a container runtime calls this program, people do not");
+            let details =
+                format!("{name} is not set; a container runtime calls this program, people do not");
             Error::new(Code::InvalidEnvironment, "an environment variable is missing", details)
         })
     }
@@ -181,20 +183,35 @@ pub fn read(environment: &Environment, stdin: &[u8]) -> Result<Call, (String, Er
     let command = command(environment).map_err(newest)?;
     if stdin.len() > MAX_CONFIG {
         let details = format!("{} bytes came on stdin; at most {MAX_CONFIG} are read", stdin.len());
-        return Err(newest(Error::new(Code::Undecodable, "the configuration is too long", details)));
+        return Err(newest(Error::new(
+            Code::Undecodable,
+            "the configuration is too long",
+            details,
+        )));
     }
     // An object: a list would be taken for the fields in their order.
     let object: Result<Map<String, Value>, _> = serde_json::from_slice(stdin);
-    let raw: Raw =
-        object.and_then(|object| serde_json::from_value(Value::Object(object))).map_err(|error| {
-            newest(Error::new(Code::Undecodable, "the configuration cannot be read", error.to_string()))
+    let raw: Raw = object
+        .and_then(|object| serde_json::from_value(Value::Object(object)))
+        .map_err(|error| {
+            newest(Error::new(
+                Code::Undecodable,
+                "the configuration cannot be read",
+                error.to_string(),
+            ))
         })?;
     // Without a version, the configuration is of the first one (specification 0.1.0).
     let version = raw.cni_version.clone().unwrap_or_else(|| "0.1.0".into());
     if command != Command::Version && !VERSIONS.contains(&version.as_str()) {
-        let details =
-            format!("the configuration is of version {version}; spoken are {}", VERSIONS.join(", "));
-        return Err(newest(Error::new(Code::IncompatibleVersion, "incompatible CNI version", details)));
+        let details = format!(
+            "the configuration is of version {version}; spoken are {}",
+            VERSIONS.join(", ")
+        );
+        return Err(newest(Error::new(
+            Code::IncompatibleVersion,
+            "incompatible CNI version",
+            details,
+        )));
     }
     call(command, version.clone(), raw, environment).map_err(|error| (version, error))
 }
@@ -209,14 +226,20 @@ fn command(environment: &Environment) -> Result<Command, Error> {
         "STATUS" => Command::Status,
         "VERSION" => Command::Version,
         other => {
-            let details =
-                format!("CNI_COMMAND is `{other}`; known are ADD, DEL, CHECK, GC, STATUS and VERSION");
+            let details = format!(
+                "CNI_COMMAND is `{other}`; known are ADD, DEL, CHECK, GC, STATUS and VERSION"
+            );
             return Err(Error::new(Code::InvalidEnvironment, "an unknown command", details));
         }
     })
 }
 
-fn call(command: Command, version: String, raw: Raw, environment: &Environment) -> Result<Call, Error> {
+fn call(
+    command: Command,
+    version: String,
+    raw: Raw,
+    environment: &Environment,
+) -> Result<Call, Error> {
     let speaks_of_one = matches!(command, Command::Add | Command::Del | Command::Check);
     let attachment = speaks_of_one.then(|| attachment(command, &raw, environment)).transpose()?;
     if command == Command::Check && raw.prev_result.is_none() {
@@ -228,8 +251,9 @@ fn call(command: Command, version: String, raw: Raw, environment: &Environment) 
 }
 
 fn attachment(command: Command, raw: &Raw, environment: &Environment) -> Result<Attachment, Error> {
-    let invalid =
-        |details: String| Error::new(Code::InvalidEnvironment, "an environment variable is wrong", details);
+    let invalid = |details: String| {
+        Error::new(Code::InvalidEnvironment, "an environment variable is wrong", details)
+    };
     let container = environment.need("CNI_CONTAINERID")?.to_owned();
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     if !container.bytes().all(inner)
@@ -244,7 +268,9 @@ fn attachment(command: Command, raw: &Raw, environment: &Environment) -> Result<
     let chained = raw.prev_result.is_some() && command != Command::Check;
     let named = match &raw.interface {
         Some(own) => own.clone(),
-        None if chained && has_interface(raw.prev_result.as_ref(), asked) => CHAINED_INTERFACE.to_owned(),
+        None if chained && has_interface(raw.prev_result.as_ref(), asked) => {
+            CHAINED_INTERFACE.to_owned()
+        }
         None => asked.to_owned(),
     };
     for name in [asked, &named] {
@@ -273,8 +299,9 @@ fn has_interface(result: Option<&Value>, name: &str) -> bool {
 }
 
 fn config(command: Command, raw: Raw, environment: &Environment) -> Result<Config, Error> {
-    let invalid =
-        |details: String| Error::new(Code::InvalidConfig, "the network configuration is wrong", details);
+    let invalid = |details: String| {
+        Error::new(Code::InvalidConfig, "the network configuration is wrong", details)
+    };
     let named = raw.network.or(raw.name).unwrap_or_default();
     let network = match command {
         // It is not looked at.
@@ -316,8 +343,7 @@ fn config(command: Command, raw: Raw, environment: &Environment) -> Result<Confi
             })
         }
         (Some(_), _, _) if command == Command::Add => {
-            let details =
-                "`kubernetes` is configured, but CNI_ARGS names no pod: K8S_POD_NAMESPACE and K8S_POD_NAME";
+            let details = "`kubernetes` is configured, but CNI_ARGS names no pod: K8S_POD_NAMESPACE and K8S_POD_NAME";
             return Err(Error::new(Code::InvalidEnvironment, "the pod is not named", details));
         }
         _ => None,
@@ -342,10 +368,12 @@ fn declared(
     annotations: &BTreeMap<String, String>,
 ) -> Result<Declared, String> {
     let texts: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let labels = Labels::parse_each(texts.iter().map(String::as_str)).map_err(|error| error.to_string())?;
+    let labels =
+        Labels::parse_each(texts.iter().map(String::as_str)).map_err(|error| error.to_string())?;
     labels.check_unreserved().map_err(|error| error.to_string())?;
     let accepts = annotations.get(ACCEPT_FROM).map(|text| AcceptFrom::parse_all(text)).transpose();
-    let accepts = accepts.map_err(|error| format!("annotation {ACCEPT_FROM}: {error}"))?.unwrap_or_default();
+    let accepts =
+        accepts.map_err(|error| format!("annotation {ACCEPT_FROM}: {error}"))?.unwrap_or_default();
     Ok(Declared { name: name.and_then(WorkloadName::like), labels, accepts })
 }
 
@@ -405,12 +433,16 @@ mod tests {
 
     #[test]
     fn behind_another_plugin_the_interface_has_a_name_of_its_own() {
-        let chained = CONFIG.replace("\"type\"", r#""prevResult":{"interfaces":[{"name":"eth0"}]},"type""#);
+        let chained =
+            CONFIG.replace("\"type\"", r#""prevResult":{"interfaces":[{"name":"eth0"}]},"type""#);
         let interface = |command: &str, text: &str| {
             read(&environment(command), text.as_bytes()).unwrap().attachment.unwrap().named
         };
         assert_eq!(interface("ADD", &chained), "mesh0");
-        assert_eq!(interface("ADD", &chained.replace("\"type\"", r#""interface":"shop0","type""#)), "shop0");
+        assert_eq!(
+            interface("ADD", &chained.replace("\"type\"", r#""interface":"shop0","type""#)),
+            "shop0"
+        );
         assert_eq!(interface("ADD", CONFIG), "eth0");
     }
 
@@ -443,7 +475,11 @@ mod tests {
                 r#"{"cniVersion":"1.0.0","name":"shop","runtimeConfig":{"ips":["x"]}}"#,
                 Code::InvalidConfig,
             ),
-            ("ADD", r#"{"cniVersion":"1.0.0","name":"shop","interface":"a/b"}"#, Code::InvalidEnvironment),
+            (
+                "ADD",
+                r#"{"cniVersion":"1.0.0","name":"shop","interface":"a/b"}"#,
+                Code::InvalidEnvironment,
+            ),
             ("CHECK", CONFIG, Code::InvalidConfig),
         ] {
             assert_eq!(refused(&environment(command), config).0, code, "{command} {config}");

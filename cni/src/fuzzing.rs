@@ -10,7 +10,8 @@ meshward_fuzzing::targets! {
 const NAMES: [&str; 5] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS", "CNI_ARGS"];
 const COMMANDS: [&str; 6] = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"];
 
-/// A block for each variable, then the configuration: the call is read, or refused with a code of the specification.
+/// A block for each variable, then the configuration: the call is read, or refused with a code of
+/// the specification.
 fn cni(data: &[u8]) {
     let mut bytes = Bytes(data);
     let variables = NAMES.map(|name| (name.to_owned(), bytes.text()));
@@ -29,7 +30,8 @@ fn samples() -> Vec<Vec<u8>> {
         "cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]}"#;
     let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0";
     let call = |command: &str| {
-        [blocks([command, "c1", "eth0", "/proc/7/ns/net", arguments]), config.as_bytes().to_vec()].concat()
+        [blocks([command, "c1", "eth0", "/proc/7/ns/net", arguments]), config.as_bytes().to_vec()]
+            .concat()
     };
     COMMANDS.iter().map(|command| call(command)).collect()
 }

@@ -1,5 +1,5 @@
-//! What container runtimes and the plugin say to each other (CNI specification, 0.4.0, 1.0.0 and 1.1.0): reading a call,
-//! writing results and errors. Nothing here does I/O.
+//! What container runtimes and the plugin say to each other (CNI specification, 0.4.0, 1.0.0 and
+//! 1.1.0): reading a call, writing results and errors. Nothing here does I/O.
 #![forbid(unsafe_code)]
 
 mod call;

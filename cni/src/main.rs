@@ -1,8 +1,13 @@
-//! `meshward-cni`: puts containers of Kubernetes, CRI-O, Nomad and Podman on the mesh. The node daemon does the work.
+//! `meshward-cni`: puts containers of Kubernetes, CRI-O, Nomad and Podman on the mesh. The node
+//! daemon does the work.
 
-use meshward_client::{Client, Error as ClientError};
-use meshward_cni::{Added, Attachment, Call, Code, Command, Environment, Error, added, read, versions};
-use meshward_model::local::{AttachedContainer, ContainerKey, LocalStatus, PlaceContainer, PlacedContainer};
+use meshward_api_client::{Client, Error as ClientError};
+use meshward_cni::{
+    Added, Attachment, Call, Code, Command, Environment, Error, added, read, versions,
+};
+use meshward_types::local::{
+    AttachedContainer, ContainerKey, LocalStatus, PlaceContainer, PlacedContainer,
+};
 use serde_json::Value;
 use std::{
     io::{Read, Write},
@@ -45,7 +50,8 @@ fn carry_out(call: Call) -> Result<Option<Value>, Error> {
         return Ok(Some(versions()));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::new(Code::Io, "cannot begin", error.to_string()))?;
+    let runtime =
+        runtime.map_err(|error| Error::new(Code::Io, "cannot begin", error.to_string()))?;
     runtime.block_on(async {
         // After a boot, the daemon may begin a moment after the runtime.
         let patience = if call.command == Command::Add { PATIENCE } else { Duration::ZERO };
@@ -89,7 +95,8 @@ async fn add(client: &Client, call: Call, attachment: Attachment) -> Result<Valu
 
 fn path(container: &str, interface: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let encode = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let encode =
+        |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     let interface: String = interface.bytes().map(encode).collect();
     format!("/v1/containers/{container}/{interface}")
 }
@@ -98,7 +105,9 @@ async fn del(client: &Client, attachment: &Attachment) -> Result<(), Error> {
     match client.delete(&path(&attachment.container, &attachment.interface)).await {
         Ok(()) | Err(ClientError::Refused { status: Some(404), .. }) => Ok(()),
         // The daemon detaches a workload whose namespace is gone by itself, once it is back.
-        Err(ClientError::Unreachable(_)) if attachment.netns.as_ref().is_none_or(|netns| !netns.exists()) => {
+        Err(ClientError::Unreachable(_))
+            if attachment.netns.as_ref().is_none_or(|netns| !netns.exists()) =>
+        {
             Ok(())
         }
         Err(error) => Err(told(error)),
@@ -109,18 +118,23 @@ async fn check(client: &Client, attachment: &Attachment) -> Result<(), Error> {
     let found: AttachedContainer =
         client.get(&path(&attachment.container, &attachment.interface)).await.map_err(told)?;
     if !found.is_there {
-        let details = format!("the interface {} is not in the container any more", attachment.named);
+        let details =
+            format!("the interface {} is not in the container any more", attachment.named);
         return Err(Error::new(Code::UnknownContainer, "the interface is gone", details));
     }
     Ok(())
 }
 
 async fn collect(client: &Client, call: &Call) -> Result<(), Error> {
-    let all: Vec<ContainerKey> =
-        client.get(&format!("/v1/containers?network={}", call.config.network)).await.map_err(told)?;
+    let all: Vec<ContainerKey> = client
+        .get(&format!("/v1/containers?network={}", call.config.network))
+        .await
+        .map_err(told)?;
     let is_valid = |own: &ContainerKey| {
         let mut valid = call.config.valid.iter();
-        valid.any(|(container, interface)| *container == own.container && *interface == own.interface)
+        valid.any(|(container, interface)| {
+            *container == own.container && *interface == own.interface
+        })
     };
     for gone in all.into_iter().filter(|own| !is_valid(own)) {
         match client.delete(&path(&gone.container, &gone.interface)).await {
@@ -148,8 +162,12 @@ fn told(error: ClientError) -> Error {
         ClientError::Refused { status: Some(404), text, .. } => {
             Error::new(Code::UnknownContainer, "it is not there", text)
         }
-        ClientError::Refused { text, .. } => Error::new(Code::Refused, "the node daemon refuses", text),
-        ClientError::Unreachable(text) => Error::new(Code::TryAgain, "the node daemon does not answer", text),
+        ClientError::Refused { text, .. } => {
+            Error::new(Code::Refused, "the node daemon refuses", text)
+        }
+        ClientError::Unreachable(text) => {
+            Error::new(Code::TryAgain, "the node daemon does not answer", text)
+        }
         ClientError::Failed(text) => Error::new(Code::Io, "the node daemon failed", text),
     }
 }

@@ -27,7 +27,8 @@ pub fn added(version: &str, added: &Added, previous: Option<&Value>) -> Value {
     };
     let (mut interfaces, mut ips, mut routes) = (list("interfaces"), list("ips"), list("routes"));
     let number = interfaces.len();
-    let mut interface = json!({ "name": added.interface, "mac": mac(added), "sandbox": added.sandbox });
+    let mut interface =
+        json!({ "name": added.interface, "mac": mac(added), "sandbox": added.sandbox });
     if version.starts_with("1.1") {
         interface["mtu"] = added.mtu.into();
     }
@@ -39,10 +40,9 @@ pub fn added(version: &str, added: &Added, previous: Option<&Value>) -> Value {
         }
         ips.push(ip);
     }
-    let reached = added
-        .prefixes
-        .iter()
-        .filter(|prefix| added.addresses.iter().any(|address| address.is_ipv4() == prefix.addr().is_ipv4()));
+    let reached = added.prefixes.iter().filter(|prefix| {
+        added.addresses.iter().any(|address| address.is_ipv4() == prefix.addr().is_ipv4())
+    });
     routes.extend(reached.map(|prefix| json!({ "dst": prefix.to_string() })));
     let mut result = match previous {
         Some(Value::Object(previous)) => previous.clone(),
@@ -55,8 +55,8 @@ pub fn added(version: &str, added: &Added, previous: Option<&Value>) -> Value {
     Value::Object(result)
 }
 
-/// A TUN device has no hardware address, but some runtimes want to see one: a locally administered one (IEEE 802), made of the
-/// address.
+/// A TUN device has no hardware address, but some runtimes want to see one: a locally administered
+/// one (IEEE 802), made of the address.
 fn mac(added: &Added) -> String {
     let bytes = match added.addresses.first() {
         Some(IpAddr::V4(address)) => address.octets(),

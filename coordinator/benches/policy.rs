@@ -1,4 +1,5 @@
-//! The coordinator's decisions by themselves, with a million workloads: `cargo xtask bench policy`. Prints figures as JSON.
+//! The coordinator's decisions by themselves, with a million workloads: `cargo xtask bench policy`.
+//! Prints figures as JSON.
 
 mod shape;
 
@@ -11,7 +12,7 @@ use meshward_coordinator::{
     },
     world::{Deltas, World},
 };
-use meshward_model::{Revision, WorkloadId, api::PolicyFile};
+use meshward_types::{Revision, WorkloadId, api::PolicyFile};
 use shape::{APPS, NODES, Shape};
 use std::{collections::BTreeSet, time::Instant};
 
@@ -59,22 +60,32 @@ fn main() -> anyhow::Result<()> {
         ("workload stopped, against a tenth of the mesh", &ours.stop, &theirs.stop),
         ("workload relabelled, against a tenth of the mesh", &ours.relabel, &theirs.relabel),
     ] {
-        let figures = Figures { bench: "policy", case: case.clone(), metric, unit: "ms", ours: values };
+        let figures =
+            Figures { bench: "policy", case: case.clone(), metric, unit: "ms", ours: values };
         rows.push(figures.against("a tenth", tenth, Target::AtMost(1.5)));
     }
     eprintln!("what is looked at under the mesh's lock ...");
     let locks = Locks::measure(&tenth, small, if quick { 5 } else { 30 });
     let case = format!("{} workloads, {} nodes", tenth.workloads().count(), small.nodes());
     let row = |metric, values: &[f64], target| {
-        let figures = Figures { bench: "policy", case: case.clone(), metric, unit: "ms", ours: values };
+        let figures =
+            Figures { bench: "policy", case: case.clone(), metric, unit: "ms", ours: values };
         figures.absolute(target)
     };
     rows.push(row("lock: the view of a node that knows all", &locks.view, Target::AtMost(10.0)));
     rows.push(row("lock: its digest", &locks.digest, Target::AtMost(10.0)));
     rows.push(row("lock: other admission, nobody moves", &locks.stays, Target::AtMost(10.0)));
-    rows.push(row("lock: other admission, one application moves", &locks.some, Target::AtMost(10.0)));
+    rows.push(row(
+        "lock: other admission, one application moves",
+        &locks.some,
+        Target::AtMost(10.0),
+    ));
     rows.push(row("lock: other admission, all are refused", &locks.all, Target::None));
-    rows.push(row("lock: judging beside the world, the longest look", &locks.looks, Target::AtMost(10.0)));
+    rows.push(row(
+        "lock: judging beside the world, the longest look",
+        &locks.looks,
+        Target::AtMost(10.0),
+    ));
     println!("{}", serde_json::to_string(&rows)?);
     Ok(())
 }
@@ -100,8 +111,8 @@ impl Locks {
             locks.view.push(held(|| world.view_parts(&node)).0);
             locks.digest.push(held(|| world.digest_of(&node)).0);
         }
-        // After the others: what plans of all workloads leave behind, the allocator puts in order in
-        // whatever asks it next.
+        // After the others: what plans of all workloads leave behind, the allocator puts in order
+        // in whatever asks it next.
         for _ in 0..repetitions {
             for (into, rule) in [
                 (&mut locks.stays, "images: ['registry.example/*'], for: { app: none }".to_owned()),
@@ -180,16 +191,21 @@ impl Changes {
         let started = shape::report(node, "new", 200, labels(0));
         let relabelled = shape::report(node, "new", 200, labels(1));
         let id: WorkloadId = started.id.clone();
-        let (ms, deltas) = timed(world, |world| take(world, node, Report::Started(started.clone().into())));
+        let (ms, deltas) =
+            timed(world, |world| take(world, node, Report::Started(started.clone().into())));
         self.start.push(ms);
         self.told.push(deltas.touched().len() as f64);
-        self.relabel
-            .push(timed(world, |world| take(world, node, Report::Started(relabelled.clone().into()))).0);
+        self.relabel.push(
+            timed(world, |world| take(world, node, Report::Started(relabelled.clone().into()))).0,
+        );
         self.stop.push(timed(world, |world| take(world, node, Report::Stopped(id.clone()))).0);
         if at.is_multiple_of(10) {
             let files = [PolicyFile { name: "policy.yaml".into(), text: shape.policy(1 + at) }];
-            let wanted =
-                Submission { files: files.to_vec().into(), guardrails: true, ..Submission::default() };
+            let wanted = Submission {
+                files: files.to_vec().into(),
+                guardrails: true,
+                ..Submission::default()
+            };
             let apply = |world: &World| {
                 let plan = policies::apply(world, &wanted).expect("a policy");
                 Plan { mutations: plan.mutations, action: plan.action, outcome: () }
@@ -204,7 +220,10 @@ impl Changes {
 fn take(world: &World, node: u32, report: Report) -> Plan<()> {
     let (node, reports) = (shape::node(node), [report]);
     let plan = workloads::take(world, &[(&node, &reports)]);
-    assert!(plan.outcome.iter().all(|outcome| outcome.as_ref().is_ok_and(Vec::is_empty)), "it is let in");
+    assert!(
+        plan.outcome.iter().all(|outcome| outcome.as_ref().is_ok_and(Vec::is_empty)),
+        "it is let in"
+    );
     Plan { mutations: plan.mutations, action: plan.action, outcome: () }
 }
 

@@ -1,5 +1,5 @@
-//! A real coordinator and ten thousand simulated nodes that speak the real protocol to it over loopback:
-//! `cargo xtask bench propagate`. Prints figures as JSON.
+//! A real coordinator and ten thousand simulated nodes that speak the real protocol to it over
+//! loopback: `cargo xtask bench propagate`. Prints figures as JSON.
 
 mod process;
 mod shape;
@@ -8,7 +8,7 @@ mod simulated;
 use anyhow::{Result, ensure};
 use meshward_bench::{Figures, Row, Target, p99};
 use meshward_coordinator::{ca::Ca, world::World};
-use meshward_model::{Revision, control::Part};
+use meshward_types::{Revision, control::Part};
 use process::{Process, binary, seed};
 use rcgen::{CertificateParams, KeyPair};
 use shape::{APPS, NODES, Shape};
@@ -24,7 +24,8 @@ use std::{
 
 /// Starts and stops together, each second of the churn.
 const CHURN: u32 = 2000;
-/// How long after a quarantine was lifted the next is imposed under churn: to lift one is to tell all nodes, too.
+/// How long after a quarantine was lifted the next is imposed under churn: to lift one is to tell
+/// all nodes, too.
 const BETWEEN: Duration = Duration::from_secs(1);
 
 struct Size {
@@ -53,14 +54,16 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     let key = KeyPair::generate()?;
     let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
     eprintln!("seeding {} nodes ...", size.shape.nodes());
-    let (_, read) = ca.sign_member(Part::Node, &shape::node(0), &csr, Duration::from_secs(86_400))?;
+    let (_, read) =
+        ca.sign_member(Part::Node, &shape::node(0), &csr, Duration::from_secs(86_400))?;
     let records = size.shape.records(&read.key.to_string());
     seed(&data, records.clone())?;
     let world = World::load(Revision(1), records).map_err(anyhow::Error::msg)?;
     let nodes = size.shape.nodes();
     let case = format!("{nodes} nodes, {} workloads", world.workloads().count());
     let row = |metric, unit, ours: &[f64], target| {
-        let row = Figures { bench: "propagate", case: case.clone(), metric, unit, ours }.absolute(target);
+        let row =
+            Figures { bench: "propagate", case: case.clone(), metric, unit, ours }.absolute(target);
         eprintln!("{metric}: {:.2} {unit}", row.value);
         row
     };
@@ -68,15 +71,22 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
 
     let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
     let mut coordinator = Coordinator::start(&data, port).await?;
-    let sign =
-        |at: u32| Ok(ca.sign_member(Part::Node, &shape::node(at), &csr, Duration::from_secs(86_400))?.0);
-    let fleet = Fleet::new(Arc::new(world), size.shape, port, &ca.certificate, sign, &key.serialize_der())?;
+    let sign = |at: u32| {
+        Ok(ca.sign_member(Part::Node, &shape::node(at), &csr, Duration::from_secs(86_400))?.0)
+    };
+    let fleet =
+        Fleet::new(Arc::new(world), size.shape, port, &ca.certificate, sign, &key.serialize_der())?;
     eprintln!("connecting ...");
     let begun = Instant::now();
     fleet.connect();
     fleet.all_current(Duration::from_secs(300)).await?;
     rows.push(row("all nodes connected", "s", &[begun.elapsed().as_secs_f64()], Target::None));
-    rows.push(row("resident memory", "GiB", &[coordinator.process.resident()?], Target::AtMost(3.0)));
+    rows.push(row(
+        "resident memory",
+        "GiB",
+        &[coordinator.process.resident()?],
+        Target::AtMost(3.0),
+    ));
 
     let everywhere =
         quarantines(&coordinator, &fleet, "w-dns-0", nodes, size.repetitions, "everywhere").await?;
@@ -88,15 +98,27 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     ));
     rows.push(row("quarantine known on every node, last node", "ms", &everywhere, Target::None));
     let id = shape::workload_id(1, 7, 3);
-    let few = quarantines(&coordinator, &fleet, id.as_str(), NODES + 3, size.repetitions, "on few").await?;
-    rows.push(row("quarantine known on 103 nodes, last node, p99", "ms", &[p99(&few)], Target::AtMost(50.0)));
+    let few = quarantines(&coordinator, &fleet, id.as_str(), NODES + 3, size.repetitions, "on few")
+        .await?;
+    rows.push(row(
+        "quarantine known on 103 nodes, last node, p99",
+        "ms",
+        &[p99(&few)],
+        Target::AtMost(50.0),
+    ));
     rows.push(row("quarantine known on 103 nodes, last node", "ms", &few, Target::None));
 
     let stuck = nodes / 100;
     fleet.stick(stuck);
-    let others =
-        quarantines(&coordinator, &fleet, "w-dns-1", nodes - stuck, size.repetitions / 5, "with stuck nodes")
-            .await?;
+    let others = quarantines(
+        &coordinator,
+        &fleet,
+        "w-dns-1",
+        nodes - stuck,
+        size.repetitions / 5,
+        "with stuck nodes",
+    )
+    .await?;
     fleet.unstick();
     rows.push(row("the same with one node in a hundred stuck", "ms", &others, Target::None));
 
@@ -107,7 +129,12 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
         &[churn.rate],
         Target::AtLeast(0.98 * f64::from(CHURN)),
     ));
-    rows.push(row("churn: from start to admission, p99", "ms", &[p99(&churn.admissions)], Target::None));
+    rows.push(row(
+        "churn: from start to admission, p99",
+        "ms",
+        &[p99(&churn.admissions)],
+        Target::None,
+    ));
     rows.push(row("churn: from start to admission", "ms", &churn.admissions, Target::None));
     rows.push(row("churn: until the last was taken", "s", &[churn.behind], Target::AtMost(1.0)));
     rows.push(row(
@@ -123,7 +150,8 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
         Target::AtMost(3.0),
     ));
 
-    // What is not urgent is held back for up to two seconds. Who is killed before has more to tell after its restart.
+    // What is not urgent is held back for up to two seconds. Who is killed before has more to tell
+    // after its restart.
     tokio::time::sleep(Duration::from_secs(4)).await;
     eprintln!("restarting the coordinator ...");
     coordinator.process.end()?;
@@ -140,7 +168,12 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
         Target::AtMost(60.0),
     ));
     let compared = f64::from(fleet.compared());
-    rows.push(row("restart: nodes that had to be told anew", "nodes", &[compared], Target::AtMost(0.0)));
+    rows.push(row(
+        "restart: nodes that had to be told anew",
+        "nodes",
+        &[compared],
+        Target::AtMost(0.0),
+    ));
     rows.push(row(
         "restart: rules that a node lost meanwhile",
         "rules",
@@ -182,7 +215,8 @@ impl Coordinator {
     }
 }
 
-/// Milliseconds from before `meshctl quarantine` is started until the last of the nodes that know the workload enforces it.
+/// Milliseconds from before `meshctl quarantine` is started until the last of the nodes that know
+/// the workload enforces it.
 async fn quarantines(
     coordinator: &Coordinator,
     fleet: &Fleet,
@@ -200,7 +234,12 @@ async fn quarantines(
     Ok(milliseconds)
 }
 
-async fn quarantine(coordinator: &Coordinator, fleet: &Fleet, workload: &str, nodes: u32) -> Result<f64> {
+async fn quarantine(
+    coordinator: &Coordinator,
+    fleet: &Fleet,
+    workload: &str,
+    nodes: u32,
+) -> Result<f64> {
     let mut taken = 0.0;
     for (verb, held) in [("quarantine", true), ("release", false)] {
         let watch = fleet.watch(workload, held);
@@ -223,7 +262,8 @@ struct Churn {
     quarantines: Vec<f64>,
 }
 
-/// Has workloads started and stopped all over the mesh, and now and then one quarantined that every node knows.
+/// Has workloads started and stopped all over the mesh, and now and then one quarantined that every
+/// node knows.
 async fn churn(coordinator: &Coordinator, fleet: &Fleet, size: &Size) -> Result<Churn> {
     let (nodes, starts) = (size.shape.nodes(), CHURN / 2 * size.churn_seconds);
     let begun = Instant::now();

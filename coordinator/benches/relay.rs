@@ -1,4 +1,5 @@
-//! A real relay and five thousand nodes that are connected to it and idle: `cargo xtask bench relay`. Prints figures as JSON.
+//! A real relay and five thousand nodes that are connected to it and idle: `cargo xtask bench
+//! relay`. Prints figures as JSON.
 
 mod process;
 
@@ -8,8 +9,8 @@ use meshward_coordinator::{
     ca::Ca,
     records::{NodeRecord, Record},
 };
-use meshward_daemon::dial::Dial;
-use meshward_model::{
+use meshward_runtime::dial::Dial;
+use meshward_types::{
     NodeName,
     control::Part,
     relay::{Gathering, RelayId, RelayNetwork, frames, server_name},
@@ -46,7 +47,8 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
     let ca = Ca::open(&data)?;
     let key = KeyPair::generate()?;
     let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
-    let sign = |name: &NodeName| ca.sign_member(Part::Node, name, &csr, Duration::from_secs(86_400));
+    let sign =
+        |name: &NodeName| ca.sign_member(Part::Node, name, &csr, Duration::from_secs(86_400));
     let known_by = sign(&name(0)?)?.1.key.to_string();
     seed(&data, (0..count).map(|at| record(name(at)?, &known_by)).collect::<Result<_>>()?)?;
 
@@ -56,7 +58,9 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
     command.args(["--metrics-listen", "127.0.0.1:0", "--stun-listen", "127.0.0.1:0"]);
     let _coordinator = Process::start(&mut command, &data.join("log"))?;
     let context = data.join("admin.json");
-    until(|| meshctl(&context, &["status"]).is_ok()).await.context("the coordinator does not answer")?;
+    until(|| meshctl(&context, &["status"]).is_ok())
+        .await
+        .context("the coordinator does not answer")?;
     let token = meshctl(&context, &["token", "create", "--relay"])?;
     let invitation = format!("{}@{coordinator_at}", token.trim());
     let joined = Command::new(binary("meshward-coordinator"))
@@ -69,7 +73,8 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
     command.args(["relay", "--data-dir"]).arg(&of_relay).args(["--listen", &relay_at.to_string()]);
     command.args(["--stun-listen", "127.0.0.1:0", "--advertise", &relay_at.to_string()]);
     let relay = Process::start(&mut command, &log)?;
-    let linked = || fs::read_to_string(&log).is_ok_and(|text| text.contains("linked to the coordinator"));
+    let linked =
+        || fs::read_to_string(&log).is_ok_and(|text| text.contains("linked to the coordinator"));
     until(linked).await.context("the relay has no link")?;
 
     let before = relay.resident()?;
@@ -80,7 +85,8 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
     let mut connecting: JoinSet<Result<(u32, Connection)>> = JoinSet::new();
     let server = server_name(&"relay".parse()?);
     for at in 0..count {
-        let dial = Dial::for_relay(&ca.certificate, &sign(&name(at)?)?.0, &key.serialize_der(), &server)?;
+        let dial =
+            Dial::for_relay(&ca.certificate, &sign(&name(at)?)?.0, &key.serialize_der(), &server)?;
         let (socket, server, room) =
             (sockets[at as usize % sockets.len()].clone(), server.clone(), room.clone());
         connecting.spawn(async move {
@@ -116,7 +122,8 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
     ])
 }
 
-/// Has every node send one message to another: which part arrives, and how long that takes in milliseconds.
+/// Has every node send one message to another: which part arrives, and how long that takes in
+/// milliseconds.
 async fn relay_between(connections: &[Connection]) -> Result<(f64, Vec<f64>)> {
     let network = RelayNetwork::of(&"shop".parse()?);
     let (mut arrived, mut trips) = (0, Vec::new());
@@ -128,7 +135,8 @@ async fn relay_between(connections: &[Connection]) -> Result<(f64, Vec<f64>)> {
             from.send_datagram(frame.into())?;
         }
         let (mut gathering, source) = (Gathering::default(), RelayId::of(&name(at as u32)?));
-        let taken = tokio::time::timeout(Duration::from_secs(1), connections[other].read_datagram()).await;
+        let taken =
+            tokio::time::timeout(Duration::from_secs(1), connections[other].read_datagram()).await;
         if let Ok(Ok(frame)) = taken
             && {
                 gathering.take(&frame);
@@ -163,7 +171,8 @@ fn record(name: NodeName, key: &str) -> Result<Record> {
 }
 
 fn meshctl(context: &Path, arguments: &[&str]) -> Result<String> {
-    let done = Command::new(binary("meshctl")).arg("--context").arg(context).args(arguments).output()?;
+    let done =
+        Command::new(binary("meshctl")).arg("--context").arg(context).args(arguments).output()?;
     ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     Ok(String::from_utf8(done.stdout)?)
 }

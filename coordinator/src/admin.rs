@@ -7,7 +7,7 @@ use crate::{
     plans,
 };
 use anyhow::Result;
-use meshward_model::{
+use meshward_types::{
     api::{Context, CreateCredential, Role, with_port},
     token::secret_hash,
 };
@@ -24,8 +24,8 @@ const FILE: &str = "admin.json";
 /// The most places that are named.
 const MOST_PLACES: usize = 16;
 
-/// At the first start, makes the operator's credential and writes what `meshctl` needs to use it; later, has the file name the places where
-/// the coordinator is reached by now.
+/// At the first start, makes the operator's credential and writes what `meshctl` needs to use it;
+/// later, has the file name the places where the coordinator is reached by now.
 ///
 /// # Errors
 /// If the file cannot be written, or the credential not be made.
@@ -38,7 +38,8 @@ pub async fn keep(mesh: &Mesh, config: &Config, listen: SocketAddr) -> Result<()
         return Ok(());
     }
     let secret = api::secret();
-    let context = Context { server, more_servers: places, ca: mesh.ca.pem.clone(), token: secret.clone() };
+    let context =
+        Context { server, more_servers: places, ca: mesh.ca.pem.clone(), token: secret.clone() };
     // Written first: a credential that nobody can read would lock the operator out.
     ca::write_private(&file, &serde_json::to_string_pretty(&context)?, 0o600)?;
     let author = Author::named("user:first-start");
@@ -60,12 +61,15 @@ pub async fn keep(mesh: &Mesh, config: &Config, listen: SocketAddr) -> Result<()
     Ok(())
 }
 
-/// Writes other places into the file, if it is there and its credential is good. It is a convenience: the coordinator starts without it.
+/// Writes other places into the file, if it is there and its credential is good. It is a
+/// convenience: the coordinator starts without it.
 fn refresh(mesh: &Mesh, file: &Path, server: String, more_servers: Vec<String>) {
     let read = fs::read(file).ok().and_then(|text| serde_json::from_slice::<Context>(&text).ok());
     let Some(before) = read else { return };
     let hash = secret_hash(&before.token);
-    if !mesh.look(|world| world.credentials.values().any(|credential| credential.secret_hash == hash)) {
+    if !mesh
+        .look(|world| world.credentials.values().any(|credential| credential.secret_hash == hash))
+    {
         return;
     }
     let now = Context { server, more_servers, ..before.clone() };
@@ -81,15 +85,22 @@ fn refresh(mesh: &Mesh, file: &Path, server: String, more_servers: Vec<String>) 
     }
 }
 
-/// Where the API may be reached, the best guess first: what the operator names, what this host's interfaces have, and this host itself.
+/// Where the API may be reached, the best guess first: what the operator names, what this host's
+/// interfaces have, and this host itself.
 fn places(names: &[String], listen: SocketAddr, own: &[IpAddr]) -> Vec<String> {
     let named = names.iter().map(|name| with_port(name, listen.port()));
     let local = IpAddr::from([127, 0, 0, 1]);
     let addresses: Vec<IpAddr> = match listen.ip().is_unspecified() {
-        true => own.iter().copied().filter(|own| own.is_ipv4() || listen.is_ipv6()).chain([local]).collect(),
+        true => own
+            .iter()
+            .copied()
+            .filter(|own| own.is_ipv4() || listen.is_ipv6())
+            .chain([local])
+            .collect(),
         false => vec![listen.ip()],
     };
-    let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, listen.port()).to_string());
+    let addresses =
+        addresses.into_iter().map(|address| SocketAddr::new(address, listen.port()).to_string());
     let mut places = Vec::new();
     for place in named.chain(addresses) {
         if !places.contains(&place) && places.len() < MOST_PLACES {
@@ -101,7 +112,8 @@ fn places(names: &[String], listen: SocketAddr, own: &[IpAddr]) -> Vec<String> {
 
 /// The addresses of this host by which others may reach it, IPv4 first.
 fn own_addresses() -> Vec<IpAddr> {
-    let all = nix::ifaddrs::getifaddrs().map(|all| all.filter_map(|one| one.address).collect::<Vec<_>>());
+    let all =
+        nix::ifaddrs::getifaddrs().map(|all| all.filter_map(|one| one.address).collect::<Vec<_>>());
     let read = |address: nix::sys::socket::SockaddrStorage| -> Option<IpAddr> {
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))

@@ -1,11 +1,11 @@
-//! What nodes say of their workloads, taken together: all reports that wait are one plan, one transaction and one revision,
-//! so that a thousand starts a second cost some dozen of them.
+//! What nodes say of their workloads, taken together: all reports that wait are one plan, one
+//! transaction and one revision, so that a thousand starts a second cost some dozen of them.
 
 use crate::{
     mesh::{Author, Mesh, Refusal},
     plans::workloads::{self, Refused, Report},
 };
-use meshward_model::NodeName;
+use meshward_types::NodeName;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,7 +33,8 @@ pub fn admissions() -> (Admissions, Desk) {
 }
 
 impl Admissions {
-    /// Takes reports in their order: when this returns, they are stored, but for those that are refused.
+    /// Takes reports in their order: when this returns, they are stored, but for those that are
+    /// refused.
     ///
     /// # Errors
     /// If none of them was taken.

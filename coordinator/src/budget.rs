@@ -1,7 +1,7 @@
 //! What one node has of the coordinator, against what it may have.
 
 use crate::limits::NodeBudget;
-use meshward_model::{
+use meshward_types::{
     WorkloadId,
     control::{WorkloadReport, encoded_size},
 };
@@ -126,8 +126,13 @@ mod tests {
 
     #[test]
     fn the_budget_that_stands_against_it_is_named() {
-        let budget =
-            NodeBudget { workloads: 2, addresses: 4, label_sets: 1, reported_kib: 1, ..Default::default() };
+        let budget = NodeBudget {
+            workloads: 2,
+            addresses: 4,
+            label_sets: 1,
+            reported_kib: 1,
+            ..Default::default()
+        };
         let mut usage = Usage::default();
         usage.take(&report(1, 1, 1), &budget).unwrap();
         usage.take(&report(1, 1, 2), &budget).unwrap();

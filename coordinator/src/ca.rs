@@ -1,8 +1,9 @@
-//! The mesh's certificate authority. Its key is made at the first start and never leaves the data folder.
+//! The mesh's certificate authority. Its key is made at the first start and never leaves the data
+//! folder.
 
 use anyhow::{Context, Result, bail};
-use meshward_daemon::tls::{MemberCertificate, SKEW, spiffe_id};
-use meshward_model::{
+use meshward_runtime::tls::{MemberCertificate, SKEW, spiffe_id};
+use meshward_types::{
     NodeName,
     control::{COORDINATOR_NAME, Part},
     relay::server_name,
@@ -10,8 +11,8 @@ use meshward_model::{
 };
 use parking_lot::Mutex;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::{
     pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -55,15 +56,22 @@ impl Ca {
             Self::make(&key_file, &certificate_file)?;
         }
         let read = |path: &Path| {
-            fs::read_to_string(path)
-                .with_context(|| format!("cannot read {}; put it back from a backup", path.display()))
+            fs::read_to_string(path).with_context(|| {
+                format!("cannot read {}; put it back from a backup", path.display())
+            })
         };
         let (key, pem) = (read(&key_file)?, read(&certificate_file)?);
         let key = KeyPair::from_pem(&key).with_context(|| {
-            format!("{} holds no key; the mesh rests on it: put it back from a backup", key_file.display())
+            format!(
+                "{} holds no key; the mesh rests on it: put it back from a backup",
+                key_file.display()
+            )
         })?;
         let issuer = Issuer::from_ca_cert_pem(&pem, key).with_context(|| {
-            format!("{} holds no certificate; put it back from a backup", certificate_file.display())
+            format!(
+                "{} holds no certificate; put it back from a backup",
+                certificate_file.display()
+            )
         })?;
         let certificate =
             <CertificateDer as rustls::pki_types::pem::PemObject>::from_pem_slice(pem.as_bytes())
@@ -79,7 +87,8 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let now = OffsetDateTime::now_utc();
-        (params.not_before, params.not_after) = (now - SKEW, now + time::Duration::days(365 * CA_YEARS));
+        (params.not_before, params.not_after) =
+            (now - SKEW, now + time::Duration::days(365 * CA_YEARS));
         let certificate = params.self_signed(&key)?;
         // The certificate goes first: a key alone would be a CA that nobody has seen.
         write_private(certificate_file, &certificate.pem(), 0o644)?;
@@ -91,7 +100,8 @@ impl Ca {
         Fingerprint::of(&self.certificate)
     }
 
-    /// Signs a member's certificate. Only the public key is taken from the request; who it is for, the caller knows.
+    /// Signs a member's certificate. Only the public key is taken from the request; who it is for,
+    /// the caller knows.
     ///
     /// # Errors
     /// If the request is malformed or not signed by its own key.
@@ -102,11 +112,13 @@ impl Ca {
         csr: &[u8],
         lifetime: Duration,
     ) -> Result<(Vec<u8>, MemberCertificate)> {
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
-            .context("the certificate request is malformed or its signature is wrong")?;
+        let request =
+            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
+                .context("the certificate request is malformed or its signature is wrong")?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, node.as_str());
-        params.subject_alt_names = vec![SanType::URI(spiffe_id(&self.mesh, part, node).try_into()?)];
+        params.subject_alt_names =
+            vec![SanType::URI(spiffe_id(&self.mesh, part, node).try_into()?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         if part == Part::Relay {
             params.subject_alt_names.push(SanType::DnsName(server_name(node).try_into()?));
@@ -130,14 +142,15 @@ impl Ca {
         for name in fixed.into_iter().chain(names.iter().map(String::as_str)) {
             params.subject_alt_names.push(match name.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
-                Err(_) => {
-                    SanType::DnsName(name.try_into().with_context(|| format!("`{name}` is no DNS name"))?)
-                }
+                Err(_) => SanType::DnsName(
+                    name.try_into().with_context(|| format!("`{name}` is no DNS name"))?,
+                ),
             });
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let now = OffsetDateTime::now_utc();
-        (params.not_before, params.not_after) = (now - SKEW, now + time::Duration::days(SERVER_DAYS));
+        (params.not_before, params.not_after) =
+            (now - SKEW, now + time::Duration::days(SERVER_DAYS));
         let certificate = params.signed_by(&key, &self.issuer)?;
         let chain = vec![certificate.der().clone(), self.certificate.clone()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -148,7 +161,7 @@ impl Ca {
 
 /// Writes a file that is there whole or not at all.
 pub fn write_private(path: &Path, text: &str, mode: u32) -> Result<()> {
-    meshward_daemon::files::write(path, text.as_bytes(), mode)
+    meshward_runtime::files::write(path, text.as_bytes(), mode)
         .with_context(|| format!("cannot write {}", path.display()))
 }
 

@@ -2,8 +2,8 @@
 
 use crate::limits::{NodeBudget, Retention, Strangers};
 use ipnet::IpNet;
-use meshward_daemon::config::Lasting;
-use meshward_model::control::DEFAULT_PORT;
+use meshward_runtime::config::Lasting;
+use meshward_types::control::DEFAULT_PORT;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv6Addr, SocketAddr},
@@ -30,7 +30,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// How long a node's certificate is good. Nodes renew at two thirds.
     pub certificate_lifetime: Lasting,
-    /// Networks of the coordinator's own in which webhooks of policies may be: loopback, link-local and private ones.
+    /// Networks of the coordinator's own in which webhooks of policies may be: loopback, link-local
+    /// and private ones.
     pub webhook_networks: Vec<IpNet>,
     /// What those may take who have not authenticated.
     pub strangers: Strangers,
@@ -46,7 +47,10 @@ impl Default for Config {
             data_dir: data_dir(),
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT)),
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
-            stun_listen: SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, meshward_model::stun::PORT)),
+            stun_listen: SocketAddr::from((
+                std::net::Ipv6Addr::UNSPECIFIED,
+                meshward_types::stun::PORT,
+            )),
             names: Vec::new(),
             certificate_lifetime: Lasting(Duration::from_secs(24 * 3600)),
             webhook_networks: Vec::new(),

@@ -1,4 +1,5 @@
-//! What the coordinator must satisfy, whatever it is sent or finds on its disk; see the crate `meshward-fuzzing`.
+//! What the coordinator must satisfy, whatever it is sent or finds on its disk; see the crate
+//! `meshward-fuzzing`.
 
 mod requests;
 
@@ -6,8 +7,8 @@ use crate::{
     ca::Ca,
     store::{Sqlite, Store},
 };
-use meshward_daemon::tls::Members;
-use meshward_model::{NodeName, control::Part};
+use meshward_runtime::tls::Members;
+use meshward_types::{NodeName, control::Part};
 use rustls::{
     pki_types::{CertificateDer, UnixTime},
     server::danger::ClientCertVerifier,
@@ -30,12 +31,14 @@ fn ca() -> &'static Ca {
     CA.get_or_init(|| Ca::open(&folder()).expect("a CA can be made"))
 }
 
-/// A request for a certificate: what is signed is for whom the coordinator means, and for nothing else, whatever was asked for.
+/// A request for a certificate: what is signed is for whom the coordinator means, and for nothing
+/// else, whatever was asked for.
 fn csr(data: &[u8]) {
     let (ca, now) = (ca(), UnixTime::now());
     let name: NodeName = "rack".parse().expect("a name");
     for part in [Part::Node, Part::Relay] {
-        let Ok((certificate, read)) = ca.sign_member(part, &name, data, Duration::from_secs(3600)) else {
+        let Ok((certificate, read)) = ca.sign_member(part, &name, data, Duration::from_secs(3600))
+        else {
             return;
         };
         assert!(read.part == part && read.node == name && read.mesh == ca.mesh);
@@ -50,16 +53,21 @@ fn requests_for_certificates() -> Vec<Vec<u8>> {
     use rcgen::{CertificateParams, IsCa, KeyPair, PKCS_ED25519};
     let key = KeyPair::generate().expect("a key");
     let other = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
-    let mut greedy = CertificateParams::new(["coordinator.meshward.internal".to_owned()]).expect("a name");
+    let mut greedy =
+        CertificateParams::new(["coordinator.meshward.internal".to_owned()]).expect("a name");
     greedy.is_ca = IsCa::NoCa;
     let request = |params: &CertificateParams, key: &KeyPair| {
         params.serialize_request(key).expect("a request can be made").der().to_vec()
     };
-    vec![request(&CertificateParams::default(), &key), request(&greedy, &key), request(&greedy, &other)]
+    vec![
+        request(&CertificateParams::default(), &key),
+        request(&greedy, &key),
+        request(&greedy, &other),
+    ]
 }
 
-/// A damaged database, as a list of bytes that are not what they were: it is read as far as it is whole, or refused with a
-/// sentence; nothing breaks.
+/// A damaged database, as a list of bytes that are not what they were: it is read as far as it is
+/// whole, or refused with a sentence; nothing breaks.
 fn store(data: &[u8]) {
     let (whole, file) = (database(), folder().join("damaged.db"));
     let mut damaged = whole.clone();
@@ -72,7 +80,9 @@ fn store(data: &[u8]) {
     }
     fs::write(&file, &damaged).expect("a file can be written");
     let loaded = Sqlite::open(&file).and_then(|mut store| store.load());
-    for beside in ["damaged.db", "damaged.db-wal", "damaged.db-shm", "damaged.db-journal", "damaged.lock"] {
+    for beside in
+        ["damaged.db", "damaged.db-wal", "damaged.db-shm", "damaged.db-journal", "damaged.lock"]
+    {
         let _ = fs::remove_file(folder().join(beside));
     }
     match loaded {

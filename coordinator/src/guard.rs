@@ -1,9 +1,10 @@
-//! Who gets in when not all can: members and operators before strangers, and no stranger before another.
+//! Who gets in when not all can: members and operators before strangers, and no stranger before
+//! another.
 
 use crate::limits::{
     CONNECTIONS_OF_A_MEMBER, JOINS, KNOWN_SOURCES, RETRY_FROM, Strangers, TRUSTED_CONNECTIONS,
 };
-use meshward_daemon::{
+use meshward_runtime::{
     places::Places,
     sources::{KnownSources, OpenBySource, OpenLimit, RateBySource, Seldom, SourcePermit},
 };
@@ -21,7 +22,8 @@ use std::{
 use tokio::sync::Notify;
 use tracing::warn;
 
-/// The sources of failed authentications that are counted one by one for the audit log, and those that a line of it names.
+/// The sources of failed authentications that are counted one by one for the audit log, and those
+/// that a line of it names.
 const FAILED_SOURCES: usize = 256;
 const NAMED_SOURCES: usize = 4;
 
@@ -121,7 +123,8 @@ impl Guard {
         let trusted = descriptors.saturating_sub(tcp.total * 3 / 2).clamp(1, TRUSTED_CONNECTIONS);
         let quic = limits.quic();
         // As many from each source as there are: a whole site may come back behind one address.
-        let members = OpenLimit { per_address: quic.total, per_prefix: quic.total, total: quic.total };
+        let members =
+            OpenLimit { per_address: quic.total, per_prefix: quic.total, total: quic.total };
         Arc::new(Self {
             places: Places::new(tcp, trusted, known.clone()),
             known,
@@ -141,7 +144,8 @@ impl Guard {
         })
     }
 
-    /// Judges a QUIC handshake. `proven`: whether it is shown that the sender receives what is sent to its address.
+    /// Judges a QUIC handshake. `proven`: whether it is shown that the sender receives what is sent
+    /// to its address.
     pub fn judge(&self, source: IpAddr, proven: bool) -> Verdict {
         let proven = proven || source.is_loopback();
         let room = match (proven, source.is_loopback() || self.known.contains(source)) {
@@ -169,25 +173,30 @@ impl Guard {
 
     /// Whether a request to join may be worked on; it holds this meanwhile.
     pub fn join(&self, source: IpAddr, now: Instant) -> Option<SourcePermit> {
-        let place =
-            self.joins.open(source).filter(|_| source.is_loopback() || self.join_rate.take(source, now));
+        let place = self
+            .joins
+            .open(source)
+            .filter(|_| source.is_loopback() || self.join_rate.take(source, now));
         if place.is_none() {
             self.counts.joins.fetch_add(1, Relaxed);
         }
         place
     }
 
-    /// Whether somebody may try to authenticate: not after too many failures from the same source. Who was known there before may,
-    /// so that nobody locks an operator out by failing beside them.
+    /// Whether somebody may try to authenticate: not after too many failures from the same source.
+    /// Who was known there before may, so that nobody locks an operator out by failing beside them.
     pub fn may_authenticate(&self, source: IpAddr, now: Instant) -> bool {
-        let may = source.is_loopback() || self.known.contains(source) || self.failures.allows(source, now);
+        let may = source.is_loopback()
+            || self.known.contains(source)
+            || self.failures.allows(source, now);
         if !may {
             self.counts.barred.fetch_add(1, Relaxed);
         }
         may
     }
 
-    /// Counts a failed authentication, and logs it, once in a while. `what` was shown, such as "an API token".
+    /// Counts a failed authentication, and logs it, once in a while. `what` was shown, such as "an
+    /// API token".
     pub fn note_failure(&self, source: IpAddr, what: &'static str, now: Instant) {
         static LINES: Seldom = Seldom::every(Duration::from_secs(5));
         self.counts.failures.fetch_add(1, Relaxed);
@@ -199,7 +208,8 @@ impl Guard {
         }
     }
 
-    /// The failures that are not in the audit log yet. They are taken: who cannot write them down gives them back.
+    /// The failures that are not in the audit log yet. They are taken: who cannot write them down
+    /// gives them back.
     pub fn take_failed(&self) -> Failed {
         std::mem::take(&mut self.unaudited.lock())
     }
@@ -269,7 +279,8 @@ mod tests {
         let forged: Vec<Verdict> = (0..10_000u32)
             .map(|at| guard.judge(IpAddr::from((0x0a00_0000 + at * 256).to_be_bytes()), false))
             .collect();
-        let accepted = forged.iter().filter(|verdict| matches!(verdict, Verdict::Accept(_))).count();
+        let accepted =
+            forged.iter().filter(|verdict| matches!(verdict, Verdict::Accept(_))).count();
         assert_eq!(accepted, RETRY_FROM);
         assert!(matches!(forged[9_999], Verdict::Retry));
         assert!(matches!(guard.judge(ip("192.0.2.1"), true), Verdict::Accept(_)));
@@ -279,9 +290,15 @@ mod tests {
             .map(|at| guard.judge(IpAddr::from((0x0a00_0000 + at * 256).to_be_bytes()), true))
             .collect();
         assert!(matches!(real[9_999], Verdict::Refuse));
-        assert!(matches!(guard.judge(ip("192.0.2.1"), true), Verdict::Accept(_)), "a member's source");
+        assert!(
+            matches!(guard.judge(ip("192.0.2.1"), true), Verdict::Accept(_)),
+            "a member's source"
+        );
         assert!(matches!(guard.judge(ip("192.0.2.1"), false), Verdict::Retry), "if it is its own");
-        assert!(matches!(guard.judge(ip("127.0.0.1"), false), Verdict::Accept(_)), "the operator's machine");
+        assert!(
+            matches!(guard.judge(ip("127.0.0.1"), false), Verdict::Accept(_)),
+            "the operator's machine"
+        );
     }
 
     #[test]
@@ -298,8 +315,12 @@ mod tests {
         let failed = guard.take_failed();
         assert!(failed.by_source.len() <= FAILED_SOURCES);
         let line = failed.line().unwrap();
-        let begins = "20000 authentications failed: 10000 by an API token from 192.0.2.1, 1 by a join token";
-        assert!(line.starts_with(begins) && line.ends_with(", and others") && line.len() < 300, "{line}");
+        let begins =
+            "20000 authentications failed: 10000 by an API token from 192.0.2.1, 1 by a join token";
+        assert!(
+            line.starts_with(begins) && line.ends_with(", and others") && line.len() < 300,
+            "{line}"
+        );
         guard.give_back(failed);
         assert_eq!(guard.take_failed().line().unwrap(), line, "nothing is lost");
     }
@@ -317,6 +338,9 @@ mod tests {
         assert!(!guard.may_authenticate(ip("192.0.2.1"), now));
         assert!(guard.may_authenticate(ip("198.51.100.1"), now));
         assert!(guard.may_authenticate(ip("192.0.2.2"), now));
-        assert!(guard.may_authenticate(ip("192.0.2.1"), now + Duration::from_secs(20)), "it comes back");
+        assert!(
+            guard.may_authenticate(ip("192.0.2.1"), now + Duration::from_secs(20)),
+            "it comes back"
+        );
     }
 }

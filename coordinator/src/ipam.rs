@@ -3,8 +3,8 @@
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 
-/// The length of a node's block, where the operator gives none: room for 256 nodes where the prefix is wide enough,
-/// and for some workloads on each where it is not.
+/// The length of a node's block, where the operator gives none: room for 256 nodes where the prefix
+/// is wide enough, and for some workloads on each where it is not.
 pub fn default_block(prefix: IpNet) -> u8 {
     let length = prefix.prefix_len();
     match prefix {
@@ -22,7 +22,9 @@ pub fn check(prefix: IpNet, block: u8) -> Result<(), String> {
     let most = if matches!(prefix, IpNet::V4(_)) { 30 } else { 124 };
     if block < prefix.prefix_len() || block > most {
         let least = prefix.prefix_len();
-        return Err(format!("a node's block of {prefix} must be from /{least} to /{most}, not /{block}"));
+        return Err(format!(
+            "a node's block of {prefix} must be from /{least} to /{most}, not /{block}"
+        ));
     }
     let unusable = match prefix {
         IpNet::V4(net) => {

@@ -1,10 +1,11 @@
-//! What has changed of late: which entries of which lists each revision has touched. It is bounded; who is too far behind lists anew.
+//! What has changed of late: which entries of which lists each revision has touched. It is bounded;
+//! who is too far behind lists anew.
 
 use crate::{
     records::{ApprovalRecord, Mutation, Record, RecordKey},
     world::World,
 };
-use meshward_model::Revision;
+use meshward_types::Revision;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, VecDeque};
 use tokio::sync::watch;
@@ -95,7 +96,8 @@ impl Journal {
         self.newest.subscribe()
     }
 
-    /// What was touched of a list after a revision; `None` if that is not remembered any more, or yet to come.
+    /// What was touched of a list after a revision; `None` if that is not remembered any more, or
+    /// yet to come.
     pub fn since(&self, kind: Kind, revision: Revision) -> Option<Since> {
         let state = self.state.lock();
         let newest = state.revisions.back().map_or(state.after, |(newest, _)| *newest);
@@ -110,7 +112,9 @@ impl Journal {
             }
             for one in touched {
                 match one {
-                    Touched::Entry(own, key) if *own == kind => drop(since.keys.insert(key.clone())),
+                    Touched::Entry(own, key) if *own == kind => {
+                        since.keys.insert(key.clone());
+                    }
                     Touched::Any(own) if *own == kind => since.any = true,
                     _ => {}
                 }
@@ -136,7 +140,9 @@ pub fn touched(before: &World, mutations: &[Mutation]) -> BTreeSet<Touched> {
                 entry(Kind::Networks, name.to_string());
                 entry(Kind::Policies, name.to_string());
             }
-            RecordKey::Node(name) | RecordKey::ApprovedNode(name) => entry(Kind::Nodes, name.to_string()),
+            RecordKey::Node(name) | RecordKey::ApprovedNode(name) => {
+                entry(Kind::Nodes, name.to_string())
+            }
             RecordKey::Relay(name) => entry(Kind::Relays, name.to_string()),
             RecordKey::Approval(ApprovalRecord { network, node, prefix }) => {
                 entry(Kind::Routes, format!("{network}/{node}/{prefix}"));
@@ -159,14 +165,19 @@ pub fn touched(before: &World, mutations: &[Mutation]) -> BTreeSet<Touched> {
                     entry(Kind::Nodes, node.to_string());
                     entry(Kind::Devices, format!("{network}/{}", standing.name()));
                     let prefixes = standing.prefixes().iter();
-                    prefixes.for_each(|prefix| entry(Kind::Routes, format!("{network}/{node}/{prefix}")));
+                    prefixes.for_each(|prefix| {
+                        entry(Kind::Routes, format!("{network}/{node}/{prefix}"))
+                    });
                 }
             }
             RecordKey::Identity(_) | RecordKey::Image(_) => {}
         }
         let linked = matches!(
             key,
-            RecordKey::Workload(_) | RecordKey::Identity(_) | RecordKey::Policy(_) | RecordKey::Quarantine(_)
+            RecordKey::Workload(_)
+                | RecordKey::Identity(_)
+                | RecordKey::Policy(_)
+                | RecordKey::Quarantine(_)
         );
         if linked || matches!(mutation, Mutation::Put(Record::Network(_))) {
             touched.insert(Touched::Any(Kind::Links));

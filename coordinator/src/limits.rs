@@ -1,11 +1,11 @@
-//! Every limit on what strangers and single nodes may take of the coordinator, in one place. docs/configuration.md lists those
-//! that an operator can change.
+//! Every limit on what strangers and single nodes may take of the coordinator, in one place.
+//! docs/configuration.md lists those that an operator can change.
 
-use meshward_daemon::sources::{OpenLimit, Rate};
+use meshward_runtime::sources::{OpenLimit, Rate};
 use serde::{Deserialize, Serialize};
 
-/// What those may take who have not authenticated: the `[strangers]` table. An IPv6 source is a /64, its prefix a /48; an
-/// IPv4 source is one address, its prefix a /24.
+/// What those may take who have not authenticated: the `[strangers]` table. An IPv6 source is a
+/// /64, its prefix a /48; an IPv4 source is one address, its prefix a /24.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Strangers {
@@ -15,7 +15,8 @@ pub struct Strangers {
     pub connections_per_address: usize,
     /// TCP connections from one prefix.
     pub connections_per_prefix: usize,
-    /// QUIC handshakes at a time, all together. Members that come from where they came before have as many of their own.
+    /// QUIC handshakes at a time, all together. Members that come from where they came before have
+    /// as many of their own.
     pub handshakes: usize,
     /// QUIC handshakes at a time from one address.
     pub handshakes_per_address: usize,
@@ -23,7 +24,8 @@ pub struct Strangers {
     pub handshakes_per_prefix: usize,
     /// Requests to join from one address, a second; ten times as many at once.
     pub joins_per_second: f64,
-    /// Failed authentications from one address, a minute; further ones are refused unseen. As many at once.
+    /// Failed authentications from one address, a minute; further ones are refused unseen. As many
+    /// at once.
     pub failures_per_minute: f64,
 }
 
@@ -72,8 +74,8 @@ impl Strangers {
     }
 }
 
-/// From how many QUIC handshakes on, of addresses that have not shown that they are theirs, further ones have to show it first
-/// (Retry, RFC 9000 §8.1.2).
+/// From how many QUIC handshakes on, of addresses that have not shown that they are theirs, further
+/// ones have to show it first (Retry, RFC 9000 §8.1.2).
 pub const RETRY_FROM: usize = 16;
 /// Connections of one member at a time, for each protocol: one that ends, and one that begins.
 pub const CONNECTIONS_OF_A_MEMBER: usize = 4;
@@ -86,7 +88,8 @@ pub const STUN: Rate = Rate { burst: 200.0, per_second: 50.0 };
 /// Addresses from which somebody has authenticated that are remembered.
 pub const KNOWN_SOURCES: usize = 1 << 16;
 
-/// What one node may take: the `[nodes]` table. A node that wants more hears which of these stands against it.
+/// What one node may take: the `[nodes]` table. A node that wants more hears which of these stands
+/// against it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeBudget {
@@ -132,8 +135,8 @@ impl NodeBudget {
     }
 }
 
-/// What is kept of the past: the `[retention]` table. Lines of the audit log that a kept state of a policy or quarantine needs
-/// stay with it.
+/// What is kept of the past: the `[retention]` table. Lines of the audit log that a kept state of a
+/// policy or quarantine needs stay with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {

@@ -5,15 +5,17 @@ use crate::{
     guard::{Guard, Verdict},
 };
 use anyhow::{Context, Result};
-use meshward_daemon::{
+use meshward_runtime::{
     Mistake,
     sources::SourcePermit,
     tls::{MemberCertificate, Members, date},
     tunnel::{ALPN_TUNNEL, Tunnels},
 };
-use meshward_model::relay::ALPN_RELAY;
+use meshward_types::relay::ALPN_RELAY;
 use nix::sys::socket::{setsockopt, sockopt};
-use quinn::{Connection, Endpoint, Incoming, Runtime, TokioRuntime, crypto::rustls::QuicServerConfig};
+use quinn::{
+    Connection, Endpoint, Incoming, Runtime, TokioRuntime, crypto::rustls::QuicServerConfig,
+};
 use rustls::{ServerConfig, pki_types::CertificateDer, server::ResolvesServerCert};
 use std::{
     io,
@@ -30,11 +32,13 @@ const RELAY_BUFFER: usize = 512 << 10;
 
 /// For how long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Handshakes that wait to be judged, and the bytes of their packets that come meanwhile, of one and of all.
+/// Handshakes that wait to be judged, and the bytes of their packets that come meanwhile, of one
+/// and of all.
 const UNJUDGED: usize = 4096;
 const UNJUDGED_BYTES: u64 = 16 << 10;
 const ALL_UNJUDGED_BYTES: u64 = 16 << 20;
-/// The most bytes of one connection that wait to be read: of one that has not shown who it is, and of a member's.
+/// The most bytes of one connection that wait to be read: of one that has not shown who it is, and
+/// of a member's.
 const STRANGER_WINDOW: u32 = 128 << 10;
 const MEMBER_WINDOW: u32 = 2 << 20;
 
@@ -50,7 +54,8 @@ pub struct Listening {
     pub address: SocketAddr,
 }
 
-/// Listens with a certificate: for members of the mesh with this CA over QUIC, for tunnels and what `over_tls` names over TLS.
+/// Listens with a certificate: for members of the mesh with this CA over QUIC, for tunnels and what
+/// `over_tls` names over TLS.
 ///
 /// # Errors
 /// [`Mistake`] if the address cannot be had.
@@ -71,18 +76,20 @@ pub fn open(
         tunnels.clone(),
         Arc::new(TokioRuntime),
     )?;
-    let mut tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(certificate);
-    tls.alpn_protocols = over_tls.iter().chain([&ALPN_TUNNEL]).map(|protocol| protocol.to_vec()).collect();
+    let mut tls =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(certificate);
+    tls.alpn_protocols =
+        over_tls.iter().chain([&ALPN_TUNNEL]).map(|protocol| protocol.to_vec()).collect();
     let tcp = tokio::net::TcpListener::from_std(tcp)?;
     let tls = TlsListener::new(tcp, Arc::new(tls), tunnels.clone(), guard.clone());
     Ok(Listening { endpoint, tunnels, tls, address })
 }
 
-/// Takes connections until the endpoint is closed. Each is served in a task of its own, from where it comes, and holds the place that
-/// it is given until the handshake is done.
+/// Takes connections until the endpoint is closed. Each is served in a task of its own, from where
+/// it comes, and holds the place that it is given until the handshake is done.
 pub async fn accept<F>(
     endpoint: Endpoint,
     tunnels: Arc<Tunnels>,
@@ -100,7 +107,8 @@ pub async fn accept<F>(
         match guard.judge(from.ip(), proven) {
             Verdict::Accept(place) => drop(tokio::spawn(serve(incoming, from, place))),
             Verdict::Retry => drop(incoming.retry()),
-            // Said at once: who is kept waiting gives up, and the work that was begun for it is lost.
+            // Said at once: who is kept waiting gives up, and the work that was begun for it is
+            // lost.
             Verdict::Refuse => incoming.refuse(),
         }
     }
@@ -127,7 +135,8 @@ pub async fn close(endpoint: &Endpoint, why: &str) {
     let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
 }
 
-/// Binds both sockets to one port. Where the kernel has no IPv6, the unspecified address means IPv4's.
+/// Binds both sockets to one port. Where the kernel has no IPv6, the unspecified address means
+/// IPv4's.
 fn bind(wanted: SocketAddr) -> Result<(TcpListener, UdpSocket, SocketAddr)> {
     let bind = |address: SocketAddr| -> io::Result<_> {
         let tcp = TcpListener::bind(address)?;
@@ -144,13 +153,15 @@ fn bind(wanted: SocketAddr) -> Result<(TcpListener, UdpSocket, SocketAddr)> {
         Err(error)
     });
     bound.map_err(|error| {
-        Mistake(format!("cannot listen on {wanted} ({error}); set another `listen`, such as [::]:8443"))
-            .into()
+        Mistake(format!(
+            "cannot listen on {wanted} ({error}); set another `listen`, such as [::]:8443"
+        ))
+        .into()
     })
 }
 
-/// Room for the first packets of all nodes, which may come back at once. Who may not have that much gets what the kernel
-/// gives (net.core.rmem_max), and lost packets are sent again.
+/// Room for the first packets of all nodes, which may come back at once. Who may not have that much
+/// gets what the kernel gives (net.core.rmem_max), and lost packets are sent again.
 fn widen(udp: &UdpSocket) {
     if setsockopt(udp, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
         let _ = setsockopt(udp, sockopt::RcvBuf, &SOCKET_BUFFER);
@@ -163,10 +174,11 @@ fn quic_config(
     certificate: Arc<dyn ResolvesServerCert>,
     protocols: &[&[u8]],
 ) -> Result<quinn::ServerConfig> {
-    let mut tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(members))
-        .with_cert_resolver(certificate);
+    let mut tls =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(Arc::new(members))
+            .with_cert_resolver(certificate);
     tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config
@@ -175,10 +187,10 @@ fn quic_config(
         .incoming_buffer_size_total(ALL_UNJUDGED_BYTES);
     let mut transport = quinn::TransportConfig::default();
     // The nodes keep their sessions alive.
-    transport.max_idle_timeout(Some(meshward_daemon::SESSION_IDLE.try_into()?));
+    transport.max_idle_timeout(Some(meshward_runtime::SESSION_IDLE.try_into()?));
     transport.datagram_send_buffer_size(RELAY_BUFFER);
     transport.datagram_receive_buffer_size(Some(RELAY_BUFFER));
-    transport.ack_frequency_config(Some(meshward_daemon::seldom_acknowledged()));
+    transport.ack_frequency_config(Some(meshward_runtime::seldom_acknowledged()));
     // One, at the beginning of a connection for relayed packets.
     transport.max_concurrent_uni_streams(1u8.into());
     transport.receive_window(STRANGER_WINDOW.into());
@@ -194,14 +206,16 @@ fn quic_config(
 /// # Errors
 /// If it has shown none of a member.
 pub fn certificate(connection: &Connection) -> Result<MemberCertificate> {
-    let chain =
-        connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer>>().ok());
+    let chain = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer>>().ok());
     chain
         .and_then(|chain| MemberCertificate::read(chain.first()?))
         .context("the connection has no member's certificate")
 }
 
-/// Whether a certificate is good now: with one that is not, a member can do nothing but ask for another.
+/// Whether a certificate is good now: with one that is not, a member can do nothing but ask for
+/// another.
 ///
 /// # Errors
 /// If it is not, with what the coordinator's clock says.

@@ -14,13 +14,13 @@ use meshward_coordinator::{
     relay::process,
     store::{self, StoreError},
 };
-use meshward_daemon::{
+use meshward_runtime::{
     LogFormat, Mistake,
     config::Lasting,
     descriptors,
     join::{self, InvitationSource},
 };
-use meshward_model::{
+use meshward_types::{
     Labels, NodeName,
     control::{ALPN_JOIN, ALPN_SESSION},
     relay::{ALPN_RELAY, ALPN_RELAY_LINK},
@@ -39,7 +39,8 @@ use tracing::info;
 
 /// The coordinator of a mesh: it distributes peer keys and policy to the nodes, and serves the API.
 ///
-/// Starts with no configuration at all. Settings come from defaults, then a file, then MESHWARD_* variables, then flags.
+/// Starts with no configuration at all. Settings come from defaults, then a file, then MESHWARD_*
+/// variables, then flags.
 #[derive(Parser)]
 #[command(version, max_term_width = 110, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -68,7 +69,8 @@ enum Verb {
         #[command(flatten)]
         flags: RestoreFlags,
     },
-    /// Be a relay for a mesh instead: pass sealed packets on between nodes that cannot reach each other
+    /// Be a relay for a mesh instead: pass sealed packets on between nodes that cannot reach each
+    /// other
     #[command(args_conflicts_with_subcommands = true)]
     Relay {
         #[command(subcommand)]
@@ -123,7 +125,8 @@ struct RelayFlags {
     #[arg(long, value_name = "ADDRESS:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     stun_listen: Option<SocketAddr>,
-    /// Where nodes reach the relay; may be given several times [default: where the coordinator sees it]
+    /// Where nodes reach the relay; may be given several times [default: where the coordinator sees
+    /// it]
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     advertise: Vec<String>,
@@ -147,7 +150,8 @@ struct Flags {
     #[arg(long, value_name = "ADDRESS:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics_listen: Option<SocketAddr>,
-    /// Address and port for STUN, by which nodes behind NAT find out how they are seen [default: [::]:3478]
+    /// Address and port for STUN, by which nodes behind NAT find out how they are seen [default:
+    /// [::]:3478]
     #[arg(long, value_name = "ADDRESS:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     stun_listen: Option<SocketAddr>,
@@ -159,7 +163,8 @@ struct Flags {
     #[arg(long, value_name = "TIME", alias = "certificate-seconds")]
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate_lifetime: Option<Lasting>,
-    /// A private network in which webhooks of policies may be; may be given several times [default: none]
+    /// A private network in which webhooks of policies may be; may be given several times [default:
+    /// none]
     #[arg(long = "webhook-network", value_name = "CIDR")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     webhook_networks: Vec<ipnet::IpNet>,
@@ -170,10 +175,10 @@ const SHORTEST_CERTIFICATE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    meshward_daemon::init_logging(arguments.log_format);
+    meshward_runtime::init_logging(arguments.log_format);
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => meshward_daemon::report("meshward-coordinator", &error),
+        Err(error) => meshward_runtime::report("meshward-coordinator", &error),
     }
 }
 
@@ -181,14 +186,19 @@ fn main() -> ExitCode {
 async fn start(arguments: Arguments) -> Result<()> {
     match arguments.verb {
         Some(Verb::Relay { verb, common }) => return relay(verb, common).await,
-        Some(Verb::Restore { file, config, flags }) => return restore(&file, config.as_deref(), &flags),
+        Some(Verb::Restore { file, config, flags }) => {
+            return restore(&file, config.as_deref(), &flags);
+        }
         None => {}
     }
     let file = arguments.config.as_deref();
-    let config: Config = meshward_daemon::config::load(file, Path::new(USUAL_FILE), &arguments.flags)?;
+    let config: Config =
+        meshward_runtime::config::load(file, Path::new(USUAL_FILE), &arguments.flags)?;
     let Lasting(lifetime) = config.certificate_lifetime;
     if lifetime < SHORTEST_CERTIFICATE {
-        return Err(Mistake("configuration: certificate_lifetime must be at least 30s".into()).into());
+        return Err(
+            Mistake("configuration: certificate_lifetime must be at least 30s".into()).into()
+        );
     }
     prepare(&config.data_dir)?;
     let ca = ca::Ca::open(&config.data_dir)?;
@@ -216,7 +226,7 @@ async fn start(arguments: Arguments) -> Result<()> {
         &[b"http/1.1"],
         &guard,
     )?;
-    meshward_daemon::metrics::serve(config.metrics_listen, metrics::scrape(mesh.clone())).await?;
+    meshward_runtime::metrics::serve(config.metrics_listen, metrics::scrape(mesh.clone())).await?;
     meshward_coordinator::stun::serve(config.stun_listen).await?;
     admin::keep(&mesh, &config, address).await?;
 
@@ -234,14 +244,14 @@ async fn start(arguments: Arguments) -> Result<()> {
         async move { mesh.sessions.hear().await }
     });
     info!(listen = %address, mesh = %mesh.ca.mesh, revision = %mesh.look(|world| world.revision), "coordinator ready");
-    meshward_daemon::ended().await?;
+    meshward_runtime::ended().await?;
     info!("coordinator ends");
     listen::close(&endpoint, "the coordinator ends").await;
     Ok(())
 }
 
 fn restore(file: &Path, config: Option<&Path>, flags: &RestoreFlags) -> Result<()> {
-    let config: Config = meshward_daemon::config::load(config, Path::new(USUAL_FILE), flags)?;
+    let config: Config = meshward_runtime::config::load(config, Path::new(USUAL_FILE), flags)?;
     prepare(&config.data_dir)?;
     let backup = store::restore(file, &config.data_dir)
         .map_err(|error| Mistake(format!("not restored: {error:#}")))?;
@@ -258,7 +268,7 @@ fn restore(file: &Path, config: Option<&Path>, flags: &RestoreFlags) -> Result<(
 async fn relay(verb: Option<RelayVerb>, common: RelayArguments) -> Result<()> {
     let load = |common: &RelayArguments| -> Result<process::Config> {
         let file = common.config.as_deref();
-        Ok(meshward_daemon::config::load(file, Path::new(process::USUAL_FILE), &common.flags)?)
+        Ok(meshward_runtime::config::load(file, Path::new(process::USUAL_FILE), &common.flags)?)
     };
     let Some(RelayVerb::Join { invitation, name, common }) = verb else {
         return process::run(load(&common)?).await;
@@ -267,8 +277,9 @@ async fn relay(verb: Option<RelayVerb>, common: RelayArguments) -> Result<()> {
     if folder.removed_at().is_some() {
         folder.forget_membership(&process::KEPT)?;
     }
-    let membership = join::join(&folder, &invitation.read()?, name, Labels::default(), None).await?;
-    meshward_daemon::say(format_args!(
+    let membership =
+        join::join(&folder, &invitation.read()?, name, Labels::default(), None).await?;
+    meshward_runtime::say(format_args!(
         "joined mesh {} as relay {}; now run: meshward-coordinator relay",
         membership.mesh, membership.name
     ));
@@ -282,6 +293,7 @@ fn prepare(data_dir: &Path) -> Result<()> {
     };
     prepare().map_err(|error: std::io::Error| {
         let dir = data_dir.display();
-        Mistake(format!("cannot use the data folder {dir} ({error}); name another with --data-dir")).into()
+        Mistake(format!("cannot use the data folder {dir} ({error}); name another with --data-dir"))
+            .into()
     })
 }

@@ -1,4 +1,5 @@
-//! The one way to change the mesh: plan on the world, commit to the store, follow in the world, wake whom it touches.
+//! The one way to change the mesh: plan on the world, commit to the store, follow in the world,
+//! wake whom it touches.
 
 use crate::{
     admissions::{Admissions, admissions},
@@ -17,7 +18,7 @@ use crate::{
     world::World,
 };
 use ipnet::IpNet;
-use meshward_model::{NodeName, Revision, api::AuditEntry, relay::RelayId};
+use meshward_types::{NodeName, Revision, api::AuditEntry, relay::RelayId};
 use parking_lot::{Mutex, RwLock};
 use roaring::RoaringBitmap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -142,7 +143,8 @@ pub struct Done<T> {
 
 /// How often it is looked for what is not to be kept any more.
 const RETENTION_EVERY: Duration = Duration::from_secs(600);
-/// For how long failed authentications are gathered for a line of the audit log, and how soon another one follows.
+/// For how long failed authentications are gathered for a line of the audit log, and how soon
+/// another one follows.
 const FAILURES_JOINED: Duration = Duration::from_secs(1);
 const FAILURES_EVERY: Duration = Duration::from_secs(59);
 /// How often a plan is made anew because another coordinator was faster.
@@ -206,7 +208,11 @@ impl Mesh {
     ///
     /// # Errors
     /// If the store cannot be read in full.
-    pub fn open(ca: Ca, mut store: Box<dyn Store>, settings: Settings) -> anyhow::Result<Arc<Self>> {
+    pub fn open(
+        ca: Ca,
+        mut store: Box<dyn Store>,
+        settings: Settings,
+    ) -> anyhow::Result<Arc<Self>> {
         let (admissions, desk) = admissions();
         let contents = store.load()?;
         let world = World::load(contents.revision, contents.records).map_err(anyhow::Error::msg)?;
@@ -251,7 +257,8 @@ impl Mesh {
         self.relay.end(RelayId::of(node));
     }
 
-    /// Makes a change: all of it, durable and distributed, or none. A dry run waits for nobody, and nobody waits for it.
+    /// Makes a change: all of it, durable and distributed, or none. A dry run waits for nobody, and
+    /// nobody waits for it.
     ///
     /// # Errors
     /// What the plan refuses, or [`Refusal::Failed`] if the store does.
@@ -312,7 +319,8 @@ impl Mesh {
                 }
                 Err(StoreError::Conflict { .. }) => {
                     let contents = self.with_store(|store| store.load()).await.map_err(failed)?;
-                    let reloaded = self.look(|world| world.reload(contents.revision, contents.records));
+                    let reloaded =
+                        self.look(|world| world.reload(contents.revision, contents.records));
                     // Nobody else writes while it is our turn.
                     *self.world.write() = reloaded.map_err(Refusal::Failed)?;
                     self.sessions.compare_all();
@@ -324,8 +332,8 @@ impl Mesh {
         Err(Refusal::Failed("other coordinators keep writing first; try again".into()))
     }
 
-    /// Follows what the store has taken, and has the nodes told of it. Who looks meanwhile, waits: a session that begins
-    /// has either seen the revision or is told of it.
+    /// Follows what the store has taken, and has the nodes told of it. Who looks meanwhile, waits:
+    /// a session that begins has either seen the revision or is told of it.
     fn follow(&self, revision: Revision, mutations: &[Mutation]) -> RoaringBitmap {
         let mut world = self.world.write();
         self.relays.follow(&world, mutations);
@@ -341,7 +349,11 @@ impl Mesh {
     ///
     /// # Errors
     /// [`Refusal::Failed`] if the store cannot be read.
-    pub async fn audit(&self, before: Option<Revision>, limit: u32) -> Result<Vec<AuditEntry>, Refusal> {
+    pub async fn audit(
+        &self,
+        before: Option<Revision>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, Refusal> {
         self.with_store(move |store| store.audit(before, limit)).await.map_err(failed)
     }
 
@@ -371,7 +383,8 @@ impl Mesh {
         self.with_store(|store| Ok(store.has_room())).await.unwrap_or(false)
     }
 
-    /// Forgets what is not to be kept any more, for ever: at each step a little, so that no write waits for long.
+    /// Forgets what is not to be kept any more, for ever: at each step a little, so that no write
+    /// waits for long.
     pub async fn keep_retention(&self, retention: Retention) {
         loop {
             let (retention, now) = (retention.clone(), OffsetDateTime::now_utc().unix_timestamp());
@@ -387,7 +400,8 @@ impl Mesh {
         }
     }
 
-    /// Notes failed authentications in the audit log, for ever: those of a while in one line, so that nobody fills it by failing.
+    /// Notes failed authentications in the audit log, for ever: those of a while in one line, so
+    /// that nobody fills it by failing.
     pub async fn audit_failures(&self) {
         loop {
             self.guard.failed.notified().await;
@@ -403,7 +417,8 @@ impl Mesh {
         }
     }
 
-    /// Writes a backup to a file that is not there yet, and checks it. `ca`: the data folder, if the CA is to be in it.
+    /// Writes a backup to a file that is not there yet, and checks it. `ca`: the data folder, if
+    /// the CA is to be in it.
     ///
     /// # Errors
     /// [`Refusal::Failed`] or [`Refusal::Full`].
@@ -440,6 +455,7 @@ fn failed(error: StoreError) -> Refusal {
 /// A time as RFC 3339, to the second.
 pub fn timestamp(at: OffsetDateTime) -> String {
     let seconds = at.replace_nanosecond(0).unwrap_or(at);
-    // Every year that a clock can show fits RFC 3339's four digits for the next eight thousand years.
+    // Every year that a clock can show fits RFC 3339's four digits for the next eight thousand
+    // years.
     seconds.format(&Rfc3339).expect("a time of this era has an RFC 3339 form")
 }

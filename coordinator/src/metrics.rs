@@ -1,7 +1,7 @@
 //! What Prometheus sees of the coordinator and of relays. docs/metrics.md lists every name.
 
 use crate::{guard::Guard, mesh::Mesh, relay::Relay};
-use meshward_daemon::metrics::{Scrape, measured, number, with_process};
+use meshward_runtime::metrics::{Scrape, measured, number, with_process};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, histogram::Histogram},
@@ -54,7 +54,12 @@ pub fn scrape(mesh: Arc<Mesh>) -> Scrape {
         Box::pin(async move {
             let is_full = u64::from(!mesh.has_room().await);
             with_process("meshward_coordinator", env!("CARGO_PKG_VERSION"), |registry| {
-                number(registry, "disk_full", "Whether there is no room on the data folder's disk", is_full);
+                number(
+                    registry,
+                    "disk_full",
+                    "Whether there is no room on the data folder's disk",
+                    is_full,
+                );
                 register(registry, &mesh);
             })
         })
@@ -77,9 +82,14 @@ fn register(registry: &mut Registry, mesh: &Mesh) {
         number(registry, "nodes", "Nodes that have joined", world.nodes.len() as u64);
         let behind = world.nodes.keys().filter_map(|node| mesh.sessions.get(node));
         let behind = behind.filter(|session| session.enforced() < world.revision).count() as u64;
-        number(registry, "nodes_behind", "Connected nodes whose last word is of an older revision", behind);
+        number(
+            registry,
+            "nodes_behind",
+            "Connected nodes whose last word is of an older revision",
+            behind,
+        );
         number(registry, "quarantines", "Quarantines that stand", world.quarantines.len() as u64);
-        let label = |name: &meshward_model::NetworkName| [("network", name.to_string())];
+        let label = |name: &meshward_types::NetworkName| [("network", name.to_string())];
         let each = |value: &dyn Fn(&crate::world::NetworkState) -> u64| -> Vec<_> {
             world.networks.iter().map(|(name, network)| (label(name), value(network))).collect()
         };
@@ -99,15 +109,27 @@ fn register(registry: &mut Registry, mesh: &Mesh) {
 pub fn guarded(registry: &mut Registry, guard: &Guard) {
     let counts = guard.counts();
     for (name, help, count) in [
-        ("handshakes_retried", "QUIC handshakes that had to prove their address first", &counts.retried),
-        ("handshakes_refused", "QUIC handshakes that were refused for want of room", &counts.refused),
+        (
+            "handshakes_retried",
+            "QUIC handshakes that had to prove their address first",
+            &counts.retried,
+        ),
+        (
+            "handshakes_refused",
+            "QUIC handshakes that were refused for want of room",
+            &counts.refused,
+        ),
         ("joins_refused", "Requests to join that were refused for their number", &counts.joins),
         (
             "authentications_failed",
             "Failed authentications, by API tokens, join tokens and certificates",
             &counts.failures,
         ),
-        ("authentications_barred", "Authentications refused unseen after too many failures", &counts.barred),
+        (
+            "authentications_barred",
+            "Authentications refused unseen after too many failures",
+            &counts.barred,
+        ),
     ] {
         number(registry, name, help, count.load(Relaxed));
     }
@@ -123,7 +145,12 @@ pub fn guarded(registry: &mut Registry, guard: &Guard) {
 
 /// What was relayed.
 pub fn relayed(registry: &mut Registry, relay: &Relay) {
-    number(registry, "relay_nodes", "Nodes that are connected for relayed packets", relay.connected() as u64);
+    number(
+        registry,
+        "relay_nodes",
+        "Nodes that are connected for relayed packets",
+        relay.connected() as u64,
+    );
     let counts = relay.counts();
     for (name, help, count) in [
         ("relay_frames", "Frames that nodes have sent to be relayed", &counts.frames),

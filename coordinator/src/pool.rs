@@ -1,8 +1,9 @@
-//! A pool of threads for what takes long and need not be done at once: dry runs, policy tests, explanations.
+//! A pool of threads for what takes long and need not be done at once: dry runs, policy tests,
+//! explanations.
 //!
-//! Its threads have a lower priority than everything else, and there are fewer of them than cores. Each credential has its
-//! share: whose work has taken the least of late comes next, only so many requests of one wait, and whoever has used up its
-//! time is told when to come again.
+//! Its threads have a lower priority than everything else, and there are fewer of them than cores.
+//! Each credential has its share: whose work has taken the least of late comes next, only so many
+//! requests of one wait, and whoever has used up its time is told when to come again.
 
 use parking_lot::{Condvar, Mutex};
 use std::{
@@ -34,10 +35,14 @@ pub enum Busy {
     )]
     Pending,
     /// The credential has used up its time.
-    #[error("this credential has used up its share of the coordinator's time; send this again in {0} s")]
+    #[error(
+        "this credential has used up its share of the coordinator's time; send this again in {0} s"
+    )]
     Spent(u64),
     /// Too much waits, of all credentials.
-    #[error("too many requests that take long wait at the coordinator; send this one again in a few seconds")]
+    #[error(
+        "too many requests that take long wait at the coordinator; send this one again in a few seconds"
+    )]
     Full,
     /// The work has failed.
     #[error("the coordinator failed at this; its log says how")]
@@ -104,7 +109,8 @@ impl Accounts {
         }
     }
 
-    /// The work that comes next: of whom the fewest requests are worked on, and of those, who has used the least.
+    /// The work that comes next: of whom the fewest requests are worked on, and of those, who has
+    /// used the least.
     fn next(&mut self) -> Option<(String, Work)> {
         let waiting = self.all.iter_mut().filter(|(_, account)| !account.waiting.is_empty());
         let (who, account) = waiting.min_by_key(|(_, account)| (account.running, account.used))?;
@@ -150,7 +156,8 @@ impl Pool {
         Ok(Self(shared))
     }
 
-    /// Has work done for a credential, and waits for it. If nobody waits any more when its turn comes, it is left out.
+    /// Has work done for a credential, and waits for it. If nobody waits any more when its turn
+    /// comes, it is left out.
     ///
     /// # Errors
     /// [`Busy`].
@@ -237,7 +244,9 @@ mod tests {
         let done = Arc::new(AtomicUsize::new(0));
         let ask = |who: &'static str| {
             let (pool, done) = (pool.clone(), done.clone());
-            tokio::spawn(async move { pool.run(who, move || done.fetch_add(1, Ordering::SeqCst)).await })
+            tokio::spawn(
+                async move { pool.run(who, move || done.fetch_add(1, Ordering::SeqCst)).await },
+            )
         };
         // One runs already and counts.
         let many: Vec<_> = (1..MAX_PENDING).map(|_| ask("first")).collect();

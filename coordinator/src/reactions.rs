@@ -4,7 +4,7 @@ use crate::{
     mesh::{Author, Mesh},
     plans::{nodes, tokens::new_id, triggers},
 };
-use meshward_model::{NodeName, control::Fired};
+use meshward_types::{NodeName, control::Fired};
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
@@ -12,7 +12,8 @@ use tracing::{error, info, warn};
 
 /// How often it is looked for what has had its time.
 const EXPIRY: Duration = Duration::from_secs(1);
-/// If there was no look for so long, this machine was asleep, or its clock was set: nodes have had no chance to be seen.
+/// If there was no look for so long, this machine was asleep, or its clock was set: nodes have had
+/// no chance to be seen.
 const ASLEEP: Duration = Duration::from_secs(20);
 
 /// Does what a trigger says about what a node has seen.
@@ -22,7 +23,10 @@ pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
         "node {node} saw {} denied flows to {} ports and {} addresses",
         fired.denied_flows, fired.distinct_ports, fired.distinct_addresses
     )));
-    let done = match mesh.change_first(&author, |world| triggers::fire(world, node, &fired, &id, now)).await {
+    let done = match mesh
+        .change_first(&author, |world| triggers::fire(world, node, &fired, &id, now))
+        .await
+    {
         Ok(done) => done.outcome,
         Err(refusal) => {
             error!(%node, trigger = %fired.trigger, workload = %fired.workload, "a trigger could not act: {refusal}");
@@ -68,17 +72,24 @@ pub async fn expire(mesh: Arc<Mesh>) {
     }
 }
 
-/// Removes ephemeral nodes that have not been seen for their time, none of which counts before `watched_since`.
+/// Removes ephemeral nodes that have not been seen for their time, none of which counts before
+/// `watched_since`.
 async fn forget_ephemeral(mesh: &Mesh, watched_since: OffsetDateTime, now: OffsetDateTime) {
     let unseen = |node: &NodeName| match mesh.sessions.get(node) {
         Some(_) => 0,
         None => {
-            let seen = mesh.sessions.silent_since(node).map_or(watched_since, |seen| seen.max(watched_since));
+            let seen = mesh
+                .sessions
+                .silent_since(node)
+                .map_or(watched_since, |seen| seen.max(watched_since));
             u64::try_from((now - seen).whole_seconds()).unwrap_or(0)
         }
     };
     let nothing = mesh.look(|world| {
-        !world.nodes.values().any(|node| node.forget_after.is_some_and(|after| unseen(&node.name) >= after))
+        !world
+            .nodes
+            .values()
+            .any(|node| node.forget_after.is_some_and(|after| unseen(&node.name) >= after))
     });
     if nothing {
         return;

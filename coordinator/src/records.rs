@@ -1,13 +1,13 @@
 //! What the coordinator keeps. Everything that it knows follows from these records.
 
 use ipnet::IpNet;
-use meshward_model::{
+use meshward_policy::{Links, Policy, PolicyStep};
+use meshward_types::{
     AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName,
     api::{Network, PolicyFile, Quarantine, Role},
     control::WorkloadReport,
     measurement::{ImageSignature, Measurement, Sha256},
 };
-use meshward_policy::{Links, Policy, PolicyStep};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -24,7 +24,8 @@ pub struct NodeRecord {
     pub labels: Labels,
     /// The networks that its token allowed; empty: all.
     pub networks: Vec<NetworkName>,
-    /// SHA-256 of the public key in its certificate, hexadecimal: an older node of the same name is another one.
+    /// SHA-256 of the public key in its certificate, hexadecimal: an older node of the same name is
+    /// another one.
     pub key: String,
     pub endpoints: BTreeMap<NetworkName, EndpointRecord>,
     pub blocks: BTreeMap<NetworkName, Vec<IpNet>>,
@@ -303,7 +304,8 @@ pub struct ImageRecord {
     /// Those that are by keys of a network's policy: they prove themselves, whoever has found them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub verified: BTreeMap<NetworkName, Vec<ImageSignature>>,
-    /// The others, by the node that runs the image and has found them: a policy to come may have their keys.
+    /// The others, by the node that runs the image and has found them: a policy to come may have
+    /// their keys.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reported: BTreeMap<NodeName, Vec<ImageSignature>>,
     /// What earlier versions kept, whoever had found it.
@@ -406,7 +408,8 @@ impl PolicyRecord {
             return Ok(policy.clone());
         }
         // Files that are about other networks, too, need not have all of theirs here.
-        let own = meshward_policy::read_own(&self.files, &self.network).map_err(|error| error.to_string())?;
+        let own = meshward_policy::read_own(&self.files, &self.network)
+            .map_err(|error| error.to_string())?;
         own.written
             .map(|own| Arc::new(own.policy))
             .ok_or_else(|| format!("no file is about network {}", self.network))

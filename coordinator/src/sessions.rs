@@ -2,13 +2,15 @@
 
 use crate::world::Deltas;
 use futures::future::join_all;
-use meshward_daemon::{
+use meshward_runtime::{
     frames,
     sources::{Bucket, Rate},
 };
-use meshward_model::{
+use meshward_types::{
     NetworkName, NodeName, Revision,
-    control::{Answer, CLOSE_REMOVED, EncodedChanges, FromCoordinator, InstanceId, MAX_FRAME, Question},
+    control::{
+        Answer, CLOSE_REMOVED, EncodedChanges, FromCoordinator, InstanceId, MAX_FRAME, Question,
+    },
 };
 use parking_lot::{Mutex, RwLock};
 use quinn::Connection;
@@ -28,11 +30,11 @@ use tracing::{info, warn};
 
 /// For how long a node may think about a question.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
-/// The most changes that wait for one node. They are shared with the other nodes that they are for; beyond this the node
-/// is compared with the world instead.
+/// The most changes that wait for one node. They are shared with the other nodes that they are for;
+/// beyond this the node is compared with the world instead.
 const BACKLOG: usize = 1 << 16;
-/// For how long what is not urgent may be held back, for each session that there is: so ten thousand nodes together get some
-/// seven thousand messages a second at the most, whatever churns.
+/// For how long what is not urgent may be held back, for each session that there is: so ten
+/// thousand nodes together get some seven thousand messages a second at the most, whatever churns.
 const PACE: Duration = Duration::from_micros(200);
 /// How often it is looked whether nodes were heard. They say something every three seconds.
 const HEARING: Duration = Duration::from_secs(2);
@@ -43,7 +45,8 @@ const MOST_ORDERS: usize = 16;
 /// The most characters that are kept of what a node says of itself.
 const MOST_SAID: usize = 500;
 const LONGEST_PACE: Duration = Duration::from_secs(2);
-/// A node that has a session and does not answer within this has lost it to another start of its daemon.
+/// A node that has a session and does not answer within this has lost it to another start of its
+/// daemon.
 const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 /// Starts of a daemon that are remembered.
 const KNOWN_INSTANCES: usize = 8;
@@ -108,7 +111,8 @@ pub enum Next {
 }
 
 impl Backlog {
-    /// Adds changes; gives whether the session has to be told: not if it knows already that something waits.
+    /// Adds changes; gives whether the session has to be told: not if it knows already that
+    /// something waits.
     fn push(&mut self, revision: Revision, changes: &EncodedChanges, urgent: bool) -> bool {
         let wakes = (urgent && !self.urgent) || (self.deltas.is_empty() && !self.overflowed);
         self.urgent |= urgent;
@@ -136,7 +140,9 @@ impl Backlog {
             return Next::Compare;
         }
         let mut changes = Vec::new();
-        while let Some((_, delta)) = self.deltas.pop_front_if(|(revision, _)| *revision <= published) {
+        while let Some((_, delta)) =
+            self.deltas.pop_front_if(|(revision, _)| *revision <= published)
+        {
             self.changes -= delta.count();
             changes.push(delta);
         }
@@ -148,7 +154,8 @@ impl Backlog {
 }
 
 impl Session {
-    /// A session whose node has not said anything about what it enforces. `index`: the node's, in the world.
+    /// A session whose node has not said anything about what it enforces. `index`: the node's, in
+    /// the world.
     pub fn new(
         node: NodeName,
         index: u32,
@@ -187,7 +194,8 @@ impl Session {
         self.enforced() >= self.due(revision)
     }
 
-    /// What the node has to enforce to be up to a revision: what came later may have been no concern of it.
+    /// What the node has to enforce to be up to a revision: what came later may have been no
+    /// concern of it.
     fn due(&self, revision: Revision) -> Revision {
         revision.min(Revision(self.concerned.load(Ordering::Acquire)))
     }
@@ -220,8 +228,10 @@ impl Session {
     /// What an operator should know of the node.
     pub fn problems(&self) -> Vec<String> {
         let over = self.over_budget.lock();
-        let lately =
-            over.as_ref().filter(|(_, at)| at.elapsed() < SHOWN_FOR).map(|(budget, _)| budget.clone());
+        let lately = over
+            .as_ref()
+            .filter(|(_, at)| at.elapsed() < SHOWN_FOR)
+            .map(|(budget, _)| budget.clone());
         self.clock_problem.lock().iter().cloned().chain(lately).collect()
     }
 
@@ -265,14 +275,16 @@ impl Session {
     /// Has the node told that a peer calls it.
     pub fn call(&self, network: NetworkName, peer: NodeName) {
         let mut calls = self.calls.lock();
-        if calls.len() < MOST_CALLS && !calls.iter().any(|(own, by)| *own == network && *by == peer) {
+        if calls.len() < MOST_CALLS && !calls.iter().any(|(own, by)| *own == network && *by == peer)
+        {
             calls.push((network, peer));
             drop(calls);
             self.wake.notify_one();
         }
     }
 
-    /// Has the node told something; what it has not been told yet of the same many times over gives way.
+    /// Has the node told something; what it has not been told yet of the same many times over gives
+    /// way.
     pub fn order(&self, message: FromCoordinator) {
         let mut orders = self.orders.lock();
         if orders.len() >= MOST_ORDERS {
@@ -395,17 +407,26 @@ impl Sessions {
         begun.get_or_insert_with(|| Bucket::full(rate, now)).take(rate, 1.0, now)
     }
 
-    /// Judges whether a start of a node's daemon may have the node's session. It may not while another machine has it that is alive
-    /// and was there first: disks are copied. A daemon that was started again finds the one before it dead.
+    /// Judges whether a start of a node's daemon may have the node's session. It may not while
+    /// another machine has it that is alive and was there first: disks are copied. A daemon that
+    /// was started again finds the one before it dead.
     ///
     /// # Errors
     /// [`Held`].
-    pub async fn admit(&self, node: &NodeName, instance: InstanceId, from: SocketAddr) -> Result<(), Held> {
-        // A machine whose memory was copied, too, speaks as the same start of the daemon from elsewhere.
-        let is_other = |other: &Arc<Session>| other.instance != instance || other.address.ip() != from.ip();
+    pub async fn admit(
+        &self,
+        node: &NodeName,
+        instance: InstanceId,
+        from: SocketAddr,
+    ) -> Result<(), Held> {
+        // A machine whose memory was copied, too, speaks as the same start of the daemon from
+        // elsewhere.
+        let is_other =
+            |other: &Arc<Session>| other.instance != instance || other.address.ip() != from.ip();
         let Some(other) = self.get(node).filter(is_other) else { return Ok(()) };
         let is_alive = tokio::time::timeout(ALIVE_WITHIN, other.ask(&Question::Alive)).await;
-        if !matches!(is_alive, Ok(Some(Answer::Alive))) || other.connection.close_reason().is_some() {
+        if !matches!(is_alive, Ok(Some(Answer::Alive))) || other.connection.close_reason().is_some()
+        {
             if other.instance != instance {
                 self.note_succession(node, other.instance);
             }
@@ -418,7 +439,8 @@ impl Sessions {
         if !came_back {
             return Err(self.note_held(node, instance, from.ip(), other.address.ip()));
         }
-        // The first comes back, and the other took its place meanwhile: that one is held when it comes again.
+        // The first comes back, and the other took its place meanwhile: that one is held when it
+        // comes again.
         self.remove(&other);
         let reason = Held { from: other.address.ip(), other: from.ip(), is_new: true }.reason();
         other.connection.close(6u32.into(), reason.as_bytes());
@@ -436,10 +458,17 @@ impl Sessions {
         }
     }
 
-    fn note_held(&self, node: &NodeName, instance: InstanceId, from: IpAddr, other: IpAddr) -> Held {
+    fn note_held(
+        &self,
+        node: &NodeName,
+        instance: InstanceId,
+        from: IpAddr,
+        other: IpAddr,
+    ) -> Held {
         let mut instances = self.instances.lock();
         let known = instances.entry(node.clone()).or_default();
-        let is_new = known.held.is_none_or(|(before, _, at)| before != instance || at.elapsed() > SHOWN_FOR);
+        let is_new =
+            known.held.is_none_or(|(before, _, at)| before != instance || at.elapsed() > SHOWN_FOR);
         known.held = Some((instance, from, Instant::now()));
         known.before.retain(|before| *before != instance);
         if is_new {
@@ -492,11 +521,15 @@ impl Sessions {
         }
     }
 
-    /// Since when nothing was heard of a node: of one that is connected, when it was heard last. `None` if it has had no session since
-    /// this process began.
+    /// Since when nothing was heard of a node: of one that is connected, when it was heard last.
+    /// `None` if it has had no session since this process began.
     pub fn silent_since(&self, node: &NodeName) -> Option<OffsetDateTime> {
         let table = self.table.read();
-        table.by_node.get(node).map(|session| session.heard()).or_else(|| table.ended.get(node).copied())
+        table
+            .by_node
+            .get(node)
+            .map(|session| session.heard())
+            .or_else(|| table.ended.get(node).copied())
     }
 
     /// Notes that a node was seen now that has no session yet: it joins.
@@ -531,8 +564,9 @@ impl Sessions {
         self.table.read().by_node.len()
     }
 
-    /// For how long a session holds back what is not urgent: between half of the pace and all of it, for each node another
-    /// time, so that what all nodes are told does not go to all of them at one moment.
+    /// For how long a session holds back what is not urgent: between half of the pace and all of
+    /// it, for each node another time, so that what all nodes are told does not go to all of them
+    /// at one moment.
     pub fn pace(&self, session: &Session) -> Duration {
         let pace = (PACE * self.count() as u32).min(LONGEST_PACE);
         // Fibonacci hashing: neighbours get times far from each other.
@@ -540,8 +574,8 @@ impl Sessions {
         pace / 2 + pace / 2 * part / (1 << 16)
     }
 
-    /// Has nodes told what a revision changes for them. Called in the order of the revisions; delays nobody, and is delayed
-    /// by nobody.
+    /// Has nodes told what a revision changes for them. Called in the order of the revisions;
+    /// delays nobody, and is delayed by nobody.
     pub fn deliver(&self, revision: Revision, deltas: &Deltas) {
         let table = self.table.read();
         let mut woken = Vec::new();
@@ -562,7 +596,8 @@ impl Sessions {
     /// Has every node compared with the world, whatever it was told.
     pub fn compare_all(&self) {
         for session in self.table.read().by_node.values() {
-            *session.backlog.lock() = Backlog { overflowed: true, urgent: true, ..Backlog::default() };
+            *session.backlog.lock() =
+                Backlog { overflowed: true, urgent: true, ..Backlog::default() };
             session.wake.notify_one();
         }
     }
@@ -573,7 +608,8 @@ impl Sessions {
         let mut backlog = session.backlog.lock();
         let next = backlog.next(published);
         if backlog.waits() {
-            // It is of a revision that is being delivered just now. Nobody else tells the session of it.
+            // It is of a revision that is being delivered just now. Nobody else tells the session
+            // of it.
             session.wake.notify_one();
         }
         (published, next)
@@ -589,7 +625,8 @@ impl Sessions {
         self.table.write().ended.remove(node);
     }
 
-    /// Waits until the connected ones of `nodes` enforce `revision`, for at most `patience`, and gives those that do.
+    /// Waits until the connected ones of `nodes` enforce `revision`, for at most `patience`, and
+    /// gives those that do.
     pub async fn wait_enforced(
         &self,
         nodes: &RoaringBitmap,
@@ -604,18 +641,21 @@ impl Sessions {
         };
         let _ = tokio::time::timeout(patience, all).await;
         let table = self.table.read();
-        let is_up = |node: &u32| table.by_index.get(node).is_some_and(|session| session.is_up_to(revision));
+        let is_up =
+            |node: &u32| table.by_index.get(node).is_some_and(|session| session.is_up_to(revision));
         nodes.iter().filter(is_up).collect()
     }
 
-    /// Waits until a node enforces a revision, or has no session. A session that a newer one of a restarted daemon takes the place of
-    /// is not the end of it.
+    /// Waits until a node enforces a revision, or has no session. A session that a newer one of a
+    /// restarted daemon takes the place of is not the end of it.
     async fn node_enforces(&self, node: u32, revision: Revision) {
         loop {
             let Some(session) = self.table.read().by_index.get(&node).cloned() else { return };
             session.enforces(revision).await;
             let current = self.table.read().by_index.get(&node).cloned();
-            if session.is_up_to(revision) || current.is_none_or(|current| Arc::ptr_eq(&current, &session)) {
+            if session.is_up_to(revision)
+                || current.is_none_or(|current| Arc::ptr_eq(&current, &session))
+            {
                 return;
             }
         }
@@ -625,7 +665,9 @@ impl Sessions {
     pub async fn ask_all(&self, question: &Question) -> Vec<(NodeName, Option<Answer>)> {
         let sessions: Vec<_> = self.table.read().by_node.values().cloned().collect();
         join_all(
-            sessions.into_iter().map(async |session| (session.node.clone(), session.ask(question).await)),
+            sessions
+                .into_iter()
+                .map(async |session| (session.node.clone(), session.ask(question).await)),
         )
         .await
     }
@@ -634,10 +676,13 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_model::{Change, IdentityId, ItemKey};
+    use meshward_types::{Change, IdentityId, ItemKey};
 
     fn change(at: u32) -> EncodedChanges {
-        EncodedChanges::of(&[Change::Drop(ItemKey::Identity("shop".parse().unwrap(), IdentityId(at)))])
+        EncodedChanges::of(&[Change::Drop(ItemKey::Identity(
+            "shop".parse().unwrap(),
+            IdentityId(at),
+        ))])
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use crate::limits;
 use anyhow::{Context, Result};
-use meshward_daemon::sources::RateBySource;
-use meshward_model::stun::{read_request, response};
+use meshward_runtime::sources::RateBySource;
+use meshward_types::stun::{read_request, response};
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use std::{
     io::IoSliceMut,
@@ -22,16 +22,17 @@ const MAX_GATHERED: usize = 1 << 16;
 /// # Errors
 /// If the address cannot be had.
 pub async fn serve(listen: SocketAddr) -> Result<()> {
-    let socket = UdpSocket::bind(listen)
-        .await
-        .with_context(|| format!("cannot serve STUN on {listen}; name another address with --stun-listen"))?;
+    let socket = UdpSocket::bind(listen).await.with_context(|| {
+        format!("cannot serve STUN on {listen}; name another address with --stun-listen")
+    })?;
     let state = UdpSocketState::new((&socket).into())?;
     info!(%listen, "STUN is served");
     tokio::spawn(async move { answer(&socket, &state).await });
     Ok(())
 }
 
-/// Answers for ever, each question from the address that it was sent to: who asks from behind a firewall hears no other.
+/// Answers for ever, each question from the address that it was sent to: who asks from behind a
+/// firewall hears no other.
 async fn answer(socket: &UdpSocket, state: &UdpSocketState) {
     let mut buffer = vec![0; MAX_GATHERED];
     let rates = RateBySource::new(limits::STUN);
@@ -47,7 +48,8 @@ async fn answer(socket: &UdpSocket, state: &UdpSocketState) {
         // The kernel may have gathered several of one sender.
         for request in buffer[..len].chunks(stride.max(1)) {
             // Longer requests have attributes that nobody here understands.
-            let Some(transaction) = read_request(request).filter(|_| request.len() <= MAX_REQUEST) else {
+            let Some(transaction) = read_request(request).filter(|_| request.len() <= MAX_REQUEST)
+            else {
                 continue;
             };
             let contents = response(&transaction, addr);
@@ -71,7 +73,7 @@ async fn answer(socket: &UdpSocket, state: &UdpSocketState) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_model::stun::{read_response, request};
+    use meshward_types::stun::{read_response, request};
 
     #[tokio::test]
     async fn an_answer_leaves_from_the_address_that_was_asked() {

@@ -1,4 +1,5 @@
-//! Policies that are submitted: worked out beside the world, in the caller's share of time, and written in a moment.
+//! Policies that are submitted: worked out beside the world, in the caller's share of time, and
+//! written in a moment.
 
 use crate::{
     journal::Kind,
@@ -6,11 +7,12 @@ use crate::{
     plans::policies::{self, Applied, Basis, Judging, Prepared, Submission, Warmed},
     world::World,
 };
-use meshward_model::{NetworkName, api::PolicyResult};
+use meshward_types::{NetworkName, api::PolicyResult};
 use roaring::RoaringBitmap;
 use std::{collections::BTreeMap, sync::Arc};
 
-/// How often a submission is worked out anew because the mesh has changed meanwhile; then it is while nothing else can.
+/// How often a submission is worked out anew because the mesh has changed meanwhile; then it is
+/// while nothing else can.
 const ATTEMPTS: usize = 8;
 
 type Judged = BTreeMap<NetworkName, Judging>;
@@ -46,7 +48,8 @@ impl Mesh {
         let mut before = None;
         for _ in 0..ATTEMPTS {
             let basis = self.look(Basis::of);
-            let (prepared, basis, mut judged) = self.prepare(author, &submission, basis, before).await?;
+            let (prepared, basis, mut judged) =
+                self.prepare(author, &submission, basis, before).await?;
             if author.dry_run {
                 let foresee = move || (basis.revision, prepared.foresee(&basis, &mut judged));
                 let (revision, outcome) = self.pool.run(&author.actor, foresee).await?;
@@ -104,12 +107,13 @@ mod tests {
         },
         store::Sqlite,
     };
-    use meshward_model::api::{CreateNetwork, Impose, PolicyFile, QuarantineTarget};
+    use meshward_types::api::{CreateNetwork, Impose, PolicyFile, QuarantineTarget};
     use std::{fmt::Write, time::Duration};
     use time::OffsetDateTime;
 
     async fn mesh(folder: &std::path::Path) -> Arc<Mesh> {
-        let (ca, store) = (Ca::open(folder).unwrap(), Sqlite::open(&folder.join("mesh.db")).unwrap());
+        let (ca, store) =
+            (Ca::open(folder).unwrap(), Sqlite::open(&folder.join("mesh.db")).unwrap());
         let mesh = Mesh::open(ca, Box::new(store), Settings::default()).unwrap();
         let wanted: CreateNetwork =
             serde_json::from_str(r#"{ "name": "shop", "prefixes": ["10.42.0.0/16"] }"#).unwrap();
@@ -124,7 +128,8 @@ mod tests {
     fn submission(rules: usize, tests: usize) -> Submission {
         let mut text = "network: shop\nrules:\n".to_owned();
         for at in 1..=rules {
-            let _ = writeln!(text, "  - {{ name: r{at}, from: {{}}, to: {{}}, allow: [tcp/{at}] }}");
+            let _ =
+                writeln!(text, "  - {{ name: r{at}, from: {{}}, to: {{}}, allow: [tcp/{at}] }}");
         }
         text += "tests:\n";
         for at in 1..=tests {
@@ -142,8 +147,11 @@ mod tests {
         };
         let wanted = serde_json::json!({ "seconds": 600, "even_if_none": true });
         let wanted = Impose { target, ..serde_json::from_value(wanted).unwrap() };
-        let hand = Hand { by: "user:admin", networks: &[], admin: true, now: OffsetDateTime::now_utc() };
-        mesh.change_first(&admin(), |world| quarantines::impose(world, label, &wanted, &hand)).await.unwrap();
+        let hand =
+            Hand { by: "user:admin", networks: &[], admin: true, now: OffsetDateTime::now_utc() };
+        mesh.change_first(&admin(), |world| quarantines::impose(world, label, &wanted, &hand))
+            .await
+            .unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,7 +176,9 @@ mod tests {
             let done = viewer.await.unwrap().unwrap();
             assert_eq!(done.outcome.results[0].tests_passed, 1500);
         }
-        assert!(mesh.look(|world| world.networks[&"shop".parse().unwrap()].policy_files.is_empty()));
+        assert!(
+            mesh.look(|world| world.networks[&"shop".parse().unwrap()].policy_files.is_empty())
+        );
     }
 
     #[tokio::test]
@@ -202,7 +212,9 @@ mod tests {
             .map(|at| {
                 let (mesh, part) = (mesh.clone(), part(at));
                 let author = Author::named(format!("user:{}", at % 3));
-                tokio::spawn(async move { mesh.submit(&author, part).await.map(|done| done.revision) })
+                tokio::spawn(
+                    async move { mesh.submit(&author, part).await.map(|done| done.revision) },
+                )
             })
             .collect();
         for one in submitted {

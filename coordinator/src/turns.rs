@@ -1,4 +1,5 @@
-//! Whose turn it is to write: one at a time, those in a hurry before all others, each kind in the order of asking.
+//! Whose turn it is to write: one at a time, those in a hurry before all others, each kind in the
+//! order of asking.
 
 use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc};
@@ -20,7 +21,8 @@ struct Queues {
 pub struct Turn(Option<Turns>);
 
 impl Turns {
-    /// Waits for a turn. An urgent one comes before all that are not, however long these have waited.
+    /// Waits for a turn. An urgent one comes before all that are not, however long these have
+    /// waited.
     pub async fn take(&self, urgent: bool) -> Turn {
         let waiting = {
             let mut queues = self.0.lock();

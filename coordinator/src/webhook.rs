@@ -1,11 +1,14 @@
 //! Telling somebody else's server, by HTTP or HTTPS.
 //!
-//! Where a webhook leads is written in a policy by somebody who need not be trusted with the coordinator's own network: addresses
-//! of this machine, of its links and of private networks are refused unless the coordinator's configuration names them.
+//! Where a webhook leads is written in a policy by somebody who need not be trusted with the
+//! coordinator's own network: addresses of this machine, of its links and of private networks are
+//! refused unless the coordinator's configuration names them.
 
 use anyhow::{Context, Result, bail, ensure};
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, StatusCode, Uri, body::Bytes, body::Incoming, client::conn::http1, header};
+use hyper::{
+    Request, Response, StatusCode, Uri, body::Bytes, body::Incoming, client::conn::http1, header,
+};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -31,7 +34,8 @@ const ATTEMPTS: u32 = 3;
 const ANSWER: usize = 64 << 10;
 /// The most times that a server may say that it is elsewhere.
 const REDIRECTS: usize = 3;
-/// Deliveries that are under way at a time: all together, and to one target. Those beyond are not made.
+/// Deliveries that are under way at a time: all together, and to one target. Those beyond are not
+/// made.
 const AT_ONCE: usize = 64;
 const AT_ONCE_TO_ONE: usize = 4;
 /// A target that has failed is not tried again for this long, twice as long each time.
@@ -66,8 +70,8 @@ impl Webhooks {
     /// # Errors
     /// Why the last attempt failed, or why none was made.
     pub async fn post(&self, url: &str, body: &serde_json::Value) -> Result<()> {
-        let target =
-            Destination::of(&url.parse().with_context(|| format!("`{url}` is no URL"))?)?.authority();
+        let target = Destination::of(&url.parse().with_context(|| format!("`{url}` is no URL"))?)?
+            .authority();
         let (deliveries, _all) = {
             let mut targets = self.targets.lock();
             if targets.len() >= TARGETS && !targets.contains_key(&target) {
@@ -79,7 +83,9 @@ impl Webhooks {
                 failures: 0,
                 not_before: None,
             });
-            if let Some(left) = known.not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
+            if let Some(left) =
+                known.not_before.and_then(|at| at.checked_duration_since(Instant::now()))
+            {
                 bail!(
                     "{target} has failed {} times in a row; it is tried again in {} s",
                     known.failures,
@@ -109,7 +115,9 @@ impl Webhooks {
             match tokio::time::timeout(PATIENCE, self.attempt(url, body)).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => failure = Some(error),
-                Err(_) => failure = Some(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs())),
+                Err(_) => {
+                    failure = Some(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()))
+                }
             }
         }
         Err(failure.unwrap_or_else(|| anyhow::anyhow!("it was not tried")))
@@ -152,12 +160,14 @@ impl Webhooks {
             "{host} is in a network of the coordinator's own ({}); the coordinator's configuration has to allow it (`webhook_networks`)",
             addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ")
         );
-        let stream =
-            TcpStream::connect(&usable[..]).await.with_context(|| format!("cannot reach {host}:{port}"))?;
+        let stream = TcpStream::connect(&usable[..])
+            .await
+            .with_context(|| format!("cannot reach {host}:{port}"))?;
         if !secure {
             return exchange(stream, uri, body).await;
         }
-        let name = ServerName::try_from(host.clone()).with_context(|| format!("`{host}` is no host name"))?;
+        let name = ServerName::try_from(host.clone())
+            .with_context(|| format!("`{host}` is no host name"))?;
         exchange(TlsConnector::from(public_roots()?).connect(name, stream).await?, uri, body).await
     }
 
@@ -240,10 +250,11 @@ fn public_roots() -> Result<Arc<ClientConfig>> {
         // One that cannot be read is one that is not trusted.
         let _ = roots.add(certificate);
     }
-    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let tls =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
     Ok(Arc::new(tls))
 }
 
@@ -364,15 +375,20 @@ mod tests {
     async fn a_server_sends_on_within_its_own_host_and_nowhere_else() {
         let there = server(|_| "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".into()).await;
         let same = server(move |_| {
-            format!("HTTP/1.1 307 x\r\nlocation: http://127.0.0.1:{there}/\r\ncontent-length: 0\r\n\r\n")
+            format!(
+                "HTTP/1.1 307 x\r\nlocation: http://127.0.0.1:{there}/\r\ncontent-length: 0\r\n\r\n"
+            )
         })
         .await;
         let other = server(move |_| {
-            format!("HTTP/1.1 307 x\r\nlocation: http://127.0.0.2:{there}/\r\ncontent-length: 0\r\n\r\n")
+            format!(
+                "HTTP/1.1 307 x\r\nlocation: http://127.0.0.2:{there}/\r\ncontent-length: 0\r\n\r\n"
+            )
         })
         .await;
         let round =
-            server(|_| "HTTP/1.1 308 x\r\nlocation: /again\r\ncontent-length: 0\r\n\r\n".into()).await;
+            server(|_| "HTTP/1.1 308 x\r\nlocation: /again\r\ncontent-length: 0\r\n\r\n".into())
+                .await;
         let attempt = async |port: u16| {
             let tried = webhooks().attempt(&format!("http://127.0.0.1:{port}/"), &json!({})).await;
             tried.map_err(|error| error.to_string())
@@ -384,8 +400,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_endless_answer_is_not_read_to_its_end() {
-        let port =
-            server(|_| "HTTP/1.1 200 OK\r\nx: endless\r\ncontent-length: 99999999999\r\n\r\n".into()).await;
+        let port = server(|_| {
+            "HTTP/1.1 200 OK\r\nx: endless\r\ncontent-length: 99999999999\r\n\r\n".into()
+        })
+        .await;
         webhooks().attempt(&format!("http://127.0.0.1:{port}/"), &json!({})).await.unwrap();
     }
 
@@ -395,7 +413,9 @@ mod tests {
         let port = server(|_| "HTTP/1.1 500 x\r\ncontent-length: 0\r\n\r\n".into()).await;
         let url = format!("http://127.0.0.1:{port}/");
         assert!(webhooks.post(&url, &json!({})).await.unwrap_err().to_string().contains("500"));
-        assert!(webhooks.post(&url, &json!({})).await.unwrap_err().to_string().contains("in a row"));
+        assert!(
+            webhooks.post(&url, &json!({})).await.unwrap_err().to_string().contains("in a row")
+        );
         assert_eq!([1, 2, 3, 40].map(pause), [5, 10, 20, 600].map(Duration::from_secs));
     }
 }

@@ -1,5 +1,5 @@
-//! All fuzz targets under libFuzzer. `MESHWARD_FUZZ_TARGET` says which; its seeds are written to the folder
-//! `MESHWARD_FUZZ_SEEDS` before it begins.
+//! All fuzz targets under libFuzzer. `MESHWARD_FUZZ_TARGET` says which; its seeds are written to
+//! the folder `MESHWARD_FUZZ_SEEDS` before it begins.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,9 +10,9 @@ fn all() -> impl Iterator<Item = &'static Target> {
     [
         meshward_cni::fuzzing::TARGETS,
         meshward_coordinator::fuzzing::TARGETS,
-        meshward_daemon::fuzzing::TARGETS,
+        meshward_runtime::fuzzing::TARGETS,
         meshward_datapath::fuzzing::TARGETS,
-        meshward_model::fuzzing::TARGETS,
+        meshward_types::fuzzing::TARGETS,
         meshward_node::fuzzing::TARGETS,
         meshward_policy::fuzzing::TARGETS,
     ]

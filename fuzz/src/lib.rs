@@ -1,8 +1,10 @@
-//! Fuzz targets: what they are, what all of them are held to, and how tests run them without a fuzzer.
+//! Fuzz targets: what they are, what all of them are held to, and how tests run them without a
+//! fuzzer.
 //!
-//! A crate lists its targets with [`targets!`] in a module `fuzzing` that is compiled for tests and for libFuzzer (`cfg(fuzzing)`)
-//! alone. libFuzzer drives them by `cargo xtask fuzz`; for each there is a test, which gives it its seeds, the corpus in
-//! `fuzz/corpus/NAME` and, for some seconds, inputs that are made of those.
+//! A crate lists its targets with [`targets!`] in a module `fuzzing` that is compiled for tests and
+//! for libFuzzer (`cfg(fuzzing)`) alone. libFuzzer drives them by `cargo xtask fuzz`; for each
+//! there is a test, which gives it its seeds, the corpus in `fuzz/corpus/NAME` and, for some
+//! seconds, inputs that are made of those.
 #![forbid(unsafe_code)]
 
 mod mutate;
@@ -30,8 +32,8 @@ pub struct Target {
     pub memory: fn(usize) -> u64,
 }
 
-/// The memory that a target may take if it says nothing else: what reading in one go needs, where a byte of a message can stand
-/// for a whole element of a list.
+/// The memory that a target may take if it says nothing else: what reading in one go needs, where a
+/// byte of a message can stand for a whole element of a list.
 pub fn usual_memory(input: usize) -> u64 {
     (2 << 20) + 512 * input as u64
 }

@@ -3,8 +3,20 @@
 /// The longest input that is made, in bytes.
 const LONGEST: usize = 4096;
 /// Numbers at which code tends to err.
-const EDGES: [u64; 12] =
-    [0, 1, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, u64::MAX / 2, u64::MAX];
+const EDGES: [u64; 12] = [
+    0,
+    1,
+    0x7f,
+    0x80,
+    0xff,
+    0x100,
+    0x7fff,
+    0xffff,
+    0x7fff_ffff,
+    0xffff_ffff,
+    u64::MAX / 2,
+    u64::MAX,
+];
 
 /// Makes inputs.
 pub struct Mutator(u64);

@@ -11,7 +11,8 @@ use std::{
 /// For how many seconds a test makes inputs; `MESHWARD_FUZZ_SECONDS` says otherwise.
 const SECONDS: u64 = 2;
 
-/// Gives a target its seeds, its corpus, and for some seconds what is made of them. `MESHWARD_FUZZ_SEED` has a run made again.
+/// Gives a target its seeds, its corpus, and for some seconds what is made of them.
+/// `MESHWARD_FUZZ_SEED` has a run made again.
 ///
 /// # Panics
 /// If one of them breaks the target; the input is kept, and its place printed.
@@ -25,10 +26,12 @@ pub fn replay(target: &Target) {
     pool.extend(corpus(target.name));
     assert!(!pool.is_empty(), "{} has neither seeds nor a corpus", target.name);
     pool.iter().for_each(|input| check(target, input));
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64);
+    let clock =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64);
     let seed = number("MESHWARD_FUZZ_SEED").unwrap_or(clock);
     println!("MESHWARD_FUZZ_SEED={seed}");
-    let until = Instant::now() + Duration::from_secs(number("MESHWARD_FUZZ_SECONDS").unwrap_or(SECONDS));
+    let until =
+        Instant::now() + Duration::from_secs(number("MESHWARD_FUZZ_SECONDS").unwrap_or(SECONDS));
     let (mut mutator, mut count) = (Mutator::new(seed), pool.len());
     while Instant::now() < until {
         check(target, &mutator.input(&pool));

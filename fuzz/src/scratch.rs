@@ -6,11 +6,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// The folders that there are, and how many replays run: the last of them to end removes the folders.
+/// The folders that there are, and how many replays run: the last of them to end removes the
+/// folders.
 static MADE: Mutex<(Vec<PathBuf>, usize)> = Mutex::new((Vec::new(), 0));
 
-/// A folder of this process's own, in memory where that is to be had; it is made if it is not there. `MESHWARD_FUZZ_SCRATCH` says where, and
-/// then whoever said so removes it.
+/// A folder of this process's own, in memory where that is to be had; it is made if it is not
+/// there. `MESHWARD_FUZZ_SCRATCH` says where, and then whoever said so removes it.
 ///
 /// # Panics
 /// If it cannot be made.

@@ -1,7 +1,7 @@
 //! Addresses for workloads, out of the node's blocks.
 
 use ipnet::IpNet;
-use meshward_model::NetworkName;
+use meshward_types::NetworkName;
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -20,8 +20,8 @@ pub struct Exhausted {
     used: usize,
 }
 
-/// Gives out one address of each block, with the same host number in all. Numbers go round: an address that was freed
-/// comes last, so that nobody is taken for its last owner.
+/// Gives out one address of each block, with the same host number in all. Numbers go round: an
+/// address that was freed comes last, so that nobody is taken for its last owner.
 #[derive(Debug, Default, Clone)]
 pub struct Allocator {
     last: u64,
@@ -38,7 +38,8 @@ impl Allocator {
         blocks: &[IpNet],
         used: &HashSet<IpAddr>,
     ) -> Result<Vec<IpAddr>, Exhausted> {
-        let exhausted = || Exhausted { network: network.clone(), blocks: blocks.to_vec(), used: used.len() };
+        let exhausted =
+            || Exhausted { network: network.clone(), blocks: blocks.to_vec(), used: used.len() };
         let most = blocks.iter().map(|block| hosts(*block)).min().ok_or_else(exhausted)?;
         for step in 0..most {
             let number = 1 + (self.last + step) % most;
@@ -52,7 +53,8 @@ impl Allocator {
     }
 }
 
-/// How many workloads a block has room for: its first and last address stay free, as in an ordinary subnet.
+/// How many workloads a block has room for: its first and last address stay free, as in an ordinary
+/// subnet.
 fn hosts(block: IpNet) -> u64 {
     let bits = block.max_prefix_len() - block.prefix_len();
     if bits >= 20 { MOST } else { (1u64 << bits).saturating_sub(2) }
@@ -72,7 +74,8 @@ mod tests {
     #[test]
     fn both_families_get_the_same_host_number_and_freed_ones_come_last() {
         let (network, mut allocator) = ("shop".parse().unwrap(), Allocator::default());
-        let blocks: Vec<IpNet> = vec!["10.42.3.0/29".parse().unwrap(), "fd42::/64".parse().unwrap()];
+        let blocks: Vec<IpNet> =
+            vec!["10.42.3.0/29".parse().unwrap(), "fd42::/64".parse().unwrap()];
         let mut used = HashSet::new();
         let first = allocator.allocate(&network, &blocks, &used).unwrap();
         assert_eq!(first, ["10.42.3.1", "fd42::1"].map(|a| a.parse::<IpAddr>().unwrap()));

@@ -14,8 +14,8 @@ use axum::{
     routing::{get, patch},
 };
 use ipnet::IpNet;
-use meshward_daemon::body;
-use meshward_model::{
+use meshward_runtime::body;
+use meshward_types::{
     NetworkName, WorkloadId,
     diagnosis::{Netcheck, Ping, Pong},
     local::{
@@ -56,7 +56,8 @@ pub async fn listen(path: &StdPath, mend: &str) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Runs some work to its end in a task of its own: a client that goes away halfway leaves nothing half done.
+/// Runs some work to its end in a task of its own: a client that goes away halfway leaves nothing
+/// half done.
 ///
 /// # Errors
 /// Those of the work; [`Refusal::Failed`] if it panics.
@@ -77,7 +78,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/ping", axum::routing::post(ping))
         .route("/v1/netcheck", get(check_net))
         .with_state(node.clone())
-        .merge(meshward_daemon::metrics::routes(metrics::scrape(node)))
+        .merge(meshward_runtime::metrics::routes(metrics::scrape(node)))
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(from_fn(problem::documented))

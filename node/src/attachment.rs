@@ -5,11 +5,11 @@ use crate::{
     sys::{self, Tun},
 };
 use ipnet::IpNet;
-use meshward_daemon::random;
-use meshward_model::{
+use meshward_netns::{Netns, Selects};
+use meshward_runtime::random;
+use meshward_types::{
     WorkloadId, control::WorkloadReport, local::Pod, measurement::Measurement, view::NetworkSpec,
 };
-use meshward_netns::{Netns, Selects};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -27,8 +27,8 @@ pub struct Attachment {
     pub report: WorkloadReport,
     /// Its namespace's path.
     pub netns: PathBuf,
-    /// Device and inode of the namespace: another one under the same path is not taken for it. `None` until Docker has made
-    /// the namespace and moved the interface there.
+    /// Device and inode of the namespace: another one under the same path is not taken for it.
+    /// `None` until Docker has made the namespace and moved the interface there.
     pub netns_id: Option<(u64, u64)>,
     /// The process whose end detaches it.
     pub owner: Option<Owner>,
@@ -46,12 +46,14 @@ pub struct Attachment {
     /// Whether it is known what runs in it. Before, nobody is told of it, and nothing passes.
     #[serde(default = "measured")]
     pub measured: bool,
-    /// As what it was let in, while it is something else, and the coordinator is not there to judge that: it is closed.
+    /// As what it was let in, while it is something else, and the coordinator is not there to judge
+    /// that: it is closed.
     #[serde(default)]
     pub let_in_as: Option<Arc<Measurement>>,
 }
 
-/// The first of the routing tables and the priorities of rules that are used for what is behind this host (ip-rule(8)).
+/// The first of the routing tables and the priorities of rules that are used for what is behind
+/// this host (ip-rule(8)).
 const TABLES: u32 = 0x4d57_0000;
 const RULES: u32 = 10_000;
 /// Behind those for every length of a prefix.
@@ -131,7 +133,9 @@ pub enum AttachError {
     #[error(transparent)]
     Namespace(#[from] meshward_netns::Error),
     /// The TUN driver refused.
-    #[error("cannot make the interface {0}: {1}; the node daemon needs /dev/net/tun and CAP_NET_ADMIN")]
+    #[error(
+        "cannot make the interface {0}: {1}; the node daemon needs /dev/net/tun and CAP_NET_ADMIN"
+    )]
     Tun(String, std::io::Error),
     /// Something else is called so.
     #[error(
@@ -158,8 +162,9 @@ impl Attachment {
         (Some((id.device, id.inode)) == self.netns_id).then_some(netns)
     }
 
-    /// Whether this is what was attached, after a restart of the daemon: its interface outlives that. Numbers of namespaces are given
-    /// out again, so a namespace without it may be another one, by the same path and number.
+    /// Whether this is what was attached, after a restart of the daemon: its interface outlives
+    /// that. Numbers of namespaces are given out again, so a namespace without it may be another
+    /// one, by the same path and number.
     pub fn outlived(&self) -> bool {
         match self.origin {
             Origin::Device => true,
@@ -171,7 +176,8 @@ impl Attachment {
         }
     }
 
-    /// Makes the interface, or takes it up again after a restart, and configures it. Blocks for milliseconds.
+    /// Makes the interface, or takes it up again after a restart, and configures it. Blocks for
+    /// milliseconds.
     ///
     /// # Errors
     /// [`AttachError`]; then there is no interface.
@@ -181,7 +187,8 @@ impl Attachment {
         keep_or_close(tun, self.configure(&netns, network))
     }
 
-    /// Opens the interface in the namespace of this thread. One that is being closed has its name for some milliseconds more.
+    /// Opens the interface in the namespace of this thread. One that is being closed has its name
+    /// for some milliseconds more.
     fn open_tun(&self, wanted: Offloads) -> Result<Tun, AttachError> {
         let Offloads { tcp_segmentation, udp_segmentation, .. } = wanted;
         let open = || sys::open_tun(&self.interface, tcp_segmentation, udp_segmentation);
@@ -195,7 +202,8 @@ impl Attachment {
             opened = open();
         }
         opened.map_err(|error| match error.raw_os_error() {
-            // `tun_set_iff` of drivers/net/tun.c: there is an interface of that name, of another kind.
+            // `tun_set_iff` of drivers/net/tun.c: there is an interface of that name, of another
+            // kind.
             Some(nix::libc::EINVAL) => AttachError::Taken(self.interface.clone()),
             _ => AttachError::Tun(self.interface.clone(), error),
         })
@@ -209,20 +217,27 @@ impl Attachment {
         self.configure(&Netns::open(&self.netns)?, network)
     }
 
-    /// Whether the interface is in its namespace as it was made: up, with its addresses, and leading to the prefixes.
+    /// Whether the interface is in its namespace as it was made: up, with its addresses, and
+    /// leading to the prefixes.
     pub fn is_set_up(&self, network: &NetworkSpec) -> bool {
         let Some(netns) = self.open_netns() else { return false };
         let reached: Vec<IpNet> =
             network.prefixes.iter().filter(|prefix| self.reaches(prefix)).copied().collect();
         let own = &self.report.addresses;
-        netns.links(async |links| Ok(links.is_set_up(&self.interface, own, &reached).await)).unwrap_or(false)
+        netns
+            .links(async |links| Ok(links.is_set_up(&self.interface, own, &reached).await))
+            .unwrap_or(false)
     }
 
     /// Makes the interface in the namespace of the daemon, for Docker to move and configure.
     ///
     /// # Errors
     /// [`AttachError`]; then there is no interface.
-    pub fn open_outside(&self, network: &NetworkSpec, wanted: Offloads) -> Result<Tun, AttachError> {
+    pub fn open_outside(
+        &self,
+        network: &NetworkSpec,
+        wanted: Offloads,
+    ) -> Result<Tun, AttachError> {
         let tun = self.open_tun(wanted)?;
         let mtu = u32::from(network.mtu);
         let configured = Netns::current()
@@ -245,7 +260,8 @@ impl Attachment {
     /// If the namespace is gone.
     pub fn finish(&self, routes: &[IpNet]) -> Result<(), meshward_netns::Error> {
         let name = self.interface.as_str();
-        // No unreachable route stands behind it: Docker gives no address that a route in the container covers.
+        // No unreachable route stands behind it: Docker gives no address that a route in the
+        // container covers.
         Netns::open(&self.netns)?.links(async |links| links.no_link_local(name).await)?;
         self.change_routes(routes, &[])
     }
@@ -254,14 +270,19 @@ impl Attachment {
     ///
     /// # Errors
     /// If the namespace is gone, or the kernel refuses.
-    pub fn change_routes(&self, new: &[IpNet], gone: &[IpNet]) -> Result<(), meshward_netns::Error> {
+    pub fn change_routes(
+        &self,
+        new: &[IpNet],
+        gone: &[IpNet],
+    ) -> Result<(), meshward_netns::Error> {
         let Some(netns) = self.open_netns() else { return Ok(()) };
         let (name, table) = (self.interface.as_str(), self.table());
         netns.links(async |links| {
             for prefix in gone.iter().filter(|prefix| !self.report.prefixes.contains(prefix)) {
                 links.remove_route(name, *prefix, table).await?;
             }
-            let reached = |prefix: &&IpNet| self.reaches(prefix) && !self.report.prefixes.contains(prefix);
+            let reached =
+                |prefix: &&IpNet| self.reaches(prefix) && !self.report.prefixes.contains(prefix);
             for prefix in new.iter().filter(reached) {
                 links.add_route(name, *prefix, None, table).await?;
             }
@@ -269,14 +290,16 @@ impl Attachment {
         })
     }
 
-    /// The routing table that its routes are in: for what is behind this host one of its own, which rules by source lead to.
+    /// The routing table that its routes are in: for what is behind this host one of its own, which
+    /// rules by source lead to.
     fn table(&self) -> Option<u32> {
         let number: u32 =
             self.interface.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0);
         (self.origin == Origin::Route).then_some(TABLES + number)
     }
 
-    /// From where packets come by the rules of its table, and which of these go first: longer prefixes do.
+    /// From where packets come by the rules of its table, and which of these go first: longer
+    /// prefixes do.
     fn rules(&self) -> Vec<(Selects, u32)> {
         let own = self.report.addresses.iter().map(|address| IpNet::from(*address));
         let behind = self.report.prefixes.iter().copied();
@@ -288,8 +311,9 @@ impl Attachment {
             .collect()
     }
 
-    /// The rules by which ICMP errors find their way to the mesh that this host and routers behind it make about what comes from
-    /// there: they have addresses that are in no prefix of the route. What else they select, the filter refuses.
+    /// The rules by which ICMP errors find their way to the mesh that this host and routers behind
+    /// it make about what comes from there: they have addresses that are in no prefix of the route.
+    /// What else they select, the filter refuses.
     fn rules_for_errors(&self, network: &NetworkSpec) -> Vec<(Selects, u32)> {
         let reached = network.prefixes.iter().filter(|prefix| self.reaches(prefix));
         reached.map(|prefix| (Selects::IcmpTo(*prefix), RULES_FOR_ERRORS)).collect()
@@ -299,14 +323,17 @@ impl Attachment {
     pub fn forget_rules(&self) {
         let (Some(netns), Some(table)) = (self.open_netns(), self.table()) else { return };
         // Whatever the network's prefixes were: without a length, any.
-        let any = [IpAddr::from([0; 4]), IpAddr::from([0; 16])].map(|any| IpNet::new_assert(any, 0));
+        let any =
+            [IpAddr::from([0; 4]), IpAddr::from([0; 16])].map(|any| IpNet::new_assert(any, 0));
         let for_errors = any.map(|any| (Selects::IcmpTo(any), RULES_FOR_ERRORS));
         let _ = netns.links(async |links| {
             for (which, priority) in self.rules().into_iter().chain(for_errors) {
                 let _ = links.remove_rule(which, table, priority).await;
             }
             for prefix in &self.report.prefixes {
-                let _ = links.keep_off_default_no_more(&self.interface, *prefix, RULES_OFF_DEFAULT).await;
+                let _ = links
+                    .keep_off_default_no_more(&self.interface, *prefix, RULES_OFF_DEFAULT)
+                    .await;
             }
             Ok(())
         });
@@ -329,7 +356,9 @@ impl Attachment {
             }
             links.set_up(name).await?;
             // Those of the mesh itself: what is behind its gateways may have other ways.
-            let own = |prefix: &&IpNet| self.report.addresses.iter().any(|address| prefix.contains(address));
+            let own = |prefix: &&IpNet| {
+                self.report.addresses.iter().any(|address| prefix.contains(address))
+            };
             refuse(links, &network.prefixes.iter().filter(own).copied().collect::<Vec<_>>()).await;
             let table = self.table();
             for prefix in network.prefixes.iter().filter(|prefix| self.reaches(prefix)) {
@@ -340,8 +369,9 @@ impl Attachment {
                     links.add_rule(which, table, priority).await?;
                 }
                 for prefix in &self.report.prefixes {
-                    // When the link to what is behind this host goes, its route goes along: what is for
-                    // there is not to leave by the uplink then. Where that is how it is reached, it may.
+                    // When the link to what is behind this host goes, its route goes along: what is
+                    // for there is not to leave by the uplink then. Where that is how it is
+                    // reached, it may.
                     if prefix.prefix_len() > 0 && links.has_way(*prefix).await? {
                         links.keep_off_default(name, *prefix, RULES_OFF_DEFAULT).await?;
                     }
@@ -349,7 +379,9 @@ impl Attachment {
                 for (which, priority) in self.rules_for_errors(network) {
                     // Kernels before 4.17 know no such rule: there they do without these errors.
                     if let Err(error) = links.add_rule(which, table, priority).await {
-                        tracing::warn!("errors of this host's routers do not get to the mesh: {error}");
+                        tracing::warn!(
+                            "errors of this host's routers do not get to the mesh: {error}"
+                        );
                     }
                 }
             }
@@ -358,14 +390,15 @@ impl Attachment {
     }
 }
 
-/// Lets an interface of this thread's namespace have IPv6 addresses, which container runtimes often turn off for all that come.
-/// Where that is not allowed, giving it one fails, and says so.
+/// Lets an interface of this thread's namespace have IPv6 addresses, which container runtimes often
+/// turn off for all that come. Where that is not allowed, giving it one fails, and says so.
 fn allow_ipv6(interface: &str) {
     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"), "0");
 }
 
-/// Has what is for the mesh and finds no interface of the mesh go nowhere: also when the interface is gone, or this daemon is down, it
-/// does not leave in clear. A family that is switched off has nothing to lose.
+/// Has what is for the mesh and finds no interface of the mesh go nowhere: also when the interface
+/// is gone, or this daemon is down, it does not leave in clear. A family that is switched off has
+/// nothing to lose.
 async fn refuse(links: &meshward_netns::Links, prefixes: &[IpNet]) {
     for prefix in prefixes {
         if let Err(error) = links.refuse(*prefix).await {
@@ -383,7 +416,9 @@ pub fn refuse_here(prefixes: &[IpNet]) {
         })
     });
     if let Err(error) = done {
-        tracing::warn!("packets of this host to the mesh are not kept from other interfaces: {error}");
+        tracing::warn!(
+            "packets of this host to the mesh are not kept from other interfaces: {error}"
+        );
     }
 }
 
@@ -418,7 +453,8 @@ pub fn free_interface(netns: &Netns) -> Result<String, meshward_netns::Error> {
     })
 }
 
-/// Deletes a workload's interface. That takes the kernel some 16 ms, so a thread of its own does it.
+/// Deletes a workload's interface. That takes the kernel some 16 ms, so a thread of its own does
+/// it.
 pub fn close(tun: Tun) {
     thread::spawn(move || {
         if let Err(error) = sys::delete_tun_at_close(&tun) {
@@ -429,7 +465,10 @@ pub fn close(tun: Tun) {
 }
 
 /// What could not be configured is not left behind.
-fn keep_or_close(tun: Tun, configured: Result<(), meshward_netns::Error>) -> Result<Tun, AttachError> {
+fn keep_or_close(
+    tun: Tun,
+    configured: Result<(), meshward_netns::Error>,
+) -> Result<Tun, AttachError> {
     match configured {
         Ok(()) => Ok(tun),
         Err(error) => {
@@ -441,7 +480,8 @@ fn keep_or_close(tun: Tun, configured: Result<(), meshward_netns::Error>) -> Res
 
 /// Deletes the interface of a workload that is not held any more, if its namespace is still there.
 pub fn close_left_behind(attachment: &Attachment) {
-    let Some(netns) = attachment.open_netns().filter(|netns| attachment.has_interface_in(netns)) else {
+    let Some(netns) = attachment.open_netns().filter(|netns| attachment.has_interface_in(netns))
+    else {
         return;
     };
     if let Ok(Ok(tun)) = netns.run(|| sys::open_tun(&attachment.interface, false, false)) {
@@ -462,6 +502,8 @@ pub fn new_id() -> WorkloadId {
 /// What `open` or `fstat` say.
 pub fn netns_of(path: &Path) -> Result<(Netns, (u64, u64)), meshward_netns::Error> {
     let netns = Netns::open(path)?;
-    let id = netns.id().map_err(|source| meshward_netns::Error::Open { path: path.to_owned(), source })?;
+    let id = netns
+        .id()
+        .map_err(|source| meshward_netns::Error::Open { path: path.to_owned(), source })?;
     Ok((netns, (id.device, id.inode)))
 }

@@ -1,5 +1,6 @@
-//! The clock of the data path: it goes on while the machine is suspended (`CLOCK_BOOTTIME`, clock_gettime(2)), so that no session
-//! is older than it may be after that, and no flow or vouch lasts longer than it should.
+//! The clock of the data path: it goes on while the machine is suspended (`CLOCK_BOOTTIME`,
+//! clock_gettime(2)), so that no session is older than it may be after that, and no flow or vouch
+//! lasts longer than it should.
 
 use nix::time::{ClockId, clock_gettime};
 use std::{
@@ -7,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// When the process began to ask, by both clocks. [`Instant`] itself stands still while the machine is suspended
-/// (`CLOCK_MONOTONIC`).
+/// When the process began to ask, by both clocks. [`Instant`] itself stands still while the machine
+/// is suspended (`CLOCK_MONOTONIC`).
 static BEGINNING: LazyLock<(Instant, Duration)> = LazyLock::new(|| (Instant::now(), since_boot()));
 
 /// What time it is. To be compared with others of this function only.

@@ -1,8 +1,8 @@
 //! The node's configuration.
 
 use crate::offloads::Offload;
-use meshward_daemon::config::Lasting;
-use meshward_model::local::DEFAULT_SOCKET;
+use meshward_runtime::config::Lasting;
+use meshward_types::local::DEFAULT_SOCKET;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -30,25 +30,31 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// What of the kernel's offloads is left alone.
     pub disable_offloads: Vec<Offload>,
-    /// Addresses at which other nodes can reach this one, if neither its interfaces nor the coordinator see them.
+    /// Addresses at which other nodes can reach this one, if neither its interfaces nor the
+    /// coordinator see them.
     pub advertise: Vec<IpAddr>,
-    /// Whether the router is asked for ports of its own, by PCP or NAT-PMP, where this node is behind a NAT.
+    /// Whether the router is asked for ports of its own, by PCP or NAT-PMP, where this node is
+    /// behind a NAT.
     pub port_mapping: bool,
     /// After what time an endpoint gets another key.
     pub rotate_keys: Lasting,
-    /// STUN servers that tell how this node is seen, as `HOST:PORT`; the coordinator if there is none.
+    /// STUN servers that tell how this node is seen, as `HOST:PORT`; the coordinator if there is
+    /// none.
     pub stun: Vec<String>,
     /// Where Docker finds the network plugin; there is none if this is left out.
     pub docker_plugin: Option<PathBuf>,
     /// Docker's API.
     pub docker_socket: PathBuf,
-    /// Beginnings of the keys of containers' labels that are left out, beside the usual ones; after a `!`, of those that are not.
+    /// Beginnings of the keys of containers' labels that are left out, beside the usual ones; after
+    /// a `!`, of those that are not.
     pub ignored_labels: Vec<String>,
     /// Registries that are asked for signatures without TLS, also in a private network.
     pub insecure_registries: Vec<String>,
-    /// Registries with TLS that may be on this machine, this link, or in a private network: others are not looked for there.
+    /// Registries with TLS that may be on this machine, this link, or in a private network: others
+    /// are not looked for there.
     pub private_registries: Vec<String>,
-    /// Hosts to which registries may send for blobs; otherwise a redirect leads to the registry's own host alone.
+    /// Hosts to which registries may send for blobs; otherwise a redirect leads to the registry's
+    /// own host alone.
     pub registry_redirects: Vec<String>,
     /// A file like Docker's `config.json`, with the passwords of registries.
     pub registry_credentials: Option<PathBuf>,

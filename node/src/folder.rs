@@ -1,10 +1,11 @@
-//! What a node keeps on disk beside who it is: the keys of its endpoints, its last view and its workloads.
+//! What a node keeps on disk beside who it is: the keys of its endpoints, its last view and its
+//! workloads.
 
 use crate::{attachment::Attachment, daemon::seconds_now};
 use anyhow::{Context, Result, ensure};
-use meshward_daemon::{member::MemberFolder, random};
 use meshward_datapath::SecretKey;
-use meshward_model::{NetworkName, WorkloadId, control::Part};
+use meshward_runtime::{member::MemberFolder, random};
+use meshward_types::{NetworkName, WorkloadId, control::Part};
 use serde::{Deserialize, Serialize};
 use std::{fs, ops::Deref, path::Path, time::Duration};
 
@@ -33,16 +34,19 @@ impl Folder {
     /// # Errors
     /// If something stays.
     pub fn forget_mesh(&self) -> Result<()> {
-        let kept = ["view", "view.log", "relays.json", "docker.json", "endpoints", "workloads", "flows"];
+        let kept =
+            ["view", "view.log", "relays.json", "docker.json", "endpoints", "workloads", "flows"];
         self.forget_membership(&kept)
     }
 
-    /// The endpoint's private key of a network, made at the first call, and made anew if it is damaged.
+    /// The endpoint's private key of a network, made at the first call, and made anew if it is
+    /// damaged.
     pub fn endpoint_key(&self, network: &NetworkName) -> SecretKey {
         self.secret_key(&key_name(network))
     }
 
-    /// The private key of a network by which devices know the endpoint, made at the first call, and made anew if it is damaged.
+    /// The private key of a network by which devices know the endpoint, made at the first call, and
+    /// made anew if it is damaged.
     pub fn device_key(&self, network: &NetworkName) -> SecretKey {
         self.secret_key(&format!("endpoints/{network}.devices.key"))
     }
@@ -66,7 +70,8 @@ impl Folder {
         Ok(SecretKey::from_bytes(fresh))
     }
 
-    /// The key that an endpoint had before, and how long it is good still. One whose time is up does not stay on disk.
+    /// The key that an endpoint had before, and how long it is good still. One whose time is up
+    /// does not stay on disk.
     pub fn previous_endpoint_key(&self, network: &NetworkName) -> Option<(SecretKey, Duration)> {
         let previous: Option<Previous> = self.take_up_json(&previous_name(network));
         let left = previous.map_or(0, |previous| previous.until.saturating_sub(seconds_now()));
@@ -77,7 +82,8 @@ impl Folder {
         Some((key?, Duration::from_secs(left.min(MOST_KEPT))))
     }
 
-    /// Until when the key that an endpoint had before is good, in seconds since 1970, and how long that is.
+    /// Until when the key that an endpoint had before is good, in seconds since 1970, and how long
+    /// that is.
     pub fn previous_key_lasts(&self, network: &NetworkName) -> Option<(u64, Duration)> {
         let Previous { until } = self.take_up_json(&previous_name(network))?;
         Some((until, Duration::from_secs(until.saturating_sub(seconds_now()).min(MOST_KEPT))))
@@ -121,14 +127,15 @@ impl Folder {
         }
     }
 
-    /// What the timestamps of an endpoint's handshakes are all below, in seconds since 1970: those of before this start. Zero if
-    /// that is not known.
+    /// What the timestamps of an endpoint's handshakes are all below, in seconds since 1970: those
+    /// of before this start. Zero if that is not known.
     pub fn stamp_limit(&self, network: &NetworkName) -> u64 {
         let kept: Option<KeptStamps> = self.take_up_json(&stamp_name(network));
         kept.map_or(0, |kept| kept.below)
     }
 
-    /// Keeps what the timestamps will all be below. They follow the clock so far only once this is on disk.
+    /// Keeps what the timestamps will all be below. They follow the clock so far only once this is
+    /// on disk.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -154,7 +161,10 @@ impl Folder {
         let read = |name: String| {
             self.take_up(&name, |bytes| -> Result<Attachment> {
                 let attachment: Attachment = serde_json::from_slice(bytes)?;
-                ensure!(name == workload_name(&attachment.report.id), "it is that of another workload");
+                ensure!(
+                    name == workload_name(&attachment.report.id),
+                    "it is that of another workload"
+                );
                 Ok(attachment)
             })
         };
@@ -176,7 +186,8 @@ impl Folder {
     }
 }
 
-/// The longest time for which a key of before is good, in seconds: a damaged file does not make it last.
+/// The longest time for which a key of before is good, in seconds: a damaged file does not make it
+/// last.
 const MOST_KEPT: u64 = 30 * 24 * 3600;
 
 /// Until when the key of before is good.
@@ -227,7 +238,8 @@ fn workload_name(id: &WorkloadId) -> String {
     format!("workloads/{id}.json")
 }
 
-/// Reads a private key. One of few different bytes is what a file is full of after a loss of power, and anybody can guess it.
+/// Reads a private key. One of few different bytes is what a file is full of after a loss of power,
+/// and anybody can guess it.
 fn parse_secret(bytes: &[u8]) -> Result<SecretKey> {
     const DIFFERENT: usize = 8;
     let key = <[u8; 32]>::try_from(bytes);
@@ -258,9 +270,14 @@ mod tests {
         assert!(before.public() == first && left <= Duration::from_secs(60));
         kept.rotate_endpoint_key(&network, Duration::ZERO).unwrap();
         kept.settled().await;
-        assert!(!kept.place("endpoints/shop.previous.key").exists(), "what is not good any more is not kept");
+        assert!(
+            !kept.place("endpoints/shop.previous.key").exists(),
+            "what is not good any more is not kept"
+        );
         assert!(kept.previous_endpoint_key(&network).is_none());
-        let mode = |path: &str| fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;
+        let mode = |path: &str| {
+            fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777
+        };
         assert_eq!(mode("data/endpoints/shop.key"), 0o600);
         assert_eq!(mode("data"), 0o700);
     }
@@ -296,7 +313,10 @@ mod tests {
         }
         for byte in [0, 0xff, b'x'] {
             fs::write(kept.place("endpoints/shop.key"), [byte; 32]).unwrap();
-            assert_ne!(kept.endpoint_key(&network).public(), SecretKey::from_bytes([byte; 32]).public());
+            assert_ne!(
+                kept.endpoint_key(&network).public(),
+                SecretKey::from_bytes([byte; 32]).public()
+            );
         }
         for length in 0..whole_port.len() {
             fs::write(kept.place("endpoints/shop.port"), &whole_port[..length]).unwrap();

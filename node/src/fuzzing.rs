@@ -1,11 +1,12 @@
-//! What the node must satisfy, whatever runtimes and registries say, or stands on its disk; see the crate `meshward-fuzzing`.
+//! What the node must satisfy, whatever runtimes and registries say, or stands on its disk; see the
+//! crate `meshward-fuzzing`.
 
 use crate::{
-    attachment::Attachment, daemon::Found, docker::fuzzing::docker, folder::Folder, kept_view::KeptView,
-    portmap, runtimes::fuzzing as runtimes,
+    attachment::Attachment, daemon::Found, docker::fuzzing::docker, folder::Folder,
+    kept_view::KeptView, portmap, runtimes::fuzzing as runtimes,
 };
 use meshward_fuzzing::{Bytes, blocks};
-use meshward_model::{
+use meshward_types::{
     Change, HeldView, Item, ItemKey, NetworkName, NodeName, Revision, WorkloadId,
     control::WorkloadReport,
     view::{NetworkSpec, PeerSpec},
@@ -39,10 +40,11 @@ fn pods(data: &[u8]) {
     }
 }
 
-/// What was found keeps the bounds that the coordinator asks for, and takes no label that only Meshward may give.
+/// What was found keeps the bounds that the coordinator asks for, and takes no label that only
+/// Meshward may give.
 fn check(found: &Found) {
     assert!(found.labels.check_unreserved().is_ok());
-    assert!(meshward_model::AcceptFrom::check_count(&found.accepts).is_ok());
+    assert!(meshward_types::AcceptFrom::check_count(&found.accepts).is_ok());
     let bounded = found.measurement.as_ref().is_none_or(|measured| measured.check().is_ok());
     assert!(bounded || found.objection.is_some(), "{:?}", found.measurement);
 }
@@ -71,8 +73,8 @@ const FILES: [&str; 7] = [
     "endpoints/shop.previous.key",
 ];
 
-/// A block for each file of a node's state: what is whole is taken, what is damaged is set aside, and the rest starts. What is written
-/// afterwards is read again.
+/// A block for each file of a node's state: what is whole is taken, what is damaged is set aside,
+/// and the rest starts. What is written afterwards is read again.
 fn state(data: &[u8]) {
     let (place, _) = folder();
     let mut bytes = Bytes(data);
@@ -87,7 +89,8 @@ fn state(data: &[u8]) {
     let mut held = HeldView::from(view);
     let next = Revision(held.view().revision.0.wrapping_add(1));
     let changes = held.apply(next, &changes());
-    let written = if kept.wants_whole() { kept.keep(held.view()) } else { kept.append(&[(next, changes)]) };
+    let written =
+        if kept.wants_whole() { kept.keep(held.view()) } else { kept.append(&[(next, changes)]) };
     written.expect("a view can be kept");
     let (again, _) = KeptView::open(folder);
     assert_eq!(again, *held.view(), "what was kept comes back");
@@ -97,10 +100,14 @@ fn state(data: &[u8]) {
     assert_eq!(has("w1"), place.join("workloads/w1.json").exists(), "it is taken, or set aside");
     let key = folder.endpoint_key(&network());
     let port = folder.endpoint_port(&network());
-    assert!(port.is_some() || !place.join("endpoints/shop.port").exists(), "it is taken, or set aside");
+    assert!(
+        port.is_some() || !place.join("endpoints/shop.port").exists(),
+        "it is taken, or set aside"
+    );
     let _ = folder.previous_endpoint_key(&network());
     // What was made anew is on disk before the next bytes are.
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
     runtime.block_on(folder.settled());
     // The next start finds what this one had.
     let (_, again) = self::folder();
@@ -114,7 +121,9 @@ fn state(data: &[u8]) {
 fn remove_set_aside(place: &Path) {
     for folder in ["", "workloads", "endpoints"] {
         let entries = fs::read_dir(place.join(folder)).expect("a folder can be read");
-        for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(ASIDE)) {
+        for entry in
+            entries.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(ASIDE))
+        {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -129,8 +138,11 @@ fn changes() -> Vec<Change> {
         admission: false,
         conduct: Default::default(),
     };
-    let peer =
-        PeerSpec { public_key: meshward_model::PublicKey([7; 32]), candidates: vec![], prefixes: vec![] };
+    let peer = PeerSpec {
+        public_key: meshward_types::PublicKey([7; 32]),
+        candidates: vec![],
+        prefixes: vec![],
+    };
     vec![
         Change::Put(ItemKey::Network(network()), Item::Network(spec)),
         Change::Put(ItemKey::Peer(network(), node), Item::Peer(peer)),

@@ -1,14 +1,14 @@
 //! A node's name, where nobody gives one: the first label of the host's.
 
-use meshward_model::NodeName;
+use meshward_types::NodeName;
 
-/// First labels of names that every machine has for itself, or that stand where none was set (hosts(5), the kernel's
-/// `CONFIG_DEFAULT_HOSTNAME`).
+/// First labels of names that every machine has for itself, or that stand where none was set
+/// (hosts(5), the kernel's `CONFIG_DEFAULT_HOSTNAME`).
 const OF_NOBODY: [&str; 7] =
     ["localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback", "(none)", "unknown"];
 
-/// The node's name that follows from the host's. What tells this machine from no other is refused. One that another node has is
-/// refused by the coordinator.
+/// The node's name that follows from the host's. What tells this machine from no other is refused.
+/// One that another node has is refused by the coordinator.
 ///
 /// # Errors
 /// Why it does not do, and how to mend it.
@@ -20,13 +20,19 @@ pub fn node_name(host: &str) -> Result<NodeName, String> {
         return Err(format!("this host has no name that the node could have: {mend}"));
     }
     if OF_NOBODY.contains(&label) {
-        return Err(format!("this host is called `{host}`, which tells it from no other machine: {mend}"));
+        return Err(format!(
+            "this host is called `{host}`, which tells it from no other machine: {mend}"
+        ));
     }
     // An address, or a number that somebody gave out.
     if label.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(format!("this host is called `{host}`, which begins with a number alone: {mend}"));
+        return Err(format!(
+            "this host is called `{host}`, which begins with a number alone: {mend}"
+        ));
     }
-    label.parse().map_err(|error| format!("the host's name is of no use as the node's ({error}): {mend}"))
+    label
+        .parse()
+        .map_err(|error| format!("the host's name is of no use as the node's ({error}): {mend}"))
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
-//! The view on disk: a snapshot, and a log of what has changed since. A change costs what it changes, not what is known.
+//! The view on disk: a snapshot, and a log of what has changed since. A change costs what it
+//! changes, not what is known.
 //!
-//! The snapshot is one frame of a [`View`] and its hash. The log begins with the hash of the snapshot that it follows, then has a
-//! frame for each update: revision and changes, and a hash of both. A log of another snapshot, and whatever stands behind a frame
-//! that was not written in full, is as good as not there: the coordinator tells anew what is missing.
+//! The snapshot is one frame of a [`View`] and its hash. The log begins with the hash of the
+//! snapshot that it follows, then has a frame for each update: revision and changes, and a hash of
+//! both. A log of another snapshot, and whatever stands behind a frame that was not written in
+//! full, is as good as not there: the coordinator tells anew what is missing.
 
 use crate::folder::Folder;
 use anyhow::{Context, Result};
-use meshward_model::{
+use meshward_types::{
     Change, HeldView, Revision, View,
     control::{body_length, decode, encode},
 };
@@ -33,12 +35,16 @@ pub struct KeptView {
 }
 
 impl KeptView {
-    /// Reads what is there; an empty view if there is none. A damaged one is set aside, and as good as none.
+    /// Reads what is there; an empty view if there is none. A damaged one is set aside, and as good
+    /// as none.
     pub fn open(folder: &Folder) -> (View, Self) {
         let mut kept = Self { folder: folder.clone(), log: None, log_bytes: 0, snapshot_bytes: 0 };
         let log = folder.take_up(LOG, |log| Ok::<_, String>(log.to_vec())).unwrap_or_default();
-        let read = |snapshot: &[u8]| read_snapshot(snapshot, &log).map(|view| (view, snapshot.to_vec()));
-        let Some((view, snapshot)) = folder.take_up(SNAPSHOT, read) else { return (View::default(), kept) };
+        let read =
+            |snapshot: &[u8]| read_snapshot(snapshot, &log).map(|view| (view, snapshot.to_vec()));
+        let Some((view, snapshot)) = folder.take_up(SNAPSHOT, read) else {
+            return (View::default(), kept);
+        };
         let Some(updates) = log.strip_prefix(&hash(&snapshot)) else { return (view, kept) };
         let mut held = HeldView::from(view);
         let mut rest = updates;
@@ -54,14 +60,18 @@ impl KeptView {
         };
         match append() {
             Ok(file) => {
-                (kept.log, kept.log_bytes, kept.snapshot_bytes) = (Some(file), whole, snapshot.len() as u64);
+                (kept.log, kept.log_bytes, kept.snapshot_bytes) =
+                    (Some(file), whole, snapshot.len() as u64);
             }
-            Err(error) => warn!("the kept view's log cannot be opened: {error}; the whole view is kept next"),
+            Err(error) => {
+                warn!("the kept view's log cannot be opened: {error}; the whole view is kept next")
+            }
         }
         (held.view().clone(), kept)
     }
 
-    /// Whether the next update is to be kept as a whole view: there is no log, or it has grown longer than its snapshot.
+    /// Whether the next update is to be kept as a whole view: there is no log, or it has grown
+    /// longer than its snapshot.
     pub fn wants_whole(&self) -> bool {
         self.log.is_none() || self.log_bytes > SHORT.max(self.snapshot_bytes)
     }
@@ -113,7 +123,8 @@ fn hash(bytes: &[u8]) -> [u8; HASH] {
     half
 }
 
-/// Reads a snapshot. One without a hash of its own, as it was written before, is taken if the log knows it.
+/// Reads a snapshot. One without a hash of its own, as it was written before, is taken if the log
+/// knows it.
 fn read_snapshot(snapshot: &[u8], log: &[u8]) -> Result<View, &'static str> {
     const DAMAGED: &str =
         "the kept view does not hold; nothing passes until the coordinator has told it anew";
@@ -121,7 +132,10 @@ fn read_snapshot(snapshot: &[u8], log: &[u8]) -> Result<View, &'static str> {
         return Ok(view);
     }
     let known = log.starts_with(&hash(snapshot));
-    frame::<View>(snapshot).filter(|(_, rest)| known && rest.is_empty()).map(|(view, _)| view).ok_or(DAMAGED)
+    frame::<View>(snapshot)
+        .filter(|(_, rest)| known && rest.is_empty())
+        .map(|(view, _)| view)
+        .ok_or(DAMAGED)
 }
 
 /// Reads a frame, and gives what stands behind it.
@@ -141,7 +155,7 @@ fn checked<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<(T, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_model::{Item, ItemKey, view::NetworkSpec};
+    use meshward_types::{Item, ItemKey, view::NetworkSpec};
     use std::fs;
 
     fn network(at: u16) -> Change {
@@ -194,7 +208,10 @@ mod tests {
         for length in 0..log.len() {
             fs::write(folder.place(LOG), &log[..length]).unwrap();
             let (view, _) = KeptView::open(&folder);
-            let at = views.iter().position(|known| *known == view).expect("one of the views that were kept");
+            let at = views
+                .iter()
+                .position(|known| *known == view)
+                .expect("one of the views that were kept");
             assert!(at >= seen, "never an older one with more of the log");
             seen = at;
         }

@@ -8,8 +8,8 @@ use crate::{
     session,
 };
 use anyhow::Result;
-use meshward_daemon::{Mistake, member::Membership};
-use meshward_model::local::RemovedNode;
+use meshward_runtime::{Mistake, member::Membership};
+use meshward_types::local::RemovedNode;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -55,18 +55,19 @@ pub fn forget(config: &Config, folder: &Folder) -> Result<()> {
 /// Leaves the mesh, and forgets it on this machine; gives what this node was.
 ///
 /// # Errors
-/// If it is in none, or the coordinator does not let it go; then everything is as it was, unless it is `force`d.
+/// If it is in none, or the coordinator does not let it go; then everything is as it was, unless it
+/// is `force`d.
 pub async fn leave(config: &Config, folder: &Folder, force: bool) -> Result<Membership> {
-    let membership = folder.membership()?.ok_or_else(|| Mistake("this machine is in no mesh".into()))?;
+    let membership =
+        folder.membership()?.ok_or_else(|| Mistake("this machine is in no mesh".into()))?;
     let left = match folder.removed_at() {
         Some(_) => Ok(()),
         None => session::leave(folder, &membership.coordinator).await,
     };
     match left {
         Err(error) if !force => {
-            return Err(
-                error.context("the mesh was not left; with --force it is forgotten here all the same")
-            );
+            return Err(error
+                .context("the mesh was not left; with --force it is forgotten here all the same"));
         }
         Err(error) => warn!(
             "the coordinator does not know that this node has left ({error:#}); there: meshctl node remove {}",
@@ -74,7 +75,8 @@ pub async fn leave(config: &Config, folder: &Folder, force: bool) -> Result<Memb
         ),
         Ok(()) => {}
     }
-    // A running daemon hears of it, closes the workloads, and ends. One that cannot hear of it has to be ended first.
+    // A running daemon hears of it, closes the workloads, and ends. One that cannot hear of it has
+    // to be ended first.
     let begun = Instant::now();
     while UnixStream::connect(&config.socket).await.is_ok() {
         if begun.elapsed() > ENDING {

@@ -3,13 +3,6 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use meshward_daemon::{
-    LogFormat, Mistake,
-    config::Lasting,
-    join::{self, InvitationSource},
-    member::{Membership, Removed},
-};
-use meshward_model::{Labels, NodeName, control::Part};
 use meshward_node::{
     api,
     config::{Config, USUAL_FILE},
@@ -20,6 +13,13 @@ use meshward_node::{
     offloads::Offload,
     portmap, relayed, runtimes, session,
 };
+use meshward_runtime::{
+    LogFormat, Mistake,
+    config::Lasting,
+    join::{self, InvitationSource},
+    member::{Membership, Removed},
+};
+use meshward_types::{Labels, NodeName, control::Part};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use std::{
@@ -35,7 +35,8 @@ use tracing::{debug, info, warn};
 /// For how long the disk may take to write what has changed last.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
-/// The node daemon: it gives the workloads of this host their place in the mesh, and enforces policy on every packet.
+/// The node daemon: it gives the workloads of this host their place in the mesh, and enforces
+/// policy on every packet.
 ///
 /// Settings come from defaults, then a file, then MESHWARD_* variables, then flags.
 #[derive(Parser)]
@@ -97,16 +98,19 @@ struct Flags {
     #[arg(long, value_name = "TIME", alias = "rotate-keys-seconds")]
     #[serde(skip_serializing_if = "Option::is_none")]
     rotate_keys: Option<Lasting>,
-    /// A STUN server that tells how this node is seen; may be given several times [default: the coordinator, port 3478, and the relays]
+    /// A STUN server that tells how this node is seen; may be given several times [default: the
+    /// coordinator, port 3478, and the relays]
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stun: Vec<String>,
-    /// Serve Docker's networks of the driver `meshward` by a plugin with this socket; Docker looks for it at
+    /// Serve Docker's networks of the driver `meshward` by a plugin with this socket; Docker looks
+    /// for it at
     /// /run/docker/plugins/meshward.sock
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     docker_plugin: Option<PathBuf>,
-    /// Leave out labels of containers whose keys begin so, or take those that do after a `!`; may be given several times
+    /// Leave out labels of containers whose keys begin so, or take those that do after a `!`; may
+    /// be given several times
     #[arg(long = "ignore-label", value_name = "PREFIX")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ignored_labels: Vec<String>,
@@ -114,15 +118,18 @@ struct Flags {
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     docker_socket: Option<PathBuf>,
-    /// A registry that is asked for signatures without TLS, also in a private network; may be given several times
+    /// A registry that is asked for signatures without TLS, also in a private network; may be given
+    /// several times
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     insecure_registries: Vec<String>,
-    /// A registry that may be in a private network, and is asked for signatures with TLS; may be given several times
+    /// A registry that may be in a private network, and is asked for signatures with TLS; may be
+    /// given several times
     #[arg(long = "private-registry", value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     private_registries: Vec<String>,
-    /// A host to which registries may send for signatures; may be given several times [default: none]
+    /// A host to which registries may send for signatures; may be given several times [default:
+    /// none]
     #[arg(long = "registry-redirect", value_name = "HOST")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     registry_redirects: Vec<String>,
@@ -148,7 +155,8 @@ enum Verb {
         /// A label of the node; may be given several times
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,
-        /// Be removed from the mesh after not being seen for this time [default: as the token says; without =TIME: 10m]
+        /// Be removed from the mesh after not being seen for this time [default: as the token says;
+        /// without =TIME: 10m]
         #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "10m")]
         ephemeral: Option<Lasting>,
         #[command(flatten)]
@@ -156,7 +164,8 @@ enum Verb {
     },
     /// Leave the mesh: the coordinator forgets this node, its workloads are closed, its keys go
     Leave {
-        /// Forget the mesh even if the coordinator cannot be reached; there, `meshctl node remove` is left to do
+        /// Forget the mesh even if the coordinator cannot be reached; there, `meshctl node remove`
+        /// is left to do
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -171,10 +180,10 @@ enum Verb {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    meshward_daemon::init_logging(arguments.log_format);
+    meshward_runtime::init_logging(arguments.log_format);
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => meshward_daemon::report("meshward-node", &error),
+        Err(error) => meshward_runtime::report("meshward-node", &error),
     }
 }
 
@@ -186,7 +195,7 @@ async fn start(arguments: Arguments) -> Result<()> {
         Some(Verb::Leave { force, common }) => {
             let (config, folder) = open(&common)?;
             let Membership { name, mesh, .. } = leaving::leave(&config, &folder, force).await?;
-            meshward_daemon::say(format_args!("node {name} has left mesh {mesh}"));
+            meshward_runtime::say(format_args!("node {name} has left mesh {mesh}"));
             Ok(())
         }
         Some(Verb::Join { invitation, name, labels, ephemeral, common }) => {
@@ -201,9 +210,12 @@ async fn start(arguments: Arguments) -> Result<()> {
             };
             let labels = Labels::parse_each(labels.iter().map(String::as_str))
                 .map_err(|error| Mistake(error.to_string()))?;
-            let membership = join::join(&folder, &invitation.read()?, name, labels, forget_after).await?;
+            let membership =
+                join::join(&folder, &invitation.read()?, name, labels, forget_after).await?;
             let Membership { mesh, name, .. } = membership;
-            meshward_daemon::say(format_args!("joined mesh {mesh} as node {name}; now run: meshward-node"));
+            meshward_runtime::say(format_args!(
+                "joined mesh {mesh} as node {name}; now run: meshward-node"
+            ));
             Ok(())
         }
     }
@@ -211,7 +223,8 @@ async fn start(arguments: Arguments) -> Result<()> {
 
 fn open(common: &Common) -> Result<(Config, Folder)> {
     let file = common.config.as_deref();
-    let config: Config = meshward_daemon::config::load(file, Path::new(USUAL_FILE), &common.flags)?;
+    let config: Config =
+        meshward_runtime::config::load(file, Path::new(USUAL_FILE), &common.flags)?;
     let folder = Folder::open(&config.data_dir)?;
     Ok((config, folder))
 }
@@ -234,7 +247,8 @@ async fn run(common: Common) -> Result<()> {
     if let Some(plugin) = node.config.docker_plugin.clone() {
         docker::serve(node.clone(), &plugin).await?;
     }
-    meshward_daemon::metrics::serve(node.config.metrics_listen, metrics::scrape(node.clone())).await?;
+    meshward_runtime::metrics::serve(node.config.metrics_listen, metrics::scrape(node.clone()))
+        .await?;
     info!(node = %node.membership.name, mesh = %node.membership.mesh, socket = %node.config.socket.display(), "node ready");
     let mut tasks = JoinSet::new();
     let session = tokio::spawn(session::hold(node.clone()));
@@ -268,7 +282,7 @@ async fn run(common: Common) -> Result<()> {
     tasks.spawn(portmap::keep(node.clone()));
     tasks.spawn(runtimes::measure(node.clone()));
     let removed = tokio::select! {
-        ended = meshward_daemon::ended() => ended.map(|()| false)?,
+        ended = meshward_runtime::ended() => ended.map(|()| false)?,
         _ = session => true,
     };
     match removed {

@@ -1,9 +1,9 @@
 //! What Prometheus sees of the node. docs/metrics.md lists every name.
 
 use crate::{daemon::Node, offloads::Offloads};
-use meshward_daemon::metrics::{Scrape, counted, measured, number, with_process};
 use meshward_datapath::{EndpointStats, LinkStats, PeerStats};
-use meshward_model::{
+use meshward_runtime::metrics::{Scrape, counted, measured, number, with_process};
+use meshward_types::{
     NetworkName,
     local::{LocalStatus, LocalWorkload, State},
     relay::is_relayed,
@@ -20,7 +20,8 @@ pub fn scrape(node: Arc<Node>) -> Scrape {
 }
 
 async fn registry(node: &Node) -> Registry {
-    let (status, workloads, stats) = (node.status().await, node.workloads().await, node.stats().await);
+    let (status, workloads, stats) =
+        (node.status().await, node.workloads().await, node.stats().await);
     with_process("meshward_node", env!("CARGO_PKG_VERSION"), |registry| {
         register(registry, &status, &workloads, &stats);
     })
@@ -59,7 +60,10 @@ fn register(
     });
     measured(registry, "paths", "Peers with a path, by its kind", peers.collect::<Vec<_>>());
     let each = |value: &dyn Fn(&EndpointStats) -> u64| -> Vec<_> {
-        stats.iter().map(|(network, stats, _)| ([("network", network.to_string())], value(stats))).collect()
+        stats
+            .iter()
+            .map(|(network, stats, _)| ([("network", network.to_string())], value(stats)))
+            .collect()
     };
     let sum = |pick: fn(&LinkStats) -> u64| each(&|stats| stats.links.iter().map(pick).sum());
     measured(registry, "flows", "Flows in the table", each(&|stats| stats.flows as u64));
@@ -72,7 +76,8 @@ fn register(
     );
     counted(registry, "bytes", "Bytes of those packets", sum(|link| link.count.bytes));
     let drops = stats.iter().flat_map(|(network, stats, _)| {
-        let labels = move |cause: &str| [("network", network.to_string()), ("cause", cause.to_owned())];
+        let labels =
+            move |cause: &str| [("network", network.to_string()), ("cause", cause.to_owned())];
         stats.drops.iter().map(move |(cause, count)| (labels(cause), count))
     });
     counted(registry, "drops", "Packets dropped, by cause", drops.collect::<Vec<_>>());

@@ -1,15 +1,16 @@
-//! What lies around this node: whether UDP passes, what the NAT does, which relays answer and how quickly, whether the router maps
-//! ports. Only what the mesh has named is asked: the coordinator, its relays, and the STUN servers of the configuration.
+//! What lies around this node: whether UDP passes, what the NAT does, which relays answer and how
+//! quickly, whether the router maps ports. Only what the mesh has named is asked: the coordinator,
+//! its relays, and the STUN servers of the configuration.
 
 use crate::{daemon::Node, portmap};
 use futures::future::join_all;
-use meshward_daemon::random;
-use meshward_model::{
+use meshward_netns::Netns;
+use meshward_runtime::random;
+use meshward_types::{
     diagnosis::{Nat, Netcheck, PortMappings, RelayCheck},
     relay::RelayNumber,
     stun::{PORT, Transaction, read_response, request},
 };
-use meshward_netns::Netns;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -118,8 +119,9 @@ pub async fn check(node: &Arc<Node>) -> Netcheck {
     }
 }
 
-/// What the NAT does, by how one socket was seen from several places. What servers at one address see
-/// alike, a NAT may still do otherwise for another address (RFC 4787 §4.1: address-dependent mapping).
+/// What the NAT does, by how one socket was seen from several places. What servers at one address
+/// see alike, a NAT may still do otherwise for another address (RFC 4787 §4.1: address-dependent
+/// mapping).
 fn nat(heard: &Heard, own: &[IpAddr]) -> Nat {
     // What is on this machine is asked through no NAT.
     let here = |ip: &IpAddr| ip.is_loopback() || own.contains(ip);
@@ -139,8 +141,10 @@ fn nat(heard: &Heard, own: &[IpAddr]) -> Nat {
 
 async fn servers(node: &Node) -> Vec<Server> {
     let relays = node.relays.borrow().clone();
-    let coordinator = (Some(RelayNumber::COORDINATOR), vec![node.membership.coordinator.clone()], PORT);
-    let relays = relays.iter().map(|spec| (Some(spec.number), spec.addresses.clone(), spec.stun_port));
+    let coordinator =
+        (Some(RelayNumber::COORDINATOR), vec![node.membership.coordinator.clone()], PORT);
+    let relays =
+        relays.iter().map(|spec| (Some(spec.number), spec.addresses.clone(), spec.stun_port));
     let stun = node.config.stun.iter().map(|server| {
         let port = server.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(PORT);
         (None, vec![server.clone()], port)
@@ -166,12 +170,19 @@ async fn ask_all(from: IpAddr, servers: &[Server]) -> Heard {
     let mut asked: Vec<Asked> = Vec::new();
     for _ in 0..TRIES {
         for (at, server) in servers.iter().enumerate() {
-            for address in server.addresses.iter().filter(|address| address.is_ipv4() == from.is_ipv4()) {
+            for address in
+                server.addresses.iter().filter(|address| address.is_ipv4() == from.is_ipv4())
+            {
                 let transaction: Transaction = random();
                 let to = SocketAddr::new(address.ip(), server.stun_port);
                 // What cannot be sent has no answer.
                 if socket.send_to(&request(&transaction), to).await.is_ok() {
-                    asked.push(Asked { transaction, server: at, by: address.ip(), at: Instant::now() });
+                    asked.push(Asked {
+                        transaction,
+                        server: at,
+                        by: address.ip(),
+                        at: Instant::now(),
+                    });
                 }
             }
         }
@@ -194,7 +205,9 @@ async fn hear(socket: &UdpSocket, asked: &[Asked], answers: &mut [Option<Answer>
     let mut buffer = [0; 256];
     let mut left = asked.len();
     while left > 0 {
-        let Ok(Ok(length)) = tokio::time::timeout_at(until, socket.recv(&mut buffer)).await else { return };
+        let Ok(Ok(length)) = tokio::time::timeout_at(until, socket.recv(&mut buffer)).await else {
+            return;
+        };
         let found = asked.iter().find_map(|asked| {
             let seen = read_response(&buffer[..length], &asked.transaction)?;
             Some((asked.server, Answer { by: asked.by, seen, took: asked.at.elapsed() }))
@@ -228,7 +241,8 @@ async fn port_mapping(node: &Arc<Node>) -> PortMappings {
 }
 
 fn own_addresses() -> Vec<IpAddr> {
-    let found = Netns::current().and_then(|netns| netns.links(async |links| links.addresses().await));
+    let found =
+        Netns::current().and_then(|netns| netns.links(async |links| links.addresses().await));
     found.unwrap_or_default()
 }
 
@@ -246,7 +260,11 @@ mod tests {
         let own: Vec<IpAddr> = vec!["192.0.2.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
         let heard = |all: &[(&str, &str)]| {
             let answer = |(by, seen): &(&str, &str)| {
-                Some(Answer { by: by.parse().unwrap(), seen: seen.parse().unwrap(), took: Duration::ZERO })
+                Some(Answer {
+                    by: by.parse().unwrap(),
+                    seen: seen.parse().unwrap(),
+                    took: Duration::ZERO,
+                })
             };
             Heard { port: 5, answers: [None].into_iter().chain(all.iter().map(answer)).collect() }
         };
@@ -260,10 +278,22 @@ mod tests {
                 &[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.2", "198.51.100.1:5")],
                 Nat::EndpointIndependent,
             ),
-            (&[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.1", "198.51.100.1:5")], Nat::Undetermined),
-            (&[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.2", "198.51.100.1:6")], Nat::EndpointDependent),
-            (&[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.1", "198.51.100.1:6")], Nat::EndpointDependent),
-            (&[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.2", "198.51.100.2:5")], Nat::EndpointDependent),
+            (
+                &[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.1", "198.51.100.1:5")],
+                Nat::Undetermined,
+            ),
+            (
+                &[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.2", "198.51.100.1:6")],
+                Nat::EndpointDependent,
+            ),
+            (
+                &[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.1", "198.51.100.1:6")],
+                Nat::EndpointDependent,
+            ),
+            (
+                &[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.2", "198.51.100.2:5")],
+                Nat::EndpointDependent,
+            ),
         ];
         for (all, nat_is) in cases {
             assert_eq!(nat(&heard(all), &own), nat_is, "{all:?}");

@@ -1,12 +1,14 @@
-//! Asking the router for a port of its own: PCP (RFC 6887), or NAT-PMP (RFC 6886) where it knows that alone.
+//! Asking the router for a port of its own: PCP (RFC 6887), or NAT-PMP (RFC 6886) where it knows
+//! that alone.
 
 use crate::daemon::{Node, Reach};
 use anyhow::{Context, Result};
 use crab_nat::{
-    GatewayAddress, InternetProtocol, PortMapping, PortMappingOptions, PortMappingType, TimeoutConfig, natpmp,
+    GatewayAddress, InternetProtocol, PortMapping, PortMappingOptions, PortMappingType,
+    TimeoutConfig, natpmp,
 };
-use meshward_model::NetworkName;
 use meshward_netns::Netns;
+use meshward_types::NetworkName;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
@@ -20,7 +22,8 @@ use tracing::{debug, info};
 const LIFETIME: u32 = 7200;
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a router may take to answer, and how soon it is asked again at the earliest, however short a mapping lasts.
+/// How long a router may take to answer, and how soon it is asked again at the earliest, however
+/// short a mapping lasts.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ASKING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(30);
@@ -44,7 +47,8 @@ pub async fn keep(node: Arc<Node>) {
         for (network, port) in ports {
             let due = mapped.get(&network).is_none_or(|(_, mapping, asked)| {
                 let left = mapping.expiration().saturating_duration_since(Instant::now());
-                left <= Duration::from_secs(u64::from(mapping.lifetime()) / 2) && asked.elapsed() >= AGAIN
+                left <= Duration::from_secs(u64::from(mapping.lifetime()) / 2)
+                    && asked.elapsed() >= AGAIN
             });
             if !due {
                 continue;
@@ -99,7 +103,8 @@ async fn map_by(
     Ok((mapping, SocketAddr::new(ip, outside)))
 }
 
-/// The router's address outside, if it answers NAT-PMP (RFC 6886 §3.2), which changes nothing there.
+/// The router's address outside, if it answers NAT-PMP (RFC 6886 §3.2), which changes nothing
+/// there.
 pub async fn router_outside() -> Option<IpAddr> {
     let find = || Netns::current()?.links(async |links| links.default_gateway().await);
     let router = tokio::task::spawn_blocking(find).await.ok()?.ok()??;
@@ -126,8 +131,11 @@ pub mod fuzzing {
 
     /// The port of both protocols (RFC 6886 §1.1, RFC 6887 §19.3).
     const PORT: u16 = 5351;
-    const TIMEOUTS: TimeoutConfig =
-        TimeoutConfig { initial_timeout: Duration::from_millis(3), max_retries: 1, max_retry_timeout: None };
+    const TIMEOUTS: TimeoutConfig = TimeoutConfig {
+        initial_timeout: Duration::from_millis(3),
+        max_retries: 1,
+        max_retry_timeout: None,
+    };
 
     /// A router on loopback, at an address of this process's own.
     fn router() -> &'static (Runtime, Socket, Ipv4Addr) {
@@ -137,13 +145,15 @@ pub mod fuzzing {
             let runtime = runtime.expect("a runtime");
             let [_, first, second, third] = std::process::id().to_be_bytes();
             let address = Ipv4Addr::new(127, first.max(1), second, third);
-            let socket = runtime.block_on(Socket::bind((address, PORT))).expect("a port on loopback");
+            let socket =
+                runtime.block_on(Socket::bind((address, PORT))).expect("a port on loopback");
             (runtime, socket, address)
         })
     }
 
-    /// A block for each answer, in their order. The nonce of a PCP request is put into an answer that is long enough for one, as every
-    /// router does. An address that is taken is one, and whatever was said ends in time.
+    /// A block for each answer, in their order. The nonce of a PCP request is put into an answer
+    /// that is long enough for one, as every router does. An address that is taken is one, and
+    /// whatever was said ends in time.
     pub fn answers(data: &[u8]) {
         let (runtime, socket, address) = router();
         let mut said = Bytes(data);
@@ -167,13 +177,18 @@ pub mod fuzzing {
             }
         });
         if let Ok((mapping, outside)) = mapped {
-            assert!(outside.port() != 0 && !outside.ip().is_unspecified() && !outside.ip().is_loopback());
+            assert!(
+                outside.port() != 0
+                    && !outside.ip().is_unspecified()
+                    && !outside.ip().is_loopback()
+            );
             assert_eq!(mapping.internal_port(), port);
         }
     }
 
     pub fn samples() -> Vec<Vec<u8>> {
-        // PCP: version, opcode with the bit of an answer, result, lifetime, epoch; nonce, protocol, ports, address.
+        // PCP: version, opcode with the bit of an answer, result, lifetime, epoch; nonce, protocol,
+        // ports, address.
         let mut pcp = vec![2, 0x81, 0, 0, 0, 0, 0x1c, 0x20, 0, 0, 0, 9];
         pcp.extend([0; 24]);
         pcp.extend([17, 0, 0, 0, 0xca, 0x6c, 0x30, 0x39]);

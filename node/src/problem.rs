@@ -5,7 +5,7 @@ use axum::{
     http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
-pub use meshward_daemon::problem::{ApiError, documented};
+pub use meshward_runtime::problem::{ApiError, documented};
 
 /// After how many seconds it may be asked again what was too early.
 const EARLY: u64 = 1;
@@ -18,7 +18,8 @@ impl From<Refusal> for ApiError {
             Refusal::Missing(_) => StatusCode::NOT_FOUND,
             Refusal::Changed(_) => StatusCode::PRECONDITION_FAILED,
             Refusal::Early(_) => {
-                return Self::new(StatusCode::SERVICE_UNAVAILABLE, refusal.to_string()).retry_after(EARLY);
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, refusal.to_string())
+                    .retry_after(EARLY);
             }
             Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

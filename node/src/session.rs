@@ -6,14 +6,14 @@ use crate::{
     view_writer::Ticket,
 };
 use anyhow::{Context, Result};
-use meshward_daemon::{
+use meshward_runtime::{
     dial::{Dial, Pauses, is_removed},
     frames,
     join::request,
     member::Credentials,
     tls::{MemberCertificate, date},
 };
-use meshward_model::{
+use meshward_types::{
     Revision,
     control::{Answer, ENFORCED_WITHIN, FromCoordinator, FromNode, MAX_UPDATE, Question},
 };
@@ -28,7 +28,8 @@ use tracing::{error, info, warn};
 
 /// After this pause a machine comes again that was held back.
 const HELD_PAUSE: Duration = Duration::from_secs(30);
-/// A certificate that was renewed is not renewed again before this, whatever this machine's clock says.
+/// A certificate that was renewed is not renewed again before this, whatever this machine's clock
+/// says.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Another machine has this node's identity and the session.
@@ -39,7 +40,8 @@ struct HeldBack(String);
 /// For how long the coordinator may take to let this node go.
 const LEAVING: Duration = Duration::from_secs(10);
 
-/// What ends a session for ever: the coordinator says that this node is no member of the mesh any more.
+/// What ends a session for ever: the coordinator says that this node is no member of the mesh any
+/// more.
 #[derive(Debug, thiserror::Error)]
 #[error("this node was removed from the mesh")]
 struct Removed;
@@ -55,12 +57,14 @@ pub async fn hold(node: Arc<Node>) {
         if ended.as_ref().is_err_and(|error| error.is::<Removed>()) {
             return;
         }
-        if let Some(held) = ended.as_ref().err().and_then(|error| error.downcast_ref::<HeldBack>()) {
+        if let Some(held) = ended.as_ref().err().and_then(|error| error.downcast_ref::<HeldBack>())
+        {
             error!("no session with the coordinator: {held}");
             tokio::time::sleep(HELD_PAUSE).await;
             continue;
         }
-        let why = ended.err().map_or_else(|| "it was closed".to_owned(), |error| format!("{error:#}"));
+        let why =
+            ended.err().map_or_else(|| "it was closed".to_owned(), |error| format!("{error:#}"));
         warn!("no session with the coordinator: {why}; what was decided stays in force");
         pauses.wait(begun).await;
     }
@@ -110,12 +114,14 @@ async fn hold_on(
     renewed: &mut Option<Instant>,
 ) -> Result<()> {
     let (mut send, mut receive) = connection.open_bi().await?;
-    // If a new one has expired, too, then by this machine's clock alone: the coordinator judges it by its own.
+    // If a new one has expired, too, then by this machine's clock alone: the coordinator judges it
+    // by its own.
     let was_renewed = renewed.is_some_and(|at| at.elapsed() < RENEWAL_PAUSE);
     if seconds_left(certificate) <= 0 && !was_renewed {
         info!("the certificate has expired; asking for a new one");
         frames::send(&mut send, &FromNode::Renew { csr: request(&credentials.key)? }).await?;
-        let FromCoordinator::Renewed { certificate } = frames::receive(&mut receive, MAX_UPDATE).await?
+        let FromCoordinator::Renewed { certificate } =
+            frames::receive(&mut receive, MAX_UPDATE).await?
         else {
             anyhow::bail!("the coordinator did not renew the certificate");
         };
@@ -195,7 +201,8 @@ async fn converse(
     }
 }
 
-/// Notes that the coordinator has taken the session: it has answered, and not that another machine has it.
+/// Notes that the coordinator has taken the session: it has answered, and not that another machine
+/// has it.
 async fn note_taken(node: &Node, connection: &Connection) {
     info!(coordinator = %connection.remote_address(), "session begun");
     node.note_coordinator(connection.remote_address().ip()).await;
@@ -215,7 +222,9 @@ impl Unsaid {
     /// Notes up to where all is on disk; `true` if somebody waits for it.
     fn note_kept(&mut self, up_to: Ticket) -> bool {
         let mut awaited = false;
-        while let Some((_, revision, urgent)) = self.unkept.pop_front_if(|(ticket, ..)| *ticket <= up_to) {
+        while let Some((_, revision, urgent)) =
+            self.unkept.pop_front_if(|(ticket, ..)| *ticket <= up_to)
+        {
             let at = self.kept.map_or_else(|| Instant::now() + ENFORCED_WITHIN, |(_, at)| at);
             self.kept = Some((revision, at));
             awaited |= urgent;
@@ -238,7 +247,8 @@ fn read_ahead(mut receive: RecvStream) -> mpsc::Receiver<Result<FromCoordinator>
     let (read, incoming) = mpsc::channel(16);
     tokio::spawn(async move {
         loop {
-            let message = frames::receive(&mut receive, MAX_UPDATE).await.map_err(anyhow::Error::from);
+            let message =
+                frames::receive(&mut receive, MAX_UPDATE).await.map_err(anyhow::Error::from);
             let ended = message.is_err();
             if read.send(message).await.is_err() || ended {
                 return;
@@ -268,19 +278,24 @@ async fn take(
         }
         FromCoordinator::Called { network, peer } => node.called(&network, &peer).await,
         FromCoordinator::RotateKeys { networks, keep_old_seconds } => {
-            if let Err(error) = node.rotate_keys(&networks, Duration::from_secs(keep_old_seconds)).await {
+            if let Err(error) =
+                node.rotate_keys(&networks, Duration::from_secs(keep_old_seconds)).await
+            {
                 warn!("the keys stay as they are: {error:#}");
             }
         }
         FromCoordinator::Relays(relays) => node.set_relays(relays).await,
-        FromCoordinator::OverBudget { budget } => warn!("the coordinator says: over a budget: {budget}"),
+        FromCoordinator::OverBudget { budget } => {
+            warn!("the coordinator says: over a budget: {budget}")
+        }
         FromCoordinator::Held { reason } => return Err(HeldBack(reason).into()),
         FromCoordinator::Refused { workload, reason } => node.refuse(&workload, reason).await,
         FromCoordinator::RefusedEndpoint { network, reason } => {
             tracing::error!(%network, "the coordinator does not take this node's endpoint: {reason}");
         }
         FromCoordinator::Renewed { certificate } => {
-            let read = MemberCertificate::read(&certificate).context("the renewed certificate is damaged")?;
+            let read = MemberCertificate::read(&certificate)
+                .context("the renewed certificate is damaged")?;
             node.folder.keep_certificate(&certificate);
             *renew_at = Instant::now() + read.renewal_after();
             warn_of_clock(&certificate);
@@ -297,11 +312,15 @@ async fn answer_questions(node: Arc<Node>, connection: Connection) {
             let answer = match frames::receive(&mut receive, MAX_UPDATE).await {
                 Ok(Question::Alive) => Answer::Alive,
                 Ok(Question::Links) => Answer::Links(node.link_counts().await),
-                Ok(Question::Cuts(network, links)) => Answer::Cuts(node.count_cuts(&network, links).await),
-                Ok(Question::Flows(network, seconds)) => Answer::Flows(node.flows(&network, seconds).await),
-                Ok(Question::AddDevice(order)) => {
-                    Answer::Device(node.add_device(order).await.map_err(|refusal| refusal.to_string()))
+                Ok(Question::Cuts(network, links)) => {
+                    Answer::Cuts(node.count_cuts(&network, links).await)
                 }
+                Ok(Question::Flows(network, seconds)) => {
+                    Answer::Flows(node.flows(&network, seconds).await)
+                }
+                Ok(Question::AddDevice(order)) => Answer::Device(
+                    node.add_device(order).await.map_err(|refusal| refusal.to_string()),
+                ),
                 Ok(Question::RemoveDevice(id)) => {
                     Answer::Removed(node.detach(&id).await.map_err(|refusal| refusal.to_string()))
                 }

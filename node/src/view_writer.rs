@@ -1,8 +1,9 @@
-//! The thread that keeps the view on disk. What is enforced does not wait for it; what is said to be on disk does.
+//! The thread that keeps the view on disk. What is enforced does not wait for it; what is said to
+//! be on disk does.
 
 use crate::kept_view::KeptView;
-use meshward_daemon::write_behind::{RETRY, Troubles};
-use meshward_model::{Change, Revision, View};
+use meshward_runtime::write_behind::{RETRY, Troubles};
+use meshward_types::{Change, Revision, View};
 use parking_lot::{Condvar, Mutex};
 use std::{sync::Arc, thread, time::Instant};
 use tokio::sync::watch;
@@ -122,7 +123,8 @@ impl Shared {
         }
     }
 
-    /// Waits for something to keep: whether what the disk refused is to be tried again. `None` at the end.
+    /// Waits for something to keep: whether what the disk refused is to be tried again. `None` at
+    /// the end.
     fn wait(&self) -> Option<bool> {
         let mut queue = self.queue.lock();
         loop {

@@ -75,7 +75,8 @@ fn nothing_for_a_mesh_leaves_by_another_interface_while_the_daemon_is_up_and_dow
     let mut shop = Shop::new(&allow("tcp/8080"));
     let _echo = Echo::start(&shop.api.netns, 8080);
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, PATIENCE));
-    // Without that, the host's default route would take them, and a workload's, if it has another interface.
+    // Without that, the host's default route would take them, and a workload's, if it has another
+    // interface.
     let unrelated: IpAddr = "198.18.77.7".parse().unwrap();
     assert_eq!(refusal(&shop.nodes[0].site.netns, unrelated), None);
     for up in [true, false] {
@@ -88,8 +89,8 @@ fn nothing_for_a_mesh_leaves_by_another_interface_while_the_daemon_is_up_and_dow
         }
     }
     let routes = |netns: &Netns| {
-        let all =
-            ["-4", "-6"].map(|family| output(netns, Command::new("ip").args([family, "route"])).unwrap());
+        let all = ["-4", "-6"]
+            .map(|family| output(netns, Command::new("ip").args([family, "route"])).unwrap());
         all.concat().matches("unreachable ").count()
     };
     assert_eq!(

@@ -34,7 +34,8 @@ impl Shop {
     fn new() -> Self {
         let key = ImageKey::new().unwrap();
         let host = Host::new(&signed(&key));
-        let registry = Registry::start(&host.host.site, &host.mesh.folder().join("registry")).unwrap();
+        let registry =
+            Registry::start(&host.host.site, &host.mesh.folder().join("registry")).unwrap();
         Self { host, registry, key }
     }
 
@@ -72,7 +73,10 @@ fn only_an_image_that_the_right_key_has_signed_may_talk() {
     for (name, image) in [("unsigned", &unsigned), ("wrong", &wrong), ("tampered", &tampered)] {
         let id = host.start_waiting(name, &["app=web"], &[image]).unwrap();
         let why = host.wait_refused(name);
-        assert!(why.contains("web-is-released") && why.contains("no valid signature by release"), "{why}");
+        assert!(
+            why.contains("web-is-released") && why.contains("no valid signature by release"),
+            "{why}"
+        );
         let container = host.container(name, id);
         assert!(page(&host.api.netns, container.v4(), SILENCE).is_none(), "{name}");
         assert!(shop.audit().contains(&format!("refused {name} (")), "{}", shop.audit());
@@ -118,7 +122,9 @@ fn a_signature_that_comes_later_and_a_rule_that_changes_count() {
     host.wait_refused("web");
     assert!(!stream.flows(SILENCE), "an established connection is cut");
     let links = host.mesh.read(&["links"]).unwrap()["items"].clone();
-    let open = |link: &serde_json::Value| link["acl"]["allowed"].as_array().is_none_or(|acl| !acl.is_empty());
+    let open = |link: &serde_json::Value| {
+        link["acl"]["allowed"].as_array().is_none_or(|acl| !acl.is_empty())
+    };
     assert!(!links.as_array().unwrap().iter().any(open), "{links}");
     let back = host.mesh.apply(&signed(&shop.key)).unwrap();
     assert!(back.contains("lets in web ("), "{back}");
@@ -138,8 +144,17 @@ fn a_verdict_is_its_containers_own() {
     let evil = shop.push("evil");
     host.docker.run(&["network", "rm", "shop"]).unwrap();
     let plugin = host.docker.plugin.as_str();
-    let create =
-        ["network", "create", "-d", plugin, "--ipam-driver", plugin, "--subnet", "10.42.0.0/16", "shop"];
+    let create = [
+        "network",
+        "create",
+        "-d",
+        plugin,
+        "--ipam-driver",
+        plugin,
+        "--subnet",
+        "10.42.0.0/16",
+        "shop",
+    ];
     host.docker.run(&create).unwrap();
     let address = web.v4().to_string();
     let id = host.start_waiting("web", &["app=web"], &["--ip", &address, &evil]).unwrap();
@@ -164,8 +179,11 @@ fn privileges_and_set_up_are_judged() {
     }
     host.start("web", &["app=web"], &[]);
     // Set up just like this, and in no other way.
-    let config = host.workload("web").unwrap()["measurement"]["config"].as_str().unwrap().to_owned();
-    let fixed = format!("{RULES}admission: [{{ name: fixed, for: {{ app: web }}, config: ['{config}'] }}]\n");
+    let config =
+        host.workload("web").unwrap()["measurement"]["config"].as_str().unwrap().to_owned();
+    let fixed = format!(
+        "{RULES}admission: [{{ name: fixed, for: {{ app: web }}, config: ['{config}'] }}]\n"
+    );
     host.mesh.apply(&fixed).unwrap();
     host.wait_let_in("web");
     host.start("web2", &["app=web"], &[]);
@@ -204,7 +222,10 @@ fn while_the_coordinator_is_away_a_node_lets_in_what_is_like_what_was_let_in() {
             serde_json::from_str(&host.host.meshctl(&["attached", "-o", "json"]).unwrap()).unwrap();
         let own = all.as_array().unwrap().iter().find(|workload| workload["name"] == name).cloned();
         own.map(|own| {
-            (own["state"].as_str().unwrap().to_owned(), own["addresses"][0].as_str().unwrap().to_owned())
+            (
+                own["state"].as_str().unwrap().to_owned(),
+                own["addresses"][0].as_str().unwrap().to_owned(),
+            )
         })
     };
     let is = |name: &str, wanted: &str| state(name).is_some_and(|(state, _)| state == wanted);
@@ -232,7 +253,8 @@ fn what_shares_the_namespace_of_a_container_has_to_be_what_that_has_to_be() {
     let stream = Stream::start(&web.netns, host.api.v4(), 7000);
     assert!(stream.flows(PATIENCE));
     let join = |name: &str, image: &str| {
-        let shared = ["run", "-d", "--name", name, "--network", "container:web", image, "sleep", "1000"];
+        let shared =
+            ["run", "-d", "--name", name, "--network", "container:web", image, "sleep", "1000"];
         host.docker.run(&shared).unwrap();
     };
     let gone = |name: &str| host.docker.run(&["rm", "-f", name]).unwrap();
@@ -241,7 +263,12 @@ fn what_shares_the_namespace_of_a_container_has_to_be_what_that_has_to_be() {
     join("twin", &right);
     let names = || -> Vec<String> {
         let sharing = host.workload("web").unwrap()["measurement"]["sharing"].clone();
-        sharing.as_array().unwrap().iter().map(|other| other["name"].as_str().unwrap().to_owned()).collect()
+        sharing
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|other| other["name"].as_str().unwrap().to_owned())
+            .collect()
     };
     host.mesh.wait(|| names() == ["twin"]).unwrap();
     assert!(stream.flows(PATIENCE));
@@ -250,7 +277,8 @@ fn what_shares_the_namespace_of_a_container_has_to_be_what_that_has_to_be() {
     join("debug", "box");
     let why = host.wait_refused("web");
     assert!(
-        why.contains("web-is-released: container debug (") && why.contains("shares its network namespace"),
+        why.contains("web-is-released: container debug (")
+            && why.contains("shares its network namespace"),
         "{why}"
     );
     assert!(!stream.flows(SILENCE), "an established connection is cut");
@@ -265,8 +293,8 @@ fn what_shares_the_namespace_of_a_container_has_to_be_what_that_has_to_be() {
 
     // The rule may allow it.
     let file = host.mesh.folder().join("shared.yaml");
-    let allowing =
-        signed(&shop.key).replace("signed_by: [release] }", "signed_by: [release], shared: allow }");
+    let allowing = signed(&shop.key)
+        .replace("signed_by: [release] }", "signed_by: [release], shared: allow }");
     std::fs::write(&file, &allowing).unwrap();
     host.mesh.meshctl(&["policy", "apply", &file.to_string_lossy()]).unwrap();
     join("debug", "box");
@@ -292,14 +320,19 @@ fn what_shared_a_namespace_before_that_came_to_the_mesh_is_measured_with_it() {
     host.docker.run(&["network", "create", "plain"]).unwrap();
     let begin = ["run", "-d", "--name", "web", "--network", "plain", "--label", "app=web", &right];
     host.docker.run(&begin).unwrap();
-    let shared = ["run", "-d", "--name", "debug", "--network", "container:web", "box", "sleep", "1000"];
+    let shared =
+        ["run", "-d", "--name", "debug", "--network", "container:web", "box", "sleep", "1000"];
     host.docker.run(&shared).unwrap();
     // And one that shares it by the name of the other.
-    let over = ["run", "-d", "--name", "over", "--network", "container:debug", &right, "sleep", "1000"];
+    let over =
+        ["run", "-d", "--name", "over", "--network", "container:debug", &right, "sleep", "1000"];
     host.docker.run(&over).unwrap();
     host.docker.run(&["network", "connect", "shop", "web"]).unwrap();
     let why = host.wait_refused("web");
-    assert!(why.contains("container debug (") && why.contains("shares its network namespace"), "{why}");
+    assert!(
+        why.contains("container debug (") && why.contains("shares its network namespace"),
+        "{why}"
+    );
     host.docker.run(&["rm", "-f", "debug"]).unwrap();
     host.wait_let_in("web");
     // Taken off the mesh and on it again, with another guest meanwhile.
@@ -325,7 +358,8 @@ fn what_comes_into_a_namespace_while_nobody_can_judge_it_closes_it() {
         Some("web\n"),
         "nothing changes by itself"
     );
-    let shared = ["run", "-d", "--name", "debug", "--network", "container:web", "box", "sleep", "1000"];
+    let shared =
+        ["run", "-d", "--name", "debug", "--network", "container:web", "box", "sleep", "1000"];
     host.docker.run(&shared).unwrap();
     let attached = || host.host.meshctl(&["attached"]).unwrap();
     host.mesh.wait(|| attached().contains("the coordinator is away")).unwrap();
@@ -353,7 +387,8 @@ fn a_container_with_many_labels_is_let_in_by_those_that_policy_names() {
     let shop = Shop::new();
     let (host, right) = (&shop.host, shop.push("web"));
     shop.registry.sign("shop/web", "1", &shop.key).unwrap();
-    let notes: Vec<String> = (0..300).map(|number| format!("example.com/note-{number}=x")).collect();
+    let notes: Vec<String> =
+        (0..300).map(|number| format!("example.com/note-{number}=x")).collect();
     let labels: Vec<&str> = notes.iter().map(String::as_str).chain(["app=web"]).collect();
     let web = host.start("web", &labels, &[&right]);
     assert_eq!(page(&host.api.netns, web.v4(), PATIENCE).as_deref(), Some("web\n"));

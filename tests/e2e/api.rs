@@ -72,9 +72,11 @@ impl<'a> Api<'a> {
     }
 
     fn curl(&self, method: &str, path: &str, headers: &[&str]) -> Command {
-        let host = format!("coordinator.meshward.internal:{}", self.server.rsplit(':').next().unwrap());
+        let host =
+            format!("coordinator.meshward.internal:{}", self.server.rsplit(':').next().unwrap());
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--include", "--path-as-is", "--request", method, "--cacert"]).arg(&self.ca);
+        curl.args(["--silent", "--include", "--path-as-is", "--request", method, "--cacert"])
+            .arg(&self.ca);
         curl.args(["--header", "expect:", "--connect-to", &format!("{host}:{}", self.server)]);
         headers.iter().for_each(|header| {
             curl.args(["--header", header]);
@@ -83,21 +85,30 @@ impl<'a> Api<'a> {
         curl
     }
 
-    fn as_stranger(&self, method: &str, path: &str, headers: &[&str], body: Option<&[u8]>) -> Answer {
+    fn as_stranger(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: Option<&[u8]>,
+    ) -> Answer {
         let mut curl = self.curl(method, path, headers);
         static BODIES: AtomicU64 = AtomicU64::new(0);
-        let file = self.mesh.folder().join(format!("api-body-{}", BODIES.fetch_add(1, Ordering::Relaxed)));
+        let file =
+            self.mesh.folder().join(format!("api-body-{}", BODIES.fetch_add(1, Ordering::Relaxed)));
         if let Some(body) = body {
             std::fs::write(&file, body).unwrap();
             curl.arg("--data-binary").arg(format!("@{}", file.display()));
         }
         let out = self.mesh.site.netns.run(|| curl.output()).unwrap().unwrap();
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {out:?}"));
+        let (head, body) =
+            text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {out:?}"));
         let mut lines = head.lines();
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers = lines.filter_map(|line| line.split_once(": "));
-        let headers = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
+        let headers =
+            headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
         Answer { status, headers, body: body.to_owned() }
     }
 
@@ -107,8 +118,14 @@ impl<'a> Api<'a> {
 
     pub fn call(&self, method: &str, path: &str, headers: &[&str], body: Option<&Value>) -> Answer {
         let own = [self.authorization(), "content-type: application/json".into()];
-        let all: Vec<&str> = own.iter().map(String::as_str).chain(headers.iter().copied()).collect();
-        self.as_stranger(method, path, &all, body.map(|body| body.to_string().into_bytes()).as_deref())
+        let all: Vec<&str> =
+            own.iter().map(String::as_str).chain(headers.iter().copied()).collect();
+        self.as_stranger(
+            method,
+            path,
+            &all,
+            body.map(|body| body.to_string().into_bytes()).as_deref(),
+        )
     }
 
     pub fn get(&self, path: &str) -> Value {
@@ -126,7 +143,9 @@ impl<'a> Api<'a> {
         let spawn = || curl.arg("--no-buffer").stdout(Stdio::piped()).spawn();
         let mut child = self.mesh.site.netns.run(spawn).unwrap().unwrap();
         let (lines, output) = (mpsc::channel(), BufReader::new(child.stdout.take().unwrap()));
-        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| lines.0.send(line)));
+        thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| lines.0.send(line))
+        });
         Watch { child, lines: lines.1 }
     }
 }
@@ -151,12 +170,15 @@ impl Watch {
         }
     }
 
-    /// The entries until all of a revision is said: what was put and what is gone, and the revision.
+    /// The entries until all of a revision is said: what was put and what is gone, and the
+    /// revision.
     fn synced(&self) -> (Vec<(String, String)>, u64) {
         let mut seen = Vec::new();
         loop {
             match self.next() {
-                (name, data) if name == "synced" => return (seen, data["revision"].as_u64().unwrap()),
+                (name, data) if name == "synced" => {
+                    return (seen, data["revision"].as_u64().unwrap());
+                }
                 (name, data) => seen.push((name, data["key"].as_str().unwrap().to_owned())),
             }
         }
@@ -187,7 +209,8 @@ fn the_document_is_valid_and_schemathesis_finds_nothing() {
         let out = out.unwrap_or_else(|error| {
             panic!("{}: {error}; `cargo xtask test` installs it", command.get_program().display())
         });
-        let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        let said = String::from_utf8_lossy(&out.stdout).into_owned()
+            + &String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "{said}");
     };
     run(Command::new(tools.join("openapi-spec-validator")).arg(own.join("../docs/openapi.json")));
@@ -199,7 +222,16 @@ fn the_document_is_valid_and_schemathesis_finds_nothing() {
         "false",
         "--no-color",
     ]);
-    schemathesis.args(["--max-examples", "8", "--seed", "7", "--request-timeout", "20", "--warnings", "off"]);
+    schemathesis.args([
+        "--max-examples",
+        "8",
+        "--seed",
+        "7",
+        "--request-timeout",
+        "20",
+        "--warnings",
+        "off",
+    ]);
     schemathesis.args(["--header", &api.authorization()]);
     schemathesis.arg(format!("https://{}/v1/openapi.json", api.server));
     run(schemathesis.env("SCHEMATHESIS_HOOKS", own.join("api/hooks.py")));
@@ -232,14 +264,38 @@ fn every_refusal_is_a_problem_document() {
         ("GET", "/v1/nodes?dry_run=true", None, 400, "unknown parameter `dry_run`"),
         ("GET", "/v1/nodes?revision=1", None, 400, "goes with `watch=1`"),
         ("GET", "/v1/workloads?selector=a%3D(", None, 422, "is not a selector"),
-        ("GET", "/v1/workloads?watch=1&revision=99999", None, 410, "there is no revision 99999 yet"),
+        (
+            "GET",
+            "/v1/workloads?watch=1&revision=99999",
+            None,
+            410,
+            "there is no revision 99999 yet",
+        ),
         ("POST", "/v1/networks?dryrun=true", Some(&good), 400, "did you mean `dry_run`?"),
-        ("POST", "/v1/networks", Some(&json!([])), 400, "the body is an array, and must be an object"),
+        (
+            "POST",
+            "/v1/networks",
+            Some(&json!([])),
+            400,
+            "the body is an array, and must be an object",
+        ),
         ("POST", "/v1/keys/rotate", Some(&json!([null, null])), 400, "must be an object"),
         ("POST", "/v1/keys/rotate", Some(&json!({ "node": null })), 400, "`node` is null"),
         ("POST", "/v1/keys/rotate", Some(&json!({})), 422, "say whose keys"),
-        ("POST", "/v1/quarantines", Some(&json!({ "selector": {} })), 422, "would isolate everything"),
-        ("POST", "/v1/policies", Some(&json!({ "files": [], "prune": true })), 422, "there are no files"),
+        (
+            "POST",
+            "/v1/quarantines",
+            Some(&json!({ "selector": {} })),
+            422,
+            "would isolate everything",
+        ),
+        (
+            "POST",
+            "/v1/policies",
+            Some(&json!({ "files": [], "prune": true })),
+            422,
+            "there are no files",
+        ),
         ("POST", "/v1/tokens", Some(&json!({ "networks": [] })), 400, "`networks` is empty"),
     ] {
         let answer = api.call(method, path, &[], body);
@@ -253,7 +309,11 @@ fn every_refusal_is_a_problem_document() {
     assert_eq!((answer.status, answer.problem().is_empty()), (413, false));
     let answer = api.as_stranger("POST", "/v1/networks", &headers[..1], Some(b"{}"));
     assert_eq!((answer.status, answer.problem().contains("content-type")), (415, true));
-    assert_eq!(api.get("/v1/networks")["items"].as_array().unwrap().len(), 1, "nothing of that was done");
+    assert_eq!(
+        api.get("/v1/networks")["items"].as_array().unwrap().len(),
+        1,
+        "nothing of that was done"
+    );
 }
 
 #[test]
@@ -282,7 +342,8 @@ fn a_write_overwrites_the_state_that_was_read_and_no_other() {
     let changed = node(json!({ "gpu": "yes" }), &before);
     assert_eq!((changed.status, &changed.headers["etag"]), (200, &tag("/v1/nodes/new")));
     assert_eq!(node(json!({}), &before).status, 412);
-    let delete = |tag: &str| api.call("DELETE", "/v1/nodes/new", &[&format!("if-match: {tag}")], None);
+    let delete =
+        |tag: &str| api.call("DELETE", "/v1/nodes/new", &[&format!("if-match: {tag}")], None);
     assert_eq!(delete(&before).status, 412);
     assert_eq!(delete(&tag("/v1/nodes/new")).status, 200);
 }

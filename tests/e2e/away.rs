@@ -15,7 +15,10 @@ fn without_the_coordinator_traffic_goes_on_and_workloads_start_and_stop() {
     let before = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].as_u64().unwrap();
     shop.mesh.coordinator.kill();
     assert!(stream.flows(PATIENCE), "established connections go on");
-    assert!(tcp_echoes(&shop.web.netns, shop.api.v6(), 8080, 64, PATIENCE), "new connections come up");
+    assert!(
+        tcp_echoes(&shop.web.netns, shop.api.v6(), 8080, 64, PATIENCE),
+        "new connections come up"
+    );
     shop.mesh.wait(|| !shop.nodes[0].is_connected() && !shop.nodes[1].is_connected()).unwrap();
 
     let second = shop.nodes[0].attach("shop", "app=web").unwrap();
@@ -37,7 +40,9 @@ fn without_the_coordinator_traffic_goes_on_and_workloads_start_and_stop() {
 
     shop.mesh.restart_coordinator().unwrap();
     shop.mesh.wait(|| shop.nodes.iter().all(|node| node.is_connected())).unwrap();
-    shop.mesh.wait(|| shop.mesh.read(&["workloads"]).unwrap().as_array().unwrap().len() == 3).unwrap();
+    shop.mesh
+        .wait(|| shop.mesh.read(&["workloads"]).unwrap().as_array().unwrap().len() == 3)
+        .unwrap();
     assert!(stream.flows(PATIENCE), "its return cuts nothing");
     assert!(tcp_echoes(&second.netns, shop.api.v4(), 8080, 64, PATIENCE));
     let after = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].as_u64().unwrap();
@@ -62,7 +67,9 @@ fn nodes_catch_up_by_deltas_after_the_coordinators_return() {
     let mut shop = Shop::new(&allow("tcp/8080"));
     let _many: Vec<_> = (0..10).map(|_| shop.nodes[1].attach("shop", "app=api").unwrap()).collect();
     let revision = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].clone();
-    shop.mesh.wait(|| shop.nodes[0].status().is_ok_and(|status| status["revision"] == revision)).unwrap();
+    shop.mesh
+        .wait(|| shop.nodes[0].status().is_ok_and(|status| status["revision"] == revision))
+        .unwrap();
     shop.nodes[0].kill();
     let pending = shop.mesh.apply(&allow("tcp/9090")).unwrap_err().to_string();
     assert!(pending.contains("not yet: node cloud"), "{pending}");
@@ -104,10 +111,16 @@ fn a_killed_node_takes_its_workloads_up_again_and_connections_survive() {
         shop.nodes[node].kill();
         std::thread::sleep(Duration::from_millis(300));
         shop.nodes[node].start().unwrap();
-        assert!(stream.flows(Duration::from_secs(15)), "the connection went on after node {node} came back");
+        assert!(
+            stream.flows(Duration::from_secs(15)),
+            "the connection went on after node {node} came back"
+        );
     }
     let attached = shop.nodes[0].meshctl(&["attached", "-o", "json"]).unwrap();
-    assert!(attached.contains(&shop.web.id) && attached.contains(&shop.web.interface), "{attached}");
+    assert!(
+        attached.contains(&shop.web.id) && attached.contains(&shop.web.interface),
+        "{attached}"
+    );
 }
 
 #[test]
@@ -117,7 +130,9 @@ fn a_workload_whose_namespace_ended_while_the_node_was_down_is_not_taken_up() {
     shop.nodes[0].kill();
     drop(run);
     shop.nodes[0].start().unwrap();
-    shop.mesh.wait(|| shop.mesh.read(&["workloads"]).unwrap().as_array().unwrap().len() == 2).unwrap();
+    shop.mesh
+        .wait(|| shop.mesh.read(&["workloads"]).unwrap().as_array().unwrap().len() == 2)
+        .unwrap();
 }
 
 #[test]
@@ -153,7 +168,11 @@ fn a_stuck_node_delays_nobody_and_catches_up() {
     let enforces = || {
         let nodes = shop.mesh.read(&["nodes"]).unwrap();
         let newest = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].clone();
-        nodes.as_array().unwrap().iter().any(|node| node["name"] == "cloud" && node["enforced"] == newest)
+        nodes
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|node| node["name"] == "cloud" && node["enforced"] == newest)
     };
     shop.mesh.wait(enforces).unwrap();
 }

@@ -1,8 +1,10 @@
 //! A member that wants more than its share, and what the others notice of it: nothing.
 
-use crate::support::{Echo, PATIENCE, Shop, Stream, allow, limited, member, mesh_with, pings, tcp_echoes};
+use crate::support::{
+    Echo, PATIENCE, Shop, Stream, allow, limited, member, mesh_with, pings, tcp_echoes,
+};
 use meshward_lab::{CraftedSession, Mesh};
-use meshward_model::control::{EndpointReport, FromCoordinator, FromNode, WorkloadReport};
+use meshward_types::control::{EndpointReport, FromCoordinator, FromNode, WorkloadReport};
 use std::{
     net::{IpAddr, Ipv4Addr},
     time::Duration,
@@ -62,11 +64,12 @@ fn what_a_noisy_node_says_makes_few_revisions_and_delays_nobodys_quarantine() {
     let mut session = CraftedSession::begin(&site.netns, &data, vec![]).unwrap();
     let update = |message| matches!(message, FromCoordinator::Update { .. }).then_some(());
     session.hear(PATIENCE, update).unwrap();
-    let revision = |mesh: &Mesh| mesh.read(&["status"]).unwrap()["coordinator"]["revision"].as_u64();
+    let revision =
+        |mesh: &Mesh| mesh.read(&["status"]).unwrap()["coordinator"]["revision"].as_u64();
     let before = revision(&shop.mesh);
     let endpoint = |at: u32| EndpointReport {
         network: "shop".parse().unwrap(),
-        public_key: meshward_model::PublicKey([at as u8; 32]),
+        public_key: meshward_types::PublicKey([at as u8; 32]),
         port: 1000 + (at % 5000) as u16,
         reflexive: vec![],
         advertised: vec![],
@@ -90,9 +93,19 @@ fn what_a_noisy_node_says_makes_few_revisions_and_delays_nobodys_quarantine() {
     assert!(stream.flows(PATIENCE));
     shop.mesh.meshctl(&["quarantine", &shop.api.id]).unwrap();
     assert!(!pings(&shop.web.netns, shop.api.addresses[0], Duration::from_millis(300)));
-    assert!(!tcp_echoes(&shop.web.netns, shop.api.addresses[0], 8080, 10, Duration::from_millis(300)));
+    assert!(!tcp_echoes(
+        &shop.web.netns,
+        shop.api.addresses[0],
+        8080,
+        10,
+        Duration::from_millis(300)
+    ));
     if let (Some(before), Some(after)) = (before, revision(&shop.mesh)) {
-        assert!(after - before < u64::from(said) / 2 + 2500, "{said} messages, {} revisions", after - before);
+        assert!(
+            after - before < u64::from(said) / 2 + 2500,
+            "{said} messages, {} revisions",
+            after - before
+        );
     }
     assert!(shop.nodes.iter().all(|node| node.is_connected()));
 }

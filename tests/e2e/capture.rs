@@ -7,8 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Sends a packet from a site to another, with addresses of anybody.
 fn put(from: &Site, next: u8, addresses: [IpAddr; 2], body: &[u8]) {
-    let (family, [source, to]) =
-        (if addresses[0].is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }, addresses);
+    let (family, [source, to]) = (
+        if addresses[0].is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 },
+        addresses,
+    );
     let mouth = raw(&from.netns, family, SockProtocol::Raw);
     send(&mouth, to, &[&header(source, to, next, body.len(), 0), body].concat());
 }
@@ -52,11 +54,16 @@ fn a_packet_of_a_mesh_outside_of_it_is_seen_wherever_it_stands() {
     let meshes = [["10.42.1.1", "10.43.7.1"], ["fd42::1", "fd43:0:7:0:ffff::1"]];
     let beside = [["10.41.255.255", "10.43.8.0"], ["fd42:0:1::1", "fd43:0:7:1::"]];
     for (own, (mesh, beside)) in own.into_iter().zip(meshes.into_iter().zip(beside)) {
-        let [mesh, beside] = [mesh, beside].map(|pair| pair.map(|text| text.parse::<IpAddr>().unwrap()));
+        let [mesh, beside] =
+            [mesh, beside].map(|pair| pair.map(|text| text.parse::<IpAddr>().unwrap()));
         for (inner, counts) in [(mesh, true), (beside, false)] {
             let seen = |what: &str| {
                 let strays = watch.strays();
-                assert_eq!(strays.iter().any(|stray| stray.contains(what)), counts, "{what}: {strays:#?}");
+                assert_eq!(
+                    strays.iter().any(|stray| stray.contains(what)),
+                    counts,
+                    "{what}: {strays:#?}"
+                );
             };
             for inner in inner {
                 put(&a, 17, [own[0], inner], &datagram([own[0], inner]));
@@ -99,8 +106,11 @@ fn behind_a_gateway_only_what_leaves_for_the_mesh_is_astray() {
     watch.add("10.42.0.0/16".parse().unwrap()).unwrap();
     watch.lan(&gateway.netns, "lan").unwrap();
     let lan = Site { netns: far, ..gateway.clone() };
-    let (mesh, near, far): (IpAddr, IpAddr, IpAddr) =
-        ("10.42.1.1".parse().unwrap(), "172.16.1.1".parse().unwrap(), "172.16.1.2".parse().unwrap());
+    let (mesh, near, far): (IpAddr, IpAddr, IpAddr) = (
+        "10.42.1.1".parse().unwrap(),
+        "172.16.1.1".parse().unwrap(),
+        "172.16.1.2".parse().unwrap(),
+    );
     // It comes from behind, for the mesh; and what came from the mesh leaves for there.
     put(&lan, 17, [far, mesh], &datagram([far, mesh]));
     put(&gateway, 17, [mesh, far], &datagram([mesh, far]));

@@ -21,7 +21,10 @@ fn mistakes_are_told_with_their_mend_and_exit_code_2() {
     let mut mesh = mesh();
     let node = mesh.node("cloud").unwrap();
     for (arguments, says) in [
-        (&["network", "create", "shop", "--cidr", "10.9.0.0/16"][..], "there is a network `shop` already"),
+        (
+            &["network", "create", "shop", "--cidr", "10.9.0.0/16"][..],
+            "there is a network `shop` already",
+        ),
         (
             &["network", "create", "two", "--cidr", "10.42.8.0/24"],
             "10.42.8.0/24 overlaps 10.42.0.0/16 of network `shop`",
@@ -33,7 +36,10 @@ fn mistakes_are_told_with_their_mend_and_exit_code_2() {
         (&["policy", "check", "/nowhere.yaml"], "cannot read /nowhere.yaml"),
         (&["quarantine", "app=(x"], "is not a selector"),
         (&["quarantine", "w-000000000000"], "there is no workload"),
-        (&["explain", "--from", "app=a", "--to", "app=b", "--port", "tpc/1"], "no protocol is called `tpc`"),
+        (
+            &["explain", "--from", "app=a", "--to", "app=b", "--port", "tpc/1"],
+            "no protocol is called `tpc`",
+        ),
         (&["token", "create", "--uses", "0"], "1 to 100000 uses"),
         (&["token", "create", "--network", "nope"], "there is no network `nope`"),
         (&["token", "revoke", "nope"], "there is no join token"),
@@ -50,11 +56,15 @@ fn mistakes_are_told_with_their_mend_and_exit_code_2() {
     }
     // What variables say is not shown as if it had been written, and an empty one says nothing.
     let mut command = Command::new(mesh.binaries.path("meshctl"));
-    command.args(["network", "create"]).env("MESHCTL_CONTEXT", mesh.context()).env("MESHCTL_SOCKET", "/x");
+    command
+        .args(["network", "create"])
+        .env("MESHCTL_CONTEXT", mesh.context())
+        .env("MESHCTL_SOCKET", "/x");
     let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
     assert!(said.contains("Usage: meshctl network create --cidr <PREFIX> <NAME>"), "{said}");
     let mut command = mesh.meshctl_command(&["policy", "get"]);
-    let done = mesh.site.netns.run(|| command.env("MESHCTL_CONTEXT", "").output()).unwrap().unwrap();
+    let done =
+        mesh.site.netns.run(|| command.env("MESHCTL_CONTEXT", "").output()).unwrap().unwrap();
     assert!(done.status.success(), "the only network's: {}", String::from_utf8_lossy(&done.stderr));
     let said = node.meshctl(&["--context", "/nowhere.json", "nodes"]).unwrap_err().to_string();
     assert!(said.contains("no context file /nowhere.json"), "{said}");
@@ -62,12 +72,15 @@ fn mistakes_are_told_with_their_mend_and_exit_code_2() {
     assert!(said.contains("does not serve network `nope`") && said.contains("shop"), "{said}");
     let said = node.attach("shop", "meshward/site=x").err().unwrap().to_string();
     assert!(said.contains("cannot be set by hand"), "{said}");
-    let said =
-        node.meshctl(&["attach", "--network", "shop", "--netns", "/etc/passwd"]).unwrap_err().to_string();
+    let said = node
+        .meshctl(&["attach", "--network", "shop", "--netns", "/etc/passwd"])
+        .unwrap_err()
+        .to_string();
     assert!(said.contains("no network namespace"), "{said}");
     let run = |command: &[&str]| {
         let arguments = [&["run", "--network", "shop", "--label", "app=a", "--"], command].concat();
-        let out = node.site.netns.run(|| node.meshctl_command(&arguments).output()).unwrap().unwrap();
+        let out =
+            node.site.netns.run(|| node.meshctl_command(&arguments).output()).unwrap().unwrap();
         out.status.code()
     };
     assert_eq!(run(&["sh", "-c", "exit 7"]), Some(7), "the command's exit code is ours");
@@ -91,7 +104,8 @@ fn a_dry_run_changes_nothing() {
     let before = revision();
     let file = shop.mesh.folder().join("dry.yaml");
     std::fs::write(&file, allow("tcp/8080")).unwrap();
-    let said = shop.mesh.meshctl(&["policy", "apply", &file.to_string_lossy(), "--dry-run"]).unwrap();
+    let said =
+        shop.mesh.meshctl(&["policy", "apply", &file.to_string_lossy(), "--dry-run"]).unwrap();
     assert!(said.contains("opens") && said.contains("tcp/8080"), "{said}");
     for arguments in [
         &["network", "create", "two", "--cidr", "10.9.0.0/16", "--dry-run"][..],
@@ -132,13 +146,18 @@ fn a_bad_policy_is_refused_with_line_and_column_and_changes_nothing() {
     for verb in ["apply", "check"] {
         let (code, said) = try_it(&allow("tcp/8080").replace("allow:", "alow:"), verb);
         assert!(
-            code == 2 && said.contains("`alow` is not known here") && said.contains("bad.yaml:2:67:"),
+            code == 2
+                && said.contains("`alow` is not known here")
+                && said.contains("bad.yaml:2:67:"),
             "{said}"
         );
         let failing = allow("tcp/8080")
             + "tests: [{ from: { app: web }, to: { app: api }, port: tcp/8080, expect: deny }]";
         let (code, said) = try_it(&failing, verb);
-        assert!(code == 2 && said.contains("policy test 1 failed") && said.contains("web-to-api"), "{said}");
+        assert!(
+            code == 2 && said.contains("policy test 1 failed") && said.contains("web-to-api"),
+            "{said}"
+        );
     }
     assert_eq!(shop.mesh.meshctl(&["policy", "get", "shop"]).unwrap(), allow("tcp/8080"));
 }
@@ -162,7 +181,10 @@ fn a_configuration_mistake_names_key_and_file() {
     let mut node = Command::new(mesh.binaries.path("meshward-node"));
     node.arg("--data-dir").arg(mesh.folder().join("lonely"));
     let said = output(&site.netns, &mut node).unwrap_err().to_string();
-    assert!(said.contains("has not joined a mesh") && said.contains("meshctl token create"), "{said}");
+    assert!(
+        said.contains("has not joined a mesh") && said.contains("meshctl token create"),
+        "{said}"
+    );
 }
 
 fn scrape(from: &Netns, port: u16) -> String {
@@ -178,14 +200,19 @@ fn scrape(from: &Netns, port: u16) -> String {
 fn both_daemons_serve_metrics() {
     let shop = Shop::new(&allow("tcp/8080"));
     let text = scrape(&shop.mesh.site.netns, 7480);
-    for line in
-        ["meshward_coordinator_nodes_connected 2", "meshward_coordinator_links{network=\"shop\"} 1", "# EOF"]
-    {
+    for line in [
+        "meshward_coordinator_nodes_connected 2",
+        "meshward_coordinator_links{network=\"shop\"} 1",
+        "# EOF",
+    ] {
         assert!(text.contains(line), "no `{line}` in {text}");
     }
     let text = scrape(&shop.nodes[0].site.netns, 7481);
-    for line in ["meshward_node_connected 1", "meshward_node_workloads{state=\"open\"} 1", "cause=\"denied\""]
-    {
+    for line in [
+        "meshward_node_connected 1",
+        "meshward_node_workloads{state=\"open\"} 1",
+        "cause=\"denied\"",
+    ] {
         assert!(text.contains(line), "no `{line}` in {text}");
     }
 }
@@ -193,7 +220,8 @@ fn both_daemons_serve_metrics() {
 #[test]
 fn the_api_refuses_strangers_and_nonsense_with_a_sentence() {
     let mesh = mesh();
-    let context: serde_json::Value = serde_json::from_slice(&std::fs::read(mesh.context()).unwrap()).unwrap();
+    let context: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(mesh.context()).unwrap()).unwrap();
     let ca = mesh.folder().join("ca.pem");
     std::fs::write(&ca, context["ca"].as_str().unwrap()).unwrap();
     let server = context["server"].as_str().unwrap();
@@ -202,7 +230,8 @@ fn the_api_refuses_strangers_and_nonsense_with_a_sentence() {
         let mut curl = Command::new("curl");
         curl.arg("--silent").arg("--cacert").arg(&ca).args(["--write-out", " %{http_code}"]);
         let host = format!("coordinator.meshward.internal:{}", server.rsplit(':').next().unwrap());
-        curl.args(["--connect-to", &format!("{host}:{server}")]).arg(format!("https://{host}{path}"));
+        curl.args(["--connect-to", &format!("{host}:{server}")])
+            .arg(format!("https://{host}{path}"));
         headers.iter().for_each(|header| {
             curl.args(["--header", header]);
         });
@@ -223,7 +252,13 @@ fn the_api_refuses_strangers_and_nonsense_with_a_sentence() {
             "unknown field `mtv`; did you mean `mtu`?",
             "400",
         ),
-        ("/v1/networks", &[&good], Some(r#"{"name":"x","prefixes":[]}"#), "`prefixes` is empty", "400"),
+        (
+            "/v1/networks",
+            &[&good],
+            Some(r#"{"name":"x","prefixes":[]}"#),
+            "`prefixes` is empty",
+            "400",
+        ),
         ("/v1/openapi.json", &[], None, "Meshward coordinator", "200"),
     ] {
         let said = call(path, headers, body);

@@ -31,11 +31,14 @@ fn docker_podman_and_a_process_talk_as_policy_says() {
     )
     .unwrap();
     let docker = host.start("docker", &["app=web"], &[]);
-    podman.run(&["run", "-d", "--name", "podman", "--network", "shop", "--label", "app=web", "box"]).unwrap();
+    podman
+        .run(&["run", "-d", "--name", "podman", "--network", "shop", "--label", "app=web", "box"])
+        .unwrap();
     host.wait_let_in("podman");
     let workload = host.workload("podman").unwrap();
     assert_eq!(workload["measurement"]["runtime"], "podman");
-    let address = |at: usize| workload["addresses"][at].as_str().unwrap().parse::<IpAddr>().unwrap();
+    let address =
+        |at: usize| workload["addresses"][at].as_str().unwrap().parse::<IpAddr>().unwrap();
     let pid = podman.run(&["inspect", "-f", "{{.State.Pid}}", "podman"]).unwrap();
     let inside = Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))).unwrap();
     let _echo = Echo::start(&host.api.netns, 7000);
@@ -48,8 +51,9 @@ fn docker_podman_and_a_process_talk_as_policy_says() {
     assert_eq!(page(&inside, docker.v4(), PATIENCE).as_deref(), Some("box\n"));
     assert!(tcp_echoes(&inside, host.api.v4(), 7000, 50_000, PATIENCE));
     assert!(!tcp_echoes(&inside, host.api.v4(), 7001, 1, SILENCE));
-    let shown =
-        podman.run(&["inspect", "-f", "{{.NetworkSettings.Networks.shop.IPAddress}}", "podman"]).unwrap();
+    let shown = podman
+        .run(&["inspect", "-f", "{{.NetworkSettings.Networks.shop.IPAddress}}", "podman"])
+        .unwrap();
     assert_eq!(shown, address(0).to_string());
 
     // Nothing is left of one that is killed.
@@ -71,7 +75,9 @@ fn what_shares_the_namespace_of_a_container_of_podman_is_measured_with_it() {
         &host.host.socket(),
     )
     .unwrap();
-    podman.run(&["run", "-d", "--name", "web", "--network", "shop", "--label", "app=web", "box"]).unwrap();
+    podman
+        .run(&["run", "-d", "--name", "web", "--network", "shop", "--label", "app=web", "box"])
+        .unwrap();
     host.wait_let_in("web");
     let names = || -> Vec<String> {
         let workload = host.workload("web").unwrap();
@@ -80,7 +86,17 @@ fn what_shares_the_namespace_of_a_container_of_podman_is_measured_with_it() {
     };
     assert_eq!(names(), Vec::<String>::new());
     podman
-        .run(&["run", "-d", "--name", "debug", "--network", "container:web", "box", "sleep", "1000"])
+        .run(&[
+            "run",
+            "-d",
+            "--name",
+            "debug",
+            "--network",
+            "container:web",
+            "box",
+            "sleep",
+            "1000",
+        ])
         .unwrap();
     host.mesh.wait(|| names() == ["debug"]).unwrap();
 
@@ -146,7 +162,8 @@ fn the_plugin_does_what_the_specification_says() {
     let netns = host().unwrap();
     let path = netns.path().to_string_lossy().into_owned();
     let labels = json!({ "labels": { "app": "web" } });
-    let versions = runtime.call_with(&[("CNI_COMMAND", "VERSION")], "{\"cniVersion\":\"1.0.0\"}").unwrap();
+    let versions =
+        runtime.call_with(&[("CNI_COMMAND", "VERSION")], "{\"cniVersion\":\"1.0.0\"}").unwrap();
     assert!(versions["supportedVersions"].as_array().unwrap().contains(&"1.1.0".into()));
     assert_eq!(runtime.call("STATUS", "", &json!({})), Ok(Value::Null));
 
@@ -210,7 +227,8 @@ impl Named {
         let netns = host().unwrap();
         std::fs::write(&self.path, "").unwrap();
         let bind = nix::mount::MsFlags::MS_BIND;
-        nix::mount::mount(Some(&netns.path()), &self.path, None::<&str>, bind, None::<&str>).unwrap();
+        nix::mount::mount(Some(&netns.path()), &self.path, None::<&str>, bind, None::<&str>)
+            .unwrap();
         self.netns = Some(netns);
     }
 
@@ -260,11 +278,19 @@ fn what_is_added_again_is_there_whatever_was_done_to_it_meanwhile() {
     assert_eq!(runtime.call("ADD", &path, &labels).unwrap(), first);
     assert!(answers(), "it is up again");
     web.netns().links(async |links| links.remove_address("eth0", of).await).unwrap();
-    assert_eq!(runtime.call("CHECK", &path, &previous).unwrap_err()["code"], 3, "its address is gone");
+    assert_eq!(
+        runtime.call("CHECK", &path, &previous).unwrap_err()["code"],
+        3,
+        "its address is gone"
+    );
     assert_eq!(runtime.call("ADD", &path, &labels).unwrap(), first);
     assert_eq!(runtime.call("CHECK", &path, &previous), Ok(Value::Null));
     let other = json!({ "runtimeConfig": { "ips": ["10.42.0.99"] } });
-    assert_eq!(runtime.call("ADD", &path, &other).unwrap_err()["code"], 100, "another address than it has");
+    assert_eq!(
+        runtime.call("ADD", &path, &other).unwrap_err()["code"],
+        100,
+        "another address than it has"
+    );
 
     // Its interface was deleted, and is another one by the same name in the end.
     web.netns().links(async |links| links.delete("eth0").await).unwrap();
@@ -287,15 +313,25 @@ fn what_is_added_again_is_there_whatever_was_done_to_it_meanwhile() {
 
     // Another namespace stands under the same name.
     web.make_anew();
-    assert_eq!(runtime.call("CHECK", &path, &json!({ "prevResult": back })).unwrap_err()["code"], 3);
+    assert_eq!(
+        runtime.call("CHECK", &path, &json!({ "prevResult": back })).unwrap_err()["code"],
+        3
+    );
     let again = runtime.call("ADD", &path, &labels).unwrap();
-    assert!(tcp_echoes(&client.netns, address(&again), 80, 1, SILENCE).eq(&false), "nothing listens there");
+    assert!(
+        tcp_echoes(&client.netns, address(&again), 80, 1, SILENCE).eq(&false),
+        "nothing listens there"
+    );
     let _echo = Echo::start(web.netns(), 80);
     assert!(tcp_echoes(&client.netns, address(&again), 80, 1000, PATIENCE), "in the new one");
 
     // It is gone with its namespace; the same container comes back in another one.
     let mut second = Named::new(&runtime, "second");
-    assert_eq!(runtime.call("ADD", &second.path(), &labels).unwrap_err()["code"], 100, "it lives elsewhere");
+    assert_eq!(
+        runtime.call("ADD", &second.path(), &labels).unwrap_err()["code"],
+        100,
+        "it lives elsewhere"
+    );
     web.remove();
     let moved = runtime.call("ADD", &second.path(), &labels).unwrap();
     let _echo = Echo::start(second.netns(), 80);
@@ -312,13 +348,19 @@ fn what_is_added_again_is_there_whatever_was_done_to_it_meanwhile() {
     runtime.node.start().unwrap();
     runtime.mesh.wait(|| runtime.node.is_connected()).unwrap();
     let added = runtime.call("ADD", &second.path(), &labels).unwrap();
-    assert_eq!(runtime.call("CHECK", &second.path(), &json!({ "prevResult": added })), Ok(Value::Null));
+    assert_eq!(
+        runtime.call("CHECK", &second.path(), &json!({ "prevResult": added })),
+        Ok(Value::Null)
+    );
     runtime.node.kill();
     second.netns().links(async |links| links.delete("eth0").await).unwrap();
     runtime.node.start().unwrap();
     runtime.mesh.wait(|| runtime.node.is_connected()).unwrap();
     let added = runtime.call("ADD", &second.path(), &labels).unwrap();
-    assert_eq!(runtime.call("CHECK", &second.path(), &json!({ "prevResult": added })), Ok(Value::Null));
+    assert_eq!(
+        runtime.call("CHECK", &second.path(), &json!({ "prevResult": added })),
+        Ok(Value::Null)
+    );
 }
 
 #[test]
@@ -326,8 +368,17 @@ fn a_namespace_that_lost_its_interface_or_was_made_anew_can_be_attached_again() 
     let runtime = Runtime::new();
     let mut web = Named::new(&runtime, "web");
     let path = web.path();
-    let attach =
-        || runtime.node.meshctl(&["attach", "--network", "shop", "--netns", &path, "--label", "app=web"]);
+    let attach = || {
+        runtime.node.meshctl(&[
+            "attach",
+            "--network",
+            "shop",
+            "--netns",
+            &path,
+            "--label",
+            "app=web",
+        ])
+    };
     attach().unwrap();
     let twice = attach().unwrap_err().to_string();
     assert!(twice.contains("is attached to shop already"), "{twice}");
@@ -351,10 +402,8 @@ fn an_address_may_be_asked_for_and_another_plugin_may_come_first() {
     let path = netns.path().to_string_lossy().into_owned();
     let blocks = runtime.node.status().unwrap()["endpoints"][0]["blocks"].clone();
     let wanted = format!("{}.99", blocks[0].as_str().unwrap().rsplit_once('.').unwrap().0);
-    let previous =
-        json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0" }], "ips": [], "routes": [] });
-    let more =
-        json!({ "prevResult": previous, "runtimeConfig": { "ips": [wanted] }, "labels": { "app": "web" } });
+    let previous = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0" }], "ips": [], "routes": [] });
+    let more = json!({ "prevResult": previous, "runtimeConfig": { "ips": [wanted] }, "labels": { "app": "web" } });
     let added = runtime.call("ADD", &path, &more).unwrap();
     assert_eq!(added["interfaces"][1]["name"], "mesh0");
     assert_eq!(added["ips"][0], json!({ "address": format!("{wanted}/32"), "interface": 1 }));
@@ -375,7 +424,8 @@ fn an_address_may_be_asked_for_and_another_plugin_may_come_first() {
         ("CNI_IFNAME", "eth0"),
         ("CNI_NETNS", "/run/netns/nowhere"),
     ];
-    let nowhere = runtime.call_with(&environment, &runtime.config(&json!({})).to_string()).unwrap_err();
+    let nowhere =
+        runtime.call_with(&environment, &runtime.config(&json!({})).to_string()).unwrap_err();
     assert!(nowhere["details"].as_str().unwrap().contains("no network namespace"), "{nowhere}");
 }
 
@@ -396,7 +446,8 @@ fn without_the_daemon_the_plugin_says_so_and_lets_go_of_what_is_gone() {
     assert_eq!(runtime.call("DEL", "/run/netns/gone", &json!({})), Ok(Value::Null));
     drop(netns);
     runtime.node.start().unwrap();
-    let none = || runtime.node.meshctl(&["attached", "-o", "json"]).is_ok_and(|all| all.trim() == "[]");
+    let none =
+        || runtime.node.meshctl(&["attached", "-o", "json"]).is_ok_and(|all| all.trim() == "[]");
     runtime.mesh.wait(none).unwrap();
 }
 
@@ -410,7 +461,9 @@ admission:
   - { name: ours, for: { env: prod }, images: [registry.example/shop/*] }
 ";
     runtime.mesh.apply(policy).unwrap();
-    let api = Kubernetes::start(&runtime.node.site.netns, &runtime.mesh.folder().join("kubernetes")).unwrap();
+    let api =
+        Kubernetes::start(&runtime.node.site.netns, &runtime.mesh.folder().join("kubernetes"))
+            .unwrap();
     let image = |repository: &str| format!("{repository}@sha256:{}", "ab".repeat(32));
     let (ours, other) = (image("registry.example/shop/web"), image("elsewhere.example/proxy"));
     let put = |env: &str, containers: &[(&str, &str)]| {
@@ -420,7 +473,8 @@ admission:
     put("prod", &[("web", &ours)]);
     let netns = host().unwrap();
     let path = netns.path().to_string_lossy().into_owned();
-    let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=front;K8S_POD_NAME=web-0;K8S_POD_UID=uid-web-0";
+    let arguments =
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE=front;K8S_POD_NAME=web-0;K8S_POD_UID=uid-web-0";
     let environment = [
         ("CNI_COMMAND", "ADD"),
         ("CNI_CONTAINERID", "sandbox"),
@@ -479,7 +533,9 @@ admission:
 #[test]
 fn labels_of_a_pod_that_changed_while_the_daemon_was_away_are_known_when_it_is_back() {
     let mut runtime = Runtime::new();
-    let api = Kubernetes::start(&runtime.node.site.netns, &runtime.mesh.folder().join("kubernetes")).unwrap();
+    let api =
+        Kubernetes::start(&runtime.node.site.netns, &runtime.mesh.folder().join("kubernetes"))
+            .unwrap();
     let image = format!("registry.example/shop/web@sha256:{}", "ab".repeat(32));
     let put = |env: &str| api.put_pod("front", "web-0", json!({ "env": env }), &[("web", &image)]);
     api.put_namespace("front", json!({}));
@@ -494,7 +550,10 @@ fn labels_of_a_pod_that_changed_while_the_daemon_was_away_are_known_when_it_is_b
         ("CNI_ARGS", "K8S_POD_NAMESPACE=front;K8S_POD_NAME=web-0"),
     ];
     runtime
-        .call_with(&environment, &runtime.config(&json!({ "kubernetes": api.config() })).to_string())
+        .call_with(
+            &environment,
+            &runtime.config(&json!({ "kubernetes": api.config() })).to_string(),
+        )
         .unwrap();
     let is = |mesh: &Mesh, env: &str| {
         let all = mesh.read(&["workloads"]).unwrap();

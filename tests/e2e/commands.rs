@@ -1,4 +1,5 @@
-//! What holds for every command that there is: a dry run changes nothing, a closed pipe ends it silently, and JSON is JSON.
+//! What holds for every command that there is: a dry run changes nothing, a closed pipe ends it
+//! silently, and JSON is JSON.
 
 use crate::support::{Shop, allow};
 use meshward_lab::{Relay, Workload, output};
@@ -20,11 +21,12 @@ enum At {
 }
 use At::{Coordinator, Node};
 
-/// A command as it is tried: its name, where, its arguments, and what its dry run says; nothing, if it only reads.
+/// A command as it is tried: its name, where, its arguments, and what its dry run says; nothing, if
+/// it only reads.
 type Row = (&'static str, At, Vec<String>, &'static str);
 
-/// Every command: its name as its man page has it, what is tried, and behind `=>` what its dry run says, if
-/// it writes. Those with `@` are run on a node.
+/// Every command: its name as its man page has it, what is tried, and behind `=>` what its dry run
+/// says, if it writes. Those with `@` are run on a node.
 const COMMANDS: &str = r"
 status              status
 context             context
@@ -133,10 +135,12 @@ impl Everything {
             mesh.meshctl(arguments).unwrap();
         }
         let token = mesh.read(&["token", "create"]).unwrap()["id"].as_str().unwrap().to_owned();
-        let everything = Self { _relay: relay, spare, free, home, policy, token, device: "phone", shop };
+        let everything =
+            Self { _relay: relay, spare, free, home, policy, token, device: "phone", shop };
         let context = everything.shop.mesh.context().display().to_string();
         for name in ["one", "two"] {
-            let done = everything.run(Coordinator, &["context", "import", &context, "--name", name]);
+            let done =
+                everything.run(Coordinator, &["context", "import", &context, "--name", name]);
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         }
         everything
@@ -212,12 +216,18 @@ impl Everything {
         state.insert("revision".into(), status["mesh"]["revision"].to_string());
         state.insert("policy".into(), self.shop.mesh.meshctl(&["policy", "get", "shop"]).unwrap());
         for (number, node) in self.shop.nodes.iter().enumerate() {
-            state.insert(format!("attached {number}"), node.meshctl(&["attached", "-o", "json"]).unwrap());
-            let links = output(&node.site.netns, Command::new("ip").args(["-o", "address"])).unwrap();
+            state.insert(
+                format!("attached {number}"),
+                node.meshctl(&["attached", "-o", "json"]).unwrap(),
+            );
+            let links =
+                output(&node.site.netns, Command::new("ip").args(["-o", "address"])).unwrap();
             // Lifetimes count down, and new addresses are tentative for a moment (RFC 4862 §5.4).
             let links: String = links
                 .lines()
-                .map(|line| line.split("valid_lft").next().unwrap_or(line).replace(" tentative", ""))
+                .map(|line| {
+                    line.split("valid_lft").next().unwrap_or(line).replace(" tentative", "")
+                })
                 .collect();
             state.insert(format!("interfaces {number}"), links);
             files_below(&node.data(), &mut state);
@@ -258,14 +268,16 @@ fn files_below(folder: &Path, state: &mut BTreeMap<String, String>) {
     }
 }
 
-/// The names of all commands, as the man pages have them: these are made of the tree that parses the command line.
+/// The names of all commands, as the man pages have them: these are made of the tree that parses
+/// the command line.
 fn all_commands(everything: &Everything) -> BTreeSet<String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().display().to_string();
     let done = everything.run(Coordinator, &["man", &path]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let names = fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name());
-    let names = names.filter_map(|name| Some(name.to_string_lossy().strip_suffix(".1")?.to_owned()));
+    let names =
+        names.filter_map(|name| Some(name.to_string_lossy().strip_suffix(".1")?.to_owned()));
     let names: BTreeSet<String> = names.filter(|name| !name.ends_with("-help")).collect();
     // A noun that takes a verb and nothing else does nothing by itself.
     let only_nouns = ["meshctl", "meshctl-policy", "meshctl-key", "meshctl-debug"];
@@ -281,7 +293,11 @@ fn a_dry_run_of_any_command_changes_nothing_and_says_by_name_what_it_would_chang
     let everything = Everything::new();
     let rows = everything.rows();
     let known: BTreeSet<String> = rows.iter().map(|(name, ..)| (*name).to_owned()).collect();
-    assert_eq!(all_commands(&everything), known, "every command has a row here, and every row a command");
+    assert_eq!(
+        all_commands(&everything),
+        known,
+        "every command has a row here, and every row a command"
+    );
     let before = everything.state();
     for (name, at, arguments, says) in &rows {
         for form in ["table", "json"] {
@@ -294,15 +310,19 @@ fn a_dry_run_of_any_command_changes_nothing_and_says_by_name_what_it_would_chang
             let at_noun = usize::from(arguments.first() == Some(&"context"));
             arguments.splice(at_noun..at_noun, all);
             let done = everything.run(*at, &arguments);
-            let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+            let (out, err) =
+                (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
             if *name == "completions" && form == "json" {
-                assert!(done.status.code() == Some(2) && err.contains("leave out --output"), "{name}: {err}");
+                assert!(
+                    done.status.code() == Some(2) && err.contains("leave out --output"),
+                    "{name}: {err}"
+                );
                 continue;
             }
             assert!(done.status.success(), "{name}: {:?}: {out}{err}", done.status.code());
             if form == "json" {
-                let value: Value =
-                    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{name}: {error}: {out}"));
+                let value: Value = serde_json::from_str(&out)
+                    .unwrap_or_else(|error| panic!("{name}: {error}: {out}"));
                 let is_write = !says.is_empty() && !name.starts_with("policy-");
                 assert!(!is_write || value["dry_run"] == true, "{name}: {out}");
                 assert!(
@@ -314,7 +334,11 @@ fn a_dry_run_of_any_command_changes_nothing_and_says_by_name_what_it_would_chang
             }
             let now = everything.state();
             for (what, value) in &now {
-                assert_eq!(before.get(what), Some(value), "the dry run of {name} has changed {what}");
+                assert_eq!(
+                    before.get(what),
+                    Some(value),
+                    "the dry run of {name} has changed {what}"
+                );
             }
             assert_eq!(before.len(), now.len(), "the dry run of {name} has taken something away");
         }
@@ -364,10 +388,17 @@ fn every_program_ends_silently_when_nobody_reads_what_it_prints() {
     ] {
         for arguments in [&["--help"][..], &["--version"], &["--nonsense"], &["join", "nonsense"]] {
             let mut command = Command::new(shop.mesh.binaries.path(program));
-            command.args(arguments).stdin(Stdio::null()).stdout(closed_pipe()).stderr(closed_pipe());
+            command
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stdout(closed_pipe())
+                .stderr(closed_pipe());
             let status = shop.mesh.site.netns.run(|| command.status()).unwrap().unwrap();
             // 101 is what a panic ends with.
-            assert!(status.code().is_some_and(|code| code != 101), "{program} {arguments:?}: {status}");
+            assert!(
+                status.code().is_some_and(|code| code != 101),
+                "{program} {arguments:?}: {status}"
+            );
         }
     }
     // Daemons go on.

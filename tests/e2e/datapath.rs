@@ -3,7 +3,10 @@
 use crate::support::{Echo, PATIENCE, Shop, allow, mesh, tcp_echoes, udp_echoes};
 use meshward_netns::Netns;
 use nix::sys::{
-    socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt},
+    socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket,
+        sockopt,
+    },
     time::TimeVal,
 };
 use std::{
@@ -19,7 +22,8 @@ fn traffic_passes_whatever_of_the_offloads_is_missing() {
     let sets = all.iter().map(|one| vec![*one]).chain([all.to_vec()]);
     for disabled in sets {
         let mut mesh = mesh();
-        let flags: Vec<&str> = disabled.iter().flat_map(|name| ["--disable-offload", *name]).collect();
+        let flags: Vec<&str> =
+            disabled.iter().flat_map(|name| ["--disable-offload", *name]).collect();
         // One side lacks what the other has.
         let nodes = [mesh.node_with("cloud", &flags).unwrap(), mesh.node("rack").unwrap()];
         let web = nodes[0].attach("shop", "app=web").unwrap();
@@ -27,7 +31,10 @@ fn traffic_passes_whatever_of_the_offloads_is_missing() {
         mesh.apply(&allow("tcp/8080, udp/8080")).unwrap();
         let _echo = Echo::start(&api.netns, 8080);
         for address in [api.v4(), api.v6()] {
-            assert!(tcp_echoes(&web.netns, address, 8080, 4 << 20, PATIENCE), "without {disabled:?}");
+            assert!(
+                tcp_echoes(&web.netns, address, 8080, 4 << 20, PATIENCE),
+                "without {disabled:?}"
+            );
             assert!(udp_echoes(&web.netns, address, 8080, 1300, PATIENCE), "without {disabled:?}");
         }
         let used: Vec<&&str> = all.iter().filter(|name| !disabled.contains(name)).collect();
@@ -41,7 +48,8 @@ fn several_workers_or_one_carry_the_same_traffic() {
     for workers in ["1", "4"] {
         let mut mesh = mesh();
         let flags = ["--workers", workers];
-        let nodes = [mesh.node_with("cloud", &flags).unwrap(), mesh.node_with("rack", &flags).unwrap()];
+        let nodes =
+            [mesh.node_with("cloud", &flags).unwrap(), mesh.node_with("rack", &flags).unwrap()];
         let web: Vec<_> = (0..4).map(|_| nodes[0].attach("shop", "app=web").unwrap()).collect();
         let api = nodes[1].attach("shop", "app=api").unwrap();
         mesh.apply(&allow("tcp/8080")).unwrap();
@@ -69,7 +77,9 @@ fn congestion_marks_cross_the_tunnel_and_service_classes_stay_inside() {
     let deadline = Instant::now() + PATIENCE;
     let outer = loop {
         assert!(Instant::now() < deadline, "nothing came");
-        let Ok(length) = recv(outside.as_raw_fd(), &mut packet, MsgFlags::empty()) else { continue };
+        let Ok(length) = recv(outside.as_raw_fd(), &mut packet, MsgFlags::empty()) else {
+            continue;
+        };
         // IPv4, UDP, WireGuard around IPv4 and UDP, padded to 16.
         if length == 20 + 8 + 32 + (20 + 8 + 777_usize).next_multiple_of(16) {
             break packet[1];
@@ -88,7 +98,10 @@ fn a_sender_beyond_the_mtu_is_told_and_goes_on() {
         let before = shop.nodes[0].drops("too_big");
         let deadline = Instant::now() + PATIENCE;
         while !udp_echoes(&shop.web.netns, address, 8080, 4000, Duration::from_millis(100)) {
-            assert!(Instant::now() < deadline, "the sender to {address} has not learned the path's MTU");
+            assert!(
+                Instant::now() < deadline,
+                "the sender to {address} has not learned the path's MTU"
+            );
         }
         assert!(shop.nodes[0].drops("too_big") > before, "{address}");
     }

@@ -39,17 +39,22 @@ impl Machine {
             found.unwrap_or_else(|| panic!("{text}")).to_owned()
         };
         let site = mesh.internet.site("legacy").unwrap();
-        let stripped: Vec<&str> =
-            text.lines().filter(|line| !line.starts_with("Address") && !line.starts_with("MTU")).collect();
+        let stripped: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with("Address") && !line.starts_with("MTU"))
+            .collect();
         let file = mesh.folder().join("device.conf");
         fs::write(&file, stripped.join("\n")).unwrap();
         let _stock = Stock::start(&site.netns, &file).unwrap();
-        let addresses: Vec<IpAddr> = line("Address").split(", ").map(|text| text.parse().unwrap()).collect();
+        let addresses: Vec<IpAddr> =
+            line("Address").split(", ").map(|text| text.parse().unwrap()).collect();
         site.netns
             .links(async |links| {
                 links.set_mtu("stock0", line("MTU").parse().unwrap()).await?;
                 for address in &addresses {
-                    links.add_address("stock0", *address, if address.is_ipv4() { 32 } else { 128 }).await?;
+                    links
+                        .add_address("stock0", *address, if address.is_ipv4() { 32 } else { 128 })
+                        .await?;
                 }
                 links.set_up("stock0").await?;
                 for prefix in line("AllowedIPs").split(", ") {
@@ -65,7 +70,8 @@ impl Machine {
 #[test]
 fn a_stock_wireguard_joins_by_a_node_and_is_policed_as_a_workload() {
     let mut shop = Shop::new(POLICY);
-    let create = ["device", "create", "--name", "db-legacy", "--network", "shop", "--label", "app=db"];
+    let create =
+        ["device", "create", "--name", "db-legacy", "--network", "shop", "--label", "app=db"];
     let ambiguous = shop.mesh.meshctl(&create).unwrap_err();
     assert!(format!("{ambiguous:#}").contains("--gateway"), "{ambiguous:#}");
     let create = [&create[..], &["--gateway", "rack"]].concat();
@@ -85,8 +91,12 @@ fn a_stock_wireguard_joins_by_a_node_and_is_policed_as_a_workload() {
         (Echo::start(device, 5432), Echo::start(&shop.api.netns, 7000), Echo::start(device, 22));
     let web = &shop.web.netns;
     for (device_at, api_at) in [(addresses[0], shop.api.v4()), (addresses[1], shop.api.v6())] {
-        // The node that it joins by, and the workloads there, are as far as those elsewhere: policy decides.
-        assert!(tcp_echoes(device, api_at, 7000, 100_000, PATIENCE), "to a workload of its gateway");
+        // The node that it joins by, and the workloads there, are as far as those elsewhere: policy
+        // decides.
+        assert!(
+            tcp_echoes(device, api_at, 7000, 100_000, PATIENCE),
+            "to a workload of its gateway"
+        );
         assert!(!tcp_echoes(device, api_at, 22, 1, SILENCE));
         assert!(tcp_echoes(web, device_at, 5432, 1 << 20, PATIENCE), "from a workload elsewhere");
         assert!(udp_echoes(web, device_at, 5432, 1300, PATIENCE));
@@ -94,7 +104,9 @@ fn a_stock_wireguard_joins_by_a_node_and_is_policed_as_a_workload() {
         assert!(!tcp_echoes(web, device_at, 22, 1, SILENCE), "it enforces nothing itself");
     }
     // It cannot speak for another address.
-    device.links(async |links| links.add_address("stock0", "10.42.9.9".parse().unwrap(), 32).await).unwrap();
+    device
+        .links(async |links| links.add_address("stock0", "10.42.9.9".parse().unwrap(), 32).await)
+        .unwrap();
     let spoofing = device.run(|| UdpSocket::bind("10.42.9.9:0")).unwrap().unwrap();
     let before = shop.nodes[1].drops("spoofed_by_workload");
     spoofing.send_to(b"x", (shop.api.v4(), 7000)).unwrap();
@@ -132,7 +144,8 @@ impl Ticker {
         socket.connect((to, port)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let ticker = Self { sent: Arc::default(), back: Arc::default(), ended: Arc::default() };
-        let (sender, sent, ended) = (socket.try_clone().unwrap(), ticker.sent.clone(), ticker.ended.clone());
+        let (sender, sent, ended) =
+            (socket.try_clone().unwrap(), ticker.sent.clone(), ticker.ended.clone());
         thread::spawn(move || {
             while !ended.load(Relaxed) {
                 sender.send(&sent.load(Relaxed).to_be_bytes()).unwrap();
@@ -191,7 +204,10 @@ fn keys_change_without_a_packet_lost() {
     println!("{sent} datagrams were sent there and back, {lost} of them lost");
     assert!(sent > 2000 && lost == 0, "{sent} sent, {lost} lost");
     for (at, pair) in known.iter().enumerate() {
-        assert!(known[..at].iter().all(|before| before[0] != pair[0] && before[1] != pair[1]), "each is new");
+        assert!(
+            known[..at].iter().all(|before| before[0] != pair[0] && before[1] != pair[1]),
+            "each is new"
+        );
     }
     let one = shop.mesh.meshctl(&["keys", "rotate", "--node", "rack"]).unwrap();
     assert!(one.contains("1 of 1 endpoints"), "{one}");
@@ -204,7 +220,8 @@ fn keys_change_without_a_packet_lost() {
 fn keys_that_have_had_their_time_change_and_restarts_find_them() {
     let mut mesh = crate::support::mesh();
     let flags = ["--rotate-keys-seconds", "2"];
-    let mut nodes = [mesh.node_with("cloud", &flags).unwrap(), mesh.node_with("rack", &flags).unwrap()];
+    let mut nodes =
+        [mesh.node_with("cloud", &flags).unwrap(), mesh.node_with("rack", &flags).unwrap()];
     let web = nodes[0].attach("shop", "app=web").unwrap();
     let api = nodes[1].attach("shop", "app=api").unwrap();
     mesh.apply(&allow("tcp/7000, udp/7000")).unwrap();

@@ -27,7 +27,8 @@ fn said(done: &Output) -> (String, String) {
 
 fn json(mesh: &Mesh, node: &Node, arguments: &[&str]) -> Value {
     let done = run(mesh, node, &[arguments, &["-o", "json"]].concat());
-    serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error}: {:?}", said(&done)))
+    serde_json::from_slice(&done.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {:?}", said(&done)))
 }
 
 #[test]
@@ -39,15 +40,22 @@ fn a_ping_finds_the_way_to_a_node_or_workload_and_says_what_policy_says() {
     assert_eq!((found["sent"].as_u64(), found["answered"].as_u64()), (Some(3), Some(3)), "{found}");
     let last = &found["pings"][2];
     assert_eq!(last["path"], "direct", "{last}");
-    assert!(last["address"].as_str().unwrap().starts_with(&shop.nodes[1].site.v4.to_string()), "{last}");
+    assert!(
+        last["address"].as_str().unwrap().starts_with(&shop.nodes[1].site.v4.to_string()),
+        "{last}"
+    );
     assert!((1..1_000_000).contains(&last["round_trip_us"].as_u64().unwrap()), "{last}");
     // By name, which the coordinator knows; by id; by address.
     let by_address = shop.api.v4().to_string();
-    let name = mesh.read(&["workloads", "-l", "app=api"]).unwrap()[0]["name"].as_str().unwrap().to_owned();
+    let name =
+        mesh.read(&["workloads", "-l", "app=api"]).unwrap()[0]["name"].as_str().unwrap().to_owned();
     for target in [&name, &shop.api.id, &by_address] {
         let (out, err) = said(&run(mesh, node, &["ping", target, "-c", "1"]));
         assert!(out.contains(&format!("workload {}", shop.api.id)), "{target}: {out}{err}");
-        assert!(out.contains("node rack") && out.contains("answer in") && out.contains("direct"), "{out}");
+        assert!(
+            out.contains("node rack") && out.contains("answer in") && out.contains("direct"),
+            "{out}"
+        );
         assert!(out.contains("to it tcp/8080, from it nothing"), "{out}");
     }
     mesh.meshctl(&["quarantine", "app=api"]).unwrap();
@@ -60,7 +68,11 @@ fn a_ping_finds_the_way_to_a_node_or_workload_and_says_what_policy_says() {
     let own = json(mesh, node, &["ping", "cloud"]);
     assert_eq!(own["pings"][0]["path"], "local", "{own}");
     let nobody = run(mesh, node, &["ping", "nobody"]);
-    assert!(nobody.status.code() == Some(2) && said(&nobody).1.contains("`nobody`"), "{:?}", said(&nobody));
+    assert!(
+        nobody.status.code() == Some(2) && said(&nobody).1.contains("`nobody`"),
+        "{:?}",
+        said(&nobody)
+    );
     let no_network = run(mesh, node, &["ping", "rack", "--network", "nowhere"]);
     assert_eq!(no_network.status.code(), Some(2), "{:?}", said(&no_network));
 }
@@ -71,9 +83,14 @@ fn a_ping_of_a_node_that_is_down_has_no_answer_and_one_that_begins_anew_has() {
     assert_eq!(json(&shop.mesh, &shop.nodes[0], &["ping", "rack", "-c", "1"])["answered"], 1);
     shop.nodes[1].kill();
     let done = run(&shop.mesh, &shop.nodes[0], &["ping", "rack", "-c", "1"]);
-    assert!(done.status.code() == Some(1) && said(&done).0.contains("no answer"), "{:?}", said(&done));
+    assert!(
+        done.status.code() == Some(1) && said(&done).0.contains("no answer"),
+        "{:?}",
+        said(&done)
+    );
     shop.nodes[1].start().unwrap();
-    let answered = || json(&shop.mesh, &shop.nodes[0], &["ping", "rack", "-c", "1"])["answered"] == 1;
+    let answered =
+        || json(&shop.mesh, &shop.nodes[0], &["ping", "rack", "-c", "1"])["answered"] == 1;
     shop.mesh.wait(answered).unwrap();
 }
 
@@ -83,13 +100,21 @@ fn a_ping_and_a_netcheck_tell_of_nats_and_relays() {
     let _relay = own.relay("relay-a").unwrap();
     let pair = Pair::of(own, [Barrier::Symmetric, Barrier::Symmetric]);
     assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1, PATIENCE));
-    let (out, err) = said(&run(&pair.mesh, &pair.nodes[0], &["ping", "rack", "-c", "2", "-i", "200ms"]));
+    let (out, err) =
+        said(&run(&pair.mesh, &pair.nodes[0], &["ping", "rack", "-c", "2", "-i", "200ms"]));
     assert!(out.contains("relayed, by relay"), "{out}{err}");
-    let direct =
-        run(&pair.mesh, &pair.nodes[0], &["ping", "rack", "-c", "2", "-i", "200ms", "--until-direct"]);
+    let direct = run(
+        &pair.mesh,
+        &pair.nodes[0],
+        &["ping", "rack", "-c", "2", "-i", "200ms", "--until-direct"],
+    );
     assert_eq!(direct.status.code(), Some(1), "{:?}", said(&direct));
     let found = json(&pair.mesh, &pair.nodes[0], &["netcheck"]);
-    assert_eq!((&found["udp"], &found["nat"]), (&Value::Bool(true), &"endpoint-dependent".into()), "{found}");
+    assert_eq!(
+        (&found["udp"], &found["nat"]),
+        (&Value::Bool(true), &"endpoint-dependent".into()),
+        "{found}"
+    );
     let relays = found["relays"].as_array().unwrap();
     assert!(relays.len() == 2 && relays.iter().all(|relay| relay["udp_us"].is_u64()), "{found}");
     let (out, _) = said(&run(&pair.mesh, &pair.nodes[0], &["netcheck"]));
@@ -104,7 +129,11 @@ fn one_server_tells_that_there_is_a_nat_and_not_of_which_kind() {
         let node = mesh.node_at(site, &mesh.token(&[]).unwrap()).unwrap();
         mesh.wait(|| node.is_connected()).unwrap();
         let found = json(&mesh, &node, &["netcheck"]);
-        assert_eq!((&found["udp"], &found["nat"]), (&Value::Bool(true), &"undetermined".into()), "{found}");
+        assert_eq!(
+            (&found["udp"], &found["nat"]),
+            (&Value::Bool(true), &"undetermined".into()),
+            "{found}"
+        );
         assert!(found["nat_keeps_port"].is_boolean() && found["ipv4"].is_string(), "{found}");
         let (out, _) = said(&run(&mesh, &node, &["netcheck"]));
         assert!(out.contains("of unknown kind") && !out.contains("dependent"), "{out}");
@@ -124,7 +153,10 @@ fn a_netcheck_says_where_udp_does_not_pass_and_where_there_is_no_nat() {
     assert!(found["ipv4"].as_str().unwrap().starts_with(&open.site.v4.to_string()), "{found}");
     let found = json(&mesh, &walled, &["netcheck"]);
     assert_eq!((&found["udp"], &found["nat"]), (&Value::Bool(false), &"unknown".into()), "{found}");
-    assert!(found["relays"][0]["udp_us"].is_null() && found["relays"][0]["tcp_us"].is_u64(), "{found}");
+    assert!(
+        found["relays"][0]["udp_us"].is_null() && found["relays"][0]["tcp_us"].is_u64(),
+        "{found}"
+    );
     let (out, _) = said(&run(&mesh, &walled, &["netcheck"]));
     assert!(out.contains("blocked"), "{out}");
 }
@@ -165,9 +197,13 @@ fn a_bundle_has_what_helps_and_neither_tokens_nor_keys() {
     }
     let folder = mesh.folder().join("unpacked");
     fs::create_dir(&folder).unwrap();
-    output(&mesh.site.netns, Command::new("tar").args(["-xzf", &file_name, "-C"]).arg(&folder)).unwrap();
+    output(&mesh.site.netns, Command::new("tar").args(["-xzf", &file_name, "-C"]).arg(&folder))
+        .unwrap();
     let everything = all_text(&folder);
-    assert!(everything.contains("session begun") || everything.contains("node ready"), "the log is in it");
+    assert!(
+        everything.contains("session begun") || everything.contains("node ready"),
+        "the log is in it"
+    );
     assert!(everything.contains("the end") && everything.contains("meshward_node_packets_total"));
     let secret = join.split('_').next_back().unwrap().to_owned();
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -207,8 +243,14 @@ fn all_text(folder: &std::path::Path) -> String {
 fn the_audit_log_is_read_on_from_where_it_was_left() {
     let mesh = mesh();
     for number in 1..=6 {
-        mesh.meshctl(&["network", "create", &format!("n{number}"), "--cidr", &format!("10.{number}.0.0/16")])
-            .unwrap();
+        mesh.meshctl(&[
+            "network",
+            "create",
+            &format!("n{number}"),
+            "--cidr",
+            &format!("10.{number}.0.0/16"),
+        ])
+        .unwrap();
     }
     let lines = |arguments: &[&str]| -> Vec<u64> {
         let read = mesh.read(&[&["audit"], arguments].concat()).unwrap();
@@ -224,7 +266,8 @@ fn the_audit_log_is_read_on_from_where_it_was_left() {
     assert_eq!(lines(&["--actor", "user:nobody"]), [0; 0]);
     // Followed, lines come as they are made, the oldest first.
     let mut command = mesh.meshctl_command(&["audit", "--follow", "--limit", "1", "-o", "json"]);
-    let mut follow = mesh.site.netns.run(|| command.stdout(Stdio::piped()).spawn()).unwrap().unwrap();
+    let mut follow =
+        mesh.site.netns.run(|| command.stdout(Stdio::piped()).spawn()).unwrap().unwrap();
     let mut out = follow.stdout.take().unwrap();
     std::thread::sleep(Duration::from_millis(500));
     mesh.meshctl(&["network", "delete", "n1"]).unwrap();
@@ -248,7 +291,9 @@ fn the_audit_log_is_read_on_from_where_it_was_left() {
 #[test]
 fn a_credential_with_a_lifetime_is_refused_once_it_is_over() {
     let mesh = mesh();
-    let made = mesh.meshctl(&["credential", "create", "ci", "--role", "viewer", "--lifetime", "2s"]).unwrap();
+    let made = mesh
+        .meshctl(&["credential", "create", "ci", "--role", "viewer", "--lifetime", "2s"])
+        .unwrap();
     let file = mesh.folder().join("ci.json");
     fs::write(&file, made).unwrap();
     let path = file.display().to_string();
@@ -306,12 +351,16 @@ fn a_shell_is_offered_live_names() {
     let offered = |words: &[&str]| -> String {
         let mut command = Command::new(shop.mesh.binaries.path("meshctl"));
         // As the script of `meshctl completions bash` asks.
-        command.env("MESHCTL_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+        command
+            .env("MESHCTL_COMPLETE", "bash")
+            .env("_CLAP_COMPLETE_INDEX", words.len().to_string());
         command
             .env("_CLAP_COMPLETE_COMP_TYPE", "9")
             .env("_CLAP_COMPLETE_SPACE", "true")
             .env("_CLAP_IFS", "\n");
-        command.env("MESHCTL_CONTEXT", shop.mesh.context()).env("MESHCTL_SOCKET", shop.nodes[0].socket());
+        command
+            .env("MESHCTL_CONTEXT", shop.mesh.context())
+            .env("MESHCTL_SOCKET", shop.nodes[0].socket());
         command.args(["--", "meshctl"]).args(words);
         let done = shop.mesh.site.netns.run(|| command.output()).unwrap().unwrap();
         assert!(done.status.success(), "{:?}", said(&done));

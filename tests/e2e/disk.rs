@@ -85,7 +85,8 @@ fn a_node_with_a_full_disk_enforces_says_that_it_is_degraded_and_writes_again_wh
     assert!(degraded().unwrap().contains("No space left"), "{:?}", degraded());
     let listed = || {
         let all = shop.mesh.read(&["nodes"]).unwrap();
-        let own = all.as_array().unwrap().iter().find(|node| node["name"] == "rack").cloned().unwrap();
+        let own =
+            all.as_array().unwrap().iter().find(|node| node["name"] == "rack").cloned().unwrap();
         own["degraded"].as_str().map(str::to_owned)
     };
     shop.mesh.wait(|| listed().is_some_and(|why| why.contains("No space left"))).unwrap();
@@ -122,7 +123,8 @@ fn a_node_comes_back_when_all_that_it_has_written_is_damaged() {
         for folder in ["", "endpoints", "workloads"] {
             for entry in fs::read_dir(data.join(folder)).unwrap().flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let is_own = ["node.json", "node.key", "node.der", "ca.der"].contains(&name.as_str());
+                let is_own =
+                    ["node.json", "node.key", "node.der", "ca.der"].contains(&name.as_str());
                 if entry.path().is_file() && !is_own && !name.contains(".damaged-") {
                     fs::write(entry.path(), junk).unwrap();
                 }
@@ -144,11 +146,16 @@ fn a_damaged_certificate_or_key_of_a_member_is_named_and_not_made_up() {
     let mut shop = Shop::new(&allow("tcp/8080"));
     let _echo = Echo::start(&shop.api.netns, 8080);
     let data = shop.nodes[1].data();
-    for (name, whole) in ["node.der", "node.key"].map(|name| (name, fs::read(data.join(name)).unwrap())) {
+    for (name, whole) in
+        ["node.der", "node.key"].map(|name| (name, fs::read(data.join(name)).unwrap()))
+    {
         shop.nodes[1].kill();
         fs::write(data.join(name), &whole[..whole.len() / 2]).unwrap();
         shop.nodes[1].start().unwrap();
-        assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, PATIENCE), "what was decided stays");
+        assert!(
+            tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, PATIENCE),
+            "what was decided stays"
+        );
         shop.mesh.wait(|| shop.nodes[1].printed().contains("join again")).unwrap();
         fs::write(data.join(name), &whole).unwrap();
         shop.mesh.wait(|| shop.nodes[1].is_connected()).unwrap();

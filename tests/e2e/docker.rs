@@ -48,8 +48,10 @@ impl Host {
         let labels: Vec<&str> = labels.iter().flat_map(|label| ["--label", label]).collect();
         let named = more.iter().any(|word| word.starts_with("localhost:"));
         let image = if named { &[][..] } else { &["box"] };
-        self.docker
-            .run(&[&["run", "-d", "--name", name, "--network", "shop"], &labels[..], more, image].concat())
+        self.docker.run(
+            &[&["run", "-d", "--name", name, "--network", "shop"], &labels[..], more, image]
+                .concat(),
+        )
     }
 
     /// A container as it is now.
@@ -58,19 +60,22 @@ impl Host {
         let netns = Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))).unwrap();
         let workload = self.workload(name).unwrap();
         let addresses = workload["addresses"].as_array().unwrap().iter();
-        let addresses = addresses.map(|address| address.as_str().unwrap().parse().unwrap()).collect();
+        let addresses =
+            addresses.map(|address| address.as_str().unwrap().parse().unwrap()).collect();
         Container { id, netns, addresses }
     }
 
     /// Waits until a workload is let in.
     pub fn wait_let_in(&self, name: &str) {
-        let let_in = || self.workload(name).is_some_and(|own| own["refused"] == Value::Array(vec![]));
+        let let_in =
+            || self.workload(name).is_some_and(|own| own["refused"] == Value::Array(vec![]));
         self.mesh.wait(let_in).unwrap();
     }
 
     /// Waits until a workload is refused, and gives why.
     pub fn wait_refused(&self, name: &str) -> String {
-        let why = || Some(self.workload(name)?["refused"].as_array()?.first()?.as_str()?.to_owned());
+        let why =
+            || Some(self.workload(name)?["refused"].as_array()?.first()?.as_str()?.to_owned());
         self.mesh.wait(|| why().is_some()).unwrap();
         why().unwrap()
     }
@@ -118,7 +123,11 @@ fn a_container_is_on_the_mesh_as_what_its_labels_say() {
     let web = host.start("web", &["app=web", "env=prod"], &[]);
     let _echo = Echo::start(&host.api.netns, 7000);
     for address in &web.addresses {
-        assert_eq!(page(&host.api.netns, *address, PATIENCE).as_deref(), Some("box\n"), "{address}");
+        assert_eq!(
+            page(&host.api.netns, *address, PATIENCE).as_deref(),
+            Some("box\n"),
+            "{address}"
+        );
     }
     assert!(tcp_echoes(&web.netns, host.api.v4(), 7000, 100_000, PATIENCE));
     assert!(!tcp_echoes(&web.netns, host.api.v4(), 7001, 1, SILENCE), "what no rule allows");
@@ -132,9 +141,12 @@ fn a_container_is_on_the_mesh_as_what_its_labels_say() {
     let inner = host.start("api2", &["app=api"], &[]);
     assert_eq!(page(&inner.netns, web.v4(), PATIENCE).as_deref(), Some("box\n"));
 
-    // Docker shows the address that it has, finds it by name, and a container without a way around the mesh has none.
-    let shown =
-        host.docker.run(&["inspect", "-f", "{{.NetworkSettings.Networks.shop.IPAddress}}", "web"]).unwrap();
+    // Docker shows the address that it has, finds it by name, and a container without a way around
+    // the mesh has none.
+    let shown = host
+        .docker
+        .run(&["inspect", "-f", "{{.NetworkSettings.Networks.shop.IPAddress}}", "web"])
+        .unwrap();
     assert_eq!(shown, web.v4().to_string());
     let asked = host.docker.run(&["exec", "api2", "wget", "-q", "-O", "-", "http://web/"]).unwrap();
     assert_eq!(asked, "box");
@@ -144,7 +156,8 @@ fn a_container_is_on_the_mesh_as_what_its_labels_say() {
 #[test]
 fn an_address_can_be_asked_for_and_networks_come_and_go_while_a_container_runs() {
     let host = Host::new(POLICY);
-    let block = host.host.status().unwrap()["endpoints"][0]["blocks"][0].as_str().unwrap().to_owned();
+    let block =
+        host.host.status().unwrap()["endpoints"][0]["blocks"][0].as_str().unwrap().to_owned();
     let wanted = format!("{}.77", block.rsplit_once('.').unwrap().0);
     // Docker itself wants the subnet to be named for that.
     host.docker.run(&["network", "rm", "shop"]).unwrap();
@@ -153,7 +166,9 @@ fn an_address_can_be_asked_for_and_networks_come_and_go_while_a_container_runs()
     host.docker.run(&[&create[..], &["--subnet", "10.42.0.0/16", "shop"]].concat()).unwrap();
     let web = host.start("web", &["app=web"], &["--ip", &wanted]);
     assert_eq!(web.v4().to_string(), wanted);
-    for (address, says) in [(wanted.as_str(), "in use"), ("10.42.250.9", "not in this node's block")] {
+    for (address, says) in
+        [(wanted.as_str(), "in use"), ("10.42.250.9", "not in this node's block")]
+    {
         let error = host.start_waiting("other", &[], &["--ip", address]).unwrap_err();
         assert!(format!("{error:#}").contains(says), "{error:#}");
         host.docker.run(&["rm", "-f", "other"]).unwrap();
@@ -341,7 +356,9 @@ fn whatever_is_asked_of_the_plugin_is_answered_in_dockers_form() {
     let (status, answer) = ask("NetworkDriver.Dance", "{}");
     assert_eq!((status.as_str(), answer["Err"].as_str().is_some()), ("404", true));
     // What is gone can go again.
-    for call in ["NetworkDriver.DeleteNetwork", "NetworkDriver.DeleteEndpoint", "NetworkDriver.Leave"] {
+    for call in
+        ["NetworkDriver.DeleteNetwork", "NetworkDriver.DeleteEndpoint", "NetworkDriver.Leave"]
+    {
         assert_eq!(ask(call, r#"{"NetworkID":"x","EndpointID":"y"}"#).0, "200");
     }
     host.start("web", &["app=web"], &[]);
@@ -367,7 +384,10 @@ fn a_compose_file_puts_its_services_on_the_mesh() {
     let name = |service: &str| format!("compose-{service}-1");
     host.wait_let_in(&name("web"));
     host.wait_let_in(&name("api"));
-    assert_eq!(host.docker.run(&["exec", &id, "wget", "-q", "-O", "-", "http://web/"]).unwrap(), "box");
+    assert_eq!(
+        host.docker.run(&["exec", &id, "wget", "-q", "-O", "-", "http://web/"]).unwrap(),
+        "box"
+    );
     compose(&["down", "-t", "0"]);
     host.mesh.wait(|| host.workload(&name("web")).is_none()).unwrap();
 }
@@ -379,14 +399,32 @@ fn mistakes_with_docker_are_explained() {
     let said = |arguments: &[&str]| format!("{:#}", host.docker.run(arguments).unwrap_err());
     let plain = said(&["network", "create", "-d", plugin, "-o", "network=shop", "plain"]);
     assert!(plain.contains("--ipam-driver meshward --ipam-opt network=shop"), "{plain}");
-    let unknown =
-        said(&["network", "create", "-d", plugin, "--ipam-driver", plugin, "--ipam-opt", "network=shp", "x"]);
+    let unknown = said(&[
+        "network",
+        "create",
+        "-d",
+        plugin,
+        "--ipam-driver",
+        plugin,
+        "--ipam-opt",
+        "network=shp",
+        "x",
+    ]);
     assert!(
         unknown.contains("does not serve network `shp`") && unknown.contains("it serves: shop"),
         "{unknown}"
     );
-    let subnet =
-        said(&["network", "create", "-d", plugin, "--ipam-driver", plugin, "--subnet", "192.0.2.0/24", "x"]);
+    let subnet = said(&[
+        "network",
+        "create",
+        "-d",
+        plugin,
+        "--ipam-driver",
+        plugin,
+        "--subnet",
+        "192.0.2.0/24",
+        "x",
+    ]);
     assert!(subnet.contains("no network of the mesh has the prefix 192.0.2.0/24"), "{subnet}");
 
     // A label that cannot be kept leaves the container closed, and says why.
@@ -405,7 +443,8 @@ fn a_restart_of_the_daemon_resets_nothing_though_what_is_cut_is_to_be_reset() {
     let _echo = Echo::start(&host.api.netns, 7000);
     let streams = [host.api.v4(), host.api.v6()].map(|to| Stream::start(&web.netns, to, 7000));
     // Who comes into its namespace, and goes, is measured with it.
-    let shared = ["run", "-d", "--name", "guest", "--network", "container:web", "box", "sleep", "1000"];
+    let shared =
+        ["run", "-d", "--name", "guest", "--network", "container:web", "box", "sleep", "1000"];
     for change in [&shared[..], &["rm", "-f", "guest"]] {
         host.docker.run(change).unwrap();
         thread::sleep(Duration::from_secs(1));
@@ -419,7 +458,8 @@ fn a_restart_of_the_daemon_resets_nothing_though_what_is_cut_is_to_be_reset() {
             node.kill()
         }
         node.start().unwrap();
-        // Longer than it takes until the coordinator has told what is new, and the container is measured again.
+        // Longer than it takes until the coordinator has told what is new, and the container is
+        // measured again.
         thread::sleep(Duration::from_secs(2));
         assert!(streams.iter().all(|stream| stream.flows(PATIENCE)), "restart {way}");
     }

@@ -31,7 +31,8 @@ fn edit(mesh: &Mesh, script: &str, more: &[&str]) -> Edited {
     let mut command = mesh.meshctl_command(&[&["policy", "edit"], more].concat());
     command.env_remove("VISUAL").env("EDITOR", editor(mesh, script)).env("TMPDIR", &temporary);
     let out: Output = mesh.site.netns.run(|| command.output()).unwrap().unwrap();
-    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    let said =
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
     let mut left = files(&temporary);
     assert!(left.len() <= 1, "{left:?}");
     let kept = left.pop().map(|path| {
@@ -60,15 +61,22 @@ fn what_is_saved_in_the_editor_is_the_policy_and_what_is_left_as_it_was_changes_
     let shop = Shop::new(&allow("tcp/8080"));
     let mesh = &shop.mesh;
     let was = newest(mesh);
-    for script in
-        ["true", "cat \"$1\" > \"$1.x\"; mv \"$1.x\" \"$1\"", ": > \"$1\"", "echo '#| a remark' >> \"$1\""]
-    {
+    for script in [
+        "true",
+        "cat \"$1\" > \"$1.x\"; mv \"$1.x\" \"$1\"",
+        ": > \"$1\"",
+        "echo '#| a remark' >> \"$1\"",
+    ] {
         let done = edit(mesh, script, &[]);
         assert!(done.code == 0 && done.said.contains("stays as it is"), "{script}: {}", done.said);
         assert!(done.kept.is_none() && newest(mesh) == was, "{script}");
     }
     let done = edit(mesh, "sed -i s#tcp/8080#tcp/9090# \"$1\"", &["shop", "-m", "another port"]);
-    assert!(done.code == 0 && done.said.contains("tcp/9090") && done.kept.is_none(), "{}", done.said);
+    assert!(
+        done.code == 0 && done.said.contains("tcp/9090") && done.kept.is_none(),
+        "{}",
+        done.said
+    );
     assert_eq!(policy(mesh, "shop"), allow("tcp/9090"));
     assert_eq!((&newest(mesh)["why"], &newest(mesh)["files"]), (&"another port".into(), &1.into()));
 
@@ -115,7 +123,12 @@ fi"#;
         ),
     ] {
         let done = edit(mesh, &script, &[]);
-        assert!(done.code == 2 && done.said.contains(says), "{script}: {}: {}", done.code, done.said);
+        assert!(
+            done.code == 2 && done.said.contains(says),
+            "{script}: {}: {}",
+            done.code,
+            done.said
+        );
         assert_eq!(done.kept, Some(kept), "{script}");
     }
     assert_eq!(policy(mesh, "shop"), allow("tcp/7070"));
@@ -145,7 +158,12 @@ fn what_somebody_else_has_changed_meanwhile_is_not_overwritten_and_the_text_is_k
     assert!(done.code == 1 && done.said.contains("exit code 3"), "{}: {}", done.code, done.said);
     assert_eq!(done.kept, Some(allow("tcp/2")));
     let done = edit(mesh, "nosuchcommand", &[]);
-    assert!(done.code == 2 && done.said.contains("there is no editor"), "{}: {}", done.code, done.said);
+    assert!(
+        done.code == 2 && done.said.contains("there is no editor"),
+        "{}: {}",
+        done.code,
+        done.said
+    );
     let done = edit(mesh, "true", &["nope"]);
     assert!(done.code == 2 && done.said.contains("there is no network `nope`"), "{}", done.said);
     let done = edit(mesh, "printf '# \\377\\n' >> \"$1\"", &[]);
@@ -183,8 +201,7 @@ fn a_policy_of_several_files_stays_one_of_several_files_and_other_networks_keep_
         "{}",
         done.said
     );
-    let script =
-        "if grep -q office \"$1\"; then exit 9; fi; sed -i 's/observe/enforce/; s/8080/9090/' \"$1\"";
+    let script = "if grep -q office \"$1\"; then exit 9; fi; sed -i 's/observe/enforce/; s/8080/9090/' \"$1\"";
     let done = edit(&mesh, script, &["shop"]);
     assert!(done.code == 0, "{}", done.said);
     let files = mesh.read(&["policy", "get", "shop"]).unwrap()["files"].clone();

@@ -1,17 +1,20 @@
-//! What becomes of conversations: restarts, policies that come and go, errors about them, and packets in pieces.
+//! What becomes of conversations: restarts, policies that come and go, errors about them, and
+//! packets in pieces.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, allow, connect, echo_once, udp_echoes};
 use meshward_netns::Netns;
 use nix::sys::{
     socket::{
-        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv, sendto,
-        setsockopt, socket, sockopt,
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv,
+        sendto, setsockopt, socket, sockopt,
     },
     time::TimeVal,
 };
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
+    net::{
+        IpAddr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket,
+    },
     os::fd::{AsRawFd, OwnedFd},
     thread,
     time::{Duration, Instant},
@@ -59,7 +62,8 @@ fn connections_go_on_after_restarts_whichever_side_speaks_first() {
     assert!(says(&mut open, &mut half, b"an answer to who has closed its half"));
     api.send_to(b"an answer", asked_by).unwrap();
     assert!(web.recv(&mut datagram).is_ok(), "a datagram that answers what was asked before");
-    // After a crash what was written at an interval may be old; the connection's packets say enough.
+    // After a crash what was written at an interval may be old; the connection's packets say
+    // enough.
     for node in &mut shop.nodes {
         node.kill();
         node.start().unwrap();
@@ -130,7 +134,10 @@ impl Quiet {
             web.recv(&mut [0; 64]).unwrap();
             asked.push((web, api, by));
             let (mut client, mut server) = connection(shop, at, port);
-            assert!(says(&mut client, &mut server, b"hello") && says(&mut server, &mut client, b"hello"));
+            assert!(
+                says(&mut client, &mut server, b"hello")
+                    && says(&mut server, &mut client, b"hello")
+            );
             client.set_read_timeout(Some(SILENCE)).unwrap();
             idle.push((client, server));
         }
@@ -143,16 +150,20 @@ impl Quiet {
             api.send_to(b"the answer", by).unwrap();
             web.recv(&mut [0; 64]).is_ok()
         });
-        let idle =
-            self.idle.iter_mut().filter_map(|(client, server)| says(server, client, b"late").then_some(()));
+        let idle = self
+            .idle
+            .iter_mut()
+            .filter_map(|(client, server)| says(server, client, b"late").then_some(()));
         [heard.count(), idle.count()]
     }
 }
 
 #[test]
 fn timeouts_of_a_network_are_shown_and_hold_for_what_is_under_way() {
-    let policy = |times: &str| format!("{}timeouts: {{ {times} }}\n", allow("tcp/7001-7002, udp/7001-7002"));
-    let (short, long) = (policy("udp: 2s, tcp_established: 2s"), policy("udp: 1m, tcp_established: 1m"));
+    let policy =
+        |times: &str| format!("{}timeouts: {{ {times} }}\n", allow("tcp/7001-7002, udp/7001-7002"));
+    let (short, long) =
+        (policy("udp: 2s, tcp_established: 2s"), policy("udp: 1m, tcp_established: 1m"));
     let shop = Shop::new(&short);
     let shown = |time: &str| {
         shop.nodes.iter().all(|node| {
@@ -163,7 +174,8 @@ fn timeouts_of_a_network_are_shown_and_hold_for_what_is_under_way() {
     };
     assert!(shown("2s"));
     let file = shop.mesh.folder().join("policy.yaml").to_string_lossy().into_owned();
-    let strict = shop.mesh.meshctl(&["policy", "check", &file, "--strict"]).unwrap_err().to_string();
+    let strict =
+        shop.mesh.meshctl(&["policy", "check", &file, "--strict"]).unwrap_err().to_string();
     assert!(strict.contains("RFC 4787") && strict.contains("RFC 5382"), "{strict}");
     let mut quiet = Quiet::new(&shop);
     thread::sleep(FORGOTTEN);
@@ -206,8 +218,9 @@ pub fn send(socket: &OwnedFd, to: IpAddr, bytes: &[u8]) {
 /// The internet's checksum (RFC 1071).
 pub fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let bytes = parts.concat();
-    let words =
-        bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
     let mut sum: u32 = words.sum();
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -222,7 +235,8 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// An IP header without options: `next` with `length` bytes behind it; `word` is IPv4's flags and offset.
+/// An IP header without options: `next` with `length` bytes behind it; `word` is IPv4's flags and
+/// offset.
 pub fn header(from: IpAddr, to: IpAddr, next: u8, length: usize, word: u16) -> Vec<u8> {
     let mut header = match from {
         IpAddr::V4(_) => vec![0x45, 0, 0, 0, 0, 7, 0, 0, 64, next, 0, 0],
@@ -286,7 +300,9 @@ fn an_error_is_heard_from_whom_it_concerns_and_from_nobody_else() {
         }
         assert_eq!(heard, if passes { 6 } else { 0 });
     }
-    assert!(shop.nodes[0].drops("spoofed_by_workload") + shop.nodes[0].drops("stray_icmp_error") >= 6);
+    assert!(
+        shop.nodes[0].drops("spoofed_by_workload") + shop.nodes[0].drops("stray_icmp_error") >= 6
+    );
 }
 
 #[test]
@@ -298,7 +314,11 @@ fn a_closed_port_is_heard_of_at_once() {
         shop.web.netns.run(|| socket.connect((to, 5353))).unwrap().unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.send(b"is there anybody?").unwrap();
-        assert_eq!(socket.recv(&mut [0; 64]).unwrap_err().kind(), ErrorKind::ConnectionRefused, "{to}");
+        assert_eq!(
+            socket.recv(&mut [0; 64]).unwrap_err().kind(),
+            ErrorKind::ConnectionRefused,
+            "{to}"
+        );
     }
 }
 

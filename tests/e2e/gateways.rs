@@ -68,7 +68,9 @@ impl Dc {
         legacy
             .links(async |links| {
                 let back = Ipv4Addr::new(172, 16, 1, 1);
-                links.add_route("eth1", "10.42.0.0/16".parse().unwrap(), Some(back.into()), None).await
+                links
+                    .add_route("eth1", "10.42.0.0/16".parse().unwrap(), Some(back.into()), None)
+                    .await
             })
             .unwrap();
         let _echo = [Echo::start(&legacy, 5432), Echo::start(&web.netns, 8080)];
@@ -110,7 +112,10 @@ fn a_route_is_used_once_it_is_approved_and_policed_by_its_labels() {
     let refused = dc.advertise(0, "10.8.0.0/24", &["dc=dc1"]).unwrap_err();
     assert!(format!("{refused:#}").contains("is advertised already"), "{refused:#}");
 
-    let said = dc.mesh.meshctl(&["route", "approve", "10.8.0.0/24", "--node", "gw1", "--dry-run"]).unwrap();
+    let said = dc
+        .mesh
+        .meshctl(&["route", "approve", "10.8.0.0/24", "--node", "gw1", "--dry-run"])
+        .unwrap();
     assert!(said.contains("would approve 10.8.0.0/24 behind gw1"), "{said}");
     assert!(!dc.reaches(SILENCE));
     dc.mesh.meshctl(&["route", "approve", "10.8.0.0/24", "--node", "gw1"]).unwrap();
@@ -132,9 +137,14 @@ fn a_route_is_used_once_it_is_approved_and_policed_by_its_labels() {
     output(&dc.legacy, Command::new("nft").arg(table)).unwrap();
     assert!(from_legacy(8080));
     let shown = dc.mesh.meshctl(&["route", "list"]).unwrap();
-    assert!(shown.contains("10.8.0.0/24") && shown.contains("open") && shown.contains("by hand"), "{shown}");
-    let explained =
-        dc.mesh.meshctl(&["explain", "--from", "app=web", "--to", "dc=dc1", "--port", "tcp/5432"]).unwrap();
+    assert!(
+        shown.contains("10.8.0.0/24") && shown.contains("open") && shown.contains("by hand"),
+        "{shown}"
+    );
+    let explained = dc
+        .mesh
+        .meshctl(&["explain", "--from", "app=web", "--to", "dc=dc1", "--port", "tcp/5432"])
+        .unwrap();
     assert!(explained.contains("web-to-dc"), "{explained}");
 
     // Machines of a longer prefix may have other labels, and then other rules hold for them.
@@ -157,7 +167,8 @@ fn a_route_is_used_once_it_is_approved_and_policed_by_its_labels() {
     dc.mesh.wait(|| dc.reaches(SILENCE)).unwrap();
     dc.mesh.meshctl(&["route", "disapprove", "10.8.0.0/24", "--node", "gw1"]).unwrap();
     dc.mesh.wait(|| !dc.reaches(SILENCE)).unwrap();
-    let rules = output(&dc.gateways[0].site.netns, Command::new("busybox").args(["ip", "rule"])).unwrap();
+    let rules =
+        output(&dc.gateways[0].site.netns, Command::new("busybox").args(["ip", "rule"])).unwrap();
     assert!(!rules.contains("10.8.0.10 "), "a route that was taken back leaves no rule: {rules}");
 }
 
@@ -166,7 +177,9 @@ fn a_rule_of_the_policy_approves_and_a_restart_keeps_the_route() {
     let mut dc = Dc::new();
     dc.forward(0);
     dc.mesh
-        .apply(&format!("{POLICY}routes:\n  - {{ name: dc1, for: {{ dc: dc1 }}, within: [10.8.0.0/16] }}\n"))
+        .apply(&format!(
+            "{POLICY}routes:\n  - {{ name: dc1, for: {{ dc: dc1 }}, within: [10.8.0.0/16] }}\n"
+        ))
         .unwrap();
     let said = dc.advertise(0, "10.8.0.0/24", &["dc=dc1"]).unwrap();
     assert!(!said.contains("waits"), "{said}");
@@ -194,7 +207,8 @@ fn another_gateway_of_the_same_prefix_takes_over() {
         output(&dc.gateways[number].site.netns, Command::new("nft").arg(table)).unwrap();
     }
     dc.advertise(0, "10.8.0.0/24", &["dc=dc1"]).unwrap();
-    // A claim that nobody has approved stands in nobody's way, whatever its labels; approved, it would be another's prefix.
+    // A claim that nobody has approved stands in nobody's way, whatever its labels; approved, it
+    // would be another's prefix.
     let waits = dc.advertise(1, "10.8.0.0/24", &["dc=other"]).unwrap();
     assert!(waits.contains("and waits"), "{waits}");
     for gateway in ["gw1", "gw2"] {
@@ -231,7 +245,8 @@ pub struct Behind {
 }
 
 impl Behind {
-    /// Has the machine speak from its addresses that are advertised, and not from those of its link.
+    /// Has the machine speak from its addresses that are advertised, and not from those of its
+    /// link.
     pub fn speak_from_advertised(&self) {
         let ways = [("-4", "10.42.0.0/16", "172.16.2.1"), ("-6", "fd42::/48", "fd16:2::1")];
         for ((family, to, by), from) in ways.into_iter().zip(FAR) {
@@ -243,10 +258,13 @@ impl Behind {
 }
 
 /// The addresses of that machine.
-pub const FAR: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(10, 8, 0, 10)), IpAddr::V6(Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, 10))];
+pub const FAR: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 8, 0, 10)),
+    IpAddr::V6(Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, 10)),
+];
 
-/// Puts a machine behind a gateway and a router. `mtu`: of the link between these, and of the one behind the router.
+/// Puts a machine behind a gateway and a router. `mtu`: of the link between these, and of the one
+/// behind the router.
 pub fn behind(mesh: &Mesh, gateway: &Node, mtu: [u32; 2]) -> Behind {
     let Behind { router, far } = Behind { router: host().unwrap(), far: host().unwrap() };
     let v6 = |text: &str| -> IpAddr { text.parse().unwrap() };
@@ -257,7 +275,10 @@ pub fn behind(mesh: &Mesh, gateway: &Node, mtu: [u32; 2]) -> Behind {
     }
     for netns in [&gateway.site.netns, &router, &far] {
         // Addresses may be used at once: nobody looks whether others have them (RFC 4862 §5.4).
-        netns.run(|| fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")).unwrap().unwrap();
+        netns
+            .run(|| fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0"))
+            .unwrap()
+            .unwrap();
     }
     let joined = [(&gateway.site.netns, &router, 1u8, mtu[0]), (&router, &far, 2, mtu[1])];
     for (near, beyond, number, mtu) in joined {
@@ -342,18 +363,22 @@ fn errors_of_a_gateway_and_of_routers_behind_it_come_to_the_sender() {
             // Behind the router nobody is there, and on its link neither.
             for to in ["10.8.0.99", "fd08::99"] {
                 let to: IpAddr = to.parse().unwrap();
-                let route =
-                    [format!("{to}/{}", if to.is_ipv4() { 32 } else { 128 }), "dev".into(), "down2".into()];
+                let route = [
+                    format!("{to}/{}", if to.is_ipv4() { 32 } else { 128 }),
+                    "dev".into(),
+                    "down2".into(),
+                ];
                 let mut add = Command::new("ip");
                 add.args([if to.is_ipv4() { "-4" } else { "-6" }, "route", "replace"]).args(route);
                 output(&behind.router, &mut add).unwrap();
-                let error =
-                    crate::support::connect(&from.netns, to, 5432, Duration::from_secs(8)).unwrap_err();
+                let error = crate::support::connect(&from.netns, to, 5432, Duration::from_secs(8))
+                    .unwrap_err();
                 let kind = error.downcast::<std::io::Error>().unwrap().kind();
                 assert_eq!(kind, std::io::ErrorKind::HostUnreachable, "{to}");
             }
         }
-        let rules = || output(&gateway.site.netns, Command::new("ip").args(["-4", "rule"])).unwrap();
+        let rules =
+            || output(&gateway.site.netns, Command::new("ip").args(["-4", "rule"])).unwrap();
         assert!(rules().contains("ipproto icmp"), "{}", rules());
         gateway.meshctl(&["route", "withdraw", "10.8.0.0/24", "--network", "shop"]).unwrap();
         mesh.wait(|| !rules().contains("ipproto icmp")).unwrap();
@@ -370,7 +395,16 @@ fn what_is_for_behind_a_gateway_does_not_leave_by_its_uplink_when_the_link_there
     let behind = behind(&mesh, &gateway, [1500, 1500]);
     let _echo = Echo::start(&behind.far, 5432);
     // A route that is longer than what leads there.
-    let route = ["route", "advertise", "10.8.0.0/25", "fd08::/65", "--network", "shop", "--label", "dc=dc1"];
+    let route = [
+        "route",
+        "advertise",
+        "10.8.0.0/25",
+        "fd08::/65",
+        "--network",
+        "shop",
+        "--label",
+        "dc=dc1",
+    ];
     gateway.meshctl(&route).unwrap();
     let link = |state: &str| {
         let mut set = Command::new("ip");
@@ -385,7 +419,10 @@ fn what_is_for_behind_a_gateway_does_not_leave_by_its_uplink_when_the_link_there
         let error = crate::support::connect(&web.netns, to, 5432, PATIENCE).unwrap_err();
         let kind = error.downcast::<std::io::Error>().unwrap().kind();
         assert!(
-            matches!(kind, std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable),
+            matches!(
+                kind,
+                std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable
+            ),
             "{to}: {kind}"
         );
     }
@@ -398,10 +435,12 @@ fn what_is_for_behind_a_gateway_does_not_leave_by_its_uplink_when_the_link_there
     }
     drop(streams);
     assert_eq!(mesh.internet.watched().unwrap().strays(), Vec::<String>::new());
-    let rules =
-        |family: &str| output(&gateway.site.netns, Command::new("ip").args([family, "rule"])).unwrap();
+    let rules = |family: &str| {
+        output(&gateway.site.netns, Command::new("ip").args([family, "rule"])).unwrap()
+    };
     assert!(
-        rules("-4").contains("suppress_prefixlength 0") && rules("-6").contains("suppress_prefixlength 0")
+        rules("-4").contains("suppress_prefixlength 0")
+            && rules("-6").contains("suppress_prefixlength 0")
     );
     gateway.meshctl(&["route", "withdraw", "10.8.0.0/25", "--network", "shop"]).unwrap();
     mesh.wait(|| !rules("-4").contains("1013") && !rules("-6").contains("1013")).unwrap();

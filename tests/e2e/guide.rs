@@ -115,12 +115,15 @@ fn every_command_of_the_guide_runs_as_it_is_written() {
     for name in ["coordinator", "cloud", "rack"] {
         machines.insert(name.into(), Machine::new(internet.site(name).unwrap()).unwrap());
     }
-    // One folder for all: the files that the reader carries from machine to machine are there already.
-    let environment = BTreeMap::from([("PATH", path), ("HOME", folder.path().display().to_string())]);
+    // One folder for all: the files that the reader carries from machine to machine are there
+    // already.
+    let environment =
+        BTreeMap::from([("PATH", path), ("HOME", folder.path().display().to_string())]);
     fs::copy(root.join("examples/shop/policy.yaml"), folder.path().join("policy.yaml")).unwrap();
     for block in &blocks {
-        let machine =
-            machines.get(&block.machine).unwrap_or_else(|| panic!("no machine is called {}", block.machine));
+        let machine = machines
+            .get(&block.machine)
+            .unwrap_or_else(|| panic!("no machine is called {}", block.machine));
         machine.run(&block.script, &environment).unwrap();
     }
 }

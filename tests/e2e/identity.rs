@@ -14,7 +14,8 @@ fn copy(from: &Path, to: &Path) {
 
 fn problems(mesh: &Mesh, node: &str) -> String {
     let nodes = mesh.read(&["nodes"]).unwrap();
-    let found = nodes.as_array().unwrap().iter().find(|found| found["name"] == node).unwrap().clone();
+    let found =
+        nodes.as_array().unwrap().iter().find(|found| found["name"] == node).unwrap().clone();
     found["problems"].to_string()
 }
 

@@ -29,14 +29,20 @@ fn what_is_not_enforced_everywhere_names_the_nodes_and_ends_with_1() {
     let hung = Pid::from_raw(shop.nodes[1].process().pid() as i32);
     kill(hung, Signal::SIGSTOP).unwrap();
     let (code, out, said) = tries(&shop.mesh, &["quarantine", "app=api"]);
-    assert!(code == 1 && out.contains("1 workload is quarantined; 1 of 2 nodes enforce it"), "{code} {out}");
+    assert!(
+        code == 1 && out.contains("1 workload is quarantined; 1 of 2 nodes enforce it"),
+        "{code} {out}"
+    );
     assert!(said.contains("node rack does not answer, and was heard last at 20"), "{said}");
     assert!(said.contains("its only peer enforces it at its end"), "{said}");
     // Said again while it stands, it is no better enforced.
     let (code, out, _) = tries(&shop.mesh, &["quarantine", "app=api", "-o", "json"]);
     let result: Value = serde_json::from_str(&out).unwrap();
     assert!(code == 1 && result["nodes_silent"][0]["node"] == "rack", "{out}");
-    assert!(result["nodes_silent"][0]["peers_enforcing"] == 1 && result["nodes_enforcing"] == 1, "{out}");
+    assert!(
+        result["nodes_silent"][0]["peers_enforcing"] == 1 && result["nodes_enforcing"] == 1,
+        "{out}"
+    );
     shop.nodes[1].kill();
     shop.mesh
         .wait(|| {
@@ -61,13 +67,25 @@ fn what_is_not_enforced_everywhere_names_the_nodes_and_ends_with_1() {
 #[test]
 fn a_selector_that_fits_nothing_is_a_mistake_unless_it_is_on_purpose() {
     let shop = Shop::new(&allow("tcp/8080"));
-    for (wrong, meant) in [("app=wbe", "`app=web`"), ("ap=web", "`app=web`"), ("app=apii", "`app=api`")] {
+    for (wrong, meant) in
+        [("app=wbe", "`app=web`"), ("ap=web", "`app=web`"), ("app=apii", "`app=api`")]
+    {
         let (code, _, said) = tries(&shop.mesh, &["quarantine", wrong]);
-        assert!(code == 2 && said.contains(&format!("did you mean {meant}?")), "{wrong}: {code} {said}");
+        assert!(
+            code == 2 && said.contains(&format!("did you mean {meant}?")),
+            "{wrong}: {code} {said}"
+        );
     }
     let (code, _, said) = tries(&shop.mesh, &["quarantine", "team=nobody"]);
-    assert!(code == 2 && said.contains("--even-if-none") && !said.contains("did you mean"), "{code} {said}");
-    assert_eq!(shop.mesh.read(&["quarantines"]).unwrap(), serde_json::json!([]), "none of them stands");
+    assert!(
+        code == 2 && said.contains("--even-if-none") && !said.contains("did you mean"),
+        "{code} {said}"
+    );
+    assert_eq!(
+        shop.mesh.read(&["quarantines"]).unwrap(),
+        serde_json::json!([]),
+        "none of them stands"
+    );
     let (code, out, _) = tries(&shop.mesh, &["quarantine", "team=nobody", "--even-if-none"]);
     assert!(code == 0 && out.contains("0 workloads are quarantined"), "{code} {out}");
     for bare in ["list", "ls"] {
@@ -121,7 +139,10 @@ fn a_context_is_good_on_another_machine_and_there_can_be_several() {
     assert_eq!(on_laptop(&["context", "use", "guest"]).0, 0);
     let (_, shown, _) = on_laptop(&["context", "show", "-o", "json"]);
     let value: Value = serde_json::from_str(&shown).unwrap();
-    assert!(value["name"] == "guest" && value["in_use"] == true && !shown.contains("token"), "{shown}");
+    assert!(
+        value["name"] == "guest" && value["in_use"] == true && !shown.contains("token"),
+        "{shown}"
+    );
     let (code, _, said) = on_laptop(&["context", "import", &admin, "--name", "guest"]);
     assert!(code == 2 && said.contains("--replace"), "{code} {said}");
     assert_eq!(on_laptop(&["context", "delete", "guest"]).0, 0);
@@ -134,11 +155,16 @@ fn a_context_is_good_on_another_machine_and_there_can_be_several() {
 #[test]
 fn the_operators_file_follows_the_names_of_the_coordinator() {
     let mut mesh = crate::support::mesh_with(&["--name", "mesh.example"]);
-    let read = |mesh: &Mesh| -> Value { serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap() };
+    let read = |mesh: &Mesh| -> Value {
+        serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap()
+    };
     let before = read(&mesh);
     assert_eq!(before["server"], "mesh.example:7443");
     let address = format!("{}:7443", mesh.site.v4);
-    assert!(before["more_servers"].as_array().unwrap().iter().any(|place| *place == *address), "{before}");
+    assert!(
+        before["more_servers"].as_array().unwrap().iter().any(|place| *place == *address),
+        "{before}"
+    );
     mesh.coordinator.kill();
     // It was written by a coordinator of another name.
     let mut other = before.clone();
@@ -166,14 +192,16 @@ fn what_only_has_to_be_waited_for_is_waited_for() {
     }
     let folder = mesh.folder().join("early.log");
     let arguments = ["run", "--network", "shop", "--wait", "15s", "--", "true"];
-    let mut early = Process::start(&node.site.netns, &mut node.meshctl_command(&arguments), &folder).unwrap();
+    let mut early =
+        Process::start(&node.site.netns, &mut node.meshctl_command(&arguments), &folder).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(early.runs(), "{}", early.printed());
     node.start().unwrap();
     early.wait_until_ended(std::time::Duration::from_secs(20)).unwrap();
     assert!(!early.printed().contains("meshctl:"), "{}", early.printed());
     // What is wrong for good is said at once, and without a daemon there is an end.
-    let (code, _, said) = at_node(&node, &["run", "--network", "nope", "--wait", "60s", "--", "true"]);
+    let (code, _, said) =
+        at_node(&node, &["run", "--network", "nope", "--wait", "60s", "--", "true"]);
     assert!(code == 2 && said.contains("does not serve network `nope`"), "{code} {said}");
     // After a boot with the coordinator away, what was told before is enough.
     mesh.coordinator.kill();
@@ -181,9 +209,14 @@ fn what_only_has_to_be_waited_for_is_waited_for() {
     node.start().unwrap();
     let (code, _, said) = at_node(&node, &["run", "--network", "shop", "--", "true"]);
     assert!(code == 0, "{code} {said}");
-    let (code, _, said) = at_node(&node, &["run", "--network", "nope", "--wait", "300ms", "--", "true"]);
-    assert!(code == 1 && said.contains("has not been heard since the daemon's start"), "{code} {said}");
+    let (code, _, said) =
+        at_node(&node, &["run", "--network", "nope", "--wait", "300ms", "--", "true"]);
+    assert!(
+        code == 1 && said.contains("has not been heard since the daemon's start"),
+        "{code} {said}"
+    );
     let own = format!("/proc/{}/ns/net", node.process().pid());
-    let told = node.meshctl(&["attach", "--network", "shop", "--netns", &own]).unwrap_err().to_string();
+    let told =
+        node.meshctl(&["attach", "--network", "shop", "--netns", &own]).unwrap_err().to_string();
     assert!(told.contains("namespace of this host itself") && told.contains("--host"), "{told}");
 }

@@ -25,12 +25,17 @@ fn a_removed_node_knows_it_closes_its_workloads_and_ends_with_3() {
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, PATIENCE));
     shop.mesh.meshctl(&["node", "remove", "rack"]).unwrap();
     shop.nodes[1].process().wait_until_ended(Duration::from_secs(10)).unwrap();
-    assert!(shop.nodes[1].printed().contains("was removed from the mesh"), "{}", shop.nodes[1].printed());
+    assert!(
+        shop.nodes[1].printed().contains("was removed from the mesh"),
+        "{}",
+        shop.nodes[1].printed()
+    );
     let links = output(&shop.api.netns, Command::new("ip").args(["-o", "link"])).unwrap();
     assert!(!links.contains("mesh0"), "its workload keeps an interface: {links}");
     assert!(!tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, SILENCE));
     let status = |form: &str| {
-        let mut command = shop.nodes[1].meshctl_command(&["--context", "/dev/null", "status", "-o", form]);
+        let mut command =
+            shop.nodes[1].meshctl_command(&["--context", "/dev/null", "status", "-o", form]);
         shop.nodes[1].site.netns.run(|| command.output()).unwrap().unwrap()
     };
     let shown = status("table");

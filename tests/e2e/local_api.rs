@@ -37,7 +37,11 @@ fn ask_raw(socket: &Path, request: &str) -> Answer {
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_lowercase(), body: serde_json::from_str(body).unwrap_or(Value::Null) }
+    Answer {
+        status,
+        head: head.to_lowercase(),
+        body: serde_json::from_str(body).unwrap_or(Value::Null),
+    }
 }
 
 impl Answer {
@@ -60,8 +64,9 @@ fn whatever_the_node_refuses_it_refuses_with_a_problem_document() {
     let spare = node.attach("shop", "app=spare").unwrap();
     let socket = node.socket();
     let label = format!("/v1/workloads/{}", spare.id);
-    let relabel =
-        |labels: Value, instead_of: Value| json!({ "labels": labels, "instead_of": instead_of }).to_string();
+    let relabel = |labels: Value, instead_of: Value| {
+        json!({ "labels": labels, "instead_of": instead_of }).to_string()
+    };
     for (method, path, body, wanted, says) in [
         ("GET", "/v1/nothing", "", 404, "there is no /v1/nothing"),
         ("PUT", "/v1/status", "", 405, "does not take PUT"),
@@ -74,9 +79,27 @@ fn whatever_the_node_refuses_it_refuses_with_a_problem_document() {
         ("POST", "/v1/workloads", "{", 400, "no JSON"),
         ("POST", "/v1/workloads", "{\"network\": \"shop\", \"colour\": 1}", 422, "`colour`"),
         ("POST", "/v1/workloads", "{\"network\": \"shop\"}", 422, "`netns`"),
-        ("POST", "/v1/workloads", "{\"network\": \"nope\", \"netns\": \"/proc/1/ns/net\"}", 404, "`nope`"),
-        ("POST", "/v1/workloads", "{\"network\": \"shop\", \"netns\": \"/nowhere\"}", 422, "/nowhere"),
-        ("PATCH", &label, &relabel(json!({ "app": "x" }), json!({ "app": "other" })), 412, "app=spare"),
+        (
+            "POST",
+            "/v1/workloads",
+            "{\"network\": \"nope\", \"netns\": \"/proc/1/ns/net\"}",
+            404,
+            "`nope`",
+        ),
+        (
+            "POST",
+            "/v1/workloads",
+            "{\"network\": \"shop\", \"netns\": \"/nowhere\"}",
+            422,
+            "/nowhere",
+        ),
+        (
+            "PATCH",
+            &label,
+            &relabel(json!({ "app": "x" }), json!({ "app": "other" })),
+            412,
+            "app=spare",
+        ),
         ("PATCH", &label, &relabel(json!({ "meshward/site": "x" }), Value::Null), 422, "by hand"),
         ("POST", "/v1/ping", "{\"target\": \"nobody\"}", 404, "nobody"),
         ("POST", "/v1/routes", "{\"network\": \"shop\", \"prefixes\": []}", 422, ""),
@@ -100,8 +123,7 @@ fn a_body_that_is_too_large_is_refused_so_that_the_client_hears_it() {
     let mut mesh = mesh();
     let node = mesh.node("cloud").unwrap();
     let socket = node.socket();
-    let head =
-        "POST /v1/workloads HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    let head = "POST /v1/workloads HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n";
     for mebibytes in [1, 2, 40] {
         let text = " ".repeat((mebibytes << 20) + 1);
         ask(&socket, "POST", "/v1/workloads", &text).is_problem(413, "at most 1 MiB");
@@ -142,6 +164,7 @@ fn labels_that_several_give_at_once_are_all_there_in_the_end() {
         }
     });
     let all = ask(&node.socket(), "GET", "/v1/workloads", "").body;
-    let keys: BTreeSet<&str> = all[0]["labels"].as_object().unwrap().keys().map(String::as_str).collect();
+    let keys: BTreeSet<&str> =
+        all[0]["labels"].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys, BTreeSet::from(["app", "k0", "k1", "k2", "k3", "k4", "k5"]));
 }

@@ -1,8 +1,9 @@
-//! Any two nodes meet, whatever stands between them: directly where that is possible, otherwise by the relay.
+//! Any two nodes meet, whatever stands between them: directly where that is possible, otherwise by
+//! the relay.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Stream, allow, mesh, tcp_echoes, udp_echoes};
 use meshward_lab::{Barrier, Internet, Mesh, Node, Process, Workload, output};
-use meshward_model::relay::is_relayed;
+use meshward_types::relay::is_relayed;
 use std::{
     fmt::Write,
     net::{Ipv4Addr, SocketAddr},
@@ -52,8 +53,13 @@ impl Pair {
         Self::made(mesh, barriers, |_, _, _| {})
     }
 
-    /// The same, where something is done to each site, by its number and name, before its node is there.
-    pub fn made(mut mesh: Mesh, barriers: [Barrier; 2], changes: impl Fn(&Internet, usize, &str)) -> Self {
+    /// The same, where something is done to each site, by its number and name, before its node is
+    /// there.
+    pub fn made(
+        mut mesh: Mesh,
+        barriers: [Barrier; 2],
+        changes: impl Fn(&Internet, usize, &str),
+    ) -> Self {
         let (mut nodes, mut seen) = (Vec::new(), Vec::new());
         for (at, (name, barrier)) in ["cloud", "rack"].into_iter().zip(barriers).enumerate() {
             let token = mesh.token(&["--site", name]).unwrap();
@@ -64,14 +70,16 @@ impl Pair {
         }
         let nodes: [Node; 2] = nodes.try_into().ok().unwrap();
         // Where packets are lost, the coordinator's first word may come late.
-        let serves = |node: &Node| node.status().is_ok_and(|status| status["endpoints"][0].is_object());
+        let serves =
+            |node: &Node| node.status().is_ok_and(|status| status["endpoints"][0].is_object());
         mesh.wait(|| nodes.iter().all(serves)).unwrap();
         let web = nodes[0].attach("shop", "app=web").unwrap();
         let api = nodes[1].attach("shop", "app=api").unwrap();
         // Each has found out how it is seen.
         for (node, seen) in nodes.iter().zip(&seen) {
             let seen = format!("seen_as=[{seen}:");
-            let found_out = |printed: String| printed.contains(&seen) || printed.contains("relay reached");
+            let found_out =
+                |printed: String| printed.contains(&seen) || printed.contains("relay reached");
             mesh.wait(|| found_out(node.printed())).unwrap();
         }
         mesh.apply(&allow("tcp/7000, udp/7000")).unwrap();
@@ -79,7 +87,8 @@ impl Pair {
         Self { web, api, nodes, _echo, mesh }
     }
 
-    /// How long it takes to the first byte, and to a direct path; `None` if it stays with the relay.
+    /// How long it takes to the first byte, and to a direct path; `None` if it stays with the
+    /// relay.
     pub fn meet(&self) -> (Duration, Option<Duration>) {
         self.meet_within(STAYS)
     }
@@ -87,7 +96,10 @@ impl Pair {
     /// The same, where a path that is relayed after `stays` stays so.
     fn meet_within(&self, stays: Duration) -> (Duration, Option<Duration>) {
         let begun = Instant::now();
-        assert!(tcp_echoes(&self.web.netns, self.api.v4(), 7000, 1, PATIENCE), "the nodes do not meet");
+        assert!(
+            tcp_echoes(&self.web.netns, self.api.v4(), 7000, 1, PATIENCE),
+            "the nodes do not meet"
+        );
         let first = begun.elapsed();
         while begun.elapsed() < stays {
             if self.is_direct() {
@@ -102,17 +114,19 @@ impl Pair {
     fn is_direct(&self) -> bool {
         self.nodes.iter().all(|node| {
             let peer = node.status().unwrap()["endpoints"][0]["peers"][0].clone();
-            let address: Option<SocketAddr> = peer["address"].as_str().and_then(|text| text.parse().ok());
+            let address: Option<SocketAddr> =
+                peer["address"].as_str().and_then(|text| text.parse().ok());
             address.is_some_and(|address| !is_relayed(&address))
         })
     }
 }
 
-/// Whether two nodes can meet directly. What a symmetric NAT lets in, it lets in from where something was sent to by that very
-/// port, which nobody who keeps others out can know.
+/// Whether two nodes can meet directly. What a symmetric NAT lets in, it lets in from where
+/// something was sent to by that very port, which nobody who keeps others out can know.
 fn can_be_direct([a, b]: [Barrier; 2]) -> bool {
-    let keeps_out =
-        |barrier| matches!(barrier, Barrier::Firewall | Barrier::Cone | Barrier::Double | Barrier::Symmetric);
+    let keeps_out = |barrier| {
+        matches!(barrier, Barrier::Firewall | Barrier::Cone | Barrier::Double | Barrier::Symmetric)
+    };
     let hard = |one: Barrier, other: Barrier| one == Barrier::Symmetric && keeps_out(other);
     let never = |barrier| matches!(barrier, Barrier::Tcp | Barrier::OneWay);
     !hard(a, b) && !hard(b, a) && !never(a) && !never(b)
@@ -132,7 +146,12 @@ fn line([a, b]: [Barrier; 2]) -> String {
     let path = if direct.is_some() { "direct" } else { "relay" };
     let name = |barrier| format!("{barrier:?}").to_lowercase();
     let after = direct.map_or("-".to_owned(), |direct| format!("{} ms", direct.as_millis()));
-    format!("| {}, {} | {path} | {} ms | {after} | {rate:.0} Mbit/s |", name(a), name(b), first.as_millis())
+    format!(
+        "| {}, {} | {path} | {} ms | {after} | {rate:.0} Mbit/s |",
+        name(a),
+        name(b),
+        first.as_millis()
+    )
 }
 
 /// With `WRITE_CONNECTIVITY` set, the table of docs/connectivity.md is written anew.
@@ -215,7 +234,8 @@ chain postrouting { type nat hook postrouting priority 100; jump postrouting_min
 ";
     let nft = |rules: &str| output(gateway, Command::new("nft").arg(rules)).unwrap();
     nft(tables);
-    // It maps no port of an address that is not one of the internet: within these namespaces, this one is the router's.
+    // It maps no port of an address that is not one of the internet: within these namespaces, this
+    // one is the router's.
     mesh.internet.also_at(gateway, seen, Ipv4Addr::new(45, 0, 0, 2)).unwrap();
     let file = mesh.folder().join("miniupnpd.conf");
     let settings = "ext_ifname=eth0
@@ -243,7 +263,10 @@ uuid=6d657368-7761-7264-0000-000000000000
 fn what_is_relayed_is_all_that_was_sent() {
     let pair = Pair::new([Barrier::Symmetric, Barrier::Symmetric]);
     assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, 3_000_000, PATIENCE));
-    assert!(udp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1380, PATIENCE), "a packet of the full MTU");
+    assert!(
+        udp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1380, PATIENCE),
+        "a packet of the full MTU"
+    );
     let shown = pair.nodes[0].meshctl(&["--context", "/dev/null", "status"]).unwrap();
     assert!(shown.contains("by relay 1"), "{shown}");
 }
@@ -252,7 +275,10 @@ fn what_is_relayed_is_all_that_was_sent() {
 fn where_only_tcp_passes_nodes_join_and_meet() {
     let pair = Pair::new([Barrier::Tcp, Barrier::Tcp]);
     assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, 3_000_000, PATIENCE));
-    assert!(udp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1380, PATIENCE), "a packet of the full MTU");
+    assert!(
+        udp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1380, PATIENCE),
+        "a packet of the full MTU"
+    );
     let shown = pair.nodes[0].meshctl(&["--context", "/dev/null", "status"]).unwrap();
     assert!(shown.contains("by relay 1"), "{shown}");
     // What the coordinator says gets there, too.
@@ -312,7 +338,10 @@ fn a_way_that_is_open_in_one_direction_is_not_used() {
         let stream = Stream::start(&pair.web.netns, pair.api.v4(), 7000);
         let until = Instant::now() + Duration::from_secs(6);
         while Instant::now() < until {
-            assert!(stream.flows(Duration::from_millis(600)), "no stall while other ways are tried");
+            assert!(
+                stream.flows(Duration::from_millis(600)),
+                "no stall while other ways are tried"
+            );
         }
         // The way opens in the other direction too, and is found.
         pair.mesh.internet.impair("").unwrap();
@@ -345,7 +374,9 @@ fn a_running_transfer_goes_on_when_an_address_changes() {
                 links.remove_address("eth0", site.v6.into()).await?;
                 links.remove_address("eth0", site.v4.into()).await?;
                 links.add_address("eth0", new.into(), 24).await?;
-                links.add_route("eth0", "0.0.0.0/0".parse().unwrap(), Some(router.into()), None).await
+                links
+                    .add_route("eth0", "0.0.0.0/0".parse().unwrap(), Some(router.into()), None)
+                    .await
             })
             .unwrap();
         let begun = Instant::now();

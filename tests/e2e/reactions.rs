@@ -24,7 +24,10 @@ fn scan(shop: &Shop) {
 
 fn is_quarantined(mesh: &Mesh, id: &str) -> bool {
     let all = mesh.read(&["workloads"]).unwrap();
-    all.as_array().unwrap().iter().any(|workload| workload["id"] == id && workload["quarantined"] == true)
+    all.as_array()
+        .unwrap()
+        .iter()
+        .any(|workload| workload["id"] == id && workload["quarantined"] == true)
 }
 
 #[test]
@@ -136,8 +139,11 @@ fn forensics_reach_a_quarantined_workload_and_nobody_else_does() {
     let shop = Shop::new(&allow("tcp/8080"));
     let forensics = shop.nodes[0].attach("shop", "role=forensics").unwrap();
     let twin = shop.nodes[1].attach("shop", "app=api").unwrap();
-    let _echoes =
-        (Echo::start(&shop.api.netns, 8080), Echo::start(&shop.api.netns, 22), Echo::start(&twin.netns, 22));
+    let _echoes = (
+        Echo::start(&shop.api.netns, 8080),
+        Echo::start(&shop.api.netns, 22),
+        Echo::start(&twin.netns, 22),
+    );
     assert!(!tcp_echoes(&forensics.netns, shop.api.v4(), 22, 64, SILENCE), "no rule lets it in");
     shop.mesh
         .meshctl(&[
@@ -153,7 +159,10 @@ fn forensics_reach_a_quarantined_workload_and_nobody_else_does() {
         .unwrap();
     assert!(tcp_echoes(&forensics.netns, shop.api.v4(), 22, 64, PATIENCE));
     assert!(!tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, SILENCE));
-    assert!(!tcp_echoes(&forensics.netns, twin.v4(), 22, 64, SILENCE), "its twin is not quarantined");
+    assert!(
+        !tcp_echoes(&forensics.netns, twin.v4(), 22, 64, SILENCE),
+        "its twin is not quarantined"
+    );
     let shown = shop.mesh.meshctl(&["quarantines"]).unwrap();
     assert!(shown.contains("role=forensics") && shown.contains("ticket 9"), "{shown}");
     shop.mesh.meshctl(&["release", &shop.api.id]).unwrap();

@@ -17,7 +17,8 @@ impl Disk {
     fn at(path: &Path, size: &str) -> Self {
         fs::create_dir_all(path).unwrap();
         let options = format!("size={size}");
-        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+            .unwrap();
         Self(path.to_owned())
     }
 
@@ -99,7 +100,8 @@ fn a_full_disk_lets_a_quarantine_through_and_mends_itself() {
 
 /// The commands of docs/recovery.md, in their order.
 fn commands() -> Vec<Vec<String>> {
-    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/recovery.md")).unwrap();
+    let text =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/recovery.md")).unwrap();
     let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let lines = blocks.flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>());
     lines.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
@@ -151,9 +153,11 @@ fn a_mesh_comes_back_from_a_backup_by_the_commands_of_the_document() {
     let mut bytes = file("mesh-backup.db");
     bytes.truncate(bytes.len() / 2);
     fs::write(&damaged, bytes).unwrap();
-    for (from, says) in
-        [(damaged.as_str(), "damaged"), (&at("mesh-state.db"), "no CA"), (&at("none.db"), "no file")]
-    {
+    for (from, says) in [
+        (damaged.as_str(), "damaged"),
+        (&at("mesh-state.db"), "no CA"),
+        (&at("none.db"), "no file"),
+    ] {
         let said = restore(from).unwrap_err().to_string();
         assert!(said.contains(says), "{said}");
     }
@@ -172,7 +176,8 @@ fn a_mesh_comes_back_from_a_backup_by_the_commands_of_the_document() {
 fn a_viewer_gets_no_backup() {
     let mesh = mesh();
     let made = mesh.read(&["credential", "create", "viewer", "--role", "viewer"]).unwrap();
-    let mut context: serde_json::Value = serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
+    let mut context: serde_json::Value =
+        serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
     context["token"] = made["token"].clone();
     let file = mesh.folder().join("viewer.json");
     fs::write(&file, context.to_string()).unwrap();
@@ -180,5 +185,8 @@ fn a_viewer_gets_no_backup() {
     command.arg("--context").arg(&file).arg("backup").arg(mesh.folder().join("stolen.db"));
     let said = meshward_lab::output(&mesh.site.netns, &mut command).unwrap_err().to_string();
     assert!(said.contains("viewer"), "{said}");
-    assert!(!mesh.folder().join("stolen.db").exists() && !mesh.folder().join("stolen.db.partial").exists());
+    assert!(
+        !mesh.folder().join("stolen.db").exists()
+            && !mesh.folder().join("stolen.db.partial").exists()
+    );
 }

@@ -41,7 +41,8 @@ fn connection(from: &Netns, to: &Netns, at: IpAddr, port: u16) -> [TcpStream; 2]
     [client, server]
 }
 
-/// Connections from `web` to another workload in both address families, some of which have carried something.
+/// Connections from `web` to another workload in both address families, some of which have carried
+/// something.
 fn connections(shop: &Shop, to: &Workload) -> Vec<TcpStream> {
     let mut all = Vec::new();
     for (at, port) in [(to.v4(), 8080), (to.v6(), 8081), (to.v4(), 8082)] {
@@ -99,12 +100,18 @@ fn what_is_denied_is_heard_of_at_once_if_the_network_says_so() {
         }
     }
     // The other way around nothing is allowed at all, and where nobody is that is not told apart.
-    for to in ["10.42.77.77".parse().unwrap(), "fd42::77:77".parse().unwrap(), shop.web.v4(), shop.web.v6()] {
+    for to in [
+        "10.42.77.77".parse().unwrap(),
+        "fd42::77:77".parse().unwrap(),
+        shop.web.v4(),
+        shop.web.v6(),
+    ] {
         assert_eq!(refusal(&db.netns, to, 8080), ErrorKind::ConnectionRefused, "{to}");
         assert_eq!(udp_refusal(&db.netns, to, 53), prohibited(to), "{to}");
     }
     assert!(shop.nodes[0].drops("rejected") >= 12);
-    let said = shop.mesh.meshctl(&["explain", "--from", "app=web", "--to", "app=api", "--port", "tcp/22"]);
+    let said =
+        shop.mesh.meshctl(&["explain", "--from", "app=web", "--to", "app=api", "--port", "tcp/22"]);
     assert!(said.unwrap().contains("rejected"));
     // A connection that is cut is reset at both ends, before anybody speaks.
     let _echo = Echo::start(&db.netns, 8080);
@@ -116,10 +123,8 @@ fn what_is_denied_is_heard_of_at_once_if_the_network_says_so() {
 
 #[test]
 fn a_rule_or_a_guardrail_says_what_is_heard_of() {
-    let rules =
-        "rules:\n- { name: r, from: { app: web }, to: { app: api }, allow: [tcp/8080], on_deny: reject }\n";
-    let guardrails =
-        "guardrails:\n- { name: g, from: { app: web }, to: { app: db }, deny: [tcp/22], on_deny: reject }\n";
+    let rules = "rules:\n- { name: r, from: { app: web }, to: { app: api }, allow: [tcp/8080], on_deny: reject }\n";
+    let guardrails = "guardrails:\n- { name: g, from: { app: web }, to: { app: db }, deny: [tcp/22], on_deny: reject }\n";
     let shop = Shop::new(&format!("network: shop\n{rules}{guardrails}"));
     let db = shop.nodes[0].attach("shop", "app=db").unwrap();
     for (to, port, heard) in [
@@ -183,16 +188,17 @@ fn a_policy_that_is_applied_with_reset_is_noticed_at_both_ends() {
     assert_reset(&mut all);
 }
 
-/// Connections in both directions and both families with somebody who is no workload of a node, which have
-/// carried something.
+/// Connections in both directions and both families with somebody who is no workload of a node,
+/// which have carried something.
 fn both_ways(shop: &Shop, who: &Netns, at: [IpAddr; 2]) -> Vec<TcpStream> {
     let mut all = Vec::new();
     for (number, at) in at.into_iter().enumerate() {
         let web = if at.is_ipv4() { shop.web.v4() } else { shop.web.v6() };
         let port = 9000 + number as u16;
-        for [mut a, mut b] in
-            [connection(&shop.web.netns, who, at, port), connection(who, &shop.web.netns, web, port)]
-        {
+        for [mut a, mut b] in [
+            connection(&shop.web.netns, who, at, port),
+            connection(who, &shop.web.netns, web, port),
+        ] {
             a.write_all(b"a question").unwrap();
             b.read_exact(&mut [0; 10]).unwrap();
             all.extend([a, b]);
@@ -237,8 +243,11 @@ fn assert_hears(shop: &Shop, who: &Netns, at: [IpAddr; 2], label: &str) {
     shop.mesh.meshctl(&["release", &selector]).unwrap();
     let mut all = both_ways(shop, who, at);
     let file = shop.mesh.folder().join("closed.yaml");
-    std::fs::write(&file, "network: shop\nroutes: [{ name: dc, within: [10.8.0.0/16, fd08::/32] }]\n")
-        .unwrap();
+    std::fs::write(
+        &file,
+        "network: shop\nroutes: [{ name: dc, within: [10.8.0.0/16, fd08::/32] }]\n",
+    )
+    .unwrap();
     shop.mesh.meshctl(&["policy", "apply", &file.to_string_lossy(), "--reset"]).unwrap();
     assert_reset(&mut all);
     // Nothing is said where nobody says so, and what was cut goes on.
@@ -271,7 +280,16 @@ fn machines_behind_a_gateway_hear_of_refusals_and_of_what_is_cut() {
     let shop = Shop::new(&mutual("dc: dc1", ""));
     let gateway = &shop.nodes[1];
     let behind = behind(&shop.mesh, gateway, [1500, 1500]);
-    let route = ["route", "advertise", "10.8.0.0/24", "fd08::/64", "--network", "shop", "--label", "dc=dc1"];
+    let route = [
+        "route",
+        "advertise",
+        "10.8.0.0/24",
+        "fd08::/64",
+        "--network",
+        "shop",
+        "--label",
+        "dc=dc1",
+    ];
     gateway.meshctl(&route).unwrap();
     behind.speak_from_advertised();
     assert_hears(&shop, &behind.far, FAR, "dc: dc1");
@@ -280,8 +298,9 @@ fn machines_behind_a_gateway_hear_of_refusals_and_of_what_is_cut() {
 #[test]
 fn what_stays_allowed_is_not_reset_by_what_changes_beside_it() {
     let policy = |rule: &str, ports: &str| {
-        let rule =
-            format!("- {{ name: {rule}, from: {{ app: web }}, to: {{ app: api }}, allow: [{ports}] }}");
+        let rule = format!(
+            "- {{ name: {rule}, from: {{ app: web }}, to: {{ app: api }}, allow: [{ports}] }}"
+        );
         format!("network: shop\non_deny: reject\non_revoke: reset\nrules:\n{rule}\n")
     };
     let shop = Shop::new(&policy("first", "tcp/7000"));
@@ -300,10 +319,12 @@ fn what_stays_allowed_is_not_reset_by_what_changes_beside_it() {
             shop.nodes[node].meshctl(&["label", &workload.id, &format!("round={round}")]).unwrap();
             flow("other labels");
         }
-        shop.mesh.apply(&policy(&format!("rule-{round}"), ["tcp/7000-7100", "tcp/7000"][round % 2])).unwrap();
+        shop.mesh
+            .apply(&policy(&format!("rule-{round}"), ["tcp/7000-7100", "tcp/7000"][round % 2]))
+            .unwrap();
         flow("another rule");
-        let others =
-            [0, 1].map(|at| shop.nodes[at].attach("shop", &format!("app=web,other={round}")).unwrap());
+        let others = [0, 1]
+            .map(|at| shop.nodes[at].attach("shop", &format!("app=web,other={round}")).unwrap());
         shop.mesh.meshctl(&["quarantine", &format!("other={round}")]).unwrap();
         flow("others that come, and are quarantined");
         for (node, other) in shop.nodes.iter().zip(&others) {

@@ -5,7 +5,7 @@ use crate::{
     support::{PATIENCE, Stream, mesh, tcp_echoes, udp_echoes},
 };
 use meshward_lab::{Barrier, Node, Relay};
-use meshward_model::relay::RelayId;
+use meshward_types::relay::RelayId;
 use std::{
     net::SocketAddr,
     process::Command,
@@ -78,8 +78,11 @@ fn a_relay_goes_on_without_the_coordinator_and_cuts_who_was_removed() {
         std::thread::sleep(Duration::from_millis(200));
     }
     pair.mesh.restart_coordinator().unwrap();
-    let linked = |relay: &Relay| relay.process.printed().matches("linked to the coordinator").count() >= 2;
-    pair.mesh.wait(|| relays.iter().all(linked) && pair.nodes.iter().all(Node::is_connected)).unwrap();
+    let linked =
+        |relay: &Relay| relay.process.printed().matches("linked to the coordinator").count() >= 2;
+    pair.mesh
+        .wait(|| relays.iter().all(linked) && pair.nodes.iter().all(Node::is_connected))
+        .unwrap();
     pair.mesh.meshctl(&["nodes", "remove", "rack"]).unwrap();
     let begun = Instant::now();
     pair.mesh.wait(|| !stream.flows(Duration::from_millis(500))).unwrap();
@@ -115,7 +118,8 @@ fn a_relay_says_in_metrics_who_is_there_and_what_it_turns_away() {
     let relay = mesh.relay("relay-a").unwrap();
     let _node = mesh.node("cloud").unwrap();
     let scrape = || {
-        let ask = || Command::new("curl").args(["--silent", "http://127.0.0.1:7482/metrics"]).output();
+        let ask =
+            || Command::new("curl").args(["--silent", "http://127.0.0.1:7482/metrics"]).output();
         let answer = relay.site.netns.run(ask).unwrap().unwrap();
         String::from_utf8_lossy(&answer.stdout).into_owned()
     };

@@ -4,8 +4,8 @@ use anyhow::{Context, Result};
 use meshward_lab::{Binaries, Mesh, Node, Site, Workload};
 use meshward_netns::Netns;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv, sendto,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv,
+    sendto, setsockopt, socket, sockopt,
 };
 use std::{
     io::{Read, Write},
@@ -31,7 +31,8 @@ pub struct Dice(u64);
 impl Dice {
     pub fn new() -> Self {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed = std::env::var("TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(clock);
+        let seed =
+            std::env::var("TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(clock);
         println!("TEST_SEED={seed}");
         Self(seed | 1)
     }
@@ -63,7 +64,8 @@ pub fn mesh() -> Mesh {
 /// The same, with flags for the coordinator.
 pub fn mesh_with(flags: &[&str]) -> Mesh {
     let mesh = Mesh::start(Binaries::beside_this_test().unwrap(), flags).unwrap();
-    mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16", "--cidr", "fd42::/48"]).unwrap();
+    mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16", "--cidr", "fd42::/48"])
+        .unwrap();
     mesh
 }
 
@@ -99,7 +101,10 @@ pub fn member(mesh: &mut Mesh, name: &str) -> (Site, PathBuf, Ipv4Addr) {
     let nodes = mesh.read(&["nodes"]).unwrap();
     let node = nodes.as_array().unwrap().iter().find(|node| node["name"] == name).unwrap().clone();
     let prefixes = node["blocks"][0]["prefixes"].as_array().unwrap().clone();
-    let v4 = prefixes.iter().find_map(|prefix| prefix.as_str()?.split('/').next()?.parse().ok()).unwrap();
+    let v4 = prefixes
+        .iter()
+        .find_map(|prefix| prefix.as_str()?.split('/').next()?.parse().ok())
+        .unwrap();
     let data = mesh.folder().join(name).join("data");
     (site, data, v4)
 }
@@ -127,7 +132,8 @@ pub fn allow(ports: &str) -> String {
     )
 }
 
-/// Echoes everything on a TCP and a UDP port of a namespace, in both address families, until it is dropped.
+/// Echoes everything on a TCP and a UDP port of a namespace, in both address families, until it is
+/// dropped.
 pub struct Echo {
     ended: Arc<AtomicBool>,
 }
@@ -175,7 +181,8 @@ impl Drop for Echo {
 
 /// Opens a TCP connection from a namespace.
 pub fn connect(from: &Netns, to: IpAddr, port: u16, patience: Duration) -> Result<TcpStream> {
-    let stream = from.run(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), patience))??;
+    let stream =
+        from.run(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), patience))??;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     Ok(stream)
@@ -240,7 +247,10 @@ fn ping(to: IpAddr, patience: Duration) -> Result<bool> {
     packet.extend(b"meshward");
     // The kernel fills in ICMPv6's checksum itself (RFC 3542 §3.1), but not ICMP's.
     if to.is_ipv4() {
-        let sum = packet.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+        let sum = packet
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum::<u32>();
         let sum = !(((sum >> 16) + (sum & 0xffff)) as u16);
         packet[2..4].copy_from_slice(&sum.to_be_bytes());
     }

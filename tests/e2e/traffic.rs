@@ -1,6 +1,8 @@
 //! Packets: what passes, what does not, and in what sizes.
 
-use crate::support::{Echo, PATIENCE, SILENCE, Shop, allow, connect, mesh, pings, tcp_echoes, udp_echoes};
+use crate::support::{
+    Echo, PATIENCE, SILENCE, Shop, allow, connect, mesh, pings, tcp_echoes, udp_echoes,
+};
 use meshward_lab::host;
 use std::{net::UdpSocket, thread, time::Duration};
 
@@ -41,10 +43,16 @@ fn payloads_of_every_size_arrive_whole() {
     let _echo = Echo::start(&shop.api.netns, 8080);
     for to in [shop.api.v4(), shop.api.v6()] {
         for size in [64, 1000, 1380, 1393, 1500, 9000, 65_000] {
-            assert!(udp_echoes(&shop.web.netns, to, 8080, size, PATIENCE), "{size} bytes over UDP to {to}");
+            assert!(
+                udp_echoes(&shop.web.netns, to, 8080, size, PATIENCE),
+                "{size} bytes over UDP to {to}"
+            );
         }
         for size in [1, 64, 1460, 65_536, 4 << 20] {
-            assert!(tcp_echoes(&shop.web.netns, to, 8080, size, PATIENCE), "{size} bytes over TCP to {to}");
+            assert!(
+                tcp_echoes(&shop.web.netns, to, 8080, size, PATIENCE),
+                "{size} bytes over TCP to {to}"
+            );
         }
     }
 }
@@ -52,7 +60,8 @@ fn payloads_of_every_size_arrive_whole() {
 #[test]
 fn the_mtu_of_the_network_is_that_of_its_interfaces() {
     let mut mesh = mesh();
-    mesh.meshctl(&["network", "create", "small", "--cidr", "10.50.0.0/16", "--mtu", "1280"]).unwrap();
+    mesh.meshctl(&["network", "create", "small", "--cidr", "10.50.0.0/16", "--mtu", "1280"])
+        .unwrap();
     let node = mesh.node("cloud").unwrap();
     for (network, mtu) in [("shop", 1420), ("small", 1280)] {
         let workload = node.attach(network, "app=web").unwrap();
@@ -65,7 +74,8 @@ fn the_mtu_of_the_network_is_that_of_its_interfaces() {
 fn workloads_of_one_node_are_policed_too() {
     let mut mesh = mesh();
     let node = mesh.node("cloud").unwrap();
-    let (web, api) = (node.attach("shop", "app=web").unwrap(), node.attach("shop", "app=api").unwrap());
+    let (web, api) =
+        (node.attach("shop", "app=web").unwrap(), node.attach("shop", "app=api").unwrap());
     mesh.apply(&allow("tcp/8080")).unwrap();
     let _echoes = (Echo::start(&api.netns, 8080), Echo::start(&web.netns, 8080));
     assert!(tcp_echoes(&web.netns, api.v4(), 8080, 100_000, PATIENCE));
@@ -77,13 +87,21 @@ fn workloads_of_one_node_are_policed_too() {
 fn a_workload_cannot_send_from_an_address_that_is_not_its_own() {
     let shop = Shop::new(&allow("udp/8080"));
     let _echo = Echo::start(&shop.api.netns, 8080);
-    let forged = ["10.42.0.200".parse().unwrap(), "fd42::200".parse().unwrap(), "192.0.2.7".parse().unwrap()];
+    let forged = [
+        "10.42.0.200".parse().unwrap(),
+        "fd42::200".parse().unwrap(),
+        "192.0.2.7".parse().unwrap(),
+    ];
     shop.web
         .netns
         .links(async |links| {
             for address in forged {
                 links
-                    .add_address(&shop.web.interface, address, if address.is_ipv4() { 32 } else { 128 })
+                    .add_address(
+                        &shop.web.interface,
+                        address,
+                        if address.is_ipv4() { 32 } else { 128 },
+                    )
                     .await?;
             }
             Ok(())
@@ -122,7 +140,10 @@ fn a_path_that_takes_only_1280_bytes_works() {
     shop.mesh.internet.narrow(&shop.nodes[1].site, 1280).unwrap();
     let _echo = Echo::start(&shop.api.netns, 8080);
     for to in [shop.api.v4(), shop.api.v6()] {
-        assert!(tcp_echoes(&shop.web.netns, to, 8080, 4 << 20, Duration::from_secs(20)), "TCP to {to}");
+        assert!(
+            tcp_echoes(&shop.web.netns, to, 8080, 4 << 20, Duration::from_secs(20)),
+            "TCP to {to}"
+        );
         assert!(udp_echoes(&shop.web.netns, to, 8080, 1380, PATIENCE), "UDP to {to}");
         assert!(udp_echoes(&shop.web.netns, to, 8080, 9000, PATIENCE), "fragments to {to}");
     }
@@ -146,14 +167,16 @@ fn super_packets_are_used_and_shown() {
 #[test]
 fn two_networks_with_the_same_labels_do_not_leak() {
     let mut mesh = mesh();
-    mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16", "--cidr", "fd43::/48"]).unwrap();
+    mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16", "--cidr", "fd43::/48"])
+        .unwrap();
     let nodes = [mesh.node("cloud").unwrap(), mesh.node("rack").unwrap()];
     for network in ["shop", "lab"] {
         let policy = allow("any").replace("network: shop", &format!("network: {network}"));
         mesh.apply(&policy).unwrap();
     }
-    let attach =
-        |node: usize, network: &str, app: &str| nodes[node].attach(network, &format!("app={app}")).unwrap();
+    let attach = |node: usize, network: &str, app: &str| {
+        nodes[node].attach(network, &format!("app={app}")).unwrap()
+    };
     let (web, api) = (attach(0, "shop", "web"), attach(1, "shop", "api"));
     let (lab_web, lab_api) = (attach(0, "lab", "web"), attach(1, "lab", "api"));
     let _echoes = (Echo::start(&api.netns, 8080), Echo::start(&lab_api.netns, 8080));
@@ -204,7 +227,9 @@ fn a_detached_or_ended_workload_leaves_nothing_behind() {
     let node = mesh.node("cloud").unwrap();
     let workload = node.attach("shop", "app=web").unwrap();
     node.meshctl(&["detach", &workload.id]).unwrap();
-    let gone = || !workload.netns.links(async |links| Ok(links.exists(&workload.interface).await)).unwrap();
+    let gone = || {
+        !workload.netns.links(async |links| Ok(links.exists(&workload.interface).await)).unwrap()
+    };
     mesh.wait(gone).unwrap();
     let mut run = node.run("shop", "sleeper", "app=web", &["sleep", "10"]).unwrap();
     run.process.as_mut().unwrap().kill();

@@ -1,4 +1,5 @@
-//! What `--watch` does when something happens to what is watched, to who is asked, or to who watches.
+//! What `--watch` does when something happens to what is watched, to who is asked, or to who
+//! watches.
 
 use crate::support::{PATIENCE, Shop, allow, mesh};
 use meshward_lab::Mesh;
@@ -136,8 +137,11 @@ fn a_status_that_is_watched_tells_of_node_and_mesh_by_themselves() {
 fn a_watch_ends_with_its_credential_and_with_its_reader() {
     let mesh = mesh();
     let context = mesh.folder().join("guest.json");
-    std::fs::write(&context, mesh.meshctl(&["credential", "create", "guest", "--role", "viewer"]).unwrap())
-        .unwrap();
+    std::fs::write(
+        &context,
+        mesh.meshctl(&["credential", "create", "guest", "--role", "viewer"]).unwrap(),
+    )
+    .unwrap();
     let mut command = Command::new(mesh.binaries.path("meshctl"));
     command.arg("--context").arg(&context).args(["nodes", "--watch"]);
     let watch = Watch::begin(&mesh, command);

@@ -19,7 +19,8 @@ use std::{
 pub struct Stock(Child);
 
 impl Stock {
-    /// The program's control socket has a fixed path, so it runs in a mount namespace with a `/run` of its own.
+    /// The program's control socket has a fixed path, so it runs in a mount namespace with a `/run`
+    /// of its own.
     pub fn start(netns: &Netns, configuration: &Path) -> Result<Self> {
         let start = || -> Result<Self> {
             unshare(CloneFlags::CLONE_NEWNS)?;
@@ -28,15 +29,15 @@ impl Stock {
             mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)?;
             let mut command = Command::new("wireguard-go");
             let child = command.args(["--foreground", "stock0"]).env("LOG_LEVEL", "error").spawn();
-            let stock = Self(
-                child.context("wireguard-go cannot be started; install it: apt-get install wireguard-go")?,
-            );
+            let stock = Self(child.context(
+                "wireguard-go cannot be started; install it: apt-get install wireguard-go",
+            )?);
             let deadline = Instant::now() + Duration::from_secs(5);
             loop {
                 let mut wg = Command::new("wg");
                 let done = wg.args(["setconf", "stock0"]).arg(configuration).output();
-                let done =
-                    done.context("wg cannot be started; install it: apt-get install wireguard-tools")?;
+                let done = done
+                    .context("wg cannot be started; install it: apt-get install wireguard-tools")?;
                 if done.status.success() {
                     return Ok(stock);
                 }
@@ -57,9 +58,11 @@ impl Drop for Stock {
 
 #[test]
 fn a_stock_wireguard_completes_a_handshake_and_exchanges_traffic() {
-    let policy = "network: shop\nrules: [{ name: both, from: {}, to: {}, allow: [tcp/8080, icmp] }]";
+    let policy =
+        "network: shop\nrules: [{ name: both, from: {}, to: {}, allow: [tcp/8080, icmp] }]";
     let mut shop = Shop::new(policy);
-    // The rack's daemon ends, and a stock implementation takes its key, its port and its workload's addresses.
+    // The rack's daemon ends, and a stock implementation takes its key, its port and its workload's
+    // addresses.
     let folder = shop.mesh.folder().join("rack/data/endpoints");
     let kept: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(folder.join("shop.port")).unwrap()).unwrap();
@@ -91,7 +94,8 @@ fn a_stock_wireguard_completes_a_handshake_and_exchanges_traffic() {
         Ok(())
     })
     .unwrap();
-    let _echoes = (Echo::start(rack, 8080), Echo::start(&shop.web.netns, 8080), Echo::start(rack, 9090));
+    let _echoes =
+        (Echo::start(rack, 8080), Echo::start(&shop.web.netns, 8080), Echo::start(rack, 9090));
     let web = &shop.web.netns;
     for (stock, ours) in [(shop.api.v4(), shop.web.v4()), (shop.api.v6(), shop.web.v6())] {
         assert!(
@@ -108,5 +112,5 @@ fn a_stock_wireguard_completes_a_handshake_and_exchanges_traffic() {
 }
 
 fn base64(bytes: &[u8]) -> String {
-    meshward_model::PublicKey(bytes.try_into().unwrap()).to_string()
+    meshward_types::PublicKey(bytes.try_into().unwrap()).to_string()
 }

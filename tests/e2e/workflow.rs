@@ -25,14 +25,20 @@ fn a_folder_of_files_is_applied_whole_and_what_it_does_not_name_is_pruned() {
     let mesh = &shop.mesh;
     mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16"]).unwrap();
     mesh.apply("network: lab\nrules: [{ name: a, from: {}, to: {}, allow: [icmp] }]\n").unwrap();
-    let sets = "network: shop\nports: { web: [tcp/80, tcp/443] }\nselectors: { front: { app: web } }\n";
-    let rules = "network: shop\nrules: [{ name: web, from: front, to: { app: api }, allow: [web] }]\n";
-    let place = folder(mesh, &[("sets.yaml", sets), ("teams/web.yml", rules), ("notes.txt", "no policy")]);
+    let sets =
+        "network: shop\nports: { web: [tcp/80, tcp/443] }\nselectors: { front: { app: web } }\n";
+    let rules =
+        "network: shop\nrules: [{ name: web, from: front, to: { app: api }, allow: [web] }]\n";
+    let place =
+        folder(mesh, &[("sets.yaml", sets), ("teams/web.yml", rules), ("notes.txt", "no policy")]);
     let place = place.to_str().unwrap();
     let said = mesh.meshctl(&["policy", "apply", "-f", place, "--prune", "--dry-run"]).unwrap();
     assert!(said.contains("network lab would get 0 rules"), "{said}");
     let said = mesh.meshctl(&["policy", "apply", "-f", place, "--prune", "-m", "teams"]).unwrap();
-    assert!(said.contains("network shop has 1 rule ") && said.contains("becomes tcp/80 tcp/443"), "{said}");
+    assert!(
+        said.contains("network shop has 1 rule ") && said.contains("becomes tcp/80 tcp/443"),
+        "{said}"
+    );
     assert_eq!(mesh.meshctl(&["policy", "get", "lab"]).unwrap(), "");
     let whole = mesh.meshctl(&["policy", "get", "shop"]).unwrap();
     assert!(whole.contains("teams/web.yml") && whole.contains("front"), "{whole}");
@@ -56,10 +62,15 @@ fn what_a_policy_would_do_is_known_before() {
     assert!(streams.iter().all(|stream| stream.flows(PATIENCE)));
     let place = folder(&shop.mesh, &[("shop.yaml", &allow("tcp/9090"))]);
     let place = place.to_str().unwrap();
-    for arguments in [&["policy", "diff", "-f", place][..], &["policy", "apply", place, "--dry-run"]] {
+    for arguments in
+        [&["policy", "diff", "-f", place][..], &["policy", "apply", place, "--dry-run"]]
+    {
         let said = shop.mesh.meshctl(arguments).unwrap();
         assert!(said.contains("closes") && said.contains("becomes tcp/9090"), "{said}");
-        assert!(said.contains(&format!("live flow of {} ({})", shop.web.id, shop.web.id)), "{said}");
+        assert!(
+            said.contains(&format!("live flow of {} ({})", shop.web.id, shop.web.id)),
+            "{said}"
+        );
     }
     assert!(streams.iter().all(|stream| stream.flows(PATIENCE)), "nothing was cut");
     let suspicious = "network: shop
@@ -77,7 +88,10 @@ rules:
     assert!(online.contains("unknown label key `ap`; did you mean `app`?"), "{online}");
     assert!(online.contains("rule `narrow` does nothing that `wide` does not do"), "{online}");
     let offline = check(&["--offline"]);
-    assert!(offline.contains("does nothing that") && !offline.contains("unknown label"), "{offline}");
+    assert!(
+        offline.contains("does nothing that") && !offline.contains("unknown label"),
+        "{offline}"
+    );
     let strict = refused(&shop.mesh, &["policy", "check", file.to_str().unwrap(), "--strict"]);
     assert!(strict.contains("suspicious"), "{strict}");
 }
@@ -86,7 +100,8 @@ rules:
 fn every_revision_is_kept_and_can_be_explained_and_gone_back_to() {
     let shop = Shop::new(&allow("tcp/8080"));
     let mesh = &shop.mesh;
-    let revision = || mesh.read(&["policy", "log"]).unwrap()[0]["revision"].as_u64().unwrap().to_string();
+    let revision =
+        || mesh.read(&["policy", "log"]).unwrap()[0]["revision"].as_u64().unwrap().to_string();
     let first = revision();
     let file = mesh.folder().join("policy.yaml");
     fs::write(&file, allow("tcp/9090")).unwrap();
@@ -106,13 +121,19 @@ fn every_revision_is_kept_and_can_be_explained_and_gone_back_to() {
     mesh.meshctl(&["quarantine", "app=api", "-m", "looks odd"]).unwrap();
     let held = mesh.read(&["status"]).unwrap()["mesh"]["revision"].to_string();
     mesh.meshctl(&["release", "app=api"]).unwrap();
-    assert!(explain(&["--at", &held]).contains("quarantine"), "a quarantine of the past counts for the past");
+    assert!(
+        explain(&["--at", &held]).contains("quarantine"),
+        "a quarantine of the past counts for the past"
+    );
     let _echo = Echo::start(&shop.api.netns, 8080);
     assert!(!tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, SILENCE));
     mesh.meshctl(&["policy", "rollback", &first]).unwrap();
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, PATIENCE));
     let audit = mesh.meshctl(&["audit"]).unwrap();
-    assert!(audit.contains("rolled the policy of shop back") && audit.contains("looks odd"), "{audit}");
+    assert!(
+        audit.contains("rolled the policy of shop back") && audit.contains("looks odd"),
+        "{audit}"
+    );
     let early = refused(mesh, &["policy", "show", "99999"]);
     assert!(early.contains("there is no revision 99999 yet"), "{early}");
 }
@@ -123,8 +144,9 @@ fn a_credential_reaches_as_far_as_its_role_and_its_networks() {
     mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16"]).unwrap();
     let file = |name: &str| mesh.folder().join(format!("{name}.json"));
     for (name, role) in [("look", "viewer"), ("guard", "operator"), ("own", "owner")] {
-        let made =
-            mesh.meshctl(&["credential", "create", name, "--role", role, "--network", "shop"]).unwrap();
+        let made = mesh
+            .meshctl(&["credential", "create", name, "--role", role, "--network", "shop"])
+            .unwrap();
         fs::write(file(name), made).unwrap();
     }
     let tries = |name: &str, arguments: &[&str]| -> String {
@@ -140,7 +162,9 @@ fn a_credential_reaches_as_far_as_its_role_and_its_networks() {
     assert!(tries("look", &["network", "list"]).contains("shop"));
     assert!(!tries("look", &["network", "list"]).contains("lab"), "it sees its own");
     assert!(tries("look", &["policy", "apply", shop, "--dry-run"]).contains("would get"));
-    assert!(tries("look", &["policy", "apply", lab, "--dry-run"]).contains("no say in network `lab`"));
+    assert!(
+        tries("look", &["policy", "apply", lab, "--dry-run"]).contains("no say in network `lab`")
+    );
     assert!(tries("look", &["policy", "apply", shop]).contains("takes an owner's"));
     assert!(tries("look", &["quarantine", "app=x", "--network", "shop"]).contains("operator"));
     assert!(
@@ -148,7 +172,10 @@ fn a_credential_reaches_as_far_as_its_role_and_its_networks() {
             .contains("0 workloads")
     );
     assert!(tries("guard", &["quarantine", "app=x"]).contains("name one with `--network`"));
-    assert!(tries("guard", &["quarantine", "app=x", "--network", "lab"]).contains("no say in network `lab`"));
+    assert!(
+        tries("guard", &["quarantine", "app=x", "--network", "lab"])
+            .contains("no say in network `lab`")
+    );
     assert!(tries("guard", &["policy", "apply", shop]).contains("owner"));
     assert!(tries("own", &["policy", "apply", shop]).contains("network shop has"));
     assert!(tries("own", &["policy", "apply", lab]).contains("no say in network `lab`"));
@@ -156,13 +183,21 @@ fn a_credential_reaches_as_far_as_its_role_and_its_networks() {
     assert!(tries("own", &["network", "create", "x", "--cidr", "10.9.0.0/16"]).contains("admin"));
     let guarded = folder(
         &mesh,
-        &[("g.yaml", "network: shop\nguardrails: [{ name: g, from: {}, to: {}, deny: [tcp/22] }]\n")],
+        &[(
+            "g.yaml",
+            "network: shop\nguardrails: [{ name: g, from: {}, to: {}, deny: [tcp/22] }]\n",
+        )],
     );
-    assert!(tries("own", &["policy", "apply", guarded.to_str().unwrap()]).contains("belong to admins"));
+    assert!(
+        tries("own", &["policy", "apply", guarded.to_str().unwrap()]).contains("belong to admins")
+    );
     mesh.meshctl(&["credential", "revoke", "own"]).unwrap();
     assert!(tries("own", &["network", "list"]).contains("credential is unknown"));
     let listed = mesh.meshctl(&["credential", "list"]).unwrap();
-    assert!(listed.contains("guard") && listed.contains("operator") && !listed.contains("own "), "{listed}");
+    assert!(
+        listed.contains("guard") && listed.contains("operator") && !listed.contains("own "),
+        "{listed}"
+    );
 }
 
 #[test]
@@ -173,7 +208,12 @@ fn what_would_be_denied_is_counted_and_passes_while_it_is_observed() {
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 9090, 64, PATIENCE), "no rule allows it");
     let observed = |mesh: &Mesh| {
         let links = mesh.read(&["links", "--observed"]).unwrap();
-        links["items"].as_array().unwrap().iter().map(|link| link["observed"].as_u64().unwrap()).sum::<u64>()
+        links["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|link| link["observed"].as_u64().unwrap())
+            .sum::<u64>()
     };
     let first = observed(&shop.mesh);
     assert!(first >= 4, "the packets of one connection: {first}");
@@ -224,14 +264,21 @@ fn a_workload_declares_who_reaches_it_within_what_the_policy_lets_it() {
     let nodes = [mesh.node("cloud").unwrap(), mesh.node("rack").unwrap()];
     let web = nodes[0].attach("shop", "app=web").unwrap();
     let narrow = nodes[1].attach_accepting("shop", "app=api", "app=web, port=tcp/8080").unwrap();
-    let other =
-        nodes[1].attach_declaring("shop", "app=own", "meshward.accept-from=app=web, port=tcp/8080").unwrap();
-    let _echoes =
-        [(&narrow, 8080), (&narrow, 9090), (&other, 8080)].map(|(at, port)| Echo::start(&at.netns, port));
+    let other = nodes[1]
+        .attach_declaring("shop", "app=own", "meshward.accept-from=app=web, port=tcp/8080")
+        .unwrap();
+    let _echoes = [(&narrow, 8080), (&narrow, 9090), (&other, 8080)]
+        .map(|(at, port)| Echo::start(&at.netns, port));
     mesh.apply(&allow("tcp")).unwrap();
     assert!(tcp_echoes(&web.netns, narrow.v4(), 8080, 64, PATIENCE));
-    assert!(!tcp_echoes(&web.netns, narrow.v4(), 9090, 64, SILENCE), "it narrows what policy allows");
-    assert!(!tcp_echoes(&web.netns, other.v4(), 8080, 64, SILENCE), "and cannot open what policy does not");
+    assert!(
+        !tcp_echoes(&web.netns, narrow.v4(), 9090, 64, SILENCE),
+        "it narrows what policy allows"
+    );
+    assert!(
+        !tcp_echoes(&web.netns, other.v4(), 8080, 64, SILENCE),
+        "and cannot open what policy does not"
+    );
     mesh.apply(&format!("declarations: open\n{}", allow("tcp"))).unwrap();
     assert!(tcp_echoes(&web.netns, other.v4(), 8080, 64, PATIENCE), "unless the policy lets it");
     let walled = format!(
@@ -240,7 +287,11 @@ fn a_workload_declares_who_reaches_it_within_what_the_policy_lets_it() {
     );
     mesh.apply(&walled).unwrap();
     assert!(!tcp_echoes(&web.netns, other.v4(), 8080, 64, SILENCE), "a guardrail stands above it");
-    let bad = nodes[1].attach_accepting("shop", "app=own", "app=web, port=tcp/x").err().unwrap().to_string();
+    let bad = nodes[1]
+        .attach_accepting("shop", "app=own", "app=web, port=tcp/x")
+        .err()
+        .unwrap()
+        .to_string();
     assert!(bad.contains("is not a number"), "{bad}");
 }
 

@@ -13,7 +13,8 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// The same command, run by another that is given the program and its arguments, such as `unshare`; by itself if that is empty.
+/// The same command, run by another that is given the program and its arguments, such as `unshare`;
+/// by itself if that is empty.
 pub fn below(runner: &[&str], command: &Command) -> Command {
     let Some((first, rest)) = runner.split_first() else {
         let mut own = Command::new(command.get_program());
@@ -26,7 +27,8 @@ pub fn below(runner: &[&str], command: &Command) -> Command {
 }
 
 /// The packages of the programs that users run, and of the example.
-pub const PROGRAMS: [&str; 5] = ["meshward-coordinator", "meshward-node", "meshward-cni", "meshctl", "shop"];
+pub const PROGRAMS: [&str; 5] =
+    ["meshward-coordinator", "meshward-node", "meshward-cni", "meshctl", "shop"];
 
 /// Builds packages in a profile.
 ///
@@ -56,6 +58,7 @@ pub fn project() -> &'static Path {
 
 /// Where a profile's binaries are.
 pub fn binaries(profile: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), PathBuf::from);
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| project().join("target"), PathBuf::from);
     target.join(if profile == "dev" { "debug" } else { profile })
 }

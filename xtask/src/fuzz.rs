@@ -15,7 +15,8 @@ pub struct Options {
     /// For how long each is
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub seconds: u32,
-    /// Put the smallest inputs that reach what was reached into the corpus in the tree, up to so many bytes for a target
+    /// Put the smallest inputs that reach what was reached into the corpus in the tree, up to so
+    /// many bytes for a target
     #[arg(long, value_name = "BYTES", num_args = 0..=1, default_missing_value = "4096")]
     pub keep: Option<u64>,
 }
@@ -23,8 +24,9 @@ pub struct Options {
 /// The workspace with libFuzzer.
 const WORKSPACE: &str = "fuzz/libfuzzer";
 
-/// What has the compiler tell libFuzzer where an input leads (LLVM's SanitizerCoverage; as cargo-fuzz has it). No sanitizer: a stable
-/// compiler has none, and there is no unsafe code to look after. Overflows panic.
+/// What has the compiler tell libFuzzer where an input leads (LLVM's SanitizerCoverage; as
+/// cargo-fuzz has it). No sanitizer: a stable compiler has none, and there is no unsafe code to
+/// look after. Overflows panic.
 const FLAGS: [&str; 9] = [
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",
@@ -79,7 +81,8 @@ fn build() -> Result<PathBuf> {
     Ok(place.join(triple).join("release/meshward"))
 }
 
-/// What the compiler builds for by itself. Named, so that what runs while it builds is built without libFuzzer's flags.
+/// What the compiler builds for by itself. Named, so that what runs while it builds is built
+/// without libFuzzer's flags.
 fn host() -> Result<String> {
     let said = Command::new("rustc").arg("-vV").output().context("cannot run rustc")?;
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
@@ -94,9 +97,11 @@ fn tree(name: &str) -> PathBuf {
 /// The targets: each has a folder of inputs in the tree.
 fn targets() -> Result<Vec<String>> {
     let folder = cargo::project().join("fuzz/corpus");
-    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let mut names: Vec<String> =
-        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
+    let entries =
+        fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut names: Vec<String> = entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_>>()?;
     names.sort();
     Ok(names)
 }
@@ -117,8 +122,14 @@ impl Fuzzer {
         let time = format!("-max_total_time={}", options.seconds);
         // What breaks a target lies beside the folder of its inputs.
         let found = format!("-artifact_prefix={}-", work(name)?.display());
-        let arguments =
-            [&time[..], &found, "-max_len=4096", "-timeout=30", "-rss_limit_mb=2048", "-print_final_stats=1"];
+        let arguments = [
+            &time[..],
+            &found,
+            "-max_len=4096",
+            "-timeout=30",
+            "-rss_limit_mb=2048",
+            "-print_final_stats=1",
+        ];
         self.run(name, &[&work(name)?, &tree(name)], &arguments)?;
         match options.keep {
             Some(most) => self.keep(name, most),
@@ -161,7 +172,8 @@ impl Fuzzer {
                 break;
             }
             // libFuzzer names inputs by their SHA-1.
-            let name = path.file_name().context("an input has a name")?.to_string_lossy().into_owned();
+            let name =
+                path.file_name().context("an input has a name")?.to_string_lossy().into_owned();
             fs::copy(&path, folder.join(name.get(..12).unwrap_or(&name)))?;
         }
         Ok(())

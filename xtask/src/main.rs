@@ -1,4 +1,5 @@
-//! Developer commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask fuzz`.
+//! Developer commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask
+//! fuzz`.
 #![forbid(unsafe_code)]
 
 mod fuzz;
@@ -29,7 +30,8 @@ enum Command {
     /// Measure the release binaries beside what others use
     #[command(disable_help_flag = true)]
     Bench(Passed),
-    /// Give whatever takes bytes from outside more and more of them, and look whether what must hold does
+    /// Give whatever takes bytes from outside more and more of them, and look whether what must
+    /// hold does
     Fuzz(fuzz::Options),
     /// Kill, lie and fuzz for as long as it takes: a thousand kills, then every fuzz target
     Soak(soak::Options),

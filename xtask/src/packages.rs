@@ -42,7 +42,8 @@ pub fn is_there(program: &str) -> bool {
         || usual.iter().any(|folder| folder.join(program).exists())
 }
 
-/// Whether this process has root's rights: the files of a process in `/proc` belong to its effective user (proc(5)).
+/// Whether this process has root's rights: the files of a process in `/proc` belong to its
+/// effective user (proc(5)).
 pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }

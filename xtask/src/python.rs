@@ -24,7 +24,10 @@ pub fn is_there() -> bool {
 /// If there is no Python, or PyPI cannot be reached.
 pub fn install() -> Result<()> {
     let folder = folder();
-    println!("Installing from PyPI into {}: schemathesis, openapi-spec-validator ...", folder.display());
+    println!(
+        "Installing from PyPI into {}: schemathesis, openapi-spec-validator ...",
+        folder.display()
+    );
     if !make(&folder) {
         packages::install(&["python3", "python3-venv"])?;
         anyhow::ensure!(make(&folder), "python3 -m venv fails");
@@ -32,9 +35,11 @@ pub fn install() -> Result<()> {
     let requirements = cargo::project().join(REQUIREMENTS);
     let mut pip = Command::new(folder.join("bin/pip"));
     cargo::run(
-        pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(&requirements),
+        pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"])
+            .arg(&requirements),
     )?;
-    fs::copy(&requirements, folder.join("requirements.txt")).context("cannot note what is installed")?;
+    fs::copy(&requirements, folder.join("requirements.txt"))
+        .context("cannot note what is installed")?;
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! The long runs: many kills, every hostile neighbour, transfers between all pairs of barriers, and all
-//! fuzz targets for some minutes.
+//! The long runs: many kills, every hostile neighbour, transfers between all pairs of barriers, and
+//! all fuzz targets for some minutes.
 
 use crate::{fuzz, test};
 use anyhow::Result;
@@ -19,7 +19,8 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let mut variables = vec![("TEST_KILLS", options.kills.to_string()), ("TEST_EVERY_PAIR", "1".into())];
+    let mut variables =
+        vec![("TEST_KILLS", options.kills.to_string()), ("TEST_EVERY_PAIR", "1".into())];
     variables.extend(options.seed.map(|seed| ("TEST_SEED", seed.to_string())));
     // Nothing is tried a second time: what fails once in a long run is what it is for.
     let which = "test(/^(applications|faults|hostile)::/)";

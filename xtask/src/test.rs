@@ -87,8 +87,10 @@ fn install(options: &Options) -> Result<()> {
         .filter(|(program, _)| !packages::is_there(program))
         .map(|(_, package)| *package)
         .collect();
-    let nextest =
-        cargo::command(&["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let nextest = cargo::command(&["nextest", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     let nextest_missing = !nextest.is_ok_and(|status| status.success());
     let python_missing = !python::is_there();
     if options.no_install && (nextest_missing || python_missing || !needed.is_empty()) {

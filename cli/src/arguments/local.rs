@@ -3,13 +3,14 @@
 use super::{duration, live};
 use crate::completion;
 use clap::Args;
-use meshward_model::{AcceptFrom, LabelKey, Labels, NetworkName, WorkloadName};
+use meshward_types::{AcceptFrom, LabelKey, Labels, NetworkName, WorkloadName};
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 /// For how long to wait for what only has to be waited for.
 #[derive(Args, Clone, Copy)]
 pub struct Patience {
-    /// How long to wait for the node daemon, for the network to be served and for the workload to be let in
+    /// How long to wait for the node daemon, for the network to be served and for the workload to
+    /// be let in
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub wait: Duration,
 }
@@ -19,11 +20,12 @@ pub struct Workload {
     /// The network
     #[arg(long, add = live(completion::networks))]
     pub network: NetworkName,
-    /// A label of the workload; may be given several times. `meshward.accept-from` says the same as --accept-from
+    /// A label of the workload; may be given several times. `meshward.accept-from` says the same as
+    /// --accept-from
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
     pub labels: Vec<Declared>,
-    /// Who may reach the workload, such as 'app=web, port=tcp/8080'; may be given several times. It narrows what policy
-    /// allows, or opens where the network's policy says `declarations: open`
+    /// Who may reach the workload, such as 'app=web, port=tcp/8080'; may be given several times. It
+    /// narrows what policy allows, or opens where the network's policy says `declarations: open`
     #[arg(long, value_name = "LABELS, port=PORT")]
     pub accept_from: Vec<AcceptFrom>,
     /// What people call the workload [default: its id]
@@ -43,7 +45,10 @@ pub enum Declared {
 impl FromStr for Declared {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix(meshward_model::accept::LABEL).and_then(|rest| rest.strip_prefix('=')) {
+        match text
+            .strip_prefix(meshward_types::accept::LABEL)
+            .and_then(|rest| rest.strip_prefix('='))
+        {
             Some(accept) => accept.parse().map(Self::AcceptFrom).map_err(|error| error.to_string()),
             None => text.parse().map(Self::Labels).map_err(|error| error.to_string()),
         }
@@ -119,7 +124,8 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 #[derive(clap::Subcommand)]
 pub enum DebugVerb {
-    /// Write status, metrics, lists and logs into a file (tar, gzip), without tokens and private keys
+    /// Write status, metrics, lists and logs into a file (tar, gzip), without tokens and private
+    /// keys
     Bundle {
         /// The file, which must not be there yet
         #[arg(value_name = "FILE")]

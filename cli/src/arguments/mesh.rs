@@ -4,7 +4,7 @@ use super::{Labelled, Watching, duration, live};
 use crate::{Mistake, completion, prefix::prefix};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use meshward_model::{Labels, NetworkName, NodeName, PublicKey, WorkloadName};
+use meshward_types::{Labels, NetworkName, NodeName, PublicKey, WorkloadName};
 use std::{path::PathBuf, time::Duration};
 
 #[derive(Subcommand)]
@@ -39,7 +39,8 @@ pub enum ContextVerb {
         #[arg(add = live(completion::contexts))]
         name: String,
     },
-    /// Take in a context: a file as the coordinator's admin.json, or what `meshctl credential create` prints
+    /// Take in a context: a file as the coordinator's admin.json, or what `meshctl credential
+    /// create` prints
     Import {
         /// The file; - is standard input
         #[arg(value_name = "FILE")]
@@ -47,7 +48,8 @@ pub enum ContextVerb {
         /// What it is to be called [default: the host of its server]
         #[arg(long)]
         name: Option<String>,
-        /// Where this machine reaches the coordinator, before what the file says; may be given several times
+        /// Where this machine reaches the coordinator, before what the file says; may be given
+        /// several times
         #[arg(long = "server", value_name = "HOST[:PORT]")]
         servers: Vec<String>,
         /// Take the place of a context with this name
@@ -81,7 +83,8 @@ pub enum Token {
         /// Nodes that join with it serve no network before `meshctl node approve`
         #[arg(long, conflicts_with = "relay")]
         needs_approval: bool,
-        /// Nodes that join with it are removed after not being seen for this time [without TIME: 10m]
+        /// Nodes that join with it are removed after not being seen for this time [without TIME:
+        /// 10m]
         #[arg(long, value_name = "TIME", conflicts_with = "relay", num_args = 0..=1,
             default_missing_value = "10m", value_parser = duration)]
         ephemeral: Option<Duration>,
@@ -136,7 +139,8 @@ pub enum Node {
     List(Labelled),
     /// Approve a node by name, before or after it joins, and give it labels
     ///
-    /// The labels take the place of those that it was given before. What it joined with stays beneath.
+    /// The labels take the place of those that it was given before. What it joined with stays
+    /// beneath.
     Approve {
         /// Its name
         #[arg(add = live(completion::nodes))]
@@ -156,7 +160,8 @@ pub enum Node {
 
 #[derive(Subcommand)]
 pub enum Route {
-    /// Offer prefixes behind this machine's node: machines there are reached and policed as workloads with these labels
+    /// Offer prefixes behind this machine's node: machines there are reached and policed as
+    /// workloads with these labels
     Advertise {
         /// A prefix, such as 10.8.0.0/24
         #[arg(required = true, value_name = "PREFIX", value_parser = prefix)]
@@ -206,8 +211,8 @@ pub struct RouteOf {
 
 #[derive(Subcommand)]
 pub enum Device {
-    /// Take a machine in, and print its configuration for wg-quick, on a terminal as a QR code, too. Its private key is made here
-    /// and told nobody
+    /// Take a machine in, and print its configuration for wg-quick, on a terminal as a QR code,
+    /// too. Its private key is made here and told nobody
     Create {
         /// What people call it
         #[arg(long)]
@@ -218,13 +223,15 @@ pub enum Device {
         /// A label; may be given several times
         #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
         labels: Vec<String>,
-        /// The node by which it joins: one that it reaches directly [default: the only connected one]
+        /// The node by which it joins: one that it reaches directly [default: the only connected
+        /// one]
         #[arg(long, value_name = "NODE", add = live(completion::nodes))]
         gateway: Option<NodeName>,
         /// The key of a device that has made one itself
         #[arg(long, value_name = "KEY")]
         public_key: Option<PublicKey>,
-        /// Where the device reaches the gateway [default: the first address that the coordinator knows]
+        /// Where the device reaches the gateway [default: the first address that the coordinator
+        /// knows]
         #[arg(long, value_name = "HOST:PORT")]
         endpoint: Option<String>,
     },
@@ -312,7 +319,7 @@ pub struct Links {
     pub observed: bool,
     /// Only pairs of which one side has these labels, such as app=web
     #[arg(short = 'l', long, value_name = "SELECTOR")]
-    pub selector: Option<meshward_model::Selector>,
+    pub selector: Option<meshward_types::Selector>,
     #[command(flatten)]
     pub watching: Watching,
 }
@@ -323,7 +330,8 @@ pub enum Credential {
     Create {
         /// Its name, for the audit log
         name: String,
-        /// What it may do: viewer reads; operator also quarantines; owner also applies policy, but for guardrails; admin everything
+        /// What it may do: viewer reads; operator also quarantines; owner also applies policy, but
+        /// for guardrails; admin everything
         #[arg(long, value_enum)]
         role: Role,
         /// A network in which it holds; may be given several times [default: all]
@@ -332,7 +340,8 @@ pub enum Credential {
         /// For how long it is good [default: until it is revoked]
         #[arg(long, value_name = "TIME", value_parser = duration)]
         lifetime: Option<Duration>,
-        /// Where its owner reaches the coordinator, before what is known here; may be given several times
+        /// Where its owner reaches the coordinator, before what is known here; may be given several
+        /// times
         #[arg(long = "server", value_name = "HOST[:PORT]")]
         servers: Vec<String>,
     },
@@ -375,7 +384,7 @@ pub enum Role {
     Admin,
 }
 
-impl From<Role> for meshward_model::api::Role {
+impl From<Role> for meshward_types::api::Role {
     fn from(role: Role) -> Self {
         match role {
             Role::Viewer => Self::Viewer,

@@ -11,13 +11,15 @@ pub use policy::*;
 use crate::{Mistake, completion};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
-use meshward_model::{Selector, WorkloadId, local::DEFAULT_SOCKET};
+use meshward_types::{Selector, WorkloadId, local::DEFAULT_SOCKET};
 use std::{path::PathBuf, time::Duration};
 
 /// Run a Meshward mesh: networks, nodes, policy, quarantine, and workloads on this machine.
 ///
-/// Commands about the mesh talk to the coordinator of the context in use; `run`, `attach`, `detach`, `label`, `attached` and `route advertise` talk to the node daemon of this machine. A noun without a verb lists: `meshctl nodes`. Exit codes: 0 done, 1 our failure, or
-/// not enforced everywhere yet, 2 a mistake in what was asked.
+/// Commands about the mesh talk to the coordinator of the context in use; `run`, `attach`,
+/// `detach`, `label`, `attached` and `route advertise` talk to the node daemon of this machine. A
+/// noun without a verb lists: `meshctl nodes`. Exit codes: 0 done, 1 our failure, or not enforced
+/// everywhere yet, 2 a mistake in what was asked.
 #[derive(Parser)]
 #[command(name = "meshctl", version, max_term_width = 110, arg_required_else_help = true)]
 pub struct Arguments {
@@ -41,8 +43,9 @@ pub struct Common {
     /// How to print what was read or done
     #[arg(short, long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t = Output::Table)]
     pub output: Output,
-    /// A context by its name (`meshctl context list`), or a file with one, such as the coordinator's admin.json
-    /// [env: MESHCTL_CONTEXT] [default: the one in use, then the coordinator's own file on this machine]
+    /// A context by its name (`meshctl context list`), or a file with one, such as the
+    /// coordinator's admin.json [env: MESHCTL_CONTEXT] [default: the one in use, then the
+    /// coordinator's own file on this machine]
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "NAME|FILE", add = live(completion::contexts))]
     pub context: Option<String>,
     /// The node daemon's socket [env: MESHCTL_SOCKET]
@@ -67,8 +70,8 @@ fn usual_socket() -> PathBuf {
 }
 
 impl Arguments {
-    /// Reads the command line, and the variables that stand in for flags. clap would show those as flags in
-    /// its usage lines.
+    /// Reads the command line, and the variables that stand in for flags. clap would show those as
+    /// flags in its usage lines.
     pub fn read() -> Self {
         let mut read = Self::parse();
         read.common.context = read.common.context.or_else(|| variable(CONTEXT));
@@ -114,7 +117,8 @@ pub fn verb_or_list<V, W: Default + PartialEq>(
         None => Ok(list(which)),
         Some(verb) if which == W::default() => Ok(verb),
         Some(_) => Err(Mistake(
-            "say what to list behind the verb: `meshctl NOUN list ...`, or leave the verb out".into(),
+            "say what to list behind the verb: `meshctl NOUN list ...`, or leave the verb out"
+                .into(),
         )),
     }
 }
@@ -136,7 +140,8 @@ pub enum Command {
         #[command(flatten)]
         watching: Watching,
     },
-    /// Ask another node for an answer: round trip, path, and what policy says about a workload there
+    /// Ask another node for an answer: round trip, path, and what policy says about a workload
+    /// there
     Ping(Ping),
     /// What lies around this machine's node: UDP, NAT, relays, port mapping, IPv6
     Netcheck,
@@ -252,11 +257,13 @@ pub enum Command {
     Release(Target),
     /// Show who changed what
     Audit(Audit),
-    /// Write a backup of the mesh to a file; `meshward-coordinator restore` makes a coordinator of it
+    /// Write a backup of the mesh to a file; `meshward-coordinator restore` makes a coordinator of
+    /// it
     Backup {
         /// The file, which must not be there yet
         file: PathBuf,
-        /// Leave the CA out: without it the backup is no secret that lets anybody into the mesh, and `ca.key` has to be kept elsewhere
+        /// Leave the CA out: without it the backup is no secret that lets anybody into the mesh,
+        /// and `ca.key` has to be kept elsewhere
         #[arg(long)]
         without_ca: bool,
     },

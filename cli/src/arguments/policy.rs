@@ -3,7 +3,7 @@
 use super::{Watching, duration, live};
 use crate::completion;
 use clap::{Args, Subcommand};
-use meshward_model::{LabelKey, NetworkName, PortSpec, Revision, Selector};
+use meshward_types::{LabelKey, NetworkName, PortSpec, Revision, Selector};
 use std::{path::PathBuf, time::Duration};
 
 #[derive(Args)]
@@ -32,17 +32,20 @@ pub enum Policy {
         /// Remove the policies of networks that no file names
         #[arg(long)]
         prune: bool,
-        /// Only if the network's policy is still the one that this revision made (`policy log`); 0: if it has none
+        /// Only if the network's policy is still the one that this revision made (`policy log`); 0:
+        /// if it has none
         #[arg(long, value_name = "REVISION", conflicts_with = "prune")]
         if_revision: Option<Revision>,
         /// Why, for the log
         #[arg(short, long)]
         message: Option<String>,
-        /// Reset both ends of every TCP connection that is not allowed any more, so that applications notice at once
+        /// Reset both ends of every TCP connection that is not allowed any more, so that
+        /// applications notice at once
         #[arg(long)]
         reset: bool,
     },
-    /// Check policies: syntax, tests, rules that do nothing, selectors that match nothing, guardrails
+    /// Check policies: syntax, tests, rules that do nothing, selectors that match nothing,
+    /// guardrails
     ///
     /// The coordinator is asked, if there is one: it knows the workloads.
     Check {
@@ -55,13 +58,19 @@ pub enum Policy {
         #[arg(long)]
         strict: bool,
     },
-    /// Say which links would open and close, and how many live flows would be cut; or what changed between two revisions
+    /// Say which links would open and close, and how many live flows would be cut; or what changed
+    /// between two revisions
     Diff {
         /// A revision, and another [default: now]
         #[arg(value_name = "REVISION", num_args = 0..=2, conflicts_with = "more")]
         revisions: Vec<Revision>,
         /// YAML files or folders that are not applied yet; may be given several times
-        #[arg(short = 'f', long = "file", value_name = "FILE|FOLDER", required_unless_present = "revisions")]
+        #[arg(
+            short = 'f',
+            long = "file",
+            value_name = "FILE|FOLDER",
+            required_unless_present = "revisions"
+        )]
         more: Vec<PathBuf>,
         /// How the texts differ, rather than which links do
         #[arg(long, conflicts_with = "more")]
@@ -77,9 +86,10 @@ pub enum Policy {
     },
     /// Edit the policy of a network, and apply it, unless somebody else has changed it meanwhile
     ///
-    /// It is opened in the editor that VISUAL or EDITOR names, else in vi. What is saved is checked; with
-    /// mistakes it is opened again, and they stand below the lines that they are about. Saved as it was, or
-    /// empty, nothing happens. What is not applied is kept in a file, which is named.
+    /// It is opened in the editor that VISUAL or EDITOR names, else in vi. What is saved is
+    /// checked; with mistakes it is opened again, and they stand below the lines that they are
+    /// about. Saved as it was, or empty, nothing happens. What is not applied is kept in a file,
+    /// which is named.
     Edit {
         /// The network, if there are several
         #[arg(add = live(completion::networks))]
@@ -87,7 +97,8 @@ pub enum Policy {
         /// Why, for the log
         #[arg(short, long)]
         message: Option<String>,
-        /// Reset both ends of every TCP connection that is not allowed any more, so that applications notice at once
+        /// Reset both ends of every TCP connection that is not allowed any more, so that
+        /// applications notice at once
         #[arg(long)]
         reset: bool,
     },
@@ -118,7 +129,8 @@ pub enum Policy {
         /// Why, for the log
         #[arg(short, long)]
         message: Option<String>,
-        /// Reset both ends of every TCP connection that is not allowed any more, so that applications notice at once
+        /// Reset both ends of every TCP connection that is not allowed any more, so that
+        /// applications notice at once
         #[arg(long)]
         reset: bool,
     },
@@ -168,7 +180,8 @@ pub enum QuarantineVerb {
 pub struct Quarantine {
     #[command(flatten)]
     pub target: Target,
-    /// Who may still reach the workloads, but for what guardrails deny; unless you are an admin, of those whom the policy names under `forensics`
+    /// Who may still reach the workloads, but for what guardrails deny; unless you are an admin, of
+    /// those whom the policy names under `forensics`
     #[arg(long, value_name = "SELECTOR")]
     pub allow_from: Option<Selector>,
     /// For how long [default: until it is released]

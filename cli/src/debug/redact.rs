@@ -23,7 +23,8 @@ impl Secrets {
             r"(?i)\bbearer\s+[A-Za-z0-9._~+/=\-]+",
             // Private keys in PEM, to their end if it is there.
             r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\z)",
-            // Fields and settings with such names: `PrivateKey = ...`, `"token": "..."`, `password=...`.
+            // Fields and settings with such names: `PrivateKey = ...`, `"token": "..."`,
+            // `password=...`.
             r#"(?i)\b(?:private_?-?key|preshared_?-?key|secret|password|passwd|token|authorization|api_?-?key)"?\s*[:=]\s*"?[A-Za-z0-9+/=._~\-]{8,}"#,
             // Names and passwords in URLs.
             r"\b[a-z][a-z0-9+.\-]*://[^/\s:@]+:[^/\s@]+@",
@@ -62,7 +63,8 @@ mod tests {
             (format!("{{\"token\": \"{hex}\"}}"), "0123456789abcdef"),
             ("Bearer eyJhbGciOiJIUzI1NiJ9.e30.sig".to_owned(), "eyJ"),
             (
-                "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----\nafter".to_owned(),
+                "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----\nafter"
+                    .to_owned(),
                 "MHcCAQEE",
             ),
             ("-----BEGIN PRIVATE KEY-----\nMHcCAQEE cut off".to_owned(), "MHcCAQEE"),

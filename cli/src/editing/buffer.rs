@@ -1,9 +1,10 @@
-//! The text that an editor gets: the files of a policy one below the other, and remarks that are left out
-//! when it is read back.
+//! The text that an editor gets: the files of a policy one below the other, and remarks that are
+//! left out when it is read back.
 
-use meshward_model::api::PolicyFile;
+use meshward_types::api::PolicyFile;
 
-/// How the lines that are ours begin, which are comments in YAML. It gets longer until nobody else's line begins so.
+/// How the lines that are ours begin, which are comments in YAML. It gets longer until nobody
+/// else's line begins so.
 const MARK: &str = "#|";
 /// The line between two documents of YAML (YAML 1.2.2 §9.1.2).
 const SEPARATOR: &str = "---\n";
@@ -77,7 +78,9 @@ impl Buffer {
 
     fn has_line(&self, files: &[PolicyFile], remark: &Remark) -> bool {
         remark.place.as_ref().is_some_and(|(name, line, _)| {
-            files.iter().any(|file| file.name == *name && (1..=file.text.lines().count()).contains(line))
+            files
+                .iter()
+                .any(|file| file.name == *name && (1..=file.text.lines().count()).contains(line))
         })
     }
 
@@ -123,8 +126,10 @@ impl Buffer {
         }
         let dashed: Vec<bool> = files.iter().map(|file| file.text.starts_with("---")).collect();
         for (file, next) in files.iter_mut().zip(dashed.iter().skip(1)) {
-            let rest =
-                file.text.strip_suffix(SEPARATOR).filter(|rest| rest.is_empty() || rest.ends_with('\n'));
+            let rest = file
+                .text
+                .strip_suffix(SEPARATOR)
+                .filter(|rest| rest.is_empty() || rest.ends_with('\n'));
             if let (Some(rest), false) = (rest, next) {
                 file.text.truncate(rest.len());
             }
@@ -146,11 +151,18 @@ impl Buffer {
 /// A name in one line.
 fn written_name(name: &str) -> String {
     let plain = name.trim() == name && !name.starts_with('"') && !name.contains(char::is_control);
-    if plain && !name.is_empty() { name.to_owned() } else { serde_json::Value::from(name).to_string() }
+    if plain && !name.is_empty() {
+        name.to_owned()
+    } else {
+        serde_json::Value::from(name).to_string()
+    }
 }
 
 fn read_name(text: &str) -> String {
-    serde_json::from_str(text).ok().filter(|_| text.starts_with('"')).unwrap_or_else(|| text.to_owned())
+    serde_json::from_str(text)
+        .ok()
+        .filter(|_| text.starts_with('"'))
+        .unwrap_or_else(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -198,11 +210,17 @@ mod tests {
 
     #[test]
     fn a_mistake_stands_below_its_column_and_others_stand_first() {
-        let files =
-            vec![file("a.yaml", "network: shop\nrules: [{ alow: [] }]\n"), file("b.yaml", "network: shop")];
+        let files = vec![
+            file("a.yaml", "network: shop\nrules: [{ alow: [] }]\n"),
+            file("b.yaml", "network: shop"),
+        ];
         let buffer = Buffer::of(files.clone());
-        let lines =
-            ["a.yaml:2:11: `alow` is not known", "b.yaml:1:1: twice", "b.yaml:9:1: nowhere", "too much"];
+        let lines = [
+            "a.yaml:2:11: `alow` is not known",
+            "b.yaml:1:1: twice",
+            "b.yaml:9:1: nowhere",
+            "too much",
+        ];
         let remarks: Vec<_> = lines.iter().map(|line| Remark::parse(line, &files)).collect();
         let text = buffer.write(&files, &remarks);
         assert_eq!(
@@ -214,9 +232,15 @@ mod tests {
     #[test]
     fn files_come_go_and_are_found_without_their_marks() {
         let buffer = Buffer::of(vec![file("a.yaml", "a\n"), file("b.yaml", "b\n")]);
-        assert_eq!(buffer.read("a\n#| file: c.yaml\nc\n"), [file("a.yaml", "a\n"), file("c.yaml", "c\n")]);
+        assert_eq!(
+            buffer.read("a\n#| file: c.yaml\nc\n"),
+            [file("a.yaml", "a\n"), file("c.yaml", "c\n")]
+        );
         assert_eq!(buffer.read("#| file: a.yaml\n\n#| file: b.yaml\nb\n"), [file("b.yaml", "b\n")]);
         assert_eq!(buffer.read("  \n#| file: a.yaml\n"), []);
-        assert_eq!(Buffer::of(vec![]).read("network: shop\n"), [file("policy.yaml", "network: shop\n")]);
+        assert_eq!(
+            Buffer::of(vec![]).read("network: shop\n"),
+            [file("policy.yaml", "network: shop\n")]
+        );
     }
 }

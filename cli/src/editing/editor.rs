@@ -45,11 +45,13 @@ impl Editor {
         let status = command.status().await.context("cannot run sh, which begins the editor")?;
         match status.code() {
             Some(0) => Ok(()),
-            Some(NOT_FOUND) => {
-                Err(Mistake(format!("there is no editor `{editor}`; let VISUAL or EDITOR name another"))
-                    .into())
+            Some(NOT_FOUND) => Err(Mistake(format!(
+                "there is no editor `{editor}`; let VISUAL or EDITOR name another"
+            ))
+            .into()),
+            Some(code) => {
+                bail!("the editor `{editor}` ended with exit code {code}, so nothing was applied")
             }
-            Some(code) => bail!("the editor `{editor}` ended with exit code {code}, so nothing was applied"),
             None => bail!("the editor `{editor}` was killed ({status}), so nothing was applied"),
         }
     }

@@ -14,12 +14,12 @@ use crate::{
 use anyhow::{Context, Result};
 use buffer::{Buffer, Remark};
 use editor::Editor;
-use meshward_client::Error;
-use meshward_model::{
+use meshward_api_client::Error;
+use meshward_policy::{Budget, own_documents, read_own, run_tests};
+use meshward_types::{
     NetworkName,
     api::{PolicyFile, PolicyScope, SubmitPolicy, SubmitResult, operations},
 };
-use meshward_policy::{Budget, own_documents, read_own, run_tests};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -30,16 +30,24 @@ use tempfile::NamedTempFile;
 /// The exit code of an interrupted command, as shells have it (128 and the signal's number).
 const INTERRUPTED: u8 = 130;
 
-pub async fn edit(common: &Common, of: OfNetwork, message: Option<String>, reset: bool) -> Result<ExitCode> {
+pub async fn edit(
+    common: &Common,
+    of: OfNetwork,
+    message: Option<String>,
+    reset: bool,
+) -> Result<ExitCode> {
     let editor = Editor::of_environment()?;
     let client = Client::coordinator(common)?;
     let network = policy::the_network(&client, of).await?;
     let (standing, state) = client.read_with_state(&operations::POLICY, &[&network]).await?;
-    let state =
-        state.context("the coordinator does not say in which state the policy is; is it of this version?")?;
+    let state = state.context(
+        "the coordinator does not say in which state the policy is; is it of this version?",
+    )?;
     let own = standing.files.iter().map(|file| own_documents(file, &network));
     let about = match standing.revision {
-        Some(revision) => format!("The policy of network {network}, as revision {revision} made it"),
+        Some(revision) => {
+            format!("The policy of network {network}, as revision {revision} made it")
+        }
         None => format!("Network {network} has no policy yet"),
     };
     let edit = Edit {
@@ -94,13 +102,15 @@ impl Edit<'_> {
         let mut mistakes: Vec<String> = Vec::new();
         loop {
             let text = self.buffer.write(&files, &self.remarks(&files, &mistakes));
-            fs::write(self.place.path(), text).context("cannot write the text down for the editor")?;
+            fs::write(self.place.path(), text)
+                .context("cannot write the text down for the editor")?;
             let left = editor.edit(self.place.path()).await;
             let edited = match self.text() {
                 Ok(text) => self.buffer.read(&text),
                 Err(error) => return self.leave(error),
             };
-            let as_before = edited.is_empty() || edited == self.buffer.before() || edited == self.start();
+            let as_before =
+                edited.is_empty() || edited == self.buffer.before() || edited == self.start();
             if let Err(error) = left {
                 return if as_before { Err(error) } else { self.keep(&edited, error) };
             }
@@ -111,7 +121,8 @@ impl Edit<'_> {
                 let lines = mistakes.join("\n");
                 return self.keep(
                     &edited,
-                    Mistake(format!("nothing was applied, the mistakes are still there:\n{lines}")).into(),
+                    Mistake(format!("nothing was applied, the mistakes are still there:\n{lines}"))
+                        .into(),
                 );
             }
             files = edited;
@@ -136,8 +147,9 @@ impl Edit<'_> {
     /// What was saved.
     fn text(&self) -> Result<String> {
         let bytes = fs::read(self.place.path()).context("the editor has taken its file away")?;
-        String::from_utf8(bytes)
-            .map_err(|_| Mistake("what was saved is not UTF-8, so nothing was applied".into()).into())
+        String::from_utf8(bytes).map_err(|_| {
+            Mistake("what was saved is not UTF-8, so nothing was applied".into()).into()
+        })
     }
 
     fn remarks(&self, files: &[PolicyFile], mistakes: &[String]) -> Vec<Remark> {
@@ -211,8 +223,9 @@ impl Edit<'_> {
             Ok(failures) => failures,
             Err(error) => return vec![format!("{}: the policy's tests: {error}", written.begin)],
         };
-        let place =
-            |number: usize| written.tests.get(number - 1).map_or(String::new(), |place| format!("{place}: "));
+        let place = |number: usize| {
+            written.tests.get(number - 1).map_or(String::new(), |place| format!("{place}: "))
+        };
         failures.iter().map(|failure| format!("{}{failure}", place(failure.number))).collect()
     }
 

@@ -5,7 +5,7 @@ use meshward_coordinator::{
     records::{Mutation, Record},
     store::{Note, Sqlite, Store},
 };
-use meshward_model::Revision;
+use meshward_types::Revision;
 use std::{
     fs,
     ops::{Deref, DerefMut},
@@ -27,7 +27,8 @@ impl Process {
     /// Its resident memory, in GiB.
     pub fn resident(&self) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib / f64::from(1 << 20))
     }

@@ -1,11 +1,11 @@
-//! The mesh that is measured: tenants of a hundred nodes, each with fifty applications that run everywhere in it, and one
-//! service that everybody uses.
+//! The mesh that is measured: tenants of a hundred nodes, each with fifty applications that run
+//! everywhere in it, and one service that everybody uses.
 
 use ipnet::{IpNet, Ipv4Net};
 use meshward_coordinator::records::{
     EndpointRecord, IdentityRecord, NodeRecord, PolicyRecord, Record, WorkloadRecord,
 };
-use meshward_model::{
+use meshward_types::{
     IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId,
     api::{Network, PolicyFile},
     control::WorkloadReport,
@@ -56,7 +56,8 @@ impl Shape {
                     labels,
                     accepts: vec![],
                 }));
-                records.extend((0..INSTANCES).map(|at| Record::Workload(workload(tenant, app, at))));
+                records
+                    .extend((0..INSTANCES).map(|at| Record::Workload(workload(tenant, app, at))));
             }
         }
         let id = IdentityId(self.tenants * APPS + 1);
@@ -95,8 +96,10 @@ impl Shape {
     /// The policy; with another `version`, one rule is another.
     pub fn policy(self, version: u32) -> String {
         let mut text = format!("network: {}\nrules:\n", network());
-        let _ =
-            writeln!(text, "  - {{ name: dns, from: {{ env: prod }}, to: {{ app: dns }}, allow: [udp/53] }}");
+        let _ = writeln!(
+            text,
+            "  - {{ name: dns, from: {{ env: prod }}, to: {{ app: dns }}, allow: [udp/53] }}"
+        );
         for rule in 1..self.tenants * RULES {
             let (tenant, at) = (rule / RULES, rule % RULES);
             let port = 8000 + at + if rule == 1 { version } else { 0 };

@@ -1,18 +1,19 @@
-//! Nodes without a data plane: they hold sessions with the coordinator as real ones do, and follow their views.
+//! Nodes without a data plane: they hold sessions with the coordinator as real ones do, and follow
+//! their views.
 //!
-//! A simulated node begins with the view that the seeded mesh gives it, of which it keeps only the digest; what changes, it
-//! keeps item by item. So ten thousand of them fit into one process, and yet each of them is compared with the
-//! coordinator by the digest of all that it would hold.
+//! A simulated node begins with the view that the seeded mesh gives it, of which it keeps only the
+//! digest; what changes, it keeps item by item. So ten thousand of them fit into one process, and
+//! yet each of them is compared with the coordinator by the digest of all that it would hold.
 
 use crate::shape::{self, Shape};
 use anyhow::{Context, Result, ensure};
 use meshward_coordinator::{records::Standing, world::World};
-use meshward_daemon::{dial::Dial, frames, random, tls::clock};
-use meshward_model::{
+use meshward_runtime::{dial::Dial, frames, random, tls::clock};
+use meshward_types::{
     Change, Item, ItemKey, NodeName, Revision, WorkloadId,
     control::{
-        COORDINATOR_NAME, ENFORCED_WITHIN, EndpointReport, FromCoordinator, FromNode, InstanceId, MAX_UPDATE,
-        WorkloadReport,
+        COORDINATOR_NAME, ENFORCED_WITHIN, EndpointReport, FromCoordinator, FromNode, InstanceId,
+        MAX_UPDATE, WorkloadReport,
     },
     view::{Digest, Hash128},
 };
@@ -30,7 +31,8 @@ use std::{
 };
 use tokio::sync::{Notify, mpsc};
 
-/// Sockets that the nodes share. Each node of a real mesh has one of its own, so none of these may overflow.
+/// Sockets that the nodes share. Each node of a real mesh has one of its own, so none of these may
+/// overflow.
 const SOCKETS: usize = 64;
 const RECEIVE_BUFFER: usize = 16 << 20;
 /// The pauses of a real node between two attempts.
@@ -56,7 +58,8 @@ struct Shared {
     coordinator: SocketAddr,
     watched: Mutex<Option<Arc<Watched>>>,
     current: AtomicU32,
-    /// Grows with each restart of the coordinator: only sessions that begin after it count as current.
+    /// Grows with each restart of the coordinator: only sessions that begin after it count as
+    /// current.
     epoch: AtomicU32,
     compared: AtomicU32,
     lost: AtomicU32,
@@ -170,7 +173,13 @@ impl Fleet {
         self.until(patience, "workloads are admitted", starts, &self.shared.admitted).await
     }
 
-    async fn until(&self, patience: Duration, what: &str, wanted: u32, count: &AtomicU32) -> Result<()> {
+    async fn until(
+        &self,
+        patience: Duration,
+        what: &str,
+        wanted: u32,
+        count: &AtomicU32,
+    ) -> Result<()> {
         let deadline = Instant::now() + patience;
         while count.load(SeqCst) < wanted {
             ensure!(Instant::now() < deadline, "only {} of {wanted} {what}", count.load(SeqCst));
@@ -207,7 +216,8 @@ impl Fleet {
         self.shared.unstuck.notify_waiters();
     }
 
-    /// The coordinator is gone: counts anew who is current in a session with the next, is told anew and loses rules.
+    /// The coordinator is gone: counts anew who is current in a session with the next, is told anew
+    /// and loses rules.
     pub fn begin_epoch(&self) {
         self.shared.epoch.fetch_add(1, SeqCst);
         self.shared.current.store(0, SeqCst);
@@ -261,7 +271,8 @@ impl Node {
             if begun.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
             }
-            let jitter = f64::from(self.number.wrapping_mul(2_654_435_761) >> 16) / f64::from(1 << 16);
+            let jitter =
+                f64::from(self.number.wrapping_mul(2_654_435_761) >> 16) / f64::from(1 << 16);
             tokio::time::sleep(pause / 2 + (pause / 2).mul_f64(jitter)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -269,8 +280,11 @@ impl Node {
 
     async fn hold(&mut self) -> Result<()> {
         self.epoch = self.shared.epoch.load(SeqCst);
-        let connecting =
-            self.endpoint.connect_with(self.config.clone(), self.shared.coordinator, COORDINATOR_NAME)?;
+        let connecting = self.endpoint.connect_with(
+            self.config.clone(),
+            self.shared.coordinator,
+            COORDINATOR_NAME,
+        )?;
         let connection = tokio::time::timeout(Duration::from_secs(5), connecting).await??;
         let (mut send, mut receive) = connection.open_bi().await?;
         for message in self.hello() {
@@ -356,7 +370,8 @@ impl Node {
                     self.shared.current.fetch_add(1, SeqCst);
                 }
                 if !urgent {
-                    self.unsaid.get_or_insert_with(|| tokio::time::Instant::now() + ENFORCED_WITHIN);
+                    self.unsaid
+                        .get_or_insert_with(|| tokio::time::Instant::now() + ENFORCED_WITHIN);
                     return Ok(vec![]);
                 }
                 self.unsaid = None;
@@ -406,8 +421,8 @@ impl Node {
                 if let Some(before) = self.held(&key) {
                     self.digest.remove(before);
                 }
-                // What was not there at the beginning is as it was then. Kept, it would have the maps of all nodes grow at the
-                // same moment, which real nodes do each by itself.
+                // What was not there at the beginning is as it was then. Kept, it would have the
+                // maps of all nodes grow at the same moment, which real nodes do each by itself.
                 match self.at_first(&key) {
                     Some(_) => self.changed.insert(key, None),
                     None => self.changed.remove(&key),

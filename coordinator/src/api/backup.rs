@@ -7,8 +7,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::stream;
-use meshward_daemon::random;
-use meshward_model::api::{Role, operations};
+use meshward_runtime::random;
+use meshward_types::api::{Role, operations};
 use serde::Deserialize;
 use std::{path::PathBuf, sync::Arc};
 use tokio::{fs::File, io::AsyncReadExt};
@@ -41,7 +41,8 @@ pub async fn backup(
     let action = format!("made a backup of revision {}, {with} the CA", done.revision);
     let author = Author { dry_run: false, ..caller.author };
     mesh.change(&author, |_| Ok(Plan::noted(action.clone()))).await?;
-    let failed = |error: std::io::Error| Refusal::Failed(format!("the backup cannot be read: {error}"));
+    let failed =
+        |error: std::io::Error| Refusal::Failed(format!("the backup cannot be read: {error}"));
     let content = File::open(&file.0).await.map_err(failed)?;
     // Nobody finds it any more, and it goes when it was read.
     drop(file);

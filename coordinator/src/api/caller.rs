@@ -13,12 +13,13 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use meshward_daemon::places::Place;
-use meshward_model::{NetworkName, api::Role, token::secret_hash};
+use meshward_runtime::places::Place;
+use meshward_types::{NetworkName, api::Role, token::secret_hash};
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 use time::OffsetDateTime;
 
-/// Who calls, by the name of a credential, what they may, and whether it is a dry run (`?dry_run=true`).
+/// Who calls, by the name of a credential, what they may, and whether it is a dry run
+/// (`?dry_run=true`).
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub author: Author,
@@ -82,8 +83,10 @@ impl Caller {
 
     /// Whether the credential is still what it was when the request began.
     pub fn still_stands(&self, world: &World) -> bool {
-        let known = world.credentials.values().find(|credential| credential.secret_hash == self.hash);
-        let as_before = |known: &CredentialRecord| known.role == self.role && known.networks == self.networks;
+        let known =
+            world.credentials.values().find(|credential| credential.secret_hash == self.hash);
+        let as_before =
+            |known: &CredentialRecord| known.role == self.role && known.networks == self.networks;
         known.is_some_and(|known| as_before(known) && !known.is_over(unix_now()))
     }
 
@@ -102,7 +105,8 @@ impl Caller {
             let text = "too many wrong credentials came from this address; wait a minute";
             return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, text));
         }
-        // Hashes are compared: what their comparison might tell by its timing is of no use to find a secret.
+        // Hashes are compared: what their comparison might tell by its timing is of no use to find
+        // a secret.
         let hash = secret_hash(secret);
         let caller = mesh.look(|world| {
             let known = world.credentials.values().find(|credential| credential.secret_hash == hash)?;
@@ -135,7 +139,9 @@ impl Caller {
             }
             (_, None) => {}
         }
-        caller.ok_or_else(|| refused("the credential is unknown: it was revoked, or belongs to another mesh"))
+        caller.ok_or_else(|| {
+            refused("the credential is unknown: it was revoked, or belongs to another mesh")
+        })
     }
 }
 
@@ -158,7 +164,8 @@ pub struct Origin {
     pub place: Option<Arc<Place>>,
 }
 
-/// Lets in who has a credential. It comes before everything else: strangers are told nothing of what the request would be.
+/// Lets in who has a credential. It comes before everything else: strangers are told nothing of
+/// what the request would be.
 pub async fn authenticated(
     State(mesh): State<Arc<Mesh>>,
     request: Request,

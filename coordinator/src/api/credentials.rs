@@ -5,8 +5,8 @@ use super::{
 };
 use crate::{journal::Kind, mesh::Mesh, plans::credentials, world::World};
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use meshward_daemon::random;
-use meshward_model::api::{
+use meshward_runtime::random;
+use meshward_types::api::{
     ChangeCredential, CreateCredential, CreatedCredential, Credential, Page, Role, operations,
 };
 use serde::Deserialize;
@@ -53,8 +53,9 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<CreatedCredential>), ApiError> {
     caller.must_be(Role::Admin)?;
     let secret = secret();
-    let done =
-        mesh.change(&caller.author, |world| credentials::create(world, &wanted, &secret, now())).await?;
+    let done = mesh
+        .change(&caller.author, |world| credentials::create(world, &wanted, &secret, now()))
+        .await?;
     Ok((StatusCode::CREATED, Json(CreatedCredential { token: secret, kept: done.outcome })))
 }
 
@@ -73,7 +74,11 @@ pub fn secret() -> String {
 #[utoipa::path(get, path = operations::CREDENTIALS.path(), tag = "credentials", operation_id = "list_credentials",
     params(("role" = Option<Role>, Query, description = "Only those of this role")),
     responses((status = 200, body = Page<Credential>)))]
-pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+pub async fn list(
+    api: State<Api>,
+    caller: Caller,
+    query: Query<Filter>,
+) -> Result<Response, ApiError> {
     lists::list::<Credential>(api, caller, query).await
 }
 
@@ -123,6 +128,8 @@ pub async fn revoke(
     expected: Precondition,
 ) -> Result<Json<Credential>, ApiError> {
     caller.must_be(Role::Admin)?;
-    let plan = |world: &World| expected.removing(known(world, &name), || credentials::revoke(world, &name));
+    let plan = |world: &World| {
+        expected.removing(known(world, &name), || credentials::revoke(world, &name))
+    };
     Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
 }

@@ -10,7 +10,7 @@ use crate::{
     world::World,
 };
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use meshward_model::{
+use meshward_types::{
     NetworkName, NodeName, WorkloadName,
     api::{CreateDevice, CreatedDevice, Device, Page, Role, operations},
     bounded::printable,
@@ -48,7 +48,9 @@ impl Listed for Device {
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
         let devices = world.workloads().filter(|(record, _, _)| record.device.is_some());
         devices
-            .filter_map(|(record, labels, _)| Some(describe(record, labels.clone(), record.device?)))
+            .filter_map(|(record, labels, _)| {
+                Some(describe(record, labels.clone(), record.device?))
+            })
             .collect()
     }
 }
@@ -59,7 +61,11 @@ impl Listed for Device {
         ("gateway" = Option<NodeName>, Query, description = "Only those that join by this node"),
         ("selector" = Option<String>, Query, description = "Only those with such labels: `app=web,env in (prod,stage),!old`")),
     responses((status = 200, body = Page<Device>)))]
-pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+pub async fn list(
+    api: State<Api>,
+    caller: Caller,
+    query: Query<Filter>,
+) -> Result<Response, ApiError> {
     lists::list::<Device>(api, caller, query).await
 }
 
@@ -77,8 +83,8 @@ pub async fn get(
 
 fn describe(
     record: &WorkloadRecord,
-    labels: meshward_model::Labels,
-    key: meshward_model::PublicKey,
+    labels: meshward_types::Labels,
+    key: meshward_types::PublicKey,
 ) -> Device {
     Device {
         name: record.name.clone(),
@@ -91,7 +97,8 @@ fn describe(
     }
 }
 
-/// Takes in a machine with a stock WireGuard. It joins by a node, its gateway, which must be connected.
+/// Takes in a machine with a stock WireGuard. It joins by a node, its gateway, which must be
+/// connected.
 #[utoipa::path(post, path = operations::CREATE_DEVICE.path(), tag = "devices", operation_id = "create_device", request_body = CreateDevice,
     responses((status = 201, body = CreatedDevice)))]
 pub async fn create(
@@ -101,10 +108,11 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<CreatedDevice>), ApiError> {
     caller.must_be(Role::Owner)?;
     caller.must_reach(&wanted.network)?;
-    let public_key = wanted.public_key.parse().map_err(|error: meshward_model::keys::BadKey| {
+    let public_key = wanted.public_key.parse().map_err(|error: meshward_types::keys::BadKey| {
         Refusal::Invalid(error.to_string()).about("public_key")
     })?;
-    let (gateway, endpoint) = mesh.look(|world| gateway(&mesh, world, &wanted, &caller.networks))?;
+    let (gateway, endpoint) =
+        mesh.look(|world| gateway(&mesh, world, &wanted, &caller.networks))?;
     let session = mesh.sessions.get(&gateway).ok_or_else(|| away(&gateway))?;
     let order = DeviceOrder {
         network: wanted.network.clone(),
@@ -127,10 +135,18 @@ pub async fn create(
     }
     let answer = match session.ask(&Question::AddDevice(order)).await {
         Some(Answer::Device(answer)) => answer.map_err(|why| Refusal::Invalid(printable(&why)))?,
-        _ => return Err(Refusal::Failed(format!("node {gateway} does not answer; try again")).into()),
+        _ => {
+            return Err(
+                Refusal::Failed(format!("node {gateway} does not answer; try again")).into()
+            );
+        }
     };
-    note(&mesh, &caller.author, format!("took in device {} ({}) by node {gateway}", wanted.name, answer.id))
-        .await?;
+    note(
+        &mesh,
+        &caller.author,
+        format!("took in device {} ({}) by node {gateway}", wanted.name, answer.id),
+    )
+    .await?;
     let created = CreatedDevice {
         name: wanted.name,
         gateway,
@@ -185,8 +201,9 @@ fn away(node: &NodeName) -> Refusal {
     .about("gateway")
 }
 
-/// The node by which a device joins, and where that is reached: the one that is named, or the first that others reach directly. A node
-/// that serves none of `scope` is answered as one that is not there.
+/// The node by which a device joins, and where that is reached: the one that is named, or the first
+/// that others reach directly. A node that serves none of `scope` is answered as one that is not
+/// there.
 fn gateway(
     mesh: &Mesh,
     world: &World,
@@ -203,7 +220,10 @@ fn gateway(
         let node = world.nodes.get(name).filter(|_| nodes::serves_any(world, name, scope));
         let node = node.ok_or_else(|| Refusal::Missing(text()).about("gateway"))?;
         let text = || format!("node {name} does not serve network {}", wanted.network);
-        return Ok((name.clone(), place(node).ok_or_else(|| Refusal::Conflict(text()).about("gateway"))?));
+        return Ok((
+            name.clone(),
+            place(node).ok_or_else(|| Refusal::Conflict(text()).about("gateway"))?,
+        ));
     }
     let connected = world.nodes.values().filter(|node| mesh.sessions.get(&node.name).is_some());
     let mut found = connected.filter_map(|node| Some((node.name.clone(), place(node)?)));

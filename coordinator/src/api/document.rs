@@ -1,8 +1,9 @@
-//! The API's document (OpenAPI 3.1): what the routes say of themselves, and what holds for all of them, said once.
+//! The API's document (OpenAPI 3.1): what the routes say of themselves, and what holds for all of
+//! them, said once.
 
 use super::problem::PROBLEM_JSON;
 use axum::http::StatusCode;
-use meshward_model::api::{MAX_PAGE, Problem, USUAL_PAGE, operations, schema};
+use meshward_types::api::{MAX_PAGE, Problem, USUAL_PAGE, operations, schema};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
@@ -32,7 +33,8 @@ pub struct Document;
 pub fn document() -> Value {
     let (_, document) = super::described().merge(super::open()).split_for_parts();
     let mut document = serde_json::to_value(&document).unwrap_or_default();
-    document["servers"] = json!([{ "url": "/", "description": "The coordinator that serves this document" }]);
+    document["servers"] =
+        json!([{ "url": "/", "description": "The coordinator that serves this document" }]);
     document["components"]["securitySchemes"] = json!({ "bearer": {
         "type": "http", "scheme": "bearer", "description": "The token of a credential (`meshctl credential create`)."
     } });
@@ -123,7 +125,9 @@ fn together() -> [(&'static str, &'static str, Value); 6] {
 fn reachable_from_requests(document: &Value) -> std::collections::BTreeSet<String> {
     let mut open: Vec<&Value> = Vec::new();
     for item in document["paths"].as_object().into_iter().flat_map(|paths| paths.values()) {
-        open.extend(item.as_object().into_iter().flatten().map(|(_, operation)| &operation["requestBody"]));
+        open.extend(
+            item.as_object().into_iter().flatten().map(|(_, operation)| &operation["requestBody"]),
+        );
     }
     let mut found = std::collections::BTreeSet::new();
     while let Some(value) = open.pop() {
@@ -144,7 +148,8 @@ fn reachable_from_requests(document: &Value) -> std::collections::BTreeSet<Strin
     found
 }
 
-/// Makes one object of several that hold together: two that both allow no other fields would allow nothing.
+/// Makes one object of several that hold together: two that both allow no other fields would allow
+/// nothing.
 fn merge(schema: &mut Value, all: &Map<String, Value>) {
     match schema {
         Value::Object(fields) => fields.values_mut().for_each(|value| merge(value, all)),
@@ -174,20 +179,26 @@ fn without_null(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
             if let Some(types) = fields.get_mut("type") {
-                let one = types.as_array().and_then(|types| types.iter().find(|one| *one != "null")).cloned();
+                let one = types
+                    .as_array()
+                    .and_then(|types| types.iter().find(|one| *one != "null"))
+                    .cloned();
                 if let Some(one) = one {
                     *types = one;
                 }
             }
             for word in ["oneOf", "anyOf"] {
-                let Some(parts) = fields.get_mut(word).and_then(Value::as_array_mut) else { continue };
+                let Some(parts) = fields.get_mut(word).and_then(Value::as_array_mut) else {
+                    continue;
+                };
                 parts.retain(|part| part["type"] != "null");
                 if let ([only], true) = (&parts[..], word == "oneOf") {
                     let only = only.clone();
                     fields.remove(word);
                     let description = fields.get("description").cloned();
                     match description {
-                        // What stands beside a reference holds with it (OpenAPI 3.1, JSON Schema 2020-12 §8.2.3.1).
+                        // What stands beside a reference holds with it (OpenAPI 3.1, JSON Schema
+                        // 2020-12 §8.2.3.1).
                         Some(_) => fields.extend(
                             only.as_object()
                                 .cloned()
@@ -279,6 +290,9 @@ fn responses(operation: &mut Value, protected: bool) {
         } });
         all.insert(StatusCode::UNAUTHORIZED.as_u16().to_string(), refused);
     }
-    all.insert("4XX".into(), problem("The request is refused; the problem says why, and how to mend it."));
+    all.insert(
+        "4XX".into(),
+        problem("The request is refused; the problem says why, and how to mend it."),
+    );
     all.insert("5XX".into(), problem("The coordinator has failed, or is not ready."));
 }

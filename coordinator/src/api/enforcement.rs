@@ -4,7 +4,7 @@ use crate::{
     mesh::{Mesh, timestamp},
     world::World,
 };
-use meshward_model::{
+use meshward_types::{
     Revision, WorkloadId,
     api::{Enforcement, SilentNode},
 };
@@ -41,12 +41,15 @@ fn silent(mesh: &Mesh, world: &World, node: u32, enforcing: &RoaringBitmap) -> O
     })
 }
 
-/// The nodes that have to do with these workloads: those that run them, and those whose workloads meet them.
+/// The nodes that have to do with these workloads: those that run them, and those whose workloads
+/// meet them.
 pub fn concerned(world: &World, workloads: &[WorkloadId]) -> RoaringBitmap {
     let mut nodes = RoaringBitmap::new();
     for id in workloads {
-        let network = world.workload_networks.get(id).and_then(|network| world.networks.get(network));
-        let Some((network, workload)) = network.and_then(|own| Some((own, own.workloads.get(id)?))) else {
+        let network =
+            world.workload_networks.get(id).and_then(|network| world.networks.get(network));
+        let Some((network, workload)) = network.and_then(|own| Some((own, own.workloads.get(id)?)))
+        else {
             continue;
         };
         nodes |= network.audience(workload.identity);

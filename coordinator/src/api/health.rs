@@ -3,7 +3,7 @@
 use super::ApiError;
 use crate::mesh::Mesh;
 use axum::{Json, extract::State, http::StatusCode};
-use meshward_model::api::{Health, Version};
+use meshward_types::api::{Health, Version};
 use std::{sync::Arc, time::Duration};
 
 /// How long the store may take to answer.
@@ -21,7 +21,9 @@ pub async fn readyz(State(mesh): State<Arc<Mesh>>) -> Result<Json<Health>, ApiEr
     let unready = |why: String| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why);
     match tokio::time::timeout(PATIENCE, mesh.audit(None, 1)).await {
         Ok(Ok(_)) => Ok(Json(Health { status: "ready".into() })),
-        Ok(Err(_)) => Err(unready("the store cannot be read; the coordinator's log says why".into())),
+        Ok(Err(_)) => {
+            Err(unready("the store cannot be read; the coordinator's log says why".into()))
+        }
         Err(_) => Err(unready(format!("the store does not answer within {PATIENCE:?}"))),
     }
 }

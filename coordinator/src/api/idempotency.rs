@@ -1,4 +1,5 @@
-//! Requests that come again: under one `Idempotency-Key`, a request is done once (draft-ietf-httpapi-idempotency-key-header).
+//! Requests that come again: under one `Idempotency-Key`, a request is done once
+//! (draft-ietf-httpapi-idempotency-key-header).
 
 use super::{Api, caller::Caller, problem::ApiError};
 use axum::{
@@ -8,7 +9,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use meshward_model::token::Fingerprint;
+use meshward_types::token::Fingerprint;
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,10 +20,11 @@ use std::{
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says that an answer was given before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// For how long an answer is kept. A restart of the coordinator forgets it: answers have secrets in them, which are not stored.
+/// For how long an answer is kept. A restart of the coordinator forgets it: answers have secrets in
+/// them, which are not stored.
 const KEPT: Duration = Duration::from_secs(3600);
-/// The most answers that are kept, and their bytes together: of one credential, whose own oldest give way, and of all, where those of
-/// who has most give way.
+/// The most answers that are kept, and their bytes together: of one credential, whose own oldest
+/// give way, and of all, where those of who has most give way.
 const MAX_OWN_ANSWERS: usize = 128;
 const MAX_OWN_BYTES: usize = 2 << 20;
 const MAX_BYTES: usize = 16 << 20;
@@ -38,7 +40,8 @@ pub struct Answers(Mutex<Kept>);
 #[derive(Default)]
 struct Kept(HashMap<String, Share>);
 
-/// What is kept for one credential: nobody's answers go because of another's requests, unless all together are too many.
+/// What is kept for one credential: nobody's answers go because of another's requests, unless all
+/// together are too many.
 #[derive(Default)]
 struct Share {
     answers: HashMap<String, Known>,
@@ -63,8 +66,13 @@ struct Answer {
 }
 
 /// Does a request, or gives the answer that it has got before.
-pub async fn once(State(api): State<Api>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let Some(key) = request.headers().get(HEADER).filter(|_| request.method() == Method::POST) else {
+pub async fn once(
+    State(api): State<Api>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let Some(key) = request.headers().get(HEADER).filter(|_| request.method() == Method::POST)
+    else {
         return Ok(next.run(request).await);
     };
     let key = key.to_str().ok().filter(|key| is_key(key)).map(ToOwned::to_owned).ok_or_else(|| {
@@ -72,8 +80,9 @@ pub async fn once(State(api): State<Api>, request: Request, next: Next) -> Resul
         ApiError::malformed(text).about("Idempotency-Key")
     })?;
     let (parts, body) = request.into_parts();
-    let hash = parts.extensions.get::<Caller>().map(|caller| caller.hash.clone()).unwrap_or_default();
-    let body = meshward_daemon::body::read(body, super::MAX_BODY).await?;
+    let hash =
+        parts.extensions.get::<Caller>().map(|caller| caller.hash.clone()).unwrap_or_default();
+    let body = meshward_runtime::body::read(body, super::MAX_BODY).await?;
     let mut said = format!("{} {}\n", parts.method, parts.uri).into_bytes();
     said.extend_from_slice(&body);
     let answers = api.answers.clone();
@@ -91,7 +100,8 @@ pub async fn once(State(api): State<Api>, request: Request, next: Next) -> Resul
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer broke off: {error}"))
     })?;
     if body.len() <= MAX_ANSWER {
-        let answer = Answer { status: parts.status, headers: parts.headers.clone(), body: body.clone() };
+        let answer =
+            Answer { status: parts.status, headers: parts.headers.clone(), body: body.clone() };
         std::mem::forget(pending);
         answers.finish(&hash, &key, answer, Instant::now());
     }
@@ -133,7 +143,8 @@ impl Answers {
         match share.answers.get(key) {
             None => {}
             Some(known) if known.request != request => {
-                let text = "this Idempotency-Key was used for another request; take a new key for each";
+                let text =
+                    "this Idempotency-Key was used for another request; take a new key for each";
                 return Err(ApiError::new(StatusCode::CONFLICT, text).about("Idempotency-Key"));
             }
             Some(Known { answer: Some(answer), .. }) => return Ok(Some(answer.clone())),
@@ -195,7 +206,11 @@ mod tests {
     use super::*;
 
     fn answer(bytes: usize) -> Answer {
-        Answer { status: StatusCode::CREATED, headers: HeaderMap::new(), body: vec![0; bytes].into() }
+        Answer {
+            status: StatusCode::CREATED,
+            headers: HeaderMap::new(),
+            body: vec![0; bytes].into(),
+        }
     }
 
     #[test]
@@ -206,7 +221,10 @@ mod tests {
         assert_eq!(busy.status, 409);
         answers.finish("ann", "k", answer(3), now);
         assert_eq!(answers.begin("ann", "k", request, now).unwrap().unwrap().body.len(), 3);
-        assert!(answers.begin("bob", "k", request, now).unwrap().is_none(), "another's key is another");
+        assert!(
+            answers.begin("bob", "k", request, now).unwrap().is_none(),
+            "another's key is another"
+        );
         let other = answers.begin("ann", "k", Fingerprint::of(b"b"), now).err().unwrap().problem();
         assert_eq!(other.status, 409);
         assert!(other.detail.contains("another request"), "{}", other.detail);
@@ -233,7 +251,10 @@ mod tests {
         }
         let all: usize = answers.0.lock().0.values().map(|share| share.bytes).sum();
         assert!(all <= MAX_BYTES);
-        assert!(answers.begin("ann", "one", request, now).unwrap().is_some(), "hers is still there");
+        assert!(
+            answers.begin("ann", "one", request, now).unwrap().is_some(),
+            "hers is still there"
+        );
         assert!(answers.begin("ann", "one", request, now + KEPT).unwrap().is_none());
         assert_eq!(answers.0.lock().0.values().map(|share| share.bytes).sum::<usize>(), 0);
     }

@@ -17,9 +17,11 @@ use axum::{
     http::header::ETAG,
     response::{IntoResponse, Response},
 };
-use meshward_model::{
+use meshward_types::{
     Labels, NetworkName, NodeName, WorkloadId, WorkloadName,
-    api::{ApproveNode, Block, Measured, Node, NodeState, Page, Role, Status, Workload, operations},
+    api::{
+        ApproveNode, Block, Measured, Node, NodeState, Page, Role, Status, Workload, operations,
+    },
 };
 use serde::Deserialize;
 use std::{collections::BTreeSet, sync::Arc};
@@ -29,10 +31,16 @@ use std::{collections::BTreeSet, sync::Arc};
     responses((status = 200, body = Status)))]
 pub async fn status(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Status> {
     Json(mesh.look(|world| {
-        let nodes: Vec<&NodeName> =
-            world.nodes.keys().filter(|name| nodes::serves_any(world, name, &caller.networks)).collect();
-        let networks: Vec<_> =
-            world.networks.values().filter(|network| caller.reaches(&network.record.name)).collect();
+        let nodes: Vec<&NodeName> = world
+            .nodes
+            .keys()
+            .filter(|name| nodes::serves_any(world, name, &caller.networks))
+            .collect();
+        let networks: Vec<_> = world
+            .networks
+            .values()
+            .filter(|network| caller.reaches(&network.record.name))
+            .collect();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             mesh: mesh.ca.mesh.clone(),
@@ -42,7 +50,10 @@ pub async fn status(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Statu
             nodes_connected: nodes.iter().filter(|name| mesh.sessions.get(name).is_some()).count(),
             networks: networks.len(),
             workloads: networks.iter().map(|network| network.workloads.len()).sum(),
-            workloads_quarantined: networks.iter().map(|network| world.quarantined_in(network)).sum(),
+            workloads_quarantined: networks
+                .iter()
+                .map(|network| world.quarantined_in(network))
+                .sum(),
         }
     }))
 }
@@ -73,12 +84,14 @@ impl Listed for Node {
     }
 
     fn all(mesh: &Mesh, world: &World) -> Vec<Self> {
-        let names: BTreeSet<&NodeName> = world.nodes.keys().chain(world.approved_nodes.keys()).collect();
+        let names: BTreeSet<&NodeName> =
+            world.nodes.keys().chain(world.approved_nodes.keys()).collect();
         names.into_iter().map(|name| describe(mesh, world, name)).collect()
     }
 
     fn keys(world: &World) -> Option<Vec<String>> {
-        let names: BTreeSet<&NodeName> = world.nodes.keys().chain(world.approved_nodes.keys()).collect();
+        let names: BTreeSet<&NodeName> =
+            world.nodes.keys().chain(world.approved_nodes.keys()).collect();
         Some(names.into_iter().map(ToString::to_string).collect())
     }
 
@@ -202,7 +215,8 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
     }
 }
 
-/// Approves a node by name, before or after it joins, and gives it labels: these, and no others that it was given before.
+/// Approves a node by name, before or after it joins, and gives it labels: these, and no others
+/// that it was given before.
 #[utoipa::path(put, path = operations::APPROVE_NODE.path(), tag = "nodes", operation_id = "approve_node", request_body = ApproveNode,
     params(("name" = NodeName, Path, description = "The node's name")),
     responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of its approval")))))]
@@ -230,7 +244,8 @@ pub async fn approve_node(
     Ok(answer(node))
 }
 
-/// Removes a node: its workloads go, its session ends, its certificate is good for nothing. Answers with what it was.
+/// Removes a node: its workloads go, its session ends, its certificate is good for nothing. Answers
+/// with what it was.
 #[utoipa::path(delete, path = operations::REMOVE_NODE.path(), tag = "nodes", operation_id = "remove_node",
     params(("name" = NodeName, Path, description = "The node's name")),
     responses((status = 200, body = Node)))]
@@ -292,7 +307,8 @@ impl Listed for Workload {
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
         let refused = world.networks.values().flat_map(|network| network.refused.values());
-        let admitted = world.workloads().map(|(workload, labels, held)| admitted(workload, labels, held));
+        let admitted =
+            world.workloads().map(|(workload, labels, held)| admitted(workload, labels, held));
         admitted.chain(refused.map(|record| refused_one(record))).collect()
     }
 

@@ -5,7 +5,7 @@ use crate::{
     world::World,
 };
 use axum::{Json, extract::State};
-use meshward_model::{
+use meshward_types::{
     NetworkName, NodeName, PublicKey,
     api::{Role, RotateKeys, RotatedKeys, operations},
     control::FromCoordinator,
@@ -43,7 +43,9 @@ pub async fn rotate(
         return Ok(Json(answer(&mesh, &wanted, &before, before.len())));
     }
     let action = match (&wanted.node, &wanted.network) {
-        (Some(node), Some(network)) => format!("had node {node} make another key for network {network}"),
+        (Some(node), Some(network)) => {
+            format!("had node {node} make another key for network {network}")
+        }
         (Some(node), None) => format!("had node {node} make other keys"),
         (None, Some(network)) => format!("had all nodes make other keys for network {network}"),
         (None, None) => "had all nodes make other keys".into(),
@@ -73,9 +75,15 @@ type Keys = BTreeMap<(NodeName, NetworkName), PublicKey>;
 
 fn answer(mesh: &Mesh, wanted: &RotateKeys, before: &Keys, rotated: usize) -> RotatedKeys {
     let away = |node: &NodeName| mesh.sessions.get(node).is_none();
-    let mut nodes: Vec<NodeName> = before.keys().map(|(node, _)| node.clone()).filter(away).collect();
+    let mut nodes: Vec<NodeName> =
+        before.keys().map(|(node, _)| node.clone()).filter(away).collect();
     nodes.dedup();
-    RotatedKeys { endpoints: before.len(), rotated, away: nodes, keep_old_seconds: wanted.keep_old_seconds }
+    RotatedKeys {
+        endpoints: before.len(),
+        rotated,
+        away: nodes,
+        keep_old_seconds: wanted.keep_old_seconds,
+    }
 }
 
 fn check(world: &World, wanted: &RotateKeys) -> Result<(), Refusal> {
@@ -91,10 +99,16 @@ fn check(world: &World, wanted: &RotateKeys) -> Result<(), Refusal> {
 }
 
 fn keys(world: &World, wanted: &RotateKeys) -> Keys {
-    let nodes = world.nodes.values().filter(|node| wanted.node.as_ref().is_none_or(|own| *own == node.name));
-    let all = nodes
-        .flat_map(|node| node.endpoints.iter().map(move |(network, endpoint)| (node, network, endpoint)));
+    let nodes = world
+        .nodes
+        .values()
+        .filter(|node| wanted.node.as_ref().is_none_or(|own| *own == node.name));
+    let all = nodes.flat_map(|node| {
+        node.endpoints.iter().map(move |(network, endpoint)| (node, network, endpoint))
+    });
     all.filter(|(_, network, _)| wanted.network.as_ref().is_none_or(|own| own == *network))
-        .map(|(node, network, endpoint)| ((node.name.clone(), network.clone()), endpoint.public_key))
+        .map(|(node, network, endpoint)| {
+            ((node.name.clone(), network.clone()), endpoint.public_key)
+        })
         .collect()
 }

@@ -13,7 +13,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use meshward_model::{
+use meshward_types::{
     IdentityId, NetworkName, NodeName,
     api::{Link, Links, Page, operations},
     control::{Answer, Count, LinkCount, Question},
@@ -40,13 +40,15 @@ impl Filter {
         lists::is(&self.network, &link.network)
             && lists::selects(&self.from, &link.from)
             && lists::selects(&self.to, &link.to)
-            && (lists::selects(&self.selector, &link.from) || lists::selects(&self.selector, &link.to))
+            && (lists::selects(&self.selector, &link.from)
+                || lists::selects(&self.selector, &link.to))
             && lists::is(&self.denied, &(link.denied > 0))
             && lists::is(&self.observed, &(link.observed > 0))
     }
 }
 
-/// Lists the links with the counters of all connected nodes; pairs that were only ever denied have an empty ACL.
+/// Lists the links with the counters of all connected nodes; pairs that were only ever denied have
+/// an empty ACL.
 #[utoipa::path(get, path = operations::LINKS.path(), tag = "policy", operation_id = "list_links",
     params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
         ("from" = Option<String>, Query, description = "Only those that such labels begin: `app=web`"),
@@ -70,7 +72,8 @@ pub async fn list(
             Box::pin(async move {
                 let found = counted(&mesh, &who, &filter).await;
                 let entries = found.items.into_iter();
-                let values = entries.filter_map(|link| Some((key(&link), serde_json::to_value(link).ok()?)));
+                let values =
+                    entries.filter_map(|link| Some((key(&link), serde_json::to_value(link).ok()?)));
                 Ok((found.revision, values.collect()))
             })
         });
@@ -90,7 +93,8 @@ fn key(link: &Link) -> String {
 }
 
 async fn counted(mesh: &Mesh, caller: &Caller, filter: &Filter) -> Links {
-    let answers: HashMap<_, _> = mesh.sessions.ask_all(&Question::Links).await.into_iter().collect();
+    let answers: HashMap<_, _> =
+        mesh.sessions.ask_all(&Question::Links).await.into_iter().collect();
     let hosted = hosted(mesh, answers.keys());
     let counts = answers.iter().flat_map(|(node, answer)| match answer {
         Some(Answer::Links(counts)) => own(counts, hosted.get(node)),
@@ -109,7 +113,8 @@ async fn counted(mesh: &Mesh, caller: &Caller, filter: &Filter) -> Links {
     let (snapshots, revision, nodes_answered, nodes_silent) = mesh.look(|world| {
         let wanted = filter.network.as_slice();
         let concerned = |node: &&NodeName| {
-            nodes::serves_any(world, node, &caller.networks) && nodes::serves_any(world, node, wanted)
+            nodes::serves_any(world, node, &caller.networks)
+                && nodes::serves_any(world, node, wanted)
         };
         let silent = world.nodes.keys().filter(concerned);
         let silent = silent.filter(|node| !matches!(answers.get(*node), Some(Some(_))));
@@ -135,14 +140,19 @@ fn hosted<'a>(mesh: &Mesh, nodes: impl Iterator<Item = &'a NodeName>) -> HashMap
     mesh.look(|world| {
         let of = |node: &NodeName| {
             let index = world.nodes.index(node)?;
-            let networks = world.networks.iter().map(|(name, own)| (name.clone(), own.hosted_by(index)));
-            Some((node.clone(), networks.filter(|(_, identities)| !identities.is_empty()).collect()))
+            let networks =
+                world.networks.iter().map(|(name, own)| (name.clone(), own.hosted_by(index)));
+            Some((
+                node.clone(),
+                networks.filter(|(_, identities)| !identities.is_empty()).collect(),
+            ))
         };
         nodes.filter_map(of).collect()
     })
 }
 
-/// The counts of links that a node can have seen packets of: a workload of its own is one of the ends.
+/// The counts of links that a node can have seen packets of: a workload of its own is one of the
+/// ends.
 fn own<'a>(counts: &'a [LinkCount], hosted: Option<&Hosted>) -> Vec<&'a LinkCount> {
     let is_own = |count: &&LinkCount| {
         let identities = hosted.and_then(|hosted| hosted.get(&count.network));
@@ -151,7 +161,8 @@ fn own<'a>(counts: &'a [LinkCount], hosted: Option<&Hosted>) -> Vec<&'a LinkCoun
     counts.iter().filter(is_own).collect()
 }
 
-/// The links of a network with what was counted, and the pairs without a link of which something was.
+/// The links of a network with what was counted, and the pairs without a link of which something
+/// was.
 fn counted_links(
     snapshot: &Snapshot,
     sums: &mut BTreeMap<(NetworkName, IdentityId, IdentityId), Count>,
@@ -161,10 +172,9 @@ fn counted_links(
         .map(|((from, to), link)| with_count(link, sums.remove(&(name.clone(), from, to))))
         .collect();
     let others = sums.iter().filter(|((own, _, _), _)| own == name);
-    links.extend(
-        others
-            .filter_map(|((_, from, to), count)| Some(with_count(snapshot.pair(*from, *to)?, Some(*count)))),
-    );
+    links.extend(others.filter_map(|((_, from, to), count)| {
+        Some(with_count(snapshot.pair(*from, *to)?, Some(*count)))
+    }));
     links
 }
 

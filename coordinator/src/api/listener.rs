@@ -1,10 +1,11 @@
-//! TLS for the API and for tunnels: handshakes run beside each other, so that a slow client delays nobody.
+//! TLS for the API and for tunnels: handshakes run beside each other, so that a slow client delays
+//! nobody.
 
 use super::Origin;
 use crate::guard::Guard;
 use axum::{Router, body::Body, extract::ConnectInfo};
 use hyper::Request;
-use meshward_daemon::{
+use meshward_runtime::{
     http,
     places::Place,
     tunnel::{ALPN_TUNNEL, Tunnels},
@@ -66,7 +67,9 @@ async fn serve_one(
     tunnels: &Tunnels,
     router: Option<Router>,
 ) {
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
+        return;
+    };
     let _ = stream.get_ref().0.set_nodelay(true);
     if stream.get_ref().1.alpn_protocol() == Some(ALPN_TUNNEL) {
         tokio::select! {

@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use meshward_model::{
+use meshward_types::{
     Labels, Revision, Selector,
     api::{MAX_PAGE, Page, USUAL_PAGE},
 };
@@ -52,12 +52,12 @@ impl Asked {
     /// 404 if it is none that was given out.
     pub fn after(&self) -> Result<Option<String>, ApiError> {
         let Some(cursor) = &self.cursor else { return Ok(None) };
-        let key = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|key| String::from_utf8(key).ok());
+        let key =
+            BASE64_URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|key| String::from_utf8(key).ok());
         match key.filter(|key| !key.is_empty()) {
             Some(key) => Ok(Some(key)),
             None => {
-                let text =
-                    "`cursor` is no cursor: pass on `next` of the page before as it is, or leave it out";
+                let text = "`cursor` is no cursor: pass on `next` of the page before as it is, or leave it out";
                 Err(ApiError::missing(text).about("cursor"))
             }
         }
@@ -70,7 +70,8 @@ impl Asked {
     pub fn before(&self) -> Result<Option<Revision>, ApiError> {
         let Some(key) = self.after()? else { return Ok(None) };
         let revision = key.parse().map_err(|_| {
-            ApiError::missing("`cursor` is one of another list; leave it out to begin anew").about("cursor")
+            ApiError::missing("`cursor` is one of another list; leave it out to begin anew")
+                .about("cursor")
         })?;
         Ok(Some(revision))
     }
@@ -92,19 +93,20 @@ impl Asked {
             Some(_) => return Err(ApiError::malformed("`watch` is 1, or left out").about("watch")),
         }
         match self.revision {
-            Some(_) => {
-                Err(ApiError::malformed("`revision` goes with `watch=1`; leave it out").about("revision"))
-            }
+            Some(_) => Err(ApiError::malformed("`revision` goes with `watch=1`; leave it out")
+                .about("revision")),
             None => Ok(false),
         }
     }
 
-    /// The revision from which a watch goes on, by its parameter or as browsers say it when they connect anew.
+    /// The revision from which a watch goes on, by its parameter or as browsers say it when they
+    /// connect anew.
     pub fn from(&self, headers: &HeaderMap) -> Result<Option<Revision>, ApiError> {
         let Some(header) = headers.get("last-event-id") else { return Ok(self.revision) };
         let revision = header.to_str().ok().and_then(|text| text.parse().ok());
         revision.map(Some).ok_or_else(|| {
-            ApiError::malformed("Last-Event-ID is not the id of an event: a revision").about("Last-Event-ID")
+            ApiError::malformed("Last-Event-ID is not the id of an event: a revision")
+                .about("Last-Event-ID")
         })
     }
 }
@@ -115,9 +117,14 @@ pub fn cursor(key: &str) -> String {
 }
 
 /// A page of entries that are there in full.
-pub fn page<T>(entries: BTreeMap<String, T>, revision: Revision, asked: &Asked) -> Result<Page<T>, ApiError> {
+pub fn page<T>(
+    entries: BTreeMap<String, T>,
+    revision: Revision,
+    asked: &Asked,
+) -> Result<Page<T>, ApiError> {
     let (limit, after) = (asked.limit()?, asked.after()?);
-    let mut left = entries.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
+    let mut left =
+        entries.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
     let (mut items, mut last) = (Vec::new(), None);
     for (key, item) in left.by_ref().take(limit) {
         items.push(item);
@@ -165,7 +172,8 @@ pub trait Listed: Serialize + Send + Sized + 'static {
     /// All of them, in any order.
     fn all(mesh: &Mesh, world: &World) -> Vec<Self>;
 
-    /// The keys of all, if there can be so many that they are looked at some at a time, by [`Self::one`]: no change waits for a list.
+    /// The keys of all, if there can be so many that they are looked at some at a time, by
+    /// [`Self::one`]: no change waits for a list.
     fn keys(_: &World) -> Option<Vec<String>> {
         None
     }
@@ -216,8 +224,13 @@ fn seen<T: Listed>(mesh: &Mesh, world: &World, caller: &Caller, one: T) -> Optio
 /// The most entries that are made at one look.
 const AT_ONCE: usize = 256;
 
-/// The entries of a list that a caller may see and has asked for, each as it is at the revision that is given, or later.
-fn entries<T: Listed>(mesh: &Mesh, caller: &Caller, filter: &T::Filter) -> (Revision, BTreeMap<String, T>) {
+/// The entries of a list that a caller may see and has asked for, each as it is at the revision
+/// that is given, or later.
+fn entries<T: Listed>(
+    mesh: &Mesh,
+    caller: &Caller,
+    filter: &T::Filter,
+) -> (Revision, BTreeMap<String, T>) {
     let keyed = |one: T| one.fits(filter).then(|| (one.key(), one));
     let first = mesh.look(|world| {
         let found = T::keys(world).ok_or_else(|| {
@@ -264,7 +277,10 @@ pub async fn list<T: Listed>(
                 (world.revision, found.filter(|(_, one)| one.fits(&filter)).collect())
             }),
         };
-        let values = seen.1.into_iter().filter_map(|(key, one)| Some((key, serde_json::to_value(one).ok()?)));
+        let values = seen
+            .1
+            .into_iter()
+            .filter_map(|(key, one)| Some((key, serde_json::to_value(one).ok()?)));
         let seen = (seen.0, values.collect());
         Box::pin(async move { Ok(seen) })
     });
@@ -288,7 +304,7 @@ pub fn one<T: Listed>(mesh: &Mesh, caller: &Caller, key: &str, what: &str) -> Re
 pub struct BySelector(Selector);
 
 impl TryFrom<String> for BySelector {
-    type Error = meshward_model::selector::BadSelector;
+    type Error = meshward_types::selector::BadSelector;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse().map(Self)
@@ -301,7 +317,8 @@ impl BySelector {
     }
 }
 
-/// Refuses text that selects nothing: what a selector is cannot be said by a pattern, so it is not a matter of form.
+/// Refuses text that selects nothing: what a selector is cannot be said by a pattern, so it is not
+/// a matter of form.
 fn check_selectors(query: &str) -> Result<(), ApiError> {
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if let ("selector" | "from" | "to", Err(error)) = (&*name, value.parse::<Selector>()) {
@@ -353,7 +370,10 @@ mod tests {
             cursor: cursor.map(ToOwned::to_owned),
             ..Asked::default()
         };
-        assert!(asked(Some(0), None).limit().is_err() && asked(Some(MAX_PAGE + 1), None).limit().is_err());
+        assert!(
+            asked(Some(0), None).limit().is_err()
+                && asked(Some(MAX_PAGE + 1), None).limit().is_err()
+        );
         for bad in ["", "!", "a", "____"] {
             assert!(asked(None, Some(bad)).after().is_err(), "{bad}");
         }

@@ -17,7 +17,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use meshward_model::{
+use meshward_types::{
     NetworkName, Revision,
     api::{AuditEntry, MAX_PAGE, Page, PolicyRevision, operations},
 };
@@ -62,7 +62,8 @@ pub async fn audit(
                 let revision = mesh.look(|world| world.revision);
                 let numbers = keys.iter().flatten().filter_map(|key| key.parse::<Revision>().ok());
                 let before = numbers.max().map(Revision::next);
-                let limit = keys.as_ref().map_or(MAX_PAGE, |keys| keys.len().min(MAX_PAGE as usize) as u32);
+                let limit =
+                    keys.as_ref().map_or(MAX_PAGE, |keys| keys.len().min(MAX_PAGE as usize) as u32);
                 let found = mesh.audit(before, limit).await?;
                 let own = found.into_iter().filter(|entry| is_by(&actor, entry));
                 Ok((revision, own.filter_map(|entry| value(entry.revision, &entry)).collect()))
@@ -85,7 +86,8 @@ pub async fn audit(
         let lines = api.mesh.audit(before, limit as u32 + 1).await?;
         let last = lines.last().map(|line| line.revision);
         let whole = lines.len() <= limit || !last.is_some_and(is_after);
-        found.extend(lines.into_iter().filter(|line| is_by(actor, line) && is_after(line.revision)));
+        found
+            .extend(lines.into_iter().filter(|line| is_by(actor, line) && is_after(line.revision)));
         before = last;
         if whole {
             break;

@@ -155,7 +155,7 @@ async fn timed(State(mesh): State<Arc<Mesh>>, request: Request, next: Next) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_model::api::operations;
+    use meshward_types::api::operations;
     use std::collections::BTreeSet;
 
     #[test]

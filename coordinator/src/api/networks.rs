@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{journal::Kind, mesh::Mesh, plans::networks, world::World};
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use meshward_model::{
+use meshward_types::{
     NetworkName,
     api::{CreateNetwork, Network, Page, Role, operations},
 };
@@ -52,7 +52,11 @@ pub async fn create(
 /// Lists the networks.
 #[utoipa::path(get, path = operations::NETWORKS.path(), tag = "networks", operation_id = "list_networks",
     responses((status = 200, body = Page<Network>)))]
-pub async fn list(api: State<Api>, caller: Caller, query: Query<Unfiltered>) -> Result<Response, ApiError> {
+pub async fn list(
+    api: State<Api>,
+    caller: Caller,
+    query: Query<Unfiltered>,
+) -> Result<Response, ApiError> {
     lists::list::<Network>(api, caller, query).await
 }
 

@@ -18,11 +18,11 @@ use axum::{
     http::header::ETAG,
     response::{IntoResponse, Response},
 };
-use meshward_model::{
+use meshward_types::{
     IdentityId, Labels, NetworkName, NodeName, PortRange, PortSpec, Revision, WorkloadId,
     api::{
-        Cut, ExplainQuery, Explanation, Page, Policy, PolicyDifference, PolicyFile, PolicyResult, Role,
-        Rollback, SubmitPolicy, SubmitResult, operations,
+        Cut, ExplainQuery, Explanation, Page, Policy, PolicyDifference, PolicyFile, PolicyResult,
+        Role, Rollback, SubmitPolicy, SubmitResult, operations,
     },
     control::{Answer, Question},
 };
@@ -50,10 +50,12 @@ pub struct Since {
     with_denied: bool,
 }
 
-/// Checks policies and, unless it is a dry run, applies them to their networks: all of them or none.
+/// Checks policies and, unless it is a dry run, applies them to their networks: all of them or
+/// none.
 ///
-/// Everything that the files say of a network is its policy from then on, or, with `scope`, takes the place of a part of it. The answer comes when every connected node that it
-/// concerns enforces it, or after two seconds. A dry run needs no more than a viewer's credential.
+/// Everything that the files say of a network is its policy from then on, or, with `scope`, takes
+/// the place of a part of it. The answer comes when every connected node that it concerns enforces
+/// it, or after two seconds. A dry run needs no more than a viewer's credential.
 #[utoipa::path(post, path = operations::SUBMIT_POLICY.path(), tag = "policy", operation_id = "submit_policy", request_body = SubmitPolicy,
     responses((status = 200, body = SubmitResult)))]
 pub async fn submit(
@@ -129,7 +131,10 @@ async fn count_cuts(
                         *sum = sum.saturating_add(count);
                     }
                 }
-                _ if mesh.look(|world| nodes::serves_any(world, &node, std::slice::from_ref(&network))) => {
+                _ if mesh.look(|world| {
+                    nodes::serves_any(world, &node, std::slice::from_ref(&network))
+                }) =>
+                {
                     silent.insert(node);
                 }
                 _ => {}
@@ -192,7 +197,11 @@ fn current(world: &World, name: &NetworkName) -> Option<Policy> {
 #[utoipa::path(get, path = operations::POLICIES.path(), tag = "policy", operation_id = "list_policies",
     params(("network" = Option<NetworkName>, Query, description = "Only that of this network")),
     responses((status = 200, body = Page<Policy>)))]
-pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+pub async fn list(
+    api: State<Api>,
+    caller: Caller,
+    query: Query<Filter>,
+) -> Result<Response, ApiError> {
     lists::list::<Policy>(api, caller, query).await
 }
 
@@ -210,7 +219,8 @@ pub async fn get(
     caller.must_reach(&name)?;
     let now = mesh.look(|world| {
         networks::find(world, &name)?;
-        current(world, &name).ok_or_else(|| Refusal::Missing(format!("there is no network `{name}`")))
+        current(world, &name)
+            .ok_or_else(|| Refusal::Missing(format!("there is no network `{name}`")))
     })?;
     let tag = [(ETAG, etag(&now))];
     let Some(revision) = at.revision else { return Ok((tag, Json(now)).into_response()) };
@@ -237,7 +247,8 @@ async fn past(mesh: &Mesh, revision: Revision) -> Result<Past, ApiError> {
     Ok(Past(mesh.as_of(revision).await?))
 }
 
-/// Says which links open and close between two states of a network's policy, among the workloads of now.
+/// Says which links open and close between two states of a network's policy, among the workloads of
+/// now.
 #[utoipa::path(get, path = operations::POLICY_DIFFERENCE.path(), tag = "policy", operation_id = "policy_difference",
     params(("name" = NetworkName, Path, description = "The network's name"),
         ("from" = Revision, Query, description = "A revision"),
@@ -286,7 +297,13 @@ pub async fn roll_back(
     let enforcement = (!author.dry_run).then_some(enforcement);
     let revision = (!author.dry_run).then_some(done.revision);
     let networks = done.outcome.results;
-    Ok(Json(SubmitResult { revision, networks, findings: vec![], nodes_silent: vec![], enforcement }))
+    Ok(Json(SubmitResult {
+        revision,
+        networks,
+        findings: vec![],
+        nodes_silent: vec![],
+        enforcement,
+    }))
 }
 
 /// Writes the least policy that explains the flows that nodes have seen begin.
@@ -323,9 +340,10 @@ pub async fn suggest(
             };
             (flow.from, flow.to, PortSpec { protocol: Some(flow.protocol), ports })
         })
-        .filter(|(_, _, port)| port.protocol != Some(meshward_model::Protocol::Other))
+        .filter(|(_, _, port)| port.protocol != Some(meshward_types::Protocol::Other))
         .collect();
-    let ground = mesh.look(|world| networks::find(world, &name).map(|known| known.links.ground().clone()))?;
+    let ground =
+        mesh.look(|world| networks::find(world, &name).map(|known| known.links.ground().clone()))?;
     let network = name.clone();
     let work = move || {
         let identities: BTreeMap<IdentityId, Labels> =
@@ -350,7 +368,8 @@ fn own_identities(mesh: &Mesh, network: &NetworkName, node: &NodeName) -> BTreeS
     mesh.look(find).unwrap_or_default()
 }
 
-/// Says whether a flow is allowed, and what decides; now, or by the policies and quarantines of a revision.
+/// Says whether a flow is allowed, and what decides; now, or by the policies and quarantines of a
+/// revision.
 #[utoipa::path(post, path = operations::EXPLAIN.path(), tag = "policy", operation_id = "explain", request_body = ExplainQuery,
     responses((status = 200, body = Vec<Explanation>)))]
 pub async fn explain(

@@ -2,7 +2,7 @@
 
 use crate::mesh::Refusal;
 use axum::http::{Method, StatusCode, Uri};
-pub use meshward_daemon::problem::{ApiError, PROBLEM_JSON, documented};
+pub use meshward_runtime::problem::{ApiError, PROBLEM_JSON, documented};
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
@@ -27,10 +27,14 @@ impl From<Refusal> for ApiError {
 }
 
 pub async fn no_such_route(uri: Uri) -> ApiError {
-    ApiError::missing(format!("there is no {}; GET /v1/openapi.json lists what there is", uri.path()))
+    ApiError::missing(format!(
+        "there is no {}; GET /v1/openapi.json lists what there is",
+        uri.path()
+    ))
 }
 
 pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {
-    let text = format!("{} does not take {method}; GET /v1/openapi.json says what it takes", uri.path());
+    let text =
+        format!("{} does not take {method}; GET /v1/openapi.json says what it takes", uri.path());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, text)
 }

@@ -12,7 +12,7 @@ use crate::{
     world::World,
 };
 use axum::{Json, extract::State, response::Response};
-use meshward_model::{
+use meshward_types::{
     NetworkName, Selector, WorkloadId,
     api::{Impose, Page, Quarantine, QuarantineResult, QuarantineTarget, Role, operations},
 };
@@ -41,7 +41,8 @@ pub async fn impose(
     }
     let author = caller.author.because(wanted.message.clone());
     let (id, hand) = (new_id(), hand(&caller));
-    let done = mesh.change_first(&author, |world| quarantines::impose(world, &id, &wanted, &hand)).await?;
+    let done =
+        mesh.change_first(&author, |world| quarantines::impose(world, &id, &wanted, &hand)).await?;
     Ok(Json(enforced(&mesh, &caller, done).await))
 }
 
@@ -71,8 +72,10 @@ impl Listed for Quarantine {
 
     fn fits(&self, filter: &Filter) -> bool {
         let target = &self.target;
-        let network = filter.network.as_ref().is_none_or(|own| target.network.as_ref() == Some(own));
-        let workload = filter.workload.as_ref().is_none_or(|own| target.workload.as_ref() == Some(own));
+        let network =
+            filter.network.as_ref().is_none_or(|own| target.network.as_ref() == Some(own));
+        let workload =
+            filter.workload.as_ref().is_none_or(|own| target.workload.as_ref() == Some(own));
         network && workload && lists::is(&filter.by, &self.by)
     }
 
@@ -92,7 +95,11 @@ impl Listed for Quarantine {
         ("workload" = Option<WorkloadId>, Query, description = "Only those of this workload alone"),
         ("by" = Option<String>, Query, description = "Only those that this one imposed: `user:NAME` or `trigger:NAME`")),
     responses((status = 200, body = Page<Quarantine>)))]
-pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+pub async fn list(
+    api: State<Api>,
+    caller: Caller,
+    query: Query<Filter>,
+) -> Result<Response, ApiError> {
     lists::list::<Quarantine>(api, caller, query).await
 }
 
@@ -118,7 +125,9 @@ pub async fn release(
 ) -> Result<Json<QuarantineResult>, ApiError> {
     caller.must_be(Role::Operator)?;
     let hand = hand(&caller);
-    let done = mesh.change_first(&caller.author, |world| quarantines::release(world, &target, &hand)).await?;
+    let done = mesh
+        .change_first(&caller.author, |world| quarantines::release(world, &target, &hand))
+        .await?;
     Ok(Json(enforced(&mesh, &caller, done).await))
 }
 

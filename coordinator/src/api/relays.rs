@@ -15,7 +15,7 @@ use axum::{
     http::header::ETAG,
     response::{IntoResponse, Response},
 };
-use meshward_model::{
+use meshward_types::{
     NetworkName, NodeName,
     api::{Page, Relay, Role, operations},
     relay::RelayId,
@@ -51,7 +51,9 @@ impl Listed for Relay {
     /// Only the nodes of the caller's networks are counted.
     fn seen_by(self, mesh: &Mesh, world: &World, caller: &Caller) -> Self {
         match world.relays.get(&self.name) {
-            Some(relay) if !caller.networks.is_empty() => describe(mesh, world, relay, &caller.networks),
+            Some(relay) if !caller.networks.is_empty() => {
+                describe(mesh, world, relay, &caller.networks)
+            }
             _ => self,
         }
     }
@@ -62,7 +64,11 @@ impl Listed for Relay {
     params(("site" = Option<String>, Query, description = "Only those of this site"),
         ("connected" = Option<bool>, Query, description = "Only those that are connected now, or are not")),
     responses((status = 200, body = Page<Relay>)))]
-pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+pub async fn list(
+    api: State<Api>,
+    caller: Caller,
+    query: Query<Filter>,
+) -> Result<Response, ApiError> {
     lists::list::<Relay>(api, caller, query).await
 }
 
@@ -84,7 +90,8 @@ pub async fn get(
 fn describe(mesh: &Mesh, world: &World, relay: &RelayRecord, networks: &[NetworkName]) -> Relay {
     let by_it = |node: &&NodeRecord| {
         let mut candidates = node.endpoints.values().flat_map(|endpoint| &endpoint.candidates);
-        candidates.any(|place| RelayId::at(place).is_some_and(|(_, number)| number.0 == relay.number))
+        candidates
+            .any(|place| RelayId::at(place).is_some_and(|(_, number)| number.0 == relay.number))
     };
     Relay {
         name: relay.name.clone(),
@@ -101,7 +108,8 @@ fn describe(mesh: &Mesh, world: &World, relay: &RelayRecord, networks: &[Network
     }
 }
 
-/// Removes a relay: its link ends, and its certificate is good for nothing. Answers with what it was.
+/// Removes a relay: its link ends, and its certificate is good for nothing. Answers with what it
+/// was.
 #[utoipa::path(delete, path = operations::REMOVE_RELAY.path(), tag = "nodes", operation_id = "remove_relay",
     params(("name" = NodeName, Path, description = "The relay's name")),
     responses((status = 200, body = Relay)))]

@@ -12,8 +12,8 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use meshward_daemon::body;
-use meshward_model::token::Fingerprint;
+use meshward_runtime::body;
+use meshward_types::token::Fingerprint;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -26,8 +26,13 @@ struct Switches {
     dry_run: bool,
 }
 
-/// Refuses parameters that the operation does not have, and notes a dry run. It comes after who calls is known.
-pub async fn shaped(State(api): State<Api>, request: Request, next: Next) -> Result<Response, ApiError> {
+/// Refuses parameters that the operation does not have, and notes a dry run. It comes after who
+/// calls is known.
+pub async fn shaped(
+    State(api): State<Api>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     if let Some(path) = parts.extensions.get::<MatchedPath>() {
         let query = parts.uri.query().unwrap_or_default();
@@ -88,7 +93,8 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         body::check_json(request.headers())?;
-        let (method, path) = (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
+        let (method, path) =
+            (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
         let bytes = body::read(request.into_body(), super::MAX_BODY).await?;
         let mut body: Value = serde_json::from_slice(&bytes)
             .map_err(|error| ApiError::malformed(format!("the body is no JSON: {error}")))?;
@@ -106,7 +112,8 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
     }
 }
 
-/// Makes integers of numbers that are whole, however they are written: to JSON Schema, `1.0` is one (2020-12, §6.1.1).
+/// Makes integers of numbers that are whole, however they are written: to JSON Schema, `1.0` is one
+/// (2020-12, §6.1.1).
 fn whole(value: &mut Value) {
     match value {
         Value::Number(number) if number.is_f64() => {
@@ -149,9 +156,9 @@ impl Precondition {
             (Some(current), false) => Err(Refusal::Changed(format!(
                 "it has been changed meanwhile: its ETag is {current} now; read it again, and decide anew"
             ))),
-            (None, _) => {
-                Err(Refusal::Changed("it is not there, so it is in none of the states of If-Match".into()))
-            }
+            (None, _) => Err(Refusal::Changed(
+                "it is not there, so it is in none of the states of If-Match".into(),
+            )),
         }
     }
 
@@ -186,7 +193,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Precondition {
             for tag in text.split(',').map(str::trim) {
                 let quoted = tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"');
                 if !quoted && tag != "*" || tags.len() == MAX_TAGS {
-                    let text = "If-Match takes up to 16 ETags as they were given, in double quotes, or *";
+                    let text =
+                        "If-Match takes up to 16 ETags as they were given, in double quotes, or *";
                     return Err(ApiError::malformed(text).about("If-Match"));
                 }
                 tags.push(tag.to_owned());

@@ -5,7 +5,7 @@ use super::{
 use crate::{journal::Kind, mesh::Mesh, plans::routes, world::World};
 use axum::{Json, extract::State, response::Response};
 use ipnet::IpNet;
-use meshward_model::{
+use meshward_types::{
     NetworkName, NodeName,
     api::{ApproveRoute, Page, Role, Route, RouteState, operations, schema::Cidr},
 };
@@ -51,7 +51,11 @@ impl Listed for Route {
         ("state" = Option<RouteState>, Query, description = "Only those that have come so far"),
         ("selector" = Option<String>, Query, description = "Only those with such labels: `app=web,env in (prod,stage),!old`")),
     responses((status = 200, body = Page<Route>)))]
-pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+pub async fn list(
+    api: State<Api>,
+    caller: Caller,
+    query: Query<Filter>,
+) -> Result<Response, ApiError> {
     lists::list::<Route>(api, caller, query).await
 }
 
@@ -79,7 +83,9 @@ pub async fn approve(
 ) -> Result<Json<Route>, ApiError> {
     caller.must_be(Role::Owner)?;
     let scope = &caller.networks;
-    Ok(Json(mesh.change(&caller.author, |world| routes::approve(world, &wanted, scope)).await?.outcome))
+    Ok(Json(
+        mesh.change(&caller.author, |world| routes::approve(world, &wanted, scope)).await?.outcome,
+    ))
 }
 
 /// Takes an approval back: links through the route are cut, unless the policy approves it.
@@ -92,5 +98,9 @@ pub async fn disapprove(
 ) -> Result<Json<Route>, ApiError> {
     caller.must_be(Role::Owner)?;
     let scope = &caller.networks;
-    Ok(Json(mesh.change(&caller.author, |world| routes::disapprove(world, &wanted, scope)).await?.outcome))
+    Ok(Json(
+        mesh.change(&caller.author, |world| routes::disapprove(world, &wanted, scope))
+            .await?
+            .outcome,
+    ))
 }

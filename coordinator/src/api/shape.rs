@@ -1,4 +1,5 @@
-//! Whether requests have the form that the API's document says: what it does not name is refused, with what was meant.
+//! Whether requests have the form that the API's document says: what it does not name is refused,
+//! with what was meant.
 
 use super::problem::ApiError;
 use axum::http::Method;
@@ -51,7 +52,8 @@ impl Shapes {
                 .about(short(&name)));
             }
             if seen.insert(name.clone(), value).is_some() {
-                return Err(ApiError::malformed(format!("the parameter `{name}` is there twice")).about(name));
+                return Err(ApiError::malformed(format!("the parameter `{name}` is there twice"))
+                    .about(name));
             }
         }
         Ok(())
@@ -65,7 +67,8 @@ impl Shapes {
         }
     }
 
-    /// Only what serde does not see, or says worse: values of another type, `null`, unknown fields, missing ones, empty lists.
+    /// Only what serde does not see, or says worse: values of another type, `null`, unknown fields,
+    /// missing ones, empty lists.
     fn check(&self, schema: &Value, value: &Value, at: &str) -> Result<(), ApiError> {
         if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
             return self.schemas.get(name).map_or(Ok(()), |schema| self.check(schema, value, at));
@@ -81,7 +84,10 @@ impl Shapes {
             return Err(wrong(at, text));
         }
         if let Some(wanted) = schema["type"].as_str().filter(|wanted| !is(wanted, value)) {
-            return Err(wrong(at, &format!("is {}, and must be {}", named(value), article(wanted))));
+            return Err(wrong(
+                at,
+                &format!("is {}, and must be {}", named(value), article(wanted)),
+            ));
         }
         match value {
             Value::Object(fields) => self.check_object(schema, fields, at),
@@ -126,7 +132,9 @@ impl Shapes {
         for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if !fields.contains_key(name) {
                 let path = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
-                return Err(ApiError::malformed(format!("the field `{path}` is missing")).about(path));
+                return Err(
+                    ApiError::malformed(format!("the field `{path}` is missing")).about(path)
+                );
             }
         }
         Ok(())
@@ -137,8 +145,9 @@ impl Operation {
     fn of(operation: &Value) -> Self {
         let parameters = operation["parameters"].as_array().into_iter().flatten();
         let in_query = parameters.filter(|parameter| parameter["in"] == "query");
-        let mut parameters: Vec<String> =
-            in_query.filter_map(|parameter| parameter["name"].as_str().map(ToOwned::to_owned)).collect();
+        let mut parameters: Vec<String> = in_query
+            .filter_map(|parameter| parameter["name"].as_str().map(ToOwned::to_owned))
+            .collect();
         if operation.get(super::document::WATCHABLE).is_some() {
             parameters.extend(["watch", "revision"].map(ToOwned::to_owned));
         }
@@ -252,7 +261,10 @@ mod tests {
             done.map_err(|error| error.problem().detail)
         };
         assert_eq!(check("dry_run=true"), Ok(()));
-        assert_eq!(check("dryrun=true").unwrap_err(), "unknown parameter `dryrun`; did you mean `dry_run`?");
+        assert_eq!(
+            check("dryrun=true").unwrap_err(),
+            "unknown parameter `dryrun`; did you mean `dry_run`?"
+        );
         assert_eq!(
             check("dry_run=true&dry_run=false").unwrap_err(),
             "the parameter `dry_run` is there twice"
@@ -261,7 +273,7 @@ mod tests {
 
     #[test]
     fn every_write_can_be_a_dry_run_and_no_read_can() {
-        for one in meshward_model::api::operations::ALL {
+        for one in meshward_types::api::operations::ALL {
             let method: Method = one.method.to_uppercase().parse().unwrap();
             let takes = shapes().check_query(&method, one.path, "dry_run=true").is_ok();
             assert_eq!(takes, one.writes(), "{method} {}", one.path);

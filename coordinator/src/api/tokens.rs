@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{journal::Kind, mesh::Mesh, plans::tokens, world::World};
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use meshward_model::api::{CreateToken, CreatedToken, Page, Role, Token, operations};
+use meshward_types::api::{CreateToken, CreatedToken, Page, Role, Token, operations};
 use serde::Deserialize;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -63,7 +63,11 @@ pub async fn create(
     params(("relay" = Option<bool>, Query, description = "Only those for relays, or for nodes"),
         ("site" = Option<String>, Query, description = "Only those of this site")),
     responses((status = 200, body = Page<Token>)))]
-pub async fn list(api: State<Api>, caller: Caller, query: Query<Filter>) -> Result<Response, ApiError> {
+pub async fn list(
+    api: State<Api>,
+    caller: Caller,
+    query: Query<Filter>,
+) -> Result<Response, ApiError> {
     lists::list::<Token>(api, caller, query).await
 }
 
@@ -91,7 +95,8 @@ pub async fn revoke(
 ) -> Result<Json<Token>, ApiError> {
     caller.must_be(Role::Admin)?;
     let plan = |world: &World| {
-        expected.removing(world.tokens.get(&id).map(tokens::describe), || tokens::revoke(world, &id))
+        expected
+            .removing(world.tokens.get(&id).map(tokens::describe), || tokens::revoke(world, &id))
     };
     Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
 }

@@ -13,7 +13,7 @@ use axum::{
     },
 };
 use futures::{Stream, future::BoxFuture, stream};
-use meshward_model::{Revision, api::Change};
+use meshward_types::{Revision, api::Change};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -177,10 +177,12 @@ impl Watch {
         let next = self.revisions.wait_for(|newest| *newest != at);
         match self.watched.every {
             None => next.await.map(drop).map_err(|_| ended()),
-            Some(every) => match tokio::time::timeout(every.saturating_sub(self.rest), next).await {
-                Ok(Err(_)) => Err(ended()),
-                Ok(Ok(_)) | Err(_) => Ok(()),
-            },
+            Some(every) => {
+                match tokio::time::timeout(every.saturating_sub(self.rest), next).await {
+                    Ok(Err(_)) => Err(ended()),
+                    Ok(Ok(_)) | Err(_) => Ok(()),
+                }
+            }
         }
     }
 
@@ -195,7 +197,8 @@ impl Watch {
         let all = any || self.watched.every.is_some() || (!self.watched.keyed && !keys.is_empty());
         if begins {
             self.remember(&keys, all).await?;
-            let gone: Vec<String> = keys.into_iter().filter(|key| !self.known.contains_key(key)).collect();
+            let gone: Vec<String> =
+                keys.into_iter().filter(|key| !self.known.contains_key(key)).collect();
             if !gone.is_empty() && !self.caller.networks.is_empty() {
                 // Of which networks they were is not known, and their keys are names.
                 return Err(untold());

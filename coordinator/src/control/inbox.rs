@@ -1,8 +1,8 @@
 //! What a node says, read ahead as far as its budget goes.
 
 use anyhow::{Context, Result};
-use meshward_daemon::frames;
-use meshward_model::{
+use meshward_runtime::frames;
+use meshward_types::{
     Revision,
     control::{FromNode, MAX_FRAME, decode},
 };
@@ -20,11 +20,12 @@ const OVERHEAD: usize = 64;
 /// A message that says which revision is enforced is no longer than this.
 const SHORT: usize = 16;
 
-/// The messages that wait. They wait as bytes: decoded they could be much more, and so only one is at a time.
+/// The messages that wait. They wait as bytes: decoded they could be much more, and so only one is
+/// at a time.
 pub struct Inbox {
     frames: mpsc::Receiver<(Vec<u8>, OwnedSemaphorePermit)>,
-    /// The newest revision that the node says it enforces, ahead of all that waits: whoever waits for that does not wait for what
-    /// else the node says.
+    /// The newest revision that the node says it enforces, ahead of all that waits: whoever waits
+    /// for that does not wait for what else the node says.
     pub enforced: watch::Receiver<Revision>,
     reader: JoinHandle<()>,
 }
@@ -45,7 +46,8 @@ impl Inbox {
                     continue;
                 }
                 // A message is never longer than all the room there is.
-                let Ok(permit) = budget.clone().acquire_many_owned((body.len() + OVERHEAD) as u32).await
+                let Ok(permit) =
+                    budget.clone().acquire_many_owned((body.len() + OVERHEAD) as u32).await
                 else {
                     return;
                 };

@@ -11,17 +11,21 @@ use crate::{
     world::World,
 };
 use anyhow::{Context, Result};
-use meshward_daemon::{
+use meshward_runtime::{
     frames,
     sources::{Seldom, SourcePermit},
     tls::{MemberCertificate, clocks_apart},
     tunnel::Tunnels,
 };
-use meshward_model::{
-    control::{ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, JoinReply, JoinRequest, MAX_JOIN_FRAME, Part},
+use meshward_types::{
+    control::{
+        ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, JoinReply, JoinRequest, MAX_JOIN_FRAME, Part,
+    },
     relay::{ALPN_RELAY, ALPN_RELAY_LINK, RelayId},
 };
-use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rustls::HandshakeData};
+use quinn::{
+    Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rustls::HandshakeData,
+};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tracing::{info, warn};
@@ -84,7 +88,9 @@ async fn serve_connection(
     }
     let (send, receive) = first_stream(&connection).await?;
     match &alpn[..] {
-        ALPN_RELAY_LINK => links::serve(mesh, connection, &certificate, from.ip(), send, receive).await,
+        ALPN_RELAY_LINK => {
+            links::serve(mesh, connection, &certificate, from.ip(), send, receive).await
+        }
         ALPN_SESSION => session::serve(mesh, connection, certificate, from, send, receive).await,
         _ => anyhow::bail!("an unknown protocol was asked for"),
     }
@@ -103,7 +109,8 @@ async fn serve_join(
     mut receive: RecvStream,
 ) -> Result<()> {
     let request: JoinRequest =
-        tokio::time::timeout(FIRST_MESSAGE, frames::receive(&mut receive, MAX_JOIN_FRAME)).await??;
+        tokio::time::timeout(FIRST_MESSAGE, frames::receive(&mut receive, MAX_JOIN_FRAME))
+            .await??;
     let (part, name) = (request.part, request.name.clone());
     let reply = match join(mesh, request, from).await {
         Ok((certificate, site)) => {
@@ -135,7 +142,8 @@ async fn join(
         let text = "too many wrong join tokens came from this address; wait a minute";
         return Err(Refusal::Conflict(text.into()));
     }
-    // Looked at before anything that costs more: who has no token has nothing signed and nothing checked.
+    // Looked at before anything that costs more: who has no token has nothing signed and nothing
+    // checked.
     if let Err(refusal) = mesh.look(|world| tokens::check_known(world, &request.secret)) {
         mesh.guard.note_failure(from.ip(), "a join token", now);
         return Err(refusal);
@@ -169,7 +177,12 @@ async fn join(
 }
 
 /// Whose connection this is, if the certificate is that of a member.
-fn member(mesh: &Mesh, connection: &Connection, from: SocketAddr, part: Part) -> Result<MemberCertificate> {
+fn member(
+    mesh: &Mesh,
+    connection: &Connection,
+    from: SocketAddr,
+    part: Part,
+) -> Result<MemberCertificate> {
     let certificate = certificate(connection)?;
     let known = mesh.look(|world| match part {
         Part::Node => world.nodes.get(&certificate.node).map(|node| node.key.clone()),
@@ -177,7 +190,10 @@ fn member(mesh: &Mesh, connection: &Connection, from: SocketAddr, part: Part) ->
     });
     if certificate.part != part || known != Some(certificate.key.to_string()) {
         mesh.guard.note_failure(from.ip(), "a certificate", std::time::Instant::now());
-        connection.close(CLOSE_REMOVED.into(), format!("this {part} was removed from the mesh").as_bytes());
+        connection.close(
+            CLOSE_REMOVED.into(),
+            format!("this {part} was removed from the mesh").as_bytes(),
+        );
         anyhow::bail!("{part} {} is no member", certificate.node);
     }
     Ok(certificate)

@@ -11,15 +11,16 @@ use crate::{
     world::World,
 };
 use anyhow::{Context, Result};
-use meshward_daemon::{
+use meshward_runtime::{
     frames,
     sources::{Bucket, Rate},
     tls::{MemberCertificate, clocks_apart},
 };
-use meshward_model::{
+use meshward_types::{
     Change, NetworkName, NodeName, PublicKey, Revision,
     control::{
-        CLOSE_REMOVED, EndpointReport, FromCoordinator, FromNode, Part, WorkloadReport, encode, encode_update,
+        CLOSE_REMOVED, EndpointReport, FromCoordinator, FromNode, Part, WorkloadReport, encode,
+        encode_update,
     },
     view::Shadow,
 };
@@ -36,7 +37,8 @@ use tracing::{info, warn};
 
 /// The most starts and stops of one node that are taken together.
 const BATCH: usize = 512;
-/// The parts in which a node says what it has at first, and the endpoints and workloads in them, at the most.
+/// The parts in which a node says what it has at first, and the endpoints and workloads in them, at
+/// the most.
 const MOST_PARTS: usize = 4096;
 const MOST_ELEMENTS: usize = 1 << 17;
 /// For how long a node may work out what it has.
@@ -45,11 +47,14 @@ const SHADOW: Duration = Duration::from_secs(30);
 const SPARE_ITEMS: usize = 1 << 16;
 /// Messages of a node that wait while it works that out.
 const MEANWHILE: usize = 256;
-/// A node that has not read for this long is stuck: its session ends, and it is told all that it missed in its next.
+/// A node that has not read for this long is stuck: its session ends, and it is told all that it
+/// missed in its next.
 const STUCK: Duration = Duration::from_secs(30);
-/// What a node says of its endpoints is told to others at once so many times, and then once a second.
+/// What a node says of its endpoints is told to others at once so many times, and then once a
+/// second.
 const ENDPOINTS: Rate = Rate { burst: 10.0, per_second: 1.0 };
-/// After this pause it is tried again to write down what there was no room for, and so many reports wait for that.
+/// After this pause it is tried again to write down what there was no room for, and so many reports
+/// wait for that.
 const WRITE_AGAIN: Duration = Duration::from_secs(2);
 const MOST_UNWRITTEN: usize = 8192;
 /// The most keys of others that a session is remembered to have claimed.
@@ -110,7 +115,8 @@ struct Serving {
     paused_until: Option<Instant>,
     /// When it was last told of a budget.
     told: Option<Instant>,
-    /// What it has said of its endpoints and nobody has been told, when they are to be, and how often they may be.
+    /// What it has said of its endpoints and nobody has been told, when they are to be, and how
+    /// often they may be.
     endpoints: BTreeMap<NetworkName, EndpointReport>,
     endpoints_due: Option<Instant>,
     endpoints_told: Bucket,
@@ -146,8 +152,13 @@ impl Serving {
         if let Some(problem) = &clock_problem {
             warn!(node = %self.node, "{problem}");
         }
-        if !self.mesh.sessions.may_begin(&self.node, self.mesh.budget.sessions(), std::time::Instant::now()) {
-            let text = "too many sessions in a short time (`nodes.sessions_per_minute`); wait a minute";
+        if !self.mesh.sessions.may_begin(
+            &self.node,
+            self.mesh.budget.sessions(),
+            std::time::Instant::now(),
+        ) {
+            let text =
+                "too many sessions in a short time (`nodes.sessions_per_minute`); wait a minute";
             connection.close(5u32.into(), text.as_bytes());
             anyhow::bail!("{} begins too many sessions", self.node);
         }
@@ -161,7 +172,8 @@ impl Serving {
         // From this look on, the session is told of every revision.
         let begun = self.mesh.look(|world| {
             let index = world.nodes.index(&node)?;
-            let session = Session::new(node.clone(), index, version, instance, self.from, connection);
+            let session =
+                Session::new(node.clone(), index, version, instance, self.from, connection);
             let session = Arc::new(session);
             session.set_clock_problem(clock_problem);
             session.note_concerned(world.revision);
@@ -182,7 +194,8 @@ impl Serving {
 
     /// Lets a node go that wants to leave the mesh, and tells it.
     async fn leave(&mut self, connection: &Connection) -> Result<()> {
-        let author = Author { origin: Some(self.from.ip().to_string()), ..Author::node(&self.node) };
+        let author =
+            Author { origin: Some(self.from.ip().to_string()), ..Author::node(&self.node) };
         let plan = |world: &World| match world.nodes.contains_key(&self.node) {
             true => nodes::remove(world, &self.node),
             // Somebody has removed it meanwhile.
@@ -205,7 +218,8 @@ impl Serving {
                 self.node,
                 self.from.ip()
             );
-            let author = Author { origin: Some(self.from.ip().to_string()), ..Author::node(&self.node) };
+            let author =
+                Author { origin: Some(self.from.ip().to_string()), ..Author::node(&self.node) };
             self.mesh.change(&author, |_| Ok(Plan::noted(action.clone()))).await?;
         }
         self.say(&FromCoordinator::Held { reason: reason.clone() }).await?;
@@ -221,7 +235,8 @@ impl Serving {
         let mut reports = BTreeMap::new();
         let (mut parts, mut elements) = (0, 0);
         loop {
-            let FromNode::Has { endpoints, workloads, is_last } = self.messages.expect(FIRST_MESSAGE).await?
+            let FromNode::Has { endpoints, workloads, is_last } =
+                self.messages.expect(FIRST_MESSAGE).await?
             else {
                 anyhow::bail!("a message came before all that the node has");
             };
@@ -247,7 +262,10 @@ impl Serving {
                 }
             }
             if is_last {
-                return Ok((all_endpoints.into_values().collect(), reports.into_values().collect()));
+                return Ok((
+                    all_endpoints.into_values().collect(),
+                    reports.into_values().collect(),
+                ));
             }
         }
     }
@@ -319,15 +337,21 @@ impl Serving {
                 FromNode::Shadow { part, is_last } => {
                     if shadow.len() + part.len() > most {
                         // It may be that it should have as many.
-                        most = SPARE_ITEMS + 2 * self.mesh.look(|world| world.view_parts(&self.node)).count();
-                        anyhow::ensure!(shadow.len() + part.len() <= most, "the node has more than there is");
+                        most = SPARE_ITEMS
+                            + 2 * self.mesh.look(|world| world.view_parts(&self.node)).count();
+                        anyhow::ensure!(
+                            shadow.len() + part.len() <= most,
+                            "the node has more than there is"
+                        );
                     }
                     shadow.extend(part);
                     if is_last {
                         break;
                     }
                 }
-                _ if before.len() == MEANWHILE => anyhow::bail!("the node says everything but what it has"),
+                _ if before.len() == MEANWHILE => {
+                    anyhow::bail!("the node says everything but what it has")
+                }
                 other => before.push(other),
             }
         }
@@ -335,7 +359,8 @@ impl Serving {
             session.forget_backlog();
             world.view_parts(&self.node)
         });
-        // A hundred thousand items take a tenth of a second: neither the mesh nor other sessions wait for that.
+        // A hundred thousand items take a tenth of a second: neither the mesh nor other sessions
+        // wait for that.
         let compare = move || {
             let view = parts.into_view();
             (view.revision, view.changes_since(&shadow))
@@ -382,7 +407,10 @@ impl Serving {
             FromNode::Call { network, peer } => self.pass_call(session, network, &peer),
             FromNode::Fired(fired) => reactions::fire(&self.mesh, &self.node, fired).await,
             FromNode::Renew { csr } => self.renew(&csr).await?,
-            FromNode::Hello { .. } | FromNode::Has { .. } | FromNode::Shadow { .. } | FromNode::Leave => {
+            FromNode::Hello { .. }
+            | FromNode::Has { .. }
+            | FromNode::Shadow { .. }
+            | FromNode::Leave => {
                 anyhow::bail!("a message came out of turn")
             }
         }
@@ -400,7 +428,8 @@ impl Serving {
         Ok(())
     }
 
-    /// Counts messages that change something. A node with too many hears so, and nothing more of it is taken for a while.
+    /// Counts messages that change something. A node with too many hears so, and nothing more of it
+    /// is taken for a while.
     async fn count(&mut self, messages: usize, session: &Session) -> Result<()> {
         let rate = self.mesh.budget.changes();
         let wait = self.changes.owe(rate, messages as f64, std::time::Instant::now());
@@ -430,17 +459,20 @@ impl Serving {
     /// Has the others told where the node's endpoints are.
     async fn tell_endpoints(&mut self) -> Result<()> {
         self.endpoints_due = None;
-        let reports: Vec<EndpointReport> = std::mem::take(&mut self.endpoints).into_values().collect();
+        let reports: Vec<EndpointReport> =
+            std::mem::take(&mut self.endpoints).into_values().collect();
         self.set_endpoints(reports).await
     }
 
-    /// Notes where the node's endpoints are; those whose keys belong to others are refused, and it is told.
+    /// Notes where the node's endpoints are; those whose keys belong to others are refused, and it
+    /// is told.
     async fn set_endpoints(&mut self, reports: Vec<EndpointReport>) -> Result<()> {
         let (author, node, seen) = (Author::node(&self.node), &self.node, self.from.ip());
         let known = &self.refused_keys;
         let sessions = &self.mesh.sessions;
         let others = |node: &NodeName| Some(sessions.get(node)?.address.ip());
-        let plan = |world: &World| nodes::set_endpoints(world, node, &reports, seen, &others, known);
+        let plan =
+            |world: &World| nodes::set_endpoints(world, node, &reports, seen, &others, known);
         let refused = match self.mesh.change(&author, plan).await {
             Ok(done) => done.outcome,
             Err(refusal) => {
@@ -498,9 +530,11 @@ impl Serving {
         let mut within = Vec::with_capacity(reports.len());
         for report in reports {
             let over = match &report {
-                Report::Started(started) => {
-                    self.usage.take(started, &self.mesh.budget).err().map(|over| (started.clone(), over))
-                }
+                Report::Started(started) => self
+                    .usage
+                    .take(started, &self.mesh.budget)
+                    .err()
+                    .map(|over| (started.clone(), over)),
                 Report::Stopped(id) => {
                     self.usage.forget(id);
                     None
@@ -539,7 +573,10 @@ impl Serving {
         let refused = match self.mesh.admissions.report(&self.node, self.unwritten.clone()).await {
             Ok(refused) => refused,
             Err(refusal) => {
-                anyhow::ensure!(self.unwritten.len() <= MOST_UNWRITTEN, "too much could not be written down");
+                anyhow::ensure!(
+                    self.unwritten.len() <= MOST_UNWRITTEN,
+                    "too much could not be written down"
+                );
                 return self.keep_for_later(refusal);
             }
         };
@@ -552,9 +589,14 @@ impl Serving {
     }
 
     async fn renew(&mut self, csr: &[u8]) -> Result<()> {
-        let (certificate, read) =
-            self.mesh.ca.sign_member(Part::Node, &self.node, csr, self.mesh.certificate_lifetime)?;
-        let (author, node, key) = (Author::node(&self.node), self.node.clone(), read.key.to_string());
+        let (certificate, read) = self.mesh.ca.sign_member(
+            Part::Node,
+            &self.node,
+            csr,
+            self.mesh.certificate_lifetime,
+        )?;
+        let (author, node, key) =
+            (Author::node(&self.node), self.node.clone(), read.key.to_string());
         self.mesh.change(&author, |world| nodes::set_key(world, &node, &key)).await?;
         info!(node = %self.node, "certificate renewed");
         self.say(&FromCoordinator::Renewed { certificate }).await

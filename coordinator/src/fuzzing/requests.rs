@@ -1,5 +1,5 @@
-//! Requests to the API, as an admin may send them: each is answered by what was asked for, or by a sentence that says what is
-//! wrong; none is a failure of ours.
+//! Requests to the API, as an admin may send them: each is answered by what was asked for, or by a
+//! sentence that says what is wrong; none is a failure of ours.
 
 use super::folder;
 use crate::{
@@ -17,7 +17,7 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use meshward_fuzzing::{Bytes, blocks};
-use meshward_model::api::{CreateCredential, Role};
+use meshward_types::api::{CreateCredential, Role};
 use std::{path::Path, sync::Arc};
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
@@ -80,7 +80,8 @@ async fn mesh(store: Box<dyn Store>) -> Router {
     let network = r#"{"name":"shop","prefixes":["10.42.0.0/16"]}"#;
     let policy = serde_json::json!({ "files": [{ "name": "a.yaml", "text": POLICY }] }).to_string();
     for (path, body) in [("/v1/networks", network), ("/v1/policies", policy.as_str())] {
-        let (status, said) = ask(&router, "POST", path.parse().expect("a path"), body.as_bytes()).await;
+        let (status, said) =
+            ask(&router, "POST", path.parse().expect("a path"), body.as_bytes()).await;
         assert!((200..300).contains(&status), "{path}: {status} {said}");
     }
     router
@@ -115,8 +116,8 @@ async fn ask(router: &Router, method: &str, uri: Uri, body: &[u8]) -> (u16, Stri
     (status, String::from_utf8_lossy(&body).into_owned())
 }
 
-/// Requests: a byte for the method, one for the path, one for whether it is a dry run; blocks for a name in the path, the query
-/// and the body.
+/// Requests: a byte for the method, one for the path, one for whether it is a dry run; blocks for a
+/// name in the path, the query and the body.
 pub(super) fn api(data: &[u8]) {
     let store = Sqlite::open(Path::new(":memory:")).expect("a store in memory");
     runtime().block_on(async {
@@ -130,7 +131,8 @@ pub(super) fn api(data: &[u8]) {
             let path = PATHS[bytes.below(PATHS.len())];
             let dry = if bytes.byte() % 2 == 1 { "dry_run=true&" } else { "" };
             let (name, query, body) = (bytes.text(), bytes.text(), bytes.block());
-            let Ok(uri) = format!("{}?{dry}{query}", path.replace("{}", &name)).parse::<Uri>() else {
+            let Ok(uri) = format!("{}?{dry}{query}", path.replace("{}", &name)).parse::<Uri>()
+            else {
                 continue;
             };
             let (status, said) = ask(&router, method, uri.clone(), body).await;
@@ -152,8 +154,8 @@ pub(super) fn samples() -> Vec<Vec<u8>> {
         [vec![method as u8, path as u8, 0], blocks([name, query, body])].concat()
     };
     let get = |path: &str, query: &str| request(0, path, "shop", query, "");
-    let policies =
-        serde_json::json!({ "files": [{ "name": "b", "text": POLICY }], "prune": true }).to_string();
+    let policies = serde_json::json!({ "files": [{ "name": "b", "text": POLICY }], "prune": true })
+        .to_string();
     vec![
         [
             get("/v1/policies", ""),
@@ -177,8 +179,20 @@ pub(super) fn samples() -> Vec<Vec<u8>> {
             "",
             r#"{"target":{"label":"app=web"},"network":"shop","why":"odd","for":"10m"}"#,
         ),
-        request(1, "/v1/credentials", "", "", r#"{"name":"ops","role":"operator","networks":["shop"]}"#),
-        request(1, "/v1/tokens", "", "", r#"{"uses":2,"ttl_seconds":60,"networks":["shop"],"site":"a"}"#),
+        request(
+            1,
+            "/v1/credentials",
+            "",
+            "",
+            r#"{"name":"ops","role":"operator","networks":["shop"]}"#,
+        ),
+        request(
+            1,
+            "/v1/tokens",
+            "",
+            "",
+            r#"{"uses":2,"ttl_seconds":60,"networks":["shop"],"site":"a"}"#,
+        ),
         request(
             1,
             "/v1/routes/approve",

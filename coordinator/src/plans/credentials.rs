@@ -6,7 +6,7 @@ use crate::{
     records::{CredentialRecord, Mutation, Record, RecordKey},
     world::World,
 };
-use meshward_model::{
+use meshward_types::{
     NetworkName,
     api::{ChangeCredential, CreateCredential, Credential, Role},
     token::secret_hash,
@@ -15,10 +15,12 @@ use time::OffsetDateTime;
 
 /// The longest lifetime, in seconds: ten years.
 const MOST_LIFETIME: u64 = 10 * 365 * 24 * 3600;
-/// For how many seconds a credential that has expired is still listed, and its bearer told that it has.
+/// For how many seconds a credential that has expired is still listed, and its bearer told that it
+/// has.
 const KEPT_EXPIRED: i64 = 30 * 24 * 3600;
 
-/// Makes a credential. It takes the place of one of its name that has expired; those that expired long ago are forgotten.
+/// Makes a credential. It takes the place of one of its name that has expired; those that expired
+/// long ago are forgotten.
 pub fn create(
     world: &World,
     wanted: &CreateCredential,
@@ -42,7 +44,8 @@ pub fn create(
     let mut plan = add(wanted, secret, expires);
     let long_ago = world.credentials.values().filter(|known| known.is_over(now - KEPT_EXPIRED));
     let forgotten = long_ago.filter(|known| known.name != wanted.name);
-    plan.mutations.extend(forgotten.map(|known| Mutation::Delete(RecordKey::Credential(known.name.clone()))));
+    plan.mutations
+        .extend(forgotten.map(|known| Mutation::Delete(RecordKey::Credential(known.name.clone()))));
     Ok(plan)
 }
 
@@ -52,7 +55,9 @@ fn expiry(lifetime: Option<u64>, now: i64) -> Result<Option<i64>, Refusal> {
         None => Ok(None),
         Some(seconds @ 1..=MOST_LIFETIME) => Ok(Some(now + seconds as i64)),
         Some(seconds) => {
-            let text = format!("a credential is good for 1 second to 3650 days, not for {seconds} seconds");
+            let text = format!(
+                "a credential is good for 1 second to 3650 days, not for {seconds} seconds"
+            );
             Err(Refusal::Invalid(text).about("lifetime_seconds"))
         }
     }
@@ -130,7 +135,9 @@ fn check_reach(world: &World, role: Role, networks: &[NetworkName]) -> Result<()
 
 fn find_credential<'a>(world: &'a World, name: &str) -> Result<&'a CredentialRecord, Refusal> {
     world.credentials.get(name).ok_or_else(|| {
-        Refusal::Missing(format!("there is no credential `{name}`; `meshctl credential list` shows them"))
+        Refusal::Missing(format!(
+            "there is no credential `{name}`; `meshctl credential list` shows them"
+        ))
     })
 }
 
@@ -156,9 +163,14 @@ pub fn add(wanted: &CreateCredential, secret: &str, expires: Option<i64>) -> Pla
         networks: wanted.networks.clone(),
         expires,
     };
-    let until = expires.map_or_else(String::new, |expires| format!(", good until {}", shown_time(expires)));
+    let until =
+        expires.map_or_else(String::new, |expires| format!(", good until {}", shown_time(expires)));
     Plan {
-        action: format!("made the credential `{}` ({}){until}", wanted.name, role_name(wanted.role)),
+        action: format!(
+            "made the credential `{}` ({}){until}",
+            wanted.name,
+            role_name(wanted.role)
+        ),
         outcome: describe(&record),
         mutations: vec![Mutation::Put(Record::Credential(record))],
     }

@@ -7,7 +7,7 @@ use crate::{
     world::World,
 };
 use ipnet::IpNet;
-use meshward_model::{
+use meshward_types::{
     NetworkName,
     api::{CreateNetwork, Network},
 };
@@ -17,23 +17,32 @@ use std::collections::BTreeSet;
 pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Refusal> {
     let invalid = |text: String, field| Err(Refusal::Invalid(text).about(field));
     if wanted.prefixes.is_empty() {
-        return invalid("a network needs a prefix, such as 10.42.0.0/16 (`--cidr`)".into(), "prefixes");
+        return invalid(
+            "a network needs a prefix, such as 10.42.0.0/16 (`--cidr`)".into(),
+            "prefixes",
+        );
     }
     for v4 in [true, false] {
         if wanted.prefixes.iter().filter(|p| matches!(p, IpNet::V4(_)) == v4).count() > 1 {
-            return invalid("a network has at most one prefix of each address family".into(), "prefixes");
+            return invalid(
+                "a network has at most one prefix of each address family".into(),
+                "prefixes",
+            );
         }
     }
     if !(1280..=9000).contains(&wanted.mtu) {
-        let text =
-            format!("the MTU must be from 1280 (the least that IPv6 wants) to 9000, not {}", wanted.mtu);
+        let text = format!(
+            "the MTU must be from 1280 (the least that IPv6 wants) to 9000, not {}",
+            wanted.mtu
+        );
         return invalid(text, "mtu");
     }
     if world.networks.contains_key(&wanted.name) {
         let text = format!("there is a network `{}` already", wanted.name);
         return Err(Refusal::Conflict(text).about("name"));
     }
-    let (mut block_v4, mut block_v6) = (wanted.block_v4.unwrap_or(24), wanted.block_v6.unwrap_or(64));
+    let (mut block_v4, mut block_v6) =
+        (wanted.block_v4.unwrap_or(24), wanted.block_v6.unwrap_or(64));
     for &prefix in &wanted.prefixes {
         let (given, block, field) = match prefix {
             IpNet::V4(_) => (wanted.block_v4, &mut block_v4, "block_v4"),
@@ -73,7 +82,8 @@ pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Re
 pub fn give_blocks(node: &mut NodeRecord, network: &Network, taken: &mut BTreeSet<IpNet>) {
     let mut blocks = Vec::new();
     for &prefix in &network.prefixes {
-        let length = if matches!(prefix, IpNet::V4(_)) { network.block_v4 } else { network.block_v6 };
+        let length =
+            if matches!(prefix, IpNet::V4(_)) { network.block_v4 } else { network.block_v6 };
         let Some(block) = free_block(prefix, length, taken) else {
             let problem = format!(
                 "network {} is exhausted: every /{length} of {prefix} belongs to a node; remove a node or make a wider network",
@@ -117,7 +127,10 @@ pub fn delete(world: &World, name: &NetworkName) -> Result<Plan<()>, Refusal> {
 }
 
 /// A network by its name.
-pub fn find<'a>(world: &'a World, name: &NetworkName) -> Result<&'a crate::world::NetworkState, Refusal> {
+pub fn find<'a>(
+    world: &'a World,
+    name: &NetworkName,
+) -> Result<&'a crate::world::NetworkState, Refusal> {
     world.networks.get(name).ok_or_else(|| missing(name))
 }
 

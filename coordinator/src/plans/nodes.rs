@@ -9,7 +9,7 @@ use crate::{
     records::{ApprovedNodeRecord, EndpointRecord, Mutation, NodeRecord, Record, RecordKey},
     world::{KeyOwner, World, is_one_hosts},
 };
-use meshward_model::{
+use meshward_types::{
     Labels, NetworkName, NodeName, PublicKey,
     api::ApproveNode,
     control::{EndpointReport, JoinRequest},
@@ -25,8 +25,8 @@ const MAX_CANDIDATES: usize = 16;
 
 /// Makes a machine a node, and spends one use of its token.
 ///
-/// A machine that asks again with the same key and name gets its answer again and spends nothing: its first answer may
-/// have been lost.
+/// A machine that asks again with the same key and name gets its answer again and spends nothing:
+/// its first answer may have been lost.
 pub fn join(
     world: &World,
     request: &JoinRequest,
@@ -79,7 +79,9 @@ fn give_all_blocks(world: &World, node: &mut NodeRecord) {
 /// Approves a node by name, before or after it joins, and gives it labels.
 pub fn approve(world: &World, name: &NodeName, wanted: &ApproveNode) -> Result<Plan<()>, Refusal> {
     let labels = &wanted.labels;
-    labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()).about("labels"))?;
+    labels
+        .check_unreserved()
+        .map_err(|error| Refusal::Invalid(error.to_string()).about("labels"))?;
     if let Some(node) = world.nodes.get(name) {
         together(&node.labels, labels).map_err(|refusal| refusal.about("labels"))?;
     }
@@ -93,7 +95,11 @@ pub fn approve(world: &World, name: &NodeName, wanted: &ApproveNode) -> Result<P
         give_all_blocks(world, &mut node);
         mutations.push(Mutation::Put(Record::Node(node)));
     }
-    Ok(Plan { mutations, action: format!("approved node {name} with labels {labels}"), outcome: () })
+    Ok(Plan {
+        mutations,
+        action: format!("approved node {name} with labels {labels}"),
+        outcome: (),
+    })
 }
 
 /// The labels of a node: those that it joined with, and over them those that it was given.
@@ -123,12 +129,18 @@ pub fn is_known(world: &World, name: &NodeName) -> bool {
 /// Removes a node, its workloads and its approval.
 pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     if !is_known(world, name) {
-        return Err(Refusal::Missing(format!("there is no node `{name}`; `meshctl nodes` shows them")));
+        return Err(Refusal::Missing(format!(
+            "there is no node `{name}`; `meshctl nodes` shows them"
+        )));
     }
-    let mut mutations: Vec<Mutation> =
-        world.workload_ids_on(name).into_iter().map(|id| Mutation::Delete(RecordKey::Workload(id))).collect();
+    let mut mutations: Vec<Mutation> = world
+        .workload_ids_on(name)
+        .into_iter()
+        .map(|id| Mutation::Delete(RecordKey::Workload(id)))
+        .collect();
     let approvals = world.approvals.iter().filter(|approval| approval.node == *name);
-    mutations.extend(approvals.map(|approval| Mutation::Delete(RecordKey::Approval(approval.clone()))));
+    mutations
+        .extend(approvals.map(|approval| Mutation::Delete(RecordKey::Approval(approval.clone()))));
     if world.approved_nodes.contains_key(name) {
         mutations.push(Mutation::Delete(RecordKey::ApprovedNode(name.clone())));
     }
@@ -138,10 +150,16 @@ pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     Ok(Plan { mutations, action: format!("removed node {name}"), outcome: () })
 }
 
-/// Removes ephemeral nodes that have not been seen for their time. `unseen` gives for how many seconds a node has not been.
-pub fn forget(world: &World, unseen: impl Fn(&NodeName) -> u64) -> Result<Plan<Vec<NodeName>>, Refusal> {
-    let is_due = |node: &&NodeRecord| node.forget_after.is_some_and(|after| unseen(&node.name) >= after);
-    let due: Vec<NodeName> = world.nodes.values().filter(is_due).map(|node| node.name.clone()).collect();
+/// Removes ephemeral nodes that have not been seen for their time. `unseen` gives for how many
+/// seconds a node has not been.
+pub fn forget(
+    world: &World,
+    unseen: impl Fn(&NodeName) -> u64,
+) -> Result<Plan<Vec<NodeName>>, Refusal> {
+    let is_due =
+        |node: &&NodeRecord| node.forget_after.is_some_and(|after| unseen(&node.name) >= after);
+    let due: Vec<NodeName> =
+        world.nodes.values().filter(is_due).map(|node| node.name.clone()).collect();
     let mut mutations = Vec::new();
     for name in &due {
         mutations.extend(remove(world, name)?.mutations);
@@ -166,9 +184,10 @@ pub struct RefusedEndpoint {
 /// From where the session of a node comes, if it has one.
 pub type SeenAt<'a> = &'a dyn Fn(&NodeName) -> Option<IpAddr>;
 
-/// Notes where a node's endpoints are. `seen` is the address that its session comes from, `others` those of others. A key that has an
-/// owner stays with it: such endpoints are given, and are in the audit log, but for those in `known`. A public address is that of the
-/// node whose session comes from it, if one does: others' claims on it are left out.
+/// Notes where a node's endpoints are. `seen` is the address that its session comes from, `others`
+/// those of others. A key that has an owner stays with it: such endpoints are given, and are in the
+/// audit log, but for those in `known`. A public address is that of the node whose session comes
+/// from it, if one does: others' claims on it are left out.
 pub fn set_endpoints(
     world: &World,
     name: &NodeName,
@@ -197,7 +216,8 @@ pub fn set_endpoints(
         }
         let mut candidates = candidates(report, seen);
         candidates.retain(|address| {
-            let claimants = world.addresses.claimants(address).iter().filter(|other| *other != name);
+            let claimants =
+                world.addresses.claimants(address).iter().filter(|other| *other != name);
             if address.ip() == seen && is_one_hosts(seen) {
                 let false_ones = claimants.filter(|other| seen_at(other) != Some(seen));
                 false_ones.for_each(|other| give_up(world, other, address, &mut outdone));
@@ -232,7 +252,9 @@ pub fn set_endpoints(
     }
     for (other, record) in outdone {
         mutations.push(Mutation::Put(Record::Node(record)));
-        actions.push(format!("node {other} is not where node {name} is: it had claimed an address of that"));
+        actions.push(format!(
+            "node {other} is not where node {name} is: it had claimed an address of that"
+        ));
     }
     let new = refused.iter().filter(|endpoint| !known.contains(&endpoint.key));
     actions.extend(new.map(|endpoint| {
@@ -256,8 +278,9 @@ fn give_up(
     }
 }
 
-/// Where to try, the best guess first: what the operator says; what STUN servers see; what the coordinator sees, which is what
-/// routing made of the node's address; what the node's interfaces say.
+/// Where to try, the best guess first: what the operator says; what STUN servers see; what the
+/// coordinator sees, which is what routing made of the node's address; what the node's interfaces
+/// say.
 fn candidates(report: &EndpointReport, seen: IpAddr) -> Vec<SocketAddr> {
     let guess = SocketAddr::new(seen, report.port);
     let guess = (report.advertised.is_empty() && !seen.is_loopback()).then_some(guess);
@@ -300,7 +323,10 @@ pub fn set_key(world: &World, name: &NodeName, key: &str) -> Result<Plan<()>, Re
 }
 
 fn find<'a>(world: &'a World, name: &NodeName) -> Result<&'a NodeRecord, Refusal> {
-    world.nodes.get(name).ok_or_else(|| Refusal::Missing(format!("node `{name}` was removed from the mesh")))
+    world
+        .nodes
+        .get(name)
+        .ok_or_else(|| Refusal::Missing(format!("node `{name}` was removed from the mesh")))
 }
 
 fn is_usable(address: &SocketAddr) -> bool {

@@ -6,7 +6,7 @@ use crate::{
     records::{Mutation, Record, RecordKey},
     world::World,
 };
-use meshward_model::{
+use meshward_types::{
     NetworkName, Selector, WorkloadId,
     api::{Impose, Quarantine, QuarantineTarget},
     selector::Requirement,
@@ -49,7 +49,8 @@ pub fn impose(
     if workloads.is_empty() && !wanted.even_if_none {
         return Err(Refusal::Invalid(selects_nothing(world, target)));
     }
-    let until = wanted.seconds.map(|seconds| timestamp(hand.now + time::Duration::seconds(seconds as i64)));
+    let until =
+        wanted.seconds.map(|seconds| timestamp(hand.now + time::Duration::seconds(seconds as i64)));
     let standing = world.quarantines.values().find(|standing| standing.target == *target);
     let by_admin = hand.admin && wanted.allow_from.is_some();
     let same = |standing: &Quarantine| {
@@ -83,7 +84,11 @@ pub fn impose(
     if let Some(until) = &record.until {
         let _ = write!(action, ", until {until}");
     }
-    Ok(Plan { mutations: vec![Mutation::Put(Record::Quarantine(record))], action, outcome: workloads })
+    Ok(Plan {
+        mutations: vec![Mutation::Put(Record::Quarantine(record))],
+        action,
+        outcome: workloads,
+    })
 }
 
 /// Ends the quarantine of what `target` names.
@@ -110,7 +115,8 @@ pub fn release(
     })
 }
 
-/// Whether somebody else than an admin may let anybody in: only whom the policies name that it concerns.
+/// Whether somebody else than an admin may let anybody in: only whom the policies name that it
+/// concerns.
 fn check_forensics(world: &World, wanted: &Impose, hand: &Hand) -> Result<(), Refusal> {
     if hand.admin || wanted.allow_from.is_none() {
         return Ok(());
@@ -118,7 +124,8 @@ fn check_forensics(world: &World, wanted: &Impose, hand: &Hand) -> Result<(), Re
     let target = &wanted.target;
     let own = target.workload.as_ref().and_then(|id| world.workload_networks.get(id));
     let own = own.or(target.network.as_ref());
-    let mut concerned = world.networks.iter().filter(|(name, _)| own.is_none_or(|own| own == *name));
+    let mut concerned =
+        world.networks.iter().filter(|(name, _)| own.is_none_or(|own| own == *name));
     if concerned.any(|(_, network)| !network.links.policy().forensics.is_empty()) {
         return Ok(());
     }
@@ -150,14 +157,17 @@ fn no_workload(id: &WorkloadId) -> Refusal {
     Refusal::Missing(format!("there is no workload `{id}`; `meshctl workloads` shows them"))
 }
 
-/// Whether the hand reaches as far as the target. What is outside of the scope is answered as what is not there: nobody learns by asking
-/// what there is elsewhere.
+/// Whether the hand reaches as far as the target. What is outside of the scope is answered as what
+/// is not there: nobody learns by asking what there is elsewhere.
 fn check_scope(world: &World, target: &QuarantineTarget, hand: &Hand) -> Result<(), Refusal> {
     if hand.networks.is_empty() {
         return Ok(());
     }
-    if let Some(network) = target.network.as_ref().filter(|network| !covers(hand.networks, network)) {
-        return Err(Refusal::Forbidden(format!("this credential has no say in network `{network}`")));
+    if let Some(network) = target.network.as_ref().filter(|network| !covers(hand.networks, network))
+    {
+        return Err(Refusal::Forbidden(format!(
+            "this credential has no say in network `{network}`"
+        )));
     }
     match (&target.workload, &target.network) {
         (Some(id), _) => {
@@ -185,12 +195,15 @@ fn selects_nothing(world: &World, target: &QuarantineTarget) -> String {
 /// The requirement that is nearest to one which no workload fulfils.
 fn likely(world: &World, target: &QuarantineTarget, selector: &Selector) -> Option<String> {
     let networks = world.networks.values();
-    let networks =
-        networks.filter(|network| target.network.as_ref().is_none_or(|own| *own == network.record.name));
-    let labels = networks.flat_map(|network| network.identities.values()).flat_map(|own| own.labels.iter());
+    let networks = networks
+        .filter(|network| target.network.as_ref().is_none_or(|own| *own == network.record.name));
+    let labels =
+        networks.flat_map(|network| network.identities.values()).flat_map(|own| own.labels.iter());
     let labels: BTreeSet<(&str, &str)> = labels.map(|(key, value)| (key.as_str(), value)).collect();
     let wanted = selector.requirements().flat_map(|(key, requirement)| match requirement {
-        Requirement::In(values) => values.iter().map(|value| (key.as_str(), value.as_str())).collect(),
+        Requirement::In(values) => {
+            values.iter().map(|value| (key.as_str(), value.as_str())).collect()
+        }
         Requirement::Exists => vec![(key.as_str(), "")],
         Requirement::Not(_) | Requirement::Missing => vec![],
     });

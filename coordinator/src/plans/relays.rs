@@ -9,28 +9,32 @@ use crate::{
     records::{Mutation, Record, RecordKey, RelayRecord},
     world::World,
 };
-use meshward_model::{NodeName, control::JoinRequest, relay::RelayNumber};
+use meshward_types::{NodeName, control::JoinRequest, relay::RelayNumber};
 
 /// The most relays of a mesh: every node measures how far each is.
 const MOST_RELAYS: usize = 64;
 /// The most addresses of a relay.
 const MOST_ADDRESSES: usize = 8;
 
-/// Makes a machine a relay, and spends one use of its token. Asked again with the same key and name, it answers the same.
+/// Makes a machine a relay, and spends one use of its token. Asked again with the same key and
+/// name, it answers the same.
 pub fn join(
     world: &World,
     request: &JoinRequest,
     key: &str,
     now: i64,
 ) -> Result<Plan<Option<String>>, Refusal> {
-    let known = world.relays.get(&request.name).map(|relay| (relay.key.as_str(), relay.site.clone()));
+    let known =
+        world.relays.get(&request.name).map(|relay| (relay.key.as_str(), relay.site.clone()));
     let token = match tokens::join(world, request, key, known, now)? {
         Joining::Again(site) => return Ok(Plan::nothing(site)),
         Joining::New(token) => token,
     };
     nodes::check_certificate_key(world, &request.name, key)?;
     if world.relays.len() >= MOST_RELAYS {
-        return Err(Refusal::Conflict(format!("a mesh has at most {MOST_RELAYS} relays; remove one first")));
+        return Err(Refusal::Conflict(format!(
+            "a mesh has at most {MOST_RELAYS} relays; remove one first"
+        )));
     }
     let last = world.relays.values().map(|relay| relay.number).max();
     let number = last.map_or(RelayNumber::COORDINATOR.0 + 1, |last| last + 1);
@@ -52,7 +56,9 @@ pub fn join(
 /// Removes a relay.
 pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     if !world.relays.contains_key(name) {
-        return Err(Refusal::Missing(format!("there is no relay `{name}`; `meshctl relay list` shows them")));
+        return Err(Refusal::Missing(format!(
+            "there is no relay `{name}`; `meshctl relay list` shows them"
+        )));
     }
     Ok(Plan {
         mutations: vec![Mutation::Delete(RecordKey::Relay(name.clone()))],
@@ -90,7 +96,8 @@ fn change(
     change: impl FnOnce(&mut RelayRecord),
 ) -> Result<Plan<()>, Refusal> {
     let known = world.relays.get(name);
-    let known = known.ok_or_else(|| Refusal::Missing(format!("relay `{name}` was removed from the mesh")))?;
+    let known = known
+        .ok_or_else(|| Refusal::Missing(format!("relay `{name}` was removed from the mesh")))?;
     let mut relay = known.clone();
     change(&mut relay);
     if relay == *known {

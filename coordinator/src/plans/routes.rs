@@ -7,7 +7,7 @@ use crate::{
     world::World,
 };
 use ipnet::IpNet;
-use meshward_model::{
+use meshward_types::{
     NetworkName, WorkloadId,
     api::{ApproveRoute, Route, RouteState},
 };
@@ -38,7 +38,9 @@ pub fn list(world: &World) -> Vec<Route> {
             });
         }
     }
-    routes.sort_unstable_by(|a, b| (&a.network, a.prefix, &a.node).cmp(&(&b.network, b.prefix, &b.node)));
+    routes.sort_unstable_by(|a, b| {
+        (&a.network, a.prefix, &a.node).cmp(&(&b.network, b.prefix, &b.node))
+    });
     routes
 }
 
@@ -51,8 +53,11 @@ fn describe(world: &World, known: Standing<'_>, prefix: &IpNet) -> Route {
         }
         Standing::Refused(record) => (record.report.labels.clone(), record.reasons.clone()),
     };
-    let approval =
-        ApprovalRecord { network: known.network().clone(), node: known.node().clone(), prefix: *prefix };
+    let approval = ApprovalRecord {
+        network: known.network().clone(),
+        node: known.node().clone(),
+        prefix: *prefix,
+    };
     Route {
         network: approval.network.clone(),
         prefix: *prefix,
@@ -66,7 +71,11 @@ fn describe(world: &World, known: Standing<'_>, prefix: &IpNet) -> Route {
 }
 
 /// Approves a prefix behind a node, before or after the node advertises it.
-pub fn approve(world: &World, wanted: &ApproveRoute, scope: &[NetworkName]) -> Result<Plan<Route>, Refusal> {
+pub fn approve(
+    world: &World,
+    wanted: &ApproveRoute,
+    scope: &[NetworkName],
+) -> Result<Plan<Route>, Refusal> {
     let approval = find(world, wanted, scope)?;
     check_prefix(world, &approval.network, &approval.prefix)?;
     let mut mutations = vec![];
@@ -133,18 +142,25 @@ fn change(
     let action = match mutations.is_empty() {
         true => String::new(),
         false => {
-            format!("{verb} {} behind node {} in network {}", wanted.prefix, wanted.node, approval.network)
+            format!(
+                "{verb} {} behind node {} in network {}",
+                wanted.prefix, wanted.node, approval.network
+            )
         }
     };
     Ok(Plan { mutations, action, outcome: route })
 }
 
-/// Which prefix is meant, of which network. `scope`: the networks that the caller has a say in; none: all. A node that serves none of them
-/// is answered as one that is not there.
+/// Which prefix is meant, of which network. `scope`: the networks that the caller has a say in;
+/// none: all. A node that serves none of them is answered as one that is not there.
 ///
 /// # Errors
 /// If the node or the network is not there, or it is not plain which network.
-pub fn find(world: &World, wanted: &ApproveRoute, scope: &[NetworkName]) -> Result<ApprovalRecord, Refusal> {
+pub fn find(
+    world: &World,
+    wanted: &ApproveRoute,
+    scope: &[NetworkName],
+) -> Result<ApprovalRecord, Refusal> {
     let is_known = super::nodes::is_known(world, &wanted.node);
     if !is_known || !super::nodes::serves_any(world, &wanted.node, scope) {
         let text = format!("there is no node `{}`; `meshctl nodes` shows them", wanted.node);
@@ -157,7 +173,8 @@ pub fn find(world: &World, wanted: &ApproveRoute, scope: &[NetworkName]) -> Resu
             return Err(Refusal::Forbidden(text).about("network"));
         }
         Some(name) => {
-            let found = super::networks::find(world, name).map_err(|refusal| refusal.about("network"))?;
+            let found =
+                super::networks::find(world, name).map_err(|refusal| refusal.about("network"))?;
             found.record.name.clone()
         }
         None => only_network(world, wanted, &prefix, scope)?,

@@ -5,8 +5,8 @@ use crate::{
     records::{Mutation, Record, RecordKey, TokenRecord},
     world::World,
 };
-use meshward_daemon::random;
-use meshward_model::{
+use meshward_runtime::random;
+use meshward_types::{
     api::{CreateToken, Token},
     control::{JoinRequest, Part},
     labels::check_value,
@@ -18,7 +18,8 @@ const MAX_USES: u32 = 100_000;
 const MAX_TTL: u64 = 365 * 24 * 3600;
 /// An ephemeral node that is not seen for so many seconds may be restarting.
 const SOONEST_FORGOTTEN: u64 = 10;
-/// For how many seconds a token that has expired is still listed, and known to whoever comes with it.
+/// For how many seconds a token that has expired is still listed, and known to whoever comes with
+/// it.
 const KEPT_EXPIRED: i64 = 24 * 3600;
 
 /// A short id that nothing else has: of 64 bits by chance.
@@ -30,7 +31,11 @@ pub fn new_id() -> String {
 ///
 /// # Errors
 /// If a limit makes no sense.
-pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToken, TokenRecord), Refusal> {
+pub fn make(
+    ca: Fingerprint,
+    wanted: &CreateToken,
+    now: i64,
+) -> Result<(JoinToken, TokenRecord), Refusal> {
     if !(1..=MAX_USES).contains(&wanted.uses) {
         let text = format!("a token can have 1 to {MAX_USES} uses, not {}", wanted.uses);
         return Err(Refusal::Invalid(text).about("uses"));
@@ -40,15 +45,15 @@ pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToke
         return Err(Refusal::Invalid(text.into()).about("ttl_seconds"));
     }
     if let Some(site) = &wanted.site {
-        check_value(site).map_err(|error| Refusal::Invalid(format!("the site: {error}")).about("site"))?;
+        check_value(site)
+            .map_err(|error| Refusal::Invalid(format!("the site: {error}")).about("site"))?;
     }
     if wanted.relay && !wanted.networks.is_empty() {
         let text = "a relay serves all networks; leave the networks out";
         return Err(Refusal::Invalid(text.into()).about("networks"));
     }
     if wanted.relay && wanted.needs_approval {
-        let text =
-            "a relay serves no network, so there is nothing to approve; revoke the token to keep relays out";
+        let text = "a relay serves no network, so there is nothing to approve; revoke the token to keep relays out";
         return Err(Refusal::Invalid(text.into()).about("needs_approval"));
     }
     check_forget_after(wanted.forget_after_seconds)
@@ -78,9 +83,11 @@ pub fn make(ca: Fingerprint, wanted: &CreateToken, now: i64) -> Result<(JoinToke
 /// If it is too short for a restart, or longer than a year.
 pub fn check_forget_after(seconds: Option<u64>) -> Result<(), Refusal> {
     match seconds {
-        Some(seconds) if !(SOONEST_FORGOTTEN..=MAX_TTL).contains(&seconds) => Err(Refusal::Invalid(format!(
-            "an ephemeral node can be removed {SOONEST_FORGOTTEN} seconds to 365 days after it was seen last, not {seconds} seconds"
-        ))),
+        Some(seconds) if !(SOONEST_FORGOTTEN..=MAX_TTL).contains(&seconds) => {
+            Err(Refusal::Invalid(format!(
+                "an ephemeral node can be removed {SOONEST_FORGOTTEN} seconds to 365 days after it was seen last, not {seconds} seconds"
+            )))
+        }
         _ => Ok(()),
     }
 }
@@ -145,7 +152,12 @@ pub fn check_known(world: &World, secret: &str) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// Which of the token's limits stands against it.
-fn redeem<'a>(world: &'a World, secret: &str, part: Part, now: i64) -> Result<&'a TokenRecord, Refusal> {
+fn redeem<'a>(
+    world: &'a World,
+    secret: &str,
+    part: Part,
+    now: i64,
+) -> Result<&'a TokenRecord, Refusal> {
     let token = find(world, secret)?;
     match (token.relay, part) {
         (true, Part::Relay) | (false, Part::Node) => {}
@@ -162,11 +174,14 @@ fn redeem<'a>(world: &'a World, secret: &str, part: Part, now: i64) -> Result<&'
     }
     if token.expires <= now {
         let expired = describe(token).expires;
-        return Err(Refusal::Conflict(format!("the join token expired at {expired}; make another")));
+        return Err(Refusal::Conflict(format!(
+            "the join token expired at {expired}; make another"
+        )));
     }
     if token.uses_left == 0 {
         return Err(Refusal::Conflict(
-            "the join token is spent: as many nodes have joined with it as it allows; make another".into(),
+            "the join token is spent: as many nodes have joined with it as it allows; make another"
+                .into(),
         ));
     }
     Ok(token)
@@ -174,7 +189,8 @@ fn redeem<'a>(world: &'a World, secret: &str, part: Part, now: i64) -> Result<&'
 
 /// What a request to join comes to.
 pub enum Joining<'a> {
-    /// The machine is a member already, at this site: its first answer may have been lost, and it spends nothing.
+    /// The machine is a member already, at this site: its first answer may have been lost, and it
+    /// spends nothing.
     Again(Option<String>),
     /// It becomes one, by this token.
     New(&'a TokenRecord),
@@ -216,7 +232,8 @@ pub fn spend(token: &TokenRecord) -> Mutation {
 
 /// A token as the API shows it.
 pub fn describe(record: &TokenRecord) -> Token {
-    let expires = OffsetDateTime::from_unix_timestamp(record.expires).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let expires =
+        OffsetDateTime::from_unix_timestamp(record.expires).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     Token {
         id: record.id.clone(),
         uses_left: record.uses_left,

@@ -9,12 +9,12 @@ use crate::{
     records::{Given, Mutation, RecordKey},
     world::World,
 };
-use meshward_model::{
+use meshward_policy::{Reaction, Trigger};
+use meshward_types::{
     NodeName, WorkloadId,
     api::{Impose, QuarantineTarget},
     control::Fired,
 };
-use meshward_policy::{Reaction, Trigger};
 use time::OffsetDateTime;
 
 /// What is left to do once a trigger's plan is stored.
@@ -24,7 +24,8 @@ pub struct Done {
     pub webhook: Option<String>,
 }
 
-/// Works out what a trigger does about what a node has seen. The node's word counts for its own workloads only.
+/// Works out what a trigger does about what a node has seen. The node's word counts for its own
+/// workloads only.
 pub fn fire(
     world: &World,
     node: &NodeName,
@@ -34,10 +35,12 @@ pub fn fire(
 ) -> Result<Plan<Option<Done>>, Refusal> {
     let nothing = Plan::nothing(None);
     let Some(network) = world.networks.get(&fired.network) else { return Ok(nothing) };
-    let Some(workload) = network.workloads.get(&fired.workload).filter(|known| known.node == *node) else {
+    let Some(workload) = network.workloads.get(&fired.workload).filter(|known| known.node == *node)
+    else {
         return Ok(nothing);
     };
-    let trigger = network.links.policy().triggers.iter().find(|trigger| trigger.name == fired.trigger);
+    let trigger =
+        network.links.policy().triggers.iter().find(|trigger| trigger.name == fired.trigger);
     let watched = |trigger: &&Trigger| {
         network.links.labels(workload.identity).is_some_and(|labels| trigger.watch.matches(labels))
     };
@@ -45,14 +48,21 @@ pub fn fire(
     let by = format!("trigger:{}", trigger.name);
     let seen = format!(
         "{} ({}) was denied {} flows to {} ports and {} addresses",
-        workload.name, workload.id, fired.denied_flows, fired.distinct_ports, fired.distinct_addresses
+        workload.name,
+        workload.id,
+        fired.denied_flows,
+        fired.distinct_ports,
+        fired.distinct_addresses
     );
     let seconds = trigger.lasts.map(|span| span.0.as_secs().max(1));
     let mut done = Done::default();
     let (mutations, what) = match &trigger.then {
         Reaction::Quarantine => {
-            let target =
-                QuarantineTarget { network: None, selector: None, workload: Some(workload.id.clone()) };
+            let target = QuarantineTarget {
+                network: None,
+                selector: None,
+                workload: Some(workload.id.clone()),
+            };
             if world.quarantines.of_workload(&workload.id).is_some() {
                 return Ok(nothing);
             }
@@ -64,7 +74,8 @@ pub fn fire(
                 even_if_none: true,
                 reset: false,
             };
-            let plan = impose(world, id, &wanted, &Hand { by: &by, networks: &[], admin: false, now })?;
+            let plan =
+                impose(world, id, &wanted, &Hand { by: &by, networks: &[], admin: false, now })?;
             (plan.mutations, plan.action)
         }
         Reaction::Label(labels) => {

@@ -4,33 +4,33 @@ use crate::{
     mesh::{Plan, Refusal},
     plans::{policies::Warmed, routes::check_prefix},
     records::{
-        ApprovalRecord, Given, IdentityRecord, ImageRecord, Mutation, NodeRecord, Record, RecordKey,
-        RefusedRecord, Standing, WorkloadRecord,
+        ApprovalRecord, Given, IdentityRecord, ImageRecord, Mutation, NodeRecord, Record,
+        RecordKey, RefusedRecord, Standing, WorkloadRecord,
     },
     world::{KeyOwner, NetworkState, Subject, World},
 };
 use ipnet::IpNet;
-use meshward_model::{
+use meshward_policy::{Candidate, Policy};
+use meshward_types::{
     AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId,
     control::WorkloadReport,
     measurement::{Image, ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Sha256},
 };
-use meshward_policy::{Candidate, Policy};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
-/// The workloads of a report that cannot be taken as they are, and why. One that admission does not let in is taken: it is
-/// kept as refused, and its node is told so with everything else.
+/// The workloads of a report that cannot be taken as they are, and why. One that admission does not
+/// let in is taken: it is kept as refused, and its node is told so with everything else.
 pub type Refused = Vec<(WorkloadId, String)>;
 
 /// The most workloads that the audit log names one by one.
 const NAMED: usize = 8;
 
-/// The most identities without a workload that a network keeps: what comes back soon has its number again, and labels that
-/// are never seen again do not pile up.
+/// The most identities without a workload that a network keeps: what comes back soon has its number
+/// again, and labels that are never seen again do not pile up.
 const MAX_IDLE: usize = 1024;
 
 /// The most prefixes of one route.
@@ -61,7 +61,10 @@ pub enum Report {
 }
 
 /// Takes what nodes say, each in its order.
-pub fn take(world: &World, reports: &[(&NodeName, &[Report])]) -> Plan<Vec<Result<Refused, Refusal>>> {
+pub fn take(
+    world: &World,
+    reports: &[(&NodeName, &[Report])],
+) -> Plan<Vec<Result<Refused, Refusal>>> {
     let mut batch = Batch::new(world);
     let outcome = reports.iter().map(|(node, reports)| batch.take(node, reports)).collect();
     if !batch.mutations.is_empty() {
@@ -114,8 +117,8 @@ impl Court {
     }
 }
 
-/// The prefixes behind a workload that nobody has approved by hand. `approval`: one that comes or goes with
-/// the same plan.
+/// The prefixes behind a workload that nobody has approved by hand. `approval`: one that comes or
+/// goes with the same plan.
 pub(super) fn unapproved(
     world: &World,
     node: &NodeRecord,
@@ -124,7 +127,8 @@ pub(super) fn unapproved(
     approval: Option<(&ApprovalRecord, bool)>,
 ) -> Vec<IpNet> {
     let is_open = |prefix: &&IpNet| {
-        let record = ApprovalRecord { network: network.clone(), node: node.name.clone(), prefix: **prefix };
+        let record =
+            ApprovalRecord { network: network.clone(), node: node.name.clone(), prefix: **prefix };
         match approval {
             Some((changed, approved)) if *changed == record => !approved,
             _ => !world.approvals.contains(&record),
@@ -143,7 +147,8 @@ pub(super) struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// The labels, the verified ones included, and why it is not let in, if it is not. `signers`: who has signed an image.
+    /// The labels, the verified ones included, and why it is not let in, if it is not. `signers`:
+    /// who has signed an image.
     pub fn judge(
         &self,
         report: &WorkloadReport,
@@ -194,18 +199,18 @@ impl<'a> Batch<'a> {
     }
 
     fn take(&mut self, node: &NodeName, reports: &[Report]) -> Result<Refused, Refusal> {
-        let node = self
-            .world
-            .nodes
-            .get(node)
-            .ok_or_else(|| Refusal::Missing(format!("node `{node}` was removed from the mesh")))?;
+        let node =
+            self.world.nodes.get(node).ok_or_else(|| {
+                Refusal::Missing(format!("node `{node}` was removed from the mesh"))
+            })?;
         let mut refused = Refused::new();
         for report in reports {
             match report {
                 Report::Started(report) => self.start(node, report, &mut refused),
                 Report::Stopped(id) => self.stop(node, id),
                 Report::All(reports) => {
-                    let named: BTreeSet<&WorkloadId> = reports.iter().map(|report| &report.id).collect();
+                    let named: BTreeSet<&WorkloadId> =
+                        reports.iter().map(|report| &report.id).collect();
                     let known = self.world.workload_ids_on(&node.name).into_iter();
                     known.filter(|id| !named.contains(id)).for_each(|id| self.stop(node, &id));
                     reports.iter().for_each(|report| self.start(node, report, &mut refused));
@@ -225,7 +230,9 @@ impl<'a> Batch<'a> {
     }
 
     fn stop(&mut self, node: &NodeRecord, id: &WorkloadId) {
-        let Some(known) = self.current(id).filter(|known| *known.node() == node.name) else { return };
+        let Some(known) = self.current(id).filter(|known| *known.node() == node.name) else {
+            return;
+        };
         let (network, name, addresses) =
             (known.network().clone(), known.name().clone(), known.addresses().to_vec());
         for address in addresses {
@@ -250,7 +257,8 @@ impl<'a> Batch<'a> {
     /// Whether a node may say this.
     fn check(&self, node: &NodeRecord, report: &WorkloadReport) -> Result<(), String> {
         let network = &report.network;
-        let state = self.world.networks.get(network).ok_or(format!("there is no network `{network}`"))?;
+        let state =
+            self.world.networks.get(network).ok_or(format!("there is no network `{network}`"))?;
         let blocks = node.blocks.get(network).ok_or_else(|| match node.problems.get(network) {
             Some(problem) => problem.clone(),
             None => format!(
@@ -299,10 +307,14 @@ impl<'a> Batch<'a> {
             return Err(format!("a route has at most {MAX_PREFIXES} prefixes; make several of it"));
         }
         for prefix in &report.prefixes {
-            check_prefix(self.world, &report.network, prefix).map_err(|refusal| refusal.to_string())?;
+            check_prefix(self.world, &report.network, prefix)
+                .map_err(|refusal| refusal.to_string())?;
             let mut others = self.behind(network, prefix).filter(|known| known.id() != &report.id);
             if let Some(other) = others.find(|known| *known.node() == node.name) {
-                return Err(format!("{prefix} is behind this node already, as workload {}", other.id()));
+                return Err(format!(
+                    "{prefix} is behind this node already, as workload {}",
+                    other.id()
+                ));
             }
         }
         Ok(())
@@ -351,19 +363,23 @@ impl<'a> Batch<'a> {
         let stays = stays.filter_map(|id| self.world.standing(id));
         let new = self.devices.values().filter_map(|id| Standing::of(self.new.get(id)?));
         match stays.chain(new).find(named) {
-            Some(other) => Err(format!("there is a device `{}` already, {}", report.name, other.id())),
+            Some(other) => {
+                Err(format!("there is a device `{}` already, {}", report.name, other.id()))
+            }
             None => Ok(()),
         }
     }
 
-    /// Why the prefixes of a workload that would be let in belong to another one that is: all gateways of a prefix give it
-    /// the same labels. Who is let in first, has it.
+    /// Why the prefixes of a workload that would be let in belong to another one that is: all
+    /// gateways of a prefix give it the same labels. Who is let in first, has it.
     fn taken_prefixes(&self, node: &NodeRecord, report: &WorkloadReport) -> Vec<String> {
         let Some(network) = self.world.networks.get(&report.network) else { return vec![] };
         let admitted = |known: &Standing| matches!(known, Standing::Admitted(_));
         let taken = |prefix: &IpNet| {
             let other = self.behind(network, prefix).filter(admitted).find(|known| {
-                known.id() != &report.id && *known.node() != node.name && *known.labels() != report.labels
+                known.id() != &report.id
+                    && *known.node() != node.name
+                    && *known.labels() != report.labels
             })?;
             Some(format!(
                 "{prefix} is behind node {} with other labels ({}): all gateways of a prefix give it the same",
@@ -374,16 +390,21 @@ impl<'a> Batch<'a> {
         report.prefixes.iter().filter_map(taken).collect()
     }
 
-    /// Keeps the signatures that a node has found of the images of a workload. What a key of the network's policy has made
-    /// is kept for all of its nodes; the rest as this node's word, in a place of its own: nobody's junk takes another's.
+    /// Keeps the signatures that a node has found of the images of a workload. What a key of the
+    /// network's policy has made is kept for all of its nodes; the rest as this node's word, in a
+    /// place of its own: nobody's junk takes another's.
     fn note_signatures(&mut self, node: &NodeRecord, report: &WorkloadReport) {
         let (world, network) = (self.world, &report.network);
-        let Some(policy) = world.networks.get(network).map(|network| network.links.policy()) else { return };
+        let Some(policy) = world.networks.get(network).map(|network| network.links.policy()) else {
+            return;
+        };
         let mut checks = MAX_CHECKS;
         let measured = report.measurement.iter().flat_map(|measured| measured.all_images());
         for image in measured {
             let found = report.signatures.iter().filter(|(digest, _)| *digest == image.digest);
-            let found = found.flat_map(|(_, signatures)| signatures).filter(|signature| is_small(signature));
+            let found = found
+                .flat_map(|(_, signatures)| signatures)
+                .filter(|signature| is_small(signature));
             let known = self.images.get(&image.digest).or_else(|| world.images.get(&image.digest));
             let mut record = known.cloned().unwrap_or_else(|| ImageRecord::new(image.digest));
             let before = record.clone();
@@ -404,7 +425,9 @@ impl<'a> Batch<'a> {
             }
             if others.is_empty() {
                 record.reported.remove(&node.name);
-            } else if record.reported.contains_key(&node.name) || record.reported.len() < MAX_REPORTERS {
+            } else if record.reported.contains_key(&node.name)
+                || record.reported.len() < MAX_REPORTERS
+            {
                 record.reported.insert(node.name.clone(), others);
             }
             if record != before {
@@ -443,7 +466,10 @@ impl<'a> Batch<'a> {
         judge.judge(report, given, |image| {
             let look = || {
                 let known = images.get(&image.digest).or_else(|| world.images.get(&image.digest));
-                policy.signers(image, known.into_iter().flat_map(|known| known.for_network(&report.network)))
+                policy.signers(
+                    image,
+                    known.into_iter().flat_map(|known| known.for_network(&report.network)),
+                )
             };
             signers.entry(image.clone()).or_insert_with(look).clone()
         })
@@ -546,8 +572,8 @@ impl<'a> Batch<'a> {
         id
     }
 
-    /// Forgets half of the identities that have no workload, the oldest first, where there are too many. The newest number of
-    /// all stays: from it follows which was never used.
+    /// Forgets half of the identities that have no workload, the oldest first, where there are too
+    /// many. The newest number of all stays: from it follows which was never used.
     fn forget_idle_identities(&mut self) {
         let newest = self.world.next_identity();
         let admitted = |record: &Record| match record {
@@ -573,8 +599,10 @@ impl<'a> Batch<'a> {
         if images.len() <= images.used() + MAX_IDLE_IMAGES {
             return;
         }
-        let idle =
-            images.idle().filter(|digest| !self.images.contains_key(*digest)).take(MAX_IDLE_IMAGES / 2);
+        let idle = images
+            .idle()
+            .filter(|digest| !self.images.contains_key(*digest))
+            .take(MAX_IDLE_IMAGES / 2);
         self.mutations.extend(idle.map(|digest| Mutation::Delete(RecordKey::Image(*digest))));
     }
 
@@ -598,8 +626,9 @@ impl<'a> Batch<'a> {
 pub fn give(world: &World, ids: &[(WorkloadId, Option<Given>)]) -> Vec<Mutation> {
     let mut batch = Batch::new(world);
     for (id, given) in ids {
-        let Some((node, report)) =
-            world.standing(id).and_then(|known| Some((world.nodes.get(known.node())?, known.report())))
+        let Some((node, report)) = world
+            .standing(id)
+            .and_then(|known| Some((world.nodes.get(known.node())?, known.report())))
         else {
             continue;
         };
@@ -629,12 +658,13 @@ pub struct Rejudged {
     pub mutations: Vec<Mutation>,
     /// Those that are let in now, and were not.
     pub admitted: Vec<String>,
-    /// Those that are not let in any more, and why; and those that are refused for other reasons than before.
+    /// Those that are not let in any more, and why; and those that are refused for other reasons
+    /// than before.
     pub refused: Vec<String>,
 }
 
-/// Judges the workloads of a network anew, by the policy that it is to have. `warmed`: what was found of
-/// them beside the world; `touched`: those that may have changed since, if that is known.
+/// Judges the workloads of a network anew, by the policy that it is to have. `warmed`: what was
+/// found of them beside the world; `touched`: those that may have changed since, if that is known.
 pub fn rejudge(
     world: &World,
     network: &NetworkState,
@@ -676,9 +706,9 @@ pub fn rejudge(
     Rejudged { admitted, refused: batch.turned_away, mutations: batch.mutations }
 }
 
-/// The workloads of which it is not known that they stay as they are: those that were found to move, those
-/// that have changed since, those of nodes that are at another site, and those with prefixes behind them,
-/// of which who comes first has them.
+/// The workloads of which it is not known that they stay as they are: those that were found to
+/// move, those that have changed since, those of nodes that are at another site, and those with
+/// prefixes behind them, of which who comes first has them.
 fn to_judge(
     world: &World,
     network: &NetworkState,
@@ -686,7 +716,8 @@ fn to_judge(
     touched: &BTreeSet<String>,
 ) -> BTreeSet<WorkloadId> {
     let moved = |node: &&NodeRecord| warmed.sites.get(&node.name) != Some(&node.site);
-    let elsewhere = world.nodes.values().filter(moved).filter_map(|node| world.nodes.index(&node.name));
+    let elsewhere =
+        world.nodes.values().filter(moved).filter_map(|node| world.nodes.index(&node.name));
     let elsewhere = elsewhere.flat_map(|node| network.shared_on(node));
     let elsewhere = elsewhere.map(|shared| shared.standing().id().clone());
     let changed = touched.iter().filter_map(|id| id.parse().ok());

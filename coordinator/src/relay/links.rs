@@ -1,4 +1,5 @@
-//! The coordinator's side of relays that are not itself: it tells them who the nodes are, and the nodes where they are.
+//! The coordinator's side of relays that are not itself: it tells them who the nodes are, and the
+//! nodes where they are.
 
 use super::Relay;
 use crate::{
@@ -9,8 +10,8 @@ use crate::{
     world::World,
 };
 use anyhow::{Context, Result};
-use meshward_daemon::{frames, tls::MemberCertificate};
-use meshward_model::{
+use meshward_runtime::{frames, tls::MemberCertificate};
+use meshward_types::{
     NodeName,
     control::{CLOSE_REMOVED, MAX_JOIN_FRAME, Part},
     relay::{FromRelay, RelayId, RelayNumber, RelaySpec, ToRelay},
@@ -44,7 +45,8 @@ impl RelayLinks {
         self.specs.subscribe()
     }
 
-    /// Has this coordinator's own relay, and all others, told which start of a node's daemon has its session now.
+    /// Has this coordinator's own relay, and all others, told which start of a node's daemon has
+    /// its session now.
     pub fn tell_session(&self, own: &Relay, sessions: &Sessions, node: &NodeName) {
         // What is told last is what is so.
         let _in_order = self.telling.lock();
@@ -68,7 +70,9 @@ impl RelayLinks {
                         self.tell_all(&ToRelay::Admit(node.name.clone(), node.key.clone()));
                     }
                 }
-                Mutation::Delete(RecordKey::Node(name)) => self.tell_all(&ToRelay::Expel(name.clone())),
+                Mutation::Delete(RecordKey::Node(name)) => {
+                    self.tell_all(&ToRelay::Expel(name.clone()))
+                }
                 Mutation::Delete(RecordKey::Relay(name)) => self.end(name),
                 _ => {}
             }
@@ -133,15 +137,15 @@ pub async fn serve(
     // From this look on the relay is told of every change of the nodes and their sessions.
     let (members, sessions) = mesh.look(|world| {
         let _in_order = mesh.relays.telling.lock();
-        let before = mesh
-            .relays
-            .table
-            .lock()
-            .insert(name.clone(), Link { connection: connection.clone(), messages: messages.clone() });
+        let before = mesh.relays.table.lock().insert(
+            name.clone(),
+            Link { connection: connection.clone(), messages: messages.clone() },
+        );
         if let Some(before) = before {
             before.connection.close(1u32.into(), b"the relay has a newer link");
         }
-        let members = world.nodes.values().map(|node| (node.name.clone(), node.key.clone())).collect();
+        let members =
+            world.nodes.values().map(|node| (node.name.clone(), node.key.clone())).collect();
         (members, mesh.sessions.instances())
     });
     let _end = RemoveAtEnd(mesh, &name, connection.stable_id());
@@ -149,13 +153,16 @@ pub async fn serve(
     frames::send(&mut send, &ToRelay::Sessions(sessions)).await?;
     let addresses: Vec<String> = addresses.iter().map(|address| completed(address, seen)).collect();
     let author = Author::named(format!("relay:{name}"));
-    mesh.change(&author, |world| relays::set_addresses(world, &name, &addresses, stun_port)).await?;
+    mesh.change(&author, |world| relays::set_addresses(world, &name, &addresses, stun_port))
+        .await?;
     info!(relay = %name, %version, ?addresses, "relay connected");
     let to_link = messages.clone();
     let reading = async {
         loop {
             let message: FromRelay = frames::receive(&mut receive, MAX_JOIN_FRAME).await?;
-            let FromRelay::Renew { csr } = message else { anyhow::bail!("a message came out of turn") };
+            let FromRelay::Renew { csr } = message else {
+                anyhow::bail!("a message came out of turn")
+            };
             let (certificate, read) =
                 mesh.ca.sign_member(Part::Relay, &name, &csr, mesh.certificate_lifetime)?;
             let key = read.key.to_string();

@@ -5,7 +5,7 @@ pub mod process;
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
-use meshward_model::{
+use meshward_types::{
     control::InstanceId,
     relay::{RelayId, cut, destination, set_source},
 };
@@ -30,7 +30,8 @@ pub struct Relay {
 #[derive(Default)]
 struct Table {
     connections: HashMap<RelayId, Served>,
-    /// The starts of nodes' daemons that have sessions, as far as is known. A copy of a node's disk is another start.
+    /// The starts of nodes' daemons that have sessions, as far as is known. A copy of a node's disk
+    /// is another start.
     sessions: HashMap<RelayId, InstanceId>,
 }
 
@@ -60,8 +61,8 @@ pub struct Counts {
 }
 
 impl Relay {
-    /// Relays what a node sends until its connection ends. What does not fit into the receiver's buffer is lost, as in any
-    /// network: nobody is held up by a slow one.
+    /// Relays what a node sends until its connection ends. What does not fit into the receiver's
+    /// buffer is lost, as in any network: nobody is held up by a slow one.
     ///
     /// # Errors
     /// If it does not say which start of its daemon it is, or another has the node's session.
@@ -83,7 +84,8 @@ impl Relay {
         while let Ok(frame) = connection.read_datagram().await {
             self.counts.frames.fetch_add(1, Relaxed);
             self.counts.bytes.fetch_add(frame.len() as u64, Relaxed);
-            let connection_to = |to| Some(self.table.read().connections.get(&to)?.connection.clone());
+            let connection_to =
+                |to| Some(self.table.read().connections.get(&to)?.connection.clone());
             let Some(to) = destination(&frame).and_then(connection_to) else {
                 self.counts.unreachable.fetch_add(1, Relaxed);
                 continue;
@@ -124,7 +126,8 @@ impl Relay {
             Some(instance) => drop(table.sessions.insert(id, instance)),
             None => drop(table.sessions.remove(&id)),
         }
-        let is_other = |served: &Served| instance.is_some_and(|instance| served.instance != instance);
+        let is_other =
+            |served: &Served| instance.is_some_and(|instance| served.instance != instance);
         if table.connections.get(&id).is_some_and(is_other)
             && let Some(served) = table.connections.remove(&id)
         {

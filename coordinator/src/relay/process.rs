@@ -1,5 +1,6 @@
-//! `meshward-coordinator relay`: a relay on a machine of its own. It holds a link to the coordinator, by which it is told who
-//! the nodes are; with the coordinator gone it goes on serving those that it knows.
+//! `meshward-coordinator relay`: a relay on a machine of its own. It holds a link to the
+//! coordinator, by which it is told who the nodes are; with the coordinator gone it goes on serving
+//! those that it knows.
 
 use super::Relay;
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
     stun,
 };
 use anyhow::{Context, Result};
-use meshward_daemon::{
+use meshward_runtime::{
     Mistake, descriptors,
     dial::{Dial, Pauses, is_removed},
     frames,
@@ -20,7 +21,7 @@ use meshward_daemon::{
     tls::MemberCertificate,
     tunnel::Tunnels,
 };
-use meshward_model::{
+use meshward_types::{
     NodeName,
     control::{COORDINATOR_NAME, MAX_UPDATE, Part},
     relay::{ALPN_RELAY, ALPN_RELAY_LINK, FromRelay, RelayId, ToRelay},
@@ -64,7 +65,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where STUN is served.
     pub stun_listen: SocketAddr,
-    /// Where nodes reach the relay, as `HOST:PORT`; where the coordinator sees it, with the port of `listen`, if none is given.
+    /// Where nodes reach the relay, as `HOST:PORT`; where the coordinator sees it, with the port of
+    /// `listen`, if none is given.
     pub advertise: Vec<String>,
     /// Where metrics are served, over plain HTTP.
     pub metrics_listen: SocketAddr,
@@ -76,8 +78,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: "/var/lib/meshward/relay".into(),
-            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, meshward_model::control::DEFAULT_PORT)),
-            stun_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, meshward_model::stun::PORT)),
+            listen: SocketAddr::from((
+                Ipv6Addr::UNSPECIFIED,
+                meshward_types::control::DEFAULT_PORT,
+            )),
+            stun_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, meshward_types::stun::PORT)),
             advertise: vec![],
             metrics_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT)),
             strangers: Strangers::default(),
@@ -137,7 +142,7 @@ pub async fn run(config: Config) -> Result<()> {
     // By TLS nothing comes but tunnels.
     tasks.spawn(tls.serve(None));
     let removed = tokio::select! {
-        ended = meshward_daemon::ended() => ended.map(|()| false)?,
+        ended = meshward_runtime::ended() => ended.map(|()| false)?,
         _ = link => true,
     };
     listen::close(&endpoint, "the relay ends").await;
@@ -156,7 +161,12 @@ fn scrape(station: Arc<Station>) -> metrics::Scrape {
                 let members = station.members.read().len() as u64;
                 metrics::number(registry, "members", "Nodes that may be relayed to", members);
                 let linked = u64::from(station.is_linked.load(Relaxed));
-                metrics::number(registry, "linked", "1 while there is a link to the coordinator", linked);
+                metrics::number(
+                    registry,
+                    "linked",
+                    "1 while there is a link to the coordinator",
+                    linked,
+                );
                 crate::metrics::guarded(registry, &station.guard);
                 crate::metrics::relayed(registry, &station.relay);
             })
@@ -164,7 +174,8 @@ fn scrape(station: Arc<Station>) -> metrics::Scrape {
     })
 }
 
-/// What ends a link for ever: the coordinator says that this relay is no member of the mesh any more.
+/// What ends a link for ever: the coordinator says that this relay is no member of the mesh any
+/// more.
 #[derive(Debug, thiserror::Error)]
 #[error("this relay was removed from the mesh")]
 struct Expelled;
@@ -245,7 +256,9 @@ impl Station {
                 }
                 return;
             }
-            let why = ended.err().map_or_else(|| "it was closed".to_owned(), |error| format!("{error:#}"));
+            let why = ended
+                .err()
+                .map_or_else(|| "it was closed".to_owned(), |error| format!("{error:#}"));
             warn!("no link to the coordinator: {why}; known nodes are served on");
             pauses.wait(begun).await;
         }
@@ -262,7 +275,8 @@ impl Station {
             stun_port: self.stun_port,
         };
         frames::send(&mut send, &hello).await?;
-        let read = MemberCertificate::read(&certificate).context("the certificate is damaged; join again")?;
+        let read = MemberCertificate::read(&certificate)
+            .context("the certificate is damaged; join again")?;
         let renewing = async {
             tokio::time::sleep(read.renewal_in(OffsetDateTime::now_utc().unix_timestamp())).await;
             frames::send(&mut send, &FromRelay::Renew { csr: request(&key)? }).await?;
@@ -313,7 +327,8 @@ impl Station {
                     info!(node = %name, "removed from the mesh: cut");
                 }
                 ToRelay::Sessions(sessions) => {
-                    let ids = sessions.iter().map(|(node, instance)| (RelayId::of(node), *instance));
+                    let ids =
+                        sessions.iter().map(|(node, instance)| (RelayId::of(node), *instance));
                     self.relay.set_sessions(ids);
                     continue;
                 }

@@ -7,7 +7,8 @@ use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 /// Files of the data folder that make up the CA.
 const CA_FILES: [&str; 2] = ["ca.pem", "ca.key"];
-const FILES: &str = "CREATE TABLE backup (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID";
+const FILES: &str =
+    "CREATE TABLE backup (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID";
 
 /// What is in a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +24,8 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Completes a copy of the database, and checks it. `ca`: the data folder, if the CA is to be in it.
+    /// Completes a copy of the database, and checks it. `ca`: the data folder, if the CA is to be
+    /// in it.
     ///
     /// # Errors
     /// If it cannot be written, or what was written cannot be read.
@@ -39,13 +41,15 @@ impl Backup {
                 let folder = ca.unwrap_or(Path::new("."));
                 put(
                     name,
-                    &fs::read_to_string(folder.join(name)).with_context(|| format!("cannot read {name}"))?,
+                    &fs::read_to_string(folder.join(name))
+                        .with_context(|| format!("cannot read {name}"))?,
                 )?;
             }
             drop(connection);
             Self::check(file)
         };
-        complete().map_err(|error| StoreError::Backup(format!("the backup was not made: {error:#}")))
+        complete()
+            .map_err(|error| StoreError::Backup(format!("the backup was not made: {error:#}")))
     }
 
     /// Checks a backup: every page, every record.
@@ -60,17 +64,19 @@ impl Backup {
             .with_context(|| format!("{} is no backup of a mesh, or damaged", file.display()))?;
         ensure!(sound == "ok", "{} is damaged: {sound}", file.display());
         let content = |name: &str| {
-            connection.query_row("SELECT content FROM backup WHERE name = ?1", [name], |row| row.get(0))
+            connection
+                .query_row("SELECT content FROM backup WHERE name = ?1", [name], |row| row.get(0))
         };
-        let mesh: String =
-            content("mesh").with_context(|| format!("{} is no backup of a mesh", file.display()))?;
+        let mesh: String = content("mesh")
+            .with_context(|| format!("{} is no backup of a mesh", file.display()))?;
         let has_ca = content(CA_FILES[1]).is_ok();
         let contents = super::sqlite::read(&connection)?;
         Ok(Self { revision: contents.revision.0, records: contents.records.len(), mesh, has_ca })
     }
 }
 
-/// Makes a data folder of a backup. Nothing of a mesh may be in the folder but, if the backup has none, the CA.
+/// Makes a data folder of a backup. Nothing of a mesh may be in the folder but, if the backup has
+/// none, the CA.
 ///
 /// # Errors
 /// If the backup is damaged, or the folder is in use.
@@ -114,7 +120,8 @@ pub fn restore(file: &Path, folder: &Path) -> Result<Backup> {
 }
 
 fn write_private(path: &Path, content: &str) -> Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(content.as_bytes())?;
     file.sync_all().with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,7 +1,8 @@
 //! The store: records under one revision, written in transactions.
 //!
-//! The interface is that of several coordinators over one database: a write names the revision that it was planned at,
-//! and is refused if another was faster; a read is of one revision, whole or an error, never part of one.
+//! The interface is that of several coordinators over one database: a write names the revision that
+//! it was planned at, and is refused if another was faster; a read is of one revision, whole or an
+//! error, never part of one.
 
 mod backup;
 mod reserve;
@@ -12,7 +13,7 @@ pub use sqlite::Sqlite;
 
 use crate::limits::Retention;
 use crate::records::{Mutation, Record, RecordKey};
-use meshward_model::{Revision, api::AuditEntry};
+use meshward_types::{Revision, api::AuditEntry};
 use std::path::{Path, PathBuf};
 
 /// Why the store did not do it.
@@ -54,7 +55,9 @@ pub enum StoreError {
     #[error("another coordinator runs on {0}; end it first, or name another folder")]
     InUse(PathBuf),
     /// The database is of a later version.
-    #[error("the database has format {0}, which this version does not know; run the version that wrote it")]
+    #[error(
+        "the database has format {0}, which this version does not know; run the version that wrote it"
+    )]
     Format(u32),
 }
 
@@ -112,8 +115,8 @@ pub trait Store: Send {
     /// Reads everything.
     fn load(&mut self) -> Result<Contents, StoreError>;
 
-    /// Writes mutations and a line of the audit log as the revision after `planned`. When this returns, it survives a
-    /// loss of power.
+    /// Writes mutations and a line of the audit log as the revision after `planned`. When this
+    /// returns, it survives a loss of power.
     fn commit(
         &mut self,
         planned: Revision,
@@ -132,16 +135,24 @@ pub trait Store: Send {
     /// The policies and quarantines as they were at a revision.
     fn as_of(&mut self, revision: Revision) -> Result<Vec<Record>, StoreError>;
 
-    /// The newest lines of the audit log, or of that part of it that came before a revision, the newest first.
-    fn audit(&mut self, before: Option<Revision>, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;
+    /// The newest lines of the audit log, or of that part of it that came before a revision, the
+    /// newest first.
+    fn audit(
+        &mut self,
+        before: Option<Revision>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError>;
 
-    /// Whether there is room on the disk. While there is none, only what cuts somebody off is written.
+    /// Whether there is room on the disk. While there is none, only what cuts somebody off is
+    /// written.
     fn has_room(&mut self) -> bool;
 
-    /// Forgets some of what is not to be kept any more at `now` (seconds since the epoch). `true`: there may be more of it.
+    /// Forgets some of what is not to be kept any more at `now` (seconds since the epoch). `true`:
+    /// there may be more of it.
     fn forget(&mut self, retention: &Retention, now: i64) -> Result<bool, StoreError>;
 
-    /// What writes all of it to a file that is not there yet, at one revision. The store goes on meanwhile: nothing waits for it.
+    /// What writes all of it to a file that is not there yet, at one revision. The store goes on
+    /// meanwhile: nothing waits for it.
     fn copier(&self) -> Copier;
 }
 

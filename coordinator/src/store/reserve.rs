@@ -1,5 +1,5 @@
-//! Room on the disk that is kept for what cuts somebody off: a file that is given up when there is no other room, and made anew
-//! when there is.
+//! Room on the disk that is kept for what cuts somebody off: a file that is given up when there is
+//! no other room, and made anew when there is.
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::{
@@ -77,7 +77,9 @@ impl Reserve {
         let was_there = std::mem::take(&mut self.is_there);
         self.tried = Some(Instant::now());
         if was_there {
-            error!("the disk of the data folder is full: the reserve is used for what cuts somebody off");
+            error!(
+                "the disk of the data folder is full: the reserve is used for what cuts somebody off"
+            );
         }
         was_there && fs::remove_file(&self.path).is_ok()
     }

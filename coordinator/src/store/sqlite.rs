@@ -6,7 +6,7 @@ use crate::{
     mesh::timestamp,
     records::{Mutation, Record, RecordKey},
 };
-use meshward_model::{Revision, api::AuditEntry};
+use meshward_types::{Revision, api::AuditEntry};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use std::{
     fs::{File, TryLockError},
@@ -32,7 +32,8 @@ const TABLES: &str = "
         PRIMARY KEY (kind, name, revision)) WITHOUT ROWID;
 ";
 
-/// What format 3 adds: since when the history is whole, and what finds a state's line of the audit log in use.
+/// What format 3 adds: since when the history is whole, and what finds a state's line of the audit
+/// log in use.
 const FLOOR: &str = "
     CREATE TABLE floors (name TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
     CREATE INDEX history_by_revision ON history (revision);
@@ -44,7 +45,8 @@ pub struct Sqlite {
     /// `None` for a database in memory, which no disk bounds.
     reserve: Option<Reserve>,
     path: PathBuf,
-    /// Locked for as long as this lives: two coordinators on one file would each be surprised by the other.
+    /// Locked for as long as this lives: two coordinators on one file would each be surprised by
+    /// the other.
     _lock: Option<File>,
 }
 
@@ -74,7 +76,8 @@ impl Sqlite {
         mutations: &[Mutation],
         note: &Note,
     ) -> Result<Revision, StoreError> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found = revision(&transaction)?;
         if found != planned {
             return Err(StoreError::Conflict { planned, found });
@@ -98,7 +101,9 @@ impl Sqlite {
     fn floor(&self) -> Result<Revision, StoreError> {
         let floor = self
             .connection
-            .query_row("SELECT revision FROM floors WHERE name = 'history'", [], |row| row.get::<_, i64>(0))
+            .query_row("SELECT revision FROM floors WHERE name = 'history'", [], |row| {
+                row.get::<_, i64>(0)
+            })
             .optional()?;
         Ok(Revision(floor.unwrap_or(0) as u64))
     }
@@ -114,7 +119,8 @@ fn lock(path: &Path) -> Result<Option<File>, StoreError> {
         _ => StoreError::Lock(error),
     };
     let beside = path.with_extension("lock");
-    let file = File::options().write(true).create(true).truncate(false).open(beside).map_err(failed)?;
+    let file =
+        File::options().write(true).create(true).truncate(false).open(beside).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => {
@@ -155,18 +161,26 @@ fn cuts_off(mutations: &[Mutation]) -> bool {
             mutation,
             Mutation::Put(Record::Quarantine(_))
                 | Mutation::Delete(
-                    RecordKey::Credential(_) | RecordKey::Token(_) | RecordKey::Node(_) | RecordKey::Relay(_)
+                    RecordKey::Credential(_)
+                        | RecordKey::Token(_)
+                        | RecordKey::Node(_)
+                        | RecordKey::Relay(_)
                 )
         )
     })
 }
 
-fn put_all(connection: &Connection, next: Revision, mutations: &[Mutation]) -> Result<(), StoreError> {
+fn put_all(
+    connection: &Connection,
+    next: Revision,
+    mutations: &[Mutation],
+) -> Result<(), StoreError> {
     let mut put = connection.prepare_cached(
         "INSERT INTO records (kind, name, body, revision) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (kind, name) DO UPDATE SET body = excluded.body, revision = excluded.revision",
     )?;
-    let mut delete = connection.prepare_cached("DELETE FROM records WHERE kind = ?1 AND name = ?2")?;
+    let mut delete =
+        connection.prepare_cached("DELETE FROM records WHERE kind = ?1 AND name = ?2")?;
     let mut keep = connection.prepare_cached(
         "INSERT OR REPLACE INTO history (kind, name, revision, body) VALUES (?1, ?2, ?3, ?4)",
     )?;
@@ -188,8 +202,8 @@ fn put_all(connection: &Connection, next: Revision, mutations: &[Mutation]) -> R
 }
 
 fn revision(connection: &Connection) -> Result<Revision, rusqlite::Error> {
-    let newest =
-        connection.query_row("SELECT max(revision) FROM audit", [], |row| row.get::<_, Option<i64>>(0));
+    let newest = connection
+        .query_row("SELECT max(revision) FROM audit", [], |row| row.get::<_, Option<i64>>(0));
     Ok(Revision(newest.optional()?.flatten().unwrap_or(0) as u64))
 }
 
@@ -210,7 +224,9 @@ impl Store for Sqlite {
             return Err(StoreError::Full);
         }
         match self.write(planned, mutations, note) {
-            Err(StoreError::Full) if essential && self.reserve.as_mut().is_some_and(Reserve::give_up) => {
+            Err(StoreError::Full)
+                if essential && self.reserve.as_mut().is_some_and(Reserve::give_up) =>
+            {
                 self.write(planned, mutations, note)
             }
             other => other,
@@ -252,13 +268,18 @@ impl Store for Sqlite {
         let mut rows = statement.query([revision.0 as i64])?;
         let mut records = Vec::new();
         while let Some(row) = rows.next()? {
-            let (kind, name, body): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (kind, name, body): (String, String, String) =
+                (row.get(0)?, row.get(1)?, row.get(2)?);
             records.push(decode(&kind, &name, &body)?);
         }
         Ok(records)
     }
 
-    fn audit(&mut self, before: Option<Revision>, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+    fn audit(
+        &mut self,
+        before: Option<Revision>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
         let mut statement = self.connection.prepare_cached(
             "SELECT revision, at, actor, action, why, origin FROM audit WHERE revision < ?1
              ORDER BY revision DESC LIMIT ?2",
@@ -272,10 +293,13 @@ impl Store for Sqlite {
 
     fn forget(&mut self, retention: &Retention, now: i64) -> Result<bool, StoreError> {
         let before = now.saturating_sub(i64::from(retention.audit_days) * 24 * 3600);
-        let before =
-            timestamp(OffsetDateTime::from_unix_timestamp(before).unwrap_or(OffsetDateTime::UNIX_EPOCH));
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // States of what was deleted long ago, and those of which there are too many newer ones. A state held until the next one.
+        let before = timestamp(
+            OffsetDateTime::from_unix_timestamp(before).unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        );
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // States of what was deleted long ago, and those of which there are too many newer ones. A
+        // state held until the next one.
         let old = "SELECT state.kind, state.name, state.revision,
                    (SELECT min(revision) FROM history
                     WHERE kind = state.kind AND name = state.name AND revision > state.revision) AS until
@@ -336,7 +360,8 @@ impl Store for Sqlite {
             if is_in_memory(&path) {
                 return Err(StoreError::Backup("a store in memory has no backup".into()));
             }
-            // A connection of its own reads one state to its end, whatever is written meanwhile (write-ahead log).
+            // A connection of its own reads one state to its end, whatever is written meanwhile
+            // (write-ahead log).
             let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             reader.execute("VACUUM INTO ?1", [file.to_string_lossy()])?;
             Ok(())
@@ -388,7 +413,7 @@ fn decode(kind: &str, name: &str, body: &str) -> Result<Record, StoreError> {
 mod tests {
     use super::*;
     use crate::records::{CredentialRecord, PolicyRecord};
-    use meshward_model::api::{PolicyFile, Role};
+    use meshward_types::api::{PolicyFile, Role};
 
     fn note() -> Note {
         Note {
@@ -469,7 +494,10 @@ mod tests {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         assert!(!store.forget(&retention, now).unwrap());
         let states = store.history(&key, None, 100).unwrap();
-        assert_eq!(states.iter().map(|state| state.entry.revision.0).collect::<Vec<_>>(), [91, 81, 71, 61]);
+        assert_eq!(
+            states.iter().map(|state| state.entry.revision.0).collect::<Vec<_>>(),
+            [91, 81, 71, 61]
+        );
         assert_eq!(store.as_of(Revision(65)).unwrap(), [policy(60)]);
         assert!(matches!(store.as_of(Revision(55)), Err(StoreError::Forgotten(Revision(61)))));
         let audit = store.audit(None, 1000).unwrap();
@@ -484,7 +512,11 @@ mod tests {
         store.commit(Revision(100), &delete, &note()).unwrap();
         store.commit(Revision(101), &[Mutation::Put(credential("b"))], &note()).unwrap();
         store.forget(&by_age, now + 10).unwrap();
-        assert_eq!(store.history(&key, None, 100).unwrap().len(), 0, "what was deleted long ago is not");
+        assert_eq!(
+            store.history(&key, None, 100).unwrap().len(),
+            0,
+            "what was deleted long ago is not"
+        );
         assert_eq!(store.load().unwrap().revision, Revision(102));
     }
 
@@ -525,8 +557,11 @@ mod tests {
         let path = folder.path().join("mesh.db");
         let old = Connection::open(&path).unwrap();
         old.execute_batch(TABLES).unwrap();
-        old.execute("INSERT INTO audit VALUES (7, '2026-01-01T00:00:00Z', 'user:a', 'x', NULL, NULL)", [])
-            .unwrap();
+        old.execute(
+            "INSERT INTO audit VALUES (7, '2026-01-01T00:00:00Z', 'user:a', 'x', NULL, NULL)",
+            [],
+        )
+        .unwrap();
         old.pragma_update(None, "user_version", 2).unwrap();
         drop(old);
         let mut store = Sqlite::open(&path).unwrap();
@@ -561,8 +596,12 @@ mod tests {
         let states = store.history(&key, None, 10).unwrap();
         let known: Vec<_> =
             states.iter().map(|state| (state.entry.revision.0, state.record.clone())).collect();
-        let expected =
-            [(5, Some(policy("three"))), (3, None), (2, Some(policy("two"))), (1, Some(policy("one")))];
+        let expected = [
+            (5, Some(policy("three"))),
+            (3, None),
+            (2, Some(policy("two"))),
+            (1, Some(policy("one"))),
+        ];
         assert_eq!(known, expected);
         assert_eq!(states[0].entry.why.as_deref(), Some("because"));
         assert_eq!(store.as_of(Revision(1)).unwrap(), [policy("one")]);

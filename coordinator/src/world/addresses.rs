@@ -1,13 +1,14 @@
 //! Where nodes say that their endpoints are, by address: which others have said the same.
 
 use crate::records::EndpointRecord;
-use meshward_model::NodeName;
+use meshward_types::NodeName;
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::{IpAddr, SocketAddr},
 };
 
-/// The public addresses among the candidates of all endpoints, each with the nodes that claim it. Private ones are many hosts' at once.
+/// The public addresses among the candidates of all endpoints, each with the nodes that claim it.
+/// Private ones are many hosts' at once.
 #[derive(Debug, Default)]
 pub struct Addresses(HashMap<SocketAddr, Vec<NodeName>>);
 
@@ -36,7 +37,8 @@ impl Addresses {
     }
 }
 
-/// Whether an address is one host's, wherever one is: not private (RFC 1918, RFC 4193), shared (RFC 6598), of a link, or of a relay.
+/// Whether an address is one host's, wherever one is: not private (RFC 1918, RFC 4193), shared (RFC
+/// 6598), of a link, or of a relay.
 pub fn is_one_hosts(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
@@ -45,7 +47,10 @@ pub fn is_one_hosts(ip: IpAddr) -> bool {
         }
         IpAddr::V6(ip) => {
             let is_discard_only = ip.segments()[..4] == [0x100, 0, 0, 0];
-            !(ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback() || is_discard_only)
+            !(ip.is_unique_local()
+                || ip.is_unicast_link_local()
+                || ip.is_loopback()
+                || is_discard_only)
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What each node is to be told of a change, derived from the change and not from the world.
 //!
-//! A delta is said to a set of nodes at once, so that a change which a thousand nodes need is worked out, and kept, one
-//! time. A node *meets* an identity if a link joins it with one of its own; the nodes that meet an identity are its
-//! *audience*. From that follows what a node knows: the links of its own identities; both ends of these; all workloads of
-//! those that it meets; and, as peers, the nodes on which those run.
+//! A delta is said to a set of nodes at once, so that a change which a thousand nodes need is
+//! worked out, and kept, one time. A node *meets* an identity if a link joins it with one of its
+//! own; the nodes that meet an identity are its *audience*. From that follows what a node knows:
+//! the links of its own identities; both ends of these; all workloads of those that it meets; and,
+//! as peers, the nodes on which those run.
 
 use super::{
     network::{NetworkState, workload_item},
@@ -11,13 +12,13 @@ use super::{
     quarantines::Quarantines,
 };
 use crate::records::{RefusedRecord, WorkloadRecord};
-use meshward_model::{
+use meshward_policy::{LinkChange, Policy, PolicyStep};
+use meshward_types::{
     Acl, Change, IdentityId, Item, ItemKey, NetworkName, WorkloadId,
     control::WorkloadReport,
     trigger::TriggerSpec,
     view::{IdentitySpec, NetworkSpec, PeerSpec},
 };
-use meshward_policy::{LinkChange, Policy, PolicyStep};
 use roaring::{MultiOps, RoaringBitmap};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -31,7 +32,8 @@ pub struct Delta {
     pub nodes: RoaringBitmap,
     /// What they are told.
     pub changes: Arc<[Change]>,
-    /// Whether something is revoked or granted, or a workload waits to be let in: that is not held back.
+    /// Whether something is revoked or granted, or a workload waits to be let in: that is not held
+    /// back.
     pub urgent: bool,
 }
 
@@ -98,8 +100,13 @@ impl Items<'_> {
         let record = &self.network.record;
         let admission = !self.network.links.policy().admission.is_empty();
         let conduct = self.network.links.policy().conduct(self.network.resets);
-        let spec =
-            NetworkSpec { prefixes: record.prefixes.clone(), blocks, mtu: record.mtu, admission, conduct };
+        let spec = NetworkSpec {
+            prefixes: record.prefixes.clone(),
+            blocks,
+            mtu: record.mtu,
+            admission,
+            conduct,
+        };
         Some((ItemKey::Network(self.name().clone()), Item::Network(spec)))
     }
 
@@ -107,21 +114,28 @@ impl Items<'_> {
     pub fn triggers(&self) -> impl Iterator<Item = (ItemKey, Item)> {
         let name = self.name().clone();
         self.network.links.policy().triggers.iter().map(move |trigger| {
-            let spec = TriggerSpec::new(trigger.watch.clone(), &trigger.when, trigger.alone, trigger.lasts);
+            let spec = TriggerSpec::new(
+                trigger.watch.clone(),
+                &trigger.when,
+                trigger.alone,
+                trigger.lasts,
+            );
             (ItemKey::Trigger(name.clone(), trigger.name.clone()), Item::Trigger(spec))
         })
     }
 
     /// Drops the network and its triggers.
     fn drop_network(&self) -> Vec<Change> {
-        let keys = self.triggers().map(|(key, _)| key).chain([ItemKey::Network(self.name().clone())]);
+        let keys =
+            self.triggers().map(|(key, _)| key).chain([ItemKey::Network(self.name().clone())]);
         keys.map(Change::Drop).collect()
     }
 
     /// A node as a peer; `None` while it has no endpoint.
     pub fn peer(&self, node: u32) -> Option<(ItemKey, Item)> {
         let record = self.nodes.record(node)?;
-        let (endpoint, prefixes) = (record.endpoints.get(self.name())?, record.blocks.get(self.name())?);
+        let (endpoint, prefixes) =
+            (record.endpoints.get(self.name())?, record.blocks.get(self.name())?);
         let spec = PeerSpec {
             public_key: endpoint.public_key,
             candidates: endpoint.candidates.clone(),
@@ -162,7 +176,8 @@ impl Items<'_> {
 
     /// All that a node learns by meeting an identity.
     fn section(&self, id: IdentityId, learner: Option<u32>) -> Vec<Change> {
-        let hosts = self.network.hosts(id).into_iter().flatten().filter(|host| Some(*host) != learner);
+        let hosts =
+            self.network.hosts(id).into_iter().flatten().filter(|host| Some(*host) != learner);
         let workloads = self.network.workloads_of(id).map(|record| self.workload(record));
         self.identity(id)
             .into_iter()
@@ -249,8 +264,13 @@ impl Telling<'_> {
             others.remove(node);
             told.push((others, items.peer(node).into_iter().map(put).collect()));
         }
-        let started: Vec<Change> =
-            self.network.workloads.get(&id).map(|record| put(items.workload(record))).into_iter().collect();
+        let started: Vec<Change> = self
+            .network
+            .workloads
+            .get(&id)
+            .map(|record| put(items.workload(record)))
+            .into_iter()
+            .collect();
         let mut own = Vec::new();
         if is_first {
             own.extend(items.identity(identity).map(put));
@@ -293,14 +313,19 @@ impl Telling<'_> {
             let mut dropped: BTreeMap<IdentityId, Vec<Change>> = BTreeMap::new();
             for LinkChange { from, to, .. } in closed {
                 let other = if from == identity { to } else { from };
-                dropped.entry(other).or_default().push(Change::Drop(ItemKey::Link(name.clone(), from, to)));
+                dropped.entry(other).or_default().push(Change::Drop(ItemKey::Link(
+                    name.clone(),
+                    from,
+                    to,
+                )));
             }
             for (other, changes) in dropped {
                 let hosts = self.network.host_set(other);
                 // The node itself may have no other workload to have these links for.
                 self.deltas.push(hosts | RoaringBitmap::from_iter([node]), changes);
             }
-            self.deltas.push(audience, vec![Change::Drop(ItemKey::Identity(name.clone(), identity))]);
+            self.deltas
+                .push(audience, vec![Change::Drop(ItemKey::Identity(name.clone(), identity))]);
         }
         if !self.network.runs(node, identity) {
             let own = self.left(node, identity, &neighbours);
@@ -329,7 +354,12 @@ impl Telling<'_> {
     }
 
     /// What a node does not need any more that has stopped its last workload of an identity.
-    fn left(&self, node: u32, identity: IdentityId, neighbours: &BTreeSet<IdentityId>) -> Vec<Change> {
+    fn left(
+        &self,
+        node: u32,
+        identity: IdentityId,
+        neighbours: &BTreeSet<IdentityId>,
+    ) -> Vec<Change> {
         let (name, items) = (self.name(), self.items());
         let mut changes = Vec::new();
         for &other in neighbours {
@@ -348,12 +378,13 @@ impl Telling<'_> {
         changes
     }
 
-    /// The network has another policy. `step`: what that changes, if it was worked out already. `resets`: see
-    /// [`PolicyRecord`](crate::records::PolicyRecord).
+    /// The network has another policy. `step`: what that changes, if it was worked out already.
+    /// `resets`: see [`PolicyRecord`](crate::records::PolicyRecord).
     pub fn set_policy(&mut self, policy: Arc<Policy>, step: Option<PolicyStep>, resets: u64) {
         self.deltas.hurry(true);
         let triggers: Vec<_> = self.items().triggers().collect();
-        let settings = |policy: &Policy, resets: u64| (!policy.admission.is_empty(), policy.conduct(resets));
+        let settings =
+            |policy: &Policy, resets: u64| (!policy.admission.is_empty(), policy.conduct(resets));
         let before_it = settings(self.network.links.policy(), self.network.resets);
         let is_other = before_it != settings(&policy, resets);
         self.network.resets = resets;
@@ -417,7 +448,8 @@ impl Telling<'_> {
         }
     }
 
-    /// A node has joined, has another endpoint, or other blocks. `before`: what it was as a member and as a peer.
+    /// A node has joined, has another endpoint, or other blocks. `before`: what it was as a member
+    /// and as a peer.
     pub fn node_changed(&mut self, node: u32, before: (Option<Item>, Option<Item>)) {
         let name = self.name();
         let own = self.items().own_network(node);

@@ -1,7 +1,7 @@
 //! The signatures of images, and which images are used.
 
 use crate::records::ImageRecord;
-use meshward_model::{
+use meshward_types::{
     NetworkName,
     measurement::{ImageSignature, Sha256},
 };

@@ -1,6 +1,6 @@
 //! Whose a WireGuard key is: a key has one owner in the mesh.
 
-use meshward_model::{NodeName, PublicKey, WorkloadId};
+use meshward_types::{NodeName, PublicKey, WorkloadId};
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
@@ -24,7 +24,8 @@ impl fmt::Display for KeyOwner {
     }
 }
 
-/// The keys, each with its owner and how many places the owner has it in. Who had it first, has it: plans refuse later claims.
+/// The keys, each with its owner and how many places the owner has it in. Who had it first, has it:
+/// plans refuse later claims.
 #[derive(Debug, Default)]
 pub struct Keys(HashMap<PublicKey, (KeyOwner, usize)>);
 

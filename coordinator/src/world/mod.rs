@@ -1,7 +1,8 @@
 //! The mesh as it is at one revision: the records, and what follows from them.
 //!
-//! Nothing here writes: plans read the world and name mutations, the store takes them, and [`World::apply`] follows. It
-//! also says what each node is to be told of them, so that a change costs what it concerns.
+//! Nothing here writes: plans read the world and name mutations, the store takes them, and
+//! [`World::apply`] follows. It also says what each node is to be told of them, so that a change
+//! costs what it concerns.
 
 mod addresses;
 mod deltas;
@@ -19,20 +20,20 @@ pub use network::{NetworkState, Shared, Subject, workload_item};
 pub use view::ViewParts;
 
 use crate::records::{
-    ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, PolicyRecord, Record,
-    RecordKey, RefusedRecord, RelayRecord, Standing, Step, TokenRecord, WorkloadRecord,
+    ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, PolicyRecord,
+    Record, RecordKey, RefusedRecord, RelayRecord, Standing, Step, TokenRecord, WorkloadRecord,
 };
 use addresses::Addresses;
 use deltas::{Items, Telling};
 use images::Images;
 use ipnet::IpNet;
 use keys::Keys;
-use meshward_model::{
+use meshward_policy::{LetIn, Policy, Rule};
+use meshward_types::{
     IdentityId, LabelKey, Labels, NetworkName, NodeName, PortSpec, Revision, WorkloadId,
     api::{PolicyFile, Quarantine, QuarantineTarget},
     selector::Requirement,
 };
-use meshward_policy::{LetIn, Policy, Rule};
 use nodes::Nodes;
 use quarantines::Quarantines;
 use std::{
@@ -76,13 +77,15 @@ impl World {
         Self::default().reload(revision, records)
     }
 
-    /// The world that follows from the records, in which nodes have the indices that they have in this one.
+    /// The world that follows from the records, in which nodes have the indices that they have in
+    /// this one.
     ///
     /// # Errors
     /// A sentence naming the record that does not fit.
     pub fn reload(&self, revision: Revision, mut records: Vec<Record>) -> Result<Self, String> {
         records.sort_by_key(Record::rank);
-        let mut world = Self { revision, nodes: Nodes::with_indices_of(&self.nodes), ..Self::default() };
+        let mut world =
+            Self { revision, nodes: Nodes::with_indices_of(&self.nodes), ..Self::default() };
         let mut nobody = Deltas::muted();
         for mut record in records {
             world.check(&mut record)?;
@@ -97,8 +100,8 @@ impl World {
         let network = match record {
             Record::Policy(policy) => {
                 let read = policy.policy();
-                let read =
-                    read.map_err(|error| format!("the stored policy of {}: {error}", policy.network))?;
+                let read = read
+                    .map_err(|error| format!("the stored policy of {}: {error}", policy.network))?;
                 policy.read.policy = Some(read);
                 &policy.network
             }
@@ -170,17 +173,20 @@ impl World {
             Record::Refused(record) => self.put_refused(*record, deltas),
             Record::Image(record) => self.images.put(record),
             Record::Policy(record) => {
-                // Checked before it was stored, and again when it is loaded; if it is unreadable all the same, the
-                // closed side is to allow nothing.
-                let policy =
-                    record.policy().unwrap_or_else(|_| Arc::new(Policy::deny_all(record.network.clone())));
+                // Checked before it was stored, and again when it is loaded; if it is unreadable
+                // all the same, the closed side is to allow nothing.
+                let policy = record
+                    .policy()
+                    .unwrap_or_else(|_| Arc::new(Policy::deny_all(record.network.clone())));
                 let PolicyRecord { network, files, resets, read } = record;
                 self.set_policy(&network, policy, (files, read.step, resets), deltas);
             }
             Record::Quarantine(record) => {
                 let (target, forensic) = (record.target.clone(), record.allow_from.is_some());
-                let before =
-                    self.quarantines.get(&record.id).is_some_and(|before| before.allow_from.is_some());
+                let before = self
+                    .quarantines
+                    .get(&record.id)
+                    .is_some_and(|before| before.allow_from.is_some());
                 self.quarantines.put(record);
                 self.tell_held(&target, deltas);
                 if forensic || before {
@@ -293,7 +299,10 @@ impl World {
             .map(|network| {
                 let items = Items { network, nodes: &self.nodes, quarantines: &self.quarantines };
                 let item = |found: Option<(_, _)>| found.map(|(_, item)| item);
-                (item(index.and_then(|at| items.own_network(at))), item(index.and_then(|at| items.peer(at))))
+                (
+                    item(index.and_then(|at| items.own_network(at))),
+                    item(index.and_then(|at| items.peer(at))),
+                )
             })
             .collect();
         self.note_endpoints(&name, false);
@@ -323,8 +332,11 @@ impl World {
 
     /// The policy, with who may still reach what is quarantined.
     pub fn with_forensics(&self, name: &NetworkName, policy: Arc<Policy>) -> Arc<Policy> {
-        let let_in: Vec<LetIn> =
-            self.quarantines.values().filter_map(|quarantine| self.let_in(name, quarantine)).collect();
+        let let_in: Vec<LetIn> = self
+            .quarantines
+            .values()
+            .filter_map(|quarantine| self.let_in(name, quarantine))
+            .collect();
         if policy.let_in == let_in {
             return policy;
         }
@@ -338,16 +350,24 @@ impl World {
             (None, Some(id)) => {
                 let network = self.networks.get(name)?;
                 let identity = network.identities.get(&network.workloads.get(id)?.identity)?;
-                let exactly =
-                    |(key, value): (&LabelKey, &str)| (key.clone(), Requirement::In(vec![value.to_owned()]));
+                let exactly = |(key, value): (&LabelKey, &str)| {
+                    (key.clone(), Requirement::In(vec![value.to_owned()]))
+                };
                 identity.labels.iter().map(exactly).collect()
             }
             (None, None) => return None,
         };
         let elsewhere = quarantine.target.network.as_ref().is_some_and(|own| own != name);
         let name = format!("quarantine {}", quarantine.id);
-        let rule =
-            Rule { name, from, to, allow: vec![PortSpec::ANY], deny: vec![], observe: false, on_deny: None };
+        let rule = Rule {
+            name,
+            from,
+            to,
+            allow: vec![PortSpec::ANY],
+            deny: vec![],
+            observe: false,
+            on_deny: None,
+        };
         (!elsewhere).then_some(LetIn { rule, by_admin: quarantine.by_admin })
     }
 
@@ -472,13 +492,13 @@ impl World {
 
     /// The workloads that a target names, whose network it allows.
     pub fn targeted(&self, target: &QuarantineTarget) -> Vec<&WorkloadRecord> {
-        let networks = self
-            .networks
-            .values()
-            .filter(|network| target.network.as_ref().is_none_or(|own| *own == network.record.name));
+        let networks = self.networks.values().filter(|network| {
+            target.network.as_ref().is_none_or(|own| *own == network.record.name)
+        });
         let mut found: Vec<&WorkloadRecord> = networks
             .flat_map(|network| {
-                let selected = target.selector.iter().flat_map(|selector| network.links.select(selector));
+                let selected =
+                    target.selector.iter().flat_map(|selector| network.links.select(selector));
                 let alone = target.workload.iter().filter_map(|id| network.workloads.get(id));
                 selected.flat_map(|identity| network.workloads_of(identity)).chain(alone)
             })
@@ -506,9 +526,11 @@ impl World {
     pub fn quarantined_in(&self, network: &NetworkState) -> usize {
         let name = &network.record.name;
         let identities = network.links.identities();
-        let held = identities.filter(|(_, labels)| self.quarantines.selects(name, labels).is_some());
+        let held =
+            identities.filter(|(_, labels)| self.quarantines.selects(name, labels).is_some());
         let held: BTreeSet<IdentityId> = held.map(|(identity, _)| identity).collect();
-        let by_labels: usize = held.iter().map(|identity| network.workloads_of(*identity).count()).sum();
+        let by_labels: usize =
+            held.iter().map(|identity| network.workloads_of(*identity).count()).sum();
         let alone = self.quarantines.workloads().filter_map(|id| network.workloads.get(id));
         by_labels + alone.filter(|workload| !held.contains(&workload.identity)).count()
     }
@@ -518,7 +540,9 @@ impl World {
         let index = self.nodes.index(node);
         self.networks
             .values()
-            .flat_map(move |network| index.into_iter().flat_map(move |index| network.workloads_on(index)))
+            .flat_map(move |network| {
+                index.into_iter().flat_map(move |index| network.workloads_on(index))
+            })
             .map(|record| &**record)
     }
 

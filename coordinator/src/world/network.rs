@@ -3,12 +3,12 @@
 use super::quarantines::Hold;
 use crate::records::{IdentityRecord, RefusedRecord, Standing, WorkloadRecord};
 use ipnet::IpNet;
-use meshward_model::{
+use meshward_policy::{Links, Policy};
+use meshward_types::{
     AcceptFrom, IdentityId, Item, ItemKey, Labels, Revision, WorkloadId,
     api::{Network, PolicyFile},
     view::{Digest, Hash128, WorkloadSpec},
 };
-use meshward_policy::{Links, Policy};
 use roaring::{MultiOps, RoaringBitmap};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -16,7 +16,8 @@ use std::{
     sync::Arc,
 };
 
-/// What an identity stands for: its labels, and what its workloads declare about who may reach them.
+/// What an identity stands for: its labels, and what its workloads declare about who may reach
+/// them.
 pub type Subject = (Labels, Vec<AcceptFrom>);
 
 /// A workload as it stands, apart from the world.
@@ -74,8 +75,8 @@ pub struct NetworkState {
     peers: HashMap<u32, Hash128>,
 }
 
-/// The workloads of an identity. Who looks at them beside the world shares them: they are copied when they
-/// change meanwhile.
+/// The workloads of an identity. Who looks at them beside the world shares them: they are copied
+/// when they change meanwhile.
 pub type Group = Arc<HashMap<WorkloadId, Arc<WorkloadRecord>>>;
 
 #[derive(Debug, Default)]

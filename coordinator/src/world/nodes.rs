@@ -1,7 +1,7 @@
 //! The nodes, each with a small number for sets of them.
 
 use crate::records::NodeRecord;
-use meshward_model::NodeName;
+use meshward_types::NodeName;
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Deref,
@@ -25,7 +25,11 @@ impl Deref for Nodes {
 impl Nodes {
     /// No nodes, but the indices that others have.
     pub fn with_indices_of(other: &Self) -> Self {
-        Self { records: BTreeMap::new(), indices: other.indices.clone(), names: other.names.clone() }
+        Self {
+            records: BTreeMap::new(),
+            indices: other.indices.clone(),
+            names: other.names.clone(),
+        }
     }
 
     pub fn put(&mut self, record: NodeRecord) -> u32 {

@@ -1,6 +1,6 @@
 //! The quarantines that stand, and whom they hold.
 
-use meshward_model::{Labels, NetworkName, WorkloadId, api::Quarantine};
+use meshward_types::{Labels, NetworkName, WorkloadId, api::Quarantine};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Deref,

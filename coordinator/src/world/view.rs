@@ -7,7 +7,7 @@ use super::{
     quarantines::Hold,
 };
 use crate::records::{RefusedRecord, WorkloadRecord};
-use meshward_model::{
+use meshward_types::{
     Acl, IdentityId, Item, ItemKey, NetworkName, NodeName, Revision, View, WorkloadId,
     view::{Digest, Hash128},
 };
@@ -17,8 +17,8 @@ use std::{
     sync::Arc,
 };
 
-/// What a view is made of, taken out of the world in a moment: what is much of it is shared, and becomes
-/// items beside the world.
+/// What a view is made of, taken out of the world in a moment: what is much of it is shared, and
+/// becomes items beside the world.
 #[derive(Debug, Default)]
 pub struct ViewParts {
     revision: Revision,
@@ -66,7 +66,8 @@ impl World {
     /// What [`Self::view_of`] is made of.
     pub fn view_parts(&self, node: &NodeName) -> ViewParts {
         let held = self.quarantines.workloads().map(|id| (id.clone(), self.quarantines.holds(id)));
-        let mut parts = ViewParts { revision: self.revision, held: held.collect(), ..ViewParts::default() };
+        let mut parts =
+            ViewParts { revision: self.revision, held: held.collect(), ..ViewParts::default() };
         let Some(node) = self.nodes.index(node) else { return parts };
         for network in self.networks.values() {
             let all = Items { network, nodes: &self.nodes, quarantines: &self.quarantines };
@@ -133,12 +134,14 @@ fn add(all: &Items, node: u32, parts: &mut ViewParts) {
 fn digest_in(all: &Items, node: u32) -> Digest {
     let network = all.network;
     let Needs { own, met, links } = Needs::of(network, node);
-    let links =
-        links.into_iter().filter_map(|(from, to)| Some(all.link(from, to, network.links.acl(from, to)?)));
+    let links = links
+        .into_iter()
+        .filter_map(|(from, to)| Some(all.link(from, to, network.links.acl(from, to)?)));
     let identities = own.union(&met).filter_map(|identity| all.identity(*identity));
     let unmet = network.workloads_on(node).filter(|record| !met.contains(&record.identity));
     let refused = network.refused_on(node).map(|record| all.refused(record));
-    let items = links.chain(identities).chain(refused).chain(unmet.map(|record| all.workload(record)));
+    let items =
+        links.chain(identities).chain(refused).chain(unmet.map(|record| all.workload(record)));
     let mut digest: Digest = items.map(|(key, item)| Hash128::of(&key, &item)).collect();
     met.iter().for_each(|identity| digest.join(network.digest_of(*identity)));
     let mut peers = network.meeting(node);

@@ -1,4 +1,5 @@
-//! A service of the example shop: it answers HTTP with its name, and gives as many bytes as one asks for.
+//! A service of the example shop: it answers HTTP with its name, and gives as many bytes as one
+//! asks for.
 
 use anyhow::{Context, Result};
 use axum::{
@@ -28,8 +29,9 @@ const CHUNK: usize = 64 << 10;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let Arguments { name, port } = Arguments::parse();
-    let listener =
-        TcpListener::bind(("::", port)).await.with_context(|| format!("cannot listen on port {port}"))?;
+    let listener = TcpListener::bind(("::", port))
+        .await
+        .with_context(|| format!("cannot listen on port {port}"))?;
     let routes = Router::new()
         .route("/", get(async move || name))
         .route("/bytes/{count}", get(async |Path(count): Path<u64>| zeroes(count)));

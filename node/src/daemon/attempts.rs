@@ -1,7 +1,7 @@
 //! What workloads are denied, counted for triggers.
 
 use meshward_datapath::Denial;
-use meshward_model::{NetworkName, WorkloadId, control::Fired, trigger::TriggerSpec};
+use meshward_types::{NetworkName, WorkloadId, control::Fired, trigger::TriggerSpec};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     time::Instant,
@@ -27,13 +27,13 @@ impl Attempts {
         attempts.push_back((now, denial));
     }
 
-    /// Forgets everything but the workloads that are there, and what is older than any trigger looks back.
+    /// Forgets everything but the workloads that are there, and what is older than any trigger
+    /// looks back.
     pub fn forget(&mut self, now: Instant, is_there: impl Fn(&WorkloadId) -> bool) {
         self.by_workload.retain(|workload, attempts| {
-            while attempts
-                .front()
-                .is_some_and(|(at, _)| now.duration_since(*at) > meshward_model::trigger::MAX_WITHIN)
-            {
+            while attempts.front().is_some_and(|(at, _)| {
+                now.duration_since(*at) > meshward_types::trigger::MAX_WITHIN
+            }) {
                 attempts.pop_front();
             }
             is_there(workload) && !attempts.is_empty()
@@ -41,7 +41,8 @@ impl Attempts {
         self.fired.retain(|(workload, _), _| is_there(workload));
     }
 
-    /// Whether a workload has now done what a trigger waits for. It fires once, and again after its time has passed.
+    /// Whether a workload has now done what a trigger waits for. It fires once, and again after its
+    /// time has passed.
     pub fn fires(
         &mut self,
         now: Instant,
@@ -56,13 +57,15 @@ impl Attempts {
             return None;
         }
         let attempts = self.by_workload.get(workload)?.iter().rev();
-        let recent =
-            attempts.take_while(|(at, _)| now.duration_since(*at) <= within).map(|(_, denial)| denial);
+        let recent = attempts
+            .take_while(|(at, _)| now.duration_since(*at) <= within)
+            .map(|(_, denial)| denial);
         // A flow that is tried again and again is one.
         let flows: HashSet<&Denial> = recent.collect();
         let ports: HashSet<_> = flows.iter().map(|denial| (denial.protocol, denial.port)).collect();
         let addresses: HashSet<_> = flows.iter().map(|denial| denial.destination).collect();
-        let reached = |wanted: Option<u32>, seen: usize| wanted.is_none_or(|wanted| seen >= wanted as usize);
+        let reached =
+            |wanted: Option<u32>, seen: usize| wanted.is_none_or(|wanted| seen >= wanted as usize);
         let all = reached(spec.denied_flows, flows.len())
             && reached(spec.distinct_ports, ports.len())
             && reached(spec.distinct_addresses, addresses.len());
@@ -84,7 +87,7 @@ impl Attempts {
 mod tests {
     use super::*;
     use meshward_datapath::Slot;
-    use meshward_model::Protocol;
+    use meshward_types::Protocol;
     use std::time::Duration;
 
     fn denial(port: u16, source_port: u16) -> Denial {

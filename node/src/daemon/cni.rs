@@ -6,7 +6,7 @@ use super::{
     workloads::check_unattached,
 };
 use crate::attachment::{self, Attachment, Origin};
-use meshward_model::{
+use meshward_types::{
     NetworkName, WorkloadId,
     local::{AttachedContainer, ContainerKey, DryRun, PlaceContainer, PlacedContainer},
     view::NetworkSpec,
@@ -15,8 +15,8 @@ use std::{net::IpAddr, path::Path};
 use tracing::info;
 
 impl Node {
-    /// Attaches a container, closed until it is measured. Asked for what is there already, it gives that; what was placed and is
-    /// gone is placed again, with the same addresses.
+    /// Attaches a container, closed until it is measured. Asked for what is there already, it gives
+    /// that; what was placed and is gone is placed again, with the same addresses.
     ///
     /// # Errors
     /// [`Refusal`]; then nothing is left of it.
@@ -25,18 +25,37 @@ impl Node {
         wanted: PlaceContainer,
         dry_run: DryRun,
     ) -> Result<PlacedContainer, Refusal> {
-        let PlaceContainer { network, container, interface, named, netns, addresses, engine, pod, declared } =
-            wanted;
+        let PlaceContainer {
+            network,
+            container,
+            interface,
+            named,
+            netns,
+            addresses,
+            engine,
+            pod,
+            declared,
+        } = wanted;
         let spec = self.network(&network).await?;
         let key = ContainerKey { container: container.clone(), interface: interface.clone() };
         let mut reserved = Vec::new();
         match self.look_at_container(&key, &network, &spec, &netns, &addresses).await? {
             Standing::Missing => {}
             Standing::There { id, addresses } => {
-                return Ok(PlacedContainer { id, addresses, prefixes: spec.prefixes, mtu: spec.mtu });
+                return Ok(PlacedContainer {
+                    id,
+                    addresses,
+                    prefixes: spec.prefixes,
+                    mtu: spec.mtu,
+                });
             }
             Standing::Gone { id, addresses, .. } if dry_run.0 => {
-                return Ok(PlacedContainer { id, addresses, prefixes: spec.prefixes, mtu: spec.mtu });
+                return Ok(PlacedContainer {
+                    id,
+                    addresses,
+                    prefixes: spec.prefixes,
+                    mtu: spec.mtu,
+                });
             }
             Standing::Gone { id, network: of, addresses: own } => {
                 if of == network && addresses.iter().all(|address| own.contains(address)) {
@@ -48,7 +67,9 @@ impl Node {
         }
         for ipv6 in [false, true] {
             if addresses.iter().filter(|address| address.is_ipv6() == ipv6).count() > 1 {
-                return Err(Refusal::Invalid("at most one address of each family can be asked for".into()));
+                return Err(Refusal::Invalid(
+                    "at most one address of each family can be asked for".into(),
+                ));
             }
         }
         if reserved.is_empty() && !addresses.is_empty() {
@@ -71,8 +92,13 @@ impl Node {
         }
         let measured_by_others = engine.is_some() || pod.is_some();
         let origin = Origin::Cni { container, asked: interface, engine, pod };
-        let place =
-            Place { network: network.clone(), addresses: reserved.clone(), netns, interface: named, origin };
+        let place = Place {
+            network: network.clone(),
+            addresses: reserved.clone(),
+            netns,
+            interface: named,
+            origin,
+        };
         let Placed { id, addresses, network: spec } = match self.place(place).await {
             Ok(placed) => placed,
             Err(refusal) => {
@@ -87,7 +113,8 @@ impl Node {
         Ok(PlacedContainer { id, addresses, prefixes: spec.prefixes, mtu: spec.mtu })
     }
 
-    /// Compares what is known of a container with what is there: with the namespace, and with the interface in it.
+    /// Compares what is known of a container with what is there: with the namespace, and with the
+    /// interface in it.
     async fn look_at_container(
         &self,
         key: &ContainerKey,
@@ -182,7 +209,11 @@ impl Node {
     ///
     /// # Errors
     /// [`Refusal::Missing`] if it is not there.
-    pub async fn remove_container(&self, key: ContainerKey, dry_run: DryRun) -> Result<(), Refusal> {
+    pub async fn remove_container(
+        &self,
+        key: ContainerKey,
+        dry_run: DryRun,
+    ) -> Result<(), Refusal> {
         let (workload, _) =
             self.find(|attachment| is(attachment, &key)).await.ok_or_else(|| missing(&key))?;
         self.detach_if(&workload.id, dry_run).await
@@ -217,5 +248,8 @@ fn is(attachment: &Attachment, key: &ContainerKey) -> bool {
 }
 
 fn missing(key: &ContainerKey) -> Refusal {
-    Refusal::Missing(format!("container {} has no interface {} on the mesh", key.container, key.interface))
+    Refusal::Missing(format!(
+        "container {} has no interface {} on the mesh",
+        key.container, key.interface
+    ))
 }

@@ -1,5 +1,5 @@
-//! Containers: workloads whose namespaces a container runtime makes. They are placed first and measured then; before that,
-//! nobody is told of them and nothing passes.
+//! Containers: workloads whose namespaces a container runtime makes. They are placed first and
+//! measured then; before that, nobody is told of them and nothing passes.
 
 use super::{
     Node, Refusal, State,
@@ -11,7 +11,7 @@ use crate::{
 };
 use ipnet::IpNet;
 use meshward_datapath::Slot;
-use meshward_model::{
+use meshward_types::{
     AcceptFrom, Labels, NetworkName, WorkloadId, WorkloadName,
     local::LocalWorkload as Shown,
     measurement::{Image, ImageSignature, Measurement, Sha256},
@@ -76,7 +76,8 @@ pub struct Container {
 const NAMED: usize = 16;
 
 impl Node {
-    /// A network that the node serves. Right after the daemon's start, the coordinator's word is waited for.
+    /// A network that the node serves. Right after the daemon's start, the coordinator's word is
+    /// waited for.
     ///
     /// # Errors
     /// [`Refusal::Missing`] or [`Refusal::Early`].
@@ -85,14 +86,16 @@ impl Node {
         served(&*self.state.lock().await, name).cloned()
     }
 
-    /// All networks that the node serves. Right after the daemon's start, the coordinator's word is waited for if none is known.
+    /// All networks that the node serves. Right after the daemon's start, the coordinator's word is
+    /// waited for if none is known.
     pub async fn networks(&self) -> Vec<(NetworkName, NetworkSpec)> {
         self.wait_told(|state| state.view.networks().next().is_some()).await;
         let state = self.state.lock().await;
         state.view.networks().map(|(name, spec)| (name.clone(), spec.clone())).collect()
     }
 
-    /// Reserves an address of a network in the node's block: the one that is wanted, or one of the same family as `like`.
+    /// Reserves an address of a network in the node's block: the one that is wanted, or one of the
+    /// same family as `like`.
     ///
     /// # Errors
     /// [`Refusal`] if there is none, or the wanted one is not to be had.
@@ -105,7 +108,8 @@ impl Node {
         self.wait_served(network).await;
         let mut state = self.state.lock().await;
         let blocks = served(&state, network)?.blocks.clone();
-        let blocks: Vec<_> = blocks.into_iter().filter(|block| block.addr().is_ipv6() == ipv6).collect();
+        let blocks: Vec<_> =
+            blocks.into_iter().filter(|block| block.addr().is_ipv6() == ipv6).collect();
         let address = match wanted {
             None => self.allocate(&mut state, network, &blocks)?.pop().ok_or_else(|| {
                 let family = if ipv6 { "IPv6" } else { "IPv4" };
@@ -166,7 +170,8 @@ impl Node {
         self.place_by(wanted, Some(id), Attachment::open).await
     }
 
-    /// Makes a container's interface where Docker takes it from, closed. There may be no namespace yet.
+    /// Makes a container's interface where Docker takes it from, closed. There may be no namespace
+    /// yet.
     ///
     /// # Errors
     /// [`Refusal`]; then nothing is left of it.
@@ -236,7 +241,8 @@ impl Node {
         Ok(Placed { id, addresses, network: spec })
     }
 
-    /// Waits until Docker has moved an interface into the container, and notes what it is called there.
+    /// Waits until Docker has moved an interface into the container, and notes what it is called
+    /// there.
     async fn follow_move(&self, id: &WorkloadId, before: &str) {
         let begun = Instant::now();
         let mut pause = Duration::from_millis(2);
@@ -246,12 +252,17 @@ impl Node {
             let mut state = self.state.lock().await;
             let Some((service, slot)) = served_at(&state, id) else { return };
             let name = self.data_plane.interface_name(&service, slot).filter(|name| name != before);
-            let (Some(name), Some(workload)) = (name, state.workloads.get_mut(id)) else { continue };
-            let Ok((_, netns_id)) = attachment::netns_of(&workload.attachment.netns) else { continue };
+            let (Some(name), Some(workload)) = (name, state.workloads.get_mut(id)) else {
+                continue;
+            };
+            let Ok((_, netns_id)) = attachment::netns_of(&workload.attachment.netns) else {
+                continue;
+            };
             workload.attachment.interface = name;
             workload.attachment.netns_id = Some(netns_id);
             let attachment = workload.attachment.clone();
-            let routes: Vec<IpNet> = state.view.routes(&attachment.report.network).into_iter().collect();
+            let routes: Vec<IpNet> =
+                state.view.routes(&attachment.report.network).into_iter().collect();
             if let Err(error) = self.keep_workload(&state, id) {
                 warn!(workload = %id, "the interface's name was not written down: {error:#}");
             }
@@ -290,10 +301,14 @@ impl Node {
     pub async fn refused_images(&self) -> Vec<(WorkloadId, Vec<Image>)> {
         let state = self.state.lock().await;
         let refused = state.workloads.values().map(|workload| &workload.attachment.report);
-        let refused = refused.filter(|report| state.view.refusal(&report.network, &report.id).is_some());
+        let refused =
+            refused.filter(|report| state.view.refusal(&report.network, &report.id).is_some());
         refused
             .filter_map(|report| {
-                Some((report.id.clone(), report.measurement.as_ref()?.all_images().cloned().collect()))
+                Some((
+                    report.id.clone(),
+                    report.measurement.as_ref()?.all_images().cloned().collect(),
+                ))
             })
             .collect()
     }
@@ -304,14 +319,17 @@ impl Node {
         let Some(workload) = state.workloads.get_mut(id) else { return };
         let attachment = &mut workload.attachment;
         let before = (attachment.measured, attachment.report.clone());
-        let Found { name, labels, accepts, measurement, mut signatures, objection, left_out } = found;
+        let Found { name, labels, accepts, measurement, mut signatures, objection, left_out } =
+            found;
         let report = &mut attachment.report;
         // Those of images that it still runs hold, whether or not they were looked for again.
         let runs = |digest: &Sha256| {
             measurement.iter().any(|own| own.all_images().any(|image| image.digest == *digest))
         };
         let mut kept = std::mem::take(&mut report.signatures);
-        kept.retain(|(digest, _)| runs(digest) && !signatures.iter().any(|(other, _)| other == digest));
+        kept.retain(|(digest, _)| {
+            runs(digest) && !signatures.iter().any(|(other, _)| other == digest)
+        });
         signatures.extend(kept);
         if let Some(name) = name {
             report.name = name;
@@ -338,7 +356,11 @@ impl Node {
     }
 
     /// Adds signatures to what is known of a container.
-    pub async fn add_signatures(&self, id: &WorkloadId, signatures: Vec<(Sha256, Vec<ImageSignature>)>) {
+    pub async fn add_signatures(
+        &self,
+        id: &WorkloadId,
+        signatures: Vec<(Sha256, Vec<ImageSignature>)>,
+    ) {
         let mut state = self.state.lock().await;
         let Some(workload) = state.workloads.get_mut(id) else { return };
         let report = &mut workload.attachment.report;
@@ -358,7 +380,10 @@ impl Node {
     }
 
     /// All containers of a runtime.
-    pub async fn find_all(&self, is: impl Fn(&Attachment) -> bool) -> Vec<(WorkloadId, Attachment)> {
+    pub async fn find_all(
+        &self,
+        is: impl Fn(&Attachment) -> bool,
+    ) -> Vec<(WorkloadId, Attachment)> {
         let state = self.state.lock().await;
         let found = state.workloads.iter().filter(|(_, workload)| is(&workload.attachment));
         found.map(|(id, workload)| (id.clone(), workload.attachment.clone())).collect()
@@ -366,8 +391,9 @@ impl Node {
 }
 
 impl Node {
-    /// Closes a workload that is something else than when it was let in, while the coordinator is away which would have to judge that;
-    /// and opens it again when it is as it was. `before`: what was measured of it until now.
+    /// Closes a workload that is something else than when it was let in, while the coordinator is
+    /// away which would have to judge that; and opens it again when it is as it was. `before`: what
+    /// was measured of it until now.
     fn hold_unjudged(&self, state: &mut State, id: &WorkloadId, before: Option<Arc<Measurement>>) {
         let State { view, endpoints, workloads, session, .. } = state;
         let Some(workload) = workloads.get_mut(id) else { return };
@@ -380,7 +406,10 @@ impl Node {
         let known = let_in_as.take().or(before);
         *let_in_as = known.filter(|known| Some(known) != report.measurement.as_ref());
         if let Some(running) = endpoints.get(&report.network) {
-            running.service.endpoint.hold(workload.slot, let_in_as.is_some() || held_until.is_some());
+            running
+                .service
+                .endpoint
+                .hold(workload.slot, let_in_as.is_some() || held_until.is_some());
         }
         if let_in_as.is_some() {
             warn!(workload = %id, "it is something else than when it was let in, and the coordinator is away: it is closed until that is judged");
@@ -408,7 +437,8 @@ impl Node {
         }
     }
 
-    /// Whether the interface of a workload is in its namespace, and is the one that this daemon holds.
+    /// Whether the interface of a workload is in its namespace, and is the one that this daemon
+    /// holds.
     pub(super) async fn holds_interface(&self, id: &WorkloadId, attachment: &Attachment) -> bool {
         let held = {
             let state = self.state.lock().await;
@@ -417,11 +447,18 @@ impl Node {
             name.as_deref() == Some(attachment.interface.as_str())
         };
         let attachment = attachment.clone();
-        held && tokio::task::spawn_blocking(move || attachment.has_interface()).await.unwrap_or(false)
+        held && tokio::task::spawn_blocking(move || attachment.has_interface())
+            .await
+            .unwrap_or(false)
     }
 
-    /// What is attached to a network in a namespace, if its interface is gone: somebody has deleted it.
-    pub(super) async fn empty_in(&self, network: &NetworkName, netns: (u64, u64)) -> Option<WorkloadId> {
+    /// What is attached to a network in a namespace, if its interface is gone: somebody has deleted
+    /// it.
+    pub(super) async fn empty_in(
+        &self,
+        network: &NetworkName,
+        netns: (u64, u64),
+    ) -> Option<WorkloadId> {
         let is_in = |attachment: &Attachment| {
             attachment.netns_id == Some(netns)
                 && attachment.report.network == *network
@@ -447,7 +484,10 @@ fn check_unused(state: &State, network: &NetworkName, addresses: &[IpAddr]) -> R
     let mut own = reports.filter(|report| report.network == *network);
     let other = own.find_map(|report| {
         let address = report.addresses.iter().find(|address| addresses.contains(address))?;
-        Some(format!("{address} is in use by workload {}; detach it, or ask for another", report.id))
+        Some(format!(
+            "{address} is in use by workload {}; detach it, or ask for another",
+            report.id
+        ))
     });
     other.map_or(Ok(()), |text| Err(Refusal::Invalid(text)))
 }

@@ -1,5 +1,5 @@
-//! Devices: machines with a stock WireGuard, for which this node is the gateway into the mesh. Each is a workload here, and its
-//! interface is a session with this node's endpoint.
+//! Devices: machines with a stock WireGuard, for which this node is the gateway into the mesh. Each
+//! is a workload here, and its interface is a session with this node's endpoint.
 
 use super::{
     Node, Refusal, State, Workload,
@@ -10,7 +10,7 @@ use crate::{
     clock,
 };
 use meshward_datapath::LocalWorkload;
-use meshward_model::{
+use meshward_types::{
     PublicKey,
     control::{DeviceAnswer, DeviceOrder, WorkloadReport},
     local::State as WorkloadState,
@@ -33,10 +33,16 @@ impl Node {
             let own = state.workloads.values().map(|workload| &workload.attachment.report);
             for other in own.filter(|other| other.network == order.network) {
                 if other.device == Some(order.public_key) {
-                    return Err(Refusal::Invalid(format!("device {} has this key already", other.name)));
+                    return Err(Refusal::Invalid(format!(
+                        "device {} has this key already",
+                        other.name
+                    )));
                 }
                 if other.device.is_some() && other.name == order.name {
-                    return Err(Refusal::Invalid(format!("there is a device `{}` already", other.name)));
+                    return Err(Refusal::Invalid(format!(
+                        "there is a device `{}` already",
+                        other.name
+                    )));
                 }
             }
             let (addresses, reserved) = self.allocate_reserved(&mut state, &order.network)?;
@@ -73,8 +79,8 @@ impl Node {
         let state = self.state.lock().await;
         let running = state.endpoints.get(&order.network);
         let device_key = running.and_then(|running| running.service.endpoint.device_key());
-        let public_key =
-            device_key.ok_or_else(|| Refusal::Failed("the endpoint has no key for devices".into()))?;
+        let public_key = device_key
+            .ok_or_else(|| Refusal::Failed("the endpoint has no key for devices".into()))?;
         let spec = served(&state, &order.network)?;
         let mut prefixes = spec.prefixes.clone();
         prefixes.extend(state.view.routes(&order.network));
@@ -107,7 +113,10 @@ impl Node {
     /// Notes where the devices are, so that they are found after a restart.
     pub(super) async fn note_devices(&self) {
         let mut state = self.state.lock().await;
-        let all = state.endpoints.values().flat_map(|running| running.service.endpoint.device_addresses());
+        let all = state
+            .endpoints
+            .values()
+            .flat_map(|running| running.service.endpoint.device_addresses());
         for (id, address) in all.collect::<Vec<_>>() {
             let Some(workload) = state.workloads.get_mut(&id) else { continue };
             if workload.attachment.seen_at == Some(address) {

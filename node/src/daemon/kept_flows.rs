@@ -1,9 +1,10 @@
-//! Flows outlive the daemon: they are written down at intervals and at the end, and taken up at the start.
+//! Flows outlive the daemon: they are written down at intervals and at the end, and taken up at the
+//! start.
 
 use super::{Node, State};
 use crate::clock;
 use meshward_datapath::Now;
-use meshward_model::NetworkName;
+use meshward_types::NetworkName;
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -23,12 +24,13 @@ fn file(network: &NetworkName) -> String {
 }
 
 impl Node {
-    /// Takes up the flows that each network had, once its workloads are there. Flows that cannot be read are set aside: connections
-    /// are then taken up by their packets.
+    /// Takes up the flows that each network had, once its workloads are there. Flows that cannot be
+    /// read are set aside: connections are then taken up by their packets.
     pub(super) fn take_up_flows(&self, state: &State) {
         for (network, running) in &state.endpoints {
             let endpoint = &running.service.endpoint;
-            let flows = self.folder.take_up(&file(network), |kept| endpoint.import_flows(now(), kept));
+            let flows =
+                self.folder.take_up(&file(network), |kept| endpoint.import_flows(now(), kept));
             let Some(flows) = flows else { continue };
             info!(%network, flows, "flows taken up again");
             // From now on there may be others, so what is written there is not all any more.
@@ -44,17 +46,23 @@ impl Node {
         }
     }
 
-    /// Writes down the flows of all networks. `is_last`: the daemon ends, and no packet passes from now on.
+    /// Writes down the flows of all networks. `is_last`: the daemon ends, and no packet passes from
+    /// now on.
     pub async fn write_flows(&self, is_last: bool) {
         let services: Vec<_> = {
             let state = self.state.lock().await;
-            state.endpoints.iter().map(|(network, it)| (network.clone(), it.service.clone())).collect()
+            state
+                .endpoints
+                .iter()
+                .map(|(network, it)| (network.clone(), it.service.clone()))
+                .collect()
         };
         for (network, service) in services {
             if is_last {
                 self.data_plane.stop(&service);
             }
-            let exported = tokio::task::spawn_blocking(move || service.endpoint.export_flows(now(), is_last));
+            let exported =
+                tokio::task::spawn_blocking(move || service.endpoint.export_flows(now(), is_last));
             if let Ok(flows) = exported.await {
                 self.folder.keep(&file(&network), flows);
             }

@@ -3,18 +3,19 @@
 use super::Node;
 use crate::clock;
 use anyhow::Result;
-use meshward_model::NetworkName;
+use meshward_types::NetworkName;
 use std::time::Duration;
 use tracing::{info, warn};
 
 /// How often the age of the keys is looked at.
 const LOOK: Duration = Duration::from_secs(60);
-/// For how long the key of before is good after a change that nobody asked for: who was away from the coordinator for less, has
-/// heard of the new one by then.
+/// For how long the key of before is good after a change that nobody asked for: who was away from
+/// the coordinator for less, has heard of the new one by then.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 
 impl Node {
-    /// Gives endpoints other keys, those of all networks if none is named. The ones of now are good for `keep` more.
+    /// Gives endpoints other keys, those of all networks if none is named. The ones of now are good
+    /// for `keep` more.
     ///
     /// # Errors
     /// If a key cannot be written down; then the endpoint has the one that it had.
@@ -28,7 +29,8 @@ impl Node {
         for network in all {
             let (folder, rotated) = (self.folder.clone(), network.clone());
             let next =
-                tokio::task::spawn_blocking(move || folder.rotate_endpoint_key(&rotated, keep)).await??;
+                tokio::task::spawn_blocking(move || folder.rotate_endpoint_key(&rotated, keep))
+                    .await??;
             self.forget_previous_key_in_time(&network);
             let mut state = self.state.lock().await;
             let Some(running) = state.endpoints.get_mut(&network) else { continue };
@@ -40,7 +42,8 @@ impl Node {
         Ok(())
     }
 
-    /// Removes the key that an endpoint had before once its time is up, unless another has taken its place by then.
+    /// Removes the key that an endpoint had before once its time is up, unless another has taken
+    /// its place by then.
     pub(super) fn forget_previous_key_in_time(&self, network: &NetworkName) {
         let (folder, network) = (self.folder.clone(), network.clone());
         let Some((until, left)) = folder.previous_key_lasts(&network) else { return };
@@ -53,7 +56,8 @@ impl Node {
         });
     }
 
-    /// Changes keys that have had their time, for ever. While the coordinator is away they stay: nobody could be told.
+    /// Changes keys that have had their time, for ever. While the coordinator is away they stay:
+    /// nobody could be told.
     pub async fn watch_keys(&self) {
         let age = self.config.rotate_keys.0;
         loop {

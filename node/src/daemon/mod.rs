@@ -32,11 +32,11 @@ use crate::{
 use anyhow::Result;
 use attempts::Attempts;
 use ipnet::IpNet;
-use meshward_daemon::{member::Membership, random, tls::clock, write_behind::RETRY};
 use meshward_datapath::{Endpoint, RESUME_WINDOW, Slot};
-use meshward_model::{
-    AcceptFrom, Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey, Revision,
-    WorkloadId,
+use meshward_runtime::{member::Membership, random, tls::clock, write_behind::RETRY};
+use meshward_types::{
+    AcceptFrom, Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey,
+    Revision, WorkloadId,
     api::Measured,
     control::{EndpointReport, Fired, FromNode, InstanceId, WorkloadReport},
     local::{LocalWorkload as Shown, State as WorkloadState},
@@ -55,7 +55,8 @@ use tracing::{error, info, warn};
 /// How many kinds of workloads that were let in are remembered for when the coordinator is away.
 const REMEMBERED: usize = 4096;
 
-/// For how long an update waits for the endpoints of new networks; then they start while others are taken.
+/// For how long an update waits for the endpoints of new networks; then they start while others are
+/// taken.
 const STARTING: Duration = Duration::from_millis(500);
 
 /// Why a workload is closed that is something else than when it was let in.
@@ -79,7 +80,8 @@ pub enum Refusal {
     /// It is not what the caller takes it to be any more.
     #[error("{0}")]
     Changed(String),
-    /// What was named is not known yet: the coordinator has not told this node everything since its start.
+    /// What was named is not known yet: the coordinator has not told this node everything since its
+    /// start.
     #[error("{0}")]
     Early(String),
     /// Our own failure; nothing was changed.
@@ -95,8 +97,8 @@ pub struct Node {
     data_plane: DataPlane,
     state: Mutex<State>,
     pub view_writer: ViewWriter,
-    /// Held while workloads are attached and endpoints started, one after the other: what that waits for, `state` is not held
-    /// meanwhile.
+    /// Held while workloads are attached and endpoints started, one after the other: what that
+    /// waits for, `state` is not held meanwhile.
     attaching: Mutex<()>,
     /// Told when a workload's state may have changed.
     admission: Notify,
@@ -131,7 +133,8 @@ struct State {
     told: bool,
     /// To the coordinator, while there is a session.
     session: Option<mpsc::UnboundedSender<FromNode>>,
-    /// Whether the coordinator has taken the session: what it says first may be that another machine has it.
+    /// Whether the coordinator has taken the session: what it says first may be that another
+    /// machine has it.
     is_connected: bool,
     attempts: Attempts,
     /// What triggers have caught while there was no session.
@@ -150,7 +153,12 @@ struct State {
 type Kind = (NetworkName, Labels, Vec<AcceptFrom>, Option<Arc<Measurement>>);
 
 fn kind(report: &WorkloadReport) -> Kind {
-    (report.network.clone(), report.labels.clone(), report.accepts.clone(), report.measurement.clone())
+    (
+        report.network.clone(),
+        report.labels.clone(),
+        report.accepts.clone(),
+        report.measurement.clone(),
+    )
 }
 
 struct Running {
@@ -178,8 +186,8 @@ struct Workload {
 }
 
 impl Node {
-    /// Takes up what is on disk: the last view, its endpoints, and the workloads that still live. No coordinator is
-    /// needed for that. What is damaged is set aside, and the rest starts.
+    /// Takes up what is on disk: the last view, its endpoints, and the workloads that still live.
+    /// No coordinator is needed for that. What is damaged is set aside, and the rest starts.
     ///
     /// # Errors
     /// If the kernel gives no thread.
@@ -192,7 +200,8 @@ impl Node {
         let (view, kept) = KeptView::open(&folder);
         let attachments = folder.workloads();
         let relays: Vec<RelaySpec> = folder.take_up_json(RELAYS).unwrap_or_default();
-        let interfaces = tokio::task::spawn_blocking(paths::own_addresses).await.unwrap_or_default();
+        let interfaces =
+            tokio::task::spawn_blocking(paths::own_addresses).await.unwrap_or_default();
         let state = State { view: view.into(), interfaces, ..State::default() };
         let wanted = Offloads::without(&config.disable_offloads);
         let data_plane = DataPlane::start(config.workers, wanted, relay)?;
@@ -245,7 +254,8 @@ impl Node {
         if !lives {
             info!(workload = %id, %network, "its namespace, interface or owner is gone");
             self.folder.forget_workload(&id);
-            let _ = tokio::task::spawn_blocking(move || attachment::close_left_behind(&attachment)).await;
+            let _ = tokio::task::spawn_blocking(move || attachment::close_left_behind(&attachment))
+                .await;
             return;
         }
         {
@@ -270,8 +280,9 @@ impl Node {
         }
     }
 
-    /// Starts the endpoints of new networks, and those that could not be started before; then takes up the workloads that waited
-    /// for them. `resume`: for how long connections of before are taken up.
+    /// Starts the endpoints of new networks, and those that could not be started before; then takes
+    /// up the workloads that waited for them. `resume`: for how long connections of before are
+    /// taken up.
     pub async fn start_missing_endpoints(&self, resume: Duration) {
         let missing: Vec<NetworkName> = {
             let state = self.state.lock().await;
@@ -289,7 +300,9 @@ impl Node {
         let waiting = {
             let mut state = self.state.lock().await;
             let State { homeless, endpoints, .. } = &mut *state;
-            homeless.extract_if(.., |own| endpoints.contains_key(&own.report.network)).collect::<Vec<_>>()
+            homeless
+                .extract_if(.., |own| endpoints.contains_key(&own.report.network))
+                .collect::<Vec<_>>()
         };
         for attachment in waiting {
             self.take_up(attachment).await;
@@ -335,7 +348,8 @@ impl Node {
             let prefixes = prefixes.clone();
             let _ = tokio::task::spawn_blocking(move || attachment::refuse_here(&prefixes)).await;
         }
-        let (secret, before, sockets, port, floor, below) = tokio::task::spawn_blocking(read).await??;
+        let (secret, before, sockets, port, floor, below) =
+            tokio::task::spawn_blocking(read).await??;
         self.forget_previous_key_in_time(network);
         let mut state = self.state.lock().await;
         if state.view.network(network).is_none() || state.endpoints.contains_key(network) {
@@ -376,14 +390,18 @@ impl Node {
     }
 
     /// Begins a session: what to say first, and from now on, where to say what changes.
-    pub async fn begin_session(&self, to_coordinator: mpsc::UnboundedSender<FromNode>) -> Vec<FromNode> {
+    pub async fn begin_session(
+        &self,
+        to_coordinator: mpsc::UnboundedSender<FromNode>,
+    ) -> Vec<FromNode> {
         let mut state = self.state.lock().await;
         for fired in std::mem::take(&mut state.unsaid) {
             let _ = to_coordinator.send(FromNode::Fired(fired));
         }
         state.session = Some(to_coordinator);
         let networks: Vec<NetworkName> = state.endpoints.keys().cloned().collect();
-        let endpoints = networks.iter().filter_map(|network| self.describe_endpoint(&state, network));
+        let endpoints =
+            networks.iter().filter_map(|network| self.describe_endpoint(&state, network));
         let measured = state.workloads.values().filter(|workload| workload.attachment.measured);
         let has = FromNode::has(
             endpoints.collect(),
@@ -420,7 +438,8 @@ impl Node {
         self.admission.notify_waiters();
     }
 
-    /// Tells the coordinator where an endpoint is, if it can be told; otherwise the next session begins with that.
+    /// Tells the coordinator where an endpoint is, if it can be told; otherwise the next session
+    /// begins with that.
     fn report_endpoint(&self, state: &State, network: &NetworkName) {
         let Some(session) = &state.session else { return };
         if let Some(report) = self.describe_endpoint(state, network) {
@@ -431,7 +450,8 @@ impl Node {
     fn describe_endpoint(&self, state: &State, network: &NetworkName) -> Option<EndpointReport> {
         let running = state.endpoints.get(network)?;
         let at = |address: &IpAddr| SocketAddr::new(*address, running.port);
-        // A node with a route has an address of the mesh: who sent to that from outside would send it to who knows whom.
+        // A node with a route has an address of the mesh: who sent to that from outside would send
+        // it to who knows whom.
         let prefixes = || state.view.networks().flat_map(|(_, spec)| &spec.prefixes);
         let is_outer = |address: &&IpAddr| !prefixes().any(|prefix| prefix.contains(*address));
         Some(EndpointReport {
@@ -450,7 +470,8 @@ impl Node {
         FromNode::shadow(self.state.lock().await.view.shadow())
     }
 
-    /// Takes an update: when this returns, it is enforced; it is on disk when the view's writer says so.
+    /// Takes an update: when this returns, it is enforced; it is on disk when the view's writer
+    /// says so.
     pub async fn enforce(self: &Arc<Self>, revision: Revision, changes: &[Change]) -> Ticket {
         let mut state = self.state.lock().await;
         let changes = state.view.apply(revision, changes);
@@ -462,7 +483,10 @@ impl Node {
         for (network, changes) in &by_network {
             if let Some(running) = state.endpoints.get(*network) {
                 // Before the rules: what they deny first counts, too.
-                running.service.endpoint.watch_denials(state.view.triggers(network).next().is_some());
+                running
+                    .service
+                    .endpoint
+                    .watch_denials(state.view.triggers(network).next().is_some());
                 running.service.endpoint.apply(clock::now(), changes);
                 running.service.reset_cut();
             }
@@ -481,13 +505,15 @@ impl Node {
         self.admission.notify_waiters();
         // A container that is being attached, or a slow disk, does not hold the next update up.
         let node = self.clone();
-        let starting = tokio::spawn(async move { node.start_missing_endpoints(Duration::ZERO).await });
+        let starting =
+            tokio::spawn(async move { node.start_missing_endpoints(Duration::ZERO).await });
         let _ = tokio::time::timeout(STARTING, starting).await;
         ticket
     }
 
     fn stop_endpoint(&self, state: &mut State, network: &NetworkName) {
-        let Some(running) = state.endpoints.get(network).map(|running| running.service.clone()) else {
+        let Some(running) = state.endpoints.get(network).map(|running| running.service.clone())
+        else {
             return;
         };
         let own = state.workloads.iter().filter(|(_, w)| w.attachment.report.network == *network);
@@ -495,14 +521,16 @@ impl Node {
         for id in own {
             self.drop_workload(state, &id);
         }
-        let gone = state.endpoints.remove(network).map(|running| running.prefixes).unwrap_or_default();
+        let gone =
+            state.endpoints.remove(network).map(|running| running.prefixes).unwrap_or_default();
         self.in_order(move || attachment::refuse_here_no_more(&gone));
         self.data_plane.stop(&running);
         self.folder.forget_endpoint(network);
         info!(%network, "endpoint stopped: the node does not serve the network any more");
     }
 
-    /// Closes everything, for ever: this node is no member of the mesh any more. Its workloads keep running, without an interface of the mesh.
+    /// Closes everything, for ever: this node is no member of the mesh any more. Its workloads keep
+    /// running, without an interface of the mesh.
     ///
     /// # Errors
     /// If it cannot be noted on disk. Everything is closed all the same.
@@ -530,7 +558,8 @@ impl Node {
         self.admission.notify_waiters();
     }
 
-    /// Vouches for the workloads whose label set this node knows and that the coordinator has not spoken of.
+    /// Vouches for the workloads whose label set this node knows and that the coordinator has not
+    /// spoken of.
     fn vouch_for_unadmitted(&self, state: &mut State) {
         let State { view, endpoints, workloads, let_in, .. } = state;
         for workload in workloads.values_mut() {
@@ -542,13 +571,13 @@ impl Node {
             if spoken || !workload.attachment.measured || report.objection.is_some() {
                 continue;
             }
-            let like = let_in
-                .get(&kind(report))
-                .copied()
-                .filter(|identity| view.items.contains_key(&ItemKey::Identity(network.clone(), *identity)));
-            // What admission has to judge, this node does not: it can only let in what is like what was let in.
-            let judged =
-                report.measurement.is_some() || view.network(network).is_none_or(|spec| spec.admission);
+            let like = let_in.get(&kind(report)).copied().filter(|identity| {
+                view.items.contains_key(&ItemKey::Identity(network.clone(), *identity))
+            });
+            // What admission has to judge, this node does not: it can only let in what is like what
+            // was let in.
+            let judged = report.measurement.is_some()
+                || view.network(network).is_none_or(|spec| spec.admission);
             let identity = like.or_else(|| {
                 let labels = self.verified(report.labels.clone()).filter(|_| !judged)?;
                 view.identity_of(network, &labels, &report.accepts)

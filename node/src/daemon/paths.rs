@@ -1,14 +1,15 @@
-//! Ways between this node and its peers: how it is seen, and calls in both directions, so that NATs open.
+//! Ways between this node and its peers: how it is seen, and calls in both directions, so that NATs
+//! open.
 
 use super::{Node, RELAYS, State};
 use crate::dataplane::Injector;
-use meshward_model::{
+use meshward_netns::Netns;
+use meshward_types::{
     NetworkName, NodeName,
     control::FromNode,
     relay::{RelayNumber, RelaySpec},
     stun::PORT,
 };
-use meshward_netns::Netns;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -36,7 +37,8 @@ pub enum Reach {
 
 /// The addresses of the host's interfaces; none if the kernel does not tell them.
 pub(super) fn own_addresses() -> Vec<IpAddr> {
-    let found = Netns::current().and_then(|netns| netns.links(async |links| links.addresses().await));
+    let found =
+        Netns::current().and_then(|netns| netns.links(async |links| links.addresses().await));
     found.unwrap_or_default()
 }
 
@@ -98,7 +100,8 @@ impl Node {
         for network in moved {
             let Some(report) = self.describe_endpoint(state, &network) else { continue };
             let Some(running) = state.endpoints.get(&network) else { continue };
-            let own = |address: &SocketAddr| report.interfaces.iter().any(|own| own.ip() == address.ip());
+            let own =
+                |address: &SocketAddr| report.interfaces.iter().any(|own| own.ip() == address.ip());
             let behind_nat = !running.reflexive.iter().all(own);
             running.service.endpoint.set_behind_nat(behind_nat);
             self.note_reach(if behind_nat { Reach::Hidden } else { Reach::Open });
@@ -130,7 +133,8 @@ impl Node {
     /// Notes where the router has mapped an endpoint's port, and has peers told.
     pub async fn set_mapped(&self, network: &NetworkName, mapped: Option<SocketAddr>) {
         let mut state = self.state.lock().await;
-        let Some(running) = state.endpoints.get_mut(network).filter(|own| own.mapped != mapped) else {
+        let Some(running) = state.endpoints.get_mut(network).filter(|own| own.mapped != mapped)
+        else {
             return;
         };
         running.mapped = mapped;
@@ -189,11 +193,14 @@ impl Node {
         }
     }
 
-    /// Has the endpoints ask how they are seen: those that are configured, or else the coordinator and the relays.
+    /// Has the endpoints ask how they are seen: those that are configured, or else the coordinator
+    /// and the relays.
     async fn ask_stun(&self) {
         let relays = self.relays.borrow().clone();
         let of_relay = |spec: &RelaySpec| {
-            let host = |address: &String| Some(format!("{}:{}", address.rsplit_once(':')?.0, spec.stun_port));
+            let host = |address: &String| {
+                Some(format!("{}:{}", address.rsplit_once(':')?.0, spec.stun_port))
+            };
             spec.addresses.iter().filter_map(host).collect::<Vec<_>>()
         };
         let (mut names, mut servers) = (self.config.stun.clone(), Vec::new());

@@ -2,7 +2,7 @@
 
 use super::{Node, Refusal, State};
 use crate::dataplane::Service;
-use meshward_model::{
+use meshward_types::{
     IdentityId, Item, ItemKey, NetworkName, NodeName, WorkloadId,
     diagnosis::{PathKind, Ping, PolicyBetween, Pong},
     relay::RelayId,
@@ -39,7 +39,8 @@ impl Node {
         let (mut pong, service) = {
             let state = self.state.lock().await;
             let target = self.target(&state, wanted)?;
-            let service = state.endpoints.get(&target.network).map(|running| running.service.clone());
+            let service =
+                state.endpoints.get(&target.network).map(|running| running.service.clone());
             (self.describe_target(&state, target), service)
         };
         if pong.node == self.membership.name {
@@ -52,10 +53,12 @@ impl Node {
         let (sent, took) = ask(&service, &pong).await?;
         pong.round_trip_us = took.map(|took| took.as_micros() as u64);
         let stats = service.endpoint.stats(crate::clock::now());
-        let peer = stats.peers.into_iter().find(|(node, _)| *node == pong.node).map(|(_, stats)| stats);
+        let peer =
+            stats.peers.into_iter().find(|(node, _)| *node == pong.node).map(|(_, stats)| stats);
         // By where it went; a better way may have been found since.
         let Some(place) = sent else { return Ok(pong) };
-        pong.path_mtu = peer.filter(|peer| peer.address == Some(place)).and_then(|peer| peer.longest);
+        pong.path_mtu =
+            peer.filter(|peer| peer.address == Some(place)).and_then(|peer| peer.longest);
         match RelayId::at(&place) {
             Some((_, relay)) => (pong.path, pong.relay) = (PathKind::Relayed, Some(relay)),
             None => (pong.path, pong.address) = (PathKind::Direct, Some(place)),
@@ -67,28 +70,36 @@ impl Node {
         if let Some(network) = &wanted.network
             && state.view.network(network).is_none()
         {
-            let text =
-                format!("this node serves no network `{network}`; `meshctl status` shows those that it does");
+            let text = format!(
+                "this node serves no network `{network}`; `meshctl status` shows those that it does"
+            );
             return Err(Refusal::Missing(text));
         }
-        let in_network = |network: &NetworkName| wanted.network.as_ref().is_none_or(|own| own == network);
-        let (address, id) = (wanted.target.parse::<IpAddr>().ok(), wanted.target.parse::<WorkloadId>().ok());
+        let in_network =
+            |network: &NetworkName| wanted.network.as_ref().is_none_or(|own| own == network);
+        let (address, id) =
+            (wanted.target.parse::<IpAddr>().ok(), wanted.target.parse::<WorkloadId>().ok());
         // A workload of this node is known by its name, too.
         let named = state.workloads.values().map(|workload| &workload.attachment.report);
-        let named =
-            named.filter(|report| report.name.as_str() == wanted.target && in_network(&report.network));
+        let named = named
+            .filter(|report| report.name.as_str() == wanted.target && in_network(&report.network));
         let named: Vec<_> = named.map(|report| report.id.clone()).collect();
         let is_named = |id: &WorkloadId| named.len() == 1 && named[0] == *id;
         for (key, item) in &state.view.items {
-            let (ItemKey::Workload(network, own), Item::Workload(spec)) = (key, item) else { continue };
+            let (ItemKey::Workload(network, own), Item::Workload(spec)) = (key, item) else {
+                continue;
+            };
             let is_it = id.as_ref() == Some(own)
                 || address.is_some_and(|address| {
-                    spec.addresses.contains(&address) || spec.prefixes.iter().any(|p| p.contains(&address))
+                    spec.addresses.contains(&address)
+                        || spec.prefixes.iter().any(|p| p.contains(&address))
                 })
                 || is_named(own);
             if is_it && in_network(network) {
-                let identity = state.view.items.get(&ItemKey::Identity(network.clone(), spec.identity));
-                let held = matches!(identity, Some(Item::Identity(identity)) if identity.quarantined);
+                let identity =
+                    state.view.items.get(&ItemKey::Identity(network.clone(), spec.identity));
+                let held =
+                    matches!(identity, Some(Item::Identity(identity)) if identity.quarantined);
                 return Ok(Target {
                     network: network.clone(),
                     node: spec.node.clone(),
@@ -104,7 +115,9 @@ impl Node {
         let network = match node == self.membership.name {
             true => own.cloned(),
             false => state.view.items.keys().find_map(|key| match key {
-                ItemKey::Peer(network, peer) if *peer == node && in_network(network) => Some(network.clone()),
+                ItemKey::Peer(network, peer) if *peer == node && in_network(network) => {
+                    Some(network.clone())
+                }
                 _ => None,
             }),
         };
@@ -121,7 +134,8 @@ impl Node {
 
     fn describe_target(&self, state: &State, target: Target) -> Pong {
         let Target { network, node, workload, identity, held } = target;
-        let item = identity.and_then(|id| state.view.items.get(&ItemKey::Identity(network.clone(), id)));
+        let item =
+            identity.and_then(|id| state.view.items.get(&ItemKey::Identity(network.clone(), id)));
         let labels = match item {
             Some(Item::Identity(spec)) => Some(spec.labels.clone()),
             _ => None,
@@ -133,7 +147,8 @@ impl Node {
             let spec = state.view.workload(&network, &report.id);
             let from = spec.map(|spec| spec.identity).or(own.vouched);
             let shown = super::show(state, own).state;
-            let is_open = matches!(shown, super::WorkloadState::Open | super::WorkloadState::Vouched);
+            let is_open =
+                matches!(shown, super::WorkloadState::Open | super::WorkloadState::Vouched);
             Some(PolicyBetween {
                 workload: report.id.clone(),
                 name: report.name.clone(),
@@ -168,7 +183,8 @@ fn link(state: &State, network: &NetworkName, from: Option<IdentityId>, to: Iden
 }
 
 fn unknown(wanted: &Ping) -> Refusal {
-    let inside = wanted.network.as_ref().map_or(String::new(), |network| format!(" in network `{network}`"));
+    let inside =
+        wanted.network.as_ref().map_or(String::new(), |network| format!(" in network `{network}`"));
     Refusal::Missing(format!(
         "this node knows no peer, workload or address `{}`{inside}: it knows those that policy lets its own workloads talk with; `meshctl nodes` and `meshctl workloads` list all",
         wanted.target
@@ -176,8 +192,12 @@ fn unknown(wanted: &Ping) -> Refusal {
 }
 
 /// Where a ping went, and how long its answer took, if one came.
-async fn ask(service: &Arc<Service>, pong: &Pong) -> Result<(Option<SocketAddr>, Option<Duration>), Refusal> {
-    let gone = || Refusal::Missing(format!("node `{}` is no peer of this node any more", pong.node));
+async fn ask(
+    service: &Arc<Service>,
+    pong: &Pong,
+) -> Result<(Option<SocketAddr>, Option<Duration>), Refusal> {
+    let gone =
+        || Refusal::Missing(format!("node `{}` is no peer of this node any more", pong.node));
     let begun = Instant::now();
     let (number, place) = loop {
         match service.ping(&pong.node).map_err(|_| gone())? {

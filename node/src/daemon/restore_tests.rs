@@ -1,7 +1,7 @@
 //! A daemon starts whatever has become of its files.
 
 use super::*;
-use meshward_model::view::NetworkSpec;
+use meshward_types::view::NetworkSpec;
 use std::{fs, path::Path};
 
 /// The files of a node with one network and one workload whose namespace is gone by now.
@@ -45,8 +45,12 @@ async fn history(place: &Path) -> Vec<String> {
 }
 
 fn attachment() -> Attachment {
-    let report =
-        workloads::report("w-1".parse().unwrap(), &"shop".parse().unwrap(), "one".parse().unwrap(), vec![]);
+    let report = workloads::report(
+        "w-1".parse().unwrap(),
+        &"shop".parse().unwrap(),
+        "one".parse().unwrap(),
+        vec![],
+    );
     Attachment {
         report,
         netns: "/run/netns/not-there".into(),
@@ -68,8 +72,11 @@ async fn restore(place: &Path) -> Arc<Node> {
         mesh: "m".into(),
         site: None,
     };
-    let config =
-        Config { data_dir: place.to_owned(), workers: std::num::NonZeroUsize::MIN, ..Config::default() };
+    let config = Config {
+        data_dir: place.to_owned(),
+        workers: std::num::NonZeroUsize::MIN,
+        ..Config::default()
+    };
     let (relay, _orders) = relayed::channel();
     Node::restore(membership, config, Folder::open(place).unwrap(), relay).await.unwrap()
 }
@@ -99,7 +106,8 @@ async fn a_daemon_starts_with_every_file_cut_anywhere_or_full_of_junk() {
             fs::write(place.path().join(name), &damaged).unwrap();
             let node = restore(place.path()).await;
             let state = node.state.lock().await;
-            // Only the view says which networks there are; nothing else keeps one from its endpoint.
+            // Only the view says which networks there are; nothing else keeps one from its
+            // endpoint.
             assert!(name == "view" || state.endpoints.len() == 1, "{name} {}", damaged.len());
             assert_eq!(node.folder.troubles().summary(), None, "{name} {}", damaged.len());
         }
@@ -118,7 +126,8 @@ async fn a_workload_whose_network_is_not_known_waits_for_it() {
     waiting.netns_id = Some(attachment::netns_of(&waiting.netns).unwrap().1);
     waiting.origin = attachment::Origin::Device;
     waiting.report.device = Some(PublicKey([7; 32]));
-    fs::write(place.path().join("workloads/w-1.json"), serde_json::to_vec(&waiting).unwrap()).unwrap();
+    fs::write(place.path().join("workloads/w-1.json"), serde_json::to_vec(&waiting).unwrap())
+        .unwrap();
     let node = restore(place.path()).await;
     assert_eq!(node.state.lock().await.homeless.len(), 1);
     let spec = NetworkSpec {

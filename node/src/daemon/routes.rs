@@ -1,4 +1,5 @@
-//! Routes: prefixes behind this node, and those behind others, to which the workloads here need a way.
+//! Routes: prefixes behind this node, and those behind others, to which the workloads here need a
+//! way.
 
 use super::{
     Node, Refusal, State,
@@ -9,7 +10,7 @@ use crate::{
     sys::Tun,
 };
 use ipnet::IpNet;
-use meshward_model::{
+use meshward_types::{
     NetworkName,
     local::{Advertise, DryRun, LocalWorkload as Shown},
     view::NetworkSpec,
@@ -21,7 +22,8 @@ use tracing::{info, warn};
 const HERE: &str = "/proc/self/ns/net";
 
 impl Node {
-    /// Offers prefixes behind this node as a route: as a workload whose addresses they are. It is used once it is approved.
+    /// Offers prefixes behind this node as a route: as a workload whose addresses they are. It is
+    /// used once it is approved.
     ///
     /// # Errors
     /// [`Refusal`]; then nothing is left of it.
@@ -48,8 +50,13 @@ impl Node {
         self.folder.settled().await;
         let shown = self.wait_admitted(&id).await?;
         // What waits for approval stays; what the coordinator cannot take at all goes.
-        let refused =
-            self.state.lock().await.workloads.get(&id).and_then(|workload| workload.refused.clone());
+        let refused = self
+            .state
+            .lock()
+            .await
+            .workloads
+            .get(&id)
+            .and_then(|workload| workload.refused.clone());
         if let Some(reason) = refused {
             self.detach(&id).await?;
             return Err(Refusal::Invalid(format!("the coordinator refused the route: {reason}")));
@@ -69,10 +76,11 @@ impl Node {
             check_prefixes(&state, &wanted.network, served(&state, &wanted.network)?, &prefixes)?;
         }
         let (interface, netns_id) = look_into(PathBuf::from(HERE)).await?;
-        let (addresses, reserved) = self.allocate_reserved(&mut *self.state.lock().await, &wanted.network)?;
+        let (addresses, reserved) =
+            self.allocate_reserved(&mut *self.state.lock().await, &wanted.network)?;
         let id = attachment::new_id();
         let name = wanted.name.unwrap_or_else(|| super::workloads::name_of(&id));
-        let report = meshward_model::control::WorkloadReport {
+        let report = meshward_types::control::WorkloadReport {
             labels: wanted.labels,
             prefixes: prefixes.into_iter().collect(),
             ..report(id, &wanted.network, name, addresses)
@@ -114,7 +122,8 @@ impl Node {
         self.detach_if(&attachment.id, dry_run).await
     }
 
-    /// Gives the workloads of a network ways to the prefixes behind gateways that have come, and takes those that are gone.
+    /// Gives the workloads of a network ways to the prefixes behind gateways that have come, and
+    /// takes those that are gone.
     pub(super) fn spread_routes(&self, state: &mut State, network: &NetworkName) {
         let routes = state.view.routes(network);
         let Some(running) = state.endpoints.get_mut(network) else { return };
@@ -149,7 +158,8 @@ impl Node {
         });
     }
 
-    /// Takes back the rules of a route that is gone, soon, and then its interface: nobody gets its number before.
+    /// Takes back the rules of a route that is gone, soon, and then its interface: nobody gets its
+    /// number before.
     pub(super) fn forget_rules(&self, attachment: Attachment, tun: Option<Tun>) {
         self.in_order(move || {
             attachment.forget_rules();
@@ -200,7 +210,9 @@ fn check_prefixes(
         let same = |attachment: &&Attachment| {
             attachment.report.network == *network && attachment.report.prefixes.contains(prefix)
         };
-        if let Some(other) = state.workloads.values().map(|workload| &workload.attachment).find(same) {
+        if let Some(other) =
+            state.workloads.values().map(|workload| &workload.attachment).find(same)
+        {
             return Err(Refusal::Invalid(format!(
                 "{prefix} is advertised already, as workload {}; take it back first: meshctl route withdraw {prefix}",
                 other.report.id

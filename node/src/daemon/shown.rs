@@ -3,7 +3,7 @@
 use super::{Node, seconds_now, show};
 use crate::{clock, dataplane::Service, offloads::Offloads};
 use meshward_datapath::{EndpointStats, LostBy, Timeouts};
-use meshward_model::{
+use meshward_types::{
     Acl, IdentityId, NetworkName, WorkloadId,
     control::{FlowSeen, LinkCount},
     local::{LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown, LostWay},
@@ -18,7 +18,8 @@ impl Node {
         network: &NetworkName,
         links: Vec<(IdentityId, IdentityId, Acl)>,
     ) -> Vec<(WorkloadId, u64)> {
-        let service = self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
+        let service =
+            self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
         let Some(service) = service else { return vec![] };
         let links = links.into_iter().map(|(from, to, acl)| ((from, to), acl)).collect();
         service.endpoint.count_cuts(clock::now(), &links).into_iter().collect()
@@ -26,7 +27,8 @@ impl Node {
 
     /// The kinds of flows that were begun or tried in the last so many seconds.
     pub async fn flows(&self, network: &NetworkName, seconds: u64) -> Vec<FlowSeen> {
-        let service = self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
+        let service =
+            self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
         let Some(service) = service else { return vec![] };
         let kinds = service.endpoint.kinds(clock::now(), Duration::from_secs(seconds)).into_iter();
         kinds
@@ -54,8 +56,14 @@ impl Node {
 
     /// What every endpoint has counted.
     pub async fn stats(&self) -> Vec<(NetworkName, EndpointStats, Offloads)> {
-        let services: Vec<_> =
-            self.state.lock().await.endpoints.iter().map(|(n, r)| (n.clone(), r.service.clone())).collect();
+        let services: Vec<_> = self
+            .state
+            .lock()
+            .await
+            .endpoints
+            .iter()
+            .map(|(n, r)| (n.clone(), r.service.clone()))
+            .collect();
         let now = clock::now();
         let stats = |(network, service): (NetworkName, Arc<Service>)| {
             (network, service.endpoint.stats(now), service.offloads())
@@ -71,18 +79,26 @@ impl Node {
 
     /// The node in short.
     pub async fn status(&self) -> LocalStatus {
-        let stats =
-            self.stats().await.into_iter().map(|(network, stats, offloads)| (network, (stats, offloads)));
+        let stats = self
+            .stats()
+            .await
+            .into_iter()
+            .map(|(network, stats, offloads)| (network, (stats, offloads)));
         let stats: BTreeMap<_, _> = stats.collect();
         let credentials = self.folder.credentials().and_then(|credentials| credentials.read());
         let now = seconds_now() as i64;
         let state = self.state.lock().await;
         let endpoints = state.endpoints.iter().map(|(network, running)| {
-            let (stats, offloads) = stats.get(network).map(|(stats, offloads)| (stats, offloads)).unzip();
+            let (stats, offloads) =
+                stats.get(network).map(|(stats, offloads)| (stats, offloads)).unzip();
             LocalEndpoint {
                 offloads: offloads.map(|offloads| offloads.names()).unwrap_or_default(),
                 network: network.clone(),
-                blocks: state.view.network(network).map(|spec| spec.blocks.clone()).unwrap_or_default(),
+                blocks: state
+                    .view
+                    .network(network)
+                    .map(|spec| spec.blocks.clone())
+                    .unwrap_or_default(),
                 public_key: running.public_key.to_string(),
                 port: running.port,
                 peers: stats.map(peers).unwrap_or_default(),
@@ -114,24 +130,25 @@ fn timeouts(spec: &NetworkSpec) -> BTreeMap<String, u64> {
 }
 
 fn peers(stats: &EndpointStats) -> Vec<LocalPeer> {
-    let peer = |(node, stats): &(meshward_model::NodeName, meshward_datapath::PeerStats)| LocalPeer {
-        node: node.clone(),
-        address: stats.address,
-        lost: stats.lost.map(|lost| LostWay {
-            address: lost.address,
-            seconds: lost.since.as_secs(),
-            again_in: lost.left_alone.as_secs(),
-            why: match lost.why {
-                LostBy::Silence => "nothing came by it any more",
-                LostBy::Handshake => "a handshake was answered by a relay alone",
-            }
-            .to_owned(),
-        }),
-        longest: stats.longest,
-        handshake_age: stats.handshake_age.map(|age| age.as_secs()),
-        sent: stats.sent,
-        received: stats.received,
-    };
+    let peer =
+        |(node, stats): &(meshward_types::NodeName, meshward_datapath::PeerStats)| LocalPeer {
+            node: node.clone(),
+            address: stats.address,
+            lost: stats.lost.map(|lost| LostWay {
+                address: lost.address,
+                seconds: lost.since.as_secs(),
+                again_in: lost.left_alone.as_secs(),
+                why: match lost.why {
+                    LostBy::Silence => "nothing came by it any more",
+                    LostBy::Handshake => "a handshake was answered by a relay alone",
+                }
+                .to_owned(),
+            }),
+            longest: stats.longest,
+            handshake_age: stats.handshake_age.map(|age| age.as_secs()),
+            sent: stats.sent,
+            received: stats.received,
+        };
     stats.peers.iter().map(peer).collect()
 }
 

@@ -1,8 +1,9 @@
-//! What is on disk of the timestamps of handshakes, so that they grow over restarts whatever the clock does. A limit ahead of them
-//! is kept, which is written anew every nine minutes: not at each handshake.
+//! What is on disk of the timestamps of handshakes, so that they grow over restarts whatever the
+//! clock does. A limit ahead of them is kept, which is written anew every nine minutes: not at each
+//! handshake.
 
 use super::{Node, seconds_now};
-use meshward_model::NetworkName;
+use meshward_types::NetworkName;
 use std::time::Duration;
 
 /// How far ahead the limit is written, and how near to it timestamps may come, in seconds.
@@ -11,14 +12,15 @@ const NEAR: u64 = 60;
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The limit for an endpoint whose timestamps have come so far, at this time; all in seconds since 1970.
+/// The limit for an endpoint whose timestamps have come so far, at this time; all in seconds since
+/// 1970.
 pub(super) fn limit(newest: u64, now: u64) -> u64 {
     newest.max(now).saturating_add(MARGIN)
 }
 
 impl Node {
-    /// Keeps the limits ahead of the timestamps, for ever. What cannot be written is tried again: meanwhile they grow all the same,
-    /// but do not follow the clock.
+    /// Keeps the limits ahead of the timestamps, for ever. What cannot be written is tried again:
+    /// meanwhile they grow all the same, but do not follow the clock.
     pub async fn watch_stamps(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
@@ -29,15 +31,21 @@ impl Node {
                 });
                 newest
                     .filter(|(_, newest, below)| newest.max(&now).saturating_add(NEAR) > *below)
-                    .map(|(network, newest, below)| (network.clone(), limit(newest, now).max(below)))
+                    .map(|(network, newest, below)| {
+                        (network.clone(), limit(newest, now).max(below))
+                    })
                     .collect()
             };
             for (network, below) in near {
                 let (folder, kept) = (self.folder.clone(), network.clone());
-                let done = tokio::task::spawn_blocking(move || folder.keep_stamp_limit(&kept, below)).await;
+                let done =
+                    tokio::task::spawn_blocking(move || folder.keep_stamp_limit(&kept, below))
+                        .await;
                 let why = match done {
                     Ok(Ok(())) => None,
-                    Ok(Err(error)) => Some(format!("the limit of timestamps is not on disk: {error:#}")),
+                    Ok(Err(error)) => {
+                        Some(format!("the limit of timestamps is not on disk: {error:#}"))
+                    }
                     Err(panic) => Some(panic.to_string()),
                 };
                 let is_kept = why.is_none();

@@ -3,7 +3,7 @@
 use super::{Node, State, Workload, seconds_now};
 use crate::clock;
 use meshward_datapath::Slot;
-use meshward_model::{HeldView, Item, ItemKey, Labels, WorkloadId, control::FromNode};
+use meshward_types::{HeldView, Item, ItemKey, Labels, WorkloadId, control::FromNode};
 use std::{
     collections::{HashMap, HashSet},
     time::Duration,
@@ -16,8 +16,9 @@ const WATCH: Duration = Duration::from_millis(200);
 const MAX_UNSAID: usize = 1024;
 
 impl Node {
-    /// Counts what workloads are denied, for ever: what triggers wait for is said to the coordinator, which decides. While it
-    /// is away, a trigger may have the node hold the workload by itself.
+    /// Counts what workloads are denied, for ever: what triggers wait for is said to the
+    /// coordinator, which decides. While it is away, a trigger may have the node hold the workload
+    /// by itself.
     pub async fn watch_triggers(&self) {
         loop {
             tokio::time::sleep(WATCH).await;
@@ -63,7 +64,9 @@ impl Node {
                     if !labels.is_some_and(|labels| spec.watch.matches(labels)) {
                         continue;
                     }
-                    let Some(fired) = attempts.fires(now, network, &id, name, spec) else { continue };
+                    let Some(fired) = attempts.fires(now, network, &id, name, spec) else {
+                        continue;
+                    };
                     warn!(%network, workload = %id, trigger = name, flows = fired.denied_flows,
                         ports = fired.distinct_ports, addresses = fired.distinct_addresses, "a trigger fires");
                     match session {
@@ -72,8 +75,9 @@ impl Node {
                         }
                         None => {
                             if spec.alone {
-                                let until =
-                                    spec.seconds.and_then(|seconds| seconds_now().checked_add(seconds));
+                                let until = spec
+                                    .seconds
+                                    .and_then(|seconds| seconds_now().checked_add(seconds));
                                 workload.attachment.held_until = Some(until.unwrap_or(u64::MAX));
                                 endpoint.hold(workload.slot, true);
                                 held.push(id.clone());
@@ -97,11 +101,15 @@ impl Node {
         for workload in workloads.values_mut() {
             let Some(until) = workload.attachment.held_until else { continue };
             let report = &workload.attachment.report;
-            let taken_over = view.workload(&report.network, &report.id).is_some_and(|spec| spec.quarantined);
+            let taken_over =
+                view.workload(&report.network, &report.id).is_some_and(|spec| spec.quarantined);
             if (until <= seconds_now() || taken_over)
                 && let Some(running) = endpoints.get(&report.network)
             {
-                running.service.endpoint.hold(workload.slot, workload.attachment.let_in_as.is_some());
+                running
+                    .service
+                    .endpoint
+                    .hold(workload.slot, workload.attachment.let_in_as.is_some());
                 info!(workload = %report.id, taken_over, "this node does not hold the workload any more");
                 freed.push(report.id.clone());
                 workload.attachment.held_until = None;

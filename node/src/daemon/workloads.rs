@@ -9,7 +9,7 @@ use crate::{
 use anyhow::Result;
 use ipnet::IpNet;
 use meshward_datapath::LocalWorkload;
-use meshward_model::{
+use meshward_types::{
     AcceptFrom, Item, ItemKey, Labels, NetworkName, WorkloadId, WorkloadName,
     control::{FromNode, WorkloadReport},
     local::{Attach, DryRun, LocalWorkload as Shown, Relabel, State as WorkloadState},
@@ -27,9 +27,11 @@ use tracing::{info, warn};
 
 /// For how long an attach waits for the coordinator's word.
 const ADMISSION: Duration = Duration::from_secs(5);
-/// A coordinator that has not answered for this long counts as away, though its session has not ended yet.
+/// A coordinator that has not answered for this long counts as away, though its session has not
+/// ended yet.
 const SILENCE: Duration = Duration::from_millis(1500);
-/// For how long an attach waits for the coordinator to tell of its network, and then for the endpoint.
+/// For how long an attach waits for the coordinator to tell of its network, and then for the
+/// endpoint.
 const TOLD: Duration = Duration::from_secs(5);
 /// How often the workloads' namespaces and owners are looked after.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -62,7 +64,9 @@ impl Node {
         if let WorkloadState::Refused(reason) = &shown.state {
             let reason = reason.clone();
             self.detach(&id).await?;
-            return Err(Refusal::Invalid(format!("the coordinator refused the workload: {reason}")));
+            return Err(Refusal::Invalid(format!(
+                "the coordinator refused the workload: {reason}"
+            )));
         }
         Ok(shown)
     }
@@ -88,7 +92,11 @@ impl Node {
         show_attachment(&state, attachment, None, None)
     }
 
-    async fn prepare(&self, wanted: Attach, dry_run: DryRun) -> Result<(Attachment, Reserved), Refusal> {
+    async fn prepare(
+        &self,
+        wanted: Attach,
+        dry_run: DryRun,
+    ) -> Result<(Attachment, Reserved), Refusal> {
         let invalid = |error: &dyn std::fmt::Display| Refusal::Invalid(error.to_string());
         wanted.labels.check_unreserved().map_err(|error| invalid(&error))?;
         AcceptFrom::check_count(&wanted.accepts).map_err(|error| invalid(&error))?;
@@ -99,7 +107,9 @@ impl Node {
             Some(pid) => match Owner::of(pid) {
                 Some(owner) => Some(owner),
                 None => {
-                    return Err(Refusal::Invalid(format!("there is no process {pid} to own the workload")));
+                    return Err(Refusal::Invalid(format!(
+                        "there is no process {pid} to own the workload"
+                    )));
                 }
             },
         };
@@ -145,7 +155,8 @@ impl Node {
         Ok((attachment, reserved))
     }
 
-    /// Finds an address in each block of a network that nobody has, and keeps it from others for as long as it takes to attach.
+    /// Finds an address in each block of a network that nobody has, and keeps it from others for as
+    /// long as it takes to attach.
     pub(super) fn allocate_reserved(
         &self,
         state: &mut State,
@@ -153,7 +164,8 @@ impl Node {
     ) -> Result<(Vec<IpAddr>, Reserved), Refusal> {
         let blocks = served(state, network)?.blocks.clone();
         let addresses = self.allocate(state, network, &blocks)?;
-        let reserved: Reserved = addresses.iter().map(|address| (network.clone(), *address)).collect();
+        let reserved: Reserved =
+            addresses.iter().map(|address| (network.clone(), *address)).collect();
         state.reserved.extend(reserved.iter().cloned());
         Ok((addresses, reserved))
     }
@@ -167,8 +179,8 @@ impl Node {
     ) -> Result<Vec<IpAddr>, Refusal> {
         let used = used_addresses(state, network, &self.membership.name);
         let running = state.endpoints.get_mut(network);
-        let running =
-            running.ok_or_else(|| Refusal::Failed(format!("the endpoint of {network} does not run")))?;
+        let running = running
+            .ok_or_else(|| Refusal::Failed(format!("the endpoint of {network} does not run")))?;
         running
             .allocator
             .allocate(network, blocks, &used)
@@ -194,8 +206,8 @@ impl Node {
         self.keep_or_drop(&mut state, &id)
     }
 
-    /// Makes the interface by `make`, and has the workload served. The state is not held while the kernel works; that two do
-    /// this at once, `attaching` prevents.
+    /// Makes the interface by `make`, and has the workload served. The state is not held while the
+    /// kernel works; that two do this at once, `attaching` prevents.
     pub(super) async fn open_by(&self, attachment: Attachment, make: Make) -> Result<(), Refusal> {
         if let Some(key) = attachment.report.device {
             return self.serve_device(&mut *self.state.lock().await, attachment, key);
@@ -225,7 +237,8 @@ impl Node {
             vouched: None,
         };
         let mut state = self.state.lock().await;
-        let running = state.endpoints.get(&network).filter(|own| Arc::ptr_eq(&own.service, &service));
+        let running =
+            state.endpoints.get(&network).filter(|own| Arc::ptr_eq(&own.service, &service));
         let Some(running) = running else {
             attachment::close(tun);
             return Err(gone());
@@ -243,8 +256,8 @@ impl Node {
         Ok(())
     }
 
-    /// The turn to attach to a network. Right after the daemon's start, or the network's, the coordinator's
-    /// word and the endpoint are waited for.
+    /// The turn to attach to a network. Right after the daemon's start, or the network's, the
+    /// coordinator's word and the endpoint are waited for.
     pub(super) async fn turn(&self, network: &NetworkName) -> MutexGuard<'_, ()> {
         self.wait_served(network).await;
         self.attaching.lock().await
@@ -292,8 +305,8 @@ impl Node {
                     self.vouch_for_unadmitted(&mut state);
                 }
                 let workload = state.workloads.get(id);
-                let workload =
-                    workload.ok_or_else(|| Refusal::Missing(format!("workload {id} was detached")))?;
+                let workload = workload
+                    .ok_or_else(|| Refusal::Missing(format!("workload {id} was detached")))?;
                 let shown = show(&state, workload);
                 let spoken = shown.state != WorkloadState::Waiting || state.session.is_none();
                 if spoken || begun.elapsed() >= ADMISSION {
@@ -334,7 +347,8 @@ impl Node {
         Ok(())
     }
 
-    /// Says that a workload has started or is other than it was, or vouches for it if there is nobody to say it to.
+    /// Says that a workload has started or is other than it was, or vouches for it if there is
+    /// nobody to say it to.
     pub(super) fn announce(&self, state: &mut State, report: &WorkloadReport) {
         match &state.session {
             Some(session) => {
@@ -359,7 +373,9 @@ impl Node {
             let mut state = self.state.lock().await;
             let workload = state.workloads.get_mut(id).ok_or_else(|| unknown(id))?;
             if !workload.attachment.measured {
-                return Err(Refusal::Invalid(format!("workload {id} was not measured yet; try again")));
+                return Err(Refusal::Invalid(format!(
+                    "workload {id} was not measured yet; try again"
+                )));
             }
             if instead_of.is_some_and(|known| known != workload.attachment.report.labels) {
                 let now = &workload.attachment.report.labels;
@@ -374,7 +390,8 @@ impl Node {
             workload.attachment.report.labels = labels;
             workload.refused = None;
             let report = workload.attachment.report.clone();
-            self.keep_workload(&state, id).map_err(|error| Refusal::Failed(format!("{error:#}")))?;
+            self.keep_workload(&state, id)
+                .map_err(|error| Refusal::Failed(format!("{error:#}")))?;
             info!(workload = %id, labels = %report.labels, "relabelled");
             self.announce(&mut state, &report);
         }
@@ -395,7 +412,8 @@ impl Node {
     pub(super) fn drop_workload(&self, state: &mut State, id: &WorkloadId) -> bool {
         let Some(workload) = state.workloads.remove(id) else { return false };
         let running = state.endpoints.get(&workload.attachment.report.network);
-        let tun = running.and_then(|running| self.data_plane.detach(&running.service, workload.slot));
+        let tun =
+            running.and_then(|running| self.data_plane.detach(&running.service, workload.slot));
         if workload.attachment.origin == Origin::Route {
             self.forget_rules(workload.attachment, tun);
         } else if let Some(tun) = tun {
@@ -455,7 +473,10 @@ pub(super) async fn look_into(path: PathBuf) -> Result<(String, (u64, u64)), Ref
 }
 
 /// A network that the node serves.
-pub(super) fn served<'a>(state: &'a State, network: &NetworkName) -> Result<&'a NetworkSpec, Refusal> {
+pub(super) fn served<'a>(
+    state: &'a State,
+    network: &NetworkName,
+) -> Result<&'a NetworkSpec, Refusal> {
     if let Some(spec) = state.view.network(network) {
         return Ok(spec);
     }
@@ -471,7 +492,8 @@ pub(super) fn served<'a>(state: &'a State, network: &NetworkName) -> Result<&'a 
     })
 }
 
-/// Refuses a namespace that is attached to a network already. `empty`: a workload that does not count, for its interface is gone.
+/// Refuses a namespace that is attached to a network already. `empty`: a workload that does not
+/// count, for its interface is gone.
 pub(super) fn check_unattached(
     state: &State,
     network: &NetworkName,
@@ -484,7 +506,9 @@ pub(super) fn check_unattached(
         *netns_id == Some(netns) && report.network == *network && Some(&report.id) != empty
     };
     match state.workloads.values().any(same) {
-        true => Err(Refusal::Invalid(format!("{} is attached to {network} already", path.display()))),
+        true => {
+            Err(Refusal::Invalid(format!("{} is attached to {network} already", path.display())))
+        }
         false => Ok(()),
     }
 }
@@ -522,24 +546,30 @@ pub(super) fn report(
 }
 
 pub(super) fn unknown(id: &WorkloadId) -> Refusal {
-    Refusal::Missing(format!("there is no workload `{id}` on this node; `meshctl attached` shows them"))
+    Refusal::Missing(format!(
+        "there is no workload `{id}` on this node; `meshctl attached` shows them"
+    ))
 }
 
-/// Addresses that cannot be given out: those of the workloads, and those that the coordinator still holds for workloads
-/// that are gone. Its peers may know those under another identity.
+/// Addresses that cannot be given out: those of the workloads, and those that the coordinator still
+/// holds for workloads that are gone. Its peers may know those under another identity.
 pub(super) fn used_addresses(
     state: &State,
     network: &NetworkName,
-    own: &meshward_model::NodeName,
+    own: &meshward_types::NodeName,
 ) -> HashSet<IpAddr> {
     let attached = state.workloads.values().map(|workload| &workload.attachment.report);
-    let attached = attached.filter(|report| report.network == *network).flat_map(|report| &report.addresses);
+    let attached =
+        attached.filter(|report| report.network == *network).flat_map(|report| &report.addresses);
     let held = state.view.items.iter().filter_map(|(key, item)| match (key, item) {
-        (ItemKey::Workload(name, _), Item::Workload(spec)) if name == network && spec.node == *own => {
+        (ItemKey::Workload(name, _), Item::Workload(spec))
+            if name == network && spec.node == *own =>
+        {
             Some(spec)
         }
         _ => None,
     });
-    let reserved = state.reserved.iter().filter(|(name, _)| name == network).map(|(_, address)| address);
+    let reserved =
+        state.reserved.iter().filter(|(name, _)| name == network).map(|(_, address)| address);
     attached.chain(held.flat_map(|spec| &spec.addresses)).chain(reserved).copied().collect()
 }

@@ -1,12 +1,14 @@
 //! How many workers carry packets now.
 //!
-//! Sockets and interfaces are spread over the active workers. One worker is the cheapest: it stays in its core's cache, and
-//! what it takes in one go is more. So there are more of them only while those that there are have no time left and the
-//! machine has cores to spare: on a machine whose cores are all taken, more threads only wait for each other.
+//! Sockets and interfaces are spread over the active workers. One worker is the cheapest: it stays
+//! in its core's cache, and what it takes in one go is more. So there are more of them only while
+//! those that there are have no time left and the machine has cores to spare: on a machine whose
+//! cores are all taken, more threads only wait for each other.
 
 use std::{num::NonZeroUsize, time::Duration};
 
-/// What a worker has done with its time so far (proc_pid_schedstat, Documentation/scheduler/sched-stats.rst).
+/// What a worker has done with its time so far (proc_pid_schedstat,
+/// Documentation/scheduler/sched-stats.rst).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Time on a core.
@@ -16,7 +18,8 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Reads the text of a thread's `schedstat`: nanoseconds on a core, nanoseconds of waiting, and how often it ran.
+    /// Reads the text of a thread's `schedstat`: nanoseconds on a core, nanoseconds of waiting, and
+    /// how often it ran.
     pub fn parse(text: &str) -> Option<Self> {
         let mut fields = text.split_whitespace().map(str::parse);
         let (ran, waited) = (fields.next()?.ok()?, fields.next()?.ok()?);
@@ -53,7 +56,8 @@ impl Balance {
         Self { active: NonZeroUsize::MIN, all, before: vec![Usage::default(); all.get()] }
     }
 
-    /// Takes every worker's usage as it is now, `passed` after the last time: how many are to be active.
+    /// Takes every worker's usage as it is now, `passed` after the last time: how many are to be
+    /// active.
     pub fn decide(&mut self, passed: Duration, usage: &[Usage]) -> NonZeroUsize {
         let parts = usage.iter().zip(&self.before).map(|(now, before)| {
             let Usage { ran, waited } = now.since(*before);
@@ -96,7 +100,8 @@ mod tests {
 
     #[test]
     fn workers_become_more_while_there_are_cores_to_spare_and_fewer_when_idle() {
-        let (mut balance, mut total) = (Balance::new(NonZeroUsize::new(6).unwrap()), [Usage::default(); 6]);
+        let (mut balance, mut total) =
+            (Balance::new(NonZeroUsize::new(6).unwrap()), [Usage::default(); 6]);
         let steps = [(0.1, 0.0, 1), (0.9, 0.05, 2), (0.9, 0.05, 4), (0.9, 0.0, 6), (0.6, 0.1, 6)];
         for (ran, waited, active) in steps {
             assert_eq!(decide(&mut balance, &mut total, ran, waited), active);
@@ -108,8 +113,13 @@ mod tests {
 
     #[test]
     fn on_a_crowded_machine_one_worker_does_it() {
-        let (mut balance, mut total) = (Balance::new(NonZeroUsize::new(2).unwrap()), [Usage::default(); 2]);
-        assert_eq!(decide(&mut balance, &mut total, 0.8, 0.2), 1, "busy, but there is no core for another");
+        let (mut balance, mut total) =
+            (Balance::new(NonZeroUsize::new(2).unwrap()), [Usage::default(); 2]);
+        assert_eq!(
+            decide(&mut balance, &mut total, 0.8, 0.2),
+            1,
+            "busy, but there is no core for another"
+        );
         assert_eq!(decide(&mut balance, &mut total, 0.95, 0.0), 2);
         assert_eq!(decide(&mut balance, &mut total, 0.5, 0.5), 1);
     }

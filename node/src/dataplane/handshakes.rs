@@ -1,5 +1,6 @@
-//! The thread for what is slow: handshakes, timers, and how the work is spread over the workers. Public-key cryptography takes a hundred microseconds and more, which
-//! no packet should wait for; a flood of handshakes fills a queue here, and the data goes on.
+//! The thread for what is slow: handshakes, timers, and how the work is spread over the workers.
+//! Public-key cryptography takes a hundred microseconds and more, which no packet should wait for;
+//! a flood of handshakes fills a queue here, and the data goes on.
 
 use super::{
     Service, Shared,
@@ -59,7 +60,13 @@ pub fn queue() -> (Queue, Receiver<Task>) {
 
 impl Queue {
     /// Keeps a message; `false` if too many wait.
-    pub fn message(&self, service: u32, from: SocketAddr, to: Option<IpAddr>, message: &[u8]) -> bool {
+    pub fn message(
+        &self,
+        service: u32,
+        from: SocketAddr,
+        to: Option<IpAddr>,
+        message: &[u8],
+    ) -> bool {
         let mut bytes = [0; MOST_HANDSHAKE];
         let Some(place) = bytes.get_mut(..message.len()) else { return false };
         place.copy_from_slice(message);
@@ -102,7 +109,15 @@ pub struct Handshakes {
 impl Handshakes {
     pub fn new(shared: Arc<Shared>, queue: Queue, tasks: Receiver<Task>) -> Self {
         let balance = Balance::new(shared.all());
-        Self { shared, queue, tasks, lane: Lane::default(), loaded: None, balance, balanced: clock::now() }
+        Self {
+            shared,
+            queue,
+            tasks,
+            lane: Lane::default(),
+            loaded: None,
+            balance,
+            balanced: clock::now(),
+        }
     }
 
     /// Works until the data plane ends.
@@ -153,7 +168,8 @@ impl Handshakes {
     }
 
     fn tick(&mut self, now: Now) {
-        let services: Vec<Arc<Service>> = self.shared.services.read().iter().flatten().cloned().collect();
+        let services: Vec<Arc<Service>> =
+            self.shared.services.read().iter().flatten().cloned().collect();
         for service in services {
             let mut outlet = Outlet::new(&service, 0);
             service.endpoint.begin_handshakes(now, &mut outlet);

@@ -1,8 +1,10 @@
-//! The data plane: worker threads that carry packets, and one thread for what is slow. tokio has no part in it.
+//! The data plane: worker threads that carry packets, and one thread for what is slow. tokio has no
+//! part in it.
 //!
-//! Every worker has an epoll of its own. An endpoint has as many sockets as there are workers, all on one port: the kernel
-//! spreads the peers over them (`SO_REUSEPORT`). Each socket and each workload's TUN is read by one worker; which one, is
-//! changed with the load (`balance.rs`). All workers share the endpoint.
+//! Every worker has an epoll of its own. An endpoint has as many sockets as there are workers, all
+//! on one port: the kernel spreads the peers over them (`SO_REUSEPORT`). Each socket and each
+//! workload's TUN is read by one worker; which one, is changed with the load (`balance.rs`). All
+//! workers share the endpoint.
 
 mod balance;
 mod handshakes;
@@ -22,7 +24,7 @@ use crate::{
 use anyhow::{Context, Result};
 use handshakes::Queue;
 use meshward_datapath::{Ecn, Endpoint, Lane, LocalWorkload, Merging, Slot, UnknownPeer};
-use meshward_model::{NetworkName, NodeName, relay::RelayNetwork};
+use meshward_types::{NetworkName, NodeName, relay::RelayNetwork};
 use nix::{
     errno::Errno,
     sys::{
@@ -74,7 +76,8 @@ impl Token {
     fn decode(data: u64) -> Self {
         let number = (data & (Self::INTERFACE - 1)) as usize;
         let interface = data & Self::INTERFACE != 0;
-        let source = if interface { Source::Interface(Slot(number)) } else { Source::Socket(number) };
+        let source =
+            if interface { Source::Interface(Slot(number)) } else { Source::Socket(number) };
         Self { service: (data >> 32) as u32, source }
     }
 }
@@ -90,7 +93,8 @@ pub struct DataPlane {
 struct Shared {
     workers: Vec<Poll>,
     services: RwLock<Vec<Option<Arc<Service>>>>,
-    /// Over how many workers sockets and interfaces are spread. Held while one is added, removed or moved.
+    /// Over how many workers sockets and interfaces are spread. Held while one is added, removed or
+    /// moved.
     active: Mutex<NonZeroUsize>,
     ended: AtomicBool,
 }
@@ -140,8 +144,8 @@ impl Service {
         self.endpoint.announce(clock::now(), &mut outlet::Outlet::new(self, 0));
     }
 
-    /// Asks a peer for an answer by the way that packets to it take: the ping's number, and where it went; nothing while there is no
-    /// session.
+    /// Asks a peer for an answer by the way that packets to it take: the ping's number, and where
+    /// it went; nothing while there is no session.
     ///
     /// # Errors
     /// If there is no such peer.
@@ -214,7 +218,8 @@ impl DataPlane {
     ) -> Result<Arc<Service>> {
         sockets.iter().for_each(sys::receive_marks);
         sockets.iter().for_each(sys::receive_destinations);
-        let gathers = |socket: &UdpSocket| self.wanted.batched_receiving && sys::gather(socket).is_ok();
+        let gathers =
+            |socket: &UdpSocket| self.wanted.batched_receiving && sys::gather(socket).is_ok();
         let gathering = sockets.iter().filter(|socket| gathers(socket)).count();
         let offloads = Flags {
             tcp_segmentation: AtomicBool::new(self.wanted.tcp_segmentation),
@@ -234,7 +239,9 @@ impl DataPlane {
         let service = Arc::new(Service {
             endpoint,
             number,
-            ipv6: sockets.iter().all(|socket| socket.local_addr().is_ok_and(|address| address.is_ipv6())),
+            ipv6: sockets
+                .iter()
+                .all(|socket| socket.local_addr().is_ok_and(|address| address.is_ipv6())),
             sources: sources::Sources::default(),
             sockets,
             interfaces: RwLock::default(),
@@ -309,9 +316,16 @@ pub struct Injector {
 
 impl Injector {
     /// Takes messages, each of `size` bytes but for the last, as if they had come from an address.
-    pub fn inject(&mut self, network: RelayNetwork, from: SocketAddr, messages: &mut [u8], size: usize) {
+    pub fn inject(
+        &mut self,
+        network: RelayNetwork,
+        from: SocketAddr,
+        messages: &mut [u8],
+        size: usize,
+    ) {
         let services = self.shared.services.read();
-        let Some(service) = services.iter().flatten().find(|service| service.relayed_as == network) else {
+        let Some(service) = services.iter().flatten().find(|service| service.relayed_as == network)
+        else {
             return;
         };
         self.lane.set_merging(service.merging());
@@ -335,7 +349,8 @@ impl Shared {
         &self.workers[number % active]
     }
 
-    /// Spreads everything over so many workers. Packets that two workers then read at the same moment may change places.
+    /// Spreads everything over so many workers. Packets that two workers then read at the same
+    /// moment may change places.
     fn spread(&self, next: NonZeroUsize) {
         let mut active = self.active.lock();
         if *active == next {
@@ -346,8 +361,10 @@ impl Shared {
             let (number, interfaces) = (service.number, service.interfaces.read());
             let sockets = service.sockets.iter().enumerate();
             let sockets = sockets.map(|(at, socket)| (at, socket.as_fd(), Source::Socket(at)));
-            let interfaces = interfaces.iter().enumerate().filter_map(|(at, tun)| Some((at, tun.as_ref()?)));
-            let interfaces = interfaces.map(|(at, tun)| (at, tun.fd.as_fd(), Source::Interface(Slot(at))));
+            let interfaces =
+                interfaces.iter().enumerate().filter_map(|(at, tun)| Some((at, tun.as_ref()?)));
+            let interfaces =
+                interfaces.map(|(at, tun)| (at, tun.fd.as_fd(), Source::Interface(Slot(at))));
             for (at, descriptor, source) in sockets.chain(interfaces) {
                 if at % before == at % next {
                     continue;
@@ -396,7 +413,8 @@ impl Service {
 
     /// What the kernel does for it.
     pub fn offloads(&self) -> Offloads {
-        let Flags { tcp_segmentation, udp_segmentation, batched_sending, batched_receiving } = &self.offloads;
+        let Flags { tcp_segmentation, udp_segmentation, batched_sending, batched_receiving } =
+            &self.offloads;
         Offloads {
             tcp_segmentation: tcp_segmentation.load(Relaxed),
             udp_segmentation: udp_segmentation.load(Relaxed),

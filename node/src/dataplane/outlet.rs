@@ -3,7 +3,7 @@
 use super::{Service, handshakes::Queue};
 use crate::sys::{self, Outgoing, Tun};
 use meshward_datapath::{Ecn, MOST_PARTS, Offload, Parts, Sink, Slot};
-use meshward_model::relay::RelayId;
+use meshward_types::relay::RelayId;
 use nix::{errno::Errno, sys::uio::writev};
 use parking_lot::RwLockReadGuard;
 use std::{
@@ -26,10 +26,17 @@ impl<'a> Outlet<'a> {
     /// The one of a worker.
     pub fn new(service: &'a Service, worker: usize) -> Self {
         let interfaces = service.interfaces.read();
-        Self { service, interfaces, socket: &service.sockets[worker], queue: &service.queue, spoken: None }
+        Self {
+            service,
+            interfaces,
+            socket: &service.sockets[worker],
+            queue: &service.queue,
+            spoken: None,
+        }
     }
 
-    /// Takes a message that `from` has sent to an address of this host: what answers leaves from that.
+    /// Takes a message that `from` has sent to an address of this host: what answers leaves from
+    /// that.
     pub fn hear(&mut self, from: SocketAddr, to: Option<IpAddr>) {
         self.spoken = to.map(|to| (from, to));
     }
@@ -42,7 +49,9 @@ impl<'a> Outlet<'a> {
     /// An IPv6 socket reaches IPv4 by mapped addresses.
     fn as_socket_wants(&self, to: SocketAddr) -> SocketAddr {
         match to.ip() {
-            IpAddr::V4(ip) if self.service.ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
+            IpAddr::V4(ip) if self.service.ipv6 => {
+                SocketAddr::new(ip.to_ipv6_mapped().into(), to.port())
+            }
             _ => to,
         }
     }
@@ -53,15 +62,22 @@ impl<'a> Outlet<'a> {
         just_now.or_else(|| self.service.sources.get(to))
     }
 
-    /// Sends from the address that the receiver has spoken to; if this host does not have it any more, from any.
-    fn send(&self, datagrams: &[u8], class: u8, segment: Option<u16>, to: SocketAddr) -> nix::Result<()> {
+    /// Sends from the address that the receiver has spoken to; if this host does not have it any
+    /// more, from any.
+    fn send(
+        &self,
+        datagrams: &[u8],
+        class: u8,
+        segment: Option<u16>,
+        to: SocketAddr,
+    ) -> nix::Result<()> {
         let wanted = |ip: IpAddr| self.as_socket_wants(SocketAddr::new(ip, 0)).ip();
         let source = self.source_for(&to).map(wanted);
         let outgoing = Outgoing { to: self.as_socket_wants(to), source, class, segment };
         match sys::send(self.socket, datagrams, outgoing) {
-            Err(Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::ENETUNREACH | Errno::EHOSTUNREACH)
-                if source.is_some() =>
-            {
+            Err(
+                Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::ENETUNREACH | Errno::EHOSTUNREACH,
+            ) if source.is_some() => {
                 let sent = sys::send(self.socket, datagrams, Outgoing { source: None, ..outgoing });
                 if sent.is_ok() {
                     self.service.sources.remove(&to);
@@ -108,11 +124,16 @@ impl Sink for Outlet<'_> {
             }
         }
         // All are tried, whatever becomes of the first.
-        datagrams.chunks(size).filter(|datagram| self.send(datagram, class, None, to).is_err()).count() == 0
+        datagrams
+            .chunks(size)
+            .filter(|datagram| self.send(datagram, class, None, to).is_err())
+            .count()
+            == 0
     }
 
     fn to_network_whole(&mut self, to: SocketAddr, datagram: &[u8]) {
-        // What another thread sends by the socket in these microseconds is not cut either, which it seldom needs.
+        // What another thread sends by the socket in these microseconds is not cut either, which it
+        // seldom needs.
         if sys::forbid_fragments(self.socket).is_ok() {
             let _ = self.send(datagram, 0, None, to);
         }

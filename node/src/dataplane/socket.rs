@@ -3,7 +3,8 @@
 use crate::sys;
 use anyhow::{Context, Result};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind as bind_socket, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind as bind_socket, setsockopt, socket,
+    sockopt,
 };
 use std::{
     io::ErrorKind,
@@ -15,8 +16,8 @@ use std::{
 /// What is asked for a socket's buffers, in bytes.
 const BUFFER: usize = 4 << 20;
 
-/// Binds an endpoint's sockets for both address families, as many as there are workers, to `kept` if it is given, else to the
-/// first free port from `first` on.
+/// Binds an endpoint's sockets for both address families, as many as there are workers, to `kept`
+/// if it is given, else to the first free port from `first` on.
 ///
 /// # Errors
 /// If no port can be had.

@@ -1,5 +1,5 @@
-//! From which address of this host a peer is answered: the one that it speaks to, as with the kernel's WireGuard. A firewall on the
-//! way, or a NAT, knows no other.
+//! From which address of this host a peer is answered: the one that it speaks to, as with the
+//! kernel's WireGuard. A firewall on the way, or a NAT, knows no other.
 
 use foldhash::fast::RandomState;
 use parking_lot::RwLock;
@@ -8,7 +8,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-/// The most peers' addresses that are known; who is not among them is answered as the kernel chooses.
+/// The most peers' addresses that are known; who is not among them is answered as the kernel
+/// chooses.
 const MOST: usize = 1 << 16;
 
 /// This host's addresses by those of peers that have proved themselves there.

@@ -1,4 +1,5 @@
-//! A worker: a thread with a poll loop that reads from its sockets and interfaces and takes packets through the endpoints.
+//! A worker: a thread with a poll loop that reads from its sockets and interfaces and takes packets
+//! through the endpoints.
 
 use super::{Service, Shared, Source, Token, outlet::Outlet};
 use crate::{
@@ -16,13 +17,14 @@ use std::{
     time::Duration,
 };
 
-/// The most packets, and bytes, that are read from an interface in one round: rounds hold changes up.
+/// The most packets, and bytes, that are read from an interface in one round: rounds hold changes
+/// up.
 const PACKETS: usize = 64;
 const BYTES: usize = 128 << 10;
 /// The most calls that read one socket before the others have their turn.
 const CALLS: usize = 8;
-/// How long a worker runs before others on its core have their turn, where there is not a core for everybody: short, so that
-/// who receives can empty its socket before the next burst.
+/// How long a worker runs before others on its core have their turn, where there is not a core for
+/// everybody: short, so that who receives can empty its socket before the next burst.
 const TURN: Duration = Duration::from_micros(100);
 /// Room for a super-packet of the longest kind with its virtio header.
 const BUFFER: usize = (64 << 10) + OFFLOAD_LENGTH;
@@ -90,7 +92,14 @@ impl Worker {
                 let size = message.segment.unwrap_or(message.length);
                 let mark = Ecn::of_class(message.class);
                 outlet.hear(message.from, message.to);
-                round.from_network(message.from, mark, self.inbox.buffer(), place, size, &mut outlet);
+                round.from_network(
+                    message.from,
+                    mark,
+                    self.inbox.buffer(),
+                    place,
+                    size,
+                    &mut outlet,
+                );
             }
             round.deliver(self.inbox.buffer(), &mut outlet);
             round.finish(&mut outlet);
@@ -109,7 +118,8 @@ impl Worker {
             match unistd::read(&tun.fd, &mut self.buffer) {
                 Ok(length) => {
                     bytes += length;
-                    let Some((header, packet)) = self.buffer[..length].split_first_chunk_mut() else {
+                    let Some((header, packet)) = self.buffer[..length].split_first_chunk_mut()
+                    else {
                         continue;
                     };
                     let Some(offload) = Offload::decode(header) else { continue };
@@ -118,7 +128,8 @@ impl Worker {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
                 Err(_) => {
-                    // The namespace is gone, and with it the interface: polling it on would never rest.
+                    // The namespace is gone, and with it the interface: polling it on would never
+                    // rest.
                     let _ = self.shared.workers[self.number].epoll.delete(&tun.fd);
                     break;
                 }

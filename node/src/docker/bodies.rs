@@ -1,5 +1,5 @@
-//! The bodies of libnetwork's remote protocol: `docs/remote.md` and `docs/ipam.md` of moby's libnetwork. What is not needed
-//! of a request is not read.
+//! The bodies of libnetwork's remote protocol: `docs/remote.md` and `docs/ipam.md` of moby's
+//! libnetwork. What is not needed of a request is not read.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};

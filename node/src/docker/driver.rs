@@ -1,9 +1,11 @@
-//! What Docker's calls do. Docker's networks and endpoints are kept on disk: Docker does not tell of them again after a
-//! restart of this daemon, and this daemon is not asked again for addresses after one of Docker.
+//! What Docker's calls do. Docker's networks and endpoints are kept on disk: Docker does not tell
+//! of them again after a restart of this daemon, and this daemon is not asked again for addresses
+//! after one of Docker.
 
 use super::bodies::{
-    ADDRESS_TYPE, Address, AddressOfPool, CreateEndpoint, CreateNetwork, CreatedEndpoint, GATEWAY, GENERIC,
-    Interface, InterfaceName, Join, Joined, OfEndpoint, OfNetwork, Pool, RequestPool, address,
+    ADDRESS_TYPE, Address, AddressOfPool, CreateEndpoint, CreateNetwork, CreatedEndpoint, GATEWAY,
+    GENERIC, Interface, InterfaceName, Join, Joined, OfEndpoint, OfNetwork, Pool, RequestPool,
+    address,
 };
 use crate::{
     attachment::{Attachment, Origin},
@@ -12,7 +14,7 @@ use crate::{
 };
 use anyhow::Result;
 use ipnet::IpNet;
-use meshward_model::{NetworkName, view::NetworkSpec};
+use meshward_types::{NetworkName, view::NetworkSpec};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -68,8 +70,8 @@ impl Driver {
         Ok(Self { node, kept: Mutex::new(kept), unsure: Mutex::new(unsure) })
     }
 
-    /// Listens to Docker, for ever, so that a container is measured as soon as it runs; and lets go of what Docker has ended
-    /// while this daemon was away.
+    /// Listens to Docker, for ever, so that a container is measured as soon as it runs; and lets go
+    /// of what Docker has ended while this daemon was away.
     pub async fn follow(&self) {
         loop {
             let followed = async {
@@ -77,7 +79,9 @@ impl Driver {
                 if !self.unsure.lock().await.is_empty() {
                     let running = engine.running().await?;
                     let unsure = std::mem::take(&mut *self.unsure.lock().await);
-                    for endpoint_id in unsure.into_iter().filter(|id| !running.by_endpoint.contains_key(id)) {
+                    for endpoint_id in
+                        unsure.into_iter().filter(|id| !running.by_endpoint.contains_key(id))
+                    {
                         info!(endpoint = endpoint_id, "Docker has ended it meanwhile");
                         self.delete_endpoint(OfEndpoint { endpoint_id }).await?;
                     }
@@ -122,9 +126,12 @@ impl Driver {
             )));
         }
         let family = if wanted.ipv6 { 6 } else { 4 };
-        // Named, so that Docker does not ask for one. Nobody has this address: packets leave by the interface alone.
-        let data =
-            HashMap::from([(GATEWAY, IpNet::new_assert(pool.network(), pool.prefix_len()).to_string())]);
+        // Named, so that Docker does not ask for one. Nobody has this address: packets leave by the
+        // interface alone.
+        let data = HashMap::from([(
+            GATEWAY,
+            IpNet::new_assert(pool.network(), pool.prefix_len()).to_string(),
+        )]);
         Ok(Pool { pool_id: format!("{name}/{family}"), pool, data })
     }
 
@@ -135,7 +142,8 @@ impl Driver {
         subnet: Option<IpNet>,
     ) -> Result<(NetworkName, NetworkSpec), Refusal> {
         let Some(name) = named else { return self.guess(subnet).await };
-        let name: NetworkName = name.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
+        let name: NetworkName =
+            name.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
         let spec = self.node.network(&name).await?;
         Ok((name, spec))
     }
@@ -175,7 +183,8 @@ impl Driver {
         Ok(Address { address: IpNet::new_assert(address, pool.prefix_len()) })
     }
 
-    /// Takes an address back. Docker also brings, without a pool, those that the network driver gave: they go with the endpoint.
+    /// Takes an address back. Docker also brings, without a pool, those that the network driver
+    /// gave: they go with the endpoint.
     pub async fn release_address(&self, given: AddressOfPool) -> Result<(), Refusal> {
         if given.pool_id.is_empty() {
             return Ok(());
@@ -192,7 +201,8 @@ impl Driver {
         let generic = wanted.options.as_ref().and_then(|options| options.get(GENERIC));
         let named = generic.and_then(|generic| generic.get("network")?.as_str());
         let pools = wanted.ipv4.iter().chain(&wanted.ipv6).flatten();
-        let pools: Vec<IpNet> = pools.map(|data| read_subnet(&data.pool)).collect::<Result<_, _>>()?;
+        let pools: Vec<IpNet> =
+            pools.map(|data| read_subnet(&data.pool)).collect::<Result<_, _>>()?;
         let (name, spec) = self.choose(named, pools.first().copied()).await?;
         if let Some(other) = pools.iter().find(|pool| !spec.prefixes.contains(pool)) {
             return Err(Refusal::Invalid(format!(
@@ -216,7 +226,10 @@ impl Driver {
     }
 
     /// Notes the addresses of a container-to-be; those of the other family are added.
-    pub async fn create_endpoint(&self, wanted: CreateEndpoint) -> Result<CreatedEndpoint, Refusal> {
+    pub async fn create_endpoint(
+        &self,
+        wanted: CreateEndpoint,
+    ) -> Result<CreatedEndpoint, Refusal> {
         let mut kept = self.kept.lock().await;
         let name = known(&kept, &wanted.network_id)?;
         let spec = self.node.network(&name).await?;
@@ -226,7 +239,9 @@ impl Driver {
             addresses.extend(address(text).map_err(Refusal::Invalid)?);
         }
         if addresses.is_empty()
-            || !addresses.iter().all(|address| spec.blocks.iter().any(|block| block.contains(address)))
+            || !addresses
+                .iter()
+                .all(|address| spec.blocks.iter().any(|block| block.contains(address)))
         {
             return Err(Refusal::Invalid(format!(
                 "Docker gave the container an address that is not of this node's block of network {name}; make the network anew with `--ipam-driver meshward`"
@@ -264,14 +279,14 @@ impl Driver {
         let endpoint = {
             let kept = self.kept.lock().await;
             known(&kept, &wanted.network_id)?;
-            kept.endpoints
-                .get(&wanted.endpoint_id)
-                .cloned()
-                .ok_or_else(|| Refusal::Missing(format!("there is no endpoint {}", wanted.endpoint_id)))?
+            kept.endpoints.get(&wanted.endpoint_id).cloned().ok_or_else(|| {
+                Refusal::Missing(format!("there is no endpoint {}", wanted.endpoint_id))
+            })?
         };
         // A join that Docker gave up on may have left its interface behind.
         self.detach(&wanted.endpoint_id).await?;
-        let part: String = wanted.endpoint_id.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        let part: String =
+            wanted.endpoint_id.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         let src_name = format!("{BEFORE}{part}");
         let place = Place {
             network: endpoint.network,

@@ -1,6 +1,8 @@
-//! The plugin by which Docker puts containers on the mesh: a network driver and an IPAM driver, both called `meshward`.
+//! The plugin by which Docker puts containers on the mesh: a network driver and an IPAM driver,
+//! both called `meshward`.
 //!
-//! Docker speaks HTTP over a unix socket: each call a POST of JSON, each answer JSON; a failure is `{"Err": "..."}`.
+//! Docker speaks HTTP over a unix socket: each call a POST of JSON, each answer JSON; a failure is
+//! `{"Err": "..."}`.
 
 mod bodies;
 mod driver;
@@ -58,7 +60,11 @@ fn answer(status: StatusCode, body: &Value) -> Response {
     (status, kind, body.to_string()).into_response()
 }
 
-async fn call(State(driver): State<Arc<Driver>>, Path(name): Path<String>, body: Bytes) -> Response {
+async fn call(
+    State(driver): State<Arc<Driver>>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Response {
     let called = name.clone();
     match api::to_the_end(async move { dispatch(&driver, &called, &body).await }).await {
         Ok(body) => {
@@ -82,7 +88,9 @@ async fn call(State(driver): State<Arc<Driver>>, Path(name): Path<String>, body:
 async fn dispatch(driver: &Driver, call: &str, body: &[u8]) -> Result<Value, Refusal> {
     match call {
         "Plugin.Activate" => Ok(json!({ "Implements": ["NetworkDriver", "IpamDriver"] })),
-        "NetworkDriver.GetCapabilities" => Ok(json!({ "Scope": "local", "ConnectivityScope": "global" })),
+        "NetworkDriver.GetCapabilities" => {
+            Ok(json!({ "Scope": "local", "ConnectivityScope": "global" }))
+        }
         "NetworkDriver.CreateNetwork" => done(driver.create_network(read(body)?).await?),
         "NetworkDriver.DeleteNetwork" => done(driver.delete_network(read(body)?).await?),
         "NetworkDriver.CreateEndpoint" => done(driver.create_endpoint(read(body)?).await?),
@@ -94,13 +102,14 @@ async fn dispatch(driver: &Driver, call: &str, body: &[u8]) -> Result<Value, Ref
         | "NetworkDriver.DiscoverDelete"
         | "NetworkDriver.ProgramExternalConnectivity"
         | "NetworkDriver.RevokeExternalConnectivity" => Ok(json!({})),
-        // What was given out is kept by us: it need not be asked for again after a restart of Docker.
+        // What was given out is kept by us: it need not be asked for again after a restart of
+        // Docker.
         "IpamDriver.GetCapabilities" => {
             Ok(json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false }))
         }
-        "IpamDriver.GetDefaultAddressSpaces" => {
-            Ok(json!({ "LocalDefaultAddressSpace": "meshward", "GlobalDefaultAddressSpace": "meshward" }))
-        }
+        "IpamDriver.GetDefaultAddressSpaces" => Ok(
+            json!({ "LocalDefaultAddressSpace": "meshward", "GlobalDefaultAddressSpace": "meshward" }),
+        ),
         "IpamDriver.RequestPool" => done(driver.request_pool(read(body)?).await?),
         "IpamDriver.ReleasePool" => Ok(json!({})),
         "IpamDriver.RequestAddress" => done(driver.request_address(read(body)?).await?),

@@ -3,8 +3,8 @@
 use crate::daemon::Node;
 use anyhow::Result;
 use futures::future::join_all;
-use meshward_daemon::random;
-use meshward_model::{
+use meshward_runtime::random;
+use meshward_types::{
     relay::{MOST_HOMES, RelayNumber},
     stun::{PORT, Transaction, read_response, request},
 };
@@ -35,11 +35,14 @@ pub async fn choose(node: Arc<Node>) {
         let known = specs.borrow_and_update().clone();
         let mut measured = vec![];
         if !known.is_empty() {
-            let coordinator = (RelayNumber::COORDINATOR, vec![node.membership.coordinator.clone()], PORT);
-            let all = known.iter().map(|spec| (spec.number, spec.addresses.clone(), spec.stun_port));
-            let measure = async |(number, addresses, stun_port): (RelayNumber, Vec<String>, u16)| {
-                Some((number, latency(&addresses, stun_port).await?))
-            };
+            let coordinator =
+                (RelayNumber::COORDINATOR, vec![node.membership.coordinator.clone()], PORT);
+            let all =
+                known.iter().map(|spec| (spec.number, spec.addresses.clone(), spec.stun_port));
+            let measure =
+                async |(number, addresses, stun_port): (RelayNumber, Vec<String>, u16)| {
+                    Some((number, latency(&addresses, stun_port).await?))
+                };
             let measures = all.chain([coordinator]).map(measure);
             measured = join_all(measures).await.into_iter().flatten().collect();
         }
@@ -64,7 +67,8 @@ fn nearest(before: &[RelayNumber], mut measured: Vec<(RelayNumber, Duration)>) -
     }
     let is_home = |number: &RelayNumber| before.contains(number);
     measured.sort_by_key(|(number, latency)| {
-        let seen_as = if is_home(number) { latency.saturating_sub(*latency / 4 + SLACK) } else { *latency };
+        let seen_as =
+            if is_home(number) { latency.saturating_sub(*latency / 4 + SLACK) } else { *latency };
         (seen_as, !is_home(number), *number)
     });
     let mut homes: Vec<RelayNumber> =
@@ -81,7 +85,8 @@ async fn latency(addresses: &[String], stun_port: u16) -> Option<Duration> {
         found.extend(lookup_host(address).await.into_iter().flatten());
     }
     let tries = found.iter().flat_map(|address| [*address; TRIES]);
-    let by_udp = tries.map(async |address| ask(SocketAddr::new(address.ip(), stun_port)).await.ok());
+    let by_udp =
+        tries.map(async |address| ask(SocketAddr::new(address.ip(), stun_port)).await.ok());
     if let Some(quickest) = join_all(by_udp).await.into_iter().flatten().min() {
         return Some(quickest);
     }
@@ -103,7 +108,10 @@ async fn ask(server: SocketAddr) -> Result<Duration> {
     socket.send(&request(&transaction)).await?;
     let mut buffer = [0; 256];
     let length = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await??;
-    anyhow::ensure!(read_response(&buffer[..length], &transaction).is_some(), "no answer to what was asked");
+    anyhow::ensure!(
+        read_response(&buffer[..length], &transaction).is_some(),
+        "no answer to what was asked"
+    );
     Ok(begun.elapsed())
 }
 
@@ -113,7 +121,8 @@ mod tests {
 
     fn homes(before: &[u16], measured: &[(u16, u64)]) -> Vec<u16> {
         let before: Vec<RelayNumber> = before.iter().copied().map(RelayNumber).collect();
-        let measured = measured.iter().map(|(number, ms)| (RelayNumber(*number), Duration::from_millis(*ms)));
+        let measured =
+            measured.iter().map(|(number, ms)| (RelayNumber(*number), Duration::from_millis(*ms)));
         nearest(&before, measured.collect()).into_iter().map(|number| number.0).collect()
     }
 

@@ -1,6 +1,8 @@
-//! Packets that go by relays: connections of their own, so that they are not in the way of what the coordinator has to say.
+//! Packets that go by relays: connections of their own, so that they are not in the way of what the
+//! coordinator has to say.
 //!
-//! A node can be reached by the relays that are its *homes* ([`homes`]); it reaches others by theirs.
+//! A node can be reached by the relays that are its *homes* ([`homes`]); it reaches others by
+//! theirs.
 
 mod homes;
 
@@ -9,11 +11,11 @@ pub use homes::choose;
 use crate::daemon::{Node, Reach};
 use anyhow::{Context, Result};
 use futures::FutureExt;
-use meshward_daemon::{
+use meshward_runtime::{
     dial::{Dial, Pauses, Reached},
     member::Credentials,
 };
-use meshward_model::{
+use meshward_types::{
     control::COORDINATOR_NAME,
     relay::{Gathering, RelayId, RelayNetwork, RelayNumber, RelaySpec, Run, frames, server_name},
 };
@@ -73,7 +75,8 @@ pub fn channel() -> (Sender, Orders) {
 }
 
 impl Sender {
-    /// Sends messages by a relay, each of `size` bytes but for the last, which may be shorter; `false` if they were not taken.
+    /// Sends messages by a relay, each of `size` bytes but for the last, which may be shorter;
+    /// `false` if they were not taken.
     pub fn send(
         &self,
         by: RelayNumber,
@@ -90,9 +93,9 @@ impl Sender {
     }
 }
 
-/// Holds connections to relays, for ever. Those to the homes are held from the start on where others do not reach this node directly,
-/// elsewhere once somebody calls; all others once there is something to send. So a relay that comes back is not asked by
-/// everybody at once.
+/// Holds connections to relays, for ever. Those to the homes are held from the start on where
+/// others do not reach this node directly, elsewhere once somebody calls; all others once there is
+/// something to send. So a relay that comes back is not asked by everybody at once.
 pub async fn hold(node: Arc<Node>, mut orders: Orders) {
     let (mut specs, mut homes) = (node.relays.subscribe(), node.homes.subscribe());
     let (mut ways, mut tasks) = (Ways::default(), JoinSet::new());
@@ -168,7 +171,8 @@ impl Ways {
     /// Ends what is there of relays that are gone, or elsewhere.
     fn forget_others(&mut self, sender: &Sender, known: &[RelaySpec]) {
         self.0.retain(|number, way| {
-            let same = way.spec.is_none() || known.iter().any(|spec| Some(spec) == way.spec.as_ref());
+            let same =
+                way.spec.is_none() || known.iter().any(|spec| Some(spec) == way.spec.as_ref());
             if !same {
                 way.task.abort();
                 sender.queues.write().remove(number);
@@ -285,7 +289,12 @@ async fn send(connection: &Connection, number: &mut u16, outgoing: Outgoing) -> 
     Ok(())
 }
 
-async fn receive(node: Arc<Node>, relay: RelayNumber, connection: Connection, used: Arc<AtomicBool>) {
+async fn receive(
+    node: Arc<Node>,
+    relay: RelayNumber,
+    connection: Connection,
+    used: Arc<AtomicBool>,
+) {
     let mut gathering = Gathering::default();
     let mut injector = node.injector();
     while let Ok(frame) = connection.read_datagram().await {

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, Response, StatusCode, body::Bytes, body::Incoming, client::conn::http1, header::HOST};
+use hyper::{
+    Request, Response, StatusCode, body::Bytes, body::Incoming, client::conn::http1, header::HOST,
+};
 use hyper_util::rt::TokioIo;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -21,7 +23,10 @@ const MAX_HEAD: usize = 64 << 10;
 pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     let announced = response.content_length().unwrap_or(0);
-    ensure!(announced <= limit as u64, "the answer has {announced} bytes; at most {limit} are taken");
+    ensure!(
+        announced <= limit as u64,
+        "the answer has {announced} bytes; at most {limit} are taken"
+    );
     while let Some(chunk) = response.chunk().await? {
         ensure!(body.len() + chunk.len() <= limit, "the answer has more than {limit} bytes");
         body.extend_from_slice(&chunk);
@@ -43,7 +48,8 @@ pub async fn ask_unix(
         let response = open_unix(socket, path).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), limit).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("{error}; at most {limit} bytes are taken"))?;
+        let body =
+            body.map_err(|error| anyhow::anyhow!("{error}; at most {limit} bytes are taken"))?;
         Ok((status, body.to_bytes()))
     };
     let answer = tokio::time::timeout(patience, ask).await;
@@ -75,8 +81,8 @@ pub fn check_id(id: &str) -> Result<&str> {
     Ok(id)
 }
 
-/// Whether an address is one of the internet's: not of this machine, this link, or a private network (IANA's registries of special
-/// addresses, RFC 6890).
+/// Whether an address is one of the internet's: not of this machine, this link, or a private
+/// network (IANA's registries of special addresses, RFC 6890).
 pub fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(ip) => is_public_v4(ip),
@@ -128,7 +134,8 @@ mod tests {
         ] {
             assert!(!is_public(private.parse().unwrap()), "{private}");
         }
-        for public in ["192.0.2.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:db8::1", "64:ff9b::808:808"]
+        for public in
+            ["192.0.2.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:db8::1", "64:ff9b::808:808"]
         {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }

@@ -1,5 +1,5 @@
-//! A container runtime with an API like Docker's: Docker itself, or Podman. Its answers are bounded, and so is what is asked of it at
-//! once.
+//! A container runtime with an API like Docker's: Docker itself, or Podman. Its answers are
+//! bounded, and so is what is asked of it at once.
 
 use super::{
     bounded::{ask_unix, check_id, open_unix},
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use bollard::models::{ContainerInspectResponse, ContainerSummary, ImageInspect};
 use http_body_util::BodyExt;
 use hyper::StatusCode;
-use meshward_model::measurement::{MAX_SHARING, MAX_SHARING_TEXT, Sha256, SharingContainer};
+use meshward_types::measurement::{MAX_SHARING, MAX_SHARING_TEXT, Sha256, SharingContainer};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     collections::{HashMap, HashSet},
@@ -45,7 +45,8 @@ pub struct Engine {
     /// What it calls itself.
     pub runtime: String,
     listed: Mutex<Option<(Instant, Arc<Running>)>>,
-    /// The network modes of the containers that run: they are what they were made with. Podman's list does not have them.
+    /// The network modes of the containers that run: they are what they were made with. Podman's
+    /// list does not have them.
     modes: Mutex<HashMap<String, String>>,
 }
 
@@ -70,11 +71,12 @@ impl Engine {
     /// If nothing answers on the socket.
     pub async fn connect(socket: &Path) -> Result<Self> {
         let asked = ask_unix(socket, "/version", MAX_ANSWER, PATIENCE).await;
-        let (status, body) =
-            asked.with_context(|| format!("no container runtime answers on {}", socket.display()))?;
+        let (status, body) = asked
+            .with_context(|| format!("no container runtime answers on {}", socket.display()))?;
         ensure!(status.is_success(), "the runtime on {} answers {status}", socket.display());
         let Version { api_version, components } = serde_json::from_slice(&body)?;
-        let podman = components.iter().flatten().any(|component| component.name.starts_with("Podman"));
+        let podman =
+            components.iter().flatten().any(|component| component.name.starts_with("Podman"));
         Ok(Self {
             socket: socket.to_owned(),
             prefix: format!("/v{}", check_id(&api_version)?),
@@ -115,8 +117,10 @@ impl Engine {
             return Ok(known.clone());
         }
         let asked = Instant::now();
-        let all: Vec<ContainerSummary> = self.ask("/containers/json", MAX_LIST).await?.unwrap_or_default();
-        let modes = if self.runtime == "podman" { self.ask_modes(&all).await? } else { HashMap::new() };
+        let all: Vec<ContainerSummary> =
+            self.ask("/containers/json", MAX_LIST).await?.unwrap_or_default();
+        let modes =
+            if self.runtime == "podman" { self.ask_modes(&all).await? } else { HashMap::new() };
         let found = Arc::new(Running::of(all, &modes));
         *listed = Some((asked, found.clone()));
         Ok(found)
@@ -125,7 +129,8 @@ impl Engine {
     /// The network modes of containers, each of which is asked for once.
     async fn ask_modes(&self, all: &[ContainerSummary]) -> Result<HashMap<String, String>> {
         let mut modes = self.modes.lock().await;
-        let ids: HashSet<&str> = all.iter().filter_map(|container| container.id.as_deref()).collect();
+        let ids: HashSet<&str> =
+            all.iter().filter_map(|container| container.id.as_deref()).collect();
         modes.retain(|id, _| ids.contains(id.as_str()));
         for id in ids {
             if modes.contains_key(id) {
@@ -149,8 +154,8 @@ impl Engine {
         image.context("the runtime does not know the image that it runs")
     }
 
-    /// What the runtime says of a container, once it runs, and of what shares its network namespace. `None`: it is not there, or is
-    /// not ready.
+    /// What the runtime says of a container, once it runs, and of what shares its network
+    /// namespace. `None`: it is not there, or is not ready.
     ///
     /// # Errors
     /// If the runtime does not answer.
@@ -164,13 +169,15 @@ impl Engine {
         let mut sharing = Vec::new();
         for other in others.iter().take(MAX_SHARING) {
             let Some(other) = self.inspect(other).await?.filter(runs) else { continue };
-            // A container that was started anew has another namespace; who shared the one of before still has that.
+            // A container that was started anew has another namespace; who shared the one of before
+            // still has that.
             if own.is_some() && netns_of(&other).is_some_and(|netns| Some(netns) != own) {
                 continue;
             }
             sharing.push(match self.image(&other).await {
                 Ok(image) => inspect::sharing(&other, &image),
-                // It is there all the same, and keeps the workload closed until more is known of it.
+                // It is there all the same, and keeps the workload closed until more is known of
+                // it.
                 Err(error) => SharingContainer {
                     objection: Some(inspect::cut(
                         &format!("it cannot be measured: {error:#}"),
@@ -193,10 +200,12 @@ impl Engine {
         Ok(Some(found))
     }
 
-    /// Calls `tell` whenever a container starts, ends or is connected to a network, until the runtime ends. What it says more than that is
-    /// not kept, however much it is.
+    /// Calls `tell` whenever a container starts, ends or is connected to a network, until the
+    /// runtime ends. What it says more than that is not kept, however much it is.
     pub async fn follow(&self, tell: impl Fn()) {
-        let Ok(events) = open_unix(&self.socket, &format!("{}{EVENTS}", self.prefix)).await else { return };
+        let Ok(events) = open_unix(&self.socket, &format!("{}{EVENTS}", self.prefix)).await else {
+            return;
+        };
         let mut body = events.into_body();
         while let Some(Ok(_)) = body.frame().await {
             tell();
@@ -221,7 +230,9 @@ fn unmeasured(count: usize) -> SharingContainer {
         image: None,
         config: Sha256::of(b""),
         privileges: vec![],
-        objection: Some(format!("at most {MAX_SHARING} containers that share a namespace are measured")),
+        objection: Some(format!(
+            "at most {MAX_SHARING} containers that share a namespace are measured"
+        )),
     }
 }
 
@@ -238,7 +249,9 @@ pub struct Place {
 impl Engines {
     /// The place of a runtime.
     pub async fn place(&self, socket: &Path) -> Arc<Place> {
-        let new = || Arc::new(Place { turns: Arc::new(Semaphore::new(AT_ONCE)), engine: Mutex::default() });
+        let new = || {
+            Arc::new(Place { turns: Arc::new(Semaphore::new(AT_ONCE)), engine: Mutex::default() })
+        };
         self.0.lock().await.entry(socket.to_owned()).or_insert_with(new).clone()
     }
 }
@@ -289,10 +302,13 @@ mod tests {
                     let length = stream.read(&mut head).await?;
                     if head[..length].starts_with(b"GET /version ") {
                         let body = r#"{"ApiVersion":"1.41"}"#;
-                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                        let head =
+                            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                         return stream.write_all(format!("{head}{body}").as_bytes()).await;
                     }
-                    stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+                    stream
+                        .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                        .await?;
                     let chunk = [&b"10000\r\n"[..], &[b' '; 0x10000], b"\r\n"].concat();
                     loop {
                         stream.write_all(&chunk).await?;

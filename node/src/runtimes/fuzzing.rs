@@ -3,14 +3,15 @@
 use super::{inspect, kubernetes::PodObject, labels::LabelFilter, signatures};
 use crate::daemon::Found;
 use meshward_fuzzing::blocks;
-use meshward_model::{
+use meshward_types::{
     local::{Kubernetes, Pod},
     measurement::{MAX_SIGNATURES, MAX_SIGNED, Sha256},
 };
 
 /// What is found out of Docker's two answers about a container.
 pub fn container(container: &[u8], image: &[u8]) -> Option<Found> {
-    let (container, image) = (serde_json::from_slice(container).ok()?, serde_json::from_slice(image).ok()?);
+    let (container, image) =
+        (serde_json::from_slice(container).ok()?, serde_json::from_slice(image).ok()?);
     Some(inspect::found("docker", &container, &image, &LabelFilter::new(&[])))
 }
 
@@ -21,7 +22,8 @@ pub fn pod(object: &[u8]) -> Option<Found> {
     serde_json::from_slice::<PodObject>(object).ok()?.found(&pod, None, &LabelFilter::new(&[]))
 }
 
-/// A manifest: what is fetched because of it is bounded, and what it signs is as long as a signature may be.
+/// A manifest: what is fetched because of it is bounded, and what it signs is as long as a
+/// signature may be.
 pub fn registry(manifest: &[u8]) {
     let Ok(manifest) = serde_json::from_slice::<signatures::Manifest>(manifest) else { return };
     let layers: Vec<_> = signatures::signed_layers(&manifest).collect();
@@ -42,7 +44,8 @@ pub fn containers() -> Vec<Vec<u8>> {
         "HostConfig":{{"Privileged":true,"CapAdd":["CAP_NET_ADMIN"],"PidMode":"host","Devices":[{{"PathOnHost":"/dev/kvm"}}],"SecurityOpt":["seccomp=unconfined"]}},
         "Mounts":[{{"Type":"bind","Source":"/var/run/docker.sock","Destination":"/s","RW":true}}]}}"#
     );
-    let image = format!(r#"{{"Id":"{digest}","RepoDigests":["registry.example/shop/web@{digest}"]}}"#);
+    let image =
+        format!(r#"{{"Id":"{digest}","RepoDigests":["registry.example/shop/web@{digest}"]}}"#);
     vec![blocks([container, image]), blocks(["{}", "{}"])]
 }
 

@@ -3,12 +3,12 @@
 use super::labels::LabelFilter;
 use crate::daemon::Found;
 use bollard::models::{ContainerInspectResponse, HostConfig, ImageInspect, MountPoint};
-use meshward_model::{
+use meshward_types::{
     WorkloadName,
     bounded::printable,
     measurement::{
-        BadDigest, Image, MAX_PRIVILEGES, MAX_SHARING_PRIVILEGES, MAX_SHARING_TEXT, Measurement, Repository,
-        Sha256, SharingContainer,
+        BadDigest, Image, MAX_PRIVILEGES, MAX_SHARING_PRIVILEGES, MAX_SHARING_TEXT, Measurement,
+        Repository, Sha256, SharingContainer,
     },
 };
 use serde::Serialize;
@@ -35,10 +35,12 @@ pub fn found(
         Ok(measurement) => found.measurement = Some(Arc::new(measurement)),
         Err(error) => objections.push(error),
     }
-    let own = container.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
+    let own =
+        container.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
     match filter.take(&own) {
         Ok(taken) => {
-            (found.labels, found.accepts, found.left_out) = (taken.labels, taken.accepts, taken.left_out);
+            (found.labels, found.accepts, found.left_out) =
+                (taken.labels, taken.accepts, taken.left_out);
         }
         Err(error) => objections.push(error),
     }
@@ -46,7 +48,8 @@ pub fn found(
     found
 }
 
-/// What was found out about a container that shares the namespace of another. Its labels say nothing: it speaks as the other.
+/// What was found out about a container that shares the namespace of another. Its labels say
+/// nothing: it speaks as the other.
 pub fn sharing(container: &ContainerInspectResponse, image: &ImageInspect) -> SharingContainer {
     let name = container.name.as_deref().unwrap_or_default().trim_start_matches('/');
     let name = if name.is_empty() { container.id.as_deref().unwrap_or("?") } else { name };
@@ -99,14 +102,15 @@ fn measure(
 }
 
 fn image_of(container: &ContainerInspectResponse, image: &ImageInspect) -> Result<Image, String> {
-    let reference = container.config.as_ref().and_then(|config| config.image.as_deref()).unwrap_or_default();
+    let reference =
+        container.config.as_ref().and_then(|config| config.image.as_deref()).unwrap_or_default();
     let id = image.id.as_deref().or(container.image.as_deref()).unwrap_or_default();
     let found = origin(reference, id, image.repo_digests.as_deref().unwrap_or_default());
     found.map_err(|error| format!("the runtime's image id: {error}"))
 }
 
-/// Where an image came from: the repository that it was asked for by, if the runtime has it from there; otherwise any that
-/// it has it from; otherwise none.
+/// Where an image came from: the repository that it was asked for by, if the runtime has it from
+/// there; otherwise any that it has it from; otherwise none.
 fn origin(reference: &str, id: &str, repo_digests: &[String]) -> Result<Image, BadDigest> {
     let asked = Repository::of_reference(reference).ok();
     let known = repo_digests.iter().filter_map(|text| {
@@ -116,7 +120,9 @@ fn origin(reference: &str, id: &str, repo_digests: &[String]) -> Result<Image, B
     let mut known: Vec<(Repository, Sha256)> = known.collect();
     // A container that was asked for by digest has that one.
     let exact = reference.split_once('@').and_then(|(_, digest)| digest.parse::<Sha256>().ok());
-    known.sort_by_key(|(repository, digest)| (asked.as_ref() != Some(repository), exact != Some(*digest)));
+    known.sort_by_key(|(repository, digest)| {
+        (asked.as_ref() != Some(repository), exact != Some(*digest))
+    });
     match known.into_iter().next() {
         Some((repository, digest)) => Ok(Image { repository: Some(repository), digest }),
         None => {
@@ -126,11 +132,13 @@ fn origin(reference: &str, id: &str, repo_digests: &[String]) -> Result<Image, B
     }
 }
 
-/// The image of a reference that a runtime has resolved to a digest, as `REPOSITORY@DIGEST` or as a digest alone.
+/// The image of a reference that a runtime has resolved to a digest, as `REPOSITORY@DIGEST` or as a
+/// digest alone.
 pub fn reference_digest(reference: &str, resolved: &str) -> Option<Image> {
     let resolved = resolved.rsplit_once("://").map_or(resolved, |(_, rest)| rest);
     let id = resolved.rsplit_once('@').map_or(resolved, |(_, digest)| digest);
-    let known: Vec<String> = resolved.contains('@').then(|| resolved.to_owned()).into_iter().collect();
+    let known: Vec<String> =
+        resolved.contains('@').then(|| resolved.to_owned()).into_iter().collect();
     origin(reference, id, &known).ok()
 }
 
@@ -157,13 +165,16 @@ fn set_up(container: &ContainerInspectResponse, privileges: &[String]) -> Sha256
     let arguments = container.args.iter().flatten().map(String::as_str);
     let config = container.config.as_ref();
     let environment = config.and_then(|config| config.env.as_deref()).unwrap_or_default();
-    let mut environment: Vec<&str> =
-        environment.iter().map(|text| text.split_once('=').map_or(text.as_str(), |(name, _)| name)).collect();
+    let mut environment: Vec<&str> = environment
+        .iter()
+        .map(|text| text.split_once('=').map_or(text.as_str(), |(name, _)| name))
+        .collect();
     environment.sort_unstable();
     let mut mounts: Vec<SetUpMount> = container.mounts.iter().flatten().map(mount).collect();
     mounts.sort_unstable();
     let user = config.and_then(|config| config.user.as_deref()).unwrap_or_default();
-    let set_up = SetUp { command: path.chain(arguments).collect(), environment, mounts, privileges, user };
+    let set_up =
+        SetUp { command: path.chain(arguments).collect(), environment, mounts, privileges, user };
     // Texts and flags have no way not to be JSON.
     Sha256::of(&serde_json::to_vec(&set_up).expect("plain data is JSON"))
 }
@@ -199,7 +210,8 @@ fn host_privileges(host: &HostConfig) -> Vec<String> {
     }
     let capabilities = host.cap_add.iter().flatten();
     all.extend(
-        capabilities.map(|name| format!("capability {}", name.to_uppercase().trim_start_matches("CAP_"))),
+        capabilities
+            .map(|name| format!("capability {}", name.to_uppercase().trim_start_matches("CAP_"))),
     );
     let namespaces = [
         ("pid", &host.pid_mode),
@@ -237,7 +249,8 @@ mod tests {
     #[test]
     fn an_image_is_known_by_where_the_runtime_has_it_from() {
         let id = digest("id").to_string();
-        let from = |reference: &str, known: &[String]| origin(reference, &id, known).unwrap().to_string();
+        let from =
+            |reference: &str, known: &[String]| origin(reference, &id, known).unwrap().to_string();
         let mirror = format!("mirror.example/web@{}", digest("m"));
         let main = format!("registry.example/shop/web@{}", digest("r"));
         assert_eq!(from("registry.example/shop/web:1", &[mirror.clone(), main.clone()]), main);
@@ -253,26 +266,35 @@ mod tests {
 
     #[test]
     fn the_configuration_is_the_same_for_what_is_set_up_alike() {
-        let container = |environment: &[&str], volume: &str, privileged: bool| ContainerInspectResponse {
-            path: Some("/bin/web".into()),
-            args: Some(vec!["--port".into(), "80".into()]),
-            config: Some(ContainerConfig {
-                env: Some(environment.iter().map(ToString::to_string).collect()),
+        let container =
+            |environment: &[&str], volume: &str, privileged: bool| ContainerInspectResponse {
+                path: Some("/bin/web".into()),
+                args: Some(vec!["--port".into(), "80".into()]),
+                config: Some(ContainerConfig {
+                    env: Some(environment.iter().map(ToString::to_string).collect()),
+                    ..Default::default()
+                }),
+                mounts: Some(vec![MountPoint {
+                    name: Some(volume.into()),
+                    source: Some(format!("/var/lib/{volume}")),
+                    destination: Some("/data".into()),
+                    rw: Some(true),
+                    ..Default::default()
+                }]),
+                host_config: Some(HostConfig {
+                    privileged: Some(privileged),
+                    ..Default::default()
+                }),
                 ..Default::default()
-            }),
-            mounts: Some(vec![MountPoint {
-                name: Some(volume.into()),
-                source: Some(format!("/var/lib/{volume}")),
-                destination: Some("/data".into()),
-                rw: Some(true),
-                ..Default::default()
-            }]),
-            host_config: Some(HostConfig { privileged: Some(privileged), ..Default::default() }),
-            ..Default::default()
-        };
-        let config = |container: ContainerInspectResponse| set_up(&container, &privileges(&container));
+            };
+        let config =
+            |container: ContainerInspectResponse| set_up(&container, &privileges(&container));
         let one = config(container(&["A=1", "B=2"], "v1", false));
-        assert_eq!(one, config(container(&["B=3", "A=4"], "v2", false)), "values and chance do not count");
+        assert_eq!(
+            one,
+            config(container(&["B=3", "A=4"], "v2", false)),
+            "values and chance do not count"
+        );
         assert_ne!(one, config(container(&["A=1"], "v1", false)));
         assert_ne!(one, config(container(&["A=1", "B=2"], "v1", true)));
     }

@@ -1,10 +1,13 @@
 //! Which of the labels that a container runtime knows are the workload's.
 
-use meshward_model::{AcceptFrom, LabelKey, Labels, accept::LABEL as ACCEPT_FROM, labels::MAX_LABELS};
+use meshward_types::{
+    AcceptFrom, LabelKey, Labels, accept::LABEL as ACCEPT_FROM, labels::MAX_LABELS,
+};
 use std::collections::HashMap;
 
-/// Labels that tools keep their own notes in: they say nothing of what a container is for, or are others in each container.
-/// Compose's project and service are what people call their containers by. (Cilium leaves out the same of Kubernetes'.)
+/// Labels that tools keep their own notes in: they say nothing of what a container is for, or are
+/// others in each container. Compose's project and service are what people call their containers
+/// by. (Cilium leaves out the same of Kubernetes'.)
 const NOTES: [&str; 18] = [
     "com.docker.",
     "!com.docker.compose.project",
@@ -26,11 +29,12 @@ const NOTES: [&str; 18] = [
     "statefulset.kubernetes.io/pod-name",
 ];
 
-/// The most labels that are taken of what a runtime says: some of those that a workload may carry are for what is verified, and
-/// for what triggers give.
+/// The most labels that are taken of what a runtime says: some of those that a workload may carry
+/// are for what is verified, and for what triggers give.
 const MOST: usize = MAX_LABELS - 56;
 
-/// By the beginnings of their keys, which labels are left out, and after a `!`, which of these are not: the last that fits decides.
+/// By the beginnings of their keys, which labels are left out, and after a `!`, which of these are
+/// not: the last that fits decides.
 #[derive(Debug, Clone)]
 pub struct LabelFilter(Vec<String>);
 
@@ -40,7 +44,8 @@ pub struct Taken {
     pub labels: Labels,
     /// What they declare about who may reach the workload.
     pub accepts: Vec<AcceptFrom>,
-    /// The keys of those that were not taken though no filter leaves them out, sorted: they cannot be labels here, or are too many.
+    /// The keys of those that were not taken though no filter leaves them out, sorted: they cannot
+    /// be labels here, or are too many.
     pub left_out: Vec<String>,
 }
 
@@ -56,9 +61,10 @@ impl LabelFilter {
         self.0.iter().rev().find(fits).is_none_or(|entry| entry.starts_with('!'))
     }
 
-    /// The labels that count, and what they declare about who may reach the container. What cannot be a label of ours is left out:
-    /// whoever writes labels could leave it out as well. Of too many, those with plain keys are taken first. One that only Meshward may
-    /// set, and a declaration that makes no sense, are mistakes.
+    /// The labels that count, and what they declare about who may reach the container. What cannot
+    /// be a label of ours is left out: whoever writes labels could leave it out as well. Of too
+    /// many, those with plain keys are taken first. One that only Meshward may set, and a
+    /// declaration that makes no sense, are mistakes.
     ///
     /// # Errors
     /// Which mistake.
@@ -67,8 +73,8 @@ impl LabelFilter {
         let mut kept = Vec::new();
         for (key, value) in said {
             if key == ACCEPT_FROM {
-                taken.accepts =
-                    AcceptFrom::parse_all(value).map_err(|error| format!("label {key}: {error}"))?;
+                taken.accepts = AcceptFrom::parse_all(value)
+                    .map_err(|error| format!("label {key}: {error}"))?;
                 continue;
             }
             if !self.takes(key) {
@@ -91,7 +97,8 @@ impl LabelFilter {
         Ok(taken)
     }
 
-    /// The labels of what something belongs to, below a prefix. What would be no label of ours is left out.
+    /// The labels of what something belongs to, below a prefix. What would be no label of ours is
+    /// left out.
     pub fn take_below(&self, prefix: &str, said: &HashMap<String, String>) -> Vec<String> {
         let mut all: Vec<String> = said
             .iter()
@@ -147,11 +154,21 @@ mod tests {
 
     #[test]
     fn a_configuration_adds_to_what_is_left_out_and_takes_back_from_it() {
-        let filter =
-            LabelFilter::new(&["traefik.".into(), "!com.docker.stack.".into(), String::new(), "!".into()]);
-        let said =
-            map(&[("traefik.enable", "true"), ("com.docker.stack.namespace", "shop"), ("com.docker.x", "y")]);
-        assert_eq!(filter.take(&said).unwrap().labels.to_string(), "com.docker.stack.namespace=shop");
+        let filter = LabelFilter::new(&[
+            "traefik.".into(),
+            "!com.docker.stack.".into(),
+            String::new(),
+            "!".into(),
+        ]);
+        let said = map(&[
+            ("traefik.enable", "true"),
+            ("com.docker.stack.namespace", "shop"),
+            ("com.docker.x", "y"),
+        ]);
+        assert_eq!(
+            filter.take(&said).unwrap().labels.to_string(),
+            "com.docker.stack.namespace=shop"
+        );
     }
 
     #[test]
@@ -164,15 +181,22 @@ mod tests {
         said.insert("zone".into(), "a".into());
         let taken = usual().take(&said).unwrap();
         assert_eq!((taken.labels.len(), taken.left_out.len()), (MOST, 1071 - MOST));
-        assert_eq!((taken.labels.get("zone"), taken.labels.get("label-69")), (Some("a"), Some("x")));
+        assert_eq!(
+            (taken.labels.get("zone"), taken.labels.get("label-69")),
+            (Some("a"), Some("x"))
+        );
         assert_eq!(usual().take(&said).unwrap(), taken, "the same of the same");
     }
 
     #[test]
     fn labels_of_a_namespace_stand_below_a_prefix() {
         let long = "x".repeat(120);
-        let said =
-            map(&[("team", "pay"), ("kubernetes.io/metadata.name", "shop"), (&long, "x"), ("odd", "a,b")]);
+        let said = map(&[
+            ("team", "pay"),
+            ("kubernetes.io/metadata.name", "shop"),
+            (&long, "x"),
+            ("odd", "a,b"),
+        ]);
         assert_eq!(usual().take_below("namespace/", &said), ["namespace/team=pay"]);
     }
 }

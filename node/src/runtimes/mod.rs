@@ -1,8 +1,9 @@
 //! Container runtimes: measuring what they run.
 //!
-//! A container's interface is made before the container starts, while its runtime holds a lock on it; only then can the
-//! runtime be asked. So a container is placed closed, and measured as soon as its runtime says that it runs. It is measured again
-//! when something else comes into its network namespace or leaves it, and when its labels change.
+//! A container's interface is made before the container starts, while its runtime holds a lock on
+//! it; only then can the runtime be asked. So a container is placed closed, and measured as soon as
+//! its runtime says that it runs. It is measured again when something else comes into its network
+//! namespace or leaves it, and when its labels change.
 
 mod bounded;
 mod engine;
@@ -23,7 +24,7 @@ pub use engine::Engine;
 use engine::Engines;
 use kubernetes::Pods;
 use labels::LabelFilter;
-use meshward_model::{WorkloadId, local::Pod};
+use meshward_types::{WorkloadId, local::Pod};
 use parking_lot::Mutex;
 use signatures::Signatures;
 use std::{
@@ -35,17 +36,19 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tracing::{debug, warn};
 
-/// How often a runtime is asked about a container that it has not started yet, and after how long less often.
+/// How often a runtime is asked about a container that it has not started yet, and after how long
+/// less often.
 const ASK: Duration = Duration::from_millis(100);
 const ASK_LATER: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(10);
-/// How often signatures are looked for again of images that are refused, and what shares namespaces where no event has told of it.
+/// How often signatures are looked for again of images that are refused, and what shares namespaces
+/// where no event has told of it.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// The most runtimes whose events are followed.
 const MOST_FOLLOWED: usize = 16;
 
-/// Measures containers, for ever: each by itself, so that what one takes delays no other. What one runtime, API or registry is asked
-/// at once is bounded.
+/// Measures containers, for ever: each by itself, so that what one takes delays no other. What one
+/// runtime, API or registry is asked at once is bounded.
 pub async fn measure(node: Arc<Node>) {
     let measuring = Arc::new(Measuring::new(node));
     tokio::spawn(measuring.clone().watch_sharing());
@@ -72,11 +75,16 @@ pub async fn measure(node: Arc<Node>) {
         }
         let all = node.containers().await;
         measuring.note_changes(&all);
-        let due: Vec<Container> = all.into_iter().filter(|container| measuring.is_due(container)).collect();
+        let due: Vec<Container> =
+            all.into_iter().filter(|container| measuring.is_due(container)).collect();
         waiting_since = (!due.is_empty()).then(|| waiting_since.unwrap_or_else(Instant::now));
         for container in due {
             let id = container.id.clone();
-            measuring.begin(|own| &own.under_way, id, |own| async move { own.measure(container).await });
+            measuring.begin(
+                |own| &own.under_way,
+                id,
+                |own| async move { own.measure(container).await },
+            );
         }
         if look_again.elapsed() > LOOK_AGAIN {
             look_again = Instant::now();
@@ -114,8 +122,8 @@ struct Measuring {
     engines: Engines,
     filter: Arc<LabelFilter>,
     pods: Pods,
-    /// The workloads that are being measured, and those of whose images signatures are being looked for: a registry that is slow
-    /// delays no measuring.
+    /// The workloads that are being measured, and those of whose images signatures are being looked
+    /// for: a registry that is slow delays no measuring.
     under_way: Mutex<HashSet<WorkloadId>>,
     looked_for: Mutex<HashSet<WorkloadId>>,
     /// Those that were measured, and are to be measured again.
@@ -164,7 +172,9 @@ impl Measuring {
                 container: Named::Container(container.clone()),
             }),
             // Those are measured by whoever has placed them.
-            Origin::Cni { engine: None, .. } | Origin::Local | Origin::Route | Origin::Device => None,
+            Origin::Cni { engine: None, .. } | Origin::Local | Origin::Route | Origin::Device => {
+                None
+            }
         }
     }
 
@@ -174,13 +184,15 @@ impl Measuring {
         wanted && self.source(&container.origin).is_some()
     }
 
-    /// Notes which pods are others now than they were measured as, and watches what the pods need that are there.
+    /// Notes which pods are others now than they were measured as, and watches what the pods need
+    /// that are there.
     fn note_changes(&self, all: &[Container]) {
         let pod = |container: &Container| match &container.origin {
             Origin::Cni { pod, .. } => pod.clone(),
             _ => None,
         };
-        let pods: Vec<(&Container, Pod)> = all.iter().filter_map(|own| Some((own, pod(own)?))).collect();
+        let pods: Vec<(&Container, Pod)> =
+            all.iter().filter_map(|own| Some((own, pod(own)?))).collect();
         let changes = self.pods.take_changes();
         let mut stale = self.stale.lock();
         stale.retain(|id| all.iter().any(|container| container.id == *id));
@@ -215,7 +227,9 @@ impl Measuring {
     async fn measure(self: &Arc<Self>, container: Container) {
         self.stale.lock().remove(&container.id);
         let found = match self.source(&container.origin) {
-            Some(Source::Engine { socket, container }) => self.ask_engine(&socket, &container).await,
+            Some(Source::Engine { socket, container }) => {
+                self.ask_engine(&socket, &container).await
+            }
             Some(Source::Pod(pod)) => self.pods.look(&pod).await,
             None => return,
         };
@@ -253,9 +267,10 @@ impl Measuring {
         asked
     }
 
-    /// Takes what was found. Where a network wants signatures, they are looked for first; elsewhere afterwards, so that a
-    /// registry delays nobody who does not need it, and is not asked first when a rule comes later.
-    /// What was measured before is told at once, with the signatures that are known: until others are found, it is what it is.
+    /// Takes what was found. Where a network wants signatures, they are looked for first; elsewhere
+    /// afterwards, so that a registry delays nobody who does not need it, and is not asked first
+    /// when a rule comes later. What was measured before is told at once, with the signatures that
+    /// are known: until others are found, it is what it is.
     async fn take(self: &Arc<Self>, container: Container, mut found: Found) {
         let images: Vec<_> =
             found.measurement.iter().flat_map(|measured| measured.all_images().cloned()).collect();
@@ -279,7 +294,8 @@ impl Measuring {
         }
     }
 
-    /// Finds out what shares the namespaces of workloads, whenever it is told to, and has those measured again where that has changed.
+    /// Finds out what shares the namespaces of workloads, whenever it is told to, and has those
+    /// measured again where that has changed.
     async fn watch_sharing(self: Arc<Self>) {
         loop {
             self.look_for_sharing.notified().await;
@@ -297,7 +313,9 @@ impl Measuring {
                 self.follow(&socket);
                 match self.compare_sharing(&socket, &containers, begun).await {
                     Ok(others) => changed |= others,
-                    Err(error) => debug!(socket = %socket.display(), "it is not known what runs: {error:#}"),
+                    Err(error) => {
+                        debug!(socket = %socket.display(), "it is not known what runs: {error:#}")
+                    }
                 }
             }
             if changed {
@@ -350,7 +368,8 @@ impl Measuring {
 
     /// Follows the events of a runtime, for ever. Those of Docker are followed by its plugin.
     fn follow(&self, socket: &Path) {
-        let by_plugin = self.node.config.docker_plugin.is_some() && socket == self.node.config.docker_socket;
+        let by_plugin =
+            self.node.config.docker_plugin.is_some() && socket == self.node.config.docker_socket;
         let mut followed = self.followed.lock();
         if by_plugin || followed.len() >= MOST_FOLLOWED || !followed.insert(socket.to_owned()) {
             return;

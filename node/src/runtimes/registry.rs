@@ -1,6 +1,8 @@
-//! A small client of registries, for what signatures take: manifests and blobs (OCI distribution specification, "Pull"), and tokens
-//! (<https://distribution.github.io/distribution/spec/auth/token/>). A registry may be anybody's, and is named by whoever names an
-//! image: every answer is bounded, and it leads us to no other host and into no private network.
+//! A small client of registries, for what signatures take: manifests and blobs (OCI distribution
+//! specification, "Pull"), and tokens
+//! (<https://distribution.github.io/distribution/spec/auth/token/>). A registry may be anybody's,
+//! and is named by whoever names an image: every answer is bounded, and it leads us to no other
+//! host and into no private network.
 
 use super::bounded::{self, is_public};
 use anyhow::{Context, Result, bail, ensure};
@@ -61,10 +63,13 @@ impl Registry {
                 attempt.follow()
             } else {
                 let to = host.to_owned();
-                attempt.error(format!("it leads to {to}; if that is right, name it in `registry_redirects`"))
+                attempt.error(format!(
+                    "it leads to {to}; if that is right, name it in `registry_redirects`"
+                ))
             }
         });
-        let mut builder = Client::builder().timeout(patience).redirect(redirects).user_agent("meshward-node");
+        let mut builder =
+            Client::builder().timeout(patience).redirect(redirects).user_agent("meshward-node");
         builder = match access.private {
             true => builder.no_proxy(),
             false => builder.dns_resolver(Arc::new(PublicOnly)),
@@ -139,15 +144,20 @@ impl Registry {
 
     /// What a registry wants to see that has refused us.
     async fn authorize(&self, refusal: &Response, path: &str) -> Result<String> {
-        let challenge = refusal.headers().get(WWW_AUTHENTICATE).context("it does not say what it wants")?;
+        let challenge =
+            refusal.headers().get(WWW_AUTHENTICATE).context("it does not say what it wants")?;
         let challenge = challenge.to_str()?;
         let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
         if scheme.eq_ignore_ascii_case("basic") {
-            let (user, password) = self.access.credentials.as_ref().context("it wants a password")?;
+            let (user, password) =
+                self.access.credentials.as_ref().context("it wants a password")?;
             use base64::{Engine, prelude::BASE64_STANDARD};
             return Ok(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))));
         }
-        ensure!(scheme.eq_ignore_ascii_case("bearer"), "it wants something else than a password or token");
+        ensure!(
+            scheme.eq_ignore_ascii_case("bearer"),
+            "it wants something else than a password or token"
+        );
         let realm = parameter(parameters, "realm").context("it does not say who gives tokens")?;
         let mut url = Url::parse(realm)?;
         let host = url.host_str().unwrap_or_default().to_owned();
@@ -156,7 +166,8 @@ impl Registry {
             "tokens are not asked for without TLS, at {host}"
         );
         self.check_host(&host)?;
-        let scope = parameter(parameters, "scope").map_or(format!("repository:{path}:pull"), str::to_owned);
+        let scope =
+            parameter(parameters, "scope").map_or(format!("repository:{path}:pull"), str::to_owned);
         url.query_pairs_mut().append_pair("scope", &scope);
         if let Some(service) = parameter(parameters, "service") {
             url.query_pairs_mut().append_pair("service", service);
@@ -167,7 +178,8 @@ impl Registry {
         }
         let answer = request.send().await?.error_for_status()?;
         let token: Token = serde_json::from_slice(&bounded::read(answer, MAX_TOKEN).await?)?;
-        let token = token.token.or(token.access_token).context("there is no token in the answer")?;
+        let token =
+            token.token.or(token.access_token).context("there is no token in the answer")?;
         Ok(format!("Bearer {token}"))
     }
 }
@@ -186,7 +198,8 @@ pub fn host_of(registry: &str) -> &str {
     }
 }
 
-/// A parameter of a challenge, as in `realm="https://auth.example/token",service="registry"` (RFC 9110 §11.2).
+/// A parameter of a challenge, as in `realm="https://auth.example/token",service="registry"` (RFC
+/// 9110 §11.2).
 fn parameter<'a>(parameters: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = parameters;
     while let Some((key, after)) = rest.split_once('=') {

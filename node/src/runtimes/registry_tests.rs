@@ -11,7 +11,9 @@ use std::{
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// A server on this machine that answers each request as `answer` says. Gives `HOST:PORT`.
-fn serve(answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> String {
+fn serve(
+    answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let answer = Arc::new(answer);
@@ -36,7 +38,13 @@ fn serve(answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + S
 
 fn access(registry: &str) -> Access {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Access { registry: registry.to_owned(), plain: true, private: true, elsewhere: vec![], credentials: None }
+    Access {
+        registry: registry.to_owned(),
+        plain: true,
+        private: true,
+        elsewhere: vec![],
+        credentials: None,
+    }
 }
 
 fn registry(access: Access) -> Registry {
@@ -44,7 +52,11 @@ fn registry(access: Access) -> Registry {
 }
 
 fn ok(stream: &mut TcpStream, body: &str) -> std::io::Result<()> {
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 async fn refused(address: &str) -> String {
@@ -65,8 +77,9 @@ async fn an_endless_blob_is_given_up_at_its_bound() {
     });
     let error = refused(&endless).await;
     assert!(error.contains("more than 1048576 bytes"), "{error}");
-    let announced =
-        serve(|_, stream| write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\nx"));
+    let announced = serve(|_, stream| {
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\nx")
+    });
     let error = refused(&announced).await;
     assert!(error.contains("at most 1048576"), "{error}");
 }
@@ -131,12 +144,20 @@ async fn a_redirect_leads_to_no_other_host_unless_that_was_named() {
 #[tokio::test]
 async fn private_networks_are_entered_only_where_that_was_configured() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    for host in
-        ["127.0.0.1:1", "169.254.169.254", "10.0.0.1:5000", "[::1]:5000", "[fd00::1]", "localhost:5000"]
-    {
+    for host in [
+        "127.0.0.1:1",
+        "169.254.169.254",
+        "10.0.0.1:5000",
+        "[::1]:5000",
+        "[fd00::1]",
+        "localhost:5000",
+    ] {
         let outside = Access { private: false, ..access(host) };
         let error = Registry::new(outside, PATIENCE).err().map(|error| format!("{error:#}"));
-        assert!(error.as_ref().is_some_and(|error| error.contains("private_registries")), "{host} {error:?}");
+        assert!(
+            error.as_ref().is_some_and(|error| error.contains("private_registries")),
+            "{host} {error:?}"
+        );
     }
     assert_eq!(host_of("[fd00::1]"), "[fd00::1]");
     // A name is looked at once it is resolved.
@@ -147,7 +168,10 @@ async fn private_networks_are_entered_only_where_that_was_configured() {
 #[tokio::test]
 async fn a_token_is_asked_for_where_the_registry_says_and_bounded_too() {
     let tokens = serve(|head, stream| {
-        assert!(head.starts_with("GET /token?scope=repository%3Ashop%2Fweb%3Apull&service=r"), "{head}");
+        assert!(
+            head.starts_with("GET /token?scope=repository%3Ashop%2Fweb%3Apull&service=r"),
+            "{head}"
+        );
         ok(stream, r#"{"token":"t0ken"}"#)
     });
     let challenge = move |head: &str, stream: &mut TcpStream| {
@@ -162,6 +186,7 @@ async fn a_token_is_asked_for_where_the_registry_says_and_bounded_too() {
     let address = serve(challenge);
     let found = registry(access(&address)).manifest("shop/web", "tag").await.unwrap();
     assert_eq!(found.unwrap(), b"the manifest");
-    let missing = serve(|_, stream| write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"));
+    let missing =
+        serve(|_, stream| write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"));
     assert!(registry(access(&missing)).manifest("shop/web", "tag").await.unwrap().is_none());
 }

@@ -1,4 +1,5 @@
-//! Containers in the network namespace of another: what they send is the other's, so they are measured with it.
+//! Containers in the network namespace of another: what they send is the other's, so they are
+//! measured with it.
 
 use bollard::models::ContainerSummary;
 use std::collections::{BTreeMap, HashMap};
@@ -26,14 +27,21 @@ impl Running {
             let Some(id) = container.id else { continue };
             let networks = container.network_settings.and_then(|settings| settings.networks);
             for endpoint in networks.unwrap_or_default().into_values() {
-                running.by_endpoint.extend(endpoint.endpoint_id.map(|endpoint| (endpoint, id.clone())));
+                running
+                    .by_endpoint
+                    .extend(endpoint.endpoint_id.map(|endpoint| (endpoint, id.clone())));
             }
-            let mode = modes.get(&id).cloned().or(container.host_config.and_then(|host| host.network_mode));
+            let mode = modes
+                .get(&id)
+                .cloned()
+                .or(container.host_config.and_then(|host| host.network_mode));
             if let Some(other) = mode.as_deref().and_then(|mode| mode.strip_prefix("container:")) {
                 running.joined.insert(id.clone(), other.to_owned());
             }
             let names = container.names.unwrap_or_default().into_iter();
-            running.by_name.extend(names.map(|name| (name.trim_start_matches('/').to_owned(), id.clone())));
+            running
+                .by_name
+                .extend(names.map(|name| (name.trim_start_matches('/').to_owned(), id.clone())));
             running.ids.push(id);
         }
         running
@@ -41,7 +49,11 @@ impl Running {
 
     /// The ids of the containers that share the namespace of one, in their order.
     pub fn sharing(&self, id: &str) -> Vec<String> {
-        self.joined.keys().filter(|other| *other != id && self.root(other) == Some(id)).cloned().collect()
+        self.joined
+            .keys()
+            .filter(|other| *other != id && self.root(other) == Some(id))
+            .cloned()
+            .collect()
     }
 
     /// The container whose namespace one is in.
@@ -73,9 +85,15 @@ mod tests {
     use bollard::models::ContainerSummaryHostConfig;
 
     fn container(id: &str, mode: &str) -> ContainerSummary {
-        let host = ContainerSummaryHostConfig { network_mode: Some(mode.into()), ..Default::default() };
+        let host =
+            ContainerSummaryHostConfig { network_mode: Some(mode.into()), ..Default::default() };
         let names = Some(vec![format!("/name-{id}")]);
-        ContainerSummary { id: Some(id.into()), names, host_config: Some(host), ..Default::default() }
+        ContainerSummary {
+            id: Some(id.into()),
+            names,
+            host_config: Some(host),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -94,7 +112,11 @@ mod tests {
         ];
         let running = Running::of(all, &HashMap::new());
         assert_eq!(running.sharing(web), ["by-id", "by-name", "by-part", "over"]);
-        assert_eq!(running.sharing("by-id"), Vec::<String>::new(), "it has no namespace of its own");
+        assert_eq!(
+            running.sharing("by-id"),
+            Vec::<String>::new(),
+            "it has no namespace of its own"
+        );
         assert_eq!(running.sharing("host"), Vec::<String>::new());
     }
 

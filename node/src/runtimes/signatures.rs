@@ -1,13 +1,16 @@
 //! Finding the signatures of images: beside them in their registry, or in an OCI layout on disk.
 //!
-//! A signature is an artifact of its own: in the registry under the tag `sha256-DIGEST.sig` (cosign's signature
-//! specification), each of its layers a signed payload, with the signature as an annotation of the layer.
+//! A signature is an artifact of its own: in the registry under the tag `sha256-DIGEST.sig`
+//! (cosign's signature specification), each of its layers a signed payload, with the signature as
+//! an annotation of the layer.
 
 use super::registry::{Access, Registry, host_of};
 use crate::config::Config;
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use meshward_model::measurement::{Image, ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Repository, Sha256};
+use meshward_types::measurement::{
+    Image, ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Repository, Sha256,
+};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use std::{
@@ -141,7 +144,8 @@ impl Signatures {
         all
     }
 
-    /// Asks the registry of an image, in turn with others that ask it. One that has failed is left alone for a while.
+    /// Asks the registry of an image, in turn with others that ask it. One that has failed is left
+    /// alone for a while.
     async fn ask_registry(&self, image: &Image, repository: &Repository) -> Vec<ImageSignature> {
         let registry = self.turns_of(repository.registry());
         let Ok(_turn) = registry.turns.acquire().await else { return vec![] };
@@ -149,8 +153,11 @@ impl Signatures {
             debug!(%image, "the registry has failed lately, and is left alone");
             return vec![];
         }
-        let asked = tokio::time::timeout(PATIENCE, self.in_registry(repository, &image.digest)).await;
-        match asked.unwrap_or_else(|_| Err(anyhow::anyhow!("it has not answered within {PATIENCE:?}"))) {
+        let asked =
+            tokio::time::timeout(PATIENCE, self.in_registry(repository, &image.digest)).await;
+        match asked
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("it has not answered within {PATIENCE:?}")))
+        {
             Ok(found) => {
                 *registry.rest.lock() = Rest::default();
                 found
@@ -172,11 +179,18 @@ impl Signatures {
         registries.entry(registry.to_owned()).or_insert_with(new).clone()
     }
 
-    async fn in_registry(&self, repository: &Repository, digest: &Sha256) -> Result<Vec<ImageSignature>> {
+    async fn in_registry(
+        &self,
+        repository: &Repository,
+        digest: &Sha256,
+    ) -> Result<Vec<ImageSignature>> {
         let mut registry = Registry::new(self.access(repository.registry())?, PATIENCE)?;
         let tag = format!("sha256-{}.sig", digest.hex());
-        let Some(manifest) = registry.manifest(repository.path(), &tag).await? else { return Ok(vec![]) };
-        let manifest: Manifest = serde_json::from_slice(&manifest).context("its manifest is damaged")?;
+        let Some(manifest) = registry.manifest(repository.path(), &tag).await? else {
+            return Ok(vec![]);
+        };
+        let manifest: Manifest =
+            serde_json::from_slice(&manifest).context("its manifest is damaged")?;
         let mut all = Vec::new();
         for (layer, signature) in signed_layers(&manifest) {
             // Parsed, so that it leads nowhere but to a blob.
@@ -189,7 +203,8 @@ impl Signatures {
     }
 
     fn access(&self, registry: &str) -> Result<Access> {
-        let named = |list: &[String]| list.iter().any(|own| own == registry || own == host_of(registry));
+        let named =
+            |list: &[String]| list.iter().any(|own| own == registry || own == host_of(registry));
         let insecure = named(&self.insecure);
         Ok(Access {
             registry: registry.to_owned(),
@@ -203,8 +218,8 @@ impl Signatures {
     fn credentials_of(&self, registry: &str) -> Result<Option<(String, String)>> {
         let Some(path) = &self.credentials else { return Ok(None) };
         let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let file: Credentials =
-            serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        let file: Credentials = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is damaged", path.display()))?;
         let key = if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry };
         let Some(entry) = file.auths.get(key) else { return Ok(None) };
         let decoded = String::from_utf8(BASE64_STANDARD.decode(&entry.auth)?)?;
@@ -229,7 +244,8 @@ struct Entry {
 
 /// Whether a registry is on this machine: container runtimes speak to those without TLS, too.
 fn is_local(registry: &str) -> bool {
-    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host).trim_matches(['[', ']']);
+    let host =
+        registry.rsplit_once(':').map_or(registry, |(host, _)| host).trim_matches(['[', ']']);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
@@ -322,7 +338,8 @@ mod tests {
                 r#"{{"mediaType":"{kind}","digest":"{digest}","size":{size},"annotations":{{"{SIGNATURE}":"c2ln"}}}}"#
             )
         };
-        let layers = [layer(&image, PAYLOAD), layer(&other, PAYLOAD), layer(&image, "text/plain")].join(",");
+        let layers =
+            [layer(&image, PAYLOAD), layer(&other, PAYLOAD), layer(&image, "text/plain")].join(",");
         let (manifest, size) = keep(&format!(
             r#"{{"schemaVersion":2,"config":{{"mediaType":"application/json","digest":"{image}","size":1}},"layers":[{layers}]}}"#
         ));
@@ -357,15 +374,19 @@ mod tests {
         signatures.of(&[image(50)]).await;
         assert!(begun.elapsed() < PATIENCE / 5);
         let mut rest = Rest::default();
-        let pauses: Vec<u64> = (0..12).map(|_| rest.note_failure(Instant::now()).as_secs()).collect();
+        let pauses: Vec<u64> =
+            (0..12).map(|_| rest.note_failure(Instant::now()).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
     }
 
     #[test]
     fn registries_of_this_machine_need_no_tls() {
-        for (registry, local) in
-            [("localhost:5000", true), ("127.0.0.2:1", true), ("[::1]:5000", true), ("localhost.evil", false)]
-        {
+        for (registry, local) in [
+            ("localhost:5000", true),
+            ("127.0.0.2:1", true),
+            ("[::1]:5000", true),
+            ("localhost.evil", false),
+        ] {
             assert_eq!(is_local(registry), local, "{registry}");
         }
     }

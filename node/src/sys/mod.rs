@@ -1,4 +1,5 @@
-//! The system calls that no crate of ours wraps, or only with an allocation each time. The only module with `unsafe`.
+//! The system calls that no crate of ours wraps, or only with an allocation each time. The only
+//! module with `unsafe`.
 
 mod scheduler;
 mod socket;
@@ -6,7 +7,7 @@ mod tun;
 
 pub use scheduler::ask_for_short_turns;
 pub use socket::{
-    Inbox, Outgoing, allow_fragments, forbid_fragments, gather, receive_destinations, receive_marks, send,
-    share_port,
+    Inbox, Outgoing, allow_fragments, forbid_fragments, gather, receive_destinations,
+    receive_marks, send, share_port,
 };
 pub use tun::{Tun, delete_tun_at_close, open_tun, tun_name};

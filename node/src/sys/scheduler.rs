@@ -3,8 +3,8 @@
 use nix::{errno::Errno, libc};
 use std::{io, mem::size_of, time::Duration};
 
-/// Asks for turns of this length for the calling thread, whose policy stays the usual one (`sched_runtime` of
-/// `sched_setattr`, sched(7); kernels before 6.12 take it and do nothing).
+/// Asks for turns of this length for the calling thread, whose policy stays the usual one
+/// (`sched_runtime` of `sched_setattr`, sched(7); kernels before 6.12 take it and do nothing).
 pub fn ask_for_short_turns(turn: Duration) -> io::Result<()> {
     let attributes = Attributes {
         size: size_of::<Attributes>() as u32,
@@ -38,6 +38,8 @@ mod tests {
 
     #[test]
     fn an_ordinary_thread_may_ask() {
-        std::thread::spawn(|| ask_for_short_turns(Duration::from_micros(100)).unwrap()).join().unwrap();
+        std::thread::spawn(|| ask_for_short_turns(Duration::from_micros(100)).unwrap())
+            .join()
+            .unwrap();
     }
 }

@@ -12,14 +12,15 @@ use std::{
     ptr,
 };
 
-/// Lets the kernel fragment a socket's datagrams where a path takes only smaller ones, and clears "don't fragment"
-/// (`IP_PMTUDISC_DONT`, ip(7)): a tunnel's packets have a fixed size, and must arrive all the same.
+/// Lets the kernel fragment a socket's datagrams where a path takes only smaller ones, and clears
+/// "don't fragment" (`IP_PMTUDISC_DONT`, ip(7)): a tunnel's packets have a fixed size, and must
+/// arrive all the same.
 pub fn allow_fragments(socket: &impl AsRawFd) -> io::Result<()> {
     discover_mtu(socket, libc::IPV6_PMTUDISC_DONT, libc::IP_PMTUDISC_DONT)
 }
 
-/// Has the kernel, and everybody on the way, cut no datagram into fragments, and believe no ICMP message about how long they
-/// may be (`IP_PMTUDISC_PROBE`, ip(7)).
+/// Has the kernel, and everybody on the way, cut no datagram into fragments, and believe no ICMP
+/// message about how long they may be (`IP_PMTUDISC_PROBE`, ip(7)).
 pub fn forbid_fragments(socket: &impl AsRawFd) -> io::Result<()> {
     discover_mtu(socket, libc::IPV6_PMTUDISC_PROBE, libc::IP_PMTUDISC_PROBE)
 }
@@ -33,19 +34,24 @@ fn discover_mtu(socket: &impl AsRawFd, v6: c_int, v4: c_int) -> io::Result<()> {
 
 fn set_option(socket: &impl AsRawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let (value, length) = (&raw const value, size_of::<c_int>() as libc::socklen_t);
-    // SAFETY: the descriptor is open, and `value` points to an int of the given length for the length of the call.
-    Errno::result(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.cast(), length) })?;
+    // SAFETY: the descriptor is open, and `value` points to an int of the given length for the
+    // length of the call.
+    Errno::result(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, value.cast(), length)
+    })?;
     Ok(())
 }
 
 /// Has the kernel say which ECN field each datagram came with.
 pub fn receive_marks(socket: &impl AsRawFd) {
-    // An IPv6 socket receives from IPv4 addresses, too; without these options, marks are lost and nothing else.
+    // An IPv6 socket receives from IPv4 addresses, too; without these options, marks are lost and
+    // nothing else.
     let _ = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1);
     let _ = set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
 }
 
-/// Has the kernel say to which address of this host each datagram came (`IPV6_PKTINFO`, ipv6(7); `IP_PKTINFO`, ip(7)).
+/// Has the kernel say to which address of this host each datagram came (`IPV6_PKTINFO`, ipv6(7);
+/// `IP_PKTINFO`, ip(7)).
 pub fn receive_destinations(socket: &impl AsRawFd) {
     // An IPv6 socket says it of IPv4, too, as a mapped address.
     let v6 = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1);
@@ -59,8 +65,8 @@ pub fn gather(socket: &impl AsRawFd) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
-/// Lets several sockets of this process have one port. To be called after the first was bound, so that a port that another
-/// process has is not shared by mistake, and before the others are.
+/// Lets several sockets of this process have one port. To be called after the first was bound, so
+/// that a port that another process has is not shared by mistake, and before the others are.
 pub fn share_port(socket: &impl AsRawFd) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
 }
@@ -70,7 +76,8 @@ pub fn share_port(socket: &impl AsRawFd) -> io::Result<()> {
 pub struct Outgoing {
     /// Where to.
     pub to: SocketAddr,
-    /// From which address of this host; the kernel's choice, if there is none. Of the family of `to`, or mapped as it is.
+    /// From which address of this host; the kernel's choice, if there is none. Of the family of
+    /// `to`, or mapped as it is.
     pub source: Option<IpAddr>,
     /// The outer header's traffic class: DSCP and ECN.
     pub class: u8,
@@ -81,7 +88,8 @@ pub struct Outgoing {
 /// Sends datagrams without waiting.
 pub fn send(socket: &impl AsRawFd, datagrams: &[u8], outgoing: Outgoing) -> nix::Result<()> {
     let (mut name, name_length) = encode_address(outgoing.to);
-    let mut part = libc::iovec { iov_base: datagrams.as_ptr().cast_mut().cast(), iov_len: datagrams.len() };
+    let mut part =
+        libc::iovec { iov_base: datagrams.as_ptr().cast_mut().cast(), iov_len: datagrams.len() };
     let mut control = ControlRoom([0; CONTROL_ROOM]);
     // SAFETY: a `msghdr` is plain data for which all zeroes is a valid value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -96,13 +104,16 @@ pub fn send(socket: &impl AsRawFd, datagrams: &[u8], outgoing: Outgoing) -> nix:
         let class = c_int::from(outgoing.class).to_ne_bytes();
         let (level, kind) = match outgoing.to {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
-            SocketAddr::V6(to) if to.ip().to_ipv4_mapped().is_some() => (libc::IPPROTO_IP, libc::IP_TOS),
+            SocketAddr::V6(to) if to.ip().to_ipv4_mapped().is_some() => {
+                (libc::IPPROTO_IP, libc::IP_TOS)
+            }
             SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
         };
         used += control.put(used, level, kind, &class);
     }
     match outgoing.source {
-        // `struct in_pktinfo`: interface, the address that counts, and the header's, which does not.
+        // `struct in_pktinfo`: interface, the address that counts, and the header's, which does
+        // not.
         Some(IpAddr::V4(ip)) => {
             let mut info = [0; 12];
             info[4..8].copy_from_slice(&ip.octets());
@@ -119,7 +130,8 @@ pub fn send(socket: &impl AsRawFd, datagrams: &[u8], outgoing: Outgoing) -> nix:
     if used > 0 {
         (message.msg_control, message.msg_controllen) = (control.0.as_mut_ptr().cast(), used);
     }
-    // SAFETY: everything that `message` points to lives until the call returns, and has the length that it says.
+    // SAFETY: everything that `message` points to lives until the call returns, and has the length
+    // that it says.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT) };
     Errno::result(sent).map(drop)
 }
@@ -127,7 +139,8 @@ pub fn send(socket: &impl AsRawFd, datagrams: &[u8], outgoing: Outgoing) -> nix:
 /// Room for two control messages that each hold a number, and one with an address.
 const CONTROL_ROOM: usize = 96;
 
-/// Control messages (cmsg(3)): a header of length, level and kind, then the data, each padded to whole words.
+/// Control messages (cmsg(3)): a header of length, level and kind, then the data, each padded to
+/// whole words.
 #[repr(align(8))]
 struct ControlRoom([u8; CONTROL_ROOM]);
 
@@ -157,7 +170,8 @@ fn encode_address(address: SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t) 
             (name, size_of::<libc::sockaddr_in6>() as libc::socklen_t)
         }
         SocketAddr::V4(address) => {
-            // The two begin alike: family and port; IPv4's address stands where IPv6 has its flow label.
+            // The two begin alike: family and port; IPv4's address stands where IPv6 has its flow
+            // label.
             name.sin6_family = libc::AF_INET as libc::sa_family_t;
             name.sin6_port = address.port().to_be();
             name.sin6_flowinfo = u32::from_ne_bytes(address.ip().octets());
@@ -166,16 +180,17 @@ fn encode_address(address: SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t) 
     }
 }
 
-/// Room of one message, in bytes: more than the kernel gathers in one. No power of two, so that the beginnings of all
-/// messages do not share the same lines of the processor's caches.
+/// Room of one message, in bytes: more than the kernel gathers in one. No power of two, so that the
+/// beginnings of all messages do not share the same lines of the processor's caches.
 const MESSAGE: usize = (64 << 10) + 23 * 64;
 /// The most messages of one call.
 const MESSAGES: usize = 64;
-/// Beyond this many bytes in one call, the next asks for fewer messages: what was received should still be in the cache
-/// when it is opened.
+/// Beyond this many bytes in one call, the next asks for fewer messages: what was received should
+/// still be in the cache when it is opened.
 const ENOUGH: usize = 160 << 10;
 
-/// Where datagrams are received into, many messages in a call; each is one datagram, or several that were gathered.
+/// Where datagrams are received into, many messages in a call; each is one datagram, or several
+/// that were gathered.
 pub struct Inbox {
     buffer: Vec<u8>,
     slots: Vec<Slot>,
@@ -211,7 +226,8 @@ pub struct Message {
 impl Inbox {
     pub fn new() -> Self {
         let slot = || Slot {
-            // SAFETY: a socket address and an `iovec` are plain data for which all zeroes is a valid value.
+            // SAFETY: a socket address and an `iovec` are plain data for which all zeroes is a
+            // valid value.
             name: unsafe { mem::zeroed() },
             control: ControlRoom([0; CONTROL_ROOM]),
             // SAFETY: as above.
@@ -233,7 +249,8 @@ impl Inbox {
     /// Receives what is there, without waiting: how many messages, and whether there may be more.
     ///
     /// # Errors
-    /// `EAGAIN` if nothing is there; others may be about something that was sent, and the next call goes on.
+    /// `EAGAIN` if nothing is there; others may be about something that was sent, and the next call
+    /// goes on.
     pub fn receive(&mut self, socket: &impl AsRawFd) -> nix::Result<(usize, bool)> {
         let base = self.buffer.as_mut_ptr();
         self.headers.clear();
@@ -246,13 +263,21 @@ impl Inbox {
             header.msg_name = (&raw mut slot.name).cast();
             header.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
             (header.msg_iov, header.msg_iovlen) = (&raw mut slot.part, 1);
-            (header.msg_control, header.msg_controllen) = (slot.control.0.as_mut_ptr().cast(), CONTROL_ROOM);
+            (header.msg_control, header.msg_controllen) =
+                (slot.control.0.as_mut_ptr().cast(), CONTROL_ROOM);
             self.headers.push(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
         }
         let (socket, headers) = (socket.as_raw_fd(), self.headers.as_mut_ptr());
-        // SAFETY: `headers` has as many entries as it says, and all that they point to lives in `self` until the call returns.
+        // SAFETY: `headers` has as many entries as it says, and all that they point to lives in
+        // `self` until the call returns.
         let count = unsafe {
-            libc::recvmmsg(socket, headers, self.wanted as _, libc::MSG_DONTWAIT as _, ptr::null_mut())
+            libc::recvmmsg(
+                socket,
+                headers,
+                self.wanted as _,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
         };
         let count = Errno::result(count)? as usize;
         let more = count == self.wanted;
@@ -282,7 +307,9 @@ impl Inbox {
                 (libc::SOL_UDP, libc::UDP_GRO) => {
                     message.segment = number.and_then(|n| usize::try_from(n).ok())
                 }
-                (libc::IPPROTO_IP, libc::IP_TOS) => message.class = data.first().copied().unwrap_or(0),
+                (libc::IPPROTO_IP, libc::IP_TOS) => {
+                    message.class = data.first().copied().unwrap_or(0)
+                }
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let address = data.get(8..).and_then(|rest| rest.first_chunk::<4>());
                     message.to = address.map(|octets| IpAddr::from(*octets));
@@ -291,7 +318,9 @@ impl Inbox {
                     let address = data.first_chunk::<16>();
                     message.to = address.map(|octets| IpAddr::from(*octets).to_canonical());
                 }
-                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => message.class = number.unwrap_or(0) as u8,
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    message.class = number.unwrap_or(0) as u8
+                }
                 _ => {}
             }
         }
@@ -299,7 +328,8 @@ impl Inbox {
     }
 }
 
-// SAFETY: the pointers in it are into its own memory, which moves with it only by reference, and are written anew at each call.
+// SAFETY: the pointers in it are into its own memory, which moves with it only by reference, and
+// are written anew at each call.
 unsafe impl Send for Inbox {}
 
 impl ControlRoom {
@@ -324,7 +354,9 @@ fn decode_address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
         libc::AF_INET6 => {
             let ip = IpAddr::from(Ipv6Addr::from(name.sin6_addr.s6_addr)).to_canonical();
             Some(match ip {
-                IpAddr::V6(ip) => std::net::SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into(),
+                IpAddr::V6(ip) => {
+                    std::net::SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into()
+                }
                 ip => SocketAddr::new(ip, port),
             })
         }
@@ -347,12 +379,15 @@ mod tests {
             let gathers = gather(&receiver).is_ok();
             let to = receiver.local_addr().unwrap();
             let datagrams = [&[1; 1000][..], &[2; 1000], &[3; 500]].concat();
-            send(&sender, &datagrams, Outgoing { to, source: None, class: 2, segment: Some(1000) }).unwrap();
-            send(&sender, &[4; 10], Outgoing { to, source: None, class: 0, segment: None }).unwrap();
+            send(&sender, &datagrams, Outgoing { to, source: None, class: 2, segment: Some(1000) })
+                .unwrap();
+            send(&sender, &[4; 10], Outgoing { to, source: None, class: 0, segment: None })
+                .unwrap();
             let mut inbox = Inbox::new();
             let (count, more) = inbox.receive(&receiver).unwrap();
             assert!(!more);
-            let messages: Vec<Message> = (0..count).map(|number| inbox.message(number).unwrap()).collect();
+            let messages: Vec<Message> =
+                (0..count).map(|number| inbox.message(number).unwrap()).collect();
             let mut bytes = Vec::new();
             for message in &messages {
                 assert_eq!(message.from, sender.local_addr().unwrap());
@@ -373,7 +408,8 @@ mod tests {
             receive_destinations(&server);
             let own: IpAddr = own.parse().unwrap();
             let at = SocketAddr::new(own, server.local_addr().unwrap().port());
-            let client = UdpSocket::bind(if own.is_ipv6() { "[::1]:0" } else { "127.0.0.1:0" }).unwrap();
+            let client =
+                UdpSocket::bind(if own.is_ipv6() { "[::1]:0" } else { "127.0.0.1:0" }).unwrap();
             client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
             client.send_to(b"question", at).unwrap();
             let mut inbox = Inbox::new();
@@ -390,9 +426,13 @@ mod tests {
             send(&server, &segments, Outgoing { to, source, class: 2, segment: Some(10) }).unwrap();
             let (length, from) = client.recv_from(&mut [0; 100]).unwrap();
             assert_eq!((length, from), (10, at));
-            let nowhere = as_bound(if own.is_ipv6() { "2001:db8::9" } else { "192.0.2.9" }.parse().unwrap());
+            let nowhere =
+                as_bound(if own.is_ipv6() { "2001:db8::9" } else { "192.0.2.9" }.parse().unwrap());
             let refused = Outgoing { to, source: Some(nowhere), class: 0, segment: None };
-            assert!(send(&server, b"x", refused).is_err(), "an address that this host does not have");
+            assert!(
+                send(&server, b"x", refused).is_err(),
+                "an address that this host does not have"
+            );
         }
     }
 }

@@ -15,12 +15,21 @@ use std::{
 };
 
 // Request codes of linux/if_tun.h.
-nix::ioctl_write_ptr_bad!(tun_set_iff, nix::request_code_write!(b'T', 202, size_of::<c_int>()), libc::ifreq);
+nix::ioctl_write_ptr_bad!(
+    tun_set_iff,
+    nix::request_code_write!(b'T', 202, size_of::<c_int>()),
+    libc::ifreq
+);
 nix::ioctl_write_int_bad!(tun_set_offload, nix::request_code_write!(b'T', 208, size_of::<c_int>()));
-nix::ioctl_read_bad!(tun_get_iff, nix::request_code_read!(b'T', 210, size_of::<c_int>()), libc::ifreq);
+nix::ioctl_read_bad!(
+    tun_get_iff,
+    nix::request_code_read!(b'T', 210, size_of::<c_int>()),
+    libc::ifreq
+);
 nix::ioctl_write_int_bad!(tun_set_persist, nix::request_code_write!(b'T', 203, size_of::<c_int>()));
 
-// Offloads of linux/if_tun.h: checksum, TCP over IPv4 and IPv6, UDP over IPv4 and IPv6 (kernel 6.2).
+// Offloads of linux/if_tun.h: checksum, TCP over IPv4 and IPv6, UDP over IPv4 and IPv6 (kernel
+// 6.2).
 const CHECKSUM: c_int = 0x01;
 const TCP: c_int = 0x02 | 0x04;
 const UDP: c_int = 0x20 | 0x40;
@@ -36,12 +45,15 @@ pub struct Tun {
     pub udp_offload: bool,
 }
 
-/// Opens the TUN device `name` in the namespace of the calling thread, making it if it is not there. It outlives this
-/// process until [`delete_tun_at_close`] is called (`TUNSETPERSIST`).
-/// `tcp` and `udp`: whether super-packets are asked for.
+/// Opens the TUN device `name` in the namespace of the calling thread, making it if it is not
+/// there. It outlives this process until [`delete_tun_at_close`] is called (`TUNSETPERSIST`). `tcp`
+/// and `udp`: whether super-packets are asked for.
 pub fn open_tun(name: &str, tcp: bool, udp: bool) -> io::Result<Tun> {
-    let device: File =
-        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    let device: File = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")?;
     // SAFETY: an `ifreq` is plain data for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     if name.len() >= request.ifr_name.len() {
@@ -70,7 +82,8 @@ pub fn open_tun(name: &str, tcp: bool, udp: bool) -> io::Result<Tun> {
 pub fn tun_name(tun: &Tun) -> io::Result<String> {
     // SAFETY: an `ifreq` is plain data for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    // SAFETY: the descriptor is an attached TUN, and `request` is a valid `ifreq` for the length of the call.
+    // SAFETY: the descriptor is an attached TUN, and `request` is a valid `ifreq` for the length of
+    // the call.
     unsafe { tun_get_iff(tun.fd.as_raw_fd(), &mut request) }?;
     let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
     Ok(name.map(|byte| char::from(*byte as u8)).collect())

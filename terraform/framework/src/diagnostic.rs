@@ -21,7 +21,12 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// An error.
     pub fn error(summary: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { warning: false, summary: summary.into(), detail: detail.into(), path: Path::default() }
+        Self {
+            warning: false,
+            summary: summary.into(),
+            detail: detail.into(),
+            path: Path::default(),
+        }
     }
 
     /// The same, about an attribute.

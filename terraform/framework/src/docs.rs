@@ -10,8 +10,9 @@ const KINDS: [(&str, &str); 3] = [
     ("ephemeral-resources", "Ephemeral Resource"),
 ];
 
-/// The pages of a provider, by their paths below `docs/`. `example` gives the text of a file below `examples/`:
-/// `provider/provider.tf`, `resources/NAME/resource.tf`, `data-sources/NAME/data-source.tf` and so on.
+/// The pages of a provider, by their paths below `docs/`. `example` gives the text of a file below
+/// `examples/`: `provider/provider.tf`, `resources/NAME/resource.tf`,
+/// `data-sources/NAME/data-source.tf` and so on.
 pub fn pages(
     provider: &dyn Provider,
     name: &str,
@@ -19,26 +20,35 @@ pub fn pages(
 ) -> BTreeMap<String, String> {
     let mut pages = BTreeMap::new();
     let own = example("provider/provider.tf");
-    pages.insert("index.md".into(), page(&format!("{name} Provider"), &provider.schema(), own, None));
+    pages.insert(
+        "index.md".into(),
+        page(&format!("{name} Provider"), &provider.schema(), own, None),
+    );
     let resources = provider.offers().resources.iter();
     let resources =
         resources.map(|(own, resource)| (0, own, resource.schema(), Some(resource.import_form())));
-    let sources = provider.offers().data_sources.iter().map(|(own, source)| (1, own, source.schema(), None));
-    let ephemerals = provider.offers().ephemerals.iter().map(|(own, one)| (2, own, one.schema(), None));
+    let sources =
+        provider.offers().data_sources.iter().map(|(own, source)| (1, own, source.schema(), None));
+    let ephemerals =
+        provider.offers().ephemerals.iter().map(|(own, one)| (2, own, one.schema(), None));
     for (kind, own, schema, import) in resources.chain(sources).chain(ephemerals) {
         let (folder, title) = KINDS[kind];
         let file = folder.trim_end_matches('s');
         let text = example(&format!("{folder}/{own}/{file}.tf"));
         let short = own.strip_prefix(name).and_then(|rest| rest.strip_prefix('_')).unwrap_or(own);
         let import = import.map(|form| format!("terraform import {own}.NAME {form}"));
-        pages.insert(format!("{folder}/{short}.md"), page(&format!("{own} {title}"), &schema, text, import));
+        pages.insert(
+            format!("{folder}/{short}.md"),
+            page(&format!("{own} {title}"), &schema, text, import),
+        );
     }
     pages
 }
 
 fn page(title: &str, schema: &Schema, example: Option<String>, import: Option<String>) -> String {
     let first = schema.description.split_inclusive('.').next().unwrap_or_default();
-    let mut text = format!("---\npage_title: \"{title}\"\ndescription: |-\n  {first}\n---\n\n# {title}\n\n");
+    let mut text =
+        format!("---\npage_title: \"{title}\"\ndescription: |-\n  {first}\n---\n\n# {title}\n\n");
     // Writing into a string has no way to fail.
     let _ = writeln!(text, "{}\n", schema.description.trim());
     if let Some(example) = example {
@@ -60,7 +70,11 @@ fn nest(text: &mut String, nested: &Nested) {
         Nesting::Single => "at most once",
         Nesting::List | Nesting::Set => "any number of times",
     };
-    let _ = write!(text, "\n### Block `{}`\n\n{} Stands there {many}.\n", nested.name, nested.description);
+    let _ = write!(
+        text,
+        "\n### Block `{}`\n\n{} Stands there {many}.\n",
+        nested.name, nested.description
+    );
     describe(text, &nested.block);
 }
 
@@ -72,14 +86,21 @@ fn describe(text: &mut String, block: &Block) {
         ("Read-Only", block.attributes.iter().filter(read_only).collect()),
     ];
     for (title, attributes) in parts {
-        let blocks: Vec<&Nested> = if title == "Optional" { block.blocks.iter().collect() } else { vec![] };
+        let blocks: Vec<&Nested> =
+            if title == "Optional" { block.blocks.iter().collect() } else { vec![] };
         if attributes.is_empty() && blocks.is_empty() {
             continue;
         }
         let _ = write!(text, "\n**{title}**\n\n");
         for own in attributes {
             let sensitive = if own.sensitive { ", Sensitive" } else { "" };
-            let _ = write!(text, "- `{}` ({}{sensitive}) {}", own.name, own.kind.in_words(), own.description);
+            let _ = write!(
+                text,
+                "- `{}` ({}{sensitive}) {}",
+                own.name,
+                own.kind.in_words(),
+                own.description
+            );
             if let Some(default) = &own.default {
                 let _ = write!(text, " Default: `{}`.", default.to_json());
             }

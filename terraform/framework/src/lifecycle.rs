@@ -1,4 +1,5 @@
-//! What follows from a schema alone: whether a configuration is well, what is planned, and what the state is afterwards.
+//! What follows from a schema alone: whether a configuration is well, what is planned, and what the
+//! state is afterwards.
 
 use crate::{
     Attribute, Block, Diagnostic, Diagnostics, Nesting, Path, Schema, Value,
@@ -16,10 +17,16 @@ fn validate_block(block: &Block, value: &Value, path: &Path, diagnostics: &mut D
     for attribute in &block.attributes {
         if let Some(check) = attribute.check {
             let path = path.attribute(&attribute.name);
-            check_value(check, &attribute.kind, value.get(&attribute.name), &path, &mut |path, text| {
-                let summary = format!("Invalid value of \"{}\"", attribute.name);
-                diagnostics.push(Diagnostic::error(summary, text).at(path.clone()));
-            });
+            check_value(
+                check,
+                &attribute.kind,
+                value.get(&attribute.name),
+                &path,
+                &mut |path, text| {
+                    let summary = format!("Invalid value of \"{}\"", attribute.name);
+                    diagnostics.push(Diagnostic::error(summary, text).at(path.clone()));
+                },
+            );
         }
     }
     for nested in &block.blocks {
@@ -27,9 +34,10 @@ fn validate_block(block: &Block, value: &Value, path: &Path, diagnostics: &mut D
         match nested.nesting {
             Nesting::Single => validate_block(&nested.block, value, &path, diagnostics),
             // The elements of a set have no path of their own.
-            Nesting::Set => {
-                value.elements().iter().for_each(|one| validate_block(&nested.block, one, &path, diagnostics))
-            }
+            Nesting::Set => value
+                .elements()
+                .iter()
+                .for_each(|one| validate_block(&nested.block, one, &path, diagnostics)),
             Nesting::List => value.elements().iter().enumerate().for_each(|(index, one)| {
                 validate_block(&nested.block, one, &path.index(index), diagnostics);
             }),
@@ -38,7 +46,13 @@ fn validate_block(block: &Block, value: &Value, path: &Path, diagnostics: &mut D
 }
 
 /// Says a check of a value, or of each of its elements. What is wrong is said with its path.
-fn check_value(check: Check, kind: &Type, value: &Value, path: &Path, wrong: &mut impl FnMut(&Path, String)) {
+fn check_value(
+    check: Check,
+    kind: &Type,
+    value: &Value,
+    path: &Path,
+    wrong: &mut impl FnMut(&Path, String),
+) {
     match (kind, value) {
         (_, Value::Null | Value::Unknown) => {}
         (Type::List(of), Value::List(all)) => {
@@ -69,8 +83,8 @@ pub struct Planned {
     pub replaces: Vec<Path>,
 }
 
-/// What a resource is to become. `prior` is not set if it is to be made; `proposed` is the configuration, with what the provider
-/// has set before where nothing is configured.
+/// What a resource is to become. `prior` is not set if it is to be made; `proposed` is the
+/// configuration, with what the provider has set before where nothing is configured.
 pub fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Value) -> Planned {
     let block = &schema.block;
     let mut state = block.conform(proposed);
@@ -78,7 +92,9 @@ pub fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Value) -> 
         let unset = config.get(&attribute.name).is_null();
         match &attribute.default {
             Some(default) if unset => state.set(&attribute.name, default.clone()),
-            _ if unset && attribute.computed && prior.is_null() => state.set(&attribute.name, Value::Unknown),
+            _ if unset && attribute.computed && prior.is_null() => {
+                state.set(&attribute.name, Value::Unknown)
+            }
             _ => {}
         }
     }
@@ -135,7 +151,8 @@ fn unknown_in(nested: &Nested, blocks: &Value, config: &Value) -> Value {
     }
 }
 
-/// The state after something was done: what was planned, and where that was not known, what came out.
+/// The state after something was done: what was planned, and where that was not known, what came
+/// out.
 ///
 /// # Errors
 /// If something is not known even now: a mistake of the provider.
@@ -146,7 +163,10 @@ pub fn settle(schema: &Schema, planned: &Value, done: Value) -> Result<Value, (V
     if missing.is_empty() {
         return Ok(settled);
     }
-    let text = format!("{} is not known after all. This is a mistake of the provider.", missing.join(", "));
+    let text = format!(
+        "{} is not known after all. This is a mistake of the provider.",
+        missing.join(", ")
+    );
     Err((settled, Diagnostic::error("The provider did not say everything", text)))
 }
 
@@ -166,7 +186,11 @@ fn overlay(planned: &Value, done: Value, place: &str, missing: &mut Vec<String>)
             Value::Map(own.collect())
         }
         (Value::List(planned), Value::List(done)) if planned.len() == done.len() => Value::List(
-            planned.iter().zip(done).map(|(one, done)| overlay(one, done, place, missing)).collect(),
+            planned
+                .iter()
+                .zip(done)
+                .map(|(one, done)| overlay(one, done, place, missing))
+                .collect(),
         ),
         (planned, _) => planned.clone(),
     }
@@ -214,7 +238,8 @@ mod tests {
         assert_eq!((planned.get("id"), planned.get("summary")), (&Value::Unknown, &Value::Unknown));
         assert!(planned.get("tags").is_null());
 
-        let done = value(serde_json::json!({ "id": "1", "name": "other", "size": 9, "summary": "s" }));
+        let done =
+            value(serde_json::json!({ "id": "1", "name": "other", "size": 9, "summary": "s" }));
         let state = settle(&schema(), &planned, done).unwrap();
         assert_eq!((state.get("name").text(), state.get("id").text()), (Some("ab"), Some("1")));
         let (_, said) = settle(&schema(), &planned, value(serde_json::json!({ "id": "1" })))
@@ -224,8 +249,7 @@ mod tests {
 
     #[test]
     fn a_set_has_no_order_and_what_has_not_changed_is_as_it_was() {
-        let prior =
-            serde_json::json!({ "id": "1", "name": "ab", "tags": ["ab", "cd"], "size": 7, "summary": "s" });
+        let prior = serde_json::json!({ "id": "1", "name": "ab", "tags": ["ab", "cd"], "size": 7, "summary": "s" });
         let config = value(serde_json::json!({ "name": "ab", "tags": ["cd", "ab"] }));
         let mut proposed = value(prior.clone());
         proposed.set("tags", config.get("tags").clone());
@@ -236,8 +260,9 @@ mod tests {
 
     #[test]
     fn a_change_replaces_only_where_the_schema_says_so() {
-        let prior =
-            value(serde_json::json!({ "id": "1", "name": "ab", "tags": ["ab"], "size": 7, "summary": "s" }));
+        let prior = value(
+            serde_json::json!({ "id": "1", "name": "ab", "tags": ["ab"], "size": 7, "summary": "s" }),
+        );
         let config = value(serde_json::json!({ "name": "ab", "tags": [], "size": 8 }));
         let mut proposed = prior.clone();
         proposed.set("tags", Value::List(vec![]));

@@ -1,4 +1,5 @@
-//! The process that Terraform starts: go-plugin's handshake, and gRPC by a socket that only its user reaches.
+//! The process that Terraform starts: go-plugin's handshake, and gRPC by a socket that only its
+//! user reaches.
 
 use crate::{Provider, rpc, server::Server};
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
@@ -101,10 +102,14 @@ async fn run(provider: impl Provider) -> Result<()> {
     Ok(())
 }
 
-/// When no connection comes, or none is left: Terraform may have been killed, and nobody would end this process.
+/// When no connection comes, or none is left: Terraform may have been killed, and nobody would end
+/// this process.
 async fn abandoned(left: &mut watch::Receiver<usize>) {
     loop {
-        if !matches!(tokio::time::timeout(FIRST, left.wait_for(|count| *count > 0)).await, Ok(Ok(_))) {
+        if !matches!(
+            tokio::time::timeout(FIRST, left.wait_for(|count| *count > 0)).await,
+            Ok(Ok(_))
+        ) {
             return;
         }
         if left.wait_for(|count| *count == 0).await.is_err() {
@@ -134,10 +139,12 @@ async fn connection<P: Provider>(
     served.map_err(Error::other)
 }
 
-/// TLS as go-plugin wants it: a certificate of this process's own, which it tells on its standard output.
+/// TLS as go-plugin wants it: a certificate of this process's own, which it tells on its standard
+/// output.
 ///
-/// Terraform's own certificate is not asked for. It has a key on P-521, which ring does not know, and it would keep away only
-/// who reaches the socket: that is this user alone, who could as well read this process's memory.
+/// Terraform's own certificate is not asked for. It has a key on P-521, which ring does not know,
+/// and it would keep away only who reaches the socket: that is this user alone, who could as well
+/// read this process's memory.
 fn tls() -> Result<(TlsAcceptor, String)> {
     let key = KeyPair::generate().map_err(Error::other)?;
     let certificate = CertificateParams::new(["localhost".to_owned()])
@@ -145,12 +152,13 @@ fn tls() -> Result<(TlsAcceptor, String)> {
         .map_err(Error::other)?;
     let told = BASE64_STANDARD_NO_PAD.encode(certificate.der());
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(Error::other)?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(Error::other)?
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .map_err(Error::other)?;
+    let mut config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(Error::other)?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .map_err(Error::other)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok((TlsAcceptor::from(Arc::new(config)), told))
 }

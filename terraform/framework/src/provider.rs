@@ -15,10 +15,12 @@ pub trait Provider: Send + Sync + 'static {
     /// What it offers.
     fn offers(&self) -> &Offers;
 
-    /// Takes its configuration, values of which may be unknown. Said once, before all that is not checking.
+    /// Takes its configuration, values of which may be unknown. Said once, before all that is not
+    /// checking.
     fn configure(&self, config: Value) -> Answer<'_, ()>;
 
-    /// Ends what waits, with an error: the user wants Terraform to stop. What is under way is brought to its end.
+    /// Ends what waits, with an error: the user wants Terraform to stop. What is under way is
+    /// brought to its end.
     fn stop(&self) {}
 }
 
@@ -43,7 +45,8 @@ pub trait Resource: Send + Sync {
         vec![]
     }
 
-    /// Puts what the state says into the place of what is proposed, where both mean the same, so that nothing is planned.
+    /// Puts what the state says into the place of what is proposed, where both mean the same, so
+    /// that nothing is planned.
     fn keep_meaning(&self, _prior: &Value, _proposed: &mut Value) {}
 
     /// The state as it is now; none if it is gone.
@@ -108,6 +111,7 @@ pub struct Opened {
 /// If what is written there is no duration.
 pub fn within(value: &Value, (operation, usual): (&str, &str)) -> Result<Duration, Diagnostic> {
     let text = value.get("timeouts").get(operation).text().unwrap_or(usual);
-    crate::duration(text)
-        .map_err(|text| Diagnostic::error("No duration", text).at(Path::of("timeouts").attribute(operation)))
+    crate::duration(text).map_err(|text| {
+        Diagnostic::error("No duration", text).at(Path::of("timeouts").attribute(operation))
+    })
 }

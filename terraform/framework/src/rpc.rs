@@ -32,9 +32,15 @@ pub async fn answer<P: Provider>(
         }
         ("tfplugin6.Provider", method) => match method {
             "GetMetadata" => unary(request, |_: Nothing| async move { it.metadata() }).await,
-            "GetProviderSchema" => unary(request, |_: Nothing| async move { it.provider_schema() }).await,
-            "ValidateProviderConfig" => unary(request, |q| async move { it.validate_provider(q) }).await,
-            "ValidateResourceConfig" => unary(request, |q| async move { it.validate_resource(q) }).await,
+            "GetProviderSchema" => {
+                unary(request, |_: Nothing| async move { it.provider_schema() }).await
+            }
+            "ValidateProviderConfig" => {
+                unary(request, |q| async move { it.validate_provider(q) }).await
+            }
+            "ValidateResourceConfig" => {
+                unary(request, |q| async move { it.validate_resource(q) }).await
+            }
             "ValidateDataResourceConfig" => {
                 unary(request, |q| async move { it.validate_data_source(q) }).await
             }
@@ -47,7 +53,9 @@ pub async fn answer<P: Provider>(
             "PlanResourceChange" => unary(request, |q| async move { it.plan(q) }).await,
             "ApplyResourceChange" => unary(request, |q| async move { it.apply(q).await }).await,
             "ImportResourceState" => unary(request, |q| async move { it.import(q) }).await,
-            "ReadDataSource" => unary(request, |q| async move { it.read_data_source(q).await }).await,
+            "ReadDataSource" => {
+                unary(request, |q| async move { it.read_data_source(q).await }).await
+            }
             "OpenEphemeralResource" => unary(request, |q| async move { it.open(q).await }).await,
             "CloseEphemeralResource" => unary(request, |q| async move { it.close(q).await }).await,
             // There is nothing to renew: nothing asks for it.
@@ -74,7 +82,10 @@ fn unimplemented(path: &str) -> hyper::Response<Body> {
     Status::new(Code::Unimplemented, format!("{path} is not served")).into_http()
 }
 
-async fn unary<Q, R, F>(request: hyper::Request<Incoming>, run: impl FnOnce(Q) -> F) -> hyper::Response<Body>
+async fn unary<Q, R, F>(
+    request: hyper::Request<Incoming>,
+    run: impl FnOnce(Q) -> F,
+) -> hyper::Response<Body>
 where
     Q: Message + Default + 'static,
     R: Message + Default + 'static,

@@ -1,4 +1,5 @@
-//! What a block of configuration may hold, from which follow its checks, its plans and its documentation.
+//! What a block of configuration may hold, from which follow its checks, its plans and its
+//! documentation.
 
 use crate::{Value, wire};
 use serde_json::json;
@@ -107,7 +108,9 @@ impl Type {
                 _ => Err(no_type()),
             };
         }
-        let [kind, of] = json.as_array().map_or(&[][..], Vec::as_slice) else { return Err(no_type()) };
+        let [kind, of] = json.as_array().map_or(&[][..], Vec::as_slice) else {
+            return Err(no_type());
+        };
         match (kind.as_str(), of.as_object()) {
             (Some("list"), _) => Ok(Self::List(Box::new(Self::from_json(of)?))),
             (Some("set"), _) => Ok(Self::Set(Box::new(Self::from_json(of)?))),
@@ -161,7 +164,9 @@ impl Type {
             }
             (Self::Object(own), Value::Map(mut all)) => Value::Map(
                 own.iter()
-                    .map(|(name, of)| (name.clone(), of.conform(all.remove(name).unwrap_or_default())))
+                    .map(|(name, of)| {
+                        (name.clone(), of.conform(all.remove(name).unwrap_or_default()))
+                    })
                     .collect(),
             ),
             (_, value) => value,
@@ -185,7 +190,8 @@ pub struct Attribute {
     pub sensitive: bool,
     /// Whether a change makes a new resource.
     pub replaces: bool,
-    /// Whether it is said when the resource is made, and cannot be read afterwards: of what was imported it is not known.
+    /// Whether it is said when the resource is made, and cannot be read afterwards: of what was
+    /// imported it is not known.
     pub unread: bool,
     /// Whether the provider may give it another value with any change.
     pub follows: bool,
@@ -312,8 +318,13 @@ impl Block {
         if !matches!((a, b), (Value::Map(_), Value::Map(_))) {
             return a == b;
         }
-        let attributes = self.attributes.iter().all(|own| own.kind.same(a.get(&own.name), b.get(&own.name)));
-        attributes && self.blocks.iter().all(|nested| nested.same(a.get(&nested.name), b.get(&nested.name)))
+        let attributes =
+            self.attributes.iter().all(|own| own.kind.same(a.get(&own.name), b.get(&own.name)));
+        attributes
+            && self
+                .blocks
+                .iter()
+                .all(|nested| nested.same(a.get(&nested.name), b.get(&nested.name)))
     }
 
     fn to_wire(&self, description: &str) -> wire::Block {
@@ -360,7 +371,8 @@ impl Nested {
     pub fn same(&self, a: &Value, b: &Value) -> bool {
         match (self.nesting, a, b) {
             (Nesting::Set, Value::List(a), Value::List(b)) => {
-                a.len() == b.len() && a.iter().all(|one| b.iter().any(|other| self.block.same(one, other)))
+                a.len() == b.len()
+                    && a.iter().all(|one| b.iter().any(|other| self.block.same(one, other)))
             }
             (Nesting::List, Value::List(a), Value::List(b)) => {
                 a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.block.same(a, b))

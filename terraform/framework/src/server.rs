@@ -6,10 +6,10 @@ use crate::{
     lifecycle,
     value::BadValue,
     wire::{
-        AppliedChange, ApplyChange, Configure, Diagnosed, DynamicValue, ImportState, Imported, ImportedState,
-        KnownEphemeral, Metadata, Named, OpenedEphemeral, PlanChange, PlannedChange, ProviderConfig,
-        ProviderConfigValidity, ProviderSchema, ReadState, ServerCapabilities, StateAnswer, TypedConfig,
-        UpgradeState,
+        AppliedChange, ApplyChange, Configure, Diagnosed, DynamicValue, ImportState, Imported,
+        ImportedState, KnownEphemeral, Metadata, Named, OpenedEphemeral, PlanChange, PlannedChange,
+        ProviderConfig, ProviderConfigValidity, ProviderSchema, ReadState, ServerCapabilities,
+        StateAnswer, TypedConfig, UpgradeState,
     },
 };
 use std::collections::BTreeMap;
@@ -33,7 +33,10 @@ fn unknown_type(name: &str) -> Diagnostics {
     Diagnostic::error("No such type", text).into()
 }
 
-fn find<'a, T: ?Sized>(all: &'a BTreeMap<String, Box<T>>, name: &str) -> Result<&'a T, Diagnostics> {
+fn find<'a, T: ?Sized>(
+    all: &'a BTreeMap<String, Box<T>>,
+    name: &str,
+) -> Result<&'a T, Diagnostics> {
     all.get(name).map(|found| &**found).ok_or_else(|| unknown_type(name))
 }
 
@@ -87,23 +90,30 @@ impl<P: Provider> Server<P> {
             resource_schemas: schemas(&self.provider.offers().resources, |own| own.schema()),
             data_source_schemas: schemas(&self.provider.offers().data_sources, |own| own.schema()),
             server_capabilities: Some(CAPABILITIES),
-            ephemeral_resource_schemas: schemas(&self.provider.offers().ephemerals, |own| own.schema()),
+            ephemeral_resource_schemas: schemas(&self.provider.offers().ephemerals, |own| {
+                own.schema()
+            }),
         }
     }
 
     pub fn validate_provider(&self, request: ProviderConfig) -> ProviderConfigValidity {
-        let said = read(&request.config).map(|config| lifecycle::validate(&self.provider.schema(), &config));
+        let said = read(&request.config)
+            .map(|config| lifecycle::validate(&self.provider.schema(), &config));
         ProviderConfigValidity { diagnostics: diagnosed(said).diagnostics }
     }
 
     pub fn validate_resource(&self, request: TypedConfig) -> Diagnosed {
         let found = find(&self.provider.offers().resources, &request.type_name);
-        diagnosed(found.and_then(|own| validated(&own.schema(), &request, |config| own.validate(config))))
+        diagnosed(
+            found.and_then(|own| validated(&own.schema(), &request, |config| own.validate(config))),
+        )
     }
 
     pub fn validate_data_source(&self, request: TypedConfig) -> Diagnosed {
         let found = find(&self.provider.offers().data_sources, &request.type_name);
-        diagnosed(found.and_then(|own| validated(&own.schema(), &request, |config| own.validate(config))))
+        diagnosed(
+            found.and_then(|own| validated(&own.schema(), &request, |config| own.validate(config))),
+        )
     }
 
     pub fn validate_ephemeral(&self, request: TypedConfig) -> Diagnosed {
@@ -111,14 +121,17 @@ impl<P: Provider> Server<P> {
         diagnosed(found.and_then(|own| validated(&own.schema(), &request, |_| vec![])))
     }
 
-    /// There is one version of every schema: what a state has beyond it is left out, what it lacks is not set.
+    /// There is one version of every schema: what a state has beyond it is left out, what it lacks
+    /// is not set.
     pub fn upgrade(&self, request: UpgradeState) -> StateAnswer {
-        let state = find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
-            let json = request.raw_state.map(|raw| raw.json).unwrap_or_default();
-            let json = serde_json::from_slice(&json)
-                .map_err(|error| Diagnostic::error("The state cannot be read", error.to_string()))?;
-            Ok(resource.schema().block.conform(Value::from_json(json)))
-        });
+        let state =
+            find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
+                let json = request.raw_state.map(|raw| raw.json).unwrap_or_default();
+                let json = serde_json::from_slice(&json).map_err(|error| {
+                    Diagnostic::error("The state cannot be read", error.to_string())
+                })?;
+                Ok(resource.schema().block.conform(Value::from_json(json)))
+            });
         state_answer(state, vec![])
     }
 
@@ -141,24 +154,31 @@ impl<P: Provider> Server<P> {
     }
 
     pub fn plan(&self, request: PlanChange) -> PlannedChange {
-        let planned = find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
-            let (prior, mut proposed) = (read(&request.prior_state)?, read(&request.proposed_new_state)?);
-            if proposed.is_null() {
-                return Ok(PlannedChange { planned_state: Some(proposed.to_wire()), ..Default::default() });
-            }
-            let schema = resource.schema();
-            if !prior.is_null() {
-                resource.keep_meaning(&prior, &mut proposed);
-            }
-            let planned = lifecycle::plan(&schema, &prior, proposed, &read(&request.config)?);
-            Ok(PlannedChange {
-                planned_state: Some(planned.state.to_wire()),
-                requires_replace: planned.replaces.iter().map(|path| path.to_wire()).collect(),
-                ..Default::default()
-            })
-        });
         let planned =
-            planned.unwrap_or_else(|said| PlannedChange { diagnostics: to_wire(said), ..Default::default() });
+            find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
+                let (prior, mut proposed) =
+                    (read(&request.prior_state)?, read(&request.proposed_new_state)?);
+                if proposed.is_null() {
+                    return Ok(PlannedChange {
+                        planned_state: Some(proposed.to_wire()),
+                        ..Default::default()
+                    });
+                }
+                let schema = resource.schema();
+                if !prior.is_null() {
+                    resource.keep_meaning(&prior, &mut proposed);
+                }
+                let planned = lifecycle::plan(&schema, &prior, proposed, &read(&request.config)?);
+                Ok(PlannedChange {
+                    planned_state: Some(planned.state.to_wire()),
+                    requires_replace: planned.replaces.iter().map(|path| path.to_wire()).collect(),
+                    ..Default::default()
+                })
+            });
+        let planned = planned.unwrap_or_else(|said| PlannedChange {
+            diagnostics: to_wire(said),
+            ..Default::default()
+        });
         PlannedChange { planned_private: request.prior_private, ..planned }
     }
 
@@ -199,10 +219,11 @@ impl<P: Provider> Server<P> {
     }
 
     pub fn import(&self, request: ImportState) -> ImportedState {
-        let state = find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
-            let state = resource.import(&request.id)?;
-            Ok(resource.schema().block.conform(state))
-        });
+        let state =
+            find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
+                let state = resource.import(&request.id)?;
+                Ok(resource.schema().block.conform(state))
+            });
         match state {
             Err(said) => ImportedState { imported_resources: vec![], diagnostics: to_wire(said) },
             Ok(state) => {
@@ -242,8 +263,9 @@ impl<P: Provider> Server<P> {
         let closed = async {
             let own = find(&self.provider.offers().ephemerals, &request.type_name)?;
             let private = String::from_utf8(request.private.unwrap_or_default());
-            let private = private
-                .map_err(|error| Diagnostic::error("What was opened is not known", error.to_string()))?;
+            let private = private.map_err(|error| {
+                Diagnostic::error("What was opened is not known", error.to_string())
+            })?;
             own.close(private).await
         };
         diagnosed(closed.await.map(|()| vec![]))

@@ -1,11 +1,13 @@
-//! Terraform's values: as they are carried (MessagePack, with unknown values as an extension), and as JSON for Rust types.
+//! Terraform's values: as they are carried (MessagePack, with unknown values as an extension), and
+//! as JSON for Rust types.
 
 use crate::{Diagnostic, wire};
 use rmpv::Value as Packed;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
-/// The extension by which go-cty marks an unknown value; one with refinements has 12 (`msgpack` in go-cty).
+/// The extension by which go-cty marks an unknown value; one with refinements has 12 (`msgpack` in
+/// go-cty).
 const UNKNOWN: i8 = 0;
 
 /// A value of a configuration, a plan or a state.
@@ -105,13 +107,17 @@ impl Value {
         }
     }
 
-    /// The value as a Rust type. Attributes that are not set are left out, so that the type's defaults hold.
+    /// The value as a Rust type. Attributes that are not set are left out, so that the type's
+    /// defaults hold.
     ///
     /// # Errors
     /// A diagnostic, if it does not fit: the schema and the type differ.
     pub fn to<T: DeserializeOwned>(&self) -> Result<T, Diagnostic> {
         serde_json::from_value(self.to_json()).map_err(|error| {
-            Diagnostic::error("A value does not fit", format!("{error}. This is a mistake of the provider."))
+            Diagnostic::error(
+                "A value does not fit",
+                format!("{error}. This is a mistake of the provider."),
+            )
         })
     }
 
@@ -121,7 +127,10 @@ impl Value {
     /// A diagnostic, if it has no form as JSON.
     pub fn of(value: &impl Serialize) -> Result<Self, Diagnostic> {
         let json = serde_json::to_value(value).map_err(|error| {
-            Diagnostic::error("A value has no form", format!("{error}. This is a mistake of the provider."))
+            Diagnostic::error(
+                "A value has no form",
+                format!("{error}. This is a mistake of the provider."),
+            )
         })?;
         Ok(Self::from_json(json))
     }
@@ -135,7 +144,8 @@ impl Value {
             Self::String(text) => text.clone().into(),
             Self::List(all) => all.iter().map(Self::to_json).collect(),
             Self::Map(all) => {
-                let set = all.iter().filter(|(_, value)| !matches!(value, Self::Null | Self::Unknown));
+                let set =
+                    all.iter().filter(|(_, value)| !matches!(value, Self::Null | Self::Unknown));
                 set.map(|(key, value)| (key.clone(), value.to_json())).collect()
             }
         }
@@ -147,17 +157,20 @@ impl Value {
             serde_json::Value::Bool(value) => Self::Bool(value),
             serde_json::Value::Number(value) => Self::Number(value),
             serde_json::Value::String(text) => Self::String(text),
-            serde_json::Value::Array(all) => Self::List(all.into_iter().map(Self::from_json).collect()),
-            serde_json::Value::Object(all) => {
-                Self::Map(all.into_iter().map(|(key, value)| (key, Self::from_json(value))).collect())
+            serde_json::Value::Array(all) => {
+                Self::List(all.into_iter().map(Self::from_json).collect())
             }
+            serde_json::Value::Object(all) => Self::Map(
+                all.into_iter().map(|(key, value)| (key, Self::from_json(value))).collect(),
+            ),
         }
     }
 
     pub(crate) fn from_wire(value: Option<&wire::DynamicValue>) -> Result<Self, BadValue> {
         let Some(value) = value else { return Ok(Self::Null) };
         if !value.json.is_empty() {
-            let json = serde_json::from_slice(&value.json).map_err(|error| BadValue(error.to_string()))?;
+            let json =
+                serde_json::from_slice(&value.json).map_err(|error| BadValue(error.to_string()))?;
             return Ok(Self::from_json(json));
         }
         if value.msgpack.is_empty() {
@@ -220,9 +233,9 @@ impl Value {
             },
             Self::String(text) => text.as_str().into(),
             Self::List(all) => Packed::Array(all.iter().map(Self::to_packed).collect()),
-            Self::Map(all) => {
-                Packed::Map(all.iter().map(|(key, value)| (key.as_str().into(), value.to_packed())).collect())
-            }
+            Self::Map(all) => Packed::Map(
+                all.iter().map(|(key, value)| (key.as_str().into(), value.to_packed())).collect(),
+            ),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The messages of plugin protocol 6 that Terraform 1.11 sends to a provider, by the numbers of
-//! `docs/plugin-protocol/tfplugin6.8.proto` in Terraform's source. Written out, because they are few and a generator would want `protoc` on
-//! every machine that builds; the tests with the real `terraform` hold them to it.
+//! `docs/plugin-protocol/tfplugin6.8.proto` in Terraform's source. Written out, because they are
+//! few and a generator would want `protoc` on every machine that builds; the tests with the real
+//! `terraform` hold them to it.
 
 use prost::Message;
 use std::collections::HashMap;

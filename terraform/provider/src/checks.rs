@@ -1,8 +1,9 @@
-//! What values must look like, said when a configuration is checked: by the types that the coordinator reads them with.
+//! What values must look like, said when a configuration is checked: by the types that the
+//! coordinator reads them with.
 
 use ipnet::IpNet;
-use meshward_model::{Labels, NetworkName, NodeName, PublicKey, Selector, WorkloadName, labels};
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value, duration};
+use meshward_types::{Labels, NetworkName, NodeName, PublicKey, Selector, WorkloadName, labels};
 use std::{collections::BTreeMap, fmt::Display, str::FromStr, time::Duration};
 
 fn parses<T: FromStr<Err: Display>>(value: &Value) -> Result<(), String> {
@@ -37,7 +38,8 @@ pub fn label_value(value: &Value) -> Result<(), String> {
     labels::check_value(value.text().unwrap_or_default()).map_err(|error| error.to_string())
 }
 
-/// A prefix in the form in which the coordinator says it, so that a plan and what is there can be compared.
+/// A prefix in the form in which the coordinator says it, so that a plan and what is there can be
+/// compared.
 pub fn prefix(value: &Value) -> Result<(), String> {
     let text = value.text().unwrap_or_default();
     let Ok(prefix) = text.parse::<IpNet>() else {
@@ -50,10 +52,13 @@ pub fn prefix(value: &Value) -> Result<(), String> {
 /// A duration between two numbers of seconds.
 pub fn lasts(value: &Value, least: u64, most: u64, what: &str) -> Result<(), String> {
     let time = duration(value.text().unwrap_or_default())?;
-    match (Duration::from_secs(least)..=Duration::from_secs(most)).contains(&time) && time.subsec_nanos() == 0
+    match (Duration::from_secs(least)..=Duration::from_secs(most)).contains(&time)
+        && time.subsec_nanos() == 0
     {
         true => Ok(()),
-        false => Err(format!("{what} is {least} seconds to {} days, in whole seconds.", most / 86_400)),
+        false => {
+            Err(format!("{what} is {least} seconds to {} days, in whole seconds.", most / 86_400))
+        }
     }
 }
 
@@ -87,7 +92,11 @@ pub fn on_revoke(value: &Value) -> Result<(), String> {
 
 fn one_of(value: &Value, words: &[&str]) -> Result<(), String> {
     let text = value.text().unwrap_or_default();
-    if words.contains(&text) { Ok(()) } else { Err(format!("`{text}` is none of {}", words.join(", "))) }
+    if words.contains(&text) {
+        Ok(())
+    } else {
+        Err(format!("`{text}` is none of {}", words.join(", ")))
+    }
 }
 
 /// A number within bounds.

@@ -1,6 +1,8 @@
 //! Data sources that say of one thing what its resource knows.
 
-use meshward_terraform::{Answer, Attribute, Block, DataSource, Diagnostic, Resource, Schema, Type, Value};
+use meshward_terraform::{
+    Answer, Attribute, Block, DataSource, Diagnostic, Resource, Schema, Type, Value,
+};
 
 /// Looks one thing up by its key.
 pub struct Lookup<R> {
@@ -50,7 +52,8 @@ impl<R: Resource> DataSource for Lookup<R> {
             })
             .collect();
         for nested in block.blocks.iter().filter(|nested| nested.name != "timeouts") {
-            let own = nested.block.attributes.iter().map(|own| (own.name.clone(), own.kind.clone()));
+            let own =
+                nested.block.attributes.iter().map(|own| (own.name.clone(), own.kind.clone()));
             let kind = Type::List(Box::new(Type::Object(own.collect())));
             attributes.push(Attribute::computed(&nested.name, kind, &nested.description));
         }
@@ -64,8 +67,10 @@ impl<R: Resource> DataSource for Lookup<R> {
             for name in self.keys {
                 key.set(name, config.get(name).clone());
             }
-            let named =
-                self.keys.iter().filter_map(|name| Some(format!("{name} `{}`", key.get(name).text()?)));
+            let named = self
+                .keys
+                .iter()
+                .filter_map(|name| Some(format!("{name} `{}`", key.get(name).text()?)));
             let named = named.collect::<Vec<_>>().join(", ");
             let kind = self.what.trim_start_matches("a ").trim_start_matches("the ");
             let text = format!("There is no {kind} with {named}.");

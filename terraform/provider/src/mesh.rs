@@ -1,11 +1,12 @@
-//! The coordinator, as the resources see it: lists that are read once for many, waiting, and refusals as diagnostics.
+//! The coordinator, as the resources see it: lists that are read once for many, waiting, and
+//! refusals as diagnostics.
 
-use meshward_client::{Client, Error};
-use meshward_model::api::{
+use meshward_api_client::{Client, Error};
+use meshward_terraform::{Diagnostic, Diagnostics, Path};
+use meshward_types::api::{
     Context, Page, Paged,
     operations::{List as Listing, Read, Remove, Write},
 };
-use meshward_terraform::{Diagnostic, Diagnostics, Path};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     any::Any,
@@ -20,9 +21,11 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// For how long a list answers reads, unless this process changes something: hundreds of resources are read in a moment.
+/// For how long a list answers reads, unless this process changes something: hundreds of resources
+/// are read in a moment.
 const FRESH: Duration = Duration::from_secs(2);
-/// For how long it is asked again what was refused because there were too many requests: a plan asks for hundreds of things.
+/// For how long it is asked again what was refused because there were too many requests: a plan
+/// asks for hundreds of things.
 const BUSY: Duration = Duration::from_secs(60);
 /// How often something is read again that others are changing, too.
 const OVERWRITES: usize = 10;
@@ -84,7 +87,8 @@ impl Mesh {
         };
         let mut slot = slot.lock().await;
         let changes = self.changes.load(Ordering::Acquire);
-        let known = slot.as_ref().filter(|list| list.changes == changes && list.at.elapsed() < FRESH);
+        let known =
+            slot.as_ref().filter(|list| list.changes == changes && list.at.elapsed() < FRESH);
         if let Some(entries) = known.and_then(|list| list.entries.clone().downcast().ok()) {
             return Ok(entries);
         }
@@ -144,8 +148,9 @@ impl Mesh {
                 Some(state) => client.clone().if_match(state),
                 None => client.clone(),
             };
-            let written =
-                self.changing(|_| async move { only_that.write(write, arguments, body).await }).await;
+            let written = self
+                .changing(|_| async move { only_that.write(write, arguments, body).await })
+                .await;
             match written {
                 // Something else of it has changed, which may be none of ours.
                 Err(Error::Refused { status: Some(412), .. }) => {}
@@ -161,11 +166,13 @@ impl Mesh {
         what: &Remove<R>,
         arguments: &[&(dyn Display + Sync)],
     ) -> Result<(), Error> {
-        let done = self.changing(|client| async move { client.remove(what, arguments).await }).await;
+        let done =
+            self.changing(|client| async move { client.remove(what, arguments).await }).await;
         gone_is_well(done.map(drop))
     }
 
-    /// Tries something again while it is refused as a conflict with how things are now, for as long as is said.
+    /// Tries something again while it is refused as a conflict with how things are now, for as long
+    /// as is said.
     pub async fn insist<T, F>(
         &self,
         limit: Duration,
@@ -208,7 +215,8 @@ impl Mesh {
                 return Ok(found);
             }
             if begun.elapsed() + PAUSE >= limit {
-                let text = format!("{what}, not within {limit:?}; the block `timeouts` can say more.");
+                let text =
+                    format!("{what}, not within {limit:?}; the block `timeouts` can say more.");
                 return Err(Diagnostic::error("Waited in vain", text).into());
             }
             self.pause().await?;
@@ -279,7 +287,9 @@ pub fn told(error: Error) -> Diagnostics {
             let path = field.map(|field| Path::of(attribute_of(&field))).unwrap_or_default();
             Diagnostic::error(summary, text).at(path)
         }
-        Error::Unreachable(text) => Diagnostic::error("The coordinator cannot be reached", sentence(&text)),
+        Error::Unreachable(text) => {
+            Diagnostic::error("The coordinator cannot be reached", sentence(&text))
+        }
         Error::Failed(text) => Diagnostic::error("The coordinator has failed", sentence(&text)),
     };
     one.into()

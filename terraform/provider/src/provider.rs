@@ -4,17 +4,17 @@ use crate::{
     lookup::Lookup,
     mesh::{Mesh, sentence, told},
     resources::{
-        Admission, DeviceResource, JoinToken, NetworkResource, NodeResource, PolicyResource, RouteResource,
-        ServiceAccount,
+        Admission, DeviceResource, JoinToken, NetworkResource, NodeResource, PolicyResource,
+        RouteResource, ServiceAccount,
     },
     sources::{LinksSource, NodeSource, PolicyCheck},
 };
-use meshward_client::{Client, Error, context};
-use meshward_model::api::{Context, operations};
+use meshward_api_client::{Client, Error, context};
 use meshward_terraform::{
-    Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Ephemeral, Offers, Path, Provider,
-    Resource, Schema, Type, Value,
+    Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Ephemeral, Offers, Path,
+    Provider, Resource, Schema, Type, Value,
 };
+use meshward_types::api::{Context, operations};
 use std::{path::PathBuf, sync::Arc};
 
 /// The provider.
@@ -38,10 +38,15 @@ impl Meshward {
             ("device", Box::new(DeviceResource(m()))),
         ];
         let network = Lookup::of(NetworkResource(m()), "a network", &["name"], &[]);
-        let policy = Lookup::of(PolicyResource(m()), "the policy of a network", &["network"], &["message"]);
+        let policy =
+            Lookup::of(PolicyResource(m()), "the policy of a network", &["network"], &["message"]);
         let admission = Lookup::of(Admission(m()), "the admission of a network", &["network"], &[]);
-        let token =
-            Lookup::of(JoinToken(m()), "a join token", &["id"], &["token", "ttl", "uses", "renew_before"]);
+        let token = Lookup::of(
+            JoinToken(m()),
+            "a join token",
+            &["id"],
+            &["token", "ttl", "uses", "renew_before"],
+        );
         let account = Lookup::of(
             ServiceAccount(m()),
             "a service account",
@@ -63,7 +68,8 @@ impl Meshward {
             ("policy_check", Box::new(PolicyCheck(m()))),
             ("links", Box::new(LinksSource(m()))),
         ];
-        let ephemerals: [(&str, Box<dyn Ephemeral>); 1] = [("join_token", Box::new(JoinToken(m())))];
+        let ephemerals: [(&str, Box<dyn Ephemeral>); 1] =
+            [("join_token", Box::new(JoinToken(m())))];
         let named = |name: &str| format!("meshward_{name}");
         let offers = Offers {
             resources: resources.into_iter().map(|(name, own)| (named(name), own)).collect(),
@@ -99,7 +105,8 @@ fn read(config: &Value) -> Result<Context, Diagnostics> {
         return Ok(Context { server, more_servers: vec![], ca, token });
     }
     let found = context::find(named.as_deref()).map_err(|error| {
-        Diagnostic::error("The context cannot be read", sentence(&error.to_string())).at(Path::of("context"))
+        Diagnostic::error("The context cannot be read", sentence(&error.to_string()))
+            .at(Path::of("context"))
     })?;
     let Some(found) = found else {
         let text = format!(
@@ -152,7 +159,11 @@ impl Provider for Meshward {
                     Type::String,
                     "A context file: `admin.json` as the coordinator writes it, or what `meshctl credential create` prints.",
                 ),
-                Attribute::optional("server", Type::String, "`HOST:PORT` of the coordinator's API."),
+                Attribute::optional(
+                    "server",
+                    Type::String,
+                    "`HOST:PORT` of the coordinator's API.",
+                ),
                 Attribute::optional("ca", Type::String, "The mesh's CA certificate, in PEM."),
                 Attribute::optional(
                     "token",

@@ -6,11 +6,11 @@ use crate::{
     resources::{duration_text, files, files_attribute},
     written,
 };
-use meshward_model::api::{SubmitPolicy, operations};
 use meshward_policy::{Problem, review};
 use meshward_terraform::{
     Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Path, Schema, Type, Value,
 };
+use meshward_types::api::{SubmitPolicy, operations};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -25,8 +25,11 @@ impl PolicyCheck {
             return Err(wrong);
         }
         let all = meshward_policy::read(&files).unwrap_or_default();
-        let mut findings: Vec<(String, String)> =
-            all.iter().flat_map(review).map(|Problem { place, text }| (place.to_string(), text)).collect();
+        let mut findings: Vec<(String, String)> = all
+            .iter()
+            .flat_map(review)
+            .map(|Problem { place, text }| (place.to_string(), text))
+            .collect();
         let mut now = config.clone();
         let (mut opened, mut closed) = (vec![], vec![]);
         if *config.get("live") == Value::Bool(true) {
@@ -39,7 +42,8 @@ impl PolicyCheck {
                 reset: false,
             };
             let result = self.0.try_out(&operations::SUBMIT_POLICY, &wanted).await?;
-            findings = result.findings.into_iter().map(|finding| (finding.place, finding.text)).collect();
+            findings =
+                result.findings.into_iter().map(|finding| (finding.place, finding.text)).collect();
             opened = result.networks.iter().flat_map(|network| network.opened.clone()).collect();
             closed = result.networks.iter().flat_map(|network| network.closed.clone()).collect();
         }
@@ -51,7 +55,7 @@ impl PolicyCheck {
             });
             return Err(said.collect());
         }
-        let links = |changes: Vec<meshward_model::api::LinkChange>| {
+        let links = |changes: Vec<meshward_types::api::LinkChange>| {
             let all = changes.iter().map(|change| {
                 json!({ "from": change.from.to_string(), "to": change.to.to_string(), "before": change.before, "after": change.after })
             });
@@ -61,11 +65,17 @@ impl PolicyCheck {
         now.set("closed", links(closed));
         let networks = all.iter().map(|written| written.policy.network.to_string().into());
         now.set("networks", Value::List(networks.collect()));
-        let rules: usize =
-            all.iter().map(|written| written.policy.rules.len() + written.policy.guardrails.len()).sum();
+        let rules: usize = all
+            .iter()
+            .map(|written| written.policy.rules.len() + written.policy.guardrails.len())
+            .sum();
         now.set("rules", rules as u64);
-        now.set("tests_passed", all.iter().map(|written| written.policy.tests.len() as u64).sum::<u64>());
-        let findings = findings.into_iter().map(|(place, text)| json!({ "place": place, "text": text }));
+        now.set(
+            "tests_passed",
+            all.iter().map(|written| written.policy.tests.len() as u64).sum::<u64>(),
+        );
+        let findings =
+            findings.into_iter().map(|(place, text)| json!({ "place": place, "text": text }));
         now.set("findings", Value::from_json(findings.collect()));
         Ok(now)
     }
@@ -86,8 +96,12 @@ impl DataSource for PolicyCheck {
             "Checks policy and runs its tests while Terraform plans: what is wrong fails the plan, with file, line and column. Nothing is changed; without `live` the coordinator is not asked.",
             Block::of(vec![
                 files_attribute(Attribute::required),
-                Attribute::optional("network", Type::String, "The network that all of it must be about.")
-                    .checked(checks::network),
+                Attribute::optional(
+                    "network",
+                    Type::String,
+                    "The network that all of it must be about.",
+                )
+                .checked(checks::network),
                 Attribute::optional(
                     "strict",
                     Type::Bool,
@@ -153,7 +167,11 @@ impl DataSource for NodeSource {
                     Type::Bool,
                     "Whether it has a session with the coordinator now.",
                 ),
-                Attribute::computed("address", Type::String, "Where its session comes from, with the port."),
+                Attribute::computed(
+                    "address",
+                    Type::String,
+                    "Where its session comes from, with the port.",
+                ),
                 Attribute::computed("version", Type::String, "Its software's version."),
                 Attribute::computed("site", Type::String, "Its site, as its join token says."),
                 Attribute::computed("labels", Type::map(), "All of its labels."),
@@ -164,7 +182,11 @@ impl DataSource for NodeSource {
                     Type::String,
                     "After which time without being seen it is forgotten, if it is ephemeral.",
                 ),
-                Attribute::computed("problems", Type::strings(), "What keeps it from serving networks."),
+                Attribute::computed(
+                    "problems",
+                    Type::strings(),
+                    "What keeps it from serving networks.",
+                ),
             ]),
         )
     }
@@ -210,14 +232,19 @@ impl DataSource for LinksSource {
                     link,
                     "The links: labels, what may pass as text, and counted packets and bytes.",
                 ),
-                Attribute::computed("nodes_silent", Type::strings(), "Nodes whose counters are not in it."),
+                Attribute::computed(
+                    "nodes_silent",
+                    Type::strings(),
+                    "Nodes whose counters are not in it.",
+                ),
             ]),
         )
     }
 
     fn read(&self, config: Value) -> Answer<'_, Value> {
         Box::pin(async move {
-            let network = config.get("network").text().map(|network| ("network", network.to_owned()));
+            let network =
+                config.get("network").text().map(|network| ("network", network.to_owned()));
             let query: Vec<_> = network.into_iter().collect();
             let all = self.0.list_now(&operations::LINKS, &query).await?;
             let mut now = config;

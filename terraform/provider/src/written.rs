@@ -1,8 +1,8 @@
 //! Policy as text: files that users write, and those that are written from blocks of configuration.
 
-use meshward_model::{Labels, NetworkName, Selector, api::PolicyFile};
 use meshward_policy::{BadPolicy, Budget, Policy, Problem, Rule, Shared, run_tests};
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
+use meshward_types::{Labels, NetworkName, Selector, api::PolicyFile};
 use serde_json::{Map, json};
 
 /// The file that is written from the blocks of a `meshward_policy`.
@@ -15,7 +15,8 @@ pub const TIMEOUTS: [&str; 4] = ["tcp_established", "tcp_transitory", "udp", "ic
 /// What a policy says in a word.
 pub const WORDS: [&str; 5] = ["mode", "declarations", "on_deny", "on_quarantine", "on_revoke"];
 
-/// A file that is written from blocks. Each block is one line of it, so that a mistake's line leads to the block.
+/// A file that is written from blocks. Each block is one line of it, so that a mistake's line leads
+/// to the block.
 #[derive(Default)]
 pub struct Written {
     pub text: String,
@@ -164,13 +165,19 @@ fn admission_rule(block: &Value) -> Result<serde_json::Value, Diagnostic> {
     Ok(item.into())
 }
 
-/// What is wrong with files, by themselves and by their own tests. All of them are about `network`, if it is given.
-/// `own` is the one among them that is written from blocks.
-pub fn check(files: &[PolicyFile], network: Option<&str>, own: Option<(&str, &Written)>) -> Diagnostics {
+/// What is wrong with files, by themselves and by their own tests. All of them are about `network`,
+/// if it is given. `own` is the one among them that is written from blocks.
+pub fn check(
+    files: &[PolicyFile],
+    network: Option<&str>,
+    own: Option<(&str, &Written)>,
+) -> Diagnostics {
     let said = |summary: &str, problem: &Problem| {
         let file = &problem.place.file;
         match own.filter(|(name, _)| name == file) {
-            Some((_, written)) => Diagnostic::error(summary, problem.text.clone()).at(written.place(problem)),
+            Some((_, written)) => {
+                Diagnostic::error(summary, problem.text.clone()).at(written.place(problem))
+            }
             None => Diagnostic::error(summary, problem.to_string()).at(Path::of("files").key(file)),
         }
     };
@@ -184,15 +191,20 @@ pub fn check(files: &[PolicyFile], network: Option<&str>, own: Option<(&str, &Wr
     for written in &all {
         let name = &written.policy.network;
         if let Some(network) = network.filter(|network| *network != name.as_str()) {
-            let text = format!("this is about network {name}, and the resource about network {network}");
-            diagnostics
-                .push(said("Another network's policy", &Problem { place: written.begin.clone(), text }));
+            let text =
+                format!("this is about network {name}, and the resource about network {network}");
+            diagnostics.push(said(
+                "Another network's policy",
+                &Problem { place: written.begin.clone(), text },
+            ));
         }
-        let failures = run_tests(&written.policy, &Budget::of(Budget::PLAN)).unwrap_or_else(|error| {
-            let problem = Problem { place: written.begin.clone(), text: format!("its tests: {error}") };
-            diagnostics.push(said("The policy is too large", &problem));
-            vec![]
-        });
+        let failures =
+            run_tests(&written.policy, &Budget::of(Budget::PLAN)).unwrap_or_else(|error| {
+                let problem =
+                    Problem { place: written.begin.clone(), text: format!("its tests: {error}") };
+                diagnostics.push(said("The policy is too large", &problem));
+                vec![]
+            });
         for failure in failures {
             let text = failure.to_string();
             let place = written.tests.get(failure.number - 1).unwrap_or(&written.begin).clone();
@@ -355,7 +367,9 @@ mod tests {
     fn blocks_are_written_and_read_back_as_they_were() {
         let written = policy("shop", &blocks()).unwrap().unwrap();
         let own = file(POLICY, &written.text);
-        assert!(check(std::slice::from_ref(&own), Some("shop"), Some((POLICY, &written))).is_empty());
+        assert!(
+            check(std::slice::from_ref(&own), Some("shop"), Some((POLICY, &written))).is_empty()
+        );
         let read = read_back(&own, &"shop".parse().unwrap()).unwrap();
         assert_eq!(policy_blocks(&read).unwrap(), blocks());
         assert!(policy("shop", &Value::default()).unwrap().is_none());
@@ -379,7 +393,9 @@ mod tests {
         let mut wrong = blocks();
         wrong.set(
             "rule",
-            Value::from_json(json!([{ "name": "r", "from": "a=b", "to": "", "allow": ["tcp/99999"] }])),
+            Value::from_json(
+                json!([{ "name": "r", "from": "a=b", "to": "", "allow": ["tcp/99999"] }]),
+            ),
         );
         let written = policy("shop", &wrong).unwrap().unwrap();
         let said = check(&[file(POLICY, &written.text)], Some("shop"), Some((POLICY, &written)));
@@ -388,7 +404,11 @@ mod tests {
 
     #[test]
     fn a_mistake_in_a_file_is_said_with_its_line_and_another_network_is_refused() {
-        let said = check(&[file("a.yaml", "network: shop\nrules:\n  - { name: r }\n")], Some("shop"), None);
+        let said = check(
+            &[file("a.yaml", "network: shop\nrules:\n  - { name: r }\n")],
+            Some("shop"),
+            None,
+        );
         assert!(said[0].detail.starts_with("a.yaml:3"), "{said:?}");
         assert_eq!(said[0].path, Path::of("files").key("a.yaml"));
         let said = check(&[file("a.yaml", "network: lab\n")], Some("shop"), None);
@@ -409,7 +429,9 @@ mod tests {
         }));
         let written = admission("shop", &config).unwrap();
         let own = file(ADMISSION, &written.text);
-        assert!(check(std::slice::from_ref(&own), Some("shop"), Some((ADMISSION, &written))).is_empty());
+        assert!(
+            check(std::slice::from_ref(&own), Some("shop"), Some((ADMISSION, &written))).is_empty()
+        );
         let read = read_back(&own, &"shop".parse().unwrap()).unwrap();
         assert_eq!(admission_blocks(&read).unwrap(), config);
     }

@@ -1,14 +1,17 @@
-//! Stands in for the clouds' own providers in the tests of the modules: their schemas, and machines that exist in a state alone.
+//! Stands in for the clouds' own providers in the tests of the modules: their schemas, and machines
+//! that exist in a state alone.
 //!
-//! Which one it is follows from the name by which it is started: `terraform-provider-aws` and so on, links to this program. The
-//! schemas below `schemas/` say where they are from, and of which version.
+//! Which one it is follows from the name by which it is started: `terraform-provider-aws` and so
+//! on, links to this program. The schemas below `schemas/` say where they are from, and of which
+//! version.
 #![forbid(unsafe_code)]
 
 mod schemas;
 
 use anyhow::{Context, Result};
 use meshward_terraform::{
-    Answer, Attribute, Block, DataSource, Diagnostics, Offers, Provider, Resource, Schema, Type, Value,
+    Answer, Attribute, Block, DataSource, Diagnostics, Offers, Provider, Resource, Schema, Type,
+    Value,
 };
 use schemas::Cloud;
 use std::{
@@ -46,7 +49,10 @@ fn stand_in() -> Result<StandIn> {
     let wanted = name.strip_prefix("terraform-provider-").and_then(|rest| rest.split('_').next());
     let known: Vec<&str> = CLOUDS.iter().map(|(name, _)| *name).collect();
     let (_, text) = CLOUDS.iter().find(|(name, _)| Some(*name) == wanted).with_context(|| {
-        format!("{name} stands in for nothing; link to it as terraform-provider-NAME: {}", known.join(", "))
+        format!(
+            "{name} stands in for nothing; link to it as terraform-provider-NAME: {}",
+            known.join(", ")
+        )
     })?;
     StandIn::new(Cloud::read(text)?)
 }
@@ -59,7 +65,9 @@ struct StandIn {
 impl StandIn {
     fn new(cloud: Cloud) -> Result<Self> {
         let kept = |what_is_there: bool| {
-            move |(name, schema): (String, Schema)| (name.clone(), Kept { name, schema, what_is_there })
+            move |(name, schema): (String, Schema)| {
+                (name.clone(), Kept { name, schema, what_is_there })
+            }
         };
         let resources = cloud.resources.into_iter().map(kept(false));
         let sources = cloud.data_sources.into_iter().map(kept(true));
@@ -123,7 +131,8 @@ impl Kept {
             // Whoever looks again sees the same.
             true => (0, 0),
             false => {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+                let since =
+                    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
                 (MADE.fetch_add(1, Ordering::Relaxed), since)
             }
         };

@@ -25,8 +25,8 @@ const LONGEST: u64 = 500;
 /// What the server says at once, and how often.
 const PIECE: usize = 2000;
 const PAUSE: Duration = Duration::from_millis(10);
-/// After how long who joined by a stock WireGuard notices that its gateway has started again: fifteen
-/// seconds, and TCP's own pause.
+/// After how long who joined by a stock WireGuard notices that its gateway has started again:
+/// fifteen seconds, and TCP's own pause.
 const RECONNECTS: Duration = Duration::from_secs(40);
 /// For how long what has been received may come in after its sender was denied.
 const UNDER_WAY: Duration = Duration::from_millis(100);
@@ -80,7 +80,10 @@ impl Download {
                 Ok(0) => return ErrorKind::UnexpectedEof.into(),
                 Ok(length) => {
                     let received = self.received.load(Relaxed);
-                    if !bytes_at(received).zip(&buffer[..length]).all(|(right, heard)| right == *heard) {
+                    if !bytes_at(received)
+                        .zip(&buffer[..length])
+                        .all(|(right, heard)| right == *heard)
+                    {
                         return ErrorKind::InvalidData.into();
                     }
                     self.received.store(received + length as u64, Relaxed);
@@ -91,15 +94,18 @@ impl Download {
 
     /// Whether both ends have been told that it has ended.
     fn is_reset(&self) -> bool {
-        let told =
-            |end: &Option<ErrorKind>| matches!(end, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+        let told = |end: &Option<ErrorKind>| {
+            matches!(end, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
+        };
         self.ends.lock().unwrap().iter().all(told)
     }
 
-    /// Waits until more has come, or both ends are told that nothing will. `denied`: for how long its
-    /// server has said in vain what it says again, each time after twice as long (RFC 6298 §5.5).
+    /// Waits until more has come, or both ends are told that nothing will. `denied`: for how long
+    /// its server has said in vain what it says again, each time after twice as long (RFC 6298
+    /// §5.5).
     fn goes_on_or_is_reset(&self, denied: Duration, what: &str) {
-        let (before, until) = (self.received.load(Relaxed), Instant::now() + 2 * denied + 2 * PATIENCE);
+        let (before, until) =
+            (self.received.load(Relaxed), Instant::now() + 2 * denied + 2 * PATIENCE);
         while self.received.load(Relaxed) == before && !self.is_reset() {
             let ends = *self.ends.lock().unwrap();
             assert!(
@@ -171,8 +177,8 @@ fn allow(mesh: &Mesh, denial: Denial, more: &str) {
     }
 }
 
-/// A server, and clients on its node, on another, on one that reaches it by the relay alone, on a device,
-/// and behind a gateway.
+/// A server, and clients on its node, on another, on one that reaches it by the relay alone, on a
+/// device, and behind a gateway.
 struct Stand {
     mesh: Mesh,
     nodes: Vec<Node>,
@@ -184,7 +190,8 @@ struct Stand {
 impl Stand {
     fn new() -> Self {
         let mut mesh = mesh();
-        let barriers = [("rack", Barrier::None), ("cloud", Barrier::None), ("office", Barrier::Tcp)];
+        let barriers =
+            [("rack", Barrier::None), ("cloud", Barrier::None), ("office", Barrier::Tcp)];
         let nodes: Vec<Node> = barriers
             .iter()
             .map(|(name, barrier)| {
@@ -194,15 +201,25 @@ impl Stand {
             })
             .collect();
         let api = nodes[0].attach("shop", "app=api").unwrap();
-        let webs: Vec<Workload> = nodes.iter().map(|node| node.attach("shop", "app=web").unwrap()).collect();
-        let create = ["device", "create", "--name", "laptop", "--network", "shop", "--label", "app=web"];
+        let webs: Vec<Workload> =
+            nodes.iter().map(|node| node.attach("shop", "app=web").unwrap()).collect();
+        let create =
+            ["device", "create", "--name", "laptop", "--network", "shop", "--label", "app=web"];
         let text = mesh.meshctl(&[&create[..], &["--gateway", "cloud"]].concat()).unwrap();
         let device = Machine::new(&mut mesh, &text);
         mesh.apply(&policy(7000, "")).unwrap();
         let behind = behind(&mesh, &nodes[1], [1500, 1280]);
         behind.speak_from_advertised();
-        let route =
-            ["route", "advertise", "10.8.0.0/24", "fd08::/64", "--network", "shop", "--label", "app=web"];
+        let route = [
+            "route",
+            "advertise",
+            "10.8.0.0/24",
+            "fd08::/64",
+            "--network",
+            "shop",
+            "--label",
+            "app=web",
+        ];
         nodes[1].meshctl(&route).unwrap();
         let others = [device.site.netns.clone(), behind.far.clone()];
         let clients = webs.iter().map(|own| own.netns.clone()).chain(others).collect();
@@ -252,7 +269,10 @@ fn a_download_goes_on_or_both_ends_are_told_whatever_policy_does() {
             if own.is_reset() {
                 resets += 1;
                 *own = start(way);
-                own.goes_on_or_is_reset(Duration::ZERO, &format!("{what}: download {number}, anew"));
+                own.goes_on_or_is_reset(
+                    Duration::ZERO,
+                    &format!("{what}: download {number}, anew"),
+                );
             }
         }
         thread::sleep(Duration::from_millis(dice.below(LONGEST / 2)));

@@ -20,8 +20,8 @@ use std::{
 const SENT: usize = 2_000_000;
 /// The longest time in which nothing comes.
 const STALL: Duration = Duration::from_secs(1);
-/// The same where three packets in a hundred are lost: TCP itself waits for a second if its SYN is lost,
-/// and for as long if a segment is lost three times (RFC 6298).
+/// The same where three packets in a hundred are lost: TCP itself waits for a second if its SYN is
+/// lost, and for as long if a segment is lost three times (RFC 6298).
 const STALL_OF_LOSS: Duration = Duration::from_secs(4);
 /// What comes so late does not come.
 const NEVER: Duration = Duration::from_secs(15);
@@ -53,7 +53,9 @@ fn transfer(from: &Netns, to: IpAddr, port: u16) -> Result<Duration> {
     let writing = thread::spawn(move || writer.write_all(&copy));
     let (mut back, mut received) = (vec![0; SENT], 0);
     while received < SENT {
-        let length = stream.read(&mut back[received..]).with_context(|| format!("after {received} bytes"))?;
+        let length = stream
+            .read(&mut back[received..])
+            .with_context(|| format!("after {received} bytes"))?;
         ensure!(length > 0, "it ended after {received} bytes");
         received += length;
         longest = longest.max(last.elapsed());
@@ -64,8 +66,8 @@ fn transfer(from: &Netns, to: IpAddr, port: u16) -> Result<Duration> {
     Ok(longest)
 }
 
-/// Transfers of a pair of barriers, with the hop at a place from the beginning; of other routes, behind the
-/// second node, too.
+/// Transfers of a pair of barriers, with the hop at a place from the beginning; of other routes,
+/// behind the second node, too.
 fn transfers(barriers: [Barrier; 2], place: Place, number: usize) -> Vec<String> {
     let mut mesh = mesh();
     mesh.internet.add_providers();
@@ -82,7 +84,16 @@ fn transfers(barriers: [Barrier; 2], place: Place, number: usize) -> Vec<String>
     pair.mesh.apply(POLICY).unwrap();
     let mtu = if number.is_multiple_of(2) { [NARROW, WIDE] } else { [WIDE, NARROW] };
     let behind = behind(&pair.mesh, &pair.nodes[1], mtu);
-    let route = ["route", "advertise", "10.8.0.0/24", "fd08::/64", "--network", "shop", "--label", "dc=dc1"];
+    let route = [
+        "route",
+        "advertise",
+        "10.8.0.0/24",
+        "fd08::/64",
+        "--network",
+        "shop",
+        "--label",
+        "dc=dc1",
+    ];
     pair.nodes[1].meshctl(&route).unwrap();
     let _far = Echo::start(&behind.far, 7000);
     let most = if barriers.contains(&Barrier::Loss) { STALL_OF_LOSS } else { STALL };
@@ -100,8 +111,8 @@ fn transfers(barriers: [Barrier; 2], place: Place, number: usize) -> Vec<String>
     said
 }
 
-/// All pairs with the hop at each place, if `TEST_EVERY_PAIR` is set; otherwise each barrier with two
-/// others, and the hop at one.
+/// All pairs with the hop at each place, if `TEST_EVERY_PAIR` is set; otherwise each barrier with
+/// two others, and the hop at one.
 #[test]
 fn large_transfers_pass_with_a_hop_of_1280_bytes_wherever_it_is() {
     let every = std::env::var_os("TEST_EVERY_PAIR").is_some();

@@ -10,12 +10,12 @@ use std::{
 };
 
 const CONNECTIONS: usize = 1000;
-/// How long there is between two restarts: longer than the daemon takes connections up that it has lost (150 s).
+/// How long there is between two restarts: longer than the daemon takes connections up that it has
+/// lost (150 s).
 const APART: Duration = Duration::from_secs(200);
 /// How often who is active says something.
 const PACE: Duration = Duration::from_secs(2);
-const POLICY: &str =
-    "network: shop\nrules: [{ name: r, from: { app: web }, to: { app: api }, allow: [tcp/7000] }]\n";
+const POLICY: &str = "network: shop\nrules: [{ name: r, from: { app: web }, to: { app: api }, allow: [tcp/7000] }]\n";
 
 /// What a connection does while daemons are restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,8 @@ impl Connection {
         if heard == number.to_be_bytes() { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
     }
 
-    /// The server says something and the client hears it, then the other way around, as far as halves are open.
+    /// The server says something and the client hears it, then the other way around, as far as
+    /// halves are open.
     fn exchange(&mut self) -> std::io::Result<()> {
         self.said += 1;
         if self.manner != Manner::ClosedByServer {
@@ -117,14 +118,22 @@ fn assert_alive(connections: &mut [Connection], when: &str) {
 #[test]
 fn a_thousand_connections_go_on_through_restarts_of_both_daemons() {
     let mut shop = Shop::new(POLICY);
-    let clients =
-        [shop.nodes[0].attach("shop", "app=web").unwrap(), shop.nodes[1].attach("shop", "app=web").unwrap()];
+    let clients = [
+        shop.nodes[0].attach("shop", "app=web").unwrap(),
+        shop.nodes[1].attach("shop", "app=web").unwrap(),
+    ];
     let clients = [&shop.web, &clients[0], &clients[1]];
     let listener = shop.api.netns.run(|| TcpListener::bind(("::", 7000))).unwrap().unwrap();
     let mut all: Vec<Connection> = (0..CONNECTIONS)
         .map(|at| {
-            let to = if (at / MANNERS.len()).is_multiple_of(2) { shop.api.v4() } else { shop.api.v6() };
-            Connection::new(MANNERS[at % MANNERS.len()], clients[at / 10 % clients.len()], to, &listener)
+            let to =
+                if (at / MANNERS.len()).is_multiple_of(2) { shop.api.v4() } else { shop.api.v6() };
+            Connection::new(
+                MANNERS[at % MANNERS.len()],
+                clients[at / 10 % clients.len()],
+                to,
+                &listener,
+            )
         })
         .collect();
     for round in 0..2 {

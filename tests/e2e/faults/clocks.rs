@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-/// Adds what a file says, in seconds, to `CLOCK_BOOTTIME` alone: as if the machine had been suspended for so long.
+/// Adds what a file says, in seconds, to `CLOCK_BOOTTIME` alone: as if the machine had been
+/// suspended for so long.
 const SUSPENDED: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -37,7 +38,11 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 fn suspended(folder: &Path) -> PathBuf {
     let (source, library) = (folder.join("suspended.c"), folder.join("suspended.so"));
     fs::write(&source, SUSPENDED).unwrap();
-    let made = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).status();
+    let made = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .status();
     assert!(made.expect("cc is missing; install the package `gcc`").success());
     library
 }
@@ -61,7 +66,8 @@ fn after_a_suspend_no_session_of_before_is_used() {
     let echoes = || tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, 2 * PATIENCE);
     assert!(echoes());
     // The other node was not suspended: it knows how old the session is.
-    let age = || shop.nodes[1].status().unwrap()["endpoints"][0]["peers"][0]["handshake_age"].as_u64();
+    let age =
+        || shop.nodes[1].status().unwrap()["endpoints"][0]["peers"][0]["handshake_age"].as_u64();
     thread::sleep(Duration::from_secs(4));
     assert!(echoes());
     assert!(age().unwrap() >= 3, "nothing has begun another session");
@@ -88,9 +94,18 @@ fn whoever_joins_with_a_wrong_clock_is_told_so_with_both_times() {
     let site = mesh.internet.site("wrong").unwrap();
     for step in ["+2d", "-1h", "-18h"] {
         let mut command = Command::new(mesh.binaries.path("meshward-node"));
-        command.args(["join", &format!("{token}@{}", mesh.site.v4), "--name", "wrong", "--data-dir"]);
+        command.args([
+            "join",
+            &format!("{token}@{}", mesh.site.v4),
+            "--name",
+            "wrong",
+            "--data-dir",
+        ]);
         command.arg(mesh.folder().join("wrong"));
-        command.env("LD_PRELOAD", fake_time()).env("FAKETIME", step).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        command
+            .env("LD_PRELOAD", fake_time())
+            .env("FAKETIME", step)
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         let said = meshward_lab::output(&site.netns, &mut command).unwrap_err().to_string();
         assert!(said.contains("this machine's clock"), "{step}: {said}");
         assert!(dates(&said) >= 2, "{step}: {said}");
@@ -120,7 +135,11 @@ fn a_node_whose_clock_is_wrong_says_so_and_does_not_renew_without_end() {
         let told = printed.lines().find(|line| line.contains("clock"));
         let told = told.map(ToOwned::to_owned).or_else(|| {
             let nodes = shop.mesh.read(&["nodes"]).unwrap();
-            let own = nodes.as_array().unwrap().iter().find(|own| own["name"] == node.site.name.as_str())?;
+            let own = nodes
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|own| own["name"] == node.site.name.as_str())?;
             Some(own.to_string()).filter(|text| text.contains("clock"))
         });
         let told = told.unwrap_or_else(|| panic!("{step}: nobody speaks of the clock\n{printed}"));

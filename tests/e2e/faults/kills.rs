@@ -32,7 +32,8 @@ struct Writer {
 
 impl Writer {
     fn start(shop: &Shop) -> Self {
-        let (acknowledged, ended) = (Arc::<Mutex<BTreeSet<String>>>::default(), Arc::<AtomicBool>::default());
+        let (acknowledged, ended) =
+            (Arc::<Mutex<BTreeSet<String>>>::default(), Arc::<AtomicBool>::default());
         let (netns, program) = (shop.mesh.site.netns.clone(), shop.mesh.binaries.path("meshctl"));
         let (context, done, end) = (shop.mesh.context(), acknowledged.clone(), ended.clone());
         let thread = thread::spawn(move || {
@@ -83,7 +84,8 @@ impl Victims {
         Self { shop, quarantined, more: vec![] }
     }
 
-    /// Ends one of them in the middle of whatever it does, sometimes while it starts, and starts it again.
+    /// Ends one of them in the middle of whatever it does, sometimes while it starts, and starts it
+    /// again.
     fn kill(&mut self, dice: &mut Dice) {
         let pause = Duration::from_millis(dice.below(250));
         match dice.below(4) {
@@ -122,7 +124,8 @@ impl Victims {
         let lost: Vec<&String> = acknowledged.difference(&names).collect();
         assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
         let attached: serde_json::Value =
-            serde_json::from_str(&shop.nodes[0].meshctl(&["attached", "-o", "json"]).unwrap()).unwrap();
+            serde_json::from_str(&shop.nodes[0].meshctl(&["attached", "-o", "json"]).unwrap())
+                .unwrap();
         for Workload { id, .. } in self.more.iter().chain([&shop.web, &self.quarantined]) {
             assert!(
                 attached.as_array().unwrap().iter().any(|own| own["id"] == *id),

@@ -24,10 +24,14 @@ fn a_node_whose_network_was_away_comes_back_by_itself_and_has_the_policy_of_now(
         let away = &shop.nodes[1].site;
         output(&away.netns, Command::new("ip").args(["link", "set", "eth0", state])).unwrap();
         if state == "up" {
-            // A link that goes takes its routes along; whoever manages the host's network brings them back.
+            // A link that goes takes its routes along; whoever manages the host's network brings
+            // them back.
             let router = format!("198.18.{}.1", away.v4.octets()[2]);
-            output(&away.netns, Command::new("ip").args(["route", "replace", "default", "via", &router]))
-                .unwrap();
+            output(
+                &away.netns,
+                Command::new("ip").args(["route", "replace", "default", "via", &router]),
+            )
+            .unwrap();
         }
     };
     uplink("down");
@@ -40,7 +44,10 @@ fn a_node_whose_network_was_away_comes_back_by_itself_and_has_the_policy_of_now(
     shop.mesh.wait(|| shop.nodes[1].is_connected()).unwrap();
     shop.mesh.wait(|| witness.count() > before).unwrap();
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 9090, 64, PATIENCE));
-    assert!(!tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, SILENCE), "that was the policy of before");
+    assert!(
+        !tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, SILENCE),
+        "that was the policy of before"
+    );
     assert_eq!(witness.arrived(), [(shop.web.v4(), 7000)]);
 }
 
@@ -98,7 +105,10 @@ fn a_coordinator_without_descriptors_keeps_its_sessions_and_serves_again_when_th
     let held: Vec<_> = stranger.run(|| (0..64).filter_map(|_| connect().ok()).collect()).unwrap();
     assert!(held.len() > 3, "there are more than it has descriptors for");
     thread::sleep(AWAY + Duration::from_secs(1));
-    assert!(shop.nodes.iter().all(|node| node.is_connected()), "sessions need no descriptors of their own");
+    assert!(
+        shop.nodes.iter().all(|node| node.is_connected()),
+        "sessions need no descriptors of their own"
+    );
     assert!(stream.flows(PATIENCE));
     drop(held);
     allow_descriptors(pid, "1024:");

@@ -12,7 +12,8 @@ use std::{
     time::Duration,
 };
 
-/// Workloads that send to an address without pause, by UDP, and who of them gets through to which port.
+/// Workloads that send to an address without pause, by UDP, and who of them gets through to which
+/// port.
 pub struct Witness {
     arrived: Arc<Mutex<BTreeSet<(IpAddr, u16)>>>,
     count: Arc<AtomicU64>,
@@ -22,14 +23,16 @@ pub struct Witness {
 impl Witness {
     /// Listens at `at` on some ports, and has all of `from` send to them.
     pub fn start(at: &Workload, ports: &[u16], from: &[&Workload]) -> Self {
-        let witness = Self { arrived: Arc::default(), count: Arc::default(), ended: Arc::default() };
+        let witness =
+            Self { arrived: Arc::default(), count: Arc::default(), ended: Arc::default() };
         for port in ports {
             let socket = at.netns.run(|| UdpSocket::bind((at.v4(), *port))).unwrap().unwrap();
             socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
             witness.listen(socket, *port);
         }
         for workload in from {
-            let socket = workload.netns.run(|| UdpSocket::bind((workload.v4(), 0))).unwrap().unwrap();
+            let socket =
+                workload.netns.run(|| UdpSocket::bind((workload.v4(), 0))).unwrap().unwrap();
             socket.set_nonblocking(true).unwrap();
             let to: Vec<SocketAddr> = ports.iter().map(|port| (at.v4(), *port).into()).collect();
             let ended = witness.ended.clone();
@@ -46,7 +49,8 @@ impl Witness {
     }
 
     fn listen(&self, socket: UdpSocket, port: u16) {
-        let (arrived, count, ended) = (self.arrived.clone(), self.count.clone(), self.ended.clone());
+        let (arrived, count, ended) =
+            (self.arrived.clone(), self.count.clone(), self.ended.clone());
         thread::spawn(move || {
             let mut buffer = [0; 64];
             while !ended.load(Ordering::Relaxed) {

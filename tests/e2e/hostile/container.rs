@@ -1,4 +1,5 @@
-//! A container with root and CAP_NET_RAW: whatever it makes by hand, nothing arrives that its links do not let pass.
+//! A container with root and CAP_NET_RAW: whatever it makes by hand, nothing arrives that its links
+//! do not let pass.
 
 use super::raw::{ACK, ICMP, ICMPV6, MARK, SYN, Sender, Sniffer, TCP, UDP, icmp, ip, tcp, udp};
 use crate::support::{Dice, Echo, PATIENCE, SILENCE, Shop, Stream, allow, tcp_echoes};
@@ -22,7 +23,11 @@ fn packet(dice: &mut Dice, from: IpAddr, to: IpAddr, flows: &[(IpAddr, IpAddr)])
                 (a, b) = (b, a);
             }
             let quoted = ip(a, b, TCP, &[], 0, &tcp(a, b, ports, ACK, &payload));
-            let kind = if from.is_ipv4() { dice.of(&[3, 4, 5, 11, 12]) } else { dice.of(&[1, 2, 3, 4, 137]) };
+            let kind = if from.is_ipv4() {
+                dice.of(&[3, 4, 5, 11, 12])
+            } else {
+                dice.of(&[1, 2, 3, 4, 137])
+            };
             icmp(from, to, kind, dice.byte() % 16, &quoted)
         }
         4 => icmp(from, to, dice.byte(), dice.byte() % 16, &payload),
@@ -52,7 +57,14 @@ fn nothing_that_a_quarantined_container_makes_by_hand_arrives_anywhere() {
     let sender = Sender::new(&bad.netns);
 
     // What its link lets pass arrives: the sniffers see.
-    let fine = ip(bad.v4(), shop.api.v4(), UDP, &[], 0, &udp(bad.v4(), shop.api.v4(), (40_000, 7000), MARK));
+    let fine = ip(
+        bad.v4(),
+        shop.api.v4(),
+        UDP,
+        &[],
+        0,
+        &udp(bad.v4(), shop.api.v4(), (40_000, 7000), MARK),
+    );
     assert!(sniffers[1].sees_more(PATIENCE, || sender.send(shop.api.v4(), &fine)));
     shop.mesh.meshctl(&["quarantine", &bad.id]).unwrap();
     std::thread::sleep(Duration::from_millis(100));
@@ -111,8 +123,12 @@ fn who_answers_begins_nothing_neither_on_a_live_flow_nor_after_a_restart() {
     let asker = Sender::new(&shop.web.netns);
     let ask = ip(to, from, TCP, &[], 0, &tcp(to, from, (40_001, 8080), SYN, &[]));
     asker.send(from, &ask);
-    let answer = |flags: u8, port: u16| ip(from, to, TCP, &[], 0, &tcp(from, to, (8080, port), flags, MARK));
-    assert!(!sniffer.sees_more(SILENCE, || sender.send(to, &answer(SYN, 40_001))), "on a live flow");
+    let answer =
+        |flags: u8, port: u16| ip(from, to, TCP, &[], 0, &tcp(from, to, (8080, port), flags, MARK));
+    assert!(
+        !sniffer.sees_more(SILENCE, || sender.send(to, &answer(SYN, 40_001))),
+        "on a live flow"
+    );
     for at in [0, 1] {
         shop.nodes[at].kill();
         shop.nodes[at].start().unwrap();
@@ -121,7 +137,10 @@ fn who_answers_begins_nothing_neither_on_a_live_flow_nor_after_a_restart() {
     // An answer may take the flow up again; what it begins then passes nowhere.
     sender.send(to, &answer(ACK, 40_002));
     std::thread::sleep(Duration::from_millis(200));
-    assert!(!sniffer.sees_more(SILENCE, || sender.send(to, &answer(SYN, 40_002))), "after a restart");
+    assert!(
+        !sniffer.sees_more(SILENCE, || sender.send(to, &answer(SYN, 40_002))),
+        "after a restart"
+    );
 }
 
 #[test]

@@ -11,7 +11,8 @@ use std::time::Duration;
 /// By how much the coordinator's memory may grow, in MiB.
 const MOST_GROWN: u64 = 64;
 
-/// A mesh with the networks `shop` and `vault`: what is in `vault` is no concern of the credentials.
+/// A mesh with the networks `shop` and `vault`: what is in `vault` is no concern of the
+/// credentials.
 struct Scene {
     shop: Shop,
     /// A workload in `vault`, by a node that serves `vault` alone.
@@ -65,27 +66,43 @@ impl Scene {
             lists.iter().map(|list| admin.get(&format!("/v1/{list}"))["items"].clone()).collect();
         let nodes = admin.get("/v1/nodes")["items"].clone();
         all.extend(
-            nodes.as_array().unwrap().iter().map(|node| json!([node["name"], node["state"], node["labels"]])),
+            nodes
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|node| json!([node["name"], node["state"], node["labels"]])),
         );
         all
     }
 
-    /// Does something, and looks whether anything is other than before: traffic, sessions, what is stored, and the coordinator's memory.
+    /// Does something, and looks whether anything is other than before: traffic, sessions, what is
+    /// stored, and the coordinator's memory.
     fn unnoticed(&self, what: &str, stream: &Stream, attack: impl FnOnce()) {
         let before = self.state();
         attack();
         assert_eq!(self.state(), before, "{what}");
         assert!(stream.flows(PATIENCE), "{what}: traffic goes on");
-        assert!(self.shop.nodes.iter().chain([&self.far]).all(|node| node.is_connected()), "{what}");
+        assert!(
+            self.shop.nodes.iter().chain([&self.far]).all(|node| node.is_connected()),
+            "{what}"
+        );
         let grown = resident(self.shop.mesh.coordinator.pid()).saturating_sub(self.memory);
         assert!(grown <= MOST_GROWN, "{what}: the coordinator has grown by {grown} MiB");
     }
 }
 
-/// Asks about what is elsewhere and about what is nowhere: the answers must not differ but in the name that was asked for.
-fn same_answer(who: &Api, method: &str, path: &str, body: impl Fn(&str) -> Option<Value>, names: [&str; 2]) {
+/// Asks about what is elsewhere and about what is nowhere: the answers must not differ but in the
+/// name that was asked for.
+fn same_answer(
+    who: &Api,
+    method: &str,
+    path: &str,
+    body: impl Fn(&str) -> Option<Value>,
+    names: [&str; 2],
+) {
     let ask = |name: &str| {
-        let answer: Answer = who.call(method, &path.replace("NAME", name), &[], body(name).as_ref());
+        let answer: Answer =
+            who.call(method, &path.replace("NAME", name), &[], body(name).as_ref());
         let mut problem = answer.json();
         for field in ["instance", "request_id", "trace"] {
             problem.as_object_mut().unwrap().remove(field);
@@ -111,7 +128,11 @@ fn a_viewer_changes_nothing_and_reads_of_no_other_network() {
     let writes: Vec<(&str, String, Option<Value>)> = vec![
         ("POST", "/v1/policies".into(), Some(policy_body(&allow("any")))),
         ("POST", "/v1/networks/shop/policy/rollback".into(), Some(json!({ "revision": 1 }))),
-        ("POST", "/v1/quarantines".into(), Some(json!({ "network": "shop", "selector": { "app": "web" } }))),
+        (
+            "POST",
+            "/v1/quarantines".into(),
+            Some(json!({ "network": "shop", "selector": { "app": "web" } })),
+        ),
         ("POST", "/v1/quarantines".into(), Some(json!({ "workload": web }))),
         (
             "POST",
@@ -125,7 +146,11 @@ fn a_viewer_changes_nothing_and_reads_of_no_other_network() {
             "/v1/credentials".into(),
             Some(json!({ "name": "same", "role": "viewer", "networks": ["shop"] })),
         ),
-        ("PATCH", "/v1/credentials/viewer".into(), Some(json!({ "role": "admin", "all_networks": true }))),
+        (
+            "PATCH",
+            "/v1/credentials/viewer".into(),
+            Some(json!({ "role": "admin", "all_networks": true })),
+        ),
         ("DELETE", "/v1/credentials/admin".into(), None),
         (
             "POST",
@@ -161,7 +186,10 @@ fn a_viewer_changes_nothing_and_reads_of_no_other_network() {
     let own = audit.as_array().unwrap().iter().filter(|entry| entry["actor"] == "user:viewer");
     assert_eq!(own.count(), 0, "something was written");
     scene.unnoticed("a viewer's reads", &stream, || {
-        assert!(viewer.call("GET", "/v1/audit", &[], None).status == 403, "that is about all networks");
+        assert!(
+            viewer.call("GET", "/v1/audit", &[], None).status == 403,
+            "that is about all networks"
+        );
         for list in [
             "nodes",
             "workloads",
@@ -176,7 +204,9 @@ fn a_viewer_changes_nothing_and_reads_of_no_other_network() {
             "images",
         ] {
             let answer = viewer.call("GET", &format!("/v1/{list}"), &[], None);
-            for secret in ["10.43.", "secret", scene.elsewhere.id.as_str(), "\"faroff\"", "\"vault\""] {
+            for secret in
+                ["10.43.", "secret", scene.elsewhere.id.as_str(), "\"faroff\"", "\"vault\""]
+            {
                 assert!(!answer.body().contains(secret), "{list} tells {secret}: {answer:?}");
             }
         }
@@ -191,7 +221,8 @@ fn nobody_learns_by_asking_what_there_is_outside_of_a_credentials_networks() {
     let (operator, owner) = (scene.as_a("operator"), scene.as_a("owner"));
     let mesh = &scene.shop.mesh;
     mesh.meshctl(&["quarantine", "app=secret", "--network", "vault"]).unwrap();
-    mesh.meshctl(&["route", "approve", "10.9.0.0/24", "--node", "faroff", "--network", "vault"]).unwrap();
+    mesh.meshctl(&["route", "approve", "10.9.0.0/24", "--node", "faroff", "--network", "vault"])
+        .unwrap();
     let elsewhere = scene.elsewhere.id.as_str();
     // An id of nobody's, of the same form.
     let mut nobody = elsewhere.to_owned();
@@ -246,8 +277,10 @@ fn nobody_learns_by_asking_what_there_is_outside_of_a_credentials_networks() {
         }
     });
     // What does not hold anybody of theirs is not told where it is asked for something like it.
-    let near = operator
-        .post("/v1/quarantines/release", &json!({ "network": "shop", "selector": { "app": "nobody" } }));
+    let near = operator.post(
+        "/v1/quarantines/release",
+        &json!({ "network": "shop", "selector": { "app": "nobody" } }),
+    );
     assert!(near.status == 404 && !near.body().contains("vault"), "{near:?}");
 }
 
@@ -268,10 +301,19 @@ fn an_operator_lets_in_nobody_whom_a_guardrail_denies_and_ends_no_quarantine_of_
             ("/v1/policies", policy_body(&allow("any"))),
             ("/v1/quarantines", json!({ "network": "vault", "selector": { "app": "secret" } })),
             ("/v1/quarantines", json!({ "selector": { "app": "secret" } })),
-            ("/v1/quarantines/release", json!({ "network": "vault", "selector": { "app": "secret" } })),
+            (
+                "/v1/quarantines/release",
+                json!({ "network": "vault", "selector": { "app": "secret" } }),
+            ),
             ("/v1/quarantines/release", json!({ "network": "vault" })),
-            ("/v1/credentials", json!({ "name": "more", "role": "operator", "networks": ["shop"] })),
-            ("/v1/routes/approve", json!({ "node": "rack", "network": "shop", "prefix": "0.0.0.0/0" })),
+            (
+                "/v1/credentials",
+                json!({ "name": "more", "role": "operator", "networks": ["shop"] }),
+            ),
+            (
+                "/v1/routes/approve",
+                json!({ "node": "rack", "network": "shop", "prefix": "0.0.0.0/0" }),
+            ),
         ] {
             let answer = operator.post(path, &body);
             assert!((400..500).contains(&answer.status), "{path} {body}: {answer:?}");
@@ -285,16 +327,20 @@ fn an_operator_lets_in_nobody_whom_a_guardrail_denies_and_ends_no_quarantine_of_
         json!({ "app": "doctor" }),
     ];
     for allow_from in words {
-        let body = json!({ "network": "shop", "selector": { "app": "api" }, "allow_from": allow_from });
+        let body =
+            json!({ "network": "shop", "selector": { "app": "api" }, "allow_from": allow_from });
         let _ = operator.post("/v1/quarantines", &body);
         assert!(
             !tcp_echoes(&spy.netns, scene.shop.api.v4(), 8080, 64, SILENCE),
             "{allow_from}: a guardrail holds"
         );
-        let _ = operator
-            .post("/v1/quarantines/release", &json!({ "network": "shop", "selector": { "app": "api" } }));
+        let _ = operator.post(
+            "/v1/quarantines/release",
+            &json!({ "network": "shop", "selector": { "app": "api" } }),
+        );
     }
-    let done = operator.post("/v1/quarantines", &json!({ "network": "shop", "selector": { "app": "api" } }));
+    let done = operator
+        .post("/v1/quarantines", &json!({ "network": "shop", "selector": { "app": "api" } }));
     assert_eq!(done.status, 200, "{done:?}");
     assert!(!stream.flows(SILENCE), "what it may, it does");
 }
@@ -305,16 +351,19 @@ fn a_viewers_largest_requests_cost_nobody_else_his_answers_or_a_quarantine() {
     let _echo = Echo::start(&scene.shop.api.netns, 8080);
     let stream = Stream::start(&scene.shop.web.netns, scene.shop.api.v4(), 8080);
     let (viewer, operator) = (scene.as_a("viewer"), scene.as_a("operator"));
-    let quarantine = json!({ "network": "shop", "selector": { "app": "nobody" }, "even_if_none": true });
+    let quarantine =
+        json!({ "network": "shop", "selector": { "app": "nobody" }, "even_if_none": true });
     let key = ["Idempotency-Key: mine"];
     let first = operator.call("POST", "/v1/quarantines", &key, Some(&quarantine));
     assert_eq!(first.status, 200, "{first:?}");
     // The viewer's answers under keys of its own, the same key among them.
-    let explain =
-        json!({ "network": "shop", "from": { "app": "web" }, "to": { "app": "api" }, "port": "tcp/8080" });
+    let explain = json!({ "network": "shop", "from": { "app": "web" }, "to": { "app": "api" }, "port": "tcp/8080" });
     scene.unnoticed("a viewer's keys", &stream, || {
         for at in 0..200 {
-            let key = format!("Idempotency-Key: {}", if at == 0 { "mine".into() } else { format!("k{at}") });
+            let key = format!(
+                "Idempotency-Key: {}",
+                if at == 0 { "mine".into() } else { format!("k{at}") }
+            );
             let answer = viewer.call("POST", "/v1/explain", &[&key], Some(&explain));
             assert!(answer.status == 200 && !answer.body().contains("nobody"), "{answer:?}");
         }
@@ -339,7 +388,9 @@ fn a_viewers_largest_requests_cost_nobody_else_his_answers_or_a_quarantine() {
     let long = policy_body(&format!("network: shop\nrules:\n{rules}tests:\n{tests}"));
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| (0..5).for_each(|_| drop(viewer.post("/v1/policies?dry_run=true", &long))));
+            scope.spawn(|| {
+                (0..5).for_each(|_| drop(viewer.post("/v1/policies?dry_run=true", &long)))
+            });
         }
         let done = operator.post("/v1/quarantines", &json!({ "workload": scene.shop.api.id }));
         assert_eq!(done.status, 200, "{done:?}");

@@ -1,12 +1,13 @@
-//! A member that lies in every message that it can send, on the real protocol, and what the others notice of it: nothing.
+//! A member that lies in every message that it can send, on the real protocol, and what the others
+//! notice of it: nothing.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, limited, member, resident};
 use meshward_lab::{CraftedSession, Workload};
-use meshward_model::{
+use meshward_types::{
     IdentityId, ItemKey, NetworkName, Protocol, PublicKey, Revision, WorkloadId,
     control::{
-        Answer, Count, EndpointReport, Fired, FlowSeen, FromCoordinator, FromNode, InstanceId, LinkCount,
-        Question, WorkloadReport,
+        Answer, Count, EndpointReport, Fired, FlowSeen, FromCoordinator, FromNode, InstanceId,
+        LinkCount, Question, WorkloadReport,
     },
     relay::RelayNumber,
     view::{Digest, Hash128, Shadow},
@@ -99,13 +100,17 @@ struct Others {
 impl Others {
     fn of(shop: &Shop, base: Ipv4Addr) -> Self {
         let own = |workload: &Workload| (workload.id.parse().unwrap(), workload.addresses.clone());
-        let endpoints = shop.nodes.each_ref().map(|node| node.status().unwrap()["endpoints"][0].clone());
+        let endpoints =
+            shop.nodes.each_ref().map(|node| node.status().unwrap()["endpoints"][0].clone());
         let place = |at: usize| -> SocketAddr {
             let port = endpoints[at]["port"].as_u64().unwrap() as u16;
             (shop.nodes[at].site.v4, port).into()
         };
         Self {
-            keys: endpoints.iter().map(|one| one["public_key"].as_str().unwrap().parse().unwrap()).collect(),
+            keys: endpoints
+                .iter()
+                .map(|one| one["public_key"].as_str().unwrap().parse().unwrap())
+                .collect(),
             workloads: vec![own(&shop.web), own(&shop.api)],
             places: vec![place(0), place(1)],
             base,
@@ -126,7 +131,10 @@ impl Others {
         };
         vec![
             ("another's address", vec![workload("liar-1", "app=web", addresses.clone())]),
-            ("an address of nobody's", vec![workload("liar-2", "app=web", vec!["8.8.8.8".parse().unwrap()])]),
+            (
+                "an address of nobody's",
+                vec![workload("liar-2", "app=web", vec!["8.8.8.8".parse().unwrap()])],
+            ),
             ("another's workload", vec![workload(id.as_str(), "app=web", addresses.clone())]),
             ("another's workload, at home", vec![self.own(id.as_str(), "app=web")]),
             ("one twice", vec![self.own("liar-3", "app=web"), self.own("liar-3", "app=api")]),
@@ -136,21 +144,34 @@ impl Others {
             ("a route to everywhere", vec![route("0.0.0.0/0")]),
             (
                 "another's key as a device",
-                vec![WorkloadReport { device: Some(self.keys[0]), ..self.own("liar-6", "app=web") }],
+                vec![WorkloadReport {
+                    device: Some(self.keys[0]),
+                    ..self.own("liar-6", "app=web")
+                }],
             ),
-            ("more than a thousand addresses", vec![workload("liar-7", "app=web", vec![addresses[0]; 1024])]),
+            (
+                "more than a thousand addresses",
+                vec![workload("liar-7", "app=web", vec![addresses[0]; 1024])],
+            ),
         ]
     }
 
     fn false_endpoints(&self) -> Vec<(&'static str, EndpointReport)> {
         let own = endpoint(PublicKey([9; 32]));
-        let many = (0..256).map(|at| SocketAddr::from(([192, 0, 2, at as u8], 1000 + at))).collect();
+        let many =
+            (0..256).map(|at| SocketAddr::from(([192, 0, 2, at as u8], 1000 + at))).collect();
         vec![
             ("another's key", endpoint(self.keys[0])),
             ("another's key, too", endpoint(self.keys[1])),
             ("a key that is none", endpoint(PublicKey([0; 32]))),
-            ("others' addresses", EndpointReport { advertised: self.places.clone(), ..own.clone() }),
-            ("others' addresses as seen", EndpointReport { reflexive: self.places.clone(), ..own.clone() }),
+            (
+                "others' addresses",
+                EndpointReport { advertised: self.places.clone(), ..own.clone() },
+            ),
+            (
+                "others' addresses as seen",
+                EndpointReport { reflexive: self.places.clone(), ..own.clone() },
+            ),
             ("many addresses", EndpointReport { interfaces: many, ..own.clone() }),
             (
                 "relays that are not there",
@@ -164,43 +185,59 @@ impl Others {
         ]
     }
 
-    /// The lies that can be told in messages of one kind, and the kind after that. What is new in the protocol has to be lied about here.
+    /// The lies that can be told in messages of one kind, and the kind after that. What is new in
+    /// the protocol has to be lied about here.
     fn lies(&self, kind: &FromNode) -> (Vec<Lie>, Option<FromNode>) {
         let [(web, _), (api, _)] = &self.workloads[..] else { panic!() };
         let (web, api) = (web.clone(), api.clone());
         match kind {
             FromNode::Hello { clock, .. } => {
-                let made = |version: String, clock: i64, revision: u64, digest: Digest| FromNode::Hello {
-                    version,
-                    instance: InstanceId([8; 16]),
-                    clock,
-                    revision: Revision(revision),
-                    digest,
-                };
+                let made =
+                    |version: String, clock: i64, revision: u64, digest: Digest| FromNode::Hello {
+                        version,
+                        instance: InstanceId([8; 16]),
+                        clock,
+                        revision: Revision(revision),
+                        digest,
+                    };
                 let none = Digest::default();
                 let lies = vec![
                     lie("a second hello", vec![hello(); 3]),
                     lie("another clock", vec![made("x".into(), i64::MIN, 0, none)]),
-                    lie("another start of the daemon", vec![made("x".into(), *clock, u64::MAX, none)]),
+                    lie(
+                        "another start of the daemon",
+                        vec![made("x".into(), *clock, u64::MAX, none)],
+                    ),
                     lie("a long version", vec![made("\u{1b}[2J".repeat(1 << 17), *clock, 0, none)]),
                 ];
                 (lies, Some(FromNode::Has { endpoints: vec![], workloads: vec![], is_last: true }))
             }
             FromNode::Has { .. } => {
-                let has = |endpoints, workloads| vec![FromNode::Has { endpoints, workloads, is_last: true }];
-                let mut lies: Vec<Lie> =
-                    self.false_reports().into_iter().map(|(what, all)| lie(what, has(vec![], all))).collect();
+                let has = |endpoints, workloads| {
+                    vec![FromNode::Has { endpoints, workloads, is_last: true }]
+                };
+                let mut lies: Vec<Lie> = self
+                    .false_reports()
+                    .into_iter()
+                    .map(|(what, all)| lie(what, has(vec![], all)))
+                    .collect();
                 lies.extend(
-                    self.false_endpoints().into_iter().map(|(what, one)| lie(what, has(vec![one], vec![]))),
+                    self.false_endpoints()
+                        .into_iter()
+                        .map(|(what, one)| lie(what, has(vec![one], vec![]))),
                 );
                 let long = workload("liar-8", "app=web", vec![[10, 42, 0, 7].into(); 64]);
-                let endless =
-                    FromNode::Has { endpoints: vec![], workloads: vec![long; 1000], is_last: false };
+                let endless = FromNode::Has {
+                    endpoints: vec![],
+                    workloads: vec![long; 1000],
+                    is_last: false,
+                };
                 lies.push(lie("parts without end", vec![endless; 40]));
                 (lies, Some(FromNode::Shadow { part: Shadow::new(), is_last: true }))
             }
             FromNode::Shadow { .. } => {
-                let item = |at: u32| (ItemKey::Identity(network(), IdentityId(at)), Hash128::default());
+                let item =
+                    |at: u32| (ItemKey::Identity(network(), IdentityId(at)), Hash128::default());
                 let part = |at: u32| FromNode::Shadow {
                     part: (at * 4096..(at + 1) * 4096).map(item).collect(),
                     is_last: false,
@@ -213,10 +250,12 @@ impl Others {
             }
             FromNode::Endpoint(_) => {
                 let false_ones = self.false_endpoints().into_iter();
-                let mut lies: Vec<Lie> =
-                    false_ones.map(|(what, one)| lie(what, vec![FromNode::Endpoint(one)])).collect();
+                let mut lies: Vec<Lie> = false_ones
+                    .map(|(what, one)| lie(what, vec![FromNode::Endpoint(one)]))
+                    .collect();
                 let turning = (0..4000).map(|at: u16| {
-                    let key = PublicKey(std::array::from_fn(|place| (at >> (8 * (place % 2))) as u8));
+                    let key =
+                        PublicKey(std::array::from_fn(|place| (at >> (8 * (place % 2))) as u8));
                     FromNode::Endpoint(EndpointReport { port: at + 1, ..endpoint(key) })
                 });
                 lies.push(lie("another key and port each time", turning.collect()));
@@ -226,14 +265,18 @@ impl Others {
                 let mut lies: Vec<Lie> = (self.false_reports().into_iter())
                     .map(|(what, all)| lie(what, all.into_iter().map(FromNode::Started).collect()))
                     .collect();
-                let many = (0..6000)
-                    .map(|at| FromNode::Started(self.own(&format!("liar-{at}"), &format!("n=v{at}"))));
+                let many = (0..6000).map(|at| {
+                    FromNode::Started(self.own(&format!("liar-{at}"), &format!("n=v{at}")))
+                });
                 lies.push(lie("workloads and labels without end", many.collect()));
                 (lies, Some(FromNode::Stopped(web)))
             }
             FromNode::Stopped(_) => {
                 let ends = vec![FromNode::Stopped(web), FromNode::Stopped(api)];
-                (vec![lie("the end of others' workloads", ends)], Some(FromNode::Enforced(Revision(0))))
+                (
+                    vec![lie("the end of others' workloads", ends)],
+                    Some(FromNode::Enforced(Revision(0))),
+                )
             }
             FromNode::Enforced(_) => {
                 let lies = [1_000_000, u64::MAX]
@@ -241,7 +284,9 @@ impl Others {
                 (lies.into(), Some(fired(&web, "scan")))
             }
             FromNode::Fired(_) => {
-                let all = [&web, &api].into_iter().flat_map(|own| [fired(own, "scan"), fired(own, "none")]);
+                let all = [&web, &api]
+                    .into_iter()
+                    .flat_map(|own| [fired(own, "scan"), fired(own, "none")]);
                 let lies = vec![
                     lie("what a trigger caught of others", all.collect()),
                     lie(
@@ -258,7 +303,10 @@ impl Others {
                 };
                 let lies = vec![
                     lie("calls without end", vec![kind.clone(); 4000]),
-                    lie("calls of nobody", vec![to("none", "rack"), to("shop", "none"), to("shop", "liar")]),
+                    lie(
+                        "calls of nobody",
+                        vec![to("none", "rack"), to("shop", "none"), to("shop", "liar")],
+                    ),
                 ];
                 (lies, Some(FromNode::Renew { csr: vec![] }))
             }
@@ -268,26 +316,34 @@ impl Others {
                     lie("a request for nothing", vec![renew(vec![0x30; 5000]), renew(vec![])]),
                     lie(
                         "a long request",
-                        vec![renew(vec![0x30, 0x84, 0xff, 0xff, 0xff, 0xff]), renew(vec![0; 1 << 19])],
+                        vec![
+                            renew(vec![0x30, 0x84, 0xff, 0xff, 0xff, 0xff]),
+                            renew(vec![0; 1 << 19]),
+                        ],
                     ),
                 ];
                 (lies, Some(FromNode::Degraded(None)))
             }
             FromNode::Degraded(_) => {
-                let text = |at: usize| FromNode::Degraded(Some(format!("\u{1b}[31m{}", "x".repeat(at))));
+                let text =
+                    |at: usize| FromNode::Degraded(Some(format!("\u{1b}[31m{}", "x".repeat(at))));
                 let lies = vec![lie(
                     "trouble without end",
                     (0..300).map(|at| text(at * 10)).chain([text(1 << 19)]).collect(),
                 )];
                 (lies, Some(FromNode::Leave))
             }
-            // Taken as the first word of a connection alone, and then of whoever has the certificate.
-            FromNode::Leave => (vec![lie("a farewell in the middle", vec![FromNode::Leave; 3])], None),
+            // Taken as the first word of a connection alone, and then of whoever has the
+            // certificate.
+            FromNode::Leave => {
+                (vec![lie("a farewell in the middle", vec![FromNode::Leave; 3])], None)
+            }
         }
     }
 }
 
-/// A mesh with a trigger, where somebody is quarantined, and a machine that has joined by the rules.
+/// A mesh with a trigger, where somebody is quarantined, and a machine that has joined by the
+/// rules.
 struct Scene {
     shop: Shop,
     held: Workload,
@@ -322,12 +378,15 @@ impl Scene {
     fn say(&self, says: &[FromNode]) {
         let mut session = self.session();
         if !matches!(says[0], FromNode::Has { .. }) {
-            let has =
-                FromNode::has(vec![endpoint(PublicKey([9; 32]))], vec![self.others.own("liar-0", "app=own")]);
+            let has = FromNode::has(
+                vec![endpoint(PublicKey([9; 32]))],
+                vec![self.others.own("liar-0", "app=own")],
+            );
             has.iter().for_each(|part| session.say(part).unwrap());
             // Where the answer to the question for the view is the lie, it has to be the first.
             if !matches!(says[0], FromNode::Shadow { .. }) {
-                let update = |message| matches!(message, FromCoordinator::Update { .. }).then_some(());
+                let update =
+                    |message| matches!(message, FromCoordinator::Update { .. }).then_some(());
                 session.hear(PATIENCE, update).unwrap();
             }
         }
@@ -337,14 +396,18 @@ impl Scene {
         drop(session);
     }
 
-    /// What the coordinator says of others: their workloads, where their nodes are, and who is quarantined.
+    /// What the coordinator says of others: their workloads, where their nodes are, and who is
+    /// quarantined.
     fn recorded(&self) -> Vec<Value> {
         let mesh = &self.shop.mesh;
         let of_liar = |one: &Value| one["node"] == "liar" || one["name"] == "liar";
         let mut all = mesh.read(&["workloads"]).unwrap().as_array().unwrap().clone();
         all.retain(|one| !of_liar(one));
         let nodes = mesh.read(&["nodes"]).unwrap();
-        assert!(!nodes.to_string().contains("\\u001b"), "what it says of itself moves no cursor: {nodes}");
+        assert!(
+            !nodes.to_string().contains("\\u001b"),
+            "what it says of itself moves no cursor: {nodes}"
+        );
         for node in nodes.as_array().unwrap().iter().filter(|node| !of_liar(node)) {
             let mut node = node.clone();
             node.as_object_mut().unwrap().remove("enforced");
@@ -354,11 +417,14 @@ impl Scene {
         all
     }
 
-    /// Tells lies, and looks whether anybody else notices: of traffic, sessions, quarantines, and the coordinator's memory.
+    /// Tells lies, and looks whether anybody else notices: of traffic, sessions, quarantines, and
+    /// the coordinator's memory.
     fn unnoticed(&self, what: &str, stream: &Stream, tell: impl FnOnce()) {
         let lost = || {
             let printed = self.shop.nodes.iter().map(|node| node.printed());
-            printed.map(|text| text.matches("no session with the coordinator").count()).sum::<usize>()
+            printed
+                .map(|text| text.matches("no session with the coordinator").count())
+                .sum::<usize>()
         };
         let (before, lost_before) = (self.recorded(), lost());
         tell();
@@ -367,7 +433,13 @@ impl Scene {
         assert_eq!(lost(), lost_before, "{what}: others keep their sessions");
         let to = (self.shop.api.v4(), 8080);
         assert!(
-            !crate::support::tcp_echoes(&self.held.netns, to.0, to.1, 8, Duration::from_millis(100)),
+            !crate::support::tcp_echoes(
+                &self.held.netns,
+                to.0,
+                to.1,
+                8,
+                Duration::from_millis(100)
+            ),
             "{what}: who is quarantined is quarantined"
         );
         let grown = resident(self.shop.mesh.coordinator.pid()).saturating_sub(self.memory);
@@ -408,20 +480,31 @@ fn what_a_member_says_of_others_changes_nothing_for_them() {
 /// What a liar answers, whatever it is asked.
 fn false_answers(question: &Question, web: &WorkloadId) -> Vec<Answer> {
     let most = Count { packets: u64::MAX, bytes: u64::MAX, denied: u64::MAX, observed: u64::MAX };
-    let pairs = (0..60u32).flat_map(|from| (0..60).map(move |to| (IdentityId(from), IdentityId(to))));
+    let pairs =
+        (0..60u32).flat_map(|from| (0..60).map(move |to| (IdentityId(from), IdentityId(to))));
     match question {
         Question::Alive => vec![Answer::Links(vec![])],
         Question::Links => {
             let count = |(from, to)| LinkCount { network: network(), from, to, count: most };
             vec![Answer::Links(pairs.map(count).collect()); 3]
         }
-        Question::Cuts(..) => vec![Answer::Cuts(vec![(web.clone(), u64::MAX), (web.clone(), u64::MAX)]); 3],
+        Question::Cuts(..) => {
+            vec![Answer::Cuts(vec![(web.clone(), u64::MAX), (web.clone(), u64::MAX)]); 3]
+        }
         Question::Flows(..) => {
-            let flow = |(from, to)| FlowSeen { from, to, protocol: Protocol::Tcp, port: 6666, passed: true };
+            let flow = |(from, to)| FlowSeen {
+                from,
+                to,
+                protocol: Protocol::Tcp,
+                port: 6666,
+                passed: true,
+            };
             vec![Answer::Flows(pairs.map(flow).collect())]
         }
         // Not asked here of a liar; whoever asks believes nothing of it but its form.
-        Question::AddDevice(_) | Question::RemoveDevice(_) => vec![Answer::Removed(Err("\u{1b}[2J".into()))],
+        Question::AddDevice(_) | Question::RemoveDevice(_) => {
+            vec![Answer::Removed(Err("\u{1b}[2J".into()))]
+        }
     }
 }
 
@@ -434,8 +517,10 @@ fn what_a_member_answers_about_others_is_not_taken() {
     let web: WorkloadId = scene.shop.web.id.parse().unwrap();
     let own = web.clone();
     session.answer(move |question| false_answers(question, &own));
-    for part in FromNode::has(vec![endpoint(PublicKey([9; 32]))], vec![scene.others.own("liar-0", "app=own")])
-    {
+    for part in FromNode::has(
+        vec![endpoint(PublicKey([9; 32]))],
+        vec![scene.others.own("liar-0", "app=own")],
+    ) {
         session.say(&part).unwrap();
     }
     let update = |message| matches!(message, FromCoordinator::Update { .. }).then_some(());
@@ -444,8 +529,10 @@ fn what_a_member_answers_about_others_is_not_taken() {
     scene.unnoticed("false answers", &stream, || {
         let links = mesh.read(&["links"]).unwrap();
         for link in links.as_array().or(links["items"].as_array()).unwrap() {
-            let lies = [&link["packets"], &link["bytes"]].map(|count| count.as_u64().unwrap() > u64::MAX / 4);
-            let is_own = [&link["from"], &link["to"]].iter().any(|end| end.to_string().contains("own"));
+            let lies = [&link["packets"], &link["bytes"]]
+                .map(|count| count.as_u64().unwrap() > u64::MAX / 4);
+            let is_own =
+                [&link["from"], &link["to"]].iter().any(|end| end.to_string().contains("own"));
             assert!(
                 is_own || lies == [false; 2],
                 "what others' workloads have sent is not its to say: {link}"

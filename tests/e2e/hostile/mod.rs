@@ -1,4 +1,5 @@
-//! Hostile neighbours: a container with root and raw sockets, a member that lies, a stranger, and credentials with few rights.
+//! Hostile neighbours: a container with root and raw sockets, a member that lies, a stranger, and
+//! credentials with few rights.
 
 mod container;
 mod credentials;

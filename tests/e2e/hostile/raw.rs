@@ -2,8 +2,8 @@
 
 use meshward_netns::Netns;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv, sendto,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv,
+    sendto, setsockopt, socket, sockopt,
 };
 use std::{
     net::{IpAddr, SocketAddrV4, SocketAddrV6},
@@ -32,8 +32,11 @@ pub struct Sender {
 
 impl Sender {
     pub fn new(netns: &Netns) -> Self {
-        let open = |family| socket(family, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).unwrap();
-        netns.run(|| Self { v4: open(AddressFamily::Inet), v6: open(AddressFamily::Inet6) }).unwrap()
+        let open =
+            |family| socket(family, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).unwrap();
+        netns
+            .run(|| Self { v4: open(AddressFamily::Inet), v6: open(AddressFamily::Inet6) })
+            .unwrap()
     }
 
     /// Sends a packet, headers included; whether the kernel took it.
@@ -61,8 +64,12 @@ pub struct Sniffer {
 impl Sniffer {
     pub fn start(netns: &Netns) -> Self {
         let open = || {
-            let all =
-                socket(AddressFamily::Packet, SockType::Datagram, SockFlag::empty(), SockProtocol::EthAll)?;
+            let all = socket(
+                AddressFamily::Packet,
+                SockType::Datagram,
+                SockFlag::empty(),
+                SockProtocol::EthAll,
+            )?;
             setsockopt(&all, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(0, 50_000))?;
             Ok::<OwnedFd, nix::Error>(all)
         };
@@ -72,7 +79,9 @@ impl Sniffer {
         thread::spawn(move || {
             let mut buffer = vec![0; 70_000];
             while !end.load(Ordering::Relaxed) {
-                let Ok(length) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) else { continue };
+                let Ok(length) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) else {
+                    continue;
+                };
                 if buffer[..length].windows(MARK.len()).any(|window| window == MARK) {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
@@ -124,7 +133,14 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// An IP header in front of a payload. `options` stand behind it, in whole words (IPv4).
-pub fn ip(from: IpAddr, to: IpAddr, protocol: u8, options: &[u8], fragment: u16, payload: &[u8]) -> Vec<u8> {
+pub fn ip(
+    from: IpAddr,
+    to: IpAddr,
+    protocol: u8,
+    options: &[u8],
+    fragment: u16,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut packet = match from {
         IpAddr::V4(_) => {
             let header = 20 + options.len();
@@ -154,7 +170,13 @@ pub fn ip(from: IpAddr, to: IpAddr, protocol: u8, options: &[u8], fragment: u16,
 }
 
 /// A transport header and payload whose checksum is right. `at`: where the checksum stands.
-fn with_checksum(from: IpAddr, to: IpAddr, protocol: u8, at: usize, mut message: Vec<u8>) -> Vec<u8> {
+fn with_checksum(
+    from: IpAddr,
+    to: IpAddr,
+    protocol: u8,
+    at: usize,
+    mut message: Vec<u8>,
+) -> Vec<u8> {
     let pseudo = [&(message.len() as u32).to_be_bytes()[..], &[0, 0, 0, protocol]].concat();
     // ICMP's checksum has no pseudo-header.
     let sum = match protocol {

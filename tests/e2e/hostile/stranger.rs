@@ -21,7 +21,8 @@ fn a_member_keeps_its_session_and_another_joins_under_forged_handshakes_and_idle
     let mut node = mesh.node("cloud").unwrap();
     let (token, joining) = (mesh.token(&[]).unwrap(), mesh.internet.site("rack").unwrap());
     let stranger = mesh.internet.site("stranger").unwrap();
-    let flood = HandshakeFlood::start(&stranger.netns, quic(&mesh), 5000, b"meshward-session/2").unwrap();
+    let flood =
+        HandshakeFlood::start(&stranger.netns, quic(&mesh), 5000, b"meshward-session/2").unwrap();
     let _idle = idle_connections(&stranger.netns, quic(&mesh).into(), 600).unwrap();
     std::thread::sleep(Duration::from_secs(3));
     assert!(flood.sent() > 3000, "{}", flood.sent());
@@ -53,7 +54,10 @@ fn connections_on_which_nothing_is_said_end_and_keep_no_operator_out() {
     let mut idle = idle_connections(&stranger.netns, quic(&mesh).into(), 300).unwrap();
     mesh.read(&["nodes"]).unwrap();
     let last = idle.pop().unwrap();
-    assert!(idle.into_iter().take(100).all(|stream| ends(stream, PATIENCE)), "its own oldest give way");
+    assert!(
+        idle.into_iter().take(100).all(|stream| ends(stream, PATIENCE)),
+        "its own oldest give way"
+    );
     assert!(ends(last, Duration::from_secs(8)), "and the others do not stay for long");
 }
 
@@ -87,7 +91,7 @@ fn an_answer_of_the_stun_server_is_never_longer_than_the_request() {
     let socket = stranger.netns.run(|| UdpSocket::bind((stranger.v4, 0))).unwrap().unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let transaction = *b"meshward-tst";
-    let whole = meshward_model::stun::request(&transaction);
+    let whole = meshward_types::stun::request(&transaction);
     let mut bare = whole[..20].to_vec();
     bare[2..4].copy_from_slice(&[0, 0]);
     let ask = |request: &[u8]| {
@@ -98,7 +102,7 @@ fn an_answer_of_the_stun_server_is_never_longer_than_the_request() {
     assert_eq!(ask(&bare), None);
     let answer = ask(&whole).unwrap();
     assert!(answer.len() <= whole.len());
-    let seen = meshward_model::stun::read_response(&answer, &transaction).unwrap();
+    let seen = meshward_types::stun::read_response(&answer, &transaction).unwrap();
     assert_eq!(seen.ip(), std::net::IpAddr::from(stranger.v4));
     let answered = (0..600).filter(|_| {
         socket.send_to(&whole, (mesh.site.v4, 3478)).unwrap();
@@ -116,7 +120,8 @@ fn an_answer_of_the_stun_server_is_never_longer_than_the_request() {
 fn wrong_tokens_are_refused_alike_limited_and_logged() {
     let mut mesh = mesh_with(&[]);
     let stranger = mesh.internet.site("stranger").unwrap();
-    let context: serde_json::Value = serde_json::from_slice(&std::fs::read(mesh.context()).unwrap()).unwrap();
+    let context: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(mesh.context()).unwrap()).unwrap();
     let wrong = mesh.folder().join("wrong.json");
     let mut foreign = context.clone();
     foreign["server"] = format!("{}:{API}", mesh.site.v4).into();
@@ -135,7 +140,10 @@ fn wrong_tokens_are_refused_alike_limited_and_logged() {
     }
     assert!(last.contains("too many wrong credentials"), "{last}");
     assert!(mesh.coordinator.printed().contains("failed authentication by an API token"));
-    assert!(mesh.coordinator.printed().matches("failed authentication").count() < 20, "not each is logged");
+    assert!(
+        mesh.coordinator.printed().matches("failed authentication").count() < 20,
+        "not each is logged"
+    );
     let audit = || mesh.meshctl(&["audit"]).unwrap();
     mesh.wait(|| audit().contains("failed: ")).unwrap();
     assert!(audit().contains(&format!("by an API token from {}", stranger.v4)), "{}", audit());

@@ -21,8 +21,10 @@ fn serve(site: &Site, file: &Path) -> String {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
             let _ = stream.read(&mut [0; 4096]);
-            let head =
-                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
         }
     });
@@ -89,7 +91,10 @@ fn a_machine_becomes_a_node_by_its_user_data_alone() {
     machine.run(&["rm", "-rf", "/etc/cloud/cloud.cfg.d"]).unwrap();
     machine.write("/var/lib/cloud/seed/nocloud/user-data", &user_data).unwrap();
     machine
-        .write("/var/lib/cloud/seed/nocloud/meta-data", "instance-id: rack-7\nlocal-hostname: rack-7\n")
+        .write(
+            "/var/lib/cloud/seed/nocloud/meta-data",
+            "instance-id: rack-7\nlocal-hostname: rack-7\n",
+        )
         .unwrap();
     for step in [
         &["cloud-init", "init"][..],
@@ -111,7 +116,10 @@ fn a_machine_becomes_a_node_by_its_user_data_alone() {
     let nodes = mesh.read(&["nodes"]).unwrap();
     assert_eq!((&nodes[0]["name"], &nodes[0]["site"]), (&"rack-7".into(), &"rack".into()));
     assert_eq!(nodes[0]["labels"]["rack"], "r7");
-    assert!(machine.run(&["test", "-e", "/etc/meshward/join-token"]).is_err(), "the token is still there");
+    assert!(
+        machine.run(&["test", "-e", "/etc/meshward/join-token"]).is_err(),
+        "the token is still there"
+    );
 
     machine.run(&["test", "-S", "/run/docker/plugins/meshward.sock"]).unwrap();
 
@@ -120,14 +128,18 @@ fn a_machine_becomes_a_node_by_its_user_data_alone() {
     let verified = machine.output(&["systemd-analyze", "verify", "--man=no", unit]).unwrap();
     let said = String::from_utf8_lossy(&verified.stderr);
     assert!(verified.status.success() && !said.contains("meshward-node"), "{said}");
-    let exposed = machine.run(&["systemd-analyze", "security", "--offline=yes", "--threshold=40", unit]);
+    let exposed =
+        machine.run(&["systemd-analyze", "security", "--offline=yes", "--threshold=40", unit]);
     assert!(exposed.is_ok(), "{exposed:?}");
     let status = machine
         .run(&["sh", "-c", "cat /proc/$(systemctl show -p MainPID --value meshward-node)/status"])
         .unwrap();
     assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
     let rules = machine.run(&["nft", "list", "table", "inet", "meshward_machine"]).unwrap();
-    assert!(rules.contains("udp dport 51900-51915 accept") && rules.contains("policy drop"), "{rules}");
+    assert!(
+        rules.contains("udp dport 51900-51915 accept") && rules.contains("policy drop"),
+        "{rules}"
+    );
 
     // Its workloads are on the mesh, for which its firewall is open.
     machine
@@ -178,6 +190,9 @@ fn a_machine_becomes_a_node_by_its_user_data_alone() {
     let wrong = "0".repeat(64);
     machine.write("/root/wrong", &script.replace(sum, &wrong)).unwrap();
     let refused = machine.run(&["sh", "/root/wrong"]).unwrap_err().to_string();
-    assert!(refused.contains("another SHA-256") && refused.contains("nothing was installed"), "{refused}");
+    assert!(
+        refused.contains("another SHA-256") && refused.contains("nothing was installed"),
+        "{refused}"
+    );
     machine.run(&["systemctl", "is-active", "meshward-node"]).unwrap();
 }

@@ -105,9 +105,13 @@ fn what_is_planned_is_made_changed_and_taken_away_by_one_call_each() {
     terraform.apply();
     assert_eq!(revision(&mesh) - before, ADDRESSES.len() as u64);
     assert_eq!(terraform.plan(), Vec::<String>::new(), "the second plan is empty");
-    assert_eq!(mesh.read(&["network", "list"]).unwrap()[0]["prefixes"].as_array().unwrap().len(), 2);
-    let said =
-        mesh.meshctl(&["explain", "--from", "app=web", "--to", "app=api", "--port", "tcp/8080"]).unwrap();
+    assert_eq!(
+        mesh.read(&["network", "list"]).unwrap()[0]["prefixes"].as_array().unwrap().len(),
+        2
+    );
+    let said = mesh
+        .meshctl(&["explain", "--from", "app=web", "--to", "app=api", "--port", "tcp/8080"])
+        .unwrap();
     assert!(said.contains("web-to-api"), "{said}");
 
     let changed = changed();
@@ -119,7 +123,10 @@ fn what_is_planned_is_made_changed_and_taken_away_by_one_call_each() {
     assert_eq!(revision(&mesh) - before, updated.len() as u64);
     assert_eq!(terraform.plan(), Vec::<String>::new());
     let nodes = mesh.read(&["nodes"]).unwrap();
-    assert_eq!((&nodes[0]["labels"]["tier"], &nodes[0]["state"]), (&"core".into(), &"expected".into()));
+    assert_eq!(
+        (&nodes[0]["labels"]["tier"], &nodes[0]["state"]),
+        (&"core".into(), &"expected".into())
+    );
 
     terraform.write(&changed.replace("uses           = 3", "uses           = 4"));
     assert_eq!(terraform.plan(), ["meshward_join_token.rack replace"]);
@@ -181,7 +188,10 @@ fn what_is_there_is_imported_and_read() {
     let read = terraform.output("read");
     assert_eq!(read["mtu"], 1420);
     assert_eq!(read["files"], serde_json::json!(["shop.yaml"]));
-    assert_eq!((&read["rule"], &read["images"]), (&"api-to-db".into(), &"registry.example/shop/*".into()));
+    assert_eq!(
+        (&read["rule"], &read["images"]),
+        (&"api-to-db".into(), &"registry.example/shop/*".into())
+    );
     assert_eq!((&read["site"], &read["tier"]), (&"rack".into(), &"edge".into()));
     assert_eq!((&read["role"], &read["state"]), (&"owner".into(), &"not-advertised".into()));
     assert_eq!((&read["links"], &read["tests"]), (&0.into(), &1.into()));
@@ -246,7 +256,10 @@ fn what_somebody_else_changes_is_seen_and_mended() {
         assert_eq!(terraform.plan(), Vec::<String>::new());
     };
     let says = |arguments: &[&str]| drop(mesh.meshctl(arguments).unwrap());
-    drift(&|_| says(&["nodes", "approve", "gw1", "-l", "tier=other"]), &["meshward_node.gw1 update"]);
+    drift(
+        &|_| says(&["nodes", "approve", "gw1", "-l", "tier=other"]),
+        &["meshward_node.gw1 update"],
+    );
     drift(
         &|_| says(&["credential", "change", "ci", "--role", "viewer"]),
         &["meshward_service_account.ci update"],
@@ -261,11 +274,15 @@ fn what_somebody_else_changes_is_seen_and_mended() {
     // Somebody's own policy takes the place of all of ours, admission included.
     drift(
         &|mesh| {
-            drop(mesh.apply("network: shop\nrules: [{ name: x, from: {}, to: {}, allow: [any] }]\n").unwrap())
+            drop(
+                mesh.apply("network: shop\nrules: [{ name: x, from: {}, to: {}, allow: [any] }]\n")
+                    .unwrap(),
+            )
         },
         &["meshward_admission.shop create", "meshward_policy.shop update"],
     );
-    let said = mesh.meshctl(&["explain", "--from", "app=a", "--to", "app=b", "--port", "tcp/1"]).unwrap();
+    let said =
+        mesh.meshctl(&["explain", "--from", "app=a", "--to", "app=b", "--port", "tcp/1"]).unwrap();
     assert!(said.contains("default"), "{said}");
     drift(
         &|_| says(&["nodes", "remove", "gw1"]),
@@ -284,7 +301,8 @@ fn what_somebody_else_has_changed_since_the_plan_is_not_overwritten() {
     let says = |arguments: &[&str]| drop(mesh.meshctl(arguments).unwrap());
     says(&["nodes", "approve", "gw1", "-l", "tier=theirs"]);
     says(&["credential", "change", "ci", "--role", "viewer"]);
-    let theirs = "network: shop\nadmission: [{ name: theirs, images: [registry.example/theirs] }]\n";
+    let theirs =
+        "network: shop\nadmission: [{ name: theirs, images: [registry.example/theirs] }]\n";
     mesh.apply(theirs).unwrap();
     let before = revision(&mesh);
     let refused = terraform.errors(&["apply", "-json", "plan"]);
@@ -384,7 +402,8 @@ resource "meshward_node" "n" {
     let terraform = Terraform::new(&mesh, "");
     terraform.write_as(&context, many);
     terraform.apply();
-    // The provider begins twice, to plan and to apply, and asks each time whether the coordinator is there and the token good.
+    // The provider begins twice, to plan and to apply, and asks each time whether the coordinator
+    // is there and the token good.
     assert_eq!(calls.swap(0, Relaxed), 180 + 2);
     assert_eq!(terraform.plan(), Vec::<String>::new());
     let reading = calls.swap(0, Relaxed);
@@ -397,7 +416,8 @@ resource "meshward_node" "n" {
 fn counted(mesh: &Mesh) -> (PathBuf, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let listener = mesh.site.netns.run(|| TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
-    let mut context: serde_json::Value = serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
+    let mut context: serde_json::Value =
+        serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
     let server = context["server"].as_str().unwrap().to_owned();
     context["server"] = listener.local_addr().unwrap().to_string().into();
     let file = mesh.folder().join("counted.json");
@@ -408,7 +428,8 @@ fn counted(mesh: &Mesh) -> (PathBuf, Arc<AtomicUsize>) {
             let Ok(stream) = stream else { return };
             seen.fetch_add(1, Relaxed);
             let far = netns.run(|| TcpStream::connect(&server)).unwrap().unwrap();
-            for (mut from, mut to) in [(stream.try_clone().unwrap(), far.try_clone().unwrap()), (far, stream)]
+            for (mut from, mut to) in
+                [(stream.try_clone().unwrap(), far.try_clone().unwrap()), (far, stream)]
             {
                 thread::spawn(move || copy(&mut from, &mut to));
             }
@@ -433,7 +454,8 @@ fn the_provider_is_installed_from_a_mirror_as_from_a_registry() {
     let mut terraform = Terraform::new(&mesh, ALL);
     let mirror = mesh.folder().join("mirror");
     let version = env!("CARGO_PKG_VERSION");
-    let place = mirror.join(format!("registry.terraform.io/meshward/meshward/{version}/linux_amd64"));
+    let place =
+        mirror.join(format!("registry.terraform.io/meshward/meshward/{version}/linux_amd64"));
     fs::create_dir_all(&place).unwrap();
     symlink(
         mesh.binaries.path("terraform-provider-meshward"),
@@ -441,8 +463,10 @@ fn the_provider_is_installed_from_a_mirror_as_from_a_registry() {
     )
     .unwrap();
     terraform.program.settings = mesh.folder().join("mirror.rc");
-    let text =
-        format!("provider_installation {{\n  filesystem_mirror {{ path = \"{}\" }}\n}}\n", mirror.display());
+    let text = format!(
+        "provider_installation {{\n  filesystem_mirror {{ path = \"{}\" }}\n}}\n",
+        mirror.display()
+    );
     fs::write(&terraform.program.settings, text).unwrap();
     terraform.ok(&["init", "-no-color"]);
     let lock = fs::read_to_string(terraform.folder.join(".terraform.lock.hcl")).unwrap();
@@ -467,7 +491,10 @@ fn an_ephemeral_token_is_good_and_in_no_state() {
     let left = mesh.read(&["token", "list"]).unwrap();
     assert_eq!((left.as_array().unwrap().len(), &left[0]["site"]), (1, &"rack".into()));
     let state = fs::read_to_string(terraform.folder.join("terraform.tfstate")).unwrap();
-    assert!(!state.contains("join_token") && !state.contains(left[0]["id"].as_str().unwrap()), "{state}");
+    assert!(
+        !state.contains("join_token") && !state.contains(left[0]["id"].as_str().unwrap()),
+        "{state}"
+    );
 }
 
 #[test]
@@ -515,7 +542,8 @@ output "context" {
     let file = mesh.folder().join("ci.json");
     fs::write(&file, &context).unwrap();
     let mut listing = Command::new(mesh.binaries.path("meshctl"));
-    output(&mesh.site.netns, listing.arg("--context").arg(&file).args(["network", "list"])).unwrap();
+    output(&mesh.site.netns, listing.arg("--context").arg(&file).args(["network", "list"]))
+        .unwrap();
 
     let folder = terraform.folder.clone();
     let site = mesh.internet.site("n1").unwrap();
@@ -527,7 +555,10 @@ output "context" {
     assert_eq!(terraform.folder, folder);
     terraform.apply();
     let device = terraform.output("device").as_str().unwrap().to_owned();
-    assert!(device.contains("AllowedIPs = 10.42.0.0/16") && device.contains("Address = 10.42."), "{device}");
+    assert!(
+        device.contains("AllowedIPs = 10.42.0.0/16") && device.contains("Address = 10.42."),
+        "{device}"
+    );
     assert_eq!(terraform.plan(), Vec::<String>::new());
     terraform.ok(&["state", "rm", "meshward_device.db"]);
     terraform.ok(&["import", "-no-color", "meshward_device.db", "shop/db"]);
@@ -543,7 +574,8 @@ output "context" {
     terraform.write(&with_node);
     // A network is not taken away under its workloads' feet.
     let workload = node.attach("shop", "app=web").unwrap();
-    let refused = terraform.errors(&["destroy", "-auto-approve", "-json", "-target=meshward_network.shop"]);
+    let refused =
+        terraform.errors(&["destroy", "-auto-approve", "-json", "-target=meshward_network.shop"]);
     assert!(refused[0].text.contains("has 1 workloads"), "{refused:?}");
     assert!(terraform.state().contains(&"meshward_network.shop".to_owned()));
     drop(workload);

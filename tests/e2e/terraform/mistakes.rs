@@ -5,8 +5,7 @@ use nix::{
 };
 use std::{fs, process::Stdio};
 
-const NETWORK: &str =
-    "resource \"meshward_network\" \"shop\" {\n  name     = \"shop\"\n  prefixes = [\"10.42.0.0/16\"]\n}\n";
+const NETWORK: &str = "resource \"meshward_network\" \"shop\" {\n  name     = \"shop\"\n  prefixes = [\"10.42.0.0/16\"]\n}\n";
 
 #[test]
 fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
@@ -45,7 +44,12 @@ fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
         ),
         ("meshward_join_token", "ttl = \"soon\"", "is no duration", "ttl"),
         ("meshward_join_token", "ttl = \"9000h\"", "365 days", "ttl"),
-        ("meshward_join_token", "ttl = \"1h\"\nrenew_before = \"2h\"", "shorter than `ttl`", "renew_before"),
+        (
+            "meshward_join_token",
+            "ttl = \"1h\"\nrenew_before = \"2h\"",
+            "shorter than `ttl`",
+            "renew_before",
+        ),
         ("meshward_join_token", "uses = 0", "from 1 to 100000", "uses"),
         (
             "meshward_join_token",
@@ -77,7 +81,12 @@ fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
             "is no prefix",
             "prefix",
         ),
-        ("meshward_device", "name = \"d\"\nnetwork = \"shop\"\npublic_key = \"abc\"", "key", "public_key"),
+        (
+            "meshward_device",
+            "name = \"d\"\nnetwork = \"shop\"\npublic_key = \"abc\"",
+            "key",
+            "public_key",
+        ),
         ("meshward_policy", "network = \"shop\"", "Say something", ""),
         (
             "meshward_policy",
@@ -117,7 +126,10 @@ fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
         assert_eq!(said.len(), 1, "{kind} {body}: {said:?}");
         said[0].is(says, at);
     }
-    assert!(mesh.meshctl(&["audit"]).unwrap().lines().count() <= 2, "nothing was asked of the coordinator");
+    assert!(
+        mesh.meshctl(&["audit"]).unwrap().lines().count() <= 2,
+        "nothing was asked of the coordinator"
+    );
 }
 
 #[test]
@@ -147,7 +159,8 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
     mesh.meshctl(&["network", "create", "lab", "--cidr", "10.42.0.0/24"]).unwrap();
     let terraform = Terraform::new(&mesh, NETWORK);
     let apply = ["apply", "-auto-approve", "-json"];
-    terraform.errors(&apply)[0].is("10.42.0.0/16 overlaps 10.42.0.0/24 of network `lab`", "prefixes");
+    terraform.errors(&apply)[0]
+        .is("10.42.0.0/16 overlaps 10.42.0.0/24 of network `lab`", "prefixes");
     assert!(terraform.state().is_empty());
 
     terraform.write("resource \"meshward_route\" \"r\" {\n  network = \"lab\"\n  node    = \"nobody\"\n  prefix  = \"10.8.0.0/24\"\n}\n");
@@ -155,8 +168,12 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
     terraform.write("resource \"meshward_device\" \"d\" {\n  name       = \"d\"\n  network    = \"lab\"\n  gateway    = \"nobody\"\n  public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n}\n");
     terraform.errors(&apply)[0].is("There is no node `nobody`", "gateway");
     terraform.write("resource \"meshward_node\" \"n\" {\n  name          = \"n\"\n  wait_for_join = true\n  timeouts {\n    create = \"1s\"\n  }\n}\n");
-    terraform.errors(&apply)[0].is("Node n is approved, and has not joined, not within 1s", "resource");
-    assert!(mesh.read(&["nodes"]).unwrap().as_array().unwrap().is_empty(), "the approval is taken back");
+    terraform.errors(&apply)[0]
+        .is("Node n is approved, and has not joined, not within 1s", "resource");
+    assert!(
+        mesh.read(&["nodes"]).unwrap().as_array().unwrap().is_empty(),
+        "the approval is taken back"
+    );
 
     mesh.apply("network: lab\n").unwrap();
     terraform.write("resource \"meshward_policy\" \"p\" {\n  network = \"lab\"\n  files   = { \"a.yaml\" = \"network: lab\" }\n}\n");
@@ -168,11 +185,16 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
 fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are_set() {
     let mut mesh = mesh();
     let viewer = mesh.folder().join("viewer.json");
-    fs::write(&viewer, mesh.meshctl(&["credential", "create", "viewer", "--role", "viewer"]).unwrap())
-        .unwrap();
-    let context: serde_json::Value = serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
+    fs::write(
+        &viewer,
+        mesh.meshctl(&["credential", "create", "viewer", "--role", "viewer"]).unwrap(),
+    )
+    .unwrap();
+    let context: serde_json::Value =
+        serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
     let explicit = |server: &str, token: &str| {
-        let (ca, server, token) = (&context["ca"], serde_json::json!(server), serde_json::json!(token));
+        let (ca, server, token) =
+            (&context["ca"], serde_json::json!(server), serde_json::json!(token));
         format!(
             "provider \"meshward\" {{\n  server = {server}\n  ca     = {ca}\n  token  = {token}\n}}\n{NETWORK}"
         )
@@ -192,7 +214,11 @@ fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are
         terraform.errors(&plan)[0].is("does not know the token", "token");
         terraform.write_whole(&explicit("127.0.0.1:1", token));
         terraform.errors(&plan)[0].is("reach the coordinator at 127.0.0.1:1", "server");
-        terraform.write_whole(&explicit(server, token).replacen("ca     = ", "ca     = \"x\" #", 1));
+        terraform.write_whole(&explicit(server, token).replacen(
+            "ca     = ",
+            "ca     = \"x\" #",
+            1,
+        ));
         terraform.errors(&plan)[0].is("The CA in the context is damaged", "ca");
         terraform.write_as(&mesh.folder().join("nothing.json"), NETWORK);
         terraform.errors(&plan)[0].is("There is no context file", "context");

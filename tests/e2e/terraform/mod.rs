@@ -41,7 +41,8 @@ impl<'a> Terraform<'a> {
         let folder = mesh.folder().join("root");
         fs::create_dir_all(&folder).unwrap();
         let built = [("meshward/meshward", mesh.binaries.folder())];
-        let program = meshward_lab::Terraform::new(mesh.folder().join("terraform.rc"), &built).unwrap();
+        let program =
+            meshward_lab::Terraform::new(mesh.folder().join("terraform.rc"), &built).unwrap();
         let it = Self { mesh, folder, program };
         it.write(configuration);
         it
@@ -55,7 +56,8 @@ impl<'a> Terraform<'a> {
 
     /// Another configuration, with the credential of a context file.
     fn write_as(&self, context: &Path, configuration: &str) {
-        let provider = format!("provider \"meshward\" {{\n  context = \"{}\"\n}}\n", context.display());
+        let provider =
+            format!("provider \"meshward\" {{\n  context = \"{}\"\n}}\n", context.display());
         self.write_whole(&format!("{provider}{configuration}"));
     }
 
@@ -66,7 +68,10 @@ impl<'a> Terraform<'a> {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.program.command(&self.folder, arguments);
-        command.env("HOME", self.mesh.folder()).env("TF_IN_AUTOMATION", "1").env_remove("MESHCTL_CONTEXT");
+        command
+            .env("HOME", self.mesh.folder())
+            .env("TF_IN_AUTOMATION", "1")
+            .env_remove("MESHCTL_CONTEXT");
         command
     }
 
@@ -80,7 +85,8 @@ impl<'a> Terraform<'a> {
     /// Runs it to its end, which must be a good one.
     fn ok(&self, arguments: &[&str]) -> String {
         let out = self.run(arguments);
-        let (printed, said) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        let (printed, said) =
+            (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         assert!(out.status.success(), "terraform {arguments:?}:\n{printed}\n{said}");
         printed.into_owned()
     }
@@ -111,13 +117,16 @@ impl<'a> Terraform<'a> {
         changes
     }
 
-    /// What is said against a configuration: each error, with the line of the configuration that it points at.
+    /// What is said against a configuration: each error, with the line of the configuration that it
+    /// points at.
     fn errors(&self, arguments: &[&str]) -> Vec<Said> {
         let out = self.run(arguments);
         let mut said = Vec::new();
         for line in messages(&out.stdout) {
             let inner = line["diagnostics"].as_array().cloned().unwrap_or_default();
-            for one in inner.iter().chain([&line["diagnostic"]]).filter(|one| one["severity"] == "error") {
+            for one in
+                inner.iter().chain([&line["diagnostic"]]).filter(|one| one["severity"] == "error")
+            {
                 said.push(Said {
                     text: format!(
                         "{}: {}",
@@ -128,7 +137,11 @@ impl<'a> Terraform<'a> {
                 });
             }
         }
-        assert!(!out.status.success() && !said.is_empty(), "{}", String::from_utf8_lossy(&out.stdout));
+        assert!(
+            !out.status.success() && !said.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&out.stdout)
+        );
         said
     }
 

@@ -1,10 +1,12 @@
-//! The modules, with stand-ins for the clouds' own providers; with these themselves if `MESHWARD_REAL_PROVIDERS=1`.
+//! The modules, with stand-ins for the clouds' own providers; with these themselves if
+//! `MESHWARD_REAL_PROVIDERS=1`.
 
 use super::{Terraform, mesh, modules};
 use serde_json::Value;
 use std::{collections::BTreeSet, fs, os::unix::fs::symlink, path::Path, process::Command};
 
-/// The modules that make nodes, the sources of their providers, and what a root module says to these.
+/// The modules that make nodes, the sources of their providers, and what a root module says to
+/// these.
 const CLOUDS: [(&str, &str, &str); 5] = [
     ("aws", "hashicorp/aws", "provider \"aws\" {\n  region = \"eu-central-1\"\n}\n"),
     (
@@ -37,12 +39,16 @@ fn with_stand_ins<'a>(mesh: &'a meshward_lab::Mesh) -> Terraform<'a> {
     let mut providers = vec![("meshward/meshward", built)];
     for (_, source, _) in CLOUDS {
         let name = source.split('/').next_back().unwrap();
-        let _ = symlink(built.join("terraform-stand-in"), folder.join(format!("terraform-provider-{name}")));
+        let _ = symlink(
+            built.join("terraform-stand-in"),
+            folder.join(format!("terraform-provider-{name}")),
+        );
         if !real() {
             providers.push((source, &folder));
         }
     }
-    let program = meshward_lab::Terraform::new(mesh.folder().join("stand-ins.rc"), &providers).unwrap();
+    let program =
+        meshward_lab::Terraform::new(mesh.folder().join("stand-ins.rc"), &providers).unwrap();
     Terraform { program, ..Terraform::new(mesh, "") }
 }
 
@@ -87,7 +93,8 @@ fn every_module_makes_nodes_from_the_same_block() {
             shapes.insert(node.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" "));
         }
         // Another node leaves those that are there as they are, and a later token, too.
-        fs::write(terraform.folder.join("main.tf"), block(3).replace("mwj1_token", "mwj1_another")).unwrap();
+        fs::write(terraform.folder.join("main.tf"), block(3).replace("mwj1_token", "mwj1_another"))
+            .unwrap();
         let plan = terraform.plan();
         assert!(
             !plan.is_empty() && plan.iter().all(|change| change.ends_with(" create")),
@@ -110,7 +117,8 @@ fn every_module_makes_nodes_from_the_same_block() {
 /// Whatever the state says of what a firewall lets in, it is UDP of the mesh's ports.
 fn open_is_the_mesh_alone(terraform: &Terraform, module: &str) {
     let state: Value =
-        serde_json::from_slice(&fs::read(terraform.folder.join("terraform.tfstate")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(terraform.folder.join("terraform.tfstate")).unwrap())
+            .unwrap();
     let of = |kind: &str| -> Vec<Value> {
         let all = state["resources"].as_array().unwrap().iter();
         let own = all.filter(|one| one["mode"] == "managed" && one["type"] == kind);
@@ -137,7 +145,8 @@ fn open_is_the_mesh_alone(terraform: &Terraform, module: &str) {
         }
         "azure" => {
             let rules = of("azurerm_network_security_rule");
-            let allowed: Vec<&Value> = rules.iter().filter(|rule| rule["access"] == "Allow").collect();
+            let allowed: Vec<&Value> =
+                rules.iter().filter(|rule| rule["access"] == "Allow").collect();
             assert_eq!((allowed.len(), rules.len()), (1, 2));
             assert_eq!(
                 (&allowed[0]["protocol"], &allowed[0]["destination_port_range"]),
@@ -147,25 +156,31 @@ fn open_is_the_mesh_alone(terraform: &Terraform, module: &str) {
         "openstack" => {
             let rules = of("openstack_networking_secgroup_rule_v2");
             assert_eq!(rules.len(), 1);
-            assert_eq!((&rules[0]["protocol"], &rules[0]["port_range_max"]), (&"udp".into(), &51835.into()));
+            assert_eq!(
+                (&rules[0]["protocol"], &rules[0]["port_range_max"]),
+                (&"udp".into(), &51835.into())
+            );
         }
         _ => {
             let seeds = of("libvirt_cloudinit_disk");
-            assert!(
-                seeds
-                    .iter()
-                    .all(|seed| seed["user_data"].as_str().unwrap().contains("udp dport 51820-51835 accept"))
-            );
+            assert!(seeds.iter().all(|seed| {
+                seed["user_data"].as_str().unwrap().contains("udp dport 51820-51835 accept")
+            }));
         }
     }
 }
 
 #[test]
 fn every_module_has_the_same_variables_and_outputs_and_is_formatted() {
-    let read = |module: &str, file: &str| fs::read_to_string(modules().join(module).join(file)).unwrap();
+    let read =
+        |module: &str, file: &str| fs::read_to_string(modules().join(module).join(file)).unwrap();
     for (module, ..) in CLOUDS {
         for file in ["variables.tf", "outputs.tf"] {
-            assert_eq!(read(module, file), read("aws", file), "{module}/{file} is not as that of aws");
+            assert_eq!(
+                read(module, file),
+                read("aws", file),
+                "{module}/{file} is not as that of aws"
+            );
         }
         let text = read(module, "README.md");
         assert!(text.contains("`location`") && text.contains("`uplink`"), "{module}");
@@ -173,7 +188,11 @@ fn every_module_has_the_same_variables_and_outputs_and_is_formatted() {
     let root = modules().parent().unwrap().parent().unwrap().to_owned();
     for folder in ["terraform", "examples"] {
         let mut fmt = Command::new("terraform");
-        let out = fmt.args(["fmt", "-check", "-recursive", "-diff"]).arg(root.join(folder)).output().unwrap();
+        let out = fmt
+            .args(["fmt", "-check", "-recursive", "-diff"])
+            .arg(root.join(folder))
+            .output()
+            .unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
     }
 }
@@ -204,7 +223,10 @@ fn one_root_module_spans_three_clouds_with_the_policy_of_the_demo() {
     let nodes = mesh.read(&["nodes"]).unwrap();
     let names: Vec<&str> =
         nodes.as_array().unwrap().iter().map(|node| node["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["shop-aws-0", "shop-aws-1", "shop-openstack-0", "shop-openstack-1", "shop-rack-0"]);
+    assert_eq!(
+        names,
+        ["shop-aws-0", "shop-aws-1", "shop-openstack-0", "shop-openstack-1", "shop-rack-0"]
+    );
     assert_eq!(terraform.output("nodes").as_object().unwrap().len(), 5);
     let applied = mesh.meshctl(&["policy", "get", "shop"]).unwrap();
     let demo = fs::read_to_string(root.join("examples/shop/policy.yaml")).unwrap();
@@ -222,7 +244,8 @@ fn every_example_of_the_reference_is_valid() {
     let mut checked = 0;
     for kind in ["resources", "data-sources", "ephemeral-resources"] {
         for folder in fs::read_dir(examples.join(kind)).unwrap() {
-            let file = fs::read_dir(folder.unwrap().path()).unwrap().next().unwrap().unwrap().path();
+            let file =
+                fs::read_dir(folder.unwrap().path()).unwrap().next().unwrap().unwrap().path();
             let text = fs::read_to_string(&file).unwrap();
             // What it refers to beyond the provider is the user's.
             if text.contains("aws_") {

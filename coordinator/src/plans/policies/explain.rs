@@ -5,12 +5,12 @@ use crate::{
     mesh::Refusal,
     records::{PolicyRecord, Record},
 };
-use meshward_model::{
+use meshward_policy::{Ground, LetIn, Policy, Rule, compile};
+use meshward_types::{
     AcceptFrom, Acl, Labels, NetworkName, OnDeny, PortSpec, Selector, Verdict,
     api::{ExplainQuery, Explanation, Quarantine},
     selector::Requirement,
 };
-use meshward_policy::{Ground, LetIn, Policy, Rule, compile};
 use std::sync::Arc;
 
 /// The most pairs that one explanation covers.
@@ -30,7 +30,9 @@ impl Past {
 
     fn quarantine_of(&self, network: &NetworkName, labels: &Labels) -> Option<&Quarantine> {
         self.0.iter().find_map(|record| match record {
-            Record::Quarantine(quarantine) if selects(quarantine, network, labels) => Some(quarantine),
+            Record::Quarantine(quarantine) if selects(quarantine, network, labels) => {
+                Some(quarantine)
+            }
             _ => None,
         })
     }
@@ -50,7 +52,8 @@ struct Explaining<'a> {
     past: Option<&'a Past>,
 }
 
-/// Says which rule decides between two selectors; by the policies and quarantines of `past`, if there is one.
+/// Says which rule decides between two selectors; by the policies and quarantines of `past`, if
+/// there is one.
 pub fn explain(
     basis: &Basis,
     query: &ExplainQuery,
@@ -60,7 +63,11 @@ pub fn explain(
         Some(name) => name,
         None if basis.networks.len() == 1 => basis.networks.keys().next().ok_or_else(no_network)?,
         None if basis.networks.is_empty() => return Err(no_network()),
-        None => return Err(Refusal::Invalid("there are several networks; add `--network NAME`".into())),
+        None => {
+            return Err(Refusal::Invalid(
+                "there are several networks; add `--network NAME`".into(),
+            ));
+        }
     };
     let ground = &basis.find(name)?.ground;
     let policy = match past.map(|past| past.policy(name)) {
@@ -75,7 +82,9 @@ pub fn explain(
 }
 
 fn no_network() -> Refusal {
-    Refusal::Missing("there is no network yet; make one with `meshctl network create NAME --cidr ...`".into())
+    Refusal::Missing(
+        "there is no network yet; make one with `meshctl network create NAME --cidr ...`".into(),
+    )
 }
 
 struct Party {
@@ -85,7 +94,11 @@ struct Party {
 }
 
 /// The live identities that a selector selects; where there is none, the labels that it spells out.
-fn parties(ground: &Ground, name: &NetworkName, selector: &Selector) -> Result<Vec<Party>, Refusal> {
+fn parties(
+    ground: &Ground,
+    name: &NetworkName,
+    selector: &Selector,
+) -> Result<Vec<Party>, Refusal> {
     let party = |id| {
         let (labels, accepts) = (ground.labels(id)?.clone(), ground.accepts(id).to_vec());
         Some(Party { labels, accepts, live: true })
@@ -112,7 +125,11 @@ impl Explaining<'_> {
     fn held(&self, labels: &Labels) -> Option<&Quarantine> {
         match self.past {
             Some(past) => past.quarantine_of(self.name, labels),
-            None => self.basis.quarantines.iter().find(|quarantine| selects(quarantine, self.name, labels)),
+            None => self
+                .basis
+                .quarantines
+                .iter()
+                .find(|quarantine| selects(quarantine, self.name, labels)),
         }
     }
 
@@ -155,9 +172,16 @@ impl Explaining<'_> {
                     false => (Verdict::Denied, text),
                 }
             }
-            (None, Some(protocol)) if port.ports.first == port.ports.last || !protocol.has_ports() => {
-                let decision =
-                    policy.decide(&from.labels, &to.labels, &to.accepts, protocol, port.ports.first);
+            (None, Some(protocol))
+                if port.ports.first == port.ports.last || !protocol.has_ports() =>
+            {
+                let decision = policy.decide(
+                    &from.labels,
+                    &to.labels,
+                    &to.accepts,
+                    protocol,
+                    port.ports.first,
+                );
                 (decision.verdict, decision.reason.to_string())
             }
             _ => {

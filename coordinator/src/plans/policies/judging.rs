@@ -1,4 +1,5 @@
-//! Judging the workloads of a network by a policy that is not theirs yet, beside the world: some nodes' at a time.
+//! Judging the workloads of a network by a policy that is not theirs yet, beside the world: some
+//! nodes' at a time.
 
 use crate::{
     plans::workloads::{Judge, unapproved},
@@ -6,11 +7,11 @@ use crate::{
     world::{Shared, World},
 };
 use ipnet::IpNet;
-use meshward_model::{
+use meshward_policy::Policy;
+use meshward_types::{
     Labels, NetworkName, NodeName, Revision, WorkloadId,
     measurement::{Image, ImageSignature, Sha256},
 };
-use meshward_policy::Policy;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -81,7 +82,8 @@ pub fn judge_all(look: Look<'_>, name: &NetworkName, policy: &Arc<Policy>) -> Ju
 
 type Signatures = HashMap<Sha256, Vec<ImageSignature>>;
 
-/// Takes the workloads of some nodes, and the signatures of their images that nothing is known of yet.
+/// Takes the workloads of some nodes, and the signatures of their images that nothing is known of
+/// yet.
 fn copy(
     world: &World,
     name: &NetworkName,
@@ -95,7 +97,8 @@ fn copy(
         warmed.sites.insert(node.name.clone(), node.site.clone());
         for shared in network.shared_on(index) {
             let standing = shared.standing();
-            let images = standing.measurement().into_iter().flat_map(|measured| measured.all_images());
+            let images =
+                standing.measurement().into_iter().flat_map(|measured| measured.all_images());
             for image in images.filter(|image| !warmed.signers.contains_key(*image)) {
                 let kept = || world.images.signatures(&image.digest, name).cloned().collect();
                 signatures.entry(image.digest).or_insert_with(kept);
@@ -112,11 +115,18 @@ fn copy(
     (cases, signatures)
 }
 
-fn judge(case: &Case, policy: &Policy, names_node: bool, signatures: &Signatures, judging: &mut Judging) {
+fn judge(
+    case: &Case,
+    policy: &Policy,
+    names_node: bool,
+    signatures: &Signatures,
+    judging: &mut Judging,
+) {
     let standing = case.shared.standing();
     let Warmed { signers, sites, moving, .. } = &mut judging.warmed;
     let site = sites.get(standing.node()).and_then(Option::as_deref);
-    let judge = Judge { policy, names_node, node: standing.node(), site, unapproved: &case.unapproved };
+    let judge =
+        Judge { policy, names_node, node: standing.node(), site, unapproved: &case.unapproved };
     let (labels, reasons) = judge.judge(&standing.report(), standing.given(), |image| {
         let look = || {
             let signatures = signatures.get(&image.digest).map_or(&[][..], Vec::as_slice);

@@ -1,7 +1,8 @@
 //! Policies: read, checked by their own tests, compared with what is there, applied.
 //!
-//! What takes long rests on a [`Basis`], which costs next to nothing to take and does not change any more: it is worked out
-//! beside the world, and [`plan`] makes of it what is written, if the basis is still that of the world.
+//! What takes long rests on a [`Basis`], which costs next to nothing to take and does not change
+//! any more: it is worked out beside the world, and [`plan`] makes of it what is written, if the
+//! basis is still that of the world.
 
 mod explain;
 mod judging;
@@ -19,20 +20,24 @@ use crate::{
     records::{Mutation, PolicyRecord, Read, Record, RecordKey, Step},
     world::{NetworkState, World},
 };
-use meshward_model::{
-    Acl, IdentityId, NetworkName, PortSpec, Revision,
-    api::{Finding, Link, LinkChange, PolicyDifference, PolicyFile, PolicyResult, PolicyScope, Quarantine},
-};
 use meshward_policy::{
-    BadPolicy, Bounds, Budget, Ground, LetIn, Own, Policy, PolicyStep, TooMuch, Written, read, read_own,
-    review, review_live, run_tests,
+    BadPolicy, Bounds, Budget, Ground, LetIn, Own, Policy, PolicyStep, TooMuch, Written, read,
+    read_own, review, review_live, run_tests,
+};
+use meshward_types::{
+    Acl, IdentityId, NetworkName, PortSpec, Revision,
+    api::{
+        Finding, Link, LinkChange, PolicyDifference, PolicyFile, PolicyResult, PolicyScope,
+        Quarantine,
+    },
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-/// The most links that are listed as opened or closed in one network; how many there are besides is said.
+/// The most links that are listed as opened or closed in one network; how many there are besides is
+/// said.
 const MAX_LISTED: usize = 10_000;
 /// The most links that close of which it is asked how many flows they have.
 const MAX_CLOSING: usize = 100_000;
@@ -45,7 +50,8 @@ pub struct Submission {
     pub files: Arc<Vec<PolicyFile>>,
     /// Whether networks that no file names lose theirs.
     pub prune: bool,
-    /// What part of the policy of one network the files take the place of; none: all of the networks that they name.
+    /// What part of the policy of one network the files take the place of; none: all of the
+    /// networks that they name.
     pub scope: Option<PolicyScope>,
     /// Instead of the files: a network, and the policy that it had.
     pub back: Option<(NetworkName, Option<PolicyRecord>)>,
@@ -61,7 +67,8 @@ pub struct Submission {
 #[derive(Default)]
 pub struct Applied {
     pub results: Vec<PolicyResult>,
-    /// The links that close wholly or in part, as they would be: whose flows these are would be cut.
+    /// The links that close wholly or in part, as they would be: whose flows these are would be
+    /// cut.
     pub closing: Vec<(NetworkName, Closing)>,
     /// What is suspicious, if that was asked for.
     pub findings: Vec<Finding>,
@@ -138,8 +145,13 @@ pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusa
     plan(world, &prepare(&Basis::of(world), wanted, None)?, wanted, &BTreeMap::new(), None)
 }
 
-/// Reads policies, runs their tests and works out what they change. `before`: what came out of the same on an earlier basis.
-pub fn prepare(basis: &Basis, wanted: &Submission, before: Option<&Prepared>) -> Result<Prepared, Refusal> {
+/// Reads policies, runs their tests and works out what they change. `before`: what came out of the
+/// same on an earlier basis.
+pub fn prepare(
+    basis: &Basis,
+    wanted: &Submission,
+    before: Option<&Prepared>,
+) -> Result<Prepared, Refusal> {
     if let Some((name, past)) = &wanted.back {
         return prepare_back(basis, wanted, name, past.as_ref());
     }
@@ -163,7 +175,8 @@ pub fn prepare(basis: &Basis, wanted: &Submission, before: Option<&Prepared>) ->
         networks.push(prepare_network(basis, wanted, name, Some(becomes), &bounds)?);
     }
     if wanted.prune {
-        let kept = |name: &NetworkName| read.written.iter().any(|written| written.policy.network == *name);
+        let kept =
+            |name: &NetworkName| read.written.iter().any(|written| written.policy.network == *name);
         let others = basis.networks.iter().filter(|(name, network)| {
             !kept(name) && !network.files.is_empty() && covers(&wanted.networks, name)
         });
@@ -222,16 +235,18 @@ impl Reading {
         if more > 0 {
             failures.push(format!("and {more} more"));
         }
-        let text = format!("the policy's own tests fail; nothing was applied\n{}", failures.join("\n"));
+        let text =
+            format!("the policy's own tests fail; nothing was applied\n{}", failures.join("\n"));
         Err(Refusal::Invalid(text))
     }
 
     /// Whether it would be read alike on a basis.
     fn is_of(&self, basis: &Basis, wanted: &Submission) -> bool {
         match (&wanted.scope, &self.beside) {
-            (Some(scope), Some(beside)) => {
-                basis.networks.get(&scope.network).is_some_and(|network| Arc::ptr_eq(&network.files, beside))
-            }
+            (Some(scope), Some(beside)) => basis
+                .networks
+                .get(&scope.network)
+                .is_some_and(|network| Arc::ptr_eq(&network.files, beside)),
             _ => wanted.scope.is_none(),
         }
     }
@@ -250,14 +265,13 @@ fn prepare_network(
     check_rights(wanted, name, ground.policy(), becomes.as_ref().map(|(policy, _)| &**policy))?;
     let nothing = || (Arc::new(Policy::deny_all(name.clone())), Arc::default());
     let (policy, files) = becomes.unwrap_or_else(nothing);
-    let too_much = |error: TooMuch| Refusal::Invalid(format!("the policy of network {name}: {error}"));
+    let too_much =
+        |error: TooMuch| Refusal::Invalid(format!("the policy of network {name}: {error}"));
     let letting_in = with_let_in(&policy, &ground.policy().let_in);
     let step = ground.step(letting_in, bounds).map_err(too_much)?;
-    let closing = step
-        .changes
-        .iter()
-        .filter(|change| change.before.is_some())
-        .map(|change| (change.from, change.to, change.after.as_deref().cloned().unwrap_or_default()));
+    let closing = step.changes.iter().filter(|change| change.before.is_some()).map(|change| {
+        (change.from, change.to, change.after.as_deref().cloned().unwrap_or_default())
+    });
     let closing = closing.take(MAX_CLOSING).collect();
     let Changes { opened, closed, more_opened, more_closed } = changes(ground, &step);
     let result = PolicyResult {
@@ -273,7 +287,15 @@ fn prepare_network(
         cuts: vec![],
     };
     let is_new = **before != *files;
-    Ok(PreparedNetwork { name: name.clone(), policy, files, is_new, step: Step::of(step), closing, result })
+    Ok(PreparedNetwork {
+        name: name.clone(),
+        policy,
+        files,
+        is_new,
+        step: Step::of(step),
+        closing,
+        result,
+    })
 }
 
 /// A policy, with who may still reach what is quarantined.
@@ -284,8 +306,9 @@ fn with_let_in(policy: &Arc<Policy>, let_in: &[LetIn]) -> Arc<Policy> {
     }
 }
 
-/// What a submission writes: all of its networks, or none. `warmed`: what was found of the workloads of
-/// networks beside the world; `touched`: the workloads that may have changed since, if that is known.
+/// What a submission writes: all of its networks, or none. `warmed`: what was found of the
+/// workloads of networks beside the world; `touched`: the workloads that may have changed since, if
+/// that is known.
 ///
 /// # Errors
 /// [`Refusal::Stale`] if the world has another basis by now.
@@ -331,9 +354,11 @@ pub fn plan(
 }
 
 impl Prepared {
-    /// The same as a dry run: what would be changed, and what is suspicious. `judged`: what becomes of the workloads.
+    /// The same as a dry run: what would be changed, and what is suspicious. `judged`: what becomes
+    /// of the workloads.
     pub fn foresee(&self, basis: &Basis, judged: &mut BTreeMap<NetworkName, Judging>) -> Applied {
-        let mut applied = Applied { findings: findings(basis, &self.read.written), ..Applied::default() };
+        let mut applied =
+            Applied { findings: findings(basis, &self.read.written), ..Applied::default() };
         for part in &self.networks {
             let Judging { admitted, refused, .. } = judged.remove(&part.name).unwrap_or_default();
             applied.results.push(PolicyResult { admitted, refused, ..part.result.clone() });
@@ -348,7 +373,11 @@ impl Prepared {
             let before = basis.networks.get(&part.name).map(|network| network.ground.policy());
             before.is_some_and(|before| !before.admits_like(&part.policy))
         };
-        self.networks.iter().filter(judges).map(|part| (part.name.clone(), part.policy.clone())).collect()
+        self.networks
+            .iter()
+            .filter(judges)
+            .map(|part| (part.name.clone(), part.policy.clone()))
+            .collect()
     }
 }
 
@@ -360,7 +389,9 @@ fn beside_the_rest(
 ) -> Result<Vec<PolicyFile>, Refusal> {
     let invalid = |text: &str| Err(Refusal::Invalid(text.into()).about("scope"));
     if wanted.prune {
-        return invalid("`prune` is about all networks, and `scope` about one; leave one of them out");
+        return invalid(
+            "`prune` is about all networks, and `scope` about one; leave one of them out",
+        );
     }
     if !scope.only.is_empty() && !scope.except.is_empty() {
         return invalid("a scope has either `only` or `except`");
@@ -381,13 +412,15 @@ fn beside_the_rest(
     Ok(files)
 }
 
-/// Refuses files that speak of other networks than that of the scope. Those that stay may: they are the policy of these, too.
+/// Refuses files that speak of other networks than that of the scope. Those that stay may: they are
+/// the policy of these, too.
 fn check_scope(own: &Own, files: &[PolicyFile], scope: &PolicyScope) -> Result<(), Refusal> {
     match own.others.iter().find(|(place, _)| files.iter().any(|file| file.name == place.file)) {
         None => Ok(()),
         Some((place, name)) => {
             let scope = &scope.network;
-            let text = format!("{place}: this is about network {name}, and the scope is network {scope}");
+            let text =
+                format!("{place}: this is about network {name}, and the scope is network {scope}");
             Err(Refusal::Invalid(text))
         }
     }
@@ -453,7 +486,8 @@ fn test_failures(written: &Written, budget: &Budget) -> Result<Vec<String>, Refu
         );
         Refusal::Invalid(text)
     })?;
-    let place = |failure: meshward_policy::TestFailure| match written.tests.get(failure.number - 1) {
+    let place = |failure: meshward_policy::TestFailure| match written.tests.get(failure.number - 1)
+    {
         Some(place) => format!("{place}: {failure}"),
         None => failure.to_string(),
     };
@@ -503,10 +537,9 @@ fn changes(ground: &Ground, step: &PolicyStep) -> Changes {
 
 /// Whether everything that `inner` allows is allowed by `outer`.
 fn covers_all(outer: &Acl, inner: &Acl) -> bool {
-    inner
-        .entries()
-        .iter()
-        .all(|entry| outer.allows_all(PortSpec { protocol: Some(entry.protocol), ports: entry.ports }))
+    inner.entries().iter().all(|entry| {
+        outer.allows_all(PortSpec { protocol: Some(entry.protocol), ports: entry.ports })
+    })
 }
 
 /// What is suspicious in policies, beside the workloads that there are.

@@ -1,5 +1,6 @@
-//! Random histories: whatever happens, the world equals the one read back from its records, what every node holds after
-//! its deltas is its whole view, and nobody is told of a link that is not its own.
+//! Random histories: whatever happens, the world equals the one read back from its records, what
+//! every node holds after its deltas is its whole view, and nobody is told of a link that is not
+//! its own.
 
 mod owners;
 mod parts;
@@ -18,14 +19,14 @@ use crate::{
     world::{Deltas, World},
 };
 use ::time::OffsetDateTime;
-use meshward_model::{
+use meshward_policy::{Candidate, Policy};
+use meshward_types::{
     HeldView, Item, ItemKey, NetworkName, NodeName, PublicKey, Revision, View,
     api::{CreateNetwork, CreateToken, Impose, PolicyFile, QuarantineTarget},
     control::{EndpointReport, Fired, JoinRequest, Part, WorkloadReport},
     measurement::{Image, Measurement, Repository, Sha256},
     token::Fingerprint,
 };
-use meshward_policy::{Candidate, Policy};
 use proptest::prelude::*;
 use std::{
     cell::RefCell,
@@ -67,7 +68,8 @@ impl Mesh {
         Ok(plan.outcome)
     }
 
-    /// Hands deltas to the nodes that are connected; a new node comes with nothing, and is compared.
+    /// Hands deltas to the nodes that are connected; a new node comes with nothing, and is
+    /// compared.
     fn deliver(&mut self, deltas: &Deltas) {
         for (node, held) in &mut self.held {
             let Some(index) = self.world.nodes.index(node) else { continue };
@@ -78,9 +80,15 @@ impl Mesh {
         }
         self.held.retain(|node, _| self.world.nodes.contains_key(node));
         self.away.retain(|node, _| self.world.nodes.contains_key(node));
-        let new: Vec<NodeName> =
-            self.world.nodes.keys().filter(|node| !self.held.contains_key(*node)).cloned().collect();
-        for node in new.into_iter().filter(|node| !self.away.contains_key(node)).collect::<Vec<_>>() {
+        let new: Vec<NodeName> = self
+            .world
+            .nodes
+            .keys()
+            .filter(|node| !self.held.contains_key(*node))
+            .cloned()
+            .collect();
+        for node in new.into_iter().filter(|node| !self.away.contains_key(node)).collect::<Vec<_>>()
+        {
             self.connect(&node, HeldView::default());
         }
     }
@@ -112,7 +120,8 @@ impl Mesh {
         let (token, record) = tokens::make(Fingerprint([0; 32]), token, NOW)?;
         let plan = tokens::create(&self.world, &record, NOW);
         self.commit(plan)?;
-        let plan = nodes::join(&self.world, &request(name, &token.secret()), &format!("key-{name}"), NOW);
+        let plan =
+            nodes::join(&self.world, &request(name, &token.secret()), &format!("key-{name}"), NOW);
         self.commit(plan).map(drop)
     }
 
@@ -136,7 +145,13 @@ fn request(name: &str, secret: &str) -> JoinRequest {
 
 fn wanted(name: &str, prefixes: &[&str]) -> CreateNetwork {
     let prefixes = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
-    CreateNetwork { name: name.parse().unwrap(), prefixes, block_v4: None, block_v6: None, mtu: 1420 }
+    CreateNetwork {
+        name: name.parse().unwrap(),
+        prefixes,
+        block_v4: None,
+        block_v6: None,
+        mtu: 1420,
+    }
 }
 
 fn apply(world: &World, source: &str) -> Result<Plan<policies::Applied>, Refusal> {
@@ -157,7 +172,14 @@ fn hand() -> Hand<'static> {
 
 fn impose(target: QuarantineTarget, forensics: bool) -> Impose {
     let allow_from = forensics.then(|| "app=db".parse().unwrap());
-    Impose { target, allow_from, seconds: Some(60), message: None, even_if_none: true, reset: false }
+    Impose {
+        target,
+        allow_from,
+        seconds: Some(60),
+        message: None,
+        even_if_none: true,
+        reset: false,
+    }
 }
 
 fn any_token() -> CreateToken {
@@ -199,13 +221,21 @@ fn report(world: &World, node: &NodeName, id: u8, app: &str) -> Option<WorkloadR
 
 /// Some are processes, some containers from a registry, and some of these have privileges.
 fn measured(node: &NodeName, id: u8) -> Option<Arc<Measurement>> {
-    let repository =
-        Repository::of_reference(if node.as_str() == "node-0" { "a.example/w" } else { "b.example/w" });
+    let repository = Repository::of_reference(if node.as_str() == "node-0" {
+        "a.example/w"
+    } else {
+        "b.example/w"
+    });
     let image = Image { repository: repository.ok(), digest: Sha256::of(&[id]) };
     let privileges = if node.as_str() == "node-1" { vec!["privileged".to_owned()] } else { vec![] };
     let config = Sha256::of(b"config");
-    let measured =
-        Measurement { runtime: "docker".into(), images: vec![image], config, privileges, sharing: vec![] };
+    let measured = Measurement {
+        runtime: "docker".into(),
+        images: vec![image],
+        config,
+        privileges,
+        sharing: vec![],
+    };
     (id > 0).then(|| Arc::new(measured))
 }
 
@@ -250,7 +280,8 @@ fn step() -> impl Strategy<Value = Step> {
         (0..4u8, 0..3u8, app()).prop_map(|(node, id, app)| Step::Start(node, id, app)),
         (0..4u8, 0..3u8, app()).prop_map(|(node, id, app)| Step::Start(node, id, app)),
         (0..4u8, 0..3u8).prop_map(|(node, id)| Step::Stop(node, id)),
-        (0..4u8, prop::collection::vec((0..3u8, app()), 0..3)).prop_map(|(n, list)| Step::Reconcile(n, list)),
+        (0..4u8, prop::collection::vec((0..3u8, app()), 0..3))
+            .prop_map(|(n, list)| Step::Reconcile(n, list)),
         prop::collection::vec((0..4u8, 0..3u8, prop::option::weighted(0.6, app())), 1..8)
             .prop_map(Step::Together),
         (0..4u8).prop_map(Step::Away),
@@ -281,7 +312,8 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
             mesh.report(&[(name(node), vec![Report::Stopped(id)])]).remove(0).map(drop)
         }
         Step::Reconcile(node, list) => {
-            let reports = list.iter().filter_map(|(id, app)| report(&mesh.world, &name(node), *id, app));
+            let reports =
+                list.iter().filter_map(|(id, app)| report(&mesh.world, &name(node), *id, app));
             let all = Report::All(reports.collect());
             mesh.report(&[(name(node), vec![all])]).remove(0).map(drop)
         }
@@ -321,7 +353,8 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
                 interfaces: vec![],
             };
             let (seen, known) = ("192.0.2.1".parse().unwrap(), Default::default());
-            let plan = nodes::set_endpoints(&mesh.world, &name(node), &[moved], seen, &|_| None, &known);
+            let plan =
+                nodes::set_endpoints(&mesh.world, &name(node), &[moved], seen, &|_| None, &known);
             mesh.commit(plan).map(drop)
         }
         Step::Policy(at) => {
@@ -338,7 +371,13 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
                 distinct_ports: 9,
                 distinct_addresses: 9,
             };
-            let plan = triggers::fire(&mesh.world, &name(node), &fired, &format!("t{node}{id}"), time(NOW));
+            let plan = triggers::fire(
+                &mesh.world,
+                &name(node),
+                &fired,
+                &format!("t{node}{id}"),
+                time(NOW),
+            );
             mesh.commit(plan).map(drop)
         }
         Step::Expire => {
@@ -357,15 +396,20 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
         }
         Step::Isolate(node, id) => {
             let workload = format!("{}-{id}", name(node));
-            let target =
-                QuarantineTarget { network: None, selector: None, workload: Some(workload.parse().unwrap()) };
-            let plan = quarantines::impose(&mesh.world, &workload, &impose(target, *id == 0), &hand());
+            let target = QuarantineTarget {
+                network: None,
+                selector: None,
+                workload: Some(workload.parse().unwrap()),
+            };
+            let plan =
+                quarantines::impose(&mesh.world, &workload, &impose(target, *id == 0), &hand());
             mesh.commit(plan).map(drop)
         }
     }
 }
 
-/// A node is told of identities, workloads and peers only where one of its own workloads has a link with them.
+/// A node is told of identities, workloads and peers only where one of its own workloads has a link
+/// with them.
 fn check_need_to_know(world: &World, node: &NodeName, view: &View) -> Result<(), TestCaseError> {
     let own: Vec<_> = world.workloads_on(node).map(|workload| workload.identity).collect();
     for (key, item) in &view.items {
@@ -389,7 +433,8 @@ fn check_need_to_know(world: &World, node: &NodeName, view: &View) -> Result<(),
     Ok(())
 }
 
-/// Every workload is let in just if the policy of now lets it in, and is known under the labels that are true of it.
+/// Every workload is let in just if the policy of now lets it in, and is known under the labels
+/// that are true of it.
 fn check_verdicts(world: &World) -> Result<(), TestCaseError> {
     for network in world.networks.values() {
         let policy = network.links.policy();
@@ -420,8 +465,8 @@ fn check_verdicts(world: &World) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Judged beside the world, while that goes on, workloads become what they would if all of them were
-    /// judged in the plan.
+    /// Judged beside the world, while that goes on, workloads become what they would if all of them
+    /// were judged in the plan.
     #[test]
     fn what_was_judged_beside_the_world_is_what_the_plan_finds(
         before in prop::collection::vec(step(), 1..25),
@@ -495,7 +540,10 @@ fn a_token_admits_as_many_nodes_as_it_says_and_no_longer_than_it_says() {
     let plan = join(&mesh, "a", &token.secret(), "k", NOW);
     mesh.commit(plan).unwrap();
     assert!(said(join(&mesh, "b", &token.secret(), "k2", NOW)).contains("spent"));
-    assert!(join(&mesh, "a", &token.secret(), "k", NOW).unwrap().mutations.is_empty(), "asked again");
+    assert!(
+        join(&mesh, "a", &token.secret(), "k", NOW).unwrap().mutations.is_empty(),
+        "asked again"
+    );
     let plan = tokens::revoke(&mesh.world, &record.id);
     mesh.commit(plan).unwrap();
     assert!(said(join(&mesh, "a", &token.secret(), "k", NOW)).contains("unknown"));
@@ -544,14 +592,21 @@ fn a_node_speaks_only_for_its_own_addresses_and_networks() {
         change(&mut report);
         let reports = [Report::Started(report.into())];
         let plan = workloads::take(&mesh.world, &[(node, &reports)]);
-        plan.outcome[0].as_ref().unwrap().first().map(|(_, reason)| reason.clone()).unwrap_or_default()
+        plan.outcome[0]
+            .as_ref()
+            .unwrap()
+            .first()
+            .map(|(_, reason)| reason.clone())
+            .unwrap_or_default()
     };
     assert_eq!(refusal(&a, &|_| {}), "");
     assert!(refusal(&b, &|r| r.addresses = good.addresses.clone()).contains("not in a block"));
     assert!(refusal(&b, &|r| r.id = good.id.clone()).contains("another node"));
     assert!(refusal(&a, &|r| r.addresses = good.addresses.clone()).contains("belongs to workload"));
     assert!(refusal(&a, &|r| r.network = "lab".parse().unwrap()).contains("may not serve"));
-    assert!(refusal(&a, &|r| r.labels = "meshward/site=aws".parse().unwrap()).contains("cannot be set"));
+    assert!(
+        refusal(&a, &|r| r.labels = "meshward/site=aws".parse().unwrap()).contains("cannot be set")
+    );
     assert!(refusal(&a, &|r| r.addresses.clear()).contains("no address"));
 }
 
@@ -577,7 +632,9 @@ fn a_deleted_network_leaves_nothing_behind() {
     let a: NodeName = "a".parse().unwrap();
     let started = report(&mesh.world, &a, 1, "web").unwrap();
     mesh.start(&a, vec![started.clone()]).unwrap();
-    assert!(networks::delete(&mesh.world, &shop()).err().unwrap().to_string().contains("1 workloads"));
+    assert!(
+        networks::delete(&mesh.world, &shop()).err().unwrap().to_string().contains("1 workloads")
+    );
     mesh.report(&[(a.clone(), vec![Report::Stopped(started.id)])]).remove(0).unwrap();
     let plan = networks::delete(&mesh.world, &shop());
     mesh.commit(plan).unwrap();
@@ -592,7 +649,8 @@ fn an_owner_changes_rules_of_their_network_and_no_guardrails() {
     let mut mesh = Mesh::default();
     mesh.network("shop", &["10.42.0.0/16"]).unwrap();
     mesh.network("lab", &["10.43.0.0/16"]).unwrap();
-    let guarded = "network: shop\nguardrails: [{ name: g, from: {}, to: { app: db }, deny: [tcp/1] }]\n";
+    let guarded =
+        "network: shop\nguardrails: [{ name: g, from: {}, to: { app: db }, deny: [tcp/1] }]\n";
     let plan = apply(&mesh.world, guarded);
     mesh.commit(plan).unwrap();
     let own = [shop()];
@@ -608,7 +666,9 @@ fn an_owner_changes_rules_of_their_network_and_no_guardrails() {
     };
     let rules = "rules: [{ name: r, from: {}, to: {}, allow: [tcp/80] }]";
     assert_eq!(says(&mesh.world, &format!("{guarded}{rules}"), false), "");
-    assert!(says(&mesh.world, &format!("network: shop\n{rules}"), false).contains("belong to admins"));
+    assert!(
+        says(&mesh.world, &format!("network: shop\n{rules}"), false).contains("belong to admins")
+    );
     assert!(says(&mesh.world, "network: lab", false).contains("no say in network `lab`"));
     assert!(says(&mesh.world, "network: shop", true).contains("belong to admins"));
 }
@@ -623,8 +683,12 @@ fn pruning_removes_the_policies_that_no_file_names() {
         mesh.commit(plan).unwrap();
     }
     let files = [PolicyFile { name: "p.yaml".into(), text: "network: shop".into() }];
-    let wanted =
-        |prune| Submission { files: files.to_vec().into(), prune, guardrails: true, ..Submission::default() };
+    let wanted = |prune| Submission {
+        files: files.to_vec().into(),
+        prune,
+        guardrails: true,
+        ..Submission::default()
+    };
     assert!(policies::apply(&mesh.world, &wanted(false)).unwrap().mutations.len() == 1);
     let plan = policies::apply(&mesh.world, &wanted(true));
     mesh.commit(plan).unwrap();
@@ -656,8 +720,9 @@ fn a_trigger_acts_on_its_nodes_own_workloads_and_for_its_time() {
     let plan = triggers::fire(&mesh.world, &other, &seen, "x", time(NOW)).unwrap();
     assert!(plan.mutations.is_empty(), "a node has no say about another's workload");
     take(&mut mesh, &Step::Fire(0, 1)).unwrap();
-    let labels =
-        |mesh: &Mesh| mesh.world.workloads().next().map(|(_, labels, _)| labels.to_string()).unwrap();
+    let labels = |mesh: &Mesh| {
+        mesh.world.workloads().next().map(|(_, labels, _)| labels.to_string()).unwrap()
+    };
     assert!(labels(&mesh).contains("suspect=yes"), "{}", labels(&mesh));
     // The node comes back and says what its owner declared: what the trigger gave stays.
     take(&mut mesh, &Step::Reconcile(0, vec![(1, "web")])).unwrap();
@@ -692,18 +757,22 @@ fn identities_that_nobody_has_any_more_do_not_pile_up_and_no_number_comes_again(
 #[test]
 fn the_last_admin_stays() {
     let mut mesh = Mesh::default();
-    let wanted = |name: &str, role| meshward_model::api::CreateCredential {
+    let wanted = |name: &str, role| meshward_types::api::CreateCredential {
         name: name.into(),
         role,
         networks: vec![],
         lifetime_seconds: None,
     };
-    use meshward_model::api::Role;
+    use meshward_types::api::Role;
     let plan = credentials::create(&mesh.world, &wanted("a", Role::Admin), "s", NOW);
     mesh.commit(plan).unwrap();
-    assert!(credentials::revoke(&mesh.world, "a").err().unwrap().to_string().contains("last admin"));
-    let owner =
-        credentials::create(&mesh.world, &wanted("b", Role::Owner), "t", NOW).err().unwrap().to_string();
+    assert!(
+        credentials::revoke(&mesh.world, "a").err().unwrap().to_string().contains("last admin")
+    );
+    let owner = credentials::create(&mesh.world, &wanted("b", Role::Owner), "t", NOW)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(owner.contains("at least one network"), "{owner}");
     let plan = credentials::create(&mesh.world, &wanted("b", Role::Admin), "t", NOW);
     mesh.commit(plan).unwrap();

@@ -7,7 +7,7 @@ use ::ring::{
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use meshward_model::{api::ApproveRoute, measurement::ImageSignature};
+use meshward_types::{api::ApproveRoute, measurement::ImageSignature};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -31,9 +31,11 @@ fn claim() -> impl Strategy<Value = Claim> {
         (0..3u8).prop_map(Claim::Remove),
         (0..3u8, 0..4u8).prop_map(|(node, key)| Claim::Endpoint(node, key)),
         (0..3u8, 0..4u8, 0..4u8).prop_map(|(node, id, key)| Claim::Device(node, id, key)),
-        (0..3u8, 0..2u8, labels).prop_map(|(node, prefix, labels)| Claim::Route(node, prefix, labels)),
+        (0..3u8, 0..2u8, labels)
+            .prop_map(|(node, prefix, labels)| Claim::Route(node, prefix, labels)),
         (0..3u8, 0..4u8).prop_map(|(node, id)| Claim::Stop(node, id)),
-        (0..3u8, 0..2u8, any::<bool>()).prop_map(|(node, prefix, on)| Claim::Approve(node, prefix, on)),
+        (0..3u8, 0..2u8, any::<bool>())
+            .prop_map(|(node, prefix, on)| Claim::Approve(node, prefix, on)),
     ]
 }
 
@@ -66,8 +68,14 @@ fn make(mesh: &mut Mesh, claim: &Claim) -> Option<()> {
         }
         Claim::Endpoint(at, key) => {
             let (seen, known) = ("192.0.2.1".parse().unwrap(), BTreeSet::new());
-            let plan =
-                nodes::set_endpoints(&mesh.world, &node(*at), &[endpoint(*key)], seen, &|_| None, &known);
+            let plan = nodes::set_endpoints(
+                &mesh.world,
+                &node(*at),
+                &[endpoint(*key)],
+                seen,
+                &|_| None,
+                &known,
+            );
             mesh.commit(plan).ok().map(drop)
         }
         Claim::Device(at, id, key) => {
@@ -87,7 +95,8 @@ fn make(mesh: &mut Mesh, claim: &Claim) -> Option<()> {
             mesh.report(&[(node(*at), vec![Report::Stopped(id)])]).remove(0).ok().map(drop)
         }
         Claim::Approve(at, of, on) => {
-            let wanted = ApproveRoute { network: Some(shop()), node: node(*at), prefix: prefix(*of) };
+            let wanted =
+                ApproveRoute { network: Some(shop()), node: node(*at), prefix: prefix(*of) };
             let plan = match on {
                 true => routes::approve(&mesh.world, &wanted, &[]),
                 false => routes::disapprove(&mesh.world, &wanted, &[]),
@@ -117,10 +126,11 @@ fn keys(world: &World) -> Result<BTreeMap<PublicKey, (NodeName, String)>, TestCa
         let keys = node.endpoints.values().flat_map(|endpoint| endpoint.keys());
         keys.map(move |key| (key, (node.name.clone(), owner.clone())))
     });
-    let devices = world.networks.values().flat_map(|network| network.all_standing()).filter_map(|known| {
-        let owner = KeyOwner::Device(known.id().clone()).to_string();
-        Some((known.device()?, (known.node().clone(), owner)))
-    });
+    let devices =
+        world.networks.values().flat_map(|network| network.all_standing()).filter_map(|known| {
+            let owner = KeyOwner::Device(known.id().clone()).to_string();
+            Some((known.device()?, (known.node().clone(), owner)))
+        });
     for (key, owner) in endpoints.chain(devices) {
         prop_assert_eq!(world.keys.owner(&key).map(ToString::to_string), Some(owner.1.clone()));
         if let Some(other) = all.insert(key, owner.clone()) {
@@ -137,7 +147,10 @@ fn routes_let_in(world: &World) -> BTreeMap<(ipnet::IpNet, NodeName), String> {
     admitted
         .flat_map(|known| {
             let labels = known.labels().to_string();
-            known.prefixes().iter().map(move |prefix| ((*prefix, known.node().clone()), labels.clone()))
+            known
+                .prefixes()
+                .iter()
+                .map(move |prefix| ((*prefix, known.node().clone()), labels.clone()))
         })
         .collect()
 }
@@ -191,7 +204,11 @@ fn a_key_that_is_somebodys_is_refused_and_said_once() {
     let plan = claim(&BTreeSet::new());
     assert!(plan.mutations.is_empty());
     assert!(plan.action.contains("belongs to node node-0"), "{}", plan.action);
-    assert!(plan.outcome[0].reason.contains("meshctl keys rotate --node node-1"), "{:?}", plan.outcome);
+    assert!(
+        plan.outcome[0].reason.contains("meshctl keys rotate --node node-1"),
+        "{:?}",
+        plan.outcome
+    );
     let again = claim(&[PublicKey([0; 32])].into());
     assert!(again.action.is_empty() && again.outcome.len() == 1);
 }
@@ -239,7 +256,10 @@ fn an_address_is_that_of_the_node_whose_session_comes_from_it() {
     assert!(has(&mesh, 0, "192.0.2.1:51820") && !has(&mesh, 1, "192.0.2.1:51820"));
     report(&mut mesh, 1, &["192.0.2.1:51820", "192.168.0.1:51820"]);
     assert!(has(&mesh, 0, "192.0.2.1:51820") && !has(&mesh, 1, "192.0.2.1:51820"));
-    assert!(has(&mesh, 0, "192.168.0.1:51820") && has(&mesh, 1, "192.168.0.1:51820"), "many hosts have that");
+    assert!(
+        has(&mesh, 0, "192.168.0.1:51820") && has(&mesh, 1, "192.168.0.1:51820"),
+        "many hosts have that"
+    );
     // Two behind one NAT, whose session comes from one address.
     report(&mut mesh, 1, &["192.0.2.2:51820"]);
     report(&mut mesh, 2, &["192.0.2.2:51820"]);
@@ -261,15 +281,18 @@ impl Signer {
     fn new() -> Self {
         let random = SystemRandom::new();
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref(), &random);
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref(), &random);
         Self(pair.unwrap())
     }
 
     fn policy(&self) -> String {
         // A SubjectPublicKeyInfo of a key on P-256 (RFC 5480 §2).
         let head = "3059301306072a8648ce3d020106082a8648ce3d030107034200";
-        let mut der: Vec<u8> =
-            (0..head.len()).step_by(2).map(|at| u8::from_str_radix(&head[at..at + 2], 16).unwrap()).collect();
+        let mut der: Vec<u8> = (0..head.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&head[at..at + 2], 16).unwrap())
+            .collect();
         der.extend(self.0.public_key().as_ref());
         let pem = BASE64_STANDARD.encode(der);
         format!(
@@ -288,7 +311,12 @@ impl Signer {
 }
 
 /// A report of a container from one image, with signatures.
-fn container(world: &World, at: u8, id: u8, signatures: Vec<ImageSignature>) -> (WorkloadReport, Image) {
+fn container(
+    world: &World,
+    at: u8,
+    id: u8,
+    signatures: Vec<ImageSignature>,
+) -> (WorkloadReport, Image) {
     let mut report = report(world, &node(at), id, "web").unwrap();
     let image = Image {
         repository: Repository::of_reference("a.example/w").ok(),
@@ -317,8 +345,10 @@ fn junk_signatures_keep_no_genuine_one_out() {
     }
     // ... and one reports them of an image that it does not run.
     let mut process = report(&mesh.world, &node(1), 2, "web").unwrap();
-    process.signatures =
-        vec![(Sha256::of(b"another"), vec![stranger.sign(&container(&mesh.world, 1, 1, vec![]).1)])];
+    process.signatures = vec![(
+        Sha256::of(b"another"),
+        vec![stranger.sign(&container(&mesh.world, 1, 1, vec![]).1)],
+    )];
     mesh.start(&node(1), vec![process]).unwrap();
     assert!(mesh.world.images.get(&Sha256::of(b"another")).is_none());
 

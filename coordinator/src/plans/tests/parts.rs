@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::plans::routes;
-use meshward_model::api::{
+use meshward_types::api::{
     ApproveNode, ApproveRoute, ChangeCredential, CreateCredential, PolicyScope, Role, RouteState,
 };
 
@@ -41,11 +41,18 @@ fn a_node_and_its_routes_can_be_approved_before_it_joins() {
     let mut mesh = Mesh::default();
     mesh.network("shop", &["10.42.0.0/16"]).unwrap();
     let name: NodeName = "n1".parse().unwrap();
-    let route =
-        ApproveRoute { network: Some(shop()), prefix: "10.8.0.0/24".parse().unwrap(), node: name.clone() };
-    assert!(matches!(routes::approve(&mesh.world, &route, &[]), Err(Refusal::About { field: "node", .. })));
+    let route = ApproveRoute {
+        network: Some(shop()),
+        prefix: "10.8.0.0/24".parse().unwrap(),
+        node: name.clone(),
+    };
+    assert!(matches!(
+        routes::approve(&mesh.world, &route, &[]),
+        Err(Refusal::About { field: "node", .. })
+    ));
 
-    mesh.commit(nodes::approve(&mesh.world, &name, &ApproveNode { labels: Default::default() })).unwrap();
+    mesh.commit(nodes::approve(&mesh.world, &name, &ApproveNode { labels: Default::default() }))
+        .unwrap();
     let approved = mesh.commit(routes::approve(&mesh.world, &route, &[])).unwrap();
     assert_eq!(approved.state, RouteState::NotAdvertised);
     mesh.join("n1", &CreateToken { needs_approval: true, ..any_token() }).unwrap();
@@ -89,7 +96,8 @@ fn what_a_credential_may_do_is_changed_without_another_token() {
     };
 
     let hash = mesh.world.credentials["ci"].secret_hash.clone();
-    mesh.commit(credentials::change(&mesh.world, "ci", &change(Role::Owner, vec![shop()]), NOW)).unwrap();
+    mesh.commit(credentials::change(&mesh.world, "ci", &change(Role::Owner, vec![shop()]), NOW))
+        .unwrap();
     let changed = &mesh.world.credentials["ci"];
     assert_eq!((changed.role, &changed.secret_hash), (Role::Owner, &hash));
 
@@ -188,11 +196,14 @@ fn a_part_of_a_policy_is_replaced_and_the_rest_stays() {
     mesh.network("shop", &["10.42.0.0/16"]).unwrap();
     mesh.network("lab", &["10.43.0.0/16"]).unwrap();
     let rule = |name: &str| {
-        format!("network: shop\nrules: [{{ name: {name}, from: {{}}, to: {{}}, allow: [tcp/80] }}]\n")
+        format!(
+            "network: shop\nrules: [{{ name: {name}, from: {{}}, to: {{}}, allow: [tcp/80] }}]\n"
+        )
     };
     let names = |mesh: &Mesh| {
         let network = &mesh.world.networks[&shop()];
-        let rules = network.links.policy().rules.iter().map(|rule| rule.name.clone()).collect::<Vec<_>>();
+        let rules =
+            network.links.policy().rules.iter().map(|rule| rule.name.clone()).collect::<Vec<_>>();
         (
             network.policy_files.iter().map(|file| file.name.clone()).collect::<Vec<_>>().join(" "),
             rules.join(" "),
@@ -216,9 +227,14 @@ fn a_part_of_a_policy_is_replaced_and_the_rest_stays() {
     assert!(outside.contains("c.yaml is not in the scope"), "{outside}");
     assert_eq!(names(&mesh), ("a.yaml c.yaml".into(), "a c".into()));
 
-    let only_new =
-        PolicyScope { network: shop(), only: vec!["a.yaml".into()], except: vec![], only_new: true };
-    let wanted = Submission { scope: Some(only_new.clone()), guardrails: true, ..Submission::default() };
+    let only_new = PolicyScope {
+        network: shop(),
+        only: vec!["a.yaml".into()],
+        except: vec![],
+        only_new: true,
+    };
+    let wanted =
+        Submission { scope: Some(only_new.clone()), guardrails: true, ..Submission::default() };
     let refused = policies::apply(&mesh.world, &wanted).err().unwrap();
     assert!(refused.to_string().contains("already, in a.yaml"), "{refused}");
 
@@ -237,7 +253,8 @@ fn a_file_about_two_networks_is_read_for_one_of_them_without_the_rest_of_the_oth
     let both = "network: shop\nrules: [{ name: s, from: {}, to: {}, allow: [tcp/80] }]\n---\nnetwork: lab\nrules: [{ name: l, from: {}, to: {}, allow: [web] }]\n";
     let files = [("both.yaml", both), ("sets.yaml", "network: lab\nports: { web: [tcp/443] }\n")];
     let files = files.map(|(name, text)| PolicyFile { name: name.into(), text: text.into() });
-    let wanted = Submission { files: files.to_vec().into(), guardrails: true, ..Submission::default() };
+    let wanted =
+        Submission { files: files.to_vec().into(), guardrails: true, ..Submission::default() };
     mesh.commit(policies::apply(&mesh.world, &wanted)).unwrap();
 
     let read = World::load(mesh.world.revision, mesh.records.iter().map(stored).collect()).unwrap();
@@ -257,11 +274,18 @@ fn stored(record: &Record) -> Record {
     }
 }
 
-fn submit(mesh: &mut Mesh, files: &[(&str, &str)], only: &[&str], except: &[&str]) -> Result<(), Refusal> {
-    let file = |(name, text): &(&str, &str)| PolicyFile { name: (*name).into(), text: (*text).into() };
+fn submit(
+    mesh: &mut Mesh,
+    files: &[(&str, &str)],
+    only: &[&str],
+    except: &[&str],
+) -> Result<(), Refusal> {
+    let file =
+        |(name, text): &(&str, &str)| PolicyFile { name: (*name).into(), text: (*text).into() };
     let files: Vec<PolicyFile> = files.iter().map(file).collect();
     let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    let scope = PolicyScope { network: shop(), only: own(only), except: own(except), only_new: false };
+    let scope =
+        PolicyScope { network: shop(), only: own(only), except: own(except), only_new: false };
     let wanted = Submission {
         files: files.to_vec().into(),
         scope: Some(scope.clone()),

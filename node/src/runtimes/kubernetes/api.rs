@@ -1,8 +1,9 @@
-//! A Kubernetes API: how it is asked, over TLS and with a token, and how much of an answer is taken.
+//! A Kubernetes API: how it is asked, over TLS and with a token, and how much of an answer is
+//! taken.
 
 use crate::runtimes::bounded::{self, check_id};
 use anyhow::{Context, Result, bail};
-use meshward_model::local::Kubernetes;
+use meshward_types::local::Kubernetes;
 use reqwest::{Certificate, Client, Response, StatusCode, redirect::Policy};
 use serde::de::DeserializeOwned;
 use std::{fs, path::Path, time::Duration};
@@ -11,7 +12,8 @@ use std::{fs, path::Path, time::Duration};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The most bytes of one object: etcd takes 1.5 MiB.
 pub const MAX_OBJECT: usize = 4 << 20;
-/// For how long nothing may come in a watch; the API ends it before that, and says something each minute while all is well.
+/// For how long nothing may come in a watch; the API ends it before that, and says something each
+/// minute while all is well.
 const SILENCE: Duration = Duration::from_secs(330);
 /// A connection on which nothing comes is probed after this time, and so many times.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -51,8 +53,12 @@ pub async fn get_at_most<T: DeserializeOwned>(
     limit: usize,
 ) -> Result<T, ApiError> {
     let (client, token) = client(api, |builder| builder.timeout(PATIENCE))?;
-    let answer =
-        client.get(url(api, path)).bearer_auth(token).send().await.context("the API does not answer")?;
+    let answer = client
+        .get(url(api, path))
+        .bearer_auth(token)
+        .send()
+        .await
+        .context("the API does not answer")?;
     let body = bounded::read(accept(answer, path)?, limit).await?;
     Ok(serde_json::from_slice(&body).with_context(|| format!("what the API says of {path}"))?)
 }
@@ -64,10 +70,15 @@ pub async fn get_at_most<T: DeserializeOwned>(
 pub async fn open(api: &Kubernetes, path: &str) -> Result<Response, ApiError> {
     let (client, token) = client(api, |builder| {
         let builder = builder.connect_timeout(PATIENCE).read_timeout(SILENCE);
-        builder.tcp_keepalive(KEEP_ALIVE).tcp_keepalive_interval(KEEP_ALIVE).tcp_keepalive_retries(PROBES)
+        builder
+            .tcp_keepalive(KEEP_ALIVE)
+            .tcp_keepalive_interval(KEEP_ALIVE)
+            .tcp_keepalive_retries(PROBES)
     })?;
-    let asked = tokio::time::timeout(PATIENCE, client.get(url(api, path)).bearer_auth(token).send());
-    let answer = asked.await.context("the API does not answer")?.context("the API does not answer")?;
+    let asked =
+        tokio::time::timeout(PATIENCE, client.get(url(api, path)).bearer_auth(token).send());
+    let answer =
+        asked.await.context("the API does not answer")?.context("the API does not answer")?;
     accept(answer, path)
 }
 
@@ -93,7 +104,8 @@ fn client(
     api: &Kubernetes,
     set_up: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
 ) -> Result<(Client, String)> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let read =
+        |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let token = String::from_utf8(read(&api.token_file)?).context("the token is no text")?;
     let ca = Certificate::from_pem(&read(&api.ca_file)?)?;
     let client = set_up(Client::builder()).tls_certs_only([ca]).redirect(Policy::none()).build()?;

@@ -10,7 +10,7 @@ use super::labels::LabelFilter;
 use crate::daemon::Found;
 use anyhow::{Result, anyhow};
 use api::{ApiError, check_name};
-use meshward_model::local::{Kubernetes, Pod};
+use meshward_types::local::{Kubernetes, Pod};
 use parking_lot::Mutex;
 use pod::{NamespaceObject, key};
 use std::{
@@ -51,7 +51,8 @@ pub struct Changes {
 impl Changes {
     /// Whether a pod, or the namespace that it is in, is another now.
     pub fn concern(&self, pod: &Pod) -> bool {
-        self.namespaces.contains(&pod.namespace) || self.pods.contains(&key(&pod.namespace, &pod.name))
+        self.namespaces.contains(&pod.namespace)
+            || self.pods.contains(&key(&pod.namespace, &pod.name))
     }
 }
 
@@ -89,8 +90,8 @@ impl Pods {
         }
     }
 
-    /// What the API says of a pod, once it is known which image a container of it runs; from then on it is watched. `None`: it is not
-    /// known yet, or is another one by the same name.
+    /// What the API says of a pod, once it is known which image a container of it runs; from then
+    /// on it is watched. `None`: it is not known yet, or is another one by the same name.
     ///
     /// # Errors
     /// If the API does not answer, or does not let us ask.
@@ -100,14 +101,17 @@ impl Pods {
             Some(object) => object,
             None => {
                 let _turn = self.turns.acquire().await?;
-                match api::get(&pod.api, &format!("/api/v1/namespaces/{namespace}/pods/{name}")).await {
+                match api::get(&pod.api, &format!("/api/v1/namespaces/{namespace}/pods/{name}"))
+                    .await
+                {
                     Ok(object) => Arc::new(object),
                     Err(ApiError::Missing) => return Ok(None),
                     Err(error) => return Err(anyhow!(error)),
                 }
             }
         };
-        let is_other = pod.uid.as_ref().is_some_and(|uid| !object.uid().is_empty() && uid != object.uid());
+        let is_other =
+            pod.uid.as_ref().is_some_and(|uid| !object.uid().is_empty() && uid != object.uid());
         if is_other {
             return Ok(None);
         }

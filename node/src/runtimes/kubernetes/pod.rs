@@ -8,13 +8,13 @@ use crate::{
         labels::LabelFilter,
     },
 };
-use meshward_model::{
+use meshward_types::{
     WorkloadName,
     labels::Labels,
     local::Pod,
     measurement::{
-        Image, MAX_PRIVILEGES, MAX_SHARING, MAX_SHARING_PRIVILEGES, MAX_SHARING_TEXT, Measurement, Sha256,
-        SharingContainer,
+        Image, MAX_PRIVILEGES, MAX_SHARING, MAX_SHARING_PRIVILEGES, MAX_SHARING_TEXT, Measurement,
+        Sha256, SharingContainer,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,8 @@ const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const ACCOUNT: &str = "io.kubernetes.pod.serviceaccount";
 /// What stands in front of the labels of a pod's namespace.
 const OF_NAMESPACE: &str = "io.kubernetes.namespace/";
-/// The annotation that names the container which a pod is about (Kubernetes, "Well-Known Labels, Annotations and Taints").
+/// The annotation that names the container which a pod is about (Kubernetes, "Well-Known Labels,
+/// Annotations and Taints").
 const MAIN: &str = "kubectl.kubernetes.io/default-container";
 
 /// A pod, as the API has it.
@@ -199,7 +200,8 @@ impl PodObject {
     fn main(&self) -> Option<&Container> {
         let named = self.metadata.annotations.get(MAIN);
         let mut all = self.spec.containers.iter();
-        all.find(|container| Some(&container.name) == named).or_else(|| self.spec.containers.first())
+        all.find(|container| Some(&container.name) == named)
+            .or_else(|| self.spec.containers.first())
     }
 
     /// The image of a container, once the kubelet has said what it was resolved to.
@@ -212,31 +214,39 @@ impl PodObject {
     fn status_of(&self, container: &Container) -> Option<&ContainerStatus> {
         let Status { container_statuses, init_container_statuses, ephemeral_container_statuses } =
             &self.status;
-        let all =
-            container_statuses.iter().chain(init_container_statuses).chain(ephemeral_container_statuses);
+        let all = container_statuses
+            .iter()
+            .chain(init_container_statuses)
+            .chain(ephemeral_container_statuses);
         all.into_iter().find(|status| status.name == container.name)
     }
 
     fn privileges(&self, container: &Container) -> Vec<String> {
         let Security { privileged, capabilities } = &container.security_context;
-        let mut all: Vec<String> = privileged.then(|| "privileged".to_owned()).into_iter().collect();
+        let mut all: Vec<String> =
+            privileged.then(|| "privileged".to_owned()).into_iter().collect();
         let names = capabilities.add.iter().map(|name| name.trim_start_matches("CAP_"));
         all.extend(names.map(|name| format!("capability {name}")));
-        let mounted =
-            |volume: &&Volume| container.volume_mounts.iter().any(|mount| mount.name == volume.name);
-        let of_host = self.spec.volumes.iter().filter(mounted).filter_map(|volume| volume.host_path.as_ref());
-        all.extend(of_host.filter(|of| opens_host(&of.path)).map(|of| format!("mount {}", of.path)));
+        let mounted = |volume: &&Volume| {
+            container.volume_mounts.iter().any(|mount| mount.name == volume.name)
+        };
+        let of_host =
+            self.spec.volumes.iter().filter(mounted).filter_map(|volume| volume.host_path.as_ref());
+        all.extend(
+            of_host.filter(|of| opens_host(&of.path)).map(|of| format!("mount {}", of.path)),
+        );
         all
     }
 
-    /// What shares the pod's namespace with its main container. Those that it was made with count though they have ended: they run
-    /// again when the pod is restarted.
+    /// What shares the pod's namespace with its main container. Those that it was made with count
+    /// though they have ended: they run again when the pod is restarted.
     fn sharing(&self, main: &Container) -> Vec<SharingContainer> {
         let Spec { containers, init_containers, ephemeral_containers, .. } = &self.spec;
         let has_ended = |container: &Container| {
             self.status_of(container).is_some_and(|status| status.state.terminated.is_some())
         };
-        let declared = containers.iter().chain(init_containers).filter(|other| other.name != main.name);
+        let declared =
+            containers.iter().chain(init_containers).filter(|other| other.name != main.name);
         let added = ephemeral_containers.iter().filter(|other| !has_ended(other));
         let mut all: Vec<SharingContainer> = declared
             .chain(added)
@@ -256,13 +266,16 @@ impl PodObject {
                 image: None,
                 config: Sha256::of(b""),
                 privileges: vec![],
-                objection: Some(format!("at most {MAX_SHARING} further containers of a pod are measured")),
+                objection: Some(format!(
+                    "at most {MAX_SHARING} further containers of a pod are measured"
+                )),
             });
         }
         all
     }
 
-    /// What it is on the mesh, once an image of one of its containers is known. `namespace`: that of Kubernetes that it is in.
+    /// What it is on the mesh, once an image of one of its containers is known. `namespace`: that
+    /// of Kubernetes that it is in.
     pub fn found(
         &self,
         pod: &Pod,
@@ -280,7 +293,8 @@ impl PodObject {
         privileges.extend(self.spec.host_ipc.then(|| "host ipc namespace".to_owned()));
         let privileges = at_most(privileges, MAX_PRIVILEGES);
         let config = set_up(main);
-        let measurement = Measurement { runtime: "kubernetes".into(), images, config, privileges, sharing };
+        let measurement =
+            Measurement { runtime: "kubernetes".into(), images, config, privileges, sharing };
         let mut found = Found {
             name: WorkloadName::like(&pod.name),
             measurement: Some(Arc::new(measurement)),
@@ -302,7 +316,7 @@ impl PodObject {
     ) -> Result<(), String> {
         let Metadata { labels, annotations, .. } = &self.metadata;
         let mut said = labels.clone();
-        let declared = annotations.get_key_value(meshward_model::accept::LABEL);
+        let declared = annotations.get_key_value(meshward_types::accept::LABEL);
         said.extend(declared.map(|(key, value)| (key.clone(), value.clone())));
         let taken = filter.take(&said)?;
         let account = self.spec.service_account_name.as_str();
@@ -311,7 +325,8 @@ impl PodObject {
         let mut texts: Vec<String> = own.map(|(key, value)| format!("{key}={value}")).collect();
         let below = namespace.map(|of| filter.take_below(OF_NAMESPACE, &of.metadata.labels));
         texts.extend(below.unwrap_or_default().into_iter().take(MAX_OF_NAMESPACE));
-        let own = Labels::parse_each(texts.iter().map(String::as_str)).map_err(|error| error.to_string())?;
+        let own = Labels::parse_each(texts.iter().map(String::as_str))
+            .map_err(|error| error.to_string())?;
         found.labels = taken.labels.with_all(&own).map_err(|error| error.to_string())?;
         (found.accepts, found.left_out) = (taken.accepts, taken.left_out);
         Ok(())
@@ -330,10 +345,14 @@ fn set_up(container: &Container) -> Sha256 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_model::local::Kubernetes;
+    use meshward_types::local::Kubernetes;
 
     fn pod() -> Pod {
-        let api = Kubernetes { server: "https://k".into(), token_file: "/t".into(), ca_file: "/c".into() };
+        let api = Kubernetes {
+            server: "https://k".into(),
+            token_file: "/t".into(),
+            ca_file: "/c".into(),
+        };
         Pod { api, namespace: "shop".into(), name: "web-7f".into(), uid: None }
     }
 
@@ -374,7 +393,8 @@ mod tests {
         let digest = |of: &str| Sha256::of(of.as_bytes());
         let spec = r#""spec":{"initContainers":[{"name":"migrate"}],"containers":[{"name":"proxy"},{"name":"web"}],
             "ephemeralContainers":[{"name":"debugger"}],"volumes":[{"name":"s","hostPath":{"path":"/run/docker.sock"}}]}"#;
-        let metadata = r#""metadata":{"annotations":{"kubectl.kubernetes.io/default-container":"web"}}"#;
+        let metadata =
+            r#""metadata":{"annotations":{"kubectl.kubernetes.io/default-container":"web"}}"#;
         let begun = format!(
             r#"{{{metadata},{spec},"status":{{"initContainerStatuses":[{{"name":"migrate","imageID":"r.example/m@{}"}}],"containerStatuses":[{{"name":"web","imageID":""}}]}}}}"#,
             digest("m")
@@ -382,10 +402,17 @@ mod tests {
         let measured = found(&parse(&begun)).unwrap().measurement.unwrap();
         assert!(measured.images.is_empty(), "what it is about has not begun");
         let names = |measured: &Measurement| -> Vec<(String, bool)> {
-            measured.sharing.iter().map(|other| (other.name.clone(), other.image.is_some())).collect()
+            measured
+                .sharing
+                .iter()
+                .map(|other| (other.name.clone(), other.image.is_some()))
+                .collect()
         };
-        let seen =
-            [("proxy".to_owned(), false), ("migrate".to_owned(), true), ("debugger".to_owned(), false)];
+        let seen = [
+            ("proxy".to_owned(), false),
+            ("migrate".to_owned(), true),
+            ("debugger".to_owned(), false),
+        ];
         assert_eq!(names(&measured), seen);
 
         let ran = format!(
@@ -418,7 +445,8 @@ mod tests {
 
     #[test]
     fn more_containers_than_are_measured_keep_a_pod_out() {
-        let names: Vec<String> = (0..100).map(|number| format!(r#"{{"name":"c{number}"}}"#)).collect();
+        let names: Vec<String> =
+            (0..100).map(|number| format!(r#"{{"name":"c{number}"}}"#)).collect();
         let digest = Sha256::of(b"web");
         let text = format!(
             r#"{{"metadata":{{}},"spec":{{"containers":[{}]}},"status":{{"containerStatuses":[{{"name":"c0","imageID":"r.example/web@{digest}"}}]}}}}"#,

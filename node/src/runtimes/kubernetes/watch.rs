@@ -1,10 +1,11 @@
-//! What a Kubernetes API has of one kind, followed by its watch ("Efficient detection of changes", Kubernetes API Concepts): listed once,
-//! then told change by change from the version of the list on, and listed again when the API does not know that version any more.
+//! What a Kubernetes API has of one kind, followed by its watch ("Efficient detection of changes",
+//! Kubernetes API Concepts): listed once, then told change by change from the version of the list
+//! on, and listed again when the API does not know that version any more.
 
 use super::api::{self, ApiError, MAX_OBJECT};
 use anyhow::{Context, anyhow};
-use meshward_daemon::random;
-use meshward_model::local::Kubernetes;
+use meshward_runtime::random;
+use meshward_types::local::Kubernetes;
 use parking_lot::Mutex;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -15,12 +16,13 @@ use tracing::{debug, info, warn};
 /// How many objects one answer to a list has, and how many bytes at the most.
 const PAGE: usize = 250;
 const MAX_PAGE: usize = 64 << 20;
-/// The most objects that are kept: Kubernetes recommends 110 pods a node, and some have a few hundred.
+/// The most objects that are kept: Kubernetes recommends 110 pods a node, and some have a few
+/// hundred.
 const MAX_OBJECTS: usize = 4096;
 /// After what time the API is to end a watch, in seconds; then another begins where it ended.
 const LASTS: u32 = 290;
-/// For how long the API is left alone after a failure: twice as long each time, and a part of it more, so that not all nodes come back at
-/// once.
+/// For how long the API is left alone after a failure: twice as long each time, and a part of it
+/// more, so that not all nodes come back at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -90,7 +92,8 @@ enum End {
 }
 
 impl<T: Object> Watch<T> {
-    /// A watch of `path`, with a selector (`fieldSelector=...`, as a part of a URL), that is not followed yet.
+    /// A watch of `path`, with a selector (`fieldSelector=...`, as a part of a URL), that is not
+    /// followed yet.
     pub fn new(
         api: Kubernetes,
         path: String,
@@ -143,7 +146,11 @@ impl<T: Object> Watch<T> {
         let mut objects = HashMap::new();
         let mut more = String::new();
         loop {
-            let next = if more.is_empty() { String::new() } else { format!("&continue={}", escape(&more)) };
+            let next = if more.is_empty() {
+                String::new()
+            } else {
+                format!("&continue={}", escape(&more))
+            };
             let path = format!("{}?limit={PAGE}&{}{next}", self.path, self.selector);
             let List { metadata, items } = api::get_at_most(&self.api, &path, MAX_PAGE).await?;
             for item in items {
@@ -168,7 +175,8 @@ impl<T: Object> Watch<T> {
     fn replace(&self, objects: HashMap<String, Arc<T>>) {
         let changed: Vec<String> = {
             let mut known = self.known.lock();
-            let is_new = |(key, object): &(&String, &Arc<T>)| known.objects.get(*key) != Some(*object);
+            let is_new =
+                |(key, object): &(&String, &Arc<T>)| known.objects.get(*key) != Some(*object);
             let changed = objects.iter().filter(is_new).map(|(key, _)| key.clone()).collect();
             *known = Known { objects, listed: true };
             changed
@@ -203,7 +211,10 @@ impl<T: Object> Watch<T> {
         if kind == "ERROR" {
             return match object["code"].as_u64() {
                 Some(410) => Ok(Some(End::Gone)),
-                _ => Err(anyhow!("the API ends the watch: {}", cut(&object["message"].to_string())).into()),
+                _ => {
+                    Err(anyhow!("the API ends the watch: {}", cut(&object["message"].to_string()))
+                        .into())
+                }
             };
         }
         if let Some(new) = object["metadata"]["resourceVersion"].as_str() {
@@ -251,7 +262,10 @@ impl Lines {
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             self.0.extend_from_slice(&rest[..end]);
             rest = &rest[end + 1..];
-            anyhow::ensure!(self.0.len() <= MAX_OBJECT, "an event has more than {MAX_OBJECT} bytes");
+            anyhow::ensure!(
+                self.0.len() <= MAX_OBJECT,
+                "an event has more than {MAX_OBJECT} bytes"
+            );
             let line = std::mem::take(&mut self.0);
             if !line.trim_ascii().is_empty() {
                 lines.push(line);
@@ -325,7 +339,10 @@ mod tests {
     fn lines_are_cut_wherever_chunks_end_and_are_bounded() {
         let mut lines = Lines::default();
         assert_eq!(lines.push(b"{\"a\":").unwrap(), Vec::<Vec<u8>>::new());
-        assert_eq!(lines.push(b"1}\n\n{}\r\n{\"b").unwrap(), [b"{\"a\":1}".to_vec(), b"{}\r".to_vec()]);
+        assert_eq!(
+            lines.push(b"1}\n\n{}\r\n{\"b").unwrap(),
+            [b"{\"a\":1}".to_vec(), b"{}\r".to_vec()]
+        );
         assert_eq!(lines.push(b"\":2}\n").unwrap(), [b"{\"b\":2}".to_vec()]);
         let many = vec![b'x'; MAX_OBJECT];
         assert!(lines.push(&many).unwrap().is_empty());

@@ -1,7 +1,8 @@
-//! Pods and namespaces by a stand-in of an API server: over TLS, with a token, lists and watches as the real one gives them.
+//! Pods and namespaces by a stand-in of an API server: over TLS, with a token, lists and watches as
+//! the real one gives them.
 
 use super::*;
-use meshward_model::measurement::Sha256;
+use meshward_types::measurement::Sha256;
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use std::{
     fs,
@@ -21,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the server has, and what it has been asked.
 struct Server {
-    /// Pods and namespaces: `pods/shop/web-7f`, `namespaces/shop`, with the version that each has had last.
+    /// Pods and namespaces: `pods/shop/web-7f`, `namespaces/shop`, with the version that each has
+    /// had last.
     objects: Mutex<HashMap<String, serde_json::Value>>,
     version: AtomicUsize,
     /// Versions below are not known any more.
@@ -104,17 +106,19 @@ impl Server {
         }
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let value = |name: &str| {
-            let found = query.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}=")[..]));
+            let found =
+                query.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}=")[..]));
             found.map(|text| text.replace("%3D", "="))
         };
         let kind = if path.contains("/pods") { "pods" } else { "namespaces" };
         if query.is_empty() {
             self.gets.fetch_add(1, Ordering::SeqCst);
             let key = path.strip_prefix("/api/v1/").unwrap();
-            let key = match key.strip_prefix("namespaces/").and_then(|rest| rest.split_once("/pods/")) {
-                Some((namespace, name)) => format!("pods/{namespace}/{name}"),
-                None => key.to_owned(),
-            };
+            let key =
+                match key.strip_prefix("namespaces/").and_then(|rest| rest.split_once("/pods/")) {
+                    Some((namespace, name)) => format!("pods/{namespace}/{name}"),
+                    None => key.to_owned(),
+                };
             let found = self.objects.lock().get(&key).cloned();
             return match found {
                 Some(object) => say(&mut stream, "200 OK", &object.to_string()).await,
@@ -130,11 +134,14 @@ impl Server {
         self.lists.fetch_add(1, Ordering::SeqCst);
         let items: Vec<serde_json::Value> = {
             let objects = self.objects.lock();
-            let own = objects.iter().filter(|(key, object)| key.starts_with(kind) && fits(object, &selector));
+            let own = objects
+                .iter()
+                .filter(|(key, object)| key.starts_with(kind) && fits(object, &selector));
             own.map(|(_, object)| object.clone()).collect()
         };
         let version = self.version.load(Ordering::SeqCst).to_string();
-        let list = serde_json::json!({ "metadata": { "resourceVersion": version }, "items": items });
+        let list =
+            serde_json::json!({ "metadata": { "resourceVersion": version }, "items": items });
         say(&mut stream, "200 OK", &list.to_string()).await;
     }
 
@@ -152,8 +159,7 @@ impl Server {
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
         if gone {
-            let status =
-                serde_json::json!({ "kind": "Status", "code": 410, "message": "too old resource version" });
+            let status = serde_json::json!({ "kind": "Status", "code": 410, "message": "too old resource version" });
             let _ = event(stream, "ERROR", &status).await;
             let _ = stream.write_all(b"0\r\n\r\n").await;
             return;
@@ -161,7 +167,8 @@ impl Server {
         // What has happened since.
         let missed: Vec<serde_json::Value> = {
             let objects = self.objects.lock();
-            let since = |object: &&serde_json::Value| version_of(object) > from && fits(object, selector);
+            let since =
+                |object: &&serde_json::Value| version_of(object) > from && fits(object, selector);
             objects
                 .iter()
                 .filter(|(key, _)| key.starts_with(kind))
@@ -180,7 +187,10 @@ impl Server {
         while let Ok((key, object)) = events.recv().await {
             let done = match key.as_str() {
                 "BOOKMARK" => event(stream, "BOOKMARK", &object).await,
-                _ if key.starts_with(kind) && fits(&object, selector) && version_of(&object) > last => {
+                _ if key.starts_with(kind)
+                    && fits(&object, selector)
+                    && version_of(&object) > last =>
+                {
                     event(stream, "MODIFIED", &object).await
                 }
                 _ => Ok(()),
@@ -228,7 +238,8 @@ fn fits(object: &serde_json::Value, selector: &str) -> bool {
 
 async fn say(stream: &mut TlsStream<tokio::net::TcpStream>, status: &str, body: &str) {
     let length = body.len();
-    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+    let answer =
+        format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
     let _ = stream.write_all(answer.as_bytes()).await;
     let _ = stream.shutdown().await;
 }
@@ -278,11 +289,13 @@ impl Fixture {
         let told = Arc::new(Notify::new());
         let tell = told.clone();
         let pods = Pods::new(Arc::new(LabelFilter::new(&[])), move || tell.notify_one());
-        let pod = Pod { api, namespace: "shop".into(), name: "web-7f".into(), uid: Some("u1".into()) };
+        let pod =
+            Pod { api, namespace: "shop".into(), name: "web-7f".into(), uid: Some("u1".into()) };
         Self { server, pods, pod, told, _folder: folder }
     }
 
-    /// Waits until a label of the pod's workload is this, by being told alone: nothing is asked again and again.
+    /// Waits until a label of the pod's workload is this, by being told alone: nothing is asked
+    /// again and again.
     async fn wait_for(&self, key: &str, value: Option<&str>) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -377,7 +390,11 @@ async fn a_bookmark_moves_the_version_on() {
     own.server.come_back();
     own.server.put("pods/shop/web-7f", pod_object(serde_json::json!({ "env": "dev" })));
     own.wait_for("env", Some("dev")).await;
-    assert_eq!(own.server.count(&own.server.lists), lists, "what was before the bookmark is not missed");
+    assert_eq!(
+        own.server.count(&own.server.lists),
+        lists,
+        "what was before the bookmark is not missed"
+    );
 }
 
 #[tokio::test]

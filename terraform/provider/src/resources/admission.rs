@@ -10,8 +10,10 @@ use crate::{
     mesh::Mesh,
     written::{self, ADMISSION},
 };
-use meshward_model::api::{Policy, PolicyFile, operations};
-use meshward_terraform::{Answer, Attribute, Block, Diagnostics, Nested, Resource, Schema, Type, Value};
+use meshward_terraform::{
+    Answer, Attribute, Block, Diagnostics, Nested, Resource, Schema, Type, Value,
+};
+use meshward_types::api::{Policy, PolicyFile, operations};
 use std::sync::Arc;
 
 /// The file that is written here, and nothing else of a network's policy.
@@ -30,7 +32,8 @@ impl Admission {
             None => PART.begin(&self.0, &planned, files).await?,
             Some(prior) => {
                 let as_seen = |found: &Policy| {
-                    Ok(described(prior.clone(), found)?.is_some_and(|now| same(&prior, &now, &BLOCKS)))
+                    Ok(described(prior.clone(), found)?
+                        .is_some_and(|now| same(&prior, &now, &BLOCKS)))
                 };
                 PART.replace(&self.0, &planned, files, as_seen).await?
             }
@@ -53,7 +56,9 @@ impl Admission {
 /// The state that a policy of the network comes to; none if nobody has written this part of it.
 fn described(state: Value, found: &Policy) -> Result<Option<Value>, Diagnostics> {
     let network = text(&state, "network")?;
-    let Some(file) = found.files.iter().find(|file| file.name == ADMISSION) else { return Ok(None) };
+    let Some(file) = found.files.iter().find(|file| file.name == ADMISSION) else {
+        return Ok(None);
+    };
     let mut now = state;
     now.set("id", network.as_str());
     if written::admission(&network, &now)?.text != file.text {

@@ -2,10 +2,10 @@
 
 use super::{bad_id, body, keep_unset, keyed, text};
 use crate::{checks, mesh::Mesh};
-use meshward_model::api::{self, CreateDevice, CreatedDevice, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
 };
+use meshward_types::api::{self, CreateDevice, CreatedDevice, operations};
 use std::sync::Arc;
 
 pub struct DeviceResource(pub Arc<Mesh>);
@@ -21,7 +21,8 @@ const VERIFIED: &str = "meshward/";
 impl DeviceResource {
     async fn make(&self, planned: Value) -> Result<Value, Diagnostics> {
         let limit = within(&planned, TIMES[0])?;
-        let wanted: CreateDevice = body(&planned, &["name", "network", "labels", "gateway", "public_key"])?;
+        let wanted: CreateDevice =
+            body(&planned, &["name", "network", "labels", "gateway", "public_key"])?;
         let made: CreatedDevice =
             self.0.insist(limit, || self.0.write(&operations::CREATE_DEVICE, &[], &wanted)).await?;
         let mut now = planned;
@@ -40,8 +41,9 @@ impl DeviceResource {
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
         let (network, name) = (text(&state, "network")?, text(&state, "name")?);
         let all = self.0.list(&operations::DEVICES).await?;
-        let is_it =
-            |device: &&api::Device| device.network.as_str() == network && device.name.as_str() == name;
+        let is_it = |device: &&api::Device| {
+            device.network.as_str() == network && device.name.as_str() == name
+        };
         let Some(found) = all.iter().find(is_it) else { return Ok(None) };
         let mut now = Value::of(found)?;
         if let Value::Map(labels) = now.get("labels").clone() {

@@ -5,11 +5,11 @@ use crate::{
     checks,
     mesh::{Mesh, told},
 };
-use meshward_model::api::{CreateToken, CreatedToken, operations};
 use meshward_terraform::{
-    Answer, Attribute, Block, Diagnostic, Diagnostics, Ephemeral, Opened, Path, Resource, Schema, Type,
-    Value, check_duration, duration,
+    Answer, Attribute, Block, Diagnostic, Diagnostics, Ephemeral, Opened, Path, Resource, Schema,
+    Type, Value, check_duration, duration,
 };
+use meshward_types::api::{CreateToken, CreatedToken, operations};
 use std::sync::Arc;
 
 pub struct JoinToken(pub Arc<Mesh>);
@@ -22,10 +22,18 @@ impl JoinToken {
         let mut wanted = planned.clone();
         wanted.set("ttl_seconds", Value::of(&lasting(planned, "ttl")?)?);
         wanted.set("forget_after_seconds", Value::of(&lasting(planned, "forget_after")?)?);
-        let fields =
-            ["uses", "ttl_seconds", "site", "networks", "relay", "needs_approval", "forget_after_seconds"];
+        let fields = [
+            "uses",
+            "ttl_seconds",
+            "site",
+            "networks",
+            "relay",
+            "needs_approval",
+            "forget_after_seconds",
+        ];
         let wanted: CreateToken = body(&wanted, &fields)?;
-        let made: CreatedToken = self.0.write(&operations::CREATE_TOKEN, &[], &wanted).await.map_err(told)?;
+        let made: CreatedToken =
+            self.0.write(&operations::CREATE_TOKEN, &[], &wanted).await.map_err(told)?;
         let mut now = planned.clone();
         now.set("id", made.kept.id);
         now.set("expires", made.kept.expires);
@@ -37,7 +45,8 @@ impl JoinToken {
         let id = text(&state, "id")?;
         let all = self.0.list(&operations::TOKENS).await?;
         let Some(found) = all.iter().find(|token| token.id == id) else {
-            // The coordinator forgets what expired long ago; that is no change that somebody has made.
+            // The coordinator forgets what expired long ago; that is no change that somebody has
+            // made.
             let expired = state.get("expires").text().map(remaining).transpose()?;
             let expired = expired.is_some_and(|left| left.is_negative());
             return Ok((expired && state.get("renew_before").is_null()).then_some(state));

@@ -71,8 +71,9 @@ fn lasting(value: &Value, name: &str) -> Result<Option<u64>, Diagnostics> {
 
 /// How long it is to a time; negative, if that has passed.
 fn remaining(expires: &str) -> Result<time::Duration, Diagnostics> {
-    let expires = OffsetDateTime::parse(expires, &Rfc3339)
-        .map_err(|error| Diagnostic::error("The coordinator's answer has no time", error.to_string()))?;
+    let expires = OffsetDateTime::parse(expires, &Rfc3339).map_err(|error| {
+        Diagnostic::error("The coordinator's answer has no time", error.to_string())
+    })?;
     Ok(expires - OffsetDateTime::now_utc())
 }
 
@@ -81,14 +82,16 @@ pub fn duration_text(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string().replace(' ', "")
 }
 
-/// What is wrong with `renew_before`, if it is as long as the whole time that something is good for.
+/// What is wrong with `renew_before`, if it is as long as the whole time that something is good
+/// for.
 fn check_renewal(config: &Value, whole: &str, wrong: &str) -> Option<Diagnostics> {
     let (Ok(Some(whole)), Ok(Some(before))) =
         (lasting_time(config, whole), lasting_time(config, "renew_before"))
     else {
         return None;
     };
-    let error = || Diagnostic::error("Invalid renew_before", wrong).at(Path::of("renew_before")).into();
+    let error =
+        || Diagnostic::error("Invalid renew_before", wrong).at(Path::of("renew_before")).into();
     (before >= whole).then(error)
 }
 

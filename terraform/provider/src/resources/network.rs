@@ -6,10 +6,11 @@ use crate::{
     mesh::{Mesh, told},
 };
 use ipnet::IpNet;
-use meshward_model::api::{CreateNetwork, Network, operations};
 use meshward_terraform::{
-    Answer, Attribute, Block, Diagnostic, Diagnostics, Path, Resource, Schema, Type, Value, timeouts, within,
+    Answer, Attribute, Block, Diagnostic, Diagnostics, Path, Resource, Schema, Type, Value,
+    timeouts, within,
 };
+use meshward_types::api::{CreateNetwork, Network, operations};
 use std::sync::Arc;
 
 pub struct NetworkResource(pub Arc<Mesh>);
@@ -19,15 +20,19 @@ const DELETE: (&str, &str) = ("delete", "5m");
 
 impl NetworkResource {
     async fn create(&self, planned: Value) -> Result<Value, Diagnostics> {
-        let wanted: CreateNetwork = body(&planned, &["name", "prefixes", "block_v4", "block_v6", "mtu"])?;
-        let made: Network = self.0.write(&operations::CREATE_NETWORK, &[], &wanted).await.map_err(told)?;
+        let wanted: CreateNetwork =
+            body(&planned, &["name", "prefixes", "block_v4", "block_v6", "mtu"])?;
+        let made: Network =
+            self.0.write(&operations::CREATE_NETWORK, &[], &wanted).await.map_err(told)?;
         described(&planned, &made)
     }
 
     async fn delete(&self, state: Value) -> Result<(), Diagnostics> {
         let limit = within(&state, DELETE)?;
         let name = text(&state, "name")?;
-        self.0.insist(limit, || async { self.0.remove(&operations::DELETE_NETWORK, &[&name]).await }).await
+        self.0
+            .insist(limit, || async { self.0.remove(&operations::DELETE_NETWORK, &[&name]).await })
+            .await
     }
 }
 
@@ -44,16 +49,22 @@ impl Resource for NetworkResource {
             let text = format!(
                 "The length of the block that each node gets of the {family} prefix. The coordinator chooses one if it is left out."
             );
-            Attribute::optional(if family == "IPv4" { "block_v4" } else { "block_v6" }, Type::Number, &text)
-                .or_computed()
-                .replaces()
+            Attribute::optional(
+                if family == "IPv4" { "block_v4" } else { "block_v6" },
+                Type::Number,
+                &text,
+            )
+            .or_computed()
+            .replaces()
         };
         Schema::new(
             "A container network: a name and at most one prefix of each address family. Each node gets a block of each prefix. Until a `meshward_policy` is applied, a \
              network denies everything.\n\nRefer to it by `id`: then what is in it is replaced with it. A network with workloads is not deleted before they are gone.",
             Block::of(vec![
                 Attribute::id("The name."),
-                Attribute::required("name", Type::String, "Its name.").replaces().checked(checks::network),
+                Attribute::required("name", Type::String, "Its name.")
+                    .replaces()
+                    .checked(checks::network),
                 Attribute::required(
                     "prefixes",
                     Type::set(),
@@ -63,10 +74,14 @@ impl Resource for NetworkResource {
                 .checked(checks::prefix),
                 block("IPv4"),
                 block("IPv6"),
-                Attribute::optional("mtu", Type::Number, "MTU of the workloads' interfaces, in bytes.")
-                    .or(1420)
-                    .replaces()
-                    .checked(|value| checks::within(value, 1280, 9000, "The MTU")),
+                Attribute::optional(
+                    "mtu",
+                    Type::Number,
+                    "MTU of the workloads' interfaces, in bytes.",
+                )
+                .or(1420)
+                .replaces()
+                .checked(|value| checks::within(value, 1280, 9000, "The MTU")),
             ])
             .with(timeouts(&[DELETE])),
         )
@@ -75,10 +90,14 @@ impl Resource for NetworkResource {
     fn validate(&self, config: &Value) -> Diagnostics {
         let prefixes = config.get("prefixes").elements();
         let read: Vec<IpNet> = prefixes.iter().filter_map(|one| one.text()?.parse().ok()).collect();
-        let wrong = |text: &str| Diagnostic::error("Invalid prefixes", text).at(Path::of("prefixes")).into();
+        let wrong = |text: &str| {
+            Diagnostic::error("Invalid prefixes", text).at(Path::of("prefixes")).into()
+        };
         let v4 = read.iter().filter(|prefix| prefix.addr().is_ipv4()).count();
         match (v4, read.len() - v4) {
-            (2.., _) | (_, 2..) => wrong("A network has at most one prefix of each address family."),
+            (2.., _) | (_, 2..) => {
+                wrong("A network has at most one prefix of each address family.")
+            }
             (0, 0) if matches!(config.get("prefixes"), Value::List(all) if all.is_empty()) => {
                 wrong("A network has at least one prefix, such as 10.42.0.0/16.")
             }

@@ -5,12 +5,12 @@ use crate::{
     checks,
     mesh::{Mesh, told},
 };
-use meshward_model::{
-    NodeName,
-    api::{ApproveNode, Node, NodeState, operations},
-};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
+};
+use meshward_types::{
+    NodeName,
+    api::{ApproveNode, Node, NodeState, operations},
 };
 use std::sync::Arc;
 
@@ -58,7 +58,8 @@ impl NodeResource {
         }
     }
 
-    /// What Terraform does not know of is not left behind: an approval of a node that has not come. One that has, stays.
+    /// What Terraform does not know of is not left behind: an approval of a node that has not come.
+    /// One that has, stays.
     async fn take_back(&self, name: &NodeName) -> Result<(), Diagnostics> {
         let all = self.0.list_now(&operations::NODES, &[]).await?;
         match all.items.iter().any(|node| node.name == *name && node.state == NodeState::Expected) {
@@ -70,7 +71,8 @@ impl NodeResource {
     async fn change(&self, prior: Value, planned: Value) -> Result<Value, Diagnostics> {
         let wanted: ApproveNode = body(&planned, &["labels"])?;
         let name = text(&planned, "name")?;
-        let as_seen = |node: &Node| Ok(described(&prior, node)?.get("labels") == prior.get("labels"));
+        let as_seen =
+            |node: &Node| Ok(described(&prior, node)?.get("labels") == prior.get("labels"));
         let (read, write) = (&operations::NODE, &operations::APPROVE_NODE);
         let node = self.0.overwrite(read, write, &name, &wanted, as_seen).await?;
         let node = self.joined(&planned, node, UPDATE).await?;
@@ -81,7 +83,8 @@ impl NodeResource {
         let name = text(&state, "name")?;
         let all = self.0.list(&operations::NODES).await?;
         // One that waits is not what this resource makes: it is to be approved again.
-        let found = all.iter().find(|node| node.name.as_str() == name && node.state != NodeState::Waiting);
+        let found =
+            all.iter().find(|node| node.name.as_str() == name && node.state != NodeState::Waiting);
         found.map(|node| described(&state, node)).transpose()
     }
 }

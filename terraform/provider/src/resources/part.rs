@@ -2,11 +2,11 @@
 
 use super::text;
 use crate::mesh::{Mesh, gone_is_well, told};
-use meshward_model::{
+use meshward_terraform::{Diagnostic, Diagnostics, Value};
+use meshward_types::{
     NetworkName,
     api::{Policy, PolicyFile, PolicyScope, SubmitPolicy, SubmitResult, operations},
 };
-use meshward_terraform::{Diagnostic, Diagnostics, Value};
 
 /// Which files they are.
 pub enum Part {
@@ -65,9 +65,16 @@ impl Part {
 
     /// Takes the part away. It is well if it, or its network, is gone.
     pub async fn remove(&self, mesh: &Mesh, state: &Value) -> Result<(), Diagnostics> {
-        let (scope, message) = (Some(self.scope(state, false)?), Some("removed by Terraform".into()));
-        let wanted =
-            SubmitPolicy { files: vec![], prune: false, scope, message, count_cuts: false, reset: false };
+        let (scope, message) =
+            (Some(self.scope(state, false)?), Some("removed by Terraform".into()));
+        let wanted = SubmitPolicy {
+            files: vec![],
+            prune: false,
+            scope,
+            message,
+            count_cuts: false,
+            reset: false,
+        };
         let done = mesh.write(&operations::SUBMIT_POLICY, &[], &wanted).await;
         gone_is_well(done.map(drop)).map_err(told)
     }

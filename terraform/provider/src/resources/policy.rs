@@ -10,10 +10,10 @@ use crate::{
     mesh::Mesh,
     written::{self, ADMISSION, POLICY},
 };
-use meshward_model::api::{Policy, PolicyFile, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Nested, Path, Resource, Schema, Type, Value,
 };
+use meshward_types::api::{Policy, PolicyFile, operations};
 use std::{collections::BTreeMap, sync::Arc};
 
 pub struct PolicyResource(pub Arc<Mesh>);
@@ -66,7 +66,8 @@ impl PolicyResource {
             None => PART.begin(&self.0, &planned, all).await?,
             Some(prior) => {
                 let as_seen = |found: &Policy| {
-                    Ok(described(prior.clone(), found)?.is_some_and(|now| same(&prior, &now, &CONTENT)))
+                    Ok(described(prior.clone(), found)?
+                        .is_some_and(|now| same(&prior, &now, &CONTENT)))
                 };
                 PART.replace(&self.0, &planned, all, as_seen).await?
             }
@@ -97,15 +98,19 @@ fn described(state: Value, found: &Policy) -> Result<Option<Value>, Diagnostics>
     let mut now = Value::default();
     let (from_blocks, others): (Vec<&PolicyFile>, Vec<&PolicyFile>) =
         own.into_iter().partition(|file| file.name == POLICY);
-    let mut others: BTreeMap<&str, &str> = others.iter().map(|file| (&*file.name, &*file.text)).collect();
+    let mut others: BTreeMap<&str, &str> =
+        others.iter().map(|file| (&*file.name, &*file.text)).collect();
     let wanted = written::policy(&network, &state)?;
     match from_blocks.first() {
         Some(file) if wanted.is_some_and(|wanted| wanted.text == file.text) => {
             BLOCKS.iter().for_each(|name| now.set(name, state.get(name).clone()));
         }
         Some(file) => {
-            match written::read_back(file, &found.network).as_ref().and_then(written::policy_blocks) {
-                Some(blocks) => BLOCKS.iter().for_each(|name| now.set(name, blocks.get(name).clone())),
+            match written::read_back(file, &found.network).as_ref().and_then(written::policy_blocks)
+            {
+                Some(blocks) => {
+                    BLOCKS.iter().for_each(|name| now.set(name, blocks.get(name).clone()))
+                }
                 None => {
                     others.insert(&file.name, &file.text);
                 }
@@ -117,8 +122,8 @@ fn described(state: Value, found: &Policy) -> Result<Option<Value>, Diagnostics>
     now.set("id", network.as_str());
     now.set("network", network);
     now.set("message", state.get("message").clone());
-    // Admission has a resource of its own, and makes revisions of this policy, too: as long as nothing of this part is
-    // different, neither is its revision.
+    // Admission has a resource of its own, and makes revisions of this policy, too: as long as
+    // nothing of this part is different, neither is its revision.
     let revision = if same(&state, &now, &CONTENT) && !state.get("revision").is_null() {
         state.get("revision").clone()
     } else {
@@ -249,19 +254,23 @@ impl Resource for PolicyResource {
         let mut said = Vec::new();
         for file in files.iter().filter(|file| file.name.starts_with("terraform/")) {
             let text = "Names below terraform/ belong to the provider; give the file another.";
-            said.push(Diagnostic::error("A reserved name", text).at(Path::of("files").key(&file.name)));
+            said.push(
+                Diagnostic::error("A reserved name", text).at(Path::of("files").key(&file.name)),
+            );
         }
         let known = config.get("network").text();
         let of_files = || {
             let all = meshward_policy::read(&files).ok()?;
             Some(all.first()?.policy.network.to_string())
         };
-        let network = known.map(ToOwned::to_owned).or_else(of_files).unwrap_or_else(|| "unknown".into());
+        let network =
+            known.map(ToOwned::to_owned).or_else(of_files).unwrap_or_else(|| "unknown".into());
         let own = match written::policy(&network, config) {
             Ok(own) => own,
             Err(wrong) => return wrong,
         };
-        let generated = own.iter().map(|own| PolicyFile { name: POLICY.into(), text: own.text.clone() });
+        let generated =
+            own.iter().map(|own| PolicyFile { name: POLICY.into(), text: own.text.clone() });
         let all: Vec<PolicyFile> = files.into_iter().chain(generated).collect();
         said.extend(written::check(&all, known, own.as_ref().map(|own| (POLICY, own))));
         said

@@ -5,8 +5,8 @@ use crate::{
     checks,
     mesh::{Mesh, gone_is_well, told},
 };
-use meshward_model::api::{ApproveRoute, Route, operations};
 use meshward_terraform::{Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value};
+use meshward_types::api::{ApproveRoute, Route, operations};
 use std::sync::Arc;
 
 pub struct RouteResource(pub Arc<Mesh>);
@@ -19,7 +19,8 @@ fn said(state: &Value) -> Result<ApproveRoute, Diagnostics> {
 
 fn described(route: &Route) -> Result<Value, Diagnostics> {
     let mut now = Value::default();
-    let (network, node, prefix) = (route.network.as_str(), route.node.as_str(), route.prefix.to_string());
+    let (network, node, prefix) =
+        (route.network.as_str(), route.node.as_str(), route.prefix.to_string());
     now.set("id", format!("{network}/{node}/{prefix}"));
     now.set("network", network);
     now.set("node", node);
@@ -50,9 +51,13 @@ impl Resource for RouteResource {
              workloads with the labels that the node gives them.",
             Block::of(vec![
                 Attribute::id(&format!("`{FORM}`.")),
-                Attribute::required("network", Type::String, "The network whose workloads reach it.")
-                    .replaces()
-                    .checked(checks::network),
+                Attribute::required(
+                    "network",
+                    Type::String,
+                    "The network whose workloads reach it.",
+                )
+                .replaces()
+                .checked(checks::network),
                 Attribute::required(
                     "node",
                     Type::String,
@@ -63,7 +68,11 @@ impl Resource for RouteResource {
                 Attribute::required("prefix", Type::String, "The prefix, such as `10.8.0.0/24`.")
                     .replaces()
                     .checked(checks::prefix),
-                Attribute::computed("state", Type::String, "`open`, `waiting`, or `not-advertised`."),
+                Attribute::computed(
+                    "state",
+                    Type::String,
+                    "`open`, `waiting`, or `not-advertised`.",
+                ),
                 Attribute::computed(
                     "workload",
                     Type::String,
@@ -100,7 +109,9 @@ impl Resource for RouteResource {
 
     fn import(&self, id: &str) -> Result<Value, Diagnostics> {
         match id.splitn(3, '/').collect::<Vec<_>>()[..] {
-            [network, node, prefix] => Ok(keyed(&[("network", network), ("node", node), ("prefix", prefix)])),
+            [network, node, prefix] => {
+                Ok(keyed(&[("network", network), ("node", node), ("prefix", prefix)]))
+            }
             _ => Err(bad_id(id, FORM)),
         }
     }

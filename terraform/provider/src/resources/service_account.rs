@@ -5,10 +5,11 @@ use crate::{
     checks,
     mesh::{Mesh, told},
 };
-use meshward_model::api::{ChangeCredential, Context, CreateCredential, Credential, operations};
 use meshward_terraform::{
-    Answer, Attribute, Block, Diagnostic, Diagnostics, Path, Resource, Schema, Type, Value, check_duration,
+    Answer, Attribute, Block, Diagnostic, Diagnostics, Path, Resource, Schema, Type, Value,
+    check_duration,
 };
+use meshward_types::api::{ChangeCredential, Context, CreateCredential, Credential, operations};
 use std::sync::Arc;
 
 pub struct ServiceAccount(pub Arc<Mesh>);
@@ -20,8 +21,10 @@ impl ServiceAccount {
     async fn make(&self, planned: Value) -> Result<Value, Diagnostics> {
         let mut asked = planned.clone();
         asked.set("lifetime_seconds", Value::of(&lasting(&planned, "lifetime")?)?);
-        let wanted: CreateCredential = body(&asked, &["name", "role", "networks", "lifetime_seconds"])?;
-        let made = self.0.write(&operations::CREATE_CREDENTIAL, &[], &wanted).await.map_err(told)?;
+        let wanted: CreateCredential =
+            body(&asked, &["name", "role", "networks", "lifetime_seconds"])?;
+        let made =
+            self.0.write(&operations::CREATE_CREDENTIAL, &[], &wanted).await.map_err(told)?;
         let context = Context { token: made.token.clone(), ..self.0.context()?.clone() };
         let context = serde_json::to_string(&context)
             .map_err(|error| Diagnostic::error("The context has no form", error.to_string()))?;
@@ -46,14 +49,16 @@ impl ServiceAccount {
         let as_seen = |found: &Credential| {
             let now = described(&prior, found)?;
             let sorted = |value: &Value| {
-                let mut all: Vec<_> = value.get("networks").elements().iter().map(Value::text).collect();
+                let mut all: Vec<_> =
+                    value.get("networks").elements().iter().map(Value::text).collect();
                 all.sort_unstable();
                 all.into_iter().map(|text| text.map(ToOwned::to_owned)).collect::<Vec<_>>()
             };
             Ok(now.get("role") == prior.get("role") && sorted(&now) == sorted(&prior))
         };
         let (read, write) = (&operations::CREDENTIAL, &operations::CHANGE_CREDENTIAL);
-        let changed = self.0.overwrite(read, write, &text(&prior, "name")?, &wanted, as_seen).await?;
+        let changed =
+            self.0.overwrite(read, write, &text(&prior, "name")?, &wanted, as_seen).await?;
         let mut now = planned;
         now.set("expires", Value::of(&changed.expires)?);
         Ok(now)
@@ -62,13 +67,16 @@ impl ServiceAccount {
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
         let name = text(&state, "name")?;
         let all = self.0.list(&operations::CREDENTIALS).await?;
-        let Some(found) = all.iter().find(|credential| credential.name == name) else { return Ok(None) };
+        let Some(found) = all.iter().find(|credential| credential.name == name) else {
+            return Ok(None);
+        };
         let mut now = described(&state, found)?;
         let due = match (lasting_time(&state, "renew_before")?, &found.expires) {
             (Some(before), Some(expires)) => remaining(expires)? <= before,
             _ => false,
         };
-        // What is to be renewed, and what somebody else has given an end or taken one from, gets its lifetime anew.
+        // What is to be renewed, and what somebody else has given an end or taken one from, gets
+        // its lifetime anew.
         if due || found.expires.is_none() != state.get("lifetime").is_null() {
             now.set(
                 "lifetime",
@@ -136,16 +144,22 @@ impl Resource for ServiceAccount {
         }
         if config.get("lifetime").is_null() && config.get("renew_before").text().is_some() {
             let text = "Without `lifetime` it does not expire, so there is nothing to renew; leave it out.";
-            return Diagnostic::error("Invalid renew_before", text).at(Path::of("renew_before")).into();
+            return Diagnostic::error("Invalid renew_before", text)
+                .at(Path::of("renew_before"))
+                .into();
         }
         let networks = config.get("networks");
         let none = networks.is_null() || matches!(networks, Value::List(all) if all.is_empty());
         let wrong = |text: &str| {
-            Diagnostic::error("Role and networks do not go together", text).at(Path::of("networks")).into()
+            Diagnostic::error("Role and networks do not go together", text)
+                .at(Path::of("networks"))
+                .into()
         };
         match config.get("role").text() {
             Some("owner") if none => wrong("An owner owns at least one network; name it here."),
-            Some("admin") if !none => wrong("An admin's word holds in every network; leave `networks` out."),
+            Some("admin") if !none => {
+                wrong("An admin's word holds in every network; leave `networks` out.")
+            }
             _ => vec![],
         }
     }
@@ -164,7 +178,10 @@ impl Resource for ServiceAccount {
 
     fn delete(&self, state: Value) -> Answer<'_, ()> {
         Box::pin(async move {
-            self.0.remove(&operations::REVOKE_CREDENTIAL, &[&text(&state, "name")?]).await.map_err(told)
+            self.0
+                .remove(&operations::REVOKE_CREDENTIAL, &[&text(&state, "name")?])
+                .await
+                .map_err(told)
         })
     }
 

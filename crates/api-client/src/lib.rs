@@ -1,0 +1,553 @@
+//! HTTP to the coordinator, over TLS with the mesh's CA as its only root, and to the node daemon,
+//! over its unix socket.
+#![forbid(unsafe_code)]
+
+pub mod context;
+mod operations;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, StatusCode,
+    body::Bytes,
+    client::conn::http1,
+    header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HOST, HeaderName, IF_MATCH, RETRY_AFTER},
+};
+use hyper_util::rt::TokioIo;
+use meshward_types::{
+    api::{Context, Problem},
+    control::COORDINATOR_NAME,
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    task::JoinSet,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How soon it is asked again what may have been too early.
+const PAUSE: Duration = Duration::from_millis(100);
+/// For how long the coordinator is tried to be reached.
+const DIAL: Duration = Duration::from_secs(10);
+/// After how long another place is tried, too (RFC 8305 §5).
+const STAGGER: Duration = Duration::from_millis(250);
+const MAX_ANSWER: usize = 256 << 20;
+
+/// For how long a download may take.
+const DOWNLOAD: Duration = Duration::from_secs(3600);
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was asked cannot be done as it stands; the text says how to mend it.
+    #[error("{text}")]
+    Refused {
+        /// The HTTP status, if there was an answer.
+        status: Option<u16>,
+        /// What was said.
+        text: String,
+        /// The field of the body that it is about, if it is one alone.
+        field: Option<String>,
+    },
+    /// Nobody answers.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Something broke.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Error {
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    fn refused(text: String) -> Self {
+        Self::Refused { status: None, text, field: None }
+    }
+}
+
+/// Where requests go.
+#[derive(Clone)]
+pub struct Client {
+    place: Place,
+    dry_run: bool,
+    /// For how long a daemon is waited for that has just begun.
+    wait: Duration,
+    /// For how long it is asked again what was refused for its number (429).
+    persistence: Duration,
+    /// The state that a write may overwrite (`If-Match`).
+    if_match: Option<String>,
+}
+
+/// An answer to a request.
+struct Answer {
+    status: StatusCode,
+    /// After how long it may be asked again (`Retry-After`).
+    retry_after: Option<Duration>,
+    /// The state of what was read (`ETag`).
+    etag: Option<String>,
+    body: Bytes,
+}
+
+#[derive(Clone)]
+enum Place {
+    Coordinator(Box<Context>),
+    Node(PathBuf),
+}
+
+impl Client {
+    /// The coordinator of a context.
+    pub fn coordinator(context: Context) -> Self {
+        Self::at(Place::Coordinator(Box::new(context)))
+    }
+
+    /// The node daemon behind a socket.
+    pub fn node(socket: &Path) -> Self {
+        Self::at(Place::Node(socket.to_owned()))
+    }
+
+    fn at(place: Place) -> Self {
+        Self {
+            place,
+            dry_run: false,
+            wait: Duration::ZERO,
+            persistence: Duration::ZERO,
+            if_match: None,
+        }
+    }
+
+    /// The same, whose writes only say what would happen if `dry`.
+    pub fn dry(self, dry: bool) -> Self {
+        Self { dry_run: dry, ..self }
+    }
+
+    /// The same, which asks again for a time while nobody answers at all, or the answer is 503: not
+    /// everything has begun yet.
+    #[must_use]
+    pub fn patient(self, wait: Duration) -> Self {
+        Self { wait, ..self }
+    }
+
+    /// The same, which asks again what is refused because there are too many requests (429), when
+    /// the other side says (`Retry-After`), for a time at the most. What was refused so was not
+    /// done.
+    #[must_use]
+    pub fn persistent(self, persistence: Duration) -> Self {
+        Self { persistence, ..self }
+    }
+
+    /// The same, whose writes overwrite what is in this state only (`If-Match`).
+    #[must_use]
+    pub fn if_match(self, etag: String) -> Self {
+        Self { if_match: Some(etag), ..self }
+    }
+
+    /// Reads.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.exchange(Method::GET, path, None).await
+    }
+
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn text(&self, path: &str) -> Result<String, Error> {
+        let answer = self.answer(Method::GET, path, None).await?;
+        Ok(String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
+    /// Writes; the answer has a body.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        self.exchange(Method::POST, &self.write_path(path), Some(encode(body)?)).await
+    }
+
+    /// Puts something into the place of what is there; the answer has a body.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        self.exchange(Method::PUT, &self.write_path(path), Some(encode(body)?)).await
+    }
+
+    /// Changes; the answer has a body.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        self.exchange(Method::PATCH, &self.write_path(path), Some(encode(body)?)).await
+    }
+
+    /// Deletes.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn delete(&self, path: &str) -> Result<(), Error> {
+        self.answer(Method::DELETE, &self.write_path(path), None).await.map(drop)
+    }
+
+    fn write_path(&self, path: &str) -> String {
+        let joint = if path.contains('?') { '&' } else { '?' };
+        if self.dry_run { format!("{path}{joint}dry_run=true") } else { path.to_owned() }
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T, Error> {
+        let answer = self.answer(method, path, body).await?;
+        decode(&answer.body)
+    }
+
+    /// Reads into a file, however long it is, and gives its length in bytes.
+    ///
+    /// # Errors
+    /// [`Error`]; then what is in the file is of no use.
+    pub async fn download(&self, path: &str, file: &mut impl std::io::Write) -> Result<u64, Error> {
+        let Place::Coordinator(context) = &self.place else {
+            return Err(Error::refused("a node has nothing to download".into()));
+        };
+        let request = Request::get(path)
+            .header(HOST, "meshward")
+            .header(AUTHORIZATION, format!("Bearer {}", context.token))
+            .body(Full::new(Bytes::new()))
+            .map_err(Error::failed)?;
+        let download = async {
+            let (mut sender, connection) = http1::handshake(TokioIo::new(dial(context).await?))
+                .await
+                .map_err(Error::failed)?;
+            let driver = tokio::spawn(connection);
+            let response = sender.send_request(request).await.map_err(Error::failed)?;
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let said = Limited::new(body, MAX_ANSWER)
+                    .collect()
+                    .await
+                    .map_err(Error::failed)?
+                    .to_bytes();
+                return Err(refusal(status, &said));
+            }
+            let mut length = 0;
+            while let Some(frame) = body.frame().await {
+                let frame = frame
+                    .map_err(|error| Error::Failed(format!("the answer broke off: {error}")))?;
+                if let Some(data) = frame.data_ref() {
+                    file.write_all(data).map_err(Error::failed)?;
+                    length += data.len() as u64;
+                }
+            }
+            driver.abort();
+            Ok(length)
+        };
+        tokio::time::timeout(DOWNLOAD, download).await.map_err(|_| self.hangs(DOWNLOAD))?
+    }
+
+    /// Whoever is asked has taken the question, and says nothing.
+    fn hangs(&self, patience: Duration) -> Error {
+        let who = match &self.place {
+            Place::Coordinator(context) => format!("the coordinator at {}", context.server),
+            Place::Node(socket) => format!("the node daemon at {}", socket.display()),
+        };
+        let seconds = patience.as_secs();
+        Error::Failed(format!(
+            "{who} was reached and has not answered for {seconds} s; is it stopped or overloaded?"
+        ))
+    }
+
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer, Error> {
+        let begun = Instant::now();
+        loop {
+            let (error, pause, until) = match self.attempt(&method, path, body.clone()).await {
+                Ok(answer) if answer.status.is_success() => return Ok(answer),
+                Ok(Answer { status, retry_after, body, .. }) => {
+                    let (pause, until) = match status {
+                        StatusCode::SERVICE_UNAVAILABLE => (PAUSE, self.wait),
+                        StatusCode::TOO_MANY_REQUESTS => match retry_after {
+                            Some(pause) => (pause, self.persistence),
+                            // Nobody says that it passes soon.
+                            None => (PAUSE, Duration::ZERO),
+                        },
+                        _ => (PAUSE, Duration::ZERO),
+                    };
+                    (refusal(status, &body), pause, until)
+                }
+                Err(error @ Error::Unreachable(_)) => (error, PAUSE, self.wait),
+                Err(error) => return Err(error),
+            };
+            if begun.elapsed() + pause > until {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer, Error> {
+        let mut request = Request::builder().method(method).uri(path).header(HOST, "meshward");
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Place::Coordinator(context) = &self.place {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", context.token));
+        }
+        if let Some(etag) = self.if_match.as_ref().filter(|_| *method != Method::GET) {
+            request = request.header(IF_MATCH, etag);
+        }
+        let request = request
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(Error::failed)?;
+        let exchange = async {
+            match &self.place {
+                Place::Coordinator(context) => send(dial(context).await?, request).await,
+                Place::Node(socket) => send(dial_node(socket).await?, request).await,
+            }
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| self.hangs(PATIENCE))?
+    }
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|error| {
+        Error::Failed(format!(
+            "the answer is not what this version expects ({error}); are both sides of one version?"
+        ))
+    })
+}
+
+/// What an answer means that is no success.
+fn refusal(status: StatusCode, body: &[u8]) -> Error {
+    let (text, field) = match serde_json::from_slice(body) {
+        Ok(Problem { detail, field, .. }) => (detail, field),
+        Err(_) => (format!("the answer was {status}"), None),
+    };
+    match status.is_client_error() {
+        true => Error::Refused { status: Some(status.as_u16()), text, field },
+        false => Error::Failed(text),
+    }
+}
+
+fn encode(body: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(body).map_err(Error::failed)
+}
+
+async fn dial(context: &Context) -> Result<TlsStream<TcpStream>, Error> {
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(context.ca.as_bytes())
+        .map_err(|error| Error::refused(format!("the CA in the context is damaged: {error}")))?;
+    roots.add(ca).map_err(Error::failed)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(Error::failed)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from(COORDINATOR_NAME).map_err(Error::failed)?;
+    // One after the other begins, and whoever proves first to be the coordinator is it: a place
+    // that is silent costs a moment.
+    let mut attempts = JoinSet::new();
+    let mut places = context.servers().map(ToOwned::to_owned);
+    let mut failures = Vec::new();
+    loop {
+        let next = places.next();
+        let is_last = next.is_none();
+        if let Some(place) = next {
+            let (connector, name) = (connector.clone(), name.clone());
+            attempts.spawn(async move { dial_one(&connector, name, &place).await });
+        }
+        let wait = if is_last { DIAL } else { STAGGER };
+        match tokio::time::timeout(wait, attempts.join_next()).await {
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => failures.push(error),
+            Ok(Some(Err(panic))) => return Err(Error::failed(panic)),
+            Ok(None) => return Err(worst(failures)),
+            Err(_) if is_last => {
+                let all: Vec<&str> = context.servers().collect();
+                failures.push(Error::Unreachable(format!(
+                    "the coordinator does not answer at {}; does a firewall stand in between, or is it stopped?",
+                    all.join(", ")
+                )));
+                return Err(worst(failures));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// What to say of places that all failed: somebody who is not the coordinator answering tells more
+/// than nobody.
+fn worst(failures: Vec<Error>) -> Error {
+    let failed = failures.iter().position(|error| matches!(error, Error::Failed(_)));
+    let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    match failed {
+        Some(_) => Error::Failed(texts.join("; ")),
+        None => Error::Unreachable(texts.join("; ")),
+    }
+}
+
+async fn dial_one(
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+    server: &str,
+) -> Result<TlsStream<TcpStream>, Error> {
+    let stream = TcpStream::connect(server).await.map_err(|error| {
+        Error::Unreachable(format!(
+            "cannot reach the coordinator at {server} ({error}); does meshward-coordinator run there?"
+        ))
+    })?;
+    connector.connect(name, stream).await.map_err(|error| {
+        Error::Failed(format!(
+            "what answers at {server} is not the coordinator of this context: {error}"
+        ))
+    })
+}
+
+async fn dial_node(socket: &Path) -> Result<UnixStream, Error> {
+    UnixStream::connect(socket).await.map_err(|error| {
+        let path = socket.display();
+        match error.kind() {
+            ErrorKind::PermissionDenied => {
+                Error::refused(format!("the node's socket {path} is for root only; run this as root"))
+            }
+            _ => Error::Unreachable(format!(
+                "no node daemon answers on {path} ({error}); does meshward-node run on this machine?"
+            )),
+        }
+    })
+}
+
+async fn send(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<Answer, Error> {
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(Error::failed)?;
+    let driver = tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(Error::failed)?;
+    let status = response.status();
+    let header =
+        |name: HeaderName| response.headers().get(name)?.to_str().ok().map(ToOwned::to_owned);
+    let seconds: Option<u64> = header(RETRY_AFTER).and_then(|text| text.parse().ok());
+    let (retry_after, etag) = (seconds.map(Duration::from_secs), header(ETAG));
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    let body =
+        body.map_err(|error| Error::Failed(format!("the answer broke off: {error}")))?.to_bytes();
+    driver.abort();
+    Ok(Answer { status, retry_after, etag, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+    };
+
+    /// Answers one connection after the other with these, and gives the heads of the requests.
+    fn answering(
+        socket: &Path,
+        answers: Vec<&'static str>,
+    ) -> tokio::task::JoinHandle<Vec<String>> {
+        let listener = UnixListener::bind(socket).unwrap();
+        tokio::spawn(async move {
+            let mut heads = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = vec![0; 4096];
+                let length = stream.read(&mut head).await.unwrap();
+                heads.push(String::from_utf8_lossy(&head[..length]).to_lowercase());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+            heads
+        })
+    }
+
+    const BUSY: &str = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 15\r\n\r\n{\"detail\":\"no\"}";
+    const NEVER: &str =
+        "HTTP/1.1 429 Too Many Requests\r\ncontent-length: 15\r\n\r\n{\"detail\":\"no\"}";
+    const DONE: &str = "HTTP/1.1 200 OK\r\netag: \"a\"\r\ncontent-length: 2\r\n\r\n{}";
+
+    #[tokio::test]
+    async fn what_is_refused_for_its_number_is_asked_again_as_long_as_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let own = answering(&place("a"), vec![BUSY, BUSY, DONE]);
+        let client = Client::node(&place("a")).persistent(Duration::from_secs(10));
+        let begun = Instant::now();
+        client.post::<Value>("/x", &Value::Null).await.unwrap();
+        assert!(begun.elapsed() >= Duration::from_secs(2) && own.await.unwrap().len() == 3);
+
+        let refused = |result: Result<Value, Error>| {
+            matches!(result, Err(Error::Refused { status: Some(429), .. }))
+        };
+        // Not beyond what whoever asks is ready to wait, and not without being asked to.
+        for (name, persistence, answers) in [
+            ("b", Duration::from_millis(500), vec![BUSY]),
+            ("c", Duration::ZERO, vec![BUSY]),
+            ("d", Duration::from_secs(10), vec![NEVER]),
+        ] {
+            let own = answering(&place(name), answers);
+            let client = Client::node(&place(name)).persistent(persistence);
+            assert!(refused(client.get("/x").await), "{name}");
+            own.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_says_which_state_it_overwrites_and_a_read_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("a");
+        let own = answering(&socket, vec![DONE, DONE]);
+        let client = Client::node(&socket).if_match("\"a\"".into());
+        client.get::<Value>("/x").await.unwrap();
+        client.put::<Value>("/x", &Value::Null).await.unwrap();
+        let heads = own.await.unwrap();
+        assert!(
+            !heads[0].contains("if-match") && heads[1].contains("if-match: \"a\""),
+            "{heads:?}"
+        );
+    }
+}

@@ -1,0 +1,184 @@
+//! What it costs to attach workloads to a node by the thousand, and that nothing is left of them.
+
+use crate::{
+    compare::{Figures, Target},
+    contender::Tools,
+    report::Row,
+};
+use anyhow::{Context, Result, ensure};
+use meshward_api_client::Client;
+use meshward_lab::{Mesh, Node, host};
+use meshward_netns::Netns;
+use meshward_types::{
+    WorkloadId,
+    local::{Attach, LocalWorkload, State},
+};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+/// For how long the kernel may take to let go of everything.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// For how long it takes to let go of one workload.
+const SETTLED: Duration = Duration::from_millis(500);
+
+/// Attaches and detaches a thousand workloads one after the other. `quick` does so with a
+/// twentieth.
+///
+/// # Errors
+/// If the daemon refuses one, or does not let go of it.
+pub fn attach(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
+    let count = if quick { 50 } else { 1000 };
+    let mut mesh = Mesh::start(tools.ours.clone(), &[])?;
+    mesh.meshctl(&[
+        "network",
+        "create",
+        "shop",
+        "--cidr",
+        "10.42.0.0/16",
+        "--cidr",
+        "fd42::/48",
+        "--block-v4",
+        "20",
+    ])?;
+    let mut node = mesh.node("host")?;
+    mesh.apply(
+        "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\n",
+    )?;
+    let namespaces: Vec<Netns> = (0..count).map(|_| host()).collect::<Result<_, _>>()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // What the daemon opens once, such as the log of its view, is open then.
+    let first = host()?;
+    runtime.block_on(async {
+        let client = Client::node(&node.socket());
+        let workload: LocalWorkload = client.post("/v1/workloads", &wanted(0, &first)?).await?;
+        detach(&client, &workload.id).await
+    })?;
+    std::thread::sleep(SETTLED);
+    let before = Held::by(&mut node)?;
+    let (attached, detached, most) = runtime.block_on(async {
+        let client = Client::node(&node.socket());
+        let (mut ids, mut attached) = (Vec::new(), Vec::new());
+        for (at, netns) in namespaces.iter().enumerate() {
+            progress("attached", at, count);
+            let begun = Instant::now();
+            let workload: LocalWorkload = client.post("/v1/workloads", &wanted(at, netns)?).await?;
+            attached.push(begun.elapsed().as_secs_f64() * 1000.0);
+            ensure!(workload.state == State::Open, "workload {at} is {:?}", workload.state);
+            ids.push(workload.id);
+        }
+        let most = Held::by(&mut node)?;
+        let mut detached = Vec::new();
+        for (at, id) in ids.iter().enumerate() {
+            progress("detached", at, count);
+            detached.push(detach(&client, id).await?);
+        }
+        eprintln!();
+        Ok::<_, anyhow::Error>((attached, detached, most))
+    })?;
+    let left = settle(&mut node, &before, &namespaces)?;
+    let case = format!("{count} workloads, one after the other");
+    let row = |metric, unit, ours: &[f64], target| {
+        Figures { bench: "attach", case: case.clone(), metric, unit, ours }.absolute(target)
+    };
+    let each = (most.memory - before.memory) * 1024.0 / f64::from(count);
+    Ok(vec![
+        row("attach, until it is let in", "ms", &attached, Target::None),
+        row(
+            "attach, until it is let in, p99",
+            "ms",
+            &[crate::report::p99(&attached)],
+            Target::None,
+        ),
+        row("detach", "ms", &detached, Target::None),
+        row("resident memory of the daemon for each", "KiB", &[each], Target::None),
+        row("descriptors left open", "", &[left.descriptors], Target::AtMost(0.0)),
+        row("interfaces left in their namespaces", "", &[left.interfaces], Target::AtMost(0.0)),
+        row("files left in the data folder", "", &[left.files], Target::AtMost(0.0)),
+        row("routes left on the host", "", &[left.routes], Target::AtMost(0.0)),
+    ])
+}
+
+fn progress(what: &str, at: usize, count: u16) {
+    if at.is_multiple_of(50) {
+        eprint!("\r{what}: {at}/{count} ");
+    }
+}
+
+fn wanted(at: usize, netns: &Netns) -> Result<Attach> {
+    Ok(Attach {
+        network: "shop".parse()?,
+        name: None,
+        labels: if at.is_multiple_of(2) { "app=web" } else { "app=api" }.parse()?,
+        accepts: vec![],
+        netns: netns.path(),
+        owner: None,
+        host: false,
+    })
+}
+
+async fn detach(client: &Client, id: &WorkloadId) -> Result<f64> {
+    let begun = Instant::now();
+    client.delete(&format!("/v1/workloads/{id}")).await?;
+    Ok(begun.elapsed().as_secs_f64() * 1000.0)
+}
+
+/// What a daemon holds.
+struct Held {
+    descriptors: f64,
+    /// MiB.
+    memory: f64,
+    files: f64,
+    routes: f64,
+}
+
+impl Held {
+    fn by(node: &mut Node) -> Result<Self> {
+        let pid = node.process().pid();
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let memory =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let memory: f64 = memory.trim().trim_end_matches(" kB").parse()?;
+        let files = fs::read_dir(node.data().join("workloads"))?.count();
+        let routes = node
+            .site
+            .netns
+            .run(|| fs::read_to_string("/proc/thread-self/net/route"))??
+            .lines()
+            .count();
+        let (descriptors, files, routes) = (descriptors as f64, files as f64, routes as f64);
+        Ok(Self { descriptors, memory: memory / 1024.0, files, routes })
+    }
+}
+
+struct Left {
+    descriptors: f64,
+    interfaces: f64,
+    files: f64,
+    routes: f64,
+}
+
+/// Waits until nothing is left, or no longer than the kernel may take, and gives what is.
+fn settle(node: &mut Node, before: &Held, namespaces: &[Netns]) -> Result<Left> {
+    let begun = Instant::now();
+    loop {
+        let now = Held::by(node)?;
+        let mut interfaces = 0;
+        for netns in namespaces {
+            interfaces += usize::from(netns.links(async |links| Ok(links.exists("mesh0").await))?);
+        }
+        let left = Left {
+            descriptors: (now.descriptors - before.descriptors).max(0.0),
+            interfaces: interfaces as f64,
+            files: now.files - before.files,
+            routes: now.routes - before.routes,
+        };
+        let none = left.descriptors + left.interfaces + left.files + left.routes == 0.0;
+        if none || begun.elapsed() > PATIENCE {
+            return Ok(left);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}

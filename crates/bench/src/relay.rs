@@ -1,0 +1,171 @@
+//! What goes through a relay that has one core, beside the same link without it, and how nodes
+//! share it.
+
+use crate::{
+    compare::{Figures, Target},
+    contender::Tools,
+    measure::{Load, Tunnel},
+    report::Row,
+};
+use anyhow::{Context, Result};
+use meshward_lab::{Mesh, Node};
+use meshward_types::relay::is_relayed;
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use std::{fs, net::SocketAddr, path::Path, thread, time::Duration};
+
+/// Two nodes with a workload on each.
+struct Pair {
+    nodes: [Node; 2],
+    tunnel: Tunnel,
+}
+
+/// Measures, alternating. `quick` does so once and shortly.
+///
+/// # Errors
+/// If a daemon or iperf3 fails.
+pub fn relay(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
+    let (runs, time) = if quick { (1, 2) } else { (5, 5) };
+    let time = Duration::from_secs(time);
+    let mut mesh = Mesh::start(tools.ours.clone(), &[])?;
+    mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16"])?;
+    let mut relay = mesh.relay("relay")?;
+    let pairs = [Pair::new(&mut mesh, ["a", "b"])?, Pair::new(&mut mesh, ["c", "d"])?];
+    mesh.apply("network: shop\nrules: [{ name: all, from: {}, to: {}, allow: [any] }]\n")?;
+    // Whichever of the two is taken, relaying has one core.
+    for pid in [relay.process.pid(), mesh.coordinator.pid()] {
+        pin(pid, 1)?;
+    }
+    let (mut direct, mut relayed) = (Vec::new(), Vec::new());
+    let (mut near, mut far) = (Vec::new(), Vec::new());
+    for run in 0..runs {
+        eprintln!("run {} of {runs} ...", run + 1);
+        set_relayed(&mesh, &pairs[..1], false)?;
+        direct.push(pairs[0].tunnel.run(Load::Tcp(1), time, folder)?.gigabits);
+        near.push(pairs[0].tunnel.round_trip(100)? / 1000.0);
+        set_relayed(&mesh, &pairs[..1], true)?;
+        relayed.push(pairs[0].tunnel.run(Load::Tcp(1), time, folder)?.gigabits);
+        far.push(pairs[0].tunnel.round_trip(100)? / 1000.0);
+    }
+    set_relayed(&mesh, &pairs, true)?;
+    let (mut shares, mut beside) = (Vec::new(), Vec::new());
+    for run in 0..runs {
+        eprintln!("sharing {} of {runs} ...", run + 1);
+        let folders = ["one", "other"].map(|name| folder.join(name));
+        let both = thread::scope(|scope| {
+            let run = |at: usize| {
+                let (tunnel, folder) = (&pairs[at].tunnel, &folders[at]);
+                fs::create_dir_all(folder)?;
+                tunnel.run(Load::Tcp(1), time, folder)
+            };
+            let other = scope.spawn(move || run(1));
+            let one = run(0);
+            anyhow::Ok([
+                one?.gigabits,
+                other.join().map_err(|_| anyhow::anyhow!("a run ended"))??.gigabits,
+            ])
+        })?;
+        shares.push(both[0].min(both[1]) / both[0].max(both[1]));
+        let trip = thread::scope(|scope| {
+            let flood = scope.spawn(|| pairs[0].tunnel.run(Load::Tcp(4), time, folder));
+            thread::sleep(Duration::from_millis(700));
+            let trip = pairs[1].tunnel.round_trip(100);
+            flood.join().map_err(|_| anyhow::anyhow!("a run ended"))??;
+            trip
+        })?;
+        beside.push(trip / 1000.0);
+    }
+    relay.process.stop();
+    let row =
+        |case: &str, metric, unit, ours: &[f64]| (case.to_owned(), metric, unit, ours.to_vec());
+    let figures = |(case, metric, unit, ours): &(String, &'static str, &'static str, Vec<f64>),
+                   target| {
+        Figures { bench: "relay", case: case.clone(), metric, unit, ours }.absolute(target)
+    };
+    let throughput = Figures {
+        bench: "relay",
+        case: "tcp1, relay on one core".into(),
+        metric: "throughput",
+        unit: "Gbit/s",
+        ours: &relayed,
+    };
+    let trips = Figures {
+        bench: "relay",
+        case: "idle".into(),
+        metric: "round trip",
+        unit: "ms",
+        ours: &far,
+    };
+    Ok(vec![
+        throughput.against("the same link direct", &direct, Target::AtLeast(0.35)),
+        trips.against("the same link direct", &near, Target::None),
+        figures(
+            &row("two pairs, tcp1 each", "lesser share of the greater", "", &shares),
+            Target::AtLeast(0.5),
+        ),
+        figures(
+            &row("one pair, while another sends tcp4", "round trip", "ms", &beside),
+            Target::None,
+        ),
+    ])
+}
+
+impl Pair {
+    fn new(mesh: &mut Mesh, names: [&str; 2]) -> Result<Self> {
+        let mut nodes = [mesh.node(names[0])?, mesh.node(names[1])?];
+        let client = nodes[0].attach("shop", "app=client")?;
+        let server = nodes[1].attach("shop", "app=server")?;
+        let daemons = nodes.iter_mut().map(|node| node.process().pid()).collect();
+        let (address, client, server) = (server.v4(), client.netns.clone(), server.netns.clone());
+        Ok(Self { nodes, tunnel: Tunnel { client, server, address, daemons, _keep: vec![] } })
+    }
+
+    /// Whether both nodes send by a relay; `None` before they send at all.
+    fn is_relayed(&self) -> Option<bool> {
+        let of = |node: &Node, other: &Node| {
+            let status = node.status().ok()?;
+            let peers = status["endpoints"][0]["peers"].as_array()?.clone();
+            let peer = peers.iter().find(|peer| peer["node"] == other.site.name.as_str())?;
+            let address: SocketAddr = peer["address"].as_str()?.parse().ok()?;
+            Some(is_relayed(&address))
+        };
+        let both = [of(&self.nodes[0], &self.nodes[1])?, of(&self.nodes[1], &self.nodes[0])?];
+        (both[0] == both[1]).then_some(both[0])
+    }
+}
+
+/// Lets the nodes of pairs reach each other directly or not, and waits until they do so or go by
+/// the relay.
+fn set_relayed(mesh: &Mesh, pairs: &[Pair], relayed: bool) -> Result<()> {
+    let of_pair = |pair: &Pair| {
+        let [a, b] = [&pair.nodes[0].site, &pair.nodes[1].site];
+        format!(
+            "ip saddr {{ {0}, {1} }} ip daddr {{ {0}, {1} }} udp dport 51820-51900 drop\nip6 saddr {{ {2}, {3} }} ip6 daddr {{ {2}, {3} }} udp dport 51820-51900 drop\n",
+            a.v4, b.v4, a.v6, b.v6
+        )
+    };
+    mesh.internet.impair(&if relayed {
+        pairs.iter().map(of_pair).collect::<String>()
+    } else {
+        String::new()
+    })?;
+    mesh.wait(|| {
+        pairs.iter().all(|pair| {
+            let _ = pair.tunnel.round_trip(5);
+            pair.is_relayed() == Some(relayed)
+        })
+    })
+}
+
+/// Has all threads of a process run on one core.
+fn pin(pid: u32, core: usize) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core)?;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).context("the process has ended")? {
+        let task: i32 = task?.file_name().to_string_lossy().parse()?;
+        sched_setaffinity(Pid::from_raw(task), &cores)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,329 @@
+//! Fragments: only the first part of a packet has ports, so its verdict is kept for the parts that
+//! follow, and parts that come before it wait for it a little.
+
+use crate::{
+    counters::Counters,
+    drops::Cause,
+    packet::{Fragment, Headers},
+    shares::{Class, Kept, Owner, SharedTable, hash_of},
+};
+use foldhash::fast::RandomState;
+use parking_lot::{Mutex, MutexGuard};
+use std::{
+    net::IpAddr,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+/// Seconds for which the rest of a packet may follow (RFC 8200 §4.5 gives reassembly 60).
+const LIFETIME: u32 = 30;
+/// The most packets whose rest is awaited.
+const LIMIT: usize = 16_384;
+/// The most fragments of one packet that are told apart or wait: a packet of 64 KiB in pieces of
+/// 576 bytes.
+const MOST_FRAGMENTS: usize = 120;
+/// Seconds for which a later fragment waits for the first.
+const PATIENCE: u32 = 2;
+/// The most packets whose fragments wait, and bytes of one: 18 MiB at the worst.
+const MOST_WAITING: usize = 256;
+const MOST_BYTES: usize = 72 * 1024;
+/// Into how many parts the table is split, each with its own lock.
+const SHARDS: usize = 16;
+/// How many packets a sweep looks at while it holds a lock.
+const SWEPT_UNDER_LOCK: usize = 256;
+
+/// What fragments of one packet have in common: in IPv4 the protocol, too (RFC 791 §3.2, RFC 8200
+/// §4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    source: IpAddr,
+    destination: IpAddr,
+    id: u32,
+    ip_protocol: u8,
+}
+
+impl Key {
+    fn of(headers: &Headers, id: u32) -> Self {
+        let Headers { source, destination, ip_protocol, .. } = *headers;
+        let ip_protocol = if source.is_ipv4() { ip_protocol } else { 0 };
+        Self { source, destination, id, ip_protocol }
+    }
+}
+
+/// A packet whose first fragment passed.
+#[derive(Debug)]
+struct Passed {
+    stamp: u64,
+    deadline: u32,
+    link: Arc<Counters>,
+    /// Which bytes of an IPv6 packet have come. `None`: some came twice, and nothing more of it
+    /// passes.
+    came: Option<Vec<Range<u32>>>,
+}
+
+impl Passed {
+    /// Notes a fragment's bytes. IPv4 hosts are left to put together what overlaps (RFC 791 §3.2):
+    /// what was judged stands at offsets that later fragments cannot have.
+    fn note(&mut self, headers: &Headers) -> Result<(), Cause> {
+        if headers.source.is_ipv4() {
+            return Ok(());
+        }
+        let came = self.came.as_mut().ok_or(Cause::OverlappingFragment)?;
+        let length = (headers.length - headers.payload) as u32;
+        let bytes = headers.offset..headers.offset + length;
+        if came.contains(&bytes) {
+            // The same again, as networks do (RFC 8200 §4.5), or judged again after it has waited
+            // for a session.
+            return Ok(());
+        }
+        if came.len() >= MOST_FRAGMENTS
+            || came.iter().any(|own| own.start < bytes.end && bytes.start < own.end)
+        {
+            self.came = None;
+            return Err(Cause::OverlappingFragment);
+        }
+        came.push(bytes);
+        Ok(())
+    }
+}
+
+impl Kept for Passed {
+    fn class(&self) -> Class {
+        Class::Fleeting
+    }
+    fn deadline(&self) -> u32 {
+        self.deadline
+    }
+    fn take_used(&mut self) -> bool {
+        false
+    }
+}
+
+/// Fragments that came before the first of their packet.
+#[derive(Debug)]
+struct Waiting {
+    deadline: u32,
+    bytes: usize,
+    packets: Vec<Vec<u8>>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.lost.fetch_add(self.packets.len() as u64, Relaxed);
+    }
+}
+
+impl Kept for Waiting {
+    fn class(&self) -> Class {
+        Class::Fleeting
+    }
+    fn deadline(&self) -> u32 {
+        self.deadline
+    }
+    fn take_used(&mut self) -> bool {
+        false
+    }
+}
+
+type Shard<T> = Mutex<SharedTable<Key, T>>;
+
+/// Packets of which not all fragments have come. Every sender has its share of both tables.
+#[derive(Debug)]
+pub(crate) struct Fragments {
+    passed: Vec<Shard<Passed>>,
+    waiting: Shard<Waiting>,
+    /// How many packets have fragments that wait.
+    waiting_count: AtomicUsize,
+    /// Fragments whose first did not come.
+    lost: Arc<AtomicU64>,
+    hasher: RandomState,
+}
+
+impl Default for Fragments {
+    fn default() -> Self {
+        Self {
+            passed: (0..SHARDS).map(|_| Mutex::new(SharedTable::new(LIMIT / SHARDS))).collect(),
+            waiting: Mutex::new(SharedTable::new(MOST_WAITING)),
+            waiting_count: AtomicUsize::new(0),
+            lost: Arc::default(),
+            hasher: RandomState::default(),
+        }
+    }
+}
+
+impl Fragments {
+    fn shard(&self, key: &Key) -> (u32, MutexGuard<'_, SharedTable<Key, Passed>>) {
+        let hash = hash_of(&self.hasher, key);
+        (hash, self.passed[(hash >> 28) as usize % SHARDS].lock())
+    }
+
+    /// Notes that a packet of `owner` passed, if more of it is to follow.
+    ///
+    /// # Errors
+    /// If it is a first fragment that overlaps what has passed of its packet.
+    pub fn pass_first(
+        &self,
+        now: u32,
+        headers: &Headers,
+        owner: Owner,
+        stamp: u64,
+        link: &Arc<Counters>,
+    ) -> Result<(), Cause> {
+        let Fragment::First(id) = headers.fragment else { return Ok(()) };
+        let key = Key::of(headers, id);
+        let (hash, mut shard) = self.shard(&key);
+        let deadline = now + LIFETIME;
+        if let Some(id) = shard.find(hash, &key) {
+            let passed = shard.value(id);
+            if headers.source.is_ipv6() && passed.deadline > now {
+                (passed.stamp, passed.link) = (stamp, link.clone());
+                return passed.note(headers);
+            }
+            shard.remove(id);
+        }
+        let mut passed = Passed { stamp, deadline, link: link.clone(), came: Some(vec![]) };
+        passed.note(headers)?;
+        shard.insert(hash, key, owner, passed);
+        Ok(())
+    }
+
+    /// The link that a later fragment belongs to.
+    ///
+    /// # Errors
+    /// If its first one has not passed under the same rules, or it overlaps another.
+    pub fn pass_later(
+        &self,
+        now: u32,
+        headers: &Headers,
+        stamp: u64,
+    ) -> Result<Arc<Counters>, Cause> {
+        let Fragment::Later(id) = headers.fragment else { return Err(Cause::OrphanFragment) };
+        let key = Key::of(headers, id);
+        let (hash, mut shard) = self.shard(&key);
+        let id = shard.find(hash, &key).ok_or(Cause::OrphanFragment)?;
+        let passed = shard.value(id);
+        if passed.stamp != stamp || passed.deadline <= now {
+            return Err(Cause::OrphanFragment);
+        }
+        passed.note(headers)?;
+        Ok(passed.link.clone())
+    }
+
+    /// Has a later fragment of `owner` wait for the first one of its packet; `false`: there is no
+    /// room for it.
+    pub fn wait(&self, now: u32, headers: &Headers, owner: Owner, packet: &[u8]) -> bool {
+        let Fragment::Later(id) = headers.fragment else { return false };
+        let key = Key::of(headers, id);
+        let hash = hash_of(&self.hasher, &key);
+        let mut waiting = self.waiting.lock();
+        let id = waiting.find(hash, &key).unwrap_or_else(|| {
+            let (deadline, lost) = (now + PATIENCE, self.lost.clone());
+            waiting.insert(hash, key, owner, Waiting { deadline, bytes: 0, packets: vec![], lost })
+        });
+        self.waiting_count.store(waiting.len(), Relaxed);
+        let own = waiting.value(id);
+        if own.packets.len() >= MOST_FRAGMENTS || own.bytes + packet.len() > MOST_BYTES {
+            return false;
+        }
+        own.bytes += packet.len();
+        own.packets.push(packet.to_vec());
+        true
+    }
+
+    /// Whether any fragments wait.
+    #[inline]
+    pub fn any_wait(&self) -> bool {
+        self.waiting_count.load(Relaxed) > 0
+    }
+
+    /// The fragments that have waited for this first one.
+    pub fn take_waiting(&self, headers: &Headers) -> Vec<Vec<u8>> {
+        let Fragment::First(id) = headers.fragment else { return vec![] };
+        let key = Key::of(headers, id);
+        let hash = hash_of(&self.hasher, &key);
+        let mut waiting = self.waiting.lock();
+        let Some(id) = waiting.find(hash, &key) else { return vec![] };
+        let packets = std::mem::take(&mut waiting.value(id).packets);
+        waiting.remove(id);
+        self.waiting_count.store(waiting.len(), Relaxed);
+        packets
+    }
+
+    /// How many fragments have waited in vain since the last call.
+    pub fn take_lost(&self) -> u64 {
+        self.lost.swap(0, Relaxed)
+    }
+
+    /// Forgets the packets whose time is up.
+    pub fn sweep(&self, now: u32) {
+        for shard in &self.passed {
+            while !shard.lock().sweep(now, SWEPT_UNDER_LOCK) {}
+        }
+        let mut waiting = self.waiting.lock();
+        while !waiting.sweep(now, SWEPT_UNDER_LOCK) {}
+        self.waiting_count.store(waiting.len(), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fragment(v6: bool, later: bool, offset: u32, length: usize) -> Headers {
+        let (a, b) = if v6 { ("fd00::1", "fd00::2") } else { ("10.0.0.1", "10.0.0.2") };
+        let headers = Headers::between(a.parse().unwrap(), b.parse().unwrap(), 17);
+        let fragment = if later { Fragment::Later(7) } else { Fragment::First(7) };
+        Headers { fragment, offset, length, ..headers }
+    }
+
+    #[test]
+    fn ipv6_fragments_that_overlap_end_their_packet() {
+        let (owner, link) = (Owner::Workload(0), Arc::default());
+        for (v6, spoiled) in [(true, true), (false, false)] {
+            let fragments = Fragments::default();
+            let first = fragment(v6, false, 0, 1280);
+            fragments.pass_first(0, &first, owner, 1, &link).unwrap();
+            let later = |offset, length| {
+                fragments.pass_later(0, &fragment(v6, true, offset, length), 1).is_ok()
+            };
+            assert!(later(1280, 1280));
+            assert!(later(1280, 1280), "the same again");
+            assert!(later(2560, 8));
+            assert_eq!(later(1272, 16), !spoiled);
+            assert_eq!(later(4000, 16), !spoiled, "nothing more of it passes");
+            assert_eq!(fragments.pass_first(0, &first, owner, 1, &link).is_ok(), !spoiled);
+        }
+    }
+
+    #[test]
+    fn fragments_wait_for_the_first_for_a_while_and_within_bounds() {
+        let fragments = Fragments::default();
+        let (later, first) = (fragment(false, true, 1480, 1480), fragment(false, false, 0, 1480));
+        let packet = vec![7; 1480];
+        let taken =
+            (0..100).filter(|_| fragments.wait(0, &later, Owner::Workload(0), &packet)).count();
+        assert_eq!(taken, MOST_BYTES / 1480);
+        assert!(fragments.any_wait());
+        assert_eq!(fragments.take_waiting(&first).len(), taken);
+        assert!(!fragments.any_wait() && fragments.take_waiting(&first).is_empty());
+        assert!(fragments.wait(0, &later, Owner::Workload(0), &packet));
+        fragments.sweep(PATIENCE);
+        assert_eq!((fragments.any_wait(), fragments.take_lost()), (false, 1));
+    }
+
+    #[test]
+    fn a_workload_that_fills_all_places_takes_none_of_its_neighbours() {
+        let fragments = Fragments::default();
+        let quiet = fragment(false, true, 1480, 1480);
+        assert!(fragments.wait(0, &quiet, Owner::Workload(0), &[1]));
+        for id in 0..10_000 {
+            let flood = Headers { fragment: Fragment::Later(id), ip_protocol: 6, ..quiet };
+            fragments.wait(0, &flood, Owner::Workload(1), &[2]);
+        }
+        assert_eq!(fragments.take_waiting(&fragment(false, false, 0, 1480)), [[1]]);
+    }
+}

@@ -1,0 +1,269 @@
+//! What any bytes must satisfy; see the crate `meshward-fuzzing`.
+
+mod filter;
+mod messages;
+mod samples;
+
+use crate::{
+    checksum::Sum,
+    coalesce::{Coalescer, Parts},
+    drops::Cause,
+    ecn::Ecn,
+    endpoint::{Endpoint, LocalWorkload, Sink, Slot},
+    offload::{OFFLOAD_LENGTH, Offload},
+    packet::Headers,
+    round::Lane,
+    segment::Pieces,
+    wireguard::{Now, SecretKey},
+};
+use ipnet::IpNet;
+use meshward_types::{
+    Change, Item, ItemKey, NetworkName, NodeName,
+    view::{NetworkSpec, PeerSpec},
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+meshward_fuzzing::targets! {
+    coalescing: coalescing, samples::coalescing, |_| 32 << 20;
+    filter: filter::filter, filter::samples, |length| (32 << 20) + ((length as u64) << 12);
+    segmentation: segmentation, samples::segmentation, |_| 32 << 20;
+    wireguard: messages::wireguard, messages::samples;
+}
+
+/// Reads a packet as strictly as a receiver may: lengths and checksums must be right.
+pub(crate) fn strict(packet: &[u8]) -> Headers {
+    let headers = Headers::parse(packet).expect("well-formed");
+    assert_eq!(headers.length, packet.len());
+    if headers.source.is_ipv4() {
+        let length = usize::from(packet[0] & 15) * 4;
+        assert!(Sum::default().add(&packet[..length]).is_valid(), "IPv4 header checksum");
+    }
+    let transport = &packet[headers.payload..];
+    let Headers { source, destination, ip_protocol, .. } = headers;
+    let pseudo = Sum::default().add_pseudo(source, destination, ip_protocol, transport.len());
+    assert!(pseudo.add(transport).is_valid(), "transport checksum");
+    headers
+}
+
+/// All packets that one stands for, if its offload fits it.
+pub(crate) fn cut(packet: &mut [u8], offload: Offload) -> Result<Vec<Vec<u8>>, Cause> {
+    cut_to(packet, offload, None)
+}
+
+/// The same for a way that takes only packets of so many bytes.
+pub(crate) fn cut_to(
+    packet: &mut [u8],
+    offload: Offload,
+    narrow: Option<u16>,
+) -> Result<Vec<Vec<u8>>, Cause> {
+    let headers = Headers::parse(packet)?;
+    let packet = &mut packet[..headers.length];
+    let pieces = Pieces::new(packet, &headers, offload, narrow)?;
+    let piece = |number| {
+        let mut piece = vec![0xee; pieces.length(number)];
+        pieces.write(number, &mut piece);
+        piece
+    };
+    Ok((0..pieces.count()).map(piece).collect())
+}
+
+/// Merges packets as they stand in one receive buffer, with what a datagram has around each.
+pub(crate) fn merge(packets: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>)> {
+    let mut coalescer = Coalescer::default();
+    let around = |packet: &Vec<u8>| [&[0xaa; 16][..], packet, &[0xbb; 16]].concat();
+    let mut buffer: Vec<u8> = packets.iter().flat_map(around).collect();
+    let mut at = 16;
+    for packet in packets {
+        if let Ok(headers) = Headers::parse(packet) {
+            coalescer.push(&mut buffer, 0, at..at + headers.length, &headers);
+        }
+        at += packet.len() + 32;
+    }
+    let merged = (0..coalescer.count()).map(|number| {
+        let (run, offload) = coalescer.finish(number, &mut buffer);
+        let packet = Parts::new(&buffer, &run.parts).to_vec();
+        assert_eq!(run.headers, Headers::parse(&packet).expect("what is merged is well-formed"));
+        (offload, packet)
+    });
+    merged.collect()
+}
+
+/// A virtio header and a packet, as from a TUN: segments of a super-packet are valid, and merge
+/// back to the same segments.
+pub fn segmentation(data: &[u8]) {
+    let Some((header, packet)) = data.split_first_chunk::<OFFLOAD_LENGTH>() else { return };
+    let Some(offload) = Offload::decode(header) else { return };
+    let Ok(segments) = cut(&mut packet.to_vec(), offload) else { return };
+    if !matches!(offload, Offload::Segment { .. }) || segments[0].len() > usize::from(u16::MAX) {
+        return;
+    }
+    for segment in &segments {
+        strict(segment);
+    }
+    let again: Vec<Vec<u8>> = merge(&segments)
+        .into_iter()
+        .flat_map(|(offload, mut packet)| {
+            cut(&mut packet, offload).expect("what was merged can be cut")
+        })
+        .collect();
+    assert_eq!(again, segments);
+}
+
+/// Packets, each behind its length: cutting what was merged gives every packet back, flow by flow
+/// in its order.
+pub fn coalescing(data: &[u8]) {
+    let (mut rest, mut packets) = (data, Vec::new());
+    while let Some((length, behind)) = rest.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_be_bytes(*length)) % 2048;
+        let (packet, behind) = behind.split_at(length.min(behind.len()));
+        rest = behind;
+        if let Ok(headers) = Headers::parse(packet) {
+            packets.push(packet[..headers.length].to_vec());
+        }
+    }
+    let again: Vec<Vec<u8>> = merge(&packets)
+        .into_iter()
+        .flat_map(|(offload, mut packet)| {
+            cut(&mut packet, offload).expect("what was merged can be cut")
+        })
+        .collect();
+    assert_eq!(again.len(), packets.len());
+    let flow = |packet: &[u8]| {
+        let Headers { source, destination, source_port, destination_port, ip_protocol, .. } =
+            Headers::parse(packet).expect("well-formed");
+        (source, destination, source_port, destination_port, ip_protocol)
+    };
+    let (mut before, mut after) = (packets, again);
+    before.sort_by_key(|packet| flow(packet));
+    after.sort_by_key(|packet| flow(packet));
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(without_id(before), without_id(after));
+    }
+}
+
+/// A packet without what counts on by itself: IPv4's identification, and the checksum over it.
+fn without_id(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    if packet[0] >> 4 == 4 {
+        packet[4..6].fill(0);
+        packet[10..12].fill(0);
+    }
+    packet
+}
+
+/// An endpoint without rules, and one peer.
+struct End {
+    endpoint: Endpoint,
+    lane: Lane,
+    out: Out,
+    address: IpAddr,
+}
+
+#[derive(Default)]
+struct Out {
+    datagrams: Vec<Vec<u8>>,
+    handshakes: Vec<Vec<u8>>,
+    delivered: usize,
+}
+
+impl Sink for Out {
+    fn to_workload(&mut self, _: Slot, _: Offload, _: Parts<'_>) -> bool {
+        self.delivered += 1;
+        true
+    }
+    fn to_network(&mut self, _: SocketAddr, _: Ecn, datagrams: &[u8], size: usize) -> bool {
+        self.datagrams.extend(datagrams.chunks(size.max(1)).map(<[u8]>::to_vec));
+        true
+    }
+    fn to_network_whole(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn to_handshakes(&mut self, _: SocketAddr, message: &[u8]) -> bool {
+        self.handshakes.push(message.to_vec());
+        true
+    }
+    fn want_handshakes(&mut self) {}
+}
+
+impl End {
+    fn new(now: Instant, at: u8) -> Self {
+        let secret = |at: u8| SecretKey::from_bytes([at + 1; 32]);
+        let name = |at: u8| -> NodeName { format!("node-{at}").parse().expect("a name") };
+        let network: NetworkName = "fuzz".parse().expect("a name");
+        let endpoint = Endpoint::new(name(at), secret(at), now, Duration::ZERO);
+        let address = IpAddr::from([10, 42, at, 1]);
+        let id = format!("w{at}").parse().expect("a name");
+        endpoint.add_local(LocalWorkload {
+            prefixes: vec![],
+            id,
+            addresses: vec![address],
+            vouched: None,
+        });
+        let prefix: IpNet = format!("10.42.{}.0/24", at ^ 1).parse().expect("a prefix");
+        let peer = PeerSpec {
+            public_key: secret(at ^ 1).public(),
+            candidates: vec![([192, 0, 2, at ^ 1], 51820).into()],
+            prefixes: vec![prefix],
+        };
+        let spec = NetworkSpec {
+            prefixes: vec![],
+            blocks: vec![],
+            mtu: 1420,
+            admission: false,
+            conduct: Default::default(),
+        };
+        endpoint.apply(
+            now,
+            &[
+                Change::Put(ItemKey::Network(network.clone()), Item::Network(spec)),
+                Change::Put(ItemKey::Peer(network, name(at ^ 1)), Item::Peer(peer)),
+            ],
+        );
+        Self { endpoint, lane: Lane::default(), out: Out::default(), address }
+    }
+
+    /// Sends a packet to the peer past the filter.
+    fn send(&mut self, now: Instant, packet: &[u8]) {
+        let mut round = self.endpoint.round(&mut self.lane, now);
+        round.send_vouch(0, packet, &mut self.out);
+        round.finish(&mut self.out);
+        self.endpoint.begin_handshakes(time(now), &mut self.out);
+    }
+
+    fn receive(&mut self, now: Instant, datagram: &[u8]) {
+        self.receive_from(now, SocketAddr::from(([192, 0, 2, 9], 51820)), datagram, false);
+    }
+
+    fn receive_from(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], under_load: bool) {
+        if under_load {
+            self.endpoint.note_load(now);
+        } else {
+            self.endpoint.end_load();
+        }
+        let (mut buffer, length) = (datagram.to_vec(), datagram.len());
+        let mut round = self.endpoint.round(&mut self.lane, now);
+        round.from_network(from, Ecn::Congestion, &mut buffer, 0..length, length, &mut self.out);
+        round.deliver(&mut buffer, &mut self.out);
+        round.finish(&mut self.out);
+        for message in std::mem::take(&mut self.out.handshakes) {
+            self.endpoint.handshake(time(now), from, &message, &mut self.lane, &mut self.out);
+        }
+    }
+}
+
+fn time(now: Instant) -> Now {
+    Now { instant: now, unix: Duration::from_secs(1_700_000_000) }
+}
+
+/// Some packet from one workload to another.
+fn probe(from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let mut packet = vec![
+        0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2, 0, 8, 0, 0,
+    ];
+    if let (IpAddr::V4(from), IpAddr::V4(to)) = (from, to) {
+        packet[12..16].copy_from_slice(&from.octets());
+        packet[16..20].copy_from_slice(&to.octets());
+    }
+    packet
+}

@@ -1,0 +1,108 @@
+//! What stands in front of each packet of a TUN: the virtio network header (virtio 1.2 §5.1.6,
+//! linux/virtio_net.h).
+
+/// Length of the header, in bytes.
+pub const OFFLOAD_LENGTH: usize = 10;
+
+const NEEDS_CHECKSUM: u8 = 1;
+const CHECKSUM_VALID: u8 = 2;
+const GSO_TCP_V4: u8 = 1;
+const GSO_TCP_V6: u8 = 4;
+const GSO_UDP: u8 = 5;
+/// Set beside a TCP type where the sender uses ECN.
+const GSO_ECN: u8 = 0x80;
+
+/// What a packet still wants done to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Offload {
+    /// Nothing; its checksum is complete.
+    #[default]
+    None,
+    /// Nothing; its checksum is complete and was verified.
+    Verified,
+    /// Its checksum is to be completed.
+    Checksum {
+        /// Where the bytes that are summed begin.
+        start: u16,
+        /// Where the checksum stands, from `start`.
+        offset: u16,
+    },
+    /// It is to be cut into segments whose checksums are to be completed.
+    Segment {
+        /// What it is cut as.
+        kind: Kind,
+        /// Bytes of payload in each segment but the last.
+        size: u16,
+        /// Length of all headers.
+        headers: u16,
+        /// Where the transport header begins.
+        start: u16,
+    },
+}
+
+/// What a super-packet is cut as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP over IPv4.
+    TcpV4,
+    /// TCP over IPv6.
+    TcpV6,
+    /// UDP over either.
+    Udp,
+}
+
+impl Kind {
+    /// Where the checksum stands in the transport header.
+    pub(crate) fn checksum_offset(self) -> u16 {
+        if self == Self::Udp { 6 } else { 16 }
+    }
+}
+
+impl Offload {
+    /// Reads a header; `None` for a kind that was not asked for.
+    pub fn decode(header: &[u8; OFFLOAD_LENGTH]) -> Option<Self> {
+        let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+        let (flags, kind) = (header[0], header[1] & !GSO_ECN);
+        let kind = match kind {
+            0 if flags & NEEDS_CHECKSUM != 0 => {
+                return Some(Self::Checksum { start: word(6), offset: word(8) });
+            }
+            0 => return Some(Self::None),
+            GSO_TCP_V4 => Kind::TcpV4,
+            GSO_TCP_V6 => Kind::TcpV6,
+            GSO_UDP => Kind::Udp,
+            _ => return None,
+        };
+        Some(Self::Segment { kind, headers: word(2), size: word(4), start: word(6) })
+    }
+
+    /// Writes a header.
+    pub fn encode(self) -> [u8; OFFLOAD_LENGTH] {
+        let mut header = [0; OFFLOAD_LENGTH];
+        let mut word =
+            |at: usize, value: u16| header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
+        let (flags, kind) = match self {
+            Self::None => (0, 0),
+            Self::Verified => (CHECKSUM_VALID, 0),
+            Self::Checksum { start, offset } => {
+                word(6, start);
+                word(8, offset);
+                (NEEDS_CHECKSUM, 0)
+            }
+            Self::Segment { kind, size, headers, start } => {
+                word(2, headers);
+                word(4, size);
+                word(6, start);
+                word(8, kind.checksum_offset());
+                let kind = match kind {
+                    Kind::TcpV4 => GSO_TCP_V4,
+                    Kind::TcpV6 => GSO_TCP_V6,
+                    Kind::Udp => GSO_UDP,
+                };
+                (NEEDS_CHECKSUM, kind)
+            }
+        };
+        (header[0], header[1]) = (flags, kind);
+        header
+    }
+}

@@ -1,0 +1,133 @@
+//! Flows as bytes, so that they outlive the daemon: written at intervals and at the end, read at
+//! the start.
+//!
+//! A file of so many records of one length, behind a header: `MWFL`, the version, whether it holds
+//! every flow at the end of the daemon, two bytes of zero, the time of writing in seconds since
+//! 1970, and the number of records; all numbers are big-endian. What rules said is not kept: every
+//! flow is judged by the rules of now at its next packet.
+
+use crate::{
+    flow::{FlowKey, SavedFlow},
+    tcp::State,
+};
+use std::time::Duration;
+
+/// The most flows that are kept: 12 MiB of them.
+pub(crate) const MOST_SAVED: usize = 1 << 18;
+/// The longest that is left to a flow, in seconds: what the longest timeout is.
+const LONGEST_LEFT: u32 = 7 * 24 * 3600;
+
+const MAGIC: [u8; 4] = *b"MWFL";
+const VERSION: u8 = 1;
+const HEADER: usize = 20;
+const RECORD: usize = 48;
+const STATES: [State; 5] =
+    [State::Opening, State::Answered, State::Established, State::Closing, State::Reset];
+
+/// Why bytes are not taken for flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnreadableFlows {
+    /// They begin with something else.
+    #[error("these are no flows that were kept")]
+    NoFlows,
+    /// Another version has written them.
+    #[error("these flows are of version {0}, and this program reads version {VERSION}")]
+    Version(u8),
+    /// They end too early or too late, or hold more flows than any program writes.
+    #[error(
+        "the flows that were kept are damaged: the length does not fit the number of flows, or that is above {MOST_SAVED}"
+    )]
+    Damaged,
+}
+
+/// Flows that were read.
+#[derive(Debug)]
+pub(crate) struct SavedFlows {
+    /// Whether these are all flows that there were when the daemon ended.
+    pub complete: bool,
+    /// When they were written, since 1970.
+    pub written: Duration,
+    pub flows: Vec<SavedFlow>,
+}
+
+/// Writes flows, the first [`MOST_SAVED`] at the most. `is_last`: nothing passes any more.
+pub(crate) fn encode(flows: &[SavedFlow], unix: Duration, is_last: bool) -> Vec<u8> {
+    let kept = &flows[..flows.len().min(MOST_SAVED)];
+    let complete = is_last && kept.len() == flows.len();
+    let mut bytes = Vec::with_capacity(HEADER + kept.len() * RECORD);
+    bytes.extend(MAGIC);
+    bytes.extend([VERSION, u8::from(complete), 0, 0]);
+    bytes.extend(unix.as_secs().to_be_bytes());
+    bytes.extend((kept.len() as u32).to_be_bytes());
+    for flow in kept {
+        bytes.extend(flow.key.to_words().iter().flat_map(|word| word.to_be_bytes()));
+        bytes.extend([flow.marks, flow.state as u8, flow.closed, 0]);
+        bytes.extend(flow.left.to_be_bytes());
+    }
+    bytes
+}
+
+/// Reads what [`encode`] wrote; records that hold something impossible are left out.
+pub(crate) fn decode(bytes: &[u8]) -> Result<SavedFlows, UnreadableFlows> {
+    let (header, records) = bytes.split_first_chunk::<HEADER>().ok_or(UnreadableFlows::NoFlows)?;
+    if header[..4] != MAGIC {
+        return Err(UnreadableFlows::NoFlows);
+    }
+    if header[4] != VERSION {
+        return Err(UnreadableFlows::Version(header[4]));
+    }
+    let (written, count) =
+        (word(header, 8), u32::from_be_bytes([header[16], header[17], header[18], header[19]]));
+    if count as usize > MOST_SAVED || records.len() != count as usize * RECORD {
+        return Err(UnreadableFlows::Damaged);
+    }
+    let flows = records.chunks_exact(RECORD).filter_map(read).collect();
+    Ok(SavedFlows { complete: header[5] == 1, written: Duration::from_secs(written), flows })
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..at + 8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
+fn read(record: &[u8]) -> Option<SavedFlow> {
+    let key = FlowKey::from_words([0, 8, 16, 24, 32].map(|at| word(record, at)))?;
+    let state = *STATES.get(usize::from(record[41]))?;
+    let left =
+        u32::from_be_bytes([record[44], record[45], record[46], record[47]]).min(LONGEST_LEFT);
+    Some(SavedFlow { key, marks: record[40], state, closed: record[42], left })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_was_not_written_by_this_version_is_refused() {
+        let written = encode(&[], Duration::from_secs(9), true);
+        assert!(decode(&written).is_ok_and(|saved| saved.complete && saved.written.as_secs() == 9));
+        assert_eq!(decode(&written[..19]).unwrap_err(), UnreadableFlows::NoFlows);
+        assert_eq!(decode(&[&written[..], &[0]].concat()).unwrap_err(), UnreadableFlows::Damaged);
+        let mut other = written.clone();
+        other[4] = 2;
+        assert_eq!(decode(&other).unwrap_err(), UnreadableFlows::Version(2));
+        let mut many = written;
+        many[16..20].fill(255);
+        assert_eq!(decode(&many).unwrap_err(), UnreadableFlows::Damaged);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_the_reader(mut bytes in prop::collection::vec(any::<u8>(), 0..300), count in 0..6u8) {
+            if let Some(header) = bytes.first_chunk_mut::<HEADER>() {
+                header[..8].copy_from_slice(b"MWFL\x01\x00\x00\x00");
+                header[16..].copy_from_slice(&[0, 0, 0, count]);
+                bytes.truncate(HEADER + usize::from(count) * RECORD);
+            }
+            if let Ok(saved) = decode(&bytes) {
+                let again = decode(&encode(&saved.flows, saved.written, false)).unwrap();
+                prop_assert_eq!(again.flows, saved.flows);
+            }
+        }
+    }
+}

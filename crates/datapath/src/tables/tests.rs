@@ -1,0 +1,192 @@
+//! What is claimed twice, beside a naive reader of all claims.
+
+use super::*;
+use proptest::prelude::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put { workload: u8, node: u8, identity: u32, addresses: Vec<u8>, prefixes: Vec<u8> },
+    Drop { workload: u8 },
+    Add { workload: u8, addresses: Vec<u8>, prefixes: Vec<u8> },
+    Remove { at: usize },
+}
+
+/// A claim as the naive reader keeps it: who, where, and what.
+#[derive(Debug, Clone)]
+struct Naive {
+    who: (bool, u8),
+    node: u8,
+    identity: u32,
+    addresses: Vec<(u8, usize)>,
+    prefixes: Vec<u8>,
+    slot: Option<Slot>,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let some = || {
+        prop::collection::btree_set(0u8..4, 0..3)
+            .prop_map(|set| set.into_iter().collect::<Vec<_>>())
+    };
+    prop_oneof![
+        4 => (0u8..5, 0u8..3, 0u32..3, some(), some()).prop_map(|(workload, node, identity, addresses, prefixes)| {
+            Step::Put { workload, node, identity, addresses, prefixes }
+        }),
+        3 => (0u8..5).prop_map(|workload| Step::Drop { workload }),
+        2 => (0u8..3, some(), some()).prop_map(|(workload, addresses, prefixes)| Step::Add { workload, addresses, prefixes }),
+        2 => (0usize..3).prop_map(|at| Step::Remove { at }),
+    ]
+}
+
+fn address(number: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, number])
+}
+
+fn prefix(number: u8) -> IpNet {
+    format!("10.{}.0.0/16", 100 + number).parse().unwrap()
+}
+
+fn node(number: u8) -> NodeName {
+    format!("n{number}").parse().unwrap()
+}
+
+fn spec(node_number: u8, identity: u32, addresses: &[u8], prefixes: &[u8]) -> WorkloadSpec {
+    WorkloadSpec {
+        node: node(node_number),
+        addresses: addresses.iter().copied().map(address).collect(),
+        prefixes: prefixes.iter().copied().map(prefix).collect(),
+        identity: IdentityId(identity),
+        quarantined: false,
+        reset: false,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_first_claim_that_stands_has_an_address_and_a_prefix(steps in prop::collection::vec(step(), 1..40)) {
+        let mut tables = Tables::new("own".parse().unwrap());
+        for number in 0..3 {
+            tables.put_peer(&node(number), crate::tables::tests::peer());
+        }
+        let (mut all, mut clock) = (Vec::<Naive>::new(), 0);
+        for step in steps {
+            clock += 1;
+            match step {
+                Step::Put { workload, node, identity, addresses, prefixes } => {
+                    let id: WorkloadId = format!("w-{workload}").parse().unwrap();
+                    tables.put_workload(&id, Some(spec(node, identity, &addresses, &prefixes)));
+                    let before = all.iter().position(|own| own.who == (false, workload)).map(|at| all.remove(at));
+                    let since = |address: u8| {
+                        let had = before.as_ref().and_then(|own| own.addresses.iter().find(|own| own.0 == address));
+                        had.map_or(clock, |own| own.1)
+                    };
+                    let addresses = addresses.iter().map(|address| (*address, since(*address))).collect();
+                    all.push(Naive { who: (false, workload), node, identity, addresses, prefixes, slot: None });
+                }
+                Step::Drop { workload } => {
+                    tables.put_workload(&format!("w-{workload}").parse().unwrap(), None);
+                    all.retain(|own| own.who != (false, workload));
+                }
+                Step::Add { workload, addresses, prefixes } => {
+                    if all.iter().any(|own| own.who == (true, workload)) {
+                        continue;
+                    }
+                    let local = LocalWorkload {
+                        id: format!("l-{workload}").parse().unwrap(),
+                        addresses: addresses.iter().copied().map(address).collect(),
+                        prefixes: prefixes.iter().copied().map(prefix).collect(),
+                        vouched: Some(IdentityId(9)),
+                    };
+                    let slot = Some(tables.add_local(local));
+                    let addresses = addresses.into_iter().map(|address| (address, clock)).collect();
+                    all.push(Naive { who: (true, workload), node: 9, identity: 9, addresses, prefixes, slot });
+                }
+                Step::Remove { at } => {
+                    let locals: Vec<usize> = (0..all.len()).filter(|at| all[*at].who.0).collect();
+                    let Some(at) = locals.get(at) else { continue };
+                    let gone = all.remove(*at);
+                    tables.remove_local(gone.slot.unwrap());
+                }
+            }
+            check(&tables, &all)?;
+        }
+        for own in all.clone() {
+            match own.slot {
+                Some(slot) => drop(tables.remove_local(slot)),
+                None => tables.put_workload(&format!("w-{}", own.who.1).parse().unwrap(), None),
+            }
+        }
+        check(&tables, &[])?;
+        prop_assert!(tables.hosted.is_empty());
+    }
+}
+
+fn check(tables: &Tables, all: &[Naive]) -> Result<(), TestCaseError> {
+    let now = Instant::now();
+    for number in 0..4 {
+        // Workloads of this node first, then who was there first.
+        let claims = all.iter().filter_map(|own| {
+            let (_, since) = own.addresses.iter().find(|own| own.0 == number)?;
+            Some(((!own.who.0, *since), own))
+        });
+        let holder = claims.min_by_key(|(rank, _)| *rank).map(|(_, own)| own);
+        let found = tables.find(now, address(number)).ok();
+        prop_assert_eq!(
+            found.map(|(place, party)| (at(place), party.identity.0)),
+            holder.map(place)
+        );
+
+        let behind: Vec<&Naive> = all.iter().filter(|own| own.prefixes.contains(&number)).collect();
+        let found = tables.find(now, IpAddr::from([10, 100 + number, 0, 1])).ok();
+        let local = behind.iter().any(|own| own.who.0);
+        match found {
+            None => prop_assert!(behind.is_empty()),
+            Some((Place::Local(slot), _)) => {
+                prop_assert!(behind.iter().any(|own| own.slot == Some(slot)))
+            }
+            Some((Place::Peer(place), party)) => {
+                prop_assert!(!local, "what is behind this node needs no other");
+                let first = behind.iter().map(|own| own.node).min();
+                prop_assert_eq!(first, Some(place as u8));
+                prop_assert!(
+                    behind
+                        .iter()
+                        .any(|own| own.node == place as u8 && own.identity == party.identity.0)
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn at(place: Place) -> Result<Slot, usize> {
+    match place {
+        Place::Local(slot) => Ok(slot),
+        Place::Peer(place) => Err(place),
+    }
+}
+
+fn place(own: &Naive) -> (Result<Slot, usize>, u32) {
+    (own.slot.ok_or(usize::from(own.node)), own.identity)
+}
+
+fn peer() -> PeerSpec {
+    PeerSpec {
+        public_key: meshward_types::PublicKey([1; 32]),
+        prefixes: vec![],
+        candidates: vec![],
+    }
+}
+
+#[test]
+fn a_vouch_does_not_take_an_address_from_who_vouched_first() {
+    let mut tables = Tables::new("own".parse().unwrap());
+    let start = Instant::now();
+    tables.take_vouch(start, 1, IdentityId(1), address(1));
+    tables.take_vouch(start, 2, IdentityId(2), address(1));
+    assert!(matches!(tables.find(start, address(1)), Ok((Place::Peer(1), _))));
+    let later = start + vouch::LIFETIME;
+    tables.take_vouch(later, 2, IdentityId(2), address(1));
+    assert!(matches!(tables.find(later, address(1)), Ok((Place::Peer(2), _))));
+}

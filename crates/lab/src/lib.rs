@@ -1,0 +1,36 @@
+//! A small internet of network namespaces with a real mesh in it: for the demo, the end-to-end
+//! tests and the benchmarks.
+//!
+//! Namespaces have no names here and leave nothing behind: they end with the processes that hold
+//! them.
+#![forbid(unsafe_code)]
+
+mod capture;
+mod crafted;
+mod docker;
+mod flood;
+mod host;
+mod internet;
+mod kubernetes;
+mod machine;
+mod mesh;
+mod podman;
+mod process;
+mod registry;
+mod root;
+mod terraform;
+
+pub use capture::Watch;
+pub use crafted::CraftedSession;
+pub use docker::{Docker, busybox};
+pub use flood::{HandshakeFlood, idle_connections};
+pub use host::host;
+pub use internet::{Barrier, Hop, Internet, Site, back_to_back};
+pub use kubernetes::Kubernetes;
+pub use machine::Machine;
+pub use mesh::{Mesh, Node, Relay, Workload};
+pub use podman::Podman;
+pub use process::{Binaries, Process, output};
+pub use registry::{ImageKey, Registry};
+pub use root::{Rights, become_root};
+pub use terraform::Terraform;

@@ -1,0 +1,166 @@
+//! Network namespaces: entering one on a thread of its own, and the links, addresses and routes
+//! inside.
+#![forbid(unsafe_code)]
+
+mod link;
+
+pub use link::{Links, Selects};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+/// What went wrong in or with a namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The path does not lead to a network namespace.
+    #[error(
+        "{path} is no network namespace that can be opened ({source}); name one like /run/netns/NAME or /proc/PID/ns/net"
+    )]
+    Open {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused to make or enter a namespace.
+    #[error("cannot {what} a network namespace ({source}); this needs CAP_SYS_ADMIN: run as root")]
+    Enter {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// No thread could be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+    /// The kernel refused a change of links, addresses or routes.
+    #[error("cannot {what}: {source}")]
+    Netlink {
+        /// What was tried.
+        what: String,
+        /// Why.
+        source: rtnetlink::Error,
+    },
+    /// There is no such link.
+    #[error("there is no interface `{0}` in the namespace")]
+    NoLink(String),
+}
+
+/// A network namespace, held open.
+#[derive(Debug, Clone)]
+pub struct Netns(Arc<File>);
+
+/// What tells one namespace from another: device and inode number of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NetnsId {
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+}
+
+impl Netns {
+    /// Opens a namespace by its path.
+    ///
+    /// # Errors
+    /// [`Error::Open`] where there is none.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::Open { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        let kind =
+            nix::sys::statfs::fstatfs(&file).map_err(|e| failed(e.into()))?.filesystem_type();
+        if kind != nix::sys::statfs::NSFS_MAGIC {
+            return Err(failed(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is an ordinary file",
+            )));
+        }
+        Ok(Self(Arc::new(file)))
+    }
+
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Open`] where `/proc` is not mounted.
+    pub fn current() -> Result<Self, Error> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// Makes a namespace, with its loopback interface up.
+    ///
+    /// # Errors
+    /// [`Error::Enter`] without the right to.
+    pub fn create() -> Result<Self, Error> {
+        let made = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(|e| Error::Enter { what: "make", source: e.into() })?;
+            Self::current()
+        });
+        let netns = made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        netns.links(async |links| links.set_up("lo").await)?;
+        Ok(netns)
+    }
+
+    /// A path that leads other processes of this machine here, for as long as this handle is held.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
+    }
+
+    /// What tells this namespace from others.
+    ///
+    /// # Errors
+    /// Whatever `fstat` says.
+    pub fn id(&self) -> io::Result<NetnsId> {
+        let meta = self.0.metadata()?;
+        Ok(NetnsId { device: meta.dev(), inode: meta.ino() })
+    }
+
+    /// Runs `work` on a new thread inside the namespace and waits for its end.
+    ///
+    /// # Errors
+    /// [`Error::Enter`] if the namespace cannot be entered.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        thread::scope(|scope| {
+            let inside = thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
+                setns(&*self.0, CloneFlags::CLONE_NEWNET)
+                    .map_err(|e| Error::Enter { what: "enter", source: e.into() })?;
+                Ok(work())
+            });
+            let inside = inside.map_err(Error::Thread)?;
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Works on the namespace's links, addresses and routes.
+    ///
+    /// # Errors
+    /// What `work` gives back, and [`Error::Enter`] if the namespace cannot be entered.
+    pub fn links<T: Send>(
+        &self,
+        work: impl AsyncFnOnce(&Links) -> Result<T, Error> + Send,
+    ) -> Result<T, Error> {
+        self.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .build()
+                .map_err(Error::Thread)?;
+            runtime.block_on(async { work(&Links::connect()?).await })
+        })?
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,231 @@
+//! From rules to the ACL of a pair of label sets.
+
+use crate::{
+    decide::{Deciding, Tier, is_lifted},
+    document::{Action, Declarations, Mode, Policy, Rule},
+};
+use meshward_types::{
+    AcceptFrom, Acl, AclEntry, Labels, OnDeny, PortRange, PortSpec, Protocol, Verdict,
+};
+
+/// The ACL between two label sets: exactly what [`Policy::decide`] says, for every protocol and
+/// port.
+///
+/// `accepts`: what `to` declares about who reaches it.
+pub fn compile(policy: &Policy, from: &Labels, to: &Labels, accepts: &[AcceptFrom]) -> Acl {
+    let matching =
+        policy.tiers().filter(|(_, rule)| rule.from.matches(from) && rule.to.matches(to));
+    compile_matching(policy, matching.collect(), declared(accepts, from))
+}
+
+/// The ports that declarations name for who has these labels; `None` if there is no declaration.
+pub(crate) fn declared(accepts: &[AcceptFrom], from: &Labels) -> Option<Vec<PortSpec>> {
+    if accepts.is_empty() {
+        return None;
+    }
+    let speaking = accepts.iter().filter(|accept| accept.from.matches(from));
+    let mut ports: Vec<PortSpec> =
+        speaking.flat_map(|accept| accept.ports().iter().copied()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    Some(ports)
+}
+
+/// The same, from the guardrails and rules that are known to match the pair, and the ports that are
+/// declared for it.
+///
+/// One sweep over the ends of all port ranges: the cost grows with their number, and hardly faster.
+pub(crate) fn compile_matching(
+    policy: &Policy,
+    rules: Vec<(Tier, &Rule)>,
+    declared: Option<Vec<PortSpec>>,
+) -> Acl {
+    let opened = match &declared {
+        Some(ports) if policy.declarations == Declarations::Open => ports.clone(),
+        _ => Vec::new(),
+    };
+    let deciding = Deciding { mode: policy.mode, rules, opened };
+    let speakers = speakers(&deciding);
+    let (mut allowed, mut observed, mut forensic) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rejected, mut dropped) = (Vec::new(), Vec::new());
+    for protocol in Protocol::ALL {
+        sweep(&speakers, protocol, |ports, counts| {
+            let entry = AclEntry { protocol, ports };
+            if counts.lets_in() {
+                forensic.push(entry);
+            }
+            match counts.verdict(policy.mode) {
+                Verdict::Allowed => allowed.push(entry),
+                Verdict::Observed => observed.push(entry),
+                Verdict::Denied => match counts.answer() {
+                    Some(OnDeny::Reject) => rejected.push(entry),
+                    Some(OnDeny::Drop) => dropped.push(entry),
+                    None => {}
+                },
+            }
+        });
+    }
+    let acl = Acl::new(allowed).with_observed(observed);
+    let acl = match declared {
+        Some(ports) => acl.within(&ports),
+        None => acl,
+    };
+    acl.with_forensics(forensic).with_answers(rejected, dropped, otherwise(&deciding))
+}
+
+/// What rules that allow say of everything between the two that nothing allows. Who is silent is so
+/// for all of them.
+fn otherwise(deciding: &Deciding) -> Option<OnDeny> {
+    let spoken = deciding.rules.iter().filter(|(tier, rule)| {
+        matches!(tier, Tier::Guardrail | Tier::Rule) && rule.action() == Action::Allow
+    });
+    spoken.filter_map(|(_, rule)| rule.on_deny).min()
+}
+
+/// Who speaks of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaker {
+    /// A rule or a guardrail.
+    Rule {
+        guardrail: bool,
+        denies: bool,
+        /// What it says is observed, not enforced.
+        lifted: bool,
+        /// What senders are told, if it denies.
+        on_deny: Option<OnDeny>,
+    },
+    /// The destination's declaration.
+    Opens,
+    /// Who may be let in to what is quarantined.
+    LetsIn { over_guardrails: bool },
+}
+
+/// Every port that somebody speaks of.
+fn speakers<'a>(deciding: &'a Deciding<'a>) -> Vec<(Speaker, &'a PortSpec)> {
+    let any = |wanted: Tier| deciding.rules.iter().any(|(tier, _)| *tier == wanted);
+    let (by_admin, quarantined) = (any(Tier::LetInByAdmin), any(Tier::LetIn));
+    let mut all = Vec::new();
+    for (tier, rule) in &deciding.rules {
+        let speaker = match *tier {
+            Tier::LetIn => continue,
+            Tier::LetInByAdmin => Speaker::LetsIn { over_guardrails: false },
+            Tier::Forensics { .. } if !by_admin && !quarantined => continue,
+            Tier::Forensics { over_guardrails } => Speaker::LetsIn { over_guardrails },
+            Tier::Guardrail | Tier::Rule => Speaker::Rule {
+                guardrail: *tier == Tier::Guardrail,
+                denies: rule.action() == Action::Deny,
+                lifted: is_lifted(deciding.mode, *tier, rule),
+                on_deny: rule.on_deny,
+            },
+        };
+        all.extend(rule.ports().iter().map(|spec| (speaker, spec)));
+    }
+    all.extend(deciding.opened.iter().map(|spec| (Speaker::Opens, spec)));
+    all
+}
+
+/// How many speak of a port: `[guardrail][denies][lifted]`; how many that deny it have an answer:
+/// `[guardrail][rejects]`; how many open it, and `[over_guardrails]` let in.
+#[derive(Debug, Default)]
+struct Counts {
+    speaking: [[[u32; 2]; 2]; 2],
+    answering: [[u32; 2]; 2],
+    opening: u32,
+    letting_in: [u32; 2],
+}
+
+impl Counts {
+    fn count(&mut self, speaker: Speaker, begins: bool) {
+        if let Speaker::Rule { guardrail, denies: true, lifted: false, on_deny: Some(on_deny) } =
+            speaker
+        {
+            let count =
+                &mut self.answering[usize::from(guardrail)][usize::from(on_deny == OnDeny::Reject)];
+            *count = if begins { *count + 1 } else { *count - 1 };
+        }
+        let count = match speaker {
+            Speaker::Rule { guardrail, denies, lifted, .. } => {
+                &mut self.speaking[usize::from(guardrail)][usize::from(denies)][usize::from(lifted)]
+            }
+            Speaker::Opens => &mut self.opening,
+            Speaker::LetsIn { over_guardrails } => {
+                &mut self.letting_in[usize::from(over_guardrails)]
+            }
+        };
+        *count = if begins { *count + 1 } else { *count - 1 };
+    }
+
+    /// Whether quarantined workloads may be reached: what a guardrail denies only over the
+    /// guardrails.
+    fn lets_in(&self) -> bool {
+        let [plain, over] = self.letting_in;
+        let [firmly_denied, _] = self.speaking[1][1];
+        over > 0 || (plain > 0 && firmly_denied == 0)
+    }
+
+    /// What those decide that count: `None` if none of them speaks.
+    fn decision(&self, lifted_count: bool) -> Option<bool> {
+        let any = |guardrail: usize, denies: usize| {
+            let [firm, lifted] = self.speaking[guardrail][denies];
+            firm > 0 || (lifted_count && lifted > 0)
+        };
+        for guardrail in [1, 0] {
+            for denies in [1, 0] {
+                if any(guardrail, denies) {
+                    return Some(denies == 0);
+                }
+            }
+        }
+        (self.opening > 0).then_some(true)
+    }
+
+    /// What those that deny say is told; who is silent is so for all of them.
+    fn answer(&self) -> Option<OnDeny> {
+        let [_, by_guardrail] = self.speaking[1];
+        match self.answering[usize::from(by_guardrail[0] > 0)] {
+            [0, 0] => None,
+            [0, _] => Some(OnDeny::Reject),
+            _ => Some(OnDeny::Drop),
+        }
+    }
+
+    fn verdict(&self, mode: Mode) -> Verdict {
+        if self.decision(true) == Some(true) {
+            return Verdict::Allowed;
+        }
+        match self.decision(false) {
+            Some(true) => Verdict::Observed,
+            None if mode == Mode::Observe => Verdict::Observed,
+            _ => Verdict::Denied,
+        }
+    }
+}
+
+/// Visits the ports of a protocol in pieces, in which the same ones speak of every port.
+fn sweep(
+    speakers: &[(Speaker, &PortSpec)],
+    protocol: Protocol,
+    mut visit: impl FnMut(PortRange, &Counts),
+) {
+    let mut ends: Vec<(u32, bool, Speaker)> = Vec::new();
+    for (speaker, spec) in speakers {
+        if spec.protocol.is_some_and(|own| own != protocol) {
+            continue;
+        }
+        let ports = if protocol.has_ports() { spec.ports } else { PortRange::ALL };
+        ends.push((u32::from(ports.first), true, *speaker));
+        ends.push((u32::from(ports.last) + 1, false, *speaker));
+    }
+    ends.sort_unstable_by_key(|(at, _, _)| *at);
+    let end = u32::from(u16::MAX) + 1;
+    let (mut counts, mut at, mut ends) = (Counts::default(), 0, ends.into_iter().peekable());
+    while at < end {
+        while let Some((_, begins, speaker)) = ends.next_if(|(place, _, _)| *place <= at) {
+            counts.count(speaker, begins);
+        }
+        let next = ends.peek().map_or(end, |(place, _, _)| *place);
+        // Both lie below 65536: they came from ports, or `next` is one past the last.
+        visit(PortRange { first: at as u16, last: (next - 1) as u16 }, &counts);
+        at = next;
+    }
+}

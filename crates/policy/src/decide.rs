@@ -1,0 +1,157 @@
+//! The verdict on one packet, decided as a reader of the YAML would.
+
+use crate::{
+    compile::declared,
+    document::{Action, Declarations, Mode, Policy, Rule},
+};
+use meshward_types::{AcceptFrom, Labels, PortSpec, Protocol, Verdict};
+use std::fmt;
+
+/// Which part of the policy a rule stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// `guardrails:`
+    Guardrail,
+    /// `rules:`
+    Rule,
+    /// Of a quarantine: whom it lets in to what it holds, as far as `forensics:` names them.
+    LetIn,
+    /// The same, of an admin, who need not name them.
+    LetInByAdmin,
+    /// `forensics:`: who may be let in to what is quarantined.
+    Forensics {
+        /// Whether what guardrails deny does not count.
+        over_guardrails: bool,
+    },
+}
+
+/// What decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason<'a> {
+    /// This rule.
+    Rule(Tier, &'a Rule),
+    /// The destination's own declaration, which opened it, or left it out.
+    Declaration,
+    /// No rule spoke.
+    Default,
+}
+
+/// A verdict and its reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision<'a> {
+    /// What becomes of the packet.
+    pub verdict: Verdict,
+    /// What decided; of what is observed, what would have denied it.
+    pub reason: Reason<'a>,
+}
+
+/// What a verdict on a pair rests on: the rules that match it.
+pub(crate) struct Deciding<'a> {
+    pub mode: Mode,
+    pub rules: Vec<(Tier, &'a Rule)>,
+    /// What the destination opens of its own accord.
+    pub opened: Vec<PortSpec>,
+}
+
+impl Policy {
+    /// The verdict on a packet that would begin a flow from `from` to port `port` of `to`.
+    ///
+    /// `accepts`: what `to` declares about who reaches it.
+    pub fn decide(
+        &self,
+        from: &Labels,
+        to: &Labels,
+        accepts: &[AcceptFrom],
+        protocol: Protocol,
+        port: u16,
+    ) -> Decision<'_> {
+        let declared = declared(accepts, from);
+        let names = |ports: &Vec<PortSpec>| ports.iter().any(|spec| spec.matches(protocol, port));
+        if declared.as_ref().is_some_and(|ports| !names(ports)) {
+            return Decision { verdict: Verdict::Denied, reason: Reason::Declaration };
+        }
+        let opened =
+            declared.filter(|_| self.declarations == Declarations::Open).unwrap_or_default();
+        let matching =
+            self.tiers().filter(|(_, rule)| rule.from.matches(from) && rule.to.matches(to));
+        let deciding = Deciding { mode: self.mode, rules: matching.collect(), opened };
+        let (_, reason) = decide(&deciding, protocol, port, |_, _| true);
+        Decision { verdict: verdict(&deciding, protocol, port), reason }
+    }
+}
+
+/// The verdict: what is denied passes, observed, if it would not be denied by what is enforced
+/// alone.
+pub(crate) fn verdict(deciding: &Deciding, protocol: Protocol, port: u16) -> Verdict {
+    if decide(deciding, protocol, port, |_, _| true).0 {
+        return Verdict::Allowed;
+    }
+    let observes = deciding.mode == Mode::Observe;
+    let firm = |tier: Tier, rule: &Rule| !is_lifted(deciding.mode, tier, rule);
+    let (allowed, reason) = decide(deciding, protocol, port, firm);
+    if allowed || (observes && reason == Reason::Default) {
+        Verdict::Observed
+    } else {
+        Verdict::Denied
+    }
+}
+
+/// Whether what a rule says is observed and not enforced.
+pub(crate) fn is_lifted(mode: Mode, tier: Tier, rule: &Rule) -> bool {
+    rule.observe || (mode == Mode::Observe && tier == Tier::Rule && rule.action() == Action::Deny)
+}
+
+/// Whether what `counts` lets pass, and why: a guardrail's deny, then its allow, then a rule's
+/// deny, then its allow.
+pub(crate) fn decide<'a>(
+    deciding: &Deciding<'a>,
+    protocol: Protocol,
+    port: u16,
+    counts: impl Fn(Tier, &Rule) -> bool,
+) -> (bool, Reason<'a>) {
+    for tier in [Tier::Guardrail, Tier::Rule] {
+        for action in [Action::Deny, Action::Allow] {
+            let speaks = |(own, rule): &&(Tier, &Rule)| {
+                *own == tier
+                    && rule.action() == action
+                    && rule.ports().iter().any(|spec| spec.matches(protocol, port))
+                    && counts(tier, rule)
+            };
+            if let Some((tier, rule)) = deciding.rules.iter().find(speaks) {
+                return (action == Action::Allow, Reason::Rule(*tier, rule));
+            }
+        }
+    }
+    match deciding.opened.iter().any(|spec| spec.matches(protocol, port)) {
+        true => (true, Reason::Declaration),
+        false => (false, Reason::Default),
+    }
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tier, rule) = match self {
+            Self::Rule(tier, rule) => (tier, rule),
+            Self::Declaration => return write!(f, "what the destination declares (accept-from)"),
+            Self::Default => return write!(f, "default deny: no rule speaks of it"),
+        };
+        let tier = match tier {
+            Tier::Guardrail => "guardrail",
+            Tier::Rule => "rule",
+            Tier::LetIn | Tier::LetInByAdmin | Tier::Forensics { .. } => "forensics",
+        };
+        let action = match rule.action() {
+            Action::Allow => "allow",
+            Action::Deny => "deny",
+        };
+        let ports: Vec<String> = rule.ports().iter().map(ToString::to_string).collect();
+        write!(
+            f,
+            "{tier} `{}`: {action} {} from {} to {}",
+            rule.name,
+            ports.join(", "),
+            rule.from,
+            rule.to
+        )
+    }
+}

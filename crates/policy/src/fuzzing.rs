@@ -1,0 +1,115 @@
+//! What any policy that somebody writes must satisfy; see the crate `meshward-fuzzing`.
+
+use crate::{Budget, Policy, Written, compile, read, review, run_tests};
+use meshward_types::{Labels, Protocol, api::PolicyFile};
+
+meshward_fuzzing::targets! {
+    policy: policy, samples, |length| (16 << 20) + 1024 * length as u64;
+}
+
+/// Stands between two files.
+const NEXT_FILE: char = '\u{c}';
+const LABELS: [&str; 4] = ["", "app=web", "app=api,env=prod", "app=db,env=test,tier=data"];
+
+/// Files: all that is wrong has its place in them; what is right says the same once it is written
+/// and read again, and compiles to what it decides.
+fn policy(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let file = |(at, text): (usize, &str)| PolicyFile {
+        name: format!("{at}.yaml"),
+        text: text.to_owned(),
+    };
+    let files: Vec<PolicyFile> = text.split(NEXT_FILE).enumerate().map(file).collect();
+    match read(&files) {
+        Ok(all) => all.iter().for_each(check),
+        Err(bad) => {
+            assert!(!bad.0.is_empty());
+            for problem in &bad.0 {
+                let file = files.iter().find(|file| file.name == problem.place.file);
+                let text = &file.expect("it is in one of the files").text;
+                let lines = text.split(['\n', '\r']).count() as u64;
+                assert!((1..=lines + 1).contains(&problem.place.line), "{problem}");
+                assert!(!problem.text.is_empty());
+            }
+        }
+    }
+}
+
+fn check(written: &Written) {
+    let policy = &written.policy;
+    let yaml = policy.to_yaml().expect("a policy can be written");
+    assert_eq!(
+        &Policy::parse(&yaml).unwrap_or_else(|bad| panic!("{bad}\n{yaml}")),
+        policy,
+        "{yaml}"
+    );
+    review(written);
+    run_tests(policy, &Budget::of(Budget::PLAN)).expect("a small policy takes little work");
+    let labels = LABELS.map(|text| text.parse::<Labels>().expect("labels"));
+    let named = policy.tiers().flat_map(|(_, rule)| rule.ports().iter());
+    let edges = named.flat_map(|spec| {
+        [
+            spec.ports.first.saturating_sub(1),
+            spec.ports.first,
+            spec.ports.last,
+            spec.ports.last.saturating_add(1),
+        ]
+    });
+    let mut ports: Vec<u16> = edges.take(64).chain([0, 80, u16::MAX]).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    for from in &labels {
+        for to in &labels {
+            let acl = compile(policy, from, to, &[]);
+            for protocol in Protocol::ALL {
+                for port in &ports {
+                    let decided = policy.decide(from, to, &[], protocol, *port).verdict;
+                    assert_eq!(
+                        acl.verdict(protocol, *port),
+                        decided,
+                        "{from} to {to}: {protocol}/{port}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn samples() -> Vec<Vec<u8>> {
+    let whole = r#"network: shop
+mode: enforce
+declarations: open
+on_deny: reject
+on_quarantine: drop
+on_revoke: reset
+timeouts: { udp: 2m, tcp_established: 3h }
+sets:
+  back: { app: { in: [api, db] } }
+rules:
+  - { name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/80, tcp/8080-8090], on_deny: drop }
+  - name: no-debug
+    from: { env: { not: prod } }
+    to: { tier: { exists: true } }
+    deny: [udp, icmp]
+    observe: true
+guardrails:
+  - { name: db, from: { app: web }, to: { app: db }, deny: [tcp] }
+tests:
+  - { from: { app: web }, to: { app: api, env: prod }, port: tcp/80, expect: allow }
+triggers:
+  - { name: scan, watch: { app: web }, when: { denied_flows: 20, within: 10s }, then: quarantine, for: 1h, alone: true }
+keys:
+  release: |
+    -----BEGIN PUBLIC KEY-----
+    MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEvD4MKCQCEgFNgZDFUn3GXUOq8mfQnVr3aZSn4r3dpPXx+0AXLRpOf9WxZpvT
+    Zjg2b9L0vMqtxqVRf4yPqR0z7g==
+    -----END PUBLIC KEY-----
+admission:
+  - { name: ours, for: { app: web }, images: ["registry.example/shop/*"], signed_by: [release] }
+routes:
+  - { from: { app: gate }, prefixes: [192.168.0.0/16] }
+"#;
+    let two = "network: shop\nrules: [{ name: a, from: {}, to: {}, allow: [any] }]\n\u{c}network: lab\n---\nnetwork: shop\n";
+    let anchors = "network: shop\nrules:\n  - &a { name: a, from: &s { app: web }, to: *s, allow: [tcp/1] }\n  - { <<: *a, name: b }\n";
+    [whole, two, anchors, "network: [", ""].map(|text| text.as_bytes().to_vec()).to_vec()
+}

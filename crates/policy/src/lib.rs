@@ -1,0 +1,41 @@
+//! The policy language: reading it, deciding by it, and compiling it to the ACLs of links.
+//!
+//! Default deny. The order of rules has no meaning: a guardrail's deny decides before a guardrail's
+//! allow, that before a rule's deny, that before a rule's allow, and where none speaks the default
+//! denies.
+#![forbid(unsafe_code)]
+
+/// The JSON Schema of a policy document (draft 2020-12), for editors.
+pub const SCHEMA: &str = include_str!("schema.json");
+
+mod admission;
+mod budget;
+mod cases;
+mod compile;
+mod decide;
+mod document;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+mod links;
+mod reading;
+mod review;
+mod routes;
+mod selecting;
+mod suggest;
+
+pub use admission::{AdmissionRule, Candidate, ImagePattern, Judgement, Keys, Shared, SigningKey};
+pub use budget::{Budget, Exhausted};
+pub use cases::{TestFailure, run_tests};
+pub use compile::compile;
+pub use decide::{Decision, Reason, Tier};
+pub use document::{
+    Action, Declarations, Expect, ForensicsRule, LetIn, Mode, Policy, Reaction, Rule, TestCase,
+    Trigger,
+};
+pub use links::{Bounds, Ground, LinkChange, Links, PolicyStep, TooMuch};
+pub use reading::{
+    BadPolicy, MAX_SOURCE, Own, Place, Problem, Written, own_documents, read, read_own,
+};
+pub use review::{review, review_live};
+pub use routes::RouteRule;
+pub use suggest::suggest;

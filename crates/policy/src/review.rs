@@ -1,0 +1,329 @@
+//! What is suspicious in a policy, though not wrong: rules that do nothing, and selectors that
+//! select nobody.
+
+use crate::{
+    budget::{Budget, Exhausted, steps},
+    decide::Tier,
+    document::{Action, Policy, Rule},
+    links::Ground,
+    reading::{Problem, Written, did_you_mean},
+};
+use meshward_types::{Labels, PortSpec, Selector, selector::Requirement};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What can be said of a policy by itself: rules that never decide, because others do, and timeouts
+/// that are short.
+pub fn review(written: &Written) -> Vec<Problem> {
+    let mut found = short_timeouts(written);
+    let done = find_covered(written, &Budget::of(Budget::REVIEW), &mut found);
+    found.extend(done.err().map(|_| too_large(written)));
+    found
+}
+
+fn short_timeouts(written: &Written) -> Vec<Problem> {
+    let place = written.timeouts.as_ref().unwrap_or(&written.begin);
+    let said = |text| Problem { place: place.clone(), text };
+    written.policy.timeouts.warnings().map(said).collect()
+}
+
+fn too_large(written: &Written) -> Problem {
+    let text = "the policy is too large to look at all of it for what is suspicious; this is what was found";
+    Problem { place: written.begin.clone(), text: text.into() }
+}
+
+fn find_covered(
+    written: &Written,
+    budget: &Budget,
+    found: &mut Vec<Problem>,
+) -> Result<(), Exhausted> {
+    let rules: Vec<(Tier, &Rule)> = written.policy.tiers().collect();
+    for (at, rule) in rules.iter().enumerate() {
+        for (other_at, other) in rules.iter().enumerate().filter(|(other, _)| *other != at) {
+            budget.spend(other.1.from.weight() + other.1.to.weight())?;
+            if !covers(other.1, rule.1, budget)? {
+                continue;
+            }
+            let same = other.1.action() == rule.1.action();
+            let outranks = rank(*other) < rank(*rule);
+            // Of two that are alike, the later one is said to be too much.
+            let first =
+                rank(*other) == rank(*rule) && (!covers(rule.1, other.1, budget)? || other_at < at);
+            let text = match (same, outranks, first) {
+                (false, true, _) => {
+                    format!("never has a say: `{}` decides all of it the other way", other.1.name)
+                }
+                (true, true, _) | (true, _, true) => {
+                    format!("does nothing that `{}` does not do", other.1.name)
+                }
+                _ => continue,
+            };
+            let text = format!("rule `{}` {text}; remove one of them", rule.1.name);
+            found.extend(problem(written, &rule.1.name, text));
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What can be said of a policy beside the workloads that there are.
+pub fn review_live(written: &Written, ground: &Ground) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let budget = Budget::of(Budget::REVIEW);
+    let done = find_unselected(written, ground, &budget, &mut found)
+        .and_then(|()| find_violations(written, ground, &budget, &mut found));
+    found.extend(done.err().map(|_| too_large(written)));
+    found
+}
+
+fn find_unselected(
+    written: &Written,
+    ground: &Ground,
+    budget: &Budget,
+    found: &mut Vec<Problem>,
+) -> Result<(), Exhausted> {
+    let known = Known::of(ground.identities().map(|(_, labels)| labels));
+    for (_, rule) in written.policy.tiers() {
+        for (side, selector) in [("from", &rule.from), ("to", &rule.to)] {
+            if ground.select_within(selector, budget)?.is_empty() {
+                budget.spend(known.size())?;
+                let mend =
+                    known.mend(selector).unwrap_or_else(|| "nothing like it runs now".into());
+                let text = format!(
+                    "rule `{}`: `{side}` ({selector}) matches no workload: {mend}",
+                    rule.name
+                );
+                found.extend(problem(written, &rule.name, text));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Finds rules that allow what a guardrail denies, between workloads that there are.
+fn find_violations(
+    written: &Written,
+    ground: &Ground,
+    budget: &Budget,
+    found: &mut Vec<Problem>,
+) -> Result<(), Exhausted> {
+    let Policy { rules, guardrails, .. } = &written.policy;
+    let sides = |rule: &Rule| -> Result<[BTreeSet<_>; 2], Exhausted> {
+        let select = |selector| Ok(ground.select_within(selector, budget)?.into_iter().collect());
+        Ok([select(&rule.from)?, select(&rule.to)?])
+    };
+    let mut denying = Vec::new();
+    for rule in guardrails.iter().filter(|rule| rule.action() == Action::Deny) {
+        denying.push((rule, sides(rule)?));
+    }
+    for rule in rules.iter().filter(|rule| rule.action() == Action::Allow) {
+        let [from, to] = sides(rule)?;
+        for (guardrail, [denied_from, denied_to]) in &denying {
+            budget.spend(steps(rule.allow.len() * guardrail.deny.len()))?;
+            if !rule
+                .allow
+                .iter()
+                .any(|port| guardrail.deny.iter().any(|denied| meet(*port, *denied)))
+            {
+                continue;
+            }
+            budget
+                .spend(steps(from.len().min(denied_from.len()) + to.len().min(denied_to.len())))?;
+            let pair = from.intersection(denied_from).next().zip(to.intersection(denied_to).next());
+            let Some((a, b)) = pair.and_then(|(a, b)| ground.labels(*a).zip(ground.labels(*b)))
+            else {
+                continue;
+            };
+            let text = format!(
+                "rule `{}` allows what guardrail `{}` denies, for instance from {a} to {b}: the guardrail decides",
+                rule.name, guardrail.name
+            );
+            found.extend(problem(written, &rule.name, text));
+        }
+    }
+    Ok(())
+}
+
+fn problem(written: &Written, name: &str, text: String) -> Option<Problem> {
+    written.named.get(name).map(|place| Problem { place: place.clone(), text })
+}
+
+/// The smaller decides first.
+fn rank((tier, rule): (Tier, &Rule)) -> u8 {
+    let tier = match tier {
+        Tier::Guardrail => 0,
+        Tier::Rule => 2,
+        Tier::LetIn | Tier::LetInByAdmin | Tier::Forensics { .. } => 4,
+    };
+    tier + u8::from(rule.action() == Action::Allow)
+}
+
+/// Whether a rule speaks of everything that another speaks of.
+fn covers(outer: &Rule, inner: &Rule, budget: &Budget) -> Result<bool, Exhausted> {
+    if outer.observe != inner.observe
+        || !implies(&inner.from, &outer.from)
+        || !implies(&inner.to, &outer.to)
+    {
+        return Ok(false);
+    }
+    budget.spend(steps(outer.ports().len() * inner.ports().len()))?;
+    let covered = |spec: &PortSpec| outer.ports().iter().any(|own| holds(*own, *spec));
+    Ok(inner.ports().iter().all(covered))
+}
+
+fn holds(outer: PortSpec, inner: PortSpec) -> bool {
+    outer.protocol.is_none_or(|protocol| inner.protocol == Some(protocol))
+        && outer.ports.first <= inner.ports.first
+        && inner.ports.last <= outer.ports.last
+}
+
+fn meet(a: PortSpec, b: PortSpec) -> bool {
+    let protocols = a.protocol.is_none() || b.protocol.is_none() || a.protocol == b.protocol;
+    protocols && a.ports.first <= b.ports.last && b.ports.first <= a.ports.last
+}
+
+/// Whether everything that `inner` selects is selected by `outer`.
+fn implies(inner: &Selector, outer: &Selector) -> bool {
+    outer
+        .requirements()
+        .all(|(key, wanted)| inner.get(key).is_some_and(|known| narrower(known, wanted)))
+}
+
+fn narrower(known: &Requirement, wanted: &Requirement) -> bool {
+    let within = |a: &[String], b: &[String]| a.iter().all(|value| b.contains(value));
+    match (known, wanted) {
+        (Requirement::In(a), Requirement::In(b)) => within(a, b),
+        (Requirement::In(a), Requirement::Not(b)) => !a.iter().any(|value| b.contains(value)),
+        (Requirement::In(_) | Requirement::Exists, Requirement::Exists) => true,
+        (Requirement::Not(a), Requirement::Not(b)) => within(b, a),
+        (Requirement::Missing, Requirement::Missing | Requirement::Not(_)) => true,
+        _ => false,
+    }
+}
+
+/// The labels that there are.
+struct Known<'a>(BTreeMap<&'a str, BTreeSet<&'a str>>);
+
+impl<'a> Known<'a> {
+    fn of(all: impl Iterator<Item = &'a Labels>) -> Self {
+        let mut known: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (key, value) in all.flat_map(Labels::iter) {
+            known.entry(key.as_str()).or_default().insert(value);
+        }
+        Self(known)
+    }
+
+    /// How many words there are.
+    fn size(&self) -> u64 {
+        1 + self.0.values().map(BTreeSet::len).sum::<usize>() as u64
+    }
+
+    /// Which word of a selector nobody has, and which is meant.
+    fn mend(&self, selector: &Selector) -> Option<String> {
+        selector.requirements().find_map(|(key, requirement)| {
+            let meant =
+                |mend: Option<String>| mend.map(|mend| format!("; {mend}")).unwrap_or_default();
+            let Some(values) = self.0.get(key.as_str()) else {
+                let needed = matches!(requirement, Requirement::In(_) | Requirement::Exists);
+                let mend = did_you_mean(key.as_str(), self.0.keys().copied());
+                return needed.then(|| format!("unknown label key `{key}`{}", meant(mend)));
+            };
+            let Requirement::In(wanted) = requirement else { return None };
+            let unknown = wanted.iter().find(|value| !values.contains(value.as_str()))?;
+            Some(format!(
+                "no workload has {key}={unknown}{}",
+                meant(did_you_mean(unknown, values.iter().copied()))
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::read;
+    use meshward_types::{IdentityId, api::PolicyFile};
+    use std::sync::Arc;
+
+    fn written(rules: &str) -> Written {
+        let text = format!("network: shop\n{rules}");
+        read(&[PolicyFile { name: "shop.yaml".into(), text }]).unwrap().remove(0)
+    }
+
+    fn said(problems: &[Problem]) -> String {
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn rules_that_do_nothing_are_named() {
+        let policy = written(
+            "rules:
+  - { name: wide, from: { app: { in: [web, shop] } }, to: {}, allow: [tcp] }
+  - { name: narrow, from: { app: web }, to: { app: api }, allow: [tcp/80] }
+  - { name: other, from: { app: web }, to: { app: api }, allow: [udp/80] }
+  - { name: dead, from: { env: dev, app: web }, to: { env: prod }, allow: [any] }
+guardrails:
+  - { name: wall, from: { env: dev }, to: { env: prod }, deny: [any] }
+",
+        );
+        let said = said(&review(&policy));
+        assert_eq!(said.lines().count(), 2, "{said}");
+        assert!(
+            said.contains("shop.yaml:4:13: rule `narrow` does nothing that `wide` does not do"),
+            "{said}"
+        );
+        assert!(
+            said.contains("rule `dead` never has a say: `wall` decides all of it the other way"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn timeouts_that_are_shorter_than_rfcs_ask_for_are_named() {
+        let said = said(&review(&written(
+            "timeouts: { udp: 10s, tcp_established: 24h, icmp: 30s }\nrules: []",
+        )));
+        assert!(said.contains("shop.yaml:2:") && said.contains("`udp: 10s`"), "{said}");
+        assert!(said.contains("RFC 4787 asks for, 2m") && said.contains("`icmp: 30s`"), "{said}");
+        assert_eq!(said.lines().count(), 2, "{said}");
+    }
+
+    #[test]
+    fn of_two_that_are_alike_one_is_too_much() {
+        let rule = |name: &str| {
+            format!("  - {{ name: {name}, from: {{ app: web }}, to: {{}}, allow: [tcp/80] }}\n")
+        };
+        let policy = written(&format!("rules:\n{}{}", rule("a"), rule("b")));
+        let said = said(&review(&policy));
+        assert!(
+            said.contains("rule `b` does nothing that `a`") && said.lines().count() == 1,
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn selectors_that_match_nothing_are_mended() {
+        let policy = written(
+            "rules:
+  - { name: a, from: { ap: web }, to: { app: api }, allow: [tcp/80] }
+  - { name: b, from: { app: wep }, to: { app: api, env: dev }, allow: [tcp/80] }
+guardrails:
+  - { name: wall, from: { app: web }, to: { env: prod }, deny: [tcp/1-100] }
+",
+        );
+        let mut links = crate::links::Links::new(Arc::new(policy.policy.clone()));
+        for (id, labels) in ["app=web,env=prod", "app=api,env=prod"].into_iter().enumerate() {
+            links.insert(IdentityId(id as u32), labels.parse().unwrap(), Arc::new([]));
+        }
+        let said = said(&review_live(&policy, links.ground()));
+        assert!(said.contains("unknown label key `ap`; did you mean `app`?"), "{said}");
+        assert!(said.contains("no workload has app=wep; did you mean `web`?"), "{said}");
+        assert!(said.contains("no workload has env=dev"), "{said}");
+        assert_eq!(said.lines().count(), 3, "{said}");
+        let policy = written(
+            "rules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]
+guardrails: [{ name: wall, from: {}, to: { env: prod }, deny: [tcp/1-100] }]",
+        );
+        let found = review_live(&policy, links.ground());
+        assert!(found[0].text.contains("allows what guardrail `wall` denies"), "{}", found[0]);
+    }
+}

@@ -1,0 +1,133 @@
+//! Who is selected, without asking everyone: selectors and labels meet under a label that the
+//! selector requires.
+
+use crate::budget::{Budget, Exhausted};
+use meshward_types::{LabelKey, Labels, Selector, selector::Requirement};
+use std::collections::{BTreeSet, HashMap};
+
+/// Selectors, each under a number, found by the labels that they select.
+#[derive(Debug, Clone)]
+pub(crate) struct Selecting<T> {
+    by_value: HashMap<LabelKey, HashMap<String, Vec<(T, Selector)>>>,
+    by_key: HashMap<LabelKey, Vec<(T, Selector)>>,
+    /// Those that require no label to be there.
+    always: Vec<(T, Selector)>,
+}
+
+impl<T> Default for Selecting<T> {
+    fn default() -> Self {
+        Self { by_value: HashMap::new(), by_key: HashMap::new(), always: Vec::new() }
+    }
+}
+
+/// The requirement under which a selector is kept: the one with the fewest values.
+fn anchor(selector: &Selector) -> Option<(&LabelKey, &Requirement)> {
+    let weight = |(_, requirement): &(&LabelKey, &Requirement)| match requirement {
+        Requirement::In(values) => values.len(),
+        _ => usize::MAX,
+    };
+    let present = |(_, requirement): &(_, &Requirement)| {
+        matches!(requirement, Requirement::In(_) | Requirement::Exists)
+    };
+    selector.requirements().filter(present).min_by_key(weight)
+}
+
+impl<T: Copy + Ord> Selecting<T> {
+    pub fn insert(&mut self, id: T, selector: &Selector) {
+        self.places(selector, |place| place.push((id, selector.clone())));
+    }
+
+    pub fn remove(&mut self, id: T, selector: &Selector) {
+        self.places(selector, |place| place.retain(|(own, _)| *own != id));
+    }
+
+    fn places(&mut self, selector: &Selector, mut visit: impl FnMut(&mut Vec<(T, Selector)>)) {
+        match anchor(selector) {
+            Some((key, Requirement::In(values))) => {
+                let values: BTreeSet<&String> = values.iter().collect();
+                let by_value = self.by_value.entry(key.clone()).or_default();
+                values
+                    .into_iter()
+                    .for_each(|value| visit(by_value.entry(value.clone()).or_default()));
+            }
+            Some((key, _)) => visit(self.by_key.entry(key.clone()).or_default()),
+            None => visit(&mut self.always),
+        }
+    }
+
+    /// The numbers of the selectors that select these labels, in ascending order.
+    pub fn select(&self, labels: &Labels) -> Vec<T> {
+        // Without a bound, nothing is too much.
+        self.select_within(labels, &Budget::unlimited()).unwrap_or_default()
+    }
+
+    /// The same, within a budget.
+    pub fn select_within(&self, labels: &Labels, budget: &Budget) -> Result<Vec<T>, Exhausted> {
+        let by_label = labels.iter().flat_map(|(key, value)| {
+            let by_value = self.by_value.get(key).and_then(|values| values.get(value));
+            by_value.into_iter().chain(self.by_key.get(key)).flatten()
+        });
+        let mut selected = Vec::new();
+        for (id, selector) in by_label.chain(&self.always) {
+            budget.spend(selector.weight())?;
+            if selector.matches(labels) {
+                selected.push(*id);
+            }
+        }
+        selected.sort_unstable();
+        Ok(selected)
+    }
+}
+
+/// Label sets, each under a number, found by the selectors that select them.
+#[derive(Debug, Clone)]
+pub(crate) struct Selected<T>(HashMap<LabelKey, HashMap<String, BTreeSet<T>>>);
+
+impl<T> Default for Selected<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Copy + Ord> Selected<T> {
+    pub fn insert(&mut self, id: T, labels: &Labels) {
+        for (key, value) in labels.iter() {
+            self.0.entry(key.clone()).or_default().entry(value.to_owned()).or_default().insert(id);
+        }
+    }
+
+    pub fn remove(&mut self, id: T, labels: &Labels) {
+        for (key, value) in labels.iter() {
+            if let Some(values) = self.0.get_mut(key)
+                && let Some(ids) = values.get_mut(value)
+            {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    values.remove(value);
+                }
+                if values.is_empty() {
+                    self.0.remove(key);
+                }
+            }
+        }
+    }
+
+    /// Numbers among which are all that a selector selects. `all`: every number that there is.
+    pub fn candidates<'a>(&self, selector: &Selector, all: impl Iterator<Item = &'a T>) -> Vec<T>
+    where
+        T: 'a,
+    {
+        let under = |key: &LabelKey| self.0.get(key);
+        match anchor(selector) {
+            Some((key, Requirement::In(values))) => {
+                let values: BTreeSet<&String> = values.iter().collect();
+                let sets = values.into_iter().filter_map(|value| under(key)?.get(value));
+                sets.flatten().copied().collect()
+            }
+            Some((key, _)) => {
+                under(key).into_iter().flat_map(HashMap::values).flatten().copied().collect()
+            }
+            None => all.copied().collect(),
+        }
+    }
+}

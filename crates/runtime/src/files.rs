@@ -1,0 +1,233 @@
+//! Files of state: each is there whole or not at all, and survives a loss of power. One that cannot
+//! be read is set aside, so that whoever needs it starts without it.
+
+use std::{
+    ffi::OsString,
+    fmt::Display,
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+use time::{OffsetDateTime, macros::format_description};
+use tracing::error;
+
+/// What the name of a file ends with while it is written.
+const PARTIAL: &str = ".new";
+/// What stands between a file's name and the time at which it was set aside.
+const DAMAGED: &str = ".damaged-";
+/// How many damaged versions of one file are kept; the oldest go.
+const MOST_DAMAGED: usize = 3;
+
+/// Writes a file, whole or not at all. When this returns, it survives a loss of power.
+///
+/// # Errors
+/// What the kernel says; then the file is what it was, and no room is taken by what was begun.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let partial = with_ending(path, PARTIAL);
+    for place in [path, &partial] {
+        if fs::symlink_metadata(place).is_ok_and(|found| found.is_dir()) {
+            set_aside(place, &"a folder stands where a file belongs");
+        }
+    }
+    let written = write_through(path, &partial, bytes, mode);
+    if written.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
+fn write_through(path: &Path, partial: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    // One that was left behind may be readable for more than this one is to be.
+    remove_if_there(partial)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(partial)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(partial, path)?;
+    sync_folder(path)
+}
+
+/// Reads a file; `None` if it is not there.
+///
+/// # Errors
+/// What the kernel says, and [`ErrorKind::InvalidData`] if it is no file.
+pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    // Asked first: to open a pipe would wait for who writes to it.
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            Err(io::Error::new(ErrorKind::InvalidData, "it is no regular file"))
+        }
+        Ok(_) => fs::read(path).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a file, if it is there. When this returns, that survives a loss of power.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match remove_if_there(path)? {
+        true => sync_folder(path),
+        false => Ok(()),
+    }
+}
+
+/// Removes a file or a folder, and what was set aside of it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove_with_damaged(path: &Path) -> io::Result<()> {
+    for place in damaged(path).into_iter().chain([path.to_owned()]) {
+        let gone = match fs::symlink_metadata(&place).is_ok_and(|found| found.is_dir()) {
+            true => fs::remove_dir_all(&place),
+            false => fs::remove_file(&place),
+        };
+        if let Err(error) = gone
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+    }
+    match path.parent().is_some_and(Path::exists) {
+        true => sync_folder(path),
+        false => Ok(()),
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Renames a file that cannot be used to `NAME.damaged-TIME` beside it, and says so. Whoever needs
+/// it goes on as if it were not there. If it cannot be renamed, it stays, and is not used either.
+pub fn set_aside(path: &Path, why: &dyn Display) {
+    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
+    let time = OffsetDateTime::now_utc().format(&format).unwrap_or_default();
+    let mut aside = with_ending(path, &format!("{DAMAGED}{time}"));
+    for number in 2.. {
+        if fs::symlink_metadata(&aside).is_err() {
+            break;
+        }
+        aside = with_ending(path, &format!("{DAMAGED}{time}-{number}"));
+    }
+    let (shown, beside) = (path.display(), aside.display());
+    match fs::rename(path, &aside) {
+        Ok(()) => {
+            error!("{shown} is damaged ({why}): it was set aside as {beside}, and is made anew")
+        }
+        Err(error) => {
+            error!("{shown} is damaged ({why}), and cannot be renamed ({error}): it is not used")
+        }
+    }
+    forget_oldest_damaged(path);
+}
+
+fn forget_oldest_damaged(path: &Path) {
+    let all = damaged(path);
+    let too_many = all.len().saturating_sub(MOST_DAMAGED);
+    for old in &all[..too_many] {
+        let _ = fs::remove_file(old).or_else(|_| fs::remove_dir_all(old));
+    }
+}
+
+/// What was set aside of a file, the oldest first.
+fn damaged(path: &Path) -> Vec<PathBuf> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return vec![] };
+    let mut start = name.to_os_string();
+    start.push(DAMAGED);
+    let Ok(entries) = fs::read_dir(folder) else { return vec![] };
+    let is_one = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        name.starts_with(start.as_encoded_bytes())
+    };
+    let mut all: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(is_one).collect();
+    all.sort();
+    all
+}
+
+/// Removes what was being written in a folder when the machine or the process ended: it may be half
+/// of a key.
+pub fn remove_partial(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default();
+        if name.as_encoded_bytes().ends_with(PARTIAL.as_bytes()) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => File::open(".")?.sync_all(),
+    }
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut whole: OsString = path.as_os_str().to_owned();
+    whole.push(ending);
+    whole.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        let mut all: Vec<String> = fs::read_dir(folder).unwrap().flatten().map(name).collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_file_is_written_whole_for_its_owner_and_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        fs::write(folder.path().join("key.new"), b"of before").unwrap();
+        fs::set_permissions(folder.path().join("key.new"), Permissions::from_mode(0o644)).unwrap();
+        write(&path, b"secret", 0o600).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap(), b"secret");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(names(folder.path()), ["key"]);
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert_eq!(read(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read_and_gives_way_to_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, inner) = (folder.path().join("pipe"), folder.path().join("inner"));
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        fs::create_dir(&inner).unwrap();
+        fs::write(inner.join("x"), b"x").unwrap();
+        for path in [&pipe, &inner] {
+            assert_eq!(read(path).unwrap_err().kind(), ErrorKind::InvalidData);
+            write(path, b"whole", 0o600).unwrap();
+            assert_eq!(read(path).unwrap().unwrap(), b"whole");
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_kept_beside_but_not_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("view");
+        for round in 0..6 {
+            fs::write(&path, [round]).unwrap();
+            set_aside(&path, &"a test");
+            assert!(!path.exists());
+        }
+        assert_eq!(names(folder.path()).len(), MOST_DAMAGED);
+        assert!(names(folder.path()).iter().all(|name| name.starts_with("view.damaged-")));
+    }
+}

@@ -1,0 +1,120 @@
+//! What both daemons share: configuration, logging, certificates on QUIC and TLS, framed messages,
+//! metrics, and the end by signal.
+#![forbid(unsafe_code)]
+
+pub mod body;
+pub mod config;
+pub mod descriptors;
+pub mod dial;
+pub mod files;
+pub mod frames;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+pub mod http;
+pub mod join;
+pub mod member;
+pub mod metrics;
+pub mod places;
+pub mod problem;
+pub mod sources;
+pub mod tls;
+pub mod tunnel;
+pub mod write_behind;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// A session in which nothing is heard for this long has ended.
+pub const SESSION_IDLE: std::time::Duration = std::time::Duration::from_secs(9);
+
+/// Random bytes of the operating system.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // ring reads getrandom(2), which does not fail once the kernel is up.
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .expect("the kernel gives random bytes");
+    bytes
+}
+
+/// How seldom the other side of a QUIC connection is to acknowledge: relayed packets come by the
+/// ten thousand, and each acknowledgement is a packet, too (draft-ietf-quic-ack-frequency).
+pub fn seldom_acknowledged() -> quinn::AckFrequencyConfig {
+    let mut config = quinn::AckFrequencyConfig::default();
+    config.ack_eliciting_threshold(32u32.into());
+    config
+}
+
+/// In what form a daemon logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// An object of JSON a line, for programs.
+    Json,
+}
+
+/// Logs to stderr: colours on a terminal only, unless `NO_COLOR` is set (no-color.org); what
+/// `RUST_LOG` selects (`info` if it is not set, or is not understood, which is said).
+pub fn init_logging(format: LogFormat) {
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|wanted| !wanted.is_empty());
+    let (filter, mistake) = match wanted.as_deref().map(EnvFilter::try_new) {
+        None => (EnvFilter::new("info"), None),
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (EnvFilter::new("info"), Some(error)),
+    };
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal && !plain)
+        // There is nowhere to say that nobody reads standard error any more.
+        .log_internal_errors(false)
+        .with_target(false);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    if let Some(error) = mistake {
+        tracing::warn!(
+            "RUST_LOG is not understood ({error}); write such as info or meshward_node=debug,info"
+        );
+    }
+}
+
+/// Prints a line on standard output, unless nobody reads it.
+pub fn say(text: impl std::fmt::Display) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{text}\n"));
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the signals cannot be watched.
+pub async fn ended() -> std::io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// A mistake of the user's: the process ends with exit code 2 instead of 1.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Mistake(pub String);
+
+/// Prints an error as one sentence on stderr and gives the exit code: 2 for a user's mistake, 3 if
+/// this was removed from its mesh, 1 for a failure of ours.
+pub fn report(program: &str, error: &anyhow::Error) -> std::process::ExitCode {
+    // If nobody reads standard error, the exit code says it.
+    let _ =
+        std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{program}: {error:#}\n"));
+    match error {
+        error if error.is::<member::Removed>() => member::REMOVED.into(),
+        error if error.is::<Mistake>() => 2.into(),
+        _ => 1.into(),
+    }
+}

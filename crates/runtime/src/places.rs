@@ -1,0 +1,255 @@
+//! Places for TCP connections: a budget of descriptors, shared out so that strangers take none of
+//! those that members and operators have, and no stranger takes those of another.
+
+use crate::sources::{KnownSources, OpenLimit, blocks};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tokio::sync::Notify;
+
+/// The places of a listener.
+#[derive(Debug)]
+pub struct Places {
+    strangers: OpenLimit,
+    /// Places of those who have authenticated.
+    trusted: usize,
+    /// Where they came from before.
+    known: Arc<KnownSources>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Those of strangers, by age.
+    strangers: BTreeMap<u64, Arc<State>>,
+    /// How many strangers' connections there are by address and by prefix.
+    counts: HashMap<(IpAddr, bool), usize>,
+    /// How many trusted ones there are, by who has them.
+    trusted: HashMap<String, usize>,
+    trusted_total: usize,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    number: u64,
+    source: IpAddr,
+    /// Whether it came from where somebody had authenticated: then strangers do not drive it out.
+    known: bool,
+    is_evicted: AtomicBool,
+    evicted: Notify,
+}
+
+impl Places {
+    /// As many for strangers as `strangers` says, and `trusted` for others.
+    pub fn new(strangers: OpenLimit, trusted: usize, known: Arc<KnownSources>) -> Arc<Self> {
+        Arc::new(Self { strangers, trusted, known, table: Mutex::default() })
+    }
+
+    /// Takes a place for a connection. Where there is none left, the oldest connection gives way of
+    /// whoever has too many: the address, the prefix, or all strangers. `None`: nothing gives way,
+    /// and the connection is to be closed.
+    pub fn take(self: &Arc<Self>, source: IpAddr) -> Option<Arc<Place>> {
+        let known = source.to_canonical().is_loopback() || self.known.contains(source);
+        let mut table = self.table.lock();
+        if !self.make_room(&mut table, source, known) {
+            return None;
+        }
+        let number = table.next;
+        table.next += 1;
+        let state = Arc::new(State {
+            number,
+            source,
+            known,
+            is_evicted: AtomicBool::new(false),
+            evicted: Notify::new(),
+        });
+        table.strangers.insert(number, state.clone());
+        for key in keys(source) {
+            *table.counts.entry(key).or_default() += 1;
+        }
+        Some(Arc::new(Place { of: self.clone(), state, owner: Mutex::new(None) }))
+    }
+
+    fn make_room(&self, table: &mut Table, source: IpAddr, known: bool) -> bool {
+        let [address, prefix] = keys(source);
+        let count = |table: &Table, key| table.counts.get(&key).copied().unwrap_or(0);
+        let is_of = |own: (IpAddr, bool)| move |state: &State| keys(state.source).contains(&own);
+        let room = if source.to_canonical().is_loopback() {
+            self.strangers.total
+        } else {
+            self.strangers.per_address
+        };
+        if count(table, address) >= room {
+            return table.evict(is_of(address));
+        }
+        if !known && count(table, prefix) >= self.strangers.per_prefix {
+            return table.evict(|state| !state.known && is_of(prefix)(state));
+        }
+        // Half as many again are there for who is known.
+        let most = self.strangers.total + if known { self.strangers.total / 2 } else { 0 };
+        if table.strangers.len() >= most {
+            return table.evict(|state| !state.known) || (known && table.evict(|_| true));
+        }
+        true
+    }
+
+    /// How many connections there are: of strangers, and of those who have authenticated.
+    pub fn count(&self) -> (usize, usize) {
+        let table = self.table.lock();
+        (table.strangers.len(), table.trusted_total)
+    }
+}
+
+impl Table {
+    /// Drives the oldest out to which this applies.
+    fn evict(&mut self, applies: impl Fn(&State) -> bool) -> bool {
+        let Some(oldest) = self.strangers.values().find(|state| applies(state)).cloned() else {
+            return false;
+        };
+        self.forget(&oldest);
+        oldest.is_evicted.store(true, Ordering::Release);
+        oldest.evicted.notify_waiters();
+        oldest.evicted.notify_one();
+        true
+    }
+
+    fn forget(&mut self, state: &State) {
+        if self.strangers.remove(&state.number).is_none() {
+            return;
+        }
+        for key in keys(state.source) {
+            if let Some(count) = self.counts.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+fn keys(source: IpAddr) -> [(IpAddr, bool); 2] {
+    let [address, prefix] = blocks(source);
+    [(address, false), (prefix, true)]
+}
+
+/// The place of one connection. It is free again when this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    of: Arc<Places>,
+    state: Arc<State>,
+    /// Who has authenticated on the connection.
+    owner: Mutex<Option<String>>,
+}
+
+impl Place {
+    /// Notes that somebody has authenticated on the connection: strangers do not drive it out any
+    /// more. Nobody gets more than a quarter of the places for that; who has them stays a stranger.
+    pub fn trust(&self, who: &str) {
+        let mut owner = self.owner.lock();
+        self.of.known.note(self.state.source);
+        if owner.is_some() || self.state.is_evicted.load(Ordering::Acquire) {
+            return;
+        }
+        let mut table = self.of.table.lock();
+        let own = table.trusted.get(who).copied().unwrap_or(0);
+        if table.trusted_total >= self.of.trusted || own >= (self.of.trusted / 4).max(1) {
+            return;
+        }
+        table.forget(&self.state);
+        table.trusted_total += 1;
+        *table.trusted.entry(who.to_owned()).or_default() += 1;
+        *owner = Some(who.to_owned());
+    }
+
+    /// Whether somebody has authenticated on the connection.
+    pub fn is_trusted(&self) -> bool {
+        self.owner.lock().is_some()
+    }
+
+    /// Waits until the connection has to give way to another.
+    pub async fn evicted(&self) {
+        while !self.state.is_evicted.load(Ordering::Acquire) {
+            self.state.evicted.notified().await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self.of.table.lock();
+        table.forget(&self.state);
+        let Some(owner) = self.owner.get_mut().take() else { return };
+        table.trusted_total -= 1;
+        if let Some(count) = table.trusted.get_mut(&owner) {
+            *count -= 1;
+            if *count == 0 {
+                table.trusted.remove(&owner);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places() -> Arc<Places> {
+        let strangers = OpenLimit { per_address: 2, per_prefix: 3, total: 4 };
+        Places::new(strangers, 4, Arc::new(KnownSources::new(10)))
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn is_evicted(place: &Place) -> bool {
+        place.state.is_evicted.load(Ordering::Acquire)
+    }
+
+    #[test]
+    fn who_has_too_many_loses_its_own_oldest() {
+        let places = places();
+        let first: Vec<_> = (0..3).map(|_| places.take(ip("192.0.2.1")).unwrap()).collect();
+        assert!(is_evicted(&first[0]) && !is_evicted(&first[1]));
+        let second = places.take(ip("192.0.2.2")).unwrap();
+        let third = places.take(ip("192.0.2.3")).unwrap();
+        assert!(is_evicted(&first[1]), "of the prefix the oldest");
+        let other = places.take(ip("198.51.100.1")).unwrap();
+        let more = places.take(ip("203.0.113.1")).unwrap();
+        assert!(
+            is_evicted(&first[2])
+                && [&second, &third, &other, &more].iter().all(|place| !is_evicted(place))
+        );
+        drop((first, second, third, other, more));
+        assert_eq!((places.count(), places.table.lock().counts.len()), ((0, 0), 0));
+    }
+
+    #[test]
+    fn strangers_drive_out_nobody_who_has_authenticated() {
+        let places = places();
+        let member = places.take(ip("192.0.2.1")).unwrap();
+        member.trust("node:a");
+        let before = places.take(ip("192.0.2.1")).unwrap();
+        let strangers: Vec<_> =
+            (0..50).map(|at| places.take(ip(&format!("10.{at}.0.1"))).unwrap()).collect();
+        assert!(
+            !is_evicted(&member) && !is_evicted(&before),
+            "nor who comes from where a member did"
+        );
+        assert!(strangers[..46].iter().all(|place| is_evicted(place)));
+        assert_eq!(places.count().1, 1);
+        let greedy: Vec<_> = strangers[47..].iter().map(|place| place.trust("user:b")).collect();
+        assert_eq!((greedy.len(), places.count().1), (3, 2), "one credential gets a quarter");
+        drop(strangers);
+        drop(member);
+        assert_eq!(places.count(), (1, 0));
+    }
+}

@@ -1,0 +1,363 @@
+//! Limits by where something comes from: how much of it is open at a time, and how often it may
+//! come.
+//!
+//! A source is counted twice: as an address (IPv4 /32; IPv6 /64, which one host has for itself) and
+//! as a prefix (IPv4 /24; IPv6 /48, which one site has), so that nobody gets further by having many
+//! addresses. All tables are bounded.
+
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// The blocks that a source is counted in: its address and its prefix.
+pub fn blocks(source: IpAddr) -> [IpAddr; 2] {
+    match source.to_canonical() {
+        IpAddr::V4(address) => {
+            let prefix = Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << 8));
+            [address.into(), prefix.into()]
+        }
+        IpAddr::V6(address) => {
+            let cut = |length: u32| {
+                IpAddr::from(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - length))))
+            };
+            [cut(64), cut(48)]
+        }
+    }
+}
+
+/// A table of bounded size in two generations: what was not used while half of the table was filled
+/// anew is forgotten.
+#[derive(Debug)]
+struct Generations<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+    /// Entries of one generation.
+    most: usize,
+}
+
+impl<K: Hash + Eq, V> Generations<K, V> {
+    fn new(most: usize) -> Self {
+        Self { young: HashMap::new(), old: HashMap::new(), most: (most / 2).max(1) }
+    }
+
+    fn entry(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
+        if !self.young.contains_key(&key) && self.young.len() >= self.most {
+            self.old = std::mem::take(&mut self.young);
+        }
+        let before = self.old.remove(&key);
+        self.young.entry(key).or_insert_with(|| before.unwrap_or_else(make))
+    }
+
+    fn contains(&self, key: &K) -> bool {
+        self.young.contains_key(key) || self.old.contains_key(key)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+}
+
+/// The addresses from which somebody has authenticated lately. Bounded: the ones that are not seen
+/// again give way.
+#[derive(Debug)]
+pub struct KnownSources(Mutex<Generations<IpAddr, ()>>);
+
+impl KnownSources {
+    /// None so far, and never more than `most`.
+    pub fn new(most: usize) -> Self {
+        Self(Mutex::new(Generations::new(most)))
+    }
+
+    /// Notes that a member or an operator came from there.
+    pub fn note(&self, source: IpAddr) {
+        self.0.lock().entry(blocks(source)[0], || ());
+    }
+
+    /// Whether somebody did.
+    pub fn contains(&self, source: IpAddr) -> bool {
+        self.0.lock().contains(&blocks(source)[0])
+    }
+}
+
+/// How much may be open at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenLimit {
+    /// From one address.
+    pub per_address: usize,
+    /// From one prefix.
+    pub per_prefix: usize,
+    /// From all together.
+    pub total: usize,
+}
+
+/// Counts what is open by its sources. What is on loopback counts only in the total.
+#[derive(Debug)]
+pub struct OpenBySource {
+    limit: OpenLimit,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    /// By address and by prefix; the second of a key tells which.
+    counts: HashMap<(IpAddr, bool), usize>,
+    total: usize,
+}
+
+impl OpenBySource {
+    /// Nothing is open.
+    pub fn new(limit: OpenLimit) -> Arc<Self> {
+        Arc::new(Self { limit, open: Mutex::default() })
+    }
+
+    /// Opens one more; `None` if that were too much.
+    pub fn open(self: &Arc<Self>, source: IpAddr) -> Option<SourcePermit> {
+        let [address, prefix] = blocks(source);
+        let mut open = self.open.lock();
+        let count = |open: &Open, key| open.counts.get(&key).copied().unwrap_or(0);
+        let is_over = count(&open, (address, false)) >= self.limit.per_address
+            || count(&open, (prefix, true)) >= self.limit.per_prefix;
+        if open.total >= self.limit.total || (is_over && !address.is_loopback()) {
+            return None;
+        }
+        open.total += 1;
+        *open.counts.entry((address, false)).or_default() += 1;
+        *open.counts.entry((prefix, true)).or_default() += 1;
+        Some(SourcePermit { of: self.clone(), source })
+    }
+
+    /// How many are open.
+    pub fn total(&self) -> usize {
+        self.open.lock().total
+    }
+}
+
+/// One that is open. It is closed when this is dropped.
+#[derive(Debug)]
+pub struct SourcePermit {
+    of: Arc<OpenBySource>,
+    source: IpAddr,
+}
+
+impl Drop for SourcePermit {
+    fn drop(&mut self) {
+        let [address, prefix] = blocks(self.source);
+        let mut open = self.of.open.lock();
+        open.total -= 1;
+        for key in [(address, false), (prefix, true)] {
+            if let Some(count) = open.counts.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    open.counts.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+/// How often something may happen: `burst` times at once, and `per_second` times a second for long.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    /// At once.
+    pub burst: f64,
+    /// In a second, for long.
+    pub per_second: f64,
+}
+
+/// A token bucket.
+#[derive(Debug, Clone, Copy)]
+pub struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    /// A full one.
+    pub fn full(rate: Rate, now: Instant) -> Self {
+        Self { tokens: rate.burst, at: now }
+    }
+
+    fn refill(&mut self, rate: Rate, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.tokens = (self.tokens + passed * rate.per_second).min(rate.burst);
+        self.at = self.at.max(now);
+    }
+
+    /// Takes `count` tokens, if there are as many.
+    pub fn take(&mut self, rate: Rate, count: f64, now: Instant) -> bool {
+        self.refill(rate, now);
+        let enough = self.tokens >= count;
+        if enough {
+            self.tokens -= count;
+        }
+        enough
+    }
+
+    /// Takes `count` tokens, whether or not there are as many, and gives the time after which the
+    /// debt is paid.
+    pub fn owe(&mut self, rate: Rate, count: f64, now: Instant) -> Duration {
+        self.refill(rate, now);
+        self.tokens -= count;
+        Duration::from_secs_f64((-self.tokens / rate.per_second).clamp(0.0, 3600.0))
+    }
+
+    fn has(&mut self, rate: Rate, now: Instant) -> bool {
+        self.refill(rate, now);
+        self.tokens >= 1.0
+    }
+}
+
+/// Limits how often something comes from a source. A prefix may do eight times what one address
+/// may.
+#[derive(Debug)]
+pub struct RateBySource {
+    rate: Rate,
+    buckets: Mutex<Generations<(IpAddr, bool), Bucket>>,
+}
+
+/// The most buckets of one limit.
+const MOST_BUCKETS: usize = 1 << 16;
+/// What a prefix may do, in addresses.
+const ADDRESSES_OF_A_PREFIX: f64 = 8.0;
+
+impl RateBySource {
+    /// A limit for each address.
+    pub fn new(rate: Rate) -> Self {
+        Self { rate, buckets: Mutex::new(Generations::new(MOST_BUCKETS)) }
+    }
+
+    fn each(&self, source: IpAddr) -> [((IpAddr, bool), Rate); 2] {
+        let [address, prefix] = blocks(source);
+        let Rate { burst, per_second } = self.rate;
+        let wide = Rate {
+            burst: burst * ADDRESSES_OF_A_PREFIX,
+            per_second: per_second * ADDRESSES_OF_A_PREFIX,
+        };
+        [((address, false), self.rate), ((prefix, true), wide)]
+    }
+
+    /// Whether it may come once more; counts it if it may.
+    pub fn take(&self, source: IpAddr, now: Instant) -> bool {
+        let mut buckets = self.buckets.lock();
+        let each = self.each(source);
+        let may = each
+            .iter()
+            .all(|(key, rate)| buckets.entry(*key, || Bucket::full(*rate, now)).has(*rate, now));
+        if may {
+            for (key, rate) in each {
+                buckets.entry(key, || Bucket::full(rate, now)).take(rate, 1.0, now);
+            }
+        }
+        may
+    }
+
+    /// Whether it may come once more, without counting it.
+    pub fn allows(&self, source: IpAddr, now: Instant) -> bool {
+        let mut buckets = self.buckets.lock();
+        self.each(source)
+            .iter()
+            .all(|(key, rate)| buckets.entry(*key, || Bucket::full(*rate, now)).has(*rate, now))
+    }
+}
+
+/// Lets a log line through once in a while, and counts those that were left out.
+#[derive(Debug)]
+pub struct Seldom {
+    every: Duration,
+    state: Mutex<(Option<Instant>, u64)>,
+}
+
+impl Seldom {
+    /// A line in so much time.
+    pub const fn every(every: Duration) -> Self {
+        Self { every, state: Mutex::new((None, 0)) }
+    }
+
+    /// How many were left out since the last line, if another is due.
+    pub fn due(&self, now: Instant) -> Option<u64> {
+        let mut state = self.state.lock();
+        let due = state.0.is_none_or(|last| now.saturating_duration_since(last) >= self.every);
+        if !due {
+            state.1 += 1;
+            return None;
+        }
+        state.0 = Some(now);
+        Some(std::mem::take(&mut state.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn neither_an_address_nor_a_prefix_nor_all_together_open_too_much() {
+        let open = OpenBySource::new(OpenLimit { per_address: 2, per_prefix: 3, total: 5 });
+        let mut held: Vec<_> =
+            ["192.0.2.1", "192.0.2.1"].map(|at| open.open(ip(at)).unwrap()).into();
+        assert!(open.open(ip("192.0.2.1")).is_none(), "the address has its share");
+        assert!(open.open(ip("::ffff:192.0.2.1")).is_none(), "written otherwise it is the same");
+        held.push(open.open(ip("192.0.2.2")).unwrap());
+        assert!(open.open(ip("192.0.2.3")).is_none(), "the prefix has its share");
+        held.push(open.open(ip("2001:db8::1")).unwrap());
+        held.push(open.open(ip("2001:db8::2:0:0:1")).unwrap());
+        assert!(open.open(ip("2001:db8::3")).is_none(), "one host's /64");
+        assert!(open.open(ip("127.0.0.1")).is_none(), "all together");
+        held.clear();
+        assert_eq!((open.total(), open.open.lock().counts.len()), (0, 0), "nothing is left behind");
+        let on_loopback: Vec<_> = (0..5).map(|_| open.open(ip("127.0.0.1")).unwrap()).collect();
+        assert_eq!(on_loopback.len(), 5);
+    }
+
+    #[test]
+    fn a_rate_is_kept_by_address_and_by_prefix() {
+        let rates = RateBySource::new(Rate { burst: 2.0, per_second: 1.0 });
+        let now = Instant::now();
+        let take = |at: &str, seconds| rates.take(ip(at), now + Duration::from_secs(seconds));
+        assert!(take("192.0.2.1", 0) && take("192.0.2.1", 0) && !take("192.0.2.1", 0));
+        assert!(take("192.0.2.1", 1) && !take("192.0.2.1", 1), "it comes back with time");
+        let others = (2..250).filter(|host| take(&format!("192.0.2.{host}"), 1)).count();
+        assert!((12..=16).contains(&others), "{others}");
+        assert!(take("198.51.100.1", 1), "other prefixes notice nothing");
+    }
+
+    #[test]
+    fn tables_of_sources_are_bounded_and_keep_who_comes_often() {
+        let rates = RateBySource::new(Rate { burst: 1.0, per_second: 0.001 });
+        let now = Instant::now();
+        assert!(rates.take(ip("192.0.2.1"), now));
+        for at in 0..200_000u32 {
+            rates.take(IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + at)), now);
+            if at % 1000 == 0 {
+                assert!(!rates.take(ip("192.0.2.1"), now), "after {at}");
+            }
+        }
+        assert!(rates.buckets.lock().len() <= MOST_BUCKETS);
+        let known = KnownSources::new(100);
+        for at in 0..1000u32 {
+            known.note(IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + at)));
+        }
+        assert!(known.0.lock().len() <= 100 && known.contains(ip("10.0.3.231")));
+    }
+
+    #[test]
+    fn lines_that_are_left_out_are_counted() {
+        let seldom = Seldom::every(Duration::from_secs(10));
+        let now = Instant::now();
+        let due = |seconds| seldom.due(now + Duration::from_secs(seconds));
+        assert_eq!(
+            [due(0), due(1), due(2), due(10), due(11), due(20)],
+            [Some(0), None, None, Some(2), None, Some(1)]
+        );
+    }
+}

@@ -1,0 +1,373 @@
+//! Certificates: what a mesh's members and their coordinator show each other.
+//!
+//! The mesh's own CA is the only root. The coordinator's certificate carries [`COORDINATOR_NAME`],
+//! which clients ask for whatever address they dial; a node's carries its SPIFFE id. Neither can
+//! stand in for the other: the names differ, and so do the extended key usages.
+
+use meshward_types::{
+    NodeName,
+    control::{CLOCK_TOLERANCE, Part},
+    token::Fingerprint,
+};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use std::{sync::Arc, time::Duration};
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
+
+/// For how long after its end a node's certificate is good for asking for a new one, and for
+/// nothing else.
+pub const RENEWAL_GRACE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Clocks of machines differ: certificates begin this much before they are signed.
+pub const SKEW: Duration = Duration::from_secs(600);
+
+/// Says how two clocks differ, a node's and the coordinator's (seconds since the epoch), if by more
+/// than is tolerated.
+pub fn clocks_apart(node: i64, coordinator: i64) -> Option<String> {
+    let apart = node.saturating_sub(coordinator);
+    (apart.unsigned_abs() > CLOCK_TOLERANCE.as_secs()).then(|| {
+        let direction = if apart > 0 { "ahead of" } else { "behind" };
+        format!(
+            "the node's clock ({}) is {} s {direction} the coordinator's ({})",
+            date(node),
+            apart.unsigned_abs(),
+            date(coordinator)
+        )
+    })
+}
+
+/// Seconds since the epoch in the form of RFC 3339.
+pub fn date(seconds: i64) -> String {
+    let date = time::OffsetDateTime::from_unix_timestamp(seconds).ok();
+    let text =
+        date.and_then(|date| date.format(&time::format_description::well_known::Rfc3339).ok());
+    text.unwrap_or_else(|| format!("{seconds} s after 1970"))
+}
+
+/// The clock of this machine, in seconds since the epoch.
+pub fn clock() -> i64 {
+    time::OffsetDateTime::now_utc().unix_timestamp()
+}
+
+/// Turns the refusal of a certificate for its time into one that says what both clocks seem to be.
+fn explain_time(error: Error, certificate: &CertificateDer<'_>, now: UnixTime) -> Error {
+    let Error::InvalidCertificate(reason) = &error else { return error };
+    let (early, late) = (
+        matches!(
+            reason,
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }
+        ),
+        matches!(reason, CertificateError::Expired | CertificateError::ExpiredContext { .. }),
+    );
+    let read = X509Certificate::from_der(certificate).ok();
+    let Some((_, read)) = read.filter(|_| early || late) else { return error };
+    let own = date(now.as_secs() as i64);
+    let validity = read.validity();
+    let (begins, ends) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    Error::General(match early {
+        true => format!(
+            "this machine's clock says {own}, and the coordinator's certificate is good from {} on: this machine's clock is behind, or the coordinator's is ahead; set it and try again",
+            date(begins)
+        ),
+        false => format!(
+            "this machine's clock says {own}, and the coordinator's certificate ended at {}: this machine's clock is ahead, or the coordinator's is behind; set it and try again",
+            date(ends)
+        ),
+    })
+}
+
+/// Takes servers with a certificate of a mesh's CA, and says what the clocks are if one is refused
+/// for its time.
+#[derive(Debug)]
+pub struct Servers(Arc<WebPkiServerVerifier>);
+
+impl Servers {
+    /// Those of the mesh with this CA.
+    ///
+    /// # Errors
+    /// If it is no CA certificate.
+    pub fn of(ca: CertificateDer<'static>) -> Result<Self, Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let inner = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider).build();
+        inner.map(Self).map_err(|error| Error::General(error.to_string()))
+    }
+}
+
+impl ServerCertVerifier for Servers {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let judged =
+            self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        judged.map_err(|error| explain_time(error, end_entity, now))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// Roots with just the mesh's CA.
+///
+/// # Errors
+/// If it is no CA certificate.
+pub fn roots(ca: CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca)?;
+    Ok(Arc::new(roots))
+}
+
+/// What a member's certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberCertificate {
+    /// The mesh's id.
+    pub mesh: String,
+    /// What it is.
+    pub part: Part,
+    /// Its name.
+    pub node: NodeName,
+    /// SHA-256 of the public key (SubjectPublicKeyInfo).
+    pub key: Fingerprint,
+    /// Seconds since the epoch at which it begins to be good.
+    pub not_before: i64,
+    /// Seconds since the epoch at which it ends.
+    pub not_after: i64,
+}
+
+/// The SPIFFE id of a member.
+pub fn spiffe_id(mesh: &str, part: Part, name: &NodeName) -> String {
+    format!("spiffe://{mesh}.meshward/{part}/{name}")
+}
+
+impl MemberCertificate {
+    /// For how long a certificate that came just now is kept before it is renewed: two thirds of
+    /// its life, whatever this machine's clock says.
+    pub fn renewal_after(&self) -> Duration {
+        let life = (self.not_after - self.not_before - SKEW.as_secs() as i64).max(3) as u64;
+        Duration::from_secs(life * 2 / 3)
+    }
+
+    /// The seconds from `now` (since the epoch) until it should be renewed: at two thirds of its
+    /// life.
+    pub fn renewal_in(&self, now: i64) -> Duration {
+        let life = (self.not_after - self.not_before - SKEW.as_secs() as i64).max(3);
+        Duration::from_secs((self.not_after - life / 3 - now).max(1) as u64)
+    }
+
+    /// Reads a certificate; `None` if it is no member's.
+    pub fn read(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let names = certificate.subject_alternative_name().ok()??;
+        let uri = names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
+            _ => None,
+        })?;
+        let (mesh, path) = uri.split_once(".meshward/")?;
+        let (part, node) = match path.split_once('/')? {
+            ("node", name) => (Part::Node, name),
+            ("relay", name) => (Part::Relay, name),
+            _ => return None,
+        };
+        Some(Self {
+            mesh: mesh.to_owned(),
+            part,
+            node: node.parse().ok()?,
+            key: Fingerprint::of(certificate.public_key().raw),
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+        })
+    }
+}
+
+/// Takes a server whose chain holds the CA with a known fingerprint: how a machine that has only a
+/// token meets its mesh.
+#[derive(Debug)]
+pub struct PinnedCa(pub Fingerprint);
+
+impl ServerCertVerifier for PinnedCa {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let pinned = intermediates.iter().find(|ca| Fingerprint::of(ca) == self.0);
+        // Told apart from every other failure, so that the user learns that the coordinator is
+        // another one.
+        let ca = pinned.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        Servers::of(ca.clone().into_owned())?.verify_server_cert(
+            end_entity,
+            &[],
+            server_name,
+            ocsp_response,
+            now,
+        )
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.3 only".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let provider = rustls::crypto::ring::default_provider();
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// Takes clients with a node's certificate of this mesh, and clients with none (they may only
+/// join).
+///
+/// A certificate is let in for [`RENEWAL_GRACE`] after its end; the session then gives it nothing
+/// but a renewal. One that is not good yet is let in to be told so, with both clocks.
+#[derive(Debug)]
+pub struct Members(Arc<dyn ClientCertVerifier>);
+
+impl Members {
+    /// Members of the mesh with this CA.
+    ///
+    /// # Errors
+    /// If it is no CA certificate.
+    pub fn of(ca: CertificateDer<'static>) -> Result<Self, Error> {
+        let inner = WebPkiClientVerifier::builder(roots(ca)?)
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?;
+        Ok(Self(inner))
+    }
+}
+
+impl ClientCertVerifier for Members {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let expired = || Error::InvalidCertificate(CertificateError::Expired);
+        let certificate = MemberCertificate::read(end_entity)
+            .ok_or(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))?;
+        let end = u64::try_from(certificate.not_after).map_err(|_| expired())?;
+        if now.as_secs() > end + RENEWAL_GRACE.as_secs() {
+            return Err(expired());
+        }
+        let begin = u64::try_from(certificate.not_before).unwrap_or(0).min(end);
+        let judged_at =
+            UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().clamp(begin, end)));
+        self.0.verify_client_cert(end_entity, intermediates, judged_at)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_at_two_thirds_of_its_life() {
+        let signed = 1_000_000;
+        let certificate = MemberCertificate {
+            mesh: "m".into(),
+            part: Part::Node,
+            node: "n".parse().unwrap(),
+            key: Fingerprint([0; 32]),
+            not_before: signed - SKEW.as_secs() as i64,
+            not_after: signed + 90,
+        };
+        assert_eq!(certificate.renewal_in(signed).as_secs(), 60);
+        assert_eq!(certificate.renewal_in(signed + 50).as_secs(), 10);
+        assert_eq!(
+            certificate.renewal_in(signed + 80).as_secs(),
+            1,
+            "late, but never without a pause"
+        );
+    }
+}

@@ -1,0 +1,280 @@
+//! What the coordinator's API can do: every path stands here, and nowhere else. The coordinator
+//! serves these, and `meshward-api-client` asks for them.
+
+use super::*;
+use std::{fmt::Display, marker::PhantomData};
+
+/// The path of an operation, with `{NAME}` for what is put in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Template(pub &'static str);
+
+impl Template {
+    /// The path, with what is to stand for each name in its order.
+    pub fn fill(self, arguments: &[&(dyn Display + Sync)]) -> String {
+        let mut arguments = arguments.iter();
+        let parts = self.0.split('/').map(|part| match part.starts_with('{') {
+            true => arguments.next().map(|text| escaped(&text.to_string())).unwrap_or_default(),
+            false => part.to_owned(),
+        });
+        let path = parts.collect::<Vec<_>>().join("/");
+        debug_assert!(arguments.next().is_none(), "more arguments than {} has names", self.0);
+        path
+    }
+}
+
+/// Text as one segment of a path or one value of a query (RFC 3986 §2.1): all but unreserved
+/// characters is escaped.
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(byte.into())
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// A read of one thing.
+#[derive(Debug)]
+pub struct Read<R>(&'static str, PhantomData<fn() -> R>);
+
+/// A read of a list, in pages of the type `P`.
+#[derive(Debug)]
+pub struct List<P>(&'static str, PhantomData<fn() -> P>);
+
+/// A question that has a body, and changes nothing.
+#[derive(Debug)]
+pub struct Ask<B, R>(&'static str, PhantomData<fn(B) -> R>);
+
+/// How a write is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Makes something, or has something done.
+    Post,
+    /// Sets the whole of something.
+    Put,
+    /// Changes a part of something.
+    Patch,
+}
+
+/// A write. It can be a dry run: then it is checked and answered, and nothing is changed.
+#[derive(Debug)]
+pub struct Write<B, R>(pub Verb, &'static str, PhantomData<fn(B) -> R>);
+
+/// A removal, which answers with what was removed. It can be a dry run.
+#[derive(Debug)]
+pub struct Remove<R>(&'static str, PhantomData<fn() -> R>);
+
+macro_rules! with_path {
+    ($($type:ident<$($of:ident),*> $at:tt;)*) => {
+        $(
+            impl<$($of),*> $type<$($of),*> {
+                /// The path, as [`Template`] has it.
+                pub const fn path(&self) -> &'static str {
+                    self.$at
+                }
+            }
+        )*
+    };
+}
+
+with_path! {
+    Read<R> 0;
+    List<P> 0;
+    Ask<B, R> 0;
+    Write<B, R> 1;
+    Remove<R> 0;
+}
+
+/// An operation, without its types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Described {
+    /// The name of its constant.
+    pub name: &'static str,
+    /// The name of its type: `Read`, `List`, `Ask`, `Write` or `Remove`.
+    pub kind: &'static str,
+    /// Its HTTP method, in small letters.
+    pub method: &'static str,
+    /// Its path, as [`Template`] has it.
+    pub path: &'static str,
+}
+
+impl Described {
+    /// Whether it changes something.
+    pub fn writes(&self) -> bool {
+        matches!(self.kind, "Write" | "Remove")
+    }
+}
+
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident<$($type:ty),*>($($verb:ident,)? $path:literal);)*) => {
+        $(
+            $(#[$doc])*
+            pub const $name: $kind<$($type),*> = $kind($(Verb::$verb,)? $path, PhantomData);
+        )*
+
+        /// Every operation.
+        pub const ALL: &[Described] = &[$(Described {
+            name: stringify!($name),
+            kind: stringify!($kind),
+            method: method!($kind $($verb)?),
+            path: $path,
+        }),*];
+    };
+}
+
+macro_rules! method {
+    (Read) => {
+        "get"
+    };
+    (List) => {
+        "get"
+    };
+    (Ask) => {
+        "post"
+    };
+    (Remove) => {
+        "delete"
+    };
+    (Write Post) => {
+        "post"
+    };
+    (Write Put) => {
+        "put"
+    };
+    (Write Patch) => {
+        "patch"
+    };
+}
+
+operations! {
+    /// The mesh in short.
+    STATUS: Read<Status>("/v1/status");
+    /// The audit log, the newest line first.
+    AUDIT: List<Page<AuditEntry>>("/v1/audit");
+
+    /// A backup: a file.
+    BACKUP: Read<Vec<u8>>("/v1/backup");
+
+    /// The nodes.
+    NODES: List<Page<Node>>("/v1/nodes");
+    /// A node.
+    NODE: Read<Node>("/v1/nodes/{name}");
+    /// Approves a node by name.
+    APPROVE_NODE: Write<ApproveNode, Node>(Put, "/v1/nodes/{name}");
+    /// Removes a node.
+    REMOVE_NODE: Remove<Node>("/v1/nodes/{name}");
+
+    /// The workloads.
+    WORKLOADS: List<Page<Workload>>("/v1/workloads");
+    /// A workload.
+    WORKLOAD: Read<Workload>("/v1/workloads/{id}");
+
+    /// The links, with counters.
+    LINKS: List<Links>("/v1/links");
+
+    /// Has endpoints make other keys.
+    ROTATE_KEYS: Write<RotateKeys, RotatedKeys>(Post, "/v1/keys/rotate");
+
+    /// The devices.
+    DEVICES: List<Page<Device>>("/v1/devices");
+    /// A device.
+    DEVICE: Read<Device>("/v1/devices/{network}/{name}");
+    /// Takes in a device.
+    CREATE_DEVICE: Write<CreateDevice, CreatedDevice>(Post, "/v1/devices");
+    /// Turns a device away.
+    REMOVE_DEVICE: Remove<Device>("/v1/devices/{network}/{name}");
+
+    /// The prefixes behind gateways.
+    ROUTES: List<Page<Route>>("/v1/routes");
+    /// A prefix behind a gateway. Its slash is escaped: `10.0.0.0%2F8`.
+    ROUTE: Read<Route>("/v1/routes/{network}/{node}/{prefix}");
+    /// Approves a prefix behind a node.
+    APPROVE_ROUTE: Write<ApproveRoute, Route>(Post, "/v1/routes/approve");
+    /// Takes an approval back.
+    DISAPPROVE_ROUTE: Write<ApproveRoute, Route>(Post, "/v1/routes/disapprove");
+
+    /// The relays, apart from the coordinator.
+    RELAYS: List<Page<Relay>>("/v1/relays");
+    /// A relay.
+    RELAY: Read<Relay>("/v1/relays/{name}");
+    /// Removes a relay.
+    REMOVE_RELAY: Remove<Relay>("/v1/relays/{name}");
+
+    /// The join tokens, without their secrets.
+    TOKENS: List<Page<Token>>("/v1/tokens");
+    /// A join token, without its secret.
+    TOKEN: Read<Token>("/v1/tokens/{id}");
+    /// Makes a join token.
+    CREATE_TOKEN: Write<CreateToken, CreatedToken>(Post, "/v1/tokens");
+    /// Revokes a join token.
+    REVOKE_TOKEN: Remove<Token>("/v1/tokens/{id}");
+
+    /// The networks.
+    NETWORKS: List<Page<Network>>("/v1/networks");
+    /// A network.
+    NETWORK: Read<Network>("/v1/networks/{name}");
+    /// Makes a network.
+    CREATE_NETWORK: Write<CreateNetwork, Network>(Post, "/v1/networks");
+    /// Deletes a network.
+    DELETE_NETWORK: Remove<Network>("/v1/networks/{name}");
+
+    /// The credentials, without their secrets.
+    CREDENTIALS: List<Page<Credential>>("/v1/credentials");
+    /// A credential, without its secret.
+    CREDENTIAL: Read<Credential>("/v1/credentials/{name}");
+    /// Makes a credential.
+    CREATE_CREDENTIAL: Write<CreateCredential, CreatedCredential>(Post, "/v1/credentials");
+    /// Changes what a credential may do.
+    CHANGE_CREDENTIAL: Write<ChangeCredential, Credential>(Patch, "/v1/credentials/{name}");
+    /// Revokes a credential.
+    REVOKE_CREDENTIAL: Remove<Credential>("/v1/credentials/{name}");
+
+    /// The policies of all networks.
+    POLICIES: List<Page<Policy>>("/v1/policies");
+    /// Checks and applies policy.
+    SUBMIT_POLICY: Write<SubmitPolicy, SubmitResult>(Post, "/v1/policies");
+    /// The policy of a network.
+    POLICY: Read<Policy>("/v1/networks/{name}/policy");
+    /// The states that the policy of a network had.
+    POLICY_LOG: List<Page<PolicyRevision>>("/v1/networks/{name}/policy/log");
+    /// The links between two states of a policy.
+    POLICY_DIFFERENCE: Read<PolicyDifference>("/v1/networks/{name}/policy/difference");
+    /// Applies the policy of a revision.
+    ROLL_POLICY_BACK: Write<Rollback, SubmitResult>(Post, "/v1/networks/{name}/policy/rollback");
+    /// The least policy that explains what was seen.
+    POLICY_SUGGESTION: Read<Policy>("/v1/networks/{name}/policy/suggestion");
+    /// Says whether a flow is allowed, and what decides.
+    EXPLAIN: Ask<ExplainQuery, Vec<Explanation>>("/v1/explain");
+
+    /// The quarantines that stand.
+    QUARANTINES: List<Page<Quarantine>>("/v1/quarantines");
+    /// A quarantine that stands.
+    QUARANTINE: Read<Quarantine>("/v1/quarantines/{id}");
+    /// Cuts every link of workloads.
+    IMPOSE_QUARANTINE: Write<Impose, QuarantineResult>(Post, "/v1/quarantines");
+    /// Ends a quarantine.
+    RELEASE_QUARANTINE: Write<QuarantineTarget, QuarantineResult>(Post, "/v1/quarantines/release");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_filled_in_order_and_what_it_is_filled_with_stays_one_segment() {
+        let path = Template(DEVICE.path()).fill(&[&"shop", &"a/b ?é"]);
+        assert_eq!(path, "/v1/devices/shop/a%2Fb%20%3F%C3%A9");
+    }
+
+    #[test]
+    fn no_operation_is_there_twice() {
+        let mut all: Vec<_> = ALL.iter().map(|one| (one.method, one.path)).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), ALL.len());
+    }
+}

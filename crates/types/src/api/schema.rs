@@ -1,0 +1,213 @@
+//! The schemas of text and numbers that have a form: names, prefixes, labels, selectors (JSON
+//! Schema 2020-12).
+//!
+//! utoipa's builders know a part of JSON Schema only. So each type has a name there, and [`forms`]
+//! what stands under it.
+
+use crate::{
+    acl::Acl,
+    labels::Labels,
+    names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
+    ports::PortSpec,
+    selector::Selector,
+};
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema},
+};
+
+/// An IP prefix in CIDR notation (RFC 4632 §3.1, RFC 4291 §2.3).
+pub struct Cidr;
+
+/// An IP address as text.
+pub struct Address;
+
+/// An IP address and a port: `192.0.2.1:7443`, `[2001:db8::1]:7443`.
+pub struct SocketAddress;
+
+/// A time as RFC 3339 has it, in UTC.
+pub struct Time;
+
+/// A credential's name.
+pub struct CredentialName;
+
+/// A WireGuard public key in base64.
+pub struct WireGuardKey;
+
+macro_rules! named {
+    ($($type:ident)*) => {
+        $(
+            impl PartialSchema for $type {
+                fn schema() -> RefOr<Schema> {
+                    ObjectBuilder::new().into()
+                }
+            }
+
+            impl ToSchema for $type {
+                fn name() -> Cow<'static, str> {
+                    stringify!($type).into()
+                }
+            }
+        )*
+    };
+}
+
+named!(
+    Cidr Address SocketAddress Time CredentialName WireGuardKey
+    NetworkName NodeName WorkloadName WorkloadId Revision IdentityId Labels Selector PortSpec Acl
+);
+
+const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+const LABEL_KEY: &str = "^[a-zA-Z0-9][a-zA-Z0-9._/-]{0,127}$";
+const LABEL_VALUE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f,=()\"']*$";
+const PORT: &str =
+    "([0-9]|[1-9][0-9]{1,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
+
+/// Schemas by the names of their types.
+pub fn forms() -> Vec<(&'static str, Value)> {
+    let name = |what: &str, example: &str| {
+        json!({
+            "type": "string", "minLength": 1, "maxLength": 63, "pattern": NAME, "examples": [example],
+            "description": format!("{what}: a DNS label (RFC 1123 §2.1).")
+        })
+    };
+    let whole = |what: &str, most: u64| json!({ "type": "integer", "format": "int64", "minimum": 0, "maximum": most, "description": what });
+    vec![
+        ("NetworkName", name("The name of a network", "shop")),
+        ("NodeName", name("The name of a node, a relay included", "node-a")),
+        ("WorkloadName", name("What people call a workload", "web")),
+        ("WorkloadId", name("The id of a workload", "w-5f0c1a9b2d3e")),
+        (
+            "Revision",
+            whole(
+                "A version number of everything that the coordinator distributes.",
+                i64::MAX as u64,
+            ),
+        ),
+        ("IdentityId", whole("The number of an identity.", u64::from(u32::MAX))),
+        ("Cidr", cidr()),
+        ("Address", address()),
+        (
+            "SocketAddress",
+            json!({
+                "type": "string", "examples": ["192.0.2.1:7443", "[2001:db8::1]:7443"],
+                "description": "An IP address and a port."
+            }),
+        ),
+        (
+            "Time",
+            json!({
+                "type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"],
+                "description": "A time in UTC (RFC 3339)."
+            }),
+        ),
+        (
+            "CredentialName",
+            json!({
+                "type": "string", "minLength": 1, "maxLength": 63, "pattern": "^[a-zA-Z0-9_.@-]{1,63}$",
+                "examples": ["ci@shop"], "description": "The name of a credential."
+            }),
+        ),
+        (
+            "WireGuardKey",
+            json!({
+                "type": "string", "minLength": 44, "maxLength": 44,
+                "pattern": "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$",
+                "examples": ["xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="],
+                "description": "A WireGuard public key: 32 bytes in base64."
+            }),
+        ),
+        ("Labels", labels()),
+        ("Selector", selector()),
+        ("PortSpec", port_spec()),
+        ("Acl", acl()),
+    ]
+}
+
+fn cidr() -> Value {
+    let byte = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+    let v4 = format!("^({byte}\\.){{3}}{byte}/(3[0-2]|[12]?[0-9])$");
+    let group = "[0-9a-fA-F]{1,4}";
+    let short = (1..=6).map(|head| format!("({group}:){{1,{head}}}(:{group}){{1,{}}}", 7 - head));
+    let mut forms = vec![format!("({group}:){{7}}{group}"), format!("({group}:){{1,7}}:")];
+    forms.extend(short);
+    forms.push(format!(":((:{group}){{1,7}}|:)"));
+    let v6 = format!("^({})/(12[0-8]|1[01][0-9]|[1-9]?[0-9])$", forms.join("|"));
+    json!({
+        "type": "string", "maxLength": 64, "examples": ["10.42.0.0/16", "fd42::/48"],
+        "anyOf": [{ "pattern": v4 }, { "pattern": v6 }],
+        "description": "An IP prefix in CIDR notation."
+    })
+}
+
+fn address() -> Value {
+    json!({
+        "type": "string", "examples": ["10.42.1.7", "fd42::1:7"],
+        "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }], "description": "An IP address."
+    })
+}
+
+fn labels() -> Value {
+    json!({
+        "type": "object", "maxProperties": crate::labels::MAX_LABELS,
+        "propertyNames": { "pattern": LABEL_KEY },
+        "additionalProperties": { "type": "string", "maxLength": 256, "pattern": LABEL_VALUE },
+        "examples": [{ "app": "web", "env": "prod" }],
+        "description": "Labels. Keys below `meshward/` carry verified facts, and are set by nobody."
+    })
+}
+
+fn selector() -> Value {
+    let value = json!({ "type": "string", "maxLength": 256, "pattern": LABEL_VALUE });
+    let several = json!({ "type": "array", "minItems": 1, "items": value });
+    let values = json!({ "oneOf": [value, several] });
+    let object = |field: &str, schema: &Value| {
+        json!({
+            "type": "object", "properties": { field: schema }, "required": [field], "additionalProperties": false
+        })
+    };
+    json!({
+        "type": "object", "propertyNames": { "pattern": LABEL_KEY },
+        "additionalProperties": { "oneOf": [
+            value,
+            { "type": "boolean" },
+            { "type": "integer", "format": "int64", "minimum": i64::MIN, "maximum": i64::MAX },
+            object("in", &values),
+            object("not", &values),
+            object("exists", &json!({ "type": "boolean" })),
+        ] },
+        "examples": [{ "app": "web", "env": { "in": ["prod", "stage"] }, "tier": { "not": "test" } }],
+        "description": "Requirements on labels, all of which must hold. Without any, everything is selected."
+    })
+}
+
+fn port_spec() -> Value {
+    json!({
+        "type": "string", "maxLength": 16, "examples": ["tcp/8080", "udp/5000-5999", "icmp", "any"],
+        "pattern": format!("^(any|icmp|(tcp|udp|sctp)(/{PORT}(-{PORT})?)?)$"),
+        "description": "A protocol, and its ports if it has any; the first of a range is not above the last."
+    })
+}
+
+fn acl() -> Value {
+    let port = json!({ "type": "integer", "format": "int32", "minimum": 0, "maximum": 65535 });
+    let ports = json!({
+        "type": "object", "properties": { "first": port, "last": port }, "required": ["first", "last"]
+    });
+    let protocols = json!({ "type": "string", "enum": ["tcp", "udp", "sctp", "icmp", "other"] });
+    let entries = json!({ "type": "array", "items": {
+        "type": "object", "properties": { "protocol": protocols, "ports": ports },
+        "required": ["protocol", "ports"]
+    } });
+    json!({
+        "type": "object",
+        "properties": {
+            "allowed": entries, "observed": entries, "forensic": entries, "rejected": entries, "dropped": entries,
+            "otherwise": { "type": ["string", "null"], "enum": ["drop", "reject", null] },
+        },
+        "required": ["allowed", "observed", "forensic", "rejected", "dropped"],
+        "description": "What may pass, what passes only because it is observed, what passes to a quarantined workload, and which senders of denied packets are told: of rules that deny, and otherwise (as the network has it, if there is nothing)."
+    })
+}

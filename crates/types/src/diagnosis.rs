@@ -1,0 +1,154 @@
+//! What a node finds out when it is asked: the way to another node, and what lies around this one.
+
+use crate::{
+    labels::Labels,
+    names::{NetworkName, NodeName, WorkloadId, WorkloadName},
+    relay::RelayNumber,
+};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+
+/// A node to be asked for an answer, by the way that packets to it take.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ping {
+    /// A node's name, or an id, the name on this node or an address of a workload.
+    pub target: String,
+    /// The network; the only one, if it is left out.
+    #[serde(default)]
+    pub network: Option<NetworkName>,
+    /// The node of the workload, where this node does not know the workload.
+    #[serde(default)]
+    pub node: Option<NodeName>,
+}
+
+/// How packets get to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathKind {
+    /// It is this node.
+    Local,
+    /// From one to the other.
+    Direct,
+    /// By a relay.
+    Relayed,
+    /// They do not: no session has come about.
+    None,
+}
+
+/// What a ping has found out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pong {
+    /// The node that was asked.
+    pub node: NodeName,
+    /// The network.
+    pub network: NetworkName,
+    /// The workload that was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadId>,
+    /// Its labels, as policy sees them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
+    /// Round trip time in microseconds; nothing if no answer came.
+    pub round_trip_us: Option<u64>,
+    /// How packets get there.
+    pub path: PathKind,
+    /// Where they go, if the path is direct.
+    pub address: Option<SocketAddr>,
+    /// The relay that they go by, if they do.
+    pub relay: Option<RelayNumber>,
+    /// How long a packet may be on the path without being cut, in bytes, if that has been found
+    /// out.
+    pub path_mtu: Option<u16>,
+    /// How long packets of the network are at most, in bytes.
+    pub network_mtu: u16,
+    /// What policy says of each workload of this node in the network and the workload that was
+    /// named.
+    #[serde(default)]
+    pub policy: Vec<PolicyBetween>,
+}
+
+/// What policy lets a workload of this node and another do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PolicyBetween {
+    /// The workload of this node.
+    pub workload: WorkloadId,
+    /// What people call it.
+    pub name: WorkloadName,
+    /// What it may begin towards the other, such as `tcp/8080`; empty: nothing.
+    pub to: String,
+    /// What the other may begin towards it.
+    pub from: String,
+    /// Whether one of the two is quarantined or not let in: then nothing passes, but for forensics.
+    pub held: bool,
+}
+
+/// What lies around a node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Netcheck {
+    /// The node.
+    pub node: NodeName,
+    /// Whether it has a session with the coordinator.
+    pub connected: bool,
+    /// Whether UDP passes; nothing if no server answers, by UDP or TCP.
+    pub udp: Option<bool>,
+    /// How this node is seen by IPv4.
+    pub ipv4: Option<SocketAddr>,
+    /// How it is seen by IPv6.
+    pub ipv6: Option<SocketAddr>,
+    /// Whether it has an address of IPv6 that is good beyond its link.
+    pub has_ipv6: bool,
+    /// What the NAT in front of it does, if that could be found out.
+    pub nat: Nat,
+    /// Whether the NAT, if there is one, gave the socket outside the port that it has inside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat_keeps_port: Option<bool>,
+    /// What the router says about mapping ports.
+    pub port_mapping: PortMappings,
+    /// The relays, the nearest first.
+    pub relays: Vec<RelayCheck>,
+    /// The relays by which this node is reached.
+    pub homes: Vec<RelayNumber>,
+    /// The addresses of this machine.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What a NAT makes of one socket that sends to several places (RFC 4787 §4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nat {
+    /// There is none: this machine has the address by which it is seen.
+    None,
+    /// One port for all: others can reach it once it has sent something.
+    EndpointIndependent,
+    /// Another port for each place: others reach it by a relay, unless they are reached themselves.
+    EndpointDependent,
+    /// There is one, and no servers at two addresses answered, which it takes to tell.
+    Undetermined,
+    /// No server answered that is not on this machine itself.
+    Unknown,
+}
+
+/// What the router says about mapping ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMappings {
+    /// Whether this node asks for any (`port_mapping`).
+    pub wanted: bool,
+    /// The router's address outside, if it answers NAT-PMP or PCP.
+    pub router: Option<IpAddr>,
+    /// The ports that are mapped for this node's endpoints.
+    pub mapped: Vec<SocketAddr>,
+}
+
+/// How a relay is reached.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RelayCheck {
+    /// Its number; 1 is the coordinator.
+    pub number: RelayNumber,
+    /// The first of its addresses.
+    pub address: String,
+    /// Round trip by UDP, in microseconds, if it answers.
+    pub udp_us: Option<u64>,
+    /// The time that a TCP connection takes, in microseconds, if one comes about.
+    pub tcp_us: Option<u64>,
+}

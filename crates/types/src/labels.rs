@@ -1,0 +1,239 @@
+//! Labels: what a workload is called by, and what policy selects on.
+
+use serde::{Deserialize, Serialize};
+use std::{borrow::Borrow, collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+
+/// Keys below this prefix carry facts that Meshward verified; nobody can set them by hand.
+pub const RESERVED_PREFIX: &str = "meshward/";
+
+/// The most labels that one workload may carry, the verified ones included.
+pub const MAX_LABELS: usize = 256;
+
+const MAX_KEY: usize = 128;
+const MAX_VALUE: usize = 256;
+
+/// A label that is not of the form `key=value`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadLabel {
+    /// The key has a character that keys cannot have, or is empty or too long.
+    #[error(
+        "`{0}` is not a label key: use 1 to 128 of a-z, A-Z, 0-9, `.`, `_`, `-` and `/`, beginning with a letter or digit"
+    )]
+    Key(String),
+    /// The value has a control character, a comma or a quote, or is too long.
+    #[error(
+        "`{0}` is not a label value: use at most 256 printable characters without `,`, `=`, `(`, `)` and quotes"
+    )]
+    Value(String),
+    /// There is no `=`.
+    #[error("`{0}` is not a label: write key=value")]
+    Form(String),
+    /// The key is reserved for verified facts.
+    #[error("label `{0}` cannot be set by hand: keys below `meshward/` carry verified facts")]
+    Reserved(String),
+    /// There are more labels than one workload may carry.
+    #[error("{0} labels are too many: one workload may carry {MAX_LABELS}")]
+    TooMany(usize),
+}
+
+/// A label's key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LabelKey(Arc<str>);
+
+impl LabelKey {
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the key lies below [`RESERVED_PREFIX`].
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with(RESERVED_PREFIX)
+    }
+}
+
+impl Borrow<str> for LabelKey {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LabelKey {
+    type Err = BadLabel;
+    fn from_str(text: &str) -> Result<Self, BadLabel> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);
+        let fits = (1..=MAX_KEY).contains(&text.len())
+            && text.bytes().all(allowed)
+            && text.as_bytes()[0].is_ascii_alphanumeric();
+        if !fits {
+            return Err(BadLabel::Key(text.chars().take(MAX_KEY).collect()));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<String> for LabelKey {
+    type Error = BadLabel;
+    fn try_from(text: String) -> Result<Self, BadLabel> {
+        text.parse()
+    }
+}
+
+impl From<LabelKey> for String {
+    fn from(key: LabelKey) -> String {
+        key.0.to_string()
+    }
+}
+
+impl fmt::Display for LabelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for LabelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Checks a label's value: printable, at most 256 characters, none of the characters that selectors
+/// give a meaning.
+pub fn check_value(text: &str) -> Result<(), BadLabel> {
+    let bad = |c: char| c.is_control() || ",=()\"'".contains(c);
+    if text.chars().count() > MAX_VALUE || text.chars().any(bad) {
+        return Err(BadLabel::Value(text.chars().take(MAX_VALUE).collect()));
+    }
+    Ok(())
+}
+
+/// A set of labels: each key once, in the order of the keys. Copies share one map: a coordinator
+/// has the labels of a workload in its record, its identity and every snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<LabelKey, String>", into = "BTreeMap<LabelKey, String>")]
+pub struct Labels(Arc<BTreeMap<LabelKey, String>>);
+
+impl Labels {
+    /// The value under `key`.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// All labels in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&LabelKey, &str)> {
+        self.0.iter().map(|(k, v)| (k, v.as_str()))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no label.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds labels; they replace what is there under the same keys.
+    ///
+    /// # Errors
+    /// If there are too many then.
+    pub fn with_all(self, others: &Self) -> Result<Self, BadLabel> {
+        let mut map = BTreeMap::from(self);
+        map.extend(others.0.iter().map(|(key, value)| (key.clone(), value.clone())));
+        Self::try_from(map)
+    }
+
+    /// Takes the label under a key away.
+    pub fn without(mut self, key: &LabelKey) -> Self {
+        Arc::make_mut(&mut self.0).remove(key);
+        self
+    }
+
+    /// Adds a verified fact below [`RESERVED_PREFIX`].
+    pub fn with_fact(mut self, fact: &str, value: &str) -> Result<Self, BadLabel> {
+        check_value(value)?;
+        let key: LabelKey = format!("{RESERVED_PREFIX}{fact}").parse()?;
+        Arc::make_mut(&mut self.0).insert(key, value.to_owned());
+        Ok(self)
+    }
+
+    /// Refuses labels that only Meshward itself may set.
+    pub fn check_unreserved(&self) -> Result<(), BadLabel> {
+        match self.0.keys().find(|key| key.is_reserved()) {
+            Some(key) => Err(BadLabel::Reserved(key.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Parses `key=value` texts; a key that comes twice keeps its last value.
+    pub fn parse_each<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, BadLabel> {
+        let mut labels = BTreeMap::new();
+        for text in texts {
+            let (key, value) = text
+                .split_once('=')
+                .ok_or_else(|| BadLabel::Form(text.chars().take(80).collect()))?;
+            labels.insert(key.trim().parse()?, value.trim().to_owned());
+        }
+        Self::try_from(labels)
+    }
+}
+
+impl TryFrom<BTreeMap<LabelKey, String>> for Labels {
+    type Error = BadLabel;
+    fn try_from(map: BTreeMap<LabelKey, String>) -> Result<Self, BadLabel> {
+        if map.len() > MAX_LABELS {
+            return Err(BadLabel::TooMany(map.len()));
+        }
+        map.values().try_for_each(|value| check_value(value))?;
+        Ok(Self(Arc::new(map)))
+    }
+}
+
+impl From<Labels> for BTreeMap<LabelKey, String> {
+    fn from(labels: Labels) -> Self {
+        Arc::unwrap_or_clone(labels.0)
+    }
+}
+
+impl FromStr for Labels {
+    type Err = BadLabel;
+    /// Parses `a=b,c=d`; empty text is the empty set.
+    fn from_str(text: &str) -> Result<Self, BadLabel> {
+        Self::parse_each(text.split(',').map(str::trim).filter(|part| !part.is_empty()))
+    }
+}
+
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<String> = self.0.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        f.pad(&parts.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_read_and_printed_alike() {
+        let labels: Labels = "app=web, env=prod".parse().unwrap();
+        assert_eq!(labels.get("env"), Some("prod"));
+        assert_eq!(labels.to_string(), "app=web,env=prod");
+        assert_eq!("".parse::<Labels>().unwrap(), Labels::default());
+    }
+
+    #[test]
+    fn a_reserved_key_cannot_be_set_by_hand() {
+        let labels: Labels = "meshward/site=aws".parse().unwrap();
+        assert!(matches!(labels.check_unreserved(), Err(BadLabel::Reserved(_))));
+    }
+
+    #[test]
+    fn malformed_labels_are_refused() {
+        for bad in ["app", "=x", "a b=c", "-a=b", "a=b'c"] {
+            assert!(bad.parse::<Labels>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,663 @@
+//! What one node is told of the mesh, and how it changes.
+//!
+//! A node's view is a set of items under keys. The coordinator derives it, the node holds it
+//! ([`HeldView`]), and both speak of its difference only: a [`Change`] puts or drops items. Every
+//! item has a hash, so that a node that comes back after any time can say what it has, and is told
+//! just what differs, whatever the coordinator remembers.
+//!
+//! Two things are left to the node, so that one message fits all whom a change concerns: a peer is
+//! held as long as a held workload runs on it, and to forget an identity is to forget its
+//! workloads.
+
+use crate::{
+    accept::AcceptFrom,
+    acl::Acl,
+    conduct::Conduct,
+    keys::PublicKey,
+    labels::Labels,
+    names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId},
+    trigger::TriggerSpec,
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    ops::Deref,
+};
+
+/// A network that the node belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// The network's prefixes.
+    pub prefixes: Vec<IpNet>,
+    /// The blocks that this node's workloads get their addresses from.
+    pub blocks: Vec<IpNet>,
+    /// MTU of the workloads' interfaces, in bytes.
+    pub mtu: u16,
+    /// Whether its policy says what workloads have to be to be let in.
+    pub admission: bool,
+    /// How it treats conversations.
+    pub conduct: Conduct,
+}
+
+/// Another node's endpoint of the same network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerSpec {
+    /// The endpoint's WireGuard key.
+    pub public_key: PublicKey,
+    /// Where it may be reached, the best guess first.
+    pub candidates: Vec<SocketAddr>,
+    /// The prefixes that it may send from: its blocks.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// A label set under a number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentitySpec {
+    /// The labels, verified ones included.
+    pub labels: Labels,
+    /// What its workloads declare about who may reach them.
+    pub accepts: Vec<AcceptFrom>,
+    /// Whether a quarantine selects it: then no link of it is open.
+    pub quarantined: bool,
+    /// Whether the TCP connections that the quarantine cuts are reset.
+    pub reset: bool,
+}
+
+/// A workload that the node runs or may meet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadSpec {
+    /// The node that runs it.
+    pub node: NodeName,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The prefixes behind it, if it is a gateway's route.
+    pub prefixes: Vec<IpNet>,
+    /// What policy sees of it.
+    pub identity: IdentityId,
+    /// Whether it is quarantined by itself.
+    pub quarantined: bool,
+    /// Whether the TCP connections that the quarantine cuts are reset.
+    pub reset: bool,
+}
+
+/// One thing in a view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Item {
+    /// A network of the node.
+    Network(NetworkSpec),
+    /// A peer of its endpoint.
+    Peer(PeerSpec),
+    /// An identity that a link needs.
+    Identity(IdentitySpec),
+    /// A workload that a link needs, or the node's own once it is admitted.
+    Workload(WorkloadSpec),
+    /// A link's ACL.
+    Link(Acl),
+    /// A trigger for the node's own workloads.
+    Trigger(TriggerSpec),
+    /// Why a workload of the node is not let in.
+    Refused(String),
+}
+
+/// Under what an item is kept. The order is that in which changes apply.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ItemKey {
+    /// [`Item::Network`].
+    Network(NetworkName),
+    /// [`Item::Peer`].
+    Peer(NetworkName, NodeName),
+    /// [`Item::Identity`].
+    Identity(NetworkName, IdentityId),
+    /// [`Item::Workload`].
+    Workload(NetworkName, WorkloadId),
+    /// [`Item::Link`], from the first identity to the second.
+    Link(NetworkName, IdentityId, IdentityId),
+    /// [`Item::Trigger`].
+    Trigger(NetworkName, String),
+    /// [`Item::Refused`].
+    Refused(NetworkName, WorkloadId),
+}
+
+impl ItemKey {
+    /// The network that the item belongs to.
+    pub fn network(&self) -> &NetworkName {
+        match self {
+            Self::Network(network)
+            | Self::Peer(network, _)
+            | Self::Identity(network, _)
+            | Self::Workload(network, _)
+            | Self::Link(network, _, _)
+            | Self::Trigger(network, _)
+            | Self::Refused(network, _) => network,
+        }
+    }
+
+    fn holds(&self, item: &Item) -> bool {
+        matches!(
+            (self, item),
+            (Self::Network(_), Item::Network(_))
+                | (Self::Peer(..), Item::Peer(_))
+                | (Self::Identity(..), Item::Identity(_))
+                | (Self::Workload(..), Item::Workload(_))
+                | (Self::Link(..), Item::Link(_))
+                | (Self::Trigger(..), Item::Trigger(_))
+                | (Self::Refused(..), Item::Refused(_))
+        )
+    }
+}
+
+/// One difference between two views.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The item is there, and is this.
+    Put(ItemKey, Item),
+    /// The item is no longer there.
+    Drop(ItemKey),
+    /// No link needs the identity any more: it goes, and its workloads with it. Never sent to a
+    /// node that runs one.
+    Forget(NetworkName, IdentityId),
+}
+
+impl Change {
+    /// The network that it is about.
+    pub fn network(&self) -> &NetworkName {
+        match self {
+            Self::Put(key, _) | Self::Drop(key) => key.network(),
+            Self::Forget(network, _) => network,
+        }
+    }
+}
+
+/// A 128-bit hash of an item under its key: the first half of SHA-256.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Hash128([u8; 16]);
+
+impl Hash128 {
+    /// The hash of the wire form of a key and its item.
+    pub fn of(key: &ItemKey, item: &Item) -> Self {
+        // Encoding plain data into memory has no way to fail.
+        let bytes = postcard::to_stdvec(&(key, item)).expect("items encode into memory");
+        let mut half = [0; 16];
+        half.copy_from_slice(&ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref()[..16]);
+        Self(half)
+    }
+}
+
+/// The hashes of the items under their keys: enough to tell what differs, without the items.
+pub type Shadow = BTreeMap<ItemKey, Hash128>;
+
+/// What two sides compare first: the sum of the hashes of a set of items, modulo 2¹²⁸. It follows a
+/// change without a look at the other items. Both sides are authenticated: it tells apart what went
+/// wrong, not what was forged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest(u128);
+
+impl Digest {
+    /// An item has come.
+    pub fn add(&mut self, hash: Hash128) {
+        self.0 = self.0.wrapping_add(u128::from_le_bytes(hash.0));
+    }
+
+    /// An item has gone.
+    pub fn remove(&mut self, hash: Hash128) {
+        self.0 = self.0.wrapping_sub(u128::from_le_bytes(hash.0));
+    }
+
+    /// Other items have come, of which this is the digest.
+    pub fn join(&mut self, other: Self) {
+        self.0 = self.0.wrapping_add(other.0);
+    }
+}
+
+impl FromIterator<Hash128> for Digest {
+    fn from_iter<T: IntoIterator<Item = Hash128>>(hashes: T) -> Self {
+        let mut digest = Self::default();
+        hashes.into_iter().for_each(|hash| digest.add(hash));
+        digest
+    }
+}
+
+/// Everything that one node is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// The revision that the view is of.
+    pub revision: Revision,
+    /// The items.
+    pub items: BTreeMap<ItemKey, Item>,
+}
+
+impl View {
+    /// The hashes of the items.
+    pub fn shadow(&self) -> Shadow {
+        self.items.iter().map(|(key, item)| (key.clone(), Hash128::of(key, item))).collect()
+    }
+
+    /// The digest of the items.
+    pub fn digest(&self) -> Digest {
+        self.items.iter().map(|(key, item)| Hash128::of(key, item)).collect()
+    }
+
+    /// The changes that lead from a view with this shadow to this one.
+    pub fn changes_since(&self, shadow: &Shadow) -> Vec<Change> {
+        let dropped = shadow.keys().filter(|key| !self.items.contains_key(key));
+        let put = self
+            .items
+            .iter()
+            .filter(|(key, item)| shadow.get(key) != Some(&Hash128::of(key, item)));
+        dropped
+            .map(|key| Change::Drop(key.clone()))
+            .chain(put.map(|(key, item)| Change::Put(key.clone(), item.clone())))
+            .collect()
+    }
+
+    /// The items of one network, as changes that put them.
+    pub fn network_changes(&self, network: &NetworkName) -> Vec<Change> {
+        let own = |(key, item): (&ItemKey, &Item)| {
+            (key.network() == network).then(|| Change::Put(key.clone(), item.clone()))
+        };
+        self.items.iter().filter_map(own).collect()
+    }
+
+    /// The networks of the node.
+    pub fn networks(&self) -> impl Iterator<Item = (&NetworkName, &NetworkSpec)> {
+        self.items.iter().filter_map(|(key, item)| match (key, item) {
+            (ItemKey::Network(name), Item::Network(spec)) => Some((name, spec)),
+            _ => None,
+        })
+    }
+
+    /// One network.
+    pub fn network(&self, name: &NetworkName) -> Option<&NetworkSpec> {
+        match self.items.get(&ItemKey::Network(name.clone())) {
+            Some(Item::Network(spec)) => Some(spec),
+            _ => None,
+        }
+    }
+
+    /// One workload.
+    pub fn workload(&self, network: &NetworkName, id: &WorkloadId) -> Option<&WorkloadSpec> {
+        match self.items.get(&ItemKey::Workload(network.clone(), id.clone())) {
+            Some(Item::Workload(spec)) => Some(spec),
+            _ => None,
+        }
+    }
+
+    /// Why a workload of the node is not let in.
+    pub fn refusal(&self, network: &NetworkName, id: &WorkloadId) -> Option<&str> {
+        match self.items.get(&ItemKey::Refused(network.clone(), id.clone())) {
+            Some(Item::Refused(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// The triggers of a network.
+    pub fn triggers(&self, network: &NetworkName) -> impl Iterator<Item = (&str, &TriggerSpec)> {
+        let first = ItemKey::Trigger(network.clone(), String::new());
+        self.items.range(first..).map_while(move |(key, item)| match (key, item) {
+            (ItemKey::Trigger(own, name), Item::Trigger(spec)) if own == network => {
+                Some((name.as_str(), spec))
+            }
+            _ => None,
+        })
+    }
+
+    /// The number under which this view knows a label set and what goes with it.
+    pub fn identity_of(
+        &self,
+        network: &NetworkName,
+        labels: &Labels,
+        accepts: &[AcceptFrom],
+    ) -> Option<IdentityId> {
+        let first = ItemKey::Identity(network.clone(), IdentityId(0));
+        let own =
+            self.items.range(first..).take_while(|(key, _)| matches!(key, ItemKey::Identity(..)));
+        own.filter(|(key, _)| key.network() == network).find_map(|(key, item)| match (key, item) {
+            (ItemKey::Identity(_, id), Item::Identity(spec))
+                if spec.labels == *labels && spec.accepts == accepts =>
+            {
+                Some(*id)
+            }
+            _ => None,
+        })
+    }
+}
+
+type NodeKey = (NetworkName, NodeName);
+type IdentityKey = (NetworkName, IdentityId);
+
+/// A view as a node holds it: with its digest, and with what it takes to follow changes.
+#[derive(Debug, Clone, Default)]
+pub struct HeldView {
+    view: View,
+    digest: Digest,
+    /// How many held workloads run on a node.
+    on_node: HashMap<NodeKey, usize>,
+    of_identity: HashMap<IdentityKey, BTreeSet<WorkloadId>>,
+    /// The prefixes behind workloads that are routes of gateways.
+    routes: BTreeMap<(NetworkName, WorkloadId), Vec<IpNet>>,
+}
+
+impl Deref for HeldView {
+    type Target = View;
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
+
+impl From<View> for HeldView {
+    fn from(view: View) -> Self {
+        let mut held =
+            Self { view: View { revision: view.revision, ..View::default() }, ..Self::default() };
+        for (key, item) in view.items {
+            held.put(key, item);
+        }
+        held
+    }
+}
+
+impl HeldView {
+    /// The view.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The digest of the items.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The prefixes behind gateways of a network that the node may meet, its own included.
+    pub fn routes(&self, network: &NetworkName) -> BTreeSet<IpNet> {
+        let own = self.routes.iter().filter(|((own, _), _)| own == network);
+        own.flat_map(|(_, prefixes)| prefixes).copied().collect()
+    }
+
+    /// Applies changes in their order, and gives what follows: every item that is put or dropped by
+    /// them, one by one.
+    pub fn apply(&mut self, revision: Revision, changes: &[Change]) -> Vec<Change> {
+        let (mut done, mut peers) = (Vec::with_capacity(changes.len()), BTreeSet::new());
+        for change in changes {
+            match change {
+                Change::Put(key, item) if key.holds(item) => {
+                    note_peer(&mut peers, key, Some(item));
+                    let before = self.put(key.clone(), item.clone());
+                    note_peer(&mut peers, key, before.as_ref());
+                    done.push(change.clone());
+                }
+                // A coordinator never sends a key with another key's item; keeping what was is the
+                // closed side.
+                Change::Put(..) => {}
+                Change::Drop(key) => self.drop(key, &mut peers, &mut done),
+                Change::Forget(network, identity) => {
+                    let own =
+                        self.of_identity.remove(&(network.clone(), *identity)).unwrap_or_default();
+                    for id in own {
+                        self.drop(&ItemKey::Workload(network.clone(), id), &mut peers, &mut done);
+                    }
+                    self.drop(
+                        &ItemKey::Identity(network.clone(), *identity),
+                        &mut peers,
+                        &mut done,
+                    );
+                }
+            }
+        }
+        for peer in peers {
+            if !self.on_node.contains_key(&peer) {
+                let key = ItemKey::Peer(peer.0, peer.1);
+                self.drop(&key, &mut BTreeSet::new(), &mut done);
+            }
+        }
+        self.view.revision = revision;
+        done
+    }
+
+    fn put(&mut self, key: ItemKey, item: Item) -> Option<Item> {
+        self.digest.add(Hash128::of(&key, &item));
+        if let (ItemKey::Workload(network, id), Item::Workload(spec)) = (&key, &item) {
+            *self.on_node.entry((network.clone(), spec.node.clone())).or_default() += 1;
+            self.of_identity
+                .entry((network.clone(), spec.identity))
+                .or_default()
+                .insert(id.clone());
+            if spec.prefixes.is_empty() {
+                self.routes.remove(&(network.clone(), id.clone()));
+            } else {
+                self.routes.insert((network.clone(), id.clone()), spec.prefixes.clone());
+            }
+        }
+        let before = self.view.items.insert(key.clone(), item);
+        if let Some(before) = &before {
+            let same_identity = matches!((before, &self.view.items[&key]), (Item::Workload(a), Item::Workload(b)) if a.identity == b.identity);
+            self.gone(&key, before, same_identity);
+        }
+        before
+    }
+
+    fn drop(&mut self, key: &ItemKey, peers: &mut BTreeSet<NodeKey>, done: &mut Vec<Change>) {
+        let Some(before) = self.view.items.remove(key) else { return };
+        if let (ItemKey::Workload(network, id), Item::Workload(spec)) = (key, &before)
+            && !spec.prefixes.is_empty()
+        {
+            self.routes.remove(&(network.clone(), id.clone()));
+        }
+        self.gone(key, &before, false);
+        note_peer(peers, key, Some(&before));
+        done.push(Change::Drop(key.clone()));
+    }
+
+    /// Follows that an item is not there any more, or not as it was.
+    fn gone(&mut self, key: &ItemKey, item: &Item, same_identity: bool) {
+        self.digest.remove(Hash128::of(key, item));
+        let (ItemKey::Workload(network, id), Item::Workload(spec)) = (key, item) else { return };
+        let node = (network.clone(), spec.node.clone());
+        if let Some(count) = self.on_node.get_mut(&node) {
+            *count -= 1;
+            if *count == 0 {
+                self.on_node.remove(&node);
+            }
+        }
+        let identity = (network.clone(), spec.identity);
+        if !same_identity && let Some(own) = self.of_identity.get_mut(&identity) {
+            own.remove(id);
+            if own.is_empty() {
+                self.of_identity.remove(&identity);
+            }
+        }
+    }
+}
+
+/// Notes a peer that may have lost its last workload, or come without one.
+fn note_peer(peers: &mut BTreeSet<NodeKey>, key: &ItemKey, item: Option<&Item>) {
+    match (key, item) {
+        (ItemKey::Workload(network, _), Some(Item::Workload(spec))) => {
+            peers.insert((network.clone(), spec.node.clone()));
+        }
+        (ItemKey::Peer(network, node), _) => {
+            peers.insert((network.clone(), node.clone()));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn network() -> NetworkName {
+        "shop".parse().unwrap()
+    }
+
+    fn node(at: u32) -> NodeName {
+        format!("node-{at}").parse().unwrap()
+    }
+
+    /// Items of small numbers, so that keys meet, and workloads run on nodes that may be peers.
+    fn item() -> impl Strategy<Value = (ItemKey, Item)> {
+        (0u32..4, 0u32..4, 0u32..3, any::<bool>()).prop_map(|(a, b, kind, flag)| match kind {
+            0 => {
+                let labels = format!("app=a{b}").parse().unwrap();
+                let spec =
+                    IdentitySpec { labels, accepts: vec![], quarantined: flag, reset: false };
+                (ItemKey::Identity(network(), IdentityId(a)), Item::Identity(spec))
+            }
+            1 => {
+                let spec = PeerSpec {
+                    public_key: PublicKey([b as u8; 32]),
+                    candidates: vec![],
+                    prefixes: vec![],
+                };
+                (ItemKey::Peer(network(), node(a)), Item::Peer(spec))
+            }
+            _ => {
+                let spec = WorkloadSpec {
+                    prefixes: vec![],
+                    node: node(b),
+                    addresses: vec![],
+                    identity: IdentityId(b % 3),
+                    quarantined: flag,
+                    reset: false,
+                };
+                let id = format!("w{a}").parse().unwrap();
+                (ItemKey::Workload(network(), id), Item::Workload(spec))
+            }
+        })
+    }
+
+    /// A view as a coordinator derives it: no peer without a workload.
+    fn view() -> impl Strategy<Value = View> {
+        prop::collection::vec(item(), 0..12).prop_map(|items| {
+            let mut items: BTreeMap<_, _> = items.into_iter().collect();
+            let nodes: BTreeSet<_> = items
+                .values()
+                .filter_map(|item| match item {
+                    Item::Workload(spec) => Some(spec.node.clone()),
+                    _ => None,
+                })
+                .collect();
+            items.retain(|key, _| match key {
+                ItemKey::Peer(_, node) => nodes.contains(node),
+                _ => true,
+            });
+            View { revision: Revision(1), items }
+        })
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        prop_oneof![
+            3 => item().prop_map(|(key, item)| Change::Put(key, item)),
+            1 => item().prop_map(|(key, _)| Change::Drop(key)),
+            1 => (0u32..3).prop_map(|identity| Change::Forget(network(), IdentityId(identity))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_sequence_of_deltas_ends_at_the_snapshot(views in prop::collection::vec(view(), 1..8)) {
+            let mut node = HeldView::default();
+            for (at, target) in views.iter().enumerate() {
+                node.apply(Revision(at as u64), &target.changes_since(&node.shadow()));
+                prop_assert_eq!(&node.items, &target.items);
+                prop_assert_eq!(node.digest(), target.digest());
+            }
+            let mut fresh = HeldView::default();
+            let last = views.last().unwrap();
+            fresh.apply(Revision(0), &last.changes_since(&Shadow::new()));
+            prop_assert_eq!(&fresh.items, &node.items);
+        }
+
+        #[test]
+        fn equal_views_have_no_difference(view in view()) {
+            prop_assert!(view.changes_since(&view.shadow()).is_empty());
+        }
+
+        #[test]
+        fn a_held_view_says_all_that_follows_and_keeps_its_digest(
+            steps in prop::collection::vec(prop::collection::vec(change(), 1..6), 1..12),
+        ) {
+            let (mut held, mut told) = (HeldView::default(), BTreeMap::new());
+            for changes in steps {
+                for change in held.apply(Revision(1), &changes) {
+                    match change {
+                        Change::Put(key, item) => { told.insert(key, item); }
+                        Change::Drop(key) => { told.remove(&key); }
+                        Change::Forget(..) => prop_assert!(false, "it is said item by item"),
+                    }
+                }
+                prop_assert_eq!(&told, &held.items);
+                prop_assert_eq!(held.digest(), held.view().digest());
+                let again = HeldView::from(held.view().clone());
+                prop_assert_eq!(&again.on_node, &held.on_node);
+                prop_assert_eq!(&again.of_identity, &held.of_identity);
+                for key in held.items.keys() {
+                    if let ItemKey::Peer(network, node) = key {
+                        prop_assert!(held.on_node.contains_key(&(network.clone(), node.clone())));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_item_survives_the_wire() {
+        let accepts = vec!["app=web, port=tcp/80".parse().unwrap(), "".parse().unwrap()];
+        let trigger = TriggerSpec {
+            watch: "app in (a,b),!old".parse().unwrap(),
+            denied_flows: Some(1),
+            distinct_ports: None,
+            distinct_addresses: Some(3),
+            within: std::time::Duration::from_secs(9),
+            alone: true,
+            seconds: None,
+        };
+        let everyone = TriggerSpec { watch: Default::default(), ..trigger.clone() };
+        let entry =
+            crate::AclEntry { protocol: crate::Protocol::Tcp, ports: crate::PortRange::ALL };
+        let acl = Acl::new(vec![entry]).with_observed(vec![entry]).with_forensics(vec![entry]);
+        let workload = WorkloadSpec {
+            prefixes: vec![],
+            node: node(1),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            identity: IdentityId(1),
+            quarantined: true,
+            reset: false,
+        };
+        let peer = PeerSpec {
+            public_key: PublicKey([1; 32]),
+            candidates: vec!["192.0.2.1:1".parse().unwrap()],
+            prefixes: vec!["10.0.0.0/24".parse().unwrap()],
+        };
+        let labels = "app=web".parse().unwrap();
+        let items = [
+            Item::Network(NetworkSpec {
+                prefixes: vec![],
+                blocks: vec![],
+                mtu: 1420,
+                admission: false,
+                conduct: Default::default(),
+            }),
+            Item::Peer(peer),
+            Item::Identity(IdentitySpec { labels, accepts, quarantined: false, reset: false }),
+            Item::Workload(workload),
+            Item::Link(acl),
+            Item::Trigger(trigger),
+            Item::Trigger(everyone),
+            Item::Refused("unsigned".into()),
+        ];
+        for item in items {
+            let bytes = postcard::to_stdvec(&item).unwrap();
+            assert_eq!(postcard::from_bytes::<Item>(&bytes).unwrap(), item);
+        }
+    }
+
+    #[test]
+    fn a_key_with_another_keys_item_is_not_kept() {
+        let mut view = HeldView::default();
+        let key = ItemKey::Network(network());
+        view.apply(Revision(1), &[Change::Put(key, Item::Link(Acl::default()))]);
+        assert!(view.items.is_empty());
+    }
+}
