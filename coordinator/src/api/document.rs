@@ -47,7 +47,29 @@ pub fn document() -> Value {
             }
         }
     }
+    join_lines(&mut document);
     document
+}
+
+/// Joins the lines of paragraphs in descriptions, which come from doc comments: how these are
+/// wrapped is of no concern to readers of the document.
+fn join_lines(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::String(text) if name == "description" || name == "summary" => {
+                        let paragraphs: Vec<String> =
+                            text.split("\n\n").map(|part| part.replace('\n', " ")).collect();
+                        *text = paragraphs.join("\n\n");
+                    }
+                    other => join_lines(other),
+                }
+            }
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(join_lines),
+        _ => {}
+    }
 }
 
 fn schemas(document: &mut Value) {
