@@ -42,7 +42,7 @@ async fn create(common: &Common, client: &Client, wanted: &CreateToken) -> Resul
     let created = client.write(&operations::CREATE_TOKEN, &[], wanted).await?;
     let kept = &created.kept;
     let (what, join) = match kept.relay {
-        true => ("relay", "meshward-coordinator relay join TOKEN@HOST --name NAME"),
+        true => ("relay", "meshward-relay join TOKEN@HOST --name NAME"),
         false => ("node", "meshward-node join TOKEN@HOST"),
     };
     let uses = count(kept.uses_left as usize, what);

@@ -63,14 +63,14 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
         .context("the coordinator does not answer")?;
     let token = meshctl(&context, &["token", "create", "--relay"])?;
     let invitation = format!("{}@{coordinator_at}", token.trim());
-    let joined = Command::new(binary("meshward-coordinator"))
-        .args(["relay", "join", &invitation, "--name", "relay", "--data-dir"])
+    let joined = Command::new(binary("meshward-relay"))
+        .args(["join", &invitation, "--name", "relay", "--data-dir"])
         .arg(&of_relay)
         .output()?;
     ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
     let log = folder.path().join("relay.log");
-    let mut command = Command::new(binary("meshward-coordinator"));
-    command.args(["relay", "--data-dir"]).arg(&of_relay).args(["--listen", &relay_at.to_string()]);
+    let mut command = Command::new(binary("meshward-relay"));
+    command.args(["--data-dir"]).arg(&of_relay).args(["--listen", &relay_at.to_string()]);
     command.args(["--stun-listen", "127.0.0.1:0", "--advertise", &relay_at.to_string()]);
     let relay = Process::start(&mut command, &log)?;
     let linked =

@@ -1,7 +1,8 @@
 //! The coordinator's configuration.
 
-use crate::limits::{NodeBudget, Retention, Strangers};
+use crate::limits::{NodeBudget, Retention};
 use ipnet::IpNet;
+use meshward_relay::limits::Strangers;
 use meshward_runtime::config::Lasting;
 use meshward_types::control::DEFAULT_PORT;
 use serde::{Deserialize, Serialize};

@@ -7,21 +7,17 @@ use meshward_coordinator::{
     admin, api, ca,
     config::{Config, USUAL_FILE},
     control,
-    guard::Guard,
-    listen::{self, Listening},
     mesh::{Mesh, Settings},
     metrics, reactions,
-    relay::process,
     store::{self, StoreError},
 };
-use meshward_runtime::{
-    LogFormat, Mistake,
-    config::Lasting,
-    descriptors,
-    join::{self, InvitationSource},
+use meshward_relay::{
+    guard::Guard,
+    listener::{self, Listener},
+    stun,
 };
+use meshward_runtime::{LogFormat, Mistake, config::Lasting, descriptors};
 use meshward_types::{
-    Labels, NodeName,
     control::{ALPN_JOIN, ALPN_SESSION},
     relay::{ALPN_RELAY, ALPN_RELAY_LINK},
 };
@@ -57,7 +53,6 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it, once")]
 enum Verb {
     /// Make a data folder of a backup of `meshctl backup`; nothing of a mesh may be there
     Restore {
@@ -69,14 +64,11 @@ enum Verb {
         #[command(flatten)]
         flags: RestoreFlags,
     },
-    /// Be a relay for a mesh instead: pass sealed packets on between nodes that cannot reach each
-    /// other
-    #[command(args_conflicts_with_subcommands = true)]
+    /// Relays are a program of their own: says which command to run instead.
+    #[command(hide = true)]
     Relay {
-        #[command(subcommand)]
-        verb: Option<RelayVerb>,
-        #[command(flatten)]
-        common: RelayArguments,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
     },
 }
 
@@ -86,54 +78,6 @@ struct RestoreFlags {
     #[arg(long, value_name = "FOLDER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<PathBuf>,
-}
-
-#[derive(Subcommand)]
-enum RelayVerb {
-    /// Join a mesh with a token of `meshctl token create --relay`, once
-    Join {
-        #[command(flatten)]
-        invitation: InvitationSource,
-        /// The relay's name in the mesh
-        #[arg(long)]
-        name: NodeName,
-        #[command(flatten)]
-        common: RelayArguments,
-    },
-}
-
-#[derive(clap::Args)]
-struct RelayArguments {
-    /// Configuration file, in TOML [default: /etc/meshward/relay.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    #[command(flatten)]
-    flags: RelayFlags,
-}
-
-#[derive(clap::Args, Serialize)]
-struct RelayFlags {
-    /// Where the certificate and the list of nodes are kept [default: /var/lib/meshward/relay]
-    #[arg(long, value_name = "FOLDER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data_dir: Option<PathBuf>,
-    /// Address and port for nodes, UDP and TCP [default: [::]:7443]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    listen: Option<SocketAddr>,
-    /// Address and port for STUN [default: [::]:3478]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stun_listen: Option<SocketAddr>,
-    /// Where nodes reach the relay; may be given several times [default: where the coordinator sees
-    /// it]
-    #[arg(long, value_name = "HOST:PORT")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    advertise: Vec<String>,
-    /// Address and port for Prometheus, over plain HTTP [default: 127.0.0.1:7482]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    metrics_listen: Option<SocketAddr>,
 }
 
 #[derive(clap::Args, Serialize)]
@@ -185,7 +129,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn start(arguments: Arguments) -> Result<()> {
     match arguments.verb {
-        Some(Verb::Relay { verb, common }) => return relay(verb, common).await,
+        Some(Verb::Relay { arguments }) => return Err(relay_has_moved(&arguments).into()),
         Some(Verb::Restore { file, config, flags }) => {
             return restore(&file, config.as_deref(), &flags);
         }
@@ -218,7 +162,7 @@ async fn start(arguments: Arguments) -> Result<()> {
     let mesh = Mesh::open(ca, Box::new(store), settings)?;
     let certificate = Arc::new(ca::ServerCertificate::new(mesh.ca.clone(), config.names.clone())?);
 
-    let Listening { endpoint, tunnels, tls, address } = listen::open(
+    let Listener { endpoint, tunnels, tls, address } = listener::open(
         config.listen,
         mesh.ca.certificate.clone(),
         certificate,
@@ -227,10 +171,10 @@ async fn start(arguments: Arguments) -> Result<()> {
         &guard,
     )?;
     meshward_runtime::metrics::serve(config.metrics_listen, metrics::scrape(mesh.clone())).await?;
-    meshward_coordinator::stun::serve(config.stun_listen).await?;
+    stun::serve(config.stun_listen).await?;
     admin::keep(&mesh, &config, address).await?;
 
-    tokio::spawn(tls.serve(Some(api::router(mesh.clone()))));
+    tokio::spawn(api::serve(tls, mesh.clone()));
     tokio::spawn(control::serve(mesh.clone(), endpoint.clone(), tunnels));
     tokio::spawn(reactions::expire(mesh.clone()));
     let (kept, retention) = (mesh.clone(), config.retention.clone());
@@ -246,7 +190,7 @@ async fn start(arguments: Arguments) -> Result<()> {
     info!(listen = %address, mesh = %mesh.ca.mesh, revision = %mesh.look(|world| world.revision), "coordinator ready");
     meshward_runtime::ended().await?;
     info!("coordinator ends");
-    listen::close(&endpoint, "the coordinator ends").await;
+    listener::close(&endpoint, "the coordinator ends").await;
     Ok(())
 }
 
@@ -265,25 +209,13 @@ fn restore(file: &Path, config: Option<&Path>, flags: &RestoreFlags) -> Result<(
     Ok(())
 }
 
-async fn relay(verb: Option<RelayVerb>, common: RelayArguments) -> Result<()> {
-    let load = |common: &RelayArguments| -> Result<process::Config> {
-        let file = common.config.as_deref();
-        Ok(meshward_runtime::config::load(file, Path::new(process::USUAL_FILE), &common.flags)?)
-    };
-    let Some(RelayVerb::Join { invitation, name, common }) = verb else {
-        return process::run(load(&common)?).await;
-    };
-    let folder = process::open(&load(&common)?.data_dir)?;
-    if folder.removed_at().is_some() {
-        folder.forget_membership(&process::KEPT)?;
-    }
-    let membership =
-        join::join(&folder, &invitation.read()?, name, Labels::default(), None).await?;
-    meshward_runtime::say(format_args!(
-        "joined mesh {} as relay {}; now run: meshward-coordinator relay",
-        membership.mesh, membership.name
-    ));
-    Ok(())
+/// The error for `meshward-coordinator relay`, with the command that has taken its place.
+fn relay_has_moved(arguments: &[std::ffi::OsString]) -> Mistake {
+    let join = arguments.first().is_some_and(|first| first == "join");
+    let command = if join { "meshward-relay join" } else { "meshward-relay" };
+    Mistake(format!(
+        "relays are a program of their own; run `{command}` with the same arguments instead"
+    ))
 }
 
 fn prepare(data_dir: &Path) -> Result<()> {

@@ -4,13 +4,12 @@
 use crate::{
     admissions::{Admissions, admissions},
     ca::Ca,
-    guard::{Guard, MemberConnections},
     journal::{self, Journal},
-    limits::{NodeBudget, Retention, Strangers},
+    limits::{NodeBudget, Retention},
     metrics::ApiLatency,
     pool::{Busy, Pool},
     records::{Mutation, Record, RecordKey},
-    relay::{Relay, links::RelayLinks},
+    relay_links::RelayLinks,
     sessions::Sessions,
     store::{Backup, Note, Past, Store, StoreError},
     turns::Turns,
@@ -18,6 +17,11 @@ use crate::{
     world::World,
 };
 use ipnet::IpNet;
+use meshward_relay::{
+    forwarder::Forwarder,
+    guard::{Guard, MemberConnections},
+    limits::Strangers,
+};
 use meshward_types::{NodeName, Revision, api::AuditEntry, relay::RelayId};
 use parking_lot::{Mutex, RwLock};
 use roaring::RoaringBitmap;
@@ -182,7 +186,7 @@ pub struct Mesh {
     pub sessions: Sessions,
     pub admissions: Admissions,
     /// What this coordinator relays itself.
-    pub relay: Relay,
+    pub forwarder: Forwarder,
     pub relays: RelayLinks,
     /// How long a node's certificate is good.
     pub certificate_lifetime: Duration,
@@ -220,7 +224,7 @@ impl Mesh {
             ca: Arc::new(ca),
             sessions: Sessions::default(),
             admissions,
-            relay: Relay::default(),
+            forwarder: Forwarder::default(),
             relays: RelayLinks::default(),
             certificate_lifetime: settings.certificate_lifetime,
             guard: settings.guard,
@@ -254,7 +258,7 @@ impl Mesh {
     /// Ends what a node that is no member any more has open, and tells it so.
     pub fn let_go(&self, node: &NodeName, why: &str) {
         self.sessions.end(node, why);
-        self.relay.end(RelayId::of(node));
+        self.forwarder.end(RelayId::of(node));
     }
 
     /// Makes a change: all of it, durable and distributed, or none. A dry run waits for nobody, and

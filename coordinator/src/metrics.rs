@@ -1,16 +1,14 @@
-//! What Prometheus sees of the coordinator and of relays. docs/metrics.md lists every name.
+//! Metrics of the coordinator. docs/metrics.md lists every name.
 
-use crate::{guard::Guard, mesh::Mesh, relay::Relay};
+use crate::mesh::Mesh;
+use meshward_relay::metrics::{register_forwarder, register_guard};
 use meshward_runtime::metrics::{Scrape, measured, number, with_process};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, histogram::Histogram},
     registry::Registry,
 };
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// The upper bounds of the classes of latency, in seconds.
 const CLASSES: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
@@ -75,8 +73,8 @@ fn register(registry: &mut Registry, mesh: &Mesh) {
         "Second machines with a node's identity that were held",
         mesh.sessions.held_count(),
     );
-    guarded(registry, &mesh.guard);
-    relayed(registry, &mesh.relay);
+    register_guard(registry, &mesh.guard);
+    register_forwarder(registry, &mesh.forwarder);
     mesh.look(|world| {
         number(registry, "revision", "The revision that is distributed", world.revision.0);
         number(registry, "nodes", "Nodes that have joined", world.nodes.len() as u64);
@@ -103,62 +101,4 @@ fn register(registry: &mut Registry, mesh: &Mesh) {
         measured(registry, "links", "Ordered pairs of identities that may talk", links);
     });
     mesh.api_latency.register(registry);
-}
-
-/// What was turned away, and who is there.
-pub fn guarded(registry: &mut Registry, guard: &Guard) {
-    let counts = guard.counts();
-    for (name, help, count) in [
-        (
-            "handshakes_retried",
-            "QUIC handshakes that had to prove their address first",
-            &counts.retried,
-        ),
-        (
-            "handshakes_refused",
-            "QUIC handshakes that were refused for want of room",
-            &counts.refused,
-        ),
-        ("joins_refused", "Requests to join that were refused for their number", &counts.joins),
-        (
-            "authentications_failed",
-            "Failed authentications, by API tokens, join tokens and certificates",
-            &counts.failures,
-        ),
-        (
-            "authentications_barred",
-            "Authentications refused unseen after too many failures",
-            &counts.barred,
-        ),
-    ] {
-        number(registry, name, help, count.load(Relaxed));
-    }
-    let (strangers, trusted) = guard.places.count();
-    let connections = [("strangers", strangers), ("trusted", trusted)];
-    measured(
-        registry,
-        "tcp_connections",
-        "TCP connections on which somebody has authenticated, or nobody",
-        connections.map(|(of, count)| ([("of", of.to_owned())], count as u64)),
-    );
-}
-
-/// What was relayed.
-pub fn relayed(registry: &mut Registry, relay: &Relay) {
-    number(
-        registry,
-        "relay_nodes",
-        "Nodes that are connected for relayed packets",
-        relay.connected() as u64,
-    );
-    let counts = relay.counts();
-    for (name, help, count) in [
-        ("relay_frames", "Frames that nodes have sent to be relayed", &counts.frames),
-        ("relay_bytes", "Bytes of these frames", &counts.bytes),
-        ("relay_unreachable", "Frames for nodes that are not connected", &counts.unreachable),
-        ("relay_lost", "Frames that the receiver's connection did not take", &counts.lost),
-        ("relay_held", "Connections of second machines with a node's identity", &counts.held),
-    ] {
-        number(registry, name, help, count.load(Relaxed));
-    }
 }

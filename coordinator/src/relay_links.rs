@@ -1,7 +1,6 @@
 //! The coordinator's side of relays that are not itself: it tells them who the nodes are, and the
 //! nodes where they are.
 
-use super::Relay;
 use crate::{
     mesh::{Author, Mesh},
     plans::relays,
@@ -10,6 +9,7 @@ use crate::{
     world::World,
 };
 use anyhow::{Context, Result};
+use meshward_relay::forwarder::Forwarder;
 use meshward_runtime::{frames, tls::MemberCertificate};
 use meshward_types::{
     NodeName,
@@ -47,7 +47,7 @@ impl RelayLinks {
 
     /// Has this coordinator's own relay, and all others, told which start of a node's daemon has
     /// its session now.
-    pub fn tell_session(&self, own: &Relay, sessions: &Sessions, node: &NodeName) {
+    pub fn tell_session(&self, own: &Forwarder, sessions: &Sessions, node: &NodeName) {
         // What is told last is what is so.
         let _in_order = self.telling.lock();
         let instance = sessions.get(node).map(|session| session.instance());

@@ -1,15 +1,15 @@
-//! `meshward-coordinator relay`: a relay on a machine of its own. It holds a link to the
-//! coordinator, by which it is told who the nodes are; with the coordinator gone it goes on serving
-//! those that it knows.
+//! The relay's daemon. It holds a link to the coordinator, by which it is told which nodes there
+//! are; while the coordinator is away it goes on serving those that it knows.
 
-use super::Relay;
-use crate::{
+use crate::{cert_resolver::CertResolver, config::Config};
+use anyhow::{Context, Result};
+use meshward_relay::{
+    forwarder::Forwarder,
     guard::Guard,
-    limits::Strangers,
-    listen::{self, Listening},
+    listener::{self, Listener},
+    metrics::{register_forwarder, register_guard},
     stun,
 };
-use anyhow::{Context, Result};
 use meshward_runtime::{
     Mistake, descriptors,
     dial::{Dial, Pauses, is_removed},
@@ -26,18 +26,13 @@ use meshward_types::{
     control::{COORDINATOR_NAME, MAX_UPDATE, Part},
     relay::{ALPN_RELAY, ALPN_RELAY_LINK, FromRelay, RelayId, ToRelay},
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use quinn::{Connection, Incoming, RecvStream};
-use rustls::{
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
-use serde::{Deserialize, Serialize};
+use rustls::pki_types::CertificateDer;
 use std::{
     collections::HashMap,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -47,166 +42,125 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-/// Where the configuration is looked for if no file is named.
-pub const USUAL_FILE: &str = "/etc/meshward/relay.toml";
 /// The file with the nodes that may use the relay.
 const MEMBERS: &str = "members.json";
 
-/// The port of the metrics, unless it is configured otherwise.
-const METRICS_PORT: u16 = 7482;
-
-/// What can be configured. Every key has a default.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Where the certificate and the list of nodes are kept.
-    pub data_dir: PathBuf,
-    /// Where nodes connect, QUIC over UDP and TLS over TCP.
-    pub listen: SocketAddr,
-    /// Where STUN is served.
-    pub stun_listen: SocketAddr,
-    /// Where nodes reach the relay, as `HOST:PORT`; where the coordinator sees it, with the port of
-    /// `listen`, if none is given.
-    pub advertise: Vec<String>,
-    /// Where metrics are served, over plain HTTP.
-    pub metrics_listen: SocketAddr,
-    /// What those may take who have not authenticated.
-    pub strangers: Strangers,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            data_dir: "/var/lib/meshward/relay".into(),
-            listen: SocketAddr::from((
-                Ipv6Addr::UNSPECIFIED,
-                meshward_types::control::DEFAULT_PORT,
-            )),
-            stun_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, meshward_types::stun::PORT)),
-            advertise: vec![],
-            metrics_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT)),
-            strangers: Strangers::default(),
-        }
-    }
-}
-
-/// The folder of a relay.
+/// Opens the data folder of a relay.
 ///
 /// # Errors
 /// If it cannot be made.
-pub fn open(data_dir: &Path) -> Result<MemberFolder> {
+pub(crate) fn open(data_dir: &Path) -> Result<MemberFolder> {
     MemberFolder::open(data_dir, Part::Relay, &[])
 }
 
-/// Serves until the process is to end.
+/// Serves until the process is asked to end, or the relay is removed from the mesh.
 ///
 /// # Errors
 /// [`Mistake`] if the machine has not joined, or an address cannot be had.
-pub async fn run(config: Config) -> Result<()> {
+pub(crate) async fn run(config: Config) -> Result<()> {
     let folder = open(&config.data_dir)?;
     let membership = folder.membership()?.ok_or_else(|| {
-        Mistake("this machine is no relay of a mesh yet; get a token with `meshctl token create --relay` and run: meshward-coordinator relay join TOKEN@HOST".into())
+        Mistake("this machine is no relay of a mesh yet; get a token with `meshctl token create --relay` and run: meshward-relay join TOKEN@HOST".into())
     })?;
     let credentials = folder.credentials()?;
     if folder.removed_at().is_some() {
         return Err(Removed::of(Part::Relay, membership.name).into());
     }
-    let shown = Arc::new(Shown(Mutex::new(certified(&credentials)?)));
+    let resolver = Arc::new(CertResolver::new(&credentials)?);
     let ca = CertificateDer::from(credentials.ca.clone());
     let guard = Guard::new(&config.strangers, descriptors::raise());
-    let Listening { endpoint, tunnels, tls, address } =
-        listen::open(config.listen, ca, shown.clone(), &[ALPN_RELAY], &[], &guard)?;
+    let Listener { endpoint, tunnels, tls, address } =
+        listener::open(config.listen, ca, resolver.clone(), &[ALPN_RELAY], &[], &guard)?;
     stun::serve(config.stun_listen).await?;
     let members: HashMap<NodeName, String> = folder.take_up_json(MEMBERS).unwrap_or_default();
     let advertise = match config.advertise.is_empty() {
         true => vec![format!(":{}", address.port())],
         false => config.advertise.clone(),
     };
-    let station = Arc::new(Station {
+    let daemon = Arc::new(Daemon {
         folder,
         membership,
         advertise,
         stun_port: config.stun_listen.port(),
         members: RwLock::new(members),
-        relay: Relay::default(),
+        forwarder: Forwarder::default(),
         is_linked: AtomicBool::new(false),
-        shown,
+        resolver,
         guard,
         tunnels,
     });
-    info!(listen = %address, relay = %station.membership.name, "relay ready");
-    metrics::serve(config.metrics_listen, scrape(station.clone())).await?;
+    info!(listen = %address, relay = %daemon.membership.name, "relay ready");
+    metrics::serve(config.metrics_listen, scrape(daemon.clone())).await?;
     let mut tasks = tokio::task::JoinSet::new();
-    let link = tokio::spawn(station.clone().hold_link());
-    tasks.spawn(station.clone().accept(endpoint.clone()));
-    // By TLS nothing comes but tunnels.
-    tasks.spawn(tls.serve(None));
+    let link = tokio::spawn(daemon.clone().hold_link());
+    tasks.spawn(daemon.clone().accept(endpoint.clone()));
+    // Over TLS there are tunnels only.
+    tasks.spawn(tls.serve(|_| async {}));
     let removed = tokio::select! {
         ended = meshward_runtime::ended() => ended.map(|()| false)?,
         _ = link => true,
     };
-    listen::close(&endpoint, "the relay ends").await;
+    listener::close(&endpoint, "the relay ends").await;
     match removed {
-        true => Err(Removed::of(Part::Relay, station.membership.name.clone()).into()),
+        true => Err(Removed::of(Part::Relay, daemon.membership.name.clone()).into()),
         false => Ok(()),
     }
 }
 
 /// The registry of a relay's metrics, made anew for each scrape.
-fn scrape(station: Arc<Station>) -> metrics::Scrape {
+fn scrape(daemon: Arc<Daemon>) -> metrics::Scrape {
     Arc::new(move || {
-        let station = station.clone();
+        let daemon = daemon.clone();
         Box::pin(async move {
             metrics::with_process("meshward_relay", env!("CARGO_PKG_VERSION"), |registry| {
-                let members = station.members.read().len() as u64;
+                let members = daemon.members.read().len() as u64;
                 metrics::number(registry, "members", "Nodes that may be relayed to", members);
-                let linked = u64::from(station.is_linked.load(Relaxed));
+                let linked = u64::from(daemon.is_linked.load(Relaxed));
                 metrics::number(
                     registry,
                     "linked",
                     "1 while there is a link to the coordinator",
                     linked,
                 );
-                crate::metrics::guarded(registry, &station.guard);
-                crate::metrics::relayed(registry, &station.relay);
+                register_guard(registry, &daemon.guard);
+                register_forwarder(registry, &daemon.forwarder);
             })
         })
     })
 }
 
-/// What ends a link for ever: the coordinator says that this relay is no member of the mesh any
-/// more.
+/// The coordinator has removed this relay from the mesh, so no further link is tried.
 #[derive(Debug, thiserror::Error)]
 #[error("this relay was removed from the mesh")]
 struct Expelled;
 
-/// What a relay keeps besides who it is.
-pub const KEPT: [&str; 1] = [MEMBERS];
+/// The files that a relay keeps besides its membership.
+pub(crate) const KEPT: [&str; 1] = [MEMBERS];
 
-/// A relay as it runs.
-struct Station {
+/// The state of a running relay.
+struct Daemon {
     folder: MemberFolder,
     membership: Membership,
     advertise: Vec<String>,
     stun_port: u16,
     /// The nodes that may use it, with the keys of their certificates.
     members: RwLock<HashMap<NodeName, String>>,
-    relay: Relay,
+    forwarder: Forwarder,
     /// Whether there is a link to the coordinator.
     is_linked: AtomicBool,
-    shown: Arc<Shown>,
+    resolver: Arc<CertResolver>,
     guard: Arc<Guard>,
     tunnels: Arc<Tunnels>,
 }
 
-impl Station {
+impl Daemon {
     async fn accept(self: Arc<Self>, endpoint: quinn::Endpoint) {
-        let serve = |incoming, from, place| {
-            let station = self.clone();
+        let serve = |incoming, from, permit| {
+            let daemon = self.clone();
             async move {
-                match station.admit(incoming, from, place).await {
+                match daemon.admit(incoming, from, permit).await {
                     Ok((id, connection)) => {
-                        if let Err(error) = station.relay.serve(id, connection).await {
+                        if let Err(error) = daemon.forwarder.serve(id, connection).await {
                             debug!("refused: {error:#}");
                         }
                     }
@@ -214,27 +168,27 @@ impl Station {
                 }
             }
         };
-        listen::accept(endpoint, self.tunnels.clone(), self.guard.clone(), serve).await;
+        listener::accept(endpoint, self.tunnels.clone(), self.guard.clone(), serve).await;
     }
 
     async fn admit(
         &self,
         incoming: Incoming,
         from: SocketAddr,
-        place: SourcePermit,
+        permit: SourcePermit,
     ) -> Result<(RelayId, Connection)> {
-        let connection = listen::finish(incoming, place).await?;
-        let certificate = listen::certificate(&connection)?;
+        let connection = listener::finish_handshake(incoming, permit).await?;
+        let certificate = listener::peer_certificate(&connection)?;
         let known = self.members.read().get(&certificate.node).cloned();
         if certificate.part != Part::Node || known != Some(certificate.key.to_string()) {
             self.guard.note_failure(from.ip(), "a certificate", std::time::Instant::now());
             connection.close(2u32.into(), b"this is no node of the mesh");
             anyhow::bail!("{} is no node of the mesh", certificate.node);
         }
-        listen::check_unexpired(&certificate)?;
+        listener::check_unexpired(&certificate)?;
         self.guard.note_known(from.ip());
         self.tunnels.trust(connection.remote_address(), &format!("node:{}", certificate.node));
-        listen::widen_for_member(&connection);
+        listener::widen_for_member(&connection);
         Ok((RelayId::of(&certificate.node), connection))
     }
 
@@ -243,9 +197,9 @@ impl Station {
         let mut pauses = Pauses::default();
         loop {
             let begun = Instant::now();
-            let ended = self.hold_one().await;
+            let ended = self.hold_one_link().await;
             // Nobody says any more which start of a node has its session.
-            self.relay.set_sessions([]);
+            self.forwarder.set_sessions([]);
             self.is_linked.store(false, Relaxed);
             if ended.as_ref().is_err_and(|error| error.is::<Expelled>()) {
                 warn!("this relay was removed from the mesh: it ends");
@@ -264,7 +218,7 @@ impl Station {
         }
     }
 
-    async fn hold_one(&self) -> Result<()> {
+    async fn hold_one_link(&self) -> Result<()> {
         let Credentials { ca, certificate, key } = self.folder.credentials()?;
         let dial = Dial::for_member(&ca, &certificate, &key, ALPN_RELAY_LINK, COORDINATOR_NAME)?;
         let reached = dial.dial(&self.membership.coordinator).await?;
@@ -283,7 +237,7 @@ impl Station {
             std::future::pending::<Result<()>>().await
         };
         let ended = tokio::select! {
-            ended = self.listen(&mut receive) => ended,
+            ended = self.apply_messages(&mut receive) => ended,
             ended = renewing => ended,
         };
         if is_removed(&reached.connection) {
@@ -295,8 +249,9 @@ impl Station {
         })
     }
 
-    /// Follows what the coordinator says; ends when the link has to be begun anew.
-    async fn listen(&self, receive: &mut RecvStream) -> Result<()> {
+    /// Applies the coordinator's messages; returns when a new link is to be opened, with the renewed
+    /// certificate.
+    async fn apply_messages(&self, receive: &mut RecvStream) -> Result<()> {
         loop {
             match frames::receive(receive, MAX_UPDATE).await? {
                 ToRelay::Members(members) => {
@@ -313,32 +268,32 @@ impl Station {
                         *known = members;
                         gone
                     };
-                    gone.iter().for_each(|name| self.relay.end(RelayId::of(name)));
+                    gone.iter().for_each(|name| self.forwarder.end(RelayId::of(name)));
                 }
                 ToRelay::Admit(name, key) => {
                     let before = self.members.write().insert(name.clone(), key.clone());
                     if before.is_some_and(|before| before != key) {
-                        self.relay.end(RelayId::of(&name));
+                        self.forwarder.end(RelayId::of(&name));
                     }
                 }
                 ToRelay::Expel(name) => {
                     self.members.write().remove(&name);
-                    self.relay.end(RelayId::of(&name));
+                    self.forwarder.end(RelayId::of(&name));
                     info!(node = %name, "removed from the mesh: cut");
                 }
                 ToRelay::Sessions(sessions) => {
                     let ids =
                         sessions.iter().map(|(node, instance)| (RelayId::of(node), *instance));
-                    self.relay.set_sessions(ids);
+                    self.forwarder.set_sessions(ids);
                     continue;
                 }
                 ToRelay::Session(node, instance) => {
-                    self.relay.set_session(RelayId::of(&node), instance);
+                    self.forwarder.set_session(RelayId::of(&node), instance);
                     continue;
                 }
                 ToRelay::Renewed { certificate } => {
                     self.folder.keep_certificate(&certificate);
-                    *self.shown.0.lock() = certified(&self.folder.credentials()?)?;
+                    self.resolver.replace(&self.folder.credentials()?)?;
                     info!("certificate renewed");
                     return Ok(());
                 }
@@ -346,22 +301,4 @@ impl Station {
             self.folder.keep_json(MEMBERS, &*self.members.read())?;
         }
     }
-}
-
-/// The certificate that nodes are shown.
-#[derive(Debug)]
-struct Shown(Mutex<Arc<CertifiedKey>>);
-
-impl ResolvesServerCert for Shown {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.lock().clone())
-    }
-}
-
-fn certified(credentials: &Credentials) -> Result<Arc<CertifiedKey>> {
-    let Credentials { ca, certificate, key } = credentials;
-    let chain = vec![CertificateDer::from(certificate.clone()), CertificateDer::from(ca.clone())];
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.clone()));
-    let key = rustls::crypto::ring::sign::any_supported_type(&key)?;
-    Ok(Arc::new(CertifiedKey::new(chain, key)))
 }

@@ -1,7 +1,4 @@
-//! The relay: passes sealed packets on between nodes that cannot reach each other.
-
-pub mod links;
-pub mod process;
+//! The forwarder: passes sealed packets on between nodes that cannot reach each other.
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
@@ -17,12 +14,12 @@ use std::{
     time::Duration,
 };
 
-/// For how long a node may take to say which start of its daemon it is.
+/// Time limit for a node to send the instance id of its daemon.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
-/// The nodes that can be relayed to.
+/// The connections of nodes by which frames arrive and leave.
 #[derive(Default)]
-pub struct Relay {
+pub struct Forwarder {
     table: RwLock<Table>,
     counts: Counts,
 }
@@ -41,12 +38,12 @@ struct Served {
 }
 
 impl Table {
-    fn may(&self, id: &RelayId, instance: InstanceId) -> bool {
+    fn has_session(&self, id: &RelayId, instance: InstanceId) -> bool {
         self.sessions.get(id).is_none_or(|session| *session == instance)
     }
 }
 
-/// What was passed on, and what was not, since the start.
+/// Counts of what was forwarded and what was lost, since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Frames, and their bytes.
@@ -56,24 +53,24 @@ pub struct Counts {
     pub unreachable: AtomicU64,
     /// Frames that the connection to the receiver did not take.
     pub lost: AtomicU64,
-    /// Connections of copies of nodes.
-    pub held: AtomicU64,
+    /// Connections of second machines with a node's identity.
+    pub duplicates: AtomicU64,
 }
 
-impl Relay {
-    /// Relays what a node sends until its connection ends. What does not fit into the receiver's
+impl Forwarder {
+    /// Forwards what a node sends until its connection ends. What does not fit into the receiver's
     /// buffer is lost, as in any network: nobody is held up by a slow one.
     ///
     /// # Errors
     /// If it does not say which start of its daemon it is, or another has the node's session.
     pub async fn serve(&self, id: RelayId, connection: Connection) -> Result<()> {
-        let said = tokio::time::timeout(FIRST_MESSAGE, instance_of(&connection)).await;
+        let said = tokio::time::timeout(FIRST_MESSAGE, receive_instance(&connection)).await;
         let instance = said.context("the node does not say which start of its daemon it is")??;
         {
             let mut table = self.table.write();
-            if !table.may(&id, instance) {
+            if !table.has_session(&id, instance) {
                 drop(table);
-                self.hold(&connection);
+                self.close_duplicate(&connection);
                 anyhow::bail!("another machine has this node's session");
             }
             let served = Served { connection: connection.clone(), instance };
@@ -93,7 +90,7 @@ impl Relay {
             // Copied only if its packet had others in it.
             let mut frame = frame.try_into_mut().unwrap_or_else(BytesMut::from);
             set_source(&mut frame, id);
-            let pass = |frame: Bytes| {
+            let forward = |frame: Bytes| {
                 if to.send_datagram(frame).is_err() {
                     self.counts.lost.fetch_add(1, Relaxed);
                 }
@@ -101,9 +98,9 @@ impl Relay {
             match to.max_datagram_size() {
                 // The way there takes only shorter ones.
                 Some(most) if frame.len() > most => {
-                    cut(&frame, most).for_each(|piece| pass(piece.into()));
+                    cut(&frame, most).for_each(|piece| forward(piece.into()));
                 }
-                _ => pass(frame.freeze()),
+                _ => forward(frame.freeze()),
             }
         }
         let mut table = self.table.write();
@@ -114,8 +111,9 @@ impl Relay {
         Ok(())
     }
 
-    fn hold(&self, connection: &Connection) {
-        self.counts.held.fetch_add(1, Relaxed);
+    /// Closes the connection of another machine that has the node's identity.
+    fn close_duplicate(&self, connection: &Connection) {
+        self.counts.duplicates.fetch_add(1, Relaxed);
         connection.close(6u32.into(), b"another machine has this node's identity and its session");
     }
 
@@ -132,7 +130,7 @@ impl Relay {
             && let Some(served) = table.connections.remove(&id)
         {
             drop(table);
-            self.hold(&served.connection);
+            self.close_duplicate(&served.connection);
         }
     }
 
@@ -151,19 +149,19 @@ impl Relay {
         }
     }
 
-    /// How many nodes are connected.
+    /// Number of nodes that are connected.
     pub fn connected(&self) -> usize {
         self.table.read().connections.len()
     }
 
-    /// What was passed on and what was not.
+    /// Counts since the start.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 }
 
-/// Which start of a node's daemon a connection is of.
-async fn instance_of(connection: &Connection) -> Result<InstanceId> {
+/// Reads the instance id of the node's daemon, the first message of a connection.
+async fn receive_instance(connection: &Connection) -> Result<InstanceId> {
     let mut stream = connection.accept_uni().await?;
     let mut instance = InstanceId([0; 16]);
     stream.read_exact(&mut instance.0).await?;

@@ -1,5 +1,5 @@
-//! Who gets in when not all can: members and operators before strangers, and no stranger before
-//! another.
+//! Admission of connections under load: members and operators come before strangers, and no
+//! stranger before another.
 
 use crate::limits::{
     CONNECTIONS_OF_A_MEMBER, JOINS, KNOWN_SOURCES, RETRY_FROM, Strangers, TRUSTED_CONNECTIONS,
@@ -154,7 +154,7 @@ impl Guard {
             (true, false) => &self.strangers,
         };
         match room.open(source) {
-            Some(place) => Verdict::Accept(place),
+            Some(permit) => Verdict::Accept(permit),
             None if proven => {
                 self.counts.refused.fetch_add(1, Relaxed);
                 Verdict::Refuse
@@ -173,14 +173,14 @@ impl Guard {
 
     /// Whether a request to join may be worked on; it holds this meanwhile.
     pub fn join(&self, source: IpAddr, now: Instant) -> Option<SourcePermit> {
-        let place = self
+        let permit = self
             .joins
             .open(source)
             .filter(|_| source.is_loopback() || self.join_rate.take(source, now));
-        if place.is_none() {
+        if permit.is_none() {
             self.counts.joins.fetch_add(1, Relaxed);
         }
-        place
+        permit
     }
 
     /// Whether somebody may try to authenticate: not after too many failures from the same source.

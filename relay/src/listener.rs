@@ -1,8 +1,8 @@
-//! What coordinators and relays listen on, and who may speak to them there.
+//! The listener of coordinators and relays: QUIC over UDP, and TLS over TCP on the same port.
 
 use crate::{
-    api::TlsListener,
     guard::{Guard, Verdict},
+    tls_listener::TlsListener,
 };
 use anyhow::{Context, Result};
 use meshward_runtime::{
@@ -30,7 +30,7 @@ const SOCKET_BUFFER: usize = 32 << 20;
 /// Bytes of relayed packets that wait for one node, in each direction.
 const RELAY_BUFFER: usize = 512 << 10;
 
-/// For how long a handshake may take.
+/// Time limit for a QUIC handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes that wait to be judged, and the bytes of their packets that come meanwhile, of one
 /// and of all.
@@ -42,15 +42,15 @@ const ALL_UNJUDGED_BYTES: u64 = 16 << 20;
 const STRANGER_WINDOW: u32 = 128 << 10;
 const MEMBER_WINDOW: u32 = 2 << 20;
 
-/// What is listened on: one port, over UDP and TCP.
-pub struct Listening {
+/// A listener: one port, over UDP and TCP.
+pub struct Listener {
     /// For QUIC.
     pub endpoint: Endpoint,
-    /// QUIC by way of TLS.
+    /// QUIC datagrams in TLS connections, for clients behind firewalls that block UDP.
     pub tunnels: Arc<Tunnels>,
-    /// For what else comes by TLS.
+    /// TLS over TCP.
     pub tls: TlsListener,
-    /// Where.
+    /// The bound address, with the port that was chosen.
     pub address: SocketAddr,
 }
 
@@ -66,7 +66,7 @@ pub fn open(
     over_quic: &[&[u8]],
     over_tls: &[&[u8]],
     guard: &Arc<Guard>,
-) -> Result<Listening> {
+) -> Result<Listener> {
     let (tcp, udp, address) = bind(wanted)?;
     let tunnels = Tunnels::beside(TokioRuntime.wrap_udp_socket(udp)?);
     let quic = quic_config(Members::of(ca)?, certificate.clone(), over_quic)?;
@@ -85,11 +85,11 @@ pub fn open(
         over_tls.iter().chain([&ALPN_TUNNEL]).map(|protocol| protocol.to_vec()).collect();
     let tcp = tokio::net::TcpListener::from_std(tcp)?;
     let tls = TlsListener::new(tcp, Arc::new(tls), tunnels.clone(), guard.clone());
-    Ok(Listening { endpoint, tunnels, tls, address })
+    Ok(Listener { endpoint, tunnels, tls, address })
 }
 
 /// Takes connections until the endpoint is closed. Each is served in a task of its own, from where
-/// it comes, and holds the place that it is given until the handshake is done.
+/// it comes, and holds its permit until the handshake is done.
 pub async fn accept<F>(
     endpoint: Endpoint,
     tunnels: Arc<Tunnels>,
@@ -105,7 +105,7 @@ pub async fn accept<F>(
         // Who comes by a tunnel has received what was sent there.
         let proven = incoming.remote_address_validated() || tunnels.has(seen);
         match guard.judge(from.ip(), proven) {
-            Verdict::Accept(place) => drop(tokio::spawn(serve(incoming, from, place))),
+            Verdict::Accept(permit) => drop(tokio::spawn(serve(incoming, from, permit))),
             Verdict::Retry => drop(incoming.retry()),
             // Said at once: who is kept waiting gives up, and the work that was begun for it is
             // lost.
@@ -114,17 +114,17 @@ pub async fn accept<F>(
     }
 }
 
-/// Finishes a handshake, in time.
+/// Finishes a handshake within [`HANDSHAKE`].
 ///
 /// # Errors
-/// Why it was not finished.
-pub async fn finish(incoming: Incoming, place: SourcePermit) -> Result<Connection> {
+/// If it failed or took too long.
+pub async fn finish_handshake(incoming: Incoming, permit: SourcePermit) -> Result<Connection> {
     let connection = tokio::time::timeout(HANDSHAKE, incoming.into_future()).await;
-    drop(place);
+    drop(permit);
     connection.context("the handshake took too long")?.context("the handshake failed")
 }
 
-/// Gives a connection the room of a member's.
+/// Sets the receive window of an authenticated member.
 pub fn widen_for_member(connection: &Connection) {
     connection.set_receive_window(MEMBER_WINDOW.into());
 }
@@ -205,7 +205,7 @@ fn quic_config(
 ///
 /// # Errors
 /// If it has shown none of a member.
-pub fn certificate(connection: &Connection) -> Result<MemberCertificate> {
+pub fn peer_certificate(connection: &Connection) -> Result<MemberCertificate> {
     let chain = connection
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer>>().ok());

@@ -1,4 +1,4 @@
-//! STUN (RFC 8489): telling endpoints under which address they are seen.
+//! The STUN server (RFC 8489): tells endpoints their reflexive transport address.
 
 use crate::limits;
 use anyhow::{Context, Result};

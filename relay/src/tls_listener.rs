@@ -1,10 +1,7 @@
-//! TLS for the API and for tunnels: handshakes run beside each other, so that a slow client delays
-//! nobody.
+//! The TLS listener, for tunnels and the API: handshakes run beside each other, so that a slow
+//! client delays nobody.
 
-use super::Origin;
 use crate::guard::Guard;
-use axum::{Router, body::Body, extract::ConnectInfo};
-use hyper::Request;
 use meshward_runtime::{
     http,
     places::Place,
@@ -13,15 +10,26 @@ use meshward_runtime::{
 use rustls::ServerConfig;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+/// Time limit for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// For how long a connection is served on which nobody authenticates.
+/// Time limit for a connection on which nobody authenticates.
 const UNTRUSTED: Duration = Duration::from_secs(60);
-/// For how long a tunnel is carried through which no member comes.
+/// Time limit for a tunnel through which no member authenticates.
 const UNTRUSTED_TUNNEL: Duration = Duration::from_secs(15);
 
-/// Accepts TCP connections, and serves those that are tunnels, and those that speak HTTP.
+/// A connection after its TLS handshake, that is no tunnel.
+pub struct Accepted {
+    /// The connection.
+    pub stream: TlsStream<TcpStream>,
+    /// The client's address.
+    pub from: SocketAddr,
+    /// The client's place among the connections, to be marked once it has authenticated.
+    pub place: Arc<Place>,
+}
+
+/// Accepts TCP connections, carries tunnels, and hands over all other connections.
 pub struct TlsListener {
     listener: TcpListener,
     config: Arc<ServerConfig>,
@@ -40,16 +48,25 @@ impl TlsListener {
         Self { listener, config, tunnels, guard }
     }
 
-    /// Serves until the process ends; HTTP only with a router.
-    pub async fn serve(self, router: Option<Router>) {
+    /// Serves until the process ends. A connection that is no tunnel is served by `serve_other`,
+    /// and closed after a minute if nobody authenticates on it.
+    pub async fn serve<F>(self, serve_other: impl Fn(Accepted) -> F + Clone + Send + 'static)
+    where
+        F: Future<Output = ()> + Send,
+    {
         let Self { listener, config, tunnels, guard } = self;
         let acceptor = TlsAcceptor::from(config);
         loop {
             let (stream, from) = http::accept(&listener).await;
             let Some(place) = guard.places.take(from.ip()) else { continue };
-            let (acceptor, tunnels, router) = (acceptor.clone(), tunnels.clone(), router.clone());
+            let (acceptor, tunnels) = (acceptor.clone(), tunnels.clone());
+            let serve_other = serve_other.clone();
             tokio::spawn(async move {
-                let serving = serve_one(stream, from, &place, acceptor, &tunnels, router);
+                let serving = async {
+                    let Some(stream) = handshake(&acceptor, stream).await else { return };
+                    let place = place.clone();
+                    serve_one(Accepted { stream, from, place }, &tunnels, serve_other).await;
+                };
                 tokio::select! {
                     () = serving => {}
                     () = place.evicted() => {}
@@ -59,39 +76,36 @@ impl TlsListener {
     }
 }
 
-async fn serve_one(
-    stream: TcpStream,
-    from: SocketAddr,
-    place: &Arc<Place>,
-    acceptor: TlsAcceptor,
-    tunnels: &Tunnels,
-    router: Option<Router>,
-) {
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
-        return;
-    };
+async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    let done = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+    let stream = done.ok()?.ok()?;
     let _ = stream.get_ref().0.set_nodelay(true);
-    if stream.get_ref().1.alpn_protocol() == Some(ALPN_TUNNEL) {
+    Some(stream)
+}
+
+async fn serve_one<F: Future<Output = ()>>(
+    accepted: Accepted,
+    tunnels: &Tunnels,
+    serve_other: impl Fn(Accepted) -> F,
+) {
+    let place = accepted.place.clone();
+    if accepted.stream.get_ref().1.alpn_protocol() == Some(ALPN_TUNNEL) {
+        let Accepted { stream, from, place: held } = accepted;
         tokio::select! {
-            () = tunnels.serve(stream, from, Some(place.clone())) => {}
-            () = until_untrusted(place, UNTRUSTED_TUNNEL) => {}
+            () = tunnels.serve(stream, from, Some(held)) => {}
+            () = until_untrusted(&place, UNTRUSTED_TUNNEL) => {}
         }
         return;
     }
-    let Some(router) = router else { return };
-    let origin = Origin { address: from, place: Some(place.clone()) };
-    let prepare = move |request: &mut Request<Body>| {
-        request.extensions_mut().insert(ConnectInfo(origin.clone()));
-    };
     tokio::select! {
-        () = http::serve_connection(stream, router, prepare) => {}
-        () = until_untrusted(place, UNTRUSTED) => {}
+        () = serve_other(accepted) => {}
+        () = until_untrusted(&place, UNTRUSTED) => {}
     }
 }
 
-/// Ends when nobody has authenticated on the connection for `patience`.
-async fn until_untrusted(place: &Place, patience: Duration) {
-    tokio::time::sleep(patience).await;
+/// Ends when nobody has authenticated on the connection within `limit`.
+async fn until_untrusted(place: &Place, limit: Duration) {
+    tokio::time::sleep(limit).await;
     if place.is_trusted() {
         std::future::pending().await
     }

@@ -103,7 +103,7 @@ fn tokens_of_relays_and_nodes_are_not_taken_for_each_other() {
     let site = mesh.internet.site("cloud").unwrap();
     let token = mesh.token(&["--relay"]).unwrap();
     let refused = mesh.join(&site, &token).unwrap_err();
-    assert!(format!("{refused:#}").contains("meshward-coordinator relay join"), "{refused:#}");
+    assert!(format!("{refused:#}").contains("meshward-relay join"), "{refused:#}");
     let refused = mesh.token(&["--relay", "--network", "shop"]).unwrap_err();
     assert!(format!("{refused:#}").contains("cannot be used with"), "{refused:#}");
     let gone = mesh.meshctl(&["relay", "remove", "relay-x"]).unwrap_err();

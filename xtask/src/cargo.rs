@@ -27,8 +27,8 @@ pub fn below(runner: &[&str], command: &Command) -> Command {
 }
 
 /// The packages of the programs that users run, and of the example.
-pub const PROGRAMS: [&str; 5] =
-    ["meshward-coordinator", "meshward-node", "meshward-cni", "meshctl", "shop"];
+pub const PROGRAMS: [&str; 6] =
+    ["meshward-coordinator", "meshward-relay", "meshward-node", "meshward-cni", "meshctl", "shop"];
 
 /// Builds packages in a profile.
 ///

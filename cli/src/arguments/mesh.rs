@@ -77,7 +77,7 @@ pub enum Token {
         /// A network that those nodes may serve; may be given several times [default: all]
         #[arg(long = "network", value_name = "NETWORK", add = live(completion::networks))]
         networks: Vec<NetworkName>,
-        /// Relays join with it (`meshward-coordinator relay join`), and no nodes
+        /// Relays join with it (`meshward-relay join`), and no nodes
         #[arg(long, conflicts_with = "networks")]
         relay: bool,
         /// Nodes that join with it serve no network before `meshctl node approve`

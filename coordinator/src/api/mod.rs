@@ -11,7 +11,6 @@ mod idempotency;
 mod inventory;
 mod keys;
 mod links;
-mod listener;
 mod lists;
 mod logs;
 mod networks;
@@ -27,18 +26,19 @@ mod watch;
 
 pub use caller::{Caller, Origin};
 pub use credentials::secret;
-pub use listener::TlsListener;
 pub use problem::ApiError;
 use request::{At, Body, Params, Precondition, etag};
 
 use crate::{mesh::Mesh, metrics::ApiRequest};
 use axum::{
     Json, Router,
-    extract::{FromRef, MatchedPath, Request, State},
+    extract::{ConnectInfo, FromRef, MatchedPath, Request, State},
     middleware::{Next, from_fn, from_fn_with_state},
     response::Response,
     routing::get,
 };
+use meshward_relay::tls_listener::{Accepted, TlsListener};
+use meshward_runtime::http;
 use std::{sync::Arc, time::Instant};
 use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
@@ -135,6 +135,19 @@ pub fn router(mesh: Arc<Mesh>) -> Router {
         .layer(from_fn(problem::documented))
         .layer(CompressionLayer::new())
         .with_state(api)
+}
+
+/// Serves the API on connections that have done their TLS handshake, until the process ends.
+pub async fn serve(tls: TlsListener, mesh: Arc<Mesh>) {
+    let router = router(mesh);
+    let serve_one = move |Accepted { stream, from, place }| {
+        let origin = Origin { address: from, place: Some(place) };
+        let prepare = move |request: &mut Request| {
+            request.extensions_mut().insert(ConnectInfo(origin.clone()));
+        };
+        http::serve_connection(stream, router.clone(), prepare)
+    };
+    tls.serve(serve_one).await;
 }
 
 /// Counts how long a request took. What has no route is one kind of request, whatever its path.

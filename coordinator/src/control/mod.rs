@@ -4,13 +4,15 @@ mod inbox;
 mod session;
 
 use crate::{
-    listen::{self, accept, certificate, check_unexpired},
     mesh::{Author, Mesh, Refusal},
     plans::{nodes, relays, tokens},
-    relay::links,
+    relay_links,
     world::World,
 };
 use anyhow::{Context, Result};
+use meshward_relay::listener::{
+    accept, check_unexpired, finish_handshake, peer_certificate, widen_for_member,
+};
 use meshward_runtime::{
     frames,
     sources::{Seldom, SourcePermit},
@@ -35,10 +37,10 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// Serves the control channel until the endpoint is closed.
 pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint, tunnels: Arc<Tunnels>) {
-    let serve = |incoming: Incoming, from: SocketAddr, place| {
+    let serve = |incoming: Incoming, from: SocketAddr, permit| {
         let (mesh, tunnels) = (mesh.clone(), tunnels.clone());
         async move {
-            if let Err(error) = serve_connection(&mesh, &tunnels, incoming, from, place).await {
+            if let Err(error) = serve_connection(&mesh, &tunnels, incoming, from, permit).await {
                 log_ended(from, &error);
             }
         }
@@ -59,13 +61,13 @@ async fn serve_connection(
     tunnels: &Tunnels,
     incoming: Incoming,
     from: SocketAddr,
-    place: SourcePermit,
+    permit: SourcePermit,
 ) -> Result<()> {
-    let connection = listen::finish(incoming, place).await?;
+    let connection = finish_handshake(incoming, permit).await?;
     let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
     let alpn = data.and_then(|data| data.protocol).unwrap_or_default();
     if alpn == ALPN_JOIN {
-        let Some(_place) = mesh.guard.join(from.ip(), std::time::Instant::now()) else {
+        let Some(_permit) = mesh.guard.join(from.ip(), std::time::Instant::now()) else {
             connection.close(5u32.into(), b"too many machines are joining; try again in a moment");
             anyhow::bail!("too many machines are joining from there");
         };
@@ -81,15 +83,15 @@ async fn serve_connection(
     };
     mesh.guard.note_known(from.ip());
     tunnels.trust(connection.remote_address(), &who);
-    listen::widen_for_member(&connection);
+    widen_for_member(&connection);
     if alpn == ALPN_RELAY {
         check_unexpired(&certificate)?;
-        return mesh.relay.serve(RelayId::of(&certificate.node), connection).await;
+        return mesh.forwarder.serve(RelayId::of(&certificate.node), connection).await;
     }
     let (send, receive) = first_stream(&connection).await?;
     match &alpn[..] {
         ALPN_RELAY_LINK => {
-            links::serve(mesh, connection, &certificate, from.ip(), send, receive).await
+            relay_links::serve(mesh, connection, &certificate, from.ip(), send, receive).await
         }
         ALPN_SESSION => session::serve(mesh, connection, certificate, from, send, receive).await,
         _ => anyhow::bail!("an unknown protocol was asked for"),
@@ -183,7 +185,7 @@ fn member(
     from: SocketAddr,
     part: Part,
 ) -> Result<MemberCertificate> {
-    let certificate = certificate(connection)?;
+    let certificate = peer_certificate(connection)?;
     let known = mesh.look(|world| match part {
         Part::Node => world.nodes.get(&certificate.node).map(|node| node.key.clone()),
         Part::Relay => world.relays.get(&certificate.node).map(|relay| relay.key.clone()),

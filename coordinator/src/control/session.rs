@@ -3,7 +3,6 @@
 use super::{FIRST_MESSAGE, inbox::Inbox};
 use crate::{
     budget::Usage,
-    listen::check_unexpired,
     mesh::{Author, Mesh, Plan, Refusal},
     plans::{nodes, workloads::Report},
     reactions,
@@ -11,6 +10,7 @@ use crate::{
     world::World,
 };
 use anyhow::{Context, Result};
+use meshward_relay::listener::check_unexpired;
 use meshward_runtime::{
     frames,
     sources::{Bucket, Rate},
@@ -182,7 +182,7 @@ impl Serving {
         });
         let (session, current, ours) = begun.context("the node was removed from the mesh")?;
         let _end = RemoveAtEnd(&self.mesh.clone(), session.clone());
-        self.mesh.relays.tell_session(&self.mesh.relay, &self.mesh.sessions, &self.node);
+        self.mesh.relays.tell_session(&self.mesh.forwarder, &self.mesh.sessions, &self.node);
         info!(node = %self.node, from = %self.from, %revision, "session begun");
         if ours == theirs {
             self.update(current, vec![]).await?;
@@ -617,6 +617,6 @@ impl Drop for RemoveAtEnd<'_> {
     fn drop(&mut self) {
         let Self(mesh, session) = self;
         mesh.sessions.remove(session);
-        mesh.relays.tell_session(&mesh.relay, &mesh.sessions, &session.node);
+        mesh.relays.tell_session(&mesh.forwarder, &mesh.sessions, &session.node);
     }
 }

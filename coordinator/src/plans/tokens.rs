@@ -163,7 +163,7 @@ fn redeem<'a>(
         (true, Part::Relay) | (false, Part::Node) => {}
         (true, Part::Node) => {
             return Err(Refusal::Conflict(
-                "the join token is for relays: `meshward-coordinator relay join` takes it; make one for nodes without `--relay`".into(),
+                "the join token is for relays: `meshward-relay join` takes it; make one for nodes without `--relay`".into(),
             ));
         }
         (false, Part::Relay) => {

@@ -171,12 +171,12 @@ impl Mesh {
         let token = self.token(&["--relay"])?;
         let site = self.internet.site(name)?;
         let data = self.folder.path().join(name);
-        let mut join = Command::new(self.binaries.path("meshward-coordinator"));
+        let mut join = Command::new(self.binaries.path("meshward-relay"));
         let invitation = format!("{token}@{}", self.site.v4);
-        join.args(["relay", "join", &invitation, "--name", name, "--data-dir"]).arg(&data);
+        join.args(["join", &invitation, "--name", name, "--data-dir"]).arg(&data);
         output(&site.netns, &mut join)?;
-        let mut command = Command::new(self.binaries.path("meshward-coordinator"));
-        command.args(["relay", "--data-dir"]).arg(&data);
+        let mut command = Command::new(self.binaries.path("meshward-relay"));
+        command.args(["--data-dir"]).arg(&data);
         let process = Process::start(
             &site.netns,
             &mut command,

@@ -65,7 +65,7 @@ impl Removed {
     pub fn of(part: Part, name: NodeName) -> Self {
         let (closed, join) = match part {
             Part::Node => (", and its workloads are closed", "meshward-node"),
-            Part::Relay => ("", "meshward-coordinator relay"),
+            Part::Relay => ("", "meshward-relay"),
         };
         Self { part, name, closed, join }
     }
@@ -137,7 +137,7 @@ impl MemberFolder {
                 self.place(&name).display(),
                 match self.part {
                     Part::Node => "node",
-                    Part::Relay => "coordinator relay",
+                    Part::Relay => "relay",
                 },
                 part = self.part,
             ))),
