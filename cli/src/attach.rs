@@ -9,11 +9,9 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use meshward_api_client::Error;
+use meshward_api_types::local::{Attach, LocalWorkload, Relabel, State};
 use meshward_netns::Netns;
-use meshward_types::{
-    Labels, WorkloadId,
-    local::{Attach, LocalWorkload, Relabel, State},
-};
+use meshward_types::{Labels, WorkloadId};
 use nix::{
     errno::Errno,
     sched::{CloneFlags, unshare},

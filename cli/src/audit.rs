@@ -8,10 +8,8 @@ use crate::{
     output::{or_dash, show},
 };
 use anyhow::Result;
-use meshward_types::{
-    Revision,
-    api::{AuditEntry, MAX_PAGE, operations},
-};
+use meshward_api_types::{AuditEntry, MAX_PAGE, operations};
+use meshward_types::Revision;
 
 /// How many lines are shown if nobody says how many.
 const USUAL: u32 = 30;

@@ -7,7 +7,7 @@ use crate::{
     output::{Change, tell},
 };
 use anyhow::Result;
-use meshward_types::api::operations;
+use meshward_api_types::operations;
 use std::{fs, os::unix::fs::OpenOptionsExt, path::Path};
 
 /// Writes a backup to a file that is there whole or not at all.

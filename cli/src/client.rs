@@ -4,7 +4,7 @@ use crate::{Barred, Mistake, arguments::Common};
 use anyhow::Result;
 use meshward_api_client::Error;
 use meshward_api_client::context::Context as ApiContext;
-use meshward_types::api::{
+use meshward_api_types::{
     Page, Paged,
     operations::{Ask, List, Read, Remove, Write},
 };

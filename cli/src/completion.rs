@@ -6,9 +6,10 @@ use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_complete::{CompleteEnv, Shell, engine::CompletionCandidate, env::Shells};
 use meshward_api_client::{Client, Error, context};
-use meshward_types::{
-    api::{Page, operations, operations::List},
+use meshward_api_types::{
+    Page,
     local::{DEFAULT_SOCKET, LocalWorkload},
+    operations::{self, List},
 };
 use serde::de::DeserializeOwned;
 use std::{path::PathBuf, time::Duration};
@@ -88,7 +89,7 @@ fn list<T: DeserializeOwned>(
 }
 
 pub fn nodes() -> Candidates {
-    let help = |node: meshward_types::api::Node| {
+    let help = |node: meshward_api_types::Node| {
         node.site.map_or(String::new(), |site| format!("site {site}"))
     };
     list(&operations::NODES, |node| vec![(node.name.to_string(), help(node))])
@@ -103,7 +104,7 @@ pub fn relays() -> Candidates {
 }
 
 pub fn credentials() -> Candidates {
-    let role = |credential: &meshward_types::api::Credential| {
+    let role = |credential: &meshward_api_types::Credential| {
         format!("{:?}", credential.role).to_lowercase()
     };
     list(&operations::CREDENTIALS, |credential| vec![(credential.name.clone(), role(&credential))])

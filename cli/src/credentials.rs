@@ -8,7 +8,8 @@ use crate::{
 };
 use anyhow::Result;
 use meshward_api_client::context::Context;
-use meshward_types::api::{self, operations};
+use meshward_api_types as api;
+use meshward_api_types::operations;
 use std::time::SystemTime;
 
 pub async fn credential(common: &Common, verb: Option<Credential>, which: Watching) -> Result<()> {

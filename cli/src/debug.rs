@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use flate2::{Compression, write::GzEncoder};
-use meshward_types::api::operations;
+use meshward_api_types::operations;
 use redact::Secrets;
 use serde::Serialize;
 use std::{

@@ -9,10 +9,9 @@ use crate::{
 use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fast_qr::QRBuilder;
-use meshward_types::{
-    PublicKey,
-    api::{self, CreateDevice, CreatedDevice, operations},
-};
+use meshward_api_types as api;
+use meshward_api_types::{CreateDevice, CreatedDevice, operations};
+use meshward_types::PublicKey;
 use serde::Serialize;
 use std::io::IsTerminal;
 use x25519_dalek::StaticSecret;

@@ -6,7 +6,7 @@ use crate::{
     note,
     output::{bad, count, few},
 };
-use meshward_types::api::{Enforcement, SilentNode};
+use meshward_api_types::{Enforcement, SilentNode};
 use std::process::ExitCode;
 
 /// In a few words, for the line that says what was done.

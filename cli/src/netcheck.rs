@@ -7,10 +7,8 @@ use crate::{
     output::{bad, good, list, table, whole},
 };
 use anyhow::Result;
-use meshward_types::{
-    diagnosis::{Nat, Netcheck, RelayCheck},
-    relay::RelayNumber,
-};
+use meshward_api_types::diagnosis::{Nat, Netcheck, RelayCheck};
+use meshward_types::relay::RelayNumber;
 use std::process::ExitCode;
 
 /// # Errors

@@ -7,10 +7,9 @@ use crate::{
     output::{Change, Effect, list, show, tell},
 };
 use anyhow::Result;
-use meshward_types::{
-    NetworkName,
-    api::{self, CreateNetwork, operations},
-};
+use meshward_api_types as api;
+use meshward_api_types::{CreateNetwork, operations};
+use meshward_types::NetworkName;
 
 pub async fn network(common: &Common, verb: Option<Network>, which: Watching) -> Result<()> {
     let client = Client::coordinator(common)?;

@@ -7,10 +7,9 @@ use crate::{
     output::{Change, Effect, bad, count, good, list, or_dash, show, tell},
 };
 use anyhow::Result;
-use meshward_types::{
-    NodeName,
-    api::{self, NodeState, RotateKeys, operations},
-};
+use meshward_api_types as api;
+use meshward_api_types::{NodeState, RotateKeys, operations};
+use meshward_types::NodeName;
 use std::time::Duration;
 
 pub async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Result<()> {

@@ -9,11 +9,12 @@ use crate::{
     output::{bad, few, good, is_closed, whole},
 };
 use anyhow::Result;
-use meshward_types::{
-    NodeName, WorkloadId,
-    api::{Workload, operations},
+use meshward_api_types::{
+    Workload,
     diagnosis::{self, PathKind, PolicyBetween, Pong},
+    operations,
 };
+use meshward_types::{NodeName, WorkloadId};
 use serde::Serialize;
 use std::{
     process::ExitCode,

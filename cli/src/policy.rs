@@ -9,14 +9,12 @@ use crate::{
     sources, text_diff,
 };
 use anyhow::Result;
-use meshward_policy::{Budget, Written, review, run_tests};
-use meshward_types::{
-    NetworkName, OnDeny, Revision,
-    api::{
-        ExplainQuery, Finding, LinkChange, Policy, PolicyFile, PolicyResult, PolicyRevision,
-        Rollback, SubmitPolicy, SubmitResult, operations,
-    },
+use meshward_api_types::{
+    ExplainQuery, Finding, LinkChange, Policy, PolicyResult, PolicyRevision, Rollback,
+    SubmitPolicy, SubmitResult, operations,
 };
+use meshward_policy::{Budget, Written, review, run_tests};
+use meshward_types::{NetworkName, OnDeny, PolicyFile, Revision};
 use std::process::ExitCode;
 
 pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {

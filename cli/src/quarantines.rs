@@ -8,11 +8,9 @@ use crate::{
     output::{Change, Effect, count, or_dash, show, tell},
 };
 use anyhow::Result;
-use meshward_types::{
-    Selector,
-    api::{self, Impose, QuarantineResult, QuarantineTarget, operations},
-    selector::Requirement,
-};
+use meshward_api_types as api;
+use meshward_api_types::{Impose, QuarantineResult, QuarantineTarget, operations};
+use meshward_types::{Selector, selector::Requirement};
 use std::{collections::HashMap, process::ExitCode};
 
 pub async fn quarantine(

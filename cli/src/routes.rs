@@ -7,9 +7,11 @@ use crate::{
     output::{Change, bad, good, list as cell, or_dash, show, tell},
 };
 use anyhow::Result;
-use meshward_types::{
-    api::{self, ApproveRoute, RouteState, operations},
+use meshward_api_types as api;
+use meshward_api_types::{
+    ApproveRoute, RouteState,
     local::{Advertise, LocalWorkload, State},
+    operations,
 };
 
 pub async fn route(common: &Common, verb: Option<Route>, which: Labelled) -> Result<()> {

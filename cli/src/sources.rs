@@ -2,7 +2,7 @@
 
 use crate::{Mistake, arguments::Sources};
 use anyhow::{Context, Result};
-use meshward_types::api::PolicyFile;
+use meshward_types::PolicyFile;
 use std::{
     fs,
     io::{self, Read},

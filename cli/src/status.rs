@@ -7,11 +7,12 @@ use crate::{
     output::{bad, bytes, good, list, table, whole},
 };
 use anyhow::Result;
-use meshward_types::{
-    api::{Status, operations},
+use meshward_api_types::{
+    Status,
     local::{LocalStatus, RemovedNode},
-    relay::RelayId,
+    operations,
 };
+use meshward_types::relay::RelayId;
 use serde::Serialize;
 use std::{
     process::ExitCode,

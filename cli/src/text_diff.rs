@@ -4,7 +4,7 @@ use crate::{
     out,
     output::{bad, good},
 };
-use meshward_types::api::PolicyFile;
+use meshward_types::PolicyFile;
 use similar::TextDiff;
 use std::collections::BTreeSet;
 

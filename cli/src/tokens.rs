@@ -7,7 +7,8 @@ use crate::{
     output::{Change, count, list, or_dash, show, tell},
 };
 use anyhow::Result;
-use meshward_types::api::{self, CreateToken, operations};
+use meshward_api_types as api;
+use meshward_api_types::{CreateToken, operations};
 
 pub async fn token(common: &Common, verb: Option<Token>, which: Watching) -> Result<()> {
     let client = Client::coordinator(common)?;

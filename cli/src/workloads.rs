@@ -8,10 +8,9 @@ use crate::{
     output::{bad, bytes, good, list, or_dash, show, whole},
 };
 use anyhow::Result;
-use meshward_types::{
-    NetworkName,
-    api::{self, operations},
-};
+use meshward_api_types as api;
+use meshward_api_types::operations;
+use meshward_types::NetworkName;
 
 pub async fn workload(common: &Common, verb: Option<WorkloadVerb>, which: Workloads) -> Result<()> {
     let WorkloadVerb::List(Workloads { network, node, which }) =

@@ -4,11 +4,8 @@ use crate::{
     NEWEST, VERSIONS,
     error::{Code, Error},
 };
-use meshward_types::{
-    AcceptFrom, Labels, NetworkName, WorkloadName,
-    accept::LABEL as ACCEPT_FROM,
-    local::{DEFAULT_SOCKET, Declared, Kubernetes, Pod},
-};
+use meshward_api_types::local::{DEFAULT_SOCKET, Declared, Kubernetes, Pod};
+use meshward_types::{AcceptFrom, Labels, NetworkName, WorkloadName, accept::LABEL as ACCEPT_FROM};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::{

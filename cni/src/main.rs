@@ -2,11 +2,11 @@
 //! daemon does the work.
 
 use meshward_api_client::{Client, Error as ClientError};
+use meshward_api_types::local::{
+    AttachedContainer, ContainerKey, LocalStatus, PlaceContainer, PlacedContainer,
+};
 use meshward_cni::{
     Added, Attachment, Call, Code, Command, Environment, Error, added, read, versions,
-};
-use meshward_types::local::{
-    AttachedContainer, ContainerKey, LocalStatus, PlaceContainer, PlacedContainer,
 };
 use serde_json::Value;
 use std::{

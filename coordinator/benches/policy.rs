@@ -12,7 +12,7 @@ use meshward_coordinator::{
     },
     world::{Deltas, World},
 };
-use meshward_types::{Revision, WorkloadId, api::PolicyFile};
+use meshward_types::{PolicyFile, Revision, WorkloadId};
 use shape::{APPS, NODES, Shape};
 use std::{collections::BTreeSet, time::Instant};
 

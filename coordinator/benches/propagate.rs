@@ -7,8 +7,9 @@ mod simulated;
 
 use anyhow::{Result, ensure};
 use meshward_bench::{Figures, Row, Target, p99};
+use meshward_control_proto::Part;
 use meshward_coordinator::{ca::Ca, world::World};
-use meshward_types::{Revision, control::Part};
+use meshward_types::Revision;
 use process::{Process, binary, seed};
 use rcgen::{CertificateParams, KeyPair};
 use shape::{APPS, NODES, Shape};

@@ -5,6 +5,10 @@ mod process;
 
 use anyhow::{Context, Result, ensure};
 use meshward_bench::{Figures, Row, Target};
+use meshward_control_proto::{
+    Part,
+    relay::{Gathering, frames, server_name},
+};
 use meshward_coordinator::{
     ca::Ca,
     records::{NodeRecord, Record},
@@ -12,8 +16,7 @@ use meshward_coordinator::{
 use meshward_runtime::dial::Dial;
 use meshward_types::{
     NodeName,
-    control::Part,
-    relay::{Gathering, RelayId, RelayNetwork, frames, server_name},
+    relay::{RelayId, RelayNetwork},
 };
 use process::{Process, binary, seed};
 use quinn::{Connection, Endpoint};

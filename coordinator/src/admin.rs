@@ -7,10 +7,8 @@ use crate::{
     plans,
 };
 use anyhow::Result;
-use meshward_types::{
-    api::{Context, CreateCredential, Role, with_port},
-    token::secret_hash,
-};
+use meshward_api_types::{Context, CreateCredential, Role, with_port};
+use meshward_types::token::secret_hash;
 use std::{
     collections::BTreeSet,
     fs,

@@ -1,10 +1,8 @@
 //! What one node has of the coordinator, against what it may have.
 
 use crate::limits::NodeBudget;
-use meshward_types::{
-    WorkloadId,
-    control::{WorkloadReport, encoded_size},
-};
+use meshward_control_proto::{WorkloadReport, encoded_size};
+use meshward_types::WorkloadId;
 use std::{
     collections::{HashMap, hash_map::Entry},
     hash::{BuildHasher, RandomState},

@@ -2,13 +2,9 @@
 //! folder.
 
 use anyhow::{Context, Result, bail};
+use meshward_control_proto::{COORDINATOR_NAME, Part, relay::server_name};
 use meshward_runtime::tls::{MemberCertificate, SKEW, spiffe_id};
-use meshward_types::{
-    NodeName,
-    control::{COORDINATOR_NAME, Part},
-    relay::server_name,
-    token::Fingerprint,
-};
+use meshward_types::{NodeName, token::Fingerprint};
 use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,

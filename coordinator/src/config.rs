@@ -4,7 +4,7 @@ use crate::limits::{NodeBudget, Retention};
 use ipnet::IpNet;
 use meshward_relay::limits::Strangers;
 use meshward_runtime::config::Lasting;
-use meshward_types::control::DEFAULT_PORT;
+use meshward_types::DEFAULT_PORT;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv6Addr, SocketAddr},

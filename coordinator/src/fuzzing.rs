@@ -7,8 +7,9 @@ use crate::{
     ca::Ca,
     store::{Sqlite, Store},
 };
+use meshward_control_proto::Part;
 use meshward_runtime::tls::Members;
-use meshward_types::{NodeName, control::Part};
+use meshward_types::NodeName;
 use rustls::{
     pki_types::{CertificateDer, UnixTime},
     server::danger::ClientCertVerifier,

@@ -3,6 +3,10 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use meshward_control_proto::{
+    ALPN_JOIN, ALPN_SESSION,
+    relay::{ALPN_RELAY, ALPN_RELAY_LINK},
+};
 use meshward_coordinator::{
     admin, api, ca,
     config::{Config, USUAL_FILE},
@@ -17,10 +21,6 @@ use meshward_relay::{
     stun,
 };
 use meshward_runtime::{LogFormat, Mistake, config::Lasting, descriptors};
-use meshward_types::{
-    control::{ALPN_JOIN, ALPN_SESSION},
-    relay::{ALPN_RELAY, ALPN_RELAY_LINK},
-};
 use serde::Serialize;
 use std::{
     fs,

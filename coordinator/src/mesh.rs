@@ -17,12 +17,13 @@ use crate::{
     world::World,
 };
 use ipnet::IpNet;
+use meshward_api_types::AuditEntry;
 use meshward_relay::{
     forwarder::Forwarder,
     guard::{Guard, MemberConnections},
     limits::Strangers,
 };
-use meshward_types::{NodeName, Revision, api::AuditEntry, relay::RelayId};
+use meshward_types::{NodeName, Revision, relay::RelayId};
 use parking_lot::{Mutex, RwLock};
 use roaring::RoaringBitmap;
 use std::{path::PathBuf, sync::Arc, time::Duration};

@@ -4,7 +4,8 @@ use crate::{
     mesh::{Author, Mesh},
     plans::{nodes, tokens::new_id, triggers},
 };
-use meshward_types::{NodeName, control::Fired};
+use meshward_control_proto::Fired;
+use meshward_types::NodeName;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;

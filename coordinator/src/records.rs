@@ -1,11 +1,12 @@
 //! What the coordinator keeps. Everything that it knows follows from these records.
 
 use ipnet::IpNet;
+use meshward_api_types::{Network, Quarantine, Role};
+use meshward_control_proto::WorkloadReport;
 use meshward_policy::{Links, Policy, PolicyStep};
 use meshward_types::{
-    AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName,
-    api::{Network, PolicyFile, Quarantine, Role},
-    control::WorkloadReport,
+    AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PolicyFile, PublicKey, WorkloadId,
+    WorkloadName,
     measurement::{ImageSignature, Measurement, Sha256},
 };
 use parking_lot::Mutex;

@@ -9,12 +9,15 @@ use crate::{
     world::World,
 };
 use anyhow::{Context, Result};
+use meshward_control_proto::{
+    CLOSE_REMOVED, MAX_JOIN_FRAME, Part,
+    relay::{FromRelay, RelaySpec, ToRelay},
+};
 use meshward_relay::forwarder::Forwarder;
 use meshward_runtime::{frames, tls::MemberCertificate};
 use meshward_types::{
     NodeName,
-    control::{CLOSE_REMOVED, MAX_JOIN_FRAME, Part},
-    relay::{FromRelay, RelayId, RelayNumber, RelaySpec, ToRelay},
+    relay::{RelayId, RelayNumber},
 };
 use parking_lot::Mutex;
 use quinn::{Connection, RecvStream, SendStream};

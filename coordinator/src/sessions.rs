@@ -2,16 +2,14 @@
 
 use crate::world::Deltas;
 use futures::future::join_all;
+use meshward_control_proto::{
+    Answer, CLOSE_REMOVED, EncodedChanges, FromCoordinator, InstanceId, MAX_FRAME, Question,
+};
 use meshward_runtime::{
     frames,
     sources::{Bucket, Rate},
 };
-use meshward_types::{
-    NetworkName, NodeName, Revision,
-    control::{
-        Answer, CLOSE_REMOVED, EncodedChanges, FromCoordinator, InstanceId, MAX_FRAME, Question,
-    },
-};
+use meshward_types::{NetworkName, NodeName, Revision};
 use parking_lot::{Mutex, RwLock};
 use quinn::Connection;
 use roaring::RoaringBitmap;
@@ -676,7 +674,8 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_types::{Change, IdentityId, ItemKey};
+    use meshward_control_proto::{Change, ItemKey};
+    use meshward_types::IdentityId;
 
     fn change(at: u32) -> EncodedChanges {
         EncodedChanges::of(&[Change::Drop(ItemKey::Identity(

@@ -7,7 +7,8 @@ use crate::{
     plans::policies::{self, Applied, Basis, Judging, Prepared, Submission, Warmed},
     world::World,
 };
-use meshward_types::{NetworkName, api::PolicyResult};
+use meshward_api_types::PolicyResult;
+use meshward_types::NetworkName;
 use roaring::RoaringBitmap;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -107,7 +108,8 @@ mod tests {
         },
         store::Sqlite,
     };
-    use meshward_types::api::{CreateNetwork, Impose, PolicyFile, QuarantineTarget};
+    use meshward_api_types::{CreateNetwork, Impose, QuarantineTarget};
+    use meshward_types::PolicyFile;
     use std::{fmt::Write, time::Duration};
     use time::OffsetDateTime;
 

@@ -8,7 +8,9 @@ use std::{env, fs, path::Path, sync::OnceLock};
 
 fn all() -> impl Iterator<Item = &'static Target> {
     [
+        meshward_api_types::fuzzing::TARGETS,
         meshward_cni::fuzzing::TARGETS,
+        meshward_control_proto::fuzzing::TARGETS,
         meshward_coordinator::fuzzing::TARGETS,
         meshward_runtime::fuzzing::TARGETS,
         meshward_datapath::fuzzing::TARGETS,

@@ -14,15 +14,15 @@ use axum::{
     routing::{get, patch},
 };
 use ipnet::IpNet;
-use meshward_runtime::body;
-use meshward_types::{
-    NetworkName, WorkloadId,
+use meshward_api_types::{
     diagnosis::{Netcheck, Ping, Pong},
     local::{
         Advertise, Attach, AttachedContainer, ContainerKey, DryRun, LocalStatus, LocalWorkload,
         PlaceContainer, PlacedContainer, Relabel,
     },
 };
+use meshward_runtime::body;
+use meshward_types::{NetworkName, WorkloadId};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path as StdPath, sync::Arc};
 use tokio::net::{UnixListener, UnixStream};

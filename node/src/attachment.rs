@@ -5,11 +5,11 @@ use crate::{
     sys::{self, Tun},
 };
 use ipnet::IpNet;
+use meshward_api_types::local::Pod;
+use meshward_control_proto::{WorkloadReport, view::NetworkSpec};
 use meshward_netns::{Netns, Selects};
 use meshward_runtime::random;
-use meshward_types::{
-    WorkloadId, control::WorkloadReport, local::Pod, measurement::Measurement, view::NetworkSpec,
-};
+use meshward_types::{WorkloadId, measurement::Measurement};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,

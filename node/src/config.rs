@@ -1,8 +1,8 @@
 //! The node's configuration.
 
 use crate::offloads::Offload;
+use meshward_api_types::local::DEFAULT_SOCKET;
 use meshward_runtime::config::Lasting;
-use meshward_types::local::DEFAULT_SOCKET;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},

@@ -3,9 +3,10 @@
 
 use crate::{attachment::Attachment, daemon::seconds_now};
 use anyhow::{Context, Result, ensure};
+use meshward_control_proto::Part;
 use meshward_datapath::SecretKey;
 use meshward_runtime::{member::MemberFolder, random};
-use meshward_types::{NetworkName, WorkloadId, control::Part};
+use meshward_types::{NetworkName, WorkloadId};
 use serde::{Deserialize, Serialize};
 use std::{fs, ops::Deref, path::Path, time::Duration};
 

@@ -5,12 +5,12 @@ use crate::{
     attachment::Attachment, daemon::Found, docker::fuzzing::docker, folder::Folder,
     kept_view::KeptView, portmap, runtimes::fuzzing as runtimes,
 };
-use meshward_fuzzing::{Bytes, blocks};
-use meshward_types::{
-    Change, HeldView, Item, ItemKey, NetworkName, NodeName, Revision, WorkloadId,
-    control::WorkloadReport,
+use meshward_control_proto::{
+    Change, HeldView, Item, ItemKey, WorkloadReport,
     view::{NetworkSpec, PeerSpec},
 };
+use meshward_fuzzing::{Bytes, blocks};
+use meshward_types::{NetworkName, NodeName, Revision, WorkloadId};
 use std::{
     fs,
     path::{Path, PathBuf},

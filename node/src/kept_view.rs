@@ -8,10 +8,8 @@
 
 use crate::folder::Folder;
 use anyhow::{Context, Result};
-use meshward_types::{
-    Change, HeldView, Revision, View,
-    control::{body_length, decode, encode},
-};
+use meshward_control_proto::{Change, HeldView, View, body_length, decode, encode};
+use meshward_types::Revision;
 use std::{
     fs::{File, OpenOptions},
     io::Write,
@@ -155,7 +153,7 @@ fn checked<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<(T, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_types::{Item, ItemKey, view::NetworkSpec};
+    use meshward_control_proto::{Item, ItemKey, view::NetworkSpec};
     use std::fs;
 
     fn network(at: u16) -> Change {

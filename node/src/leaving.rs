@@ -8,8 +8,8 @@ use crate::{
     session,
 };
 use anyhow::Result;
+use meshward_api_types::local::RemovedNode;
 use meshward_runtime::{Mistake, member::Membership};
-use meshward_types::local::RemovedNode;
 use std::{
     sync::Arc,
     time::{Duration, Instant},

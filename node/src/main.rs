@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use meshward_control_proto::Part;
 use meshward_node::{
     api,
     config::{Config, USUAL_FILE},
@@ -19,7 +20,7 @@ use meshward_runtime::{
     join::{self, InvitationSource},
     member::{Membership, Removed},
 };
-use meshward_types::{Labels, NodeName, control::Part};
+use meshward_types::{Labels, NodeName};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use std::{

@@ -1,13 +1,10 @@
 //! What Prometheus sees of the node. docs/metrics.md lists every name.
 
 use crate::{daemon::Node, offloads::Offloads};
+use meshward_api_types::local::{LocalStatus, LocalWorkload, State};
 use meshward_datapath::{EndpointStats, LinkStats, PeerStats};
 use meshward_runtime::metrics::{Scrape, counted, measured, number, with_process};
-use meshward_types::{
-    NetworkName,
-    local::{LocalStatus, LocalWorkload, State},
-    relay::is_relayed,
-};
+use meshward_types::{NetworkName, relay::is_relayed};
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
 

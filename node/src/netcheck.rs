@@ -4,10 +4,10 @@
 
 use crate::{daemon::Node, portmap};
 use futures::future::join_all;
+use meshward_api_types::diagnosis::{Nat, Netcheck, PortMappings, RelayCheck};
 use meshward_netns::Netns;
 use meshward_runtime::random;
 use meshward_types::{
-    diagnosis::{Nat, Netcheck, PortMappings, RelayCheck},
     relay::RelayNumber,
     stun::{PORT, Transaction, read_response, request},
 };

@@ -6,6 +6,9 @@ use crate::{
     view_writer::Ticket,
 };
 use anyhow::{Context, Result};
+use meshward_control_proto::{
+    Answer, ENFORCED_WITHIN, FromCoordinator, FromNode, MAX_UPDATE, Question,
+};
 use meshward_runtime::{
     dial::{Dial, Pauses, is_removed},
     frames,
@@ -13,10 +16,7 @@ use meshward_runtime::{
     member::Credentials,
     tls::{MemberCertificate, date},
 };
-use meshward_types::{
-    Revision,
-    control::{Answer, ENFORCED_WITHIN, FromCoordinator, FromNode, MAX_UPDATE, Question},
-};
+use meshward_types::Revision;
 use quinn::{Connection, RecvStream, SendStream};
 use std::{
     collections::VecDeque,

@@ -2,8 +2,9 @@
 //! be on disk does.
 
 use crate::kept_view::KeptView;
+use meshward_control_proto::{Change, View};
 use meshward_runtime::write_behind::{RETRY, Troubles};
-use meshward_types::{Change, Revision, View};
+use meshward_types::Revision;
 use parking_lot::{Condvar, Mutex};
 use std::{sync::Arc, thread, time::Instant};
 use tokio::sync::watch;

@@ -1,7 +1,7 @@
 //! The configuration of a relay. docs/configuration.md describes every key.
 
 use meshward_relay::limits::Strangers;
-use meshward_types::control::DEFAULT_PORT;
+use meshward_types::DEFAULT_PORT;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},

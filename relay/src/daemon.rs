@@ -3,6 +3,10 @@
 
 use crate::{cert_resolver::CertResolver, config::Config};
 use anyhow::{Context, Result};
+use meshward_control_proto::{
+    COORDINATOR_NAME, MAX_UPDATE, Part,
+    relay::{ALPN_RELAY, ALPN_RELAY_LINK, FromRelay, ToRelay},
+};
 use meshward_relay::{
     forwarder::Forwarder,
     guard::Guard,
@@ -21,11 +25,7 @@ use meshward_runtime::{
     tls::MemberCertificate,
     tunnel::Tunnels,
 };
-use meshward_types::{
-    NodeName,
-    control::{COORDINATOR_NAME, MAX_UPDATE, Part},
-    relay::{ALPN_RELAY, ALPN_RELAY_LINK, FromRelay, RelayId, ToRelay},
-};
+use meshward_types::{NodeName, relay::RelayId};
 use parking_lot::RwLock;
 use quinn::{Connection, Incoming, RecvStream};
 use rustls::pki_types::CertificateDer;

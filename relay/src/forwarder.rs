@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
-use meshward_types::{
-    control::InstanceId,
-    relay::{RelayId, cut, destination, set_source},
+use meshward_control_proto::{
+    InstanceId,
+    relay::{cut, destination, set_source},
 };
+use meshward_types::relay::RelayId;
 use parking_lot::RwLock;
 use quinn::Connection;
 use std::{

@@ -5,13 +5,13 @@ use crate::{
     tls_listener::TlsListener,
 };
 use anyhow::{Context, Result};
+use meshward_control_proto::relay::ALPN_RELAY;
 use meshward_runtime::{
     Mistake,
     sources::SourcePermit,
     tls::{MemberCertificate, Members, date},
     tunnel::{ALPN_TUNNEL, Tunnels},
 };
-use meshward_types::relay::ALPN_RELAY;
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn::{
     Connection, Endpoint, Incoming, Runtime, TokioRuntime, crypto::rustls::QuicServerConfig,

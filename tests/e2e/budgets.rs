@@ -3,8 +3,8 @@
 use crate::support::{
     Echo, PATIENCE, Shop, Stream, allow, limited, member, mesh_with, pings, tcp_echoes,
 };
+use meshward_control_proto::{EndpointReport, FromCoordinator, FromNode, WorkloadReport};
 use meshward_lab::{CraftedSession, Mesh};
-use meshward_types::control::{EndpointReport, FromCoordinator, FromNode, WorkloadReport};
 use std::{
     net::{IpAddr, Ipv4Addr},
     time::Duration,

@@ -384,7 +384,7 @@ pub enum Role {
     Admin,
 }
 
-impl From<Role> for meshward_types::api::Role {
+impl From<Role> for meshward_api_types::Role {
     fn from(role: Role) -> Self {
         match role {
             Role::Viewer => Self::Viewer,

@@ -11,7 +11,8 @@ pub use policy::*;
 use crate::{Mistake, completion};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
-use meshward_types::{Selector, WorkloadId, local::DEFAULT_SOCKET};
+use meshward_api_types::local::DEFAULT_SOCKET;
+use meshward_types::{Selector, WorkloadId};
 use std::{path::PathBuf, time::Duration};
 
 /// Run a Meshward mesh: networks, nodes, policy, quarantine, and workloads on this machine.

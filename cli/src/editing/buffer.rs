@@ -1,7 +1,7 @@
 //! The text that an editor gets: the files of a policy one below the other, and remarks that are
 //! left out when it is read back.
 
-use meshward_types::api::PolicyFile;
+use meshward_types::PolicyFile;
 
 /// How the lines that are ours begin, which are comments in YAML. It gets longer until nobody
 /// else's line begins so.

@@ -15,11 +15,9 @@ use anyhow::{Context, Result};
 use buffer::{Buffer, Remark};
 use editor::Editor;
 use meshward_api_client::Error;
+use meshward_api_types::{PolicyScope, SubmitPolicy, SubmitResult, operations};
 use meshward_policy::{Budget, own_documents, read_own, run_tests};
-use meshward_types::{
-    NetworkName,
-    api::{PolicyFile, PolicyScope, SubmitPolicy, SubmitResult, operations},
-};
+use meshward_types::{NetworkName, PolicyFile};
 use std::{
     fs,
     path::{Path, PathBuf},

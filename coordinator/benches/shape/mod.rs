@@ -2,13 +2,13 @@
 //! everywhere in it, and one service that everybody uses.
 
 use ipnet::{IpNet, Ipv4Net};
+use meshward_api_types::Network;
+use meshward_control_proto::WorkloadReport;
 use meshward_coordinator::records::{
     EndpointRecord, IdentityRecord, NodeRecord, PolicyRecord, Record, WorkloadRecord,
 };
 use meshward_types::{
-    IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId,
-    api::{Network, PolicyFile},
-    control::WorkloadReport,
+    IdentityId, Labels, NetworkName, NodeName, PolicyFile, PublicKey, WorkloadId,
 };
 use std::{fmt::Write, net::Ipv4Addr};
 

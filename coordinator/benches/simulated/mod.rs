@@ -7,16 +7,14 @@
 
 use crate::shape::{self, Shape};
 use anyhow::{Context, Result, ensure};
-use meshward_coordinator::{records::Standing, world::World};
-use meshward_runtime::{dial::Dial, frames, random, tls::clock};
-use meshward_types::{
-    Change, Item, ItemKey, NodeName, Revision, WorkloadId,
-    control::{
-        COORDINATOR_NAME, ENFORCED_WITHIN, EndpointReport, FromCoordinator, FromNode, InstanceId,
-        MAX_UPDATE, WorkloadReport,
-    },
+use meshward_control_proto::{
+    COORDINATOR_NAME, Change, ENFORCED_WITHIN, EndpointReport, FromCoordinator, FromNode,
+    InstanceId, Item, ItemKey, MAX_UPDATE, WorkloadReport,
     view::{Digest, Hash128},
 };
+use meshward_coordinator::{records::Standing, world::World};
+use meshward_runtime::{dial::Dial, frames, random, tls::clock};
+use meshward_types::{NodeName, Revision, WorkloadId};
 use nix::sys::socket::{setsockopt, sockopt};
 use parking_lot::Mutex;
 use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, TokioRuntime};

@@ -7,8 +7,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::stream;
+use meshward_api_types::{Role, operations};
 use meshward_runtime::random;
-use meshward_types::api::{Role, operations};
 use serde::Deserialize;
 use std::{path::PathBuf, sync::Arc};
 use tokio::{fs::File, io::AsyncReadExt};

@@ -13,8 +13,9 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use meshward_api_types::Role;
 use meshward_runtime::places::Place;
-use meshward_types::{NetworkName, api::Role, token::secret_hash};
+use meshward_types::{NetworkName, token::secret_hash};
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 use time::OffsetDateTime;
 

@@ -5,10 +5,10 @@ use super::{
 };
 use crate::{journal::Kind, mesh::Mesh, plans::credentials, world::World};
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use meshward_runtime::random;
-use meshward_types::api::{
+use meshward_api_types::{
     ChangeCredential, CreateCredential, CreatedCredential, Credential, Page, Role, operations,
 };
+use meshward_runtime::random;
 use serde::Deserialize;
 use std::sync::Arc;
 use time::OffsetDateTime;

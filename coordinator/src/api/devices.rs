@@ -10,13 +10,9 @@ use crate::{
     world::World,
 };
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use meshward_types::{
-    NetworkName, NodeName, WorkloadName,
-    api::{CreateDevice, CreatedDevice, Device, Page, Role, operations},
-    bounded::printable,
-    control::{Answer, DeviceOrder, Question},
-    relay::is_relayed,
-};
+use meshward_api_types::{CreateDevice, CreatedDevice, Device, Page, Role, operations};
+use meshward_control_proto::{Answer, DeviceOrder, Question};
+use meshward_types::{NetworkName, NodeName, WorkloadName, bounded::printable, relay::is_relayed};
 use serde::Deserialize;
 use std::{net::SocketAddr, sync::Arc};
 

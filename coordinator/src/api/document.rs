@@ -3,7 +3,8 @@
 
 use super::problem::PROBLEM_JSON;
 use axum::http::StatusCode;
-use meshward_types::api::{MAX_PAGE, Problem, USUAL_PAGE, operations, schema};
+use meshward_api_types::{MAX_PAGE, Problem, USUAL_PAGE, operations};
+use meshward_types::schema;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 

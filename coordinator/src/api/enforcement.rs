@@ -4,10 +4,8 @@ use crate::{
     mesh::{Mesh, timestamp},
     world::World,
 };
-use meshward_types::{
-    Revision, WorkloadId,
-    api::{Enforcement, SilentNode},
-};
+use meshward_api_types::{Enforcement, SilentNode};
+use meshward_types::{Revision, WorkloadId};
 use roaring::{MultiOps, RoaringBitmap};
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use super::ApiError;
 use crate::mesh::Mesh;
 use axum::{Json, extract::State, http::StatusCode};
-use meshward_types::api::{Health, Version};
+use meshward_api_types::{Health, Version};
 use std::{sync::Arc, time::Duration};
 
 /// How long the store may take to answer.

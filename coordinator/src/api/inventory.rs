@@ -17,12 +17,10 @@ use axum::{
     http::header::ETAG,
     response::{IntoResponse, Response},
 };
-use meshward_types::{
-    Labels, NetworkName, NodeName, WorkloadId, WorkloadName,
-    api::{
-        ApproveNode, Block, Measured, Node, NodeState, Page, Role, Status, Workload, operations,
-    },
+use meshward_api_types::{
+    ApproveNode, Block, Measured, Node, NodeState, Page, Role, Status, Workload, operations,
 };
+use meshward_types::{Labels, NetworkName, NodeName, WorkloadId, WorkloadName};
 use serde::Deserialize;
 use std::{collections::BTreeSet, sync::Arc};
 

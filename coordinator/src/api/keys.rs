@@ -5,11 +5,9 @@ use crate::{
     world::World,
 };
 use axum::{Json, extract::State};
-use meshward_types::{
-    NetworkName, NodeName, PublicKey,
-    api::{Role, RotateKeys, RotatedKeys, operations},
-    control::FromCoordinator,
-};
+use meshward_api_types::{Role, RotateKeys, RotatedKeys, operations};
+use meshward_control_proto::FromCoordinator;
+use meshward_types::{NetworkName, NodeName, PublicKey};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -13,11 +13,9 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use meshward_types::{
-    IdentityId, NetworkName, NodeName,
-    api::{Link, Links, Page, operations},
-    control::{Answer, Count, LinkCount, Question},
-};
+use meshward_api_types::{Link, Links, Page, operations};
+use meshward_control_proto::{Answer, LinkCount, Question};
+use meshward_types::{Count, IdentityId, NetworkName, NodeName};
 use roaring::RoaringBitmap;
 use serde::Deserialize;
 use std::{

@@ -15,10 +15,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use meshward_types::{
-    Labels, Revision, Selector,
-    api::{MAX_PAGE, Page, USUAL_PAGE},
-};
+use meshward_api_types::{MAX_PAGE, Page, USUAL_PAGE};
+use meshward_types::{Labels, Revision, Selector};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -17,10 +17,8 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use meshward_types::{
-    NetworkName, Revision,
-    api::{AuditEntry, MAX_PAGE, Page, PolicyRevision, operations},
-};
+use meshward_api_types::{AuditEntry, MAX_PAGE, Page, PolicyRevision, operations};
+use meshward_types::{NetworkName, Revision};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 

@@ -168,7 +168,7 @@ async fn timed(State(mesh): State<Arc<Mesh>>, request: Request, next: Next) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_types::api::operations;
+    use meshward_api_types::operations;
     use std::collections::BTreeSet;
 
     #[test]

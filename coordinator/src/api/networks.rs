@@ -5,10 +5,8 @@ use super::{
 };
 use crate::{journal::Kind, mesh::Mesh, plans::networks, world::World};
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use meshward_types::{
-    NetworkName,
-    api::{CreateNetwork, Network, Page, Role, operations},
-};
+use meshward_api_types::{CreateNetwork, Network, Page, Role, operations};
+use meshward_types::NetworkName;
 use serde::Deserialize;
 use std::sync::Arc;
 

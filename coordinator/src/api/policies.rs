@@ -18,13 +18,14 @@ use axum::{
     http::header::ETAG,
     response::{IntoResponse, Response},
 };
+use meshward_api_types::{
+    Cut, ExplainQuery, Explanation, Page, Policy, PolicyDifference, PolicyResult, Role, Rollback,
+    SubmitPolicy, SubmitResult, operations,
+};
+use meshward_control_proto::{Answer, Question};
 use meshward_types::{
-    IdentityId, Labels, NetworkName, NodeName, PortRange, PortSpec, Revision, WorkloadId,
-    api::{
-        Cut, ExplainQuery, Explanation, Page, Policy, PolicyDifference, PolicyFile, PolicyResult,
-        Role, Rollback, SubmitPolicy, SubmitResult, operations,
-    },
-    control::{Answer, Question},
+    IdentityId, Labels, NetworkName, NodeName, PolicyFile, PortRange, PortSpec, Revision,
+    WorkloadId,
 };
 use serde::Deserialize;
 use std::{

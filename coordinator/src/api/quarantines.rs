@@ -12,10 +12,10 @@ use crate::{
     world::World,
 };
 use axum::{Json, extract::State, response::Response};
-use meshward_types::{
-    NetworkName, Selector, WorkloadId,
-    api::{Impose, Page, Quarantine, QuarantineResult, QuarantineTarget, Role, operations},
+use meshward_api_types::{
+    Impose, Page, Quarantine, QuarantineResult, QuarantineTarget, Role, operations,
 };
+use meshward_types::{NetworkName, Selector, WorkloadId};
 use serde::Deserialize;
 use std::sync::Arc;
 use time::OffsetDateTime;

@@ -15,11 +15,8 @@ use axum::{
     http::header::ETAG,
     response::{IntoResponse, Response},
 };
-use meshward_types::{
-    NetworkName, NodeName,
-    api::{Page, Relay, Role, operations},
-    relay::RelayId,
-};
+use meshward_api_types::{Page, Relay, Role, operations};
+use meshward_types::{NetworkName, NodeName, relay::RelayId};
 use serde::Deserialize;
 use std::sync::Arc;
 

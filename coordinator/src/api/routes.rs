@@ -5,10 +5,8 @@ use super::{
 use crate::{journal::Kind, mesh::Mesh, plans::routes, world::World};
 use axum::{Json, extract::State, response::Response};
 use ipnet::IpNet;
-use meshward_types::{
-    NetworkName, NodeName,
-    api::{ApproveRoute, Page, Role, Route, RouteState, operations, schema::Cidr},
-};
+use meshward_api_types::{ApproveRoute, Page, Role, Route, RouteState, operations};
+use meshward_types::{NetworkName, NodeName, schema::Cidr};
 use serde::Deserialize;
 use std::sync::Arc;
 

@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn every_write_can_be_a_dry_run_and_no_read_can() {
-        for one in meshward_types::api::operations::ALL {
+        for one in meshward_api_types::operations::ALL {
             let method: Method = one.method.to_uppercase().parse().unwrap();
             let takes = shapes().check_query(&method, one.path, "dry_run=true").is_ok();
             assert_eq!(takes, one.writes(), "{method} {}", one.path);

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{journal::Kind, mesh::Mesh, plans::tokens, world::World};
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use meshward_types::api::{CreateToken, CreatedToken, Page, Role, Token, operations};
+use meshward_api_types::{CreateToken, CreatedToken, Page, Role, Token, operations};
 use serde::Deserialize;
 use std::sync::Arc;
 use time::OffsetDateTime;

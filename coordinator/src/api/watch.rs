@@ -13,7 +13,8 @@ use axum::{
     },
 };
 use futures::{Stream, future::BoxFuture, stream};
-use meshward_types::{Revision, api::Change};
+use meshward_api_types::Change;
+use meshward_types::Revision;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},

@@ -1,11 +1,9 @@
 //! What a node says, read ahead as far as its budget goes.
 
 use anyhow::{Context, Result};
+use meshward_control_proto::{FromNode, MAX_FRAME, decode};
 use meshward_runtime::frames;
-use meshward_types::{
-    Revision,
-    control::{FromNode, MAX_FRAME, decode},
-};
+use meshward_types::Revision;
 use quinn::RecvStream;
 use std::{sync::Arc, time::Duration};
 use tokio::{

@@ -10,6 +10,10 @@ use crate::{
     world::World,
 };
 use anyhow::{Context, Result};
+use meshward_control_proto::{
+    ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, JoinReply, JoinRequest, MAX_JOIN_FRAME, Part,
+    relay::{ALPN_RELAY, ALPN_RELAY_LINK},
+};
 use meshward_relay::listener::{
     accept, check_unexpired, finish_handshake, peer_certificate, widen_for_member,
 };
@@ -19,12 +23,7 @@ use meshward_runtime::{
     tls::{MemberCertificate, clocks_apart},
     tunnel::Tunnels,
 };
-use meshward_types::{
-    control::{
-        ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, JoinReply, JoinRequest, MAX_JOIN_FRAME, Part,
-    },
-    relay::{ALPN_RELAY, ALPN_RELAY_LINK, RelayId},
-};
+use meshward_types::relay::RelayId;
 use quinn::{
     Connection, Endpoint, Incoming, RecvStream, SendStream, crypto::rustls::HandshakeData,
 };

@@ -10,20 +10,17 @@ use crate::{
     world::World,
 };
 use anyhow::{Context, Result};
+use meshward_control_proto::{
+    CLOSE_REMOVED, Change, EndpointReport, FromCoordinator, FromNode, Part, WorkloadReport, encode,
+    encode_update, view::Shadow,
+};
 use meshward_relay::listener::check_unexpired;
 use meshward_runtime::{
     frames,
     sources::{Bucket, Rate},
     tls::{MemberCertificate, clocks_apart},
 };
-use meshward_types::{
-    Change, NetworkName, NodeName, PublicKey, Revision,
-    control::{
-        CLOSE_REMOVED, EndpointReport, FromCoordinator, FromNode, Part, WorkloadReport, encode,
-        encode_update,
-    },
-    view::Shadow,
-};
+use meshward_types::{NetworkName, NodeName, PublicKey, Revision};
 use quinn::{Connection, RecvStream, SendStream};
 use std::{
     collections::{BTreeMap, BTreeSet},

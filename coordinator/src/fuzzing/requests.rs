@@ -16,8 +16,8 @@ use axum::{
     http::{Request, Response, Uri},
 };
 use http_body_util::BodyExt;
+use meshward_api_types::{CreateCredential, Role};
 use meshward_fuzzing::{Bytes, blocks};
-use meshward_types::api::{CreateCredential, Role};
 use std::{path::Path, sync::Arc};
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;

@@ -6,11 +6,8 @@ use crate::{
     records::{CredentialRecord, Mutation, Record, RecordKey},
     world::World,
 };
-use meshward_types::{
-    NetworkName,
-    api::{ChangeCredential, CreateCredential, Credential, Role},
-    token::secret_hash,
-};
+use meshward_api_types::{ChangeCredential, CreateCredential, Credential, Role};
+use meshward_types::{NetworkName, token::secret_hash};
 use time::OffsetDateTime;
 
 /// The longest lifetime, in seconds: ten years.

@@ -7,10 +7,8 @@ use crate::{
     world::World,
 };
 use ipnet::IpNet;
-use meshward_types::{
-    NetworkName,
-    api::{CreateNetwork, Network},
-};
+use meshward_api_types::{CreateNetwork, Network};
+use meshward_types::NetworkName;
 use std::collections::BTreeSet;
 
 /// Makes a network, and a block of it for every node that may serve it.

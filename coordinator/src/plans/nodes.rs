@@ -9,11 +9,11 @@ use crate::{
     records::{ApprovedNodeRecord, EndpointRecord, Mutation, NodeRecord, Record, RecordKey},
     world::{KeyOwner, World, is_one_hosts},
 };
+use meshward_api_types::ApproveNode;
+use meshward_control_proto::{EndpointReport, JoinRequest, relay::MOST_HOMES};
 use meshward_types::{
     Labels, NetworkName, NodeName, PublicKey,
-    api::ApproveNode,
-    control::{EndpointReport, JoinRequest},
-    relay::{MOST_HOMES, RelayId, RelayNumber, is_relayed},
+    relay::{RelayId, RelayNumber, is_relayed},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -6,11 +6,8 @@ use crate::{
     records::{Mutation, Record, RecordKey},
     world::World,
 };
-use meshward_types::{
-    NetworkName, Selector, WorkloadId,
-    api::{Impose, Quarantine, QuarantineTarget},
-    selector::Requirement,
-};
+use meshward_api_types::{Impose, Quarantine, QuarantineTarget};
+use meshward_types::{NetworkName, Selector, WorkloadId, selector::Requirement};
 use std::{collections::BTreeSet, fmt::Write};
 use time::OffsetDateTime;
 

@@ -9,7 +9,8 @@ use crate::{
     records::{Mutation, Record, RecordKey, RelayRecord},
     world::World,
 };
-use meshward_types::{NodeName, control::JoinRequest, relay::RelayNumber};
+use meshward_control_proto::JoinRequest;
+use meshward_types::{NodeName, relay::RelayNumber};
 
 /// The most relays of a mesh: every node measures how far each is.
 const MOST_RELAYS: usize = 64;

@@ -7,10 +7,8 @@ use crate::{
     world::World,
 };
 use ipnet::IpNet;
-use meshward_types::{
-    NetworkName, WorkloadId,
-    api::{ApproveRoute, Route, RouteState},
-};
+use meshward_api_types::{ApproveRoute, Route, RouteState};
+use meshward_types::{NetworkName, WorkloadId};
 
 /// The routes that there are, and prefixes that are approved though nobody has them.
 pub fn list(world: &World) -> Vec<Route> {

@@ -5,10 +5,10 @@ use crate::{
     records::{Mutation, Record, RecordKey, TokenRecord},
     world::World,
 };
+use meshward_api_types::{CreateToken, Token};
+use meshward_control_proto::{JoinRequest, Part};
 use meshward_runtime::random;
 use meshward_types::{
-    api::{CreateToken, Token},
-    control::{JoinRequest, Part},
     labels::check_value,
     token::{Fingerprint, JoinToken, secret_hash},
 };

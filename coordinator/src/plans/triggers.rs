@@ -9,12 +9,10 @@ use crate::{
     records::{Given, Mutation, RecordKey},
     world::World,
 };
+use meshward_api_types::{Impose, QuarantineTarget};
+use meshward_control_proto::Fired;
 use meshward_policy::{Reaction, Trigger};
-use meshward_types::{
-    NodeName, WorkloadId,
-    api::{Impose, QuarantineTarget},
-    control::Fired,
-};
+use meshward_types::{NodeName, WorkloadId};
 use time::OffsetDateTime;
 
 /// What is left to do once a trigger's plan is stored.

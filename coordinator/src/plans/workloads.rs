@@ -10,10 +10,10 @@ use crate::{
     world::{KeyOwner, NetworkState, Subject, World},
 };
 use ipnet::IpNet;
+use meshward_control_proto::WorkloadReport;
 use meshward_policy::{Candidate, Policy};
 use meshward_types::{
     AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId,
-    control::WorkloadReport,
     measurement::{Image, ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Sha256},
 };
 use std::{

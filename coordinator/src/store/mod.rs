@@ -13,7 +13,8 @@ pub use sqlite::Sqlite;
 
 use crate::limits::Retention;
 use crate::records::{Mutation, Record, RecordKey};
-use meshward_types::{Revision, api::AuditEntry};
+use meshward_api_types::AuditEntry;
+use meshward_types::Revision;
 use std::path::{Path, PathBuf};
 
 /// Why the store did not do it.

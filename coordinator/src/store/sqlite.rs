@@ -6,7 +6,8 @@ use crate::{
     mesh::timestamp,
     records::{Mutation, Record, RecordKey},
 };
-use meshward_types::{Revision, api::AuditEntry};
+use meshward_api_types::AuditEntry;
+use meshward_types::Revision;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use std::{
     fs::{File, TryLockError},
@@ -413,7 +414,8 @@ fn decode(kind: &str, name: &str, body: &str) -> Result<Record, StoreError> {
 mod tests {
     use super::*;
     use crate::records::{CredentialRecord, PolicyRecord};
-    use meshward_types::api::{PolicyFile, Role};
+    use meshward_api_types::Role;
+    use meshward_types::PolicyFile;
 
     fn note() -> Note {
         Note {

@@ -12,13 +12,12 @@ use super::{
     quarantines::Quarantines,
 };
 use crate::records::{RefusedRecord, WorkloadRecord};
-use meshward_policy::{LinkChange, Policy, PolicyStep};
-use meshward_types::{
-    Acl, Change, IdentityId, Item, ItemKey, NetworkName, WorkloadId,
-    control::WorkloadReport,
-    trigger::TriggerSpec,
+use meshward_control_proto::{
+    Change, Item, ItemKey, WorkloadReport,
     view::{IdentitySpec, NetworkSpec, PeerSpec},
 };
+use meshward_policy::{LinkChange, Policy, PolicyStep};
+use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId, trigger::TriggerSpec};
 use roaring::{MultiOps, RoaringBitmap};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -28,11 +28,11 @@ use deltas::{Items, Telling};
 use images::Images;
 use ipnet::IpNet;
 use keys::Keys;
+use meshward_api_types::{Quarantine, QuarantineTarget};
 use meshward_policy::{LetIn, Policy, Rule};
 use meshward_types::{
-    IdentityId, LabelKey, Labels, NetworkName, NodeName, PortSpec, Revision, WorkloadId,
-    api::{PolicyFile, Quarantine, QuarantineTarget},
-    selector::Requirement,
+    IdentityId, LabelKey, Labels, NetworkName, NodeName, PolicyFile, PortSpec, Revision,
+    WorkloadId, selector::Requirement,
 };
 use nodes::Nodes;
 use quarantines::Quarantines;

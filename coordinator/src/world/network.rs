@@ -3,12 +3,13 @@
 use super::quarantines::Hold;
 use crate::records::{IdentityRecord, RefusedRecord, Standing, WorkloadRecord};
 use ipnet::IpNet;
-use meshward_policy::{Links, Policy};
-use meshward_types::{
-    AcceptFrom, IdentityId, Item, ItemKey, Labels, Revision, WorkloadId,
-    api::{Network, PolicyFile},
+use meshward_api_types::Network;
+use meshward_control_proto::{
+    Item, ItemKey,
     view::{Digest, Hash128, WorkloadSpec},
 };
+use meshward_policy::{Links, Policy};
+use meshward_types::{AcceptFrom, IdentityId, Labels, PolicyFile, Revision, WorkloadId};
 use roaring::{MultiOps, RoaringBitmap};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},

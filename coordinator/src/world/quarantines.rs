@@ -1,6 +1,7 @@
 //! The quarantines that stand, and whom they hold.
 
-use meshward_types::{Labels, NetworkName, WorkloadId, api::Quarantine};
+use meshward_api_types::Quarantine;
+use meshward_types::{Labels, NetworkName, WorkloadId};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Deref,

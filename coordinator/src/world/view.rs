@@ -7,10 +7,11 @@ use super::{
     quarantines::Hold,
 };
 use crate::records::{RefusedRecord, WorkloadRecord};
-use meshward_types::{
-    Acl, IdentityId, Item, ItemKey, NetworkName, NodeName, Revision, View, WorkloadId,
+use meshward_control_proto::{
+    Item, ItemKey, View,
     view::{Digest, Hash128},
 };
+use meshward_types::{Acl, IdentityId, NetworkName, NodeName, Revision, WorkloadId};
 use roaring::{MultiOps, RoaringBitmap};
 use std::{
     collections::{BTreeSet, HashMap},

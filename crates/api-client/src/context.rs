@@ -2,7 +2,7 @@
 //! as the coordinator writes it holds one.
 
 use crate::Error;
-pub use meshward_types::api::Context;
+pub use meshward_api_types::Context;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,

@@ -13,10 +13,8 @@ use hyper::{
     header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HOST, HeaderName, IF_MATCH, RETRY_AFTER},
 };
 use hyper_util::rt::TokioIo;
-use meshward_types::{
-    api::{Context, Problem},
-    control::COORDINATOR_NAME,
-};
+use meshward_api_types::{Context, Problem};
+use meshward_control_proto::COORDINATOR_NAME;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},

@@ -3,7 +3,7 @@
 
 use crate::{Client, Error, decode, encode};
 use hyper::Method;
-use meshward_types::api::{
+use meshward_api_types::{
     Page, Paged,
     operations::{Ask, List, Read, Remove, Template, Verb, Write, escaped},
 };
@@ -14,7 +14,7 @@ use std::fmt::Display;
 pub type Query<'a> = &'a [(&'a str, String)];
 
 /// As many entries as a page may have: a list is read in few requests.
-const PAGE: u32 = meshward_types::api::MAX_PAGE;
+const PAGE: u32 = meshward_api_types::MAX_PAGE;
 
 impl Client {
     /// Reads one thing.
@@ -147,7 +147,7 @@ fn target(path: &'static str, arguments: &[&(dyn Display + Sync)], query: Query<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_types::api::operations;
+    use meshward_api_types::operations;
 
     #[test]
     fn what_is_put_into_a_path_or_a_query_is_escaped() {

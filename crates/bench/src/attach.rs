@@ -7,12 +7,10 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use meshward_api_client::Client;
+use meshward_api_types::local::{Attach, LocalWorkload, State};
 use meshward_lab::{Mesh, Node, host};
 use meshward_netns::Netns;
-use meshward_types::{
-    WorkloadId,
-    local::{Attach, LocalWorkload, State},
-};
+use meshward_types::WorkloadId;
 use std::{
     fs,
     time::{Duration, Instant},

@@ -7,8 +7,8 @@ use crate::{
     report::Row,
 };
 use anyhow::{Context, Result, ensure};
+use meshward_control_proto::{FromCoordinator, FromNode, WorkloadReport};
 use meshward_lab::{CraftedSession, HandshakeFlood, Mesh, Node, idle_connections};
-use meshward_types::control::{FromCoordinator, FromNode, WorkloadReport};
 use std::{
     fs,
     net::SocketAddrV4,

@@ -8,13 +8,14 @@ use crate::{
     swarm::{Member, Swarm},
 };
 use anyhow::{Context, Result, ensure};
-use meshward_datapath::SecretKey;
-use meshward_lab::{Internet, Mesh, Node, Site, Workload, back_to_back, output};
-use meshward_types::{
-    Acl, AclEntry, Change, IdentityId, Item, ItemKey, NetworkName, PortRange, Protocol, Revision,
-    View, control,
+use meshward_control_proto as control;
+use meshward_control_proto::{
+    Change, Item, ItemKey, View,
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
+use meshward_datapath::SecretKey;
+use meshward_lab::{Internet, Mesh, Node, Site, Workload, back_to_back, output};
+use meshward_types::{Acl, AclEntry, IdentityId, NetworkName, PortRange, Protocol, Revision};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, UdpSocket},

@@ -2,11 +2,12 @@
 //! its own, behind one socket. What reaches their workloads is sent back.
 
 use anyhow::{Context, Result};
+use meshward_control_proto::Change;
 use meshward_datapath::{
     Ecn, Endpoint, Headers, Lane, LocalWorkload, Now, Offload, Parts, SecretKey, Sink, Slot,
 };
 use meshward_netns::Netns;
-use meshward_types::{Change, NodeName, PublicKey, WorkloadId};
+use meshward_types::{NodeName, PublicKey, WorkloadId};
 use nix::{
     libc::in_pktinfo,
     sys::socket::{

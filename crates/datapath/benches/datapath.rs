@@ -2,14 +2,15 @@
 //! JSON, in the form of `cargo xtask bench`.
 
 use boringtun::noise::{Tunn, TunnResult};
+use meshward_control_proto::{
+    Change, Item, ItemKey,
+    view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
+};
 use meshward_datapath::{
     Ecn, Endpoint, Filter, Headers, Kind, Lane, LocalWorkload, MAX_FLOWS, Now, Offload, Owner,
     Parts, Party, Rules, SecretKey, Sink, Slot, Tally,
 };
-use meshward_types::{
-    Acl, AclEntry, Change, IdentityId, Item, ItemKey, NetworkName, NodeName, PortRange, Protocol,
-    view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
-};
+use meshward_types::{Acl, AclEntry, IdentityId, NetworkName, NodeName, PortRange, Protocol};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use serde_json::{Value, json};
 use std::{

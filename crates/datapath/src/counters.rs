@@ -6,7 +6,7 @@ use crate::{
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use meshward_types::{IdentityId, control::Count};
+use meshward_types::{Count, IdentityId};
 use parking_lot::RwLock;
 use std::sync::{
     Arc,

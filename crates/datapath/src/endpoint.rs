@@ -21,10 +21,8 @@ use crate::{
     wireguard::{Now, Peer, PeerStats, SecretKey, Wireguard},
 };
 use ipnet::IpNet;
-use meshward_types::{
-    Acl, Change, IdentityId, Item, ItemKey, NodeName, OnRevoke, PublicKey, Verdict, WorkloadId,
-    stun,
-};
+use meshward_control_proto::{Change, Item, ItemKey};
+use meshward_types::{Acl, IdentityId, NodeName, OnRevoke, PublicKey, Verdict, WorkloadId, stun};
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::HashMap,

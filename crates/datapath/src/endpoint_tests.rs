@@ -1,9 +1,7 @@
 use super::*;
 use crate::{Parts, offload::Kind, packet::build::packet, wireguard::OVERHEAD};
-use meshward_types::{
-    Acl, AclEntry, NetworkName, PortRange, Protocol,
-    view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
-};
+use meshward_control_proto::view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec};
+use meshward_types::{Acl, AclEntry, NetworkName, PortRange, Protocol};
 
 #[path = "endpoint_answer_tests.rs"]
 mod answers;

@@ -17,10 +17,11 @@ use crate::{
     wireguard::{Now, SecretKey},
 };
 use ipnet::IpNet;
-use meshward_types::{
-    Change, Item, ItemKey, NetworkName, NodeName,
+use meshward_control_proto::{
+    Change, Item, ItemKey,
     view::{NetworkSpec, PeerSpec},
 };
+use meshward_types::{NetworkName, NodeName};
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},

@@ -13,10 +13,8 @@ use crate::{
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use ipnet::IpNet;
-use meshward_types::{
-    IdentityId, NodeName, WorkloadId,
-    view::{PeerSpec, WorkloadSpec},
-};
+use meshward_control_proto::view::{PeerSpec, WorkloadSpec};
+use meshward_types::{IdentityId, NodeName, WorkloadId};
 use std::{collections::HashSet, hash::BuildHasher, net::IpAddr, time::Instant};
 
 #[derive(Debug)]

@@ -1,6 +1,11 @@
 //! A member that says what it likes: a session with a node's credentials, and none of its manners.
 
 use anyhow::{Context, Result};
+use meshward_control_proto::{
+    Answer, FromCoordinator, FromNode, InstanceId, MAX_UPDATE, Part, Question, WorkloadReport,
+    encode,
+    view::{Digest, Shadow},
+};
 use meshward_netns::Netns;
 use meshward_runtime::{
     dial::{Dial, Reached},
@@ -9,14 +14,7 @@ use meshward_runtime::{
     random,
     tls::clock,
 };
-use meshward_types::{
-    Revision,
-    control::{
-        Answer, FromCoordinator, FromNode, InstanceId, MAX_UPDATE, Part, Question, WorkloadReport,
-        encode,
-    },
-    view::{Digest, Shadow},
-};
+use meshward_types::Revision;
 use quinn::{RecvStream, SendStream};
 use std::{
     path::Path,

@@ -1,7 +1,7 @@
 //! What any policy that somebody writes must satisfy; see the crate `meshward-fuzzing`.
 
 use crate::{Budget, Policy, Written, compile, read, review, run_tests};
-use meshward_types::{Labels, Protocol, api::PolicyFile};
+use meshward_types::{Labels, PolicyFile, Protocol};
 
 meshward_fuzzing::targets! {
     policy: policy, samples, |length| (16 << 20) + 1024 * length as u64;

@@ -241,7 +241,7 @@ impl<'a> Known<'a> {
 mod tests {
     use super::*;
     use crate::reading::read;
-    use meshward_types::{IdentityId, api::PolicyFile};
+    use meshward_types::{IdentityId, PolicyFile};
     use std::sync::Arc;
 
     fn written(rules: &str) -> Written {

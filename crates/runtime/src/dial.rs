@@ -7,11 +7,10 @@ use crate::{
     tunnel::{ALPN_TUNNEL, Tunnel},
 };
 use anyhow::{Context, Result};
-use meshward_types::{
-    control::{ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, COORDINATOR_NAME},
-    relay::ALPN_RELAY,
-    token::Fingerprint,
+use meshward_control_proto::{
+    ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, COORDINATOR_NAME, relay::ALPN_RELAY,
 };
+use meshward_types::token::Fingerprint;
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, TokioRuntime,
     crypto::rustls::QuicClientConfig,

@@ -1,6 +1,6 @@
 //! Control messages on QUIC streams.
 
-use meshward_types::control::{BadFrame, body_length, decode, encode};
+use meshward_control_proto::{BadFrame, body_length, decode, encode};
 use quinn::{ReadExactError, RecvStream, SendStream};
 use serde::{Serialize, de::DeserializeOwned};
 

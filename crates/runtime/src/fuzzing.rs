@@ -5,10 +5,8 @@ use crate::{
     join::Invitation,
     tls::{MemberCertificate, Members, PinnedCa, spiffe_id},
 };
-use meshward_types::{
-    control::{COORDINATOR_NAME, Part},
-    token::{Fingerprint, JoinToken},
-};
+use meshward_control_proto::{COORDINATOR_NAME, Part};
+use meshward_types::token::{Fingerprint, JoinToken};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };

@@ -8,10 +8,10 @@ use crate::{
     tls::clock,
 };
 use anyhow::{Context, Result};
+use meshward_api_types::with_port;
+use meshward_control_proto::{JoinReply, JoinRequest, MAX_JOIN_FRAME};
 use meshward_types::{
-    Labels, NodeName,
-    api::with_port,
-    control::{DEFAULT_PORT, JoinReply, JoinRequest, MAX_JOIN_FRAME},
+    DEFAULT_PORT, Labels, NodeName,
     token::{Fingerprint, JoinToken},
 };
 use rcgen::{CertificateParams, KeyPair};

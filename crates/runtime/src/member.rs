@@ -7,7 +7,8 @@ use crate::{
     write_behind::{Troubles, WriteBehind},
 };
 use anyhow::{Context, Result, bail};
-use meshward_types::{NodeName, control::Part};
+use meshward_control_proto::Part;
+use meshward_types::NodeName;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fmt::Display,

@@ -10,7 +10,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use meshward_types::api::Problem;
+use meshward_api_types::Problem;
 use tracing::error;
 
 /// The media type of a problem document.

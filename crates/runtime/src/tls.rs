@@ -4,11 +4,8 @@
 //! which clients ask for whatever address they dial; a node's carries its SPIFFE id. Neither can
 //! stand in for the other: the names differ, and so do the extended key usages.
 
-use meshward_types::{
-    NodeName,
-    control::{CLOCK_TOLERANCE, Part},
-    token::Fingerprint,
-};
+use meshward_control_proto::{CLOCK_TOLERANCE, Part};
+use meshward_types::{NodeName, token::Fingerprint};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
     SignatureScheme,

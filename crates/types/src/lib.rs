@@ -7,34 +7,37 @@
 
 pub mod accept;
 pub mod acl;
-pub mod api;
 pub mod bounded;
 pub mod conduct;
-pub mod control;
-pub mod diagnosis;
+mod count;
 pub mod environment;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod keys;
 pub mod labels;
-pub mod local;
 pub mod measurement;
 pub mod names;
+mod policy_file;
 pub mod ports;
 pub mod relay;
+pub mod schema;
 pub mod selector;
 pub mod stun;
 pub mod token;
 pub mod trigger;
-pub mod view;
 
 pub use accept::AcceptFrom;
 pub use acl::{Acl, AclEntry, Verdict};
 pub use conduct::{Conduct, FlowTimeouts, OnDeny, OnRevoke};
+pub use count::Count;
 pub use keys::PublicKey;
 pub use labels::{LabelKey, Labels};
 pub use names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName};
+pub use policy_file::PolicyFile;
 pub use ports::{PortRange, PortSpec, Protocol};
 pub use selector::Selector;
 pub use trigger::{Condition, Lasting};
-pub use view::{Change, HeldView, Item, ItemKey, View};
+
+/// The port on which the coordinator listens, QUIC over UDP and HTTPS over TCP, unless it is
+/// configured otherwise.
+pub const DEFAULT_PORT: u16 = 7443;

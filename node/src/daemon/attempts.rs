@@ -1,7 +1,8 @@
 //! What workloads are denied, counted for triggers.
 
+use meshward_control_proto::Fired;
 use meshward_datapath::Denial;
-use meshward_types::{NetworkName, WorkloadId, control::Fired, trigger::TriggerSpec};
+use meshward_types::{NetworkName, WorkloadId, trigger::TriggerSpec};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     time::Instant,

@@ -6,11 +6,11 @@ use super::{
     workloads::check_unattached,
 };
 use crate::attachment::{self, Attachment, Origin};
-use meshward_types::{
-    NetworkName, WorkloadId,
-    local::{AttachedContainer, ContainerKey, DryRun, PlaceContainer, PlacedContainer},
-    view::NetworkSpec,
+use meshward_api_types::local::{
+    AttachedContainer, ContainerKey, DryRun, PlaceContainer, PlacedContainer,
 };
+use meshward_control_proto::view::NetworkSpec;
+use meshward_types::{NetworkName, WorkloadId};
 use std::{net::IpAddr, path::Path};
 use tracing::info;
 

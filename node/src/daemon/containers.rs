@@ -10,12 +10,12 @@ use crate::{
     dataplane::Service,
 };
 use ipnet::IpNet;
+use meshward_api_types::local::LocalWorkload as Shown;
+use meshward_control_proto::view::NetworkSpec;
 use meshward_datapath::Slot;
 use meshward_types::{
     AcceptFrom, Labels, NetworkName, WorkloadId, WorkloadName,
-    local::LocalWorkload as Shown,
     measurement::{Image, ImageSignature, Measurement, Sha256},
-    view::NetworkSpec,
 };
 use std::{
     net::IpAddr,

@@ -9,12 +9,10 @@ use crate::{
     attachment::{self, Attachment, Origin},
     clock,
 };
+use meshward_api_types::local::State as WorkloadState;
+use meshward_control_proto::{DeviceAnswer, DeviceOrder, WorkloadReport};
 use meshward_datapath::LocalWorkload;
-use meshward_types::{
-    PublicKey,
-    control::{DeviceAnswer, DeviceOrder, WorkloadReport},
-    local::State as WorkloadState,
-};
+use meshward_types::PublicKey;
 use std::path::PathBuf;
 use tracing::{info, warn};
 

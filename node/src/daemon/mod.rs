@@ -32,16 +32,19 @@ use crate::{
 use anyhow::Result;
 use attempts::Attempts;
 use ipnet::IpNet;
+use meshward_api_types::{
+    Measured,
+    local::{LocalWorkload as Shown, State as WorkloadState},
+};
+use meshward_control_proto::{
+    Change, EndpointReport, Fired, FromNode, HeldView, InstanceId, Item, ItemKey, WorkloadReport,
+    relay::RelaySpec,
+};
 use meshward_datapath::{Endpoint, RESUME_WINDOW, Slot};
 use meshward_runtime::{member::Membership, random, tls::clock, write_behind::RETRY};
 use meshward_types::{
-    AcceptFrom, Change, HeldView, IdentityId, Item, ItemKey, Labels, NetworkName, PublicKey,
-    Revision, WorkloadId,
-    api::Measured,
-    control::{EndpointReport, Fired, FromNode, InstanceId, WorkloadReport},
-    local::{LocalWorkload as Shown, State as WorkloadState},
-    measurement::Measurement,
-    relay::{RelayNumber, RelaySpec},
+    AcceptFrom, IdentityId, Labels, NetworkName, PublicKey, Revision, WorkloadId,
+    measurement::Measurement, relay::RelayNumber,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},

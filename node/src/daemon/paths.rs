@@ -3,13 +3,9 @@
 
 use super::{Node, RELAYS, State};
 use crate::dataplane::Injector;
+use meshward_control_proto::{FromNode, relay::RelaySpec};
 use meshward_netns::Netns;
-use meshward_types::{
-    NetworkName, NodeName,
-    control::FromNode,
-    relay::{RelayNumber, RelaySpec},
-    stun::PORT,
-};
+use meshward_types::{NetworkName, NodeName, relay::RelayNumber, stun::PORT};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},

@@ -2,11 +2,9 @@
 
 use super::{Node, Refusal, State};
 use crate::dataplane::Service;
-use meshward_types::{
-    IdentityId, Item, ItemKey, NetworkName, NodeName, WorkloadId,
-    diagnosis::{PathKind, Ping, PolicyBetween, Pong},
-    relay::RelayId,
-};
+use meshward_api_types::diagnosis::{PathKind, Ping, PolicyBetween, Pong};
+use meshward_control_proto::{Item, ItemKey};
+use meshward_types::{IdentityId, NetworkName, NodeName, WorkloadId, relay::RelayId};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,

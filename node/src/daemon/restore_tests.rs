@@ -1,7 +1,7 @@
 //! A daemon starts whatever has become of its files.
 
 use super::*;
-use meshward_types::view::NetworkSpec;
+use meshward_control_proto::view::NetworkSpec;
 use std::{fs, path::Path};
 
 /// The files of a node with one network and one workload whose namespace is gone by now.

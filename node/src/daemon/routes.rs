@@ -10,11 +10,9 @@ use crate::{
     sys::Tun,
 };
 use ipnet::IpNet;
-use meshward_types::{
-    NetworkName,
-    local::{Advertise, DryRun, LocalWorkload as Shown},
-    view::NetworkSpec,
-};
+use meshward_api_types::local::{Advertise, DryRun, LocalWorkload as Shown};
+use meshward_control_proto::view::NetworkSpec;
+use meshward_types::NetworkName;
 use std::{collections::BTreeSet, fs, path::PathBuf};
 use tracing::{info, warn};
 
@@ -80,7 +78,7 @@ impl Node {
             self.allocate_reserved(&mut *self.state.lock().await, &wanted.network)?;
         let id = attachment::new_id();
         let name = wanted.name.unwrap_or_else(|| super::workloads::name_of(&id));
-        let report = meshward_types::control::WorkloadReport {
+        let report = meshward_control_proto::WorkloadReport {
             labels: wanted.labels,
             prefixes: prefixes.into_iter().collect(),
             ..report(id, &wanted.network, name, addresses)

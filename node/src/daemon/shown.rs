@@ -2,13 +2,12 @@
 
 use super::{Node, seconds_now, show};
 use crate::{clock, dataplane::Service, offloads::Offloads};
-use meshward_datapath::{EndpointStats, LostBy, Timeouts};
-use meshward_types::{
-    Acl, IdentityId, NetworkName, WorkloadId,
-    control::{FlowSeen, LinkCount},
-    local::{LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown, LostWay},
-    view::NetworkSpec,
+use meshward_api_types::local::{
+    LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown, LostWay,
 };
+use meshward_control_proto::{FlowSeen, LinkCount, view::NetworkSpec};
+use meshward_datapath::{EndpointStats, LostBy, Timeouts};
+use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 impl Node {

@@ -2,8 +2,9 @@
 
 use super::{Node, State, Workload, seconds_now};
 use crate::clock;
+use meshward_control_proto::{FromNode, HeldView, Item, ItemKey};
 use meshward_datapath::Slot;
-use meshward_types::{HeldView, Item, ItemKey, Labels, WorkloadId, control::FromNode};
+use meshward_types::{Labels, WorkloadId};
 use std::{
     collections::{HashMap, HashSet},
     time::Duration,

@@ -8,13 +8,12 @@ use crate::{
 };
 use anyhow::Result;
 use ipnet::IpNet;
-use meshward_datapath::LocalWorkload;
-use meshward_types::{
-    AcceptFrom, Item, ItemKey, Labels, NetworkName, WorkloadId, WorkloadName,
-    control::{FromNode, WorkloadReport},
-    local::{Attach, DryRun, LocalWorkload as Shown, Relabel, State as WorkloadState},
-    view::NetworkSpec,
+use meshward_api_types::local::{
+    Attach, DryRun, LocalWorkload as Shown, Relabel, State as WorkloadState,
 };
+use meshward_control_proto::{FromNode, Item, ItemKey, WorkloadReport, view::NetworkSpec};
+use meshward_datapath::LocalWorkload;
+use meshward_types::{AcceptFrom, Labels, NetworkName, WorkloadId, WorkloadName};
 use std::{
     collections::HashSet,
     net::IpAddr,

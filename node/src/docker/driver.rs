@@ -14,7 +14,8 @@ use crate::{
 };
 use anyhow::Result;
 use ipnet::IpNet;
-use meshward_types::{NetworkName, view::NetworkSpec};
+use meshward_control_proto::view::NetworkSpec;
+use meshward_types::NetworkName;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

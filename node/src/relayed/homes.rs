@@ -3,9 +3,10 @@
 use crate::daemon::Node;
 use anyhow::Result;
 use futures::future::join_all;
+use meshward_control_proto::relay::MOST_HOMES;
 use meshward_runtime::random;
 use meshward_types::{
-    relay::{MOST_HOMES, RelayNumber},
+    relay::RelayNumber,
     stun::{PORT, Transaction, read_response, request},
 };
 use std::{

@@ -11,14 +11,15 @@ pub use homes::choose;
 use crate::daemon::{Node, Reach};
 use anyhow::{Context, Result};
 use futures::FutureExt;
+use meshward_control_proto::{
+    COORDINATOR_NAME,
+    relay::{Gathering, RelaySpec, Run, frames, server_name},
+};
 use meshward_runtime::{
     dial::{Dial, Pauses, Reached},
     member::Credentials,
 };
-use meshward_types::{
-    control::COORDINATOR_NAME,
-    relay::{Gathering, RelayId, RelayNetwork, RelayNumber, RelaySpec, Run, frames, server_name},
-};
+use meshward_types::relay::{RelayId, RelayNetwork, RelayNumber};
 use parking_lot::RwLock;
 use quinn::Connection;
 use std::{

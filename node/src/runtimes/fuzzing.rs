@@ -2,11 +2,9 @@
 
 use super::{inspect, kubernetes::PodObject, labels::LabelFilter, signatures};
 use crate::daemon::Found;
+use meshward_api_types::local::{Kubernetes, Pod};
 use meshward_fuzzing::blocks;
-use meshward_types::{
-    local::{Kubernetes, Pod},
-    measurement::{MAX_SIGNATURES, MAX_SIGNED, Sha256},
-};
+use meshward_types::measurement::{MAX_SIGNATURES, MAX_SIGNED, Sha256};
 
 /// What is found out of Docker's two answers about a container.
 pub fn container(container: &[u8], image: &[u8]) -> Option<Found> {

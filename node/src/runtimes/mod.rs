@@ -24,7 +24,8 @@ pub use engine::Engine;
 use engine::Engines;
 use kubernetes::Pods;
 use labels::LabelFilter;
-use meshward_types::{WorkloadId, local::Pod};
+use meshward_api_types::local::Pod;
+use meshward_types::WorkloadId;
 use parking_lot::Mutex;
 use signatures::Signatures;
 use std::{

@@ -2,11 +2,11 @@
 //! refusals as diagnostics.
 
 use meshward_api_client::{Client, Error};
-use meshward_terraform::{Diagnostic, Diagnostics, Path};
-use meshward_types::api::{
+use meshward_api_types::{
     Context, Page, Paged,
     operations::{List as Listing, Read, Remove, Write},
 };
+use meshward_terraform::{Diagnostic, Diagnostics, Path};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     any::Any,

@@ -10,11 +10,11 @@ use crate::{
     sources::{LinksSource, NodeSource, PolicyCheck},
 };
 use meshward_api_client::{Client, Error, context};
+use meshward_api_types::{Context, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Ephemeral, Offers, Path,
     Provider, Resource, Schema, Type, Value,
 };
-use meshward_types::api::{Context, operations};
 use std::{path::PathBuf, sync::Arc};
 
 /// The provider.

@@ -6,11 +6,11 @@ use crate::{
     resources::{duration_text, files, files_attribute},
     written,
 };
+use meshward_api_types::{SubmitPolicy, operations};
 use meshward_policy::{Problem, review};
 use meshward_terraform::{
     Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Path, Schema, Type, Value,
 };
-use meshward_types::api::{SubmitPolicy, operations};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl PolicyCheck {
             });
             return Err(said.collect());
         }
-        let links = |changes: Vec<meshward_types::api::LinkChange>| {
+        let links = |changes: Vec<meshward_api_types::LinkChange>| {
             let all = changes.iter().map(|change| {
                 json!({ "from": change.from.to_string(), "to": change.to.to_string(), "before": change.before, "after": change.after })
             });

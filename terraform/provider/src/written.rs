@@ -2,7 +2,7 @@
 
 use meshward_policy::{BadPolicy, Budget, Policy, Problem, Rule, Shared, run_tests};
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
-use meshward_types::{Labels, NetworkName, Selector, api::PolicyFile};
+use meshward_types::{Labels, NetworkName, PolicyFile, Selector};
 use serde_json::{Map, json};
 
 /// The file that is written from the blocks of a `meshward_policy`.

@@ -2,15 +2,14 @@
 //! notice of it: nothing.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, limited, member, resident};
+use meshward_control_proto::{
+    Answer, EndpointReport, Fired, FlowSeen, FromCoordinator, FromNode, InstanceId, ItemKey,
+    LinkCount, Question, WorkloadReport,
+    view::{Digest, Hash128, Shadow},
+};
 use meshward_lab::{CraftedSession, Workload};
 use meshward_types::{
-    IdentityId, ItemKey, NetworkName, Protocol, PublicKey, Revision, WorkloadId,
-    control::{
-        Answer, Count, EndpointReport, Fired, FlowSeen, FromCoordinator, FromNode, InstanceId,
-        LinkCount, Question, WorkloadReport,
-    },
-    relay::RelayNumber,
-    view::{Digest, Hash128, Shadow},
+    Count, IdentityId, NetworkName, Protocol, PublicKey, Revision, WorkloadId, relay::RelayNumber,
 };
 use serde_json::Value;
 use std::{

@@ -5,10 +5,10 @@ use crate::{
     mesh::Refusal,
     records::{PolicyRecord, Record},
 };
+use meshward_api_types::{ExplainQuery, Explanation, Quarantine};
 use meshward_policy::{Ground, LetIn, Policy, Rule, compile};
 use meshward_types::{
     AcceptFrom, Acl, Labels, NetworkName, OnDeny, PortSpec, Selector, Verdict,
-    api::{ExplainQuery, Explanation, Quarantine},
     selector::Requirement,
 };
 use std::sync::Arc;

@@ -20,17 +20,14 @@ use crate::{
     records::{Mutation, PolicyRecord, Read, Record, RecordKey, Step},
     world::{NetworkState, World},
 };
+use meshward_api_types::{
+    Finding, Link, LinkChange, PolicyDifference, PolicyResult, PolicyScope, Quarantine,
+};
 use meshward_policy::{
     BadPolicy, Bounds, Budget, Ground, LetIn, Own, Policy, PolicyStep, TooMuch, Written, read,
     read_own, review, review_live, run_tests,
 };
-use meshward_types::{
-    Acl, IdentityId, NetworkName, PortSpec, Revision,
-    api::{
-        Finding, Link, LinkChange, PolicyDifference, PolicyFile, PolicyResult, PolicyScope,
-        Quarantine,
-    },
-};
+use meshward_types::{Acl, IdentityId, NetworkName, PolicyFile, PortSpec, Revision};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -19,11 +19,13 @@ use crate::{
     world::{Deltas, World},
 };
 use ::time::OffsetDateTime;
+use meshward_api_types::{CreateNetwork, CreateToken, Impose, QuarantineTarget};
+use meshward_control_proto::{
+    EndpointReport, Fired, HeldView, Item, ItemKey, JoinRequest, Part, View, WorkloadReport,
+};
 use meshward_policy::{Candidate, Policy};
 use meshward_types::{
-    HeldView, Item, ItemKey, NetworkName, NodeName, PublicKey, Revision, View,
-    api::{CreateNetwork, CreateToken, Impose, PolicyFile, QuarantineTarget},
-    control::{EndpointReport, Fired, JoinRequest, Part, WorkloadReport},
+    NetworkName, NodeName, PolicyFile, PublicKey, Revision,
     measurement::{Image, Measurement, Repository, Sha256},
     token::Fingerprint,
 };
@@ -757,13 +759,13 @@ fn identities_that_nobody_has_any_more_do_not_pile_up_and_no_number_comes_again(
 #[test]
 fn the_last_admin_stays() {
     let mut mesh = Mesh::default();
-    let wanted = |name: &str, role| meshward_types::api::CreateCredential {
+    let wanted = |name: &str, role| meshward_api_types::CreateCredential {
         name: name.into(),
         role,
         networks: vec![],
         lifetime_seconds: None,
     };
-    use meshward_types::api::Role;
+    use meshward_api_types::Role;
     let plan = credentials::create(&mesh.world, &wanted("a", Role::Admin), "s", NOW);
     mesh.commit(plan).unwrap();
     assert!(

@@ -7,7 +7,8 @@ use ::ring::{
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use meshward_types::{api::ApproveRoute, measurement::ImageSignature};
+use meshward_api_types::ApproveRoute;
+use meshward_types::measurement::ImageSignature;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},

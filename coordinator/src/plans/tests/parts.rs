@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::plans::routes;
-use meshward_types::api::{
+use meshward_api_types::{
     ApproveNode, ApproveRoute, ChangeCredential, CreateCredential, PolicyScope, Role, RouteState,
 };
 

@@ -9,7 +9,7 @@ mod value;
 pub use own::own_documents;
 
 use crate::{admission::SigningKey, document::Policy};
-use meshward_types::{FlowTimeouts, NetworkName, PortSpec, Selector, api::PolicyFile};
+use meshward_types::{FlowTimeouts, NetworkName, PolicyFile, PortSpec, Selector};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -1,7 +1,7 @@
 //! The documents of one network, out of files that may speak of several.
 
 use super::parse;
-use meshward_types::{NetworkName, api::PolicyFile};
+use meshward_types::{NetworkName, PolicyFile};
 use std::slice;
 
 /// A file without the documents of other networks, byte by byte as it was otherwise.

@@ -3,7 +3,7 @@
 
 use crate::runtimes::bounded::{self, check_id};
 use anyhow::{Context, Result, bail};
-use meshward_types::local::Kubernetes;
+use meshward_api_types::local::Kubernetes;
 use reqwest::{Certificate, Client, Response, StatusCode, redirect::Policy};
 use serde::de::DeserializeOwned;
 use std::{fs, path::Path, time::Duration};

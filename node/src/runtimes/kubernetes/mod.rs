@@ -10,7 +10,7 @@ use super::labels::LabelFilter;
 use crate::daemon::Found;
 use anyhow::{Result, anyhow};
 use api::{ApiError, check_name};
-use meshward_types::local::{Kubernetes, Pod};
+use meshward_api_types::local::{Kubernetes, Pod};
 use parking_lot::Mutex;
 use pod::{NamespaceObject, key};
 use std::{

@@ -8,10 +8,10 @@ use crate::{
         labels::LabelFilter,
     },
 };
+use meshward_api_types::local::Pod;
 use meshward_types::{
     WorkloadName,
     labels::Labels,
-    local::Pod,
     measurement::{
         Image, MAX_PRIVILEGES, MAX_SHARING, MAX_SHARING_PRIVILEGES, MAX_SHARING_TEXT, Measurement,
         Sha256, SharingContainer,
@@ -345,7 +345,7 @@ fn set_up(container: &Container) -> Sha256 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_types::local::Kubernetes;
+    use meshward_api_types::local::Kubernetes;
 
     fn pod() -> Pod {
         let api = Kubernetes {

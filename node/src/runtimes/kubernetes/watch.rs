@@ -4,8 +4,8 @@
 
 use super::api::{self, ApiError, MAX_OBJECT};
 use anyhow::{Context, anyhow};
+use meshward_api_types::local::Kubernetes;
 use meshward_runtime::random;
-use meshward_types::local::Kubernetes;
 use parking_lot::Mutex;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;

@@ -10,10 +10,11 @@ use crate::{
     mesh::Mesh,
     written::{self, ADMISSION},
 };
+use meshward_api_types::{Policy, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostics, Nested, Resource, Schema, Type, Value,
 };
-use meshward_types::api::{Policy, PolicyFile, operations};
+use meshward_types::PolicyFile;
 use std::sync::Arc;
 
 /// The file that is written here, and nothing else of a network's policy.

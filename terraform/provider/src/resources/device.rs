@@ -2,10 +2,11 @@
 
 use super::{bad_id, body, keep_unset, keyed, text};
 use crate::{checks, mesh::Mesh};
+use meshward_api_types as api;
+use meshward_api_types::{CreateDevice, CreatedDevice, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
 };
-use meshward_types::api::{self, CreateDevice, CreatedDevice, operations};
 use std::sync::Arc;
 
 pub struct DeviceResource(pub Arc<Mesh>);

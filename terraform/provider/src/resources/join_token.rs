@@ -5,11 +5,11 @@ use crate::{
     checks,
     mesh::{Mesh, told},
 };
+use meshward_api_types::{CreateToken, CreatedToken, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Ephemeral, Opened, Path, Resource, Schema,
     Type, Value, check_duration, duration,
 };
-use meshward_types::api::{CreateToken, CreatedToken, operations};
 use std::sync::Arc;
 
 pub struct JoinToken(pub Arc<Mesh>);

@@ -6,11 +6,11 @@ use crate::{
     mesh::{Mesh, told},
 };
 use ipnet::IpNet;
+use meshward_api_types::{CreateNetwork, Network, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Path, Resource, Schema, Type, Value,
     timeouts, within,
 };
-use meshward_types::api::{CreateNetwork, Network, operations};
 use std::sync::Arc;
 
 pub struct NetworkResource(pub Arc<Mesh>);

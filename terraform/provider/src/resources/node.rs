@@ -5,13 +5,11 @@ use crate::{
     checks,
     mesh::{Mesh, told},
 };
+use meshward_api_types::{ApproveNode, Node, NodeState, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value, timeouts, within,
 };
-use meshward_types::{
-    NodeName,
-    api::{ApproveNode, Node, NodeState, operations},
-};
+use meshward_types::NodeName;
 use std::sync::Arc;
 
 pub struct NodeResource(pub Arc<Mesh>);

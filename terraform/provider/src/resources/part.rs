@@ -2,11 +2,9 @@
 
 use super::text;
 use crate::mesh::{Mesh, gone_is_well, told};
+use meshward_api_types::{Policy, PolicyScope, SubmitPolicy, SubmitResult, operations};
 use meshward_terraform::{Diagnostic, Diagnostics, Value};
-use meshward_types::{
-    NetworkName,
-    api::{Policy, PolicyFile, PolicyScope, SubmitPolicy, SubmitResult, operations},
-};
+use meshward_types::{NetworkName, PolicyFile};
 
 /// Which files they are.
 pub enum Part {

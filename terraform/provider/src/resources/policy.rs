@@ -10,10 +10,11 @@ use crate::{
     mesh::Mesh,
     written::{self, ADMISSION, POLICY},
 };
+use meshward_api_types::{Policy, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Nested, Path, Resource, Schema, Type, Value,
 };
-use meshward_types::api::{Policy, PolicyFile, operations};
+use meshward_types::PolicyFile;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub struct PolicyResource(pub Arc<Mesh>);

@@ -5,8 +5,8 @@ use crate::{
     checks,
     mesh::{Mesh, gone_is_well, told},
 };
+use meshward_api_types::{ApproveRoute, Route, operations};
 use meshward_terraform::{Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value};
-use meshward_types::api::{ApproveRoute, Route, operations};
 use std::sync::Arc;
 
 pub struct RouteResource(pub Arc<Mesh>);

@@ -5,11 +5,11 @@ use crate::{
     checks,
     mesh::{Mesh, told},
 };
+use meshward_api_types::{ChangeCredential, Context, CreateCredential, Credential, operations};
 use meshward_terraform::{
     Answer, Attribute, Block, Diagnostic, Diagnostics, Path, Resource, Schema, Type, Value,
     check_duration,
 };
-use meshward_types::api::{ChangeCredential, Context, CreateCredential, Credential, operations};
 use std::sync::Arc;
 
 pub struct ServiceAccount(pub Arc<Mesh>);

@@ -1,12 +1,12 @@
 //! The bodies of the node's local API, over a unix socket.
 
-use crate::{
+use crate::Measured;
+use ipnet::IpNet;
+use meshward_types::{
     accept::AcceptFrom,
-    api::Measured,
     labels::Labels,
     names::{NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
 };
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,

@@ -1,25 +1,25 @@
 //! The bodies of the coordinator's HTTP API, version 1. Times are RFC 3339 text in UTC.
 
+#![forbid(unsafe_code)]
+
+pub mod diagnosis;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+pub mod local;
 pub mod operations;
 mod page;
 mod reach;
-pub mod schema;
 
 pub use page::*;
 pub use reach::*;
 
-use crate::{
-    acl::Acl,
-    conduct::OnDeny,
-    control::DEFAULT_PORT,
-    labels::Labels,
-    measurement::{Measurement, SharingContainer},
-    names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
-    ports::PortSpec,
-    selector::Selector,
-};
 use ipnet::IpNet;
-use schema::{Address, Cidr, CredentialName, SocketAddress, Time};
+use meshward_types::{
+    Acl, DEFAULT_PORT, IdentityId, Labels, NetworkName, NodeName, OnDeny, PolicyFile, PortSpec,
+    Revision, Selector, WorkloadId, WorkloadName,
+    measurement::{Measurement, SharingContainer},
+    schema::{Address, Cidr, CredentialName, SocketAddress, Time},
+};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use utoipa::ToSchema;
@@ -315,16 +315,6 @@ impl From<&Measurement> for Measured {
             sharing: measured.sharing.iter().map(Sharing::from).collect(),
         }
     }
-}
-
-/// One file of policy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyFile {
-    /// Its name, for messages.
-    pub name: String,
-    /// Its YAML text: documents, each of which names its network.
-    pub text: String,
 }
 
 /// Policy to be checked or applied: all documents of a network together are its policy from then

@@ -1,6 +1,6 @@
 //! What a node finds out when it is asked: the way to another node, and what lies around this one.
 
-use crate::{
+use meshward_types::{
     labels::Labels,
     names::{NetworkName, NodeName, WorkloadId, WorkloadName},
     relay::RelayNumber,

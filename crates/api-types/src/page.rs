@@ -1,6 +1,6 @@
 //! Lists in pages, and refusals.
 
-use crate::names::Revision;
+use meshward_types::names::Revision;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -1,12 +1,12 @@
 //! How machines are reached: relays, routes to what is behind gateways, devices, and the keys of
 //! endpoints.
 
-use super::schema::{Address, Cidr, SocketAddress, WireGuardKey};
-use crate::{
+use ipnet::IpNet;
+use meshward_types::schema::{Address, Cidr, SocketAddress, WireGuardKey};
+use meshward_types::{
     labels::Labels,
     names::{NetworkName, NodeName, WorkloadId, WorkloadName},
 };
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use utoipa::ToSchema;

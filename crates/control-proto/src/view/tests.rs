@@ -1,0 +1,175 @@
+use super::*;
+use meshward_types::{AclEntry, PortRange, Protocol};
+use proptest::prelude::*;
+
+fn network() -> NetworkName {
+    "shop".parse().unwrap()
+}
+
+fn node(at: u32) -> NodeName {
+    format!("node-{at}").parse().unwrap()
+}
+
+/// Items of small numbers, so that keys meet, and workloads run on nodes that may be peers.
+fn item() -> impl Strategy<Value = (ItemKey, Item)> {
+    (0u32..4, 0u32..4, 0u32..3, any::<bool>()).prop_map(|(a, b, kind, flag)| match kind {
+        0 => {
+            let labels = format!("app=a{b}").parse().unwrap();
+            let spec = IdentitySpec { labels, accepts: vec![], quarantined: flag, reset: false };
+            (ItemKey::Identity(network(), IdentityId(a)), Item::Identity(spec))
+        }
+        1 => {
+            let spec = PeerSpec {
+                public_key: PublicKey([b as u8; 32]),
+                candidates: vec![],
+                prefixes: vec![],
+            };
+            (ItemKey::Peer(network(), node(a)), Item::Peer(spec))
+        }
+        _ => {
+            let spec = WorkloadSpec {
+                prefixes: vec![],
+                node: node(b),
+                addresses: vec![],
+                identity: IdentityId(b % 3),
+                quarantined: flag,
+                reset: false,
+            };
+            let id = format!("w{a}").parse().unwrap();
+            (ItemKey::Workload(network(), id), Item::Workload(spec))
+        }
+    })
+}
+
+/// A view as a coordinator derives it: no peer without a workload.
+fn view() -> impl Strategy<Value = View> {
+    prop::collection::vec(item(), 0..12).prop_map(|items| {
+        let mut items: BTreeMap<_, _> = items.into_iter().collect();
+        let nodes: BTreeSet<_> = items
+            .values()
+            .filter_map(|item| match item {
+                Item::Workload(spec) => Some(spec.node.clone()),
+                _ => None,
+            })
+            .collect();
+        items.retain(|key, _| match key {
+            ItemKey::Peer(_, node) => nodes.contains(node),
+            _ => true,
+        });
+        View { revision: Revision(1), items }
+    })
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        3 => item().prop_map(|(key, item)| Change::Put(key, item)),
+        1 => item().prop_map(|(key, _)| Change::Drop(key)),
+        1 => (0u32..3).prop_map(|identity| Change::Forget(network(), IdentityId(identity))),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_sequence_of_deltas_ends_at_the_snapshot(views in prop::collection::vec(view(), 1..8)) {
+        let mut node = HeldView::default();
+        for (at, target) in views.iter().enumerate() {
+            node.apply(Revision(at as u64), &target.changes_since(&node.shadow()));
+            prop_assert_eq!(&node.items, &target.items);
+            prop_assert_eq!(node.digest(), target.digest());
+        }
+        let mut fresh = HeldView::default();
+        let last = views.last().unwrap();
+        fresh.apply(Revision(0), &last.changes_since(&Shadow::new()));
+        prop_assert_eq!(&fresh.items, &node.items);
+    }
+
+    #[test]
+    fn equal_views_have_no_difference(view in view()) {
+        prop_assert!(view.changes_since(&view.shadow()).is_empty());
+    }
+
+    #[test]
+    fn a_held_view_says_all_that_follows_and_keeps_its_digest(
+        steps in prop::collection::vec(prop::collection::vec(change(), 1..6), 1..12),
+    ) {
+        let (mut held, mut told) = (HeldView::default(), BTreeMap::new());
+        for changes in steps {
+            for change in held.apply(Revision(1), &changes) {
+                match change {
+                    Change::Put(key, item) => { told.insert(key, item); }
+                    Change::Drop(key) => { told.remove(&key); }
+                    Change::Forget(..) => prop_assert!(false, "it is said item by item"),
+                }
+            }
+            prop_assert_eq!(&told, &held.items);
+            prop_assert_eq!(held.digest(), held.view().digest());
+            let again = HeldView::from(held.view().clone());
+            prop_assert_eq!(&again.on_node, &held.on_node);
+            prop_assert_eq!(&again.of_identity, &held.of_identity);
+            for key in held.items.keys() {
+                if let ItemKey::Peer(network, node) = key {
+                    prop_assert!(held.on_node.contains_key(&(network.clone(), node.clone())));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_item_survives_the_wire() {
+    let accepts = vec!["app=web, port=tcp/80".parse().unwrap(), "".parse().unwrap()];
+    let trigger = TriggerSpec {
+        watch: "app in (a,b),!old".parse().unwrap(),
+        denied_flows: Some(1),
+        distinct_ports: None,
+        distinct_addresses: Some(3),
+        within: std::time::Duration::from_secs(9),
+        alone: true,
+        seconds: None,
+    };
+    let everyone = TriggerSpec { watch: Default::default(), ..trigger.clone() };
+    let entry = AclEntry { protocol: Protocol::Tcp, ports: PortRange::ALL };
+    let acl = Acl::new(vec![entry]).with_observed(vec![entry]).with_forensics(vec![entry]);
+    let workload = WorkloadSpec {
+        prefixes: vec![],
+        node: node(1),
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+        identity: IdentityId(1),
+        quarantined: true,
+        reset: false,
+    };
+    let peer = PeerSpec {
+        public_key: PublicKey([1; 32]),
+        candidates: vec!["192.0.2.1:1".parse().unwrap()],
+        prefixes: vec!["10.0.0.0/24".parse().unwrap()],
+    };
+    let labels = "app=web".parse().unwrap();
+    let items = [
+        Item::Network(NetworkSpec {
+            prefixes: vec![],
+            blocks: vec![],
+            mtu: 1420,
+            admission: false,
+            conduct: Default::default(),
+        }),
+        Item::Peer(peer),
+        Item::Identity(IdentitySpec { labels, accepts, quarantined: false, reset: false }),
+        Item::Workload(workload),
+        Item::Link(acl),
+        Item::Trigger(trigger),
+        Item::Trigger(everyone),
+        Item::Refused("unsigned".into()),
+    ];
+    for item in items {
+        let bytes = postcard::to_stdvec(&item).unwrap();
+        assert_eq!(postcard::from_bytes::<Item>(&bytes).unwrap(), item);
+    }
+}
+
+#[test]
+fn a_key_with_another_keys_item_is_not_kept() {
+    let mut view = HeldView::default();
+    let key = ItemKey::Network(network());
+    view.apply(Revision(1), &[Change::Put(key, Item::Link(Acl::default()))]);
+    assert!(view.items.is_empty());
+}
