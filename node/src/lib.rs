@@ -6,7 +6,6 @@ mod attachment;
 mod clock;
 pub mod config;
 pub mod daemon;
-mod dataplane;
 pub mod docker;
 pub mod folder;
 #[cfg(any(test, fuzzing))]
@@ -24,3 +23,4 @@ pub mod runtimes;
 pub mod session;
 mod sys;
 mod view_writer;
+mod workers;

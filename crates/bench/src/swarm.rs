@@ -4,7 +4,8 @@
 use anyhow::{Context, Result};
 use meshward_control_proto::Change;
 use meshward_datapath::{
-    Ecn, Endpoint, Headers, Lane, LocalWorkload, Now, Offload, Parts, SecretKey, Sink, Slot,
+    Ecn, Endpoint, GatherList, Headers, LocalWorkload, Now, Offload, Received, SecretKey, Sink,
+    WorkerScratch, WorkloadIndex,
 };
 use meshward_netns::Netns;
 use meshward_types::{NodeName, PublicKey, WorkloadId};
@@ -95,7 +96,7 @@ impl Swarm {
         let peers = members.iter().map(|member| {
             let endpoint =
                 Endpoint::new(member.name.clone(), member.secret.clone(), now, Duration::ZERO);
-            endpoint.add_local(LocalWorkload {
+            endpoint.add_workload(LocalWorkload {
                 prefixes: vec![],
                 id: member.workload.clone(),
                 addresses: vec![member.address.into()],
@@ -122,7 +123,7 @@ impl Drop for Swarm {
 }
 
 fn answer(socket: &UdpSocket, peers: &HashMap<Ipv4Addr, Peer>, ended: &AtomicBool) {
-    let (mut lane, mut buffer) = (Lane::default(), vec![0; 1 << 16]);
+    let (mut scratch, mut buffer) = (WorkerScratch::default(), vec![0; 1 << 16]);
     let mut control = nix::cmsg_space!(in_pktinfo);
     while !ended.load(Relaxed) {
         let Some((length, from, to)) = receive(socket, &mut buffer, &mut control) else { continue };
@@ -130,15 +131,19 @@ fn answer(socket: &UdpSocket, peers: &HashMap<Ipv4Addr, Peer>, ended: &AtomicBoo
         let mut sink =
             Back { socket, from: peer.underlay, echoes: Vec::new(), handshakes: Vec::new() };
         let now = now();
-        let mut round = peer.endpoint.round(&mut lane, now.instant);
-        round.from_network(from, Ecn::NotCapable, &mut buffer, 0..length, length, &mut sink);
-        round.deliver(&mut buffer, &mut sink);
-        for (slot, mut packet) in std::mem::take(&mut sink.echoes) {
-            round.from_workload(slot, Offload::None, &mut packet, &mut sink);
+        let mut batch = peer.endpoint.begin_batch(&mut scratch, now.instant);
+        batch.ingress(
+            Received { from, ecn: Ecn::NotCapable, range: 0..length, size: length },
+            &mut buffer,
+            &mut sink,
+        );
+        batch.deliver(&mut buffer, &mut sink);
+        for (workload, mut packet) in std::mem::take(&mut sink.echoes) {
+            batch.egress(workload, Offload::None, &mut packet, &mut sink);
         }
-        round.finish(&mut sink);
+        batch.finish(&mut sink);
         for message in std::mem::take(&mut sink.handshakes) {
-            peer.endpoint.handshake(now, from, &message, &mut lane, &mut sink);
+            peer.endpoint.receive_handshake(now, from, &message, &mut scratch, &mut sink);
         }
     }
 }
@@ -173,17 +178,17 @@ fn now() -> Now {
 struct Back<'a> {
     socket: &'a UdpSocket,
     from: Ipv4Addr,
-    echoes: Vec<(Slot, Vec<u8>)>,
+    echoes: Vec<(WorkloadIndex, Vec<u8>)>,
     handshakes: Vec<Vec<u8>>,
 }
 
 impl Sink for Back<'_> {
-    fn to_workload(&mut self, slot: Slot, _: Offload, packet: Parts<'_>) -> bool {
+    fn to_workload(&mut self, workload: WorkloadIndex, _: Offload, packet: GatherList<'_>) -> bool {
         let mut packet = packet.to_vec();
         if !turn_around(&mut packet) {
             return false;
         }
-        self.echoes.push((slot, packet));
+        self.echoes.push((workload, packet));
         true
     }
 
@@ -200,14 +205,14 @@ impl Sink for Back<'_> {
         datagrams.chunks(size.max(1)).all(send)
     }
 
-    fn to_network_whole(&mut self, _: SocketAddr, _: &[u8]) {}
-    fn to_handshakes(&mut self, _: SocketAddr, message: &[u8]) -> bool {
+    fn to_network_unfragmented(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn queue_handshake(&mut self, _: SocketAddr, message: &[u8]) -> bool {
         self.handshakes.push(message.to_vec());
         true
     }
 
     // Peers only answer.
-    fn want_handshakes(&mut self) {}
+    fn request_handshakes(&mut self) {}
 }
 
 /// Makes a UDP packet its own answer. Addresses and ports change places, so all checksums stay

@@ -7,8 +7,8 @@ use meshward_control_proto::{
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
 use meshward_datapath::{
-    Ecn, Endpoint, Filter, Headers, Kind, Lane, LocalWorkload, MAX_FLOWS, Now, Offload, Owner,
-    Parts, Party, Rules, SecretKey, Sink, Slot, Tally,
+    Ecn, Endpoint, Filter, GatherList, Headers, LocalWorkload, MAX_FLOWS, Now, Offload, Party,
+    QuotaOwner, Received, Rules, SecretKey, SegmentKind, Sink, Tally, WorkerScratch, WorkloadIndex,
 };
 use meshward_types::{Acl, AclEntry, IdentityId, NetworkName, NodeName, PortRange, Protocol};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -136,7 +136,7 @@ fn rules(count: u16) -> Rules {
 }
 
 fn party(identity: IdentityId) -> Party {
-    Party { identity, quarantined: false, reset: false, owner: Owner::Workload(identity.0) }
+    Party { identity, quarantined: false, reset: false, owner: QuotaOwner::Workload(identity.0) }
 }
 
 /// An IPv4 packet of `length` bytes.
@@ -270,7 +270,7 @@ fn cached_flow(time: Duration) -> f64 {
 /// Two endpoints, and what passes between them.
 struct Pair {
     nodes: [Endpoint; 2],
-    lanes: [Lane; 2],
+    scratches: [WorkerScratch; 2],
     wire: Wire,
     now: Now,
 }
@@ -284,7 +284,7 @@ struct Wire {
 }
 
 impl Sink for Wire {
-    fn to_workload(&mut self, _: Slot, _: Offload, packet: Parts<'_>) -> bool {
+    fn to_workload(&mut self, _: WorkloadIndex, _: Offload, packet: GatherList<'_>) -> bool {
         self.delivered += packet.iter().map(<[u8]>::len).sum::<usize>();
         true
     }
@@ -294,12 +294,12 @@ impl Sink for Wire {
         self.size = size;
         true
     }
-    fn to_network_whole(&mut self, _: SocketAddr, _: &[u8]) {}
-    fn to_handshakes(&mut self, _: SocketAddr, message: &[u8]) -> bool {
+    fn to_network_unfragmented(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn queue_handshake(&mut self, _: SocketAddr, message: &[u8]) -> bool {
         self.handshakes.push(message.to_vec());
         true
     }
-    fn want_handshakes(&mut self) {}
+    fn request_handshakes(&mut self) {}
 }
 
 fn address(at: usize) -> SocketAddr {
@@ -320,7 +320,7 @@ impl Pair {
                 (format!("w{at}").parse().expect("a name"), [10, 42, at as u8, 1].into())
             };
             let (id, own) = workload(at);
-            endpoint.add_local(LocalWorkload {
+            endpoint.add_workload(LocalWorkload {
                 prefixes: vec![],
                 id,
                 addresses: vec![own],
@@ -375,7 +375,7 @@ impl Pair {
             endpoint.apply(instant, &changes);
             endpoint
         });
-        let mut pair = Self { nodes, lanes: Default::default(), wire: Wire::default(), now };
+        let mut pair = Self { nodes, scratches: Default::default(), wire: Wire::default(), now };
         pair.shake_hands();
         pair
     }
@@ -388,33 +388,41 @@ impl Pair {
         for at in [1, 0, 1] {
             self.receive(at);
             for message in std::mem::take(&mut self.wire.handshakes) {
-                let (node, lane) = (&self.nodes[at], &mut self.lanes[at]);
-                node.handshake(self.now, address(1 - at), &message, lane, &mut self.wire);
+                let (node, scratch) = (&self.nodes[at], &mut self.scratches[at]);
+                node.receive_handshake(
+                    self.now,
+                    address(1 - at),
+                    &message,
+                    scratch,
+                    &mut self.wire,
+                );
             }
         }
         assert_eq!(self.wire.delivered, first.len(), "the session stands");
     }
 
     fn send(&mut self, packet: &mut [u8], offload: Offload) {
-        let mut round = self.nodes[0].round(&mut self.lanes[0], self.now.instant);
-        round.from_workload(Slot(0), offload, packet, &mut self.wire);
-        round.finish(&mut self.wire);
+        let mut batch = self.nodes[0].begin_batch(&mut self.scratches[0], self.now.instant);
+        batch.egress(WorkloadIndex(0), offload, packet, &mut self.wire);
+        batch.finish(&mut self.wire);
     }
 
     fn receive(&mut self, at: usize) {
         let mut datagrams = std::mem::take(&mut self.wire.datagrams);
         let place = 0..datagrams.len();
-        let mut round = self.nodes[at].round(&mut self.lanes[at], self.now.instant);
-        round.from_network(
-            address(1 - at),
-            Ecn::NotCapable,
+        let mut batch = self.nodes[at].begin_batch(&mut self.scratches[at], self.now.instant);
+        batch.ingress(
+            Received {
+                from: address(1 - at),
+                ecn: Ecn::NotCapable,
+                range: place,
+                size: self.wire.size,
+            },
             &mut datagrams,
-            place,
-            self.wire.size,
             &mut self.wire,
         );
-        round.deliver(&mut datagrams, &mut self.wire);
-        round.finish(&mut self.wire);
+        batch.deliver(&mut datagrams, &mut self.wire);
+        batch.finish(&mut self.wire);
         if self.wire.datagrams.is_empty() {
             datagrams.clear();
             self.wire.datagrams = datagrams;
@@ -430,17 +438,21 @@ fn whole_path(size: usize, time: Duration) -> f64 {
         // Small ones come one by one, and leave together.
         let mut small = packet(17, 4000, size);
         return nanoseconds(time, 64, || {
-            let mut round = pair.nodes[0].round(&mut pair.lanes[0], pair.now.instant);
+            let mut batch = pair.nodes[0].begin_batch(&mut pair.scratches[0], pair.now.instant);
             for _ in 0..64 {
-                round.from_workload(Slot(0), Offload::None, &mut small, &mut pair.wire);
+                batch.egress(WorkloadIndex(0), Offload::None, &mut small, &mut pair.wire);
             }
-            round.finish(&mut pair.wire);
+            batch.finish(&mut pair.wire);
             pair.receive(1);
         });
     }
     let mut super_packet = packet(6, 4000, 40 + SEGMENTS * (size - 40));
-    let offload =
-        Offload::Segment { kind: Kind::TcpV4, size: (size - 40) as u16, headers: 40, start: 20 };
+    let offload = Offload::Segment {
+        kind: SegmentKind::TcpV4,
+        size: (size - 40) as u16,
+        headers: 40,
+        start: 20,
+    };
     let before = pair.wire.delivered;
     let each = nanoseconds(time, SEGMENTS, || {
         pair.send(&mut super_packet, offload);

@@ -9,7 +9,7 @@
 use crate::{
     checksum::{Sum, set_ipv4},
     packet::{Fragment, Headers, Icmp, RST},
-    shares::Owner,
+    shares::QuotaOwner,
     tcp::Segment,
 };
 use foldhash::fast::RandomState;
@@ -133,12 +133,12 @@ struct Given {
     until: Option<Instant>,
     in_all: u32,
     /// To whom; bounded by how many are given in all.
-    each: HashMap<Owner, u16, RandomState>,
+    each: HashMap<QuotaOwner, u16, RandomState>,
 }
 
 impl AnswerLimits {
     /// Whether one more may be given to a workload, which counts it.
-    pub fn allow(&self, now: Instant, to: Owner) -> bool {
+    pub fn allow(&self, now: Instant, to: QuotaOwner) -> bool {
         let mut given = self.0.lock();
         if given.until.is_none_or(|until| now >= until) {
             given.until = Some(now + SECOND);
@@ -244,7 +244,7 @@ mod tests {
     fn a_workload_gets_so_many_answers_in_a_second_and_takes_none_from_others() {
         let (limits, now) = (AnswerLimits::default(), Instant::now());
         let given = |at: Instant, to: u32| {
-            (0..1000).filter(|_| limits.allow(at, Owner::Workload(to))).count() as u16
+            (0..1000).filter(|_| limits.allow(at, QuotaOwner::Workload(to))).count() as u16
         };
         assert_eq!((given(now, 1), given(now, 1), given(now, 2)), (MOST_EACH, 0, MOST_EACH));
         let later = now + SECOND;

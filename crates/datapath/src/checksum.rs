@@ -12,23 +12,23 @@ impl Sum {
         // Words of any size and byte order give the same sum once it is folded (RFC 1071 §2). Four
         // sums of half words at once, which cannot overflow within 64 KiB, are what compilers turn
         // into vector instructions.
-        let mut lanes = [0u64; 8];
+        let mut scratches = [0u64; 8];
         let mut blocks = bytes.chunks_exact(32);
         for block in &mut blocks {
-            for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(4)) {
-                *lane += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+            for (scratch, word) in scratches.iter_mut().zip(block.chunks_exact(4)) {
+                *scratch += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
             }
         }
         let mut words = blocks.remainder().chunks_exact(4);
         for word in &mut words {
-            lanes[0] += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+            scratches[0] += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
         }
         let mut rest = [0; 4];
         rest[..words.remainder().len()].copy_from_slice(words.remainder());
-        lanes[0] += u64::from(u32::from_ne_bytes(rest));
-        for lane in lanes {
+        scratches[0] += u64::from(u32::from_ne_bytes(rest));
+        for scratch in scratches {
             // Folded to 32 bits, so that no number of calls overflows in practice.
-            self.0 += (lane & 0xffff_ffff) + (lane >> 32);
+            self.0 += (scratch & 0xffff_ffff) + (scratch >> 32);
         }
         self
     }

@@ -1,9 +1,9 @@
-//! Merging the packets of one flow that arrive in a row from one peer into one super-packet (what
+//! CoalesceOptions the packets of one flow that arrive in a row from one peer into one super-packet (what
 //! the kernel's GRO does).
 
 use crate::{
     checksum::{Sum, set_ipv4},
-    offload::{Kind, Offload},
+    offload::{Offload, SegmentKind},
     packet::{Fragment, Headers},
 };
 use std::{net::IpAddr, ops::Range};
@@ -12,7 +12,7 @@ const ACK: u8 = 16;
 const PSH: u8 = 8;
 /// The most parts of a packet: as many as datagrams may come in one call (`UDP_GRO_CNT_MAX` is 64,
 /// net/ipv4/udp_offload.c).
-pub const MOST_PARTS: usize = 128;
+pub const MAX_GATHER_PARTS: usize = 128;
 /// The most bytes of a super-packet.
 const MOST: usize = 65_535;
 /// How many runs back the run of a packet's flow is looked for.
@@ -28,25 +28,25 @@ pub(crate) struct Coalescer {
     /// In the order in which they began; those from `count` on are kept for their memory.
     runs: Vec<Run>,
     count: usize,
-    merging: Merging,
+    merging: CoalesceOptions,
 }
 
 /// What may be merged: what the workloads' interfaces take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Merging {
+pub struct CoalesceOptions {
     /// Segments of TCP.
     pub tcp: bool,
     /// Datagrams of UDP (kernels from 6.2 on take them from a TUN).
     pub udp: bool,
 }
 
-impl Merging {
-    fn has(self, kind: Kind) -> bool {
-        if kind == Kind::Udp { self.udp } else { self.tcp }
+impl CoalesceOptions {
+    fn has(self, kind: SegmentKind) -> bool {
+        if kind == SegmentKind::Udp { self.udp } else { self.tcp }
     }
 }
 
-impl Default for Merging {
+impl Default for CoalesceOptions {
     fn default() -> Self {
         Self { tcp: true, udp: true }
     }
@@ -62,7 +62,7 @@ pub(crate) struct Run {
     /// The first packet, then the payloads of the others.
     pub parts: Vec<Span>,
     /// `None`: of a kind that is not merged.
-    kind: Option<Kind>,
+    kind: Option<SegmentKind>,
     /// Bytes of all headers.
     head: usize,
     /// Bytes of payload in each packet but the last.
@@ -73,7 +73,7 @@ pub(crate) struct Run {
 
 impl Coalescer {
     /// Merges this from now on.
-    pub fn set_merging(&mut self, merging: Merging) {
+    pub fn set_coalesce_options(&mut self, merging: CoalesceOptions) {
         self.merging = merging;
     }
 
@@ -114,7 +114,7 @@ impl Coalescer {
         peer: usize,
         place: &Span,
         headers: &Headers,
-        kind: Kind,
+        kind: SegmentKind,
         head: usize,
     ) -> bool {
         let recent = &mut self.runs[self.count.saturating_sub(LOOK_BACK)..self.count];
@@ -130,7 +130,7 @@ impl Coalescer {
             && head == run.head
             && (1..=run.size).contains(&size)
             && run.headers.length + size <= MOST
-            && run.parts.len() < MOST_PARTS
+            && run.parts.len() < MAX_GATHER_PARTS
             && follows(&buffer[first..first + head], &buffer[place.clone()], run, headers);
         if !fits {
             return false;
@@ -177,25 +177,25 @@ impl Coalescer {
 
 impl Run {
     fn empty(headers: Headers) -> Self {
-        let parts = Vec::with_capacity(MOST_PARTS);
+        let parts = Vec::with_capacity(MAX_GATHER_PARTS);
         Self { peer: 0, headers, parts, kind: None, head: 0, size: 0, closed: true }
     }
 }
 
 /// A packet in parts, in order: what the kernel calls a gather list.
 #[derive(Debug, Clone, Copy)]
-pub struct Parts<'a> {
+pub struct GatherList<'a> {
     buffer: &'a [u8],
     spans: &'a [Span],
 }
 
-impl<'a> Parts<'a> {
+impl<'a> GatherList<'a> {
     /// Those that a run names.
     pub(crate) fn new(buffer: &'a [u8], spans: &'a [Span]) -> Self {
         Self { buffer, spans }
     }
 
-    /// The parts; at most [`MOST_PARTS`].
+    /// The parts; at most [`MAX_GATHER_PARTS`].
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> {
         let buffer = self.buffer;
         self.spans.iter().map(move |span| &buffer[span.clone()])
@@ -214,7 +214,7 @@ impl<'a> Parts<'a> {
 
 /// The kind and the length of all headers of a packet that may be merged: plain headers, nothing
 /// but data, a checksum that is right.
-fn mergeable(packet: &[u8], headers: &Headers) -> Option<(Kind, usize)> {
+fn mergeable(packet: &[u8], headers: &Headers) -> Option<(SegmentKind, usize)> {
     let at = headers.payload;
     let plain = match headers.source {
         IpAddr::V4(_) => at == 20 && packet[6] & 0x80 == 0,
@@ -229,7 +229,7 @@ fn mergeable(packet: &[u8], headers: &Headers) -> Option<(Kind, usize)> {
                 return None;
             }
             let head = at + usize::from(packet[at + 12] >> 4) * 4;
-            (if source.is_ipv4() { Kind::TcpV4 } else { Kind::TcpV6 }, head)
+            (if source.is_ipv4() { SegmentKind::TcpV4 } else { SegmentKind::TcpV6 }, head)
         }
         (17, _) => {
             let length = usize::from(u16::from_be_bytes([packet[at + 4], packet[at + 5]]));
@@ -237,7 +237,7 @@ fn mergeable(packet: &[u8], headers: &Headers) -> Option<(Kind, usize)> {
             if length != packet.len() - at || !summed {
                 return None;
             }
-            (Kind::Udp, at + 8)
+            (SegmentKind::Udp, at + 8)
         }
         _ => return None,
     };
@@ -264,7 +264,7 @@ fn follows(head: &[u8], packet: &[u8], run: &Run, headers: &Headers) -> bool {
     if !ip {
         return false;
     }
-    if run.kind == Some(Kind::Udp) {
+    if run.kind == Some(SegmentKind::Udp) {
         return true;
     }
     let number = |packet: &[u8]| {
@@ -279,7 +279,7 @@ fn follows(head: &[u8], packet: &[u8], run: &Run, headers: &Headers) -> bool {
 }
 
 /// Writes the headers of all of a run to its first packet.
-fn write_headers(packet: &mut [u8], run: &Run, kind: Kind) {
+fn write_headers(packet: &mut [u8], run: &Run, kind: SegmentKind) {
     let (at, length) = (run.headers.payload, run.headers.length);
     match run.headers.source {
         IpAddr::V4(_) => {
@@ -289,7 +289,7 @@ fn write_headers(packet: &mut [u8], run: &Run, kind: Kind) {
         IpAddr::V6(_) => packet[4..6].copy_from_slice(&((length - 40) as u16).to_be_bytes()),
     }
     let transport = length - at;
-    if kind == Kind::Udp {
+    if kind == SegmentKind::Udp {
         packet[at + 4..at + 6].copy_from_slice(&(transport as u16).to_be_bytes());
     }
     let Headers { source, destination, ip_protocol, .. } = run.headers;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Why a packet was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
-pub enum Cause {
+pub enum DropReason {
     /// No valid IP packet, or an IP version or extension that is not forwarded.
     Malformed,
     /// Routed by its source: an IPv4 source route option or an IPv6 routing header (RFC 7126, RFC
@@ -56,7 +56,7 @@ pub enum Cause {
     NotTaken,
 }
 
-impl Cause {
+impl DropReason {
     /// Every cause with the name that counters use.
     pub const ALL: [(Self, &'static str); 21] = [
         (Self::Malformed, "malformed"),
@@ -85,39 +85,39 @@ impl Cause {
 
 /// Dropped packets by cause.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Drops([u64; Cause::ALL.len()]);
+pub struct DropCounts([u64; DropReason::ALL.len()]);
 
-impl Drops {
+impl DropCounts {
     /// How many were dropped for this cause.
-    pub fn of(&self, cause: Cause) -> u64 {
+    pub fn of(&self, cause: DropReason) -> u64 {
         self.0[cause as usize]
     }
 
     /// Every cause's name and count.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        Cause::ALL.into_iter().map(|(cause, name)| (name, self.of(cause)))
+        DropReason::ALL.into_iter().map(|(cause, name)| (name, self.of(cause)))
     }
 }
 
-/// The counters behind [`Drops`], for all workers.
+/// The counters behind [`DropCounts`], for all workers.
 #[derive(Debug, Default)]
-pub(crate) struct DropCounters([AtomicU64; Cause::ALL.len()]);
+pub(crate) struct DropCounters([AtomicU64; DropReason::ALL.len()]);
 
 impl DropCounters {
     /// Counts packets.
-    pub fn count(&self, cause: Cause, packets: u64) {
+    pub fn count(&self, cause: DropReason, packets: u64) {
         if packets > 0 {
             self.0[cause as usize].fetch_add(packets, Relaxed);
         }
     }
 
     /// What was counted so far.
-    pub fn read(&self) -> Drops {
-        Drops(self.0.each_ref().map(|counter| counter.load(Relaxed)))
+    pub fn read(&self) -> DropCounts {
+        DropCounts(self.0.each_ref().map(|counter| counter.load(Relaxed)))
     }
 }
 
-impl From<Unforwardable> for Cause {
+impl From<Unforwardable> for DropReason {
     fn from(unforwardable: Unforwardable) -> Self {
         match unforwardable {
             Unforwardable::Malformed => Self::Malformed,

@@ -1,20 +1,20 @@
 //! An endpoint: one node's part in one network. It knows the workloads, the peers and the links;
-//! workers take packets through it in [`Round`]s, and one thread does what is slow: handshakes and
+//! workers take packets through it in [`PacketBatch`]s, and one thread does what is slow: handshakes and
 //! timers.
 
 use crate::{
     answer::AnswerLimits,
-    coalesce::Parts,
+    coalesce::GatherList,
     counters::LinkStats,
-    drops::{Cause, DropCounters, Drops},
+    drops::{DropCounters, DropCounts, DropReason},
     ecn::Ecn,
     filter::Filter,
     offload::Offload,
     reflexive::Reflexive,
-    round::{Lane, Round},
-    saved_flows::UnreadableFlows,
+    round::{PacketBatch, WorkerScratch},
+    saved_flows::SavedFlowsError,
     seen::{Denial, Denials, FlowKind},
-    shares::Owner,
+    shares::QuotaOwner,
     tables::Tables,
     timeouts::Timeouts,
     vouch,
@@ -33,26 +33,31 @@ use std::{
 
 /// The place of a local workload in its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(pub usize);
+pub struct WorkloadIndex(pub usize);
 
 /// Where packets go.
 pub trait Sink {
     /// Hands a packet, which may be a super-packet, to a local workload; `false` if it was not
     /// taken.
-    fn to_workload(&mut self, slot: Slot, offload: Offload, packet: Parts<'_>) -> bool;
+    fn to_workload(
+        &mut self,
+        slot: WorkloadIndex,
+        offload: Offload,
+        packet: GatherList<'_>,
+    ) -> bool;
     /// Sends datagrams, each of `size` bytes but for the last, which may be shorter; `false` if
     /// they were not taken.
     fn to_network(&mut self, to: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool;
     /// Sends a datagram that must not be cut into fragments on its way; what is too long for the
     /// way is lost.
-    fn to_network_whole(&mut self, to: SocketAddr, datagram: &[u8]);
+    fn to_network_unfragmented(&mut self, to: SocketAddr, datagram: &[u8]);
     /// Keeps a message of a handshake for [`Endpoint::handshake`]; `false` if too many wait.
-    fn to_handshakes(&mut self, from: SocketAddr, message: &[u8]) -> bool;
+    fn queue_handshake(&mut self, from: SocketAddr, message: &[u8]) -> bool;
     /// Has [`Endpoint::begin_handshakes`] called soon.
-    fn want_handshakes(&mut self);
+    fn request_handshakes(&mut self);
     /// Notes that what has just come from an address is authentic: it may be answered from where it
     /// came to.
-    fn proved(&mut self, _from: SocketAddr) {}
+    fn authenticated(&mut self, _from: SocketAddr) {}
 }
 
 /// A workload of this node.
@@ -72,7 +77,7 @@ pub struct LocalWorkload {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointStats {
     /// Packets dropped, by cause.
-    pub drops: Drops,
+    pub drops: DropCounts,
     /// Flows in the table.
     pub flows: usize,
     /// Every link that was used or tried.
@@ -132,8 +137,8 @@ impl Endpoint {
 
     /// Adds a workload of this node; it stays closed until the coordinator's view has it, or it is
     /// vouched for.
-    pub fn add_local(&self, workload: LocalWorkload) -> Slot {
-        let slot = self.tables.write().add_local(workload);
+    pub fn add_workload(&self, workload: LocalWorkload) -> WorkloadIndex {
+        let slot = self.tables.write().add_workload(workload);
         *self.next_vouch.lock() = None;
         slot
     }
@@ -148,9 +153,9 @@ impl Endpoint {
         workload: LocalWorkload,
         key: PublicKey,
         seen_at: Option<SocketAddr>,
-    ) -> Slot {
+    ) -> WorkloadIndex {
         let mut tables = self.tables.write();
-        let slot = tables.add_local(workload);
+        let slot = tables.add_workload(workload);
         let place = tables.make_device(slot);
         self.wireguard.put_device(now, place, key, seen_at);
         slot
@@ -177,44 +182,44 @@ impl Endpoint {
 
     /// Gives the endpoint another key. The one of now is good for `keep` more, so that peers that
     /// have not heard of it go on.
-    pub fn rotate(&self, now: Instant, next: SecretKey, keep: Duration) {
+    pub fn rotate_key(&self, now: Instant, next: SecretKey, keep: Duration) {
         self.wireguard.rotate(now, next, keep);
     }
 
     /// Gives no handshake a timestamp below this many seconds since 1970: greater ones were given
     /// before a restart.
-    pub fn set_stamp_floor(&self, seconds: u64) {
+    pub fn set_timestamp_floor(&self, seconds: u64) {
         self.wireguard.stamps.set_floor(seconds);
     }
 
     /// Has the timestamps of handshakes follow the clock up to this many seconds since 1970: what
     /// is on disk says that all of them are less.
-    pub fn set_stamp_limit(&self, seconds: u64) {
+    pub fn set_timestamp_limit(&self, seconds: u64) {
         self.wireguard.stamps.set_limit(seconds);
     }
 
     /// The greatest timestamp so far, in seconds since 1970.
-    pub fn newest_stamp(&self) -> u64 {
+    pub fn newest_timestamp(&self) -> u64 {
         self.wireguard.stamps.newest()
     }
 
     /// Removes a workload of this node.
-    pub fn remove_local(&self, slot: Slot) {
+    pub fn remove_workload(&self, slot: WorkloadIndex) {
         let mut tables = self.tables.write();
-        if let Some(place) = tables.remove_local(slot) {
+        if let Some(place) = tables.remove_workload(slot) {
             self.wireguard.remove(place);
         }
     }
 
     /// Sets the identity that the node vouches for.
-    pub fn vouch(&self, slot: Slot, identity: Option<IdentityId>) {
+    pub fn set_vouched_identity(&self, slot: WorkloadIndex, identity: Option<IdentityId>) {
         self.tables.write().vouch(slot, identity);
         *self.next_vouch.lock() = None;
     }
 
     /// Holds a workload of this node by the node's own decision, or lets it go: none of its links
     /// is open meanwhile.
-    pub fn hold(&self, slot: Slot, held: bool) {
+    pub fn quarantine_locally(&self, slot: WorkloadIndex, held: bool) {
         let mut tables = self.tables.write();
         tables.hold(slot, held);
         self.want_resets(&tables, 0);
@@ -247,7 +252,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// If they are not what [`Self::export_flows`] writes.
-    pub fn import_flows(&self, now: Now, bytes: &[u8]) -> Result<usize, UnreadableFlows> {
+    pub fn import_flows(&self, now: Now, bytes: &[u8]) -> Result<usize, SavedFlowsError> {
         let tables = self.tables.read();
         let owner_of = |address: IpAddr| {
             let found = tables.find(now.instant, address).map(|(_, party)| party.owner);
@@ -255,19 +260,23 @@ impl Endpoint {
             found
                 .ok()
                 .or_else(|| Some(tables.local_at(address)?.1.owner))
-                .unwrap_or(Owner::Peer(u32::MAX, 0))
+                .unwrap_or(QuotaOwner::Peer(u32::MAX, 0))
         };
         self.filter.import(now.instant, now.unix, bytes, owner_of)
     }
 
     /// The kinds of flows that workloads of this node have begun, or tried to, in the time before
     /// `now`.
-    pub fn kinds(&self, now: Instant, within: Duration) -> Vec<(IdentityId, IdentityId, FlowKind)> {
+    pub fn flow_kinds(
+        &self,
+        now: Instant,
+        within: Duration,
+    ) -> Vec<(IdentityId, IdentityId, FlowKind)> {
         self.filter.kinds(now, within)
     }
 
     /// How many live flows of each workload of this node would be cut, were these links like this.
-    pub fn count_cuts(
+    pub fn count_cut_flows(
         &self,
         now: Instant,
         links: &HashMap<(IdentityId, IdentityId), Acl>,
@@ -356,8 +365,8 @@ impl Endpoint {
     }
 
     /// Whether connections are cut whose ends are still to be told, or timeouts are others: see
-    /// [`Self::reset_cut`].
-    pub fn has_resets(&self) -> bool {
+    /// [`Self::reset_cut_connections`].
+    pub fn has_pending_resets(&self) -> bool {
         self.resets.load(Relaxed) != 0
     }
 
@@ -365,7 +374,12 @@ impl Endpoint {
     /// be reset: those that quarantines have cut that say so, those of which an end would be told,
     /// or all. Has all flows kept for as long as timeouts of now say, if these were changed.
     /// Changes wait for no more than a few hundred flows.
-    pub fn reset_cut(&self, now: Instant, lane: &mut Lane, sink: &mut impl Sink) {
+    pub fn reset_cut_connections(
+        &self,
+        now: Instant,
+        scratch: &mut WorkerScratch,
+        sink: &mut impl Sink,
+    ) {
         let wanted = self.resets.swap(0, Relaxed);
         if wanted & RETIME != 0 {
             self.retime(now);
@@ -379,13 +393,13 @@ impl Endpoint {
                     let tables = self.tables.read();
                     let who = |address| Some(tables.find(now, address).ok()?.1);
                     let all = wanted & RESET_ALL != 0;
-                    self.filter.reset_cut(&tables.rules, now, (shard, number), all, who)
+                    self.filter.reset_cut_connections(&tables.rules, now, (shard, number), all, who)
                 };
                 let Some(resets) = found else { break };
                 if !resets.is_empty() {
-                    let mut round = self.round(lane, now);
-                    resets.into_iter().for_each(|reset| round.reset(reset.to, reset.packet, sink));
-                    round.finish(sink);
+                    let mut batch = self.begin_batch(scratch, now);
+                    resets.into_iter().for_each(|reset| batch.reset(reset.to, reset.packet, sink));
+                    batch.finish(sink);
                 }
             }
         }
@@ -402,14 +416,18 @@ impl Endpoint {
     }
 
     /// Begins a round of a worker. Changes wait until it is finished, so it is to be short.
-    pub fn round<'a>(&'a self, lane: &'a mut Lane, now: Instant) -> Round<'a> {
-        Round::new(self, lane, now)
+    pub fn begin_batch<'a>(
+        &'a self,
+        scratch: &'a mut WorkerScratch,
+        now: Instant,
+    ) -> PacketBatch<'a> {
+        PacketBatch::new(self, scratch, now)
     }
 
     /// Notes that more handshakes wait than are done: for a second their senders have to show that
     /// they receive at their address, and have limits.
-    pub fn note_load(&self, now: Instant) {
-        self.wireguard.note_load(now);
+    pub fn note_overload(&self, now: Instant) {
+        self.wireguard.note_overload(now);
     }
 
     #[cfg(any(test, fuzzing))]
@@ -419,34 +437,34 @@ impl Endpoint {
 
     /// Takes a message of a handshake that a worker has kept, and sends the packets that waited for
     /// its session.
-    pub fn handshake(
+    pub fn receive_handshake(
         &self,
         now: Now,
         from: SocketAddr,
         message: &[u8],
-        lane: &mut Lane,
+        scratch: &mut WorkerScratch,
         sink: &mut impl Sink,
     ) {
         if stun::is_response(message) {
             if !self.reflexive.lock().take(now.instant, message) {
-                self.drops.count(Cause::UnknownPeer, 1);
+                self.drops.count(DropReason::UnknownPeer, 1);
             }
             return;
         }
         let done = self.wireguard.receive(now, from, message, &mut plain(sink));
         match done {
             Ok(Some(peer)) => {
-                sink.proved(from);
-                self.release(now, &peer, lane, sink);
+                sink.authenticated(from);
+                self.release(now, &peer, scratch, sink);
             }
-            Ok(None) => sink.proved(from),
+            Ok(None) => sink.authenticated(from),
             Err(cause) => self.drops.count(cause, 1),
         }
     }
 
     /// Sends what waited for a session, judged anew; if nothing did, then a keepalive, so that the
     /// peer may use it too.
-    fn release(&self, now: Now, peer: &Peer, lane: &mut Lane, sink: &mut impl Sink) {
+    fn release(&self, now: Now, peer: &Peer, scratch: &mut WorkerScratch, sink: &mut impl Sink) {
         let staged = peer.take_staged(&self.wireguard.staged);
         if staged.is_empty() {
             return self.wireguard.keepalive(
@@ -455,11 +473,11 @@ impl Endpoint {
                 &mut plain(sink),
             );
         }
-        let mut round = self.round(lane, now.instant);
+        let mut batch = self.begin_batch(scratch, now.instant);
         for packet in staged {
-            round.release(peer.slot as usize, packet, sink);
+            batch.release(peer.slot as usize, packet, sink);
         }
-        round.finish(sink);
+        batch.finish(sink);
     }
 
     /// Begins the handshakes that rounds have found to be due.
@@ -469,25 +487,25 @@ impl Endpoint {
 
     /// This node has another address: says something to every peer with a session, so that it
     /// knows, and asks how the endpoint is seen.
-    pub fn announce(&self, now: Instant, sink: &mut impl Sink) {
-        self.wireguard.announce(now, &mut plain(sink));
+    pub fn announce_address(&self, now: Instant, sink: &mut impl Sink) {
+        self.wireguard.announce_address(now, &mut plain(sink));
         self.reflexive.lock().ask_again();
     }
 
     /// Runs what is due: handshakes, keepalives, vouches, the end of idle flows. Wants a call each
     /// quarter of a second.
-    pub fn tick(&self, now: Now, lane: &mut Lane, sink: &mut impl Sink) {
-        self.reset_cut(now.instant, lane, sink);
+    pub fn tick(&self, now: Now, scratch: &mut WorkerScratch, sink: &mut impl Sink) {
+        self.reset_cut_connections(now.instant, scratch, sink);
         self.reflexive.lock().tick(now.instant, &mut plain(sink));
         let longest = self.tables.read().mtu;
         let given_up = self.wireguard.tick(now, longest, &mut plain(sink));
         for (to, datagram) in self.wireguard.take_whole() {
-            sink.to_network_whole(to, &datagram);
+            sink.to_network_unfragmented(to, &datagram);
         }
-        self.drops.count(Cause::NoSession, given_up);
+        self.drops.count(DropReason::NoSession, given_up);
         self.watch_gateways(now.instant, sink);
         self.filter.tick(now.instant);
-        self.drops.count(Cause::OrphanFragment, self.filter.take_lost_fragments());
+        self.drops.count(DropReason::OrphanFragment, self.filter.take_lost_fragments());
         if self.tables.read().has_old_vouches(now.instant) {
             self.tables.write().forget_old_vouches(now.instant);
         }
@@ -495,7 +513,7 @@ impl Endpoint {
         if next.is_none_or(|due| now.instant >= due) {
             *next = Some(now.instant + vouch::REPEAT);
             drop(next);
-            self.send_vouches(now.instant, lane, sink);
+            self.send_vouches(now.instant, scratch, sink);
         }
     }
 
@@ -511,7 +529,7 @@ impl Endpoint {
         }
         let (down, wanted) = self.wireguard.watch(now, &shared, &before);
         if wanted {
-            sink.want_handshakes();
+            sink.request_handshakes();
         }
         if down != before {
             let mut tables = self.tables.write();
@@ -520,19 +538,19 @@ impl Endpoint {
         }
     }
 
-    fn send_vouches(&self, now: Instant, lane: &mut Lane, sink: &mut impl Sink) {
+    fn send_vouches(&self, now: Instant, scratch: &mut WorkerScratch, sink: &mut impl Sink) {
         let vouches = self.tables.read().vouches();
         if vouches.is_empty() {
             return;
         }
         let places: Vec<usize> = self.tables.read().peers().map(|(place, _)| place).collect();
-        let mut round = self.round(lane, now);
+        let mut batch = self.begin_batch(scratch, now);
         for place in places {
             for packet in &vouches {
-                round.send_vouch(place, packet, sink);
+                batch.send_vouch(place, packet, sink);
             }
         }
-        round.finish(sink);
+        batch.finish(sink);
     }
 
     /// Asks these STUN servers under which addresses they see the endpoint.
@@ -553,8 +571,8 @@ impl Endpoint {
     /// The peers that a handshake was begun with since the last call, while they did not answer.
     /// They are to be called by other means, so that they begin one, too: NATs on both sides open
     /// only from within.
-    pub fn take_called(&self) -> Vec<NodeName> {
-        let mut called = self.wireguard.take_called();
+    pub fn take_hole_punch_requests(&self) -> Vec<NodeName> {
+        let mut called = self.wireguard.take_hole_punch_requests();
         if called.is_empty() {
             return vec![];
         }
@@ -566,10 +584,10 @@ impl Endpoint {
 
     /// A peer calls: a handshake with it begins with the next [`Self::begin_handshakes`], unless
     /// one is under way.
-    pub fn call_back(&self, node: &NodeName) -> bool {
+    pub fn answer_hole_punch(&self, node: &NodeName) -> bool {
         let place =
             self.tables.read().peers().find(|(_, own)| *own == node).map(|(place, _)| place);
-        place.is_some_and(|place| self.wireguard.call_back(place))
+        place.is_some_and(|place| self.wireguard.answer_hole_punch(place))
     }
 
     /// Asks a peer for an answer by the way that packets to it take: the ping's number, and where
@@ -586,13 +604,13 @@ impl Endpoint {
         let place = self.place_of(node).ok_or(UnknownPeer)?;
         let (sent, wanted) = self.wireguard.ping(now, place, &mut plain(sink));
         if wanted {
-            sink.want_handshakes();
+            sink.request_handshakes();
         }
         Ok(sent)
     }
 
     /// How long the answer to a ping took, once it is there.
-    pub fn pong(&self, node: &NodeName, number: u32) -> Option<Duration> {
+    pub fn ping_rtt(&self, node: &NodeName, number: u32) -> Option<Duration> {
         self.wireguard.pong(self.place_of(node)?, number)
     }
 

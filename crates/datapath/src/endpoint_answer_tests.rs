@@ -77,8 +77,8 @@ fn a_denied_packet_is_answered_to_its_sender_alone_if_the_network_says_so() {
     assert_eq!(told.len(), 3);
     assert_eq!((told[0][33], word(&told[0], 28)), (RST | ACK, 8));
     assert_eq!((told[1][20], told[1][21], told[2][20], told[2][21]), (3, 13, 3, 13));
-    assert_eq!(pair.drops(0, Cause::Rejected), 3);
-    assert_eq!(pair.drops(0, Cause::Denied) + pair.drops(0, Cause::UnknownAddress), 0);
+    assert_eq!(pair.drops(0, DropReason::Rejected), 3);
+    assert_eq!(pair.drops(0, DropReason::Denied) + pair.drops(0, DropReason::UnknownAddress), 0);
     assert!(delivered(&mut pair, 1).is_empty());
 }
 
@@ -101,7 +101,7 @@ fn the_node_that_denies_answers_through_the_senders_own() {
     pair.apply(1, &[drop_link()]);
     pair.send(0, &tcp(0, (4000, 8080), SYN, (7, 0), b""));
     let told = delivered(&mut pair, 0);
-    assert_eq!((told.len(), pair.drops(1, Cause::Rejected)), (1, 1));
+    assert_eq!((told.len(), pair.drops(1, DropReason::Rejected)), (1, 1));
     assert_eq!((told[0][33], word(&told[0], 28)), (RST | ACK, 8));
     // The sender's node takes that for the end of the connection, and for nothing else.
     let udp = AclEntry { protocol: Protocol::Udp, ports: PortRange::ALL };
@@ -136,7 +136,7 @@ fn who_is_quarantined_is_told_nothing_unless_the_network_says_that() {
     for on_quarantine in [OnDeny::Drop, OnDeny::Reject] {
         let mut pair = pair(Conduct { on_quarantine, ..rejecting() });
         let slot = pair.nodes[0].slot;
-        pair.nodes[0].endpoint.hold(slot, true);
+        pair.nodes[0].endpoint.quarantine_locally(slot, true);
         pair.send(0, &tcp(0, (4000, 8080), SYN, (7, 0), b""));
         pair.send(0, &packet("10.42.0.1", "10.42.1.99", 17, (4000, 53), b""));
         let told = if on_quarantine == OnDeny::Reject { 2 } else { 0 };
@@ -204,7 +204,7 @@ fn an_end_whose_place_is_not_known_is_asked_for_it() {
         addresses: vec![workload_at(0)],
         vouched: None,
     };
-    pair.nodes[0].slot = fresh.add_local(workload);
+    pair.nodes[0].slot = fresh.add_workload(workload);
     assert_eq!(fresh.import_flows(time(pair.now), &kept), Ok(1));
     pair.nodes[0].endpoint = fresh;
     let conduct = Conduct { resets: 1, ..Conduct::default() };
@@ -249,7 +249,7 @@ fn a_restart_resets_nothing_of_what_is_not_known_yet() {
         addresses: vec![workload_at(0)],
         vouched: None,
     };
-    pair.nodes[0].slot = fresh.add_local(workload);
+    pair.nodes[0].slot = fresh.add_workload(workload);
     assert_eq!(fresh.import_flows(time(pair.now), &kept), Ok(1));
     pair.nodes[0].endpoint = fresh;
     let now = pair.now;

@@ -30,7 +30,7 @@ fn fragments_wait_for_the_first_at_both_nodes() {
         let mut sent = pieces.clone();
         sent.sort();
         assert_eq!(delivered, sent, "{order:?}");
-        assert_eq!(pair.drops(0, Cause::OrphanFragment), 0);
+        assert_eq!(pair.drops(0, DropReason::OrphanFragment), 0);
     }
     // The network between the nodes changes their order.
     let mut pair = Pair::new();
@@ -52,7 +52,7 @@ fn fragments_whose_first_does_not_come_are_dropped_and_counted() {
     pair.send(0, &pieces[1]);
     pair.send(0, &pieces[2]);
     pair.wait(Duration::from_secs(3));
-    assert_eq!(pair.drops(0, Cause::OrphanFragment), 2);
+    assert_eq!(pair.drops(0, DropReason::OrphanFragment), 2);
     pair.send(0, &pieces[0]);
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
 }
@@ -61,16 +61,16 @@ fn fragments_whose_first_does_not_come_are_dropped_and_counted() {
 fn who_is_quarantined_has_no_fragment_wait() {
     let mut pair = Pair::new();
     let slot = pair.nodes[0].slot;
-    pair.nodes[0].endpoint.hold(slot, true);
+    pair.nodes[0].endpoint.quarantine_locally(slot, true);
     pair.send(0, &pieces()[1]);
-    assert_eq!(pair.drops(0, Cause::Quarantined), 1);
+    assert_eq!(pair.drops(0, DropReason::Quarantined), 1);
 }
 
 #[test]
 fn whatever_a_workload_tries_and_does_not_get_is_known() {
     let pair = &mut Pair::new();
     pair.nodes[0].endpoint.watch_denials(true);
-    pair.nodes[0].endpoint.add_local(LocalWorkload {
+    pair.nodes[0].endpoint.add_workload(LocalWorkload {
         prefixes: vec![],
         id: id(8),
         addresses: vec!["10.42.0.8".parse().unwrap()],
@@ -84,5 +84,5 @@ fn whatever_a_workload_tries_and_does_not_get_is_known() {
     let tried: Vec<_> = pair.nodes[0].endpoint.take_denials();
     let to: Vec<String> = tried.iter().map(|denial| denial.destination.to_string()).collect();
     assert_eq!(to, ["10.42.1.1", "10.42.1.99", "10.42.0.8"]);
-    assert!(tried.iter().all(|denial| (denial.port, denial.slot) == (22, pair.nodes[0].slot)));
+    assert!(tried.iter().all(|denial| (denial.port, denial.workload) == (22, pair.nodes[0].slot)));
 }

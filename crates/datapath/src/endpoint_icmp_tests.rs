@@ -13,14 +13,14 @@ fn with_gateway() -> Pair {
     let mut pair = Pair::new();
     let prefixes = vec!["10.8.0.0/24".parse().unwrap()];
     let (slot, addresses) = (pair.nodes[1].slot, vec![workload_at(1)]);
-    pair.nodes[1].endpoint.remove_local(slot);
+    pair.nodes[1].endpoint.remove_workload(slot);
     let workload = LocalWorkload {
         id: id(1),
         addresses: addresses.clone(),
         prefixes: prefixes.clone(),
         vouched: None,
     };
-    pair.nodes[1].slot = pair.nodes[1].endpoint.add_local(workload);
+    pair.nodes[1].slot = pair.nodes[1].endpoint.add_workload(workload);
     let spec = WorkloadSpec {
         prefixes,
         node: name(1),
@@ -76,7 +76,7 @@ fn errors_come_from_a_gateway_and_from_routers_behind_it_whatever_their_address(
     // What no router outside has: an address of the mesh.
     pair.send(1, &error("10.42.0.1", &to_host()));
     pair.send(1, &error("10.42.0.77", &to_host()));
-    assert_eq!((arrived(&pair), pair.drops(1, Cause::SpoofedByWorkload)), (5, 2));
+    assert_eq!((arrived(&pair), pair.drops(1, DropReason::SpoofedByWorkload)), (5, 2));
 }
 
 #[test]
@@ -84,11 +84,11 @@ fn a_gateway_sends_no_errors_about_what_does_not_go_through_it() {
     let mut pair = with_gateway();
     let elsewhere = packet("10.42.0.1", "10.9.0.5", 6, (4000, 8080), b"");
     pair.send(1, &error("10.42.1.1", &elsewhere));
-    assert_eq!(pair.drops(1, Cause::StrayIcmpError), 1);
+    assert_eq!(pair.drops(1, DropReason::StrayIcmpError), 1);
     pair.send(1, &error("203.0.113.1", &elsewhere));
-    assert_eq!(pair.drops(1, Cause::SpoofedByWorkload), 1);
+    assert_eq!(pair.drops(1, DropReason::SpoofedByWorkload), 1);
     pair.send(1, &packet("203.0.113.1", "10.42.0.1", 17, (1, 2), b""));
-    assert_eq!(pair.drops(1, Cause::SpoofedByWorkload), 2, "nothing but errors");
+    assert_eq!(pair.drops(1, DropReason::SpoofedByWorkload), 2, "nothing but errors");
     assert_eq!(arrived(&pair), 0);
 }
 
@@ -97,20 +97,20 @@ fn the_receiving_node_judges_a_peers_errors_by_itself() {
     let mut pair = with_gateway();
     let forge = |pair: &mut Pair, packet: &[u8]| {
         let (now, node) = (pair.now, &mut pair.nodes[1]);
-        let mut round = node.endpoint.round(&mut node.lane, now);
-        round.send_vouch(0, packet, &mut node.wire);
-        round.finish(&mut node.wire);
+        let mut batch = node.endpoint.begin_batch(&mut node.scratch, now);
+        batch.send_vouch(0, packet, &mut node.wire);
+        batch.finish(&mut node.wire);
         pair.carry();
     };
     forge(
         &mut pair,
         &error("203.0.113.1", &packet("10.42.0.1", "10.42.9.9", 6, (4000, 8080), b"")),
     );
-    assert_eq!(pair.drops(0, Cause::SpoofedByPeer), 1);
+    assert_eq!(pair.drops(0, DropReason::SpoofedByPeer), 1);
     forge(&mut pair, &error("10.42.1.1", &packet("10.42.0.1", "10.42.9.9", 6, (4000, 8080), b"")));
-    assert_eq!(pair.drops(0, Cause::StrayIcmpError), 1);
+    assert_eq!(pair.drops(0, DropReason::StrayIcmpError), 1);
     forge(&mut pair, &error("10.42.1.1", &packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), b"")));
-    assert_eq!(pair.drops(0, Cause::Denied), 1, "no such flow");
+    assert_eq!(pair.drops(0, DropReason::Denied), 1, "no such flow");
     forge(&mut pair, &error("203.0.113.1", &to_host()));
     assert_eq!(arrived(&pair), 1);
 }
@@ -119,9 +119,9 @@ fn the_receiving_node_judges_a_peers_errors_by_itself() {
 fn a_quarantined_gateway_sends_no_errors() {
     let mut pair = with_gateway();
     let held = pair.nodes[1].slot;
-    pair.nodes[1].endpoint.hold(held, true);
+    pair.nodes[1].endpoint.quarantine_locally(held, true);
     pair.send(1, &error("203.0.113.1", &to_host()));
-    assert_eq!((arrived(&pair), pair.drops(1, Cause::Quarantined)), (0, 1));
+    assert_eq!((arrived(&pair), pair.drops(1, DropReason::Quarantined)), (0, 1));
 }
 
 #[test]
@@ -172,11 +172,11 @@ fn routes_of_one_host_have_its_errors_by_any_of_their_interfaces() {
     pair.apply(1, &[put]);
     let workload = LocalWorkload { id: id(7), addresses, prefixes, vouched: None };
     let own = pair.nodes[1].slot;
-    pair.nodes[1].slot = pair.nodes[1].endpoint.add_local(workload);
+    pair.nodes[1].slot = pair.nodes[1].endpoint.add_workload(workload);
     // By the other route's interface: about what went to this one's, judged as this one's.
     pair.send(1, &error("203.0.113.1", &to_host()));
     assert_eq!(arrived(&pair), 1);
-    pair.nodes[1].endpoint.hold(own, true);
+    pair.nodes[1].endpoint.quarantine_locally(own, true);
     pair.send(1, &error("203.0.113.1", &to_host()));
-    assert_eq!((arrived(&pair), pair.drops(1, Cause::Quarantined)), (1, 1));
+    assert_eq!((arrived(&pair), pair.drops(1, DropReason::Quarantined)), (1, 1));
 }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::{Parts, offload::Kind, packet::build::packet, wireguard::OVERHEAD};
+use crate::{
+    GatherList, Received, offload::SegmentKind, packet::build::packet, wireguard::OVERHEAD,
+};
 use meshward_control_proto::view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec};
 use meshward_types::{Acl, AclEntry, NetworkName, PortRange, Protocol};
 
@@ -21,8 +23,8 @@ struct Pair {
 
 struct Node {
     endpoint: Endpoint,
-    lane: Lane,
-    slot: Slot,
+    scratch: WorkerScratch,
+    slot: WorkloadIndex,
     address: SocketAddr,
     wire: Wire,
 }
@@ -32,11 +34,11 @@ struct Wire {
     datagrams: Vec<(Ecn, Vec<u8>)>,
     delivered: Vec<Vec<u8>>,
     handshakes: Vec<Vec<u8>>,
-    wants_handshakes: bool,
+    handshakes_requested: bool,
 }
 
 impl Sink for Wire {
-    fn to_workload(&mut self, _: Slot, _: Offload, packet: Parts<'_>) -> bool {
+    fn to_workload(&mut self, _: WorkloadIndex, _: Offload, packet: GatherList<'_>) -> bool {
         self.delivered.push(packet.to_vec());
         true
     }
@@ -44,45 +46,51 @@ impl Sink for Wire {
         self.datagrams.extend(datagrams.chunks(size).map(|datagram| (ecn, datagram.to_vec())));
         true
     }
-    fn to_network_whole(&mut self, _: SocketAddr, datagram: &[u8]) {
+    fn to_network_unfragmented(&mut self, _: SocketAddr, datagram: &[u8]) {
         self.datagrams.push((Ecn::NotCapable, datagram.to_vec()));
     }
-    fn to_handshakes(&mut self, _: SocketAddr, message: &[u8]) -> bool {
+    fn queue_handshake(&mut self, _: SocketAddr, message: &[u8]) -> bool {
         self.handshakes.push(message.to_vec());
         true
     }
-    fn want_handshakes(&mut self) {
-        self.wants_handshakes = true;
+    fn request_handshakes(&mut self) {
+        self.handshakes_requested = true;
     }
 }
 
 impl Node {
-    fn send(&mut self, now: Instant, slot: Slot, offload: Offload, packet: &[u8]) {
-        let mut round = self.endpoint.round(&mut self.lane, now);
-        round.from_workload(slot, offload, &mut packet.to_vec(), &mut self.wire);
-        round.finish(&mut self.wire);
+    fn send(&mut self, now: Instant, slot: WorkloadIndex, offload: Offload, packet: &[u8]) {
+        let mut batch = self.endpoint.begin_batch(&mut self.scratch, now);
+        batch.egress(slot, offload, &mut packet.to_vec(), &mut self.wire);
+        batch.finish(&mut self.wire);
     }
 
     fn receive(&mut self, now: Instant, from: SocketAddr, ecn: Ecn, datagram: &[u8]) {
-        let mut round = self.endpoint.round(&mut self.lane, now);
+        let mut batch = self.endpoint.begin_batch(&mut self.scratch, now);
         let mut buffer = datagram.to_vec();
         let size = buffer.len();
-        round.from_network(from, ecn, &mut buffer, 0..size, size, &mut self.wire);
-        round.deliver(&mut buffer, &mut self.wire);
-        round.finish(&mut self.wire);
+        batch.ingress(Received { from, ecn, range: 0..size, size }, &mut buffer, &mut self.wire);
+        batch.deliver(&mut buffer, &mut self.wire);
+        batch.finish(&mut self.wire);
         for message in std::mem::take(&mut self.wire.handshakes) {
-            self.endpoint.handshake(time(now), from, &message, &mut self.lane, &mut self.wire);
+            self.endpoint.receive_handshake(
+                time(now),
+                from,
+                &message,
+                &mut self.scratch,
+                &mut self.wire,
+            );
         }
     }
 
     fn begin_handshakes(&mut self, now: Instant) {
-        if std::mem::take(&mut self.wire.wants_handshakes) {
+        if std::mem::take(&mut self.wire.handshakes_requested) {
             self.endpoint.begin_handshakes(time(now), &mut self.wire);
         }
     }
 
     fn tick(&mut self, now: Instant) {
-        self.endpoint.tick(time(now), &mut self.lane, &mut self.wire);
+        self.endpoint.tick(time(now), &mut self.scratch, &mut self.wire);
     }
 }
 
@@ -144,7 +152,7 @@ impl Pair {
             let other = 1 - at;
             let endpoint = Endpoint::new(name(at), secrets[at].clone(), now, Duration::ZERO);
             let addresses = vec![workload_at(at)];
-            let slot = endpoint.add_local(LocalWorkload {
+            let slot = endpoint.add_workload(LocalWorkload {
                 prefixes: vec![],
                 id: id(at),
                 addresses,
@@ -175,7 +183,13 @@ impl Pair {
                 ],
             );
             let address = format!("192.0.2.{at}:51820").parse().unwrap();
-            Node { endpoint, lane: Lane::default(), slot, address, wire: Wire::default() }
+            Node {
+                endpoint,
+                scratch: WorkerScratch::default(),
+                slot,
+                address,
+                wire: Wire::default(),
+            }
         });
         Self { now, nodes }
     }
@@ -224,7 +238,7 @@ impl Pair {
         self.nodes[at].endpoint.apply(self.now, changes);
     }
 
-    fn drops(&self, at: usize, cause: Cause) -> u64 {
+    fn drops(&self, at: usize, cause: DropReason) -> u64 {
         self.nodes[at].endpoint.stats(self.now).drops.of(cause)
     }
 }
@@ -254,7 +268,7 @@ fn an_allowed_packet_crosses_and_its_answer_comes_back() {
 fn a_denied_packet_never_reaches_the_wire() {
     let mut pair = Pair::new();
     pair.send(0, &packet("10.42.0.1", "10.42.1.1", 6, (4000, 22), b""));
-    assert_eq!(pair.drops(0, Cause::Denied), 1);
+    assert_eq!(pair.drops(0, DropReason::Denied), 1);
     assert!(pair.nodes[1].wire.delivered.is_empty());
 }
 
@@ -264,7 +278,7 @@ fn the_receiving_node_enforces_by_itself() {
     pair.apply(1, &[Change::Drop(ItemKey::Link(network(), WEB, API))]);
     pair.send(0, &to_api());
     assert!(pair.nodes[1].wire.delivered.is_empty());
-    assert_eq!(pair.drops(1, Cause::Denied), 1);
+    assert_eq!(pair.drops(1, DropReason::Denied), 1);
 }
 
 #[test]
@@ -272,7 +286,7 @@ fn a_workload_cannot_send_from_another_address() {
     let mut pair = Pair::new();
     pair.send(0, &packet("10.42.0.2", "10.42.1.1", 6, (4000, 8080), b""));
     pair.send(0, &packet("10.42.1.1", "10.42.0.1", 6, (4000, 8080), b""));
-    assert_eq!(pair.drops(0, Cause::SpoofedByWorkload), 2);
+    assert_eq!(pair.drops(0, DropReason::SpoofedByWorkload), 2);
 }
 
 #[test]
@@ -281,11 +295,11 @@ fn a_peer_cannot_send_from_outside_its_prefixes() {
     pair.send(0, &to_api());
     let forged = packet("10.42.9.1", "10.42.1.1", 6, (4000, 8080), b"");
     let (now, node) = (pair.now, &mut pair.nodes[0]);
-    let mut round = node.endpoint.round(&mut node.lane, now);
-    round.send_vouch(0, &forged, &mut node.wire);
-    round.finish(&mut node.wire);
+    let mut batch = node.endpoint.begin_batch(&mut node.scratch, now);
+    batch.send_vouch(0, &forged, &mut node.wire);
+    batch.finish(&mut node.wire);
     pair.carry();
-    assert_eq!(pair.drops(1, Cause::SpoofedByPeer), 1);
+    assert_eq!(pair.drops(1, DropReason::SpoofedByPeer), 1);
 }
 
 #[test]
@@ -293,9 +307,9 @@ fn a_workload_that_is_not_admitted_sends_and_receives_nothing() {
     let mut pair = Pair::new();
     pair.apply(1, &[Change::Drop(ItemKey::Workload(network(), id(1)))]);
     pair.send(0, &to_api());
-    assert_eq!(pair.drops(1, Cause::NotAdmitted), 1);
+    assert_eq!(pair.drops(1, DropReason::NotAdmitted), 1);
     pair.send(1, &packet("10.42.1.1", "10.42.0.1", 6, (8080, 4000), b""));
-    assert_eq!(pair.drops(1, Cause::NotAdmitted), 2);
+    assert_eq!(pair.drops(1, DropReason::NotAdmitted), 2);
 }
 
 #[test]
@@ -305,7 +319,7 @@ fn a_dropped_peer_can_neither_send_nor_be_reached() {
     pair.apply(1, &[Change::Drop(ItemKey::Peer(network(), name(0)))]);
     pair.send(0, &to_api());
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
-    assert_eq!(pair.drops(1, Cause::UnknownPeer), 1);
+    assert_eq!(pair.drops(1, DropReason::UnknownPeer), 1);
 }
 
 #[test]
@@ -331,7 +345,7 @@ fn a_vouched_workload_is_let_in_only_with_an_identity_of_its_node() {
             Change::Put(ItemKey::Link(network(), API, API), Item::Link(Acl::new(vec![entry])));
         (0..2).for_each(|at| pair.apply(at, std::slice::from_ref(&any)));
         let slot = pair.nodes[0].slot;
-        pair.nodes[0].endpoint.vouch(slot, Some(identity));
+        pair.nodes[0].endpoint.set_vouched_identity(slot, Some(identity));
         let now = pair.now + vouch::REPEAT;
         pair.nodes[0].tick(now);
         pair.carry();
@@ -348,7 +362,7 @@ fn two_workloads_of_one_node_are_policed_without_crypto() {
     let mut pair = Pair::new();
     let node = &mut pair.nodes[0];
     let addresses = vec!["10.42.0.9".parse().unwrap()];
-    node.endpoint.add_local(LocalWorkload {
+    node.endpoint.add_workload(LocalWorkload {
         prefixes: vec![],
         id: id(9),
         addresses: addresses.clone(),
@@ -367,7 +381,7 @@ fn two_workloads_of_one_node_are_policed_without_crypto() {
     let allowed = packet("10.42.0.1", "10.42.0.9", 6, (4000, 8080), b"");
     let denied = packet("10.42.0.9", "10.42.0.1", 6, (4000, 8080), b"");
     node.send(pair.now, node.slot, Offload::None, &allowed);
-    node.send(pair.now, Slot(1), Offload::None, &denied);
+    node.send(pair.now, WorkloadIndex(1), Offload::None, &denied);
     assert_eq!(node.wire.delivered, [allowed]);
     assert!(node.wire.datagrams.is_empty());
 }
@@ -380,7 +394,7 @@ fn noise_from_the_network_is_counted_and_harmless() {
         let node = &mut pair.nodes[1];
         node.receive(pair.now, from, Ecn::NotCapable, noise);
     }
-    assert_eq!(pair.drops(1, Cause::UnknownPeer) + pair.drops(1, Cause::BadCrypto), 5);
+    assert_eq!(pair.drops(1, DropReason::UnknownPeer) + pair.drops(1, DropReason::BadCrypto), 5);
     pair.send(0, &to_api());
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
 }
@@ -395,11 +409,11 @@ fn a_super_packet_crosses_as_datagrams_of_the_mtu_and_is_one_again() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
     pair.wait(Duration::from_secs(1));
-    let reach = pair.nodes[0].endpoint.stats(pair.now).peers[0].1.longest;
+    let reach = pair.nodes[0].endpoint.stats(pair.now).peers[0].1.path_mtu;
     assert_eq!(reach, Some(1420), "probes have found out how long packets may be");
     let mut packet = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &[7; 20_000]);
     (packet[32], packet[33]) = (5 << 4, 0x10);
-    let offload = Offload::Segment { kind: Kind::TcpV4, size: 1380, headers: 40, start: 20 };
+    let offload = Offload::Segment { kind: SegmentKind::TcpV4, size: 1380, headers: 40, start: 20 };
     let (now, slot) = (pair.now, pair.nodes[0].slot);
     pair.nodes[0].send(now, slot, offload, &packet);
     let datagrams: Vec<Vec<u8>> =
@@ -408,12 +422,16 @@ fn a_super_packet_crosses_as_datagrams_of_the_mtu_and_is_one_again() {
     assert!(datagrams[..14].iter().all(|datagram| datagram.len() == 1420 + OVERHEAD));
     let mut together = datagrams.concat();
     let node = &mut pair.nodes[1];
-    let mut round = node.endpoint.round(&mut node.lane, now);
+    let mut batch = node.endpoint.begin_batch(&mut node.scratch, now);
     let from = "192.0.2.0:51820".parse().unwrap();
     let all = 0..together.len();
-    round.from_network(from, Ecn::NotCapable, &mut together, all, 1420 + OVERHEAD, &mut node.wire);
-    round.deliver(&mut together, &mut node.wire);
-    round.finish(&mut node.wire);
+    batch.ingress(
+        Received { from, ecn: Ecn::NotCapable, range: all, size: 1420 + OVERHEAD },
+        &mut together,
+        &mut node.wire,
+    );
+    batch.deliver(&mut together, &mut node.wire);
+    batch.finish(&mut node.wire);
     let last = node.wire.delivered.last().unwrap();
     assert_eq!(last.len(), packet.len());
     assert_eq!(last[40..], packet[40..]);
@@ -425,7 +443,7 @@ fn a_packet_beyond_the_mtu_is_answered_and_not_sent() {
     let mut big = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &[0; 2000]);
     big[6] |= 0x40;
     pair.send(0, &big);
-    assert_eq!(pair.drops(0, Cause::TooBig), 1);
+    assert_eq!(pair.drops(0, DropReason::TooBig), 1);
     let answer = pair.nodes[0].wire.delivered.pop().unwrap();
     assert_eq!((answer[20], answer[21]), (3, 4), "fragmentation needed");
     assert_eq!(answer[26..28], 1420u16.to_be_bytes());
@@ -447,7 +465,7 @@ fn congestion_is_told_to_who_understands_it() {
         let class = pair.nodes[1].wire.delivered.first().map(|packet| packet[1]);
         assert_eq!(class, delivered.map(|ecn| 0xb8 | ecn));
     }
-    assert_eq!(pair.drops(1, Cause::Congestion), 1);
+    assert_eq!(pair.drops(1, DropReason::Congestion), 1);
 }
 
 #[test]
@@ -461,7 +479,7 @@ fn a_replayed_datagram_is_dropped() {
     assert_eq!(pair.nodes[1].wire.delivered.len(), 2);
     pair.nodes[1].receive(now, from, Ecn::NotCapable, &datagram);
     assert_eq!(pair.nodes[1].wire.delivered.len(), 2);
-    assert_eq!(pair.drops(1, Cause::BadCrypto), 1);
+    assert_eq!(pair.drops(1, DropReason::BadCrypto), 1);
 }
 
 #[test]
@@ -520,10 +538,10 @@ fn packets_that_wait_for_a_session_are_bounded_and_judged_again() {
     for _ in 0..200 {
         pair.nodes[0].send(now, slot, Offload::None, &to_api());
     }
-    assert_eq!(pair.drops(0, Cause::NoSession), 72);
+    assert_eq!(pair.drops(0, DropReason::NoSession), 72);
     pair.apply(0, &[Change::Drop(ItemKey::Link(network(), WEB, API))]);
     pair.carry();
-    assert_eq!(pair.drops(0, Cause::Denied), 128);
+    assert_eq!(pair.drops(0, DropReason::Denied), 128);
     assert!(pair.nodes[1].wire.delivered.is_empty());
 }
 
@@ -560,7 +578,7 @@ fn under_load_a_handshake_takes_a_cookie_and_has_a_limit() {
     let loaded = |pair: &mut Pair, at: usize, message: &[u8]| {
         let (from, now) = (pair.nodes[1 - at].address, pair.now);
         let node = &mut pair.nodes[at];
-        node.endpoint.note_load(now);
+        node.endpoint.note_overload(now);
         node.receive(now, from, Ecn::NotCapable, message);
         node.wire.datagrams.pop().map(|(_, datagram)| datagram)
     };
@@ -579,7 +597,7 @@ fn under_load_a_handshake_takes_a_cookie_and_has_a_limit() {
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
     let answered = (0..100).filter(|_| loaded(&mut pair, 1, &initiation).is_some()).count();
     assert_eq!(answered, 0, "an initiation is taken once");
-    assert!(pair.drops(1, Cause::HandshakeLimit) > 90);
+    assert!(pair.drops(1, DropReason::HandshakeLimit) > 90);
 }
 
 #[test]
@@ -587,7 +605,7 @@ fn the_live_flows_that_another_policy_would_cut_are_counted_where_they_began() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
     let cuts = |pair: &Pair, at: usize, acl: Acl| {
-        pair.nodes[at].endpoint.count_cuts(pair.now, &[((WEB, API), acl)].into())
+        pair.nodes[at].endpoint.count_cut_flows(pair.now, &[((WEB, API), acl)].into())
     };
     assert_eq!(cuts(&pair, 0, Acl::default()), [(id(0), 1)].into());
     assert!(cuts(&pair, 1, Acl::default()).is_empty(), "it is counted once in the mesh");
@@ -601,11 +619,11 @@ fn a_node_can_hold_its_own_workload_and_knows_what_it_was_denied() {
     pair.nodes[0].endpoint.watch_denials(true);
     pair.send(0, &packet("10.42.0.1", "10.42.1.1", 6, (4000, 22), b""));
     let denials = pair.nodes[0].endpoint.take_denials();
-    assert_eq!((denials.len(), denials[0].port, denials[0].slot), (1, 22, pair.nodes[0].slot));
-    pair.nodes[0].endpoint.hold(pair.nodes[0].slot, true);
+    assert_eq!((denials.len(), denials[0].port, denials[0].workload), (1, 22, pair.nodes[0].slot));
+    pair.nodes[0].endpoint.quarantine_locally(pair.nodes[0].slot, true);
     pair.send(0, &to_api());
-    assert_eq!(pair.drops(0, Cause::Quarantined), 1);
-    pair.nodes[0].endpoint.hold(pair.nodes[0].slot, false);
+    assert_eq!(pair.drops(0, DropReason::Quarantined), 1);
+    pair.nodes[0].endpoint.quarantine_locally(pair.nodes[0].slot, false);
     pair.send(0, &to_api());
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
 }
@@ -618,7 +636,7 @@ struct Quiet {
 }
 
 impl Sink for Quiet {
-    fn to_workload(&mut self, _: Slot, _: Offload, packet: Parts<'_>) -> bool {
+    fn to_workload(&mut self, _: WorkloadIndex, _: Offload, packet: GatherList<'_>) -> bool {
         self.delivered += packet.iter().map(<[u8]>::len).sum::<usize>();
         true
     }
@@ -627,11 +645,11 @@ impl Sink for Quiet {
         self.size = size;
         true
     }
-    fn to_network_whole(&mut self, _: SocketAddr, _: &[u8]) {}
-    fn to_handshakes(&mut self, _: SocketAddr, _: &[u8]) -> bool {
+    fn to_network_unfragmented(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn queue_handshake(&mut self, _: SocketAddr, _: &[u8]) -> bool {
         false
     }
-    fn want_handshakes(&mut self) {}
+    fn request_handshakes(&mut self) {}
 }
 
 #[test]
@@ -641,7 +659,7 @@ fn no_packet_of_a_known_flow_allocates_memory() {
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1, "the session stands");
     let mut whole = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &[7; 40 * 1380]);
     (whole[32], whole[33]) = (5 << 4, 0x10);
-    let offload = Offload::Segment { kind: Kind::TcpV4, size: 1380, headers: 40, start: 20 };
+    let offload = Offload::Segment { kind: SegmentKind::TcpV4, size: 1380, headers: 40, start: 20 };
     let small = to_api();
     let mut wire = Quiet { datagrams: Vec::with_capacity(1 << 17), size: 0, delivered: 0 };
     let (now, from, [sender, receiver]) = (pair.now, pair.nodes[0].address, &mut pair.nodes);
@@ -650,16 +668,20 @@ fn no_packet_of_a_known_flow_allocates_memory() {
         for (offload, packet) in [(offload, &whole[..]), (Offload::None, &small[..])] {
             buffer.clear();
             buffer.extend_from_slice(packet);
-            let mut round = sender.endpoint.round(&mut sender.lane, now);
-            round.from_workload(sender.slot, offload, &mut buffer, wire);
-            round.finish(wire);
+            let mut batch = sender.endpoint.begin_batch(&mut sender.scratch, now);
+            batch.egress(sender.slot, offload, &mut buffer, wire);
+            batch.finish(wire);
             buffer.clear();
             buffer.append(&mut wire.datagrams);
             let place = 0..buffer.len();
-            let mut round = receiver.endpoint.round(&mut receiver.lane, now);
-            round.from_network(from, Ecn::NotCapable, &mut buffer, place, wire.size, wire);
-            round.deliver(&mut buffer, wire);
-            round.finish(wire);
+            let mut batch = receiver.endpoint.begin_batch(&mut receiver.scratch, now);
+            batch.ingress(
+                Received { from, ecn: Ecn::NotCapable, range: place, size: wire.size },
+                &mut buffer,
+                wire,
+            );
+            batch.deliver(&mut buffer, wire);
+            batch.finish(wire);
         }
     };
     // The first rounds may make room that later ones use again.

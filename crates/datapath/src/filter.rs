@@ -9,15 +9,15 @@
 use crate::{
     answer,
     counters::{Counters, LinkStats, Links, Tally},
-    drops::Cause,
+    drops::DropReason,
     flow::{Begun, End, Flow, FlowKey, FlowTable, MAX_FLOWS, Place, Ruling, SavedFlow},
     fragment::Fragments,
     icmp_error::Quoted,
     packet::{Fragment, Headers, Icmp, RST},
     rules::{Party, Rules},
-    saved_flows::{self, UnreadableFlows},
+    saved_flows::{self, SavedFlowsError},
     seen::FlowKind,
-    shares::{Kept, Owner},
+    shares::{Kept, QuotaOwner},
     tcp::{ACK, Segment, State},
 };
 use meshward_types::{IdentityId, OnDeny, OnRevoke, Protocol, Verdict};
@@ -86,7 +86,7 @@ impl Filter {
         place.get(self.seconds(now)).is_some_and(|flow| flow.is_reset())
     }
 
-    /// Into how many shards the flows are split: see [`Self::reset_cut`].
+    /// Into how many shards the flows are split: see [`Self::reset_cut_connections`].
     pub(crate) fn shards(&self) -> usize {
         self.flows.shards()
     }
@@ -95,7 +95,7 @@ impl Filter {
     /// rules of now do not allow and that are to be reset, or of which an end would be told so once
     /// it speaks. `None`: the shard has no such part. `by_policy`: also those that no quarantine
     /// has cut. `who`: who is at an address.
-    pub(crate) fn reset_cut(
+    pub(crate) fn reset_cut_connections(
         &self,
         rules: &Rules,
         now: Instant,
@@ -168,7 +168,7 @@ impl Filter {
         source: Party,
         destination: Party,
         tally: Tally,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), DropReason> {
         let seconds = self.seconds(now);
         let now = Now { seconds, resumes: seconds < self.resumes_until.load(Relaxed) };
         let judging =
@@ -192,7 +192,7 @@ impl Filter {
         source: Party,
         destination: Party,
         tally: Tally,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), DropReason> {
         let now = Now { seconds: self.seconds(now), resumes: false };
         let judging =
             Judging { filter: self, rules, now, packet: &[], headers, source, destination, tally };
@@ -216,8 +216,8 @@ impl Filter {
         now: Instant,
         unix: Duration,
         bytes: &[u8],
-        owner_of: impl Fn(IpAddr) -> Owner,
-    ) -> Result<usize, UnreadableFlows> {
+        owner_of: impl Fn(IpAddr) -> QuotaOwner,
+    ) -> Result<usize, SavedFlowsError> {
         let saved = saved_flows::decode(bytes)?;
         let gone = unix.saturating_sub(saved.written).as_secs().try_into().unwrap_or(u32::MAX);
         let seconds = self.seconds(now);
@@ -303,7 +303,7 @@ struct Judging<'a> {
 
 impl Judging<'_> {
     #[inline]
-    fn judge(&self) -> Result<(), Cause> {
+    fn judge(&self) -> Result<(), DropReason> {
         if let Fragment::Later(_) = self.headers.fragment {
             return self.judge_later();
         }
@@ -320,9 +320,9 @@ impl Judging<'_> {
     }
 
     /// Judges a later fragment: its first one was judged by the same rules.
-    fn judge_later(&self) -> Result<(), Cause> {
-        if self.refusal() == Cause::Quarantined {
-            return Err(Cause::Quarantined);
+    fn judge_later(&self) -> Result<(), DropReason> {
+        if self.refusal() == DropReason::Quarantined {
+            return Err(DropReason::Quarantined);
         }
         let generation = self.rules.generation();
         let link = self.filter.fragments.pass_later(self.now.seconds, self.headers, generation)?;
@@ -330,14 +330,14 @@ impl Judging<'_> {
         Ok(())
     }
 
-    fn note_refused(&self, cause: Cause) {
-        if cause == Cause::OrphanFragment {
+    fn note_refused(&self, cause: DropReason) {
+        if cause == DropReason::OrphanFragment {
             // It may pass yet, with its first.
             return;
         }
         let counters = self.link(self.source, self.destination);
         counters.add_denied();
-        if self.tally.packets > 0 && cause == Cause::Denied {
+        if self.tally.packets > 0 && cause == DropReason::Denied {
             counters.kinds.note(self.now.seconds, self.headers.kind(false));
         }
     }
@@ -347,7 +347,7 @@ impl Judging<'_> {
     }
 
     #[inline]
-    fn pass(&self, link: &Arc<Counters>, observed: bool) -> Result<(), Cause> {
+    fn pass(&self, link: &Arc<Counters>, observed: bool) -> Result<(), DropReason> {
         if let Fragment::First(_) = self.headers.fragment {
             let (owner, generation) = (self.source.owner, self.rules.generation());
             self.filter.fragments.pass_first(
@@ -363,10 +363,10 @@ impl Judging<'_> {
     }
 
     /// Why a packet goes that nothing lets pass.
-    fn refusal(&self) -> Cause {
+    fn refusal(&self) -> DropReason {
         let held =
             self.rules.is_quarantined(self.source) || self.rules.is_quarantined(self.destination);
-        if held { Cause::Quarantined } else { Cause::Denied }
+        if held { DropReason::Quarantined } else { DropReason::Denied }
     }
 
     /// What the rules say of a packet that would begin a flow.
@@ -376,7 +376,7 @@ impl Judging<'_> {
     }
 
     /// Judges a packet that belongs to no flow and begins none.
-    fn judge_alone(&self) -> Result<(), Cause> {
+    fn judge_alone(&self) -> Result<(), DropReason> {
         match self.verdict() {
             Verdict::Denied => Err(self.refusal()),
             verdict => {
@@ -388,15 +388,15 @@ impl Judging<'_> {
 
     /// An ICMP error belongs to the flow whose packet it quotes: that packet went the other way,
     /// and was on it a moment ago (RFC 5927). Whoever is quarantined sends none.
-    fn judge_quoted(&self, quoted: Option<&Quoted>) -> Result<(), Cause> {
+    fn judge_quoted(&self, quoted: Option<&Quoted>) -> Result<(), DropReason> {
         let Self { rules, headers, source, destination, now, .. } = *self;
         if rules.is_quarantined(source) {
-            return Err(Cause::Quarantined);
+            return Err(DropReason::Quarantined);
         }
         let quoted = quoted.filter(|quoted| {
             headers.fragment == Fragment::Whole && quoted.headers.source == headers.destination
         });
-        let quoted = quoted.ok_or(Cause::StrayIcmpError)?;
+        let quoted = quoted.ok_or(DropReason::StrayIcmpError)?;
         let (key, from) = FlowKey::of(&quoted.headers);
         let mut place = self.filter.flows.place(key);
         let flow = place.get(now.seconds).ok_or_else(|| self.refusal())?;
@@ -408,7 +408,7 @@ impl Judging<'_> {
         let judged = if flow.is_denied() {
             Err(self.refusal())
         } else if !flow.takes_error(now.seconds, from, quoted.sequence) {
-            Err(Cause::StrayIcmpError)
+            Err(DropReason::StrayIcmpError)
         } else {
             flow.link.add(self.tally, flow.is_observed());
             Ok(())
@@ -418,7 +418,7 @@ impl Judging<'_> {
     }
 
     #[inline]
-    fn judge_flow(&self) -> Result<(), Cause> {
+    fn judge_flow(&self) -> Result<(), DropReason> {
         let Self { rules, headers, now, .. } = *self;
         let (key, from) = FlowKey::of(headers);
         let segment = (headers.ip_protocol == 6).then(|| Segment::read(self.packet, headers));
@@ -447,7 +447,7 @@ impl Judging<'_> {
         place: &mut Place,
         from: End,
         segment: Option<Segment>,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), DropReason> {
         let Self { rules, headers, source, destination, now, .. } = *self;
         let Some(flow) = place.get(now.seconds) else {
             return self.judge_first(place, from, segment);
@@ -517,7 +517,7 @@ impl Judging<'_> {
         place: &mut Place,
         from: End,
         segment: Option<Segment>,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), DropReason> {
         let Self { rules, headers, source, destination, .. } = *self;
         let resets = segment.is_some() && headers.tcp_flags & RST != 0;
         if headers.icmp == Icmp::Reply || resets {
@@ -556,7 +556,7 @@ impl Judging<'_> {
         from: End,
         mut flow: Flow,
         segment: Option<Segment>,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), DropReason> {
         let (headers, timeouts) = (self.headers, self.rules.timeouts());
         flow.touch(self.now.seconds, timeouts, headers, from, segment);
         flow.extend(self.now.seconds, timeouts, headers.protocol());

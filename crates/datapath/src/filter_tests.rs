@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     packet::{FIN, SYN, build},
-    shares::Owner,
+    shares::QuotaOwner,
     timeouts::Timeouts,
 };
 use meshward_types::{Acl, AclEntry, PortRange};
@@ -12,7 +12,7 @@ const WEB: IdentityId = IdentityId(1);
 const API: IdentityId = IdentityId(2);
 
 fn party(identity: IdentityId) -> Party {
-    Party { identity, quarantined: false, reset: false, owner: Owner::Workload(identity.0) }
+    Party { identity, quarantined: false, reset: false, owner: QuotaOwner::Workload(identity.0) }
 }
 
 fn acl(protocol: Protocol, port: u16) -> Acl {
@@ -36,7 +36,7 @@ impl Bench {
         Self { filter, rules, now }
     }
 
-    fn send(&self, packet: &[u8], from: IdentityId, to: IdentityId) -> Result<(), Cause> {
+    fn send(&self, packet: &[u8], from: IdentityId, to: IdentityId) -> Result<(), DropReason> {
         let headers = Headers::parse(packet).unwrap();
         let tally = Tally { packets: 1, bytes: packet.len() as u64 };
         self.filter.judge(&self.rules, self.now, packet, &headers, party(from), party(to), tally)
@@ -54,7 +54,7 @@ fn reply() -> Vec<u8> {
 #[test]
 fn nothing_passes_without_a_link() {
     let bench = Bench::new(Duration::ZERO);
-    assert_eq!(bench.send(&request(), WEB, API), Err(Cause::Denied));
+    assert_eq!(bench.send(&request(), WEB, API), Err(DropReason::Denied));
     assert_eq!(bench.filter.links()[0].count.denied, 1);
     assert_eq!(bench.filter.flows(), 0);
 }
@@ -63,11 +63,11 @@ fn nothing_passes_without_a_link() {
 fn a_link_opens_one_direction_and_lets_the_answers_back() {
     let mut bench = Bench::new(Duration::ZERO);
     bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
-    assert_eq!(bench.send(&reply(), API, WEB), Err(Cause::Denied));
+    assert_eq!(bench.send(&reply(), API, WEB), Err(DropReason::Denied));
     assert_eq!(bench.send(&request(), WEB, API), Ok(()));
     assert_eq!(bench.send(&reply(), API, WEB), Ok(()));
     let other = build::packet("10.0.0.2", "10.0.0.1", 6, (8080, 4001), b"");
-    assert_eq!(bench.send(&other, API, WEB), Err(Cause::Denied));
+    assert_eq!(bench.send(&other, API, WEB), Err(DropReason::Denied));
 }
 
 #[test]
@@ -77,8 +77,8 @@ fn a_revoked_link_cuts_the_established_flow() {
     bench.send(&request(), WEB, API).unwrap();
     bench.send(&reply(), API, WEB).unwrap();
     bench.rules.set_link(WEB, API, None);
-    assert_eq!(bench.send(&reply(), API, WEB), Err(Cause::Denied));
-    assert_eq!(bench.send(&request(), WEB, API), Err(Cause::Denied));
+    assert_eq!(bench.send(&reply(), API, WEB), Err(DropReason::Denied));
+    assert_eq!(bench.send(&request(), WEB, API), Err(DropReason::Denied));
     assert_eq!(bench.filter.flows(), 0);
 }
 
@@ -97,8 +97,8 @@ fn a_quarantine_cuts_both_directions() {
     bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
     bench.send(&request(), WEB, API).unwrap();
     bench.rules.set_identity(API, Some(true));
-    assert_eq!(bench.send(&request(), WEB, API), Err(Cause::Quarantined));
-    assert_eq!(bench.send(&reply(), API, WEB), Err(Cause::Quarantined));
+    assert_eq!(bench.send(&request(), WEB, API), Err(DropReason::Quarantined));
+    assert_eq!(bench.send(&reply(), API, WEB), Err(DropReason::Quarantined));
 }
 
 #[test]
@@ -107,25 +107,29 @@ fn forensics_reach_what_is_quarantined_and_nobody_else_does() {
     let forensic = AclEntry { protocol: Protocol::Tcp, ports: PortRange { first: 22, last: 22 } };
     bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080).with_forensics(vec![forensic])));
     let ssh = build::packet("10.0.0.1", "10.0.0.2", 6, (4000, 22), b"");
-    assert_eq!(bench.send(&ssh, WEB, API), Err(Cause::Denied), "it is not quarantined");
+    assert_eq!(bench.send(&ssh, WEB, API), Err(DropReason::Denied), "it is not quarantined");
     bench.rules.set_identity(API, Some(true));
     assert_eq!(bench.send(&ssh, WEB, API), Ok(()));
     assert_eq!(
         bench.send(&request(), WEB, API),
-        Err(Cause::Quarantined),
+        Err(DropReason::Quarantined),
         "only what forensics may"
     );
     let answer = build::packet("10.0.0.2", "10.0.0.1", 6, (22, 4000), b"");
     assert_eq!(bench.send(&answer, API, WEB), Ok(()));
     let own = build::packet("10.0.0.2", "10.0.0.1", 6, (5000, 8080), b"");
-    assert_eq!(bench.send(&own, API, WEB), Err(Cause::Quarantined), "it begins nothing itself");
+    assert_eq!(
+        bench.send(&own, API, WEB),
+        Err(DropReason::Quarantined),
+        "it begins nothing itself"
+    );
     bench.rules.set_identity(API, Some(false));
-    assert_eq!(bench.send(&answer, API, WEB), Err(Cause::Denied), "the quarantine has ended");
+    assert_eq!(bench.send(&answer, API, WEB), Err(DropReason::Denied), "the quarantine has ended");
     bench.rules.set_identity(API, Some(true));
     bench.rules.set_identity(WEB, Some(true));
     assert_eq!(
         bench.send(&ssh, WEB, API),
-        Err(Cause::Quarantined),
+        Err(DropReason::Quarantined),
         "forensics are quarantined themselves"
     );
 }
@@ -144,7 +148,7 @@ fn what_is_observed_passes_and_is_counted() {
     bench.send(&request(), WEB, API).unwrap();
     assert_eq!(bench.filter.links()[0].count.observed, 2, "now it is allowed");
     bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 80)));
-    assert_eq!(bench.send(&request(), WEB, API), Err(Cause::Denied));
+    assert_eq!(bench.send(&request(), WEB, API), Err(DropReason::Denied));
 }
 
 #[test]
@@ -167,9 +171,9 @@ fn a_running_connection_is_taken_up_after_a_restart_only() {
     assert_eq!(bench.send(&reply(), API, WEB), Ok(()));
     bench.now += RESUME_WINDOW;
     let other = build::packet("10.0.0.2", "10.0.0.1", 6, (8080, 4001), b"");
-    assert_eq!(bench.send(&other, API, WEB), Err(Cause::Denied));
+    assert_eq!(bench.send(&other, API, WEB), Err(DropReason::Denied));
     let wrong = build::packet("10.0.0.2", "10.0.0.1", 6, (22, 4002), b"");
-    assert_eq!(bench.send(&wrong, API, WEB), Err(Cause::Denied));
+    assert_eq!(bench.send(&wrong, API, WEB), Err(DropReason::Denied));
 }
 
 #[test]
@@ -179,7 +183,7 @@ fn an_icmp_error_passes_with_the_flow_that_it_is_about() {
     let query = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
     let error = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &query].concat();
     let error = build::ip("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap(), 1, &error);
-    assert_eq!(bench.send(&error, API, WEB), Err(Cause::Denied));
+    assert_eq!(bench.send(&error, API, WEB), Err(DropReason::Denied));
     bench.send(&query, WEB, API).unwrap();
     assert_eq!(bench.send(&error, API, WEB), Ok(()));
 }
@@ -206,22 +210,22 @@ fn an_icmp_error_comes_from_whom_the_packet_was_going_to_or_not_at_all() {
         let message = [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &query].concat();
         let other =
             build::ip("10.0.0.3".parse().unwrap(), "10.0.0.1".parse().unwrap(), 1, &message);
-        assert_eq!(bench.send(&other, OTHER, WEB), Err(Cause::StrayIcmpError), "type {kind}");
+        assert_eq!(bench.send(&other, OTHER, WEB), Err(DropReason::StrayIcmpError), "type {kind}");
         assert_eq!(bench.send(&error(&query, kind), API, WEB), Ok(()), "type {kind}");
     }
     let wrong = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 54), b"");
-    assert_eq!(bench.send(&error(&wrong, 3), API, WEB), Err(Cause::Denied), "another port");
+    assert_eq!(bench.send(&error(&wrong, 3), API, WEB), Err(DropReason::Denied), "another port");
     let answer = build::packet("10.0.0.2", "10.0.0.1", 17, (53, 5000), b"");
     assert_eq!(
         bench.send(&error(&answer, 3), WEB, API),
-        Err(Cause::StrayIcmpError),
+        Err(DropReason::StrayIcmpError),
         "there was no answer"
     );
     bench.send(&answer, API, WEB).unwrap();
     assert_eq!(bench.send(&error(&answer, 3), WEB, API), Ok(()), "about an answer");
     let mut fragment = error(&query, 3);
     fragment[6] = 0x20;
-    assert_eq!(bench.send(&fragment, API, WEB), Err(Cause::StrayIcmpError));
+    assert_eq!(bench.send(&fragment, API, WEB), Err(DropReason::StrayIcmpError));
 }
 
 #[test]
@@ -233,7 +237,7 @@ fn who_is_quarantined_sends_no_icmp_error_even_to_forensics() {
     bench.send(&query, WEB, API).unwrap();
     bench.rules.set_identity(API, Some(true));
     assert_eq!(bench.send(&query, WEB, API), Ok(()));
-    assert_eq!(bench.send(&error(&query, 3), API, WEB), Err(Cause::Quarantined));
+    assert_eq!(bench.send(&error(&query, 3), API, WEB), Err(DropReason::Quarantined));
 }
 
 #[test]
@@ -243,7 +247,7 @@ fn an_icmp_error_is_judged_by_the_rules_of_now_and_few_pass_in_a_second() {
     let query = build::packet("fd00::1", "fd00::2", 17, (5000, 53), b"");
     bench.send(&query, WEB, API).unwrap();
     bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 54)));
-    assert_eq!(bench.send(&error(&query, 1), API, WEB), Err(Cause::Denied));
+    assert_eq!(bench.send(&error(&query, 1), API, WEB), Err(DropReason::Denied));
     bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
     let passed = |bench: &Bench| {
         (0..100).filter(|_| bench.send(&error(&query, 1), API, WEB).is_ok()).count()
@@ -282,7 +286,7 @@ fn an_icmp_error_about_tcp_quotes_what_is_in_flight() {
     let about = |seq| error(&segment(true, ACK, seq, 501), 3);
     assert_eq!(bench.send(&about(101), API, WEB), Ok(()));
     for seq in [102, 99, 101 + (1 << 31), 4_000_000_000] {
-        assert_eq!(bench.send(&about(seq), API, WEB), Err(Cause::StrayIcmpError), "{seq}");
+        assert_eq!(bench.send(&about(seq), API, WEB), Err(DropReason::StrayIcmpError), "{seq}");
     }
 }
 
@@ -296,7 +300,7 @@ fn the_answering_side_begins_nothing_after_a_restart_or_before() {
         }
         assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Ok(()));
         for _ in 0..3 {
-            assert_eq!(bench.send(&segment(false, SYN, 9, 0), API, WEB), Err(Cause::Denied));
+            assert_eq!(bench.send(&segment(false, SYN, 9, 0), API, WEB), Err(DropReason::Denied));
             assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Ok(()));
         }
         assert_eq!(bench.send(&segment(true, ACK, 101, 501), WEB, API), Ok(()));
@@ -338,7 +342,7 @@ fn a_denied_flow_goes_on_when_it_is_allowed_again_whoever_speaks_first() {
             assert_eq!(bench.filter.flows(), 1);
         }
         bench.now += week;
-        assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Err(Cause::Denied));
+        assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Err(DropReason::Denied));
     }
 }
 
@@ -373,7 +377,7 @@ fn timeouts_can_be_set_while_it_runs() {
     bench.now += Duration::from_secs(99);
     assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Ok(()));
     bench.now += Duration::from_secs(100);
-    assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Err(Cause::Denied));
+    assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Err(DropReason::Denied));
 }
 
 #[test]
@@ -413,7 +417,7 @@ fn flows_outlive_the_daemon_and_are_judged_by_the_rules_of_now() {
     let restart = |bench: &mut Bench, bytes: &[u8], later: Duration| {
         bench.now += later;
         bench.filter = Filter::new(bench.now, RESUME_WINDOW);
-        bench.filter.import(bench.now, unix + later, bytes, |_| Owner::Workload(0))
+        bench.filter.import(bench.now, unix + later, bytes, |_| QuotaOwner::Workload(0))
     };
     assert_eq!(restart(&mut bench, &kept, Duration::from_secs(3600)), Ok(1));
     bench.now += Duration::from_secs(3600);
@@ -422,16 +426,16 @@ fn flows_outlive_the_daemon_and_are_judged_by_the_rules_of_now() {
         Ok(()),
         "the answering side, half closed"
     );
-    assert_eq!(bench.send(&segment(false, SYN, 9, 0), API, WEB), Err(Cause::Denied));
+    assert_eq!(bench.send(&segment(false, SYN, 9, 0), API, WEB), Err(DropReason::Denied));
     let other = build::packet("10.0.0.2", "10.0.0.1", 6, (8080, 4001), b"");
-    assert_eq!(bench.send(&other, API, WEB), Err(Cause::Denied), "there were no others");
+    assert_eq!(bench.send(&other, API, WEB), Err(DropReason::Denied), "there were no others");
 
     restart(&mut bench, &kept, Duration::ZERO).unwrap();
     bench.rules.set_link(WEB, API, None);
-    assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Err(Cause::Denied));
+    assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Err(DropReason::Denied));
     let denied = bench.filter.export(bench.now, unix, false);
     restart(&mut bench, &denied, Duration::ZERO).unwrap();
-    assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Err(Cause::Denied));
+    assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Err(DropReason::Denied));
     bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
     assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Ok(()));
 
@@ -472,7 +476,7 @@ fn an_echo_lets_its_reply_back_and_nothing_else() {
     let back = build::packet("10.0.0.2", "10.0.0.1", 1, (7, 0), b"ping");
     assert_eq!(
         bench.send(&back, API, WEB),
-        Err(Cause::Denied),
+        Err(DropReason::Denied),
         "a request with the same identifier"
     );
     let mut reply = back;
@@ -480,7 +484,7 @@ fn an_echo_lets_its_reply_back_and_nothing_else() {
     assert_eq!(bench.send(&reply, API, WEB), Ok(()));
     let mut timestamp = reply.clone();
     timestamp[20] = 13;
-    assert_eq!(bench.send(&timestamp, API, WEB), Err(Cause::Denied));
+    assert_eq!(bench.send(&timestamp, API, WEB), Err(DropReason::Denied));
 }
 
 #[test]
@@ -491,11 +495,11 @@ fn later_fragments_follow_the_first() {
     first[4..8].copy_from_slice(&[0, 9, 0x20, 0]);
     let mut later = first.clone();
     later[6..8].copy_from_slice(&[0, 9]);
-    assert_eq!(bench.send(&later, WEB, API), Err(Cause::OrphanFragment));
+    assert_eq!(bench.send(&later, WEB, API), Err(DropReason::OrphanFragment));
     bench.send(&first, WEB, API).unwrap();
     assert_eq!(bench.send(&later, WEB, API), Ok(()));
     bench.rules.set_link(WEB, API, None);
-    assert_eq!(bench.send(&later, WEB, API), Err(Cause::OrphanFragment));
+    assert_eq!(bench.send(&later, WEB, API), Err(DropReason::OrphanFragment));
 }
 
 #[test]
@@ -503,7 +507,7 @@ fn an_unknown_identity_is_denied() {
     let mut bench = Bench::new(Duration::ZERO);
     bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
     bench.rules.set_identity(API, None);
-    assert_eq!(bench.send(&request(), WEB, API), Err(Cause::Denied));
+    assert_eq!(bench.send(&request(), WEB, API), Err(DropReason::Denied));
 }
 
 #[derive(Debug, Clone)]

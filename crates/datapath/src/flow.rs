@@ -4,7 +4,7 @@
 use crate::{
     counters::Counters,
     packet::{Headers, Icmp},
-    shares::{Class, Kept, Ledger, Owner, SharedTable, hash_of},
+    shares::{Class, Kept, Ledger, QuotaOwner, SharedTable, hash_of},
     tcp::{Connection, Segment, State},
     timeouts::Seconds,
 };
@@ -522,7 +522,13 @@ impl FlowTable {
     }
 
     /// Takes up a flow of before, unless it has gone on already.
-    pub fn restore(&self, now: u32, saved: &SavedFlow, owner: Owner, link: &Arc<Counters>) -> bool {
+    pub fn restore(
+        &self,
+        now: u32,
+        saved: &SavedFlow,
+        owner: QuotaOwner,
+        link: &Arc<Counters>,
+    ) -> bool {
         let mut place = self.place(saved.key);
         let fresh = place.get(now).is_none();
         if fresh {
@@ -562,7 +568,7 @@ impl Place<'_> {
     }
 
     /// Adds a flow in the place of what may have been there, charged to `owner`.
-    pub fn insert(&mut self, owner: Owner, flow: Flow) {
+    pub fn insert(&mut self, owner: QuotaOwner, flow: Flow) {
         if let Some(id) = self.found.take() {
             self.shard.remove(id);
         }

@@ -60,7 +60,7 @@ fn an_idle_flow_ends_and_a_busy_one_stays() {
     let ruling = Ruling { right: end, link: Arc::default(), observed: false };
     let mut flow = Flow::new(end, 1, ruling, State::Opening);
     flow.touch(0, &timeouts, &packet, end, None);
-    table.place(key).insert(Owner::Workload(0), flow);
+    table.place(key).insert(QuotaOwner::Workload(0), flow);
     let sweep_all = |now| (0..SHARDS / SWEPT_AT_ONCE).for_each(|_| table.sweep(now));
     sweep_all(timeouts.udp_opening - 1);
     let at = timeouts.udp_opening - 1;
@@ -99,7 +99,7 @@ fn a_hundred_thousand_flows_take_at_most_64_bytes_each_more_than_without_states(
         let ruling = Ruling { right: end, link: link.clone(), observed: false };
         let mut flow = Flow::new(end, 1, ruling, State::Opening);
         flow.touch(0, &timeouts, &packet, end, None);
-        table.place(key).insert(Owner::Workload(0), flow);
+        table.place(key).insert(QuotaOwner::Workload(0), flow);
     }
     let each = (resident() - before) / FLOWS;
     println!("{each} bytes for each of {} flows", table.len());

@@ -3,9 +3,9 @@
 
 use crate::{
     counters::Counters,
-    drops::Cause,
+    drops::DropReason,
     packet::{Fragment, Headers},
-    shares::{Class, Kept, Owner, SharedTable, hash_of},
+    shares::{Class, Kept, QuotaOwner, SharedTable, hash_of},
 };
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -67,11 +67,11 @@ struct Passed {
 impl Passed {
     /// Notes a fragment's bytes. IPv4 hosts are left to put together what overlaps (RFC 791 §3.2):
     /// what was judged stands at offsets that later fragments cannot have.
-    fn note(&mut self, headers: &Headers) -> Result<(), Cause> {
+    fn note(&mut self, headers: &Headers) -> Result<(), DropReason> {
         if headers.source.is_ipv4() {
             return Ok(());
         }
-        let came = self.came.as_mut().ok_or(Cause::OverlappingFragment)?;
+        let came = self.came.as_mut().ok_or(DropReason::OverlappingFragment)?;
         let length = (headers.length - headers.payload) as u32;
         let bytes = headers.offset..headers.offset + length;
         if came.contains(&bytes) {
@@ -83,7 +83,7 @@ impl Passed {
             || came.iter().any(|own| own.start < bytes.end && bytes.start < own.end)
         {
             self.came = None;
-            return Err(Cause::OverlappingFragment);
+            return Err(DropReason::OverlappingFragment);
         }
         came.push(bytes);
         Ok(())
@@ -169,10 +169,10 @@ impl Fragments {
         &self,
         now: u32,
         headers: &Headers,
-        owner: Owner,
+        owner: QuotaOwner,
         stamp: u64,
         link: &Arc<Counters>,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), DropReason> {
         let Fragment::First(id) = headers.fragment else { return Ok(()) };
         let key = Key::of(headers, id);
         let (hash, mut shard) = self.shard(&key);
@@ -200,14 +200,14 @@ impl Fragments {
         now: u32,
         headers: &Headers,
         stamp: u64,
-    ) -> Result<Arc<Counters>, Cause> {
-        let Fragment::Later(id) = headers.fragment else { return Err(Cause::OrphanFragment) };
+    ) -> Result<Arc<Counters>, DropReason> {
+        let Fragment::Later(id) = headers.fragment else { return Err(DropReason::OrphanFragment) };
         let key = Key::of(headers, id);
         let (hash, mut shard) = self.shard(&key);
-        let id = shard.find(hash, &key).ok_or(Cause::OrphanFragment)?;
+        let id = shard.find(hash, &key).ok_or(DropReason::OrphanFragment)?;
         let passed = shard.value(id);
         if passed.stamp != stamp || passed.deadline <= now {
-            return Err(Cause::OrphanFragment);
+            return Err(DropReason::OrphanFragment);
         }
         passed.note(headers)?;
         Ok(passed.link.clone())
@@ -215,7 +215,7 @@ impl Fragments {
 
     /// Has a later fragment of `owner` wait for the first one of its packet; `false`: there is no
     /// room for it.
-    pub fn wait(&self, now: u32, headers: &Headers, owner: Owner, packet: &[u8]) -> bool {
+    pub fn wait(&self, now: u32, headers: &Headers, owner: QuotaOwner, packet: &[u8]) -> bool {
         let Fragment::Later(id) = headers.fragment else { return false };
         let key = Key::of(headers, id);
         let hash = hash_of(&self.hasher, &key);
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn ipv6_fragments_that_overlap_end_their_packet() {
-        let (owner, link) = (Owner::Workload(0), Arc::default());
+        let (owner, link) = (QuotaOwner::Workload(0), Arc::default());
         for (v6, spoiled) in [(true, true), (false, false)] {
             let fragments = Fragments::default();
             let first = fragment(v6, false, 0, 1280);
@@ -304,13 +304,14 @@ mod tests {
         let fragments = Fragments::default();
         let (later, first) = (fragment(false, true, 1480, 1480), fragment(false, false, 0, 1480));
         let packet = vec![7; 1480];
-        let taken =
-            (0..100).filter(|_| fragments.wait(0, &later, Owner::Workload(0), &packet)).count();
+        let taken = (0..100)
+            .filter(|_| fragments.wait(0, &later, QuotaOwner::Workload(0), &packet))
+            .count();
         assert_eq!(taken, MOST_BYTES / 1480);
         assert!(fragments.any_wait());
         assert_eq!(fragments.take_waiting(&first).len(), taken);
         assert!(!fragments.any_wait() && fragments.take_waiting(&first).is_empty());
-        assert!(fragments.wait(0, &later, Owner::Workload(0), &packet));
+        assert!(fragments.wait(0, &later, QuotaOwner::Workload(0), &packet));
         fragments.sweep(PATIENCE);
         assert_eq!((fragments.any_wait(), fragments.take_lost()), (false, 1));
     }
@@ -319,10 +320,10 @@ mod tests {
     fn a_workload_that_fills_all_places_takes_none_of_its_neighbours() {
         let fragments = Fragments::default();
         let quiet = fragment(false, true, 1480, 1480);
-        assert!(fragments.wait(0, &quiet, Owner::Workload(0), &[1]));
+        assert!(fragments.wait(0, &quiet, QuotaOwner::Workload(0), &[1]));
         for id in 0..10_000 {
             let flood = Headers { fragment: Fragment::Later(id), ip_protocol: 6, ..quiet };
-            fragments.wait(0, &flood, Owner::Workload(1), &[2]);
+            fragments.wait(0, &flood, QuotaOwner::Workload(1), &[2]);
         }
         assert_eq!(fragments.take_waiting(&fragment(false, false, 0, 1480)), [[1]]);
     }

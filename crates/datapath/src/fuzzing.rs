@@ -6,13 +6,13 @@ mod samples;
 
 use crate::{
     checksum::Sum,
-    coalesce::{Coalescer, Parts},
-    drops::Cause,
+    coalesce::{Coalescer, GatherList},
+    drops::DropReason,
     ecn::Ecn,
-    endpoint::{Endpoint, LocalWorkload, Sink, Slot},
-    offload::{OFFLOAD_LENGTH, Offload},
+    endpoint::{Endpoint, LocalWorkload, Sink, WorkloadIndex},
+    offload::{Offload, VIRTIO_HEADER_LENGTH},
     packet::Headers,
-    round::Lane,
+    round::{Received, WorkerScratch},
     segment::Pieces,
     wireguard::{Now, SecretKey},
 };
@@ -50,7 +50,7 @@ pub(crate) fn strict(packet: &[u8]) -> Headers {
 }
 
 /// All packets that one stands for, if its offload fits it.
-pub(crate) fn cut(packet: &mut [u8], offload: Offload) -> Result<Vec<Vec<u8>>, Cause> {
+pub(crate) fn cut(packet: &mut [u8], offload: Offload) -> Result<Vec<Vec<u8>>, DropReason> {
     cut_to(packet, offload, None)
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn cut_to(
     packet: &mut [u8],
     offload: Offload,
     narrow: Option<u16>,
-) -> Result<Vec<Vec<u8>>, Cause> {
+) -> Result<Vec<Vec<u8>>, DropReason> {
     let headers = Headers::parse(packet)?;
     let packet = &mut packet[..headers.length];
     let pieces = Pieces::new(packet, &headers, offload, narrow)?;
@@ -85,7 +85,7 @@ pub(crate) fn merge(packets: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>)> {
     }
     let merged = (0..coalescer.count()).map(|number| {
         let (run, offload) = coalescer.finish(number, &mut buffer);
-        let packet = Parts::new(&buffer, &run.parts).to_vec();
+        let packet = GatherList::new(&buffer, &run.parts).to_vec();
         assert_eq!(run.headers, Headers::parse(&packet).expect("what is merged is well-formed"));
         (offload, packet)
     });
@@ -95,7 +95,7 @@ pub(crate) fn merge(packets: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>)> {
 /// A virtio header and a packet, as from a TUN: segments of a super-packet are valid, and merge
 /// back to the same segments.
 pub fn segmentation(data: &[u8]) {
-    let Some((header, packet)) = data.split_first_chunk::<OFFLOAD_LENGTH>() else { return };
+    let Some((header, packet)) = data.split_first_chunk::<VIRTIO_HEADER_LENGTH>() else { return };
     let Some(offload) = Offload::decode(header) else { return };
     let Ok(segments) = cut(&mut packet.to_vec(), offload) else { return };
     if !matches!(offload, Offload::Segment { .. }) || segments[0].len() > usize::from(u16::MAX) {
@@ -158,7 +158,7 @@ fn without_id(packet: &[u8]) -> Vec<u8> {
 /// An endpoint without rules, and one peer.
 struct End {
     endpoint: Endpoint,
-    lane: Lane,
+    scratch: WorkerScratch,
     out: Out,
     address: IpAddr,
 }
@@ -171,7 +171,7 @@ struct Out {
 }
 
 impl Sink for Out {
-    fn to_workload(&mut self, _: Slot, _: Offload, _: Parts<'_>) -> bool {
+    fn to_workload(&mut self, _: WorkloadIndex, _: Offload, _: GatherList<'_>) -> bool {
         self.delivered += 1;
         true
     }
@@ -179,12 +179,12 @@ impl Sink for Out {
         self.datagrams.extend(datagrams.chunks(size.max(1)).map(<[u8]>::to_vec));
         true
     }
-    fn to_network_whole(&mut self, _: SocketAddr, _: &[u8]) {}
-    fn to_handshakes(&mut self, _: SocketAddr, message: &[u8]) -> bool {
+    fn to_network_unfragmented(&mut self, _: SocketAddr, _: &[u8]) {}
+    fn queue_handshake(&mut self, _: SocketAddr, message: &[u8]) -> bool {
         self.handshakes.push(message.to_vec());
         true
     }
-    fn want_handshakes(&mut self) {}
+    fn request_handshakes(&mut self) {}
 }
 
 impl End {
@@ -195,7 +195,7 @@ impl End {
         let endpoint = Endpoint::new(name(at), secret(at), now, Duration::ZERO);
         let address = IpAddr::from([10, 42, at, 1]);
         let id = format!("w{at}").parse().expect("a name");
-        endpoint.add_local(LocalWorkload {
+        endpoint.add_workload(LocalWorkload {
             prefixes: vec![],
             id,
             addresses: vec![address],
@@ -221,14 +221,14 @@ impl End {
                 Change::Put(ItemKey::Peer(network, name(at ^ 1)), Item::Peer(peer)),
             ],
         );
-        Self { endpoint, lane: Lane::default(), out: Out::default(), address }
+        Self { endpoint, scratch: WorkerScratch::default(), out: Out::default(), address }
     }
 
     /// Sends a packet to the peer past the filter.
     fn send(&mut self, now: Instant, packet: &[u8]) {
-        let mut round = self.endpoint.round(&mut self.lane, now);
-        round.send_vouch(0, packet, &mut self.out);
-        round.finish(&mut self.out);
+        let mut batch = self.endpoint.begin_batch(&mut self.scratch, now);
+        batch.send_vouch(0, packet, &mut self.out);
+        batch.finish(&mut self.out);
         self.endpoint.begin_handshakes(time(now), &mut self.out);
     }
 
@@ -238,17 +238,27 @@ impl End {
 
     fn receive_from(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], under_load: bool) {
         if under_load {
-            self.endpoint.note_load(now);
+            self.endpoint.note_overload(now);
         } else {
             self.endpoint.end_load();
         }
         let (mut buffer, length) = (datagram.to_vec(), datagram.len());
-        let mut round = self.endpoint.round(&mut self.lane, now);
-        round.from_network(from, Ecn::Congestion, &mut buffer, 0..length, length, &mut self.out);
-        round.deliver(&mut buffer, &mut self.out);
-        round.finish(&mut self.out);
+        let mut batch = self.endpoint.begin_batch(&mut self.scratch, now);
+        batch.ingress(
+            Received { from, ecn: Ecn::Congestion, range: 0..length, size: length },
+            &mut buffer,
+            &mut self.out,
+        );
+        batch.deliver(&mut buffer, &mut self.out);
+        batch.finish(&mut self.out);
         for message in std::mem::take(&mut self.out.handshakes) {
-            self.endpoint.handshake(time(now), from, &message, &mut self.lane, &mut self.out);
+            self.endpoint.receive_handshake(
+                time(now),
+                from,
+                &message,
+                &mut self.scratch,
+                &mut self.out,
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What happens to a packet: who sent it, whether it may pass, and where it goes.
 //!
 //! No I/O, no thread, no clock: bytes and the time come in, and a [`Sink`] is told what to send. An
-//! [`Endpoint`] is shared by all workers of a node. A worker goes through it in [`Round`]s: what
+//! [`Endpoint`] is shared by all workers of a node. A worker goes through it in [`PacketBatch`]s: what
 //! the coordinator said cannot change during one, and from the next one on a change is enforced.
 #![forbid(unsafe_code)]
 
@@ -39,21 +39,21 @@ mod too_big;
 mod vouch;
 mod wireguard;
 
-pub use coalesce::{MOST_PARTS, Merging, Parts};
+pub use coalesce::{CoalesceOptions, GatherList, MAX_GATHER_PARTS};
 pub use counters::{LinkStats, Tally};
-pub use drops::{Cause, Drops};
+pub use drops::{DropCounts, DropReason};
 pub use ecn::Ecn;
-pub use endpoint::{Endpoint, EndpointStats, LocalWorkload, Sink, Slot, UnknownPeer};
+pub use endpoint::{Endpoint, EndpointStats, LocalWorkload, Sink, UnknownPeer, WorkloadIndex};
 pub use filter::{Filter, RESUME_WINDOW};
 pub use flow::MAX_FLOWS;
-pub use offload::{Kind, OFFLOAD_LENGTH, Offload};
+pub use offload::{Offload, SegmentKind, VIRTIO_HEADER_LENGTH};
 pub use packet::{Fragment, Headers, Icmp, Unforwardable};
-pub use round::{Lane, Round};
+pub use round::{PacketBatch, Received, WorkerScratch};
 pub use rules::{Party, Rules};
-pub use saved_flows::UnreadableFlows;
+pub use saved_flows::SavedFlowsError;
 pub use seen::{Denial, FlowKind};
-pub use shares::Owner;
+pub use shares::QuotaOwner;
 pub use timeouts::Timeouts;
 pub use wireguard::{
-    LostBy, LostWay, MAX_PEERS, MOST_HANDSHAKE, Now, OVERHEAD, PeerStats, SecretKey,
+    LostPath, MAX_HANDSHAKE_MESSAGE, MAX_PEERS, Now, OVERHEAD, PathLossReason, PeerStats, SecretKey,
 };

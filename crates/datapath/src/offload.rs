@@ -2,7 +2,7 @@
 //! linux/virtio_net.h).
 
 /// Length of the header, in bytes.
-pub const OFFLOAD_LENGTH: usize = 10;
+pub const VIRTIO_HEADER_LENGTH: usize = 10;
 
 const NEEDS_CHECKSUM: u8 = 1;
 const CHECKSUM_VALID: u8 = 2;
@@ -30,7 +30,7 @@ pub enum Offload {
     /// It is to be cut into segments whose checksums are to be completed.
     Segment {
         /// What it is cut as.
-        kind: Kind,
+        kind: SegmentKind,
         /// Bytes of payload in each segment but the last.
         size: u16,
         /// Length of all headers.
@@ -42,7 +42,7 @@ pub enum Offload {
 
 /// What a super-packet is cut as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SegmentKind {
     /// TCP over IPv4.
     TcpV4,
     /// TCP over IPv6.
@@ -51,7 +51,7 @@ pub enum Kind {
     Udp,
 }
 
-impl Kind {
+impl SegmentKind {
     /// Where the checksum stands in the transport header.
     pub(crate) fn checksum_offset(self) -> u16 {
         if self == Self::Udp { 6 } else { 16 }
@@ -60,7 +60,7 @@ impl Kind {
 
 impl Offload {
     /// Reads a header; `None` for a kind that was not asked for.
-    pub fn decode(header: &[u8; OFFLOAD_LENGTH]) -> Option<Self> {
+    pub fn decode(header: &[u8; VIRTIO_HEADER_LENGTH]) -> Option<Self> {
         let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
         let (flags, kind) = (header[0], header[1] & !GSO_ECN);
         let kind = match kind {
@@ -68,17 +68,17 @@ impl Offload {
                 return Some(Self::Checksum { start: word(6), offset: word(8) });
             }
             0 => return Some(Self::None),
-            GSO_TCP_V4 => Kind::TcpV4,
-            GSO_TCP_V6 => Kind::TcpV6,
-            GSO_UDP => Kind::Udp,
+            GSO_TCP_V4 => SegmentKind::TcpV4,
+            GSO_TCP_V6 => SegmentKind::TcpV6,
+            GSO_UDP => SegmentKind::Udp,
             _ => return None,
         };
         Some(Self::Segment { kind, headers: word(2), size: word(4), start: word(6) })
     }
 
     /// Writes a header.
-    pub fn encode(self) -> [u8; OFFLOAD_LENGTH] {
-        let mut header = [0; OFFLOAD_LENGTH];
+    pub fn encode(self) -> [u8; VIRTIO_HEADER_LENGTH] {
+        let mut header = [0; VIRTIO_HEADER_LENGTH];
         let mut word =
             |at: usize, value: u16| header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
         let (flags, kind) = match self {
@@ -95,9 +95,9 @@ impl Offload {
                 word(6, start);
                 word(8, kind.checksum_offset());
                 let kind = match kind {
-                    Kind::TcpV4 => GSO_TCP_V4,
-                    Kind::TcpV6 => GSO_TCP_V6,
-                    Kind::Udp => GSO_UDP,
+                    SegmentKind::TcpV4 => GSO_TCP_V4,
+                    SegmentKind::TcpV6 => GSO_TCP_V6,
+                    SegmentKind::Udp => GSO_UDP,
                 };
                 (NEEDS_CHECKSUM, kind)
             }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    coalesce::MOST_PARTS,
+    coalesce::MAX_GATHER_PARTS,
     fuzzing::{self, cut_to, merge, strict},
     packet::build,
 };
@@ -15,20 +15,20 @@ fn addresses(v6: bool) -> (&'static str, &'static str) {
 /// A super-packet as the kernel makes it: partial checksum, `options` bytes of TCP options.
 fn super_packet(
     v6: bool,
-    kind: Kind,
+    kind: SegmentKind,
     options: usize,
     data: &[u8],
     size: u16,
     flags: u8,
 ) -> (Vec<u8>, Offload) {
     let (a, b) = addresses(v6);
-    let protocol = if kind == Kind::Udp { 17 } else { 6 };
+    let protocol = if kind == SegmentKind::Udp { 17 } else { 6 };
     let body = [&vec![1; options], data].concat();
     let mut packet = build::packet(a, b, protocol, (4000, 80), &body);
     let headers = Headers::parse(&packet).unwrap();
     let at = headers.payload;
-    let transport = if kind == Kind::Udp { 8 } else { 20 + options };
-    if kind == Kind::Udp {
+    let transport = if kind == SegmentKind::Udp { 8 } else { 20 + options };
+    if kind == SegmentKind::Udp {
         let length = (packet.len() - at) as u16;
         packet[at + 4..at + 6].copy_from_slice(&length.to_be_bytes());
     } else {
@@ -67,7 +67,7 @@ proptest! {
         size in 100u16..1500,
         push in any::<bool>(),
     ) {
-        let kind = match (udp, v6) { (true, _) => Kind::Udp, (false, false) => Kind::TcpV4, (false, true) => Kind::TcpV6 };
+        let kind = match (udp, v6) { (true, _) => SegmentKind::Udp, (false, false) => SegmentKind::TcpV4, (false, true) => SegmentKind::TcpV6 };
         let options = if udp { 0 } else { options };
         let transport = if udp { 8 } else { 20 + options };
         let flags = if push { 0x18 } else { 0x10 };
@@ -82,9 +82,9 @@ proptest! {
             }
         }
         prop_assert_eq!(&bytes(&segments, transport), &data);
-        // Merging gives at most a few packets, and cutting those again the very same segments.
+        // CoalesceOptions gives at most a few packets, and cutting those again the very same segments.
         let merged = merge(&segments);
-        prop_assert!(merged.len() <= 1 + segments.len() / MOST_PARTS);
+        prop_assert!(merged.len() <= 1 + segments.len() / MAX_GATHER_PARTS);
         let again: Vec<Vec<u8>> = merged
             .into_iter()
             .flat_map(|(offload, mut packet)| cut(&mut packet, offload))
@@ -104,7 +104,7 @@ proptest! {
         narrow in 300u16..1500,
         alone in any::<bool>(),
     ) {
-        let kind = if v6 { Kind::TcpV6 } else { Kind::TcpV4 };
+        let kind = if v6 { SegmentKind::TcpV6 } else { SegmentKind::TcpV4 };
         let (mut packet, offload) = super_packet(v6, kind, 12, &data, size, 0x18);
         // A packet that stands for itself comes with its checksum.
         let whole = cut_to(&mut packet.clone(), Offload::Segment { kind, size: u16::MAX, headers: 0, start: 0 }, None).unwrap();
@@ -129,7 +129,7 @@ proptest! {
             .iter()
             .zip(&flags)
             .map(|(port, flags)| {
-                let (mut packet, offload) = super_packet(false, Kind::TcpV4, 0, &[*port as u8; 50], 50, *flags);
+                let (mut packet, offload) = super_packet(false, SegmentKind::TcpV4, 0, &[*port as u8; 50], 50, *flags);
                 packet[20..22].copy_from_slice(&port.to_be_bytes());
                 cut(&mut packet, offload).remove(0)
             })
@@ -178,7 +178,7 @@ proptest! {
         let data: Vec<Vec<u8>> = (0..4).map(|flow| (0..60 * usize::from(size)).map(|at| (at * 7 + flow) as u8).collect()).collect();
         let segments: Vec<Vec<Vec<u8>>> = (0..4u16)
             .map(|flow| {
-                let (mut packet, offload) = super_packet(false, Kind::TcpV4, 12, &data[usize::from(flow)], size, 0x10);
+                let (mut packet, offload) = super_packet(false, SegmentKind::TcpV4, 12, &data[usize::from(flow)], size, 0x10);
                 packet[20..22].copy_from_slice(&(4000 + flow).to_be_bytes());
                 cut(&mut packet, offload)
             })
@@ -207,7 +207,7 @@ proptest! {
 
 #[test]
 fn a_packet_with_a_wrong_checksum_is_not_merged_and_not_mended() {
-    let (mut packet, offload) = super_packet(false, Kind::TcpV4, 0, &[7; 300], 100, 0x10);
+    let (mut packet, offload) = super_packet(false, SegmentKind::TcpV4, 0, &[7; 300], 100, 0x10);
     let mut segments = cut(&mut packet, offload);
     let last = segments[1].len() - 1;
     segments[1][last] ^= 1;
@@ -237,8 +237,8 @@ fn offloads_survive_their_header() {
     for offload in [
         Offload::None,
         Offload::Checksum { start: 20, offset: 6 },
-        Offload::Segment { kind: Kind::TcpV6, size: 1400, headers: 72, start: 40 },
-        Offload::Segment { kind: Kind::Udp, size: 1200, headers: 28, start: 20 },
+        Offload::Segment { kind: SegmentKind::TcpV6, size: 1400, headers: 72, start: 40 },
+        Offload::Segment { kind: SegmentKind::Udp, size: 1200, headers: 28, start: 20 },
     ] {
         assert_eq!(Offload::decode(&offload.encode()), Some(offload));
     }

@@ -5,11 +5,11 @@ use crate::seen::{Denial, FlowKind};
 use crate::{
     answer,
     batch::Batch,
-    coalesce::{Coalescer, Merging, Parts, Span},
+    coalesce::{CoalesceOptions, Coalescer, GatherList, Span},
     counters::Tally,
-    drops::Cause,
+    drops::DropReason,
     ecn::{self, Ecn},
-    endpoint::{Endpoint, Sink, Slot, plain},
+    endpoint::{Endpoint, Sink, WorkloadIndex, plain},
     icmp_error::{self, Quoted},
     offload::Offload,
     packet::{Headers, Icmp},
@@ -18,7 +18,7 @@ use crate::{
     segment::{self, Pieces},
     tables::{Local, Place, Tables},
     too_big, vouch,
-    wireguard::{DATA_HEADER, Kind, Millis, Narrow, OVERHEAD, Peer, Peers, Sending, number},
+    wireguard::{DATA_HEADER, MessageType, Millis, Narrow, OVERHEAD, Peer, Peers, Sending, number},
 };
 use meshward_types::{IdentityId, OnDeny, stun};
 use parking_lot::RwLockReadGuard;
@@ -33,59 +33,76 @@ use std::{
 const MOST_VOUCHES: usize = 256;
 
 /// What a worker keeps between rounds: memory that is used again.
-pub struct Lane {
+pub struct WorkerScratch {
     batch: Batch,
     coalescer: Coalescer,
     vouches: Vec<(usize, IdentityId, IpAddr)>,
 }
 
-impl Default for Lane {
+impl Default for WorkerScratch {
     fn default() -> Self {
         Self { batch: Batch::new(), coalescer: Coalescer::default(), vouches: Vec::new() }
     }
 }
 
-impl Lane {
+impl WorkerScratch {
     /// Sets what is merged from now on.
-    pub fn set_merging(&mut self, merging: Merging) {
-        self.coalescer.set_merging(merging);
+    pub fn set_coalesce_options(&mut self, merging: CoalesceOptions) {
+        self.coalescer.set_coalesce_options(merging);
     }
 }
 
+/// Datagrams of one sender that a socket has received in one call.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The sender.
+    pub from: SocketAddr,
+    /// The ECN field of the outer header.
+    pub ecn: Ecn,
+    /// The range of the receive buffer that they fill.
+    pub range: Range<usize>,
+    /// Length of each but the last, which may be shorter, in bytes.
+    pub size: usize,
+}
+
 /// Some packets' way. What the coordinator said stays as it is meanwhile.
-pub struct Round<'a> {
+pub struct PacketBatch<'a> {
     endpoint: &'a Endpoint,
     tables: RwLockReadGuard<'a, Tables>,
     peers: RwLockReadGuard<'a, Peers>,
-    lane: &'a mut Lane,
+    scratch: &'a mut WorkerScratch,
     now: Instant,
     millis: Millis,
     /// The peer that was sent to last.
     sending: Option<(usize, Sending)>,
 }
 
-impl<'a> Round<'a> {
-    pub(crate) fn new(endpoint: &'a Endpoint, lane: &'a mut Lane, now: Instant) -> Self {
+impl<'a> PacketBatch<'a> {
+    pub(crate) fn new(
+        endpoint: &'a Endpoint,
+        scratch: &'a mut WorkerScratch,
+        now: Instant,
+    ) -> Self {
         let tables = endpoint.tables.read();
         let peers = endpoint.wireguard.peers.read();
         let millis = endpoint.wireguard.millis(now);
-        Self { endpoint, tables, peers, lane, now, millis, sending: None }
+        Self { endpoint, tables, peers, scratch, now, millis, sending: None }
     }
 
     /// Takes a packet that a local workload sent, with what is still to be done to it. What leaves
     /// for the network is kept until [`Self::finish`].
-    pub fn from_workload(
+    pub fn egress(
         &mut self,
-        slot: Slot,
+        slot: WorkloadIndex,
         offload: Offload,
         packet: &mut [u8],
         sink: &mut impl Sink,
     ) {
         match self.route_from_workload(slot, offload, packet, sink) {
-            Err((Cause::OrphanFragment, _)) if self.hold_of_workload(slot, packet) => {}
+            Err((DropReason::OrphanFragment, _)) if self.hold_of_workload(slot, packet) => {}
             Err((cause, packets)) => {
                 let told = is_denial(cause) && self.refuse(slot, packet, sink);
-                self.endpoint.drops.count(if told { Cause::Rejected } else { cause }, packets);
+                self.endpoint.drops.count(if told { DropReason::Rejected } else { cause }, packets);
             }
             Ok(()) if self.endpoint.filter.has_waiting_fragments() => {
                 for mut later in self.waiting_for(packet) {
@@ -102,7 +119,7 @@ impl<'a> Round<'a> {
 
     /// Tells a workload that a packet of it was denied, if that is to be told; `false`: it is not.
     #[cold]
-    fn refuse(&mut self, slot: Slot, packet: &[u8], sink: &mut impl Sink) -> bool {
+    fn refuse(&mut self, slot: WorkloadIndex, packet: &[u8], sink: &mut impl Sink) -> bool {
         let Some(source) = self.tables.local(slot).and_then(Local::party) else { return false };
         let Some((answer, headers)) = self.refusal(source, packet) else { return false };
         self.hand_to(slot, answer, &headers, sink)
@@ -127,7 +144,7 @@ impl<'a> Round<'a> {
     /// Hands a packet of the endpoint's own to a workload of this node.
     fn hand_to(
         &mut self,
-        slot: Slot,
+        slot: WorkloadIndex,
         mut packet: Vec<u8>,
         headers: &Headers,
         sink: &mut impl Sink,
@@ -136,7 +153,7 @@ impl<'a> Round<'a> {
             Some(_) => self.send_to_device(slot, &mut packet, headers, Offload::None, sink).is_ok(),
             None => {
                 let all = 0..packet.len();
-                sink.to_workload(slot, Offload::None, Parts::new(&packet, from_ref(&all)))
+                sink.to_workload(slot, Offload::None, GatherList::new(&packet, from_ref(&all)))
             }
         }
     }
@@ -151,7 +168,7 @@ impl<'a> Round<'a> {
     }
 
     /// Has a later fragment of a workload wait for the first.
-    fn hold_of_workload(&self, slot: Slot, packet: &[u8]) -> bool {
+    fn hold_of_workload(&self, slot: WorkloadIndex, packet: &[u8]) -> bool {
         let party = self.tables.local(slot).and_then(Local::party);
         let (Some(party), Ok(headers)) = (party, Headers::parse(packet)) else { return false };
         self.endpoint.filter.hold_fragment(self.now, &headers, party, &packet[..headers.length])
@@ -165,11 +182,11 @@ impl<'a> Round<'a> {
 
     fn route_from_workload(
         &mut self,
-        slot: Slot,
+        slot: WorkloadIndex,
         offload: Offload,
         packet: &mut [u8],
         sink: &mut impl Sink,
-    ) -> Result<(), (Cause, u64)> {
+    ) -> Result<(), (DropReason, u64)> {
         let mut headers = Headers::parse(packet).map_err(|error| (error.into(), 1))?;
         let offload = if icmp_error::cut(packet, &mut headers) { Offload::None } else { offload };
         let packets = segment::count(&headers, offload);
@@ -178,9 +195,12 @@ impl<'a> Round<'a> {
         let place = self.admit(slot, packet, &headers, tally).map_err(|cause| (cause, packets))?;
         match place {
             Place::Local(to) if self.device_of(to).is_none() => {
-                let taken =
-                    sink.to_workload(to, offload, Parts::new(packet, from_ref(&(0..packet.len()))));
-                if taken { Ok(()) } else { Err((Cause::NotTaken, packets)) }
+                let taken = sink.to_workload(
+                    to,
+                    offload,
+                    GatherList::new(packet, from_ref(&(0..packet.len()))),
+                );
+                if taken { Ok(()) } else { Err((DropReason::NotTaken, packets)) }
             }
             Place::Local(to) => self.send_to_device(to, packet, &headers, offload, sink),
             Place::Peer(peer) => {
@@ -190,7 +210,7 @@ impl<'a> Round<'a> {
                 let told = (self.device_of(slot).is_none()).then_some(slot);
                 if too_big::is_too_big(packet, &headers, segment::length(&headers, offload), mtu) {
                     tell_too_big(told, packet, &headers, mtu, sink);
-                    return Err((Cause::TooBig, packets));
+                    return Err((DropReason::TooBig, packets));
                 }
                 let pieces = Pieces::new(packet, &headers, offload, narrow.map(|n| n.longest))
                     .map_err(|cause| (cause, packets))?;
@@ -208,21 +228,21 @@ impl<'a> Round<'a> {
     }
 
     /// The place of a device among the peers.
-    fn device_of(&self, slot: Slot) -> Option<usize> {
+    fn device_of(&self, slot: WorkloadIndex) -> Option<usize> {
         self.tables.local(slot)?.device
     }
 
     /// Seals a packet that may pass for a device.
     fn send_to_device(
         &mut self,
-        slot: Slot,
+        slot: WorkloadIndex,
         packet: &mut [u8],
         headers: &Headers,
         offload: Offload,
         sink: &mut impl Sink,
-    ) -> Result<(), (Cause, u64)> {
+    ) -> Result<(), (DropReason, u64)> {
         let packets = segment::count(headers, offload);
-        let place = self.device_of(slot).ok_or((Cause::NotTaken, packets))?;
+        let place = self.device_of(slot).ok_or((DropReason::NotTaken, packets))?;
         let ecn = Ecn::of_packet(packet);
         let pieces =
             Pieces::new(packet, headers, offload, None).map_err(|cause| (cause, packets))?;
@@ -233,32 +253,41 @@ impl<'a> Round<'a> {
     /// Whether a workload may send a packet, and where it then goes.
     fn admit(
         &self,
-        slot: Slot,
+        slot: WorkloadIndex,
         packet: &[u8],
         headers: &Headers,
         tally: Tally,
-    ) -> Result<Place, Cause> {
+    ) -> Result<Place, DropReason> {
         if !is_unicast(headers.destination) {
-            return Err(Cause::NotUnicast);
+            return Err(DropReason::NotUnicast);
         }
         let Self { endpoint, tables, now, .. } = self;
-        let local = tables.local(slot).ok_or(Cause::NotAdmitted)?;
+        let local = tables.local(slot).ok_or(DropReason::NotAdmitted)?;
         if headers.icmp == Icmp::Error {
             return self.admit_error(slot, local, packet, headers, tally);
         }
         if !tables.is_source_of(slot, local, headers.source) {
-            return Err(Cause::SpoofedByWorkload);
+            return Err(DropReason::SpoofedByWorkload);
         }
-        let source = local.party().ok_or(Cause::NotAdmitted)?;
+        let source = local.party().ok_or(DropReason::NotAdmitted)?;
         let judged = tables.find(*now, headers.destination).and_then(|(place, destination)| {
             let (filter, rules) = (&endpoint.filter, &tables.rules);
             filter.judge(rules, *now, packet, headers, source, destination, tally).map(|()| place)
         });
         // Denied, to nobody, or to what was refused: what it tries and does not get.
-        if matches!(judged, Err(Cause::Denied | Cause::UnknownAddress | Cause::NotAdmitted)) {
+        if matches!(
+            judged,
+            Err(DropReason::Denied | DropReason::UnknownAddress | DropReason::NotAdmitted)
+        ) {
             let FlowKind { protocol, port, .. } = headers.kind(false);
             let (destination, source_port) = (headers.destination, headers.source_port);
-            endpoint.denials.note(Denial { slot, destination, protocol, port, source_port });
+            endpoint.denials.note(Denial {
+                workload: slot,
+                destination,
+                protocol,
+                port,
+                source_port,
+            });
         }
         judged
     }
@@ -268,12 +297,12 @@ impl<'a> Round<'a> {
     /// their interfaces: the kernel chooses by where they go.
     fn admit_error(
         &self,
-        slot: Slot,
+        slot: WorkloadIndex,
         local: &Local,
         packet: &[u8],
         headers: &Headers,
         tally: Tally,
-    ) -> Result<Place, Cause> {
+    ) -> Result<Place, DropReason> {
         let Self { endpoint, tables, now, .. } = self;
         let quoted = Quoted::read(packet, headers);
         let quoted = quoted.and_then(|quoted| {
@@ -282,11 +311,15 @@ impl<'a> Round<'a> {
         });
         let Some((quoted, of)) = quoted else {
             let is_own = tables.is_source_of(slot, local, headers.source);
-            return Err(if is_own { Cause::StrayIcmpError } else { Cause::SpoofedByWorkload });
+            return Err(if is_own {
+                DropReason::StrayIcmpError
+            } else {
+                DropReason::SpoofedByWorkload
+            });
         };
-        let source = of.party().ok_or(Cause::NotAdmitted)?;
+        let source = of.party().ok_or(DropReason::NotAdmitted)?;
         if !tables.is_source_of_error(*now, source, headers.source, quoted.headers.destination) {
-            return Err(Cause::SpoofedByWorkload);
+            return Err(DropReason::SpoofedByWorkload);
         }
         let (place, destination) = tables.find(*now, headers.destination)?;
         let (filter, rules) = (&endpoint.filter, &tables.rules);
@@ -304,7 +337,7 @@ impl<'a> Round<'a> {
     /// Seals packets for a peer, or keeps them until there is a session.
     fn send(&mut self, place: usize, pieces: &Pieces<'_>, ecn: Ecn, sink: &mut impl Sink) {
         let Some(peer) = self.peers.get(place) else {
-            return self.endpoint.drops.count(Cause::NoSession, pieces.count() as u64);
+            return self.endpoint.drops.count(DropReason::NoSession, pieces.count() as u64);
         };
         if self.sending.as_ref().is_none_or(|(own, _)| *own != place) {
             self.sending = peer.sending(self.millis).map(|sending| (place, sending));
@@ -321,7 +354,7 @@ impl<'a> Round<'a> {
         for number in 0..count {
             let length = pieces.length(number);
             let padded = padded(length, longest);
-            let datagram = self.lane.batch.push(*address, ecn, padded + OVERHEAD, sink);
+            let datagram = self.scratch.batch.push(*address, ecn, padded + OVERHEAD, sink);
             let (text, padding) = datagram[DATA_HEADER..DATA_HEADER + padded].split_at_mut(length);
             pieces.write(number, text);
             padding.fill(0);
@@ -340,13 +373,13 @@ impl<'a> Round<'a> {
             pieces.write(number, &mut packet);
             lost += peer.stage(packet, &self.endpoint.wireguard.staged);
         }
-        self.endpoint.drops.count(Cause::NoSession, lost);
+        self.endpoint.drops.count(DropReason::NoSession, lost);
         self.want_handshake(peer, sink);
     }
 
     fn want_handshake(&self, peer: &Peer, sink: &mut impl Sink) {
         if self.endpoint.wireguard.want(peer) {
-            sink.want_handshakes();
+            sink.request_handshakes();
         }
     }
 
@@ -362,7 +395,7 @@ impl<'a> Round<'a> {
         let admitted = self
             .tables
             .local_at(sent_by(&packet, &headers))
-            .ok_or(Cause::NotAdmitted)
+            .ok_or(DropReason::NotAdmitted)
             .and_then(|(slot, _)| self.admit(slot, &packet, &headers, Tally::default()));
         match admitted {
             Ok(Place::Peer(place)) => {
@@ -373,7 +406,7 @@ impl<'a> Round<'a> {
                 }
             }
             // The address has come to this node meanwhile.
-            Ok(Place::Local(_)) => self.endpoint.drops.count(Cause::NoSession, 1),
+            Ok(Place::Local(_)) => self.endpoint.drops.count(DropReason::NoSession, 1),
             Err(cause) => self.endpoint.drops.count(cause, 1),
         }
     }
@@ -381,15 +414,15 @@ impl<'a> Round<'a> {
     /// The same for a device, whoever has sent the packet.
     fn release_to_device(
         &mut self,
-        slot: Slot,
+        slot: WorkloadIndex,
         packet: &mut [u8],
         headers: &Headers,
         sink: &mut impl Sink,
     ) {
         let judge = || {
             let (_, source) = self.tables.find(self.now, sent_by(packet, headers))?;
-            let local = self.tables.local(slot).ok_or(Cause::NotAdmitted)?;
-            let destination = local.party().ok_or(Cause::NotAdmitted)?;
+            let local = self.tables.local(slot).ok_or(DropReason::NotAdmitted)?;
+            let destination = local.party().ok_or(DropReason::NotAdmitted)?;
             let (filter, rules, tally) =
                 (&self.endpoint.filter, &self.tables.rules, Tally::default());
             match Quoted::read(packet, headers).filter(|_| headers.icmp == Icmp::Error) {
@@ -418,43 +451,34 @@ impl<'a> Round<'a> {
         self.send(place, &Pieces::Whole(packet), Ecn::NotCapable, sink);
     }
 
-    /// Takes datagrams of one sender that the endpoint's socket received, at `place` in `buffer`:
-    /// `size` is the length of each but the last, which may be shorter, and `mark` what the outer
-    /// header said. They are opened in place, and kept until [`Self::deliver`].
-    pub fn from_network(
-        &mut self,
-        from: SocketAddr,
-        mark: Ecn,
-        buffer: &mut [u8],
-        place: Range<usize>,
-        size: usize,
-        sink: &mut impl Sink,
-    ) {
+    /// Takes received datagrams, which stand in `buffer`. Data messages are opened in place, and their
+    /// packets kept until [`Self::deliver`].
+    pub fn ingress(&mut self, received: Received, buffer: &mut [u8], sink: &mut impl Sink) {
+        let Received { from, ecn: mark, range: mut rest, size } = received;
         let size = size.max(1);
-        let mut rest = place;
         while !rest.is_empty() {
             let datagram = rest.start..rest.end.min(rest.start + size);
-            match Kind::of(&buffer[datagram.clone()]) {
-                Some(Kind::Data) => {
+            match MessageType::of(&buffer[datagram.clone()]) {
+                Some(MessageType::Data) => {
                     rest.start = self.open_run(from, mark, buffer, rest.clone(), size, sink);
                     continue;
                 }
-                Some(_) => self.to_handshakes(from, &buffer[datagram.clone()], sink),
+                Some(_) => self.queue_handshake(from, &buffer[datagram.clone()], sink),
                 None if stun::is_response(&buffer[datagram.clone()]) => {
-                    self.to_handshakes(from, &buffer[datagram.clone()], sink);
+                    self.queue_handshake(from, &buffer[datagram.clone()], sink);
                 }
-                None => self.endpoint.drops.count(Cause::UnknownPeer, 1),
+                None => self.endpoint.drops.count(DropReason::UnknownPeer, 1),
             }
             rest.start = datagram.end;
         }
     }
 
     /// Hands a message on to the thread for handshakes, if that is to be asked for it.
-    fn to_handshakes(&self, from: SocketAddr, message: &[u8], sink: &mut impl Sink) {
+    fn queue_handshake(&self, from: SocketAddr, message: &[u8], sink: &mut impl Sink) {
         let wireguard = &self.endpoint.wireguard;
         let admitted = wireguard.admit(&self.peers, self.millis, from, message, &mut plain(sink));
         let taken = admitted.and_then(|()| {
-            sink.to_handshakes(from, message).then_some(()).ok_or(Cause::HandshakeQueueFull)
+            sink.queue_handshake(from, message).then_some(()).ok_or(DropReason::HandshakeQueueFull)
         });
         if let Err(cause) = taken {
             self.endpoint.drops.count(cause, 1);
@@ -478,7 +502,7 @@ impl<'a> Round<'a> {
             .by_index(index)
             .and_then(|peer| Some((peer, peer.receiving(self.millis, index)?)));
         let Some((peer, session)) = session else {
-            self.endpoint.drops.count(Cause::UnknownPeer, 1);
+            self.endpoint.drops.count(DropReason::UnknownPeer, 1);
             return end.min(at + size);
         };
         let peer = peer.clone();
@@ -486,12 +510,12 @@ impl<'a> Round<'a> {
         while at < end {
             let datagram = at..end.min(at + size);
             let message = &mut buffer[datagram.clone()];
-            if Kind::of(message) != Some(Kind::Data) || number(message, 4) != index {
+            if MessageType::of(message) != Some(MessageType::Data) || number(message, 4) != index {
                 break;
             }
             at = datagram.end;
             let Ok(text) = session.open(&mut window, message) else {
-                self.endpoint.drops.count(Cause::BadCrypto, 1);
+                self.endpoint.drops.count(DropReason::BadCrypto, 1);
                 continue;
             };
             opened = true;
@@ -507,7 +531,7 @@ impl<'a> Round<'a> {
             if let Some(slot) = self.tables.device_at(peer.slot as usize) {
                 // What a device sends is judged as what comes from any workload here.
                 *bytes += text.len() as u64;
-                self.from_workload(slot, Offload::None, &mut buffer[text], sink);
+                self.egress(slot, Offload::None, &mut buffer[text], sink);
                 continue;
             }
             match self.take(peer.slot as usize, mark, buffer, text) {
@@ -517,7 +541,7 @@ impl<'a> Round<'a> {
         }
         drop(window);
         if opened {
-            sink.proved(from);
+            sink.authenticated(from);
             let heard = peer.note_received(self.millis, &session, from, bytes);
             if heard.handshake_is_due {
                 self.want_handshake(&peer, sink);
@@ -562,47 +586,49 @@ impl<'a> Round<'a> {
         mark: Ecn,
         buffer: &mut [u8],
         text: Span,
-    ) -> Result<usize, Cause> {
+    ) -> Result<usize, DropReason> {
         let packet = &mut buffer[text.clone()];
         if let Some((identity, address)) = vouch::decode(packet) {
             if !self.tables.may_vouch(peer, identity, address) {
-                return Err(Cause::SpoofedByPeer);
+                return Err(DropReason::SpoofedByPeer);
             }
-            if self.lane.vouches.len() < MOST_VOUCHES {
-                self.lane.vouches.push((peer, identity, address));
+            if self.scratch.vouches.len() < MOST_VOUCHES {
+                self.scratch.vouches.push((peer, identity, address));
             }
             return Ok(packet.len());
         }
         let mut headers = Headers::parse(packet)?;
         icmp_error::cut(packet, &mut headers);
         if !ecn::arrive(mark, &mut packet[..headers.length]) {
-            return Err(Cause::Congestion);
+            return Err(DropReason::Congestion);
         }
         let place = text.start..text.start + headers.length;
-        self.lane.coalescer.push(buffer, peer, place, &headers);
+        self.scratch.coalescer.push(buffer, peer, place, &headers);
         Ok(headers.length)
     }
 
     /// Hands what has come from peers to the workloads: packets of one flow are judged together.
     pub fn deliver(&mut self, buffer: &mut [u8], sink: &mut impl Sink) {
         let (mut for_devices, mut answers) = (Vec::new(), Vec::new());
-        for number in 0..self.lane.coalescer.count() {
-            let (run, offload) = self.lane.coalescer.finish(number, buffer);
-            let packet = Parts::new(buffer, &run.parts);
+        for number in 0..self.scratch.coalescer.count() {
+            let (run, offload) = self.scratch.coalescer.finish(number, buffer);
+            let packet = GatherList::new(buffer, &run.parts);
             match self.route_to_workload(run.peer, &run.headers, offload, packet, sink) {
                 Ok(device) => {
                     for_devices.extend(device.map(|device| (device, offload, packet.to_vec())))
                 }
-                Err(Cause::OrphanFragment) if self.hold_of_peer(run.peer, &run.headers, packet) => {
+                Err(DropReason::OrphanFragment)
+                    if self.hold_of_peer(run.peer, &run.headers, packet) =>
+                {
                     continue;
                 }
                 Err(cause) => {
-                    let denied = matches!(cause, Cause::Denied | Cause::Quarantined);
+                    let denied = matches!(cause, DropReason::Denied | DropReason::Quarantined);
                     let answer =
                         denied.then(|| self.refusal_to(run.peer, &run.headers, packet.first()));
                     let cause = if let Some(Some(answer)) = answer {
                         answers.push((run.peer, answer));
-                        Cause::Rejected
+                        DropReason::Rejected
                     } else {
                         cause
                     };
@@ -621,7 +647,7 @@ impl<'a> Round<'a> {
                 }
             }
         }
-        self.lane.coalescer.clear();
+        self.scratch.coalescer.clear();
         for (peer, answer) in answers {
             self.send(peer, &Pieces::Whole(&answer), Ecn::NotCapable, sink);
         }
@@ -645,7 +671,7 @@ impl<'a> Round<'a> {
     }
 
     /// Has a later fragment of a peer wait for the first.
-    fn hold_of_peer(&self, peer: usize, headers: &Headers, packet: Parts<'_>) -> bool {
+    fn hold_of_peer(&self, peer: usize, headers: &Headers, packet: GatherList<'_>) -> bool {
         let sender = self.tables.sender(self.now, peer, headers.source);
         sender.is_ok_and(|party| {
             self.endpoint.filter.hold_fragment(self.now, headers, party, packet.first())
@@ -658,10 +684,16 @@ impl<'a> Round<'a> {
         peer: usize,
         packet: &[u8],
         sink: &mut impl Sink,
-    ) -> Result<Option<Slot>, Cause> {
+    ) -> Result<Option<WorkloadIndex>, DropReason> {
         let headers = Headers::parse(packet)?;
         let (whole, none) = (0..packet.len(), Offload::None);
-        self.route_to_workload(peer, &headers, none, Parts::new(packet, from_ref(&whole)), sink)
+        self.route_to_workload(
+            peer,
+            &headers,
+            none,
+            GatherList::new(packet, from_ref(&whole)),
+            sink,
+        )
     }
 
     /// Hands a packet to its workload, if it may pass; or says that it is for a device.
@@ -670,9 +702,9 @@ impl<'a> Round<'a> {
         peer: usize,
         headers: &Headers,
         offload: Offload,
-        packet: Parts<'_>,
+        packet: GatherList<'_>,
         sink: &mut impl Sink,
-    ) -> Result<Option<Slot>, Cause> {
+    ) -> Result<Option<WorkloadIndex>, DropReason> {
         let Self { endpoint, tables, now, .. } = self;
         let (rules, tally) = (&tables.rules, Tally::default());
         let error = match headers.icmp {
@@ -683,8 +715,9 @@ impl<'a> Round<'a> {
             Some((_, source)) => source,
             None => tables.sender(*now, peer, headers.source)?,
         };
-        let (slot, local) = tables.local_at(headers.destination).ok_or(Cause::UnknownAddress)?;
-        let destination = local.party().ok_or(Cause::NotAdmitted)?;
+        let (slot, local) =
+            tables.local_at(headers.destination).ok_or(DropReason::UnknownAddress)?;
+        let destination = local.party().ok_or(DropReason::NotAdmitted)?;
         let filter = &endpoint.filter;
         match error {
             Some((quoted, _)) => {
@@ -697,7 +730,7 @@ impl<'a> Round<'a> {
         if local.device.is_some() {
             return Ok(Some(slot));
         }
-        if sink.to_workload(slot, offload, packet) { Ok(None) } else { Err(Cause::NotTaken) }
+        if sink.to_workload(slot, offload, packet) { Ok(None) } else { Err(DropReason::NotTaken) }
     }
 
     /// What an ICMP error of a peer quotes, and who sends it: whom the quoted packet was going to,
@@ -707,7 +740,7 @@ impl<'a> Round<'a> {
         peer: usize,
         packet: &[u8],
         headers: &Headers,
-    ) -> Result<(Quoted, Party), Cause> {
+    ) -> Result<(Quoted, Party), DropReason> {
         let Self { tables, now, .. } = self;
         let found = Quoted::read(packet, headers).and_then(|quoted| {
             let party = tables.sender(*now, peer, quoted.headers.destination).ok()?;
@@ -715,23 +748,23 @@ impl<'a> Round<'a> {
         });
         let Some((quoted, party)) = found else {
             tables.sender(*now, peer, headers.source)?;
-            return Err(Cause::StrayIcmpError);
+            return Err(DropReason::StrayIcmpError);
         };
         match tables.is_source_of_error(*now, party, headers.source, quoted.headers.destination) {
             true => Ok((quoted, party)),
-            false => Err(Cause::SpoofedByPeer),
+            false => Err(DropReason::SpoofedByPeer),
         }
     }
 
     /// Sends everything that was kept to leave together, and ends the round.
     pub fn finish(self, sink: &mut impl Sink) {
-        let Self { endpoint, tables, peers, lane, now, .. } = self;
-        lane.batch.flush(sink);
-        endpoint.drops.count(Cause::NotTaken, lane.batch.take_lost());
+        let Self { endpoint, tables, peers, scratch, now, .. } = self;
+        scratch.batch.flush(sink);
+        endpoint.drops.count(DropReason::NotTaken, scratch.batch.take_lost());
         drop((tables, peers));
-        if !lane.vouches.is_empty() {
+        if !scratch.vouches.is_empty() {
             let mut tables = endpoint.tables.write();
-            for (peer, identity, address) in lane.vouches.drain(..) {
+            for (peer, identity, address) in scratch.vouches.drain(..) {
                 // The rules may have changed since.
                 if tables.may_vouch(peer, identity, address) {
                     tables.take_vouch(now, peer, identity, address);
@@ -742,8 +775,14 @@ impl<'a> Round<'a> {
 }
 
 /// Whether a packet is dropped because nothing allows it, or nothing is there that could.
-fn is_denial(cause: Cause) -> bool {
-    matches!(cause, Cause::Denied | Cause::Quarantined | Cause::UnknownAddress | Cause::NotAdmitted)
+fn is_denial(cause: DropReason) -> bool {
+    matches!(
+        cause,
+        DropReason::Denied
+            | DropReason::Quarantined
+            | DropReason::UnknownAddress
+            | DropReason::NotAdmitted
+    )
 }
 
 /// An address of whoever has sent a packet: an ICMP error may have another source address.
@@ -754,7 +793,7 @@ fn sent_by(packet: &[u8], headers: &Headers) -> IpAddr {
 
 /// Tells a workload that a packet of it is too long for its way.
 fn tell_too_big(
-    told: Option<Slot>,
+    told: Option<WorkloadIndex>,
     packet: &[u8],
     headers: &Headers,
     mtu: u16,
@@ -762,7 +801,11 @@ fn tell_too_big(
 ) {
     if let Some(slot) = told {
         let answer = too_big::answer(packet, headers, mtu);
-        sink.to_workload(slot, Offload::None, Parts::new(&answer, from_ref(&(0..answer.len()))));
+        sink.to_workload(
+            slot,
+            Offload::None,
+            GatherList::new(&answer, from_ref(&(0..answer.len()))),
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! The rules of one endpoint: what is allowed now.
 
 use crate::{
-    shares::Owner,
+    shares::QuotaOwner,
     timeouts::{Seconds, Timeouts},
 };
 use foldhash::fast::RandomState;
@@ -18,7 +18,7 @@ pub struct Party {
     /// Whether connections that its quarantine cuts are reset.
     pub reset: bool,
     /// Who is charged for what is kept of its packets.
-    pub owner: Owner,
+    pub owner: QuotaOwner,
 }
 
 /// An ordered pair of identities.

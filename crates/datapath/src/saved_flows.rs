@@ -26,7 +26,7 @@ const STATES: [State; 5] =
 
 /// Why bytes are not taken for flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UnreadableFlows {
+pub enum SavedFlowsError {
     /// They begin with something else.
     #[error("these are no flows that were kept")]
     NoFlows,
@@ -68,18 +68,18 @@ pub(crate) fn encode(flows: &[SavedFlow], unix: Duration, is_last: bool) -> Vec<
 }
 
 /// Reads what [`encode`] wrote; records that hold something impossible are left out.
-pub(crate) fn decode(bytes: &[u8]) -> Result<SavedFlows, UnreadableFlows> {
-    let (header, records) = bytes.split_first_chunk::<HEADER>().ok_or(UnreadableFlows::NoFlows)?;
+pub(crate) fn decode(bytes: &[u8]) -> Result<SavedFlows, SavedFlowsError> {
+    let (header, records) = bytes.split_first_chunk::<HEADER>().ok_or(SavedFlowsError::NoFlows)?;
     if header[..4] != MAGIC {
-        return Err(UnreadableFlows::NoFlows);
+        return Err(SavedFlowsError::NoFlows);
     }
     if header[4] != VERSION {
-        return Err(UnreadableFlows::Version(header[4]));
+        return Err(SavedFlowsError::Version(header[4]));
     }
     let (written, count) =
         (word(header, 8), u32::from_be_bytes([header[16], header[17], header[18], header[19]]));
     if count as usize > MOST_SAVED || records.len() != count as usize * RECORD {
-        return Err(UnreadableFlows::Damaged);
+        return Err(SavedFlowsError::Damaged);
     }
     let flows = records.chunks_exact(RECORD).filter_map(read).collect();
     Ok(SavedFlows { complete: header[5] == 1, written: Duration::from_secs(written), flows })
@@ -106,14 +106,14 @@ mod tests {
     fn what_was_not_written_by_this_version_is_refused() {
         let written = encode(&[], Duration::from_secs(9), true);
         assert!(decode(&written).is_ok_and(|saved| saved.complete && saved.written.as_secs() == 9));
-        assert_eq!(decode(&written[..19]).unwrap_err(), UnreadableFlows::NoFlows);
-        assert_eq!(decode(&[&written[..], &[0]].concat()).unwrap_err(), UnreadableFlows::Damaged);
+        assert_eq!(decode(&written[..19]).unwrap_err(), SavedFlowsError::NoFlows);
+        assert_eq!(decode(&[&written[..], &[0]].concat()).unwrap_err(), SavedFlowsError::Damaged);
         let mut other = written.clone();
         other[4] = 2;
-        assert_eq!(decode(&other).unwrap_err(), UnreadableFlows::Version(2));
+        assert_eq!(decode(&other).unwrap_err(), SavedFlowsError::Version(2));
         let mut many = written;
         many[16..20].fill(255);
-        assert_eq!(decode(&many).unwrap_err(), UnreadableFlows::Damaged);
+        assert_eq!(decode(&many).unwrap_err(), SavedFlowsError::Damaged);
     }
 
     proptest! {

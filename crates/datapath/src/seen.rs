@@ -1,7 +1,7 @@
 //! What workloads tried: the kinds of flows of each link, for suggestions, and single denials, for
 //! triggers.
 
-use crate::endpoint::Slot;
+use crate::endpoint::WorkloadIndex;
 use meshward_types::Protocol;
 use parking_lot::Mutex;
 use std::{
@@ -53,7 +53,7 @@ impl Kinds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Denial {
     /// The workload.
-    pub slot: Slot,
+    pub workload: WorkloadIndex,
     /// Where it was to go.
     pub destination: IpAddr,
     /// What it was.
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn denials_wait_only_while_they_are_watched() {
         let denial = Denial {
-            slot: Slot(0),
+            workload: WorkloadIndex(0),
             destination: [10, 0, 0, 1].into(),
             protocol: Protocol::Tcp,
             port: 22,

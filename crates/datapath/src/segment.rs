@@ -3,8 +3,8 @@
 
 use crate::{
     checksum::{Sum, set_ipv4},
-    drops::Cause,
-    offload::{Kind, Offload},
+    drops::DropReason,
+    offload::{Offload, SegmentKind},
     packet::{FIN, Fragment, Headers},
 };
 use std::net::IpAddr;
@@ -24,13 +24,13 @@ impl<'a> Pieces<'a> {
     /// took for the path's size.
     ///
     /// # Errors
-    /// [`Cause::Malformed`] if the offload does not fit the packet.
+    /// [`DropReason::Malformed`] if the offload does not fit the packet.
     pub fn new(
         packet: &'a mut [u8],
         headers: &'a Headers,
         offload: Offload,
         narrow: Option<u16>,
-    ) -> Result<Self, Cause> {
+    ) -> Result<Self, DropReason> {
         let longest = narrow.map_or(usize::MAX, usize::from);
         match offload {
             Offload::None | Offload::Verified => {}
@@ -43,7 +43,8 @@ impl<'a> Pieces<'a> {
         }
         if packet.len() > longest && headers.ip_protocol == 6 && headers.fragment == Fragment::Whole
         {
-            let kind = if headers.source.is_ipv4() { Kind::TcpV4 } else { Kind::TcpV6 };
+            let kind =
+                if headers.source.is_ipv4() { SegmentKind::TcpV4 } else { SegmentKind::TcpV6 };
             return Ok(Self::Cut(Cut::new(packet, headers, kind, usize::MAX, longest)?));
         }
         Ok(Self::Whole(packet))
@@ -100,10 +101,10 @@ fn complete_checksum(
     headers: &Headers,
     start: usize,
     offset: usize,
-) -> Result<(), Cause> {
+) -> Result<(), DropReason> {
     let field = start + offset;
     if start < headers.payload || field + 2 > packet.len() {
-        return Err(Cause::Malformed);
+        return Err(DropReason::Malformed);
     }
     let mut sum = Sum::default().add(&packet[start..]).finish();
     // RFC 768: a UDP checksum of zero would say that there is none.
@@ -119,7 +120,7 @@ pub(crate) struct Cut<'a> {
     head: &'a [u8],
     data: &'a [u8],
     headers: &'a Headers,
-    kind: Kind,
+    kind: SegmentKind,
     size: usize,
 }
 
@@ -127,29 +128,32 @@ impl<'a> Cut<'a> {
     fn new(
         packet: &'a [u8],
         headers: &'a Headers,
-        kind: Kind,
+        kind: SegmentKind,
         size: usize,
         longest: usize,
-    ) -> Result<Self, Cause> {
+    ) -> Result<Self, DropReason> {
         let at = headers.payload;
         let fits = match kind {
-            Kind::TcpV4 => headers.ip_protocol == 6 && headers.source.is_ipv4(),
-            Kind::TcpV6 => headers.ip_protocol == 6 && headers.source.is_ipv6(),
-            Kind::Udp => headers.ip_protocol == 17,
+            SegmentKind::TcpV4 => headers.ip_protocol == 6 && headers.source.is_ipv4(),
+            SegmentKind::TcpV6 => headers.ip_protocol == 6 && headers.source.is_ipv6(),
+            SegmentKind::Udp => headers.ip_protocol == 17,
         };
         let transport = match kind {
-            Kind::Udp => 8,
-            _ => usize::from(packet.get(at + 12).ok_or(Cause::Malformed)? >> 4) * 4,
+            SegmentKind::Udp => 8,
+            _ => usize::from(packet.get(at + 12).ok_or(DropReason::Malformed)? >> 4) * 4,
         };
-        let least = if kind == Kind::Udp { 8 } else { 20 };
+        let least = if kind == SegmentKind::Udp { 8 } else { 20 };
         let whole = headers.fragment == Fragment::Whole;
         if !fits || !whole || size == 0 || transport < least || at + transport > packet.len() {
-            return Err(Cause::Malformed);
+            return Err(DropReason::Malformed);
         }
         let (head, data) = packet.split_at(at + transport);
         // The size of UDP's datagrams is the workload's own.
-        let most =
-            if kind == Kind::Udp { usize::MAX } else { longest.saturating_sub(head.len()).max(1) };
+        let most = if kind == SegmentKind::Udp {
+            usize::MAX
+        } else {
+            longest.saturating_sub(head.len()).max(1)
+        };
         let size = size.min(most);
         Ok(Self { head, data, headers, kind, size })
     }
@@ -175,11 +179,11 @@ impl<'a> Cut<'a> {
         }
         let transport = &mut packet[at..];
         match self.kind {
-            Kind::Udp => {
+            SegmentKind::Udp => {
                 let udp = transport.len() as u16;
                 transport[4..6].copy_from_slice(&udp.to_be_bytes());
             }
-            Kind::TcpV4 | Kind::TcpV6 => {
+            SegmentKind::TcpV4 | SegmentKind::TcpV6 => {
                 let first =
                     u32::from_be_bytes([transport[4], transport[5], transport[6], transport[7]]);
                 let sequence = first.wrapping_add((number * self.size) as u32);
@@ -198,7 +202,7 @@ impl<'a> Cut<'a> {
         let Headers { source, destination, ip_protocol, .. } = *self.headers;
         let pseudo = Sum::default().add_pseudo(source, destination, ip_protocol, transport.len());
         let mut sum = pseudo.add(transport).finish();
-        if sum == [0, 0] && self.kind == Kind::Udp {
+        if sum == [0, 0] && self.kind == SegmentKind::Udp {
             sum = [0xff, 0xff];
         }
         transport[field..field + 2].copy_from_slice(&sum);

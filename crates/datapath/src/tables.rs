@@ -3,11 +3,11 @@
 
 use crate::{
     claims::Claims,
-    drops::Cause,
-    endpoint::{LocalWorkload, Slot},
+    drops::DropReason,
+    endpoint::{LocalWorkload, WorkloadIndex},
     gateways::{Prefixes, first_up},
     rules::{Party, Rules},
-    shares::Owner,
+    shares::QuotaOwner,
     vouch,
 };
 use foldhash::fast::RandomState;
@@ -20,7 +20,7 @@ use std::{collections::HashSet, hash::BuildHasher, net::IpAddr, time::Instant};
 #[derive(Debug)]
 pub(crate) struct Local {
     pub workload: LocalWorkload,
-    pub owner: Owner,
+    pub owner: QuotaOwner,
     claimant: Claimant,
     pub admitted: Option<Party>,
     /// Its place among the peers, if it is a device.
@@ -46,7 +46,7 @@ impl Local {
 /// Where an address is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Place {
-    Local(Slot),
+    Local(WorkloadIndex),
     Peer(usize),
 }
 
@@ -75,7 +75,7 @@ impl Holder {
 }
 
 /// A gateway of this node: who claims the prefix, and its slot.
-type LocalGateway = (Claimant, Slot);
+type LocalGateway = (Claimant, WorkloadIndex);
 /// A gateway elsewhere: who claims the prefix, at which peer's place, and who is behind it.
 type Gateway = (Claimant, usize, Party);
 
@@ -96,7 +96,7 @@ pub(crate) struct Tables {
     /// The network's addresses.
     pub prefixes: Vec<IpNet>,
     locals: Vec<Option<Local>>,
-    local_ids: HashMap<WorkloadId, Slot>,
+    local_ids: HashMap<WorkloadId, WorkloadIndex>,
     /// Who has which address: a workload of this node, or one of a peer.
     addresses: Claims<IpAddr, Claimant, Holder>,
     last_claimant: Claimant,
@@ -113,7 +113,7 @@ pub(crate) struct Tables {
     peer_places: HashMap<NodeName, usize>,
     peers: Vec<Option<(NodeName, PeerSpec)>>,
     /// Devices by their places among the peers, and places of devices that are gone.
-    devices: HashMap<usize, Slot>,
+    devices: HashMap<usize, WorkloadIndex>,
     free_places: Vec<usize>,
     hasher: RandomState,
 }
@@ -144,9 +144,9 @@ impl Tables {
     }
 
     /// Adds a workload of this node.
-    pub fn add_local(&mut self, workload: LocalWorkload) -> Slot {
+    pub fn add_workload(&mut self, workload: LocalWorkload) -> WorkloadIndex {
         let free = self.locals.iter().position(Option::is_none);
-        let slot = Slot(free.unwrap_or(self.locals.len()));
+        let slot = WorkloadIndex(free.unwrap_or(self.locals.len()));
         let claimant = self.next_claimant();
         for address in &workload.addresses {
             self.addresses.put(*address, claimant, Holder::Local(slot.0 as u32), Holder::outranks);
@@ -155,7 +155,7 @@ impl Tables {
             self.local_prefixes.add(*prefix, (claimant, slot), |(claimant, _)| *claimant);
         }
         self.local_ids.insert(workload.id.clone(), slot);
-        let owner = Owner::Workload(slot.0 as u32);
+        let owner = QuotaOwner::Workload(slot.0 as u32);
         let known = self.workloads.get(&workload.id);
         let admitted = known.and_then(|known| self.admits(&known.spec, &workload, owner));
         let local = Some(Local { workload, owner, claimant, admitted, device: None, held: false });
@@ -173,7 +173,7 @@ impl Tables {
     }
 
     /// Makes a workload of this node a device, and gives its place among the peers.
-    pub fn make_device(&mut self, slot: Slot) -> usize {
+    pub fn make_device(&mut self, slot: WorkloadIndex) -> usize {
         let free = self.free_places.pop();
         let place = free.unwrap_or_else(|| {
             self.peers.push(None);
@@ -187,7 +187,7 @@ impl Tables {
     }
 
     /// The device that is at a peer's place.
-    pub fn device_at(&self, place: usize) -> Option<Slot> {
+    pub fn device_at(&self, place: usize) -> Option<WorkloadIndex> {
         if self.devices.is_empty() { None } else { self.devices.get(&place).copied() }
     }
 
@@ -199,7 +199,7 @@ impl Tables {
     }
 
     /// Removes a workload of this node. If it was a device: its place among the peers.
-    pub fn remove_local(&mut self, slot: Slot) -> Option<usize> {
+    pub fn remove_workload(&mut self, slot: WorkloadIndex) -> Option<usize> {
         let local = self.locals.get_mut(slot.0).and_then(Option::take)?;
         if let Some(place) = local.device {
             self.devices.remove(&place);
@@ -219,7 +219,7 @@ impl Tables {
     }
 
     /// Sets the identity that the node vouches for.
-    pub fn vouch(&mut self, slot: Slot, identity: Option<IdentityId>) {
+    pub fn vouch(&mut self, slot: WorkloadIndex, identity: Option<IdentityId>) {
         if let Some(local) = self.locals.get_mut(slot.0).and_then(Option::as_mut) {
             local.workload.vouched = identity;
             self.rules.begin_generation();
@@ -227,7 +227,7 @@ impl Tables {
     }
 
     /// Holds a workload by the node's own decision, or lets it go.
-    pub fn hold(&mut self, slot: Slot, held: bool) {
+    pub fn hold(&mut self, slot: WorkloadIndex, held: bool) {
         if let Some(local) = self.locals.get_mut(slot.0).and_then(Option::as_mut) {
             local.held = held;
             self.rules.begin_generation();
@@ -276,7 +276,7 @@ impl Tables {
     }
 
     fn note_admitted(&mut self, id: &WorkloadId, spec: Option<&WorkloadSpec>) {
-        let Some(&Slot(slot)) = self.local_ids.get(id) else { return };
+        let Some(&WorkloadIndex(slot)) = self.local_ids.get(id) else { return };
         let admitted = spec.and_then(|spec| {
             let local = self.locals[slot].as_ref()?;
             self.admits(spec, &local.workload, local.owner)
@@ -312,7 +312,7 @@ impl Tables {
     fn claim(&mut self, claimant: Claimant, spec: &WorkloadSpec) {
         let place = self.peer_place(&spec.node);
         *self.hosted.entry((place, spec.identity)).or_default() += 1;
-        let owner = Owner::Peer(place as u32, claimant);
+        let owner = QuotaOwner::Peer(place as u32, claimant);
         let party = party_of(spec, owner);
         for address in &spec.addresses {
             self.addresses.put(
@@ -334,7 +334,12 @@ impl Tables {
     }
 
     /// What the coordinator says of a workload counts only for this node and these addresses.
-    fn admits(&self, spec: &WorkloadSpec, local: &LocalWorkload, owner: Owner) -> Option<Party> {
+    fn admits(
+        &self,
+        spec: &WorkloadSpec,
+        local: &LocalWorkload,
+        owner: QuotaOwner,
+    ) -> Option<Party> {
         let same = spec.node == self.node
             && spec.addresses == local.addresses
             && spec.prefixes == local.prefixes;
@@ -342,15 +347,15 @@ impl Tables {
     }
 
     /// A workload of this node.
-    pub fn local(&self, slot: Slot) -> Option<&Local> {
+    pub fn local(&self, slot: WorkloadIndex) -> Option<&Local> {
         self.locals.get(slot.0)?.as_ref()
     }
 
     /// The workload of this node that has an address, or behind which it lies.
-    pub fn local_at(&self, address: IpAddr) -> Option<(Slot, &Local)> {
+    pub fn local_at(&self, address: IpAddr) -> Option<(WorkloadIndex, &Local)> {
         let behind = || Some(self.local_prefixes.find(address)?.1.first()?.1);
         let own = match self.addresses.get(&address) {
-            Some(Holder::Local(slot)) => Some(Slot(*slot as usize)),
+            Some(Holder::Local(slot)) => Some(WorkloadIndex(*slot as usize)),
             _ => None,
         };
         let slot = own.or_else(behind)?;
@@ -358,7 +363,7 @@ impl Tables {
     }
 
     /// Whether a packet with this source may come from a workload.
-    pub fn is_source_of(&self, slot: Slot, local: &Local, address: IpAddr) -> bool {
+    pub fn is_source_of(&self, slot: WorkloadIndex, local: &Local, address: IpAddr) -> bool {
         local.workload.addresses.contains(&address)
             || !local.workload.prefixes.is_empty()
                 && self.local_at(address).is_some_and(|(own, _)| own == slot)
@@ -368,7 +373,7 @@ impl Tables {
     /// it is a route, for another route of this node, since both interfaces are the host's own.
     pub fn answers_for<'a>(
         &'a self,
-        slot: Slot,
+        slot: WorkloadIndex,
         local: &'a Local,
         quoted: IpAddr,
     ) -> Option<&'a Local> {
@@ -386,14 +391,14 @@ impl Tables {
     }
 
     /// Where an address is, and who is there.
-    pub fn find(&self, now: Instant, address: IpAddr) -> Result<(Place, Party), Cause> {
+    pub fn find(&self, now: Instant, address: IpAddr) -> Result<(Place, Party), DropReason> {
         match self.addresses.get(&address) {
             Some(Holder::Peer(place, party)) => return Ok((Place::Peer(*place as usize), *party)),
-            Some(Holder::Local(slot)) => return self.at_home(Slot(*slot as usize)),
+            Some(Holder::Local(slot)) => return self.at_home(WorkloadIndex(*slot as usize)),
             None => {}
         }
         if let Some(vouched) = self.vouched.get(&address).filter(|vouched| vouched.until > now) {
-            let owner = Owner::Peer(vouched.peer as u32, self.hasher.hash_one(address) as u32);
+            let owner = QuotaOwner::Peer(vouched.peer as u32, self.hasher.hash_one(address) as u32);
             let party =
                 Party { identity: vouched.identity, quarantined: false, reset: false, owner };
             return Ok((Place::Peer(vouched.peer), party));
@@ -403,35 +408,35 @@ impl Tables {
         match (local, remote) {
             // What is behind this node needs no other.
             (Some((own, slots)), _) if remote.is_none_or(|(other, _)| own >= other) => {
-                self.at_home(slots.first().ok_or(Cause::UnknownAddress)?.1)
+                self.at_home(slots.first().ok_or(DropReason::UnknownAddress)?.1)
             }
             (_, Some((_, gateways))) => {
                 let (_, place, party) = first_up(gateways, &self.down, |(_, place, _)| *place)
-                    .ok_or(Cause::UnknownAddress)?;
+                    .ok_or(DropReason::UnknownAddress)?;
                 Ok((Place::Peer(place), party))
             }
-            _ => Err(Cause::UnknownAddress),
+            _ => Err(DropReason::UnknownAddress),
         }
     }
 
-    fn at_home(&self, slot: Slot) -> Result<(Place, Party), Cause> {
-        let local = self.local(slot).ok_or(Cause::UnknownAddress)?;
-        Ok((Place::Local(slot), local.party().ok_or(Cause::NotAdmitted)?))
+    fn at_home(&self, slot: WorkloadIndex) -> Result<(Place, Party), DropReason> {
+        let local = self.local(slot).ok_or(DropReason::UnknownAddress)?;
+        Ok((Place::Local(slot), local.party().ok_or(DropReason::NotAdmitted)?))
     }
 
     /// Who sends from an address, if it is one of a peer's.
-    pub fn sender(&self, now: Instant, peer: usize, address: IpAddr) -> Result<Party, Cause> {
+    pub fn sender(&self, now: Instant, peer: usize, address: IpAddr) -> Result<Party, DropReason> {
         if self.peer_owns(peer, address) {
             let (place, party) = self.find(now, address)?;
             return match place {
                 Place::Peer(own) if own == peer => Ok(party),
-                _ => Err(Cause::SpoofedByPeer),
+                _ => Err(DropReason::SpoofedByPeer),
             };
         }
         // Any gateway of a prefix may be the one that its machines send by.
         let gateways = self.remote_prefixes.find(address).map_or(&[][..], |(_, gateways)| gateways);
         let own = gateways.iter().find(|(_, place, _)| *place == peer);
-        own.map(|(_, _, party)| *party).ok_or(Cause::SpoofedByPeer)
+        own.map(|(_, _, party)| *party).ok_or(DropReason::SpoofedByPeer)
     }
 
     /// Whether an ICMP error with this source address may come from the workload `of`, which a
@@ -456,7 +461,7 @@ impl Tables {
         };
         match self.find(now, source) {
             Ok((_, party)) => party.owner == of.owner || has_prefix(),
-            Err(Cause::UnknownAddress) => {
+            Err(DropReason::UnknownAddress) => {
                 let of_mesh = self.prefixes.iter().any(|prefix| prefix.contains(&source));
                 !of_mesh && self.is_behind_gateway(quoted)
             }
@@ -530,7 +535,7 @@ impl Tables {
     }
 }
 
-fn party_of(spec: &WorkloadSpec, owner: Owner) -> Party {
+fn party_of(spec: &WorkloadSpec, owner: QuotaOwner) -> Party {
     Party { identity: spec.identity, quarantined: spec.quarantined, reset: spec.reset, owner }
 }
 

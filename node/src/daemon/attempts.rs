@@ -87,13 +87,19 @@ impl Attempts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_datapath::Slot;
+    use meshward_datapath::WorkloadIndex;
     use meshward_types::Protocol;
     use std::time::Duration;
 
     fn denial(port: u16, source_port: u16) -> Denial {
         let destination = [10, 0, 0, (port % 3) as u8].into();
-        Denial { slot: Slot(0), destination, protocol: Protocol::Tcp, port, source_port }
+        Denial {
+            workload: WorkloadIndex(0),
+            destination,
+            protocol: Protocol::Tcp,
+            port,
+            source_port,
+        }
     }
 
     fn spec(flows: u32, ports: u32) -> TriggerSpec {

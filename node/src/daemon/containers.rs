@@ -7,12 +7,12 @@ use super::{
 };
 use crate::{
     attachment::{self, Attachment, Make, Origin},
-    dataplane::Service,
+    workers::ServedEndpoint,
 };
 use ipnet::IpNet;
 use meshward_api_types::local::LocalWorkload as Shown;
 use meshward_control_proto::view::NetworkSpec;
-use meshward_datapath::Slot;
+use meshward_datapath::WorkloadIndex;
 use meshward_types::{
     AcceptFrom, Labels, NetworkName, WorkloadId, WorkloadName,
     measurement::{Image, ImageSignature, Measurement, Sha256},
@@ -250,8 +250,8 @@ impl Node {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
             let mut state = self.state.lock().await;
-            let Some((service, slot)) = served_at(&state, id) else { return };
-            let name = self.data_plane.interface_name(&service, slot).filter(|name| name != before);
+            let Some((served, index)) = served_at(&state, id) else { return };
+            let name = self.workers.interface_name(&served, index).filter(|name| name != before);
             let (Some(name), Some(workload)) = (name, state.workloads.get_mut(id)) else {
                 continue;
             };
@@ -407,9 +407,9 @@ impl Node {
         *let_in_as = known.filter(|known| Some(known) != report.measurement.as_ref());
         if let Some(running) = endpoints.get(&report.network) {
             running
-                .service
+                .served
                 .endpoint
-                .hold(workload.slot, let_in_as.is_some() || held_until.is_some());
+                .quarantine_locally(workload.index, let_in_as.is_some() || held_until.is_some());
         }
         if let_in_as.is_some() {
             warn!(workload = %id, "it is something else than when it was let in, and the coordinator is away: it is closed until that is judged");
@@ -426,7 +426,7 @@ impl Node {
                 continue;
             }
             if let Some(running) = endpoints.get(&report.network) {
-                running.service.endpoint.hold(workload.slot, held_until.is_some());
+                running.served.endpoint.quarantine_locally(workload.index, held_until.is_some());
             }
             changed.push(report.id.clone());
         }
@@ -443,7 +443,7 @@ impl Node {
         let held = {
             let state = self.state.lock().await;
             let name = served_at(&state, id)
-                .and_then(|(service, slot)| self.data_plane.interface_name(&service, slot));
+                .and_then(|(served, index)| self.workers.interface_name(&served, index));
             name.as_deref() == Some(attachment.interface.as_str())
         };
         let attachment = attachment.clone();
@@ -492,8 +492,8 @@ fn check_unused(state: &State, network: &NetworkName, addresses: &[IpAddr]) -> R
     other.map_or(Ok(()), |text| Err(Refusal::Invalid(text)))
 }
 
-fn served_at(state: &State, id: &WorkloadId) -> Option<(Arc<Service>, Slot)> {
+fn served_at(state: &State, id: &WorkloadId) -> Option<(Arc<ServedEndpoint>, WorkloadIndex)> {
     let workload = state.workloads.get(id)?;
     let running = state.endpoints.get(&workload.attachment.report.network)?;
-    Some((running.service.clone(), workload.slot))
+    Some((running.served.clone(), workload.index))
 }

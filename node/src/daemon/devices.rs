@@ -76,7 +76,7 @@ impl Node {
         }
         let state = self.state.lock().await;
         let running = state.endpoints.get(&order.network);
-        let device_key = running.and_then(|running| running.service.endpoint.device_key());
+        let device_key = running.and_then(|running| running.served.endpoint.device_key());
         let public_key = device_key
             .ok_or_else(|| Refusal::Failed("the endpoint has no key for devices".into()))?;
         let spec = served(&state, &order.network)?;
@@ -94,27 +94,25 @@ impl Node {
     ) -> Result<(), Refusal> {
         let network = attachment.report.network.clone();
         let gone = || Refusal::Failed(format!("the endpoint of {network} does not run"));
-        let service = state.endpoints.get(&network).ok_or_else(gone)?.service.clone();
-        if service.endpoint.device_key().is_none() {
-            service.endpoint.set_device_key(self.folder.device_key(&network));
+        let served = state.endpoints.get(&network).ok_or_else(gone)?.served.clone();
+        if served.endpoint.device_key().is_none() {
+            served.endpoint.set_device_key(self.folder.device_key(&network));
         }
         let WorkloadReport { id, addresses, .. } = attachment.report.clone();
         let local = LocalWorkload { id: id.clone(), addresses, prefixes: vec![], vouched: None };
-        let slot = service.endpoint.add_device(clock::now(), local, key, attachment.seen_at);
+        let index = served.endpoint.add_device(clock::now(), local, key, attachment.seen_at);
         if attachment.held_until.is_some() {
-            service.endpoint.hold(slot, true);
+            served.endpoint.quarantine_locally(index, true);
         }
-        state.workloads.insert(id, Workload { attachment, slot, vouched: None, refused: None });
+        state.workloads.insert(id, Workload { attachment, index, vouched: None, refused: None });
         Ok(())
     }
 
     /// Notes where the devices are, so that they are found after a restart.
     pub(super) async fn note_devices(&self) {
         let mut state = self.state.lock().await;
-        let all = state
-            .endpoints
-            .values()
-            .flat_map(|running| running.service.endpoint.device_addresses());
+        let all =
+            state.endpoints.values().flat_map(|running| running.served.endpoint.device_addresses());
         for (id, address) in all.collect::<Vec<_>>() {
             let Some(workload) = state.workloads.get_mut(&id) else { continue };
             if workload.attachment.seen_at == Some(address) {

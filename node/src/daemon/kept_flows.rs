@@ -28,7 +28,7 @@ impl Node {
     /// read are set aside: connections are then taken up by their packets.
     pub(super) fn take_up_flows(&self, state: &State) {
         for (network, running) in &state.endpoints {
-            let endpoint = &running.service.endpoint;
+            let endpoint = &running.served.endpoint;
             let flows =
                 self.folder.take_up(&file(network), |kept| endpoint.import_flows(now(), kept));
             let Some(flows) = flows else { continue };
@@ -49,20 +49,20 @@ impl Node {
     /// Writes down the flows of all networks. `is_last`: the daemon ends, and no packet passes from
     /// now on.
     pub async fn write_flows(&self, is_last: bool) {
-        let services: Vec<_> = {
+        let served: Vec<_> = {
             let state = self.state.lock().await;
             state
                 .endpoints
                 .iter()
-                .map(|(network, it)| (network.clone(), it.service.clone()))
+                .map(|(network, it)| (network.clone(), it.served.clone()))
                 .collect()
         };
-        for (network, service) in services {
+        for (network, served) in served {
             if is_last {
-                self.data_plane.stop(&service);
+                self.workers.stop(&served);
             }
             let exported =
-                tokio::task::spawn_blocking(move || service.endpoint.export_flows(now(), is_last));
+                tokio::task::spawn_blocking(move || served.endpoint.export_flows(now(), is_last));
             if let Ok(flows) = exported.await {
                 self.folder.keep(&file(&network), flows);
             }

@@ -35,7 +35,7 @@ impl Node {
             let mut state = self.state.lock().await;
             let Some(running) = state.endpoints.get_mut(&network) else { continue };
             running.public_key = next.public();
-            running.service.endpoint.rotate(clock::now(), next, keep);
+            running.served.endpoint.rotate_key(clock::now(), next, keep);
             info!(%network, public_key = %running.public_key, keep_old_seconds = keep.as_secs(), "endpoint has another key");
             self.report_endpoint(&state, &network);
         }

@@ -22,12 +22,12 @@ use crate::{
     attachment::{self, Attachment},
     clock,
     config::Config,
-    dataplane::{self, DataPlane, Service},
     folder::Folder,
     kept_view::KeptView,
     offloads::Offloads,
     relayed,
     view_writer::{Ticket, ViewWriter},
+    workers::{self, ServedEndpoint, Workers},
 };
 use anyhow::Result;
 use attempts::Attempts;
@@ -40,7 +40,7 @@ use meshward_control_proto::{
     Change, EndpointReport, Fired, FromNode, HeldView, InstanceId, Item, ItemKey, WorkloadReport,
     relay::RelaySpec,
 };
-use meshward_datapath::{Endpoint, RESUME_WINDOW, Slot};
+use meshward_datapath::{Endpoint, RESUME_WINDOW, WorkloadIndex};
 use meshward_runtime::{member::Membership, random, tls::clock, write_behind::RETRY};
 use meshward_types::{
     AcceptFrom, IdentityId, Labels, NetworkName, PublicKey, Revision, WorkloadId,
@@ -97,7 +97,7 @@ pub struct Node {
     pub membership: Membership,
     pub config: Config,
     pub folder: Folder,
-    data_plane: DataPlane,
+    workers: Workers,
     state: Mutex<State>,
     pub view_writer: ViewWriter,
     /// Held while workloads are attached and endpoints started, one after the other: what that
@@ -165,7 +165,7 @@ fn kind(report: &WorkloadReport) -> Kind {
 }
 
 struct Running {
-    service: Arc<Service>,
+    served: Arc<ServedEndpoint>,
     public_key: PublicKey,
     port: u16,
     allocator: Allocator,
@@ -183,7 +183,7 @@ struct Running {
 
 struct Workload {
     attachment: Attachment,
-    slot: Slot,
+    index: WorkloadIndex,
     vouched: Option<IdentityId>,
     refused: Option<String>,
 }
@@ -207,11 +207,11 @@ impl Node {
             tokio::task::spawn_blocking(paths::own_addresses).await.unwrap_or_default();
         let state = State { view: view.into(), interfaces, ..State::default() };
         let wanted = Offloads::without(&config.disable_offloads);
-        let data_plane = DataPlane::start(config.workers, wanted, relay)?;
+        let workers = Workers::start(config.workers, wanted, relay)?;
         let node = Arc::new(Self {
             membership,
             config,
-            data_plane,
+            workers,
             view_writer: ViewWriter::new(folder.troubles().clone()),
             folder,
             state: Mutex::new(state),
@@ -326,13 +326,13 @@ impl Node {
             return Ok(());
         }
         let (folder, first, workers) =
-            (self.folder.clone(), self.config.first_port, self.data_plane.workers());
+            (self.folder.clone(), self.config.first_port, self.workers.workers());
         let read = {
             let network = network.clone();
             move || {
                 let (secret, before) =
                     (folder.endpoint_key(&network), folder.previous_endpoint_key(&network));
-                let sockets = dataplane::bind(folder.endpoint_port(&network), first, workers)?;
+                let sockets = workers::bind(folder.endpoint_port(&network), first, workers)?;
                 let port = sockets[0].local_addr()?.port();
                 folder.keep_endpoint_port(&network, port);
                 let floor = folder.stamp_limit(&network);
@@ -363,20 +363,20 @@ impl Node {
             None => Endpoint::new(name, secret, clock::now(), resume),
             Some((before, left)) => {
                 let endpoint = Endpoint::new(name, before, clock::now(), resume);
-                endpoint.rotate(clock::now(), secret, left);
+                endpoint.rotate_key(clock::now(), secret, left);
                 endpoint
             }
         };
-        endpoint.set_stamp_floor(floor);
-        endpoint.set_stamp_limit(below);
+        endpoint.set_timestamp_floor(floor);
+        endpoint.set_timestamp_limit(below);
         let public_key = endpoint.public_key();
         endpoint.watch_denials(state.view.triggers(network).next().is_some());
         endpoint.apply(clock::now(), &state.view.network_changes(network));
-        let service = self.data_plane.serve(network, endpoint, sockets)?;
+        let served = self.workers.serve(network, endpoint, sockets)?;
         info!(%network, %port, "endpoint started");
-        service.endpoint.set_stun_servers(&state.stun);
+        served.endpoint.set_stun_servers(&state.stun);
         let running = Running {
-            service,
+            served,
             public_key,
             port,
             allocator: Allocator::default(),
@@ -487,11 +487,11 @@ impl Node {
             if let Some(running) = state.endpoints.get(*network) {
                 // Before the rules: what they deny first counts, too.
                 running
-                    .service
+                    .served
                     .endpoint
                     .watch_denials(state.view.triggers(network).next().is_some());
-                running.service.endpoint.apply(clock::now(), changes);
-                running.service.reset_cut();
+                running.served.endpoint.apply(clock::now(), changes);
+                running.served.reset_cut_connections();
             }
         }
         // What cuts has cut by now; what takes longer follows.
@@ -515,7 +515,7 @@ impl Node {
     }
 
     fn stop_endpoint(&self, state: &mut State, network: &NetworkName) {
-        let Some(running) = state.endpoints.get(network).map(|running| running.service.clone())
+        let Some(running) = state.endpoints.get(network).map(|running| running.served.clone())
         else {
             return;
         };
@@ -527,7 +527,7 @@ impl Node {
         let gone =
             state.endpoints.remove(network).map(|running| running.prefixes).unwrap_or_default();
         self.in_order(move || attachment::refuse_here_no_more(&gone));
-        self.data_plane.stop(&running);
+        self.workers.stop(&running);
         self.folder.forget_endpoint(network);
         info!(%network, "endpoint stopped: the node does not serve the network any more");
     }
@@ -634,7 +634,7 @@ fn set_vouched(
     }
     workload.vouched = identity;
     if let Some(running) = endpoints.get(&workload.attachment.report.network) {
-        running.service.endpoint.vouch(workload.slot, identity);
+        running.served.endpoint.set_vouched_identity(workload.index, identity);
     }
 }
 

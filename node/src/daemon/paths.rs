@@ -2,7 +2,7 @@
 //! open.
 
 use super::{Node, RELAYS, State};
-use crate::dataplane::Injector;
+use crate::workers::Injector;
 use meshward_control_proto::{FromNode, relay::RelaySpec};
 use meshward_netns::Netns;
 use meshward_types::{NetworkName, NodeName, relay::RelayNumber, stun::PORT};
@@ -68,14 +68,14 @@ impl Node {
         info!("the addresses of this node have changed");
         let state = self.state.lock().await;
         for (network, running) in &state.endpoints {
-            running.service.announce();
+            running.served.announce_address();
             self.report_endpoint(&state, network);
         }
     }
 
     fn pass_calls(&self, state: &State) {
         for (network, running) in &state.endpoints {
-            for peer in running.service.endpoint.take_called() {
+            for peer in running.served.endpoint.take_hole_punch_requests() {
                 debug!(%network, %peer, "called");
                 if let Some(session) = &state.session {
                     let _ = session.send(FromNode::Call { network: network.clone(), peer });
@@ -87,7 +87,7 @@ impl Node {
     fn note_reflexive(&self, state: &mut State) {
         let mut moved = Vec::new();
         for (network, running) in &mut state.endpoints {
-            let seen = running.service.endpoint.reflexive();
+            let seen = running.served.endpoint.reflexive();
             if seen != running.reflexive {
                 running.reflexive = seen;
                 moved.push(network.clone());
@@ -99,7 +99,7 @@ impl Node {
             let own =
                 |address: &SocketAddr| report.interfaces.iter().any(|own| own.ip() == address.ip());
             let behind_nat = !running.reflexive.iter().all(own);
-            running.service.endpoint.set_behind_nat(behind_nat);
+            running.served.endpoint.set_behind_nat(behind_nat);
             self.note_reach(if behind_nat { Reach::Hidden } else { Reach::Open });
             info!(%network, seen_as = ?running.reflexive, behind_nat, "how the endpoint is seen");
             if let Some(session) = &state.session {
@@ -148,7 +148,7 @@ impl Node {
 
     /// The way in for packets that were relayed.
     pub fn injector(&self) -> Injector {
-        self.data_plane.injector()
+        self.workers.injector()
     }
 
     /// A peer calls: calls back.
@@ -157,8 +157,8 @@ impl Node {
         let Some(running) = state.endpoints.get(network) else { return };
         debug!(%network, %peer, "is called");
         self.relay_wanted.notify_one();
-        if running.service.endpoint.call_back(peer) {
-            running.service.want_handshakes();
+        if running.served.endpoint.answer_hole_punch(peer) {
+            running.served.request_handshakes();
         }
     }
 
@@ -213,7 +213,7 @@ impl Node {
         }
         let mut state = self.state.lock().await;
         for running in state.endpoints.values() {
-            running.service.endpoint.set_stun_servers(&servers);
+            running.served.endpoint.set_stun_servers(&servers);
         }
         state.stun = servers;
     }

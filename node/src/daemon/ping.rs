@@ -1,7 +1,7 @@
 //! Asking another node for an answer, and what policy says of the workloads on both sides.
 
 use super::{Node, Refusal, State};
-use crate::dataplane::Service;
+use crate::workers::ServedEndpoint;
 use meshward_api_types::diagnosis::{PathKind, Ping, PolicyBetween, Pong};
 use meshward_control_proto::{Item, ItemKey};
 use meshward_types::{IdentityId, NetworkName, NodeName, WorkloadId, relay::RelayId};
@@ -34,29 +34,28 @@ impl Node {
     /// # Errors
     /// [`Refusal::Missing`] if this node knows nothing of that name, or has no such peer.
     pub async fn ping(&self, wanted: &Ping) -> Result<Pong, Refusal> {
-        let (mut pong, service) = {
+        let (mut pong, served) = {
             let state = self.state.lock().await;
             let target = self.target(&state, wanted)?;
-            let service =
-                state.endpoints.get(&target.network).map(|running| running.service.clone());
-            (self.describe_target(&state, target), service)
+            let served = state.endpoints.get(&target.network).map(|running| running.served.clone());
+            (self.describe_target(&state, target), served)
         };
         if pong.node == self.membership.name {
             (pong.path, pong.round_trip_us) = (PathKind::Local, Some(0));
             return Ok(pong);
         }
-        let service = service.ok_or_else(|| {
+        let served = served.ok_or_else(|| {
             Refusal::Early(format!("this node has no endpoint in network `{}` yet", pong.network))
         })?;
-        let (sent, took) = ask(&service, &pong).await?;
+        let (sent, took) = ask(&served, &pong).await?;
         pong.round_trip_us = took.map(|took| took.as_micros() as u64);
-        let stats = service.endpoint.stats(crate::clock::now());
+        let stats = served.endpoint.stats(crate::clock::now());
         let peer =
             stats.peers.into_iter().find(|(node, _)| *node == pong.node).map(|(_, stats)| stats);
         // By where it went; a better way may have been found since.
         let Some(place) = sent else { return Ok(pong) };
         pong.path_mtu =
-            peer.filter(|peer| peer.address == Some(place)).and_then(|peer| peer.longest);
+            peer.filter(|peer| peer.address == Some(place)).and_then(|peer| peer.path_mtu);
         match RelayId::at(&place) {
             Some((_, relay)) => (pong.path, pong.relay) = (PathKind::Relayed, Some(relay)),
             None => (pong.path, pong.address) = (PathKind::Direct, Some(place)),
@@ -191,14 +190,14 @@ fn unknown(wanted: &Ping) -> Refusal {
 
 /// Where a ping went, and how long its answer took, if one came.
 async fn ask(
-    service: &Arc<Service>,
+    served: &Arc<ServedEndpoint>,
     pong: &Pong,
 ) -> Result<(Option<SocketAddr>, Option<Duration>), Refusal> {
     let gone =
         || Refusal::Missing(format!("node `{}` is no peer of this node any more", pong.node));
     let begun = Instant::now();
     let (number, place) = loop {
-        match service.ping(&pong.node).map_err(|_| gone())? {
+        match served.ping(&pong.node).map_err(|_| gone())? {
             Some(sent) => break sent,
             None if begun.elapsed() > SESSION => return Ok((None, None)),
             None => tokio::time::sleep(10 * LOOK).await,
@@ -206,7 +205,7 @@ async fn ask(
     };
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
-        if let Some(took) = service.endpoint.pong(&pong.node, number) {
+        if let Some(took) = served.endpoint.ping_rtt(&pong.node, number) {
             return Ok((Some(place), Some(took)));
         }
         tokio::time::sleep(LOOK).await;

@@ -1,12 +1,12 @@
 //! What the node tells of itself: to people, to Prometheus, and to the coordinator when it asks.
 
 use super::{Node, seconds_now, show};
-use crate::{clock, dataplane::Service, offloads::Offloads};
+use crate::{clock, offloads::Offloads, workers::ServedEndpoint};
 use meshward_api_types::local::{
     LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown, LostWay,
 };
 use meshward_control_proto::{FlowSeen, LinkCount, view::NetworkSpec};
-use meshward_datapath::{EndpointStats, LostBy, Timeouts};
+use meshward_datapath::{EndpointStats, PathLossReason, Timeouts};
 use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,19 +17,20 @@ impl Node {
         network: &NetworkName,
         links: Vec<(IdentityId, IdentityId, Acl)>,
     ) -> Vec<(WorkloadId, u64)> {
-        let service =
-            self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
-        let Some(service) = service else { return vec![] };
+        let served =
+            self.state.lock().await.endpoints.get(network).map(|running| running.served.clone());
+        let Some(served) = served else { return vec![] };
         let links = links.into_iter().map(|(from, to, acl)| ((from, to), acl)).collect();
-        service.endpoint.count_cuts(clock::now(), &links).into_iter().collect()
+        served.endpoint.count_cut_flows(clock::now(), &links).into_iter().collect()
     }
 
     /// The kinds of flows that were begun or tried in the last so many seconds.
     pub async fn flows(&self, network: &NetworkName, seconds: u64) -> Vec<FlowSeen> {
-        let service =
-            self.state.lock().await.endpoints.get(network).map(|running| running.service.clone());
-        let Some(service) = service else { return vec![] };
-        let kinds = service.endpoint.kinds(clock::now(), Duration::from_secs(seconds)).into_iter();
+        let served =
+            self.state.lock().await.endpoints.get(network).map(|running| running.served.clone());
+        let Some(served) = served else { return vec![] };
+        let kinds =
+            served.endpoint.flow_kinds(clock::now(), Duration::from_secs(seconds)).into_iter();
         kinds
             .map(|(from, to, kind)| {
                 let (protocol, port, passed) = (kind.protocol, kind.port, kind.passed);
@@ -55,19 +56,19 @@ impl Node {
 
     /// What every endpoint has counted.
     pub async fn stats(&self) -> Vec<(NetworkName, EndpointStats, Offloads)> {
-        let services: Vec<_> = self
+        let served: Vec<_> = self
             .state
             .lock()
             .await
             .endpoints
             .iter()
-            .map(|(n, r)| (n.clone(), r.service.clone()))
+            .map(|(n, r)| (n.clone(), r.served.clone()))
             .collect();
         let now = clock::now();
-        let stats = |(network, service): (NetworkName, Arc<Service>)| {
-            (network, service.endpoint.stats(now), service.offloads())
+        let stats = |(network, served): (NetworkName, Arc<ServedEndpoint>)| {
+            (network, served.endpoint.stats(now), served.offloads())
         };
-        services.into_iter().map(stats).collect()
+        served.into_iter().map(stats).collect()
     }
 
     /// The workloads.
@@ -109,8 +110,8 @@ impl Node {
         LocalStatus {
             node: self.membership.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            workers: self.data_plane.workers().get(),
-            workers_active: self.data_plane.active().get(),
+            workers: self.workers.workers().get(),
+            workers_active: self.workers.active().get(),
             coordinator: self.membership.coordinator.clone(),
             connected: state.is_connected,
             degraded: self.folder.troubles().summary(),
@@ -133,17 +134,17 @@ fn peers(stats: &EndpointStats) -> Vec<LocalPeer> {
         |(node, stats): &(meshward_types::NodeName, meshward_datapath::PeerStats)| LocalPeer {
             node: node.clone(),
             address: stats.address,
-            lost: stats.lost.map(|lost| LostWay {
+            lost: stats.lost_path.map(|lost| LostWay {
                 address: lost.address,
                 seconds: lost.since.as_secs(),
-                again_in: lost.left_alone.as_secs(),
-                why: match lost.why {
-                    LostBy::Silence => "nothing came by it any more",
-                    LostBy::Handshake => "a handshake was answered by a relay alone",
+                again_in: lost.avoided_for.as_secs(),
+                why: match lost.reason {
+                    PathLossReason::Silence => "nothing came by it any more",
+                    PathLossReason::Handshake => "a handshake was answered by a relay alone",
                 }
                 .to_owned(),
             }),
-            longest: stats.longest,
+            longest: stats.path_mtu,
             handshake_age: stats.handshake_age.map(|age| age.as_secs()),
             sent: stats.sent,
             received: stats.received,

@@ -27,7 +27,7 @@ impl Node {
             let near: Vec<(NetworkName, u64)> = {
                 let (state, now) = (self.state.lock().await, seconds_now());
                 let newest = state.endpoints.iter().map(|(network, running)| {
-                    (network, running.service.endpoint.newest_stamp(), running.stamps_below)
+                    (network, running.served.endpoint.newest_timestamp(), running.stamps_below)
                 });
                 newest
                     .filter(|(_, newest, below)| newest.max(&now).saturating_add(NEAR) > *below)
@@ -53,7 +53,7 @@ impl Node {
                 let mut state = self.state.lock().await;
                 if let Some(running) = state.endpoints.get_mut(&network).filter(|_| is_kept) {
                     running.stamps_below = below;
-                    running.service.endpoint.set_stamp_limit(below);
+                    running.served.endpoint.set_timestamp_limit(below);
                 }
             }
         }

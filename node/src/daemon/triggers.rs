@@ -3,7 +3,7 @@
 use super::{Node, State, Workload, seconds_now};
 use crate::clock;
 use meshward_control_proto::{FromNode, HeldView, Item, ItemKey};
-use meshward_datapath::Slot;
+use meshward_datapath::WorkloadIndex;
 use meshward_types::{Labels, WorkloadId};
 use std::{
     collections::{HashMap, HashSet},
@@ -45,15 +45,15 @@ impl Node {
         let mut held = Vec::new();
         for (network, running) in endpoints.iter() {
             let triggers: Vec<_> = view.triggers(network).collect();
-            let endpoint = &running.service.endpoint;
-            let slots: HashMap<Slot, &WorkloadId> = workloads
+            let endpoint = &running.served.endpoint;
+            let indices: HashMap<WorkloadIndex, &WorkloadId> = workloads
                 .iter()
                 .filter(|(_, workload)| workload.attachment.report.network == *network)
-                .map(|(id, workload)| (workload.slot, id))
+                .map(|(id, workload)| (workload.index, id))
                 .collect();
             let mut tried = HashSet::new();
             for denial in endpoint.take_denials() {
-                if let Some(id) = slots.get(&denial.slot) {
+                if let Some(id) = indices.get(&denial.workload) {
                     attempts.note(now, id, denial);
                     tried.insert((*id).clone());
                 }
@@ -80,7 +80,7 @@ impl Node {
                                     .seconds
                                     .and_then(|seconds| seconds_now().checked_add(seconds));
                                 workload.attachment.held_until = Some(until.unwrap_or(u64::MAX));
-                                endpoint.hold(workload.slot, true);
+                                endpoint.quarantine_locally(workload.index, true);
                                 held.push(id.clone());
                             }
                             if unsaid.len() < MAX_UNSAID {
@@ -108,9 +108,9 @@ impl Node {
                 && let Some(running) = endpoints.get(&report.network)
             {
                 running
-                    .service
+                    .served
                     .endpoint
-                    .hold(workload.slot, workload.attachment.let_in_as.is_some());
+                    .quarantine_locally(workload.index, workload.attachment.let_in_as.is_some());
                 info!(workload = %report.id, taken_over, "this node does not hold the workload any more");
                 freed.push(report.id.clone());
                 workload.attachment.held_until = None;

@@ -213,11 +213,11 @@ impl Node {
         }
         let network = attachment.report.network.clone();
         let gone = || Refusal::Failed(format!("the endpoint of {network} does not run"));
-        let (service, mut spec, routes) = {
+        let (served, mut spec, routes) = {
             let state = self.state.lock().await;
-            let service = state.endpoints.get(&network).ok_or_else(gone)?.service.clone();
+            let served = state.endpoints.get(&network).ok_or_else(gone)?.served.clone();
             let spec = state.view.network(&network).cloned().ok_or_else(gone)?;
-            (service, spec, state.view.routes(&network))
+            (served, spec, state.view.routes(&network))
         };
         // The workload needs ways to what is behind gateways, too.
         let others = routes.iter().filter(|route| !attachment.report.prefixes.contains(route));
@@ -236,22 +236,21 @@ impl Node {
             vouched: None,
         };
         let mut state = self.state.lock().await;
-        let running =
-            state.endpoints.get(&network).filter(|own| Arc::ptr_eq(&own.service, &service));
+        let running = state.endpoints.get(&network).filter(|own| Arc::ptr_eq(&own.served, &served));
         let Some(running) = running else {
             attachment::close(tun);
             return Err(gone());
         };
         let now = running.routes.clone();
-        let slot = self.data_plane.attach(&service, local, tun);
+        let index = self.workers.attach(&served, local, tun);
         if attachment.held_until.is_some() || attachment.let_in_as.is_some() {
-            service.endpoint.hold(slot, true);
+            served.endpoint.quarantine_locally(index, true);
         }
         if now != routes && attachment.is_placed() {
             self.change_routes(vec![attachment.clone()], routes, now);
         }
         let id = report.id.clone();
-        state.workloads.insert(id, Workload { attachment, slot, vouched: None, refused: None });
+        state.workloads.insert(id, Workload { attachment, index, vouched: None, refused: None });
         Ok(())
     }
 
@@ -411,8 +410,7 @@ impl Node {
     pub(super) fn drop_workload(&self, state: &mut State, id: &WorkloadId) -> bool {
         let Some(workload) = state.workloads.remove(id) else { return false };
         let running = state.endpoints.get(&workload.attachment.report.network);
-        let tun =
-            running.and_then(|running| self.data_plane.detach(&running.service, workload.slot));
+        let tun = running.and_then(|running| self.workers.detach(&running.served, workload.index));
         if workload.attachment.origin == Origin::Route {
             self.forget_rules(workload.attachment, tun);
         } else if let Some(tun) = tun {

@@ -6,11 +6,11 @@
 
 use crate::{
     counters::Tally,
-    drops::Cause,
+    drops::DropReason,
     filter::{Filter, RESUME_WINDOW},
     packet::{FIN, Fragment, Headers, RST, SYN},
     rules::{Party, Rules},
-    shares::Owner,
+    shares::QuotaOwner,
 };
 use meshward_fuzzing::Bytes;
 use meshward_types::{Acl, AclEntry, IdentityId, PortRange, Protocol};
@@ -162,8 +162,8 @@ impl World {
         let kept = self.filter.export(self.instant(), unix, is_last);
         self.filter = Filter::new(self.instant(), RESUME_WINDOW);
         let owner = |address: IpAddr| match address {
-            IpAddr::V4(address) => Owner::Workload(u32::from(address.octets()[3]) - 1),
-            IpAddr::V6(address) => Owner::Workload(u32::from(address.octets()[15]) - 1),
+            IpAddr::V4(address) => QuotaOwner::Workload(u32::from(address.octets()[3]) - 1),
+            IpAddr::V6(address) => QuotaOwner::Workload(u32::from(address.octets()[15]) - 1),
         };
         let taken_up = self.filter.import(self.instant(), unix, &kept, owner);
         taken_up.expect("it was written a moment ago");
@@ -247,7 +247,7 @@ impl World {
             identity: IdentityId(at as u32),
             quarantined: false,
             reset: false,
-            owner: Owner::Workload(at as u32),
+            owner: QuotaOwner::Workload(at as u32),
         };
         let tally = Tally { packets: 1, bytes: bytes.len() as u64 };
         let (from, to) = (party(packet.from), party(packet.to));
@@ -262,7 +262,7 @@ impl World {
             self.passed
         );
         let held = self.quarantined[packet.from] || self.quarantined[packet.to];
-        assert!(judged != Err(Cause::Quarantined) || held);
+        assert!(judged != Err(DropReason::Quarantined) || held);
         if judged.is_ok() {
             let resumed = !self.own(&packet) && !self.answers(&packet, |_| true);
             self.passed.push(Passed { packet, at: self.now, rules: self.changes, resumed });

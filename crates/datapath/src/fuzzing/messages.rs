@@ -3,8 +3,8 @@
 
 use super::{End, probe};
 use crate::{
-    drops::Cause,
-    wireguard::{Kind, MacKeys, OVERHEAD},
+    drops::DropReason,
+    wireguard::{MacKeys, MessageType, OVERHEAD},
 };
 use meshward_fuzzing::{Bytes, blocks};
 use std::{cell::RefCell, net::SocketAddr, time::Instant};
@@ -43,10 +43,10 @@ impl Pair {
 
     /// What the member sends when it seals this, whatever it is.
     fn sealed(&mut self, content: &[u8]) -> Vec<Vec<u8>> {
-        let End { endpoint, lane, out, .. } = &mut self.ends[0];
-        let mut round = endpoint.round(lane, self.now);
-        round.send_vouch(0, content, out);
-        round.finish(out);
+        let End { endpoint, scratch, out, .. } = &mut self.ends[0];
+        let mut batch = endpoint.begin_batch(scratch, self.now);
+        batch.send_vouch(0, content, out);
+        batch.finish(out);
         std::mem::take(&mut out.datagrams)
     }
 
@@ -65,9 +65,9 @@ impl Pair {
     fn opened(&self) -> u64 {
         let drops = self.ends[1].endpoint.stats(self.now).drops;
         let all: u64 = drops.iter().map(|(_, count)| count).sum();
-        all - drops.of(Cause::BadCrypto)
-            - drops.of(Cause::UnknownPeer)
-            - drops.of(Cause::HandshakeLimit)
+        all - drops.of(DropReason::BadCrypto)
+            - drops.of(DropReason::UnknownPeer)
+            - drops.of(DropReason::HandshakeLimit)
     }
 }
 
@@ -101,10 +101,10 @@ fn step(pair: &mut Pair, bytes: &mut Bytes<'_>) {
     let (content, under_load) = (bytes.block(), how & 8 != 0);
     match kind {
         0 => pair.take_from_stranger(from, content, under_load),
-        1 => signed(pair, Kind::Initiation, 148, from, content, under_load),
-        2 => signed(pair, Kind::Response, 92, from, content, under_load),
+        1 => signed(pair, MessageType::Initiation, 148, from, content, under_load),
+        2 => signed(pair, MessageType::Response, 92, from, content, under_load),
         3 => {
-            let reply = shaped(Kind::CookieReply, 64, content);
+            let reply = shaped(MessageType::CookieReply, 64, content);
             pair.take_from_stranger(from, &reply, under_load);
         }
         4 | 5 => {
@@ -134,7 +134,7 @@ fn step(pair: &mut Pair, bytes: &mut Bytes<'_>) {
 }
 
 /// A message of a kind, with this content as far as there is some.
-fn shaped(kind: Kind, length: usize, content: &[u8]) -> Vec<u8> {
+fn shaped(kind: MessageType, length: usize, content: &[u8]) -> Vec<u8> {
     let mut message = vec![0; length];
     message[..4].copy_from_slice(&kind.number().to_le_bytes());
     message[4..].iter_mut().zip(content).for_each(|(place, byte)| *place = *byte);
@@ -144,7 +144,7 @@ fn shaped(kind: Kind, length: usize, content: &[u8]) -> Vec<u8> {
 /// The same, signed as by somebody who knows the endpoint's public key.
 fn signed(
     pair: &mut Pair,
-    kind: Kind,
+    kind: MessageType,
     length: usize,
     from: SocketAddr,
     content: &[u8],
@@ -160,8 +160,8 @@ pub(super) fn samples() -> Vec<Vec<u8>> {
     let step = |kind: u8, how: u8, content: &[u8]| [&[kind, how][..], &blocks([content])].concat();
     let initiation = [&7u32.to_le_bytes()[..], &[9; 108]].concat();
     vec![
-        step(0, 0, &shaped(Kind::Initiation, 148, &initiation)),
-        step(0, 0, &shaped(Kind::Data, 64, &[0; 60])),
+        step(0, 0, &shaped(MessageType::Initiation, 148, &initiation)),
+        step(0, 0, &shaped(MessageType::Data, 64, &[0; 60])),
         [step(1, 0, &initiation), step(1, 8, &initiation)].concat(),
         [step(2, 0, &[1, 0, 0, 0, 1]), step(3, 0, &[0; 60])].concat(),
         [step(4, 0, &packet), step(5, 3, &packet), step(6, 1, &packet)].concat(),

@@ -4,7 +4,7 @@
 //! used by different processor cores seldom meet here. An owner that is to lose entries owes them:
 //! whichever table holds them takes them out.
 
-use super::Owner;
+use super::QuotaOwner;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -25,7 +25,7 @@ pub(super) const LEAST_OWED: usize = 64;
 pub(super) enum Reply {
     /// Room for so many entries. The owner that has come to owe entries for them, if there was no
     /// room left.
-    Room(u32, Option<Owner>),
+    Room(u32, Option<QuotaOwner>),
     /// So many entries may be added, each in the place of one of the asker's own.
     InPlaceOfOwn(u32),
 }
@@ -44,9 +44,9 @@ struct Books {
     total: usize,
     nodes: Vec<Node>,
     free_nodes: Vec<u32>,
-    owners: HashMap<Owner, u32, foldhash::fast::RandomState>,
+    owners: HashMap<QuotaOwner, u32, foldhash::fast::RandomState>,
     groups: HashMap<u32, u32, foldhash::fast::RandomState>,
-    owed: HashMap<Owner, u32, foldhash::fast::RandomState>,
+    owed: HashMap<QuotaOwner, u32, foldhash::fast::RandomState>,
 }
 
 /// Whom a node of the tree stands for.
@@ -55,7 +55,7 @@ enum Name {
     Table,
     /// A peer with its workloads.
     Group(u32),
-    Owner(Owner),
+    QuotaOwner(QuotaOwner),
 }
 
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Ledger {
     }
 
     /// Asks for room for entries of an owner.
-    pub(super) fn ask(&self, owner: Owner) -> Reply {
+    pub(super) fn ask(&self, owner: QuotaOwner) -> Reply {
         let mut books = self.books.lock();
         let leaf = books.node_of(owner);
         let batch = (self.limit / PART_OF_SHARE / books.owners.len()).clamp(1, LARGEST_BATCH);
@@ -117,7 +117,7 @@ impl Ledger {
     }
 
     /// Gives back room for so many entries, or pays what the owner owes with it.
-    pub(super) fn give_back(&self, owner: Owner, count: u32) {
+    pub(super) fn give_back(&self, owner: QuotaOwner, count: u32) {
         let mut books = self.books.lock();
         let paid = self.take(&mut books, owner, count);
         let rest = count - paid;
@@ -135,18 +135,18 @@ impl Ledger {
     }
 
     /// Takes over what an owner owes, at most so many entries: the caller takes them out.
-    pub(super) fn take_debt(&self, owner: Owner, most: u32) -> u32 {
+    pub(super) fn take_debt(&self, owner: QuotaOwner, most: u32) -> u32 {
         self.take(&mut self.books.lock(), owner, most)
     }
 
-    fn take(&self, books: &mut Books, owner: Owner, most: u32) -> u32 {
+    fn take(&self, books: &mut Books, owner: QuotaOwner, most: u32) -> u32 {
         let taken = books.take_owed(owner, most);
         self.owed.fetch_sub(taken as usize, Relaxed);
         taken
     }
 
     /// Notes that an owner has an entry for which there is no room.
-    pub(super) fn owe(&self, owner: Owner) {
+    pub(super) fn owe(&self, owner: QuotaOwner) {
         *self.books.lock().owed.entry(owner).or_default() += 1;
         self.owed.fetch_add(1, Relaxed);
     }
@@ -155,7 +155,7 @@ impl Ledger {
 #[cfg(test)]
 impl Ledger {
     /// For how many entries an owner has room, and how many it owes.
-    pub(super) fn account(&self, owner: Owner) -> (usize, usize) {
+    pub(super) fn account(&self, owner: QuotaOwner) -> (usize, usize) {
         let books = self.books.lock();
         let granted =
             books.owners.get(&owner).map_or(0, |leaf| books.nodes[*leaf as usize].count as usize);
@@ -185,14 +185,14 @@ impl Books {
     }
 
     /// Has a leaf of the tree owe one of its entries.
-    fn owe(&mut self, leaf: u32) -> Option<Owner> {
-        let Name::Owner(owner) = self.nodes[leaf as usize].name else { return None };
+    fn owe(&mut self, leaf: u32) -> Option<QuotaOwner> {
+        let Name::QuotaOwner(owner) = self.nodes[leaf as usize].name else { return None };
         *self.owed.entry(owner).or_default() += 1;
         self.count_down(leaf, 1);
         Some(owner)
     }
 
-    fn take_owed(&mut self, owner: Owner, most: u32) -> u32 {
+    fn take_owed(&mut self, owner: QuotaOwner, most: u32) -> u32 {
         let Some(owed) = self.owed.get_mut(&owner) else { return 0 };
         let taken = most.min(*owed);
         *owed -= taken;
@@ -221,7 +221,7 @@ impl Books {
         if before * children.len() >= room && before > 0 { own } else { children[0] }
     }
 
-    fn node_of(&mut self, owner: Owner) -> u32 {
+    fn node_of(&mut self, owner: QuotaOwner) -> u32 {
         if let Some(&node) = self.owners.get(&owner) {
             return node;
         }
@@ -236,7 +236,7 @@ impl Books {
                 }
             },
         };
-        let node = self.add_node(Name::Owner(owner), parent);
+        let node = self.add_node(Name::QuotaOwner(owner), parent);
         self.owners.insert(owner, node);
         node
     }
@@ -273,7 +273,7 @@ impl Books {
             self.sink(parent, at);
             if self.nodes[at as usize].count == 0 {
                 match name {
-                    Name::Owner(owner) => _ = self.owners.remove(&owner),
+                    Name::QuotaOwner(owner) => _ = self.owners.remove(&owner),
                     Name::Group(group) => _ = self.groups.remove(&group),
                     Name::Table => {}
                 }

@@ -30,7 +30,7 @@ const CLASSES: usize = 3;
 
 /// Who is charged for what is kept of a packet: its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Owner {
+pub enum QuotaOwner {
     /// A workload of this node, by its slot.
     Workload(u32),
     /// A workload behind a peer: the peer's index, and a number that tells the peer's workloads
@@ -38,7 +38,7 @@ pub enum Owner {
     Peer(u32, u32),
 }
 
-impl Owner {
+impl QuotaOwner {
     fn group(self) -> Option<u32> {
         if let Self::Peer(peer, _) = self { Some(peer) } else { None }
     }
@@ -93,7 +93,7 @@ impl List {
 /// What a table holds of one owner.
 #[derive(Debug)]
 struct Holding {
-    owner: Owner,
+    owner: QuotaOwner,
     count: u32,
     /// Entries that may be added before the ledger is asked again ...
     credit: u32,
@@ -115,7 +115,7 @@ pub(crate) struct SharedTable<K, V> {
     of_class: [usize; CLASSES],
     holdings: Vec<Holding>,
     free_holdings: Vec<u32>,
-    owners: HashMap<Owner, u32, foldhash::fast::RandomState>,
+    owners: HashMap<QuotaOwner, u32, foldhash::fast::RandomState>,
     /// Where the next sweep goes on.
     swept: usize,
 }
@@ -222,7 +222,7 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
 
     /// Adds an entry for a key that has none. If there is no room, somebody's oldest goes, as the
     /// module says.
-    pub fn insert(&mut self, hash: u32, key: K, owner: Owner, value: V) -> u32 {
+    pub fn insert(&mut self, hash: u32, key: K, owner: QuotaOwner, value: V) -> u32 {
         let holding = self.holding_of(owner);
         let id = self.add(hash, key, holding, value);
         self.make_room(holding, id)
@@ -373,7 +373,7 @@ impl<K: Eq, V: Kept> SharedTable<K, V> {
         self.free_holdings.push(holding);
     }
 
-    fn holding_of(&mut self, owner: Owner) -> u32 {
+    fn holding_of(&mut self, owner: QuotaOwner) -> u32 {
         if let Some(&holding) = self.owners.get(&owner) {
             return holding;
         }

@@ -26,7 +26,7 @@ fn thing(class: Class) -> Thing {
     Thing { class, until: 10, used: false }
 }
 
-fn add(table: &mut SharedTable<u32, Thing>, key: u32, owner: Owner) {
+fn add(table: &mut SharedTable<u32, Thing>, key: u32, owner: QuotaOwner) {
     table.insert(key, key, owner, thing(Class::Fleeting));
 }
 
@@ -37,7 +37,7 @@ fn has(table: &SharedTable<u32, Thing>, key: u32) -> bool {
 #[test]
 fn who_is_over_its_share_loses_its_own_oldest() {
     let mut table = SharedTable::new(100);
-    let [flooder, quiet] = [Owner::Workload(1), Owner::Workload(2)];
+    let [flooder, quiet] = [QuotaOwner::Workload(1), QuotaOwner::Workload(2)];
     (0..40).for_each(|key| add(&mut table, key, quiet));
     (1000..2000).for_each(|key| add(&mut table, key, flooder));
     assert!((0..40).all(|key| has(&table, key)), "the other's stay");
@@ -52,10 +52,10 @@ fn who_is_over_its_share_loses_its_own_oldest() {
 #[test]
 fn workloads_of_a_peer_have_shares_of_the_peers_share() {
     let mut table = SharedTable::new(100);
-    (0..20).for_each(|key| add(&mut table, key, Owner::Peer(7, 1)));
-    (100..140).for_each(|key| add(&mut table, key, Owner::Workload(7)));
-    (1000..2000).for_each(|key| add(&mut table, key, Owner::Peer(7, 2)));
-    (2000..3000).for_each(|key| add(&mut table, key, Owner::Peer(7, 3)));
+    (0..20).for_each(|key| add(&mut table, key, QuotaOwner::Peer(7, 1)));
+    (100..140).for_each(|key| add(&mut table, key, QuotaOwner::Workload(7)));
+    (1000..2000).for_each(|key| add(&mut table, key, QuotaOwner::Peer(7, 2)));
+    (2000..3000).for_each(|key| add(&mut table, key, QuotaOwner::Peer(7, 3)));
     assert!((0..20).chain(100..140).all(|key| has(&table, key)));
     assert_eq!((1000..3000).filter(|key| has(&table, *key)).count(), 40);
     assert_eq!((2000..3000).filter(|key| has(&table, *key)).count(), 20);
@@ -64,7 +64,7 @@ fn workloads_of_a_peer_have_shares_of_the_peers_share() {
 #[test]
 fn what_is_lasting_goes_last_and_what_is_used_has_another_chance() {
     let mut table = SharedTable::new(10);
-    let owner = Owner::Workload(0);
+    let owner = QuotaOwner::Workload(0);
     (0..5).for_each(|key| _ = table.insert(key, key, owner, thing(Class::Lasting)));
     (5..10).for_each(|key| add(&mut table, key, owner));
     let used = table.find(5, &5).unwrap();
@@ -92,8 +92,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn owner(number: u32) -> Owner {
-    if number < 3 { Owner::Workload(number) } else { Owner::Peer(number % 2, number) }
+fn owner(number: u32) -> QuotaOwner {
+    if number < 3 { QuotaOwner::Workload(number) } else { QuotaOwner::Peer(number % 2, number) }
 }
 
 fn class(number: u8) -> Class {
@@ -110,8 +110,8 @@ proptest! {
         let mut table = SharedTable::new(limit);
         let mut model: Vec<(u32, u32, u32)> = Vec::new();
         let group = |number: u32| match owner(number) {
-            Owner::Workload(slot) => (false, slot),
-            Owner::Peer(peer, _) => (true, peer),
+            QuotaOwner::Workload(slot) => (false, slot),
+            QuotaOwner::Peer(peer, _) => (true, peer),
         };
         for step in steps {
             match step {
@@ -255,11 +255,11 @@ fn who_fills_one_table_makes_room_in_it_for_others_in_another() {
     let ledger = Arc::new(Ledger::new(10_000));
     let [mut first, mut second] =
         [SharedTable::of(ledger.clone()), SharedTable::of(ledger.clone())];
-    (0..20_000).for_each(|key| add(&mut first, key, Owner::Workload(1)));
+    (0..20_000).for_each(|key| add(&mut first, key, QuotaOwner::Workload(1)));
     assert_eq!(first.len(), 10_000);
-    (0..600).for_each(|key| add(&mut second, key, Owner::Workload(2)));
+    (0..600).for_each(|key| add(&mut second, key, QuotaOwner::Workload(2)));
     assert_eq!((second.len(), ledger.owes()), (600, true), "nothing of the quiet one went");
-    add(&mut first, 20_000, Owner::Workload(1));
+    add(&mut first, 20_000, QuotaOwner::Workload(1));
     while first.pay_debts() {}
     assert!(first.len() + second.len() <= 10_000 && first.len() > 9_300);
     assert!(has(&first, 20_000) && (0..600).all(|key| has(&second, key)));

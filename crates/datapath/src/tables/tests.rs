@@ -19,7 +19,7 @@ struct Naive {
     identity: u32,
     addresses: Vec<(u8, usize)>,
     prefixes: Vec<u8>,
-    slot: Option<Slot>,
+    slot: Option<WorkloadIndex>,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -98,7 +98,7 @@ proptest! {
                         prefixes: prefixes.iter().copied().map(prefix).collect(),
                         vouched: Some(IdentityId(9)),
                     };
-                    let slot = Some(tables.add_local(local));
+                    let slot = Some(tables.add_workload(local));
                     let addresses = addresses.into_iter().map(|address| (address, clock)).collect();
                     all.push(Naive { who: (true, workload), node: 9, identity: 9, addresses, prefixes, slot });
                 }
@@ -106,14 +106,14 @@ proptest! {
                     let locals: Vec<usize> = (0..all.len()).filter(|at| all[*at].who.0).collect();
                     let Some(at) = locals.get(at) else { continue };
                     let gone = all.remove(*at);
-                    tables.remove_local(gone.slot.unwrap());
+                    tables.remove_workload(gone.slot.unwrap());
                 }
             }
             check(&tables, &all)?;
         }
         for own in all.clone() {
             match own.slot {
-                Some(slot) => drop(tables.remove_local(slot)),
+                Some(slot) => drop(tables.remove_workload(slot)),
                 None => tables.put_workload(&format!("w-{}", own.who.1).parse().unwrap(), None),
             }
         }
@@ -160,14 +160,14 @@ fn check(tables: &Tables, all: &[Naive]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn at(place: Place) -> Result<Slot, usize> {
+fn at(place: Place) -> Result<WorkloadIndex, usize> {
     match place {
         Place::Local(slot) => Ok(slot),
         Place::Peer(place) => Err(place),
     }
 }
 
-fn place(own: &Naive) -> (Result<Slot, usize>, u32) {
+fn place(own: &Naive) -> (Result<WorkloadIndex, usize>, u32) {
     (own.slot.ok_or(usize::from(own.node)), own.identity)
 }
 

@@ -4,7 +4,7 @@
 
 use super::{
     Millis,
-    message::{COOKIE_REPLY, Kind, MAC, number, set_number},
+    message::{COOKIE_REPLY, MAC, MessageType, number, set_number},
 };
 use blake2::{
     Blake2s256, Blake2sMac, Digest,
@@ -110,7 +110,7 @@ impl Guard {
         message: &[u8],
     ) -> [u8; COOKIE_REPLY] {
         let mut reply = [0; COOKIE_REPLY];
-        set_number(&mut reply, 0, Kind::CookieReply.number());
+        set_number(&mut reply, 0, MessageType::CookieReply.number());
         set_number(&mut reply, 4, number(message, 4));
         self.fill(&mut reply[8..32]);
         let mut cookie = self.cookie(now, from);

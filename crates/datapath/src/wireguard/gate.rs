@@ -8,12 +8,12 @@
 //! those of forged sources are not in their way.
 
 use super::{
-    Kind, Millis, Peers, Send, Wireguard,
+    MessageType, Millis, Peers, Send, Wireguard,
     cookie::Guard,
     message::{MAC, number},
     unproved::Bucket,
 };
-use crate::drops::Cause;
+use crate::drops::DropReason;
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
@@ -155,7 +155,7 @@ impl Gate {
 impl Wireguard {
     /// Notes that the thread that takes handshakes does not keep up: initiators show a cookie for a
     /// second.
-    pub fn note_load(&self, now: Instant) {
+    pub fn note_overload(&self, now: Instant) {
         self.gate.load.begin(self.millis(now));
     }
 
@@ -175,25 +175,25 @@ impl Wireguard {
         from: SocketAddr,
         message: &[u8],
         send: Send,
-    ) -> Result<(), Cause> {
-        let kind = Kind::of(message);
-        if !matches!(kind, Some(Kind::Initiation | Kind::Response)) {
+    ) -> Result<(), DropReason> {
+        let kind = MessageType::of(message);
+        if !matches!(kind, Some(MessageType::Initiation | MessageType::Response)) {
             // A cookie, or what a STUN server says: few are waited for.
             let within = !self.gate.load.note(now) || self.gate.limits.lock().others.take_one(now);
-            return if within { Ok(()) } else { Err(Cause::HandshakeLimit) };
+            return if within { Ok(()) } else { Err(DropReason::HandshakeLimit) };
         }
         let may_be_awaited =
-            kind == Some(Kind::Response) && peers.by_index(number(message, 8)).is_some();
+            kind == Some(MessageType::Response) && peers.by_index(number(message, 8)).is_some();
         if self.gate.load.lasts(now)
             && !may_be_awaited
             && !self.gate.has_room(now, from.ip(), message)
         {
             // Its MACs would cost more than all the rest.
             self.gate.load.note(now);
-            return Err(Cause::HandshakeLimit);
+            return Err(DropReason::HandshakeLimit);
         }
         let keys = self.keys.read();
-        let key = keys.all().find(|key| key.macs.holds(message)).ok_or(Cause::BadCrypto)?;
+        let key = keys.all().find(|key| key.macs.holds(message)).ok_or(DropReason::BadCrypto)?;
         if !self.gate.load.note(now) || may_be_awaited && is_awaited(peers, message) {
             return Ok(());
         }
@@ -203,7 +203,7 @@ impl Wireguard {
         let share = if is_known { known } else { strangers };
         if shows_cookie(message) && guard.has_cookie(now, from, message) {
             let within = guard.admits(now, from.ip()) && share.admitted.take_one(now);
-            return if within { Ok(()) } else { Err(Cause::HandshakeLimit) };
+            return if within { Ok(()) } else { Err(DropReason::HandshakeLimit) };
         }
         // Strangers have one limit, or so many sources would have to be told apart.
         if (!is_known || answered.admits(now, from.ip())) && share.replies.take_one(now) {
@@ -211,7 +211,7 @@ impl Wireguard {
             drop(limits);
             send(from, &reply);
         }
-        Err(Cause::HandshakeLimit)
+        Err(DropReason::HandshakeLimit)
     }
 }
 
@@ -248,7 +248,7 @@ mod tests {
     /// An initiation with a first MAC that holds, and nothing else.
     fn forged(own: &Wireguard, number: u32) -> [u8; INITIATION] {
         let mut message = [0; INITIATION];
-        set_number(&mut message, 0, Kind::Initiation.number());
+        set_number(&mut message, 0, MessageType::Initiation.number());
         set_number(&mut message, 4, number);
         own.keys.read().current().macs.sign(&mut message, None);
         message
@@ -291,7 +291,7 @@ mod tests {
         let done = own.admit(&own.peers.read(), Millis(1), source(1), &message, &mut |_, _| {
             panic!("an answer")
         });
-        assert_eq!(done, Err(Cause::BadCrypto));
+        assert_eq!(done, Err(DropReason::BadCrypto));
     }
 
     #[test]
@@ -307,13 +307,15 @@ mod tests {
             own.admit(&peers, now, source(number), &message, &mut |_, _| {})
         };
         // Without load each MAC is looked at, and what does not hold begins none.
-        assert!(flood(0, 1, 50).all(|message| judge(message) == Err(Cause::BadCrypto)));
+        assert!(flood(0, 1, 50).all(|message| judge(message) == Err(DropReason::BadCrypto)));
         assert!(
             flood(1_000, 2, INITIATION - 1).filter(|message| judge(*message).is_ok()).count()
                 <= LOAD as usize
         );
         // The strangers' share is used up.
-        assert!(flood(2_000, 2, 50).all(|message| judge(message) == Err(Cause::HandshakeLimit)));
+        assert!(
+            flood(2_000, 2, 50).all(|message| judge(message) == Err(DropReason::HandshakeLimit))
+        );
         let lasting = (1..50)
             .flat_map(|tenth| flood(3_000 + tenth as u32 * 1_000, 2 + tenth * 100, INITIATION - 1));
         assert_eq!(
@@ -326,7 +328,7 @@ mod tests {
             own.admit(&peers, Millis(5_000), known, &forged(&own, 1), &mut |_, _| cookies += 1);
         assert_eq!(
             (asked, cookies),
-            (Err(Cause::HandshakeLimit), 1),
+            (Err(DropReason::HandshakeLimit), 1),
             "where a peer may be, it is answered"
         );
     }
@@ -343,7 +345,7 @@ mod tests {
         let mut message = forged(&own, 7);
         let asked =
             own.admit(&peers, Millis(2), from, &message, &mut |_, sent| reply = sent.to_vec());
-        assert_eq!(asked, Err(Cause::HandshakeLimit));
+        assert_eq!(asked, Err(DropReason::HandshakeLimit));
         let keys = own.keys.read().current().clone();
         let mac1 = message[INITIATION - 32..INITIATION - 16].try_into().unwrap();
         let cookie = keys.macs.read_reply(&reply, &mac1).unwrap();

@@ -153,7 +153,7 @@ fn we_show_their_cookie_when_they_are_under_load() {
 fn they_show_our_cookie_when_we_are_under_load() {
     let mut bench = Bench::new(1000);
     let initiation = bench.seal_theirs();
-    bench.ours.note_load(bench.now.instant);
+    bench.ours.note_overload(bench.now.instant);
     let reply = bench.hand_to_ours(&initiation);
     assert_eq!((reply[0], reply.len()), (3, COOKIE_REPLY));
     bench.hand_to_theirs(&reply);

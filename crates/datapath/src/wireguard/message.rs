@@ -10,7 +10,7 @@ pub(crate) const RESPONSE: usize = 92;
 /// Length of a cookie reply, in bytes.
 pub(crate) const COOKIE_REPLY: usize = 64;
 /// The longest message of a handshake, in bytes.
-pub const MOST_HANDSHAKE: usize = INITIATION;
+pub const MAX_HANDSHAKE_MESSAGE: usize = INITIATION;
 /// Bytes in front of a data message's ciphertext: type, receiver's index, counter.
 pub(crate) const DATA_HEADER: usize = 16;
 /// Bytes of an authentication tag.
@@ -25,14 +25,14 @@ pub(crate) const RESPONSE_NOISE: Range<usize> = 12..60;
 
 /// What a datagram is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum MessageType {
     Initiation,
     Response,
     CookieReply,
     Data,
 }
 
-impl Kind {
+impl MessageType {
     /// The kind of a datagram; `None` if its type and length are no message's.
     pub fn of(datagram: &[u8]) -> Option<Self> {
         let (kind, _) = datagram.split_first_chunk::<4>()?;

@@ -20,15 +20,15 @@ mod ways;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use cookie::MacKeys;
-pub use message::MOST_HANDSHAKE;
+pub use message::MAX_HANDSHAKE_MESSAGE;
 use message::TAG;
-pub(crate) use message::{DATA_HEADER, Kind, number};
-pub use peer::LostBy;
+pub(crate) use message::{DATA_HEADER, MessageType, number};
+pub use peer::PathLossReason;
 pub(crate) use peer::{Narrow, Peer, Sending};
 pub(crate) use peers::Peers;
 
 use crate::{
-    drops::Cause,
+    drops::DropReason,
     probe::{self, Probe},
 };
 use cookie::Held;
@@ -116,15 +116,15 @@ impl fmt::Debug for SecretKey {
 
 /// A direct way to a peer that was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LostWay {
+pub struct LostPath {
     /// Where it led.
     pub address: SocketAddr,
     /// How long ago.
     pub since: Duration,
-    /// How soon it may be taken again, if it is good then.
-    pub left_alone: Duration,
-    /// Why.
-    pub why: LostBy,
+    /// For how long it is not used again while the relay is good.
+    pub avoided_for: Duration,
+    /// Why it was lost.
+    pub reason: PathLossReason,
 }
 
 /// What is known of a peer.
@@ -133,10 +133,10 @@ pub struct PeerStats {
     /// Where packets to it go now.
     pub address: Option<SocketAddr>,
     /// The direct way that was lost, while packets to it are relayed.
-    pub lost: Option<LostWay>,
+    pub lost_path: Option<LostPath>,
     /// How long a packet to it may be without being cut on its way, in bytes, if that has been
     /// found out.
-    pub longest: Option<u16>,
+    pub path_mtu: Option<u16>,
     /// Time since the last handshake.
     pub handshake_age: Option<Duration>,
     /// Bytes sent, before encryption.
@@ -260,13 +260,13 @@ impl Wireguard {
         let completed = peer.handshake.lock().completed;
         Some(PeerStats {
             address: peer.address(),
-            lost: peer.lost().map(|lost| LostWay {
+            lost_path: peer.lost().map(|lost| LostPath {
                 address: lost.address,
                 since: Duration::from_millis(now.since(lost.at)),
-                left_alone: Duration::from_millis(lost.until.since(now)),
-                why: lost.why,
+                avoided_for: Duration::from_millis(lost.until.since(now)),
+                reason: lost.why,
             }),
-            longest: peer.reach(),
+            path_mtu: peer.reach(),
             handshake_age: completed.map(|at| Duration::from_millis(now.since(at))),
             sent: peer.sent.load(Relaxed),
             received: peer.received.load(Relaxed),
@@ -293,27 +293,27 @@ impl Wireguard {
         from: SocketAddr,
         message: &[u8],
         send: Send,
-    ) -> Result<Option<Arc<Peer>>, Cause> {
-        let kind = Kind::of(message).ok_or(Cause::UnknownPeer)?;
+    ) -> Result<Option<Arc<Peer>>, DropReason> {
+        let kind = MessageType::of(message).ok_or(DropReason::UnknownPeer)?;
         let millis = self.millis(now.instant);
-        if kind == Kind::CookieReply {
+        if kind == MessageType::CookieReply {
             return self.receive_cookie(millis, message).map(|()| None);
         }
         let key = self.keys.read().all().find(|key| key.macs.holds(message)).cloned();
-        let key = key.ok_or(Cause::BadCrypto)?;
+        let key = key.ok_or(DropReason::BadCrypto)?;
         match kind {
-            Kind::Initiation => self.receive_initiation(&key, millis, from, message, send),
-            Kind::Response => self.receive_response(millis, from, message),
-            _ => Err(Cause::UnknownPeer),
+            MessageType::Initiation => self.receive_initiation(&key, millis, from, message, send),
+            MessageType::Response => self.receive_response(millis, from, message),
+            _ => Err(DropReason::UnknownPeer),
         }
     }
 
-    fn receive_cookie(&self, now: Millis, reply: &[u8]) -> Result<(), Cause> {
+    fn receive_cookie(&self, now: Millis, reply: &[u8]) -> Result<(), DropReason> {
         let peer =
-            self.peers.read().by_index(number(reply, 4)).cloned().ok_or(Cause::UnknownPeer)?;
+            self.peers.read().by_index(number(reply, 4)).cloned().ok_or(DropReason::UnknownPeer)?;
         let mut handshake = peer.handshake.lock();
-        let mac1 = handshake.mac1.ok_or(Cause::BadCrypto)?;
-        let cookie = peer.macs.read_reply(reply, &mac1).ok_or(Cause::BadCrypto)?;
+        let mac1 = handshake.mac1.ok_or(DropReason::BadCrypto)?;
+        let cookie = peer.macs.read_reply(reply, &mac1).ok_or(DropReason::BadCrypto)?;
         handshake.cookie = Some(Held::new(cookie, now));
         handshake.mac1 = None;
         Ok(())
@@ -326,11 +326,11 @@ impl Wireguard {
         from: SocketAddr,
         message: &[u8],
         send: Send,
-    ) -> Result<Option<Arc<Peer>>, Cause> {
-        let begun = Responder::read(&key.secret, message).map_err(|_| Cause::BadCrypto)?;
-        let peer = self.peers.read().by_key(&begun.peer).cloned().ok_or(Cause::UnknownPeer)?;
+    ) -> Result<Option<Arc<Peer>>, DropReason> {
+        let begun = Responder::read(&key.secret, message).map_err(|_| DropReason::BadCrypto)?;
+        let peer = self.peers.read().by_key(&begun.peer).cloned().ok_or(DropReason::UnknownPeer)?;
         if peer.device != key.devices {
-            return Err(Cause::BadCrypto);
+            return Err(DropReason::BadCrypto);
         }
         let mut handshake = peer.handshake.lock();
         let last = handshake.timestamp(&begun.peer);
@@ -347,23 +347,23 @@ impl Wireguard {
             return Ok(None);
         }
         if last.is_some_and(|last| begun.timestamp < last) {
-            return Err(Cause::BadCrypto);
+            return Err(DropReason::BadCrypto);
         }
         if handshake.taken.is_some_and(|last| now.since(last) < BETWEEN_INITIATIONS) {
-            return Err(Cause::HandshakeLimit);
+            return Err(DropReason::HandshakeLimit);
         }
         handshake.note_timestamp(begun.peer, begun.timestamp);
         handshake.taken = Some(now);
         let (remote_index, local_index) = (number(message, 4), handshake.next_index(peer.slot));
         let mut response = [0; RESPONSE];
-        set_number(&mut response, 0, Kind::Response.number());
+        set_number(&mut response, 0, MessageType::Response.number());
         set_number(&mut response, 4, local_index);
         set_number(&mut response, 8, remote_index);
-        let keys = begun.finish(&mut response).map_err(|_| Cause::BadCrypto)?;
+        let keys = begun.finish(&mut response).map_err(|_| DropReason::BadCrypto)?;
         let session = Session::new(&keys, local_index, remote_index, now, false);
         handshake.sign(now, &peer, &mut response);
         handshake.completed = Some(now);
-        peer.install(session.map_err(|_| Cause::BadCrypto)?);
+        peer.install(session.map_err(|_| DropReason::BadCrypto)?);
         peer.note_initiation(now, from);
         handshake.answer = Some((response, vec![from]));
         send(from, &response);
@@ -375,9 +375,9 @@ impl Wireguard {
         now: Millis,
         from: SocketAddr,
         message: &[u8],
-    ) -> Result<Option<Arc<Peer>>, Cause> {
+    ) -> Result<Option<Arc<Peer>>, DropReason> {
         let index = number(message, 8);
-        let peer = self.peers.read().by_index(index).cloned().ok_or(Cause::UnknownPeer)?;
+        let peer = self.peers.read().by_index(index).cloned().ok_or(DropReason::UnknownPeer)?;
         let mut handshake = peer.handshake.lock();
         if handshake.answered.is_some_and(|first| first == *message) {
             // The same answer by another way.
@@ -387,15 +387,15 @@ impl Wireguard {
             return Ok(None);
         }
         let attempt = handshake.attempt.as_mut().filter(|attempt| attempt.local_index == index);
-        let attempt = attempt.ok_or(Cause::BadCrypto)?;
+        let attempt = attempt.ok_or(DropReason::BadCrypto)?;
         let begun = attempt.sent;
-        let keys = attempt.initiator.finish(message).map_err(|_| Cause::BadCrypto)?;
+        let keys = attempt.initiator.finish(message).map_err(|_| DropReason::BadCrypto)?;
         let session = Session::new(&keys, index, number(message, 4), now, true);
         handshake.attempt = None;
         handshake.answered = message.try_into().ok();
         handshake.completed = Some(now);
         handshake.unproved.note_answer(from);
-        peer.install(session.map_err(|_| Cause::BadCrypto)?);
+        peer.install(session.map_err(|_| DropReason::BadCrypto)?);
         peer.note_response(now, from, begun);
         drop(handshake);
         Ok(Some(peer))
@@ -441,7 +441,7 @@ impl Wireguard {
         let places = if answers { places } else { self.bounded(millis, &mut handshake, places) };
         let local_index = handshake.next_index(peer.slot);
         let mut message = [0; INITIATION];
-        set_number(&mut message, 0, Kind::Initiation.number());
+        set_number(&mut message, 0, MessageType::Initiation.number());
         set_number(&mut message, 4, local_index);
         let tried = began.map_or(0, |began| millis.since(began) / peer::REKEY_TIMEOUT);
         let Some(own) = self.keys.read().to_begin(millis, peer.device, tried) else { return };
@@ -474,7 +474,7 @@ impl Wireguard {
     }
 
     /// Has a handshake begun with a peer that calls, from wherever it may be.
-    pub fn call_back(&self, slot: usize) -> bool {
+    pub fn answer_hole_punch(&self, slot: usize) -> bool {
         let Some(peer) = self.peers.read().get(slot).cloned() else { return false };
         if peer.handshake.lock().attempt.is_some() {
             return false;
@@ -509,7 +509,7 @@ impl Wireguard {
     }
 
     /// The peers that are to be called.
-    pub fn take_called(&self) -> Vec<u32> {
+    pub fn take_hole_punch_requests(&self) -> Vec<u32> {
         std::mem::take(&mut *self.called.lock())
     }
 
@@ -597,7 +597,7 @@ impl Wireguard {
     }
 
     /// Says something to every peer with a session, so that it knows from where.
-    pub fn announce(&self, now: Instant, send: Send) {
+    pub fn announce_address(&self, now: Instant, send: Send) {
         let millis = self.millis(now);
         let all: Vec<Arc<Peer>> = self.peers.read().all();
         all.iter().for_each(|peer| self.keepalive(millis, peer, send));

@@ -96,7 +96,7 @@ fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
     let ways = Ways::new();
     let first = ways.begin(0);
     assert_eq!(places(&first), ways.everywhere());
-    assert_eq!(ways.ours.take_called(), [0]);
+    assert_eq!(ways.ours.take_hole_punch_requests(), [0]);
     assert!(ways.tick(100).is_empty());
     let copies = ways.tick(250);
     assert_eq!(places(&copies), ways.everywhere());
@@ -125,12 +125,12 @@ fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
         (2..40).map(|at| at * 250).filter(|at| !ways.tick(*at).is_empty()).collect();
     assert_eq!(tried, [500, 750, 1250, 2250, 4250, 8250]);
     // A summons from the peer has a handshake begin from everywhere, and calls nobody back.
-    ways.ours.take_called();
-    assert!(ways.ours.call_back(0));
+    ways.ours.take_hole_punch_requests();
+    assert!(ways.ours.answer_hole_punch(0));
     let mut sent = Vec::new();
     ways.ours.begin_wanted(ways.at(10_000), &mut |to, message| sent.push((to, message.to_vec())));
     assert_eq!(sent.len(), 3);
-    assert!(ways.ours.take_called().is_empty());
+    assert!(ways.ours.take_hole_punch_requests().is_empty());
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_direct_way_that_was_lost_is_left_alone_longer_each_time_while_the_relay_is_
         let lost = peer.lost().unwrap();
         assert_eq!(
             (lost.address, lost.at, lost.why),
-            (ways.direct[0], Millis(at), LostBy::Silence)
+            (ways.direct[0], Millis(at), PathLossReason::Silence)
         );
         assert_eq!(lost.until, Millis(at + left_alone));
         let end = at + left_alone;

@@ -121,14 +121,14 @@ pub(crate) struct Lost {
     pub at: Millis,
     /// Until when it is left alone.
     pub until: Millis,
-    pub why: LostBy,
+    pub why: PathLossReason,
     /// How often in a row.
     times: u32,
 }
 
 /// Why a direct way was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LostBy {
+pub enum PathLossReason {
     /// Nothing has come by it any more.
     Silence,
     /// A handshake was answered by a relay alone.
@@ -151,7 +151,7 @@ struct Path {
 
 impl Path {
     /// Notes that a direct way gives way to a relay.
-    fn lose(&mut self, now: Millis, address: SocketAddr, why: LostBy) {
+    fn lose(&mut self, now: Millis, address: SocketAddr, why: PathLossReason) {
         let lasted = self.direct_since.take().map_or(0, |since| now.since(since));
         let before = self.lost.map_or(0, |lost| if lasted >= FORGIVEN { 0 } else { lost.times });
         let pause = LEFT_ALONE.saturating_mul(1 << before.min(16)).min(LONGEST_LEFT_ALONE);
@@ -482,7 +482,7 @@ impl Peer {
         let heard = self.direct.load(Relaxed);
         // The relay is better than a way on which nothing has come since.
         if heard < begun.0 || self.may_move(now, &path, &from) {
-            self.move_by(now, &mut path, from, LostBy::Handshake);
+            self.move_by(now, &mut path, from, PathLossReason::Handshake);
         }
         let heard = if is_relayed(&from) { &self.relayed } else { &self.direct };
         heard.store(now.0, Relaxed);
@@ -515,11 +515,11 @@ impl Peer {
 
     /// Packets to the peer go there from now on.
     fn move_to(&self, now: Millis, path: &mut Path, to: SocketAddr) {
-        self.move_by(now, path, to, LostBy::Silence);
+        self.move_by(now, path, to, PathLossReason::Silence);
     }
 
     /// The same. `why`: if a direct way is left for a relay.
-    fn move_by(&self, now: Millis, path: &mut Path, to: SocketAddr, why: LostBy) {
+    fn move_by(&self, now: Millis, path: &mut Path, to: SocketAddr, why: PathLossReason) {
         if path.address == Some(to) {
             return;
         }

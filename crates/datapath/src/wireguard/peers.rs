@@ -126,7 +126,7 @@ mod tests {
             steps in prop::collection::vec((0usize..4, prop::option::weighted(0.7, 1u8..5), 0u64..90_000), 1..50),
         ) {
             let (mut peers, staged, mut now) = (Peers::default(), AtomicUsize::new(0), 0);
-            // Slot, key, since when in the order of steps, and until when if it is a former one.
+            // WorkloadIndex, key, since when in the order of steps, and until when if it is a former one.
             let mut all: Vec<(usize, u8, usize, Option<u64>)> = Vec::new();
             for (turn, (slot, wanted, passed)) in steps.into_iter().enumerate() {
                 now += passed;

@@ -3,7 +3,7 @@
 
 use super::{
     Millis,
-    message::{DATA_HEADER, Kind, TAG, number, set_number},
+    message::{DATA_HEADER, MessageType, TAG, number, set_number},
     noise::{Keys, Refused},
     replay::Window,
 };
@@ -71,7 +71,7 @@ impl Session {
     /// Makes a data message of `datagram`: the plaintext stands behind 16 bytes of room, with 16
     /// bytes of room behind it. `counter` was [reserved](Self::reserve) and is used once.
     pub fn seal(&self, counter: u64, datagram: &mut [u8]) {
-        set_number(datagram, 0, Kind::Data.number());
+        set_number(datagram, 0, MessageType::Data.number());
         set_number(datagram, 4, self.remote_index);
         datagram[8..16].copy_from_slice(&counter.to_le_bytes());
         let end = datagram.len() - TAG;

@@ -1,8 +1,8 @@
 //! Where an endpoint's packets leave: the workloads' interfaces and the endpoint's socket.
 
-use super::{Service, handshakes::Queue};
+use super::{ServedEndpoint, handshakes::Queue};
 use crate::sys::{self, Outgoing, Tun};
-use meshward_datapath::{Ecn, MOST_PARTS, Offload, Parts, Sink, Slot};
+use meshward_datapath::{Ecn, GatherList, MAX_GATHER_PARTS, Offload, Sink, WorkloadIndex};
 use meshward_types::relay::RelayId;
 use nix::{errno::Errno, sys::uio::writev};
 use parking_lot::RwLockReadGuard;
@@ -14,7 +14,7 @@ use std::{
 
 /// The way out of a round.
 pub struct Outlet<'a> {
-    service: &'a Service,
+    served: &'a ServedEndpoint,
     interfaces: RwLockReadGuard<'a, Vec<Option<Tun>>>,
     socket: &'a UdpSocket,
     queue: &'a Queue,
@@ -24,13 +24,13 @@ pub struct Outlet<'a> {
 
 impl<'a> Outlet<'a> {
     /// The one of a worker.
-    pub fn new(service: &'a Service, worker: usize) -> Self {
-        let interfaces = service.interfaces.read();
+    pub fn new(served: &'a ServedEndpoint, worker: usize) -> Self {
+        let interfaces = served.interfaces.read();
         Self {
-            service,
+            served,
             interfaces,
-            socket: &service.sockets[worker],
-            queue: &service.queue,
+            socket: &served.sockets[worker],
+            queue: &served.queue,
             spoken: None,
         }
     }
@@ -42,14 +42,14 @@ impl<'a> Outlet<'a> {
     }
 
     /// A workload's interface.
-    pub fn interface(&self, slot: Slot) -> Option<&Tun> {
-        self.interfaces.get(slot.0)?.as_ref()
+    pub fn interface(&self, index: WorkloadIndex) -> Option<&Tun> {
+        self.interfaces.get(index.0)?.as_ref()
     }
 
     /// An IPv6 socket reaches IPv4 by mapped addresses.
     fn as_socket_wants(&self, to: SocketAddr) -> SocketAddr {
         match to.ip() {
-            IpAddr::V4(ip) if self.service.ipv6 => {
+            IpAddr::V4(ip) if self.served.ipv6 => {
                 SocketAddr::new(ip.to_ipv6_mapped().into(), to.port())
             }
             _ => to,
@@ -59,7 +59,7 @@ impl<'a> Outlet<'a> {
     /// The address of this host that `to` has spoken to.
     fn source_for(&self, to: &SocketAddr) -> Option<IpAddr> {
         let just_now = self.spoken.filter(|(from, _)| from == to).map(|(_, own)| own);
-        just_now.or_else(|| self.service.sources.get(to))
+        just_now.or_else(|| self.served.sources.get(to))
     }
 
     /// Sends from the address that the receiver has spoken to; if this host does not have it any
@@ -80,7 +80,7 @@ impl<'a> Outlet<'a> {
             ) if source.is_some() => {
                 let sent = sys::send(self.socket, datagrams, Outgoing { source: None, ..outgoing });
                 if sent.is_ok() {
-                    self.service.sources.remove(&to);
+                    self.served.sources.remove(&to);
                 }
                 sent
             }
@@ -90,10 +90,15 @@ impl<'a> Outlet<'a> {
 }
 
 impl Sink for Outlet<'_> {
-    fn to_workload(&mut self, slot: Slot, offload: Offload, packet: Parts<'_>) -> bool {
-        let Some(tun) = self.interface(slot) else { return false };
+    fn to_workload(
+        &mut self,
+        index: WorkloadIndex,
+        offload: Offload,
+        packet: GatherList<'_>,
+    ) -> bool {
+        let Some(tun) = self.interface(index) else { return false };
         let header = offload.encode();
-        let mut parts = [IoSlice::new(&header); MOST_PARTS + 1];
+        let mut parts = [IoSlice::new(&header); MAX_GATHER_PARTS + 1];
         let mut used = 1;
         for (place, part) in parts[1..].iter_mut().zip(packet.iter()) {
             *place = IoSlice::new(part);
@@ -104,13 +109,13 @@ impl Sink for Outlet<'_> {
 
     fn to_network(&mut self, to: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool {
         if let Some((id, relay)) = RelayId::at(&to) {
-            return self.service.relay.send(relay, id, self.service.relayed_as, datagrams, size);
+            return self.served.relay.send(relay, id, self.served.relayed_as, datagrams, size);
         }
         let class = ecn.class();
         if datagrams.len() <= size {
             return self.send(datagrams, class, None, to).is_ok();
         }
-        let batched = &self.service.offloads.batched_sending;
+        let batched = &self.served.offloads.batched_sending;
         if batched.load(Relaxed)
             && let Ok(segment) = u16::try_from(size)
         {
@@ -131,7 +136,7 @@ impl Sink for Outlet<'_> {
             == 0
     }
 
-    fn to_network_whole(&mut self, to: SocketAddr, datagram: &[u8]) {
+    fn to_network_unfragmented(&mut self, to: SocketAddr, datagram: &[u8]) {
         // What another thread sends by the socket in these microseconds is not cut either, which it
         // seldom needs.
         if sys::forbid_fragments(self.socket).is_ok() {
@@ -140,18 +145,18 @@ impl Sink for Outlet<'_> {
         let _ = sys::allow_fragments(self.socket);
     }
 
-    fn to_handshakes(&mut self, from: SocketAddr, message: &[u8]) -> bool {
+    fn queue_handshake(&mut self, from: SocketAddr, message: &[u8]) -> bool {
         let own = self.spoken.filter(|(spoken, _)| *spoken == from).map(|(_, own)| own);
-        self.queue.message(self.service.number, from, own, message)
+        self.queue.message(self.served.number, from, own, message)
     }
 
-    fn proved(&mut self, from: SocketAddr) {
+    fn authenticated(&mut self, from: SocketAddr) {
         if let Some((_, own)) = self.spoken.filter(|(spoken, _)| *spoken == from) {
-            self.service.sources.note(from, own);
+            self.served.sources.note(from, own);
         }
     }
 
-    fn want_handshakes(&mut self) {
-        self.queue.wanted(self.service.number);
+    fn request_handshakes(&mut self) {
+        self.queue.wanted(self.served.number);
     }
 }

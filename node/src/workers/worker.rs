@@ -1,12 +1,14 @@
 //! A worker: a thread with a poll loop that reads from its sockets and interfaces and takes packets
 //! through the endpoints.
 
-use super::{Service, Shared, Source, Token, outlet::Outlet};
+use super::{ServedEndpoint, Shared, Source, Token, outlet::Outlet};
 use crate::{
     clock,
     sys::{self, Inbox},
 };
-use meshward_datapath::{Ecn, Lane, OFFLOAD_LENGTH, Offload, Slot};
+use meshward_datapath::{
+    Ecn, Offload, Received, VIRTIO_HEADER_LENGTH, WorkerScratch, WorkloadIndex,
+};
 use nix::{
     errno::Errno,
     sys::epoll::{EpollEvent, EpollTimeout},
@@ -27,23 +29,29 @@ const CALLS: usize = 8;
 /// everybody: short, so that who receives can empty its socket before the next burst.
 const TURN: Duration = Duration::from_micros(100);
 /// Room for a super-packet of the longest kind with its virtio header.
-const BUFFER: usize = (64 << 10) + OFFLOAD_LENGTH;
+const BUFFER: usize = (64 << 10) + VIRTIO_HEADER_LENGTH;
 
 /// A worker's own state.
 pub struct Worker {
     shared: Arc<Shared>,
     number: usize,
-    lane: Lane,
+    scratch: WorkerScratch,
     buffer: Vec<u8>,
     inbox: Inbox,
 }
 
 impl Worker {
     pub fn new(shared: Arc<Shared>, number: usize) -> Self {
-        Self { shared, number, lane: Lane::default(), buffer: vec![0; BUFFER], inbox: Inbox::new() }
+        Self {
+            shared,
+            number,
+            scratch: WorkerScratch::default(),
+            buffer: vec![0; BUFFER],
+            inbox: Inbox::new(),
+        }
     }
 
-    /// Works until the data plane ends.
+    /// Works until the workers are to end.
     pub fn run(mut self) {
         let shared = self.shared.clone();
         let poll = &shared.workers[self.number];
@@ -60,61 +68,58 @@ impl Worker {
                     return;
                 }
             };
-            let services = shared.services.read();
+            let endpoints = shared.endpoints.read();
             for event in &events[..ready] {
                 if event.data() == Token::WAKE {
                     continue;
                 }
-                let Token { service, source } = Token::decode(event.data());
-                let Some(Some(service)) = services.get(service as usize) else { continue };
+                let Token { endpoint, source } = Token::decode(event.data());
+                let Some(Some(served)) = endpoints.get(endpoint as usize) else { continue };
                 match source {
-                    Source::Socket(socket) => self.read_socket(service, socket),
-                    Source::Interface(slot) => self.read_interface(service, slot),
+                    Source::Socket(socket) => self.read_socket(served, socket),
+                    Source::Interface(index) => self.read_interface(served, index),
                 }
             }
         }
     }
 
-    fn read_socket(&mut self, service: &Service, socket: usize) {
+    fn read_socket(&mut self, served: &ServedEndpoint, socket: usize) {
         for _ in 0..CALLS {
-            let (count, more) = match self.inbox.receive(&service.sockets[socket]) {
+            let (count, more) = match self.inbox.receive(&served.sockets[socket]) {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) => return,
                 // An ICMP error about something that was sent; the next call goes on.
                 Err(_) => continue,
             };
-            self.lane.set_merging(service.merging());
-            let mut outlet = Outlet::new(service, self.number);
-            let mut round = service.endpoint.round(&mut self.lane, clock::now());
+            self.scratch.set_coalesce_options(served.merging());
+            let mut outlet = Outlet::new(served, self.number);
+            let mut batch = served.endpoint.begin_batch(&mut self.scratch, clock::now());
             for number in 0..count {
                 let Some(message) = self.inbox.message(number) else { continue };
                 let place = message.start..message.start + message.length;
                 let size = message.segment.unwrap_or(message.length);
                 let mark = Ecn::of_class(message.class);
                 outlet.hear(message.from, message.to);
-                round.from_network(
-                    message.from,
-                    mark,
+                batch.ingress(
+                    Received { from: message.from, ecn: mark, range: place, size },
                     self.inbox.buffer(),
-                    place,
-                    size,
                     &mut outlet,
                 );
             }
-            round.deliver(self.inbox.buffer(), &mut outlet);
-            round.finish(&mut outlet);
+            batch.deliver(self.inbox.buffer(), &mut outlet);
+            batch.finish(&mut outlet);
             if !more {
                 return;
             }
         }
     }
 
-    fn read_interface(&mut self, service: &Service, slot: Slot) {
-        let mut outlet = Outlet::new(service, self.number);
-        let mut round = service.endpoint.round(&mut self.lane, clock::now());
+    fn read_interface(&mut self, served: &ServedEndpoint, index: WorkloadIndex) {
+        let mut outlet = Outlet::new(served, self.number);
+        let mut batch = served.endpoint.begin_batch(&mut self.scratch, clock::now());
         let mut bytes = 0;
         for _ in 0..PACKETS {
-            let Some(tun) = outlet.interface(slot) else { break };
+            let Some(tun) = outlet.interface(index) else { break };
             match unistd::read(&tun.fd, &mut self.buffer) {
                 Ok(length) => {
                     bytes += length;
@@ -123,7 +128,7 @@ impl Worker {
                         continue;
                     };
                     let Some(offload) = Offload::decode(header) else { continue };
-                    round.from_workload(slot, offload, packet, &mut outlet);
+                    batch.egress(index, offload, packet, &mut outlet);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
@@ -138,6 +143,6 @@ impl Worker {
                 break;
             }
         }
-        round.finish(&mut outlet);
+        batch.finish(&mut outlet);
     }
 }

@@ -1,5 +1,5 @@
-//! The data plane: worker threads that carry packets, and one thread for what is slow. tokio has no
-//! part in it.
+//! Threads that carry packets: the workers, and one thread for handshakes and timers. tokio has no part
+//! in it.
 //!
 //! Every worker has an epoll of its own. An endpoint has as many sockets as there are workers, all
 //! on one port: the kernel spreads the peers over them (`SO_REUSEPORT`). Each socket and each
@@ -23,7 +23,10 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use handshakes::Queue;
-use meshward_datapath::{Ecn, Endpoint, Lane, LocalWorkload, Merging, Slot, UnknownPeer};
+use meshward_datapath::{
+    CoalesceOptions, Ecn, Endpoint, LocalWorkload, Received, UnknownPeer, WorkerScratch,
+    WorkloadIndex,
+};
 use meshward_types::{NetworkName, NodeName, relay::RelayNetwork};
 use nix::{
     errno::Errno,
@@ -48,14 +51,14 @@ use std::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     Socket(usize),
-    Interface(Slot),
+    Interface(WorkloadIndex),
 }
 
 /// What an epoll's event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Token {
-    /// Which service.
-    service: u32,
+    /// The number of the endpoint.
+    endpoint: u32,
     source: Source,
 }
 
@@ -68,22 +71,25 @@ impl Token {
     fn encode(self) -> u64 {
         let source = match self.source {
             Source::Socket(number) => number as u64,
-            Source::Interface(slot) => slot.0 as u64 | Self::INTERFACE,
+            Source::Interface(index) => index.0 as u64 | Self::INTERFACE,
         };
-        u64::from(self.service) << 32 | source
+        u64::from(self.endpoint) << 32 | source
     }
 
     fn decode(data: u64) -> Self {
         let number = (data & (Self::INTERFACE - 1)) as usize;
         let interface = data & Self::INTERFACE != 0;
-        let source =
-            if interface { Source::Interface(Slot(number)) } else { Source::Socket(number) };
-        Self { service: (data >> 32) as u32, source }
+        let source = if interface {
+            Source::Interface(WorkloadIndex(number))
+        } else {
+            Source::Socket(number)
+        };
+        Self { endpoint: (data >> 32) as u32, source }
     }
 }
 
 /// The threads of a node, and the endpoints that they serve.
-pub struct DataPlane {
+pub struct Workers {
     shared: Arc<Shared>,
     queue: Queue,
     wanted: Offloads,
@@ -92,7 +98,7 @@ pub struct DataPlane {
 
 struct Shared {
     workers: Vec<Poll>,
-    services: RwLock<Vec<Option<Arc<Service>>>>,
+    endpoints: RwLock<Vec<Option<Arc<ServedEndpoint>>>>,
     /// Over how many workers sockets and interfaces are spread. Held while one is added, removed or
     /// moved.
     active: Mutex<NonZeroUsize>,
@@ -108,7 +114,7 @@ struct Poll {
 }
 
 /// An endpoint that is served.
-pub struct Service {
+pub struct ServedEndpoint {
     /// The endpoint.
     pub endpoint: Endpoint,
     number: u32,
@@ -118,7 +124,7 @@ pub struct Service {
     sources: sources::Sources,
     /// As many as there are workers.
     sockets: Vec<UdpSocket>,
-    /// The workloads' interfaces by slot.
+    /// The workloads' interfaces by index.
     interfaces: RwLock<Vec<Option<Tun>>>,
     offloads: Flags,
     queue: Queue,
@@ -136,12 +142,12 @@ struct Flags {
     batched_receiving: bool,
 }
 
-impl Service {
+impl ServedEndpoint {
     /// Says something to every peer: this node has another address.
-    pub fn announce(&self) {
+    pub fn announce_address(&self) {
         // An address of before may not lead there any more.
         self.sources.forget();
-        self.endpoint.announce(clock::now(), &mut outlet::Outlet::new(self, 0));
+        self.endpoint.announce_address(clock::now(), &mut outlet::Outlet::new(self, 0));
     }
 
     /// Asks a peer for an answer by the way that packets to it take: the ping's number, and where
@@ -154,19 +160,19 @@ impl Service {
     }
 
     /// Has the handshakes begun that were asked for.
-    pub fn want_handshakes(&self) {
+    pub fn request_handshakes(&self) {
         self.queue.wanted(self.number);
     }
 
     /// Has the ends of connections told that were cut, if they are to be.
-    pub fn reset_cut(&self) {
-        if self.endpoint.has_resets() {
+    pub fn reset_cut_connections(&self) {
+        if self.endpoint.has_pending_resets() {
             self.queue.wanted(self.number);
         }
     }
 }
 
-impl DataPlane {
+impl Workers {
     /// Starts the threads. `wanted`: which offloads are used where the kernel has them.
     ///
     /// # Errors
@@ -175,7 +181,7 @@ impl DataPlane {
         let polls = (0..workers.get()).map(|_| Poll::new()).collect::<nix::Result<_>>()?;
         let shared = Arc::new(Shared {
             workers: polls,
-            services: RwLock::default(),
+            endpoints: RwLock::default(),
             active: Mutex::new(NonZeroUsize::MIN),
             ended: AtomicBool::new(false),
         });
@@ -215,7 +221,7 @@ impl DataPlane {
         network: &NetworkName,
         endpoint: Endpoint,
         sockets: Vec<UdpSocket>,
-    ) -> Result<Arc<Service>> {
+    ) -> Result<Arc<ServedEndpoint>> {
         sockets.iter().for_each(sys::receive_marks);
         sockets.iter().for_each(sys::receive_destinations);
         let gathers =
@@ -228,15 +234,15 @@ impl DataPlane {
             batched_receiving: gathering == sockets.len(),
         };
         let active = self.shared.active.lock();
-        let mut services = self.shared.services.write();
-        let free = services.iter().position(Option::is_none);
-        let number = free.unwrap_or(services.len()) as u32;
+        let mut endpoints = self.shared.endpoints.write();
+        let free = endpoints.iter().position(Option::is_none);
+        let number = free.unwrap_or(endpoints.len()) as u32;
         for (at, socket) in sockets.iter().enumerate() {
-            let token = Token { service: number, source: Source::Socket(at) };
+            let token = Token { endpoint: number, source: Source::Socket(at) };
             let watched = self.shared.poll(at, *active).watch(socket, token);
             watched.with_context(|| format!("the socket of network {network} cannot be polled"))?;
         }
-        let service = Arc::new(Service {
+        let served = Arc::new(ServedEndpoint {
             endpoint,
             number,
             ipv6: sockets
@@ -250,60 +256,65 @@ impl DataPlane {
             relay: self.relay.clone(),
             relayed_as: RelayNetwork::of(network),
         });
-        match services.get_mut(number as usize) {
-            Some(place) => *place = Some(service.clone()),
-            None => services.push(Some(service.clone())),
+        match endpoints.get_mut(number as usize) {
+            Some(place) => *place = Some(served.clone()),
+            None => endpoints.push(Some(served.clone())),
         }
-        Ok(service)
+        Ok(served)
     }
 
     /// The way in for packets that do not come by a socket of ours.
     pub fn injector(&self) -> Injector {
-        Injector { shared: self.shared.clone(), lane: Lane::default() }
+        Injector { shared: self.shared.clone(), scratch: WorkerScratch::default() }
     }
 
-    /// Ends the service of an endpoint. Its workloads are to be gone already.
-    pub fn stop(&self, service: &Service) {
+    /// Stops serving an endpoint. Its workloads are to be gone already.
+    pub fn stop(&self, served: &ServedEndpoint) {
         let active = self.shared.active.lock();
-        self.shared.services.write()[service.number as usize] = None;
-        for (at, socket) in service.sockets.iter().enumerate() {
+        self.shared.endpoints.write()[served.number as usize] = None;
+        for (at, socket) in served.sockets.iter().enumerate() {
             let _ = self.shared.poll(at, *active).epoll.delete(socket);
         }
     }
 
     /// Adds a workload with its interface to an endpoint.
-    pub fn attach(&self, service: &Service, workload: LocalWorkload, tun: Tun) -> Slot {
-        let offloads = &service.offloads;
+    pub fn attach(
+        &self,
+        served: &ServedEndpoint,
+        workload: LocalWorkload,
+        tun: Tun,
+    ) -> WorkloadIndex {
+        let offloads = &served.offloads;
         offloads.tcp_segmentation.fetch_and(tun.tcp_offload, Relaxed);
         offloads.udp_segmentation.fetch_and(tun.udp_offload, Relaxed);
         let active = self.shared.active.lock();
-        let slot = service.endpoint.add_local(workload);
-        let mut interfaces = service.interfaces.write();
-        if interfaces.len() <= slot.0 {
-            interfaces.resize_with(slot.0 + 1, || None);
+        let index = served.endpoint.add_workload(workload);
+        let mut interfaces = served.interfaces.write();
+        if interfaces.len() <= index.0 {
+            interfaces.resize_with(index.0 + 1, || None);
         }
-        let token = Token { service: service.number, source: Source::Interface(slot) };
-        if let Err(error) = self.shared.poll(slot.0, *active).watch(&tun.fd, token) {
+        let token = Token { endpoint: served.number, source: Source::Interface(index) };
+        if let Err(error) = self.shared.poll(index.0, *active).watch(&tun.fd, token) {
             tracing::error!("a workload's interface cannot be polled: {error}");
         }
-        interfaces[slot.0] = Some(tun);
-        slot
+        interfaces[index.0] = Some(tun);
+        index
     }
 
     /// What a workload's interface is called, wherever it is.
-    pub fn interface_name(&self, service: &Service, slot: Slot) -> Option<String> {
-        let interfaces = service.interfaces.read();
-        sys::tun_name(interfaces.get(slot.0)?.as_ref()?).ok()
+    pub fn interface_name(&self, served: &ServedEndpoint, index: WorkloadIndex) -> Option<String> {
+        let interfaces = served.interfaces.read();
+        sys::tun_name(interfaces.get(index.0)?.as_ref()?).ok()
     }
 
     /// Removes a workload from an endpoint, and gives its interface back.
-    pub fn detach(&self, service: &Service, slot: Slot) -> Option<Tun> {
+    pub fn detach(&self, served: &ServedEndpoint, index: WorkloadIndex) -> Option<Tun> {
         let active = self.shared.active.lock();
-        let tun = service.interfaces.write().get_mut(slot.0).and_then(Option::take);
+        let tun = served.interfaces.write().get_mut(index.0).and_then(Option::take);
         if let Some(tun) = &tun {
-            let _ = self.shared.poll(slot.0, *active).epoll.delete(&tun.fd);
+            let _ = self.shared.poll(index.0, *active).epoll.delete(&tun.fd);
         }
-        service.endpoint.remove_local(slot);
+        served.endpoint.remove_workload(index);
         tun
     }
 }
@@ -311,7 +322,7 @@ impl DataPlane {
 /// A way in for packets that do not come by a socket of ours.
 pub struct Injector {
     shared: Arc<Shared>,
-    lane: Lane,
+    scratch: WorkerScratch,
 }
 
 impl Injector {
@@ -323,18 +334,22 @@ impl Injector {
         messages: &mut [u8],
         size: usize,
     ) {
-        let services = self.shared.services.read();
-        let Some(service) = services.iter().flatten().find(|service| service.relayed_as == network)
+        let endpoints = self.shared.endpoints.read();
+        let Some(served) = endpoints.iter().flatten().find(|served| served.relayed_as == network)
         else {
             return;
         };
-        self.lane.set_merging(service.merging());
-        let mut outlet = outlet::Outlet::new(service, 0);
-        let mut round = service.endpoint.round(&mut self.lane, clock::now());
+        self.scratch.set_coalesce_options(served.merging());
+        let mut outlet = outlet::Outlet::new(served, 0);
+        let mut batch = served.endpoint.begin_batch(&mut self.scratch, clock::now());
         let all = 0..messages.len();
-        round.from_network(from, Ecn::NotCapable, messages, all, size, &mut outlet);
-        round.deliver(messages, &mut outlet);
-        round.finish(&mut outlet);
+        batch.ingress(
+            Received { from, ecn: Ecn::NotCapable, range: all, size },
+            messages,
+            &mut outlet,
+        );
+        batch.deliver(messages, &mut outlet);
+        batch.finish(&mut outlet);
     }
 }
 
@@ -357,20 +372,20 @@ impl Shared {
             return;
         }
         let before = std::mem::replace(&mut *active, next);
-        for service in self.services.read().iter().flatten() {
-            let (number, interfaces) = (service.number, service.interfaces.read());
-            let sockets = service.sockets.iter().enumerate();
+        for served in self.endpoints.read().iter().flatten() {
+            let (number, interfaces) = (served.number, served.interfaces.read());
+            let sockets = served.sockets.iter().enumerate();
             let sockets = sockets.map(|(at, socket)| (at, socket.as_fd(), Source::Socket(at)));
             let interfaces =
                 interfaces.iter().enumerate().filter_map(|(at, tun)| Some((at, tun.as_ref()?)));
-            let interfaces =
-                interfaces.map(|(at, tun)| (at, tun.fd.as_fd(), Source::Interface(Slot(at))));
+            let interfaces = interfaces
+                .map(|(at, tun)| (at, tun.fd.as_fd(), Source::Interface(WorkloadIndex(at))));
             for (at, descriptor, source) in sockets.chain(interfaces) {
                 if at % before == at % next {
                     continue;
                 }
                 // Taken up before it is let go, so that it is always read by somebody.
-                let token = Token { service: number, source };
+                let token = Token { endpoint: number, source };
                 if let Err(error) = self.poll(at, next).watch(&descriptor, token) {
                     tracing::error!("a socket or an interface cannot be polled: {error}");
                     continue;
@@ -381,7 +396,7 @@ impl Shared {
     }
 }
 
-impl Drop for DataPlane {
+impl Drop for Workers {
     fn drop(&mut self) {
         self.shared.ended.store(true, Relaxed);
         for poll in &self.shared.workers {
@@ -404,11 +419,11 @@ impl Poll {
     }
 }
 
-impl Service {
+impl ServedEndpoint {
     /// What its workloads' interfaces take merged.
-    fn merging(&self) -> Merging {
+    fn merging(&self) -> CoalesceOptions {
         let Flags { tcp_segmentation, udp_segmentation, .. } = &self.offloads;
-        Merging { tcp: tcp_segmentation.load(Relaxed), udp: udp_segmentation.load(Relaxed) }
+        CoalesceOptions { tcp: tcp_segmentation.load(Relaxed), udp: udp_segmentation.load(Relaxed) }
     }
 
     /// What the kernel does for it.
@@ -433,10 +448,10 @@ mod tests {
         for source in [
             Source::Socket(0),
             Source::Socket(63),
-            Source::Interface(Slot(0)),
-            Source::Interface(Slot(70_000)),
+            Source::Interface(WorkloadIndex(0)),
+            Source::Interface(WorkloadIndex(70_000)),
         ] {
-            let token = Token { service: 3, source };
+            let token = Token { endpoint: 3, source };
             assert_eq!(Token::decode(token.encode()), token);
             assert_ne!(token.encode(), Token::WAKE);
         }

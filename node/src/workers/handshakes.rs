@@ -3,12 +3,12 @@
 //! a flood of handshakes fills a queue here, and the data goes on.
 
 use super::{
-    Service, Shared,
+    ServedEndpoint, Shared,
     balance::{Balance, Usage},
     outlet::Outlet,
 };
 use crate::clock;
-use meshward_datapath::{Lane, MOST_HANDSHAKE, Now};
+use meshward_datapath::{MAX_HANDSHAKE_MESSAGE, Now, WorkerScratch};
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
@@ -35,11 +35,11 @@ const BALANCE: Duration = Duration::from_secs(1);
 pub enum Task {
     /// `to`: the address of this host that it came to.
     Message {
-        service: u32,
+        endpoint: u32,
         from: SocketAddr,
         to: Option<IpAddr>,
         length: u8,
-        bytes: [u8; MOST_HANDSHAKE],
+        bytes: [u8; MAX_HANDSHAKE_MESSAGE],
     },
     Wanted(u32),
     Wake,
@@ -62,23 +62,23 @@ impl Queue {
     /// Keeps a message; `false` if too many wait.
     pub fn message(
         &self,
-        service: u32,
+        endpoint: u32,
         from: SocketAddr,
         to: Option<IpAddr>,
         message: &[u8],
     ) -> bool {
-        let mut bytes = [0; MOST_HANDSHAKE];
+        let mut bytes = [0; MAX_HANDSHAKE_MESSAGE];
         let Some(place) = bytes.get_mut(..message.len()) else { return false };
         place.copy_from_slice(message);
-        self.push(Task::Message { service, from, to, length: message.len() as u8, bytes })
+        self.push(Task::Message { endpoint, from, to, length: message.len() as u8, bytes })
     }
 
-    /// Says that a service wants handshakes begun. If too many tasks wait, the next tick does it.
-    pub fn wanted(&self, service: u32) {
-        self.push(Task::Wanted(service));
+    /// Says that an endpoint has handshakes to begin. If too many tasks wait, the next tick does it.
+    pub fn wanted(&self, endpoint: u32) {
+        self.push(Task::Wanted(endpoint));
     }
 
-    /// Has the thread look whether the data plane has ended.
+    /// Has the thread look whether the workers are to end.
     pub fn wake(&self) {
         self.push(Task::Wake);
     }
@@ -99,7 +99,7 @@ pub struct Handshakes {
     shared: Arc<Shared>,
     queue: Queue,
     tasks: Receiver<Task>,
-    lane: Lane,
+    scratch: WorkerScratch,
     /// When endpoints were told of load.
     loaded: Option<Instant>,
     balance: Balance,
@@ -113,14 +113,14 @@ impl Handshakes {
             shared,
             queue,
             tasks,
-            lane: Lane::default(),
+            scratch: WorkerScratch::default(),
             loaded: None,
             balance,
             balanced: clock::now(),
         }
     }
 
-    /// Works until the data plane ends.
+    /// Works until the workers are to end.
     pub fn run(mut self) {
         let mut next_tick = clock::now();
         while !self.shared.ended.load(Relaxed) {
@@ -142,38 +142,47 @@ impl Handshakes {
         let now = now();
         if waiting >= LOAD && self.loaded.is_none_or(|last| now.instant >= last + BETWEEN_LOADS) {
             self.loaded = Some(now.instant);
-            let services = self.shared.services.read();
-            services.iter().flatten().for_each(|service| service.endpoint.note_load(now.instant));
+            let endpoints = self.shared.endpoints.read();
+            endpoints
+                .iter()
+                .flatten()
+                .for_each(|served| served.endpoint.note_overload(now.instant));
         }
         match task {
-            Task::Message { service, from, to, length, bytes } => {
-                let Some(service) = self.service(service) else { return };
-                let mut outlet = Outlet::new(&service, 0);
+            Task::Message { endpoint, from, to, length, bytes } => {
+                let Some(served) = self.endpoint(endpoint) else { return };
+                let mut outlet = Outlet::new(&served, 0);
                 outlet.hear(from, to);
                 let message = &bytes[..usize::from(length)];
-                service.endpoint.handshake(now, from, message, &mut self.lane, &mut outlet);
+                served.endpoint.receive_handshake(
+                    now,
+                    from,
+                    message,
+                    &mut self.scratch,
+                    &mut outlet,
+                );
             }
-            Task::Wanted(service) => {
-                let Some(service) = self.service(service) else { return };
-                let mut outlet = Outlet::new(&service, 0);
-                service.endpoint.begin_handshakes(now, &mut outlet);
-                service.endpoint.reset_cut(now.instant, &mut self.lane, &mut outlet);
+            Task::Wanted(endpoint) => {
+                let Some(served) = self.endpoint(endpoint) else { return };
+                let mut outlet = Outlet::new(&served, 0);
+                served.endpoint.begin_handshakes(now, &mut outlet);
+                served.endpoint.reset_cut_connections(now.instant, &mut self.scratch, &mut outlet);
             }
             Task::Wake => {}
         }
     }
 
-    fn service(&self, number: u32) -> Option<Arc<Service>> {
-        self.shared.services.read().get(number as usize)?.clone()
+    fn endpoint(&self, number: u32) -> Option<Arc<ServedEndpoint>> {
+        self.shared.endpoints.read().get(number as usize)?.clone()
     }
 
     fn tick(&mut self, now: Now) {
-        let services: Vec<Arc<Service>> =
-            self.shared.services.read().iter().flatten().cloned().collect();
-        for service in services {
-            let mut outlet = Outlet::new(&service, 0);
-            service.endpoint.begin_handshakes(now, &mut outlet);
-            service.endpoint.tick(now, &mut self.lane, &mut outlet);
+        let endpoints: Vec<Arc<ServedEndpoint>> =
+            self.shared.endpoints.read().iter().flatten().cloned().collect();
+        for served in endpoints {
+            let mut outlet = Outlet::new(&served, 0);
+            served.endpoint.begin_handshakes(now, &mut outlet);
+            served.endpoint.tick(now, &mut self.scratch, &mut outlet);
         }
         let passed = now.instant - self.balanced;
         if passed >= BALANCE {
