@@ -7,7 +7,7 @@ mod simulated;
 
 use anyhow::{Result, ensure};
 use meshward_bench::{Figures, Row, Target, p99};
-use meshward_control_proto::Part;
+use meshward_control_proto::MemberKind;
 use meshward_coordinator::{ca::Ca, world::World};
 use meshward_types::Revision;
 use process::{Process, binary, seed};
@@ -56,7 +56,7 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
     eprintln!("seeding {} nodes ...", size.shape.nodes());
     let (_, read) =
-        ca.sign_member(Part::Node, &shape::node(0), &csr, Duration::from_secs(86_400))?;
+        ca.sign_member(MemberKind::Node, &shape::node(0), &csr, Duration::from_secs(86_400))?;
     let records = size.shape.records(&read.key.to_string());
     seed(&data, records.clone())?;
     let world = World::load(Revision(1), records).map_err(anyhow::Error::msg)?;
@@ -73,7 +73,7 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
     let mut coordinator = Coordinator::start(&data, port).await?;
     let sign = |at: u32| {
-        Ok(ca.sign_member(Part::Node, &shape::node(at), &csr, Duration::from_secs(86_400))?.0)
+        Ok(ca.sign_member(MemberKind::Node, &shape::node(at), &csr, Duration::from_secs(86_400))?.0)
     };
     let fleet =
         Fleet::new(Arc::new(world), size.shape, port, &ca.certificate, sign, &key.serialize_der())?;

@@ -6,7 +6,7 @@ mod process;
 use anyhow::{Context, Result, ensure};
 use meshward_bench::{Figures, Row, Target};
 use meshward_control_proto::{
-    Part,
+    MemberKind,
     relay::{Gathering, frames, server_name},
 };
 use meshward_coordinator::{
@@ -51,7 +51,7 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
     let key = KeyPair::generate()?;
     let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
     let sign =
-        |name: &NodeName| ca.sign_member(Part::Node, name, &csr, Duration::from_secs(86_400));
+        |name: &NodeName| ca.sign_member(MemberKind::Node, name, &csr, Duration::from_secs(86_400));
     let known_by = sign(&name(0)?)?.1.key.to_string();
     seed(&data, (0..count).map(|at| record(name(at)?, &known_by)).collect::<Result<_>>()?)?;
 

@@ -2,7 +2,7 @@
 //! folder.
 
 use anyhow::{Context, Result, bail};
-use meshward_control_proto::{COORDINATOR_NAME, Part, relay::server_name};
+use meshward_control_proto::{COORDINATOR_NAME, MemberKind, relay::server_name};
 use meshward_runtime::tls::{MemberCertificate, SKEW, spiffe_id};
 use meshward_types::{NodeName, token::Fingerprint};
 use parking_lot::Mutex;
@@ -103,7 +103,7 @@ impl Ca {
     /// If the request is malformed or not signed by its own key.
     pub fn sign_member(
         &self,
-        part: Part,
+        kind: MemberKind,
         node: &NodeName,
         csr: &[u8],
         lifetime: Duration,
@@ -114,9 +114,9 @@ impl Ca {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, node.as_str());
         params.subject_alt_names =
-            vec![SanType::URI(spiffe_id(&self.mesh, part, node).try_into()?)];
+            vec![SanType::URI(spiffe_id(&self.mesh, kind, node).try_into()?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        if part == Part::Relay {
+        if kind == MemberKind::Relay {
             params.subject_alt_names.push(SanType::DnsName(server_name(node).try_into()?));
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
         }

@@ -7,7 +7,7 @@ use crate::{
     ca::Ca,
     store::{Sqlite, Store},
 };
-use meshward_control_proto::Part;
+use meshward_control_proto::MemberKind;
 use meshward_runtime::tls::Members;
 use meshward_types::NodeName;
 use rustls::{
@@ -37,12 +37,12 @@ fn ca() -> &'static Ca {
 fn csr(data: &[u8]) {
     let (ca, now) = (ca(), UnixTime::now());
     let name: NodeName = "rack".parse().expect("a name");
-    for part in [Part::Node, Part::Relay] {
-        let Ok((certificate, read)) = ca.sign_member(part, &name, data, Duration::from_secs(3600))
+    for kind in [MemberKind::Node, MemberKind::Relay] {
+        let Ok((certificate, read)) = ca.sign_member(kind, &name, data, Duration::from_secs(3600))
         else {
             return;
         };
-        assert!(read.part == part && read.node == name && read.mesh == ca.mesh);
+        assert!(read.kind == kind && read.node == name && read.mesh == ca.mesh);
         assert!(certificate.len() < 2048, "nothing of a request but its key is taken");
         let members = Members::of(ca.certificate.clone()).expect("a CA's certificate");
         let shown = CertificateDer::from(certificate);

@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use meshward_control_proto::{
-    CLOSE_REMOVED, MAX_JOIN_FRAME, Part,
+    CLOSE_REMOVED, MAX_JOIN_FRAME, MemberKind,
     relay::{FromRelay, RelaySpec, ToRelay},
 };
 use meshward_relay::forwarder::Forwarder;
@@ -167,7 +167,7 @@ pub async fn serve(
                 anyhow::bail!("a message came out of turn")
             };
             let (certificate, read) =
-                mesh.ca.sign_member(Part::Relay, &name, &csr, mesh.certificate_lifetime)?;
+                mesh.ca.sign_member(MemberKind::Relay, &name, &csr, mesh.certificate_lifetime)?;
             let key = read.key.to_string();
             mesh.change(&author, |world| relays::set_key(world, &name, &key)).await?;
             let renewed = to_link.send(ToRelay::Renewed { certificate }).await;

@@ -3,7 +3,7 @@
 
 use crate::{attachment::Attachment, daemon::seconds_now};
 use anyhow::{Context, Result, ensure};
-use meshward_control_proto::Part;
+use meshward_control_proto::MemberKind;
 use meshward_datapath::SecretKey;
 use meshward_runtime::{member::MemberFolder, random};
 use meshward_types::{NetworkName, WorkloadId};
@@ -27,7 +27,7 @@ impl Folder {
     /// # Errors
     /// If it cannot be made.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self(MemberFolder::open(path, Part::Node, &["endpoints", "workloads", "flows"])?))
+        Ok(Self(MemberFolder::open(path, MemberKind::Node, &["endpoints", "workloads", "flows"])?))
     }
 
     /// Forgets who this node was and all that it had. Folders are there again at the next start.

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use meshward_control_proto::Part;
+use meshward_control_proto::MemberKind;
 use meshward_node::{
     api,
     config::{Config, USUAL_FILE},
@@ -241,7 +241,7 @@ async fn run(common: Common) -> Result<()> {
     let (relay, relayed_orders) = relayed::channel();
     if let Some(at) = folder.removed_at() {
         leaving::mark_removed(&config, &membership, at);
-        return Err(Removed::of(Part::Node, membership.name).into());
+        return Err(Removed::of(MemberKind::Node, membership.name).into());
     }
     let node = Node::restore(membership, config, folder, relay).await?;
     api::serve(node.clone()).await?;
@@ -298,7 +298,11 @@ async fn run(common: Common) -> Result<()> {
     if let Some(plugin) = &node.config.docker_plugin {
         let _ = std::fs::remove_file(plugin);
     }
-    if removed { Err(Removed::of(Part::Node, node.membership.name.clone()).into()) } else { Ok(()) }
+    if removed {
+        Err(Removed::of(MemberKind::Node, node.membership.name.clone()).into())
+    } else {
+        Ok(())
+    }
 }
 
 /// Every workload is a descriptor: as many as the machine's settings allow.

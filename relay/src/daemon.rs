@@ -4,7 +4,7 @@
 use crate::{cert_resolver::CertResolver, config::Config};
 use anyhow::{Context, Result};
 use meshward_control_proto::{
-    COORDINATOR_NAME, MAX_UPDATE, Part,
+    COORDINATOR_NAME, MAX_UPDATE, MemberKind,
     relay::{ALPN_RELAY, ALPN_RELAY_LINK, FromRelay, ToRelay},
 };
 use meshward_relay::{
@@ -50,7 +50,7 @@ const MEMBERS: &str = "members.json";
 /// # Errors
 /// If it cannot be made.
 pub(crate) fn open(data_dir: &Path) -> Result<MemberFolder> {
-    MemberFolder::open(data_dir, Part::Relay, &[])
+    MemberFolder::open(data_dir, MemberKind::Relay, &[])
 }
 
 /// Serves until the process is asked to end, or the relay is removed from the mesh.
@@ -64,7 +64,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     })?;
     let credentials = folder.credentials()?;
     if folder.removed_at().is_some() {
-        return Err(Removed::of(Part::Relay, membership.name).into());
+        return Err(Removed::of(MemberKind::Relay, membership.name).into());
     }
     let resolver = Arc::new(CertResolver::new(&credentials)?);
     let ca = CertificateDer::from(credentials.ca.clone());
@@ -102,7 +102,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     };
     listener::close(&endpoint, "the relay ends").await;
     match removed {
-        true => Err(Removed::of(Part::Relay, daemon.membership.name.clone()).into()),
+        true => Err(Removed::of(MemberKind::Relay, daemon.membership.name.clone()).into()),
         false => Ok(()),
     }
 }
@@ -180,7 +180,7 @@ impl Daemon {
         let connection = listener::finish_handshake(incoming, permit).await?;
         let certificate = listener::peer_certificate(&connection)?;
         let known = self.members.read().get(&certificate.node).cloned();
-        if certificate.part != Part::Node || known != Some(certificate.key.to_string()) {
+        if certificate.kind != MemberKind::Node || known != Some(certificate.key.to_string()) {
             self.guard.note_failure(from.ip(), "a certificate", std::time::Instant::now());
             connection.close(2u32.into(), b"this is no node of the mesh");
             anyhow::bail!("{} is no node of the mesh", certificate.node);

@@ -221,16 +221,16 @@ pub fn peer_certificate(connection: &Connection) -> Result<MemberCertificate> {
 /// If it is not, with what the coordinator's clock says.
 pub fn check_unexpired(certificate: &MemberCertificate) -> Result<()> {
     let now = OffsetDateTime::now_utc().unix_timestamp();
-    let MemberCertificate { part, node, not_before, not_after, .. } = certificate;
+    let MemberCertificate { kind, node, not_before, not_after, .. } = certificate;
     anyhow::ensure!(
         now >= *not_before,
-        "the certificate of {part} {node} is good from {} on, and the coordinator's clock says {}: the coordinator's clock is behind; set it",
+        "the certificate of {kind} {node} is good from {} on, and the coordinator's clock says {}: the coordinator's clock is behind; set it",
         date(*not_before),
         date(now)
     );
     anyhow::ensure!(
         now <= *not_after,
-        "the certificate of {part} {node} expired at {}, and the coordinator's clock says {}",
+        "the certificate of {kind} {node} expired at {}, and the coordinator's clock says {}",
         date(*not_after),
         date(now)
     );

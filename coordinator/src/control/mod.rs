@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use meshward_control_proto::{
-    ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, JoinReply, JoinRequest, MAX_JOIN_FRAME, Part,
+    ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, JoinReply, JoinRequest, MAX_JOIN_FRAME, MemberKind,
     relay::{ALPN_RELAY, ALPN_RELAY_LINK},
 };
 use meshward_relay::listener::{
@@ -73,9 +73,9 @@ async fn serve_connection(
         let (send, receive) = first_stream(&connection).await?;
         return serve_join(mesh, &connection, from, send, receive).await;
     }
-    let part = if alpn == ALPN_RELAY_LINK { Part::Relay } else { Part::Node };
-    let certificate = member(mesh, &connection, from, part)?;
-    let who = format!("{part}:{}", certificate.node);
+    let kind = if alpn == ALPN_RELAY_LINK { MemberKind::Relay } else { MemberKind::Node };
+    let certificate = member(mesh, &connection, from, kind)?;
+    let who = format!("{kind}:{}", certificate.node);
     let Some(_connection) = mesh.members.open(&who, &alpn) else {
         connection.close(5u32.into(), b"too many connections of one member");
         anyhow::bail!("{who} has too many connections");
@@ -112,16 +112,16 @@ async fn serve_join(
     let request: JoinRequest =
         tokio::time::timeout(FIRST_MESSAGE, frames::receive(&mut receive, MAX_JOIN_FRAME))
             .await??;
-    let (part, name) = (request.part, request.name.clone());
+    let (kind, name) = (request.kind, request.name.clone());
     let reply = match join(mesh, request, from).await {
         Ok((certificate, site)) => {
-            info!(%part, %name, "joined");
+            info!(%kind, %name, "joined");
             JoinReply::Accepted { certificate, mesh: mesh.ca.mesh.clone(), site }
         }
         Err(refusal) => {
             // That somebody has no token is said elsewhere, once in a while.
             if !matches!(refusal, Refusal::Missing(_)) {
-                warn!(%part, %name, %from, "refused to join: {refusal}");
+                warn!(%kind, %name, %from, "refused to join: {refusal}");
             }
             JoinReply::Refused(refusal.to_string())
         }
@@ -155,19 +155,19 @@ async fn join(
     }
     let (certificate, read) = mesh
         .ca
-        .sign_member(request.part, &request.name, &request.csr, mesh.certificate_lifetime)
+        .sign_member(request.kind, &request.name, &request.csr, mesh.certificate_lifetime)
         .map_err(|error| Refusal::Invalid(format!("{error:#}")))?;
     let key = read.key.to_string();
     let author = Author {
         origin: Some(from.ip().to_string()),
-        ..Author::named(format!("{}:{}", request.part, request.name))
+        ..Author::named(format!("{}:{}", request.kind, request.name))
     };
-    let plan = |world: &World| match request.part {
-        Part::Node => nodes::join(world, &request, &key, now),
-        Part::Relay => relays::join(world, &request, &key, now),
+    let plan = |world: &World| match request.kind {
+        MemberKind::Node => nodes::join(world, &request, &key, now),
+        MemberKind::Relay => relays::join(world, &request, &key, now),
     };
     // Before it is known: an ephemeral node has its time to begin a session.
-    if request.part == Part::Node {
+    if request.kind == MemberKind::Node {
         mesh.sessions.note_seen(&request.name);
     }
     let done = mesh.change(&author, plan).await;
@@ -182,20 +182,20 @@ fn member(
     mesh: &Mesh,
     connection: &Connection,
     from: SocketAddr,
-    part: Part,
+    kind: MemberKind,
 ) -> Result<MemberCertificate> {
     let certificate = peer_certificate(connection)?;
-    let known = mesh.look(|world| match part {
-        Part::Node => world.nodes.get(&certificate.node).map(|node| node.key.clone()),
-        Part::Relay => world.relays.get(&certificate.node).map(|relay| relay.key.clone()),
+    let known = mesh.look(|world| match kind {
+        MemberKind::Node => world.nodes.get(&certificate.node).map(|node| node.key.clone()),
+        MemberKind::Relay => world.relays.get(&certificate.node).map(|relay| relay.key.clone()),
     });
-    if certificate.part != part || known != Some(certificate.key.to_string()) {
+    if certificate.kind != kind || known != Some(certificate.key.to_string()) {
         mesh.guard.note_failure(from.ip(), "a certificate", std::time::Instant::now());
         connection.close(
             CLOSE_REMOVED.into(),
-            format!("this {part} was removed from the mesh").as_bytes(),
+            format!("this {kind} was removed from the mesh").as_bytes(),
         );
-        anyhow::bail!("{part} {} is no member", certificate.node);
+        anyhow::bail!("{kind} {} is no member", certificate.node);
     }
     Ok(certificate)
 }

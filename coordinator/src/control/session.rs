@@ -11,8 +11,8 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use meshward_control_proto::{
-    CLOSE_REMOVED, Change, EndpointReport, FromCoordinator, FromNode, Part, WorkloadReport, encode,
-    encode_update, view::Shadow,
+    CLOSE_REMOVED, Change, EndpointReport, FromCoordinator, FromNode, MemberKind, WorkloadReport,
+    encode, encode_update, view::Shadow,
 };
 use meshward_relay::listener::check_unexpired;
 use meshward_runtime::{
@@ -587,7 +587,7 @@ impl Serving {
 
     async fn renew(&mut self, csr: &[u8]) -> Result<()> {
         let (certificate, read) = self.mesh.ca.sign_member(
-            Part::Node,
+            MemberKind::Node,
             &self.node,
             csr,
             self.mesh.certificate_lifetime,

@@ -6,7 +6,7 @@ use crate::{
     world::World,
 };
 use meshward_api_types::{CreateToken, Token};
-use meshward_control_proto::{JoinRequest, Part};
+use meshward_control_proto::{JoinRequest, MemberKind};
 use meshward_runtime::random;
 use meshward_types::{
     labels::check_value,
@@ -110,7 +110,7 @@ pub fn create(world: &World, record: &TokenRecord, now: i64) -> Result<Plan<()>,
         action: format!(
             "created join token {} for {uses} {}s",
             record.id,
-            if record.relay { Part::Relay } else { Part::Node }
+            if record.relay { MemberKind::Relay } else { MemberKind::Node }
         ),
         outcome: (),
     })
@@ -155,18 +155,18 @@ pub fn check_known(world: &World, secret: &str) -> Result<(), Refusal> {
 fn redeem<'a>(
     world: &'a World,
     secret: &str,
-    part: Part,
+    kind: MemberKind,
     now: i64,
 ) -> Result<&'a TokenRecord, Refusal> {
     let token = find(world, secret)?;
-    match (token.relay, part) {
-        (true, Part::Relay) | (false, Part::Node) => {}
-        (true, Part::Node) => {
+    match (token.relay, kind) {
+        (true, MemberKind::Relay) | (false, MemberKind::Node) => {}
+        (true, MemberKind::Node) => {
             return Err(Refusal::Conflict(
                 "the join token is for relays: `meshward-relay join` takes it; make one for nodes without `--relay`".into(),
             ));
         }
-        (false, Part::Relay) => {
+        (false, MemberKind::Relay) => {
             return Err(Refusal::Conflict(
                 "the join token is for nodes; make one for relays with `meshctl token create --relay`".into(),
             ));
@@ -207,19 +207,19 @@ pub fn join<'a>(
     known: Option<(&str, Option<String>)>,
     now: i64,
 ) -> Result<Joining<'a>, Refusal> {
-    let token = redeem(world, &request.secret, request.part, now);
+    let token = redeem(world, &request.secret, request.kind, now);
     let Some((known_key, site)) = known else { return token.map(Joining::New) };
     if known_key == key && !matches!(token, Err(Refusal::Missing(_))) {
         return Ok(Joining::Again(site));
     }
     token?;
-    let (part, name) = (request.part, &request.name);
-    let command = match part {
-        Part::Node => "nodes",
-        Part::Relay => "relay",
+    let (kind, name) = (request.kind, &request.name);
+    let command = match kind {
+        MemberKind::Node => "nodes",
+        MemberKind::Relay => "relay",
     };
     Err(Refusal::Conflict(format!(
-        "there is a {part} `{name}` already; join with another `--name`, or remove the old one with `meshctl {command} remove {name}`"
+        "there is a {kind} `{name}` already; join with another `--name`, or remove the old one with `meshctl {command} remove {name}`"
     )))
 }
 

@@ -4,16 +4,16 @@ use meshward_types::{Labels, NodeName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What a machine is in the mesh.
+/// The kind of a member of the mesh: it decides what its certificate is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Part {
+pub enum MemberKind {
     /// It runs workloads.
     Node,
     /// It passes packets on between nodes that cannot reach each other.
     Relay,
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for MemberKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Node => "node",
@@ -29,8 +29,8 @@ pub struct JoinRequest {
     pub secret: String,
     /// The name that it wants.
     pub name: NodeName,
-    /// As what it joins.
-    pub part: Part,
+    /// The kind of member that it is to be.
+    pub kind: MemberKind,
     /// Labels that the operator gives it.
     pub labels: Labels,
     /// A PKCS #10 request (DER) for its own key.

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use meshward_control_proto::{
-    Answer, FromCoordinator, FromNode, InstanceId, MAX_UPDATE, Part, Question, WorkloadReport,
-    encode,
+    Answer, FromCoordinator, FromNode, InstanceId, MAX_UPDATE, MemberKind, Question,
+    WorkloadReport, encode,
     view::{Digest, Shadow},
 };
 use meshward_netns::Netns;
@@ -49,7 +49,7 @@ impl CraftedSession {
     /// # Errors
     /// If the machine has not joined, or the coordinator is not reached.
     pub fn dial(netns: &Netns, data: &Path) -> Result<Self> {
-        let folder = MemberFolder::open(data, Part::Node, &[])?;
+        let folder = MemberFolder::open(data, MemberKind::Node, &[])?;
         let membership = folder.membership()?.context("it has not joined")?;
         let credentials = folder.credentials()?;
         let dial = Dial::for_session(&credentials.ca, &credentials.certificate, &credentials.key)?;

@@ -5,7 +5,7 @@ use crate::{
     join::Invitation,
     tls::{MemberCertificate, Members, PinnedCa, spiffe_id},
 };
-use meshward_control_proto::{COORDINATOR_NAME, Part};
+use meshward_control_proto::{COORDINATOR_NAME, MemberKind};
 use meshward_types::token::{Fingerprint, JoinToken};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
@@ -46,7 +46,7 @@ fn make() -> anyhow::Result<Signed> {
         (params.subject_alt_names, params.extended_key_usages) = (vec![name], vec![usage]);
         Ok(params.signed_by(&key, &issuer)?.der().to_vec())
     };
-    let id = spiffe_id("0123456789ab", Part::Node, &"rack".parse()?);
+    let id = spiffe_id("0123456789ab", MemberKind::Node, &"rack".parse()?);
     Ok(Signed {
         members: Members::of(ca.clone())?,
         node: sign(SanType::URI(id.try_into()?), ExtendedKeyUsagePurpose::ClientAuth)?,

@@ -138,7 +138,7 @@ pub async fn join(
     if let Some(member) = folder.membership_or_aside()? {
         return Err(Mistake(format!(
             "this machine is {} `{}` of the mesh at {} already; to join another, leave that one first (`meshward-node leave`) or use another --data-dir",
-            folder.part(), member.name, member.coordinator
+            folder.kind(), member.name, member.coordinator
         ))
         .into());
     }
@@ -151,7 +151,7 @@ pub async fn join(
     let request = JoinRequest {
         secret: token.secret(),
         name: name.clone(),
-        part: folder.part(),
+        kind: folder.kind(),
         labels,
         csr: request(&key)?,
         clock: clock(),

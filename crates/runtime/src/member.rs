@@ -7,7 +7,7 @@ use crate::{
     write_behind::{Troubles, WriteBehind},
 };
 use anyhow::{Context, Result, bail};
-use meshward_control_proto::Part;
+use meshward_control_proto::MemberKind;
 use meshward_types::NodeName;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -28,10 +28,10 @@ pub const REMOVED: u8 = 3;
 /// This is no member of the mesh any more: the process ends with [`REMOVED`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{part} {name} was removed from the mesh{closed}; to join again, with a new token: {join} join TOKEN@HOST"
+    "{kind} {name} was removed from the mesh{closed}; to join again, with a new token: {join} join TOKEN@HOST"
 )]
 pub struct Removed {
-    part: Part,
+    kind: MemberKind,
     name: NodeName,
     /// What has become of what it had.
     closed: &'static str,
@@ -63,12 +63,12 @@ pub struct Credentials {
 
 impl Removed {
     /// What is said of a member of which the coordinator has said so.
-    pub fn of(part: Part, name: NodeName) -> Self {
-        let (closed, join) = match part {
-            Part::Node => (", and its workloads are closed", "meshward-node"),
-            Part::Relay => ("", "meshward-relay"),
+    pub fn of(kind: MemberKind, name: NodeName) -> Self {
+        let (closed, join) = match kind {
+            MemberKind::Node => (", and its workloads are closed", "meshward-node"),
+            MemberKind::Relay => ("", "meshward-relay"),
         };
-        Self { part, name, closed, join }
+        Self { kind, name, closed, join }
     }
 }
 
@@ -86,7 +86,7 @@ impl Credentials {
 #[derive(Debug, Clone)]
 pub struct MemberFolder {
     path: PathBuf,
-    part: Part,
+    kind: MemberKind,
     troubles: Troubles,
     behind: Arc<WriteBehind>,
 }
@@ -96,7 +96,7 @@ impl MemberFolder {
     ///
     /// # Errors
     /// [`Mistake`] if it cannot be made.
-    pub fn open(path: &Path, part: Part, folders: &[&str]) -> Result<Self> {
+    pub fn open(path: &Path, kind: MemberKind, folders: &[&str]) -> Result<Self> {
         for folder in [&[""], folders].concat() {
             let folder = if folder.is_empty() { path.to_owned() } else { path.join(folder) };
             if folder != path && fs::metadata(&folder).is_ok_and(|found| !found.is_dir()) {
@@ -112,16 +112,16 @@ impl MemberFolder {
         }
         let troubles = Troubles::default();
         let behind = Arc::new(WriteBehind::new(path, troubles.clone()));
-        Ok(Self { path: path.to_owned(), part, troubles, behind })
+        Ok(Self { path: path.to_owned(), kind, troubles, behind })
     }
 
     /// What this machine is in the mesh.
-    pub fn part(&self) -> Part {
-        self.part
+    pub fn kind(&self) -> MemberKind {
+        self.kind
     }
 
     fn named(&self, ending: &str) -> String {
-        format!("{}.{ending}", self.part)
+        format!("{}.{ending}", self.kind)
     }
 
     /// Who this is; `None` before it has joined.
@@ -134,13 +134,13 @@ impl MemberFolder {
         match serde_json::from_slice(&bytes) {
             Ok(membership) => Ok(Some(membership)),
             Err(error) => bail!(Mistake(format!(
-                "{} is damaged ({error}): it says who this {part} is; put it back from a backup, or join again with a new token: meshward-{} join TOKEN@HOST",
+                "{} is damaged ({error}): it says who this {kind} is; put it back from a backup, or join again with a new token: meshward-{} join TOKEN@HOST",
                 self.place(&name).display(),
-                match self.part {
-                    Part::Node => "node",
-                    Part::Relay => "relay",
+                match self.kind {
+                    MemberKind::Node => "node",
+                    MemberKind::Relay => "relay",
                 },
-                part = self.part,
+                kind = self.kind,
             ))),
         }
     }

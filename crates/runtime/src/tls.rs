@@ -4,7 +4,7 @@
 //! which clients ask for whatever address they dial; a node's carries its SPIFFE id. Neither can
 //! stand in for the other: the names differ, and so do the extended key usages.
 
-use meshward_control_proto::{CLOCK_TOLERANCE, Part};
+use meshward_control_proto::{CLOCK_TOLERANCE, MemberKind};
 use meshward_types::{NodeName, token::Fingerprint};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
@@ -157,7 +157,7 @@ pub struct MemberCertificate {
     /// The mesh's id.
     pub mesh: String,
     /// What it is.
-    pub part: Part,
+    pub kind: MemberKind,
     /// Its name.
     pub node: NodeName,
     /// SHA-256 of the public key (SubjectPublicKeyInfo).
@@ -169,8 +169,8 @@ pub struct MemberCertificate {
 }
 
 /// The SPIFFE id of a member.
-pub fn spiffe_id(mesh: &str, part: Part, name: &NodeName) -> String {
-    format!("spiffe://{mesh}.meshward/{part}/{name}")
+pub fn spiffe_id(mesh: &str, kind: MemberKind, name: &NodeName) -> String {
+    format!("spiffe://{mesh}.meshward/{kind}/{name}")
 }
 
 impl MemberCertificate {
@@ -197,14 +197,14 @@ impl MemberCertificate {
             _ => None,
         })?;
         let (mesh, path) = uri.split_once(".meshward/")?;
-        let (part, node) = match path.split_once('/')? {
-            ("node", name) => (Part::Node, name),
-            ("relay", name) => (Part::Relay, name),
+        let (kind, node) = match path.split_once('/')? {
+            ("node", name) => (MemberKind::Node, name),
+            ("relay", name) => (MemberKind::Relay, name),
             _ => return None,
         };
         Some(Self {
             mesh: mesh.to_owned(),
-            part,
+            kind,
             node: node.parse().ok()?,
             key: Fingerprint::of(certificate.public_key().raw),
             not_before: certificate.validity().not_before.timestamp(),
@@ -353,7 +353,7 @@ mod tests {
         let signed = 1_000_000;
         let certificate = MemberCertificate {
             mesh: "m".into(),
-            part: Part::Node,
+            kind: MemberKind::Node,
             node: "n".parse().unwrap(),
             key: Fingerprint([0; 32]),
             not_before: signed - SKEW.as_secs() as i64,

@@ -21,7 +21,7 @@ use crate::{
 use ::time::OffsetDateTime;
 use meshward_api_types::{CreateNetwork, CreateToken, Impose, QuarantineTarget};
 use meshward_control_proto::{
-    EndpointReport, Fired, HeldView, Item, ItemKey, JoinRequest, Part, View, WorkloadReport,
+    EndpointReport, Fired, HeldView, Item, ItemKey, JoinRequest, MemberKind, View, WorkloadReport,
 };
 use meshward_policy::{Candidate, Policy};
 use meshward_types::{
@@ -137,7 +137,7 @@ fn request(name: &str, secret: &str) -> JoinRequest {
     JoinRequest {
         secret: secret.into(),
         name: name.parse().unwrap(),
-        part: Part::Node,
+        kind: MemberKind::Node,
         labels: Default::default(),
         csr: vec![],
         clock: 0,

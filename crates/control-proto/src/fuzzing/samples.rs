@@ -167,7 +167,7 @@ pub fn control() -> Vec<Vec<u8>> {
     let join = JoinRequest {
         secret,
         name: name("rack"),
-        part: Part::Node,
+        kind: MemberKind::Node,
         labels: name("site=a"),
         csr: vec![0x30, 0x82],
         clock: 1_700_000_000,
