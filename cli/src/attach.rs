@@ -34,7 +34,7 @@ use tokio::{
 const RELABELS: usize = 20;
 
 /// Runs a command in a namespace of its own. Its exit code is ours.
-pub fn run(common: &Common, run: arguments::Run) -> Result<ExitCode> {
+pub(crate) fn run(common: &Common, run: arguments::Run) -> Result<ExitCode> {
     if !common.is_table() && !common.dry_run {
         let text = "what is printed is the command's; leave out --output, and see `meshctl attached -o json`";
         return Err(Mistake(text.into()).into());
@@ -161,7 +161,7 @@ fn in_words(workload: &LocalWorkload) -> String {
     format!("{called} of network {network} with {labels}, at {}", cell(addresses))
 }
 
-pub async fn attach(common: &Common, wanted: arguments::Attach) -> Result<()> {
+pub(crate) async fn attach(common: &Common, wanted: arguments::Attach) -> Result<()> {
     let netns = std::path::absolute(&wanted.netns)?;
     let patience = wanted.workload.patience;
     let wanted = body(wanted.workload, netns, wanted.owner, wanted.host)?;
@@ -186,7 +186,7 @@ async fn known(client: &Client, id: &WorkloadId) -> Result<LocalWorkload> {
     })
 }
 
-pub async fn detach(common: &Common, id: &WorkloadId) -> Result<()> {
+pub(crate) async fn detach(common: &Common, id: &WorkloadId) -> Result<()> {
     let client = Client::node(common);
     let before = if common.dry_run { Some(known(&client, id).await?) } else { None };
     client.delete(&format!("/v1/workloads/{id}")).await?;
@@ -196,7 +196,11 @@ pub async fn detach(common: &Common, id: &WorkloadId) -> Result<()> {
     tell(common, &Change { would, done, effects: vec![], result })
 }
 
-pub async fn label(common: &Common, id: &WorkloadId, changes: Vec<LabelChange>) -> Result<()> {
+pub(crate) async fn label(
+    common: &Common,
+    id: &WorkloadId,
+    changes: Vec<LabelChange>,
+) -> Result<()> {
     let client = Client::node(common);
     let path = format!("/v1/workloads/{id}");
     let mut tries = RELABELS;
@@ -224,7 +228,7 @@ pub async fn label(common: &Common, id: &WorkloadId, changes: Vec<LabelChange>) 
     tell(common, &Change { would, done, effects: vec![], result: Some(&workload) })
 }
 
-pub async fn list(common: &Common, Labelled { selector, watching }: Labelled) -> Result<()> {
+pub(crate) async fn list(common: &Common, Labelled { selector, watching }: Labelled) -> Result<()> {
     let client = Client::node(common);
     let read = async || {
         let mut all: Vec<LocalWorkload> = client.get("/v1/workloads").await?;

@@ -14,7 +14,7 @@ use meshward_types::Revision;
 /// How many lines are shown if nobody says how many.
 const USUAL: u32 = 30;
 
-pub async fn audit(common: &Common, wanted: Audit) -> Result<()> {
+pub(crate) async fn audit(common: &Common, wanted: Audit) -> Result<()> {
     let client = Client::coordinator(common)?;
     if wanted.follow {
         return follow(common, &client, &wanted).await;
@@ -91,9 +91,10 @@ async fn follow(common: &Common, client: &Client, wanted: &Audit) -> Result<()> 
         let lines = read(client, &next).await?.all;
         last = lines.first().map(|line| line.revision).or(last).or(Some(Revision(0)));
         for line in lines.iter().rev() {
-            match common.is_table() {
-                false => out!("{}", serde_json::to_string(line)?),
-                true => out!("{}", as_line(line)),
+            if common.is_table() {
+                out!("{}", as_line(line))
+            } else {
+                out!("{}", serde_json::to_string(line)?)
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use meshward_api_types::operations;
 use std::{fs, os::unix::fs::OpenOptionsExt, path::Path};
 
 /// Writes a backup to a file that is there whole or not at all.
-pub async fn backup(common: &Common, file: &Path, ca: bool) -> Result<()> {
+pub(crate) async fn backup(common: &Common, file: &Path, ca: bool) -> Result<()> {
     if file.exists() {
         return Err(
             Mistake(format!("{} is there already; name another file", file.display())).into()

@@ -18,35 +18,35 @@ const BUSY: std::time::Duration = std::time::Duration::from_secs(15);
 type Query<'a> = &'a [(&'a str, String)];
 
 /// Where requests go. What the other side refuses is the user's mistake.
-pub struct Client(meshward_api_client::Client);
+pub(crate) struct Client(meshward_api_client::Client);
 
 impl Client {
     /// The coordinator of the context.
     ///
     /// # Errors
     /// [`Mistake`] if there is no context.
-    pub fn coordinator(common: &Common) -> Result<Self> {
+    pub(crate) fn coordinator(common: &Common) -> Result<Self> {
         let client = meshward_api_client::Client::coordinator(context(common)?);
         Ok(Self(client.dry(common.dry_run).persistent(BUSY)))
     }
 
     /// Whether there is a coordinator to ask.
-    pub fn has_context(common: &Common) -> bool {
+    pub(crate) fn has_context(common: &Common) -> bool {
         context(common).is_ok()
     }
 
     /// The same, whose writes only say what would happen.
-    pub fn dry(self) -> Self {
+    pub(crate) fn dry(self) -> Self {
         Self(self.0.dry(true))
     }
 
     /// The same, whose writes overwrite what is in this state only.
-    pub fn if_match(self, etag: String) -> Self {
+    pub(crate) fn if_match(self, etag: String) -> Self {
         Self(self.0.if_match(etag))
     }
 
     /// Reads one thing of the mesh, and its state.
-    pub async fn read_with_state<R: DeserializeOwned>(
+    pub(crate) async fn read_with_state<R: DeserializeOwned>(
         &self,
         what: &Read<R>,
         arguments: &[&(dyn Display + Sync)],
@@ -55,17 +55,17 @@ impl Client {
     }
 
     /// The node daemon of this machine.
-    pub fn node(common: &Common) -> Self {
+    pub(crate) fn node(common: &Common) -> Self {
         Self(meshward_api_client::Client::node(&common.socket).dry(common.dry_run))
     }
 
     /// The same, which waits for a daemon that has just begun.
-    pub fn patient(self, wait: std::time::Duration) -> Self {
+    pub(crate) fn patient(self, wait: std::time::Duration) -> Self {
         Self(self.0.patient(wait))
     }
 
     /// Reads one thing of the mesh.
-    pub async fn read<R: DeserializeOwned>(
+    pub(crate) async fn read<R: DeserializeOwned>(
         &self,
         what: &Read<R>,
         arguments: &[&(dyn Display + Sync)],
@@ -75,7 +75,7 @@ impl Client {
     }
 
     /// Reads a list of the mesh to its end.
-    pub async fn list<P: Paged + DeserializeOwned>(
+    pub(crate) async fn list<P: Paged + DeserializeOwned>(
         &self,
         what: &List<P>,
         query: Query<'_>,
@@ -84,7 +84,7 @@ impl Client {
     }
 
     /// Reads the entries of a list of the mesh, to its end.
-    pub async fn all<T: DeserializeOwned>(
+    pub(crate) async fn all<T: DeserializeOwned>(
         &self,
         what: &List<Page<T>>,
         query: Query<'_>,
@@ -93,7 +93,7 @@ impl Client {
     }
 
     /// Reads the first page of a list of the mesh.
-    pub async fn page<P: DeserializeOwned>(
+    pub(crate) async fn page<P: DeserializeOwned>(
         &self,
         what: &List<P>,
         arguments: &[&(dyn Display + Sync)],
@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// Asks what has a body and changes nothing.
-    pub async fn ask<B: Serialize, R: DeserializeOwned>(
+    pub(crate) async fn ask<B: Serialize, R: DeserializeOwned>(
         &self,
         what: &Ask<B, R>,
         body: &B,
@@ -112,7 +112,7 @@ impl Client {
     }
 
     /// Changes something of the mesh.
-    pub async fn write<B: Serialize, R: DeserializeOwned>(
+    pub(crate) async fn write<B: Serialize, R: DeserializeOwned>(
         &self,
         what: &Write<B, R>,
         arguments: &[&(dyn Display + Sync)],
@@ -122,7 +122,7 @@ impl Client {
     }
 
     /// Changes something of the mesh, where it matters how that is refused.
-    pub async fn try_write<B: Serialize, R: DeserializeOwned>(
+    pub(crate) async fn try_write<B: Serialize, R: DeserializeOwned>(
         &self,
         what: &Write<B, R>,
         body: &B,
@@ -131,7 +131,7 @@ impl Client {
     }
 
     /// Removes something of the mesh, and says what it was.
-    pub async fn remove<R: DeserializeOwned>(
+    pub(crate) async fn remove<R: DeserializeOwned>(
         &self,
         what: &Remove<R>,
         arguments: &[&(dyn Display + Sync)],
@@ -140,27 +140,31 @@ impl Client {
     }
 
     /// Reads.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.0.get(path).await.map_err(told)
     }
 
     /// Reads a text.
-    pub async fn text(&self, path: &str) -> Result<String> {
+    pub(crate) async fn text(&self, path: &str) -> Result<String> {
         self.0.text(path).await.map_err(told)
     }
 
     /// Reads into a file, and gives its length in bytes.
-    pub async fn download(&self, path: &str, file: &mut impl std::io::Write) -> Result<u64> {
+    pub(crate) async fn download(&self, path: &str, file: &mut impl std::io::Write) -> Result<u64> {
         self.0.download(path, file).await.map_err(told)
     }
 
     /// Writes; the answer has a body.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
         self.0.post(path, body).await.map_err(told)
     }
 
     /// Changes, where it matters how that is refused; the answer has a body.
-    pub async fn try_patch<T: DeserializeOwned>(
+    pub(crate) async fn try_patch<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
@@ -169,13 +173,13 @@ impl Client {
     }
 
     /// Deletes.
-    pub async fn delete(&self, path: &str) -> Result<()> {
+    pub(crate) async fn delete(&self, path: &str) -> Result<()> {
         self.0.delete(path).await.map_err(told)
     }
 }
 
 /// What the other side refuses is the user's mistake.
-pub fn told(error: Error) -> anyhow::Error {
+pub(crate) fn told(error: Error) -> anyhow::Error {
     match error {
         Error::Refused { status: Some(401 | 403), text, .. } => Barred(text).into(),
         Error::Refused { text, .. } => Mistake(text).into(),
@@ -187,7 +191,7 @@ pub fn told(error: Error) -> anyhow::Error {
 ///
 /// # Errors
 /// [`Mistake`] if there is no context.
-pub fn context(common: &Common) -> Result<ApiContext> {
+pub(crate) fn context(common: &Common) -> Result<ApiContext> {
     let found = meshward_api_client::context::find(common.context.as_deref()).map_err(told)?;
     found.ok_or_else(|| {
         Mistake(

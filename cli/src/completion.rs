@@ -15,14 +15,14 @@ use serde::de::DeserializeOwned;
 use std::{path::PathBuf, time::Duration};
 
 /// The variable by which a shell says that it asks for completions.
-pub const VARIABLE: &str = "MESHCTL_COMPLETE";
+pub(crate) const VARIABLE: &str = "MESHCTL_COMPLETE";
 /// For how long names are waited for: whoever presses a key waits for them.
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The most names that are offered.
 const MOST: usize = 500;
 
 /// Answers a shell, if one asks; then the process ends here.
-pub fn answer() {
+pub(crate) fn answer() {
     CompleteEnv::with_factory(Arguments::command).var(VARIABLE).bin("meshctl").complete();
 }
 
@@ -30,7 +30,7 @@ pub fn answer() {
 ///
 /// # Errors
 /// If the shell is not known.
-pub fn script(shell: Shell) -> Result<String> {
+pub(crate) fn script(shell: Shell) -> Result<String> {
     let name = shell.to_string();
     let shells = Shells::builtins();
     let own =
@@ -88,38 +88,38 @@ fn list<T: DeserializeOwned>(
     candidates(items.into_iter().flat_map(named))
 }
 
-pub fn nodes() -> Candidates {
+pub(crate) fn nodes() -> Candidates {
     let help = |node: meshward_api_types::Node| {
         node.site.map_or(String::new(), |site| format!("site {site}"))
     };
     list(&operations::NODES, |node| vec![(node.name.to_string(), help(node))])
 }
 
-pub fn networks() -> Candidates {
+pub(crate) fn networks() -> Candidates {
     list(&operations::NETWORKS, |network| vec![(network.name.to_string(), String::new())])
 }
 
-pub fn relays() -> Candidates {
+pub(crate) fn relays() -> Candidates {
     list(&operations::RELAYS, |relay| vec![(relay.name.to_string(), String::new())])
 }
 
-pub fn credentials() -> Candidates {
+pub(crate) fn credentials() -> Candidates {
     let role = |credential: &meshward_api_types::Credential| {
         format!("{:?}", credential.role).to_lowercase()
     };
     list(&operations::CREDENTIALS, |credential| vec![(credential.name.clone(), role(&credential))])
 }
 
-pub fn tokens() -> Candidates {
+pub(crate) fn tokens() -> Candidates {
     list(&operations::TOKENS, |token| vec![(token.id, format!("good until {}", token.expires))])
 }
 
-pub fn devices() -> Candidates {
+pub(crate) fn devices() -> Candidates {
     list(&operations::DEVICES, |device| vec![(device.name.to_string(), device.network.to_string())])
 }
 
 /// Workloads by their names and ids.
-pub fn workloads() -> Candidates {
+pub(crate) fn workloads() -> Candidates {
     list(&operations::WORKLOADS, |workload| {
         let help = format!("{} on {}", workload.labels, workload.node);
         vec![(workload.id.to_string(), help.clone()), (workload.name.to_string(), help)]
@@ -127,7 +127,7 @@ pub fn workloads() -> Candidates {
 }
 
 /// What selects workloads: their labels, one by one, and their ids.
-pub fn selected() -> Candidates {
+pub(crate) fn selected() -> Candidates {
     list(&operations::WORKLOADS, |workload| {
         let labels = workload.labels.to_string();
         let labels = labels.split(',').filter(|label| !label.is_empty());
@@ -139,12 +139,12 @@ pub fn selected() -> Candidates {
 }
 
 /// Nodes and workloads.
-pub fn targets() -> Candidates {
+pub(crate) fn targets() -> Candidates {
     nodes().into_iter().chain(workloads()).collect()
 }
 
 /// The workloads of this machine.
-pub fn attached() -> Candidates {
+pub(crate) fn attached() -> Candidates {
     let given = option("--socket").or_else(|| std::env::var("MESHCTL_SOCKET").ok());
     let socket = PathBuf::from(given.unwrap_or_else(|| DEFAULT_SOCKET.to_owned()));
     let found: Vec<LocalWorkload> =
@@ -154,7 +154,7 @@ pub fn attached() -> Candidates {
     )
 }
 
-pub fn contexts() -> Candidates {
+pub(crate) fn contexts() -> Candidates {
     let names = context::names().unwrap_or_default();
     candidates(names.into_iter().map(|name| (name, String::new())))
 }

@@ -29,7 +29,7 @@ struct Shown {
     ca: Option<String>,
 }
 
-pub fn context(common: &Common, verb: Option<ContextVerb>) -> Result<()> {
+pub(crate) fn context(common: &Common, verb: Option<ContextVerb>) -> Result<()> {
     match verb.unwrap_or(ContextVerb::List) {
         ContextVerb::List => list(common),
         ContextVerb::Show { name } => print(common, name),
@@ -105,12 +105,13 @@ fn known<'a>(all: &'a Contexts, name: &str) -> Result<&'a Context> {
 fn check_name(name: &str) -> Result<()> {
     let fits = (1..=63).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@:".contains(&byte));
-    match fits && !name.starts_with(['-', '.']) && !name.ends_with(".json") {
-        true => Ok(()),
-        false => Err(Mistake(format!(
-            "`{name}` is no name for a context: use 1 to 63 letters, digits and -_.@:, and no .json at the end"
-        ))
-        .into()),
+    if fits && !name.starts_with(['-', '.']) && !name.ends_with(".json") {
+        Ok(())
+    } else {
+        Err(Mistake(format!(
+        "`{name}` is no name for a context: use 1 to 63 letters, digits and -_.@:, and no .json at the end"
+    ))
+    .into())
     }
 }
 

@@ -12,7 +12,11 @@ use meshward_api_types as api;
 use meshward_api_types::operations;
 use std::time::SystemTime;
 
-pub async fn credential(common: &Common, verb: Option<Credential>, which: Watching) -> Result<()> {
+pub(crate) async fn credential(
+    common: &Common,
+    verb: Option<Credential>,
+    which: Watching,
+) -> Result<()> {
     let client = Client::coordinator(common)?;
     match verb_or_list(verb, which, Credential::List)? {
         Credential::Create { name, role, networks, lifetime, servers } => {
@@ -103,10 +107,8 @@ struct Made {
 
 fn print(common: &Common, all: &[api::Credential]) -> Result<()> {
     let row = |credential: &api::Credential| {
-        let networks = match credential.networks.is_empty() {
-            true => "all".into(),
-            false => list(&credential.networks),
-        };
+        let networks =
+            if credential.networks.is_empty() { "all".into() } else { list(&credential.networks) };
         let expires = match &credential.expires {
             Some(at) if is_over(at) => bad(format!("expired {at}")),
             Some(at) => at.clone(),

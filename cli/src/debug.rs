@@ -40,7 +40,7 @@ struct Bundle {
 
 /// # Errors
 /// If the file cannot be written.
-pub async fn debug(common: &Common, verb: DebugVerb) -> Result<()> {
+pub(crate) async fn debug(common: &Common, verb: DebugVerb) -> Result<()> {
     let DebugVerb::Bundle { file, logs } = verb;
     let mut bundle = Bundle { parts: vec![], missing: vec![], secrets: Secrets::of(common) };
     bundle.add_mesh(common).await;
@@ -164,7 +164,7 @@ impl Bundle {
                 self.add(name, &output.stdout[from..]);
             }
             Ok(Ok(_)) => {
-                self.missing.push(format!("{name}: `{}` has nothing to say", command.join(" ")))
+                self.missing.push(format!("{name}: `{}` has nothing to say", command.join(" ")));
             }
             Ok(Err(error)) => self.missing.push(format!("{name}: `{}`: {error}", command[0])),
             Err(_) => self.missing.push(format!("{name}: `{}` does not end", command[0])),

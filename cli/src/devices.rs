@@ -1,4 +1,4 @@
-//! Devices: machines with a stock WireGuard.
+//! Devices: machines with a stock `WireGuard`.
 
 use crate::{
     arguments::{self, Common, Device, Labelled, verb_or_list},
@@ -16,7 +16,7 @@ use serde::Serialize;
 use std::io::IsTerminal;
 use x25519_dalek::StaticSecret;
 
-pub async fn device(common: &Common, verb: Option<Device>, which: Labelled) -> Result<()> {
+pub(crate) async fn device(common: &Common, verb: Option<Device>, which: Labelled) -> Result<()> {
     let client = Client::coordinator(common)?;
     match verb_or_list(verb, which, Device::List)? {
         Device::Create { name, network, labels, gateway, public_key, endpoint } => {

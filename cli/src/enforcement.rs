@@ -10,7 +10,7 @@ use meshward_api_types::{Enforcement, SilentNode};
 use std::process::ExitCode;
 
 /// In a few words, for the line that says what was done.
-pub fn in_short(enforcement: &Enforcement) -> String {
+pub(crate) fn in_short(enforcement: &Enforcement) -> String {
     match (enforcement.nodes, enforcement.nodes_enforcing) {
         (0, _) => "no node had to change anything".into(),
         (1, enforcing) => format!("{enforcing} of 1 node enforces it"),
@@ -19,7 +19,7 @@ pub fn in_short(enforcement: &Enforcement) -> String {
 }
 
 /// Names the nodes that do not say that they enforce it.
-pub fn name_silent(common: &Common, enforcement: &Enforcement) {
+pub(crate) fn name_silent(common: &Common, enforcement: &Enforcement) {
     few(common, &enforcement.nodes_silent, |node| note!("{} {}", bad("not yet:"), describe(node)));
     if !enforcement.nodes_silent.is_empty() {
         note!("they enforce it before anything else once they are heard again");
@@ -46,7 +46,7 @@ fn describe(silent: &SilentNode) -> String {
 }
 
 /// Done if it is enforced everywhere.
-pub fn exit_code(enforcement: Option<&Enforcement>) -> ExitCode {
+pub(crate) fn exit_code(enforcement: Option<&Enforcement>) -> ExitCode {
     match enforcement {
         Some(enforcement) if !enforcement.nodes_silent.is_empty() => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,

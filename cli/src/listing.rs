@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// If it cannot be read, at the first time; later only if that does not pass by itself.
-pub async fn list<T: Serialize>(
+pub(crate) async fn list<T: Serialize>(
     watching: Watching,
     read: impl AsyncFn() -> Result<T>,
     show: impl Fn(&T) -> Result<()>,
@@ -53,7 +53,7 @@ pub async fn list<T: Serialize>(
 ///
 /// # Errors
 /// If it cannot be done, at the first time; later only if that does not pass by itself.
-pub async fn follow(mut step: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+pub(crate) async fn follow(mut step: impl AsyncFnMut() -> Result<()>) -> Result<()> {
     again_and_again("following", async |_| step().await).await
 }
 
@@ -87,16 +87,13 @@ async fn again_and_again(doing: &str, mut step: impl AsyncFnMut(bool) -> Result<
 }
 
 /// The parameter by which the API gives only what has such labels.
-pub fn by_selector(selector: Option<&Selector>) -> Option<(&'static str, String)> {
+pub(crate) fn by_selector(selector: Option<&Selector>) -> Option<(&'static str, String)> {
     selector.map(|selector| ("selector", selector.to_string()))
 }
 
 /// What to say of an empty list: where not all was asked for, something else may be there.
-pub fn none<'a>(narrowed: bool, what: &str, otherwise: &'a str) -> Cow<'a, str> {
-    match narrowed {
-        true => format!("no {what} like that").into(),
-        false => otherwise.into(),
-    }
+pub(crate) fn none<'a>(narrowed: bool, what: &str, otherwise: &'a str) -> Cow<'a, str> {
+    if narrowed { format!("no {what} like that").into() } else { otherwise.into() }
 }
 
 /// On a terminal, what is new takes the place of what was.

@@ -101,7 +101,7 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Workload { verb, which } => workloads::workload(&common, verb, which).await?,
         Command::Link { verb, which } => workloads::link(&common, verb, which).await?,
         Command::Credential { verb, which } => {
-            credentials::credential(&common, verb, which).await?
+            credentials::credential(&common, verb, which).await?;
         }
         Command::Quarantine { verb, wanted } => {
             return quarantines::quarantine(&common, verb, wanted).await;
@@ -126,12 +126,13 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
 
 /// Refuses another form of output than the one that there is.
 fn only_text(common: &Common, what: &str) -> Result<()> {
-    match common.is_table() {
-        true => Ok(()),
-        false => Err(Mistake(format!(
+    if common.is_table() {
+        Ok(())
+    } else {
+        Err(Mistake(format!(
             "this prints {what}, which has no form in JSON or YAML; leave out --output"
         ))
-        .into()),
+        .into())
     }
 }
 

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 /// # Errors
 /// If no node daemon answers.
-pub async fn netcheck(common: &Common) -> Result<ExitCode> {
+pub(crate) async fn netcheck(common: &Common) -> Result<ExitCode> {
     let found: Netcheck = Client::node(common).get("/v1/netcheck").await?;
     if !whole(common, &found)? {
         print(common, &found);

@@ -11,7 +11,7 @@ use meshward_api_types as api;
 use meshward_api_types::{CreateNetwork, operations};
 use meshward_types::NetworkName;
 
-pub async fn network(common: &Common, verb: Option<Network>, which: Watching) -> Result<()> {
+pub(crate) async fn network(common: &Common, verb: Option<Network>, which: Watching) -> Result<()> {
     let client = Client::coordinator(common)?;
     match verb_or_list(verb, which, Network::List)? {
         Network::Create { name, prefixes, block_v4, block_v6, mtu } => {

@@ -12,7 +12,7 @@ use meshward_api_types::{NodeState, RotateKeys, operations};
 use meshward_types::NodeName;
 use std::time::Duration;
 
-pub async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Result<()> {
+pub(crate) async fn node(common: &Common, verb: Option<Node>, which: Labelled) -> Result<()> {
     let client = Client::coordinator(common)?;
     match verb_or_list(verb, which, Node::List)? {
         Node::Remove { name } => {
@@ -121,7 +121,7 @@ fn print(common: &Common, all: &[api::Node], narrowed: bool) -> Result<()> {
     Ok(())
 }
 
-pub async fn key(common: &Common, verb: Key) -> Result<()> {
+pub(crate) async fn key(common: &Common, verb: Key) -> Result<()> {
     let Key::Rotate { node, network, keep_old } = verb;
     let client = Client::coordinator(common)?;
     let all = node.is_none() && network.is_none();
@@ -151,7 +151,7 @@ async fn what_rotates(client: &Client, wanted: &RotateKeys) -> Vec<Effect> {
     effects
 }
 
-pub async fn relay(common: &Common, verb: Option<Relay>, which: Watching) -> Result<()> {
+pub(crate) async fn relay(common: &Common, verb: Option<Relay>, which: Watching) -> Result<()> {
     let client = Client::coordinator(common)?;
     let watching = match verb_or_list(verb, which, Relay::List)? {
         Relay::List(watching) => watching,

@@ -33,7 +33,7 @@ macro_rules! note {
 }
 
 /// Prints on standard output, unless nobody reads it.
-pub fn print(text: fmt::Arguments) {
+pub(crate) fn print(text: fmt::Arguments) {
     if STDOUT.load(Ordering::Relaxed) != OPEN {
         return;
     }
@@ -45,12 +45,12 @@ pub fn print(text: fmt::Arguments) {
 }
 
 /// Prints a line on standard error. There is nowhere to say that this fails.
-pub fn print_note(text: fmt::Arguments) {
+pub(crate) fn print_note(text: fmt::Arguments) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 /// Whether nobody reads standard output any more.
-pub fn is_closed() -> bool {
+pub(crate) fn is_closed() -> bool {
     STDOUT.load(Ordering::Relaxed) != OPEN
 }
 
@@ -58,12 +58,13 @@ pub fn is_closed() -> bool {
 ///
 /// # Errors
 /// If it cannot be written, for another reason than that nobody reads it.
-pub fn finish() -> Result<()> {
+pub(crate) fn finish() -> Result<()> {
     let flushed = io::stdout().flush();
     let broken = flushed.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe);
-    match broken || STDOUT.load(Ordering::Relaxed) == BROKEN {
-        true => Err(anyhow::anyhow!("standard output cannot be written to; is the disk full?")),
-        false => Ok(()),
+    if broken || STDOUT.load(Ordering::Relaxed) == BROKEN {
+        Err(anyhow::anyhow!("standard output cannot be written to; is the disk full?"))
+    } else {
+        Ok(())
     }
 }
 
@@ -74,7 +75,7 @@ pub fn finish() -> Result<()> {
 ///
 /// # Errors
 /// If it cannot be encoded.
-pub fn show<T: Serialize, const N: usize>(
+pub(crate) fn show<T: Serialize, const N: usize>(
     common: &Common,
     all: &[T],
     columns: [&str; N],
@@ -96,7 +97,7 @@ pub fn show<T: Serialize, const N: usize>(
 ///
 /// # Errors
 /// If it cannot be encoded.
-pub fn whole(common: &Common, value: &impl Serialize) -> Result<bool> {
+pub(crate) fn whole(common: &Common, value: &impl Serialize) -> Result<bool> {
     match common.output {
         Output::Table | Output::Wide => return Ok(false),
         Output::Json => out!("{}", serde_json::to_string_pretty(value)?),
@@ -107,7 +108,7 @@ pub fn whole(common: &Common, value: &impl Serialize) -> Result<bool> {
 
 /// One thing that a change does beside what it is about.
 #[derive(Debug, Clone, Serialize)]
-pub struct Effect {
+pub(crate) struct Effect {
     /// What happens to it: `detach`, `remove`, `cut`.
     pub action: &'static str,
     /// What it is: `workload`, `route`, `policy`.
@@ -127,7 +128,7 @@ impl fmt::Display for Effect {
 }
 
 /// A change, as it is told: made, or in a dry run only worked out.
-pub struct Change<'a> {
+pub(crate) struct Change<'a> {
     /// What would be done, such as `remove node cloud`.
     pub would: String,
     /// What was done, such as `node cloud is removed`.
@@ -139,10 +140,10 @@ pub struct Change<'a> {
 }
 
 /// A value that can be turned into JSON, whatever its type.
-pub mod erased {
+pub(crate) mod erased {
     use serde::Serialize;
 
-    pub trait Result {
+    pub(crate) trait Result {
         fn to_json(&self) -> serde_json::Result<serde_json::Value>;
     }
 
@@ -157,13 +158,13 @@ pub mod erased {
 ///
 /// # Errors
 /// If it cannot be encoded.
-pub fn tell(common: &Common, change: &Change) -> Result<()> {
+pub(crate) fn tell(common: &Common, change: &Change) -> Result<()> {
     if common.is_table() {
         tell_people(common, change);
         return Ok(());
     }
     let result =
-        change.result.map(|result| result.to_json()).transpose().context("cannot be encoded")?;
+        change.result.map(erased::Result::to_json).transpose().context("cannot be encoded")?;
     whole(common, &as_json(common.dry_run, change, result)).map(drop)
 }
 
@@ -197,7 +198,7 @@ fn tell_people(common: &Common, change: &Change) {
 const FEW: usize = 20;
 
 /// Tells things one by one, of many only the first; `-o wide` tells all.
-pub fn few<T>(common: &Common, all: &[T], tell: impl Fn(&T)) {
+pub(crate) fn few<T>(common: &Common, all: &[T], tell: impl Fn(&T)) {
     let shown = match common.output {
         Output::Wide => all.len(),
         // One more is no longer than to say that there is one.
@@ -211,7 +212,7 @@ pub fn few<T>(common: &Common, all: &[T], tell: impl Fn(&T)) {
 }
 
 /// Says that a write was only tried.
-pub fn note_dry_run(common: &Common) {
+pub(crate) fn note_dry_run(common: &Common) {
     if common.dry_run {
         note!("dry run: nothing was changed");
     }
@@ -219,7 +220,7 @@ pub fn note_dry_run(common: &Common) {
 
 /// Prints a table: each column as wide as its widest cell, colours not counted, as far as the
 /// terminal has room.
-pub fn table<const N: usize>(
+pub(crate) fn table<const N: usize>(
     common: &Common,
     columns: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
@@ -233,19 +234,19 @@ pub fn table<const N: usize>(
 }
 
 /// Text in green.
-pub fn good(text: impl fmt::Display) -> String {
+pub(crate) fn good(text: impl fmt::Display) -> String {
     let style = AnsiColor::Green.on_default();
     format!("{style}{text}{style:#}")
 }
 
 /// Text in red.
-pub fn bad(text: impl fmt::Display) -> String {
+pub(crate) fn bad(text: impl fmt::Display) -> String {
     let style: Style = AnsiColor::Red.on_default().bold();
     format!("{style}{text}{style:#}")
 }
 
 /// A number of bytes in binary units.
-pub fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut value, mut unit) = (count as f64, 0);
     while value >= 1024.0 && unit < units.len() - 1 {
@@ -255,17 +256,17 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// Several things in one cell; a dash for none.
-pub fn list<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn list<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
     let text = all.into_iter().map(|one| one.to_string()).collect::<Vec<_>>().join(" ");
     if text.is_empty() { "-".to_owned() } else { text }
 }
 
 /// The text, or a dash for none.
-pub fn or_dash<T: ToString>(text: Option<T>) -> String {
+pub(crate) fn or_dash<T: ToString>(text: Option<T>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| text.to_string())
 }
 
 /// A number of things: `1 node`, `2 nodes`.
-pub fn count(number: usize, what: &str) -> String {
+pub(crate) fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }

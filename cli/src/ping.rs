@@ -34,7 +34,7 @@ struct Pings {
 
 /// # Errors
 /// [`Mistake`] if nobody has that name.
-pub async fn ping(common: &Common, wanted: Ping) -> Result<ExitCode> {
+pub(crate) async fn ping(common: &Common, wanted: Ping) -> Result<ExitCode> {
     let local = Client::node(common);
     let request = resolve(common, &wanted).await?;
     let table = common.is_table();
@@ -96,12 +96,11 @@ async fn resolve(common: &Common, wanted: &Ping) -> Result<diagnosis::Ping> {
             .collect(),
         Err(_) => Vec::new(),
     };
-    let found: Vec<Workload> = match found.is_empty() {
-        true => {
-            query.push(("name", wanted.target.clone()));
-            client.all(&operations::WORKLOADS, &query).await.unwrap_or_default()
-        }
-        false => found,
+    let found: Vec<Workload> = if found.is_empty() {
+        query.push(("name", wanted.target.clone()));
+        client.all(&operations::WORKLOADS, &query).await.unwrap_or_default()
+    } else {
+        found
     };
     let is_there =
         |one: &Workload| wanted.network.as_ref().is_none_or(|network| *network == one.network);
@@ -223,4 +222,4 @@ fn print_policy(between: &PolicyBetween) {
 }
 
 /// The least time between two pings.
-pub const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const LEAST_INTERVAL: Duration = Duration::from_millis(100);

@@ -17,7 +17,7 @@ use meshward_policy::{Budget, Written, review, run_tests};
 use meshward_types::{NetworkName, OnDeny, PolicyFile, Revision};
 use std::process::ExitCode;
 
-pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
+pub(crate) async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Apply { sources, prune, if_revision, message, reset } => {
             return apply(common, &sources, (prune, reset), if_revision, message).await;
@@ -26,7 +26,7 @@ pub async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
             return check(common, &sources, offline, strict).await;
         }
         Verb::Diff { revisions, of, text: true, .. } => {
-            differing_texts(common, &revisions, of).await?
+            differing_texts(common, &revisions, of).await?;
         }
         Verb::Diff { revisions, more, of, .. } if revisions.is_empty() => {
             reject_network(&of)?;
@@ -80,7 +80,7 @@ fn reject_network(of: &OfNetwork) -> Result<()> {
 }
 
 /// The network that is named, or the only one that there is.
-pub async fn the_network(client: &Client, of: OfNetwork) -> Result<NetworkName> {
+pub(crate) async fn the_network(client: &Client, of: OfNetwork) -> Result<NetworkName> {
     if let Some(network) = of.network {
         return Ok(network);
     }
@@ -152,7 +152,7 @@ async fn only_if(
 }
 
 /// Tells what was applied, or would be, and how far it is enforced.
-pub fn tell(common: &Common, result: &SubmitResult) -> Result<ExitCode> {
+pub(crate) fn tell(common: &Common, result: &SubmitResult) -> Result<ExitCode> {
     if !whole(common, result)? {
         note_dry_run(common);
         report(common, result, common.dry_run);
@@ -187,7 +187,8 @@ fn report(common: &Common, result: &SubmitResult, would: bool) {
     }
     report_findings(&result.findings);
     if !result.nodes_silent.is_empty() {
-        let names: Vec<&str> = result.nodes_silent.iter().map(|node| node.as_str()).collect();
+        let names: Vec<&str> =
+            result.nodes_silent.iter().map(meshward_types::NodeName::as_str).collect();
         note!("without the live flows of: {}", names.join(", "));
     }
 }
@@ -252,10 +253,8 @@ async fn check(
             .map(|problem| Finding { place: problem.place.to_string(), text: problem.text })
             .collect()
     };
-    let findings: Vec<Finding> = match alone {
-        true => reviewed(),
-        false => ask(common, files, false).await?.findings,
-    };
+    let findings: Vec<Finding> =
+        if alone { reviewed() } else { ask(common, files, false).await?.findings };
     if !whole(common, &findings)? {
         report_findings(&findings);
         for Written { policy, .. } in &all {
@@ -374,14 +373,15 @@ async fn differing_texts(common: &Common, revisions: &[Revision], of: OfNetwork)
     )? {
         return Ok(());
     }
-    match text.is_empty() {
-        true => note!("the text of the policy is the same"),
-        false => text_diff::show(&text),
+    if text.is_empty() {
+        note!("the text of the policy is the same")
+    } else {
+        text_diff::show(&text)
     }
     Ok(())
 }
 
-pub async fn explain(common: &Common, query: Explain) -> Result<ExitCode> {
+pub(crate) async fn explain(common: &Common, query: Explain) -> Result<ExitCode> {
     let Explain { from, to, port, network, revision } = query;
     let query = ExplainQuery { network, from, to, port, revision };
     let all = Client::coordinator(common)?.ask(&operations::EXPLAIN, &query).await?;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 ///
 /// # Errors
 /// Which part is wrong, and how it is to be written.
-pub fn prefix(text: &str) -> Result<IpNet, String> {
+pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
     let Some((address, length)) = text.split_once('/') else {
         return Err(match text.parse::<IpAddr>() {
             Ok(IpAddr::V4(_)) => {

@@ -13,7 +13,7 @@ use meshward_api_types::{Impose, QuarantineResult, QuarantineTarget, operations}
 use meshward_types::{Selector, selector::Requirement};
 use std::{collections::HashMap, process::ExitCode};
 
-pub async fn quarantine(
+pub(crate) async fn quarantine(
     common: &Common,
     verb: Option<QuarantineVerb>,
     wanted: Quarantine,
@@ -46,7 +46,7 @@ pub async fn quarantine(
     report(common, &client, &result, "quarantine", "quarantined").await
 }
 
-pub async fn release(common: &Common, target: Target) -> Result<ExitCode> {
+pub(crate) async fn release(common: &Common, target: Target) -> Result<ExitCode> {
     let client = Client::coordinator(common)?;
     let result = client.write(&operations::RELEASE_QUARANTINE, &[], &parse(target)?).await?;
     report(common, &client, &result, "release", "released").await

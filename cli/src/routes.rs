@@ -14,7 +14,7 @@ use meshward_api_types::{
     operations,
 };
 
-pub async fn route(common: &Common, verb: Option<Route>, which: Labelled) -> Result<()> {
+pub(crate) async fn route(common: &Common, verb: Option<Route>, which: Labelled) -> Result<()> {
     match verb_or_list(verb, which, Route::List)? {
         Route::Advertise { prefixes, network, labels, name, patience } => {
             let labels = arguments::labels(&labels)?;

@@ -13,7 +13,7 @@ use std::{
 ///
 /// # Errors
 /// [`Mistake`] if nothing is named or something cannot be read.
-pub fn read(sources: &Sources) -> Result<Vec<PolicyFile>> {
+pub(crate) fn read(sources: &Sources) -> Result<Vec<PolicyFile>> {
     let places: Vec<&PathBuf> = sources.places.iter().chain(&sources.more).collect();
     if places.is_empty() {
         return Err(Mistake(

@@ -31,7 +31,7 @@ struct Both {
     removed: Option<RemovedNode>,
 }
 
-pub async fn status(common: &Common, watching: Watching) -> Result<ExitCode> {
+pub(crate) async fn status(common: &Common, watching: Watching) -> Result<ExitCode> {
     listing::list(watching, async || read(common).await, |both| print(common, both)).await?;
     let fine = removed(common).is_none() || common.socket.exists();
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -52,9 +52,10 @@ async fn read(common: &Common) -> Result<Both> {
         mesh
     };
     let node = async {
-        let node: Result<LocalStatus> = match common.socket.exists() {
-            true => Client::node(common).get("/v1/status").await,
-            false => Err(anyhow::anyhow!("no node daemon runs on this machine")),
+        let node: Result<LocalStatus> = if common.socket.exists() {
+            Client::node(common).get("/v1/status").await
+        } else {
+            Err(anyhow::anyhow!("no node daemon runs on this machine"))
         };
         node
     };

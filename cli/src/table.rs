@@ -10,7 +10,7 @@ const GAP: usize = 2;
 const NARROWEST: usize = 8;
 
 /// The table as text of lines that end with a newline. `room`: how many characters a line may have.
-pub fn lay_out(columns: &[&str], rows: Vec<Vec<String>>, room: usize) -> String {
+pub(crate) fn lay_out(columns: &[&str], rows: Vec<Vec<String>>, room: usize) -> String {
     let mut kept: Vec<usize> = (0..columns.len()).collect();
     let names: Vec<&str> = columns.iter().map(|name| name.trim_end_matches('+')).collect();
     let natural: Vec<usize> = (0..columns.len())
@@ -77,10 +77,8 @@ fn lines(cells: &[String], widths: &[usize]) -> Vec<String> {
 
 /// A cell in parts of at most `width` characters, and the codes that begin and end its colour.
 fn break_cell(cell: &str, width: usize) -> (&str, Vec<String>, &str) {
-    let (on, rest) = match cell.starts_with('\x1b') {
-        true => cell.split_at(codes_at_start(cell)),
-        false => ("", cell),
-    };
+    let (on, rest) =
+        if cell.starts_with('\x1b') { cell.split_at(codes_at_start(cell)) } else { ("", cell) };
     let (text, off) = rest.find('\x1b').map_or((rest, ""), |at| rest.split_at(at));
     let mut parts = Vec::new();
     let mut line = String::new();

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 const CONTEXT: usize = 3;
 
 /// The difference of two sets of files, in the form that patch(1) takes; empty if there is none.
-pub fn unified(before: &[PolicyFile], after: &[PolicyFile], old: &str, new: &str) -> String {
+pub(crate) fn unified(before: &[PolicyFile], after: &[PolicyFile], old: &str, new: &str) -> String {
     let names: BTreeSet<&str> = before.iter().chain(after).map(|file| file.name.as_str()).collect();
     let text = |files: &[PolicyFile], name: &str| {
         files
@@ -34,7 +34,7 @@ pub fn unified(before: &[PolicyFile], after: &[PolicyFile], old: &str, new: &str
 }
 
 /// Prints a difference, coloured.
-pub fn show(text: &str) {
+pub(crate) fn show(text: &str) {
     for line in text.lines() {
         match line.as_bytes().first() {
             Some(b'+') => out!("{}", good(line)),

@@ -10,7 +10,7 @@ use anyhow::Result;
 use meshward_api_types as api;
 use meshward_api_types::{CreateToken, operations};
 
-pub async fn token(common: &Common, verb: Option<Token>, which: Watching) -> Result<()> {
+pub(crate) async fn token(common: &Common, verb: Option<Token>, which: Watching) -> Result<()> {
     let client = Client::coordinator(common)?;
     match verb_or_list(verb, which, Token::List)? {
         Token::Create { uses, ttl, site, networks, relay, needs_approval, ephemeral } => {
@@ -42,9 +42,10 @@ pub async fn token(common: &Common, verb: Option<Token>, which: Watching) -> Res
 async fn create(common: &Common, client: &Client, wanted: &CreateToken) -> Result<()> {
     let created = client.write(&operations::CREATE_TOKEN, &[], wanted).await?;
     let kept = &created.kept;
-    let (what, join) = match kept.relay {
-        true => ("relay", "meshward-relay join TOKEN@HOST --name NAME"),
-        false => ("node", "meshward-node join TOKEN@HOST"),
+    let (what, join) = if kept.relay {
+        ("relay", "meshward-relay join TOKEN@HOST --name NAME")
+    } else {
+        ("node", "meshward-node join TOKEN@HOST")
     };
     let uses = count(kept.uses_left as usize, what);
     if common.dry_run {

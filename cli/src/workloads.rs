@@ -12,7 +12,11 @@ use meshward_api_types as api;
 use meshward_api_types::operations;
 use meshward_types::NetworkName;
 
-pub async fn workload(common: &Common, verb: Option<WorkloadVerb>, which: Workloads) -> Result<()> {
+pub(crate) async fn workload(
+    common: &Common,
+    verb: Option<WorkloadVerb>,
+    which: Workloads,
+) -> Result<()> {
     let WorkloadVerb::List(Workloads { network, node, which }) =
         verb_or_list(verb, which, WorkloadVerb::List)?;
     let Labelled { selector, watching } = which;
@@ -64,7 +68,7 @@ fn print(common: &Common, all: &[api::Workload], narrowed: bool) -> Result<()> {
     Ok(())
 }
 
-pub async fn link(common: &Common, verb: Option<LinkVerb>, which: Links) -> Result<()> {
+pub(crate) async fn link(common: &Common, verb: Option<LinkVerb>, which: Links) -> Result<()> {
     let LinkVerb::List(Links { network, denied, observed, selector, watching }) =
         verb_or_list(verb, which, LinkVerb::List)?;
     let client = Client::coordinator(common)?;

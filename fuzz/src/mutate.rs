@@ -19,11 +19,11 @@ const EDGES: [u64; 12] = [
 ];
 
 /// Makes inputs.
-pub struct Mutator(u64);
+pub(crate) struct Mutator(u64);
 
 impl Mutator {
     /// The same inputs follow from the same seed.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
 
@@ -40,7 +40,7 @@ impl Mutator {
     }
 
     /// An input made of some of these.
-    pub fn input(&mut self, pool: &[Vec<u8>]) -> Vec<u8> {
+    pub(crate) fn input(&mut self, pool: &[Vec<u8>]) -> Vec<u8> {
         let mut input = pool[self.below(pool.len())].clone();
         for _ in 0..1 << self.below(6) {
             self.change(&mut input, pool);

@@ -29,10 +29,10 @@ pub fn scratch(name: &str) -> PathBuf {
 }
 
 /// A replay as it runs.
-pub struct Running;
+pub(crate) struct Running;
 
 impl Running {
-    pub fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         MADE.lock().unwrap_or_else(PoisonError::into_inner).1 += 1;
         Self
     }

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// The API of a mesh, by curl.
-pub struct Api<'a> {
+pub(crate) struct Api<'a> {
     mesh: &'a Mesh,
     ca: PathBuf,
     server: String,
@@ -25,7 +25,7 @@ pub struct Api<'a> {
 
 /// An answer.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     headers: HashMap<String, String>,
     body: String,
@@ -33,21 +33,21 @@ pub struct Answer {
 
 impl Answer {
     /// What was said, as it is.
-    pub fn body(&self) -> &str {
+    pub(crate) fn body(&self) -> &str {
         &self.body
     }
 
     /// A header, by its name in small letters.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// What is said of a refusal, which must be a whole problem document.
-    pub fn problem(&self) -> String {
+    pub(crate) fn problem(&self) -> String {
         assert_eq!(self.headers["content-type"], "application/problem+json", "{self:?}");
         let problem = self.json();
         assert_eq!(problem["status"], self.status, "{self:?}");
@@ -58,12 +58,12 @@ impl Answer {
 }
 
 impl<'a> Api<'a> {
-    pub fn of(mesh: &'a Mesh) -> Self {
+    pub(crate) fn of(mesh: &'a Mesh) -> Self {
         Self::with(mesh, &std::fs::read_to_string(mesh.context()).unwrap())
     }
 
     /// With the credential of a context.
-    pub fn with(mesh: &'a Mesh, context: &str) -> Self {
+    pub(crate) fn with(mesh: &'a Mesh, context: &str) -> Self {
         let context: Value = serde_json::from_str(context).unwrap();
         let text = |name: &str| context[name].as_str().unwrap().to_owned();
         let ca = mesh.folder().join("api-ca.pem");
@@ -116,7 +116,13 @@ impl<'a> Api<'a> {
         format!("Authorization: Bearer {}", self.token)
     }
 
-    pub fn call(&self, method: &str, path: &str, headers: &[&str], body: Option<&Value>) -> Answer {
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: Option<&Value>,
+    ) -> Answer {
         let own = [self.authorization(), "content-type: application/json".into()];
         let all: Vec<&str> =
             own.iter().map(String::as_str).chain(headers.iter().copied()).collect();
@@ -128,13 +134,13 @@ impl<'a> Api<'a> {
         )
     }
 
-    pub fn get(&self, path: &str) -> Value {
+    pub(crate) fn get(&self, path: &str) -> Value {
         let answer = self.call("GET", path, &[], None);
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         answer.json()
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
         self.call("POST", path, &[], Some(body))
     }
 

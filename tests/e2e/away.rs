@@ -39,7 +39,7 @@ fn without_the_coordinator_traffic_goes_on_and_workloads_start_and_stop() {
     shop.nodes[1].meshctl(&["detach", &third.id]).unwrap();
 
     shop.mesh.restart_coordinator().unwrap();
-    shop.mesh.wait(|| shop.nodes.iter().all(|node| node.is_connected())).unwrap();
+    shop.mesh.wait(|| shop.nodes.iter().all(meshward_lab::Node::is_connected)).unwrap();
     shop.mesh
         .wait(|| shop.mesh.read(&["workloads"]).unwrap().as_array().unwrap().len() == 3)
         .unwrap();

@@ -107,7 +107,7 @@ fn what_a_noisy_node_says_makes_few_revisions_and_delays_nobodys_quarantine() {
             after - before
         );
     }
-    assert!(shop.nodes.iter().all(|node| node.is_connected()));
+    assert!(shop.nodes.iter().all(meshward_lab::Node::is_connected));
 }
 
 #[test]
@@ -127,5 +127,5 @@ fn messages_that_are_too_long_or_none_end_their_session_alone() {
         let ended = session.hear(PATIENCE, |_| None::<()>).unwrap_err().to_string();
         assert!(!ended.contains("nothing of the kind"), "{bytes:?}: {ended}");
     }
-    assert!(shop.nodes.iter().all(|node| node.is_connected()));
+    assert!(shop.nodes.iter().all(meshward_lab::Node::is_connected));
 }

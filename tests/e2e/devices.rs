@@ -1,4 +1,4 @@
-//! Machines with a stock WireGuard, and endpoints that change their keys.
+//! Machines with a stock `WireGuard`, and endpoints that change their keys.
 
 use crate::{
     support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, pings, tcp_echoes, udp_echoes},
@@ -23,8 +23,8 @@ rules:
   - { name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/7000, udp/7000] }
 ";
 
-/// A machine with a stock WireGuard.
-pub struct Machine {
+/// A machine with a stock `WireGuard`.
+pub(crate) struct Machine {
     pub site: Site,
     /// Its addresses on the mesh, IPv4 first.
     pub addresses: Vec<IpAddr>,
@@ -33,7 +33,7 @@ pub struct Machine {
 
 impl Machine {
     /// Does what wg-quick does with a configuration, without its needs of the machine.
-    pub fn new(mesh: &mut Mesh, text: &str) -> Self {
+    pub(crate) fn new(mesh: &mut Mesh, text: &str) -> Self {
         let line = |key: &str| {
             let found = text.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
             found.unwrap_or_else(|| panic!("{text}")).to_owned()

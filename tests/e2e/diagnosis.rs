@@ -231,9 +231,10 @@ fn a_bundle_has_what_helps_and_neither_tokens_nor_keys() {
 fn all_text(folder: &std::path::Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
-        match entry.path().is_dir() {
-            true => text += &all_text(&entry.path()),
-            false => text += &String::from_utf8_lossy(&fs::read(entry.path()).unwrap()),
+        if entry.path().is_dir() {
+            text += &all_text(&entry.path())
+        } else {
+            text += &String::from_utf8_lossy(&fs::read(entry.path()).unwrap())
         }
     }
     text

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// A node with Docker and one without; `api`, a process on the second.
-pub struct Host {
+pub(crate) struct Host {
     pub docker: Docker,
     pub host: Node,
     pub api: Workload,
@@ -22,7 +22,7 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(policy: &str) -> Self {
+    pub(crate) fn new(policy: &str) -> Self {
         let mut mesh = mesh();
         mesh.apply(policy).unwrap();
         let site = mesh.internet.site("host").unwrap();
@@ -37,14 +37,19 @@ impl Host {
     }
 
     /// Starts a container that serves a page, and waits until it is let in.
-    pub fn start(&self, name: &str, labels: &[&str], more: &[&str]) -> Container {
+    pub(crate) fn start(&self, name: &str, labels: &[&str], more: &[&str]) -> Container {
         let id = self.start_waiting(name, labels, more).unwrap();
         self.wait_let_in(name);
         self.container(name, id)
     }
 
     /// Starts a container. Its image is `box`, if `more` names none.
-    pub fn start_waiting(&self, name: &str, labels: &[&str], more: &[&str]) -> Result<String> {
+    pub(crate) fn start_waiting(
+        &self,
+        name: &str,
+        labels: &[&str],
+        more: &[&str],
+    ) -> Result<String> {
         let labels: Vec<&str> = labels.iter().flat_map(|label| ["--label", label]).collect();
         let named = more.iter().any(|word| word.starts_with("localhost:"));
         let image = if named { &[][..] } else { &["box"] };
@@ -55,7 +60,7 @@ impl Host {
     }
 
     /// A container as it is now.
-    pub fn container(&self, name: &str, id: String) -> Container {
+    pub(crate) fn container(&self, name: &str, id: String) -> Container {
         let pid = self.docker.run(&["inspect", "-f", "{{.State.Pid}}", name]).unwrap();
         let netns = Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))).unwrap();
         let workload = self.workload(name).unwrap();
@@ -66,14 +71,14 @@ impl Host {
     }
 
     /// Waits until a workload is let in.
-    pub fn wait_let_in(&self, name: &str) {
+    pub(crate) fn wait_let_in(&self, name: &str) {
         let let_in =
             || self.workload(name).is_some_and(|own| own["refused"] == Value::Array(vec![]));
         self.mesh.wait(let_in).unwrap();
     }
 
     /// Waits until a workload is refused, and gives why.
-    pub fn wait_refused(&self, name: &str) -> String {
+    pub(crate) fn wait_refused(&self, name: &str) -> String {
         let why =
             || Some(self.workload(name)?["refused"].as_array()?.first()?.as_str()?.to_owned());
         self.mesh.wait(|| why().is_some()).unwrap();
@@ -81,20 +86,20 @@ impl Host {
     }
 
     /// The workload as the coordinator has it.
-    pub fn workload(&self, name: &str) -> Option<Value> {
+    pub(crate) fn workload(&self, name: &str) -> Option<Value> {
         let all = self.mesh.read(&["workloads"]).ok()?;
         all.as_array()?.iter().find(|workload| workload["name"] == name).cloned()
     }
 }
 
-pub struct Container {
+pub(crate) struct Container {
     pub id: String,
     pub netns: Netns,
     pub addresses: Vec<IpAddr>,
 }
 
 impl Container {
-    pub fn v4(&self) -> IpAddr {
+    pub(crate) fn v4(&self) -> IpAddr {
         self.addresses[0]
     }
 }
@@ -106,7 +111,7 @@ rules:
 ";
 
 /// Asks for the page that a container serves.
-pub fn page(from: &Netns, of: IpAddr, patience: Duration) -> Option<String> {
+pub(crate) fn page(from: &Netns, of: IpAddr, patience: Duration) -> Option<String> {
     let mut command = std::process::Command::new("curl");
     command.args(["-s", "-g", "--max-time", &patience.as_secs_f32().to_string()]);
     command.arg(match of {
@@ -453,9 +458,9 @@ fn a_restart_of_the_daemon_resets_nothing_though_what_is_cut_is_to_be_reset() {
     for way in 0..4 {
         let node = if way % 2 == 0 { &mut host.host } else { &mut host._other };
         if way < 2 {
-            node.process().stop()
+            node.process().stop();
         } else {
-            node.kill()
+            node.kill();
         }
         node.start().unwrap();
         // Longer than it takes until the coordinator has told what is new, and the container is

@@ -193,7 +193,7 @@ fn timeouts_of_a_network_are_shown_and_hold_for_what_is_under_way() {
 }
 
 /// A raw socket, with which whole packets are sent where `protocol` says so.
-pub fn raw(netns: &Netns, family: AddressFamily, protocol: SockProtocol) -> OwnedFd {
+pub(crate) fn raw(netns: &Netns, family: AddressFamily, protocol: SockProtocol) -> OwnedFd {
     let open = || socket(family, SockType::Raw, SockFlag::empty(), protocol);
     let socket = netns.run(open).unwrap().unwrap();
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 100_000)).unwrap();
@@ -201,7 +201,7 @@ pub fn raw(netns: &Netns, family: AddressFamily, protocol: SockProtocol) -> Owne
 }
 
 /// Sends a packet by a raw socket.
-pub fn send(socket: &OwnedFd, to: IpAddr, bytes: &[u8]) {
+pub(crate) fn send(socket: &OwnedFd, to: IpAddr, bytes: &[u8]) {
     let sent = match to {
         IpAddr::V4(to) => {
             let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
@@ -216,7 +216,7 @@ pub fn send(socket: &OwnedFd, to: IpAddr, bytes: &[u8]) {
 }
 
 /// The internet's checksum (RFC 1071).
-pub fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+pub(crate) fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let bytes = parts.concat();
     let words = bytes
         .chunks(2)
@@ -237,7 +237,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 /// An IP header without options: `next` with `length` bytes behind it; `word` is IPv4's flags and
 /// offset.
-pub fn header(from: IpAddr, to: IpAddr, next: u8, length: usize, word: u16) -> Vec<u8> {
+pub(crate) fn header(from: IpAddr, to: IpAddr, next: u8, length: usize, word: u16) -> Vec<u8> {
     let mut header = match from {
         IpAddr::V4(_) => vec![0x45, 0, 0, 0, 0, 7, 0, 0, 64, next, 0, 0],
         IpAddr::V6(_) => vec![0x60, 0, 0, 0, 0, 0, next, 64],
@@ -259,7 +259,7 @@ pub fn header(from: IpAddr, to: IpAddr, next: u8, length: usize, word: u16) -> V
 }
 
 /// A datagram with its header.
-pub fn udp(from: SocketAddr, to: SocketAddr, data: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(from: SocketAddr, to: SocketAddr, data: &[u8]) -> Vec<u8> {
     let length = (8 + data.len() as u16).to_be_bytes();
     let mut datagram =
         [&from.port().to_be_bytes()[..], &to.port().to_be_bytes(), &length, &[0, 0], data].concat();

@@ -239,7 +239,7 @@ fn another_gateway_of_the_same_prefix_takes_over() {
 }
 
 /// A router behind the gateway, and a machine behind that, by a link that takes only 1,280 bytes.
-pub struct Behind {
+pub(crate) struct Behind {
     router: Netns,
     pub far: Netns,
 }
@@ -247,7 +247,7 @@ pub struct Behind {
 impl Behind {
     /// Has the machine speak from its addresses that are advertised, and not from those of its
     /// link.
-    pub fn speak_from_advertised(&self) {
+    pub(crate) fn speak_from_advertised(&self) {
         let ways = [("-4", "10.42.0.0/16", "172.16.2.1"), ("-6", "fd42::/48", "fd16:2::1")];
         for ((family, to, by), from) in ways.into_iter().zip(FAR) {
             let mut replace = Command::new("ip");
@@ -258,14 +258,14 @@ impl Behind {
 }
 
 /// The addresses of that machine.
-pub const FAR: [IpAddr; 2] = [
+pub(crate) const FAR: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 8, 0, 10)),
     IpAddr::V6(Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, 10)),
 ];
 
 /// Puts a machine behind a gateway and a router. `mtu`: of the link between these, and of the one
 /// behind the router.
-pub fn behind(mesh: &Mesh, gateway: &Node, mtu: [u32; 2]) -> Behind {
+pub(crate) fn behind(mesh: &Mesh, gateway: &Node, mtu: [u32; 2]) -> Behind {
     let Behind { router, far } = Behind { router: host().unwrap(), far: host().unwrap() };
     let v6 = |text: &str| -> IpAddr { text.parse().unwrap() };
     let v4 = |third, host| IpAddr::from(Ipv4Addr::new(172, 16, third, host));

@@ -49,7 +49,7 @@ fn a_copied_disk_is_relayed_nothing_and_takes_nothing_from_the_first() {
         assert!(stream.flows(Duration::from_millis(1500)), "the first is relayed to as before");
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert!(nodes.iter().all(|node| node.is_connected()) && !copied.is_connected());
+    assert!(nodes.iter().all(meshward_lab::Node::is_connected) && !copied.is_connected());
     assert_eq!(metric(&mesh, "meshward_coordinator_relay_nodes"), 2);
 }
 

@@ -130,7 +130,7 @@ fn a_body_that_is_too_large_is_refused_so_that_the_client_hears_it() {
         // The same without a length that is told before.
         let chunk = " ".repeat(64 << 10);
         let chunks: String =
-            (0..mebibytes * 16 + 1).map(|_| format!("{:x}\r\n{chunk}\r\n", chunk.len())).collect();
+            (0..=(mebibytes * 16)).map(|_| format!("{:x}\r\n{chunk}\r\n", chunk.len())).collect();
         let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
         ask_raw(&socket, &chunked).is_problem(413, "at most 1 MiB");
     }

@@ -20,7 +20,7 @@ const AT_ONCE: usize = 2;
 /// After so long, a path that is relayed stays so.
 const STAYS: Duration = Duration::from_secs(4);
 /// All kinds of barriers, in the order of the table.
-pub const BARRIERS: [Barrier; 11] = [
+pub(crate) const BARRIERS: [Barrier; 11] = [
     Barrier::None,
     Barrier::Firewall,
     Barrier::FullCone,
@@ -35,7 +35,7 @@ pub const BARRIERS: [Barrier; 11] = [
 ];
 
 /// Two nodes, each behind a barrier, and a workload on each.
-pub struct Pair {
+pub(crate) struct Pair {
     pub web: Workload,
     pub api: Workload,
     pub nodes: [Node; 2],
@@ -44,18 +44,18 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub fn new(barriers: [Barrier; 2]) -> Self {
+    pub(crate) fn new(barriers: [Barrier; 2]) -> Self {
         Self::of(mesh(), barriers)
     }
 
     /// The same in a mesh that is there.
-    pub fn of(mesh: Mesh, barriers: [Barrier; 2]) -> Self {
+    pub(crate) fn of(mesh: Mesh, barriers: [Barrier; 2]) -> Self {
         Self::made(mesh, barriers, |_, _, _| {})
     }
 
     /// The same, where something is done to each site, by its number and name, before its node is
     /// there.
-    pub fn made(
+    pub(crate) fn made(
         mut mesh: Mesh,
         barriers: [Barrier; 2],
         changes: impl Fn(&Internet, usize, &str),
@@ -89,7 +89,7 @@ impl Pair {
 
     /// How long it takes to the first byte, and to a direct path; `None` if it stays with the
     /// relay.
-    pub fn meet(&self) -> (Duration, Option<Duration>) {
+    pub(crate) fn meet(&self) -> (Duration, Option<Duration>) {
         self.meet_within(STAYS)
     }
 

@@ -117,7 +117,7 @@ fn a_node_alone_holds_the_workload_until_the_coordinator_takes_over() {
     shop.nodes[0].start().unwrap();
     assert!(held(&shop), "a restart of the daemon forgets nothing");
     shop.mesh.restart_coordinator().unwrap();
-    shop.mesh.wait(|| shop.nodes.iter().all(|node| node.is_connected())).unwrap();
+    shop.mesh.wait(|| shop.nodes.iter().all(meshward_lab::Node::is_connected)).unwrap();
     assert!(!stream.flows(SILENCE));
 }
 

@@ -166,7 +166,7 @@ fn a_mesh_comes_back_from_a_backup_by_the_commands_of_the_document() {
     assert!(again.contains("a mesh in"), "{again}");
     fs::copy(folder.join("lost/admin.json"), data.join("admin.json")).unwrap();
     shop.mesh.restart_coordinator().unwrap();
-    shop.mesh.wait(|| shop.nodes.iter().all(|node| node.is_connected())).unwrap();
+    shop.mesh.wait(|| shop.nodes.iter().all(meshward_lab::Node::is_connected)).unwrap();
     shop.mesh.wait(|| tcp_echoes(&shop.web.netns, api, 8080, 100, PATIENCE)).unwrap();
     let credentials = shop.mesh.meshctl(&["credential", "list"]).unwrap();
     assert!(credentials.contains("viewer"), "{credentials}");

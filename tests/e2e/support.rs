@@ -21,15 +21,15 @@ use std::{
 };
 
 /// For how long something that should come is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// For how long something that should not come is waited for.
-pub const SILENCE: Duration = Duration::from_millis(700);
+pub(crate) const SILENCE: Duration = Duration::from_millis(700);
 
 /// Random numbers (xorshift64*, Vigna, 2016). `TEST_SEED` has them come again.
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
         let seed =
             std::env::var("TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(clock);
@@ -38,7 +38,7 @@ impl Dice {
     }
 
     /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -46,23 +46,23 @@ impl Dice {
     }
 
     /// Any byte.
-    pub fn byte(&mut self) -> u8 {
+    pub(crate) fn byte(&mut self) -> u8 {
         self.below(256) as u8
     }
 
     /// Any of some things.
-    pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
+    pub(crate) fn of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len() as u64) as usize]
     }
 }
 
 /// A coordinator with the network `shop`.
-pub fn mesh() -> Mesh {
+pub(crate) fn mesh() -> Mesh {
     mesh_with(&[])
 }
 
 /// The same, with flags for the coordinator.
-pub fn mesh_with(flags: &[&str]) -> Mesh {
+pub(crate) fn mesh_with(flags: &[&str]) -> Mesh {
     let mesh = Mesh::start(Binaries::beside_this_test().unwrap(), flags).unwrap();
     mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16", "--cidr", "fd42::/48"])
         .unwrap();
@@ -70,7 +70,7 @@ pub fn mesh_with(flags: &[&str]) -> Mesh {
 }
 
 /// Two nodes, `web` on the first and `api` on the second.
-pub struct Shop {
+pub(crate) struct Shop {
     pub web: Workload,
     pub api: Workload,
     pub nodes: [Node; 2],
@@ -78,12 +78,12 @@ pub struct Shop {
 }
 
 impl Shop {
-    pub fn new(policy: &str) -> Self {
+    pub(crate) fn new(policy: &str) -> Self {
         Self::with(&[], policy)
     }
 
     /// The same, with flags for the coordinator.
-    pub fn with(flags: &[&str], policy: &str) -> Self {
+    pub(crate) fn with(flags: &[&str], policy: &str) -> Self {
         let mut mesh = mesh_with(flags);
         let nodes = [mesh.node("cloud").unwrap(), mesh.node("rack").unwrap()];
         let web = nodes[0].attach("shop", "app=web").unwrap();
@@ -94,7 +94,7 @@ impl Shop {
 }
 
 /// A machine that has joined and whose daemon does not run, and the first address of its block.
-pub fn member(mesh: &mut Mesh, name: &str) -> (Site, PathBuf, Ipv4Addr) {
+pub(crate) fn member(mesh: &mut Mesh, name: &str) -> (Site, PathBuf, Ipv4Addr) {
     let token = mesh.token(&[]).unwrap();
     let site = mesh.internet.site(name).unwrap();
     mesh.join(&site, &token).unwrap();
@@ -110,7 +110,7 @@ pub fn member(mesh: &mut Mesh, name: &str) -> (Site, PathBuf, Ipv4Addr) {
 }
 
 /// A configuration of the coordinator, and the folder that it goes with.
-pub fn limited(text: &str) -> (tempfile::TempDir, String) {
+pub(crate) fn limited(text: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("coordinator.toml");
     std::fs::write(&file, text).unwrap();
@@ -119,14 +119,14 @@ pub fn limited(text: &str) -> (tempfile::TempDir, String) {
 }
 
 /// The resident memory of a process, in MiB.
-pub fn resident(pid: u32) -> u64 {
+pub(crate) fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
 /// A policy that lets `web` use these ports of `api`.
-pub fn allow(ports: &str) -> String {
+pub(crate) fn allow(ports: &str) -> String {
     format!(
         "network: shop\nrules: [{{ name: web-to-api, from: {{ app: web }}, to: {{ app: api }}, allow: [{ports}] }}]\n"
     )
@@ -134,12 +134,12 @@ pub fn allow(ports: &str) -> String {
 
 /// Echoes everything on a TCP and a UDP port of a namespace, in both address families, until it is
 /// dropped.
-pub struct Echo {
+pub(crate) struct Echo {
     ended: Arc<AtomicBool>,
 }
 
 impl Echo {
-    pub fn start(netns: &Netns, port: u16) -> Self {
+    pub(crate) fn start(netns: &Netns, port: u16) -> Self {
         let bind = || -> std::io::Result<_> {
             let tcp = TcpListener::bind(("::", port))?;
             Ok((tcp, UdpSocket::bind(("::", port))?))
@@ -180,7 +180,12 @@ impl Drop for Echo {
 }
 
 /// Opens a TCP connection from a namespace.
-pub fn connect(from: &Netns, to: IpAddr, port: u16, patience: Duration) -> Result<TcpStream> {
+pub(crate) fn connect(
+    from: &Netns,
+    to: IpAddr,
+    port: u16,
+    patience: Duration,
+) -> Result<TcpStream> {
     let stream =
         from.run(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), patience))??;
     stream.set_read_timeout(Some(patience))?;
@@ -189,7 +194,13 @@ pub fn connect(from: &Netns, to: IpAddr, port: u16, patience: Duration) -> Resul
 }
 
 /// Sends a payload to an echo over TCP and checks what comes back.
-pub fn tcp_echoes(from: &Netns, to: IpAddr, port: u16, size: usize, patience: Duration) -> bool {
+pub(crate) fn tcp_echoes(
+    from: &Netns,
+    to: IpAddr,
+    port: u16,
+    size: usize,
+    patience: Duration,
+) -> bool {
     let exchange = || -> Result<bool> {
         let mut stream = connect(from, to, port, patience)?;
         echo_once(&mut stream, size)
@@ -198,7 +209,7 @@ pub fn tcp_echoes(from: &Netns, to: IpAddr, port: u16, size: usize, patience: Du
 }
 
 /// Sends `size` bytes over a connection to an echo and checks what comes back.
-pub fn echo_once(stream: &mut TcpStream, size: usize) -> Result<bool> {
+pub(crate) fn echo_once(stream: &mut TcpStream, size: usize) -> Result<bool> {
     let sent: Vec<u8> = (0..size).map(|at| (at * 7 + at / 251) as u8).collect();
     let mut writer = stream.try_clone()?;
     let copy = sent.clone();
@@ -210,7 +221,13 @@ pub fn echo_once(stream: &mut TcpStream, size: usize) -> Result<bool> {
 }
 
 /// Sends a datagram to an echo and checks what comes back.
-pub fn udp_echoes(from: &Netns, to: IpAddr, port: u16, size: usize, patience: Duration) -> bool {
+pub(crate) fn udp_echoes(
+    from: &Netns,
+    to: IpAddr,
+    port: u16,
+    size: usize,
+    patience: Duration,
+) -> bool {
     let exchange = || -> Result<bool> {
         let socket = from.run(|| UdpSocket::bind(("::", 0)))??;
         socket.set_read_timeout(Some(patience))?;
@@ -228,7 +245,7 @@ pub fn udp_echoes(from: &Netns, to: IpAddr, port: u16, size: usize, patience: Du
 }
 
 /// Pings.
-pub fn pings(from: &Netns, to: IpAddr, patience: Duration) -> bool {
+pub(crate) fn pings(from: &Netns, to: IpAddr, patience: Duration) -> bool {
     from.run(|| ping(to, patience)).unwrap().unwrap_or(false)
 }
 
@@ -280,13 +297,13 @@ fn ping(to: IpAddr, patience: Duration) -> Result<bool> {
 }
 
 /// A TCP connection over which an echo is asked for without pause, and what of it came back so far.
-pub struct Stream {
+pub(crate) struct Stream {
     echoed: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
 }
 
 impl Stream {
-    pub fn start(from: &Netns, to: IpAddr, port: u16) -> Self {
+    pub(crate) fn start(from: &Netns, to: IpAddr, port: u16) -> Self {
         let mut stream = connect(from, to, port, PATIENCE).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let (echoed, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
@@ -312,7 +329,7 @@ impl Stream {
     }
 
     /// Whether anything comes back from now on, within `patience`.
-    pub fn flows(&self, patience: Duration) -> bool {
+    pub(crate) fn flows(&self, patience: Duration) -> bool {
         let before = self.echoed.load(Ordering::Relaxed);
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {

@@ -1,4 +1,4 @@
-//! A stock WireGuard in a node's place: the wire format is the standard one.
+//! A stock `WireGuard` in a node's place: the wire format is the standard one.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, pings, tcp_echoes};
 use anyhow::{Context, Result, ensure};
@@ -16,12 +16,12 @@ use std::{
 };
 
 /// A stock `wireguard-go` with a node's key and port.
-pub struct Stock(Child);
+pub(crate) struct Stock(Child);
 
 impl Stock {
     /// The program's control socket has a fixed path, so it runs in a mount namespace with a `/run`
     /// of its own.
-    pub fn start(netns: &Netns, configuration: &Path) -> Result<Self> {
+    pub(crate) fn start(netns: &Netns, configuration: &Path) -> Result<Self> {
         let start = || -> Result<Self> {
             unshare(CloneFlags::CLONE_NEWNS)?;
             let none: Option<&str> = None;

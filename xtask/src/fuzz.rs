@@ -9,7 +9,7 @@ use std::{
 use xtask::{cargo, packages};
 
 #[derive(clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// What is fuzzed: the folders in `fuzz/corpus` have the names [default: each in turn]
     pub target: Option<String>,
     /// For how long each is
@@ -24,7 +24,7 @@ pub struct Options {
 /// The workspace with libFuzzer.
 const WORKSPACE: &str = "fuzz/libfuzzer";
 
-/// What has the compiler tell libFuzzer where an input leads (LLVM's SanitizerCoverage; as
+/// What has the compiler tell libFuzzer where an input leads (LLVM's `SanitizerCoverage`; as
 /// cargo-fuzz has it). No sanitizer: a stable compiler has none, and there is no unsafe code to
 /// look after. Overflows panic.
 const FLAGS: [&str; 9] = [
@@ -39,7 +39,7 @@ const FLAGS: [&str; 9] = [
     "-Clink-dead-code",
 ];
 
-pub fn run(options: &Options) -> Result<ExitCode> {
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let names = targets()?;
     let wanted = match &options.target {
         None => names,

@@ -1,4 +1,4 @@
-//! Programs from PyPI, in a virtual environment below the target folder.
+//! Programs from `PyPI`, in a virtual environment below the target folder.
 
 use crate::{cargo, packages};
 use anyhow::{Context, Result};
@@ -21,7 +21,7 @@ pub fn is_there() -> bool {
 /// Installs what is required.
 ///
 /// # Errors
-/// If there is no Python, or PyPI cannot be reached.
+/// If there is no Python, or `PyPI` cannot be reached.
 pub fn install() -> Result<()> {
     let folder = folder();
     println!(

@@ -6,7 +6,7 @@ use anyhow::Result;
 use std::process::ExitCode;
 
 #[derive(clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// How often a daemon is killed
     #[arg(long, value_name = "N", default_value_t = 1000)]
     kills: u32,
@@ -18,7 +18,7 @@ pub struct Options {
     seed: Option<u64>,
 }
 
-pub fn run(options: &Options) -> Result<ExitCode> {
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut variables =
         vec![("TEST_KILLS", options.kills.to_string()), ("TEST_EVERY_PAIR", "1".into())];
     variables.extend(options.seed.map(|seed| ("TEST_SEED", seed.to_string())));

@@ -8,7 +8,7 @@ use std::{
 use xtask::{cargo, packages, python};
 
 #[derive(clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Install nothing: fail if something is missing
     #[arg(long)]
     no_install: bool,
@@ -37,14 +37,14 @@ const PROGRAMS: [(&str, &str); 16] = [
     ("systemd-analyze", "systemd"),
 ];
 
-pub fn run(options: &Options) -> Result<ExitCode> {
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     install(options)?;
     let arguments: Vec<&str> = options.nextest.iter().map(String::as_str).collect();
     go(&arguments, &[])
 }
 
 /// Runs some tests, with variables that say how.
-pub fn run_with(nextest: &[&str], variables: &[(&str, String)]) -> Result<ExitCode> {
+pub(crate) fn run_with(nextest: &[&str], variables: &[(&str, String)]) -> Result<ExitCode> {
     install(&Options { no_install: false, nextest: vec![] })?;
     go(nextest, variables)
 }

@@ -8,7 +8,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 /// For how long to wait for what only has to be waited for.
 #[derive(Args, Clone, Copy)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// How long to wait for the node daemon, for the network to be served and for the workload to
     /// be let in
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
@@ -16,7 +16,7 @@ pub struct Patience {
 }
 
 #[derive(Args)]
-pub struct Workload {
+pub(crate) struct Workload {
     /// The network
     #[arg(long, add = live(completion::networks))]
     pub network: NetworkName,
@@ -37,7 +37,7 @@ pub struct Workload {
 
 /// What a label of a workload declares.
 #[derive(Clone)]
-pub enum Declared {
+pub(crate) enum Declared {
     Labels(Labels),
     AcceptFrom(AcceptFrom),
 }
@@ -57,7 +57,7 @@ impl FromStr for Declared {
 
 /// A label that comes or goes.
 #[derive(Debug, Clone)]
-pub enum LabelChange {
+pub(crate) enum LabelChange {
     Set(Labels),
     Remove(LabelKey),
 }
@@ -73,7 +73,7 @@ impl FromStr for LabelChange {
 }
 
 #[derive(Args)]
-pub struct Run {
+pub(crate) struct Run {
     #[command(flatten)]
     pub workload: Workload,
     /// The command and its arguments, after --
@@ -82,7 +82,7 @@ pub struct Run {
 }
 
 #[derive(Args)]
-pub struct Attach {
+pub(crate) struct Attach {
     #[command(flatten)]
     pub workload: Workload,
     /// The namespace, as /run/netns/NAME or /proc/PID/ns/net
@@ -97,7 +97,7 @@ pub struct Attach {
 }
 
 #[derive(Args)]
-pub struct Ping {
+pub(crate) struct Ping {
     /// A node, or a workload by its name, id or address: then the node that runs it is asked
     #[arg(value_name = "NODE|WORKLOAD|ADDRESS", add = live(completion::targets))]
     pub target: String,
@@ -123,7 +123,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 #[derive(clap::Subcommand)]
-pub enum DebugVerb {
+pub(crate) enum DebugVerb {
     /// Write status, metrics, lists and logs into a file (tar, gzip), without tokens and private
     /// keys
     Bundle {

@@ -8,7 +8,7 @@ use meshward_types::{Labels, NetworkName, NodeName, PublicKey, WorkloadName};
 use std::{path::PathBuf, time::Duration};
 
 #[derive(Subcommand)]
-pub enum ContextVerb {
+pub(crate) enum ContextVerb {
     /// List the contexts
     #[command(visible_alias = "ls")]
     List,
@@ -62,7 +62,7 @@ pub enum ContextVerb {
 }
 
 #[derive(Subcommand)]
-pub enum Token {
+pub(crate) enum Token {
     /// Make a join token; its text is shown this once
     Create {
         /// How many nodes may join with it
@@ -102,7 +102,7 @@ pub enum Token {
 }
 
 #[derive(Subcommand)]
-pub enum Network {
+pub(crate) enum Network {
     /// Make a network
     Create {
         /// Its name
@@ -133,7 +133,7 @@ pub enum Network {
 }
 
 #[derive(Subcommand)]
-pub enum Node {
+pub(crate) enum Node {
     /// List the nodes
     #[command(visible_alias = "ls")]
     List(Labelled),
@@ -159,7 +159,7 @@ pub enum Node {
 }
 
 #[derive(Subcommand)]
-pub enum Route {
+pub(crate) enum Route {
     /// Offer prefixes behind this machine's node: machines there are reached and policed as
     /// workloads with these labels
     Advertise {
@@ -197,7 +197,7 @@ pub enum Route {
 }
 
 #[derive(Args)]
-pub struct RouteOf {
+pub(crate) struct RouteOf {
     /// The prefix
     #[arg(value_parser = prefix)]
     pub prefix: IpNet,
@@ -210,7 +210,7 @@ pub struct RouteOf {
 }
 
 #[derive(Subcommand)]
-pub enum Device {
+pub(crate) enum Device {
     /// Take a machine in, and print its configuration for wg-quick, on a terminal as a QR code,
     /// too. Its private key is made here and told nobody
     Create {
@@ -251,7 +251,7 @@ pub enum Device {
 }
 
 #[derive(Subcommand)]
-pub enum Key {
+pub(crate) enum Key {
     /// Have endpoints make other keys, without losing a packet. They do so by themselves each week
     Rotate {
         /// Only those of this node
@@ -267,7 +267,7 @@ pub enum Key {
 }
 
 #[derive(Subcommand)]
-pub enum Relay {
+pub(crate) enum Relay {
     /// List the relays, apart from the coordinator
     #[command(visible_alias = "ls")]
     List(Watching),
@@ -281,14 +281,14 @@ pub enum Relay {
 }
 
 #[derive(Subcommand)]
-pub enum WorkloadVerb {
+pub(crate) enum WorkloadVerb {
     /// List the workloads
     #[command(visible_alias = "ls")]
     List(Workloads),
 }
 
 #[derive(Args, Default, PartialEq, Eq)]
-pub struct Workloads {
+pub(crate) struct Workloads {
     /// Only those of this network
     #[arg(long, add = live(completion::networks))]
     pub network: Option<NetworkName>,
@@ -300,14 +300,14 @@ pub struct Workloads {
 }
 
 #[derive(Subcommand)]
-pub enum LinkVerb {
+pub(crate) enum LinkVerb {
     /// List the links
     #[command(visible_alias = "ls")]
     List(Links),
 }
 
 #[derive(Args, Default, PartialEq, Eq)]
-pub struct Links {
+pub(crate) struct Links {
     /// Only those of this network
     #[arg(long, add = live(completion::networks))]
     pub network: Option<NetworkName>,
@@ -325,7 +325,7 @@ pub struct Links {
 }
 
 #[derive(Subcommand)]
-pub enum Credential {
+pub(crate) enum Credential {
     /// Make a credential; prints the context that `meshctl context import` takes, this once
     Create {
         /// Its name, for the audit log
@@ -399,6 +399,6 @@ impl From<Role> for meshward_api_types::Role {
 ///
 /// # Errors
 /// [`Mistake`] if one is none.
-pub fn labels(given: &[String]) -> Result<Labels, Mistake> {
+pub(crate) fn labels(given: &[String]) -> Result<Labels, Mistake> {
     Labels::parse_each(given.iter().map(String::as_str)).map_err(|error| Mistake(error.to_string()))
 }

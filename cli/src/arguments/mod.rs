@@ -4,9 +4,9 @@ mod local;
 mod mesh;
 mod policy;
 
-pub use local::*;
-pub use mesh::*;
-pub use policy::*;
+pub(crate) use local::*;
+pub(crate) use mesh::*;
+pub(crate) use policy::*;
 
 use crate::{Mistake, completion};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -23,7 +23,7 @@ use std::{path::PathBuf, time::Duration};
 /// everywhere yet, 2 a mistake in what was asked.
 #[derive(Parser)]
 #[command(name = "meshctl", version, max_term_width = 110, arg_required_else_help = true)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     pub common: Common,
     #[command(subcommand)]
@@ -40,16 +40,16 @@ const EVERYWHERE: &str = "Options of every command";
 
 /// What every command takes.
 #[derive(Args)]
-pub struct Common {
+pub(crate) struct Common {
     /// How to print what was read or done
     #[arg(short, long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     /// A context by its name (`meshctl context list`), or a file with one, such as the
-    /// coordinator's admin.json [env: MESHCTL_CONTEXT] [default: the one in use, then the
+    /// coordinator's admin.json [env: `MESHCTL_CONTEXT`] [default: the one in use, then the
     /// coordinator's own file on this machine]
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "NAME|FILE", add = live(completion::contexts))]
     pub context: Option<String>,
-    /// The node daemon's socket [env: MESHCTL_SOCKET]
+    /// The node daemon's socket [env: `MESHCTL_SOCKET`]
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "PATH", default_value_os_t = usual_socket())]
     pub socket: PathBuf,
     /// Check and say what would be changed, by name, and change nothing
@@ -58,8 +58,8 @@ pub struct Common {
 }
 
 /// The variable that names a context, and the one that names a socket.
-pub const CONTEXT: &str = "MESHCTL_CONTEXT";
-pub const SOCKET: &str = "MESHCTL_SOCKET";
+pub(crate) const CONTEXT: &str = "MESHCTL_CONTEXT";
+pub(crate) const SOCKET: &str = "MESHCTL_SOCKET";
 
 /// The value of a variable of the environment; an empty one counts as unset.
 fn variable(name: &str) -> Option<String> {
@@ -73,7 +73,7 @@ fn usual_socket() -> PathBuf {
 impl Arguments {
     /// Reads the command line, and the variables that stand in for flags. clap would show those as
     /// flags in its usage lines.
-    pub fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let mut read = Self::parse();
         read.common.context = read.common.context.or_else(|| variable(CONTEXT));
         read
@@ -82,13 +82,13 @@ impl Arguments {
 
 impl Common {
     /// Whether people read what is printed.
-    pub fn is_table(&self) -> bool {
+    pub(crate) fn is_table(&self) -> bool {
         matches!(self.output, Output::Table | Output::Wide)
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people; on a terminal as wide as it is
     Table,
     /// For people, with every column, however wide
@@ -99,7 +99,7 @@ pub enum Output {
 
 /// What every list takes.
 #[derive(Args, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Watching {
+pub(crate) struct Watching {
     /// Go on, and print anew whenever something has changed
     #[arg(short, long)]
     pub watch: bool,
@@ -109,7 +109,7 @@ pub struct Watching {
 ///
 /// # Errors
 /// [`Mistake`] if what is meant for the list stands in front of a verb: there it would do nothing.
-pub fn verb_or_list<V, W: Default + PartialEq>(
+pub(crate) fn verb_or_list<V, W: Default + PartialEq>(
     verb: Option<V>,
     which: W,
     list: impl FnOnce(W) -> V,
@@ -126,7 +126,7 @@ pub fn verb_or_list<V, W: Default + PartialEq>(
 
 /// What lists of things with labels take.
 #[derive(Args, Clone, Default, PartialEq, Eq)]
-pub struct Labelled {
+pub(crate) struct Labelled {
     /// Only those with these labels, such as app=web,env!=prod
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub selector: Option<Selector>,
@@ -135,7 +135,7 @@ pub struct Labelled {
 }
 
 #[derive(Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// The mesh in short, and this machine's node
     Status {
         #[command(flatten)]
@@ -197,7 +197,7 @@ pub enum Command {
         #[command(flatten)]
         which: Labelled,
     },
-    /// Devices: machines with a stock WireGuard, which join by a node
+    /// Devices: machines with a stock `WireGuard`, which join by a node
     #[command(visible_alias = "devices")]
     Device {
         #[command(subcommand)]
@@ -305,6 +305,6 @@ pub enum Command {
 ///
 /// # Errors
 /// What is wrong with it, and how to write one.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write 30s, 10m, 24h or 7d"))
 }

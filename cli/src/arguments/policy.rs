@@ -7,7 +7,7 @@ use meshward_types::{LabelKey, NetworkName, PortSpec, Revision, Selector};
 use std::{path::PathBuf, time::Duration};
 
 #[derive(Args)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// YAML files, or folders with such (*.yaml, *.yml); - is standard input
     #[arg(value_name = "FILE|FOLDER")]
     pub places: Vec<PathBuf>,
@@ -17,14 +17,14 @@ pub struct Sources {
 }
 
 #[derive(Args)]
-pub struct OfNetwork {
+pub(crate) struct OfNetwork {
     /// The network, if there are several
     #[arg(long, add = live(completion::networks))]
     pub network: Option<NetworkName>,
 }
 
 #[derive(Subcommand)]
-pub enum Policy {
+pub(crate) enum Policy {
     /// Apply policies to the networks that they name: all of them or none
     Apply {
         #[command(flatten)]
@@ -150,7 +150,7 @@ pub enum Policy {
 }
 
 #[derive(Args)]
-pub struct Explain {
+pub(crate) struct Explain {
     /// Who begins the flow
     #[arg(long, value_name = "SELECTOR")]
     pub from: Selector,
@@ -169,7 +169,7 @@ pub struct Explain {
 }
 
 #[derive(Subcommand)]
-pub enum QuarantineVerb {
+pub(crate) enum QuarantineVerb {
     /// List the quarantines that stand
     #[command(visible_alias = "ls")]
     List(Watching),
@@ -177,7 +177,7 @@ pub enum QuarantineVerb {
 
 #[derive(Args)]
 #[group(skip)]
-pub struct Quarantine {
+pub(crate) struct Quarantine {
     #[command(flatten)]
     pub target: Target,
     /// Who may still reach the workloads, but for what guardrails deny; unless you are an admin, of
@@ -199,7 +199,7 @@ pub struct Quarantine {
 }
 
 #[derive(Args)]
-pub struct Target {
+pub(crate) struct Target {
     /// Labels, such as app=web,env!=prod; or the id of one workload
     #[arg(value_name = "SELECTOR|WORKLOAD", add = live(completion::selected))]
     pub what: Option<String>,
@@ -212,7 +212,7 @@ pub struct Target {
 }
 
 #[derive(Args, Clone)]
-pub struct Audit {
+pub(crate) struct Audit {
     /// How many lines, the newest first [default: 30, or all of them with --after]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,

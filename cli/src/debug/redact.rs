@@ -6,7 +6,7 @@ use regex::Regex;
 const LEFT_OUT: &str = "[left out]";
 
 /// What secrets look like.
-pub struct Secrets {
+pub(super) struct Secrets {
     /// Those that are known as they are.
     known: Vec<String>,
     forms: Vec<Regex>,
@@ -14,7 +14,7 @@ pub struct Secrets {
 
 impl Secrets {
     /// All that look like secrets of a mesh, and those that are known.
-    pub fn new(known: impl IntoIterator<Item = String>) -> Self {
+    pub(super) fn new(known: impl IntoIterator<Item = String>) -> Self {
         let forms = [
             // Join tokens.
             r"mwj\d+_[A-Za-z0-9_\-]+",
@@ -36,7 +36,7 @@ impl Secrets {
     }
 
     /// The text without them.
-    pub fn redact(&self, text: &str) -> String {
+    pub(super) fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for secret in &self.known {
             text = text.replace(secret, LEFT_OUT);

@@ -13,14 +13,14 @@ const MARGIN: usize = 3;
 
 /// How files are put into one text, and found in it again.
 #[derive(Debug)]
-pub struct Buffer {
+pub(super) struct Buffer {
     mark: String,
     before: Vec<PolicyFile>,
 }
 
 /// Something that is to be said about a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remark {
+pub(super) struct Remark {
     /// The file, the line and the column, counted from 1; nothing, if it is about all.
     pub place: Option<(String, usize, usize)>,
     pub text: String,
@@ -28,7 +28,7 @@ pub struct Remark {
 
 impl Remark {
     /// Takes a line apart that may begin with `FILE:LINE:COLUMN: `, for one of these files.
-    pub fn parse(line: &str, files: &[PolicyFile]) -> Self {
+    pub(super) fn parse(line: &str, files: &[PolicyFile]) -> Self {
         let placed = |file: &PolicyFile| {
             let rest = line.strip_prefix(file.name.as_str())?.strip_prefix(':')?;
             let (row, rest) = rest.split_once(':')?;
@@ -42,7 +42,7 @@ impl Remark {
 
 impl Buffer {
     /// One for these files.
-    pub fn of(files: Vec<PolicyFile>) -> Self {
+    pub(super) fn of(files: Vec<PolicyFile>) -> Self {
         let mut mark = MARK.to_owned();
         while files.iter().any(|file| file.text.lines().any(|line| line.starts_with(&mark))) {
             mark.push('|');
@@ -51,17 +51,17 @@ impl Buffer {
     }
 
     /// How our lines begin.
-    pub fn mark(&self) -> &str {
+    pub(super) fn mark(&self) -> &str {
         &self.mark
     }
 
     /// The files that it began with.
-    pub fn before(&self) -> &[PolicyFile] {
+    pub(super) fn before(&self) -> &[PolicyFile] {
         &self.before
     }
 
     /// The text for an editor: remarks about all of it stand first, the others below their lines.
-    pub fn write(&self, files: &[PolicyFile], remarks: &[Remark]) -> String {
+    pub(super) fn write(&self, files: &[PolicyFile], remarks: &[Remark]) -> String {
         let mut all = String::new();
         for remark in remarks.iter().filter(|remark| !self.has_line(files, remark)) {
             self.say(&mut all, "", &remark.text);
@@ -110,7 +110,7 @@ impl Buffer {
     }
 
     /// The files in a text that somebody has edited; what has nothing in it is no file any more.
-    pub fn read(&self, text: &str) -> Vec<PolicyFile> {
+    pub(super) fn read(&self, text: &str) -> Vec<PolicyFile> {
         let first = self.before.first().map_or("policy.yaml", |file| &file.name).to_owned();
         let mut files = vec![PolicyFile { name: first, text: String::new() }];
         for line in text.split_inclusive('\n') {

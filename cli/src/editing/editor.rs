@@ -14,14 +14,14 @@ const USUAL: &str = "vi";
 const NOT_FOUND: i32 = 127;
 
 /// An editor: a command for a shell, which gets the file's path behind it.
-pub struct Editor(String);
+pub(super) struct Editor(String);
 
 impl Editor {
     /// The one that `VISUAL` or `EDITOR` names, or vi.
     ///
     /// # Errors
     /// [`Mistake`] if none is named and nobody sits in front of vi.
-    pub fn of_environment() -> Result<Self> {
+    pub(super) fn of_environment() -> Result<Self> {
         let named = |name: &str| env::var(name).ok().filter(|text| !text.trim().is_empty());
         if let Some(command) = named("VISUAL").or_else(|| named("EDITOR")) {
             return Ok(Self(command));
@@ -37,7 +37,7 @@ impl Editor {
     ///
     /// # Errors
     /// If it cannot be begun, or says that it failed, as vi does after `:cq`.
-    pub async fn edit(&self, path: &Path) -> Result<()> {
+    pub(super) async fn edit(&self, path: &Path) -> Result<()> {
         let _theirs = interrupts()?;
         let Self(editor) = self;
         let mut command = Command::new("sh");
@@ -61,6 +61,6 @@ impl Editor {
 ///
 /// # Errors
 /// If the handler cannot be set.
-pub fn interrupts() -> Result<Signal> {
+pub(super) fn interrupts() -> Result<Signal> {
     signal(SignalKind::interrupt()).context("cannot take signals")
 }

@@ -28,7 +28,7 @@ use tempfile::NamedTempFile;
 /// The exit code of an interrupted command, as shells have it (128 and the signal's number).
 const INTERRUPTED: u8 = 130;
 
-pub async fn edit(
+pub(crate) async fn edit(
     common: &Common,
     of: OfNetwork,
     message: Option<String>,

@@ -154,9 +154,10 @@ pub fn find(named: Option<&str>) -> Result<Option<Context>, Error> {
     }
     let known =
         if known.is_empty() { String::new() } else { format!(" (there are {})", known.join(", ")) };
-    Err(Error::refused(match is_path {
-        true => format!("there is no context file {named}"),
-        false => format!("there is neither a context `{named}`{known} nor a file of that name"),
+    Err(Error::refused(if is_path {
+        format!("there is no context file {named}")
+    } else {
+        format!("there is neither a context `{named}`{known} nor a file of that name")
     }))
 }
 

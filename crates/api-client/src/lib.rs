@@ -43,7 +43,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 const MAX_ANSWER: usize = 256 << 20;
 
 /// For how long a download may take.
-const DOWNLOAD: Duration = Duration::from_secs(3600);
+const DOWNLOAD: Duration = Duration::from_hours(1);
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -359,9 +359,10 @@ fn refusal(status: StatusCode, body: &[u8]) -> Error {
         Ok(Problem { detail, field, .. }) => (detail, field),
         Err(_) => (format!("the answer was {status}"), None),
     };
-    match status.is_client_error() {
-        true => Error::Refused { status: Some(status.as_u16()), text, field },
-        false => Error::Failed(text),
+    if status.is_client_error() {
+        Error::Refused { status: Some(status.as_u16()), text, field }
+    } else {
+        Error::Failed(text)
     }
 }
 

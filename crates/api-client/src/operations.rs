@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Display;
 
 /// Parameters of a query.
-pub type Query<'a> = &'a [(&'a str, String)];
+pub(crate) type Query<'a> = &'a [(&'a str, String)];
 
 /// As many entries as a page may have: a list is read in few requests.
 const PAGE: u32 = meshward_api_types::MAX_PAGE;

@@ -1,7 +1,13 @@
 //! What the coordinator's API can do: every path stands here, and nowhere else. The coordinator
 //! serves these, and `meshward-api-client` asks for them.
 
-use super::*;
+use super::{
+    ApproveNode, ApproveRoute, AuditEntry, ChangeCredential, CreateCredential, CreateDevice,
+    CreateNetwork, CreateToken, CreatedCredential, CreatedDevice, CreatedToken, Credential, Device,
+    ExplainQuery, Explanation, Impose, Links, Network, Node, Page, Policy, PolicyDifference,
+    PolicyRevision, Quarantine, QuarantineResult, QuarantineTarget, Relay, Rollback, RotateKeys,
+    RotatedKeys, Route, Status, SubmitPolicy, SubmitResult, Token, Workload,
+};
 use std::{fmt::Display, marker::PhantomData};
 
 /// The path of an operation, with `{NAME}` for what is put in.
@@ -12,9 +18,12 @@ impl Template {
     /// The path, with what is to stand for each name in its order.
     pub fn fill(self, arguments: &[&(dyn Display + Sync)]) -> String {
         let mut arguments = arguments.iter();
-        let parts = self.0.split('/').map(|part| match part.starts_with('{') {
-            true => arguments.next().map(|text| escaped(&text.to_string())).unwrap_or_default(),
-            false => part.to_owned(),
+        let parts = self.0.split('/').map(|part| {
+            if part.starts_with('{') {
+                arguments.next().map(|text| escaped(&text.to_string())).unwrap_or_default()
+            } else {
+                part.to_owned()
+            }
         });
         let path = parts.collect::<Vec<_>>().join("/");
         debug_assert!(arguments.next().is_none(), "more arguments than {} has names", self.0);
@@ -29,7 +38,7 @@ pub fn escaped(text: &str) -> String {
     for byte in text.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                out.push(byte.into())
+                out.push(byte.into());
             }
             _ => out.push_str(&format!("%{byte:02X}")),
         }

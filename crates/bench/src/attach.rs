@@ -17,7 +17,7 @@ use std::{
 };
 
 /// For how long the kernel may take to let go of everything.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// For how long it takes to let go of one workload.
 const SETTLED: Duration = Duration::from_millis(500);
 

@@ -84,7 +84,7 @@ impl Figures<'_> {
 }
 
 /// The best of several by its median: the greatest, or the least.
-pub fn best<'a>(
+pub(crate) fn best<'a>(
     all: &'a [(&'static str, Vec<f64>)],
     greatest: bool,
 ) -> Option<&'a (&'static str, Vec<f64>)> {

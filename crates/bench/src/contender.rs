@@ -1,4 +1,4 @@
-//! Who is measured: our daemons, and other userspace WireGuards.
+//! Who is measured: our daemons, and other userspace `WireGuards`.
 
 use crate::measure::Tunnel;
 use anyhow::{Context, Result, ensure};
@@ -23,7 +23,7 @@ pub const PROGRAMS: [(&str, &str); 7] = [
 ];
 
 /// How many rules our daemons have loaded beside others.
-pub const RULES: u16 = 1000;
+pub(crate) const RULES: u16 = 1000;
 
 /// What there is to run.
 #[derive(Debug, Clone)]
@@ -36,12 +36,12 @@ pub struct Tools {
 
 /// One of those that are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Contender {
+pub(crate) enum Contender {
     /// Ours.
     Meshward,
     /// Nebula, with certificates of its own.
     Nebula,
-    /// A program with WireGuard's usual control socket.
+    /// A program with `WireGuard`'s usual control socket.
     Other {
         /// Its name.
         name: &'static str,
@@ -53,7 +53,7 @@ pub enum Contender {
 }
 
 /// Whom we compare with.
-pub const OTHERS: [Contender; 4] = [
+pub(crate) const OTHERS: [Contender; 4] = [
     Contender::Other {
         name: "gotatun-cli",
         program: "gotatun",
@@ -74,7 +74,7 @@ pub const OTHERS: [Contender; 4] = [
 
 impl Contender {
     /// What it is called.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Meshward => "meshward",
             Self::Nebula => "nebula",
@@ -86,7 +86,7 @@ impl Contender {
     ///
     /// # Errors
     /// With what was printed, if it does not come up.
-    pub fn start(self, tools: &Tools, sites: &[Site; 2], folder: &Path) -> Result<Tunnel> {
+    pub(crate) fn start(self, tools: &Tools, sites: &[Site; 2], folder: &Path) -> Result<Tunnel> {
         match self {
             Self::Meshward => start_ours(tools, sites, RULES),
             Self::Nebula => start_nebula(sites, folder),
@@ -99,7 +99,7 @@ impl Contender {
 
 /// Starts our daemons with so many rules loaded, and a workload on each of two sites, or both on
 /// the first.
-pub fn start_ours(tools: &Tools, sites: &[Site], rules: u16) -> Result<Tunnel> {
+pub(crate) fn start_ours(tools: &Tools, sites: &[Site], rules: u16) -> Result<Tunnel> {
     let mesh = Mesh::start_at(tools.ours.clone(), Internet::new()?, sites[0].clone(), &[])?;
     mesh.meshctl(&["network", "create", "bench", "--cidr", "10.42.0.0/16"])?;
     let mut nodes = Vec::new();

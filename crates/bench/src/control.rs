@@ -72,7 +72,7 @@ fn under_flood(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     drop((flood, idle));
     ensure!(looks > 0, "nobody has looked");
     let lost = member.printed().matches("no session with the coordinator").count() as f64;
-    let case = format!("{:.0} forged first packets/s, {IDLE} idle TCP connections", rate);
+    let case = format!("{rate:.0} forged first packets/s, {IDLE} idle TCP connections");
     Ok(vec![
         figures(&case, "sessions that a member lost", "", &[lost + f64::from(downs)])
             .absolute(Target::AtMost(0.0)),

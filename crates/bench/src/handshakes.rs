@@ -38,7 +38,7 @@ use std::{
 
 /// Initiations a second.
 const RATE: u64 = 100_000;
-/// Bytes of an initiation, and where its MACs stand (WireGuard paper §5.4.2).
+/// Bytes of an initiation, and where its MACs stand (`WireGuard` paper §5.4.2).
 const INITIATION: usize = 148;
 const MAC1: usize = 116;
 const MAC2: usize = 132;
@@ -135,7 +135,7 @@ fn reach(from: &Netns, to: &Netns, address: SocketAddr) -> bool {
     false
 }
 
-/// Seconds that a process's thread for handshakes has run (proc_pid_schedstat: nanoseconds on the
+/// Seconds that a process's thread for handshakes has run (`proc_pid_schedstat`: nanoseconds on the
 /// CPU first).
 fn handshake_time(pid: u32) -> Result<f64> {
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {

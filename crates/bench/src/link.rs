@@ -30,7 +30,7 @@ const LOADS: [(&str, Load); 4] = [
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Extent {
+pub(crate) struct Extent {
     /// Whether loads are sent, or only round trips measured.
     pub loads: bool,
     /// Pairs of runs, ours and theirs.

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// A tunnel that stands.
-pub struct Tunnel {
+pub(crate) struct Tunnel {
     /// Where clients run.
     pub client: Netns,
     /// Where servers run.
@@ -31,7 +31,7 @@ pub struct Tunnel {
 
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Load {
+pub(crate) enum Load {
     /// This many TCP streams.
     Tcp(u32),
     /// UDP datagrams of this many bytes, as fast as they go.
@@ -52,7 +52,7 @@ impl Load {
 
 /// What came out of one run.
 #[derive(Debug, Clone, Copy)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Gbit/s that arrived.
     pub gigabits: f64,
     /// Thousands of datagrams a second that arrived; 0 for TCP.
@@ -66,7 +66,7 @@ impl Tunnel {
     ///
     /// # Errors
     /// If iperf3 fails.
-    pub fn run(&self, load: Load, time: Duration, folder: &Path) -> Result<Outcome> {
+    pub(crate) fn run(&self, load: Load, time: Duration, folder: &Path) -> Result<Outcome> {
         let log = folder.join("iperf3.log");
         let mut serve = Command::new("iperf3");
         serve.args(["-s", "-1", "-J"]);
@@ -92,7 +92,7 @@ impl Tunnel {
     ///
     /// # Errors
     /// If none comes back.
-    pub fn round_trip(&self, times: usize) -> Result<f64> {
+    pub(crate) fn round_trip(&self, times: usize) -> Result<f64> {
         let address = SocketAddr::new(self.address, 5202);
         let echo = self.server.run(|| UdpSocket::bind(address))??;
         echo.set_read_timeout(Some(Duration::from_millis(1200)))?;
@@ -147,7 +147,7 @@ impl Outcome {
     }
 }
 
-/// User and system time of a process, in seconds (proc_pid_stat(5), fields 14 and 15).
+/// User and system time of a process, in seconds (`proc_pid_stat(5)`, fields 14 and 15).
 fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("a daemon has ended")?;
     let (_, rest) = stat.rsplit_once(')').context("no process status")?;
@@ -162,7 +162,7 @@ fn cpu_seconds(pid: u32) -> Result<f64> {
 ///
 /// # Errors
 /// If ring refuses.
-pub fn aead_floor() -> Result<f64> {
+pub(crate) fn aead_floor() -> Result<f64> {
     const PACKET: usize = 1420;
     let failed = |_| anyhow::anyhow!("ring refused");
     let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[7; 32]).map_err(failed)?);

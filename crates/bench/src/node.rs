@@ -219,7 +219,7 @@ impl Stand {
         })
     }
 
-    /// Resident memory of the daemon, in MiB (proc_pid_status(5)).
+    /// Resident memory of the daemon, in MiB (`proc_pid_status(5)`).
     fn memory(&mut self) -> Result<f64> {
         // What a burst has left behind is given back by then.
         thread::sleep(Duration::from_secs(1));

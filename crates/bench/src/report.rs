@@ -37,7 +37,7 @@ pub fn median(values: &[f64]) -> f64 {
     match sorted.len() {
         0 => 0.0,
         length if length % 2 == 1 => sorted[middle],
-        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
     }
 }
 

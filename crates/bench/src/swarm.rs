@@ -30,7 +30,7 @@ use std::{
 };
 
 /// One peer.
-pub struct Member {
+pub(crate) struct Member {
     pub name: NodeName,
     /// Where it is reached.
     pub underlay: Ipv4Addr,
@@ -45,7 +45,7 @@ impl Member {
     ///
     /// # Errors
     /// None: a name of letters and digits is one.
-    pub fn new(number: u16) -> Result<Self> {
+    pub(crate) fn new(number: u16) -> Result<Self> {
         let [high, low] = number.to_be_bytes();
         let mut secret = [0x5a; 32];
         (secret[1], secret[2]) = (high, low);
@@ -59,13 +59,13 @@ impl Member {
     }
 
     /// Its endpoint's key.
-    pub fn public_key(&self) -> PublicKey {
+    pub(crate) fn public_key(&self) -> PublicKey {
         self.secret.public()
     }
 }
 
 /// The peers at work. They end when this is dropped.
-pub struct Swarm {
+pub(crate) struct Swarm {
     ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -80,7 +80,7 @@ impl Swarm {
     ///
     /// # Errors
     /// If the socket cannot be opened.
-    pub fn start(
+    pub(crate) fn start(
         netns: &Netns,
         port: u16,
         members: &[Member],

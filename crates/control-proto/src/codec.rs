@@ -1,6 +1,6 @@
 //! The encoding of messages: a little-endian `u32` length and a postcard body.
 
-use crate::*;
+use crate::{Change, MAX_FRAME};
 use meshward_types::Revision;
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;

@@ -40,7 +40,7 @@ pub const MAX_UPDATE: usize = 64 << 20;
 /// The most elements of an answer that came in parts.
 pub const MAX_ANSWER: usize = 1 << 18;
 /// A node's clock and the coordinator's may differ by this much.
-pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(600);
+pub const CLOCK_TOLERANCE: Duration = Duration::from_mins(10);
 /// The most bytes of the messages that come from a machine that has not joined yet.
 pub const MAX_JOIN_FRAME: usize = 64 << 10;
 /// The code of QUIC's close (RFC 9000 §19.19) that tells a member that it is none any more.

@@ -1,10 +1,11 @@
 //! The messages of a session.
 
 use crate::{
+    Change, EndpointReport, Fired, FlowSeen, LinkCount, MAX_ANSWER, WorkloadReport,
     codec::PART_ELEMENTS,
+    in_parts,
     relay::RelaySpec,
     view::{Digest, Shadow},
-    *,
 };
 use ipnet::IpNet;
 use meshward_types::{
@@ -189,7 +190,7 @@ pub enum Question {
     RemoveDevice(WorkloadId),
 }
 
-/// A machine with a stock WireGuard that is to join by a node.
+/// A machine with a stock `WireGuard` that is to join by a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeviceOrder {
     /// The network.

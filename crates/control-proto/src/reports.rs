@@ -1,6 +1,6 @@
 //! Reports of a node: its endpoints, its workloads, the flows and packets that it has counted.
 
-use crate::{codec::PART_BYTES, *};
+use crate::{codec::PART_BYTES, encoded_size};
 use ipnet::IpNet;
 use meshward_types::{
     AcceptFrom, Count, IdentityId, Labels, NetworkName, Protocol, PublicKey, WorkloadId,
@@ -69,7 +69,7 @@ pub struct WorkloadReport {
     /// The prefixes behind it, if it is a gateway's route.
     #[serde(default, deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub prefixes: Vec<IpNet>,
-    /// Its WireGuard key, if it is a device.
+    /// Its `WireGuard` key, if it is a device.
     #[serde(default)]
     pub device: Option<PublicKey>,
     /// What its owner declares about who may reach it.

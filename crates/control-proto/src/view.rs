@@ -39,7 +39,7 @@ pub struct NetworkSpec {
 /// Another node's endpoint of the same network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerSpec {
-    /// The endpoint's WireGuard key.
+    /// The endpoint's `WireGuard` key.
     pub public_key: PublicKey,
     /// Where it may be reached, the best guess first.
     pub candidates: Vec<SocketAddr>,

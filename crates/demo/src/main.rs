@@ -338,7 +338,7 @@ fn quarantine(mesh: &Mesh, workloads: &[Workload]) -> Result<()> {
     thread::sleep(Duration::from_millis(1500));
     let last = download.last();
     println!("  meshctl: {}", said.trim());
-    println!("  the command took {} ms", (returned - asked).as_millis());
+    println!("  the command took {} ms", returned.checked_sub(asked).unwrap().as_millis());
     ensure!(last < returned + Duration::from_millis(500), "the download goes on");
     println!("  the last packet passed {:.1} ms after the command was given", millis(last, asked));
     if last > returned {
@@ -395,7 +395,7 @@ fn keep(mesh: &Mesh, nodes: &mut [Node], rights: Rights) -> Result<()> {
     if std::io::stdin().is_terminal() {
         std::io::stdin().read_line(&mut String::new())?;
     } else {
-        thread::sleep(Duration::from_secs(600));
+        thread::sleep(Duration::from_mins(10));
     }
     Ok(())
 }

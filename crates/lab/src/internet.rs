@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-/// A router with a link to every site. Subnets come from 198.18.0.0/15 (RFC 2544) and 2001:db8::/32
+/// A router with a link to every site. Subnets come from 198.18.0.0/15 (RFC 2544) and `2001:db8::/32`
 /// (RFC 3849).
 #[derive(Debug)]
 pub struct Internet {
@@ -154,7 +154,7 @@ impl Internet {
     }
 
     /// Captures what the router and the hosts of all sites carry, from now on: a packet with an
-    /// address of a mesh, outside of WireGuard, panics when this ends.
+    /// address of a mesh, outside of `WireGuard`, panics when this ends.
     ///
     /// # Errors
     /// If their interfaces cannot be captured.

@@ -21,7 +21,7 @@ use std::{
 
 /// Where registries listen, each in its site's namespace.
 pub(crate) const ADDRESS: &str = "localhost:5000";
-/// What stands in front of an uncompressed point on P-256 in a SubjectPublicKeyInfo (RFC 5480 §2),
+/// What stands in front of an uncompressed point on P-256 in a `SubjectPublicKeyInfo` (RFC 5480 §2),
 /// in base64.
 const P256: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgA=";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -249,9 +249,12 @@ impl fmt::Display for Acl {
                 .all(|protocol| entries.contains(&AclEntry { protocol, ports: PortRange::ALL }))
         };
         let allowed = self.allowed.iter().map(name);
-        let marked = |entries: &[AclEntry], mark: &str| match everything(entries) {
-            true => vec![format!("any ({mark})")],
-            false => entries.iter().map(|entry| format!("{} ({mark})", name(entry))).collect(),
+        let marked = |entries: &[AclEntry], mark: &str| {
+            if everything(entries) {
+                vec![format!("any ({mark})")]
+            } else {
+                entries.iter().map(|entry| format!("{} ({mark})", name(entry))).collect()
+            }
         };
         let (observed, forensic) =
             (marked(&self.observed, "observed"), marked(&self.forensic, "forensics"));

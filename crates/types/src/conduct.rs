@@ -44,7 +44,7 @@ pub enum OnRevoke {
 
 /// The shortest and the longest timeout.
 pub const TIMEOUT_BOUNDS: (Duration, Duration) =
-    (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+    (Duration::from_secs(1), Duration::from_hours(168));
 
 /// For how long a conversation is kept in which nothing is said; what is left out has its default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,10 +81,10 @@ impl FlowTimeouts {
     /// What is to be said of timeouts that are shorter than RFCs ask for.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let least = |name: &str| match name {
-            "tcp_established" => (Duration::from_secs(2 * 3600 + 4 * 60), "RFC 5382"),
-            "tcp_transitory" => (Duration::from_secs(240), "RFC 5382 and RFC 7857"),
-            "udp" => (Duration::from_secs(120), "RFC 4787"),
-            _ => (Duration::from_secs(60), "RFC 5508"),
+            "tcp_established" => (Duration::from_mins(124), "RFC 5382"),
+            "tcp_transitory" => (Duration::from_mins(4), "RFC 5382 and RFC 7857"),
+            "udp" => (Duration::from_mins(2), "RFC 4787"),
+            _ => (Duration::from_mins(1), "RFC 5508"),
         };
         self.given().filter_map(move |(name, time)| {
             let (least, rfc) = least(name);

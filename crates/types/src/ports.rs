@@ -13,7 +13,7 @@ pub enum Protocol {
     Udp,
     /// SCTP (132).
     Sctp,
-    /// ICMP (1) for IPv4 and ICMPv6 (58) for IPv6: one word, so that a rule means the same in both
+    /// ICMP (1) for IPv4 and `ICMPv6` (58) for IPv6: one word, so that a rule means the same in both
     /// families.
     Icmp,
     /// Every other IP protocol; only `any` speaks of it.

@@ -33,7 +33,7 @@ pub struct Time;
 /// A credential's name.
 pub struct CredentialName;
 
-/// A WireGuard public key in base64.
+/// A `WireGuard` public key in base64.
 pub struct WireGuardKey;
 
 macro_rules! named {

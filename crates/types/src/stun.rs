@@ -51,7 +51,7 @@ pub fn read_request(message: &[u8]) -> Option<Transaction> {
     read(message, REQUEST).map(|(transaction, _)| transaction)
 }
 
-/// Whether a datagram may be an answer: it has STUN's cookie, which no message of WireGuard has in
+/// Whether a datagram may be an answer: it has STUN's cookie, which no message of `WireGuard` has in
 /// its place.
 pub fn is_response(message: &[u8]) -> bool {
     read(message, SUCCESS).is_some()

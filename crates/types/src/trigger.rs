@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The longest time over which is counted.
-pub const MAX_WITHIN: Duration = Duration::from_secs(3600);
+pub const MAX_WITHIN: Duration = Duration::from_hours(1);
 
 /// What has to be seen of one workload: all that is given, within the time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,12 +108,12 @@ mod as_text {
     use crate::selector::Selector;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    pub fn serialize<S: Serializer>(selector: &Selector, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(selector: &Selector, to: S) -> Result<S::Ok, S::Error> {
         let text = if selector.is_empty() { String::new() } else { selector.to_string() };
         text.serialize(to)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Selector, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Selector, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// What a schema says against a configuration. Terraform has checked the types.
-pub fn validate(schema: &Schema, config: &Value) -> Diagnostics {
+pub(crate) fn validate(schema: &Schema, config: &Value) -> Diagnostics {
     let mut diagnostics = Vec::new();
     validate_block(&schema.block, config, &Path::default(), &mut diagnostics);
     diagnostics
@@ -77,7 +77,7 @@ fn check_value(
 }
 
 /// What is planned.
-pub struct Planned {
+pub(crate) struct Planned {
     pub state: Value,
     /// The attributes whose change makes a new resource.
     pub replaces: Vec<Path>,
@@ -85,7 +85,7 @@ pub struct Planned {
 
 /// What a resource is to become. `prior` is not set if it is to be made; `proposed` is the
 /// configuration, with what the provider has set before where nothing is configured.
-pub fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Value) -> Planned {
+pub(crate) fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Value) -> Planned {
     let block = &schema.block;
     let mut state = block.conform(proposed);
     for attribute in &block.attributes {
@@ -93,7 +93,7 @@ pub fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Value) -> 
         match &attribute.default {
             Some(default) if unset => state.set(&attribute.name, default.clone()),
             _ if unset && attribute.computed && prior.is_null() => {
-                state.set(&attribute.name, Value::Unknown)
+                state.set(&attribute.name, Value::Unknown);
             }
             _ => {}
         }
@@ -156,7 +156,11 @@ fn unknown_in(nested: &Nested, blocks: &Value, config: &Value) -> Value {
 ///
 /// # Errors
 /// If something is not known even now: a mistake of the provider.
-pub fn settle(schema: &Schema, planned: &Value, done: Value) -> Result<Value, (Value, Diagnostic)> {
+pub(crate) fn settle(
+    schema: &Schema,
+    planned: &Value,
+    done: Value,
+) -> Result<Value, (Value, Diagnostic)> {
     let done = schema.block.conform(done);
     let mut missing = Vec::new();
     let settled = overlay(planned, done, "", &mut missing);

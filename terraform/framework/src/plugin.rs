@@ -29,7 +29,7 @@ macro_rules! say {
 const COOKIE: (&str, &str) =
     ("TF_PLUGIN_MAGIC_COOKIE", "d602bf8f470bc67ca7faa0386276bbdd4330efaf76d1a219cb4d6991ca9872b2");
 /// How long a process waits for the first connection.
-const FIRST: Duration = Duration::from_secs(60);
+const FIRST: Duration = Duration::from_mins(1);
 /// How long a process waits for another connection when the last one has ended.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -66,12 +66,11 @@ async fn run(provider: impl Provider) -> Result<()> {
         .tempdir()?;
     let path = folder.path().join("plugin.sock");
     let listener = UnixListener::bind(&path)?;
-    let (acceptor, certificate) = match std::env::var_os("PLUGIN_CLIENT_CERT") {
-        None => (None, String::new()),
-        Some(_) => {
-            let (acceptor, certificate) = tls()?;
-            (Some(acceptor), certificate)
-        }
+    let (acceptor, certificate) = if std::env::var_os("PLUGIN_CLIENT_CERT").is_none() {
+        (None, String::new())
+    } else {
+        let (acceptor, certificate) = tls()?;
+        (Some(acceptor), certificate)
     };
     let mut stdout = std::io::stdout();
     writeln!(stdout, "1|6|unix|{}|grpc|{certificate}", path.display())?;

@@ -16,7 +16,7 @@ use tonic_prost::ProstCodec;
 const MAX_MESSAGE: usize = 256 << 20;
 
 /// Answers one request. `ending` is told when Terraform wants the process to end.
-pub async fn answer<P: Provider>(
+pub(crate) async fn answer<P: Provider>(
     server: Arc<Server<P>>,
     ending: watch::Sender<bool>,
     request: hyper::Request<Incoming>,

@@ -175,7 +175,7 @@ impl Type {
 }
 
 /// What is wrong with a value, how it should be.
-pub type Check = fn(&Value) -> Result<(), String>;
+pub(crate) type Check = fn(&Value) -> Result<(), String>;
 
 /// One attribute.
 #[derive(Clone)]

@@ -15,7 +15,7 @@ use crate::{
 use std::collections::BTreeMap;
 
 /// A provider, as Terraform sees it.
-pub struct Server<P> {
+pub(crate) struct Server<P> {
     provider: P,
 }
 
@@ -71,11 +71,11 @@ fn diagnosed(said: Result<Diagnostics, Diagnostics>) -> Diagnosed {
 }
 
 impl<P: Provider> Server<P> {
-    pub fn new(provider: P) -> Self {
+    pub(crate) fn new(provider: P) -> Self {
         Self { provider }
     }
 
-    pub fn metadata(&self) -> Metadata {
+    pub(crate) fn metadata(&self) -> Metadata {
         Metadata {
             server_capabilities: Some(CAPABILITIES),
             data_sources: names(&self.provider.offers().data_sources),
@@ -84,11 +84,17 @@ impl<P: Provider> Server<P> {
         }
     }
 
-    pub fn provider_schema(&self) -> ProviderSchema {
+    pub(crate) fn provider_schema(&self) -> ProviderSchema {
         ProviderSchema {
             provider: Some(self.provider.schema().to_wire()),
-            resource_schemas: schemas(&self.provider.offers().resources, |own| own.schema()),
-            data_source_schemas: schemas(&self.provider.offers().data_sources, |own| own.schema()),
+            resource_schemas: schemas(
+                &self.provider.offers().resources,
+                super::provider::Resource::schema,
+            ),
+            data_source_schemas: schemas(
+                &self.provider.offers().data_sources,
+                super::provider::DataSource::schema,
+            ),
             server_capabilities: Some(CAPABILITIES),
             ephemeral_resource_schemas: schemas(&self.provider.offers().ephemerals, |own| {
                 own.schema()
@@ -96,34 +102,34 @@ impl<P: Provider> Server<P> {
         }
     }
 
-    pub fn validate_provider(&self, request: ProviderConfig) -> ProviderConfigValidity {
+    pub(crate) fn validate_provider(&self, request: ProviderConfig) -> ProviderConfigValidity {
         let said = read(&request.config)
             .map(|config| lifecycle::validate(&self.provider.schema(), &config));
         ProviderConfigValidity { diagnostics: diagnosed(said).diagnostics }
     }
 
-    pub fn validate_resource(&self, request: TypedConfig) -> Diagnosed {
+    pub(crate) fn validate_resource(&self, request: TypedConfig) -> Diagnosed {
         let found = find(&self.provider.offers().resources, &request.type_name);
         diagnosed(
             found.and_then(|own| validated(&own.schema(), &request, |config| own.validate(config))),
         )
     }
 
-    pub fn validate_data_source(&self, request: TypedConfig) -> Diagnosed {
+    pub(crate) fn validate_data_source(&self, request: TypedConfig) -> Diagnosed {
         let found = find(&self.provider.offers().data_sources, &request.type_name);
         diagnosed(
             found.and_then(|own| validated(&own.schema(), &request, |config| own.validate(config))),
         )
     }
 
-    pub fn validate_ephemeral(&self, request: TypedConfig) -> Diagnosed {
+    pub(crate) fn validate_ephemeral(&self, request: TypedConfig) -> Diagnosed {
         let found = find(&self.provider.offers().ephemerals, &request.type_name);
         diagnosed(found.and_then(|own| validated(&own.schema(), &request, |_| vec![])))
     }
 
     /// There is one version of every schema: what a state has beyond it is left out, what it lacks
     /// is not set.
-    pub fn upgrade(&self, request: UpgradeState) -> StateAnswer {
+    pub(crate) fn upgrade(&self, request: UpgradeState) -> StateAnswer {
         let state =
             find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
                 let json = request.raw_state.map(|raw| raw.json).unwrap_or_default();
@@ -135,12 +141,12 @@ impl<P: Provider> Server<P> {
         state_answer(state, vec![])
     }
 
-    pub async fn configure(&self, request: Configure) -> Diagnosed {
+    pub(crate) async fn configure(&self, request: Configure) -> Diagnosed {
         let said = async { self.provider.configure(read(&request.config)?).await };
         diagnosed(said.await.map(|()| vec![]))
     }
 
-    pub async fn read_resource(&self, request: ReadState) -> StateAnswer {
+    pub(crate) async fn read_resource(&self, request: ReadState) -> StateAnswer {
         let state = async {
             let resource = find(&self.provider.offers().resources, &request.type_name)?;
             let state = read(&request.current_state)?;
@@ -153,7 +159,7 @@ impl<P: Provider> Server<P> {
         state_answer(state.await, request.private)
     }
 
-    pub fn plan(&self, request: PlanChange) -> PlannedChange {
+    pub(crate) fn plan(&self, request: PlanChange) -> PlannedChange {
         let planned =
             find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
                 let (prior, mut proposed) =
@@ -171,7 +177,11 @@ impl<P: Provider> Server<P> {
                 let planned = lifecycle::plan(&schema, &prior, proposed, &read(&request.config)?);
                 Ok(PlannedChange {
                     planned_state: Some(planned.state.to_wire()),
-                    requires_replace: planned.replaces.iter().map(|path| path.to_wire()).collect(),
+                    requires_replace: planned
+                        .replaces
+                        .iter()
+                        .map(super::diagnostic::Path::to_wire)
+                        .collect(),
                     ..Default::default()
                 })
             });
@@ -183,7 +193,7 @@ impl<P: Provider> Server<P> {
     }
 
     /// What fails leaves the state as it was: nothing is half made.
-    pub async fn apply(&self, request: ApplyChange) -> AppliedChange {
+    pub(crate) async fn apply(&self, request: ApplyChange) -> AppliedChange {
         let prior = request.prior_state.clone();
         let done = async {
             let resource = find(&self.provider.offers().resources, &request.type_name)?;
@@ -207,9 +217,10 @@ impl<P: Provider> Server<P> {
             resource.delete(prior).await?;
             return Ok((Value::Null, vec![]));
         }
-        let work = match prior.is_null() {
-            true => resource.create(planned.clone()),
-            false => resource.update(prior, planned.clone()),
+        let work = if prior.is_null() {
+            resource.create(planned.clone())
+        } else {
+            resource.update(prior, planned.clone())
         };
         let done = work.await?;
         Ok(match lifecycle::settle(&resource.schema(), &planned, done) {
@@ -218,7 +229,7 @@ impl<P: Provider> Server<P> {
         })
     }
 
-    pub fn import(&self, request: ImportState) -> ImportedState {
+    pub(crate) fn import(&self, request: ImportState) -> ImportedState {
         let state =
             find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
                 let state = resource.import(&request.id)?;
@@ -234,7 +245,7 @@ impl<P: Provider> Server<P> {
         }
     }
 
-    pub async fn read_data_source(&self, request: TypedConfig) -> StateAnswer {
+    pub(crate) async fn read_data_source(&self, request: TypedConfig) -> StateAnswer {
         let state = async {
             let source = find(&self.provider.offers().data_sources, &request.type_name)?;
             let state = source.read(read(&request.config)?).await?;
@@ -243,7 +254,7 @@ impl<P: Provider> Server<P> {
         state_answer(state.await, vec![])
     }
 
-    pub async fn open(&self, request: TypedConfig) -> OpenedEphemeral {
+    pub(crate) async fn open(&self, request: TypedConfig) -> OpenedEphemeral {
         let opened = async {
             let own = find(&self.provider.offers().ephemerals, &request.type_name)?;
             let opened = own.open(read(&request.config)?).await?;
@@ -259,7 +270,7 @@ impl<P: Provider> Server<P> {
         }
     }
 
-    pub async fn close(&self, request: KnownEphemeral) -> Diagnosed {
+    pub(crate) async fn close(&self, request: KnownEphemeral) -> Diagnosed {
         let closed = async {
             let own = find(&self.provider.offers().ephemerals, &request.type_name)?;
             let private = String::from_utf8(request.private.unwrap_or_default());
@@ -271,7 +282,7 @@ impl<P: Provider> Server<P> {
         diagnosed(closed.await.map(|()| vec![]))
     }
 
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.provider.stop();
     }
 }

@@ -1,4 +1,4 @@
-//! Terraform's values: as they are carried (MessagePack, with unknown values as an extension), and
+//! Terraform's values: as they are carried (`MessagePack`, with unknown values as an extension), and
 //! as JSON for Rust types.
 
 use crate::{Diagnostic, wire};

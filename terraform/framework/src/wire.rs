@@ -6,13 +6,13 @@
 use prost::Message;
 use std::collections::HashMap;
 
-pub const ERROR: i32 = 1;
-pub const WARNING: i32 = 2;
+pub(crate) const ERROR: i32 = 1;
+pub(crate) const WARNING: i32 = 2;
 /// `StringKind.MARKDOWN`.
-pub const MARKDOWN: i32 = 1;
+pub(crate) const MARKDOWN: i32 = 1;
 
 #[derive(Clone, PartialEq, Message)]
-pub struct DynamicValue {
+pub(crate) struct DynamicValue {
     #[prost(bytes = "vec", tag = 1)]
     pub msgpack: Vec<u8>,
     #[prost(bytes = "vec", tag = 2)]
@@ -20,7 +20,7 @@ pub struct DynamicValue {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Diagnostic {
+pub(crate) struct Diagnostic {
     #[prost(int32, tag = 1)]
     pub severity: i32,
     #[prost(string, tag = 2)]
@@ -32,19 +32,19 @@ pub struct Diagnostic {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct AttributePath {
+pub(crate) struct AttributePath {
     #[prost(message, repeated, tag = 1)]
     pub steps: Vec<Step>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Step {
+pub(crate) struct Step {
     #[prost(oneof = "Selector", tags = "1, 2, 3")]
     pub selector: Option<Selector>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub enum Selector {
+pub(crate) enum Selector {
     #[prost(string, tag = 1)]
     AttributeName(String),
     #[prost(string, tag = 2)]
@@ -54,7 +54,7 @@ pub enum Selector {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Schema {
+pub(crate) struct Schema {
     #[prost(int64, tag = 1)]
     pub version: i64,
     #[prost(message, optional, tag = 2)]
@@ -62,7 +62,7 @@ pub struct Schema {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Block {
+pub(crate) struct Block {
     #[prost(int64, tag = 1)]
     pub version: i64,
     #[prost(message, repeated, tag = 2)]
@@ -78,7 +78,7 @@ pub struct Block {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Attribute {
+pub(crate) struct Attribute {
     #[prost(string, tag = 1)]
     pub name: String,
     /// JSON.
@@ -99,7 +99,7 @@ pub struct Attribute {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct NestedBlock {
+pub(crate) struct NestedBlock {
     #[prost(string, tag = 1)]
     pub type_name: String,
     #[prost(message, optional, tag = 2)]
@@ -113,7 +113,7 @@ pub struct NestedBlock {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct ServerCapabilities {
+pub(crate) struct ServerCapabilities {
     #[prost(bool, tag = 1)]
     pub plan_destroy: bool,
     #[prost(bool, tag = 2)]
@@ -121,16 +121,16 @@ pub struct ServerCapabilities {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Nothing {}
+pub(crate) struct Nothing {}
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Named {
+pub(crate) struct Named {
     #[prost(string, tag = 1)]
     pub type_name: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Metadata {
+pub(crate) struct Metadata {
     #[prost(message, optional, tag = 1)]
     pub server_capabilities: Option<ServerCapabilities>,
     #[prost(message, repeated, tag = 3)]
@@ -142,7 +142,7 @@ pub struct Metadata {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct ProviderSchema {
+pub(crate) struct ProviderSchema {
     #[prost(message, optional, tag = 1)]
     pub provider: Option<Schema>,
     #[prost(map = "string, message", tag = 2)]
@@ -156,19 +156,19 @@ pub struct ProviderSchema {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct ProviderConfig {
+pub(crate) struct ProviderConfig {
     #[prost(message, optional, tag = 1)]
     pub config: Option<DynamicValue>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct ProviderConfigValidity {
+pub(crate) struct ProviderConfigValidity {
     #[prost(message, repeated, tag = 2)]
     pub diagnostics: Vec<Diagnostic>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Configure {
+pub(crate) struct Configure {
     #[prost(string, tag = 1)]
     pub terraform_version: String,
     #[prost(message, optional, tag = 2)]
@@ -177,14 +177,14 @@ pub struct Configure {
 
 /// The answer of all requests that have nothing but diagnostics as their first field.
 #[derive(Clone, PartialEq, Message)]
-pub struct Diagnosed {
+pub(crate) struct Diagnosed {
     #[prost(message, repeated, tag = 1)]
     pub diagnostics: Vec<Diagnostic>,
 }
 
 /// The request of all that is about a configuration of some type.
 #[derive(Clone, PartialEq, Message)]
-pub struct TypedConfig {
+pub(crate) struct TypedConfig {
     #[prost(string, tag = 1)]
     pub type_name: String,
     #[prost(message, optional, tag = 2)]
@@ -192,13 +192,13 @@ pub struct TypedConfig {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct RawState {
+pub(crate) struct RawState {
     #[prost(bytes = "vec", tag = 1)]
     pub json: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct UpgradeState {
+pub(crate) struct UpgradeState {
     #[prost(string, tag = 1)]
     pub type_name: String,
     #[prost(int64, tag = 2)]
@@ -209,7 +209,7 @@ pub struct UpgradeState {
 
 /// The answer of all that gives a state, and may say something.
 #[derive(Clone, PartialEq, Message)]
-pub struct StateAnswer {
+pub(crate) struct StateAnswer {
     #[prost(message, optional, tag = 1)]
     pub state: Option<DynamicValue>,
     #[prost(message, repeated, tag = 2)]
@@ -219,7 +219,7 @@ pub struct StateAnswer {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct ReadState {
+pub(crate) struct ReadState {
     #[prost(string, tag = 1)]
     pub type_name: String,
     #[prost(message, optional, tag = 2)]
@@ -229,7 +229,7 @@ pub struct ReadState {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct PlanChange {
+pub(crate) struct PlanChange {
     #[prost(string, tag = 1)]
     pub type_name: String,
     #[prost(message, optional, tag = 2)]
@@ -243,7 +243,7 @@ pub struct PlanChange {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct PlannedChange {
+pub(crate) struct PlannedChange {
     #[prost(message, optional, tag = 1)]
     pub planned_state: Option<DynamicValue>,
     #[prost(message, repeated, tag = 2)]
@@ -255,7 +255,7 @@ pub struct PlannedChange {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct ApplyChange {
+pub(crate) struct ApplyChange {
     #[prost(string, tag = 1)]
     pub type_name: String,
     #[prost(message, optional, tag = 2)]
@@ -269,7 +269,7 @@ pub struct ApplyChange {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct AppliedChange {
+pub(crate) struct AppliedChange {
     #[prost(message, optional, tag = 1)]
     pub new_state: Option<DynamicValue>,
     #[prost(bytes = "vec", tag = 2)]
@@ -279,7 +279,7 @@ pub struct AppliedChange {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct ImportState {
+pub(crate) struct ImportState {
     #[prost(string, tag = 1)]
     pub type_name: String,
     #[prost(string, tag = 2)]
@@ -287,7 +287,7 @@ pub struct ImportState {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Imported {
+pub(crate) struct Imported {
     #[prost(string, tag = 1)]
     pub type_name: String,
     #[prost(message, optional, tag = 2)]
@@ -297,7 +297,7 @@ pub struct Imported {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct ImportedState {
+pub(crate) struct ImportedState {
     #[prost(message, repeated, tag = 1)]
     pub imported_resources: Vec<Imported>,
     #[prost(message, repeated, tag = 2)]
@@ -305,7 +305,7 @@ pub struct ImportedState {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct OpenedEphemeral {
+pub(crate) struct OpenedEphemeral {
     #[prost(message, repeated, tag = 1)]
     pub diagnostics: Vec<Diagnostic>,
     #[prost(message, optional, tag = 3)]
@@ -316,7 +316,7 @@ pub struct OpenedEphemeral {
 
 /// Renews or closes.
 #[derive(Clone, PartialEq, Message)]
-pub struct KnownEphemeral {
+pub(crate) struct KnownEphemeral {
     #[prost(string, tag = 1)]
     pub type_name: String,
     #[prost(bytes = "vec", optional, tag = 2)]

@@ -10,37 +10,37 @@ fn parses<T: FromStr<Err: Display>>(value: &Value) -> Result<(), String> {
     value.text().unwrap_or_default().parse::<T>().map(drop).map_err(|error| error.to_string())
 }
 
-pub fn network(value: &Value) -> Result<(), String> {
+pub(crate) fn network(value: &Value) -> Result<(), String> {
     parses::<NetworkName>(value)
 }
 
-pub fn node(value: &Value) -> Result<(), String> {
+pub(crate) fn node(value: &Value) -> Result<(), String> {
     parses::<NodeName>(value)
 }
 
-pub fn workload(value: &Value) -> Result<(), String> {
+pub(crate) fn workload(value: &Value) -> Result<(), String> {
     parses::<WorkloadName>(value)
 }
 
-pub fn selector(value: &Value) -> Result<(), String> {
+pub(crate) fn selector(value: &Value) -> Result<(), String> {
     parses::<Selector>(value)
 }
 
-pub fn label_set(value: &Value) -> Result<(), String> {
+pub(crate) fn label_set(value: &Value) -> Result<(), String> {
     parses::<Labels>(value)
 }
 
-pub fn public_key(value: &Value) -> Result<(), String> {
+pub(crate) fn public_key(value: &Value) -> Result<(), String> {
     parses::<PublicKey>(value)
 }
 
-pub fn label_value(value: &Value) -> Result<(), String> {
+pub(crate) fn label_value(value: &Value) -> Result<(), String> {
     labels::check_value(value.text().unwrap_or_default()).map_err(|error| error.to_string())
 }
 
 /// A prefix in the form in which the coordinator says it, so that a plan and what is there can be
 /// compared.
-pub fn prefix(value: &Value) -> Result<(), String> {
+pub(crate) fn prefix(value: &Value) -> Result<(), String> {
     let text = value.text().unwrap_or_default();
     let Ok(prefix) = text.parse::<IpNet>() else {
         return Err(format!("`{text}` is no prefix; write such as 10.42.0.0/16 or fd42::/48"));
@@ -50,43 +50,42 @@ pub fn prefix(value: &Value) -> Result<(), String> {
 }
 
 /// A duration between two numbers of seconds.
-pub fn lasts(value: &Value, least: u64, most: u64, what: &str) -> Result<(), String> {
+pub(crate) fn lasts(value: &Value, least: u64, most: u64, what: &str) -> Result<(), String> {
     let time = duration(value.text().unwrap_or_default())?;
-    match (Duration::from_secs(least)..=Duration::from_secs(most)).contains(&time)
+    if (Duration::from_secs(least)..=Duration::from_secs(most)).contains(&time)
         && time.subsec_nanos() == 0
     {
-        true => Ok(()),
-        false => {
-            Err(format!("{what} is {least} seconds to {} days, in whole seconds.", most / 86_400))
-        }
+        Ok(())
+    } else {
+        Err(format!("{what} is {least} seconds to {} days, in whole seconds.", most / 86_400))
     }
 }
 
-pub fn role(value: &Value) -> Result<(), String> {
+pub(crate) fn role(value: &Value) -> Result<(), String> {
     one_of(value, &["viewer", "operator", "owner", "admin"])
 }
 
-pub fn expectation(value: &Value) -> Result<(), String> {
+pub(crate) fn expectation(value: &Value) -> Result<(), String> {
     one_of(value, &["allow", "deny", "reject"])
 }
 
-pub fn mode(value: &Value) -> Result<(), String> {
+pub(crate) fn mode(value: &Value) -> Result<(), String> {
     one_of(value, &["enforce", "observe"])
 }
 
-pub fn shared(value: &Value) -> Result<(), String> {
+pub(crate) fn shared(value: &Value) -> Result<(), String> {
     one_of(value, &["allow", "judge"])
 }
 
-pub fn declarations(value: &Value) -> Result<(), String> {
+pub(crate) fn declarations(value: &Value) -> Result<(), String> {
     one_of(value, &["narrow", "open"])
 }
 
-pub fn on_deny(value: &Value) -> Result<(), String> {
+pub(crate) fn on_deny(value: &Value) -> Result<(), String> {
     one_of(value, &["drop", "reject"])
 }
 
-pub fn on_revoke(value: &Value) -> Result<(), String> {
+pub(crate) fn on_revoke(value: &Value) -> Result<(), String> {
     one_of(value, &["drop", "reset"])
 }
 
@@ -100,7 +99,7 @@ fn one_of(value: &Value, words: &[&str]) -> Result<(), String> {
 }
 
 /// A number within bounds.
-pub fn within(value: &Value, least: i64, most: i64, what: &str) -> Result<(), String> {
+pub(crate) fn within(value: &Value, least: i64, most: i64, what: &str) -> Result<(), String> {
     let number = match value {
         Value::Number(number) => number.as_i64(),
         _ => None,
@@ -112,7 +111,7 @@ pub fn within(value: &Value, least: i64, most: i64, what: &str) -> Result<(), St
 }
 
 /// Labels that a user may set, each mistake at its key.
-pub fn labels(config: &Value, attribute: &str) -> Diagnostics {
+pub(crate) fn labels(config: &Value, attribute: &str) -> Diagnostics {
     let Value::Map(all) = config.get(attribute) else { return vec![] };
     let path = Path::of(attribute);
     let wrong = |key: &str, text: String| {

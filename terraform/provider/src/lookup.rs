@@ -5,7 +5,7 @@ use meshward_terraform::{
 };
 
 /// Looks one thing up by its key.
-pub struct Lookup<R> {
+pub(crate) struct Lookup<R> {
     resource: R,
     what: &'static str,
     /// What it is found by.
@@ -16,7 +16,7 @@ pub struct Lookup<R> {
 
 impl<R: Resource> Lookup<R> {
     /// Of such things as a resource manages.
-    pub fn of(
+    pub(crate) fn of(
         resource: R,
         what: &'static str,
         keys: &'static [&'static str],
@@ -31,24 +31,27 @@ impl<R: Resource> DataSource for Lookup<R> {
         let Schema { block, .. } = self.resource.schema();
         let kept = block.attributes.into_iter().filter(|own| !self.without.contains(&&*own.name));
         let mut attributes: Vec<Attribute> = kept
-            .map(|own| match self.keys.contains(&&*own.name) {
-                true => Attribute {
-                    required: true,
-                    optional: false,
-                    computed: false,
-                    replaces: false,
-                    default: None,
-                    ..own
-                },
-                false => Attribute {
-                    required: false,
-                    optional: false,
-                    computed: true,
-                    replaces: false,
-                    default: None,
-                    check: None,
-                    ..own
-                },
+            .map(|own| {
+                if self.keys.contains(&&*own.name) {
+                    Attribute {
+                        required: true,
+                        optional: false,
+                        computed: false,
+                        replaces: false,
+                        default: None,
+                        ..own
+                    }
+                } else {
+                    Attribute {
+                        required: false,
+                        optional: false,
+                        computed: true,
+                        replaces: false,
+                        default: None,
+                        check: None,
+                        ..own
+                    }
+                }
             })
             .collect();
         for nested in block.blocks.iter().filter(|nested| nested.name != "timeouts") {

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 const FRESH: Duration = Duration::from_secs(2);
 /// For how long it is asked again what was refused because there were too many requests: a plan
 /// asks for hundreds of things.
-const BUSY: Duration = Duration::from_secs(60);
+const BUSY: Duration = Duration::from_mins(1);
 /// How often something is read again that others are changing, too.
 const OVERWRITES: usize = 10;
 /// How often something that is waited for is looked at.
@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// The coordinator.
 #[derive(Default)]
-pub struct Mesh {
+pub(crate) struct Mesh {
     configured: OnceLock<Configured>,
     lists: Mutex<HashMap<&'static str, Arc<tokio::sync::Mutex<Option<List>>>>>,
     /// Raised with every change of ours: what was read before is old.
@@ -55,7 +55,7 @@ struct List {
 
 impl Mesh {
     /// Sets which coordinator it is.
-    pub fn configure(&self, context: Context) {
+    pub(crate) fn configure(&self, context: Context) {
         let client = Client::coordinator(context.clone()).persistent(BUSY);
         let _ = self.configured.set(Configured { context, client });
     }
@@ -71,12 +71,12 @@ impl Mesh {
     }
 
     /// Where the coordinator is, and who we are to it.
-    pub fn context(&self) -> Result<&Context, Diagnostics> {
+    pub(crate) fn context(&self) -> Result<&Context, Diagnostics> {
         Ok(&self.configured()?.context)
     }
 
     /// All entries of a list of the API. Those who ask at once, or soon after, share one answer.
-    pub async fn list<T: DeserializeOwned + Send + Sync + 'static>(
+    pub(crate) async fn list<T: DeserializeOwned + Send + Sync + 'static>(
         &self,
         what: &Listing<Page<T>>,
     ) -> Result<Arc<Vec<T>>, Diagnostics> {
@@ -99,7 +99,7 @@ impl Mesh {
     }
 
     /// Reads a list as it is now.
-    pub async fn list_now<P: Paged + DeserializeOwned>(
+    pub(crate) async fn list_now<P: Paged + DeserializeOwned>(
         &self,
         what: &Listing<P>,
         query: &[(&str, String)],
@@ -108,7 +108,7 @@ impl Mesh {
     }
 
     /// Asks something that changes nothing.
-    pub async fn try_out<B: Serialize, R: DeserializeOwned>(
+    pub(crate) async fn try_out<B: Serialize, R: DeserializeOwned>(
         &self,
         what: &Write<B, R>,
         body: &B,
@@ -117,7 +117,7 @@ impl Mesh {
     }
 
     /// Makes or changes something.
-    pub async fn write<B: Serialize, R: DeserializeOwned>(
+    pub(crate) async fn write<B: Serialize, R: DeserializeOwned>(
         &self,
         what: &Write<B, R>,
         arguments: &[&(dyn Display + Sync)],
@@ -128,7 +128,7 @@ impl Mesh {
 
     /// Overwrites what is still as a plan has seen it. What is compared is what is overwritten
     /// (`If-Match`), and nothing that comes in between.
-    pub async fn overwrite<T: DeserializeOwned, B: Serialize, R: DeserializeOwned>(
+    pub(crate) async fn overwrite<T: DeserializeOwned, B: Serialize, R: DeserializeOwned>(
         &self,
         read: &Read<T>,
         write: &Write<B, R>,
@@ -161,7 +161,7 @@ impl Mesh {
     }
 
     /// Takes something away. It is well if it is gone.
-    pub async fn remove<R: DeserializeOwned>(
+    pub(crate) async fn remove<R: DeserializeOwned>(
         &self,
         what: &Remove<R>,
         arguments: &[&(dyn Display + Sync)],
@@ -173,7 +173,7 @@ impl Mesh {
 
     /// Tries something again while it is refused as a conflict with how things are now, for as long
     /// as is said.
-    pub async fn insist<T, F>(
+    pub(crate) async fn insist<T, F>(
         &self,
         limit: Duration,
         mut attempt: impl FnMut() -> F,
@@ -200,7 +200,7 @@ impl Mesh {
     }
 
     /// Looks again and again until something is there, for as long as is said.
-    pub async fn until<T, F>(
+    pub(crate) async fn until<T, F>(
         &self,
         limit: Duration,
         what: &str,
@@ -224,18 +224,18 @@ impl Mesh {
     }
 
     /// Ends what waits.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stopping.send_replace(true);
     }
 
     async fn pause(&self) -> Result<(), Diagnostics> {
         let mut stopping = self.stopping.subscribe();
-        match tokio::time::timeout(PAUSE, stopping.wait_for(|stopping| *stopping)).await {
-            Err(_) => Ok(()),
-            Ok(_) => {
-                let text = "Terraform was asked to stop, so this did not wait any longer.";
-                Err(Diagnostic::error("Stopped", text).into())
-            }
+        let rest = tokio::time::timeout(PAUSE, stopping.wait_for(|stopping| *stopping)).await;
+        if rest.is_err() {
+            Ok(())
+        } else {
+            let text = "Terraform was asked to stop, so this did not wait any longer.";
+            Err(Diagnostic::error("Stopped", text).into())
         }
     }
 
@@ -262,7 +262,7 @@ fn changed(key: &str) -> Diagnostics {
 }
 
 /// What is not there needs not be taken away.
-pub fn gone_is_well(done: Result<(), Error>) -> Result<(), Error> {
+pub(crate) fn gone_is_well(done: Result<(), Error>) -> Result<(), Error> {
     match done {
         Err(Error::Refused { status: Some(404), .. }) => Ok(()),
         done => done,
@@ -270,7 +270,7 @@ pub fn gone_is_well(done: Result<(), Error>) -> Result<(), Error> {
 }
 
 /// A refusal, at the attribute that it is about.
-pub fn told(error: Error) -> Diagnostics {
+pub(crate) fn told(error: Error) -> Diagnostics {
     let one = match error {
         Error::Refused { status, text, field } => {
             let summary = match status {
@@ -305,7 +305,7 @@ fn attribute_of(field: &str) -> &str {
 }
 
 /// The coordinator's sentences begin small, and Terraform's do not.
-pub fn sentence(text: &str) -> String {
+pub(crate) fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
     let end = if text.ends_with(['.', '!', '?']) || text.contains('\n') { "" } else { "." };

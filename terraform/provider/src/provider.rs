@@ -18,13 +18,13 @@ use meshward_terraform::{
 use std::{path::PathBuf, sync::Arc};
 
 /// The provider.
-pub struct Meshward {
+pub(crate) struct Meshward {
     mesh: Arc<Mesh>,
     offers: Offers,
 }
 
 impl Meshward {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mesh = Arc::new(Mesh::default());
         let m = || mesh.clone();
         let resources: [(&str, Box<dyn Resource>); 8] = [
@@ -76,7 +76,7 @@ impl Meshward {
             data_sources: data_sources.into_iter().map(|(name, own)| (named(name), own)).collect(),
             ephemerals: ephemerals.into_iter().map(|(name, own)| (named(name), own)).collect(),
         };
-        Self { offers, mesh }
+        Self { mesh, offers }
     }
 
     async fn connect(&self, config: Value) -> Result<(), Diagnostics> {

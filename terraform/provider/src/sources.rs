@@ -15,7 +15,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 /// `meshward_policy_check`.
-pub struct PolicyCheck(pub Arc<Mesh>);
+pub(crate) struct PolicyCheck(pub Arc<Mesh>);
 
 impl PolicyCheck {
     async fn check(&self, config: Value) -> Result<Value, Diagnostics> {
@@ -135,9 +135,10 @@ impl DataSource for PolicyCheck {
     }
 
     fn validate(&self, config: &Value) -> Diagnostics {
-        match config.get("files").is_known() {
-            true => written::check(&files(config), config.get("network").text(), None),
-            false => vec![],
+        if config.get("files").is_known() {
+            written::check(&files(config), config.get("network").text(), None)
+        } else {
+            vec![]
         }
     }
 
@@ -147,7 +148,7 @@ impl DataSource for PolicyCheck {
 }
 
 /// `meshward_node`, with what its resource leaves out because it changes by itself.
-pub struct NodeSource(pub Arc<Mesh>);
+pub(crate) struct NodeSource(pub Arc<Mesh>);
 
 impl DataSource for NodeSource {
     fn schema(&self) -> Schema {
@@ -208,7 +209,7 @@ impl DataSource for NodeSource {
 }
 
 /// `meshward_links`.
-pub struct LinksSource(pub Arc<Mesh>);
+pub(crate) struct LinksSource(pub Arc<Mesh>);
 
 impl DataSource for LinksSource {
     fn schema(&self) -> Schema {

@@ -6,19 +6,20 @@ use meshward_types::{Labels, NetworkName, PolicyFile, Selector};
 use serde_json::{Map, json};
 
 /// The file that is written from the blocks of a `meshward_policy`.
-pub const POLICY: &str = "terraform/policy.yaml";
+pub(crate) const POLICY: &str = "terraform/policy.yaml";
 /// The file that is written from a `meshward_admission`. It stays when policy is applied.
-pub const ADMISSION: &str = "terraform/admission.yaml";
+pub(crate) const ADMISSION: &str = "terraform/admission.yaml";
 
 /// The timeouts of a policy; the attributes have `_timeout` behind them.
-pub const TIMEOUTS: [&str; 4] = ["tcp_established", "tcp_transitory", "udp", "icmp"];
+pub(crate) const TIMEOUTS: [&str; 4] = ["tcp_established", "tcp_transitory", "udp", "icmp"];
 /// What a policy says in a word.
-pub const WORDS: [&str; 5] = ["mode", "declarations", "on_deny", "on_quarantine", "on_revoke"];
+pub(crate) const WORDS: [&str; 5] =
+    ["mode", "declarations", "on_deny", "on_quarantine", "on_revoke"];
 
 /// A file that is written from blocks. Each block is one line of it, so that a mistake's line leads
 /// to the block.
 #[derive(Default)]
-pub struct Written {
+pub(crate) struct Written {
     pub text: String,
     lines: Vec<Path>,
 }
@@ -64,7 +65,7 @@ impl Written {
 ///
 /// # Errors
 /// What cannot be said so.
-pub fn policy(network: &str, config: &Value) -> Result<Option<Written>, Diagnostics> {
+pub(crate) fn policy(network: &str, config: &Value) -> Result<Option<Written>, Diagnostics> {
     let mut written = Written::default();
     written.line(Path::of("network"), &format!("network: {}", json!(network)));
     for name in WORDS {
@@ -92,7 +93,7 @@ pub fn policy(network: &str, config: &Value) -> Result<Option<Written>, Diagnost
 ///
 /// # Errors
 /// What cannot be said so.
-pub fn admission(network: &str, config: &Value) -> Result<Written, Diagnostics> {
+pub(crate) fn admission(network: &str, config: &Value) -> Result<Written, Diagnostics> {
     let mut written = Written::default();
     written.line(Path::of("network"), &format!("network: {}", json!(network)));
     if let Value::Map(keys) = config.get("keys") {
@@ -167,7 +168,7 @@ fn admission_rule(block: &Value) -> Result<serde_json::Value, Diagnostic> {
 
 /// What is wrong with files, by themselves and by their own tests. All of them are about `network`,
 /// if it is given. `own` is the one among them that is written from blocks.
-pub fn check(
+pub(crate) fn check(
     files: &[PolicyFile],
     network: Option<&str>,
     own: Option<(&str, &Written)>,
@@ -215,14 +216,14 @@ pub fn check(
 }
 
 /// The one policy that a file is, if it is one.
-pub fn read_back(file: &PolicyFile, network: &NetworkName) -> Option<Policy> {
+pub(crate) fn read_back(file: &PolicyFile, network: &NetworkName) -> Option<Policy> {
     let mut all = meshward_policy::read(std::slice::from_ref(file)).ok()?;
     let only = all.pop().filter(|_| all.is_empty())?;
     (only.policy.network == *network).then_some(only.policy)
 }
 
 /// The blocks of a policy; none if it says what no block says.
-pub fn policy_blocks(policy: &Policy) -> Option<Value> {
+pub(crate) fn policy_blocks(policy: &Policy) -> Option<Value> {
     let plain = Policy {
         mode: policy.mode,
         declarations: policy.declarations,
@@ -293,7 +294,7 @@ fn rule_block(rule: &Rule) -> Value {
 }
 
 /// The attributes and blocks of an admission; none if it says more than that.
-pub fn admission_blocks(policy: &Policy) -> Option<Value> {
+pub(crate) fn admission_blocks(policy: &Policy) -> Option<Value> {
     let plain = Policy {
         keys: policy.keys.clone(),
         admission: policy.admission.clone(),

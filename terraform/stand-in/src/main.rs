@@ -127,14 +127,12 @@ impl Kept {
     }
 
     fn invented(&self, attribute: &Attribute) -> Value {
-        let (number, since) = match self.what_is_there {
-            // Whoever looks again sees the same.
-            true => (0, 0),
-            false => {
-                let since =
-                    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-                (MADE.fetch_add(1, Ordering::Relaxed), since)
-            }
+        let (number, since) = if self.what_is_there {
+            (0, 0)
+        } else {
+            let since =
+                SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+            (MADE.fetch_add(1, Ordering::Relaxed), since)
         };
         let name = attribute.name.as_str();
         let is_address =

@@ -5,14 +5,14 @@ use meshward_terraform::{Attribute, Block, Nested, Nesting, Schema, Type};
 use serde_json::Value;
 
 /// What a cloud's provider offers, as far as the modules use it.
-pub struct Cloud {
+pub(crate) struct Cloud {
     pub provider: Schema,
     pub resources: Vec<(String, Schema)>,
     pub data_sources: Vec<(String, Schema)>,
 }
 
 impl Cloud {
-    pub fn read(text: &str) -> Result<Self> {
+    pub(crate) fn read(text: &str) -> Result<Self> {
         let json: Value = serde_json::from_str(text)?;
         let schemas = |kind: &str| -> Result<Vec<(String, Schema)>> {
             let all = json[kind].as_object().with_context(|| format!("there are no {kind}"))?;

@@ -140,9 +140,9 @@ fn a_thousand_connections_go_on_through_restarts_of_both_daemons() {
         for node in &mut shop.nodes {
             // Once the daemons are asked to end, once they are killed.
             if round == 0 {
-                node.process().stop()
+                node.process().stop();
             } else {
-                node.kill()
+                node.kill();
             }
             node.start().unwrap();
         }

@@ -106,7 +106,7 @@ fn a_coordinator_without_descriptors_keeps_its_sessions_and_serves_again_when_th
     assert!(held.len() > 3, "there are more than it has descriptors for");
     thread::sleep(AWAY + Duration::from_secs(1));
     assert!(
-        shop.nodes.iter().all(|node| node.is_connected()),
+        shop.nodes.iter().all(meshward_lab::Node::is_connected),
         "sessions need no descriptors of their own"
     );
     assert!(stream.flows(PATIENCE));
@@ -125,7 +125,7 @@ fn a_node_without_descriptors_refuses_workloads_with_a_reason_and_carries_on_wit
     let pid = shop.nodes[0].process().pid();
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     allow_descriptors(pid, &format!("{}:", open + 1));
-    let refused = (0..4).filter_map(|_| shop.nodes[0].attach("shop", "app=more").err()).next();
+    let refused = (0..4).find_map(|_| shop.nodes[0].attach("shop", "app=more").err());
     let said = refused.expect("there are no descriptors for four").to_string();
     assert!(!said.is_empty());
     assert!(stream.flows(PATIENCE), "those that are there go on: {said}");

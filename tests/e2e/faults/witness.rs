@@ -14,7 +14,7 @@ use std::{
 
 /// Workloads that send to an address without pause, by UDP, and who of them gets through to which
 /// port.
-pub struct Witness {
+pub(super) struct Witness {
     arrived: Arc<Mutex<BTreeSet<(IpAddr, u16)>>>,
     count: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
@@ -22,7 +22,7 @@ pub struct Witness {
 
 impl Witness {
     /// Listens at `at` on some ports, and has all of `from` send to them.
-    pub fn start(at: &Workload, ports: &[u16], from: &[&Workload]) -> Self {
+    pub(super) fn start(at: &Workload, ports: &[u16], from: &[&Workload]) -> Self {
         let witness =
             Self { arrived: Arc::default(), count: Arc::default(), ended: Arc::default() };
         for port in ports {
@@ -62,12 +62,12 @@ impl Witness {
     }
 
     /// Who has got through so far, to which port.
-    pub fn arrived(&self) -> Vec<(IpAddr, u16)> {
+    pub(super) fn arrived(&self) -> Vec<(IpAddr, u16)> {
         self.arrived.lock().unwrap().iter().copied().collect()
     }
 
     /// How many datagrams have.
-    pub fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 }

@@ -1,4 +1,4 @@
-//! A container with root and CAP_NET_RAW: whatever it makes by hand, nothing arrives that its links
+//! A container with root and `CAP_NET_RAW`: whatever it makes by hand, nothing arrives that its links
 //! do not let pass.
 
 use super::raw::{ACK, ICMP, ICMPV6, MARK, SYN, Sender, Sniffer, TCP, UDP, icmp, ip, tcp, udp};
@@ -133,7 +133,7 @@ fn who_answers_begins_nothing_neither_on_a_live_flow_nor_after_a_restart() {
         shop.nodes[at].kill();
         shop.nodes[at].start().unwrap();
     }
-    shop.mesh.wait(|| shop.nodes.iter().all(|node| node.is_connected())).unwrap();
+    shop.mesh.wait(|| shop.nodes.iter().all(meshward_lab::Node::is_connected)).unwrap();
     // An answer may take the flow up again; what it begins then passes nowhere.
     sender.send(to, &answer(ACK, 40_002));
     std::thread::sleep(Duration::from_millis(200));

@@ -83,7 +83,7 @@ impl Scene {
         assert_eq!(self.state(), before, "{what}");
         assert!(stream.flows(PATIENCE), "{what}: traffic goes on");
         assert!(
-            self.shop.nodes.iter().chain([&self.far]).all(|node| node.is_connected()),
+            self.shop.nodes.iter().chain([&self.far]).all(meshward_lab::Node::is_connected),
             "{what}"
         );
         let grown = resident(self.shop.mesh.coordinator.pid()).saturating_sub(self.memory);
@@ -389,7 +389,7 @@ fn a_viewers_largest_requests_cost_nobody_else_his_answers_or_a_quarantine() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                (0..5).for_each(|_| drop(viewer.post("/v1/policies?dry_run=true", &long)))
+                (0..5).for_each(|_| drop(viewer.post("/v1/policies?dry_run=true", &long)));
             });
         }
         let done = operator.post("/v1/quarantines", &json!({ "workload": scene.shop.api.id }));

@@ -420,7 +420,7 @@ impl Scene {
     /// the coordinator's memory.
     fn unnoticed(&self, what: &str, stream: &Stream, tell: impl FnOnce()) {
         let lost = || {
-            let printed = self.shop.nodes.iter().map(|node| node.printed());
+            let printed = self.shop.nodes.iter().map(meshward_lab::Node::printed);
             printed
                 .map(|text| text.matches("no session with the coordinator").count())
                 .sum::<usize>()
@@ -462,7 +462,7 @@ fn what_a_member_says_of_others_changes_nothing_for_them() {
         let (lies, next) = scene.others.lies(&one);
         let all: Vec<&str> = lies.iter().map(|lie| lie.what).collect();
         scene.unnoticed(&format!("one of {all:?}"), &stream, || {
-            lies.iter().for_each(|lie| scene.say(&lie.says))
+            lies.iter().for_each(|lie| scene.say(&lie.says));
         });
         (kind, kinds) = (next, kinds + 1);
     }

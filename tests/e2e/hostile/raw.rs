@@ -1,4 +1,4 @@
-//! Packets that somebody with CAP_NET_RAW makes by himself, and whether they arrive.
+//! Packets that somebody with `CAP_NET_RAW` makes by himself, and whether they arrive.
 
 use meshward_netns::Netns;
 use nix::sys::socket::{
@@ -17,21 +17,21 @@ use std::{
 };
 
 /// Stands in every packet that is made here, and in no other.
-pub const MARK: &[u8; 8] = b"\xf0hostile";
+pub(super) const MARK: &[u8; 8] = b"\xf0hostile";
 
-pub const ICMP: u8 = 1;
-pub const TCP: u8 = 6;
-pub const UDP: u8 = 17;
-pub const ICMPV6: u8 = 58;
+pub(super) const ICMP: u8 = 1;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+pub(super) const ICMPV6: u8 = 58;
 
 /// Sends whole packets from a namespace.
-pub struct Sender {
+pub(super) struct Sender {
     v4: OwnedFd,
     v6: OwnedFd,
 }
 
 impl Sender {
-    pub fn new(netns: &Netns) -> Self {
+    pub(super) fn new(netns: &Netns) -> Self {
         let open =
             |family| socket(family, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).unwrap();
         netns
@@ -40,7 +40,7 @@ impl Sender {
     }
 
     /// Sends a packet, headers included; whether the kernel took it.
-    pub fn send(&self, to: IpAddr, packet: &[u8]) -> bool {
+    pub(super) fn send(&self, to: IpAddr, packet: &[u8]) -> bool {
         let sent = match to {
             IpAddr::V4(to) => {
                 let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
@@ -56,13 +56,13 @@ impl Sender {
 }
 
 /// Counts marked packets that arrive in a namespace.
-pub struct Sniffer {
+pub(super) struct Sniffer {
     seen: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
 }
 
 impl Sniffer {
-    pub fn start(netns: &Netns) -> Self {
+    pub(super) fn start(netns: &Netns) -> Self {
         let open = || {
             let all = socket(
                 AddressFamily::Packet,
@@ -90,12 +90,16 @@ impl Sniffer {
         Self { seen, ended }
     }
 
-    pub fn seen(&self) -> u64 {
+    pub(super) fn seen(&self) -> u64 {
         self.seen.load(Ordering::Relaxed)
     }
 
     /// Whether something more arrives within `patience`.
-    pub fn sees_more(&self, patience: Duration, mut meanwhile: impl FnMut() -> bool) -> bool {
+    pub(super) fn sees_more(
+        &self,
+        patience: Duration,
+        mut meanwhile: impl FnMut() -> bool,
+    ) -> bool {
         let (before, deadline) = (self.seen(), Instant::now() + patience);
         while Instant::now() < deadline {
             let _ = meanwhile();
@@ -133,7 +137,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// An IP header in front of a payload. `options` stand behind it, in whole words (IPv4).
-pub fn ip(
+pub(super) fn ip(
     from: IpAddr,
     to: IpAddr,
     protocol: u8,
@@ -187,7 +191,7 @@ fn with_checksum(
     message
 }
 
-pub fn udp(from: IpAddr, to: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+pub(super) fn udp(from: IpAddr, to: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     let mut message = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
     message.extend(((8 + payload.len()) as u16).to_be_bytes());
     message.extend([0, 0]);
@@ -195,10 +199,16 @@ pub fn udp(from: IpAddr, to: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u
     with_checksum(from, to, UDP, 6, message)
 }
 
-pub const SYN: u8 = 2;
-pub const ACK: u8 = 16;
+pub(super) const SYN: u8 = 2;
+pub(super) const ACK: u8 = 16;
 
-pub fn tcp(from: IpAddr, to: IpAddr, ports: (u16, u16), flags: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn tcp(
+    from: IpAddr,
+    to: IpAddr,
+    ports: (u16, u16),
+    flags: u8,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut message = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
     message.extend([0, 0, 1, 0, 0, 0, 2, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     message.extend(payload);
@@ -206,7 +216,7 @@ pub fn tcp(from: IpAddr, to: IpAddr, ports: (u16, u16), flags: u8, payload: &[u8
 }
 
 /// An ICMP message, of either version.
-pub fn icmp(from: IpAddr, to: IpAddr, kind: u8, code: u8, rest: &[u8]) -> (u8, Vec<u8>) {
+pub(super) fn icmp(from: IpAddr, to: IpAddr, kind: u8, code: u8, rest: &[u8]) -> (u8, Vec<u8>) {
     let protocol = if from.is_ipv4() { ICMP } else { ICMPV6 };
     let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
     message.extend(rest);

@@ -277,7 +277,7 @@ fn what_somebody_else_changes_is_seen_and_mended() {
             drop(
                 mesh.apply("network: shop\nrules: [{ name: x, from: {}, to: {}, allow: [any] }]\n")
                     .unwrap(),
-            )
+            );
         },
         &["meshward_admission.shop create", "meshward_policy.shop update"],
     );

@@ -32,7 +32,7 @@ fn real() -> bool {
 }
 
 /// `terraform` that finds our provider, and stand-ins for all others.
-fn with_stand_ins<'a>(mesh: &'a meshward_lab::Mesh) -> Terraform<'a> {
+fn with_stand_ins(mesh: &meshward_lab::Mesh) -> Terraform<'_> {
     let folder = mesh.folder().join("stand-ins");
     fs::create_dir_all(&folder).unwrap();
     let built = mesh.binaries.folder();
@@ -266,9 +266,10 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap();
-        match path.is_dir() {
-            true => copy(&path, &to.join(name)),
-            false => drop(fs::copy(&path, to.join(name)).unwrap()),
+        if path.is_dir() {
+            copy(&path, &to.join(name))
+        } else {
+            fs::copy(&path, to.join(name)).unwrap();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Inputs to begin with.
 
-pub fn api_bodies() -> Vec<Vec<u8>> {
+pub(super) fn api_bodies() -> Vec<Vec<u8>> {
     let all = [
         r#"{"name":"shop","prefixes":["10.42.0.0/16","fd42::/48"],"mtu":1420}"#,
         r#"{"uses":3,"ttl_seconds":600,"site":"a","networks":["shop"],"labels":"a=b"}"#,

@@ -14,7 +14,7 @@ use meshward_types::{
 };
 use std::sync::Arc;
 
-pub fn name<T: FromStr<Err: Debug>>(text: &str) -> T {
+pub(super) fn name<T: FromStr<Err: Debug>>(text: &str) -> T {
     text.parse().expect("a sample is well-formed")
 }
 
@@ -117,7 +117,7 @@ fn tagged(tag: u8, message: &impl Serialize) -> Vec<u8> {
     [&[tag], &encode(message)[4..]].concat()
 }
 
-pub fn control() -> Vec<Vec<u8>> {
+pub(super) fn control() -> Vec<Vec<u8>> {
     let network: NetworkName = name("shop");
     let hello = FromNode::Hello {
         version: "0.1.0".into(),
@@ -225,7 +225,7 @@ pub fn control() -> Vec<Vec<u8>> {
     ]
 }
 
-pub fn views() -> Vec<Vec<u8>> {
+pub(super) fn views() -> Vec<Vec<u8>> {
     let all = changes();
     let mut held = HeldView::default();
     held.apply(Revision(3), &all);
@@ -240,7 +240,7 @@ pub fn views() -> Vec<Vec<u8>> {
     vec![blocks(frames), blocks([&[][..], &updates[0][4..], &updates[1][4..]])]
 }
 
-pub fn relay_frames() -> Vec<Vec<u8>> {
+pub(super) fn relay_frames() -> Vec<Vec<u8>> {
     let (to, network) = (RelayId::of(&name("rack")), RelayNetwork::of(&name("shop")));
     let batch = |number, length: usize, most| {
         frames(to, network, number, &vec![7; length], 100, most).collect::<Vec<_>>()

@@ -24,7 +24,7 @@ pub fn frames(
 ) -> impl Iterator<Item = Vec<u8>> {
     let room = most.saturating_sub(HEADER).max(1);
     let fits = most > HEADER
-        && messages.len() <= usize::from(u16::MAX)
+        && u16::try_from(messages.len()).is_ok()
         && (1..=messages.len()).contains(&size);
     let parts = messages.chunks(room).take(if fits { usize::MAX } else { 0 }).enumerate();
     let length = messages.len() as u16;

@@ -1,5 +1,5 @@
 //! Relaying: how sealed packets of nodes that cannot reach each other go through a relay, in QUIC
-//! datagrams of a connection of their own ([`ALPN_RELAY`]). A relay sees WireGuard's messages, no
+//! datagrams of a connection of their own ([`ALPN_RELAY`]). A relay sees `WireGuard`'s messages, no
 //! plaintext and no key.
 //!
 //! For an endpoint, a peer behind a relay is at an address like any other

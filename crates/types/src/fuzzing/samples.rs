@@ -3,11 +3,11 @@
 use super::*;
 use crate::token::Fingerprint;
 
-pub fn name<T: FromStr<Err: Debug>>(text: &str) -> T {
+pub(super) fn name<T: FromStr<Err: Debug>>(text: &str) -> T {
     text.parse().expect("a sample is well-formed")
 }
 
-pub fn stun() -> Vec<Vec<u8>> {
+pub(super) fn stun() -> Vec<Vec<u8>> {
     let transaction = [5; 12];
     let answer = |seen: &str| stun::response(&transaction, name(seen));
     let with = |message: &[u8]| [&transaction[..], message].concat();
@@ -19,7 +19,7 @@ pub fn stun() -> Vec<Vec<u8>> {
     ]
 }
 
-pub fn text() -> Vec<Vec<u8>> {
+pub(super) fn text() -> Vec<Vec<u8>> {
     let token = JoinToken::new(Fingerprint([3; 32]), [4; 24]).to_string();
     let all = [
         "app=web,env in (prod, test),!debug,tier!=x",

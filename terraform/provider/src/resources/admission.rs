@@ -22,7 +22,7 @@ const PART: Part = Part::Only(ADMISSION);
 /// What blocks say.
 const BLOCKS: [&str; 2] = ["keys", "rule"];
 
-pub struct Admission(pub Arc<Mesh>);
+pub(crate) struct Admission(pub Arc<Mesh>);
 
 impl Admission {
     async fn apply(&self, prior: Option<Value>, planned: Value) -> Result<Value, Diagnostics> {

@@ -9,7 +9,7 @@ use meshward_terraform::{
 };
 use std::sync::Arc;
 
-pub struct DeviceResource(pub Arc<Mesh>);
+pub(crate) struct DeviceResource(pub Arc<Mesh>);
 
 /// How long a gateway is waited for.
 const TIMES: [(&str, &str); 2] = [("create", "5m"), ("delete", "5m")];

@@ -12,7 +12,7 @@ use meshward_terraform::{
 };
 use std::sync::Arc;
 
-pub struct JoinToken(pub Arc<Mesh>);
+pub(crate) struct JoinToken(pub Arc<Mesh>);
 
 /// How long a token of a resource is good, if nothing is said.
 const TTL: &str = "24h";
@@ -48,7 +48,7 @@ impl JoinToken {
             // The coordinator forgets what expired long ago; that is no change that somebody has
             // made.
             let expired = state.get("expires").text().map(remaining).transpose()?;
-            let expired = expired.is_some_and(|left| left.is_negative());
+            let expired = expired.is_some_and(time::SignedDuration::is_negative);
             return Ok((expired && state.get("renew_before").is_null()).then_some(state));
         };
         if ends_soon(&state, &found.expires)? {
@@ -235,9 +235,10 @@ impl Ephemeral for JoinToken {
 
     fn close(&self, private: String) -> Answer<'_, ()> {
         Box::pin(async move {
-            match private.is_empty() {
-                true => Ok(()),
-                false => self.0.remove(&operations::REVOKE_TOKEN, &[&private]).await.map_err(told),
+            if private.is_empty() {
+                Ok(())
+            } else {
+                self.0.remove(&operations::REVOKE_TOKEN, &[&private]).await.map_err(told)
             }
         })
     }

@@ -10,14 +10,14 @@ mod policy;
 mod route;
 mod service_account;
 
-pub use admission::Admission;
-pub use device::DeviceResource;
-pub use join_token::JoinToken;
-pub use network::NetworkResource;
-pub use node::NodeResource;
-pub use policy::{PolicyResource, files, files_attribute};
-pub use route::RouteResource;
-pub use service_account::ServiceAccount;
+pub(crate) use admission::Admission;
+pub(crate) use device::DeviceResource;
+pub(crate) use join_token::JoinToken;
+pub(crate) use network::NetworkResource;
+pub(crate) use node::NodeResource;
+pub(crate) use policy::{PolicyResource, files, files_attribute};
+pub(crate) use route::RouteResource;
+pub(crate) use service_account::ServiceAccount;
 
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value, duration};
 use serde::de::DeserializeOwned;
@@ -78,7 +78,7 @@ fn remaining(expires: &str) -> Result<time::Duration, Diagnostics> {
 }
 
 /// A time in seconds as Terraform's users write it.
-pub fn duration_text(seconds: u64) -> String {
+pub(crate) fn duration_text(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string().replace(' ', "")
 }
 

@@ -13,7 +13,7 @@ use meshward_terraform::{
 };
 use std::sync::Arc;
 
-pub struct NetworkResource(pub Arc<Mesh>);
+pub(crate) struct NetworkResource(pub Arc<Mesh>);
 
 /// How long a network is waited for to be empty.
 const DELETE: (&str, &str) = ("delete", "5m");

@@ -12,7 +12,7 @@ use meshward_terraform::{
 use meshward_types::NodeName;
 use std::sync::Arc;
 
-pub struct NodeResource(pub Arc<Mesh>);
+pub(crate) struct NodeResource(pub Arc<Mesh>);
 
 /// How long a node is waited for.
 const CREATE: (&str, &str) = ("create", "10m");
@@ -60,9 +60,10 @@ impl NodeResource {
     /// One that has, stays.
     async fn take_back(&self, name: &NodeName) -> Result<(), Diagnostics> {
         let all = self.0.list_now(&operations::NODES, &[]).await?;
-        match all.items.iter().any(|node| node.name == *name && node.state == NodeState::Expected) {
-            true => self.0.remove(&operations::REMOVE_NODE, &[name]).await.map_err(told),
-            false => Ok(()),
+        if all.items.iter().any(|node| node.name == *name && node.state == NodeState::Expected) {
+            self.0.remove(&operations::REMOVE_NODE, &[name]).await.map_err(told)
+        } else {
+            Ok(())
         }
     }
 

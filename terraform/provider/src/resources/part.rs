@@ -7,7 +7,7 @@ use meshward_terraform::{Diagnostic, Diagnostics, Value};
 use meshward_types::{NetworkName, PolicyFile};
 
 /// Which files they are.
-pub enum Part {
+pub(super) enum Part {
     /// The one with this name.
     Only(&'static str),
     /// All but the one with this name.
@@ -27,7 +27,7 @@ impl Part {
     }
 
     /// Puts files where nobody has written the part: it is not overwritten unseen.
-    pub async fn begin(
+    pub(super) async fn begin(
         &self,
         mesh: &Mesh,
         state: &Value,
@@ -38,7 +38,7 @@ impl Part {
     }
 
     /// Puts files into the place of the part, if that is as a plan has seen it.
-    pub async fn replace(
+    pub(super) async fn replace(
         &self,
         mesh: &Mesh,
         state: &Value,
@@ -62,7 +62,7 @@ impl Part {
     }
 
     /// Takes the part away. It is well if it, or its network, is gone.
-    pub async fn remove(&self, mesh: &Mesh, state: &Value) -> Result<(), Diagnostics> {
+    pub(super) async fn remove(&self, mesh: &Mesh, state: &Value) -> Result<(), Diagnostics> {
         let (scope, message) =
             (Some(self.scope(state, false)?), Some("removed by Terraform".into()));
         let wanted = SubmitPolicy {
@@ -79,7 +79,7 @@ impl Part {
 }
 
 /// Whether attributes are the same in two values; what is empty is not set.
-pub fn same(was: &Value, is: &Value, attributes: &[&str]) -> bool {
+pub(super) fn same(was: &Value, is: &Value, attributes: &[&str]) -> bool {
     attributes.iter().all(|name| {
         let (was, is) = (was.get(name), is.get(name));
         was == is || (is_empty(was) && is_empty(is))
@@ -87,7 +87,7 @@ pub fn same(was: &Value, is: &Value, attributes: &[&str]) -> bool {
 }
 
 /// Whether nothing is in it.
-pub fn is_empty(value: &Value) -> bool {
+pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::List(all) => all.is_empty(),
@@ -97,7 +97,7 @@ pub fn is_empty(value: &Value) -> bool {
 }
 
 /// Where blocks say the same text in other words, those of the state stay.
-pub fn keep_meaning(
+pub(super) fn keep_meaning(
     prior: &Value,
     proposed: &mut Value,
     blocks: &[&str],

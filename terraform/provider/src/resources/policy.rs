@@ -17,7 +17,7 @@ use meshward_terraform::{
 use meshward_types::PolicyFile;
 use std::{collections::BTreeMap, sync::Arc};
 
-pub struct PolicyResource(pub Arc<Mesh>);
+pub(crate) struct PolicyResource(pub Arc<Mesh>);
 
 /// All of a network's policy but its admission.
 const PART: Part = Part::AllBut(ADMISSION);
@@ -40,7 +40,7 @@ const CONTENT: [&str; 13] = [
 const BLOCKS: &[&str] = CONTENT.split_at(1).1;
 
 /// The files of a configuration.
-pub fn files(config: &Value) -> Vec<PolicyFile> {
+pub(crate) fn files(config: &Value) -> Vec<PolicyFile> {
     let Value::Map(all) = config.get("files") else { return vec![] };
     let file = |(name, text): (&String, &Value)| {
         Some(PolicyFile { name: name.clone(), text: text.text()?.to_owned() })
@@ -49,7 +49,7 @@ pub fn files(config: &Value) -> Vec<PolicyFile> {
 }
 
 /// The attribute for files.
-pub fn files_attribute(attribute: fn(&str, Type, &str) -> Attribute) -> Attribute {
+pub(crate) fn files_attribute(attribute: fn(&str, Type, &str) -> Attribute) -> Attribute {
     attribute(
         "files",
         Type::map(),
@@ -110,7 +110,7 @@ fn described(state: Value, found: &Policy) -> Result<Option<Value>, Diagnostics>
             match written::read_back(file, &found.network).as_ref().and_then(written::policy_blocks)
             {
                 Some(blocks) => {
-                    BLOCKS.iter().for_each(|name| now.set(name, blocks.get(name).clone()))
+                    BLOCKS.iter().for_each(|name| now.set(name, blocks.get(name).clone()));
                 }
                 None => {
                     others.insert(&file.name, &file.text);

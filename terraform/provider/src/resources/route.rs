@@ -9,7 +9,7 @@ use meshward_api_types::{ApproveRoute, Route, operations};
 use meshward_terraform::{Answer, Attribute, Block, Diagnostics, Resource, Schema, Type, Value};
 use std::sync::Arc;
 
-pub struct RouteResource(pub Arc<Mesh>);
+pub(crate) struct RouteResource(pub Arc<Mesh>);
 
 const FORM: &str = "NETWORK/NODE/PREFIX";
 

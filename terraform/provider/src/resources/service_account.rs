@@ -12,7 +12,7 @@ use meshward_terraform::{
 };
 use std::sync::Arc;
 
-pub struct ServiceAccount(pub Arc<Mesh>);
+pub(crate) struct ServiceAccount(pub Arc<Mesh>);
 
 /// The longest lifetime that the coordinator takes, in seconds: ten years.
 const MOST_LIFETIME: u64 = 3650 * 86_400;
