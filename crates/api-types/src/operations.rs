@@ -1,7 +1,7 @@
 //! What the coordinator's API can do: every path stands here, and nowhere else. The coordinator
 //! serves these, and `meshward-api-client` asks for them.
 
-use super::{
+use crate::{
     ApproveNode, ApproveRoute, AuditEntry, ChangeCredential, CreateCredential, CreateDevice,
     CreateNetwork, CreateToken, CreatedCredential, CreatedDevice, CreatedToken, Credential, Device,
     ExplainQuery, Explanation, Impose, Links, Network, Node, Page, Policy, PolicyDifference,

@@ -1,0 +1,59 @@
+//! Networks.
+
+use ipnet::IpNet;
+use meshward_types::{NetworkName, schema::Cidr};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A network to be made.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateNetwork {
+    /// Its name.
+    pub name: NetworkName,
+    /// Its prefixes: at most one of each address family.
+    #[schema(value_type = Vec<Cidr>, min_items = 1, max_items = 2)]
+    pub prefixes: Vec<IpNet>,
+    /// The length of the block that each node gets of the IPv4 prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 30)]
+    pub block_v4: Option<u8>,
+    /// The length of the block that each node gets of the IPv6 prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 124)]
+    pub block_v6: Option<u8>,
+    /// MTU of the workloads' interfaces, in bytes (1280 to 9000).
+    #[serde(default = "default_mtu")]
+    #[schema(minimum = 1280, maximum = 9000)]
+    pub mtu: u16,
+}
+
+fn default_mtu() -> u16 {
+    1420
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Network {
+    /// Its name.
+    pub name: NetworkName,
+    /// Its prefixes.
+    #[schema(value_type = Vec<Cidr>)]
+    pub prefixes: Vec<IpNet>,
+    /// The length of a node's IPv4 block.
+    pub block_v4: u8,
+    /// The length of a node's IPv6 block.
+    pub block_v6: u8,
+    /// MTU of the workloads' interfaces, in bytes.
+    pub mtu: u16,
+}
+
+/// A node's block of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Block {
+    /// The network.
+    pub network: NetworkName,
+    /// The prefixes that the node's workloads get addresses from.
+    #[schema(value_type = Vec<Cidr>)]
+    pub prefixes: Vec<IpNet>,
+}
