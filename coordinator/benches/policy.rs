@@ -4,8 +4,8 @@
 mod shape;
 
 use meshward_bench::{Figures, Target};
-use meshward_coordinator::{
-    mesh::Plan,
+use meshward_control_state::{
+    Plan,
     plans::{
         policies::{self, Submission},
         workloads::{self, Report},
@@ -208,7 +208,7 @@ impl Changes {
             };
             let apply = |world: &World| {
                 let plan = policies::apply(world, &wanted).expect("a policy");
-                Plan { mutations: plan.mutations, action: plan.action, outcome: () }
+                plan.with_outcome(())
             };
             let (ms, deltas) = timed(world, apply);
             assert!(!deltas.touched().is_empty(), "the rule concerns somebody");
@@ -224,13 +224,13 @@ fn take(world: &World, node: u32, report: Report) -> Plan<()> {
         plan.outcome.iter().all(|outcome| outcome.as_ref().is_ok_and(Vec::is_empty)),
         "it is let in"
     );
-    Plan { mutations: plan.mutations, action: plan.action, outcome: () }
+    plan.with_outcome(())
 }
 
 fn timed(world: &mut World, plan: impl Fn(&World) -> Plan<()>) -> (f64, Deltas) {
     let begun = Instant::now();
     let plan = plan(world);
-    let deltas = world.apply(world.revision.next(), &plan.mutations);
+    let deltas = world.apply(world.revision.next(), &plan.mutations, &plan.policies);
     let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
     assert!(!deltas.all.is_empty(), "somebody is told");
     (milliseconds, deltas)

@@ -9,10 +9,8 @@ use meshward_control_proto::{
     MemberKind,
     relay::{Gathering, frames, server_name},
 };
-use meshward_coordinator::{
-    ca::Ca,
-    records::{NodeRecord, Record},
-};
+use meshward_control_state::records::{NodeRecord, Record};
+use meshward_coordinator::ca::Ca;
 use meshward_runtime::dial::Dial;
 use meshward_types::{
     NodeName,

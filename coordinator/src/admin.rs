@@ -4,10 +4,10 @@ use crate::{
     api, ca,
     config::Config,
     mesh::{Author, Mesh},
-    plans,
 };
 use anyhow::Result;
 use meshward_api_types::{Context, CreateCredential, Role, with_port};
+use meshward_control_state::plans;
 use meshward_types::token::secret_hash;
 use std::{
     collections::BTreeSet,

@@ -1,8 +1,9 @@
 //! What nodes say of their workloads, taken together: all reports that wait are one plan, one
 //! transaction and one revision, so that a thousand starts a second cost some dozen of them.
 
-use crate::{
-    mesh::{Author, Mesh, Refusal},
+use crate::mesh::{Author, Mesh};
+use meshward_control_state::{
+    Refusal,
     plans::workloads::{self, Refused, Report},
 };
 use meshward_types::NodeName;

@@ -1,7 +1,8 @@
 //! The coordinator's configuration.
 
-use crate::limits::{NodeBudget, Retention};
+use crate::limits::Retention;
 use ipnet::IpNet;
+use meshward_control_state::budget::NodeBudget;
 use meshward_relay::limits::Strangers;
 use meshward_runtime::config::Lasting;
 use meshward_types::DEFAULT_PORT;

@@ -4,25 +4,21 @@
 pub mod admin;
 pub mod admissions;
 pub mod api;
-pub mod budget;
 pub mod ca;
 pub mod config;
 pub mod control;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-mod ipam;
+mod ids;
 pub mod journal;
 pub mod limits;
 pub mod mesh;
 pub mod metrics;
-pub mod plans;
 mod pool;
 pub mod reactions;
-pub mod records;
 pub mod relay_links;
 pub mod sessions;
 pub mod store;
 mod submissions;
 mod turns;
 pub mod webhook;
-pub mod world;

@@ -4,20 +4,27 @@
 use crate::{
     admissions::{Admissions, admissions},
     ca::Ca,
-    journal::{self, Journal},
-    limits::{NodeBudget, Retention},
+    journal::Journal,
+    limits::Retention,
     metrics::ApiLatency,
-    pool::{Busy, Pool},
-    records::{Mutation, Record, RecordKey},
+    pool::Pool,
     relay_links::RelayLinks,
     sessions::Sessions,
     store::{Backup, Note, Past, Store, StoreError},
     turns::Turns,
     webhook::Webhooks,
-    world::World,
 };
 use ipnet::IpNet;
 use meshward_api_types::AuditEntry;
+use meshward_control_state::{
+    Plan, Refusal,
+    budget::NodeBudget,
+    change_log,
+    plan::PolicyUpdates,
+    records::{Mutation, Record, RecordKey},
+    timestamp,
+    world::World,
+};
 use meshward_relay::{
     forwarder::Forwarder,
     guard::{Guard, MemberConnections},
@@ -27,84 +34,8 @@ use meshward_types::{NodeName, Revision, relay::RelayId};
 use parking_lot::{Mutex, RwLock};
 use roaring::RoaringBitmap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use tracing::warn;
-
-/// Why something was not done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// What was asked makes no sense as it stands.
-    #[error("{0}")]
-    Invalid(String),
-    /// What was named is not there.
-    #[error("{0}")]
-    Missing(String),
-    /// It clashes with what is there.
-    #[error("{0}")]
-    Conflict(String),
-    /// It is not what the caller takes it to be any more.
-    #[error("{0}")]
-    Changed(String),
-    /// The caller's credential does not reach that far.
-    #[error("{0}")]
-    Forbidden(String),
-    /// The mesh has changed while it was worked out.
-    #[error("the mesh has changed while this was worked out; send it again")]
-    Stale,
-    /// The caller asks for too much at once.
-    #[error("{0}")]
-    Busy(#[from] Busy),
-    /// Our own failure; nothing was changed.
-    #[error("{0}")]
-    Failed(String),
-    /// There is no room to write it down; nothing was changed.
-    #[error("{0}")]
-    Full(String),
-    /// One of these, because of one field of what was asked.
-    #[error("{refusal}")]
-    About {
-        /// The field of the API's body.
-        field: &'static str,
-        refusal: Box<Self>,
-    },
-}
-
-impl Refusal {
-    /// The same, because of one field of what was asked.
-    pub fn about(self, field: &'static str) -> Self {
-        Self::About { field, refusal: Box::new(self) }
-    }
-}
-
-/// What a change would write.
-pub struct Plan<T> {
-    pub mutations: Vec<Mutation>,
-    /// For the audit log. Without mutations and action, nothing is written.
-    pub action: String,
-    /// What the caller wants to know.
-    pub outcome: T,
-}
-
-impl<T> Plan<T> {
-    /// One that changes nothing and leaves no trace.
-    pub fn nothing(outcome: T) -> Self {
-        Self { mutations: vec![], action: String::new(), outcome }
-    }
-}
-
-impl<T> Plan<T> {
-    /// The same, giving something else.
-    pub fn giving<U>(self, outcome: U) -> Plan<U> {
-        Plan { mutations: self.mutations, action: self.action, outcome }
-    }
-}
-
-impl Plan<()> {
-    /// One that changes nothing here: what somebody else has done is to be in the audit log.
-    pub fn noted(action: String) -> Self {
-        Self { mutations: vec![], action, outcome: () }
-    }
-}
 
 /// Who makes a change.
 #[derive(Debug, Clone, Default)]
@@ -233,7 +164,7 @@ impl Mesh {
             webhooks: Webhooks::new(settings.webhook_networks),
             data_dir: settings.data_dir,
             members: MemberConnections::default(),
-            journal: Journal::from(contents.revision),
+            journal: Journal::starting_after(contents.revision),
             api_latency: ApiLatency::default(),
             world: RwLock::new(world),
             store: Arc::new(Mutex::new(store)),
@@ -241,7 +172,7 @@ impl Mesh {
             pool: Pool::start()?,
         });
         mesh.look(|world| {
-            mesh.relays.publish(world);
+            mesh.relays.publish(world.relay_specs());
             // They come back after a restart, and strangers may come at the same time.
             let endpoints = world.nodes.values().flat_map(|node| node.endpoints.values());
             let candidates = endpoints.flat_map(|endpoint| &endpoint.candidates);
@@ -301,7 +232,7 @@ impl Mesh {
         let _turn = self.writing.take(urgent).await;
         for _ in 0..ATTEMPTS {
             let (planned, made) = self.look(|world| (world.revision, plan(world)));
-            let Plan { mutations, action, outcome } = made?;
+            let Plan { mutations, policies, action, outcome } = made?;
             if mutations.is_empty() && action.is_empty() {
                 return Ok(nothing(planned, outcome));
             }
@@ -319,7 +250,7 @@ impl Mesh {
             };
             match committed {
                 Ok(revision) => {
-                    let touched = self.follow(revision, &mutations);
+                    let touched = self.apply(revision, &mutations, &policies);
                     return Ok(Done { revision, touched, outcome });
                 }
                 Err(StoreError::Conflict { .. }) => {
@@ -329,7 +260,7 @@ impl Mesh {
                     // Nobody else writes while it is our turn.
                     *self.world.write() = reloaded.map_err(Refusal::Failed)?;
                     self.sessions.compare_all();
-                    self.journal.begin_anew(contents.revision);
+                    self.journal.restart_after(contents.revision);
                 }
                 Err(error) => return Err(failed(error)),
             }
@@ -337,16 +268,20 @@ impl Mesh {
         Err(Refusal::Failed("other coordinators keep writing first; try again".into()))
     }
 
-    /// Follows what the store has taken, and has the nodes told of it. Who looks meanwhile, waits:
-    /// a session that begins has either seen the revision or is told of it.
-    fn follow(&self, revision: Revision, mutations: &[Mutation]) -> RoaringBitmap {
+    /// Applies what the store has written, and delivers the deltas to nodes and relays. Readers of
+    /// the world wait meanwhile: a session that begins has either seen the revision or is told of it.
+    fn apply(
+        &self,
+        revision: Revision,
+        mutations: &[Mutation],
+        policies: &PolicyUpdates,
+    ) -> RoaringBitmap {
         let mut world = self.world.write();
-        self.relays.follow(&world, mutations);
-        let touched = journal::touched(&world, mutations);
-        let deltas = world.apply(revision, mutations);
-        self.relays.publish(&world);
+        let touched = change_log::touched(&world, mutations);
+        let deltas = world.apply(revision, mutations, policies);
+        self.relays.deliver(&deltas.relays);
         self.sessions.deliver(revision, &deltas);
-        self.journal.note(revision, touched);
+        self.journal.append(revision, touched);
         deltas.touched()
     }
 
@@ -455,12 +390,4 @@ fn failed(error: StoreError) -> Refusal {
         StoreError::Forgotten(_) => Refusal::Missing(error.to_string()),
         _ => Refusal::Failed(text),
     }
-}
-
-/// A time as RFC 3339, to the second.
-pub fn timestamp(at: OffsetDateTime) -> String {
-    let seconds = at.replace_nanosecond(0).unwrap_or(at);
-    // Every year that a clock can show fits RFC 3339's four digits for the next eight thousand
-    // years.
-    seconds.format(&Rfc3339).expect("a time of this era has an RFC 3339 form")
 }

@@ -88,7 +88,7 @@ fn register(registry: &mut Registry, mesh: &Mesh) {
         );
         number(registry, "quarantines", "Quarantines that stand", world.quarantines.len() as u64);
         let label = |name: &meshward_types::NetworkName| [("network", name.to_string())];
-        let each = |value: &dyn Fn(&crate::world::NetworkState) -> u64| -> Vec<_> {
+        let each = |value: &dyn Fn(&meshward_control_state::world::NetworkState) -> u64| -> Vec<_> {
             world.networks.iter().map(|(name, network)| (label(name), value(network))).collect()
         };
         let workloads = each(&|network| network.workloads.len() as u64);

@@ -5,6 +5,7 @@
 //! Each credential has its share: whose work has taken the least of late comes next, only so many
 //! requests of one wait, and whoever has used up its time is told when to come again.
 
+use meshward_control_state::Refusal;
 use parking_lot::{Condvar, Mutex};
 use std::{
     collections::{HashMap, VecDeque},
@@ -56,6 +57,12 @@ impl Busy {
             Self::Spent(seconds) => *seconds,
             Self::Pending | Self::Full | Self::Failed => 2,
         }
+    }
+}
+
+impl From<Busy> for Refusal {
+    fn from(busy: Busy) -> Self {
+        Self::Busy { reason: busy.to_string(), retry_after: busy.retry_after() }
     }
 }
 

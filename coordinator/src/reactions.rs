@@ -1,10 +1,11 @@
 //! What happens by itself: triggers that have fired, and what has had its time.
 
 use crate::{
+    ids::new_id,
     mesh::{Author, Mesh},
-    plans::{nodes, tokens::new_id, triggers},
 };
 use meshward_control_proto::Fired;
+use meshward_control_state::plans::{nodes, triggers};
 use meshward_types::NodeName;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};

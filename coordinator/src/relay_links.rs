@@ -3,22 +3,17 @@
 
 use crate::{
     mesh::{Author, Mesh},
-    plans::relays,
-    records::{Mutation, Record, RecordKey},
     sessions::Sessions,
-    world::World,
 };
 use anyhow::{Context, Result};
 use meshward_control_proto::{
     CLOSE_REMOVED, MAX_JOIN_FRAME, MemberKind,
     relay::{FromRelay, RelaySpec, ToRelay},
 };
+use meshward_control_state::{plans::relays, world::RelayDelta};
 use meshward_relay::forwarder::Forwarder;
 use meshward_runtime::{frames, tls::MemberCertificate};
-use meshward_types::{
-    NodeName,
-    relay::{RelayId, RelayNumber},
-};
+use meshward_types::{NodeName, relay::RelayId};
 use parking_lot::Mutex;
 use quinn::{Connection, RecvStream, SendStream};
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
@@ -63,28 +58,19 @@ impl RelayLinks {
         self.table.lock().contains_key(relay)
     }
 
-    /// Follows what is about to change in the world.
-    pub fn follow(&self, world: &World, mutations: &[Mutation]) {
-        for mutation in mutations {
-            match mutation {
-                Mutation::Put(Record::Node(node)) => {
-                    let known = world.nodes.get(&node.name).map(|node| &node.key);
-                    if known != Some(&node.key) {
-                        self.tell_all(&ToRelay::Admit(node.name.clone(), node.key.clone()));
-                    }
-                }
-                Mutation::Delete(RecordKey::Node(name)) => {
-                    self.tell_all(&ToRelay::Expel(name.clone()))
-                }
-                Mutation::Delete(RecordKey::Relay(name)) => self.end(name),
-                _ => {}
+    /// Tells relays, and those who watch where the relays are, what has changed.
+    pub fn deliver(&self, deltas: &[RelayDelta]) {
+        for delta in deltas {
+            match delta {
+                RelayDelta::Tell(message) => self.tell_all(message),
+                RelayDelta::Disconnect(name) => self.disconnect(name),
+                RelayDelta::Relays(specs) => self.publish(specs.clone()),
             }
         }
     }
 
-    /// Has the nodes told where the relays are, if that has changed.
-    pub fn publish(&self, world: &World) {
-        let specs = specs(world);
+    /// Publishes where the relays are, if that has changed.
+    pub fn publish(&self, specs: Vec<RelaySpec>) {
         self.specs.send_if_modified(|before| {
             let other = **before != specs;
             if other {
@@ -104,22 +90,11 @@ impl RelayLinks {
         });
     }
 
-    fn end(&self, name: &NodeName) {
+    fn disconnect(&self, name: &NodeName) {
         if let Some(link) = self.table.lock().remove(name) {
             link.connection.close(CLOSE_REMOVED.into(), b"this relay was removed from the mesh");
         }
     }
-}
-
-fn specs(world: &World) -> Vec<RelaySpec> {
-    let placed = world.relays.values().filter(|relay| !relay.addresses.is_empty());
-    let spec = |relay: &crate::records::RelayRecord| RelaySpec {
-        number: RelayNumber(relay.number),
-        name: relay.name.clone(),
-        addresses: relay.addresses.clone(),
-        stun_port: relay.stun_port,
-    };
-    placed.map(spec).collect()
 }
 
 /// Serves a relay's link until it ends. `seen` is where it comes from.

@@ -1,10 +1,10 @@
 //! The nodes that are connected: telling them what is new, waiting for them, asking them.
 
-use crate::world::Deltas;
 use futures::future::join_all;
 use meshward_control_proto::{
     Answer, CLOSE_REMOVED, EncodedChanges, FromCoordinator, InstanceId, MAX_FRAME, Question,
 };
+use meshward_control_state::world::Deltas;
 use meshward_runtime::{
     frames,
     sources::{Bucket, Rate},

@@ -1,13 +1,14 @@
 //! Policies that are submitted: worked out beside the world, in the caller's share of time, and
 //! written in a moment.
 
-use crate::{
-    journal::Kind,
-    mesh::{Author, Done, Mesh, Plan, Refusal},
+use crate::mesh::{Author, Done, Mesh};
+use meshward_api_types::PolicyResult;
+use meshward_control_state::{
+    Plan, Refusal,
+    change_log::ListKind,
     plans::policies::{self, Applied, Basis, Judging, Prepared, Submission, Warmed},
     world::World,
 };
-use meshward_api_types::PolicyResult;
 use meshward_types::NetworkName;
 use roaring::RoaringBitmap;
 use std::{collections::BTreeMap, sync::Arc};
@@ -62,7 +63,7 @@ impl Mesh {
             let seen = warmed.values().map(|warmed| warmed.since).min().unwrap_or(basis.revision);
             let plan = |world: &World| {
                 // The journal goes with the world: what is looked at here is in it.
-                let since = self.journal.since(Kind::Workloads, seen);
+                let since = self.journal.since(ListKind::Workloads, seen);
                 let touched = since.as_ref().map(|since| &since.keys);
                 checked(world, policies::plan(world, &prepared, &submission, &warmed, touched)?)
             };
@@ -99,16 +100,9 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        ca::Ca,
-        mesh::Settings,
-        plans::{
-            networks,
-            quarantines::{self, Hand},
-        },
-        store::Sqlite,
-    };
+    use crate::{ca::Ca, mesh::Settings, store::Sqlite};
     use meshward_api_types::{CreateNetwork, Impose, QuarantineTarget};
+    use meshward_control_state::{plans::networks, plans::quarantines, plans::quarantines::Hand};
     use meshward_types::PolicyFile;
     use std::{fmt::Write, time::Duration};
     use time::OffsetDateTime;
@@ -223,7 +217,7 @@ mod tests {
             one.await.unwrap().unwrap();
         }
         let (files, rules) = mesh.look(|world| {
-            let network: &crate::world::NetworkState = &world.networks[&network];
+            let network: &meshward_control_state::world::NetworkState = &world.networks[&network];
             (network.policy_files.len(), network.links.policy().rules.len())
         });
         assert_eq!((files, rules), (12, 12));

@@ -1,10 +1,8 @@
 //! The programs that users run, with a store that is filled beforehand.
 
 use anyhow::{Context, Result};
-use meshward_coordinator::{
-    records::{Mutation, Record},
-    store::{Note, Sqlite, Store},
-};
+use meshward_control_state::records::{Mutation, Record};
+use meshward_coordinator::{store::Note, store::Sqlite, store::Store};
 use meshward_types::Revision;
 use std::{
     fs,

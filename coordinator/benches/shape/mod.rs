@@ -4,7 +4,7 @@
 use ipnet::{IpNet, Ipv4Net};
 use meshward_api_types::Network;
 use meshward_control_proto::WorkloadReport;
-use meshward_coordinator::records::{
+use meshward_control_state::records::{
     EndpointRecord, IdentityRecord, NodeRecord, PolicyRecord, Record, WorkloadRecord,
 };
 use meshward_types::{
@@ -88,7 +88,6 @@ impl Shape {
             resets: 0,
             network: network(),
             files: files.into(),
-            read: Default::default(),
         }));
         records
     }

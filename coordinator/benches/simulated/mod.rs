@@ -12,7 +12,7 @@ use meshward_control_proto::{
     InstanceId, Item, ItemKey, MAX_UPDATE, WorkloadReport,
     view::{Digest, Hash128},
 };
-use meshward_coordinator::{records::Standing, world::World};
+use meshward_control_state::{records::Standing, world::World};
 use meshward_runtime::{dial::Dial, frames, random, tls::clock};
 use meshward_types::{NodeName, Revision, WorkloadId};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -459,7 +459,7 @@ impl Node {
     fn at_first(&self, key: &ItemKey) -> Option<Hash128> {
         let ItemKey::Workload(network, id) = key else { return None };
         let record = self.shared.world.networks.get(network)?.workloads.get(id)?;
-        let item = meshward_coordinator::world::workload_item(record, Default::default());
+        let item = meshward_control_state::world::workload_item(record, Default::default());
         Some(Hash128::of(&item.0, &item.1))
     }
 }

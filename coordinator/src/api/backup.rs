@@ -1,5 +1,8 @@
 use super::{ApiError, Caller, Params};
-use crate::mesh::{Author, Mesh, Plan, Refusal};
+use crate::{
+    ids::new_id,
+    mesh::{Author, Mesh},
+};
 use axum::{
     body::Body,
     extract::State,
@@ -8,7 +11,7 @@ use axum::{
 };
 use futures::stream;
 use meshward_api_types::{Role, operations};
-use meshward_runtime::random;
+use meshward_control_state::{Plan, Refusal};
 use serde::Deserialize;
 use std::{path::PathBuf, sync::Arc};
 use tokio::{fs::File, io::AsyncReadExt};
@@ -34,7 +37,7 @@ pub async fn backup(
 ) -> Result<Response, ApiError> {
     caller.must_be(Role::Admin)?;
     caller.must_reach_all()?;
-    let name: String = random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let name: String = new_id();
     let file = Unlinked(mesh.data_dir.join(format!("backup-{name}.tmp")));
     let done = mesh.back_up(file.0.clone(), wanted.ca.then(|| mesh.data_dir.clone())).await?;
     let with = if wanted.ca { "with" } else { "without" };

@@ -1,12 +1,7 @@
 //! Who calls, and what they may.
 
 use super::problem::ApiError;
-use crate::{
-    mesh::{Author, Mesh},
-    plans::credentials::{covers, role_name, shown_time},
-    records::CredentialRecord,
-    world::World,
-};
+use crate::mesh::{Author, Mesh};
 use axum::{
     extract::{ConnectInfo, FromRequestParts, Request, State},
     http::{StatusCode, header::AUTHORIZATION, request::Parts},
@@ -14,6 +9,11 @@ use axum::{
     response::Response,
 };
 use meshward_api_types::Role;
+use meshward_control_state::{
+    plans::credentials::{covers, role_name, shown_time},
+    records::CredentialRecord,
+    world::World,
+};
 use meshward_runtime::places::Place;
 use meshward_types::{NetworkName, token::secret_hash};
 use std::{net::SocketAddr, sync::Arc, time::Instant};

@@ -3,12 +3,12 @@ use super::{
     lists::{self, Listed, Query},
     request::with_state,
 };
-use crate::{journal::Kind, mesh::Mesh, plans::credentials, world::World};
+use crate::{ids::random_hex, mesh::Mesh};
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use meshward_api_types::{
     ChangeCredential, CreateCredential, CreatedCredential, Credential, Page, Role, operations,
 };
-use meshward_runtime::random;
+use meshward_control_state::{change_log::ListKind, plans::credentials, world::World};
 use serde::Deserialize;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -20,7 +20,7 @@ pub struct Filter {
 
 impl Listed for Credential {
     type Filter = Filter;
-    const KIND: Kind = Kind::Credentials;
+    const KIND: ListKind = ListKind::Credentials;
 
     fn may(caller: &Caller) -> Result<(), ApiError> {
         caller.must_be(Role::Admin)
@@ -66,7 +66,7 @@ fn now() -> i64 {
 
 /// A new bearer token.
 pub fn secret() -> String {
-    let secret: String = random::<24>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let secret: String = random_hex::<24>();
     format!("mwa1_{secret}")
 }
 

@@ -2,16 +2,17 @@ use super::{
     Api, ApiError, At, Body, Caller,
     lists::{self, BySelector, Listed, Query},
 };
-use crate::{
-    journal::Kind,
-    mesh::{Author, Mesh, Plan, Refusal},
+use crate::mesh::{Author, Mesh};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
+use meshward_api_types::{CreateDevice, CreatedDevice, Device, Page, Role, operations};
+use meshward_control_proto::{Answer, DeviceOrder, Question};
+use meshward_control_state::{
+    Plan, Refusal,
+    change_log::ListKind,
     plans::{networks, nodes},
     records::{NodeRecord, WorkloadRecord},
     world::World,
 };
-use axum::{Json, extract::State, http::StatusCode, response::Response};
-use meshward_api_types::{CreateDevice, CreatedDevice, Device, Page, Role, operations};
-use meshward_control_proto::{Answer, DeviceOrder, Question};
 use meshward_types::{NetworkName, NodeName, WorkloadName, bounded::printable, relay::is_relayed};
 use serde::Deserialize;
 use std::{net::SocketAddr, sync::Arc};
@@ -25,7 +26,7 @@ pub struct Filter {
 
 impl Listed for Device {
     type Filter = Filter;
-    const KIND: Kind = Kind::Devices;
+    const KIND: ListKind = ListKind::Devices;
 
     fn key(&self) -> String {
         format!("{}/{}", self.network, self.name)

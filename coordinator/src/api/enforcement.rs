@@ -1,10 +1,8 @@
 //! How far a change is enforced: by which nodes, and by which not yet.
 
-use crate::{
-    mesh::{Mesh, timestamp},
-    world::World,
-};
+use crate::mesh::Mesh;
 use meshward_api_types::{Enforcement, SilentNode};
+use meshward_control_state::{timestamp, world::World};
 use meshward_types::{Revision, WorkloadId};
 use roaring::{MultiOps, RoaringBitmap};
 use std::time::Duration;

@@ -4,13 +4,7 @@ use super::{
     Api, ApiError, At, Body, Caller, Precondition, etag,
     lists::{self, BySelector, Listed, Query},
 };
-use crate::{
-    journal::Kind,
-    mesh::{Mesh, Refusal, timestamp},
-    plans::{networks, nodes},
-    records::{RefusedRecord, Standing, WorkloadRecord},
-    world::World,
-};
+use crate::mesh::Mesh;
 use axum::{
     Json,
     extract::State,
@@ -19,6 +13,14 @@ use axum::{
 };
 use meshward_api_types::{
     ApproveNode, Block, Measured, Node, NodeState, Page, Role, Status, Workload, operations,
+};
+use meshward_control_state::{
+    Refusal,
+    change_log::ListKind,
+    plans::{networks, nodes},
+    records::{RefusedRecord, Standing, WorkloadRecord},
+    timestamp,
+    world::World,
 };
 use meshward_types::{Labels, NetworkName, NodeName, WorkloadId, WorkloadName};
 use serde::Deserialize;
@@ -66,7 +68,7 @@ pub struct NodeFilter {
 
 impl Listed for Node {
     type Filter = NodeFilter;
-    const KIND: Kind = Kind::Nodes;
+    const KIND: ListKind = ListKind::Nodes;
     /// Whether they are connected, and what they enforce.
     const VOLATILE: bool = true;
 
@@ -256,7 +258,7 @@ pub async fn remove_node(
     caller.must_be(Role::Admin)?;
     let plan = |world: &World| {
         expected.check(tag_in(&mesh, world, &name).as_deref())?;
-        Ok::<_, Refusal>(nodes::remove(world, &name)?.giving(describe(&mesh, world, &name)))
+        Ok::<_, Refusal>(nodes::remove(world, &name)?.with_outcome(describe(&mesh, world, &name)))
     };
     let done = mesh.change(&caller.author, plan).await?;
     if !caller.author.dry_run {
@@ -277,7 +279,7 @@ pub struct WorkloadFilter {
 
 impl Listed for Workload {
     type Filter = WorkloadFilter;
-    const KIND: Kind = Kind::Workloads;
+    const KIND: ListKind = ListKind::Workloads;
 
     fn check(world: &World, filter: &WorkloadFilter) -> Result<(), ApiError> {
         match &filter.network {

@@ -1,12 +1,9 @@
 use super::{ApiError, Body, Caller};
-use crate::{
-    mesh::{Mesh, Plan, Refusal},
-    plans::networks,
-    world::World,
-};
+use crate::mesh::Mesh;
 use axum::{Json, extract::State};
 use meshward_api_types::{Role, RotateKeys, RotatedKeys, operations};
 use meshward_control_proto::FromCoordinator;
+use meshward_control_state::{Plan, Refusal, plans::networks, world::World};
 use meshward_types::{NetworkName, NodeName, PublicKey};
 use std::{
     collections::{BTreeMap, BTreeSet},

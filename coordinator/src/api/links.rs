@@ -3,11 +3,7 @@ use super::{
     lists::{self, BySelector, Query},
     watch::{self, Watched},
 };
-use crate::{
-    journal::Kind,
-    mesh::Mesh,
-    plans::{networks, nodes, policies::Snapshot},
-};
+use crate::mesh::Mesh;
 use axum::{
     Json,
     extract::State,
@@ -15,6 +11,10 @@ use axum::{
 };
 use meshward_api_types::{Link, Links, Page, operations};
 use meshward_control_proto::{Answer, LinkCount, Question};
+use meshward_control_state::{
+    change_log::ListKind,
+    plans::{networks, nodes, policies::Snapshot},
+};
 use meshward_types::{Count, IdentityId, NetworkName, NodeName};
 use roaring::RoaringBitmap;
 use serde::Deserialize;
@@ -76,7 +76,8 @@ pub async fn list(
             })
         });
         let from = query.asked().from(query.headers())?;
-        let watched = Watched { kind: Kind::Links, every: Some(watch::ASKED), keyed: false, look };
+        let watched =
+            Watched { kind: ListKind::Links, every: Some(watch::ASKED), keyed: false, look };
         return watch::answer(&api, caller, watched, from);
     }
     let found = counted(&api.mesh, &caller, query.filter()).await;

@@ -7,7 +7,7 @@ use super::{
     request::Params,
     watch::{self, Watched},
 };
-use crate::{journal::Kind, mesh::Mesh, world::World};
+use crate::mesh::Mesh;
 use axum::{
     Json,
     extract::{FromRequestParts, State},
@@ -16,6 +16,7 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use meshward_api_types::{MAX_PAGE, Page, USUAL_PAGE};
+use meshward_control_state::{change_log::ListKind, world::World};
 use meshward_types::{Labels, Revision, Selector};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, sync::Arc};
@@ -137,7 +138,7 @@ pub trait Listed: Serialize + Send + Sized + 'static {
     /// What may be asked for.
     type Filter: DeserializeOwned + Default + Clone + Send + Sync + 'static;
     /// Its list.
-    const KIND: Kind;
+    const KIND: ListKind;
     /// Whether entries change without a revision, too.
     const VOLATILE: bool = false;
 

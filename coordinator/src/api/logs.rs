@@ -5,19 +5,18 @@ use super::{
     lists::{Asked, Query, cursor},
     watch::{self, Watched},
 };
-use crate::{
-    journal::Kind,
-    mesh::Mesh,
-    plans::networks,
-    records::{Record, RecordKey},
-    store::Past,
-};
+use crate::{mesh::Mesh, store::Past};
 use axum::{
     Json,
     extract::State,
     response::{IntoResponse, Response},
 };
 use meshward_api_types::{AuditEntry, MAX_PAGE, Page, PolicyRevision, operations};
+use meshward_control_state::{
+    change_log::ListKind,
+    plans::networks,
+    records::{Record, RecordKey},
+};
 use meshward_types::{NetworkName, Revision};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -71,7 +70,7 @@ pub async fn audit(
         return watch::answer(
             &api,
             caller,
-            Watched { kind: Kind::Audit, every: None, keyed: true, look },
+            Watched { kind: ListKind::Audit, every: None, keyed: true, look },
             from,
         );
     }
@@ -142,7 +141,7 @@ pub async fn policy(
             })
         });
         let from = query.asked().from(query.headers())?;
-        let watched = Watched { kind: Kind::Policies, every: None, keyed: false, look };
+        let watched = Watched { kind: ListKind::Policies, every: None, keyed: false, look };
         return watch::answer(&api, caller, watched, from);
     }
     let asked = query.asked();

@@ -3,9 +3,10 @@ use super::{
     lists::{self, Listed, Query},
     request::with_state,
 };
-use crate::{journal::Kind, mesh::Mesh, plans::networks, world::World};
+use crate::mesh::Mesh;
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use meshward_api_types::{CreateNetwork, Network, Page, Role, operations};
+use meshward_control_state::{change_log::ListKind, plans::networks, world::World};
 use meshward_types::NetworkName;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ pub struct Unfiltered {}
 
 impl Listed for Network {
     type Filter = Unfiltered;
-    const KIND: Kind = Kind::Networks;
+    const KIND: ListKind = ListKind::Networks;
 
     fn key(&self) -> String {
         self.name.to_string()

@@ -2,16 +2,7 @@ use super::{
     Api, ApiError, At, Body, Caller, Params, Precondition, enforcement, etag,
     lists::{self, Listed, Query},
 };
-use crate::{
-    journal::Kind,
-    mesh::{Mesh, Refusal},
-    plans::{
-        networks, nodes,
-        policies::{self, Applied, Basis, Closing, Past, Submission},
-    },
-    records::PolicyRecord,
-    world::World,
-};
+use crate::mesh::Mesh;
 use axum::{
     Json,
     extract::State,
@@ -23,6 +14,16 @@ use meshward_api_types::{
     SubmitPolicy, SubmitResult, operations,
 };
 use meshward_control_proto::{Answer, Question};
+use meshward_control_state::{
+    Refusal,
+    change_log::ListKind,
+    plans::{
+        networks, nodes,
+        policies::{self, Applied, Basis, Closing, Past, Submission},
+    },
+    records::PolicyRecord,
+    world::World,
+};
 use meshward_types::{
     IdentityId, Labels, NetworkName, NodeName, PolicyFile, PortRange, PortSpec, Revision,
     WorkloadId,
@@ -162,7 +163,7 @@ pub struct Filter {
 
 impl Listed for Policy {
     type Filter = Filter;
-    const KIND: Kind = Kind::Policies;
+    const KIND: ListKind = ListKind::Policies;
 
     fn key(&self) -> String {
         self.network.to_string()
@@ -267,7 +268,7 @@ pub async fn difference(
     let after = past_policy(&mesh, &name, to).await?;
     let basis = mesh.look(Basis::of);
     let work = move || policies::difference(&basis, &name, [before.as_ref(), after.as_ref()]);
-    Ok(Json(mesh.pool.run(&caller.author.actor, work).await.map_err(Refusal::from)??))
+    Ok(Json(mesh.pool.run(&caller.author.actor, work).await??))
 }
 
 /// Applies the policy that a network had at a revision.
@@ -351,7 +352,7 @@ pub async fn suggest(
             ground.identities().map(|(id, labels)| (id, labels.clone())).collect();
         meshward_policy::suggest(network, &identities, &seen).to_yaml()
     };
-    let text = mesh.pool.run(&caller.author.actor, work).await.map_err(Refusal::from)?;
+    let text = mesh.pool.run(&caller.author.actor, work).await?;
     let text = text.map_err(Refusal::Failed)?;
     Ok(Json(Policy {
         network: name,
@@ -389,5 +390,5 @@ pub async fn explain(
     };
     let basis = mesh.look(Basis::of);
     let work = move || policies::explain(&basis, &query, past.as_ref());
-    Ok(Json(mesh.pool.run(&caller.author.actor, work).await.map_err(Refusal::from)??))
+    Ok(Json(mesh.pool.run(&caller.author.actor, work).await??))
 }

@@ -1,8 +1,70 @@
-//! How the coordinator refuses.
+//! Refusals as problem documents (RFC 9457).
 
-use crate::mesh::Refusal;
-use axum::http::{Method, StatusCode, Uri};
-pub use meshward_runtime::problem::{ApiError, PROBLEM_JSON, documented};
+use crate::pool::Busy;
+use axum::{
+    http::{Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use meshward_api_types::Problem;
+use meshward_control_state::Refusal;
+use meshward_runtime::problem;
+pub(crate) use meshward_runtime::problem::{PROBLEM_JSON, documented};
+
+/// A refusal with its HTTP status.
+#[derive(Debug)]
+pub struct ApiError(problem::ApiError);
+
+impl ApiError {
+    /// Makes a refusal that says what is wrong and how to mend it.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self(problem::ApiError::new(status, detail))
+    }
+
+    /// A request that does not have the form that it must have.
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self(problem::ApiError::malformed(detail))
+    }
+
+    /// What is asked for is not there.
+    pub fn missing(detail: impl Into<String>) -> Self {
+        Self(problem::ApiError::missing(detail))
+    }
+
+    /// Returns the refusal as a problem document.
+    pub fn problem(&self) -> Problem {
+        self.0.problem()
+    }
+
+    /// Names the field of the body, or the parameter, that is the reason.
+    #[must_use]
+    pub fn about(self, field: impl Into<String>) -> Self {
+        Self(self.0.about(field))
+    }
+
+    /// Says after how many seconds the request may be sent again.
+    #[must_use]
+    pub fn retry_after(self, seconds: u64) -> Self {
+        Self(self.0.retry_after(seconds))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        self.0.into_response()
+    }
+}
+
+impl From<problem::ApiError> for ApiError {
+    fn from(error: problem::ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Busy> for ApiError {
+    fn from(busy: Busy) -> Self {
+        Self::from(Refusal::from(busy))
+    }
+}
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
@@ -10,9 +72,9 @@ impl From<Refusal> for ApiError {
             Refusal::About { field, refusal } => {
                 return Self::from(Refusal::clone(refusal)).about(*field);
             }
-            Refusal::Busy(busy) => {
-                let error = Self::new(StatusCode::TOO_MANY_REQUESTS, busy.to_string());
-                return error.retry_after(busy.retry_after());
+            Refusal::Busy { reason, retry_after } => {
+                let error = Self::new(StatusCode::TOO_MANY_REQUESTS, reason);
+                return error.retry_after(*retry_after);
             }
             Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Missing(_) => StatusCode::NOT_FOUND,

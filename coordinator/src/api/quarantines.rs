@@ -3,17 +3,18 @@ use super::{
     lists::{self, Listed, Query},
 };
 use crate::{
-    journal::Kind,
-    mesh::{Done, Mesh, Refusal},
-    plans::{
-        quarantines::{self, Hand},
-        tokens::new_id,
-    },
-    world::World,
+    ids::new_id,
+    mesh::{Done, Mesh},
 };
 use axum::{Json, extract::State, response::Response};
 use meshward_api_types::{
     Impose, Page, Quarantine, QuarantineResult, QuarantineTarget, Role, operations,
+};
+use meshward_control_state::{
+    Refusal,
+    change_log::ListKind,
+    plans::quarantines::{self, Hand},
+    world::World,
 };
 use meshward_types::{NetworkName, Selector, WorkloadId};
 use serde::Deserialize;
@@ -64,7 +65,7 @@ pub struct Filter {
 
 impl Listed for Quarantine {
     type Filter = Filter;
-    const KIND: Kind = Kind::Quarantines;
+    const KIND: ListKind = ListKind::Quarantines;
 
     fn key(&self) -> String {
         self.id.clone()

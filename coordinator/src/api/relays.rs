@@ -2,13 +2,7 @@ use super::{
     Api, ApiError, At, Caller, Precondition, etag,
     lists::{self, Listed, Query},
 };
-use crate::{
-    journal::Kind,
-    mesh::{Mesh, Refusal},
-    plans::{nodes::serves_any, relays},
-    records::{NodeRecord, RelayRecord},
-    world::World,
-};
+use crate::mesh::Mesh;
 use axum::{
     Json,
     extract::State,
@@ -16,6 +10,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use meshward_api_types::{Page, Relay, Role, operations};
+use meshward_control_state::{
+    Refusal,
+    change_log::ListKind,
+    plans::{nodes::serves_any, relays},
+    records::{NodeRecord, RelayRecord},
+    world::World,
+};
 use meshward_types::{NetworkName, NodeName, relay::RelayId};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub struct Filter {
 
 impl Listed for Relay {
     type Filter = Filter;
-    const KIND: Kind = Kind::Relays;
+    const KIND: ListKind = ListKind::Relays;
     /// Whether they are connected.
     const VOLATILE: bool = true;
 
@@ -122,7 +123,7 @@ pub async fn remove(
         expected.check(known.map(etag).as_deref())?;
         let plan = relays::remove(world, &name)?;
         let relay = known.ok_or_else(|| Refusal::Missing(format!("there is no relay `{name}`")))?;
-        Ok(plan.giving(describe(&mesh, world, relay, &caller.networks)))
+        Ok(plan.with_outcome(describe(&mesh, world, relay, &caller.networks)))
     };
     Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
 }

@@ -1,7 +1,6 @@
 //! What comes with a request: bodies, paths, parameters, preconditions.
 
 use super::{Api, caller::Caller, problem::ApiError};
-use crate::mesh::{Plan, Refusal};
 use axum::{
     Json,
     extract::{FromRequest, FromRequestParts, MatchedPath, Path, Query, Request, State},
@@ -12,6 +11,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use meshward_control_state::{Plan, Refusal};
 use meshward_runtime::body;
 use meshward_types::token::Fingerprint;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -174,7 +174,7 @@ impl Precondition {
         self.check(known.as_ref().map(etag).as_deref())?;
         let plan = removal()?;
         let known = known.ok_or_else(|| Refusal::Missing("there is no such thing".into()))?;
-        Ok(plan.giving(known))
+        Ok(plan.with_outcome(known))
     }
 
     /// Whether there is any.

@@ -2,10 +2,11 @@ use super::{
     Api, ApiError, At, Body, Caller,
     lists::{self, BySelector, Listed, Query},
 };
-use crate::{journal::Kind, mesh::Mesh, plans::routes, world::World};
+use crate::mesh::Mesh;
 use axum::{Json, extract::State, response::Response};
 use ipnet::IpNet;
 use meshward_api_types::{ApproveRoute, Page, Role, Route, RouteState, operations};
+use meshward_control_state::{change_log::ListKind, plans::routes, world::World};
 use meshward_types::{NetworkName, NodeName, schema::Cidr};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub struct Filter {
 
 impl Listed for Route {
     type Filter = Filter;
-    const KIND: Kind = Kind::Routes;
+    const KIND: ListKind = ListKind::Routes;
 
     fn key(&self) -> String {
         format!("{}/{}/{}", self.network, self.node, self.prefix)

@@ -3,9 +3,10 @@ use super::{
     lists::{self, Listed, Query},
     request::with_state,
 };
-use crate::{journal::Kind, mesh::Mesh, plans::tokens, world::World};
+use crate::{ids::token_seed, mesh::Mesh};
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use meshward_api_types::{CreateToken, CreatedToken, Page, Role, Token, operations};
+use meshward_control_state::{change_log::ListKind, plans::tokens, world::World};
 use serde::Deserialize;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -18,7 +19,7 @@ pub struct Filter {
 
 impl Listed for Token {
     type Filter = Filter;
-    const KIND: Kind = Kind::Tokens;
+    const KIND: ListKind = ListKind::Tokens;
 
     fn may(caller: &Caller) -> Result<(), ApiError> {
         caller.must_be(Role::Admin)
@@ -52,7 +53,7 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<CreatedToken>), ApiError> {
     caller.must_be(Role::Admin)?;
     let now = OffsetDateTime::now_utc().unix_timestamp();
-    let (token, record) = tokens::make(mesh.ca.fingerprint(), &wanted, now)?;
+    let (token, record) = tokens::make(mesh.ca.fingerprint(), &wanted, token_seed(), now)?;
     mesh.change(&caller.author, |world| tokens::create(world, &record, now)).await?;
     let created = CreatedToken { token: token.to_string(), kept: tokens::describe(&record) };
     Ok((StatusCode::CREATED, Json(created)))

@@ -1,10 +1,7 @@
 //! Watching a list: what has changed in it, as server-sent events (HTML Living Standard §9.2).
 
 use super::{Api, caller::Caller, problem::ApiError};
-use crate::{
-    journal::{Kind, Since},
-    mesh::Mesh,
-};
+use crate::mesh::Mesh;
 use axum::{
     http::StatusCode,
     response::{
@@ -14,6 +11,7 @@ use axum::{
 };
 use futures::{Stream, future::BoxFuture, stream};
 use meshward_api_types::Change;
+use meshward_control_state::change_log::{ListKind, Since};
 use meshward_types::Revision;
 use serde_json::Value;
 use std::{
@@ -51,7 +49,7 @@ pub type Look = Arc<
 
 /// A list that is watched.
 pub struct Watched {
-    pub kind: Kind,
+    pub kind: ListKind,
     /// How often it is looked at without a new revision.
     pub every: Option<Duration>,
     /// Whether the journal's keys are those of the entries.

@@ -4,15 +4,18 @@ mod inbox;
 mod session;
 
 use crate::{
-    mesh::{Author, Mesh, Refusal},
-    plans::{nodes, relays, tokens},
+    mesh::{Author, Mesh},
     relay_links,
-    world::World,
 };
 use anyhow::{Context, Result};
 use meshward_control_proto::{
     ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, JoinReply, JoinRequest, MAX_JOIN_FRAME, MemberKind,
     relay::{ALPN_RELAY, ALPN_RELAY_LINK},
+};
+use meshward_control_state::{
+    Refusal,
+    plans::{nodes, relays, tokens},
+    world::World,
 };
 use meshward_relay::listener::{
     accept, check_unexpired, finish_handshake, peer_certificate, widen_for_member,

@@ -2,17 +2,21 @@
 
 use super::{FIRST_MESSAGE, inbox::Inbox};
 use crate::{
-    budget::Usage,
-    mesh::{Author, Mesh, Plan, Refusal},
-    plans::{nodes, workloads::Report},
+    limits::{change_rate, session_rate},
+    mesh::{Author, Mesh},
     reactions,
     sessions::{Held, Next, Session},
-    world::World,
 };
 use anyhow::{Context, Result};
 use meshward_control_proto::{
     CLOSE_REMOVED, Change, EndpointReport, FromCoordinator, FromNode, MemberKind, WorkloadReport,
     encode, encode_update, view::Shadow,
+};
+use meshward_control_state::{
+    Plan, Refusal,
+    budget::Usage,
+    plans::{nodes, workloads::Report},
+    world::World,
 };
 use meshward_relay::listener::check_unexpired;
 use meshward_runtime::{
@@ -79,7 +83,7 @@ pub(super) async fn serve(
         send,
         messages: Inbox::read(receive, mesh.budget.waiting_kib << 10),
         usage: Usage::default(),
-        changes: Bucket::full(mesh.budget.changes(), now),
+        changes: Bucket::full(change_rate(&mesh.budget), now),
         paused_until: None,
         told: None,
         endpoints: BTreeMap::new(),
@@ -151,7 +155,7 @@ impl Serving {
         }
         if !self.mesh.sessions.may_begin(
             &self.node,
-            self.mesh.budget.sessions(),
+            session_rate(&self.mesh.budget),
             std::time::Instant::now(),
         ) {
             let text =
@@ -250,7 +254,7 @@ impl Serving {
                 }
             }
             for report in workloads {
-                match self.usage.take(&report, &self.mesh.budget) {
+                match self.usage.add(&report, &self.mesh.budget) {
                     Ok(()) => drop(reports.insert(report.id.clone(), report)),
                     Err(over) => {
                         reports.remove(&report.id);
@@ -428,7 +432,7 @@ impl Serving {
     /// Counts messages that change something. A node with too many hears so, and nothing more of it
     /// is taken for a while.
     async fn count(&mut self, messages: usize, session: &Session) -> Result<()> {
-        let rate = self.mesh.budget.changes();
+        let rate = change_rate(&self.mesh.budget);
         let wait = self.changes.owe(rate, messages as f64, std::time::Instant::now());
         if wait.is_zero() {
             return Ok(());
@@ -529,11 +533,11 @@ impl Serving {
             let over = match &report {
                 Report::Started(started) => self
                     .usage
-                    .take(started, &self.mesh.budget)
+                    .add(started, &self.mesh.budget)
                     .err()
                     .map(|over| (started.clone(), over)),
                 Report::Stopped(id) => {
-                    self.usage.forget(id);
+                    self.usage.remove(id);
                     None
                 }
                 Report::All(_) => None,

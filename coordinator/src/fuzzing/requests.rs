@@ -6,7 +6,6 @@ use crate::{
     api,
     ca::Ca,
     mesh::{Author, Mesh, Settings},
-    plans,
     store::{Sqlite, Store},
 };
 use axum::{
@@ -17,6 +16,7 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use meshward_api_types::{CreateCredential, Role};
+use meshward_control_state::plans;
 use meshward_fuzzing::{Bytes, blocks};
 use std::{path::Path, sync::Arc};
 use tokio::runtime::{Builder, Runtime};

@@ -12,8 +12,8 @@ pub use backup::{Backup, restore};
 pub use sqlite::Sqlite;
 
 use crate::limits::Retention;
-use crate::records::{Mutation, Record, RecordKey};
 use meshward_api_types::AuditEntry;
+use meshward_control_state::records::{Mutation, Record, RecordKey};
 use meshward_types::Revision;
 use std::path::{Path, PathBuf};
 

@@ -1,12 +1,12 @@
 //! The embedded store.
 
 use super::{Contents, Copier, Note, Past, Store, StoreError, reserve::Reserve};
-use crate::{
-    limits::Retention,
-    mesh::timestamp,
-    records::{Mutation, Record, RecordKey},
-};
+use crate::limits::Retention;
 use meshward_api_types::AuditEntry;
+use meshward_control_state::{
+    records::{Mutation, Record, RecordKey},
+    timestamp,
+};
 use meshward_types::Revision;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use std::{
@@ -413,8 +413,8 @@ fn decode(kind: &str, name: &str, body: &str) -> Result<Record, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{CredentialRecord, PolicyRecord};
     use meshward_api_types::Role;
+    use meshward_control_state::{records::CredentialRecord, records::PolicyRecord};
     use meshward_types::PolicyFile;
 
     fn note() -> Note {
@@ -480,12 +480,7 @@ mod tests {
         let mut store = Sqlite::open(&path).unwrap();
         let policy = |text: usize| {
             let files = vec![PolicyFile { name: "a".into(), text: text.to_string() }].into();
-            Record::Policy(PolicyRecord {
-                network: "shop".parse().unwrap(),
-                files,
-                resets: 0,
-                read: Default::default(),
-            })
+            Record::Policy(PolicyRecord { network: "shop".parse().unwrap(), files, resets: 0 })
         };
         let key = policy(0).key();
         for at in 0..100 {
@@ -581,7 +576,6 @@ mod tests {
                 resets: 0,
                 network: "shop".parse().unwrap(),
                 files: files.into(),
-                read: Default::default(),
             })
         };
         let key = policy("").key();

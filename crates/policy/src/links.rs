@@ -183,7 +183,7 @@ impl Links {
             acls: Compiled::default(),
         };
         let step = links.step(policy);
-        links.take(step);
+        links.apply_step(&step);
         links
     }
 
@@ -303,9 +303,9 @@ impl Links {
         self.ground.generation == step.generation
     }
 
-    /// Takes a step that was worked out on these links.
-    pub fn take(&mut self, step: PolicyStep) -> Vec<LinkChange> {
-        debug_assert!(self.is_ground_of(&step), "a step goes from where it was worked out");
+    /// Applies a step that was worked out on these links as they are now.
+    pub fn apply_step(&mut self, step: &PolicyStep) {
+        debug_assert!(self.is_ground_of(step), "a step goes from where it was worked out");
         for placed in step.removed.iter().filter_map(|id| Some((*id, self.ground.rules.get(id)?))) {
             let (id, Placed { rule, .. }) = placed;
             self.beginning.remove(id, &rule.from);
@@ -319,12 +319,11 @@ impl Links {
         if settings(&step.policy) != settings(&self.ground.policy) {
             self.acls = Compiled::default();
         }
-        let changes = self.ground.take(step);
-        for change in &changes {
+        self.ground.apply_step(step);
+        for change in &step.changes {
             self.set((change.from, change.to), change.after.clone());
         }
         self.acls.forget(|rule| self.ground.rules.contains_key(&rule));
-        changes
     }
 
     fn set(&mut self, (from, to): Pair, acl: Option<Arc<Acl>>) -> Option<LinkChange> {
@@ -468,29 +467,29 @@ impl Ground {
         bounds: &Bounds,
     ) -> Result<PolicyStep, TooMuch> {
         let mut ground = self.clone();
-        ground.take(self.step(before, bounds)?);
+        ground.apply_step(&self.step(before, bounds)?);
         ground.step(after, bounds)
     }
 
-    fn take(&mut self, step: PolicyStep) -> Vec<LinkChange> {
+    fn apply_step(&mut self, step: &PolicyStep) {
         let rules = Arc::make_mut(&mut self.rules);
-        for id in step.removed {
-            rules.remove(&id);
+        for id in &step.removed {
+            rules.remove(id);
         }
-        for (id, placed) in step.added {
-            rules.insert(id, placed);
+        for (id, placed) in &step.added {
+            rules.insert(*id, placed.clone());
             self.next_rule = id + 1;
         }
         let identities = Arc::make_mut(&mut self.identities);
-        for (id, (from, to)) in step.identities {
-            if let Some(known) = identities.get_mut(&id) {
+        for (id, (from, to)) in &step.identities {
+            if let Some(known) = identities.get_mut(id) {
                 let known = Arc::make_mut(known);
-                (known.from, known.to) = (from, to);
+                known.from.clone_from(from);
+                known.to.clone_from(to);
             }
         }
-        self.policy = step.policy;
+        self.policy = step.policy.clone();
         self.generation = next_generation();
-        step.changes
     }
 
     fn declared(&self, from: IdentityId, to: IdentityId) -> Option<Vec<PortSpec>> {

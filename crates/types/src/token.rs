@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{fmt, str::FromStr};
 
 const PREFIX: &str = "mwj1_";
-const SECRET: usize = 24;
+pub const SECRET: usize = 24;
 const SUM: usize = 4;
 
 /// The SHA-256 of the CA's certificate (DER).

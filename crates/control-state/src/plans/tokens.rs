@@ -1,16 +1,16 @@
 //! Join tokens.
 
 use crate::{
-    mesh::{Plan, Refusal, timestamp},
+    Plan, Refusal,
     records::{Mutation, Record, RecordKey, TokenRecord},
+    timestamp,
     world::World,
 };
 use meshward_api_types::{CreateToken, Token};
 use meshward_control_proto::{JoinRequest, MemberKind};
-use meshward_runtime::random;
 use meshward_types::{
     labels::check_value,
-    token::{Fingerprint, JoinToken, secret_hash},
+    token::{Fingerprint, JoinToken, SECRET, secret_hash},
 };
 use time::OffsetDateTime;
 
@@ -22,9 +22,13 @@ const SOONEST_FORGOTTEN: u64 = 10;
 /// it.
 const KEPT_EXPIRED: i64 = 24 * 3600;
 
-/// A short id that nothing else has: of 64 bits by chance.
-pub fn new_id() -> String {
-    random::<8>().iter().map(|byte| format!("{byte:02x}")).collect()
+/// Random numbers for a join token.
+#[derive(Debug, Clone)]
+pub struct TokenSeed {
+    /// The token's id: of 64 bits by chance, in hexadecimal.
+    pub id: String,
+    /// The secret.
+    pub secret: [u8; SECRET],
 }
 
 /// A new join token and what is kept of it.
@@ -34,6 +38,7 @@ pub fn new_id() -> String {
 pub fn make(
     ca: Fingerprint,
     wanted: &CreateToken,
+    seed: TokenSeed,
     now: i64,
 ) -> Result<(JoinToken, TokenRecord), Refusal> {
     if !(1..=MAX_USES).contains(&wanted.uses) {
@@ -62,9 +67,9 @@ pub fn make(
         let text = "a relay stays until it is removed; leave `--ephemeral` out";
         return Err(Refusal::Invalid(text.into()).about("forget_after_seconds"));
     }
-    let token = JoinToken::new(ca, random());
+    let token = JoinToken::new(ca, seed.secret);
     let record = TokenRecord {
-        id: new_id(),
+        id: seed.id,
         secret_hash: secret_hash(&token.secret()),
         uses_left: wanted.uses,
         expires: now + wanted.ttl_seconds as i64,
@@ -105,15 +110,15 @@ pub fn create(world: &World, record: &TokenRecord, now: i64) -> Result<Plan<()>,
     let mut mutations: Vec<Mutation> =
         long_ago.map(|token| Mutation::Delete(RecordKey::Token(token.id.clone()))).collect();
     mutations.push(Mutation::Put(Record::Token(record.clone())));
-    Ok(Plan {
-        mutations,
-        action: format!(
+    Ok(Plan::new(
+        format!(
             "created join token {} for {uses} {}s",
             record.id,
             if record.relay { MemberKind::Relay } else { MemberKind::Node }
         ),
-        outcome: (),
-    })
+        mutations,
+        (),
+    ))
 }
 
 /// Forgets a token.
@@ -123,11 +128,11 @@ pub fn revoke(world: &World, id: &str) -> Result<Plan<()>, Refusal> {
             "there is no join token `{id}`; `meshctl token list` shows them"
         )));
     }
-    Ok(Plan {
-        mutations: vec![Mutation::Delete(RecordKey::Token(id.to_owned()))],
-        action: format!("revoked join token {id}"),
-        outcome: (),
-    })
+    Ok(Plan::new(
+        format!("revoked join token {id}"),
+        vec![Mutation::Delete(RecordKey::Token(id.to_owned()))],
+        (),
+    ))
 }
 
 fn find<'a>(world: &'a World, secret: &str) -> Result<&'a TokenRecord, Refusal> {

@@ -5,8 +5,9 @@ use super::{
     workloads::give,
 };
 use crate::{
-    mesh::{Plan, Refusal, timestamp},
-    records::{Given, Mutation, RecordKey},
+    Plan, Refusal,
+    records::{LabelOverride, Mutation, RecordKey},
+    timestamp,
     world::World,
 };
 use meshward_api_types::{Impose, QuarantineTarget};
@@ -81,7 +82,7 @@ pub fn fire(
             if workload.given.as_ref().is_some_and(|given| given.labels == *labels) {
                 return Ok(nothing);
             }
-            let given = Given { labels: labels.clone(), until };
+            let given = LabelOverride { labels: labels.clone(), until };
             (
                 give(world, &[(workload.id.clone(), Some(given))]),
                 format!("gave {} the labels {labels}", workload.id),
@@ -92,7 +93,7 @@ pub fn fire(
             (vec![], format!("told {url}"))
         }
     };
-    Ok(Plan { mutations, action: format!("{what}: {seen}"), outcome: Some(done) })
+    Ok(Plan::new(format!("{what}: {seen}"), mutations, Some(done)))
 }
 
 /// Ends what has had its time: quarantines, and labels that a trigger gave.
@@ -108,7 +109,8 @@ pub fn expire(world: &World, now: OffsetDateTime) -> Plan<()> {
         let until = world.standing(id).and_then(|workload| workload.given()?.until);
         until.is_some_and(|until| until <= now.unix_timestamp())
     });
-    let given: Vec<(WorkloadId, Option<Given>)> = given.map(|id| (id.clone(), None)).collect();
+    let given: Vec<(WorkloadId, Option<LabelOverride>)> =
+        given.map(|id| (id.clone(), None)).collect();
     let mut said = Vec::new();
     if !ended.is_empty() {
         said.push(format!("the time of quarantine {} is over", ended.join(", ")));
@@ -120,5 +122,5 @@ pub fn expire(world: &World, now: OffsetDateTime) -> Plan<()> {
     let mut mutations: Vec<Mutation> =
         ended.into_iter().map(|id| Mutation::Delete(RecordKey::Quarantine(id))).collect();
     mutations.extend(give(world, &given));
-    Plan { mutations, action: said.join("; "), outcome: () }
+    Plan::new(said.join("; "), mutations, ())
 }

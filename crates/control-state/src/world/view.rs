@@ -1,10 +1,10 @@
 //! The whole view of a node: what a snapshot is made from, and what deltas are tested against.
 
 use super::{
-    World,
     deltas::{Items, refused_item},
     network::{Group, NetworkState, workload_item},
     quarantines::Hold,
+    state::World,
 };
 use crate::records::{RefusedRecord, WorkloadRecord};
 use meshward_control_proto::{

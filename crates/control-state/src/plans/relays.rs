@@ -5,7 +5,7 @@ use super::{
     tokens::{self, Joining},
 };
 use crate::{
-    mesh::{Plan, Refusal},
+    Plan, Refusal,
     records::{Mutation, Record, RecordKey, RelayRecord},
     world::World,
 };
@@ -47,11 +47,12 @@ pub fn join(
         addresses: vec![],
         stun_port: 0,
     };
-    Ok(Plan {
-        action: format!("relay {} joined with token {}", relay.name, token.id),
-        outcome: relay.site.clone(),
-        mutations: vec![tokens::spend(token), Mutation::Put(Record::Relay(relay))],
-    })
+    let site = relay.site.clone();
+    Ok(Plan::new(
+        format!("relay {} joined with token {}", relay.name, token.id),
+        vec![tokens::spend(token), Mutation::Put(Record::Relay(relay))],
+        site,
+    ))
 }
 
 /// Removes a relay.
@@ -61,11 +62,11 @@ pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
             "there is no relay `{name}`; `meshctl relay list` shows them"
         )));
     }
-    Ok(Plan {
-        mutations: vec![Mutation::Delete(RecordKey::Relay(name.clone()))],
-        action: format!("removed relay {name}"),
-        outcome: (),
-    })
+    Ok(Plan::new(
+        format!("removed relay {name}"),
+        vec![Mutation::Delete(RecordKey::Relay(name.clone()))],
+        (),
+    ))
 }
 
 /// Notes where a relay is.
@@ -104,11 +105,7 @@ fn change(
     if relay == *known {
         return Ok(Plan::nothing(()));
     }
-    Ok(Plan {
-        mutations: vec![Mutation::Put(Record::Relay(relay))],
-        action: format!("relay {name} {what}"),
-        outcome: (),
-    })
+    Ok(Plan::new(format!("relay {name} {what}"), vec![Mutation::Put(Record::Relay(relay))], ()))
 }
 
 fn is_address(text: &str) -> bool {

@@ -5,7 +5,7 @@ use super::{
     tokens::{self, Joining},
 };
 use crate::{
-    mesh::{Plan, Refusal},
+    Plan, Refusal,
     records::{ApprovedNodeRecord, EndpointRecord, Mutation, NodeRecord, Record, RecordKey},
     world::{KeyOwner, World, is_one_hosts},
 };
@@ -59,11 +59,12 @@ pub fn join(
     };
     give_all_blocks(world, &mut node);
     let waits = if node.waiting { ", and waits for approval" } else { "" };
-    Ok(Plan {
-        action: format!("node {} joined with token {}{waits}", node.name, token.id),
-        outcome: node.site.clone(),
-        mutations: vec![tokens::spend(token), Mutation::Put(Record::Node(node))],
-    })
+    let site = node.site.clone();
+    Ok(Plan::new(
+        format!("node {} joined with token {}{waits}", node.name, token.id),
+        vec![tokens::spend(token), Mutation::Put(Record::Node(node))],
+        site,
+    ))
 }
 
 fn give_all_blocks(world: &World, node: &mut NodeRecord) {
@@ -95,11 +96,7 @@ pub fn approve(world: &World, name: &NodeName, wanted: &ApproveNode) -> Result<P
         give_all_blocks(world, &mut node);
         mutations.push(Mutation::Put(Record::Node(node)));
     }
-    Ok(Plan {
-        mutations,
-        action: format!("approved node {name} with labels {labels}"),
-        outcome: (),
-    })
+    Ok(Plan::new(format!("approved node {name} with labels {labels}"), mutations, ()))
 }
 
 /// The labels of a node: those that it joined with, and over them those that it was given.
@@ -147,7 +144,7 @@ pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     if world.nodes.contains_key(name) {
         mutations.push(Mutation::Delete(RecordKey::Node(name.clone())));
     }
-    Ok(Plan { mutations, action: format!("removed node {name}"), outcome: () })
+    Ok(Plan::new(format!("removed node {name}"), mutations, ()))
 }
 
 /// Removes ephemeral nodes that have not been seen for their time. `unseen` gives for how many
@@ -169,7 +166,7 @@ pub fn forget(
         true => String::new(),
         false => format!("removed {}, ephemeral and not seen any more", names.join(", ")),
     };
-    Ok(Plan { mutations, action, outcome: due })
+    Ok(Plan::new(action, mutations, due))
 }
 
 /// An endpoint whose key belongs to somebody else: what was known of it stays.
@@ -261,7 +258,7 @@ pub fn set_endpoints(
         let RefusedEndpoint { network, reason, .. } = endpoint;
         format!("refused an endpoint of node {name} in network {network}: {reason}")
     }));
-    Ok(Plan { mutations, action: actions.join("; "), outcome: refused })
+    Ok(Plan::new(actions.join("; "), mutations, refused))
 }
 
 /// Has a node give up its claim on an address.
@@ -315,11 +312,11 @@ pub fn set_key(world: &World, name: &NodeName, key: &str) -> Result<Plan<()>, Re
     }
     check_certificate_key(world, name, key)?;
     node.key = key.to_owned();
-    Ok(Plan {
-        mutations: vec![Mutation::Put(Record::Node(node))],
-        action: format!("node {name} has a new certificate key"),
-        outcome: (),
-    })
+    Ok(Plan::new(
+        format!("node {name} has a new certificate key"),
+        vec![Mutation::Put(Record::Node(node))],
+        (),
+    ))
 }
 
 fn find<'a>(world: &'a World, name: &NodeName) -> Result<&'a NodeRecord, Refusal> {

@@ -16,8 +16,9 @@ use super::{
     workloads::{Rejudged, rejudge},
 };
 use crate::{
-    mesh::{Plan, Refusal},
-    records::{Mutation, PolicyRecord, Read, Record, RecordKey, Step},
+    Plan, Refusal,
+    plan::PolicyUpdate,
+    records::{Mutation, PolicyRecord, Record, RecordKey},
     world::{NetworkState, World},
 };
 use meshward_api_types::{
@@ -132,7 +133,7 @@ struct PreparedNetwork {
     policy: Arc<Policy>,
     files: Arc<Vec<PolicyFile>>,
     is_new: bool,
-    step: Step,
+    step: Arc<PolicyStep>,
     closing: Closing,
     result: PolicyResult,
 }
@@ -289,7 +290,7 @@ fn prepare_network(
         policy,
         files,
         is_new,
-        step: Step::of(step),
+        step: Arc::new(step),
         closing,
         result,
     })
@@ -319,20 +320,12 @@ pub fn plan(
     let mut plan = Plan::nothing(Applied::default());
     for part in &prepared.networks {
         let network = find(world, &part.name)?;
-        if !part.step.is_on(&network.links) {
+        if !network.links.is_ground_of(&part.step) {
             return Err(Refusal::Stale);
         }
         if part.is_new || wanted.reset && !part.files.is_empty() {
-            plan.mutations.push(if part.files.is_empty() {
-                Mutation::Delete(RecordKey::Policy(part.name.clone()))
-            } else {
-                let read = Read { policy: Some(part.policy.clone()), step: part.step.clone() };
-                let (network_state, network) = (network, part.name.clone());
-                let files = part.files.clone();
-                // The revision that it becomes part of, or a later one.
-                let resets = if wanted.reset { world.revision.0 + 1 } else { network_state.resets };
-                Mutation::Put(Record::Policy(PolicyRecord { network, files, resets, read }))
-            });
+            plan.mutations.push(part.mutation(world, network, wanted));
+            plan.policies.insert(part.name.clone(), part.update());
         }
         let Rejudged { mutations, admitted, refused } =
             rejudge(world, network, &part.policy, warmed.get(&part.name), touched);
@@ -348,6 +341,23 @@ pub fn plan(
         (None, names) => format!("applied the policy of {}", names.join(", ")),
     };
     Ok(plan)
+}
+
+impl PreparedNetwork {
+    /// The change of the network's policy record.
+    fn mutation(&self, world: &World, network: &NetworkState, wanted: &Submission) -> Mutation {
+        if self.files.is_empty() {
+            return Mutation::Delete(RecordKey::Policy(self.name.clone()));
+        }
+        // The revision that it becomes part of, or a later one.
+        let resets = if wanted.reset { world.revision.0 + 1 } else { network.resets };
+        let (network, files) = (self.name.clone(), self.files.clone());
+        Mutation::Put(Record::Policy(PolicyRecord { network, files, resets }))
+    }
+
+    fn update(&self) -> PolicyUpdate {
+        PolicyUpdate { policy: self.policy.clone(), step: Some(self.step.clone()) }
+    }
 }
 
 impl Prepared {

@@ -2,8 +2,9 @@
 
 use super::{credentials::covers, networks::find};
 use crate::{
-    mesh::{Plan, Refusal, timestamp},
+    Plan, Refusal,
     records::{Mutation, Record, RecordKey},
+    timestamp,
     world::World,
 };
 use meshward_api_types::{Impose, Quarantine, QuarantineTarget};
@@ -81,11 +82,7 @@ pub fn impose(
     if let Some(until) = &record.until {
         let _ = write!(action, ", until {until}");
     }
-    Ok(Plan {
-        mutations: vec![Mutation::Put(Record::Quarantine(record))],
-        action,
-        outcome: workloads,
-    })
+    Ok(Plan::new(action, vec![Mutation::Put(Record::Quarantine(record))], workloads))
 }
 
 /// Ends the quarantine of what `target` names.
@@ -105,11 +102,11 @@ pub fn release(
         }
         return Err(Refusal::Missing(text));
     };
-    Ok(Plan {
-        mutations: vec![Mutation::Delete(RecordKey::Quarantine(standing.id.clone()))],
-        action: format!("released {}", describe(target)),
-        outcome: held_by(world, target),
-    })
+    Ok(Plan::new(
+        format!("released {}", describe(target)),
+        vec![Mutation::Delete(RecordKey::Quarantine(standing.id.clone()))],
+        held_by(world, target),
+    ))
 }
 
 /// Whether somebody else than an admin may let anybody in: only whom the policies name that it

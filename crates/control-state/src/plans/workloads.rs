@@ -1,10 +1,10 @@
 //! Workloads: what nodes say that they run, checked against what they may.
 
 use crate::{
-    mesh::{Plan, Refusal},
+    Plan, Refusal,
     plans::{policies::Warmed, routes::check_prefix},
     records::{
-        ApprovalRecord, Given, IdentityRecord, ImageRecord, Mutation, NodeRecord, Record,
+        ApprovalRecord, IdentityRecord, ImageRecord, LabelOverride, Mutation, NodeRecord, Record,
         RecordKey, RefusedRecord, Standing, WorkloadRecord,
     },
     world::{KeyOwner, NetworkState, Subject, World},
@@ -71,7 +71,7 @@ pub fn take(
         batch.forget_idle_identities();
         batch.forget_idle_images();
     }
-    Plan { action: batch.action(), mutations: batch.mutations, outcome }
+    Plan::new(batch.action(), batch.mutations, outcome)
 }
 
 /// Reports that are planned together: the world, and on top of it what they change.
@@ -152,7 +152,7 @@ impl Judge<'_> {
     pub fn judge(
         &self,
         report: &WorkloadReport,
-        given: Option<&Given>,
+        given: Option<&LabelOverride>,
         signers: impl FnMut(&Image) -> Vec<String>,
     ) -> (Labels, Vec<String>) {
         let labels = match given {
@@ -444,7 +444,7 @@ impl<'a> Batch<'a> {
         &mut self,
         node: &NodeRecord,
         report: &WorkloadReport,
-        given: Option<&Given>,
+        given: Option<&LabelOverride>,
     ) -> (Labels, Vec<String>) {
         let Self { world, images, courts, approval, .. } = self;
         let court = courts.entry(report.network.clone()).or_insert_with(|| {
@@ -476,7 +476,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Judges a workload, and puts it where it belongs.
-    fn settle(&mut self, node: &NodeRecord, report: WorkloadReport, given: Option<Given>) {
+    fn settle(&mut self, node: &NodeRecord, report: WorkloadReport, given: Option<LabelOverride>) {
         let verdict = self.judge(node, &report, given.as_ref());
         self.settle_as(node, report, given, verdict);
     }
@@ -486,7 +486,7 @@ impl<'a> Batch<'a> {
         &mut self,
         node: &NodeRecord,
         report: WorkloadReport,
-        given: Option<Given>,
+        given: Option<LabelOverride>,
         (labels, mut reasons): (Labels, Vec<String>),
     ) {
         if reasons.is_empty() {
@@ -623,7 +623,7 @@ impl<'a> Batch<'a> {
 }
 
 /// Gives workloads labels of a trigger, or takes them away.
-pub fn give(world: &World, ids: &[(WorkloadId, Option<Given>)]) -> Vec<Mutation> {
+pub fn give(world: &World, ids: &[(WorkloadId, Option<LabelOverride>)]) -> Vec<Mutation> {
     let mut batch = Batch::new(world);
     for (id, given) in ids {
         let Some((node, report)) = world

@@ -2,7 +2,7 @@
 
 use super::{credentials::covers, workloads::settle_again};
 use crate::{
-    mesh::{Plan, Refusal},
+    Plan, Refusal,
     records::{ApprovalRecord, Mutation, Record, Standing},
     world::World,
 };
@@ -146,7 +146,7 @@ fn change(
             )
         }
     };
-    Ok(Plan { mutations, action, outcome: route })
+    Ok(Plan::new(action, mutations, route))
 }
 
 /// Which prefix is meant, of which network. `scope`: the networks that the caller has a say in;

@@ -1,8 +1,8 @@
 //! Networks and the blocks that nodes get of them.
 
 use crate::{
+    Plan, Refusal,
     ipam::{check, default_block, free_block, overlap},
-    mesh::{Plan, Refusal},
     records::{Mutation, NodeRecord, Record, RecordKey},
     world::World,
 };
@@ -73,7 +73,7 @@ pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Re
         give_blocks(&mut node, &network, &mut taken);
         mutations.push(Mutation::Put(Record::Node(node)));
     }
-    Ok(Plan { mutations, action: format!("created network {}", network.name), outcome: network })
+    Ok(Plan::new(format!("created network {}", network.name), mutations, network))
 }
 
 /// Gives a node its blocks of a network, or notes why it gets none.
@@ -121,7 +121,7 @@ pub fn delete(world: &World, name: &NetworkName) -> Result<Plan<()>, Refusal> {
         }
     }
     mutations.push(Mutation::Delete(RecordKey::Network(name.clone())));
-    Ok(Plan { mutations, action: format!("deleted network {name}"), outcome: () })
+    Ok(Plan::new(format!("deleted network {name}"), mutations, ()))
 }
 
 /// A network by its name.

@@ -2,7 +2,7 @@
 
 use super::Basis;
 use crate::{
-    mesh::Refusal,
+    Refusal,
     records::{PolicyRecord, Record},
 };
 use meshward_api_types::{ExplainQuery, Explanation, Quarantine};

@@ -14,10 +14,11 @@ use super::{
 use crate::records::{RefusedRecord, WorkloadRecord};
 use meshward_control_proto::{
     Change, Item, ItemKey, WorkloadReport,
+    relay::{RelaySpec, ToRelay},
     view::{IdentitySpec, NetworkSpec, PeerSpec},
 };
 use meshward_policy::{LinkChange, Policy, PolicyStep};
-use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId, trigger::TriggerSpec};
+use meshward_types::{Acl, IdentityId, NetworkName, NodeName, WorkloadId, trigger::TriggerSpec};
 use roaring::{MultiOps, RoaringBitmap};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -39,7 +40,10 @@ pub struct Delta {
 /// What follows from a change, in the order in which each node is to take it.
 #[derive(Debug, Default)]
 pub struct Deltas {
+    /// The deltas of nodes.
     pub all: Vec<Delta>,
+    /// The deltas of relays, in the order in which each relay is to be told.
+    pub relays: Vec<RelayDelta>,
     urgent: bool,
     /// While a store is read there is nobody to tell.
     muted: bool,
@@ -56,6 +60,13 @@ impl Deltas {
         self.all.iter().map(|delta| &delta.nodes).union()
     }
 
+    /// Adds a delta of relays.
+    pub(super) fn push_relay(&mut self, delta: RelayDelta) {
+        if !self.muted {
+            self.relays.push(delta);
+        }
+    }
+
     fn push(&mut self, nodes: RoaringBitmap, changes: Vec<Change>) {
         if !self.muted && !nodes.is_empty() && !changes.is_empty() {
             self.all.push(Delta { nodes, changes: changes.into(), urgent: self.urgent });
@@ -70,6 +81,17 @@ impl Deltas {
     fn push_to(&mut self, node: u32, changes: Vec<Change>) {
         self.push(RoaringBitmap::from_iter([node]), changes);
     }
+}
+
+/// A change of what relays are told.
+#[derive(Debug, Clone)]
+pub enum RelayDelta {
+    /// A message to all relays.
+    Tell(ToRelay),
+    /// A relay is no member any more: its link ends.
+    Disconnect(NodeName),
+    /// The relays as nodes are told of them.
+    Relays(Vec<RelaySpec>),
 }
 
 /// A network, and what else its items are made of.
@@ -379,7 +401,7 @@ impl Telling<'_> {
 
     /// The network has another policy. `step`: what that changes, if it was worked out already.
     /// `resets`: see [`PolicyRecord`](crate::records::PolicyRecord).
-    pub fn set_policy(&mut self, policy: Arc<Policy>, step: Option<PolicyStep>, resets: u64) {
+    pub fn set_policy(&mut self, policy: Arc<Policy>, step: Option<Arc<PolicyStep>>, resets: u64) {
         self.deltas.hurry(true);
         let triggers: Vec<_> = self.items().triggers().collect();
         let settings =
@@ -388,18 +410,18 @@ impl Telling<'_> {
         let is_other = before_it != settings(&policy, resets);
         self.network.resets = resets;
         self.network.names_node = policy.speaks_of_nodes();
-        let is_this = |step: &PolicyStep| {
+        let is_this = |step: &Arc<PolicyStep>| {
             self.network.links.is_ground_of(step) && step.policy().let_in == policy.let_in
         };
         let step = match step.filter(is_this) {
             Some(step) => step,
-            None => self.network.links.step(policy),
+            None => Arc::new(self.network.links.step(policy)),
         };
         let ends: BTreeSet<IdentityId> =
             step.changes.iter().flat_map(|change| [change.from, change.to]).collect();
         let before: Vec<(IdentityId, RoaringBitmap)> =
             ends.iter().map(|id| (*id, self.network.audience(*id))).collect();
-        let changes = self.network.links.take(step);
+        self.network.links.apply_step(&step);
         if self.is_muted() {
             return;
         }
@@ -414,8 +436,9 @@ impl Telling<'_> {
         let changed = gone.chain(new).collect();
         self.deltas.push(self.network.members().clone(), changed);
         let mut by_end: HashMap<IdentityId, Vec<Change>> = HashMap::new();
-        for LinkChange { from, to, after, .. } in changes {
-            let change = match &after {
+        for LinkChange { from, to, after, .. } in &step.changes {
+            let (from, to) = (*from, *to);
+            let change = match after {
                 Some(acl) => put(self.items().link(from, to, acl)),
                 None => Change::Drop(ItemKey::Link(name.clone(), from, to)),
             };

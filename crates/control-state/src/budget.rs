@@ -1,12 +1,47 @@
-//! What one node has of the coordinator, against what it may have.
+//! The budget of a node: what it may have of the coordinator, and what it has.
 
-use crate::limits::NodeBudget;
 use meshward_control_proto::{WorkloadReport, encoded_size};
 use meshward_types::WorkloadId;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{HashMap, hash_map::Entry},
     hash::{BuildHasher, RandomState},
 };
+
+/// The most that one node may take: the `[nodes]` table. A node that wants more hears which of these stands
+/// against it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeBudget {
+    /// Workloads.
+    pub workloads: usize,
+    /// Addresses and prefixes of these, all together.
+    pub addresses: usize,
+    /// Sets of labels among these: each is an identity to policy.
+    pub label_sets: usize,
+    /// What it says of its workloads, in KiB.
+    pub reported_kib: usize,
+    /// Messages that change something, a second; twenty times as many at once. Those beyond wait.
+    pub changes_per_second: f64,
+    /// Sessions that it may begin, a minute.
+    pub sessions_per_minute: f64,
+    /// Bytes of its messages that wait to be worked on, in KiB.
+    pub waiting_kib: usize,
+}
+
+impl Default for NodeBudget {
+    fn default() -> Self {
+        Self {
+            workloads: 4096,
+            addresses: 16_384,
+            label_sets: 1024,
+            reported_kib: 4096,
+            changes_per_second: 200.0,
+            sessions_per_minute: 60.0,
+            waiting_kib: 2048,
+        }
+    }
+}
 
 /// What a node's workloads take, kept while its session lasts. A session begins with all of them.
 #[derive(Debug, Default)]
@@ -30,8 +65,8 @@ impl Usage {
     ///
     /// # Errors
     /// Which budget stands against it; then the workload counts for nothing.
-    pub fn take(&mut self, report: &WorkloadReport, budget: &NodeBudget) -> Result<(), String> {
-        self.forget(&report.id);
+    pub fn add(&mut self, report: &WorkloadReport, budget: &NodeBudget) -> Result<(), String> {
+        self.remove(&report.id);
         let share = Share {
             addresses: report.addresses.len() + report.prefixes.len(),
             bytes: encoded_size(report),
@@ -63,7 +98,7 @@ impl Usage {
     }
 
     /// Forgets a workload.
-    pub fn forget(&mut self, id: &WorkloadId) {
+    pub fn remove(&mut self, id: &WorkloadId) {
         let Some(share) = self.workloads.remove(id) else { return };
         self.total.addresses -= share.addresses;
         self.total.bytes -= share.bytes;
@@ -109,10 +144,10 @@ mod tests {
                 let report = report(id, label, addresses);
                 held.remove(&id);
                 match starts {
-                    true => if usage.take(&report, &budget).is_ok() {
+                    true => if usage.add(&report, &budget).is_ok() {
                         held.insert(id, report);
                     },
-                    false => usage.forget(&report.id),
+                    false => usage.remove(&report.id),
                 }
                 let labels: std::collections::HashSet<_> = held.values().map(|report| report.labels.to_string()).collect();
                 let all: usize = held.values().map(|report| report.addresses.len()).sum();
@@ -132,15 +167,15 @@ mod tests {
             ..Default::default()
         };
         let mut usage = Usage::default();
-        usage.take(&report(1, 1, 1), &budget).unwrap();
-        usage.take(&report(1, 1, 2), &budget).unwrap();
+        usage.add(&report(1, 1, 1), &budget).unwrap();
+        usage.add(&report(1, 1, 2), &budget).unwrap();
         for (report, name) in [(report(2, 2, 1), "label_sets"), (report(2, 1, 3), "addresses")] {
-            let said = usage.take(&report, &budget).unwrap_err();
+            let said = usage.add(&report, &budget).unwrap_err();
             assert!(said.contains(&format!("nodes.{name}")), "{said}");
         }
         let long = WorkloadReport { objection: Some("x".repeat(2000)), ..report(2, 1, 1) };
-        assert!(usage.take(&long, &budget).unwrap_err().contains("nodes.reported_kib"));
-        usage.take(&report(2, 1, 1), &budget).unwrap();
-        assert!(usage.take(&report(3, 1, 1), &budget).unwrap_err().contains("nodes.workloads"));
+        assert!(usage.add(&long, &budget).unwrap_err().contains("nodes.reported_kib"));
+        usage.add(&report(2, 1, 1), &budget).unwrap();
+        assert!(usage.add(&report(3, 1, 1), &budget).unwrap_err().contains("nodes.workloads"));
     }
 }

@@ -13,8 +13,8 @@ use super::{
     workloads::{self, Refused, Report},
 };
 use crate::{
-    journal::{self, Journal, Kind},
-    mesh::{Plan, Refusal},
+    Plan, Refusal,
+    change_log::{self, ChangeLog, ListKind},
     records::{Mutation, Record, RecordKey, Standing},
     world::{Deltas, World},
 };
@@ -27,14 +27,17 @@ use meshward_policy::{Candidate, Policy};
 use meshward_types::{
     NetworkName, NodeName, PolicyFile, PublicKey, Revision,
     measurement::{Image, Measurement, Repository, Sha256},
-    token::Fingerprint,
+    token::{Fingerprint, SECRET},
 };
 use proptest::prelude::*;
 use std::{
     cell::RefCell,
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 const NOW: i64 = 1_000_000;
@@ -46,7 +49,7 @@ struct Mesh {
     records: Vec<Record>,
     held: BTreeMap<NodeName, HeldView>,
     away: BTreeMap<NodeName, HeldView>,
-    journal: Option<Journal>,
+    journal: Option<ChangeLog>,
 }
 
 impl Mesh {
@@ -63,9 +66,9 @@ impl Mesh {
             }
         }
         let revision = self.world.revision.next();
-        let touched = journal::touched(&self.world, &plan.mutations);
-        let deltas = self.world.apply(revision, &plan.mutations);
-        self.journal.iter().for_each(|journal| journal.note(revision, touched.clone()));
+        let touched = change_log::touched(&self.world, &plan.mutations);
+        let deltas = self.world.apply(revision, &plan.mutations, &plan.policies);
+        self.journal.iter_mut().for_each(|journal| journal.append(revision, touched.clone()));
         self.deliver(&deltas);
         Ok(plan.outcome)
     }
@@ -119,7 +122,7 @@ impl Mesh {
     }
 
     fn join(&mut self, name: &str, token: &CreateToken) -> Result<(), Refusal> {
-        let (token, record) = tokens::make(Fingerprint([0; 32]), token, NOW)?;
+        let (token, record) = tokens::make(Fingerprint([0; 32]), token, token_seed(), NOW)?;
         let plan = tokens::create(&self.world, &record, NOW);
         self.commit(plan)?;
         let plan =
@@ -131,6 +134,14 @@ impl Mesh {
         let plan = networks::create(&self.world, &wanted(name, prefixes));
         self.commit(plan).map(drop)
     }
+}
+
+fn token_seed() -> tokens::TokenSeed {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut secret = [0; SECRET];
+    secret[..8].copy_from_slice(&number.to_be_bytes());
+    tokens::TokenSeed { id: format!("{number:016x}"), secret }
 }
 
 fn request(name: &str, secret: &str) -> JoinRequest {
@@ -475,7 +486,7 @@ proptest! {
         meanwhile in prop::collection::vec(step(), 0..8),
         next in 0..POLICIES.len(),
     ) {
-        let mut mesh = Mesh { journal: Some(Journal::from(Revision(0))), ..Mesh::default() };
+        let mut mesh = Mesh { journal: Some(ChangeLog::starting_after(Revision(0))), ..Mesh::default() };
         mesh.network("shop", &["10.42.0.0/24"]).unwrap();
         before.iter().for_each(|step| drop(take(&mut mesh, step)));
         let policy = Arc::new(Policy::parse(POLICIES[next]).unwrap());
@@ -490,7 +501,7 @@ proptest! {
         let judging = policies::judge_all(&look, &shop(), &policy);
         go_on(usize::MAX, &mut *steps.borrow_mut());
         let mesh = mesh.into_inner();
-        let since = mesh.journal.as_ref().unwrap().since(Kind::Workloads, judging.warmed.since).unwrap();
+        let since = mesh.journal.as_ref().unwrap().since(ListKind::Workloads, judging.warmed.since).unwrap();
         let network = &mesh.world.networks[&shop()];
         let rejudge = |known: Option<_>| {
             let (warmed, touched) = known.unzip();
@@ -530,7 +541,8 @@ proptest! {
 #[test]
 fn a_token_admits_as_many_nodes_as_it_says_and_no_longer_than_it_says() {
     let mut mesh = Mesh::default();
-    let (token, record) = tokens::make(Fingerprint([0; 32]), &any_token(), NOW).unwrap();
+    let (token, record) =
+        tokens::make(Fingerprint([0; 32]), &any_token(), token_seed(), NOW).unwrap();
     let plan = tokens::create(&mesh.world, &record, NOW);
     mesh.commit(plan).unwrap();
     let join = |mesh: &Mesh, name: &str, secret: &str, key: &str, now| {
@@ -555,7 +567,8 @@ fn a_token_admits_as_many_nodes_as_it_says_and_no_longer_than_it_says() {
 fn a_name_is_taken_only_once() {
     let mut mesh = Mesh::default();
     mesh.join("a", &any_token()).unwrap();
-    let (token, record) = tokens::make(Fingerprint([0; 32]), &any_token(), NOW).unwrap();
+    let (token, record) =
+        tokens::make(Fingerprint([0; 32]), &any_token(), token_seed(), NOW).unwrap();
     let plan = tokens::create(&mesh.world, &record, NOW);
     mesh.commit(plan).unwrap();
     let refused = nodes::join(&mesh.world, &request("a", &token.secret()), "another", NOW);

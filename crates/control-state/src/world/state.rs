@@ -4,38 +4,30 @@
 //! [`World::apply`] follows. It also says what each node is to be told of them, so that a change
 //! costs what it concerns.
 
-mod addresses;
-mod deltas;
-mod images;
-mod keys;
-mod network;
-mod nodes;
-mod quarantines;
-mod view;
-
-pub use addresses::is_one_hosts;
-pub use deltas::Deltas;
-pub use keys::KeyOwner;
-pub use network::{NetworkState, Shared, Subject, workload_item};
-pub use view::ViewParts;
-
-use crate::records::{
-    ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, PolicyRecord,
-    Record, RecordKey, RefusedRecord, RelayRecord, Standing, Step, TokenRecord, WorkloadRecord,
+use super::{
+    addresses::Addresses,
+    deltas::{Deltas, Items, RelayDelta, Telling},
+    images::Images,
+    keys::{KeyOwner, Keys},
+    network::NetworkState,
+    nodes::Nodes,
+    quarantines::Quarantines,
 };
-use addresses::Addresses;
-use deltas::{Items, Telling};
-use images::Images;
+use crate::{
+    plan::{PolicyUpdate, PolicyUpdates},
+    records::{
+        ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, Record,
+        RecordKey, RefusedRecord, RelayRecord, Standing, TokenRecord, WorkloadRecord,
+    },
+};
 use ipnet::IpNet;
-use keys::Keys;
 use meshward_api_types::{Quarantine, QuarantineTarget};
+use meshward_control_proto::relay::{RelaySpec, ToRelay};
 use meshward_policy::{LetIn, Policy, Rule};
 use meshward_types::{
     IdentityId, LabelKey, Labels, NetworkName, NodeName, PolicyFile, PortSpec, Revision,
-    WorkloadId, selector::Requirement,
+    WorkloadId, relay::RelayNumber, selector::Requirement,
 };
-use nodes::Nodes;
-use quarantines::Quarantines;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -87,23 +79,24 @@ impl World {
         let mut world =
             Self { revision, nodes: Nodes::with_indices_of(&self.nodes), ..Self::default() };
         let mut nobody = Deltas::muted();
-        for mut record in records {
-            world.check(&mut record)?;
-            world.put(record, &mut nobody);
+        for record in records {
+            let mut policies = PolicyUpdates::new();
+            world.check(&record, &mut policies)?;
+            world.put(record, &policies, &mut nobody);
         }
         world.tell_forensics(&mut nobody);
         Ok(world)
     }
 
-    /// Whether a record that was loaded fits to those before it. A policy is read on the way.
-    fn check(&self, record: &mut Record) -> Result<(), String> {
+    /// Checks that a record that was loaded fits to those before it. A policy is parsed on the way.
+    fn check(&self, record: &Record, policies: &mut PolicyUpdates) -> Result<(), String> {
         let network = match record {
-            Record::Policy(policy) => {
-                let read = policy.policy();
-                let read = read
-                    .map_err(|error| format!("the stored policy of {}: {error}", policy.network))?;
-                policy.read.policy = Some(read);
-                &policy.network
+            Record::Policy(record) => {
+                let policy = record.policy();
+                let policy = policy
+                    .map_err(|error| format!("the stored policy of {}: {error}", record.network))?;
+                policies.insert(record.network.clone(), PolicyUpdate { policy, step: None });
+                &record.network
             }
             Record::Identity(identity) => &identity.network,
             _ => match Standing::of(record) {
@@ -120,20 +113,25 @@ impl World {
         }
     }
 
-    /// Follows what the store has taken, and says whom to tell what.
-    pub fn apply(&mut self, revision: Revision, mutations: &[Mutation]) -> Deltas {
+    /// Applies what the store has written, and returns what nodes and relays are to be told.
+    pub fn apply(
+        &mut self,
+        revision: Revision,
+        mutations: &[Mutation],
+        policies: &PolicyUpdates,
+    ) -> Deltas {
         let mut deltas = Deltas::default();
         self.revision = revision;
         for mutation in mutations {
             match mutation {
-                Mutation::Put(record) => self.put(record.clone(), &mut deltas),
-                Mutation::Delete(key) => self.delete(key, &mut deltas),
+                Mutation::Put(record) => self.put(record.clone(), policies, &mut deltas),
+                Mutation::Delete(key) => self.delete(key, policies, &mut deltas),
             }
         }
         deltas
     }
 
-    fn put(&mut self, record: Record, deltas: &mut Deltas) {
+    fn put(&mut self, record: Record, policies: &PolicyUpdates, deltas: &mut Deltas) {
         match record {
             Record::Network(record) => {
                 let name = record.name.clone();
@@ -151,6 +149,7 @@ impl World {
             }
             Record::Relay(record) => {
                 self.relays.insert(record.name.clone(), record);
+                deltas.push_relay(RelayDelta::Relays(self.relay_specs()));
             }
             Record::Approval(record) => {
                 self.approvals.insert(record);
@@ -175,11 +174,14 @@ impl World {
             Record::Policy(record) => {
                 // Checked before it was stored, and again when it is loaded; if it is unreadable
                 // all the same, the closed side is to allow nothing.
-                let policy = record
-                    .policy()
-                    .unwrap_or_else(|_| Arc::new(Policy::deny_all(record.network.clone())));
-                let PolicyRecord { network, files, resets, read } = record;
-                self.set_policy(&network, policy, (files, read.step, resets), deltas);
+                let parsed = || PolicyUpdate {
+                    policy: record
+                        .policy()
+                        .unwrap_or_else(|_| Arc::new(Policy::deny_all(record.network.clone()))),
+                    step: None,
+                };
+                let update = policies.get(&record.network).cloned().unwrap_or_else(parsed);
+                self.set_policy(&record.network, update, (record.files, record.resets), deltas);
             }
             Record::Quarantine(record) => {
                 let (target, forensic) = (record.target.clone(), record.allow_from.is_some());
@@ -292,6 +294,10 @@ impl World {
 
     fn put_node(&mut self, record: NodeRecord, deltas: &mut Deltas) {
         let name = record.name.clone();
+        if self.nodes.get(&name).is_none_or(|known| known.key != record.key) {
+            let admitted = ToRelay::Admit(name.clone(), record.key.clone());
+            deltas.push_relay(RelayDelta::Tell(admitted));
+        }
         let index = self.nodes.index(&name);
         let before: Vec<_> = self
             .networks
@@ -317,14 +323,14 @@ impl World {
     fn set_policy(
         &mut self,
         name: &NetworkName,
-        policy: Arc<Policy>,
-        (files, step, resets): (Arc<Vec<PolicyFile>>, Step, u64),
+        PolicyUpdate { policy, step }: PolicyUpdate,
+        (files, resets): (Arc<Vec<PolicyFile>>, u64),
         deltas: &mut Deltas,
     ) {
         let revision = self.revision;
         let policy = self.with_forensics(name, policy);
         self.tell(name, deltas, |telling| {
-            telling.set_policy(policy, step.take(), resets);
+            telling.set_policy(policy, step, resets);
             telling.network.policy_files = files;
             telling.network.policy_revision = Some(revision);
         });
@@ -386,7 +392,7 @@ impl World {
         }
     }
 
-    fn delete(&mut self, key: &RecordKey, deltas: &mut Deltas) {
+    fn delete(&mut self, key: &RecordKey, policies: &PolicyUpdates, deltas: &mut Deltas) {
         match key {
             RecordKey::Network(name) => {
                 self.tell(name, deltas, |telling| telling.network_deleted());
@@ -401,12 +407,15 @@ impl World {
                 }
                 self.note_endpoints(name, false);
                 self.nodes.remove(name);
+                deltas.push_relay(RelayDelta::Tell(ToRelay::Expel(name.clone())));
             }
             RecordKey::ApprovedNode(name) => {
                 self.approved_nodes.remove(name);
             }
             RecordKey::Relay(name) => {
                 self.relays.remove(name);
+                deltas.push_relay(RelayDelta::Disconnect(name.clone()));
+                deltas.push_relay(RelayDelta::Relays(self.relay_specs()));
             }
             RecordKey::Approval(record) => {
                 self.approvals.remove(record);
@@ -440,8 +449,12 @@ impl World {
             }
             RecordKey::Image(digest) => self.images.remove(digest),
             RecordKey::Policy(name) => {
-                let nothing = Arc::new(Policy::deny_all(name.clone()));
-                self.set_policy(name, nothing, Default::default(), deltas);
+                let deny_all = || PolicyUpdate {
+                    policy: Arc::new(Policy::deny_all(name.clone())),
+                    step: None,
+                };
+                let update = policies.get(name).cloned().unwrap_or_else(deny_all);
+                self.set_policy(name, update, Default::default(), deltas);
             }
             RecordKey::Quarantine(id) => {
                 if let Some(removed) = self.quarantines.remove(id) {
@@ -559,6 +572,18 @@ impl World {
         self.workloads_on(node).map(|record| record.id.clone()).chain(refused).collect()
     }
 
+    /// The relays that have addresses, as nodes are told of them.
+    pub fn relay_specs(&self) -> Vec<RelaySpec> {
+        let placed = self.relays.values().filter(|relay| !relay.addresses.is_empty());
+        let spec = |relay: &RelayRecord| RelaySpec {
+            number: RelayNumber(relay.number),
+            name: relay.name.clone(),
+            addresses: relay.addresses.clone(),
+            stun_port: relay.stun_port,
+        };
+        placed.map(spec).collect()
+    }
+
     /// The blocks of a network that nodes have.
     pub fn taken_blocks(&self, network: &NetworkName) -> BTreeSet<IpNet> {
         self.nodes.values().filter_map(|node| node.blocks.get(network)).flatten().copied().collect()
@@ -567,5 +592,38 @@ impl World {
     /// A number that no identity has had.
     pub fn next_identity(&self) -> IdentityId {
         IdentityId(self.next_identity + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(key: &str) -> Record {
+        Record::Node(NodeRecord {
+            name: "rack".parse().unwrap(),
+            site: None,
+            labels: Labels::default(),
+            networks: vec![],
+            key: key.into(),
+            endpoints: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            waiting: false,
+            forget_after: None,
+        })
+    }
+
+    #[test]
+    fn relays_are_told_of_nodes_that_come_go_or_get_another_key() {
+        let mut world = World::default();
+        let mut told = |mutation: Mutation| -> Vec<String> {
+            let deltas = world.apply(Revision(1), &[mutation], &PolicyUpdates::new());
+            deltas.relays.iter().map(|delta| format!("{delta:?}")).collect()
+        };
+        assert_eq!(told(Mutation::Put(node("a"))).len(), 1);
+        assert_eq!(told(Mutation::Put(node("a"))), Vec::<String>::new(), "nothing has changed");
+        assert!(told(Mutation::Put(node("b")))[0].contains("Admit"));
+        assert!(told(Mutation::Delete(node("b").key()))[0].contains("Expel"));
     }
 }

@@ -2,8 +2,9 @@
 
 use super::networks::find;
 use crate::{
-    mesh::{Plan, Refusal, timestamp},
+    Plan, Refusal,
     records::{CredentialRecord, Mutation, Record, RecordKey},
+    timestamp,
     world::World,
 };
 use meshward_api_types::{ChangeCredential, CreateCredential, Credential, Role};
@@ -99,11 +100,11 @@ pub fn change(
     if record == *known {
         return Ok(Plan::nothing(outcome));
     }
-    Ok(Plan {
-        action: format!("changed the credential `{name}` ({})", role_name(role)),
+    Ok(Plan::new(
+        format!("changed the credential `{name}` ({})", role_name(role)),
+        vec![Mutation::Put(Record::Credential(record))],
         outcome,
-        mutations: vec![Mutation::Put(Record::Credential(record))],
-    })
+    ))
 }
 
 fn as_things_are(refusal: Refusal) -> Refusal {
@@ -162,25 +163,22 @@ pub fn add(wanted: &CreateCredential, secret: &str, expires: Option<i64>) -> Pla
     };
     let until =
         expires.map_or_else(String::new, |expires| format!(", good until {}", shown_time(expires)));
-    Plan {
-        action: format!(
-            "made the credential `{}` ({}){until}",
-            wanted.name,
-            role_name(wanted.role)
-        ),
-        outcome: describe(&record),
-        mutations: vec![Mutation::Put(Record::Credential(record))],
-    }
+    let outcome = describe(&record);
+    Plan::new(
+        format!("made the credential `{}` ({}){until}", wanted.name, role_name(wanted.role)),
+        vec![Mutation::Put(Record::Credential(record))],
+        outcome,
+    )
 }
 
 /// Forgets a credential. The last admin's stays.
 pub fn revoke(world: &World, name: &str) -> Result<Plan<()>, Refusal> {
     keep_an_admin(world, find_credential(world, name)?)?;
-    Ok(Plan {
-        mutations: vec![Mutation::Delete(RecordKey::Credential(name.to_owned()))],
-        action: format!("revoked the credential `{name}`"),
-        outcome: (),
-    })
+    Ok(Plan::new(
+        format!("revoked the credential `{name}`"),
+        vec![Mutation::Delete(RecordKey::Credential(name.to_owned()))],
+        (),
+    ))
 }
 
 /// A credential as the API shows it.

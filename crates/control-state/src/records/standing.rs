@@ -1,0 +1,131 @@
+//! A workload as it stands: admitted, or refused.
+
+use super::{
+    record::Record,
+    workload::{LabelOverride, RefusedRecord, WorkloadRecord},
+};
+use ipnet::IpNet;
+use meshward_control_proto::WorkloadReport;
+use meshward_types::{
+    Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName, measurement::Measurement,
+};
+use std::net::IpAddr;
+
+/// A workload as it stands.
+#[derive(Debug, Clone, Copy)]
+pub enum Standing<'a> {
+    /// It is let in.
+    Admitted(&'a WorkloadRecord),
+    /// It is not.
+    Refused(&'a RefusedRecord),
+}
+
+impl<'a> Standing<'a> {
+    /// The workload of a record, if it is one of a workload.
+    pub fn of(record: &'a Record) -> Option<Self> {
+        match record {
+            Record::Workload(record) => Some(Self::Admitted(record)),
+            Record::Refused(record) => Some(Self::Refused(record)),
+            _ => None,
+        }
+    }
+
+    pub fn is(&self, record: &Record) -> bool {
+        match (self, record) {
+            (Self::Admitted(own), Record::Workload(other)) => *own == other,
+            (Self::Refused(own), Record::Refused(other)) => *own == &**other,
+            _ => false,
+        }
+    }
+
+    pub fn id(&self) -> &'a WorkloadId {
+        match self {
+            Self::Admitted(record) => &record.id,
+            Self::Refused(record) => &record.report.id,
+        }
+    }
+
+    pub fn network(&self) -> &'a NetworkName {
+        match self {
+            Self::Admitted(record) => &record.network,
+            Self::Refused(record) => &record.report.network,
+        }
+    }
+
+    pub fn node(&self) -> &'a NodeName {
+        match self {
+            Self::Admitted(record) => &record.node,
+            Self::Refused(record) => &record.node,
+        }
+    }
+
+    pub fn name(&self) -> &'a WorkloadName {
+        match self {
+            Self::Admitted(record) => &record.name,
+            Self::Refused(record) => &record.report.name,
+        }
+    }
+
+    pub fn addresses(&self) -> &'a [IpAddr] {
+        match self {
+            Self::Admitted(record) => &record.addresses,
+            Self::Refused(record) => &record.report.addresses,
+        }
+    }
+
+    pub fn given(&self) -> Option<&'a LabelOverride> {
+        match self {
+            Self::Admitted(record) => record.given.as_ref(),
+            Self::Refused(record) => record.given.as_ref(),
+        }
+    }
+
+    /// Its WireGuard key, if it is a device.
+    pub fn device(&self) -> Option<PublicKey> {
+        match self {
+            Self::Admitted(record) => record.device,
+            Self::Refused(record) => record.report.device,
+        }
+    }
+
+    pub fn labels(&self) -> &'a Labels {
+        match self {
+            Self::Admitted(record) => &record.declared,
+            Self::Refused(record) => &record.report.labels,
+        }
+    }
+
+    pub fn measurement(&self) -> Option<&'a Measurement> {
+        match self {
+            Self::Admitted(record) => record.measurement.as_deref(),
+            Self::Refused(record) => record.report.measurement.as_deref(),
+        }
+    }
+
+    pub fn prefixes(&self) -> &'a [IpNet] {
+        match self {
+            Self::Admitted(record) => &record.prefixes,
+            Self::Refused(record) => &record.report.prefixes,
+        }
+    }
+
+    /// What its node said of it, without the signatures.
+    pub fn report(&self) -> WorkloadReport {
+        match self {
+            Self::Refused(record) => record.report.clone(),
+            Self::Admitted(record) => WorkloadReport {
+                id: record.id.clone(),
+                network: record.network.clone(),
+                name: record.name.clone(),
+                labels: record.declared.clone(),
+                addresses: record.addresses.clone(),
+                prefixes: record.prefixes.clone(),
+                device: record.device,
+                accepts: record.accepts.clone(),
+                measurement: record.measurement.clone(),
+                signatures: vec![],
+                objection: None,
+            },
+        }
+    }
+}
