@@ -28,6 +28,7 @@ mod joining;
 mod leaving;
 mod local_api;
 mod nat;
+mod packaging;
 mod policy;
 mod reactions;
 mod recovery;
