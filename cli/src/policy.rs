@@ -13,7 +13,7 @@ use meshward_api_types::{
     ExplainQuery, Finding, LinkChange, Policy, PolicyResult, PolicyRevision, Rollback,
     SubmitPolicy, SubmitResult, operations,
 };
-use meshward_policy::{Budget, Written, review, run_tests};
+use meshward_policy::{Budget, ParsedPolicy, review, run_tests};
 use meshward_types::{NetworkName, OnDeny, PolicyFile, Revision};
 use std::process::ExitCode;
 
@@ -111,9 +111,8 @@ async fn apply(
 ) -> Result<ExitCode> {
     let files = sources::read(sources)?;
     // Said here, before anything is sent.
-    let written = read(&files)?;
-    let networks: Vec<&NetworkName> =
-        written.iter().map(|written| &written.policy.network).collect();
+    let parsed = read(&files)?;
+    let networks: Vec<&NetworkName> = parsed.iter().map(|parsed| &parsed.policy.network).collect();
     let mut client = Client::coordinator(common)?;
     match (if_revision, networks.as_slice()) {
         (None, _) => {}
@@ -250,14 +249,14 @@ async fn check(
     let reviewed = || {
         let problems = all.iter().flat_map(review);
         problems
-            .map(|problem| Finding { place: problem.place.to_string(), text: problem.text })
+            .map(|problem| Finding { place: problem.span.to_string(), text: problem.text })
             .collect()
     };
     let findings: Vec<Finding> =
         if alone { reviewed() } else { ask(common, files, false).await?.findings };
     if !whole(common, &findings)? {
         report_findings(&findings);
-        for Written { policy, .. } in &all {
+        for ParsedPolicy { policy, .. } in &all {
             let rules = policy.rules.len() + policy.guardrails.len();
             let tests = policy.tests.len();
             let verdict = if findings.is_empty() { good("good") } else { bad("suspicious") };
@@ -270,11 +269,11 @@ async fn check(
     Ok(if strict && !findings.is_empty() { ExitCode::from(2) } else { ExitCode::SUCCESS })
 }
 
-fn report_failures(written: &Written) -> Result<usize> {
-    let failures = run_tests(&written.policy, &Budget::of(Budget::PLAN))
-        .map_err(|error| Mistake(format!("{}: the policy's tests: {error}", written.begin)))?;
+fn report_failures(parsed: &ParsedPolicy) -> Result<usize> {
+    let failures = run_tests(&parsed.policy, &Budget::of(Budget::PLAN))
+        .map_err(|error| Mistake(format!("{}: the policy's tests: {error}", parsed.begin)))?;
     for failure in &failures {
-        let place = written
+        let place = parsed
             .tests
             .get(failure.number - 1)
             .map(|place| format!("{place}: "))
@@ -284,7 +283,7 @@ fn report_failures(written: &Written) -> Result<usize> {
     Ok(failures.len())
 }
 
-fn read(files: &[PolicyFile]) -> Result<Vec<Written>> {
+fn read(files: &[PolicyFile]) -> Result<Vec<ParsedPolicy>> {
     meshward_policy::read(files).map_err(|error| Mistake(error.to_string()).into())
 }
 

@@ -674,11 +674,11 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_control_proto::{Change, ItemKey};
+    use meshward_control_proto::{Change, ResourceKey};
     use meshward_types::IdentityId;
 
     fn change(at: u32) -> EncodedChanges {
-        EncodedChanges::of(&[Change::Drop(ItemKey::Identity(
+        EncodedChanges::of(&[Change::Drop(ResourceKey::Identity(
             "shop".parse().unwrap(),
             IdentityId(at),
         ))])

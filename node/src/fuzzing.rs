@@ -6,7 +6,7 @@ use crate::{
     kept_view::KeptView, portmap, runtimes::fuzzing as runtimes,
 };
 use meshward_control_proto::{
-    Change, HeldView, Item, ItemKey, WorkloadReport,
+    Change, Resource, ResourceKey, ViewReplica, WorkloadReport,
     view::{NetworkSpec, PeerSpec},
 };
 use meshward_fuzzing::{Bytes, blocks};
@@ -86,7 +86,7 @@ fn state(data: &[u8]) {
     let (place, folder) = self::folder();
     let folder = &folder;
     let (view, mut kept) = KeptView::open(folder);
-    let mut held = HeldView::from(view);
+    let mut held = ViewReplica::from(view);
     let next = Revision(held.view().revision.0.wrapping_add(1));
     let changes = held.apply(next, &changes());
     let written =
@@ -144,8 +144,8 @@ fn changes() -> Vec<Change> {
         prefixes: vec![],
     };
     vec![
-        Change::Put(ItemKey::Network(network()), Item::Network(spec)),
-        Change::Put(ItemKey::Peer(network(), node), Item::Peer(peer)),
+        Change::Put(ResourceKey::Network(network()), Resource::Network(spec)),
+        Change::Put(ResourceKey::Peer(network(), node), Resource::Peer(peer)),
     ]
 }
 
@@ -184,7 +184,7 @@ fn states() -> Vec<Vec<u8>> {
     let read = |name: &str| fs::read(place.join(name)).expect("it was just written");
     let _ = fs::remove_file(place.join("view"));
     let (_, mut kept) = KeptView::open(&folder);
-    let mut held = HeldView::default();
+    let mut held = ViewReplica::default();
     let done = held.apply(Revision(1), &changes());
     kept.keep(held.view()).expect("a view can be kept");
     kept.append(&[(Revision(2), done)]).expect("an update can be kept");

@@ -8,7 +8,7 @@
 
 use crate::folder::Folder;
 use anyhow::{Context, Result};
-use meshward_control_proto::{Change, HeldView, View, body_length, decode, encode};
+use meshward_control_proto::{Change, View, ViewReplica, body_length, decode, encode};
 use meshward_types::Revision;
 use std::{
     fs::{File, OpenOptions},
@@ -44,7 +44,7 @@ impl KeptView {
             return (View::default(), kept);
         };
         let Some(updates) = log.strip_prefix(&hash(&snapshot)) else { return (view, kept) };
-        let mut held = HeldView::from(view);
+        let mut held = ViewReplica::from(view);
         let mut rest = updates;
         while let Some(((revision, changes), after)) = checked::<(Revision, Vec<Change>)>(rest) {
             held.apply(revision, &changes);
@@ -153,7 +153,7 @@ fn checked<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<(T, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_control_proto::{Item, ItemKey, view::NetworkSpec};
+    use meshward_control_proto::{Resource, ResourceKey, view::NetworkSpec};
     use std::fs;
 
     fn network(at: u16) -> Change {
@@ -164,7 +164,10 @@ mod tests {
             admission: false,
             conduct: Default::default(),
         };
-        Change::Put(ItemKey::Network(format!("n{at}").parse().unwrap()), Item::Network(spec))
+        Change::Put(
+            ResourceKey::Network(format!("n{at}").parse().unwrap()),
+            Resource::Network(spec),
+        )
     }
 
     /// A folder with a snapshot and three updates behind it, and the views after each.
@@ -174,7 +177,7 @@ mod tests {
         let (view, mut kept) = KeptView::open(&folder);
         assert_eq!(view, View::default());
         assert!(kept.wants_whole());
-        let mut held = HeldView::default();
+        let mut held = ViewReplica::default();
         held.apply(Revision(1), &[network(1)]);
         kept.keep(held.view()).unwrap();
         let mut views = vec![held.view().clone()];
@@ -192,7 +195,7 @@ mod tests {
         let (_place, folder, views) = history();
         let (view, mut kept) = KeptView::open(&folder);
         assert_eq!(&view, views.last().unwrap());
-        let mut held = HeldView::from(view);
+        let mut held = ViewReplica::from(view);
         let changes = held.apply(Revision(9), &[network(9)]);
         kept.append(&[(Revision(9), changes)]).unwrap();
         assert_eq!(KeptView::open(&folder).0, *held.view());
@@ -250,7 +253,7 @@ mod tests {
     fn a_snapshot_of_before_is_taken_if_its_log_knows_it() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::open(place.path()).unwrap();
-        let mut held = HeldView::default();
+        let mut held = ViewReplica::default();
         held.apply(Revision(1), &[network(1)]);
         let snapshot = encode(held.view());
         folder.write(SNAPSHOT, &snapshot).unwrap();

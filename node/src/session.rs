@@ -267,7 +267,7 @@ async fn take(
 ) -> Result<()> {
     match message {
         FromCoordinator::Compare => {
-            for part in node.shadow().await {
+            for part in node.resource_hashes().await {
                 let _ = to_coordinator.send(part);
             }
         }

@@ -216,7 +216,7 @@ impl Edit<'_> {
             )
         });
         let foreign: Vec<String> = foreign.collect();
-        let Some(written) = own.written.filter(|_| foreign.is_empty()) else { return foreign };
+        let Some(written) = own.parsed.filter(|_| foreign.is_empty()) else { return foreign };
         let failures = match run_tests(&written.policy, &Budget::of(Budget::PLAN)) {
             Ok(failures) => failures,
             Err(error) => return vec![format!("{}: the policy's tests: {error}", written.begin)],

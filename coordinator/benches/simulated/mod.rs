@@ -2,14 +2,14 @@
 //! their views.
 //!
 //! A simulated node begins with the view that the seeded mesh gives it, of which it keeps only the
-//! digest; what changes, it keeps item by item. So ten thousand of them fit into one process, and
+//! digest; what changes, it keeps resource by resource. So ten thousand of them fit into one process, and
 //! yet each of them is compared with the coordinator by the digest of all that it would hold.
 
 use crate::shape::{self, Shape};
 use anyhow::{Context, Result, ensure};
 use meshward_control_proto::{
     COORDINATOR_NAME, Change, ENFORCED_WITHIN, EndpointReport, FromCoordinator, FromNode,
-    InstanceId, Item, ItemKey, MAX_UPDATE, WorkloadReport,
+    InstanceId, MAX_UPDATE, Resource, ResourceKey, WorkloadReport,
     view::{Digest, Hash128},
 };
 use meshward_control_state::{records::Standing, world::World};
@@ -86,7 +86,7 @@ struct Node {
     revision: Revision,
     digest: Digest,
     /// What was put since the beginning; `None`: dropped.
-    changed: HashMap<ItemKey, Option<Hash128>>,
+    changed: HashMap<ResourceKey, Option<Hash128>>,
     workloads: HashMap<WorkloadId, WorkloadReport>,
     started: HashMap<WorkloadId, Instant>,
     orders: mpsc::UnboundedReceiver<Order>,
@@ -377,14 +377,14 @@ impl Node {
             }
             FromCoordinator::Compare => {
                 self.shared.compared.fetch_add(1, SeqCst);
-                let mut shadow = self.shared.world.view_of(&self.name).shadow();
+                let mut shadow = self.shared.world.view_of(&self.name).resource_hashes();
                 for (key, hash) in &self.changed {
                     match hash {
                         Some(hash) => shadow.insert(key.clone(), *hash),
                         None => shadow.remove(key),
                     };
                 }
-                Ok(FromNode::shadow(shadow))
+                Ok(FromNode::resource_hashes(shadow))
             }
             FromCoordinator::Refused { workload, reason } => {
                 anyhow::bail!("{workload} was refused: {reason}")
@@ -403,17 +403,17 @@ impl Node {
 
     fn follow(&mut self, change: Change) -> Result<()> {
         match change {
-            Change::Put(key, item) => {
-                let hash = Hash128::of(&key, &item);
+            Change::Put(key, resource) => {
+                let hash = Hash128::of(&key, &resource);
                 if let Some(before) = self.held(&key) {
                     self.digest.remove(before);
                 }
                 self.digest.add(hash);
-                self.notice(&key, &item);
+                self.notice(&key, &resource);
                 self.changed.insert(key, Some(hash));
             }
             Change::Drop(key) => {
-                if matches!(key, ItemKey::Link(..)) {
+                if matches!(key, ResourceKey::Link(..)) {
                     self.shared.lost.fetch_add(1, SeqCst);
                 }
                 if let Some(before) = self.held(&key) {
@@ -431,8 +431,10 @@ impl Node {
         Ok(())
     }
 
-    fn notice(&mut self, key: &ItemKey, item: &Item) {
-        let (ItemKey::Workload(_, id), Item::Workload(spec)) = (key, item) else { return };
+    fn notice(&mut self, key: &ResourceKey, resource: &Resource) {
+        let (ResourceKey::Workload(_, id), Resource::Workload(spec)) = (key, resource) else {
+            return;
+        };
         if let Some(started) = self.started.remove(id) {
             self.shared.admissions.lock().push(started.elapsed().as_secs_f64() * 1000.0);
             self.shared.admitted.fetch_add(1, SeqCst);
@@ -447,20 +449,20 @@ impl Node {
         }
     }
 
-    /// The hash of an item as it was held before a change.
-    fn held(&self, key: &ItemKey) -> Option<Hash128> {
+    /// The hash of an resource as it was held before a change.
+    fn held(&self, key: &ResourceKey) -> Option<Hash128> {
         if let Some(changed) = self.changed.get(key) {
             return *changed;
         }
         self.at_first(key)
     }
 
-    /// The hash of an item as it was held at the beginning.
-    fn at_first(&self, key: &ItemKey) -> Option<Hash128> {
-        let ItemKey::Workload(network, id) = key else { return None };
+    /// The hash of an resource as it was held at the beginning.
+    fn at_first(&self, key: &ResourceKey) -> Option<Hash128> {
+        let ResourceKey::Workload(network, id) = key else { return None };
         let record = self.shared.world.networks.get(network)?.workloads.get(id)?;
-        let item = meshward_control_state::world::workload_item(record, Default::default());
-        Some(Hash128::of(&item.0, &item.1))
+        let resource = meshward_control_state::world::workload_resource(record, Default::default());
+        Some(Hash128::of(&resource.0, &resource.1))
     }
 }
 

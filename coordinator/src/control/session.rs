@@ -10,7 +10,7 @@ use crate::{
 use anyhow::{Context, Result};
 use meshward_control_proto::{
     CLOSE_REMOVED, Change, EndpointReport, FromCoordinator, FromNode, MemberKind, WorkloadReport,
-    encode, encode_update, view::Shadow,
+    encode, encode_update, view::ResourceHashes,
 };
 use meshward_control_state::{
     Plan, Refusal,
@@ -43,7 +43,7 @@ const BATCH: usize = 512;
 const MOST_PARTS: usize = 4096;
 const MOST_ELEMENTS: usize = 1 << 17;
 /// For how long a node may work out what it has.
-const SHADOW: Duration = Duration::from_secs(30);
+const COMPARING: Duration = Duration::from_secs(30);
 /// The most items that a node may say it has, whatever it should have.
 const SPARE_ITEMS: usize = 1 << 16;
 /// Messages of a node that wait while it works that out.
@@ -330,22 +330,22 @@ impl Serving {
     /// Finds out what the node has, and sends what differs from it.
     async fn compare(&mut self, session: &Arc<Session>) -> Result<()> {
         self.say(&FromCoordinator::Compare).await?;
-        let deadline = Instant::now() + SHADOW;
-        let (mut before, mut shadow, mut most) = (Vec::new(), Shadow::new(), SPARE_ITEMS);
+        let deadline = Instant::now() + COMPARING;
+        let (mut before, mut hashes, mut most) = (Vec::new(), ResourceHashes::new(), SPARE_ITEMS);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.messages.expect(left).await.context("the node did not say what it has")? {
-                FromNode::Shadow { part, is_last } => {
-                    if shadow.len() + part.len() > most {
+                FromNode::ResourceHashes { part, is_last } => {
+                    if hashes.len() + part.len() > most {
                         // It may be that it should have as many.
                         most = SPARE_ITEMS
                             + 2 * self.mesh.look(|world| world.view_parts(&self.node)).count();
                         anyhow::ensure!(
-                            shadow.len() + part.len() <= most,
+                            hashes.len() + part.len() <= most,
                             "the node has more than there is"
                         );
                     }
-                    shadow.extend(part);
+                    hashes.extend(part);
                     if is_last {
                         break;
                     }
@@ -364,7 +364,7 @@ impl Serving {
         // wait for that.
         let compare = move || {
             let view = parts.into_view();
-            (view.revision, view.changes_since(&shadow))
+            (view.revision, view.changes_since(&hashes))
         };
         let (revision, changes) = tokio::task::spawn_blocking(compare).await?;
         self.update(revision, changes).await?;
@@ -410,7 +410,7 @@ impl Serving {
             FromNode::Renew { csr } => self.renew(&csr).await?,
             FromNode::Hello { .. }
             | FromNode::Has { .. }
-            | FromNode::Shadow { .. }
+            | FromNode::ResourceHashes { .. }
             | FromNode::Leave => {
                 anyhow::bail!("a message came out of turn")
             }

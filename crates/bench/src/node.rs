@@ -10,7 +10,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use meshward_control_proto as control;
 use meshward_control_proto::{
-    Change, Item, ItemKey, View,
+    Change, Resource, ResourceKey, View,
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
 use meshward_datapath::SecretKey;
@@ -175,10 +175,10 @@ impl Stand {
         };
         let mut common = vec![
             Change::Put(
-                ItemKey::Network(network.clone()),
-                self.view.items[&ItemKey::Network(network.clone())].clone(),
+                ResourceKey::Network(network.clone()),
+                self.view.resources[&ResourceKey::Network(network.clone())].clone(),
             ),
-            Change::Put(ItemKey::Peer(network.clone(), node.clone()), Item::Peer(peer)),
+            Change::Put(ResourceKey::Peer(network.clone(), node.clone()), Resource::Peer(peer)),
         ];
         for workload in workloads {
             let spec = WorkloadSpec {
@@ -189,16 +189,19 @@ impl Stand {
                 quarantined: false,
                 reset: false,
             };
-            let key = ItemKey::Workload(network.clone(), workload.id.parse()?);
-            common.push(Change::Put(key, Item::Workload(spec)));
+            let key = ResourceKey::Workload(network.clone(), workload.id.parse()?);
+            common.push(Change::Put(key, Resource::Workload(spec)));
         }
         let far = IdentityId(2);
         let any = PortRange { first: LOAD, last: LOAD };
         let acl = Acl::new(vec![AclEntry { protocol: Protocol::Udp, ports: any }]);
-        common.push(Change::Put(ItemKey::Link(network.clone(), CLIENT, far), Item::Link(acl)));
+        common.push(Change::Put(
+            ResourceKey::Link(network.clone(), CLIENT, far),
+            Resource::Link(acl),
+        ));
         for identity in [CLIENT, far] {
             common.push(Change::Put(
-                ItemKey::Identity(network.clone(), identity),
+                ResourceKey::Identity(network.clone(), identity),
                 identity_item(identity)?,
             ));
         }
@@ -212,8 +215,8 @@ impl Stand {
                 reset: false,
             };
             let own = Change::Put(
-                ItemKey::Workload(network.clone(), member.workload.clone()),
-                Item::Workload(spec),
+                ResourceKey::Workload(network.clone(), member.workload.clone()),
+                Resource::Workload(spec),
             );
             common.iter().cloned().chain([own]).collect()
         })
@@ -236,10 +239,10 @@ impl Stand {
     }
 }
 
-fn identity_item(identity: IdentityId) -> Result<Item> {
+fn identity_item(identity: IdentityId) -> Result<Resource> {
     let labels =
         if identity == CLIENT { "app=client".into() } else { format!("app=far-{identity}") };
-    Ok(Item::Identity(IdentitySpec {
+    Ok(Resource::Identity(IdentitySpec {
         labels: labels.parse()?,
         accepts: vec![],
         quarantined: false,
@@ -258,12 +261,12 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
         conduct: Default::default(),
     };
     let mut view = View { revision: Revision(1), ..View::default() };
-    let mut put = |key: ItemKey, item: Item| drop(view.items.insert(key, item));
-    put(ItemKey::Network(network.clone()), Item::Network(spec));
-    put(ItemKey::Identity(network.clone(), CLIENT), identity_item(CLIENT)?);
+    let mut put = |key: ResourceKey, resource: Resource| drop(view.resources.insert(key, resource));
+    put(ResourceKey::Network(network.clone()), Resource::Network(spec));
+    put(ResourceKey::Identity(network.clone(), CLIENT), identity_item(CLIENT)?);
     for far in 0..FAR_IDENTITIES {
         let identity = IdentityId(2 + far);
-        put(ItemKey::Identity(network.clone(), identity), identity_item(identity)?);
+        put(ResourceKey::Identity(network.clone(), identity), identity_item(identity)?);
         // The load's own, then ports of which no two touch.
         let ports = (0..u32::from(rules) / FAR_IDENTITIES).map(|rule| LOAD + 2 * rule as u16);
         let entry = |port| AclEntry {
@@ -271,8 +274,8 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
             ports: PortRange { first: port, last: port },
         };
         put(
-            ItemKey::Link(network.clone(), CLIENT, identity),
-            Item::Link(Acl::new(ports.map(entry).collect())),
+            ResourceKey::Link(network.clone(), CLIENT, identity),
+            Resource::Link(Acl::new(ports.map(entry).collect())),
         );
     }
     for (number, member) in members.iter().enumerate() {
@@ -281,7 +284,7 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
             candidates: vec![(member.underlay, PORT).into()],
             prefixes: vec![format!("{}/32", member.address).parse()?],
         };
-        put(ItemKey::Peer(network.clone(), member.name.clone()), Item::Peer(peer));
+        put(ResourceKey::Peer(network.clone(), member.name.clone()), Resource::Peer(peer));
         let spec = WorkloadSpec {
             prefixes: vec![],
             node: member.name.clone(),
@@ -290,7 +293,10 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
             quarantined: false,
             reset: false,
         };
-        put(ItemKey::Workload(network.clone(), member.workload.clone()), Item::Workload(spec));
+        put(
+            ResourceKey::Workload(network.clone(), member.workload.clone()),
+            Resource::Workload(spec),
+        );
     }
     Ok(view)
 }

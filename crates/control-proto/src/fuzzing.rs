@@ -5,7 +5,7 @@ mod samples;
 use crate::{
     Answer, FromCoordinator, FromNode, JoinReply, JoinRequest, Question, decode, encode,
     relay::{FromRelay, Gathering, HEADER, ToRelay, cut, destination, frames, set_source},
-    view::{Change, HeldView, View},
+    view::{Change, View, ViewReplica},
 };
 use meshward_fuzzing::{Bytes, blocks};
 use meshward_types::{
@@ -52,23 +52,23 @@ fn control(data: &[u8]) {
 fn views(data: &[u8]) {
     let mut bytes = Bytes(data);
     let first = decode::<View>(bytes.block()).unwrap_or_default();
-    let mut held = HeldView::from(first);
+    let mut held = ViewReplica::from(first);
     let before = held.view().clone();
     while !bytes.is_empty() {
         let Ok(changes) = decode::<Vec<Change>>(bytes.block()) else { continue };
         held.apply(Revision(held.view().revision.0.wrapping_add(1)), &changes);
         assert_eq!(held.digest(), held.view().digest(), "the digest follows");
     }
-    assert!(held.changes_since(&held.shadow()).is_empty());
-    let again = HeldView::from(held.view().clone());
+    assert!(held.changes_since(&held.resource_hashes()).is_empty());
+    let again = ViewReplica::from(held.view().clone());
     assert_eq!(again.digest(), held.digest());
     for network in held.networks().map(|(network, _)| network) {
         assert_eq!(again.routes(network), held.routes(network));
     }
-    // A view of a coordinator has no key with another key's item.
-    let difference = held.changes_since(&before.shadow());
+    // A view of a coordinator has no key with another key's resource.
+    let difference = held.changes_since(&before.resource_hashes());
     let put = difference.iter().filter(|change| matches!(change, Change::Put(..))).count();
-    assert!(put <= held.items.len());
+    assert!(put <= held.resources.len());
 }
 
 /// Frames of relayed batches, each behind its length: nothing but what frames carried comes out of

@@ -25,7 +25,7 @@ pub use codec::*;
 pub use join::*;
 pub use messages::*;
 pub use reports::*;
-pub use view::{Change, HeldView, Item, ItemKey, View};
+pub use view::{Change, Resource, ResourceKey, View, ViewReplica};
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@ use crate::{
     codec::PART_ELEMENTS,
     in_parts,
     relay::RelaySpec,
-    view::{Digest, Shadow},
+    view::{Digest, ResourceHashes},
 };
 use ipnet::IpNet;
 use meshward_types::{
@@ -48,9 +48,9 @@ pub enum FromNode {
         is_last: bool,
     },
     /// A part of the answer to [`FromCoordinator::Compare`].
-    Shadow {
+    ResourceHashes {
         /// Items and their hashes.
-        part: Shadow,
+        part: ResourceHashes,
         /// Whether this is the last part.
         is_last: bool,
     },
@@ -99,10 +99,10 @@ impl FromNode {
     }
 
     /// What a view holds, in parts.
-    pub fn shadow(shadow: Shadow) -> Vec<Self> {
+    pub fn resource_hashes(shadow: ResourceHashes) -> Vec<Self> {
         let parts = in_parts(shadow);
         let last = parts.len() - 1;
-        let part = |(at, part): (usize, Vec<_>)| Self::Shadow {
+        let part = |(at, part): (usize, Vec<_>)| Self::ResourceHashes {
             part: part.into_iter().collect(),
             is_last: at == last,
         };

@@ -52,8 +52,8 @@ fn what_a_node_has_comes_whole_in_parts_that_fit() {
         }
         assert_eq!(came, all);
     }
-    let empty = FromNode::shadow(view::Shadow::new());
-    assert!(matches!(&empty[..], [FromNode::Shadow { is_last: true, .. }]));
+    let empty = FromNode::resource_hashes(view::ResourceHashes::new());
+    assert!(matches!(&empty[..], [FromNode::ResourceHashes { is_last: true, .. }]));
 }
 
 #[test]

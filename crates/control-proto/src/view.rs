@@ -1,8 +1,8 @@
 //! What one node is told of the mesh, and how it changes.
 //!
-//! A node's view is a set of items under keys. The coordinator derives it, the node holds it
-//! ([`HeldView`]), and both speak of its difference only: a [`Change`] puts or drops items. Every
-//! item has a hash, so that a node that comes back after any time can say what it has, and is told
+//! A node's view is a set of resources under keys. The coordinator derives it, the node holds it
+//! ([`ViewReplica`]), and both speak of its difference only: a [`Change`] puts or drops resources. Every
+//! resource has a hash, so that a node that comes back after any time can say what it has, and is told
 //! just what differs, whatever the coordinator remembers.
 //!
 //! Two things are left to the node, so that one message fits all whom a change concerns: a peer is
@@ -79,7 +79,7 @@ pub struct WorkloadSpec {
 
 /// One thing in a view.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Item {
+pub enum Resource {
     /// A network of the node.
     Network(NetworkSpec),
     /// A peer of its endpoint.
@@ -96,27 +96,27 @@ pub enum Item {
     Refused(String),
 }
 
-/// Under what an item is kept. The order is that in which changes apply.
+/// Under what an resource is kept. The order is that in which changes apply.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum ItemKey {
-    /// [`Item::Network`].
+pub enum ResourceKey {
+    /// [`Resource::Network`].
     Network(NetworkName),
-    /// [`Item::Peer`].
+    /// [`Resource::Peer`].
     Peer(NetworkName, NodeName),
-    /// [`Item::Identity`].
+    /// [`Resource::Identity`].
     Identity(NetworkName, IdentityId),
-    /// [`Item::Workload`].
+    /// [`Resource::Workload`].
     Workload(NetworkName, WorkloadId),
-    /// [`Item::Link`], from the first identity to the second.
+    /// [`Resource::Link`], from the first identity to the second.
     Link(NetworkName, IdentityId, IdentityId),
-    /// [`Item::Trigger`].
+    /// [`Resource::Trigger`].
     Trigger(NetworkName, String),
-    /// [`Item::Refused`].
+    /// [`Resource::Refused`].
     Refused(NetworkName, WorkloadId),
 }
 
-impl ItemKey {
-    /// The network that the item belongs to.
+impl ResourceKey {
+    /// The network that the resource belongs to.
     pub fn network(&self) -> &NetworkName {
         match self {
             Self::Network(network)
@@ -129,16 +129,16 @@ impl ItemKey {
         }
     }
 
-    fn holds(&self, item: &Item) -> bool {
+    fn holds(&self, resource: &Resource) -> bool {
         matches!(
-            (self, item),
-            (Self::Network(_), Item::Network(_))
-                | (Self::Peer(..), Item::Peer(_))
-                | (Self::Identity(..), Item::Identity(_))
-                | (Self::Workload(..), Item::Workload(_))
-                | (Self::Link(..), Item::Link(_))
-                | (Self::Trigger(..), Item::Trigger(_))
-                | (Self::Refused(..), Item::Refused(_))
+            (self, resource),
+            (Self::Network(_), Resource::Network(_))
+                | (Self::Peer(..), Resource::Peer(_))
+                | (Self::Identity(..), Resource::Identity(_))
+                | (Self::Workload(..), Resource::Workload(_))
+                | (Self::Link(..), Resource::Link(_))
+                | (Self::Trigger(..), Resource::Trigger(_))
+                | (Self::Refused(..), Resource::Refused(_))
         )
     }
 }
@@ -146,10 +146,10 @@ impl ItemKey {
 /// One difference between two views.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// The item is there, and is this.
-    Put(ItemKey, Item),
-    /// The item is no longer there.
-    Drop(ItemKey),
+    /// The resource is there, and is this.
+    Put(ResourceKey, Resource),
+    /// The resource is no longer there.
+    Drop(ResourceKey),
     /// No link needs the identity any more: it goes, and its workloads with it. Never sent to a
     /// node that runs one.
     Forget(NetworkName, IdentityId),
@@ -165,42 +165,42 @@ impl Change {
     }
 }
 
-/// A 128-bit hash of an item under its key: the first half of SHA-256.
+/// A 128-bit hash of an resource under its key: the first half of SHA-256.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hash128([u8; 16]);
 
 impl Hash128 {
-    /// The hash of the wire form of a key and its item.
-    pub fn of(key: &ItemKey, item: &Item) -> Self {
+    /// The hash of the wire form of a key and its resource.
+    pub fn of(key: &ResourceKey, resource: &Resource) -> Self {
         // Encoding plain data into memory has no way to fail.
-        let bytes = postcard::to_stdvec(&(key, item)).expect("items encode into memory");
+        let bytes = postcard::to_stdvec(&(key, resource)).expect("resources encode into memory");
         let mut half = [0; 16];
         half.copy_from_slice(&ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref()[..16]);
         Self(half)
     }
 }
 
-/// The hashes of the items under their keys: enough to tell what differs, without the items.
-pub type Shadow = BTreeMap<ItemKey, Hash128>;
+/// The hashes of the resources under their keys: enough to tell what differs, without the resources.
+pub type ResourceHashes = BTreeMap<ResourceKey, Hash128>;
 
-/// What two sides compare first: the sum of the hashes of a set of items, modulo 2¹²⁸. It follows a
-/// change without a look at the other items. Both sides are authenticated: it tells apart what went
+/// What two sides compare first: the sum of the hashes of a set of resources, modulo 2¹²⁸. It follows a
+/// change without a look at the other resources. Both sides are authenticated: it tells apart what went
 /// wrong, not what was forged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(u128);
 
 impl Digest {
-    /// An item has come.
+    /// An resource has come.
     pub fn add(&mut self, hash: Hash128) {
         self.0 = self.0.wrapping_add(u128::from_le_bytes(hash.0));
     }
 
-    /// An item has gone.
+    /// An resource has gone.
     pub fn remove(&mut self, hash: Hash128) {
         self.0 = self.0.wrapping_sub(u128::from_le_bytes(hash.0));
     }
 
-    /// Other items have come, of which this is the digest.
+    /// Other resources have come, of which this is the digest.
     pub fn join(&mut self, other: Self) {
         self.0 = self.0.wrapping_add(other.0);
     }
@@ -219,79 +219,82 @@ impl FromIterator<Hash128> for Digest {
 pub struct View {
     /// The revision that the view is of.
     pub revision: Revision,
-    /// The items.
-    pub items: BTreeMap<ItemKey, Item>,
+    /// The resources.
+    pub resources: BTreeMap<ResourceKey, Resource>,
 }
 
 impl View {
-    /// The hashes of the items.
-    pub fn shadow(&self) -> Shadow {
-        self.items.iter().map(|(key, item)| (key.clone(), Hash128::of(key, item))).collect()
-    }
-
-    /// The digest of the items.
-    pub fn digest(&self) -> Digest {
-        self.items.iter().map(|(key, item)| Hash128::of(key, item)).collect()
-    }
-
-    /// The changes that lead from a view with this shadow to this one.
-    pub fn changes_since(&self, shadow: &Shadow) -> Vec<Change> {
-        let dropped = shadow.keys().filter(|key| !self.items.contains_key(key));
-        let put = self
-            .items
+    /// The hashes of the resources.
+    pub fn resource_hashes(&self) -> ResourceHashes {
+        self.resources
             .iter()
-            .filter(|(key, item)| shadow.get(key) != Some(&Hash128::of(key, item)));
-        dropped
-            .map(|key| Change::Drop(key.clone()))
-            .chain(put.map(|(key, item)| Change::Put(key.clone(), item.clone())))
+            .map(|(key, resource)| (key.clone(), Hash128::of(key, resource)))
             .collect()
     }
 
-    /// The items of one network, as changes that put them.
+    /// The digest of the resources.
+    pub fn digest(&self) -> Digest {
+        self.resources.iter().map(|(key, resource)| Hash128::of(key, resource)).collect()
+    }
+
+    /// The changes that lead from a view with this shadow to this one.
+    pub fn changes_since(&self, shadow: &ResourceHashes) -> Vec<Change> {
+        let dropped = shadow.keys().filter(|key| !self.resources.contains_key(key));
+        let put = self
+            .resources
+            .iter()
+            .filter(|(key, resource)| shadow.get(key) != Some(&Hash128::of(key, resource)));
+        dropped
+            .map(|key| Change::Drop(key.clone()))
+            .chain(put.map(|(key, resource)| Change::Put(key.clone(), resource.clone())))
+            .collect()
+    }
+
+    /// The resources of one network, as changes that put them.
     pub fn network_changes(&self, network: &NetworkName) -> Vec<Change> {
-        let own = |(key, item): (&ItemKey, &Item)| {
-            (key.network() == network).then(|| Change::Put(key.clone(), item.clone()))
+        let own = |(key, resource): (&ResourceKey, &Resource)| {
+            (key.network() == network).then(|| Change::Put(key.clone(), resource.clone()))
         };
-        self.items.iter().filter_map(own).collect()
+        self.resources.iter().filter_map(own).collect()
     }
 
     /// The networks of the node.
     pub fn networks(&self) -> impl Iterator<Item = (&NetworkName, &NetworkSpec)> {
-        self.items.iter().filter_map(|(key, item)| match (key, item) {
-            (ItemKey::Network(name), Item::Network(spec)) => Some((name, spec)),
+        self.resources.iter().filter_map(|(key, resource)| match (key, resource) {
+            (ResourceKey::Network(name), Resource::Network(spec)) => Some((name, spec)),
             _ => None,
         })
     }
 
     /// One network.
     pub fn network(&self, name: &NetworkName) -> Option<&NetworkSpec> {
-        match self.items.get(&ItemKey::Network(name.clone())) {
-            Some(Item::Network(spec)) => Some(spec),
+        match self.resources.get(&ResourceKey::Network(name.clone())) {
+            Some(Resource::Network(spec)) => Some(spec),
             _ => None,
         }
     }
 
     /// One workload.
     pub fn workload(&self, network: &NetworkName, id: &WorkloadId) -> Option<&WorkloadSpec> {
-        match self.items.get(&ItemKey::Workload(network.clone(), id.clone())) {
-            Some(Item::Workload(spec)) => Some(spec),
+        match self.resources.get(&ResourceKey::Workload(network.clone(), id.clone())) {
+            Some(Resource::Workload(spec)) => Some(spec),
             _ => None,
         }
     }
 
     /// Why a workload of the node is not let in.
     pub fn refusal(&self, network: &NetworkName, id: &WorkloadId) -> Option<&str> {
-        match self.items.get(&ItemKey::Refused(network.clone(), id.clone())) {
-            Some(Item::Refused(reason)) => Some(reason),
+        match self.resources.get(&ResourceKey::Refused(network.clone(), id.clone())) {
+            Some(Resource::Refused(reason)) => Some(reason),
             _ => None,
         }
     }
 
     /// The triggers of a network.
     pub fn triggers(&self, network: &NetworkName) -> impl Iterator<Item = (&str, &TriggerSpec)> {
-        let first = ItemKey::Trigger(network.clone(), String::new());
-        self.items.range(first..).map_while(move |(key, item)| match (key, item) {
-            (ItemKey::Trigger(own, name), Item::Trigger(spec)) if own == network => {
+        let first = ResourceKey::Trigger(network.clone(), String::new());
+        self.resources.range(first..).map_while(move |(key, resource)| match (key, resource) {
+            (ResourceKey::Trigger(own, name), Resource::Trigger(spec)) if own == network => {
                 Some((name.as_str(), spec))
             }
             _ => None,
@@ -305,16 +308,20 @@ impl View {
         labels: &Labels,
         accepts: &[AcceptFrom],
     ) -> Option<IdentityId> {
-        let first = ItemKey::Identity(network.clone(), IdentityId(0));
-        let own =
-            self.items.range(first..).take_while(|(key, _)| matches!(key, ItemKey::Identity(..)));
-        own.filter(|(key, _)| key.network() == network).find_map(|(key, item)| match (key, item) {
-            (ItemKey::Identity(_, id), Item::Identity(spec))
-                if spec.labels == *labels && spec.accepts == accepts =>
-            {
-                Some(*id)
+        let first = ResourceKey::Identity(network.clone(), IdentityId(0));
+        let own = self
+            .resources
+            .range(first..)
+            .take_while(|(key, _)| matches!(key, ResourceKey::Identity(..)));
+        own.filter(|(key, _)| key.network() == network).find_map(|(key, resource)| {
+            match (key, resource) {
+                (ResourceKey::Identity(_, id), Resource::Identity(spec))
+                    if spec.labels == *labels && spec.accepts == accepts =>
+                {
+                    Some(*id)
+                }
+                _ => None,
             }
-            _ => None,
         })
     }
 }
@@ -324,7 +331,7 @@ type IdentityKey = (NetworkName, IdentityId);
 
 /// A view as a node holds it: with its digest, and with what it takes to follow changes.
 #[derive(Debug, Clone, Default)]
-pub struct HeldView {
+pub struct ViewReplica {
     view: View,
     digest: Digest,
     /// How many held workloads run on a node.
@@ -334,31 +341,31 @@ pub struct HeldView {
     routes: BTreeMap<(NetworkName, WorkloadId), Vec<IpNet>>,
 }
 
-impl Deref for HeldView {
+impl Deref for ViewReplica {
     type Target = View;
     fn deref(&self) -> &View {
         &self.view
     }
 }
 
-impl From<View> for HeldView {
+impl From<View> for ViewReplica {
     fn from(view: View) -> Self {
         let mut held =
             Self { view: View { revision: view.revision, ..View::default() }, ..Self::default() };
-        for (key, item) in view.items {
-            held.put(key, item);
+        for (key, resource) in view.resources {
+            held.put(key, resource);
         }
         held
     }
 }
 
-impl HeldView {
+impl ViewReplica {
     /// The view.
     pub fn view(&self) -> &View {
         &self.view
     }
 
-    /// The digest of the items.
+    /// The digest of the resources.
     pub fn digest(&self) -> Digest {
         self.digest
     }
@@ -369,19 +376,19 @@ impl HeldView {
         own.flat_map(|(_, prefixes)| prefixes).copied().collect()
     }
 
-    /// Applies changes in their order, and gives what follows: every item that is put or dropped by
+    /// Applies changes in their order, and gives what follows: every resource that is put or dropped by
     /// them, one by one.
     pub fn apply(&mut self, revision: Revision, changes: &[Change]) -> Vec<Change> {
         let (mut done, mut peers) = (Vec::with_capacity(changes.len()), BTreeSet::new());
         for change in changes {
             match change {
-                Change::Put(key, item) if key.holds(item) => {
-                    note_peer(&mut peers, key, Some(item));
-                    let before = self.put(key.clone(), item.clone());
+                Change::Put(key, resource) if key.holds(resource) => {
+                    note_peer(&mut peers, key, Some(resource));
+                    let before = self.put(key.clone(), resource.clone());
                     note_peer(&mut peers, key, before.as_ref());
                     done.push(change.clone());
                 }
-                // A coordinator never sends a key with another key's item; keeping what was is the
+                // A coordinator never sends a key with another key's resource; keeping what was is the
                 // closed side.
                 Change::Put(..) => {}
                 Change::Drop(key) => self.drop(key, &mut peers, &mut done),
@@ -389,10 +396,14 @@ impl HeldView {
                     let own =
                         self.of_identity.remove(&(network.clone(), *identity)).unwrap_or_default();
                     for id in own {
-                        self.drop(&ItemKey::Workload(network.clone(), id), &mut peers, &mut done);
+                        self.drop(
+                            &ResourceKey::Workload(network.clone(), id),
+                            &mut peers,
+                            &mut done,
+                        );
                     }
                     self.drop(
-                        &ItemKey::Identity(network.clone(), *identity),
+                        &ResourceKey::Identity(network.clone(), *identity),
                         &mut peers,
                         &mut done,
                     );
@@ -401,7 +412,7 @@ impl HeldView {
         }
         for peer in peers {
             if !self.on_node.contains_key(&peer) {
-                let key = ItemKey::Peer(peer.0, peer.1);
+                let key = ResourceKey::Peer(peer.0, peer.1);
                 self.drop(&key, &mut BTreeSet::new(), &mut done);
             }
         }
@@ -409,9 +420,9 @@ impl HeldView {
         done
     }
 
-    fn put(&mut self, key: ItemKey, item: Item) -> Option<Item> {
-        self.digest.add(Hash128::of(&key, &item));
-        if let (ItemKey::Workload(network, id), Item::Workload(spec)) = (&key, &item) {
+    fn put(&mut self, key: ResourceKey, resource: Resource) -> Option<Resource> {
+        self.digest.add(Hash128::of(&key, &resource));
+        if let (ResourceKey::Workload(network, id), Resource::Workload(spec)) = (&key, &resource) {
             *self.on_node.entry((network.clone(), spec.node.clone())).or_default() += 1;
             self.of_identity
                 .entry((network.clone(), spec.identity))
@@ -423,17 +434,17 @@ impl HeldView {
                 self.routes.insert((network.clone(), id.clone()), spec.prefixes.clone());
             }
         }
-        let before = self.view.items.insert(key.clone(), item);
+        let before = self.view.resources.insert(key.clone(), resource);
         if let Some(before) = &before {
-            let same_identity = matches!((before, &self.view.items[&key]), (Item::Workload(a), Item::Workload(b)) if a.identity == b.identity);
+            let same_identity = matches!((before, &self.view.resources[&key]), (Resource::Workload(a), Resource::Workload(b)) if a.identity == b.identity);
             self.gone(&key, before, same_identity);
         }
         before
     }
 
-    fn drop(&mut self, key: &ItemKey, peers: &mut BTreeSet<NodeKey>, done: &mut Vec<Change>) {
-        let Some(before) = self.view.items.remove(key) else { return };
-        if let (ItemKey::Workload(network, id), Item::Workload(spec)) = (key, &before)
+    fn drop(&mut self, key: &ResourceKey, peers: &mut BTreeSet<NodeKey>, done: &mut Vec<Change>) {
+        let Some(before) = self.view.resources.remove(key) else { return };
+        if let (ResourceKey::Workload(network, id), Resource::Workload(spec)) = (key, &before)
             && !spec.prefixes.is_empty()
         {
             self.routes.remove(&(network.clone(), id.clone()));
@@ -443,10 +454,12 @@ impl HeldView {
         done.push(Change::Drop(key.clone()));
     }
 
-    /// Follows that an item is not there any more, or not as it was.
-    fn gone(&mut self, key: &ItemKey, item: &Item, same_identity: bool) {
-        self.digest.remove(Hash128::of(key, item));
-        let (ItemKey::Workload(network, id), Item::Workload(spec)) = (key, item) else { return };
+    /// Follows that an resource is not there any more, or not as it was.
+    fn gone(&mut self, key: &ResourceKey, resource: &Resource, same_identity: bool) {
+        self.digest.remove(Hash128::of(key, resource));
+        let (ResourceKey::Workload(network, id), Resource::Workload(spec)) = (key, resource) else {
+            return;
+        };
         let node = (network.clone(), spec.node.clone());
         if let Some(count) = self.on_node.get_mut(&node) {
             *count -= 1;
@@ -465,12 +478,12 @@ impl HeldView {
 }
 
 /// Notes a peer that may have lost its last workload, or come without one.
-fn note_peer(peers: &mut BTreeSet<NodeKey>, key: &ItemKey, item: Option<&Item>) {
-    match (key, item) {
-        (ItemKey::Workload(network, _), Some(Item::Workload(spec))) => {
+fn note_peer(peers: &mut BTreeSet<NodeKey>, key: &ResourceKey, resource: Option<&Resource>) {
+    match (key, resource) {
+        (ResourceKey::Workload(network, _), Some(Resource::Workload(spec))) => {
             peers.insert((network.clone(), spec.node.clone()));
         }
-        (ItemKey::Peer(network, node), _) => {
+        (ResourceKey::Peer(network, node), _) => {
             peers.insert((network.clone(), node.clone()));
         }
         _ => {}

@@ -3,7 +3,7 @@
 
 use boringtun::noise::{Tunn, TunnResult};
 use meshward_control_proto::{
-    Change, Item, ItemKey,
+    Change, Resource, ResourceKey,
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
 use meshward_datapath::{
@@ -334,15 +334,17 @@ impl Pair {
                 conduct: Default::default(),
             };
             let mut changes =
-                vec![Change::Put(ItemKey::Network(network.clone()), Item::Network(spec))];
+                vec![Change::Put(ResourceKey::Network(network.clone()), Resource::Network(spec))];
             let other = 1 - at;
             let peer = PeerSpec {
                 public_key: secrets[other].public(),
                 candidates: vec![address(other)],
                 prefixes: vec![format!("10.42.{other}.0/24").parse().expect("a prefix")],
             };
-            changes
-                .push(Change::Put(ItemKey::Peer(network.clone(), name(other)), Item::Peer(peer)));
+            changes.push(Change::Put(
+                ResourceKey::Peer(network.clone(), name(other)),
+                Resource::Peer(peer),
+            ));
             for (at, identity) in [(0, WEB), (1, API)] {
                 let spec = IdentitySpec {
                     labels: format!("app=a{at}").parse().expect("labels"),
@@ -351,8 +353,8 @@ impl Pair {
                     reset: false,
                 };
                 changes.push(Change::Put(
-                    ItemKey::Identity(network.clone(), identity),
-                    Item::Identity(spec),
+                    ResourceKey::Identity(network.clone(), identity),
+                    Resource::Identity(spec),
                 ));
                 let (id, address) = workload(at);
                 let spec = WorkloadSpec {
@@ -364,13 +366,13 @@ impl Pair {
                     reset: false,
                 };
                 changes.push(Change::Put(
-                    ItemKey::Workload(network.clone(), id),
-                    Item::Workload(spec),
+                    ResourceKey::Workload(network.clone(), id),
+                    Resource::Workload(spec),
                 ));
             }
             changes.push(Change::Put(
-                ItemKey::Link(network.clone(), WEB, API),
-                Item::Link(acl(10_000)),
+                ResourceKey::Link(network.clone(), WEB, API),
+                Resource::Link(acl(10_000)),
             ));
             endpoint.apply(instant, &changes);
             endpoint

@@ -21,7 +21,7 @@ use crate::{
     wireguard::{Now, Peer, PeerStats, SecretKey, Wireguard},
 };
 use ipnet::IpNet;
-use meshward_control_proto::{Change, Item, ItemKey};
+use meshward_control_proto::{Change, Resource, ResourceKey};
 use meshward_types::{Acl, IdentityId, NodeName, OnRevoke, PublicKey, Verdict, WorkloadId, stun};
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -309,7 +309,7 @@ impl Endpoint {
         let mut resets = 0;
         for change in changes {
             match change {
-                Change::Put(ItemKey::Network(_), Item::Network(spec)) => {
+                Change::Put(ResourceKey::Network(_), Resource::Network(spec)) => {
                     tables.mtu = spec.mtu;
                     if !is_first && spec.conduct.resets > tables.rules.conduct().resets {
                         resets |= RESET_ALL;
@@ -320,33 +320,35 @@ impl Endpoint {
                     tables.prefixes.clone_from(&spec.prefixes);
                     tables.rules.set_conduct(spec.conduct);
                 }
-                Change::Put(ItemKey::Identity(_, id), Item::Identity(spec)) => {
+                Change::Put(ResourceKey::Identity(_, id), Resource::Identity(spec)) => {
                     tables.rules.set_identity(*id, Some(spec.quarantined));
                     tables.rules.set_resetting(*id, spec.quarantined && spec.reset);
                     resets |= if spec.quarantined && spec.reset { RESET_QUARANTINED } else { 0 };
                 }
-                Change::Drop(ItemKey::Identity(_, id)) => {
+                Change::Drop(ResourceKey::Identity(_, id)) => {
                     tables.rules.set_identity(*id, None);
                     tables.rules.set_resetting(*id, false);
                 }
-                Change::Put(ItemKey::Link(_, from, to), Item::Link(acl)) => {
+                Change::Put(ResourceKey::Link(_, from, to), Resource::Link(acl)) => {
                     tables.rules.set_link(*from, *to, Some(acl.clone()));
                 }
-                Change::Drop(ItemKey::Link(_, from, to)) => tables.rules.set_link(*from, *to, None),
-                Change::Put(ItemKey::Peer(_, node), Item::Peer(spec)) => {
+                Change::Drop(ResourceKey::Link(_, from, to)) => {
+                    tables.rules.set_link(*from, *to, None)
+                }
+                Change::Put(ResourceKey::Peer(_, node), Resource::Peer(spec)) => {
                     let (key, candidates) = (spec.public_key, spec.candidates.clone());
                     let place = tables.put_peer(node, spec.clone());
                     self.wireguard.put(now, place, key, candidates);
                 }
-                Change::Drop(ItemKey::Peer(_, node)) => {
+                Change::Drop(ResourceKey::Peer(_, node)) => {
                     let place = tables.drop_peer(node);
                     self.wireguard.remove(place);
                 }
-                Change::Put(ItemKey::Workload(_, id), Item::Workload(spec)) => {
+                Change::Put(ResourceKey::Workload(_, id), Resource::Workload(spec)) => {
                     resets |= if spec.quarantined && spec.reset { RESET_QUARANTINED } else { 0 };
                     tables.put_workload(id, Some(spec.clone()));
                 }
-                Change::Drop(ItemKey::Workload(_, id)) => tables.put_workload(id, None),
+                Change::Drop(ResourceKey::Workload(_, id)) => tables.put_workload(id, None),
                 // A held view says item by item what an identity takes with it.
                 _ => {}
             }

@@ -10,7 +10,7 @@ use meshward_types::{Conduct, OnDeny, OnRevoke};
 fn put_network(conduct: Conduct) -> Change {
     let spec =
         NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false, conduct };
-    Change::Put(ItemKey::Network(network()), Item::Network(spec))
+    Change::Put(ResourceKey::Network(network()), Resource::Network(spec))
 }
 
 fn rejecting() -> Conduct {
@@ -61,7 +61,7 @@ fn connected(pair: &mut Pair) {
 }
 
 fn drop_link() -> Change {
-    Change::Drop(ItemKey::Link(network(), WEB, API))
+    Change::Drop(ResourceKey::Link(network(), WEB, API))
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn the_node_that_denies_answers_through_the_senders_own() {
     let udp = AclEntry { protocol: Protocol::Udp, ports: PortRange::ALL };
     pair.apply(
         0,
-        &[Change::Put(ItemKey::Link(network(), WEB, API), Item::Link(Acl::new(vec![udp])))],
+        &[Change::Put(ResourceKey::Link(network(), WEB, API), Resource::Link(Acl::new(vec![udp])))],
     );
     pair.send(0, &packet("10.42.0.1", "10.42.1.1", 17, (4000, 53), b"question"));
     let told = delivered(&mut pair, 0);
@@ -122,7 +122,7 @@ fn rules_answer_where_the_network_does_not_and_the_other_way_around() {
     for (conduct, answered) in [(Conduct::default(), [true, false]), (rejecting(), [true, false])] {
         let mut pair = pair(conduct);
         let acl = Acl::default().with_answers(vec![entry(22)], vec![entry(23)], None);
-        let link = Change::Put(ItemKey::Link(network(), WEB, API), Item::Link(acl));
+        let link = Change::Put(ResourceKey::Link(network(), WEB, API), Resource::Link(acl));
         (0..2).for_each(|at| pair.apply(at, std::slice::from_ref(&link)));
         for (port, answered) in [22, 23].into_iter().zip(answered) {
             pair.send(0, &tcp(0, (4000, port), SYN, (7, 0), b""));
@@ -177,7 +177,7 @@ fn a_change_without_reset_tells_nobody_and_a_quarantine_only_its_own() {
     let quarantine = |reset: bool| {
         let labels = "app=a2".parse().unwrap();
         let spec = IdentitySpec { labels, accepts: vec![], quarantined: true, reset };
-        Change::Put(ItemKey::Identity(network(), API), Item::Identity(spec))
+        Change::Put(ResourceKey::Identity(network(), API), Resource::Identity(spec))
     };
     for (reset, told) in [(false, 0), (true, 1)] {
         (0..2).for_each(|at| pair.apply(at, &[quarantine(reset)]));
@@ -230,7 +230,7 @@ fn where_refusals_are_heard_both_ends_of_what_is_cut_hear_of_it_before_they_spea
     // Whom no link joins with anybody here is forgotten, which tells whoever is left.
     let mut pair = self::pair(rejecting());
     connected(&mut pair);
-    let forgotten = |at: usize| Change::Drop(ItemKey::Workload(network(), id(1 - at)));
+    let forgotten = |at: usize| Change::Drop(ResourceKey::Workload(network(), id(1 - at)));
     (0..2).for_each(|at| pair.apply(at, &[drop_link(), forgotten(at)]));
     pair.wait(Duration::from_millis(500));
     assert_eq!((resets(&pair, 0).len(), resets(&pair, 1).len()), (2, 1));

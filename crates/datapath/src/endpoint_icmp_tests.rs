@@ -29,7 +29,7 @@ fn with_gateway() -> Pair {
         quarantined: false,
         reset: false,
     };
-    let put = Change::Put(ItemKey::Workload(network(), id(1)), Item::Workload(spec));
+    let put = Change::Put(ResourceKey::Workload(network(), id(1)), Resource::Workload(spec));
     let spec = NetworkSpec {
         prefixes: vec!["10.42.0.0/16".parse().unwrap()],
         blocks: vec![],
@@ -37,7 +37,7 @@ fn with_gateway() -> Pair {
         admission: false,
         conduct: Default::default(),
     };
-    let changes = [put, Change::Put(ItemKey::Network(network()), Item::Network(spec))];
+    let changes = [put, Change::Put(ResourceKey::Network(network()), Resource::Network(spec))];
     (0..2).for_each(|at| pair.apply(at, &changes));
     pair.send(0, &to_host());
     assert_eq!(pair.nodes[1].wire.delivered, [to_host()]);
@@ -143,8 +143,8 @@ fn any_gateway_of_a_prefix_sends_errors_of_its_routers() {
         reset: false,
     };
     let changes = [
-        Change::Put(ItemKey::Peer(network(), other), Item::Peer(peer)),
-        Change::Put(ItemKey::Workload(network(), id(9)), Item::Workload(spec)),
+        Change::Put(ResourceKey::Peer(network(), other), Resource::Peer(peer)),
+        Change::Put(ResourceKey::Workload(network(), id(9)), Resource::Workload(spec)),
     ];
     pair.apply(0, &changes);
     for (number, from) in ["10.8.0.1", HOST, "203.0.113.1"].iter().enumerate() {
@@ -168,7 +168,7 @@ fn routes_of_one_host_have_its_errors_by_any_of_their_interfaces() {
         quarantined: false,
         reset: false,
     };
-    let put = Change::Put(ItemKey::Workload(network(), id(7)), Item::Workload(spec));
+    let put = Change::Put(ResourceKey::Workload(network(), id(7)), Resource::Workload(spec));
     pair.apply(1, &[put]);
     let workload = LocalWorkload { id: id(7), addresses, prefixes, vouched: None };
     let own = pair.nodes[1].slot;

@@ -128,19 +128,19 @@ fn put_workload(at: usize, identity: IdentityId) -> Change {
         quarantined: false,
         reset: false,
     };
-    Change::Put(ItemKey::Workload(network(), id(at)), Item::Workload(spec))
+    Change::Put(ResourceKey::Workload(network(), id(at)), Resource::Workload(spec))
 }
 
 fn put_identity(identity: IdentityId) -> Change {
     let labels = format!("app=a{identity}").parse().unwrap();
     let spec = IdentitySpec { labels, accepts: vec![], quarantined: false, reset: false };
-    Change::Put(ItemKey::Identity(network(), identity), Item::Identity(spec))
+    Change::Put(ResourceKey::Identity(network(), identity), Resource::Identity(spec))
 }
 
 fn put_link() -> Change {
     let ports = PortRange { first: 8080, last: 8080 };
     let acl = Acl::new(vec![AclEntry { protocol: Protocol::Tcp, ports }]);
-    Change::Put(ItemKey::Link(network(), WEB, API), Item::Link(acl))
+    Change::Put(ResourceKey::Link(network(), WEB, API), Resource::Link(acl))
 }
 
 impl Pair {
@@ -173,8 +173,8 @@ impl Pair {
             endpoint.apply(
                 now,
                 &[
-                    Change::Put(ItemKey::Network(network()), Item::Network(spec)),
-                    Change::Put(ItemKey::Peer(network(), name(other)), Item::Peer(peer)),
+                    Change::Put(ResourceKey::Network(network()), Resource::Network(spec)),
+                    Change::Put(ResourceKey::Peer(network(), name(other)), Resource::Peer(peer)),
                     put_identity(WEB),
                     put_identity(API),
                     put_workload(0, WEB),
@@ -275,7 +275,7 @@ fn a_denied_packet_never_reaches_the_wire() {
 #[test]
 fn the_receiving_node_enforces_by_itself() {
     let mut pair = Pair::new();
-    pair.apply(1, &[Change::Drop(ItemKey::Link(network(), WEB, API))]);
+    pair.apply(1, &[Change::Drop(ResourceKey::Link(network(), WEB, API))]);
     pair.send(0, &to_api());
     assert!(pair.nodes[1].wire.delivered.is_empty());
     assert_eq!(pair.drops(1, DropReason::Denied), 1);
@@ -305,7 +305,7 @@ fn a_peer_cannot_send_from_outside_its_prefixes() {
 #[test]
 fn a_workload_that_is_not_admitted_sends_and_receives_nothing() {
     let mut pair = Pair::new();
-    pair.apply(1, &[Change::Drop(ItemKey::Workload(network(), id(1)))]);
+    pair.apply(1, &[Change::Drop(ResourceKey::Workload(network(), id(1)))]);
     pair.send(0, &to_api());
     assert_eq!(pair.drops(1, DropReason::NotAdmitted), 1);
     pair.send(1, &packet("10.42.1.1", "10.42.0.1", 6, (8080, 4000), b""));
@@ -316,7 +316,7 @@ fn a_workload_that_is_not_admitted_sends_and_receives_nothing() {
 fn a_dropped_peer_can_neither_send_nor_be_reached() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
-    pair.apply(1, &[Change::Drop(ItemKey::Peer(network(), name(0)))]);
+    pair.apply(1, &[Change::Drop(ResourceKey::Peer(network(), name(0)))]);
     pair.send(0, &to_api());
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
     assert_eq!(pair.drops(1, DropReason::UnknownPeer), 1);
@@ -336,13 +336,16 @@ fn a_vouched_workload_is_let_in_only_with_an_identity_of_its_node() {
             quarantined: false,
             reset: false,
         };
-        let another = Change::Put(ItemKey::Workload(network(), id(2)), Item::Workload(spec));
-        let unspoken = Change::Drop(ItemKey::Workload(network(), id(0)));
+        let another =
+            Change::Put(ResourceKey::Workload(network(), id(2)), Resource::Workload(spec));
+        let unspoken = Change::Drop(ResourceKey::Workload(network(), id(0)));
         (0..2).for_each(|at| pair.apply(at, &[another.clone(), unspoken.clone()]));
         // Both rules are there for `api` too, so that only the vouch decides.
         let entry = AclEntry { protocol: Protocol::Tcp, ports: PortRange::ALL };
-        let any =
-            Change::Put(ItemKey::Link(network(), API, API), Item::Link(Acl::new(vec![entry])));
+        let any = Change::Put(
+            ResourceKey::Link(network(), API, API),
+            Resource::Link(Acl::new(vec![entry])),
+        );
         (0..2).for_each(|at| pair.apply(at, std::slice::from_ref(&any)));
         let slot = pair.nodes[0].slot;
         pair.nodes[0].endpoint.set_vouched_identity(slot, Some(identity));
@@ -376,8 +379,10 @@ fn two_workloads_of_one_node_are_policed_without_crypto() {
         quarantined: false,
         reset: false,
     };
-    node.endpoint
-        .apply(pair.now, &[Change::Put(ItemKey::Workload(network(), id(9)), Item::Workload(spec))]);
+    node.endpoint.apply(
+        pair.now,
+        &[Change::Put(ResourceKey::Workload(network(), id(9)), Resource::Workload(spec))],
+    );
     let allowed = packet("10.42.0.1", "10.42.0.9", 6, (4000, 8080), b"");
     let denied = packet("10.42.0.9", "10.42.0.1", 6, (4000, 8080), b"");
     node.send(pair.now, node.slot, Offload::None, &allowed);
@@ -539,7 +544,7 @@ fn packets_that_wait_for_a_session_are_bounded_and_judged_again() {
         pair.nodes[0].send(now, slot, Offload::None, &to_api());
     }
     assert_eq!(pair.drops(0, DropReason::NoSession), 72);
-    pair.apply(0, &[Change::Drop(ItemKey::Link(network(), WEB, API))]);
+    pair.apply(0, &[Change::Drop(ResourceKey::Link(network(), WEB, API))]);
     pair.carry();
     assert_eq!(pair.drops(0, DropReason::Denied), 128);
     assert!(pair.nodes[1].wire.delivered.is_empty());
@@ -553,15 +558,15 @@ fn packets_for_a_peer_whose_place_is_not_known_wait_until_it_comes() {
         candidates: vec![],
         prefixes: vec!["10.42.1.0/24".parse().unwrap()],
     };
-    pair.apply(0, &[Change::Drop(ItemKey::Peer(network(), name(1)))]);
-    pair.apply(0, &[Change::Put(ItemKey::Peer(network(), name(1)), Item::Peer(peer))]);
+    pair.apply(0, &[Change::Drop(ResourceKey::Peer(network(), name(1)))]);
+    pair.apply(0, &[Change::Put(ResourceKey::Peer(network(), name(1)), Resource::Peer(peer))]);
     pair.send(0, &to_api());
     assert!(pair.nodes[1].wire.delivered.is_empty());
     // Node 1 has something to say, which no rule lets arrive: the session stands all the same.
     let any = AclEntry { protocol: Protocol::Tcp, ports: PortRange::ALL };
     pair.apply(
         1,
-        &[Change::Put(ItemKey::Link(network(), API, WEB), Item::Link(Acl::new(vec![any])))],
+        &[Change::Put(ResourceKey::Link(network(), API, WEB), Resource::Link(Acl::new(vec![any])))],
     );
     pair.send(1, &packet("10.42.1.1", "10.42.0.1", 6, (1, 2), b""));
     assert_eq!(pair.nodes[1].wire.delivered, [to_api()]);

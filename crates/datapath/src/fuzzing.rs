@@ -18,7 +18,7 @@ use crate::{
 };
 use ipnet::IpNet;
 use meshward_control_proto::{
-    Change, Item, ItemKey,
+    Change, Resource, ResourceKey,
     view::{NetworkSpec, PeerSpec},
 };
 use meshward_types::{NetworkName, NodeName};
@@ -217,8 +217,8 @@ impl End {
         endpoint.apply(
             now,
             &[
-                Change::Put(ItemKey::Network(network.clone()), Item::Network(spec)),
-                Change::Put(ItemKey::Peer(network, name(at ^ 1)), Item::Peer(peer)),
+                Change::Put(ResourceKey::Network(network.clone()), Resource::Network(spec)),
+                Change::Put(ResourceKey::Peer(network, name(at ^ 1)), Resource::Peer(peer)),
             ],
         );
         Self { endpoint, scratch: WorkerScratch::default(), out: Out::default(), address }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use meshward_control_proto::{
     Answer, FromCoordinator, FromNode, InstanceId, MAX_UPDATE, MemberKind, Question,
     WorkloadReport, encode,
-    view::{Digest, Shadow},
+    view::{Digest, ResourceHashes},
 };
 use meshward_netns::Netns;
 use meshward_runtime::{
@@ -148,7 +148,7 @@ impl CraftedSession {
                 let message = message.context("nothing of the kind was said")??;
                 *is_torn = false;
                 if matches!(message, FromCoordinator::Compare) {
-                    for part in FromNode::shadow(Shadow::new()) {
+                    for part in FromNode::resource_hashes(ResourceHashes::new()) {
                         send.write_all(&encode(&part)).await?;
                     }
                 }

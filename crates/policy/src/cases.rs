@@ -15,7 +15,7 @@ use std::collections::HashSet;
     from = test.from, to = test.to, port = test.port,
     expected = match test.expect { Expect::Allow => "allow", Expect::Deny => "deny", Expect::Reject => "reject" })]
 pub struct TestFailure {
-    /// Its place in the document, from 1.
+    /// Its index in the document, from 1.
     pub number: usize,
     /// The test.
     pub test: TestCase,

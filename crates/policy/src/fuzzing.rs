@@ -1,6 +1,6 @@
 //! What any policy that somebody writes must satisfy; see the crate `meshward-fuzzing`.
 
-use crate::{Budget, Policy, Written, compile, read, review, run_tests};
+use crate::{Budget, ParsedPolicy, Policy, compile, read, review, run_tests};
 use meshward_types::{Labels, PolicyFile, Protocol};
 
 meshward_fuzzing::targets! {
@@ -11,7 +11,7 @@ meshward_fuzzing::targets! {
 const NEXT_FILE: char = '\u{c}';
 const LABELS: [&str; 4] = ["", "app=web", "app=api,env=prod", "app=db,env=test,tier=data"];
 
-/// Files: all that is wrong has its place in them; what is right says the same once it is written
+/// Files: all that is wrong has its span in them; what is right says the same once it is written
 /// and read again, and compiles to what it decides.
 fn policy(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -25,25 +25,25 @@ fn policy(data: &[u8]) {
         Err(bad) => {
             assert!(!bad.0.is_empty());
             for problem in &bad.0 {
-                let file = files.iter().find(|file| file.name == problem.place.file);
+                let file = files.iter().find(|file| file.name == problem.span.file);
                 let text = &file.expect("it is in one of the files").text;
                 let lines = text.split(['\n', '\r']).count() as u64;
-                assert!((1..=lines + 1).contains(&problem.place.line), "{problem}");
+                assert!((1..=lines + 1).contains(&problem.span.line), "{problem}");
                 assert!(!problem.text.is_empty());
             }
         }
     }
 }
 
-fn check(written: &Written) {
-    let policy = &written.policy;
-    let yaml = policy.to_yaml().expect("a policy can be written");
+fn check(parsed: &ParsedPolicy) {
+    let policy = &parsed.policy;
+    let yaml = policy.to_yaml().expect("a policy can be parsed");
     assert_eq!(
         &Policy::parse(&yaml).unwrap_or_else(|bad| panic!("{bad}\n{yaml}")),
         policy,
         "{yaml}"
     );
-    review(written);
+    review(parsed);
     run_tests(policy, &Budget::of(Budget::PLAN)).expect("a small policy takes little work");
     let labels = LABELS.map(|text| text.parse::<Labels>().expect("labels"));
     let named = policy.tiers().flat_map(|(_, rule)| rule.ports().iter());

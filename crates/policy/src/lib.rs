@@ -34,7 +34,8 @@ pub use document::{
 };
 pub use links::{Bounds, Ground, LinkChange, Links, PolicyStep, TooMuch};
 pub use reading::{
-    BadPolicy, MAX_SOURCE, Own, Place, Problem, Written, own_documents, read, read_own,
+    BadPolicy, MAX_SOURCE, NetworkPolicy, ParsedPolicy, Problem, SourceSpan, own_documents, read,
+    read_own,
 };
 pub use review::{review, review_live};
 pub use routes::RouteRule;

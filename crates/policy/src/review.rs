@@ -6,37 +6,37 @@ use crate::{
     decide::Tier,
     document::{Action, Policy, Rule},
     links::Ground,
-    reading::{Problem, Written, did_you_mean},
+    reading::{ParsedPolicy, Problem, did_you_mean},
 };
 use meshward_types::{Labels, PortSpec, Selector, selector::Requirement};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What can be said of a policy by itself: rules that never decide, because others do, and timeouts
 /// that are short.
-pub fn review(written: &Written) -> Vec<Problem> {
-    let mut found = short_timeouts(written);
-    let done = find_covered(written, &Budget::of(Budget::REVIEW), &mut found);
-    found.extend(done.err().map(|_| too_large(written)));
+pub fn review(parsed: &ParsedPolicy) -> Vec<Problem> {
+    let mut found = short_timeouts(parsed);
+    let done = find_covered(parsed, &Budget::of(Budget::REVIEW), &mut found);
+    found.extend(done.err().map(|_| too_large(parsed)));
     found
 }
 
-fn short_timeouts(written: &Written) -> Vec<Problem> {
-    let place = written.timeouts.as_ref().unwrap_or(&written.begin);
-    let said = |text| Problem { place: place.clone(), text };
-    written.policy.timeouts.warnings().map(said).collect()
+fn short_timeouts(parsed: &ParsedPolicy) -> Vec<Problem> {
+    let span = parsed.timeouts.as_ref().unwrap_or(&parsed.begin);
+    let said = |text| Problem { span: span.clone(), text };
+    parsed.policy.timeouts.warnings().map(said).collect()
 }
 
-fn too_large(written: &Written) -> Problem {
+fn too_large(parsed: &ParsedPolicy) -> Problem {
     let text = "the policy is too large to look at all of it for what is suspicious; this is what was found";
-    Problem { place: written.begin.clone(), text: text.into() }
+    Problem { span: parsed.begin.clone(), text: text.into() }
 }
 
 fn find_covered(
-    written: &Written,
+    parsed: &ParsedPolicy,
     budget: &Budget,
     found: &mut Vec<Problem>,
 ) -> Result<(), Exhausted> {
-    let rules: Vec<(Tier, &Rule)> = written.policy.tiers().collect();
+    let rules: Vec<(Tier, &Rule)> = parsed.policy.tiers().collect();
     for (at, rule) in rules.iter().enumerate() {
         for (other_at, other) in rules.iter().enumerate().filter(|(other, _)| *other != at) {
             budget.spend(other.1.from.weight() + other.1.to.weight())?;
@@ -58,7 +58,7 @@ fn find_covered(
                 _ => continue,
             };
             let text = format!("rule `{}` {text}; remove one of them", rule.1.name);
-            found.extend(problem(written, &rule.1.name, text));
+            found.extend(problem(parsed, &rule.1.name, text));
             break;
         }
     }
@@ -66,23 +66,23 @@ fn find_covered(
 }
 
 /// What can be said of a policy beside the workloads that there are.
-pub fn review_live(written: &Written, ground: &Ground) -> Vec<Problem> {
+pub fn review_live(parsed: &ParsedPolicy, ground: &Ground) -> Vec<Problem> {
     let mut found = Vec::new();
     let budget = Budget::of(Budget::REVIEW);
-    let done = find_unselected(written, ground, &budget, &mut found)
-        .and_then(|()| find_violations(written, ground, &budget, &mut found));
-    found.extend(done.err().map(|_| too_large(written)));
+    let done = find_unselected(parsed, ground, &budget, &mut found)
+        .and_then(|()| find_violations(parsed, ground, &budget, &mut found));
+    found.extend(done.err().map(|_| too_large(parsed)));
     found
 }
 
 fn find_unselected(
-    written: &Written,
+    parsed: &ParsedPolicy,
     ground: &Ground,
     budget: &Budget,
     found: &mut Vec<Problem>,
 ) -> Result<(), Exhausted> {
     let known = Known::of(ground.identities().map(|(_, labels)| labels));
-    for (_, rule) in written.policy.tiers() {
+    for (_, rule) in parsed.policy.tiers() {
         for (side, selector) in [("from", &rule.from), ("to", &rule.to)] {
             if ground.select_within(selector, budget)?.is_empty() {
                 budget.spend(known.size())?;
@@ -92,7 +92,7 @@ fn find_unselected(
                     "rule `{}`: `{side}` ({selector}) matches no workload: {mend}",
                     rule.name
                 );
-                found.extend(problem(written, &rule.name, text));
+                found.extend(problem(parsed, &rule.name, text));
             }
         }
     }
@@ -101,12 +101,12 @@ fn find_unselected(
 
 /// Finds rules that allow what a guardrail denies, between workloads that there are.
 fn find_violations(
-    written: &Written,
+    parsed: &ParsedPolicy,
     ground: &Ground,
     budget: &Budget,
     found: &mut Vec<Problem>,
 ) -> Result<(), Exhausted> {
-    let Policy { rules, guardrails, .. } = &written.policy;
+    let Policy { rules, guardrails, .. } = &parsed.policy;
     let sides = |rule: &Rule| -> Result<[BTreeSet<_>; 2], Exhausted> {
         let select = |selector| Ok(ground.select_within(selector, budget)?.into_iter().collect());
         Ok([select(&rule.from)?, select(&rule.to)?])
@@ -137,14 +137,14 @@ fn find_violations(
                 "rule `{}` allows what guardrail `{}` denies, for instance from {a} to {b}: the guardrail decides",
                 rule.name, guardrail.name
             );
-            found.extend(problem(written, &rule.name, text));
+            found.extend(problem(parsed, &rule.name, text));
         }
     }
     Ok(())
 }
 
-fn problem(written: &Written, name: &str, text: String) -> Option<Problem> {
-    written.named.get(name).map(|place| Problem { place: place.clone(), text })
+fn problem(parsed: &ParsedPolicy, name: &str, text: String) -> Option<Problem> {
+    parsed.named.get(name).map(|span| Problem { span: span.clone(), text })
 }
 
 /// The smaller decides first.
@@ -244,7 +244,7 @@ mod tests {
     use meshward_types::{IdentityId, PolicyFile};
     use std::sync::Arc;
 
-    fn written(rules: &str) -> Written {
+    fn parsed(rules: &str) -> ParsedPolicy {
         let text = format!("network: shop\n{rules}");
         read(&[PolicyFile { name: "shop.yaml".into(), text }]).unwrap().remove(0)
     }
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn rules_that_do_nothing_are_named() {
-        let policy = written(
+        let policy = parsed(
             "rules:
   - { name: wide, from: { app: { in: [web, shop] } }, to: {}, allow: [tcp] }
   - { name: narrow, from: { app: web }, to: { app: api }, allow: [tcp/80] }
@@ -279,7 +279,7 @@ guardrails:
 
     #[test]
     fn timeouts_that_are_shorter_than_rfcs_ask_for_are_named() {
-        let said = said(&review(&written(
+        let said = said(&review(&parsed(
             "timeouts: { udp: 10s, tcp_established: 24h, icmp: 30s }\nrules: []",
         )));
         assert!(said.contains("shop.yaml:2:") && said.contains("`udp: 10s`"), "{said}");
@@ -292,7 +292,7 @@ guardrails:
         let rule = |name: &str| {
             format!("  - {{ name: {name}, from: {{ app: web }}, to: {{}}, allow: [tcp/80] }}\n")
         };
-        let policy = written(&format!("rules:\n{}{}", rule("a"), rule("b")));
+        let policy = parsed(&format!("rules:\n{}{}", rule("a"), rule("b")));
         let said = said(&review(&policy));
         assert!(
             said.contains("rule `b` does nothing that `a`") && said.lines().count() == 1,
@@ -302,7 +302,7 @@ guardrails:
 
     #[test]
     fn selectors_that_match_nothing_are_mended() {
-        let policy = written(
+        let policy = parsed(
             "rules:
   - { name: a, from: { ap: web }, to: { app: api }, allow: [tcp/80] }
   - { name: b, from: { app: wep }, to: { app: api, env: dev }, allow: [tcp/80] }
@@ -319,7 +319,7 @@ guardrails:
         assert!(said.contains("no workload has app=wep; did you mean `web`?"), "{said}");
         assert!(said.contains("no workload has env=dev"), "{said}");
         assert_eq!(said.lines().count(), 3, "{said}");
-        let policy = written(
+        let policy = parsed(
             "rules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]
 guardrails: [{ name: wall, from: {}, to: { env: prod }, deny: [tcp/1-100] }]",
         );

@@ -37,8 +37,8 @@ use meshward_api_types::{
     local::{LocalWorkload as Shown, State as WorkloadState},
 };
 use meshward_control_proto::{
-    Change, EndpointReport, Fired, FromNode, HeldView, InstanceId, Item, ItemKey, WorkloadReport,
-    relay::RelaySpec,
+    Change, EndpointReport, Fired, FromNode, InstanceId, Resource, ResourceKey, ViewReplica,
+    WorkloadReport, relay::RelaySpec,
 };
 use meshward_datapath::{Endpoint, RESUME_WINDOW, WorkloadIndex};
 use meshward_runtime::{member::Membership, random, tls::clock, write_behind::RETRY};
@@ -125,7 +125,7 @@ pub struct Node {
 
 #[derive(Default)]
 struct State {
-    view: HeldView,
+    view: ViewReplica,
     endpoints: BTreeMap<NetworkName, Running>,
     workloads: BTreeMap<WorkloadId, Workload>,
     /// Workloads of before whose network the view does not know: they are taken up when it does.
@@ -468,9 +468,9 @@ impl Node {
         })
     }
 
-    /// What the node's view holds, item by item.
-    pub async fn shadow(&self) -> Vec<FromNode> {
-        FromNode::shadow(self.state.lock().await.view.shadow())
+    /// What the node's view holds, resource by resource.
+    pub async fn resource_hashes(&self) -> Vec<FromNode> {
+        FromNode::resource_hashes(self.state.lock().await.view.resource_hashes())
     }
 
     /// Takes an update: when this returns, it is enforced; it is on disk when the view's writer
@@ -544,7 +544,7 @@ impl Node {
         for network in networks {
             self.stop_endpoint(&mut state, &network);
         }
-        state.view = HeldView::default();
+        state.view = ViewReplica::default();
         noted
     }
 
@@ -575,7 +575,7 @@ impl Node {
                 continue;
             }
             let like = let_in.get(&kind(report)).copied().filter(|identity| {
-                view.items.contains_key(&ItemKey::Identity(network.clone(), *identity))
+                view.resources.contains_key(&ResourceKey::Identity(network.clone(), *identity))
             });
             // What admission has to judge, this node does not: it can only let in what is like what
             // was let in.
@@ -652,9 +652,9 @@ fn show_attachment(
     let Attachment { report, netns, interface, .. } = attachment;
     let spec = state.view.workload(&report.network, &report.id);
     let identity = spec.map(|spec| spec.identity).or(vouched);
-    let key = identity.map(|identity| ItemKey::Identity(report.network.clone(), identity));
-    let held = match key.and_then(|key| state.view.items.get(&key)) {
-        Some(Item::Identity(identity)) => identity.quarantined,
+    let key = identity.map(|identity| ResourceKey::Identity(report.network.clone(), identity));
+    let held = match key.and_then(|key| state.view.resources.get(&key)) {
+        Some(Resource::Identity(identity)) => identity.quarantined,
         _ => false,
     };
     let unjudged = attachment.let_in_as.as_ref().map(|_| UNJUDGED);

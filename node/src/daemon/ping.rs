@@ -3,7 +3,7 @@
 use super::{Node, Refusal, State};
 use crate::workers::ServedEndpoint;
 use meshward_api_types::diagnosis::{PathKind, Ping, PolicyBetween, Pong};
-use meshward_control_proto::{Item, ItemKey};
+use meshward_control_proto::{Resource, ResourceKey};
 use meshward_types::{IdentityId, NetworkName, NodeName, WorkloadId, relay::RelayId};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -82,8 +82,9 @@ impl Node {
             .filter(|report| report.name.as_str() == wanted.target && in_network(&report.network));
         let named: Vec<_> = named.map(|report| report.id.clone()).collect();
         let is_named = |id: &WorkloadId| named.len() == 1 && named[0] == *id;
-        for (key, item) in &state.view.items {
-            let (ItemKey::Workload(network, own), Item::Workload(spec)) = (key, item) else {
+        for (key, resource) in &state.view.resources {
+            let (ResourceKey::Workload(network, own), Resource::Workload(spec)) = (key, resource)
+            else {
                 continue;
             };
             let is_it = id.as_ref() == Some(own)
@@ -93,10 +94,12 @@ impl Node {
                 })
                 || is_named(own);
             if is_it && in_network(network) {
-                let identity =
-                    state.view.items.get(&ItemKey::Identity(network.clone(), spec.identity));
+                let identity = state
+                    .view
+                    .resources
+                    .get(&ResourceKey::Identity(network.clone(), spec.identity));
                 let held =
-                    matches!(identity, Some(Item::Identity(identity)) if identity.quarantined);
+                    matches!(identity, Some(Resource::Identity(identity)) if identity.quarantined);
                 return Ok(Target {
                     network: network.clone(),
                     node: spec.node.clone(),
@@ -111,8 +114,8 @@ impl Node {
         let own = state.endpoints.keys().find(|network| in_network(network));
         let network = match node == self.membership.name {
             true => own.cloned(),
-            false => state.view.items.keys().find_map(|key| match key {
-                ItemKey::Peer(network, peer) if *peer == node && in_network(network) => {
+            false => state.view.resources.keys().find_map(|key| match key {
+                ResourceKey::Peer(network, peer) if *peer == node && in_network(network) => {
                     Some(network.clone())
                 }
                 _ => None,
@@ -131,10 +134,10 @@ impl Node {
 
     fn describe_target(&self, state: &State, target: Target) -> Pong {
         let Target { network, node, workload, identity, held } = target;
-        let item =
-            identity.and_then(|id| state.view.items.get(&ItemKey::Identity(network.clone(), id)));
-        let labels = match item {
-            Some(Item::Identity(spec)) => Some(spec.labels.clone()),
+        let resource = identity
+            .and_then(|id| state.view.resources.get(&ResourceKey::Identity(network.clone(), id)));
+        let labels = match resource {
+            Some(Resource::Identity(spec)) => Some(spec.labels.clone()),
             _ => None,
         };
         let own = state.workloads.values().filter(|own| own.attachment.report.network == network);
@@ -172,9 +175,9 @@ impl Node {
 
 /// What one identity may begin towards another, in words; empty: nothing.
 fn link(state: &State, network: &NetworkName, from: Option<IdentityId>, to: IdentityId) -> String {
-    let key = from.map(|from| ItemKey::Link(network.clone(), from, to));
-    match key.and_then(|key| state.view.items.get(&key)) {
-        Some(Item::Link(acl)) => acl.to_string(),
+    let key = from.map(|from| ResourceKey::Link(network.clone(), from, to));
+    match key.and_then(|key| state.view.resources.get(&key)) {
+        Some(Resource::Link(acl)) => acl.to_string(),
         _ => String::new(),
     }
 }

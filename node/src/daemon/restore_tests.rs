@@ -24,11 +24,11 @@ async fn history(place: &Path) -> Vec<String> {
         admission: false,
         conduct: Default::default(),
     };
-    let mut held = HeldView::default();
+    let mut held = ViewReplica::default();
     let put = |mtu| {
         Change::Put(
-            ItemKey::Network("shop".parse().unwrap()),
-            Item::Network(NetworkSpec { mtu, ..spec.clone() }),
+            ResourceKey::Network("shop".parse().unwrap()),
+            Resource::Network(NetworkSpec { mtu, ..spec.clone() }),
         )
     };
     held.apply(Revision(1), &[put(1420)]);
@@ -137,7 +137,7 @@ async fn a_workload_whose_network_is_not_known_waits_for_it() {
         admission: false,
         conduct: Default::default(),
     };
-    let put = Change::Put(ItemKey::Network("shop".parse().unwrap()), Item::Network(spec));
+    let put = Change::Put(ResourceKey::Network("shop".parse().unwrap()), Resource::Network(spec));
     node.enforce(Revision(7), &[put]).await;
     let state = node.state.lock().await;
     assert!(state.homeless.is_empty() && state.workloads.len() == 1);

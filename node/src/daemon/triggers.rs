@@ -2,7 +2,7 @@
 
 use super::{Node, State, Workload, seconds_now};
 use crate::clock;
-use meshward_control_proto::{FromNode, HeldView, Item, ItemKey};
+use meshward_control_proto::{FromNode, Resource, ResourceKey, ViewReplica};
 use meshward_datapath::WorkloadIndex;
 use meshward_types::{Labels, WorkloadId};
 use std::{
@@ -121,12 +121,12 @@ impl Node {
 }
 
 /// What policy sees of a workload.
-fn labels_of<'a>(view: &'a HeldView, workload: &Workload) -> Option<&'a Labels> {
+fn labels_of<'a>(view: &'a ViewReplica, workload: &Workload) -> Option<&'a Labels> {
     let report = &workload.attachment.report;
     let spec = view.workload(&report.network, &report.id);
     let identity = spec.map(|spec| spec.identity).or(workload.vouched)?;
-    match view.items.get(&ItemKey::Identity(report.network.clone(), identity)) {
-        Some(Item::Identity(spec)) => Some(&spec.labels),
+    match view.resources.get(&ResourceKey::Identity(report.network.clone(), identity)) {
+        Some(Resource::Identity(spec)) => Some(&spec.labels),
         _ => None,
     }
 }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use meshward_api_types::local::{
     Attach, DryRun, LocalWorkload as Shown, Relabel, State as WorkloadState,
 };
-use meshward_control_proto::{FromNode, Item, ItemKey, WorkloadReport, view::NetworkSpec};
+use meshward_control_proto::{FromNode, Resource, ResourceKey, WorkloadReport, view::NetworkSpec};
 use meshward_datapath::LocalWorkload;
 use meshward_types::{AcceptFrom, Labels, NetworkName, WorkloadId, WorkloadName};
 use std::{
@@ -558,8 +558,8 @@ pub(super) fn used_addresses(
     let attached = state.workloads.values().map(|workload| &workload.attachment.report);
     let attached =
         attached.filter(|report| report.network == *network).flat_map(|report| &report.addresses);
-    let held = state.view.items.iter().filter_map(|(key, item)| match (key, item) {
-        (ItemKey::Workload(name, _), Item::Workload(spec))
+    let held = state.view.resources.iter().filter_map(|(key, resource)| match (key, resource) {
+        (ResourceKey::Workload(name, _), Resource::Workload(spec))
             if name == network && spec.node == *own =>
         {
             Some(spec)

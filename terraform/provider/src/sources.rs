@@ -28,7 +28,7 @@ impl PolicyCheck {
         let mut findings: Vec<(String, String)> = all
             .iter()
             .flat_map(review)
-            .map(|Problem { place, text }| (place.to_string(), text))
+            .map(|Problem { span, text }| (span.to_string(), text))
             .collect();
         let mut now = config.clone();
         let (mut opened, mut closed) = (vec![], vec![]);

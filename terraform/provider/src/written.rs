@@ -56,7 +56,7 @@ impl Written {
     }
 
     fn place(&self, problem: &Problem) -> Path {
-        let line = usize::try_from(problem.place.line).unwrap_or_default();
+        let line = usize::try_from(problem.span.line).unwrap_or_default();
         self.lines.get(line.wrapping_sub(1)).cloned().unwrap_or_default()
     }
 }
@@ -174,7 +174,7 @@ pub(crate) fn check(
     own: Option<(&str, &Written)>,
 ) -> Diagnostics {
     let said = |summary: &str, problem: &Problem| {
-        let file = &problem.place.file;
+        let file = &problem.span.file;
         match own.filter(|(name, _)| name == file) {
             Some((_, written)) => {
                 Diagnostic::error(summary, problem.text.clone()).at(written.place(problem))
@@ -196,20 +196,20 @@ pub(crate) fn check(
                 format!("this is about network {name}, and the resource about network {network}");
             diagnostics.push(said(
                 "Another network's policy",
-                &Problem { place: written.begin.clone(), text },
+                &Problem { span: written.begin.clone(), text },
             ));
         }
         let failures =
             run_tests(&written.policy, &Budget::of(Budget::PLAN)).unwrap_or_else(|error| {
                 let problem =
-                    Problem { place: written.begin.clone(), text: format!("its tests: {error}") };
+                    Problem { span: written.begin.clone(), text: format!("its tests: {error}") };
                 diagnostics.push(said("The policy is too large", &problem));
                 vec![]
             });
         for failure in failures {
             let text = failure.to_string();
             let place = written.tests.get(failure.number - 1).unwrap_or(&written.begin).clone();
-            diagnostics.push(said("A test of the policy fails", &Problem { place, text }));
+            diagnostics.push(said("A test of the policy fails", &Problem { span: place, text }));
         }
     }
     diagnostics

@@ -3,9 +3,9 @@
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, limited, member, resident};
 use meshward_control_proto::{
-    Answer, EndpointReport, Fired, FlowSeen, FromCoordinator, FromNode, InstanceId, ItemKey,
-    LinkCount, Question, WorkloadReport,
-    view::{Digest, Hash128, Shadow},
+    Answer, EndpointReport, Fired, FlowSeen, FromCoordinator, FromNode, InstanceId, LinkCount,
+    Question, ResourceKey, WorkloadReport,
+    view::{Digest, Hash128, ResourceHashes},
 };
 use meshward_lab::{CraftedSession, Workload};
 use meshward_types::{
@@ -232,13 +232,17 @@ impl Others {
                     is_last: false,
                 };
                 lies.push(lie("parts without end", vec![endless; 40]));
-                (lies, Some(FromNode::Shadow { part: Shadow::new(), is_last: true }))
+                (
+                    lies,
+                    Some(FromNode::ResourceHashes { part: ResourceHashes::new(), is_last: true }),
+                )
             }
-            FromNode::Shadow { .. } => {
-                let item =
-                    |at: u32| (ItemKey::Identity(network(), IdentityId(at)), Hash128::default());
-                let part = |at: u32| FromNode::Shadow {
-                    part: (at * 4096..(at + 1) * 4096).map(item).collect(),
+            FromNode::ResourceHashes { .. } => {
+                let resource = |at: u32| {
+                    (ResourceKey::Identity(network(), IdentityId(at)), Hash128::default())
+                };
+                let part = |at: u32| FromNode::ResourceHashes {
+                    part: (at * 4096..(at + 1) * 4096).map(resource).collect(),
                     is_last: false,
                 };
                 let lies = vec![
@@ -383,7 +387,7 @@ impl Scene {
             );
             has.iter().for_each(|part| session.say(part).unwrap());
             // Where the answer to the question for the view is the lie, it has to be the first.
-            if !matches!(says[0], FromNode::Shadow { .. }) {
+            if !matches!(says[0], FromNode::ResourceHashes { .. }) {
                 let update =
                     |message| matches!(message, FromCoordinator::Update { .. }).then_some(());
                 session.hear(PATIENCE, update).unwrap();

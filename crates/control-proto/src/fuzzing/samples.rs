@@ -64,15 +64,15 @@ fn endpoint() -> EndpointReport {
 fn changes() -> Vec<Change> {
     let network: NetworkName = name("shop");
     let node: NodeName = name("rack");
-    let put = |key: ItemKey, item: Item| Change::Put(key, item);
+    let put = |key: ResourceKey, resource: Resource| Change::Put(key, resource);
     let acl = Acl::new(vec![AclEntry {
         protocol: Protocol::Tcp,
         ports: name::<PortSpec>("tcp/80-90").ports,
     }]);
     vec![
         put(
-            ItemKey::Network(network.clone()),
-            Item::Network(NetworkSpec {
+            ResourceKey::Network(network.clone()),
+            Resource::Network(NetworkSpec {
                 prefixes: vec![name("10.42.0.0/16")],
                 blocks: vec![],
                 mtu: 1420,
@@ -81,16 +81,16 @@ fn changes() -> Vec<Change> {
             }),
         ),
         put(
-            ItemKey::Peer(network.clone(), node.clone()),
-            Item::Peer(PeerSpec {
+            ResourceKey::Peer(network.clone(), node.clone()),
+            Resource::Peer(PeerSpec {
                 public_key: PublicKey([9; 32]),
                 candidates: vec![name("192.0.2.1:51820")],
                 prefixes: vec![name("10.42.1.0/24")],
             }),
         ),
         put(
-            ItemKey::Identity(network.clone(), IdentityId(3)),
-            Item::Identity(IdentitySpec {
+            ResourceKey::Identity(network.clone(), IdentityId(3)),
+            Resource::Identity(IdentitySpec {
                 labels: name("app=web"),
                 accepts: vec![],
                 quarantined: false,
@@ -98,8 +98,8 @@ fn changes() -> Vec<Change> {
             }),
         ),
         put(
-            ItemKey::Workload(network.clone(), name("w1")),
-            Item::Workload(WorkloadSpec {
+            ResourceKey::Workload(network.clone(), name("w1")),
+            Resource::Workload(WorkloadSpec {
                 node,
                 addresses: vec![name("10.42.1.7")],
                 prefixes: vec![name("192.168.7.0/24")],
@@ -108,8 +108,8 @@ fn changes() -> Vec<Change> {
                 reset: false,
             }),
         ),
-        put(ItemKey::Link(network.clone(), IdentityId(3), IdentityId(3)), Item::Link(acl)),
-        put(ItemKey::Refused(network, name("w2")), Item::Refused("not signed".into())),
+        put(ResourceKey::Link(network.clone(), IdentityId(3), IdentityId(3)), Resource::Link(acl)),
+        put(ResourceKey::Refused(network, name("w2")), Resource::Refused("not signed".into())),
     ]
 }
 
@@ -227,14 +227,14 @@ pub(super) fn control() -> Vec<Vec<u8>> {
 
 pub(super) fn views() -> Vec<Vec<u8>> {
     let all = changes();
-    let mut held = HeldView::default();
+    let mut held = ViewReplica::default();
     held.apply(Revision(3), &all);
     let whole = encode(held.view());
     let forget = vec![Change::Forget(name("shop"), IdentityId(3))];
     let updates = [
         encode(&all),
         encode(&forget),
-        encode(&vec![Change::Drop(ItemKey::Network(name("shop")))]),
+        encode(&vec![Change::Drop(ResourceKey::Network(name("shop")))]),
     ];
     let frames = [&whole[4..]].into_iter().chain(updates.iter().map(|frame| &frame[4..]));
     vec![blocks(frames), blocks([&[][..], &updates[0][4..], &updates[1][4..]])]

@@ -10,13 +10,13 @@ fn node(at: u32) -> NodeName {
     format!("node-{at}").parse().unwrap()
 }
 
-/// Items of small numbers, so that keys meet, and workloads run on nodes that may be peers.
-fn item() -> impl Strategy<Value = (ItemKey, Item)> {
+/// NetworkResources of small numbers, so that keys meet, and workloads run on nodes that may be peers.
+fn resource() -> impl Strategy<Value = (ResourceKey, Resource)> {
     (0u32..4, 0u32..4, 0u32..3, any::<bool>()).prop_map(|(a, b, kind, flag)| match kind {
         0 => {
             let labels = format!("app=a{b}").parse().unwrap();
             let spec = IdentitySpec { labels, accepts: vec![], quarantined: flag, reset: false };
-            (ItemKey::Identity(network(), IdentityId(a)), Item::Identity(spec))
+            (ResourceKey::Identity(network(), IdentityId(a)), Resource::Identity(spec))
         }
         1 => {
             let spec = PeerSpec {
@@ -24,7 +24,7 @@ fn item() -> impl Strategy<Value = (ItemKey, Item)> {
                 candidates: vec![],
                 prefixes: vec![],
             };
-            (ItemKey::Peer(network(), node(a)), Item::Peer(spec))
+            (ResourceKey::Peer(network(), node(a)), Resource::Peer(spec))
         }
         _ => {
             let spec = WorkloadSpec {
@@ -36,34 +36,34 @@ fn item() -> impl Strategy<Value = (ItemKey, Item)> {
                 reset: false,
             };
             let id = format!("w{a}").parse().unwrap();
-            (ItemKey::Workload(network(), id), Item::Workload(spec))
+            (ResourceKey::Workload(network(), id), Resource::Workload(spec))
         }
     })
 }
 
 /// A view as a coordinator derives it: no peer without a workload.
 fn view() -> impl Strategy<Value = View> {
-    prop::collection::vec(item(), 0..12).prop_map(|items| {
-        let mut items: BTreeMap<_, _> = items.into_iter().collect();
-        let nodes: BTreeSet<_> = items
+    prop::collection::vec(resource(), 0..12).prop_map(|resources| {
+        let mut resources: BTreeMap<_, _> = resources.into_iter().collect();
+        let nodes: BTreeSet<_> = resources
             .values()
-            .filter_map(|item| match item {
-                Item::Workload(spec) => Some(spec.node.clone()),
+            .filter_map(|resource| match resource {
+                Resource::Workload(spec) => Some(spec.node.clone()),
                 _ => None,
             })
             .collect();
-        items.retain(|key, _| match key {
-            ItemKey::Peer(_, node) => nodes.contains(node),
+        resources.retain(|key, _| match key {
+            ResourceKey::Peer(_, node) => nodes.contains(node),
             _ => true,
         });
-        View { revision: Revision(1), items }
+        View { revision: Revision(1), resources }
     })
 }
 
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        3 => item().prop_map(|(key, item)| Change::Put(key, item)),
-        1 => item().prop_map(|(key, _)| Change::Drop(key)),
+        3 => resource().prop_map(|(key, resource)| Change::Put(key, resource)),
+        1 => resource().prop_map(|(key, _)| Change::Drop(key)),
         1 => (0u32..3).prop_map(|identity| Change::Forget(network(), IdentityId(identity))),
     ]
 }
@@ -71,43 +71,43 @@ fn change() -> impl Strategy<Value = Change> {
 proptest! {
     #[test]
     fn any_sequence_of_deltas_ends_at_the_snapshot(views in prop::collection::vec(view(), 1..8)) {
-        let mut node = HeldView::default();
+        let mut node = ViewReplica::default();
         for (at, target) in views.iter().enumerate() {
-            node.apply(Revision(at as u64), &target.changes_since(&node.shadow()));
-            prop_assert_eq!(&node.items, &target.items);
+            node.apply(Revision(at as u64), &target.changes_since(&node.resource_hashes()));
+            prop_assert_eq!(&node.resources, &target.resources);
             prop_assert_eq!(node.digest(), target.digest());
         }
-        let mut fresh = HeldView::default();
+        let mut fresh = ViewReplica::default();
         let last = views.last().unwrap();
-        fresh.apply(Revision(0), &last.changes_since(&Shadow::new()));
-        prop_assert_eq!(&fresh.items, &node.items);
+        fresh.apply(Revision(0), &last.changes_since(&ResourceHashes::new()));
+        prop_assert_eq!(&fresh.resources, &node.resources);
     }
 
     #[test]
     fn equal_views_have_no_difference(view in view()) {
-        prop_assert!(view.changes_since(&view.shadow()).is_empty());
+        prop_assert!(view.changes_since(&view.resource_hashes()).is_empty());
     }
 
     #[test]
     fn a_held_view_says_all_that_follows_and_keeps_its_digest(
         steps in prop::collection::vec(prop::collection::vec(change(), 1..6), 1..12),
     ) {
-        let (mut held, mut told) = (HeldView::default(), BTreeMap::new());
+        let (mut held, mut told) = (ViewReplica::default(), BTreeMap::new());
         for changes in steps {
             for change in held.apply(Revision(1), &changes) {
                 match change {
-                    Change::Put(key, item) => { told.insert(key, item); }
+                    Change::Put(key, resource) => { told.insert(key, resource); }
                     Change::Drop(key) => { told.remove(&key); }
-                    Change::Forget(..) => prop_assert!(false, "it is said item by item"),
+                    Change::Forget(..) => prop_assert!(false, "it is said resource by resource"),
                 }
             }
-            prop_assert_eq!(&told, &held.items);
+            prop_assert_eq!(&told, &held.resources);
             prop_assert_eq!(held.digest(), held.view().digest());
-            let again = HeldView::from(held.view().clone());
+            let again = ViewReplica::from(held.view().clone());
             prop_assert_eq!(&again.on_node, &held.on_node);
             prop_assert_eq!(&again.of_identity, &held.of_identity);
-            for key in held.items.keys() {
-                if let ItemKey::Peer(network, node) = key {
+            for key in held.resources.keys() {
+                if let ResourceKey::Peer(network, node) = key {
                     prop_assert!(held.on_node.contains_key(&(network.clone(), node.clone())));
                 }
             }
@@ -144,32 +144,32 @@ fn every_item_survives_the_wire() {
         prefixes: vec!["10.0.0.0/24".parse().unwrap()],
     };
     let labels = "app=web".parse().unwrap();
-    let items = [
-        Item::Network(NetworkSpec {
+    let resources = [
+        Resource::Network(NetworkSpec {
             prefixes: vec![],
             blocks: vec![],
             mtu: 1420,
             admission: false,
             conduct: Default::default(),
         }),
-        Item::Peer(peer),
-        Item::Identity(IdentitySpec { labels, accepts, quarantined: false, reset: false }),
-        Item::Workload(workload),
-        Item::Link(acl),
-        Item::Trigger(trigger),
-        Item::Trigger(everyone),
-        Item::Refused("unsigned".into()),
+        Resource::Peer(peer),
+        Resource::Identity(IdentitySpec { labels, accepts, quarantined: false, reset: false }),
+        Resource::Workload(workload),
+        Resource::Link(acl),
+        Resource::Trigger(trigger),
+        Resource::Trigger(everyone),
+        Resource::Refused("unsigned".into()),
     ];
-    for item in items {
-        let bytes = postcard::to_stdvec(&item).unwrap();
-        assert_eq!(postcard::from_bytes::<Item>(&bytes).unwrap(), item);
+    for resource in resources {
+        let bytes = postcard::to_stdvec(&resource).unwrap();
+        assert_eq!(postcard::from_bytes::<Resource>(&bytes).unwrap(), resource);
     }
 }
 
 #[test]
 fn a_key_with_another_keys_item_is_not_kept() {
-    let mut view = HeldView::default();
-    let key = ItemKey::Network(network());
-    view.apply(Revision(1), &[Change::Put(key, Item::Link(Acl::default()))]);
-    assert!(view.items.is_empty());
+    let mut view = ViewReplica::default();
+    let key = ResourceKey::Network(network());
+    view.apply(Revision(1), &[Change::Put(key, Resource::Link(Acl::default()))]);
+    assert!(view.resources.is_empty());
 }

@@ -28,7 +28,7 @@ impl PolicyRecord {
         // Files that are about other networks, too, need not have all of theirs here.
         let own = meshward_policy::read_own(&self.files, &self.network)
             .map_err(|error| error.to_string())?;
-        own.written
+        own.parsed
             .map(|own| Arc::new(own.policy))
             .ok_or_else(|| format!("no file is about network {}", self.network))
     }

@@ -7,13 +7,13 @@
 //! as peers, the nodes on which those run.
 
 use super::{
-    network::{NetworkState, workload_item},
+    network::{NetworkState, workload_resource},
     nodes::Nodes,
     quarantines::Quarantines,
 };
 use crate::records::{RefusedRecord, WorkloadRecord};
 use meshward_control_proto::{
-    Change, Item, ItemKey, WorkloadReport,
+    Change, Resource, ResourceKey, WorkloadReport,
     relay::{RelaySpec, ToRelay},
     view::{IdentitySpec, NetworkSpec, PeerSpec},
 };
@@ -94,7 +94,7 @@ pub enum RelayDelta {
     Relays(Vec<RelaySpec>),
 }
 
-/// A network, and what else its items are made of.
+/// A network, and what else its resources are made of.
 pub struct Telling<'a> {
     pub network: &'a mut NetworkState,
     pub nodes: &'a Nodes,
@@ -102,21 +102,21 @@ pub struct Telling<'a> {
     pub deltas: &'a mut Deltas,
 }
 
-/// The items of a network, as its nodes have them.
+/// The resources of a network, as its nodes have them.
 #[derive(Clone, Copy)]
-pub struct Items<'a> {
+pub struct NetworkResources<'a> {
     pub network: &'a NetworkState,
     pub nodes: &'a Nodes,
     pub quarantines: &'a Quarantines,
 }
 
-impl Items<'_> {
+impl NetworkResources<'_> {
     pub fn name(&self) -> &NetworkName {
         &self.network.record.name
     }
 
     /// The network itself, as a node has it; `None` if it does not serve it.
-    pub fn own_network(&self, node: u32) -> Option<(ItemKey, Item)> {
+    pub fn own_network(&self, node: u32) -> Option<(ResourceKey, Resource)> {
         let blocks = self.nodes.record(node)?.blocks.get(self.name())?.clone();
         let record = &self.network.record;
         let admission = !self.network.links.policy().admission.is_empty();
@@ -128,11 +128,11 @@ impl Items<'_> {
             admission,
             conduct,
         };
-        Some((ItemKey::Network(self.name().clone()), Item::Network(spec)))
+        Some((ResourceKey::Network(self.name().clone()), Resource::Network(spec)))
     }
 
     /// The triggers, as every node of the network has them.
-    pub fn triggers(&self) -> impl Iterator<Item = (ItemKey, Item)> {
+    pub fn triggers(&self) -> impl Iterator<Item = (ResourceKey, Resource)> {
         let name = self.name().clone();
         self.network.links.policy().triggers.iter().map(move |trigger| {
             let spec = TriggerSpec::new(
@@ -141,19 +141,19 @@ impl Items<'_> {
                 trigger.alone,
                 trigger.lasts,
             );
-            (ItemKey::Trigger(name.clone(), trigger.name.clone()), Item::Trigger(spec))
+            (ResourceKey::Trigger(name.clone(), trigger.name.clone()), Resource::Trigger(spec))
         })
     }
 
     /// Drops the network and its triggers.
     fn drop_network(&self) -> Vec<Change> {
         let keys =
-            self.triggers().map(|(key, _)| key).chain([ItemKey::Network(self.name().clone())]);
+            self.triggers().map(|(key, _)| key).chain([ResourceKey::Network(self.name().clone())]);
         keys.map(Change::Drop).collect()
     }
 
     /// A node as a peer; `None` while it has no endpoint.
-    pub fn peer(&self, node: u32) -> Option<(ItemKey, Item)> {
+    pub fn peer(&self, node: u32) -> Option<(ResourceKey, Resource)> {
         let record = self.nodes.record(node)?;
         let (endpoint, prefixes) =
             (record.endpoints.get(self.name())?, record.blocks.get(self.name())?);
@@ -162,10 +162,10 @@ impl Items<'_> {
             candidates: endpoint.candidates.clone(),
             prefixes: prefixes.clone(),
         };
-        Some((ItemKey::Peer(self.name().clone(), record.name.clone()), Item::Peer(spec)))
+        Some((ResourceKey::Peer(self.name().clone(), record.name.clone()), Resource::Peer(spec)))
     }
 
-    pub fn identity(&self, id: IdentityId) -> Option<(ItemKey, Item)> {
+    pub fn identity(&self, id: IdentityId) -> Option<(ResourceKey, Resource)> {
         let labels = self.network.links.labels(id)?;
         let held = self.quarantines.holds_labels(self.name(), labels);
         let accepts = self.network.links.accepts(id).to_vec();
@@ -175,24 +175,29 @@ impl Items<'_> {
             quarantined: held.quarantined,
             reset: held.reset,
         };
-        Some((ItemKey::Identity(self.name().clone(), id), Item::Identity(spec)))
+        Some((ResourceKey::Identity(self.name().clone(), id), Resource::Identity(spec)))
     }
 
-    pub fn workload(&self, record: &WorkloadRecord) -> (ItemKey, Item) {
-        workload_item(record, self.quarantines.holds(&record.id))
+    pub fn workload(&self, record: &WorkloadRecord) -> (ResourceKey, Resource) {
+        workload_resource(record, self.quarantines.holds(&record.id))
     }
 
     /// That a workload is not let in, as its node is told.
-    pub fn refused(&self, record: &RefusedRecord) -> (ItemKey, Item) {
-        refused_item(record)
+    pub fn refused(&self, record: &RefusedRecord) -> (ResourceKey, Resource) {
+        refused_resource(record)
     }
 
-    fn refused_key(&self, id: &WorkloadId) -> ItemKey {
-        ItemKey::Refused(self.name().clone(), id.clone())
+    fn refused_key(&self, id: &WorkloadId) -> ResourceKey {
+        ResourceKey::Refused(self.name().clone(), id.clone())
     }
 
-    pub fn link(&self, from: IdentityId, to: IdentityId, acl: &Arc<Acl>) -> (ItemKey, Item) {
-        (ItemKey::Link(self.name().clone(), from, to), Item::Link(Acl::clone(acl)))
+    pub fn link(
+        &self,
+        from: IdentityId,
+        to: IdentityId,
+        acl: &Arc<Acl>,
+    ) -> (ResourceKey, Resource) {
+        (ResourceKey::Link(self.name().clone(), from, to), Resource::Link(Acl::clone(acl)))
     }
 
     /// All that a node learns by meeting an identity.
@@ -222,24 +227,24 @@ impl Items<'_> {
         others.map(|record| Change::Drop(self.workload_key(&record.id))).collect()
     }
 
-    fn workload_key(&self, id: &WorkloadId) -> ItemKey {
-        ItemKey::Workload(self.name().clone(), id.clone())
+    fn workload_key(&self, id: &WorkloadId) -> ResourceKey {
+        ResourceKey::Workload(self.name().clone(), id.clone())
     }
 }
 
 /// That a workload is not let in, as its node is told.
-pub fn refused_item(record: &RefusedRecord) -> (ItemKey, Item) {
+pub fn refused_resource(record: &RefusedRecord) -> (ResourceKey, Resource) {
     let WorkloadReport { network, id, .. } = &record.report;
-    (ItemKey::Refused(network.clone(), id.clone()), Item::Refused(record.reason()))
+    (ResourceKey::Refused(network.clone(), id.clone()), Resource::Refused(record.reason()))
 }
 
-fn put((key, item): (ItemKey, Item)) -> Change {
-    Change::Put(key, item)
+fn put((key, resource): (ResourceKey, Resource)) -> Change {
+    Change::Put(key, resource)
 }
 
 impl Telling<'_> {
-    fn items(&self) -> Items<'_> {
-        Items { network: self.network, nodes: self.nodes, quarantines: self.quarantines }
+    fn resources(&self) -> NetworkResources<'_> {
+        NetworkResources { network: self.network, nodes: self.nodes, quarantines: self.quarantines }
     }
 
     fn name(&self) -> NetworkName {
@@ -272,31 +277,34 @@ impl Telling<'_> {
             .collect();
         self.network.add(record, node, held);
         let audience = self.network.audience(identity);
-        let items = self.items();
+        let resources = self.resources();
         let mut told = Vec::new();
         if is_new {
             for &other in neighbours.iter().filter(|other| **other != identity) {
-                told.push((self.network.host_set(other), items.between(identity, other)));
+                told.push((self.network.host_set(other), resources.between(identity, other)));
             }
-            told.push((audience.clone(), items.identity(identity).into_iter().map(put).collect()));
+            told.push((
+                audience.clone(),
+                resources.identity(identity).into_iter().map(put).collect(),
+            ));
         }
         if is_first {
             let mut others = audience.clone();
             others.remove(node);
-            told.push((others, items.peer(node).into_iter().map(put).collect()));
+            told.push((others, resources.peer(node).into_iter().map(put).collect()));
         }
         let started: Vec<Change> = self
             .network
             .workloads
             .get(&id)
-            .map(|record| put(items.workload(record)))
+            .map(|record| put(resources.workload(record)))
             .into_iter()
             .collect();
         let mut own = Vec::new();
         if is_first {
-            own.extend(items.identity(identity).map(put));
-            own.extend(neighbours.iter().flat_map(|other| items.between(identity, *other)));
-            own.extend(unmet.into_iter().flat_map(|other| items.section(other, Some(node))));
+            own.extend(resources.identity(identity).map(put));
+            own.extend(neighbours.iter().flat_map(|other| resources.between(identity, *other)));
+            own.extend(unmet.into_iter().flat_map(|other| resources.section(other, Some(node))));
         }
         own.extend(started.iter().cloned());
         let mut others = audience;
@@ -327,14 +335,14 @@ impl Telling<'_> {
         self.network.remove(id, node);
         let mut all = audience.clone();
         all.insert(node);
-        self.deltas.push(all, vec![Change::Drop(self.items().workload_key(id))]);
+        self.deltas.push(all, vec![Change::Drop(self.resources().workload_key(id))]);
         let ended = self.network.hosts(identity).is_none();
         if ended {
             let closed = self.network.links.remove(identity);
             let mut dropped: BTreeMap<IdentityId, Vec<Change>> = BTreeMap::new();
             for LinkChange { from, to, .. } in closed {
                 let other = if from == identity { to } else { from };
-                dropped.entry(other).or_default().push(Change::Drop(ItemKey::Link(
+                dropped.entry(other).or_default().push(Change::Drop(ResourceKey::Link(
                     name.clone(),
                     from,
                     to,
@@ -346,7 +354,7 @@ impl Telling<'_> {
                 self.deltas.push(hosts | RoaringBitmap::from_iter([node]), changes);
             }
             self.deltas
-                .push(audience, vec![Change::Drop(ItemKey::Identity(name.clone(), identity))]);
+                .push(audience, vec![Change::Drop(ResourceKey::Identity(name.clone(), identity))]);
         }
         if !self.network.runs(node, identity) {
             let own = self.left(node, identity, &neighbours);
@@ -357,7 +365,7 @@ impl Telling<'_> {
     /// A workload is not let in. Before, it was stopped, if it ran.
     pub fn refuse(&mut self, record: RefusedRecord) {
         let Some(node) = self.nodes.index(&record.node) else { return };
-        let told = put(self.items().refused(&record));
+        let told = put(self.resources().refused(&record));
         self.network.add_refused(record, node);
         // The workload waits for this.
         self.deltas.hurry(true);
@@ -370,7 +378,7 @@ impl Telling<'_> {
         let node = self.network.refused.get(id).and_then(|record| self.nodes.index(&record.node));
         let Some(node) = node else { return };
         self.network.remove_refused(id, node);
-        let dropped = Change::Drop(self.items().refused_key(id));
+        let dropped = Change::Drop(self.resources().refused_key(id));
         self.deltas.push_to(node, vec![dropped]);
     }
 
@@ -381,18 +389,18 @@ impl Telling<'_> {
         identity: IdentityId,
         neighbours: &BTreeSet<IdentityId>,
     ) -> Vec<Change> {
-        let (name, items) = (self.name(), self.items());
+        let (name, resources) = (self.name(), self.resources());
         let mut changes = Vec::new();
         for &other in neighbours {
             if !self.network.runs(node, other) {
-                changes.push(Change::Drop(ItemKey::Link(name.clone(), identity, other)));
-                changes.push(Change::Drop(ItemKey::Link(name.clone(), other, identity)));
+                changes.push(Change::Drop(ResourceKey::Link(name.clone(), identity, other)));
+                changes.push(Change::Drop(ResourceKey::Link(name.clone(), other, identity)));
             }
         }
         for &other in neighbours.iter().chain([&identity]) {
             match (self.network.meets(node, other), self.network.runs(node, other)) {
                 (true, _) => {}
-                (false, true) => changes.extend(items.drop_others(other, node)),
+                (false, true) => changes.extend(resources.drop_others(other, node)),
                 (false, false) => changes.push(Change::Forget(name.clone(), other)),
             }
         }
@@ -403,7 +411,7 @@ impl Telling<'_> {
     /// `resets`: see [`PolicyRecord`](crate::records::PolicyRecord).
     pub fn set_policy(&mut self, policy: Arc<Policy>, step: Option<Arc<PolicyStep>>, resets: u64) {
         self.deltas.hurry(true);
-        let triggers: Vec<_> = self.items().triggers().collect();
+        let triggers: Vec<_> = self.resources().triggers().collect();
         let settings =
             |policy: &Policy, resets: u64| (!policy.admission.is_empty(), policy.conduct(resets));
         let before_it = settings(self.network.links.policy(), self.network.resets);
@@ -429,18 +437,18 @@ impl Telling<'_> {
             self.network_changed();
         }
         let name = self.name();
-        let now: Vec<_> = self.items().triggers().collect();
+        let now: Vec<_> = self.resources().triggers().collect();
         let gone = triggers.iter().filter(|(key, _)| !now.iter().any(|(own, _)| own == key));
         let gone = gone.map(|(key, _)| Change::Drop(key.clone()));
-        let new = now.iter().filter(|item| !triggers.contains(item)).cloned().map(put);
+        let new = now.iter().filter(|resource| !triggers.contains(resource)).cloned().map(put);
         let changed = gone.chain(new).collect();
         self.deltas.push(self.network.members().clone(), changed);
         let mut by_end: HashMap<IdentityId, Vec<Change>> = HashMap::new();
         for LinkChange { from, to, after, .. } in &step.changes {
             let (from, to) = (*from, *to);
             let change = match after {
-                Some(acl) => put(self.items().link(from, to, acl)),
-                None => Change::Drop(ItemKey::Link(name.clone(), from, to)),
+                Some(acl) => put(self.resources().link(from, to, acl)),
+                None => Change::Drop(ResourceKey::Link(name.clone(), from, to)),
             };
             by_end.entry(from).or_default().push(change.clone());
             if from != to {
@@ -455,16 +463,16 @@ impl Telling<'_> {
             let (after, hosts) = (self.network.audience(id), self.network.host_set(id));
             let (gained, lost) = (&after - &before, &before - &after);
             if !gained.is_empty() {
-                let section = self.items().section(id, None);
+                let section = self.resources().section(id, None);
                 self.deltas.push(&gained - &hosts, section);
                 for node in gained & &hosts {
-                    let section = self.items().section(id, Some(node));
+                    let section = self.resources().section(id, Some(node));
                     self.deltas.push_to(node, section);
                 }
             }
             self.deltas.push(&lost - &hosts, vec![Change::Forget(name.clone(), id)]);
             for node in lost & &hosts {
-                let dropped = self.items().drop_others(id, node);
+                let dropped = self.resources().drop_others(id, node);
                 self.deltas.push_to(node, dropped);
             }
         }
@@ -472,19 +480,21 @@ impl Telling<'_> {
 
     /// A node has joined, has another endpoint, or other blocks. `before`: what it was as a member
     /// and as a peer.
-    pub fn node_changed(&mut self, node: u32, before: (Option<Item>, Option<Item>)) {
+    pub fn node_changed(&mut self, node: u32, before: (Option<Resource>, Option<Resource>)) {
         let name = self.name();
-        let own = self.items().own_network(node);
+        let own = self.resources().own_network(node);
         self.network.set_member(node, own.is_some());
-        if before.0.as_ref() != own.as_ref().map(|(_, item)| item) {
+        if before.0.as_ref() != own.as_ref().map(|(_, resource)| resource) {
             let changes = match own {
-                Some(own) => std::iter::once(own).chain(self.items().triggers()).map(put).collect(),
-                None => self.items().drop_network(),
+                Some(own) => {
+                    std::iter::once(own).chain(self.resources().triggers()).map(put).collect()
+                }
+                None => self.resources().drop_network(),
             };
             self.deltas.push_to(node, changes);
         }
-        let peer = self.items().peer(node);
-        if before.1.as_ref() == peer.as_ref().map(|(_, item)| item) {
+        let peer = self.resources().peer(node);
+        if before.1.as_ref() == peer.as_ref().map(|(_, resource)| resource) {
             return;
         }
         self.network.set_peer(node, peer.as_ref());
@@ -492,7 +502,7 @@ impl Telling<'_> {
         meeting.remove(node);
         let change = match (peer, self.nodes.name(node)) {
             (Some(peer), _) => put(peer),
-            (None, Some(gone)) => Change::Drop(ItemKey::Peer(name, gone.clone())),
+            (None, Some(gone)) => Change::Drop(ResourceKey::Peer(name, gone.clone())),
             (None, None) => return,
         };
         self.deltas.push(meeting, vec![change]);
@@ -501,14 +511,14 @@ impl Telling<'_> {
     /// The network's settings are others.
     pub fn network_changed(&mut self) {
         for node in self.network.members().clone() {
-            let own = self.items().own_network(node);
+            let own = self.resources().own_network(node);
             self.deltas.push_to(node, own.into_iter().map(put).collect());
         }
     }
 
     /// The network goes. It has no workloads any more.
     pub fn network_deleted(&mut self) {
-        let changes = self.items().drop_network();
+        let changes = self.resources().drop_network();
         self.deltas.push(self.network.members().clone(), changes);
     }
 
@@ -516,7 +526,7 @@ impl Telling<'_> {
     pub fn identity_held(&mut self, id: IdentityId) {
         self.deltas.hurry(true);
         let all = self.network.audience(id) | self.network.host_set(id);
-        let changes = self.items().identity(id).into_iter().map(put).collect();
+        let changes = self.resources().identity(id).into_iter().map(put).collect();
         self.deltas.push(all, changes);
     }
 
@@ -527,7 +537,7 @@ impl Telling<'_> {
         let Some(record) = self.network.workloads.get(id) else { return };
         let mut all = self.network.audience(record.identity);
         all.extend(self.nodes.index(&record.node));
-        let changes = vec![put(self.items().workload(record))];
+        let changes = vec![put(self.resources().workload(record))];
         self.deltas.push(all, changes);
     }
 }

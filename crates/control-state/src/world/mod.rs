@@ -17,7 +17,7 @@ mod view;
 pub use addresses::is_one_hosts;
 pub use deltas::{Delta, Deltas, RelayDelta};
 pub use keys::KeyOwner;
-pub use network::{NetworkState, Shared, Subject, workload_item};
+pub use network::{NetworkState, Shared, Subject, workload_resource};
 pub use quarantines::Hold;
 pub use state::World;
 pub use view::ViewParts;

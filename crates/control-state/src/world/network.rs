@@ -5,7 +5,7 @@ use crate::records::{IdentityRecord, RefusedRecord, Standing, WorkloadRecord};
 use ipnet::IpNet;
 use meshward_api_types::Network;
 use meshward_control_proto::{
-    Item, ItemKey,
+    Resource, ResourceKey,
     view::{Digest, Hash128, WorkloadSpec},
 };
 use meshward_policy::{Links, Policy};
@@ -84,7 +84,7 @@ pub type Group = Arc<HashMap<WorkloadId, Arc<WorkloadRecord>>>;
 struct Running {
     workloads: Group,
     hosts: RoaringBitmap,
-    /// Of the workloads as items.
+    /// Of the workloads as resources.
     digest: Digest,
 }
 
@@ -140,7 +140,7 @@ impl NetworkState {
         self.running.get(&identity).map(|running| &running.workloads)
     }
 
-    /// The digest of the workloads of an identity, as items.
+    /// The digest of the workloads of an identity, as resources.
     pub fn digest_of(&self, identity: IdentityId) -> Digest {
         self.running.get(&identity).map(|running| running.digest).unwrap_or_default()
     }
@@ -204,9 +204,9 @@ impl NetworkState {
         self.peers.get(&node).copied()
     }
 
-    pub fn set_peer(&mut self, node: u32, peer: Option<&(ItemKey, Item)>) {
+    pub fn set_peer(&mut self, node: u32, peer: Option<&(ResourceKey, Resource)>) {
         match peer {
-            Some((key, item)) => self.peers.insert(node, Hash128::of(key, item)),
+            Some((key, resource)) => self.peers.insert(node, Hash128::of(key, resource)),
             None => self.peers.remove(&node),
         };
     }
@@ -370,7 +370,7 @@ impl NetworkState {
 }
 
 /// A workload as nodes are told of it.
-pub fn workload_item(record: &WorkloadRecord, held: Hold) -> (ItemKey, Item) {
+pub fn workload_resource(record: &WorkloadRecord, held: Hold) -> (ResourceKey, Resource) {
     let spec = WorkloadSpec {
         node: record.node.clone(),
         addresses: record.addresses.clone(),
@@ -379,10 +379,10 @@ pub fn workload_item(record: &WorkloadRecord, held: Hold) -> (ItemKey, Item) {
         quarantined: held.quarantined,
         reset: held.reset,
     };
-    (ItemKey::Workload(record.network.clone(), record.id.clone()), Item::Workload(spec))
+    (ResourceKey::Workload(record.network.clone(), record.id.clone()), Resource::Workload(spec))
 }
 
 fn hash(record: &WorkloadRecord, held: Hold) -> Hash128 {
-    let (key, item) = workload_item(record, held);
-    Hash128::of(&key, &item)
+    let (key, resource) = workload_resource(record, held);
+    Hash128::of(&key, &resource)
 }

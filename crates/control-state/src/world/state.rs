@@ -6,7 +6,7 @@
 
 use super::{
     addresses::Addresses,
-    deltas::{Deltas, Items, RelayDelta, Telling},
+    deltas::{Deltas, NetworkResources, RelayDelta, Telling},
     images::Images,
     keys::{KeyOwner, Keys},
     network::NetworkState,
@@ -303,11 +303,15 @@ impl World {
             .networks
             .values()
             .map(|network| {
-                let items = Items { network, nodes: &self.nodes, quarantines: &self.quarantines };
-                let item = |found: Option<(_, _)>| found.map(|(_, item)| item);
+                let resources = NetworkResources {
+                    network,
+                    nodes: &self.nodes,
+                    quarantines: &self.quarantines,
+                };
+                let resource = |found: Option<(_, _)>| found.map(|(_, resource)| resource);
                 (
-                    item(index.and_then(|at| items.own_network(at))),
-                    item(index.and_then(|at| items.peer(at))),
+                    resource(index.and_then(|at| resources.own_network(at))),
+                    resource(index.and_then(|at| resources.peer(at))),
                 )
             })
             .collect();

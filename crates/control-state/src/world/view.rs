@@ -1,14 +1,14 @@
 //! The whole view of a node: what a snapshot is made from, and what deltas are tested against.
 
 use super::{
-    deltas::{Items, refused_item},
-    network::{Group, NetworkState, workload_item},
+    deltas::{NetworkResources, refused_resource},
+    network::{Group, NetworkState, workload_resource},
     quarantines::Hold,
     state::World,
 };
 use crate::records::{RefusedRecord, WorkloadRecord};
 use meshward_control_proto::{
-    Item, ItemKey, View,
+    Resource, ResourceKey, View,
     view::{Digest, Hash128},
 };
 use meshward_types::{Acl, IdentityId, NetworkName, NodeName, Revision, WorkloadId};
@@ -19,12 +19,12 @@ use std::{
 };
 
 /// What a view is made of, taken out of the world in a moment: what is much of it is shared, and
-/// becomes items beside the world.
+/// becomes resources beside the world.
 #[derive(Debug, Default)]
 pub struct ViewParts {
     revision: Revision,
     /// What is few.
-    items: Vec<(ItemKey, Item)>,
+    resources: Vec<(ResourceKey, Resource)>,
     links: Vec<(NetworkName, IdentityId, IdentityId, Arc<Acl>)>,
     refused: Vec<Arc<RefusedRecord>>,
     /// Those of the identities that the node meets.
@@ -36,25 +36,26 @@ pub struct ViewParts {
 }
 
 impl ViewParts {
-    /// How many items the view has.
+    /// How many resources the view has.
     pub fn count(&self) -> usize {
         let met: usize = self.groups.iter().map(|group| group.len()).sum();
-        self.items.len() + self.links.len() + self.refused.len() + met + self.workloads.len()
+        self.resources.len() + self.links.len() + self.refused.len() + met + self.workloads.len()
     }
 
     /// The view.
     pub fn into_view(self) -> View {
         let links = self.links.into_iter().map(|(network, from, to, acl)| {
-            (ItemKey::Link(network, from, to), Item::Link(Arc::unwrap_or_clone(acl)))
+            (ResourceKey::Link(network, from, to), Resource::Link(Arc::unwrap_or_clone(acl)))
         });
-        let refused = self.refused.iter().map(|record| refused_item(record));
+        let refused = self.refused.iter().map(|record| refused_resource(record));
         let workloads = self.groups.iter().flat_map(|group| group.values()).chain(&self.workloads);
         let workloads = workloads.map(|record| {
             let held = self.held.get(&record.id).copied().unwrap_or_default();
-            workload_item(record, held)
+            workload_resource(record, held)
         });
-        let items = self.items.into_iter().chain(links).chain(refused).chain(workloads).collect();
-        View { revision: self.revision, items }
+        let resources =
+            self.resources.into_iter().chain(links).chain(refused).chain(workloads).collect();
+        View { revision: self.revision, resources }
     }
 }
 
@@ -71,10 +72,11 @@ impl World {
             ViewParts { revision: self.revision, held: held.collect(), ..ViewParts::default() };
         let Some(node) = self.nodes.index(node) else { return parts };
         for network in self.networks.values() {
-            let all = Items { network, nodes: &self.nodes, quarantines: &self.quarantines };
+            let all =
+                NetworkResources { network, nodes: &self.nodes, quarantines: &self.quarantines };
             if let Some(own) = all.own_network(node) {
-                parts.items.push(own);
-                parts.items.extend(all.triggers());
+                parts.resources.push(own);
+                parts.resources.extend(all.triggers());
                 add(&all, node, &mut parts);
             }
         }
@@ -86,10 +88,11 @@ impl World {
         let mut digest = Digest::default();
         let Some(node) = self.nodes.index(node) else { return digest };
         for network in self.networks.values() {
-            let all = Items { network, nodes: &self.nodes, quarantines: &self.quarantines };
-            if let Some((key, item)) = all.own_network(node) {
-                digest.add(Hash128::of(&key, &item));
-                all.triggers().for_each(|(key, item)| digest.add(Hash128::of(&key, &item)));
+            let all =
+                NetworkResources { network, nodes: &self.nodes, quarantines: &self.quarantines };
+            if let Some((key, resource)) = all.own_network(node) {
+                digest.add(Hash128::of(&key, &resource));
+                all.triggers().for_each(|(key, resource)| digest.add(Hash128::of(&key, &resource)));
                 digest.join(digest_in(&all, node));
             }
         }
@@ -117,22 +120,22 @@ impl Needs {
     }
 }
 
-fn add(all: &Items, node: u32, parts: &mut ViewParts) {
+fn add(all: &NetworkResources, node: u32, parts: &mut ViewParts) {
     let (network, name) = (all.network, all.name());
     let Needs { own, met, links } = Needs::of(network, node);
     let acl = |(from, to)| Some((name.clone(), from, to, network.links.acl(from, to)?.clone()));
     parts.links.extend(links.into_iter().filter_map(acl));
     parts.refused.extend(network.refused_on(node).cloned());
-    parts.items.extend(own.union(&met).filter_map(|identity| all.identity(*identity)));
+    parts.resources.extend(own.union(&met).filter_map(|identity| all.identity(*identity)));
     parts.groups.extend(met.iter().filter_map(|identity| network.group(*identity).cloned()));
     let unmet = network.workloads_on(node).filter(|record| !met.contains(&record.identity));
     parts.workloads.extend(unmet.cloned());
     let peers: RoaringBitmap = met.iter().filter_map(|identity| network.hosts(*identity)).union();
     let peers = peers.into_iter().filter(|peer| *peer != node);
-    parts.items.extend(peers.filter_map(|peer| all.peer(peer)));
+    parts.resources.extend(peers.filter_map(|peer| all.peer(peer)));
 }
 
-fn digest_in(all: &Items, node: u32) -> Digest {
+fn digest_in(all: &NetworkResources, node: u32) -> Digest {
     let network = all.network;
     let Needs { own, met, links } = Needs::of(network, node);
     let links = links
@@ -141,9 +144,10 @@ fn digest_in(all: &Items, node: u32) -> Digest {
     let identities = own.union(&met).filter_map(|identity| all.identity(*identity));
     let unmet = network.workloads_on(node).filter(|record| !met.contains(&record.identity));
     let refused = network.refused_on(node).map(|record| all.refused(record));
-    let items =
+    let resources =
         links.chain(identities).chain(refused).chain(unmet.map(|record| all.workload(record)));
-    let mut digest: Digest = items.map(|(key, item)| Hash128::of(&key, &item)).collect();
+    let mut digest: Digest =
+        resources.map(|(key, resource)| Hash128::of(&key, &resource)).collect();
     met.iter().for_each(|identity| digest.join(network.digest_of(*identity)));
     let mut peers = network.meeting(node);
     peers.remove(node);

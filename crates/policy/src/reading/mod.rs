@@ -27,7 +27,7 @@ const MAX_PROBLEMS: usize = 1000;
 
 /// Where something stands, counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct SourceSpan {
     /// The file.
     pub file: String,
     /// The line in it.
@@ -36,7 +36,7 @@ pub struct Place {
     pub column: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }
@@ -46,18 +46,18 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Where.
-    pub place: Place,
+    pub span: SourceSpan,
     /// What, and how to mend it.
     pub text: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.text)
+        write!(f, "{}: {}", self.span, self.text)
     }
 }
 
-/// All that is wrong with what was written.
+/// All that is wrong with the files of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadPolicy(pub Vec<Problem>);
 
@@ -72,17 +72,17 @@ impl fmt::Display for BadPolicy {
 
 /// A policy, and where its parts stand.
 #[derive(Debug, Clone)]
-pub struct Written {
+pub struct ParsedPolicy {
     /// The policy.
     pub policy: Policy,
     /// Rules, guardrails and triggers by their names.
-    pub named: HashMap<String, Place>,
+    pub named: HashMap<String, SourceSpan>,
     /// The tests, in their order.
-    pub tests: Vec<Place>,
+    pub tests: Vec<SourceSpan>,
     /// The network's name where it stands first.
-    pub begin: Place,
+    pub begin: SourceSpan,
     /// The timeouts, if there are any.
-    pub timeouts: Option<Place>,
+    pub timeouts: Option<SourceSpan>,
     /// The files that have a part of it.
     pub files: BTreeSet<String>,
 }
@@ -98,9 +98,9 @@ impl Policy {
         match all.pop() {
             Some(only) if all.is_empty() => Ok(only.policy),
             _ => {
-                let place = Place { file: "policy".into(), line: 1, column: 1 };
+                let span = SourceSpan { file: "policy".into(), line: 1, column: 1 };
                 let text = "one policy was expected here, with its `network:`".into();
-                Err(BadPolicy(vec![Problem { place, text }]))
+                Err(BadPolicy(vec![Problem { span, text }]))
             }
         }
     }
@@ -111,44 +111,44 @@ impl Policy {
 ///
 /// # Errors
 /// [`BadPolicy`]: everything that was found.
-pub fn read(files: &[PolicyFile]) -> Result<Vec<Written>, BadPolicy> {
-    let Parsed { mut reader, by_network } = parse(files);
-    let written = by_network
+pub fn read(files: &[PolicyFile]) -> Result<Vec<ParsedPolicy>, BadPolicy> {
+    let ParsedDocuments { mut reader, by_network } = parse(files);
+    let parsed = by_network
         .into_iter()
         .map(|(network, documents)| reader.merge(network, documents))
         .collect();
-    reader.done(written)
+    reader.done(parsed)
 }
 
 /// The policy of one network, by the files that have a part of it. They may be a part of other
 /// networks' policies, too, of which other parts are not here.
 #[derive(Debug, Clone)]
-pub struct Own {
+pub struct NetworkPolicy {
     /// The policy; none if no document is about the network.
-    pub written: Option<Written>,
+    pub parsed: Option<ParsedPolicy>,
     /// Where other networks are named.
-    pub others: Vec<(Place, NetworkName)>,
+    pub others: Vec<(SourceSpan, NetworkName)>,
 }
 
 /// Reads what files say of one network.
 ///
 /// # Errors
 /// [`BadPolicy`]: everything that was found, but for what other networks' documents mean.
-pub fn read_own(files: &[PolicyFile], network: &NetworkName) -> Result<Own, BadPolicy> {
-    let Parsed { mut reader, mut by_network } = parse(files);
+pub fn read_own(files: &[PolicyFile], network: &NetworkName) -> Result<NetworkPolicy, BadPolicy> {
+    let ParsedDocuments { mut reader, mut by_network } = parse(files);
     let own = by_network.remove(network);
-    let written = own.map(|documents| reader.merge(network.clone(), documents));
+    let parsed = own.map(|documents| reader.merge(network.clone(), documents));
     let mut others = Vec::new();
     for (network, documents) in by_network {
-        let places = documents.iter().map(|document| place(document.file, document.begin));
-        others.extend(places.map(|place| (place, network.clone())));
+        let spans = documents.iter().map(|document| span(document.file, document.begin));
+        others.extend(spans.map(|span| (span, network.clone())));
     }
-    reader.done(Own { written, others })
+    reader.done(NetworkPolicy { parsed, others })
 }
 
 /// Documents, before what they say is put together.
 #[derive(Default)]
-struct Parsed<'a> {
+struct ParsedDocuments<'a> {
     reader: Reader,
     by_network: BTreeMap<NetworkName, Vec<Document<'a>>>,
 }
@@ -181,9 +181,9 @@ const PARTS: &[&str] = &[
     "forensics",
 ];
 
-fn parse(files: &[PolicyFile]) -> Parsed<'_> {
-    let mut parsed = Parsed::default();
-    let Parsed { reader, by_network } = &mut parsed;
+fn parse(files: &[PolicyFile]) -> ParsedDocuments<'_> {
+    let mut parsed = ParsedDocuments::default();
+    let ParsedDocuments { reader, by_network } = &mut parsed;
     let total: usize = files.iter().map(|file| file.text.len()).sum();
     if total > MAX_SOURCE {
         let text = format!(
@@ -273,7 +273,7 @@ impl Reader {
     fn problem(&mut self, file: &str, at: At, text: impl Into<String>) {
         // Some more than are told: they are told in their order.
         if self.problems.len() < 2 * MAX_PROBLEMS {
-            self.problems.push(Problem { place: place(file, at), text: text.into() });
+            self.problems.push(Problem { span: span(file, at), text: text.into() });
         }
     }
 
@@ -312,11 +312,8 @@ impl Reader {
     ) -> Option<Parts<'a>> {
         let Kind::Map(entries) = &node.kind else {
             let keys: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
-            let text = format!(
-                "{what} is written with {}; {} stands here",
-                keys.join(", "),
-                node.called()
-            );
+            let text =
+                format!("{what} is parsed with {}; {} stands here", keys.join(", "), node.called());
             self.problem(file, node.at, text);
             return None;
         };
@@ -362,7 +359,7 @@ impl Reader {
         }
     }
 
-    /// The items of a list as texts with their places.
+    /// The items of a list as texts with their spans.
     fn texts<'a>(&mut self, parts: &Parts<'a>, key: &str) -> Vec<(&'a str, At)> {
         let items = self.list(parts, key);
         let mut texts = Vec::new();
@@ -379,7 +376,7 @@ impl Reader {
         texts
     }
 
-    /// Named things: name, value and the place of the name.
+    /// Named things: name, value and the span of the name.
     fn named<'a>(&mut self, parts: &Parts<'a>, key: &str) -> Vec<(&'a str, &'a Node, At)> {
         let entries: &[(Node, Node)] = match parts.get(key) {
             None => &[],
@@ -417,16 +414,16 @@ impl Reader {
         false
     }
 
-    fn merge(&mut self, network: NetworkName, documents: Vec<Document<'_>>) -> Written {
+    fn merge(&mut self, network: NetworkName, documents: Vec<Document<'_>>) -> ParsedPolicy {
         let sets = self.sets(&documents);
         let keys = self.keys(&documents);
-        let begin = documents.first().map(|document| place(document.file, document.begin));
-        let mut written = Written {
+        let begin = documents.first().map(|document| span(document.file, document.begin));
+        let mut parsed = ParsedPolicy {
             policy: Policy::deny_all(network),
             named: HashMap::new(),
             tests: Vec::new(),
             timeouts: None,
-            begin: begin.unwrap_or_else(|| place("policy", At::START)),
+            begin: begin.unwrap_or_else(|| span("policy", At::START)),
             files: documents.iter().map(|document| document.file.to_owned()).collect(),
         };
         let (mut mode, mut declarations) = (None, None);
@@ -440,17 +437,17 @@ impl Reader {
             self.once(&parts, "on_quarantine", &mut on_quarantine);
             self.once(&parts, "on_revoke", &mut on_revoke);
             self.once(&parts, "timeouts", &mut timeouts);
-            self.check_timeouts(&parts, &mut written);
-            self.take(&parts, &sets, &keys, &mut written);
+            self.check_timeouts(&parts, &mut parsed);
+            self.take(&parts, &sets, &keys, &mut parsed);
         }
-        written.policy.keys = keys;
-        written.policy.mode = mode.unwrap_or_default();
-        written.policy.declarations = declarations.unwrap_or_default();
-        written.policy.on_deny = on_deny.unwrap_or_default();
-        written.policy.on_quarantine = on_quarantine.unwrap_or_default();
-        written.policy.on_revoke = on_revoke.unwrap_or_default();
-        written.policy.timeouts = timeouts.unwrap_or_default();
-        written
+        parsed.policy.keys = keys;
+        parsed.policy.mode = mode.unwrap_or_default();
+        parsed.policy.declarations = declarations.unwrap_or_default();
+        parsed.policy.on_deny = on_deny.unwrap_or_default();
+        parsed.policy.on_quarantine = on_quarantine.unwrap_or_default();
+        parsed.policy.on_revoke = on_revoke.unwrap_or_default();
+        parsed.policy.timeouts = timeouts.unwrap_or_default();
+        parsed
     }
 
     fn take(
@@ -458,9 +455,9 @@ impl Reader {
         parts: &Parts,
         sets: &Sets,
         keys: &BTreeMap<String, SigningKey>,
-        written: &mut Written,
+        parsed: &mut ParsedPolicy,
     ) {
-        let Written { policy, named, tests, .. } = written;
+        let ParsedPolicy { policy, named, tests, .. } = parsed;
         for node in self.list(parts, "rules") {
             policy.rules.extend(self.rule(parts.file, sets, node, named));
         }
@@ -469,7 +466,7 @@ impl Reader {
         }
         for node in self.list(parts, "tests") {
             if let Some(test) = self.test(parts.file, node) {
-                tests.push(place(parts.file, node.at));
+                tests.push(span(parts.file, node.at));
                 policy.tests.push(test);
             }
         }
@@ -503,9 +500,9 @@ impl Reader {
         *kept = Some(given);
     }
 
-    fn check_timeouts(&mut self, parts: &Parts, written: &mut Written) {
+    fn check_timeouts(&mut self, parts: &Parts, parsed: &mut ParsedPolicy) {
         let Some(node) = parts.get("timeouts") else { return };
-        written.timeouts = Some(place(parts.file, node.at));
+        parsed.timeouts = Some(span(parts.file, node.at));
         // What cannot be read is said elsewhere.
         let Ok(timeouts) = value::<FlowTimeouts>(node) else { return };
         if let Err(text) = timeouts.check() {
@@ -592,8 +589,8 @@ pub(crate) fn did_you_mean<'a>(
     (near.0 <= most && near.0 > 0).then(|| format!("did you mean `{}`?", near.1))
 }
 
-fn place(file: &str, at: At) -> Place {
-    Place { file: file.to_owned(), line: at.line.into(), column: at.column.into() }
+fn span(file: &str, at: At) -> SourceSpan {
+    SourceSpan { file: file.to_owned(), line: at.line.into(), column: at.column.into() }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The parts of a policy that have names, each read as far as it can be.
 
 use super::{
-    Parts, Place, Reader, Sets, did_you_mean, place,
+    Parts, Reader, Sets, SourceSpan, did_you_mean, span,
     tree::{Kind, Node},
 };
 use crate::{
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 impl Reader {
     /// The name of a part, which is its own.
-    fn name(&mut self, parts: &Parts, named: &mut HashMap<String, Place>) -> Option<String> {
+    fn name(&mut self, parts: &Parts, named: &mut HashMap<String, SourceSpan>) -> Option<String> {
         let name = self.required::<String>(parts, "name")?;
         let at = parts.get("name").map_or(parts.at, |node| node.at);
         if !(1..=128).contains(&name.chars().count()) || name.chars().any(char::is_control) {
@@ -25,7 +25,7 @@ impl Reader {
         }
         match named.entry(name.clone()) {
             Entry::Vacant(free) => {
-                free.insert(place(parts.file, at));
+                free.insert(span(parts.file, at));
             }
             Entry::Occupied(taken) => {
                 let text = format!(
@@ -43,7 +43,7 @@ impl Reader {
         file: &str,
         sets: &Sets,
         node: &Node,
-        named: &mut HashMap<String, Place>,
+        named: &mut HashMap<String, SourceSpan>,
     ) -> Option<Rule> {
         let parts = self.parts(
             file,
@@ -89,7 +89,7 @@ impl Reader {
         &mut self,
         file: &str,
         node: &Node,
-        named: &mut HashMap<String, Place>,
+        named: &mut HashMap<String, SourceSpan>,
     ) -> Option<Trigger> {
         let known = ["name", "watch", "when", "then", "for", "alone"];
         let parts = self.parts(file, "a trigger", node, &known)?;
@@ -110,7 +110,7 @@ impl Reader {
         file: &str,
         (sets, keys): (&Sets, &BTreeMap<String, SigningKey>),
         node: &Node,
-        named: &mut HashMap<String, Place>,
+        named: &mut HashMap<String, SourceSpan>,
     ) -> Option<AdmissionRule> {
         let known = ["name", "for", "images", "signed_by", "config", "privileges", "shared"];
         let parts = self.parts(file, "an admission rule", node, &known)?;
@@ -145,7 +145,7 @@ impl Reader {
         file: &str,
         sets: &Sets,
         node: &Node,
-        named: &mut HashMap<String, Place>,
+        named: &mut HashMap<String, SourceSpan>,
     ) -> Option<ForensicsRule> {
         let known = ["name", "from", "to", "allow", "over_guardrails"];
         let parts = self.parts(file, "a rule of forensics", node, &known)?;
@@ -174,7 +174,7 @@ impl Reader {
         file: &str,
         sets: &Sets,
         node: &Node,
-        named: &mut HashMap<String, Place>,
+        named: &mut HashMap<String, SourceSpan>,
     ) -> Option<RouteRule> {
         let parts = self.parts(file, "a rule of routes", node, &["name", "for", "within"])?;
         let name = self.name(&parts, named);

@@ -153,8 +153,8 @@ impl<T: Object> Watch<T> {
             };
             let path = format!("{}?limit={PAGE}&{}{next}", self.path, self.selector);
             let List { metadata, items } = api::get_at_most(&self.api, &path, MAX_PAGE).await?;
-            for item in items {
-                match serde_json::from_value::<T>(item) {
+            for resource in items {
+                match serde_json::from_value::<T>(resource) {
                     Ok(object) => drop(objects.insert(object.key(), Arc::new(object))),
                     Err(error) => warn!(path = self.path, "an object cannot be read: {error}"),
                 }

@@ -1,7 +1,7 @@
 //! Policies: read, checked by their own tests, compared with what is there, applied.
 //!
 //! What takes long rests on a [`Basis`], which costs next to nothing to take and does not change
-//! any more: it is worked out beside the world, and [`plan`] makes of it what is written, if the
+//! any more: it is worked out beside the world, and [`plan`] makes of it what is parsed, if the
 //! basis is still that of the world.
 
 mod explain;
@@ -25,8 +25,8 @@ use meshward_api_types::{
     Finding, Link, LinkChange, PolicyDifference, PolicyResult, PolicyScope, Quarantine,
 };
 use meshward_policy::{
-    BadPolicy, Bounds, Budget, Ground, LetIn, Own, Policy, PolicyStep, TooMuch, Written, read,
-    read_own, review, review_live, run_tests,
+    BadPolicy, Bounds, Budget, Ground, LetIn, NetworkPolicy, ParsedPolicy, Policy, PolicyStep,
+    TooMuch, read, read_own, review, review_live, run_tests,
 };
 use meshward_types::{Acl, IdentityId, NetworkName, PolicyFile, PortSpec, Revision};
 use std::{
@@ -121,7 +121,7 @@ pub struct Prepared {
 struct Reading {
     /// All files that policies were read from.
     files: Arc<Vec<PolicyFile>>,
-    written: Arc<Vec<Written>>,
+    parsed: Arc<Vec<ParsedPolicy>>,
     /// With a scope: the files of the network that it was read beside.
     beside: Option<Arc<Vec<PolicyFile>>>,
 }
@@ -160,21 +160,21 @@ pub fn prepare(
     };
     let bounds = Bounds::usual();
     let mut networks = Vec::new();
-    if let (Some(scope), true) = (&wanted.scope, read.written.is_empty()) {
+    if let (Some(scope), true) = (&wanted.scope, read.parsed.is_empty()) {
         networks.push(prepare_network(basis, wanted, &scope.network, None, &bounds)?);
     }
-    for written in &*read.written {
-        let name = &written.policy.network;
-        let place = written.begin.to_string();
+    for parsed in &*read.parsed {
+        let name = &parsed.policy.network;
+        let place = parsed.begin.to_string();
         check_reach(wanted, name)?;
         basis.find(name).map_err(|refusal| at(&place, refusal))?;
-        let files = read.files.iter().filter(|file| written.files.contains(&file.name));
-        let becomes = (Arc::new(written.policy.clone()), Arc::new(files.cloned().collect()));
+        let files = read.files.iter().filter(|file| parsed.files.contains(&file.name));
+        let becomes = (Arc::new(parsed.policy.clone()), Arc::new(files.cloned().collect()));
         networks.push(prepare_network(basis, wanted, name, Some(becomes), &bounds)?);
     }
     if wanted.prune {
         let kept =
-            |name: &NetworkName| read.written.iter().any(|written| written.policy.network == *name);
+            |name: &NetworkName| read.parsed.iter().any(|parsed| parsed.policy.network == *name);
         let others = basis.networks.iter().filter(|(name, network)| {
             !kept(name) && !network.files.is_empty() && covers(&wanted.networks, name)
         });
@@ -196,7 +196,7 @@ fn prepare_back(
         None => None,
     };
     let network = prepare_network(basis, wanted, name, becomes, &Bounds::usual())?;
-    let read = Reading { files: Arc::default(), written: Arc::default(), beside: None };
+    let read = Reading { files: Arc::default(), parsed: Arc::default(), beside: None };
     Ok(Prepared { read, networks: vec![network] })
 }
 
@@ -206,7 +206,7 @@ impl Reading {
         let read = match &wanted.scope {
             None => Self {
                 files: wanted.files.clone(),
-                written: Arc::new(read(&wanted.files).map_err(invalid)?),
+                parsed: Arc::new(read(&wanted.files).map_err(invalid)?),
                 beside: None,
             },
             Some(scope) => {
@@ -215,15 +215,15 @@ impl Reading {
                 check_scope(&own, &wanted.files, scope)?;
                 Self {
                     files: Arc::new(files),
-                    written: Arc::new(own.written.into_iter().collect()),
+                    parsed: Arc::new(own.parsed.into_iter().collect()),
                     beside: Some(basis.find(&scope.network)?.files.clone()),
                 }
             }
         };
         let budget = Budget::of(Budget::PLAN);
         let mut failures = Vec::new();
-        for written in &*read.written {
-            failures.extend(test_failures(written, &budget)?);
+        for parsed in &*read.parsed {
+            failures.extend(test_failures(parsed, &budget)?);
         }
         if failures.is_empty() {
             return Ok(read);
@@ -365,7 +365,7 @@ impl Prepared {
     /// of the workloads.
     pub fn foresee(&self, basis: &Basis, judged: &mut BTreeMap<NetworkName, Judging>) -> Applied {
         let mut applied =
-            Applied { findings: findings(basis, &self.read.written), ..Applied::default() };
+            Applied { findings: findings(basis, &self.read.parsed), ..Applied::default() };
         for part in &self.networks {
             let Judging { admitted, refused, .. } = judged.remove(&part.name).unwrap_or_default();
             applied.results.push(PolicyResult { admitted, refused, ..part.result.clone() });
@@ -421,7 +421,11 @@ fn beside_the_rest(
 
 /// Refuses files that speak of other networks than that of the scope. Those that stay may: they are
 /// the policy of these, too.
-fn check_scope(own: &Own, files: &[PolicyFile], scope: &PolicyScope) -> Result<(), Refusal> {
+fn check_scope(
+    own: &NetworkPolicy,
+    files: &[PolicyFile],
+    scope: &PolicyScope,
+) -> Result<(), Refusal> {
     match own.others.iter().find(|(place, _)| files.iter().any(|file| file.name == place.file)) {
         None => Ok(()),
         Some((place, name)) => {
@@ -485,16 +489,15 @@ fn check_rights(
     Ok(())
 }
 
-fn test_failures(written: &Written, budget: &Budget) -> Result<Vec<String>, Refusal> {
-    let failures = run_tests(&written.policy, budget).map_err(|error| {
+fn test_failures(parsed: &ParsedPolicy, budget: &Budget) -> Result<Vec<String>, Refusal> {
+    let failures = run_tests(&parsed.policy, budget).map_err(|error| {
         let text = format!(
             "{}: the policy's tests are too many for its rules: {error}; write fewer tests, or rules that select less",
-            written.begin
+            parsed.begin
         );
         Refusal::Invalid(text)
     })?;
-    let place = |failure: meshward_policy::TestFailure| match written.tests.get(failure.number - 1)
-    {
+    let place = |failure: meshward_policy::TestFailure| match parsed.tests.get(failure.number - 1) {
         Some(place) => format!("{place}: {failure}"),
         None => failure.to_string(),
     };
@@ -550,18 +553,18 @@ fn covers_all(outer: &Acl, inner: &Acl) -> bool {
 }
 
 /// What is suspicious in policies, beside the workloads that there are.
-fn findings(basis: &Basis, all: &[Written]) -> Vec<Finding> {
+fn findings(basis: &Basis, all: &[ParsedPolicy]) -> Vec<Finding> {
     let mut problems = Vec::new();
-    for written in all {
-        problems.extend(review(written));
-        if let Some(network) = basis.networks.get(&written.policy.network) {
-            problems.extend(review_live(written, &network.ground));
+    for parsed in all {
+        problems.extend(review(parsed));
+        if let Some(network) = basis.networks.get(&parsed.policy.network) {
+            problems.extend(review_live(parsed, &network.ground));
         }
     }
     problems.sort();
     problems
         .into_iter()
-        .map(|problem| Finding { place: problem.place.to_string(), text: problem.text })
+        .map(|problem| Finding { place: problem.span.to_string(), text: problem.text })
         .collect()
 }
 

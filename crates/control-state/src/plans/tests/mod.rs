@@ -21,7 +21,8 @@ use crate::{
 use ::time::OffsetDateTime;
 use meshward_api_types::{CreateNetwork, CreateToken, Impose, QuarantineTarget};
 use meshward_control_proto::{
-    EndpointReport, Fired, HeldView, Item, ItemKey, JoinRequest, MemberKind, View, WorkloadReport,
+    EndpointReport, Fired, JoinRequest, MemberKind, Resource, ResourceKey, View, ViewReplica,
+    WorkloadReport,
 };
 use meshward_policy::{Candidate, Policy};
 use meshward_types::{
@@ -47,8 +48,8 @@ const NOW: i64 = 1_000_000;
 struct Mesh {
     world: World,
     records: Vec<Record>,
-    held: BTreeMap<NodeName, HeldView>,
-    away: BTreeMap<NodeName, HeldView>,
+    held: BTreeMap<NodeName, ViewReplica>,
+    away: BTreeMap<NodeName, ViewReplica>,
     journal: Option<ChangeLog>,
 }
 
@@ -94,15 +95,15 @@ impl Mesh {
             .collect();
         for node in new.into_iter().filter(|node| !self.away.contains_key(node)).collect::<Vec<_>>()
         {
-            self.connect(&node, HeldView::default());
+            self.connect(&node, ViewReplica::default());
         }
     }
 
     /// A node comes back with what it had.
-    fn connect(&mut self, node: &NodeName, mut held: HeldView) {
+    fn connect(&mut self, node: &NodeName, mut held: ViewReplica) {
         let view = self.world.view_of(node);
         if self.world.digest_of(node) != held.digest() {
-            held.apply(view.revision, &view.changes_since(&held.shadow()));
+            held.apply(view.revision, &view.changes_since(&held.resource_hashes()));
         }
         self.held.insert(node.clone(), held);
     }
@@ -425,18 +426,22 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
 /// with them.
 fn check_need_to_know(world: &World, node: &NodeName, view: &View) -> Result<(), TestCaseError> {
     let own: Vec<_> = world.workloads_on(node).map(|workload| workload.identity).collect();
-    for (key, item) in &view.items {
+    for (key, resource) in &view.resources {
         let linked = |identity| {
             own.contains(identity)
-                || view.items.keys().any(|key| {
-                    matches!(key, ItemKey::Link(_, a, b) if (a == identity && own.contains(b)) || (b == identity && own.contains(a)))
+                || view.resources.keys().any(|key| {
+                    matches!(key, ResourceKey::Link(_, a, b) if (a == identity && own.contains(b)) || (b == identity && own.contains(a)))
                 })
         };
-        match (key, item) {
-            (ItemKey::Link(_, from, to), _) => prop_assert!(own.contains(from) || own.contains(to)),
-            (ItemKey::Identity(_, identity), _) => prop_assert!(linked(identity)),
-            (_, Item::Workload(spec)) => prop_assert!(spec.node == *node || linked(&spec.identity)),
-            (ItemKey::Peer(_, peer), _) => {
+        match (key, resource) {
+            (ResourceKey::Link(_, from, to), _) => {
+                prop_assert!(own.contains(from) || own.contains(to))
+            }
+            (ResourceKey::Identity(_, identity), _) => prop_assert!(linked(identity)),
+            (_, Resource::Workload(spec)) => {
+                prop_assert!(spec.node == *node || linked(&spec.identity))
+            }
+            (ResourceKey::Peer(_, peer), _) => {
                 let mut theirs = world.workloads_on(peer);
                 prop_assert!(peer != node && theirs.any(|workload| linked(&workload.identity)));
             }
@@ -524,7 +529,7 @@ proptest! {
             let Ok(()) = take(&mut mesh, step) else { continue };
             for (node, held) in &mesh.held {
                 let view = mesh.world.view_of(node);
-                prop_assert_eq!(&held.items, &view.items, "{} after {:?}", node, step);
+                prop_assert_eq!(&held.resources, &view.resources, "{} after {:?}", node, step);
                 prop_assert_eq!(held.digest(), mesh.world.digest_of(node), "{} after {:?}", node, step);
                 check_need_to_know(&mesh.world, node, &view)?;
             }
@@ -655,7 +660,7 @@ fn a_deleted_network_leaves_nothing_behind() {
     mesh.commit(plan).unwrap();
     let left = |record: &&Record| !matches!(record.key(), RecordKey::Node(_) | RecordKey::Token(_));
     assert_eq!(mesh.records.iter().find(left), None);
-    assert!(mesh.world.view_of(&a).items.is_empty());
+    assert!(mesh.world.view_of(&a).resources.is_empty());
     assert_eq!(mesh.world.revision, Revision(6));
 }
 
