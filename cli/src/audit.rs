@@ -92,9 +92,9 @@ async fn follow(common: &Common, client: &Client, wanted: &Audit) -> Result<()> 
         last = lines.first().map(|line| line.revision).or(last).or(Some(Revision(0)));
         for line in lines.iter().rev() {
             if common.is_table() {
-                out!("{}", as_line(line))
+                out!("{}", as_line(line));
             } else {
-                out!("{}", serde_json::to_string(line)?)
+                out!("{}", serde_json::to_string(line)?);
             }
         }
         Ok(())

@@ -32,7 +32,7 @@ struct Shown {
 pub(crate) fn context(common: &Common, verb: Option<ContextVerb>) -> Result<()> {
     match verb.unwrap_or(ContextVerb::List) {
         ContextVerb::List => list(common),
-        ContextVerb::Show { name } => print(common, name),
+        ContextVerb::Show { name } => print(common, name.as_deref()),
         ContextVerb::Use { name } => change(common, |all| {
             known(all, &name)?;
             all.current = Some(name.clone());
@@ -105,7 +105,10 @@ fn known<'a>(all: &'a Contexts, name: &str) -> Result<&'a Context> {
 fn check_name(name: &str) -> Result<()> {
     let fits = (1..=63).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@:".contains(&byte));
-    if fits && !name.starts_with(['-', '.']) && !name.ends_with(".json") {
+    if fits
+        && !name.starts_with(['-', '.'])
+        && Path::new(name).extension().is_none_or(|extension| extension != "json")
+    {
         Ok(())
     } else {
         Err(Mistake(format!(
@@ -192,7 +195,9 @@ fn all() -> Result<Vec<Shown>> {
 
 fn list(common: &Common) -> Result<()> {
     let mut all = all()?;
-    all.iter_mut().for_each(|shown| shown.ca = None);
+    for shown in &mut all {
+        shown.ca = None;
+    }
     let row = |shown: &Shown| {
         let in_use = if shown.in_use { good("in use") } else { "-".into() };
         [shown.name.clone(), in_use, cell(&shown.servers), shown.file.display().to_string()]
@@ -201,13 +206,13 @@ fn list(common: &Common) -> Result<()> {
     show(common, &all, ["NAME", "STATE", "SERVERS", "FILE+"], row, none)
 }
 
-fn print(common: &Common, name: Option<String>) -> Result<()> {
+fn print(common: &Common, name: Option<&str>) -> Result<()> {
     let all = all()?;
-    let is = |shown: &&Shown| match &name {
-        Some(name) => shown.name == *name,
+    let is = |shown: &&Shown| match name {
+        Some(name) => shown.name == name,
         None => shown.in_use,
     };
-    let found = all.iter().find(is).ok_or_else(|| match &name {
+    let found = all.iter().find(is).ok_or_else(|| match name {
         Some(name) => {
             Mistake(format!("there is no context `{name}`; `meshctl context list` shows them"))
         }

@@ -31,7 +31,7 @@ pub(crate) async fn device(common: &Common, verb: Option<Device>, which: Labelle
                 CreateDevice { name, network, labels, gateway, public_key: key.to_string() };
             let created: CreatedDevice =
                 client.write(&operations::CREATE_DEVICE, &[], &wanted).await?;
-            print_created(common, &wanted, created, own.as_ref(), endpoint.as_deref())
+            print_created(common, &wanted, &created, own.as_ref(), endpoint.as_deref())
         }
         Device::List(Labelled { selector, watching }) => {
             let query: Vec<_> = listing::by_selector(selector.as_ref()).into_iter().collect();
@@ -59,7 +59,7 @@ struct Configured<'a> {
 fn print_created(
     common: &Common,
     wanted: &CreateDevice,
-    created: CreatedDevice,
+    created: &CreatedDevice,
     own: Option<&StaticSecret>,
     endpoint: Option<&str>,
 ) -> Result<()> {
@@ -71,12 +71,12 @@ fn print_created(
         let effects = vec![Effect { action: "attach", kind: "workload", name, detail }];
         return tell(
             common,
-            &Change { would, done: String::new(), effects, result: Some(&created) },
+            &Change { would, done: String::new(), effects, result: Some(created) },
         );
     }
     let private = own.map(|secret| BASE64_STANDARD.encode(secret.to_bytes()));
     let text = created.wg_quick(private.as_deref(), endpoint);
-    if whole(common, &Configured { created: &created, configuration: &text })? {
+    if whole(common, &Configured { created, configuration: &text })? {
         return Ok(());
     }
     print(format_args!("{text}"));

@@ -29,7 +29,8 @@ struct Pings {
     /// The least, the median and the most round trip, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     round_trip_us: Option<[u64; 3]>,
-    pings: Vec<Pong>,
+    #[serde(rename = "pings")]
+    pongs: Vec<Pong>,
 }
 
 /// # Errors
@@ -63,7 +64,7 @@ pub(crate) async fn ping(common: &Common, wanted: Ping) -> Result<ExitCode> {
         print_sum(common, &all);
     }
     let reached =
-        all.answered > 0 && (!wanted.until_direct || all.pings.last().is_some_and(is_direct));
+        all.answered > 0 && (!wanted.until_direct || all.pongs.last().is_some_and(is_direct));
     Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -181,11 +182,11 @@ fn sum(pings: Vec<Pong>) -> Pings {
         [] => None,
         all => Some([all[0], all[(all.len() - 1) / 2], all[all.len() - 1]]),
     };
-    Pings { sent: pings.len(), answered: times.len(), round_trip_us, pings }
+    Pings { sent: pings.len(), answered: times.len(), round_trip_us, pongs: pings }
 }
 
 fn print_sum(common: &Common, all: &Pings) {
-    let local = all.pings.iter().any(|pong| pong.path == PathKind::Local);
+    let local = all.pongs.iter().any(|pong| pong.path == PathKind::Local);
     if let Some([least, median, most]) = all.round_trip_us.filter(|_| !local) {
         let [least, median, most] = [least, median, most].map(milliseconds);
         out!(
@@ -196,7 +197,7 @@ fn print_sum(common: &Common, all: &Pings) {
     } else if !local {
         note!("{} sent, none answered", all.sent);
     }
-    let Some(last) = all.pings.last() else { return };
+    let Some(last) = all.pongs.last() else { return };
     if last.workload.is_none() {
         return;
     }

@@ -373,9 +373,9 @@ async fn differing_texts(common: &Common, revisions: &[Revision], of: OfNetwork)
         return Ok(());
     }
     if text.is_empty() {
-        note!("the text of the policy is the same")
+        note!("the text of the policy is the same");
     } else {
-        text_diff::show(&text)
+        text_diff::show(&text);
     }
     Ok(())
 }

@@ -63,11 +63,13 @@ fn below(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         let yaml =
             path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        match (hidden, path.is_dir()) {
-            (true, _) => {}
-            (false, true) => below(&path, paths)?,
-            (false, false) if yaml => paths.push(path),
-            (false, false) => {}
+        if hidden {
+            continue;
+        }
+        if path.is_dir() {
+            below(&path, paths)?;
+        } else if yaml {
+            paths.push(path);
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use crate::{
 use anyhow::Result;
 use meshward_api_types::{
     Status,
-    local::{LocalStatus, RemovedNode},
+    local::{LocalEndpoint, LocalStatus, RemovedNode},
     operations,
 };
 use meshward_types::relay::RelayId;
@@ -115,56 +115,64 @@ fn print_node(common: &Common, node: &LocalStatus) {
     out!("  workloads    {}", node.workloads);
     out!("  certificate  good for {} min", node.certificate_seconds / 60);
     for endpoint in &node.endpoints {
-        out!(
-            "  endpoint {}: UDP port {}, key {}, blocks {}, {} flows",
-            endpoint.network,
-            endpoint.port,
-            endpoint.public_key,
-            list(&endpoint.blocks),
-            endpoint.flows
-        );
-        out!("    offloads: {}", list(&endpoint.offloads));
-        let shown =
-            ["tcp_established", "tcp_transitory", "udp", "icmp"].into_iter().filter_map(|name| {
-                let time = Duration::from_secs(*endpoint.timeouts.get(name)?);
-                Some(format!("{name} {}", humantime::format_duration(time)))
-            });
-        out!("    timeouts: {}", shown.collect::<Vec<_>>().join(", "));
-        let drops = endpoint.drops.iter().filter(|(_, count)| **count > 0);
-        let drops: Vec<String> = drops.map(|(cause, count)| format!("{cause} {count}")).collect();
-        if !drops.is_empty() {
-            out!("    dropped: {}", drops.join(", "));
-        }
-        if endpoint.peers.is_empty() {
-            continue;
-        }
-        let rows = endpoint.peers.iter().map(|peer| {
-            [
-                format!("    {}", peer.node),
-                peer.address.map_or("-".into(), |address| match RelayId::at(&address) {
-                    Some((_, relay)) => format!("by relay {relay}"),
-                    None => address.to_string(),
-                }),
-                peer.longest.map_or("-".into(), |longest| longest.to_string()),
-                peer.handshake_age.map_or("never".into(), |age| format!("{age} s ago")),
-                bytes(peer.sent),
-                bytes(peer.received),
-            ]
+        print_endpoint(endpoint);
+        print_peers(common, endpoint);
+    }
+}
+
+fn print_endpoint(endpoint: &LocalEndpoint) {
+    out!(
+        "  endpoint {}: UDP port {}, key {}, blocks {}, {} flows",
+        endpoint.network,
+        endpoint.port,
+        endpoint.public_key,
+        list(&endpoint.blocks),
+        endpoint.flows
+    );
+    out!("    offloads: {}", list(&endpoint.offloads));
+    let shown =
+        ["tcp_established", "tcp_transitory", "udp", "icmp"].into_iter().filter_map(|name| {
+            let time = Duration::from_secs(*endpoint.timeouts.get(name)?);
+            Some(format!("{name} {}", humantime::format_duration(time)))
         });
-        table(common, ["    PEER", "ADDRESS", "MTU", "HANDSHAKE", "SENT", "RECEIVED"], rows);
-        for (node, lost) in
-            endpoint.peers.iter().filter_map(|peer| Some((&peer.node, peer.lost.as_ref()?)))
-        {
-            let again = match lost.again_in {
-                0 => "it is tried again now".to_owned(),
-                seconds => format!("it is left alone for {seconds} s more"),
-            };
-            out!(
-                "    {node}: relayed since the direct way to {} was lost {} s ago: {}; {again}",
-                lost.address,
-                lost.seconds,
-                lost.why
-            );
-        }
+    out!("    timeouts: {}", shown.collect::<Vec<_>>().join(", "));
+    let drops = endpoint.drops.iter().filter(|(_, count)| **count > 0);
+    let drops: Vec<String> = drops.map(|(cause, count)| format!("{cause} {count}")).collect();
+    if !drops.is_empty() {
+        out!("    dropped: {}", drops.join(", "));
+    }
+}
+
+fn print_peers(common: &Common, endpoint: &LocalEndpoint) {
+    if endpoint.peers.is_empty() {
+        return;
+    }
+    let rows = endpoint.peers.iter().map(|peer| {
+        [
+            format!("    {}", peer.node),
+            peer.address.map_or("-".into(), |address| match RelayId::at(&address) {
+                Some((_, relay)) => format!("by relay {relay}"),
+                None => address.to_string(),
+            }),
+            peer.longest.map_or("-".into(), |longest| longest.to_string()),
+            peer.handshake_age.map_or("never".into(), |age| format!("{age} s ago")),
+            bytes(peer.sent),
+            bytes(peer.received),
+        ]
+    });
+    table(common, ["    PEER", "ADDRESS", "MTU", "HANDSHAKE", "SENT", "RECEIVED"], rows);
+    for (node, lost) in
+        endpoint.peers.iter().filter_map(|peer| Some((&peer.node, peer.lost.as_ref()?)))
+    {
+        let again = match lost.again_in {
+            0 => "it is tried again now".to_owned(),
+            seconds => format!("it is left alone for {seconds} s more"),
+        };
+        out!(
+            "    {node}: relayed since the direct way to {} was lost {} s ago: {}; {again}",
+            lost.address,
+            lost.seconds,
+            lost.why
+        );
     }
 }

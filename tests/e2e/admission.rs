@@ -35,7 +35,7 @@ impl Shop {
         let key = ImageKey::new().unwrap();
         let host = Host::new(&signed(&key));
         let registry =
-            Registry::start(&host.host.site, &host.mesh.folder().join("registry")).unwrap();
+            Registry::start(&host.node.site, &host.mesh.folder().join("registry")).unwrap();
         Self { host, registry, key }
     }
 
@@ -80,13 +80,13 @@ fn only_an_image_that_the_right_key_has_signed_may_talk() {
         let container = host.container(name, id);
         assert!(page(&host.api.netns, container.v4(), SILENCE).is_none(), "{name}");
         assert!(shop.audit().contains(&format!("refused {name} (")), "{}", shop.audit());
-        let shown = host.host.meshctl(&["attached"]).unwrap();
+        let shown = host.node.meshctl(&["attached"]).unwrap();
         assert!(shown.contains("no valid signature"), "{shown}");
     }
     // An image of elsewhere, and a process, are not what is wanted either.
     host.start_waiting("local", &["app=web"], &[]).unwrap();
     assert!(host.wait_refused("local").contains("comes from elsewhere"));
-    let process = host.host.attach("shop", "app=web").err().unwrap().to_string();
+    let process = host.node.attach("shop", "app=web").err().unwrap().to_string();
     assert!(process.contains("no container runtime"), "{process}");
     // Whoever does not say that it is `web` may be what it likes.
     host.start("other", &["app=other"], &[]);
@@ -197,14 +197,14 @@ fn labels_can_change_while_a_workload_runs() {
     let web = host.start("web", &["app=web"], &[]);
     assert!(page(&host.api.netns, web.v4(), PATIENCE).is_some());
     let id = host.workload("web").unwrap()["id"].as_str().unwrap().to_owned();
-    let said = host.host.meshctl(&["label", &id, "app=old", "tier=x"]).unwrap();
+    let said = host.node.meshctl(&["label", &id, "app=old", "tier=x"]).unwrap();
     assert!(said.contains("app=old,tier=x"), "{said}");
     host.mesh.wait(|| host.workload("web").unwrap()["labels"]["app"] == "old").unwrap();
     assert!(page(&host.api.netns, web.v4(), SILENCE).is_none());
-    host.host.meshctl(&["label", &id, "app=web", "tier-"]).unwrap();
+    host.node.meshctl(&["label", &id, "app=web", "tier-"]).unwrap();
     host.mesh.wait(|| host.workload("web").unwrap()["labels"]["app"] == "web").unwrap();
     assert!(page(&host.api.netns, web.v4(), PATIENCE).is_some());
-    let error = host.host.meshctl(&["label", &id, "meshward/site=aws"]).unwrap_err().to_string();
+    let error = host.node.meshctl(&["label", &id, "meshward/site=aws"]).unwrap_err().to_string();
     assert!(error.contains("cannot be set by hand"), "{error}");
 }
 
@@ -219,7 +219,7 @@ fn while_the_coordinator_is_away_a_node_lets_in_what_is_like_what_was_let_in() {
     let host = &shop.host;
     let state = |name: &str| {
         let all: serde_json::Value =
-            serde_json::from_str(&host.host.meshctl(&["attached", "-o", "json"]).unwrap()).unwrap();
+            serde_json::from_str(&host.node.meshctl(&["attached", "-o", "json"]).unwrap()).unwrap();
         let own = all.as_array().unwrap().iter().find(|workload| workload["name"] == name).cloned();
         own.map(|own| {
             (
@@ -352,7 +352,7 @@ fn what_comes_into_a_namespace_while_nobody_can_judge_it_closes_it() {
     assert_eq!(page(&shop.host.api.netns, web.v4(), PATIENCE).as_deref(), Some("web\n"));
     shop.host.mesh.coordinator.kill();
     let host = &shop.host;
-    host.mesh.wait(|| !host.host.is_connected()).unwrap();
+    host.mesh.wait(|| !host.node.is_connected()).unwrap();
     assert_eq!(
         page(&host.api.netns, web.v4(), PATIENCE).as_deref(),
         Some("web\n"),
@@ -361,7 +361,7 @@ fn what_comes_into_a_namespace_while_nobody_can_judge_it_closes_it() {
     let shared =
         ["run", "-d", "--name", "debug", "--network", "container:web", "box", "sleep", "1000"];
     host.docker.run(&shared).unwrap();
-    let attached = || host.host.meshctl(&["attached"]).unwrap();
+    let attached = || host.node.meshctl(&["attached"]).unwrap();
     host.mesh.wait(|| attached().contains("the coordinator is away")).unwrap();
     assert!(page(&host.api.netns, web.v4(), SILENCE).is_none());
     host.docker.run(&["rm", "-f", "debug"]).unwrap();
@@ -371,8 +371,8 @@ fn what_comes_into_a_namespace_while_nobody_can_judge_it_closes_it() {
     // It stays closed over a restart of the daemon, and the coordinator decides when it is back.
     host.docker.run(&shared).unwrap();
     host.mesh.wait(|| attached().contains("the coordinator is away")).unwrap();
-    shop.host.host.kill();
-    shop.host.host.start().unwrap();
+    shop.host.node.kill();
+    shop.host.node.start().unwrap();
     assert!(page(&shop.host.api.netns, web.v4(), SILENCE).is_none());
     shop.host.mesh.restart_coordinator().unwrap();
     let why = shop.host.wait_refused("web");
@@ -392,5 +392,5 @@ fn a_container_with_many_labels_is_let_in_by_those_that_policy_names() {
     let labels: Vec<&str> = notes.iter().map(String::as_str).chain(["app=web"]).collect();
     let web = host.start("web", &labels, &[&right]);
     assert_eq!(page(&host.api.netns, web.v4(), PATIENCE).as_deref(), Some("web\n"));
-    assert!(host.host.printed().contains("of its labels were left out"));
+    assert!(host.node.printed().contains("of its labels were left out"));
 }

@@ -78,9 +78,9 @@ impl<'a> Api<'a> {
         curl.args(["--silent", "--include", "--path-as-is", "--request", method, "--cacert"])
             .arg(&self.ca);
         curl.args(["--header", "expect:", "--connect-to", &format!("{host}:{}", self.server)]);
-        headers.iter().for_each(|header| {
+        for header in headers {
             curl.args(["--header", header]);
-        });
+        }
         curl.arg(format!("https://{host}{path}"));
         curl
     }
@@ -92,8 +92,8 @@ impl<'a> Api<'a> {
         headers: &[&str],
         body: Option<&[u8]>,
     ) -> Answer {
-        let mut curl = self.curl(method, path, headers);
         static BODIES: AtomicU64 = AtomicU64::new(0);
+        let mut curl = self.curl(method, path, headers);
         let file =
             self.mesh.folder().join(format!("api-body-{}", BODIES.fetch_add(1, Ordering::Relaxed)));
         if let Some(body) = body {
@@ -169,7 +169,7 @@ impl Watch {
         loop {
             let line = self.lines.recv_timeout(PATIENCE).expect("an event comes");
             if let Some(event) = line.strip_prefix("event: ") {
-                name = event.to_owned();
+                event.clone_into(&mut name);
             } else if let Some(data) = line.strip_prefix("data: ") {
                 return (name, serde_json::from_str(data).unwrap());
             }

@@ -232,9 +232,9 @@ fn the_api_refuses_strangers_and_nonsense_with_a_sentence() {
         let host = format!("coordinator.meshward.internal:{}", server.rsplit(':').next().unwrap());
         curl.args(["--connect-to", &format!("{host}:{server}")])
             .arg(format!("https://{host}{path}"));
-        headers.iter().for_each(|header| {
+        for header in headers {
             curl.args(["--header", header]);
-        });
+        }
         if let Some(body) = body {
             curl.args(["--header", "content-type: application/json", "--data", body]);
         }

@@ -24,10 +24,10 @@ rules:
 fn docker_podman_and_a_process_talk_as_policy_says() {
     let host = Host::new(POLICY);
     let podman = Podman::start(
-        &host.host.site,
+        &host.node.site,
         &host.mesh.folder().join("podman"),
         host.mesh.binaries.folder(),
-        &host.host.socket(),
+        &host.node.socket(),
     )
     .unwrap();
     let docker = host.start("docker", &["app=web"], &[]);
@@ -69,10 +69,10 @@ fn docker_podman_and_a_process_talk_as_policy_says() {
 fn what_shares_the_namespace_of_a_container_of_podman_is_measured_with_it() {
     let host = Host::new(POLICY);
     let podman = Podman::start(
-        &host.host.site,
+        &host.node.site,
         &host.mesh.folder().join("podman"),
         host.mesh.binaries.folder(),
-        &host.host.socket(),
+        &host.node.socket(),
     )
     .unwrap();
     podman
@@ -467,9 +467,9 @@ admission:
     let image = |repository: &str| format!("{repository}@sha256:{}", "ab".repeat(32));
     let (ours, other) = (image("registry.example/shop/web"), image("elsewhere.example/proxy"));
     let put = |env: &str, containers: &[(&str, &str)]| {
-        api.put_pod("front", "web-0", json!({ "app": "web", "env": env }), containers);
+        api.put_pod("front", "web-0", &json!({ "app": "web", "env": env }), containers);
     };
-    api.put_namespace("front", json!({ "team": "pay" }));
+    api.put_namespace("front", &json!({ "team": "pay" }));
     put("prod", &[("web", &ours)]);
     let netns = host().unwrap();
     let path = netns.path().to_string_lossy().into_owned();
@@ -507,12 +507,12 @@ admission:
     put("prod", &[("web", &ours)]);
     runtime.mesh.wait(|| is("prod", "pay", false)).unwrap();
     assert!(answers(PATIENCE));
-    api.put_namespace("front", json!({ "team": "search" }));
+    api.put_namespace("front", &json!({ "team": "search" }));
     runtime.mesh.wait(|| is("prod", "search", false)).unwrap();
     assert!(!answers(SILENCE), "its namespace is another's");
 
     // It is judged anew: by its labels, and by what else is in it.
-    api.put_namespace("front", json!({ "team": "pay" }));
+    api.put_namespace("front", &json!({ "team": "pay" }));
     put("prod", &[("web", &ours), ("proxy", &other)]);
     runtime.mesh.wait(|| is("prod", "pay", true)).unwrap();
     let why = workload().unwrap()["refused"].to_string();
@@ -537,8 +537,8 @@ fn labels_of_a_pod_that_changed_while_the_daemon_was_away_are_known_when_it_is_b
         Kubernetes::start(&runtime.node.site.netns, &runtime.mesh.folder().join("kubernetes"))
             .unwrap();
     let image = format!("registry.example/shop/web@sha256:{}", "ab".repeat(32));
-    let put = |env: &str| api.put_pod("front", "web-0", json!({ "env": env }), &[("web", &image)]);
-    api.put_namespace("front", json!({}));
+    let put = |env: &str| api.put_pod("front", "web-0", &json!({ "env": env }), &[("web", &image)]);
+    api.put_namespace("front", &json!({}));
     put("prod");
     let netns = host().unwrap();
     let path = netns.path().to_string_lossy().into_owned();

@@ -45,7 +45,7 @@ impl Machine {
             .collect();
         let file = mesh.folder().join("device.conf");
         fs::write(&file, stripped.join("\n")).unwrap();
-        let _stock = Stock::start(&site.netns, &file).unwrap();
+        let stock = Stock::start(&site.netns, &file).unwrap();
         let addresses: Vec<IpAddr> =
             line("Address").split(", ").map(|text| text.parse().unwrap()).collect();
         site.netns
@@ -63,7 +63,7 @@ impl Machine {
                 Ok(())
             })
             .unwrap();
-        Self { site, addresses, _stock }
+        Self { site, addresses, _stock: stock }
     }
 }
 

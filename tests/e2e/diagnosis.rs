@@ -4,7 +4,7 @@ use crate::{
     nat::Pair,
     support::{Echo, PATIENCE, Shop, allow, mesh, tcp_echoes},
 };
-use meshward_lab::{Barrier, Mesh, Node, output};
+use meshward_lab::{Barrier, Mesh, Node, hex, output};
 use serde_json::Value;
 use std::{
     fs,
@@ -206,7 +206,6 @@ fn a_bundle_has_what_helps_and_neither_tokens_nor_keys() {
     );
     assert!(everything.contains("the end") && everything.contains("meshward_node_packets_total"));
     let secret = join.split('_').next_back().unwrap().to_owned();
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let endpoint = fs::read(node.data().join("endpoints/shop.key")).unwrap();
     for (what, secret) in [
         ("the join token", secret),
@@ -232,9 +231,9 @@ fn all_text(folder: &std::path::Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
         if entry.path().is_dir() {
-            text += &all_text(&entry.path())
+            text += &all_text(&entry.path());
         } else {
-            text += &String::from_utf8_lossy(&fs::read(entry.path()).unwrap())
+            text += &String::from_utf8_lossy(&fs::read(entry.path()).unwrap());
         }
     }
     text

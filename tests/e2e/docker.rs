@@ -15,10 +15,10 @@ use std::{
 /// A node with Docker and one without; `api`, a process on the second.
 pub(crate) struct Host {
     pub docker: Docker,
-    pub host: Node,
+    pub node: Node,
     pub api: Workload,
     pub mesh: Mesh,
-    _other: Node,
+    pub other: Node,
 }
 
 impl Host {
@@ -29,11 +29,11 @@ impl Host {
         let docker = Docker::start(&site, &mesh.folder().join("docker")).unwrap();
         let flags = docker.node_flags();
         let token = mesh.token(&["--site", "host"]).unwrap();
-        let host = mesh.node_on(site, &token, &flags).unwrap();
+        let node = mesh.node_on(site, &token, &flags).unwrap();
         let other = mesh.node("other").unwrap();
         docker.create_network("shop").unwrap();
         let api = other.attach("shop", "app=api").unwrap();
-        Self { docker, host, api, _other: other, mesh }
+        Self { docker, node, api, mesh, other }
     }
 
     /// Starts a container that serves a page, and waits until it is let in.
@@ -162,7 +162,7 @@ fn a_container_is_on_the_mesh_as_what_its_labels_say() {
 fn an_address_can_be_asked_for_and_networks_come_and_go_while_a_container_runs() {
     let host = Host::new(POLICY);
     let block =
-        host.host.status().unwrap()["endpoints"][0]["blocks"][0].as_str().unwrap().to_owned();
+        host.node.status().unwrap()["endpoints"][0]["blocks"][0].as_str().unwrap().to_owned();
     let wanted = format!("{}.77", block.rsplit_once('.').unwrap().0);
     // Docker itself wants the subnet to be named for that.
     host.docker.run(&["network", "rm", "shop"]).unwrap();
@@ -209,7 +209,7 @@ fn docker_publishes_ports_for_a_container_that_is_on_its_bridge_too() {
     host.docker.run(&["network", "connect", "shop", "web"]).unwrap();
     host.docker.run(&["start", "web"]).unwrap();
     host.mesh.wait(|| host.workload("web").is_some()).unwrap();
-    let published = || page_at(&host.host.site.netns, "http://127.0.0.1:8081/");
+    let published = || page_at(&host.node.site.netns, "http://127.0.0.1:8081/");
     host.mesh.wait(|| published().as_deref() == Some("box\n")).unwrap();
     let web = host.container("web", String::new());
     assert_eq!(page(&host.api.netns, web.v4(), PATIENCE).as_deref(), Some("box\n"));
@@ -255,9 +255,9 @@ fn docker_and_the_daemon_may_go_and_come_back_while_connections_run() {
     assert!(stream.flows(PATIENCE));
     assert_eq!(host.docker.run(&["exec", "web", "cat", "/www/index.html"]).unwrap(), "box");
 
-    host.host.kill();
-    host.host.start().unwrap();
-    host.mesh.wait(|| host.host.is_connected()).unwrap();
+    host.node.kill();
+    host.node.start().unwrap();
+    host.mesh.wait(|| host.node.is_connected()).unwrap();
     assert!(stream.flows(PATIENCE), "the daemon takes up the interface that it had");
     assert_eq!(page(&host.api.netns, web.v4(), PATIENCE).as_deref(), Some("box\n"));
 
@@ -296,7 +296,7 @@ fn containers_that_come_and_go_leave_no_warning_behind() {
     host.docker.run(&["rm", "-f", "restarted"]).unwrap();
     // What looks after namespaces has looked twice by then.
     thread::sleep(Duration::from_millis(2500));
-    let printed = host.host.printed();
+    let printed = host.node.printed();
     let warnings: Vec<&str> =
         printed.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
     assert!(warnings.is_empty(), "{warnings:#?}");
@@ -382,7 +382,7 @@ fn a_compose_file_puts_its_services_on_the_mesh() {
     std::fs::write(folder.join("docker-compose.yml"), file).unwrap();
     let compose = |arguments: &[&str]| {
         let mut command = host.docker.compose_command(&folder);
-        meshward_lab::output(&host.host.site.netns, command.args(arguments)).unwrap()
+        meshward_lab::output(&host.node.site.netns, command.args(arguments)).unwrap()
     };
     compose(&["up", "-d"]);
     let id = compose(&["ps", "-q", "api"]).trim().to_owned();
@@ -456,7 +456,7 @@ fn a_restart_of_the_daemon_resets_nothing_though_what_is_cut_is_to_be_reset() {
         assert!(streams.iter().all(|stream| stream.flows(PATIENCE)), "{change:?}");
     }
     for way in 0..4 {
-        let node = if way % 2 == 0 { &mut host.host } else { &mut host._other };
+        let node = if way % 2 == 0 { &mut host.node } else { &mut host.other };
         if way < 2 {
             node.process().stop();
         } else {

@@ -73,9 +73,9 @@ impl Dc {
                     .await
             })
             .unwrap();
-        let _echo = [Echo::start(&legacy, 5432), Echo::start(&web.netns, 8080)];
+        let echo = [Echo::start(&legacy, 5432), Echo::start(&web.netns, 8080)];
         mesh.apply(POLICY).unwrap();
-        Self { web, legacy, gateways, _cloud: cloud, mesh, _echo }
+        Self { web, legacy, gateways, _cloud: cloud, mesh, _echo: echo }
     }
 
     fn forward(&self, number: usize) {

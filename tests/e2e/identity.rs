@@ -39,7 +39,7 @@ fn metric(mesh: &Mesh, name: &str) -> u64 {
 
 #[test]
 fn a_copied_disk_is_relayed_nothing_and_takes_nothing_from_the_first() {
-    let Pair { mut mesh, _echo, nodes, api, web } = Pair::new([Barrier::Symmetric; 2]);
+    let Pair { mut mesh, echo: _echo, nodes, api, web } = Pair::new([Barrier::Symmetric; 2]);
     let stream = Stream::start(&web.netns, api.v4(), 7000);
     assert!(stream.flows(PATIENCE));
     let copied = start_copy(&mut mesh, "cloud");

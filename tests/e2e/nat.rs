@@ -39,7 +39,7 @@ pub(crate) struct Pair {
     pub web: Workload,
     pub api: Workload,
     pub nodes: [Node; 2],
-    pub _echo: Echo,
+    pub echo: Echo,
     pub mesh: Mesh,
 }
 
@@ -83,8 +83,8 @@ impl Pair {
             mesh.wait(|| found_out(node.printed())).unwrap();
         }
         mesh.apply(&allow("tcp/7000, udp/7000")).unwrap();
-        let _echo = Echo::start(&api.netns, 7000);
-        Self { web, api, nodes, _echo, mesh }
+        let echo = Echo::start(&api.netns, 7000);
+        Self { web, api, nodes, echo, mesh }
     }
 
     /// How long it takes to the first byte, and to a direct path; `None` if it stays with the
@@ -179,7 +179,9 @@ fn every_pair_of_barriers_finds_its_path() {
     let mut table = String::from(
         "| between | path | first byte | direct after | there and back |\n|---|---|---|---|---|\n",
     );
-    lines.iter().for_each(|(_, line)| writeln!(table, "{line}").unwrap());
+    for (_, line) in &lines {
+        writeln!(table, "{line}").unwrap();
+    }
     println!("{table}");
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/connectivity.md");
     let text = std::fs::read_to_string(&page).unwrap();
@@ -211,9 +213,9 @@ fn a_router_that_maps_ports_makes_nodes_behind_it_reachable() {
     let api = nodes[1].attach("shop", "app=api").unwrap();
     mesh.wait(|| nodes[1].printed().contains("the router has mapped a port")).unwrap();
     mesh.apply(&allow("tcp/7000, udp/7000")).unwrap();
-    let _echo = Echo::start(&api.netns, 7000);
+    let echo = Echo::start(&api.netns, 7000);
     let nodes: [Node; 2] = nodes.try_into().ok().unwrap();
-    let pair = Pair { web, api, nodes, _echo, mesh };
+    let pair = Pair { web, api, nodes, echo, mesh };
     let (first, direct) = pair.meet();
     println!("first byte after {first:?}, direct after {direct:?}");
     assert!(direct.is_some(), "one of two symmetric NATs maps a port");

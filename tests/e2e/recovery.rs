@@ -6,6 +6,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::{
     fs,
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -131,7 +132,6 @@ fn a_mesh_comes_back_from_a_backup_by_the_commands_of_the_document() {
     let secret = key.lines().nth(1).unwrap().as_bytes().to_vec();
     let holds = |name: &str| file(name).windows(secret.len()).any(|part| part == secret);
     assert!(holds("mesh-backup.db") && !holds("mesh-state.db"));
-    use std::os::unix::fs::PermissionsExt;
     assert_eq!(fs::metadata(at("mesh-backup.db")).unwrap().permissions().mode() & 0o777, 0o600);
     let audit = shop.mesh.meshctl(&["audit"]).unwrap();
     assert!(audit.contains("made a backup"), "{audit}");

@@ -51,7 +51,10 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The project's folder.
+/// Returns the project's folder.
+///
+/// # Panics
+/// Never: this crate lies in it.
 pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project's folder")
 }

@@ -62,7 +62,10 @@ fn go(arguments: &[&str], variables: &[(&str, String)]) -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What has a command run as root of a user namespace; nothing for root itself.
+/// The command that runs another as root of a user namespace.
+const UNSHARE: [&str; 3] = ["unshare", "--user", "--map-root-user"];
+
+/// Returns what has a command run as root of a user namespace; nothing for root itself.
 fn user_namespace() -> Result<&'static [&'static str]> {
     if packages::is_root() {
         return Ok(&[]);
@@ -72,7 +75,6 @@ fn user_namespace() -> Result<&'static [&'static str]> {
         .write(true)
         .open("/dev/net/tun")
         .context("this machine does not let ordinary users open /dev/net/tun")?;
-    const UNSHARE: [&str; 3] = ["unshare", "--user", "--map-root-user"];
     let allowed = Command::new(UNSHARE[0]).args(&UNSHARE[1..]).arg("true").status();
     if !allowed.is_ok_and(|status| status.success()) {
         bail!("this machine allows no user namespaces to ordinary users");

@@ -2,6 +2,7 @@
 //! left out when it is read back.
 
 use meshward_types::PolicyFile;
+use std::fmt::Write;
 
 /// How the lines that are ours begin, which are comments in YAML. It gets longer until nobody
 /// else's line begins so.
@@ -63,25 +64,17 @@ impl Buffer {
     /// The text for an editor: remarks about all of it stand first, the others below their lines.
     pub(super) fn write(&self, files: &[PolicyFile], remarks: &[Remark]) -> String {
         let mut all = String::new();
-        for remark in remarks.iter().filter(|remark| !self.has_line(files, remark)) {
+        for remark in remarks.iter().filter(|remark| !has_line(files, remark)) {
             self.say(&mut all, "", &remark.text);
         }
         for (number, file) in files.iter().enumerate() {
             if number > 0 && !file.text.starts_with("---") {
                 all += SEPARATOR;
             }
-            all += &format!("{} file: {}\n", self.mark, written_name(&file.name));
+            let _ = writeln!(all, "{} file: {}", self.mark, written_name(&file.name));
             self.write_file(&mut all, file, remarks);
         }
         all
-    }
-
-    fn has_line(&self, files: &[PolicyFile], remark: &Remark) -> bool {
-        remark.place.as_ref().is_some_and(|(name, line, _)| {
-            files
-                .iter()
-                .any(|file| file.name == *name && (1..=file.text.lines().count()).contains(line))
-        })
     }
 
     fn write_file(&self, all: &mut String, file: &PolicyFile, remarks: &[Remark]) {
@@ -135,7 +128,9 @@ impl Buffer {
             }
         }
         files.retain(|file| !file.text.trim().is_empty());
-        files.iter_mut().for_each(|file| self.without_added_end(file));
+        for file in &mut files {
+            self.without_added_end(file);
+        }
         files
     }
 
@@ -163,6 +158,14 @@ fn read_name(text: &str) -> String {
         .ok()
         .filter(|_| text.starts_with('"'))
         .unwrap_or_else(|| text.to_owned())
+}
+
+fn has_line(files: &[PolicyFile], remark: &Remark) -> bool {
+    remark.place.as_ref().is_some_and(|(name, line, _)| {
+        files
+            .iter()
+            .any(|file| file.name == *name && (1..=file.text.lines().count()).contains(line))
+    })
 }
 
 #[cfg(test)]

@@ -110,24 +110,21 @@ impl Edit<'_> {
             let as_before =
                 edited.is_empty() || edited == self.buffer.before() || edited == self.start();
             if let Err(error) = left {
-                return if as_before { Err(error) } else { self.keep(&edited, error) };
+                return if as_before { Err(error) } else { self.keep(&edited, &error) };
             }
             if as_before {
                 return self.tell_of_nothing();
             }
             if edited == files {
                 let lines = mistakes.join("\n");
-                return self.keep(
-                    &edited,
-                    Mistake(format!("nothing was applied, the mistakes are still there:\n{lines}"))
-                        .into(),
-                );
+                let text = format!("nothing was applied, the mistakes are still there:\n{lines}");
+                return self.keep(&edited, &Mistake(text).into());
             }
             files = edited;
             mistakes = match self.submit_or_interrupt(&files).await? {
                 None => return self.interrupted(&files),
                 Some(Outcome::Applied(result)) => return self.applied(&files, &result),
-                Some(Outcome::Failed(error)) => return self.keep(&files, error),
+                Some(Outcome::Failed(error)) => return self.keep(&files, &error),
                 Some(Outcome::Mistaken(lines)) => lines,
             };
         }
@@ -255,7 +252,7 @@ impl Edit<'_> {
     }
 
     /// Fails, and says where the text is.
-    fn keep(self, files: &[PolicyFile], error: anyhow::Error) -> Result<ExitCode> {
+    fn keep(self, files: &[PolicyFile], error: &anyhow::Error) -> Result<ExitCode> {
         let place = self.put_away(files)?;
         Err(and_where(error, &place))
     }
@@ -263,7 +260,7 @@ impl Edit<'_> {
     /// The same, with the file as it is.
     fn leave(self, error: anyhow::Error) -> Result<ExitCode> {
         match self.place.keep() {
-            Ok((_, place)) if place.exists() => Err(and_where(error, &place)),
+            Ok((_, place)) if place.exists() => Err(and_where(&error, &place)),
             _ => Err(error),
         }
     }
@@ -281,7 +278,7 @@ impl Edit<'_> {
 }
 
 /// An error, and where the text is that it kept from being applied.
-fn and_where(error: anyhow::Error, place: &Path) -> anyhow::Error {
+fn and_where(error: &anyhow::Error, place: &Path) -> anyhow::Error {
     let text = format!("{error:#}\nwhat you wrote is in {}", place.display());
     if error.is::<Mistake>() { Mistake(text).into() } else { anyhow::anyhow!(text) }
 }

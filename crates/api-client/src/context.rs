@@ -135,7 +135,8 @@ pub fn find(named: Option<&str>) -> Result<Option<Context>, Error> {
         }
         return Ok(None);
     };
-    let is_path = named.contains('/') || named.ends_with(".json");
+    let is_path = named.contains('/')
+        || Path::new(named).extension().is_some_and(|extension| extension == "json");
     let mut known = Vec::new();
     if !is_path && let Some(mut kept) = Contexts::read(&places[0])? {
         if let Some(context) = kept.contexts.remove(named) {

@@ -127,6 +127,7 @@ impl Client {
     }
 
     /// The same, whose writes only say what would happen if `dry`.
+    #[must_use]
     pub fn dry(self, dry: bool) -> Self {
         Self { dry_run: dry, ..self }
     }
@@ -400,14 +401,14 @@ async fn dial(context: &Context) -> Result<TlsStream<TcpStream>, Error> {
             Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
             Ok(Some(Ok(Err(error)))) => failures.push(error),
             Ok(Some(Err(panic))) => return Err(Error::failed(panic)),
-            Ok(None) => return Err(worst(failures)),
+            Ok(None) => return Err(worst(&failures)),
             Err(_) if is_last => {
                 let all: Vec<&str> = context.servers().collect();
                 failures.push(Error::Unreachable(format!(
                     "the coordinator does not answer at {}; does a firewall stand in between, or is it stopped?",
                     all.join(", ")
                 )));
-                return Err(worst(failures));
+                return Err(worst(&failures));
             }
             Err(_) => {}
         }
@@ -416,7 +417,7 @@ async fn dial(context: &Context) -> Result<TlsStream<TcpStream>, Error> {
 
 /// What to say of places that all failed: somebody who is not the coordinator answering tells more
 /// than nobody.
-fn worst(failures: Vec<Error>) -> Error {
+fn worst(failures: &[Error]) -> Error {
     let failed = failures.iter().position(|error| matches!(error, Error::Failed(_)));
     let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
     match failed {

@@ -8,7 +8,7 @@ use meshward_api_types::{
     operations::{Ask, List, Read, Remove, Template, Verb, Write, escaped},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 
 /// Parameters of a query.
 pub(crate) type Query<'a> = &'a [(&'a str, String)];
@@ -139,7 +139,8 @@ fn target(path: &'static str, arguments: &[&(dyn Display + Sync)], query: Query<
     let mut target = Template(path).fill(arguments);
     for (at, (name, value)) in query.iter().enumerate() {
         let sign = if at == 0 { '?' } else { '&' };
-        target.push_str(&format!("{sign}{name}={}", escaped(value)));
+        // Writing into a string cannot fail.
+        let _ = write!(target, "{sign}{name}={}", escaped(value));
     }
     target
 }

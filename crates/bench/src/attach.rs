@@ -55,50 +55,58 @@ pub fn attach(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     })?;
     std::thread::sleep(SETTLED);
     let before = Held::by(&mut node)?;
-    let (attached, detached, most) = runtime.block_on(async {
-        let client = Client::node(&node.socket());
-        let (mut ids, mut attached) = (Vec::new(), Vec::new());
-        for (at, netns) in namespaces.iter().enumerate() {
-            progress("attached", at, count);
-            let begun = Instant::now();
-            let workload: LocalWorkload = client.post("/v1/workloads", &wanted(at, netns)?).await?;
-            attached.push(begun.elapsed().as_secs_f64() * 1000.0);
-            ensure!(workload.state == State::Open, "workload {at} is {:?}", workload.state);
-            ids.push(workload.id);
-        }
-        let most = Held::by(&mut node)?;
-        let mut detached = Vec::new();
-        for (at, id) in ids.iter().enumerate() {
-            progress("detached", at, count);
-            detached.push(detach(&client, id).await?);
-        }
-        eprintln!();
-        Ok::<_, anyhow::Error>((attached, detached, most))
-    })?;
+    let Turn { attached, detached, most } =
+        runtime.block_on(attach_and_detach(&mut node, &namespaces))?;
     let left = settle(&mut node, &before, &namespaces)?;
-    let case = format!("{count} workloads, one after the other");
-    let row = |metric, unit, ours: &[f64], target| {
-        Figures { bench: "attach", case: case.clone(), metric, unit, ours }.absolute(target)
-    };
     let each = (most.memory - before.memory) * 1024.0 / f64::from(count);
-    Ok(vec![
-        row("attach, until it is let in", "ms", &attached, Target::None),
-        row(
-            "attach, until it is let in, p99",
-            "ms",
-            &[crate::report::p99(&attached)],
-            Target::None,
-        ),
-        row("detach", "ms", &detached, Target::None),
+    let case = format!("{count} workloads, one after the other");
+    Ok(rows(&case, &attached, &detached, each, &left))
+}
+
+fn rows(case: &str, attached: &[f64], detached: &[f64], each: f64, left: &Left) -> Vec<Row> {
+    let row = |metric, unit, ours: &[f64], target| {
+        Figures { bench: "attach", case: case.to_owned(), metric, unit, ours }.absolute(target)
+    };
+    vec![
+        row("attach, until it is let in", "ms", attached, Target::None),
+        row("attach, until it is let in, p99", "ms", &[crate::report::p99(attached)], Target::None),
+        row("detach", "ms", detached, Target::None),
         row("resident memory of the daemon for each", "KiB", &[each], Target::None),
         row("descriptors left open", "", &[left.descriptors], Target::AtMost(0.0)),
         row("interfaces left in their namespaces", "", &[left.interfaces], Target::AtMost(0.0)),
         row("files left in the data folder", "", &[left.files], Target::AtMost(0.0)),
         row("routes left on the host", "", &[left.routes], Target::AtMost(0.0)),
-    ])
+    ]
 }
 
-fn progress(what: &str, at: usize, count: u16) {
+/// How long each workload took, in milliseconds, and what the daemon held with all of them.
+struct Turn {
+    attached: Vec<f64>,
+    detached: Vec<f64>,
+    most: Held,
+}
+
+async fn attach_and_detach(node: &mut Node, namespaces: &[Netns]) -> Result<Turn> {
+    let client = Client::node(&node.socket());
+    let (mut ids, mut attached, mut detached) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, netns) in namespaces.iter().enumerate() {
+        progress("attached", at, namespaces.len());
+        let begun = Instant::now();
+        let workload: LocalWorkload = client.post("/v1/workloads", &wanted(at, netns)?).await?;
+        attached.push(begun.elapsed().as_secs_f64() * 1000.0);
+        ensure!(workload.state == State::Open, "workload {at} is {:?}", workload.state);
+        ids.push(workload.id);
+    }
+    let most = Held::by(node)?;
+    for (at, id) in ids.iter().enumerate() {
+        progress("detached", at, namespaces.len());
+        detached.push(detach(&client, id).await?);
+    }
+    eprintln!();
+    Ok(Turn { attached, detached, most })
+}
+
+fn progress(what: &str, at: usize, count: usize) {
     if at.is_multiple_of(50) {
         eprint!("\r{what}: {at}/{count} ");
     }

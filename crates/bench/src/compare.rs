@@ -33,10 +33,13 @@ impl Target {
 
 /// One quantity.
 pub struct Figures<'a> {
+    /// The benchmark.
     pub bench: &'static str,
     /// What was measured, and in which setting.
     pub case: String,
+    /// The quantity, such as `throughput`.
     pub metric: &'static str,
+    /// Its unit, such as `Gbit/s`; empty for a count.
     pub unit: &'static str,
     /// Ours, run by run.
     pub ours: &'a [f64],

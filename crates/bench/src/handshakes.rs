@@ -14,7 +14,7 @@ use blake2::{
     Blake2s256, Blake2sMac, Digest,
     digest::{Mac, consts::U16},
 };
-use meshward_lab::{Mesh, Site};
+use meshward_lab::{Mesh, Site, Workload};
 use meshward_netns::Netns;
 use nix::{
     sys::socket::{
@@ -88,15 +88,11 @@ pub fn handshakes(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>>
         rate.push((flood.sent.load(Relaxed) - sent) as f64 / passed / 1000.0);
     }
     let lost = far.drops("no_session") + near.drops("no_session");
-    let flood = Flood::start(&stranger.site.netns, &target)?;
-    thread::sleep(Duration::from_millis(500));
-    let late = mesh.node("late")?;
-    let newcomer = late.attach("bench", "app=client")?;
-    let begun = Instant::now();
-    let reached = reach(&newcomer.netns, &server.netns, SocketAddr::new(server.v4(), 5203));
-    let came_in = begun.elapsed().as_secs_f64();
-    drop(flood);
-    ensure!(reached, "a new peer does not get in");
+    let came_in = {
+        let _flood = Flood::start(&stranger.site.netns, &target)?;
+        thread::sleep(Duration::from_millis(500));
+        newcomer(&mut mesh, &server)?
+    };
     let case = "tcp1, 100,000 initiations/s wanted".to_owned();
     let figures = |metric, unit, ours| Figures {
         bench: "handshakes",
@@ -118,12 +114,19 @@ pub fn handshakes(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>>
     ])
 }
 
+/// Returns how many seconds it takes until a new node's workload gets through to the server.
+fn newcomer(mesh: &mut Mesh, server: &Workload) -> Result<f64> {
+    let late = mesh.node("late")?;
+    let newcomer = late.attach("bench", "app=client")?;
+    let begun = Instant::now();
+    let reached = reach(&newcomer.netns, &server.netns, SocketAddr::new(server.v4(), 5203));
+    ensure!(reached, "a new peer does not get in");
+    Ok(begun.elapsed().as_secs_f64())
+}
+
 /// Opens a connection, again and again, for as long as somebody would wait.
 fn reach(from: &Netns, to: &Netns, address: SocketAddr) -> bool {
-    let listener = match to.run(|| TcpListener::bind(address)) {
-        Ok(Ok(listener)) => listener,
-        _ => return false,
-    };
+    let Ok(Ok(listener)) = to.run(|| TcpListener::bind(address)) else { return false };
     thread::spawn(move || listener.incoming().for_each(drop));
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(30) {

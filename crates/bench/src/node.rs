@@ -15,7 +15,9 @@ use meshward_control_proto::{
 };
 use meshward_datapath::SecretKey;
 use meshward_lab::{Internet, Mesh, Node, Site, Workload, back_to_back, output};
-use meshward_types::{Acl, AclEntry, IdentityId, NetworkName, PortRange, Protocol, Revision};
+use meshward_types::{
+    Acl, AclEntry, Conduct, IdentityId, NetworkName, PortRange, Protocol, Revision,
+};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -258,7 +260,7 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
         blocks: vec!["10.0.0.0/16".parse()?],
         mtu: 1420,
         admission: false,
-        conduct: Default::default(),
+        conduct: Conduct::default(),
     };
     let mut view = View { revision: Revision(1), ..View::default() };
     let mut put = |key: ResourceKey, resource: Resource| drop(view.resources.insert(key, resource));

@@ -11,7 +11,8 @@ use meshward_api_client::{Client, Error};
 use meshward_lab::Mesh;
 use serde_json::{Value, json};
 use std::{
-    io::{Read, Write},
+    fmt::Write as _,
+    io::{Read, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     sync::{
@@ -98,11 +99,11 @@ const VIEWERS: usize = 4;
 fn largest() -> String {
     let mut text = "network: shop\nrules:\n".to_owned();
     for at in 1..=RULES {
-        text += &format!("  - {{ name: r{at}, from: {{}}, to: {{}}, allow: [tcp/{at}] }}\n");
+        let _ = writeln!(text, "  - {{ name: r{at}, from: {{}}, to: {{}}, allow: [tcp/{at}] }}");
     }
     text += "tests:\n";
     for at in 1..=TESTS {
-        text += &format!("  - {{ from: {{}}, to: {{}}, port: tcp/{at}, expect: allow }}\n");
+        let _ = writeln!(text, "  - {{ from: {{}}, to: {{}}, port: tcp/{at}, expect: allow }}");
     }
     text
 }

@@ -53,63 +53,55 @@ pub fn relay(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     let (mut shares, mut beside) = (Vec::new(), Vec::new());
     for run in 0..runs {
         eprintln!("sharing {} of {runs} ...", run + 1);
-        let folders = ["one", "other"].map(|name| folder.join(name));
-        let both = thread::scope(|scope| {
-            let run = |at: usize| {
-                let (tunnel, folder) = (&pairs[at].tunnel, &folders[at]);
-                fs::create_dir_all(folder)?;
-                tunnel.run(Load::Tcp(1), time, folder)
-            };
-            let other = scope.spawn(move || run(1));
-            let one = run(0);
-            anyhow::Ok([
-                one?.gigabits,
-                other.join().map_err(|_| anyhow::anyhow!("a run ended"))??.gigabits,
-            ])
-        })?;
-        shares.push(both[0].min(both[1]) / both[0].max(both[1]));
-        let trip = thread::scope(|scope| {
-            let flood = scope.spawn(|| pairs[0].tunnel.run(Load::Tcp(4), time, folder));
-            thread::sleep(Duration::from_millis(700));
-            let trip = pairs[1].tunnel.round_trip(100);
-            flood.join().map_err(|_| anyhow::anyhow!("a run ended"))??;
-            trip
-        })?;
-        beside.push(trip / 1000.0);
+        shares.push(share(&pairs, time, folder)?);
+        beside.push(round_trip_beside(&pairs, time, folder)?);
     }
     relay.process.stop();
-    let row =
-        |case: &str, metric, unit, ours: &[f64]| (case.to_owned(), metric, unit, ours.to_vec());
-    let figures = |(case, metric, unit, ours): &(String, &'static str, &'static str, Vec<f64>),
-                   target| {
-        Figures { bench: "relay", case: case.clone(), metric, unit, ours }.absolute(target)
-    };
-    let throughput = Figures {
+    let figures = |case: &str, metric, unit, ours| Figures {
         bench: "relay",
-        case: "tcp1, relay on one core".into(),
-        metric: "throughput",
-        unit: "Gbit/s",
-        ours: &relayed,
+        case: case.to_owned(),
+        metric,
+        unit,
+        ours,
     };
-    let trips = Figures {
-        bench: "relay",
-        case: "idle".into(),
-        metric: "round trip",
-        unit: "ms",
-        ours: &far,
-    };
+    let throughput = figures("tcp1, relay on one core", "throughput", "Gbit/s", &relayed);
+    let trips = figures("idle", "round trip", "ms", &far);
+    let shares = figures("two pairs, tcp1 each", "lesser share of the greater", "", &shares);
+    let beside = figures("one pair, while another sends tcp4", "round trip", "ms", &beside);
     Ok(vec![
         throughput.against("the same link direct", &direct, Target::AtLeast(0.35)),
         trips.against("the same link direct", &near, Target::None),
-        figures(
-            &row("two pairs, tcp1 each", "lesser share of the greater", "", &shares),
-            Target::AtLeast(0.5),
-        ),
-        figures(
-            &row("one pair, while another sends tcp4", "round trip", "ms", &beside),
-            Target::None,
-        ),
+        shares.absolute(Target::AtLeast(0.5)),
+        beside.absolute(Target::None),
     ])
+}
+
+/// Returns the lesser throughput of two pairs that use the relay at the same time, as a part of the
+/// greater.
+fn share(pairs: &[Pair; 2], time: Duration, folder: &Path) -> Result<f64> {
+    let folders = ["one", "other"].map(|name| folder.join(name));
+    let run = |at: usize| {
+        let (tunnel, folder) = (&pairs[at].tunnel, &folders[at]);
+        fs::create_dir_all(folder)?;
+        tunnel.run(Load::Tcp(1), time, folder)
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(|| run(1));
+        let one = run(0)?.gigabits;
+        let other = other.join().map_err(|_| anyhow::anyhow!("a run ended"))??.gigabits;
+        Ok(one.min(other) / one.max(other))
+    })
+}
+
+/// Returns the round trip of a pair, in milliseconds, while another loads the relay.
+fn round_trip_beside(pairs: &[Pair; 2], time: Duration, folder: &Path) -> Result<f64> {
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| pairs[0].tunnel.run(Load::Tcp(4), time, folder));
+        thread::sleep(Duration::from_millis(700));
+        let trip = pairs[1].tunnel.round_trip(100);
+        flood.join().map_err(|_| anyhow::anyhow!("a run ended"))??;
+        Ok(trip? / 1000.0)
+    })
 }
 
 impl Pair {

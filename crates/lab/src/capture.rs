@@ -6,6 +6,7 @@
 //! taken waits in the socket for the end. So there is no thread, and other packets cost some
 //! instructions.
 
+use crate::hex::hex;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use meshward_netns::{Netns, NetnsId};
@@ -150,7 +151,7 @@ impl Capture {
         let name = self.netns.run(|| if_indextoname(index));
         let name = name.ok().and_then(Result::ok).map(|name| name.to_string_lossy().into_owned());
         let name = name.unwrap_or_else(|| format!("interface {index}"));
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(bytes);
         let way = addresses(bytes).map_or_else(String::new, |(from, to)| format!("{from} > {to} "));
         format!("{way}on {name} of {}: {hex}", self.host)
     }

@@ -47,13 +47,12 @@ impl Docker {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let plugin = format!("meshward-{}-{number}", std::process::id());
         fs::create_dir_all(folder)?;
-        let _containerd = start_containerd(site, folder)?;
         let mut docker = Self {
             site: site.clone(),
             folder: folder.to_owned(),
             plugin,
             process: None,
-            _containerd,
+            _containerd: start_containerd(site, folder)?,
         };
         docker.restart()?;
         docker.import("box", "box")?;
@@ -156,9 +155,13 @@ impl Docker {
 fn start_containerd(site: &Site, folder: &Path) -> Result<Process> {
     let at = |name: &str| folder.join(name);
     let config = format!(
-        "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\nroot = {:?}\nstate = {:?}\n",
-        at("cd"),
-        at("cd-state")
+        r#"version = 2
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+root = "{}"
+state = "{}"
+"#,
+        at("cd").display(),
+        at("cd-state").display()
     );
     fs::write(at("containerd.toml"), config)?;
     let mut command = Command::new("containerd");

@@ -86,7 +86,7 @@ impl Kubernetes {
     }
 
     /// Puts a namespace with labels.
-    pub fn put_namespace(&self, name: &str, labels: Value) {
+    pub fn put_namespace(&self, name: &str, labels: &Value) {
         self.put(
             &format!("namespaces/{name}"),
             json!({ "metadata": { "name": name, "labels": labels } }),
@@ -95,7 +95,13 @@ impl Kubernetes {
 
     /// Puts a pod with labels, of which each container runs an image: names, and images as
     /// `REPOSITORY@DIGEST`.
-    pub fn put_pod(&self, namespace: &str, name: &str, labels: Value, containers: &[(&str, &str)]) {
+    pub fn put_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        labels: &Value,
+        containers: &[(&str, &str)],
+    ) {
         let specs: Vec<Value> =
             containers.iter().map(|(name, _)| json!({ "name": name })).collect();
         let status = |(name, image): &(&str, &str)| {

@@ -20,9 +20,11 @@ use tempfile::TempDir;
 
 /// A coordinator and what it takes to run nodes.
 pub struct Mesh {
+    /// The sites and what connects them.
     pub internet: Internet,
+    /// The programs that are run.
     pub binaries: Binaries,
-    /// Where the coordinator runs.
+    /// The site that the coordinator runs on.
     pub site: Site,
     /// The coordinator.
     pub coordinator: Process,
@@ -324,12 +326,15 @@ fn start_coordinator(
 
 /// A relay on a site.
 pub struct Relay {
+    /// The site that it runs on.
     pub site: Site,
+    /// The daemon.
     pub process: Process,
 }
 
 /// A node daemon on a site.
 pub struct Node {
+    /// The site that it runs on.
     pub site: Site,
     binaries: Binaries,
     folder: PathBuf,
@@ -520,11 +525,15 @@ impl Node {
 
 /// A workload in its namespace.
 pub struct Workload {
+    /// The workload's id.
     pub id: String,
+    /// The namespace that it is in.
     pub netns: Netns,
+    /// The name of the mesh's interface in the namespace.
     pub interface: String,
+    /// The state that the node showed when it was attached, such as `open`.
     pub state: String,
-    /// Its addresses, IPv4 first.
+    /// The addresses, IPv4 first.
     pub addresses: Vec<IpAddr>,
     /// The `meshctl run` that it lives in.
     pub process: Option<Process>,

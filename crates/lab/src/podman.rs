@@ -30,8 +30,18 @@ impl Podman {
         fs::create_dir_all(folder.join("net"))?;
         let socket = folder.join("podman.sock");
         let config = format!(
-            "[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [{plugins:?}]\nnetwork_config_dir = {:?}\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n",
-            folder.join("net")
+            r#"[network]
+network_backend = "cni"
+cni_plugin_dirs = ["{}"]
+network_config_dir = "{}"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+"#,
+            plugins.display(),
+            folder.join("net").display()
         );
         fs::write(folder.join("containers.conf"), config)?;
         let network = json!({

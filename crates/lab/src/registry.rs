@@ -2,6 +2,7 @@
 
 use crate::{
     docker::Docker,
+    hex::hex,
     internet::Site,
     process::{Process, output},
 };
@@ -154,11 +155,7 @@ impl Registry {
     }
 
     fn blob(&self, path: &str, kind: &str, content: &str) -> Result<Value> {
-        let hex: String = digest(&SHA256, content.as_bytes())
-            .as_ref()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex = hex(digest(&SHA256, content.as_bytes()).as_ref());
         let begin = format!("http://{ADDRESS}/v2/{path}/blobs/uploads/");
         let head = self.curl(&["-X", "POST", "-D", "-", &begin])?;
         let place = head.lines().find_map(|line| line.strip_prefix("Location: "));

@@ -30,6 +30,7 @@ impl Diagnostic {
     }
 
     /// The same, about an attribute.
+    #[must_use]
     pub fn at(self, path: Path) -> Self {
         Self { path, ..self }
     }
@@ -63,16 +64,19 @@ impl Path {
     }
 
     /// An attribute of what this leads to.
+    #[must_use]
     pub fn attribute(&self, name: &str) -> Self {
         self.then(Step::Attribute(name.to_owned()))
     }
 
     /// An element of the map that this leads to.
+    #[must_use]
     pub fn key(&self, key: &str) -> Self {
         self.then(Step::Key(key.to_owned()))
     }
 
     /// An element of the list that this leads to.
+    #[must_use]
     pub fn index(&self, index: usize) -> Self {
         self.then(Step::Index(index))
     }

@@ -1,6 +1,6 @@
 //! The reference documentation, in the layout of the Terraform registry.
 
-use crate::{Attribute, Block, Nesting, Provider, Schema, schema::Nested};
+use crate::{Attribute, Block, Nesting, OnChange, Presence, Provider, Schema, schema::Nested};
 use std::{collections::BTreeMap, fmt::Write};
 
 /// The kinds of pages: folder, title, and where their examples are.
@@ -79,10 +79,13 @@ fn nest(text: &mut String, nested: &Nested) {
 }
 
 fn describe(text: &mut String, block: &Block) {
-    let read_only = |own: &&Attribute| !own.required && !own.optional;
+    let read_only = |own: &&Attribute| own.presence == Presence::Computed;
     let parts: [(&str, Vec<&Attribute>); 3] = [
-        ("Required", block.attributes.iter().filter(|own| own.required).collect()),
-        ("Optional", block.attributes.iter().filter(|own| own.optional).collect()),
+        (
+            "Required",
+            block.attributes.iter().filter(|own| own.presence == Presence::Required).collect(),
+        ),
+        ("Optional", block.attributes.iter().filter(|own| own.presence.is_optional()).collect()),
         ("Read-Only", block.attributes.iter().filter(read_only).collect()),
     ];
     for (title, attributes) in parts {
@@ -104,7 +107,11 @@ fn describe(text: &mut String, block: &Block) {
             if let Some(default) = &own.default {
                 let _ = write!(text, " Default: `{}`.", default.to_json());
             }
-            text.push_str(if own.replaces { " A change makes a new one.\n" } else { "\n" });
+            text.push_str(if own.on_change == OnChange::Replace {
+                " A change makes a new one.\n"
+            } else {
+                "\n"
+            });
         }
         for nested in blocks {
             let _ = writeln!(text, "- `{}` (Block, see below)", nested.name);

@@ -23,6 +23,7 @@ pub use docs::pages;
 pub use plugin::serve;
 pub use provider::{Answer, DataSource, Ephemeral, Offers, Opened, Provider, Resource, within};
 pub use schema::{
-    Attribute, Block, Nested, Nesting, Schema, Type, check_duration, duration, timeouts,
+    Attribute, Block, Nested, Nesting, OnChange, Presence, Schema, Type, check_duration, duration,
+    timeouts,
 };
 pub use value::Value;

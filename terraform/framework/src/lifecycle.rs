@@ -2,7 +2,7 @@
 //! state is afterwards.
 
 use crate::{
-    Attribute, Block, Diagnostic, Diagnostics, Nesting, Path, Schema, Value,
+    Attribute, Block, Diagnostic, Diagnostics, Nesting, OnChange, Path, Presence, Schema, Value,
     schema::{Check, Nested, Type},
 };
 
@@ -61,7 +61,9 @@ fn check_value(
             }
         }
         (Type::Set(of), Value::List(all)) => {
-            all.iter().for_each(|one| check_value(check, of, one, path, wrong));
+            for one in all {
+                check_value(check, of, one, path, wrong);
+            }
         }
         (Type::Map(of), Value::Map(all)) => {
             for (key, one) in all {
@@ -92,7 +94,7 @@ pub(crate) fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Val
         let unset = config.get(&attribute.name).is_null();
         match &attribute.default {
             Some(default) if unset => state.set(&attribute.name, default.clone()),
-            _ if unset && attribute.computed && prior.is_null() => {
+            _ if unset && attribute.presence.is_computed() && prior.is_null() => {
                 state.set(&attribute.name, Value::Unknown);
             }
             _ => {}
@@ -110,13 +112,14 @@ pub(crate) fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Val
         return Planned { state: prior, replaces: vec![] };
     }
     let changed = |own: &&Attribute| {
-        let only_computed = own.computed && !own.optional && own.default.is_none();
+        let only_computed = own.presence == Presence::Computed;
         let (was, is) = (prior.get(&own.name), state.get(&own.name));
         !(only_computed || own.kind.same(was, is) || own.unread && was.is_null())
     };
-    let replaces = block.attributes.iter().filter(|own| own.replaces).filter(changed);
+    let replaces =
+        block.attributes.iter().filter(|own| own.on_change == OnChange::Replace).filter(changed);
     let replaces = replaces.map(|own| Path::of(&own.name)).collect();
-    for attribute in block.attributes.iter().filter(|own| own.follows) {
+    for attribute in block.attributes.iter().filter(|own| own.on_change == OnChange::Follow) {
         if config.get(&attribute.name).is_null() {
             state.set(&attribute.name, Value::Unknown);
         }
@@ -131,7 +134,7 @@ fn unknown_in(nested: &Nested, blocks: &Value, config: &Value) -> Value {
         if value.is_null() {
             return value;
         }
-        for own in nested.block.attributes.iter().filter(|own| own.computed) {
+        for own in nested.block.attributes.iter().filter(|own| own.presence.is_computed()) {
             if config.get(&own.name).is_null() {
                 value.set(&own.name, own.default.clone().unwrap_or(Value::Unknown));
             }

@@ -36,16 +36,16 @@ pub(crate) async fn answer<P: Provider>(
                 unary(request, |_: Nothing| async move { it.provider_schema() }).await
             }
             "ValidateProviderConfig" => {
-                unary(request, |q| async move { it.validate_provider(q) }).await
+                unary(request, |q| async move { it.validate_provider(&q) }).await
             }
             "ValidateResourceConfig" => {
-                unary(request, |q| async move { it.validate_resource(q) }).await
+                unary(request, |q| async move { it.validate_resource(&q) }).await
             }
             "ValidateDataResourceConfig" => {
-                unary(request, |q| async move { it.validate_data_source(q) }).await
+                unary(request, |q| async move { it.validate_data_source(&q) }).await
             }
             "ValidateEphemeralResourceConfig" => {
-                unary(request, |q| async move { it.validate_ephemeral(q) }).await
+                unary(request, |q| async move { it.validate_ephemeral(&q) }).await
             }
             "UpgradeResourceState" => unary(request, |q| async move { it.upgrade(q) }).await,
             "ConfigureProvider" => unary(request, |q| async move { it.configure(q).await }).await,

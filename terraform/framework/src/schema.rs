@@ -3,7 +3,7 @@
 
 use crate::{Value, wire};
 use serde_json::json;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// A provider's, resource's or data source's configuration.
 #[derive(Clone, Default)]
@@ -17,16 +17,22 @@ pub struct Schema {
 /// Attributes, and blocks in it.
 #[derive(Clone, Default)]
 pub struct Block {
+    /// The attributes, in the order of the documentation.
     pub attributes: Vec<Attribute>,
+    /// The blocks in this one.
     pub blocks: Vec<Nested>,
 }
 
 /// A block in a block.
 #[derive(Clone)]
 pub struct Nested {
+    /// The block's type, as configurations write it.
     pub name: String,
+    /// The documentation, in Markdown.
     pub description: String,
+    /// How often the block may stand there.
     pub nesting: Nesting,
+    /// What it may hold.
     pub block: Block,
     /// The least and the most of it; no bound if the most is 0.
     pub count: (i64, i64),
@@ -46,12 +52,19 @@ pub enum Nesting {
 /// The type of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Type {
+    /// `true` or `false`.
     Bool,
+    /// An integer or a fraction.
     Number,
+    /// A text.
     String,
+    /// Elements of one type, in order.
     List(Box<Type>),
+    /// Elements of one type, without an order.
     Set(Box<Type>),
+    /// Elements of one type, by keys.
     Map(Box<Type>),
+    /// Attributes by name, each with a type of its own.
     Object(Vec<(String, Type)>),
 }
 
@@ -177,42 +190,76 @@ impl Type {
 /// What is wrong with a value, how it should be.
 pub(crate) type Check = fn(&Value) -> Result<(), String>;
 
+/// Who gives an attribute its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// The configuration, always.
+    Required,
+    /// The configuration, or nobody.
+    Optional,
+    /// The configuration, or else the provider.
+    OptionalComputed,
+    /// The provider, always.
+    Computed,
+}
+
+impl Presence {
+    /// Returns whether a configuration may set the attribute, and need not.
+    pub fn is_optional(self) -> bool {
+        matches!(self, Self::Optional | Self::OptionalComputed)
+    }
+
+    /// Returns whether the provider may set the attribute.
+    pub fn is_computed(self) -> bool {
+        matches!(self, Self::OptionalComputed | Self::Computed)
+    }
+}
+
+/// What a change of a resource has to do with an attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnChange {
+    /// Terraform changes the attribute in place.
+    Update,
+    /// A change of the attribute makes a new resource.
+    Replace,
+    /// The provider may give the attribute another value with any change.
+    Follow,
+}
+
 /// One attribute.
 #[derive(Clone)]
 pub struct Attribute {
+    /// The name, as configurations write it.
     pub name: String,
+    /// The type of its values.
     pub kind: Type,
-    /// In Markdown.
+    /// The documentation, in Markdown.
     pub description: String,
-    pub required: bool,
-    pub optional: bool,
-    pub computed: bool,
+    /// Who gives it its value.
+    pub presence: Presence,
+    /// Terraform does not print its value.
     pub sensitive: bool,
-    /// Whether a change makes a new resource.
-    pub replaces: bool,
-    /// Whether it is said when the resource is made, and cannot be read afterwards: of what was
-    /// imported it is not known.
+    /// What a change has to do with it.
+    pub on_change: OnChange,
+    /// It is given when the resource is made and cannot be read afterwards: of what was imported it
+    /// is not known.
     pub unread: bool,
-    /// Whether the provider may give it another value with any change.
-    pub follows: bool,
+    /// Its value where a configuration gives none.
     pub default: Option<Value>,
-    /// Said of it, or of each element if it is a list, a set or a map.
+    /// The check of its value, or of each element of a list, a set or a map.
     pub check: Option<Check>,
 }
 
 impl Attribute {
-    fn new(name: &str, kind: Type, description: &str) -> Self {
+    fn new(presence: Presence, name: &str, kind: Type, description: &str) -> Self {
         Self {
             name: name.to_owned(),
             kind,
             description: description.to_owned(),
-            required: false,
-            optional: false,
-            computed: false,
+            presence,
             sensitive: false,
-            replaces: false,
+            on_change: OnChange::Update,
             unread: false,
-            follows: false,
             default: None,
             check: None,
         }
@@ -220,17 +267,17 @@ impl Attribute {
 
     /// One that must be set.
     pub fn required(name: &str, kind: Type, description: &str) -> Self {
-        Self { required: true, ..Self::new(name, kind, description) }
+        Self::new(Presence::Required, name, kind, description)
     }
 
     /// One that may be set.
     pub fn optional(name: &str, kind: Type, description: &str) -> Self {
-        Self { optional: true, ..Self::new(name, kind, description) }
+        Self::new(Presence::Optional, name, kind, description)
     }
 
     /// One that the provider sets.
     pub fn computed(name: &str, kind: Type, description: &str) -> Self {
-        Self { computed: true, ..Self::new(name, kind, description) }
+        Self::new(Presence::Computed, name, kind, description)
     }
 
     /// The id that every resource has.
@@ -239,36 +286,43 @@ impl Attribute {
     }
 
     /// The provider sets it if nobody else does.
+    #[must_use]
     pub fn or_computed(self) -> Self {
-        Self { computed: true, ..self }
+        Self { presence: Presence::OptionalComputed, ..self }
     }
 
     /// It is this if it is not set.
+    #[must_use]
     pub fn or(self, default: impl Into<Value>) -> Self {
-        Self { computed: true, default: Some(default.into()), ..self }
+        Self { default: Some(default.into()), ..self.or_computed() }
     }
 
     /// A change makes a new resource.
+    #[must_use]
     pub fn replaces(self) -> Self {
-        Self { replaces: true, ..self }
+        Self { on_change: OnChange::Replace, ..self }
     }
 
     /// It is said when the resource is made, and cannot be read afterwards.
+    #[must_use]
     pub fn unread(self) -> Self {
         Self { unread: true, ..self }
     }
 
     /// The provider may give it another value with any change.
+    #[must_use]
     pub fn follows(self) -> Self {
-        Self { follows: true, ..self }
+        Self { on_change: OnChange::Follow, ..self }
     }
 
     /// It is a secret.
+    #[must_use]
     pub fn sensitive(self) -> Self {
         Self { sensitive: true, ..self }
     }
 
     /// It must be well, or each of its elements.
+    #[must_use]
     pub fn checked(self, check: Check) -> Self {
         Self { check: Some(check), ..self }
     }
@@ -281,6 +335,7 @@ impl Block {
     }
 
     /// The same, with a block in it.
+    #[must_use]
     pub fn with(mut self, nested: Nested) -> Self {
         self.blocks.push(nested);
         self
@@ -291,13 +346,13 @@ impl Block {
         let mut all = match value {
             Value::Map(all) => all,
             Value::Null | Value::Unknown => return value,
-            _ => Default::default(),
+            _ => BTreeMap::new(),
         };
         let own = self.attributes.iter().map(|own| {
             let value = own.kind.conform(all.remove(&own.name).unwrap_or_default());
             (own.name.clone(), value)
         });
-        let mut whole: std::collections::BTreeMap<_, _> = own.collect();
+        let mut whole: BTreeMap<_, _> = own.collect();
         for nested in &self.blocks {
             let value = all.remove(&nested.name).unwrap_or_default();
             let value = match (nested.nesting, value) {
@@ -332,9 +387,9 @@ impl Block {
             name: own.name.clone(),
             r#type: own.kind.to_json().to_string().into_bytes(),
             description: own.description.clone(),
-            required: own.required,
-            optional: own.optional,
-            computed: own.computed,
+            required: own.presence == Presence::Required,
+            optional: own.presence.is_optional(),
+            computed: own.presence.is_computed(),
             sensitive: own.sensitive,
             description_kind: wire::MARKDOWN,
         };
@@ -352,7 +407,7 @@ impl Block {
         wire::Block {
             version: 0,
             attributes: self.attributes.iter().map(attribute).collect(),
-            block_types: self.blocks.iter().map(nested).collect(),
+            nested: self.blocks.iter().map(nested).collect(),
             description: description.to_owned(),
             description_kind: wire::MARKDOWN,
             deprecated: false,

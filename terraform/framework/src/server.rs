@@ -40,8 +40,8 @@ fn find<'a, T: ?Sized>(
     all.get(name).map(|found| &**found).ok_or_else(|| unknown_type(name))
 }
 
-fn read(value: &Option<DynamicValue>) -> Result<Value, Diagnostics> {
-    Ok(Value::from_wire(value.as_ref())?)
+fn read(value: Option<&DynamicValue>) -> Result<Value, Diagnostics> {
+    Ok(Value::from_wire(value)?)
 }
 
 fn schemas<T: ?Sized>(
@@ -61,7 +61,7 @@ fn validated(
     request: &TypedConfig,
     further: impl Fn(&Value) -> Diagnostics,
 ) -> Result<Diagnostics, Diagnostics> {
-    let config = read(&request.config)?;
+    let config = read(request.config.as_ref())?;
     let said = lifecycle::validate(schema, &config);
     Ok(if said.is_empty() { further(&config) } else { said })
 }
@@ -102,29 +102,29 @@ impl<P: Provider> Server<P> {
         }
     }
 
-    pub(crate) fn validate_provider(&self, request: ProviderConfig) -> ProviderConfigValidity {
-        let said = read(&request.config)
+    pub(crate) fn validate_provider(&self, request: &ProviderConfig) -> ProviderConfigValidity {
+        let said = read(request.config.as_ref())
             .map(|config| lifecycle::validate(&self.provider.schema(), &config));
         ProviderConfigValidity { diagnostics: diagnosed(said).diagnostics }
     }
 
-    pub(crate) fn validate_resource(&self, request: TypedConfig) -> Diagnosed {
+    pub(crate) fn validate_resource(&self, request: &TypedConfig) -> Diagnosed {
         let found = find(&self.provider.offers().resources, &request.type_name);
         diagnosed(
-            found.and_then(|own| validated(&own.schema(), &request, |config| own.validate(config))),
+            found.and_then(|own| validated(&own.schema(), request, |config| own.validate(config))),
         )
     }
 
-    pub(crate) fn validate_data_source(&self, request: TypedConfig) -> Diagnosed {
+    pub(crate) fn validate_data_source(&self, request: &TypedConfig) -> Diagnosed {
         let found = find(&self.provider.offers().data_sources, &request.type_name);
         diagnosed(
-            found.and_then(|own| validated(&own.schema(), &request, |config| own.validate(config))),
+            found.and_then(|own| validated(&own.schema(), request, |config| own.validate(config))),
         )
     }
 
-    pub(crate) fn validate_ephemeral(&self, request: TypedConfig) -> Diagnosed {
+    pub(crate) fn validate_ephemeral(&self, request: &TypedConfig) -> Diagnosed {
         let found = find(&self.provider.offers().ephemerals, &request.type_name);
-        diagnosed(found.and_then(|own| validated(&own.schema(), &request, |_| vec![])))
+        diagnosed(found.and_then(|own| validated(&own.schema(), request, |_| vec![])))
     }
 
     /// There is one version of every schema: what a state has beyond it is left out, what it lacks
@@ -142,14 +142,14 @@ impl<P: Provider> Server<P> {
     }
 
     pub(crate) async fn configure(&self, request: Configure) -> Diagnosed {
-        let said = async { self.provider.configure(read(&request.config)?).await };
+        let said = async { self.provider.configure(read(request.config.as_ref())?).await };
         diagnosed(said.await.map(|()| vec![]))
     }
 
     pub(crate) async fn read_resource(&self, request: ReadState) -> StateAnswer {
         let state = async {
             let resource = find(&self.provider.offers().resources, &request.type_name)?;
-            let state = read(&request.current_state)?;
+            let state = read(request.current_state.as_ref())?;
             if state.is_null() {
                 return Ok(Value::Null);
             }
@@ -162,8 +162,10 @@ impl<P: Provider> Server<P> {
     pub(crate) fn plan(&self, request: PlanChange) -> PlannedChange {
         let planned =
             find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
-                let (prior, mut proposed) =
-                    (read(&request.prior_state)?, read(&request.proposed_new_state)?);
+                let (prior, mut proposed) = (
+                    read(request.prior_state.as_ref())?,
+                    read(request.proposed_new_state.as_ref())?,
+                );
                 if proposed.is_null() {
                     return Ok(PlannedChange {
                         planned_state: Some(proposed.to_wire()),
@@ -174,7 +176,8 @@ impl<P: Provider> Server<P> {
                 if !prior.is_null() {
                     resource.keep_meaning(&prior, &mut proposed);
                 }
-                let planned = lifecycle::plan(&schema, &prior, proposed, &read(&request.config)?);
+                let planned =
+                    lifecycle::plan(&schema, &prior, proposed, &read(request.config.as_ref())?);
                 Ok(PlannedChange {
                     planned_state: Some(planned.state.to_wire()),
                     requires_replace: planned
@@ -197,7 +200,8 @@ impl<P: Provider> Server<P> {
         let prior = request.prior_state.clone();
         let done = async {
             let resource = find(&self.provider.offers().resources, &request.type_name)?;
-            let (prior, planned) = (read(&request.prior_state)?, read(&request.planned_state)?);
+            let (prior, planned) =
+                (read(request.prior_state.as_ref())?, read(request.planned_state.as_ref())?);
             self.change(resource, prior, planned).await
         };
         let (new_state, diagnostics) = match done.await {
@@ -248,7 +252,7 @@ impl<P: Provider> Server<P> {
     pub(crate) async fn read_data_source(&self, request: TypedConfig) -> StateAnswer {
         let state = async {
             let source = find(&self.provider.offers().data_sources, &request.type_name)?;
-            let state = source.read(read(&request.config)?).await?;
+            let state = source.read(read(request.config.as_ref())?).await?;
             Ok(source.schema().block.conform(state))
         };
         state_answer(state.await, vec![])
@@ -257,7 +261,7 @@ impl<P: Provider> Server<P> {
     pub(crate) async fn open(&self, request: TypedConfig) -> OpenedEphemeral {
         let opened = async {
             let own = find(&self.provider.offers().ephemerals, &request.type_name)?;
-            let opened = own.open(read(&request.config)?).await?;
+            let opened = own.open(read(request.config.as_ref())?).await?;
             Ok((own.schema().block.conform(opened.result), opened.private))
         };
         match opened.await {

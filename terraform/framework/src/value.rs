@@ -18,8 +18,11 @@ pub enum Value {
     Null,
     /// Not known before something is applied.
     Unknown,
+    /// `true` or `false`.
     Bool(bool),
+    /// An integer or a fraction.
     Number(serde_json::Number),
+    /// A text.
     String(String),
     /// A list, or a set in whatever order.
     List(Vec<Value>),
@@ -151,6 +154,7 @@ impl Value {
         }
     }
 
+    /// Returns the value that JSON stands for.
     pub fn from_json(json: serde_json::Value) -> Self {
         match json {
             serde_json::Value::Null => Self::Null,

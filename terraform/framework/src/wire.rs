@@ -68,7 +68,7 @@ pub(crate) struct Block {
     #[prost(message, repeated, tag = 2)]
     pub attributes: Vec<Attribute>,
     #[prost(message, repeated, tag = 3)]
-    pub block_types: Vec<NestedBlock>,
+    pub nested: Vec<NestedBlock>,
     #[prost(string, tag = 4)]
     pub description: String,
     #[prost(int32, tag = 5)]
@@ -78,6 +78,7 @@ pub(crate) struct Block {
 }
 
 #[derive(Clone, PartialEq, Message)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of Terraform's protocol")]
 pub(crate) struct Attribute {
     #[prost(string, tag = 1)]
     pub name: String,

@@ -1,7 +1,8 @@
 //! Data sources that say of one thing what its resource knows.
 
 use meshward_terraform::{
-    Answer, Attribute, Block, DataSource, Diagnostic, Resource, Schema, Type, Value,
+    Answer, Attribute, Block, DataSource, Diagnostic, OnChange, Presence, Resource, Schema, Type,
+    Value,
 };
 
 /// Looks one thing up by its key.
@@ -32,25 +33,13 @@ impl<R: Resource> DataSource for Lookup<R> {
         let kept = block.attributes.into_iter().filter(|own| !self.without.contains(&&*own.name));
         let mut attributes: Vec<Attribute> = kept
             .map(|own| {
-                if self.keys.contains(&&*own.name) {
-                    Attribute {
-                        required: true,
-                        optional: false,
-                        computed: false,
-                        replaces: false,
-                        default: None,
-                        ..own
-                    }
-                } else {
-                    Attribute {
-                        required: false,
-                        optional: false,
-                        computed: true,
-                        replaces: false,
-                        default: None,
-                        check: None,
-                        ..own
-                    }
+                let is_key = self.keys.contains(&&*own.name);
+                Attribute {
+                    presence: if is_key { Presence::Required } else { Presence::Computed },
+                    on_change: OnChange::Update,
+                    default: None,
+                    check: own.check.filter(|_| is_key),
+                    ..own
                 }
             })
             .collect();

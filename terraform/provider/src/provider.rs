@@ -136,10 +136,9 @@ fn at_home(path: &str) -> PathBuf {
 /// What is wrong with the configuration, at the attribute that says so, if one does.
 fn placed(config: &Value, error: Error) -> Diagnostics {
     let about = match &error {
-        Error::Unreachable(_) => "server",
         Error::Refused { status: Some(401 | 403), .. } => "token",
         Error::Refused { status: None, .. } | Error::Failed(_) => "ca",
-        Error::Refused { .. } => "server",
+        Error::Refused { .. } | Error::Unreachable(_) => "server",
     };
     let about = [about, "context"].into_iter().find(|name| !config.get(name).is_null());
     let path = about.map(Path::of).unwrap_or_default();

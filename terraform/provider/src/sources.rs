@@ -6,7 +6,7 @@ use crate::{
     resources::{duration_text, files, files_attribute},
     written,
 };
-use meshward_api_types::{SubmitPolicy, operations};
+use meshward_api_types::{LinkChange, SubmitPolicy, operations};
 use meshward_policy::{Problem, review};
 use meshward_terraform::{
     Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Path, Schema, Type, Value,
@@ -55,14 +55,8 @@ impl PolicyCheck {
             });
             return Err(said.collect());
         }
-        let links = |changes: Vec<meshward_api_types::LinkChange>| {
-            let all = changes.iter().map(|change| {
-                json!({ "from": change.from.to_string(), "to": change.to.to_string(), "before": change.before, "after": change.after })
-            });
-            Value::from_json(all.collect())
-        };
-        now.set("opened", links(opened));
-        now.set("closed", links(closed));
+        now.set("opened", links(&opened));
+        now.set("closed", links(&closed));
         let networks = all.iter().map(|written| written.policy.network.to_string().into());
         now.set("networks", Value::List(networks.collect()));
         let rules: usize = all
@@ -79,6 +73,18 @@ impl PolicyCheck {
         now.set("findings", Value::from_json(findings.collect()));
         Ok(now)
     }
+}
+
+fn links(changes: &[LinkChange]) -> Value {
+    let all = changes.iter().map(|change| {
+        json!({
+            "from": change.from.to_string(),
+            "to": change.to.to_string(),
+            "before": change.before,
+            "after": change.after,
+        })
+    });
+    Value::from_json(all.collect())
 }
 
 impl DataSource for PolicyCheck {

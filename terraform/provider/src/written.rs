@@ -1,8 +1,10 @@
 //! Policy as text: files that users write, and those that are written from blocks of configuration.
 
-use meshward_policy::{BadPolicy, Budget, Policy, Problem, Rule, Shared, run_tests};
+use meshward_policy::{
+    BadPolicy, Budget, Declarations, Mode, Policy, Problem, Rule, Shared, run_tests,
+};
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
-use meshward_types::{Labels, NetworkName, PolicyFile, Selector};
+use meshward_types::{Labels, NetworkName, OnDeny, OnRevoke, PolicyFile, Selector};
 use serde_json::{Map, json};
 
 /// The file that is written from the blocks of a `meshward_policy`.
@@ -241,18 +243,18 @@ pub(crate) fn policy_blocks(policy: &Policy) -> Option<Value> {
     }
     let mut blocks = Value::default();
     let word = |value: serde_json::Value| Value::from_json(value);
-    if policy.mode != Default::default() {
+    if policy.mode != Mode::default() {
         blocks.set("mode", word(json!(policy.mode)));
     }
-    if policy.declarations != Default::default() {
+    if policy.declarations != Declarations::default() {
         blocks.set("declarations", word(json!(policy.declarations)));
     }
     for (name, on_deny) in [("on_deny", policy.on_deny), ("on_quarantine", policy.on_quarantine)] {
-        if on_deny != Default::default() {
+        if on_deny != OnDeny::default() {
             blocks.set(name, word(json!(on_deny)));
         }
     }
-    if policy.on_revoke != Default::default() {
+    if policy.on_revoke != OnRevoke::default() {
         blocks.set("on_revoke", word(json!(policy.on_revoke)));
     }
     if let serde_json::Value::Object(timeouts) = json!(policy.timeouts) {

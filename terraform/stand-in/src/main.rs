@@ -54,7 +54,7 @@ fn stand_in() -> Result<StandIn> {
             known.join(", ")
         )
     })?;
-    StandIn::new(Cloud::read(text)?)
+    Ok(StandIn::new(Cloud::read(text)?))
 }
 
 struct StandIn {
@@ -63,7 +63,7 @@ struct StandIn {
 }
 
 impl StandIn {
-    fn new(cloud: Cloud) -> Result<Self> {
+    fn new(cloud: Cloud) -> Self {
         let kept = |what_is_there: bool| {
             move |(name, schema): (String, Schema)| {
                 (name.clone(), Kept { name, schema, what_is_there })
@@ -76,7 +76,7 @@ impl StandIn {
             data_sources: sources.map(|(name, own)| (name, Box::new(own) as _)).collect(),
             ephemerals: BTreeMap::new(),
         };
-        Ok(Self { schema: cloud.provider, offers })
+        Self { schema: cloud.provider, offers }
     }
 }
 
@@ -189,7 +189,8 @@ impl DataSource for Kept {
     fn read(&self, config: Value) -> Answer<'_, Value> {
         Box::pin(async move {
             let mut found = config;
-            for own in self.schema.block.attributes.iter().filter(|own| own.computed) {
+            for own in self.schema.block.attributes.iter().filter(|own| own.presence.is_computed())
+            {
                 if found.get(&own.name).is_null() {
                     found.set(&own.name, Value::Unknown);
                 }

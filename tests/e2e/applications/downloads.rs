@@ -51,12 +51,12 @@ impl Download {
         client.set_read_timeout(None).unwrap();
         let own = Self::default();
         let (sending, receiving) = (own.clone(), own.clone());
-        thread::spawn(move || sending.note(1, Self::send(server)));
-        thread::spawn(move || receiving.note(0, receiving.receive(client)));
+        thread::spawn(move || sending.note(1, &Self::send(server)));
+        thread::spawn(move || receiving.note(0, &receiving.receive(client)));
         own
     }
 
-    fn note(&self, end: usize, error: std::io::Error) {
+    fn note(&self, end: usize, error: &std::io::Error) {
         self.ends.lock().unwrap()[end] = Some(error.kind());
     }
 

@@ -6,7 +6,7 @@ use crate::{
 };
 use meshward_lab::Workload;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 /// By how much the coordinator's memory may grow, in MiB.
 const MOST_GROWN: u64 = 64;
@@ -372,20 +372,7 @@ fn a_viewers_largest_requests_cost_nobody_else_his_answers_or_a_quarantine() {
     assert_eq!((again.status, again.body()), (200, first.body()), "it is still known");
     assert_eq!(again.header("idempotency-replayed"), Some("true"));
     // Policies with as many rules and tests as may be, from several clients of the viewer at once.
-    let rules: String = (0..400)
-        .map(|at| {
-            format!(
-                "  - {{ name: r{at}, from: {{ app: a{at} }}, to: {{ app: web }}, allow: [tcp/{}] }}\n",
-                at + 1
-            )
-        })
-        .collect();
-    let tests: String = (0..100)
-        .map(|at| {
-            format!("  - {{ from: {{ app: a{at} }}, to: {{ app: web }}, port: tcp/9999, expect: deny }}\n")
-        })
-        .collect();
-    let long = policy_body(&format!("network: shop\nrules:\n{rules}tests:\n{tests}"));
+    let long = policy_body(&largest_policy());
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -396,4 +383,27 @@ fn a_viewers_largest_requests_cost_nobody_else_his_answers_or_a_quarantine() {
         assert_eq!(done.status, 200, "{done:?}");
         assert!(!stream.flows(SILENCE), "it is in force when it is answered");
     });
+}
+
+/// Returns a policy with as many rules and tests as one may have.
+fn largest_policy() -> String {
+    let mut text = "network: shop\nrules:\n".to_owned();
+    for at in 0..400 {
+        let allowed = at + 1;
+        writeln!(
+            text,
+            "  - {{ name: r{at}, from: {{ app: a{at} }}, to: {{ app: web }}, \
+             allow: [tcp/{allowed}] }}"
+        )
+        .unwrap();
+    }
+    text.push_str("tests:\n");
+    for at in 0..100 {
+        writeln!(
+            text,
+            "  - {{ from: {{ app: a{at} }}, to: {{ app: web }}, port: tcp/9999, expect: deny }}"
+        )
+        .unwrap();
+    }
+    text
 }

@@ -385,7 +385,9 @@ impl Scene {
                 vec![endpoint(PublicKey([9; 32]))],
                 vec![self.others.own("liar-0", "app=own")],
             );
-            has.iter().for_each(|part| session.say(part).unwrap());
+            for part in &has {
+                session.say(part).unwrap();
+            }
             // Where the answer to the question for the view is the lie, it has to be the first.
             if !matches!(says[0], FromNode::ResourceHashes { .. }) {
                 let update =
@@ -466,7 +468,9 @@ fn what_a_member_says_of_others_changes_nothing_for_them() {
         let (lies, next) = scene.others.lies(&one);
         let all: Vec<&str> = lies.iter().map(|lie| lie.what).collect();
         scene.unnoticed(&format!("one of {all:?}"), &stream, || {
-            lies.iter().for_each(|lie| scene.say(&lie.says));
+            for lie in &lies {
+                scene.say(&lie.says);
+            }
         });
         (kind, kinds) = (next, kinds + 1);
     }

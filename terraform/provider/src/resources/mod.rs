@@ -41,14 +41,18 @@ fn keep_unset(state: &Value, now: &mut Value, attributes: &[&str]) {
 /// The body of a request: these attributes under their own names.
 fn body<T: DeserializeOwned>(value: &Value, fields: &[&str]) -> Result<T, Diagnostics> {
     let mut wanted = Value::default();
-    fields.iter().for_each(|name| wanted.set(name, value.get(name).clone()));
+    for name in fields {
+        wanted.set(name, value.get(name).clone());
+    }
     Ok(wanted.to()?)
 }
 
 /// The state of something of which only its key is known.
 fn keyed(parts: &[(&str, &str)]) -> Value {
     let mut state = Value::default();
-    parts.iter().for_each(|(name, part)| state.set(name, *part));
+    for (name, part) in parts {
+        state.set(name, *part);
+    }
     state
 }
 

@@ -109,6 +109,8 @@ pub(super) fn keep_meaning(
         return;
     }
     if written(&network, prior).is_some_and(|was| Some(was) == written(&network, proposed)) {
-        blocks.iter().for_each(|name| proposed.set(name, prior.get(name).clone()));
+        for name in blocks {
+            proposed.set(name, prior.get(name).clone());
+        }
     }
 }

@@ -67,8 +67,7 @@ impl PolicyResource {
             None => PART.begin(&self.0, &planned, all).await?,
             Some(prior) => {
                 let as_seen = |found: &Policy| {
-                    Ok(described(prior.clone(), found)?
-                        .is_some_and(|now| same(&prior, &now, &CONTENT)))
+                    Ok(described(&prior, found)?.is_some_and(|now| same(&prior, &now, &CONTENT)))
                 };
                 PART.replace(&self.0, &planned, all, as_seen).await?
             }
@@ -85,13 +84,13 @@ impl PolicyResource {
         let Some(found) = all.iter().find(|policy| policy.network.as_str() == network) else {
             return Ok(None);
         };
-        described(state, found)
+        described(&state, found)
     }
 }
 
 /// The state that a policy of the network comes to; none if nobody has written this part of it.
-fn described(state: Value, found: &Policy) -> Result<Option<Value>, Diagnostics> {
-    let network = text(&state, "network")?;
+fn described(state: &Value, found: &Policy) -> Result<Option<Value>, Diagnostics> {
+    let network = text(state, "network")?;
     let own: Vec<&PolicyFile> = found.files.iter().filter(|file| file.name != ADMISSION).collect();
     if own.is_empty() {
         return Ok(None);
@@ -101,16 +100,20 @@ fn described(state: Value, found: &Policy) -> Result<Option<Value>, Diagnostics>
         own.into_iter().partition(|file| file.name == POLICY);
     let mut others: BTreeMap<&str, &str> =
         others.iter().map(|file| (&*file.name, &*file.text)).collect();
-    let wanted = written::policy(&network, &state)?;
+    let wanted = written::policy(&network, state)?;
     match from_blocks.first() {
         Some(file) if wanted.is_some_and(|wanted| wanted.text == file.text) => {
-            BLOCKS.iter().for_each(|name| now.set(name, state.get(name).clone()));
+            for name in BLOCKS {
+                now.set(name, state.get(name).clone());
+            }
         }
         Some(file) => {
             match written::read_back(file, &found.network).as_ref().and_then(written::policy_blocks)
             {
                 Some(blocks) => {
-                    BLOCKS.iter().for_each(|name| now.set(name, blocks.get(name).clone()));
+                    for name in BLOCKS {
+                        now.set(name, blocks.get(name).clone());
+                    }
                 }
                 None => {
                     others.insert(&file.name, &file.text);
@@ -125,13 +128,13 @@ fn described(state: Value, found: &Policy) -> Result<Option<Value>, Diagnostics>
     now.set("message", state.get("message").clone());
     // Admission has a resource of its own, and makes revisions of this policy, too: as long as
     // nothing of this part is different, neither is its revision.
-    let revision = if same(&state, &now, &CONTENT) && !state.get("revision").is_null() {
+    let revision = if same(state, &now, &CONTENT) && !state.get("revision").is_null() {
         state.get("revision").clone()
     } else {
         Value::of(&found.revision)?
     };
     now.set("revision", revision);
-    keep_unset(&state, &mut now, &["files"]);
+    keep_unset(state, &mut now, &["files"]);
     Ok(Some(now))
 }
 
@@ -161,84 +164,101 @@ fn timeout(of: &str, what: &str) -> Attribute {
     Attribute::optional(&format!("{of}_timeout"), Type::String, &text)
 }
 
+/// The block `test`.
+fn test() -> Block {
+    Block::of(vec![
+        Attribute::required(
+            "from",
+            Type::String,
+            "The labels of who begins the flow, such as `app=web,env=prod`.",
+        )
+        .checked(checks::label_set),
+        Attribute::required("to", Type::String, "The labels of whom it is with.")
+            .checked(checks::label_set),
+        Attribute::required("port", Type::String, "What is tried, such as `tcp/5432`."),
+        Attribute::required(
+            "expect",
+            Type::String,
+            "What must come out: `allow`, `deny`, or `reject` (denied, and the sender is told).",
+        )
+        .checked(checks::expectation),
+    ])
+}
+
+/// The settings of a policy.
+fn settings() -> Vec<Attribute> {
+    vec![
+        Attribute::optional(
+            "mode",
+            Type::String,
+            "`enforce`, or `observe`: what rules and the default deny passes then, and is counted.",
+        )
+        .checked(checks::mode),
+        Attribute::optional(
+            "declarations",
+            Type::String,
+            "What workloads may declare about who reaches them: `narrow`, or `open`.",
+        )
+        .checked(checks::declarations),
+        Attribute::optional(
+            "on_deny",
+            Type::String,
+            "What the sender of a packet is told that nothing allows: `drop` (nothing, the default), or `reject`: TCP is reset, everything else gets ICMP's \"administratively prohibited\".",
+        )
+        .checked(checks::on_deny),
+        Attribute::optional(
+            "on_quarantine",
+            Type::String,
+            "What a quarantined workload is told of what it sends: `drop` (the default), or `reject`.",
+        )
+        .checked(checks::on_deny),
+        Attribute::optional(
+            "on_revoke",
+            Type::String,
+            "What the ends of a TCP connection are told that a change of policy or a quarantine cuts: `drop` (nothing, the default), or `reset`.",
+        )
+        .checked(checks::on_revoke),
+        timeout("tcp_established", "TCP that is established. `24h` if it is left out."),
+        timeout("tcp_transitory", "TCP that is beginning or ending. `4m` if it is left out."),
+        timeout("udp", "UDP. `3m` if it is left out."),
+        timeout("icmp", "ICMP echoes. `1m` if it is left out."),
+    ]
+}
+
 impl Resource for PolicyResource {
     fn schema(&self) -> Schema {
-        let test = Block::of(vec![
+        let own = vec![
+            Attribute::id("The network."),
             Attribute::required(
-                "from",
+                "network",
                 Type::String,
-                "The labels of who begins the flow, such as `app=web,env=prod`.",
+                "The network. Use the `id` of a `meshward_network`.",
             )
-            .checked(checks::label_set),
-            Attribute::required("to", Type::String, "The labels of whom it is with.")
-                .checked(checks::label_set),
-            Attribute::required("port", Type::String, "What is tried, such as `tcp/5432`."),
-            Attribute::required(
-                "expect",
-                Type::String,
-                "What must come out: `allow`, `deny`, or `reject` (denied, and the sender is told).",
-            )
-            .checked(checks::expectation),
-        ]);
+            .replaces()
+            .checked(checks::network),
+            files_attribute(Attribute::optional),
+        ];
+        let about = [
+            Attribute::optional("message", Type::String, "Why, for the log of the policy."),
+            Attribute::computed("revision", Type::Number, "The revision that made it what it is.")
+                .follows(),
+        ];
+        let attributes = own.into_iter().chain(settings()).chain(about).collect();
         Schema::new(
             "The policy of a network, but for what a `meshward_admission` says: files in the policy language, blocks, or both. Everything is denied unless something allows it. \
              It is checked, by its own tests too, when it is planned; when `apply` returns, every connected node enforces it.\n\nPolicy that somebody else applies to the network is \
              drift, and the next `apply` replaces it. There is one such resource for each network.",
-            Block::of(vec![
-                Attribute::id("The network."),
-                Attribute::required(
-                    "network",
-                    Type::String,
-                    "The network. Use the `id` of a `meshward_network`.",
-                )
-                .replaces()
-                .checked(checks::network),
-                files_attribute(Attribute::optional),
-                Attribute::optional(
-                    "mode",
-                    Type::String,
-                    "`enforce`, or `observe`: what rules and the default deny passes then, and is counted.",
-                )
-                .checked(checks::mode),
-                Attribute::optional(
-                    "declarations",
-                    Type::String,
-                    "What workloads may declare about who reaches them: `narrow`, or `open`.",
-                )
-                .checked(checks::declarations),
-                Attribute::optional(
-                    "on_deny",
-                    Type::String,
-                    "What the sender of a packet is told that nothing allows: `drop` (nothing, the default), or `reject`: TCP is reset, everything else gets ICMP's \"administratively prohibited\".",
-                )
-                .checked(checks::on_deny),
-                Attribute::optional(
-                    "on_quarantine",
-                    Type::String,
-                    "What a quarantined workload is told of what it sends: `drop` (the default), or `reject`.",
-                )
-                .checked(checks::on_deny),
-                Attribute::optional(
-                    "on_revoke",
-                    Type::String,
-                    "What the ends of a TCP connection are told that a change of policy or a quarantine cuts: `drop` (nothing, the default), or `reset`.",
-                )
-                .checked(checks::on_revoke),
-                timeout("tcp_established", "TCP that is established. `24h` if it is left out."),
-                timeout("tcp_transitory", "TCP that is beginning or ending. `4m` if it is left out."),
-                timeout("udp", "UDP. `3m` if it is left out."),
-                timeout("icmp", "ICMP echoes. `1m` if it is left out."),
-                Attribute::optional("message", Type::String, "Why, for the log of the policy."),
-                Attribute::computed("revision", Type::Number, "The revision that made it what it is.")
-                    .follows(),
-            ])
-            .with(rules("rule", "What may pass, and exceptions from that."))
-            .with(rules("guardrail", "What no rule can override. Only an admin's token may change these."))
-            .with(Nested::list(
-                "test",
-                "What must come out, checked before anything is applied.",
-                test,
-            )),
+            Block::of(attributes)
+                .with(rules("rule", "What may pass, and exceptions from that."))
+                .with(rules(
+                    "guardrail",
+                    "What no rule can override. Only an admin's token may change these.",
+                ))
+                .with(Nested::list(
+                    "test",
+                    "What must come out, checked before anything is applied.",
+                    test(),
+                )),
         )
     }
 
