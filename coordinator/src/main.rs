@@ -3,10 +3,7 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use meshward_control_proto::{
-    ALPN_JOIN, ALPN_SESSION,
-    relay::{ALPN_RELAY, ALPN_RELAY_LINK},
-};
+use meshward_control_proto::Channel;
 use meshward_coordinator::{
     admin, api, ca,
     config::{Config, USUAL_FILE},
@@ -166,7 +163,7 @@ async fn start(arguments: Arguments) -> Result<()> {
         config.listen,
         mesh.ca.certificate.clone(),
         certificate,
-        &[ALPN_SESSION, ALPN_JOIN, ALPN_RELAY, ALPN_RELAY_LINK],
+        &Channel::ALL,
         &[b"http/1.1"],
         &guard,
     )?;

@@ -4,8 +4,8 @@
 use crate::{cert_resolver::CertResolver, config::Config};
 use anyhow::{Context, Result};
 use meshward_control_proto::{
-    COORDINATOR_NAME, MAX_UPDATE, MemberKind,
-    relay::{ALPN_RELAY, ALPN_RELAY_LINK, FromRelay, ToRelay},
+    COORDINATOR_NAME, Channel, MAX_UPDATE, MemberKind,
+    relay::{FromRelay, ToRelay},
 };
 use meshward_relay::{
     forwarder::Forwarder,
@@ -70,7 +70,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let ca = CertificateDer::from(credentials.ca.clone());
     let guard = Guard::new(&config.strangers, descriptors::raise());
     let Listener { endpoint, tunnels, tls, address } =
-        listener::open(config.listen, ca, resolver.clone(), &[ALPN_RELAY], &[], &guard)?;
+        listener::open(config.listen, ca, resolver.clone(), &[Channel::Relay], &[], &guard)?;
     stun::serve(config.stun_listen).await?;
     let members: HashMap<NodeName, String> = folder.take_up_json(MEMBERS).unwrap_or_default();
     let advertise = match config.advertise.is_empty() {
@@ -220,7 +220,7 @@ impl Daemon {
 
     async fn hold_one_link(&self) -> Result<()> {
         let Credentials { ca, certificate, key } = self.folder.credentials()?;
-        let dial = Dial::for_member(&ca, &certificate, &key, ALPN_RELAY_LINK, COORDINATOR_NAME)?;
+        let dial = Dial::for_member(&ca, &certificate, &key, Channel::RelayLink, COORDINATOR_NAME)?;
         let reached = dial.dial(&self.membership.coordinator).await?;
         let (mut send, mut receive) = reached.connection.open_bi().await?;
         let hello = FromRelay::Hello {

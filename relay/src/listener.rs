@@ -5,7 +5,7 @@ use crate::{
     tls_listener::TlsListener,
 };
 use anyhow::{Context, Result};
-use meshward_control_proto::relay::ALPN_RELAY;
+use meshward_control_proto::Channel;
 use meshward_runtime::{
     Mistake,
     sources::SourcePermit,
@@ -63,7 +63,7 @@ pub fn open(
     wanted: SocketAddr,
     ca: CertificateDer<'static>,
     certificate: Arc<dyn ResolvesServerCert>,
-    over_quic: &[&[u8]],
+    over_quic: &[Channel],
     over_tls: &[&[u8]],
     guard: &Arc<Guard>,
 ) -> Result<Listener> {
@@ -172,14 +172,14 @@ fn widen(udp: &UdpSocket) {
 fn quic_config(
     members: Members,
     certificate: Arc<dyn ResolvesServerCert>,
-    protocols: &[&[u8]],
+    channels: &[Channel],
 ) -> Result<quinn::ServerConfig> {
     let mut tls =
         ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(members))
             .with_cert_resolver(certificate);
-    tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    tls.alpn_protocols = channels.iter().flat_map(|channel| channel.alpn()).collect();
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config
         .max_incoming(UNJUDGED)
@@ -195,7 +195,7 @@ fn quic_config(
     transport.max_concurrent_uni_streams(1u8.into());
     transport.receive_window(STRANGER_WINDOW.into());
     // Relayed packets come in datagrams.
-    let streams: u8 = if protocols == [ALPN_RELAY] { 0 } else { 4 };
+    let streams: u8 = if channels == [Channel::Relay] { 0 } else { 4 };
     transport.max_concurrent_bidi_streams(streams.into());
     config.transport_config(Arc::new(transport));
     Ok(config)

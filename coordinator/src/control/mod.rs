@@ -9,8 +9,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use meshward_control_proto::{
-    ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, JoinReply, JoinRequest, MAX_JOIN_FRAME, MemberKind,
-    relay::{ALPN_RELAY, ALPN_RELAY_LINK},
+    CLOSE_REMOVED, Channel, JoinReply, JoinRequest, MAX_JOIN_FRAME, MemberKind,
 };
 use meshward_control_state::{
     Refusal,
@@ -32,7 +31,7 @@ use quinn::{
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use time::OffsetDateTime;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// For how long a machine may take to say what it wants.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -68,7 +67,10 @@ async fn serve_connection(
     let connection = finish_handshake(incoming, permit).await?;
     let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
     let alpn = data.and_then(|data| data.protocol).unwrap_or_default();
-    if alpn == ALPN_JOIN {
+    let (channel, version) =
+        Channel::negotiated(&alpn).context("an unknown protocol was asked for")?;
+    debug!(%from, ?channel, version = version.0, "connected");
+    if channel == Channel::Join {
         let Some(_permit) = mesh.guard.join(from.ip(), std::time::Instant::now()) else {
             connection.close(5u32.into(), b"too many machines are joining; try again in a moment");
             anyhow::bail!("too many machines are joining from there");
@@ -76,7 +78,7 @@ async fn serve_connection(
         let (send, receive) = first_stream(&connection).await?;
         return serve_join(mesh, &connection, from, send, receive).await;
     }
-    let kind = if alpn == ALPN_RELAY_LINK { MemberKind::Relay } else { MemberKind::Node };
+    let kind = if channel == Channel::RelayLink { MemberKind::Relay } else { MemberKind::Node };
     let certificate = member(mesh, &connection, from, kind)?;
     let who = format!("{kind}:{}", certificate.node);
     let Some(_connection) = mesh.members.open(&who, &alpn) else {
@@ -86,18 +88,15 @@ async fn serve_connection(
     mesh.guard.note_known(from.ip());
     tunnels.trust(connection.remote_address(), &who);
     widen_for_member(&connection);
-    if alpn == ALPN_RELAY {
+    if channel == Channel::Relay {
         check_unexpired(&certificate)?;
         return mesh.forwarder.serve(RelayId::of(&certificate.node), connection).await;
     }
     let (send, receive) = first_stream(&connection).await?;
-    match &alpn[..] {
-        ALPN_RELAY_LINK => {
-            relay_links::serve(mesh, connection, &certificate, from.ip(), send, receive).await
-        }
-        ALPN_SESSION => session::serve(mesh, connection, certificate, from, send, receive).await,
-        _ => anyhow::bail!("an unknown protocol was asked for"),
+    if channel == Channel::RelayLink {
+        return relay_links::serve(mesh, connection, &certificate, from.ip(), send, receive).await;
     }
+    session::serve(mesh, connection, certificate, from, send, receive).await
 }
 
 async fn first_stream(connection: &Connection) -> Result<(SendStream, RecvStream)> {

@@ -10,6 +10,7 @@
 //! than fits comes in parts.
 #![forbid(unsafe_code)]
 
+mod channel;
 mod codec;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -21,6 +22,7 @@ mod reports;
 mod tests;
 pub mod view;
 
+pub use channel::{Channel, ChannelVersion};
 pub use codec::*;
 pub use join::*;
 pub use messages::*;
@@ -29,10 +31,6 @@ pub use view::{Change, Resource, ResourceKey, View, ViewReplica};
 
 use std::time::Duration;
 
-/// ALPN of the session.
-pub const ALPN_SESSION: &[u8] = b"meshward-session/2";
-/// ALPN of joining.
-pub const ALPN_JOIN: &[u8] = b"meshward-join/2";
 /// The most bytes of the body of a node's message.
 pub const MAX_FRAME: usize = 1 << 20;
 /// The most bytes of the body of a coordinator's message.

@@ -7,9 +7,7 @@ use crate::{
     tunnel::{ALPN_TUNNEL, Tunnel},
 };
 use anyhow::{Context, Result};
-use meshward_control_proto::{
-    ALPN_JOIN, ALPN_SESSION, CLOSE_REMOVED, COORDINATOR_NAME, relay::ALPN_RELAY,
-};
+use meshward_control_proto::{CLOSE_REMOVED, COORDINATOR_NAME, Channel};
 use meshward_types::token::Fingerprint;
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, TokioRuntime,
@@ -77,7 +75,13 @@ pub struct Dial {
     tls: TlsConnector,
     /// The DNS name in the certificate of who is dialled.
     name: String,
+    channel: Channel,
 }
+
+/// The two ends have no version of a channel in common (TLS alert 120, RFC 7301 §3.2).
+#[derive(Debug, thiserror::Error)]
+#[error("it speaks none of this program's versions ({0}): bring both to neighbouring releases")]
+pub struct NoCommonVersion(Channel);
 
 /// Who was reached.
 pub struct Reached {
@@ -102,7 +106,7 @@ impl Dial {
                 .with_custom_certificate_verifier(verifier)
                 .with_no_client_auth())
         };
-        Self::new(tls()?, tls()?, ALPN_JOIN, COORDINATOR_NAME)
+        Self::new(tls()?, tls()?, Channel::Join, COORDINATOR_NAME)
     }
 
     /// For a session: both sides show certificates of the mesh. All in DER, the key as PKCS #8.
@@ -110,7 +114,7 @@ impl Dial {
     /// # Errors
     /// If one of them cannot be read, or the key does not fit the certificate.
     pub fn for_session(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self> {
-        Self::for_member(ca, certificate, key, ALPN_SESSION, COORDINATOR_NAME)
+        Self::for_member(ca, certificate, key, Channel::Session, COORDINATOR_NAME)
     }
 
     /// For packets that are relayed by who has `name` in its certificate; otherwise as
@@ -119,10 +123,10 @@ impl Dial {
     /// # Errors
     /// As there.
     pub fn for_relay(ca: &[u8], certificate: &[u8], key: &[u8], name: &str) -> Result<Self> {
-        Self::for_member(ca, certificate, key, ALPN_RELAY, name)
+        Self::for_member(ca, certificate, key, Channel::Relay, name)
     }
 
-    /// The same for any protocol.
+    /// As [`Self::for_session`], for any channel.
     ///
     /// # Errors
     /// As there.
@@ -130,7 +134,7 @@ impl Dial {
         ca: &[u8],
         certificate: &[u8],
         key: &[u8],
-        alpn: &[u8],
+        channel: Channel,
         name: &str,
     ) -> Result<Self> {
         let chain = vec![CertificateDer::from(certificate.to_vec())];
@@ -141,26 +145,26 @@ impl Dial {
         };
         let quic = verified()?.with_client_auth_cert(chain, key)?;
         let tunnel = verified()?.with_no_client_auth();
-        Self::new(quic, tunnel, alpn, name)
+        Self::new(quic, tunnel, channel, name)
     }
 
     fn new(
         mut quic: rustls::ClientConfig,
         mut tunnel: rustls::ClientConfig,
-        alpn: &[u8],
+        channel: Channel,
         name: &str,
     ) -> Result<Self> {
-        quic.alpn_protocols = vec![alpn.to_vec()];
+        quic.alpn_protocols = channel.alpn();
         tunnel.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
         let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(quic)?));
         let mut transport = quinn::TransportConfig::default();
         transport.keep_alive_interval(Some(SESSION_IDLE / 3));
         transport.max_idle_timeout(Some(SESSION_IDLE.try_into()?));
-        if alpn == ALPN_RELAY {
+        if channel == Channel::Relay {
             transport.ack_frequency_config(Some(seldom_acknowledged()));
         }
         config.transport_config(Arc::new(transport));
-        Ok(Self { quic: config, tls: Arc::new(tunnel).into(), name: name.to_owned() })
+        Ok(Self { quic: config, tls: Arc::new(tunnel).into(), name: name.to_owned(), channel })
     }
 
     /// Dials `HOST:PORT`, each of its addresses in turn.
@@ -206,7 +210,7 @@ impl Dial {
         let local: SocketAddr =
             if address.is_ipv6() { "[::]:0".parse()? } else { "0.0.0.0:0".parse()? };
         let endpoint = Endpoint::client(local)?;
-        let connection = endpoint.connect_with(self.quic.clone(), address, &self.name)?.await?;
+        let connection = self.connect(&endpoint, address).await?;
         Ok(Reached { connection, tunnelled: false, _endpoint: endpoint })
     }
 
@@ -222,13 +226,81 @@ impl Dial {
             socket,
             Arc::new(TokioRuntime),
         )?;
-        let connection = endpoint.connect_with(self.quic.clone(), address, &self.name)?.await?;
+        let connection = self.connect(&endpoint, address).await?;
         Ok(Reached { connection, tunnelled: true, _endpoint: endpoint })
     }
+
+    async fn connect(&self, endpoint: &Endpoint, address: SocketAddr) -> Result<Connection> {
+        let connecting = endpoint.connect_with(self.quic.clone(), address, &self.name)?;
+        connecting.await.map_err(|error| match error {
+            ConnectionError::ConnectionClosed(close) if close.error_code == no_common_version() => {
+                NoCommonVersion(self.channel).into()
+            }
+            other => other.into(),
+        })
+    }
+}
+
+/// The code of QUIC's close for the TLS alert `no_application_protocol` (RFC 9001 §4.8).
+fn no_common_version() -> quinn::TransportErrorCode {
+    quinn::TransportErrorCode::crypto(rustls::AlertDescription::NoApplicationProtocol.into())
 }
 
 fn builder() -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quinn::crypto::rustls::QuicServerConfig;
+
+    /// A server with a CA of its own that speaks these ALPN protocols.
+    fn server(alpn: Vec<Vec<u8>>) -> (Endpoint, Fingerprint) {
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::new([]).unwrap();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca_certificate = ca.self_signed(&ca_key).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new([COORDINATOR_NAME.to_owned()]).unwrap();
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let certificate = certificate.signed_by(&key, &issuer).unwrap();
+        let fingerprint = Fingerprint::of(ca_certificate.der());
+        let chain = vec![certificate.der().clone(), ca_certificate.der().clone()];
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        tls.alpn_protocols = alpn;
+        let tls = Arc::new(QuicServerConfig::try_from(tls).unwrap());
+        let config = quinn::ServerConfig::with_crypto(tls);
+        (Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap(), fingerprint)
+    }
+
+    #[tokio::test]
+    async fn the_newest_common_version_is_taken_and_none_in_common_is_said() {
+        let newer = b"meshward-join/65535".to_vec();
+        let (endpoint, ca) = server([vec![newer.clone()], Channel::Join.alpn()].concat());
+        let address = endpoint.local_addr().unwrap();
+        let accepting = tokio::spawn(async move { endpoint.accept().await.unwrap().await });
+        let reached = Dial::to_join(ca).unwrap().by_udp(address).await.unwrap();
+        let data = reached.connection.handshake_data().unwrap();
+        let data = data.downcast::<quinn::crypto::rustls::HandshakeData>().unwrap();
+        let taken = Channel::negotiated(&data.protocol.unwrap());
+        assert_eq!(taken, Some((Channel::Join, Channel::Join.versions()[0])));
+        accepting.await.unwrap().unwrap();
+
+        let (endpoint, ca) = server(vec![newer]);
+        let address = endpoint.local_addr().unwrap();
+        tokio::spawn(async move { endpoint.accept().await.unwrap().await });
+        let error = Dial::to_join(ca).unwrap().by_udp(address).await.err().unwrap();
+        assert!(error.is::<NoCommonVersion>(), "{error:#}");
+        assert!(error.to_string().contains("meshward-join 2"), "{error:#}");
+    }
 }

@@ -1,5 +1,5 @@
 //! Relaying: how sealed packets of nodes that cannot reach each other go through a relay, in QUIC
-//! datagrams of a connection of their own ([`ALPN_RELAY`]). A relay sees `WireGuard`'s messages, no
+//! datagrams of a connection of their own ([`crate::Channel::Relay`]). A relay sees `WireGuard`'s messages, no
 //! plaintext and no key.
 //!
 //! For an endpoint, a peer behind a relay is at an address like any other
@@ -20,12 +20,6 @@ use crate::InstanceId;
 use meshward_types::{NodeName, bounded::as_printable, relay::RelayNumber};
 use serde::{Deserialize, Serialize};
 
-/// ALPN of a node's connection for relayed packets. It begins with a unidirectional stream of the
-/// node's, with the [`InstanceId`] of its daemon, and nothing else.
-pub const ALPN_RELAY: &[u8] = b"meshward-relay/2";
-/// ALPN of the connection that a relay holds to its coordinator: one stream with [`FromRelay`] one
-/// way and [`ToRelay`] the other.
-pub const ALPN_RELAY_LINK: &[u8] = b"meshward-relay-link/2";
 /// The most relays by which a node says that it can be reached.
 pub const MOST_HOMES: usize = 2;
 /// What nodes know of a relay that is not the coordinator.
