@@ -1,5 +1,5 @@
-//! All fuzz targets under libFuzzer. `MESHWARD_FUZZ_TARGET` says which; its seeds are written to
-//! the folder `MESHWARD_FUZZ_SEEDS` before it begins.
+//! All fuzz targets under libFuzzer. `MESHWARD_FUZZ_TARGET` selects one; its seeds are written to
+//! the folder `MESHWARD_FUZZ_SEEDS` first.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,10 +1,9 @@
-//! Fuzz targets: what they are, what all of them are held to, and how tests run them without a
-//! fuzzer.
+//! Fuzz targets, the limits that all of them must keep, and their replay in tests.
 //!
-//! A crate lists its targets with [`targets!`] in a module `fuzzing` that is compiled for tests and
-//! for libFuzzer (`cfg(fuzzing)`) alone. libFuzzer drives them by `cargo xtask fuzz`; for each
-//! there is a test, which gives it its seeds, the corpus in `fuzz/corpus/NAME` and, for some
-//! seconds, inputs that are made of those.
+//! A crate lists its targets with [`targets!`] in a module `fuzzing`, which is compiled for tests
+//! and for libFuzzer (`cfg(fuzzing)`). `cargo xtask fuzz` runs them under libFuzzer. For each there
+//! is also a test, which gives it its seeds, the corpus in `fuzz/corpus/NAME` and, for some
+//! seconds, mutations of both.
 #![forbid(unsafe_code)]
 
 mod mutate;
@@ -16,24 +15,25 @@ pub use scratch::scratch;
 
 use std::time::{Duration, Instant};
 
-/// The processor time after which an input is held to hang the target.
+/// The processor time after which an input counts as one that hangs the target.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Something that takes bytes from outside.
+/// A fuzz target: a function that reads bytes from outside.
 #[derive(Clone, Copy)]
 pub struct Target {
-    /// Its name, which is that of its folder in `fuzz/corpus`.
+    /// The name, and that of the folder in `fuzz/corpus`.
     pub name: &'static str,
-    /// Takes an input, and panics if something does not hold that must.
+    /// Runs one input, and panics if a property does not hold.
     pub run: fn(&[u8]),
-    /// Inputs to begin with, made by the code that writes such messages.
+    /// Returns the inputs to start from, made by the code that writes such messages.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// The most bytes that may be allocated at once for an input of so many bytes.
+    /// Returns the most memory that may be allocated at once, in bytes, for an input of this
+    /// length.
     pub memory: fn(usize) -> u64,
 }
 
-/// The memory that a target may take if it says nothing else: what reading in one go needs, where a
-/// byte of a message can stand for a whole element of a list.
+/// Returns the default memory limit in bytes: enough to read in one go, where a byte of a message
+/// can stand for a whole element of a list.
 pub fn usual_memory(input: usize) -> u64 {
     (2 << 20) + 512 * input as u64
 }
@@ -42,7 +42,7 @@ impl Target {
     /// Runs the target on an input.
     ///
     /// # Panics
-    /// If the target does, takes more memory than it may, or more time than any input is worth.
+    /// If the target panics, or exceeds its limits of memory or time.
     pub fn check(&self, input: &[u8]) {
         let begun = Instant::now();
         let used = allocation_counter::measure(|| (self.run)(input));
@@ -59,7 +59,8 @@ impl Target {
         }
     }
 
-    /// Runs it again, by the time that this thread has had: the machine may just be busy.
+    /// Runs the input again and measures the thread's processor time, since the machine may just be
+    /// busy.
     fn check_time(&self, input: &[u8]) {
         let before = processor_time();
         (self.run)(input);
@@ -68,7 +69,7 @@ impl Target {
     }
 }
 
-/// The processor time of this thread so far (`Documentation/scheduler/sched-stats.rst`).
+/// Returns the processor time of this thread so far (`Documentation/scheduler/sched-stats.rst`).
 fn processor_time() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanoseconds = text.split(' ').next().and_then(|first| first.parse().ok());
@@ -77,7 +78,7 @@ fn processor_time() -> Duration {
 
 /// Lists the targets of a crate as `TARGETS`, and makes a test of each.
 ///
-/// `NAME: RUN, SEEDS;` or `NAME: RUN, SEEDS, MEMORY;`, see the fields of [`Target`].
+/// The form is `NAME: RUN, SEEDS;` or `NAME: RUN, SEEDS, MEMORY;`, see the fields of [`Target`].
 #[macro_export]
 macro_rules! targets {
     ($($name:ident: $run:expr, $seeds:expr $(, $memory:expr)?;)+) => {
@@ -102,49 +103,49 @@ macro_rules! targets {
     (@memory $memory:expr) => { $memory };
 }
 
-/// Bytes that stand for choices: what a fuzzer changes, changes little.
+/// A reader that turns bytes into choices, so that a small change of an input changes little.
 #[derive(Debug, Clone, Copy)]
 pub struct Bytes<'a>(pub &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    /// Whether nothing is left.
+    /// Returns `true` if no byte is left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The next byte; 0 behind the end.
+    /// Returns the next byte; 0 after the end.
     pub fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;
         *first
     }
 
-    /// A number below `end`, or 0.
+    /// Returns a number below `end`; 0 if `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
         let wide = if end > 256 { usize::from(self.byte()) << 8 } else { 0 };
         (wide | usize::from(self.byte())) % end.max(1)
     }
 
-    /// Up to so many bytes.
+    /// Returns up to `length` bytes.
     pub fn take(&mut self, length: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// Bytes behind their length in two bytes, big-endian.
+    /// Returns the bytes of a block: a big-endian length of two bytes, then as many bytes.
     pub fn block(&mut self) -> &'a [u8] {
         let length = u16::from_be_bytes([self.byte(), self.byte()]);
         self.take(length.into())
     }
 
-    /// Text behind its length; what is no UTF-8 is replaced.
+    /// Returns a block as text, with invalid UTF-8 replaced.
     pub fn text(&mut self) -> String {
         String::from_utf8_lossy(self.block()).into_owned()
     }
 }
 
-/// What [`Bytes::block`] reads, one behind the other.
+/// Writes blocks one after the other, as [`Bytes::block`] reads them.
 pub fn blocks<T: AsRef<[u8]>>(all: impl IntoIterator<Item = T>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for block in all {

@@ -1,8 +1,8 @@
-//! Making inputs of inputs, as fuzzers do that see nothing of what they test.
+//! Mutation of inputs, without feedback from the target.
 
 /// The longest input that is made, in bytes.
 const LONGEST: usize = 4096;
-/// Numbers at which code tends to err.
+/// Boundary values, at which bugs are likely.
 const EDGES: [u64; 12] = [
     0,
     1,
@@ -18,16 +18,16 @@ const EDGES: [u64; 12] = [
     u64::MAX,
 ];
 
-/// Makes inputs.
+/// A source of mutated inputs.
 pub(crate) struct Mutator(u64);
 
 impl Mutator {
-    /// The same inputs follow from the same seed.
+    /// Creates a mutator; the same seed gives the same inputs.
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
 
-    /// xorshift64* (Vigna, 2016).
+    /// Returns the next random number: xorshift64* (Vigna, 2016).
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -39,7 +39,7 @@ impl Mutator {
         ((self.next() >> 33) as usize) % end.max(1)
     }
 
-    /// An input made of some of these.
+    /// Returns an input made from some of these.
     pub(crate) fn input(&mut self, pool: &[Vec<u8>]) -> Vec<u8> {
         let mut input = pool[self.below(pool.len())].clone();
         for _ in 0..1 << self.below(6) {

@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// For how many seconds a test makes inputs; `MESHWARD_FUZZ_SECONDS` says otherwise.
+/// The time for which a test mutates inputs, in seconds, unless `MESHWARD_FUZZ_SECONDS` is set.
 const SECONDS: u64 = 2;
 
-/// Gives a target its seeds, its corpus, and for some seconds what is made of them.
-/// `MESHWARD_FUZZ_SEED` has a run made again.
+/// Runs a target on its seeds, its corpus, and mutations of both for some seconds.
+/// `MESHWARD_FUZZ_SEED` repeats a run.
 ///
 /// # Panics
-/// If one of them breaks the target; the input is kept, and its place printed.
+/// If an input breaks the target; the input is kept, and its path printed.
 pub fn replay(target: &Target) {
     let _running = Running::begin();
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -46,7 +46,7 @@ fn check(target: &Target, input: &[u8]) {
     drop(kept);
 }
 
-/// Keeps an input if the target panics on it.
+/// A guard that keeps an input if the target panics on it.
 struct Kept<'a> {
     name: &'static str,
     input: &'a [u8],
@@ -72,7 +72,7 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name)
 }
 
-/// Begins the corpus of a target with its seeds.
+/// Starts the corpus of a target with its seeds.
 fn write_corpus(name: &str, seeds: &[Vec<u8>]) {
     fs::create_dir_all(folder(name)).expect("the folder can be made");
     for (at, seed) in seeds.iter().enumerate() {
@@ -80,7 +80,7 @@ fn write_corpus(name: &str, seeds: &[Vec<u8>]) {
     }
 }
 
-/// The corpus of a target in the tree.
+/// Returns the corpus of a target in the source tree.
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder = folder(name);
     let Ok(entries) = fs::read_dir(&folder) else { return vec![] };

@@ -1,4 +1,4 @@
-//! Folders of a fuzzing process's own, which go when it ends.
+//! Temporary folders of a fuzzing process, removed when it ends.
 
 use std::{
     fs,
@@ -6,15 +6,14 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// The folders that there are, and how many replays run: the last of them to end removes the
-/// folders.
+/// The folders, and the number of running replays: the last one to end removes the folders.
 static MADE: Mutex<(Vec<PathBuf>, usize)> = Mutex::new((Vec::new(), 0));
 
-/// A folder of this process's own, in memory where that is to be had; it is made if it is not
-/// there. `MESHWARD_FUZZ_SCRATCH` says where, and then whoever said so removes it.
+/// Returns a folder of this process, in memory where possible, and creates it if necessary.
+/// `MESHWARD_FUZZ_SCRATCH` sets its parent; the caller who sets it removes it.
 ///
 /// # Panics
-/// If it cannot be made.
+/// If it cannot be created.
 pub fn scratch(name: &str) -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let usual = if memory.is_dir() { memory } else { std::env::temp_dir() };
@@ -28,7 +27,7 @@ pub fn scratch(name: &str) -> PathBuf {
     folder
 }
 
-/// A replay as it runs.
+/// A guard for a replay that runs.
 pub(crate) struct Running;
 
 impl Running {

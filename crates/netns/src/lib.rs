@@ -19,7 +19,7 @@ use std::{
     thread,
 };
 
-/// What went wrong in or with a namespace.
+/// The errors of working in or with a namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The path does not lead to a network namespace.
@@ -29,15 +29,15 @@ pub enum Error {
     Open {
         /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The kernel refused to make or enter a namespace.
+    /// The kernel refused to create or enter a namespace.
     #[error("cannot {what} a network namespace ({source}); this needs CAP_SYS_ADMIN: run as root")]
     Enter {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// No thread could be started.
@@ -46,9 +46,9 @@ pub enum Error {
     /// The kernel refused a change of links, addresses or routes.
     #[error("cannot {what}: {source}")]
     Netlink {
-        /// What was tried.
+        /// The operation that failed.
         what: String,
-        /// Why.
+        /// The cause.
         source: rtnetlink::Error,
     },
     /// There is no such link.
@@ -60,12 +60,12 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Netns(Arc<File>);
 
-/// What tells one namespace from another: device and inode number of its file.
+/// The identity of a namespace: device and inode number of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NetnsId {
-    /// `st_dev`.
+    /// The device number (`st_dev`).
     pub device: u64,
-    /// `st_ino`.
+    /// The inode number (`st_ino`).
     pub inode: u64,
 }
 
@@ -73,7 +73,7 @@ impl Netns {
     /// Opens a namespace by its path.
     ///
     /// # Errors
-    /// [`Error::Open`] where there is none.
+    /// [`Error::Open`] if there is none.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
@@ -88,18 +88,18 @@ impl Netns {
         Ok(Self(Arc::new(file)))
     }
 
-    /// The namespace of the calling thread.
+    /// Returns the namespace of the calling thread.
     ///
     /// # Errors
-    /// [`Error::Open`] where `/proc` is not mounted.
+    /// [`Error::Open`] if `/proc` is not mounted.
     pub fn current() -> Result<Self, Error> {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// Makes a namespace, with its loopback interface up.
+    /// Creates a namespace and sets its loopback interface up.
     ///
     /// # Errors
-    /// [`Error::Enter`] without the right to.
+    /// [`Error::Enter`] without the privilege.
     pub fn create() -> Result<Self, Error> {
         let made = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET)
@@ -111,21 +111,22 @@ impl Netns {
         Ok(netns)
     }
 
-    /// A path that leads other processes of this machine here, for as long as this handle is held.
+    /// Returns a path by which other processes of this machine can open the namespace, as long as
+    /// this handle is held.
     pub fn path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
     }
 
-    /// What tells this namespace from others.
+    /// Returns the identity of this namespace.
     ///
     /// # Errors
-    /// Whatever `fstat` says.
+    /// Any error of `fstat`.
     pub fn id(&self) -> io::Result<NetnsId> {
         let meta = self.0.metadata()?;
         Ok(NetnsId { device: meta.dev(), inode: meta.ino() })
     }
 
-    /// Runs `work` on a new thread inside the namespace and waits for its end.
+    /// Runs `work` on a new thread inside the namespace and waits for it to end.
     ///
     /// # Errors
     /// [`Error::Enter`] if the namespace cannot be entered.
@@ -141,10 +142,10 @@ impl Netns {
         })
     }
 
-    /// Works on the namespace's links, addresses and routes.
+    /// Runs `work` with the namespace's links, addresses and routes.
     ///
     /// # Errors
-    /// What `work` gives back, and [`Error::Enter`] if the namespace cannot be entered.
+    /// Those of `work`, and [`Error::Enter`] if the namespace cannot be entered.
     pub fn links<T: Send>(
         &self,
         work: impl AsyncFnOnce(&Links) -> Result<T, Error> + Send,

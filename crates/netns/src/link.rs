@@ -20,12 +20,12 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-/// What a rule of routing selects (ip-rule(8)).
+/// The selector of a routing rule (ip-rule(8)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Selects {
-    /// Packets that come from a prefix.
+    /// Packets from a prefix.
     From(IpNet),
-    /// ICMP messages, or ICMPv6's, to a prefix, whatever their source address is.
+    /// ICMP and ICMPv6 messages to a prefix, whatever their source address.
     IcmpTo(IpNet),
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for Selects {
     }
 }
 
-/// A connection to one namespace's netlink.
+/// A netlink connection to one namespace.
 pub struct Links(Handle);
 
 impl Links {
@@ -81,13 +81,13 @@ impl Links {
         }
     }
 
-    /// Whether an interface of that name is there.
+    /// Returns `true` if there is an interface of this name.
     pub async fn exists(&self, name: &str) -> bool {
         self.index(name).await.is_ok()
     }
 
-    /// Whether an interface is there and up, has these addresses, and leads to these prefixes by
-    /// the main routing table.
+    /// Returns `true` if an interface exists, is up, has these addresses, and has routes to these
+    /// prefixes in the main table.
     pub async fn is_set_up(&self, name: &str, addresses: &[IpAddr], prefixes: &[IpNet]) -> bool {
         let mut found = self.0.link().get().match_name(name.to_owned()).execute();
         let Ok(Some(link)) = found.try_next().await else { return false };
@@ -136,13 +136,13 @@ impl Links {
         self.0.link().del(index).execute().await.map_err(failed(format!("delete {name}")))
     }
 
-    /// Makes a pair of virtual Ethernet interfaces.
+    /// Creates a pair of virtual Ethernet interfaces.
     pub async fn add_veth(&self, name: &str, peer: &str) -> Result<(), Error> {
         let request = self.0.link().add(LinkVeth::new(name, peer).build());
         request.execute().await.map_err(failed(format!("make the pair {name}, {peer}")))
     }
 
-    /// Moves an interface into another namespace, where it is called `as_name`.
+    /// Moves an interface into another namespace and renames it to `as_name`.
     pub async fn give(&self, name: &str, to: &Netns, as_name: &str) -> Result<(), Error> {
         let index = self.index(name).await?;
         let message = LinkUnspec::new_with_index(index)
@@ -170,7 +170,7 @@ impl Links {
         self.0.link().set(message).execute().await.map_err(failed(format!("set the MTU of {name}")))
     }
 
-    /// The MTU of an interface, in bytes.
+    /// Returns the MTU of an interface, in bytes.
     pub async fn mtu(&self, name: &str) -> Result<u32, Error> {
         let mut found = self.0.link().get().match_name(name.to_owned()).execute();
         let link = found.try_next().await.ok().flatten();
@@ -183,8 +183,8 @@ impl Links {
         mtu.ok_or_else(|| Error::NoLink(name.to_owned()))
     }
 
-    /// Keeps the kernel from giving an interface an IPv6 address of its own, and from what it would
-    /// send from there.
+    /// Keeps the kernel from giving an interface a link-local IPv6 address, and from sending
+    /// packets from it.
     pub async fn no_link_local(&self, name: &str) -> Result<(), Error> {
         let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         let message = LinkUnspec::new_with_index(self.index(name).await?)
@@ -196,8 +196,9 @@ impl Links {
         done.map_err(failed(format!("turn off link-local addresses on {name}")))
     }
 
-    /// Gives an interface an address; one that is there stays. IPv6 addresses are usable at once:
-    /// nobody else on the link could have them (no duplicate address detection, RFC 4862 §5.4).
+    /// Adds an address to an interface; one that exists stays. IPv6 addresses are usable at once,
+    /// without duplicate address detection (RFC 4862 §5.4), since nobody else on the link can have
+    /// them.
     pub async fn add_address(&self, name: &str, address: IpAddr, prefix: u8) -> Result<(), Error> {
         let mut request = self.0.address().add(self.index(name).await?, address, prefix).replace();
         if address.is_ipv6() {
@@ -207,7 +208,7 @@ impl Links {
         request.execute().await.map_err(failed(format!("add address {address} to {name}")))
     }
 
-    /// Takes an address from an interface.
+    /// Removes an address from an interface.
     pub async fn remove_address(&self, name: &str, address: IpAddr) -> Result<(), Error> {
         let index = self.index(name).await?;
         let mut own = self
@@ -224,8 +225,8 @@ impl Links {
         Ok(())
     }
 
-    /// Adds a route through an interface, without or with a gateway, to a table or else the main
-    /// one; one that is there is replaced.
+    /// Adds a route through an interface, with or without a gateway, to a table or else to the main
+    /// one. It replaces an existing route.
     pub async fn add_route(
         &self,
         name: &str,
@@ -238,7 +239,7 @@ impl Links {
         done.map_err(failed(format!("add a route to {to} by {name}")))
     }
 
-    /// Removes such a route; it may be gone.
+    /// Removes such a route, if it exists.
     pub async fn remove_route(
         &self,
         name: &str,
@@ -250,21 +251,21 @@ impl Links {
         unless(done, Errno::ESRCH).map_err(failed(format!("remove the route to {to} by {name}")))
     }
 
-    /// Has packets to a prefix refused that no other route takes (`unreachable`, ip-route(8)): they
-    /// do not leave by a default route.
+    /// Adds an `unreachable` route (ip-route(8)) of the lowest priority to a prefix, so that its
+    /// packets do not leave by a default route.
     pub async fn refuse(&self, to: IpNet) -> Result<(), Error> {
         let done = self.0.route().add(refusal(to)).replace().execute().await;
         unless(done, Errno::EEXIST).map_err(failed(format!("have packets to {to} refused")))
     }
 
-    /// Takes that back; it may be gone.
+    /// Removes the route of [`Self::refuse`], if it exists.
     pub async fn refuse_no_more(&self, to: IpNet) -> Result<(), Error> {
         let done = self.0.route().del(refusal(to)).execute().await;
         unless(done, Errno::ESRCH).map_err(failed(format!("have packets to {to} refused no more")))
     }
 
-    /// Has packets that it selects look into a table first; among such rules the least priority
-    /// goes first.
+    /// Adds a rule that makes the packets that it selects use a table first. Among such rules, the
+    /// lowest priority value comes first.
     pub async fn add_rule(&self, which: Selects, table: u32, priority: u32) -> Result<(), Error> {
         let mut request = self.0.rule().add();
         *request.message_mut() = which.message(table, priority);
@@ -272,7 +273,7 @@ impl Links {
             .map_err(failed(format!("add a rule for what {which}")))
     }
 
-    /// Removes such a rule; it may be gone.
+    /// Removes such a rule, if it exists.
     pub async fn remove_rule(
         &self,
         which: Selects,
@@ -283,8 +284,8 @@ impl Links {
         unless(done, Errno::ENOENT).map_err(failed(format!("remove the rule for what {which}")))
     }
 
-    /// Whether the main table has a route to a prefix or to more that is neither a default route
-    /// nor a refusal.
+    /// Returns `true` if the main table has a route to a prefix, or to a larger one, that is
+    /// neither a default route nor `unreachable`.
     pub async fn has_way(&self, to: IpNet) -> Result<bool, Error> {
         let all = match to {
             IpNet::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
@@ -305,8 +306,9 @@ impl Links {
         Ok(false)
     }
 
-    /// Has packets to a prefix that come in by an interface take no default route: where the main
-    /// table has no other way for them, they are refused. Two rules, of this priority and the next.
+    /// Keeps packets to a prefix that come in by an interface from using a default route: they are
+    /// refused unless the main table has another route. Adds two rules, of this priority and the
+    /// next.
     pub async fn keep_off_default(
         &self,
         name: &str,
@@ -322,7 +324,7 @@ impl Links {
         Ok(())
     }
 
-    /// Takes that back; it may be gone.
+    /// Removes the rules of [`Self::keep_off_default`], if they exist.
     pub async fn keep_off_default_no_more(
         &self,
         name: &str,
@@ -336,7 +338,7 @@ impl Links {
         Ok(())
     }
 
-    /// The IPv4 router of the default route.
+    /// Returns the IPv4 gateway of the default route.
     pub async fn default_gateway(&self) -> Result<Option<Ipv4Addr>, Error> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let mut found = self.0.route().get(all).execute();
@@ -354,7 +356,7 @@ impl Links {
         Ok(None)
     }
 
-    /// The addresses of the interfaces that are not loopback: global ones only.
+    /// Returns the global addresses of all interfaces but loopback.
     pub async fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
         let mut found = Vec::new();
         let mut all = self.0.address().get().execute();
@@ -379,7 +381,7 @@ impl Links {
     }
 }
 
-/// The prefix that a route leads to; nothing for a default route.
+/// Returns the destination of a route; `None` for a default route.
 fn destination(message: &RouteMessage) -> Option<IpNet> {
     let length = message.header.destination_prefix_length;
     message.attributes.iter().find_map(|attribute| match attribute {
@@ -419,7 +421,7 @@ fn route(index: u32, to: IpNet, gateway: Option<IpAddr>, table: Option<u32>) -> 
 /// The number of the main routing table (linux/rtnetlink.h: `RT_TABLE_MAIN`).
 const MAIN: u8 = 254;
 
-/// First the main table without routes of length zero, then nothing.
+/// Returns two rules: look into the main table without its default routes, then refuse.
 fn off_default(name: &str, to: IpNet, priority: u32) -> [RuleMessage; 2] {
     let rule = |action: RuleAction, priority: u32| {
         let mut message = RuleMessage::default();
@@ -440,7 +442,7 @@ fn off_default(name: &str, to: IpNet, priority: u32) -> [RuleMessage; 2] {
     [way, rule(RuleAction::Unreachable, priority + 1)]
 }
 
-/// The metric of a refusal: every other route goes first.
+/// The metric of an `unreachable` route: every other route comes first.
 const LAST: u32 = u32::MAX - 1;
 
 fn refusal(to: IpNet) -> RouteMessage {
@@ -459,7 +461,7 @@ fn refusal(to: IpNet) -> RouteMessage {
     }
 }
 
-/// Takes one answer of the kernel for success.
+/// Treats one error of the kernel as success.
 fn unless(done: Result<(), rtnetlink::Error>, harmless: Errno) -> Result<(), rtnetlink::Error> {
     match done {
         Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -(harmless as i32) => {

@@ -1,4 +1,4 @@
-//! What a workload declares about who may reach it.
+//! A workload's declaration of the workloads that may reach it.
 
 use crate::{
     ports::{BadPort, PortSpec},
@@ -7,24 +7,24 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// The label of a container that declares who may reach it; several are separated by `;`.
+/// The label of a container that holds its declarations, separated by `;`.
 pub const LABEL: &str = "meshward.accept-from";
 
-/// The most declarations that one workload may carry.
+/// The largest number of declarations of one workload.
 pub const MAX_ACCEPTS: usize = 16;
 
-/// One declaration: who may begin flows to the workload, and to which ports. Written as `app=web,
-/// port=tcp/8080`.
+/// One declaration: the workloads that may begin flows to this one, and the ports. Written as
+/// `app=web, port=tcp/8080`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct AcceptFrom {
-    /// Who.
+    /// The workloads that may begin flows.
     pub from: Selector,
-    /// What; every port if none is named.
+    /// The destination ports; empty for every port.
     pub ports: Vec<PortSpec>,
 }
 
-/// Text that is no declaration.
+/// The error for text that is not a declaration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadAccept {
     /// The selector is malformed.
@@ -33,16 +33,16 @@ pub enum BadAccept {
     /// A port is malformed.
     #[error(transparent)]
     Port(#[from] BadPort),
-    /// A part speaks of `port` as if that were a label.
+    /// A part uses `port` as if it were a label.
     #[error("`port` names ports here, not a label: write port=tcp/8080")]
     PortLabel,
-    /// There are more than one workload may carry.
+    /// There are more than [`MAX_ACCEPTS`] declarations.
     #[error("{0} declarations are too many: one workload may carry 16")]
     TooMany(usize),
 }
 
 impl AcceptFrom {
-    /// Whether it speaks of these ports: those that it names, or every one.
+    /// Returns the ports that it names, or [`PortSpec::ANY`] if it names none.
     pub fn ports(&self) -> &[PortSpec] {
         if self.ports.is_empty() { &[PortSpec::ANY] } else { &self.ports }
     }
@@ -50,7 +50,7 @@ impl AcceptFrom {
     /// Reads declarations that are separated by `;`.
     ///
     /// # Errors
-    /// What is wrong with the first bad one, or that they are too many.
+    /// The first malformed declaration, or [`BadAccept::TooMany`].
     pub fn parse_all(text: &str) -> Result<Vec<Self>, BadAccept> {
         let parts = text.split(';').map(str::trim).filter(|part| !part.is_empty());
         let all: Vec<Self> = parts.map(str::parse).collect::<Result<_, _>>()?;
@@ -58,7 +58,7 @@ impl AcceptFrom {
         Ok(all)
     }
 
-    /// Refuses more declarations than one workload may carry.
+    /// Refuses more than [`MAX_ACCEPTS`] declarations.
     ///
     /// # Errors
     /// [`BadAccept::TooMany`].
@@ -86,8 +86,8 @@ impl FromStr for AcceptFrom {
     }
 }
 
-/// The text after `port=`, with or without blanks around the equals sign, in a part that names a
-/// port.
+/// Returns the text after `port=`, with or without blanks around the equals sign; `None` if the
+/// part does not name a port.
 fn port_of(part: &str) -> Option<&str> {
     Some(part.strip_prefix("port")?.trim_start().strip_prefix('=')?.trim())
 }

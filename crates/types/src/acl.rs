@@ -1,4 +1,4 @@
-//! The ACL of a link: what one identity may send to another.
+//! The ACL of a link: the packets that one identity may send to another.
 
 use crate::{
     conduct::OnDeny,
@@ -7,16 +7,16 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One allowed range. All else is denied.
+/// One range of ports of a protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AclEntry {
-    /// The protocol that is allowed.
+    /// The protocol.
     pub protocol: Protocol,
     /// The destination ports; [`PortRange::ALL`] where the protocol has none.
     pub ports: PortRange,
 }
 
-/// What is to become of a packet that would begin a flow.
+/// The decision about a packet that would begin a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It passes.
@@ -27,39 +27,41 @@ pub enum Verdict {
     Denied,
 }
 
-/// What a link lets pass: sorted, merged ranges without overlap. Empty lets nothing pass.
+/// The decisions of a link: sorted, merged ranges that do not overlap. An empty ACL denies
+/// everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Acl {
     allowed: Vec<AclEntry>,
-    /// What passes only because it is observed; nothing of it is allowed.
+    /// Ranges that pass only because the policy observes instead of denying; none of them is
+    /// allowed.
     observed: Vec<AclEntry>,
-    /// What passes to a quarantined workload, whatever is allowed otherwise.
+    /// Ranges that pass to a quarantined workload, whatever is allowed otherwise.
     forensic: Vec<AclEntry>,
-    /// What is denied by rules that say that its sender is told, or that it is not.
+    /// Denied ranges whose rules say `on_deny: reject`.
     rejected: Vec<AclEntry>,
     dropped: Vec<AclEntry>,
-    /// The same of everything else between the two that is denied; `None`: as the network has it.
+    /// The answer to everything else that is denied; `None` for the network's default.
     otherwise: Option<OnDeny>,
 }
 
 impl Acl {
-    /// Makes the normal form of what is allowed: sorted, and touching ranges merged.
+    /// Creates an ACL from allowed ranges: sorts them and merges those that touch.
     pub fn new(allowed: Vec<AclEntry>) -> Self {
         Self { allowed: merged(allowed), ..Self::default() }
     }
 
-    /// Adds what passes only because it is observed.
+    /// Adds ranges that pass only because the policy observes them.
     pub fn with_observed(self, observed: Vec<AclEntry>) -> Self {
         Self { observed: merged(observed), ..self }
     }
 
-    /// Adds what passes while the link's end is quarantined.
+    /// Adds ranges that pass while the destination is quarantined.
     pub fn with_forensics(self, forensic: Vec<AclEntry>) -> Self {
         Self { forensic: merged(forensic), ..self }
     }
 
-    /// Adds what the senders of denied packets are told: of those that are `rejected`, of those
-    /// that are `dropped`, and `otherwise`.
+    /// Sets the answers to denied packets: a reset or ICMP error for those in `rejected`, silence
+    /// for those in `dropped`, `otherwise` for the rest.
     pub fn with_answers(
         self,
         rejected: Vec<AclEntry>,
@@ -69,7 +71,7 @@ impl Acl {
         Self { rejected: merged(rejected), dropped: merged(dropped), otherwise, ..self }
     }
 
-    /// What the sender of a denied packet is told; `None`: as the network has it.
+    /// Returns the answer to a denied packet; `None` for the network's default.
     pub fn on_deny(&self, protocol: Protocol, port: u16) -> Option<OnDeny> {
         if holds(&self.dropped, protocol, port) {
             Some(OnDeny::Drop)
@@ -80,22 +82,22 @@ impl Acl {
         }
     }
 
-    /// Whether the sender of anything that it denies is told.
+    /// Returns `true` if the sender of any packet that it denies may get an answer.
     pub fn may_reject(&self) -> bool {
         !self.rejected.is_empty() || self.otherwise == Some(OnDeny::Reject)
     }
 
-    /// What passes to a quarantined workload.
+    /// Returns the ranges that pass to a quarantined workload.
     pub fn forensic(&self) -> &[AclEntry] {
         &self.forensic
     }
 
-    /// Whether a packet to `port` may begin a flow to a quarantined workload.
+    /// Returns `true` if a packet to `port` may begin a flow to a quarantined workload.
     pub fn allows_forensics(&self, protocol: Protocol, port: u16) -> bool {
         holds(&self.forensic, protocol, port)
     }
 
-    /// What of it lies in one of `ports`.
+    /// Returns the part of this ACL that lies within `ports`.
     pub fn within(&self, ports: &[PortSpec]) -> Self {
         let cut = |entries: &[AclEntry]| {
             let pieces = entries.iter().flat_map(|entry| {
@@ -117,18 +119,18 @@ impl Acl {
         Self { allowed: cut(&self.allowed), observed: cut(&self.observed), ..self.clone() }
     }
 
-    /// The allowed ranges, sorted by protocol and port.
+    /// Returns the allowed ranges, sorted by protocol and port.
     pub fn entries(&self) -> &[AclEntry] {
         &self.allowed
     }
 
-    /// The ranges that pass only because they are observed.
+    /// Returns the ranges that pass only because the policy observes them.
     pub fn observed(&self) -> &[AclEntry] {
         &self.observed
     }
 
-    /// Whether it says nothing that holds without it, too: nothing may pass, and it has no answers
-    /// of its own.
+    /// Returns `true` if it is equivalent to having no ACL: nothing passes, and denied packets get
+    /// the default answer.
     pub fn is_empty(&self) -> bool {
         self.is_closed()
             && self.rejected.is_empty()
@@ -136,12 +138,12 @@ impl Acl {
             && self.otherwise.is_none()
     }
 
-    /// Whether nothing may pass.
+    /// Returns `true` if nothing may pass.
     pub fn is_closed(&self) -> bool {
         self.allowed.is_empty() && self.observed.is_empty() && self.forensic.is_empty()
     }
 
-    /// What is to become of a packet to `port`; `port` is ignored where `protocol` has none.
+    /// Decides about a packet to `port`, which is ignored if `protocol` has no ports.
     pub fn verdict(&self, protocol: Protocol, port: u16) -> Verdict {
         if holds(&self.allowed, protocol, port) {
             Verdict::Allowed
@@ -152,12 +154,13 @@ impl Acl {
         }
     }
 
-    /// Whether a packet to `port` is allowed to begin a flow; what is only observed is not.
+    /// Returns `true` if a packet to `port` is allowed to begin a flow; a range that is only
+    /// observed is not allowed.
     pub fn allows(&self, protocol: Protocol, port: u16) -> bool {
         holds(&self.allowed, protocol, port)
     }
 
-    /// Whether all of `spec` is allowed.
+    /// Returns `true` if all of `spec` is allowed.
     pub fn allows_all(&self, spec: PortSpec) -> bool {
         let covers = |protocol: Protocol| {
             let ports = if protocol.has_ports() { spec.ports } else { PortRange::ALL };
@@ -171,8 +174,8 @@ impl Acl {
         }
     }
 
-    /// Whether the sender of anything of `spec` is told that it was refused, were it denied.
-    /// `usual`: as the network has it.
+    /// Returns `true` if the sender of every packet of `spec` would get an answer, were it denied.
+    /// `usual` is the network's default.
     pub fn rejects_all(&self, spec: PortSpec, usual: OnDeny) -> bool {
         let protocols =
             Protocol::ALL.into_iter().filter(|own| spec.protocol.is_none_or(|p| p == *own));
@@ -193,7 +196,7 @@ impl Acl {
         protocols.into_iter().all(rejects)
     }
 
-    /// Whether anything of `spec` is allowed.
+    /// Returns `true` if any part of `spec` is allowed.
     pub fn allows_some(&self, spec: PortSpec) -> bool {
         self.allowed.iter().any(|e| {
             spec.protocol.is_none_or(|protocol| protocol == e.protocol)

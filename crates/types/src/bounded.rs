@@ -1,6 +1,7 @@
-//! Lists of bounded length: counted while they are decoded, so that a short message never becomes
-//! much memory. Text of bounded length that can be shown: what a member says of itself reaches
-//! people's terminals.
+//! Lists and text of bounded length, for messages from outside.
+//!
+//! Lists are counted while they are decoded, so that a short message never takes much memory. Text
+//! is made safe to show, since it reaches operators' terminals.
 
 use serde::{
     Deserialize, Deserializer,
@@ -11,7 +12,7 @@ use std::{fmt, marker::PhantomData};
 /// Decodes a list of at most `N` elements, for `#[serde(deserialize_with = "...")]`.
 ///
 /// # Errors
-/// At the first element beyond these.
+/// At the first element beyond `N`.
 pub fn at_most<'de, D, T, const N: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -27,7 +28,7 @@ where
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
-            // Grown as elements come: an announced length alone takes no memory.
+            // The announced length reserves no memory: the list grows as elements arrive.
             let mut all = Vec::new();
             while let Some(element) = list.next_element()? {
                 if all.len() == N {
@@ -44,12 +45,12 @@ where
     deserializer.deserialize_seq(Counting::<T, N>(PhantomData))
 }
 
-/// The most characters of text that a member says of itself.
+/// The largest length of text that a member reports about itself, in characters.
 const LONGEST_TEXT: usize = 1024;
 
-/// The beginning of a text, where what is no visible character or space is replaced: control
-/// characters, which move a terminal's cursor and more (ECMA-48), and those that turn the direction
-/// of writing around (Unicode Standard Annex 9).
+/// Cuts text to 1,024 characters and replaces what is no visible character or space: control
+/// characters, which move a terminal's cursor (ECMA-48), and those that change the direction of
+/// writing (Unicode Standard Annex 9).
 pub fn printable(text: &str) -> String {
     let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let shown = |c: char| match c {
@@ -63,15 +64,15 @@ pub fn printable(text: &str) -> String {
 /// Decodes [`printable`] text, for `#[serde(deserialize_with = "...")]`.
 ///
 /// # Errors
-/// If it is no text.
+/// If the value is not text.
 pub fn as_printable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(printable(&String::deserialize(deserializer)?))
 }
 
-/// The same for text that may be left out.
+/// Decodes optional [`printable`] text.
 ///
 /// # Errors
-/// As there.
+/// If the value is there and is not text.
 pub fn as_printable_if_any<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {

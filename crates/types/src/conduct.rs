@@ -1,12 +1,12 @@
-//! How a network treats conversations: what the sender of a denied packet is told, what the ends of
-//! a connection are told that is cut, and for how long a silent conversation is kept.
+//! The treatment of conversations in a network: the answer to denied packets, the end of
+//! connections that a change cuts, and the timeouts of idle flows.
 
 use crate::trigger::Lasting;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
 
-/// What the sender of a denied packet is told.
+/// The answer to a denied packet.
 #[derive(
     Debug,
     Clone,
@@ -23,51 +23,51 @@ use utoipa::ToSchema;
 )]
 #[serde(rename_all = "lowercase")]
 pub enum OnDeny {
-    /// Nothing: the packet is dropped.
+    /// None: the packet is dropped.
     #[default]
     Drop,
-    /// That it was refused: TCP by a reset (RFC 9293 §3.10.7.1), everything else by ICMP's
-    /// "administratively prohibited" (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
+    /// A TCP reset (RFC 9293 §3.10.7.1), or an ICMP "administratively prohibited" error for any
+    /// other protocol (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
     Reject,
 }
 
-/// What the ends of a TCP connection are told that a change of policy or a quarantine cuts.
+/// The treatment of a TCP connection that a change of policy or a quarantine cuts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnRevoke {
-    /// Nothing: its packets are dropped, and it goes on if it is allowed again in time.
+    /// Its packets are dropped; it goes on if it is allowed again before it times out.
     #[default]
     Drop,
-    /// That it has ended: both get a reset.
+    /// Both ends get a reset.
     Reset,
 }
 
-/// The shortest and the longest timeout.
+/// The shortest and the longest timeout that a network may set.
 pub const TIMEOUT_BOUNDS: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_hours(168));
 
-/// For how long a conversation is kept in which nothing is said; what is left out has its default.
+/// The timeouts of idle flows; the default applies to those that are left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowTimeouts {
-    /// TCP that is established, one half closed or none: 24 hours (RFC 5382 REQ-5: at least 2 hours
-    /// and 4 minutes).
+    /// TCP that is established or half closed. Default: 24 hours (RFC 5382 REQ-5 asks for at least
+    /// 2 hours and 4 minutes).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_established: Option<Lasting>,
-    /// TCP before its handshake is done and after both sides have closed: 4 minutes (RFC 5382
-    /// REQ-5, RFC 7857 §2).
+    /// TCP before its handshake is complete, and after both sides have closed. Default: 4 minutes
+    /// (RFC 5382 REQ-5, RFC 7857 §2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_transitory: Option<Lasting>,
-    /// UDP: 3 minutes (RFC 4787 REQ-5, RFC 6092 REC-14: at least 2).
+    /// UDP. Default: 3 minutes (RFC 4787 REQ-5 and RFC 6092 REC-14 ask for at least 2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<Lasting>,
-    /// ICMP echoes: 1 minute (RFC 5508 REQ-2).
+    /// ICMP echo. Default: 1 minute (RFC 5508 REQ-2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icmp: Option<Lasting>,
 }
 
 impl FlowTimeouts {
-    /// Every timeout that is given, under its name.
+    /// Returns the timeouts that are set, with their names.
     pub fn given(&self) -> impl Iterator<Item = (&'static str, Duration)> {
         let all = [
             ("tcp_established", self.tcp_established),
@@ -78,7 +78,7 @@ impl FlowTimeouts {
         all.into_iter().filter_map(|(name, time)| Some((name, time?.0)))
     }
 
-    /// What is to be said of timeouts that are shorter than RFCs ask for.
+    /// Returns a warning for each timeout that is shorter than RFCs ask for.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let least = |name: &str| match name {
             "tcp_established" => (Duration::from_mins(124), "RFC 5382"),
@@ -100,7 +100,7 @@ impl FlowTimeouts {
     /// Refuses timeouts that are out of bounds.
     ///
     /// # Errors
-    /// A sentence that names the first, and says how to mend it.
+    /// A sentence that names the first one and says how to fix it.
     pub fn check(&self) -> Result<(), String> {
         let (least, most) = TIMEOUT_BOUNDS;
         let wrong = self.given().find(|(_, time)| !(least..=most).contains(time));
@@ -114,27 +114,27 @@ impl FlowTimeouts {
     }
 }
 
-/// How a network treats conversations, as its nodes are told.
+/// The treatment of conversations in a network, in the form that nodes get.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conduct {
-    /// What the sender of a packet is told that nothing allows, where no rule says otherwise.
+    /// The answer to packets that no rule allows, unless a rule says otherwise.
     pub on_deny: OnDeny,
-    /// What a quarantined workload is told of what it sends.
+    /// The answer to packets of a quarantined workload.
     pub on_quarantine: OnDeny,
-    /// What the ends of a connection are told that is cut.
+    /// The treatment of connections that a change cuts.
     pub on_revoke: OnRevoke,
-    /// In seconds: TCP that is established, TCP in transition, UDP, ICMP; none where the default
-    /// holds.
+    /// Timeouts in seconds of established TCP, transitory TCP, UDP and ICMP; `None` for the
+    /// default.
     pub timeouts: [Option<u32>; 4],
-    /// The revision at which connections that policy had cut were last to be reset; 0: never.
+    /// The newest revision at which cut connections are to be reset; 0 for none.
     pub resets: u64,
 }
 
 impl Conduct {
-    /// The timeouts as nodes are told of them.
+    /// Returns the timeouts in the form that nodes get.
     pub fn timeouts_of(timeouts: &FlowTimeouts) -> [Option<u32>; 4] {
         let FlowTimeouts { tcp_established, tcp_transitory, udp, icmp } = timeouts;
-        // Within bounds since the policy was read; a part of a second counts as one.
+        // The bounds were checked when the policy was read; a part of a second counts as one.
         let seconds = |time: &Option<Lasting>| {
             time.map(|time| u32::try_from(time.0.as_millis().div_ceil(1000)).unwrap_or(u32::MAX))
         };

@@ -1,9 +1,9 @@
-//! Counters of packets.
+//! Packet counters.
 
 use serde::{Deserialize, Serialize};
 
-/// What passed a link, or was denied. A packet that passes is counted once in the mesh, by the node
-/// of the workload that sent it; one that is denied, by the node that denied it.
+/// The packets of a link. A packet that passes is counted once in the mesh, by the node of the
+/// workload that sent it; a packet that is denied, by the node that denied it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     /// Packets that passed, both directions.
@@ -12,6 +12,6 @@ pub struct Count {
     pub bytes: u64,
     /// Packets that were denied.
     pub denied: u64,
-    /// Packets that passed and would have been denied, were it not for observing.
+    /// Packets that passed only because the policy observes instead of denying.
     pub observed: u64,
 }

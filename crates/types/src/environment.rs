@@ -1,16 +1,15 @@
-//! Environment variables: which of them are ours, which are somebody else's, and which are
-//! mistakes.
+//! Environment variables: settings, mistyped settings, and variables that Kubernetes makes.
 //!
-//! Kubernetes gives every container variables for each service of its namespace, made of the
+//! Kubernetes gives every container variables for each service of its namespace, derived from the
 //! service's name (kubernetes.io, "Discovering services"): a service `meshward-coordinator` makes
 //! `MESHWARD_COORDINATOR_SERVICE_HOST` and more. None of them is a setting.
 
-/// What is to be said of a variable that begins like ours and is none.
+/// A variable that begins like a setting and is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unknown {
-    /// The variable.
+    /// The variable's name.
     pub name: String,
-    /// What may have been meant.
+    /// The setting that was probably meant.
     pub meant: Option<String>,
 }
 
@@ -24,7 +23,7 @@ impl std::fmt::Display for Unknown {
     }
 }
 
-/// The variables that begin with `prefix`, are not among the `known` ones, and were not made by
+/// Returns the variables that begin with `prefix`, are not in `known`, and were not made by
 /// Kubernetes.
 pub fn unknown(
     prefix: &str,
@@ -41,9 +40,9 @@ pub fn unknown(
     unknown
 }
 
-/// Whether a variable is one that Kubernetes makes for a service. Those of a service come together,
-/// and `..._SERVICE_HOST` is always among them: so a name that could be a setting, too, such as
-/// `MESHWARD_FIRST_PORT`, is known by its company.
+/// Returns `true` for a variable that Kubernetes makes for a service. Those of a service come
+/// together, always with `..._SERVICE_HOST`. So a name that could also be a setting, such as
+/// `MESHWARD_FIRST_PORT`, is recognized by the others.
 pub fn is_of_kubernetes(name: &str, all: &[String]) -> bool {
     let services = all.iter().filter_map(|other| other.strip_suffix("_SERVICE_HOST"));
     services.filter_map(|service| name.strip_prefix(service)).any(|rest| {
@@ -53,7 +52,8 @@ pub fn is_of_kubernetes(name: &str, all: &[String]) -> bool {
     })
 }
 
-/// Whether a text is as `80_TCP`, or that with `_PROTO`, `_PORT` or `_ADDR` behind it.
+/// Returns `true` for text such as `80_TCP`, with or without `_PROTO`, `_PORT` or `_ADDR` at the
+/// end.
 fn is_link(text: &str) -> bool {
     let text =
         ["_PROTO", "_PORT", "_ADDR"].iter().find_map(|end| text.strip_suffix(end)).unwrap_or(text);
@@ -77,7 +77,7 @@ mod tests {
         all.iter().map(ToString::to_string).collect()
     }
 
-    /// What Kubernetes makes for a service (pkg/kubelet/envvars).
+    /// Returns the variables that Kubernetes makes for a service (pkg/kubelet/envvars).
     fn of_service(service: &str, port: u16, protocol: &str, port_name: &str) -> Vec<String> {
         let base = service.to_uppercase().replace('-', "_");
         let port_name = port_name.to_uppercase().replace('-', "_");

@@ -1,4 +1,4 @@
-//! What any bytes from outside must satisfy; see the crate `meshward-fuzzing`.
+//! Properties that input from outside must satisfy; see the crate `meshward-fuzzing`.
 
 mod samples;
 
@@ -21,8 +21,8 @@ meshward_fuzzing::targets! {
     text: text, samples::text;
 }
 
-/// STUN: a request is answered by little more than itself, and an answer tells what was seen.
-/// `data` is taken as a message, then as the address that is told.
+/// STUN: a request gets an answer that is hardly longer, and the answer has the address that was
+/// seen. `data` is used as a message, then as that address.
 fn stun_messages(data: &[u8]) {
     let mut bytes = Bytes(data);
     let mut transaction = stun::Transaction::default();
@@ -47,11 +47,11 @@ fn stun_messages(data: &[u8]) {
     assert_eq!(stun::read_response(&answer, &transaction), Some(seen));
 }
 
-/// Text that names something: what is read is printed so that it is read alike.
+/// Identifiers: printing a parsed value and parsing it again gives the same value.
 fn text(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let labels = read::<Labels>(text).unwrap_or_default();
-    // The one that selects everything is printed for people.
+    // The selector that matches everything is printed for people.
     if text.parse().is_ok_and(|selector: Selector| !selector.is_empty()) {
         read::<Selector>(text).expect("it was read before").matches(&labels);
     }

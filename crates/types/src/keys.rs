@@ -1,4 +1,5 @@
-//! `WireGuard` public keys. Private keys have no type here: they never leave the node that made them.
+//! `WireGuard` public keys. Private keys have no type here, since they never leave the node that
+//! made them.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use std::{fmt, str::FromStr};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(pub [u8; 32]);
 
-/// Text that is not 32 bytes in base64.
+/// The error for text that is not 32 bytes in base64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a WireGuard public key is 32 bytes in base64 (44 characters)")]
 pub struct BadKey;

@@ -1,26 +1,26 @@
-//! Labels: what a workload is called by, and what policy selects on.
+//! Labels: key-value pairs that describe a workload and that policy selects by.
 
 use serde::{Deserialize, Serialize};
 use std::{borrow::Borrow, collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
-/// Keys below this prefix carry facts that Meshward verified; nobody can set them by hand.
+/// The prefix of keys that carry facts verified by Meshward; users cannot set them.
 pub const RESERVED_PREFIX: &str = "meshward/";
 
-/// The most labels that one workload may carry, the verified ones included.
+/// The largest number of labels of one workload, verified ones included.
 pub const MAX_LABELS: usize = 256;
 
 const MAX_KEY: usize = 128;
 const MAX_VALUE: usize = 256;
 
-/// A label that is not of the form `key=value`.
+/// The error for a label that is not of the form `key=value`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadLabel {
-    /// The key has a character that keys cannot have, or is empty or too long.
+    /// The key is empty, too long, or has a character that keys cannot have.
     #[error(
         "`{0}` is not a label key: use 1 to 128 of a-z, A-Z, 0-9, `.`, `_`, `-` and `/`, beginning with a letter or digit"
     )]
     Key(String),
-    /// The value has a control character, a comma or a quote, or is too long.
+    /// The value is too long, or has a control character, a comma or a quote.
     #[error(
         "`{0}` is not a label value: use at most 256 printable characters without `,`, `=`, `(`, `)` and quotes"
     )]
@@ -31,7 +31,7 @@ pub enum BadLabel {
     /// The key is reserved for verified facts.
     #[error("label `{0}` cannot be set by hand: keys below `meshward/` carry verified facts")]
     Reserved(String),
-    /// There are more labels than one workload may carry.
+    /// There are more than [`MAX_LABELS`] labels.
     #[error("{0} labels are too many: one workload may carry {MAX_LABELS}")]
     TooMany(usize),
 }
@@ -42,12 +42,12 @@ pub enum BadLabel {
 pub struct LabelKey(Arc<str>);
 
 impl LabelKey {
-    /// The key as text.
+    /// Returns the key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the key lies below [`RESERVED_PREFIX`].
+    /// Returns `true` if the key begins with [`RESERVED_PREFIX`].
     pub fn is_reserved(&self) -> bool {
         self.0.starts_with(RESERVED_PREFIX)
     }
@@ -98,8 +98,8 @@ impl fmt::Debug for LabelKey {
     }
 }
 
-/// Checks a label's value: printable, at most 256 characters, none of the characters that selectors
-/// give a meaning.
+/// Checks a label's value: at most 256 printable characters, none of which has a meaning in
+/// selectors.
 pub fn check_value(text: &str) -> Result<(), BadLabel> {
     let bad = |c: char| c.is_control() || ",=()\"'".contains(c);
     if text.chars().count() > MAX_VALUE || text.chars().any(bad) {
@@ -108,44 +108,44 @@ pub fn check_value(text: &str) -> Result<(), BadLabel> {
     Ok(())
 }
 
-/// A set of labels: each key once, in the order of the keys. Copies share one map: a coordinator
-/// has the labels of a workload in its record, its identity and every snapshot.
+/// A set of labels: each key once, sorted by key. Clones share one map, since a coordinator has a
+/// workload's labels in its record, its identity and every snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<LabelKey, String>", into = "BTreeMap<LabelKey, String>")]
 pub struct Labels(Arc<BTreeMap<LabelKey, String>>);
 
 impl Labels {
-    /// The value under `key`.
+    /// Returns the value of `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str)
     }
 
-    /// All labels in the order of their keys.
+    /// Returns all labels, sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = (&LabelKey, &str)> {
         self.0.iter().map(|(k, v)| (k, v.as_str()))
     }
 
-    /// How many there are.
+    /// Returns the number of labels.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is no label.
+    /// Returns `true` if there is no label.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Adds labels; they replace what is there under the same keys.
+    /// Adds labels, which replace those with the same keys.
     ///
     /// # Errors
-    /// If there are too many then.
+    /// If there are more than [`MAX_LABELS`] then.
     pub fn with_all(self, others: &Self) -> Result<Self, BadLabel> {
         let mut map = BTreeMap::from(self);
         map.extend(others.0.iter().map(|(key, value)| (key.clone(), value.clone())));
         Self::try_from(map)
     }
 
-    /// Takes the label under a key away.
+    /// Removes the label with a key.
     pub fn without(mut self, key: &LabelKey) -> Self {
         Arc::make_mut(&mut self.0).remove(key);
         self
@@ -159,7 +159,7 @@ impl Labels {
         Ok(self)
     }
 
-    /// Refuses labels that only Meshward itself may set.
+    /// Refuses labels that only Meshward may set.
     pub fn check_unreserved(&self) -> Result<(), BadLabel> {
         match self.0.keys().find(|key| key.is_reserved()) {
             Some(key) => Err(BadLabel::Reserved(key.to_string())),
@@ -167,7 +167,7 @@ impl Labels {
         }
     }
 
-    /// Parses `key=value` texts; a key that comes twice keeps its last value.
+    /// Parses `key=value` texts; of a key that comes twice, the last value counts.
     pub fn parse_each<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, BadLabel> {
         let mut labels = BTreeMap::new();
         for text in texts {

@@ -1,8 +1,8 @@
-//! The shared vocabulary of Meshward: names, labels, keys, ports, ACLs, views, messages and API
-//! bodies.
+//! The shared vocabulary of Meshward: names, labels, selectors, ports, ACLs, keys, tokens, relayed
+//! addresses and STUN.
 //!
-//! Nothing here does I/O, starts a thread or reads a clock. Text that comes from outside is parsed
-//! once, here, into types that cannot hold an illegal value; everything behind carries those types.
+//! Nothing here does I/O, starts a thread or reads a clock. Text from outside is parsed once, here,
+//! into types that cannot hold an invalid value; all other code carries those types.
 #![forbid(unsafe_code)]
 
 pub mod accept;
@@ -38,6 +38,5 @@ pub use ports::{PortRange, PortSpec, Protocol};
 pub use selector::Selector;
 pub use trigger::{Condition, Lasting};
 
-/// The port on which the coordinator listens, QUIC over UDP and HTTPS over TCP, unless it is
-/// configured otherwise.
+/// The default port of the coordinator: QUIC over UDP, HTTPS over TCP.
 pub const DEFAULT_PORT: u16 = 7443;

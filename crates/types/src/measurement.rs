@@ -1,47 +1,46 @@
-//! What a node has found out about a workload before it may talk: its images, and how it was set
-//! up.
+//! Measurements: a node's findings about a workload before it may communicate, its images and its
+//! configuration.
 
 use crate::bounded::printable;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// The most signatures of one image that are looked at.
+/// The largest number of signatures of one image that are checked.
 pub const MAX_SIGNATURES: usize = 16;
-/// The most bytes of a signed payload, and of a signature.
+/// The largest size of a signed payload, and of a signature, in bytes.
 pub const MAX_SIGNED: usize = 8 << 10;
-/// The most images of one workload.
+/// The largest number of images of one workload.
 pub const MAX_IMAGES: usize = 32;
-/// The most containers that share the network namespace of a workload.
+/// The largest number of containers that share a workload's network namespace.
 pub const MAX_SHARING: usize = 32;
-/// The most privileges of each of them that are told one by one.
+/// The largest number of privileges that are listed for each of these containers.
 pub const MAX_SHARING_PRIVILEGES: usize = 16;
-/// The most bytes of what one of them is called, and of why it cannot be let in.
+/// The largest length of such a container's name, and of the objection to it, in bytes.
 pub const MAX_SHARING_TEXT: usize = 512;
-/// The most privileges that are told one by one.
+/// The largest number of privileges that are listed for a workload.
 pub const MAX_PRIVILEGES: usize = 64;
 
 const MAX_REPOSITORY: usize = 255;
 
-/// The SHA-256 of some content, written `sha256:` and 64 hexadecimal digits (OCI image spec,
-/// "Digests").
+/// A SHA-256 digest, written as `sha256:` and 64 hexadecimal digits (OCI image spec, "Digests").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Sha256(pub [u8; 32]);
 
-/// A text that is no digest.
+/// The error for text that is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a digest: write sha256: and 64 hexadecimal digits in lower case")]
 pub struct BadDigest(String);
 
 impl Sha256 {
-    /// The digest of some bytes.
+    /// Returns the digest of some bytes.
     pub fn of(bytes: &[u8]) -> Self {
         let mut digest = [0; 32];
         digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
         Self(digest)
     }
 
-    /// The hexadecimal digits alone.
+    /// Returns the hexadecimal digits without `sha256:`.
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -89,21 +88,20 @@ impl fmt::Debug for Sha256 {
     }
 }
 
-/// A registry and a path in it, such as `registry.example:5000/shop/web`: what an image is called,
-/// without tag and digest.
+/// The name of an image without tag and digest: a registry and a path, such as
+/// `registry.example:5000/shop/web`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Repository(String);
 
-/// A text that names no repository.
+/// The error for text that names no repository.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an image repository: write REGISTRY/PATH, such as registry.example/shop/web")]
 pub struct BadRepository(String);
 
 impl Repository {
-    /// The repository of an image reference, as container runtimes read it: a tag or digest behind
-    /// it is left out, and what names no registry is on Docker Hub (`web` is
-    /// `docker.io/library/web`).
+    /// Returns the repository of an image reference, read as container runtimes do: without its tag
+    /// or digest, and on Docker Hub if it names no registry (`web` is `docker.io/library/web`).
     ///
     /// # Errors
     /// [`BadRepository`].
@@ -136,17 +134,17 @@ impl Repository {
         if fits { Ok(Self(whole)) } else { Err(bad()) }
     }
 
-    /// The repository as text.
+    /// Returns the repository as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The registry: a host, and a port if it is not the usual one.
+    /// Returns the registry: a host, and a port unless it is the default one.
     pub fn registry(&self) -> &str {
         self.0.split_once('/').map_or("", |(registry, _)| registry)
     }
 
-    /// The path in the registry.
+    /// Returns the path in the registry.
     pub fn path(&self) -> &str {
         self.0.split_once('/').map_or("", |(_, path)| path)
     }
@@ -171,23 +169,23 @@ impl fmt::Display for Repository {
     }
 }
 
-/// A signature of an image: what was signed, and the signature. Whoever knows the key can check it,
+/// An image signature: the signed payload and the signature. It can be checked with the key alone,
 /// wherever it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ImageSignature {
-    /// The payload, JSON in the form of "simple signing" (containers-signature(5)).
+    /// The payload: JSON in the "simple signing" format (containers-signature(5)).
     pub payload: String,
-    /// ECDSA over the payload's SHA-256, in base64 of its ASN.1 form.
+    /// ECDSA over the payload's SHA-256: ASN.1 in base64.
     pub signature: String,
 }
 
-/// An image that a workload was started from.
+/// The image that a container was started from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Image {
-    /// Where it came from; nothing for an image that was built on the node and was never in a
-    /// registry.
+    /// The repository; `None` for an image that was built on the node and never pushed.
     pub repository: Option<Repository>,
-    /// The digest of its manifest or index; of its configuration, if it never was in a registry.
+    /// The digest of the manifest or index; that of the configuration if the image was never
+    /// pushed.
     pub digest: Sha256,
 }
 
@@ -200,52 +198,51 @@ impl fmt::Display for Image {
     }
 }
 
-/// What runs in a workload, as its node has found.
+/// The findings of a node about a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Measurement {
-    /// Who was asked, such as `docker`.
+    /// The runtime that was asked, such as `docker`.
     pub runtime: String,
-    /// The images of the container that the workload is. Of a pod that has just begun, none is
-    /// known of it yet.
+    /// The images of the workload's container; empty for a pod that has just started.
     pub images: Vec<Image>,
-    /// The digest of how it was set up: command, names of environment variables, mounts,
+    /// The digest of the configuration: command, names of environment variables, mounts,
     /// privileges.
     pub config: Sha256,
-    /// What it may do that a container usually may not, such as `privileged` or `capability
-    /// NET_ADMIN`.
+    /// Rights that containers usually do not have, such as `privileged` or `capability NET_ADMIN`.
     pub privileges: Vec<String>,
-    /// What else is in its network namespace, and speaks on the mesh as the workload.
+    /// The other containers in its network namespace, which use the mesh as this workload.
     #[serde(default)]
     pub sharing: Vec<SharingContainer>,
 }
 
-/// A container in the network namespace of another: `--network container:ID`, `network_mode:
-/// service:NAME`, a further container of a pod.
+/// A container in another one's network namespace: `--network container:ID`,
+/// `network_mode: service:NAME`, or a further container of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SharingContainer {
-    /// What it is called.
+    /// The container's name.
     pub name: String,
-    /// Its image; nothing if it is not known, because it has not started yet.
+    /// The image; `None` if it is not known because the container has not started yet.
     pub image: Option<Image>,
-    /// The digest of how it was set up.
+    /// The digest of the configuration.
     pub config: Sha256,
-    /// What it may do that a container usually may not.
+    /// Rights that containers usually do not have.
     pub privileges: Vec<String>,
-    /// What its node could not make sense of.
+    /// The part of its configuration that the node could not understand.
     #[serde(default)]
     pub objection: Option<String>,
 }
 
 impl Measurement {
-    /// All images that are known: those of the workload itself, and of what shares its namespace.
+    /// Returns all known images: those of the workload and of the containers that share its
+    /// namespace.
     pub fn all_images(&self) -> impl Iterator<Item = &Image> {
         self.images.iter().chain(self.sharing.iter().filter_map(|other| other.image.as_ref()))
     }
 
-    /// Whether the measurement keeps its bounds.
+    /// Checks that all sizes are within bounds.
     ///
     /// # Errors
-    /// Which it does not.
+    /// A sentence that names the bound.
     pub fn check(&self) -> Result<(), String> {
         let none = self.images.is_empty() && self.sharing.is_empty();
         if none || self.images.len() > MAX_IMAGES {

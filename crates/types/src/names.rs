@@ -1,9 +1,9 @@
-//! Names and numbers that identify things.
+//! Identifiers: names, workload ids, identities and revisions.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr, sync::Arc};
 
-/// A name that is not a DNS label (RFC 1123 §2.1).
+/// The error for a name that is not a DNS label (RFC 1123 §2.1).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{given}` is not a {what}: use 1 to 63 of a-z, 0-9 and `-`, beginning and ending with a letter or digit"
@@ -86,19 +86,19 @@ name!(
     "node name"
 );
 name!(
-    /// What people call a workload; not unique.
+    /// The name that people use for a workload; not unique.
     WorkloadName,
     "workload name"
 );
 name!(
-    /// The id of one workload instance, made by its node and never used again.
+    /// The id of one workload instance, made by its node and never reused.
     WorkloadId,
     "workload id"
 );
 
 impl WorkloadName {
-    /// The nearest name to what a runtime calls a container: those allow more characters. `None` if
-    /// nothing is left.
+    /// Returns the name most like the one that a runtime uses for a container, which allows more
+    /// characters; `None` if no character is left.
     pub fn like(text: &str) -> Option<Self> {
         let plain: String = text
             .trim_start_matches(|c: char| !c.is_ascii_alphanumeric())
@@ -110,7 +110,7 @@ impl WorkloadName {
     }
 }
 
-/// An interned label set: what policy sees of a workload. Numbers are never used again.
+/// The number of an identity: a label set as policy sees it. Numbers are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IdentityId(pub u32);
 
@@ -120,14 +120,14 @@ impl fmt::Display for IdentityId {
     }
 }
 
-/// The coordinator's monotonic version number of everything that it distributes.
+/// A revision: the coordinator's monotonic version number of everything that it distributes.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Revision(pub u64);
 
 impl Revision {
-    /// The revision after this one.
+    /// Returns the revision after this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }

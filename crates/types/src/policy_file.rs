@@ -1,4 +1,4 @@
-//! Policy as its author writes it.
+//! Policy files as their authors write them.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,9 +1,9 @@
-//! Protocols and ports, as rules and packets name them.
+//! Protocols and ports, as rules and packets have them.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// The classes of traffic that policy tells apart.
+/// The classes of traffic that policy distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -13,18 +13,18 @@ pub enum Protocol {
     Udp,
     /// SCTP (132).
     Sctp,
-    /// ICMP (1) for IPv4 and `ICMPv6` (58) for IPv6: one word, so that a rule means the same in both
-    /// families.
+    /// ICMP (1) for IPv4 and `ICMPv6` (58) for IPv6: one class, so that a rule means the same in
+    /// both address families.
     Icmp,
-    /// Every other IP protocol; only `any` speaks of it.
+    /// Every other IP protocol; only `any` matches it.
     Other,
 }
 
 impl Protocol {
-    /// Every protocol, in the order of an ACL.
+    /// Every class, in the order of ACL entries.
     pub const ALL: [Self; 5] = [Self::Tcp, Self::Udp, Self::Sctp, Self::Icmp, Self::Other];
 
-    /// The class of an IP protocol number (IANA "Assigned Internet Protocol Numbers").
+    /// Returns the class of an IP protocol number (IANA "Assigned Internet Protocol Numbers").
     pub fn from_ip(number: u8) -> Self {
         match number {
             6 => Self::Tcp,
@@ -35,7 +35,7 @@ impl Protocol {
         }
     }
 
-    /// Whether the protocol has ports.
+    /// Returns `true` if the protocol has ports.
     pub fn has_ports(self) -> bool {
         matches!(self, Self::Tcp | Self::Udp | Self::Sctp)
     }
@@ -58,7 +58,7 @@ impl fmt::Display for Protocol {
 pub struct PortRange {
     /// The lowest port.
     pub first: u16,
-    /// The highest port; not below `first`.
+    /// The highest port, at least `first`.
     pub last: u16,
 }
 
@@ -66,23 +66,23 @@ impl PortRange {
     /// Every port.
     pub const ALL: Self = Self { first: 0, last: u16::MAX };
 
-    /// Whether `port` lies in the range.
+    /// Returns `true` if `port` is in the range.
     pub fn contains(self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
     }
 }
 
-/// What a rule allows or denies: `tcp/8080`, `udp/5000-5999`, `tcp`, `icmp`, `any`.
+/// The traffic that a rule allows or denies: `tcp/8080`, `udp/5000-5999`, `tcp`, `icmp`, `any`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PortSpec {
-    /// `None` is `any`: every IP protocol.
+    /// The protocol; `None` for `any`.
     pub protocol: Option<Protocol>,
-    /// [`PortRange::ALL`] where the protocol has no ports.
+    /// The destination ports; [`PortRange::ALL`] if the protocol has none.
     pub ports: PortRange,
 }
 
-/// Text that names no protocol and port.
+/// The error for text that names no protocol and port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{given}` is not a port: {why}; write tcp/8080, udp/5000-5999, tcp, sctp/3868, icmp or any"
@@ -96,7 +96,7 @@ impl PortSpec {
     /// Every protocol and port.
     pub const ANY: Self = Self { protocol: None, ports: PortRange::ALL };
 
-    /// Whether the spec speaks of this packet.
+    /// Returns `true` if the spec matches a packet of `protocol` to `port`.
     pub fn matches(self, protocol: Protocol, port: u16) -> bool {
         self.protocol.is_none_or(|own| own == protocol)
             && (!protocol.has_ports() || self.ports.contains(port))

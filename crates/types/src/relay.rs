@@ -1,5 +1,7 @@
-//! Relays as the data path sees them: a peer behind a relay is at an address like any other, in
-//! `100::/64`, which nothing routes (RFC 6666), with the relay's number as the port.
+//! Addresses of peers behind relays.
+//!
+//! To the data path, a peer behind a relay has an address like any other: in `100::/64`, which is
+//! never routed (RFC 6666), with the relay's number as the port.
 
 use crate::names::{NetworkName, NodeName};
 use ring::digest::{SHA256, digest};
@@ -11,12 +13,12 @@ use std::{
 
 const PREFIX: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
 
-/// The number of a relay in its mesh.
+/// The number of a relay, unique in the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RelayNumber(pub u16);
 
 impl RelayNumber {
-    /// The coordinator, which is a relay, too.
+    /// The number of the coordinator, which is a relay as well.
     pub const COORDINATOR: Self = Self(1);
 }
 
@@ -26,11 +28,11 @@ impl fmt::Display for RelayNumber {
     }
 }
 
-/// A node, as relays know it.
+/// The id of a node in relayed frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RelayId(pub [u8; 8]);
 
-/// A network, as frames name it.
+/// The id of a network in relayed frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RelayNetwork(pub [u8; 4]);
 
@@ -41,12 +43,12 @@ fn name_hash<const N: usize>(text: &str) -> [u8; N] {
 }
 
 impl RelayId {
-    /// The id of a node: the beginning of its name's SHA-256.
+    /// Returns the id of a node: the first 8 bytes of its name's SHA-256.
     pub fn of(node: &NodeName) -> Self {
         Self(name_hash(node.as_str()))
     }
 
-    /// The address at which endpoints see it behind a relay.
+    /// Returns the address of this node behind a relay, as endpoints use it.
     pub fn address(self, relay: RelayNumber) -> SocketAddr {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&PREFIX);
@@ -54,7 +56,8 @@ impl RelayId {
         SocketAddr::new(Ipv6Addr::from(bytes).into(), relay.0)
     }
 
-    /// Who is at such an address, and behind which relay.
+    /// Returns the node and the relay that an address stands for; `None` if it is an ordinary
+    /// address.
     pub fn at(address: &SocketAddr) -> Option<(Self, RelayNumber)> {
         let IpAddr::V6(ip) = address.ip() else { return None };
         let bytes = ip.octets();
@@ -64,13 +67,13 @@ impl RelayId {
 }
 
 impl RelayNetwork {
-    /// How frames name a network: by the beginning of its name's SHA-256.
+    /// Returns the id of a network: the first 4 bytes of its name's SHA-256.
     pub fn of(network: &NetworkName) -> Self {
         Self(name_hash(network.as_str()))
     }
 }
 
-/// Whether an address is that of a peer behind a relay.
+/// Returns `true` if an address is that of a peer behind a relay.
 pub fn is_relayed(address: &SocketAddr) -> bool {
     RelayId::at(address).is_some()
 }

@@ -1,8 +1,7 @@
-//! The schemas of text and numbers that have a form: names, prefixes, labels, selectors (JSON
-//! Schema 2020-12).
+//! Schemas of formatted text and numbers (JSON Schema 2020-12): names, prefixes, labels, selectors.
 //!
-//! utoipa's builders know a part of JSON Schema only. So each type has a name there, and [`forms`]
-//! what stands under it.
+//! utoipa's builders cover only a part of JSON Schema. So each type has only a name there, and
+//! [`forms`] has its schema.
 
 use crate::{
     acl::Acl,
@@ -27,7 +26,7 @@ pub struct Address;
 /// An IP address and a port: `192.0.2.1:7443`, `[2001:db8::1]:7443`.
 pub struct SocketAddress;
 
-/// A time as RFC 3339 has it, in UTC.
+/// A time in UTC (RFC 3339).
 pub struct Time;
 
 /// A credential's name.
@@ -65,7 +64,7 @@ const LABEL_VALUE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f,=()\"']*$";
 const PORT: &str =
     "([0-9]|[1-9][0-9]{1,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
 
-/// Schemas by the names of their types.
+/// Returns the schemas by the names of their types.
 pub fn forms() -> Vec<(&'static str, Value)> {
     let name = |what: &str, example: &str| {
         json!({

@@ -1,10 +1,10 @@
-//! Selectors: which workloads a rule or a quarantine speaks of.
+//! Selectors: requirements that pick workloads by their labels.
 
 use crate::labels::{BadLabel, LabelKey, Labels, check_value};
 use serde::{Deserialize, Serialize, de};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-/// Requirements on labels, all of which must hold. The empty selector selects everything.
+/// Requirements on labels, all of which must hold. The empty selector matches everything.
 ///
 /// In YAML and JSON: `{ app: web, env: { in: [prod, stage] }, tier: { not: test }, team: { exists:
 /// true } }`. On a command line: `app=web,env in (prod,stage),tier!=test,team,!old`.
@@ -12,50 +12,50 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 #[serde(transparent)]
 pub struct Selector(BTreeMap<LabelKey, Requirement>);
 
-/// What one label must be.
+/// The requirement on one label.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Requirement {
-    /// The label is there, with one of these values.
+    /// The label exists and has one of these values.
     In(Vec<String>),
-    /// The label is missing, or its value is none of these.
+    /// The label does not exist, or has none of these values.
     Not(Vec<String>),
-    /// The label is there.
+    /// The label exists.
     Exists,
-    /// The label is not there.
+    /// The label does not exist.
     Missing,
 }
 
-/// Text that is not a selector.
+/// The error for text that is not a selector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadSelector {
     /// A key or value is malformed.
     #[error(transparent)]
     Label(#[from] BadLabel),
-    /// A parenthesis does not match, or a part has no meaning.
+    /// A parenthesis is not closed, or a part is not a requirement.
     #[error("`{0}` is not a selector: write app=web,env in (prod,stage),tier!=test,team,!old")]
     Form(String),
-    /// One key has two requirements.
+    /// A key has two requirements.
     #[error("label `{0}` is required twice")]
     Twice(LabelKey),
 }
 
 impl Selector {
-    /// Whether labels fulfil every requirement.
+    /// Returns `true` if labels fulfil every requirement.
     pub fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|(key, requirement)| requirement.holds(labels.get(key.as_str())))
     }
 
-    /// The requirements by key.
+    /// Returns the requirements by key.
     pub fn requirements(&self) -> impl Iterator<Item = (&LabelKey, &Requirement)> {
         self.0.iter()
     }
 
-    /// What is required of a label.
+    /// Returns the requirement on a label.
     pub fn get(&self, key: &LabelKey) -> Option<&Requirement> {
         self.0.get(key)
     }
 
-    /// How many values labels are compared with at the most, and one more.
+    /// Returns the cost of matching: the largest number of values to compare with, plus one.
     pub fn weight(&self) -> u64 {
         let values = |requirement: &Requirement| match requirement {
             Requirement::In(values) | Requirement::Not(values) => values.len(),
@@ -64,7 +64,7 @@ impl Selector {
         1 + self.0.values().map(values).sum::<usize>() as u64
     }
 
-    /// Whether everything is selected.
+    /// Returns `true` if it matches everything.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -101,7 +101,7 @@ impl FromStr for Selector {
     }
 }
 
-/// Splits at the commas that stand outside parentheses; `None` if those do not match.
+/// Splits text at the commas outside parentheses; `None` if the parentheses do not match.
 pub(crate) fn split(text: &str) -> Option<Vec<&str>> {
     let (mut parts, mut from, mut open) = (Vec::new(), 0, false);
     for (at, c) in text.char_indices() {
@@ -162,7 +162,7 @@ impl fmt::Display for Selector {
     }
 }
 
-/// The written form of a requirement.
+/// A requirement as it is written in YAML and JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {

@@ -1,29 +1,30 @@
-//! STUN (RFC 8489), as far as a mesh needs it: an endpoint asks under which address others see it,
-//! by a Binding request, and is told by XOR-MAPPED-ADDRESS. Requests are as long as the longest
-//! answer, so that a server can answer with no more bytes than it got: nobody sends it requests in
-//! another's name to have more sent there.
+//! STUN (RFC 8489): a Binding request asks for the address that the server sees, and
+//! XOR-MAPPED-ADDRESS answers it.
+//!
+//! Requests are as long as the longest answer, so that a server never sends more bytes than it got
+//! and cannot be used to amplify traffic to a forged address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The port on which STUN is usually served (RFC 8489 §14.1).
+/// The default port of STUN (RFC 8489 §14.1).
 pub const PORT: u16 = 3478;
-/// The bytes of a message without attributes (§5).
+/// The size of a message without attributes, in bytes (RFC 8489 §5).
 pub const HEADER: usize = 20;
-/// The bytes of a request, and of the longest answer: that to an IPv6 address.
+/// The size of a request, and of the longest answer, which has an IPv6 address, in bytes.
 pub const REQUEST_LENGTH: usize = HEADER + 24;
 
 const COOKIE: u32 = 0x2112_a442;
 const REQUEST: u16 = 0x0001;
 const SUCCESS: u16 = 0x0101;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
-/// SOFTWARE (§14.14), which makes a request longer: servers need not understand it.
+/// The SOFTWARE attribute (RFC 8489 §14.14), which pads requests: servers may ignore it.
 const SOFTWARE: u16 = 0x8022;
 const SOFTWARE_NAME: &[u8; 20] = b"meshward            ";
 
-/// What tells one request from another.
+/// A transaction id: it matches an answer to its request.
 pub type Transaction = [u8; 12];
 
-/// A Binding request.
+/// Returns a Binding request.
 pub fn request(transaction: &Transaction) -> [u8; REQUEST_LENGTH] {
     let mut message = [0; REQUEST_LENGTH];
     message[..HEADER].copy_from_slice(&header(
@@ -46,13 +47,13 @@ fn header(kind: u16, length: u16, transaction: &Transaction) -> [u8; HEADER] {
     message
 }
 
-/// The transaction of a Binding request; `None` for any other message.
+/// Returns the transaction id of a Binding request; `None` for any other message.
 pub fn read_request(message: &[u8]) -> Option<Transaction> {
     read(message, REQUEST).map(|(transaction, _)| transaction)
 }
 
-/// Whether a datagram may be an answer: it has STUN's cookie, which no message of `WireGuard` has in
-/// its place.
+/// Returns `true` if a datagram may be an answer: it has STUN's magic cookie, which no `WireGuard`
+/// message has at that offset.
 pub fn is_response(message: &[u8]) -> bool {
     read(message, SUCCESS).is_some()
 }
@@ -68,7 +69,7 @@ fn read(message: &[u8], kind: u16) -> Option<(Transaction, &[u8])> {
     fits.then_some((transaction, attributes))
 }
 
-/// The answer to a request from `from`.
+/// Returns the answer to a request from `from`.
 pub fn response(transaction: &Transaction, from: SocketAddr) -> Vec<u8> {
     let from = SocketAddr::new(from.ip().to_canonical(), from.port());
     let (family, address) = match from.ip() {
@@ -86,7 +87,7 @@ pub fn response(transaction: &Transaction, from: SocketAddr) -> Vec<u8> {
     message
 }
 
-/// What addresses are masked with (§14.2): the cookie, and the transaction.
+/// Returns the mask of addresses (RFC 8489 §14.2): the magic cookie, then the transaction id.
 fn mask(transaction: &Transaction) -> [u8; 16] {
     let mut mask = [0; 16];
     mask[..4].copy_from_slice(&COOKIE.to_be_bytes());
@@ -94,7 +95,7 @@ fn mask(transaction: &Transaction) -> [u8; 16] {
     mask
 }
 
-/// The address that an answer to this request tells.
+/// Returns the address in an answer to this request; `None` for any other message.
 pub fn read_response(message: &[u8], transaction: &Transaction) -> Option<SocketAddr> {
     let (answered, mut attributes) = read(message, SUCCESS)?;
     if answered != *transaction {
@@ -106,7 +107,7 @@ pub fn read_response(message: &[u8], transaction: &Transaction) -> Option<Socket
         if u16::from_be_bytes([head[0], head[1]]) == XOR_MAPPED_ADDRESS {
             return address(value, transaction);
         }
-        // Attributes are filled up to a multiple of four bytes.
+        // Attributes are padded to a multiple of four bytes.
         attributes = rest.get(length.next_multiple_of(4)..)?;
     }
     None
@@ -147,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_rfcs_own_example_is_read() {
-        // RFC 5769 §2.2, with the attributes before and behind the address.
+        // RFC 5769 §2.2, with attributes before and after the address.
         let message: Vec<u8> = [
             "0101003c2112a442b7e7a701bc34d686fa87dfae",
             "8022000b7465737420766563746f7220",

@@ -1,18 +1,19 @@
-//! Join tokens: one string that an operator carries to a machine.
+//! Join tokens: one string that an operator takes to a machine.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{fmt, str::FromStr};
 
 const PREFIX: &str = "mwj1_";
+/// The length of a token's secret, in bytes.
 pub const SECRET: usize = 24;
 const SUM: usize = 4;
 
-/// The SHA-256 of the CA's certificate (DER).
+/// The SHA-256 of a CA's certificate (DER).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub [u8; 32]);
 
 impl Fingerprint {
-    /// The fingerprint of a certificate.
+    /// Returns the fingerprint of a certificate.
     pub fn of(der: &[u8]) -> Self {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, der).as_ref());
@@ -32,36 +33,35 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// What a machine needs to join: `mwj1_` and, in base64url, the CA's fingerprint, a secret and a
-/// check sum.
+/// A join token: `mwj1_` and, in base64url, the CA's fingerprint, a secret and a checksum.
 ///
-/// The limits (uses, expiry, site, networks) live with the coordinator, under the secret's hash:
-/// nobody can edit them.
+/// The limits (uses, expiry, site, networks) are stored by the coordinator under the secret's hash,
+/// so that nobody can change them in the token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
-    /// Of the CA that must have signed the coordinator's certificate.
+    /// The fingerprint of the CA that must have signed the coordinator's certificate.
     pub ca: Fingerprint,
     secret: [u8; SECRET],
 }
 
-/// Text that is not a join token.
+/// The error for text that is not a join token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadToken {
-    /// It does not begin like one.
+    /// It does not begin with `mwj1_`.
     #[error("this is not a join token: one begins with `mwj1_`; `meshctl token create` makes them")]
     Form,
-    /// It was cut or changed.
+    /// It was truncated or changed.
     #[error("the join token is damaged: it was cut or changed on its way; copy it again in full")]
     Damaged,
 }
 
 impl JoinToken {
-    /// A token with this secret.
+    /// Creates a token with this secret.
     pub fn new(ca: Fingerprint, secret: [u8; SECRET]) -> Self {
         Self { ca, secret }
     }
 
-    /// The secret in the form that goes over the wire.
+    /// Returns the secret in its wire format.
     pub fn secret(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.secret)
     }
@@ -71,7 +71,7 @@ impl JoinToken {
     }
 }
 
-/// What the coordinator keeps of a secret: its SHA-256 in hexadecimal.
+/// Returns the SHA-256 of a secret in hexadecimal, which is all that the coordinator stores.
 pub fn secret_hash(secret: &str) -> String {
     Fingerprint::of(secret.as_bytes()).to_string()
 }

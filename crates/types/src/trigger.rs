@@ -1,26 +1,26 @@
-//! What a node counts for a trigger.
+//! Conditions of triggers, which nodes count.
 
 use crate::selector::Selector;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The longest time over which is counted.
+/// The longest time that a condition can span.
 pub const MAX_WITHIN: Duration = Duration::from_hours(1);
 
-/// What has to be seen of one workload: all that is given, within the time.
+/// A condition on one workload: everything that is set must be reached within a time span.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
-    /// So many flows that it tried to begin were denied.
+    /// The number of flows that it tried to begin and that were denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denied_flows: Option<u32>,
-    /// To so many different ports.
+    /// The number of different destination ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distinct_ports: Option<u32>,
-    /// To so many different addresses.
+    /// The number of different destination addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distinct_addresses: Option<u32>,
-    /// Over how long is counted, such as `10s`; at most an hour.
+    /// The time span, such as `10s`; at most an hour.
     pub within: Lasting,
 }
 
@@ -28,7 +28,7 @@ impl Condition {
     /// Refuses conditions that always or never hold.
     ///
     /// # Errors
-    /// A sentence that says how to mend it.
+    /// A sentence that says how to fix it.
     pub fn check(&self) -> Result<(), String> {
         let counts = [self.denied_flows, self.distinct_ports, self.distinct_addresses];
         if counts.iter().all(Option::is_none) {
@@ -46,7 +46,7 @@ impl Condition {
     }
 }
 
-/// A time span, written as `30s`, `10m` or `2h`.
+/// A duration, written as `30s`, `10m` or `2h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Lasting(pub Duration);
@@ -66,29 +66,28 @@ impl From<Lasting> for String {
     }
 }
 
-/// A trigger as a node needs it: whose flows to count, and what to say. In the wire's form every
-/// field is there.
+/// A trigger in the form that nodes get. On the wire, every field is present.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TriggerSpec {
-    /// Whose flows are counted.
+    /// The workloads whose flows are counted.
     #[serde(with = "as_text")]
     pub watch: Selector,
-    /// So many flows that were denied.
+    /// The number of denied flows.
     pub denied_flows: Option<u32>,
-    /// To so many different ports.
+    /// The number of different destination ports.
     pub distinct_ports: Option<u32>,
-    /// To so many different addresses.
+    /// The number of different destination addresses.
     pub distinct_addresses: Option<u32>,
-    /// Over how long is counted.
+    /// The time span.
     pub within: Duration,
-    /// Whether the node quarantines by itself while it has no session ...
+    /// `true` if the node quarantines the workload by itself while it has no session.
     pub alone: bool,
-    /// ... and for how many seconds (`None`: until the coordinator holds the workload).
+    /// The duration of such a quarantine in seconds; `None` until the coordinator decides.
     pub seconds: Option<u64>,
 }
 
 impl TriggerSpec {
-    /// The trigger with a condition.
+    /// Creates the trigger of a condition.
     pub fn new(watch: Selector, when: &Condition, alone: bool, lasts: Option<Lasting>) -> Self {
         Self {
             watch,
@@ -103,8 +102,7 @@ impl TriggerSpec {
 }
 
 mod as_text {
-    //! Selectors as their text: the wire's format does not say what comes next, as YAML and JSON
-    //! do.
+    //! Selectors as text: the wire format is not self-describing, as YAML and JSON are.
     use crate::selector::Selector;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 

@@ -1,4 +1,4 @@
-//! Inputs to begin with.
+//! Seeds of fuzz targets.
 
 use super::*;
 use crate::token::Fingerprint;
