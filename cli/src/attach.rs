@@ -36,7 +36,8 @@ const RELABELS: usize = 20;
 /// Runs a command in a namespace of its own. Its exit code is ours.
 pub(crate) fn run(common: &Common, run: arguments::Run) -> Result<ExitCode> {
     if !common.is_table() && !common.dry_run {
-        let text = "what is printed is the command's; leave out --output, and see `meshctl attached -o json`";
+        let text = "what is printed is the command's; leave out --output, and see `meshctl \
+            attached -o json`";
         return Err(Mistake(text.into()).into());
     }
     // Everything from here on, the command included, lives in the new namespace; the daemon's

@@ -79,7 +79,8 @@ fn print(common: &Common, lines: &Lines) -> Result<()> {
 /// Prints lines as they come, the oldest first, for as long as somebody reads them.
 async fn follow(common: &Common, client: &Client, wanted: &Audit) -> Result<()> {
     if common.output == Output::Yaml {
-        let text = "lines that are followed have no end, and so no form in YAML; take -o json: one object a line";
+        let text = "lines that are followed have no end, and so no form in YAML; take -o json: one \
+            object a line";
         return Err(Mistake(text.into()).into());
     }
     let mut last: Option<Revision> = None;

@@ -1,9 +1,8 @@
 //! Completion in shells, of live names, too: a shell calls `meshctl` itself for what could come
 //! next.
 
-use crate::arguments::Arguments;
 use anyhow::{Context, Result};
-use clap::CommandFactory;
+use clap::Command;
 use clap_complete::{CompleteEnv, Shell, engine::CompletionCandidate, env::Shells};
 use meshward_api_client::{Client, Error, context};
 use meshward_api_types::{
@@ -21,9 +20,9 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// The most names that are offered.
 const MOST: usize = 500;
 
-/// Answers a shell, if one asks; then the process ends here.
-pub(crate) fn answer() {
-    CompleteEnv::with_factory(Arguments::command).var(VARIABLE).bin("meshctl").complete();
+/// Answers a shell about the command line `command`, if one asks; then the process ends here.
+pub(crate) fn answer(command: fn() -> Command) {
+    CompleteEnv::with_factory(command).var(VARIABLE).bin("meshctl").complete();
 }
 
 /// What a shell has to evaluate.

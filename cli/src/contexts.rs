@@ -112,7 +112,8 @@ fn check_name(name: &str) -> Result<()> {
         Ok(())
     } else {
         Err(Mistake(format!(
-        "`{name}` is no name for a context: use 1 to 63 letters, digits and -_.@:, and no .json at the end"
+        "`{name}` is no name for a context: use 1 to 63 letters, digits and -_.@:, and no .json at \
+         the end"
     ))
     .into())
     }

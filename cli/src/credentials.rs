@@ -84,7 +84,8 @@ async fn create(
     // Alone on stdout, so that it can be kept in a file.
     out!("{}", serde_json::to_string_pretty(&context)?);
     note!(
-        "keep this, it is not shown again; where it is to be used: meshctl context import FILE --name {name}"
+        "keep this, it is not shown again; where it is to be used: meshctl context import FILE \
+         --name {name}"
     );
     if let Some(expires) = &created.kept.expires {
         note!("it is good until {expires}");

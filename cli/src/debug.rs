@@ -69,7 +69,8 @@ pub(crate) async fn debug(common: &Common, verb: DebugVerb) -> Result<()> {
     let (parts, path) = (bundle.parts.len(), file.display());
     let would = format!("write {parts} parts into {path}");
     let done = format!(
-        "{parts} parts are in {path}; tokens and private keys were left out, names and addresses are in it"
+        "{parts} parts are in {path}; tokens and private keys were left out, names and addresses \
+         are in it"
     );
     if common.is_table() {
         bundle.missing.iter().for_each(|missing| note!("left out: {missing}"));

@@ -87,7 +87,8 @@ fn print_created(
         }
     }
     note!(
-        "device {} joins by node {}; keep the text above as /etc/wireguard/mesh.conf there, for its owner's eyes only, and run: wg-quick up mesh",
+        "device {} joins by node {}; keep the text above as /etc/wireguard/mesh.conf there, for \
+         its owner's eyes only, and run: wg-quick up mesh",
         created.name,
         created.gateway
     );

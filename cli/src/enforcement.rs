@@ -70,15 +70,18 @@ mod tests {
         for (silent, says) in [
             (
                 node(true, at, 3, 3),
-                "node rack does not answer, and was heard last at 2026-11-26T21:00:00Z; all its 3 peers enforce it at their end",
+                "node rack does not answer, and was heard last at 2026-11-26T21:00:00Z; all its 3 \
+                 peers enforce it at their end",
             ),
             (
                 node(false, at, 3, 2),
-                "node rack is away since 2026-11-26T21:00:00Z; 2 of its 3 peers enforce it at their end",
+                "node rack is away since 2026-11-26T21:00:00Z; 2 of its 3 peers enforce it at \
+                 their end",
             ),
             (
                 node(false, None, 1, 1),
-                "node rack is away since before the coordinator's start; its only peer enforces it at its end",
+                "node rack is away since before the coordinator's start; its only peer enforces it \
+                 at its end",
             ),
         ] {
             assert_eq!(describe(&silent), says);

@@ -25,6 +25,7 @@ mod quarantines;
 mod routes;
 mod sources;
 mod status;
+mod submission;
 mod table;
 mod text_diff;
 mod tokens;
@@ -48,7 +49,7 @@ struct Mistake(String);
 struct Barred(String);
 
 fn main() -> ExitCode {
-    completion::answer();
+    completion::answer(Arguments::command);
     let arguments = Arguments::read();
     warn_of_variables();
     let done = act(arguments).and_then(|code| output::finish().map(|()| code));

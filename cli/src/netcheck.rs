@@ -85,10 +85,13 @@ fn nat(nat: Nat) -> String {
             good("one port for all (endpoint-independent): other nodes can come in by it")
         }
         Nat::EndpointDependent => bad(
-            "another port for each place (endpoint-dependent): other nodes come in only where they are reached themselves, or by a relay",
+            "another port for each place (endpoint-dependent): other nodes come in only where they \
+             are reached themselves, or by a relay",
         ),
         Nat::Undetermined => {
-            "there is one, of unknown kind: servers at two addresses tell (a relay elsewhere, or --stun), and those at one answered".into()
+            "there is one, of unknown kind: servers at two addresses tell (a relay elsewhere, or \
+             --stun), and those at one answered"
+                .into()
         }
         Nat::Unknown => "unknown: no server answers by UDP that is not on this machine".into(),
     }

@@ -1,7 +1,8 @@
 //! Networks.
 
 use crate::{
-    arguments::{Common, Network, Watching, verb_or_list},
+    Mistake,
+    arguments::{Common, Network, OfNetwork, Watching, verb_or_list},
     client::Client,
     listing,
     output::{Change, Effect, list, show, tell},
@@ -20,7 +21,8 @@ pub(crate) async fn network(common: &Common, verb: Option<Network>, which: Watch
             let (name, prefixes) = (&made.name, list(&made.prefixes));
             let would = format!("make network {name} ({prefixes})");
             let done = format!(
-                "network {name} ({prefixes}) is there; its policy denies everything until one is applied"
+                "network {name} ({prefixes}) is there; its policy denies everything until one is \
+                 applied"
             );
             tell(common, &Change { would, done, effects: vec![], result: Some(&made) })
         }
@@ -77,4 +79,30 @@ fn print(common: &Common, all: &[api::Network]) -> Result<()> {
     };
     let none = "no networks; make one with: meshctl network create NAME --cidr 10.42.0.0/16";
     show(common, all, ["NAME", "PREFIXES", "BLOCK PER NODE", "MTU"], row, none)
+}
+
+/// Returns the network that is named, or the only one that there is.
+///
+/// # Errors
+/// [`Mistake`] if none is named and there is not exactly one.
+pub(crate) async fn named_or_only(client: &Client, of: OfNetwork) -> Result<NetworkName> {
+    if let Some(network) = of.network {
+        return Ok(network);
+    }
+    let mut all = client.all(&operations::NETWORKS, &[]).await?;
+    match all.len() {
+        1 => Ok(all.swap_remove(0).name),
+        0 => Err(Mistake(
+            "there is no network yet; make one with: meshctl network create NAME --cidr ...".into(),
+        )
+        .into()),
+        _ => {
+            let names: Vec<&str> = all.iter().map(|network| network.name.as_str()).collect();
+            Err(Mistake(format!(
+                "there are several networks; add --network and one of {}",
+                names.join(", ")
+            ))
+            .into())
+        }
+    }
 }

@@ -16,10 +16,7 @@ use meshward_api_types::{
 };
 use meshward_types::{NodeName, WorkloadId};
 use serde::Serialize;
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{process::ExitCode, time::Instant};
 
 /// All pings of a command.
 #[derive(Serialize)]
@@ -148,7 +145,8 @@ fn print_pong(pong: &Pong) {
             return out!(
                 "{}",
                 bad(
-                    "no session: no candidate and no relay leads there; `meshctl netcheck` on both sides says more"
+                    "no session: no candidate and no relay leads there; `meshctl netcheck` on both \
+                     sides says more"
                 )
             );
         }
@@ -203,7 +201,8 @@ fn print_sum(common: &Common, all: &Pings) {
     }
     if last.policy.is_empty() {
         note!(
-            "what policy lets pass: `meshctl explain --from ... --to ... --port ...`; no workload here is in network {} and known to go with it",
+            "what policy lets pass: `meshctl explain --from ... --to ... --port ...`; no workload \
+             here is in network {} and known to go with it",
             last.network
         );
         return;
@@ -221,6 +220,3 @@ fn print_policy(between: &PolicyBetween) {
     };
     out!("  {}: to it {}, from it {}{held}", between.name, said(&between.to), said(&between.from));
 }
-
-/// The least time between two pings.
-pub(crate) const LEAST_INTERVAL: Duration = Duration::from_millis(100);

@@ -4,14 +4,13 @@ use crate::{
     Mistake,
     arguments::{Common, Explain, OfNetwork, Policy as Verb, Sources},
     client::Client,
-    editing, enforcement, note, out,
-    output::{bad, count, few, good, note_dry_run, print, show, whole},
-    sources, text_diff,
+    editing, networks, note, out,
+    output::{bad, good, print, show, whole},
+    sources, submission, text_diff,
 };
 use anyhow::Result;
 use meshward_api_types::{
-    ExplainQuery, Finding, LinkChange, Policy, PolicyResult, PolicyRevision, Rollback,
-    SubmitPolicy, SubmitResult, operations,
+    ExplainQuery, Finding, Policy, PolicyRevision, Rollback, SubmitPolicy, SubmitResult, operations,
 };
 use meshward_policy::{Budget, ParsedPolicy, review, run_tests};
 use meshward_types::{NetworkName, OnDeny, PolicyFile, Revision};
@@ -34,11 +33,13 @@ pub(crate) async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
         }
         Verb::Diff { revisions, of, .. } => difference(common, &revisions, of).await?,
         Verb::Get { network } => {
-            let network = the_network(&Client::coordinator(common)?, OfNetwork { network }).await?;
+            let network =
+                networks::named_or_only(&Client::coordinator(common)?, OfNetwork { network })
+                    .await?;
             print_policy(common, network, None).await?;
         }
         Verb::Show { revision, of } => {
-            let network = the_network(&Client::coordinator(common)?, of).await?;
+            let network = networks::named_or_only(&Client::coordinator(common)?, of).await?;
             print_policy(common, network, Some(revision)).await?;
         }
         Verb::Edit { network, message, reset } => {
@@ -47,15 +48,15 @@ pub(crate) async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
         Verb::Log { of, limit } => log(common, of, limit).await?,
         Verb::Rollback { revision, if_revision, of, message, reset } => {
             let client = Client::coordinator(common)?;
-            let network = the_network(&client, of).await?;
+            let network = networks::named_or_only(&client, of).await?;
             let client = only_if(client, if_revision, &network).await?;
             let wanted = Rollback { revision, reset, message };
             let result = client.write(&operations::ROLL_POLICY_BACK, &[&network], &wanted).await?;
-            return tell(common, &result);
+            return submission::print(common, &result);
         }
         Verb::Suggest { of, since, with_denied } => {
             let client = Client::coordinator(common)?;
-            let network = the_network(&client, of).await?;
+            let network = networks::named_or_only(&client, of).await?;
             let seconds = since.as_secs();
             let query =
                 [("seconds", seconds.to_string()), ("with_denied", with_denied.to_string())];
@@ -79,29 +80,6 @@ fn reject_network(of: &OfNetwork) -> Result<()> {
     }
 }
 
-/// The network that is named, or the only one that there is.
-pub(crate) async fn the_network(client: &Client, of: OfNetwork) -> Result<NetworkName> {
-    if let Some(network) = of.network {
-        return Ok(network);
-    }
-    let mut all = client.all(&operations::NETWORKS, &[]).await?;
-    match all.len() {
-        1 => Ok(all.swap_remove(0).name),
-        0 => Err(Mistake(
-            "there is no network yet; make one with: meshctl network create NAME --cidr ...".into(),
-        )
-        .into()),
-        _ => {
-            let names: Vec<&str> = all.iter().map(|network| network.name.as_str()).collect();
-            Err(Mistake(format!(
-                "there are several networks; add --network and one of {}",
-                names.join(", ")
-            ))
-            .into())
-        }
-    }
-}
-
 async fn apply(
     common: &Common,
     sources: &Sources,
@@ -118,14 +96,15 @@ async fn apply(
         (None, _) => {}
         (_, [network]) => client = only_if(client, if_revision, network).await?,
         _ => {
-            let text = "--if-revision is about one network's policy, and the files name several; apply them one by one";
+            let text = "--if-revision is about one network's policy, and the files name several; \
+                apply them one by one";
             return Err(Mistake(text.into()).into());
         }
     }
     let wanted =
         SubmitPolicy { files, prune, scope: None, message, count_cuts: common.dry_run, reset };
     let result = client.write(&operations::SUBMIT_POLICY, &[], &wanted).await?;
-    tell(common, &result)
+    submission::print(common, &result)
 }
 
 /// The client, which overwrites the policy of a network only as long as it is the one that a
@@ -140,7 +119,9 @@ async fn only_if(
     let is = policy.revision.unwrap_or(Revision(0));
     if is != wanted {
         return Err(Mistake(format!(
-            "the policy of network {network} is not the one of revision {wanted} any more, but of {is}; `meshctl policy diff {wanted} --text --network {network}` shows what has changed, `meshctl policy log` by whom"
+            "the policy of network {network} is not the one of revision {wanted} any more, but of \
+             {is}; `meshctl policy diff {wanted} --text --network {network}` shows what has \
+             changed, `meshctl policy log` by whom"
         ))
         .into());
     }
@@ -150,26 +131,13 @@ async fn only_if(
     })
 }
 
-/// Tells what was applied, or would be, and how far it is enforced.
-pub(crate) fn tell(common: &Common, result: &SubmitResult) -> Result<ExitCode> {
-    if !whole(common, result)? {
-        note_dry_run(common);
-        report(common, result, common.dry_run);
-        if let Some(enforced) = &result.enforcement {
-            note!("{}", enforcement::in_short(enforced));
-            enforcement::name_silent(common, enforced);
-        }
-    }
-    Ok(enforcement::exit_code(result.enforcement.as_ref()))
-}
-
 /// What an application would change.
 async fn preview(common: &Common, sources: &Sources) -> Result<()> {
     let files = sources::read(sources)?;
     read(&files)?;
     let result = ask(common, files, true).await?;
     if !whole(common, &result)? {
-        report(common, &result, true);
+        submission::report(common, &result, true);
     }
     Ok(())
 }
@@ -178,59 +146,6 @@ async fn ask(common: &Common, files: Vec<PolicyFile>, count_cuts: bool) -> Resul
     let wanted =
         SubmitPolicy { files, prune: false, scope: None, message: None, count_cuts, reset: false };
     Client::coordinator(common)?.dry().write(&operations::SUBMIT_POLICY, &[], &wanted).await
-}
-
-fn report(common: &Common, result: &SubmitResult, would: bool) {
-    for network in &result.networks {
-        report_network(common, network, would);
-    }
-    report_findings(&result.findings);
-    if !result.nodes_silent.is_empty() {
-        let names: Vec<&str> =
-            result.nodes_silent.iter().map(meshward_types::NodeName::as_str).collect();
-        note!("without the live flows of: {}", names.join(", "));
-    }
-}
-
-fn report_network(common: &Common, result: &PolicyResult, would: bool) {
-    let tests = match result.tests_passed {
-        0 => "no tests".to_owned(),
-        passed => format!("{} passed", count(passed, "test")),
-    };
-    let verb = if would { "would get" } else { "has" };
-    out!("network {} {verb} {} ({tests})", result.network, count(result.rules, "rule"));
-    report_changes(common, &result.opened, &result.closed);
-    few(common, &result.admitted, |admitted| out!("{} {admitted}", good("lets in")));
-    few(common, &result.refused, |refused| out!("{} {refused}", bad("refuses")));
-    few(common, &result.cuts, |cut| {
-        let flows =
-            if cut.flows == 1 { "live flow".into() } else { format!("{} live flows", cut.flows) };
-        let name = if cut.name.is_empty() { String::new() } else { format!("{} ", cut.name) };
-        out!("{} {flows} of {name}({})", bad("cuts  "), cut.workload);
-    });
-}
-
-fn report_changes(common: &Common, opened: &[LinkChange], closed: &[LinkChange]) {
-    let print = |verb: &str, changes: &[LinkChange], colour: fn(String) -> String| {
-        few(common, changes, |change| {
-            let or_nothing =
-                |text: &str| if text.is_empty() { "nothing".to_owned() } else { text.to_owned() };
-            let (before, after) = (or_nothing(&change.before), or_nothing(&change.after));
-            let verb = colour(verb.into());
-            out!("{verb} {} -> {}: {before} becomes {after}", change.from, change.to);
-        });
-    };
-    print("opens ", opened, good);
-    print("closes", closed, bad);
-    if opened.is_empty() && closed.is_empty() {
-        out!("no link between running workloads changes");
-    }
-}
-
-fn report_findings(findings: &[Finding]) {
-    for finding in findings {
-        note!("{}: {} {}", finding.place, bad("suspicious:"), finding.text);
-    }
 }
 
 async fn check(
@@ -255,7 +170,7 @@ async fn check(
     let findings: Vec<Finding> =
         if alone { reviewed() } else { ask(common, files, false).await?.findings };
     if !whole(common, &findings)? {
-        report_findings(&findings);
+        submission::report_findings(&findings);
         for ParsedPolicy { policy, .. } in &all {
             let rules = policy.rules.len() + policy.guardrails.len();
             let tests = policy.tests.len();
@@ -320,7 +235,7 @@ async fn policy_at(
 
 async fn log(common: &Common, of: OfNetwork, limit: u32) -> Result<()> {
     let client = Client::coordinator(common)?;
-    let network = the_network(&client, of).await?;
+    let network = networks::named_or_only(&client, of).await?;
     let query = [("limit", limit.to_string())];
     let all = client.page(&operations::POLICY_LOG, &[&network], &query).await?.items;
     let row = |state: &PolicyRevision| {
@@ -341,12 +256,12 @@ async fn log(common: &Common, of: OfNetwork, limit: u32) -> Result<()> {
 
 async fn difference(common: &Common, revisions: &[Revision], of: OfNetwork) -> Result<()> {
     let client = Client::coordinator(common)?;
-    let network = the_network(&client, of).await?;
+    let network = networks::named_or_only(&client, of).await?;
     let bounds = ["from", "to"].into_iter().zip(revisions);
     let query: Vec<_> = bounds.map(|(name, revision)| (name, revision.to_string())).collect();
     let difference = client.read(&operations::POLICY_DIFFERENCE, &[&network], &query).await?;
     if !whole(common, &difference)? {
-        report_changes(common, &difference.opened, &difference.closed);
+        submission::report_changes(common, &difference.opened, &difference.closed);
     }
     Ok(())
 }
@@ -354,7 +269,7 @@ async fn difference(common: &Common, revisions: &[Revision], of: OfNetwork) -> R
 /// How the text of a policy at one revision differs from that at another, or from now.
 async fn differing_texts(common: &Common, revisions: &[Revision], of: OfNetwork) -> Result<()> {
     let client = Client::coordinator(common)?;
-    let network = the_network(&client, of).await?;
+    let network = networks::named_or_only(&client, of).await?;
     let read =
         async |revision: Option<&Revision>| policy_at(&client, &network, revision.copied()).await;
     let from = revisions

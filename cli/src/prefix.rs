@@ -12,11 +12,13 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
         return Err(match text.parse::<IpAddr>() {
             Ok(IpAddr::V4(_)) => {
                 format!(
-                    "the length is missing: write {text}/32 for that address alone, or such as {text}/24"
+                    "the length is missing: write {text}/32 for that address alone, or such as \
+                     {text}/24"
                 )
             }
             Ok(IpAddr::V6(_)) => format!(
-                "the length is missing: write {text}/128 for that address alone, or such as {text}/64"
+                "the length is missing: write {text}/128 for that address alone, or such as \
+                 {text}/64"
             ),
             Err(_) => {
                 "write an address, a slash and a length, such as 10.42.0.0/16 or fd42::/48".into()

@@ -137,7 +137,8 @@ fn parse(target: Target) -> Result<QuarantineTarget> {
         selector.requirements().find(|(_, requirement)| **requirement == Requirement::Exists);
     if let Some((key, _)) = bare {
         return Err(Mistake(format!(
-            "`{key}` says neither which value the label has nor that any will do: write {key}=VALUE, or --label-exists {key} for every workload with that label"
+            "`{key}` says neither which value the label has nor that any will do: write \
+             {key}=VALUE, or --label-exists {key} for every workload with that label"
         ))
         .into());
     }
@@ -154,7 +155,9 @@ fn parse(target: Target) -> Result<QuarantineTarget> {
     let selector: Selector = all.into_iter().collect();
     if selector.is_empty() {
         return Err(Mistake(
-            "name labels, or a workload's id: nothing would mean every workload; `meshctl quarantine list` shows what is held".into(),
+            "name labels, or a workload's id: nothing would mean every workload; `meshctl \
+             quarantine list` shows what is held"
+                .into(),
         )
         .into());
     }

@@ -34,8 +34,11 @@ fn a_node_that_is_reached_by_its_second_address_answers_from_that() {
     // A stateful firewall of the first node, which cannot send to the second's first addresses.
     let rules = format!(
         "table inet stateful {{\n\
-         chain in {{ type filter hook input priority 0; iif lo accept; ct state established,related accept; icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert }} accept; drop; }}\n\
-         chain out {{ type filter hook output priority 0; ip daddr {} udp dport 51820 drop; ip6 daddr {} udp dport 51820 drop; }}\n}}\n",
+         chain in {{ type filter hook input priority 0; iif lo accept; ct state \
+         established,related accept; icmpv6 type {{ nd-router-solicit, nd-router-advert, \
+         nd-neighbor-solicit, nd-neighbor-advert }} accept; drop; }}\n\
+         chain out {{ type filter hook output priority 0; ip daddr {} udp dport 51820 drop; ip6 \
+         daddr {} udp dport 51820 drop; }}\n}}\n",
         rack.site.v4, rack.site.v6
     );
     let file = mesh.folder().join("stateful.nft");

@@ -20,7 +20,9 @@ rules:
 fn signed(key: &ImageKey) -> String {
     let pem = key.pem().unwrap().replace('\n', "\n    ");
     format!(
-        "{RULES}keys:\n  release: |\n    {pem}\nadmission:\n  - {{ name: web-is-released, for: {{ app: web }}, images: [localhost:5000/shop/*], signed_by: [release] }}\n"
+        "{RULES}keys:\n  release: |\n    {pem}\n\
+         admission:\n  - {{ name: web-is-released, for: {{ app: web }}, images: \
+         [localhost:5000/shop/*], signed_by: [release] }}\n"
     )
 }
 

@@ -127,7 +127,12 @@ impl Runtime {
     }
 
     fn config(&self, more: &Value) -> Value {
-        let mut config = json!({ "cniVersion": "1.1.0", "name": "shop", "type": "meshward-cni", "socket": self.node.socket() });
+        let mut config = json!({
+            "cniVersion": "1.1.0",
+            "name": "shop",
+            "type": "meshward-cni",
+            "socket": self.node.socket(),
+        });
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         config
     }
@@ -402,8 +407,17 @@ fn an_address_may_be_asked_for_and_another_plugin_may_come_first() {
     let path = netns.path().to_string_lossy().into_owned();
     let blocks = runtime.node.status().unwrap()["endpoints"][0]["blocks"].clone();
     let wanted = format!("{}.99", blocks[0].as_str().unwrap().rsplit_once('.').unwrap().0);
-    let previous = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0" }], "ips": [], "routes": [] });
-    let more = json!({ "prevResult": previous, "runtimeConfig": { "ips": [wanted] }, "labels": { "app": "web" } });
+    let previous = json!({
+        "cniVersion": "1.0.0",
+        "interfaces": [{ "name": "eth0" }],
+        "ips": [],
+        "routes": [],
+    });
+    let more = json!({
+        "prevResult": previous,
+        "runtimeConfig": { "ips": [wanted] },
+        "labels": { "app": "web" },
+    });
     let added = runtime.call("ADD", &path, &more).unwrap();
     assert_eq!(added["interfaces"][1]["name"], "mesh0");
     assert_eq!(added["ips"][0], json!({ "address": format!("{wanted}/32"), "interface": 1 }));

@@ -375,7 +375,11 @@ fn a_compose_file_puts_its_services_on_the_mesh() {
     host.docker.run(&["network", "rm", "shop"]).unwrap();
     let plugin = &host.docker.plugin;
     let file = format!(
-        "version: '3.3'\nservices:\n  web: {{ image: box, labels: {{ app: web }}, networks: [shop] }}\n  api: {{ image: box, labels: {{ app: api }}, networks: [shop] }}\nnetworks:\n  shop: {{ driver: {plugin}, driver_opts: {{ network: shop }}, ipam: {{ driver: {plugin}, options: {{ network: shop }} }} }}\n"
+        "version: '3.3'\n\
+         services:\n  web: {{ image: box, labels: {{ app: web }}, networks: [shop] }}\n  api: {{ \
+         image: box, labels: {{ app: api }}, networks: [shop] }}\n\
+         networks:\n  shop: {{ driver: {plugin}, driver_opts: {{ network: shop }}, ipam: {{ \
+         driver: {plugin}, options: {{ network: shop }} }} }}\n"
     );
     let folder = host.mesh.folder().join("compose");
     std::fs::create_dir_all(&folder).unwrap();

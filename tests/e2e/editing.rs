@@ -201,7 +201,8 @@ fn a_policy_of_several_files_stays_one_of_several_files_and_other_networks_keep_
         "{}",
         done.said
     );
-    let script = "if grep -q office \"$1\"; then exit 9; fi; sed -i 's/observe/enforce/; s/8080/9090/' \"$1\"";
+    let script = "if grep -q office \"$1\"; then exit 9; fi; sed -i 's/observe/enforce/; \
+        s/8080/9090/' \"$1\"";
     let done = edit(&mesh, script, &["shop"]);
     assert!(done.code == 0, "{}", done.said);
     let files = mesh.read(&["policy", "get", "shop"]).unwrap()["files"].clone();

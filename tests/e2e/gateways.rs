@@ -133,7 +133,8 @@ fn a_route_is_used_once_it_is_approved_and_policed_by_its_labels() {
         let to = dc.web.v4();
         tcp_echoes(&dc.legacy, to, port, 1000, PATIENCE)
     };
-    let table = "table ip source {\nchain out {\ntype nat hook postrouting priority 100\noifname eth1 ip daddr 10.42.0.0/16 snat to 10.8.0.10\n}\n}\n";
+    let table = "table ip source {\nchain out {\ntype nat hook postrouting priority 100\n\
+        oifname eth1 ip daddr 10.42.0.0/16 snat to 10.8.0.10\n}\n}\n";
     output(&dc.legacy, Command::new("nft").arg(table)).unwrap();
     assert!(from_legacy(8080));
     let shown = dc.mesh.meshctl(&["route", "list"]).unwrap();
@@ -203,7 +204,8 @@ fn another_gateway_of_the_same_prefix_takes_over() {
     for number in [0, 1] {
         dc.forward(number);
         // So that the way back is that of the way there.
-        let table = "table ip nat {\nchain out {\ntype nat hook postrouting priority 100\noifname lan masquerade\n}\n}\n";
+        let table = "table ip nat {\nchain out {\ntype nat hook postrouting priority 100\n\
+            oifname lan masquerade\n}\n}\n";
         output(&dc.gateways[number].site.netns, Command::new("nft").arg(table)).unwrap();
     }
     dc.advertise(0, "10.8.0.0/24", &["dc=dc1"]).unwrap();

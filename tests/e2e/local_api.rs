@@ -23,7 +23,8 @@ fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Answer {
     ask_raw(
         socket,
         &format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{kind}content-length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             {kind}content-length: {length}\r\n\r\n{body}"
         ),
     )
 }
@@ -123,7 +124,8 @@ fn a_body_that_is_too_large_is_refused_so_that_the_client_hears_it() {
     let mut mesh = mesh();
     let node = mesh.node("cloud").unwrap();
     let socket = node.socket();
-    let head = "POST /v1/workloads HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    let head = "POST /v1/workloads HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+        content-type: application/json\r\n";
     for mebibytes in [1, 2, 40] {
         let text = " ".repeat((mebibytes << 20) + 1);
         ask(&socket, "POST", "/v1/workloads", &text).is_problem(413, "at most 1 MiB");

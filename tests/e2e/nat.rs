@@ -331,7 +331,8 @@ fn a_way_that_is_open_in_one_direction_is_not_used() {
         let pair = Pair::new([Barrier::None, Barrier::None]);
         let sites = [&pair.nodes[blocked].site, &pair.nodes[1 - blocked].site];
         let rules = format!(
-            "ip saddr {} ip daddr {} udp dport 51820-51900 drop\nip6 saddr {} ip6 daddr {} udp dport 51820-51900 drop",
+            "ip saddr {} ip daddr {} udp dport 51820-51900 drop\n\
+             ip6 saddr {} ip6 daddr {} udp dport 51820-51900 drop",
             sites[0].v4, sites[1].v4, sites[0].v6, sites[1].v6
         );
         pair.mesh.internet.impair(&rules).unwrap();

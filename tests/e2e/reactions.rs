@@ -10,7 +10,8 @@ use std::{
 
 fn with_trigger(then: &str) -> String {
     format!(
-        "{}triggers: [{{ name: scan, watch: {{ app: web }}, when: {{ denied_flows: 6, distinct_ports: 5, within: 10s }}, {then} }}]\n",
+        "{}triggers: [{{ name: scan, watch: {{ app: web }}, when: {{ denied_flows: 6, \
+         distinct_ports: 5, within: 10s }}, {then} }}]\n",
         allow("tcp/8080")
     )
 }

@@ -1,19 +1,13 @@
 //! Commands about the workloads of this machine.
 
-use super::{duration, live};
+use super::common::{Patience, duration, live};
 use crate::completion;
 use clap::Args;
 use meshward_types::{AcceptFrom, LabelKey, Labels, NetworkName, WorkloadName};
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-/// For how long to wait for what only has to be waited for.
-#[derive(Args, Clone, Copy)]
-pub(crate) struct Patience {
-    /// How long to wait for the node daemon, for the network to be served and for the workload to
-    /// be let in
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
-    pub wait: Duration,
-}
+/// The least time between two pings.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Args)]
 pub(crate) struct Workload {
@@ -105,7 +99,13 @@ pub(crate) struct Ping {
     #[arg(long, add = live(completion::networks))]
     pub network: Option<NetworkName>,
     /// How many times
-    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
     pub count: u32,
     /// The time from one to the next, at least 100ms
     #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = interval)]
@@ -117,7 +117,7 @@ pub(crate) struct Ping {
 
 fn interval(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        short if short < crate::ping::LEAST_INTERVAL => Err("it is at least 100ms".into()),
+        short if short < LEAST_INTERVAL => Err("it is at least 100ms".into()),
         time => Ok(time),
     }
 }

@@ -1,6 +1,6 @@
 //! Commands about what the mesh is made of.
 
-use super::{Labelled, Watching, duration, live};
+use super::common::{Labelled, Patience, Watching, duration, live};
 use crate::{Mistake, completion, prefix::prefix};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
@@ -176,7 +176,7 @@ pub(crate) enum Route {
         #[arg(long)]
         name: Option<WorkloadName>,
         #[command(flatten)]
-        patience: super::Patience,
+        patience: Patience,
     },
     /// Take back what this machine's node offers
     Withdraw {
@@ -346,7 +346,12 @@ pub(crate) enum Credential {
         servers: Vec<String>,
     },
     /// Change what a credential may do, or for how long; its token stays the same
-    #[command(group = clap::ArgGroup::new("what").args(["role", "networks", "lifetime", "no_expiry"]).required(true).multiple(true))]
+    #[command(
+        group = clap::ArgGroup::new("what")
+            .args(["role", "networks", "lifetime", "no_expiry"])
+            .required(true)
+            .multiple(true),
+    )]
     Change {
         /// Its name
         #[arg(add = live(completion::credentials))]

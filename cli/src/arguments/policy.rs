@@ -1,6 +1,6 @@
 //! Commands about policy and quarantine, and what was done.
 
-use super::{Watching, duration, live};
+use super::common::{Watching, duration, live};
 use crate::completion;
 use clap::{Args, Subcommand};
 use meshward_types::{LabelKey, NetworkName, PortSpec, Revision, Selector};

@@ -200,7 +200,8 @@ mod tests {
             remarks in vec((0..4_usize, 0..8_usize, 0..30_usize, "[ -~\n]{0,20}"), 0..4),
         ) {
             let mut names = BTreeSet::new();
-            let files: Vec<_> = files.into_iter().filter(|file| names.insert(file.name.clone())).collect();
+            let files: Vec<_> =
+                files.into_iter().filter(|file| names.insert(file.name.clone())).collect();
             let remarks: Vec<_> = remarks.into_iter().map(|(file, line, column, text)| {
                 let place = files.get(file).map(|file| (file.name.clone(), line, column));
                 Remark { place, text }
@@ -228,7 +229,8 @@ mod tests {
         let text = buffer.write(&files, &remarks);
         assert_eq!(
             text,
-            "#| nowhere\n#| too much\n#| file: a.yaml\nnetwork: shop\nrules: [{ alow: [] }]\n#|        ^ `alow` is not known\n---\n#| file: b.yaml\nnetwork: shop\n#| ^ twice\n"
+            "#| nowhere\n#| too much\n#| file: a.yaml\nnetwork: shop\nrules: [{ alow: [] }]\n\
+             #|        ^ `alow` is not known\n---\n#| file: b.yaml\nnetwork: shop\n#| ^ twice\n"
         );
     }
 

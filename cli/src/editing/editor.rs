@@ -27,7 +27,9 @@ impl Editor {
             return Ok(Self(command));
         }
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
-            let text = "there is no terminal for an editor here; `meshctl policy get` and `meshctl policy apply --if-revision` do without, and VISUAL or EDITOR may name one that needs none";
+            let text = "there is no terminal for an editor here; `meshctl policy get` and `meshctl \
+                policy apply --if-revision` do without, and VISUAL or EDITOR may name one that \
+                needs none";
             return Err(Mistake(text.into()).into());
         }
         Ok(Self(USUAL.into()))

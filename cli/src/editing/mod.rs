@@ -7,9 +7,9 @@ use crate::{
     Mistake,
     arguments::{Common, OfNetwork},
     client::{Client, told},
-    note,
+    networks, note,
     output::{self, Change},
-    policy,
+    submission,
 };
 use anyhow::{Context, Result};
 use buffer::{Buffer, Remark};
@@ -36,7 +36,7 @@ pub(crate) async fn edit(
 ) -> Result<ExitCode> {
     let editor = Editor::of_environment()?;
     let client = Client::coordinator(common)?;
-    let network = policy::the_network(&client, of).await?;
+    let network = networks::named_or_only(&client, of).await?;
     let (standing, state) = client.read_with_state(&operations::POLICY, &[&network]).await?;
     let state = state.context(
         "the coordinator does not say in which state the policy is; is it of this version?",
@@ -151,10 +151,13 @@ impl Edit<'_> {
         let (about, mark) = (&self.about, self.buffer.mark());
         let what = if self.common.dry_run { "checked" } else { "checked and applied" };
         let mut head = format!(
-            "{about}.\nIt is {what} when you save it and leave the editor; left as it is, or\nempty, nothing happens. Lines that begin with {mark} are left out, but for\n\"{mark} file: NAME\", below which stands what is in that file."
+            "{about}.\nIt is {what} when you save it and leave the editor; left as it is, or\n\
+             empty, nothing happens. Lines that begin with {mark} are left out, but for\n\
+             \"{mark} file: NAME\", below which stands what is in that file."
         );
         if !mistakes.is_empty() {
-            head += "\n\nNot applied: there are mistakes, each below the line that it is about.\nLeave it as it is to give up.";
+            head += "\n\nNot applied: there are mistakes, each below the line that it is about.\n\
+                Leave it as it is to give up.";
         }
         let head = Remark { place: None, text: head };
         [head].into_iter().chain(mistakes.iter().map(|line| Remark::parse(line, files))).collect()
@@ -192,7 +195,9 @@ impl Edit<'_> {
             Err(Error::Refused { status: Some(412), .. }) => {
                 let network = &self.network;
                 let text = format!(
-                    "somebody else has changed the policy of network {network} meanwhile, so it was not overwritten; `meshctl policy log --network {network}` shows who, `meshctl policy edit {network}` opens theirs"
+                    "somebody else has changed the policy of network {network} meanwhile, so it \
+                     was not overwritten; `meshctl policy log --network {network}` shows who, \
+                     `meshctl policy edit {network}` opens theirs"
                 );
                 Outcome::Failed(Mistake(text).into())
             }
@@ -209,7 +214,8 @@ impl Edit<'_> {
         let network = &self.network;
         let foreign = own.others.iter().map(|(place, name)| {
             format!(
-                "{place}: this is about network {name}, and what is edited is the policy of network {network}"
+                "{place}: this is about network {name}, and what is edited is the policy of \
+                 network {network}"
             )
         });
         let foreign: Vec<String> = foreign.collect();
@@ -238,14 +244,15 @@ impl Edit<'_> {
             let place = self.put_away(files)?;
             note!("what you wrote is in {}", place.display());
         }
-        policy::tell(common, result)
+        submission::print(common, result)
     }
 
     fn interrupted(self, files: &[PolicyFile]) -> Result<ExitCode> {
         let network = self.network.clone();
         let place = self.put_away(files)?;
         note!(
-            "interrupted; whether it was applied, `meshctl policy log --network {network}` says. What you wrote is in {}",
+            "interrupted; whether it was applied, `meshctl policy log --network {network}` says. \
+             What you wrote is in {}",
             place.display()
         );
         Ok(INTERRUPTED.into())

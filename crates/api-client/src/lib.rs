@@ -405,7 +405,8 @@ async fn dial(context: &Context) -> Result<TlsStream<TcpStream>, Error> {
             Err(_) if is_last => {
                 let all: Vec<&str> = context.servers().collect();
                 failures.push(Error::Unreachable(format!(
-                    "the coordinator does not answer at {}; does a firewall stand in between, or is it stopped?",
+                    "the coordinator does not answer at {}; does a firewall stand in between, or \
+                     is it stopped?",
                     all.join(", ")
                 )));
                 return Err(worst(&failures));
@@ -433,7 +434,8 @@ async fn dial_one(
 ) -> Result<TlsStream<TcpStream>, Error> {
     let stream = TcpStream::connect(server).await.map_err(|error| {
         Error::Unreachable(format!(
-            "cannot reach the coordinator at {server} ({error}); does meshward-coordinator run there?"
+            "cannot reach the coordinator at {server} ({error}); does meshward-coordinator run \
+             there?"
         ))
     })?;
     connector.connect(name, stream).await.map_err(|error| {
@@ -447,11 +449,12 @@ async fn dial_node(socket: &Path) -> Result<UnixStream, Error> {
     UnixStream::connect(socket).await.map_err(|error| {
         let path = socket.display();
         match error.kind() {
-            ErrorKind::PermissionDenied => {
-                Error::refused(format!("the node's socket {path} is for root only; run this as root"))
-            }
+            ErrorKind::PermissionDenied => Error::refused(format!(
+                "the node's socket {path} is for root only; run this as root"
+            )),
             _ => Error::Unreachable(format!(
-                "no node daemon answers on {path} ({error}); does meshward-node run on this machine?"
+                "no node daemon answers on {path} ({error}); does meshward-node run on this \
+                 machine?"
             )),
         }
     })
@@ -505,7 +508,8 @@ mod tests {
         })
     }
 
-    const BUSY: &str = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 15\r\n\r\n{\"detail\":\"no\"}";
+    const BUSY: &str = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 15\r\n\
+        \r\n{\"detail\":\"no\"}";
     const NEVER: &str =
         "HTTP/1.1 429 Too Many Requests\r\ncontent-length: 15\r\n\r\n{\"detail\":\"no\"}";
     const DONE: &str = "HTTP/1.1 200 OK\r\netag: \"a\"\r\ncontent-length: 2\r\n\r\n{}";

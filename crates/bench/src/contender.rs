@@ -125,13 +125,16 @@ fn policy(rules: u16) -> String {
     let rule = |number: u16| {
         let port = 10_000 + 2 * number;
         format!(
-            "  - {{ name: r{number}, from: {{ app: client }}, to: {{ app: server }}, allow: [tcp/{port}, udp/{port}] }}\n"
+            "  - {{ name: r{number}, from: {{ app: client }}, to: {{ app: server }}, allow: \
+             [tcp/{port}, udp/{port}] }}\n"
         )
     };
     // The first is the one that the load needs.
     let rules: String = (1..rules).map(rule).collect();
     format!(
-        "network: bench\nrules:\n  - {{ name: load, from: {{ app: client }}, to: {{ app: server }}, allow: [tcp/5201, udp/5201-5202] }}\n{rules}"
+        "network: bench\n\
+         rules:\n  - {{ name: load, from: {{ app: client }}, to: {{ app: server }}, allow: \
+         [tcp/5201, udp/5201-5202] }}\n{rules}"
     )
 }
 
@@ -163,11 +166,10 @@ fn start_nebula(sites: &[Site; 2], folder: &Path) -> Result<Tunnel> {
         let text = format!(
             "pki: {{ ca: {folder}/ca.crt, cert: {folder}/{name}.crt, key: {folder}/{name}.key }}\n\
              static_host_map: {{ \"10.99.0.{other}\": [\"{underlay}:4242\"] }}\n\
-             lighthouse: {{ am_lighthouse: false }}\n\
-             listen: {{ host: 0.0.0.0, port: 4242 }}\n\
-             tun: {{ dev: bench{at}, mtu: 1420 }}\n\
-             logging: {{ level: error }}\n\
-             firewall:\n  outbound: [{{ port: any, proto: any, host: any }}]\n  inbound: [{{ port: any, proto: any, host: any }}]\n"
+             lighthouse: {{ am_lighthouse: false }}\nlisten: {{ host: 0.0.0.0, port: 4242 }}\n\
+             tun: {{ dev: bench{at}, mtu: 1420 }}\nlogging: {{ level: error }}\n\
+             firewall:\n  outbound: [{{ port: any, proto: any, host: any }}]\n  inbound: [{{ port: \
+             any, proto: any, host: any }}]\n"
         );
         fs::write(&path, text)?;
         let mut command = Command::new("nebula");
@@ -202,7 +204,8 @@ fn start_other(
             Process::start(&site.netns, &mut command, &folder.join(format!("{name}-{at}.log")))?;
         let configuration = folder.join(format!("{name}-{at}.conf"));
         let text = format!(
-            "[Interface]\nPrivateKey = {}\nListenPort = 51820\n[Peer]\nPublicKey = {}\nAllowedIPs = 10.99.0.0/24\nEndpoint = {}:51820\n",
+            "[Interface]\nPrivateKey = {}\nListenPort = 51820\n[Peer]\nPublicKey = {}\n\
+             AllowedIPs = 10.99.0.0/24\nEndpoint = {}:51820\n",
             keys[at].0,
             keys[1 - at].1,
             sites[1 - at].v4

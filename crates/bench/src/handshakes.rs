@@ -57,7 +57,11 @@ pub fn handshakes(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>>
     let stranger = mesh.node("stranger")?;
     let client = near.attach("bench", "app=client")?;
     let server = far.attach("bench", "app=server")?;
-    mesh.apply("network: bench\nrules:\n  - { name: load, from: { app: client }, to: { app: server }, allow: [tcp/5201-5203] }\n")?;
+    mesh.apply(
+        "network: bench\n\
+        rules:\n  - { name: load, from: { app: client }, to: { app: server }, allow: \
+        [tcp/5201-5203] }\n",
+    )?;
     let status = far.status()?;
     let endpoint = &status["endpoints"][0];
     let key = BASE64_STANDARD

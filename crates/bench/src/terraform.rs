@@ -67,7 +67,9 @@ fn configuration(mesh: &Mesh) -> String {
         ),
         (
             "policy",
-            "network = meshward_network.all[count.index].id\n  rule {\n    name = \"web-to-api\"\n    from = \"app=web\"\n    to = \"app=api\"\n    allow = [\"tcp/80\"]\n  }",
+            "network = meshward_network.all[count.index].id\n  rule {\n    name = \
+             \"web-to-api\"\n    from = \"app=web\"\n    to = \"app=api\"\n    allow = \
+             [\"tcp/80\"]\n  }",
         ),
         ("node", "name = \"node-${count.index}\""),
         ("join_token", "site = \"s${count.index}\""),
@@ -77,7 +79,8 @@ fn configuration(mesh: &Mesh) -> String {
         format!("resource \"meshward_{kind}\" \"all\" {{\n  count = {EACH}\n  {body}\n}}\n")
     });
     format!(
-        "terraform {{\n  required_providers {{\n    meshward = {{ source = \"meshward/meshward\" }}\n  }}\n}}\nprovider \"meshward\" {{\n  context = \"{}\"\n}}\n{}",
+        "terraform {{\n  required_providers {{\n    meshward = {{ source = \"meshward/meshward\" \
+         }}\n  }}\n}}\nprovider \"meshward\" {{\n  context = \"{}\"\n}}\n{}",
         mesh.context().display(),
         resources.concat()
     )

@@ -324,7 +324,8 @@ fn throughput(workloads: &[Workload]) -> Result<()> {
         / download.begun.elapsed().as_secs_f64()
         / 1e9;
     println!(
-        "\nThroughput of the link web -> api, across two sites, one TCP stream: {gigabits:.2} Gbit/s"
+        "\nThroughput of the link web -> api, across two sites, one TCP stream: {gigabits:.2} \
+         Gbit/s"
     );
     Ok(())
 }

@@ -25,8 +25,8 @@ use std::{
 
 /// The protocol that stands for all of them, as packet(7) has it: big-endian.
 const ALL: i32 = 0x0003_u16.to_be() as i32;
-/// The type of Ethernet's devices (`linux/if_arp.h`); a TUN, and so every interface of the mesh, has
-/// another.
+/// The type of Ethernet's devices (`linux/if_arp.h`); a TUN, and so every interface of the mesh,
+/// has another.
 const ETHERNET: u32 = 1;
 /// Of a packet that leaves (`linux/if_packet.h`).
 const OUTGOING: u32 = 4;

@@ -14,6 +14,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+/// The address of registries, each in its site's namespace, which dockerd talks to without TLS.
+pub(crate) const REGISTRY: &str = "localhost:5000";
 /// The programs of the image `box`.
 const PROGRAMS: [&str; 8] = ["sh", "httpd", "wget", "sleep", "ip", "nslookup", "cat", "ls"];
 
@@ -34,7 +36,7 @@ impl Docker {
     pub fn node_flags(&self) -> Vec<String> {
         let plugin = format!("/run/docker/plugins/{}.sock", self.plugin);
         let socket = self.socket().to_string_lossy().into_owned();
-        let registry = ["--insecure-registry".into(), crate::registry::ADDRESS.into()];
+        let registry = ["--insecure-registry".into(), REGISTRY.into()];
         [["--docker-plugin".into(), plugin], ["--docker-socket".into(), socket], registry].concat()
     }
 

@@ -11,8 +11,8 @@ use std::{
     process::Command,
 };
 
-/// A router with a link to every site. Subnets come from 198.18.0.0/15 (RFC 2544) and `2001:db8::/32`
-/// (RFC 3849).
+/// A router with a link to every site. Subnets come from 198.18.0.0/15 (RFC 2544) and
+/// `2001:db8::/32` (RFC 3849).
 #[derive(Debug)]
 pub struct Internet {
     router: Netns,
@@ -274,7 +274,9 @@ impl Internet {
             match barrier {
                 Firewall | Tcp => keep_out(&site.netns)?,
                 OneWay => {
-                    let chain = "type filter hook input priority 0\niifname eth0 ip saddr != 198.18.1.2 drop\niifname eth0 meta nfproto ipv6 udp dport 51820-51900 drop";
+                    let chain = "type filter hook input priority 0\n\
+                        iifname eth0 ip saddr != 198.18.1.2 drop\n\
+                        iifname eth0 meta nfproto ipv6 udp dport 51820-51900 drop";
                     nft(
                         &site.netns,
                         &format!("table inet deaf {{\nchain in {{\n{chain}\n}}\n}}\n"),
@@ -283,7 +285,8 @@ impl Internet {
                 Loss => {
                     let lost = "eth0 numgen random mod 100 < 3 drop";
                     let chains = format!(
-                        "chain in {{\ntype filter hook input priority 0\niifname {lost}\n}}\nchain out {{\ntype filter hook output priority 0\noifname {lost}\n}}"
+                        "chain in {{\ntype filter hook input priority 0\niifname {lost}\n}}\n\
+                         chain out {{\ntype filter hook output priority 0\noifname {lost}\n}}"
                     );
                     nft(&site.netns, &format!("table inet lossy {{\n{chains}\n}}\n"))?;
                 }
@@ -315,7 +318,8 @@ impl Internet {
         let cables = self.cables.remove(&gateway.name).unwrap_or_default();
         self.cables.entry(name.to_owned()).or_default().extend(cables);
         if barrier == FullCone {
-            let chain = "type nat hook prerouting priority -100\niifname eth0 udp dport 51820-51900 dnat to 192.168.1.2";
+            let chain = "type nat hook prerouting priority -100\n\
+                iifname eth0 udp dport 51820-51900 dnat to 192.168.1.2";
             nft(&gateway.netns, &format!("table ip full {{\nchain in {{\n{chain}\n}}\n}}\n"))?;
         }
         Ok((Site { name: name.to_owned(), netns, v4: host, v6: Ipv6Addr::UNSPECIFIED }, gateway.v4))
@@ -348,7 +352,8 @@ impl Internet {
         nft(
             gateway,
             &format!(
-                "table ip nat {{\nchain out {{\ntype nat hook postrouting priority 100\noifname eth0 masquerade{random}\n}}\n}}\n"
+                "table ip nat {{\nchain out {{\ntype nat hook postrouting priority 100\n\
+                 oifname eth0 masquerade{random}\n}}\n}}\n"
             ),
         )?;
         keep_out(gateway)?;
@@ -370,7 +375,8 @@ impl Internet {
         let port = format!("site{}", site.v4.octets()[2]);
         self.router.links(async |links| links.set_mtu(&port, mtu).await)?;
         let before = "table inet silent {}\ndelete table inet silent\n";
-        let silent = "chain out {\ntype filter hook output priority 0\nicmp type destination-unreachable drop\nicmpv6 type packet-too-big drop\n}";
+        let silent = "chain out {\ntype filter hook output priority 0\n\
+            icmp type destination-unreachable drop\nicmpv6 type packet-too-big drop\n}";
         nft(&self.router, &format!("{before}table inet silent {{\n{silent}\n}}\n"))?;
         let rules = "ip frag-off & 0x3fff != 0 drop\nexthdr frag exists drop";
         // Before the kernel puts fragments together.
@@ -443,7 +449,8 @@ fn join(netns: &Netns, interface: &str, addresses: [(IpAddr, IpAddr, u8); 2]) ->
 fn keep_out(netns: &Netns) -> Result<()> {
     nft(
         netns,
-        "table inet filter {\nchain in {\ntype filter hook input priority 0\niifname eth0 ct state new drop\n}\n}\n",
+        "table inet filter {\nchain in {\ntype filter hook input priority 0\n\
+         iifname eth0 ct state new drop\n}\n}\n",
     )
 }
 

@@ -110,7 +110,12 @@ impl Kubernetes {
         };
         let statuses: Vec<Value> = containers.iter().map(status).collect();
         let object = json!({
-            "metadata": { "name": name, "namespace": namespace, "uid": format!("uid-{name}"), "labels": labels },
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "uid": format!("uid-{name}"),
+                "labels": labels,
+            },
             "spec": { "nodeName": "host", "serviceAccountName": "default", "containers": specs },
             "status": { "containerStatuses": statuses },
         });

@@ -1,7 +1,7 @@
 //! A real image registry on a site, and signatures in the form that cosign and skopeo give them.
 
 use crate::{
-    docker::Docker,
+    docker::{Docker, REGISTRY},
     hex::hex,
     internet::Site,
     process::{Process, output},
@@ -20,10 +20,8 @@ use std::{
     process::Command,
 };
 
-/// Where registries listen, each in its site's namespace.
-pub(crate) const ADDRESS: &str = "localhost:5000";
-/// What stands in front of an uncompressed point on P-256 in a `SubjectPublicKeyInfo` (RFC 5480 §2),
-/// in base64.
+/// What stands in front of an uncompressed point on P-256 in a `SubjectPublicKeyInfo` (RFC 5480
+/// §2), in base64.
 const P256: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgA=";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -96,7 +94,7 @@ impl Registry {
     /// # Errors
     /// With what Docker says.
     pub fn push(&self, docker: &Docker, path: &str, tag: &str, content: &str) -> Result<String> {
-        let name = format!("{ADDRESS}/{path}:{tag}");
+        let name = format!("{REGISTRY}/{path}:{tag}");
         docker.import(&name, content)?;
         docker.run(&["push", &name])?;
         Ok(name)
@@ -108,7 +106,7 @@ impl Registry {
     /// If it has none.
     pub fn digest(&self, path: &str, tag: &str) -> Result<String> {
         let accept = "Accept: application/vnd.docker.distribution.manifest.v2+json";
-        let url = format!("http://{ADDRESS}/v2/{path}/manifests/{tag}");
+        let url = format!("http://{REGISTRY}/v2/{path}/manifests/{tag}");
         let head = self.curl(&["-I", "-H", accept, &url])?;
         let line = head.lines().find_map(|line| line.strip_prefix("Docker-Content-Digest: "));
         Ok(line.context("the registry names no digest")?.trim().to_owned())
@@ -131,7 +129,7 @@ impl Registry {
     pub fn attach(&self, path: &str, beside: &str, of: &str, key: &ImageKey) -> Result<()> {
         let payload = json!({
             "critical": {
-                "identity": { "docker-reference": format!("{ADDRESS}/{path}") },
+                "identity": { "docker-reference": format!("{REGISTRY}/{path}") },
                 "image": { "docker-manifest-digest": of },
                 "type": "cosign container image signature",
             },
@@ -148,15 +146,20 @@ impl Registry {
             self.blob(path, "application/vnd.dev.cosign.simplesigning.v1+json", &payload)?;
         let text = BASE64_STANDARD.encode(signature.as_ref());
         layer["annotations"] = json!({ "dev.cosignproject.cosign/signature": text });
-        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer] });
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": config,
+            "layers": [layer],
+        });
         let tag = format!("{}.sig", beside.replace(':', "-"));
-        let url = format!("http://{ADDRESS}/v2/{path}/manifests/{tag}");
+        let url = format!("http://{REGISTRY}/v2/{path}/manifests/{tag}");
         self.put(&url, MANIFEST, &manifest.to_string())
     }
 
     fn blob(&self, path: &str, kind: &str, content: &str) -> Result<Value> {
         let hex = hex(digest(&SHA256, content.as_bytes()).as_ref());
-        let begin = format!("http://{ADDRESS}/v2/{path}/blobs/uploads/");
+        let begin = format!("http://{REGISTRY}/v2/{path}/blobs/uploads/");
         let head = self.curl(&["-X", "POST", "-D", "-", &begin])?;
         let place = head.lines().find_map(|line| line.strip_prefix("Location: "));
         let place = place.context("the registry takes no upload")?.trim();

@@ -256,7 +256,13 @@ mod tests {
 
     #[test]
     fn a_set_has_no_order_and_what_has_not_changed_is_as_it_was() {
-        let prior = serde_json::json!({ "id": "1", "name": "ab", "tags": ["ab", "cd"], "size": 7, "summary": "s" });
+        let prior = serde_json::json!({
+            "id": "1",
+            "name": "ab",
+            "tags": ["ab", "cd"],
+            "size": 7,
+            "summary": "s",
+        });
         let config = value(serde_json::json!({ "name": "ab", "tags": ["cd", "ab"] }));
         let mut proposed = value(prior.clone());
         proposed.set("tags", config.get("tags").clone());
@@ -267,9 +273,13 @@ mod tests {
 
     #[test]
     fn a_change_replaces_only_where_the_schema_says_so() {
-        let prior = value(
-            serde_json::json!({ "id": "1", "name": "ab", "tags": ["ab"], "size": 7, "summary": "s" }),
-        );
+        let prior = value(serde_json::json!({
+            "id": "1",
+            "name": "ab",
+            "tags": ["ab"],
+            "size": 7,
+            "summary": "s",
+        }));
         let config = value(serde_json::json!({ "name": "ab", "tags": [], "size": 8 }));
         let mut proposed = prior.clone();
         proposed.set("tags", Value::List(vec![]));

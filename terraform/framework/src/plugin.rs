@@ -22,7 +22,12 @@ use tokio_rustls::TlsAcceptor;
 
 /// Says something on standard error. There is nowhere to say that nobody reads it.
 macro_rules! say {
-    ($($text:tt)*) => {{ let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($text)*))); }};
+    ($($text:tt)*) => {{
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("{}\n", format_args!($($text)*)),
+        );
+    }};
 }
 
 /// By these Terraform says that it is Terraform (`internal/plugin` in its source).
@@ -37,14 +42,16 @@ const LINGER: Duration = Duration::from_secs(2);
 pub async fn serve(provider: impl Provider) -> ExitCode {
     if std::env::var(COOKIE.0).ok().as_deref() != Some(COOKIE.1) {
         say!(
-            "This is a Terraform provider. Terraform starts it by itself: name it in `required_providers` and run `terraform init`."
+            "This is a Terraform provider. Terraform starts it by itself: name it in \
+             `required_providers` and run `terraform init`."
         );
         return ExitCode::from(2);
     }
     let versions = std::env::var("PLUGIN_PROTOCOL_VERSIONS").unwrap_or_default();
     if !versions.split(',').any(|version| version == "6") {
         say!(
-            "This provider speaks plugin protocol 6, and this Terraform {versions}: use Terraform 1.11 or newer."
+            "This provider speaks plugin protocol 6, and this Terraform {versions}: use Terraform \
+             1.11 or newer."
         );
         return ExitCode::from(2);
     }

@@ -1,5 +1,5 @@
-//! Terraform's values: as they are carried (`MessagePack`, with unknown values as an extension), and
-//! as JSON for Rust types.
+//! Terraform's values: as they are carried (`MessagePack`, with unknown values as an extension),
+//! and as JSON for Rust types.
 
 use crate::{Diagnostic, wire};
 use rmpv::Value as Packed;

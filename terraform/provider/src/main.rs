@@ -34,7 +34,8 @@ mod tests {
                 fs::create_dir_all(file.parent().unwrap()).unwrap();
                 fs::write(&file, text).unwrap();
             }
-            let mend = "write the reference anew with MESHWARD_WRITE_REFERENCE=1 cargo nextest run -p terraform-provider-meshward reference";
+            let mend = "write the reference anew with MESHWARD_WRITE_REFERENCE=1 cargo nextest run \
+                -p terraform-provider-meshward reference";
             assert!(fs::read_to_string(&file).unwrap_or_default() == *text, "{path}: {mend}");
             assert!(text.contains("## Example Usage"), "{path} has no example below examples/");
         }

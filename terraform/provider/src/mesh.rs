@@ -64,7 +64,8 @@ impl Mesh {
         self.configured.get().ok_or_else(|| {
             Diagnostic::error(
                 "The provider is not configured yet",
-                "A value of its configuration is known only after something else is applied. Apply that first, with -target.",
+                "A value of its configuration is known only after something else is applied. Apply \
+                 that first, with -target.",
             )
             .into()
         })
@@ -256,7 +257,8 @@ impl Mesh {
 /// What to say of something that is not what a plan has seen.
 fn changed(key: &str) -> Diagnostics {
     let text = format!(
-        "Somebody else has changed `{key}` since Terraform has read it, and it was not overwritten. Plan again (with a refresh) to see what that was."
+        "Somebody else has changed `{key}` since Terraform has read it, and it was not \
+         overwritten. Plan again (with a refresh) to see what that was."
     );
     Diagnostic::error("Changed since the plan", text).into()
 }

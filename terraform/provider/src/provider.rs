@@ -110,8 +110,9 @@ fn read(config: &Value) -> Result<Context, Diagnostics> {
     })?;
     let Some(found) = found else {
         let text = format!(
-            "The provider does not know which coordinator to talk to. Set `server`, `ca` and `token`, or name a file as the coordinator writes it \
-             with `context` or the environment variable MESHCTL_CONTEXT, or copy that file to {}.",
+            "The provider does not know which coordinator to talk to. Set `server`, `ca` and \
+             `token`, or name a file as the coordinator writes it with `context` or the \
+             environment variable MESHCTL_CONTEXT, or copy that file to {}.",
             context::usual_places()[0].display()
         );
         return Err(Diagnostic::error("No coordinator is named", text).into());
@@ -147,16 +148,20 @@ fn placed(config: &Value, error: Error) -> Diagnostics {
 
 impl Provider for Meshward {
     fn schema(&self) -> Schema {
-        let text = "Networks, policy, nodes and who may, of a Meshward mesh: an overlay network in which every container is its own \
-            authenticated, policed network entity, in any cloud.\n\nThe provider talks to the coordinator's API. Which one, and as whom, is said by a context file as `meshctl` uses it \
-            (`context`, the environment variable `MESHCTL_CONTEXT`, or `~/.config/meshward/context.json`), or by `server`, `ca` and `token`.";
+        let text = "Networks, policy, nodes and who may, of a Meshward mesh: an overlay network in \
+            which every container is its own authenticated, policed network entity, in any cloud.\n\
+            \nThe provider talks to the coordinator's API. Which one, and as whom, is said by a \
+            context file as `meshctl` uses it (`context`, the environment variable \
+            `MESHCTL_CONTEXT`, or `~/.config/meshward/context.json`), or by `server`, `ca` and \
+            `token`.";
         Schema::new(
             text,
             Block::of(vec![
                 Attribute::optional(
                     "context",
                     Type::String,
-                    "A context file: `admin.json` as the coordinator writes it, or what `meshctl credential create` prints.",
+                    "A context file: `admin.json` as the coordinator writes it, or what `meshctl \
+                     credential create` prints.",
                 ),
                 Attribute::optional(
                     "server",

@@ -99,7 +99,9 @@ impl DataSource for PolicyCheck {
             ])
         };
         Schema::new(
-            "Checks policy and runs its tests while Terraform plans: what is wrong fails the plan, with file, line and column. Nothing is changed; without `live` the coordinator is not asked.",
+            "Checks policy and runs its tests while Terraform plans: what is wrong fails the plan, \
+             with file, line and column. Nothing is changed; without `live` the coordinator is not \
+             asked.",
             Block::of(vec![
                 files_attribute(Attribute::required),
                 Attribute::optional(
@@ -111,12 +113,14 @@ impl DataSource for PolicyCheck {
                 Attribute::optional(
                     "strict",
                     Type::Bool,
-                    "Whether what is only suspicious fails, too: rules that do nothing, selectors that match nothing.",
+                    "Whether what is only suspicious fails, too: rules that do nothing, selectors \
+                     that match nothing.",
                 ),
                 Attribute::optional(
                     "live",
                     Type::Bool,
-                    "Whether to ask the coordinator which links would open and close, among the workloads of now. The network must be there.",
+                    "Whether to ask the coordinator which links would open and close, among the \
+                     workloads of now. The network must be there.",
                 ),
                 Attribute::computed("networks", Type::strings(), "The networks that it is about."),
                 Attribute::computed("rules", Type::Number, "How many rules and guardrails it has."),
@@ -230,7 +234,8 @@ impl DataSource for LinksSource {
             ("observed", Type::Number),
         ]);
         Schema::new(
-            "Who may talk to whom, with what the connected nodes have counted. Pairs that were only ever denied have an empty `acl`.",
+            "Who may talk to whom, with what the connected nodes have counted. Pairs that were \
+             only ever denied have an empty `acl`.",
             Block::of(vec![
                 Attribute::optional("network", Type::String, "Only the links of this network.")
                     .checked(checks::network),
@@ -257,8 +262,14 @@ impl DataSource for LinksSource {
             let mut now = config;
             let links = all.items.iter().map(|link| {
                 json!({
-                    "network": link.network, "from": link.from, "to": link.to, "acl": link.acl.to_string(),
-                    "packets": link.packets, "bytes": link.bytes, "denied": link.denied, "observed": link.observed,
+                    "network": link.network,
+                    "from": link.from,
+                    "to": link.to,
+                    "acl": link.acl.to_string(),
+                    "packets": link.packets,
+                    "bytes": link.bytes,
+                    "denied": link.denied,
+                    "observed": link.observed,
                 })
             });
             now.set("links", Value::from_json(links.collect()));

@@ -355,9 +355,21 @@ mod tests {
             "udp_timeout": "2m",
             "rule": [
                 { "name": "web-to-api", "from": "app=web", "to": "app=api", "allow": ["tcp/8080"] },
-                { "name": "all", "from": "", "to": "env in (prod,stage),!old", "deny": ["icmp"], "observe": true },
+                {
+                    "name": "all",
+                    "from": "",
+                    "to": "env in (prod,stage),!old",
+                    "deny": ["icmp"],
+                    "observe": true,
+                },
             ],
-            "guardrail": [{ "name": "g", "from": "env=dev", "to": "env=prod", "deny": ["any"], "on_deny": "drop" }],
+            "guardrail": [{
+                "name": "g",
+                "from": "env=dev",
+                "to": "env=prod",
+                "deny": ["any"],
+                "on_deny": "drop",
+            }],
             "test": [{ "from": "app=web", "to": "app=db", "port": "tcp/5432", "expect": "deny" }],
         }))
     }
@@ -428,7 +440,13 @@ mod tests {
     #[test]
     fn admission_is_written_and_read_back_as_it_was() {
         let config = Value::from_json(json!({
-            "rule": [{ "name": "released", "for": "app=web", "images": ["registry.example/shop/*"], "privileges": ["capability NET_ADMIN"], "shared": "allow" }],
+            "rule": [{
+                "name": "released",
+                "for": "app=web",
+                "images": ["registry.example/shop/*"],
+                "privileges": ["capability NET_ADMIN"],
+                "shared": "allow",
+            }],
         }));
         let written = admission("shop", &config).unwrap();
         let own = file(ADMISSION, &written.text);

@@ -145,7 +145,8 @@ const ROUTES: &str = "network: shop\nroutes: [{ name: dc, within: [10.8.0.0/16, 
 
 fn policy(port: u16, more: &str) -> String {
     format!(
-        "{ROUTES}rules: [{{ name: r, from: {{ app: web }}, to: {{ app: api }}, allow: [tcp/{port}] }}]\n{more}\n"
+        "{ROUTES}rules: [{{ name: r, from: {{ app: web }}, to: {{ app: api }}, allow: [tcp/{port}] \
+         }}]\n{more}\n"
     )
 }
 

@@ -1,5 +1,5 @@
-//! A container with root and `CAP_NET_RAW`: whatever it makes by hand, nothing arrives that its links
-//! do not let pass.
+//! A container with root and `CAP_NET_RAW`: whatever it makes by hand, nothing arrives that its
+//! links do not let pass.
 
 use super::raw::{ACK, ICMP, ICMPV6, MARK, SYN, Sender, Sniffer, TCP, UDP, icmp, ip, tcp, udp};
 use crate::support::{Dice, Echo, PATIENCE, SILENCE, Shop, Stream, allow, tcp_echoes};

@@ -244,17 +244,31 @@ fn nobody_learns_by_asking_what_there_is_outside_of_a_credentials_networks() {
             same_answer(who, "POST", "/v1/quarantines", quarantine, ids);
             same_answer(who, "POST", "/v1/quarantines?dry_run=true", quarantine, ids);
             same_answer(who, "POST", "/v1/quarantines/release", quarantine, ids);
-            let whole = |network: &str| Some(json!({ "network": network, "selector": { "app": "secret" } }));
+            let whole = |network: &str| {
+                Some(json!({
+                    "network": network,
+                    "selector": { "app": "secret" },
+                }))
+            };
             same_answer(who, "POST", "/v1/quarantines", whole, networks);
             same_answer(who, "POST", "/v1/quarantines/release", whole, networks);
             let explain = |network: &str| {
-                Some(json!({ "network": network, "from": { "app": "secret" }, "to": { "app": "secret" }, "port": "tcp/1" }))
+                Some(json!({
+                    "network": network,
+                    "from": { "app": "secret" },
+                    "to": { "app": "secret" },
+                    "port": "tcp/1",
+                }))
             };
             same_answer(who, "POST", "/v1/explain", explain, networks);
-            let policy = |network: &str| Some(policy_body(&format!("network: {network}\nrules: []\n")));
+            let policy =
+                |network: &str| Some(policy_body(&format!("network: {network}\nrules: []\n")));
             same_answer(who, "POST", "/v1/policies?dry_run=true", policy, networks);
             let part = |network: &str| {
-                Some(json!({ "files": [], "scope": { "network": network, "only": ["a.yaml"], "only_new": true } }))
+                Some(json!({
+                    "files": [],
+                    "scope": { "network": network, "only": ["a.yaml"], "only_new": true },
+                }))
             };
             same_answer(who, "POST", "/v1/policies?dry_run=true", part, networks);
         }
@@ -272,7 +286,13 @@ fn nobody_learns_by_asking_what_there_is_outside_of_a_credentials_networks() {
                     }
                     Some(body)
                 };
-                same_answer(&owner, "POST", &format!("/v1/routes/{verb}"), route, ["faroff", "nowhere"]);
+                same_answer(
+                    &owner,
+                    "POST",
+                    &format!("/v1/routes/{verb}"),
+                    route,
+                    ["faroff", "nowhere"],
+                );
             }
         }
     });
@@ -357,7 +377,12 @@ fn a_viewers_largest_requests_cost_nobody_else_his_answers_or_a_quarantine() {
     let first = operator.call("POST", "/v1/quarantines", &key, Some(&quarantine));
     assert_eq!(first.status, 200, "{first:?}");
     // The viewer's answers under keys of its own, the same key among them.
-    let explain = json!({ "network": "shop", "from": { "app": "web" }, "to": { "app": "api" }, "port": "tcp/8080" });
+    let explain = json!({
+        "network": "shop",
+        "from": { "app": "web" },
+        "to": { "app": "api" },
+        "port": "tcp/8080",
+    });
     scene.unnoticed("a viewer's keys", &stream, || {
         for at in 0..200 {
             let key = format!(

@@ -360,7 +360,8 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let (folder, config) = limited("[nodes]\nsessions_per_minute = 100000.0\n");
-        let trigger = "triggers: [{ name: scan, watch: { app: web }, when: { denied_flows: 6, within: 10s }, then: quarantine }]\n";
+        let trigger = "triggers: [{ name: scan, watch: { app: web }, when: { denied_flows: 6, \
+            within: 10s }, then: quarantine }]\n";
         let mut shop = Shop::with(&["--config", &config], &(allow("tcp/8080, tcp/9090") + trigger));
         let held = shop.nodes[0].attach("shop", "app=web").unwrap();
         shop.mesh.meshctl(&["quarantine", &held.id]).unwrap();

@@ -49,8 +49,11 @@ cloud_final_modules: [scripts-user]
 fn a_machine_becomes_a_node_by_its_user_data_alone() {
     let mut mesh = mesh();
     mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16"]).unwrap();
-    mesh.apply("network: shop\nrules: [{ name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/8080] }]\n")
-        .unwrap();
+    mesh.apply(
+        "network: shop\n\
+        rules: [{ name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/8080] }]\n",
+    )
+    .unwrap();
     let package = mesh.folder().join("package.tar");
     let folder = mesh.binaries.folder().to_owned();
     printed(
@@ -65,7 +68,13 @@ fn a_machine_becomes_a_node_by_its_user_data_alone() {
     let (sum, url) = (sum.split_whitespace().next().unwrap(), serve(&mesh.site, &package));
     let root = |token: &str, sum: &str| {
         format!(
-            "module \"bootstrap\" {{\n  source      = \"{}//node-bootstrap\"\n  name        = \"rack-7\"\n  coordinator = \"{}\"\n  token       = \"{token}\"\n  labels      = {{ rack = \"r7\" }}\n  settings    = {{ first_port = 51900, port_mapping = false, docker_plugin = \"/run/docker/plugins/meshward.sock\" }}\n  firewall_ports = {{ first = 51900, last = 51915 }}\n  package     = {{ url = \"{url}\", sha256 = \"{sum}\" }}\n}}\noutput \"user_data\" {{\n  value     = module.bootstrap.user_data\n  sensitive = true\n}}\n",
+            "module \"bootstrap\" {{\n  source      = \"{}//node-bootstrap\"\n  name        = \
+             \"rack-7\"\n  coordinator = \"{}\"\n  token       = \"{token}\"\n  labels      = {{ \
+             rack = \"r7\" }}\n  settings    = {{ first_port = 51900, port_mapping = false, \
+             docker_plugin = \"/run/docker/plugins/meshward.sock\" }}\n  firewall_ports = {{ first \
+             = 51900, last = 51915 }}\n  package     = {{ url = \"{url}\", sha256 = \"{sum}\" }}\n\
+             }}\noutput \"user_data\" {{\n  value     = module.bootstrap.user_data\n  sensitive = \
+             true\n}}\n",
             modules().display(),
             mesh.site.v4,
         )

@@ -176,7 +176,9 @@ fn what_is_there_is_imported_and_read() {
         ("meshward_route.other", "shop", "NETWORK/NODE/PREFIX"),
         ("meshward_node.other", "nobody", "non-existent"),
     ] {
-        let more = "resource \"meshward_route\" \"other\" {\n  network = \"shop\"\n  node = \"a\"\n  prefix = \"10.9.0.0/24\"\n}\nresource \"meshward_node\" \"other\" {\n  name = \"nobody\"\n}\n";
+        let more = "resource \"meshward_route\" \"other\" {\n  network = \"shop\"\n  node = \
+            \"a\"\n  prefix = \"10.9.0.0/24\"\n}\n\
+            resource \"meshward_node\" \"other\" {\n  name = \"nobody\"\n}\n";
         terraform.write(&format!("{ALL}{more}"));
         let out = terraform.run(&["import", "-no-color", address, id]);
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -320,7 +322,8 @@ fn ephemeral_nodes_and_accounts_with_a_lifetime_are_made_renewed_and_read() {
     let mesh = mesh();
     let with = |account: &str, token: &str| {
         format!(
-            "resource \"meshward_service_account\" \"ci\" {{\n name = \"ci\"\n role = \"viewer\"\n{account}\n}}\nresource \"meshward_join_token\" \"t\" {{\n{token}\n}}\n"
+            "resource \"meshward_service_account\" \"ci\" {{\n name = \"ci\"\n role = \"viewer\"\n\
+             {account}\n}}\nresource \"meshward_join_token\" \"t\" {{\n{token}\n}}\n"
         )
     };
     let terraform = Terraform::new(&mesh, &with("lifetime = \"2h\"", "forget_after = \"600s\""));
@@ -480,7 +483,10 @@ fn an_ephemeral_token_is_good_and_in_no_state() {
     // Terraform's own way to use an ephemeral value in a run: another provider's configuration.
     let with = |revoked: bool| {
         format!(
-            "ephemeral \"meshward_join_token\" \"one\" {{\n  site            = \"rack\"\n  revoke_on_close = {revoked}\n}}\nresource \"meshward_network\" \"n\" {{\n  name     = \"n\"\n  prefixes = [\"10.42.0.0/16\"]\n}}\n"
+            "ephemeral \"meshward_join_token\" \"one\" {{\n  site            = \"rack\"\n  \
+             revoke_on_close = {revoked}\n}}\n\
+             resource \"meshward_network\" \"n\" {{\n  name     = \"n\"\n  prefixes = \
+             [\"10.42.0.0/16\"]\n}}\n"
         )
     };
     let terraform = Terraform::new(&mesh, &with(true));
@@ -500,7 +506,9 @@ fn an_ephemeral_token_is_good_and_in_no_state() {
 #[test]
 fn a_token_is_made_anew_before_it_ends_if_that_is_wanted() {
     let mesh = mesh();
-    let wanted = "resource \"meshward_join_token\" \"renewed\" {\n  ttl          = \"10m\"\n  renew_before = \"9m58s\"\n}\nresource \"meshward_join_token\" \"kept\" {\n  ttl = \"1s\"\n}\n";
+    let wanted = "resource \"meshward_join_token\" \"renewed\" {\n  ttl          = \"10m\"\n  \
+        renew_before = \"9m58s\"\n}\nresource \"meshward_join_token\" \"kept\" {\n  ttl = \"1s\"\n\
+        }\n";
     let terraform = Terraform::new(&mesh, wanted);
     terraform.apply();
     thread::sleep(Duration::from_secs(3));
@@ -549,7 +557,12 @@ output "context" {
     let site = mesh.internet.site("n1").unwrap();
     let node = mesh.node_at(site, &token).unwrap();
     let with_node = format!(
-        "{configuration}\nresource \"meshward_node\" \"n1\" {{\n  name          = \"n1\"\n  wait_for_join = true\n}}\nresource \"meshward_device\" \"db\" {{\n  name       = \"db\"\n  network    = meshward_network.shop.id\n  gateway    = meshward_node.n1.id\n  labels     = {{ app = \"db\" }}\n  public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n}}\noutput \"device\" {{\n  value = meshward_device.db.configuration\n}}\n"
+        "{configuration}\n\
+         resource \"meshward_node\" \"n1\" {{\n  name          = \"n1\"\n  wait_for_join = true\n\
+         }}\nresource \"meshward_device\" \"db\" {{\n  name       = \"db\"\n  network    = \
+         meshward_network.shop.id\n  gateway    = meshward_node.n1.id\n  labels     = {{ app = \
+         \"db\" }}\n  public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n}}\n\
+         output \"device\" {{\n  value = meshward_device.db.configuration\n}}\n"
     );
     let terraform = Terraform::new(&mesh, &with_node);
     assert_eq!(terraform.folder, folder);
@@ -566,7 +579,10 @@ output "context" {
     mesh.meshctl(&["device", "remove", "db", "--network", "shop"]).unwrap();
     assert_eq!(terraform.plan(), ["meshward_device.db create"]);
     terraform.apply();
-    let sources = "data \"meshward_device\" \"db\" {\n  network = \"shop\"\n  name    = \"db\"\n}\ndata \"meshward_node\" \"n1\" {\n  name = \"n1\"\n}\noutput \"read\" {\n  value = [data.meshward_device.db.gateway, data.meshward_device.db.labels.app, data.meshward_node.n1.connected]\n}\n";
+    let sources = "data \"meshward_device\" \"db\" {\n  network = \"shop\"\n  name    = \"db\"\n}\n\
+        data \"meshward_node\" \"n1\" {\n  name = \"n1\"\n}\n\
+        output \"read\" {\n  value = [data.meshward_device.db.gateway, \
+        data.meshward_device.db.labels.app, data.meshward_node.n1.connected]\n}\n";
     terraform.write(&format!("{with_node}{sources}"));
     terraform.apply();
     assert_eq!(terraform.output("read"), serde_json::json!(["n1", "db", true]));

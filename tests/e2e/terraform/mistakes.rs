@@ -5,7 +5,8 @@ use nix::{
 };
 use std::{fs, process::Stdio};
 
-const NETWORK: &str = "resource \"meshward_network\" \"shop\" {\n  name     = \"shop\"\n  prefixes = [\"10.42.0.0/16\"]\n}\n";
+const NETWORK: &str = "resource \"meshward_network\" \"shop\" {\n  name     = \"shop\"\n  prefixes \
+    = [\"10.42.0.0/16\"]\n}\n";
 
 #[test]
 fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
@@ -90,13 +91,15 @@ fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
         ("meshward_policy", "network = \"shop\"", "Say something", ""),
         (
             "meshward_policy",
-            "network = \"shop\"\nrule {\n  name = \"r\"\n  from = \"app=(\"\n  to = \"\"\n  allow = [\"any\"]\n}",
+            "network = \"shop\"\n\
+             rule {\n  name = \"r\"\n  from = \"app=(\"\n  to = \"\"\n  allow = [\"any\"]\n}",
             "is not a selector",
             "from",
         ),
         (
             "meshward_policy",
-            "network = \"shop\"\nrule {\n  name = \"r\"\n  from = \"\"\n  to = \"\"\n  allow = [\"tpc/1\"]\n}",
+            "network = \"shop\"\n\
+             rule {\n  name = \"r\"\n  from = \"\"\n  to = \"\"\n  allow = [\"tpc/1\"]\n}",
             "`tpc",
             "name",
         ),
@@ -108,7 +111,8 @@ fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
         ),
         (
             "meshward_policy",
-            "network = \"shop\"\nfiles = { \"a.yaml\" = \"network: shop\\nrules: [{ name: r, from: {}, to: {} }]\" }",
+            "network = \"shop\"\n\
+             files = { \"a.yaml\" = \"network: shop\\nrules: [{ name: r, from: {}, to: {} }]\" }",
             "a.yaml:2",
             "files",
         ),
@@ -135,19 +139,24 @@ fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
 #[test]
 fn a_policy_whose_test_fails_fails_the_plan_with_its_line() {
     let mesh = mesh();
-    let policy = "network: shop\nrules:\n  - { name: all, from: {}, to: {}, allow: [any] }\ntests:\n  - { from: { app: web }, to: { app: db }, port: tcp/5432, expect: deny }\n";
+    let policy = "network: shop\nrules:\n  - { name: all, from: {}, to: {}, allow: [any] }\n\
+        tests:\n  - { from: { app: web }, to: { app: db }, port: tcp/5432, expect: deny }\n";
     let terraform = Terraform::new(&mesh, "");
     fs::write(terraform.folder.join("shop.yaml"), policy).unwrap();
     for user in [
-        "data \"meshward_policy_check\" \"shop\" {\n  files = { \"shop.yaml\" = file(\"shop.yaml\") }\n}\n",
-        "resource \"meshward_policy\" \"shop\" {\n  network = meshward_network.shop.id\n  files = { \"shop.yaml\" = file(\"shop.yaml\") }\n}\n",
+        "data \"meshward_policy_check\" \"shop\" {\n  files = { \"shop.yaml\" = \
+         file(\"shop.yaml\") }\n}\n",
+        "resource \"meshward_policy\" \"shop\" {\n  network = meshward_network.shop.id\n  files = \
+         { \"shop.yaml\" = file(\"shop.yaml\") }\n}\n",
     ] {
         terraform.write(&format!("{NETWORK}{user}"));
         let said = terraform.errors(&["plan", "-json"]);
         said[0].is("shop.yaml:5", "files");
         assert!(said[0].text.contains("all"), "the rule that decides: {said:?}");
     }
-    let strict = "data \"meshward_policy_check\" \"shop\" {\n  strict = true\n  files  = { \"shop.yaml\" = \"network: shop\\nrules: [{ name: a, from: {}, to: {}, allow: [any] }, { name: b, from: { app: web }, to: {}, allow: [tcp/1] }]\" }\n}\n";
+    let strict = "data \"meshward_policy_check\" \"shop\" {\n  strict = true\n  files  = { \
+        \"shop.yaml\" = \"network: shop\\nrules: [{ name: a, from: {}, to: {}, allow: [any] }, { \
+        name: b, from: { app: web }, to: {}, allow: [tcp/1] }]\" }\n}\n";
     terraform.write(strict);
     terraform.errors(&["plan", "-json"])[0].is("shop.yaml:2", "files");
     assert_eq!(mesh.read(&["network", "list"]).unwrap().as_array().unwrap().len(), 0);
@@ -163,11 +172,21 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
         .is("10.42.0.0/16 overlaps 10.42.0.0/24 of network `lab`", "prefixes");
     assert!(terraform.state().is_empty());
 
-    terraform.write("resource \"meshward_route\" \"r\" {\n  network = \"lab\"\n  node    = \"nobody\"\n  prefix  = \"10.8.0.0/24\"\n}\n");
+    terraform.write(
+        "resource \"meshward_route\" \"r\" {\n  network = \"lab\"\n  node    = \
+        \"nobody\"\n  prefix  = \"10.8.0.0/24\"\n}\n",
+    );
     terraform.errors(&apply)[0].is("There is no node `nobody`", "node");
-    terraform.write("resource \"meshward_device\" \"d\" {\n  name       = \"d\"\n  network    = \"lab\"\n  gateway    = \"nobody\"\n  public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n}\n");
+    terraform.write(
+        "resource \"meshward_device\" \"d\" {\n  name       = \"d\"\n  network    = \
+        \"lab\"\n  gateway    = \"nobody\"\n  public_key = \
+        \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n}\n",
+    );
     terraform.errors(&apply)[0].is("There is no node `nobody`", "gateway");
-    terraform.write("resource \"meshward_node\" \"n\" {\n  name          = \"n\"\n  wait_for_join = true\n  timeouts {\n    create = \"1s\"\n  }\n}\n");
+    terraform.write(
+        "resource \"meshward_node\" \"n\" {\n  name          = \"n\"\n  wait_for_join \
+        = true\n  timeouts {\n    create = \"1s\"\n  }\n}\n",
+    );
     terraform.errors(&apply)[0]
         .is("Node n is approved, and has not joined, not within 1s", "resource");
     assert!(
@@ -176,7 +195,10 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
     );
 
     mesh.apply("network: lab\n").unwrap();
-    terraform.write("resource \"meshward_policy\" \"p\" {\n  network = \"lab\"\n  files   = { \"a.yaml\" = \"network: lab\" }\n}\n");
+    terraform.write(
+        "resource \"meshward_policy\" \"p\" {\n  network = \"lab\"\n  files   = { \
+        \"a.yaml\" = \"network: lab\" }\n}\n",
+    );
     terraform.errors(&apply)[0].is("import it", "network");
     assert!(terraform.state().is_empty());
 }
@@ -196,7 +218,8 @@ fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are
         let (ca, server, token) =
             (&context["ca"], serde_json::json!(server), serde_json::json!(token));
         format!(
-            "provider \"meshward\" {{\n  server = {server}\n  ca     = {ca}\n  token  = {token}\n}}\n{NETWORK}"
+            "provider \"meshward\" {{\n  server = {server}\n  ca     = {ca}\n  token  = {token}\n\
+             }}\n{NETWORK}"
         )
     };
     let (server, token) = (context["server"].as_str().unwrap(), context["token"].as_str().unwrap());
@@ -205,7 +228,11 @@ fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are
         let terraform = Terraform::new(&mesh, NETWORK);
         terraform.write_as(&viewer, NETWORK);
         let said = terraform.errors(&["apply", "-auto-approve", "-json"]);
-        said[0].is("The token's role does not reach that far: This credential is a viewer's, and that takes an admin's", "resource");
+        said[0].is(
+            "The token's role does not reach that far: This credential is a viewer's, and \
+            that takes an admin's",
+            "resource",
+        );
         assert!(terraform.state().is_empty());
 
         terraform.write_whole(&explicit(server, token));

@@ -78,7 +78,8 @@ impl<'a> Terraform<'a> {
     fn run(&self, arguments: &[&str]) -> Output {
         let run = || self.command(arguments).output();
         self.mesh.site.netns.run(run).unwrap().expect(
-            "terraform is needed on the PATH: https://developer.hashicorp.com/terraform/install, version 1.11 or newer",
+            "terraform is needed on the PATH: https://developer.hashicorp.com/terraform/install, \
+             version 1.11 or newer",
         )
     }
 

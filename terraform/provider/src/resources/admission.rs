@@ -1,9 +1,8 @@
 //! `meshward_admission`.
 
 use super::{
-    keyed,
     part::{Part, keep_meaning, same},
-    text,
+    state::{keyed, text},
 };
 use crate::{
     checks,
@@ -79,13 +78,15 @@ impl Resource for Admission {
             Attribute::optional(
                 "for",
                 Type::String,
-                "The workloads that it speaks of: a selector such as `app=web`. All, if it is left out.",
+                "The workloads that it speaks of: a selector such as `app=web`. All, if it is left \
+                 out.",
             )
             .checked(checks::selector),
             Attribute::optional(
                 "images",
                 Type::strings(),
-                "Where their images may come from: `REGISTRY/PATH`, `REGISTRY/PATH/*` for all below it, or `*`.",
+                "Where their images may come from: `REGISTRY/PATH`, `REGISTRY/PATH/*` for all \
+                 below it, or `*`.",
             ),
             Attribute::optional(
                 "signed_by",
@@ -100,18 +101,22 @@ impl Resource for Admission {
             Attribute::optional(
                 "privileges",
                 Type::strings(),
-                "What they may do that a container usually may not, such as `capability NET_ADMIN`. Nothing, if it is left out.",
+                "What they may do that a container usually may not, such as `capability \
+                 NET_ADMIN`. Nothing, if it is left out.",
             ),
             Attribute::optional(
                 "shared",
                 Type::String,
-                "`allow`: containers that share their network namespace may be anything. `judge`, or left out: they have to be what the workload has to be.",
+                "`allow`: containers that share their network namespace may be anything. `judge`, \
+                 or left out: they have to be what the workload has to be.",
             )
             .checked(checks::shared),
         ]);
         Schema::new(
-            "What workloads have to be to be let into a network: by the images, signatures, configuration and privileges that their nodes have measured. Every rule that speaks of a \
-             workload must be content. When it changes, what runs is judged anew. There is one such resource for each network.",
+            "What workloads have to be to be let into a network: by the images, signatures, \
+             configuration and privileges that their nodes have measured. Every rule that speaks \
+             of a workload must be content. When it changes, what runs is judged anew. There is \
+             one such resource for each network.",
             Block::of(vec![
                 Attribute::id("The network."),
                 Attribute::required(

@@ -1,6 +1,6 @@
 //! `meshward_device`.
 
-use super::{bad_id, body, keep_unset, keyed, text};
+use super::state::{bad_id, body, keep_unset, keyed, text};
 use crate::{checks, mesh::Mesh};
 use meshward_api_types as api;
 use meshward_api_types::{CreateDevice, CreatedDevice, operations};
@@ -66,27 +66,49 @@ impl Resource for DeviceResource {
             Attribute::computed(name, kind, &format!("{text} Not known of what was imported."))
         };
         Schema::new(
-            "A machine with a stock WireGuard, which joins by a node, its gateway, and is policed there as a workload. Its private key is made on the device and told nobody. \
-             The gateway must be connected when a device is made or taken away.",
+            "A machine with a stock WireGuard, which joins by a node, its gateway, and is policed \
+             there as a workload. Its private key is made on the device and told nobody. The \
+             gateway must be connected when a device is made or taken away.",
             Block::of(vec![
                 Attribute::id(&format!("`{FORM}`.")),
-                Attribute::required("name", Type::String, "What people call it.").replaces().checked(checks::workload),
-                Attribute::required("network", Type::String, "Its network.").replaces().checked(checks::network),
+                Attribute::required("name", Type::String, "What people call it.")
+                    .replaces()
+                    .checked(checks::workload),
+                Attribute::required("network", Type::String, "Its network.")
+                    .replaces()
+                    .checked(checks::network),
                 Attribute::optional("labels", Type::map(), "Its labels.").replaces(),
-                Attribute::optional("gateway", Type::String, "The node by which it joins, one that it reaches directly. The only connected one, if it is left out.")
-                    .or_computed()
-                    .replaces()
-                    .checked(checks::node),
-                Attribute::required("public_key", Type::String, "Its WireGuard key, in base64 (`wg pubkey`).")
-                    .replaces()
-                    .checked(checks::public_key),
+                Attribute::optional(
+                    "gateway",
+                    Type::String,
+                    "The node by which it joins, one that \
+                    it reaches directly. The only connected one, if it is left out.",
+                )
+                .or_computed()
+                .replaces()
+                .checked(checks::node),
+                Attribute::required(
+                    "public_key",
+                    Type::String,
+                    "Its WireGuard key, in base64 (`wg pubkey`).",
+                )
+                .replaces()
+                .checked(checks::public_key),
                 Attribute::computed("addresses", Type::strings(), "Its addresses."),
                 Attribute::computed("workload", Type::String, "The workload that it is."),
-                said("gateway_public_key", Type::String, "The gateway's key for devices, in base64."),
+                said(
+                    "gateway_public_key",
+                    Type::String,
+                    "The gateway's key for devices, in base64.",
+                ),
                 said("endpoint", Type::String, "Where the gateway is."),
                 said("prefixes", Type::strings(), "What it reaches by the gateway."),
                 said("mtu", Type::Number, "MTU of its interface, in bytes."),
-                said("configuration", Type::String, "The file that wg-quick takes, with a place for the private key."),
+                said(
+                    "configuration",
+                    Type::String,
+                    "The file that wg-quick takes, with a place for the private key.",
+                ),
             ])
             .with(timeouts(&TIMES)),
         )

@@ -1,6 +1,8 @@
 //! `meshward_join_token`, as a resource and for the time of one run.
 
-use super::{body, check_renewal, keep_unset, keyed, lasting, lasting_time, remaining, text};
+use super::state::{
+    body, check_renewal, keep_unset, keyed, lasting, lasting_time, remaining, text,
+};
 use crate::{
     checks,
     mesh::{Mesh, told},
@@ -76,31 +78,47 @@ fn shown(written: &Value, seconds: Option<u64>) -> Result<Value, Diagnostics> {
     if written.text().is_some_and(same) {
         return Ok(written.clone());
     }
-    Value::of(&seconds.map(super::duration_text)).map_err(Into::into)
+    Value::of(&seconds.map(super::state::duration_text)).map_err(Into::into)
 }
 
 fn limits() -> Vec<Attribute> {
     let bounded: fn(&Value) -> Result<(), String> =
         |value| checks::within(value, 1, 100_000, "The number of uses");
     vec![
-        Attribute::optional("uses", Type::Number, "How many nodes may join with it.").checked(bounded).or(1),
-        Attribute::optional("site", Type::String, "The site of the nodes that join with it, such as `aws-eu1`.")
-            .checked(checks::label_value),
-        Attribute::optional("networks", Type::set(), "The networks that those nodes may serve. All, if it is left out.")
-            .checked(checks::network),
-        Attribute::optional("relay", Type::Bool, "Whether relays join with it, and no nodes.").or(false),
+        Attribute::optional("uses", Type::Number, "How many nodes may join with it.")
+            .checked(bounded)
+            .or(1),
+        Attribute::optional(
+            "site",
+            Type::String,
+            "The site of the nodes that join with it, such as `aws-eu1`.",
+        )
+        .checked(checks::label_value),
+        Attribute::optional(
+            "networks",
+            Type::set(),
+            "The networks that those nodes may serve. All, if it is left out.",
+        )
+        .checked(checks::network),
+        Attribute::optional("relay", Type::Bool, "Whether relays join with it, and no nodes.")
+            .or(false),
         Attribute::optional(
             "needs_approval",
             Type::Bool,
-            "Whether nodes that join with it serve no network before they are approved by name, as `meshward_node` does.",
+            "Whether nodes that join with it serve no network before they are approved by name, as \
+             `meshward_node` does.",
         )
         .or(false),
         Attribute::optional(
             "forget_after",
             Type::String,
-            "Nodes that join with it are ephemeral, as autoscaled machines are: the mesh forgets them once it has not seen them for this time, such as `10m`; 10 seconds to 365 days. They stay until they are removed, if it is left out.",
+            "Nodes that join with it are ephemeral, as autoscaled machines are: the mesh forgets \
+             them once it has not seen them for this time, such as `10m`; 10 seconds to 365 days. \
+             They stay until they are removed, if it is left out.",
         )
-        .checked(|value| checks::lasts(value, 10, 365 * 86_400, "The time after which a node is forgotten")),
+        .checked(|value| {
+            checks::lasts(value, 10, 365 * 86_400, "The time after which a node is forgotten")
+        }),
     ]
 }
 
@@ -132,13 +150,15 @@ impl Resource for JoinToken {
             Attribute::optional(
                 "renew_before",
                 Type::String,
-                "How long before it expires a plan makes another, such as `1h`. Never, if it is left out: what has joined does not need it any more.",
+                "How long before it expires a plan makes another, such as `1h`. Never, if it is \
+                 left out: what has joined does not need it any more.",
             )
             .checked(check_duration),
         );
         Schema::new(
-            "A join token: what a machine needs to become a node. It is in the state, as a secret; where that is too much, the ephemeral resource of the same name is \
-             in no state. Nodes that have joined stay when it is deleted.",
+            "A join token: what a machine needs to become a node. It is in the state, as a secret; \
+             where that is too much, the ephemeral resource of the same name is in no state. Nodes \
+             that have joined stay when it is deleted.",
             Block::of(attributes),
         )
     }
@@ -208,13 +228,15 @@ impl Ephemeral for JoinToken {
             Attribute::optional(
                 "revoke_on_close",
                 Type::Bool,
-                "Whether the token is revoked when Terraform ends. Machines that boot later cannot join with it then.",
+                "Whether the token is revoked when Terraform ends. Machines that boot later cannot \
+                 join with it then.",
             )
             .or(false),
         );
         Schema::new(
-            "A join token that is in no plan and no state, for write-only arguments such as that of a cloud's secret store. Terraform opens it in every plan and \
-             every apply, each time another; what is not used expires after its `ttl`.",
+            "A join token that is in no plan and no state, for write-only arguments such as that \
+             of a cloud's secret store. Terraform opens it in every plan and every apply, each \
+             time another; what is not used expires after its `ttl`.",
             Block::of(attributes),
         )
     }

@@ -1,6 +1,6 @@
 //! `meshward_network`.
 
-use super::{body, keyed, text};
+use super::state::{body, keyed, text};
 use crate::{
     checks,
     mesh::{Mesh, told},
@@ -47,7 +47,8 @@ impl Resource for NetworkResource {
     fn schema(&self) -> Schema {
         let block = |family: &str| {
             let text = format!(
-                "The length of the block that each node gets of the {family} prefix. The coordinator chooses one if it is left out."
+                "The length of the block that each node gets of the {family} prefix. The \
+                 coordinator chooses one if it is left out."
             );
             Attribute::optional(
                 if family == "IPv4" { "block_v4" } else { "block_v6" },
@@ -58,8 +59,11 @@ impl Resource for NetworkResource {
             .replaces()
         };
         Schema::new(
-            "A container network: a name and at most one prefix of each address family. Each node gets a block of each prefix. Until a `meshward_policy` is applied, a \
-             network denies everything.\n\nRefer to it by `id`: then what is in it is replaced with it. A network with workloads is not deleted before they are gone.",
+            "A container network: a name and at most one prefix of each address family. Each node \
+             gets a block of each prefix. Until a `meshward_policy` is applied, a network denies \
+             everything.\n\n\
+             Refer to it by `id`: then what is in it is replaced with it. A network with workloads \
+             is not deleted before they are gone.",
             Block::of(vec![
                 Attribute::id("The name."),
                 Attribute::required("name", Type::String, "Its name.")

@@ -1,6 +1,6 @@
 //! `meshward_node`.
 
-use super::{body, keep_unset, keyed, text};
+use super::state::{body, keep_unset, keyed, text};
 use crate::{
     checks,
     mesh::{Mesh, told},
@@ -108,14 +108,17 @@ impl Resource for NodeResource {
     fn schema(&self) -> Schema {
         let blocks = Type::objects(&[("network", Type::String), ("prefixes", Type::strings())]);
         Schema::new(
-            "The approval of a node by its name, before or after it joins, and its labels. Nodes that join with a token that says `needs_approval` serve no network without.\n\n\
-             When it is deleted the node is **revoked**: its workloads go, its session ends, and its certificate is good for nothing.",
+            "The approval of a node by its name, before or after it joins, and its labels. Nodes \
+             that join with a token that says `needs_approval` serve no network without.\n\n\
+             When it is deleted the node is **revoked**: its workloads go, its session ends, and \
+             its certificate is good for nothing.",
             Block::of(vec![
                 Attribute::id("The name."),
                 Attribute::required(
                     "name",
                     Type::String,
-                    "Its name, as `meshward-node join --name` says it: the host's name if that says nothing.",
+                    "Its name, as `meshward-node join --name` says it: the host's name if that \
+                     says nothing.",
                 )
                 .replaces()
                 .checked(checks::node),
@@ -124,8 +127,12 @@ impl Resource for NodeResource {
                     Type::map(),
                     "Labels that it is given. They stand over those that it joins with.",
                 ),
-                Attribute::optional("wait_for_join", Type::Bool, "Whether to wait until it is there.")
-                    .or(false),
+                Attribute::optional(
+                    "wait_for_join",
+                    Type::Bool,
+                    "Whether to wait until it is there.",
+                )
+                .or(false),
                 Attribute::computed("all_labels", Type::map(), "All of its labels.").follows(),
                 Attribute::computed(
                     "site",

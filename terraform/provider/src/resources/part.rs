@@ -1,6 +1,6 @@
 //! A part of a network's policy: the files of a resource, beside those of others.
 
-use super::text;
+use super::state::text;
 use crate::mesh::{Mesh, gone_is_well, told};
 use meshward_api_types::{Policy, PolicyScope, SubmitPolicy, SubmitResult, operations};
 use meshward_terraform::{Diagnostic, Diagnostics, Value};

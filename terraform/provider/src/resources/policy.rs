@@ -1,9 +1,8 @@
 //! `meshward_policy`.
 
 use super::{
-    keep_unset, keyed,
     part::{Part, is_empty, keep_meaning, same},
-    text,
+    state::{keep_unset, keyed, text},
 };
 use crate::{
     checks,
@@ -53,7 +52,8 @@ pub(crate) fn files_attribute(attribute: fn(&str, Type, &str) -> Attribute) -> A
     attribute(
         "files",
         Type::map(),
-        "Files in the policy language (`docs/policy.md` of Meshward), by their names, which messages refer to: `{ \"shop.yaml\" = file(\"${path.module}/shop.yaml\") }`.",
+        "Files in the policy language (`docs/policy.md` of Meshward), by their names, which \
+         messages refer to: `{ \"shop.yaml\" = file(\"${path.module}/shop.yaml\") }`.",
     )
 }
 
@@ -139,27 +139,45 @@ fn described(state: &Value, found: &Policy) -> Result<Option<Value>, Diagnostics
 }
 
 fn rules(name: &str, description: &str) -> Nested {
-    let ports = "Ports such as `tcp/8080`, `udp/5000-5999`, `icmp`, `any`, or the name of a set of ports that a file has.";
+    let ports = "Ports such as `tcp/8080`, `udp/5000-5999`, `icmp`, `any`, or the name of a set of \
+        ports that a file has.";
     Nested::list(
         name,
         description,
         Block::of(vec![
             Attribute::required("name", Type::String, "Its name, unique in the network's policy."),
-            Attribute::required("from", Type::String, "Who begins the flow: a selector such as `app=web,env in (prod,stage)`. Everybody, if it is empty.")
+            Attribute::required(
+                "from",
+                Type::String,
+                "Who begins the flow: a selector such as \
+                `app=web,env in (prod,stage)`. Everybody, if it is empty.",
+            )
+            .checked(checks::selector),
+            Attribute::required("to", Type::String, "With whom: a selector.")
                 .checked(checks::selector),
-            Attribute::required("to", Type::String, "With whom: a selector.").checked(checks::selector),
             Attribute::optional("allow", Type::strings(), &format!("What passes. {ports}")),
-            Attribute::optional("deny", Type::strings(), &format!("What does not. {ports} It has either `allow` or `deny`.")),
+            Attribute::optional(
+                "deny",
+                Type::strings(),
+                &format!("What does not. {ports} It has either `allow` or `deny`."),
+            ),
             Attribute::optional("observe", Type::Bool, "What it denies passes, and is counted."),
-            Attribute::optional("on_deny", Type::String, "What senders are told of what it denies, or, if it allows, of everything between the two that nothing allows: `drop` or `reject`. As the network has it, if it is left out.")
-                .checked(checks::on_deny),
+            Attribute::optional(
+                "on_deny",
+                Type::String,
+                "What senders are told of what it denies, \
+                or, if it allows, of everything between the two that nothing allows: `drop` or \
+                `reject`. As the network has it, if it is left out.",
+            )
+            .checked(checks::on_deny),
         ]),
     )
 }
 
 fn timeout(of: &str, what: &str) -> Attribute {
     let text = format!(
-        "For how long a silent conversation is kept, such as `90s` or `2h`, from `1s` to `7d`: {what}"
+        "For how long a silent conversation is kept, such as `90s` or `2h`, from `1s` to `7d`: \
+         {what}"
     );
     Attribute::optional(&format!("{of}_timeout"), Type::String, &text)
 }
@@ -203,19 +221,23 @@ fn settings() -> Vec<Attribute> {
         Attribute::optional(
             "on_deny",
             Type::String,
-            "What the sender of a packet is told that nothing allows: `drop` (nothing, the default), or `reject`: TCP is reset, everything else gets ICMP's \"administratively prohibited\".",
+            "What the sender of a packet is told that nothing allows: `drop` (nothing, the \
+             default), or `reject`: TCP is reset, everything else gets ICMP's \"administratively \
+             prohibited\".",
         )
         .checked(checks::on_deny),
         Attribute::optional(
             "on_quarantine",
             Type::String,
-            "What a quarantined workload is told of what it sends: `drop` (the default), or `reject`.",
+            "What a quarantined workload is told of what it sends: `drop` (the default), or \
+             `reject`.",
         )
         .checked(checks::on_deny),
         Attribute::optional(
             "on_revoke",
             Type::String,
-            "What the ends of a TCP connection are told that a change of policy or a quarantine cuts: `drop` (nothing, the default), or `reset`.",
+            "What the ends of a TCP connection are told that a change of policy or a quarantine \
+             cuts: `drop` (nothing, the default), or `reset`.",
         )
         .checked(checks::on_revoke),
         timeout("tcp_established", "TCP that is established. `24h` if it is left out."),
@@ -245,9 +267,12 @@ impl Resource for PolicyResource {
         ];
         let attributes = own.into_iter().chain(settings()).chain(about).collect();
         Schema::new(
-            "The policy of a network, but for what a `meshward_admission` says: files in the policy language, blocks, or both. Everything is denied unless something allows it. \
-             It is checked, by its own tests too, when it is planned; when `apply` returns, every connected node enforces it.\n\nPolicy that somebody else applies to the network is \
-             drift, and the next `apply` replaces it. There is one such resource for each network.",
+            "The policy of a network, but for what a `meshward_admission` says: files in the \
+             policy language, blocks, or both. Everything is denied unless something allows it. It \
+             is checked, by its own tests too, when it is planned; when `apply` returns, every \
+             connected node enforces it.\n\n\
+             Policy that somebody else applies to the network is drift, and the next `apply` \
+             replaces it. There is one such resource for each network.",
             Block::of(attributes)
                 .with(rules("rule", "What may pass, and exceptions from that."))
                 .with(rules(
@@ -267,7 +292,8 @@ impl Resource for PolicyResource {
             return vec![];
         }
         if CONTENT.iter().all(|name| is_empty(config.get(name))) {
-            let text = "Say something: `files`, or blocks `rule`, `guardrail` and `test`. A network without policy denies everything.";
+            let text = "Say something: `files`, or blocks `rule`, `guardrail` and `test`. A \
+                network without policy denies everything.";
             return Diagnostic::error("An empty policy", text).into();
         }
         // A network that is not known yet has no name; any will do to check what is said about it.

@@ -1,6 +1,6 @@
 //! `meshward_route`.
 
-use super::{bad_id, body, keyed};
+use super::state::{bad_id, body, keyed};
 use crate::{
     checks,
     mesh::{Mesh, gone_is_well, told},
@@ -47,8 +47,9 @@ impl RouteResource {
 impl Resource for RouteResource {
     fn schema(&self) -> Schema {
         Schema::new(
-            "The approval of a prefix behind a node, its gateway, before or after the node advertises it (`meshctl route advertise`). The machines there are then reached, and policed as \
-             workloads with the labels that the node gives them.",
+            "The approval of a prefix behind a node, its gateway, before or after the node \
+             advertises it (`meshctl route advertise`). The machines there are then reached, and \
+             policed as workloads with the labels that the node gives them.",
             Block::of(vec![
                 Attribute::id(&format!("`{FORM}`.")),
                 Attribute::required(
@@ -76,7 +77,8 @@ impl Resource for RouteResource {
                 Attribute::computed(
                     "workload",
                     Type::String,
-                    "The workload that stands for what is behind it; none while nobody advertises it.",
+                    "The workload that stands for what is behind it; none while nobody advertises \
+                     it.",
                 ),
                 Attribute::computed("labels", Type::map(), "The labels of all machines there."),
             ]),

@@ -1,6 +1,8 @@
 //! `meshward_service_account`.
 
-use super::{body, check_renewal, keep_unset, keyed, lasting, lasting_time, remaining, text};
+use super::state::{
+    body, check_renewal, keep_unset, keyed, lasting, lasting_time, remaining, text,
+};
 use crate::{
     checks,
     mesh::{Mesh, told},
@@ -101,35 +103,67 @@ fn described(state: &Value, found: &Credential) -> Result<Value, Diagnostics> {
 impl Resource for ServiceAccount {
     fn schema(&self) -> Schema {
         Schema::new(
-            "A credential of a program, and what it may do with the coordinator's API. Its token is in the state, as a secret. The role and the networks can be changed without another token.",
+            "A credential of a program, and what it may do with the coordinator's API. Its token \
+             is in the state, as a secret. The role and the networks can be changed without \
+             another token.",
             Block::of(vec![
                 Attribute::id("The name."),
-                Attribute::required("name", Type::String, "Its name, for the audit log.").replaces(),
+                Attribute::required("name", Type::String, "Its name, for the audit log.")
+                    .replaces(),
                 Attribute::required(
                     "role",
                     Type::String,
-                    "What it may do: `viewer` reads; `operator` also quarantines; `owner` also applies policy to its networks, but for guardrails; `admin` everything.",
+                    "What it may do: `viewer` reads; `operator` also quarantines; `owner` also \
+                     applies policy to its networks, but for guardrails; `admin` everything.",
                 )
                 .checked(checks::role),
-                Attribute::optional("networks", Type::set(), "The networks in which it holds. All, if it is left out; an owner has at least one, an admin none.")
-                    .checked(checks::network),
+                Attribute::optional(
+                    "networks",
+                    Type::set(),
+                    "The networks in which it holds. All, \
+                    if it is left out; an owner has at least one, an admin none.",
+                )
+                .checked(checks::network),
                 Attribute::optional(
                     "lifetime",
                     Type::String,
-                    "For how long it is good, such as `12h` or `30d`; 3650 days at most. Until it is revoked, if it is left out. Another one holds from when it is applied, and the token stays. The last admin has none.",
+                    "For how long it is good, such as `12h` or `30d`; 3650 days at most. Until it \
+                     is revoked, if it is left out. Another one holds from when it is applied, and \
+                     the token stays. The last admin has none.",
                 )
                 .checked(|value| checks::lasts(value, 1, MOST_LIFETIME, "A credential's lifetime")),
                 Attribute::optional(
                     "renew_before",
                     Type::String,
-                    "How long before it expires a plan gives it its `lifetime` anew, such as `7d`. Never, if it is left out: then it ends.",
+                    "How long before it expires a plan gives it its `lifetime` anew, such as `7d`. \
+                     Never, if it is left out: then it ends.",
                 )
                 .checked(check_duration),
-                Attribute::computed("expires", Type::String, "When it expires (RFC 3339); nothing, if it does not.").follows(),
-                Attribute::optional("rotation", Type::String, "Any text: another one makes another token.").replaces(),
-                Attribute::computed("token", Type::String, "The bearer token. Not known of what was imported.").sensitive(),
-                Attribute::computed("context", Type::String, "A context file for `meshctl --context` and for `context` of this provider. Not known of what was imported.")
-                    .sensitive(),
+                Attribute::computed(
+                    "expires",
+                    Type::String,
+                    "When it expires (RFC 3339); nothing, if it does not.",
+                )
+                .follows(),
+                Attribute::optional(
+                    "rotation",
+                    Type::String,
+                    "Any text: another one makes another token.",
+                )
+                .replaces(),
+                Attribute::computed(
+                    "token",
+                    Type::String,
+                    "The bearer token. Not known of what was imported.",
+                )
+                .sensitive(),
+                Attribute::computed(
+                    "context",
+                    Type::String,
+                    "A context file for `meshctl \
+                    --context` and for `context` of this provider. Not known of what was imported.",
+                )
+                .sensitive(),
             ]),
         )
     }
@@ -143,7 +177,8 @@ impl Resource for ServiceAccount {
             return wrong;
         }
         if config.get("lifetime").is_null() && config.get("renew_before").text().is_some() {
-            let text = "Without `lifetime` it does not expire, so there is nothing to renew; leave it out.";
+            let text = "Without `lifetime` it does not expire, so there is nothing to renew; leave \
+                it out.";
             return Diagnostic::error("Invalid renew_before", text)
                 .at(Path::of("renew_before"))
                 .into();
