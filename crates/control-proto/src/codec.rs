@@ -5,37 +5,38 @@ use meshward_types::Revision;
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 
-/// What a part of something longer has at most: bytes, and elements.
+/// The largest size of a part of longer content, in bytes.
 pub(crate) const PART_BYTES: usize = MAX_FRAME / 2;
 
+/// The largest number of elements in such a part.
 pub(crate) const PART_ELEMENTS: usize = 4096;
 
-/// A message that cannot be read.
+/// The error for a message that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BadFrame {
-    /// The length is over the limit.
+    /// The length exceeds the limit.
     #[error("a message of {got} bytes came; at most {limit} are taken")]
     TooLong {
-        /// The length that was announced, in bytes.
+        /// The announced length, in bytes.
         got: usize,
         /// The limit, in bytes.
         limit: usize,
     },
-    /// The body is no such message.
+    /// The body is not a message of this type.
     #[error("a message cannot be decoded ({0}); do both sides run the same version?")]
     Malformed(#[from] postcard::Error),
 }
 
-/// Encodes a message with its length in front.
+/// Encodes a message after its length.
 pub fn encode(message: &impl Serialize) -> Vec<u8> {
-    // Encoding plain data into memory has no way to fail.
+    // Encoding plain data into memory cannot fail.
     let mut frame = postcard::to_extend(message, vec![0; 4]).expect("messages encode into memory");
     let length = (frame.len() - 4) as u32;
     frame[..4].copy_from_slice(&length.to_le_bytes());
     frame
 }
 
-/// Changes in their wire form: encoded once, however many nodes are told them.
+/// Changes in their wire form: encoded once for any number of nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedChanges {
     count: usize,
@@ -46,23 +47,23 @@ impl EncodedChanges {
     /// Encodes changes.
     pub fn of(changes: &[Change]) -> Self {
         let bytes = changes.iter().fold(Vec::new(), |bytes, change| {
-            // Encoding plain data into memory has no way to fail.
+            // Encoding plain data into memory cannot fail.
             postcard::to_extend(change, bytes).expect("changes encode into memory")
         });
         Self { count: changes.len(), bytes: bytes.into() }
     }
 
-    /// How many changes these are.
+    /// Returns the number of changes.
     pub fn count(&self) -> usize {
         self.count
     }
 }
 
-/// The message [`FromCoordinator::Update`] of changes that are encoded already, with its length in
-/// front.
+/// Encodes the message [`FromCoordinator::Update`](crate::FromCoordinator::Update) from changes
+/// that are already encoded, after its length.
 pub fn encode_update(revision: Revision, parts: &[EncodedChanges], urgent: bool) -> Vec<u8> {
-    // Which message it is, as postcard numbers an enum's variants; then its fields in their order,
-    // a list with its length in front.
+    // The number of the enum's variant in postcard, then its fields in their order; a list follows
+    // its length.
     const UPDATE: u32 = 1;
     let count: usize = parts.iter().map(EncodedChanges::count).sum();
     let length: usize = parts.iter().map(|part| part.bytes.len()).sum();
@@ -77,7 +78,7 @@ pub fn encode_update(revision: Revision, parts: &[EncodedChanges], urgent: bool)
     frame
 }
 
-/// Reads the length in front of a body.
+/// Reads the length of a body.
 pub fn body_length(head: [u8; 4], limit: usize) -> Result<usize, BadFrame> {
     let got = u32::from_le_bytes(head) as usize;
     if got > limit {
@@ -91,14 +92,14 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadFrame> {
     Ok(postcard::from_bytes(body)?)
 }
 
-/// The bytes that something takes in a message.
+/// Returns the encoded size of a value, in bytes.
 pub fn encoded_size(of: &impl Serialize) -> usize {
-    // Counting the bytes of plain data has no way to fail.
+    // Counting the bytes of plain data cannot fail.
     postcard::experimental::serialized_size(of).expect("plain data has a size")
 }
 
-/// Cuts a list into parts that fit into messages, in its order: none of them is longer than half of
-/// a message may be, unless it has a single element. At least one part, if an empty one.
+/// Splits a list, in its order, into parts of at most half of a message's largest size, unless a
+/// part has a single element. Returns at least one part, even if it is empty.
 pub fn in_parts<T: Serialize>(all: impl IntoIterator<Item = T>) -> Vec<Vec<T>> {
     let (mut parts, mut part, mut bytes) = (vec![], vec![], 0);
     for element in all {
@@ -113,7 +114,7 @@ pub fn in_parts<T: Serialize>(all: impl IntoIterator<Item = T>) -> Vec<Vec<T>> {
     if !part.is_empty() || parts.is_empty() {
         parts.push(part);
     }
-    // A first element that is longer than a part finds an empty one before it.
+    // A first element that is longer than a part finds an empty part before it.
     if parts.len() > 1 {
         parts.retain(|part| !part.is_empty());
     }

@@ -21,8 +21,7 @@ meshward_fuzzing::targets! {
     views: views, samples::views;
 }
 
-/// What is read is written as it was understood: a second reading gives the same, and so does the
-/// wire form.
+/// Encoding and decoding a decoded message again changes neither the message nor its wire form.
 fn wire<T: Serialize + DeserializeOwned>(body: &[u8]) {
     let Ok(message) = decode::<T>(body) else { return };
     let frame = encode(&message);
@@ -30,8 +29,8 @@ fn wire<T: Serialize + DeserializeOwned>(body: &[u8]) {
     assert_eq!(encode(&again), frame);
 }
 
-/// A byte that says which message, and its body: those of both sides of sessions, joining, and
-/// relays' links.
+/// A byte that selects a message, then its body: those of both sides of sessions, of joining, and
+/// of relays' links.
 fn control(data: &[u8]) {
     let Some((kind, body)) = data.split_first() else { return };
     match kind % 8 {
@@ -47,8 +46,8 @@ fn control(data: &[u8]) {
 }
 
 /// Views and updates, as a node reads them from its disk or its session. After each, the digest
-/// that was kept step by step is that of the whole, what is held leads to itself, and what differs
-/// between two views leads from one to the other.
+/// that was updated step by step is that of the whole view, a view has no changes against its own
+/// hashes, and the changes between two views lead from one to the other.
 fn views(data: &[u8]) {
     let mut bytes = Bytes(data);
     let first = decode::<View>(bytes.block()).unwrap_or_default();
@@ -65,15 +64,14 @@ fn views(data: &[u8]) {
     for network in held.networks().map(|(network, _)| network) {
         assert_eq!(again.routes(network), held.routes(network));
     }
-    // A view of a coordinator has no key with another key's resource.
+    // A coordinator's view never has a key with another kind of resource.
     let difference = held.changes_since(&before.resource_hashes());
     let put = difference.iter().filter(|change| matches!(change, Change::Put(..))).count();
     assert!(put <= held.resources.len());
 }
 
-/// Frames of relayed batches, each behind its length: nothing but what frames carried comes out of
-/// them, whatever came before. Then the same bytes as a batch that is cut, cut again and put
-/// together, in any order.
+/// Frames of relayed batches, each after its length: reassembly returns only bytes that frames
+/// carried. Then the same bytes as a batch that is cut, cut again and reassembled, in any order.
 fn relay_frames(data: &[u8]) {
     let (mut bytes, mut gathering) = (Bytes(data), Gathering::default());
     let mut room = 0;

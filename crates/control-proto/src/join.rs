@@ -1,15 +1,15 @@
-//! Joining: how a machine becomes a member.
+//! Joining: the messages with which a machine becomes a member.
 
 use meshward_types::{Labels, NodeName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The kind of a member of the mesh: it decides what its certificate is good for.
+/// The kind of a member of the mesh, which decides what its certificate is valid for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberKind {
-    /// It runs workloads.
+    /// A node, which runs workloads.
     Node,
-    /// It passes packets on between nodes that cannot reach each other.
+    /// A relay, which forwards packets between nodes that cannot reach each other.
     Relay,
 }
 
@@ -22,37 +22,37 @@ impl fmt::Display for MemberKind {
     }
 }
 
-/// A machine asks to become a member.
+/// A machine's request to become a member.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct JoinRequest {
     /// The token's secret.
     pub secret: String,
-    /// The name that it wants.
+    /// The name that the machine wants.
     pub name: NodeName,
-    /// The kind of member that it is to be.
+    /// The kind of member that it wants to be.
     pub kind: MemberKind,
-    /// Labels that the operator gives it.
+    /// The labels that its operator gave it.
     pub labels: Labels,
-    /// A PKCS #10 request (DER) for its own key.
+    /// A PKCS #10 request (DER) for the machine's own key.
     pub csr: Vec<u8>,
-    /// What its clock says, in seconds since the epoch.
+    /// The machine's clock, in seconds since the Unix epoch.
     pub clock: i64,
-    /// After how many seconds without being seen it is to be removed; `None`: as its token says.
+    /// The time without a session after which it is removed, in seconds; `None` to use its token's.
     pub forget_after: Option<u64>,
 }
 
 /// The answer to a [`JoinRequest`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum JoinReply {
-    /// It is a member now.
+    /// The machine is a member now.
     Accepted {
-        /// Its certificate (DER).
+        /// The member's certificate (DER).
         certificate: Vec<u8>,
         /// The mesh's id, as in the certificate's SPIFFE id.
         mesh: String,
-        /// Its site, as its token says.
+        /// The site, as in its token.
         site: Option<String>,
     },
-    /// It is not, and this is why.
+    /// The request was refused, with the reason.
     Refused(String),
 }

@@ -15,78 +15,78 @@ use meshward_types::{
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// What tells one start of a node daemon from another: made at random at each start.
+/// The id of one start of a node's daemon, chosen at random at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InstanceId(pub [u8; 16]);
 
-/// What a node says in its session.
+/// A message from a node in its session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum FromNode {
-    /// First message: who the node is, and what view it has. [`Self::Has`] follows.
+    /// The first message: the node's state and the view that it holds. [`Self::Has`] follows.
     Hello {
-        /// The software's version.
+        /// The version of the software.
         #[serde(deserialize_with = "as_printable")]
         version: String,
-        /// The start of the daemon that speaks.
+        /// The start of the daemon that sends it.
         instance: InstanceId,
-        /// What its clock says, in seconds since the epoch.
+        /// The node's clock, in seconds since the Unix epoch.
         clock: i64,
-        /// The revision of the view that it has.
+        /// The revision of the view that it holds.
         revision: Revision,
         /// The digest of that view.
         digest: Digest,
     },
-    /// A part of what the node has. The parts together are all of it.
+    /// A part of the endpoints and workloads that the node has. All parts together are the whole.
     Has {
-        /// Endpoints.
+        /// The endpoints of this part.
         #[serde(deserialize_with = "at_most::<_, _, PART_ELEMENTS>")]
         endpoints: Vec<EndpointReport>,
-        /// Workloads.
+        /// The workloads of this part.
         #[serde(deserialize_with = "at_most::<_, _, PART_ELEMENTS>")]
         workloads: Vec<WorkloadReport>,
-        /// Whether this is the last part.
+        /// `true` for the last part.
         is_last: bool,
     },
     /// A part of the answer to [`FromCoordinator::Compare`].
     ResourceHashes {
-        /// Items and their hashes.
+        /// Keys and hashes of resources.
         part: ResourceHashes,
-        /// Whether this is the last part.
+        /// `true` for the last part.
         is_last: bool,
     },
-    /// An endpoint is new or has moved.
+    /// An endpoint was created or has moved.
     Endpoint(EndpointReport),
     /// A workload has started.
     Started(WorkloadReport),
     /// A workload has stopped.
     Stopped(WorkloadId),
-    /// The view of this revision is enforced, and on disk unless the node is degraded.
+    /// The node enforces this revision. Its view is on disk, unless the node is degraded.
     Enforced(Revision),
-    /// A workload of the node has done what a trigger waits for.
+    /// A trigger has fired for a workload of the node.
     Fired(Fired),
-    /// The node calls a peer that it has no session with: the peer is to call back, so that NATs on
-    /// both sides open.
+    /// A hole-punch request: the node has no session with the peer, which is to send packets to it,
+    /// so that NATs on both sides open.
     Call {
         /// The network.
         network: NetworkName,
         /// The peer.
         peer: NodeName,
     },
-    /// The certificate is to be renewed.
+    /// A request to renew the certificate.
     Renew {
         /// A PKCS #10 request (DER).
         csr: Vec<u8>,
     },
-    /// What keeps the node from writing down what it has to, in words; nothing: all is well. It
-    /// enforces all the same.
+    /// The reason why the node cannot write its state, in words; `None` if it can. It enforces
+    /// policy all the same.
     Degraded(#[serde(deserialize_with = "as_printable_if_any")] Option<String>),
-    /// The node leaves the mesh. The connection is closed with [`CLOSE_REMOVED`] once it is no
-    /// member any more.
+    /// The node leaves the mesh. The coordinator removes it, then closes the connection with
+    /// [`CLOSE_REMOVED`](crate::CLOSE_REMOVED).
     Leave,
 }
 
 impl FromNode {
-    /// What a node has, in parts.
+    /// Returns the node's endpoints and workloads, in parts.
     pub fn has(endpoints: Vec<EndpointReport>, workloads: Vec<WorkloadReport>) -> Vec<Self> {
         let endpoints = in_parts(endpoints).into_iter().map(|part| (part, vec![]));
         let workloads = in_parts(workloads.into_iter().map(WorkloadReport::fitted));
@@ -98,7 +98,7 @@ impl FromNode {
         parts.into_iter().enumerate().map(has).collect()
     }
 
-    /// What a view holds, in parts.
+    /// Returns a view's hashes, in parts.
     pub fn resource_hashes(shadow: ResourceHashes) -> Vec<Self> {
         let parts = in_parts(shadow);
         let last = parts.len() - 1;
@@ -110,39 +110,39 @@ impl FromNode {
     }
 }
 
-/// What the coordinator says in a session.
+/// A message from the coordinator in a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum FromCoordinator {
-    /// The digests differ: say what you have.
+    /// The digests differ: the node is to send the hashes of its resources.
     Compare,
-    /// These changes lead to this revision.
+    /// Changes that lead to a revision.
     Update {
-        /// The revision after the changes.
+        /// The revision after these changes.
         revision: Revision,
         /// The changes.
         changes: Vec<Change>,
-        /// Whether somebody may wait for it: then the node says at once that it enforces the
-        /// revision, otherwise within [`ENFORCED_WITHIN`].
+        /// `true` if somebody may wait for this revision. Then the node acknowledges it at once,
+        /// otherwise within [`ENFORCED_WITHIN`](crate::ENFORCED_WITHIN).
         urgent: bool,
     },
-    /// A workload is not admitted: it stays closed.
+    /// A workload is refused: it stays closed.
     Refused {
-        /// Which.
+        /// The workload's id.
         workload: WorkloadId,
-        /// Why, and how to mend it.
+        /// The reason, and how to fix it.
         reason: String,
     },
-    /// The node is over a budget that the coordinator has for each node.
+    /// The node has reached a limit that the coordinator sets for each node.
     OverBudget {
-        /// Which, and what becomes of it.
+        /// The limit, and what happens beyond it.
         budget: String,
     },
-    /// Another machine with the same identity has the session: this one is to wait.
+    /// Another machine with this node's identity has the session: this one is to wait.
     Held {
-        /// Why, and how to mend it.
+        /// The reason, and how to fix it.
         reason: String,
     },
-    /// A peer calls: the node is to call back.
+    /// A hole-punch request of a peer: the node is to send packets to it.
     Called {
         /// The network.
         network: NetworkName,
@@ -154,89 +154,89 @@ pub enum FromCoordinator {
         /// The certificate.
         certificate: Vec<u8>,
     },
-    /// These are the relays, apart from the coordinator.
+    /// All relays but the coordinator.
     Relays(Vec<RelaySpec>),
-    /// Endpoints are to get other keys: those of these networks, or all.
+    /// A request to rotate the keys of endpoints.
     RotateKeys {
-        /// The networks; none: all.
+        /// The networks of these endpoints; empty for all.
         networks: Vec<NetworkName>,
-        /// How long the keys of before are good, in seconds.
+        /// The time for which the old keys stay valid, in seconds.
         keep_old_seconds: u64,
     },
-    /// An endpoint is not taken as it was reported: its key belongs to somebody else. What was
-    /// known of it stays.
+    /// An endpoint is refused because its key belongs to another node. The endpoint stays as it was
+    /// known.
     RefusedEndpoint {
         /// The network.
         network: NetworkName,
-        /// Why, and how to mend it.
+        /// The reason, and how to fix it.
         reason: String,
     },
 }
 
-/// What the coordinator asks of a node.
+/// A request of the coordinator to a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Question {
-    /// Whether the node is there.
+    /// A check that the node answers.
     Alive,
     /// The counters of every link since the daemon started.
     Links,
-    /// How many live flows these links would cut, were they like this.
+    /// The live flows that would be cut if these links had these ACLs.
     Cuts(NetworkName, Vec<(IdentityId, IdentityId, Acl)>),
-    /// The flows that were begun or tried in the last so many seconds.
+    /// The flows that were begun or tried in the last seconds.
     Flows(NetworkName, u64),
-    /// To take a device in.
+    /// Adds a device.
     AddDevice(DeviceOrder),
-    /// To turn a device away.
+    /// Removes a device.
     RemoveDevice(WorkloadId),
 }
 
-/// A machine with a stock `WireGuard` that is to join by a node.
+/// A machine with a stock `WireGuard` that joins through a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeviceOrder {
     /// The network.
     pub network: NetworkName,
-    /// What people call it.
+    /// The name that people use for it.
     pub name: WorkloadName,
-    /// Its labels.
+    /// The device's labels.
     pub labels: Labels,
-    /// Its key.
+    /// The device's `WireGuard` key.
     pub public_key: PublicKey,
 }
 
-/// What a device has to know.
+/// The settings that a device needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeviceAnswer {
-    /// The workload that it is.
+    /// The id of the device's workload.
     pub id: WorkloadId,
-    /// Its addresses.
+    /// The device's addresses.
     pub addresses: Vec<IpAddr>,
-    /// The key of the node's endpoint, for devices.
+    /// The key of the node's endpoint for devices.
     pub public_key: PublicKey,
-    /// What it reaches by the node.
+    /// The prefixes that it reaches through the node.
     pub prefixes: Vec<IpNet>,
-    /// MTU of its interface, in bytes.
+    /// The MTU of the device's interface, in bytes.
     pub mtu: u16,
 }
 
 /// The answer to a [`Question`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Answer {
-    /// To [`Question::Alive`].
+    /// The answer to [`Question::Alive`].
     Alive,
-    /// To [`Question::Links`].
+    /// The answer to [`Question::Links`].
     Links(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<LinkCount>),
-    /// To [`Question::Cuts`]: by the workload of the node that began them.
+    /// The answer to [`Question::Cuts`], by the workload of the node that began the flows.
     Cuts(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<(WorkloadId, u64)>),
-    /// To [`Question::Flows`].
+    /// The answer to [`Question::Flows`].
     Flows(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<FlowSeen>),
-    /// To [`Question::AddDevice`], or why not.
+    /// The answer to [`Question::AddDevice`], or the reason for refusing it.
     Device(Result<DeviceAnswer, String>),
-    /// To [`Question::RemoveDevice`], or why not.
+    /// The answer to [`Question::RemoveDevice`], or the reason for refusing it.
     Removed(Result<(), String>),
 }
 
 impl Answer {
-    /// The answer in parts, of which each fits into a message.
+    /// Returns the answer in parts that fit into a message each.
     pub fn parts(self) -> Vec<Self> {
         match self {
             Self::Links(all) => in_parts(all).into_iter().map(Self::Links).collect(),
@@ -246,7 +246,8 @@ impl Answer {
         }
     }
 
-    /// Adds a further part. `false`: it is none, or there is too much already.
+    /// Appends a further part. Returns `false` if it is of another kind, or the answer gets too
+    /// long.
     pub fn add(&mut self, part: Self) -> bool {
         fn join<T>(all: &mut Vec<T>, part: Vec<T>) -> bool {
             let fits = all.len() + part.len() <= MAX_ANSWER;

@@ -1,4 +1,4 @@
-//! Reports of a node: its endpoints, its workloads, the flows and packets that it has counted.
+//! Reports of a node: its endpoints, workloads, flows and packet counters.
 
 use crate::{codec::PART_BYTES, encoded_size};
 use ipnet::IpNet;
@@ -15,35 +15,36 @@ use std::{
     sync::Arc,
 };
 
-/// The most elements of one list of a report. What people can get wrong has lower limits, and a
-/// sentence.
+/// The largest number of elements in a list of a report. Lists that users control have lower
+/// limits, with an error that explains them.
 pub(crate) const MAX_LISTED: usize = 1024;
 
 pub(crate) const MAX_SEEN: usize = 256;
 
-/// Where a node's endpoint of a network can be reached.
+/// A node's endpoint of a network, with its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointReport {
     /// The network.
     pub network: NetworkName,
     /// The endpoint's key.
     pub public_key: PublicKey,
-    /// Its UDP port.
+    /// The endpoint's UDP port.
     pub port: u16,
-    /// The addresses under which STUN servers see it.
+    /// The endpoint's addresses as STUN servers see it.
     #[serde(deserialize_with = "at_most::<_, _, MAX_SEEN>")]
     pub reflexive: Vec<SocketAddr>,
-    /// Addresses that its operator says it can be reached at.
+    /// The addresses at which its operator says it can be reached.
     #[serde(deserialize_with = "at_most::<_, _, MAX_SEEN>")]
     pub advertised: Vec<SocketAddr>,
-    /// The addresses of its interfaces; the coordinator adds the one that it sees.
+    /// The addresses of the node's interfaces; the coordinator adds the one that it sees.
     pub interfaces: Vec<SocketAddr>,
-    /// The relays by which it can be reached, the nearest first.
+    /// The relays through which it can be reached, the nearest first.
     pub relays: Vec<RelayNumber>,
 }
 
 impl WorkloadReport {
-    /// The report, without those of its signatures with which it would be too long for a message.
+    /// Returns the report without those of its signatures that would make it too long for a
+    /// message.
     pub fn fitted(mut self) -> Self {
         while !self.signatures.is_empty() && encoded_size(&self) > PART_BYTES {
             self.signatures.pop();
@@ -55,38 +56,39 @@ impl WorkloadReport {
 /// A workload that a node runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadReport {
-    /// Its id.
+    /// The workload's id.
     pub id: WorkloadId,
-    /// Its network.
+    /// The workload's network.
     pub network: NetworkName,
-    /// What people call it.
+    /// The name that people use for it.
     pub name: WorkloadName,
     /// The labels that its owner declares.
     pub labels: Labels,
-    /// Its addresses, out of the node's blocks.
+    /// Its addresses, from the node's blocks.
     #[serde(deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub addresses: Vec<IpAddr>,
-    /// The prefixes behind it, if it is a gateway's route.
+    /// The prefixes behind it, if it is the route of a gateway.
     #[serde(default, deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub prefixes: Vec<IpNet>,
     /// Its `WireGuard` key, if it is a device.
     #[serde(default)]
     pub device: Option<PublicKey>,
-    /// What its owner declares about who may reach it.
+    /// The workloads that its owner lets reach it.
     #[serde(default, deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub accepts: Vec<AcceptFrom>,
-    /// What its node has measured; nothing for a process that no container runtime runs.
+    /// The node's measurement; `None` for a process without a container runtime.
     #[serde(default)]
     pub measurement: Option<Arc<Measurement>>,
-    /// The signatures that were found of its images.
+    /// The signatures found for its images.
     #[serde(default, deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub signatures: Vec<(Sha256, Vec<ImageSignature>)>,
-    /// Why it cannot be let in, whatever the network wants: what its node could not make sense of.
+    /// The reason for refusing it under any policy: a configuration that the node could not
+    /// understand.
     #[serde(default, deserialize_with = "as_printable_if_any")]
     pub objection: Option<String>,
 }
 
-/// What a trigger has caught.
+/// A trigger that has fired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fired {
     /// The network.
@@ -96,26 +98,26 @@ pub struct Fired {
     pub trigger: String,
     /// The workload.
     pub workload: WorkloadId,
-    /// Flows that were denied in the trigger's time.
+    /// The number of denied flows within the trigger's time span.
     pub denied_flows: u32,
-    /// To so many ports.
+    /// The number of different destination ports.
     pub distinct_ports: u32,
-    /// And so many addresses.
+    /// The number of different destination addresses.
     pub distinct_addresses: u32,
 }
 
-/// Flows of one kind that a workload of the node has begun, or tried to.
+/// Flows of one kind that the node's workloads began or tried to begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowSeen {
-    /// Who began them.
+    /// The identity that began them.
     pub from: IdentityId,
-    /// With whom.
+    /// The identity at the other end.
     pub to: IdentityId,
-    /// What.
+    /// The protocol.
     pub protocol: Protocol,
     /// The destination port; 0 where the protocol has none.
     pub port: u16,
-    /// Whether they passed.
+    /// `true` if they passed.
     pub passed: bool,
 }
 
@@ -124,9 +126,9 @@ pub struct FlowSeen {
 pub struct LinkCount {
     /// The network.
     pub network: NetworkName,
-    /// Who began the flows.
+    /// The identity that began the flows.
     pub from: IdentityId,
-    /// With whom.
+    /// The identity at the other end.
     pub to: IdentityId,
     /// The counters.
     pub count: Count,

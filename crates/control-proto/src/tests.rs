@@ -1,4 +1,4 @@
-//! Tests of the encoding and of what is sent in parts.
+//! Tests of the encoding, and of messages in parts.
 
 use crate::*;
 use meshward_types::*;

@@ -1,13 +1,12 @@
-//! What one node is told of the mesh, and how it changes.
+//! The view of a node: the resources that it is told of, and their changes.
 //!
-//! A node's view is a set of resources under keys. The coordinator derives it, the node holds it
-//! ([`ViewReplica`]), and both speak of its difference only: a [`Change`] puts or drops resources. Every
-//! resource has a hash, so that a node that comes back after any time can say what it has, and is told
-//! just what differs, whatever the coordinator remembers.
+//! A view is a set of resources under keys. The coordinator derives it and the node holds a replica
+//! ([`ViewReplica`]); on the wire there are only differences: a [`Change`] puts or removes a
+//! resource. Every resource has a hash. So a node that comes back after any time can say what it
+//! has and gets exactly what differs, whatever the coordinator remembers.
 //!
-//! Two things are left to the node, so that one message fits all whom a change concerns: a peer is
-//! held as long as a held workload runs on it, and to forget an identity is to forget its
-//! workloads.
+//! Two rules let one message fit all nodes that a change concerns: a node keeps a peer as long as a
+//! known workload runs on it, and removes an identity's workloads with the identity.
 
 use ipnet::IpNet;
 use meshward_types::{
@@ -26,13 +25,13 @@ use std::{
 pub struct NetworkSpec {
     /// The network's prefixes.
     pub prefixes: Vec<IpNet>,
-    /// The blocks that this node's workloads get their addresses from.
+    /// The blocks from which this node's workloads get addresses.
     pub blocks: Vec<IpNet>,
-    /// MTU of the workloads' interfaces, in bytes.
+    /// The MTU of the workloads' interfaces, in bytes.
     pub mtu: u16,
-    /// Whether its policy says what workloads have to be to be let in.
+    /// `true` if its policy has requirements for admission.
     pub admission: bool,
-    /// How it treats conversations.
+    /// The treatment of conversations.
     pub conduct: Conduct,
 }
 
@@ -41,62 +40,62 @@ pub struct NetworkSpec {
 pub struct PeerSpec {
     /// The endpoint's `WireGuard` key.
     pub public_key: PublicKey,
-    /// Where it may be reached, the best guess first.
+    /// The addresses at which it may be reached, the most likely first.
     pub candidates: Vec<SocketAddr>,
     /// The prefixes that it may send from: its blocks.
     pub prefixes: Vec<IpNet>,
 }
 
-/// A label set under a number.
+/// An identity: a label set and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdentitySpec {
     /// The labels, verified ones included.
     pub labels: Labels,
-    /// What its workloads declare about who may reach them.
+    /// The workloads that its workloads let reach them.
     pub accepts: Vec<AcceptFrom>,
-    /// Whether a quarantine selects it: then no link of it is open.
+    /// `true` if a quarantine selects it, so that none of its links is open.
     pub quarantined: bool,
-    /// Whether the TCP connections that the quarantine cuts are reset.
+    /// `true` if the quarantine resets the TCP connections that it cuts.
     pub reset: bool,
 }
 
-/// A workload that the node runs or may meet.
+/// A workload of this node, or one that a link leads to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadSpec {
     /// The node that runs it.
     pub node: NodeName,
-    /// Its addresses.
+    /// The workload's addresses.
     pub addresses: Vec<IpAddr>,
-    /// The prefixes behind it, if it is a gateway's route.
+    /// The prefixes behind it, if it is the route of a gateway.
     pub prefixes: Vec<IpNet>,
-    /// What policy sees of it.
+    /// The workload's identity.
     pub identity: IdentityId,
-    /// Whether it is quarantined by itself.
+    /// `true` if it is quarantined by its id.
     pub quarantined: bool,
-    /// Whether the TCP connections that the quarantine cuts are reset.
+    /// `true` if the quarantine resets the TCP connections that it cuts.
     pub reset: bool,
 }
 
-/// One thing in a view.
+/// A resource in a view.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resource {
-    /// A network of the node.
+    /// A network that the node belongs to.
     Network(NetworkSpec),
-    /// A peer of its endpoint.
+    /// A peer of the node's endpoint.
     Peer(PeerSpec),
-    /// An identity that a link needs.
+    /// An identity at an end of a link.
     Identity(IdentitySpec),
-    /// A workload that a link needs, or the node's own once it is admitted.
+    /// A workload at an end of a link, or an admitted one of the node.
     Workload(WorkloadSpec),
     /// A link's ACL.
     Link(Acl),
     /// A trigger for the node's own workloads.
     Trigger(TriggerSpec),
-    /// Why a workload of the node is not let in.
+    /// The reason why a workload of the node is refused.
     Refused(String),
 }
 
-/// Under what an resource is kept. The order is that in which changes apply.
+/// The key of a resource. Changes apply in the order of keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ResourceKey {
     /// [`Resource::Network`].
@@ -116,7 +115,7 @@ pub enum ResourceKey {
 }
 
 impl ResourceKey {
-    /// The network that the resource belongs to.
+    /// Returns the network that the resource belongs to.
     pub fn network(&self) -> &NetworkName {
         match self {
             Self::Network(network)
@@ -143,20 +142,20 @@ impl ResourceKey {
     }
 }
 
-/// One difference between two views.
+/// A difference between two views.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// The resource is there, and is this.
+    /// The resource exists, with this value.
     Put(ResourceKey, Resource),
-    /// The resource is no longer there.
+    /// The resource no longer exists.
     Drop(ResourceKey),
-    /// No link needs the identity any more: it goes, and its workloads with it. Never sent to a
-    /// node that runs one.
+    /// No link needs the identity any more: the node removes it and its workloads. Never sent to a
+    /// node that runs one of them.
     Forget(NetworkName, IdentityId),
 }
 
 impl Change {
-    /// The network that it is about.
+    /// Returns the network that it belongs to.
     pub fn network(&self) -> &NetworkName {
         match self {
             Self::Put(key, _) | Self::Drop(key) => key.network(),
@@ -165,14 +164,14 @@ impl Change {
     }
 }
 
-/// A 128-bit hash of an resource under its key: the first half of SHA-256.
+/// A hash of a key and its resource: the first 128 bits of SHA-256.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hash128([u8; 16]);
 
 impl Hash128 {
-    /// The hash of the wire form of a key and its resource.
+    /// Returns the hash of the wire form of a key and its resource.
     pub fn of(key: &ResourceKey, resource: &Resource) -> Self {
-        // Encoding plain data into memory has no way to fail.
+        // Encoding plain data into memory cannot fail.
         let bytes = postcard::to_stdvec(&(key, resource)).expect("resources encode into memory");
         let mut half = [0; 16];
         half.copy_from_slice(&ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref()[..16]);
@@ -180,27 +179,27 @@ impl Hash128 {
     }
 }
 
-/// The hashes of the resources under their keys: enough to tell what differs, without the resources.
+/// The hashes of the resources by key: enough to find differences without the resources.
 pub type ResourceHashes = BTreeMap<ResourceKey, Hash128>;
 
-/// What two sides compare first: the sum of the hashes of a set of resources, modulo 2¹²⁸. It follows a
-/// change without a look at the other resources. Both sides are authenticated: it tells apart what went
-/// wrong, not what was forged.
+/// The digest of a set of resources: the sum of their hashes modulo 2¹²⁸, which can be updated
+/// without the other resources. Both sides are authenticated, so it needs to detect errors, not
+/// forgeries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(u128);
 
 impl Digest {
-    /// An resource has come.
+    /// Adds a resource.
     pub fn add(&mut self, hash: Hash128) {
         self.0 = self.0.wrapping_add(u128::from_le_bytes(hash.0));
     }
 
-    /// An resource has gone.
+    /// Removes a resource.
     pub fn remove(&mut self, hash: Hash128) {
         self.0 = self.0.wrapping_sub(u128::from_le_bytes(hash.0));
     }
 
-    /// Other resources have come, of which this is the digest.
+    /// Adds the resources of another digest.
     pub fn join(&mut self, other: Self) {
         self.0 = self.0.wrapping_add(other.0);
     }
@@ -217,14 +216,14 @@ impl FromIterator<Hash128> for Digest {
 /// Everything that one node is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// The revision that the view is of.
+    /// The view's revision.
     pub revision: Revision,
-    /// The resources.
+    /// The resources by key.
     pub resources: BTreeMap<ResourceKey, Resource>,
 }
 
 impl View {
-    /// The hashes of the resources.
+    /// Returns the hashes of the resources.
     pub fn resource_hashes(&self) -> ResourceHashes {
         self.resources
             .iter()
@@ -232,12 +231,12 @@ impl View {
             .collect()
     }
 
-    /// The digest of the resources.
+    /// Returns the digest of the resources.
     pub fn digest(&self) -> Digest {
         self.resources.iter().map(|(key, resource)| Hash128::of(key, resource)).collect()
     }
 
-    /// The changes that lead from a view with this shadow to this one.
+    /// Returns the changes that lead to this view from one with these hashes.
     pub fn changes_since(&self, shadow: &ResourceHashes) -> Vec<Change> {
         let dropped = shadow.keys().filter(|key| !self.resources.contains_key(key));
         let put = self
@@ -250,7 +249,7 @@ impl View {
             .collect()
     }
 
-    /// The resources of one network, as changes that put them.
+    /// Returns the resources of a network, as changes that put them.
     pub fn network_changes(&self, network: &NetworkName) -> Vec<Change> {
         let own = |(key, resource): (&ResourceKey, &Resource)| {
             (key.network() == network).then(|| Change::Put(key.clone(), resource.clone()))
@@ -258,7 +257,7 @@ impl View {
         self.resources.iter().filter_map(own).collect()
     }
 
-    /// The networks of the node.
+    /// Returns the networks of the node.
     pub fn networks(&self) -> impl Iterator<Item = (&NetworkName, &NetworkSpec)> {
         self.resources.iter().filter_map(|(key, resource)| match (key, resource) {
             (ResourceKey::Network(name), Resource::Network(spec)) => Some((name, spec)),
@@ -266,7 +265,7 @@ impl View {
         })
     }
 
-    /// One network.
+    /// Returns a network.
     pub fn network(&self, name: &NetworkName) -> Option<&NetworkSpec> {
         match self.resources.get(&ResourceKey::Network(name.clone())) {
             Some(Resource::Network(spec)) => Some(spec),
@@ -274,7 +273,7 @@ impl View {
         }
     }
 
-    /// One workload.
+    /// Returns a workload.
     pub fn workload(&self, network: &NetworkName, id: &WorkloadId) -> Option<&WorkloadSpec> {
         match self.resources.get(&ResourceKey::Workload(network.clone(), id.clone())) {
             Some(Resource::Workload(spec)) => Some(spec),
@@ -282,7 +281,7 @@ impl View {
         }
     }
 
-    /// Why a workload of the node is not let in.
+    /// The reason why a workload of the node is refused.
     pub fn refusal(&self, network: &NetworkName, id: &WorkloadId) -> Option<&str> {
         match self.resources.get(&ResourceKey::Refused(network.clone(), id.clone())) {
             Some(Resource::Refused(reason)) => Some(reason),
@@ -290,7 +289,7 @@ impl View {
         }
     }
 
-    /// The triggers of a network.
+    /// Returns the triggers of a network.
     pub fn triggers(&self, network: &NetworkName) -> impl Iterator<Item = (&str, &TriggerSpec)> {
         let first = ResourceKey::Trigger(network.clone(), String::new());
         self.resources.range(first..).map_while(move |(key, resource)| match (key, resource) {
@@ -301,7 +300,7 @@ impl View {
         })
     }
 
-    /// The number under which this view knows a label set and what goes with it.
+    /// Returns the number of an identity in this view.
     pub fn identity_of(
         &self,
         network: &NetworkName,
@@ -329,12 +328,12 @@ impl View {
 type NodeKey = (NetworkName, NodeName);
 type IdentityKey = (NetworkName, IdentityId);
 
-/// A view as a node holds it: with its digest, and with what it takes to follow changes.
+/// A node's replica of its view, with the digest and the indices that changes need.
 #[derive(Debug, Clone, Default)]
 pub struct ViewReplica {
     view: View,
     digest: Digest,
-    /// How many held workloads run on a node.
+    /// The number of known workloads by node.
     on_node: HashMap<NodeKey, usize>,
     of_identity: HashMap<IdentityKey, BTreeSet<WorkloadId>>,
     /// The prefixes behind workloads that are routes of gateways.
@@ -360,24 +359,24 @@ impl From<View> for ViewReplica {
 }
 
 impl ViewReplica {
-    /// The view.
+    /// Returns the view.
     pub fn view(&self) -> &View {
         &self.view
     }
 
-    /// The digest of the resources.
+    /// Returns the digest of the resources.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// The prefixes behind gateways of a network that the node may meet, its own included.
+    /// Returns the prefixes behind gateways of a network that the node may communicate with, its
+    /// own included.
     pub fn routes(&self, network: &NetworkName) -> BTreeSet<IpNet> {
         let own = self.routes.iter().filter(|((own, _), _)| own == network);
         own.flat_map(|(_, prefixes)| prefixes).copied().collect()
     }
 
-    /// Applies changes in their order, and gives what follows: every resource that is put or dropped by
-    /// them, one by one.
+    /// Applies changes in their order. Returns every resource that they put or removed, one by one.
     pub fn apply(&mut self, revision: Revision, changes: &[Change]) -> Vec<Change> {
         let (mut done, mut peers) = (Vec::with_capacity(changes.len()), BTreeSet::new());
         for change in changes {
@@ -388,8 +387,8 @@ impl ViewReplica {
                     note_peer(&mut peers, key, before.as_ref());
                     done.push(change.clone());
                 }
-                // A coordinator never sends a key with another key's resource; keeping what was is the
-                // closed side.
+                // A coordinator never sends a key with another kind of resource; keeping the old
+                // one fails closed.
                 Change::Put(..) => {}
                 Change::Drop(key) => self.drop(key, &mut peers, &mut done),
                 Change::Forget(network, identity) => {
@@ -454,7 +453,7 @@ impl ViewReplica {
         done.push(Change::Drop(key.clone()));
     }
 
-    /// Follows that an resource is not there any more, or not as it was.
+    /// Updates the indices after a resource was removed or replaced.
     fn gone(&mut self, key: &ResourceKey, resource: &Resource, same_identity: bool) {
         self.digest.remove(Hash128::of(key, resource));
         let (ResourceKey::Workload(network, id), Resource::Workload(spec)) = (key, resource) else {

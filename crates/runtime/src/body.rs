@@ -1,4 +1,4 @@
-//! The bodies of requests: read with a bound, and refused in a form that the client gets to hear.
+//! Request bodies: read with a bound, and refused in a way that lets the client read the answer.
 
 use crate::problem::ApiError;
 use axum::{
@@ -8,15 +8,15 @@ use axum::{
 use http_body_util::BodyExt;
 use std::time::Duration;
 
-/// How many times as much as is taken is read of a body that is too large, and for how long. A
-/// client that is not read from while it sends does not hear why.
+/// The multiple of the limit that is still read of a body that is too large, and the time for it. A
+/// client that is not read from while it sends never reads the answer.
 const LINGER: usize = 64;
 const LINGER_TIME: Duration = Duration::from_secs(5);
 
-/// Reads a body of at most so many bytes.
+/// Reads a body of at most `most` bytes.
 ///
 /// # Errors
-/// That it is too large, or that it breaks off.
+/// If the body is too large, or ends too early.
 pub async fn read(mut body: Body, most: usize) -> Result<Bytes, ApiError> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -33,7 +33,7 @@ pub async fn read(mut body: Body, most: usize) -> Result<Bytes, ApiError> {
     Ok(bytes.into())
 }
 
-/// Reads a body and forgets it, up to so many bytes.
+/// Reads up to `left` bytes of a body and discards them.
 async fn discard(mut body: Body, mut left: usize) {
     while let Some(Ok(frame)) = body.frame().await {
         let length = frame.data_ref().map_or(0, Bytes::len);
@@ -42,10 +42,10 @@ async fn discard(mut body: Body, mut left: usize) {
     }
 }
 
-/// Refuses what does not say that it is JSON.
+/// Refuses a body that is not declared as JSON.
 ///
 /// # Errors
-/// That it is of no type that is understood.
+/// If it has another media type, or none.
 pub fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();

@@ -1,6 +1,6 @@
-//! Configuration: defaults < file < environment < flags. A key that nobody knows is an error that
-//! names key and file; an environment variable that nobody knows is warned of: Kubernetes makes
-//! such of the names of services.
+//! Configuration: defaults < file < environment < flags. An unknown key is an error that names key
+//! and file. An unknown environment variable is only warned about, since Kubernetes makes such
+//! variables from the names of services.
 
 use crate::Mistake;
 use figment::{
@@ -13,11 +13,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 use std::{fmt, path::Path, time::Duration};
 use tracing::warn;
 
-/// The prefix of the environment variables.
+/// The prefix of environment variables.
 pub const ENV_PREFIX: &str = "MESHWARD_";
 
-/// Variables that are no keys of a configuration: those of `meshward-node join`, and those that
-/// `meshctl run` gives to commands.
+/// Variables that are not configuration keys: those of `meshward-node join`, and those that
+/// `meshctl run` sets for commands.
 const OTHER_VARIABLES: [&str; 4] =
     ["MESHWARD_JOIN_TOKEN", "MESHWARD_JOIN_TOKEN_FILE", "MESHWARD_WORKLOAD", "MESHWARD_ADDRESSES"];
 
@@ -74,11 +74,11 @@ impl std::str::FromStr for Lasting {
     }
 }
 
-/// Keys that had another name before, which is still understood.
+/// Keys that were renamed, with the old names that still work.
 const RENAMED: [(&str, &str); 2] =
     [("certificate_seconds", "certificate_lifetime"), ("rotate_keys_seconds", "rotate_keys")];
 
-/// A source of settings, in which keys may have the names that they had before.
+/// A source of settings that accepts old names of keys.
 struct Renamed<P>(P);
 
 impl<P: Provider> Provider for Renamed<P> {
@@ -101,11 +101,11 @@ impl<P: Provider> Provider for Renamed<P> {
 
 /// Loads a configuration.
 ///
-/// `file` must exist if it is given; `usual` is read if it is there. `flags` holds only what was
-/// given.
+/// `file` must exist if it is given; `usual` is read if it exists. `flags` holds only flags that
+/// were given.
 ///
 /// # Errors
-/// [`Mistake`], naming the key and where it stands.
+/// [`Mistake`], which names the key and its source.
 pub fn load<T: Serialize + DeserializeOwned + Default>(
     file: Option<&Path>,
     usual: &Path,
@@ -129,8 +129,8 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
         .map_err(|errors| Mistake(describe(errors)))
 }
 
-/// The keys that are taken from the environment; the other variables that look like ours are warned
-/// of.
+/// Returns the keys that are read from the environment, and warns about other variables with the
+/// prefix.
 fn own_keys<T: Serialize + Default>() -> Vec<String> {
     let defaults = serde_json::to_value(T::default()).unwrap_or_default();
     let mut keys: Vec<String> =

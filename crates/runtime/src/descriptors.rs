@@ -1,15 +1,15 @@
-//! File descriptors: how many this process may have.
+//! The limit of file descriptors of this process.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Descriptors that are kept for what is no connection: the database, logs, files of state,
+/// Descriptors that are reserved for everything but connections: the database, logs, state files,
 /// listeners, webhooks.
 pub const RESERVED: usize = 128;
-/// What is taken to be allowed if the kernel does not say.
+/// The assumed limit if the kernel does not tell it.
 const USUAL: u64 = 1024;
 
-/// Raises the limit to what this process may have at the most (RLIMIT_NOFILE's hard limit), and
-/// gives how many connections that leaves room for. Called once, at the start.
+/// Raises the limit to the most that this process may have (the hard limit of RLIMIT_NOFILE), and
+/// returns the number of connections that it leaves room for. Called once, at the start.
 pub fn raise() -> usize {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((USUAL, USUAL));
     let now = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {

@@ -1,5 +1,5 @@
-//! Files of state: each is there whole or not at all, and survives a loss of power. One that cannot
-//! be read is set aside, so that whoever needs it starts without it.
+//! State files: each is written atomically and survives a loss of power. One that cannot be read is
+//! set aside, so that its user starts without it.
 
 use std::{
     ffi::OsString,
@@ -12,17 +12,17 @@ use std::{
 use time::{OffsetDateTime, macros::format_description};
 use tracing::error;
 
-/// What the name of a file ends with while it is written.
+/// The suffix of a file that is being written.
 const PARTIAL: &str = ".new";
-/// What stands between a file's name and the time at which it was set aside.
+/// The text between a file's name and the time at which it was set aside.
 const DAMAGED: &str = ".damaged-";
-/// How many damaged versions of one file are kept; the oldest go.
+/// The number of damaged versions of a file that are kept; the oldest are removed.
 const MOST_DAMAGED: usize = 3;
 
-/// Writes a file, whole or not at all. When this returns, it survives a loss of power.
+/// Writes a file atomically. When this returns, the file survives a loss of power.
 ///
 /// # Errors
-/// What the kernel says; then the file is what it was, and no room is taken by what was begun.
+/// Those of the kernel; then the file is unchanged, and nothing partial takes up room.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let partial = with_ending(path, PARTIAL);
     for place in [path, &partial] {
@@ -38,7 +38,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 }
 
 fn write_through(path: &Path, partial: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    // One that was left behind may be readable for more than this one is to be.
+    // A partial file that was left behind may be readable for more users than this one may be.
     remove_if_there(partial)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(partial)?;
     file.set_permissions(Permissions::from_mode(mode))?;
@@ -48,12 +48,12 @@ fn write_through(path: &Path, partial: &Path, bytes: &[u8], mode: u32) -> io::Re
     sync_folder(path)
 }
 
-/// Reads a file; `None` if it is not there.
+/// Reads a file; `None` if it does not exist.
 ///
 /// # Errors
-/// What the kernel says, and [`ErrorKind::InvalidData`] if it is no file.
+/// Those of the kernel, and [`ErrorKind::InvalidData`] if it is not a regular file.
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    // Asked first: to open a pipe would wait for who writes to it.
+    // Checked first, since opening a pipe waits for a writer.
     match fs::metadata(path) {
         Ok(found) if !found.is_file() => {
             Err(io::Error::new(ErrorKind::InvalidData, "it is no regular file"))
@@ -64,10 +64,10 @@ pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Removes a file, if it is there. When this returns, that survives a loss of power.
+/// Removes a file if it exists. When this returns, the removal survives a loss of power.
 ///
 /// # Errors
-/// What the kernel says.
+/// Those of the kernel.
 pub fn remove(path: &Path) -> io::Result<()> {
     match remove_if_there(path)? {
         true => sync_folder(path),
@@ -75,10 +75,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a file or a folder, and what was set aside of it.
+/// Removes a file or a folder, and its damaged versions.
 ///
 /// # Errors
-/// What the kernel says.
+/// Those of the kernel.
 pub fn remove_with_damaged(path: &Path) -> io::Result<()> {
     for place in damaged(path).into_iter().chain([path.to_owned()]) {
         let gone = match fs::symlink_metadata(&place).is_ok_and(|found| found.is_dir()) {
@@ -105,8 +105,8 @@ fn remove_if_there(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Renames a file that cannot be used to `NAME.damaged-TIME` beside it, and says so. Whoever needs
-/// it goes on as if it were not there. If it cannot be renamed, it stays, and is not used either.
+/// Renames a file that cannot be used to `NAME.damaged-TIME` beside it, and logs that. Its user
+/// goes on as if it did not exist. If it cannot be renamed, it stays and is not used either.
 pub fn set_aside(path: &Path, why: &dyn Display) {
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
     let time = OffsetDateTime::now_utc().format(&format).unwrap_or_default();
@@ -137,7 +137,7 @@ fn forget_oldest_damaged(path: &Path) {
     }
 }
 
-/// What was set aside of a file, the oldest first.
+/// Returns the damaged versions of a file, the oldest first.
 fn damaged(path: &Path) -> Vec<PathBuf> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return vec![] };
     let mut start = name.to_os_string();
@@ -153,8 +153,8 @@ fn damaged(path: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Removes what was being written in a folder when the machine or the process ended: it may be half
-/// of a key.
+/// Removes files of a folder that were being written when the process or the machine stopped: they
+/// may hold half of a key.
 pub fn remove_partial(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {

@@ -4,13 +4,13 @@ use meshward_control_proto::{BadFrame, body_length, decode, encode};
 use quinn::{ReadExactError, RecvStream, SendStream};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Why a message could not be sent or received.
+/// An error of sending or receiving a message.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The other side closed the stream, or the connection is gone.
     #[error("the connection ended: {0}")]
     Ended(String),
-    /// What came is no such message.
+    /// The body is not a message of this type.
     #[error(transparent)]
     Bad(#[from] BadFrame),
 }
@@ -23,7 +23,7 @@ pub async fn send(stream: &mut SendStream, message: &impl Serialize) -> Result<(
     send_encoded(stream, &encode(message)).await
 }
 
-/// Sends one message that is encoded already, with its length in front.
+/// Sends one message that is already encoded after its length.
 ///
 /// # Errors
 /// [`FrameError::Ended`].
@@ -75,7 +75,7 @@ async fn receive_rest(
 ) -> Result<Vec<u8>, FrameError> {
     let length = body_length(head, limit)?;
     let mut body = Vec::new();
-    // Grown as the bytes come: an announced length alone takes no memory.
+    // The announced length reserves no memory: the body grows as bytes arrive.
     while body.len() < length {
         let at = body.len();
         body.resize(length.min(at + (64 << 10)), 0);

@@ -1,5 +1,4 @@
-//! What certificates and invitations must satisfy, whoever made them; see the crate
-//! `meshward-fuzzing`.
+//! Properties of certificates and invitations, whoever made them; see the crate `meshward-fuzzing`.
 
 use crate::{
     join::Invitation,
@@ -22,7 +21,7 @@ meshward_fuzzing::targets! {
     invitation: invitation, invitations;
 }
 
-/// A mesh, and what its CA has signed.
+/// A mesh, and certificates that its CA has signed.
 struct Signed {
     ca: CertificateDer<'static>,
     members: Members,
@@ -58,8 +57,8 @@ fn make() -> anyhow::Result<Signed> {
     })
 }
 
-/// A certificate of a client, then of a server: only what the CA has signed, for just that use, is
-/// taken.
+/// Certificates of a client, then of a server: only those that the CA has signed for just that use
+/// are accepted.
 fn certificates(data: &[u8]) {
     let Signed { ca, members, node, server } = signed();
     let (shown, now) = (CertificateDer::from(data), UnixTime::now());
@@ -92,7 +91,7 @@ fn samples() -> Vec<Vec<u8>> {
     vec![ca.to_vec(), node.clone(), server.clone()]
 }
 
-/// What an operator carries to a machine.
+/// An invitation, which an operator takes to a machine.
 fn invitation(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match text.parse::<Invitation>() {

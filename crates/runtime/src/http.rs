@@ -1,5 +1,4 @@
-//! HTTP connections that take no more time than they should: headers, bodies and readers that are
-//! too slow end them.
+//! HTTP connections with time limits: heads, bodies and readers that are too slow end them.
 
 use crate::{places::Places, sources::Seldom};
 use axum::{Router, body::Body};
@@ -21,22 +20,22 @@ use tokio::{
 use tower::Service;
 use tracing::warn;
 
-/// For how long a client may take for a request's head, and say nothing between two requests.
+/// The time that a client may take for a request's head, and be idle between two requests.
 pub const HEAD: Duration = Duration::from_secs(15);
-/// What a request's head may take, in bytes.
+/// The largest head of a request, in bytes.
 const HEAD_SIZE: usize = 64 << 10;
-/// For how long a body may take whatever its length, and the least bytes a second of one that takes
-/// longer.
+/// The time that a body may take whatever its length, and the lowest rate of one that takes longer,
+/// in bytes per second.
 const BODY: Duration = Duration::from_secs(10);
 const BODY_RATE: u64 = 16 << 10;
-/// A client that reads less than `READ` bytes in `READ_TIME` while there is something to read is
-/// too slow.
+/// The lowest rate at which a client must read: `READ` bytes in `READ_TIME` while there is
+/// something to read.
 const READ: usize = 128 << 10;
 const READ_TIME: Duration = Duration::from_secs(30);
-/// After an error of `accept` (no descriptors left, say) the next is tried after this pause.
+/// The pause after an error of `accept`, such as no descriptors being left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the requests of one connection. `prepare` may add to each what it is known by.
+/// Serves the requests of one connection. `prepare` may add extensions to each request.
 pub async fn serve_connection<I>(
     io: I,
     router: Router,
@@ -52,11 +51,11 @@ pub async fn serve_connection<I>(
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_SIZE);
-    // However it ends, the client knows why.
+    // The client knows why it ended.
     let _ = http.serve_connection(TokioIo::new(Impatient::new(Box::pin(io))), service).await;
 }
 
-/// Serves HTTP without TLS to whoever `places` has room for, until the process ends.
+/// Serves HTTP without TLS, as far as `places` has room, until the process ends.
 pub async fn serve(listener: TcpListener, router: Router, places: Arc<Places>) {
     loop {
         let (stream, from) = accept(&listener).await;
@@ -71,7 +70,7 @@ pub async fn serve(listener: TcpListener, router: Router, places: Arc<Places>) {
     }
 }
 
-/// The next connection. Errors neither end this nor let it spin.
+/// Returns the next connection. Errors neither end the listener nor make it spin.
 pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     static ERRORS: Seldom = Seldom::every(Duration::from_secs(10));
     loop {
@@ -80,7 +79,7 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             Err(error) => error,
         };
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-        // Of one connection, which is gone.
+        // Errors of one connection, which is gone.
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
             continue;
         }
@@ -91,7 +90,7 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// A body that has to come in time.
+/// A body with a time limit.
 struct Timely {
     body: Incoming,
     came: u64,
@@ -135,17 +134,17 @@ impl hyper::body::Body for Timely {
     }
 }
 
-/// A stream whose other side has to read what is written.
+/// A stream that fails if the other side does not read what is written.
 pub struct Impatient<I> {
     io: Pin<Box<I>>,
-    /// Runs while a write waits.
+    /// The timer, which runs while a write waits.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Bytes that were written since it runs.
+    /// The bytes written since the timer was started.
     written: usize,
 }
 
 impl<I> Impatient<I> {
-    /// A stream that is used through this from now on.
+    /// Wraps a stream.
     pub fn new(io: Pin<Box<I>>) -> Self {
         Self { io, timer: None, written: 0 }
     }
@@ -156,7 +155,7 @@ impl<I> Impatient<I> {
         if self.written >= READ {
             self.written = 0;
             timer.as_mut().reset(tokio::time::Instant::now() + READ_TIME);
-            // Registers it for the next time.
+            // Registers the waker.
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
@@ -278,7 +277,7 @@ mod tests {
         let serving = tokio::spawn(serve_connection(far, router, |_| {}));
         let (mut read, mut write) = tokio::io::split(near);
         write.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-        // A little at a time is not enough.
+        // Reading a little at a time is not enough.
         let reading = tokio::spawn(async move {
             let mut some = [0; 100];
             while read.read(&mut some).await.is_ok_and(|count| count > 0) {

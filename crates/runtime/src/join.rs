@@ -1,4 +1,4 @@
-//! Joining a mesh: keys are made here, a certificate comes back.
+//! Joining a mesh: the machine makes its key and gets a certificate.
 
 use crate::{
     Mistake,
@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// `TOKEN@HOST[:PORT]`.
+/// An invitation: `TOKEN@HOST[:PORT]`.
 #[derive(Debug, Clone)]
 pub struct Invitation {
     token: JoinToken,
@@ -62,16 +62,16 @@ pub struct InvitationSource {
     coordinator: Option<String>,
 }
 
-/// The longest text that is taken for an invitation, in bytes.
+/// The longest text that is read as an invitation, in bytes.
 const MAX_INVITATION: u64 = 4096;
-/// What the token is called among systemd's credentials (systemd.exec(5), `LoadCredential=`).
+/// The name of the token among systemd's credentials (systemd.exec(5), `LoadCredential=`).
 const CREDENTIAL: &str = "meshward.join-token";
 
 impl InvitationSource {
-    /// Reads the invitation from where it is.
+    /// Reads the invitation from its source.
     ///
     /// # Errors
-    /// [`Mistake`] if there is none, or it is none.
+    /// [`Mistake`] if there is none, or the text is not an invitation.
     pub fn read(&self) -> Result<Invitation, Mistake> {
         if let Some(invitation) = &self.invitation {
             return Ok(invitation.clone());
@@ -123,11 +123,11 @@ fn read_text(file: &Path) -> Result<String, Mistake> {
     Ok(text)
 }
 
-/// Joins.
+/// Joins the mesh.
 ///
 /// # Errors
-/// [`Mistake`] with the coordinator's reason if it refuses; nothing is kept then but the node's own
-/// key.
+/// [`Mistake`] with the coordinator's reason if it refuses; then only the machine's own key is
+/// kept.
 pub async fn join(
     folder: &MemberFolder,
     invitation: &Invitation,
@@ -172,7 +172,7 @@ pub async fn join(
     }
 }
 
-/// A PKCS #10 request for a key (PKCS #8).
+/// Returns a PKCS #10 request for a key (PKCS #8).
 ///
 /// # Errors
 /// If the key is damaged.
@@ -185,7 +185,7 @@ pub fn request(key: &[u8]) -> Result<Vec<u8>> {
     Ok(CertificateParams::default().serialize_request(&key)?.der().to_vec())
 }
 
-/// The CA's certificate, out of the chain that the coordinator showed.
+/// Returns the CA's certificate from the chain that the coordinator showed.
 fn pinned(connection: &quinn::Connection, ca: Fingerprint) -> Result<Vec<u8>> {
     let chain = connection
         .peer_identity()
@@ -195,7 +195,7 @@ fn pinned(connection: &quinn::Connection, ca: Fingerprint) -> Result<Vec<u8>> {
     Ok(found.context("the coordinator showed another CA")?.to_vec())
 }
 
-/// Tells a coordinator with another CA from one that cannot be reached.
+/// Distinguishes a coordinator with another CA from one that cannot be reached.
 fn explain(error: anyhow::Error) -> anyhow::Error {
     let text = format!("{error:#}");
     if text.contains("UnknownIssuer") {

@@ -1,5 +1,5 @@
-//! What both daemons share: configuration, logging, certificates on QUIC and TLS, framed messages,
-//! metrics, and the end by signal.
+//! The code that all daemons share: configuration, logging, certificates on QUIC and TLS, framed
+//! messages, metrics, and ending by a signal.
 #![forbid(unsafe_code)]
 
 pub mod body;
@@ -24,10 +24,10 @@ pub mod write_behind;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// A session in which nothing is heard for this long has ended.
+/// The time without data after which a session has ended.
 pub const SESSION_IDLE: std::time::Duration = std::time::Duration::from_secs(9);
 
-/// Random bytes of the operating system.
+/// Returns random bytes from the operating system.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     // ring reads getrandom(2), which does not fail once the kernel is up.
@@ -36,8 +36,9 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// How seldom the other side of a QUIC connection is to acknowledge: relayed packets come by the
-/// ten thousand, and each acknowledgement is a packet, too (draft-ietf-quic-ack-frequency).
+/// Returns the setting by which the other side of a QUIC connection acknowledges rarely: relayed
+/// packets come by the ten thousand, and each acknowledgement is a packet as well
+/// (draft-ietf-quic-ack-frequency).
 pub fn seldom_acknowledged() -> quinn::AckFrequencyConfig {
     let mut config = quinn::AckFrequencyConfig::default();
     config.ack_eliciting_threshold(32u32.into());
@@ -54,8 +55,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Logs to stderr: colours on a terminal only, unless `NO_COLOR` is set (no-color.org); what
-/// `RUST_LOG` selects (`info` if it is not set, or is not understood, which is said).
+/// Sets up logging to stderr: colours only on a terminal and without `NO_COLOR` (no-color.org); the
+/// filter of `RUST_LOG`, or `info` if it is not set or malformed, which is logged.
 pub fn init_logging(format: LogFormat) {
     let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|wanted| !wanted.is_empty());
     let (filter, mistake) = match wanted.as_deref().map(EnvFilter::try_new) {
@@ -69,7 +70,7 @@ pub fn init_logging(format: LogFormat) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(terminal && !plain)
-        // There is nowhere to say that nobody reads standard error any more.
+        // Nothing can be reported if standard error is closed.
         .log_internal_errors(false)
         .with_target(false);
     match format {
@@ -83,7 +84,7 @@ pub fn init_logging(format: LogFormat) {
     }
 }
 
-/// Prints a line on standard output, unless nobody reads it.
+/// Prints a line on standard output, and ignores that it is closed.
 pub fn say(text: impl std::fmt::Display) {
     let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{text}\n"));
 }
@@ -101,15 +102,15 @@ pub async fn ended() -> std::io::Result<()> {
     Ok(())
 }
 
-/// A mistake of the user's: the process ends with exit code 2 instead of 1.
+/// A user's mistake: the process ends with exit code 2 instead of 1.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Mistake(pub String);
 
-/// Prints an error as one sentence on stderr and gives the exit code: 2 for a user's mistake, 3 if
-/// this was removed from its mesh, 1 for a failure of ours.
+/// Prints an error as one sentence on stderr and returns the exit code: 2 for a user's mistake, 3
+/// for a member that was removed from its mesh, 1 for any other failure.
 pub fn report(program: &str, error: &anyhow::Error) -> std::process::ExitCode {
-    // If nobody reads standard error, the exit code says it.
+    // If standard error is closed, the exit code tells.
     let _ =
         std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{program}: {error:#}\n"));
     match error {

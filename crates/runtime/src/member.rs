@@ -1,5 +1,4 @@
-//! What a member of the mesh, a node or a relay, keeps on disk of who it is. Each file is there
-//! whole or not at all.
+//! The identity of a member, a node or a relay, on its disk. Each file is written atomically.
 
 use crate::{
     Mistake, files,
@@ -19,13 +18,13 @@ use std::{
 };
 use tracing::warn;
 
-/// The file that says since when this is no member any more.
+/// The file that says when this member was removed.
 const REMOVED_FILE: &str = "removed.json";
 
-/// The exit code of a daemon that was removed from its mesh: to start it again does not help.
+/// The exit code of a daemon that was removed from its mesh; starting it again does not help.
 pub const REMOVED: u8 = 3;
 
-/// This is no member of the mesh any more: the process ends with [`REMOVED`].
+/// The error of a member that was removed from the mesh: the process ends with [`REMOVED`].
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{kind} {name} was removed from the mesh{closed}; to join again, with a new token: {join} join TOKEN@HOST"
@@ -33,36 +32,36 @@ pub const REMOVED: u8 = 3;
 pub struct Removed {
     kind: MemberKind,
     name: NodeName,
-    /// What has become of what it had.
+    /// The consequences for its workloads.
     closed: &'static str,
     join: &'static str,
 }
 
-/// Who this member is.
+/// The membership of this machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Membership {
-    /// Its name.
+    /// The member's name.
     pub name: NodeName,
-    /// `HOST:PORT` of the coordinator.
+    /// The coordinator's `HOST:PORT`.
     pub coordinator: String,
     /// The mesh's id.
     pub mesh: String,
-    /// Its site.
+    /// The member's site.
     pub site: Option<String>,
 }
 
-/// The member's certificate, its key and the CA (DER).
+/// A member's certificate and key, and the CA's certificate (DER).
 pub struct Credentials {
     /// The CA's certificate.
     pub ca: Vec<u8>,
-    /// The member's.
+    /// The member's certificate.
     pub certificate: Vec<u8>,
-    /// Its private key, PKCS #8.
+    /// The member's private key, PKCS #8.
     pub key: Vec<u8>,
 }
 
 impl Removed {
-    /// What is said of a member of which the coordinator has said so.
+    /// Creates the error for a member that the coordinator has removed.
     pub fn of(kind: MemberKind, name: NodeName) -> Self {
         let (closed, join) = match kind {
             MemberKind::Node => (", and its workloads are closed", "meshward-node"),
@@ -73,16 +72,16 @@ impl Removed {
 }
 
 impl Credentials {
-    /// What the certificate says.
+    /// Reads the certificate.
     ///
     /// # Errors
-    /// If it is no member's certificate.
+    /// If it is not a member's certificate.
     pub fn read(&self) -> Result<MemberCertificate> {
         MemberCertificate::read(&self.certificate).context("the certificate is damaged; join again")
     }
 }
 
-/// The folder of a member.
+/// The data folder of a member.
 #[derive(Debug, Clone)]
 pub struct MemberFolder {
     path: PathBuf,
@@ -92,10 +91,10 @@ pub struct MemberFolder {
 }
 
 impl MemberFolder {
-    /// Opens the folder, or makes it and folders in it, readable for its owner only.
+    /// Opens the folder, or creates it and folders in it, readable only by its owner.
     ///
     /// # Errors
-    /// [`Mistake`] if it cannot be made.
+    /// [`Mistake`] if it cannot be created.
     pub fn open(path: &Path, kind: MemberKind, folders: &[&str]) -> Result<Self> {
         for folder in [&[""], folders].concat() {
             let folder = if folder.is_empty() { path.to_owned() } else { path.join(folder) };
@@ -115,7 +114,7 @@ impl MemberFolder {
         Ok(Self { path: path.to_owned(), kind, troubles, behind })
     }
 
-    /// What this machine is in the mesh.
+    /// Returns the kind of member.
     pub fn kind(&self) -> MemberKind {
         self.kind
     }
@@ -124,10 +123,10 @@ impl MemberFolder {
         format!("{}.{ending}", self.kind)
     }
 
-    /// Who this is; `None` before it has joined.
+    /// Returns the membership; `None` before joining.
     ///
     /// # Errors
-    /// If the file is damaged: who this is cannot be made up.
+    /// If the file is damaged, since it cannot be rebuilt.
     pub fn membership(&self) -> Result<Option<Membership>> {
         let name = self.named("json");
         let Some(bytes) = self.read(&name)? else { return Ok(None) };
@@ -145,15 +144,16 @@ impl MemberFolder {
         }
     }
 
-    /// Prepares for joining: what is left of a membership that cannot be used is set aside. Who has
-    /// joined already: that.
+    /// Prepares for joining: sets aside the remains of an unusable membership. Returns the
+    /// membership if the machine has already joined.
     pub fn membership_or_aside(&self) -> Result<Option<Membership>> {
         let Err(error) = self.membership() else { return self.membership() };
         files::set_aside(&self.place(&self.named("json")), &error);
         Ok(None)
     }
 
-    /// Notes a finished join: the membership goes last, so that a half-done join is none.
+    /// Stores the result of joining. The membership is written last, so that a half-done join
+    /// counts as none.
     pub fn keep_membership(
         &self,
         membership: &Membership,
@@ -164,11 +164,11 @@ impl MemberFolder {
         self.write_json(&self.named("json"), membership)
     }
 
-    /// Forgets who this was, and every file and folder that `kept` names besides, with what was set
-    /// aside of each. The membership goes first: what is left of the rest belongs to nobody.
+    /// Removes the membership, and every file and folder in `kept` with its damaged versions. The
+    /// membership goes first: what is left belongs to nobody.
     ///
     /// # Errors
-    /// If something stays.
+    /// If something cannot be removed.
     pub fn forget_membership(&self, kept: &[&str]) -> Result<()> {
         let own = ["json", "der", "key"].map(|ending| self.named(ending));
         let all = own
@@ -184,12 +184,12 @@ impl MemberFolder {
         Ok(())
     }
 
-    /// Since when this is no member any more, as far as it has heard, in seconds since 1970.
+    /// Returns the time at which this member learned that it was removed, in seconds since 1970.
     pub fn removed_at(&self) -> Option<u64> {
         self.take_up_json(REMOVED_FILE)
     }
 
-    /// Notes that this is no member any more.
+    /// Stores that this member was removed.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -197,10 +197,10 @@ impl MemberFolder {
         self.write_json(REMOVED_FILE, &at)
     }
 
-    /// The certificate and its key.
+    /// Returns the certificate and its key.
     ///
     /// # Errors
-    /// If one is missing: it cannot be made up.
+    /// If one is missing, since it cannot be rebuilt.
     pub fn credentials(&self) -> Result<Credentials> {
         let read = |name: &str| -> Result<Vec<u8>> {
             let found = self.read(name)?.filter(|bytes| !bytes.is_empty());
@@ -216,13 +216,13 @@ impl MemberFolder {
         Ok(Credentials { ca: read("ca.der")?, certificate, key })
     }
 
-    /// Keeps a renewed certificate. While it cannot be written, it is used all the same.
+    /// Stores a renewed certificate. It is used even while it cannot be written.
     pub fn keep_certificate(&self, certificate: &[u8]) {
         self.keep(&self.named("der"), certificate.to_vec());
     }
 
-    /// The private key (PKCS #8), made at the first call; a damaged one is set aside, as nobody has
-    /// joined with it.
+    /// Returns the private key (PKCS #8), made at the first call. A damaged one is set aside, since
+    /// nobody has joined with it.
     pub fn key_to_join(&self) -> Result<Vec<u8>> {
         let name = self.named("key");
         if let Some(key) =
@@ -235,12 +235,12 @@ impl MemberFolder {
         Ok(key)
     }
 
-    /// A file in the folder.
+    /// Returns the path of a file in the folder.
     pub fn place(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// What is in a file; `None` if it is not there.
+    /// Returns the content of a file; `None` if it does not exist.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -252,8 +252,8 @@ impl MemberFolder {
         files::read(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// Reads a file that can be done without; `None` if it is not there. One that cannot be read,
-    /// or that `parse` refuses, is set aside.
+    /// Reads a file that is not essential; `None` if it does not exist. One that cannot be read, or
+    /// that `parse` refuses, is set aside.
     pub fn take_up<T, E: Display>(
         &self,
         name: &str,
@@ -271,12 +271,12 @@ impl MemberFolder {
         None
     }
 
-    /// The same for a file of JSON.
+    /// Reads a file of JSON that is not essential, as [`Self::take_up`] does.
     pub fn take_up_json<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         self.take_up(name, |bytes| serde_json::from_slice(bytes))
     }
 
-    /// The names of the files in a folder of this one, by their ending.
+    /// Returns the names of the files in a folder of this one that have this suffix.
     pub fn list(&self, folder: &str, ending: &str) -> Vec<String> {
         let entries = match fs::read_dir(self.place(folder)) {
             Ok(entries) => entries,
@@ -291,37 +291,37 @@ impl MemberFolder {
         names.filter(|name| name.ends_with(ending)).collect()
     }
 
-    /// Has a file written, by a thread of its own: nobody waits for the disk. If it cannot be
-    /// written, this member is *degraded* until it can: meanwhile it is read as if it had been.
+    /// Schedules a write of a file, so that nobody waits for the disk. While it cannot be written,
+    /// this member is *degraded*, and reading returns the scheduled content.
     pub fn keep(&self, name: &str, bytes: Vec<u8>) {
         self.behind.order(name, Some(bytes));
     }
 
-    /// The same for a file of JSON.
+    /// Schedules a write of a file of JSON, as [`Self::keep`] does.
     pub fn keep_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         self.keep(name, serde_json::to_vec_pretty(value)?);
         Ok(())
     }
 
-    /// Has a file removed, in order with what is kept.
+    /// Schedules the removal of a file, in order with scheduled writes.
     pub fn forget(&self, name: &str) {
         self.behind.order(name, None);
     }
 
-    /// Waits until what was kept and forgotten so far is on disk, or the disk has refused it.
+    /// Waits until everything that was scheduled so far is on disk, or the disk has refused it.
     pub async fn settled(&self) {
         self.behind.settled().await;
     }
 
-    /// What cannot be written, and why.
+    /// Returns what cannot be written, and why.
     pub fn troubles(&self) -> &Troubles {
         &self.troubles
     }
 
-    /// Writes a file, whole or not at all. When this returns, it survives a loss of power.
+    /// Writes a file atomically. When this returns, the file survives a loss of power.
     ///
     /// # Errors
-    /// If it cannot be written; then it is what it was.
+    /// If it cannot be written; then it is unchanged.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.place(name);
         self.behind
@@ -329,7 +329,7 @@ impl MemberFolder {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// The same for a file of JSON.
+    /// Writes a file of JSON atomically, as [`Self::write`] does.
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         self.write(name, &serde_json::to_vec_pretty(value)?)
     }

@@ -16,15 +16,15 @@ use prometheus_client::{
 use std::{fmt::Debug, fs, future::Future, hash::Hash, net::SocketAddr, pin::Pin, sync::Arc};
 use tokio::net::TcpListener;
 
-/// Makes the registry of one scrape.
+/// A function that returns the registry of one scrape.
 pub type Scrape = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Registry> + Send>> + Send + Sync>;
 
-/// Connections of those who scrape: a handful of them is what there usually is.
+/// Limits on connections of scrapers, of which there are usually a handful.
 const SCRAPERS: OpenLimit = OpenLimit { per_address: 16, per_prefix: 32, total: 64 };
 
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves what `scrape` makes, until the process ends.
+/// Serves the registries of `scrape` until the process ends.
 ///
 /// # Errors
 /// If the address cannot be listened on.
@@ -37,13 +37,13 @@ pub async fn serve(listen: SocketAddr, scrape: Scrape) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The route `/metrics`, for a router of another listener.
+/// Returns the route `/metrics` for the router of another listener.
 pub fn routes(scrape: Scrape) -> Router {
     let answer = move || {
         let scrape = scrape.clone();
         async move {
             let mut text = String::new();
-            // Writing to a string has no way to fail.
+            // Writing to a string cannot fail.
             encode(&mut text, &scrape().await).expect("metrics encode into a string");
             ([(CONTENT_TYPE, TEXT)], text).into_response()
         }
@@ -51,9 +51,8 @@ pub fn routes(scrape: Scrape) -> Router {
     Router::new().route("/metrics", get(answer))
 }
 
-/// A registry whose names begin with `prefix`, and which has what every process has: which build it
-/// is, and what it uses of the machine (proc(5)), by the names that Prometheus' own clients give
-/// that.
+/// Returns a registry whose names begin with `prefix`, with metrics of the build and the process
+/// (proc(5)), named as Prometheus' own clients do.
 pub fn with_process(prefix: &str, version: &str, register: impl FnOnce(&mut Registry)) -> Registry {
     let mut root = Registry::default();
     let own = OwnUse::read();
@@ -80,20 +79,20 @@ pub fn with_process(prefix: &str, version: &str, register: impl FnOnce(&mut Regi
     root
 }
 
-/// What this process uses of the machine.
+/// The process's use of the machine.
 #[derive(Default)]
 struct OwnUse {
-    /// In bytes.
+    /// Resident memory, in bytes.
     resident: u64,
     descriptors: u64,
     most_descriptors: u64,
     threads: u64,
     cpu_seconds: f64,
-    /// In seconds since 1970.
+    /// The start time, in seconds since 1970.
     began: u64,
 }
 
-/// Ticks of a second in `/proc`: the same on every Linux (`USER_HZ`, proc_pid_stat(5)).
+/// Ticks per second in `/proc`, the same on every Linux (`USER_HZ`, proc_pid_stat(5)).
 const TICKS: f64 = 100.0;
 
 impl OwnUse {
@@ -104,7 +103,7 @@ impl OwnUse {
             found.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
         };
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The command's name stands in parentheses and may hold anything; user and system time are
+        // The command's name is in parentheses and may contain anything; user and system time are
         // fields 14 and 15.
         let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
         let fields: Vec<u64> = fields.map(|field| field.parse().unwrap_or(0)).collect();
@@ -125,7 +124,7 @@ impl OwnUse {
     }
 }
 
-/// When this machine began, in seconds since 1970 (proc_stat(5)).
+/// Returns the time when this machine was started, in seconds since 1970 (proc_stat(5)).
 fn booted() -> Option<u64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()

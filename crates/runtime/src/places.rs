@@ -1,5 +1,5 @@
-//! Places for TCP connections: a budget of descriptors, shared out so that strangers take none of
-//! those that members and operators have, and no stranger takes those of another.
+//! Permits for TCP connections: a budget of descriptors, shared so that strangers take none from
+//! members and operators, and no stranger takes those of another.
 
 use crate::sources::{KnownSources, OpenLimit, blocks};
 use parking_lot::Mutex;
@@ -13,24 +13,24 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// The places of a listener.
+/// The permits of a listener.
 #[derive(Debug)]
 pub struct Places {
     strangers: OpenLimit,
-    /// Places of those who have authenticated.
+    /// The number of permits for authenticated peers.
     trusted: usize,
-    /// Where they came from before.
+    /// The addresses from which peers have authenticated before.
     known: Arc<KnownSources>,
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Those of strangers, by age.
+    /// The connections of strangers, by age.
     strangers: BTreeMap<u64, Arc<State>>,
-    /// How many strangers' connections there are by address and by prefix.
+    /// The number of strangers' connections by address and by prefix.
     counts: HashMap<(IpAddr, bool), usize>,
-    /// How many trusted ones there are, by who has them.
+    /// The number of authenticated connections by their owner.
     trusted: HashMap<String, usize>,
     trusted_total: usize,
     next: u64,
@@ -40,21 +40,22 @@ struct Table {
 struct State {
     number: u64,
     source: IpAddr,
-    /// Whether it came from where somebody had authenticated: then strangers do not drive it out.
+    /// `true` if the connection came from a known source: then strangers do not evict it.
     known: bool,
     is_evicted: AtomicBool,
     evicted: Notify,
 }
 
 impl Places {
-    /// As many for strangers as `strangers` says, and `trusted` for others.
+    /// Creates permits: `strangers` limits those of strangers, `trusted` those of authenticated
+    /// peers.
     pub fn new(strangers: OpenLimit, trusted: usize, known: Arc<KnownSources>) -> Arc<Self> {
         Arc::new(Self { strangers, trusted, known, table: Mutex::default() })
     }
 
-    /// Takes a place for a connection. Where there is none left, the oldest connection gives way of
-    /// whoever has too many: the address, the prefix, or all strangers. `None`: nothing gives way,
-    /// and the connection is to be closed.
+    /// Reserves a permit for a connection. If none is left, the oldest connection is evicted of
+    /// whoever has too many: the address, the prefix, or all strangers. Returns `None` if nothing
+    /// can be evicted; the new connection is to be closed then.
     pub fn take(self: &Arc<Self>, source: IpAddr) -> Option<Arc<Place>> {
         let known = source.to_canonical().is_loopback() || self.known.contains(source);
         let mut table = self.table.lock();
@@ -92,7 +93,7 @@ impl Places {
         if !known && count(table, prefix) >= self.strangers.per_prefix {
             return table.evict(|state| !state.known && is_of(prefix)(state));
         }
-        // Half as many again are there for who is known.
+        // Known sources may use half as many again.
         let most = self.strangers.total + if known { self.strangers.total / 2 } else { 0 };
         if table.strangers.len() >= most {
             return table.evict(|state| !state.known) || (known && table.evict(|_| true));
@@ -100,7 +101,7 @@ impl Places {
         true
     }
 
-    /// How many connections there are: of strangers, and of those who have authenticated.
+    /// Returns the number of connections of strangers, and of authenticated peers.
     pub fn count(&self) -> (usize, usize) {
         let table = self.table.lock();
         (table.strangers.len(), table.trusted_total)
@@ -108,7 +109,7 @@ impl Places {
 }
 
 impl Table {
-    /// Drives the oldest out to which this applies.
+    /// Evicts the oldest connection that `applies` selects.
     fn evict(&mut self, applies: impl Fn(&State) -> bool) -> bool {
         let Some(oldest) = self.strangers.values().find(|state| applies(state)).cloned() else {
             return false;
@@ -140,18 +141,19 @@ fn keys(source: IpAddr) -> [(IpAddr, bool); 2] {
     [(address, false), (prefix, true)]
 }
 
-/// The place of one connection. It is free again when this is dropped.
+/// The permit of one connection. It is free again when this is dropped.
 #[derive(Debug)]
 pub struct Place {
     of: Arc<Places>,
     state: Arc<State>,
-    /// Who has authenticated on the connection.
+    /// The peer that has authenticated on the connection.
     owner: Mutex<Option<String>>,
 }
 
 impl Place {
-    /// Notes that somebody has authenticated on the connection: strangers do not drive it out any
-    /// more. Nobody gets more than a quarter of the places for that; who has them stays a stranger.
+    /// Notes that a peer has authenticated on the connection, so that strangers no longer evict it.
+    /// One peer gets at most a quarter of these permits; beyond it, its connections count as
+    /// strangers'.
     pub fn trust(&self, who: &str) {
         let mut owner = self.owner.lock();
         self.of.known.note(self.state.source);
@@ -169,12 +171,12 @@ impl Place {
         *owner = Some(who.to_owned());
     }
 
-    /// Whether somebody has authenticated on the connection.
+    /// Returns `true` if a peer has authenticated on the connection.
     pub fn is_trusted(&self) -> bool {
         self.owner.lock().is_some()
     }
 
-    /// Waits until the connection has to give way to another.
+    /// Waits until the connection is evicted.
     pub async fn evicted(&self) {
         while !self.state.is_evicted.load(Ordering::Acquire) {
             self.state.evicted.notified().await;

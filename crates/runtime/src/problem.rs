@@ -1,4 +1,4 @@
-//! How a request is refused: with a problem document (RFC 9457), whoever refuses it.
+//! Errors of HTTP APIs as problem documents (RFC 9457).
 
 use axum::{
     body::to_bytes,
@@ -15,36 +15,36 @@ use tracing::error;
 
 /// The media type of a problem document.
 pub const PROBLEM_JSON: &str = "application/problem+json";
-/// The most bytes that are read of what a library says of a refusal.
+/// The largest text of a library's error that is read, in bytes.
 const MAX_TEXT: usize = 8 << 10;
 
-/// A refusal with its HTTP status.
+/// An error with its HTTP status.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
     detail: String,
     field: Option<String>,
-    /// After how many seconds the caller may try again.
+    /// The time after which the caller may try again, in seconds.
     retry_after: Option<u64>,
 }
 
 impl ApiError {
-    /// A refusal that says what is wrong and how to mend it.
+    /// Creates an error that says what is wrong and how to fix it.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into(), field: None, retry_after: None }
     }
 
-    /// A request that does not have the form that it must have.
+    /// Creates the error for a request that does not have the required form.
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// What is asked for is not there.
+    /// Creates the error for something that does not exist.
     pub fn missing(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// A body of more bytes than are taken.
+    /// Creates the error for a body of more than `most` bytes.
     pub fn too_large(most: usize) -> Self {
         let most = match most >> 20 {
             0 => format!("{most} bytes"),
@@ -53,19 +53,19 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {most}"))
     }
 
-    /// The same, because of one field of the body or one parameter.
+    /// Names the field of the body, or the parameter, that caused the error.
     #[must_use]
     pub fn about(self, field: impl Into<String>) -> Self {
         Self { field: Some(field.into()), ..self }
     }
 
-    /// The same, which may be asked again after so many seconds.
+    /// Says after how many seconds the request may be repeated.
     #[must_use]
     pub fn retry_after(self, seconds: u64) -> Self {
         Self { retry_after: Some(seconds), ..self }
     }
 
-    /// The refusal as a document.
+    /// Returns the error as a document.
     pub fn problem(&self) -> Problem {
         let (kind, title) = kind(self.status);
         Problem {
@@ -78,7 +78,7 @@ impl ApiError {
     }
 }
 
-/// What kind of problem a status stands for, for programs and in words.
+/// Returns the type of problem that a status stands for, for programs and in words.
 fn kind(status: StatusCode) -> (&'static str, &'static str) {
     match status.as_u16() {
         400 => ("malformed", "The request is malformed"),
@@ -115,8 +115,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Serves a request to its end, though the client may go away: a change that has begun is not left
-/// half done. What fails without a problem document, a panic included, gets one.
+/// Serves a request to its end even if the client goes away, so that no change is left half done. A
+/// failure without a problem document, a panic included, gets one.
 pub async fn documented(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let response = match tokio::spawn(next.run(request)).await {

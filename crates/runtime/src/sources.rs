@@ -1,9 +1,8 @@
-//! Limits by where something comes from: how much of it is open at a time, and how often it may
-//! come.
+//! Limits by source: how much is open at a time, and how often requests may come.
 //!
 //! A source is counted twice: as an address (IPv4 /32; IPv6 /64, which one host has for itself) and
-//! as a prefix (IPv4 /24; IPv6 /48, which one site has), so that nobody gets further by having many
-//! addresses. All tables are bounded.
+//! as a prefix (IPv4 /24; IPv6 /48, which one site has), so that having many addresses gains
+//! nothing. All tables are bounded.
 
 use parking_lot::Mutex;
 use std::{
@@ -14,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The blocks that a source is counted in: its address and its prefix.
+/// Returns the blocks that a source is counted in: its address and its prefix.
 pub fn blocks(source: IpAddr) -> [IpAddr; 2] {
     match source.to_canonical() {
         IpAddr::V4(address) => {
@@ -30,13 +29,13 @@ pub fn blocks(source: IpAddr) -> [IpAddr; 2] {
     }
 }
 
-/// A table of bounded size in two generations: what was not used while half of the table was filled
-/// anew is forgotten.
+/// A table of bounded size in two generations: entries that were not used while half of the table
+/// filled up again are forgotten.
 #[derive(Debug)]
 struct Generations<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
-    /// Entries of one generation.
+    /// The largest number of entries of one generation.
     most: usize,
 }
 
@@ -63,40 +62,40 @@ impl<K: Hash + Eq, V> Generations<K, V> {
     }
 }
 
-/// The addresses from which somebody has authenticated lately. Bounded: the ones that are not seen
-/// again give way.
+/// The addresses from which peers have authenticated lately. Bounded: the least recently seen are
+/// forgotten.
 #[derive(Debug)]
 pub struct KnownSources(Mutex<Generations<IpAddr, ()>>);
 
 impl KnownSources {
-    /// None so far, and never more than `most`.
+    /// Creates an empty set of at most `most` addresses.
     pub fn new(most: usize) -> Self {
         Self(Mutex::new(Generations::new(most)))
     }
 
-    /// Notes that a member or an operator came from there.
+    /// Notes that a member or an operator has authenticated from an address.
     pub fn note(&self, source: IpAddr) {
         self.0.lock().entry(blocks(source)[0], || ());
     }
 
-    /// Whether somebody did.
+    /// Returns `true` if one has.
     pub fn contains(&self, source: IpAddr) -> bool {
         self.0.lock().contains(&blocks(source)[0])
     }
 }
 
-/// How much may be open at a time.
+/// Limits on what is open at a time.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenLimit {
-    /// From one address.
+    /// The limit for one address.
     pub per_address: usize,
-    /// From one prefix.
+    /// The limit for one prefix.
     pub per_prefix: usize,
-    /// From all together.
+    /// The limit for all sources together.
     pub total: usize,
 }
 
-/// Counts what is open by its sources. What is on loopback counts only in the total.
+/// Counts of what is open, by source. Loopback counts only in the total.
 #[derive(Debug)]
 pub struct OpenBySource {
     limit: OpenLimit,
@@ -105,18 +104,18 @@ pub struct OpenBySource {
 
 #[derive(Debug, Default)]
 struct Open {
-    /// By address and by prefix; the second of a key tells which.
+    /// Counts by address and by prefix; the second part of a key tells which.
     counts: HashMap<(IpAddr, bool), usize>,
     total: usize,
 }
 
 impl OpenBySource {
-    /// Nothing is open.
+    /// Creates the counts, with nothing open.
     pub fn new(limit: OpenLimit) -> Arc<Self> {
         Arc::new(Self { limit, open: Mutex::default() })
     }
 
-    /// Opens one more; `None` if that were too much.
+    /// Opens one more; `None` if that exceeds a limit.
     pub fn open(self: &Arc<Self>, source: IpAddr) -> Option<SourcePermit> {
         let [address, prefix] = blocks(source);
         let mut open = self.open.lock();
@@ -132,13 +131,13 @@ impl OpenBySource {
         Some(SourcePermit { of: self.clone(), source })
     }
 
-    /// How many are open.
+    /// Returns the number of those open.
     pub fn total(&self) -> usize {
         self.open.lock().total
     }
 }
 
-/// One that is open. It is closed when this is dropped.
+/// A permit for one that is open. Dropping it closes it.
 #[derive(Debug)]
 pub struct SourcePermit {
     of: Arc<OpenBySource>,
@@ -161,12 +160,12 @@ impl Drop for SourcePermit {
     }
 }
 
-/// How often something may happen: `burst` times at once, and `per_second` times a second for long.
+/// A rate limit: `burst` at once, and `per_second` in the long run.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
-    /// At once.
+    /// The number that may come at once.
     pub burst: f64,
-    /// In a second, for long.
+    /// The number per second in the long run.
     pub per_second: f64,
 }
 
@@ -178,7 +177,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A full one.
+    /// Creates a full bucket.
     pub fn full(rate: Rate, now: Instant) -> Self {
         Self { tokens: rate.burst, at: now }
     }
@@ -189,7 +188,7 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
-    /// Takes `count` tokens, if there are as many.
+    /// Takes `count` tokens if there are as many. Returns `true` if it did.
     pub fn take(&mut self, rate: Rate, count: f64, now: Instant) -> bool {
         self.refill(rate, now);
         let enough = self.tokens >= count;
@@ -199,8 +198,7 @@ impl Bucket {
         enough
     }
 
-    /// Takes `count` tokens, whether or not there are as many, and gives the time after which the
-    /// debt is paid.
+    /// Takes `count` tokens even if there are fewer, and returns the time until the debt is paid.
     pub fn owe(&mut self, rate: Rate, count: f64, now: Instant) -> Duration {
         self.refill(rate, now);
         self.tokens -= count;
@@ -213,21 +211,20 @@ impl Bucket {
     }
 }
 
-/// Limits how often something comes from a source. A prefix may do eight times what one address
-/// may.
+/// Rate limits by source. A prefix may do eight times as much as an address.
 #[derive(Debug)]
 pub struct RateBySource {
     rate: Rate,
     buckets: Mutex<Generations<(IpAddr, bool), Bucket>>,
 }
 
-/// The most buckets of one limit.
+/// The largest number of buckets of one limit.
 const MOST_BUCKETS: usize = 1 << 16;
-/// What a prefix may do, in addresses.
+/// The allowance of a prefix, as a multiple of an address's.
 const ADDRESSES_OF_A_PREFIX: f64 = 8.0;
 
 impl RateBySource {
-    /// A limit for each address.
+    /// Creates a limit for each address.
     pub fn new(rate: Rate) -> Self {
         Self { rate, buckets: Mutex::new(Generations::new(MOST_BUCKETS)) }
     }
@@ -242,7 +239,7 @@ impl RateBySource {
         [((address, false), self.rate), ((prefix, true), wide)]
     }
 
-    /// Whether it may come once more; counts it if it may.
+    /// Returns `true` and counts one if a source may come once more.
     pub fn take(&self, source: IpAddr, now: Instant) -> bool {
         let mut buckets = self.buckets.lock();
         let each = self.each(source);
@@ -257,7 +254,7 @@ impl RateBySource {
         may
     }
 
-    /// Whether it may come once more, without counting it.
+    /// Returns `true` if a source may come once more, without counting it.
     pub fn allows(&self, source: IpAddr, now: Instant) -> bool {
         let mut buckets = self.buckets.lock();
         self.each(source)
@@ -266,7 +263,7 @@ impl RateBySource {
     }
 }
 
-/// Lets a log line through once in a while, and counts those that were left out.
+/// A limit for log lines, which counts those that are left out.
 #[derive(Debug)]
 pub struct Seldom {
     every: Duration,
@@ -274,12 +271,12 @@ pub struct Seldom {
 }
 
 impl Seldom {
-    /// A line in so much time.
+    /// Allows one line in each interval.
     pub const fn every(every: Duration) -> Self {
         Self { every, state: Mutex::new((None, 0)) }
     }
 
-    /// How many were left out since the last line, if another is due.
+    /// Returns the number of lines left out since the last one, if another is due.
     pub fn due(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock();
         let due = state.0.is_none_or(|last| now.saturating_duration_since(last) >= self.every);

@@ -1,8 +1,9 @@
-//! Certificates: what a mesh's members and their coordinator show each other.
+//! Certificates of a mesh's members and its coordinator.
 //!
-//! The mesh's own CA is the only root. The coordinator's certificate carries [`COORDINATOR_NAME`],
-//! which clients ask for whatever address they dial; a node's carries its SPIFFE id. Neither can
-//! stand in for the other: the names differ, and so do the extended key usages.
+//! The mesh's own CA is the only root. The coordinator's certificate carries
+//! [`COORDINATOR_NAME`](meshward_control_proto::COORDINATOR_NAME), which clients verify whatever
+//! address they dial; a member's carries its SPIFFE id. Neither can impersonate the other, since
+//! names and extended key usages differ.
 
 use meshward_control_proto::{CLOCK_TOLERANCE, MemberKind};
 use meshward_types::{NodeName, token::Fingerprint};
@@ -25,15 +26,15 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-/// For how long after its end a node's certificate is good for asking for a new one, and for
-/// nothing else.
+/// The time after its expiry for which a certificate may still be renewed, and used for nothing
+/// else.
 pub const RENEWAL_GRACE: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// Clocks of machines differ: certificates begin this much before they are signed.
+/// The time by which certificates are valid before they are signed, since clocks differ.
 pub const SKEW: Duration = Duration::from_secs(600);
 
-/// Says how two clocks differ, a node's and the coordinator's (seconds since the epoch), if by more
-/// than is tolerated.
+/// Describes the difference between the clocks of a node and of the coordinator (seconds since the
+/// epoch), if it is more than is tolerated.
 pub fn clocks_apart(node: i64, coordinator: i64) -> Option<String> {
     let apart = node.saturating_sub(coordinator);
     (apart.unsigned_abs() > CLOCK_TOLERANCE.as_secs()).then(|| {
@@ -47,7 +48,7 @@ pub fn clocks_apart(node: i64, coordinator: i64) -> Option<String> {
     })
 }
 
-/// Seconds since the epoch in the form of RFC 3339.
+/// Formats seconds since the epoch as RFC 3339.
 pub fn date(seconds: i64) -> String {
     let date = time::OffsetDateTime::from_unix_timestamp(seconds).ok();
     let text =
@@ -55,12 +56,12 @@ pub fn date(seconds: i64) -> String {
     text.unwrap_or_else(|| format!("{seconds} s after 1970"))
 }
 
-/// The clock of this machine, in seconds since the epoch.
+/// Returns this machine's time, in seconds since the epoch.
 pub fn clock() -> i64 {
     time::OffsetDateTime::now_utc().unix_timestamp()
 }
 
-/// Turns the refusal of a certificate for its time into one that says what both clocks seem to be.
+/// Adds both clocks to the error of a certificate that is refused for its validity period.
 fn explain_time(error: Error, certificate: &CertificateDer<'_>, now: UnixTime) -> Error {
     let Error::InvalidCertificate(reason) = &error else { return error };
     let (early, late) = (
@@ -87,16 +88,16 @@ fn explain_time(error: Error, certificate: &CertificateDer<'_>, now: UnixTime) -
     })
 }
 
-/// Takes servers with a certificate of a mesh's CA, and says what the clocks are if one is refused
-/// for its time.
+/// A verifier that accepts servers with a certificate of a mesh's CA, and reports both clocks if
+/// one is refused for its validity period.
 #[derive(Debug)]
 pub struct Servers(Arc<WebPkiServerVerifier>);
 
 impl Servers {
-    /// Those of the mesh with this CA.
+    /// Creates the verifier for the mesh of this CA.
     ///
     /// # Errors
-    /// If it is no CA certificate.
+    /// If it is not a CA certificate.
     pub fn of(ca: CertificateDer<'static>) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let inner = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider).build();
@@ -141,54 +142,54 @@ impl ServerCertVerifier for Servers {
     }
 }
 
-/// Roots with just the mesh's CA.
+/// Returns root certificates with only the mesh's CA.
 ///
 /// # Errors
-/// If it is no CA certificate.
+/// If it is not a CA certificate.
 pub fn roots(ca: CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(ca)?;
     Ok(Arc::new(roots))
 }
 
-/// What a member's certificate says.
+/// The content of a member's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberCertificate {
     /// The mesh's id.
     pub mesh: String,
-    /// What it is.
+    /// The kind of member.
     pub kind: MemberKind,
-    /// Its name.
+    /// The member's name.
     pub node: NodeName,
     /// SHA-256 of the public key (SubjectPublicKeyInfo).
     pub key: Fingerprint,
-    /// Seconds since the epoch at which it begins to be good.
+    /// The start of its validity, in seconds since the epoch.
     pub not_before: i64,
-    /// Seconds since the epoch at which it ends.
+    /// The end of its validity, in seconds since the epoch.
     pub not_after: i64,
 }
 
-/// The SPIFFE id of a member.
+/// Returns the SPIFFE id of a member.
 pub fn spiffe_id(mesh: &str, kind: MemberKind, name: &NodeName) -> String {
     format!("spiffe://{mesh}.meshward/{kind}/{name}")
 }
 
 impl MemberCertificate {
-    /// For how long a certificate that came just now is kept before it is renewed: two thirds of
-    /// its life, whatever this machine's clock says.
+    /// Returns the time after which a certificate that has just arrived is renewed: two thirds of
+    /// its lifetime, whatever this machine's clock says.
     pub fn renewal_after(&self) -> Duration {
         let life = (self.not_after - self.not_before - SKEW.as_secs() as i64).max(3) as u64;
         Duration::from_secs(life * 2 / 3)
     }
 
-    /// The seconds from `now` (since the epoch) until it should be renewed: at two thirds of its
-    /// life.
+    /// Returns the time from `now` (seconds since the epoch) until it should be renewed, at two
+    /// thirds of its lifetime.
     pub fn renewal_in(&self, now: i64) -> Duration {
         let life = (self.not_after - self.not_before - SKEW.as_secs() as i64).max(3);
         Duration::from_secs((self.not_after - life / 3 - now).max(1) as u64)
     }
 
-    /// Reads a certificate; `None` if it is no member's.
+    /// Reads a certificate; `None` if it is not a member's.
     pub fn read(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let names = certificate.subject_alternative_name().ok()??;
@@ -213,8 +214,8 @@ impl MemberCertificate {
     }
 }
 
-/// Takes a server whose chain holds the CA with a known fingerprint: how a machine that has only a
-/// token meets its mesh.
+/// A verifier that accepts a server whose chain has the CA with a known fingerprint: the way in
+/// which a machine that has only a token authenticates its mesh.
 #[derive(Debug)]
 pub struct PinnedCa(pub Fingerprint);
 
@@ -228,8 +229,7 @@ impl ServerCertVerifier for PinnedCa {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let pinned = intermediates.iter().find(|ca| Fingerprint::of(ca) == self.0);
-        // Told apart from every other failure, so that the user learns that the coordinator is
-        // another one.
+        // A separate error, so that the user learns that it is another coordinator.
         let ca = pinned.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
         Servers::of(ca.clone().into_owned())?.verify_server_cert(
             end_entity,
@@ -271,19 +271,19 @@ impl ServerCertVerifier for PinnedCa {
     }
 }
 
-/// Takes clients with a node's certificate of this mesh, and clients with none (they may only
-/// join).
+/// A verifier that accepts clients with a member's certificate of this mesh, and clients without
+/// one, which may only join.
 ///
-/// A certificate is let in for [`RENEWAL_GRACE`] after its end; the session then gives it nothing
-/// but a renewal. One that is not good yet is let in to be told so, with both clocks.
+/// An expired certificate is accepted for [`RENEWAL_GRACE`]; its session gets nothing but a
+/// renewal. One that is not valid yet is accepted to be told so, with both clocks.
 #[derive(Debug)]
 pub struct Members(Arc<dyn ClientCertVerifier>);
 
 impl Members {
-    /// Members of the mesh with this CA.
+    /// Creates the verifier for the mesh of this CA.
     ///
     /// # Errors
-    /// If it is no CA certificate.
+    /// If it is not a CA certificate.
     pub fn of(ca: CertificateDer<'static>) -> Result<Self, Error> {
         let inner = WebPkiClientVerifier::builder(roots(ca)?)
             .allow_unauthenticated()

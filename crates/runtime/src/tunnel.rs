@@ -1,9 +1,9 @@
-//! QUIC where UDP does not pass: its datagrams inside a TLS connection, each behind its length
-//! (big-endian `u16`). What QUIC does is the same there, sessions and relayed packets alike; TLS
-//! only hides it from what lets nothing else pass.
+//! Tunnels: QUIC where UDP does not pass, its datagrams inside a TLS connection, each after its
+//! length (big-endian `u16`). QUIC works in a tunnel as it does over UDP, for sessions and relayed
+//! packets alike; TLS only hides it from firewalls that let nothing else pass.
 //!
-//! What waits for a tunnel is bounded, and what does not fit is lost, as in any network: QUIC sends
-//! it again, slower.
+//! The queues of a tunnel are bounded. Datagrams that do not fit are lost, as in any network, and
+//! QUIC's congestion control slows down.
 
 use crate::places::Place;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -33,23 +33,23 @@ use tokio::{
 /// ALPN of a tunnel's TLS connection.
 pub const ALPN_TUNNEL: &[u8] = b"meshward-tunnel/1";
 
-/// The most datagrams that wait to be written to a tunnel, and those of all tunnels that wait to be
-/// read.
+/// The largest number of datagrams in the queue of one tunnel for writing, and in the queue of all
+/// tunnels for reading.
 const WAITING: usize = 512;
 const READ: usize = 4096;
-/// The longest datagram, in bytes: QUIC's are never longer on the paths that it tries.
+/// The longest datagram, in bytes: QUIC sends no longer ones on the paths that it tries.
 const LONGEST: usize = 2048;
-/// The most bytes that wait for all tunnels of a server together. Beyond this, datagrams are lost.
+/// The largest number of bytes that wait for all tunnels of a server. Beyond it, datagrams are
+/// lost.
 const ALL_WAITING: usize = 64 << 20;
-/// How much is written at a time, in bytes.
+/// The size of a write, in bytes.
 const WRITE: usize = 64 << 10;
-/// A tunnel that nothing has come by for this long has ended: QUIC keeps its connections alive more
-/// often.
+/// The time without data after which a tunnel has ended: QUIC's keep-alives come more often.
 const QUIET: Duration = Duration::from_secs(30);
-/// The most tunnels.
+/// The largest number of tunnels.
 const MOST: usize = 20_000;
-/// Addresses under which QUIC sees who comes by a tunnel: of `100::/64` (RFC 6666) and its
-/// neighbours, which nothing routes.
+/// The prefix of the addresses that QUIC sees for peers behind tunnels, next to `100::/64`; it is
+/// never routed (RFC 6666).
 const PREFIX: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 1];
 
 type Datagram = (SocketAddr, Bytes);
@@ -62,7 +62,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A tunnel over a TLS connection from `local` to `peer`.
+    /// Creates a tunnel over a TLS connection from `local` to `peer`.
     pub fn over(
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
         local: SocketAddr,
@@ -112,16 +112,16 @@ impl AsyncUdpSocket for Tunnel {
     }
 }
 
-/// A socket of a server that is reached by tunnels, too.
+/// A server's socket that is reached by UDP and by tunnels.
 pub struct Tunnels {
     socket: Arc<dyn AsyncUdpSocket>,
     open: RwLock<HashMap<SocketAddr, Open>>,
     next: AtomicU64,
-    /// Bytes that wait for all of them.
+    /// The bytes that wait for all tunnels.
     waiting: Arc<AtomicUsize>,
     to_socket: mpsc::Sender<Datagram>,
     received: Mutex<mpsc::Receiver<Datagram>>,
-    /// Whether tunnels are read first the next time, so that neither side starves the other.
+    /// `true` if tunnels are read first the next time, so that neither side starves the other.
     tunnels_first: AtomicBool,
 }
 
@@ -131,15 +131,15 @@ struct Open {
     place: Option<Arc<Place>>,
 }
 
-/// Datagrams that wait for a tunnel.
+/// A queue of datagrams for a tunnel.
 struct Queue {
     to_send: mpsc::Sender<Bytes>,
-    /// Bytes that wait for all tunnels that share this.
+    /// The bytes that wait for all tunnels that share this.
     waiting: Arc<AtomicUsize>,
 }
 
 impl Queue {
-    /// Puts datagrams at the end; those that find no room are lost.
+    /// Appends datagrams; those that find no room are lost.
     fn send(&self, transmit: &Transmit<'_>) {
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         for datagram in transmit.contents.chunks(size) {
@@ -152,7 +152,7 @@ impl Queue {
     }
 }
 
-/// The other end of a queue. What waits there when this ends is forgotten.
+/// The receiving end of a queue. Dropping it discards what waits.
 struct Waiting {
     datagrams: mpsc::Receiver<Bytes>,
     waiting: Arc<AtomicUsize>,
@@ -189,7 +189,7 @@ fn queue(waiting: Arc<AtomicUsize>) -> (Queue, Waiting) {
 }
 
 impl Tunnels {
-    /// A socket, so far without tunnels.
+    /// Creates a socket without tunnels.
     pub fn beside(socket: Arc<dyn AsyncUdpSocket>) -> Arc<Self> {
         let (to_socket, received) = mpsc::channel(READ);
         Arc::new(Self {
@@ -203,7 +203,7 @@ impl Tunnels {
         })
     }
 
-    /// Serves a tunnel over a TLS connection from `peer` until that ends. `place` is the
+    /// Serves a tunnel over a TLS connection from `peer` until it ends. `place` is the
     /// connection's.
     pub async fn serve(
         &self,
@@ -223,26 +223,26 @@ impl Tunnels {
             }
             open.insert(known_as, Open { outgoing, peer, place });
         }
-        // Whoever serves it may give it up at any time.
+        // The caller may drop this future at any time.
         let _end = RemoveAtEnd(self, known_as);
         carry(stream, known_as, self.to_socket.clone(), to_send).await;
     }
 
-    /// Notes who has authenticated under an address at which QUIC sees them: if they came by a
-    /// tunnel, it is theirs.
+    /// Notes who has authenticated from an address that QUIC sees: if a tunnel has it, the tunnel
+    /// is theirs.
     pub fn trust(&self, address: SocketAddr, who: &str) {
         if let Some(place) = self.open.read().get(&address).and_then(|open| open.place.as_ref()) {
             place.trust(who);
         }
     }
 
-    /// Whether somebody whom QUIC sees at `address` comes by a tunnel.
+    /// Returns `true` if the peer that QUIC sees at `address` uses a tunnel.
     pub fn has(&self, address: SocketAddr) -> bool {
         is_tunnelled(&address)
     }
 
-    /// Where somebody is, whom QUIC sees at `address`: for who comes by a tunnel, where that comes
-    /// from.
+    /// Returns the real address of the peer that QUIC sees at `address`: for a tunnel, that of its
+    /// TLS connection.
     pub fn origin(&self, address: SocketAddr) -> SocketAddr {
         self.open.read().get(&address).map_or(address, |open| open.peer)
     }
@@ -317,7 +317,7 @@ fn is_tunnelled(address: &SocketAddr) -> bool {
     matches!(address.ip(), IpAddr::V6(ip) if ip.octets().starts_with(&PREFIX))
 }
 
-/// What waits for a tunnel is bounded by dropping, so there is nothing to wait for.
+/// A poller that is always ready: full queues drop datagrams, so there is nothing to wait for.
 #[derive(Debug)]
 struct AlwaysReady;
 
@@ -327,7 +327,7 @@ impl UdpPoller for AlwaysReady {
     }
 }
 
-/// Takes datagrams out of a queue, as many as there are buffers; none at all: the queue has ended.
+/// Takes as many datagrams from a queue as there are buffers; none if the queue has ended.
 fn poll_queue(
     queue: &mut mpsc::Receiver<Datagram>,
     cx: &mut Context<'_>,
@@ -351,7 +351,8 @@ fn poll_queue(
     Poll::Ready(count)
 }
 
-/// Carries datagrams between a stream and two queues, until either ends. What comes is from `from`.
+/// Carries datagrams between a stream and two queues until either ends. Datagrams from the stream
+/// come from `from`.
 async fn carry(
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
     from: SocketAddr,
@@ -392,7 +393,7 @@ async fn write(mut stream: impl AsyncWrite + Unpin, mut outgoing: Waiting) -> io
             buffer.put(datagram);
             next = if buffer.len() < WRITE { outgoing.next_at_once() } else { None };
         }
-        // Who does not read has gone.
+        // A peer that does not read is gone.
         tokio::time::timeout(QUIET, stream.write_all(&buffer)).await??;
         tokio::time::timeout(QUIET, stream.flush()).await??;
         buffer.clear();
@@ -448,7 +449,7 @@ mod tests {
         tunnels.try_send(&transmit(from, b"back", None)).unwrap();
         assert_eq!(receive(&client).await.unwrap(), (address("192.0.2.9:7443"), b"back".to_vec()));
 
-        // Nobody reads: what is too much is lost, and nothing waits for it.
+        // Nobody reads: datagrams beyond the bound are lost, and nothing waits for them.
         for _ in 0..100 * WAITING {
             tunnels.try_send(&transmit(from, &[0; 1200], None)).unwrap();
         }

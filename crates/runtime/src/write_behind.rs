@@ -1,6 +1,6 @@
-//! Files of state that a thread of its own writes, so that nobody who changes them waits for the
-//! disk; and what becomes of them while the disk takes nothing: they are kept in memory, read from
-//! there, and written once there is room again.
+//! Write-behind for state files: a thread writes them, so that no change waits for the disk. While
+//! the disk takes nothing, they are kept in memory and read from there, and written once there is
+//! room again.
 
 use crate::files;
 use parking_lot::{Condvar, Mutex};
@@ -17,16 +17,15 @@ use std::{
 use tokio::sync::watch;
 use tracing::{error, info};
 
-/// How soon what could not be written is tried again.
+/// The interval between attempts to write what could not be written.
 pub const RETRY: Duration = Duration::from_secs(2);
 
-/// What keeps a member from writing down what it has to: nothing, or the reason by what it is
-/// about.
+/// The reasons why a member cannot write its state, by subject.
 #[derive(Debug, Clone, Default)]
 pub struct Troubles(Arc<watch::Sender<BTreeMap<&'static str, String>>>);
 
 impl Troubles {
-    /// Notes that something cannot be done, and why; `None`: that it can.
+    /// Sets the reason for a subject; `None` clears it.
     pub fn note(&self, about: &'static str, why: Option<String>) {
         self.0.send_if_modified(|all| match why {
             Some(why) if all.get(about) == Some(&why) => false,
@@ -45,19 +44,19 @@ impl Troubles {
         });
     }
 
-    /// All of it in one sentence; `None` if all is well.
+    /// Returns all reasons as one sentence; `None` if there is none.
     pub fn summary(&self) -> Option<String> {
         let all: Vec<String> = self.0.borrow().values().cloned().collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 
-    /// Whoever wants to know when it changes.
+    /// Returns a receiver that is notified of changes.
     pub fn subscribe(&self) -> watch::Receiver<BTreeMap<&'static str, String>> {
         self.0.subscribe()
     }
 }
 
-/// The files of a folder, as they are to be.
+/// The files of a folder, in the state that they are to have.
 #[derive(Debug)]
 pub struct WriteBehind(Arc<Shared>);
 
@@ -65,11 +64,11 @@ pub struct WriteBehind(Arc<Shared>);
 struct Shared {
     folder: PathBuf,
     queue: Mutex<Queue>,
-    /// Held by whoever writes.
+    /// The lock of whoever writes.
     writing: Mutex<()>,
     wake: Condvar,
     troubles: Troubles,
-    /// Every order up to this one was tried.
+    /// The newest order up to which all were attempted.
     tried: watch::Sender<u64>,
 }
 
@@ -82,7 +81,7 @@ struct Queue {
     ended: bool,
 }
 
-/// A file as it is to be; no bytes: it is to go.
+/// The state that a file is to have; without bytes, it is to be removed.
 #[derive(Debug, Clone)]
 struct Order {
     number: u64,
@@ -91,13 +90,13 @@ struct Order {
 }
 
 impl Queue {
-    /// The order whose turn it is.
+    /// Returns the next order.
     fn next(&self) -> Option<(String, Order)> {
         let due = self.waiting.iter().filter(|(_, order)| !order.failed);
         due.min_by_key(|(_, order)| order.number).map(|(name, order)| (name.clone(), order.clone()))
     }
 
-    /// Up to which all were tried.
+    /// Returns the order up to which all were attempted.
     fn tried(&self) -> u64 {
         let open = self.waiting.values().filter(|order| !order.failed).map(|order| order.number);
         open.min().map_or(self.last, |first| first - 1)
@@ -105,7 +104,7 @@ impl Queue {
 }
 
 impl WriteBehind {
-    /// For the files of a folder.
+    /// Creates the writer of a folder's files.
     pub fn new(folder: &Path, troubles: Troubles) -> Self {
         Self(Arc::new(Shared {
             folder: folder.to_owned(),
@@ -117,7 +116,8 @@ impl WriteBehind {
         }))
     }
 
-    /// Has a file written, or removed if there are no bytes. The last order for a name counts.
+    /// Schedules a write of a file, or its removal if there are no bytes. The last order for a name
+    /// counts.
     pub fn order(&self, name: &str, bytes: Option<Vec<u8>>) {
         let mut queue = self.0.queue.lock();
         queue.last += 1;
@@ -137,10 +137,10 @@ impl WriteBehind {
         self.0.wake.notify_one();
     }
 
-    /// Writes a file at once; what was ordered for it before does not count any more.
+    /// Writes a file at once and cancels what was scheduled for it.
     ///
     /// # Errors
-    /// What the kernel says; then the order of before holds on.
+    /// Those of the kernel; then the scheduled write stays.
     pub fn write_now(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let _turn = self.0.writing.lock();
         write(&self.0.folder.join(name), bytes)?;
@@ -148,16 +148,17 @@ impl WriteBehind {
         Ok(())
     }
 
-    /// What a file is to be, if that was not written yet: `Some(None)`, if it is to go.
+    /// Returns the scheduled state of a file that is not written yet; `Some(None)` if it is to be
+    /// removed.
     pub fn waiting(&self, name: &str) -> Option<Option<Vec<u8>>> {
         let queue = self.0.queue.lock();
         queue.waiting.get(name).map(|order| order.bytes.as_ref().map(|bytes| bytes.to_vec()))
     }
 
-    /// Waits until everything that was ordered so far is on disk, or was tried in vain.
+    /// Waits until everything that was scheduled so far is on disk, or the attempt has failed.
     pub async fn settled(&self) {
         let last = self.0.queue.lock().last;
-        // The sender is held by `self`.
+        // `self` holds the sender.
         let _ = self.0.tried.subscribe().wait_for(|tried| *tried >= last).await;
     }
 }
@@ -189,7 +190,7 @@ impl Shared {
             };
             drop(turn);
             let mut queue = self.queue.lock();
-            // Another order may have come for it meanwhile.
+            // A newer order may have come for it meanwhile.
             let same =
                 queue.waiting.get_mut(&name).filter(|waiting| waiting.number == order.number);
             match (&done, same) {
@@ -238,7 +239,7 @@ impl Shared {
     }
 }
 
-/// Writes a file for its owner alone, and makes its folder if somebody has removed that.
+/// Writes a file that only its owner may read, and recreates its folder if it was removed.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -255,7 +256,7 @@ mod tests {
     async fn what_cannot_be_written_waits_in_memory_and_is_written_once_it_can() {
         let folder = tempfile::tempdir().unwrap();
         let (place, troubles) = (folder.path().join("kept"), Troubles::default());
-        // Nothing can be made below a file.
+        // A file in the way: nothing can be created below it.
         fs::write(&place, b"in the way").unwrap();
         let behind = WriteBehind::new(&place, troubles.clone());
         behind.order("a", Some(b"1".to_vec()));

@@ -1,4 +1,4 @@
-//! Frames: batches of messages, cut to what a datagram takes, and put together again.
+//! Frames: batches of messages, cut to the size of datagrams, and their reassembly.
 
 use meshward_types::relay::{RelayId, RelayNetwork};
 use std::{
@@ -6,14 +6,14 @@ use std::{
     ops::Range,
 };
 
-/// The bytes in front of a part.
+/// The size of a frame's header, in bytes.
 pub const HEADER: usize = 20;
 
-/// The most batches that are being put together; then the oldest are given up.
+/// The largest number of incomplete batches; the oldest are dropped beyond it.
 const MOST_WAITING: usize = 256;
 
-/// Cuts a batch of messages, each of `size` bytes but for the last, into frames of at most `most`
-/// bytes; there is none if that is too little, or the batch too long.
+/// Cuts a batch of messages, each of `size` bytes but for a shorter last one, into frames of at
+/// most `most` bytes. Returns none if `most` is too small or the batch too long.
 pub fn frames(
     to: RelayId,
     network: RelayNetwork,
@@ -40,8 +40,8 @@ pub fn frames(
     })
 }
 
-/// Cuts a frame into frames of at most `most` bytes, for a way that takes only shorter ones; there
-/// is none if that is too little.
+/// Cuts a frame into frames of at most `most` bytes, for a path with a smaller MTU. Returns none if
+/// `most` is too small.
 pub fn cut(frame: &[u8], most: usize) -> impl Iterator<Item = Vec<u8>> {
     let room = most.saturating_sub(HEADER);
     let whole = frame.split_first_chunk::<HEADER>().filter(|_| room > 0);
@@ -57,12 +57,12 @@ pub fn cut(frame: &[u8], most: usize) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// Whom a frame is for.
+/// Returns the node that a frame is for.
 pub fn destination(frame: &[u8]) -> Option<RelayId> {
     (frame.len() > HEADER).then(|| frame.first_chunk().copied().map(RelayId)).flatten()
 }
 
-/// Writes into a frame who it is from.
+/// Writes the sender into a frame.
 pub fn set_source(frame: &mut [u8], from: RelayId) {
     if let Some(place) = frame.first_chunk_mut() {
         *place = from.0;
@@ -71,43 +71,43 @@ pub fn set_source(frame: &mut [u8], from: RelayId) {
 
 type Key = (RelayId, RelayNetwork);
 
-/// Messages that have come whole and in a row.
+/// Complete messages that follow each other in a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// Who has sent them.
+    /// The node that sent them.
     pub from: RelayId,
     /// The network.
     pub network: RelayNetwork,
-    /// The messages.
+    /// The messages, one after the other.
     pub messages: Vec<u8>,
-    /// The size of each but the last, which may be shorter.
+    /// The size of each message but the last, which may be shorter, in bytes.
     pub size: usize,
 }
 
-/// Puts batches together again: one of each sender and network at a time.
+/// The reassembly of batches, one at a time for each sender and network.
 #[derive(Debug, Default)]
 pub struct Gathering {
     waiting: HashMap<Key, Batch>,
     order: VecDeque<Key>,
-    /// Those of which something has come since the last look.
+    /// The batches that got a frame since the last call.
     touched: Vec<Key>,
     whole: Vec<Run>,
 }
 
-/// A batch that is being put together.
+/// A batch that is being reassembled.
 #[derive(Debug)]
 struct Batch {
     number: u16,
     size: usize,
     bytes: Vec<u8>,
-    /// What has come, in places that neither touch nor overlap.
+    /// The ranges of bytes that have arrived; they neither touch nor overlap.
     came: Vec<Range<usize>>,
-    /// Up to where messages were handed on.
+    /// The offset up to which messages were returned.
     done: usize,
 }
 
 impl Gathering {
-    /// Takes a frame. What comes of it is given by [`Self::take_whole`].
+    /// Adds a frame. [`Self::take_whole`] returns the messages that it completes.
     pub fn take(&mut self, frame: &[u8]) {
         let Some((head, part)) = frame.split_first_chunk::<HEADER>() else { return };
         let Some(from) = head.first_chunk().copied().map(RelayId) else { return };
@@ -122,7 +122,7 @@ impl Gathering {
         let same =
             |batch: &Batch| (batch.number, batch.bytes.len(), batch.size) == (number, length, size);
         if !self.waiting.get(&key).is_some_and(same) {
-            // What is missing of the one before will not come any more.
+            // The missing frames of the batch before will not come any more.
             self.give_up(&key);
             self.order.push_back(key);
             if self.order.len() > MOST_WAITING
@@ -142,7 +142,7 @@ impl Gathering {
         }
     }
 
-    /// What has come whole since the last call.
+    /// Returns the messages that were completed since the last call.
     pub fn take_whole(&mut self) -> Vec<Run> {
         for key in std::mem::take(&mut self.touched) {
             let Some(batch) = self.waiting.get_mut(&key) else { continue };
@@ -175,7 +175,7 @@ impl Batch {
         self.came.push(place);
     }
 
-    /// Hands on the whole messages that are next; those behind a gap only if it is final.
+    /// Returns the complete messages that are next; those after a gap only if the batch is final.
     fn hand_on(&mut self, (from, network): Key, is_final: bool, into: &mut Vec<Run>) {
         self.came.sort_unstable_by_key(|place| place.start);
         for place in &self.came {

@@ -10,7 +10,8 @@ fn node(at: u32) -> NodeName {
     format!("node-{at}").parse().unwrap()
 }
 
-/// NetworkResources of small numbers, so that keys meet, and workloads run on nodes that may be peers.
+/// Generates resources with small numbers, so that keys collide, and workloads run on nodes that
+/// may be peers.
 fn resource() -> impl Strategy<Value = (ResourceKey, Resource)> {
     (0u32..4, 0u32..4, 0u32..3, any::<bool>()).prop_map(|(a, b, kind, flag)| match kind {
         0 => {
@@ -41,7 +42,7 @@ fn resource() -> impl Strategy<Value = (ResourceKey, Resource)> {
     })
 }
 
-/// A view as a coordinator derives it: no peer without a workload.
+/// Generates a view as a coordinator derives it: every peer has a workload.
 fn view() -> impl Strategy<Value = View> {
     prop::collection::vec(resource(), 0..12).prop_map(|resources| {
         let mut resources: BTreeMap<_, _> = resources.into_iter().collect();

@@ -5,7 +5,7 @@ fn ids() -> (RelayId, RelayNetwork) {
     (RelayId::of(&"rack".parse().unwrap()), RelayNetwork::of(&"shop".parse().unwrap()))
 }
 
-/// The messages of runs, one by one.
+/// Returns the messages of runs, one by one.
 fn messages(runs: &[Run]) -> Vec<Vec<u8>> {
     runs.iter().flat_map(|run| run.messages.chunks(run.size)).map(<[u8]>::to_vec).collect()
 }
@@ -79,7 +79,7 @@ proptest! {
         let (mut gathering, mut out) = (Gathering::default(), vec![]);
         kept.iter().for_each(|frame| gathering.take(frame));
         out.extend(gathering.take_whole());
-        // The next batch shows that what is missing is lost.
+        // The next batch shows that the missing frames are lost.
         frames(to, network, 2, &[9; 10], 10, 1200).for_each(|frame| gathering.take(&frame));
         out.extend(gathering.take_whole());
         let mut got = messages(&out);
