@@ -7,8 +7,9 @@ use meshward_control_proto::{
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
 use meshward_datapath::{
-    Ecn, Endpoint, Filter, GatherList, Headers, LocalWorkload, MAX_FLOWS, Now, Offload, Party,
-    QuotaOwner, Received, Rules, SecretKey, SegmentKind, Sink, Tally, WorkerScratch, WorkloadIndex,
+    Ecn, Endpoint, Filter, FilterInput, GatherList, Headers, LocalWorkload, MAX_FLOWS, Now,
+    Offload, Party, QuotaOwner, Received, Rules, SecretKey, SegmentKind, Sink, Tally,
+    WorkerScratch, WorkloadIndex,
 };
 use meshward_types::{Acl, AclEntry, IdentityId, NetworkName, NodeName, PortRange, Protocol};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -136,7 +137,12 @@ fn rules(count: u16) -> Rules {
 }
 
 fn party(identity: IdentityId) -> Party {
-    Party { identity, quarantined: false, reset: false, owner: QuotaOwner::Workload(identity.0) }
+    Party {
+        identity,
+        quarantined: false,
+        reset: false,
+        owner: QuotaOwner::Workload(WorkloadIndex(identity.0)),
+    }
 }
 
 /// An IPv4 packet of `length` bytes.
@@ -172,7 +178,16 @@ fn checksum(bytes: &[u8], seed: u32) -> [u8; 2] {
     (!(sum as u16)).to_be_bytes()
 }
 
-/// First packets of flows a second: headers read, the link's ACL asked, the flow begun.
+/// Has the filter check a packet, which may pass.
+fn check(filter: &Filter, rules: &Rules, now: Instant, packet: &[u8], [from, to]: [IdentityId; 2]) {
+    let headers = Headers::parse(packet).expect("a valid packet");
+    let tally = Tally { packets: 1, bytes: packet.len() as u64 };
+    let (source, destination) = (party(from), party(to));
+    let input = FilterInput { packet, headers: &headers, source, destination, tally };
+    filter.check(rules, now, &input).expect("the link is open");
+}
+
+/// First packets of flows a second: headers read, the link's ACL checked, the flow begun.
 fn new_flows(count: u16, quick: bool) -> f64 {
     let (rules, now) = (rules(count), Instant::now());
     let filter = Filter::new(now, Duration::ZERO);
@@ -182,10 +197,7 @@ fn new_flows(count: u16, quick: bool) -> f64 {
     for flow in 0..flows {
         packet[15] = (flow >> 16) as u8;
         packet[20..22].copy_from_slice(&(flow as u16).to_be_bytes());
-        let headers = Headers::parse(&packet).expect("a valid packet");
-        let tally = Tally { packets: 1, bytes: 92 };
-        let passed = filter.judge(&rules, now, &packet, &headers, party(WEB), party(API), tally);
-        passed.expect("the link is open");
+        check(&filter, &rules, now, &packet, [WEB, API]);
     }
     let seconds = begun.elapsed().as_secs_f64();
     assert_eq!(filter.flows(), flows as usize);
@@ -201,18 +213,11 @@ fn connections(count: u16, flooded: bool) -> f64 {
     rules.set_identity(FLOODER, Some(false));
     rules.set_link(FLOODER, API, Some(acl(1)));
     let filter = Filter::new(now, Duration::ZERO);
-    let judge = |packet: &[u8], from: IdentityId, to: IdentityId| {
-        let headers = Headers::parse(packet).expect("a valid packet");
-        let tally = Tally { packets: 1, bytes: packet.len() as u64 };
-        filter
-            .judge(&rules, now, packet, &headers, party(from), party(to), tally)
-            .expect("the link is open");
-    };
     let flood = |flow: u32| {
         let mut packet = packet(17, flow as u16, 92);
         packet[15] = 9;
         packet[18..20].copy_from_slice(&((flow >> 16) as u16 | 0x8000).to_be_bytes());
-        judge(&packet, FLOODER, API);
+        check(&filter, &rules, now, &packet, [FLOODER, API]);
     };
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -243,9 +248,9 @@ fn connections(count: u16, flooded: bool) -> f64 {
                     source.swap_with_slice(destination);
                     let (source, destination) = packet[20..24].split_at_mut(2);
                     source.swap_with_slice(destination);
-                    judge(&packet, API, WEB);
+                    check(&filter, &rules, now, &packet, [API, WEB]);
                 } else {
-                    judge(&packet, WEB, API);
+                    check(&filter, &rules, now, &packet, [WEB, API]);
                 }
             }
             begun.elapsed().as_nanos() as f64
@@ -259,12 +264,7 @@ fn connections(count: u16, flooded: bool) -> f64 {
 fn cached_flow(time: Duration) -> f64 {
     let (rules, now) = (rules(10_000), Instant::now());
     let (filter, packet) = (Filter::new(now, Duration::ZERO), packet(17, 4000, 92));
-    let tally = Tally { packets: 1, bytes: 92 };
-    nanoseconds(time, 1, || {
-        let headers = Headers::parse(&packet).expect("a valid packet");
-        let passed = filter.judge(&rules, now, &packet, &headers, party(WEB), party(API), tally);
-        passed.expect("the link is open");
-    })
+    nanoseconds(time, 1, || check(&filter, &rules, now, &packet, [WEB, API]))
 }
 
 /// Two endpoints, and what passes between them.
@@ -432,8 +432,8 @@ impl Pair {
     }
 }
 
-/// A packet from one workload to another through two endpoints: read, judged, cut, summed, sealed;
-/// opened, merged, judged.
+/// A packet from one workload to another through two endpoints: read, checked, cut, summed, sealed;
+/// opened, merged, checked.
 fn whole_path(size: usize, time: Duration) -> f64 {
     let mut pair = Pair::new();
     if size < 1000 {

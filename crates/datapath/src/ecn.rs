@@ -45,7 +45,7 @@ impl Ecn {
 
 /// Carries a mark of the outer header over to a packet that has been parsed; `false` if the packet
 /// is to be dropped, because its sender would not understand the mark (RFC 6040 §4.2).
-pub(crate) fn arrive(outer: Ecn, packet: &mut [u8]) -> bool {
+pub(crate) fn decapsulate(outer: Ecn, packet: &mut [u8]) -> bool {
     let inner = Ecn::of_packet(packet);
     match (inner, outer) {
         (Ecn::NotCapable, Ecn::Congestion) => return false,
@@ -65,7 +65,7 @@ pub(crate) fn arrive(outer: Ecn, packet: &mut [u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{checksum::Sum, packet::build};
+    use crate::{checksum::Sum, headers::build};
 
     fn with_class(v6: bool, class: u8) -> Vec<u8> {
         let (a, b) = if v6 { ("fd42::1", "fd42::2") } else { ("10.42.0.1", "10.42.0.2") };
@@ -98,7 +98,7 @@ mod tests {
         for v6 in [false, true] {
             for (inner, outer, after) in table {
                 let mut packet = with_class(v6, 0xb8 | inner);
-                let passes = arrive(Ecn::of_class(outer), &mut packet);
+                let passes = decapsulate(Ecn::of_class(outer), &mut packet);
                 assert_eq!(passes, after.is_some(), "{inner} in {outer}");
                 let Some(after) = after else { continue };
                 assert_eq!(Ecn::of_packet(&packet), Ecn::of_class(after), "{inner} in {outer}");

@@ -2,10 +2,14 @@
 //! follow, and parts that come before it wait for it a little.
 
 use crate::{
-    counters::Counters,
-    drops::DropReason,
-    packet::{Fragment, Headers},
-    shares::{Class, Kept, QuotaOwner, SharedTable, hash_of},
+    drop_reason::DropReason,
+    fair_table::{
+        entry::{Evictable, EvictionClass},
+        table::{FairTable, hash_of},
+    },
+    headers::{Fragment, Headers},
+    link_counters::Counters,
+    owner::QuotaOwner,
 };
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -26,14 +30,14 @@ const LIMIT: usize = 16_384;
 /// 576 bytes.
 const MOST_FRAGMENTS: usize = 120;
 /// Seconds for which a later fragment waits for the first.
-const PATIENCE: u32 = 2;
+const FIRST_TIMEOUT: u32 = 2;
 /// The most packets whose fragments wait, and bytes of one: 18 MiB at the worst.
 const MOST_WAITING: usize = 256;
 const MOST_BYTES: usize = 72 * 1024;
 /// Into how many parts the table is split, each with its own lock.
 const SHARDS: usize = 16;
 /// How many packets a sweep looks at while it holds a lock.
-const SWEPT_UNDER_LOCK: usize = 256;
+const CHECKED_UNDER_LOCK: usize = 256;
 
 /// What fragments of one packet have in common: in IPv4 the protocol, too (RFC 791 §3.2, RFC 8200
 /// §4.5).
@@ -55,87 +59,98 @@ impl Key {
 
 /// A packet whose first fragment passed.
 #[derive(Debug)]
-struct Passed {
-    stamp: u64,
+struct PassedPacket {
+    generation: u64,
     deadline: u32,
     link: Arc<Counters>,
-    /// Which bytes of an IPv6 packet have come. `None`: some came twice, and nothing more of it
-    /// passes.
-    came: Option<Vec<Range<u32>>>,
+    /// Which bytes of an IPv6 packet were received. `None`: fragments overlapped, and nothing more of
+    /// it passes.
+    received: Option<Vec<Range<u32>>>,
 }
 
-impl Passed {
+impl PassedPacket {
     /// Notes a fragment's bytes. IPv4 hosts are left to put together what overlaps (RFC 791 §3.2):
     /// what was judged stands at offsets that later fragments cannot have.
     fn note(&mut self, headers: &Headers) -> Result<(), DropReason> {
         if headers.source.is_ipv4() {
             return Ok(());
         }
-        let came = self.came.as_mut().ok_or(DropReason::OverlappingFragment)?;
+        let received = self.received.as_mut().ok_or(DropReason::OverlappingFragment)?;
         let length = (headers.length - headers.payload) as u32;
         let bytes = headers.offset..headers.offset + length;
-        if came.contains(&bytes) {
+        if received.contains(&bytes) {
             // The same again, as networks do (RFC 8200 §4.5), or judged again after it has waited
             // for a session.
             return Ok(());
         }
-        if came.len() >= MOST_FRAGMENTS
-            || came.iter().any(|own| own.start < bytes.end && bytes.start < own.end)
+        if received.len() >= MOST_FRAGMENTS
+            || received.iter().any(|own| own.start < bytes.end && bytes.start < own.end)
         {
-            self.came = None;
+            self.received = None;
             return Err(DropReason::OverlappingFragment);
         }
-        came.push(bytes);
+        received.push(bytes);
         Ok(())
     }
 }
 
-impl Kept for Passed {
-    fn class(&self) -> Class {
-        Class::Fleeting
+impl Evictable for PassedPacket {
+    fn eviction_class(&self) -> EvictionClass {
+        EvictionClass::Fleeting
     }
-    fn deadline(&self) -> u32 {
+    fn expires_at(&self) -> u32 {
         self.deadline
     }
-    fn take_used(&mut self) -> bool {
+    fn take_referenced(&mut self) -> bool {
         false
     }
 }
 
 /// Fragments that came before the first of their packet.
 #[derive(Debug)]
-struct Waiting {
+struct WaitingPacket {
     deadline: u32,
     bytes: usize,
     packets: Vec<Vec<u8>>,
     lost: Arc<AtomicU64>,
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingPacket {
     fn drop(&mut self) {
         self.lost.fetch_add(self.packets.len() as u64, Relaxed);
     }
 }
 
-impl Kept for Waiting {
-    fn class(&self) -> Class {
-        Class::Fleeting
+impl Evictable for WaitingPacket {
+    fn eviction_class(&self) -> EvictionClass {
+        EvictionClass::Fleeting
     }
-    fn deadline(&self) -> u32 {
+    fn expires_at(&self) -> u32 {
         self.deadline
     }
-    fn take_used(&mut self) -> bool {
+    fn take_referenced(&mut self) -> bool {
         false
     }
 }
 
-type Shard<T> = Mutex<SharedTable<Key, T>>;
+type Shard<T> = Mutex<FairTable<Key, T>>;
+
+/// What was decided of a first fragment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FirstVerdict<'a> {
+    /// The sender.
+    pub(crate) owner: QuotaOwner,
+    /// The generation of the rules that have let it pass.
+    pub(crate) generation: u64,
+    /// The counters of its link.
+    pub(crate) link: &'a Arc<Counters>,
+}
 
 /// Packets of which not all fragments have come. Every sender has its share of both tables.
 #[derive(Debug)]
 pub(crate) struct Fragments {
-    passed: Vec<Shard<Passed>>,
-    waiting: Shard<Waiting>,
+    passed: Vec<Shard<PassedPacket>>,
+    waiting: Shard<WaitingPacket>,
     /// How many packets have fragments that wait.
     waiting_count: AtomicUsize,
     /// Fragments whose first did not come.
@@ -146,8 +161,8 @@ pub(crate) struct Fragments {
 impl Default for Fragments {
     fn default() -> Self {
         Self {
-            passed: (0..SHARDS).map(|_| Mutex::new(SharedTable::new(LIMIT / SHARDS))).collect(),
-            waiting: Mutex::new(SharedTable::new(MOST_WAITING)),
+            passed: (0..SHARDS).map(|_| Mutex::new(FairTable::new(LIMIT / SHARDS))).collect(),
+            waiting: Mutex::new(FairTable::new(MOST_WAITING)),
             waiting_count: AtomicUsize::new(0),
             lost: Arc::default(),
             hasher: RandomState::default(),
@@ -156,36 +171,36 @@ impl Default for Fragments {
 }
 
 impl Fragments {
-    fn shard(&self, key: &Key) -> (u32, MutexGuard<'_, SharedTable<Key, Passed>>) {
+    fn shard(&self, key: &Key) -> (u32, MutexGuard<'_, FairTable<Key, PassedPacket>>) {
         let hash = hash_of(&self.hasher, key);
         (hash, self.passed[(hash >> 28) as usize % SHARDS].lock())
     }
 
-    /// Notes that a packet of `owner` passed, if more of it is to follow.
+    /// Notes that the first fragment of a packet has passed.
     ///
     /// # Errors
-    /// If it is a first fragment that overlaps what has passed of its packet.
-    pub fn pass_first(
+    /// If it overlaps what has passed of its packet.
+    pub(crate) fn pass_first(
         &self,
         now: u32,
         headers: &Headers,
-        owner: QuotaOwner,
-        stamp: u64,
-        link: &Arc<Counters>,
+        verdict: FirstVerdict<'_>,
     ) -> Result<(), DropReason> {
         let Fragment::First(id) = headers.fragment else { return Ok(()) };
+        let FirstVerdict { owner, generation, link } = verdict;
         let key = Key::of(headers, id);
         let (hash, mut shard) = self.shard(&key);
         let deadline = now + LIFETIME;
         if let Some(id) = shard.find(hash, &key) {
             let passed = shard.value(id);
             if headers.source.is_ipv6() && passed.deadline > now {
-                (passed.stamp, passed.link) = (stamp, link.clone());
+                (passed.generation, passed.link) = (generation, link.clone());
                 return passed.note(headers);
             }
             shard.remove(id);
         }
-        let mut passed = Passed { stamp, deadline, link: link.clone(), came: Some(vec![]) };
+        let mut passed =
+            PassedPacket { generation, deadline, link: link.clone(), received: Some(vec![]) };
         passed.note(headers)?;
         shard.insert(hash, key, owner, passed);
         Ok(())
@@ -199,14 +214,14 @@ impl Fragments {
         &self,
         now: u32,
         headers: &Headers,
-        stamp: u64,
+        generation: u64,
     ) -> Result<Arc<Counters>, DropReason> {
         let Fragment::Later(id) = headers.fragment else { return Err(DropReason::OrphanFragment) };
         let key = Key::of(headers, id);
         let (hash, mut shard) = self.shard(&key);
         let id = shard.find(hash, &key).ok_or(DropReason::OrphanFragment)?;
         let passed = shard.value(id);
-        if passed.stamp != stamp || passed.deadline <= now {
+        if passed.generation != generation || passed.deadline <= now {
             return Err(DropReason::OrphanFragment);
         }
         passed.note(headers)?;
@@ -215,14 +230,19 @@ impl Fragments {
 
     /// Has a later fragment of `owner` wait for the first one of its packet; `false`: there is no
     /// room for it.
-    pub fn wait(&self, now: u32, headers: &Headers, owner: QuotaOwner, packet: &[u8]) -> bool {
+    pub fn hold(&self, now: u32, headers: &Headers, owner: QuotaOwner, packet: &[u8]) -> bool {
         let Fragment::Later(id) = headers.fragment else { return false };
         let key = Key::of(headers, id);
         let hash = hash_of(&self.hasher, &key);
         let mut waiting = self.waiting.lock();
         let id = waiting.find(hash, &key).unwrap_or_else(|| {
-            let (deadline, lost) = (now + PATIENCE, self.lost.clone());
-            waiting.insert(hash, key, owner, Waiting { deadline, bytes: 0, packets: vec![], lost })
+            let (deadline, lost) = (now + FIRST_TIMEOUT, self.lost.clone());
+            waiting.insert(
+                hash,
+                key,
+                owner,
+                WaitingPacket { deadline, bytes: 0, packets: vec![], lost },
+            )
         });
         self.waiting_count.store(waiting.len(), Relaxed);
         let own = waiting.value(id);
@@ -236,7 +256,7 @@ impl Fragments {
 
     /// Whether any fragments wait.
     #[inline]
-    pub fn any_wait(&self) -> bool {
+    pub fn any_waiting(&self) -> bool {
         self.waiting_count.load(Relaxed) > 0
     }
 
@@ -259,12 +279,12 @@ impl Fragments {
     }
 
     /// Forgets the packets whose time is up.
-    pub fn sweep(&self, now: u32) {
+    pub fn expire(&self, now: u32) {
         for shard in &self.passed {
-            while !shard.lock().sweep(now, SWEPT_UNDER_LOCK) {}
+            while !shard.lock().expire(now, CHECKED_UNDER_LOCK) {}
         }
         let mut waiting = self.waiting.lock();
-        while !waiting.sweep(now, SWEPT_UNDER_LOCK) {}
+        while !waiting.expire(now, CHECKED_UNDER_LOCK) {}
         self.waiting_count.store(waiting.len(), Relaxed);
     }
 }
@@ -272,6 +292,7 @@ impl Fragments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::WorkloadIndex;
 
     fn fragment(v6: bool, later: bool, offset: u32, length: usize) -> Headers {
         let (a, b) = if v6 { ("fd00::1", "fd00::2") } else { ("10.0.0.1", "10.0.0.2") };
@@ -282,11 +303,13 @@ mod tests {
 
     #[test]
     fn ipv6_fragments_that_overlap_end_their_packet() {
-        let (owner, link) = (QuotaOwner::Workload(0), Arc::default());
+        let link = Arc::default();
+        let owner = QuotaOwner::Workload(WorkloadIndex(0));
+        let verdict = FirstVerdict { owner, generation: 1, link: &link };
         for (v6, spoiled) in [(true, true), (false, false)] {
             let fragments = Fragments::default();
             let first = fragment(v6, false, 0, 1280);
-            fragments.pass_first(0, &first, owner, 1, &link).unwrap();
+            fragments.pass_first(0, &first, verdict).unwrap();
             let later = |offset, length| {
                 fragments.pass_later(0, &fragment(v6, true, offset, length), 1).is_ok()
             };
@@ -295,7 +318,7 @@ mod tests {
             assert!(later(2560, 8));
             assert_eq!(later(1272, 16), !spoiled);
             assert_eq!(later(4000, 16), !spoiled, "nothing more of it passes");
-            assert_eq!(fragments.pass_first(0, &first, owner, 1, &link).is_ok(), !spoiled);
+            assert_eq!(fragments.pass_first(0, &first, verdict).is_ok(), !spoiled);
         }
     }
 
@@ -305,25 +328,25 @@ mod tests {
         let (later, first) = (fragment(false, true, 1480, 1480), fragment(false, false, 0, 1480));
         let packet = vec![7; 1480];
         let taken = (0..100)
-            .filter(|_| fragments.wait(0, &later, QuotaOwner::Workload(0), &packet))
+            .filter(|_| fragments.hold(0, &later, QuotaOwner::Workload(WorkloadIndex(0)), &packet))
             .count();
         assert_eq!(taken, MOST_BYTES / 1480);
-        assert!(fragments.any_wait());
+        assert!(fragments.any_waiting());
         assert_eq!(fragments.take_waiting(&first).len(), taken);
-        assert!(!fragments.any_wait() && fragments.take_waiting(&first).is_empty());
-        assert!(fragments.wait(0, &later, QuotaOwner::Workload(0), &packet));
-        fragments.sweep(PATIENCE);
-        assert_eq!((fragments.any_wait(), fragments.take_lost()), (false, 1));
+        assert!(!fragments.any_waiting() && fragments.take_waiting(&first).is_empty());
+        assert!(fragments.hold(0, &later, QuotaOwner::Workload(WorkloadIndex(0)), &packet));
+        fragments.expire(FIRST_TIMEOUT);
+        assert_eq!((fragments.any_waiting(), fragments.take_lost()), (false, 1));
     }
 
     #[test]
     fn a_workload_that_fills_all_places_takes_none_of_its_neighbours() {
         let fragments = Fragments::default();
         let quiet = fragment(false, true, 1480, 1480);
-        assert!(fragments.wait(0, &quiet, QuotaOwner::Workload(0), &[1]));
+        assert!(fragments.hold(0, &quiet, QuotaOwner::Workload(WorkloadIndex(0)), &[1]));
         for id in 0..10_000 {
             let flood = Headers { fragment: Fragment::Later(id), ip_protocol: 6, ..quiet };
-            fragments.wait(0, &flood, QuotaOwner::Workload(1), &[2]);
+            fragments.hold(0, &flood, QuotaOwner::Workload(WorkloadIndex(1)), &[2]);
         }
         assert_eq!(fragments.take_waiting(&fragment(false, false, 0, 1480)), [[1]]);
     }

@@ -6,15 +6,20 @@ mod samples;
 
 use crate::{
     checksum::Sum,
-    coalesce::{Coalescer, GatherList},
-    drops::DropReason,
+    drop_reason::DropReason,
     ecn::Ecn,
-    endpoint::{Endpoint, LocalWorkload, Sink, WorkloadIndex},
+    egress::segment::Segments,
+    endpoint::api::Endpoint,
+    gather::GatherList,
+    headers::Headers,
+    index::{PeerIndex, WorkloadIndex},
+    ingress::{Received, coalesce::Coalescer},
+    keys::SecretKey,
     offload::{Offload, VIRTIO_HEADER_LENGTH},
-    packet::Headers,
-    round::{Received, WorkerScratch},
-    segment::Pieces,
-    wireguard::{Now, SecretKey},
+    packet_batch::WorkerScratch,
+    sink::Sink,
+    transport::state::Now,
+    workload::LocalWorkload,
 };
 use ipnet::IpNet;
 use meshward_control_proto::{
@@ -31,7 +36,7 @@ meshward_fuzzing::targets! {
     coalescing: coalescing, samples::coalescing, |_| 32 << 20;
     filter: filter::filter, filter::samples, |length| (32 << 20) + ((length as u64) << 12);
     segmentation: segmentation, samples::segmentation, |_| 32 << 20;
-    wireguard: messages::wireguard, messages::samples;
+    tunnel: messages::tunnel, messages::samples;
 }
 
 /// Reads a packet as strictly as a receiver may: lengths and checksums must be right.
@@ -58,17 +63,17 @@ pub(crate) fn cut(packet: &mut [u8], offload: Offload) -> Result<Vec<Vec<u8>>, D
 pub(crate) fn cut_to(
     packet: &mut [u8],
     offload: Offload,
-    narrow: Option<u16>,
+    path_mtu: Option<u16>,
 ) -> Result<Vec<Vec<u8>>, DropReason> {
     let headers = Headers::parse(packet)?;
     let packet = &mut packet[..headers.length];
-    let pieces = Pieces::new(packet, &headers, offload, narrow)?;
-    let piece = |number| {
-        let mut piece = vec![0xee; pieces.length(number)];
-        pieces.write(number, &mut piece);
-        piece
+    let segments = Segments::new(packet, &headers, offload, path_mtu)?;
+    let segment = |number| {
+        let mut segment = vec![0xee; segments.length(number)];
+        segments.write(number, &mut segment);
+        segment
     };
-    Ok((0..pieces.count()).map(piece).collect())
+    Ok((0..segments.count()).map(segment).collect())
 }
 
 /// Merges packets as they stand in one receive buffer, with what a datagram has around each.
@@ -79,7 +84,7 @@ pub(crate) fn merge(packets: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>)> {
     let mut at = 16;
     for packet in packets {
         if let Ok(headers) = Headers::parse(packet) {
-            coalescer.push(&mut buffer, 0, at..at + headers.length, &headers);
+            coalescer.push(&mut buffer, PeerIndex(0), at..at + headers.length, &headers);
         }
         at += packet.len() + 32;
     }
@@ -227,7 +232,7 @@ impl End {
     /// Sends a packet to the peer past the filter.
     fn send(&mut self, now: Instant, packet: &[u8]) {
         let mut batch = self.endpoint.begin_batch(&mut self.scratch, now);
-        batch.send_vouch(0, packet, &mut self.out);
+        batch.send_control(PeerIndex(0), packet, &mut self.out);
         batch.finish(&mut self.out);
         self.endpoint.begin_handshakes(time(now), &mut self.out);
     }

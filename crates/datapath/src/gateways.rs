@@ -2,6 +2,7 @@
 //! vouch for and the coordinator has approved. The longest prefix counts, as in any router. Several
 //! gateways may have one prefix: then the first of them that answers is used.
 
+use crate::index::PeerIndex;
 use ipnet::IpNet;
 use std::{collections::HashSet, net::IpAddr};
 
@@ -53,10 +54,10 @@ impl<T: Copy> Prefixes<T> {
 /// The first of several that is not down; the first of all if all are.
 pub(crate) fn first_up<T: Copy>(
     gateways: &[T],
-    down: &HashSet<usize>,
-    place: impl Fn(&T) -> usize,
+    down: &HashSet<PeerIndex>,
+    peer: impl Fn(&T) -> PeerIndex,
 ) -> Option<T> {
-    let up = gateways.iter().find(|gateway| !down.contains(&place(gateway)));
+    let up = gateways.iter().find(|gateway| !down.contains(&peer(gateway)));
     up.or(gateways.first()).copied()
 }
 
@@ -73,7 +74,7 @@ mod tests {
         {
             prefixes.add(net(prefix), gateway, |gateway| *gateway);
         }
-        let find = |prefixes: &Prefixes<usize>, address: &str| -> Option<Vec<usize>> {
+        let find = |prefixes: &Prefixes<u32>, address: &str| -> Option<Vec<u32>> {
             prefixes.find(address.parse().unwrap()).map(|(_, gateways)| gateways.to_vec())
         };
         assert_eq!(find(&prefixes, "10.8.0.9"), Some(vec![1, 2]));
@@ -81,7 +82,10 @@ mod tests {
         assert_eq!(find(&prefixes, "fd08::1"), Some(vec![7]));
         assert_eq!(find(&prefixes, "10.9.0.1"), None);
         assert_eq!(prefixes.shared().copied().collect::<Vec<_>>(), [1, 2]);
-        let up = |down: &[usize]| first_up(&[1, 2], &down.iter().copied().collect(), |at| *at);
+        let up = |down: &[u32]| {
+            let down = down.iter().copied().map(PeerIndex).collect();
+            first_up(&[1, 2], &down, |at| PeerIndex(*at))
+        };
         assert_eq!([up(&[]), up(&[1]), up(&[1, 2])], [Some(1), Some(2), Some(1)]);
         prefixes.remove(net("10.8.0.0/24"), |_| true);
         assert_eq!(find(&prefixes, "10.8.0.9"), Some(vec![3]));

@@ -3,7 +3,7 @@
 
 use crate::{
     checksum::{Sum, set_ipv4},
-    packet::{Headers, Icmp, V6_DESTINATION, V6_FRAGMENT, V6_HOP_BY_HOP},
+    headers::{Headers, Icmp, V6_DESTINATION, V6_FRAGMENT, V6_HOP_BY_HOP},
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -95,7 +95,7 @@ fn read_v6(bytes: &[u8]) -> Option<(Headers, usize)> {
 
 /// Cuts an error to the longest that passes, and makes its lengths and checksums right again.
 /// Returns whether it was longer.
-pub(crate) fn cut(packet: &mut [u8], headers: &mut Headers) -> bool {
+pub(crate) fn truncate(packet: &mut [u8], headers: &mut Headers) -> bool {
     let longest = if headers.source.is_ipv4() { LONGEST_V4 } else { LONGEST_V6 };
     if headers.icmp != Icmp::Error
         || headers.length <= longest
@@ -135,7 +135,7 @@ pub(crate) fn cut(packet: &mut [u8], headers: &mut Headers) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::build;
+    use crate::headers::build;
     use proptest::prelude::*;
 
     pub(crate) fn error(of: &[u8], kind: u8, length: usize) -> Vec<u8> {
@@ -186,7 +186,7 @@ mod tests {
             let mut packet = error(&quoted, if six { kind } else { 3 }, length);
             let mut headers = Headers::parse(&packet).unwrap();
             let was_long = packet.len() > if six { 1280 } else { 576 };
-            prop_assert_eq!(cut(&mut packet, &mut headers), was_long);
+            prop_assert_eq!(truncate(&mut packet, &mut headers), was_long);
             if was_long {
                 packet.truncate(headers.length);
                 prop_assert_eq!(packet.len(), if six { 1280 } else { 576 });

@@ -1,59 +1,76 @@
 //! What happens to a packet: who sent it, whether it may pass, and where it goes.
 //!
 //! No I/O, no thread, no clock: bytes and the time come in, and a [`Sink`] is told what to send. An
-//! [`Endpoint`] is shared by all workers of a node. A worker goes through it in [`PacketBatch`]s: what
-//! the coordinator said cannot change during one, and from the next one on a change is enforced.
+//! [`Endpoint`] is shared by all workers of a node. A worker takes packets through it in a
+//! [`PacketBatch`]: what the coordinator said cannot change during one, and from the next one on a
+//! change is enforced.
 #![forbid(unsafe_code)]
 
-mod answer;
-mod aside;
-mod batch;
 mod checksum;
 mod claims;
-mod coalesce;
-mod counters;
-mod drops;
+mod drop_reason;
 mod ecn;
+mod egress;
 mod endpoint;
+mod endpoint_state;
+mod fair_table;
 mod filter;
 mod flow;
+mod flow_log;
 mod fragment;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gateways;
+mod gather;
+mod headers;
 mod icmp_error;
+mod in_band;
+mod index;
+mod ingress;
+mod keys;
+mod link_counters;
 mod offload;
-mod packet;
-mod probe;
+mod owner;
+mod packet_batch;
+mod paths;
 mod reflexive;
-mod round;
+mod reject;
 mod rules;
 mod saved_flows;
-mod seen;
-mod segment;
-mod shares;
+mod sink;
 mod tables;
 mod tcp;
 mod timeouts;
-mod too_big;
-mod vouch;
-mod wireguard;
+mod transport;
+mod workload;
 
-pub use coalesce::{CoalesceOptions, GatherList, MAX_GATHER_PARTS};
-pub use counters::{LinkStats, Tally};
-pub use drops::{DropCounts, DropReason};
+pub use drop_reason::{DropCounts, DropReason};
 pub use ecn::Ecn;
-pub use endpoint::{Endpoint, EndpointStats, LocalWorkload, Sink, UnknownPeer, WorkloadIndex};
-pub use filter::{Filter, RESUME_WINDOW};
-pub use flow::MAX_FLOWS;
+pub use endpoint::{
+    api::{Endpoint, UnknownPeer},
+    stats::EndpointStats,
+};
+pub use filter::{Filter, FilterInput, RESUME_WINDOW};
+pub use flow::table::MAX_FLOWS;
+pub use flow_log::{Denial, FlowKind};
+pub use gather::{GatherList, MAX_GATHER_PARTS};
+pub use headers::{Fragment, Headers, Icmp, Unforwardable};
+pub use index::{MAX_PEERS, PeerIndex, WorkloadIndex};
+pub use ingress::{Received, coalesce::CoalesceOptions};
+pub use keys::SecretKey;
+pub use link_counters::{LinkStats, Tally};
+pub use meshward_wireguard::message::{MAX_HANDSHAKE_MESSAGE, OVERHEAD};
 pub use offload::{Offload, SegmentKind, VIRTIO_HEADER_LENGTH};
-pub use packet::{Fragment, Headers, Icmp, Unforwardable};
-pub use round::{PacketBatch, Received, WorkerScratch};
+pub use owner::QuotaOwner;
+pub use packet_batch::{PacketBatch, WorkerScratch};
+pub use paths::selection::PathLossReason;
 pub use rules::{Party, Rules};
 pub use saved_flows::SavedFlowsError;
-pub use seen::{Denial, FlowKind};
-pub use shares::QuotaOwner;
+pub use sink::Sink;
 pub use timeouts::Timeouts;
-pub use wireguard::{
-    LostPath, MAX_HANDSHAKE_MESSAGE, MAX_PEERS, Now, OVERHEAD, PathLossReason, PeerStats, SecretKey,
+pub use transport::{
+    state::Now,
+    stats::{LostPath, PeerStats},
+    ticks::SentPing,
 };
+pub use workload::LocalWorkload;

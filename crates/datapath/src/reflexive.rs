@@ -16,7 +16,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What is known.
 #[derive(Default)]
-pub(crate) struct Reflexive {
+pub(crate) struct ReflexiveAddresses {
     servers: Vec<Server>,
     /// What transactions are made of, so that nobody can guess them.
     seed: [u8; 32],
@@ -32,7 +32,7 @@ struct Server {
     address: Option<SocketAddr>,
 }
 
-impl Reflexive {
+impl ReflexiveAddresses {
     pub fn new(seed: [u8; 32]) -> Self {
         Self { seed, ..Self::default() }
     }
@@ -92,7 +92,7 @@ impl Reflexive {
     }
 
     /// Takes an answer; `false` if nobody asked for it.
-    pub fn take(&mut self, now: Instant, message: &[u8]) -> bool {
+    pub fn receive_response(&mut self, now: Instant, message: &[u8]) -> bool {
         for server in &mut self.servers {
             if let Some(address) = stun::read_response(message, &server.transaction) {
                 (server.address, server.answered) = (Some(address), true);
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     struct Bench {
-        reflexive: Reflexive,
+        reflexive: ReflexiveAddresses,
         start: Instant,
     }
 
@@ -124,12 +124,12 @@ mod tests {
 
         fn answer(&mut self, at: u64, request: &[u8], seen: &str) -> bool {
             let answer = stun::response(&stun::read_request(request).unwrap(), address(seen));
-            self.reflexive.take(self.start + Duration::from_secs(at), &answer)
+            self.reflexive.receive_response(self.start + Duration::from_secs(at), &answer)
         }
     }
 
     fn bench() -> Bench {
-        Bench { reflexive: Reflexive::new([1; 32]), start: Instant::now() }
+        Bench { reflexive: ReflexiveAddresses::new([1; 32]), start: Instant::now() }
     }
 
     fn address(text: &str) -> SocketAddr {

@@ -1,11 +1,12 @@
 //! The rules of one endpoint: what is allowed now.
 
 use crate::{
-    shares::QuotaOwner,
+    owner::QuotaOwner,
     timeouts::{Seconds, Timeouts},
 };
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
+use meshward_control_proto::view::WorkloadSpec;
 use meshward_types::{Acl, Conduct, IdentityId, OnDeny, Protocol, Verdict};
 
 /// One end of a packet, as policy sees it.
@@ -19,6 +20,26 @@ pub struct Party {
     pub reset: bool,
     /// Who is charged for what is kept of its packets.
     pub owner: QuotaOwner,
+}
+
+impl Party {
+    /// A party of which only the identity is known.
+    pub(crate) fn of_identity(identity: IdentityId, owner: QuotaOwner) -> Self {
+        Self { identity, quarantined: false, reset: false, owner }
+    }
+
+    /// A workload as the coordinator describes it.
+    pub(crate) fn of_workload(spec: &WorkloadSpec, owner: QuotaOwner) -> Self {
+        let WorkloadSpec { identity, quarantined, reset, .. } = *spec;
+        Self { identity, quarantined, reset, owner }
+    }
+}
+
+/// The ports of a packet; 0 where the protocol has none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) source: u16,
+    pub(crate) destination: u16,
 }
 
 /// An ordered pair of identities.
@@ -81,7 +102,7 @@ impl Rules {
         from: Party,
         to: Option<Party>,
         protocol: Protocol,
-        ports: (u16, u16),
+        ports: Ports,
     ) -> OnDeny {
         if self.is_quarantined(from) {
             return self.conduct.on_quarantine;
@@ -90,7 +111,9 @@ impl Rules {
             self.acls.get(&(from.identity, to.identity))?.on_deny(protocol, port)
         };
         // It may be an answer of a flow that was begun from the other side.
-        let said = to.and_then(|to| said(from, to, ports.1).or_else(|| said(to, from, ports.0)));
+        let said = to.and_then(|to| {
+            said(from, to, ports.destination).or_else(|| said(to, from, ports.source))
+        });
         said.unwrap_or(self.conduct.on_deny)
     }
 
@@ -110,7 +133,7 @@ impl Rules {
     }
 
     /// Sets for how long conversations are kept in which nothing is said: each from its next packet
-    /// on, or from [`Filter::retime`](crate::filter::Filter::retime) on.
+    /// on, or from `Filter::retime` on.
     pub fn set_timeouts(&mut self, timeouts: Timeouts) {
         self.timeouts = timeouts.into();
     }

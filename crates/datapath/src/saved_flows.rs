@@ -7,7 +7,7 @@
 //! flow is judged by the rules of now at its next packet.
 
 use crate::{
-    flow::{FlowKey, SavedFlow},
+    flow::{key::FlowKey, state::SavedFlow},
     tcp::State,
 };
 use std::time::Duration;

@@ -491,7 +491,7 @@ impl Node {
                     .endpoint
                     .watch_denials(state.view.triggers(network).next().is_some());
                 running.served.endpoint.apply(clock::now(), changes);
-                running.served.reset_cut_connections();
+                running.served.apply_flow_changes();
             }
         }
         // What cuts has cut by now; what takes longer follows.

@@ -199,7 +199,7 @@ async fn ask(
     let gone =
         || Refusal::Missing(format!("node `{}` is no peer of this node any more", pong.node));
     let begun = Instant::now();
-    let (number, place) = loop {
+    let sent = loop {
         match served.ping(&pong.node).map_err(|_| gone())? {
             Some(sent) => break sent,
             None if begun.elapsed() > SESSION => return Ok((None, None)),
@@ -208,10 +208,10 @@ async fn ask(
     };
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
-        if let Some(took) = served.endpoint.ping_rtt(&pong.node, number) {
-            return Ok((Some(place), Some(took)));
+        if let Some(took) = served.endpoint.ping_rtt(&pong.node, sent.number) {
+            return Ok((Some(sent.address), Some(took)));
         }
         tokio::time::sleep(LOOK).await;
     }
-    Ok((Some(place), None))
+    Ok((Some(sent.address), None))
 }

@@ -166,7 +166,7 @@ impl Handshakes {
                 let Some(served) = self.endpoint(endpoint) else { return };
                 let mut outlet = Outlet::new(&served, 0);
                 served.endpoint.begin_handshakes(now, &mut outlet);
-                served.endpoint.reset_cut_connections(now.instant, &mut self.scratch, &mut outlet);
+                served.endpoint.apply_flow_changes(now.instant, &mut self.scratch, &mut outlet);
             }
             Task::Wake => {}
         }

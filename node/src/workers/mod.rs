@@ -24,7 +24,7 @@ use crate::{
 use anyhow::{Context, Result};
 use handshakes::Queue;
 use meshward_datapath::{
-    CoalesceOptions, Ecn, Endpoint, LocalWorkload, Received, UnknownPeer, WorkerScratch,
+    CoalesceOptions, Ecn, Endpoint, LocalWorkload, Received, SentPing, UnknownPeer, WorkerScratch,
     WorkloadIndex,
 };
 use meshward_types::{NetworkName, NodeName, relay::RelayNetwork};
@@ -71,7 +71,7 @@ impl Token {
     fn encode(self) -> u64 {
         let source = match self.source {
             Source::Socket(number) => number as u64,
-            Source::Interface(index) => index.0 as u64 | Self::INTERFACE,
+            Source::Interface(index) => u64::from(index.0) | Self::INTERFACE,
         };
         u64::from(self.endpoint) << 32 | source
     }
@@ -80,7 +80,7 @@ impl Token {
         let number = (data & (Self::INTERFACE - 1)) as usize;
         let interface = data & Self::INTERFACE != 0;
         let source = if interface {
-            Source::Interface(WorkloadIndex(number))
+            Source::Interface(WorkloadIndex::of_position(number))
         } else {
             Source::Socket(number)
         };
@@ -150,12 +150,11 @@ impl ServedEndpoint {
         self.endpoint.announce_address(clock::now(), &mut outlet::Outlet::new(self, 0));
     }
 
-    /// Asks a peer for an answer by the way that packets to it take: the ping's number, and where
-    /// it went; nothing while there is no session.
+    /// Sends a ping to a peer, on the path that packets to it take. `None`: there is no session.
     ///
     /// # Errors
     /// If there is no such peer.
-    pub fn ping(&self, node: &NodeName) -> Result<Option<(u32, SocketAddr)>, UnknownPeer> {
+    pub fn ping(&self, node: &NodeName) -> Result<Option<SentPing>, UnknownPeer> {
         self.endpoint.ping(clock::now(), node, &mut outlet::Outlet::new(self, 0))
     }
 
@@ -165,8 +164,8 @@ impl ServedEndpoint {
     }
 
     /// Has the ends of connections told that were cut, if they are to be.
-    pub fn reset_cut_connections(&self) {
-        if self.endpoint.has_pending_resets() {
+    pub fn apply_flow_changes(&self) {
+        if self.endpoint.has_flow_changes() {
             self.queue.wanted(self.number);
         }
     }
@@ -290,29 +289,29 @@ impl Workers {
         let active = self.shared.active.lock();
         let index = served.endpoint.add_workload(workload);
         let mut interfaces = served.interfaces.write();
-        if interfaces.len() <= index.0 {
-            interfaces.resize_with(index.0 + 1, || None);
+        if interfaces.len() <= index.position() {
+            interfaces.resize_with(index.position() + 1, || None);
         }
         let token = Token { endpoint: served.number, source: Source::Interface(index) };
-        if let Err(error) = self.shared.poll(index.0, *active).watch(&tun.fd, token) {
+        if let Err(error) = self.shared.poll(index.position(), *active).watch(&tun.fd, token) {
             tracing::error!("a workload's interface cannot be polled: {error}");
         }
-        interfaces[index.0] = Some(tun);
+        interfaces[index.position()] = Some(tun);
         index
     }
 
     /// What a workload's interface is called, wherever it is.
     pub fn interface_name(&self, served: &ServedEndpoint, index: WorkloadIndex) -> Option<String> {
         let interfaces = served.interfaces.read();
-        sys::tun_name(interfaces.get(index.0)?.as_ref()?).ok()
+        sys::tun_name(interfaces.get(index.position())?.as_ref()?).ok()
     }
 
     /// Removes a workload from an endpoint, and gives its interface back.
     pub fn detach(&self, served: &ServedEndpoint, index: WorkloadIndex) -> Option<Tun> {
         let active = self.shared.active.lock();
-        let tun = served.interfaces.write().get_mut(index.0).and_then(Option::take);
+        let tun = served.interfaces.write().get_mut(index.position()).and_then(Option::take);
         if let Some(tun) = &tun {
-            let _ = self.shared.poll(index.0, *active).epoll.delete(&tun.fd);
+            let _ = self.shared.poll(index.position(), *active).epoll.delete(&tun.fd);
         }
         served.endpoint.remove_workload(index);
         tun
@@ -378,8 +377,9 @@ impl Shared {
             let sockets = sockets.map(|(at, socket)| (at, socket.as_fd(), Source::Socket(at)));
             let interfaces =
                 interfaces.iter().enumerate().filter_map(|(at, tun)| Some((at, tun.as_ref()?)));
-            let interfaces = interfaces
-                .map(|(at, tun)| (at, tun.fd.as_fd(), Source::Interface(WorkloadIndex(at))));
+            let interfaces = interfaces.map(|(at, tun)| {
+                (at, tun.fd.as_fd(), Source::Interface(WorkloadIndex::of_position(at)))
+            });
             for (at, descriptor, source) in sockets.chain(interfaces) {
                 if at % before == at % next {
                     continue;

@@ -43,7 +43,7 @@ impl<'a> Outlet<'a> {
 
     /// A workload's interface.
     pub fn interface(&self, index: WorkloadIndex) -> Option<&Tun> {
-        self.interfaces.get(index.0)?.as_ref()
+        self.interfaces.get(index.position())?.as_ref()
     }
 
     /// An IPv6 socket reaches IPv4 by mapped addresses.

@@ -5,12 +5,13 @@
 //! and reads the rules of now.
 
 use crate::{
-    counters::Tally,
-    drops::DropReason,
-    filter::{Filter, RESUME_WINDOW},
-    packet::{FIN, Fragment, Headers, RST, SYN},
+    drop_reason::DropReason,
+    filter::{Filter, FilterInput, RESUME_WINDOW},
+    headers::{FIN, Fragment, Headers, RST, SYN},
+    index::WorkloadIndex,
+    link_counters::Tally,
+    owner::QuotaOwner,
     rules::{Party, Rules},
-    shares::QuotaOwner,
 };
 use meshward_fuzzing::Bytes;
 use meshward_types::{Acl, AclEntry, IdentityId, PortRange, Protocol};
@@ -162,8 +163,12 @@ impl World {
         let kept = self.filter.export(self.instant(), unix, is_last);
         self.filter = Filter::new(self.instant(), RESUME_WINDOW);
         let owner = |address: IpAddr| match address {
-            IpAddr::V4(address) => QuotaOwner::Workload(u32::from(address.octets()[3]) - 1),
-            IpAddr::V6(address) => QuotaOwner::Workload(u32::from(address.octets()[15]) - 1),
+            IpAddr::V4(address) => {
+                QuotaOwner::Workload(WorkloadIndex(u32::from(address.octets()[3]) - 1))
+            }
+            IpAddr::V6(address) => {
+                QuotaOwner::Workload(WorkloadIndex(u32::from(address.octets()[15]) - 1))
+            }
         };
         let taken_up = self.filter.import(self.instant(), unix, &kept, owner);
         taken_up.expect("it was written a moment ago");
@@ -247,23 +252,24 @@ impl World {
             identity: IdentityId(at as u32),
             quarantined: false,
             reset: false,
-            owner: QuotaOwner::Workload(at as u32),
+            owner: QuotaOwner::Workload(WorkloadIndex(at as u32)),
         };
         let tally = Tally { packets: 1, bytes: bytes.len() as u64 };
         let (from, to) = (party(packet.from), party(packet.to));
-        let judged =
-            self.filter.judge(&self.rules, self.instant(), &bytes, &headers, from, to, tally);
+        let input =
+            FilterInput { packet: &bytes, headers: &headers, source: from, destination: to, tally };
+        let checked = self.filter.check(&self.rules, self.instant(), &input);
         let (may, must) = (self.may_pass(&packet), self.must_pass(&packet));
-        assert!(judged.is_err() || may, "{packet:?} passed at {} s: {:#?}", self.now, self.passed);
+        assert!(checked.is_err() || may, "{packet:?} passed at {} s: {:#?}", self.now, self.passed);
         assert!(
-            judged.is_ok() || !must,
-            "{packet:?} was {judged:?} at {} s: {:#?}",
+            checked.is_ok() || !must,
+            "{packet:?} was {checked:?} at {} s: {:#?}",
             self.now,
             self.passed
         );
         let held = self.quarantined[packet.from] || self.quarantined[packet.to];
-        assert!(judged != Err(DropReason::Quarantined) || held);
-        if judged.is_ok() {
+        assert!(checked != Err(DropReason::Quarantined) || held);
+        if checked.is_ok() {
             let resumed = !self.own(&packet) && !self.answers(&packet, |_| true);
             self.passed.push(Passed { packet, at: self.now, rules: self.changes, resumed });
         }
@@ -467,7 +473,7 @@ fn ip(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{icmp_error::Quoted, packet::Icmp};
+    use crate::{headers::Icmp, icmp_error::Quoted};
     use proptest::prelude::*;
 
     proptest! {

@@ -2,11 +2,12 @@
 //! session. It is made once: for most inputs no public key is needed.
 
 use super::{End, probe};
-use crate::{
-    drops::DropReason,
-    wireguard::{MacKeys, MessageType, OVERHEAD},
-};
+use crate::{drop_reason::DropReason, index::PeerIndex, keys};
 use meshward_fuzzing::{Bytes, blocks};
+use meshward_wireguard::{
+    cookie::MacKeys,
+    message::{MessageType, OVERHEAD},
+};
 use std::{cell::RefCell, net::SocketAddr, time::Instant};
 
 /// What is done at the most for an input.
@@ -37,7 +38,7 @@ impl Pair {
                 ends[at].receive(now, &datagram);
             }
         }
-        let macs = MacKeys::of(&ends[1].endpoint.public_key());
+        let macs = MacKeys::of(&keys::to_wireguard(ends[1].endpoint.public_key()));
         Self { now, ends, cold: End::new(now, 2), macs }
     }
 
@@ -45,7 +46,7 @@ impl Pair {
     fn sealed(&mut self, content: &[u8]) -> Vec<Vec<u8>> {
         let End { endpoint, scratch, out, .. } = &mut self.ends[0];
         let mut batch = endpoint.begin_batch(scratch, self.now);
-        batch.send_vouch(0, content, out);
+        batch.send_control(PeerIndex(0), content, out);
         batch.finish(out);
         std::mem::take(&mut out.datagrams)
     }
@@ -73,7 +74,7 @@ impl Pair {
 
 /// Steps: a byte that says what comes, a byte for from where and whether there is load, and a block
 /// of content.
-pub(super) fn wireguard(data: &[u8]) {
+pub(super) fn tunnel(data: &[u8]) {
     PAIR.with_borrow_mut(|pair| {
         let mut own = pair.take().unwrap_or_else(Pair::new);
         let mut bytes = Bytes(data);
@@ -101,8 +102,14 @@ fn step(pair: &mut Pair, bytes: &mut Bytes<'_>) {
     let (content, under_load) = (bytes.block(), how & 8 != 0);
     match kind {
         0 => pair.take_from_stranger(from, content, under_load),
-        1 => signed(pair, MessageType::Initiation, 148, from, content, under_load),
-        2 => signed(pair, MessageType::Response, 92, from, content, under_load),
+        1 => {
+            let message = signed(pair, MessageType::Initiation, 148, content);
+            pair.take_from_stranger(from, &message, under_load);
+        }
+        2 => {
+            let message = signed(pair, MessageType::Response, 92, content);
+            pair.take_from_stranger(from, &message, under_load);
+        }
         3 => {
             let reply = shaped(MessageType::CookieReply, 64, content);
             pair.take_from_stranger(from, &reply, under_load);
@@ -141,18 +148,11 @@ fn shaped(kind: MessageType, length: usize, content: &[u8]) -> Vec<u8> {
     message
 }
 
-/// The same, signed as by somebody who knows the endpoint's public key.
-fn signed(
-    pair: &mut Pair,
-    kind: MessageType,
-    length: usize,
-    from: SocketAddr,
-    content: &[u8],
-    under_load: bool,
-) {
+/// A message of a kind, signed as by somebody who knows the endpoint's public key.
+fn signed(pair: &Pair, kind: MessageType, length: usize, content: &[u8]) -> Vec<u8> {
     let mut message = shaped(kind, length, content);
     pair.macs.sign(&mut message, None);
-    pair.take_from_stranger(from, &message, under_load);
+    message
 }
 
 pub(super) fn samples() -> Vec<Vec<u8>> {

@@ -1,7 +1,16 @@
 //! What is claimed twice, beside a naive reader of all claims.
 
-use super::*;
+use super::{local_entry::NextHop, state::Tables};
+use crate::{
+    in_band::vouch::{self, Vouch},
+    index::{PeerIndex, WorkloadIndex},
+    workload::LocalWorkload,
+};
+use ipnet::IpNet;
+use meshward_control_proto::view::{PeerSpec, WorkloadSpec};
+use meshward_types::{IdentityId, NodeName, WorkloadId};
 use proptest::prelude::*;
+use std::{net::IpAddr, time::Instant};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -19,7 +28,7 @@ struct Naive {
     identity: u32,
     addresses: Vec<(u8, usize)>,
     prefixes: Vec<u8>,
-    slot: Option<WorkloadIndex>,
+    index: Option<WorkloadIndex>,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -67,7 +76,7 @@ proptest! {
     fn the_first_claim_that_stands_has_an_address_and_a_prefix(steps in prop::collection::vec(step(), 1..40)) {
         let mut tables = Tables::new("own".parse().unwrap());
         for number in 0..3 {
-            tables.put_peer(&node(number), crate::tables::tests::peer());
+            tables.put_peer(&node(number), peer());
         }
         let (mut all, mut clock) = (Vec::<Naive>::new(), 0);
         for step in steps {
@@ -82,7 +91,7 @@ proptest! {
                         had.map_or(clock, |own| own.1)
                     };
                     let addresses = addresses.iter().map(|address| (*address, since(*address))).collect();
-                    all.push(Naive { who: (false, workload), node, identity, addresses, prefixes, slot: None });
+                    all.push(Naive { who: (false, workload), node, identity, addresses, prefixes, index: None });
                 }
                 Step::Drop { workload } => {
                     tables.put_workload(&format!("w-{workload}").parse().unwrap(), None);
@@ -98,22 +107,22 @@ proptest! {
                         prefixes: prefixes.iter().copied().map(prefix).collect(),
                         vouched: Some(IdentityId(9)),
                     };
-                    let slot = Some(tables.add_workload(local));
+                    let index = Some(tables.add_workload(local));
                     let addresses = addresses.into_iter().map(|address| (address, clock)).collect();
-                    all.push(Naive { who: (true, workload), node: 9, identity: 9, addresses, prefixes, slot });
+                    all.push(Naive { who: (true, workload), node: 9, identity: 9, addresses, prefixes, index });
                 }
                 Step::Remove { at } => {
                     let locals: Vec<usize> = (0..all.len()).filter(|at| all[*at].who.0).collect();
                     let Some(at) = locals.get(at) else { continue };
                     let gone = all.remove(*at);
-                    tables.remove_workload(gone.slot.unwrap());
+                    tables.remove_workload(gone.index.unwrap());
                 }
             }
             check(&tables, &all)?;
         }
         for own in all.clone() {
-            match own.slot {
-                Some(slot) => drop(tables.remove_workload(slot)),
+            match own.index {
+                Some(index) => drop(tables.remove_workload(index)),
                 None => tables.put_workload(&format!("w-{}", own.who.1).parse().unwrap(), None),
             }
         }
@@ -131,21 +140,22 @@ fn check(tables: &Tables, all: &[Naive]) -> Result<(), TestCaseError> {
             Some(((!own.who.0, *since), own))
         });
         let holder = claims.min_by_key(|(rank, _)| *rank).map(|(_, own)| own);
-        let found = tables.find(now, address(number)).ok();
+        let found = tables.route(now, address(number)).ok();
         prop_assert_eq!(
-            found.map(|(place, party)| (at(place), party.identity.0)),
-            holder.map(place)
+            found.map(|route| (route.next_hop, route.party.identity.0)),
+            holder.map(expected_route)
         );
 
         let behind: Vec<&Naive> = all.iter().filter(|own| own.prefixes.contains(&number)).collect();
-        let found = tables.find(now, IpAddr::from([10, 100 + number, 0, 1])).ok();
+        let found = tables.route(now, IpAddr::from([10, 100 + number, 0, 1])).ok();
         let local = behind.iter().any(|own| own.who.0);
-        match found {
+        match found.map(|route| (route.next_hop, route.party)) {
             None => prop_assert!(behind.is_empty()),
-            Some((Place::Local(slot), _)) => {
-                prop_assert!(behind.iter().any(|own| own.slot == Some(slot)))
+            Some((NextHop::Workload(index), _)) => {
+                prop_assert!(behind.iter().any(|own| own.index == Some(index)))
             }
-            Some((Place::Peer(place), party)) => {
+            Some((NextHop::Device(_), _)) => prop_assert!(false, "there are no devices"),
+            Some((NextHop::Peer(PeerIndex(place)), party)) => {
                 prop_assert!(!local, "what is behind this node needs no other");
                 let first = behind.iter().map(|own| own.node).min();
                 prop_assert_eq!(first, Some(place as u8));
@@ -160,15 +170,9 @@ fn check(tables: &Tables, all: &[Naive]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn at(place: Place) -> Result<WorkloadIndex, usize> {
-    match place {
-        Place::Local(slot) => Ok(slot),
-        Place::Peer(place) => Err(place),
-    }
-}
-
-fn place(own: &Naive) -> (Result<WorkloadIndex, usize>, u32) {
-    (own.slot.ok_or(usize::from(own.node)), own.identity)
+fn expected_route(own: &Naive) -> (NextHop, u32) {
+    let peer = NextHop::Peer(PeerIndex(own.node.into()));
+    (own.index.map_or(peer, NextHop::Workload), own.identity)
 }
 
 fn peer() -> PeerSpec {
@@ -180,13 +184,15 @@ fn peer() -> PeerSpec {
 }
 
 #[test]
-fn a_vouch_does_not_take_an_address_from_who_vouched_first() {
+fn a_vouch_does_not_take_an_address_from_the_peer_that_vouched_first() {
     let mut tables = Tables::new("own".parse().unwrap());
     let start = Instant::now();
-    tables.take_vouch(start, 1, IdentityId(1), address(1));
-    tables.take_vouch(start, 2, IdentityId(2), address(1));
-    assert!(matches!(tables.find(start, address(1)), Ok((Place::Peer(1), _))));
+    let vouch_for = |identity| Vouch { identity: IdentityId(identity), address: address(1) };
+    let next_hop = |tables: &Tables, now| tables.route(now, address(1)).unwrap().next_hop;
+    tables.accept_vouch(start, PeerIndex(1), vouch_for(1));
+    tables.accept_vouch(start, PeerIndex(2), vouch_for(2));
+    assert_eq!(next_hop(&tables, start), NextHop::Peer(PeerIndex(1)));
     let later = start + vouch::LIFETIME;
-    tables.take_vouch(later, 2, IdentityId(2), address(1));
-    assert!(matches!(tables.find(later, address(1)), Ok((Place::Peer(2), _))));
+    tables.accept_vouch(later, PeerIndex(2), vouch_for(2));
+    assert_eq!(next_hop(&tables, later), NextHop::Peer(PeerIndex(2)));
 }

@@ -1,0 +1,146 @@
+//! Why packets are dropped, and how many were.
+
+use crate::headers::Unforwardable;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Why a packet was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum DropReason {
+    /// No valid IP packet, or an IP version or extension that is not forwarded.
+    Malformed,
+    /// Routed by its source: an IPv4 source route option or an IPv6 routing header (RFC 7126, RFC
+    /// 5095).
+    SourceRouted,
+    /// To a multicast, broadcast or link-local address: a mesh link is unicast.
+    NotUnicast,
+    /// The workload sent from an address that is not its own.
+    SpoofedByWorkload,
+    /// The peer sent from an address outside its prefixes, or of another node's workload.
+    SpoofedByPeer,
+    /// The sending or receiving workload is not admitted yet.
+    NotAdmitted,
+    /// No workload with that address is known here.
+    UnknownAddress,
+    /// Policy has no open link for it.
+    Denied,
+    /// One end is quarantined.
+    Quarantined,
+    /// One of the four before, and its sender was told.
+    Rejected,
+    /// A later fragment whose first fragment did not pass, before it or soon after.
+    OrphanFragment,
+    /// An IPv6 fragment that overlaps another of its packet, or comes after one that did (RFC
+    /// 5722).
+    OverlappingFragment,
+    /// An ICMP error that does not come from where the packet was going that it is about, cannot be
+    /// true, or is one of too many.
+    StrayIcmpError,
+    /// A datagram that is no WireGuard message, or one for nobody here.
+    UnknownPeer,
+    /// A WireGuard message that does not authenticate, or is replayed.
+    BadCrypto,
+    /// A packet for a peer that is longer than the network's MTU and must not be fragmented; its
+    /// sender was told.
+    PacketTooBig,
+    /// A mark of congestion on a packet whose sender does not know ECN (RFC 6040 §4.2).
+    Congestion,
+    /// A packet that waited for a peer's session: too many did, or none came.
+    NoSession,
+    /// A message of a handshake from a source that has asked for too many, or has not shown its
+    /// address under load.
+    HandshakeLimit,
+    /// A message of a handshake, while too many wait.
+    HandshakeQueueFull,
+    /// The kernel did not take the packet for a workload or for the network.
+    NotTaken,
+}
+
+/// Packets that are dropped for one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    pub(crate) reason: DropReason,
+    pub(crate) packets: u64,
+}
+
+impl Dropped {
+    /// One packet.
+    pub(crate) fn one(reason: DropReason) -> Self {
+        Self { reason, packets: 1 }
+    }
+}
+
+impl DropReason {
+    /// Whether nothing allows the packet, or nothing is known at its destination that could.
+    pub(crate) fn is_denial(self) -> bool {
+        matches!(self, Self::Denied | Self::Quarantined | Self::UnknownAddress | Self::NotAdmitted)
+    }
+
+    /// Every reason with the name that counters use.
+    pub const ALL: [(Self, &'static str); 21] = [
+        (Self::Malformed, "malformed"),
+        (Self::SourceRouted, "source_routed"),
+        (Self::NotUnicast, "not_unicast"),
+        (Self::SpoofedByWorkload, "spoofed_by_workload"),
+        (Self::SpoofedByPeer, "spoofed_by_peer"),
+        (Self::NotAdmitted, "not_admitted"),
+        (Self::UnknownAddress, "unknown_address"),
+        (Self::Denied, "denied"),
+        (Self::Quarantined, "quarantined"),
+        (Self::Rejected, "rejected"),
+        (Self::OrphanFragment, "orphan_fragment"),
+        (Self::OverlappingFragment, "overlapping_fragment"),
+        (Self::StrayIcmpError, "stray_icmp_error"),
+        (Self::UnknownPeer, "unknown_peer"),
+        (Self::BadCrypto, "bad_crypto"),
+        (Self::PacketTooBig, "too_big"),
+        (Self::Congestion, "congestion"),
+        (Self::NoSession, "no_session"),
+        (Self::HandshakeLimit, "handshake_limit"),
+        (Self::HandshakeQueueFull, "handshake_queue_full"),
+        (Self::NotTaken, "not_taken"),
+    ];
+}
+
+/// Dropped packets by cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DropCounts([u64; DropReason::ALL.len()]);
+
+impl DropCounts {
+    /// How many were dropped for this cause.
+    pub fn of(&self, cause: DropReason) -> u64 {
+        self.0[cause as usize]
+    }
+
+    /// Every cause's name and count.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        DropReason::ALL.into_iter().map(|(cause, name)| (name, self.of(cause)))
+    }
+}
+
+/// The counters behind [`DropCounts`], for all workers.
+#[derive(Debug, Default)]
+pub(crate) struct DropCounters([AtomicU64; DropReason::ALL.len()]);
+
+impl DropCounters {
+    /// Counts packets.
+    pub fn count(&self, cause: DropReason, packets: u64) {
+        if packets > 0 {
+            self.0[cause as usize].fetch_add(packets, Relaxed);
+        }
+    }
+
+    /// What was counted so far.
+    pub fn read(&self) -> DropCounts {
+        DropCounts(self.0.each_ref().map(|counter| counter.load(Relaxed)))
+    }
+}
+
+impl From<Unforwardable> for DropReason {
+    fn from(unforwardable: Unforwardable) -> Self {
+        match unforwardable {
+            Unforwardable::Malformed => Self::Malformed,
+            Unforwardable::SourceRouted => Self::SourceRouted,
+        }
+    }
+}

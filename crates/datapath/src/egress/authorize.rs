@@ -1,0 +1,109 @@
+//! Whether a workload may send a packet: from its own addresses, to a known destination, and as the
+//! filter allows.
+
+use crate::{
+    drop_reason::DropReason,
+    filter::FilterInput,
+    flow_log::{Denial, FlowKind},
+    headers::{Headers, Icmp},
+    icmp_error::Quoted,
+    index::WorkloadIndex,
+    link_counters::Tally,
+    packet_batch::PacketBatch,
+    tables::{
+        local_entry::{LocalEntry, NextHop},
+        next_hop::Route,
+    },
+};
+use std::net::IpAddr;
+
+impl PacketBatch<'_> {
+    /// Decides whether a workload may send a packet. Returns the next hop.
+    ///
+    /// # Errors
+    /// The reason for which the packet is to be dropped.
+    #[inline]
+    pub(super) fn authorize(
+        &self,
+        from: WorkloadIndex,
+        packet: &[u8],
+        headers: &Headers,
+        tally: Tally,
+    ) -> Result<NextHop, DropReason> {
+        if !is_unicast(headers.destination) {
+            return Err(DropReason::NotUnicast);
+        }
+        let local = self.tables.local(from).ok_or(DropReason::NotAdmitted)?;
+        if headers.icmp == Icmp::Error {
+            return self.authorize_icmp_error((from, local), packet, headers, tally);
+        }
+        if !self.tables.is_source_of(from, local, headers.source) {
+            return Err(DropReason::SpoofedByWorkload);
+        }
+        let source = local.party().ok_or(DropReason::NotAdmitted)?;
+        let allowed = self.tables.route(self.now, headers.destination).and_then(|route| {
+            let Route { next_hop, party: destination } = route;
+            let input = FilterInput { packet, headers, source, destination, tally };
+            self.state.filter.check(&self.tables.rules, self.now, &input)?;
+            Ok(next_hop)
+        });
+        if let Err(reason) = allowed {
+            self.note_denial(from, headers, reason);
+        }
+        allowed
+    }
+
+    /// Logs a packet that was denied, or that went to no known or admitted workload.
+    #[cold]
+    fn note_denial(&self, from: WorkloadIndex, headers: &Headers, reason: DropReason) {
+        use DropReason::{Denied, NotAdmitted, UnknownAddress};
+        if matches!(reason, Denied | UnknownAddress | NotAdmitted) {
+            let FlowKind { protocol, port, .. } = FlowKind::of(headers, false);
+            let (destination, source_port) = (headers.destination, headers.source_port);
+            let denial = Denial { workload: from, destination, protocol, port, source_port };
+            self.state.denials.note(denial);
+        }
+    }
+
+    /// Decides whether a workload may send an ICMP error: only about a packet that was going to it, or
+    /// to an address behind it. Routes of this host have its errors by any of their interfaces: the
+    /// kernel chooses by where they go.
+    #[cold]
+    fn authorize_icmp_error(
+        &self,
+        (from, local): (WorkloadIndex, &LocalEntry),
+        packet: &[u8],
+        headers: &Headers,
+        tally: Tally,
+    ) -> Result<NextHop, DropReason> {
+        let Self { state, tables, now, .. } = self;
+        let quoted = Quoted::read(packet, headers).and_then(|quoted| {
+            let sender = tables.icmp_error_sender(from, local, quoted.headers.destination)?;
+            Some((quoted, sender))
+        });
+        let Some((quoted, sender)) = quoted else {
+            return Err(match tables.is_source_of(from, local, headers.source) {
+                true => DropReason::StrayIcmpError,
+                false => DropReason::SpoofedByWorkload,
+            });
+        };
+        let source = sender.party().ok_or(DropReason::NotAdmitted)?;
+        if !tables.is_source_of_error(*now, source, headers.source, quoted.headers.destination) {
+            return Err(DropReason::SpoofedByWorkload);
+        }
+        let Route { next_hop, party: destination } = tables.route(*now, headers.destination)?;
+        let input = FilterInput { packet, headers, source, destination, tally };
+        state.filter.check_icmp_error(&tables.rules, *now, &quoted, &input)?;
+        Ok(next_hop)
+    }
+}
+
+#[inline]
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => {
+            !(a.is_multicast() || a.is_broadcast() || a.is_link_local() || a.is_unspecified())
+        }
+        IpAddr::V6(a) => !(a.is_multicast() || a.is_unicast_link_local() || a.is_unspecified()),
+    }
+}

@@ -1,0 +1,176 @@
+//! Egress: the way of a packet from a workload's TUN to the network, or to another workload of the
+//! node. In this order:
+//!
+//! 1. Here: headers are read, and long ICMP errors truncated.
+//! 2. [`authorize`]: the source address, the next hop, and the filter.
+//! 3. [`packet_too_big`]: a packet that is too long for its path is answered.
+//! 4. [`segment`]: a super-packet is cut into packets of the path's size.
+//! 5. [`encrypt`]: each packet is sealed where it leaves from, or staged until there is a session.
+//! 6. [`send_batch`]: datagrams to one peer leave in one system call.
+//!
+//! [`rejection`] answers packets that are denied, and [`staged`] sends what has waited for a session.
+
+pub(crate) mod authorize;
+pub(crate) mod encrypt;
+pub(crate) mod packet_too_big;
+pub(crate) mod rejection;
+pub(crate) mod segment;
+pub(crate) mod send_batch;
+pub(crate) mod staged;
+
+use crate::{
+    drop_reason::{DropReason, Dropped},
+    ecn::Ecn,
+    gather::GatherList,
+    headers::Headers,
+    icmp_error,
+    index::{PeerIndex, WorkloadIndex},
+    link_counters::Tally,
+    offload::Offload,
+    packet_batch::PacketBatch,
+    paths::mtu::PathMtu,
+    sink::Sink,
+    tables::local_entry::NextHop,
+};
+use segment::Segments;
+use std::slice::from_ref;
+
+/// A packet whose headers were read.
+pub(crate) struct EgressPacket<'a> {
+    pub(crate) packet: &'a mut [u8],
+    pub(crate) headers: &'a Headers,
+    /// What is still to be done to it.
+    pub(crate) offload: Offload,
+}
+
+impl PacketBatch<'_> {
+    /// Takes a packet that a local workload has sent, with what is still to be done to it. What leaves
+    /// for the network is kept until [`Self::finish`].
+    pub fn egress(
+        &mut self,
+        from: WorkloadIndex,
+        offload: Offload,
+        packet: &mut [u8],
+        sink: &mut impl Sink,
+    ) {
+        match self.forward(from, offload, packet, sink) {
+            Err(Dropped { reason: DropReason::OrphanFragment, .. })
+                if self.hold_fragment(from, packet) => {}
+            Err(dropped) => self.drop_from_workload(from, packet, dropped, sink),
+            Ok(()) if self.state.filter.has_waiting_fragments() => {
+                for mut later in self.fragments_after(packet) {
+                    if let Err(dropped) = self.forward(from, Offload::None, &mut later, sink) {
+                        self.state.drops.count(dropped.reason, dropped.packets);
+                    }
+                }
+            }
+            Ok(()) => {}
+        }
+    }
+
+    #[cold]
+    fn drop_from_workload(
+        &mut self,
+        from: WorkloadIndex,
+        packet: &[u8],
+        Dropped { reason, packets }: Dropped,
+        sink: &mut impl Sink,
+    ) {
+        let is_rejected = reason.is_denial() && self.reject_to_workload(from, packet, sink);
+        self.state.drops.count(if is_rejected { DropReason::Rejected } else { reason }, packets);
+    }
+
+    fn forward(
+        &mut self,
+        from: WorkloadIndex,
+        offload: Offload,
+        packet: &mut [u8],
+        sink: &mut impl Sink,
+    ) -> Result<(), Dropped> {
+        let mut headers = Headers::parse(packet).map_err(|error| Dropped::one(error.into()))?;
+        let was_truncated = icmp_error::truncate(packet, &mut headers);
+        let offload = if was_truncated { Offload::None } else { offload };
+        let packets = segment::count(&headers, offload);
+        let packet = &mut packet[..headers.length];
+        let tally = Tally { packets, bytes: headers.length as u64 };
+        let next_hop = self
+            .authorize(from, packet, &headers, tally)
+            .map_err(|reason| Dropped { reason, packets })?;
+        let egress = EgressPacket { packet, headers: &headers, offload };
+        match next_hop {
+            NextHop::Workload(to) => {
+                let whole = 0..egress.packet.len();
+                let list = GatherList::new(egress.packet, from_ref(&whole));
+                let taken = sink.to_workload(to, offload, list);
+                taken.then_some(()).ok_or(Dropped { reason: DropReason::NotTaken, packets })
+            }
+            NextHop::Device(device) => self.send_to_device(device, egress, sink),
+            NextHop::Peer(peer) => self.send_to_peer(peer, from, egress, sink),
+        }
+    }
+
+    /// Sends a packet that may pass to a workload of a peer.
+    fn send_to_peer(
+        &mut self,
+        peer: PeerIndex,
+        from: WorkloadIndex,
+        EgressPacket { packet, headers, offload }: EgressPacket<'_>,
+        sink: &mut impl Sink,
+    ) -> Result<(), Dropped> {
+        let packets = segment::count(headers, offload);
+        let dropped = |reason| Dropped { reason, packets };
+        let (ecn, path_mtu, mtu) = (Ecn::of_packet(packet), self.path_mtu(peer), self.tables.mtu);
+        if packet_too_big::is_too_big(packet, headers, segment::length(headers, offload), mtu) {
+            self.answer_too_big(from, packet, headers, mtu, sink);
+            return Err(dropped(DropReason::PacketTooBig));
+        }
+        let limit = path_mtu.map(|path_mtu| path_mtu.bytes);
+        let segments = Segments::new(packet, headers, offload, limit).map_err(dropped)?;
+        if let Some(PathMtu { bytes, is_known: true }) = path_mtu
+            && packet_too_big::is_too_big(segments.first(), headers, segments.length(0), bytes)
+        {
+            // It is sent all the same, and fragmented on its way: where fragments pass, nothing is
+            // lost.
+            self.answer_too_big(from, segments.first(), headers, bytes, sink);
+        }
+        self.encrypt(peer, &segments, ecn, sink);
+        Ok(())
+    }
+
+    /// The limit of the path to a peer, if it is below the network's MTU.
+    fn path_mtu(&self, peer: PeerIndex) -> Option<PathMtu> {
+        self.peers.get(peer)?.path_mtu_below(self.tables.mtu)
+    }
+
+    /// Tells a workload that a packet of it is too long for its path. A device finds out by itself.
+    #[cold]
+    fn answer_too_big(
+        &self,
+        sender: WorkloadIndex,
+        packet: &[u8],
+        headers: &Headers,
+        mtu: u16,
+        sink: &mut impl Sink,
+    ) {
+        if let Some(NextHop::Workload(sender)) = self.tables.next_hop_of(sender) {
+            let answer = packet_too_big::answer(packet, headers, mtu);
+            let whole = 0..answer.len();
+            let list = GatherList::new(&answer, from_ref(&whole));
+            sink.to_workload(sender, Offload::None, list);
+        }
+    }
+
+    /// Has a later fragment of a workload wait for the first. Returns false if there is no room.
+    #[cold]
+    fn hold_fragment(&self, from: WorkloadIndex, packet: &[u8]) -> bool {
+        let party = self.tables.local(from).and_then(|local| local.party());
+        let (Some(party), Ok(headers)) = (party, Headers::parse(packet)) else { return false };
+        self.state.filter.hold_fragment(self.now, &headers, party, &packet[..headers.length])
+    }
+
+    /// Takes the fragments that have waited for a packet which has passed.
+    #[cold]
+    fn fragments_after(&self, packet: &[u8]) -> Vec<Vec<u8>> {
+        Headers::parse(packet).map_or(vec![], |headers| self.state.filter.take_fragments(&headers))
+    }
+}

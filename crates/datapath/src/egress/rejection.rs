@@ -1,0 +1,76 @@
+//! Telling senders that a packet of theirs was denied, and both ends of a connection that it was cut.
+
+use super::EgressPacket;
+use crate::{
+    gather::GatherList,
+    headers::Headers,
+    index::WorkloadIndex,
+    offload::Offload,
+    packet_batch::PacketBatch,
+    reject,
+    rules::{Party, Ports},
+    sink::Sink,
+    tables::local_entry::NextHop,
+};
+use meshward_types::OnDeny;
+use std::{net::IpAddr, slice::from_ref};
+
+impl PacketBatch<'_> {
+    /// Tells a workload that a packet of it was denied, if that is to be told. Returns whether it was.
+    #[cold]
+    pub(crate) fn reject_to_workload(
+        &mut self,
+        sender: WorkloadIndex,
+        packet: &[u8],
+        sink: &mut impl Sink,
+    ) -> bool {
+        let source = self.tables.local(sender).and_then(|local| local.party());
+        let rejection = source.and_then(|source| self.rejection_of(source, packet));
+        rejection.is_some_and(|rejection| self.hand_to_workload(sender, rejection, sink))
+    }
+
+    /// The packet that tells the sender of a denied packet so, if that is to be told.
+    pub(crate) fn rejection_of(&self, source: Party, packet: &[u8]) -> Option<Vec<u8>> {
+        let Self { state, tables, now, .. } = self;
+        let headers = Headers::parse(packet).ok()?;
+        let destination = tables.route(*now, headers.destination).ok().map(|route| route.party);
+        let ports = Ports { source: headers.source_port, destination: headers.destination_port };
+        let on_deny = tables.rules.on_deny(source, destination, headers.protocol(), ports);
+        if on_deny != OnDeny::Reject && !state.filter.is_reset(*now, &headers) {
+            return None;
+        }
+        let rejection = reject::rejection(&packet[..headers.length.min(packet.len())], &headers)?;
+        state.rejection_limits.allow(*now, source.owner).then_some(rejection)
+    }
+
+    /// Hands a packet of the endpoint's own to a workload of this node. Returns false if it was not
+    /// taken.
+    fn hand_to_workload(
+        &mut self,
+        to: WorkloadIndex,
+        mut packet: Vec<u8>,
+        sink: &mut impl Sink,
+    ) -> bool {
+        match self.tables.next_hop_of(to) {
+            Some(NextHop::Device(device)) => {
+                let Ok(headers) = Headers::parse(&packet) else { return false };
+                let egress =
+                    EgressPacket { packet: &mut packet, headers: &headers, offload: Offload::None };
+                self.send_to_device(device, egress, sink).is_ok()
+            }
+            _ => {
+                let whole = 0..packet.len();
+                sink.to_workload(to, Offload::None, GatherList::new(&packet, from_ref(&whole)))
+            }
+        }
+    }
+
+    /// Hands a segment to the end of a connection that is cut, if it is on this node: the other end's
+    /// node does the same for it.
+    pub(crate) fn reset(&mut self, to: IpAddr, segment: Vec<u8>, sink: &mut impl Sink) {
+        let workload = self.tables.local_at(to).map(|(workload, _)| workload);
+        if let Some(workload) = workload {
+            self.hand_to_workload(workload, segment, sink);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! An endpoint: one node's part in one network. It knows the workloads, the peers and the rules;
+//! workers take packets through it in [batches](crate::packet_batch), and one thread does what is slow:
+//! handshakes and timers.
+
+pub(crate) mod api;
+mod apply;
+mod resets;
+pub(crate) mod stats;
+mod timers;
+
+#[cfg(test)]
+mod tests;

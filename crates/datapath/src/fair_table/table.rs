@@ -1,0 +1,417 @@
+//! A table with a quota for each owner.
+
+use super::{
+    entry::{CLASSES, Entry, Evictable, EvictionClass, List, NONE, OwnedEntries},
+    ledger::{Ledger, Reply},
+};
+use crate::owner::QuotaOwner;
+use hashbrown::{HashMap, HashTable};
+use std::{
+    hash::{BuildHasher, Hash},
+    sync::Arc,
+};
+
+/// Entries that one allocation holds: a table never moves more than pointers when it grows.
+const CHUNK: usize = 256;
+/// Entries that were used lately and are passed over before one is evicted all the same.
+const SECOND_CHANCES: usize = 8;
+/// Entries that an owner owes and a table takes out in one go at the most.
+const MAX_PAID: u32 = 64;
+
+/// A table.
+#[derive(Debug)]
+pub(crate) struct FairTable<K, V> {
+    ledger: Arc<Ledger>,
+    index: HashTable<u32>,
+    /// Dense: an entry that goes is replaced by the last.
+    chunks: Vec<Vec<Entry<K, V>>>,
+    length: usize,
+    of_class: [usize; CLASSES],
+    pub(super) owned: Vec<OwnedEntries>,
+    free_owned: Vec<u32>,
+    pub(super) owners: HashMap<QuotaOwner, u32, foldhash::fast::RandomState>,
+    /// Where the next sweep goes on.
+    next_expiry_check: usize,
+}
+
+/// The hash of a key, in as many bits as an entry keeps.
+pub(crate) fn hash_of(hasher: &impl BuildHasher, key: &impl Hash) -> u32 {
+    let hash = hasher.hash_one(key);
+    (hash ^ (hash >> 32)) as u32
+}
+
+/// The table uses the lowest bits and the seven highest.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) | u64::from(hash.wrapping_mul(0x9e37_79b1)) << 32
+}
+
+impl<K: Eq, V: Evictable> FairTable<K, V> {
+    /// Bytes of an entry.
+    #[cfg(test)]
+    pub const ENTRY: usize = size_of::<Entry<K, V>>();
+
+    /// An empty table for at most `limit` entries.
+    pub fn new(limit: usize) -> Self {
+        Self::with_ledger(Arc::new(Ledger::new(limit)))
+    }
+
+    /// An empty table that shares the bound of a ledger with others.
+    pub fn with_ledger(ledger: Arc<Ledger>) -> Self {
+        Self {
+            ledger,
+            index: HashTable::new(),
+            chunks: Vec::new(),
+            length: 0,
+            of_class: [0; CLASSES],
+            owned: Vec::new(),
+            free_owned: Vec::new(),
+            owners: HashMap::default(),
+            next_expiry_check: usize::MAX,
+        }
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// How many of them are of a class.
+    pub fn len_of(&self, class: EvictionClass) -> usize {
+        self.of_class[class as usize]
+    }
+
+    /// Whether there is a chunk with this number: each has some hundreds of the entries, in no order.
+    pub(crate) fn has_chunk(&self, number: usize) -> bool {
+        self.chunks.get(number).is_some_and(|chunk| !chunk.is_empty())
+    }
+
+    /// The entries of a chunk; `None`: there is no such chunk.
+    pub(crate) fn chunk(&self, number: usize) -> Option<impl Iterator<Item = (&K, &V)>> {
+        let chunk = self.chunks.get(number).filter(|chunk| !chunk.is_empty())?;
+        Some(chunk.iter().map(|entry| (&entry.key, &entry.value)))
+    }
+
+    /// Changes the entries of a chunk, if there is one.
+    pub(crate) fn change_chunk(&mut self, number: usize, mut change: impl FnMut(&K, &mut V)) {
+        let Some(chunk) = self.chunks.get_mut(number) else { return };
+        chunk.iter_mut().for_each(|entry| change(&entry.key, &mut entry.value));
+        let first = number * CHUNK;
+        let ids = first..first + chunk.len();
+        ids.for_each(|id| self.reclassify(id as u32));
+    }
+
+    fn entry(&self, id: u32) -> &Entry<K, V> {
+        &self.chunks[id as usize / CHUNK][id as usize % CHUNK]
+    }
+
+    fn entry_mut(&mut self, id: u32) -> &mut Entry<K, V> {
+        &mut self.chunks[id as usize / CHUNK][id as usize % CHUNK]
+    }
+
+    /// Finds the entry of a key. What is found stays valid until an entry comes or goes.
+    pub fn find(&self, hash: u32, key: &K) -> Option<u32> {
+        self.index
+            .find(spread(hash), |id| {
+                let entry = self.entry(*id);
+                entry.hash == hash && entry.key == *key
+            })
+            .copied()
+    }
+
+    /// What was found.
+    pub fn value(&mut self, id: u32) -> &mut V {
+        &mut self.entry_mut(id).value
+    }
+
+    /// Puts an entry that has changed into the list that it belongs to now.
+    pub fn reclassify(&mut self, id: u32) {
+        let entry = self.entry(id);
+        if entry.class != entry.value.eviction_class() {
+            self.unlink(id);
+            let entry = self.entry_mut(id);
+            entry.class = entry.value.eviction_class();
+            self.link(id);
+        }
+    }
+
+    /// Adds an entry for a key that has none. If there is no room, somebody's oldest goes, as the
+    /// module says.
+    pub fn insert(&mut self, hash: u32, key: K, owner: QuotaOwner, value: V) -> u32 {
+        let owned_id = self.owned_by(owner);
+        let id = self.add(hash, key, owned_id, value);
+        self.make_room(owned_id, id)
+    }
+
+    fn add(&mut self, hash: u32, key: K, owned_id: u32, value: V) -> u32 {
+        let (id, class) = (self.length as u32, value.eviction_class());
+        if self.length / CHUNK == self.chunks.len() {
+            // The first grows, since most tables are small.
+            let room = if self.chunks.is_empty() { 4 } else { CHUNK };
+            self.chunks.push(Vec::with_capacity(room));
+        }
+        let entry = Entry { key, value, hash, owned_id, before: NONE, after: NONE, class };
+        self.chunks[id as usize / CHUNK].push(entry);
+        self.length += 1;
+        let Self { index, chunks, .. } = self;
+        let hash_at = |id: &u32| spread(chunks[*id as usize / CHUNK][*id as usize % CHUNK].hash);
+        index.insert_unique(spread(hash), id, hash_at);
+        self.link(id);
+        self.owned[owned_id as usize].count += 1;
+        id
+    }
+
+    /// Finds room for an entry that was just added. Returns where it is then.
+    fn make_room(&mut self, owned_id: u32, new: u32) -> u32 {
+        let own = &mut self.owned[owned_id as usize];
+        if own.credit > 0 {
+            own.credit -= 1;
+            return new;
+        }
+        if own.in_place > 0 {
+            own.in_place -= 1;
+            return self.replace_own(owned_id, new);
+        }
+        let owner = own.owner;
+        let new = self.pay(owned_id, new);
+        match self.ledger.ask(owner) {
+            Reply::Room(granted, loser) => {
+                let own = &mut self.owned[owned_id as usize];
+                (own.credit, own.batch) = (granted - 1, granted);
+                let loser = loser.and_then(|loser| self.owners.get(&loser).copied());
+                loser.map_or(new, |loser| self.pay(loser, new))
+            }
+            Reply::InPlaceOfOwn(count) => {
+                self.owned[owned_id as usize].in_place = count - 1;
+                self.replace_own(owned_id, new)
+            }
+        }
+    }
+
+    /// Takes out the oldest entry of an owner, but for a new one. Returns where that is then.
+    fn replace_own(&mut self, owned_id: u32, new: u32) -> u32 {
+        let OwnedEntries { owner, count, .. } = self.owned[owned_id as usize];
+        if count > 1 {
+            let victim = self.oldest(owned_id, new);
+            return self.evict(victim, new);
+        }
+        // The owner's others are in other tables.
+        self.ledger.owe(owner);
+        new
+    }
+
+    /// Takes out what an owner owes, but for a new entry. Returns where that is then.
+    fn pay(&mut self, owned_id: u32, mut new: u32) -> u32 {
+        if !self.ledger.owes() {
+            return new;
+        }
+        let own = &mut self.owned[owned_id as usize];
+        let (owner, mut most) = (own.owner, own.count.min(MAX_PAID));
+        let credit = std::mem::take(&mut own.credit);
+        if credit > 0 {
+            self.ledger.return_room(owner, credit);
+        }
+        if new != NONE && self.entry(new).owned_id == owned_id {
+            most = most.min(self.owned[owned_id as usize].count - 1);
+        }
+        for _ in 0..self.ledger.take_debt(owner, most) {
+            let victim = self.oldest(owned_id, new);
+            new = self.evict(victim, new);
+        }
+        new
+    }
+
+    /// Takes out some of what this table's owners owe. `false`: that was all of it that is here.
+    pub fn pay_debts(&mut self) -> bool {
+        let before = self.length;
+        if self.ledger.owes() {
+            let owned: Vec<u32> = self.owners.values().copied().collect();
+            owned.into_iter().for_each(|owned_id| _ = self.pay(owned_id, NONE));
+        }
+        self.length < before
+    }
+
+    /// Takes an entry out whose room is used by another. Returns where the entry `new` is then.
+    fn evict(&mut self, id: u32, new: u32) -> u32 {
+        let last = self.length as u32 - 1;
+        let owned_id = self.take_out(id);
+        self.forget_if_empty(owned_id);
+        if new == last { id } else { new }
+    }
+
+    /// Takes an entry out. What else was found is not valid any more.
+    pub fn remove(&mut self, id: u32) {
+        let owned_id = self.take_out(id);
+        let own = &mut self.owned[owned_id as usize];
+        own.credit += 1;
+        if own.count > 0 && own.credit + 1 >= 2 * own.batch.max(1) {
+            let spare = own.credit + 1 - own.batch.max(1);
+            own.credit -= spare;
+            self.ledger.return_room(own.owner, spare);
+        }
+        self.forget_if_empty(owned_id);
+    }
+
+    /// Takes an entry out. Returns whose it was.
+    fn take_out(&mut self, id: u32) -> u32 {
+        self.unlink(id);
+        let (hash, owned_id) = (self.entry(id).hash, self.entry(id).owned_id);
+        if let Ok(found) = self.index.find_entry(spread(hash), |own| *own == id) {
+            found.remove();
+        }
+        let last = self.length as u32 - 1;
+        if last != id {
+            self.rename(last, id);
+        }
+        let chunk = &mut self.chunks[last as usize / CHUNK];
+        if let Some(moved) = chunk.pop()
+            && last != id
+        {
+            *self.entry_mut(id) = moved;
+        }
+        self.length -= 1;
+        // One empty chunk is kept, so that a border is not an allocation each time it is crossed.
+        self.chunks.truncate(self.length / CHUNK + 2);
+        self.owned[owned_id as usize].count -= 1;
+        owned_id
+    }
+
+    fn forget_if_empty(&mut self, owned_id: u32) {
+        let OwnedEntries { owner, count, credit, .. } = self.owned[owned_id as usize];
+        if count > 0 {
+            return;
+        }
+        if credit > 0 {
+            self.ledger.return_room(owner, credit);
+        }
+        self.owners.remove(&owner);
+        self.free_owned.push(owned_id);
+    }
+
+    fn owned_by(&mut self, owner: QuotaOwner) -> u32 {
+        if let Some(&owned_id) = self.owners.get(&owner) {
+            return owned_id;
+        }
+        let owned_id = OwnedEntries {
+            owner,
+            count: 0,
+            credit: 0,
+            in_place: 0,
+            batch: 0,
+            lists: [List::EMPTY; CLASSES],
+        };
+        let id = match self.free_owned.pop() {
+            Some(id) => {
+                self.owned[id as usize] = owned_id;
+                id
+            }
+            None => {
+                self.owned.push(owned_id);
+                self.owned.len() as u32 - 1
+            }
+        };
+        self.owners.insert(owner, id);
+        id
+    }
+
+    /// Has everything that points at an entry point at where it will be.
+    fn rename(&mut self, from: u32, to: u32) {
+        let hash = self.entry(from).hash;
+        if let Some(found) = self.index.find_mut(spread(hash), |own| *own == from) {
+            *found = to;
+        }
+        self.repoint(from, to, to);
+    }
+
+    /// Has what stands before an entry in its list, or the list itself, point at another, and what
+    /// stands behind it likewise.
+    fn repoint(&mut self, id: u32, from_before: u32, from_behind: u32) {
+        let Entry { owned_id, before, after, class, .. } = *self.entry(id);
+        let list = &mut self.owned[owned_id as usize].lists[class as usize];
+        if list.first == id {
+            list.first = from_before;
+        }
+        if list.last == id {
+            list.last = from_behind;
+        }
+        if before != NONE {
+            self.entry_mut(before).after = from_before;
+        }
+        if after != NONE {
+            self.entry_mut(after).before = from_behind;
+        }
+    }
+
+    /// Looks at up to `most` entries, and takes out those whose time is up at `now`, in seconds.
+    /// All entries have had their turn when it returns true.
+    pub fn expire(&mut self, now: u32, most: usize) -> bool {
+        for _ in 0..most {
+            self.next_expiry_check = self.next_expiry_check.min(self.length);
+            if self.next_expiry_check == 0 {
+                self.next_expiry_check = usize::MAX;
+                self.shrink();
+                return true;
+            }
+            self.next_expiry_check -= 1;
+            // The last takes the place of one that goes, and has had its turn.
+            let id = self.next_expiry_check as u32;
+            if self.entry(id).value.expires_at() <= now {
+                self.remove(id);
+            }
+        }
+        false
+    }
+
+    fn shrink(&mut self) {
+        let room = self.index.capacity();
+        if room > 64 && self.length < room / 4 {
+            let Self { index, chunks, length, .. } = self;
+            index.shrink_to(*length * 2, |id| {
+                spread(chunks[*id as usize / CHUNK][*id as usize % CHUNK].hash)
+            });
+            self.chunks.shrink_to_fit();
+        }
+    }
+
+    fn link(&mut self, id: u32) {
+        let Entry { owned_id, class, .. } = *self.entry(id);
+        let list = &mut self.owned[owned_id as usize].lists[class as usize];
+        let before = std::mem::replace(&mut list.last, id);
+        if before == NONE {
+            list.first = id;
+        }
+        let entry = self.entry_mut(id);
+        (entry.before, entry.after) = (before, NONE);
+        if before != NONE {
+            self.entry_mut(before).after = id;
+        }
+        self.of_class[class as usize] += 1;
+    }
+
+    fn unlink(&mut self, id: u32) {
+        let Entry { before, after, class, .. } = *self.entry(id);
+        self.repoint(id, after, before);
+        self.of_class[class as usize] -= 1;
+    }
+
+    /// The entry of an owner that goes first, but for one.
+    fn oldest(&mut self, owned_id: u32, but: u32) -> u32 {
+        for class in 0..CLASSES {
+            for chance in 0..=SECOND_CHANCES {
+                let mut id = self.owned[owned_id as usize].lists[class].first;
+                if id == but {
+                    id = self.entry(id).after;
+                }
+                if id == NONE {
+                    break;
+                }
+                if !self.entry_mut(id).value.take_referenced() || chance == SECOND_CHANCES {
+                    return id;
+                }
+                self.unlink(id);
+                self.link(id);
+            }
+        }
+        // Who loses has entries beside the new one; were it not so, the new one would go.
+        but
+    }
+}

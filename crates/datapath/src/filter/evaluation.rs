@@ -1,0 +1,318 @@
+//! The check of one packet by its flow, or by the rules.
+
+use super::state::{FilterInput, FilterState};
+use crate::{
+    drop_reason::DropReason,
+    flow::{
+        key::{FlowEnd, FlowKey},
+        state::{Flow, Ruling},
+        table::FlowEntry,
+    },
+    flow_log::FlowKind,
+    fragment::FirstVerdict,
+    headers::{Fragment, Icmp, RST},
+    icmp_error::Quoted,
+    link_counters::Counters,
+    rules::{Party, Rules},
+    tcp::{Segment, State},
+};
+use meshward_types::{Protocol, Verdict};
+use std::sync::Arc;
+
+/// When a packet is checked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Time {
+    /// Seconds since the filter's start.
+    pub(super) seconds: u32,
+    /// Whether connections are taken up by packets of the responding side.
+    pub(super) resumes: bool,
+}
+
+/// The check of one packet.
+#[derive(Clone, Copy)]
+pub(super) struct Evaluation<'a> {
+    pub(super) state: &'a FilterState,
+    pub(super) rules: &'a Rules,
+    pub(super) time: Time,
+    pub(super) input: FilterInput<'a>,
+}
+
+/// A direction of a flow: who sends in it, to whom, and to which port.
+#[derive(Clone, Copy)]
+struct Direction {
+    from: Party,
+    to: Party,
+    port: u16,
+}
+
+impl Evaluation<'_> {
+    #[inline]
+    pub(super) fn check(&self) -> Result<(), DropReason> {
+        let FilterInput { packet, headers, .. } = self.input;
+        if let Fragment::Later(_) = headers.fragment {
+            return self.check_later_fragment();
+        }
+        match headers.icmp {
+            Icmp::None | Icmp::Request | Icmp::Reply => self.check_flow(),
+            Icmp::Error => {
+                let quoted = Quoted::read(packet, headers);
+                let quoted = quoted.filter(|quoted| quoted.headers.destination == headers.source);
+                self.check_quoted(quoted.as_ref())
+            }
+            Icmp::Other => self.check_alone(),
+        }
+    }
+
+    /// Checks a later fragment: its first one was checked by the same rules.
+    fn check_later_fragment(&self) -> Result<(), DropReason> {
+        if self.refusal() == DropReason::Quarantined {
+            return Err(DropReason::Quarantined);
+        }
+        let (headers, generation) = (self.input.headers, self.rules.generation());
+        let link = self.state.fragments.pass_later(self.time.seconds, headers, generation)?;
+        link.add(self.input.tally, false);
+        Ok(())
+    }
+
+    /// Counts a packet that is refused.
+    #[cold]
+    pub(super) fn note_refused(&self, reason: DropReason) {
+        if reason == DropReason::OrphanFragment {
+            // It may pass yet, with its first.
+            return;
+        }
+        let FilterInput { headers, source, destination, tally, .. } = self.input;
+        let counters = self.link(source, destination);
+        counters.add_denied();
+        if tally.packets > 0 && reason == DropReason::Denied {
+            counters.kinds.note(self.time.seconds, FlowKind::of(headers, false));
+        }
+    }
+
+    fn link(&self, from: Party, to: Party) -> Arc<Counters> {
+        self.state.links.of((from.identity, to.identity))
+    }
+
+    /// Lets the packet pass, and counts it.
+    #[inline]
+    fn pass(&self, link: &Arc<Counters>, is_observed: bool) -> Result<(), DropReason> {
+        let FilterInput { headers, source, tally, .. } = self.input;
+        if let Fragment::First(_) = headers.fragment {
+            let (owner, generation) = (source.owner, self.rules.generation());
+            let verdict = FirstVerdict { owner, generation, link };
+            self.state.fragments.pass_first(self.time.seconds, headers, verdict)?;
+        }
+        link.add(tally, is_observed);
+        Ok(())
+    }
+
+    /// The reason for which a packet is dropped that nothing lets pass.
+    fn refusal(&self) -> DropReason {
+        let FilterInput { source, destination, .. } = self.input;
+        match self.rules.is_quarantined(source) || self.rules.is_quarantined(destination) {
+            true => DropReason::Quarantined,
+            false => DropReason::Denied,
+        }
+    }
+
+    /// What the rules say of a packet that would begin a flow.
+    fn verdict(&self) -> Verdict {
+        let FilterInput { headers, source, destination, .. } = self.input;
+        let (protocol, port) = (headers.protocol(), headers.destination_port);
+        self.rules.verdict(source, destination, protocol, port)
+    }
+
+    /// Checks a packet that belongs to no flow and begins none.
+    fn check_alone(&self) -> Result<(), DropReason> {
+        match self.verdict() {
+            Verdict::Denied => Err(self.refusal()),
+            verdict => {
+                let link = self.link(self.input.source, self.input.destination);
+                self.pass(&link, verdict == Verdict::Observed)
+            }
+        }
+    }
+
+    /// Checks an ICMP error. It belongs to the flow whose packet it quotes: that packet went the other
+    /// way, and was on it a moment ago (RFC 5927). Whoever is quarantined sends none.
+    pub(super) fn check_quoted(&self, quoted: Option<&Quoted>) -> Result<(), DropReason> {
+        let Self { rules, time, .. } = *self;
+        let FilterInput { headers, source, destination, tally, .. } = self.input;
+        if rules.is_quarantined(source) {
+            return Err(DropReason::Quarantined);
+        }
+        let quoted = quoted.filter(|quoted| {
+            headers.fragment == Fragment::Whole && quoted.headers.source == headers.destination
+        });
+        let quoted = quoted.ok_or(DropReason::StrayIcmpError)?;
+        let (key, from) = FlowKey::of(&quoted.headers);
+        let mut entry = self.state.flows.entry(key);
+        let flow = entry.get(time.seconds).ok_or_else(|| self.refusal())?;
+        if !flow.is_of(rules.generation()) {
+            // The quoted packet went from `destination` to `source`.
+            let port = quoted.headers.destination_port;
+            let there = Direction { from: destination, to: source, port };
+            let port = quoted.headers.source_port;
+            let back = Direction { from: source, to: destination, port };
+            let protocol = quoted.headers.protocol();
+            let ruling = self.ruling_of(flow, protocol, from, [there, back], false);
+            flow.apply_ruling(rules.generation(), ruling);
+        }
+        let checked = if flow.is_denied() {
+            Err(self.refusal())
+        } else if !flow.accepts_icmp_error(time.seconds, from, quoted.sequence) {
+            Err(DropReason::StrayIcmpError)
+        } else {
+            flow.link.add(tally, flow.is_observed());
+            Ok(())
+        };
+        entry.reclassify();
+        checked
+    }
+
+    #[inline]
+    fn check_flow(&self) -> Result<(), DropReason> {
+        let Self { rules, time, .. } = *self;
+        let FilterInput { packet, headers, .. } = self.input;
+        let (key, from) = FlowKey::of(headers);
+        let segment = (headers.ip_protocol == 6).then(|| Segment::read(packet, headers));
+        let begins = segment.is_some_and(|segment| segment.begins());
+        let mut entry = self.state.flows.entry(key);
+        if let Some(flow) = entry.get(time.seconds)
+            && flow.is_of(rules.generation())
+            && !flow.is_denied()
+            && (!begins || flow.right() == from)
+        {
+            flow.note_packet(time.seconds, rules.timeouts(), headers, from, segment);
+            let passed = self.pass(&flow.link, flow.is_observed());
+            entry.reclassify();
+            return passed;
+        }
+        let checked = self.check_anew(&mut entry, from, segment);
+        entry.reclassify();
+        checked
+    }
+
+    /// Checks the first packet of a flow, the first after the rules have changed, one that the rules
+    /// deny, or one that begins a connection.
+    #[inline(never)]
+    fn check_anew(
+        &self,
+        entry: &mut FlowEntry,
+        from: FlowEnd,
+        segment: Option<Segment>,
+    ) -> Result<(), DropReason> {
+        let Self { rules, time, .. } = *self;
+        let FilterInput { headers, source, destination, .. } = self.input;
+        let Some(flow) = entry.get(time.seconds) else {
+            return self.check_first(entry, from, segment);
+        };
+        let generation = rules.generation();
+        if !flow.is_of(generation) || flow.is_denied() && from != flow.initiator() {
+            let there = Direction { from: source, to: destination, port: headers.destination_port };
+            let back = Direction { from: destination, to: source, port: headers.source_port };
+            let ruling = self.ruling_of(flow, headers.protocol(), from, [there, back], true);
+            flow.apply_ruling(generation, ruling);
+        }
+        if segment.is_some_and(|segment| segment.begins()) && flow.right() != from {
+            // The side that did not begin the flow begins one: that is checked as such, and the flow
+            // stays what it is until the other side answers.
+            let verdict = self.verdict();
+            if verdict == Verdict::Denied {
+                return Err(self.refusal());
+            }
+            let link = self.link(source, destination);
+            self.note_begun(&link);
+            flow.note_packet(time.seconds, rules.timeouts(), headers, from, segment);
+            return self.pass(&link, verdict == Verdict::Observed);
+        }
+        if !flow.is_denied() {
+            flow.note_packet(time.seconds, rules.timeouts(), headers, from, segment);
+            return self.pass(&flow.link, flow.is_observed());
+        }
+        // An end still believes in it.
+        flow.extend(time.seconds, rules.timeouts(), headers.protocol());
+        if headers.icmp == Icmp::Reply { self.check_alone() } else { Err(self.refusal()) }
+    }
+
+    /// What the rules of now say of a flow, of which there is a packet in the direction `there`: whether
+    /// who began it may, or the other side may begin such a flow itself. That counts once the other side
+    /// sends: with this packet, if it `is_sent` by it, or if it did before.
+    fn ruling_of(
+        &self,
+        flow: &Flow,
+        protocol: Protocol,
+        from: FlowEnd,
+        [there, back]: [Direction; 2],
+        is_sent: bool,
+    ) -> Option<Ruling> {
+        let by_right_of = |right: FlowEnd| {
+            let Direction { from, to, port } = if right == from { there } else { back };
+            let verdict = self.rules.verdict(from, to, protocol, port);
+            let observed = verdict == Verdict::Observed;
+            let link = || self.link(from, to);
+            (verdict != Verdict::Denied).then(|| Ruling { right, link: link(), observed })
+        };
+        let initiator = flow.initiator();
+        let responder_sends = flow.responder_has_sent() || is_sent && from != initiator;
+        by_right_of(initiator).or_else(|| {
+            let may_begin = responder_sends && protocol != Protocol::Icmp;
+            may_begin.then(|| by_right_of(initiator.other())).flatten()
+        })
+    }
+
+    /// Checks a packet that belongs to no flow.
+    fn check_first(
+        &self,
+        entry: &mut FlowEntry,
+        from: FlowEnd,
+        segment: Option<Segment>,
+    ) -> Result<(), DropReason> {
+        let rules = self.rules;
+        let FilterInput { headers, source, destination, .. } = self.input;
+        let resets = segment.is_some() && headers.tcp_flags & RST != 0;
+        if headers.icmp == Icmp::Reply || resets {
+            return self.check_alone();
+        }
+        let verdict = self.verdict();
+        if verdict != Verdict::Denied {
+            let link = self.link(source, destination);
+            self.note_begun(&link);
+            let ruling = Ruling { right: from, link, observed: verdict == Verdict::Observed };
+            let flow = Flow::new(from, rules.generation(), ruling, State::Opening);
+            return self.begin_flow(entry, from, flow, segment);
+        }
+        if self.time.resumes && segment.is_some_and(|segment| segment.goes_on()) {
+            let back = rules.verdict(destination, source, Protocol::Tcp, headers.source_port);
+            if back != Verdict::Denied {
+                let (right, link) = (from.other(), self.link(destination, source));
+                let ruling = Ruling { right, link, observed: back == Verdict::Observed };
+                let flow = Flow::new(right, rules.generation(), ruling, State::Answered);
+                return self.begin_flow(entry, from, flow, segment);
+            }
+        }
+        Err(self.refusal())
+    }
+
+    fn note_begun(&self, link: &Counters) {
+        if self.input.tally.packets > 0 {
+            link.kinds.note(self.time.seconds, FlowKind::of(self.input.headers, true));
+        }
+    }
+
+    /// Begins a flow with this packet, whose sender is charged for it.
+    fn begin_flow(
+        &self,
+        entry: &mut FlowEntry,
+        from: FlowEnd,
+        mut flow: Flow,
+        segment: Option<Segment>,
+    ) -> Result<(), DropReason> {
+        let (headers, timeouts) = (self.input.headers, self.rules.timeouts());
+        flow.note_packet(self.time.seconds, timeouts, headers, from, segment);
+        flow.extend(self.time.seconds, timeouts, headers.protocol());
+        self.pass(&flow.link, flow.is_observed())?;
+        entry.insert(self.input.source.owner, flow);
+        Ok(())
+    }
+}

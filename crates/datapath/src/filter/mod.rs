@@ -1,0 +1,269 @@
+//! The stateful filter: the first packet of a flow is checked by the link's ACL, the rest by the flow.
+//!
+//! Every flow carries the generation of the rules that checked it. A change of anything that a verdict
+//! rests on begins a new generation, and each flow is checked again at its next packet: revoking a link
+//! cuts its established flows. A flow that is denied is remembered, and goes on when it is allowed
+//! again.
+
+mod evaluation;
+mod reset;
+mod state;
+
+pub use state::FilterInput;
+pub(crate) use state::{CutScope, Reset};
+
+use crate::{
+    drop_reason::DropReason,
+    fair_table::entry::Evictable,
+    flow::{
+        key::{FlowKey, FlowTuple},
+        state::SavedFlow,
+        table::{FlowChunk, MAX_FLOWS},
+    },
+    flow_log::FlowKind,
+    headers::Headers,
+    icmp_error::Quoted,
+    link_counters::LinkStats,
+    owner::QuotaOwner,
+    rules::{Party, Rules},
+    saved_flows::{self, SavedFlowsError},
+};
+use evaluation::{Evaluation, Time};
+use meshward_types::{IdentityId, Protocol};
+use reset::{Parties, is_to_be_reset, reset_both};
+use state::FilterState;
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+/// Time after its start for which a filter takes up TCP connections by a packet of the responding
+/// side.
+///
+/// After a restart the flow table may lack what was begun last, and the first packet of a running
+/// download comes from the side that did not begin it. It passes only if the link in the other
+/// direction is open for its source port, and lets that side begin nothing: a SYN is checked by
+/// itself.
+pub const RESUME_WINDOW: Duration = Duration::from_secs(150);
+
+/// The filter of one endpoint. All workers share it.
+#[derive(Debug)]
+pub struct Filter {
+    start: Instant,
+    /// Until when connections are taken up, in seconds after the start.
+    resumes_until: AtomicU32,
+    state: FilterState,
+    /// Whether any connection was ever reset.
+    has_reset: AtomicBool,
+}
+
+impl Filter {
+    /// A filter without flows. `resume` is [`RESUME_WINDOW`] for an endpoint that takes up running
+    /// workloads, zero otherwise.
+    pub fn new(now: Instant, resume: Duration) -> Self {
+        Self::with_limit(now, resume, MAX_FLOWS)
+    }
+
+    fn with_limit(now: Instant, resume: Duration, max_flows: usize) -> Self {
+        Self {
+            start: now,
+            resumes_until: AtomicU32::new(resume.as_secs() as u32),
+            state: FilterState::new(max_flows),
+            has_reset: AtomicBool::new(false),
+        }
+    }
+
+    /// Checks whether a packet may pass, and counts it.
+    ///
+    /// # Errors
+    /// The reason for which it is to be dropped.
+    #[inline]
+    pub fn check(
+        &self,
+        rules: &Rules,
+        now: Instant,
+        input: &FilterInput<'_>,
+    ) -> Result<(), DropReason> {
+        let seconds = self.seconds(now);
+        let time = Time { seconds, resumes: seconds < self.resumes_until.load(Relaxed) };
+        let evaluation = Evaluation { state: &self.state, rules, time, input: *input };
+        evaluation.check().inspect_err(|reason| evaluation.note_refused(*reason))
+    }
+
+    /// Checks whether an ICMP error may pass that comes from whom the packet that it quotes was going
+    /// to, whatever the error's own source address is: that workload itself, or the gateway behind
+    /// which the address lies. The caller has made sure of that.
+    ///
+    /// # Errors
+    /// The reason for which it is to be dropped.
+    pub(crate) fn check_icmp_error(
+        &self,
+        rules: &Rules,
+        now: Instant,
+        quoted: &Quoted,
+        input: &FilterInput<'_>,
+    ) -> Result<(), DropReason> {
+        let time = Time { seconds: self.seconds(now), resumes: false };
+        let evaluation = Evaluation { state: &self.state, rules, time, input: *input };
+        evaluation.check_quoted(Some(quoted)).inspect_err(|reason| evaluation.note_refused(*reason))
+    }
+
+    /// Whether the ends of a packet's connection are told that it has ended.
+    pub(crate) fn is_reset(&self, now: Instant, headers: &Headers) -> bool {
+        if headers.ip_protocol != 6 || !self.has_reset.load(Relaxed) {
+            return false;
+        }
+        let mut entry = self.state.flows.entry(FlowKey::of(headers).0);
+        entry.get(self.seconds(now)).is_some_and(|flow| flow.is_reset())
+    }
+
+    /// The chunks of the flow table, each some hundreds of flows: see [`Self::reset_cut`].
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = FlowChunk> {
+        self.state.flows.chunks()
+    }
+
+    /// Looks through a chunk of the flow table for connections that the rules of now do not allow and
+    /// that are to be reset. `party_at`: who is at an address.
+    pub(crate) fn reset_cut(
+        &self,
+        rules: &Rules,
+        now: Instant,
+        chunk: FlowChunk,
+        scope: CutScope,
+        party_at: impl Fn(IpAddr) -> Option<Party>,
+    ) -> Vec<Reset> {
+        let (seconds, mut resets) = (self.seconds(now), Vec::new());
+        self.state.flows.change_chunk(chunk, |key, flow| {
+            let tuple = key.tuple_from(flow.initiator());
+            if tuple.protocol != Protocol::Tcp || !flow.may_be_reset(seconds) {
+                return;
+            }
+            let (source, destination) = (party_at(tuple.source), party_at(tuple.destination));
+            if is_to_be_reset(rules, flow, &tuple, &Parties { source, destination }, scope) {
+                flow.reset(rules.generation());
+                resets.extend(reset_both(flow, &tuple));
+            }
+        });
+        if !resets.is_empty() {
+            self.has_reset.store(true, Relaxed);
+        }
+        resets
+    }
+
+    /// Has the flows of a chunk of the flow table kept for as long as the rules of now say, from now
+    /// on.
+    pub(crate) fn retime(&self, rules: &Rules, now: Instant, chunk: FlowChunk) {
+        let seconds = self.seconds(now);
+        self.state.flows.change_chunk(chunk, |key, flow| {
+            if flow.expires_at() > seconds {
+                let protocol = key.tuple_from(flow.initiator()).protocol;
+                flow.extend(seconds, rules.timeouts(), protocol);
+            }
+        });
+    }
+
+    /// Flows in the flow table, but for those that are denied.
+    pub fn flows(&self) -> usize {
+        self.state.flows.len()
+    }
+
+    /// The counters of every link that was used or tried.
+    pub fn links(&self) -> Vec<LinkStats> {
+        self.state.links.stats()
+    }
+
+    /// The kinds of flows that workloads of this node have begun, or tried to, in the time before
+    /// `now`, with the identities of their ends.
+    pub fn flow_kinds(
+        &self,
+        now: Instant,
+        within: Duration,
+    ) -> Vec<(IdentityId, IdentityId, FlowKind)> {
+        let within = within.as_secs().try_into().unwrap_or(u32::MAX);
+        self.state.links.flow_kinds(self.seconds(now).saturating_sub(within))
+    }
+
+    /// Visits the live flows.
+    pub(crate) fn for_each_live(&self, now: Instant, visit: impl FnMut(FlowTuple)) {
+        self.state.flows.for_each_live(self.seconds(now), visit);
+    }
+
+    /// The flows as bytes for [`Self::import`], at most 12 MiB; `unix` is the time since 1970.
+    /// `is_last`: nothing passes this filter any more.
+    pub fn export(&self, now: Instant, unix: Duration, is_last: bool) -> Vec<u8> {
+        saved_flows::encode(&self.state.flows.save(self.seconds(now)), unix, is_last)
+    }
+
+    /// Takes up the flows that another filter had, each charged to the owner of the address that began
+    /// it, and checked by the rules of now at its next packet. If these are all that there were, none is
+    /// taken up by a packet any more. Returns how many were taken up.
+    ///
+    /// # Errors
+    /// If they are not what [`Self::export`] writes.
+    pub fn import(
+        &self,
+        now: Instant,
+        unix: Duration,
+        bytes: &[u8],
+        owner_of: impl Fn(IpAddr) -> QuotaOwner,
+    ) -> Result<usize, SavedFlowsError> {
+        let saved = saved_flows::decode(bytes)?;
+        let gone = unix.saturating_sub(saved.written).as_secs().try_into().unwrap_or(u32::MAX);
+        let (seconds, state) = (self.seconds(now), &self.state);
+        let restored = saved.flows.iter().filter(|flow| {
+            let left = flow.left.saturating_sub(gone);
+            let owner = owner_of(flow.initiator_address());
+            let flow = SavedFlow { left, ..**flow };
+            left > 0 && state.flows.restore(seconds, &flow, owner, state.links.uncounted())
+        });
+        let count = restored.count();
+        if saved.complete {
+            self.resumes_until.store(0, Relaxed);
+        }
+        Ok(count)
+    }
+
+    /// Has a later fragment that was refused as an orphan wait for the first one of its packet. Returns
+    /// false if there is no room for it.
+    pub(crate) fn hold_fragment(
+        &self,
+        now: Instant,
+        headers: &Headers,
+        source: Party,
+        packet: &[u8],
+    ) -> bool {
+        self.state.fragments.hold(self.seconds(now), headers, source.owner, packet)
+    }
+
+    /// Whether any fragments wait for their first.
+    #[inline]
+    pub(crate) fn has_waiting_fragments(&self) -> bool {
+        self.state.fragments.any_waiting()
+    }
+
+    /// Takes the fragments that have waited for a first one, which has passed: each is to be checked
+    /// now.
+    pub(crate) fn take_fragments(&self, headers: &Headers) -> Vec<Vec<u8>> {
+        self.state.fragments.take_waiting(headers)
+    }
+
+    /// Takes the number of fragments that have waited in vain since the last call.
+    pub(crate) fn take_lost_fragments(&self) -> u64 {
+        self.state.fragments.take_lost()
+    }
+
+    fn seconds(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.start).as_secs() as u32
+    }
+
+    /// Ends flows that have been idle for too long.
+    pub fn tick(&self, now: Instant) {
+        let seconds = self.seconds(now);
+        self.state.flows.expire(seconds);
+        self.state.fragments.expire(seconds);
+    }
+}
+
+#[cfg(test)]
+mod tests;

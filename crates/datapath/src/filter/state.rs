@@ -1,0 +1,60 @@
+//! What the filter keeps, and what it is asked.
+
+use crate::{
+    flow::table::FlowTable,
+    fragment::Fragments,
+    headers::Headers,
+    link_counters::{LinkCounters, Tally},
+    rules::Party,
+};
+use std::net::IpAddr;
+
+/// A packet before the filter.
+#[derive(Debug, Clone, Copy)]
+pub struct FilterInput<'a> {
+    /// The packet, as far as it stands in one piece: all headers.
+    pub packet: &'a [u8],
+    /// Its headers.
+    pub headers: &'a Headers,
+    /// Who has sent it.
+    pub source: Party,
+    /// Who is at its destination.
+    pub destination: Party,
+    /// What it adds to its link's counters.
+    pub tally: Tally,
+}
+
+/// Which connections are reset that the rules of now do not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CutScope {
+    /// Those that a quarantine has cut which says so, and those of which an end would be told at its
+    /// next packet.
+    Quarantined,
+    /// All.
+    All,
+}
+
+/// A segment for one end of a connection that is cut, as if the other end had sent it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Reset {
+    pub(crate) to: IpAddr,
+    pub(crate) packet: Vec<u8>,
+}
+
+/// What the filter keeps.
+#[derive(Debug)]
+pub(crate) struct FilterState {
+    pub(super) flows: FlowTable,
+    pub(super) fragments: Fragments,
+    pub(super) links: LinkCounters,
+}
+
+impl FilterState {
+    pub(super) fn new(max_flows: usize) -> Self {
+        Self {
+            flows: FlowTable::new(max_flows),
+            fragments: Fragments::default(),
+            links: LinkCounters::default(),
+        }
+    }
+}

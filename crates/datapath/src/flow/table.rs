@@ -1,0 +1,195 @@
+//! The flow table: which conversations have been let through, in what state they are, and until when
+//! they are kept.
+
+use super::{
+    key::{FlowKey, FlowTuple},
+    state::{Flow, SavedFlow},
+};
+use crate::{
+    fair_table::{
+        entry::{Evictable, EvictionClass},
+        ledger::Ledger,
+        table::{FairTable, hash_of},
+    },
+    link_counters::Counters,
+    owner::QuotaOwner,
+};
+use foldhash::fast::RandomState;
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+/// The most flows of one endpoint.
+pub const MAX_FLOWS: usize = 1 << 20;
+
+/// The table is split by the address that has probably begun a flow, so that whoever opens many
+/// slows no other down: what each touches lies in memory of its own, unless the addresses meet in
+/// one of so many groups ...
+const GROUPS: usize = 128;
+/// ... and each group by flow, into parts with locks of their own, so that workers do not wait for
+/// each other.
+const PARTS: usize = 8;
+pub(super) const SHARDS: usize = GROUPS * PARTS;
+/// Shards that are looked through for expired flows at once, and flows while a lock is held.
+pub(super) const SHARDS_AT_ONCE: usize = SHARDS / 16;
+const CHECKED_UNDER_LOCK: usize = 256;
+
+/// The flows of one endpoint, at most [`MAX_FLOWS`].
+#[derive(Debug)]
+pub(crate) struct FlowTable {
+    shards: Vec<Mutex<FairTable<FlowKey, Flow>>>,
+    ledger: Arc<Ledger>,
+    /// Seeded, so that nobody who chooses ports can have all flows meet in one place.
+    hasher: RandomState,
+    next_shard: AtomicUsize,
+}
+
+/// Some hundreds of the flows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FlowChunk {
+    shard: usize,
+    number: usize,
+}
+
+/// The entry of a flow, whether there is one or not. Its shard is locked.
+pub(crate) struct FlowEntry<'a> {
+    shard: MutexGuard<'a, FairTable<FlowKey, Flow>>,
+    hash: u32,
+    key: FlowKey,
+    found: Option<u32>,
+}
+
+impl FlowTable {
+    pub fn new(limit: usize) -> Self {
+        let ledger = Arc::new(Ledger::new(limit));
+        Self {
+            shards: (0..SHARDS)
+                .map(|_| Mutex::new(FairTable::with_ledger(ledger.clone())))
+                .collect(),
+            ledger,
+            hasher: RandomState::default(),
+            next_shard: AtomicUsize::new(0),
+        }
+    }
+
+    /// How many flows there are that the rules allowed when they were last asked.
+    pub fn len(&self) -> usize {
+        let passing = self.shards.iter().map(|shard| {
+            let shard = shard.lock();
+            shard.len() - shard.len_of(EvictionClass::Denied)
+        });
+        passing.sum()
+    }
+
+    /// Locks the entry of a flow.
+    #[inline]
+    pub(crate) fn entry(&self, key: FlowKey) -> FlowEntry<'_> {
+        let hash = hash_of(&self.hasher, &key);
+        let group = hash_of(&self.hasher, &key.probable_initiator()) as usize % GROUPS;
+        // The table itself uses the lowest bits.
+        let part = (hash >> 26) as usize % PARTS;
+        let shard = self.shards[group * PARTS + part].lock();
+        let found = shard.find(hash, &key);
+        FlowEntry { shard, hash, key, found }
+    }
+
+    /// Visits every flow that passes and has not expired at `now`, in seconds. Few are looked at while a
+    /// lock is held, so one that moves meanwhile may be visited twice or not at all.
+    pub(crate) fn for_each_live(&self, now: u32, mut visit: impl FnMut(FlowTuple)) {
+        for chunk in self.chunks() {
+            let tuples: Vec<FlowTuple> = {
+                let shard = self.shards[chunk.shard].lock();
+                let Some(flows) = shard.chunk(chunk.number) else { continue };
+                let live = flows.filter(|(_, flow)| flow.expires_at() > now && !flow.is_denied());
+                live.map(|(key, flow)| key.tuple_from(flow.initiator())).collect()
+            };
+            tuples.into_iter().for_each(&mut visit);
+        }
+    }
+
+    /// The chunks of the table, each some hundreds of flows. They change while nobody holds a lock.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = FlowChunk> {
+        (0..self.shards.len()).flat_map(|shard| {
+            (0..)
+                .map(move |number| FlowChunk { shard, number })
+                .take_while(|chunk| self.shards[chunk.shard].lock().has_chunk(chunk.number))
+        })
+    }
+
+    /// Changes the flows of a chunk.
+    pub(crate) fn change_chunk(&self, chunk: FlowChunk, change: impl FnMut(&FlowKey, &mut Flow)) {
+        self.shards[chunk.shard].lock().change_chunk(chunk.number, change);
+    }
+
+    /// The flows that have not expired at `now`, in seconds: those first that are worth most.
+    pub(crate) fn save(&self, now: u32) -> Vec<SavedFlow> {
+        let (mut saved, mut fleeting) = (Vec::new(), Vec::new());
+        for chunk in self.chunks() {
+            let shard = self.shards[chunk.shard].lock();
+            let Some(flows) = shard.chunk(chunk.number) else { continue };
+            for (key, flow) in flows.filter(|(_, flow)| flow.expires_at() > now) {
+                let is_fleeting = flow.eviction_class() == EvictionClass::Fleeting;
+                let list = if is_fleeting { &mut fleeting } else { &mut saved };
+                list.push(flow.saved(*key, now));
+            }
+        }
+        saved.append(&mut fleeting);
+        saved
+    }
+
+    /// Takes up a flow of before, unless it has gone on already.
+    pub fn restore(
+        &self,
+        now: u32,
+        saved: &SavedFlow,
+        owner: QuotaOwner,
+        link: &Arc<Counters>,
+    ) -> bool {
+        let mut entry = self.entry(saved.key);
+        let is_free = entry.get(now).is_none();
+        if is_free {
+            entry.insert(owner, Flow::restored(saved, link.clone(), now));
+        }
+        is_free
+    }
+
+    /// Ends the flows of some shards that have expired at `now`, in seconds. All shards have had their
+    /// turn after sixteen calls. No lock is held for longer than a few flows take.
+    pub fn expire(&self, now: u32) {
+        let first = self.next_shard.fetch_add(SHARDS_AT_ONCE, Relaxed);
+        for number in first..first + SHARDS_AT_ONCE {
+            let shard = &self.shards[number % SHARDS];
+            while !shard.lock().expire(now, CHECKED_UNDER_LOCK) {}
+        }
+        if self.ledger.owes() {
+            self.shards.iter().for_each(|shard| while shard.lock().pay_debts() {});
+        }
+    }
+}
+
+impl FlowEntry<'_> {
+    /// The flow, unless it had expired at `now`, in seconds.
+    #[inline]
+    pub fn get(&mut self, now: u32) -> Option<&mut Flow> {
+        let flow = self.shard.value(self.found?);
+        (flow.expires_at() > now).then_some(flow)
+    }
+
+    /// Has the table know in what state the flow is now, which decides when it is evicted.
+    #[inline]
+    pub fn reclassify(&mut self) {
+        if let Some(id) = self.found {
+            self.shard.reclassify(id);
+        }
+    }
+
+    /// Inserts a flow, in place of what may have been there, charged to `owner`.
+    pub fn insert(&mut self, owner: QuotaOwner, flow: Flow) {
+        if let Some(id) = self.found.take() {
+            self.shard.remove(id);
+        }
+        self.found = Some(self.shard.insert(self.hash, self.key, owner, flow));
+    }
+}

@@ -1,0 +1,144 @@
+//! What workloads tried: the kinds of flows of each link, for suggestions, and single denials, for
+//! triggers.
+
+use crate::{headers::Headers, index::WorkloadIndex};
+use meshward_types::Protocol;
+use parking_lot::Mutex;
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+/// The most kinds of flows that are told apart on one link.
+const MAX_KINDS: usize = 64;
+/// The most denials that wait to be taken.
+const MAX_DENIALS: usize = 4096;
+
+/// A kind of flow: what, to which port, and whether it passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowKind {
+    /// What.
+    pub protocol: Protocol,
+    /// The destination port; 0 where the protocol has none.
+    pub port: u16,
+    /// Whether it passed.
+    pub passed: bool,
+}
+
+impl FlowKind {
+    /// The kind of flow that a packet with these headers would begin.
+    pub(crate) fn of(headers: &Headers, passed: bool) -> Self {
+        let protocol = headers.protocol();
+        let port = if protocol.has_ports() { headers.destination_port } else { 0 };
+        Self { protocol, port, passed }
+    }
+}
+
+/// The kinds of flows that were seen on a link, and when last.
+#[derive(Debug, Default)]
+pub(crate) struct FlowKinds(Mutex<Vec<(FlowKind, u32)>>);
+
+impl FlowKinds {
+    /// Notes a flow at a second.
+    pub fn note(&self, now: u32, kind: FlowKind) {
+        let mut kinds = self.0.lock();
+        if let Some((_, last)) = kinds.iter_mut().find(|(known, _)| *known == kind) {
+            *last = now;
+        } else if kinds.len() < MAX_KINDS {
+            kinds.push((kind, now));
+        } else if let Some(oldest) = kinds.iter_mut().min_by_key(|(_, last)| *last) {
+            // What was seen longest ago gives way.
+            *oldest = (kind, now);
+        }
+    }
+
+    /// The kinds that were seen at a second or later.
+    pub fn since(&self, second: u32) -> Vec<FlowKind> {
+        self.0.lock().iter().filter(|(_, last)| *last >= second).map(|(kind, _)| *kind).collect()
+    }
+}
+
+/// A packet that a workload sent and that was denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Denial {
+    /// The workload.
+    pub workload: WorkloadIndex,
+    /// Where it was to go.
+    pub destination: IpAddr,
+    /// What it was.
+    pub protocol: Protocol,
+    /// The destination port; 0 where the protocol has none.
+    pub port: u16,
+    /// The source port, which tells flows apart.
+    pub source_port: u16,
+}
+
+/// Denials until somebody takes them; none are kept while nobody watches.
+#[derive(Debug, Default)]
+pub(crate) struct Denials {
+    watched: AtomicBool,
+    waiting: Mutex<Vec<Denial>>,
+}
+
+impl Denials {
+    pub fn watch(&self, watched: bool) {
+        self.watched.store(watched, Relaxed);
+        if !watched {
+            self.waiting.lock().clear();
+        }
+    }
+
+    pub fn note(&self, denial: Denial) {
+        if self.watched.load(Relaxed) {
+            let mut waiting = self.waiting.lock();
+            // A flood says enough with what is kept.
+            if waiting.len() < MAX_DENIALS {
+                waiting.push(denial);
+            }
+        }
+    }
+
+    pub fn take(&self) -> Vec<Denial> {
+        std::mem::take(&mut *self.waiting.lock())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(port: u16) -> FlowKind {
+        FlowKind { protocol: Protocol::Tcp, port, passed: true }
+    }
+
+    #[test]
+    fn kinds_are_bounded_and_the_oldest_gives_way() {
+        let kinds = FlowKinds::default();
+        for port in 0..1000u16 {
+            kinds.note(u32::from(port), kind(port));
+            kinds.note(u32::from(port), kind(7));
+        }
+        let seen = kinds.since(0);
+        assert_eq!(seen.len(), MAX_KINDS);
+        assert!(seen.contains(&kind(7)) && seen.contains(&kind(999)));
+        assert_eq!(kinds.since(1000), []);
+    }
+
+    #[test]
+    fn denials_wait_only_while_they_are_watched() {
+        let denial = Denial {
+            workload: WorkloadIndex(0),
+            destination: [10, 0, 0, 1].into(),
+            protocol: Protocol::Tcp,
+            port: 22,
+            source_port: 4000,
+        };
+        let denials = Denials::default();
+        denials.note(denial);
+        assert_eq!(denials.take(), []);
+        denials.watch(true);
+        (0..2 * MAX_DENIALS).for_each(|_| denials.note(denial));
+        assert_eq!(denials.take().len(), MAX_DENIALS);
+        assert_eq!(denials.take(), []);
+    }
+}

@@ -1,0 +1,265 @@
+//! CoalesceOptions the packets of one flow that arrive in a row from one peer into one super-packet (what
+//! the kernel's GRO does).
+
+use crate::{
+    checksum::{Sum, set_ipv4},
+    gather::{MAX_GATHER_PARTS, Span},
+    headers::{Fragment, Headers},
+    index::PeerIndex,
+    offload::{Offload, SegmentKind},
+};
+use std::net::IpAddr;
+
+const ACK: u8 = 16;
+const PSH: u8 = 8;
+/// The most bytes of a super-packet.
+const MAX_LENGTH: usize = 65_535;
+/// How many runs back the run of a packet's flow is looked for.
+const LOOK_BACK: usize = 8;
+
+/// The packets that came in one call, in runs that each become one packet. Nothing is copied: a run
+/// is a list of places in the buffer.
+#[derive(Debug, Default)]
+pub(crate) struct Coalescer {
+    /// In the order in which they began; those from `count` on are kept for their memory.
+    runs: Vec<Run>,
+    count: usize,
+    options: CoalesceOptions,
+}
+
+/// What may be merged: what the workloads' interfaces take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CoalesceOptions {
+    /// Segments of TCP.
+    pub tcp: bool,
+    /// Datagrams of UDP (kernels from 6.2 on take them from a TUN).
+    pub udp: bool,
+}
+
+impl CoalesceOptions {
+    fn has(self, kind: SegmentKind) -> bool {
+        if kind == SegmentKind::Udp { self.udp } else { self.tcp }
+    }
+}
+
+impl Default for CoalesceOptions {
+    fn default() -> Self {
+        Self { tcp: true, udp: true }
+    }
+}
+
+/// Packets of one flow that follow each other.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// Who sent it.
+    pub peer: PeerIndex,
+    /// Those of the first packet; its length is that of all.
+    pub headers: Headers,
+    /// The first packet, then the payloads of the others.
+    pub parts: Vec<Span>,
+    /// `None`: of a kind that is not merged.
+    kind: Option<SegmentKind>,
+    /// Bytes of all headers.
+    head: usize,
+    /// Bytes of payload in each packet but the last.
+    size: usize,
+    /// Nothing more can be added: a short packet came, or one that asks to be handed over.
+    closed: bool,
+}
+
+impl Coalescer {
+    /// Merges this from now on.
+    pub fn set_options(&mut self, options: CoalesceOptions) {
+        self.options = options;
+    }
+
+    /// Takes a packet of a peer that stands at `place` in `buffer`.
+    pub fn push(&mut self, buffer: &mut [u8], peer: PeerIndex, place: Span, headers: &Headers) {
+        let packet = &buffer[place.clone()];
+        let mergeable = mergeable(packet, headers).filter(|(kind, _)| self.options.has(*kind));
+        let pushes = headers.tcp_flags & PSH != 0;
+        if let Some((kind, head)) = mergeable
+            && self.append(buffer, peer, &place, headers, kind, head)
+        {
+            return;
+        }
+        let (kind, head) = mergeable.map_or((None, place.len()), |(kind, head)| (Some(kind), head));
+        let size = place.len() - head;
+        if self.count == self.runs.len() {
+            self.runs.push(Run::empty(*headers));
+        }
+        let run = &mut self.runs[self.count];
+        self.count += 1;
+        run.parts.clear();
+        run.parts.push(place);
+        let closed = kind.is_none() || pushes || size == 0;
+        *run = Run {
+            peer,
+            headers: *headers,
+            kind,
+            head,
+            size,
+            closed,
+            parts: std::mem::take(&mut run.parts),
+        };
+    }
+
+    fn append(
+        &mut self,
+        buffer: &mut [u8],
+        peer: PeerIndex,
+        place: &Span,
+        headers: &Headers,
+        kind: SegmentKind,
+        head: usize,
+    ) -> bool {
+        let recent = &mut self.runs[self.count.saturating_sub(LOOK_BACK)..self.count];
+        // The flow's latest run alone counts: to add to an earlier one would change the order.
+        let Some(run) =
+            recent.iter_mut().rfind(|run| run.peer == peer && run.headers.same_flow(headers))
+        else {
+            return false;
+        };
+        let (first, size) = (run.parts[0].start, place.len() - head);
+        let fits = run.kind == Some(kind)
+            && !run.closed
+            && head == run.head
+            && (1..=run.size).contains(&size)
+            && run.headers.length + size <= MAX_LENGTH
+            && run.parts.len() < MAX_GATHER_PARTS
+            && follows(&buffer[first..first + head], &buffer[place.clone()], run, headers);
+        if !fits {
+            return false;
+        }
+        if headers.tcp_flags & PSH != 0 {
+            buffer[first + headers.payload + 13] |= PSH;
+            run.headers.tcp_flags |= PSH;
+            run.closed = true;
+        }
+        run.closed |= size < run.size;
+        run.headers.length += size;
+        run.parts.push(place.start + head..place.end);
+        true
+    }
+
+    /// How many runs there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// A run, with its headers written to the first packet, and what is then still to be done to
+    /// it.
+    pub fn finish(&self, number: usize, buffer: &mut [u8]) -> (&Run, Offload) {
+        let run = &self.runs[number];
+        let offload = match (run.kind, run.parts.len()) {
+            (Some(kind), 2..) => {
+                write_headers(&mut buffer[run.parts[0].clone()], run, kind);
+                let (size, headers, start) =
+                    (run.size as u16, run.head as u16, run.headers.payload as u16);
+                Offload::Segment { kind, size, headers, start }
+            }
+            // A packet of a kind that is merged has been verified.
+            (Some(_), _) => Offload::Verified,
+            (None, _) => Offload::None,
+        };
+        (run, offload)
+    }
+
+    /// Forgets all runs.
+    pub fn clear(&mut self) {
+        self.count = 0;
+    }
+}
+
+impl Run {
+    fn empty(headers: Headers) -> Self {
+        let parts = Vec::with_capacity(MAX_GATHER_PARTS);
+        Self { peer: PeerIndex(0), headers, parts, kind: None, head: 0, size: 0, closed: true }
+    }
+}
+
+/// The kind and the length of all headers of a packet that may be merged: plain headers, nothing
+/// but data, a checksum that is right.
+fn mergeable(packet: &[u8], headers: &Headers) -> Option<(SegmentKind, usize)> {
+    let at = headers.payload;
+    let plain = match headers.source {
+        IpAddr::V4(_) => at == 20 && packet[6] & 0x80 == 0,
+        IpAddr::V6(_) => at == 40,
+    };
+    if !plain || headers.fragment != Fragment::Whole {
+        return None;
+    }
+    let (kind, head) = match (headers.ip_protocol, headers.source) {
+        (6, source) => {
+            if headers.tcp_flags & !PSH != ACK {
+                return None;
+            }
+            let head = at + usize::from(packet[at + 12] >> 4) * 4;
+            (if source.is_ipv4() { SegmentKind::TcpV4 } else { SegmentKind::TcpV6 }, head)
+        }
+        (17, _) => {
+            let length = usize::from(u16::from_be_bytes([packet[at + 4], packet[at + 5]]));
+            let summed = packet[at + 6..at + 8] != [0, 0];
+            if length != packet.len() - at || !summed {
+                return None;
+            }
+            (SegmentKind::Udp, at + 8)
+        }
+        _ => return None,
+    };
+    if head < at + 8 || head > packet.len() {
+        return None;
+    }
+    let Headers { source, destination, ip_protocol, .. } = *headers;
+    let pseudo = Sum::default().add_pseudo(source, destination, ip_protocol, packet.len() - at);
+    pseudo.add(&packet[at..]).is_valid().then_some((kind, head))
+}
+
+/// Whether a packet is the next of a run whose headers are `head`: the same in all but those that
+/// count on.
+fn follows(head: &[u8], packet: &[u8], run: &Run, headers: &Headers) -> bool {
+    let at = headers.payload;
+    let same = |from: usize, to: usize| head[from..to] == packet[from..to];
+    let ip = match headers.source {
+        // Version, service and ECN; then flags, offset, lifetime and protocol. Addresses and ports
+        // are the flow's.
+        IpAddr::V4(_) => same(0, 2) && same(6, 10),
+        // Version, class and label; then next header and hop limit.
+        IpAddr::V6(_) => same(0, 4) && same(6, 8),
+    };
+    if !ip {
+        return false;
+    }
+    if run.kind == Some(SegmentKind::Udp) {
+        return true;
+    }
+    let number = |packet: &[u8]| {
+        u32::from_be_bytes([packet[at + 4], packet[at + 5], packet[at + 6], packet[at + 7]])
+    };
+    let next = number(head).wrapping_add((run.headers.length - run.head) as u32);
+    // Acknowledgement; offset; window and, behind the checksum, the urgent pointer and all options.
+    number(packet) == next
+        && same(at + 8, at + 13)
+        && same(at + 14, at + 16)
+        && same(at + 18, run.head)
+}
+
+/// Writes the headers of all of a run to its first packet.
+fn write_headers(packet: &mut [u8], run: &Run, kind: SegmentKind) {
+    let (at, length) = (run.headers.payload, run.headers.length);
+    match run.headers.source {
+        IpAddr::V4(_) => {
+            packet[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+            set_ipv4(packet, 20);
+        }
+        IpAddr::V6(_) => packet[4..6].copy_from_slice(&((length - 40) as u16).to_be_bytes()),
+    }
+    let transport = length - at;
+    if kind == SegmentKind::Udp {
+        packet[at + 4..at + 6].copy_from_slice(&(transport as u16).to_be_bytes());
+    }
+    let Headers { source, destination, ip_protocol, .. } = run.headers;
+    let partial = Sum::default().add_pseudo(source, destination, ip_protocol, transport).fold();
+    let field = at + usize::from(kind.checksum_offset());
+    packet[field..field + 2].copy_from_slice(&partial);
+}

@@ -1,0 +1,188 @@
+//! Opening data messages where they stand. Messages of one session in a row are opened under one lock
+//! of its replay window.
+
+use super::Received;
+use crate::{
+    drop_reason::DropReason,
+    ecn::{self, Ecn},
+    gather::Span,
+    headers::Headers,
+    icmp_error,
+    in_band::{
+        path_probe::{self, PathProbe},
+        vouch::Vouch,
+    },
+    index::PeerIndex,
+    offload::Offload,
+    packet_batch::PacketBatch,
+    sink::Sink,
+    transport::peer::{Peer, ReceivedContent},
+};
+use meshward_wireguard::{
+    message::{MessageType, RECEIVER_INDEX, read_u32},
+    session::Session,
+};
+use std::{net::SocketAddr, sync::Arc};
+
+/// What a run of messages contained.
+#[derive(Default)]
+struct Opened {
+    any: bool,
+    /// Bytes of packets; `None` while there were only path probes.
+    bytes: Option<u64>,
+}
+
+impl PacketBatch<'_> {
+    /// Opens the first datagrams that belong to one session. Returns where the next one stands.
+    pub(super) fn decrypt_run(
+        &mut self,
+        received: &Received,
+        buffer: &mut [u8],
+        sink: &mut impl Sink,
+    ) -> usize {
+        let index = read_u32(&buffer[received.range.start..], RECEIVER_INDEX);
+        let session = self
+            .peers
+            .by_session(index)
+            .and_then(|peer| Some((peer, peer.receive_session(self.millis, index)?)));
+        let Some((peer, session)) = session else {
+            self.state.drops.count(DropReason::UnknownPeer, 1);
+            return received.first().end;
+        };
+        let peer = peer.clone();
+        let (mut rest, mut opened) = (received.clone(), Opened::default());
+        let mut window = session.received();
+        while !rest.range.is_empty() {
+            let datagram = rest.first();
+            let message = &mut buffer[datagram.clone()];
+            if MessageType::of(message) != Some(MessageType::Data)
+                || read_u32(message, RECEIVER_INDEX) != index
+            {
+                break;
+            }
+            rest.range.start = datagram.end;
+            let Ok(text) = session.open(&mut window, message) else {
+                self.state.drops.count(DropReason::BadCrypto, 1);
+                continue;
+            };
+            opened.any = true;
+            let text = datagram.start + text.start..datagram.start + text.end;
+            if let Some(probe) = PathProbe::decode(&buffer[text.clone()]) {
+                self.handle_path_probe(&peer, received.from, probe, sink);
+                continue;
+            }
+            let bytes = self.accept_packet(peer.index, received.ecn, buffer, text, sink);
+            *opened.bytes.get_or_insert(0) += bytes;
+        }
+        drop(window);
+        if opened.any {
+            self.after_receive(&peer, &session, received.from, opened.bytes, sink);
+        }
+        rest.range.start
+    }
+
+    fn after_receive(
+        &mut self,
+        peer: &Peer,
+        session: &Arc<Session>,
+        from: SocketAddr,
+        bytes: Option<u64>,
+        sink: &mut impl Sink,
+    ) {
+        sink.authenticated(from);
+        let content = bytes.map_or(ReceivedContent::PathProbes, ReceivedContent::Packets);
+        let after = peer.note_received(self.millis, session, from, content);
+        if after.handshake_is_due {
+            self.state.request_handshake(peer, sink);
+        }
+        if after.session_is_confirmed {
+            self.forget_send_path();
+            for packet in peer.take_staged(&self.state.transport.staged) {
+                self.send_staged(peer.index, packet, sink);
+            }
+        }
+    }
+
+    /// Answers a path challenge on the path that it took, or applies what a response proves.
+    fn handle_path_probe(
+        &mut self,
+        peer: &Peer,
+        from: SocketAddr,
+        probe: PathProbe,
+        sink: &mut impl Sink,
+    ) {
+        match probe {
+            PathProbe::Challenge(number) => {
+                let response = PathProbe::Response(number);
+                let sealed =
+                    self.state.transport.seal(self.millis, peer, path_probe::LENGTH, |packet| {
+                        response.encode(packet);
+                    });
+                if let Some(sealed) = sealed {
+                    sink.to_network(from, Ecn::NotCapable, &sealed, sealed.len());
+                }
+            }
+            PathProbe::Response(number) => {
+                let proof = {
+                    let mut handshake = peer.handshake.lock();
+                    handshake.prober.note_ping_response(self.now, number);
+                    handshake.accept_path_response(number)
+                };
+                if let Some(proof) = proof {
+                    peer.apply_proof(self.millis, proof);
+                    self.forget_send_path();
+                }
+            }
+        }
+    }
+
+    /// Accepts the content of a message of a peer. Returns how many bytes of packets it is.
+    fn accept_packet(
+        &mut self,
+        peer: PeerIndex,
+        ecn: Ecn,
+        buffer: &mut [u8],
+        text: Span,
+        sink: &mut impl Sink,
+    ) -> u64 {
+        if text.is_empty() {
+            return 0;
+        }
+        if let Some(device) = self.tables.device_at(peer) {
+            // What a device sends is authorized as what comes from any workload of this node.
+            let bytes = text.len() as u64;
+            self.egress(device, Offload::None, &mut buffer[text], sink);
+            return bytes;
+        }
+        let accepted = self.accept_from_node(peer, ecn, buffer, text);
+        accepted.unwrap_or_else(|reason| {
+            self.state.drops.count(reason, 1);
+            0
+        })
+    }
+
+    fn accept_from_node(
+        &mut self,
+        peer: PeerIndex,
+        outer_ecn: Ecn,
+        buffer: &mut [u8],
+        text: Span,
+    ) -> Result<u64, DropReason> {
+        let packet = &mut buffer[text.clone()];
+        if let Some(vouch) = Vouch::decode(packet) {
+            if !self.tables.may_vouch(peer, vouch) {
+                return Err(DropReason::SpoofedByPeer);
+            }
+            self.keep_vouch(peer, vouch);
+            return Ok(text.len() as u64);
+        }
+        let mut headers = Headers::parse(packet)?;
+        icmp_error::truncate(packet, &mut headers);
+        if !ecn::decapsulate(outer_ecn, &mut packet[..headers.length]) {
+            return Err(DropReason::Congestion);
+        }
+        let span = text.start..text.start + headers.length;
+        self.scratch.coalescer.push(buffer, peer, span, &headers);
+        Ok(headers.length as u64)
+    }
+}

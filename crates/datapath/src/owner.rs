@@ -1,0 +1,24 @@
+//! Who is charged for what is kept of a packet.
+
+use crate::index::{PeerIndex, WorkloadIndex};
+
+/// The sender of packets, which is charged for what tables keep of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QuotaOwner {
+    /// A workload of this node.
+    Workload(WorkloadIndex),
+    /// A workload behind a peer.
+    Remote {
+        /// The peer.
+        peer: PeerIndex,
+        /// A number that tells the peer's workloads apart.
+        workload: u32,
+    },
+}
+
+impl QuotaOwner {
+    /// The peer with whose workloads it shares a quota, if it is behind a peer.
+    pub(crate) fn peer(self) -> Option<PeerIndex> {
+        if let Self::Remote { peer, .. } = self { Some(peer) } else { None }
+    }
+}

@@ -1,0 +1,41 @@
+//! Where packets and messages leave an endpoint: the I/O of a node implements it.
+
+use crate::{ecn::Ecn, gather::GatherList, index::WorkloadIndex, offload::Offload};
+use std::net::SocketAddr;
+
+/// The output of an endpoint.
+pub trait Sink {
+    /// Writes a packet, which may be a super-packet, to a local workload's TUN. Returns false if it
+    /// was not taken.
+    fn to_workload(
+        &mut self,
+        workload: WorkloadIndex,
+        offload: Offload,
+        packet: GatherList<'_>,
+    ) -> bool;
+    /// Sends datagrams, each of `size` bytes but for the last, which may be shorter. Returns false if
+    /// any of them was not taken.
+    fn to_network(&mut self, to: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool;
+    /// Sends a datagram that must not be fragmented on its way; one that is too long for the path is
+    /// lost.
+    fn to_network_unfragmented(&mut self, to: SocketAddr, datagram: &[u8]);
+    /// Queues a handshake message for [`Endpoint::receive_handshake`]. Returns false if too many
+    /// wait.
+    ///
+    /// [`Endpoint::receive_handshake`]: crate::Endpoint::receive_handshake
+    fn queue_handshake(&mut self, from: SocketAddr, message: &[u8]) -> bool;
+    /// Has [`Endpoint::begin_handshakes`] called soon.
+    ///
+    /// [`Endpoint::begin_handshakes`]: crate::Endpoint::begin_handshakes
+    fn request_handshakes(&mut self);
+    /// Notes that what has just come from an address is authentic: answers may leave from the address
+    /// that it came to.
+    fn authenticated(&mut self, _from: SocketAddr) {}
+}
+
+/// Sends messages of the protocol itself, whose outer header has no congestion mark.
+pub(crate) fn send_plain(sink: &mut impl Sink) -> impl FnMut(SocketAddr, &[u8]) {
+    |to, datagram| {
+        sink.to_network(to, Ecn::NotCapable, datagram, datagram.len());
+    }
+}

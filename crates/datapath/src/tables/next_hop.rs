@@ -1,0 +1,83 @@
+//! Routing: from a destination address to the next hop.
+
+use super::{
+    local_entry::NextHop,
+    state::{Holder, RemoteGateway, Tables},
+};
+use crate::{
+    drop_reason::DropReason, gateways::first_up, index::WorkloadIndex, owner::QuotaOwner,
+    rules::Party,
+};
+use std::{hash::BuildHasher, net::IpAddr, time::Instant};
+
+/// The next hop of a packet, and who is at its destination.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Route {
+    pub(crate) next_hop: NextHop,
+    pub(crate) party: Party,
+}
+
+impl Tables {
+    /// The route to an address.
+    ///
+    /// # Errors
+    /// If no workload is known there, or it is not admitted.
+    #[inline]
+    pub(crate) fn route(&self, now: Instant, address: IpAddr) -> Result<Route, DropReason> {
+        match self.addresses.get(&address) {
+            Some(Holder::Peer(peer, party)) => {
+                Ok(Route { next_hop: NextHop::Peer(*peer), party: *party })
+            }
+            Some(Holder::Local(workload)) => self.route_to_local(*workload),
+            None => self.route_beyond(now, address),
+        }
+    }
+
+    /// The route to an address of which the coordinator has said nothing by itself.
+    fn route_beyond(&self, now: Instant, address: IpAddr) -> Result<Route, DropReason> {
+        if let Some(vouched) = self.vouched.get(&address).filter(|vouched| vouched.until > now) {
+            let workload = self.hasher.hash_one(address) as u32;
+            let owner = QuotaOwner::Remote { peer: vouched.peer, workload };
+            let party = Party::of_identity(vouched.identity, owner);
+            return Ok(Route { next_hop: NextHop::Peer(vouched.peer), party });
+        }
+        let local = self.local_prefixes.find(address);
+        let remote = self.remote_prefixes.find(address);
+        match (local, remote) {
+            // A prefix behind this node needs no other gateway.
+            (Some((own, gateways)), _) if remote.is_none_or(|(other, _)| own >= other) => {
+                let gateway = gateways.first().ok_or(DropReason::UnknownAddress)?;
+                self.route_to_local(gateway.workload)
+            }
+            (_, Some((_, gateways))) => {
+                let RemoteGateway { peer, party, .. } =
+                    first_up(gateways, &self.down, |gateway| gateway.peer)
+                        .ok_or(DropReason::UnknownAddress)?;
+                Ok(Route { next_hop: NextHop::Peer(peer), party })
+            }
+            _ => Err(DropReason::UnknownAddress),
+        }
+    }
+
+    #[inline]
+    fn route_to_local(&self, workload: WorkloadIndex) -> Result<Route, DropReason> {
+        let local = self.local(workload).ok_or(DropReason::UnknownAddress)?;
+        let next_hop = local.next_hop(workload);
+        Ok(Route { next_hop, party: local.party().ok_or(DropReason::NotAdmitted)? })
+    }
+
+    /// The route to a workload of this node by its address, or by one that lies behind it.
+    ///
+    /// # Errors
+    /// If there is none, or it is not admitted.
+    pub(crate) fn local_route(&self, address: IpAddr) -> Result<Route, DropReason> {
+        let (workload, _) = self.local_at(address).ok_or(DropReason::UnknownAddress)?;
+        self.route_to_local(workload)
+    }
+
+    /// The next hop to a workload of this node: its TUN, or the peer that it is as a device.
+    #[inline]
+    pub(crate) fn next_hop_of(&self, workload: WorkloadIndex) -> Option<NextHop> {
+        Some(self.local(workload)?.next_hop(workload))
+    }
+}

@@ -1,0 +1,109 @@
+//! Which source addresses a workload and a peer may send from.
+
+use super::{
+    local_entry::{LocalEntry, NextHop},
+    state::Tables,
+};
+use crate::{
+    drop_reason::DropReason,
+    index::{PeerIndex, WorkloadIndex},
+    rules::Party,
+};
+use ipnet::IpNet;
+use std::{net::IpAddr, time::Instant};
+
+impl Tables {
+    /// Whether a packet with this source may come from a workload.
+    #[inline]
+    pub(crate) fn is_source_of(
+        &self,
+        workload: WorkloadIndex,
+        local: &LocalEntry,
+        address: IpAddr,
+    ) -> bool {
+        local.workload.addresses.contains(&address)
+            || !local.workload.prefixes.is_empty()
+                && self.local_at(address).is_some_and(|(own, _)| own == workload)
+    }
+
+    /// The workload for which another may send an ICMP error about a packet to `quoted`: itself, or,
+    /// if it is a route, another route of this node, since both interfaces are the host's own.
+    pub(crate) fn icmp_error_sender<'a>(
+        &'a self,
+        workload: WorkloadIndex,
+        local: &'a LocalEntry,
+        quoted: IpAddr,
+    ) -> Option<&'a LocalEntry> {
+        if self.is_source_of(workload, local, quoted) {
+            return Some(local);
+        }
+        let (_, other) = self.local_at(quoted)?;
+        let are_routes = !local.workload.prefixes.is_empty() && !other.workload.prefixes.is_empty();
+        are_routes.then_some(other)
+    }
+
+    /// Who sends from an address, if it is one of a peer's.
+    ///
+    /// # Errors
+    /// If the peer may not send from it.
+    pub(crate) fn sender(
+        &self,
+        now: Instant,
+        peer: PeerIndex,
+        address: IpAddr,
+    ) -> Result<Party, DropReason> {
+        if self.peer_owns(peer, address) {
+            let route = self.route(now, address)?;
+            let is_own = route.next_hop == NextHop::Peer(peer);
+            return is_own.then_some(route.party).ok_or(DropReason::SpoofedByPeer);
+        }
+        // Any gateway of a prefix may be the one that its machines send by.
+        let gateways = self.remote_prefixes.find(address).map_or(&[][..], |(_, gateways)| gateways);
+        let own = gateways.iter().find(|gateway| gateway.peer == peer);
+        own.map(|gateway| gateway.party).ok_or(DropReason::SpoofedByPeer)
+    }
+
+    /// Whether an ICMP error with this source address may come from the workload `sender`, which a
+    /// packet to `quoted` was going to: from its own addresses and those behind it, and, if it is the
+    /// gateway behind which `quoted` lies, from routers that the mesh does not know (RFC 1812 §4.3.2.4
+    /// leaves open which of its addresses a router uses).
+    pub(crate) fn is_source_of_error(
+        &self,
+        now: Instant,
+        sender: Party,
+        source: IpAddr,
+        quoted: IpAddr,
+    ) -> bool {
+        if source == quoted {
+            return true;
+        }
+        // Several gateways may have one prefix.
+        let has_prefix = || {
+            let gateways =
+                self.remote_prefixes.find(source).map_or(&[][..], |(_, gateways)| gateways);
+            gateways.iter().any(|gateway| gateway.party.owner == sender.owner)
+        };
+        match self.route(now, source) {
+            Ok(route) => route.party.owner == sender.owner || has_prefix(),
+            Err(DropReason::UnknownAddress) => {
+                let is_of_mesh = self.prefixes.iter().any(|prefix| prefix.contains(&source));
+                !is_of_mesh && self.is_behind_gateway(quoted)
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn is_behind_gateway(&self, address: IpAddr) -> bool {
+        self.addresses.get(&address).is_none()
+            && (self.local_prefixes.find(address).is_some()
+                || self.remote_prefixes.find(address).is_some())
+    }
+
+    /// Whether the coordinator gave a peer the prefix of an address.
+    pub(crate) fn peer_owns(&self, peer: PeerIndex, address: IpAddr) -> bool {
+        let peer = self.peers.get(peer.position()).and_then(Option::as_ref);
+        peer.is_some_and(|peer| {
+            peer.spec.prefixes.iter().any(|prefix: &IpNet| prefix.contains(&address))
+        })
+    }
+}
