@@ -1,7 +1,7 @@
-//! How many workers carry packets now.
+//! The balance of workers: how many of them carry packets now.
 //!
 //! Sockets and interfaces are spread over the active workers. One worker is the cheapest: it stays
-//! in its core's cache, and what it takes in one go is more. So there are more of them only while
+//! in its core's cache, and its batches are longer. So there are more of them only while
 //! those that there are have no time left and the machine has cores to spare: on a machine whose
 //! cores are all taken, more threads only wait for each other.
 
@@ -44,20 +44,20 @@ const IDLE: f64 = 0.5;
 
 /// Decides how many workers are active.
 #[derive(Debug)]
-pub struct Balance {
+pub struct WorkerBalance {
     active: NonZeroUsize,
     all: NonZeroUsize,
     before: Vec<Usage>,
 }
 
-impl Balance {
+impl WorkerBalance {
     /// Begins with one of `all` workers.
     pub fn new(all: NonZeroUsize) -> Self {
         Self { active: NonZeroUsize::MIN, all, before: vec![Usage::default(); all.get()] }
     }
 
-    /// Takes every worker's usage as it is now, `passed` after the last time: how many are to be
-    /// active.
+    /// Decides how many workers are to be active. `usage` is that of every worker as it is now, `passed`
+    /// after the last time.
     pub fn decide(&mut self, passed: Duration, usage: &[Usage]) -> NonZeroUsize {
         let parts = usage.iter().zip(&self.before).map(|(now, before)| {
             let Usage { ran, waited } = now.since(*before);
@@ -90,7 +90,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Runs a second after another in which each worker runs and waits for these parts of it.
-    fn decide(balance: &mut Balance, total: &mut [Usage], ran: f64, waited: f64) -> usize {
+    fn decide(balance: &mut WorkerBalance, total: &mut [Usage], ran: f64, waited: f64) -> usize {
         for usage in total.iter_mut() {
             usage.ran += SECOND.mul_f64(ran);
             usage.waited += SECOND.mul_f64(waited);
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn workers_become_more_while_there_are_cores_to_spare_and_fewer_when_idle() {
         let (mut balance, mut total) =
-            (Balance::new(NonZeroUsize::new(6).unwrap()), [Usage::default(); 6]);
+            (WorkerBalance::new(NonZeroUsize::new(6).unwrap()), [Usage::default(); 6]);
         let steps = [(0.1, 0.0, 1), (0.9, 0.05, 2), (0.9, 0.05, 4), (0.9, 0.0, 6), (0.6, 0.1, 6)];
         for (ran, waited, active) in steps {
             assert_eq!(decide(&mut balance, &mut total, ran, waited), active);
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn on_a_crowded_machine_one_worker_does_it() {
         let (mut balance, mut total) =
-            (Balance::new(NonZeroUsize::new(2).unwrap()), [Usage::default(); 2]);
+            (WorkerBalance::new(NonZeroUsize::new(2).unwrap()), [Usage::default(); 2]);
         assert_eq!(
             decide(&mut balance, &mut total, 0.8, 0.2),
             1,

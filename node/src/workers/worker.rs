@@ -1,7 +1,12 @@
 //! A worker: a thread with a poll loop that reads from its sockets and interfaces and takes packets
 //! through the endpoints.
 
-use super::{ServedEndpoint, Shared, Source, Token, outlet::Outlet};
+use super::{
+    output::EndpointOutput,
+    poll::{Source, Token},
+    served::ServedEndpoint,
+    shared::Shared,
+};
 use crate::{
     clock,
     sys::{self, Inbox},
@@ -19,20 +24,19 @@ use std::{
     time::Duration,
 };
 
-/// The most packets, and bytes, that are read from an interface in one round: rounds hold changes
-/// up.
-const PACKETS: usize = 64;
-const BYTES: usize = 128 << 10;
-/// The most calls that read one socket before the others have their turn.
-const CALLS: usize = 8;
+/// Packets, and bytes, of one packet batch from an interface at the most: a batch holds up changes.
+const MAX_BATCH_PACKETS: usize = 64;
+const MAX_BATCH_BYTES: usize = 128 << 10;
+/// Calls that read one socket in a row at the most, before the others have their turn.
+const MAX_SOCKET_READS: usize = 8;
 /// How long a worker runs before others on its core have their turn, where there is not a core for
 /// everybody: short, so that who receives can empty its socket before the next burst.
 const TURN: Duration = Duration::from_micros(100);
 /// Room for a super-packet of the longest kind with its virtio header.
 const BUFFER: usize = (64 << 10) + VIRTIO_HEADER_LENGTH;
 
-/// A worker's own state.
-pub struct Worker {
+/// A worker.
+pub(super) struct Worker {
     shared: Arc<Shared>,
     number: usize,
     scratch: WorkerScratch,
@@ -41,7 +45,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(shared: Arc<Shared>, number: usize) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, number: usize) -> Self {
         Self {
             shared,
             number,
@@ -52,7 +56,7 @@ impl Worker {
     }
 
     /// Works until the workers are to end.
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         let shared = self.shared.clone();
         let poll = &shared.workers[self.number];
         poll.thread.store(nix::unistd::gettid().as_raw(), Relaxed);
@@ -84,30 +88,30 @@ impl Worker {
     }
 
     fn read_socket(&mut self, served: &ServedEndpoint, socket: usize) {
-        for _ in 0..CALLS {
+        for _ in 0..MAX_SOCKET_READS {
             let (count, more) = match self.inbox.receive(&served.sockets[socket]) {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) => return,
                 // An ICMP error about something that was sent; the next call goes on.
                 Err(_) => continue,
             };
-            self.scratch.set_coalesce_options(served.merging());
-            let mut outlet = Outlet::new(served, self.number);
+            self.scratch.set_coalesce_options(served.coalesce_options());
+            let mut output = EndpointOutput::new(served, self.number);
             let mut batch = served.endpoint.begin_batch(&mut self.scratch, clock::now());
             for number in 0..count {
                 let Some(message) = self.inbox.message(number) else { continue };
                 let place = message.start..message.start + message.length;
                 let size = message.segment.unwrap_or(message.length);
                 let mark = Ecn::of_class(message.class);
-                outlet.hear(message.from, message.to);
+                output.set_received(message.from, message.to);
                 batch.ingress(
                     Received { from: message.from, ecn: mark, range: place, size },
                     self.inbox.buffer(),
-                    &mut outlet,
+                    &mut output,
                 );
             }
-            batch.deliver(self.inbox.buffer(), &mut outlet);
-            batch.finish(&mut outlet);
+            batch.deliver(self.inbox.buffer(), &mut output);
+            batch.finish(&mut output);
             if !more {
                 return;
             }
@@ -115,11 +119,11 @@ impl Worker {
     }
 
     fn read_interface(&mut self, served: &ServedEndpoint, index: WorkloadIndex) {
-        let mut outlet = Outlet::new(served, self.number);
+        let mut output = EndpointOutput::new(served, self.number);
         let mut batch = served.endpoint.begin_batch(&mut self.scratch, clock::now());
         let mut bytes = 0;
-        for _ in 0..PACKETS {
-            let Some(tun) = outlet.interface(index) else { break };
+        for _ in 0..MAX_BATCH_PACKETS {
+            let Some(tun) = output.interface(index) else { break };
             match unistd::read(&tun.fd, &mut self.buffer) {
                 Ok(length) => {
                     bytes += length;
@@ -128,7 +132,7 @@ impl Worker {
                         continue;
                     };
                     let Some(offload) = Offload::decode(header) else { continue };
-                    batch.egress(index, offload, packet, &mut outlet);
+                    batch.egress(index, offload, packet, &mut output);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
@@ -139,10 +143,10 @@ impl Worker {
                     break;
                 }
             }
-            if bytes >= BYTES {
+            if bytes >= MAX_BATCH_BYTES {
                 break;
             }
         }
-        batch.finish(&mut outlet);
+        batch.finish(&mut output);
     }
 }

@@ -1,6 +1,9 @@
-//! Where an endpoint's packets leave: the workloads' interfaces and the endpoint's socket.
+//! The output of an endpoint: its workloads' TUNs, and its socket.
 
-use super::{ServedEndpoint, handshakes::Queue};
+use super::{
+    served::ServedEndpoint,
+    tasks::{QueuedMessage, TaskQueue},
+};
 use crate::sys::{self, Outgoing, Tun};
 use meshward_datapath::{Ecn, GatherList, MAX_GATHER_PARTS, Offload, Sink, WorkloadIndex};
 use meshward_types::relay::RelayId;
@@ -12,37 +15,50 @@ use std::{
     sync::atomic::Ordering::Relaxed,
 };
 
-/// The way out of a round.
-pub struct Outlet<'a> {
+/// The addresses of a message.
+#[derive(Debug, Clone, Copy)]
+struct ReceivedAddresses {
+    from: SocketAddr,
+    /// The address of this host.
+    to: IpAddr,
+}
+
+/// The output of an endpoint, for one packet batch.
+pub(super) struct EndpointOutput<'a> {
     served: &'a ServedEndpoint,
     interfaces: RwLockReadGuard<'a, Vec<Option<Tun>>>,
     socket: &'a UdpSocket,
-    queue: &'a Queue,
-    /// Who has sent the message that is being taken, and to which address of this host.
-    spoken: Option<(SocketAddr, IpAddr)>,
+    queue: &'a TaskQueue,
+    /// The source of the message that is handled now, and the address of this host that it came to.
+    received: Option<ReceivedAddresses>,
 }
 
-impl<'a> Outlet<'a> {
+impl<'a> EndpointOutput<'a> {
     /// The one of a worker.
-    pub fn new(served: &'a ServedEndpoint, worker: usize) -> Self {
+    pub(super) fn new(served: &'a ServedEndpoint, worker: usize) -> Self {
         let interfaces = served.interfaces.read();
         Self {
             served,
             interfaces,
             socket: &served.sockets[worker],
             queue: &served.queue,
-            spoken: None,
+            received: None,
         }
     }
 
-    /// Takes a message that `from` has sent to an address of this host: what answers leaves from
-    /// that.
-    pub fn hear(&mut self, from: SocketAddr, to: Option<IpAddr>) {
-        self.spoken = to.map(|to| (from, to));
+    /// Sets from which address a message has come that is handled now, and to which address of this host:
+    /// answers leave from that.
+    pub(super) fn set_received(&mut self, from: SocketAddr, to: Option<IpAddr>) {
+        self.received = to.map(|to| ReceivedAddresses { from, to });
+    }
+
+    /// The address of this host that the message which is handled now has come to from `from`.
+    fn received_at(&self, from: &SocketAddr) -> Option<IpAddr> {
+        self.received.filter(|received| received.from == *from).map(|received| received.to)
     }
 
     /// A workload's interface.
-    pub fn interface(&self, index: WorkloadIndex) -> Option<&Tun> {
+    pub(super) fn interface(&self, index: WorkloadIndex) -> Option<&Tun> {
         self.interfaces.get(index.position())?.as_ref()
     }
 
@@ -58,8 +74,7 @@ impl<'a> Outlet<'a> {
 
     /// The address of this host that `to` has spoken to.
     fn source_for(&self, to: &SocketAddr) -> Option<IpAddr> {
-        let just_now = self.spoken.filter(|(from, _)| from == to).map(|(_, own)| own);
-        just_now.or_else(|| self.served.sources.get(to))
+        self.received_at(to).or_else(|| self.served.sources.get(to))
     }
 
     /// Sends from the address that the receiver has spoken to; if this host does not have it any
@@ -89,7 +104,7 @@ impl<'a> Outlet<'a> {
     }
 }
 
-impl Sink for Outlet<'_> {
+impl Sink for EndpointOutput<'_> {
     fn to_workload(
         &mut self,
         index: WorkloadIndex,
@@ -146,17 +161,18 @@ impl Sink for Outlet<'_> {
     }
 
     fn queue_handshake(&mut self, from: SocketAddr, message: &[u8]) -> bool {
-        let own = self.spoken.filter(|(spoken, _)| *spoken == from).map(|(_, own)| own);
-        self.queue.message(self.served.number, from, own, message)
+        let to = self.received_at(&from);
+        let queued = QueuedMessage::new(self.served.number, from, to, message);
+        queued.is_some_and(|message| self.queue.receive(message))
     }
 
     fn authenticated(&mut self, from: SocketAddr) {
-        if let Some((_, own)) = self.spoken.filter(|(spoken, _)| *spoken == from) {
-            self.served.sources.note(from, own);
+        if let Some(to) = self.received_at(&from) {
+            self.served.sources.note(from, to);
         }
     }
 
     fn request_handshakes(&mut self) {
-        self.queue.wanted(self.served.number);
+        self.queue.request_handshakes(self.served.number);
     }
 }

@@ -1,0 +1,60 @@
+//! An endpoint with its sockets and its workloads' TUNs.
+
+use super::{source_addresses::SourceAddresses, tasks::TaskQueue};
+use crate::{offloads::Offloads, relayed, sys::Tun};
+use meshward_datapath::{CoalesceOptions, Endpoint};
+use meshward_types::relay::RelayNetwork;
+use parking_lot::RwLock;
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+/// An endpoint that is served.
+pub struct ServedEndpoint {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    pub(super) number: u32,
+    /// Whether its sockets are of IPv6, and reach IPv4 by mapped addresses.
+    pub(super) ipv6: bool,
+    /// From which of this host's addresses peers are answered.
+    pub(super) sources: SourceAddresses,
+    /// As many as there are workers.
+    pub(super) sockets: Vec<UdpSocket>,
+    /// The workloads' interfaces by index.
+    pub(super) interfaces: RwLock<Vec<Option<Tun>>>,
+    pub(super) offloads: OffloadFlags,
+    pub(super) queue: TaskQueue,
+    pub(super) relay: relayed::Sender,
+    /// How the network is called there.
+    pub(super) relayed_as: RelayNetwork,
+}
+
+/// What the kernel does for many packets at once, as far as it has been found out.
+#[derive(Debug)]
+pub(super) struct OffloadFlags {
+    pub(super) tcp_segmentation: AtomicBool,
+    pub(super) udp_segmentation: AtomicBool,
+    pub(super) batched_sending: AtomicBool,
+    pub(super) batched_receiving: bool,
+}
+
+impl ServedEndpoint {
+    /// What its workloads' interfaces take merged.
+    pub(super) fn coalesce_options(&self) -> CoalesceOptions {
+        let OffloadFlags { tcp_segmentation, udp_segmentation, .. } = &self.offloads;
+        CoalesceOptions { tcp: tcp_segmentation.load(Relaxed), udp: udp_segmentation.load(Relaxed) }
+    }
+
+    /// What the kernel does for it.
+    pub fn offloads(&self) -> Offloads {
+        let OffloadFlags { tcp_segmentation, udp_segmentation, batched_sending, batched_receiving } =
+            &self.offloads;
+        Offloads {
+            tcp_segmentation: tcp_segmentation.load(Relaxed),
+            udp_segmentation: udp_segmentation.load(Relaxed),
+            batched_sending: batched_sending.load(Relaxed),
+            batched_receiving: *batched_receiving,
+        }
+    }
+}
