@@ -131,13 +131,7 @@ fn remove_set_aside(place: &Path) {
 
 fn changes() -> Vec<Change> {
     let node: NodeName = "rack".parse().expect("a name");
-    let spec = NetworkSpec {
-        prefixes: vec![],
-        blocks: vec![],
-        mtu: 1420,
-        admission: false,
-        conduct: Default::default(),
-    };
+    let spec = NetworkSpec::with_mtu(1420);
     let peer = PeerSpec {
         public_key: meshward_types::PublicKey([7; 32]),
         candidates: vec![],

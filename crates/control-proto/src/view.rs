@@ -35,6 +35,19 @@ pub struct NetworkSpec {
     pub conduct: Conduct,
 }
 
+impl NetworkSpec {
+    /// A network with this MTU in bytes, that has no prefix yet, no admission and the usual conduct.
+    pub fn with_mtu(mtu: u16) -> Self {
+        Self {
+            prefixes: vec![],
+            blocks: vec![],
+            mtu,
+            admission: false,
+            conduct: Conduct::default(),
+        }
+    }
+}
+
 /// Another node's endpoint of the same network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerSpec {

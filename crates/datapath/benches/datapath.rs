@@ -11,11 +11,13 @@ use meshward_datapath::{
     Offload, Party, QuotaOwner, Received, Rules, SecretKey, SegmentKind, Sink, Tally,
     WorkerScratch, WorkloadIndex,
 };
-use meshward_types::{Acl, AclEntry, IdentityId, NetworkName, NodeName, PortRange, Protocol};
+use meshward_types::{
+    Acl, AclEntry, IdentityId, NetworkName, NodeName, PortRange, Protocol, WorkloadId,
+};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use serde_json::{Value, json};
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -306,77 +308,76 @@ fn address(at: usize) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, at as u8], 51820))
 }
 
+fn node_name(at: usize) -> NodeName {
+    format!("node-{at}").parse().expect("a name")
+}
+
+fn secret(at: usize) -> SecretKey {
+    SecretKey::from_bytes([at as u8 + 1; 32])
+}
+
+fn workload_id(at: usize) -> WorkloadId {
+    format!("w{at}").parse().expect("a name")
+}
+
+fn workload_address(at: usize) -> IpAddr {
+    [10, 42, at as u8, 1].into()
+}
+
+/// What the coordinator says to node `at`: the network, its peer, two workloads and the link.
+fn view(at: usize) -> Vec<Change> {
+    let network: NetworkName = "bench".parse().expect("a name");
+    let other = 1 - at;
+    let peer = PeerSpec {
+        public_key: secret(other).public(),
+        candidates: vec![address(other)],
+        prefixes: vec![format!("10.42.{other}.0/24").parse().expect("a prefix")],
+    };
+    let spec = NetworkSpec::with_mtu(1420);
+    let mut changes = vec![
+        Change::Put(ResourceKey::Network(network.clone()), Resource::Network(spec)),
+        Change::Put(ResourceKey::Peer(network.clone(), node_name(other)), Resource::Peer(peer)),
+        Change::Put(ResourceKey::Link(network.clone(), WEB, API), Resource::Link(acl(10_000))),
+    ];
+    for (at, identity) in [(0, WEB), (1, API)] {
+        let spec = IdentitySpec {
+            labels: format!("app=a{at}").parse().expect("labels"),
+            accepts: vec![],
+            quarantined: false,
+            reset: false,
+        };
+        let key = ResourceKey::Identity(network.clone(), identity);
+        changes.push(Change::Put(key, Resource::Identity(spec)));
+        let spec = WorkloadSpec {
+            prefixes: vec![],
+            node: node_name(at),
+            addresses: vec![workload_address(at)],
+            identity,
+            quarantined: false,
+            reset: false,
+        };
+        let key = ResourceKey::Workload(network.clone(), workload_id(at));
+        changes.push(Change::Put(key, Resource::Workload(spec)));
+    }
+    changes
+}
+
 impl Pair {
     fn new() -> Self {
         let instant = Instant::now();
-        let now =
-            Now { instant, unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() };
-        let network: NetworkName = "bench".parse().expect("a name");
-        let name = |at: usize| -> NodeName { format!("node-{at}").parse().expect("a name") };
-        let secrets = [1, 2].map(|byte| SecretKey::from_bytes([byte; 32]));
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let nodes = [0, 1].map(|at| {
-            let endpoint = Endpoint::new(name(at), secrets[at].clone(), instant, Duration::ZERO);
-            let workload = |at: usize| {
-                (format!("w{at}").parse().expect("a name"), [10, 42, at as u8, 1].into())
-            };
-            let (id, own) = workload(at);
+            let endpoint = Endpoint::new(node_name(at), secret(at), instant, Duration::ZERO);
             endpoint.add_workload(LocalWorkload {
                 prefixes: vec![],
-                id,
-                addresses: vec![own],
+                id: workload_id(at),
+                addresses: vec![workload_address(at)],
                 vouched: None,
             });
-            let spec = NetworkSpec {
-                prefixes: vec![],
-                blocks: vec![],
-                mtu: 1420,
-                admission: false,
-                conduct: Default::default(),
-            };
-            let mut changes =
-                vec![Change::Put(ResourceKey::Network(network.clone()), Resource::Network(spec))];
-            let other = 1 - at;
-            let peer = PeerSpec {
-                public_key: secrets[other].public(),
-                candidates: vec![address(other)],
-                prefixes: vec![format!("10.42.{other}.0/24").parse().expect("a prefix")],
-            };
-            changes.push(Change::Put(
-                ResourceKey::Peer(network.clone(), name(other)),
-                Resource::Peer(peer),
-            ));
-            for (at, identity) in [(0, WEB), (1, API)] {
-                let spec = IdentitySpec {
-                    labels: format!("app=a{at}").parse().expect("labels"),
-                    accepts: vec![],
-                    quarantined: false,
-                    reset: false,
-                };
-                changes.push(Change::Put(
-                    ResourceKey::Identity(network.clone(), identity),
-                    Resource::Identity(spec),
-                ));
-                let (id, address) = workload(at);
-                let spec = WorkloadSpec {
-                    prefixes: vec![],
-                    node: name(at),
-                    addresses: vec![address],
-                    identity,
-                    quarantined: false,
-                    reset: false,
-                };
-                changes.push(Change::Put(
-                    ResourceKey::Workload(network.clone(), id),
-                    Resource::Workload(spec),
-                ));
-            }
-            changes.push(Change::Put(
-                ResourceKey::Link(network.clone(), WEB, API),
-                Resource::Link(acl(10_000)),
-            ));
-            endpoint.apply(instant, &changes);
+            endpoint.apply(instant, &view(at));
             endpoint
         });
+        let now = Now { instant, unix };
         let mut pair = Self { nodes, scratches: Default::default(), wire: Wire::default(), now };
         pair.shake_hands();
         pair

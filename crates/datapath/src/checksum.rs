@@ -8,7 +8,7 @@ pub(crate) struct Sum(u64);
 
 impl Sum {
     /// Adds bytes that begin at an even offset of what is summed.
-    pub fn add(mut self, bytes: &[u8]) -> Self {
+    pub(crate) fn add(mut self, bytes: &[u8]) -> Self {
         // Words of any size and byte order give the same sum once it is folded (RFC 1071 §2). Four
         // sums of half words at once, which cannot overflow within 64 KiB, are what compilers turn
         // into vector instructions.
@@ -35,7 +35,7 @@ impl Sum {
 
     /// Adds the pseudo-header of TCP and UDP (RFC 9293 §3.1, RFC 8200 §8.1); `length` is that of
     /// header and payload.
-    pub fn add_pseudo(
+    pub(crate) fn add_pseudo(
         self,
         source: IpAddr,
         destination: IpAddr,
@@ -53,9 +53,9 @@ impl Sum {
         sum.add(&length).add(&[0, 0, 0, protocol])
     }
 
-    /// The sum in 16 bits, as bytes for the wire, not complemented: what a partial checksum field
+    /// Returns the sum in 16 bits, as bytes for the wire, not complemented: what a partial checksum field
     /// holds.
-    pub fn fold(self) -> [u8; 2] {
+    pub(crate) fn fold(self) -> [u8; 2] {
         let mut sum = self.0;
         while sum >> 16 != 0 {
             sum = (sum & 0xffff) + (sum >> 16);
@@ -63,14 +63,14 @@ impl Sum {
         (sum as u16).to_ne_bytes()
     }
 
-    /// The checksum as bytes for the wire.
-    pub fn finish(self) -> [u8; 2] {
+    /// Returns the checksum as bytes for the wire.
+    pub(crate) fn finish(self) -> [u8; 2] {
         let [a, b] = self.fold();
         [!a, !b]
     }
 
-    /// Whether the sum is that of data which holds its own right checksum.
-    pub fn is_valid(self) -> bool {
+    /// Returns whether the sum is that of data which holds its own right checksum.
+    pub(crate) fn is_valid(self) -> bool {
         self.fold() == [0xff, 0xff]
     }
 }

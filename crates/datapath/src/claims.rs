@@ -1,4 +1,4 @@
-//! Who has what only one may have: an address, a key. The coordinator sees to it that nothing is
+//! Claims of what only one may have: an address, a key. The coordinator sees to it that nothing is
 //! claimed twice; should it happen all the same, the first keeps it, and who waits behind has it
 //! once the first has let go.
 
@@ -29,14 +29,14 @@ impl<K, O, V> Default for Claims<K, O, V> {
 }
 
 impl<K: Copy + Eq + Hash, O: Copy + Eq, V: Copy> Claims<K, O, V> {
-    /// Who has it: what its claim says.
-    pub fn get(&self, key: &K) -> Option<&V> {
+    /// Returns who has it: what its claim says.
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.first.get(key).map(|claim| &claim.value)
     }
 
     /// Claims something, or has one's claim say something else; one's place in the order stays.
     /// `outranks`: whether the first value goes before the second, whoever was there first.
-    pub fn put(&mut self, key: K, owner: O, value: V, outranks: impl Fn(&V, &V) -> bool) {
+    pub(crate) fn put(&mut self, key: K, owner: O, value: V, outranks: impl Fn(&V, &V) -> bool) {
         let claim = Claim { owner, value };
         let first = match self.first.entry(key) {
             Entry::Vacant(free) => {
@@ -63,7 +63,7 @@ impl<K: Copy + Eq + Hash, O: Copy + Eq, V: Copy> Claims<K, O, V> {
     }
 
     /// Withdraws a claim. If it held, the next one does.
-    pub fn remove(&mut self, key: &K, owner: O) {
+    pub(crate) fn remove(&mut self, key: &K, owner: O) {
         let Some(first) = self.first.get_mut(key) else { return };
         let next = match self.waiting.get_mut(key) {
             None => None,

@@ -1,9 +1,9 @@
-//! Why packets are dropped, and how many were.
+//! Reasons for which packets are dropped, and counters of them.
 
 use crate::headers::Unforwardable;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Why a packet was dropped.
+/// The reason for which a packet was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum DropReason {
@@ -71,7 +71,7 @@ impl Dropped {
 }
 
 impl DropReason {
-    /// Whether nothing allows the packet, or nothing is known at its destination that could.
+    /// Returns whether nothing allows the packet, or nothing is known at its destination that could.
     pub(crate) fn is_denial(self) -> bool {
         matches!(self, Self::Denied | Self::Quarantined | Self::UnknownAddress | Self::NotAdmitted)
     }
@@ -102,19 +102,19 @@ impl DropReason {
     ];
 }
 
-/// Dropped packets by cause.
+/// Dropped packets by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DropCounts([u64; DropReason::ALL.len()]);
 
 impl DropCounts {
-    /// How many were dropped for this cause.
-    pub fn of(&self, cause: DropReason) -> u64 {
-        self.0[cause as usize]
+    /// Returns how many were dropped for this reason.
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
     }
 
-    /// Every cause's name and count.
+    /// Every reason's name and count.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        DropReason::ALL.into_iter().map(|(cause, name)| (name, self.of(cause)))
+        DropReason::ALL.into_iter().map(|(reason, name)| (name, self.of(reason)))
     }
 }
 
@@ -124,14 +124,14 @@ pub(crate) struct DropCounters([AtomicU64; DropReason::ALL.len()]);
 
 impl DropCounters {
     /// Counts packets.
-    pub fn count(&self, cause: DropReason, packets: u64) {
+    pub(crate) fn count(&self, reason: DropReason, packets: u64) {
         if packets > 0 {
-            self.0[cause as usize].fetch_add(packets, Relaxed);
+            self.0[reason as usize].fetch_add(packets, Relaxed);
         }
     }
 
-    /// What was counted so far.
-    pub fn read(&self) -> DropCounts {
+    /// Returns what was counted so far.
+    pub(crate) fn read(&self) -> DropCounts {
         DropCounts(self.0.each_ref().map(|counter| counter.load(Relaxed)))
     }
 }

@@ -28,7 +28,7 @@ impl Ecn {
         }
     }
 
-    /// The byte with this field and DSCP zero.
+    /// Returns the byte with this field and DSCP zero.
     pub fn class(self) -> u8 {
         self as u8
     }

@@ -1,5 +1,4 @@
-//! What workloads tried: the kinds of flows of each link, for suggestions, and single denials, for
-//! triggers.
+//! The flow log: the kinds of flows of each link, for suggestions, and single denials, for triggers.
 
 use crate::{headers::Headers, index::WorkloadIndex};
 use meshward_types::Protocol;
@@ -9,15 +8,15 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-/// The most kinds of flows that are told apart on one link.
+/// The maximum of kinds of flows that are told apart on one link.
 const MAX_KINDS: usize = 64;
-/// The most denials that wait to be taken.
+/// The maximum of denials that wait to be taken.
 const MAX_DENIALS: usize = 4096;
 
 /// A kind of flow: what, to which port, and whether it passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowKind {
-    /// What.
+    /// The protocol.
     pub protocol: Protocol,
     /// The destination port; 0 where the protocol has none.
     pub port: u16,
@@ -26,7 +25,7 @@ pub struct FlowKind {
 }
 
 impl FlowKind {
-    /// The kind of flow that a packet with these headers would begin.
+    /// Returns the kind of flow that a packet with these headers would begin.
     pub(crate) fn of(headers: &Headers, passed: bool) -> Self {
         let protocol = headers.protocol();
         let port = if protocol.has_ports() { headers.destination_port } else { 0 };
@@ -40,7 +39,7 @@ pub(crate) struct FlowKinds(Mutex<Vec<(FlowKind, u32)>>);
 
 impl FlowKinds {
     /// Notes a flow at a second.
-    pub fn note(&self, now: u32, kind: FlowKind) {
+    pub(crate) fn note(&self, now: u32, kind: FlowKind) {
         let mut kinds = self.0.lock();
         if let Some((_, last)) = kinds.iter_mut().find(|(known, _)| *known == kind) {
             *last = now;
@@ -52,8 +51,8 @@ impl FlowKinds {
         }
     }
 
-    /// The kinds that were seen at a second or later.
-    pub fn since(&self, second: u32) -> Vec<FlowKind> {
+    /// Returns the kinds that were seen at a second or later.
+    pub(crate) fn since(&self, second: u32) -> Vec<FlowKind> {
         self.0.lock().iter().filter(|(_, last)| *last >= second).map(|(kind, _)| *kind).collect()
     }
 }
@@ -63,9 +62,9 @@ impl FlowKinds {
 pub struct Denial {
     /// The workload.
     pub workload: WorkloadIndex,
-    /// Where it was to go.
+    /// The destination address.
     pub destination: IpAddr,
-    /// What it was.
+    /// The protocol.
     pub protocol: Protocol,
     /// The destination port; 0 where the protocol has none.
     pub port: u16,
@@ -81,14 +80,14 @@ pub(crate) struct Denials {
 }
 
 impl Denials {
-    pub fn watch(&self, watched: bool) {
+    pub(crate) fn watch(&self, watched: bool) {
         self.watched.store(watched, Relaxed);
         if !watched {
             self.waiting.lock().clear();
         }
     }
 
-    pub fn note(&self, denial: Denial) {
+    pub(crate) fn note(&self, denial: Denial) {
         if self.watched.load(Relaxed) {
             let mut waiting = self.waiting.lock();
             // A flood says enough with what is kept.
@@ -98,7 +97,7 @@ impl Denials {
         }
     }
 
-    pub fn take(&self) -> Vec<Denial> {
+    pub(crate) fn take(&self) -> Vec<Denial> {
         std::mem::take(&mut *self.waiting.lock())
     }
 }

@@ -24,22 +24,22 @@ use std::{
 
 /// Seconds for which the rest of a packet may follow (RFC 8200 §4.5 gives reassembly 60).
 const LIFETIME: u32 = 30;
-/// The most packets whose rest is awaited.
+/// The maximum of packets whose rest is awaited.
 const LIMIT: usize = 16_384;
-/// The most fragments of one packet that are told apart or wait: a packet of 64 KiB in pieces of
+/// The maximum of fragments of one packet that are told apart or wait: a packet of 64 KiB in pieces of
 /// 576 bytes.
-const MOST_FRAGMENTS: usize = 120;
+const MAX_FRAGMENTS: usize = 120;
 /// Seconds for which a later fragment waits for the first.
 const FIRST_TIMEOUT: u32 = 2;
-/// The most packets whose fragments wait, and bytes of one: 18 MiB at the worst.
-const MOST_WAITING: usize = 256;
-const MOST_BYTES: usize = 72 * 1024;
-/// Into how many parts the table is split, each with its own lock.
+/// The maximum of packets whose fragments wait, and bytes of one: 18 MiB at the worst.
+const MAX_WAITING: usize = 256;
+const MAX_BYTES: usize = 72 * 1024;
+/// Shards of the table, each with a lock of its own.
 const SHARDS: usize = 16;
-/// How many packets a sweep looks at while it holds a lock.
+/// Packets that are looked at for their expiry while a lock is held.
 const CHECKED_UNDER_LOCK: usize = 256;
 
-/// What fragments of one packet have in common: in IPv4 the protocol, too (RFC 791 §3.2, RFC 8200
+/// The key of a packet: what its fragments have in common, in IPv4 the protocol, too (RFC 791 §3.2, RFC 8200
 /// §4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
@@ -63,14 +63,14 @@ struct PassedPacket {
     generation: u64,
     deadline: u32,
     link: Arc<Counters>,
-    /// Which bytes of an IPv6 packet were received. `None`: fragments overlapped, and nothing more of
+    /// The bytes of an IPv6 packet that were received. `None`: fragments overlapped, and nothing more of
     /// it passes.
     received: Option<Vec<Range<u32>>>,
 }
 
 impl PassedPacket {
     /// Notes a fragment's bytes. IPv4 hosts are left to put together what overlaps (RFC 791 §3.2):
-    /// what was judged stands at offsets that later fragments cannot have.
+    /// what was checked stands at offsets that later fragments cannot have.
     fn note(&mut self, headers: &Headers) -> Result<(), DropReason> {
         if headers.source.is_ipv4() {
             return Ok(());
@@ -79,11 +79,11 @@ impl PassedPacket {
         let length = (headers.length - headers.payload) as u32;
         let bytes = headers.offset..headers.offset + length;
         if received.contains(&bytes) {
-            // The same again, as networks do (RFC 8200 §4.5), or judged again after it has waited
+            // The same again, as networks do (RFC 8200 §4.5), or checked again after it has waited
             // for a session.
             return Ok(());
         }
-        if received.len() >= MOST_FRAGMENTS
+        if received.len() >= MAX_FRAGMENTS
             || received.iter().any(|own| own.start < bytes.end && bytes.start < own.end)
         {
             self.received = None;
@@ -135,7 +135,7 @@ impl Evictable for WaitingPacket {
 
 type Shard<T> = Mutex<FairTable<Key, T>>;
 
-/// What was decided of a first fragment.
+/// The verdict on a first fragment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FirstVerdict<'a> {
     /// The sender.
@@ -151,7 +151,7 @@ pub(crate) struct FirstVerdict<'a> {
 pub(crate) struct Fragments {
     passed: Vec<Shard<PassedPacket>>,
     waiting: Shard<WaitingPacket>,
-    /// How many packets have fragments that wait.
+    /// Packets that have fragments waiting.
     waiting_count: AtomicUsize,
     /// Fragments whose first did not come.
     lost: Arc<AtomicU64>,
@@ -162,7 +162,7 @@ impl Default for Fragments {
     fn default() -> Self {
         Self {
             passed: (0..SHARDS).map(|_| Mutex::new(FairTable::new(LIMIT / SHARDS))).collect(),
-            waiting: Mutex::new(FairTable::new(MOST_WAITING)),
+            waiting: Mutex::new(FairTable::new(MAX_WAITING)),
             waiting_count: AtomicUsize::new(0),
             lost: Arc::default(),
             hasher: RandomState::default(),
@@ -206,11 +206,11 @@ impl Fragments {
         Ok(())
     }
 
-    /// The link that a later fragment belongs to.
+    /// Returns the link that a later fragment belongs to.
     ///
     /// # Errors
     /// If its first one has not passed under the same rules, or it overlaps another.
-    pub fn pass_later(
+    pub(crate) fn pass_later(
         &self,
         now: u32,
         headers: &Headers,
@@ -230,7 +230,13 @@ impl Fragments {
 
     /// Has a later fragment of `owner` wait for the first one of its packet; `false`: there is no
     /// room for it.
-    pub fn hold(&self, now: u32, headers: &Headers, owner: QuotaOwner, packet: &[u8]) -> bool {
+    pub(crate) fn hold(
+        &self,
+        now: u32,
+        headers: &Headers,
+        owner: QuotaOwner,
+        packet: &[u8],
+    ) -> bool {
         let Fragment::Later(id) = headers.fragment else { return false };
         let key = Key::of(headers, id);
         let hash = hash_of(&self.hasher, &key);
@@ -246,7 +252,7 @@ impl Fragments {
         });
         self.waiting_count.store(waiting.len(), Relaxed);
         let own = waiting.value(id);
-        if own.packets.len() >= MOST_FRAGMENTS || own.bytes + packet.len() > MOST_BYTES {
+        if own.packets.len() >= MAX_FRAGMENTS || own.bytes + packet.len() > MAX_BYTES {
             return false;
         }
         own.bytes += packet.len();
@@ -254,14 +260,14 @@ impl Fragments {
         true
     }
 
-    /// Whether any fragments wait.
+    /// Returns whether any fragments wait.
     #[inline]
-    pub fn any_waiting(&self) -> bool {
+    pub(crate) fn any_waiting(&self) -> bool {
         self.waiting_count.load(Relaxed) > 0
     }
 
-    /// The fragments that have waited for this first one.
-    pub fn take_waiting(&self, headers: &Headers) -> Vec<Vec<u8>> {
+    /// Returns the fragments that have waited for this first one.
+    pub(crate) fn take_waiting(&self, headers: &Headers) -> Vec<Vec<u8>> {
         let Fragment::First(id) = headers.fragment else { return vec![] };
         let key = Key::of(headers, id);
         let hash = hash_of(&self.hasher, &key);
@@ -273,13 +279,13 @@ impl Fragments {
         packets
     }
 
-    /// How many fragments have waited in vain since the last call.
-    pub fn take_lost(&self) -> u64 {
+    /// Returns how many fragments have waited in vain since the last call.
+    pub(crate) fn take_lost(&self) -> u64 {
         self.lost.swap(0, Relaxed)
     }
 
     /// Forgets the packets whose time is up.
-    pub fn expire(&self, now: u32) {
+    pub(crate) fn expire(&self, now: u32) {
         for shard in &self.passed {
             while !shard.lock().expire(now, CHECKED_UNDER_LOCK) {}
         }
@@ -330,7 +336,7 @@ mod tests {
         let taken = (0..100)
             .filter(|_| fragments.hold(0, &later, QuotaOwner::Workload(WorkloadIndex(0)), &packet))
             .count();
-        assert_eq!(taken, MOST_BYTES / 1480);
+        assert_eq!(taken, MAX_BYTES / 1480);
         assert!(fragments.any_waiting());
         assert_eq!(fragments.take_waiting(&first).len(), taken);
         assert!(!fragments.any_waiting() && fragments.take_waiting(&first).is_empty());

@@ -212,13 +212,7 @@ impl End {
             candidates: vec![([192, 0, 2, at ^ 1], 51820).into()],
             prefixes: vec![prefix],
         };
-        let spec = NetworkSpec {
-            prefixes: vec![],
-            blocks: vec![],
-            mtu: 1420,
-            admission: false,
-            conduct: Default::default(),
-        };
+        let spec = NetworkSpec::with_mtu(1420);
         endpoint.apply(
             now,
             &[

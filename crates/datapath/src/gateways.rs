@@ -18,7 +18,7 @@ impl<T> Default for Prefixes<T> {
 
 impl<T: Copy> Prefixes<T> {
     /// Adds somebody behind whom a prefix lies; those of a prefix are in the order of `rank`.
-    pub fn add<R: Ord>(&mut self, prefix: IpNet, gateway: T, rank: impl Fn(&T) -> R) {
+    pub(crate) fn add<R: Ord>(&mut self, prefix: IpNet, gateway: T, rank: impl Fn(&T) -> R) {
         let at = self.0.partition_point(|(known, _)| {
             (known.prefix_len(), *known) > (prefix.prefix_len(), prefix)
         });
@@ -32,26 +32,26 @@ impl<T: Copy> Prefixes<T> {
     }
 
     /// Takes out those for whom `gone` holds.
-    pub fn remove(&mut self, prefix: IpNet, gone: impl Fn(&T) -> bool) {
+    pub(crate) fn remove(&mut self, prefix: IpNet, gone: impl Fn(&T) -> bool) {
         if let Some((_, gateways)) = self.0.iter_mut().find(|(known, _)| *known == prefix) {
             gateways.retain(|gateway| !gone(gateway));
         }
         self.0.retain(|(_, gateways)| !gateways.is_empty());
     }
 
-    /// The longest prefix that an address is of, and behind whom it lies.
-    pub fn find(&self, address: IpAddr) -> Option<(u8, &[T])> {
+    /// Returns the longest prefix that an address is of, and behind whom it lies.
+    pub(crate) fn find(&self, address: IpAddr) -> Option<(u8, &[T])> {
         let (prefix, gateways) = self.0.iter().find(|(prefix, _)| prefix.contains(&address))?;
         Some((prefix.prefix_len(), gateways))
     }
 
     /// All who share a prefix with others.
-    pub fn shared(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn shared(&self) -> impl Iterator<Item = &T> {
         self.0.iter().filter(|(_, gateways)| gateways.len() > 1).flat_map(|(_, gateways)| gateways)
     }
 }
 
-/// The first of several that is not down; the first of all if all are.
+/// Returns the first of several that is not down; the first of all if all are.
 pub(crate) fn first_up<T: Copy>(
     gateways: &[T],
     down: &HashSet<PeerIndex>,

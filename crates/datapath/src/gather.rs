@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// The most parts of a packet: as many as datagrams may come in one call (`UDP_GRO_CNT_MAX` is 64,
+/// The maximum of parts of a packet: as many as datagrams may come in one call (`UDP_GRO_CNT_MAX` is 64,
 /// net/ipv4/udp_offload.c).
 pub const MAX_GATHER_PARTS: usize = 128;
 
@@ -22,18 +22,18 @@ impl<'a> GatherList<'a> {
         Self { buffer, spans }
     }
 
-    /// The parts; at most [`MAX_GATHER_PARTS`].
+    /// Returns the parts; at most [`MAX_GATHER_PARTS`].
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> {
         let buffer = self.buffer;
         self.spans.iter().map(move |span| &buffer[span.clone()])
     }
 
-    /// The packet as one.
+    /// Returns the packet as one.
     pub fn to_vec(&self) -> Vec<u8> {
         self.iter().flatten().copied().collect()
     }
 
-    /// The first part: all headers stand in it.
+    /// Returns the first part: all headers stand in it.
     pub(crate) fn first(&self) -> &'a [u8] {
         self.spans.first().map_or(&[], |span| &self.buffer[span.clone()])
     }

@@ -35,7 +35,7 @@ pub enum Unforwardable {
 
 use Unforwardable::{Malformed, SourceRouted};
 
-/// Whether a packet is part of a larger one.
+/// The part of a packet that a fragment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fragment {
     /// It is whole.
@@ -46,7 +46,7 @@ pub enum Fragment {
     Later(u32),
 }
 
-/// What an ICMP message is to the filter.
+/// The role of an ICMP message in the filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Icmp {
     /// It is no ICMP message.
@@ -57,12 +57,12 @@ pub enum Icmp {
     Reply,
     /// An error, which quotes the packet that it is about.
     Error,
-    /// Another question or answer: it is judged by itself.
+    /// Another question or answer: it is checked by itself.
     Other,
 }
 
 impl Icmp {
-    /// What a type of message is, for ICMP (1) and ICMPv6 (58). What IANA has not given out is
+    /// Returns the role of a type of message, for ICMP (1) and ICMPv6 (58). What IANA has not given out is
     /// taken for an error in IPv4, as types below 128 are in IPv6 (RFC 4443 §2.1).
     pub(crate) fn of(ip_protocol: u8, kind: u8) -> Self {
         match (ip_protocol, kind) {
@@ -75,7 +75,7 @@ impl Icmp {
     }
 }
 
-/// What the filter needs to know of a packet.
+/// The headers of a packet, as far as the filter needs them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
     /// Source address.
@@ -98,7 +98,7 @@ pub struct Headers {
     pub length: usize,
     /// Offset of the payload of IP, in bytes.
     pub payload: usize,
-    /// What it is as an ICMP message.
+    /// The role of an ICMP message.
     pub icmp: Icmp,
 }
 
@@ -133,7 +133,7 @@ impl Headers {
         let fragment = match (offset, more) {
             (0, false) => Fragment::Whole,
             (0, true) => Fragment::First(id),
-            // RFC 1858 §3: at offset 1 the rest would overwrite what was judged.
+            // RFC 1858 §3: at offset 1 the rest would overwrite what was checked.
             (1, _) => return Err(Malformed),
             _ => Fragment::Later(id),
         };
@@ -269,7 +269,7 @@ impl Headers {
         Ok(self)
     }
 
-    /// Whether both are packets of one flow in one direction.
+    /// Returns whether both are packets of one flow in one direction.
     pub(crate) fn same_flow(&self, other: &Self) -> bool {
         self.source_port == other.source_port
             && self.destination_port == other.destination_port
@@ -278,7 +278,7 @@ impl Headers {
             && self.destination == other.destination
     }
 
-    /// The class that policy sees. ICMP of the other address family is no ICMP.
+    /// Returns the class that policy sees. ICMP of the other address family is no ICMP.
     pub fn protocol(&self) -> Protocol {
         match (self.ip_protocol, self.source) {
             (1, IpAddr::V6(_)) | (58, IpAddr::V4(_)) => Protocol::Other,

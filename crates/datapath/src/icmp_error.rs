@@ -8,8 +8,8 @@ use crate::{
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The longest error that passes, in bytes: RFC 1812 §4.3.2.3, RFC 4443 §2.4 (c).
-const LONGEST_V4: usize = 576;
-const LONGEST_V6: usize = 1280;
+const MAX_V4: usize = 576;
+const MAX_V6: usize = 1280;
 /// The header of an ICMP message, in bytes.
 const HEADER: usize = 8;
 const MAX_EXTENSIONS: usize = 8;
@@ -27,7 +27,7 @@ impl Quoted {
     /// Reads what an error quotes. `None`: it quotes no packet that could be one of a flow: one of
     /// the other address family, one cut before its ports, a later fragment, one that is routed by
     /// its source, or another error.
-    pub fn read(packet: &[u8], error: &Headers) -> Option<Self> {
+    pub(crate) fn read(packet: &[u8], error: &Headers) -> Option<Self> {
         let bytes = packet.get(error.payload + HEADER..error.length)?;
         let (mut headers, at) = match (bytes.first()? >> 4, error.source) {
             (4, IpAddr::V4(_)) => read_v4(bytes)?,
@@ -93,28 +93,25 @@ fn read_v6(bytes: &[u8]) -> Option<(Headers, usize)> {
     Some((Headers::between(address(8)?.into(), address(24)?.into(), next), at))
 }
 
-/// Cuts an error to the longest that passes, and makes its lengths and checksums right again.
+/// Truncates an error to the longest that passes, and makes its lengths and checksums right again.
 /// Returns whether it was longer.
 pub(crate) fn truncate(packet: &mut [u8], headers: &mut Headers) -> bool {
-    let longest = if headers.source.is_ipv4() { LONGEST_V4 } else { LONGEST_V6 };
-    if headers.icmp != Icmp::Error
-        || headers.length <= longest
-        || headers.payload + HEADER > longest
-    {
+    let limit = if headers.source.is_ipv4() { MAX_V4 } else { MAX_V6 };
+    if headers.icmp != Icmp::Error || headers.length <= limit || headers.payload + HEADER > limit {
         return false;
     }
     let message = headers.payload;
-    headers.length = longest;
-    let packet = &mut packet[..longest];
+    headers.length = limit;
+    let packet = &mut packet[..limit];
     match headers.source {
         IpAddr::V4(_) => {
-            packet[2..4].copy_from_slice(&(longest as u16).to_be_bytes());
+            packet[2..4].copy_from_slice(&(limit as u16).to_be_bytes());
             set_ipv4(packet, message);
             // What follows the quoted packet is gone (RFC 4884 §4: the field is its length).
             packet[message + 5] = 0;
         }
         IpAddr::V6(_) => {
-            packet[4..6].copy_from_slice(&((longest - 40) as u16).to_be_bytes());
+            packet[4..6].copy_from_slice(&((limit - 40) as u16).to_be_bytes());
             if matches!(packet[message], 1 | 3) {
                 packet[message + 4] = 0;
             }
@@ -124,7 +121,7 @@ pub(crate) fn truncate(packet: &mut [u8], headers: &mut Headers) -> bool {
     let sum = match headers.source {
         IpAddr::V4(_) => Sum::default(),
         IpAddr::V6(_) => {
-            Sum::default().add_pseudo(headers.source, headers.destination, 58, longest - message)
+            Sum::default().add_pseudo(headers.source, headers.destination, 58, limit - message)
         }
     };
     let sum = sum.add(&packet[message..]).finish();

@@ -13,7 +13,7 @@ pub struct PeerIndex(pub u32);
 pub const MAX_PEERS: usize = 1 << 24;
 
 impl WorkloadIndex {
-    /// The workload at a position of a list by index.
+    /// Returns the workload at a position of a list by index.
     pub fn of_position(position: usize) -> Self {
         Self(position as u32)
     }
@@ -35,12 +35,12 @@ impl PeerIndex {
         self.0 as usize
     }
 
-    /// The index of the peer's session with this number.
+    /// Returns the index of the peer's session with this number.
     pub(crate) fn session_index(self, number: u8) -> u32 {
         self.0 << 8 | u32::from(number)
     }
 
-    /// The peer that an index of a session belongs to.
+    /// Returns the peer that an index of a session belongs to.
     #[inline]
     pub(crate) fn of_session(index: u32) -> Self {
         Self(index >> 8)

@@ -14,7 +14,7 @@ impl SecretKey {
         Self(wireguard::SecretKey::from_bytes(bytes))
     }
 
-    /// The public half.
+    /// Returns the public half.
     pub fn public(&self) -> PublicKey {
         from_wireguard(self.0.public())
     }

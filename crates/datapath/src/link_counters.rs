@@ -1,4 +1,4 @@
-//! What is counted of links.
+//! Counters of links.
 
 use crate::{
     flow_log::{FlowKind, FlowKinds},
@@ -13,21 +13,21 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// The most pairs of identities that are counted one by one.
+/// The maximum of pairs of identities that are counted one by one.
 const MAX_LINKS: usize = 1 << 16;
 
 /// The counters of an ordered pair of identities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkStats {
-    /// Who begins flows.
+    /// The identity that begins flows.
     pub from: IdentityId,
-    /// With whom.
+    /// The identity that they are begun with.
     pub to: IdentityId,
     /// The counters.
     pub count: Count,
 }
 
-/// What a packet adds to its link's counters if it passes. A link is counted where it is sent from.
+/// Packets and bytes that are added to a link's counters if they pass. A link is counted where it is sent from.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     /// Packets that it stands for.
@@ -36,7 +36,7 @@ pub struct Tally {
     pub bytes: u64,
 }
 
-/// What is counted of a link, by all workers.
+/// The counters of a link, for all workers.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     packets: AtomicU64,
@@ -47,7 +47,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub fn add(&self, tally: Tally, observed: bool) {
+    pub(crate) fn add(&self, tally: Tally, observed: bool) {
         if tally.packets > 0 {
             self.packets.fetch_add(tally.packets, Relaxed);
             self.bytes.fetch_add(tally.bytes, Relaxed);
@@ -58,7 +58,7 @@ impl Counters {
     }
 
     /// Counts a packet that was dropped.
-    pub fn add_denied(&self) {
+    pub(crate) fn add_denied(&self) {
         self.denied.fetch_add(1, Relaxed);
     }
 
@@ -81,7 +81,7 @@ pub(crate) struct LinkCounters {
 }
 
 impl LinkCounters {
-    pub fn of(&self, pair: Pair) -> Arc<Counters> {
+    pub(crate) fn of(&self, pair: Pair) -> Arc<Counters> {
         if let Some(counters) = self.links.read().get(&pair) {
             return counters.clone();
         }
@@ -93,11 +93,11 @@ impl LinkCounters {
     }
 
     /// Counters that nobody reads.
-    pub fn uncounted(&self) -> &Arc<Counters> {
+    pub(crate) fn uncounted(&self) -> &Arc<Counters> {
         &self.uncounted
     }
 
-    pub fn stats(&self) -> Vec<LinkStats> {
+    pub(crate) fn stats(&self) -> Vec<LinkStats> {
         let links = self.links.read();
         let stats = links.iter().map(|(&(from, to), counters)| LinkStats {
             from,
@@ -107,8 +107,8 @@ impl LinkCounters {
         stats.collect()
     }
 
-    /// The kinds of flows that were seen at a second or later.
-    pub fn flow_kinds(&self, since: u32) -> Vec<(IdentityId, IdentityId, FlowKind)> {
+    /// Returns the kinds of flows that were seen at a second or later.
+    pub(crate) fn flow_kinds(&self, since: u32) -> Vec<(IdentityId, IdentityId, FlowKind)> {
         let links = self.links.read();
         let kinds = links.iter().flat_map(|(&(from, to), counters)| {
             counters.kinds.since(since).into_iter().map(move |kind| (from, to, kind))

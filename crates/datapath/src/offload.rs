@@ -1,4 +1,4 @@
-//! What stands in front of each packet of a TUN: the virtio network header (virtio 1.2 §5.1.6,
+//! The virtio network header, which stands in front of each packet of a TUN (virtio 1.2 §5.1.6,
 //! linux/virtio_net.h).
 
 /// Length of the header, in bytes.
@@ -12,7 +12,7 @@ const GSO_UDP: u8 = 5;
 /// Set beside a TCP type where the sender uses ECN.
 const GSO_ECN: u8 = 0x80;
 
-/// What a packet still wants done to it.
+/// What is still to be done to a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Offload {
     /// Nothing; its checksum is complete.
@@ -29,7 +29,7 @@ pub enum Offload {
     },
     /// It is to be cut into segments whose checksums are to be completed.
     Segment {
-        /// What it is cut as.
+        /// The kind of segments.
         kind: SegmentKind,
         /// Bytes of payload in each segment but the last.
         size: u16,
@@ -40,7 +40,7 @@ pub enum Offload {
     },
 }
 
-/// What a super-packet is cut as.
+/// The kind of segments that a super-packet is cut into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SegmentKind {
     /// TCP over IPv4.

@@ -17,7 +17,7 @@ pub enum QuotaOwner {
 }
 
 impl QuotaOwner {
-    /// The peer with whose workloads it shares a quota, if it is behind a peer.
+    /// Returns the peer with whose workloads it shares a quota, if it is behind a peer.
     pub(crate) fn peer(self) -> Option<PeerIndex> {
         if let Self::Remote { peer, .. } = self { Some(peer) } else { None }
     }

@@ -1,4 +1,5 @@
-//! Under which addresses others see the endpoint: asked of STUN servers from its own socket, which
+//! Server-reflexive addresses: those under which others see the endpoint (RFC 8445 §4). STUN servers
+//! are asked from its own socket, which
 //! keeps what a NAT has made of them alive, too.
 
 use meshward_types::stun::{self, Transaction};
@@ -8,59 +9,59 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often is asked once there was an answer. NATs forget what was silent for thirty seconds (RFC
+/// Time between requests once there was an answer. NATs forget what was silent for thirty seconds (RFC
 /// 4787 §4.3 wants two minutes at the least, but many keep to less).
 const REPEAT: Duration = Duration::from_secs(20);
-/// How often before.
+/// Time between requests before.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is known.
+/// The server-reflexive addresses of an endpoint.
 #[derive(Default)]
 pub(crate) struct ReflexiveAddresses {
     servers: Vec<Server>,
-    /// What transactions are made of, so that nobody can guess them.
+    /// The secret that transaction ids are derived from, so that nobody can guess them.
     seed: [u8; 32],
     asked: u64,
     next: Option<Instant>,
 }
 
 struct Server {
-    place: SocketAddr,
+    server: SocketAddr,
     transaction: Transaction,
-    /// Whether it has answered since it was asked last.
+    /// Whether it has answered the last request.
     answered: bool,
     address: Option<SocketAddr>,
 }
 
 impl ReflexiveAddresses {
-    pub fn new(seed: [u8; 32]) -> Self {
+    pub(crate) fn new(seed: [u8; 32]) -> Self {
         Self { seed, ..Self::default() }
     }
 
-    pub fn set_servers(&mut self, servers: &[SocketAddr]) {
-        if self.servers.iter().map(|server| server.place).eq(servers.iter().copied()) {
+    pub(crate) fn set_servers(&mut self, servers: &[SocketAddr]) {
+        if self.servers.iter().map(|server| server.server).eq(servers.iter().copied()) {
             return;
         }
         let known = std::mem::take(&mut self.servers);
-        let address = |place| known.iter().find(|server| server.place == place)?.address;
-        let server = |place: &SocketAddr| Server {
-            place: *place,
+        let address = |wanted| known.iter().find(|known| known.server == wanted)?.address;
+        let server = |server: &SocketAddr| Server {
+            server: *server,
             transaction: Transaction::default(),
             answered: false,
-            address: address(*place),
+            address: address(*server),
         };
         self.servers = servers.iter().map(server).collect();
         self.next = None;
     }
 
     /// Has the next tick ask.
-    pub fn ask_again(&mut self) {
+    pub(crate) fn ask_again(&mut self) {
         self.next = None;
     }
 
-    /// The addresses, one for each IP: behind some NATs every server sees another port, and the
+    /// Returns the addresses, one for each IP: behind some NATs every server sees another port, and the
     /// first's is kept to.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for address in self.servers.iter().filter_map(|server| server.address) {
             if !addresses.iter().any(|known| known.ip() == address.ip()) {
@@ -71,7 +72,7 @@ impl ReflexiveAddresses {
     }
 
     /// Asks, if it is time.
-    pub fn tick(&mut self, now: Instant, send: &mut dyn FnMut(SocketAddr, &[u8])) {
+    pub(crate) fn tick(&mut self, now: Instant, send: &mut dyn FnMut(SocketAddr, &[u8])) {
         if self.servers.is_empty() || self.next.is_some_and(|next| now < next) {
             return;
         }
@@ -87,12 +88,12 @@ impl ReflexiveAddresses {
             let unguessable =
                 digest(&SHA256, &[&self.seed[..], &self.asked.to_le_bytes()].concat());
             server.transaction.copy_from_slice(&unguessable.as_ref()[..12]);
-            send(server.place, &stun::request(&server.transaction));
+            send(server.server, &stun::request(&server.transaction));
         }
     }
 
-    /// Takes an answer; `false` if nobody asked for it.
-    pub fn receive_response(&mut self, now: Instant, message: &[u8]) -> bool {
+    /// Receives a response. Returns false if nobody has asked for it.
+    pub(crate) fn receive_response(&mut self, now: Instant, message: &[u8]) -> bool {
         for server in &mut self.servers {
             if let Some(address) = stun::read_response(message, &server.transaction) {
                 (server.address, server.answered) = (Some(address), true);

@@ -1,4 +1,4 @@
-//! What senders are told of packets that are not let through: a TCP reset (RFC 9293 §3.10.7.1), and
+//! Rejections: the answers to packets that are denied. A TCP reset (RFC 9293 §3.10.7.1), and
 //! ICMP's "administratively prohibited" (RFC 792, RFC 1812 §5.2.7.1; RFC 4443 §3.1) for everything
 //! else.
 //!
@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The most answers that one workload gets in a second, and all of a network on this node.
+/// The maximum of answers that one workload gets in a second, and all of a network on this node.
 const MAX_PER_WORKLOAD: u16 = 100;
 const MAX_PER_ENDPOINT: u32 = 10_000;
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ pub(crate) struct TcpEnd {
     pub(crate) port: u16,
 }
 
-/// What an ICMP error says.
+/// The content of an ICMP error.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IcmpError {
     /// Type and code in ICMP.
@@ -50,7 +50,7 @@ pub(crate) struct IcmpError {
 /// Destination unreachable, communication administratively prohibited.
 const PROHIBITED: IcmpError = IcmpError { kind_v4: [3, 13], kind_v6: [1, 1], rest: 0 };
 
-/// The answer to a packet that is denied; `None` if it is to have none.
+/// Returns the answer to a packet that is denied; `None` if it is to have none.
 pub(crate) fn rejection(packet: &[u8], headers: &Headers) -> Option<Vec<u8>> {
     if matches!(headers.fragment, Fragment::Later(_))
         || matches!(headers.icmp, Icmp::Error | Icmp::Other)
@@ -58,8 +58,8 @@ pub(crate) fn rejection(packet: &[u8], headers: &Headers) -> Option<Vec<u8>> {
         return None;
     }
     if headers.ip_protocol != 6 {
-        let longest = if headers.source.is_ipv4() { MAX_ERROR_V4 } else { MAX_ERROR_V6 };
-        return Some(icmp_error(packet, headers, PROHIBITED, longest));
+        let limit = if headers.source.is_ipv4() { MAX_ERROR_V4 } else { MAX_ERROR_V6 };
+        return Some(icmp_error(packet, headers, PROHIBITED, limit));
     }
     if headers.tcp_flags & RST != 0 {
         return None;
@@ -85,18 +85,18 @@ pub(crate) fn tcp_segment(from: TcpEnd, to: TcpEnd, seq: u32, ack: u32, flags: u
     packet
 }
 
-/// An ICMP error about a packet, from where it was going to where it came from, of `longest` bytes at
+/// An ICMP error about a packet, from where it was going to where it came from, of `limit` bytes at
 /// the most.
 pub(crate) fn icmp_error(
     packet: &[u8],
     headers: &Headers,
     error: IcmpError,
-    longest: usize,
+    limit: usize,
 ) -> Vec<u8> {
     let (from, to) = (headers.destination, headers.source);
     let (protocol, kind, head) =
         if to.is_ipv4() { (1, error.kind_v4, 20 + 8) } else { (58, error.kind_v6, 40 + 8) };
-    let quoted = &packet[..packet.len().min(longest - head)];
+    let quoted = &packet[..packet.len().min(limit - head)];
     let (mut answer, at) = ip(from, to, protocol, 8 + quoted.len());
     let message = &mut answer[at..];
     message[..2].copy_from_slice(&kind);
@@ -139,7 +139,7 @@ fn ip(from: IpAddr, to: IpAddr, protocol: u8, payload: usize) -> (Vec<u8>, usize
     }
 }
 
-/// How many answers were given in the second that runs.
+/// The limits of rejections: how many were sent in the current second.
 #[derive(Debug, Default)]
 pub(crate) struct RejectionLimits(Mutex<LimitWindow>);
 
@@ -147,13 +147,13 @@ pub(crate) struct RejectionLimits(Mutex<LimitWindow>);
 struct LimitWindow {
     until: Option<Instant>,
     in_all: u32,
-    /// To whom; bounded by how many are given in all.
+    /// By workload; bounded by `MAX_PER_ENDPOINT`.
     each: HashMap<QuotaOwner, u16, RandomState>,
 }
 
 impl RejectionLimits {
-    /// Whether one more may be given to a workload, which counts it.
-    pub fn allow(&self, now: Instant, to: QuotaOwner) -> bool {
+    /// Returns whether one more may be given to a workload, which counts it.
+    pub(crate) fn allow(&self, now: Instant, to: QuotaOwner) -> bool {
         let mut given = self.0.lock();
         if given.until.is_none_or(|until| now >= until) {
             given.until = Some(now + SECOND);

@@ -84,18 +84,18 @@ impl Rules {
         self.timeouts = Timeouts::of(&conduct).into();
     }
 
-    /// What senders of denied packets and ends of cut connections are told.
+    /// Returns what senders of denied packets and ends of cut connections are told.
     pub(crate) fn conduct(&self) -> &Conduct {
         &self.conduct
     }
 
-    /// Whether there may be senders of denied packets who are told.
+    /// Returns whether there may be senders of denied packets who are told.
     pub(crate) fn may_reject(&self) -> bool {
         let Conduct { on_deny, on_quarantine, .. } = self.conduct;
         self.link_rejects || on_deny == OnDeny::Reject || on_quarantine == OnDeny::Reject
     }
 
-    /// What the sender of a packet is told that was denied. `to`: who is at its destination, if
+    /// Returns what the sender of a packet is told that was denied. `to`: who is at its destination, if
     /// anybody is known to be. `ports`: the source's and the destination's.
     pub(crate) fn on_deny(
         &self,
@@ -117,7 +117,7 @@ impl Rules {
         said.unwrap_or(self.conduct.on_deny)
     }
 
-    /// Whether connections of what is quarantined are reset when they are cut.
+    /// Returns whether connections of what is quarantined are reset when they are cut.
     pub(crate) fn resets(&self, party: Party) -> bool {
         (party.quarantined && party.reset) || self.resetting.contains(&party.identity)
     }
@@ -138,7 +138,7 @@ impl Rules {
         self.timeouts = timeouts.into();
     }
 
-    /// Has every flow judged again at its next packet.
+    /// Has every flow checked again at its next packet.
     pub fn begin_generation(&mut self) {
         self.generation += 1;
     }
@@ -155,7 +155,7 @@ impl Rules {
         party.quarantined || self.quarantined.get(&party.identity).copied().unwrap_or(false)
     }
 
-    /// What is to become of a packet that would begin a flow.
+    /// Returns what is to become of a packet that would begin a flow.
     pub(crate) fn verdict(&self, from: Party, to: Party, protocol: Protocol, port: u16) -> Verdict {
         let known = |party: Party| self.quarantined.contains_key(&party.identity);
         let acl = self.acls.get(&(from.identity, to.identity)).filter(|_| known(from) && known(to));

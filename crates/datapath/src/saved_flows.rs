@@ -4,7 +4,7 @@
 //! A file of so many records of one length, behind a header: `MWFL`, the version, whether it holds
 //! every flow at the end of the daemon, two bytes of zero, the time of writing in seconds since
 //! 1970, and the number of records; all numbers are big-endian. What rules said is not kept: every
-//! flow is judged by the rules of now at its next packet.
+//! flow is checked by the rules of now at its next packet.
 
 use crate::{
     flow::{key::FlowKey, state::SavedFlow},
@@ -12,10 +12,10 @@ use crate::{
 };
 use std::time::Duration;
 
-/// The most flows that are kept: 12 MiB of them.
-pub(crate) const MOST_SAVED: usize = 1 << 18;
+/// The maximum of flows that are kept: 12 MiB of them.
+pub(crate) const MAX_SAVED: usize = 1 << 18;
 /// The longest that is left to a flow, in seconds: what the longest timeout is.
-const LONGEST_LEFT: u32 = 7 * 24 * 3600;
+const MAX_LEFT: u32 = 7 * 24 * 3600;
 
 const MAGIC: [u8; 4] = *b"MWFL";
 const VERSION: u8 = 1;
@@ -35,7 +35,7 @@ pub enum SavedFlowsError {
     Version(u8),
     /// They end too early or too late, or hold more flows than any program writes.
     #[error(
-        "the flows that were kept are damaged: the length does not fit the number of flows, or that is above {MOST_SAVED}"
+        "the flows that were kept are damaged: the length does not fit the number of flows, or that is above {MAX_SAVED}"
     )]
     Damaged,
 }
@@ -43,16 +43,16 @@ pub enum SavedFlowsError {
 /// Flows that were read.
 #[derive(Debug)]
 pub(crate) struct SavedFlows {
-    /// Whether these are all flows that there were when the daemon ended.
+    /// Returns whether these are all flows that there were when the daemon ended.
     pub complete: bool,
     /// When they were written, since 1970.
     pub written: Duration,
     pub flows: Vec<SavedFlow>,
 }
 
-/// Writes flows, the first [`MOST_SAVED`] at the most. `is_last`: nothing passes any more.
+/// Writes flows, the first [`MAX_SAVED`] at the most. `is_last`: nothing passes any more.
 pub(crate) fn encode(flows: &[SavedFlow], unix: Duration, is_last: bool) -> Vec<u8> {
-    let kept = &flows[..flows.len().min(MOST_SAVED)];
+    let kept = &flows[..flows.len().min(MAX_SAVED)];
     let complete = is_last && kept.len() == flows.len();
     let mut bytes = Vec::with_capacity(HEADER + kept.len() * RECORD);
     bytes.extend(MAGIC);
@@ -78,7 +78,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<SavedFlows, SavedFlowsError> {
     }
     let (written, count) =
         (word(header, 8), u32::from_be_bytes([header[16], header[17], header[18], header[19]]));
-    if count as usize > MOST_SAVED || records.len() != count as usize * RECORD {
+    if count as usize > MAX_SAVED || records.len() != count as usize * RECORD {
         return Err(SavedFlowsError::Damaged);
     }
     let flows = records.chunks_exact(RECORD).filter_map(read).collect();
@@ -92,8 +92,7 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 fn read(record: &[u8]) -> Option<SavedFlow> {
     let key = FlowKey::from_words([0, 8, 16, 24, 32].map(|at| word(record, at)))?;
     let state = *STATES.get(usize::from(record[41]))?;
-    let left =
-        u32::from_be_bytes([record[44], record[45], record[46], record[47]]).min(LONGEST_LEFT);
+    let left = u32::from_be_bytes([record[44], record[45], record[46], record[47]]).min(MAX_LEFT);
     Some(SavedFlow { key, marks: record[40], state, closed: record[42], left })
 }
 

@@ -1,12 +1,12 @@
-//! For how long a filter keeps a conversation in which nothing is said.
+//! Idle timeouts of flows.
 
 use meshward_types::Conduct;
 use std::time::Duration;
 
 /// The longest timeout: a week.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// For how long conversations are kept while nothing is said. The defaults are what RFCs ask for at
+/// Idle timeouts: for how long flows are kept while nothing is sent. The defaults are what RFCs ask for at
 /// least, or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
@@ -57,7 +57,7 @@ impl Timeouts {
         ]
     }
 
-    /// The timeouts of a network; what it does not say has its default.
+    /// Returns the timeouts of a network; what it does not say has its default.
     pub fn of(conduct: &Conduct) -> Self {
         let usual = Self::default();
         let [tcp_established, tcp_transitory, udp, icmp] = conduct
@@ -77,7 +77,7 @@ impl Timeouts {
     }
 }
 
-/// The same in seconds.
+/// Idle timeouts in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seconds {
     pub tcp_opening: u32,
@@ -92,7 +92,8 @@ pub(crate) struct Seconds {
 impl From<Timeouts> for Seconds {
     /// Rounds up; less than a second counts as one, and more than a week as a week.
     fn from(timeouts: Timeouts) -> Self {
-        let seconds = |time: Duration| time.min(LONGEST).as_millis().div_ceil(1000).max(1) as u32;
+        let seconds =
+            |time: Duration| time.min(MAX_TIMEOUT).as_millis().div_ceil(1000).max(1) as u32;
         Self {
             tcp_opening: seconds(timeouts.tcp_opening),
             tcp_transitory: seconds(timeouts.tcp_transitory),

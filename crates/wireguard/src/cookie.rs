@@ -56,7 +56,7 @@ impl MacKeys {
         mac1
     }
 
-    /// Whether the first MAC of a message is right.
+    /// Returns whether the first MAC of a message is right.
     pub fn verify(&self, message: &[u8]) -> bool {
         let (first, second) = mac_offsets(message);
         is_mac(&self.mac1, &message[..first], &message[first..second])
@@ -80,7 +80,7 @@ impl fmt::Debug for MacKeys {
     }
 }
 
-/// Whether a message has a second MAC, right or wrong.
+/// Returns whether a message has a second MAC, right or wrong.
 pub fn has_mac2(message: &[u8]) -> bool {
     message.last_chunk::<MAC>().is_some_and(|mac2| *mac2 != [0; MAC])
 }
@@ -99,14 +99,14 @@ impl Default for CookieIssuer {
 }
 
 impl CookieIssuer {
-    /// Whether the second MAC of a message is made with its source's cookie.
+    /// Returns whether the second MAC of a message is made with its source's cookie.
     pub fn verify(&mut self, now: Millis, from: SocketAddr, message: &[u8]) -> bool {
         let (_, second) = mac_offsets(message);
         let cookie = self.cookie(now, from);
         is_mac(&cookie, &message[..second], &message[second..])
     }
 
-    /// The reply that gives the sender of a message its cookie. `keys` are those of the responder,
+    /// Returns the reply that gives the sender of a message its cookie. `keys` are those of the responder,
     /// to whom the message was sent.
     pub fn reply(
         &mut self,
@@ -161,14 +161,14 @@ impl ReceivedCookie {
         Self { cookie, received: now }
     }
 
-    /// The cookie, while its giver knows its secret.
+    /// Returns the cookie, while its giver knows its secret.
     pub fn get(&self, now: Millis) -> Option<&Cookie> {
         let expired = now.has_passed(COOKIE_SECRET_MAX_AGE - COOKIE_SECRET_LATENCY, self.received);
         (!expired).then_some(&self.cookie)
     }
 }
 
-/// The offsets of the two MACs at the end of a handshake message.
+/// Returns the offsets of the two MACs at the end of a handshake message.
 fn mac_offsets(message: &[u8]) -> (usize, usize) {
     (message.len() - 2 * MAC, message.len() - MAC)
 }

@@ -17,7 +17,7 @@ impl SecretKey {
         Self(StaticSecret::from(bytes))
     }
 
-    /// The public half.
+    /// Returns the public half.
     pub fn public(&self) -> PublicKey {
         PublicKey(x25519_dalek::PublicKey::from(&self.0).to_bytes())
     }

@@ -50,11 +50,11 @@ pub struct Incoming<'a> {
 
 /// What the gate asks of the interface behind it.
 pub trait Interface {
-    /// The keys of the first MAC of a message, if it is right for any of the interface's own keys.
+    /// Returns the keys of the first MAC of a message, if it is right for any of the interface's own keys.
     fn verify_mac1(&self, message: &[u8]) -> Option<&MacKeys>;
-    /// Whether an index is one of a peer.
+    /// Returns whether an index is one of a peer.
     fn has_index(&self, index: u32) -> bool;
-    /// Whether a response with this index may be the answer to an initiation of ours, of which only
+    /// Returns whether a response with this index may be the answer to an initiation of ours, of which only
     /// few have come so far. Counts the response.
     fn try_response(&self, index: u32) -> bool;
 }
@@ -104,7 +104,7 @@ impl LoadLimits {
         }
     }
 
-    /// Whether a message could pass or be answered, whatever its MACs are.
+    /// Returns whether a message could pass or be answered, whatever its MACs are.
     fn has_room(&mut self, now: Millis, has_cookie: bool) -> bool {
         self.replies.has_token(now) || has_cookie && self.admitted.has_token(now)
     }
@@ -240,7 +240,7 @@ impl LoadGate {
         self.known.read().contains_key(&source.to_canonical())
     }
 
-    /// Whether the limits leave anything for a message.
+    /// Returns whether the limits leave anything for a message.
     fn has_room(&self, now: Millis, Incoming { from, message }: Incoming<'_>) -> bool {
         let is_known = self.is_known(from.ip());
         let mut limits = self.limits.lock();

@@ -46,7 +46,7 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    /// The type of a datagram; `None` if its type field and length are those of no message.
+    /// Returns the type of a datagram; `None` if its type field and length are those of no message.
     #[inline]
     pub fn of(datagram: &[u8]) -> Option<Self> {
         let (number, _) = datagram.split_first_chunk::<4>()?;
@@ -59,7 +59,7 @@ impl MessageType {
         }
     }
 
-    /// The value of the type field.
+    /// Returns the value of the type field.
     #[inline]
     pub fn number(self) -> u32 {
         match self {

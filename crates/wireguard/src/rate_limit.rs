@@ -28,7 +28,7 @@ impl TokenBucket {
         has_token
     }
 
-    /// Whether there is a token.
+    /// Returns whether there is a token.
     pub fn has_token(&mut self, now: Millis) -> bool {
         let more = now.0.saturating_sub(self.refilled.0).saturating_mul(self.per_second);
         self.left = self.left.saturating_add(more).min(self.capacity * 1000);

@@ -19,7 +19,7 @@ impl Default for ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// Whether a counter may be new. That of a packet that authenticates is then to be
+    /// Returns whether a counter may be new. That of a packet that authenticates is then to be
     /// [accepted](Self::accept).
     #[inline]
     pub fn is_fresh(&self, counter: u64) -> bool {

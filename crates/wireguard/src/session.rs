@@ -75,7 +75,7 @@ impl Session {
         })
     }
 
-    /// The index that the peer writes into its messages.
+    /// Returns the index that the peer writes into its messages.
     #[inline]
     pub fn local_index(&self) -> u32 {
         self.indices.local
@@ -91,13 +91,13 @@ impl Session {
         self.role
     }
 
-    /// Whether the session may still be used, in either direction.
+    /// Returns whether the session may still be used, in either direction.
     #[inline]
     pub fn is_alive(&self, now: Millis) -> bool {
         !now.has_passed(REJECT_AFTER_TIME, self.created)
     }
 
-    /// Whether a session that has just sealed something is to be renewed by us.
+    /// Returns whether a session that has just sealed something is to be renewed by us.
     #[inline]
     pub fn needs_rekey(&self, now: Millis) -> bool {
         self.counter.load(Relaxed) > REKEY_AFTER_MESSAGES
@@ -179,13 +179,13 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// The session to seal with, if there is one that is alive.
+    /// Returns the session to seal with, if there is one that is alive.
     #[inline]
     pub fn current(&self, now: Millis) -> Option<&Arc<Session>> {
         self.current.as_ref().filter(|session| session.is_alive(now))
     }
 
-    /// The session that the peer names by `index`, if it is alive.
+    /// Returns the session that the peer names by `index`, if it is alive.
     #[inline]
     pub fn by_local_index(&self, now: Millis, index: u32) -> Option<&Arc<Session>> {
         let all = [&self.current, &self.next, &self.previous];
@@ -193,7 +193,7 @@ impl Sessions {
         found.filter(|session| session.is_alive(now))
     }
 
-    /// Whether a session waits for the peer to use it first.
+    /// Returns whether a session waits for the peer to use it first.
     #[inline]
     pub fn is_next(&self, session: &Arc<Session>) -> bool {
         self.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session))
@@ -221,7 +221,7 @@ impl Sessions {
         self.current = self.next.take();
     }
 
-    /// Whether any session is older than `age`.
+    /// Returns whether any session is older than `age`.
     pub fn any_older_than(&self, now: Millis, age: Duration) -> bool {
         let all = [&self.current, &self.previous, &self.next];
         all.into_iter().flatten().any(|session| now.has_passed(age, session.created))

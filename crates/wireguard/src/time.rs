@@ -7,12 +7,12 @@ use std::{ops::Add, time::Duration};
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// The time that has passed since `earlier`; zero if that is later than this.
+    /// Returns the time that has passed since `earlier`; zero if that is later than this.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// Whether `duration` or more has passed since `earlier`.
+    /// Returns whether `duration` or more has passed since `earlier`.
     #[inline]
     pub fn has_passed(self, duration: Duration, earlier: Self) -> bool {
         self.0.saturating_sub(earlier.0) >= duration.as_millis() as u64
@@ -22,7 +22,7 @@ impl Millis {
 impl Add<Duration> for Millis {
     type Output = Self;
 
-    /// The time `duration` later, in whole milliseconds.
+    /// Returns the time `duration` later, in whole milliseconds.
     #[inline]
     fn add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration.as_millis() as u64))

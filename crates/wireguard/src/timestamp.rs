@@ -98,12 +98,12 @@ impl TimestampSource {
         self.limit.store(seconds.saturating_mul(STEPS_PER_SECOND), Relaxed);
     }
 
-    /// The greatest timestamp so far, in seconds since 1970.
+    /// Returns the greatest timestamp so far, in seconds since 1970.
     pub fn newest(&self) -> u64 {
         Timestamp(self.newest.load(Relaxed)).seconds()
     }
 
-    /// The timestamp for an initiation to a peer that got `last` before, if any. `unix` is the
+    /// Returns the timestamp for an initiation to a peer that got `last` before, if any. `unix` is the
     /// clock's time since 1970.
     pub fn next(&self, last: Option<Timestamp>, unix: Duration) -> Timestamp {
         let clock = Timestamp::at(unix).0.min(self.limit.load(Relaxed));

@@ -17,13 +17,7 @@ async fn history(place: &Path) -> Vec<String> {
     folder.keep_workload(&attachment.report.id, &attachment).unwrap();
     folder.settled().await;
     let (_, mut kept) = KeptView::open(&folder);
-    let spec = NetworkSpec {
-        prefixes: vec![],
-        blocks: vec![],
-        mtu: 1420,
-        admission: false,
-        conduct: Default::default(),
-    };
+    let spec = NetworkSpec::with_mtu(1420);
     let mut held = ViewReplica::default();
     let put = |mtu| {
         Change::Put(
@@ -130,13 +124,7 @@ async fn a_workload_whose_network_is_not_known_waits_for_it() {
         .unwrap();
     let node = restore(place.path()).await;
     assert_eq!(node.state.lock().await.homeless.len(), 1);
-    let spec = NetworkSpec {
-        prefixes: vec![],
-        blocks: vec![],
-        mtu: 1420,
-        admission: false,
-        conduct: Default::default(),
-    };
+    let spec = NetworkSpec::with_mtu(1420);
     let put = Change::Put(ResourceKey::Network("shop".parse().unwrap()), Resource::Network(spec));
     node.enforce(Revision(7), &[put]).await;
     let state = node.state.lock().await;

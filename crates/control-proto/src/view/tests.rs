@@ -146,13 +146,7 @@ fn every_item_survives_the_wire() {
     };
     let labels = "app=web".parse().unwrap();
     let resources = [
-        Resource::Network(NetworkSpec {
-            prefixes: vec![],
-            blocks: vec![],
-            mtu: 1420,
-            admission: false,
-            conduct: Default::default(),
-        }),
+        Resource::Network(NetworkSpec::with_mtu(1420)),
         Resource::Peer(peer),
         Resource::Identity(IdentitySpec { labels, accepts, quarantined: false, reset: false }),
         Resource::Workload(workload),

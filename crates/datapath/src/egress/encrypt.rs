@@ -91,7 +91,7 @@ fn stage(state: &EndpointState, peer: &Peer, segments: &Segments<'_>, sink: &mut
     state.request_handshake(peer, sink);
 }
 
-/// The length of a packet with its padding, which does not go over the MTU.
+/// Returns the length of a packet with its padding, which does not go over the MTU.
 #[inline]
 fn padded_length(length: usize, mtu: u16) -> usize {
     length.next_multiple_of(PADDING_MULTIPLE).min(usize::from(mtu).max(length))

@@ -137,7 +137,7 @@ impl PacketBatch<'_> {
         Ok(())
     }
 
-    /// The limit of the path to a peer, if it is below the network's MTU.
+    /// Returns the limit of the path to a peer, if it is below the network's MTU.
     fn path_mtu(&self, peer: PeerIndex) -> Option<PathMtu> {
         self.peers.get(peer)?.path_mtu_below(self.tables.mtu)
     }

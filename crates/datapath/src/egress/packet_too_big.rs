@@ -7,11 +7,11 @@ use crate::{
     reject::{IcmpError, icmp_error},
 };
 
-/// The most of a packet that an answer quotes, so that it fits the least MTU of IPv4's hosts (RFC
+/// The maximum of of a packet that an answer quotes, so that it fits the least MTU of IPv4's hosts (RFC
 /// 1812 §4.3.2.3).
 const MAX_QUOTED: usize = 500;
 
-/// Whether a packet of `length` bytes on a link of `mtu` wants an answer instead: it is too long,
+/// Returns whether a packet of `length` bytes on a link of `mtu` wants an answer instead: it is too long,
 /// and only its sender may make it shorter.
 pub(crate) fn is_too_big(packet: &[u8], headers: &Headers, length: usize, mtu: u16) -> bool {
     let may_be_fragmented = headers.source.is_ipv4() && packet[6] & 0x40 == 0;
@@ -19,7 +19,7 @@ pub(crate) fn is_too_big(packet: &[u8], headers: &Headers, length: usize, mtu: u
     mtu > 0 && length > usize::from(mtu) && !may_be_fragmented && headers.icmp != Icmp::Error
 }
 
-/// The answer to its sender: `mtu` is what would pass, in bytes.
+/// Returns the answer to its sender: `mtu` is what would pass, in bytes.
 pub(crate) fn answer(packet: &[u8], headers: &Headers, mtu: u16) -> Vec<u8> {
     let head = if headers.source.is_ipv4() { 20 + 8 } else { 40 + 8 };
     let error = IcmpError { kind_v4: [3, 4], kind_v6: [2, 0], rest: mtu.into() };

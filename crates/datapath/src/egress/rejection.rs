@@ -29,7 +29,7 @@ impl PacketBatch<'_> {
         rejection.is_some_and(|rejection| self.hand_to_workload(sender, rejection, sink))
     }
 
-    /// The packet that tells the sender of a denied packet so, if that is to be told.
+    /// Returns the packet that tells the sender of a denied packet so, if that is to be told.
     pub(crate) fn rejection_of(&self, source: Party, packet: &[u8]) -> Option<Vec<u8>> {
         let Self { state, tables, now, .. } = self;
         let headers = Headers::parse(packet).ok()?;

@@ -24,7 +24,7 @@ impl<'a> Segments<'a> {
     ///
     /// # Errors
     /// [`DropReason::Malformed`] if the offload does not fit the packet.
-    pub fn new(
+    pub(crate) fn new(
         packet: &'a mut [u8],
         headers: &'a Headers,
         offload: Offload,
@@ -55,8 +55,8 @@ impl<'a> Segments<'a> {
         Ok(Self::Whole(packet))
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> usize {
         match self {
             Self::Whole(_) => 1,
             Self::Many(super_packet) => super_packet.data.len().div_ceil(super_packet.size).max(1),
@@ -64,7 +64,7 @@ impl<'a> Segments<'a> {
     }
 
     /// Headers of the first of them, at the least.
-    pub fn first(&self) -> &[u8] {
+    pub(crate) fn first(&self) -> &[u8] {
         match self {
             Self::Whole(packet) => packet,
             Self::Many(super_packet) => super_packet.head,
@@ -72,7 +72,7 @@ impl<'a> Segments<'a> {
     }
 
     /// Length of one of them, in bytes. Only the last may be shorter than the others.
-    pub fn length(&self, number: usize) -> usize {
+    pub(crate) fn length(&self, number: usize) -> usize {
         match self {
             Self::Whole(packet) => packet.len(),
             Self::Many(super_packet) => super_packet.head.len() + super_packet.chunk(number).len(),
@@ -80,7 +80,7 @@ impl<'a> Segments<'a> {
     }
 
     /// Writes one of them, complete, to where it belongs; `place` has its length.
-    pub fn write(&self, number: usize, place: &mut [u8]) {
+    pub(crate) fn write(&self, number: usize, place: &mut [u8]) {
         match self {
             Self::Whole(packet) => place.copy_from_slice(packet),
             Self::Many(super_packet) => {
@@ -90,7 +90,7 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// How many packets a super-packet stands for.
+/// Returns how many packets a super-packet stands for.
 pub(crate) fn count(headers: &Headers, offload: Offload) -> u64 {
     let Offload::Segment { size: size @ 1.., headers: all, .. } = offload else { return 1 };
     headers.length.saturating_sub(usize::from(all)).div_ceil(usize::from(size)).max(1) as u64
@@ -102,7 +102,7 @@ pub(crate) fn length(headers: &Headers, offload: Offload) -> usize {
     headers.length.min(usize::from(all) + usize::from(size))
 }
 
-/// The field holds the pseudo-header's sum; the kernel left the rest to whoever sends the packet.
+/// Returns the field holds the pseudo-header's sum; the kernel left the rest to whoever sends the packet.
 fn complete_checksum(
     packet: &mut [u8],
     headers: &Headers,

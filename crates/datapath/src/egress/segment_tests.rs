@@ -48,7 +48,7 @@ fn cut(packet: &mut [u8], offload: Offload) -> Vec<Vec<u8>> {
     all
 }
 
-/// The payload bytes of packets, and their first sequence number where there is one.
+/// Returns the payload bytes of packets, and their first sequence number where there is one.
 fn bytes(packets: &[Vec<u8>], transport: usize) -> Vec<u8> {
     let data =
         |packet: &Vec<u8>| packet[Headers::parse(packet).unwrap().payload + transport..].to_vec();
@@ -97,11 +97,11 @@ proptest! {
     }
 
     #[test]
-    fn on_a_narrow_way_tcp_is_cut_to_what_passes(
+    fn tcp_is_cut_to_the_path_mtu(
         v6 in any::<bool>(),
         data in prop::collection::vec(any::<u8>(), 1..6_000),
         size in 100u16..1500,
-        narrow in 300u16..1500,
+        path_mtu in 300u16..1500,
         alone in any::<bool>(),
     ) {
         let kind = if v6 { SegmentKind::TcpV6 } else { SegmentKind::TcpV4 };
@@ -109,13 +109,13 @@ proptest! {
         // A packet that stands for itself comes with its checksum.
         let whole = cut_to(&mut packet.clone(), Offload::Segment { kind, size: u16::MAX, headers: 0, start: 0 }, None).unwrap();
         let segments = if alone {
-            cut_to(&mut whole[0].clone(), Offload::None, Some(narrow)).unwrap()
+            cut_to(&mut whole[0].clone(), Offload::None, Some(path_mtu)).unwrap()
         } else {
-            cut_to(&mut packet, offload, Some(narrow)).unwrap()
+            cut_to(&mut packet, offload, Some(path_mtu)).unwrap()
         };
         for segment in &segments {
             strict(segment);
-            prop_assert!(segment.len() <= usize::from(narrow));
+            prop_assert!(segment.len() <= usize::from(path_mtu));
         }
         prop_assert_eq!(bytes(&segments, 32), data);
     }

@@ -4,9 +4,9 @@
 use crate::{ecn::Ecn, sink::Sink};
 use std::net::SocketAddr;
 
-/// The most datagrams of one batch (the kernel's `UDP_MAX_SEGMENTS` was 64 before it was 128).
+/// The maximum of datagrams of one batch (the kernel's `UDP_MAX_SEGMENTS` was 64 before it was 128).
 const MAX_DATAGRAMS: usize = 64;
-/// The most bytes of one batch: what fits the length field of one UDP header, and the headers
+/// The maximum of bytes of one batch: what fits the length field of one UDP header, and the headers
 /// below.
 const MAX_BYTES: usize = 65_000;
 
@@ -40,7 +40,7 @@ impl Default for SendBatch {
 
 impl SendBatch {
     /// Room for a datagram of `length` bytes. What cannot leave in one call with it is sent first.
-    pub fn push(
+    pub(crate) fn push(
         &mut self,
         to: SocketAddr,
         ecn: Ecn,
@@ -67,7 +67,7 @@ impl SendBatch {
     }
 
     /// Sends what is there.
-    pub fn flush(&mut self, sink: &mut impl Sink) {
+    pub(crate) fn flush(&mut self, sink: &mut impl Sink) {
         if let Some((to, ecn)) = self.to.take()
             && !sink.to_network(to, ecn, &self.buffer[..self.used], self.size)
         {
@@ -76,8 +76,8 @@ impl SendBatch {
         (self.used, self.count, self.closed) = (0, 0, false);
     }
 
-    /// How many datagrams were not taken since the last call.
-    pub fn take_lost(&mut self) -> u64 {
+    /// Returns how many datagrams were not taken since the last call.
+    pub(crate) fn take_lost(&mut self) -> u64 {
         std::mem::take(&mut self.lost)
     }
 }

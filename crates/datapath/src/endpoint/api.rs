@@ -55,7 +55,7 @@ impl Endpoint {
         }
     }
 
-    /// The endpoint's key.
+    /// Returns the endpoint's key.
     pub fn public_key(&self) -> PublicKey {
         keys::from_wireguard(self.state.transport.public_key())
     }
@@ -105,12 +105,12 @@ impl Endpoint {
         self.state.transport.set_device_key(secret.into_wireguard());
     }
 
-    /// The key by which devices know the endpoint.
+    /// Returns the key by which devices know the endpoint.
     pub fn device_key(&self) -> Option<PublicKey> {
         self.state.transport.device_key().map(keys::from_wireguard)
     }
 
-    /// The addresses of the devices that have shown themselves.
+    /// Returns the addresses of the devices that have shown themselves.
     pub fn device_addresses(&self) -> Vec<(WorkloadId, SocketAddr)> {
         let tables = self.state.tables.read();
         let peers = self.state.transport.peers.read();
@@ -131,7 +131,7 @@ impl Endpoint {
         self.state.transport.timestamps.set_limit(seconds);
     }
 
-    /// The greatest timestamp of a handshake so far, in seconds since 1970.
+    /// Returns the greatest timestamp of a handshake so far, in seconds since 1970.
     pub fn newest_timestamp(&self) -> u64 {
         self.state.transport.timestamps.newest()
     }
@@ -166,7 +166,7 @@ impl Endpoint {
         self.plan_retiming();
     }
 
-    /// The flows as bytes for [`Self::import_flows`]. `is_last`: nothing passes this endpoint any
+    /// Returns the flows as bytes for [`Self::import_flows`]. `is_last`: nothing passes this endpoint any
     /// more.
     pub fn export_flows(&self, now: Now, is_last: bool) -> Vec<u8> {
         self.state.filter.export(now.instant, now.unix, is_last)
@@ -189,7 +189,7 @@ impl Endpoint {
         self.state.filter.import(now.instant, now.unix, bytes, owner_of)
     }
 
-    /// The kinds of flows that workloads of this node have begun, or tried to, in the time before
+    /// Returns the kinds of flows that workloads of this node have begun, or tried to, in the time before
     /// `now`, with the identities of their ends.
     pub fn flow_kinds(
         &self,
@@ -313,7 +313,7 @@ impl Endpoint {
         self.reflexive.lock().set_servers(servers);
     }
 
-    /// The addresses under which others see the endpoint, as far as they are known.
+    /// Returns the addresses under which others see the endpoint, as far as they are known.
     pub fn reflexive(&self) -> Vec<SocketAddr> {
         self.reflexive.lock().addresses()
     }
@@ -365,7 +365,7 @@ impl Endpoint {
         Ok(sent)
     }
 
-    /// The round-trip time of a ping, once its response is there.
+    /// Returns the round-trip time of a ping, once its response is there.
     pub fn ping_rtt(&self, node: &NodeName, number: u32) -> Option<Duration> {
         self.state.transport.ping_rtt(self.peer_of(node)?, number)
     }
@@ -374,7 +374,7 @@ impl Endpoint {
         self.state.tables.read().peers().find(|(_, own)| *own == node).map(|(peer, _)| peer)
     }
 
-    /// The vouches of this node.
+    /// Returns the vouches of this node.
     pub(super) fn own_vouches(&self) -> Vec<Vouch> {
         self.state.tables.read().own_vouches()
     }

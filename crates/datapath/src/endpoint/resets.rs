@@ -28,7 +28,7 @@ impl Endpoint {
         self.pending_flow_changes.fetch_or(RETIME, Relaxed);
     }
 
-    /// Whether there is something for [`Self::apply_flow_changes`] to do.
+    /// Returns whether there is something for [`Self::apply_flow_changes`] to do.
     pub fn has_flow_changes(&self) -> bool {
         self.pending_flow_changes.load(Relaxed) != 0
     }

@@ -24,7 +24,7 @@ pub struct EndpointStats {
 }
 
 impl Endpoint {
-    /// What has been counted.
+    /// Returns what has been counted.
     pub fn stats(&self, now: Instant) -> EndpointStats {
         let (peers, devices) = {
             let tables = self.state.tables.read();

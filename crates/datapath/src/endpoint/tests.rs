@@ -182,13 +182,7 @@ impl Pair {
                 candidates: vec![format!("192.0.2.{other}:51820").parse().unwrap()],
                 prefixes: vec![format!("10.42.{other}.0/24").parse().unwrap()],
             };
-            let spec = NetworkSpec {
-                prefixes: vec![],
-                blocks: vec![],
-                mtu: 1420,
-                admission: false,
-                conduct: Default::default(),
-            };
+            let spec = NetworkSpec::with_mtu(1420);
             endpoint.apply(
                 now,
                 &[

@@ -24,7 +24,7 @@ pub(crate) trait Evictable {
     fn eviction_class(&self) -> EvictionClass;
     /// Until when it is kept, in seconds.
     fn expires_at(&self) -> u32;
-    /// Whether it was used since this was asked last.
+    /// Returns whether it was used since this was asked last.
     fn take_referenced(&mut self) -> bool;
 }
 

@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;
-/// The most entries that a table is given room for at once.
+/// The maximum of entries that a table is given room for at once.
 pub(super) const MAX_BATCH: usize = 64;
 /// A batch is so small a part of an owner's share that what its tables have asked for and do not
 /// use yet is an eighth of it, if it is in sixteen tables.
 const PART_OF_SHARE: usize = 128;
-/// The most entries that are owed: this part of the bound, or so many.
+/// The maximum of entries that are owed: this part of the bound, or so many.
 pub(super) const OWED_PART: usize = 16;
-pub(super) const LEAST_OWED: usize = 64;
+pub(super) const MIN_OWED: usize = 64;
 
 /// The answer to who asks for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Node {
 }
 
 impl Ledger {
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.clamp(1, NONE as usize / 2);
         Self { limit, owed: AtomicUsize::new(0), books: Mutex::new(Books::new()) }
     }
@@ -99,7 +99,7 @@ impl Ledger {
                 books.total += 1;
             } else {
                 let victim = books.victim(leaf, self.limit);
-                let too_much = self.owed.load(Relaxed) >= (self.limit / OWED_PART).max(LEAST_OWED);
+                let too_much = self.owed.load(Relaxed) >= (self.limit / OWED_PART).max(MIN_OWED);
                 if victim == leaf || too_much {
                     books.count_down(leaf, 1);
                     break;
@@ -129,8 +129,8 @@ impl Ledger {
         }
     }
 
-    /// Whether any owner owes entries.
-    pub fn owes(&self) -> bool {
+    /// Returns whether any owner owes entries.
+    pub(crate) fn owes(&self) -> bool {
         self.owed.load(Relaxed) > 0
     }
 
@@ -202,7 +202,7 @@ impl Books {
         taken
     }
 
-    /// Who loses an entry for the one that `leaf` has just got. There is one more than the limit.
+    /// Returns who loses an entry for the one that `leaf` has just got. There is one more than the limit.
     fn victim(&self, leaf: u32, limit: usize) -> u32 {
         let parent = self.nodes[leaf as usize].parent;
         let own = if parent == ROOT { leaf } else { parent };

@@ -40,7 +40,7 @@ pub(crate) fn hash_of(hasher: &impl BuildHasher, key: &impl Hash) -> u32 {
     (hash ^ (hash >> 32)) as u32
 }
 
-/// The table uses the lowest bits and the seven highest.
+/// Returns the table uses the lowest bits and the seven highest.
 fn spread(hash: u32) -> u64 {
     u64::from(hash) | u64::from(hash.wrapping_mul(0x9e37_79b1)) << 32
 }
@@ -51,12 +51,12 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     pub const ENTRY: usize = size_of::<Entry<K, V>>();
 
     /// An empty table for at most `limit` entries.
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self::with_ledger(Arc::new(Ledger::new(limit)))
     }
 
     /// An empty table that shares the bound of a ledger with others.
-    pub fn with_ledger(ledger: Arc<Ledger>) -> Self {
+    pub(crate) fn with_ledger(ledger: Arc<Ledger>) -> Self {
         Self {
             ledger,
             index: HashTable::new(),
@@ -70,22 +70,22 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         }
     }
 
-    /// How many entries there are.
-    pub fn len(&self) -> usize {
+    /// Returns how many entries there are.
+    pub(crate) fn len(&self) -> usize {
         self.length
     }
 
-    /// How many of them are of a class.
-    pub fn len_of(&self, class: EvictionClass) -> usize {
+    /// Returns how many of them are of a class.
+    pub(crate) fn len_of(&self, class: EvictionClass) -> usize {
         self.of_class[class as usize]
     }
 
-    /// Whether there is a chunk with this number: each has some hundreds of the entries, in no order.
+    /// Returns whether there is a chunk with this number: each has some hundreds of the entries, in no order.
     pub(crate) fn has_chunk(&self, number: usize) -> bool {
         self.chunks.get(number).is_some_and(|chunk| !chunk.is_empty())
     }
 
-    /// The entries of a chunk; `None`: there is no such chunk.
+    /// Returns the entries of a chunk; `None`: there is no such chunk.
     pub(crate) fn chunk(&self, number: usize) -> Option<impl Iterator<Item = (&K, &V)>> {
         let chunk = self.chunks.get(number).filter(|chunk| !chunk.is_empty())?;
         Some(chunk.iter().map(|entry| (&entry.key, &entry.value)))
@@ -109,7 +109,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     }
 
     /// Finds the entry of a key. What is found stays valid until an entry comes or goes.
-    pub fn find(&self, hash: u32, key: &K) -> Option<u32> {
+    pub(crate) fn find(&self, hash: u32, key: &K) -> Option<u32> {
         self.index
             .find(spread(hash), |id| {
                 let entry = self.entry(*id);
@@ -118,13 +118,13 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
             .copied()
     }
 
-    /// What was found.
-    pub fn value(&mut self, id: u32) -> &mut V {
+    /// Returns what was found.
+    pub(crate) fn value(&mut self, id: u32) -> &mut V {
         &mut self.entry_mut(id).value
     }
 
     /// Puts an entry that has changed into the list that it belongs to now.
-    pub fn reclassify(&mut self, id: u32) {
+    pub(crate) fn reclassify(&mut self, id: u32) {
         let entry = self.entry(id);
         if entry.class != entry.value.eviction_class() {
             self.unlink(id);
@@ -136,7 +136,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
 
     /// Adds an entry for a key that has none. If there is no room, somebody's oldest goes, as the
     /// module says.
-    pub fn insert(&mut self, hash: u32, key: K, owner: QuotaOwner, value: V) -> u32 {
+    pub(crate) fn insert(&mut self, hash: u32, key: K, owner: QuotaOwner, value: V) -> u32 {
         let owned_id = self.owned_by(owner);
         let id = self.add(hash, key, owned_id, value);
         self.make_room(owned_id, id)
@@ -221,7 +221,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     }
 
     /// Takes out some of what this table's owners owe. `false`: that was all of it that is here.
-    pub fn pay_debts(&mut self) -> bool {
+    pub(crate) fn pay_debts(&mut self) -> bool {
         let before = self.length;
         if self.ledger.owes() {
             let owned: Vec<u32> = self.owners.values().copied().collect();
@@ -239,7 +239,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     }
 
     /// Takes an entry out. What else was found is not valid any more.
-    pub fn remove(&mut self, id: u32) {
+    pub(crate) fn remove(&mut self, id: u32) {
         let owned_id = self.take_out(id);
         let own = &mut self.owned[owned_id as usize];
         own.credit += 1;
@@ -343,7 +343,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
 
     /// Looks at up to `most` entries, and takes out those whose time is up at `now`, in seconds.
     /// All entries have had their turn when it returns true.
-    pub fn expire(&mut self, now: u32, most: usize) -> bool {
+    pub(crate) fn expire(&mut self, now: u32, most: usize) -> bool {
         for _ in 0..most {
             self.next_expiry_check = self.next_expiry_check.min(self.length);
             if self.next_expiry_check == 0 {
@@ -393,7 +393,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         self.of_class[class as usize] -= 1;
     }
 
-    /// The entry of an owner that goes first, but for one.
+    /// Returns the entry of an owner that goes first, but for one.
     fn oldest(&mut self, owned_id: u32, but: u32) -> u32 {
         for class in 0..CLASSES {
             for chance in 0..=SECOND_CHANCES {

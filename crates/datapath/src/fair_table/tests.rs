@@ -1,6 +1,6 @@
 use super::{
     entry::{Evictable, EvictionClass},
-    ledger::{LEAST_OWED, Ledger, MAX_BATCH, OWED_PART},
+    ledger::{Ledger, MAX_BATCH, MIN_OWED, OWED_PART},
     table::FairTable,
 };
 use crate::{
@@ -199,7 +199,7 @@ fn held(table: &FairTable<u32, Thing>, own: u32) -> usize {
     table.owners.get(&owner(own)).map_or(0, |id| table.owned[*id as usize].count as usize)
 }
 
-/// What an owner may add without asking the ledger.
+/// Returns what an owner may add without asking the ledger.
 fn spare(table: &FairTable<u32, Thing>, own: u32) -> usize {
     table.owners.get(&owner(own)).map_or(0, |id| table.owned[*id as usize].credit as usize)
 }
@@ -253,7 +253,7 @@ proptest! {
                 prop_assert_eq!(used, granted + owed, "owner {}", own);
             }
             prop_assert!(length <= limit + ledger.owed());
-            prop_assert!(ledger.owed() <= (limit / OWED_PART).max(LEAST_OWED) + MAX_BATCH + 9 * TABLES);
+            prop_assert!(ledger.owed() <= (limit / OWED_PART).max(MIN_OWED) + MAX_BATCH + 9 * TABLES);
         }
         tables.iter_mut().for_each(|table| while table.pay_debts() {});
         prop_assert_eq!(ledger.owed(), 0);

@@ -106,7 +106,7 @@ impl Evaluation<'_> {
         Ok(())
     }
 
-    /// The reason for which a packet is dropped that nothing lets pass.
+    /// Returns the reason for which a packet is dropped that nothing lets pass.
     fn refusal(&self) -> DropReason {
         let FilterInput { source, destination, .. } = self.input;
         match self.rules.is_quarantined(source) || self.rules.is_quarantined(destination) {
@@ -115,7 +115,7 @@ impl Evaluation<'_> {
         }
     }
 
-    /// What the rules say of a packet that would begin a flow.
+    /// Returns what the rules say of a packet that would begin a flow.
     fn verdict(&self) -> Verdict {
         let FilterInput { headers, source, destination, .. } = self.input;
         let (protocol, port) = (headers.protocol(), headers.destination_port);
@@ -235,7 +235,7 @@ impl Evaluation<'_> {
         if headers.icmp == Icmp::Reply { self.check_alone() } else { Err(self.refusal()) }
     }
 
-    /// What the rules of now say of a flow, of which there is a packet in the direction `there`: whether
+    /// Returns what the rules of now say of a flow, of which there is a packet in the direction `there`: whether
     /// who began it may, or the other side may begin such a flow itself. That counts once the other side
     /// sends: with this packet, if it `is_sent` by it, or if it did before.
     fn ruling_of(

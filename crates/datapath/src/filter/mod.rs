@@ -109,7 +109,7 @@ impl Filter {
         evaluation.check_quoted(Some(quoted)).inspect_err(|reason| evaluation.note_refused(*reason))
     }
 
-    /// Whether the ends of a packet's connection are told that it has ended.
+    /// Returns whether the ends of a packet's connection are told that it has ended.
     pub(crate) fn is_reset(&self, now: Instant, headers: &Headers) -> bool {
         if headers.ip_protocol != 6 || !self.has_reset.load(Relaxed) {
             return false;
@@ -118,7 +118,7 @@ impl Filter {
         entry.get(self.seconds(now)).is_some_and(|flow| flow.is_reset())
     }
 
-    /// The chunks of the flow table, each some hundreds of flows: see [`Self::reset_cut`].
+    /// Returns the chunks of the flow table, each some hundreds of flows: see [`Self::reset_cut`].
     pub(crate) fn chunks(&self) -> impl Iterator<Item = FlowChunk> {
         self.state.flows.chunks()
     }
@@ -168,12 +168,12 @@ impl Filter {
         self.state.flows.len()
     }
 
-    /// The counters of every link that was used or tried.
+    /// Returns the counters of every link that was used or tried.
     pub fn links(&self) -> Vec<LinkStats> {
         self.state.links.stats()
     }
 
-    /// The kinds of flows that workloads of this node have begun, or tried to, in the time before
+    /// Returns the kinds of flows that workloads of this node have begun, or tried to, in the time before
     /// `now`, with the identities of their ends.
     pub fn flow_kinds(
         &self,
@@ -189,7 +189,7 @@ impl Filter {
         self.state.flows.for_each_live(self.seconds(now), visit);
     }
 
-    /// The flows as bytes for [`Self::import`], at most 12 MiB; `unix` is the time since 1970.
+    /// Returns the flows as bytes for [`Self::import`], at most 12 MiB; `unix` is the time since 1970.
     /// `is_last`: nothing passes this filter any more.
     pub fn export(&self, now: Instant, unix: Duration, is_last: bool) -> Vec<u8> {
         saved_flows::encode(&self.state.flows.save(self.seconds(now)), unix, is_last)
@@ -236,7 +236,7 @@ impl Filter {
         self.state.fragments.hold(self.seconds(now), headers, source.owner, packet)
     }
 
-    /// Whether any fragments wait for their first.
+    /// Returns whether any fragments wait for their first.
     #[inline]
     pub(crate) fn has_waiting_fragments(&self) -> bool {
         self.state.fragments.any_waiting()

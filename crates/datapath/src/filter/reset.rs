@@ -16,7 +16,7 @@ pub(super) struct Parties {
     pub(super) destination: Option<Party>,
 }
 
-/// Whether a connection is cut, and its ends are to be told.
+/// Returns whether a connection is cut, and its ends are to be told.
 pub(super) fn is_to_be_reset(
     rules: &Rules,
     flow: &Flow,
@@ -50,7 +50,7 @@ pub(super) fn is_to_be_reset(
     }
 }
 
-/// The segments that tell both ends of a connection that it has ended. Where an end is, is not always
+/// Returns the segments that tell both ends of a connection that it has ended. Where an end is, is not always
 /// known: then it gets a segment that no end accepts, and its answer (RFC 9293 §3.10.7.4) is answered
 /// with a reset.
 pub(super) fn reset_both(flow: &Flow, tuple: &FlowTuple) -> Vec<Reset> {

@@ -17,11 +17,11 @@ pub(crate) struct FlowKey {
 }
 
 const V6: u64 = 1;
-/// Which end of an ICMP echo asks: the other may ask with the same identifier, and that is another
+/// The low end of an ICMP echo asks: the other may ask with the same identifier, and that is another
 /// conversation.
 const ASKED_BY_LOW: u64 = 2;
 
-/// Which end a packet comes from.
+/// An end of a flow: the one with the lower address, or else the lower port, or the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FlowEnd {
     Low,
@@ -29,7 +29,7 @@ pub(crate) enum FlowEnd {
 }
 
 impl FlowEnd {
-    pub fn other(self) -> Self {
+    pub(crate) fn other(self) -> Self {
         match self {
             Self::Low => Self::High,
             Self::High => Self::Low,
@@ -46,7 +46,7 @@ impl Hash for FlowKey {
 }
 
 impl FlowKey {
-    pub fn of(headers: &Headers) -> (Self, FlowEnd) {
+    pub(crate) fn of(headers: &Headers) -> (Self, FlowEnd) {
         let source = (words(headers.source), headers.source_port);
         let destination = (words(headers.destination), headers.destination_port);
         let (low, high, from) = match source <= destination {
@@ -65,12 +65,12 @@ impl FlowKey {
         (Self { low: low.0, high: high.0, rest }, from)
     }
 
-    pub fn to_words(self) -> [u64; 5] {
+    pub(crate) fn to_words(self) -> [u64; 5] {
         [self.low[0], self.low[1], self.high[0], self.high[1], self.rest]
     }
 
     /// The key that has these words, if there is one.
-    pub fn from_words([a, b, c, d, rest]: [u64; 5]) -> Option<Self> {
+    pub(crate) fn from_words([a, b, c, d, rest]: [u64; 5]) -> Option<Self> {
         let key = Self { low: [a, b], high: [c, d], rest };
         let is_address = rest & V6 != 0 || (a == 0 && c == 0 && b >> 32 == 0 && d >> 32 == 0);
         let is_ordered = (key.low, rest >> 48) <= (key.high, rest >> 32 & 0xffff);
@@ -81,7 +81,7 @@ impl FlowKey {
             .then_some(key)
     }
 
-    /// The address of who has begun the flow, as far as its ports tell: who asks, in ICMP;
+    /// Returns the address of who has begun the flow, as far as its ports tell: who asks, in ICMP;
     /// otherwise the higher port is the one that nobody has chosen.
     pub(super) fn probable_initiator(&self) -> [u64; 2] {
         let is_low = match self.ip_protocol() {
@@ -96,7 +96,7 @@ impl FlowKey {
     }
 
     /// A flow as the packet that began it.
-    pub fn tuple_from(&self, initiator: FlowEnd) -> FlowTuple {
+    pub(crate) fn tuple_from(&self, initiator: FlowEnd) -> FlowTuple {
         let (low, high) =
             ((self.low, (self.rest >> 48) as u16), (self.high, (self.rest >> 32) as u16));
         let (source, destination) = match initiator {

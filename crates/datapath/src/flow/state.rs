@@ -14,7 +14,7 @@ use std::{net::IpAddr, sync::Arc};
 /// ICMP errors about one flow that pass in a second at the most.
 const MAX_ERRORS_PER_SECOND: u8 = 10;
 
-// What is marked of a flow.
+// The marks of a flow.
 const BEGUN_BY_HIGH: u8 = 1;
 const RIGHT_OF_HIGH: u8 = 2;
 const OBSERVED: u8 = 4;
@@ -22,7 +22,7 @@ const DENIED: u8 = 8;
 const USED: u8 = 16;
 const TCP: u8 = 32;
 const RESPONDER_HAS_SENT: u8 = 64;
-/// Its ends are told that it has ended, until it is allowed again.
+/// Packets of it are rejected, until it is allowed again.
 const IS_RESET: u8 = 128;
 
 /// The ICMP errors about a flow in the last second in which any came.
@@ -47,7 +47,7 @@ impl ErrorCount {
 pub(crate) struct Flow {
     /// The counters of its link.
     pub link: Arc<Counters>,
-    /// The generation of the rules that last judged it.
+    /// The generation of the rules that last checked it.
     generation: u32,
     deadline: u32,
     connection: Connection,
@@ -61,14 +61,14 @@ pub(crate) struct SavedFlow {
     pub key: FlowKey,
     pub marks: u8,
     pub state: State,
-    /// Which ends have closed their halves.
+    /// The ends that have closed their halves, a bit for each.
     pub closed: u8,
-    /// For how many seconds more it is kept if nothing is said.
+    /// Seconds until it expires if nothing is sent.
     pub left: u32,
 }
 
 impl SavedFlow {
-    /// The address from which the flow was begun.
+    /// Returns the address from which the flow was begun.
     pub(crate) fn initiator_address(&self) -> IpAddr {
         let by_high = self.marks & BEGUN_BY_HIGH != 0;
         self.key.tuple_from(if by_high { FlowEnd::High } else { FlowEnd::Low }).source
@@ -77,23 +77,23 @@ impl SavedFlow {
 
 /// The marks of a flow that are saved.
 const SAVED: u8 = BEGUN_BY_HIGH | RIGHT_OF_HIGH | TCP | RESPONDER_HAS_SENT;
-/// The generation of no rules: what comes from before is judged anew.
+/// The generation of no rules: what comes from before is checked anew.
 const NO_GENERATION: u32 = u32::MAX;
 
-/// What rules say of a flow.
+/// A decision of the rules that a flow may pass.
 #[derive(Debug)]
 pub(crate) struct Ruling {
-    /// By whose right to begin such a flow it passes: mostly who did.
+    /// The end that may begin such a flow: mostly the one that did.
     pub right: FlowEnd,
     /// The counters of its link.
     pub link: Arc<Counters>,
-    /// Whether it passes only because it is observed.
+    /// The flow passes only because its link is observed, not enforced.
     pub observed: bool,
 }
 
 impl Flow {
     /// A flow that `initiator` has begun, or had begun before this table existed.
-    pub fn new(initiator: FlowEnd, generation: u64, ruling: Ruling, state: State) -> Self {
+    pub(crate) fn new(initiator: FlowEnd, generation: u64, ruling: Ruling, state: State) -> Self {
         let marks = if initiator == FlowEnd::High { BEGUN_BY_HIGH } else { 0 };
         let connection = Connection::unknown(state);
         let link = ruling.link.clone();
@@ -133,54 +133,54 @@ impl Flow {
         }
     }
 
-    /// Who began it.
-    pub fn initiator(&self) -> FlowEnd {
+    /// Returns who began it.
+    pub(crate) fn initiator(&self) -> FlowEnd {
         if self.is(BEGUN_BY_HIGH) { FlowEnd::High } else { FlowEnd::Low }
     }
 
     /// By whose right it passes.
-    pub fn right(&self) -> FlowEnd {
+    pub(crate) fn right(&self) -> FlowEnd {
         if self.is(RIGHT_OF_HIGH) { FlowEnd::High } else { FlowEnd::Low }
     }
 
-    /// Whether a packet of the side that did not begin it has passed.
-    pub fn responder_has_sent(&self) -> bool {
+    /// Returns whether a packet of the side that did not begin it has passed.
+    pub(crate) fn responder_has_sent(&self) -> bool {
         self.is(RESPONDER_HAS_SENT)
     }
 
-    pub fn is_observed(&self) -> bool {
+    pub(crate) fn is_observed(&self) -> bool {
         self.is(OBSERVED)
     }
 
-    pub fn is_denied(&self) -> bool {
+    pub(crate) fn is_denied(&self) -> bool {
         self.is(DENIED)
     }
 
-    /// Whether its ends are told that it has ended.
-    pub fn is_reset(&self) -> bool {
+    /// Returns whether its ends are told that it has ended.
+    pub(crate) fn is_reset(&self) -> bool {
         self.is(IS_RESET)
     }
 
-    /// Whether its ends may believe in a connection of TCP, of which they have not been told that
+    /// Returns whether its ends may believe in a connection of TCP, of which they have not been told that
     /// it has ended.
-    pub fn may_be_reset(&self, now: u32) -> bool {
+    pub(crate) fn may_be_reset(&self, now: u32) -> bool {
         let ended = self.connection.state() == State::Reset;
         self.deadline > now && !ended && !self.is(IS_RESET)
     }
 
     /// Denies it, and has its ends told that it has ended.
-    pub fn reset(&mut self, generation: u64) {
+    pub(crate) fn reset(&mut self, generation: u64) {
         self.apply_ruling(generation, None);
         self.marks |= IS_RESET;
     }
 
-    /// The sequence numbers of resets for an end of it.
-    pub fn reset_sequences(&self, end: FlowEnd) -> impl Iterator<Item = u32> {
+    /// Returns the sequence numbers of resets for an end of it.
+    pub(crate) fn reset_sequences(&self, end: FlowEnd) -> impl Iterator<Item = u32> {
         self.connection.resets(end as usize)
     }
 
-    /// Whether what is known of it is by the rules of this generation.
-    pub fn is_of(&self, generation: u64) -> bool {
+    /// Returns whether what is known of it is by the rules of this generation.
+    pub(crate) fn is_of(&self, generation: u64) -> bool {
         self.generation == generation as u32
     }
 
@@ -193,7 +193,7 @@ impl Flow {
     }
 
     /// Notes what the rules of a generation say of it; `None`: they deny it.
-    pub fn apply_ruling(&mut self, generation: u64, ruling: Option<Ruling>) {
+    pub(crate) fn apply_ruling(&mut self, generation: u64, ruling: Option<Ruling>) {
         self.generation = generation as u32;
         self.mark(DENIED, ruling.is_none());
         self.mark(IS_RESET, self.is(IS_RESET) && ruling.is_none());
@@ -206,7 +206,7 @@ impl Flow {
 
     /// Notes a packet of the flow that passes. `segment`: what it is in TCP.
     #[inline]
-    pub fn note_packet(
+    pub(crate) fn note_packet(
         &mut self,
         now: u32,
         timeouts: &Seconds,
@@ -228,7 +228,7 @@ impl Flow {
         let (accepted, began) = self.connection.note(from as usize, initiator as usize, &segment);
         self.marks |= TCP;
         if began != initiator as usize {
-            // The side that has answered until now has begun a connection. Whether it may is judged
+            // The side that has answered until now has begun a connection. Whether it may is checked
             // at the next packet.
             self.mark(BEGUN_BY_HIGH, initiator == FlowEnd::Low);
             self.generation = self.generation.wrapping_sub(1);
@@ -243,7 +243,7 @@ impl Flow {
     }
 
     /// Keeps it for as long as its state allows from now on.
-    pub fn extend(&mut self, now: u32, timeouts: &Seconds, protocol: Protocol) {
+    pub(crate) fn extend(&mut self, now: u32, timeouts: &Seconds, protocol: Protocol) {
         let state = self.connection.state();
         let timeout = match (protocol, state) {
             (Protocol::Tcp, State::Opening) => timeouts.tcp_opening,
@@ -260,9 +260,14 @@ impl Flow {
         self.deadline = now.saturating_add(timeout);
     }
 
-    /// Whether an ICMP error about a packet that `from` has sent may be true, and is not one of too
+    /// Returns whether an ICMP error about a packet that `from` has sent may be true, and is not one of too
     /// many. `sequence` is what the error quotes of TCP.
-    pub fn accepts_icmp_error(&mut self, now: u32, from: FlowEnd, sequence: Option<u32>) -> bool {
+    pub(crate) fn accepts_icmp_error(
+        &mut self,
+        now: u32,
+        from: FlowEnd,
+        sequence: Option<u32>,
+    ) -> bool {
         if from != self.initiator() && !self.responder_has_sent() {
             return false;
         }

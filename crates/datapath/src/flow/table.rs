@@ -21,7 +21,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// The most flows of one endpoint.
+/// The maximum of flows of one endpoint.
 pub const MAX_FLOWS: usize = 1 << 20;
 
 /// The table is split by the address that has probably begun a flow, so that whoever opens many
@@ -62,7 +62,7 @@ pub(crate) struct FlowEntry<'a> {
 }
 
 impl FlowTable {
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         let ledger = Arc::new(Ledger::new(limit));
         Self {
             shards: (0..SHARDS)
@@ -74,8 +74,8 @@ impl FlowTable {
         }
     }
 
-    /// How many flows there are that the rules allowed when they were last asked.
-    pub fn len(&self) -> usize {
+    /// Returns how many flows there are that the rules allowed when they were last asked.
+    pub(crate) fn len(&self) -> usize {
         let passing = self.shards.iter().map(|shard| {
             let shard = shard.lock();
             shard.len() - shard.len_of(EvictionClass::Denied)
@@ -109,7 +109,7 @@ impl FlowTable {
         }
     }
 
-    /// The chunks of the table, each some hundreds of flows. They change while nobody holds a lock.
+    /// Returns the chunks of the table, each some hundreds of flows. They change while nobody holds a lock.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = FlowChunk> {
         (0..self.shards.len()).flat_map(|shard| {
             (0..)
@@ -123,7 +123,7 @@ impl FlowTable {
         self.shards[chunk.shard].lock().change_chunk(chunk.number, change);
     }
 
-    /// The flows that have not expired at `now`, in seconds: those first that are worth most.
+    /// Returns the flows that have not expired at `now`, in seconds: those first that are worth most.
     pub(crate) fn save(&self, now: u32) -> Vec<SavedFlow> {
         let (mut saved, mut fleeting) = (Vec::new(), Vec::new());
         for chunk in self.chunks() {
@@ -140,7 +140,7 @@ impl FlowTable {
     }
 
     /// Takes up a flow of before, unless it has gone on already.
-    pub fn restore(
+    pub(crate) fn restore(
         &self,
         now: u32,
         saved: &SavedFlow,
@@ -157,7 +157,7 @@ impl FlowTable {
 
     /// Ends the flows of some shards that have expired at `now`, in seconds. All shards have had their
     /// turn after sixteen calls. No lock is held for longer than a few flows take.
-    pub fn expire(&self, now: u32) {
+    pub(crate) fn expire(&self, now: u32) {
         let first = self.next_shard.fetch_add(SHARDS_AT_ONCE, Relaxed);
         for number in first..first + SHARDS_AT_ONCE {
             let shard = &self.shards[number % SHARDS];
@@ -170,23 +170,23 @@ impl FlowTable {
 }
 
 impl FlowEntry<'_> {
-    /// The flow, unless it had expired at `now`, in seconds.
+    /// Returns the flow, unless it had expired at `now`, in seconds.
     #[inline]
-    pub fn get(&mut self, now: u32) -> Option<&mut Flow> {
+    pub(crate) fn get(&mut self, now: u32) -> Option<&mut Flow> {
         let flow = self.shard.value(self.found?);
         (flow.expires_at() > now).then_some(flow)
     }
 
     /// Has the table know in what state the flow is now, which decides when it is evicted.
     #[inline]
-    pub fn reclassify(&mut self) {
+    pub(crate) fn reclassify(&mut self) {
         if let Some(id) = self.found {
             self.shard.reclassify(id);
         }
     }
 
     /// Inserts a flow, in place of what may have been there, charged to `owner`.
-    pub fn insert(&mut self, owner: QuotaOwner, flow: Flow) {
+    pub(crate) fn insert(&mut self, owner: QuotaOwner, flow: Flow) {
         if let Some(id) = self.found.take() {
             self.shard.remove(id);
         }

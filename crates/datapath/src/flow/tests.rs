@@ -92,7 +92,7 @@ fn a_flow_takes_two_lines_of_cache() {
     assert_eq!(FairTable::<FlowKey, Flow>::ENTRY, 128);
 }
 
-/// How many bytes of memory this process has.
+/// Returns how many bytes of memory this process has.
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = pages.split_whitespace().nth(1).unwrap().parse().unwrap();

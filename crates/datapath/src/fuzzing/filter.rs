@@ -157,7 +157,7 @@ impl World {
         self.passed.clear();
     }
 
-    /// What was kept is all that there was, or there may have been more.
+    /// Returns what was kept is all that there was, or there may have been more.
     fn restart_with_flows(&mut self, is_last: bool) {
         let unix = Duration::from_secs(1_700_000_000 + self.now);
         let kept = self.filter.export(self.instant(), unix, is_last);
@@ -275,7 +275,7 @@ impl World {
         }
     }
 
-    /// Whether the rules of now let `from` begin something with `to`.
+    /// Returns whether the rules of now let `from` begin something with `to`.
     fn open(&self, from: usize, to: usize, protocol: u8, port: u16) -> bool {
         let protocol = Protocol::from_ip(protocol);
         let held = self.quarantined[from] || self.quarantined[to];
@@ -289,7 +289,7 @@ impl World {
         self.open(from, to, protocol, ports.1)
     }
 
-    /// Whether the other side may begin this conversation, and has said something in it, or had
+    /// Returns whether the other side may begin this conversation, and has said something in it, or had
     /// before a restart.
     fn answers(&self, packet: &Packet, also: impl Fn(&Passed) -> bool) -> bool {
         let Packet { from, to, protocol, ports, flags, icmp, .. } = *packet;
@@ -306,7 +306,7 @@ impl World {
         })
     }
 
-    /// Whether it may pass at all.
+    /// Returns whether it may pass at all.
     fn may_pass(&self, packet: &Packet) -> bool {
         let Packet { from, to, protocol, ports, flags, .. } = *packet;
         if let Some(quoted) = &packet.quoted {
@@ -322,7 +322,7 @@ impl World {
         self.own(packet) || self.answers(packet, |_| true) || resumes
     }
 
-    /// The first fragments that a later one belongs to.
+    /// Returns the first fragments that a later one belongs to.
     fn firsts<'a>(&'a self, packet: &'a Packet) -> impl Iterator<Item = &'a Passed> {
         let Fragment::Later(id) = packet.fragment else { unreachable!("it is a later fragment") };
         self.passed.iter().filter(move |passed| {
@@ -373,7 +373,7 @@ impl World {
             && errors.count() < if echo { 2 * ERRORS_A_SECOND } else { ERRORS_A_SECOND }
     }
 
-    /// Whether it has to pass.
+    /// Returns whether it has to pass.
     fn must_pass(&self, packet: &Packet) -> bool {
         let recent = |passed: &Passed| passed.at + SOON >= self.now;
         if let Some(quoted) = &packet.quoted {
@@ -406,7 +406,7 @@ impl World {
 }
 
 impl Packet {
-    /// Whether it goes from one to another between these ports, with the protocol of `like`.
+    /// Returns whether it goes from one to another between these ports, with the protocol of `like`.
     fn is_of(&self, from: usize, to: usize, like: &Self, ports: (u16, u16)) -> bool {
         (self.from, self.to, self.v6, self.protocol, self.ports)
             == (from, to, like.v6, like.protocol, ports)

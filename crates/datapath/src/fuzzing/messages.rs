@@ -42,7 +42,7 @@ impl Pair {
         Self { now, ends, cold: End::new(now, 2), macs }
     }
 
-    /// What the member sends when it seals this, whatever it is.
+    /// Returns what the member sends when it seals this, whatever it is.
     fn sealed(&mut self, content: &[u8]) -> Vec<Vec<u8>> {
         let End { endpoint, scratch, out, .. } = &mut self.ends[0];
         let mut batch = endpoint.begin_batch(scratch, self.now);
@@ -62,7 +62,7 @@ impl Pair {
         }
     }
 
-    /// How many packets the peer has opened and then dropped, since there is no rule for them.
+    /// Returns how many packets the peer has opened and then dropped, since there is no rule for them.
     fn opened(&self) -> u64 {
         let drops = self.ends[1].endpoint.stats(self.now).drops;
         let all: u64 = drops.iter().map(|(_, count)| count).sum();

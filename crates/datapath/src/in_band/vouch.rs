@@ -31,7 +31,7 @@ pub(crate) struct Vouch {
 }
 
 impl Vouch {
-    /// The packet that carries the vouch.
+    /// Returns the packet that carries the vouch.
     pub(crate) fn encode(self) -> [u8; LENGTH] {
         let mut packet = [0; LENGTH];
         write_header(KIND, &mut packet);

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 const ACK: u8 = 16;
 const PSH: u8 = 8;
-/// The most bytes of a super-packet.
+/// The maximum of bytes of a super-packet.
 const MAX_LENGTH: usize = 65_535;
 /// How many runs back the run of a packet's flow is looked for.
 const LOOK_BACK: usize = 8;
@@ -69,49 +69,51 @@ pub(crate) struct Run {
 
 impl Coalescer {
     /// Merges this from now on.
-    pub fn set_options(&mut self, options: CoalesceOptions) {
+    pub(crate) fn set_options(&mut self, options: CoalesceOptions) {
         self.options = options;
     }
 
-    /// Takes a packet of a peer that stands at `place` in `buffer`.
-    pub fn push(&mut self, buffer: &mut [u8], peer: PeerIndex, place: Span, headers: &Headers) {
-        let packet = &buffer[place.clone()];
-        let mergeable = mergeable(packet, headers).filter(|(kind, _)| self.options.has(*kind));
+    /// Adds a packet of a peer that stands at `span` in `buffer`.
+    pub(crate) fn push(
+        &mut self,
+        buffer: &mut [u8],
+        peer: PeerIndex,
+        span: Span,
+        headers: &Headers,
+    ) {
+        let mergeable = mergeable(&buffer[span.clone()], headers)
+            .filter(|mergeable| self.options.has(mergeable.kind));
         let pushes = headers.tcp_flags & PSH != 0;
-        if let Some((kind, head)) = mergeable
-            && self.append(buffer, peer, &place, headers, kind, head)
+        if let Some(mergeable) = mergeable
+            && self.append(buffer, peer, &span, headers, mergeable)
         {
             return;
         }
-        let (kind, head) = mergeable.map_or((None, place.len()), |(kind, head)| (Some(kind), head));
-        let size = place.len() - head;
+        let (kind, head) = match mergeable {
+            Some(Mergeable { kind, head }) => (Some(kind), head),
+            None => (None, span.len()),
+        };
+        let size = span.len() - head;
         if self.count == self.runs.len() {
             self.runs.push(Run::empty(*headers));
         }
         let run = &mut self.runs[self.count];
         self.count += 1;
         run.parts.clear();
-        run.parts.push(place);
+        run.parts.push(span);
         let closed = kind.is_none() || pushes || size == 0;
-        *run = Run {
-            peer,
-            headers: *headers,
-            kind,
-            head,
-            size,
-            closed,
-            parts: std::mem::take(&mut run.parts),
-        };
+        let parts = std::mem::take(&mut run.parts);
+        *run = Run { peer, headers: *headers, kind, head, size, closed, parts };
     }
 
+    /// Appends a packet to the latest run of its flow. Returns false if it does not fit there.
     fn append(
         &mut self,
         buffer: &mut [u8],
         peer: PeerIndex,
-        place: &Span,
+        span: &Span,
         headers: &Headers,
-        kind: SegmentKind,
-        head: usize,
+        Mergeable { kind, head }: Mergeable,
     ) -> bool {
         let recent = &mut self.runs[self.count.saturating_sub(LOOK_BACK)..self.count];
         // The flow's latest run alone counts: to add to an earlier one would change the order.
@@ -120,14 +122,14 @@ impl Coalescer {
         else {
             return false;
         };
-        let (first, size) = (run.parts[0].start, place.len() - head);
+        let (first, size) = (run.parts[0].start, span.len() - head);
         let fits = run.kind == Some(kind)
             && !run.closed
             && head == run.head
             && (1..=run.size).contains(&size)
             && run.headers.length + size <= MAX_LENGTH
             && run.parts.len() < MAX_GATHER_PARTS
-            && follows(&buffer[first..first + head], &buffer[place.clone()], run, headers);
+            && follows(&buffer[first..first + head], &buffer[span.clone()], run, headers);
         if !fits {
             return false;
         }
@@ -138,18 +140,18 @@ impl Coalescer {
         }
         run.closed |= size < run.size;
         run.headers.length += size;
-        run.parts.push(place.start + head..place.end);
+        run.parts.push(span.start + head..span.end);
         true
     }
 
-    /// How many runs there are.
-    pub fn count(&self) -> usize {
+    /// Returns how many runs there are.
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 
     /// A run, with its headers written to the first packet, and what is then still to be done to
     /// it.
-    pub fn finish(&self, number: usize, buffer: &mut [u8]) -> (&Run, Offload) {
+    pub(crate) fn finish(&self, number: usize, buffer: &mut [u8]) -> (&Run, Offload) {
         let run = &self.runs[number];
         let offload = match (run.kind, run.parts.len()) {
             (Some(kind), 2..) => {
@@ -166,7 +168,7 @@ impl Coalescer {
     }
 
     /// Forgets all runs.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.count = 0;
     }
 }
@@ -178,9 +180,17 @@ impl Run {
     }
 }
 
-/// The kind and the length of all headers of a packet that may be merged: plain headers, nothing
+/// A packet that may be merged.
+#[derive(Debug, Clone, Copy)]
+struct Mergeable {
+    kind: SegmentKind,
+    /// Length of all headers, in bytes.
+    head: usize,
+}
+
+/// Returns the kind and the length of all headers of a packet that may be merged: plain headers, nothing
 /// but data, a checksum that is right.
-fn mergeable(packet: &[u8], headers: &Headers) -> Option<(SegmentKind, usize)> {
+fn mergeable(packet: &[u8], headers: &Headers) -> Option<Mergeable> {
     let at = headers.payload;
     let plain = match headers.source {
         IpAddr::V4(_) => at == 20 && packet[6] & 0x80 == 0,
@@ -212,10 +222,10 @@ fn mergeable(packet: &[u8], headers: &Headers) -> Option<(SegmentKind, usize)> {
     }
     let Headers { source, destination, ip_protocol, .. } = *headers;
     let pseudo = Sum::default().add_pseudo(source, destination, ip_protocol, packet.len() - at);
-    pseudo.add(&packet[at..]).is_valid().then_some((kind, head))
+    pseudo.add(&packet[at..]).is_valid().then_some(Mergeable { kind, head })
 }
 
-/// Whether a packet is the next of a run whose headers are `head`: the same in all but those that
+/// Returns whether a packet is the next of a run whose headers are `head`: the same in all but those that
 /// count on.
 fn follows(head: &[u8], packet: &[u8], run: &Run, headers: &Headers) -> bool {
     let at = headers.payload;

@@ -22,7 +22,7 @@ const PEER_PER_SECOND: u64 = 30;
 const ENDPOINT_BURST: u64 = 4_000;
 const ENDPOINT_PER_SECOND: u64 = 1_000;
 
-/// The budget that all peers of an endpoint share.
+/// Returns the budget that all peers of an endpoint share.
 pub(crate) fn endpoint_budget() -> TokenBucket {
     TokenBucket::new(ENDPOINT_BURST, ENDPOINT_PER_SECOND)
 }

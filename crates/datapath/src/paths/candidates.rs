@@ -13,7 +13,7 @@ impl CandidatePaths {
         Self(addresses)
     }
 
-    /// The best guess.
+    /// Returns the best guess.
     pub(crate) fn first(&self) -> Option<SocketAddr> {
         self.0.first().copied()
     }
@@ -27,7 +27,7 @@ impl CandidatePaths {
         self.0.iter().copied().filter(|address| !is_relayed(address))
     }
 
-    /// The path that is used now, and then all others.
+    /// Returns the path that is used now, and then all others.
     pub(crate) fn after_current(&self, current: Option<SocketAddr>) -> Vec<SocketAddr> {
         let others = self.0.iter().copied().filter(|address| Some(*address) != current);
         current.into_iter().chain(others).collect()

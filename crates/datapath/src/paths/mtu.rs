@@ -39,7 +39,7 @@ pub(crate) struct PathMtuEstimate {
 }
 
 impl PathMtuEstimate {
-    /// The limit, if it is below the network's MTU, `network_mtu` bytes.
+    /// Returns the limit, if it is below the network's MTU, `network_mtu` bytes.
     #[inline]
     pub(crate) fn below(&self, network_mtu: u16) -> Option<PathMtu> {
         let bytes = self.bytes.load(Relaxed);
@@ -47,7 +47,7 @@ impl PathMtuEstimate {
         (bytes != 0 && bytes < network_mtu).then_some(PathMtu { bytes, is_known })
     }
 
-    /// The path MTU in bytes, if probes have found it out.
+    /// Returns the path MTU in bytes, if probes have found it out.
     pub(crate) fn known(&self) -> Option<u16> {
         Some(self.bytes.load(Relaxed)).filter(|bytes| *bytes != 0 && self.is_known.load(Relaxed))
     }
@@ -82,12 +82,12 @@ impl PathMtuEstimate {
     }
 }
 
-/// What path MTU discovery asks for.
+/// The next step of path MTU discovery.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct MtuStep {
     /// The lengths of probes to send, in bytes.
     pub(crate) probes: Vec<u16>,
-    /// What was found out, in bytes; zero if the peer answers no probe.
+    /// The path MTU that was found out, in bytes; zero if the peer answers no probe.
     pub(crate) found: Option<u16>,
 }
 
@@ -109,12 +109,12 @@ impl MtuDiscovery {
         Self { address, network_mtu, lengths: vec![network_mtu], tries: 0, next: now, best: 0 }
     }
 
-    /// Whether it is that of this path.
+    /// Returns whether it is that of this path.
     pub(crate) fn is_of(&self, address: SocketAddr, network_mtu: u16) -> bool {
         (self.address, self.network_mtu) == (address, network_mtu)
     }
 
-    /// What is to be done now: the network's MTU is tried alone at first, then shorter packets.
+    /// Returns what is to be done now: the network's MTU is tried alone at first, then shorter packets.
     pub(crate) fn step(&mut self, now: Millis) -> MtuStep {
         if now < self.next {
             return MtuStep::default();
@@ -140,7 +140,7 @@ impl MtuDiscovery {
     }
 }
 
-/// The lengths that are tried where the network's MTU does not pass, the longest first.
+/// Returns the lengths that are tried where the network's MTU does not pass, the longest first.
 fn shorter_lengths(network_mtu: u16) -> Vec<u16> {
     let next = |length: &u16| Some(length - if *length > 2000 { length / 6 } else { length / 40 });
     let mut lengths: Vec<u16> = std::iter::successors(Some(network_mtu), next)

@@ -29,7 +29,7 @@ pub(crate) struct Challenge {
     pub(crate) padded_to: Option<u16>,
 }
 
-/// What a response proves.
+/// The proof that a response gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Proof {
     /// The path is good in both directions.
@@ -64,7 +64,7 @@ pub(crate) struct PathProber {
 }
 
 impl PathProber {
-    /// The challenges to other paths that are due, while the peer is reached through a relay.
+    /// Returns the challenges to other paths that are due, while the peer is reached through a relay.
     pub(crate) fn challenge_others(
         &mut self,
         now: Millis,
@@ -85,7 +85,7 @@ impl PathProber {
         self.next_round = None;
     }
 
-    /// The challenges of path MTU discovery that are due on a direct path, and what was found out.
+    /// Returns the challenges of path MTU discovery that are due on a direct path, and what was found out.
     pub(crate) fn discover_mtu(
         &mut self,
         now: Millis,
@@ -115,7 +115,7 @@ impl PathProber {
         self.last_number
     }
 
-    /// What a response proves. Each response counts once.
+    /// Returns what a response proves. Each response counts once.
     pub(crate) fn accept_response(&mut self, number: u32) -> Option<Proof> {
         let at = self.challenges.iter().position(|challenge| challenge.number == number)?;
         let challenge = self.challenges.remove(at)?;
@@ -144,12 +144,12 @@ impl PathProber {
         }
     }
 
-    /// The round-trip time of a ping, once its response is there.
+    /// Returns the round-trip time of a ping, once its response is there.
     pub(crate) fn ping_rtt(&self, number: u32) -> Option<Duration> {
         self.pings.iter().find(|ping| ping.number == number)?.round_trip
     }
 
-    /// Whether the last ping was lost.
+    /// Returns whether the last ping was lost.
     pub(crate) fn last_ping_is_lost(&self, now: Instant) -> bool {
         self.pings.back().is_some_and(|ping| {
             let waited = now.saturating_duration_since(ping.sent);

@@ -38,7 +38,7 @@ pub(crate) struct LostDirectPath {
     losses: u32,
 }
 
-/// When something authentic came from a peer last, in [`Millis`]; 0: never.
+/// The last times at which something authentic came from a peer, in [`Millis`]; 0: never.
 #[derive(Debug, Default)]
 pub(crate) struct LastHeard {
     any: AtomicU64,
@@ -96,7 +96,7 @@ fn is_recent(now: Millis, heard: u64) -> bool {
     heard != 0 && !now.has_passed(PATH_TIMEOUT, Millis(heard))
 }
 
-/// What became of the path.
+/// The result of selecting a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PathChange {
     /// It is the same.
@@ -120,7 +120,7 @@ impl PathSelection {
         Self { address, ..Self::default() }
     }
 
-    /// The address that packets go to; `None`: no address is known.
+    /// Returns the address that packets go to; `None`: no address is known.
     #[inline]
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.address
@@ -139,19 +139,19 @@ impl PathSelection {
         self.address.is_some_and(|address| !is_relayed(&address))
     }
 
-    /// The direct path that was lost, while packets are relayed.
+    /// Returns the direct path that was lost, while packets are relayed.
     pub(crate) fn lost(&self) -> Option<LostDirectPath> {
         self.lost.filter(|_| self.is_relayed())
     }
 
-    /// Whether a direct path is avoided: it was lost, and the relay is good.
+    /// Returns whether a direct path is avoided: it was lost, and the relay is good.
     pub(crate) fn avoids(&self, now: Millis, heard: &LastHeard, address: &SocketAddr) -> bool {
         let lost =
             self.lost.is_some_and(|lost| lost.address == *address && now < lost.avoided_until);
         self.is_relayed() && heard.relay_is_good(now) && lost
     }
 
-    /// Whether packets may follow a peer to an address that something has come from: not to a relay
+    /// Returns whether packets may follow a peer to an address that something has come from: not to a relay
     /// while a direct path is good, nor to a path that is avoided.
     pub(crate) fn may_follow(&self, now: Millis, heard: &LastHeard, from: &SocketAddr) -> bool {
         let stays_direct = is_relayed(from) && self.is_direct() && heard.direct_is_good(now);

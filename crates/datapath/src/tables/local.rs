@@ -61,13 +61,13 @@ impl Tables {
         peer
     }
 
-    /// The device that a peer is.
+    /// Returns the device that a peer is.
     #[inline]
     pub(crate) fn device_at(&self, peer: PeerIndex) -> Option<WorkloadIndex> {
         if self.devices.is_empty() { None } else { self.devices.get(&peer).copied() }
     }
 
-    /// The devices, with the peers that they are.
+    /// Returns the devices, with the peers that they are.
     pub(crate) fn devices(&self) -> impl Iterator<Item = (PeerIndex, &WorkloadId)> {
         self.devices
             .iter()
@@ -114,7 +114,7 @@ impl Tables {
         }
     }
 
-    /// Who a workload is by the coordinator's word, which counts only for this node and these
+    /// Returns who a workload is by the coordinator's word, which counts only for this node and these
     /// addresses.
     fn admission_of(
         &self,
@@ -138,7 +138,7 @@ impl Tables {
         self.locals.get_mut(workload.position())?.as_mut()
     }
 
-    /// The workload of this node that has an address, or behind which it lies.
+    /// Returns the workload of this node that has an address, or behind which it lies.
     pub(crate) fn local_at(&self, address: IpAddr) -> Option<(WorkloadIndex, &LocalEntry)> {
         let behind = || Some(self.local_prefixes.find(address)?.1.first()?.workload);
         let own = match self.addresses.get(&address) {

@@ -7,7 +7,7 @@ use crate::{
     workload::LocalWorkload,
 };
 
-/// Who claims an address or a prefix: a number that no other workload gets again.
+/// The claimant of an address or a prefix: a number that no other workload gets again.
 pub(super) type Claimant = u32;
 
 /// Where a packet goes next.
@@ -27,7 +27,7 @@ pub(crate) struct LocalEntry {
     pub(crate) workload: LocalWorkload,
     pub(crate) owner: QuotaOwner,
     pub(super) claimant: Claimant,
-    /// Who it is by the coordinator's word; `None`: the coordinator has not admitted it.
+    /// Its identity by the coordinator's word; `None`: the coordinator has not admitted it.
     pub(super) admitted: Option<Party>,
     /// The peer that it is, if it is a device.
     pub(crate) device: Option<PeerIndex>,
@@ -36,13 +36,13 @@ pub(crate) struct LocalEntry {
 }
 
 impl LocalEntry {
-    /// The next hop to it, which is the workload with this index.
+    /// Returns the next hop to it, which is the workload with this index.
     #[inline]
     pub(crate) fn next_hop(&self, index: WorkloadIndex) -> NextHop {
         self.device.map_or(NextHop::Workload(index), NextHop::Device)
     }
 
-    /// Who it is; `None`: neither the coordinator nor the node has said so.
+    /// Returns who it is; `None`: neither the coordinator nor the node has said so.
     #[inline]
     pub(crate) fn party(&self) -> Option<Party> {
         let vouched =

@@ -18,7 +18,7 @@ pub(crate) struct Route {
 }
 
 impl Tables {
-    /// The route to an address.
+    /// Returns the route to an address.
     ///
     /// # Errors
     /// If no workload is known there, or it is not admitted.
@@ -33,7 +33,7 @@ impl Tables {
         }
     }
 
-    /// The route to an address of which the coordinator has said nothing by itself.
+    /// Returns the route to an address of which the coordinator has said nothing by itself.
     fn route_beyond(&self, now: Instant, address: IpAddr) -> Result<Route, DropReason> {
         if let Some(vouched) = self.vouched.get(&address).filter(|vouched| vouched.until > now) {
             let workload = self.hasher.hash_one(address) as u32;
@@ -66,7 +66,7 @@ impl Tables {
         Ok(Route { next_hop, party: local.party().ok_or(DropReason::NotAdmitted)? })
     }
 
-    /// The route to a workload of this node by its address, or by one that lies behind it.
+    /// Returns the route to a workload of this node by its address, or by one that lies behind it.
     ///
     /// # Errors
     /// If there is none, or it is not admitted.
@@ -75,7 +75,7 @@ impl Tables {
         self.route_to_local(workload)
     }
 
-    /// The next hop to a workload of this node: its TUN, or the peer that it is as a device.
+    /// Returns the next hop to a workload of this node: its TUN, or the peer that it is as a device.
     #[inline]
     pub(crate) fn next_hop_of(&self, workload: WorkloadIndex) -> Option<NextHop> {
         Some(self.local(workload)?.next_hop(workload))

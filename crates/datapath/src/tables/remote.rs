@@ -25,7 +25,7 @@ impl Tables {
         index
     }
 
-    /// The index of a node as a peer, which it keeps.
+    /// Returns the index of a node as a peer, which it keeps.
     fn index_of_peer(&mut self, node: &NodeName) -> PeerIndex {
         if let Some(&index) = self.peer_indices.get(node) {
             return index;
@@ -36,7 +36,7 @@ impl Tables {
         index
     }
 
-    /// The peers with their indices.
+    /// Returns the peers with their indices.
     pub(crate) fn peers(&self) -> impl Iterator<Item = (PeerIndex, &NodeName)> {
         let peers = self.peers.iter().enumerate();
         peers.filter_map(|(position, peer)| {
@@ -44,7 +44,7 @@ impl Tables {
         })
     }
 
-    /// The peers that are gateways beside others.
+    /// Returns the peers that are gateways beside others.
     pub(crate) fn redundant_gateways(&self) -> HashSet<PeerIndex> {
         self.remote_prefixes.shared().map(|gateway| gateway.peer).collect()
     }

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use std::{net::IpAddr, time::Instant};
 
 impl Tables {
-    /// Whether a packet with this source may come from a workload.
+    /// Returns whether a packet with this source may come from a workload.
     #[inline]
     pub(crate) fn is_source_of(
         &self,
@@ -26,7 +26,7 @@ impl Tables {
                 && self.local_at(address).is_some_and(|(own, _)| own == workload)
     }
 
-    /// The workload for which another may send an ICMP error about a packet to `quoted`: itself, or,
+    /// Returns the workload for which another may send an ICMP error about a packet to `quoted`: itself, or,
     /// if it is a route, another route of this node, since both interfaces are the host's own.
     pub(crate) fn icmp_error_sender<'a>(
         &'a self,
@@ -42,7 +42,7 @@ impl Tables {
         are_routes.then_some(other)
     }
 
-    /// Who sends from an address, if it is one of a peer's.
+    /// Returns who sends from an address, if it is one of a peer's.
     ///
     /// # Errors
     /// If the peer may not send from it.
@@ -63,7 +63,7 @@ impl Tables {
         own.map(|gateway| gateway.party).ok_or(DropReason::SpoofedByPeer)
     }
 
-    /// Whether an ICMP error with this source address may come from the workload `sender`, which a
+    /// Returns whether an ICMP error with this source address may come from the workload `sender`, which a
     /// packet to `quoted` was going to: from its own addresses and those behind it, and, if it is the
     /// gateway behind which `quoted` lies, from routers that the mesh does not know (RFC 1812 §4.3.2.4
     /// leaves open which of its addresses a router uses).
@@ -99,7 +99,7 @@ impl Tables {
                 || self.remote_prefixes.find(address).is_some())
     }
 
-    /// Whether the coordinator gave a peer the prefix of an address.
+    /// Returns whether the coordinator gave a peer the prefix of an address.
     pub(crate) fn peer_owns(&self, peer: PeerIndex, address: IpAddr) -> bool {
         let peer = self.peers.get(peer.position()).and_then(Option::as_ref);
         peer.is_some_and(|peer| {

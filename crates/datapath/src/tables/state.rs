@@ -14,7 +14,7 @@ use meshward_control_proto::view::{PeerSpec, WorkloadSpec};
 use meshward_types::{IdentityId, NodeName, WorkloadId};
 use std::{collections::HashSet, net::IpAddr, time::Instant};
 
-/// Who has an address.
+/// The holder of an address.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Holder {
     Local(WorkloadIndex),
@@ -43,7 +43,7 @@ pub(super) struct RemoteGateway {
     pub(super) party: Party,
 }
 
-/// What the coordinator has said of a workload.
+/// A workload, as the coordinator describes it.
 #[derive(Debug)]
 pub(super) struct KnownWorkload {
     pub(super) claimant: Claimant,
@@ -58,14 +58,14 @@ pub(super) struct VouchedWorkload {
     pub(super) until: Instant,
 }
 
-/// What the coordinator has said of a peer.
+/// A peer, as the coordinator describes it.
 #[derive(Debug)]
 pub(super) struct TablePeer {
     pub(super) node: NodeName,
     pub(super) spec: PeerSpec,
 }
 
-/// Everything that a packet's way rests on, but for flows and sessions.
+/// The tables: everything that the forwarding of packets rests on, but for flows and sessions.
 #[derive(Debug)]
 pub(crate) struct Tables {
     pub(super) node: NodeName,
@@ -79,7 +79,7 @@ pub(crate) struct Tables {
     pub(super) addresses: Claims<IpAddr, Claimant, Holder>,
     last_claimant: Claimant,
     pub(super) local_prefixes: Prefixes<LocalGateway>,
-    /// What the coordinator has said of workloads, this node's own included.
+    /// All workloads that the coordinator has described, this node's own included.
     pub(super) workloads: HashMap<WorkloadId, KnownWorkload>,
     pub(super) remote_prefixes: Prefixes<RemoteGateway>,
     /// Redundant gateways that are down.

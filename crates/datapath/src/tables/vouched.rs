@@ -21,7 +21,7 @@ impl Tables {
         }
     }
 
-    /// The vouches of this node.
+    /// Returns the vouches of this node.
     pub(crate) fn own_vouches(&self) -> Vec<Vouch> {
         let unconfirmed = self.locals.iter().flatten().filter(|local| local.admitted.is_none());
         unconfirmed
@@ -32,7 +32,7 @@ impl Tables {
             .collect()
     }
 
-    /// Whether a peer may give a vouch: it runs other workloads of the identity, and the address is its
+    /// Returns whether a peer may give a vouch: it runs other workloads of the identity, and the address is its
     /// own.
     pub(crate) fn may_vouch(&self, peer: PeerIndex, vouch: Vouch) -> bool {
         self.hosted.contains_key(&(peer, vouch.identity)) && self.peer_owns(peer, vouch.address)
@@ -57,7 +57,7 @@ impl Tables {
         }
     }
 
-    /// Whether any vouch has expired.
+    /// Returns whether any vouch has expired.
     pub(crate) fn has_expired_vouches(&self, now: Instant) -> bool {
         self.vouched.values().any(|vouched| vouched.until <= now)
     }

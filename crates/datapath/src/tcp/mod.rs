@@ -4,7 +4,7 @@
 //! States move only on segments that the receiver would accept: sequence and acknowledgement
 //! numbers are compared with what both ends have sent, acknowledged and offered room for (G. van
 //! Rooij, "Real stateful TCP packet filtering in IP Filter", 2001; RFC 5961). What is not
-//! acceptable passes all the same, for the receiver to judge, and moves nothing. Numbers that are
+//! acceptable passes all the same, for the receiver to check, and moves nothing. Numbers that are
 //! not known yet, after a restart or for a connection that began elsewhere, are learnt from the
 //! first segment of each end.
 
@@ -14,14 +14,14 @@ use crate::headers::{FIN, Fragment, Headers, RST, SYN};
 pub(crate) const ACK: u8 = 16;
 /// The least that an end is taken to have offered: segments and acknowledgements may be so many
 /// bytes older than the newest.
-const LEAST_WINDOW: u32 = 66_000;
-/// The most data that a SYN carries (RFC 7413): within one packet.
-const MOST_EARLY_DATA: u32 = 2048;
+const MIN_WINDOW: u32 = 66_000;
+/// The maximum of data that a SYN carries (RFC 7413): within one packet.
+const MAX_EARLY_DATA: u32 = 2048;
 /// The shift of a window whose scale is not known: the largest (RFC 7323 §2.3), so that nothing is
 /// taken for too far ahead.
-const MOST_SCALE: u8 = 14;
+const MAX_SCALE: u8 = 14;
 
-/// What stands in a TCP header, and how long the segment is.
+/// A TCP segment: what its header says, and its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Segment {
     seq: u32,
@@ -30,13 +30,13 @@ pub(crate) struct Segment {
     window: u16,
     /// The sequence number behind it: data, SYN and FIN count.
     end: u32,
-    /// What a SYN says of the windows that follow it; `None`: they are not scaled.
+    /// The window scale option of a SYN; `None`: windows are not scaled.
     scale: Option<u8>,
 }
 
 impl Segment {
     /// Reads it from a packet of TCP that is no later fragment. A super-packet is one long segment.
-    pub fn read(packet: &[u8], headers: &Headers) -> Self {
+    pub(crate) fn read(packet: &[u8], headers: &Headers) -> Self {
         let at = headers.payload;
         let header: &[u8; 20] = packet.get(at..).and_then(<[u8]>::first_chunk).unwrap_or(&[0; 20]);
         let number = |at: usize| {
@@ -59,33 +59,33 @@ impl Segment {
         self.flags & flag != 0
     }
 
-    /// Whether it asks for a connection: a SYN that answers nothing.
-    pub fn begins(&self) -> bool {
+    /// Returns whether it asks for a connection: a SYN that answers nothing.
+    pub(crate) fn begins(&self) -> bool {
         self.flags & (SYN | ACK | RST) == SYN
     }
 
-    /// The reset that its sender takes: its sequence and acknowledgement numbers and its flags (RFC
+    /// Returns the reset that its sender takes: its sequence and acknowledgement numbers and its flags (RFC
     /// 9293 §3.10.7.1). `is_whole`: its length is known; without that there is none for what
     /// acknowledges nothing.
-    pub fn reset(&self, is_whole: bool) -> Option<(u32, u32, u8)> {
+    pub(crate) fn reset(&self, is_whole: bool) -> Option<(u32, u32, u8)> {
         match self.has(ACK) {
             true => Some((self.ack, 0, RST)),
             false => is_whole.then_some((0, self.end, RST | ACK)),
         }
     }
 
-    /// Whether it belongs to a connection that goes on.
-    pub fn goes_on(&self) -> bool {
+    /// Returns whether it belongs to a connection that goes on.
+    pub(crate) fn goes_on(&self) -> bool {
         self.flags & (SYN | RST) == 0
     }
 }
 
-/// The window scale option among a SYN's (RFC 7323 §2.2).
+/// Returns the window scale option among a SYN's (RFC 7323 §2.2).
 fn scale(mut options: &[u8]) -> Option<u8> {
     loop {
         match *options {
             [1, ..] => options = &options[1..],
-            [3, 3, scale, ..] => return Some(scale.min(MOST_SCALE)),
+            [3, 3, scale, ..] => return Some(scale.min(MAX_SCALE)),
             [kind, length, ..] if kind != 0 && length >= 2 => {
                 options = options.get(usize::from(length)..)?
             }
@@ -94,7 +94,7 @@ fn scale(mut options: &[u8]) -> Option<u8> {
     }
 }
 
-/// What a connection is in.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum State {
     /// Only who began it has spoken.
@@ -111,7 +111,7 @@ pub(crate) enum State {
     Reset,
 }
 
-/// What one end has sent.
+/// The half of a connection that one end sends.
 #[derive(Debug, Clone, Copy, Default)]
 struct Half {
     /// The sequence number behind the newest byte that it has sent.
@@ -151,7 +151,7 @@ pub(crate) struct Connection {
     flags: u16,
     /// The scales of both halves' windows, four bits each; 15: not known.
     scales: u8,
-    /// The scale in the latest SYN without ACK.
+    /// Returns the scale in the latest SYN without ACK.
     offered_scale: u8,
     state: State,
 }
@@ -163,16 +163,16 @@ fn at_or_before(a: u32, b: u32) -> bool {
 
 impl Connection {
     /// A connection of which nothing is known but that both ends may have spoken before.
-    pub fn unknown(state: State) -> Self {
+    pub(crate) fn unknown(state: State) -> Self {
         Self { state, scales: 0xff, ..Self::default() }
     }
 
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.state
     }
 
-    /// Whether it was established before it ended.
-    pub fn was_established(&self) -> bool {
+    /// Returns whether it was established before it ended.
+    pub(crate) fn was_established(&self) -> bool {
         self.flags & WAS_ESTABLISHED != 0
     }
 
@@ -186,7 +186,7 @@ impl Connection {
 
     /// Notes a segment that `by` has sent. `began` is the end that began the connection. Returns
     /// whether the segment is one that the other end accepts, and who began the connection now.
-    pub fn note(&mut self, by: usize, began: usize, segment: &Segment) -> (bool, usize) {
+    pub(crate) fn note(&mut self, by: usize, began: usize, segment: &Segment) -> (bool, usize) {
         if segment.has(RST) {
             return (self.note_reset(by, segment), began);
         }
@@ -258,8 +258,7 @@ impl Connection {
     }
 
     fn acknowledges_offer(&self, segment: &Segment) -> bool {
-        segment.has(ACK)
-            && (1..=1 + MOST_EARLY_DATA).contains(&segment.ack.wrapping_sub(self.offer))
+        segment.has(ACK) && (1..=1 + MAX_EARLY_DATA).contains(&segment.ack.wrapping_sub(self.offer))
     }
 
     /// Anything but SYN and RST.
@@ -290,7 +289,7 @@ impl Connection {
         true
     }
 
-    /// Whether who began shows that it has heard the answer.
+    /// Returns whether who began shows that it has heard the answer.
     fn confirms(&self, by: usize, began: usize, segment: &Segment) -> bool {
         if by != began || !segment.has(ACK) || !self.is(KNOWN, 1 - by) {
             return false;
@@ -331,10 +330,10 @@ impl Connection {
 
     fn scale(&self, end: usize) -> u32 {
         let scale = self.scales >> (4 * end) & 15;
-        u32::from(scale.min(MOST_SCALE))
+        u32::from(scale.min(MAX_SCALE))
     }
 
-    /// Whether the other end takes a segment: RFC 9293 §3.10.7.4 for its sequence number, RFC 5961
+    /// Returns whether the other end takes a segment: RFC 9293 §3.10.7.4 for its sequence number, RFC 5961
     /// §5 for what it acknowledges.
     fn accepts(&self, by: usize, segment: &Segment) -> bool {
         let (own, other) = (&self.halves[by], &self.halves[1 - by]);
@@ -345,14 +344,14 @@ impl Connection {
         {
             return false;
         }
-        let oldest = other.window.max(LEAST_WINDOW);
+        let oldest = other.window.max(MIN_WINDOW);
         if self.is(KNOWN, by) && !at_or_before(own.end.wrapping_sub(oldest), segment.end) {
             return false;
         }
         if !segment.has(ACK) || !self.is(KNOWN, 1 - by) {
             return true;
         }
-        let oldest = other.end.wrapping_sub(own.window.max(LEAST_WINDOW).saturating_mul(2));
+        let oldest = other.end.wrapping_sub(own.window.max(MIN_WINDOW).saturating_mul(2));
         at_or_before(segment.ack, other.end) && at_or_before(oldest, segment.ack)
     }
 
@@ -368,7 +367,7 @@ impl Connection {
             place == 0 || (ahead > 0 && place <= ahead as u32)
         } else if self.is(KNOWN, by) {
             // The other end has said nothing yet.
-            self.halves[by].end.wrapping_sub(segment.seq) <= MOST_EARLY_DATA
+            self.halves[by].end.wrapping_sub(segment.seq) <= MAX_EARLY_DATA
         } else {
             // The answer to a SYN (RFC 9293 §3.10.7.3).
             self.offered_by(other) && self.acknowledges_offer(segment)
@@ -383,10 +382,10 @@ impl Connection {
         exact
     }
 
-    /// Whether an error about a segment that `by` has sent, with this sequence number, can be true:
+    /// Returns whether an error about a segment that `by` has sent, with this sequence number, can be true:
     /// it was sent, and was not acknowledged when it was (RFC 5927 §4.1). Probes of an idle
     /// connection are a byte behind.
-    pub fn has_in_flight(&self, by: usize, seq: u32) -> bool {
+    pub(crate) fn has_in_flight(&self, by: usize, seq: u32) -> bool {
         let (own, other) = (&self.halves[by], &self.halves[1 - by]);
         if self.offered_by(by) && self.flags & ANSWERED == 0 && seq == self.offer {
             return true;
@@ -396,16 +395,16 @@ impl Connection {
         }
         let oldest = match self.is(HAS_ACKED, 1 - by) {
             true => other.acked.wrapping_sub(1),
-            false => own.end.wrapping_sub(LEAST_WINDOW),
+            false => own.end.wrapping_sub(MIN_WINDOW),
         };
         at_or_before(oldest, seq)
     }
 }
 
 impl Connection {
-    /// The sequence numbers at which an end may take a reset: it is where that end is, or they are
+    /// Returns the sequence numbers at which an end may take a reset: it is where that end is, or they are
     /// around it, so that it answers with where it is (RFC 5961 §3.2). None: no numbers are known.
-    pub fn resets(&self, end: usize) -> impl Iterator<Item = u32> {
+    pub(crate) fn resets(&self, end: usize) -> impl Iterator<Item = u32> {
         let acked = self.is(HAS_ACKED, end).then_some(self.halves[end].acked);
         let sent = self.is(KNOWN, 1 - end).then_some(self.halves[1 - end].end);
         acked.into_iter().chain(sent.filter(|sent| acked != Some(*sent)))
@@ -413,17 +412,17 @@ impl Connection {
 
     /// A connection that was in this state before, of which no numbers are known. `closed`: see
     /// [`Self::closed`].
-    pub fn restored(state: State, closed: u8) -> Self {
+    pub(crate) fn restored(state: State, closed: u8) -> Self {
         Self { flags: u16::from(closed & 3) * CLOSED, ..Self::unknown(state) }
     }
 
     /// Which ends have closed their halves, a bit for each.
-    pub fn closed(&self) -> u8 {
+    pub(crate) fn closed(&self) -> u8 {
         ((self.flags / CLOSED) & 3) as u8
     }
 
     /// Notes that the other side has spoken, in a protocol without states of its own.
-    pub fn answer(&mut self) {
+    pub(crate) fn answer(&mut self) {
         if self.state == State::Opening {
             self.state = State::Answered;
         }

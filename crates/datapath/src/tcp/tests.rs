@@ -186,7 +186,7 @@ fn an_error_is_about_what_is_in_flight() {
 #[test]
 fn the_scale_of_windows_is_found_among_options() {
     assert_eq!(scale(&[2, 4, 5, 180, 4, 2, 1, 3, 3, 9]), Some(9));
-    assert_eq!(scale(&[1, 1, 3, 3, 200]), Some(MOST_SCALE));
+    assert_eq!(scale(&[1, 1, 3, 3, 200]), Some(MAX_SCALE));
     assert_eq!(scale(&[0, 3, 3, 9]), None);
     assert_eq!(scale(&[2, 0, 3, 3, 9]), None);
     assert_eq!(scale(&[2, 40, 3]), None);
@@ -299,7 +299,7 @@ impl Line {
         line
     }
 
-    /// What an end sends is always acceptable to who watches it there.
+    /// Returns what an end sends is always acceptable to who watches it there.
     fn send(&mut self, by: usize, segment: Segment) {
         assert!(
             self.watches[by].note(by, segment),

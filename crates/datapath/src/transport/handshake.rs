@@ -43,7 +43,7 @@ pub(crate) struct SentResponse {
 }
 
 impl SentResponse {
-    /// Whether the response is to be sent to an address, too, from which a copy of the initiation has
+    /// Returns whether the response is to be sent to an address, too, from which a copy of the initiation has
     /// come. Notes the address.
     pub(crate) fn add_copy(&mut self, to: SocketAddr) -> bool {
         let is_new = self.sent_to.len() < MAX_RESPONSE_COPIES && !self.sent_to.contains(&to);
@@ -96,7 +96,7 @@ impl HandshakeState {
         self.completed = before.completed;
     }
 
-    /// The greatest timestamp that the peer has sent by a key.
+    /// Returns the greatest timestamp that the peer has sent by a key.
     pub(crate) fn timestamp(&self, key: &PublicKey) -> Option<Tai64n> {
         self.timestamps.iter().find(|(known, _)| known == key).map(|(_, timestamp)| *timestamp)
     }
@@ -110,7 +110,7 @@ impl HandshakeState {
         self.timestamps.push((key, timestamp));
     }
 
-    /// What a response to a challenge proves.
+    /// Returns what a response to a challenge proves.
     pub(crate) fn accept_path_response(&mut self, number: u32) -> Option<Proof> {
         let proof = self.prober.accept_response(number);
         if let Some(Proof::Path(address)) = proof {
@@ -119,7 +119,7 @@ impl HandshakeState {
         proof
     }
 
-    /// The index of the next session with the peer.
+    /// Returns the index of the next session with the peer.
     pub(crate) fn next_session_index(&mut self, peer: PeerIndex) -> u32 {
         self.sessions_begun = self.sessions_begun.wrapping_add(1);
         peer.session_index(self.sessions_begun)
@@ -171,22 +171,22 @@ impl Attempt {
         }
     }
 
-    /// Whether another initiation is due.
+    /// Returns whether another initiation is due.
     pub(crate) fn repetition_is_due(&self, now: Millis) -> bool {
         now >= self.repeat_at
     }
 
-    /// Whether a copy of the initiation is due.
+    /// Returns whether a copy of the initiation is due.
     pub(crate) fn copy_is_due(&self, now: Millis) -> bool {
         INITIATION_COPIES.get(self.copies).is_some_and(|after| now.has_passed(*after, self.sent))
     }
 
-    /// Whether the peer has not answered for so long that the handshake is given up.
+    /// Returns whether the peer has not answered for so long that the handshake is given up.
     pub(crate) fn is_expired(&self, now: Millis) -> bool {
         now.has_passed(REKEY_ATTEMPT_TIME, self.began)
     }
 
-    /// Whether one more response is tried under load without a cookie.
+    /// Returns whether one more response is tried under load without a cookie.
     pub(crate) fn try_response(&mut self) -> bool {
         let may_try = self.tried_responses < MAX_TRIED_RESPONSES;
         self.tried_responses += u8::from(may_try);

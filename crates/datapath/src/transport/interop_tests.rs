@@ -62,7 +62,7 @@ impl Bench {
         self.now.unix += time;
     }
 
-    /// What ours sends.
+    /// Returns what ours sends.
     fn sent(&self, act: impl FnOnce(&Transport, SendMessage)) -> Vec<u8> {
         let mut sent = Vec::new();
         act(&self.ours, &mut |_, message| sent = message.to_vec());

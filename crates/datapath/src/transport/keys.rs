@@ -72,12 +72,12 @@ impl OwnKeys {
         [Some(&self.current), previous, self.for_devices.as_ref()].into_iter().flatten()
     }
 
-    /// The key whose first MAC a message has.
+    /// Returns the key whose first MAC a message has.
     pub(crate) fn of_message(&self, message: &[u8]) -> Option<&Arc<OwnKey>> {
         self.all().find(|key| key.macs.verify(message))
     }
 
-    /// The key to begin a handshake with. `tries`: the initiations that had no answer; a peer that is
+    /// Returns the key to begin a handshake with. `tries`: the initiations that had no answer; a peer that is
     /// cut off from the coordinator knows the previous key alone.
     pub(crate) fn to_begin(&self, now: Millis, peer: PeerKind, tries: u64) -> Option<Arc<OwnKey>> {
         if peer == PeerKind::Device {
@@ -95,7 +95,7 @@ impl OwnKeys {
         self.previous.take_if(|previous| now >= previous.until);
     }
 
-    /// Whether there is something for [`Self::tick`] to do.
+    /// Returns whether there is something for [`Self::tick`] to do.
     pub(crate) fn is_due(&self, now: Millis) -> bool {
         self.previous.as_ref().is_some_and(|previous| now >= previous.until)
     }

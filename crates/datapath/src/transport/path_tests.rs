@@ -299,7 +299,7 @@ fn a_clock_that_is_set_back_costs_no_handshake_nor_does_a_restart_or_a_new_key()
         let mut answered = false;
         let done = bench.theirs.receive_handshake(
             now,
-            Incoming { from: bench.direct[0], message: message },
+            Incoming { from: bench.direct[0], message },
             &mut |_, _| answered = true,
         );
         done.is_ok() && answered

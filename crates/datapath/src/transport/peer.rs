@@ -176,17 +176,17 @@ impl Peer {
         handshake.candidates = candidates;
     }
 
-    /// The path that is used, and all other candidate paths.
+    /// Returns the path that is used, and all other candidate paths.
     pub(crate) fn all_paths(&self, handshake: &HandshakeState) -> Vec<SocketAddr> {
         handshake.candidates.after_current(self.address())
     }
 
-    /// The address that packets to it go to.
+    /// Returns the address that packets to it go to.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.link.read().path.address()
     }
 
-    /// The session and the address to send with; `None` if a handshake has to come first.
+    /// Returns the session and the address to send with; `None` if a handshake has to come first.
     #[inline]
     pub(crate) fn send_path(&self, now: Millis) -> Option<SendPath> {
         let link = self.link.read();
@@ -194,7 +194,7 @@ impl Peer {
         Some(SendPath { session: session.clone(), address: link.path.address()? })
     }
 
-    /// The session that the peer names by `index`, if it may still be received with.
+    /// Returns the session that the peer names by `index`, if it may still be received with.
     #[inline]
     pub(crate) fn receive_session(&self, now: Millis, index: u32) -> Option<Arc<Session>> {
         self.link.read().sessions.by_local_index(now, index).cloned()
@@ -329,13 +329,13 @@ impl Peer {
         }
     }
 
-    /// The limit of its path, if that is below the network's MTU.
+    /// Returns the limit of its path, if that is below the network's MTU.
     #[inline]
     pub(crate) fn path_mtu_below(&self, network_mtu: u16) -> Option<PathMtu> {
         self.path_mtu.below(network_mtu)
     }
 
-    /// The path MTU in bytes, if it is known.
+    /// Returns the path MTU in bytes, if it is known.
     pub(crate) fn path_mtu(&self) -> Option<u16> {
         self.path_mtu.known()
     }
@@ -348,12 +348,12 @@ impl Peer {
         }
     }
 
-    /// The direct path that was lost, while packets to it are relayed.
+    /// Returns the direct path that was lost, while packets to it are relayed.
     pub(crate) fn lost_path(&self) -> Option<LostDirectPath> {
         self.link.read().path.lost()
     }
 
-    /// The challenges that are due: to other paths while its packets are relayed, otherwise those that
+    /// Returns the challenges that are due: to other paths while its packets are relayed, otherwise those that
     /// find out the path MTU, up to the network's.
     pub(crate) fn challenges(
         &self,
@@ -387,7 +387,7 @@ impl Peer {
         self.timers.watch_closely();
     }
 
-    /// Whether a redundant gateway counts as down. `attempt` is that of its handshake, `was_down`
+    /// Returns whether a redundant gateway counts as down. `attempt` is that of its handshake, `was_down`
     /// whether it was down before.
     pub(crate) fn is_down(&self, now: Millis, attempt: Option<&Attempt>, was_down: bool) -> bool {
         let heard = self.heard.any();
@@ -442,7 +442,7 @@ impl Peer {
         staged
     }
 
-    /// What is due now. `attempt` is that of its handshake; `behind_nat`: whether a NAT's mapping is
+    /// Returns what is due now. `attempt` is that of its handshake; `behind_nat`: whether a NAT's mapping is
     /// to be kept.
     pub(crate) fn due(&self, now: Millis, attempt: Option<&Attempt>, behind_nat: bool) -> Due {
         if let Some(attempt) = attempt {
@@ -460,7 +460,7 @@ impl Peer {
         }
     }
 
-    /// Whether an answer is awaited.
+    /// Returns whether an answer is awaited.
     #[cfg(test)]
     pub(crate) fn awaits_answer(&self) -> bool {
         self.timers.awaits_answer()

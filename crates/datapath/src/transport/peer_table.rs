@@ -44,7 +44,7 @@ impl PeerTable {
         self.peers.get(index.position())?.as_ref()
     }
 
-    /// The peer whose session has this index.
+    /// Returns the peer whose session has this index.
     #[inline]
     pub(crate) fn by_session(&self, index: u32) -> Option<&Arc<Peer>> {
         self.get(PeerIndex::of_session(index))
@@ -54,12 +54,12 @@ impl PeerTable {
         self.get(*self.by_key.get(key)?)
     }
 
-    /// The greatest timestamp that was sent to a peer which is gone: it may come back.
+    /// Returns the greatest timestamp that was sent to a peer which is gone: it may come back.
     pub(crate) fn removed_timestamp(&self) -> Option<Timestamp> {
         self.removed_timestamp
     }
 
-    /// The candidate paths of a peer.
+    /// Returns the candidate paths of a peer.
     pub(crate) fn candidates(&self, index: PeerIndex) -> CandidatePaths {
         self.get(index).map(|peer| peer.handshake.lock().candidates.clone()).unwrap_or_default()
     }
@@ -114,7 +114,7 @@ impl PeerTable {
         keys.for_each(|key| self.by_key.remove(&key, index));
     }
 
-    /// Whether any former key has expired.
+    /// Returns whether any former key has expired.
     pub(crate) fn has_expired_keys(&self, now: Millis) -> bool {
         self.former_keys.iter().any(|former| now >= former.until)
     }
@@ -136,7 +136,7 @@ mod tests {
     struct Known {
         peer: u32,
         key: u8,
-        /// The step since which the peer has it.
+        /// Returns the step since which the peer has it.
         since: usize,
         /// Until when it is accepted, in milliseconds, if it is a former one.
         until: Option<u64>,

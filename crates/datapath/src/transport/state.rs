@@ -95,12 +95,12 @@ impl Transport {
         self.keys.write().set_for_devices(secret);
     }
 
-    /// The key that devices know.
+    /// Returns the key that devices know.
     pub(crate) fn device_key(&self) -> Option<PublicKey> {
         self.keys.read().for_devices().map(|key| key.public)
     }
 
-    /// The time of timers. It is never zero, which stands for "never".
+    /// Returns the time of timers. It is never zero, which stands for "never".
     pub(crate) fn millis(&self, now: Instant) -> Millis {
         Millis(now.saturating_duration_since(self.start).as_millis() as u64 + 1)
     }

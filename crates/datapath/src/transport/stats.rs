@@ -39,7 +39,7 @@ pub struct PeerStats {
 }
 
 impl Transport {
-    /// What is known of a peer.
+    /// Returns what is known of a peer.
     pub(crate) fn stats(&self, now: Instant, index: PeerIndex) -> Option<PeerStats> {
         let peers = self.peers.read();
         let (peer, now) = (peers.get(index)?, self.millis(now));

@@ -185,7 +185,7 @@ impl Transport {
         (sent, last_is_lost && self.request_handshake(&peer))
     }
 
-    /// The round-trip time of a ping, once its response is there.
+    /// Returns the round-trip time of a ping, once its response is there.
     pub(crate) fn ping_rtt(&self, index: PeerIndex, number: u32) -> Option<Duration> {
         let peer = self.peers.read().get(index).cloned()?;
         peer.handshake.lock().prober.ping_rtt(number)

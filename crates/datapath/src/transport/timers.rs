@@ -113,7 +113,7 @@ impl PeerTimers {
         self.last_sent.store(other.last_sent.load(Relaxed), Relaxed);
     }
 
-    /// What is due now. `has_session`: whether there is a session for the keepalives that hold a NAT's
+    /// Returns what is due now. `has_session`: whether there is a session for the keepalives that hold a NAT's
     /// mapping; `None`: the endpoint is behind no NAT.
     pub(crate) fn due(&self, now: Millis, has_session: Option<bool>) -> TimerAction {
         let unanswered = self.unanswered_since.load(Relaxed);
@@ -136,7 +136,7 @@ impl PeerTimers {
         TimerAction::None
     }
 
-    /// Whether an answer is awaited.
+    /// Returns whether an answer is awaited.
     #[cfg(test)]
     pub(crate) fn awaits_answer(&self) -> bool {
         self.unanswered_since.load(Relaxed) != 0

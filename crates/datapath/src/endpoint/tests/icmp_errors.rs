@@ -8,7 +8,7 @@ use crate::{
 
 const HOST: &str = "10.8.0.5";
 
-/// The workload on node 1 is a gateway of 10.8.0.0/24, which lies behind it.
+/// Returns the workload on node 1 is a gateway of 10.8.0.0/24, which lies behind it.
 fn with_gateway() -> Pair {
     let mut pair = Pair::new();
     let prefixes = vec!["10.8.0.0/24".parse().unwrap()];
@@ -173,7 +173,7 @@ fn routes_of_one_host_have_its_errors_by_any_of_their_interfaces() {
     let workload = LocalWorkload { id: id(7), addresses, prefixes, vouched: None };
     let own = pair.nodes[1].slot;
     pair.nodes[1].slot = pair.nodes[1].endpoint.add_workload(workload);
-    // By the other route's interface: about what went to this one's, judged as this one's.
+    // By the other route's interface: about what went to this one's, checked as this one's.
     pair.send(1, &error("203.0.113.1", &to_host()));
     assert_eq!(arrived(&pair), 1);
     pair.nodes[1].endpoint.quarantine_locally(own, true);

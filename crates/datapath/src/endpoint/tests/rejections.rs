@@ -8,8 +8,7 @@ use crate::{
 use meshward_types::{Conduct, OnDeny, OnRevoke};
 
 fn put_network(conduct: Conduct) -> Change {
-    let spec =
-        NetworkSpec { prefixes: vec![], blocks: vec![], mtu: 1420, admission: false, conduct };
+    let spec = NetworkSpec { conduct, ..NetworkSpec::with_mtu(1420) };
     Change::Put(ResourceKey::Network(network()), Resource::Network(spec))
 }
 
@@ -37,7 +36,7 @@ fn word(packet: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(packet[at..at + 4].try_into().unwrap())
 }
 
-/// The resets that a node's workload has got, as their sequence numbers.
+/// Returns the resets that a node's workload has got, as their sequence numbers.
 fn resets(pair: &Pair, at: usize) -> Vec<u32> {
     let delivered = pair.nodes[at].wire.delivered.iter();
     delivered.filter(|packet| packet[33] & RST != 0).map(|packet| word(packet, 24)).collect()
