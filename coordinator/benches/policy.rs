@@ -219,7 +219,7 @@ impl Changes {
 
 fn take(world: &World, node: u32, report: Report) -> Plan<()> {
     let (node, reports) = (shape::node(node), [report]);
-    let plan = workloads::take(world, &[(&node, &reports)]);
+    let plan = workloads::plan_reports(world, &[(&node, &reports)]);
     assert!(
         plan.outcome.iter().all(|outcome| outcome.as_ref().is_ok_and(Vec::is_empty)),
         "it is let in"

@@ -3,7 +3,7 @@
 use crate::{
     api, ca,
     config::Config,
-    mesh::{Author, Mesh},
+    mesh::{ChangeContext, Mesh},
 };
 use anyhow::Result;
 use meshward_api_types::{Context, CreateCredential, Role, with_port};
@@ -40,8 +40,8 @@ pub async fn keep(mesh: &Mesh, config: &Config, listen: SocketAddr) -> Result<()
         Context { server, more_servers: places, ca: mesh.ca.pem.clone(), token: secret.clone() };
     // Written first: a credential that nobody can read would lock the operator out.
     ca::write_private(&file, &serde_json::to_string_pretty(&context)?, 0o600)?;
-    let author = Author::named("user:first-start");
-    mesh.change(&author, |_| {
+    let context = ChangeContext::named("user:first-start");
+    mesh.change(&context, |_| {
         Ok(plans::credentials::add(
             &CreateCredential {
                 name: "admin".into(),

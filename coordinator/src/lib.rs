@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
-pub mod admissions;
 pub mod api;
+mod api_latency;
 pub mod ca;
 pub mod config;
 pub mod control;
@@ -17,6 +17,7 @@ pub mod metrics;
 mod pool;
 pub mod reactions;
 pub mod relay_links;
+mod report_batcher;
 pub mod sessions;
 pub mod store;
 mod submissions;

@@ -2,13 +2,13 @@
 //! wake whom it touches.
 
 use crate::{
-    admissions::{Admissions, admissions},
+    api_latency::ApiLatency,
     ca::Ca,
     journal::Journal,
     limits::Retention,
-    metrics::ApiLatency,
     pool::Pool,
     relay_links::RelayLinks,
+    report_batcher::{BatchReceiver, ReportBatcher},
     sessions::Sessions,
     store::{Backup, Note, Past, Store, StoreError},
     turns::Turns,
@@ -21,6 +21,7 @@ use meshward_control_state::{
     budget::NodeBudget,
     change_log,
     plan::PolicyUpdates,
+    plans::workloads::{self, Report},
     records::{Mutation, Record, RecordKey},
     timestamp,
     world::World,
@@ -39,7 +40,7 @@ use tracing::warn;
 
 /// Who makes a change.
 #[derive(Debug, Clone, Default)]
-pub struct Author {
+pub struct ChangeContext {
     /// `user:NAME`, `node:NAME` or `trigger:NAME`.
     pub actor: String,
     /// Only work out what would happen.
@@ -50,7 +51,7 @@ pub struct Author {
     pub origin: Option<String>,
 }
 
-impl Author {
+impl ChangeContext {
     /// Somebody who means it.
     pub fn named(actor: impl Into<String>) -> Self {
         Self { actor: actor.into(), ..Self::default() }
@@ -116,7 +117,7 @@ impl Default for Settings {
 pub struct Mesh {
     pub ca: Arc<Ca>,
     pub sessions: Sessions,
-    pub admissions: Admissions,
+    pub report_batcher: ReportBatcher,
     /// What this coordinator relays itself.
     pub forwarder: Forwarder,
     pub relays: RelayLinks,
@@ -149,13 +150,13 @@ impl Mesh {
         mut store: Box<dyn Store>,
         settings: Settings,
     ) -> anyhow::Result<Arc<Self>> {
-        let (admissions, desk) = admissions();
+        let (report_batcher, batches) = ReportBatcher::new();
         let contents = store.load()?;
         let world = World::load(contents.revision, contents.records).map_err(anyhow::Error::msg)?;
         let mesh = Arc::new(Self {
             ca: Arc::new(ca),
             sessions: Sessions::default(),
-            admissions,
+            report_batcher,
             forwarder: Forwarder::default(),
             relays: RelayLinks::default(),
             certificate_lifetime: settings.certificate_lifetime,
@@ -178,7 +179,7 @@ impl Mesh {
             let candidates = endpoints.flat_map(|endpoint| &endpoint.candidates);
             candidates.for_each(|candidate| mesh.guard.note_known(candidate.ip()));
         });
-        tokio::spawn(desk.work(mesh.clone()));
+        tokio::spawn(mesh.clone().write_reports(batches));
         Ok(mesh)
     }
 
@@ -200,10 +201,10 @@ impl Mesh {
     /// What the plan refuses, or [`Refusal::Failed`] if the store does.
     pub async fn change<T>(
         &self,
-        author: &Author,
+        context: &ChangeContext,
         plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
     ) -> Result<Done<T>, Refusal> {
-        self.change_in_turn(author, false, plan).await
+        self.change_in_turn(context, false, plan).await
     }
 
     /// The same, before all others that wait.
@@ -212,20 +213,20 @@ impl Mesh {
     /// As [`Self::change`].
     pub async fn change_first<T>(
         &self,
-        author: &Author,
+        context: &ChangeContext,
         plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
     ) -> Result<Done<T>, Refusal> {
-        self.change_in_turn(author, true, plan).await
+        self.change_in_turn(context, true, plan).await
     }
 
     async fn change_in_turn<T>(
         &self,
-        author: &Author,
+        context: &ChangeContext,
         urgent: bool,
         plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
     ) -> Result<Done<T>, Refusal> {
         let nothing = |revision, outcome| Done { revision, touched: RoaringBitmap::new(), outcome };
-        if author.dry_run {
+        if context.dry_run {
             let (planned, made) = self.look(|world| (world.revision, plan(world)));
             return Ok(nothing(planned, made?.outcome));
         }
@@ -238,10 +239,10 @@ impl Mesh {
             }
             let note = Note {
                 at: timestamp(OffsetDateTime::now_utc()),
-                actor: author.actor.clone(),
+                actor: context.actor.clone(),
                 action,
-                why: author.why.clone(),
-                origin: author.origin.clone(),
+                why: context.why.clone(),
+                origin: context.origin.clone(),
             };
             let mutations = Arc::new(mutations);
             let committed = {
@@ -283,6 +284,27 @@ impl Mesh {
         self.sessions.deliver(revision, &deltas);
         self.journal.append(revision, touched);
         deltas.touched()
+    }
+
+    /// Writes what nodes report, for ever.
+    async fn write_reports(self: Arc<Self>, mut receiver: BatchReceiver) {
+        while let Some(batches) = receiver.next().await {
+            let context = match &batches[..] {
+                [only] => ChangeContext::node(&only.node),
+                _ => ChangeContext::named("nodes"),
+            };
+            let reports: Vec<(&NodeName, &[Report])> =
+                batches.iter().map(|batch| (&batch.node, &batch.reports[..])).collect();
+            let done =
+                self.change(&context, |world| Ok(workloads::plan_reports(world, &reports))).await;
+            let answers: Vec<_> = match done {
+                Ok(done) => done.outcome,
+                Err(refusal) => batches.iter().map(|_| Err(refusal.clone())).collect(),
+            };
+            for (batch, answer) in batches.into_iter().zip(answers) {
+                batch.answer(answer);
+            }
+        }
     }
 
     /// The newest lines of the audit log, or of that part of it that came before a revision.
@@ -348,8 +370,8 @@ impl Mesh {
             tokio::time::sleep(FAILURES_JOINED).await;
             let failed = self.guard.take_failed();
             let Some(line) = failed.line() else { continue };
-            let author = Author::named("coordinator");
-            if let Err(refusal) = self.change(&author, |_| Ok(Plan::noted(line.clone()))).await {
+            let context = ChangeContext::named("coordinator");
+            if let Err(refusal) = self.change(&context, |_| Ok(Plan::noted(line.clone()))).await {
                 warn!("failed authentications are not in the audit log yet: {refusal}");
                 self.guard.give_back(failed);
             }

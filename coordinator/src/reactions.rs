@@ -2,7 +2,7 @@
 
 use crate::{
     ids::new_id,
-    mesh::{Author, Mesh},
+    mesh::{ChangeContext, Mesh},
 };
 use meshward_control_proto::Fired;
 use meshward_control_state::plans::{nodes, triggers};
@@ -21,12 +21,13 @@ const ASLEEP: Duration = Duration::from_secs(20);
 /// Does what a trigger says about what a node has seen.
 pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
     let (id, now) = (new_id(), OffsetDateTime::now_utc());
-    let author = Author::named(format!("trigger:{}", fired.trigger)).because(Some(format!(
-        "node {node} saw {} denied flows to {} ports and {} addresses",
-        fired.denied_flows, fired.distinct_ports, fired.distinct_addresses
-    )));
+    let context =
+        ChangeContext::named(format!("trigger:{}", fired.trigger)).because(Some(format!(
+            "node {node} saw {} denied flows to {} ports and {} addresses",
+            fired.denied_flows, fired.distinct_ports, fired.distinct_addresses
+        )));
     let done = match mesh
-        .change_first(&author, |world| triggers::fire(world, node, &fired, &id, now))
+        .change_first(&context, |world| triggers::fire(world, node, &fired, &id, now))
         .await
     {
         Ok(done) => done.outcome,
@@ -67,8 +68,9 @@ pub async fn expire(mesh: Arc<Mesh>) {
         if nothing {
             continue;
         }
-        let author = Author::named("user:coordinator");
-        if let Err(refusal) = mesh.change(&author, |world| Ok(triggers::expire(world, now))).await {
+        let context = ChangeContext::named("user:coordinator");
+        if let Err(refusal) = mesh.change(&context, |world| Ok(triggers::expire(world, now))).await
+        {
             error!("what has had its time could not be ended: {refusal}");
         }
     }
@@ -96,8 +98,8 @@ async fn forget_ephemeral(mesh: &Mesh, watched_since: OffsetDateTime, now: Offse
     if nothing {
         return;
     }
-    let author = Author::named("user:coordinator");
-    match mesh.change(&author, |world| nodes::forget(world, unseen)).await {
+    let context = ChangeContext::named("user:coordinator");
+    match mesh.change(&context, |world| nodes::forget(world, unseen)).await {
         Ok(done) => {
             for node in &done.outcome {
                 info!(%node, "removed: it is ephemeral, and was not seen any more");

@@ -1,7 +1,7 @@
 //! Policies that are submitted: worked out beside the world, in the caller's share of time, and
 //! written in a moment.
 
-use crate::mesh::{Author, Done, Mesh};
+use crate::mesh::{ChangeContext, Done, Mesh};
 use meshward_api_types::PolicyResult;
 use meshward_control_state::{
     Plan, Refusal,
@@ -26,10 +26,10 @@ impl Mesh {
     /// What is wrong with them, or that the author asks for too much.
     pub async fn submit(
         self: &Arc<Self>,
-        author: &Author,
+        context: &ChangeContext,
         submission: Submission,
     ) -> Result<Done<Applied>, Refusal> {
-        self.submit_if(author, submission, |_, _| Ok(())).await
+        self.submit_if(context, submission, |_, _| Ok(())).await
     }
 
     /// The same, if something holds of the mesh that it changes, and of what it makes of it.
@@ -38,7 +38,7 @@ impl Mesh {
     /// Those of the condition, too.
     pub async fn submit_if(
         self: &Arc<Self>,
-        author: &Author,
+        context: &ChangeContext,
         submission: Submission,
         condition: impl Fn(&World, &[PolicyResult]) -> Result<(), Refusal>,
     ) -> Result<Done<Applied>, Refusal> {
@@ -51,10 +51,10 @@ impl Mesh {
         for _ in 0..ATTEMPTS {
             let basis = self.look(Basis::of);
             let (prepared, basis, mut judged) =
-                self.prepare(author, &submission, basis, before).await?;
-            if author.dry_run {
+                self.prepare(context, &submission, basis, before).await?;
+            if context.dry_run {
                 let foresee = move || (basis.revision, prepared.foresee(&basis, &mut judged));
-                let (revision, outcome) = self.pool.run(&author.actor, foresee).await?;
+                let (revision, outcome) = self.pool.run(&context.actor, foresee).await?;
                 self.look(|world| condition(world, &outcome.results))?;
                 return Ok(Done { revision, touched: RoaringBitmap::new(), outcome });
             }
@@ -67,17 +67,17 @@ impl Mesh {
                 let touched = since.as_ref().map(|since| &since.keys);
                 checked(world, policies::plan(world, &prepared, &submission, &warmed, touched)?)
             };
-            match self.change(author, plan).await {
+            match self.change(context, plan).await {
                 Err(Refusal::Stale) => before = Some(prepared),
                 other => return other,
             }
         }
-        self.change(author, |world| checked(world, policies::apply(world, &submission)?)).await
+        self.change(context, |world| checked(world, policies::apply(world, &submission)?)).await
     }
 
     async fn prepare(
         self: &Arc<Self>,
-        author: &Author,
+        context: &ChangeContext,
         submission: &Arc<Submission>,
         basis: Basis,
         before: Option<Prepared>,
@@ -93,7 +93,7 @@ impl Mesh {
             let judged = prepared.judges(&basis).into_iter().map(judge).collect();
             Ok((prepared, basis, judged))
         };
-        self.pool.run(&author.actor, work).await?
+        self.pool.run(&context.actor, work).await?
     }
 }
 
@@ -117,8 +117,8 @@ mod tests {
         mesh
     }
 
-    fn admin() -> Author {
-        Author::named("user:admin")
+    fn admin() -> ChangeContext {
+        ChangeContext::named("user:admin")
     }
 
     fn submission(rules: usize, tests: usize) -> Submission {
@@ -157,8 +157,11 @@ mod tests {
         let viewers: Vec<_> = (0..4)
             .map(|at| {
                 let mesh = mesh.clone();
-                let author = Author { dry_run: true, ..Author::named(format!("user:viewer-{at}")) };
-                tokio::spawn(async move { mesh.submit(&author, submission(1500, 1500)).await })
+                let context = ChangeContext {
+                    dry_run: true,
+                    ..ChangeContext::named(format!("user:viewer-{at}"))
+                };
+                tokio::spawn(async move { mesh.submit(&context, submission(1500, 1500)).await })
             })
             .collect();
         // They are worked on.
@@ -181,8 +184,9 @@ mod tests {
     async fn more_rules_and_tests_than_can_be_run_are_refused_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let mesh = mesh(folder.path()).await;
-        let author = Author { dry_run: true, ..Author::named("user:viewer") };
-        let refused = mesh.submit(&author, submission(8000, 8000)).await.err().unwrap().to_string();
+        let context = ChangeContext { dry_run: true, ..ChangeContext::named("user:viewer") };
+        let refused =
+            mesh.submit(&context, submission(8000, 8000)).await.err().unwrap().to_string();
         assert!(refused.contains("tests are too many for its rules"), "{refused}");
     }
 
@@ -207,9 +211,9 @@ mod tests {
         let submitted: Vec<_> = (0..12)
             .map(|at| {
                 let (mesh, part) = (mesh.clone(), part(at));
-                let author = Author::named(format!("user:{}", at % 3));
+                let context = ChangeContext::named(format!("user:{}", at % 3));
                 tokio::spawn(
-                    async move { mesh.submit(&author, part).await.map(|done| done.revision) },
+                    async move { mesh.submit(&context, part).await.map(|done| done.revision) },
                 )
             })
             .collect();

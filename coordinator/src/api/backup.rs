@@ -1,7 +1,7 @@
-use super::{ApiError, Caller, Params};
+use super::{caller::Caller, problem::ApiError, request::Params};
 use crate::{
     ids::new_id,
-    mesh::{Author, Mesh},
+    mesh::{ChangeContext, Mesh},
 };
 use axum::{
     body::Body,
@@ -42,8 +42,8 @@ pub async fn backup(
     let done = mesh.back_up(file.0.clone(), wanted.ca.then(|| mesh.data_dir.clone())).await?;
     let with = if wanted.ca { "with" } else { "without" };
     let action = format!("made a backup of revision {}, {with} the CA", done.revision);
-    let author = Author { dry_run: false, ..caller.author };
-    mesh.change(&author, |_| Ok(Plan::noted(action.clone()))).await?;
+    let context = ChangeContext { dry_run: false, ..caller.context };
+    mesh.change(&context, |_| Ok(Plan::noted(action.clone()))).await?;
     let failed =
         |error: std::io::Error| Refusal::Failed(format!("the backup cannot be read: {error}"));
     let content = File::open(&file.0).await.map_err(failed)?;

@@ -1,7 +1,7 @@
 //! Who calls, and what they may.
 
 use super::problem::ApiError;
-use crate::mesh::{Author, Mesh};
+use crate::mesh::{ChangeContext, Mesh};
 use axum::{
     extract::{ConnectInfo, FromRequestParts, Request, State},
     http::{StatusCode, header::AUTHORIZATION, request::Parts},
@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 /// (`?dry_run=true`).
 #[derive(Debug, Clone)]
 pub struct Caller {
-    pub author: Author,
+    pub context: ChangeContext,
     pub role: Role,
     /// Where; empty: everywhere.
     pub networks: Vec<NetworkName>,
@@ -119,7 +119,7 @@ impl Caller {
                 ))));
             }
             Some(Ok(Self {
-                author: Author {
+                context: ChangeContext {
                     actor: format!("user:{}", known.name),
                     dry_run: false,
                     why: None,
@@ -133,7 +133,7 @@ impl Caller {
         let caller = caller.transpose()?;
         match (&caller, origin) {
             (Some(caller), Some(origin)) => {
-                origin.place.iter().for_each(|place| place.trust(&caller.author.actor));
+                origin.place.iter().for_each(|place| place.trust(&caller.context.actor));
             }
             (None, Some(origin)) => {
                 mesh.guard.note_failure(origin.address.ip().to_canonical(), "an API token", now);

@@ -1,7 +1,9 @@
 use super::{
-    Api, ApiError, At, Body, Caller, Precondition, etag,
+    caller::Caller,
     lists::{self, Listed, Query},
-    request::with_state,
+    problem::ApiError,
+    request::{At, Body, Precondition, etag, with_state},
+    state::Api,
 };
 use crate::{ids::random_hex, mesh::Mesh};
 use axum::{Json, extract::State, http::StatusCode, response::Response};
@@ -54,7 +56,7 @@ pub async fn create(
     caller.must_be(Role::Admin)?;
     let secret = secret();
     let done = mesh
-        .change(&caller.author, |world| credentials::create(world, &wanted, &secret, now()))
+        .change(&caller.context, |world| credentials::create(world, &wanted, &secret, now()))
         .await?;
     Ok((StatusCode::CREATED, Json(CreatedCredential { token: secret, kept: done.outcome })))
 }
@@ -110,7 +112,7 @@ pub async fn change(
         expected.check(known(world, &name).as_ref().map(etag).as_deref())?;
         credentials::change(world, &name, &wanted, now())
     };
-    Ok(with_state(&mesh.change(&caller.author, plan).await?.outcome))
+    Ok(with_state(&mesh.change(&caller.context, plan).await?.outcome))
 }
 
 fn known(world: &World, name: &str) -> Option<Credential> {
@@ -131,5 +133,5 @@ pub async fn revoke(
     let plan = |world: &World| {
         expected.removing(known(world, &name), || credentials::revoke(world, &name))
     };
-    Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
+    Ok(Json(mesh.change(&caller.context, plan).await?.outcome))
 }

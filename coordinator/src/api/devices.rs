@@ -1,8 +1,11 @@
 use super::{
-    Api, ApiError, At, Body, Caller,
+    caller::Caller,
     lists::{self, BySelector, Listed, Query},
+    problem::ApiError,
+    request::{At, Body},
+    state::Api,
 };
-use crate::mesh::{Author, Mesh};
+use crate::mesh::{ChangeContext, Mesh};
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use meshward_api_types::{CreateDevice, CreatedDevice, Device, Page, Role, operations};
 use meshward_control_proto::{Answer, DeviceOrder, Question};
@@ -117,7 +120,7 @@ pub async fn create(
         labels: wanted.labels.clone(),
         public_key,
     };
-    if caller.author.dry_run {
+    if caller.context.dry_run {
         let created = CreatedDevice {
             name: wanted.name,
             gateway,
@@ -140,7 +143,7 @@ pub async fn create(
     };
     note(
         &mesh,
-        &caller.author,
+        &caller.context,
         format!("took in device {} ({}) by node {gateway}", wanted.name, answer.id),
     )
     .await?;
@@ -176,19 +179,19 @@ pub async fn remove(
     })?;
     let (id, node) = (&device.workload, &device.gateway);
     let session = mesh.sessions.get(node).ok_or_else(|| away(node))?;
-    if caller.author.dry_run {
+    if caller.context.dry_run {
         return Ok(Json(device));
     }
     match session.ask(&Question::RemoveDevice(id.clone())).await {
         Some(Answer::Removed(done)) => done.map_err(|why| Refusal::Invalid(printable(&why)))?,
         _ => return Err(Refusal::Failed(format!("node {node} does not answer; try again")).into()),
     }
-    note(&mesh, &caller.author, format!("turned away device {name} ({id})")).await?;
+    note(&mesh, &caller.context, format!("turned away device {name} ({id})")).await?;
     Ok(Json(device))
 }
 
-async fn note(mesh: &Mesh, author: &Author, action: String) -> Result<(), Refusal> {
-    mesh.change(author, |_| Ok(Plan::noted(action.clone()))).await.map(drop)
+async fn note(mesh: &Mesh, context: &ChangeContext, action: String) -> Result<(), Refusal> {
+    mesh.change(context, |_| Ok(Plan::noted(action.clone()))).await.map(drop)
 }
 
 fn away(node: &NodeName) -> Refusal {

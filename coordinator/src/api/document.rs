@@ -30,10 +30,12 @@ pub const WATCHABLE: &str = "x-meshward-watch";
 )]
 pub struct Document;
 
+/// Path of the document.
+pub(super) const DOCUMENT: &str = "/v1/openapi.json";
+
 /// The document that is served.
-pub fn document() -> Value {
-    let (_, document) = super::described().merge(super::open()).split_for_parts();
-    let mut document = serde_json::to_value(&document).unwrap_or_default();
+pub fn document(routes: &utoipa::openapi::OpenApi) -> Value {
+    let mut document = serde_json::to_value(routes).unwrap_or_default();
     document["servers"] =
         json!([{ "url": "/", "description": "The coordinator that serves this document" }]);
     document["components"]["securitySchemes"] = json!({ "bearer": {
@@ -242,7 +244,7 @@ fn without_null(schema: &mut Value) {
 
 /// Says what holds for every operation.
 fn finish(path: &str, method: &str, operation: &mut Value) {
-    let protected = path.starts_with("/v1/") && path != super::DOCUMENT;
+    let protected = path.starts_with("/v1/") && path != DOCUMENT;
     let known = operations::ALL.iter().find(|own| (own.method, own.path) == (method, path));
     let writes = known.is_some_and(|own| own.writes());
     if known.is_some_and(|own| own.kind == "List") {

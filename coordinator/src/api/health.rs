@@ -1,6 +1,6 @@
 //! For those who watch over the coordinator: no credential is wanted.
 
-use super::ApiError;
+use super::problem::ApiError;
 use crate::mesh::Mesh;
 use axum::{Json, extract::State, http::StatusCode};
 use meshward_api_types::{Health, Version};

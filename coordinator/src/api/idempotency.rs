@@ -1,7 +1,7 @@
 //! Requests that come again: under one `Idempotency-Key`, a request is done once
 //! (draft-ietf-httpapi-idempotency-key-header).
 
-use super::{Api, caller::Caller, problem::ApiError};
+use super::{caller::Caller, problem::ApiError};
 use axum::{
     body::{Body, Bytes, to_bytes},
     extract::{Request, State},
@@ -67,7 +67,7 @@ struct Answer {
 
 /// Does a request, or gives the answer that it has got before.
 pub async fn once(
-    State(api): State<Api>,
+    State(answers): State<Arc<Answers>>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
@@ -82,10 +82,9 @@ pub async fn once(
     let (parts, body) = request.into_parts();
     let hash =
         parts.extensions.get::<Caller>().map(|caller| caller.hash.clone()).unwrap_or_default();
-    let body = meshward_runtime::body::read(body, super::MAX_BODY).await?;
+    let body = meshward_runtime::body::read(body, super::limits::MAX_BODY).await?;
     let mut said = format!("{} {}\n", parts.method, parts.uri).into_bytes();
     said.extend_from_slice(&body);
-    let answers = api.answers.clone();
     if let Some(answer) = answers.begin(&hash, &key, Fingerprint::of(&said), Instant::now())? {
         return Ok(answer.into_response());
     }

@@ -1,8 +1,11 @@
 //! Nodes and workloads.
 
 use super::{
-    Api, ApiError, At, Body, Caller, Precondition, etag,
+    caller::Caller,
     lists::{self, BySelector, Listed, Query},
+    problem::ApiError,
+    request::{At, Body, Precondition, etag},
+    state::Api,
 };
 use crate::mesh::Mesh;
 use axum::{
@@ -232,9 +235,9 @@ pub async fn approve_node(
         expected.check(tag_in(&mesh, world, &name).as_deref())?;
         nodes::approve(world, &name, &wanted)
     };
-    mesh.change(&caller.author, plan).await?;
+    mesh.change(&caller.context, plan).await?;
     let mut node = mesh.look(|world| describe(&mesh, world, &name));
-    if caller.author.dry_run {
+    if caller.context.dry_run {
         // As it would be.
         node.given_labels = Some(wanted.labels);
         if node.state == NodeState::Waiting {
@@ -260,8 +263,8 @@ pub async fn remove_node(
         expected.check(tag_in(&mesh, world, &name).as_deref())?;
         Ok::<_, Refusal>(nodes::remove(world, &name)?.with_outcome(describe(&mesh, world, &name)))
     };
-    let done = mesh.change(&caller.author, plan).await?;
-    if !caller.author.dry_run {
+    let done = mesh.change(&caller.context, plan).await?;
+    if !caller.context.dry_run {
         mesh.let_go(&name, "this node was removed from the mesh");
     }
     Ok(Json(done.outcome))

@@ -1,4 +1,4 @@
-use super::{ApiError, Body, Caller};
+use super::{caller::Caller, problem::ApiError, request::Body};
 use crate::mesh::Mesh;
 use axum::{Json, extract::State};
 use meshward_api_types::{Role, RotateKeys, RotatedKeys, operations};
@@ -34,7 +34,7 @@ pub async fn rotate(
         return Err(Refusal::Invalid(text.into()).into());
     }
     let before = mesh.look(|world| check(world, &wanted).map(|()| keys(world, &wanted)))?;
-    if caller.author.dry_run {
+    if caller.context.dry_run {
         return Ok(Json(answer(&mesh, &wanted, &before, before.len())));
     }
     let action = match (&wanted.node, &wanted.network) {
@@ -45,7 +45,7 @@ pub async fn rotate(
         (None, Some(network)) => format!("had all nodes make other keys for network {network}"),
         (None, None) => "had all nodes make other keys".into(),
     };
-    mesh.change(&caller.author, |_| Ok(Plan::noted(action.clone()))).await?;
+    mesh.change(&caller.context, |_| Ok(Plan::noted(action.clone()))).await?;
     let order = FromCoordinator::RotateKeys {
         networks: wanted.network.iter().cloned().collect(),
         keep_old_seconds: wanted.keep_old_seconds,

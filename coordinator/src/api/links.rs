@@ -1,6 +1,8 @@
 use super::{
-    Api, ApiError, Caller,
+    caller::Caller,
     lists::{self, BySelector, Query},
+    problem::ApiError,
+    state::Api,
     watch::{self, Watched},
 };
 use crate::mesh::Mesh;

@@ -1,10 +1,10 @@
 //! Lists: in pages, filtered, and single entries of them.
 
 use super::{
-    Api,
     caller::Caller,
     problem::ApiError,
     request::Params,
+    state::Api,
     watch::{self, Watched},
 };
 use crate::mesh::Mesh;

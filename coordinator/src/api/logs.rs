@@ -1,8 +1,11 @@
 //! Lists that only grow: the audit log, and the states of a policy. The newest comes first.
 
 use super::{
-    Api, ApiError, At, Caller,
+    caller::Caller,
     lists::{Asked, Query, cursor},
+    problem::ApiError,
+    request::At,
+    state::Api,
     watch::{self, Watched},
 };
 use crate::{mesh::Mesh, store::Past};

@@ -1,7 +1,9 @@
 use super::{
-    Api, ApiError, At, Body, Caller, Precondition,
+    caller::Caller,
     lists::{self, Listed, Query},
-    request::with_state,
+    problem::ApiError,
+    request::{At, Body, Precondition, with_state},
+    state::Api,
 };
 use crate::mesh::Mesh;
 use axum::{Json, extract::State, http::StatusCode, response::Response};
@@ -44,7 +46,7 @@ pub async fn create(
     Body(wanted): Body<CreateNetwork>,
 ) -> Result<(StatusCode, Json<Network>), ApiError> {
     caller.must_be(Role::Admin)?;
-    let done = mesh.change(&caller.author, |world| networks::create(world, &wanted)).await?;
+    let done = mesh.change(&caller.context, |world| networks::create(world, &wanted)).await?;
     Ok((StatusCode::CREATED, Json(done.outcome)))
 }
 
@@ -86,5 +88,5 @@ pub async fn delete(
         let network = networks::find(world, &name)?.record.clone();
         expected.removing(Some(network), || networks::delete(world, &name))
     };
-    Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
+    Ok(Json(mesh.change(&caller.context, plan).await?.outcome))
 }

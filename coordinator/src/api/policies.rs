@@ -1,6 +1,10 @@
 use super::{
-    Api, ApiError, At, Body, Caller, Params, Precondition, enforcement, etag,
+    caller::Caller,
+    enforcement,
     lists::{self, Listed, Query},
+    problem::ApiError,
+    request::{At, Body, Params, Precondition, etag},
+    state::Api,
 };
 use crate::mesh::Mesh;
 use axum::{
@@ -66,7 +70,7 @@ pub async fn submit(
     expected: Precondition,
     Body(wanted): Body<SubmitPolicy>,
 ) -> Result<Json<SubmitResult>, ApiError> {
-    let only_looks = caller.author.dry_run && caller.role < Role::Owner;
+    let only_looks = caller.context.dry_run && caller.role < Role::Owner;
     if !only_looks {
         caller.must_be(Role::Owner)?;
     }
@@ -83,17 +87,17 @@ pub async fn submit(
         let text = "there are no files; name one, or the part that is to be removed with `scope`";
         return Err(Refusal::Invalid(text.into()).about("files").into());
     }
-    let author = caller.author.because(wanted.message);
+    let context = caller.context.because(wanted.message);
     let check = |world: &World, results: &[PolicyResult]| expect(world, &expected, results);
-    let done = mesh.submit_if(&author, submission, check).await?;
+    let done = mesh.submit_if(&context, submission, check).await?;
     let Applied { mut results, closing, findings } = done.outcome;
     let enforcement = enforcement::wait(&mesh, &done.touched, done.revision).await;
-    let enforcement = (!author.dry_run).then_some(enforcement);
+    let enforcement = (!context.dry_run).then_some(enforcement);
     let mut nodes_silent = vec![];
-    if author.dry_run && wanted.count_cuts {
+    if context.dry_run && wanted.count_cuts {
         nodes_silent = count_cuts(&mesh, closing, &mut results).await;
     }
-    let revision = (!author.dry_run).then_some(done.revision);
+    let revision = (!context.dry_run).then_some(done.revision);
     Ok(Json(SubmitResult { revision, networks: results, findings, nodes_silent, enforcement }))
 }
 
@@ -268,7 +272,7 @@ pub async fn difference(
     let after = past_policy(&mesh, &name, to).await?;
     let basis = mesh.look(Basis::of);
     let work = move || policies::difference(&basis, &name, [before.as_ref(), after.as_ref()]);
-    Ok(Json(mesh.pool.run(&caller.author.actor, work).await??))
+    Ok(Json(mesh.pool.run(&caller.context.actor, work).await??))
 }
 
 /// Applies the policy that a network had at a revision.
@@ -285,7 +289,7 @@ pub async fn roll_back(
     caller.must_be(Role::Owner)?;
     let past = past_policy(&mesh, &name, wanted.revision).await?;
     let why = wanted.message.unwrap_or_else(|| format!("back to revision {}", wanted.revision));
-    let author = caller.author.because(Some(why));
+    let context = caller.context.because(Some(why));
     let submission = Submission {
         back: Some((name, past)),
         networks: caller.networks.clone(),
@@ -294,10 +298,10 @@ pub async fn roll_back(
         ..Submission::default()
     };
     let check = |world: &World, results: &[PolicyResult]| expect(world, &expected, results);
-    let done = mesh.submit_if(&author, submission, check).await?;
+    let done = mesh.submit_if(&context, submission, check).await?;
     let enforcement = enforcement::wait(&mesh, &done.touched, done.revision).await;
-    let enforcement = (!author.dry_run).then_some(enforcement);
-    let revision = (!author.dry_run).then_some(done.revision);
+    let enforcement = (!context.dry_run).then_some(enforcement);
+    let revision = (!context.dry_run).then_some(done.revision);
     let networks = done.outcome.results;
     Ok(Json(SubmitResult {
         revision,
@@ -352,7 +356,7 @@ pub async fn suggest(
             ground.identities().map(|(id, labels)| (id, labels.clone())).collect();
         meshward_policy::suggest(network, &identities, &seen).to_yaml()
     };
-    let text = mesh.pool.run(&caller.author.actor, work).await?;
+    let text = mesh.pool.run(&caller.context.actor, work).await?;
     let text = text.map_err(Refusal::Failed)?;
     Ok(Json(Policy {
         network: name,
@@ -390,5 +394,5 @@ pub async fn explain(
     };
     let basis = mesh.look(Basis::of);
     let work = move || policies::explain(&basis, &query, past.as_ref());
-    Ok(Json(mesh.pool.run(&caller.author.actor, work).await??))
+    Ok(Json(mesh.pool.run(&caller.context.actor, work).await??))
 }

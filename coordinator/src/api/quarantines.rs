@@ -1,6 +1,10 @@
 use super::{
-    Api, ApiError, At, Body, Caller, enforcement,
+    caller::Caller,
+    enforcement,
     lists::{self, Listed, Query},
+    problem::ApiError,
+    request::{At, Body},
+    state::Api,
 };
 use crate::{
     ids::new_id,
@@ -40,16 +44,17 @@ pub async fn impose(
         let text = "an empty selector would let everybody reach it; name labels, or leave it out";
         return Err(Refusal::Invalid(text.into()).about("allow_from").into());
     }
-    let author = caller.author.because(wanted.message.clone());
+    let context = caller.context.because(wanted.message.clone());
     let (id, hand) = (new_id(), hand(&caller));
-    let done =
-        mesh.change_first(&author, |world| quarantines::impose(world, &id, &wanted, &hand)).await?;
+    let done = mesh
+        .change_first(&context, |world| quarantines::impose(world, &id, &wanted, &hand))
+        .await?;
     Ok(Json(enforced(&mesh, &caller, done).await))
 }
 
 fn hand(caller: &Caller) -> Hand<'_> {
     Hand {
-        by: &caller.author.actor,
+        by: &caller.context.actor,
         networks: &caller.networks,
         admin: caller.role == Role::Admin,
         now: OffsetDateTime::now_utc(),
@@ -127,14 +132,14 @@ pub async fn release(
     caller.must_be(Role::Operator)?;
     let hand = hand(&caller);
     let done = mesh
-        .change_first(&caller.author, |world| quarantines::release(world, &target, &hand))
+        .change_first(&caller.context, |world| quarantines::release(world, &target, &hand))
         .await?;
     Ok(Json(enforced(&mesh, &caller, done).await))
 }
 
 async fn enforced(mesh: &Mesh, caller: &Caller, done: Done<Vec<WorkloadId>>) -> QuarantineResult {
     let mut concerned = done.touched;
-    if concerned.is_empty() && !caller.author.dry_run {
+    if concerned.is_empty() && !caller.context.dry_run {
         // It stood already: whether all enforce it is wanted to be known all the same.
         concerned = mesh.look(|world| enforcement::concerned(world, &done.outcome));
     }

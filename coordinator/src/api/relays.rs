@@ -1,6 +1,9 @@
 use super::{
-    Api, ApiError, At, Caller, Precondition, etag,
+    caller::Caller,
     lists::{self, Listed, Query},
+    problem::ApiError,
+    request::{At, Precondition, etag},
+    state::Api,
 };
 use crate::mesh::Mesh;
 use axum::{
@@ -125,5 +128,5 @@ pub async fn remove(
         let relay = known.ok_or_else(|| Refusal::Missing(format!("there is no relay `{name}`")))?;
         Ok(plan.with_outcome(describe(&mesh, world, relay, &caller.networks)))
     };
-    Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
+    Ok(Json(mesh.change(&caller.context, plan).await?.outcome))
 }

@@ -1,6 +1,6 @@
 //! What comes with a request: bodies, paths, parameters, preconditions.
 
-use super::{Api, caller::Caller, problem::ApiError};
+use super::{caller::Caller, problem::ApiError, state::Api};
 use axum::{
     Json,
     extract::{FromRequest, FromRequestParts, MatchedPath, Path, Query, Request, State},
@@ -40,7 +40,7 @@ pub async fn shaped(
     }
     let Params(Switches { dry_run }) = Params::read(&parts)?;
     if let Some(caller) = parts.extensions.get_mut::<Caller>() {
-        caller.author.dry_run = dry_run;
+        caller.context.dry_run = dry_run;
     }
     Ok(next.run(Request::from_parts(parts, body)).await)
 }
@@ -95,7 +95,7 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
         body::check_json(request.headers())?;
         let (method, path) =
             (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
-        let bytes = body::read(request.into_body(), super::MAX_BODY).await?;
+        let bytes = body::read(request.into_body(), super::limits::MAX_BODY).await?;
         let mut body: Value = serde_json::from_slice(&bytes)
             .map_err(|error| ApiError::malformed(format!("the body is no JSON: {error}")))?;
         whole(&mut body);

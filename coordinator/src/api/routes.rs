@@ -1,6 +1,9 @@
 use super::{
-    Api, ApiError, At, Body, Caller,
+    caller::Caller,
     lists::{self, BySelector, Listed, Query},
+    problem::ApiError,
+    request::{At, Body},
+    state::Api,
 };
 use crate::mesh::Mesh;
 use axum::{Json, extract::State, response::Response};
@@ -83,7 +86,7 @@ pub async fn approve(
     caller.must_be(Role::Owner)?;
     let scope = &caller.networks;
     Ok(Json(
-        mesh.change(&caller.author, |world| routes::approve(world, &wanted, scope)).await?.outcome,
+        mesh.change(&caller.context, |world| routes::approve(world, &wanted, scope)).await?.outcome,
     ))
 }
 
@@ -98,7 +101,7 @@ pub async fn disapprove(
     caller.must_be(Role::Owner)?;
     let scope = &caller.networks;
     Ok(Json(
-        mesh.change(&caller.author, |world| routes::disapprove(world, &wanted, scope))
+        mesh.change(&caller.context, |world| routes::disapprove(world, &wanted, scope))
             .await?
             .outcome,
     ))

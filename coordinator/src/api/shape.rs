@@ -218,7 +218,7 @@ mod tests {
     use serde_json::json;
 
     fn shapes() -> Shapes {
-        Shapes::of(&super::super::document::document())
+        Shapes::of(&crate::api::router::openapi())
     }
 
     fn said(method: Method, path: &str, body: Value) -> Result<(), String> {

@@ -1,7 +1,9 @@
 use super::{
-    Api, ApiError, At, Body, Caller, Precondition,
+    caller::Caller,
     lists::{self, Listed, Query},
-    request::with_state,
+    problem::ApiError,
+    request::{At, Body, Precondition, with_state},
+    state::Api,
 };
 use crate::{ids::token_seed, mesh::Mesh};
 use axum::{Json, extract::State, http::StatusCode, response::Response};
@@ -54,7 +56,7 @@ pub async fn create(
     caller.must_be(Role::Admin)?;
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let (token, record) = tokens::make(mesh.ca.fingerprint(), &wanted, token_seed(), now)?;
-    mesh.change(&caller.author, |world| tokens::create(world, &record, now)).await?;
+    mesh.change(&caller.context, |world| tokens::create(world, &record, now)).await?;
     let created = CreatedToken { token: token.to_string(), kept: tokens::describe(&record) };
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -99,5 +101,5 @@ pub async fn revoke(
         expected
             .removing(world.tokens.get(&id).map(tokens::describe), || tokens::revoke(world, &id))
     };
-    Ok(Json(mesh.change(&caller.author, plan).await?.outcome))
+    Ok(Json(mesh.change(&caller.context, plan).await?.outcome))
 }

@@ -1,6 +1,6 @@
 //! Watching a list: what has changed in it, as server-sent events (HTML Living Standard §9.2).
 
-use super::{Api, caller::Caller, problem::ApiError};
+use super::{caller::Caller, problem::ApiError, state::Api};
 use crate::mesh::Mesh;
 use axum::{
     http::StatusCode,

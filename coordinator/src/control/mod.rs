@@ -1,13 +1,13 @@
 //! The control channel: QUIC, on which machines join and nodes hold their sessions.
 
 mod inbox;
+mod limits;
+mod relay_link;
 mod session;
 
-use crate::{
-    mesh::{Author, Mesh},
-    relay_links,
-};
+use crate::mesh::{ChangeContext, Mesh};
 use anyhow::{Context, Result};
+use limits::FIRST_MESSAGE;
 use meshward_control_proto::{
     CLOSE_REMOVED, Channel, JoinReply, JoinRequest, MAX_JOIN_FRAME, MemberKind,
 };
@@ -32,9 +32,6 @@ use quinn::{
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tracing::{debug, info, warn};
-
-/// For how long a machine may take to say what it wants.
-const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// Serves the control channel until the endpoint is closed.
 pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint, tunnels: Arc<Tunnels>) {
@@ -94,7 +91,7 @@ async fn serve_connection(
     }
     let (send, receive) = first_stream(&connection).await?;
     if channel == Channel::RelayLink {
-        return relay_links::serve(mesh, connection, &certificate, from.ip(), send, receive).await;
+        return relay_link::serve(mesh, connection, &certificate, from.ip(), send, receive).await;
     }
     session::serve(mesh, connection, certificate, from, send, receive).await
 }
@@ -160,9 +157,9 @@ async fn join(
         .sign_member(request.kind, &request.name, &request.csr, mesh.certificate_lifetime)
         .map_err(|error| Refusal::Invalid(format!("{error:#}")))?;
     let key = read.key.to_string();
-    let author = Author {
+    let context = ChangeContext {
         origin: Some(from.ip().to_string()),
-        ..Author::named(format!("{}:{}", request.kind, request.name))
+        ..ChangeContext::named(format!("{}:{}", request.kind, request.name))
     };
     let plan = |world: &World| match request.kind {
         MemberKind::Node => nodes::join(world, &request, &key, now),
@@ -172,7 +169,7 @@ async fn join(
     if request.kind == MemberKind::Node {
         mesh.sessions.note_seen(&request.name);
     }
-    let done = mesh.change(&author, plan).await;
+    let done = mesh.change(&context, plan).await;
     if mesh.look(|world| !world.nodes.contains_key(&request.name)) {
         mesh.sessions.forget_seen(&request.name);
     }

@@ -1,9 +1,9 @@
 //! The session of one node, as it runs.
 
-use super::{FIRST_MESSAGE, inbox::Inbox};
+use super::{inbox::Inbox, limits::FIRST_MESSAGE};
 use crate::{
     limits::{change_rate, session_rate},
-    mesh::{Author, Mesh},
+    mesh::{ChangeContext, Mesh},
     reactions,
     sessions::{Held, Next, Session},
 };
@@ -195,14 +195,16 @@ impl Serving {
 
     /// Lets a node go that wants to leave the mesh, and tells it.
     async fn leave(&mut self, connection: &Connection) -> Result<()> {
-        let author =
-            Author { origin: Some(self.from.ip().to_string()), ..Author::node(&self.node) };
+        let context = ChangeContext {
+            origin: Some(self.from.ip().to_string()),
+            ..ChangeContext::node(&self.node)
+        };
         let plan = |world: &World| match world.nodes.contains_key(&self.node) {
             true => nodes::remove(world, &self.node),
             // Somebody has removed it meanwhile.
             false => Ok(Plan::nothing(())),
         };
-        self.mesh.change(&author, plan).await?;
+        self.mesh.change(&context, plan).await?;
         info!(node = %self.node, "left the mesh");
         self.mesh.let_go(&self.node, "this node has left the mesh");
         connection.close(CLOSE_REMOVED.into(), b"this node has left the mesh");
@@ -219,9 +221,11 @@ impl Serving {
                 self.node,
                 self.from.ip()
             );
-            let author =
-                Author { origin: Some(self.from.ip().to_string()), ..Author::node(&self.node) };
-            self.mesh.change(&author, |_| Ok(Plan::noted(action.clone()))).await?;
+            let context = ChangeContext {
+                origin: Some(self.from.ip().to_string()),
+                ..ChangeContext::node(&self.node)
+            };
+            self.mesh.change(&context, |_| Ok(Plan::noted(action.clone()))).await?;
         }
         self.say(&FromCoordinator::Held { reason: reason.clone() }).await?;
         let _ = tokio::time::timeout(CLOSING, connection.closed()).await;
@@ -468,13 +472,13 @@ impl Serving {
     /// Notes where the node's endpoints are; those whose keys belong to others are refused, and it
     /// is told.
     async fn set_endpoints(&mut self, reports: Vec<EndpointReport>) -> Result<()> {
-        let (author, node, seen) = (Author::node(&self.node), &self.node, self.from.ip());
+        let (context, node, seen) = (ChangeContext::node(&self.node), &self.node, self.from.ip());
         let known = &self.refused_keys;
         let sessions = &self.mesh.sessions;
         let others = |node: &NodeName| Some(sessions.get(node)?.address.ip());
         let plan =
             |world: &World| nodes::set_endpoints(world, node, &reports, seen, &others, known);
-        let refused = match self.mesh.change(&author, plan).await {
+        let refused = match self.mesh.change(&context, plan).await {
             Ok(done) => done.outcome,
             Err(refusal) => {
                 self.keep_for_later(refusal)?;
@@ -571,16 +575,17 @@ impl Serving {
         if self.unwritten.is_empty() {
             return Ok(());
         }
-        let refused = match self.mesh.admissions.report(&self.node, self.unwritten.clone()).await {
-            Ok(refused) => refused,
-            Err(refusal) => {
-                anyhow::ensure!(
-                    self.unwritten.len() <= MOST_UNWRITTEN,
-                    "too much could not be written down"
-                );
-                return self.keep_for_later(refusal);
-            }
-        };
+        let refused =
+            match self.mesh.report_batcher.report(&self.node, self.unwritten.clone()).await {
+                Ok(refused) => refused,
+                Err(refusal) => {
+                    anyhow::ensure!(
+                        self.unwritten.len() <= MOST_UNWRITTEN,
+                        "too much could not be written down"
+                    );
+                    return self.keep_for_later(refusal);
+                }
+            };
         self.unwritten.clear();
         for (workload, reason) in refused {
             warn!(node = %self.node, %workload, "refused: {reason}");
@@ -596,9 +601,9 @@ impl Serving {
             csr,
             self.mesh.certificate_lifetime,
         )?;
-        let (author, node, key) =
-            (Author::node(&self.node), self.node.clone(), read.key.to_string());
-        self.mesh.change(&author, |world| nodes::set_key(world, &node, &key)).await?;
+        let (context, node, key) =
+            (ChangeContext::node(&self.node), self.node.clone(), read.key.to_string());
+        self.mesh.change(&context, |world| nodes::set_key(world, &node, &key)).await?;
         info!(node = %self.node, "certificate renewed");
         self.say(&FromCoordinator::Renewed { certificate }).await
     }

@@ -5,7 +5,7 @@ use super::folder;
 use crate::{
     api,
     ca::Ca,
-    mesh::{Author, Mesh, Settings},
+    mesh::{ChangeContext, Mesh, Settings},
     store::{Sqlite, Store},
 };
 use axum::{
@@ -95,7 +95,7 @@ async fn credential(mesh: &Arc<Mesh>) {
         lifetime_seconds: None,
     };
     let plan = |_: &_| Ok(plans::credentials::add(&wanted, SECRET, None));
-    mesh.change(&Author::named("user:first-start"), plan).await.expect("it can be made");
+    mesh.change(&ChangeContext::named("user:first-start"), plan).await.expect("it can be made");
 }
 
 async fn ask(router: &Router, method: &str, uri: Uri, body: &[u8]) -> (u16, String) {

@@ -1,6 +1,9 @@
 //! Backups: one file with all records, their history, the audit log, and the CA if it is wanted.
 
-use super::{Sqlite, Store, StoreError};
+use super::{
+    interface::{Store, StoreError},
+    sqlite::Sqlite,
+};
 use anyhow::{Context, Result, ensure};
 use rusqlite::{Connection, OpenFlags};
 use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};

@@ -1,6 +1,9 @@
 //! The embedded store.
 
-use super::{Contents, Copier, Note, Past, Store, StoreError, reserve::Reserve};
+use super::{
+    interface::{Contents, Copier, Note, Past, Store, StoreError},
+    reserve::Reserve,
+};
 use crate::limits::Retention;
 use meshward_api_types::AuditEntry;
 use meshward_control_state::{

@@ -3,8 +3,10 @@
 use crate::{
     budget::{Budget, Exhausted, steps},
     compile::compile_matching,
-    decide::{Deciding, Tier, decide},
+    decide::decide,
+    document::Tier,
     document::{Expect, Policy, Rule, TestCase},
+    matching::Deciding,
     selecting::Selecting,
 };
 use std::collections::HashSet;

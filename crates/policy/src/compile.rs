@@ -1,8 +1,8 @@
 //! From rules to the ACL of a pair of label sets.
 
 use crate::{
-    decide::{Deciding, Tier, is_lifted},
-    document::{Action, Declarations, Mode, Policy, Rule},
+    document::{Action, Declarations, Mode, Policy, Rule, Tier},
+    matching::{Deciding, declared, is_lifted},
 };
 use meshward_types::{
     AcceptFrom, Acl, AclEntry, Labels, OnDeny, PortRange, PortSpec, Protocol, Verdict,
@@ -16,19 +16,6 @@ pub fn compile(policy: &Policy, from: &Labels, to: &Labels, accepts: &[AcceptFro
     let matching =
         policy.tiers().filter(|(_, rule)| rule.from.matches(from) && rule.to.matches(to));
     compile_matching(policy, matching.collect(), declared(accepts, from))
-}
-
-/// The ports that declarations name for who has these labels; `None` if there is no declaration.
-pub(crate) fn declared(accepts: &[AcceptFrom], from: &Labels) -> Option<Vec<PortSpec>> {
-    if accepts.is_empty() {
-        return None;
-    }
-    let speaking = accepts.iter().filter(|accept| accept.from.matches(from));
-    let mut ports: Vec<PortSpec> =
-        speaking.flat_map(|accept| accept.ports().iter().copied()).collect();
-    ports.sort_unstable();
-    ports.dedup();
-    Some(ports)
 }
 
 /// The same, from the guardrails and rules that are known to match the pair, and the ports that are

@@ -1,29 +1,11 @@
 //! The verdict on one packet, decided as a reader of the YAML would.
 
 use crate::{
-    compile::declared,
-    document::{Action, Declarations, Mode, Policy, Rule},
+    document::{Action, Declarations, Mode, Policy, Rule, Tier},
+    matching::{Deciding, declared, is_lifted},
 };
 use meshward_types::{AcceptFrom, Labels, PortSpec, Protocol, Verdict};
 use std::fmt;
-
-/// Which part of the policy a rule stands in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Tier {
-    /// `guardrails:`
-    Guardrail,
-    /// `rules:`
-    Rule,
-    /// Of a quarantine: whom it lets in to what it holds, as far as `forensics:` names them.
-    LetIn,
-    /// The same, of an admin, who need not name them.
-    LetInByAdmin,
-    /// `forensics:`: who may be let in to what is quarantined.
-    Forensics {
-        /// Whether what guardrails deny does not count.
-        over_guardrails: bool,
-    },
-}
 
 /// What decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,14 +25,6 @@ pub struct Decision<'a> {
     pub verdict: Verdict,
     /// What decided; of what is observed, what would have denied it.
     pub reason: Reason<'a>,
-}
-
-/// What a verdict on a pair rests on: the rules that match it.
-pub(crate) struct Deciding<'a> {
-    pub mode: Mode,
-    pub rules: Vec<(Tier, &'a Rule)>,
-    /// What the destination opens of its own accord.
-    pub opened: Vec<PortSpec>,
 }
 
 impl Policy {
@@ -94,11 +68,6 @@ pub(crate) fn verdict(deciding: &Deciding, protocol: Protocol, port: u16) -> Ver
     } else {
         Verdict::Denied
     }
-}
-
-/// Whether what a rule says is observed and not enforced.
-pub(crate) fn is_lifted(mode: Mode, tier: Tier, rule: &Rule) -> bool {
-    rule.observe || (mode == Mode::Observe && tier == Tier::Rule && rule.action() == Action::Deny)
 }
 
 /// Whether what `counts` lets pass, and why: a guardrail's deny, then its allow, then a rule's

@@ -1,8 +1,7 @@
 //! A network's policy as it is decided by: what was written, with its named sets filled in.
 
 use crate::{
-    admission::{AdmissionRule, Keys},
-    decide::Tier,
+    admission_rules::{AdmissionRule, Keys},
     routes::RouteRule,
 };
 use meshward_types::{
@@ -213,6 +212,24 @@ pub enum Reaction {
     Label(Labels),
     /// Tells this URL, with a POST of what was seen, as JSON.
     Webhook(String),
+}
+
+/// Which part of the policy a rule stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// `guardrails:`
+    Guardrail,
+    /// `rules:`
+    Rule,
+    /// Of a quarantine: whom it lets in to what it holds, as far as `forensics:` names them.
+    LetIn,
+    /// The same, of an admin, who need not name them.
+    LetInByAdmin,
+    /// `forensics:`: who may be let in to what is quarantined.
+    Forensics {
+        /// Whether what guardrails deny does not count.
+        over_guardrails: bool,
+    },
 }
 
 impl Policy {

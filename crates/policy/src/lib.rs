@@ -9,6 +9,7 @@
 pub const SCHEMA: &str = include_str!("schema.json");
 
 mod admission;
+mod admission_rules;
 mod budget;
 mod cases;
 mod compile;
@@ -17,20 +18,22 @@ mod document;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod links;
+mod matching;
 mod reading;
 mod review;
 mod routes;
 mod selecting;
 mod suggest;
 
-pub use admission::{AdmissionRule, Candidate, ImagePattern, Judgement, Keys, Shared, SigningKey};
+pub use admission::{Candidate, Judgement};
+pub use admission_rules::{AdmissionRule, ImagePattern, Keys, Shared, SigningKey};
 pub use budget::{Budget, Exhausted};
 pub use cases::{TestFailure, run_tests};
 pub use compile::compile;
-pub use decide::{Decision, Reason, Tier};
+pub use decide::{Decision, Reason};
 pub use document::{
     Action, Declarations, Expect, ForensicsRule, LetIn, Mode, Policy, Reaction, Rule, TestCase,
-    Trigger,
+    Tier, Trigger,
 };
 pub use links::{Bounds, Ground, LinkChange, Links, PolicyStep, TooMuch};
 pub use reading::{

@@ -3,7 +3,7 @@
 
 use crate::{
     budget::{Budget, Exhausted, steps},
-    decide::Tier,
+    document::Tier,
     document::{Action, Policy, Rule},
     links::Ground,
     reading::{ParsedPolicy, Problem, did_you_mean},

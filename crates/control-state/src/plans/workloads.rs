@@ -61,7 +61,7 @@ pub enum Report {
 }
 
 /// Takes what nodes say, each in its order.
-pub fn take(
+pub fn plan_reports(
     world: &World,
     reports: &[(&NodeName, &[Report])],
 ) -> Plan<Vec<Result<Refused, Refusal>>> {

@@ -1,6 +1,6 @@
 //! The documents of one network, out of files that may speak of several.
 
-use super::parse;
+use super::documents::parse;
 use meshward_types::{NetworkName, PolicyFile};
 use std::slice;
 

@@ -1,11 +1,12 @@
 //! The parts of a policy that have names, each read as far as it can be.
 
 use super::{
-    Parts, Reader, Sets, SourceSpan, did_you_mean, span,
+    problems::{SourceSpan, did_you_mean, span},
+    reader::{Parts, Reader, Sets},
     tree::{Kind, Node},
 };
 use crate::{
-    admission::{AdmissionRule, ImagePattern, SigningKey},
+    admission_rules::{AdmissionRule, ImagePattern, SigningKey},
     document::{ForensicsRule, Rule, TestCase, Trigger},
     routes::RouteRule,
 };

@@ -72,7 +72,7 @@ impl de::Error for Misfit {
 /// That a word is not one of those that are known.
 pub fn unknown(word: &str, known: &[&str]) -> String {
     let word: String = word.chars().take(60).collect();
-    match super::did_you_mean(&word, known.iter().copied()) {
+    match super::problems::did_you_mean(&word, known.iter().copied()) {
         Some(mend) => format!("`{word}` is not known here; {mend}"),
         None => {
             let known: Vec<String> = known.iter().map(|known| format!("`{known}`")).collect();

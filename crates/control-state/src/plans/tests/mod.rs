@@ -118,7 +118,7 @@ impl Mesh {
 
     fn report(&mut self, reports: &[(NodeName, Vec<Report>)]) -> Vec<Result<Refused, Refusal>> {
         let reports: Vec<_> = reports.iter().map(|(node, reports)| (node, &reports[..])).collect();
-        let plan = workloads::take(&self.world, &reports);
+        let plan = workloads::plan_reports(&self.world, &reports);
         self.commit(Ok(plan)).unwrap()
     }
 
@@ -611,7 +611,7 @@ fn a_node_speaks_only_for_its_own_addresses_and_networks() {
         let mut report = report(&mesh.world, node, 2, "web").unwrap();
         change(&mut report);
         let reports = [Report::Started(report.into())];
-        let plan = workloads::take(&mesh.world, &[(node, &reports)]);
+        let plan = workloads::plan_reports(&mesh.world, &[(node, &reports)]);
         plan.outcome[0]
             .as_ref()
             .unwrap()

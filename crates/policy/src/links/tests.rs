@@ -1,4 +1,4 @@
-use super::*;
+use super::{acl_cache::Pair, *};
 use crate::{
     budget::Budget,
     cases::run_tests,
@@ -6,9 +6,14 @@ use crate::{
     document::{Action, Declarations, ForensicsRule, LetIn, Mode, Policy, Rule},
 };
 use meshward_types::{
-    AcceptFrom, Acl, Labels, OnDeny, OnRevoke, PortRange, PortSpec, Protocol, Selector, Verdict,
+    AcceptFrom, Acl, IdentityId, Labels, OnDeny, OnRevoke, PortRange, PortSpec, Protocol, Selector,
+    Verdict,
 };
 use proptest::prelude::*;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 fn selector() -> impl Strategy<Value = Selector> {
     let part = prop_oneof![

@@ -1,0 +1,259 @@
+use super::*;
+use crate::admission_rules::{ImagePattern, P256};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
+};
+
+struct Signer(EcdsaKeyPair);
+
+impl Signer {
+    fn new() -> Self {
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
+                .unwrap();
+        Self(
+            EcdsaKeyPair::from_pkcs8(
+                &ECDSA_P256_SHA256_ASN1_SIGNING,
+                pkcs8.as_ref(),
+                &SystemRandom::new(),
+            )
+            .unwrap(),
+        )
+    }
+
+    fn pem(&self) -> String {
+        let der = [&P256[..], self.0.public_key().as_ref()].concat();
+        format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            BASE64_STANDARD.encode(der)
+        )
+    }
+
+    fn sign(&self, name: &str, digest: &Sha256) -> ImageSignature {
+        let payload = format!(
+            r#"{{"critical":{{"identity":{{"docker-reference":"{name}"}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"cosign container image signature"}},"optional":null}}"#
+        );
+        let signature = self.0.sign(&SystemRandom::new(), payload.as_bytes()).unwrap();
+        ImageSignature { signature: BASE64_STANDARD.encode(signature.as_ref()), payload }
+    }
+}
+
+fn image(name: &str, content: &str) -> Image {
+    Image {
+        repository: Some(Repository::of_reference(name).unwrap()),
+        digest: Sha256::of(content.as_bytes()),
+    }
+}
+
+fn measured(image: Image) -> Measurement {
+    Measurement {
+        runtime: "docker".into(),
+        images: vec![image],
+        config: Sha256::of(b"c"),
+        privileges: vec![],
+        sharing: vec![],
+    }
+}
+
+fn sharing(name: &str, image: Option<Image>) -> SharingContainer {
+    let config = Sha256::of(name.as_bytes());
+    SharingContainer { name: name.into(), image, config, privileges: vec![], objection: None }
+}
+
+fn policy(text: &str) -> Policy {
+    Policy::parse(&format!("network: shop\n{text}")).unwrap()
+}
+
+fn judge(
+    policy: &Policy,
+    labels: &str,
+    measurement: Option<&Measurement>,
+    signatures: &[ImageSignature],
+) -> Judgement {
+    let node = "rack".parse().unwrap();
+    let labels = labels.parse().unwrap();
+    let candidate =
+        Candidate { labels: &labels, site: Some("dc1"), node: &node, measurement, prefixes: &[] };
+    policy
+        .judge(&candidate, policy.speaks_of_nodes(), |image| policy.signers(image, signatures))
+        .unwrap()
+}
+
+fn signed_policy(signer: &Signer) -> Policy {
+    let pem = signer.pem().replace('\n', "\n    ");
+    policy(&format!(
+        "keys:\n  release: |\n    {pem}\nadmission:\n  - {{ name: web, for: {{ app: web }}, images: [registry.example/shop/*], signed_by: [release] }}\n"
+    ))
+}
+
+#[test]
+fn an_image_that_is_signed_by_the_right_key_under_its_name_is_let_in() {
+    let (signer, stranger) = (Signer::new(), Signer::new());
+    let policy = signed_policy(&signer);
+    let web = measured(image("registry.example/shop/web", "web"));
+    let digest = web.images[0].digest;
+    let right = signer.sign("registry.example/shop/web:1.0", &digest);
+    let judged = judge(&policy, "app=web", Some(&web), std::slice::from_ref(&right));
+    assert_eq!(judged.reasons, Vec::<String>::new());
+    assert_eq!(judged.labels.get("meshward/image.signed-by"), Some("release"));
+    assert_eq!(judged.labels.get("meshward/image.repo"), Some("registry.example/shop/web"));
+    assert_eq!(judged.labels.get("meshward/site"), Some("dc1"));
+    assert_eq!(judged.labels.get("meshward/node"), None, "the policy does not speak of nodes");
+
+    let tampered =
+        ImageSignature { payload: right.payload.replace("null", "true"), ..right.clone() };
+    for wrong in [
+        vec![],
+        vec![stranger.sign("registry.example/shop/web", &digest)],
+        vec![signer.sign("registry.example/shop/web", &Sha256::of(b"other"))],
+        vec![signer.sign("registry.example/shop/api", &digest)],
+        vec![tampered],
+    ] {
+        let judged = judge(&policy, "app=web", Some(&web), &wrong);
+        assert!(
+            judged.reasons[0].contains("no valid signature by release"),
+            "{:?}",
+            judged.reasons
+        );
+        assert_eq!(judged.labels.get("meshward/image.signed-by"), None);
+    }
+}
+
+#[test]
+fn a_rule_speaks_of_what_it_selects_and_every_such_rule_must_be_content() {
+    let policy = signed_policy(&Signer::new());
+    let other = measured(image("elsewhere.example/web", "web"));
+    assert_eq!(judge(&policy, "app=web", Some(&other), &[]).reasons.len(), 2);
+    assert_eq!(judge(&policy, "app=db", Some(&other), &[]).reasons.len(), 0);
+    let process = judge(&policy, "app=web", None, &[]);
+    assert!(process.reasons[0].contains("no container runtime"), "{:?}", process.reasons);
+}
+
+#[test]
+fn privileges_and_set_up_must_be_the_expected_ones() {
+    let config = Sha256::of(b"c");
+    let policy = policy(&format!(
+        "admission:\n  - {{ name: plain }}\n  - {{ name: fixed, for: {{ meshward/node: rack }}, config: ['{config}'], privileges: [capability NET_ADMIN] }}\n"
+    ));
+    assert!(policy.speaks_of_nodes());
+    let mut web = measured(image("web", "web"));
+    let judged = judge(&policy, "app=web", Some(&web), &[]);
+    assert_eq!((judged.reasons.len(), judged.labels.get("meshward/node")), (0, Some("rack")));
+    web.privileges = vec!["capability NET_ADMIN".into()];
+    assert_eq!(
+        judge(&policy, "", Some(&web), &[]).reasons,
+        ["plain: it has privileges that are not listed: capability NET_ADMIN"]
+    );
+    web = Measurement { privileges: vec![], config: Sha256::of(b"other"), ..web };
+    assert!(
+        judge(&policy, "", Some(&web), &[]).reasons[0]
+            .starts_with("fixed: it is set up in another way")
+    );
+    assert!(judge(&policy, "", None, &[]).reasons[0].starts_with("fixed: it is a process"));
+}
+
+#[test]
+fn what_shares_a_namespace_has_to_be_what_the_workload_has_to_be() {
+    let signer = Signer::new();
+    let policy = signed_policy(&signer);
+    let (own, other) =
+        (image("registry.example/shop/web", "web"), image("elsewhere.example/debug", "d"));
+    let signatures = [signer.sign("registry.example/shop/web", &own.digest)];
+    let alone = measured(own.clone());
+    assert!(judge(&policy, "app=web", Some(&alone), &signatures).reasons.is_empty());
+
+    let with = |sharing: Vec<SharingContainer>| Measurement { sharing, ..alone.clone() };
+    let twin = with(vec![sharing("twin", Some(own))]);
+    let judged = judge(&policy, "app=web", Some(&twin), &signatures);
+    assert!(judged.reasons.is_empty(), "{:?}", judged.reasons);
+    assert_eq!(judged.labels.get("meshward/image.signed-by"), Some("release"));
+
+    let debug = with(vec![sharing("debug", Some(other))]);
+    let judged = judge(&policy, "app=web", Some(&debug), &signatures);
+    assert_eq!(judged.reasons.len(), 2, "{:?}", judged.reasons);
+    for reason in &judged.reasons {
+        assert!(
+            reason.starts_with("web: container debug (elsewhere.example/debug@sha256:"),
+            "{reason}"
+        );
+    }
+    for fact in ["meshward/image.signed-by", "meshward/image.repo"] {
+        assert_eq!(judged.labels.get(fact), None, "no fact about all of it");
+    }
+    assert!(
+        judge(&policy, "app=db", Some(&debug), &signatures).reasons.is_empty(),
+        "no rule speaks of it"
+    );
+
+    let early = with(vec![sharing("late", None)]);
+    let judged = judge(&policy, "app=web", Some(&early), &signatures);
+    assert!(
+        judged.reasons[0].contains("container late") && judged.reasons[0].contains("not known yet")
+    );
+    let none = Measurement { images: vec![], ..early };
+    assert_eq!(judge(&policy, "app=web", Some(&none), &signatures).reasons.len(), 2);
+    assert_eq!(
+        judge(&policy, "app=web", Some(&none), &signatures).labels.get("meshward/image.repo"),
+        None
+    );
+}
+
+#[test]
+fn a_rule_may_allow_what_shares_a_namespace_and_speaks_for_itself_alone() {
+    let strict = "{ name: plain, for: { tier: front } }";
+    let lax = "{ name: ours, for: { app: web }, images: [registry.example/*], shared: allow }";
+    let policy = policy(&format!("admission: [{strict}, {lax}]\n"));
+    let mut web = measured(image("registry.example/shop/web", "web"));
+    let mut debug = sharing("debug", Some(image("elsewhere.example/debug", "d")));
+    debug.privileges = vec!["privileged".into()];
+    web.sharing = vec![debug.clone()];
+    assert!(judge(&policy, "app=web", Some(&web), &[]).reasons.is_empty());
+    assert_eq!(
+        judge(&policy, "app=web,tier=front", Some(&web), &[]).reasons.len(),
+        1,
+        "another rule has to be content as well"
+    );
+    web.images[0] = image("elsewhere.example/web", "web");
+    assert_eq!(judge(&policy, "app=web", Some(&web), &[]).reasons.len(), 1, "itself, it is judged");
+
+    web.images.clear();
+    debug.objection = Some("it cannot be measured".into());
+    let unclear = Measurement { sharing: vec![debug], ..measured(image("registry.example/a", "")) };
+    assert!(judge(&policy, "app=web", Some(&unclear), &[]).reasons.is_empty());
+    let closed = judge(&policy, "app=db", Some(&unclear), &[]).reasons;
+    assert!(closed[0].starts_with("container debug (elsewhere.example/debug@"), "{closed:?}");
+    assert!(closed[0].ends_with("it cannot be measured"), "{closed:?}");
+}
+
+#[test]
+fn patterns_take_what_is_below_them_and_nothing_else() {
+    for (pattern, taken, not_taken) in [
+        ("registry.example/*", "registry.example/a/b", "registry.example.evil/a"),
+        ("registry.example/shop/*", "registry.example/shop/web", "registry.example/shopping/web"),
+        ("shop/web", "docker.io/shop/web", "docker.io/shop/webs"),
+        ("nginx", "docker.io/library/nginx", "docker.io/nginx/nginx"),
+    ] {
+        let pattern: ImagePattern = pattern.parse().unwrap();
+        assert!(pattern.takes(&image(taken, "")), "{pattern}");
+        assert!(!pattern.takes(&image(not_taken, "")), "{pattern}");
+        assert!(!pattern.takes(&Image { repository: None, digest: Sha256::of(b"") }));
+    }
+    assert!(ImagePattern::Any.takes(&Image { repository: None, digest: Sha256::of(b"") }));
+    assert!("a b/*".parse::<ImagePattern>().is_err());
+}
+
+#[test]
+fn a_mistake_in_admission_is_named_with_its_mend() {
+    let said =
+        |text: &str| Policy::parse(&format!("network: shop\n{text}")).unwrap_err().to_string();
+    let unknown = said("admission: [{ name: a, signed_by: [relase] }]");
+    assert!(unknown.contains("policy:2:36: no key is called `relase`"), "{unknown}");
+    assert!(said("keys: { a: nonsense }").contains("BEGIN PUBLIC KEY"));
+    assert!(said("admission: [{ name: a, config: ['sha256:1'] }]").contains("64 hexadecimal"));
+    assert!(said("admission: [{ name: a, images: ['a b/*'] }]").contains("is no pattern"));
+    assert!(said("admission: [{ name: a, imges: [] }]").contains("imges"));
+    let shared = said("admission: [{ name: a, shared: maybe }]");
+    assert!(shared.contains("maybe") && shared.contains("allow"), "{shared}");
+}

@@ -1,0 +1,17 @@
+//! The links of a network: every ordered pair of identities that policy lets talk.
+//!
+//! Kept step by step: an identity that comes costs the pairs that its rules make with others, a
+//! rule that changes costs the pairs that it selects. Nothing costs the square of the identities,
+//! unless a rule selects it.
+
+mod acl_cache;
+mod ground;
+mod rules;
+mod step;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use ground::Ground;
+pub use step::{Bounds, LinkChange, PolicyStep, TooMuch};
+pub use table::Links;

@@ -1,0 +1,285 @@
+//! The links, kept step by step.
+
+use super::{
+    acl_cache::{Compiled, Matched, Pair, RuleId},
+    ground::{Ground, Known, next_generation},
+    rules::{Placed, Side},
+    step::{Bounds, LinkChange, PolicyStep},
+};
+use crate::{
+    document::{Declarations, Mode, Policy},
+    selecting::Selecting,
+};
+use meshward_types::{AcceptFrom, Acl, IdentityId, Labels, Selector};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// The links of one network under one policy.
+#[derive(Debug, Clone)]
+pub struct Links {
+    ground: Ground,
+    /// The rules that select labels, as the beginning and as the end of a flow.
+    beginning: Selecting<RuleId>,
+    ending: Selecting<RuleId>,
+    /// The identities that declare who reaches them, by whom they name.
+    accepting: Selecting<IdentityId>,
+    from: HashMap<IdentityId, BTreeMap<IdentityId, Arc<Acl>>>,
+    /// The identities that have a link *to* the key.
+    into: HashMap<IdentityId, BTreeSet<IdentityId>>,
+    acls: Compiled,
+}
+
+impl Links {
+    /// The links under `policy`, of no identities yet.
+    pub fn new(policy: Arc<Policy>) -> Self {
+        let mut links = Self {
+            ground: Ground {
+                policy: Arc::new(Policy::deny_all(policy.network.clone())),
+                rules: Arc::default(),
+                next_rule: 0,
+                identities: Arc::default(),
+                by_labels: Arc::default(),
+                generation: next_generation(),
+            },
+            beginning: Selecting::default(),
+            ending: Selecting::default(),
+            accepting: Selecting::default(),
+            from: HashMap::new(),
+            into: HashMap::new(),
+            acls: Compiled::default(),
+        };
+        let step = links.step(policy);
+        links.apply_step(&step);
+        links
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.ground.policy
+    }
+
+    /// What the links follow from, as it is now.
+    pub fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
+    /// Adds an identity: the links between it and those that are there. `accepts`: what it declares
+    /// about who reaches it.
+    pub fn insert(
+        &mut self,
+        id: IdentityId,
+        labels: Labels,
+        accepts: Arc<[AcceptFrom]>,
+    ) -> Vec<LinkChange> {
+        if self.ground.identities.contains_key(&id) {
+            return Vec::new();
+        }
+        let (from, to) = (self.beginning.select(&labels), self.ending.select(&labels));
+        if !from.is_empty() || !to.is_empty() {
+            let rules = Arc::make_mut(&mut self.ground.rules);
+            for (selecting, side) in [(&from, Side::From), (&to, Side::To)] {
+                for rule in selecting {
+                    if let Some(placed) = rules.get_mut(rule) {
+                        placed.side_mut(side).insert(id);
+                    }
+                }
+            }
+        }
+        let rules = &self.ground.rules;
+        let mut matched: HashMap<Pair, Vec<RuleId>> = HashMap::new();
+        for (rule, placed) in from.iter().filter_map(|rule| Some((*rule, rules.get(rule)?))) {
+            placed.to.iter().for_each(|&to| matched.entry((id, to)).or_default().push(rule));
+        }
+        for (rule, placed) in to.iter().filter_map(|rule| Some((*rule, rules.get(rule)?))) {
+            let others = placed.from.iter().filter(|&&from| from != id);
+            others.for_each(|&from| matched.entry((from, id)).or_default().push(rule));
+        }
+        Arc::make_mut(&mut self.ground.by_labels).insert(id, &labels);
+        accepts.iter().for_each(|accept| self.accepting.insert(id, &accept.from));
+        for other in self.beyond_rules(id, &labels, &accepts) {
+            matched.entry((id, other)).or_default();
+            matched.entry((other, id)).or_default();
+        }
+        let known = Known { labels, accepts, from, to };
+        Arc::make_mut(&mut self.ground.identities).insert(id, Arc::new(known));
+        self.ground.generation = next_generation();
+        let mut changes = Vec::new();
+        for ((from, to), rules) in matched {
+            let matched = Matched { rules, declared: self.ground.declared(from, to) };
+            let acl =
+                self.acls.of(&self.ground.policy, matched, |rule| self.ground.rules.get(&rule));
+            changes.extend(self.set((from, to), acl));
+        }
+        changes
+    }
+
+    /// The identities with which one may have links that no rule speaks of.
+    fn beyond_rules(
+        &self,
+        id: IdentityId,
+        labels: &Labels,
+        accepts: &[AcceptFrom],
+    ) -> BTreeSet<IdentityId> {
+        let all = || self.ground.identities.keys();
+        if self.ground.policy.mode == Mode::Observe {
+            return all().copied().chain([id]).collect();
+        }
+        if self.ground.policy.declarations == Declarations::Narrow {
+            return BTreeSet::new();
+        }
+        let named =
+            accepts.iter().flat_map(|accept| self.ground.by_labels.candidates(&accept.from, all()));
+        named.chain(self.accepting.select(labels)).collect()
+    }
+
+    /// Removes an identity and its links.
+    pub fn remove(&mut self, id: IdentityId) -> Vec<LinkChange> {
+        let Some(known) = Arc::make_mut(&mut self.ground.identities).remove(&id) else {
+            return Vec::new();
+        };
+        self.ground.generation = next_generation();
+        Arc::make_mut(&mut self.ground.by_labels).remove(id, &known.labels);
+        known.accepts.iter().for_each(|accept| self.accepting.remove(id, &accept.from));
+        let placed = Arc::make_mut(&mut self.ground.rules);
+        for (rules, side) in [(&known.from, Side::From), (&known.to, Side::To)] {
+            for rule in rules {
+                if let Some(placed) = placed.get_mut(rule) {
+                    placed.side_mut(side).remove(&id);
+                }
+            }
+        }
+        let leaving: Vec<Pair> =
+            self.from.get(&id).into_iter().flatten().map(|(to, _)| (id, *to)).collect();
+        let arriving: Vec<Pair> =
+            self.into.get(&id).into_iter().flatten().map(|from| (*from, id)).collect();
+        leaving.into_iter().chain(arriving).filter_map(|pair| self.set(pair, None)).collect()
+    }
+
+    /// What another policy would change. Rules that stay as they are cost nothing. Without bounds:
+    /// for a policy that was planned within them.
+    pub fn step(&self, policy: Arc<Policy>) -> PolicyStep {
+        let before = |from, to| self.acl(from, to).cloned();
+        self.ground
+            .step_from(policy, &Bounds::none(), before)
+            .expect("without bounds nothing is too much")
+    }
+
+    /// Whether a step was worked out on these links as they are now.
+    pub fn is_ground_of(&self, step: &PolicyStep) -> bool {
+        self.ground.generation == step.generation
+    }
+
+    /// Applies a step that was worked out on these links as they are now.
+    pub fn apply_step(&mut self, step: &PolicyStep) {
+        debug_assert!(self.is_ground_of(step), "a step goes from where it was worked out");
+        for placed in step.removed.iter().filter_map(|id| Some((*id, self.ground.rules.get(id)?))) {
+            let (id, Placed { rule, .. }) = placed;
+            self.beginning.remove(id, &rule.from);
+            self.ending.remove(id, &rule.to);
+        }
+        for (id, placed) in &step.added {
+            self.beginning.insert(*id, &placed.rule.from);
+            self.ending.insert(*id, &placed.rule.to);
+        }
+        let settings = |policy: &Policy| (policy.mode, policy.declarations);
+        if settings(&step.policy) != settings(&self.ground.policy) {
+            self.acls = Compiled::default();
+        }
+        self.ground.apply_step(step);
+        for change in &step.changes {
+            self.set((change.from, change.to), change.after.clone());
+        }
+        self.acls.forget(|rule| self.ground.rules.contains_key(&rule));
+    }
+
+    fn set(&mut self, (from, to): Pair, acl: Option<Arc<Acl>>) -> Option<LinkChange> {
+        let before = match &acl {
+            Some(acl) => {
+                self.into.entry(to).or_default().insert(from);
+                self.from.entry(from).or_default().insert(to, acl.clone())
+            }
+            None => {
+                remove_from(&mut self.into, to, |set| {
+                    set.remove(&from);
+                    set.is_empty()
+                });
+                let mut before = None;
+                remove_from(&mut self.from, from, |map| {
+                    before = map.remove(&to);
+                    map.is_empty()
+                });
+                before
+            }
+        };
+        (before != acl).then_some(LinkChange { from, to, before, after: acl })
+    }
+
+    /// The identities that have been inserted.
+    pub fn identities(&self) -> impl Iterator<Item = (IdentityId, &Labels)> {
+        self.ground.identities()
+    }
+
+    /// What an identity declares about who reaches it.
+    pub fn accepts(&self, id: IdentityId) -> &[AcceptFrom] {
+        self.ground.accepts(id)
+    }
+
+    /// How many identities have been inserted.
+    pub fn identity_count(&self) -> usize {
+        self.ground.identities.len()
+    }
+
+    /// The labels of an identity.
+    pub fn labels(&self, id: IdentityId) -> Option<&Labels> {
+        self.ground.labels(id)
+    }
+
+    /// The identities that a selector selects.
+    pub fn select(&self, selector: &Selector) -> Vec<IdentityId> {
+        self.ground.select(selector)
+    }
+
+    /// The ACL of a link; `None` where there is none.
+    pub fn acl(&self, from: IdentityId, to: IdentityId) -> Option<&Arc<Acl>> {
+        self.from.get(&from)?.get(&to)
+    }
+
+    /// The links that begin at an identity.
+    pub fn leaving(&self, id: IdentityId) -> impl Iterator<Item = (IdentityId, &Arc<Acl>)> {
+        self.from.get(&id).into_iter().flatten().map(|(to, acl)| (*to, acl))
+    }
+
+    /// The links that end at an identity.
+    pub fn arriving(&self, id: IdentityId) -> impl Iterator<Item = (IdentityId, &Arc<Acl>)> {
+        let from = self.into.get(&id).into_iter().flatten();
+        from.filter_map(move |&from| Some((from, self.acl(from, id)?)))
+    }
+
+    /// The identities with a link to or from this one.
+    pub fn neighbours(&self, id: IdentityId) -> BTreeSet<IdentityId> {
+        let leaving = self.leaving(id).map(|(to, _)| to);
+        leaving.chain(self.into.get(&id).into_iter().flatten().copied()).collect()
+    }
+
+    /// Every link.
+    pub fn all(&self) -> impl Iterator<Item = (IdentityId, IdentityId, &Arc<Acl>)> {
+        self.from.iter().flat_map(|(from, to)| to.iter().map(|(to, acl)| (*from, *to, acl)))
+    }
+
+    /// How many links there are.
+    pub fn count(&self) -> usize {
+        self.from.values().map(BTreeMap::len).sum()
+    }
+}
+
+fn remove_from<T>(
+    map: &mut HashMap<IdentityId, T>,
+    key: IdentityId,
+    becomes_empty: impl FnOnce(&mut T) -> bool,
+) {
+    if map.get_mut(&key).is_some_and(becomes_empty) {
+        map.remove(&key);
+    }
+}
