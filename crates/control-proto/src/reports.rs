@@ -64,13 +64,13 @@ pub struct WorkloadReport {
     pub name: WorkloadName,
     /// The labels that its owner declares.
     pub labels: Labels,
-    /// Its addresses, from the node's blocks.
+    /// The addresses that it has from the node's blocks.
     #[serde(deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub addresses: Vec<IpAddr>,
     /// The prefixes behind it, if it is the route of a gateway.
     #[serde(default, deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub prefixes: Vec<IpNet>,
-    /// Its `WireGuard` key, if it is a device.
+    /// The `WireGuard` key of a device.
     #[serde(default)]
     pub device: Option<PublicKey>,
     /// The workloads that its owner lets reach it.

@@ -1,5 +1,5 @@
-//! Reaching the coordinator and relays: by QUIC over UDP, and where that does not pass, by QUIC in
-//! a [tunnel](crate::tunnel).
+//! Connections to the coordinator and to relays: by QUIC over UDP, and where that does not pass, by
+//! QUIC in a [tunnel](crate::tunnel).
 
 use crate::{
     SESSION_IDLE, random, seldom_acknowledged,
@@ -21,18 +21,18 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-/// For how long one address is tried.
+/// The time for which one address is tried.
 const DIAL: Duration = Duration::from_secs(5);
-/// After how long without an answer by UDP a tunnel is tried, too.
+/// The time without an answer by UDP after which a tunnel is tried as well.
 const TUNNEL_AFTER: Duration = Duration::from_millis(800);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A connection that has lasted this long was a good one: the next pause is short again.
+/// The time after which a connection counts as good, so that the next pause is short again.
 const GOOD: Duration = Duration::from_secs(10);
 
-/// Whether the coordinator, which has shown the mesh's certificate, has closed a connection because
-/// this is no member any more.
+/// Returns `true` if the coordinator, which has shown the mesh's certificate, has closed a
+/// connection because this member was removed.
 pub fn is_removed(connection: &Connection) -> bool {
     matches!(
         connection.close_reason(),
@@ -40,7 +40,7 @@ pub fn is_removed(connection: &Connection) -> bool {
     )
 }
 
-/// The pauses between one connection and the next: longer and longer, while none lasts.
+/// The pauses between connections, which grow while none lasts.
 pub struct Pauses(Duration);
 
 impl Default for Pauses {
@@ -50,7 +50,7 @@ impl Default for Pauses {
 }
 
 impl Pauses {
-    /// Waits after a connection that was begun at `begun`.
+    /// Waits after a connection that was started at `begun`.
     pub async fn wait(&mut self, begun: Instant) {
         if begun.elapsed() > GOOD {
             self.0 = FIRST_PAUSE;
@@ -60,20 +60,21 @@ impl Pauses {
     }
 }
 
-/// Between half of a pause and all of it, so that nodes do not come back in step.
+/// Returns a random time between half of a pause and all of it, so that nodes do not reconnect in
+/// step.
 fn jittered(pause: Duration) -> Duration {
     let [byte] = random();
     pause / 2 + (pause / 2) * u32::from(byte) / 255
 }
 
-/// How somebody is dialled.
+/// The settings of connections to one kind of server.
 #[derive(Clone)]
 pub struct Dial {
-    /// For QUIC.
+    /// The QUIC configuration.
     pub quic: ClientConfig,
-    /// For a tunnel around it.
+    /// The TLS configuration of a tunnel around it.
     tls: TlsConnector,
-    /// The DNS name in the certificate of who is dialled.
+    /// The DNS name in the server's certificate.
     name: String,
     channel: Channel,
 }
@@ -83,18 +84,18 @@ pub struct Dial {
 #[error("it speaks none of this program's versions ({0}): bring both to neighbouring releases")]
 pub struct NoCommonVersion(Channel);
 
-/// Who was reached.
+/// A connection to a server.
 pub struct Reached {
-    /// The connection.
+    /// The QUIC connection.
     pub connection: Connection,
-    /// Whether it goes by a tunnel.
+    /// `true` if it uses a tunnel.
     pub tunnelled: bool,
-    /// It ends when this is dropped.
+    /// The endpoint, which must live as long as the connection.
     _endpoint: Endpoint,
 }
 
 impl Dial {
-    /// To join: the coordinator is known by its CA's fingerprint.
+    /// Creates the settings to join: the coordinator is authenticated by its CA's fingerprint.
     ///
     /// # Errors
     /// If the TLS library has no TLS 1.3.
@@ -109,19 +110,20 @@ impl Dial {
         Self::new(tls()?, tls()?, Channel::Join, COORDINATOR_NAME)
     }
 
-    /// For a session: both sides show certificates of the mesh. All in DER, the key as PKCS #8.
+    /// Creates the settings of a session, with certificates of the mesh on both sides. All are in
+    /// DER, the key as PKCS #8.
     ///
     /// # Errors
-    /// If one of them cannot be read, or the key does not fit the certificate.
+    /// If one of them cannot be read, or the key does not belong to the certificate.
     pub fn for_session(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self> {
         Self::for_member(ca, certificate, key, Channel::Session, COORDINATOR_NAME)
     }
 
-    /// For packets that are relayed by who has `name` in its certificate; otherwise as
-    /// [`Self::for_session`].
+    /// Creates the settings of a connection for relayed packets to the relay with `name` in its
+    /// certificate, otherwise as [`Self::for_session`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Self::for_session`].
     pub fn for_relay(ca: &[u8], certificate: &[u8], key: &[u8], name: &str) -> Result<Self> {
         Self::for_member(ca, certificate, key, Channel::Relay, name)
     }
@@ -167,10 +169,10 @@ impl Dial {
         Ok(Self { quic: config, tls: Arc::new(tunnel).into(), name: name.to_owned(), channel })
     }
 
-    /// Dials `HOST:PORT`, each of its addresses in turn.
+    /// Connects to `HOST:PORT`, trying each of its addresses in turn.
     ///
     /// # Errors
-    /// Why the last address did not answer.
+    /// The reason why the last address did not answer.
     pub async fn dial(&self, host: &str) -> Result<Reached> {
         let addresses = tokio::net::lookup_host(host)
             .await

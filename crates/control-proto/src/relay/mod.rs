@@ -20,61 +20,60 @@ use crate::InstanceId;
 use meshward_types::{NodeName, bounded::as_printable, relay::RelayNumber};
 use serde::{Deserialize, Serialize};
 
-/// The most relays by which a node says that it can be reached.
+/// The largest number of relays through which a node says that it can be reached.
 pub const MOST_HOMES: usize = 2;
-/// What nodes know of a relay that is not the coordinator.
+/// A relay other than the coordinator, as nodes know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelaySpec {
-    /// Its number.
+    /// The relay's number.
     pub number: RelayNumber,
-    /// Its name.
+    /// The relay's name.
     pub name: NodeName,
-    /// Where it is, as `HOST:PORT`.
+    /// The relay's addresses, as `HOST:PORT`.
     pub addresses: Vec<String>,
-    /// Its port for STUN.
+    /// The relay's port for STUN.
     pub stun_port: u16,
 }
 
-/// The DNS name in a relay's certificate: clients ask for it, whatever address they dial.
+/// Returns the DNS name in a relay's certificate, which clients verify whatever address they dial.
 pub fn server_name(relay: &NodeName) -> String {
     format!("{relay}.relay.meshward.internal")
 }
 
-/// What a relay says to its coordinator.
+/// A message from a relay to its coordinator.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum FromRelay {
-    /// First message.
+    /// The first message.
     Hello {
-        /// The software's version.
+        /// The version of the software.
         #[serde(deserialize_with = "as_printable")]
         version: String,
-        /// Where nodes reach it, as `HOST:PORT`; a host that is left out is where the coordinator
-        /// sees the relay.
+        /// The addresses at which nodes reach it, as `HOST:PORT`. Without a host, it is where the
+        /// coordinator sees the relay.
         addresses: Vec<String>,
-        /// Its port for STUN.
+        /// The relay's port for STUN.
         stun_port: u16,
     },
-    /// The certificate is to be renewed.
+    /// A request to renew the certificate.
     Renew {
         /// A PKCS #10 request (DER).
         csr: Vec<u8>,
     },
 }
 
-/// What a coordinator says to a relay.
+/// A message from the coordinator to a relay.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ToRelay {
-    /// These are the nodes, all of them, with the keys of their certificates (SHA-256,
-    /// hexadecimal).
+    /// All nodes, with the keys of their certificates (SHA-256 in hexadecimal).
     Members(Vec<(NodeName, String)>),
-    /// This node has come, or has another key.
+    /// A node has joined, or has a new key.
     Admit(NodeName, String),
-    /// This node is none any more.
+    /// A node was removed.
     Expel(NodeName),
-    /// These starts of nodes' daemons have sessions, and no others: while one has, no other start
-    /// of the same node is relayed to.
+    /// All starts of nodes' daemons that have sessions. While one has, the relay accepts no other
+    /// start of the same node.
     Sessions(Vec<(NodeName, InstanceId)>),
-    /// Which start of a node's daemon has a session now, if one has.
+    /// The start of a node's daemon that has a session now, if any.
     Session(NodeName, Option<InstanceId>),
     /// The renewed certificate (DER).
     Renewed {
