@@ -6,14 +6,14 @@
 
 use std::fmt;
 
-/// A kind of connection.
+/// A kind of QUIC connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Channel {
     /// A node's session: [`crate::FromNode`] one way, [`crate::FromCoordinator`] the other.
     Session,
     /// A machine that joins, without a client certificate.
     Join,
-    /// A node's relayed packets. It begins with a unidirectional stream of the node's, with the
+    /// A node's relayed packets. The node first opens a unidirectional stream that has the
     /// [`crate::InstanceId`] of its daemon, and nothing else.
     Relay,
     /// A relay's link to its coordinator: [`crate::relay::FromRelay`] one way,
@@ -26,7 +26,7 @@ pub enum Channel {
 pub struct ChannelVersion(pub u16);
 
 impl Channel {
-    /// Every kind.
+    /// Every channel.
     pub const ALL: [Self; 4] = [Self::Session, Self::Join, Self::Relay, Self::RelayLink];
 
     fn name(self) -> &'static str {
@@ -38,18 +38,18 @@ impl Channel {
         }
     }
 
-    /// The versions that this release speaks, newest first.
+    /// Returns the versions that this release speaks, newest first.
     pub const fn versions(self) -> &'static [ChannelVersion] {
         &[ChannelVersion(2)]
     }
 
-    /// ALPN protocol names, in the order of preference.
+    /// Returns the ALPN protocol names, in the order of preference.
     pub fn alpn(self) -> Vec<Vec<u8>> {
         let protocol = |version: &ChannelVersion| format!("{}/{}", self.name(), version.0);
         self.versions().iter().map(|version| protocol(version).into_bytes()).collect()
     }
 
-    /// The channel and version that a negotiated ALPN protocol stands for.
+    /// Returns the channel and version of a negotiated ALPN protocol.
     pub fn negotiated(alpn: &[u8]) -> Option<(Self, ChannelVersion)> {
         let text = std::str::from_utf8(alpn).ok()?;
         let (name, version) = text.rsplit_once('/')?;

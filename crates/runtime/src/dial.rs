@@ -128,10 +128,10 @@ impl Dial {
         Self::for_member(ca, certificate, key, Channel::Relay, name)
     }
 
-    /// As [`Self::for_session`], for any channel.
+    /// Creates the settings of a member for any channel.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Self::for_session`].
     pub fn for_member(
         ca: &[u8],
         certificate: &[u8],
@@ -243,7 +243,7 @@ impl Dial {
     }
 }
 
-/// The code of QUIC's close for the TLS alert `no_application_protocol` (RFC 9001 §4.8).
+/// Returns the code of QUIC's close for the TLS alert `no_application_protocol` (RFC 9001 §4.8).
 fn no_common_version() -> quinn::TransportErrorCode {
     quinn::TransportErrorCode::crypto(rustls::AlertDescription::NoApplicationProtocol.into())
 }
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
     use quinn::crypto::rustls::QuicServerConfig;
 
-    /// A server with a CA of its own that speaks these ALPN protocols.
+    /// Starts a server with a CA of its own that speaks these ALPN protocols.
     fn server(alpn: Vec<Vec<u8>>) -> (Endpoint, Fingerprint) {
         let ca_key = rcgen::KeyPair::generate().unwrap();
         let mut ca = rcgen::CertificateParams::new([]).unwrap();

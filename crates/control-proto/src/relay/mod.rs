@@ -1,16 +1,15 @@
-//! Relaying: how sealed packets of nodes that cannot reach each other go through a relay, in QUIC
-//! datagrams of a connection of their own ([`crate::Channel::Relay`]). A relay sees `WireGuard`'s messages, no
-//! plaintext and no key.
+//! Relaying: sealed packets of nodes that cannot reach each other go through a relay, in QUIC
+//! datagrams of a separate connection ([`crate::Channel::Relay`]). A relay sees `WireGuard`
+//! messages, no plaintext and no key.
 //!
-//! For an endpoint, a peer behind a relay is at an address like any other
-//! ([`meshward_types::relay`]).
+//! To an endpoint, a peer behind a relay has an address like any other ([`meshward_types::relay`]).
 //!
-//! Messages that leave together are one *batch*: all of one size, but for the last, which may be
-//! shorter. A batch is cut into frames wherever that fits, not at the bounds of its messages, so
-//! that few frames carry many messages. A frame is a header of [`HEADER`] bytes and a part of a
-//! batch: who it is for, or, once it is relayed, who it is from (8 bytes); the network (4 bytes);
-//! the batch's number, its length, the size of its messages, and where in it the part belongs (2
-//! bytes each), little-endian.
+//! Messages that leave together are one *batch*: all of one size, but for a shorter last one. A
+//! batch is cut into frames at any byte, not at the bounds of its messages, so that few frames
+//! carry many messages. A frame is a header of [`HEADER`] bytes and a part of a batch. The header
+//! has the id of the receiver or, once it is relayed, of the sender (8 bytes); the network (4
+//! bytes); and the batch's number, its length, the size of its messages and the offset of the part
+//! (2 bytes each), little-endian.
 
 mod frames;
 
