@@ -10,9 +10,9 @@ use meshward_control_proto::{
     Answer, ENFORCED_WITHIN, FromCoordinator, FromNode, MAX_UPDATE, Question,
 };
 use meshward_runtime::{
+    csr::request,
     dial::{Dial, Pauses, is_removed},
     frames,
-    join::request,
     member::Credentials,
     tls::{MemberCertificate, date},
 };

@@ -15,10 +15,11 @@ use meshward_relay::{
     stun,
 };
 use meshward_runtime::{
-    Mistake, descriptors,
+    Mistake,
+    csr::request,
+    descriptors,
     dial::{Dial, Pauses, is_removed},
     frames,
-    join::request,
     member::{Credentials, MemberFolder, Membership, Removed},
     metrics,
     sources::SourcePermit,

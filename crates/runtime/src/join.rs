@@ -1,7 +1,7 @@
 //! Joining a mesh: the machine makes its key and gets a certificate.
 
 use crate::{
-    Mistake,
+    Mistake, csr,
     dial::Dial,
     frames,
     member::{Credentials, MemberFolder, Membership},
@@ -14,8 +14,7 @@ use meshward_types::{
     DEFAULT_PORT, Labels, NodeName,
     token::{Fingerprint, JoinToken},
 };
-use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::CertificateDer;
 use std::{
     fs::File,
     io::Read,
@@ -153,7 +152,7 @@ pub async fn join(
         name: name.clone(),
         kind: folder.kind(),
         labels,
-        csr: request(&key)?,
+        csr: csr::request(&key)?,
         clock: clock(),
         forget_after,
     };
@@ -170,19 +169,6 @@ pub async fn join(
             Ok(membership)
         }
     }
-}
-
-/// Returns a PKCS #10 request for a key (PKCS #8).
-///
-/// # Errors
-/// If the key is damaged.
-pub fn request(key: &[u8]) -> Result<Vec<u8>> {
-    let key = KeyPair::from_pkcs8_der_and_sign_algo(
-        &PrivatePkcs8KeyDer::from(key),
-        &rcgen::PKCS_ECDSA_P256_SHA256,
-    )
-    .context("the member's key is damaged; remove it and join again")?;
-    Ok(CertificateParams::default().serialize_request(&key)?.der().to_vec())
 }
 
 /// Returns the CA's certificate from the chain that the coordinator showed.

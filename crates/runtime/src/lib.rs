@@ -4,6 +4,7 @@
 
 pub mod body;
 pub mod config;
+pub mod csr;
 pub mod descriptors;
 pub mod dial;
 pub mod files;

@@ -225,8 +225,7 @@ impl MemberFolder {
     /// nobody has joined with it.
     pub fn key_to_join(&self) -> Result<Vec<u8>> {
         let name = self.named("key");
-        if let Some(key) =
-            self.take_up(&name, |key| crate::join::request(key).map(|_| key.to_vec()))
+        if let Some(key) = self.take_up(&name, |key| crate::csr::request(key).map(|_| key.to_vec()))
         {
             return Ok(key);
         }
