@@ -1,9 +1,11 @@
 //! The local API: HTTP over a unix socket that only the daemon's user can open.
 
 use crate::{
-    daemon::{Node, Refusal},
-    metrics, netcheck,
+    app::Node,
+    metrics,
     problem::{self, ApiError},
+    reachability::netcheck,
+    refusal::Refusal,
 };
 use anyhow::{Context, Result};
 use axum::{
@@ -85,11 +87,11 @@ fn router(node: Arc<Node>) -> Router {
 }
 
 async fn status(State(node): State<Arc<Node>>, _: NoQuery) -> Json<LocalStatus> {
-    Json(node.status().await)
+    Json(node.status())
 }
 
 async fn workloads(State(node): State<Arc<Node>>, _: NoQuery) -> Json<Vec<LocalWorkload>> {
-    Json(node.workloads().await)
+    Json(node.workloads.all())
 }
 
 /// Asks another node for an answer. It changes nothing.
@@ -101,7 +103,7 @@ async fn ping(
 }
 
 async fn check_net(State(node): State<Arc<Node>>, _: NoQuery) -> Json<Netcheck> {
-    Json(netcheck::check(&node).await)
+    Json(netcheck::check(&node.reachability).await)
 }
 
 /// What takes no parameters: others are refused, not overlooked.
@@ -169,7 +171,7 @@ async fn attach(
     State(node): State<Arc<Node>>,
     Write { wanted, dry_run }: Write<Attach>,
 ) -> Result<(StatusCode, Json<LocalWorkload>), Refusal> {
-    let attached = to_the_end(async move { node.attach(wanted, dry_run).await }).await?;
+    let attached = to_the_end(async move { node.workloads.attach(wanted, dry_run).await }).await?;
     Ok((made(dry_run), Json(attached)))
 }
 
@@ -192,14 +194,15 @@ impl<S: Send + Sync> FromRequestParts<S> for InNetwork {
 }
 
 async fn containers(State(node): State<Arc<Node>>, of: InNetwork) -> Json<Vec<ContainerKey>> {
-    Json(node.containers_in(&of.network).await)
+    Json(node.workloads.containers_in(&of.network))
 }
 
 async fn place(
     State(node): State<Arc<Node>>,
     Write { wanted, dry_run }: Write<PlaceContainer>,
 ) -> Result<(StatusCode, Json<PlacedContainer>), Refusal> {
-    let placed = to_the_end(async move { node.place_container(wanted, dry_run).await }).await?;
+    let placed =
+        to_the_end(async move { node.workloads.add_container(wanted, dry_run).await }).await?;
     Ok((made(dry_run), Json(placed)))
 }
 
@@ -208,7 +211,7 @@ async fn container(
     Path((container, interface)): Path<(String, String)>,
     _: NoQuery,
 ) -> Result<Json<AttachedContainer>, Refusal> {
-    Ok(Json(node.container(ContainerKey { container, interface }).await?))
+    Ok(Json(node.workloads.container(ContainerKey { container, interface }).await?))
 }
 
 async fn remove_container(
@@ -217,7 +220,7 @@ async fn remove_container(
     Removal { dry_run }: Removal,
 ) -> Result<StatusCode, Refusal> {
     let key = ContainerKey { container, interface };
-    to_the_end(async move { node.remove_container(key, dry_run).await }).await?;
+    to_the_end(async move { node.workloads.remove_container(&key, dry_run) }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -225,7 +228,8 @@ async fn advertise(
     State(node): State<Arc<Node>>,
     Write { wanted, dry_run }: Write<Advertise>,
 ) -> Result<(StatusCode, Json<LocalWorkload>), Refusal> {
-    let advertised = to_the_end(async move { node.advertise(wanted, dry_run).await }).await?;
+    let advertised =
+        to_the_end(async move { node.workloads.advertise(wanted, dry_run).await }).await?;
     Ok((made(dry_run), Json(advertised)))
 }
 
@@ -247,7 +251,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Withdraw {
 }
 
 async fn withdraw(State(node): State<Arc<Node>>, of: Withdraw) -> Result<StatusCode, Refusal> {
-    to_the_end(async move { node.withdraw(&of.network, of.prefix, of.dry_run).await }).await?;
+    to_the_end(async move { node.workloads.withdraw(&of.network, of.prefix, of.dry_run) }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -256,7 +260,7 @@ async fn relabel(
     Path(id): Path<WorkloadId>,
     Write { wanted, dry_run }: Write<Relabel>,
 ) -> Result<Json<LocalWorkload>, Refusal> {
-    Ok(Json(node.relabel(&id, wanted, dry_run).await?))
+    Ok(Json(node.workloads.relabel(&id, wanted, dry_run)?))
 }
 
 async fn detach(
@@ -264,6 +268,6 @@ async fn detach(
     Path(id): Path<WorkloadId>,
     Removal { dry_run }: Removal,
 ) -> Result<StatusCode, Refusal> {
-    to_the_end(async move { node.detach_if(&id, dry_run).await }).await?;
+    to_the_end(async move { node.workloads.detach_if(&id, dry_run) }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

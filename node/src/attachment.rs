@@ -145,6 +145,22 @@ pub enum AttachError {
 }
 
 impl Attachment {
+    /// A workload that is in no namespace yet, has no owner, and was not measured.
+    pub fn new(report: WorkloadReport, netns: PathBuf, interface: String, origin: Origin) -> Self {
+        Self {
+            report,
+            netns,
+            netns_id: None,
+            owner: None,
+            interface,
+            seen_at: None,
+            held_until: None,
+            origin,
+            measured: false,
+            let_in_as: None,
+        }
+    }
+
     /// Whether its interface is where it belongs.
     pub fn is_placed(&self) -> bool {
         self.netns_id.is_some()

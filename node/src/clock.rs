@@ -5,8 +5,13 @@
 use nix::time::{ClockId, clock_gettime};
 use std::{
     sync::LazyLock,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+/// Seconds since 1970 by the wall clock, which may be set.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
 
 /// When the process began to ask, by both clocks. [`Instant`] itself stands still while the machine
 /// is suspended (`CLOCK_MONOTONIC`).

@@ -1,14 +1,17 @@
 //! What a node keeps on disk beside who it is: the keys of its endpoints, its last view and its
 //! workloads.
 
-use crate::{attachment::Attachment, daemon::seconds_now};
+use crate::{attachment::Attachment, clock::unix_seconds};
 use anyhow::{Context, Result, ensure};
-use meshward_control_proto::MemberKind;
+use meshward_control_proto::{MemberKind, relay::RelaySpec};
 use meshward_datapath::SecretKey;
 use meshward_runtime::{member::MemberFolder, random};
 use meshward_types::{NetworkName, WorkloadId};
 use serde::{Deserialize, Serialize};
 use std::{fs, ops::Deref, path::Path, time::Duration};
+
+/// The file with the relays.
+const RELAYS: &str = "relays.json";
 
 /// The folder.
 #[derive(Debug, Clone)]
@@ -59,7 +62,7 @@ impl Folder {
     pub fn rotate_endpoint_key(&self, network: &NetworkName, keep: Duration) -> Result<SecretKey> {
         self.endpoint_key(network);
         let before = self.read(&key_name(network))?.context("there is no key of before")?;
-        let previous = Previous { until: seconds_now() + keep.as_secs() };
+        let previous = Previous { until: unix_seconds() + keep.as_secs() };
         // Written first: a key that peers know is never lost halfway.
         self.write(&previous_key_name(network), &before)?;
         self.write_json(&previous_name(network), &previous)?;
@@ -75,7 +78,7 @@ impl Folder {
     /// does not stay on disk.
     pub fn previous_endpoint_key(&self, network: &NetworkName) -> Option<(SecretKey, Duration)> {
         let previous: Option<Previous> = self.take_up_json(&previous_name(network));
-        let left = previous.map_or(0, |previous| previous.until.saturating_sub(seconds_now()));
+        let left = previous.map_or(0, |previous| previous.until.saturating_sub(unix_seconds()));
         let key = self.take_up(&previous_key_name(network), parse_secret).filter(|_| left != 0);
         if key.is_none() {
             self.forget_previous_key(network);
@@ -87,7 +90,7 @@ impl Folder {
     /// that is.
     pub fn previous_key_lasts(&self, network: &NetworkName) -> Option<(u64, Duration)> {
         let Previous { until } = self.take_up_json(&previous_name(network))?;
-        Some((until, Duration::from_secs(until.saturating_sub(seconds_now()).min(MOST_KEPT))))
+        Some((until, Duration::from_secs(until.saturating_sub(unix_seconds()).min(MOST_KEPT))))
     }
 
     /// Removes the key that an endpoint had before.
@@ -155,6 +158,19 @@ impl Folder {
             self.forget(&format!("{own}{kind}"));
         }
         self.forget(&format!("flows/{network}"));
+    }
+
+    /// Returns the relays that the coordinator has named last.
+    pub fn relays(&self) -> Vec<RelaySpec> {
+        self.take_up_json(RELAYS).unwrap_or_default()
+    }
+
+    /// Keeps the relays.
+    ///
+    /// # Errors
+    /// If they cannot be encoded.
+    pub fn keep_relays(&self, relays: &[RelaySpec]) -> Result<()> {
+        self.keep_json(RELAYS, &relays)
     }
 
     /// The workloads that were attached: those whose files are whole.

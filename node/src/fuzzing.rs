@@ -2,8 +2,8 @@
 //! crate `meshward-fuzzing`.
 
 use crate::{
-    attachment::Attachment, daemon::Found, docker::fuzzing::docker, folder::Folder,
-    kept_view::KeptView, portmap, runtimes::fuzzing as runtimes,
+    attachment::Attachment, docker::fuzzing::docker, folder::Folder, kept_view::KeptView,
+    reachability::port_mapping, runtimes::fuzzing as runtimes, workloads::ContainerFacts,
 };
 use meshward_control_proto::{
     Change, Resource, ResourceKey, ViewReplica, WorkloadReport,
@@ -20,7 +20,7 @@ meshward_fuzzing::targets! {
     containers: containers, runtimes::containers;
     docker: docker, docker_bodies;
     pods: pods, runtimes::pods;
-    port_mapping: portmap::fuzzing::answers, portmap::fuzzing::samples;
+    port_mapping: port_mapping::fuzzing::answers, port_mapping::fuzzing::samples;
     registry: runtimes::registry, runtimes::manifests;
     state: state, states, |length| (4 << 20) + 1024 * length as u64;
 }
@@ -42,7 +42,7 @@ fn pods(data: &[u8]) {
 
 /// What was found keeps the bounds that the coordinator asks for, and takes no label that only
 /// Meshward may give.
-fn check(found: &Found) {
+fn check(found: &ContainerFacts) {
     assert!(found.labels.check_unreserved().is_ok());
     assert!(meshward_types::AcceptFrom::check_count(&found.accepts).is_ok());
     let bounded = found.measurement.as_ref().is_none_or(|measured| measured.check().is_ok());

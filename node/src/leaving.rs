@@ -1,9 +1,10 @@
 //! The end of a membership: a node that was removed from the mesh, or that leaves it.
 
 use crate::{
+    app::Node,
     attachment::{self, Attachment},
+    clock::unix_seconds,
     config::Config,
-    daemon::{Node, seconds_now},
     folder::Folder,
     session,
 };
@@ -27,10 +28,10 @@ const ENDING: Duration = Duration::from_secs(10);
 /// Closes everything once this node is no member any more.
 pub async fn close(node: &Arc<Node>) {
     warn!("this node was removed from the mesh: its workloads are closed");
-    if let Err(error) = node.close().await {
+    if let Err(error) = node.close() {
         error!("that it was removed could not be noted: {error:#}");
     }
-    mark_removed(&node.config, &node.membership, seconds_now());
+    mark_removed(&node.config, &node.membership, unix_seconds());
     tokio::time::sleep(DELETING).await;
 }
 

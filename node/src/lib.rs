@@ -2,11 +2,14 @@
 
 mod addresses;
 pub mod api;
+pub mod app;
 mod attachment;
 mod clock;
 pub mod config;
-pub mod daemon;
+mod coordinator_link;
 pub mod docker;
+mod endpoints;
+mod enforcement;
 pub mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -14,13 +17,14 @@ pub mod host_name;
 mod kept_view;
 pub mod leaving;
 pub mod metrics;
-mod netcheck;
 pub mod offloads;
-pub mod portmap;
 mod problem;
-pub mod relayed;
+pub mod reachability;
+mod refusal;
+pub mod relay_queue;
 pub mod runtimes;
 pub mod session;
 mod sys;
 mod view_writer;
 mod workers;
+mod workloads;

@@ -6,13 +6,14 @@ use clap::{Parser, Subcommand};
 use meshward_control_proto::MemberKind;
 use meshward_node::{
     api,
+    app::Node,
     config::{Config, USUAL_FILE},
-    daemon::Node,
     docker,
     folder::Folder,
     host_name, leaving, metrics,
     offloads::Offload,
-    portmap, relayed, runtimes, session,
+    reachability::{home_relays, port_mapping, relays},
+    relay_queue, runtimes, session,
 };
 use meshward_runtime::{
     LogFormat, Mistake,
@@ -28,6 +29,7 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 use tokio::task::JoinSet;
@@ -238,7 +240,7 @@ async fn run(common: Common) -> Result<()> {
     let membership = folder.membership()?.ok_or_else(|| {
         Mistake("this machine has not joined a mesh; get a token with `meshctl token create` and run: meshward-node join TOKEN@HOST".into())
     })?;
-    let (relay, relayed_orders) = relayed::channel();
+    let (relay, relayed_orders) = relay_queue::channel();
     if let Some(at) = folder.removed_at() {
         leaving::mark_removed(&config, &membership, at);
         return Err(Removed::of(MemberKind::Node, membership.name).into());
@@ -251,37 +253,8 @@ async fn run(common: Common) -> Result<()> {
     meshward_runtime::metrics::serve(node.config.metrics_listen, metrics::scrape(node.clone()))
         .await?;
     info!(node = %node.membership.name, mesh = %node.membership.mesh, socket = %node.config.socket.display(), "node ready");
-    let mut tasks = JoinSet::new();
     let session = tokio::spawn(session::hold(node.clone()));
-    tasks.spawn(relayed::hold(node.clone(), relayed_orders));
-    tasks.spawn(relayed::choose(node.clone()));
-    tasks.spawn({
-        let node = node.clone();
-        async move { node.look_after_workloads().await }
-    });
-    tasks.spawn({
-        let node = node.clone();
-        async move { node.watch_triggers().await }
-    });
-    tasks.spawn({
-        let node = node.clone();
-        async move { node.watch_paths().await }
-    });
-    tasks.spawn({
-        let node = node.clone();
-        async move { node.watch_keys().await }
-    });
-    tasks.spawn(node.clone().keep_flows());
-    tasks.spawn({
-        let node = node.clone();
-        async move { node.start_what_could_not().await }
-    });
-    tasks.spawn({
-        let node = node.clone();
-        async move { node.watch_stamps().await }
-    });
-    tasks.spawn(portmap::keep(node.clone()));
-    tasks.spawn(runtimes::measure(node.clone()));
+    let mut tasks = start_tasks(&node, relayed_orders);
     let removed = tokio::select! {
         ended = meshward_runtime::ended() => ended.map(|()| false)?,
         _ = session => true,
@@ -292,7 +265,7 @@ async fn run(common: Common) -> Result<()> {
         true => leaving::close(&node).await,
     }
     tasks.shutdown().await;
-    node.write_flows(true).await;
+    node.endpoints.stop_and_write_flows().await;
     let _ = tokio::time::timeout(LAST_WRITES, node.folder.settled()).await;
     let _ = std::fs::remove_file(&node.config.socket);
     if let Some(plugin) = &node.config.docker_plugin {
@@ -303,6 +276,31 @@ async fn run(common: Common) -> Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Starts what the node does all the time, until the set is dropped.
+fn start_tasks(node: &Arc<Node>, relayed: relay_queue::Receiver) -> JoinSet<()> {
+    let Node { endpoints, workloads, reachability, .. } = &**node;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(relays::hold(reachability.clone(), relayed));
+    tasks.spawn(home_relays::choose(reachability.clone()));
+    tasks.spawn(port_mapping::keep(reachability.clone()));
+    tasks.spawn(runtimes::measure(node.clone()));
+    let own = workloads.clone();
+    tasks.spawn(async move { own.look_after().await });
+    let own = workloads.clone();
+    tasks.spawn(async move { own.watch_triggers().await });
+    let own = reachability.clone();
+    tasks.spawn(async move { own.watch_paths().await });
+    let own = node.clone();
+    tasks.spawn(async move { own.watch_keys().await });
+    let own = node.clone();
+    tasks.spawn(async move { own.retry_endpoints().await });
+    let own = endpoints.clone();
+    tasks.spawn(async move { own.keep_flows().await });
+    let own = endpoints.clone();
+    tasks.spawn(async move { own.watch_timestamps().await });
+    tasks
 }
 
 /// Every workload is a descriptor: as many as the machine's settings allow.

@@ -1,6 +1,6 @@
 //! What Prometheus sees of the node. docs/metrics.md lists every name.
 
-use crate::{daemon::Node, offloads::Offloads};
+use crate::{app::Node, offloads::Offloads};
 use meshward_api_types::local::{LocalStatus, LocalWorkload, State};
 use meshward_datapath::{EndpointStats, LinkStats, PeerStats};
 use meshward_runtime::metrics::{Scrape, counted, measured, number, with_process};
@@ -17,8 +17,7 @@ pub fn scrape(node: Arc<Node>) -> Scrape {
 }
 
 async fn registry(node: &Node) -> Registry {
-    let (status, workloads, stats) =
-        (node.status().await, node.workloads().await, node.stats().await);
+    let (status, workloads, stats) = (node.status(), node.workloads.all(), node.stats());
     with_process("meshward_node", env!("CARGO_PKG_VERSION"), |registry| {
         register(registry, &status, &workloads, &stats);
     })

@@ -1,6 +1,6 @@
 //! How the local API refuses.
 
-use crate::daemon::Refusal;
+use crate::refusal::Refusal;
 use axum::{
     http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},

@@ -18,6 +18,14 @@ const ABOUT: &str = "view";
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
+#[cfg(test)]
+impl Ticket {
+    /// The ticket with a number.
+    pub(crate) fn of(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// The way to the thread.
 pub struct ViewWriter(Arc<Shared>);
 

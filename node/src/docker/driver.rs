@@ -8,9 +8,11 @@ use super::bodies::{
     address,
 };
 use crate::{
+    app::Node,
     attachment::{Attachment, Origin},
-    daemon::{Node, Place, Refusal},
+    refusal::Refusal,
     runtimes::Engine,
+    workloads::NewContainer,
 };
 use anyhow::Result;
 use ipnet::IpNet;
@@ -66,7 +68,7 @@ impl Driver {
         let addresses = kept.endpoints.values().flat_map(|endpoint| {
             endpoint.addresses.iter().map(|address| (endpoint.network.clone(), *address))
         });
-        node.keep_reserved(addresses).await;
+        node.workloads.restore_reserved(addresses);
         let unsure = kept.endpoints.keys().cloned().collect();
         Ok(Self { node, kept: Mutex::new(kept), unsure: Mutex::new(unsure) })
     }
@@ -87,8 +89,8 @@ impl Driver {
                         self.delete_endpoint(OfEndpoint { endpoint_id }).await?;
                     }
                 }
-                self.node.to_measure.notify_one();
-                engine.follow(|| self.node.to_measure.notify_one()).await;
+                self.node.workloads.to_measure.notify_one();
+                engine.follow(|| self.node.workloads.to_measure.notify_one()).await;
                 anyhow::Ok(())
             };
             if let Err(error) = followed.await {
@@ -145,13 +147,13 @@ impl Driver {
         let Some(name) = named else { return self.guess(subnet).await };
         let name: NetworkName =
             name.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
-        let spec = self.node.network(&name).await?;
+        let spec = self.node.enforcement.wait_network(&name).await?;
         Ok((name, spec))
     }
 
     /// The network that a pool is of which was asked for without a name.
     async fn guess(&self, subnet: Option<IpNet>) -> Result<(NetworkName, NetworkSpec), Refusal> {
-        let mut networks = self.node.networks().await;
+        let mut networks = self.node.enforcement.wait_networks().await;
         if let Some(subnet) = subnet {
             networks.retain(|(_, spec)| spec.prefixes.contains(&subnet.trunc()));
         }
@@ -174,13 +176,13 @@ impl Driver {
     /// Gives an address of a pool.
     pub async fn request_address(&self, wanted: AddressOfPool) -> Result<Address, Refusal> {
         let (name, ipv6) = read_pool(&wanted.pool_id)?;
-        let pool = prefix(&name, &self.node.network(&name).await?, ipv6)?;
+        let pool = prefix(&name, &self.node.enforcement.wait_network(&name).await?, ipv6)?;
         let kind = wanted.options.as_ref().and_then(|options| options.get(ADDRESS_TYPE));
         if kind.is_some_and(|kind| kind == GATEWAY) {
             return Ok(Address { address: IpNet::new_assert(pool.network(), pool.prefix_len()) });
         }
         let preferred = address(&wanted.address).map_err(Refusal::Invalid)?;
-        let address = self.node.reserve(&name, ipv6, preferred).await?;
+        let address = self.node.workloads.reserve(&name, ipv6, preferred).await?;
         Ok(Address { address: IpNet::new_assert(address, pool.prefix_len()) })
     }
 
@@ -192,7 +194,7 @@ impl Driver {
         }
         let (name, _) = read_pool(&given.pool_id)?;
         if let Some(address) = address(&given.address).map_err(Refusal::Invalid)? {
-            self.node.free(&name, address).await;
+            self.node.workloads.release(&name, address);
         }
         Ok(())
     }
@@ -233,7 +235,7 @@ impl Driver {
     ) -> Result<CreatedEndpoint, Refusal> {
         let mut kept = self.kept.lock().await;
         let name = known(&kept, &wanted.network_id)?;
-        let spec = self.node.network(&name).await?;
+        let spec = self.node.enforcement.wait_network(&name).await?;
         let given = wanted.interface.unwrap_or_default();
         let mut addresses = Vec::new();
         for text in [&given.address, &given.address_ipv6] {
@@ -253,7 +255,7 @@ impl Driver {
         let has_ipv6 = spec.blocks.iter().any(|block| block.addr().is_ipv6());
         if has_ipv6 && given.address_ipv6.is_empty() {
             let pool = prefix(&name, &spec, true)?;
-            let address = self.node.reserve(&name, true, None).await?;
+            let address = self.node.workloads.reserve(&name, true, None).await?;
             interface.address_ipv6 = IpNet::new_assert(address, pool.prefix_len()).to_string();
             addresses.push(address);
         }
@@ -268,7 +270,7 @@ impl Driver {
         let mut kept = self.kept.lock().await;
         if let Some(endpoint) = kept.endpoints.remove(&gone.endpoint_id) {
             for address in &endpoint.addresses {
-                self.node.free(&endpoint.network, *address).await;
+                self.node.workloads.release(&endpoint.network, *address);
             }
             self.keep(&kept).await?;
         }
@@ -289,14 +291,14 @@ impl Driver {
         let part: String =
             wanted.endpoint_id.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         let src_name = format!("{BEFORE}{part}");
-        let place = Place {
+        let container = NewContainer {
             network: endpoint.network,
             addresses: endpoint.addresses,
             netns: wanted.sandbox_key,
             interface: src_name.clone(),
             origin: Origin::Docker { endpoint: wanted.endpoint_id },
         };
-        self.node.place_outside(place).await?;
+        self.node.workloads.attach_container_outside(container).await?;
         let interface_name = InterfaceName { src_name, dst_prefix: WITHIN };
         Ok(Joined { interface_name, static_routes: vec![], disable_gateway_service: true })
     }
@@ -308,10 +310,10 @@ impl Driver {
 
     async fn detach(&self, id: &str) -> Result<(), Refusal> {
         let is = |attachment: &Attachment| matches!(&attachment.origin, Origin::Docker { endpoint } if endpoint == id);
-        let Some((workload, _)) = self.node.find(is).await else { return Ok(()) };
+        let Some((workload, _)) = self.node.workloads.find(is) else { return Ok(()) };
         // They stay those of the endpoint.
-        self.node.hold_addresses(&workload.network, &workload.addresses).await;
-        match self.node.detach(&workload.id).await {
+        self.node.workloads.reserve_all(&workload.network, &workload.addresses);
+        match self.node.workloads.detach(&workload.id) {
             Ok(()) | Err(Refusal::Missing(_)) => Ok(()),
             Err(other) => Err(other),
         }

@@ -9,10 +9,7 @@ mod driver;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 
-use crate::{
-    api,
-    daemon::{Node, Refusal},
-};
+use crate::{api, app::Node, refusal::Refusal};
 use anyhow::Result;
 use axum::{
     Router,

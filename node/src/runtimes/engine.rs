@@ -7,7 +7,7 @@ use super::{
     labels::LabelFilter,
     sharing::Running,
 };
-use crate::{attachment, daemon::Found};
+use crate::{attachment, workloads::ContainerFacts};
 use anyhow::{Context, Result, ensure};
 use bollard::models::{ContainerInspectResponse, ContainerSummary, ImageInspect};
 use http_body_util::BodyExt;
@@ -159,7 +159,11 @@ impl Engine {
     ///
     /// # Errors
     /// If the runtime does not answer.
-    pub async fn look(&self, container: &str, filter: &LabelFilter) -> Result<Option<Found>> {
+    pub async fn look(
+        &self,
+        container: &str,
+        filter: &LabelFilter,
+    ) -> Result<Option<ContainerFacts>> {
         let Some(inspected) = self.inspect(container).await?.filter(runs) else { return Ok(None) };
         let image = self.image(&inspected).await?;
         let mut found = inspect::found(&self.runtime, &inspected, &image, filter);

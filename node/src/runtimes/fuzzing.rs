@@ -1,20 +1,20 @@
 //! What runtimes, Kubernetes and registries say.
 
 use super::{inspect, kubernetes::PodObject, labels::LabelFilter, signatures};
-use crate::daemon::Found;
+use crate::workloads::ContainerFacts;
 use meshward_api_types::local::{Kubernetes, Pod};
 use meshward_fuzzing::blocks;
 use meshward_types::measurement::{MAX_SIGNATURES, MAX_SIGNED, Sha256};
 
 /// What is found out of Docker's two answers about a container.
-pub fn container(container: &[u8], image: &[u8]) -> Option<Found> {
+pub fn container(container: &[u8], image: &[u8]) -> Option<ContainerFacts> {
     let (container, image) =
         (serde_json::from_slice(container).ok()?, serde_json::from_slice(image).ok()?);
     Some(inspect::found("docker", &container, &image, &LabelFilter::new(&[])))
 }
 
 /// What is found out of Kubernetes' answer about a pod.
-pub fn pod(object: &[u8]) -> Option<Found> {
+pub fn pod(object: &[u8]) -> Option<ContainerFacts> {
     let api = Kubernetes { server: String::new(), ca_file: "/a".into(), token_file: "/b".into() };
     let pod = Pod { api, namespace: "default".into(), name: "web-0".into(), uid: None };
     serde_json::from_slice::<PodObject>(object).ok()?.found(&pod, None, &LabelFilter::new(&[]))

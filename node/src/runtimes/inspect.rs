@@ -1,7 +1,7 @@
 //! From what a container runtime says of a container to what the mesh needs to know of it.
 
 use super::labels::LabelFilter;
-use crate::daemon::Found;
+use crate::workloads::ContainerFacts;
 use bollard::models::{ContainerInspectResponse, HostConfig, ImageInspect, MountPoint};
 use meshward_types::{
     WorkloadName,
@@ -27,9 +27,11 @@ pub fn found(
     container: &ContainerInspectResponse,
     image: &ImageInspect,
     filter: &LabelFilter,
-) -> Found {
-    let mut found =
-        Found { name: container.name.as_deref().and_then(WorkloadName::like), ..Found::default() };
+) -> ContainerFacts {
+    let mut found = ContainerFacts {
+        name: container.name.as_deref().and_then(WorkloadName::like),
+        ..ContainerFacts::default()
+    };
     let mut objections = Vec::new();
     match measure(runtime, container, image) {
         Ok(measurement) => found.measurement = Some(Arc::new(measurement)),

@@ -17,8 +17,9 @@ mod sharing;
 mod signatures;
 
 use crate::{
+    app::Node,
     attachment::Origin,
-    daemon::{Container, Found, Node},
+    workloads::{Container, ContainerFacts},
 };
 pub use engine::Engine;
 use engine::Engines;
@@ -55,7 +56,7 @@ pub async fn measure(node: Arc<Node>) {
     tokio::spawn(measuring.clone().watch_sharing());
     let node = &measuring.node;
     // Labels may have changed while this daemon was away.
-    for container in node.containers().await {
+    for container in node.workloads.containers() {
         if container.measured && matches!(container.origin, Origin::Cni { pod: Some(_), .. }) {
             measuring.stale.lock().insert(container.id);
         }
@@ -71,10 +72,10 @@ pub async fn measure(node: Arc<Node>) {
             None => LOOK_AGAIN,
         };
         tokio::select! {
-            () = node.to_measure.notified() => measuring.look_for_sharing.notify_one(),
+            () = node.workloads.to_measure.notified() => measuring.look_for_sharing.notify_one(),
             () = tokio::time::sleep(pause) => {}
         }
-        let all = node.containers().await;
+        let all = node.workloads.containers();
         measuring.note_changes(&all);
         let due: Vec<Container> =
             all.into_iter().filter(|container| measuring.is_due(container)).collect();
@@ -90,13 +91,13 @@ pub async fn measure(node: Arc<Node>) {
         if look_again.elapsed() > LOOK_AGAIN {
             look_again = Instant::now();
             measuring.look_for_sharing.notify_one();
-            for (id, images) in node.refused_images().await {
+            for (id, images) in node.workloads.refused_images() {
                 measuring.begin(
                     |own| &own.looked_for,
                     id.clone(),
                     |own| async move {
                         let found = own.signatures.again(&images).await;
-                        own.node.add_signatures(&id, found).await;
+                        own.node.workloads.add_signatures(&id, found);
                     },
                 );
             }
@@ -143,7 +144,7 @@ impl Measuring {
         let told = Arc::downgrade(&node);
         let tell = move || {
             if let Some(node) = told.upgrade() {
-                node.to_measure.notify_one();
+                node.workloads.to_measure.notify_one();
             }
         };
         Self {
@@ -248,7 +249,11 @@ impl Measuring {
         }
     }
 
-    async fn ask_engine(&self, socket: &Path, container: &Named) -> anyhow::Result<Option<Found>> {
+    async fn ask_engine(
+        &self,
+        socket: &Path,
+        container: &Named,
+    ) -> anyhow::Result<Option<ContainerFacts>> {
         let place = self.engines.place(socket).await;
         let Some(_turn) = place.turn().await else { return Ok(None) };
         let engine = place.engine(socket).await?;
@@ -272,15 +277,15 @@ impl Measuring {
     /// afterwards, so that a registry delays nobody who does not need it, and is not asked first
     /// when a rule comes later. What was measured before is told at once, with the signatures that
     /// are known: until others are found, it is what it is.
-    async fn take(self: &Arc<Self>, container: Container, mut found: Found) {
+    async fn take(self: &Arc<Self>, container: Container, mut found: ContainerFacts) {
         let images: Vec<_> =
             found.measurement.iter().flat_map(|measured| measured.all_images().cloned()).collect();
         if container.judged && !container.measured {
             found.signatures = self.signatures.of(&images).await;
-            return self.node.settle(&container.id, found).await;
+            return self.node.workloads.record_facts(&container.id, found);
         }
         found.signatures = self.signatures.known(&images);
-        self.node.settle(&container.id, found).await;
+        self.node.workloads.record_facts(&container.id, found);
         if container.measurement.is_none_or(|before| !before.all_images().eq(&images)) {
             self.begin(
                 |own| &own.looked_for,
@@ -288,7 +293,7 @@ impl Measuring {
                 |own| async move {
                     let found = own.signatures.of(&images).await;
                     if !found.is_empty() {
-                        own.node.add_signatures(&container.id, found).await;
+                        own.node.workloads.add_signatures(&container.id, found);
                     }
                 },
             );
@@ -302,7 +307,7 @@ impl Measuring {
             self.look_for_sharing.notified().await;
             let begun = Instant::now();
             let mut by_socket: HashMap<PathBuf, Vec<(Container, Named)>> = HashMap::new();
-            let all = self.node.containers().await;
+            let all = self.node.workloads.containers();
             self.sharing.lock().retain(|id, _| all.iter().any(|container| container.id == *id));
             for own in all.into_iter().filter(|container| container.measured) {
                 if let Some(Source::Engine { socket, container }) = self.source(&own.origin) {
@@ -320,7 +325,7 @@ impl Measuring {
                 }
             }
             if changed {
-                self.node.to_measure.notify_one();
+                self.node.workloads.to_measure.notify_one();
             }
         }
     }
@@ -379,8 +384,8 @@ impl Measuring {
         tokio::spawn(async move {
             loop {
                 if let Ok(engine) = Engine::connect(&socket).await {
-                    engine.follow(|| node.to_measure.notify_one()).await;
-                    node.to_measure.notify_one();
+                    engine.follow(|| node.workloads.to_measure.notify_one()).await;
+                    node.workloads.to_measure.notify_one();
                 }
                 tokio::time::sleep(ASK_LATER).await;
             }

@@ -186,7 +186,8 @@ async fn a_token_is_asked_for_where_the_registry_says_and_bounded_too() {
     let address = serve(challenge);
     let found = registry(access(&address)).manifest("shop/web", "tag").await.unwrap();
     assert_eq!(found.unwrap(), b"the manifest");
-    let missing =
-        serve(|_, stream| write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"));
+    let missing = serve(|_, stream| {
+        write!(stream, "HTTP/1.1 404 Not ContainerFacts\r\nContent-Length: 0\r\n\r\n")
+    });
     assert!(registry(access(&missing)).manifest("shop/web", "tag").await.unwrap().is_none());
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     offloads::Offloads,
-    relayed,
+    relay_queue,
     sys::{self, Tun},
 };
 use anyhow::{Context, Result};
@@ -34,7 +34,7 @@ pub struct Workers {
     shared: Arc<Shared>,
     queue: TaskQueue,
     wanted: Offloads,
-    relay: relayed::Sender,
+    relay: relay_queue::Sender,
 }
 
 impl Workers {
@@ -42,7 +42,11 @@ impl Workers {
     ///
     /// # Errors
     /// If the kernel gives no epoll, eventfd or thread.
-    pub fn start(workers: NonZeroUsize, wanted: Offloads, relay: relayed::Sender) -> Result<Self> {
+    pub fn start(
+        workers: NonZeroUsize,
+        wanted: Offloads,
+        relay: relay_queue::Sender,
+    ) -> Result<Self> {
         let polls = (0..workers.get()).map(|_| Poll::new()).collect::<nix::Result<_>>()?;
         let shared = Arc::new(Shared {
             workers: polls,

@@ -1,7 +1,7 @@
 //! An endpoint with its sockets and its workloads' TUNs.
 
 use super::{source_addresses::SourceAddresses, tasks::TaskQueue};
-use crate::{offloads::Offloads, relayed, sys::Tun};
+use crate::{offloads::Offloads, relay_queue, sys::Tun};
 use meshward_datapath::{CoalesceOptions, Endpoint};
 use meshward_types::relay::RelayNetwork;
 use parking_lot::RwLock;
@@ -25,7 +25,7 @@ pub struct ServedEndpoint {
     pub(super) interfaces: RwLock<Vec<Option<Tun>>>,
     pub(super) offloads: OffloadFlags,
     pub(super) queue: TaskQueue,
-    pub(super) relay: relayed::Sender,
+    pub(super) relay: relay_queue::Sender,
     /// How the network is called there.
     pub(super) relayed_as: RelayNetwork,
 }

@@ -7,7 +7,7 @@ mod watch;
 mod watch_tests;
 
 use super::labels::LabelFilter;
-use crate::daemon::Found;
+use crate::workloads::ContainerFacts;
 use anyhow::{Result, anyhow};
 use api::{ApiError, check_name};
 use meshward_api_types::local::{Kubernetes, Pod};
@@ -95,7 +95,7 @@ impl Pods {
     ///
     /// # Errors
     /// If the API does not answer, or does not let us ask.
-    pub async fn look(&self, pod: &Pod) -> Result<Option<Found>> {
+    pub async fn look(&self, pod: &Pod) -> Result<Option<ContainerFacts>> {
         let (namespace, name) = (check_name(&pod.namespace)?, check_name(&pod.name)?);
         let object = match self.watched(pod) {
             Some(object) => object,

@@ -2,11 +2,11 @@
 
 use super::watch::Object;
 use crate::{
-    daemon::Found,
     runtimes::{
         inspect::{at_most, cut, opens_host, reference_digest},
         labels::LabelFilter,
     },
+    workloads::ContainerFacts,
 };
 use meshward_api_types::local::Pod;
 use meshward_types::{
@@ -281,7 +281,7 @@ impl PodObject {
         pod: &Pod,
         namespace: Option<&NamespaceObject>,
         filter: &LabelFilter,
-    ) -> Option<Found> {
+    ) -> Option<ContainerFacts> {
         let main = self.main()?;
         let sharing = self.sharing(main);
         let images: Vec<Image> = self.image(main).into_iter().collect();
@@ -295,10 +295,10 @@ impl PodObject {
         let config = set_up(main);
         let measurement =
             Measurement { runtime: "kubernetes".into(), images, config, privileges, sharing };
-        let mut found = Found {
+        let mut found = ContainerFacts {
             name: WorkloadName::like(&pod.name),
             measurement: Some(Arc::new(measurement)),
-            ..Found::default()
+            ..ContainerFacts::default()
         };
         match self.labels(pod, namespace, filter, &mut found) {
             Ok(()) => {}
@@ -312,7 +312,7 @@ impl PodObject {
         pod: &Pod,
         namespace: Option<&NamespaceObject>,
         filter: &LabelFilter,
-        found: &mut Found,
+        found: &mut ContainerFacts,
     ) -> Result<(), String> {
         let Metadata { labels, annotations, .. } = &self.metadata;
         let mut said = labels.clone();
@@ -384,7 +384,7 @@ mod tests {
         serde_json::from_str(text).unwrap()
     }
 
-    fn found(object: &PodObject) -> Option<Found> {
+    fn found(object: &PodObject) -> Option<ContainerFacts> {
         object.found(&pod(), None, &LabelFilter::new(&[]))
     }
 

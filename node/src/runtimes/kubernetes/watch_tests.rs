@@ -122,7 +122,7 @@ impl Server {
             let found = self.objects.lock().get(&key).cloned();
             return match found {
                 Some(object) => say(&mut stream, "200 OK", &object.to_string()).await,
-                None => say(&mut stream, "404 Not Found", "{}").await,
+                None => say(&mut stream, "404 Not ContainerFacts", "{}").await,
             };
         }
         let selector = value("fieldSelector").unwrap();

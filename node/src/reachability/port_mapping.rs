@@ -1,7 +1,7 @@
 //! Asking the router for a port of its own: PCP (RFC 6887), or NAT-PMP (RFC 6886) where it knows
 //! that alone.
 
-use crate::daemon::{Node, Reach};
+use super::{Direct, Reachability};
 use anyhow::{Context, Result};
 use crab_nat::{
     GatewayAddress, InternetProtocol, PortMapping, PortMappingOptions, PortMappingType,
@@ -31,18 +31,20 @@ const AGAIN: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_secs(300);
 
 /// Keeps a port mapped for each endpoint while this node is behind a NAT, for ever.
-pub async fn keep(node: Arc<Node>) {
-    if !node.config.port_mapping {
+pub async fn keep(reachability: Arc<Reachability>) {
+    if !reachability.config.port_mapping {
         return;
     }
     let mut mapped: BTreeMap<NetworkName, (u16, PortMapping, Instant)> = BTreeMap::new();
     let mut rest_until: Option<Instant> = None;
     loop {
         tokio::time::sleep(LOOK).await;
-        if node.reach() != Reach::Hidden || rest_until.is_some_and(|until| Instant::now() < until) {
+        if reachability.direct() != Direct::No
+            || rest_until.is_some_and(|until| Instant::now() < until)
+        {
             continue;
         }
-        let ports = node.ports().await;
+        let ports = reachability.ports();
         mapped.retain(|network, (port, ..)| ports.get(network) == Some(port));
         for (network, port) in ports {
             let due = mapped.get(&network).is_none_or(|(_, mapping, asked)| {
@@ -58,12 +60,12 @@ pub async fn keep(node: Arc<Node>) {
                 Ok((mapping, address)) => {
                     info!(%network, port, %address, "the router has mapped a port");
                     mapped.insert(network.clone(), (port, mapping, Instant::now()));
-                    node.set_mapped(&network, Some(address)).await;
+                    reachability.set_mapped(&network, Some(address));
                 }
                 Err(error) => {
                     debug!(%network, port, "the router maps no port: {error:#}");
                     mapped.remove(&network);
-                    node.set_mapped(&network, None).await;
+                    reachability.set_mapped(&network, None);
                     rest_until = Some(Instant::now() + REST);
                 }
             }

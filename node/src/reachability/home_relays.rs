@@ -1,6 +1,6 @@
 //! Which relays a node can be reached by: the nearest ones, by measured latency.
 
-use crate::daemon::Node;
+use super::Reachability;
 use anyhow::Result;
 use futures::future::join_all;
 use meshward_control_proto::relay::MOST_HOMES;
@@ -30,14 +30,14 @@ const SLACK: Duration = Duration::from_millis(3);
 const LOST: Duration = Duration::from_millis(200);
 
 /// Chooses homes, for ever.
-pub async fn choose(node: Arc<Node>) {
-    let mut specs = node.relays.subscribe();
+pub async fn choose(reachability: Arc<Reachability>) {
+    let mut specs = reachability.relays.subscribe();
     loop {
         let known = specs.borrow_and_update().clone();
         let mut measured = vec![];
         if !known.is_empty() {
             let coordinator =
-                (RelayNumber::COORDINATOR, vec![node.membership.coordinator.clone()], PORT);
+                (RelayNumber::COORDINATOR, vec![reachability.membership.coordinator.clone()], PORT);
             let all =
                 known.iter().map(|spec| (spec.number, spec.addresses.clone(), spec.stun_port));
             let measure =
@@ -47,16 +47,16 @@ pub async fn choose(node: Arc<Node>) {
             let measures = all.chain([coordinator]).map(measure);
             measured = join_all(measures).await.into_iter().flatten().collect();
         }
-        let before = node.homes.borrow().clone();
+        let before = reachability.home_relays.borrow().clone();
         let homes = nearest(&before, measured.clone());
         if homes != before {
             info!(?homes, ?measured, "the relays by which this node can be reached");
-            node.set_homes(homes).await;
+            reachability.set_home_relays(homes);
         }
         tokio::select! {
             () = tokio::time::sleep(MEASURE) => {}
             Ok(()) = specs.changed() => {}
-            () = node.relay_lost.notified() => tokio::time::sleep(LOST).await,
+            () = reachability.relay_lost.notified() => tokio::time::sleep(LOST).await,
         }
     }
 }

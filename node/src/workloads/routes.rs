@@ -2,16 +2,18 @@
 //! way.
 
 use super::{
-    Node, Refusal, State,
-    workloads::{Reserved, look_into, report, served},
+    interfaces::inspect_netns,
+    reservations::Reserved,
+    state::{State, Workloads, name_of, plain_report},
 };
 use crate::{
     attachment::{self, Attachment, Origin},
+    refusal::Refusal,
     sys::Tun,
 };
 use ipnet::IpNet;
 use meshward_api_types::local::{Advertise, DryRun, LocalWorkload as Shown};
-use meshward_control_proto::view::NetworkSpec;
+use meshward_control_proto::{WorkloadReport, view::NetworkSpec};
 use meshward_types::NetworkName;
 use std::{collections::BTreeSet, fs, path::PathBuf};
 use tracing::{info, warn};
@@ -19,44 +21,39 @@ use tracing::{info, warn};
 /// The daemon's own namespace.
 const HERE: &str = "/proc/self/ns/net";
 
-impl Node {
+impl Workloads {
     /// Offers prefixes behind this node as a route: as a workload whose addresses they are. It is
     /// used once it is approved.
     ///
     /// # Errors
     /// [`Refusal`]; then nothing is left of it.
     pub async fn advertise(&self, wanted: Advertise, dry_run: DryRun) -> Result<Shown, Refusal> {
-        if dry_run.0 {
-            let _turn = self.turn(&wanted.network).await;
-            let network = wanted.network.clone();
-            let before = self.allocator_of(&network).await;
-            let (attachment, reserved) = self.prepare_route(wanted).await?;
-            return Ok(self.take_back(&network, before, &attachment, &reserved).await);
-        }
+        let network = wanted.network.clone();
         let id = {
-            let _turn = self.turn(&wanted.network).await;
-            // What a route of before leaves behind goes first: this one may get its table.
-            drop(self.routing.lock().await);
+            let _turn = self.turn(&network).await;
+            if !dry_run.0 {
+                // What a route of before leaves behind goes first: this one may get its table.
+                self.kernel_changes.done().await;
+            }
+            let before = self.allocator(&network);
             let (attachment, reserved) = self.prepare_route(wanted).await?;
+            if dry_run.0 {
+                return Ok(self.undo_preparation(&network, before, &attachment, &reserved));
+            }
             let report = attachment.report.clone();
-            self.open_reserved(attachment, reserved).await?;
+            self.open_reserved(attachment, reserved, Attachment::open).await?;
             info!(workload = %report.id, network = %report.network, prefixes = ?report.prefixes, labels = %report.labels,
                 "route advertised");
-            self.announce(&mut *self.state.lock().await, &report);
+            self.announce(&report);
             report.id
         };
         self.folder.settled().await;
-        let shown = self.wait_admitted(&id).await?;
-        // What waits for approval stays; what the coordinator cannot take at all goes.
-        let refused = self
-            .state
-            .lock()
-            .await
-            .workloads
-            .get(&id)
-            .and_then(|workload| workload.refused.clone());
+        let shown = self.wait_decided(&id).await?;
+        // A route that waits for approval stays; one that the coordinator cannot take at all goes.
+        let refused =
+            self.state.lock().attached.get(&id).and_then(|workload| workload.refused.clone());
         if let Some(reason) = refused {
-            self.detach(&id).await?;
+            self.detach(&id)?;
             return Err(Refusal::Invalid(format!("the coordinator refused the route: {reason}")));
         }
         Ok(shown)
@@ -69,40 +66,32 @@ impl Node {
             return Err(Refusal::Invalid("name at least one prefix".into()));
         }
         check_forwarding(&prefixes)?;
-        {
-            let state = self.state.lock().await;
-            check_prefixes(&state, &wanted.network, served(&state, &wanted.network)?, &prefixes)?;
-        }
-        let (interface, netns_id) = look_into(PathBuf::from(HERE)).await?;
+        let network = &wanted.network;
+        let spec = self.enforcement.network(network)?;
+        check_prefixes(&self.state.lock(), network, &spec, &prefixes)?;
+        let (interface, netns_id) = inspect_netns(PathBuf::from(HERE)).await?;
         let (addresses, reserved) =
-            self.allocate_reserved(&mut *self.state.lock().await, &wanted.network)?;
+            self.allocate_reserved(&mut self.state.lock(), network, &spec.blocks)?;
         let id = attachment::new_id();
-        let name = wanted.name.unwrap_or_else(|| super::workloads::name_of(&id));
-        let report = meshward_control_proto::WorkloadReport {
+        let name = wanted.name.unwrap_or_else(|| name_of(&id));
+        let report = WorkloadReport {
             labels: wanted.labels,
             prefixes: prefixes.into_iter().collect(),
-            ..report(id, &wanted.network, name, addresses)
+            ..plain_report(id, network, name, addresses)
         };
         let attachment = Attachment {
-            report,
-            netns: PathBuf::from(HERE),
             netns_id: Some(netns_id),
-            owner: None,
-            interface,
-            seen_at: None,
-            held_until: None,
-            origin: Origin::Route,
             measured: true,
-            let_in_as: None,
+            ..Attachment::new(report, PathBuf::from(HERE), interface, Origin::Route)
         };
         Ok((attachment, reserved))
     }
 
-    /// Takes a route back.
+    /// Withdraws a route.
     ///
     /// # Errors
     /// [`Refusal::Missing`] if there is none with this prefix.
-    pub async fn withdraw(
+    pub fn withdraw(
         &self,
         network: &NetworkName,
         prefix: IpNet,
@@ -112,42 +101,48 @@ impl Node {
         let found = self.find(|attachment| {
             attachment.report.network == *network && attachment.report.prefixes.contains(&prefix)
         });
-        let Some((attachment, _)) = found.await else {
+        let Some((attachment, _)) = found else {
             return Err(Refusal::Missing(format!(
                 "this node does not advertise {prefix} in network {network}; `meshctl attached` shows what it does"
             )));
         };
-        self.detach_if(&attachment.id, dry_run).await
+        self.detach_if(&attachment.id, dry_run)
     }
 
-    /// Gives the workloads of a network ways to the prefixes behind gateways that have come, and
+    /// Gives the workloads of a network routes to the prefixes behind gateways that have come, and
     /// takes those that are gone.
-    pub(super) fn spread_routes(&self, state: &mut State, network: &NetworkName) {
-        let routes = state.view.routes(network);
-        let Some(running) = state.endpoints.get_mut(network) else { return };
-        if running.routes == routes {
+    pub fn spread_routes(&self, network: &NetworkName) {
+        let mut state = self.state.lock();
+        let Some(routes) =
+            self.enforcement.view(|view| view.network(network).map(|_| view.routes(network)))
+        else {
+            return;
+        };
+        let before = state.routes.get(network).cloned().unwrap_or_default();
+        if before == routes {
             return;
         }
-        let before = std::mem::replace(&mut running.routes, routes.clone());
-        let own = state.workloads.values().map(|workload| &workload.attachment);
+        state.routes.insert(network.clone(), routes.clone());
+        let own = state.attached.values().map(|workload| &workload.attachment);
         let own: Vec<Attachment> = own
             .filter(|attachment| attachment.report.network == *network && attachment.is_placed())
             .cloned()
             .collect();
         info!(%network, ?routes, workloads = own.len(), "routes behind gateways");
-        self.change_routes(own, before, routes);
+        self.change_routes(own, &before, &routes);
     }
 
-    /// Changes the ways that workloads have to what is behind gateways, soon.
+    /// Changes the routes that workloads have to what is behind gateways, soon, one change after
+    /// the other: called in their order, under the lock of the state.
     pub(super) fn change_routes(
         &self,
         own: Vec<Attachment>,
-        before: BTreeSet<IpNet>,
-        after: BTreeSet<IpNet>,
+        before: &BTreeSet<IpNet>,
+        after: &BTreeSet<IpNet>,
     ) {
-        let gone: Vec<IpNet> = before.difference(&after).copied().collect();
-        let new: Vec<IpNet> = after.difference(&before).copied().collect();
-        self.in_order(move || {
+        let gone: Vec<IpNet> = before.difference(after).copied().collect();
+        let new: Vec<IpNet> = after.difference(before).copied().collect();
+        self.kernel_changes.enqueue(move || {
             for attachment in own {
                 if let Err(error) = attachment.change_routes(&new, &gone) {
                     warn!(workload = %attachment.report.id, "its routes are not as they should be: {error}");
@@ -159,19 +154,16 @@ impl Node {
     /// Takes back the rules of a route that is gone, soon, and then its interface: nobody gets its
     /// number before.
     pub(super) fn forget_rules(&self, attachment: Attachment, tun: Option<Tun>) {
-        self.in_order(move || {
+        self.kernel_changes.enqueue(move || {
             attachment.forget_rules();
             tun.into_iter().for_each(attachment::close);
         });
     }
 
-    /// Has routes changed, one change after the other.
-    pub(super) fn in_order(&self, change: impl FnOnce() + Send + 'static) {
-        let order = self.routing.clone();
-        tokio::spawn(async move {
-            let _turn = order.lock().await;
-            let _ = tokio::task::spawn_blocking(change).await;
-        });
+    /// Takes back what keeps packets of this host for these prefixes from leaving by other
+    /// interfaces, soon: the host does not serve their network any more.
+    pub fn allow_elsewhere(&self, prefixes: Vec<IpNet>) {
+        self.kernel_changes.enqueue(move || attachment::refuse_here_no_more(&prefixes));
     }
 }
 
@@ -208,8 +200,7 @@ fn check_prefixes(
         let same = |attachment: &&Attachment| {
             attachment.report.network == *network && attachment.report.prefixes.contains(prefix)
         };
-        if let Some(other) =
-            state.workloads.values().map(|workload| &workload.attachment).find(same)
+        if let Some(other) = state.attached.values().map(|workload| &workload.attachment).find(same)
         {
             return Err(Refusal::Invalid(format!(
                 "{prefix} is advertised already, as workload {}; take it back first: meshctl route withdraw {prefix}",

@@ -13,12 +13,12 @@ const MAX_ATTEMPTS: usize = 1 << 14;
 
 /// The attempts of all workloads, and which triggers have fired for them.
 #[derive(Default)]
-pub struct Attempts {
+pub struct DeniedAttempts {
     by_workload: HashMap<WorkloadId, VecDeque<(Instant, Denial)>>,
     fired: HashMap<(WorkloadId, String), Instant>,
 }
 
-impl Attempts {
+impl DeniedAttempts {
     /// Notes a denial of a workload.
     pub fn note(&mut self, now: Instant, workload: &WorkloadId, denial: Denial) {
         let attempts = self.by_workload.entry(workload.clone()).or_default();
@@ -116,9 +116,9 @@ mod tests {
 
     #[test]
     fn a_trigger_fires_when_all_of_its_condition_holds_and_once_in_its_time() {
-        let (mut attempts, start) = (Attempts::default(), Instant::now());
+        let (mut attempts, start) = (DeniedAttempts::default(), Instant::now());
         let (network, id) = ("shop".parse().unwrap(), "w-1".parse().unwrap());
-        let fires = |attempts: &mut Attempts, at: u64| {
+        let fires = |attempts: &mut DeniedAttempts, at: u64| {
             attempts.fires(start + Duration::from_secs(at), &network, &id, "scan", &spec(4, 3))
         };
         for (port, source) in [(1, 1), (2, 1), (3, 1), (3, 1), (3, 1)] {

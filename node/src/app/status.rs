@@ -1,34 +1,32 @@
-//! What the node tells of itself: to people, to Prometheus, and to the coordinator when it asks.
+//! The state of the node: for people, for Prometheus, and for the coordinator when it asks.
 
-use super::{Node, seconds_now, show};
-use crate::{clock, offloads::Offloads, workers::ServedEndpoint};
-use meshward_api_types::local::{
-    LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload as Shown, LostWay,
+use super::node::Node;
+use crate::{
+    clock::{self, unix_seconds},
+    offloads::Offloads,
+    workers::ServedEndpoint,
 };
+use meshward_api_types::local::{LocalEndpoint, LocalPeer, LocalStatus, LostWay};
 use meshward_control_proto::{FlowSeen, LinkCount, view::NetworkSpec};
 use meshward_datapath::{EndpointStats, PathLossReason, Timeouts};
 use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 impl Node {
-    /// How many live flows each workload would lose, were these links like this.
-    pub async fn count_cuts(
+    /// Returns how many live flows each workload would lose, were these links like this.
+    pub fn count_cuts(
         &self,
         network: &NetworkName,
         links: Vec<(IdentityId, IdentityId, Acl)>,
     ) -> Vec<(WorkloadId, u64)> {
-        let served =
-            self.state.lock().await.endpoints.get(network).map(|running| running.served.clone());
-        let Some(served) = served else { return vec![] };
+        let Some(served) = self.enforcement.endpoint(network) else { return vec![] };
         let links = links.into_iter().map(|(from, to, acl)| ((from, to), acl)).collect();
         served.endpoint.count_cut_flows(clock::now(), &links).into_iter().collect()
     }
 
-    /// The kinds of flows that were begun or tried in the last so many seconds.
-    pub async fn flows(&self, network: &NetworkName, seconds: u64) -> Vec<FlowSeen> {
-        let served =
-            self.state.lock().await.endpoints.get(network).map(|running| running.served.clone());
-        let Some(served) = served else { return vec![] };
+    /// Returns the kinds of flows that were begun or tried in the last so many seconds.
+    pub fn flows(&self, network: &NetworkName, seconds: u64) -> Vec<FlowSeen> {
+        let Some(served) = self.enforcement.endpoint(network) else { return vec![] };
         let kinds =
             served.endpoint.flow_kinds(clock::now(), Duration::from_secs(seconds)).into_iter();
         kinds
@@ -39,9 +37,9 @@ impl Node {
             .collect()
     }
 
-    /// The counters of every link.
-    pub async fn link_counts(&self) -> Vec<LinkCount> {
-        let stats = self.stats().await.into_iter();
+    /// Returns the counters of every link.
+    pub fn link_counts(&self) -> Vec<LinkCount> {
+        let stats = self.stats().into_iter();
         let counts = stats.flat_map(|(network, stats, _)| {
             let count = move |link: meshward_datapath::LinkStats| LinkCount {
                 network: network.clone(),
@@ -54,58 +52,34 @@ impl Node {
         counts.collect()
     }
 
-    /// What every endpoint has counted.
-    pub async fn stats(&self) -> Vec<(NetworkName, EndpointStats, Offloads)> {
-        let served: Vec<_> = self
-            .state
-            .lock()
-            .await
-            .endpoints
-            .iter()
-            .map(|(n, r)| (n.clone(), r.served.clone()))
-            .collect();
+    /// Returns what every endpoint has counted.
+    pub fn stats(&self) -> Vec<(NetworkName, EndpointStats, Offloads)> {
         let now = clock::now();
         let stats = |(network, served): (NetworkName, Arc<ServedEndpoint>)| {
             (network, served.endpoint.stats(now), served.offloads())
         };
-        served.into_iter().map(stats).collect()
+        self.enforcement.endpoints().into_iter().map(stats).collect()
     }
 
-    /// The workloads.
-    pub async fn workloads(&self) -> Vec<Shown> {
-        let state = self.state.lock().await;
-        state.workloads.values().map(|workload| show(&state, workload)).collect()
-    }
-
-    /// The node in short.
-    pub async fn status(&self) -> LocalStatus {
-        let stats = self
-            .stats()
-            .await
-            .into_iter()
-            .map(|(network, stats, offloads)| (network, (stats, offloads)));
-        let stats: BTreeMap<_, _> = stats.collect();
+    /// Returns the node in short.
+    pub fn status(&self) -> LocalStatus {
         let credentials = self.folder.credentials().and_then(|credentials| credentials.read());
-        let now = seconds_now() as i64;
-        let state = self.state.lock().await;
-        let endpoints = state.endpoints.iter().map(|(network, running)| {
-            let (stats, offloads) =
-                stats.get(network).map(|(stats, offloads)| (stats, offloads)).unzip();
-            LocalEndpoint {
-                offloads: offloads.map(|offloads| offloads.names()).unwrap_or_default(),
-                network: network.clone(),
-                blocks: state
-                    .view
-                    .network(network)
-                    .map(|spec| spec.blocks.clone())
-                    .unwrap_or_default(),
-                public_key: running.public_key.to_string(),
-                port: running.port,
-                peers: stats.map(peers).unwrap_or_default(),
-                flows: stats.map(|stats| stats.flows).unwrap_or_default(),
-                drops: stats.map(drops).unwrap_or_default(),
-                timeouts: state.view.network(network).map(timeouts).unwrap_or_default(),
-            }
+        let now = unix_seconds() as i64;
+        let stats = self.stats().into_iter();
+        let endpoints = stats.filter_map(|(network, stats, offloads)| {
+            let (_, public_key, port) = self.enforcement.running(&network)?;
+            let spec = self.enforcement.view(|view| view.network(&network).cloned());
+            Some(LocalEndpoint {
+                offloads: offloads.names(),
+                blocks: spec.as_ref().map(|spec| spec.blocks.clone()).unwrap_or_default(),
+                public_key: public_key.to_string(),
+                port,
+                peers: peers(&stats),
+                flows: stats.flows,
+                drops: drops(&stats),
+                timeouts: spec.as_ref().map(timeouts).unwrap_or_default(),
+                network,
+            })
         });
         LocalStatus {
             node: self.membership.name.clone(),
@@ -113,12 +87,12 @@ impl Node {
             workers: self.workers.workers().get(),
             workers_active: self.workers.active().get(),
             coordinator: self.membership.coordinator.clone(),
-            connected: state.is_connected,
+            connected: self.link.is_connected(),
             degraded: self.folder.troubles().summary(),
-            revision: state.view.revision,
+            revision: self.enforcement.view(|view| view.revision),
             certificate_seconds: credentials.map(|read| read.not_after - now).unwrap_or_default(),
             endpoints: endpoints.collect(),
-            workloads: state.workloads.len(),
+            workloads: self.workloads.count(),
         }
     }
 }

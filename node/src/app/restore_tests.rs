@@ -1,8 +1,19 @@
 //! A daemon starts whatever has become of its files.
 
-use super::*;
+use super::Node;
+use crate::{
+    attachment::{self, Attachment, Origin},
+    config::Config,
+    folder::Folder,
+    kept_view::KeptView,
+    relay_queue,
+    workloads::plain_report,
+};
 use meshward_control_proto::view::NetworkSpec;
-use std::{fs, path::Path};
+use meshward_control_proto::{Change, Resource, ResourceKey, ViewReplica};
+use meshward_runtime::member::Membership;
+use meshward_types::{NetworkName, PublicKey, Revision};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 /// The files of a node with one network and one workload whose namespace is gone by now.
 async fn history(place: &Path) -> Vec<String> {
@@ -12,7 +23,7 @@ async fn history(place: &Path) -> Vec<String> {
     folder.endpoint_key(&network);
     folder.device_key(&network);
     folder.rotate_endpoint_key(&network, Duration::from_secs(600)).unwrap();
-    folder.keep_json(RELAYS, &Vec::<RelaySpec>::new()).unwrap();
+    folder.keep_relays(&[]).unwrap();
     let attachment = attachment();
     folder.keep_workload(&attachment.report.id, &attachment).unwrap();
     folder.settled().await;
@@ -39,23 +50,16 @@ async fn history(place: &Path) -> Vec<String> {
 }
 
 fn attachment() -> Attachment {
-    let report = workloads::report(
+    let report = plain_report(
         "w-1".parse().unwrap(),
         &"shop".parse().unwrap(),
         "one".parse().unwrap(),
         vec![],
     );
     Attachment {
-        report,
-        netns: "/run/netns/not-there".into(),
         netns_id: Some((1, 1)),
-        owner: None,
-        interface: "mesh0".into(),
-        seen_at: None,
-        held_until: None,
-        origin: attachment::Origin::Local,
         measured: true,
-        let_in_as: None,
+        ..Attachment::new(report, "/run/netns/not-there".into(), "mesh0".into(), Origin::Local)
     }
 }
 
@@ -71,7 +75,7 @@ async fn restore(place: &Path) -> Arc<Node> {
         workers: std::num::NonZeroUsize::MIN,
         ..Config::default()
     };
-    let (relay, _orders) = relayed::channel();
+    let (relay, _orders) = relay_queue::channel();
     Node::restore(membership, config, Folder::open(place).unwrap(), relay).await.unwrap()
 }
 
@@ -99,10 +103,13 @@ async fn a_daemon_starts_with_every_file_cut_anywhere_or_full_of_junk() {
             put_all(whole.path(), &names, place.path());
             fs::write(place.path().join(name), &damaged).unwrap();
             let node = restore(place.path()).await;
-            let state = node.state.lock().await;
             // Only the view says which networks there are; nothing else keeps one from its
             // endpoint.
-            assert!(name == "view" || state.endpoints.len() == 1, "{name} {}", damaged.len());
+            assert!(
+                name == "view" || node.enforcement.endpoints().len() == 1,
+                "{name} {}",
+                damaged.len()
+            );
             assert_eq!(node.folder.troubles().summary(), None, "{name} {}", damaged.len());
         }
     }
@@ -118,15 +125,15 @@ async fn a_workload_whose_network_is_not_known_waits_for_it() {
     // The namespace of this test lives.
     waiting.netns = "/proc/self/ns/net".into();
     waiting.netns_id = Some(attachment::netns_of(&waiting.netns).unwrap().1);
-    waiting.origin = attachment::Origin::Device;
+    waiting.origin = Origin::Device;
     waiting.report.device = Some(PublicKey([7; 32]));
     fs::write(place.path().join("workloads/w-1.json"), serde_json::to_vec(&waiting).unwrap())
         .unwrap();
     let node = restore(place.path()).await;
-    assert_eq!(node.state.lock().await.homeless.len(), 1);
+    assert_eq!(node.workloads.count(), 0);
     let spec = NetworkSpec::with_mtu(1420);
     let put = Change::Put(ResourceKey::Network("shop".parse().unwrap()), Resource::Network(spec));
-    node.enforce(Revision(7), &[put]).await;
-    let state = node.state.lock().await;
-    assert!(state.homeless.is_empty() && state.workloads.len() == 1);
+    let enforced = node.enforce(Revision(7), &[put]);
+    enforced.starting.expect("the network has no endpoint yet").await.unwrap();
+    assert_eq!(node.workloads.count(), 1);
 }

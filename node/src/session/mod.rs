@@ -1,14 +1,16 @@
 //! The session with the coordinator: held for ever, begun again whenever it ends.
 
+mod acknowledgements;
+
 use crate::{
-    daemon::{Node, Reach},
+    app::{Enforced, Node},
     folder::Folder,
+    reachability::Direct,
     view_writer::Ticket,
 };
+use acknowledgements::{Acknowledgements, Pending};
 use anyhow::{Context, Result};
-use meshward_control_proto::{
-    Answer, ENFORCED_WITHIN, FromCoordinator, FromNode, MAX_UPDATE, Question,
-};
+use meshward_control_proto::{Answer, Change, FromCoordinator, FromNode, MAX_UPDATE, Question};
 use meshward_runtime::{
     csr::request,
     dial::{Dial, Pauses, is_removed},
@@ -19,7 +21,6 @@ use meshward_runtime::{
 use meshward_types::Revision;
 use quinn::{Connection, RecvStream, SendStream};
 use std::{
-    collections::VecDeque,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -53,7 +54,7 @@ pub async fn hold(node: Arc<Node>) {
     loop {
         let begun = Instant::now();
         let ended = hold_one(&node, &mut renewed).await;
-        node.end_session().await;
+        node.end_session();
         if ended.as_ref().is_err_and(|error| error.is::<Removed>()) {
             return;
         }
@@ -78,7 +79,7 @@ async fn hold_one(node: &Arc<Node>, renewed: &mut Option<Instant>) -> Result<()>
     let reached = dial.dial(&node.membership.coordinator).await?;
     let connection = reached.connection.clone();
     if reached.tunnelled {
-        node.note_reach(Reach::Hidden);
+        node.reachability.note_direct(Direct::No);
     }
     let ended = hold_on(node, &connection, &certificate, &credentials, renewed).await;
     if is_removed(&connection) { Err(Removed.into()) } else { ended }
@@ -149,40 +150,41 @@ async fn converse(
     certificate: &MemberCertificate,
 ) -> Result<()> {
     let (to_coordinator, mut outgoing) = mpsc::unbounded_channel();
-    for message in node.begin_session(to_coordinator.clone()).await {
+    for message in node.begin_session(to_coordinator.clone()) {
         frames::send(&mut send, &message).await?;
     }
     let mut incoming = read_ahead(receive);
-    let mut is_taken = false;
-    // By this machine's clock, which may be wrong.
-    let mut renew_at = Instant::now() + renewal_in(certificate).max(Duration::from_secs(1));
-    let mut unsaid = Unsaid::default();
-    let mut kept = node.view_writer.subscribe();
+    let mut is_accepted = false;
+    let (starts, mut started) = mpsc::unbounded_channel();
+    let mut conversation = Conversation {
+        node: node.clone(),
+        to_coordinator,
+        starts,
+        // By this machine's clock, which may be wrong.
+        renew_at: Instant::now() + renewal_in(certificate).max(Duration::from_secs(1)),
+        unacknowledged: Acknowledgements::default(),
+    };
+    let mut kept = node.enforcement.subscribe_kept();
     let mut troubles = node.folder.troubles().subscribe();
     troubles.mark_changed();
     let mut degraded = false;
     loop {
-        tokio::select! {
-            message = incoming.recv() => match message {
-                None => return Ok(()),
-                Some(message) => {
-                    take(node, message?, &to_coordinator, &mut renew_at, &mut unsaid).await?;
-                    if !std::mem::replace(&mut is_taken, true) {
-                        note_taken(node, connection).await;
-                    }
+        let (renew_at, due_at) = (conversation.renew_at, conversation.unacknowledged.due_at());
+        let is_due = tokio::select! {
+            message = incoming.recv() => {
+                let Some(message) = message else { return Ok(()) };
+                conversation.apply(message?)?;
+                if !std::mem::replace(&mut is_accepted, true) {
+                    note_accepted(node, connection);
                 }
-            },
+                false
+            }
             Ok(()) = kept.changed() => {
                 let kept = *kept.borrow_and_update();
-                if unsaid.note_kept(kept) && let Some(revision) = unsaid.say() {
-                    frames::send(&mut send, &FromNode::Enforced(revision)).await?;
-                }
+                conversation.unacknowledged.note_kept(kept)
             }
-            () = tokio::time::sleep_until(unsaid.at().unwrap_or(renew_at)), if unsaid.at().is_some() => {
-                if let Some(revision) = unsaid.say() {
-                    frames::send(&mut send, &FromNode::Enforced(revision)).await?;
-                }
-            }
+            Some(ticket) = started.recv() => conversation.unacknowledged.note_started(ticket),
+            () = tokio::time::sleep_until(due_at.unwrap_or(renew_at)), if due_at.is_some() => true,
             Ok(()) = troubles.changed() => {
                 troubles.mark_unchanged();
                 let why = node.folder.troubles().summary();
@@ -190,56 +192,33 @@ async fn converse(
                     degraded = why.is_some();
                     frames::send(&mut send, &FromNode::Degraded(why)).await?;
                 }
+                false
             }
-            Some(message) = outgoing.recv() => frames::send(&mut send, &message).await?,
+            Some(message) = outgoing.recv() => {
+                frames::send(&mut send, &message).await?;
+                false
+            }
             () = tokio::time::sleep_until(renew_at) => {
                 let csr = request(&node.folder.credentials()?.key)?;
                 frames::send(&mut send, &FromNode::Renew { csr }).await?;
-                renew_at += RENEWAL_PAUSE;
+                conversation.renew_at += RENEWAL_PAUSE;
+                false
             }
+        };
+        if is_due && let Some(revision) = conversation.unacknowledged.take_due() {
+            frames::send(&mut send, &FromNode::Enforced(revision)).await?;
         }
     }
 }
 
-/// Notes that the coordinator has taken the session: it has answered, and not that another machine
+/// Notes that the coordinator has accepted the session: it has answered, and not that another machine
 /// has it.
-async fn note_taken(node: &Node, connection: &Connection) {
+fn note_accepted(node: &Node, connection: &Connection) {
     info!(coordinator = %connection.remote_address(), "session begun");
-    node.note_coordinator(connection.remote_address().ip()).await;
-    node.note_connected().await;
-}
-
-/// What is enforced and not said yet.
-#[derive(Default)]
-struct Unsaid {
-    /// What is not on disk yet, and whether somebody waits for it.
-    unkept: VecDeque<(Ticket, Revision, bool)>,
-    /// What is, and when it is to be said.
-    kept: Option<(Revision, Instant)>,
-}
-
-impl Unsaid {
-    /// Notes up to where all is on disk; `true` if somebody waits for it.
-    fn note_kept(&mut self, up_to: Ticket) -> bool {
-        let mut awaited = false;
-        while let Some((_, revision, urgent)) =
-            self.unkept.pop_front_if(|(ticket, ..)| *ticket <= up_to)
-        {
-            let at = self.kept.map_or_else(|| Instant::now() + ENFORCED_WITHIN, |(_, at)| at);
-            self.kept = Some((revision, at));
-            awaited |= urgent;
-        }
-        awaited
-    }
-
-    fn at(&self) -> Option<Instant> {
-        self.kept.map(|(_, at)| at)
-    }
-
-    /// What is to be said now.
-    fn say(&mut self) -> Option<Revision> {
-        self.kept.take().map(|(revision, _)| revision)
-    }
+    node.link.note_accepted();
+    let (reachability, address) = (node.reachability.clone(), connection.remote_address().ip());
+    // Names of STUN servers may take long to resolve: what the coordinator says is not to wait.
+    tokio::spawn(async move { reachability.set_coordinator(address).await });
 }
 
 /// Reads messages in a task of its own: a read that is given up halfway would lose bytes.
@@ -258,51 +237,82 @@ fn read_ahead(mut receive: RecvStream) -> mpsc::Receiver<Result<FromCoordinator>
     incoming
 }
 
-async fn take(
-    node: &Arc<Node>,
-    message: FromCoordinator,
-    to_coordinator: &mpsc::UnboundedSender<FromNode>,
-    renew_at: &mut Instant,
-    unsaid: &mut Unsaid,
-) -> Result<()> {
-    match message {
-        FromCoordinator::Compare => {
-            for part in node.resource_hashes().await {
-                let _ = to_coordinator.send(part);
+/// A session, as far as the coordinator's messages change it.
+struct Conversation {
+    node: Arc<Node>,
+    to_coordinator: mpsc::UnboundedSender<FromNode>,
+    /// Told of updates whose endpoints have started.
+    starts: mpsc::UnboundedSender<Ticket>,
+    renew_at: Instant,
+    unacknowledged: Acknowledgements,
+}
+
+impl Conversation {
+    /// Applies a message. Nothing in here waits: an update that comes next is not to be held up by
+    /// a name that does not resolve, or by a disk.
+    fn apply(&mut self, message: FromCoordinator) -> Result<()> {
+        let node = &self.node;
+        match message {
+            FromCoordinator::Compare => {
+                for part in
+                    FromNode::resource_hashes(node.enforcement.view(|view| view.resource_hashes()))
+                {
+                    let _ = self.to_coordinator.send(part);
+                }
+            }
+            FromCoordinator::Update { revision, changes, urgent } => {
+                self.enforce(revision, &changes, urgent);
+            }
+            FromCoordinator::Called { network, peer } => {
+                node.reachability.answer_hole_punch(&network, &peer);
+            }
+            FromCoordinator::RotateKeys { networks, keep_old_seconds } => {
+                let (node, keep) = (node.clone(), Duration::from_secs(keep_old_seconds));
+                tokio::spawn(async move {
+                    if let Err(error) = node.rotate_keys(&networks, keep).await {
+                        warn!("the keys stay as they are: {error:#}");
+                    }
+                });
+            }
+            FromCoordinator::Relays(relays) => {
+                let reachability = node.reachability.clone();
+                tokio::spawn(async move { reachability.set_relays(relays).await });
+            }
+            FromCoordinator::OverBudget { budget } => {
+                warn!("the coordinator says: over a budget: {budget}")
+            }
+            FromCoordinator::Held { reason } => return Err(HeldBack(reason).into()),
+            FromCoordinator::Refused { workload, reason } => {
+                node.workloads.refuse(&workload, reason);
+            }
+            FromCoordinator::RefusedEndpoint { network, reason } => {
+                error!(%network, "the coordinator does not take this node's endpoint: {reason}");
+            }
+            FromCoordinator::Renewed { certificate } => {
+                let read = MemberCertificate::read(&certificate)
+                    .context("the renewed certificate is damaged")?;
+                node.folder.keep_certificate(&certificate);
+                self.renew_at = Instant::now() + read.renewal_after();
+                warn_of_clock(&certificate);
+                info!(good_for_seconds = seconds_left(&read), "certificate renewed");
             }
         }
-        FromCoordinator::Update { revision, changes, urgent } => {
-            let ticket = node.enforce(revision, &changes).await;
-            unsaid.unkept.push_back((ticket, revision, urgent));
-            info!(%revision, changes = changes.len(), "update enforced");
-        }
-        FromCoordinator::Called { network, peer } => node.called(&network, &peer).await,
-        FromCoordinator::RotateKeys { networks, keep_old_seconds } => {
-            if let Err(error) =
-                node.rotate_keys(&networks, Duration::from_secs(keep_old_seconds)).await
-            {
-                warn!("the keys stay as they are: {error:#}");
-            }
-        }
-        FromCoordinator::Relays(relays) => node.set_relays(relays).await,
-        FromCoordinator::OverBudget { budget } => {
-            warn!("the coordinator says: over a budget: {budget}")
-        }
-        FromCoordinator::Held { reason } => return Err(HeldBack(reason).into()),
-        FromCoordinator::Refused { workload, reason } => node.refuse(&workload, reason).await,
-        FromCoordinator::RefusedEndpoint { network, reason } => {
-            tracing::error!(%network, "the coordinator does not take this node's endpoint: {reason}");
-        }
-        FromCoordinator::Renewed { certificate } => {
-            let read = MemberCertificate::read(&certificate)
-                .context("the renewed certificate is damaged")?;
-            node.folder.keep_certificate(&certificate);
-            *renew_at = Instant::now() + read.renewal_after();
-            warn_of_clock(&certificate);
-            info!(good_for_seconds = seconds_left(&read), "certificate renewed");
-        }
+        Ok(())
     }
-    Ok(())
+
+    fn enforce(&mut self, revision: Revision, changes: &[Change], is_urgent: bool) {
+        let Enforced { ticket, starting } = self.node.enforce(revision, changes);
+        let is_started = starting.is_none();
+        self.unacknowledged.add(Pending { ticket, revision, is_urgent, is_started });
+        if let Some(starting) = starting {
+            let starts = self.starts.clone();
+            tokio::spawn(async move {
+                let _ = starting.await;
+                let _ = starts.send(ticket);
+            });
+        }
+        info!(%revision, changes = changes.len(), "update enforced");
+    }
 }
 
 async fn answer_questions(node: Arc<Node>, connection: Connection) {
@@ -311,19 +321,19 @@ async fn answer_questions(node: Arc<Node>, connection: Connection) {
         tokio::spawn(async move {
             let answer = match frames::receive(&mut receive, MAX_UPDATE).await {
                 Ok(Question::Alive) => Answer::Alive,
-                Ok(Question::Links) => Answer::Links(node.link_counts().await),
+                Ok(Question::Links) => Answer::Links(node.link_counts()),
                 Ok(Question::Cuts(network, links)) => {
-                    Answer::Cuts(node.count_cuts(&network, links).await)
+                    Answer::Cuts(node.count_cuts(&network, links))
                 }
                 Ok(Question::Flows(network, seconds)) => {
-                    Answer::Flows(node.flows(&network, seconds).await)
+                    Answer::Flows(node.flows(&network, seconds))
                 }
                 Ok(Question::AddDevice(order)) => Answer::Device(
-                    node.add_device(order).await.map_err(|refusal| refusal.to_string()),
+                    node.workloads.add_device(order).await.map_err(|refusal| refusal.to_string()),
                 ),
-                Ok(Question::RemoveDevice(id)) => {
-                    Answer::Removed(node.detach(&id).await.map_err(|refusal| refusal.to_string()))
-                }
+                Ok(Question::RemoveDevice(id)) => Answer::Removed(
+                    node.workloads.detach(&id).map_err(|refusal| refusal.to_string()),
+                ),
                 Err(_) => return,
             };
             for part in answer.parts() {

@@ -1,11 +1,10 @@
-//! What lies around this node: whether UDP passes, what the NAT does, which relays answer and how
+//! What lies around this reachability: whether UDP passes, what the NAT does, which relays answer and how
 //! quickly, whether the router maps ports. Only what the mesh has named is asked: the coordinator,
 //! its relays, and the STUN servers of the configuration.
 
-use crate::{daemon::Node, portmap};
+use super::{Reachability, host_addresses, port_mapping};
 use futures::future::join_all;
 use meshward_api_types::diagnosis::{Nat, Netcheck, PortMappings, RelayCheck};
-use meshward_netns::Netns;
 use meshward_runtime::random;
 use meshward_types::{
     relay::RelayNumber,
@@ -73,14 +72,14 @@ impl Heard {
 }
 
 /// Finds it out, in some three seconds at the most.
-pub async fn check(node: &Arc<Node>) -> Netcheck {
-    let servers = servers(node).await;
+pub async fn check(reachability: &Arc<Reachability>) -> Netcheck {
+    let servers = servers(reachability).await;
     let (v4, v6) = tokio::join!(
         ask_all(Ipv4Addr::UNSPECIFIED.into(), &servers),
         ask_all(Ipv6Addr::UNSPECIFIED.into(), &servers)
     );
     let tcp = join_all(servers.iter().map(connect)).await;
-    let addresses = tokio::task::spawn_blocking(own_addresses).await.unwrap_or_default();
+    let addresses = tokio::task::spawn_blocking(host_addresses).await.unwrap_or_default();
     let by_udp = |at: usize| [v4.took(at), v6.took(at)].into_iter().flatten().min();
     let relays = servers.iter().enumerate().filter_map(|(at, server)| {
         Some(RelayCheck {
@@ -104,17 +103,17 @@ pub async fn check(node: &Arc<Node>) -> Netcheck {
     let nat = nat(told, &addresses);
     let translated = !matches!(nat, Nat::None | Nat::Unknown);
     Netcheck {
-        node: node.membership.name.clone(),
-        connected: node.status().await.connected,
+        node: reachability.membership.name.clone(),
+        connected: reachability.link.is_connected(),
         udp,
         ipv4: v4.seen(),
         ipv6: v6.seen(),
         has_ipv6: addresses.iter().any(is_global_v6),
         nat,
         nat_keeps_port: told.seen().filter(|_| translated).map(|seen| seen.port() == told.port),
-        port_mapping: port_mapping(node).await,
+        port_mapping: mappings(reachability).await,
         relays,
-        homes: node.homes.borrow().clone(),
+        homes: reachability.home_relays.borrow().clone(),
         addresses,
     }
 }
@@ -139,13 +138,13 @@ fn nat(heard: &Heard, own: &[IpAddr]) -> Nat {
     }
 }
 
-async fn servers(node: &Node) -> Vec<Server> {
-    let relays = node.relays.borrow().clone();
+async fn servers(reachability: &Reachability) -> Vec<Server> {
+    let relays = reachability.relays.borrow().clone();
     let coordinator =
-        (Some(RelayNumber::COORDINATOR), vec![node.membership.coordinator.clone()], PORT);
+        (Some(RelayNumber::COORDINATOR), vec![reachability.membership.coordinator.clone()], PORT);
     let relays =
         relays.iter().map(|spec| (Some(spec.number), spec.addresses.clone(), spec.stun_port));
-    let stun = node.config.stun.iter().map(|server| {
+    let stun = reachability.config.stun.iter().map(|server| {
         let port = server.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(PORT);
         (None, vec![server.clone()], port)
     });
@@ -232,18 +231,16 @@ async fn connect(server: &Server) -> Option<Duration> {
     join_all(tries).await.into_iter().flatten().min()
 }
 
-async fn port_mapping(node: &Arc<Node>) -> PortMappings {
+async fn mappings(reachability: &Arc<Reachability>) -> PortMappings {
     PortMappings {
-        wanted: node.config.port_mapping,
-        router: if node.config.port_mapping { portmap::router_outside().await } else { None },
-        mapped: node.mapped().await,
+        wanted: reachability.config.port_mapping,
+        router: if reachability.config.port_mapping {
+            port_mapping::router_outside().await
+        } else {
+            None
+        },
+        mapped: reachability.mapped(),
     }
-}
-
-fn own_addresses() -> Vec<IpAddr> {
-    let found =
-        Netns::current().and_then(|netns| netns.links(async |links| links.addresses().await));
-    found.unwrap_or_default()
 }
 
 /// Whether an address is good beyond its link and its site (RFC 4291, RFC 4193).

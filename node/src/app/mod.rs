@@ -1,0 +1,10 @@
+//! The node: its parts, wired together.
+
+mod node;
+mod ping;
+mod status;
+
+pub use node::{Enforced, Node};
+
+#[cfg(test)]
+mod restore_tests;

@@ -1,0 +1,65 @@
+//! Flows outlive the daemon: they are written down at intervals and at the end, and taken up at the
+//! start.
+
+use super::lifecycle::Endpoints;
+use crate::{clock, workers::ServedEndpoint};
+use meshward_datapath::Now;
+use meshward_types::NetworkName;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tracing::info;
+
+/// How often flows are written down. What was begun since the last time is not there after a crash.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { instant: clock::now(), unix }
+}
+
+fn file(network: &NetworkName) -> String {
+    format!("flows/{network}")
+}
+
+impl Endpoints {
+    /// Takes up the flows that each network had, once its workloads are there. Flows that cannot be
+    /// read are set aside: connections are then taken up by their packets.
+    pub fn restore_flows(&self) {
+        for (network, served) in self.enforcement.endpoints() {
+            let endpoint = &served.endpoint;
+            let flows =
+                self.folder.take_up(&file(&network), |kept| endpoint.import_flows(now(), kept));
+            let Some(flows) = flows else { continue };
+            info!(%network, flows, "flows taken up again");
+            // From now on there may be others, so the file does not have all of them any more.
+            self.folder.keep(&file(&network), endpoint.export_flows(now(), false));
+        }
+    }
+
+    /// Writes flows down, for ever.
+    pub async fn keep_flows(&self) {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            for (network, served) in self.enforcement.endpoints() {
+                self.write_flows(network, served, false).await;
+            }
+        }
+    }
+
+    /// Writes the flows down for the last time: no packet passes from now on.
+    pub async fn stop_and_write_flows(&self) {
+        for (network, served) in self.enforcement.endpoints() {
+            self.workers.stop(&served);
+            self.write_flows(network, served, true).await;
+        }
+    }
+
+    async fn write_flows(&self, network: NetworkName, served: Arc<ServedEndpoint>, is_last: bool) {
+        let export = move || served.endpoint.export_flows(now(), is_last);
+        if let Ok(flows) = tokio::task::spawn_blocking(export).await {
+            self.folder.keep(&file(&network), flows);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The queues of messages that leave by relays: filled by the workers, emptied by the connections.
+
+use meshward_types::relay::{RelayId, RelayNetwork, RelayNumber};
+use parking_lot::RwLock;
+use std::{collections::HashMap, sync::Arc};
+use tokio::sync::mpsc;
+
+/// The most messages that wait for one relay; then they are lost, as in any network.
+pub(crate) const CAPACITY: usize = 4096;
+
+/// Messages for a peer.
+pub struct Outgoing {
+    pub(crate) to: RelayId,
+    pub(crate) network: RelayNetwork,
+    pub(crate) messages: Vec<u8>,
+    /// The length of each message but the last, which may be shorter.
+    pub(crate) size: usize,
+}
+
+/// The sending side.
+#[derive(Clone)]
+pub struct Sender {
+    pub(crate) queues: Arc<RwLock<HashMap<RelayNumber, mpsc::Sender<Outgoing>>>>,
+    /// For relays by which nothing was sent yet.
+    others: mpsc::Sender<(RelayNumber, Outgoing)>,
+}
+
+/// The receiving side.
+pub struct Receiver {
+    pub(crate) sender: Sender,
+    /// What is for relays that have no queue yet.
+    pub(crate) others: mpsc::Receiver<(RelayNumber, Outgoing)>,
+}
+
+/// Makes both sides.
+pub fn channel() -> (Sender, Receiver) {
+    let (to_others, others) = mpsc::channel(CAPACITY);
+    let sender = Sender { queues: Arc::default(), others: to_others };
+    (sender.clone(), Receiver { sender, others })
+}
+
+impl Sender {
+    /// Sends messages by a relay, each of `size` bytes but for the last, which may be shorter;
+    /// `false` if they were not taken.
+    pub fn send(
+        &self,
+        by: RelayNumber,
+        to: RelayId,
+        network: RelayNetwork,
+        messages: &[u8],
+        size: usize,
+    ) -> bool {
+        let outgoing = Outgoing { to, network, messages: messages.to_vec(), size };
+        match self.queues.read().get(&by) {
+            Some(queue) => queue.try_send(outgoing).is_ok(),
+            None => self.others.try_send((by, outgoing)).is_ok(),
+        }
+    }
+}
