@@ -8,7 +8,9 @@ use crate::{
 };
 use anyhow::{Result, ensure};
 use meshward_api_client::{Client, Error};
-use meshward_lab::Mesh;
+use meshward_api_types::local::{Attach, LocalWorkload};
+use meshward_lab::{Mesh, Node, host};
+use meshward_netns::Netns;
 use serde_json::{Value, json};
 use std::{
     fmt::Write as _,
@@ -63,13 +65,27 @@ pub fn quarantine(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
         whole.push(milliseconds(last.saturating_duration_since(begun)));
         mesh.meshctl(&["release", &api.id])?;
     }
+    let attaching = beside_attaching(&mesh, &rack, &api.id, quick)?;
     let beside = beside_viewers(&mesh, &api.id, if quick { 5 } else { 100 })?;
     let case = format!("3 nodes, {} times", after.len());
     let row = |metric, ours: &[f64], target| {
         Figures { bench: "quarantine", case: case.clone(), metric, unit: "ms", ours }
             .absolute(target)
     };
+    let attached = |metric, unit, ours: f64, target| {
+        let case = "its node attaches workloads".to_owned();
+        Figures { bench: "quarantine", case, metric, unit, ours: &[ours] }.absolute(target)
+    };
     Ok(vec![
+        attached("workloads attached", "/s", attaching.rate, Target::None),
+        attached("enforced everywhere, at rest, p99", "ms", attaching.idle, Target::None),
+        attached("enforced everywhere, while it attaches, p99", "ms", attaching.busy, Target::None),
+        attached(
+            "while it attaches / at rest, p99",
+            "",
+            attaching.busy / attaching.idle,
+            Target::AtMost(1.5),
+        ),
         row(
             "from the command's return to the last packet, p99",
             &[crate::report::p99(&after)],
@@ -90,6 +106,97 @@ pub fn quarantine(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
 struct Beside {
     idle: f64,
     busy: f64,
+}
+
+/// Workloads that are attached in a second, and by how many at once: each waits to be let in.
+const ATTACHED_PER_SECOND: u32 = 100;
+const ATTACHERS: u32 = 8;
+/// Quarantines before it is changed whether the node attaches.
+const BLOCK: usize = 10;
+
+/// Quarantines of a workload whose node attaches others, and whose node is at rest.
+struct Attaching {
+    idle: f64,
+    busy: f64,
+    /// Workloads that were attached in a second.
+    rate: f64,
+}
+
+/// Quarantines in turns while the node of the workload is at rest, and while it attaches.
+fn beside_attaching(mesh: &Mesh, node: &Node, workload: &str, quick: bool) -> Result<Attaching> {
+    let admin =
+        Client::coordinator(serde_json::from_str(&std::fs::read_to_string(mesh.context())?)?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (attaches, attached) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let ended = Arc::new(AtomicBool::new(false));
+    let attachers: Vec<_> = (0..ATTACHERS)
+        .map(|_| {
+            let (socket, netns) = (node.socket(), host()?);
+            let (attaches, attached, ended) = (attaches.clone(), attached.clone(), ended.clone());
+            Ok(thread::spawn(move || {
+                attach_on_and_on(&socket, &netns, &attaches, &attached, &ended)
+            }))
+        })
+        .collect::<Result<_>>()?;
+    let (mut idle, mut busy) = (Vec::new(), Vec::new());
+    let (mut busy_time, mut busy_count) = (Duration::ZERO, 0);
+    for turn in 0..if quick { 2 } else { 40 } {
+        let is_busy = turn % 2 == 1;
+        attaches.store(is_busy, Relaxed);
+        // What the turn before has begun ends, and what this one begins is at it.
+        thread::sleep(Duration::from_millis(700));
+        let begun = Instant::now();
+        let before = attached.load(Relaxed);
+        let times =
+            mesh.site.netns.run(|| quarantine_each(&runtime, &admin, workload, BLOCK))??;
+        if is_busy {
+            busy.extend(times);
+            busy_time += begun.elapsed();
+            busy_count += attached.load(Relaxed) - before;
+        } else {
+            idle.extend(times);
+        }
+    }
+    ended.store(true, Relaxed);
+    for attacher in attachers {
+        attacher.join().map_err(|_| anyhow::anyhow!("an attacher panicked"))??;
+    }
+    ensure!(busy_count > 0, "nothing was attached");
+    let rate = busy_count as f64 / busy_time.as_secs_f64();
+    Ok(Attaching { idle: crate::report::p99(&idle), busy: crate::report::p99(&busy), rate })
+}
+
+/// Attaches a namespace and detaches it, at its share of the rate, while it is told to.
+fn attach_on_and_on(
+    socket: &Path,
+    netns: &Netns,
+    attaches: &AtomicBool,
+    attached: &AtomicU64,
+    ended: &AtomicBool,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let client = Client::node(socket);
+    let wanted = Attach {
+        network: "shop".parse()?,
+        name: None,
+        labels: "app=web".parse()?,
+        accepts: vec![],
+        netns: netns.path(),
+        owner: None,
+        host: false,
+    };
+    let interval = Duration::from_secs(1) * ATTACHERS / ATTACHED_PER_SECOND;
+    while !ended.load(Relaxed) {
+        let begun = Instant::now();
+        if attaches.load(Relaxed) {
+            let workload: LocalWorkload =
+                runtime.block_on(client.post("/v1/workloads", &wanted))?;
+            attached.fetch_add(1, Relaxed);
+            runtime.block_on(client.delete(&format!("/v1/workloads/{}", workload.id)))?;
+        }
+        thread::sleep(interval.saturating_sub(begun.elapsed()));
+    }
+    Ok(())
 }
 
 /// Rules and tests of the largest dry run that is allowed: each test is judged by all rules.
@@ -157,6 +264,17 @@ fn beside_viewers(mesh: &Mesh, workload: &str, times: usize) -> Result<Beside> {
 
 fn quarantine_times(client: &Client, workload: &str, times: usize) -> Result<f64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(crate::report::p99(&quarantine_each(&runtime, client, workload, times)?))
+}
+
+/// Quarantines a workload and releases it, again and again; returns the milliseconds until each
+/// quarantine is enforced everywhere.
+fn quarantine_each(
+    runtime: &tokio::runtime::Runtime,
+    client: &Client,
+    workload: &str,
+    times: usize,
+) -> Result<Vec<f64>> {
     let mut taken = Vec::new();
     for _ in 0..times {
         let begun = Instant::now();
@@ -166,7 +284,7 @@ fn quarantine_times(client: &Client, workload: &str, times: usize) -> Result<f64
         let _: Value = runtime
             .block_on(client.post("/v1/quarantines/release", &json!({ "workload": workload })))?;
     }
-    Ok(crate::report::p99(&taken))
+    Ok(taken)
 }
 
 /// What the receiver of the connection has seen.
