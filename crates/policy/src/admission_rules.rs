@@ -10,37 +10,37 @@ use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
 use serde::{Deserialize, Serialize, Serializer};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-/// One rule of admission.
+/// A rule of admission.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AdmissionRule {
-    /// Its name, unique in the policy.
+    /// The name, unique in the policy.
     pub name: String,
-    /// The workloads that it speaks of; all if it is empty.
+    /// The workloads that it applies to; all if it is empty.
     #[serde(rename = "for", skip_serializing_if = "Selector::is_empty")]
     pub who: Selector,
-    /// Where their images may come from; anywhere if there is none.
+    /// The repositories that images may come from; any if it is empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<ImagePattern>,
-    /// The keys, of which one must have signed each image; none if there is none.
+    /// The keys, one of which must have signed each image; none is needed if it is empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub signed_by: Vec<String>,
-    /// How they may be set up; in any way if there is none.
+    /// The permitted configurations; any if it is empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub config: Vec<Sha256>,
-    /// What they may do that a container usually may not.
+    /// The permitted privileges, which containers usually do not have.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub privileges: Vec<String>,
-    /// What becomes of containers that share their network namespace.
+    /// The treatment of containers that share their network namespace.
     #[serde(skip_serializing_if = "Shared::is_judged")]
     pub shared: Shared,
 }
 
-/// What a rule of admission makes of the containers that share the network namespace of a workload:
-/// what they send is the workload's.
+/// The treatment of containers that share the network namespace of a workload, and whose packets
+/// are the workload's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shared {
-    /// They have to be what the workload has to be.
+    /// They must meet the workload's requirements.
     #[default]
     Judge,
     /// They may be anything.
@@ -53,12 +53,13 @@ impl Shared {
     }
 }
 
-/// Repositories: one by name, or with `/*` at its end all below it; `*` is every image.
+/// A pattern of repositories: one by name, all below a prefix that ends with `/*`, or `*` for every
+/// image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImagePattern {
-    /// Every image, those that were never in a registry included.
+    /// Every image, also one that was never in a registry.
     Any,
-    /// Everything below a registry or a path in it, which ends with `/`.
+    /// Everything below a registry or a path in it; the text ends with `/`.
     Below(String),
     /// One repository.
     One(Repository),
@@ -88,7 +89,7 @@ impl FromStr for ImagePattern {
                 .map(Self::One)
                 .map_err(|error| error.to_string());
         };
-        // Read as if it went on, so that what it begins with is read as a registry where that is
+        // Parsed with an added path, so that the first part is read as a registry where that is
         // meant.
         let whole = Repository::of_reference(&format!("{prefix}/x")).map_err(|_| {
             format!("`{text}` is no pattern: write REGISTRY/PATH, REGISTRY/PATH/* for all below it, or *")
@@ -113,7 +114,7 @@ impl Serialize for ImagePattern {
     }
 }
 
-/// A key that signs images: ECDSA on P-256, as cosign and skopeo make them.
+/// A key that signs images: ECDSA on P-256, as cosign and skopeo use it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningKey {
     pem: String,
@@ -121,7 +122,7 @@ pub struct SigningKey {
     point: Vec<u8>,
 }
 
-/// What stands in front of an uncompressed point on P-256 in a SubjectPublicKeyInfo (RFC 5480 §2).
+/// The bytes before an uncompressed P-256 point in a SubjectPublicKeyInfo (RFC 5480 §2).
 pub(crate) const P256: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
@@ -155,7 +156,7 @@ impl Serialize for SigningKey {
 }
 
 impl SigningKey {
-    /// Whether a signature is by this key.
+    /// Returns `true` if a signature was made with this key.
     pub(crate) fn signed(&self, signature: &ImageSignature) -> bool {
         let Ok(bytes) = BASE64_STANDARD.decode(&signature.signature) else { return false };
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point);

@@ -1,16 +1,16 @@
-//! A bound on the work that a policy may ask for: counted in steps, not in time, so that a policy
-//! is taken or refused alike wherever it is judged.
+//! A bound on the work that a policy causes, counted in steps and not in time, so that a policy is
+//! accepted or refused alike on every machine.
 
 use std::cell::Cell;
 
-/// The steps that are left. A step is about the cost of comparing one label: 10 to 100 ns.
+/// The remaining steps. A step costs about as much as comparing one label: 10 to 100 ns.
 #[derive(Debug)]
 pub struct Budget {
     given: u64,
     left: Cell<u64>,
 }
 
-/// More work than the budget allows.
+/// The error for more work than the budget allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it takes more than {given} steps to work out")]
 pub struct Exhausted {
@@ -18,17 +18,17 @@ pub struct Exhausted {
 }
 
 impl Budget {
-    /// The steps for working out what one policy changes: a few seconds of one core.
+    /// The steps to work out the changes of one policy: a few seconds of one core.
     pub const PLAN: u64 = 100_000_000;
-    /// The steps for looking for what is suspicious in one policy: less than a second.
+    /// The steps to look for suspicious parts of one policy: less than a second.
     pub const REVIEW: u64 = 10_000_000;
 
-    /// A budget of so many steps.
+    /// Creates a budget of `steps`.
     pub fn of(steps: u64) -> Self {
         Self { given: steps, left: Cell::new(steps) }
     }
 
-    /// No bound: for what was bounded when it was planned.
+    /// Creates a budget without a bound, for work that was bounded when it was planned.
     pub fn unlimited() -> Self {
         Self::of(u64::MAX)
     }
@@ -44,7 +44,7 @@ impl Budget {
     }
 }
 
-/// A count of things as steps.
+/// Converts a count to steps.
 pub(crate) fn steps(count: usize) -> u64 {
     count as u64
 }

@@ -11,22 +11,22 @@ use crate::{
 };
 use std::collections::HashSet;
 
-/// A policy test that did not come out as expected.
+/// A policy test that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("policy test {number} failed: from {from} to {to}, {port}: expected {expected}, but {found}",
     from = test.from, to = test.to, port = test.port,
     expected = match test.expect { Expect::Allow => "allow", Expect::Deny => "deny", Expect::Reject => "reject" })]
 pub struct TestFailure {
-    /// Its index in the document, from 1.
+    /// The number in the document, from 1.
     pub number: usize,
     /// The test.
     pub test: TestCase,
-    /// What came out instead.
+    /// The actual verdict.
     pub found: String,
 }
 
-/// Runs the tests that the policy carries, within a budget: each is judged by the rules that select
-/// its labels.
+/// Runs the tests that the policy carries, within a budget. Each is judged only by the rules that
+/// select its labels.
 ///
 /// # Errors
 /// [`Exhausted`] if there are more rules, ports and tests than can be run.

@@ -1,4 +1,4 @@
-//! From rules to the ACL of a pair of label sets.
+//! The compiler from rules to the ACL of a pair of label sets.
 
 use crate::{
     document::{Action, Declarations, Mode, Policy, Rule, Tier},
@@ -8,20 +8,20 @@ use meshward_types::{
     AcceptFrom, Acl, AclEntry, Labels, OnDeny, PortRange, PortSpec, Protocol, Verdict,
 };
 
-/// The ACL between two label sets: exactly what [`Policy::decide`] says, for every protocol and
-/// port.
+/// Compiles the ACL between two label sets: exactly what [`Policy::decide`] says, for every
+/// protocol and port.
 ///
-/// `accepts`: what `to` declares about who reaches it.
+/// `accepts` are the declarations of `to`.
 pub fn compile(policy: &Policy, from: &Labels, to: &Labels, accepts: &[AcceptFrom]) -> Acl {
     let matching =
         policy.tiers().filter(|(_, rule)| rule.from.matches(from) && rule.to.matches(to));
     compile_matching(policy, matching.collect(), declared(accepts, from))
 }
 
-/// The same, from the guardrails and rules that are known to match the pair, and the ports that are
+/// Compiles an ACL from the guardrails and rules that match the pair, and the ports that are
 /// declared for it.
 ///
-/// One sweep over the ends of all port ranges: the cost grows with their number, and hardly faster.
+/// One sweep over the ends of all port ranges: the cost grows little faster than their number.
 pub(crate) fn compile_matching(
     policy: &Policy,
     rules: Vec<(Tier, &Rule)>,
@@ -60,8 +60,8 @@ pub(crate) fn compile_matching(
     acl.with_forensics(forensic).with_answers(rejected, dropped, otherwise(&deciding))
 }
 
-/// What rules that allow say of everything between the two that nothing allows. Who is silent is so
-/// for all of them.
+/// Returns the answer that allowing rules give to everything between the two that nothing allows.
+/// One that drops silently decides for all of them.
 fn otherwise(deciding: &Deciding) -> Option<OnDeny> {
     let spoken = deciding.rules.iter().filter(|(tier, rule)| {
         matches!(tier, Tier::Guardrail | Tier::Rule) && rule.action() == Action::Allow
@@ -69,25 +69,25 @@ fn otherwise(deciding: &Deciding) -> Option<OnDeny> {
     spoken.filter_map(|(_, rule)| rule.on_deny).min()
 }
 
-/// Who speaks of ports.
+/// A source of a decision about ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Speaker {
     /// A rule or a guardrail.
     Rule {
         guardrail: bool,
         denies: bool,
-        /// What it says is observed, not enforced.
+        /// `true` if it is observed, not enforced.
         lifted: bool,
-        /// What senders are told, if it denies.
+        /// The answer to packets that it denies.
         on_deny: Option<OnDeny>,
     },
     /// The destination's declaration.
     Opens,
-    /// Who may be let in to what is quarantined.
+    /// An exception of a quarantine.
     LetsIn { over_guardrails: bool },
 }
 
-/// Every port that somebody speaks of.
+/// Returns every range of ports with its source.
 fn speakers<'a>(deciding: &'a Deciding<'a>) -> Vec<(Speaker, &'a PortSpec)> {
     let any = |wanted: Tier| deciding.rules.iter().any(|(tier, _)| *tier == wanted);
     let (by_admin, quarantined) = (any(Tier::LetInByAdmin), any(Tier::LetIn));
@@ -111,8 +111,9 @@ fn speakers<'a>(deciding: &'a Deciding<'a>) -> Vec<(Speaker, &'a PortSpec)> {
     all
 }
 
-/// How many speak of a port: `[guardrail][denies][lifted]`; how many that deny it have an answer:
-/// `[guardrail][rejects]`; how many open it, and `[over_guardrails]` let in.
+/// The number of sources that apply to a port, `[guardrail][denies][lifted]`; of those denying it
+/// with an answer, `[guardrail][rejects]`; of those opening it; and of exceptions,
+/// `[over_guardrails]`.
 #[derive(Debug, Default)]
 struct Counts {
     speaking: [[[u32; 2]; 2]; 2],
@@ -142,15 +143,15 @@ impl Counts {
         *count = if begins { *count + 1 } else { *count - 1 };
     }
 
-    /// Whether quarantined workloads may be reached: what a guardrail denies only over the
-    /// guardrails.
+    /// Returns `true` if a quarantined workload may be reached. Only exceptions over the guardrails
+    /// apply to what those deny.
     fn lets_in(&self) -> bool {
         let [plain, over] = self.letting_in;
         let [firmly_denied, _] = self.speaking[1][1];
         over > 0 || (plain > 0 && firmly_denied == 0)
     }
 
-    /// What those decide that count: `None` if none of them speaks.
+    /// Returns the decision of the sources that count; `None` if none applies.
     fn decision(&self, lifted_count: bool) -> Option<bool> {
         let any = |guardrail: usize, denies: usize| {
             let [firm, lifted] = self.speaking[guardrail][denies];
@@ -166,7 +167,8 @@ impl Counts {
         (self.opening > 0).then_some(true)
     }
 
-    /// What those that deny say is told; who is silent is so for all of them.
+    /// Returns the answer of the sources that deny; one that drops silently decides for all of
+    /// them.
     fn answer(&self) -> Option<OnDeny> {
         let [_, by_guardrail] = self.speaking[1];
         match self.answering[usize::from(by_guardrail[0] > 0)] {
@@ -188,7 +190,7 @@ impl Counts {
     }
 }
 
-/// Visits the ports of a protocol in pieces, in which the same ones speak of every port.
+/// Visits the ports of a protocol in ranges to which the same sources apply.
 fn sweep(
     speakers: &[(Speaker, &PortSpec)],
     protocol: Protocol,
@@ -211,7 +213,7 @@ fn sweep(
             counts.count(speaker, begins);
         }
         let next = ends.peek().map_or(end, |(place, _, _)| *place);
-        // Both lie below 65536: they came from ports, or `next` is one past the last.
+        // Both are below 65536: they come from ports, or `next` is one past the last.
         visit(PortRange { first: at as u16, last: (next - 1) as u16 }, &counts);
         at = next;
     }

@@ -7,30 +7,30 @@ use crate::{
 use meshward_types::{AcceptFrom, Labels, PortSpec, Protocol, Verdict};
 use std::fmt;
 
-/// What decided.
+/// The reason of a verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason<'a> {
     /// This rule.
     Rule(Tier, &'a Rule),
-    /// The destination's own declaration, which opened it, or left it out.
+    /// The destination's declaration, which opened the port or left it out.
     Declaration,
-    /// No rule spoke.
+    /// No rule applies.
     Default,
 }
 
 /// A verdict and its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision<'a> {
-    /// What becomes of the packet.
+    /// The verdict.
     pub verdict: Verdict,
-    /// What decided; of what is observed, what would have denied it.
+    /// The reason; for an observed packet, that of the denial.
     pub reason: Reason<'a>,
 }
 
 impl Policy {
-    /// The verdict on a packet that would begin a flow from `from` to port `port` of `to`.
+    /// Decides about a packet that would begin a flow from `from` to port `port` of `to`.
     ///
-    /// `accepts`: what `to` declares about who reaches it.
+    /// `accepts` are the declarations of `to`.
     pub fn decide(
         &self,
         from: &Labels,
@@ -54,8 +54,8 @@ impl Policy {
     }
 }
 
-/// The verdict: what is denied passes, observed, if it would not be denied by what is enforced
-/// alone.
+/// Returns the verdict: a denied packet passes, observed, if enforced rules alone would not deny
+/// it.
 pub(crate) fn verdict(deciding: &Deciding, protocol: Protocol, port: u16) -> Verdict {
     if decide(deciding, protocol, port, |_, _| true).0 {
         return Verdict::Allowed;
@@ -70,8 +70,8 @@ pub(crate) fn verdict(deciding: &Deciding, protocol: Protocol, port: u16) -> Ver
     }
 }
 
-/// Whether what `counts` lets pass, and why: a guardrail's deny, then its allow, then a rule's
-/// deny, then its allow.
+/// Returns the decision of the rules that `counts` selects, with the reason: a guardrail's deny,
+/// then its allow, then a rule's deny, then its allow.
 pub(crate) fn decide<'a>(
     deciding: &Deciding<'a>,
     protocol: Protocol,

@@ -1,4 +1,4 @@
-//! A network's policy as it is decided by: what was written, with its named sets filled in.
+//! A network's policy in the form that decisions use, with named sets filled in.
 
 use crate::{
     admission_rules::{AdmissionRule, Keys},
@@ -10,75 +10,75 @@ use meshward_types::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The policy of one network, its named sets filled in.
+/// The policy of one network, with named sets filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Policy {
-    /// The network that it is for.
+    /// The network.
     pub network: NetworkName,
-    /// Whether what is not allowed is dropped.
+    /// Enforcement or observation.
     #[serde(skip_serializing_if = "is_usual")]
     pub mode: Mode,
-    /// What a workload may declare about who reaches it.
+    /// The effect of workloads' declarations (`accept-from`).
     #[serde(skip_serializing_if = "is_usual")]
     pub declarations: Declarations,
-    /// What the sender of a packet is told that nothing allows, where no rule says otherwise.
+    /// The answer to packets that no rule allows, unless a rule says otherwise.
     #[serde(skip_serializing_if = "is_usual")]
     pub on_deny: OnDeny,
-    /// What a quarantined workload is told of what it sends.
+    /// The answer to packets of a quarantined workload.
     #[serde(skip_serializing_if = "is_usual")]
     pub on_quarantine: OnDeny,
-    /// What the ends of a TCP connection are told that a change of policy or a quarantine cuts.
+    /// The treatment of TCP connections that a change of policy or a quarantine cuts.
     #[serde(skip_serializing_if = "is_usual")]
     pub on_revoke: OnRevoke,
-    /// For how long silent conversations are kept.
+    /// The timeouts of idle flows.
     #[serde(skip_serializing_if = "is_usual")]
     pub timeouts: FlowTimeouts,
-    /// What may pass, and exceptions from that.
+    /// Rules that allow or deny packets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
-    /// What no rule can override.
+    /// Rules that no other rule can override.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub guardrails: Vec<Rule>,
-    /// What must come out, checked before the policy is accepted.
+    /// Expectations that are checked before the policy is accepted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tests: Vec<TestCase>,
-    /// What happens by itself when something is seen.
+    /// Reactions to what workloads try.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub triggers: Vec<Trigger>,
     /// The keys that sign images.
     #[serde(skip_serializing_if = "Keys::is_empty")]
     pub keys: Keys,
-    /// What workloads have to be to be let in.
+    /// Requirements on workloads that are to be admitted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub admission: Vec<AdmissionRule>,
-    /// Which prefixes gateways may have behind them.
+    /// Rules that approve the prefixes behind gateways.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteRule>,
-    /// Who may be let in to what is quarantined.
+    /// Rules that say who may reach quarantined workloads.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub forensics: Vec<ForensicsRule>,
-    /// Whom quarantines let in. Nobody writes these: they come with quarantines.
+    /// Exceptions of quarantines. They come with quarantines, never from policy files.
     #[serde(skip)]
     pub let_in: Vec<LetIn>,
 }
 
-/// Who may be let in to what is quarantined, by a quarantine that says so.
+/// A rule that says who may reach quarantined workloads, if a quarantine names them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ForensicsRule {
-    /// Who, to whom and to which ports; it allows.
+    /// The workloads and ports; it allows.
     #[serde(flatten)]
     pub rule: Rule,
-    /// Whether that holds for what guardrails deny, too.
+    /// `true` if it applies to what guardrails deny as well.
     #[serde(skip_serializing_if = "is_usual")]
     pub over_guardrails: bool,
 }
 
-/// Whom a quarantine lets in to what it holds.
+/// The workloads that a quarantine lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LetIn {
-    /// Who, and to whom.
+    /// The workloads and ports.
     pub rule: Rule,
-    /// Whether an admin has said so: then the policy need not name them.
+    /// `true` if an admin set it: then the policy need not name them.
     pub by_admin: bool,
 }
 
@@ -86,55 +86,54 @@ fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Whether a policy is enforced.
+/// Enforcement or observation of a policy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// What is not allowed is dropped.
+    /// Denied packets are dropped.
     #[default]
     Enforce,
-    /// What rules and the default deny passes, and is counted. Guardrails and quarantines hold all
-    /// the same.
+    /// Packets that a rule or the default denies pass, and are counted. Guardrails and quarantines
+    /// are enforced.
     Observe,
 }
 
-/// What workloads may declare (`accept-from`) about who reaches them.
+/// The effect of workloads' declarations (`accept-from`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Declarations {
-    /// Less than the policy allows.
+    /// They narrow what the policy allows.
     #[default]
     Narrow,
-    /// Also more: what no guardrail and no rule denies. It holds for what comes to the workload
-    /// alone.
+    /// They also open what no guardrail and no rule denies, for packets to the declaring workload.
     Open,
 }
 
 /// One rule or guardrail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rule {
-    /// Its name, unique in the policy.
+    /// The name, unique in the policy.
     pub name: String,
-    /// Who begins flows.
+    /// The workloads that begin flows.
     pub from: Selector,
-    /// With whom.
+    /// The workloads at the other end.
     pub to: Selector,
-    /// What it allows; a rule has this or `deny`.
+    /// The ports that it allows; a rule has either this or `deny`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<PortSpec>,
-    /// What it denies.
+    /// The ports that it denies.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<PortSpec>,
-    /// What it denies passes, and is counted.
+    /// `true` if the packets that it denies pass, and are counted.
     #[serde(skip_serializing_if = "is_usual")]
     pub observe: bool,
-    /// What senders are told of what it denies, or, if it allows, of everything between the two
-    /// that nothing allows.
+    /// The answer to packets that it denies or, if it allows, to everything between the two that
+    /// nothing allows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_deny: Option<OnDeny>,
 }
 
-/// What a rule does with the packets that it matches.
+/// The effect of a rule on packets that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// They pass.
@@ -144,28 +143,28 @@ pub enum Action {
 }
 
 impl Rule {
-    /// What the rule does.
+    /// Returns the effect of the rule.
     pub fn action(&self) -> Action {
         if self.deny.is_empty() { Action::Allow } else { Action::Deny }
     }
 
-    /// The ports that it speaks of.
+    /// Returns the ports that it allows or denies.
     pub fn ports(&self) -> &[PortSpec] {
         if self.deny.is_empty() { &self.allow } else { &self.deny }
     }
 }
 
-/// One expectation on the policy.
+/// A policy test: one expectation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TestCase {
-    /// The labels of who begins the flow.
+    /// The labels of the workload that begins the flow.
     pub from: Labels,
-    /// The labels of whom it is with.
+    /// The labels of the workload at the other end.
     pub to: Labels,
-    /// What is tried.
+    /// The protocol and ports.
     pub port: PortSpec,
-    /// What must come out, for all of `port`.
+    /// The expected verdict for all of `port`.
     pub expect: Expect,
 }
 
@@ -177,32 +176,32 @@ pub enum Expect {
     Allow,
     /// None of it passes.
     Deny,
-    /// None of it passes, and whoever tries is told.
+    /// None of it passes, and the sender gets an answer.
     Reject,
 }
 
-/// What happens by itself when workloads try what they may not.
+/// A reaction to what workloads try and must not do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trigger {
-    /// Its name, unique in the policy.
+    /// The name, unique in the policy.
     pub name: String,
-    /// Whose flows are counted; everyone's if it is left out.
+    /// The workloads whose flows are counted; all if it is left out.
     #[serde(default, skip_serializing_if = "Selector::is_empty")]
     pub watch: Selector,
-    /// What has to be seen.
+    /// The condition.
     pub when: Condition,
-    /// What is done.
+    /// The reaction.
     pub then: Reaction,
-    /// For how long; until somebody ends it if it is left out.
+    /// The duration; without it, until somebody ends it.
     #[serde(rename = "for", default, skip_serializing_if = "Option::is_none")]
     pub lasts: Option<Lasting>,
-    /// Whether a node quarantines by itself while it has no session with the coordinator.
+    /// `true` if a node quarantines by itself while it has no session with the coordinator.
     #[serde(default, skip_serializing_if = "is_usual")]
     pub alone: bool,
 }
 
-/// What a trigger does with the workload that it has caught.
+/// The reaction to a workload that meets a trigger's condition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reaction {
@@ -210,30 +209,30 @@ pub enum Reaction {
     Quarantine,
     /// Gives it labels, so that other rules apply.
     Label(Labels),
-    /// Tells this URL, with a POST of what was seen, as JSON.
+    /// Sends a POST request to this URL, with what was seen as JSON.
     Webhook(String),
 }
 
-/// Which part of the policy a rule stands in.
+/// The part of a policy that a rule belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// `guardrails:`
     Guardrail,
     /// `rules:`
     Rule,
-    /// Of a quarantine: whom it lets in to what it holds, as far as `forensics:` names them.
+    /// An exception of a quarantine, as far as `forensics:` names it.
     LetIn,
-    /// The same, of an admin, who need not name them.
+    /// An exception that an admin set, which `forensics:` need not name.
     LetInByAdmin,
-    /// `forensics:`: who may be let in to what is quarantined.
+    /// `forensics:`, the workloads that may reach quarantined ones.
     Forensics {
-        /// Whether what guardrails deny does not count.
+        /// `true` if it applies to what guardrails deny as well.
         over_guardrails: bool,
     },
 }
 
 impl Policy {
-    /// Default deny, and nothing else.
+    /// Returns a policy that denies everything.
     pub fn deny_all(network: NetworkName) -> Self {
         Self {
             network,
@@ -255,7 +254,7 @@ impl Policy {
         }
     }
 
-    /// How nodes are to treat conversations. `resets`: see [`Conduct`].
+    /// Returns the treatment of conversations for nodes. `resets`: see [`Conduct`].
     pub fn conduct(&self, resets: u64) -> Conduct {
         let Self { on_deny, on_quarantine, on_revoke, .. } = *self;
         Conduct {
@@ -267,7 +266,7 @@ impl Policy {
         }
     }
 
-    /// The policy as YAML.
+    /// Formats the policy as YAML.
     ///
     /// # Errors
     /// If the YAML library fails.
@@ -275,8 +274,8 @@ impl Policy {
         serde_saphyr::to_string(self).map_err(|error| error.to_string())
     }
 
-    /// Every rule and guardrail, with the part that it stands in; and while a quarantine lets
-    /// somebody in, those that say whom.
+    /// Returns every rule and guardrail with its tier and, during quarantines with exceptions, the
+    /// rules about those.
     pub fn tiers(&self) -> impl Iterator<Item = (Tier, &Rule)> {
         let guardrails = self.guardrails.iter().map(|rule| (Tier::Guardrail, rule));
         let rules = self.rules.iter().map(|rule| (Tier::Rule, rule));

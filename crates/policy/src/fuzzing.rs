@@ -1,4 +1,4 @@
-//! What any policy that somebody writes must satisfy; see the crate `meshward-fuzzing`.
+//! Properties of any policy; see the crate `meshward-fuzzing`.
 
 use crate::{Budget, ParsedPolicy, Policy, compile, read, review, run_tests};
 use meshward_types::{Labels, PolicyFile, Protocol};
@@ -7,12 +7,12 @@ meshward_fuzzing::targets! {
     policy: policy, samples, |length| (16 << 20) + 1024 * length as u64;
 }
 
-/// Stands between two files.
+/// The separator of two files.
 const NEXT_FILE: char = '\u{c}';
 const LABELS: [&str; 4] = ["", "app=web", "app=api,env=prod", "app=db,env=test,tier=data"];
 
-/// Files: all that is wrong has its span in them; what is right says the same once it is written
-/// and read again, and compiles to what it decides.
+/// Policy files: every mistake has its position in them; a valid policy is the same after it was
+/// written and read again, and compiles to what it decides.
 fn policy(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let file = |(at, text): (usize, &str)| PolicyFile {

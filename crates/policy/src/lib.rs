@@ -1,8 +1,8 @@
-//! The policy language: reading it, deciding by it, and compiling it to the ACLs of links.
+//! The policy language: its reader, its decisions, and the compiler to the ACLs of links.
 //!
 //! Default deny. The order of rules has no meaning: a guardrail's deny decides before a guardrail's
-//! allow, that before a rule's deny, that before a rule's allow, and where none speaks the default
-//! denies.
+//! allow, that before a rule's deny, that before a rule's allow. If none applies, the packet is
+//! denied.
 #![forbid(unsafe_code)]
 
 /// The JSON Schema of a policy document (draft 2020-12), for editors.

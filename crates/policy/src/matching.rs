@@ -7,16 +7,17 @@ use meshward_types::{AcceptFrom, Labels, PortSpec};
 pub(crate) struct Deciding<'a> {
     pub mode: Mode,
     pub rules: Vec<(Tier, &'a Rule)>,
-    /// What the destination opens of its own accord.
+    /// The ports that the destination's declarations open.
     pub opened: Vec<PortSpec>,
 }
 
-/// Whether what a rule says is observed and not enforced.
+/// Returns `true` if a rule is observed and not enforced.
 pub(crate) fn is_lifted(mode: Mode, tier: Tier, rule: &Rule) -> bool {
     rule.observe || (mode == Mode::Observe && tier == Tier::Rule && rule.action() == Action::Deny)
 }
 
-/// The ports that declarations name for who has these labels; `None` if there is no declaration.
+/// Returns the ports that declarations name for a workload with these labels; `None` if there is no
+/// declaration.
 pub(crate) fn declared(accepts: &[AcceptFrom], from: &Labels) -> Option<Vec<PortSpec>> {
     if accepts.is_empty() {
         return None;

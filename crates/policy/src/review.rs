@@ -1,5 +1,5 @@
-//! What is suspicious in a policy, though not wrong: rules that do nothing, and selectors that
-//! select nobody.
+//! The review of a policy for what is suspicious though valid: rules without effect, and selectors
+//! that match nothing.
 
 use crate::{
     budget::{Budget, Exhausted, steps},
@@ -11,8 +11,7 @@ use crate::{
 use meshward_types::{Labels, PortSpec, Selector, selector::Requirement};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What can be said of a policy by itself: rules that never decide, because others do, and timeouts
-/// that are short.
+/// Reviews a policy by itself: rules that never decide because others do, and short timeouts.
 pub fn review(parsed: &ParsedPolicy) -> Vec<Problem> {
     let mut found = short_timeouts(parsed);
     let done = find_covered(parsed, &Budget::of(Budget::REVIEW), &mut found);
@@ -45,7 +44,7 @@ fn find_covered(
             }
             let same = other.1.action() == rule.1.action();
             let outranks = rank(*other) < rank(*rule);
-            // Of two that are alike, the later one is said to be too much.
+            // Of two equal rules, the later one is reported.
             let first =
                 rank(*other) == rank(*rule) && (!covers(rule.1, other.1, budget)? || other_at < at);
             let text = match (same, outranks, first) {
@@ -65,7 +64,7 @@ fn find_covered(
     Ok(())
 }
 
-/// What can be said of a policy beside the workloads that there are.
+/// Reviews a policy against the existing workloads.
 pub fn review_live(parsed: &ParsedPolicy, ground: &Ground) -> Vec<Problem> {
     let mut found = Vec::new();
     let budget = Budget::of(Budget::REVIEW);
@@ -99,7 +98,7 @@ fn find_unselected(
     Ok(())
 }
 
-/// Finds rules that allow what a guardrail denies, between workloads that there are.
+/// Finds rules that allow what a guardrail denies, between existing workloads.
 fn find_violations(
     parsed: &ParsedPolicy,
     ground: &Ground,
@@ -147,7 +146,7 @@ fn problem(parsed: &ParsedPolicy, name: &str, text: String) -> Option<Problem> {
     parsed.named.get(name).map(|span| Problem { span: span.clone(), text })
 }
 
-/// The smaller decides first.
+/// Returns the precedence of a rule: the smaller value decides first.
 fn rank((tier, rule): (Tier, &Rule)) -> u8 {
     let tier = match tier {
         Tier::Guardrail => 0,
@@ -157,7 +156,7 @@ fn rank((tier, rule): (Tier, &Rule)) -> u8 {
     tier + u8::from(rule.action() == Action::Allow)
 }
 
-/// Whether a rule speaks of everything that another speaks of.
+/// Returns `true` if a rule matches everything that another matches.
 fn covers(outer: &Rule, inner: &Rule, budget: &Budget) -> Result<bool, Exhausted> {
     if outer.observe != inner.observe
         || !implies(&inner.from, &outer.from)
@@ -181,7 +180,7 @@ fn meet(a: PortSpec, b: PortSpec) -> bool {
     protocols && a.ports.first <= b.ports.last && b.ports.first <= a.ports.last
 }
 
-/// Whether everything that `inner` selects is selected by `outer`.
+/// Returns `true` if `outer` matches everything that `inner` matches.
 fn implies(inner: &Selector, outer: &Selector) -> bool {
     outer
         .requirements()
@@ -200,7 +199,7 @@ fn narrower(known: &Requirement, wanted: &Requirement) -> bool {
     }
 }
 
-/// The labels that there are.
+/// The labels of all workloads.
 struct Known<'a>(BTreeMap<&'a str, BTreeSet<&'a str>>);
 
 impl<'a> Known<'a> {
@@ -212,12 +211,12 @@ impl<'a> Known<'a> {
         Self(known)
     }
 
-    /// How many words there are.
+    /// Returns the number of words.
     fn size(&self) -> u64 {
         1 + self.0.values().map(BTreeSet::len).sum::<usize>() as u64
     }
 
-    /// Which word of a selector nobody has, and which is meant.
+    /// Returns the word of a selector that no workload has, with a similar one.
     fn mend(&self, selector: &Selector) -> Option<String> {
         selector.requirements().find_map(|(key, requirement)| {
             let meant =

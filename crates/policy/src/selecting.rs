@@ -1,16 +1,16 @@
-//! Who is selected, without asking everyone: selectors and labels meet under a label that the
-//! selector requires.
+//! Indices of selectors and labels: they find each other under a label that the selector requires,
+//! without trying all.
 
 use crate::budget::{Budget, Exhausted};
 use meshward_types::{LabelKey, Labels, Selector, selector::Requirement};
 use std::collections::{BTreeSet, HashMap};
 
-/// Selectors, each under a number, found by the labels that they select.
+/// Selectors by number, found by the labels that they match.
 #[derive(Debug, Clone)]
 pub(crate) struct Selecting<T> {
     by_value: HashMap<LabelKey, HashMap<String, Vec<(T, Selector)>>>,
     by_key: HashMap<LabelKey, Vec<(T, Selector)>>,
-    /// Those that require no label to be there.
+    /// The selectors that require no label.
     always: Vec<(T, Selector)>,
 }
 
@@ -20,7 +20,7 @@ impl<T> Default for Selecting<T> {
     }
 }
 
-/// The requirement under which a selector is kept: the one with the fewest values.
+/// Returns the requirement under which a selector is indexed: the one with the fewest values.
 fn anchor(selector: &Selector) -> Option<(&LabelKey, &Requirement)> {
     let weight = |(_, requirement): &(&LabelKey, &Requirement)| match requirement {
         Requirement::In(values) => values.len(),
@@ -55,13 +55,13 @@ impl<T: Copy + Ord> Selecting<T> {
         }
     }
 
-    /// The numbers of the selectors that select these labels, in ascending order.
+    /// Returns the numbers of the selectors that match these labels, in ascending order.
     pub fn select(&self, labels: &Labels) -> Vec<T> {
-        // Without a bound, nothing is too much.
+        // Without a bound, this cannot fail.
         self.select_within(labels, &Budget::unlimited()).unwrap_or_default()
     }
 
-    /// The same, within a budget.
+    /// Returns the numbers of the matching selectors, within a budget.
     pub fn select_within(&self, labels: &Labels, budget: &Budget) -> Result<Vec<T>, Exhausted> {
         let by_label = labels.iter().flat_map(|(key, value)| {
             let by_value = self.by_value.get(key).and_then(|values| values.get(value));
@@ -79,7 +79,7 @@ impl<T: Copy + Ord> Selecting<T> {
     }
 }
 
-/// Label sets, each under a number, found by the selectors that select them.
+/// Label sets by number, found by the selectors that match them.
 #[derive(Debug, Clone)]
 pub(crate) struct Selected<T>(HashMap<LabelKey, HashMap<String, BTreeSet<T>>>);
 
@@ -112,7 +112,7 @@ impl<T: Copy + Ord> Selected<T> {
         }
     }
 
-    /// Numbers among which are all that a selector selects. `all`: every number that there is.
+    /// Returns numbers that include all that a selector matches. `all` are all numbers.
     pub fn candidates<'a>(&self, selector: &Selector, all: impl Iterator<Item = &'a T>) -> Vec<T>
     where
         T: 'a,

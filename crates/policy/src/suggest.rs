@@ -1,4 +1,4 @@
-//! The least policy that explains what was seen.
+//! A suggested policy: the least one that allows the observed flows.
 
 use crate::document::{Policy, Rule};
 use meshward_types::{
@@ -6,15 +6,15 @@ use meshward_types::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// The most labels by which a selector tells an identity from the others, before it names all that
-/// it has.
+/// The largest number of labels that a selector uses to distinguish an identity before it uses all
+/// of them.
 const MOST_KEYS: usize = 3;
 
-/// A policy that allows what was seen, and nothing else, between identities that differ in their
-/// labels.
+/// Suggests a policy that allows the observed flows and nothing else, between identities with
+/// different labels.
 ///
-/// Each identity is selected by as few labels as tell it from all others; who uses the same ports
-/// of the same identity stands in one rule.
+/// Each identity is selected by as few labels as distinguish it from all others; the users of the
+/// same ports of an identity share a rule.
 pub fn suggest(
     network: NetworkName,
     identities: &BTreeMap<IdentityId, Labels>,
@@ -30,7 +30,7 @@ pub fn suggest(
     for (from, to, port) in seen {
         ports.entry((*from, *to)).or_default().push(*port);
     }
-    // By the end and its ports: who uses them.
+    // The users, by destination and ports.
     let mut users: BTreeMap<(IdentityId, Vec<PortSpec>), Vec<&Selector>> = BTreeMap::new();
     for ((from, to), ports) in ports {
         if let Some(selector) = selectors.get(&from) {
@@ -63,8 +63,8 @@ pub fn suggest(
     policy
 }
 
-/// The fewest labels that tell an identity from all others; of as many, the first by their keys.
-/// Verified facts come last.
+/// Returns the fewest labels that distinguish an identity from all others; among as many, the first
+/// by key. Verified facts come last.
 fn distinguish(labels: &Labels, identities: &BTreeMap<IdentityId, Labels>) -> Selector {
     let mut own: Vec<(&LabelKey, &str)> = labels.iter().collect();
     own.sort_by_key(|(key, _)| key.is_reserved());
@@ -87,7 +87,7 @@ fn exactly((key, value): (&LabelKey, &str)) -> (LabelKey, Requirement) {
     (key.clone(), Requirement::In(vec![value.to_owned()]))
 }
 
-/// Every choice of `count` of the first `total` numbers, in lexical order.
+/// Returns every choice of `count` of the first `total` numbers, in lexical order.
 fn subsets(total: usize, count: usize) -> Vec<Vec<usize>> {
     if count == 0 {
         return vec![vec![]];
@@ -119,7 +119,7 @@ fn together(selectors: Vec<&Selector>) -> Vec<Selector> {
     joined.chain(others).collect()
 }
 
-/// A selector as a part of a name.
+/// Formats a selector as a part of a name.
 fn word(selector: &Selector) -> String {
     let values = selector.requirements().filter_map(|(_, requirement)| match requirement {
         Requirement::In(values) => Some(values.join("-")),

@@ -1,9 +1,9 @@
-//! Admission: which workloads are let into a network, by what their nodes have measured.
+//! Admission: the decision whether a workload may join a network, by its node's measurement.
 //!
-//! A rule speaks of the workloads that it selects, by labels that their owners declared or that are
-//! verified. A workload is let in if every rule that selects it is content. So whoever wants to be
-//! `app=web` has to be what that takes, and whoever does not say so gets nothing of what policy
-//! gives `app=web`.
+//! A rule applies to the workloads that it selects, by declared or verified labels. A workload is
+//! admitted if it meets every rule that selects it. So a workload that claims to be `app=web` must
+//! meet the requirements of that, and one that does not claim it gets nothing that the policy gives
+//! to `app=web`.
 
 use crate::{
     admission_rules::{AdmissionRule, Shared, SigningKey},
@@ -19,11 +19,12 @@ use meshward_types::{
 };
 use serde::Deserialize;
 
-/// The fact that names the node. It stands only in networks whose policy speaks of it: every node
-/// would otherwise have identities of its own.
+/// The label that names the node. It exists only in networks whose policy uses it, since every node
+/// would have identities of its own otherwise.
 const NODE: &str = "meshward/node";
 
-/// The most signatures of one image that are looked at: verified ones, and those that nodes report.
+/// The largest number of signatures of an image that are checked: verified ones, and those that
+/// nodes report.
 pub const MAX_LOOKED_AT: usize = 96;
 
 #[derive(Deserialize)]
@@ -51,8 +52,8 @@ struct SignedImage {
     docker_manifest_digest: Sha256,
 }
 
-/// Whether a signature's payload (containers-signature(5)) is about an image. The name counts, too:
-/// an image that was signed as one thing is not let in as another.
+/// Returns `true` if a signature's payload (containers-signature(5)) is about an image. The name
+/// counts as well: an image that was signed under one name is not admitted under another.
 fn is_about(signature: &ImageSignature, image: &Image) -> bool {
     if signature.payload.len() > MAX_SIGNED || signature.signature.len() > MAX_SIGNED {
         return false;
@@ -67,32 +68,32 @@ fn is_about(signature: &ImageSignature, image: &Image) -> bool {
         && name == image.repository
 }
 
-/// Who wants to be let in.
+/// A workload that asks for admission.
 pub struct Candidate<'a> {
-    /// What its owner declared, and what a trigger gave it.
+    /// The labels that its owner declared and that triggers gave it.
     pub labels: &'a Labels,
     /// The site of its node.
     pub site: Option<&'a str>,
-    /// Its node.
+    /// The node's name.
     pub node: &'a NodeName,
-    /// What its node has measured; nothing for a process that no container runtime runs.
+    /// The node's measurement; `None` for a process without a container runtime.
     pub measurement: Option<&'a Measurement>,
     /// The prefixes behind it that nobody has approved by hand.
     pub prefixes: &'a [IpNet],
 }
 
-/// What comes out.
+/// The result of admission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// What policy sees of the workload: its labels and what is verified.
+    /// The labels that policy sees: declared and verified ones.
     pub labels: Labels,
-    /// Why it is not let in; it is, if there is nothing.
+    /// The reasons for refusing it; empty if it is admitted.
     pub reasons: Vec<String>,
 }
 
 impl Policy {
-    /// The keys that have signed an image, by name. Of many signatures, the first [`MAX_LOOKED_AT`]
-    /// are looked at.
+    /// Returns the names of the keys that have signed an image. Only the first [`MAX_LOOKED_AT`]
+    /// signatures are checked.
     pub fn signers<'a>(
         &self,
         image: &Image,
@@ -104,12 +105,12 @@ impl Policy {
         self.keys.iter().filter(|(_, key)| signed(key)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Whether one of the keys has made a signature of an image.
+    /// Returns `true` if one of the keys has made a signature of an image.
     pub fn verifies(&self, image: &Image, signature: &ImageSignature) -> bool {
         is_about(signature, image) && self.keys.values().any(|key| key.signed(signature))
     }
 
-    /// Whether any part of the policy speaks of nodes.
+    /// Returns `true` if any part of the policy refers to nodes.
     pub fn speaks_of_nodes(&self) -> bool {
         let in_rules =
             self.rules.iter().chain(&self.guardrails).flat_map(|rule| [&rule.from, &rule.to]);
@@ -122,7 +123,7 @@ impl Policy {
         selectors.any(|selector| selector.requirements().any(|(key, _)| key.as_str() == NODE))
     }
 
-    /// Whether a workload is judged alike by this policy and another.
+    /// Returns `true` if this policy and another give every workload the same verdict.
     pub fn admits_like(&self, other: &Self) -> bool {
         self.admission == other.admission
             && self.routes == other.routes
@@ -130,11 +131,11 @@ impl Policy {
             && self.speaks_of_nodes() == other.speaks_of_nodes()
     }
 
-    /// Judges a workload. `signers`: the names of the keys that have signed an image; `name_node`:
-    /// whether the node is among its labels ([`Self::speaks_of_nodes`]).
+    /// Judges a workload. `signers` returns the names of the keys that have signed an image;
+    /// `name_node` adds the node to its labels ([`Self::speaks_of_nodes`]).
     ///
     /// # Errors
-    /// If the labels are too many with the verified ones.
+    /// If there are too many labels with the verified ones.
     pub fn judge(
         &self,
         candidate: &Candidate,
@@ -184,9 +185,9 @@ impl Policy {
     }
 }
 
-/// What a rule looks at.
+/// The input of a rule.
 struct Subject<'a> {
-    /// Its images, and the keys that have signed each.
+    /// Its images, with the keys that have signed each.
     images: Vec<(&'a Image, &'a [String])>,
     config: &'a Sha256,
     privileges: &'a [String],
@@ -213,8 +214,8 @@ fn called(other: &SharingContainer) -> String {
     }
 }
 
-/// The labels, and what is verified: of its images what holds for all that is in its network
-/// namespace.
+/// Returns the labels with the verified facts; of images, those facts that hold for everything in
+/// the network namespace.
 fn facts(
     candidate: &Candidate,
     name_node: bool,

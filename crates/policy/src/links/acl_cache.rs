@@ -1,4 +1,4 @@
-//! The ACLs of sets of rules: many pairs are matched by the same ones.
+//! The ACLs by sets of rules, since many pairs match the same ones.
 
 use super::rules::Placed;
 use crate::{
@@ -8,26 +8,26 @@ use crate::{
 use meshward_types::{Acl, IdentityId, PortSpec};
 use std::{collections::HashMap, sync::Arc};
 
-/// The number of a rule in one [`Links`]; it is not used again.
+/// The number of a rule in one [`Links`], never reused.
 pub(super) type RuleId = u32;
 pub(super) type Pair = (IdentityId, IdentityId);
-/// The rules that select an identity, as the beginning and as the end of a flow.
+/// The rules that select an identity, as the source and as the destination.
 pub(super) type BothSides = (Vec<RuleId>, Vec<RuleId>);
 
-/// The ACLs of sets of rules: many pairs are matched by the same ones.
+/// The ACLs by sets of rules, since many pairs match the same ones.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Compiled(pub(super) HashMap<Matched, Arc<Acl>>);
 
-/// What an ACL is compiled from.
+/// The input of the compiler for a pair.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Matched {
     pub(super) rules: Vec<RuleId>,
-    /// What the destination declares for the source; `None`: it declares nothing.
+    /// The ports that the destination declares for the source; `None` without a declaration.
     pub(super) declared: Option<Vec<PortSpec>>,
 }
 
 impl Compiled {
-    /// The ACL; `None` if it lets nothing pass.
+    /// Returns the ACL; `None` if it lets nothing pass.
     pub(super) fn of<'a>(
         &mut self,
         policy: &Policy,
@@ -49,13 +49,13 @@ impl Compiled {
         (!acl.is_empty()).then(|| acl.clone())
     }
 
-    /// Forgets the sets that have a rule which is not there any more.
+    /// Removes the sets with a rule that no longer exists.
     pub(super) fn forget(&mut self, is_there: impl Fn(RuleId) -> bool) {
         self.0.retain(|matched, _| matched.rules.iter().all(|rule| is_there(*rule)));
     }
 }
 
-/// What stands in both of two sorted lists.
+/// Returns the common elements of two sorted lists.
 pub(super) fn common(a: &[RuleId], b: &[RuleId]) -> Vec<RuleId> {
     let (a, b) = if a.len() <= b.len() { (a, b) } else { (b, a) };
     let (mut at, mut both) = (0, Vec::new());

@@ -20,10 +20,10 @@ use std::{
     },
 };
 
-/// What links follow from: the policy, and the identities with the rules that select them.
+/// The basis of links: the policy, and the identities with the rules that select them.
 ///
-/// A clone costs a few counters, whatever it holds, and is not changed any more: what takes long is
-/// worked out on one, beside the links that go on changing.
+/// A clone costs a few reference counts, whatever its size, and never changes: expensive work uses
+/// a clone while the links go on changing.
 #[derive(Debug, Clone)]
 pub struct Ground {
     pub(super) policy: Arc<Policy>,
@@ -31,7 +31,8 @@ pub struct Ground {
     pub(super) next_rule: RuleId,
     pub(super) identities: Arc<BTreeMap<IdentityId, Arc<Known>>>,
     pub(super) by_labels: Arc<Selected<IdentityId>>,
-    /// A number that stands for what it is: another after each change, and no other links have it.
+    /// A number that identifies this state: it changes with each change, and no other links have
+    /// it.
     pub(super) generation: u64,
 }
 
@@ -50,27 +51,27 @@ pub(super) struct Known {
 }
 
 impl Ground {
-    /// The policy.
+    /// Returns the policy.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
 
-    /// The identities.
+    /// Returns the identities.
     pub fn identities(&self) -> impl Iterator<Item = (IdentityId, &Labels)> {
         self.identities.iter().map(|(id, known)| (*id, &known.labels))
     }
 
-    /// What an identity declares about who reaches it.
+    /// Returns the declarations of an identity.
     pub fn accepts(&self, id: IdentityId) -> &[AcceptFrom] {
         self.identities.get(&id).map_or(&[], |known| &known.accepts)
     }
 
-    /// The labels of an identity.
+    /// Returns the labels of an identity.
     pub fn labels(&self, id: IdentityId) -> Option<&Labels> {
         self.identities.get(&id).map(|known| &known.labels)
     }
 
-    /// The identities that a selector selects.
+    /// Returns the identities that a selector matches.
     pub fn select(&self, selector: &Selector) -> Vec<IdentityId> {
         let candidates = self.by_labels.candidates(selector, self.identities.keys());
         let matches =
@@ -78,7 +79,7 @@ impl Ground {
         candidates.into_iter().filter(matches).collect()
     }
 
-    /// The same, within a budget.
+    /// Returns the identities that a selector matches, within a budget.
     ///
     /// # Errors
     /// [`Exhausted`].
@@ -94,12 +95,12 @@ impl Ground {
         Ok(candidates.into_iter().filter(matches).collect())
     }
 
-    /// The number that stands for it.
+    /// Returns the number that identifies this state.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// What changes between two policies, whatever the one of now is.
+    /// Works out the differences between two policies, whatever the current one is.
     ///
     /// # Errors
     /// [`TooMuch`].
@@ -139,7 +140,7 @@ impl Ground {
         declared(&self.identities.get(&to)?.accepts, &self.identities.get(&from)?.labels)
     }
 
-    /// What another policy would change, within bounds.
+    /// Works out the effect of another policy, within bounds.
     ///
     /// # Errors
     /// [`TooMuch`].
@@ -156,7 +157,7 @@ impl Ground {
         self.step_from(policy, bounds, before)
     }
 
-    /// `before`: the ACL of a link as it is.
+    /// Works out a step. `before` returns the current ACL of a link.
     pub(super) fn step_from(
         &self,
         policy: Arc<Policy>,
@@ -164,7 +165,7 @@ impl Ground {
         mut before: impl FnMut(IdentityId, IdentityId) -> Option<Arc<Acl>>,
     ) -> Result<PolicyStep, TooMuch> {
         let Moved { removed, added } = self.moved(&policy, &bounds.budget)?;
-        // What comes to whom; those from whom something goes stand here, too.
+        // New rules by identity; identities that only lose rules have an entry, too.
         let mut comes: HashMap<IdentityId, BothSides> = HashMap::new();
         let mut pairs: HashSet<Pair> = HashSet::new();
         let gone = removed.iter().filter_map(|id| Some((*id, self.rules.get(id)?)));
@@ -219,7 +220,7 @@ impl Ground {
         Ok(PolicyStep { policy, generation: self.generation, removed, added, identities, changes })
     }
 
-    /// The rules that select identities, after some have gone and others have come.
+    /// Returns the rules that select identities after some were removed and others added.
     pub(super) fn rules_after(
         &self,
         comes: HashMap<IdentityId, BothSides>,
@@ -227,7 +228,7 @@ impl Ground {
         budget: &Budget,
     ) -> Result<HashMap<IdentityId, BothSides>, Exhausted> {
         let removed: HashSet<RuleId> = removed.iter().copied().collect();
-        // New numbers are greater than all before: the order holds.
+        // New numbers are greater than all before, so the order holds.
         let after = |before: &[RuleId], comes: Vec<RuleId>| {
             before.iter().copied().filter(|rule| !removed.contains(rule)).chain(comes).collect()
         };
@@ -240,7 +241,7 @@ impl Ground {
         Ok(all)
     }
 
-    /// The rules that go and those that come, with whom they select.
+    /// Returns the removed and the added rules, with the identities that they select.
     fn moved(&self, policy: &Policy, budget: &Budget) -> Result<Moved, Exhausted> {
         let wanted: HashMap<(Tier, &str), &Rule> =
             policy.tiers().map(|(tier, rule)| ((tier, rule.name.as_str()), rule)).collect();

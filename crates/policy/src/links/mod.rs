@@ -1,7 +1,7 @@
-//! The links of a network: every ordered pair of identities that policy lets talk.
+//! The links of a network: every ordered pair of identities that the policy lets talk.
 //!
-//! Kept step by step: an identity that comes costs the pairs that its rules make with others, a
-//! rule that changes costs the pairs that it selects. Nothing costs the square of the identities,
+//! They are updated incrementally: a new identity costs the pairs that its rules make with others,
+//! a changed rule costs the pairs that it selects. Nothing costs the square of the identities,
 //! unless a rule selects it.
 
 mod acl_cache;

@@ -4,7 +4,7 @@ use crate::document::{Rule, Tier};
 use meshward_types::IdentityId;
 use std::{collections::BTreeSet, sync::Arc};
 
-/// A rule in its place, and whom it selects.
+/// A rule with its tier, and the identities that it selects.
 #[derive(Debug, Clone)]
 pub(super) struct Placed {
     pub(super) tier: Tier,

@@ -11,24 +11,24 @@ use crate::{
 use meshward_types::{Acl, IdentityId};
 use std::{collections::HashMap, sync::Arc};
 
-/// A link that has opened, closed or become another.
+/// A link that was opened, closed or changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkChange {
-    /// Who begins flows.
+    /// The identity that begins flows.
     pub from: IdentityId,
-    /// With whom.
+    /// The identity at the other end.
     pub to: IdentityId,
-    /// What was allowed; `None`: nothing.
+    /// The ACL before; `None` if nothing was allowed.
     pub before: Option<Arc<Acl>>,
-    /// What is allowed now.
+    /// The ACL now; `None` if nothing is allowed.
     pub after: Option<Arc<Acl>>,
 }
 
-/// What another policy would change, worked out and not yet taken.
+/// The effect of another policy, worked out but not applied.
 #[derive(Debug)]
 pub struct PolicyStep {
     pub(super) policy: Arc<Policy>,
-    /// The ground that it was worked out on.
+    /// The state that it was worked out on.
     pub(super) generation: u64,
     pub(super) removed: Vec<RuleId>,
     pub(super) added: Vec<(RuleId, Placed)>,
@@ -38,18 +38,18 @@ pub struct PolicyStep {
 }
 
 impl PolicyStep {
-    /// The policy that it leads to.
+    /// Returns the policy that it leads to.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
 
-    /// What it was worked out on: see [`Ground::generation`].
+    /// Returns the state that it was worked out on: see [`Ground::generation`].
     pub fn generation(&self) -> u64 {
         self.generation
     }
 }
 
-/// Why a step was not worked out.
+/// The reason why a step was not worked out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooMuch {
     /// It concerns too many pairs.
@@ -62,18 +62,18 @@ pub enum TooMuch {
     Work(#[from] Exhausted),
 }
 
-/// How much may be worked out for one step.
+/// Bounds on the work for one step.
 #[derive(Debug)]
 pub struct Bounds {
-    /// The most pairs of identities that it may concern.
+    /// The largest number of pairs of identities that it may concern.
     pub pairs: usize,
     /// The work that it may take.
     pub budget: Budget,
 }
 
 impl Bounds {
-    /// The bounds of a change that somebody asks for: 2 million pairs are some 200 MB while they
-    /// are worked out.
+    /// Returns the bounds for a change on request: 2 million pairs take about 200 MB while they are
+    /// worked out.
     pub fn usual() -> Self {
         Self { pairs: 2_000_000, budget: Budget::of(Budget::PLAN) }
     }

@@ -20,10 +20,10 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct Links {
     ground: Ground,
-    /// The rules that select labels, as the beginning and as the end of a flow.
+    /// The rules that select labels, as the source and as the destination.
     beginning: Selecting<RuleId>,
     ending: Selecting<RuleId>,
-    /// The identities that declare who reaches them, by whom they name.
+    /// The identities with declarations, by the selectors in these.
     accepting: Selecting<IdentityId>,
     from: HashMap<IdentityId, BTreeMap<IdentityId, Arc<Acl>>>,
     /// The identities that have a link *to* the key.
@@ -32,7 +32,7 @@ pub struct Links {
 }
 
 impl Links {
-    /// The links under `policy`, of no identities yet.
+    /// Creates the links under `policy`, without identities.
     pub fn new(policy: Arc<Policy>) -> Self {
         let mut links = Self {
             ground: Ground {
@@ -55,18 +55,18 @@ impl Links {
         links
     }
 
-    /// The policy.
+    /// Returns the policy.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.ground.policy
     }
 
-    /// What the links follow from, as it is now.
+    /// Returns the current basis of the links.
     pub fn ground(&self) -> &Ground {
         &self.ground
     }
 
-    /// Adds an identity: the links between it and those that are there. `accepts`: what it declares
-    /// about who reaches it.
+    /// Adds an identity, and returns the links between it and the others. `accepts` are its
+    /// declarations.
     pub fn insert(
         &mut self,
         id: IdentityId,
@@ -115,7 +115,7 @@ impl Links {
         changes
     }
 
-    /// The identities with which one may have links that no rule speaks of.
+    /// Returns the identities to which an identity may have links without any rule.
     fn beyond_rules(
         &self,
         id: IdentityId,
@@ -157,8 +157,8 @@ impl Links {
         leaving.into_iter().chain(arriving).filter_map(|pair| self.set(pair, None)).collect()
     }
 
-    /// What another policy would change. Rules that stay as they are cost nothing. Without bounds:
-    /// for a policy that was planned within them.
+    /// Works out the effect of another policy, without bounds, for a policy that was planned within
+    /// them. Unchanged rules cost nothing.
     pub fn step(&self, policy: Arc<Policy>) -> PolicyStep {
         let before = |from, to| self.acl(from, to).cloned();
         self.ground
@@ -166,12 +166,12 @@ impl Links {
             .expect("without bounds nothing is too much")
     }
 
-    /// Whether a step was worked out on these links as they are now.
+    /// Returns `true` if a step was worked out on the current state of these links.
     pub fn is_ground_of(&self, step: &PolicyStep) -> bool {
         self.ground.generation == step.generation
     }
 
-    /// Applies a step that was worked out on these links as they are now.
+    /// Applies a step that was worked out on the current state of these links.
     pub fn apply_step(&mut self, step: &PolicyStep) {
         debug_assert!(self.is_ground_of(step), "a step goes from where it was worked out");
         for placed in step.removed.iter().filter_map(|id| Some((*id, self.ground.rules.get(id)?))) {
@@ -216,59 +216,59 @@ impl Links {
         (before != acl).then_some(LinkChange { from, to, before, after: acl })
     }
 
-    /// The identities that have been inserted.
+    /// Returns the identities that were added.
     pub fn identities(&self) -> impl Iterator<Item = (IdentityId, &Labels)> {
         self.ground.identities()
     }
 
-    /// What an identity declares about who reaches it.
+    /// Returns the declarations of an identity.
     pub fn accepts(&self, id: IdentityId) -> &[AcceptFrom] {
         self.ground.accepts(id)
     }
 
-    /// How many identities have been inserted.
+    /// Returns the number of identities.
     pub fn identity_count(&self) -> usize {
         self.ground.identities.len()
     }
 
-    /// The labels of an identity.
+    /// Returns the labels of an identity.
     pub fn labels(&self, id: IdentityId) -> Option<&Labels> {
         self.ground.labels(id)
     }
 
-    /// The identities that a selector selects.
+    /// Returns the identities that a selector matches.
     pub fn select(&self, selector: &Selector) -> Vec<IdentityId> {
         self.ground.select(selector)
     }
 
-    /// The ACL of a link; `None` where there is none.
+    /// Returns the ACL of a link; `None` if there is none.
     pub fn acl(&self, from: IdentityId, to: IdentityId) -> Option<&Arc<Acl>> {
         self.from.get(&from)?.get(&to)
     }
 
-    /// The links that begin at an identity.
+    /// Returns the links that begin at an identity.
     pub fn leaving(&self, id: IdentityId) -> impl Iterator<Item = (IdentityId, &Arc<Acl>)> {
         self.from.get(&id).into_iter().flatten().map(|(to, acl)| (*to, acl))
     }
 
-    /// The links that end at an identity.
+    /// Returns the links that end at an identity.
     pub fn arriving(&self, id: IdentityId) -> impl Iterator<Item = (IdentityId, &Arc<Acl>)> {
         let from = self.into.get(&id).into_iter().flatten();
         from.filter_map(move |&from| Some((from, self.acl(from, id)?)))
     }
 
-    /// The identities with a link to or from this one.
+    /// Returns the identities with a link to or from this one.
     pub fn neighbours(&self, id: IdentityId) -> BTreeSet<IdentityId> {
         let leaving = self.leaving(id).map(|(to, _)| to);
         leaving.chain(self.into.get(&id).into_iter().flatten().copied()).collect()
     }
 
-    /// Every link.
+    /// Returns every link.
     pub fn all(&self) -> impl Iterator<Item = (IdentityId, IdentityId, &Arc<Acl>)> {
         self.from.iter().flat_map(|(from, to)| to.iter().map(|(to, acl)| (*from, *to, acl)))
     }
 
-    /// How many links there are.
+    /// Returns the number of links.
     pub fn count(&self) -> usize {
         self.from.values().map(BTreeMap::len).sum()
     }

@@ -36,7 +36,7 @@ fn labels() -> impl Strategy<Value = Labels> {
     (app, env).prop_map(|(app, env)| format!("{app},{env}").parse().unwrap())
 }
 
-/// Ports near each other and near both ends, so that ranges meet, nest and touch.
+/// Generates ports near each other and near both ends, so that ranges meet, nest and touch.
 fn port() -> impl Strategy<Value = u16> {
     prop_oneof![0..4u16, 98..104u16, 65_532..=65_535u16]
 }
@@ -94,7 +94,7 @@ fn policy() -> impl Strategy<Value = Policy> {
     })
 }
 
-/// Who may be let in to what is quarantined, and whom quarantines let in.
+/// Generates the rules and exceptions for quarantined workloads.
 fn letting_in() -> impl Strategy<Value = (Vec<ForensicsRule>, Vec<LetIn>)> {
     let rule = |prefix: &'static str, at: usize, from, to, allow| Rule {
         name: format!("{prefix}{at}"),
@@ -130,7 +130,8 @@ fn accepts() -> impl Strategy<Value = Vec<AcceptFrom>> {
     prop_oneof![2 => Just(vec![]), 1 => prop::collection::vec(one, 1..3)]
 }
 
-/// The verdict by the words of the documentation, written apart from `decide` and `compile`.
+/// Returns the verdict according to the documentation, written independently of `decide` and
+/// `compile`.
 fn naive(
     policy: &Policy,
     from: &Labels,
@@ -188,7 +189,7 @@ fn naive(
     }
 }
 
-/// What the sender of something is told that is denied, by the words of the documentation.
+/// Returns the answer to a denied packet according to the documentation.
 fn naive_on_deny(
     policy: &Policy,
     from: &Labels,
@@ -217,7 +218,7 @@ fn naive_on_deny(
     said.or(otherwise).unwrap_or(policy.on_deny)
 }
 
-/// Whether what is quarantined may be reached, by the words of the documentation.
+/// Returns `true` if a quarantined workload may be reached, according to the documentation.
 fn naive_forensics(
     policy: &Policy,
     from: &Labels,
@@ -256,7 +257,7 @@ proptest! {
             let expected = naive(&policy, &from, &to, &accepts, protocol, port);
             prop_assert_eq!(acl.verdict(protocol, port), expected, "{} {} in {}", protocol, port, acl);
             prop_assert_eq!(policy.decide(&from, &to, &accepts, protocol, port).verdict, expected);
-            // What the destination declares is no rule, and has no answer.
+            // A declaration is no rule, and has no answer.
             if expected == Verdict::Denied && accepts.is_empty() {
                 let told = acl.on_deny(protocol, port).unwrap_or(policy.on_deny);
                 prop_assert_eq!(told, naive_on_deny(&policy, &from, &to, protocol, port), "{} {}", protocol, port);

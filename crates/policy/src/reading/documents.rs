@@ -7,10 +7,10 @@ use super::{
 use meshward_types::{NetworkName, PolicyFile};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The most bytes of all files together.
+/// The largest size of all files together, in bytes.
 pub const MAX_SOURCE: usize = 4 << 20;
 
-/// Documents, before what they say is put together.
+/// Documents before they are combined.
 #[derive(Default)]
 pub(super) struct ParsedDocuments<'a> {
     pub(super) reader: Reader,

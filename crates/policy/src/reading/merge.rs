@@ -1,4 +1,4 @@
-//! Merging: all documents of a network become one policy.
+//! The merge of all documents of a network into one policy.
 
 use super::value::value;
 use super::{
@@ -89,7 +89,7 @@ impl Reader {
     pub(super) fn check_timeouts(&mut self, parts: &Parts, parsed: &mut ParsedPolicy) {
         let Some(node) = parts.get("timeouts") else { return };
         parsed.timeouts = Some(span(parts.file, node.at));
-        // What cannot be read is said elsewhere.
+        // What cannot be read is reported elsewhere.
         let Ok(timeouts) = value::<FlowTimeouts>(node) else { return };
         if let Err(text) = timeouts.check() {
             self.problem(parts.file, node.at, text);

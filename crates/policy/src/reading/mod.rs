@@ -1,5 +1,5 @@
-//! Reading policy: YAML documents, in one file or many, to one policy for each network. All that is
-//! wrong is said at once.
+//! The reader of policies: from YAML documents, in one file or many, to one policy for each
+//! network. It reports all mistakes at once.
 
 mod documents;
 mod merge;
@@ -23,7 +23,7 @@ use meshward_types::{NetworkName, PolicyFile};
 use problems::span;
 
 impl Policy {
-    /// Reads the one policy that a text holds.
+    /// Reads a text that has exactly one policy.
     ///
     /// # Errors
     /// [`BadPolicy`], with line and column.
@@ -41,11 +41,10 @@ impl Policy {
     }
 }
 
-/// Reads files: all documents of one network, wherever they stand, are one policy. They share their
-/// named sets.
+/// Reads files. All documents of a network, in any file, are one policy and share their named sets.
 ///
 /// # Errors
-/// [`BadPolicy`]: everything that was found.
+/// [`BadPolicy`] with everything that was found.
 pub fn read(files: &[PolicyFile]) -> Result<Vec<ParsedPolicy>, BadPolicy> {
     let ParsedDocuments { mut reader, by_network } = parse(files);
     let parsed = by_network
@@ -55,10 +54,10 @@ pub fn read(files: &[PolicyFile]) -> Result<Vec<ParsedPolicy>, BadPolicy> {
     reader.done(parsed)
 }
 
-/// Reads what files say of one network.
+/// Reads the policy of one network from files.
 ///
 /// # Errors
-/// [`BadPolicy`]: everything that was found, but for what other networks' documents mean.
+/// [`BadPolicy`] with everything that was found, except for what other networks' documents mean.
 pub fn read_own(files: &[PolicyFile], network: &NetworkName) -> Result<NetworkPolicy, BadPolicy> {
     let ParsedDocuments { mut reader, mut by_network } = parse(files);
     let own = by_network.remove(network);

@@ -1,12 +1,13 @@
-//! The documents of one network, out of files that may speak of several.
+//! Extraction of one network's documents from files that may have those of several.
 
 use super::documents::parse;
 use meshward_types::{NetworkName, PolicyFile};
 use std::slice;
 
-/// A file without the documents of other networks, byte by byte as it was otherwise.
+/// Returns a file without the documents of other networks, and otherwise unchanged.
 ///
-/// No scalar holds a line that begins with `---` (YAML 1.2.2 §9.1.2), so documents are cut there.
+/// No scalar contains a line that begins with `---` (YAML 1.2.2 §9.1.2), so documents are split
+/// there.
 pub fn own_documents(file: &PolicyFile, network: &NetworkName) -> PolicyFile {
     if !speaks_of_others(file, network) {
         return file.clone();
@@ -25,7 +26,7 @@ fn speaks_of_others(file: &PolicyFile, network: &NetworkName) -> bool {
     parse(slice::from_ref(file)).by_network.keys().any(|name| name != network)
 }
 
-/// The documents of a text, each with the line of dashes that it begins with.
+/// Returns the documents of a text, each with the line of dashes that it begins with.
 fn documents(text: &str) -> Vec<&str> {
     let mut all = Vec::new();
     let (mut begin, mut at) = (0, 0);

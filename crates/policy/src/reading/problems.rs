@@ -1,14 +1,14 @@
-//! Mistakes in a policy, and where they stand.
+//! Mistakes in a policy, with their positions.
 
 use super::tree::At;
 use std::fmt;
 
-/// Where something stands, counted from 1.
+/// A position, counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceSpan {
     /// The file.
     pub file: String,
-    /// The line in it.
+    /// The line.
     pub line: u64,
     /// The character in the line.
     pub column: u64,
@@ -20,12 +20,12 @@ impl fmt::Display for SourceSpan {
     }
 }
 
-/// Something that is wrong, where, and how to mend it.
+/// A mistake, its position, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Where.
+    /// The position.
     pub span: SourceSpan,
-    /// What, and how to mend it.
+    /// The mistake, and how to fix it.
     pub text: String,
 }
 
@@ -35,7 +35,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All that is wrong with the files of a policy.
+/// All mistakes in the files of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadPolicy(pub Vec<Problem>);
 
@@ -48,7 +48,7 @@ impl fmt::Display for BadPolicy {
     }
 }
 
-/// The nearest of what is known, as a sentence.
+/// Returns the most similar of the known words, as a sentence.
 pub(crate) fn did_you_mean<'a>(
     given: &str,
     known: impl Iterator<Item = &'a str>,

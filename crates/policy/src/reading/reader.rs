@@ -9,10 +9,10 @@ use meshward_types::{NetworkName, PortSpec, Selector};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// The most ports and label values that all rules name, those of named sets at each use.
+/// The largest number of ports and label values in all rules, counting named sets at each use.
 const MAX_NAMED: u64 = 1_000_000;
 
-/// The most mistakes that are told.
+/// The largest number of mistakes that are reported.
 const MAX_PROBLEMS: usize = 1000;
 
 /// A document of one network.
@@ -22,7 +22,7 @@ pub(super) struct Document<'a> {
     pub(super) fields: Vec<(Node, Node)>,
 }
 
-/// What a document may say.
+/// The keys that a document may have.
 pub(super) const PARTS: &[&str] = &[
     "network",
     "mode",
@@ -43,10 +43,10 @@ pub(super) const PARTS: &[&str] = &[
     "forensics",
 ];
 
-/// The parts of one thing that is written as a map.
+/// The entries of a map.
 pub(super) struct Parts<'a> {
     pub(super) file: &'a str,
-    /// What it is, for people.
+    /// The description of its kind in messages.
     pub(super) what: &'a str,
     pub(super) at: At,
     pub(super) entries: &'a [(Node, Node)],
@@ -59,7 +59,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Refuses what cannot name a set: it can be no port and no protocol.
+/// Refuses names of sets that could be a port or a protocol.
 pub(super) fn check_set_name(text: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if !(1..=63).contains(&text.len()) || !text.chars().all(allowed) {
@@ -74,7 +74,7 @@ pub(super) fn check_set_name(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What a policy's documents have named.
+/// The named sets of a policy.
 #[derive(Default)]
 pub(super) struct Sets {
     pub(super) ports: BTreeMap<String, Vec<PortSpec>>,
@@ -84,7 +84,7 @@ pub(super) struct Sets {
 #[derive(Default)]
 pub(super) struct Reader {
     pub(super) problems: Vec<Problem>,
-    /// Ports and label values that were named.
+    /// The number of ports and label values so far.
     pub(super) named: u64,
 }
 
@@ -97,13 +97,13 @@ impl Reader {
     }
 
     pub(super) fn problem(&mut self, file: &str, at: At, text: impl Into<String>) {
-        // Some more than are told: they are told in their order.
+        // A few more than are reported, since they are sorted first.
         if self.problems.len() < 2 * MAX_PROBLEMS {
             self.problems.push(Problem { span: span(file, at), text: text.into() });
         }
     }
 
-    /// The network of a document, and what it says.
+    /// Reads the network of a document and its entries.
     pub(super) fn document<'a>(
         &mut self,
         file: &'a str,
@@ -132,7 +132,7 @@ impl Reader {
         }
     }
 
-    /// The parts of something that is to be a map with some keys.
+    /// Reads a map with known keys.
     pub(super) fn parts<'a>(
         &mut self,
         file: &'a str,
@@ -184,7 +184,7 @@ impl Reader {
         node
     }
 
-    /// The items of a list; a list that is left out has none.
+    /// Returns the items of a list; none if the list is left out.
     pub(super) fn list<'a>(&mut self, parts: &Parts<'a>, key: &str) -> &'a [Node] {
         match parts.get(key) {
             None => &[],
@@ -197,7 +197,7 @@ impl Reader {
         }
     }
 
-    /// The items of a list as texts with their spans.
+    /// Returns the items of a list as texts with their spans.
     pub(super) fn texts<'a>(&mut self, parts: &Parts<'a>, key: &str) -> Vec<(&'a str, At)> {
         let items = self.list(parts, key);
         let mut texts = Vec::new();
@@ -214,7 +214,7 @@ impl Reader {
         texts
     }
 
-    /// Named things: name, value and the span of the name.
+    /// Returns the named entries of a map: name, value and the span of the name.
     pub(super) fn named<'a>(
         &mut self,
         parts: &Parts<'a>,
@@ -240,7 +240,7 @@ impl Reader {
         named
     }
 
-    /// Counts ports and label values; too many are a mistake, said once.
+    /// Counts ports and label values; too many are a mistake, reported once.
     pub(super) fn count(&mut self, file: &str, at: At, more: u64) -> bool {
         let before = self.named;
         self.named += more;
@@ -256,7 +256,7 @@ impl Reader {
         false
     }
 
-    /// Takes a setting that only one document may have.
+    /// Reads a setting that only one document may have.
     pub(super) fn once<'a, T: PartialEq + Deserialize<'a>>(
         &mut self,
         parts: &Parts<'a>,

@@ -1,4 +1,4 @@
-//! The parts of a policy that have names, each read as far as it can be.
+//! The named parts of a policy, each read as far as possible.
 
 use super::{
     problems::{SourceSpan, did_you_mean, span},
@@ -15,7 +15,7 @@ use meshward_types::{OnDeny, PortSpec, Selector, measurement::Sha256};
 use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 impl Reader {
-    /// The name of a part, which is its own.
+    /// Reads the name of a part, which must be unique.
     fn name(&mut self, parts: &Parts, named: &mut HashMap<String, SourceSpan>) -> Option<String> {
         let name = self.required::<String>(parts, "name")?;
         let at = parts.get("name").map_or(parts.at, |node| node.at);
@@ -201,7 +201,7 @@ impl Reader {
         }
     }
 
-    /// Labels, or the name of a selector.
+    /// Reads labels or the name of a selector.
     fn whom(&mut self, parts: &Parts, sets: &Sets, key: &str) -> Option<Selector> {
         let node = self.there(parts, key)?;
         let selector = match &node.kind {

@@ -1,16 +1,16 @@
-//! YAML as a tree in which everything knows its place, so that all that is wrong can be said at
+//! YAML as a tree in which every value has its position, so that all mistakes can be reported at
 //! once.
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 use std::collections::{HashMap, HashSet};
 
-/// The most values of one file, with what anchors and aliases repeat: more than 4 MiB of any text
-/// can hold without these.
+/// The largest number of values in a file, counting those that anchors and aliases repeat: more
+/// than 4 MiB of text can hold without them.
 const MAX_NODES: usize = 5 << 19;
-/// How deep lists and maps may stand in each other.
+/// The largest depth of nested lists and maps.
 const MAX_DEPTH: usize = 64;
 
-/// Where something stands, counted from 1.
+/// A position, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
     pub line: u32,
@@ -25,7 +25,7 @@ impl At {
     }
 }
 
-/// One value.
+/// A value of the tree.
 #[derive(Debug, Clone)]
 pub struct Node {
     pub at: At,
@@ -34,7 +34,7 @@ pub struct Node {
 
 #[derive(Debug, Clone)]
 pub enum Kind {
-    /// A text; `plain`: without quotes, so that it may be a number or nothing.
+    /// Text. `plain` is `true` without quotes, so that it may be a number or nothing.
     Scalar {
         text: Box<str>,
         plain: bool,
@@ -44,7 +44,7 @@ pub enum Kind {
 }
 
 impl Node {
-    /// Whether nothing stands there.
+    /// Returns `true` if the value is empty.
     pub fn is_nothing(&self) -> bool {
         match &self.kind {
             Kind::Scalar { text, plain } => {
@@ -54,7 +54,7 @@ impl Node {
         }
     }
 
-    /// The text, if it is one.
+    /// Returns the text of a scalar.
     pub fn text(&self) -> Option<&str> {
         match &self.kind {
             Kind::Scalar { text, .. } => Some(text),
@@ -62,7 +62,7 @@ impl Node {
         }
     }
 
-    /// What it is, for people.
+    /// Returns the description of its kind in messages.
     pub fn called(&self) -> String {
         match &self.kind {
             _ if self.is_nothing() => "nothing".into(),
@@ -83,7 +83,7 @@ impl Node {
     }
 }
 
-/// The documents of a file, as far as it can be read, and what is wrong with it.
+/// The documents of a file as far as they can be read, and the mistakes.
 #[derive(Debug, Default)]
 pub struct Documents {
     pub roots: Vec<Node>,
@@ -145,7 +145,7 @@ impl Reader {
                 let Some(known) = self.anchors.get(&anchor) else {
                     return Err((at, "this alias stands within what it names".into()));
                 };
-                // What stands in it is counted again.
+                // Its content is counted again.
                 self.nodes += known.count();
                 let node = Node { at, ..known.clone() };
                 self.put(node, 0)
@@ -178,7 +178,7 @@ impl Reader {
         self.put(Node { at, kind }, anchor)
     }
 
-    /// Keys and values by turns as pairs. Of two that have one key, the first counts.
+    /// Turns alternating keys and values into pairs. Of two with the same key, the first counts.
     fn pairs(&mut self, items: Vec<Node>) -> Vec<(Node, Node)> {
         let (mut pairs, mut keys) = (Vec::with_capacity(items.len() / 2), HashSet::new());
         let mut items = items.into_iter();
@@ -206,7 +206,7 @@ impl Reader {
             ));
         }
         if anchor != 0 {
-            // It is kept twice.
+            // It is stored twice.
             self.nodes += node.count();
             self.anchors.insert(anchor, node.clone());
         }

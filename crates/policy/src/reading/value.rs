@@ -1,4 +1,4 @@
-//! Parts of the tree as values of types, with the place of what does not fit.
+//! Conversion of the YAML tree into typed values, with the span of what does not fit.
 
 use super::tree::{At, Kind, Node};
 use serde::{
@@ -11,7 +11,7 @@ use serde::{
 };
 use std::fmt;
 
-/// What does not fit, and where.
+/// A value that does not fit, and its span.
 #[derive(Debug)]
 pub struct Misfit {
     pub at: Option<At>,
@@ -69,7 +69,7 @@ impl de::Error for Misfit {
     }
 }
 
-/// That a word is not one of those that are known.
+/// Returns the error for a word that is not one of the known ones.
 pub fn unknown(word: &str, known: &[&str]) -> String {
     let word: String = word.chars().take(60).collect();
     match super::problems::did_you_mean(&word, known.iter().copied()) {
@@ -81,10 +81,10 @@ pub fn unknown(word: &str, known: &[&str]) -> String {
     }
 }
 
-/// A node as a value of a type.
+/// Converts a node into a typed value.
 ///
 /// # Errors
-/// [`Misfit`], with the innermost place.
+/// [`Misfit`], with the innermost span.
 pub fn value<'a, T: Deserialize<'a>>(node: &'a Node) -> Result<T, Misfit> {
     T::deserialize(node).map_err(|misfit| misfit.at(node.at))
 }
@@ -95,7 +95,7 @@ fn typed<'de, V: Visitor<'de>>(text: &'de str, visitor: V) -> Result<V::Value, M
         "false" | "False" | "FALSE" => return visitor.visit_bool(false),
         _ => {}
     }
-    // A number is one only if it is written like one: 007 and +7 are texts.
+    // Only text written like a number is one: 007 and +7 are text.
     match (text.parse::<u64>(), text.parse::<i64>()) {
         (Ok(number), _) if number.to_string() == text => visitor.visit_u64(number),
         (_, Ok(number)) if number.to_string() == text => visitor.visit_i64(number),
