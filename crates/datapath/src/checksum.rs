@@ -53,8 +53,8 @@ impl Sum {
         sum.add(&length).add(&[0, 0, 0, protocol])
     }
 
-    /// Returns the sum in 16 bits, as bytes for the wire, not complemented: what a partial checksum field
-    /// holds.
+    /// Returns the sum in 16 bits, as bytes for the wire, not complemented: what a partial checksum
+    /// field holds.
     pub(crate) fn fold(self) -> [u8; 2] {
         let mut sum = self.0;
         while sum >> 16 != 0 {

@@ -71,7 +71,8 @@ impl Dropped {
 }
 
 impl DropReason {
-    /// Returns whether nothing allows the packet, or nothing is known at its destination that could.
+    /// Returns whether nothing allows the packet, or nothing is known at its destination that
+    /// could.
     pub(crate) fn is_denial(self) -> bool {
         matches!(self, Self::Denied | Self::Quarantined | Self::UnknownAddress | Self::NotAdmitted)
     }

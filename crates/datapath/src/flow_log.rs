@@ -1,4 +1,5 @@
-//! The flow log: the kinds of flows of each link, for suggestions, and single denials, for triggers.
+//! The flow log: the kinds of flows of each link, for suggestions, and single denials, for
+//! triggers.
 
 use crate::{headers::Headers, index::WorkloadIndex};
 use meshward_types::Protocol;
@@ -8,9 +9,9 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-/// The maximum of kinds of flows that are told apart on one link.
+/// Maximum number of kinds of flows that are told apart on one link.
 const MAX_KINDS: usize = 64;
-/// The maximum of denials that wait to be taken.
+/// Maximum number of denials that wait to be taken.
 const MAX_DENIALS: usize = 4096;
 
 /// A kind of flow: what, to which port, and whether it passed.

@@ -24,14 +24,14 @@ use std::{
 
 /// Seconds for which the rest of a packet may follow (RFC 8200 §4.5 gives reassembly 60).
 const LIFETIME: u32 = 30;
-/// The maximum of packets whose rest is awaited.
+/// Maximum number of packets whose rest is awaited.
 const LIMIT: usize = 16_384;
-/// The maximum of fragments of one packet that are told apart or wait: a packet of 64 KiB in pieces of
-/// 576 bytes.
+/// Maximum number of fragments of one packet that are told apart or wait: a packet of 64 KiB in
+/// pieces of 576 bytes.
 const MAX_FRAGMENTS: usize = 120;
 /// Seconds for which a later fragment waits for the first.
 const FIRST_TIMEOUT: u32 = 2;
-/// The maximum of packets whose fragments wait, and bytes of one: 18 MiB at the worst.
+/// Maximum number of packets whose fragments wait, and bytes of one: 18 MiB at the worst.
 const MAX_WAITING: usize = 256;
 const MAX_BYTES: usize = 72 * 1024;
 /// Shards of the table, each with a lock of its own.
@@ -39,8 +39,8 @@ const SHARDS: usize = 16;
 /// Packets that are looked at for their expiry while a lock is held.
 const CHECKED_UNDER_LOCK: usize = 256;
 
-/// The key of a packet: what its fragments have in common, in IPv4 the protocol, too (RFC 791 §3.2, RFC 8200
-/// §4.5).
+/// The key of a packet: what its fragments have in common, in IPv4 the protocol, too (RFC 791 §3.2,
+/// RFC 8200 §4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     source: IpAddr,
@@ -63,8 +63,8 @@ struct PassedPacket {
     generation: u64,
     deadline: u32,
     link: Arc<Counters>,
-    /// The bytes of an IPv6 packet that were received. `None`: fragments overlapped, and nothing more of
-    /// it passes.
+    /// The bytes of an IPv6 packet that were received. `None`: fragments overlapped, and nothing
+    /// more of it passes.
     received: Option<Vec<Range<u32>>>,
 }
 

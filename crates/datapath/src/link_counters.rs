@@ -13,7 +13,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// The maximum of pairs of identities that are counted one by one.
+/// Maximum number of pairs of identities that are counted one by one.
 const MAX_LINKS: usize = 1 << 16;
 
 /// The counters of an ordered pair of identities.
@@ -27,7 +27,8 @@ pub struct LinkStats {
     pub count: Count,
 }
 
-/// Packets and bytes that are added to a link's counters if they pass. A link is counted where it is sent from.
+/// Packets and bytes that are added to a link's counters if they pass. A link is counted where it
+/// is sent from.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     /// Packets that it stands for.

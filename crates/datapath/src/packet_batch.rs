@@ -1,8 +1,8 @@
 //! A packet batch: some packets that a worker takes through an endpoint in a row. What the
 //! coordinator said cannot change meanwhile.
 //!
-//! [`egress`](crate::egress) takes packets from workloads to the network, [`ingress`](crate::ingress)
-//! datagrams from the network to workloads.
+//! [`egress`](crate::egress) takes packets from workloads to the network,
+//! [`ingress`](crate::ingress) datagrams from the network to workloads.
 
 use crate::{
     drop_reason::DropReason,

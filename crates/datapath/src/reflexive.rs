@@ -1,6 +1,5 @@
-//! Server-reflexive addresses: those under which others see the endpoint (RFC 8445 §4). STUN servers
-//! are asked from its own socket, which
-//! keeps what a NAT has made of them alive, too.
+//! Server-reflexive addresses: those under which others see the endpoint (RFC 8445 §4). STUN
+//! servers are asked from its own socket, which keeps what a NAT has made of them alive, too.
 
 use meshward_types::stun::{self, Transaction};
 use ring::digest::{SHA256, digest};
@@ -9,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Time between requests once there was an answer. NATs forget what was silent for thirty seconds (RFC
-/// 4787 §4.3 wants two minutes at the least, but many keep to less).
+/// Time between requests once there was an answer. NATs forget what was silent for thirty seconds
+/// (RFC 4787 §4.3 wants two minutes at the least, but many keep to less).
 const REPEAT: Duration = Duration::from_secs(20);
 /// Time between requests before.
 const RETRY: Duration = Duration::from_secs(1);
@@ -59,8 +58,8 @@ impl ReflexiveAddresses {
         self.next = None;
     }
 
-    /// Returns the addresses, one for each IP: behind some NATs every server sees another port, and the
-    /// first's is kept to.
+    /// Returns the addresses, one for each IP: behind some NATs every server sees another port, and
+    /// the first's is kept to.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for address in self.servers.iter().filter_map(|server| server.address) {

@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The maximum of answers that one workload gets in a second, and all of a network on this node.
+/// Maximum number of answers that one workload gets in a second, and all of a network on this node.
 const MAX_PER_WORKLOAD: u16 = 100;
 const MAX_PER_ENDPOINT: u32 = 10_000;
 const SECOND: Duration = Duration::from_secs(1);

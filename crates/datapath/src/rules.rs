@@ -95,8 +95,8 @@ impl Rules {
         self.link_rejects || on_deny == OnDeny::Reject || on_quarantine == OnDeny::Reject
     }
 
-    /// Returns what the sender of a packet is told that was denied. `to`: who is at its destination, if
-    /// anybody is known to be. `ports`: the source's and the destination's.
+    /// Returns what the sender of a packet is told that was denied. `to`: who is at its
+    /// destination, if anybody is known to be. `ports`: the source's and the destination's.
     pub(crate) fn on_deny(
         &self,
         from: Party,

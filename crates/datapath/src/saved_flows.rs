@@ -12,7 +12,7 @@ use crate::{
 };
 use std::time::Duration;
 
-/// The maximum of flows that are kept: 12 MiB of them.
+/// Maximum number of flows that are kept: 12 MiB of them.
 pub(crate) const MAX_SAVED: usize = 1 << 18;
 /// The longest that is left to a flow, in seconds: what the longest timeout is.
 const MAX_LEFT: u32 = 7 * 24 * 3600;

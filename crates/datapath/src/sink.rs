@@ -13,11 +13,11 @@ pub trait Sink {
         offload: Offload,
         packet: GatherList<'_>,
     ) -> bool;
-    /// Sends datagrams, each of `size` bytes but for the last, which may be shorter. Returns false if
-    /// any of them was not taken.
+    /// Sends datagrams, each of `size` bytes but for the last, which may be shorter. Returns false
+    /// if any of them was not taken.
     fn to_network(&mut self, to: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool;
-    /// Sends a datagram that must not be fragmented on its way; one that is too long for the path is
-    /// lost.
+    /// Sends a datagram that must not be fragmented on its way; one that is too long for the path
+    /// is lost.
     fn to_network_unfragmented(&mut self, to: SocketAddr, datagram: &[u8]);
     /// Queues a handshake message for [`Endpoint::receive_handshake`]. Returns false if too many
     /// wait.
@@ -28,8 +28,8 @@ pub trait Sink {
     ///
     /// [`Endpoint::begin_handshakes`]: crate::Endpoint::begin_handshakes
     fn request_handshakes(&mut self);
-    /// Notes that what has just come from an address is authentic: answers may leave from the address
-    /// that it came to.
+    /// Notes that what has just come from an address is authentic: answers may leave from the
+    /// address that it came to.
     fn authenticated(&mut self, _from: SocketAddr) {}
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 /// The longest timeout: a week.
 const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Idle timeouts: for how long flows are kept while nothing is sent. The defaults are what RFCs ask for at
-/// least, or more.
+/// Idle timeouts: for how long flows are kept while nothing is sent. The defaults are what RFCs ask
+/// for at least, or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// TCP, until the other side answers: 30 s by default, since a client that still waits has sent

@@ -45,8 +45,8 @@ impl MacKeys {
         Self { mac1: derive(b"mac1----"), cookie: derive(b"cookie--") }
     }
 
-    /// Writes the two MACs at the end of a message, the second with a cookie if there is one. Returns
-    /// the first.
+    /// Writes the two MACs at the end of a message, the second with a cookie if there is one.
+    /// Returns the first.
     pub fn sign(&self, message: &mut [u8], cookie: Option<&Cookie>) -> [u8; MAC] {
         let (first, second) = mac_offsets(message);
         let mac1 = mac(&self.mac1, &[&message[..first]]);
@@ -106,8 +106,8 @@ impl CookieIssuer {
         is_mac(&cookie, &message[..second], &message[second..])
     }
 
-    /// Returns the reply that gives the sender of a message its cookie. `keys` are those of the responder,
-    /// to whom the message was sent.
+    /// Returns the reply that gives the sender of a message its cookie. `keys` are those of the
+    /// responder, to whom the message was sent.
     pub fn reply(
         &mut self,
         keys: &MacKeys,

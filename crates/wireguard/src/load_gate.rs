@@ -3,8 +3,8 @@
 //! thread's queue.
 //!
 //! While there is no load, every message passes whose first MAC is right. Under load, initiators
-//! have to show a cookie, as in the kernel, and both what passes and what is answered is limited: by
-//! source, and for all sources together. Addresses that peers are known to have share limits of
+//! have to show a cookie, as in the kernel, and both what passes and what is answered is limited:
+//! by source, and for all sources together. Addresses that peers are known to have share limits of
 //! their own, so that forged sources are not in their way.
 
 use crate::{
@@ -50,12 +50,13 @@ pub struct Incoming<'a> {
 
 /// What the gate asks of the interface behind it.
 pub trait Interface {
-    /// Returns the keys of the first MAC of a message, if it is right for any of the interface's own keys.
+    /// Returns the keys of the first MAC of a message, if it is right for any of the interface's
+    /// own keys.
     fn verify_mac1(&self, message: &[u8]) -> Option<&MacKeys>;
     /// Returns whether an index is one of a peer.
     fn has_index(&self, index: u32) -> bool;
-    /// Returns whether a response with this index may be the answer to an initiation of ours, of which only
-    /// few have come so far. Counts the response.
+    /// Returns whether a response with this index may be the answer to an initiation of ours, of
+    /// which only few have come so far. Counts the response.
     fn try_response(&self, index: u32) -> bool;
 }
 

@@ -1,5 +1,5 @@
-//! A session: a key for each direction, good for three minutes. Sealing and opening happen in place,
-//! and any number of threads may do both.
+//! A session: a key for each direction, good for three minutes. Sealing and opening happen in
+//! place, and any number of threads may do both.
 
 use crate::{
     Millis,
@@ -104,8 +104,8 @@ impl Session {
             || self.role == Role::Initiator && now.has_passed(REKEY_AFTER_TIME, self.created)
     }
 
-    /// Reserves `count` counters for sealing. Returns the first, or `None` if the session has not so
-    /// many left. None is ever given out twice, and none at the end or beyond.
+    /// Reserves `count` counters for sealing. Returns the first, or `None` if the session has not
+    /// so many left. None is ever given out twice, and none at the end or beyond.
     #[inline]
     pub fn reserve(&self, count: u64) -> Option<u64> {
         let next =

@@ -27,5 +27,5 @@ pub const COOKIE_SECRET_LATENCY: Duration = Duration::from_secs(5);
 /// The least time between two initiations of one peer that are answered: the kernel's
 /// `INITIATIONS_PER_SECOND` is 50.
 pub const INITIATION_INTERVAL: Duration = Duration::from_millis(20);
-/// The maximum of packets of one peer that wait for its session (the kernel's value).
+/// Maximum number of packets of one peer that wait for its session (the kernel's value).
 pub const MAX_STAGED_PACKETS: usize = 128;

@@ -1,6 +1,6 @@
-//! The timestamps of initiations. A peer answers an initiation only if its timestamp is greater than
-//! the one before, for as long as it knows the initiator's key: so they grow whatever the clock
-//! does, restarts included.
+//! The timestamps of initiations. A peer answers an initiation only if its timestamp is greater
+//! than the one before, for as long as it knows the initiator's key: so they grow whatever the
+//! clock does, restarts included.
 //!
 //! No peer compares a timestamp with its own clock. That makes `max(last + 1, now)` right for a
 //! clock that was set back, and for one that was set far ahead and then corrected: what was sent
@@ -103,8 +103,8 @@ impl TimestampSource {
         Timestamp(self.newest.load(Relaxed)).seconds()
     }
 
-    /// Returns the timestamp for an initiation to a peer that got `last` before, if any. `unix` is the
-    /// clock's time since 1970.
+    /// Returns the timestamp for an initiation to a peer that got `last` before, if any. `unix` is
+    /// the clock's time since 1970.
     pub fn next(&self, last: Option<Timestamp>, unix: Duration) -> Timestamp {
         let clock = Timestamp::at(unix).0.min(self.limit.load(Relaxed));
         let least = Timestamp(clock.max(self.floor.load(Relaxed)));

@@ -56,8 +56,8 @@ impl WorkerBalance {
         Self { active: NonZeroUsize::MIN, all, before: vec![Usage::default(); all.get()] }
     }
 
-    /// Decides how many workers are to be active. `usage` is that of every worker as it is now, `passed`
-    /// after the last time.
+    /// Decides how many workers are to be active. `usage` is that of every worker as it is now,
+    /// `passed` after the last time.
     pub fn decide(&mut self, passed: Duration, usage: &[Usage]) -> NonZeroUsize {
         let parts = usage.iter().zip(&self.before).map(|(now, before)| {
             let Usage { ran, waited } = now.since(*before);

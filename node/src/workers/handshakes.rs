@@ -1,6 +1,6 @@
-//! The thread for handshakes and timers, and for how the work is spread over the workers. Public-key
-//! cryptography takes a hundred microseconds and more, which no packet should wait for; a flood of
-//! handshakes fills the queue of this thread, and the data goes on.
+//! The thread for handshakes and timers, and for how the work is spread over the workers.
+//! Public-key cryptography takes a hundred microseconds and more, which no packet should wait for;
+//! a flood of handshakes fills the queue of this thread, and the data goes on.
 
 use super::{
     balance::{Usage, WorkerBalance},

@@ -1,5 +1,5 @@
-//! Threads that carry packets: the workers, and one thread for handshakes and timers. tokio has no part
-//! in it.
+//! Threads that carry packets: the workers, and one thread for handshakes and timers. tokio has no
+//! part in it.
 //!
 //! Every worker has an epoll of its own. An endpoint has as many sockets as there are workers, all
 //! on one port: the kernel spreads the peers over them (`SO_REUSEPORT`). Each socket and each

@@ -46,8 +46,8 @@ impl<'a> EndpointOutput<'a> {
         }
     }
 
-    /// Sets from which address a message has come that is handled now, and to which address of this host:
-    /// answers leave from that.
+    /// Sets from which address a message has come that is handled now, and to which address of this
+    /// host: answers leave from that.
     pub(super) fn set_received(&mut self, from: SocketAddr, to: Option<IpAddr>) {
         self.received = to.map(|to| ReceivedAddresses { from, to });
     }

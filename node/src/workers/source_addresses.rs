@@ -1,5 +1,5 @@
-//! Source addresses: from which address of this host a peer is answered. It is the one that the peer
-//! sends to, as with the kernel's WireGuard: a firewall on the path, or a NAT, knows no other.
+//! Source addresses: from which address of this host a peer is answered. It is the one that the
+//! peer sends to, as with the kernel's WireGuard: a firewall on the path, or a NAT, knows no other.
 
 use foldhash::fast::RandomState;
 use parking_lot::RwLock;

@@ -65,9 +65,9 @@ impl PacketBatch<'_> {
         }
     }
 
-    /// Decides whether a workload may send an ICMP error: only about a packet that was going to it, or
-    /// to an address behind it. Routes of this host have its errors by any of their interfaces: the
-    /// kernel chooses by where they go.
+    /// Decides whether a workload may send an ICMP error: only about a packet that was going to it,
+    /// or to an address behind it. Routes of this host have its errors by any of their interfaces:
+    /// the kernel chooses by where they go.
     #[cold]
     fn authorize_icmp_error(
         &self,

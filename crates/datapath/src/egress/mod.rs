@@ -8,7 +8,8 @@
 //! 5. [`encrypt`]: each packet is sealed where it leaves from, or staged until there is a session.
 //! 6. [`send_batch`]: datagrams to one peer leave in one system call.
 //!
-//! [`rejection`] answers packets that are denied, and [`staged`] sends what has waited for a session.
+//! [`rejection`] answers packets that are denied, and [`staged`] sends what has waited for a
+//! session.
 
 pub(crate) mod authorize;
 pub(crate) mod encrypt;
@@ -44,8 +45,8 @@ pub(crate) struct EgressPacket<'a> {
 }
 
 impl PacketBatch<'_> {
-    /// Takes a packet that a local workload has sent, with what is still to be done to it. What leaves
-    /// for the network is kept until [`Self::finish`].
+    /// Takes a packet that a local workload has sent, with what is still to be done to it. What
+    /// leaves for the network is kept until [`Self::finish`].
     pub fn egress(
         &mut self,
         from: WorkloadIndex,

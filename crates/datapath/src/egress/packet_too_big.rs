@@ -7,12 +7,12 @@ use crate::{
     reject::{IcmpError, icmp_error},
 };
 
-/// The maximum of of a packet that an answer quotes, so that it fits the least MTU of IPv4's hosts (RFC
-/// 1812 §4.3.2.3).
+/// Maximum length of a packet that an answer quotes, so that it fits the least MTU of IPv4's hosts
+/// (RFC 1812 §4.3.2.3).
 const MAX_QUOTED: usize = 500;
 
-/// Returns whether a packet of `length` bytes on a link of `mtu` wants an answer instead: it is too long,
-/// and only its sender may make it shorter.
+/// Returns whether a packet of `length` bytes on a link of `mtu` wants an answer instead: it is too
+/// long, and only its sender may make it shorter.
 pub(crate) fn is_too_big(packet: &[u8], headers: &Headers, length: usize, mtu: u16) -> bool {
     let may_be_fragmented = headers.source.is_ipv4() && packet[6] & 0x40 == 0;
     // An error must not be answered by an error (RFC 1122 §3.2.2).

@@ -1,4 +1,5 @@
-//! Telling senders that a packet of theirs was denied, and both ends of a connection that it was cut.
+//! Telling senders that a packet of theirs was denied, and both ends of a connection that it was
+//! cut.
 
 use super::EgressPacket;
 use crate::{
@@ -16,7 +17,8 @@ use meshward_types::OnDeny;
 use std::{net::IpAddr, slice::from_ref};
 
 impl PacketBatch<'_> {
-    /// Tells a workload that a packet of it was denied, if that is to be told. Returns whether it was.
+    /// Tells a workload that a packet of it was denied, if that is to be told. Returns whether it
+    /// was.
     #[cold]
     pub(crate) fn reject_to_workload(
         &mut self,
@@ -65,8 +67,8 @@ impl PacketBatch<'_> {
         }
     }
 
-    /// Hands a segment to the end of a connection that is cut, if it is on this node: the other end's
-    /// node does the same for it.
+    /// Hands a segment to the end of a connection that is cut, if it is on this node: the other
+    /// end's node does the same for it.
     pub(crate) fn reset(&mut self, to: IpAddr, segment: Vec<u8>, sink: &mut impl Sink) {
         let workload = self.tables.local_at(to).map(|(workload, _)| workload);
         if let Some(workload) = workload {

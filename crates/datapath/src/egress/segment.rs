@@ -19,8 +19,9 @@ pub(crate) enum Segments<'a> {
 }
 
 impl<'a> Segments<'a> {
-    /// Completes the checksum of a packet that stands for itself, or cuts one that stands for many. TCP is
-    /// cut to packets of at most `path_mtu` bytes, whatever its workload took for the path's MTU.
+    /// Completes the checksum of a packet that stands for itself, or cuts one that stands for many.
+    /// TCP is cut to packets of at most `path_mtu` bytes, whatever its workload took for the path's
+    /// MTU.
     ///
     /// # Errors
     /// [`DropReason::Malformed`] if the offload does not fit the packet.
@@ -102,7 +103,8 @@ pub(crate) fn length(headers: &Headers, offload: Offload) -> usize {
     headers.length.min(usize::from(all) + usize::from(size))
 }
 
-/// Returns the field holds the pseudo-header's sum; the kernel left the rest to whoever sends the packet.
+/// Returns the field holds the pseudo-header's sum; the kernel left the rest to whoever sends the
+/// packet.
 fn complete_checksum(
     packet: &mut [u8],
     headers: &Headers,

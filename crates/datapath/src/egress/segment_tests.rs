@@ -82,7 +82,8 @@ proptest! {
             }
         }
         prop_assert_eq!(&bytes(&segments, transport), &data);
-        // CoalesceOptions gives at most a few packets, and cutting those again the very same segments.
+        // CoalesceOptions gives at most a few packets, and cutting those again the very same
+        // segments.
         let merged = merge(&segments);
         prop_assert!(merged.len() <= 1 + segments.len() / MAX_GATHER_PARTS);
         let again: Vec<Vec<u8>> = merged

@@ -4,10 +4,11 @@
 use crate::{ecn::Ecn, sink::Sink};
 use std::net::SocketAddr;
 
-/// The maximum of datagrams of one batch (the kernel's `UDP_MAX_SEGMENTS` was 64 before it was 128).
+/// Maximum number of datagrams of one batch (the kernel's `UDP_MAX_SEGMENTS` was 64 before it was
+/// 128).
 const MAX_DATAGRAMS: usize = 64;
-/// The maximum of bytes of one batch: what fits the length field of one UDP header, and the headers
-/// below.
+/// Maximum number of bytes of one batch: what fits the length field of one UDP header, and the
+/// headers below.
 const MAX_BYTES: usize = 65_000;
 
 /// A batch that is being filled.

@@ -60,22 +60,22 @@ impl Endpoint {
         keys::from_wireguard(self.state.transport.public_key())
     }
 
-    /// Makes `next` the endpoint's key. The one of now is good for `keep` more, so that peers that have
-    /// not heard of the next one go on.
+    /// Makes `next` the endpoint's key. The one of now is good for `keep` more, so that peers that
+    /// have not heard of the next one go on.
     pub fn rotate_key(&self, now: Instant, next: SecretKey, keep: Duration) {
         self.state.transport.rotate_key(now, next.into_wireguard(), keep);
     }
 
-    /// Adds a workload of this node; it stays closed until the coordinator's view has it, or the node
-    /// vouches for it.
+    /// Adds a workload of this node; it stays closed until the coordinator's view has it, or the
+    /// node vouches for it.
     pub fn add_workload(&self, workload: LocalWorkload) -> WorkloadIndex {
         let index = self.state.tables.write().add_workload(workload);
         *self.next_vouch.lock() = None;
         index
     }
 
-    /// Adds a workload of this node that is a device: a machine with a stock WireGuard, whose interface
-    /// is a session with this endpoint, by the key of [`Self::set_device_key`].
+    /// Adds a workload of this node that is a device: a machine with a stock WireGuard, whose
+    /// interface is a session with this endpoint, by the key of [`Self::set_device_key`].
     ///
     /// `last_address`: where it was last; if that is not known, it has to begin.
     pub fn add_device(
@@ -125,8 +125,8 @@ impl Endpoint {
         self.state.transport.timestamps.set_floor(seconds);
     }
 
-    /// Has the timestamps of handshakes follow the clock up to this many seconds since 1970: what is on
-    /// disk says that all of them are less.
+    /// Has the timestamps of handshakes follow the clock up to this many seconds since 1970: what
+    /// is on disk says that all of them are less.
     pub fn set_timestamp_limit(&self, seconds: u64) {
         self.state.transport.timestamps.set_limit(seconds);
     }
@@ -142,8 +142,8 @@ impl Endpoint {
         *self.next_vouch.lock() = None;
     }
 
-    /// Quarantines a workload of this node by the node's own decision, or ends that quarantine: none of
-    /// its links is open meanwhile.
+    /// Quarantines a workload of this node by the node's own decision, or ends that quarantine:
+    /// none of its links is open meanwhile.
     pub fn quarantine_locally(&self, workload: WorkloadIndex, is_quarantined: bool) {
         let mut tables = self.state.tables.write();
         tables.quarantine_locally(workload, is_quarantined);
@@ -166,8 +166,8 @@ impl Endpoint {
         self.plan_retiming();
     }
 
-    /// Returns the flows as bytes for [`Self::import_flows`]. `is_last`: nothing passes this endpoint any
-    /// more.
+    /// Returns the flows as bytes for [`Self::import_flows`]. `is_last`: nothing passes this
+    /// endpoint any more.
     pub fn export_flows(&self, now: Now, is_last: bool) -> Vec<u8> {
         self.state.filter.export(now.instant, now.unix, is_last)
     }
@@ -189,8 +189,8 @@ impl Endpoint {
         self.state.filter.import(now.instant, now.unix, bytes, owner_of)
     }
 
-    /// Returns the kinds of flows that workloads of this node have begun, or tried to, in the time before
-    /// `now`, with the identities of their ends.
+    /// Returns the kinds of flows that workloads of this node have begun, or tried to, in the time
+    /// before `now`, with the identities of their ends.
     pub fn flow_kinds(
         &self,
         now: Instant,
@@ -234,8 +234,8 @@ impl Endpoint {
         PacketBatch::new(&self.state, scratch, now)
     }
 
-    /// Notes that more handshake messages wait than are done: for a second their senders have to show
-    /// that they receive at their address, and have limits.
+    /// Notes that more handshake messages wait than are done: for a second their senders have to
+    /// show that they receive at their address, and have limits.
     pub fn note_overload(&self, now: Instant) {
         let transport = &self.state.transport;
         transport.gate.begin_load(transport.millis(now));
@@ -246,8 +246,8 @@ impl Endpoint {
         self.state.transport.gate.end_load();
     }
 
-    /// Receives a handshake message, or the response of a STUN server, that a worker has queued, and
-    /// sends the packets that have waited for its session.
+    /// Receives a handshake message, or the response of a STUN server, that a worker has queued,
+    /// and sends the packets that have waited for its session.
     pub fn receive_handshake(
         &self,
         now: Now,
@@ -274,8 +274,8 @@ impl Endpoint {
         }
     }
 
-    /// Sends what has waited for a session with a peer; if nothing has, a keepalive, so that the peer
-    /// may use the session, too.
+    /// Sends what has waited for a session with a peer; if nothing has, a keepalive, so that the
+    /// peer may use the session, too.
     fn send_staged(
         &self,
         now: Now,
@@ -301,8 +301,8 @@ impl Endpoint {
         self.state.transport.begin_requested(now, &mut send_plain(sink));
     }
 
-    /// Sends a keepalive to every peer with a session, so that it learns the new address of this node,
-    /// and has STUN servers asked again.
+    /// Sends a keepalive to every peer with a session, so that it learns the new address of this
+    /// node, and has STUN servers asked again.
     pub fn announce_address(&self, now: Instant, sink: &mut impl Sink) {
         self.state.transport.announce_address(now, &mut send_plain(sink));
         self.reflexive.lock().ask_again();
@@ -325,8 +325,8 @@ impl Endpoint {
     }
 
     /// Takes the peers that are to be sent hole-punch requests, which is done by the coordinator: a
-    /// handshake was begun with each, and none has answered. NATs on both sides open only from within,
-    /// so both have to begin.
+    /// handshake was begun with each, and none has answered. NATs on both sides open only from
+    /// within, so both have to begin.
     pub fn take_hole_punch_requests(&self) -> Vec<NodeName> {
         let mut requests = self.state.transport.take_hole_punch_requests();
         if requests.is_empty() {
@@ -345,8 +345,8 @@ impl Endpoint {
         peer.is_some_and(|peer| self.state.transport.answer_hole_punch(peer))
     }
 
-    /// Sends a ping to a peer, on the path that packets to it take. `None`: there is no session, which
-    /// is begun then.
+    /// Sends a ping to a peer, on the path that packets to it take. `None`: there is no session,
+    /// which is begun then.
     ///
     /// # Errors
     /// If there is no such peer.

@@ -1,5 +1,6 @@
-//! What is done to flows after a change, by the thread for handshakes and timers: connections that are
-//! cut are reset, and idle flows get new timeouts. Changes wait for no more than a few hundred flows.
+//! What is done to flows after a change, by the thread for handshakes and timers: connections that
+//! are cut are reset, and idle flows get new timeouts. Changes wait for no more than a few hundred
+//! flows.
 
 use super::api::Endpoint;
 use crate::{filter::CutScope, packet_batch::WorkerScratch, sink::Sink, tables::state::Tables};

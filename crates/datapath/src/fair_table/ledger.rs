@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const NONE: u32 = u32::MAX;
 const ROOT: u32 = 0;
-/// The maximum of entries that a table is given room for at once.
+/// Maximum number of entries that a table is given room for at once.
 pub(super) const MAX_BATCH: usize = 64;
 /// A batch is so small a part of an owner's share that what its tables have asked for and do not
 /// use yet is an eighth of it, if it is in sixteen tables.
 const PART_OF_SHARE: usize = 128;
-/// The maximum of entries that are owed: this part of the bound, or so many.
+/// Maximum number of entries that are owed: this part of the bound, or so many.
 pub(super) const OWED_PART: usize = 16;
 pub(super) const MIN_OWED: usize = 64;
 
@@ -202,7 +202,8 @@ impl Books {
         taken
     }
 
-    /// Returns who loses an entry for the one that `leaf` has just got. There is one more than the limit.
+    /// Returns who loses an entry for the one that `leaf` has just got. There is one more than the
+    /// limit.
     fn victim(&self, leaf: u32, limit: usize) -> u32 {
         let parent = self.nodes[leaf as usize].parent;
         let own = if parent == ROOT { leaf } else { parent };

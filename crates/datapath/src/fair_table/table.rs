@@ -80,7 +80,8 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         self.of_class[class as usize]
     }
 
-    /// Returns whether there is a chunk with this number: each has some hundreds of the entries, in no order.
+    /// Returns whether there is a chunk with this number: each has some hundreds of the entries, in
+    /// no order.
     pub(crate) fn has_chunk(&self, number: usize) -> bool {
         self.chunks.get(number).is_some_and(|chunk| !chunk.is_empty())
     }

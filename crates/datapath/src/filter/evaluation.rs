@@ -133,8 +133,8 @@ impl Evaluation<'_> {
         }
     }
 
-    /// Checks an ICMP error. It belongs to the flow whose packet it quotes: that packet went the other
-    /// way, and was on it a moment ago (RFC 5927). Whoever is quarantined sends none.
+    /// Checks an ICMP error. It belongs to the flow whose packet it quotes: that packet went the
+    /// other way, and was on it a moment ago (RFC 5927). Whoever is quarantined sends none.
     pub(super) fn check_quoted(&self, quoted: Option<&Quoted>) -> Result<(), DropReason> {
         let Self { rules, time, .. } = *self;
         let FilterInput { headers, source, destination, tally, .. } = self.input;
@@ -193,8 +193,8 @@ impl Evaluation<'_> {
         checked
     }
 
-    /// Checks the first packet of a flow, the first after the rules have changed, one that the rules
-    /// deny, or one that begins a connection.
+    /// Checks the first packet of a flow, the first after the rules have changed, one that the
+    /// rules deny, or one that begins a connection.
     #[inline(never)]
     fn check_anew(
         &self,
@@ -215,8 +215,8 @@ impl Evaluation<'_> {
             flow.apply_ruling(generation, ruling);
         }
         if segment.is_some_and(|segment| segment.begins()) && flow.right() != from {
-            // The side that did not begin the flow begins one: that is checked as such, and the flow
-            // stays what it is until the other side answers.
+            // The side that did not begin the flow begins one: that is checked as such, and the
+            // flow stays what it is until the other side answers.
             let verdict = self.verdict();
             if verdict == Verdict::Denied {
                 return Err(self.refusal());
@@ -235,9 +235,10 @@ impl Evaluation<'_> {
         if headers.icmp == Icmp::Reply { self.check_alone() } else { Err(self.refusal()) }
     }
 
-    /// Returns what the rules of now say of a flow, of which there is a packet in the direction `there`: whether
-    /// who began it may, or the other side may begin such a flow itself. That counts once the other side
-    /// sends: with this packet, if it `is_sent` by it, or if it did before.
+    /// Returns what the rules of now say of a flow, of which there is a packet in the direction
+    /// `there`: whether who began it may, or the other side may begin such a flow itself. That
+    /// counts once the other side sends: with this packet, if it `is_sent` by it, or if it did
+    /// before.
     fn ruling_of(
         &self,
         flow: &Flow,

@@ -1,9 +1,10 @@
-//! The stateful filter: the first packet of a flow is checked by the link's ACL, the rest by the flow.
+//! The stateful filter: the first packet of a flow is checked by the link's ACL, the rest by the
+//! flow.
 //!
-//! Every flow carries the generation of the rules that checked it. A change of anything that a verdict
-//! rests on begins a new generation, and each flow is checked again at its next packet: revoking a link
-//! cuts its established flows. A flow that is denied is remembered, and goes on when it is allowed
-//! again.
+//! Every flow carries the generation of the rules that checked it. A change of anything that a
+//! verdict rests on begins a new generation, and each flow is checked again at its next packet:
+//! revoking a link cuts its established flows. A flow that is denied is remembered, and goes on
+//! when it is allowed again.
 
 mod evaluation;
 mod reset;
@@ -91,9 +92,9 @@ impl Filter {
         evaluation.check().inspect_err(|reason| evaluation.note_refused(*reason))
     }
 
-    /// Checks whether an ICMP error may pass that comes from whom the packet that it quotes was going
-    /// to, whatever the error's own source address is: that workload itself, or the gateway behind
-    /// which the address lies. The caller has made sure of that.
+    /// Checks whether an ICMP error may pass that comes from whom the packet that it quotes was
+    /// going to, whatever the error's own source address is: that workload itself, or the gateway
+    /// behind which the address lies. The caller has made sure of that.
     ///
     /// # Errors
     /// The reason for which it is to be dropped.
@@ -123,8 +124,8 @@ impl Filter {
         self.state.flows.chunks()
     }
 
-    /// Looks through a chunk of the flow table for connections that the rules of now do not allow and
-    /// that are to be reset. `party_at`: who is at an address.
+    /// Looks through a chunk of the flow table for connections that the rules of now do not allow
+    /// and that are to be reset. `party_at`: who is at an address.
     pub(crate) fn reset_cut(
         &self,
         rules: &Rules,
@@ -151,8 +152,8 @@ impl Filter {
         resets
     }
 
-    /// Has the flows of a chunk of the flow table kept for as long as the rules of now say, from now
-    /// on.
+    /// Has the flows of a chunk of the flow table kept for as long as the rules of now say, from
+    /// now on.
     pub(crate) fn retime(&self, rules: &Rules, now: Instant, chunk: FlowChunk) {
         let seconds = self.seconds(now);
         self.state.flows.change_chunk(chunk, |key, flow| {
@@ -173,8 +174,8 @@ impl Filter {
         self.state.links.stats()
     }
 
-    /// Returns the kinds of flows that workloads of this node have begun, or tried to, in the time before
-    /// `now`, with the identities of their ends.
+    /// Returns the kinds of flows that workloads of this node have begun, or tried to, in the time
+    /// before `now`, with the identities of their ends.
     pub fn flow_kinds(
         &self,
         now: Instant,
@@ -189,15 +190,15 @@ impl Filter {
         self.state.flows.for_each_live(self.seconds(now), visit);
     }
 
-    /// Returns the flows as bytes for [`Self::import`], at most 12 MiB; `unix` is the time since 1970.
-    /// `is_last`: nothing passes this filter any more.
+    /// Returns the flows as bytes for [`Self::import`], at most 12 MiB; `unix` is the time since
+    /// 1970. `is_last`: nothing passes this filter any more.
     pub fn export(&self, now: Instant, unix: Duration, is_last: bool) -> Vec<u8> {
         saved_flows::encode(&self.state.flows.save(self.seconds(now)), unix, is_last)
     }
 
-    /// Takes up the flows that another filter had, each charged to the owner of the address that began
-    /// it, and checked by the rules of now at its next packet. If these are all that there were, none is
-    /// taken up by a packet any more. Returns how many were taken up.
+    /// Takes up the flows that another filter had, each charged to the owner of the address that
+    /// began it, and checked by the rules of now at its next packet. If these are all that there
+    /// were, none is taken up by a packet any more. Returns how many were taken up.
     ///
     /// # Errors
     /// If they are not what [`Self::export`] writes.
@@ -224,8 +225,8 @@ impl Filter {
         Ok(count)
     }
 
-    /// Has a later fragment that was refused as an orphan wait for the first one of its packet. Returns
-    /// false if there is no room for it.
+    /// Has a later fragment that was refused as an orphan wait for the first one of its packet.
+    /// Returns false if there is no room for it.
     pub(crate) fn hold_fragment(
         &self,
         now: Instant,
@@ -242,8 +243,8 @@ impl Filter {
         self.state.fragments.any_waiting()
     }
 
-    /// Takes the fragments that have waited for a first one, which has passed: each is to be checked
-    /// now.
+    /// Takes the fragments that have waited for a first one, which has passed: each is to be
+    /// checked now.
     pub(crate) fn take_fragments(&self, headers: &Headers) -> Vec<Vec<u8>> {
         self.state.fragments.take_waiting(headers)
     }

@@ -27,8 +27,8 @@ pub struct FilterInput<'a> {
 /// Which connections are reset that the rules of now do not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CutScope {
-    /// Those that a quarantine has cut which says so, and those of which an end would be told at its
-    /// next packet.
+    /// Those that a quarantine has cut which says so, and those of which an end would be told at
+    /// its next packet.
     Quarantined,
     /// All.
     All,

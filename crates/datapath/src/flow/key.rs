@@ -17,8 +17,8 @@ pub(crate) struct FlowKey {
 }
 
 const V6: u64 = 1;
-/// The low end of an ICMP echo asks: the other may ask with the same identifier, and that is another
-/// conversation.
+/// The low end of an ICMP echo asks: the other may ask with the same identifier, and that is
+/// another conversation.
 const ASKED_BY_LOW: u64 = 2;
 
 /// An end of a flow: the one with the lower address, or else the lower port, or the other.

@@ -161,8 +161,8 @@ impl Flow {
         self.is(IS_RESET)
     }
 
-    /// Returns whether its ends may believe in a connection of TCP, of which they have not been told that
-    /// it has ended.
+    /// Returns whether its ends may believe in a connection of TCP, of which they have not been
+    /// told that it has ended.
     pub(crate) fn may_be_reset(&self, now: u32) -> bool {
         let ended = self.connection.state() == State::Reset;
         self.deadline > now && !ended && !self.is(IS_RESET)
@@ -228,8 +228,8 @@ impl Flow {
         let (accepted, began) = self.connection.note(from as usize, initiator as usize, &segment);
         self.marks |= TCP;
         if began != initiator as usize {
-            // The side that has answered until now has begun a connection. Whether it may is checked
-            // at the next packet.
+            // The side that has answered until now has begun a connection. Whether it may is
+            // checked at the next packet.
             self.mark(BEGUN_BY_HIGH, initiator == FlowEnd::Low);
             self.generation = self.generation.wrapping_sub(1);
         }
@@ -260,8 +260,8 @@ impl Flow {
         self.deadline = now.saturating_add(timeout);
     }
 
-    /// Returns whether an ICMP error about a packet that `from` has sent may be true, and is not one of too
-    /// many. `sequence` is what the error quotes of TCP.
+    /// Returns whether an ICMP error about a packet that `from` has sent may be true, and is not
+    /// one of too many. `sequence` is what the error quotes of TCP.
     pub(crate) fn accepts_icmp_error(
         &mut self,
         now: u32,

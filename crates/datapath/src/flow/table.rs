@@ -1,5 +1,5 @@
-//! The flow table: which conversations have been let through, in what state they are, and until when
-//! they are kept.
+//! The flow table: which conversations have been let through, in what state they are, and until
+//! when they are kept.
 
 use super::{
     key::{FlowKey, FlowTuple},
@@ -21,7 +21,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// The maximum of flows of one endpoint.
+/// Maximum number of flows of one endpoint.
 pub const MAX_FLOWS: usize = 1 << 20;
 
 /// The table is split by the address that has probably begun a flow, so that whoever opens many
@@ -95,8 +95,8 @@ impl FlowTable {
         FlowEntry { shard, hash, key, found }
     }
 
-    /// Visits every flow that passes and has not expired at `now`, in seconds. Few are looked at while a
-    /// lock is held, so one that moves meanwhile may be visited twice or not at all.
+    /// Visits every flow that passes and has not expired at `now`, in seconds. Few are looked at
+    /// while a lock is held, so one that moves meanwhile may be visited twice or not at all.
     pub(crate) fn for_each_live(&self, now: u32, mut visit: impl FnMut(FlowTuple)) {
         for chunk in self.chunks() {
             let tuples: Vec<FlowTuple> = {
@@ -109,7 +109,8 @@ impl FlowTable {
         }
     }
 
-    /// Returns the chunks of the table, each some hundreds of flows. They change while nobody holds a lock.
+    /// Returns the chunks of the table, each some hundreds of flows. They change while nobody holds
+    /// a lock.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = FlowChunk> {
         (0..self.shards.len()).flat_map(|shard| {
             (0..)
@@ -123,7 +124,8 @@ impl FlowTable {
         self.shards[chunk.shard].lock().change_chunk(chunk.number, change);
     }
 
-    /// Returns the flows that have not expired at `now`, in seconds: those first that are worth most.
+    /// Returns the flows that have not expired at `now`, in seconds: those first that are worth
+    /// most.
     pub(crate) fn save(&self, now: u32) -> Vec<SavedFlow> {
         let (mut saved, mut fleeting) = (Vec::new(), Vec::new());
         for chunk in self.chunks() {
@@ -155,8 +157,8 @@ impl FlowTable {
         is_free
     }
 
-    /// Ends the flows of some shards that have expired at `now`, in seconds. All shards have had their
-    /// turn after sixteen calls. No lock is held for longer than a few flows take.
+    /// Ends the flows of some shards that have expired at `now`, in seconds. All shards have had
+    /// their turn after sixteen calls. No lock is held for longer than a few flows take.
     pub(crate) fn expire(&self, now: u32) {
         let first = self.next_shard.fetch_add(SHARDS_AT_ONCE, Relaxed);
         for number in first..first + SHARDS_AT_ONCE {

@@ -289,8 +289,8 @@ impl World {
         self.open(from, to, protocol, ports.1)
     }
 
-    /// Returns whether the other side may begin this conversation, and has said something in it, or had
-    /// before a restart.
+    /// Returns whether the other side may begin this conversation, and has said something in it, or
+    /// had before a restart.
     fn answers(&self, packet: &Packet, also: impl Fn(&Passed) -> bool) -> bool {
         let Packet { from, to, protocol, ports, flags, icmp, .. } = *packet;
         let begins = protocol == 6 && flags & (SYN | ACK | RST) == SYN;
@@ -406,7 +406,8 @@ impl World {
 }
 
 impl Packet {
-    /// Returns whether it goes from one to another between these ports, with the protocol of `like`.
+    /// Returns whether it goes from one to another between these ports, with the protocol of
+    /// `like`.
     fn is_of(&self, from: usize, to: usize, like: &Self, ports: (u16, u16)) -> bool {
         (self.from, self.to, self.v6, self.protocol, self.ports)
             == (from, to, like.v6, like.protocol, ports)

@@ -62,7 +62,8 @@ impl Pair {
         }
     }
 
-    /// Returns how many packets the peer has opened and then dropped, since there is no rule for them.
+    /// Returns how many packets the peer has opened and then dropped, since there is no rule for
+    /// them.
     fn opened(&self) -> u64 {
         let drops = self.ends[1].endpoint.stats(self.now).drops;
         let all: u64 = drops.iter().map(|(_, count)| count).sum();

@@ -1,8 +1,8 @@
 //! Vouches: how a node makes its new workload known to its peers while the coordinator is away.
 //!
-//! A vouch binds one address of the peer's own prefixes to an identity that the coordinator has said
-//! this peer may vouch for; any other is ignored, and what the coordinator says of an address always
-//! goes before.
+//! A vouch binds one address of the peer's own prefixes to an identity that the coordinator has
+//! said this peer may vouch for; any other is ignored, and what the coordinator says of an address
+//! always goes before.
 //!
 //! Body: the identity (big-endian `u32`) and the address (16 bytes, IPv4 mapped as in RFC 4291
 //! §2.5.5.2).

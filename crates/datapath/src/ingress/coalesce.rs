@@ -1,5 +1,5 @@
-//! CoalesceOptions the packets of one flow that arrive in a row from one peer into one super-packet (what
-//! the kernel's GRO does).
+//! CoalesceOptions the packets of one flow that arrive in a row from one peer into one super-packet
+//! (what the kernel's GRO does).
 
 use crate::{
     checksum::{Sum, set_ipv4},
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 const ACK: u8 = 16;
 const PSH: u8 = 8;
-/// The maximum of bytes of a super-packet.
+/// Maximum number of bytes of a super-packet.
 const MAX_LENGTH: usize = 65_535;
 /// How many runs back the run of a packet's flow is looked for.
 const LOOK_BACK: usize = 8;
@@ -188,8 +188,8 @@ struct Mergeable {
     head: usize,
 }
 
-/// Returns the kind and the length of all headers of a packet that may be merged: plain headers, nothing
-/// but data, a checksum that is right.
+/// Returns the kind and the length of all headers of a packet that may be merged: plain headers,
+/// nothing but data, a checksum that is right.
 fn mergeable(packet: &[u8], headers: &Headers) -> Option<Mergeable> {
     let at = headers.payload;
     let plain = match headers.source {
@@ -225,8 +225,8 @@ fn mergeable(packet: &[u8], headers: &Headers) -> Option<Mergeable> {
     pseudo.add(&packet[at..]).is_valid().then_some(Mergeable { kind, head })
 }
 
-/// Returns whether a packet is the next of a run whose headers are `head`: the same in all but those that
-/// count on.
+/// Returns whether a packet is the next of a run whose headers are `head`: the same in all but
+/// those that count on.
 fn follows(head: &[u8], packet: &[u8], run: &Run, headers: &Headers) -> bool {
     let at = headers.payload;
     let same = |from: usize, to: usize| head[from..to] == packet[from..to];

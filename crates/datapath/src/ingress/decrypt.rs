@@ -1,5 +1,5 @@
-//! Opening data messages where they stand. Messages of one session in a row are opened under one lock
-//! of its replay window.
+//! Opening data messages where they stand. Messages of one session in a row are opened under one
+//! lock of its replay window.
 
 use super::Received;
 use crate::{

@@ -1,5 +1,5 @@
-//! Delivering packets of peers to workloads, as this node's own filter allows. Packets of one flow are
-//! checked together.
+//! Delivering packets of peers to workloads, as this node's own filter allows. Packets of one flow
+//! are checked together.
 
 use crate::{
     drop_reason::{DropReason, Dropped},
@@ -125,7 +125,8 @@ impl PacketBatch<'_> {
         Ok(next_hop)
     }
 
-    /// Reads an ICMP error of a peer. Its sender is whom the quoted packet was going to, at that peer.
+    /// Reads an ICMP error of a peer. Its sender is whom the quoted packet was going to, at that
+    /// peer.
     #[cold]
     fn icmp_error_of(
         &self,

@@ -41,8 +41,8 @@ impl Received {
 }
 
 impl PacketBatch<'_> {
-    /// Takes received datagrams, which stand in `buffer`. Data messages are opened in place, and their
-    /// packets kept until [`Self::deliver`].
+    /// Takes received datagrams, which stand in `buffer`. Data messages are opened in place, and
+    /// their packets kept until [`Self::deliver`].
     pub fn ingress(&mut self, received: Received, buffer: &mut [u8], sink: &mut impl Sink) {
         let mut rest = Received { size: received.size.max(1), ..received };
         while !rest.range.is_empty() {

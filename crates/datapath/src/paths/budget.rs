@@ -84,8 +84,8 @@ impl UnvalidatedBudget {
         self.addresses.retain(|own| own.address != address);
     }
 
-    /// Allows some more messages to each address: the peer has sent a hole-punch request, so a NAT on
-    /// its side is open now.
+    /// Allows some more messages to each address: the peer has sent a hole-punch request, so a NAT
+    /// on its side is open now.
     pub(crate) fn allow_hole_punch(&mut self, now: Millis) {
         if self.last_hole_punch.is_some_and(|last| !now.has_passed(HOLE_PUNCH_INTERVAL, last)) {
             return;

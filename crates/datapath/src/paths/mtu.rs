@@ -114,7 +114,8 @@ impl MtuDiscovery {
         (self.address, self.network_mtu) == (address, network_mtu)
     }
 
-    /// Returns what is to be done now: the network's MTU is tried alone at first, then shorter packets.
+    /// Returns what is to be done now: the network's MTU is tried alone at first, then shorter
+    /// packets.
     pub(crate) fn step(&mut self, now: Millis) -> MtuStep {
         if now < self.next {
             return MtuStep::default();

@@ -25,7 +25,8 @@ const PING_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) struct Challenge {
     pub(crate) number: u32,
     pub(crate) address: SocketAddr,
-    /// Length of its packet in bytes, if that is to be found out; otherwise it is as short as can be.
+    /// Length of its packet in bytes, if that is to be found out; otherwise it is as short as can
+    /// be.
     pub(crate) padded_to: Option<u16>,
 }
 
@@ -64,7 +65,8 @@ pub(crate) struct PathProber {
 }
 
 impl PathProber {
-    /// Returns the challenges to other paths that are due, while the peer is reached through a relay.
+    /// Returns the challenges to other paths that are due, while the peer is reached through a
+    /// relay.
     pub(crate) fn challenge_others(
         &mut self,
         now: Millis,
@@ -85,7 +87,8 @@ impl PathProber {
         self.next_round = None;
     }
 
-    /// Returns the challenges of path MTU discovery that are due on a direct path, and what was found out.
+    /// Returns the challenges of path MTU discovery that are due on a direct path, and what was
+    /// found out.
     pub(crate) fn discover_mtu(
         &mut self,
         now: Millis,

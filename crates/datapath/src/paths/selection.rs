@@ -151,15 +151,15 @@ impl PathSelection {
         self.is_relayed() && heard.relay_is_good(now) && lost
     }
 
-    /// Returns whether packets may follow a peer to an address that something has come from: not to a relay
-    /// while a direct path is good, nor to a path that is avoided.
+    /// Returns whether packets may follow a peer to an address that something has come from: not to
+    /// a relay while a direct path is good, nor to a path that is avoided.
     pub(crate) fn may_follow(&self, now: Millis, heard: &LastHeard, from: &SocketAddr) -> bool {
         let stays_direct = is_relayed(from) && self.is_direct() && heard.direct_is_good(now);
         !self.avoids(now, heard, from) && !stays_direct
     }
 
-    /// Sends packets to `to` from now on. `reason`: why a direct path is given up for a relay, if one
-    /// is.
+    /// Sends packets to `to` from now on. `reason`: why a direct path is given up for a relay, if
+    /// one is.
     pub(crate) fn change(
         &mut self,
         now: Millis,

@@ -114,8 +114,8 @@ impl Tables {
         }
     }
 
-    /// Returns who a workload is by the coordinator's word, which counts only for this node and these
-    /// addresses.
+    /// Returns who a workload is by the coordinator's word, which counts only for this node and
+    /// these addresses.
     fn admission_of(
         &self,
         spec: &WorkloadSpec,

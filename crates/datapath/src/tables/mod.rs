@@ -1,5 +1,5 @@
-//! What an endpoint knows of workloads, peers and rules, by the word of the coordinator and of its own
-//! node.
+//! What an endpoint knows of workloads, peers and rules, by the word of the coordinator and of its
+//! own node.
 
 pub(crate) mod local;
 pub(crate) mod local_entry;

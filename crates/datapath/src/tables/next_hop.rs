@@ -75,7 +75,8 @@ impl Tables {
         self.route_to_local(workload)
     }
 
-    /// Returns the next hop to a workload of this node: its TUN, or the peer that it is as a device.
+    /// Returns the next hop to a workload of this node: its TUN, or the peer that it is as a
+    /// device.
     #[inline]
     pub(crate) fn next_hop_of(&self, workload: WorkloadIndex) -> Option<NextHop> {
         Some(self.local(workload)?.next_hop(workload))

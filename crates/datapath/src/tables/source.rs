@@ -26,8 +26,9 @@ impl Tables {
                 && self.local_at(address).is_some_and(|(own, _)| own == workload)
     }
 
-    /// Returns the workload for which another may send an ICMP error about a packet to `quoted`: itself, or,
-    /// if it is a route, another route of this node, since both interfaces are the host's own.
+    /// Returns the workload for which another may send an ICMP error about a packet to `quoted`:
+    /// itself, or, if it is a route, another route of this node, since both interfaces are the
+    /// host's own.
     pub(crate) fn icmp_error_sender<'a>(
         &'a self,
         workload: WorkloadIndex,
@@ -63,10 +64,10 @@ impl Tables {
         own.map(|gateway| gateway.party).ok_or(DropReason::SpoofedByPeer)
     }
 
-    /// Returns whether an ICMP error with this source address may come from the workload `sender`, which a
-    /// packet to `quoted` was going to: from its own addresses and those behind it, and, if it is the
-    /// gateway behind which `quoted` lies, from routers that the mesh does not know (RFC 1812 §4.3.2.4
-    /// leaves open which of its addresses a router uses).
+    /// Returns whether an ICMP error with this source address may come from the workload `sender`,
+    /// which a packet to `quoted` was going to: from its own addresses and those behind it, and, if
+    /// it is the gateway behind which `quoted` lies, from routers that the mesh does not know (RFC
+    /// 1812 §4.3.2.4 leaves open which of its addresses a router uses).
     pub(crate) fn is_source_of_error(
         &self,
         now: Instant,

@@ -32,14 +32,14 @@ impl Tables {
             .collect()
     }
 
-    /// Returns whether a peer may give a vouch: it runs other workloads of the identity, and the address is its
-    /// own.
+    /// Returns whether a peer may give a vouch: it runs other workloads of the identity, and the
+    /// address is its own.
     pub(crate) fn may_vouch(&self, peer: PeerIndex, vouch: Vouch) -> bool {
         self.hosted.contains_key(&(peer, vouch.identity)) && self.peer_owns(peer, vouch.address)
     }
 
-    /// Accepts a vouch of a peer, which may give it, for a workload of which the coordinator has not
-    /// spoken.
+    /// Accepts a vouch of a peer, which may give it, for a workload of which the coordinator has
+    /// not spoken.
     pub(crate) fn accept_vouch(&mut self, now: Instant, peer: PeerIndex, vouch: Vouch) {
         let Vouch { identity, address } = vouch;
         if self.addresses.get(&address).is_some() {

@@ -15,7 +15,7 @@ pub(crate) const ACK: u8 = 16;
 /// The least that an end is taken to have offered: segments and acknowledgements may be so many
 /// bytes older than the newest.
 const MIN_WINDOW: u32 = 66_000;
-/// The maximum of data that a SYN carries (RFC 7413): within one packet.
+/// Maximum length of the data that a SYN carries (RFC 7413): within one packet.
 const MAX_EARLY_DATA: u32 = 2048;
 /// The shift of a window whose scale is not known: the largest (RFC 7323 §2.3), so that nothing is
 /// taken for too far ahead.
@@ -64,9 +64,9 @@ impl Segment {
         self.flags & (SYN | ACK | RST) == SYN
     }
 
-    /// Returns the reset that its sender takes: its sequence and acknowledgement numbers and its flags (RFC
-    /// 9293 §3.10.7.1). `is_whole`: its length is known; without that there is none for what
-    /// acknowledges nothing.
+    /// Returns the reset that its sender takes: its sequence and acknowledgement numbers and its
+    /// flags (RFC 9293 §3.10.7.1). `is_whole`: its length is known; without that there is none for
+    /// what acknowledges nothing.
     pub(crate) fn reset(&self, is_whole: bool) -> Option<(u32, u32, u8)> {
         match self.has(ACK) {
             true => Some((self.ack, 0, RST)),
@@ -333,8 +333,8 @@ impl Connection {
         u32::from(scale.min(MAX_SCALE))
     }
 
-    /// Returns whether the other end takes a segment: RFC 9293 §3.10.7.4 for its sequence number, RFC 5961
-    /// §5 for what it acknowledges.
+    /// Returns whether the other end takes a segment: RFC 9293 §3.10.7.4 for its sequence number,
+    /// RFC 5961 §5 for what it acknowledges.
     fn accepts(&self, by: usize, segment: &Segment) -> bool {
         let (own, other) = (&self.halves[by], &self.halves[1 - by]);
         // A window is rounded when it is scaled, and a full one is probed with a byte (RFC 9293
@@ -382,9 +382,9 @@ impl Connection {
         exact
     }
 
-    /// Returns whether an error about a segment that `by` has sent, with this sequence number, can be true:
-    /// it was sent, and was not acknowledged when it was (RFC 5927 §4.1). Probes of an idle
-    /// connection are a byte behind.
+    /// Returns whether an error about a segment that `by` has sent, with this sequence number, can
+    /// be true: it was sent, and was not acknowledged when it was (RFC 5927 §4.1). Probes of an
+    /// idle connection are a byte behind.
     pub(crate) fn has_in_flight(&self, by: usize, seq: u32) -> bool {
         let (own, other) = (&self.halves[by], &self.halves[1 - by]);
         if self.offered_by(by) && self.flags & ANSWERED == 0 && seq == self.offer {
@@ -402,8 +402,9 @@ impl Connection {
 }
 
 impl Connection {
-    /// Returns the sequence numbers at which an end may take a reset: it is where that end is, or they are
-    /// around it, so that it answers with where it is (RFC 5961 §3.2). None: no numbers are known.
+    /// Returns the sequence numbers at which an end may take a reset: it is where that end is, or
+    /// they are around it, so that it answers with where it is (RFC 5961 §3.2). None: no numbers
+    /// are known.
     pub(crate) fn resets(&self, end: usize) -> impl Iterator<Item = u32> {
         let acked = self.is(HAS_ACKED, end).then_some(self.halves[end].acked);
         let sent = self.is(KNOWN, 1 - end).then_some(self.halves[1 - end].end);

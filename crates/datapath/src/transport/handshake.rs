@@ -19,8 +19,8 @@ use meshward_wireguard::{
 };
 use std::{net::SocketAddr, time::Duration};
 
-/// When copies of a first initiation leave, to all candidate paths: what the first has opened in the
-/// NATs of both sides, the next ones pass.
+/// When copies of a first initiation leave, to all candidate paths: what the first has opened in
+/// the NATs of both sides, the next ones pass.
 const INITIATION_COPIES: [Duration; 5] = [
     Duration::from_millis(200),
     Duration::from_millis(400),
@@ -43,8 +43,8 @@ pub(crate) struct SentResponse {
 }
 
 impl SentResponse {
-    /// Returns whether the response is to be sent to an address, too, from which a copy of the initiation has
-    /// come. Notes the address.
+    /// Returns whether the response is to be sent to an address, too, from which a copy of the
+    /// initiation has come. Notes the address.
     pub(crate) fn add_copy(&mut self, to: SocketAddr) -> bool {
         let is_new = self.sent_to.len() < MAX_RESPONSE_COPIES && !self.sent_to.contains(&to);
         if is_new {
@@ -60,8 +60,9 @@ pub(crate) struct HandshakeState {
     pub(crate) candidates: CandidatePaths,
     /// The handshake of ours that is under way.
     pub(crate) attempt: Option<Attempt>,
-    /// The greatest timestamps of the peer, by the keys that it has and had, so that no initiation is
-    /// answered twice. A new key begins anew: who has lost its key may have lost its timestamps, too.
+    /// The greatest timestamps of the peer, by the keys that it has and had, so that no initiation
+    /// is answered twice. A new key begins anew: who has lost its key may have lost its timestamps,
+    /// too.
     timestamps: Vec<(PublicKey, Tai64n)>,
     /// The timestamp of our last initiation.
     pub(crate) last_timestamp: Option<Timestamp>,

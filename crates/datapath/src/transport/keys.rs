@@ -1,6 +1,6 @@
-//! The keys of an endpoint: the current one, the previous one, as long as peers may not have heard of
-//! the current one, and one that only devices know, which stands in their configuration and so does
-//! not change.
+//! The keys of an endpoint: the current one, the previous one, as long as peers may not have heard
+//! of the current one, and one that only devices know, which stands in their configuration and so
+//! does not change.
 
 use super::peer::PeerKind;
 use meshward_wireguard::{Millis, PublicKey, SecretKey, cookie::MacKeys};
@@ -77,8 +77,8 @@ impl OwnKeys {
         self.all().find(|key| key.macs.verify(message))
     }
 
-    /// Returns the key to begin a handshake with. `tries`: the initiations that had no answer; a peer that is
-    /// cut off from the coordinator knows the previous key alone.
+    /// Returns the key to begin a handshake with. `tries`: the initiations that had no answer; a
+    /// peer that is cut off from the coordinator knows the previous key alone.
     pub(crate) fn to_begin(&self, now: Millis, peer: PeerKind, tries: u64) -> Option<Arc<OwnKey>> {
         if peer == PeerKind::Device {
             return self.for_devices.clone();

@@ -353,8 +353,8 @@ impl Peer {
         self.link.read().path.lost()
     }
 
-    /// Returns the challenges that are due: to other paths while its packets are relayed, otherwise those that
-    /// find out the path MTU, up to the network's.
+    /// Returns the challenges that are due: to other paths while its packets are relayed, otherwise
+    /// those that find out the path MTU, up to the network's.
     pub(crate) fn challenges(
         &self,
         now: Millis,
@@ -387,8 +387,8 @@ impl Peer {
         self.timers.watch_closely();
     }
 
-    /// Returns whether a redundant gateway counts as down. `attempt` is that of its handshake, `was_down`
-    /// whether it was down before.
+    /// Returns whether a redundant gateway counts as down. `attempt` is that of its handshake,
+    /// `was_down` whether it was down before.
     pub(crate) fn is_down(&self, now: Millis, attempt: Option<&Attempt>, was_down: bool) -> bool {
         let heard = self.heard.any();
         match attempt {
@@ -421,8 +421,8 @@ impl Peer {
         self.hole_punch_requested.swap(false, Relaxed)
     }
 
-    /// Keeps a packet until there is a session. Returns how many packets were dropped for it. `total`
-    /// counts the bytes of all peers.
+    /// Keeps a packet until there is a session. Returns how many packets were dropped for it.
+    /// `total` counts the bytes of all peers.
     pub(crate) fn stage(&self, packet: Vec<u8>, total: &AtomicUsize) -> u64 {
         if total.load(Relaxed) + packet.len() > MAX_STAGED_BYTES {
             return 1;
@@ -442,8 +442,8 @@ impl Peer {
         staged
     }
 
-    /// Returns what is due now. `attempt` is that of its handshake; `behind_nat`: whether a NAT's mapping is
-    /// to be kept.
+    /// Returns what is due now. `attempt` is that of its handshake; `behind_nat`: whether a NAT's
+    /// mapping is to be kept.
     pub(crate) fn due(&self, now: Millis, attempt: Option<&Attempt>, behind_nat: bool) -> Due {
         if let Some(attempt) = attempt {
             return match attempt {

@@ -147,8 +147,8 @@ mod tests {
     }
 
     proptest! {
-        /// Peers come, go, and change their keys, among them those of others: a key leads to the peer
-        /// that claimed it first of those that have it, or had it less than two minutes ago.
+        /// Peers come, go, and change their keys, among them those of others: a key leads to the
+        /// peer that claimed it first of those that have it, or had it less than two minutes ago.
         #[test]
         fn a_key_leads_to_the_peer_that_claimed_it_first(
             steps in prop::collection::vec(

@@ -78,8 +78,8 @@ impl Transport {
         Ok(self.gate.admit(now, incoming, &interface, reply)?)
     }
 
-    /// Receives a handshake message that has passed the load gate. Returns the peer if there is now a
-    /// session for the packets that wait.
+    /// Receives a handshake message that has passed the load gate. Returns the peer if there is now
+    /// a session for the packets that wait.
     ///
     /// # Errors
     /// The reason for which the message is dropped.
@@ -131,8 +131,8 @@ impl Transport {
         let mut handshake = peer.handshake.lock();
         let last = handshake.timestamp(&sender);
         if last == Some(timestamp) {
-            // A copy on another path: the response to it goes back by that path, because the first may
-            // not have come through.
+            // A copy on another path: the response to it goes back by that path, because the first
+            // may not have come through.
             if let Some(response) = &mut handshake.sent_response
                 && response.add_copy(from)
             {

@@ -84,8 +84,8 @@ impl Transport {
         self.keys.read().current().public
     }
 
-    /// Makes `next` the endpoint's key; the one of now is good for `keep` more, so that no handshake
-    /// is lost.
+    /// Makes `next` the endpoint's key; the one of now is good for `keep` more, so that no
+    /// handshake is lost.
     pub(crate) fn rotate_key(&self, now: Instant, next: SecretKey, keep: Duration) {
         self.keys.write().rotate(self.millis(now), next, keep);
     }

@@ -154,8 +154,8 @@ impl Transport {
         (down, requested)
     }
 
-    /// Sends a ping on a peer's path. Returns it, unless there is no session, and whether a handshake
-    /// was requested.
+    /// Sends a ping on a peer's path. Returns it, unless there is no session, and whether a
+    /// handshake was requested.
     pub(crate) fn ping(
         &self,
         now: Instant,

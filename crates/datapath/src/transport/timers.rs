@@ -16,8 +16,8 @@ const SILENCE_TIMEOUT: Duration = Duration::from_millis(500);
 const MAX_SILENCE_TIMEOUT: Duration = KEEPALIVE_TIMEOUT.saturating_add(REKEY_TIMEOUT);
 /// The silence timeout at first of a gateway that another can stand in for.
 const GATEWAY_SILENCE_TIMEOUT: Duration = Duration::from_millis(350);
-/// Time after which an endpoint behind a NAT sends something, so that the NAT keeps its mapping (RFC
-/// 4787 REQ-5 asks NATs for two minutes, and many keep to less).
+/// Time after which an endpoint behind a NAT sends something, so that the NAT keeps its mapping
+/// (RFC 4787 REQ-5 asks NATs for two minutes, and many keep to less).
 const NAT_KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// What the timers of a peer ask for.
@@ -113,8 +113,8 @@ impl PeerTimers {
         self.last_sent.store(other.last_sent.load(Relaxed), Relaxed);
     }
 
-    /// Returns what is due now. `has_session`: whether there is a session for the keepalives that hold a NAT's
-    /// mapping; `None`: the endpoint is behind no NAT.
+    /// Returns what is due now. `has_session`: whether there is a session for the keepalives that
+    /// hold a NAT's mapping; `None`: the endpoint is behind no NAT.
     pub(crate) fn due(&self, now: Millis, has_session: Option<bool>) -> TimerAction {
         let unanswered = self.unanswered_since.load(Relaxed);
         let timeout = Duration::from_millis(self.silence_timeout.load(Relaxed));
