@@ -243,20 +243,8 @@ fn the_document_is_valid_and_schemathesis_finds_nothing() {
     run(schemathesis.env("SCHEMATHESIS_HOOKS", own.join("api/hooks.py")));
 }
 
-#[test]
-fn every_refusal_is_a_problem_document() {
-    let mesh = mesh();
-    let api = Api::of(&mesh);
-    let stranger = |path: &str, headers: &[&str]| api.as_stranger("GET", path, headers, None);
-    for headers in [&[][..], &["authorization: Bearer wrong"], &["authorization: Basic YTpi"]] {
-        let answer = stranger("/v1/nodes?nonsense=1", headers);
-        assert!(
-            answer.status == 401 && answer.headers["www-authenticate"].starts_with("Bearer"),
-            "{answer:?}"
-        );
-        answer.problem();
-    }
-    assert!(stranger("/nothing", &[]).problem().contains("there is no /nothing"));
+/// Asks for what is refused, and checks what is said to it.
+fn refuses(api: &Api<'_>) {
     let good = json!({ "name": "two", "prefixes": ["10.9.0.0/16"] });
     for (method, path, body, status, says) in [
         ("GET", "/v1/nodes/A%2FB", None, 400, "is not a node name"),
@@ -308,6 +296,23 @@ fn every_refusal_is_a_problem_document() {
         let detail = answer.problem();
         assert!(answer.status == status && detail.contains(says), "{method} {path}: {answer:?}");
     }
+}
+
+#[test]
+fn every_refusal_is_a_problem_document() {
+    let mesh = mesh();
+    let api = Api::of(&mesh);
+    let stranger = |path: &str, headers: &[&str]| api.as_stranger("GET", path, headers, None);
+    for headers in [&[][..], &["authorization: Bearer wrong"], &["authorization: Basic YTpi"]] {
+        let answer = stranger("/v1/nodes?nonsense=1", headers);
+        assert!(
+            answer.status == 401 && answer.headers["www-authenticate"].starts_with("Bearer"),
+            "{answer:?}"
+        );
+        answer.problem();
+    }
+    assert!(stranger("/nothing", &[]).problem().contains("there is no /nothing"));
+    refuses(&api);
     assert!(api.call("DELETE", "/v1/nodes", &[], None).headers["allow"].contains("GET"));
     let headers = [&*api.authorization(), "content-type: application/json"];
     let large = vec![b' '; 9 << 20];

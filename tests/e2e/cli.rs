@@ -16,41 +16,41 @@ fn mistake(mesh: &Mesh, arguments: &[&str]) -> (i32, String) {
     (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
 }
 
+/// What is asked of meshctl, and what it says to that.
+const MISTAKES: &[(&[&str], &str)] = &[
+    (&["network", "create", "shop", "--cidr", "10.9.0.0/16"], "there is a network `shop` already"),
+    (
+        &["network", "create", "two", "--cidr", "10.42.8.0/24"],
+        "10.42.8.0/24 overlaps 10.42.0.0/16 of network `shop`",
+    ),
+    (&["network", "create", "two", "--cidr", "10.9.0.1/16"], "host bits"),
+    (&["network", "create", "Two", "--cidr", "10.9.0.0/16"], "is not a network name"),
+    (&["network", "delete", "nope"], "there is no network `nope`"),
+    (&["policy", "get", "nope"], "there is no network `nope`"),
+    (&["policy", "check", "/nowhere.yaml"], "cannot read /nowhere.yaml"),
+    (&["quarantine", "app=(x"], "is not a selector"),
+    (&["quarantine", "w-000000000000"], "there is no workload"),
+    (
+        &["explain", "--from", "app=a", "--to", "app=b", "--port", "tpc/1"],
+        "no protocol is called `tpc`",
+    ),
+    (&["token", "create", "--uses", "0"], "1 to 100000 uses"),
+    (&["token", "create", "--network", "nope"], "there is no network `nope`"),
+    (&["token", "revoke", "nope"], "there is no join token"),
+    (&["nodes", "remove", "nope"], "there is no node `nope`"),
+    (&["nonsense"], "unrecognized subcommand"),
+    (&["workloads", "--node", "nope"], "there is no node `nope`"),
+    (&["quarantine", "app=web"], "selects no workload now. To hold"),
+    (&["release"], "name labels, or a workload's id"),
+    (&["backup", "/nowhere/file"], "cannot write /nowhere/file:"),
+    (&["node", "-w", "remove", "cloud"], "say what to list behind the verb"),
+];
+
 #[test]
 fn mistakes_are_told_with_their_mend_and_exit_code_2() {
     let mut mesh = mesh();
     let node = mesh.node("cloud").unwrap();
-    for (arguments, says) in [
-        (
-            &["network", "create", "shop", "--cidr", "10.9.0.0/16"][..],
-            "there is a network `shop` already",
-        ),
-        (
-            &["network", "create", "two", "--cidr", "10.42.8.0/24"],
-            "10.42.8.0/24 overlaps 10.42.0.0/16 of network `shop`",
-        ),
-        (&["network", "create", "two", "--cidr", "10.9.0.1/16"], "host bits"),
-        (&["network", "create", "Two", "--cidr", "10.9.0.0/16"], "is not a network name"),
-        (&["network", "delete", "nope"], "there is no network `nope`"),
-        (&["policy", "get", "nope"], "there is no network `nope`"),
-        (&["policy", "check", "/nowhere.yaml"], "cannot read /nowhere.yaml"),
-        (&["quarantine", "app=(x"], "is not a selector"),
-        (&["quarantine", "w-000000000000"], "there is no workload"),
-        (
-            &["explain", "--from", "app=a", "--to", "app=b", "--port", "tpc/1"],
-            "no protocol is called `tpc`",
-        ),
-        (&["token", "create", "--uses", "0"], "1 to 100000 uses"),
-        (&["token", "create", "--network", "nope"], "there is no network `nope`"),
-        (&["token", "revoke", "nope"], "there is no join token"),
-        (&["nodes", "remove", "nope"], "there is no node `nope`"),
-        (&["nonsense"], "unrecognized subcommand"),
-        (&["workloads", "--node", "nope"], "there is no node `nope`"),
-        (&["quarantine", "app=web"], "selects no workload now. To hold"),
-        (&["release"], "name labels, or a workload's id"),
-        (&["backup", "/nowhere/file"], "cannot write /nowhere/file:"),
-        (&["node", "-w", "remove", "cloud"], "say what to list behind the verb"),
-    ] {
+    for (arguments, says) in MISTAKES {
         let (code, said) = mistake(&mesh, arguments);
         assert!(code == 2 && said.contains(says), "{arguments:?}: {code}, {said}");
     }

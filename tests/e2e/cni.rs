@@ -264,6 +264,7 @@ fn address(added: &Value) -> IpAddr {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story of one container")]
 fn what_is_added_again_is_there_whatever_was_done_to_it_meanwhile() {
     let mut runtime = Runtime::new();
     let mut web = Named::new(&runtime, "web");

@@ -302,6 +302,27 @@ fn containers_that_come_and_go_leave_no_warning_behind() {
     assert!(warnings.is_empty(), "{warnings:#?}");
 }
 
+/// Calls of Docker that need a body.
+const CALLS: &[&str] = &[
+    "NetworkDriver.CreateNetwork",
+    "NetworkDriver.CreateEndpoint",
+    "NetworkDriver.Join",
+    "IpamDriver.RequestPool",
+    "IpamDriver.RequestAddress",
+];
+/// Bodies that say nothing that can be done.
+const BODIES: &[&str] = &[
+    "",
+    "{",
+    "[]",
+    "null",
+    r#"{"NetworkID":7}"#,
+    r#"{"NetworkID":"x","EndpointID":"y","SandboxKey":"/z"}"#,
+    r#"{"PoolID":"../../x/4","Address":"no"}"#,
+    r#"{"Pool":"10.42.0.0/99","V6":"perhaps"}"#,
+    r#"{"Options":{"com.docker.network.generic":{"network":"A B"}},"NetworkID":"x"}"#,
+];
+
 #[test]
 fn whatever_is_asked_of_the_plugin_is_answered_in_dockers_form() {
     let host = Host::new(POLICY);
@@ -326,26 +347,8 @@ fn whatever_is_asked_of_the_plugin_is_answered_in_dockers_form() {
         let (body, status) = text.rsplit_once('\n').unwrap();
         (status.to_owned(), serde_json::from_str(body).unwrap())
     };
-    let calls = [
-        "NetworkDriver.CreateNetwork",
-        "NetworkDriver.CreateEndpoint",
-        "NetworkDriver.Join",
-        "IpamDriver.RequestPool",
-        "IpamDriver.RequestAddress",
-    ];
-    let bodies = [
-        "",
-        "{",
-        "[]",
-        "null",
-        r#"{"NetworkID":7}"#,
-        r#"{"NetworkID":"x","EndpointID":"y","SandboxKey":"/z"}"#,
-        r#"{"PoolID":"../../x/4","Address":"no"}"#,
-        r#"{"Pool":"10.42.0.0/99","V6":"perhaps"}"#,
-        r#"{"Options":{"com.docker.network.generic":{"network":"A B"}},"NetworkID":"x"}"#,
-    ];
-    for call in calls {
-        for body in bodies {
+    for call in CALLS {
+        for body in BODIES {
             let (status, answer) = ask(call, body);
             // What leaves out the network means the only one.
             if status == "200" {

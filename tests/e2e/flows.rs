@@ -355,8 +355,10 @@ fn fragments_arrive_in_any_order() {
 #[test]
 fn a_neighbour_that_opens_flows_without_end_is_not_noticed() {
     let shop = Shop::new(
-        "network: shop\nrules:\n\
-         - { name: all, from: {}, to: { app: api }, allow: [tcp/8080, udp/5353] }\n",
+        "network: shop
+rules:
+- { name: all, from: {}, to: { app: api }, allow: [tcp/8080, udp/5353] }
+",
     );
     let _echo = Echo::start(&shop.api.netns, 8080);
     let mallory = shop.nodes[0].attach("shop", "app=mallory").unwrap();

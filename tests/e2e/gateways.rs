@@ -95,6 +95,32 @@ impl Dc {
     }
 }
 
+fn other_labels_and_quarantines_hold(dc: &Dc) {
+    // Machines of a longer prefix may have other labels, and then other rules hold for them.
+    let stream = Stream::start(&dc.web.netns, LEGACY, 5432);
+    assert!(stream.flows(PATIENCE));
+    dc.advertise(0, "10.8.0.10/32", &["dc=dc1", "tier=db"]).unwrap();
+    dc.mesh.meshctl(&["route", "approve", "10.8.0.10/32", "--node", "gw1"]).unwrap();
+    let narrowed = POLICY.replace("to: { dc: dc1 }", "to: { dc: dc1, tier: { not: db } }");
+    dc.mesh.apply(&narrowed).unwrap();
+    dc.mesh.wait(|| !stream.flows(SILENCE)).unwrap();
+    dc.gateways[0].meshctl(&["route", "withdraw", "10.8.0.10/32", "--network", "shop"]).unwrap();
+    dc.mesh.wait(|| dc.reaches(SILENCE)).unwrap();
+
+    // A quarantine and the end of an approval cut what runs.
+    let stream = Stream::start(&dc.web.netns, LEGACY, 5432);
+    assert!(stream.flows(PATIENCE));
+    dc.mesh.meshctl(&["quarantine", "dc=dc1"]).unwrap();
+    assert!(!stream.flows(SILENCE));
+    dc.mesh.meshctl(&["release", "dc=dc1"]).unwrap();
+    dc.mesh.wait(|| dc.reaches(SILENCE)).unwrap();
+    dc.mesh.meshctl(&["route", "disapprove", "10.8.0.0/24", "--node", "gw1"]).unwrap();
+    dc.mesh.wait(|| !dc.reaches(SILENCE)).unwrap();
+    let rules =
+        output(&dc.gateways[0].site.netns, Command::new("busybox").args(["ip", "rule"])).unwrap();
+    assert!(!rules.contains("10.8.0.10 "), "a route that was taken back leaves no rule: {rules}");
+}
+
 #[test]
 fn a_route_is_used_once_it_is_approved_and_policed_by_its_labels() {
     let dc = Dc::new();
@@ -133,8 +159,13 @@ fn a_route_is_used_once_it_is_approved_and_policed_by_its_labels() {
         let to = dc.web.v4();
         tcp_echoes(&dc.legacy, to, port, 1000, PATIENCE)
     };
-    let table = "table ip source {\nchain out {\ntype nat hook postrouting priority 100\n\
-        oifname eth1 ip daddr 10.42.0.0/16 snat to 10.8.0.10\n}\n}\n";
+    let table = "table ip source {
+chain out {
+type nat hook postrouting priority 100
+oifname eth1 ip daddr 10.42.0.0/16 snat to 10.8.0.10
+}
+}
+";
     output(&dc.legacy, Command::new("nft").arg(table)).unwrap();
     assert!(from_legacy(8080));
     let shown = dc.mesh.meshctl(&["route", "list"]).unwrap();
@@ -147,30 +178,7 @@ fn a_route_is_used_once_it_is_approved_and_policed_by_its_labels() {
         .meshctl(&["explain", "--from", "app=web", "--to", "dc=dc1", "--port", "tcp/5432"])
         .unwrap();
     assert!(explained.contains("web-to-dc"), "{explained}");
-
-    // Machines of a longer prefix may have other labels, and then other rules hold for them.
-    let stream = Stream::start(&dc.web.netns, LEGACY, 5432);
-    assert!(stream.flows(PATIENCE));
-    dc.advertise(0, "10.8.0.10/32", &["dc=dc1", "tier=db"]).unwrap();
-    dc.mesh.meshctl(&["route", "approve", "10.8.0.10/32", "--node", "gw1"]).unwrap();
-    let narrowed = POLICY.replace("to: { dc: dc1 }", "to: { dc: dc1, tier: { not: db } }");
-    dc.mesh.apply(&narrowed).unwrap();
-    dc.mesh.wait(|| !stream.flows(SILENCE)).unwrap();
-    dc.gateways[0].meshctl(&["route", "withdraw", "10.8.0.10/32", "--network", "shop"]).unwrap();
-    dc.mesh.wait(|| dc.reaches(SILENCE)).unwrap();
-
-    // A quarantine and the end of an approval cut what runs.
-    let stream = Stream::start(&dc.web.netns, LEGACY, 5432);
-    assert!(stream.flows(PATIENCE));
-    dc.mesh.meshctl(&["quarantine", "dc=dc1"]).unwrap();
-    assert!(!stream.flows(SILENCE));
-    dc.mesh.meshctl(&["release", "dc=dc1"]).unwrap();
-    dc.mesh.wait(|| dc.reaches(SILENCE)).unwrap();
-    dc.mesh.meshctl(&["route", "disapprove", "10.8.0.0/24", "--node", "gw1"]).unwrap();
-    dc.mesh.wait(|| !dc.reaches(SILENCE)).unwrap();
-    let rules =
-        output(&dc.gateways[0].site.netns, Command::new("busybox").args(["ip", "rule"])).unwrap();
-    assert!(!rules.contains("10.8.0.10 "), "a route that was taken back leaves no rule: {rules}");
+    other_labels_and_quarantines_hold(&dc);
 }
 
 #[test]
@@ -204,8 +212,13 @@ fn another_gateway_of_the_same_prefix_takes_over() {
     for number in [0, 1] {
         dc.forward(number);
         // So that the way back is that of the way there.
-        let table = "table ip nat {\nchain out {\ntype nat hook postrouting priority 100\n\
-            oifname lan masquerade\n}\n}\n";
+        let table = "table ip nat {
+chain out {
+type nat hook postrouting priority 100
+oifname lan masquerade
+}
+}
+";
         output(&dc.gateways[number].site.netns, Command::new("nft").arg(table)).unwrap();
     }
     dc.advertise(0, "10.8.0.0/24", &["dc=dc1"]).unwrap();

@@ -124,10 +124,12 @@ fn what_is_denied_is_heard_of_at_once_if_the_network_says_so() {
 
 #[test]
 fn a_rule_or_a_guardrail_says_what_is_heard_of() {
-    let rules = "rules:\n- { name: r, from: { app: web }, to: { app: api }, allow: [tcp/8080], \
-        on_deny: reject }\n";
-    let guardrails = "guardrails:\n\
-        - { name: g, from: { app: web }, to: { app: db }, deny: [tcp/22], on_deny: reject }\n";
+    let rules = "rules:
+- { name: r, from: { app: web }, to: { app: api }, allow: [tcp/8080], on_deny: reject }
+";
+    let guardrails = "guardrails:
+- { name: g, from: { app: web }, to: { app: db }, deny: [tcp/22], on_deny: reject }
+";
     let shop = Shop::new(&format!("network: shop\n{rules}{guardrails}"));
     let db = shop.nodes[0].attach("shop", "app=db").unwrap();
     for (to, port, heard) in [
@@ -217,8 +219,12 @@ fn mutual(label: &str, more: &str) -> String {
     };
     let rules = [rule("there", "app: web", label), rule("back", label, "app: web")].join("\n");
     format!(
-        "network: shop\n{more}\nroutes: [{{ name: dc, within: [10.8.0.0/16, fd08::/32] }}]\n\
-         rules:\n{rules}\n"
+        "network: shop
+{more}
+routes: [{{ name: dc, within: [10.8.0.0/16, fd08::/32] }}]
+rules:
+{rules}
+"
     )
 }
 
@@ -237,8 +243,10 @@ fn assert_hears(shop: &Shop, who: &Netns, at: [IpAddr; 2], label: &str) {
     let mut all = both_ways(shop, who, at);
     shop.mesh
         .apply(
-            "network: shop\non_deny: reject\n\
-            routes: [{ name: dc, within: [10.8.0.0/16, fd08::/32] }]\n",
+            "network: shop
+on_deny: reject
+routes: [{ name: dc, within: [10.8.0.0/16, fd08::/32] }]
+",
         )
         .unwrap();
     assert_reset(&mut all);

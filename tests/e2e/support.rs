@@ -128,9 +128,9 @@ pub(crate) fn resident(pid: u32) -> u64 {
 /// A policy that lets `web` use these ports of `api`.
 pub(crate) fn allow(ports: &str) -> String {
     format!(
-        "network: shop\n\
-         rules: [{{ name: web-to-api, from: {{ app: web }}, to: {{ app: api }}, allow: [{ports}] \
-         }}]\n"
+        "network: shop
+rules: [{{ name: web-to-api, from: {{ app: web }}, to: {{ app: api }}, allow: [{ports}] }}]
+"
     )
 }
 

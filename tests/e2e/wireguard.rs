@@ -77,8 +77,14 @@ fn a_stock_wireguard_completes_a_handshake_and_exchanges_traffic() {
     shop.nodes[1].kill();
     let configuration = shop.mesh.folder().join("stock.conf");
     let text = format!(
-        "[Interface]\nPrivateKey = {secret}\nListenPort = {port}\n[Peer]\nPublicKey = {peer_key}\n\
-         AllowedIPs = 10.42.0.0/16, fd42::/48\nEndpoint = {}:{peer_port}\n",
+        "[Interface]
+PrivateKey = {secret}
+ListenPort = {port}
+[Peer]
+PublicKey = {peer_key}
+AllowedIPs = 10.42.0.0/16, fd42::/48
+Endpoint = {}:{peer_port}
+",
         shop.nodes[0].site.v4
     );
     fs::write(&configuration, text).unwrap();

@@ -282,8 +282,9 @@ fn a_workload_declares_who_reaches_it_within_what_the_policy_lets_it() {
     mesh.apply(&format!("declarations: open\n{}", allow("tcp"))).unwrap();
     assert!(tcp_echoes(&web.netns, other.v4(), 8080, 64, PATIENCE), "unless the policy lets it");
     let walled = format!(
-        "declarations: open\n\
-         {}guardrails: [{{ name: wall, from: {{}}, to: {{ app: own }}, deny: [any] }}]\n",
+        "declarations: open
+{}guardrails: [{{ name: wall, from: {{}}, to: {{ app: own }}, deny: [any] }}]
+",
         allow("tcp")
     );
     mesh.apply(&walled).unwrap();

@@ -42,8 +42,9 @@ pub fn attach(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     ])?;
     let mut node = mesh.node("host")?;
     mesh.apply(
-        "network: shop\n\
-         rules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\n",
+        "network: shop
+rules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]
+",
     )?;
     let namespaces: Vec<Netns> = (0..count).map(|_| host()).collect::<Result<_, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

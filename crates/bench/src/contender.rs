@@ -164,12 +164,16 @@ fn start_nebula(sites: &[Site; 2], folder: &Path) -> Result<Tunnel> {
         let folder = folder.display();
         let (other, underlay) = (2 - at, sites[1 - at].v4);
         let text = format!(
-            "pki: {{ ca: {folder}/ca.crt, cert: {folder}/{name}.crt, key: {folder}/{name}.key }}\n\
-             static_host_map: {{ \"10.99.0.{other}\": [\"{underlay}:4242\"] }}\n\
-             lighthouse: {{ am_lighthouse: false }}\nlisten: {{ host: 0.0.0.0, port: 4242 }}\n\
-             tun: {{ dev: bench{at}, mtu: 1420 }}\nlogging: {{ level: error }}\n\
-             firewall:\n  outbound: [{{ port: any, proto: any, host: any }}]\n  inbound: [{{ port: \
-             any, proto: any, host: any }}]\n"
+            r#"pki: {{ ca: {folder}/ca.crt, cert: {folder}/{name}.crt, key: {folder}/{name}.key }}
+static_host_map: {{ "10.99.0.{other}": ["{underlay}:4242"] }}
+lighthouse: {{ am_lighthouse: false }}
+listen: {{ host: 0.0.0.0, port: 4242 }}
+tun: {{ dev: bench{at}, mtu: 1420 }}
+logging: {{ level: error }}
+firewall:
+  outbound: [{{ port: any, proto: any, host: any }}]
+  inbound: [{{ port: any, proto: any, host: any }}]
+"#
         );
         fs::write(&path, text)?;
         let mut command = Command::new("nebula");
@@ -204,8 +208,14 @@ fn start_other(
             Process::start(&site.netns, &mut command, &folder.join(format!("{name}-{at}.log")))?;
         let configuration = folder.join(format!("{name}-{at}.conf"));
         let text = format!(
-            "[Interface]\nPrivateKey = {}\nListenPort = 51820\n[Peer]\nPublicKey = {}\n\
-             AllowedIPs = 10.99.0.0/24\nEndpoint = {}:51820\n",
+            "[Interface]
+PrivateKey = {}
+ListenPort = 51820
+[Peer]
+PublicKey = {}
+AllowedIPs = 10.99.0.0/24
+Endpoint = {}:51820
+",
             keys[at].0,
             keys[1 - at].1,
             sites[1 - at].v4

@@ -42,6 +42,11 @@ const RATE: u64 = 100_000;
 const INITIATION: usize = 148;
 const MAC1: usize = 116;
 const MAC2: usize = 132;
+/// Lets the load through.
+const POLICY: &str = "network: bench
+rules:
+  - { name: load, from: { app: client }, to: { app: server }, allow: [tcp/5201-5203] }
+";
 /// Headers of IPv4 and UDP.
 const HEADERS: usize = 28;
 
@@ -57,11 +62,7 @@ pub fn handshakes(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>>
     let stranger = mesh.node("stranger")?;
     let client = near.attach("bench", "app=client")?;
     let server = far.attach("bench", "app=server")?;
-    mesh.apply(
-        "network: bench\n\
-        rules:\n  - { name: load, from: { app: client }, to: { app: server }, allow: \
-        [tcp/5201-5203] }\n",
-    )?;
+    mesh.apply(POLICY)?;
     let status = far.status()?;
     let endpoint = &status["endpoints"][0];
     let key = BASE64_STANDARD

@@ -43,8 +43,9 @@ pub fn quarantine(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     let api = rack.attach("shop", "app=api")?;
     let _other = edge.attach("shop", "app=web")?;
     mesh.apply(&format!(
-        "network: shop\n\
-         rules: [{{ name: a, from: {{ app: web }}, to: {{ app: api }}, allow: [tcp/{PORT}] }}]\n"
+        "network: shop
+rules: [{{ name: a, from: {{ app: web }}, to: {{ app: api }}, allow: [tcp/{PORT}] }}]
+"
     ))?;
     let received = Received::listen(&api.netns)?;
     let to = SocketAddr::new(api.v4(), PORT);

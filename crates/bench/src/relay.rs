@@ -134,8 +134,9 @@ fn set_relayed(mesh: &Mesh, pairs: &[Pair], relayed: bool) -> Result<()> {
     let of_pair = |pair: &Pair| {
         let [a, b] = [&pair.nodes[0].site, &pair.nodes[1].site];
         format!(
-            "ip saddr {{ {0}, {1} }} ip daddr {{ {0}, {1} }} udp dport 51820-51900 drop\n\
-             ip6 saddr {{ {2}, {3} }} ip6 daddr {{ {2}, {3} }} udp dport 51820-51900 drop\n",
+            "ip saddr {{ {0}, {1} }} ip daddr {{ {0}, {1} }} udp dport 51820-51900 drop
+ip6 saddr {{ {2}, {3} }} ip6 daddr {{ {2}, {3} }} udp dport 51820-51900 drop
+",
             a.v4, b.v4, a.v6, b.v6
         )
     };

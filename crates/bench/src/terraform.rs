@@ -67,9 +67,13 @@ fn configuration(mesh: &Mesh) -> String {
         ),
         (
             "policy",
-            "network = meshward_network.all[count.index].id\n  rule {\n    name = \
-             \"web-to-api\"\n    from = \"app=web\"\n    to = \"app=api\"\n    allow = \
-             [\"tcp/80\"]\n  }",
+            r#"network = meshward_network.all[count.index].id
+  rule {
+    name = "web-to-api"
+    from = "app=web"
+    to = "app=api"
+    allow = ["tcp/80"]
+  }"#,
         ),
         ("node", "name = \"node-${count.index}\""),
         ("join_token", "site = \"s${count.index}\""),
@@ -79,8 +83,15 @@ fn configuration(mesh: &Mesh) -> String {
         format!("resource \"meshward_{kind}\" \"all\" {{\n  count = {EACH}\n  {body}\n}}\n")
     });
     format!(
-        "terraform {{\n  required_providers {{\n    meshward = {{ source = \"meshward/meshward\" \
-         }}\n  }}\n}}\nprovider \"meshward\" {{\n  context = \"{}\"\n}}\n{}",
+        r#"terraform {{
+  required_providers {{
+    meshward = {{ source = "meshward/meshward" }}
+  }}
+}}
+provider "meshward" {{
+  context = "{}"
+}}
+{}"#,
         mesh.context().display(),
         resources.concat()
     )

@@ -285,8 +285,14 @@ impl Internet {
                 Loss => {
                     let lost = "eth0 numgen random mod 100 < 3 drop";
                     let chains = format!(
-                        "chain in {{\ntype filter hook input priority 0\niifname {lost}\n}}\n\
-                         chain out {{\ntype filter hook output priority 0\noifname {lost}\n}}"
+                        "chain in {{
+type filter hook input priority 0
+iifname {lost}
+}}
+chain out {{
+type filter hook output priority 0
+oifname {lost}
+}}"
                     );
                     nft(&site.netns, &format!("table inet lossy {{\n{chains}\n}}\n"))?;
                 }
@@ -352,8 +358,13 @@ impl Internet {
         nft(
             gateway,
             &format!(
-                "table ip nat {{\nchain out {{\ntype nat hook postrouting priority 100\n\
-                 oifname eth0 masquerade{random}\n}}\n}}\n"
+                "table ip nat {{
+chain out {{
+type nat hook postrouting priority 100
+oifname eth0 masquerade{random}
+}}
+}}
+"
             ),
         )?;
         keep_out(gateway)?;
@@ -375,8 +386,11 @@ impl Internet {
         let port = format!("site{}", site.v4.octets()[2]);
         self.router.links(async |links| links.set_mtu(&port, mtu).await)?;
         let before = "table inet silent {}\ndelete table inet silent\n";
-        let silent = "chain out {\ntype filter hook output priority 0\n\
-            icmp type destination-unreachable drop\nicmpv6 type packet-too-big drop\n}";
+        let silent = "chain out {
+type filter hook output priority 0
+icmp type destination-unreachable drop
+icmpv6 type packet-too-big drop
+}";
         nft(&self.router, &format!("{before}table inet silent {{\n{silent}\n}}\n"))?;
         let rules = "ip frag-off & 0x3fff != 0 drop\nexthdr frag exists drop";
         // Before the kernel puts fragments together.
@@ -449,8 +463,13 @@ fn join(netns: &Netns, interface: &str, addresses: [(IpAddr, IpAddr, u8); 2]) ->
 fn keep_out(netns: &Netns) -> Result<()> {
     nft(
         netns,
-        "table inet filter {\nchain in {\ntype filter hook input priority 0\n\
-         iifname eth0 ct state new drop\n}\n}\n",
+        "table inet filter {
+chain in {
+type filter hook input priority 0
+iifname eth0 ct state new drop
+}
+}
+",
     )
 }
 

@@ -15,8 +15,9 @@ const CONNECTIONS: usize = 1000;
 const APART: Duration = Duration::from_secs(200);
 /// How often who is active says something.
 const PACE: Duration = Duration::from_secs(2);
-const POLICY: &str = "network: shop\n\
-    rules: [{ name: r, from: { app: web }, to: { app: api }, allow: [tcp/7000] }]\n";
+const POLICY: &str = "network: shop
+rules: [{ name: r, from: { app: web }, to: { app: api }, allow: [tcp/7000] }]
+";
 
 /// What a connection does while daemons are restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

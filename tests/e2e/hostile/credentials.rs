@@ -118,14 +118,9 @@ fn policy_body(text: &str) -> Value {
     json!({ "files": [{ "name": "a.yaml", "text": text }] })
 }
 
-#[test]
-fn a_viewer_changes_nothing_and_reads_of_no_other_network() {
-    let scene = Scene::new(&allow("tcp/8080"));
-    let _echo = Echo::start(&scene.shop.api.netns, 8080);
-    let stream = Stream::start(&scene.shop.web.netns, scene.shop.api.v4(), 8080);
-    let viewer = scene.as_a("viewer");
-    let web = &scene.shop.web.id;
-    let writes: Vec<(&str, String, Option<Value>)> = vec![
+/// Everything that a credential can write: methods, paths and bodies.
+fn writes(web: &str) -> Vec<(&'static str, String, Option<Value>)> {
+    vec![
         ("POST", "/v1/policies".into(), Some(policy_body(&allow("any")))),
         ("POST", "/v1/networks/shop/policy/rollback".into(), Some(json!({ "revision": 1 }))),
         (
@@ -172,7 +167,16 @@ fn a_viewer_changes_nothing_and_reads_of_no_other_network() {
             Some(json!({ "node": "rack", "network": "shop", "prefix": "10.9.0.0/24" })),
         ),
         ("GET", "/v1/backup?ca=true".into(), None),
-    ];
+    ]
+}
+
+#[test]
+fn a_viewer_changes_nothing_and_reads_of_no_other_network() {
+    let scene = Scene::new(&allow("tcp/8080"));
+    let _echo = Echo::start(&scene.shop.api.netns, 8080);
+    let stream = Stream::start(&scene.shop.web.netns, scene.shop.api.v4(), 8080);
+    let viewer = scene.as_a("viewer");
+    let writes = writes(&scene.shop.web.id);
     scene.unnoticed("a viewer's writes", &stream, || {
         for (method, path, body) in &writes {
             for way in ["", "?dry_run=false"] {
@@ -213,6 +217,35 @@ fn a_viewer_changes_nothing_and_reads_of_no_other_network() {
     });
 }
 
+fn same_answers_about_networks(who: &Api<'_>, networks: [&str; 2]) {
+    let whole = |network: &str| {
+        Some(json!({
+            "network": network,
+            "selector": { "app": "secret" },
+        }))
+    };
+    same_answer(who, "POST", "/v1/quarantines", whole, networks);
+    same_answer(who, "POST", "/v1/quarantines/release", whole, networks);
+    let explain = |network: &str| {
+        Some(json!({
+            "network": network,
+            "from": { "app": "secret" },
+            "to": { "app": "secret" },
+            "port": "tcp/1",
+        }))
+    };
+    same_answer(who, "POST", "/v1/explain", explain, networks);
+    let policy = |network: &str| Some(policy_body(&format!("network: {network}\nrules: []\n")));
+    same_answer(who, "POST", "/v1/policies?dry_run=true", policy, networks);
+    let part = |network: &str| {
+        Some(json!({
+            "files": [],
+            "scope": { "network": network, "only": ["a.yaml"], "only_new": true },
+        }))
+    };
+    same_answer(who, "POST", "/v1/policies?dry_run=true", part, networks);
+}
+
 #[test]
 fn nobody_learns_by_asking_what_there_is_outside_of_a_credentials_networks() {
     let scene = Scene::new(&allow("tcp/8080"));
@@ -244,33 +277,7 @@ fn nobody_learns_by_asking_what_there_is_outside_of_a_credentials_networks() {
             same_answer(who, "POST", "/v1/quarantines", quarantine, ids);
             same_answer(who, "POST", "/v1/quarantines?dry_run=true", quarantine, ids);
             same_answer(who, "POST", "/v1/quarantines/release", quarantine, ids);
-            let whole = |network: &str| {
-                Some(json!({
-                    "network": network,
-                    "selector": { "app": "secret" },
-                }))
-            };
-            same_answer(who, "POST", "/v1/quarantines", whole, networks);
-            same_answer(who, "POST", "/v1/quarantines/release", whole, networks);
-            let explain = |network: &str| {
-                Some(json!({
-                    "network": network,
-                    "from": { "app": "secret" },
-                    "to": { "app": "secret" },
-                    "port": "tcp/1",
-                }))
-            };
-            same_answer(who, "POST", "/v1/explain", explain, networks);
-            let policy =
-                |network: &str| Some(policy_body(&format!("network: {network}\nrules: []\n")));
-            same_answer(who, "POST", "/v1/policies?dry_run=true", policy, networks);
-            let part = |network: &str| {
-                Some(json!({
-                    "files": [],
-                    "scope": { "network": network, "only": ["a.yaml"], "only_new": true },
-                }))
-            };
-            same_answer(who, "POST", "/v1/policies?dry_run=true", part, networks);
+            same_answers_about_networks(who, networks);
         }
         let device = |node: &str| {
             Some(json!({ "name": "d", "network": "shop", "labels": {}, "gateway": node,
@@ -307,8 +314,9 @@ fn nobody_learns_by_asking_what_there_is_outside_of_a_credentials_networks() {
 #[test]
 fn an_operator_lets_in_nobody_whom_a_guardrail_denies_and_ends_no_quarantine_of_others() {
     let policy = allow("tcp/8080")
-        + "guardrails: [{ name: never, from: { app: spy }, to: { app: api }, deny: [any] }]\n\
-           forensics: [{ name: doctors, from: { app: doctor }, to: { app: api } }]\n";
+        + "guardrails: [{ name: never, from: { app: spy }, to: { app: api }, deny: [any] }]
+forensics: [{ name: doctors, from: { app: doctor }, to: { app: api } }]
+";
     let scene = Scene::new(&policy);
     let spy = scene.shop.nodes[0].attach("shop", "app=spy").unwrap();
     let _echo = Echo::start(&scene.shop.api.netns, 8080);

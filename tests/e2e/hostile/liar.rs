@@ -186,6 +186,7 @@ impl Others {
 
     /// The lies that can be told in messages of one kind, and the kind after that. What is new in
     /// the protocol has to be lied about here.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of message")]
     fn lies(&self, kind: &FromNode) -> (Vec<Lie>, Option<FromNode>) {
         let [(web, _), (api, _)] = &self.workloads[..] else { panic!() };
         let (web, api) = (web.clone(), api.clone());

@@ -46,12 +46,14 @@ cloud_final_modules: [scripts-user]
 ";
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story of one machine")]
 fn a_machine_becomes_a_node_by_its_user_data_alone() {
     let mut mesh = mesh();
     mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16"]).unwrap();
     mesh.apply(
-        "network: shop\n\
-        rules: [{ name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/8080] }]\n",
+        "network: shop
+rules: [{ name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/8080] }]
+",
     )
     .unwrap();
     let package = mesh.folder().join("package.tar");

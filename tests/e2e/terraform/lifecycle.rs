@@ -176,9 +176,15 @@ fn what_is_there_is_imported_and_read() {
         ("meshward_route.other", "shop", "NETWORK/NODE/PREFIX"),
         ("meshward_node.other", "nobody", "non-existent"),
     ] {
-        let more = "resource \"meshward_route\" \"other\" {\n  network = \"shop\"\n  node = \
-            \"a\"\n  prefix = \"10.9.0.0/24\"\n}\n\
-            resource \"meshward_node\" \"other\" {\n  name = \"nobody\"\n}\n";
+        let more = r#"resource "meshward_route" "other" {
+  network = "shop"
+  node = "a"
+  prefix = "10.9.0.0/24"
+}
+resource "meshward_node" "other" {
+  name = "nobody"
+}
+"#;
         terraform.write(&format!("{ALL}{more}"));
         let out = terraform.run(&["import", "-no-color", address, id]);
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -322,8 +328,15 @@ fn ephemeral_nodes_and_accounts_with_a_lifetime_are_made_renewed_and_read() {
     let mesh = mesh();
     let with = |account: &str, token: &str| {
         format!(
-            "resource \"meshward_service_account\" \"ci\" {{\n name = \"ci\"\n role = \"viewer\"\n\
-             {account}\n}}\nresource \"meshward_join_token\" \"t\" {{\n{token}\n}}\n"
+            r#"resource "meshward_service_account" "ci" {{
+ name = "ci"
+ role = "viewer"
+{account}
+}}
+resource "meshward_join_token" "t" {{
+{token}
+}}
+"#
         )
     };
     let terraform = Terraform::new(&mesh, &with("lifetime = \"2h\"", "forget_after = \"600s\""));
@@ -483,10 +496,15 @@ fn an_ephemeral_token_is_good_and_in_no_state() {
     // Terraform's own way to use an ephemeral value in a run: another provider's configuration.
     let with = |revoked: bool| {
         format!(
-            "ephemeral \"meshward_join_token\" \"one\" {{\n  site            = \"rack\"\n  \
-             revoke_on_close = {revoked}\n}}\n\
-             resource \"meshward_network\" \"n\" {{\n  name     = \"n\"\n  prefixes = \
-             [\"10.42.0.0/16\"]\n}}\n"
+            r#"ephemeral "meshward_join_token" "one" {{
+  site            = "rack"
+  revoke_on_close = {revoked}
+}}
+resource "meshward_network" "n" {{
+  name     = "n"
+  prefixes = ["10.42.0.0/16"]
+}}
+"#
         )
     };
     let terraform = Terraform::new(&mesh, &with(true));
@@ -506,9 +524,14 @@ fn an_ephemeral_token_is_good_and_in_no_state() {
 #[test]
 fn a_token_is_made_anew_before_it_ends_if_that_is_wanted() {
     let mesh = mesh();
-    let wanted = "resource \"meshward_join_token\" \"renewed\" {\n  ttl          = \"10m\"\n  \
-        renew_before = \"9m58s\"\n}\nresource \"meshward_join_token\" \"kept\" {\n  ttl = \"1s\"\n\
-        }\n";
+    let wanted = r#"resource "meshward_join_token" "renewed" {
+  ttl          = "10m"
+  renew_before = "9m58s"
+}
+resource "meshward_join_token" "kept" {
+  ttl = "1s"
+}
+"#;
     let terraform = Terraform::new(&mesh, wanted);
     terraform.apply();
     thread::sleep(Duration::from_secs(3));
@@ -516,6 +539,7 @@ fn a_token_is_made_anew_before_it_ends_if_that_is_wanted() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story of one configuration")]
 fn secrets_are_marked_and_a_token_lets_a_node_join() {
     let mut mesh = mesh();
     let configuration = r#"
@@ -557,12 +581,22 @@ output "context" {
     let site = mesh.internet.site("n1").unwrap();
     let node = mesh.node_at(site, &token).unwrap();
     let with_node = format!(
-        "{configuration}\n\
-         resource \"meshward_node\" \"n1\" {{\n  name          = \"n1\"\n  wait_for_join = true\n\
-         }}\nresource \"meshward_device\" \"db\" {{\n  name       = \"db\"\n  network    = \
-         meshward_network.shop.id\n  gateway    = meshward_node.n1.id\n  labels     = {{ app = \
-         \"db\" }}\n  public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n}}\n\
-         output \"device\" {{\n  value = meshward_device.db.configuration\n}}\n"
+        r#"{configuration}
+resource "meshward_node" "n1" {{
+  name          = "n1"
+  wait_for_join = true
+}}
+resource "meshward_device" "db" {{
+  name       = "db"
+  network    = meshward_network.shop.id
+  gateway    = meshward_node.n1.id
+  labels     = {{ app = "db" }}
+  public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+}}
+output "device" {{
+  value = meshward_device.db.configuration
+}}
+"#
     );
     let terraform = Terraform::new(&mesh, &with_node);
     assert_eq!(terraform.folder, folder);

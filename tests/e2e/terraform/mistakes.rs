@@ -5,126 +5,141 @@ use nix::{
 };
 use std::{fs, process::Stdio};
 
-const NETWORK: &str = "resource \"meshward_network\" \"shop\" {\n  name     = \"shop\"\n  prefixes \
-    = [\"10.42.0.0/16\"]\n}\n";
+const NETWORK: &str = r#"resource "meshward_network" "shop" {
+  name     = "shop"
+  prefixes = ["10.42.0.0/16"]
+}
+"#;
+
+/// The type of a resource, its body, what is said, and the attribute that it is said at.
+const MISTAKES: &[(&str, &str, &str, &str)] = &[
+    (
+        "meshward_network",
+        "name = \"Shop\"\nprefixes = [\"10.42.0.0/16\"]",
+        "is not a network name",
+        "name",
+    ),
+    (
+        "meshward_network",
+        "name = \"shop\"\nprefixes = [\"10.42.0.0/33\"]",
+        "is no prefix; write such as",
+        "prefixes",
+    ),
+    (
+        "meshward_network",
+        "name = \"shop\"\nprefixes = [\"10.42.0.1/16\"]",
+        "must be written as 10.42.0.0/16",
+        "prefixes",
+    ),
+    (
+        "meshward_network",
+        "name = \"shop\"\nprefixes = [\"10.42.0.0/16\", \"10.43.0.0/16\"]",
+        "one prefix of each address family",
+        "prefixes",
+    ),
+    (
+        "meshward_network",
+        "name = \"shop\"\nprefixes = [\"10.42.0.0/16\"]\nmtu = 100",
+        "from 1280 to 9000",
+        "mtu",
+    ),
+    ("meshward_join_token", "ttl = \"soon\"", "is no duration", "ttl"),
+    ("meshward_join_token", "ttl = \"9000h\"", "365 days", "ttl"),
+    (
+        "meshward_join_token",
+        "ttl = \"1h\"\nrenew_before = \"2h\"",
+        "shorter than `ttl`",
+        "renew_before",
+    ),
+    ("meshward_join_token", "uses = 0", "from 1 to 100000", "uses"),
+    (
+        "meshward_join_token",
+        "relay = true\nnetworks = [\"shop\"]",
+        "A relay serves all networks",
+        "networks",
+    ),
+    (
+        "meshward_node",
+        "name = \"n\"\nlabels = { \"meshward/site\" = \"x\" }",
+        "cannot be set by hand",
+        "labels",
+    ),
+    (
+        "meshward_service_account",
+        "name = \"ci\"\nrole = \"king\"",
+        "none of viewer, operator, owner, admin",
+        "role",
+    ),
+    (
+        "meshward_service_account",
+        "name = \"ci\"\nrole = \"admin\"\nnetworks = [\"shop\"]",
+        "leave `networks` out",
+        "networks",
+    ),
+    (
+        "meshward_route",
+        "network = \"shop\"\nnode = \"n\"\nprefix = \"10.8.0.0\"",
+        "is no prefix",
+        "prefix",
+    ),
+    (
+        "meshward_device",
+        "name = \"d\"\nnetwork = \"shop\"\npublic_key = \"abc\"",
+        "key",
+        "public_key",
+    ),
+    ("meshward_policy", "network = \"shop\"", "Say something", ""),
+    (
+        "meshward_policy",
+        r#"network = "shop"
+rule {
+  name = "r"
+  from = "app=("
+  to = ""
+  allow = ["any"]
+}"#,
+        "is not a selector",
+        "from",
+    ),
+    (
+        "meshward_policy",
+        r#"network = "shop"
+rule {
+  name = "r"
+  from = ""
+  to = ""
+  allow = ["tpc/1"]
+}"#,
+        "`tpc",
+        "name",
+    ),
+    (
+        "meshward_policy",
+        "network = \"shop\"\nfiles = { \"a.yaml\" = \"network: lab\" }",
+        "a.yaml:1:10: this is about network lab",
+        "files",
+    ),
+    (
+        "meshward_policy",
+        "network = \"shop\"\n\
+         files = { \"a.yaml\" = \"network: shop\\nrules: [{ name: r, from: {}, to: {} }]\" }",
+        "a.yaml:2",
+        "files",
+    ),
+    (
+        "meshward_admission",
+        "network = \"shop\"\nrule {\n  name = \"r\"\n  signed_by = [\"nobody\"]\n}",
+        "nobody",
+        "name",
+    ),
+    ("meshward_admission", "network = \"shop\"", "At least 1 \"rule\" blocks", ""),
+];
 
 #[test]
 fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
     let mesh = mesh();
     let terraform = Terraform::new(&mesh, "");
-    let cases = [
-        (
-            "meshward_network",
-            "name = \"Shop\"\nprefixes = [\"10.42.0.0/16\"]",
-            "is not a network name",
-            "name",
-        ),
-        (
-            "meshward_network",
-            "name = \"shop\"\nprefixes = [\"10.42.0.0/33\"]",
-            "is no prefix; write such as",
-            "prefixes",
-        ),
-        (
-            "meshward_network",
-            "name = \"shop\"\nprefixes = [\"10.42.0.1/16\"]",
-            "must be written as 10.42.0.0/16",
-            "prefixes",
-        ),
-        (
-            "meshward_network",
-            "name = \"shop\"\nprefixes = [\"10.42.0.0/16\", \"10.43.0.0/16\"]",
-            "one prefix of each address family",
-            "prefixes",
-        ),
-        (
-            "meshward_network",
-            "name = \"shop\"\nprefixes = [\"10.42.0.0/16\"]\nmtu = 100",
-            "from 1280 to 9000",
-            "mtu",
-        ),
-        ("meshward_join_token", "ttl = \"soon\"", "is no duration", "ttl"),
-        ("meshward_join_token", "ttl = \"9000h\"", "365 days", "ttl"),
-        (
-            "meshward_join_token",
-            "ttl = \"1h\"\nrenew_before = \"2h\"",
-            "shorter than `ttl`",
-            "renew_before",
-        ),
-        ("meshward_join_token", "uses = 0", "from 1 to 100000", "uses"),
-        (
-            "meshward_join_token",
-            "relay = true\nnetworks = [\"shop\"]",
-            "A relay serves all networks",
-            "networks",
-        ),
-        (
-            "meshward_node",
-            "name = \"n\"\nlabels = { \"meshward/site\" = \"x\" }",
-            "cannot be set by hand",
-            "labels",
-        ),
-        (
-            "meshward_service_account",
-            "name = \"ci\"\nrole = \"king\"",
-            "none of viewer, operator, owner, admin",
-            "role",
-        ),
-        (
-            "meshward_service_account",
-            "name = \"ci\"\nrole = \"admin\"\nnetworks = [\"shop\"]",
-            "leave `networks` out",
-            "networks",
-        ),
-        (
-            "meshward_route",
-            "network = \"shop\"\nnode = \"n\"\nprefix = \"10.8.0.0\"",
-            "is no prefix",
-            "prefix",
-        ),
-        (
-            "meshward_device",
-            "name = \"d\"\nnetwork = \"shop\"\npublic_key = \"abc\"",
-            "key",
-            "public_key",
-        ),
-        ("meshward_policy", "network = \"shop\"", "Say something", ""),
-        (
-            "meshward_policy",
-            "network = \"shop\"\n\
-             rule {\n  name = \"r\"\n  from = \"app=(\"\n  to = \"\"\n  allow = [\"any\"]\n}",
-            "is not a selector",
-            "from",
-        ),
-        (
-            "meshward_policy",
-            "network = \"shop\"\n\
-             rule {\n  name = \"r\"\n  from = \"\"\n  to = \"\"\n  allow = [\"tpc/1\"]\n}",
-            "`tpc",
-            "name",
-        ),
-        (
-            "meshward_policy",
-            "network = \"shop\"\nfiles = { \"a.yaml\" = \"network: lab\" }",
-            "a.yaml:1:10: this is about network lab",
-            "files",
-        ),
-        (
-            "meshward_policy",
-            "network = \"shop\"\n\
-             files = { \"a.yaml\" = \"network: shop\\nrules: [{ name: r, from: {}, to: {} }]\" }",
-            "a.yaml:2",
-            "files",
-        ),
-        (
-            "meshward_admission",
-            "network = \"shop\"\nrule {\n  name = \"r\"\n  signed_by = [\"nobody\"]\n}",
-            "nobody",
-            "name",
-        ),
-        ("meshward_admission", "network = \"shop\"", "At least 1 \"rule\" blocks", ""),
-    ];
-    for (kind, body, says, at) in cases {
+    for (kind, body, says, at) in MISTAKES {
         terraform.write(&format!("resource \"{kind}\" \"x\" {{\n{body}\n}}\n"));
         let said = terraform.errors(&["validate", "-json"]);
         assert_eq!(said.len(), 1, "{kind} {body}: {said:?}");
@@ -139,15 +154,24 @@ fn a_mistake_is_said_at_its_attribute_before_anything_is_asked() {
 #[test]
 fn a_policy_whose_test_fails_fails_the_plan_with_its_line() {
     let mesh = mesh();
-    let policy = "network: shop\nrules:\n  - { name: all, from: {}, to: {}, allow: [any] }\n\
-        tests:\n  - { from: { app: web }, to: { app: db }, port: tcp/5432, expect: deny }\n";
+    let policy = "network: shop
+rules:
+  - { name: all, from: {}, to: {}, allow: [any] }
+tests:
+  - { from: { app: web }, to: { app: db }, port: tcp/5432, expect: deny }
+";
     let terraform = Terraform::new(&mesh, "");
     fs::write(terraform.folder.join("shop.yaml"), policy).unwrap();
     for user in [
-        "data \"meshward_policy_check\" \"shop\" {\n  files = { \"shop.yaml\" = \
-         file(\"shop.yaml\") }\n}\n",
-        "resource \"meshward_policy\" \"shop\" {\n  network = meshward_network.shop.id\n  files = \
-         { \"shop.yaml\" = file(\"shop.yaml\") }\n}\n",
+        r#"data "meshward_policy_check" "shop" {
+  files = { "shop.yaml" = file("shop.yaml") }
+}
+"#,
+        r#"resource "meshward_policy" "shop" {
+  network = meshward_network.shop.id
+  files = { "shop.yaml" = file("shop.yaml") }
+}
+"#,
     ] {
         terraform.write(&format!("{NETWORK}{user}"));
         let said = terraform.errors(&["plan", "-json"]);
@@ -173,19 +197,33 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
     assert!(terraform.state().is_empty());
 
     terraform.write(
-        "resource \"meshward_route\" \"r\" {\n  network = \"lab\"\n  node    = \
-        \"nobody\"\n  prefix  = \"10.8.0.0/24\"\n}\n",
+        r#"resource "meshward_route" "r" {
+  network = "lab"
+  node    = "nobody"
+  prefix  = "10.8.0.0/24"
+}
+"#,
     );
     terraform.errors(&apply)[0].is("There is no node `nobody`", "node");
     terraform.write(
-        "resource \"meshward_device\" \"d\" {\n  name       = \"d\"\n  network    = \
-        \"lab\"\n  gateway    = \"nobody\"\n  public_key = \
-        \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n}\n",
+        r#"resource "meshward_device" "d" {
+  name       = "d"
+  network    = "lab"
+  gateway    = "nobody"
+  public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+}
+"#,
     );
     terraform.errors(&apply)[0].is("There is no node `nobody`", "gateway");
     terraform.write(
-        "resource \"meshward_node\" \"n\" {\n  name          = \"n\"\n  wait_for_join \
-        = true\n  timeouts {\n    create = \"1s\"\n  }\n}\n",
+        r#"resource "meshward_node" "n" {
+  name          = "n"
+  wait_for_join = true
+  timeouts {
+    create = "1s"
+  }
+}
+"#,
     );
     terraform.errors(&apply)[0]
         .is("Node n is approved, and has not joined, not within 1s", "resource");
@@ -196,8 +234,11 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
 
     mesh.apply("network: lab\n").unwrap();
     terraform.write(
-        "resource \"meshward_policy\" \"p\" {\n  network = \"lab\"\n  files   = { \
-        \"a.yaml\" = \"network: lab\" }\n}\n",
+        r#"resource "meshward_policy" "p" {
+  network = "lab"
+  files   = { "a.yaml" = "network: lab" }
+}
+"#,
     );
     terraform.errors(&apply)[0].is("import it", "network");
     assert!(terraform.state().is_empty());
@@ -218,8 +259,12 @@ fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are
         let (ca, server, token) =
             (&context["ca"], serde_json::json!(server), serde_json::json!(token));
         format!(
-            "provider \"meshward\" {{\n  server = {server}\n  ca     = {ca}\n  token  = {token}\n\
-             }}\n{NETWORK}"
+            r#"provider "meshward" {{
+  server = {server}
+  ca     = {ca}
+  token  = {token}
+}}
+{NETWORK}"#
         )
     };
     let (server, token) = (context["server"].as_str().unwrap(), context["token"].as_str().unwrap());

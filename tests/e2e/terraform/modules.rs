@@ -17,8 +17,11 @@ const CLOUDS: [(&str, &str, &str); 5] = [
     (
         "azure",
         "hashicorp/azurerm",
-        "provider \"azurerm\" {\n  features {}\n  subscription_id = \
-         \"00000000-0000-0000-0000-000000000000\"\n}\n",
+        r#"provider "azurerm" {
+  features {}
+  subscription_id = "00000000-0000-0000-0000-000000000000"
+}
+"#,
     ),
     (
         "openstack",
@@ -67,15 +70,28 @@ fn every_module_makes_nodes_from_the_same_block() {
         let block = |count: u32| {
             let name = source.split('/').next_back().unwrap();
             format!(
-                "terraform {{\n  required_providers {{\n    {name} = {{ source = \"{source}\" \
-                 }}\n  }}\n}}\n{provider}module \"nodes\" {{\n  source      = \"{}//{module}\"\n  \
-                 name        = \"shop\"\n  node_count  = {count}\n  coordinator = \
-                 \"mesh.example.net\"\n  token       = \"mwj1_token\"\n  package     = {{ url = \
-                 \"https://example.net/meshward.tar.gz\", sha256 = \"{}\" }}\n  labels      = {{ \
-                 tier = \"edge\" }}\n  tags        = {{ team = \"shop\" }}\n}}\n\
-                 output \"nodes\" {{\n  value = module.nodes.nodes\n}}\n\
-                 output \"all\" {{\n  value = [module.nodes.node_names, module.nodes.identity, \
-                 module.nodes.ports]\n}}\n",
+                r#"terraform {{
+  required_providers {{
+    {name} = {{ source = "{source}" }}
+  }}
+}}
+{provider}module "nodes" {{
+  source      = "{}//{module}"
+  name        = "shop"
+  node_count  = {count}
+  coordinator = "mesh.example.net"
+  token       = "mwj1_token"
+  package     = {{ url = "https://example.net/meshward.tar.gz", sha256 = "{}" }}
+  labels      = {{ tier = "edge" }}
+  tags        = {{ team = "shop" }}
+}}
+output "nodes" {{
+  value = module.nodes.nodes
+}}
+output "all" {{
+  value = [module.nodes.node_names, module.nodes.identity, module.nodes.ports]
+}}
+"#,
                 modules().display(),
                 "0".repeat(64),
             )

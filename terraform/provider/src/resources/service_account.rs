@@ -100,6 +100,18 @@ fn described(state: &Value, found: &Credential) -> Result<Value, Diagnostics> {
     Ok(now)
 }
 
+/// The attribute `lifetime`.
+fn lifetime() -> Attribute {
+    Attribute::optional(
+        "lifetime",
+        Type::String,
+        "For how long it is good, such as `12h` or `30d`; 3650 days at most. Until it \
+         is revoked, if it is left out. Another one holds from when it is applied, and \
+         the token stays. The last admin has none.",
+    )
+    .checked(|value| checks::lasts(value, 1, MOST_LIFETIME, "A credential's lifetime"))
+}
+
 impl Resource for ServiceAccount {
     fn schema(&self) -> Schema {
         Schema::new(
@@ -124,14 +136,7 @@ impl Resource for ServiceAccount {
                     if it is left out; an owner has at least one, an admin none.",
                 )
                 .checked(checks::network),
-                Attribute::optional(
-                    "lifetime",
-                    Type::String,
-                    "For how long it is good, such as `12h` or `30d`; 3650 days at most. Until it \
-                     is revoked, if it is left out. Another one holds from when it is applied, and \
-                     the token stays. The last admin has none.",
-                )
-                .checked(|value| checks::lasts(value, 1, MOST_LIFETIME, "A credential's lifetime")),
+                lifetime(),
                 Attribute::optional(
                     "renew_before",
                     Type::String,
