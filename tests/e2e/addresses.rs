@@ -13,8 +13,7 @@ use std::{
 
 /// Where a node's only peer is, as it sees it.
 fn peer_address(node: &Node) -> Option<SocketAddr> {
-    let status = node.status().unwrap();
-    status["endpoints"][0]["peers"][0]["address"].as_str().map(|address| address.parse().unwrap())
+    node.peer().ok()?.address
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::{
     docker::{Host, page},
     support::{Echo, PATIENCE, SILENCE, Stream},
 };
+use meshward_api_types::local::State;
 use meshward_lab::{ImageKey, Registry};
 use std::time::Duration;
 
@@ -220,24 +221,18 @@ fn while_the_coordinator_is_away_a_node_lets_in_what_is_like_what_was_let_in() {
     shop.host.mesh.coordinator.kill();
     let host = &shop.host;
     let state = |name: &str| {
-        let all: serde_json::Value =
-            serde_json::from_str(&host.node.meshctl(&["attached", "-o", "json"]).unwrap()).unwrap();
-        let own = all.as_array().unwrap().iter().find(|workload| workload["name"] == name).cloned();
-        own.map(|own| {
-            (
-                own["state"].as_str().unwrap().to_owned(),
-                own["addresses"][0].as_str().unwrap().to_owned(),
-            )
-        })
+        let all = host.node.attached().unwrap();
+        let own = all.into_iter().find(|workload| workload.name.as_str() == name);
+        own.map(|own| (own.state, own.addresses[0]))
     };
-    let is = |name: &str, wanted: &str| state(name).is_some_and(|(state, _)| state == wanted);
+    let is = |name: &str, wanted: &State| state(name).is_some_and(|(state, _)| state == *wanted);
     host.start_waiting("again", &["app=web"], &[&right]).unwrap();
-    host.mesh.wait(|| is("again", "vouched")).unwrap();
-    let address = state("again").unwrap().1.parse().unwrap();
+    host.mesh.wait(|| is("again", &State::Vouched)).unwrap();
+    let address = state("again").unwrap().1;
     assert!(page(&host.api.netns, address, PATIENCE).is_some());
     host.start_waiting("unsigned", &["app=web"], &[&unsigned]).unwrap();
-    host.mesh.wait(|| is("unsigned", "waiting")).unwrap();
-    let address = state("unsigned").unwrap().1.parse().unwrap();
+    host.mesh.wait(|| is("unsigned", &State::Waiting)).unwrap();
+    let address = state("unsigned").unwrap().1;
     assert!(page(&host.api.netns, address, SILENCE).is_none());
     shop.host.mesh.restart_coordinator().unwrap();
     assert!(shop.host.wait_refused("unsigned").contains("no valid signature"));

@@ -1,6 +1,7 @@
 //! Life without the coordinator, and after a node daemon's sudden end.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, tcp_echoes};
+use meshward_api_types::local::State;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -22,14 +23,14 @@ fn without_the_coordinator_traffic_goes_on_and_workloads_start_and_stop() {
     shop.mesh.wait(|| !shop.nodes[0].is_connected() && !shop.nodes[1].is_connected()).unwrap();
 
     let second = shop.nodes[0].attach("shop", "app=web").unwrap();
-    assert_eq!(second.state, "vouched");
+    assert_eq!(second.state, State::Vouched);
     assert!(
         tcp_echoes(&second.netns, shop.api.v4(), 8080, 64, PATIENCE),
         "a new workload reaches another node"
     );
     assert!(!tcp_echoes(&second.netns, shop.api.v4(), 22, 64, SILENCE), "under the same policy");
     let stranger = shop.nodes[0].attach("shop", "app=stranger").unwrap();
-    assert_eq!(stranger.state, "waiting");
+    assert_eq!(stranger.state, State::Waiting);
     assert!(
         !tcp_echoes(&stranger.netns, shop.api.v4(), 8080, 64, SILENCE),
         "an unknown label set stays closed"
@@ -40,9 +41,7 @@ fn without_the_coordinator_traffic_goes_on_and_workloads_start_and_stop() {
 
     shop.mesh.restart_coordinator().unwrap();
     shop.mesh.wait(|| shop.nodes.iter().all(meshward_lab::Node::is_connected)).unwrap();
-    shop.mesh
-        .wait(|| shop.mesh.read(&["workloads"]).unwrap().as_array().unwrap().len() == 3)
-        .unwrap();
+    shop.mesh.wait(|| shop.mesh.workloads().unwrap().len() == 3).unwrap();
     assert!(stream.flows(PATIENCE), "its return cuts nothing");
     assert!(tcp_echoes(&second.netns, shop.api.v4(), 8080, 64, PATIENCE));
     let after = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].as_u64().unwrap();
@@ -58,7 +57,7 @@ fn a_workload_starts_at_once_after_the_coordinators_sudden_end() {
     shop.mesh.coordinator.kill();
     // The sessions have not noticed yet.
     let second = shop.nodes[0].attach("shop", "app=web").unwrap();
-    assert_eq!(second.state, "vouched");
+    assert_eq!(second.state, State::Vouched);
     assert!(tcp_echoes(&second.netns, shop.api.v4(), 8080, 64, PATIENCE));
 }
 
@@ -66,9 +65,9 @@ fn a_workload_starts_at_once_after_the_coordinators_sudden_end() {
 fn nodes_catch_up_by_deltas_after_the_coordinators_return() {
     let mut shop = Shop::new(&allow("tcp/8080"));
     let _many: Vec<_> = (0..10).map(|_| shop.nodes[1].attach("shop", "app=api").unwrap()).collect();
-    let revision = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].clone();
+    let revision = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].as_u64().unwrap();
     shop.mesh
-        .wait(|| shop.nodes[0].status().is_ok_and(|status| status["revision"] == revision))
+        .wait(|| shop.nodes[0].status().is_ok_and(|status| status.revision.0 == revision))
         .unwrap();
     shop.nodes[0].kill();
     let pending = shop.mesh.apply(&allow("tcp/9090")).unwrap_err().to_string();
@@ -130,9 +129,7 @@ fn a_workload_whose_namespace_ended_while_the_node_was_down_is_not_taken_up() {
     shop.nodes[0].kill();
     drop(run);
     shop.nodes[0].start().unwrap();
-    shop.mesh
-        .wait(|| shop.mesh.read(&["workloads"]).unwrap().as_array().unwrap().len() == 2)
-        .unwrap();
+    shop.mesh.wait(|| shop.mesh.workloads().unwrap().len() == 2).unwrap();
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn a_node_over_its_budget_hears_which_one_and_has_no_more_than_that() {
     };
     let said = session.hear(PATIENCE, over).unwrap();
     assert!(said.contains("5 workloads") && said.contains("nodes.workloads"), "{said}");
-    mesh.wait(|| mesh.read(&["workloads"]).unwrap().as_array().unwrap().len() == 5).unwrap();
+    mesh.wait(|| mesh.workloads().unwrap().len() == 5).unwrap();
     // It gives some up, and then labels are what it has too many of.
     for at in 0..4 {
         session.say(&FromNode::Stopped(format!("w-{at}").parse().unwrap())).unwrap();
@@ -53,7 +53,7 @@ fn a_node_over_its_budget_hears_which_one_and_has_no_more_than_that() {
     };
     session.hear(PATIENCE, refused).unwrap();
     mesh.wait(|| mesh.read(&["nodes"]).unwrap().to_string().contains("nodes.label_sets")).unwrap();
-    assert!(mesh.read(&["workloads"]).unwrap().as_array().unwrap().len() <= 5);
+    assert!(mesh.workloads().unwrap().len() <= 5);
 }
 
 #[test]

@@ -394,11 +394,7 @@ fn a_namespace_that_lost_its_interface_or_was_made_anew_can_be_attached_again() 
     web.make_anew();
     attach().unwrap();
     assert!(web.netns().links(async |links| Ok(links.exists("mesh0").await)).unwrap());
-    let one = || {
-        let all = runtime.node.meshctl(&["attached", "-o", "json"]).unwrap();
-        serde_json::from_str::<Value>(&all).unwrap().as_array().unwrap().len() == 1
-    };
-    runtime.mesh.wait(one).unwrap();
+    runtime.mesh.wait(|| runtime.node.attached().unwrap().len() == 1).unwrap();
 }
 
 #[test]
@@ -406,8 +402,8 @@ fn an_address_may_be_asked_for_and_another_plugin_may_come_first() {
     let runtime = Runtime::new();
     let netns = host().unwrap();
     let path = netns.path().to_string_lossy().into_owned();
-    let blocks = runtime.node.status().unwrap()["endpoints"][0]["blocks"].clone();
-    let wanted = format!("{}.99", blocks[0].as_str().unwrap().rsplit_once('.').unwrap().0);
+    let block = runtime.node.endpoint().unwrap().blocks[0].to_string();
+    let wanted = format!("{}.99", block.rsplit_once('.').unwrap().0);
     let previous = json!({
         "cniVersion": "1.0.0",
         "interfaces": [{ "name": "eth0" }],
@@ -461,8 +457,7 @@ fn without_the_daemon_the_plugin_says_so_and_lets_go_of_what_is_gone() {
     assert_eq!(runtime.call("DEL", "/run/netns/gone", &json!({})), Ok(Value::Null));
     drop(netns);
     runtime.node.start().unwrap();
-    let none =
-        || runtime.node.meshctl(&["attached", "-o", "json"]).is_ok_and(|all| all.trim() == "[]");
+    let none = || runtime.node.attached().is_ok_and(|all| all.is_empty());
     runtime.mesh.wait(none).unwrap();
 }
 

@@ -185,12 +185,8 @@ fn keys_change_without_a_packet_lost() {
     let shop = Shop::new(&allow("tcp/7000, udp/7000"));
     let _echo = Echo::start(&shop.api.netns, 7000);
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 7000, 10, PATIENCE));
-    let keys = || {
-        shop.nodes
-            .iter()
-            .map(|node| node.status().unwrap()["endpoints"][0]["public_key"].to_string())
-            .collect::<Vec<_>>()
-    };
+    let keys =
+        || shop.nodes.iter().map(|node| node.endpoint().unwrap().public_key).collect::<Vec<_>>();
     let mut known = vec![keys()];
     let ticker = Ticker::start(&shop.web.netns, shop.api.v4(), 7000);
     for _ in 0..3 {

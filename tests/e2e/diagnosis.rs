@@ -47,8 +47,9 @@ fn a_ping_finds_the_way_to_a_node_or_workload_and_says_what_policy_says() {
     assert!((1..1_000_000).contains(&last["round_trip_us"].as_u64().unwrap()), "{last}");
     // By name, which the coordinator knows; by id; by address.
     let by_address = shop.api.v4().to_string();
-    let name =
-        mesh.read(&["workloads", "-l", "app=api"]).unwrap()[0]["name"].as_str().unwrap().to_owned();
+    let workloads = mesh.workloads().unwrap();
+    let api = workloads.iter().find(|own| own.id.as_str() == shop.api.id).unwrap();
+    let name = api.name.to_string();
     for target in [&name, &shop.api.id, &by_address] {
         let (out, err) = said(&run(mesh, node, &["ping", target, "-c", "1"]));
         assert!(out.contains(&format!("workload {}", shop.api.id)), "{target}: {out}{err}");

@@ -1,6 +1,7 @@
 //! A node whose disk is full or damaged.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, tcp_echoes};
+use meshward_api_types::local::State;
 use meshward_lab::Node;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::{fs, path::PathBuf};
@@ -76,19 +77,14 @@ fn a_node_with_a_full_disk_enforces_says_that_it_is_degraded_and_writes_again_wh
 
     disk.fill();
     let another = shop.nodes[1].attach("shop", "app=other").unwrap();
-    assert_eq!(another.state, "open", "workloads start");
+    assert_eq!(another.state, State::Open, "workloads start");
     let said = shop.mesh.meshctl(&["quarantine", "app=api"]).unwrap();
     assert!(said.contains("2 of 2 nodes enforce it"), "{said}");
     assert!(!stream.flows(SILENCE));
-    let degraded = || shop.nodes[1].status().unwrap()["degraded"].as_str().map(str::to_owned);
+    let degraded = || shop.nodes[1].status().unwrap().degraded;
     shop.mesh.wait(|| degraded().is_some()).unwrap();
     assert!(degraded().unwrap().contains("No space left"), "{:?}", degraded());
-    let listed = || {
-        let all = shop.mesh.read(&["nodes"]).unwrap();
-        let own =
-            all.as_array().unwrap().iter().find(|node| node["name"] == "rack").cloned().unwrap();
-        own["degraded"].as_str().map(str::to_owned)
-    };
+    let listed = || shop.mesh.node_named("rack").unwrap().degraded;
     shop.mesh.wait(|| listed().is_some_and(|why| why.contains("No space left"))).unwrap();
     assert!(shop.nodes[1].is_connected(), "it keeps its session");
 
@@ -101,7 +97,7 @@ fn a_node_with_a_full_disk_enforces_says_that_it_is_degraded_and_writes_again_wh
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, PATIENCE));
 
     disk.empty();
-    let well = || shop.nodes[1].status().unwrap()["degraded"].is_null();
+    let well = || shop.nodes[1].status().unwrap().degraded.is_none();
     shop.mesh.wait(|| well() && listed().is_none()).unwrap();
     shop.mesh.coordinator.kill();
     shop.nodes[1].kill();

@@ -161,8 +161,7 @@ fn a_container_is_on_the_mesh_as_what_its_labels_say() {
 #[test]
 fn an_address_can_be_asked_for_and_networks_come_and_go_while_a_container_runs() {
     let host = Host::new(POLICY);
-    let block =
-        host.node.status().unwrap()["endpoints"][0]["blocks"][0].as_str().unwrap().to_owned();
+    let block = host.node.endpoint().unwrap().blocks[0].to_string();
     let wanted = format!("{}.77", block.rsplit_once('.').unwrap().0);
     // Docker itself wants the subnet to be named for that.
     host.docker.run(&["network", "rm", "shop"]).unwrap();
@@ -353,7 +352,7 @@ fn whatever_is_asked_of_the_plugin_is_answered_in_dockers_form() {
             // What leaves out the network means the only one.
             if status == "200" {
                 assert!(
-                    ["IpamDriver.RequestPool", "NetworkDriver.CreateNetwork"].contains(&call),
+                    ["IpamDriver.RequestPool", "NetworkDriver.CreateNetwork"].contains(call),
                     "{call} {body}"
                 );
                 continue;

@@ -13,10 +13,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn problems(mesh: &Mesh, node: &str) -> String {
-    let nodes = mesh.read(&["nodes"]).unwrap();
-    let found =
-        nodes.as_array().unwrap().iter().find(|found| found["name"] == node).unwrap().clone();
-    found["problems"].to_string()
+    format!("{:?}", mesh.node_named(node).unwrap().problems)
 }
 
 /// Starts a copy of a node's disk on a site of its own.

@@ -46,8 +46,8 @@ fn what_is_not_enforced_everywhere_names_the_nodes_and_ends_with_1() {
     shop.nodes[1].kill();
     shop.mesh
         .wait(|| {
-            let nodes = shop.mesh.read(&["nodes"]).unwrap();
-            nodes.as_array().unwrap().iter().any(|node| node["connected"] == false)
+            let nodes = shop.mesh.nodes().unwrap();
+            nodes.iter().any(|node| !node.connected)
         })
         .unwrap();
     let (code, _, said) = tries(&shop.mesh, &["release", "app=api"]);

@@ -83,7 +83,7 @@ fn a_host_without_a_name_of_its_own_becomes_no_node_by_it() {
         let said = join(host, "").unwrap_err().to_string();
         assert!(said.contains("--name"), "{host}: {said}");
     }
-    assert_eq!(mesh.read(&["nodes"]).unwrap().as_array().unwrap().len(), 0);
+    assert_eq!(mesh.nodes().unwrap().len(), 0);
     let said = join("localhost", "--name rack-7").unwrap();
     assert!(said.contains("rack-7"), "{said}");
 }
@@ -96,7 +96,7 @@ fn a_removed_node_is_told_so_and_gets_no_session() {
     mesh.meshctl(&["nodes", "remove", "cloud"]).unwrap();
     mesh.wait(|| !node.is_connected()).unwrap();
     mesh.wait(|| node.printed().contains("removed from the mesh")).unwrap();
-    assert_eq!(mesh.read(&["workloads"]).unwrap().as_array().unwrap().len(), 0);
+    assert_eq!(mesh.workloads().unwrap().len(), 0);
     assert!(node.process().runs());
 }
 
@@ -104,7 +104,7 @@ fn a_removed_node_is_told_so_and_gets_no_session() {
 fn a_node_keeps_its_certificate_renewed() {
     let mut mesh = mesh_with(&["--certificate-seconds", "30"]);
     let node = mesh.node("cloud").unwrap();
-    let left = || node.status().unwrap()["certificate_seconds"].as_i64().unwrap();
+    let left = || node.status().unwrap().certificate_seconds;
     assert!(left() <= 30);
     thread::sleep(Duration::from_secs(22));
     mesh.wait(|| left() > 20).unwrap();
@@ -117,10 +117,10 @@ fn a_certificate_that_ended_while_the_coordinator_was_away_is_renewed_at_its_ret
     let node = mesh.node("cloud").unwrap();
     mesh.coordinator.kill();
     thread::sleep(Duration::from_secs(31));
-    assert!(node.status().unwrap()["certificate_seconds"].as_i64().unwrap() < 0);
+    assert!(node.status().unwrap().certificate_seconds < 0);
     mesh.restart_coordinator().unwrap();
     mesh.wait(|| node.is_connected()).unwrap();
-    assert!(node.status().unwrap()["certificate_seconds"].as_i64().unwrap() > 0);
+    assert!(node.status().unwrap().certificate_seconds > 0);
 }
 
 #[test]

@@ -6,8 +6,7 @@ use serde_json::Value;
 use std::{fs, process::Command, time::Duration};
 
 fn names(mesh: &meshward_lab::Mesh) -> Vec<String> {
-    let nodes = mesh.read(&["nodes"]).unwrap();
-    nodes.as_array().unwrap().iter().map(|node| node["name"].as_str().unwrap().to_owned()).collect()
+    mesh.nodes().unwrap().iter().map(|node| node.name.to_string()).collect()
 }
 
 /// Runs `meshward-node` on a node's machine.

@@ -6,7 +6,7 @@ use meshward_lab::{Barrier, Internet, Mesh, Node, Process, Workload, output};
 use meshward_types::relay::is_relayed;
 use std::{
     fmt::Write,
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     path::Path,
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
@@ -70,9 +70,7 @@ impl Pair {
         }
         let nodes: [Node; 2] = nodes.try_into().ok().unwrap();
         // Where packets are lost, the coordinator's first word may come late.
-        let serves =
-            |node: &Node| node.status().is_ok_and(|status| status["endpoints"][0].is_object());
-        mesh.wait(|| nodes.iter().all(serves)).unwrap();
+        mesh.wait(|| nodes.iter().all(|node| node.endpoint().is_ok())).unwrap();
         let web = nodes[0].attach("shop", "app=web").unwrap();
         let api = nodes[1].attach("shop", "app=api").unwrap();
         // Each has found out how it is seen.
@@ -113,9 +111,7 @@ impl Pair {
     /// Whether both nodes send to each other without the relay.
     fn is_direct(&self) -> bool {
         self.nodes.iter().all(|node| {
-            let peer = node.status().unwrap()["endpoints"][0]["peers"][0].clone();
-            let address: Option<SocketAddr> =
-                peer["address"].as_str().and_then(|text| text.parse().ok());
+            let address = node.peer().ok().and_then(|peer| peer.address);
             address.is_some_and(|address| !is_relayed(&address))
         })
     }
@@ -315,7 +311,7 @@ fn where_long_packets_and_all_fragments_are_lost_transfers_do_not_stall() {
         assert!(tcp_echoes(&web.netns, to, 7000, 4 << 20, PATIENCE), "TCP to {to}");
         println!("4 MB there and back took {:?}", begun.elapsed());
     }
-    let longest = || nodes[0].status().unwrap()["endpoints"][0]["peers"][0]["longest"].as_u64();
+    let longest = || nodes[0].peer().ok().and_then(|peer| peer.longest);
     mesh.wait(|| longest().is_some()).unwrap();
     let found = longest().unwrap();
     assert!((1180..=1220).contains(&found), "{found}");

@@ -1,6 +1,7 @@
 //! Policy on running traffic.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, mesh, tcp_echoes, udp_echoes};
+use meshward_api_types::local::State;
 use std::time::Duration;
 
 #[test]
@@ -32,7 +33,7 @@ fn a_quarantine_cuts_everything_until_its_release_and_holds_for_newcomers() {
     assert!(!stream.flows(SILENCE));
     assert!(!udp_echoes(&shop.web.netns, shop.api.v6(), 8080, 64, SILENCE));
     let late = shop.nodes[0].attach("shop", "app=api").unwrap();
-    assert_eq!(late.state, "quarantined");
+    assert_eq!(late.state, State::Quarantined);
     let _late_echo = Echo::start(&late.netns, 8080);
     assert!(!tcp_echoes(&shop.web.netns, late.v4(), 8080, 64, SILENCE));
     let shown = shop.mesh.meshctl(&["workloads"]).unwrap();
@@ -117,9 +118,8 @@ fn a_node_is_told_of_peers_only_while_a_link_needs_them() {
     .map(|workload| workload.unwrap());
     mesh.apply(&allow("tcp/8080")).unwrap();
     let peers = |node: usize| -> Vec<String> {
-        let status = nodes[node].status().unwrap();
-        let peers = status["endpoints"][0]["peers"].as_array().unwrap().clone();
-        peers.iter().map(|peer| peer["node"].as_str().unwrap().to_owned()).collect()
+        let peers = nodes[node].endpoint().unwrap().peers;
+        peers.iter().map(|peer| peer.node.to_string()).collect()
     };
     assert_eq!((peers(0), peers(1), peers(2)), (vec!["b".into()], vec!["a".into()], vec![]));
     mesh.apply("network: shop").unwrap();

@@ -24,11 +24,8 @@ fn scan(shop: &Shop) {
 }
 
 fn is_quarantined(mesh: &Mesh, id: &str) -> bool {
-    let all = mesh.read(&["workloads"]).unwrap();
-    all.as_array()
-        .unwrap()
-        .iter()
-        .any(|workload| workload["id"] == id && workload["quarantined"] == true)
+    let all = mesh.workloads().unwrap();
+    all.iter().any(|workload| workload.id.as_str() == id && workload.quarantined)
 }
 
 #[test]

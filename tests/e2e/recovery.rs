@@ -92,7 +92,7 @@ fn a_full_disk_lets_a_quarantine_through_and_mends_itself() {
     mesh.wait(|| mesh.apply(&allow("tcp/82")).is_ok()).unwrap();
     mesh.wait(|| metric(&mesh, "meshward_coordinator_disk_full").ends_with('0')).unwrap();
     assert!(Path::new(&data).join("mesh.reserve").metadata().unwrap().len() >= 8 << 20);
-    mesh.wait(|| mesh.read(&["nodes"]).is_ok_and(|nodes| nodes[0]["connected"] == true)).unwrap();
+    mesh.wait(|| mesh.nodes().is_ok_and(|nodes| nodes[0].connected)).unwrap();
     mesh.meshctl(&["release", &workload.id]).unwrap();
     drop(second);
     let third = node.attach("shop", "app=third").unwrap();

@@ -7,7 +7,6 @@ use crate::{
 use meshward_lab::{Barrier, Node, Relay};
 use meshward_types::relay::RelayId;
 use std::{
-    net::SocketAddr,
     process::Command,
     time::{Duration, Instant},
 };
@@ -24,9 +23,7 @@ fn pair_with_relays() -> (Pair, [Relay; 2]) {
 
 /// The number of the relay by which a node sends.
 fn used(node: &Node) -> Option<u16> {
-    let address = node.status().unwrap()["endpoints"][0]["peers"][0]["address"].clone();
-    let address: SocketAddr = address.as_str()?.parse().ok()?;
-    Some(RelayId::at(&address)?.1.0)
+    Some(RelayId::at(&node.peer().ok()?.address?)?.1.0)
 }
 
 #[test]

@@ -98,13 +98,12 @@ pub(crate) fn member(mesh: &mut Mesh, name: &str) -> (Site, PathBuf, Ipv4Addr) {
     let token = mesh.token(&[]).unwrap();
     let site = mesh.internet.site(name).unwrap();
     mesh.join(&site, &token).unwrap();
-    let nodes = mesh.read(&["nodes"]).unwrap();
-    let node = nodes.as_array().unwrap().iter().find(|node| node["name"] == name).unwrap().clone();
-    let prefixes = node["blocks"][0]["prefixes"].as_array().unwrap().clone();
-    let v4 = prefixes
-        .iter()
-        .find_map(|prefix| prefix.as_str()?.split('/').next()?.parse().ok())
-        .unwrap();
+    let node = mesh.node_named(name).unwrap();
+    let v4 = node.blocks[0].prefixes.iter().find_map(|prefix| match prefix.addr() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
+    let v4 = v4.unwrap();
     let data = mesh.folder().join(name).join("data");
     (site, data, v4)
 }

@@ -33,8 +33,8 @@ fn nothing_passes_before_there_is_a_policy() {
     let _echo = Echo::start(&shop.api.netns, 8080);
     assert!(!tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, SILENCE));
     assert!(!pings(&shop.web.netns, shop.api.v6(), SILENCE));
-    let peers = shop.nodes[0].status().unwrap()["endpoints"][0]["peers"].clone();
-    assert_eq!(peers.as_array().unwrap().len(), 0, "a node without links is told of no peer");
+    let peers = shop.nodes[0].endpoint().unwrap().peers;
+    assert!(peers.is_empty(), "a node without links is told of no peer");
 }
 
 #[test]
@@ -130,8 +130,8 @@ fn a_mesh_works_where_its_nodes_have_only_ipv6() {
         assert!(tcp_echoes(&web.netns, to, 8080, 1 << 20, PATIENCE));
         assert!(udp_echoes(&web.netns, to, 8080, 1380, PATIENCE));
     }
-    let peer = nodes[0].status().unwrap()["endpoints"][0]["peers"][0]["address"].clone();
-    assert_eq!(peer.as_str().unwrap().split(']').next().unwrap(), format!("[{}", nodes[1].site.v6));
+    let peer = nodes[0].peer().unwrap().address.unwrap();
+    assert_eq!(peer.ip(), nodes[1].site.v6);
 }
 
 #[test]
@@ -154,8 +154,8 @@ fn super_packets_are_used_and_shown() {
     let shop = Shop::new(&allow("tcp/8080"));
     let _echo = Echo::start(&shop.api.netns, 8080);
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 8 << 20, PATIENCE));
-    let offloads = shop.nodes[0].status().unwrap()["endpoints"][0]["offloads"].clone();
-    assert_eq!(offloads, serde_json::json!(["tso", "uso", "udp-segment", "udp-gro"]));
+    let offloads = shop.nodes[0].endpoint().unwrap().offloads;
+    assert_eq!(offloads, ["tso", "uso", "udp-segment", "udp-gro"]);
     let links = shop.mesh.read(&["links"]).unwrap();
     let packets = links["items"][0]["packets"].as_u64().unwrap();
     assert!(
@@ -234,8 +234,7 @@ fn a_detached_or_ended_workload_leaves_nothing_behind() {
     let mut run = node.run("shop", "sleeper", "app=web", &["sleep", "10"]).unwrap();
     run.process.as_mut().unwrap().kill();
     drop(run);
-    mesh.wait(|| mesh.read(&["workloads"]).unwrap().as_array().unwrap().is_empty()).unwrap();
+    mesh.wait(|| mesh.workloads().unwrap().is_empty()).unwrap();
     thread::sleep(Duration::from_millis(50));
-    let attached = node.meshctl(&["attached", "-o", "json"]).unwrap();
-    assert_eq!(attached.trim(), "[]");
+    assert!(node.attached().unwrap().is_empty());
 }

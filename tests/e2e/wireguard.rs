@@ -69,11 +69,8 @@ fn a_stock_wireguard_completes_a_handshake_and_exchanges_traffic() {
     let port = u16::try_from(kept["port"].as_u64().unwrap()).unwrap();
     let key: PathBuf = folder.join("shop.key");
     let secret = base64(&fs::read(key).unwrap());
-    let cloud = shop.nodes[0].status().unwrap();
-    let (peer_key, peer_port) = (
-        cloud["endpoints"][0]["public_key"].as_str().unwrap().to_owned(),
-        cloud["endpoints"][0]["port"].clone(),
-    );
+    let peer = shop.nodes[0].endpoint().unwrap();
+    let (peer_key, peer_port) = (peer.public_key, peer.port);
     shop.nodes[1].kill();
     let configuration = shop.mesh.folder().join("stock.conf");
     let text = format!(

@@ -147,12 +147,9 @@ fn greedy(id: u32, labels: u32, block: &str) -> Result<WorkloadReport> {
 
 /// The first address of a node's block.
 fn block(mesh: &Mesh, node: &str) -> Result<String> {
-    let nodes = mesh.read(&["nodes"])?;
-    let found = nodes.as_array().into_iter().flatten().find(|found| found["name"] == node);
-    let prefix =
-        found.and_then(|node| node["blocks"][0]["prefixes"][0].as_str().map(str::to_owned));
-    let prefix = prefix.context("the node has no block")?;
-    Ok(prefix.split('/').next().unwrap_or_default().to_owned())
+    let found = mesh.node_named(node)?;
+    let prefix = found.blocks.first().and_then(|block| block.prefixes.first());
+    Ok(prefix.context("the node has no block")?.addr().to_string())
 }
 
 fn longest_quarantine(mesh: &Mesh, member: &Node) -> Result<Vec<f64>> {

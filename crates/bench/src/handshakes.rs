@@ -63,13 +63,10 @@ pub fn handshakes(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>>
     let client = near.attach("bench", "app=client")?;
     let server = far.attach("bench", "app=server")?;
     mesh.apply(POLICY)?;
-    let status = far.status()?;
-    let endpoint = &status["endpoints"][0];
-    let key = BASE64_STANDARD
-        .decode(endpoint["public_key"].as_str().context("the endpoint has no key")?)?;
-    let port = endpoint["port"].as_u64().context("the endpoint has no port")? as u16;
+    let endpoint = far.endpoint()?;
+    let key = BASE64_STANDARD.decode(endpoint.public_key)?;
     let pid = far.process().pid();
-    let target = Victim { site: &far.site, port, key: &key };
+    let target = Victim { site: &far.site, port: endpoint.port, key: &key };
     let tunnel = Tunnel {
         client: client.netns.clone(),
         server: server.netns.clone(),

@@ -236,8 +236,7 @@ impl Stand {
     }
 
     fn flows(&self) -> Result<u64> {
-        let status = self.node.status()?;
-        status["endpoints"][0]["flows"].as_u64().context("the status has no flows")
+        Ok(self.node.endpoint()?.flows as u64)
     }
 }
 

@@ -14,7 +14,7 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
-use std::{fs, net::SocketAddr, path::Path, thread, time::Duration};
+use std::{fs, path::Path, thread, time::Duration};
 
 /// Two nodes with a workload on each.
 struct Pair {
@@ -117,11 +117,9 @@ impl Pair {
     /// Whether both nodes send by a relay; `None` before they send at all.
     fn is_relayed(&self) -> Option<bool> {
         let of = |node: &Node, other: &Node| {
-            let status = node.status().ok()?;
-            let peers = status["endpoints"][0]["peers"].as_array()?.clone();
-            let peer = peers.iter().find(|peer| peer["node"] == other.site.name.as_str())?;
-            let address: SocketAddr = peer["address"].as_str()?.parse().ok()?;
-            Some(is_relayed(&address))
+            let mut peers = node.endpoint().ok()?.peers.into_iter();
+            let peer = peers.find(|peer| peer.node.as_str() == other.site.name)?;
+            Some(is_relayed(&peer.address?))
         };
         let both = [of(&self.nodes[0], &self.nodes[1])?, of(&self.nodes[1], &self.nodes[0])?];
         (both[0] == both[1]).then_some(both[0])

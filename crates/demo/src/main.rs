@@ -247,11 +247,10 @@ fn paths(mesh: &Mesh, nodes: &[Node]) -> Result<()> {
     let all = || -> Result<Vec<(String, String, SocketAddr)>> {
         let mut all = Vec::new();
         for node in nodes {
-            let status = node.status()?;
-            for peer in status["endpoints"][0]["peers"].as_array().cloned().unwrap_or_default() {
-                if let (Some(name), Some(at)) = (peer["node"].as_str(), peer["address"].as_str()) {
-                    all.push((node.site.name.clone(), name.to_owned(), at.parse()?));
-                }
+            for peer in node.endpoint().map_or(vec![], |endpoint| endpoint.peers) {
+                all.extend(
+                    peer.address.map(|at| (node.site.name.clone(), peer.node.to_string(), at)),
+                );
             }
         }
         Ok(all)

@@ -11,6 +11,28 @@ use std::{
     process::Command,
 };
 
+/// The rules of [`Barrier::OneWay`]: no other node's packets come in.
+const ONE_WAY: &str = "table inet deaf {
+chain in {
+type filter hook input priority 0
+iifname eth0 ip saddr != 198.18.1.2 drop
+iifname eth0 meta nfproto ipv6 udp dport 51820-51900 drop
+}
+}
+";
+/// The rules of [`Barrier::Loss`]: three of a hundred packets are lost, each way.
+const LOSS: &str = "table inet lossy {
+chain in {
+type filter hook input priority 0
+iifname eth0 numgen random mod 100 < 3 drop
+}
+chain out {
+type filter hook output priority 0
+oifname eth0 numgen random mod 100 < 3 drop
+}
+}
+";
+
 /// A router with a link to every site. Subnets come from 198.18.0.0/15 (RFC 2544) and
 /// `2001:db8::/32` (RFC 3849).
 #[derive(Debug)]
@@ -273,29 +295,8 @@ impl Internet {
             let site = self.site(name)?;
             match barrier {
                 Firewall | Tcp => keep_out(&site.netns)?,
-                OneWay => {
-                    let chain = "type filter hook input priority 0\n\
-                        iifname eth0 ip saddr != 198.18.1.2 drop\n\
-                        iifname eth0 meta nfproto ipv6 udp dport 51820-51900 drop";
-                    nft(
-                        &site.netns,
-                        &format!("table inet deaf {{\nchain in {{\n{chain}\n}}\n}}\n"),
-                    )?;
-                }
-                Loss => {
-                    let lost = "eth0 numgen random mod 100 < 3 drop";
-                    let chains = format!(
-                        "chain in {{
-type filter hook input priority 0
-iifname {lost}
-}}
-chain out {{
-type filter hook output priority 0
-oifname {lost}
-}}"
-                    );
-                    nft(&site.netns, &format!("table inet lossy {{\n{chains}\n}}\n"))?;
-                }
+                OneWay => nft(&site.netns, ONE_WAY)?,
+                Loss => nft(&site.netns, LOSS)?,
                 Slow => {
                     let shape = "qdisc add dev eth0 root tbf rate 20mbit burst 64kb latency 50ms";
                     output(&site.netns, Command::new("tc").args(shape.split(' ')))

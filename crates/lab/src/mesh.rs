@@ -7,6 +7,8 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
+use meshward_api_types as api;
+use meshward_api_types::local::{LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload, State};
 use meshward_netns::Netns;
 use serde_json::Value;
 use std::{
@@ -145,6 +147,31 @@ impl Mesh {
     /// With what it said, if it fails.
     pub fn read(&self, arguments: &[&str]) -> Result<Value> {
         Ok(serde_json::from_str(&self.meshctl(&[arguments, &["-o", "json"]].concat())?)?)
+    }
+
+    /// Returns the nodes of the mesh, as the coordinator has them.
+    ///
+    /// # Errors
+    /// With what `meshctl` said, if it fails.
+    pub fn nodes(&self) -> Result<Vec<api::Node>> {
+        Ok(serde_json::from_value(self.read(&["nodes"])?)?)
+    }
+
+    /// Returns the node of a name, as the coordinator has it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn node_named(&self, name: &str) -> Result<api::Node> {
+        let mut all = self.nodes()?.into_iter();
+        all.find(|node| node.name.as_str() == name).with_context(|| format!("no node {name}"))
+    }
+
+    /// Returns the workloads of the mesh, as the coordinator has them.
+    ///
+    /// # Errors
+    /// With what `meshctl` said, if it fails.
+    pub fn workloads(&self) -> Result<Vec<api::Workload>> {
+        Ok(serde_json::from_value(self.read(&["workloads"])?)?)
     }
 
     /// Applies a policy.
@@ -418,25 +445,48 @@ impl Node {
         output(&self.site.netns, &mut self.meshctl_command(arguments))
     }
 
-    /// The node's own status.
+    /// Returns what the node says of itself.
     ///
     /// # Errors
     /// If it does not answer.
-    pub fn status(&self) -> Result<Value> {
+    pub fn status(&self) -> Result<LocalStatus> {
         let text = self.meshctl(&["--context", "/dev/null", "status", "-o", "json"])?;
-        Ok(serde_json::from_str::<Value>(&text)?["node"].take())
+        Ok(serde_json::from_value(serde_json::from_str::<Value>(&text)?["node"].take())?)
     }
 
-    /// Whether the node has a session.
+    /// Returns the endpoint of the node's first network.
+    ///
+    /// # Errors
+    /// If the node does not answer or serves no network.
+    pub fn endpoint(&self) -> Result<LocalEndpoint> {
+        self.status()?.endpoints.into_iter().next().context("the node serves no network")
+    }
+
+    /// Returns the first peer of the node's first network.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn peer(&self) -> Result<LocalPeer> {
+        self.endpoint()?.peers.into_iter().next().context("the node has no peer")
+    }
+
+    /// Returns the workloads of the node, as it has them itself.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn attached(&self) -> Result<Vec<LocalWorkload>> {
+        Ok(serde_json::from_str(&self.meshctl(&["attached", "-o", "json"])?)?)
+    }
+
+    /// Returns whether the node has a session with the coordinator.
     pub fn is_connected(&self) -> bool {
-        self.status().is_ok_and(|status| status["connected"] == true)
+        self.status().is_ok_and(|status| status.connected)
     }
 
     /// Packets dropped for a cause, over all endpoints.
     pub fn drops(&self, cause: &str) -> u64 {
-        let status = self.status().unwrap_or_default();
-        let endpoints = status["endpoints"].as_array().cloned().unwrap_or_default();
-        endpoints.iter().filter_map(|endpoint| endpoint["drops"][cause].as_u64()).sum()
+        let endpoints = self.status().map_or(vec![], |status| status.endpoints);
+        endpoints.iter().filter_map(|endpoint| endpoint.drops.get(cause)).sum()
     }
 
     /// Attaches a new namespace as a workload. `labels` as `a=b,c=d`.
@@ -488,11 +538,8 @@ impl Node {
         let path = path.to_string_lossy();
         let arguments =
             ["attach", "--network", network, "--label", labels, "--netns", &path, "-o", "json"];
-        Workload::read(
-            &serde_json::from_str(&self.meshctl(&[&arguments, flags].concat())?)?,
-            netns,
-            None,
-        )
+        let attached = serde_json::from_str(&self.meshctl(&[&arguments, flags].concat())?)?;
+        Ok(Workload::of(attached, netns, None))
     }
 
     /// Runs a command as a workload of its own, with `meshctl run`.
@@ -512,14 +559,13 @@ impl Node {
         let log = self.folder.join(format!("{name}.log"));
         let mut process =
             Process::start(&self.site.netns, &mut self.meshctl_command(&arguments), &log)?;
-        let find = || -> Option<Value> {
-            let all: Value =
-                serde_json::from_str(&self.meshctl(&["attached", "-o", "json"]).ok()?).ok()?;
-            all.as_array()?.iter().find(|workload| workload["name"] == name).cloned()
+        let find = || {
+            let mut all = self.attached().ok()?.into_iter();
+            all.find(|workload| workload.name.as_str() == name)
         };
-        process.wait_until(|| find().is_some_and(|workload| workload["state"] == "open"))?;
+        process.wait_until(|| find().is_some_and(|workload| workload.state == State::Open))?;
         let netns = Netns::open(Path::new(&format!("/proc/{}/ns/net", process.pid())))?;
-        Workload::read(&find().context("the workload is gone")?, netns, Some(process))
+        Ok(Workload::of(find().context("the workload is gone")?, netns, Some(process)))
     }
 }
 
@@ -531,8 +577,8 @@ pub struct Workload {
     pub netns: Netns,
     /// The name of the mesh's interface in the namespace.
     pub interface: String,
-    /// The state that the node showed when it was attached, such as `open`.
-    pub state: String,
+    /// The state that the node showed when it was attached, such as open.
+    pub state: State,
     /// The addresses, IPv4 first.
     pub addresses: Vec<IpAddr>,
     /// The `meshctl run` that it lives in.
@@ -540,20 +586,9 @@ pub struct Workload {
 }
 
 impl Workload {
-    fn read(shown: &Value, netns: Netns, process: Option<Process>) -> Result<Self> {
-        let text = |key: &str| {
-            shown[key].as_str().map(str::to_owned).with_context(|| format!("no {key} in {shown}"))
-        };
-        let addresses = shown["addresses"].as_array().into_iter().flatten();
-        let addresses = addresses.filter_map(|address| address.as_str()?.parse().ok());
-        Ok(Self {
-            id: text("id")?,
-            interface: text("interface")?,
-            state: text("state")?,
-            addresses: addresses.collect(),
-            netns,
-            process,
-        })
+    fn of(attached: LocalWorkload, netns: Netns, process: Option<Process>) -> Self {
+        let LocalWorkload { id, interface, state, addresses, .. } = attached;
+        Self { id: id.to_string(), netns, interface, state, addresses, process }
     }
 
     /// Its IPv4 address.

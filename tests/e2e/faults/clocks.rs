@@ -66,8 +66,7 @@ fn after_a_suspend_no_session_of_before_is_used() {
     let echoes = || tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, 2 * PATIENCE);
     assert!(echoes());
     // The other node was not suspended: it knows how old the session is.
-    let age =
-        || shop.nodes[1].status().unwrap()["endpoints"][0]["peers"][0]["handshake_age"].as_u64();
+    let age = || shop.nodes[1].peer().unwrap().handshake_age;
     thread::sleep(Duration::from_secs(4));
     assert!(echoes());
     assert!(age().unwrap() >= 3, "nothing has begun another session");

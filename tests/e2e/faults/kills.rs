@@ -123,12 +123,10 @@ impl Victims {
             .collect();
         let lost: Vec<&String> = acknowledged.difference(&names).collect();
         assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-        let attached: serde_json::Value =
-            serde_json::from_str(&shop.nodes[0].meshctl(&["attached", "-o", "json"]).unwrap())
-                .unwrap();
+        let attached = shop.nodes[0].attached().unwrap();
         for Workload { id, .. } in self.more.iter().chain([&shop.web, &self.quarantined]) {
             assert!(
-                attached.as_array().unwrap().iter().any(|own| own["id"] == *id),
+                attached.iter().any(|own| own.id.as_str() == id),
                 "{id} is not attached any more"
             );
         }

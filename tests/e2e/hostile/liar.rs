@@ -99,17 +99,11 @@ struct Others {
 impl Others {
     fn of(shop: &Shop, base: Ipv4Addr) -> Self {
         let own = |workload: &Workload| (workload.id.parse().unwrap(), workload.addresses.clone());
-        let endpoints =
-            shop.nodes.each_ref().map(|node| node.status().unwrap()["endpoints"][0].clone());
-        let place = |at: usize| -> SocketAddr {
-            let port = endpoints[at]["port"].as_u64().unwrap() as u16;
-            (shop.nodes[at].site.v4, port).into()
-        };
+        let endpoints = shop.nodes.each_ref().map(|node| node.endpoint().unwrap());
+        let place =
+            |at: usize| -> SocketAddr { (shop.nodes[at].site.v4, endpoints[at].port).into() };
         Self {
-            keys: endpoints
-                .iter()
-                .map(|one| one["public_key"].as_str().unwrap().parse().unwrap())
-                .collect(),
+            keys: endpoints.iter().map(|one| one.public_key.parse().unwrap()).collect(),
             workloads: vec![own(&shop.web), own(&shop.api)],
             places: vec![place(0), place(1)],
             base,

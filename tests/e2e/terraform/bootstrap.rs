@@ -123,10 +123,10 @@ rules: [{ name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/80
     };
     let state = machine.run(&["systemctl", "is-active", "meshward-node"]);
     assert!(state.is_ok(), "{state:?}\n{}", log().unwrap());
-    mesh.wait(|| mesh.read(&["nodes"]).unwrap()[0]["connected"] == true).unwrap();
-    let nodes = mesh.read(&["nodes"]).unwrap();
-    assert_eq!((&nodes[0]["name"], &nodes[0]["site"]), (&"rack-7".into(), &"rack".into()));
-    assert_eq!(nodes[0]["labels"]["rack"], "r7");
+    mesh.wait(|| mesh.nodes().unwrap()[0].connected).unwrap();
+    let node = mesh.node_named("rack-7").unwrap();
+    assert_eq!(node.site.as_deref(), Some("rack"));
+    assert!(node.labels.to_string().contains("rack=r7"), "{}", node.labels);
     assert!(
         machine.run(&["test", "-e", "/etc/meshward/join-token"]).is_err(),
         "the token is still there"
@@ -178,10 +178,10 @@ rules: [{ name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/80
     let cloud = mesh.node("cloud").unwrap();
     let web = cloud.attach("shop", "app=web").unwrap();
     let _echo = Echo::start(&web.netns, 9);
-    mesh.wait(|| mesh.read(&["workloads"]).unwrap().as_array().unwrap().len() == 2).unwrap();
-    let workloads = mesh.read(&["workloads"]).unwrap();
-    let api = workloads.as_array().unwrap().iter().find(|own| own["name"] == "api").unwrap();
-    let address = api["addresses"][0].as_str().unwrap();
+    mesh.wait(|| mesh.workloads().unwrap().len() == 2).unwrap();
+    let workloads = mesh.workloads().unwrap();
+    let api = workloads.iter().find(|own| own.name.as_str() == "api").unwrap();
+    let address = api.addresses[0];
     let fetch = || {
         let url = format!("http://{address}:8080/");
         let mut curl = Command::new("curl");

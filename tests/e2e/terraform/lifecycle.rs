@@ -630,5 +630,5 @@ output "device" {{
     assert!(terraform.state().contains(&"meshward_network.shop".to_owned()));
     drop(workload);
     terraform.ok(&["destroy", "-auto-approve", "-no-color"]);
-    assert_eq!(mesh.read(&["nodes"]).unwrap().as_array().unwrap().len(), 0, "the node is revoked");
+    assert_eq!(mesh.nodes().unwrap().len(), 0, "the node is revoked");
 }

@@ -227,10 +227,7 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
     );
     terraform.errors(&apply)[0]
         .is("Node n is approved, and has not joined, not within 1s", "resource");
-    assert!(
-        mesh.read(&["nodes"]).unwrap().as_array().unwrap().is_empty(),
-        "the approval is taken back"
-    );
+    assert!(mesh.nodes().unwrap().is_empty(), "the approval is taken back");
 
     mesh.apply("network: lab\n").unwrap();
     terraform.write(
@@ -245,6 +242,7 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story of one configuration")]
 fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are_set() {
     let mut mesh = mesh();
     let viewer = mesh.folder().join("viewer.json");
@@ -320,7 +318,7 @@ fn an_apply_that_is_interrupted_stops_waiting_and_leaves_nothing_half_made() {
     let mut command = terraform.command(&["apply", "-auto-approve", "-no-color"]);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let child = mesh.site.netns.run(|| command.spawn()).unwrap().unwrap();
-    let nodes = || mesh.read(&["nodes"]).unwrap().as_array().unwrap().len();
+    let nodes = || mesh.nodes().unwrap().len();
     mesh.wait(|| nodes() == 1).unwrap();
 
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
