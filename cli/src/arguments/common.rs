@@ -7,13 +7,13 @@ use meshward_api_types::local::DEFAULT_SOCKET;
 use meshward_types::Selector;
 use std::{path::PathBuf, time::Duration};
 
-/// Under what the help lists what every command takes.
+/// The heading of the options that every command takes.
 const EVERYWHERE: &str = "Options of every command";
 
-/// What every command takes.
+/// The options of every command.
 #[derive(Args)]
 pub(crate) struct Common {
-    /// How to print what was read or done
+    /// The output format
     #[arg(
         short,
         long,
@@ -23,8 +23,8 @@ pub(crate) struct Common {
         default_value_t = Output::Table,
     )]
     pub output: Output,
-    /// A context by its name (`meshctl context list`), or a file with one, such as the
-    /// coordinator's admin.json [env: `MESHCTL_CONTEXT`] [default: the one in use, then the
+    /// The name of a context (`meshctl context list`), or a file with one, such as the
+    /// coordinator's admin.json [env: MESHCTL_CONTEXT] [default: the one in use, then the
     /// coordinator's own file on this machine]
     #[arg(
         long,
@@ -34,7 +34,7 @@ pub(crate) struct Common {
         add = live(completion::contexts),
     )]
     pub context: Option<String>,
-    /// The node daemon's socket [env: `MESHCTL_SOCKET`]
+    /// The node daemon's socket [env: MESHCTL_SOCKET]
     #[arg(
         long,
         global = true,
@@ -43,7 +43,7 @@ pub(crate) struct Common {
         default_value_os_t = usual_socket(),
     )]
     pub socket: PathBuf,
-    /// Check and say what would be changed, by name, and change nothing
+    /// Show what would change, and change nothing
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub dry_run: bool,
 }
@@ -52,7 +52,7 @@ pub(crate) struct Common {
 pub(crate) const CONTEXT: &str = "MESHCTL_CONTEXT";
 pub(crate) const SOCKET: &str = "MESHCTL_SOCKET";
 
-/// The value of a variable of the environment; an empty one counts as unset.
+/// Returns the value of an environment variable; an empty one counts as unset.
 pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
@@ -62,7 +62,7 @@ fn usual_socket() -> PathBuf {
 }
 
 impl Common {
-    /// Whether people read what is printed.
+    /// Returns whether the output is a table, for people.
     pub(crate) fn is_table(&self) -> bool {
         matches!(self.output, Output::Table | Output::Wide)
     }
@@ -70,23 +70,23 @@ impl Common {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people; on a terminal as wide as it is
+    /// A table that fits the terminal
     Table,
-    /// For people, with every column, however wide
+    /// A table with every column
     Wide,
     Json,
     Yaml,
 }
 
-/// What every list takes.
+/// The options of every list.
 #[derive(Args, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Watching {
-    /// Go on, and print anew whenever something has changed
+    /// Print the list again whenever it changes
     #[arg(short, long)]
     pub watch: bool,
 }
 
-/// The verb, or, where there is none, the list that is meant.
+/// Returns the verb, or, where there is none, the list.
 ///
 /// # Errors
 /// [`Mistake`] if what is meant for the list stands in front of a verb: there it would do nothing.
@@ -105,7 +105,7 @@ pub(crate) fn verb_or_list<V, W: Default + PartialEq>(
     }
 }
 
-/// What lists of things with labels take.
+/// The options of lists of things with labels.
 #[derive(Args, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Labelled {
     /// Only those with these labels, such as app=web,env!=prod
@@ -115,12 +115,12 @@ pub(crate) struct Labelled {
     pub watching: Watching,
 }
 
-/// Names that are looked up while a line is being written.
+/// Returns a completer that looks up live names.
 pub(super) fn live(look: fn() -> Vec<CompletionCandidate>) -> ArgValueCandidates {
     ArgValueCandidates::new(look)
 }
 
-/// A time such as `10m`, `24h` or `7d`.
+/// Parses a time such as `10m`, `24h` or `7d`.
 ///
 /// # Errors
 /// What is wrong with it, and how to write one.
@@ -128,11 +128,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write 30s, 10m, 24h or 7d"))
 }
 
-/// For how long to wait for what only has to be waited for.
+/// How long a command waits for a daemon that has just started.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct Patience {
-    /// How long to wait for the node daemon, for the network to be served and for the workload to
-    /// be let in
+    /// How long to wait for the node daemon, the network and the admission of the workload
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub wait: Duration,
 }

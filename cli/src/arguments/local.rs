@@ -22,7 +22,7 @@ pub(crate) struct Workload {
     /// narrows what policy allows, or opens where the network's policy says `declarations: open`
     #[arg(long, value_name = "LABELS, port=PORT")]
     pub accept_from: Vec<AcceptFrom>,
-    /// What people call the workload [default: its id]
+    /// The name of the workload [default: its id]
     #[arg(long)]
     pub name: Option<WorkloadName>,
     #[command(flatten)]
@@ -82,23 +82,23 @@ pub(crate) struct Attach {
     /// The namespace, as /run/netns/NAME or /proc/PID/ns/net
     #[arg(long, value_name = "PATH")]
     pub netns: PathBuf,
-    /// A process whose end detaches the workload
+    /// A process; the workload is detached when it ends
     #[arg(long, value_name = "PID")]
     pub owner: Option<u32>,
-    /// Attach the namespace of this host itself: every process here is the workload then
+    /// Attach the namespace of this host itself, so that every process here belongs to the workload
     #[arg(long)]
     pub host: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Ping {
-    /// A node, or a workload by its name, id or address: then the node that runs it is asked
+    /// A node, or a workload by its name, id or address
     #[arg(value_name = "NODE|WORKLOAD|ADDRESS", add = live(completion::targets))]
     pub target: String,
     /// The network, if there are several
     #[arg(long, add = live(completion::networks))]
     pub network: Option<NetworkName>,
-    /// How many times
+    /// The number of pings
     #[arg(
         short,
         long,
@@ -107,7 +107,7 @@ pub(crate) struct Ping {
         value_parser = clap::value_parser!(u32).range(1..),
     )]
     pub count: u32,
-    /// The time from one to the next, at least 100ms
+    /// The time between two pings, at least 100ms
     #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     pub interval: Duration,
     /// Stop once the path is direct; if it never is, exit code 1
@@ -130,7 +130,7 @@ pub(crate) enum DebugVerb {
         /// The file, which must not be there yet
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// A log file to take in, too, where systemd does not keep it; may be given several times
+        /// A log file to include, where systemd does not keep the log; may be given several times
         #[arg(long = "log", value_name = "FILE")]
         logs: Vec<PathBuf>,
     },

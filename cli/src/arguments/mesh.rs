@@ -12,7 +12,7 @@ pub(crate) enum ContextVerb {
     /// List the contexts
     #[command(visible_alias = "ls")]
     List,
-    /// Use a context from now on
+    /// Switch to a context
     Use {
         /// Its name
         #[arg(add = live(completion::contexts))]
@@ -29,33 +29,32 @@ pub(crate) enum ContextVerb {
         /// Its name
         #[arg(add = live(completion::contexts))]
         name: String,
-        /// Its name from now on
+        /// The new name
         new: String,
     },
-    /// Forget a context. The credential stays good: `meshctl credential revoke` ends it
+    /// Delete a context. The credential stays valid until `meshctl credential revoke`
     #[command(aliases = ["remove", "rm"])]
     Delete {
         /// Its name
         #[arg(add = live(completion::contexts))]
         name: String,
     },
-    /// Take in a context: a file as the coordinator's admin.json, or what `meshctl credential
-    /// create` prints
+    /// Import a context: the coordinator's admin.json, or the output of `meshctl credential create`
     Import {
         /// The file; - is standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// What it is to be called [default: the host of its server]
+        /// The name to give it [default: the host of its server]
         #[arg(long)]
         name: Option<String>,
-        /// Where this machine reaches the coordinator, before what the file says; may be given
-        /// several times
+        /// An address of the coordinator, tried before those in the file; may be given several
+        /// times
         #[arg(long = "server", value_name = "HOST[:PORT]")]
         servers: Vec<String>,
-        /// Take the place of a context with this name
+        /// Overwrite a context with this name
         #[arg(long)]
         replace: bool,
-        /// Use it from now on
+        /// Switch to it
         #[arg(long = "use")]
         in_use: bool,
     },
@@ -63,12 +62,12 @@ pub(crate) enum ContextVerb {
 
 #[derive(Subcommand)]
 pub(crate) enum Token {
-    /// Make a join token; its text is shown this once
+    /// Create a join token; it is shown only once
     Create {
         /// How many nodes may join with it
         #[arg(long, default_value_t = 1)]
         uses: u32,
-        /// For how long it is good
+        /// How long it is valid
         #[arg(long, default_value = "24h", value_parser = duration)]
         ttl: Duration,
         /// The site of the nodes that join with it
@@ -77,14 +76,13 @@ pub(crate) enum Token {
         /// A network that those nodes may serve; may be given several times [default: all]
         #[arg(long = "network", value_name = "NETWORK", add = live(completion::networks))]
         networks: Vec<NetworkName>,
-        /// Relays join with it (`meshward-relay join`), and no nodes
+        /// Let relays join with it (`meshward-relay join`) instead of nodes
         #[arg(long, conflicts_with = "networks")]
         relay: bool,
-        /// Nodes that join with it serve no network before `meshctl node approve`
+        /// Nodes that join with it serve no network until `meshctl node approve`
         #[arg(long, conflicts_with = "relay")]
         needs_approval: bool,
-        /// Nodes that join with it are removed after not being seen for this time [without TIME:
-        /// 10m]
+        /// Remove nodes that join with it this long after their last contact [without TIME: 10m]
         #[arg(long, value_name = "TIME", conflicts_with = "relay", num_args = 0..=1,
             default_missing_value = "10m", value_parser = duration)]
         ephemeral: Option<Duration>,
@@ -103,7 +101,7 @@ pub(crate) enum Token {
 
 #[derive(Subcommand)]
 pub(crate) enum Network {
-    /// Make a network
+    /// Create a network
     Create {
         /// Its name
         name: NetworkName,
@@ -139,8 +137,7 @@ pub(crate) enum Node {
     List(Labelled),
     /// Approve a node by name, before or after it joins, and give it labels
     ///
-    /// The labels take the place of those that it was given before. What it joined with stays
-    /// beneath.
+    /// The labels replace those of an earlier approval. The labels of its join token stay.
     Approve {
         /// Its name
         #[arg(add = live(completion::nodes))]
@@ -149,7 +146,7 @@ pub(crate) enum Node {
         #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
         labels: Vec<String>,
     },
-    /// Remove a node: its workloads go, and its certificate is good for nothing
+    /// Remove a node: end its workloads and revoke its certificate
     #[command(aliases = ["delete", "rm"])]
     Remove {
         /// Its name
@@ -160,8 +157,8 @@ pub(crate) enum Node {
 
 #[derive(Subcommand)]
 pub(crate) enum Route {
-    /// Offer prefixes behind this machine's node: machines there are reached and policed as
-    /// workloads with these labels
+    /// Advertise prefixes behind this machine's node: machines there become workloads with these
+    /// labels
     Advertise {
         /// A prefix, such as 10.8.0.0/24
         #[arg(required = true, value_name = "PREFIX", value_parser = prefix)]
@@ -172,13 +169,13 @@ pub(crate) enum Route {
         /// A label of all machines there; may be given several times
         #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
         labels: Vec<String>,
-        /// What people call it [default: its id]
+        /// The name [default: its id]
         #[arg(long)]
         name: Option<WorkloadName>,
         #[command(flatten)]
         patience: Patience,
     },
-    /// Take back what this machine's node offers
+    /// Withdraw a prefix that this machine's node advertises
     Withdraw {
         /// The prefix
         #[arg(value_parser = prefix)]
@@ -192,7 +189,7 @@ pub(crate) enum Route {
     List(Labelled),
     /// Approve a prefix behind a node
     Approve(RouteOf),
-    /// Take an approval back: links through the route are cut, unless the policy approves it
+    /// Take back an approval: cuts links through the route, unless the policy approves it
     Disapprove(RouteOf),
 }
 
@@ -211,10 +208,10 @@ pub(crate) struct RouteOf {
 
 #[derive(Subcommand)]
 pub(crate) enum Device {
-    /// Take a machine in, and print its configuration for wg-quick, on a terminal as a QR code,
-    /// too. Its private key is made here and told nobody
+    /// Create a device and print its configuration for wg-quick, on a terminal as a QR code, too.
+    /// The private key is generated here and sent to nobody
     Create {
-        /// What people call it
+        /// The name
         #[arg(long)]
         name: WorkloadName,
         /// The network
@@ -223,11 +220,11 @@ pub(crate) enum Device {
         /// A label; may be given several times
         #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
         labels: Vec<String>,
-        /// The node by which it joins: one that it reaches directly [default: the only connected
-        /// one]
+        /// The node through which it joins, which it must reach directly [default: the only
+        /// connected node]
         #[arg(long, value_name = "NODE", add = live(completion::nodes))]
         gateway: Option<NodeName>,
-        /// The key of a device that has made one itself
+        /// The public key of a device that has its own key
         #[arg(long, value_name = "KEY")]
         public_key: Option<PublicKey>,
         /// Where the device reaches the gateway [default: the first address that the coordinator
@@ -238,7 +235,7 @@ pub(crate) enum Device {
     /// List the devices
     #[command(visible_alias = "ls")]
     List(Labelled),
-    /// Turn a device away: its key is good for nothing
+    /// Remove a device: its key becomes invalid
     #[command(aliases = ["delete", "rm"])]
     Remove {
         /// Its name
@@ -252,7 +249,7 @@ pub(crate) enum Device {
 
 #[derive(Subcommand)]
 pub(crate) enum Key {
-    /// Have endpoints make other keys, without losing a packet. They do so by themselves each week
+    /// Rotate the keys of endpoints without losing a packet. Endpoints do so weekly by themselves
     Rotate {
         /// Only those of this node
         #[arg(long, add = live(completion::nodes))]
@@ -260,7 +257,7 @@ pub(crate) enum Key {
         /// Only those of this network
         #[arg(long, add = live(completion::networks))]
         network: Option<NetworkName>,
-        /// How long the keys of before are good, for peers that are away from the coordinator
+        /// How long the old keys stay valid, for peers that have no session with the coordinator
         #[arg(long, default_value = "10m", value_parser = duration)]
         keep_old: Duration,
     },
@@ -271,7 +268,7 @@ pub(crate) enum Relay {
     /// List the relays, apart from the coordinator
     #[command(visible_alias = "ls")]
     List(Watching),
-    /// Remove a relay: its certificate is good for nothing, and nodes use others
+    /// Remove a relay: revoke its certificate, and have nodes use others
     #[command(aliases = ["delete", "rm"])]
     Remove {
         /// Its name
@@ -326,26 +323,25 @@ pub(crate) struct Links {
 
 #[derive(Subcommand)]
 pub(crate) enum Credential {
-    /// Make a credential; prints the context that `meshctl context import` takes, this once
+    /// Create a credential; prints once the context for `meshctl context import`
     Create {
         /// Its name, for the audit log
         name: String,
-        /// What it may do: viewer reads; operator also quarantines; owner also applies policy, but
-        /// for guardrails; admin everything
+        /// The role: viewer reads; operator also quarantines; owner also applies policy except
+        /// guardrails; admin may do everything
         #[arg(long, value_enum)]
         role: Role,
-        /// A network in which it holds; may be given several times [default: all]
+        /// A network that it is limited to; may be given several times [default: all]
         #[arg(long = "network", value_name = "NETWORK", add = live(completion::networks))]
         networks: Vec<NetworkName>,
-        /// For how long it is good [default: until it is revoked]
+        /// How long it is valid [default: until it is revoked]
         #[arg(long, value_name = "TIME", value_parser = duration)]
         lifetime: Option<Duration>,
-        /// Where its owner reaches the coordinator, before what is known here; may be given several
-        /// times
+        /// An address of the coordinator for its owner, tried first; may be given several times
         #[arg(long = "server", value_name = "HOST[:PORT]")]
         servers: Vec<String>,
     },
-    /// Change what a credential may do, or for how long; its token stays the same
+    /// Change the role or lifetime of a credential; its token stays the same
     #[command(
         group = clap::ArgGroup::new("what")
             .args(["role", "networks", "lifetime", "no_expiry"])
@@ -356,16 +352,16 @@ pub(crate) enum Credential {
         /// Its name
         #[arg(add = live(completion::credentials))]
         name: String,
-        /// What it may do; without --network everywhere
+        /// The role; without --network, in all networks
         #[arg(long, value_enum)]
         role: Option<Role>,
-        /// For how long it is good, from now on
+        /// How long it is valid from now on
         #[arg(long, value_name = "TIME", value_parser = duration)]
         lifetime: Option<Duration>,
-        /// Until it is revoked
+        /// Valid until it is revoked
         #[arg(long, conflicts_with = "lifetime")]
         no_expiry: bool,
-        /// A network in which it holds; may be given several times [default: all]
+        /// A network that it is limited to; may be given several times [default: all]
         #[arg(long = "network", value_name = "NETWORK", add = live(completion::networks))]
         networks: Vec<NetworkName>,
     },

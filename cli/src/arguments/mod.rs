@@ -1,4 +1,5 @@
 //! The command line.
+#![allow(clippy::doc_markdown, reason = "`--help` prints these comments")]
 
 mod common;
 mod local;
@@ -19,8 +20,8 @@ use std::path::PathBuf;
 ///
 /// Commands about the mesh talk to the coordinator of the context in use; `run`, `attach`,
 /// `detach`, `label`, `attached` and `route advertise` talk to the node daemon of this machine. A
-/// noun without a verb lists: `meshctl nodes`. Exit codes: 0 done, 1 our failure, or not enforced
-/// everywhere yet, 2 a mistake in what was asked.
+/// noun without a verb lists: `meshctl nodes`. Exit codes: 0 success; 1 failure, or not enforced
+/// everywhere yet; 2 invalid request.
 #[derive(Parser)]
 #[command(name = "meshctl", version, max_term_width = 110, arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -42,28 +43,27 @@ impl Arguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// The mesh in short, and this machine's node
+    /// Show the state of the mesh and of this machine's node
     Status {
         #[command(flatten)]
         watching: Watching,
     },
-    /// Ask another node for an answer: round trip, path, and what policy says about a workload
-    /// there
+    /// Ping a node or workload: round-trip time, path, and what policy allows
     Ping(Ping),
-    /// What lies around this machine's node: UDP, NAT, relays, port mapping, IPv6
+    /// Check the network around this machine's node: UDP, NAT, relays, port mapping, IPv6
     Netcheck,
-    /// What whoever helps has to see
+    /// Collect what somebody needs to debug a problem
     Debug {
         #[command(subcommand)]
         verb: DebugVerb,
     },
-    /// Which coordinators there are to talk to, and which of them is in use
+    /// Manage contexts: the coordinators that you use, and your credentials there
     #[command(visible_alias = "contexts")]
     Context {
         #[command(subcommand)]
         verb: Option<ContextVerb>,
     },
-    /// Join tokens: what a machine needs to become a node
+    /// Manage join tokens, with which machines become nodes
     #[command(visible_alias = "tokens")]
     Token {
         #[command(subcommand)]
@@ -71,7 +71,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Watching,
     },
-    /// Networks
+    /// Manage networks
     #[command(visible_alias = "networks")]
     Network {
         #[command(subcommand)]
@@ -79,7 +79,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Watching,
     },
-    /// Nodes: list them, approve or remove one
+    /// Manage nodes: list, approve, remove
     #[command(visible_alias = "nodes")]
     Node {
         #[command(subcommand)]
@@ -87,7 +87,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Labelled,
     },
-    /// Relays: machines that pass sealed packets on between nodes that cannot reach each other
+    /// Manage relays, which forward encrypted packets between nodes without a direct path
     #[command(visible_alias = "relays")]
     Relay {
         #[command(subcommand)]
@@ -95,7 +95,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Watching,
     },
-    /// Routes to machines behind gateways, which run no daemon of ours
+    /// Manage routes to machines behind gateways, which run no node daemon
     #[command(visible_alias = "routes")]
     Route {
         #[command(subcommand)]
@@ -103,7 +103,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Labelled,
     },
-    /// Devices: machines with a stock `WireGuard`, which join by a node
+    /// Manage devices: machines with a stock WireGuard, which join through a node
     #[command(visible_alias = "devices")]
     Device {
         #[command(subcommand)]
@@ -111,13 +111,13 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Labelled,
     },
-    /// The keys of endpoints
+    /// Manage the WireGuard keys of endpoints
     #[command(visible_alias = "keys")]
     Key {
         #[command(subcommand)]
         verb: Key,
     },
-    /// Workloads of all nodes
+    /// List the workloads of all nodes
     #[command(visible_alias = "workloads")]
     Workload {
         #[command(subcommand)]
@@ -125,7 +125,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Workloads,
     },
-    /// Links: who may talk to whom, with what was seen and denied
+    /// List links: who may talk to whom, with counters of what passed and was denied
     #[command(visible_alias = "links")]
     Link {
         #[command(subcommand)]
@@ -133,7 +133,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Links,
     },
-    /// Credentials of people and programs, and what they may do
+    /// Manage credentials of people and programs, and their roles
     #[command(visible_alias = "credentials")]
     Credential {
         #[command(subcommand)]
@@ -141,15 +141,15 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Watching,
     },
-    /// Policies: write, check, compare, apply, go back
+    /// Manage policies: check, compare, apply, edit, roll back
     #[command(visible_alias = "policies")]
     Policy {
         #[command(subcommand)]
         verb: Policy,
     },
-    /// Say whether a flow is allowed, and which rule decides
+    /// Show whether a flow is allowed, and which rule decides
     Explain(Explain),
-    /// Cut every link of workloads, now, established connections included; or list what is cut
+    /// Cut every link of workloads at once, established connections included; or list quarantines
     #[command(
         visible_alias = "quarantines",
         after_help = "A word alone is no selector here: say --label-exists KEY for every workload \
@@ -167,13 +167,12 @@ pub(crate) enum Command {
     Release(Target),
     /// Show who changed what
     Audit(Audit),
-    /// Write a backup of the mesh to a file; `meshward-coordinator restore` makes a coordinator of
-    /// it
+    /// Write a backup of the mesh to a file; restore it with `meshward-coordinator restore`
     Backup {
-        /// The file, which must not be there yet
+        /// The file, which must not exist yet
         file: PathBuf,
-        /// Leave the CA out: without it the backup is no secret that lets anybody into the mesh,
-        /// and `ca.key` has to be kept elsewhere
+        /// Leave out the CA key, so that the backup lets nobody into the mesh; keep `ca.key`
+        /// elsewhere then
         #[arg(long)]
         without_ca: bool,
     },
@@ -192,7 +191,7 @@ pub(crate) enum Command {
         /// Its id
         #[arg(add = live(completion::attached))]
         workload: WorkloadId,
-        /// A label that it gets, or with a `-` behind the key, one that it loses
+        /// A label to set, or, with `-` after the key, to remove
         #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
         changes: Vec<LabelChange>,
     },
@@ -205,7 +204,7 @@ pub(crate) enum Command {
     },
     /// Write man pages
     Man {
-        /// Into this folder
+        /// The folder to write to
         folder: PathBuf,
     },
 }

@@ -8,7 +8,7 @@ use std::{path::PathBuf, time::Duration};
 
 #[derive(Args)]
 pub(crate) struct Sources {
-    /// YAML files, or folders with such (*.yaml, *.yml); - is standard input
+    /// YAML files, or folders with YAML files (*.yaml, *.yml); - is standard input
     #[arg(value_name = "FILE|FOLDER")]
     pub places: Vec<PathBuf>,
     /// The same; may be given several times
@@ -25,7 +25,7 @@ pub(crate) struct OfNetwork {
 
 #[derive(Subcommand)]
 pub(crate) enum Policy {
-    /// Apply policies to the networks that they name: all of them or none
+    /// Apply policies to the networks that they name, all or none
     Apply {
         #[command(flatten)]
         sources: Sources,
@@ -36,7 +36,7 @@ pub(crate) enum Policy {
         /// if it has none
         #[arg(long, value_name = "REVISION", conflicts_with = "prune")]
         if_revision: Option<Revision>,
-        /// Why, for the log
+        /// The reason, for the log
         #[arg(short, long)]
         message: Option<String>,
         /// Reset both ends of every TCP connection that is not allowed any more, so that
@@ -47,18 +47,18 @@ pub(crate) enum Policy {
     /// Check policies: syntax, tests, rules that do nothing, selectors that match nothing,
     /// guardrails
     ///
-    /// The coordinator is asked, if there is one: it knows the workloads.
+    /// Asks the coordinator, if there is one, because it knows the workloads.
     Check {
         #[command(flatten)]
         sources: Sources,
         /// Do not ask the coordinator
         #[arg(long)]
         offline: bool,
-        /// Fail on what is merely suspicious, too
+        /// Fail on suspicious rules, too
         #[arg(long)]
         strict: bool,
     },
-    /// Say which links would open and close, and how many live flows would be cut; or what changed
+    /// Show which links would open and close, and how many live flows would be cut; or what changed
     /// between two revisions
     Diff {
         /// A revision, and another [default: now]
@@ -72,7 +72,7 @@ pub(crate) enum Policy {
             required_unless_present = "revisions"
         )]
         more: Vec<PathBuf>,
-        /// How the texts differ, rather than which links do
+        /// Compare the texts instead of the links
         #[arg(long, conflicts_with = "more")]
         text: bool,
         #[command(flatten)]
@@ -94,7 +94,7 @@ pub(crate) enum Policy {
         /// The network, if there are several
         #[arg(add = live(completion::networks))]
         network: Option<NetworkName>,
-        /// Why, for the log
+        /// The reason, for the log
         #[arg(short, long)]
         message: Option<String>,
         /// Reset both ends of every TCP connection that is not allowed any more, so that
@@ -102,11 +102,11 @@ pub(crate) enum Policy {
         #[arg(long)]
         reset: bool,
     },
-    /// List the states that a network's policy had: who made them, when, why and from where
+    /// List the revisions of a network's policy: who made them, when, why and from where
     Log {
         #[command(flatten)]
         of: OfNetwork,
-        /// How many
+        /// The number of lines
         #[arg(long, default_value_t = 30)]
         limit: u32,
     },
@@ -126,7 +126,7 @@ pub(crate) enum Policy {
         if_revision: Option<Revision>,
         #[command(flatten)]
         of: OfNetwork,
-        /// Why, for the log
+        /// The reason, for the log
         #[arg(short, long)]
         message: Option<String>,
         /// Reset both ends of every TCP connection that is not allowed any more, so that
@@ -134,14 +134,14 @@ pub(crate) enum Policy {
         #[arg(long)]
         reset: bool,
     },
-    /// Write the least policy that explains the flows that were seen
+    /// Write the smallest policy that allows the flows that were seen
     Suggest {
         #[command(flatten)]
         of: OfNetwork,
         /// Flows that began in this time
         #[arg(long, default_value = "1h", value_parser = duration)]
         since: Duration,
-        /// Also allow what was tried and denied
+        /// Also allow flows that were denied
         #[arg(long)]
         with_denied: bool,
     },
@@ -151,13 +151,13 @@ pub(crate) enum Policy {
 
 #[derive(Args)]
 pub(crate) struct Explain {
-    /// Who begins the flow
+    /// The labels of the client
     #[arg(long, value_name = "SELECTOR")]
     pub from: Selector,
-    /// With whom
+    /// The labels of the server
     #[arg(long, value_name = "SELECTOR")]
     pub to: Selector,
-    /// What, such as tcp/5432, udp/53, icmp
+    /// The port, such as tcp/5432, udp/53, icmp
     #[arg(long, value_name = "PORT")]
     pub port: PortSpec,
     /// The network, if there are several
@@ -170,7 +170,7 @@ pub(crate) struct Explain {
 
 #[derive(Subcommand)]
 pub(crate) enum QuarantineVerb {
-    /// List the quarantines that stand
+    /// List the quarantines in force
     #[command(visible_alias = "ls")]
     List(Watching),
 }
@@ -180,17 +180,17 @@ pub(crate) enum QuarantineVerb {
 pub(crate) struct Quarantine {
     #[command(flatten)]
     pub target: Target,
-    /// Who may still reach the workloads, but for what guardrails deny; unless you are an admin, of
-    /// those whom the policy names under `forensics`
+    /// Clients that may still reach the workloads, except where guardrails deny it; unless you are
+    /// an admin, only clients that the policy lists under `forensics`
     #[arg(long, value_name = "SELECTOR")]
     pub allow_from: Option<Selector>,
-    /// For how long [default: until it is released]
+    /// How long it lasts [default: until it is released]
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub lasts: Option<Duration>,
-    /// Why, for the log
+    /// The reason, for the log
     #[arg(short, long)]
     pub message: Option<String>,
-    /// Impose it even if no workload is selected now: for those that start later
+    /// Quarantine even if no workload matches now: it holds those that start later
     #[arg(long)]
     pub even_if_none: bool,
     /// Reset both ends of every TCP connection that is cut, so that applications notice at once
@@ -225,7 +225,7 @@ pub(crate) struct Audit {
     /// Only what this one did: user:NAME, node:NAME, trigger:NAME
     #[arg(long, value_name = "WHO")]
     pub actor: Option<String>,
-    /// Go on, and print each line as it comes, the oldest first; in JSON one object a line
+    /// Print new lines as they come, the oldest first; in JSON one object a line
     #[arg(short, long, conflicts_with_all = ["before", "watch"])]
     pub follow: bool,
     #[command(flatten)]
