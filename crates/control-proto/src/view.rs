@@ -2,11 +2,9 @@
 //!
 //! A view is a set of resources under keys. The coordinator derives it and the node holds a replica
 //! ([`ViewReplica`]); on the wire there are only differences: a [`Change`] puts or removes a
-//! resource. Every resource has a hash. So a node that comes back after any time can say what it
-//! has and gets exactly what differs, whatever the coordinator remembers.
-//!
-//! Two rules let one message fit all nodes that a change concerns: a node keeps a peer as long as a
-//! known workload runs on it, and removes an identity's workloads with the identity.
+//! resource. Every resource has a hash, so that a node that comes back after any time can say what
+//! it has and gets exactly what differs. One message fits all nodes that a change concerns, since a
+//! node keeps a peer as long as a known workload runs on it, and removes workloads with identities.
 
 use ipnet::IpNet;
 use meshward_types::{
@@ -162,8 +160,7 @@ pub enum Change {
     Put(ResourceKey, Resource),
     /// The resource no longer exists.
     Drop(ResourceKey),
-    /// No link needs the identity any more: the node removes it and its workloads. Never sent to a
-    /// node that runs one of them.
+    /// No link needs the identity and its workloads. Never sent to a node that runs one of them.
     Forget(NetworkName, IdentityId),
 }
 
@@ -195,9 +192,8 @@ impl Hash128 {
 /// The hashes of the resources by key: enough to find differences without the resources.
 pub type ResourceHashes = BTreeMap<ResourceKey, Hash128>;
 
-/// The digest of a set of resources: the sum of their hashes modulo 2¹²⁸, which can be updated
-/// without the other resources. Both sides are authenticated, so it needs to detect errors, not
-/// forgeries.
+/// The digest of a set of resources: the sum of their hashes modulo 2¹²⁸, which can be updated in
+/// steps. Both sides are authenticated, so it needs to detect errors, not forgeries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(u128);
 
@@ -294,7 +290,7 @@ impl View {
         }
     }
 
-    /// The reason why a workload of the node is refused.
+    /// Returns the reason why a workload of the node is refused.
     pub fn refusal(&self, network: &NetworkName, id: &WorkloadId) -> Option<&str> {
         match self.resources.get(&ResourceKey::Refused(network.clone(), id.clone())) {
             Some(Resource::Refused(reason)) => Some(reason),
@@ -382,8 +378,7 @@ impl ViewReplica {
         self.digest
     }
 
-    /// Returns the prefixes behind gateways of a network that the node may communicate with, its
-    /// own included.
+    /// Returns the known prefixes behind gateways of a network, the node's own included.
     pub fn routes(&self, network: &NetworkName) -> BTreeSet<IpNet> {
         let own = self.routes.iter().filter(|((own, _), _)| own == network);
         own.flat_map(|(_, prefixes)| prefixes).copied().collect()
@@ -400,8 +395,7 @@ impl ViewReplica {
                     note_peer(&mut peers, key, before.as_ref());
                     done.push(change.clone());
                 }
-                // A coordinator never sends a key with another kind of resource; keeping the old
-                // one fails closed.
+                // A coordinator never sends another kind of resource; keeping the old fails closed.
                 Change::Put(..) => {}
                 Change::Drop(key) => self.drop(key, &mut peers, &mut done),
                 Change::Forget(network, identity) => {

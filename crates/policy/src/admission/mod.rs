@@ -92,7 +92,7 @@ pub struct Judgement {
 }
 
 impl Policy {
-    /// Returns the names of the keys that have signed an image. Only the first [`MAX_LOOKED_AT`]
+    /// Returns the names of the keys that have signed an image. Only the first `MAX_LOOKED_AT`
     /// signatures are checked.
     pub fn signers<'a>(
         &self,

@@ -8,7 +8,7 @@ use crate::{
 use meshward_types::{Acl, IdentityId, PortSpec};
 use std::{collections::HashMap, sync::Arc};
 
-/// The number of a rule in one [`Links`], never reused.
+/// The number of a rule in one `Links`, never reused.
 pub(super) type RuleId = u32;
 pub(super) type Pair = (IdentityId, IdentityId);
 /// The rules that select an identity, as the source and as the destination.
