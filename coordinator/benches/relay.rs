@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use meshward_bench::{Figures, Row, Target};
 use meshward_control_proto::{
     MemberKind,
-    relay::{Gathering, frames, server_name},
+    relay::{BatchAssembler, MessageBatch, server_name},
 };
 use meshward_control_state::records::{NodeRecord, Record};
 use meshward_coordinator::ca::Ca;
@@ -132,16 +132,17 @@ async fn relay_between(connections: &[Connection]) -> Result<(f64, Vec<f64>)> {
         let other = (at + connections.len() / 2) % connections.len();
         let to = RelayId::of(&name(other as u32)?);
         let begun = Instant::now();
-        for frame in frames(to, network, at as u16, &[7; 148], 148, 1200) {
+        let batch = MessageBatch { to, network, number: at as u16, messages: &[7; 148], size: 148 };
+        for frame in batch.frames(1200) {
             from.send_datagram(frame.into())?;
         }
-        let (mut gathering, source) = (Gathering::default(), RelayId::of(&name(at as u32)?));
+        let (mut assembler, source) = (BatchAssembler::default(), RelayId::of(&name(at as u32)?));
         let taken =
             tokio::time::timeout(Duration::from_secs(1), connections[other].read_datagram()).await;
         if let Ok(Ok(frame)) = taken
             && {
-                gathering.take(&frame);
-                let whole = gathering.take_whole();
+                assembler.add(&frame);
+                let whole = assembler.drain_complete();
                 whole.first().is_some_and(|run| run.from == source && run.messages == [7; 148])
             }
         {

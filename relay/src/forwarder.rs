@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
 use meshward_control_proto::{
     InstanceId,
-    relay::{cut, destination, set_source},
+    relay::{destination, set_source, split_frame},
 };
 use meshward_types::relay::RelayId;
 use parking_lot::RwLock;
@@ -99,7 +99,7 @@ impl Forwarder {
             match to.max_datagram_size() {
                 // The way there takes only shorter ones.
                 Some(most) if frame.len() > most => {
-                    cut(&frame, most).for_each(|piece| forward(piece.into()));
+                    split_frame(&frame, most).for_each(|piece| forward(piece.into()));
                 }
                 _ => forward(frame.freeze()),
             }

@@ -4,7 +4,10 @@ mod samples;
 
 use crate::{
     Answer, FromCoordinator, FromNode, JoinReply, JoinRequest, Question, decode, encode,
-    relay::{FromRelay, Gathering, HEADER, ToRelay, cut, destination, frames, set_source},
+    relay::{
+        BatchAssembler, FromRelay, HEADER, MessageBatch, ToRelay, destination, set_source,
+        split_frame,
+    },
     view::{Change, View, ViewReplica},
 };
 use meshward_fuzzing::{Bytes, blocks};
@@ -73,7 +76,7 @@ fn views(data: &[u8]) {
 /// Frames of relayed batches, each after its length: reassembly returns only bytes that frames
 /// carried. Then the same bytes as a batch that is cut, cut again and reassembled, in any order.
 fn relay_frames(data: &[u8]) {
-    let (mut bytes, mut gathering) = (Bytes(data), Gathering::default());
+    let (mut bytes, mut assembler) = (Bytes(data), BatchAssembler::default());
     let mut room = 0;
     while !bytes.is_empty() {
         let mut frame = bytes.block().to_vec();
@@ -81,8 +84,8 @@ fn relay_frames(data: &[u8]) {
             set_source(&mut frame, RelayId::of(&samples::name("sender")));
         }
         room += usize::from(u16::MAX);
-        gathering.take(&frame);
-        let came: usize = gathering.take_whole().iter().map(|run| run.messages.len()).sum();
+        assembler.add(&frame);
+        let came: usize = assembler.drain_complete().iter().map(|run| run.messages.len()).sum();
         assert!(came <= room, "{came} bytes came of frames that stand for {room}");
         room -= came;
     }
@@ -99,16 +102,17 @@ fn whole_batch(mut bytes: Bytes<'_>) {
     if messages.len() < size {
         return;
     }
-    let mut pieces: Vec<Vec<u8>> = frames(from, network, 7, messages, size, most)
-        .flat_map(|frame| cut(&frame, narrow).collect::<Vec<_>>())
+    let mut pieces: Vec<Vec<u8>> = MessageBatch { to: from, network, number: 7, messages, size }
+        .frames(most)
+        .flat_map(|frame| split_frame(&frame, narrow).collect::<Vec<_>>())
         .collect();
     assert!(pieces.iter().all(|piece| piece.len() <= narrow && destination(piece) == Some(from)));
     if backwards {
         pieces.reverse();
     }
-    let mut gathering = Gathering::default();
-    pieces.iter().for_each(|piece| gathering.take(piece));
-    let runs = gathering.take_whole();
+    let mut assembler = BatchAssembler::default();
+    pieces.iter().for_each(|piece| assembler.add(piece));
+    let runs = assembler.drain_complete();
     assert!(runs.iter().all(|run| run.from == from && run.network == network && run.size == size));
     assert_eq!(runs.into_iter().flat_map(|run| run.messages).collect::<Vec<_>>(), messages);
 }

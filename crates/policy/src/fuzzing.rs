@@ -37,7 +37,7 @@ fn policy(data: &[u8]) {
 
 fn check(parsed: &ParsedPolicy) {
     let policy = &parsed.policy;
-    let yaml = policy.to_yaml().expect("a policy can be parsed");
+    let yaml = policy.to_yaml().expect("a policy can be written");
     assert_eq!(
         &Policy::parse(&yaml).unwrap_or_else(|bad| panic!("{bad}\n{yaml}")),
         policy,

@@ -3,7 +3,7 @@
 use super::Reachability;
 use anyhow::Result;
 use futures::future::join_all;
-use meshward_control_proto::relay::MOST_HOMES;
+use meshward_control_proto::relay::MAX_HOME_RELAYS;
 use meshward_runtime::random;
 use meshward_types::{
     relay::RelayNumber,
@@ -73,7 +73,7 @@ fn nearest(before: &[RelayNumber], mut measured: Vec<(RelayNumber, Duration)>) -
         (seen_as, !is_home(number), *number)
     });
     let mut homes: Vec<RelayNumber> =
-        measured.into_iter().take(MOST_HOMES).map(|(number, _)| number).collect();
+        measured.into_iter().take(MAX_HOME_RELAYS).map(|(number, _)| number).collect();
     // Those that stay keep their order, so that nobody is told of nothing.
     homes.sort_by_key(|number| before.iter().position(|own| own == number).unwrap_or(usize::MAX));
     homes

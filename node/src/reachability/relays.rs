@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use futures::FutureExt;
 use meshward_control_proto::{
     COORDINATOR_NAME,
-    relay::{Gathering, RelaySpec, Run, frames, server_name},
+    relay::{BatchAssembler, MessageBatch, MessageRun, RelaySpec, server_name},
 };
 use meshward_runtime::{
     dial::{Dial, Pauses, Reached},
@@ -238,7 +238,8 @@ async fn send(connection: &Connection, number: &mut u16, outgoing: Outgoing) -> 
     let Outgoing { to, network, messages, size } = outgoing;
     let most = connection.max_datagram_size().unwrap_or_default();
     *number = number.wrapping_add(1);
-    for frame in frames(to, network, *number, &messages, size, most) {
+    let batch = MessageBatch { to, network, number: *number, messages: &messages, size };
+    for frame in batch.frames(most) {
         // Waits for room: the queue in front of it is what is bounded.
         connection.send_datagram_wait(frame.into()).await?;
     }
@@ -251,16 +252,16 @@ async fn receive(
     connection: Connection,
     used: Arc<AtomicBool>,
 ) {
-    let mut gathering = Gathering::default();
+    let mut assembler = BatchAssembler::default();
     let mut injector = reachability.injector();
     while let Ok(frame) = connection.read_datagram().await {
-        gathering.take(&frame);
+        assembler.add(&frame);
         // What has come with it goes on with it.
         for _ in 0..MOST_TOGETHER {
             let Some(Ok(frame)) = connection.read_datagram().now_or_never() else { break };
-            gathering.take(&frame);
+            assembler.add(&frame);
         }
-        for Run { from, network, mut messages, size } in gathering.take_whole() {
+        for MessageRun { from, network, mut messages, size } in assembler.drain_complete() {
             used.store(true, Relaxed);
             injector.inject(network, from.address(relay), &mut messages, size);
         }

@@ -243,7 +243,9 @@ pub(super) fn views() -> Vec<Vec<u8>> {
 pub(super) fn relay_frames() -> Vec<Vec<u8>> {
     let (to, network) = (RelayId::of(&name("rack")), RelayNetwork::of(&name("shop")));
     let batch = |number, length: usize, most| {
-        frames(to, network, number, &vec![7; length], 100, most).collect::<Vec<_>>()
+        MessageBatch { to, network, number, messages: &vec![7; length], size: 100 }
+            .frames(most)
+            .collect::<Vec<_>>()
     };
     let mixed = [batch(1, 450, 200), batch(2, 90, 1400)].concat();
     let reversed: Vec<Vec<u8>> = batch(3, 900, 120).into_iter().rev().collect();

@@ -20,7 +20,7 @@ use meshward_types::{NodeName, bounded::as_printable, relay::RelayNumber};
 use serde::{Deserialize, Serialize};
 
 /// The largest number of relays through which a node says that it can be reached.
-pub const MOST_HOMES: usize = 2;
+pub const MAX_HOME_RELAYS: usize = 2;
 /// A relay other than the coordinator, as nodes know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelaySpec {

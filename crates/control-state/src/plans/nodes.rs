@@ -10,7 +10,7 @@ use crate::{
     world::{KeyOwner, World, is_one_hosts},
 };
 use meshward_api_types::ApproveNode;
-use meshward_control_proto::{EndpointReport, JoinRequest, relay::MOST_HOMES};
+use meshward_control_proto::{EndpointReport, JoinRequest, relay::MAX_HOME_RELAYS};
 use meshward_types::{
     Labels, NetworkName, NodeName, PublicKey,
     relay::{RelayId, RelayNumber, is_relayed},
@@ -228,7 +228,7 @@ pub fn set_endpoints(
                 || world.relays.values().any(|relay| relay.number == number.0)
         };
         let mut homes: Vec<RelayNumber> =
-            report.relays.iter().filter(known).take(MOST_HOMES).copied().collect();
+            report.relays.iter().filter(known).take(MAX_HOME_RELAYS).copied().collect();
         if homes.is_empty() {
             homes.push(RelayNumber::COORDINATOR);
         }

@@ -142,8 +142,11 @@ impl Reader {
     ) -> Option<Parts<'a>> {
         let Kind::Map(entries) = &node.kind else {
             let keys: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
-            let text =
-                format!("{what} is parsed with {}; {} stands here", keys.join(", "), node.called());
+            let text = format!(
+                "{what} is written with {}; {} stands here",
+                keys.join(", "),
+                node.called()
+            );
             self.problem(file, node.at, text);
             return None;
         };

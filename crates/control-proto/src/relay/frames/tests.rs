@@ -6,7 +6,7 @@ fn ids() -> (RelayId, RelayNetwork) {
 }
 
 /// Returns the messages of runs, one by one.
-fn messages(runs: &[Run]) -> Vec<Vec<u8>> {
+fn messages(runs: &[MessageRun]) -> Vec<Vec<u8>> {
     runs.iter().flat_map(|run| run.messages.chunks(run.size)).map(<[u8]>::to_vec).collect()
 }
 
@@ -17,22 +17,22 @@ proptest! {
         most in 300usize..1500, at_once in 1usize..8,
     ) {
         let (to, network) = ids();
-        let (mut gathering, mut out, mut sent) = (Gathering::default(), vec![], vec![]);
+        let (mut assembler, mut out, mut sent) = (BatchAssembler::default(), vec![], vec![]);
         for (number, (batch, size)) in batches.iter().enumerate() {
             let size = (*size).min(batch.len());
             sent.extend(batch.chunks(size).map(<[u8]>::to_vec));
-            let frames: Vec<Vec<u8>> = frames(to, network, number as u16, batch, size, most).collect();
+            let frames: Vec<Vec<u8>> = MessageBatch { to, network, number: number as u16, messages: batch, size }.frames(most).collect();
             prop_assert_eq!(frames.len(), batch.len().div_ceil(most - HEADER));
             for some in frames.chunks(at_once) {
                 for frame in some {
                     prop_assert!(frame.len() <= most && destination(frame) == Some(to));
-                    gathering.take(frame);
+                    assembler.add(frame);
                 }
-                out.extend(gathering.take_whole());
+                out.extend(assembler.drain_complete());
             }
         }
         prop_assert_eq!(messages(&out), sent);
-        prop_assert!(gathering.waiting.is_empty() && gathering.order.is_empty());
+        prop_assert!(assembler.waiting.is_empty() && assembler.order.is_empty());
     }
 
     #[test]
@@ -41,16 +41,17 @@ proptest! {
     ) {
         let (to, network) = ids();
         let size = size.min(batch.len());
-        let mut gathering = Gathering::default();
-        for frame in frames(to, network, 1, &batch, size, 1400) {
-            for piece in cut(&frame, most) {
+        let mut assembler = BatchAssembler::default();
+        let sent = MessageBatch { to, network, number: 1, messages: &batch, size };
+        for frame in sent.frames(1400) {
+            for piece in split_frame(&frame, most) {
                 prop_assert!(piece.len() <= most && destination(&piece) == Some(to));
-                gathering.take(&piece);
+                assembler.add(&piece);
             }
         }
         let expected: Vec<Vec<u8>> = batch.chunks(size).map(<[u8]>::to_vec).collect();
-        prop_assert_eq!(messages(&gathering.take_whole()), expected);
-        prop_assert_eq!(cut(&[0; HEADER + 9], HEADER).count(), 0);
+        prop_assert_eq!(messages(&assembler.drain_complete()), expected);
+        prop_assert_eq!(split_frame(&[0; HEADER + 9], HEADER).count(), 0);
     }
 
     #[test]
@@ -59,7 +60,7 @@ proptest! {
         lost in prop::collection::vec(any::<bool>(), 100), swapped in any::<bool>(),
     ) {
         let (to, network) = ids();
-        let mut all: Vec<Vec<u8>> = frames(to, network, 1, &batch, size, 1200).collect();
+        let mut all: Vec<Vec<u8>> = MessageBatch { to, network, number: 1, messages: &batch, size }.frames(1200).collect();
         let room = 1200 - HEADER;
         let is_lost = |at: usize| lost[at % lost.len()];
         let expected: Vec<Vec<u8>> = batch
@@ -76,12 +77,12 @@ proptest! {
         if swapped && kept.len() > 1 {
             kept.swap(0, 1);
         }
-        let (mut gathering, mut out) = (Gathering::default(), vec![]);
-        kept.iter().for_each(|frame| gathering.take(frame));
-        out.extend(gathering.take_whole());
+        let (mut assembler, mut out) = (BatchAssembler::default(), vec![]);
+        kept.iter().for_each(|frame| assembler.add(frame));
+        out.extend(assembler.drain_complete());
         // The next batch shows that the missing frames are lost.
-        frames(to, network, 2, &[9; 10], 10, 1200).for_each(|frame| gathering.take(&frame));
-        out.extend(gathering.take_whole());
+        MessageBatch { to, network, number: 2, messages: &[9; 10], size: 10 }.frames(1200).for_each(|frame| assembler.add(&frame));
+        out.extend(assembler.drain_complete());
         let mut got = messages(&out);
         prop_assert_eq!(got.pop(), Some(vec![9; 10]));
         prop_assert_eq!(got, expected);
@@ -89,11 +90,11 @@ proptest! {
 
     #[test]
     fn whatever_comes_is_bounded(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..600)) {
-        let mut gathering = Gathering::default();
+        let mut assembler = BatchAssembler::default();
         for frame in &frames {
-            gathering.take(frame);
-            prop_assert!(gathering.waiting.len() <= MOST_WAITING && gathering.order.len() <= MOST_WAITING);
+            assembler.add(frame);
+            prop_assert!(assembler.waiting.len() <= MAX_PARTIAL_BATCHES && assembler.order.len() <= MAX_PARTIAL_BATCHES);
         }
-        gathering.take_whole();
+        assembler.drain_complete();
     }
 }
