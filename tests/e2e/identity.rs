@@ -7,9 +7,13 @@ use crate::{
 use meshward_lab::{Barrier, Mesh, Node};
 use std::{path::Path, process::Command, time::Duration};
 
+/// Copies a folder, as often as it takes: a daemon that writes into it renames files meanwhile.
 fn copy(from: &Path, to: &Path) {
-    let done = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
-    assert!(done.success());
+    let copied = || {
+        let _ = std::fs::remove_dir_all(to);
+        Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success()
+    };
+    assert!((0..10).any(|_| copied()), "{} changes all the time", from.display());
 }
 
 fn problems(mesh: &Mesh, node: &str) -> String {
