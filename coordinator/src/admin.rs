@@ -55,7 +55,8 @@ pub async fn keep(mesh: &Mesh, config: &Config, listen: SocketAddr) -> Result<()
     })
     .await
     .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
-    info!(file = %file.display(), "made the operator's credential; meshctl finds it on this machine, and takes it in elsewhere with: meshctl context import");
+    info!(file = %file.display(), "made the operator's credential; meshctl finds it on this \
+        machine, and takes it in elsewhere with: meshctl context import");
     Ok(())
 }
 
@@ -77,7 +78,8 @@ fn refresh(mesh: &Mesh, file: &Path, server: String, more_servers: Vec<String>) 
     let written = serde_json::to_string_pretty(&now).map_err(anyhow::Error::from);
     match written.and_then(|text| ca::write_private(file, &text, 0o600)) {
         Ok(()) => {
-            info!(file = %file.display(), server = now.server, "the coordinator is reached by other names")
+            info!(file = %file.display(), server = now.server, "the coordinator is reached by \
+                other names")
         }
         Err(error) => warn!(file = %file.display(), "it names places of before: {error:#}"),
     }

@@ -1,6 +1,6 @@
-//! Rates of nodes, and limits on what is kept of the past. docs/configuration.md lists those that an
-//! operator can change. Limits on strangers stand in `meshward_relay::limits`, those on the records
-//! of one node in `meshward_control_state::budget`.
+//! Rates of nodes, and limits on what is kept of the past. docs/configuration.md lists those that
+//! an operator can change. Limits on strangers stand in `meshward_relay::limits`, those on the
+//! records of one node in `meshward_control_state::budget`.
 
 use meshward_control_state::budget::NodeBudget;
 use meshward_runtime::sources::Rate;

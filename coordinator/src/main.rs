@@ -197,7 +197,8 @@ fn restore(file: &Path, config: Option<&Path>, flags: &RestoreFlags) -> Result<(
     let backup = store::restore(file, &config.data_dir)
         .map_err(|error| Mistake(format!("not restored: {error:#}")))?;
     println!(
-        "restored mesh {} at revision {}, {} records, to {}; now start the coordinator, at an address by which the nodes know it",
+        "restored mesh {} at revision {}, {} records, to {}; now start the coordinator, at an \
+        address by which the nodes know it",
         backup.mesh,
         backup.revision,
         backup.records,

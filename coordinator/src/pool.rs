@@ -32,7 +32,8 @@ const REFILL: f64 = 0.5;
 pub enum Busy {
     /// The credential has too much under way.
     #[error(
-        "{MAX_PENDING} requests of this credential that take long are under way already; send this one again when one of them has ended"
+        "{MAX_PENDING} requests of this credential that take long are under way already; send this \
+        one again when one of them has ended"
     )]
     Pending,
     /// The credential has used up its time.
@@ -42,7 +43,8 @@ pub enum Busy {
     Spent(u64),
     /// Too much waits, of all credentials.
     #[error(
-        "too many requests that take long wait at the coordinator; send this one again in a few seconds"
+        "too many requests that take long wait at the coordinator; send this one again in a few \
+        seconds"
     )]
     Full,
     /// The work has failed.

@@ -32,7 +32,8 @@ pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
     {
         Ok(done) => done.outcome,
         Err(refusal) => {
-            error!(%node, trigger = %fired.trigger, workload = %fired.workload, "a trigger could not act: {refusal}");
+            error!(%node, trigger = %fired.trigger, workload = %fired.workload, "a trigger could \
+                not act: {refusal}");
             return;
         }
     };

@@ -1,5 +1,5 @@
-//! The report batcher: all reports of nodes that wait are one plan, one transaction and one revision,
-//! so that a thousand starts of workloads a second cost some dozen of them.
+//! The report batcher: all reports of nodes that wait are one plan, one transaction and one
+//! revision, so that a thousand starts of workloads a second cost some dozen of them.
 
 use meshward_control_state::{
     Refusal,

@@ -139,7 +139,8 @@ impl Webhooks {
             let next = Destination::of(&uri)?;
             ensure!(
                 next.host == first.host && (next.secure || !first.secure),
-                "the server says that it is at {uri}, which is another host: name that in the policy"
+                "the server says that it is at {uri}, which is another host: name that in the \
+                policy"
             );
         }
         bail!("the server sends on more than {REDIRECTS} times")
@@ -157,7 +158,8 @@ impl Webhooks {
             addresses.iter().copied().filter(|address| self.may_reach(address.ip())).collect();
         ensure!(
             !usable.is_empty(),
-            "{host} is in a network of the coordinator's own ({}); the coordinator's configuration has to allow it (`webhook_networks`)",
+            "{host} is in a network of the coordinator's own ({}); the coordinator's configuration \
+            has to allow it (`webhook_networks`)",
             addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ")
         );
         let stream = TcpStream::connect(&usable[..])

@@ -28,7 +28,8 @@ pub struct Wanted {
 
 /// Makes a backup: one file, consistent and checked, that `meshward-coordinator restore` takes.
 #[utoipa::path(get, path = operations::BACKUP.path(), tag = "mesh", operation_id = "backup",
-    params(("ca" = Option<bool>, Query, description = "Whether the CA's key is to be in it (default false)")),
+    params(("ca" = Option<bool>, Query, description = "Whether the CA's key is to be in it \
+        (default false)")),
     responses((status = 200, body = Vec<u8>, content_type = "application/vnd.sqlite3")))]
 pub async fn backup(
     State(mesh): State<Arc<Mesh>>,

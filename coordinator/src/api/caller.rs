@@ -44,7 +44,8 @@ impl Caller {
         Err(ApiError::new(
             StatusCode::FORBIDDEN,
             format!(
-                "this credential is {own}'s, and that takes {needed}'s; an admin makes one with `meshctl credential create`"
+                "this credential is {own}'s, and that takes {needed}'s; an admin makes one with \
+                `meshctl credential create`"
             ),
         ))
     }
@@ -110,11 +111,13 @@ impl Caller {
         // a secret.
         let hash = secret_hash(secret);
         let caller = mesh.look(|world| {
-            let known = world.credentials.values().find(|credential| credential.secret_hash == hash)?;
+            let known =
+                world.credentials.values().find(|credential| credential.secret_hash == hash)?;
             if known.is_over(unix_now()) {
                 let at = known.expires.map(shown_time).unwrap_or_default();
                 return Some(Err(refused(&format!(
-                    "the credential `{}` expired at {at}; an admin makes it good again with `meshctl credential change {} --lifetime TIME`, or makes another",
+                    "the credential `{}` expired at {at}; an admin makes it good again with \
+                    `meshctl credential change {} --lifetime TIME`, or makes another",
                     known.name, known.name
                 ))));
             }

@@ -59,7 +59,8 @@ impl Listed for Device {
 #[utoipa::path(get, path = operations::DEVICES.path(), tag = "devices", operation_id = "list_devices",
     params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
         ("gateway" = Option<NodeName>, Query, description = "Only those that join by this node"),
-        ("selector" = Option<String>, Query, description = "Only those with such labels: `app=web,env in (prod,stage),!old`")),
+        ("selector" = Option<String>, Query, description = "Only those with such labels: \
+            `app=web,env in (prod,stage),!old`")),
     responses((status = 200, body = Page<Device>)))]
 pub async fn list(
     api: State<Api>,
@@ -196,7 +197,8 @@ async fn note(mesh: &Mesh, context: &ChangeContext, action: String) -> Result<()
 
 fn away(node: &NodeName) -> Refusal {
     Refusal::Conflict(format!(
-        "node {node}, the gateway, is not connected; devices are kept there, so try again once it is"
+        "node {node}, the gateway, is not connected; devices are kept there, so try again once it \
+        is"
     ))
     .about("gateway")
 }

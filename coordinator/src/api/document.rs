@@ -16,14 +16,26 @@ pub const WATCHABLE: &str = "x-meshward-watch";
     info(
         title = "Meshward coordinator",
         description = "Networks, nodes, workloads, policy and quarantine of one mesh.\n\n\
-            **Refusals** are problem documents (RFC 9457). 400: the request has not the form that this document says; 422: it has, and makes no sense; 409: not as things are.\n\n\
-            **Dry runs**: every write takes `?dry_run=true`. Then it is checked and answered as if it were done, and nothing is changed.\n\n\
-            **Lists** come in pages, in the order of the entries' keys; `next` is the `cursor` of the next page.\n\n\
-            **Watching**: every list takes `?watch=1` beside its filters, and answers with server-sent events (`text/event-stream`) as long as both sides live: `put` (an entry is new or has changed), \
-            `gone` (an entry is not there any more, or does not fit the filter any more), `synced` (all of a revision is said), each with a `Change` as its data and the revision as its id. With \
-            `revision=N`, or the header `Last-Event-ID: N`, it goes on from a list of that revision; the answer is 410 if that is too long ago: list anew. Without, it begins with every entry.\n\n\
-            **Retries**: a POST with the header `Idempotency-Key` is done once. For an hour, and until the coordinator restarts, the same credential's same request under the same key gets the first answer again.\n\n\
-            **Overwriting**: an answer about one thing that can be overwritten has an `ETag`; a write with `If-Match` is refused with 412 if it has been changed meanwhile.",
+            **Refusals** are problem documents (RFC 9457). 400: the request has not the form that \
+            this document says; 422: it has, and makes no sense; 409: not as things are.\n\n\
+            **Dry runs**: every write takes `?dry_run=true`. Then it is checked and answered as if \
+            it were done, and nothing is changed.\n\n\
+            **Lists** come in pages, in the order of the entries' keys; `next` is the `cursor` of \
+            the next page.\n\n\
+            **Watching**: every list takes `?watch=1` beside its filters, and answers with \
+            server-sent events (`text/event-stream`) as long as both sides live: `put` (an entry \
+            is new or has changed), \
+            `gone` (an entry is not there any more, or does not fit the filter any more), `synced` \
+            (all of a revision is said), each with a `Change` as its data and the revision as its \
+            id. With \
+            `revision=N`, or the header `Last-Event-ID: N`, it goes on from a list of that \
+            revision; the answer is 410 if that is too long ago: list anew. Without, it begins \
+            with every entry.\n\n\
+            **Retries**: a POST with the header `Idempotency-Key` is done once. For an hour, and \
+            until the coordinator restarts, the same credential's same request under the same key \
+            gets the first answer again.\n\n\
+            **Overwriting**: an answer about one thing that can be overwritten has an `ETag`; a \
+            write with `If-Match` is refused with 412 if it has been changed meanwhile.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(Problem))
@@ -39,7 +51,8 @@ pub fn document(routes: &utoipa::openapi::OpenApi) -> Value {
     document["servers"] =
         json!([{ "url": "/", "description": "The coordinator that serves this document" }]);
     document["components"]["securitySchemes"] = json!({ "bearer": {
-        "type": "http", "scheme": "bearer", "description": "The token of a credential (`meshctl credential create`)."
+        "type": "http", "scheme": "bearer", "description": "The token of a credential (`meshctl \
+            credential create`)."
     } });
     document["security"] = json!([{ "bearer": [] }]);
     schemas(&mut document);

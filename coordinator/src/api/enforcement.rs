@@ -48,7 +48,7 @@ pub fn concerned(world: &World, workloads: &[WorkloadId]) -> RoaringBitmap {
         else {
             continue;
         };
-        nodes |= network.audience(workload.identity);
+        nodes |= network.subscribers(workload.identity);
         nodes.extend(world.nodes.index(&workload.node));
     }
     nodes

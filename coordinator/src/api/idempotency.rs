@@ -76,7 +76,8 @@ pub async fn once(
         return Ok(next.run(request).await);
     };
     let key = key.to_str().ok().filter(|key| is_key(key)).map(ToOwned::to_owned).ok_or_else(|| {
-        let text = "Idempotency-Key is 1 to 128 letters, digits, `-`, `_`, `.` and `:`, such as a UUID";
+        let text = "Idempotency-Key is 1 to 128 letters, digits, `-`, `_`, `.` and `:`, such as a \
+            UUID";
         ApiError::malformed(text).about("Idempotency-Key")
     })?;
     let (parts, body) = request.into_parts();

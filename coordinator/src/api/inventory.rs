@@ -126,8 +126,10 @@ impl Listed for Node {
 #[utoipa::path(get, path = operations::NODES.path(), tag = "nodes", operation_id = "list_nodes",
     params(("site" = Option<String>, Query, description = "Only those of this site"),
         ("state" = Option<NodeState>, Query, description = "Only those that have come so far"),
-        ("connected" = Option<bool>, Query, description = "Only those that have a session now, or have none"),
-        ("selector" = Option<String>, Query, description = "Only those with such labels: `gpu=yes,zone in (a,b),!old`")),
+        ("connected" = Option<bool>, Query, description = "Only those that have a session now, or \
+            have none"),
+        ("selector" = Option<String>, Query, description = "Only those with such labels: \
+            `gpu=yes,zone in (a,b),!old`")),
     responses((status = 200, body = Page<Node>)))]
 pub async fn list_nodes(
     api: State<Api>,
@@ -140,7 +142,8 @@ pub async fn list_nodes(
 /// Gives a node. Its `ETag` is that of its approval and labels, not of what it reports.
 #[utoipa::path(get, path = operations::NODE.path(), tag = "nodes", operation_id = "get_node",
     params(("name" = NodeName, Path, description = "The node's name")),
-    responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of its approval")))))]
+    responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of \
+        its approval")))))]
 pub async fn get_node(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -191,7 +194,8 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
     }
     if let Some(from) = mesh.sessions.held(name) {
         problems.push(format!(
-            "another machine, at {from}, has the same identity (a copied disk?) and is held: remove its data folder, and run `meshward-node join` there"
+            "another machine, at {from}, has the same identity (a copied disk?) and is held: \
+            remove its data folder, and run `meshward-node join` there"
         ));
     }
     problems.extend(session.iter().flat_map(|session| session.problems()));
@@ -222,7 +226,8 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
 /// that it was given before.
 #[utoipa::path(put, path = operations::APPROVE_NODE.path(), tag = "nodes", operation_id = "approve_node", request_body = ApproveNode,
     params(("name" = NodeName, Path, description = "The node's name")),
-    responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of its approval")))))]
+    responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of \
+        its approval")))))]
 pub async fn approve_node(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -371,7 +376,8 @@ fn admitted(workload: &WorkloadRecord, labels: &Labels, quarantined: bool) -> Wo
         ("name" = Option<WorkloadName>, Query, description = "Only those that people call so"),
         ("quarantined" = Option<bool>, Query, description = "Only those under quarantine, or not"),
         ("refused" = Option<bool>, Query, description = "Only those that are not let in, or are"),
-        ("selector" = Option<String>, Query, description = "Only those with such labels: `app=web,env in (prod,stage),!old`")),
+        ("selector" = Option<String>, Query, description = "Only those with such labels: \
+            `app=web,env in (prod,stage),!old`")),
     responses((status = 200, body = Page<Workload>)))]
 pub async fn list_workloads(
     api: State<Api>,

@@ -51,11 +51,15 @@ impl Filter {
 /// an empty ACL.
 #[utoipa::path(get, path = operations::LINKS.path(), tag = "policy", operation_id = "list_links",
     params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
-        ("from" = Option<String>, Query, description = "Only those that such labels begin: `app=web`"),
+        ("from" = Option<String>, Query, description = "Only those that such labels begin: \
+            `app=web`"),
         ("to" = Option<String>, Query, description = "Only those to such labels: `app=api`"),
-        ("selector" = Option<String>, Query, description = "Only those of which one side has such labels: `app=web`"),
-        ("denied" = Option<bool>, Query, description = "Only those on which something was denied, or nothing"),
-        ("observed" = Option<bool>, Query, description = "Only those on which something passed because it is observed, or nothing")),
+        ("selector" = Option<String>, Query, description = "Only those of which one side has such \
+            labels: `app=web`"),
+        ("denied" = Option<bool>, Query, description = "Only those on which something was denied, \
+            or nothing"),
+        ("observed" = Option<bool>, Query, description = "Only those on which something passed \
+            because it is observed, or nothing")),
     responses((status = 200, body = Links)))]
 pub async fn list(
     State(api): State<Api>,

@@ -56,7 +56,8 @@ impl Asked {
         match key.filter(|key| !key.is_empty()) {
             Some(key) => Ok(Some(key)),
             None => {
-                let text = "`cursor` is no cursor: pass on `next` of the page before as it is, or leave it out";
+                let text = "`cursor` is no cursor: pass on `next` of the page before as it is, or \
+                    leave it out";
                 Err(ApiError::missing(text).about("cursor"))
             }
         }

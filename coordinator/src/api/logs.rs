@@ -33,9 +33,12 @@ pub struct AuditFilter {
 
 /// The audit log, the newest line first.
 #[utoipa::path(get, path = operations::AUDIT.path(), tag = "mesh", operation_id = "audit",
-    params(("actor" = Option<String>, Query, description = "Only what this one did: `user:NAME`, `node:NAME`, `trigger:NAME`"),
-        ("after" = Option<Revision>, Query, description = "Only the lines of later revisions; not with `watch`"),
-        ("before" = Option<Revision>, Query, description = "Only the lines of earlier revisions; not with `watch`")),
+    params(("actor" = Option<String>, Query, description = "Only what this one did: `user:NAME`, \
+        `node:NAME`, `trigger:NAME`"),
+        ("after" = Option<Revision>, Query, description = "Only the lines of later revisions; not \
+            with `watch`"),
+        ("before" = Option<Revision>, Query, description = "Only the lines of earlier revisions; \
+            not with `watch`")),
     responses((status = 200, body = Page<AuditEntry>)))]
 pub async fn audit(
     State(api): State<Api>,

@@ -107,7 +107,8 @@ fn expect(world: &World, expected: &Precondition, results: &[PolicyResult]) -> R
         _ if !expected.is_set() => Ok(()),
         [only] => expected.check(current(world, &only.network).as_ref().map(etag).as_deref()),
         several => Err(Refusal::Invalid(format!(
-            "If-Match is about the policy of one network, and this is about {}; submit them one by one",
+            "If-Match is about the policy of one network, and this is about {}; submit them one by \
+            one",
             several.len()
         ))),
     }
@@ -215,7 +216,8 @@ pub async fn list(
 #[utoipa::path(get, path = operations::POLICY.path(), tag = "policy", operation_id = "get_policy",
     params(("name" = NetworkName, Path, description = "The network's name"),
         ("revision" = Option<Revision>, Query, description = "As it was at this revision")),
-    responses((status = 200, body = Policy, headers(("ETag" = String, description = "The state of the policy of now")))))]
+    responses((status = 200, body = Policy, headers(("ETag" = String, description = "The state of \
+        the policy of now")))))]
 pub async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -315,7 +317,8 @@ pub async fn roll_back(
 /// Writes the least policy that explains the flows that nodes have seen begin.
 #[utoipa::path(get, path = operations::POLICY_SUGGESTION.path(), tag = "policy", operation_id = "suggest_policy",
     params(("name" = NetworkName, Path, description = "The network's name"),
-        ("seconds" = Option<u64>, Query, description = "Flows of the last so many seconds (default 3600)"),
+        ("seconds" = Option<u64>, Query, description = "Flows of the last so many seconds (default \
+            3600)"),
         ("with_denied" = Option<bool>, Query, description = "Also allow what was denied")),
     responses((status = 200, body = Policy)))]
 pub async fn suggest(

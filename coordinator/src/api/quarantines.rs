@@ -99,7 +99,8 @@ impl Listed for Quarantine {
 #[utoipa::path(get, path = operations::QUARANTINES.path(), tag = "quarantine", operation_id = "list_quarantines",
     params(("network" = Option<NetworkName>, Query, description = "Only those in this network"),
         ("workload" = Option<WorkloadId>, Query, description = "Only those of this workload alone"),
-        ("by" = Option<String>, Query, description = "Only those that this one imposed: `user:NAME` or `trigger:NAME`")),
+        ("by" = Option<String>, Query, description = "Only those that this one imposed: \
+            `user:NAME` or `trigger:NAME`")),
     responses((status = 200, body = Page<Quarantine>)))]
 pub async fn list(
     api: State<Api>,

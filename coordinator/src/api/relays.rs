@@ -63,7 +63,8 @@ impl Listed for Relay {
 /// Lists the relays, apart from the coordinator.
 #[utoipa::path(get, path = operations::RELAYS.path(), tag = "nodes", operation_id = "list_relays",
     params(("site" = Option<String>, Query, description = "Only those of this site"),
-        ("connected" = Option<bool>, Query, description = "Only those that are connected now, or are not")),
+        ("connected" = Option<bool>, Query, description = "Only those that are connected now, or \
+            are not")),
     responses((status = 200, body = Page<Relay>)))]
 pub async fn list(
     api: State<Api>,

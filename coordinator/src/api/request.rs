@@ -154,7 +154,8 @@ impl Precondition {
         match (current, wanted.iter().any(fits)) {
             (Some(_), true) => Ok(()),
             (Some(current), false) => Err(Refusal::Changed(format!(
-                "it has been changed meanwhile: its ETag is {current} now; read it again, and decide anew"
+                "it has been changed meanwhile: its ETag is {current} now; read it again, and \
+                decide anew"
             ))),
             (None, _) => Err(Refusal::Changed(
                 "it is not there, so it is in none of the states of If-Match".into(),

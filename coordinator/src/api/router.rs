@@ -146,7 +146,8 @@ mod tests {
             std::fs::write(path, &served).unwrap();
         }
         let kept = std::fs::read_to_string(path).unwrap_or_default();
-        let mend = "docs/openapi.json is not what is served; write it anew with MESHWARD_WRITE_OPENAPI=1 cargo nextest run -p meshward-coordinator openapi";
+        let mend = "docs/openapi.json is not what is served; write it anew with \
+            MESHWARD_WRITE_OPENAPI=1 cargo nextest run -p meshward-coordinator openapi";
         assert!(kept == served, "{mend}");
     }
 

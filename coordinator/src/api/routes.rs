@@ -51,7 +51,8 @@ impl Listed for Route {
     params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
         ("node" = Option<NodeName>, Query, description = "Only those behind this node"),
         ("state" = Option<RouteState>, Query, description = "Only those that have come so far"),
-        ("selector" = Option<String>, Query, description = "Only those with such labels: `app=web,env in (prod,stage),!old`")),
+        ("selector" = Option<String>, Query, description = "Only those with such labels: \
+            `app=web,env in (prod,stage),!old`")),
     responses((status = 200, body = Page<Route>)))]
 pub async fn list(
     api: State<Api>,

@@ -95,17 +95,20 @@ fn gone(mesh: &Mesh, revision: Revision) -> ApiError {
     let now = mesh.look(|world| world.revision);
     let text = match revision > now {
         true => format!(
-            "there is no revision {revision} yet: it is {now}; list, and watch from the revision of that"
+            "there is no revision {revision} yet: it is {now}; list, and watch from the revision \
+            of that"
         ),
         false => format!(
-            "what came after revision {revision} is not remembered any more (it is {now}); list anew, and watch from the revision of that"
+            "what came after revision {revision} is not remembered any more (it is {now}); list \
+            anew, and watch from the revision of that"
         ),
     };
     ApiError::new(StatusCode::GONE, text).about("revision")
 }
 
 fn untold() -> ApiError {
-    let text = "something is gone since that revision, maybe of networks that this credential does not reach; watch without `revision`";
+    let text = "something is gone since that revision, maybe of networks that this credential does \
+        not reach; watch without `revision`";
     ApiError::new(StatusCode::GONE, text).about("revision")
 }
 

@@ -443,7 +443,8 @@ impl Serving {
         }
         self.paused_until = Some(Instant::now() + wait);
         let budget = format!(
-            "it changes more than {} things a second for long (`nodes.changes_per_second` in the coordinator's configuration): what is beyond has to wait",
+            "it changes more than {} things a second for long (`nodes.changes_per_second` in the \
+            coordinator's configuration): what is beyond has to wait",
             rate.per_second
         );
         self.tell_over_budget(budget, Some(session)).await

@@ -26,17 +26,20 @@ pub enum StoreError {
     Database(rusqlite::Error),
     /// What is stored cannot be read: by another version, or damaged.
     #[error(
-        "record {0} in the database cannot be read ({1}); restore a backup or run the version that wrote it"
+        "record {0} in the database cannot be read ({1}); restore a backup or run the version that \
+        wrote it"
     )]
     Damaged(String, serde_json::Error),
     /// There is no room on the disk; nothing was written.
     #[error(
-        "the disk of the coordinator's data folder is full: make room there; what is in force stays in force"
+        "the disk of the coordinator's data folder is full: make room there; what is in force \
+        stays in force"
     )]
     Full,
     /// What was asked for is not kept any more.
     #[error(
-        "what held before revision {0} is not kept any more (`retention` in the coordinator's configuration)"
+        "what held before revision {0} is not kept any more (`retention` in the coordinator's \
+        configuration)"
     )]
     Forgotten(Revision),
     /// A backup could not be made or read.
@@ -50,7 +53,8 @@ pub enum StoreError {
     InUse(PathBuf),
     /// The database is of a later version.
     #[error(
-        "the database has format {0}, which this version does not know; run the version that wrote it"
+        "the database has format {0}, which this version does not know; run the version that wrote \
+        it"
     )]
     Format(u32),
 }

@@ -2,6 +2,7 @@
 
 mod backup;
 mod interface;
+mod migrations;
 mod reserve;
 mod sqlite;
 

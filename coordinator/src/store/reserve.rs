@@ -47,7 +47,8 @@ impl Reserve {
                 let _ = fs::remove_file(&self.path);
                 if first {
                     error!(
-                        "the disk of the data folder is full ({failure}): only what cuts somebody off is written"
+                        "the disk of the data folder is full ({failure}): only what cuts somebody \
+                        off is written"
                     );
                 }
             }
@@ -78,7 +79,8 @@ impl Reserve {
         self.tried = Some(Instant::now());
         if was_there {
             error!(
-                "the disk of the data folder is full: the reserve is used for what cuts somebody off"
+                "the disk of the data folder is full: the reserve is used for what cuts somebody \
+                off"
             );
         }
         was_there && fs::remove_file(&self.path).is_ok()

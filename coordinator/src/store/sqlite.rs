@@ -2,6 +2,7 @@
 
 use super::{
     interface::{Contents, Copier, Note, Past, Store, StoreError},
+    migrations::migrate,
     reserve::Reserve,
 };
 use crate::limits::Retention;
@@ -19,29 +20,10 @@ use std::{
 };
 use time::OffsetDateTime;
 
-/// Version of the tables.
-const FORMAT: u32 = 3;
 /// Rows that are forgotten at a time, so that no write waits for long.
 const FORGOTTEN_AT_ONCE: u32 = 2000;
 /// The room of the log is given back beyond this, in bytes.
 const LOG_SIZE: i64 = 16 << 20;
-
-const TABLES: &str = "
-    CREATE TABLE records (kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, revision INTEGER NOT NULL,
-        PRIMARY KEY (kind, name)) WITHOUT ROWID;
-    CREATE TABLE audit (revision INTEGER PRIMARY KEY, at TEXT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
-        why TEXT, origin TEXT);
-    -- Every state of the records that are kept for ever; without a body: deleted.
-    CREATE TABLE history (kind TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL, body TEXT,
-        PRIMARY KEY (kind, name, revision)) WITHOUT ROWID;
-";
-
-/// What format 3 adds: since when the history is whole, and what finds a state's line of the audit
-/// log in use.
-const FLOOR: &str = "
-    CREATE TABLE floors (name TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE INDEX history_by_revision ON history (revision);
-";
 
 /// SQLite in a file, and beside it a reserve of room on the disk.
 pub struct Sqlite {
@@ -90,9 +72,17 @@ impl Sqlite {
         put_all(&transaction, next, mutations)?;
         transaction
             .prepare_cached(
-                "INSERT INTO audit (revision, at, actor, action, why, origin) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO audit (revision, at, actor, action, why, origin) VALUES (?1, ?2, ?3, \
+                ?4, ?5, ?6)",
             )?
-            .execute(params![next.0 as i64, note.at, note.actor, note.action, note.why, note.origin])?;
+            .execute(params![
+                next.0 as i64,
+                note.at,
+                note.actor,
+                note.action,
+                note.why,
+                note.origin
+            ])?;
         transaction.commit()?;
         Ok(next)
     }
@@ -144,17 +134,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     // FULL: a commit is on disk when it returns.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
-    let format: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let missing = match format {
-        FORMAT => return Ok(connection),
-        0 => [TABLES, FLOOR].concat(),
-        2 => FLOOR.to_owned(),
-        other => return Err(StoreError::Format(other)),
-    };
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(&missing)?;
-    transaction.pragma_update(None, "user_version", FORMAT)?;
-    transaction.commit()?;
+    migrate(&mut connection)?;
     Ok(connection)
 }
 
@@ -247,7 +227,8 @@ impl Store for Sqlite {
         let mut statement = self.connection.prepare_cached(
             "SELECT audit.revision, at, actor, action, why, origin, body FROM history
              JOIN audit ON audit.revision = history.revision
-             WHERE kind = ?1 AND name = ?2 AND audit.revision < ?3 ORDER BY audit.revision DESC LIMIT ?4",
+             WHERE kind = ?1 AND name = ?2 AND audit.revision < ?3 ORDER BY audit.revision DESC \
+            LIMIT ?4",
         )?;
         let mut rows = statement.query(params![kind, name, bound(before), limit])?;
         let mut states = Vec::new();
@@ -306,10 +287,12 @@ impl Store for Sqlite {
         // state held until the next one.
         let old = "SELECT state.kind, state.name, state.revision,
                    (SELECT min(revision) FROM history
-                    WHERE kind = state.kind AND name = state.name AND revision > state.revision) AS until
+                    WHERE kind = state.kind AND name = state.name AND revision > state.revision) \
+            AS until
              FROM history AS state";
         transaction.execute_batch(
-            "CREATE TEMP TABLE IF NOT EXISTS forgotten (kind TEXT, name TEXT, revision INTEGER, until INTEGER);
+            "CREATE TEMP TABLE IF NOT EXISTS forgotten (kind TEXT, name TEXT, revision INTEGER, \
+            until INTEGER);
              DELETE FROM temp.forgotten;",
         )?;
         transaction.execute(
@@ -317,8 +300,10 @@ impl Store for Sqlite {
                 "INSERT INTO temp.forgotten {old} WHERE
                    (SELECT count(*) FROM history WHERE kind = state.kind AND name = state.name
                     AND revision > state.revision) >= ?1
-                   OR EXISTS (SELECT 1 FROM history AS last JOIN audit ON audit.revision = last.revision
-                      WHERE last.kind = state.kind AND last.name = state.name AND last.body IS NULL AND audit.at < ?2
+                   OR EXISTS (SELECT 1 FROM history AS last JOIN audit ON audit.revision = \
+                last.revision
+                      WHERE last.kind = state.kind AND last.name = state.name AND last.body IS \
+                NULL AND audit.at < ?2
                       AND last.revision = (SELECT max(revision) FROM history
                           WHERE kind = state.kind AND name = state.name))
                  LIMIT ?3"
@@ -338,7 +323,8 @@ impl Store for Sqlite {
             )?;
         }
         let states = transaction.execute(
-            "DELETE FROM history WHERE (kind, name, revision) IN (SELECT kind, name, revision FROM temp.forgotten)",
+            "DELETE FROM history WHERE (kind, name, revision) IN (SELECT kind, name, revision FROM \
+            temp.forgotten)",
             [],
         )?;
         let newest = revision(&transaction)?;
@@ -414,198 +400,4 @@ fn decode(kind: &str, name: &str, body: &str) -> Result<Record, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use meshward_api_types::Role;
-    use meshward_control_state::{records::CredentialRecord, records::PolicyRecord};
-    use meshward_types::PolicyFile;
-
-    fn note() -> Note {
-        Note {
-            at: "2026-01-01T00:00:00Z".into(),
-            actor: "user:test".into(),
-            action: "test".into(),
-            why: Some("because".into()),
-            origin: None,
-        }
-    }
-
-    fn credential(name: &str) -> Record {
-        Record::Credential(CredentialRecord {
-            name: name.into(),
-            secret_hash: "x".into(),
-            role: Role::Admin,
-            networks: vec![],
-            expires: None,
-        })
-    }
-
-    #[test]
-    fn what_was_committed_is_there_after_reopening() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mesh.db");
-        let mut store = Sqlite::open(&path).unwrap();
-        let put = [Mutation::Put(credential("a")), Mutation::Put(credential("b"))];
-        assert_eq!(store.commit(Revision(0), &put, &note()).unwrap(), Revision(1));
-        let delete = [Mutation::Delete(RecordKey::Credential("a".into()))];
-        assert_eq!(store.commit(Revision(1), &delete, &note()).unwrap(), Revision(2));
-        drop(store);
-        let mut store = Sqlite::open(&path).unwrap();
-        let contents = store.load().unwrap();
-        assert_eq!(contents.revision, Revision(2));
-        assert_eq!(contents.records, [credential("b")]);
-        assert_eq!(store.audit(None, 10).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn a_write_planned_at_an_older_revision_is_refused_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = Sqlite::open(&folder.path().join("mesh.db")).unwrap();
-        store.commit(Revision(0), &[Mutation::Put(credential("a"))], &note()).unwrap();
-        let late = store.commit(Revision(0), &[Mutation::Put(credential("b"))], &note());
-        assert!(matches!(late, Err(StoreError::Conflict { .. })));
-        assert_eq!(store.load().unwrap().records, [credential("a")]);
-    }
-
-    #[test]
-    fn a_damaged_record_fails_the_whole_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = Sqlite::open(&folder.path().join("mesh.db")).unwrap();
-        store.commit(Revision(0), &[Mutation::Put(credential("a"))], &note()).unwrap();
-        store.connection.execute("INSERT INTO records VALUES ('node', 'x', '{}', 1)", []).unwrap();
-        assert!(matches!(store.load(), Err(StoreError::Damaged(name, _)) if name == "node/x"));
-    }
-
-    #[test]
-    fn old_lines_and_states_are_forgotten_and_the_rest_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mesh.db");
-        let mut store = Sqlite::open(&path).unwrap();
-        let policy = |text: usize| {
-            let files = vec![PolicyFile { name: "a".into(), text: text.to_string() }].into();
-            Record::Policy(PolicyRecord { network: "shop".parse().unwrap(), files, resets: 0 })
-        };
-        let key = policy(0).key();
-        for at in 0..100 {
-            let put = if at % 10 == 0 { policy(at) } else { credential("a") };
-            store.commit(Revision(at as u64), &[Mutation::Put(put)], &note()).unwrap();
-        }
-        let retention = Retention { audit_lines: 20, audit_days: 36_500, history_states: 4 };
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        assert!(!store.forget(&retention, now).unwrap());
-        let states = store.history(&key, None, 100).unwrap();
-        assert_eq!(
-            states.iter().map(|state| state.entry.revision.0).collect::<Vec<_>>(),
-            [91, 81, 71, 61]
-        );
-        assert_eq!(store.as_of(Revision(65)).unwrap(), [policy(60)]);
-        assert!(matches!(store.as_of(Revision(55)), Err(StoreError::Forgotten(Revision(61)))));
-        let audit = store.audit(None, 1000).unwrap();
-        assert!((20..=23).contains(&audit.len()), "{}", audit.len());
-        drop(store);
-        let mut store = Sqlite::open(&path).unwrap();
-        assert_eq!(store.load().unwrap().revision, Revision(100));
-        let by_age = Retention { audit_lines: 1_000_000, audit_days: 0, history_states: 1000 };
-        store.forget(&by_age, now + 10).unwrap();
-        assert_eq!(store.history(&key, None, 100).unwrap().len(), 4, "what stands is kept");
-        let delete = [Mutation::Delete(key.clone())];
-        store.commit(Revision(100), &delete, &note()).unwrap();
-        store.commit(Revision(101), &[Mutation::Put(credential("b"))], &note()).unwrap();
-        store.forget(&by_age, now + 10).unwrap();
-        assert_eq!(
-            store.history(&key, None, 100).unwrap().len(),
-            0,
-            "what was deleted long ago is not"
-        );
-        assert_eq!(store.load().unwrap().revision, Revision(102));
-    }
-
-    #[test]
-    fn a_store_has_one_process() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mesh.db");
-        let store = Sqlite::open(&path).unwrap();
-        assert!(matches!(Sqlite::open(&path), Err(StoreError::InUse(own)) if own == folder.path()));
-        drop(store);
-        Sqlite::open(&path).unwrap();
-    }
-
-    #[test]
-    fn a_copy_is_of_one_revision_and_no_write_waits_for_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = Sqlite::open(&folder.path().join("mesh.db")).unwrap();
-        // Some 40 MB.
-        let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
-            INSERT INTO audit SELECT i, '', '', hex(randomblob(1000)), NULL, NULL FROM n";
-        store.connection.execute(fill, []).unwrap();
-        let (copier, file) = (store.copier(), folder.path().join("copy.db"));
-        let copy = file.clone();
-        let copying = std::thread::spawn(move || copier(&copy));
-        let mut at = Revision(20_000);
-        while !copying.is_finished() {
-            at = store.commit(at, &[Mutation::Put(credential("a"))], &note()).unwrap();
-        }
-        copying.join().unwrap().unwrap();
-        assert!(at.0 > 20_002, "writes went on: {at}");
-        let copied = read(&Connection::open(&file).unwrap()).unwrap();
-        assert!(copied.revision >= Revision(20_000) && copied.revision <= at);
-    }
-
-    #[test]
-    fn a_file_of_format_2_is_taken_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mesh.db");
-        let old = Connection::open(&path).unwrap();
-        old.execute_batch(TABLES).unwrap();
-        old.execute(
-            "INSERT INTO audit VALUES (7, '2026-01-01T00:00:00Z', 'user:a', 'x', NULL, NULL)",
-            [],
-        )
-        .unwrap();
-        old.pragma_update(None, "user_version", 2).unwrap();
-        drop(old);
-        let mut store = Sqlite::open(&path).unwrap();
-        assert_eq!(store.load().unwrap().revision, Revision(7));
-        assert_eq!(store.as_of(Revision(1)).unwrap(), []);
-    }
-
-    #[test]
-    fn every_state_of_a_policy_is_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = Sqlite::open(&folder.path().join("mesh.db")).unwrap();
-        let policy = |text: &str| {
-            let files = vec![PolicyFile { name: "a".into(), text: text.into() }];
-            Record::Policy(PolicyRecord {
-                resets: 0,
-                network: "shop".parse().unwrap(),
-                files: files.into(),
-            })
-        };
-        let key = policy("").key();
-        let steps = [
-            Mutation::Put(policy("one")),
-            Mutation::Put(policy("two")),
-            Mutation::Delete(key.clone()),
-            Mutation::Put(credential("a")),
-            Mutation::Put(policy("three")),
-        ];
-        for (at, step) in steps.into_iter().enumerate() {
-            store.commit(Revision(at as u64), &[step], &note()).unwrap();
-        }
-        let states = store.history(&key, None, 10).unwrap();
-        let known: Vec<_> =
-            states.iter().map(|state| (state.entry.revision.0, state.record.clone())).collect();
-        let expected = [
-            (5, Some(policy("three"))),
-            (3, None),
-            (2, Some(policy("two"))),
-            (1, Some(policy("one"))),
-        ];
-        assert_eq!(known, expected);
-        assert_eq!(states[0].entry.why.as_deref(), Some("because"));
-        assert_eq!(store.as_of(Revision(1)).unwrap(), [policy("one")]);
-        assert_eq!(store.as_of(Revision(2)).unwrap(), [policy("two")]);
-        assert_eq!(store.as_of(Revision(4)).unwrap(), []);
-        assert_eq!(store.as_of(Revision(9)).unwrap(), [policy("three")]);
-    }
-}
+mod tests;

@@ -8,8 +8,8 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-/// The most that one node may take: the `[nodes]` table. A node that wants more hears which of these stands
-/// against it.
+/// The most that one node may take: the `[nodes]` table. A node that wants more hears which of
+/// these stands against it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeBudget {
@@ -74,7 +74,8 @@ impl Usage {
         };
         let over = |name: &str, most: usize, of: &str| {
             Err(format!(
-                "the node is over its budget of {most} {of} (`nodes.{name}` in the coordinator's configuration)"
+                "the node is over its budget of {most} {of} (`nodes.{name}` in the coordinator's \
+                configuration)"
             ))
         };
         let is_new_set = !self.label_sets.contains_key(&share.label_set);

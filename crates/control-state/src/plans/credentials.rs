@@ -147,7 +147,8 @@ fn keep_an_admin(world: &World, leaving: &CredentialRecord) -> Result<(), Refusa
         return Ok(());
     }
     Err(Refusal::Conflict(format!(
-        "`{}` is the last admin that does not expire: nobody could manage the mesh any more; make another first",
+        "`{}` is the last admin that does not expire: nobody could manage the mesh any more; make \
+        another first",
         leaving.name
     )))
 }

@@ -84,7 +84,8 @@ pub fn give_blocks(node: &mut NodeRecord, network: &Network, taken: &mut BTreeSe
             if matches!(prefix, IpNet::V4(_)) { network.block_v4 } else { network.block_v6 };
         let Some(block) = free_block(prefix, length, taken) else {
             let problem = format!(
-                "network {} is exhausted: every /{length} of {prefix} belongs to a node; remove a node or make a wider network",
+                "network {} is exhausted: every /{length} of {prefix} belongs to a node; remove a \
+                node or make a wider network",
                 network.name
             );
             node.problems.insert(network.name.clone(), problem);

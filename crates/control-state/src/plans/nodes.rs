@@ -206,7 +206,8 @@ pub fn set_endpoints(
         if let Some(owner) = owner.filter(|owner| **owner != KeyOwner::Node(name.clone())) {
             let (network, key) = (report.network.clone(), report.public_key);
             let reason = format!(
-                "the WireGuard key {key} belongs to {owner}, which keeps it: give this node another key with `meshctl keys rotate --node {name}`"
+                "the WireGuard key {key} belongs to {owner}, which keeps it: give this node \
+                another key with `meshctl keys rotate --node {name}`"
             );
             refused.push(RefusedEndpoint { network, key, reason });
             continue;
@@ -299,7 +300,8 @@ pub fn check_certificate_key(world: &World, name: &NodeName, key: &str) -> Resul
     match node.map(|node| &node.name).or(relay.map(|relay| &relay.name)) {
         None => Ok(()),
         Some(owner) => Err(Refusal::Conflict(format!(
-            "the key of this certificate is that of {owner}: join as a new machine, with a folder of its own for its data"
+            "the key of this certificate is that of {owner}: join as a new machine, with a folder \
+            of its own for its data"
         ))),
     }
 }

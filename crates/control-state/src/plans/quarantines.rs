@@ -125,7 +125,8 @@ fn check_forensics(world: &World, wanted: &Impose, hand: &Hand) -> Result<(), Re
     }
     let network = own.map(|name| format!(" of network `{name}`")).unwrap_or_default();
     let text = format!(
-        "the policy{network} names nobody who may be let in to what is quarantined: leave `--allow-from` out now, and have an admin name them under `forensics:`"
+        "the policy{network} names nobody who may be let in to what is quarantined: leave \
+        `--allow-from` out now, and have an admin name them under `forensics:`"
     );
     Err(Refusal::Forbidden(text).about("allow_from"))
 }
@@ -183,7 +184,8 @@ fn selects_nothing(world: &World, target: &QuarantineTarget) -> String {
         Some(meant) => drop(write!(text, "; did you mean {meant}?")),
         None => text.push('.'),
     }
-    text + " To hold workloads that start later all the same, say so: `--even-if-none` (`even_if_none`)"
+    text + " To hold workloads that start later all the same, say so: `--even-if-none` \
+        (`even_if_none`)"
 }
 
 /// The requirement that is nearest to one which no workload fulfils.

@@ -1,4 +1,4 @@
-//! Relays: joining, telling where they are, leaving.
+//! Relays: joining, builder where they are, leaving.
 
 use super::{
     nodes,

@@ -1,6 +1,6 @@
 //! Routes: prefixes behind gateways, and who has approved them.
 
-use super::{credentials::covers, workloads::settle_again};
+use super::{credentials::covers, prefixes::check_prefix, reclassify::reclassify_all};
 use crate::{
     Plan, Refusal,
     records::{ApprovalRecord, Mutation, Record, Standing},
@@ -114,7 +114,7 @@ fn change(
         .map(|known| known.id().clone())
         .collect();
     if !mutations.is_empty() {
-        mutations.extend(settle_again(world, &behind, Some((&approval, approved))));
+        mutations.extend(reclassify_all(world, &behind, Some((&approval, approved))));
     }
     let refused = |mutation: &Mutation| match mutation {
         Mutation::Put(Record::Refused(record)) => Some(record.reasons.clone()),
@@ -200,19 +200,5 @@ fn only_network(
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
             Err(Refusal::Invalid(format!("say which network with --network: {}", names.join(", "))))
         }
-    }
-}
-
-/// Whether a prefix may be behind a gateway of a network: nothing of the network itself may.
-pub fn check_prefix(world: &World, network: &NetworkName, prefix: &IpNet) -> Result<(), Refusal> {
-    let Some(network) = world.networks.get(network) else { return Ok(()) };
-    let overlaps = |own: &&IpNet| own.contains(prefix) || prefix.contains(*own);
-    match network.record.prefixes.iter().find(overlaps) {
-        Some(own) => Err(Refusal::Invalid(format!(
-            "{prefix} overlaps with {own}, which is network {} itself: name the prefixes behind the gateway",
-            network.record.name
-        ))
-        .about("prefix")),
-        None => Ok(()),
     }
 }

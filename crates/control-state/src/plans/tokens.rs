@@ -58,7 +58,8 @@ pub fn make(
         return Err(Refusal::Invalid(text.into()).about("networks"));
     }
     if wanted.relay && wanted.needs_approval {
-        let text = "a relay serves no network, so there is nothing to approve; revoke the token to keep relays out";
+        let text = "a relay serves no network, so there is nothing to approve; revoke the token to \
+            keep relays out";
         return Err(Refusal::Invalid(text.into()).about("needs_approval"));
     }
     check_forget_after(wanted.forget_after_seconds)
@@ -90,7 +91,8 @@ pub fn check_forget_after(seconds: Option<u64>) -> Result<(), Refusal> {
     match seconds {
         Some(seconds) if !(SOONEST_FORGOTTEN..=MAX_TTL).contains(&seconds) => {
             Err(Refusal::Invalid(format!(
-                "an ephemeral node can be removed {SOONEST_FORGOTTEN} seconds to 365 days after it was seen last, not {seconds} seconds"
+                "an ephemeral node can be removed {SOONEST_FORGOTTEN} seconds to 365 days after it \
+                was seen last, not {seconds} seconds"
             )))
         }
         _ => Ok(()),
@@ -101,7 +103,8 @@ pub fn check_forget_after(seconds: Option<u64>) -> Result<(), Refusal> {
 pub fn create(world: &World, record: &TokenRecord, now: i64) -> Result<Plan<()>, Refusal> {
     if let Some(missing) = record.networks.iter().find(|name| !world.networks.contains_key(name)) {
         return Err(Refusal::Missing(format!(
-            "there is no network `{missing}`; make it first with `meshctl network create {missing} --cidr ...`"
+            "there is no network `{missing}`; make it first with `meshctl network create {missing} \
+            --cidr ...`"
         ))
         .about("networks"));
     }
@@ -139,7 +142,8 @@ fn find<'a>(world: &'a World, secret: &str) -> Result<&'a TokenRecord, Refusal> 
     let hash = secret_hash(secret);
     world.tokens.values().find(|token| token.secret_hash == hash).ok_or_else(|| {
         Refusal::Missing(
-            "the join token is unknown: it was revoked, has expired long ago, or was never made by this mesh"
+            "the join token is unknown: it was revoked, has expired long ago, or was never made by \
+            this mesh"
                 .into(),
         )
     })
@@ -168,12 +172,16 @@ fn redeem<'a>(
         (true, MemberKind::Relay) | (false, MemberKind::Node) => {}
         (true, MemberKind::Node) => {
             return Err(Refusal::Conflict(
-                "the join token is for relays: `meshward-relay join` takes it; make one for nodes without `--relay`".into(),
+                "the join token is for relays: `meshward-relay join` takes it; make one for nodes \
+                without `--relay`"
+                    .into(),
             ));
         }
         (false, MemberKind::Relay) => {
             return Err(Refusal::Conflict(
-                "the join token is for nodes; make one for relays with `meshctl token create --relay`".into(),
+                "the join token is for nodes; make one for relays with `meshctl token create \
+                --relay`"
+                    .into(),
             ));
         }
     }
@@ -224,7 +232,8 @@ pub fn join<'a>(
         MemberKind::Relay => "relay",
     };
     Err(Refusal::Conflict(format!(
-        "there is a {kind} `{name}` already; join with another `--name`, or remove the old one with `meshctl {command} remove {name}`"
+        "there is a {kind} `{name}` already; join with another `--name`, or remove the old one \
+        with `meshctl {command} remove {name}`"
     )))
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     quarantines::{Hand, impose},
-    workloads::give,
+    reclassify::override_labels,
 };
 use crate::{
     Plan, Refusal,
@@ -84,7 +84,7 @@ pub fn fire(
             }
             let given = LabelOverride { labels: labels.clone(), until };
             (
-                give(world, &[(workload.id.clone(), Some(given))]),
+                override_labels(world, &[(workload.id.clone(), Some(given))]),
                 format!("gave {} the labels {labels}", workload.id),
             )
         }
@@ -121,6 +121,6 @@ pub fn expire(world: &World, now: OffsetDateTime) -> Plan<()> {
     }
     let mut mutations: Vec<Mutation> =
         ended.into_iter().map(|id| Mutation::Delete(RecordKey::Quarantine(id))).collect();
-    mutations.extend(give(world, &given));
+    mutations.extend(override_labels(world, &given));
     Plan::new(said.join("; "), mutations, ())
 }

@@ -1,20 +1,21 @@
 //! Workloads: what nodes say that they run, checked against what they may.
 
+use super::{
+    admission::{AdmissionContext, Judge, unapproved},
+    prefixes::check_prefix,
+};
 use crate::{
-    Plan, Refusal,
-    plans::{policies::Warmed, routes::check_prefix},
-    records::{
-        ApprovalRecord, IdentityRecord, ImageRecord, LabelOverride, Mutation, NodeRecord, Record,
-        RecordKey, RefusedRecord, Standing, WorkloadRecord,
-    },
-    world::{KeyOwner, NetworkState, Subject, World},
+    Plan, Refusal, records::ApprovalRecord, records::IdentityRecord, records::ImageRecord,
+    records::LabelOverride, records::Mutation, records::NodeRecord, records::Record,
+    records::RecordKey, records::RefusedRecord, records::Standing, records::WorkloadRecord,
+    world::KeyOwner, world::NetworkState, world::Subject, world::World,
 };
 use ipnet::IpNet;
 use meshward_control_proto::WorkloadReport;
-use meshward_policy::{Candidate, Policy};
+use meshward_policy::Policy;
 use meshward_types::{
     AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId,
-    measurement::{Image, ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Sha256},
+    measurement::{ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Sha256},
 };
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -75,111 +76,31 @@ pub fn plan_reports(
 }
 
 /// Reports that are planned together: the world, and on top of it what they change.
-struct Batch<'a> {
-    world: &'a World,
-    mutations: Vec<Mutation>,
-    started: Vec<String>,
-    stopped: Vec<String>,
-    turned_away: Vec<String>,
+pub(super) struct Batch<'a> {
+    pub(super) world: &'a World,
+    pub(super) mutations: Vec<Mutation>,
+    pub(super) started: Vec<String>,
+    pub(super) stopped: Vec<String>,
+    pub(super) turned_away: Vec<String>,
     /// Workloads that have stopped, and those that have started.
-    gone: HashSet<WorkloadId>,
-    new: HashMap<WorkloadId, Record>,
-    identities: HashMap<(NetworkName, Subject), IdentityId>,
-    addresses: HashMap<(NetworkName, IpAddr), WorkloadId>,
+    pub(super) gone: HashSet<WorkloadId>,
+    pub(super) new: HashMap<WorkloadId, Record>,
+    pub(super) identities: HashMap<(NetworkName, Subject), IdentityId>,
+    pub(super) addresses: HashMap<(NetworkName, IpAddr), WorkloadId>,
     /// Those of the new ones that have prefixes behind them.
-    new_routes: BTreeSet<WorkloadId>,
+    pub(super) new_routes: BTreeSet<WorkloadId>,
     /// Keys of devices that are new.
-    devices: HashMap<PublicKey, WorkloadId>,
+    pub(super) devices: HashMap<PublicKey, WorkloadId>,
     /// Signatures that are new.
-    images: HashMap<Sha256, ImageRecord>,
+    pub(super) images: HashMap<Sha256, ImageRecord>,
     /// By what workloads of a network are judged.
-    courts: HashMap<NetworkName, Court>,
+    pub(super) contexts: HashMap<NetworkName, AdmissionContext>,
     /// An approval that comes or goes with the same plan.
-    approval: Option<(&'a ApprovalRecord, bool)>,
-}
-
-/// A network's policy, and what it has said of images.
-struct Court {
-    policy: Arc<Policy>,
-    names_node: bool,
-    signers: HashMap<Image, Vec<String>>,
-}
-
-impl Court {
-    /// That of the policy that stands.
-    fn standing(network: &NetworkState) -> Self {
-        let policy = network.links.policy().clone();
-        Self { names_node: network.names_node, policy, signers: HashMap::new() }
-    }
-
-    fn of(policy: Arc<Policy>) -> Self {
-        Self { names_node: policy.speaks_of_nodes(), policy, signers: HashMap::new() }
-    }
-}
-
-/// The prefixes behind a workload that nobody has approved by hand. `approval`: one that comes or
-/// goes with the same plan.
-pub(super) fn unapproved(
-    world: &World,
-    node: &NodeRecord,
-    network: &NetworkName,
-    prefixes: &[IpNet],
-    approval: Option<(&ApprovalRecord, bool)>,
-) -> Vec<IpNet> {
-    let is_open = |prefix: &&IpNet| {
-        let record =
-            ApprovalRecord { network: network.clone(), node: node.name.clone(), prefix: **prefix };
-        match approval {
-            Some((changed, approved)) if *changed == record => !approved,
-            _ => !world.approvals.contains(&record),
-        }
-    };
-    prefixes.iter().filter(is_open).copied().collect()
-}
-
-/// By what a workload is judged.
-pub(super) struct Judge<'a> {
-    pub policy: &'a Policy,
-    pub names_node: bool,
-    pub node: &'a NodeName,
-    pub site: Option<&'a str>,
-    pub unapproved: &'a [IpNet],
-}
-
-impl Judge<'_> {
-    /// The labels, the verified ones included, and why it is not let in, if it is not. `signers`:
-    /// who has signed an image.
-    pub fn judge(
-        &self,
-        report: &WorkloadReport,
-        given: Option<&LabelOverride>,
-        signers: impl FnMut(&Image) -> Vec<String>,
-    ) -> (Labels, Vec<String>) {
-        let labels = match given {
-            Some(given) => report.labels.clone().with_all(&given.labels),
-            None => Ok(report.labels.clone()),
-        };
-        let judged = labels.and_then(|labels| {
-            let candidate = Candidate {
-                labels: &labels,
-                site: self.site,
-                node: self.node,
-                measurement: report.measurement.as_deref(),
-                prefixes: self.unapproved,
-            };
-            self.policy.judge(&candidate, self.names_node, signers)
-        });
-        let (labels, mut reasons) = match judged {
-            Ok(judged) => (judged.labels, judged.reasons),
-            Err(error) => (report.labels.clone(), vec![error.to_string()]),
-        };
-        reasons.extend(report.objection.clone());
-        (labels, reasons)
-    }
+    pub(super) approval: Option<(&'a ApprovalRecord, bool)>,
 }
 
 impl<'a> Batch<'a> {
-    fn new(world: &'a World) -> Self {
+    pub(super) fn new(world: &'a World) -> Self {
         Self {
             world,
             mutations: vec![],
@@ -193,7 +114,7 @@ impl<'a> Batch<'a> {
             new_routes: BTreeSet::new(),
             devices: HashMap::new(),
             images: HashMap::new(),
-            courts: HashMap::new(),
+            contexts: HashMap::new(),
             approval: None,
         }
     }
@@ -251,7 +172,7 @@ impl<'a> Batch<'a> {
         }
         self.note_signatures(node, report);
         let given = self.current(&report.id).and_then(|known| known.given().cloned());
-        self.settle(node, WorkloadReport { signatures: vec![], ..report.clone() }, given);
+        self.reclassify(node, WorkloadReport { signatures: vec![], ..report.clone() }, given);
     }
 
     /// Whether a node may say this.
@@ -382,7 +303,8 @@ impl<'a> Batch<'a> {
                     && *known.labels() != report.labels
             })?;
             Some(format!(
-                "{prefix} is behind node {} with other labels ({}): all gateways of a prefix give it the same",
+                "{prefix} is behind node {} with other labels ({}): all gateways of a prefix give \
+                it the same",
                 other.node(),
                 other.labels()
             ))
@@ -433,7 +355,7 @@ impl<'a> Batch<'a> {
             if record != before {
                 self.images.insert(image.digest, record.clone());
                 // What was said of it was said without these.
-                self.courts.clear();
+                self.contexts.clear();
                 self.mutations.push(Mutation::Put(Record::Image(record)));
             }
         }
@@ -446,15 +368,15 @@ impl<'a> Batch<'a> {
         report: &WorkloadReport,
         given: Option<&LabelOverride>,
     ) -> (Labels, Vec<String>) {
-        let Self { world, images, courts, approval, .. } = self;
-        let court = courts.entry(report.network.clone()).or_insert_with(|| {
+        let Self { world, images, contexts, approval, .. } = self;
+        let context = contexts.entry(report.network.clone()).or_insert_with(|| {
             let network = world.networks.get(&report.network);
             match network {
-                Some(network) => Court::standing(network),
-                None => Court::of(Arc::new(Policy::deny_all(report.network.clone()))),
+                Some(network) => AdmissionContext::standing(network),
+                None => AdmissionContext::of(Arc::new(Policy::deny_all(report.network.clone()))),
             }
         });
-        let Court { policy, names_node, signers } = court;
+        let AdmissionContext { policy, names_node, signers } = context;
         let unapproved = unapproved(world, node, &report.network, &report.prefixes, *approval);
         let judge = Judge {
             policy,
@@ -476,13 +398,18 @@ impl<'a> Batch<'a> {
     }
 
     /// Judges a workload, and puts it where it belongs.
-    fn settle(&mut self, node: &NodeRecord, report: WorkloadReport, given: Option<LabelOverride>) {
+    pub(super) fn reclassify(
+        &mut self,
+        node: &NodeRecord,
+        report: WorkloadReport,
+        given: Option<LabelOverride>,
+    ) {
         let verdict = self.judge(node, &report, given.as_ref());
-        self.settle_as(node, report, given, verdict);
+        self.reclassify_as(node, report, given, verdict);
     }
 
     /// Puts a workload where it belongs by its labels, and by why it is not let in.
-    fn settle_as(
+    pub(super) fn reclassify_as(
         &mut self,
         node: &NodeRecord,
         report: WorkloadReport,
@@ -620,119 +547,4 @@ impl<'a> Batch<'a> {
         ];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
     }
-}
-
-/// Gives workloads labels of a trigger, or takes them away.
-pub fn give(world: &World, ids: &[(WorkloadId, Option<LabelOverride>)]) -> Vec<Mutation> {
-    let mut batch = Batch::new(world);
-    for (id, given) in ids {
-        let Some((node, report)) = world
-            .standing(id)
-            .and_then(|known| Some((world.nodes.get(known.node())?, known.report())))
-        else {
-            continue;
-        };
-        batch.settle(node, report, given.clone());
-    }
-    batch.mutations
-}
-
-/// Judges workloads anew, where an approval comes or goes with the same plan.
-pub fn settle_again(
-    world: &World,
-    ids: &[WorkloadId],
-    approval: Option<(&ApprovalRecord, bool)>,
-) -> Vec<Mutation> {
-    let mut batch = Batch { approval, ..Batch::new(world) };
-    for known in ids.iter().filter_map(|id| world.standing(id)) {
-        if let Some(node) = world.nodes.get(known.node()) {
-            batch.settle(node, known.report(), known.given().cloned());
-        }
-    }
-    batch.mutations
-}
-
-/// What another policy makes of the workloads of a network.
-#[derive(Default)]
-pub struct Rejudged {
-    pub mutations: Vec<Mutation>,
-    /// Those that are let in now, and were not.
-    pub admitted: Vec<String>,
-    /// Those that are not let in any more, and why; and those that are refused for other reasons
-    /// than before.
-    pub refused: Vec<String>,
-}
-
-/// Judges the workloads of a network anew, by the policy that it is to have. `warmed`: what was
-/// found of them beside the world; `touched`: those that may have changed since, if that is known.
-pub fn rejudge(
-    world: &World,
-    network: &NetworkState,
-    policy: &Arc<Policy>,
-    warmed: Option<&Warmed>,
-    touched: Option<&BTreeSet<String>>,
-) -> Rejudged {
-    if network.links.policy().admits_like(policy) {
-        return Rejudged::default();
-    }
-    let mut batch = Batch::new(world);
-    let mut court = Court::of(policy.clone());
-    let warmed = warmed.filter(|warmed| warmed.images == world.images.generation());
-    if let Some(warmed) = warmed {
-        court.signers.clone_from(&warmed.signers);
-    }
-    batch.courts.insert(network.record.name.clone(), court);
-    let mut all: Vec<Standing> = match warmed.zip(touched) {
-        Some((warmed, touched)) => {
-            let open = to_judge(world, network, warmed, touched);
-            open.into_iter().filter_map(|id| network.standing(&id)).collect()
-        }
-        None => network.all_standing().collect(),
-    };
-    all.sort_unstable_by(|a, b| a.id().cmp(b.id()));
-    for known in &all {
-        let Some(node) = world.nodes.get(known.node()) else { continue };
-        let (report, given) = (known.report(), known.given().cloned());
-        match warmed.zip(touched).and_then(|found| verdict(found, node, known)) {
-            Some(verdict) => batch.settle_as(node, report, given, verdict),
-            None => batch.settle(node, report, given),
-        }
-    }
-    let admitted = all.iter().filter(|known| {
-        let moved = matches!(batch.new.get(known.id()), Some(Record::Workload(_)));
-        moved && matches!(known, Standing::Refused(_))
-    });
-    let admitted = admitted.map(|known| format!("{} ({})", known.name(), known.id())).collect();
-    Rejudged { admitted, refused: batch.turned_away, mutations: batch.mutations }
-}
-
-/// The workloads of which it is not known that they stay as they are: those that were found to
-/// move, those that have changed since, those of nodes that are at another site, and those with
-/// prefixes behind them, of which who comes first has them.
-fn to_judge(
-    world: &World,
-    network: &NetworkState,
-    warmed: &Warmed,
-    touched: &BTreeSet<String>,
-) -> BTreeSet<WorkloadId> {
-    let moved = |node: &&NodeRecord| warmed.sites.get(&node.name) != Some(&node.site);
-    let elsewhere =
-        world.nodes.values().filter(moved).filter_map(|node| world.nodes.index(&node.name));
-    let elsewhere = elsewhere.flat_map(|node| network.shared_on(node));
-    let elsewhere = elsewhere.map(|shared| shared.standing().id().clone());
-    let changed = touched.iter().filter_map(|id| id.parse().ok());
-    let gateways = network.gateways().map(|known| known.id().clone());
-    warmed.moving.keys().cloned().chain(changed).chain(gateways).chain(elsewhere).collect()
-}
-
-/// What was found of a workload beside the world, if nothing that it hangs on has changed since.
-fn verdict(
-    (warmed, touched): (&Warmed, &BTreeSet<String>),
-    node: &NodeRecord,
-    known: &Standing,
-) -> Option<(Labels, Vec<String>)> {
-    let same = known.prefixes().is_empty()
-        && !touched.contains(known.id().as_str())
-        && warmed.sites.get(&node.name) == Some(&node.site);
-    warmed.moving.get(known.id()).filter(|_| same).cloned()
 }

@@ -2,23 +2,23 @@
 //!
 //! A delta is said to a set of nodes at once, so that a change which a thousand nodes need is
 //! worked out, and kept, one time. A node *meets* an identity if a link joins it with one of its
-//! own; the nodes that meet an identity are its *audience*. From that follows what a node knows:
+//! own; the nodes that meet an identity are its *subscribers*. From that follows what a node knows:
 //! the links of its own identities; both ends of these; all workloads of those that it meets; and,
 //! as peers, the nodes on which those run.
 
 use super::{
-    network::{NetworkState, workload_resource},
+    network::NetworkState,
     nodes::Nodes,
     quarantines::Quarantines,
+    resources::{NetworkResources, put},
 };
 use crate::records::{RefusedRecord, WorkloadRecord};
 use meshward_control_proto::{
-    Change, Resource, ResourceKey, WorkloadReport,
+    Change, Resource, ResourceKey,
     relay::{RelaySpec, ToRelay},
-    view::{IdentitySpec, NetworkSpec, PeerSpec},
 };
 use meshward_policy::{LinkChange, Policy, PolicyStep};
-use meshward_types::{Acl, IdentityId, NetworkName, NodeName, WorkloadId, trigger::TriggerSpec};
+use meshward_types::{IdentityId, NetworkName, NodeName, WorkloadId};
 use roaring::{MultiOps, RoaringBitmap};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -74,7 +74,7 @@ impl Deltas {
     }
 
     /// What follows of this change is not held back.
-    fn hurry(&mut self, urgent: bool) {
+    fn set_urgent(&mut self, urgent: bool) {
         self.urgent = urgent;
     }
 
@@ -95,154 +95,14 @@ pub enum RelayDelta {
 }
 
 /// A network, and what else its resources are made of.
-pub struct Telling<'a> {
+pub struct DeltaBuilder<'a> {
     pub network: &'a mut NetworkState,
     pub nodes: &'a Nodes,
     pub quarantines: &'a Quarantines,
     pub deltas: &'a mut Deltas,
 }
 
-/// The resources of a network, as its nodes have them.
-#[derive(Clone, Copy)]
-pub struct NetworkResources<'a> {
-    pub network: &'a NetworkState,
-    pub nodes: &'a Nodes,
-    pub quarantines: &'a Quarantines,
-}
-
-impl NetworkResources<'_> {
-    pub fn name(&self) -> &NetworkName {
-        &self.network.record.name
-    }
-
-    /// The network itself, as a node has it; `None` if it does not serve it.
-    pub fn own_network(&self, node: u32) -> Option<(ResourceKey, Resource)> {
-        let blocks = self.nodes.record(node)?.blocks.get(self.name())?.clone();
-        let record = &self.network.record;
-        let admission = !self.network.links.policy().admission.is_empty();
-        let conduct = self.network.links.policy().conduct(self.network.resets);
-        let spec = NetworkSpec {
-            prefixes: record.prefixes.clone(),
-            blocks,
-            mtu: record.mtu,
-            admission,
-            conduct,
-        };
-        Some((ResourceKey::Network(self.name().clone()), Resource::Network(spec)))
-    }
-
-    /// The triggers, as every node of the network has them.
-    pub fn triggers(&self) -> impl Iterator<Item = (ResourceKey, Resource)> {
-        let name = self.name().clone();
-        self.network.links.policy().triggers.iter().map(move |trigger| {
-            let spec = TriggerSpec::new(
-                trigger.watch.clone(),
-                &trigger.when,
-                trigger.alone,
-                trigger.lasts,
-            );
-            (ResourceKey::Trigger(name.clone(), trigger.name.clone()), Resource::Trigger(spec))
-        })
-    }
-
-    /// Drops the network and its triggers.
-    fn drop_network(&self) -> Vec<Change> {
-        let keys =
-            self.triggers().map(|(key, _)| key).chain([ResourceKey::Network(self.name().clone())]);
-        keys.map(Change::Drop).collect()
-    }
-
-    /// A node as a peer; `None` while it has no endpoint.
-    pub fn peer(&self, node: u32) -> Option<(ResourceKey, Resource)> {
-        let record = self.nodes.record(node)?;
-        let (endpoint, prefixes) =
-            (record.endpoints.get(self.name())?, record.blocks.get(self.name())?);
-        let spec = PeerSpec {
-            public_key: endpoint.public_key,
-            candidates: endpoint.candidates.clone(),
-            prefixes: prefixes.clone(),
-        };
-        Some((ResourceKey::Peer(self.name().clone(), record.name.clone()), Resource::Peer(spec)))
-    }
-
-    pub fn identity(&self, id: IdentityId) -> Option<(ResourceKey, Resource)> {
-        let labels = self.network.links.labels(id)?;
-        let held = self.quarantines.holds_labels(self.name(), labels);
-        let accepts = self.network.links.accepts(id).to_vec();
-        let spec = IdentitySpec {
-            labels: labels.clone(),
-            accepts,
-            quarantined: held.quarantined,
-            reset: held.reset,
-        };
-        Some((ResourceKey::Identity(self.name().clone(), id), Resource::Identity(spec)))
-    }
-
-    pub fn workload(&self, record: &WorkloadRecord) -> (ResourceKey, Resource) {
-        workload_resource(record, self.quarantines.holds(&record.id))
-    }
-
-    /// That a workload is not let in, as its node is told.
-    pub fn refused(&self, record: &RefusedRecord) -> (ResourceKey, Resource) {
-        refused_resource(record)
-    }
-
-    fn refused_key(&self, id: &WorkloadId) -> ResourceKey {
-        ResourceKey::Refused(self.name().clone(), id.clone())
-    }
-
-    pub fn link(
-        &self,
-        from: IdentityId,
-        to: IdentityId,
-        acl: &Arc<Acl>,
-    ) -> (ResourceKey, Resource) {
-        (ResourceKey::Link(self.name().clone(), from, to), Resource::Link(Acl::clone(acl)))
-    }
-
-    /// All that a node learns by meeting an identity.
-    fn section(&self, id: IdentityId, learner: Option<u32>) -> Vec<Change> {
-        let hosts =
-            self.network.hosts(id).into_iter().flatten().filter(|host| Some(*host) != learner);
-        let workloads = self.network.workloads_of(id).map(|record| self.workload(record));
-        self.identity(id)
-            .into_iter()
-            .chain(hosts.filter_map(|host| self.peer(host)))
-            .chain(workloads)
-            .map(put)
-            .collect()
-    }
-
-    /// The links between two identities, in both directions.
-    fn between(&self, a: IdentityId, b: IdentityId) -> Vec<Change> {
-        let there = self.network.links.acl(a, b).map(|acl| self.link(a, b, acl));
-        let back = self.network.links.acl(b, a).filter(|_| a != b).map(|acl| self.link(b, a, acl));
-        there.into_iter().chain(back).map(put).collect()
-    }
-
-    /// Drops the workloads of an identity that run elsewhere.
-    fn drop_others(&self, id: IdentityId, node: u32) -> Vec<Change> {
-        let own = self.nodes.name(node);
-        let others = self.network.workloads_of(id).filter(|record| Some(&record.node) != own);
-        others.map(|record| Change::Drop(self.workload_key(&record.id))).collect()
-    }
-
-    fn workload_key(&self, id: &WorkloadId) -> ResourceKey {
-        ResourceKey::Workload(self.name().clone(), id.clone())
-    }
-}
-
-/// That a workload is not let in, as its node is told.
-pub fn refused_resource(record: &RefusedRecord) -> (ResourceKey, Resource) {
-    let WorkloadReport { network, id, .. } = &record.report;
-    (ResourceKey::Refused(network.clone(), id.clone()), Resource::Refused(record.reason()))
-}
-
-fn put((key, resource): (ResourceKey, Resource)) -> Change {
-    Change::Put(key, resource)
-}
-
-impl Telling<'_> {
+impl DeltaBuilder<'_> {
     fn resources(&self) -> NetworkResources<'_> {
         NetworkResources { network: self.network, nodes: self.nodes, quarantines: self.quarantines }
     }
@@ -276,7 +136,7 @@ impl Telling<'_> {
             .filter(|other| is_first && !self.network.meets(node, *other))
             .collect();
         self.network.add(record, node, held);
-        let audience = self.network.audience(identity);
+        let subscribers = self.network.subscribers(identity);
         let resources = self.resources();
         let mut told = Vec::new();
         if is_new {
@@ -284,12 +144,12 @@ impl Telling<'_> {
                 told.push((self.network.host_set(other), resources.between(identity, other)));
             }
             told.push((
-                audience.clone(),
+                subscribers.clone(),
                 resources.identity(identity).into_iter().map(put).collect(),
             ));
         }
         if is_first {
-            let mut others = audience.clone();
+            let mut others = subscribers.clone();
             others.remove(node);
             told.push((others, resources.peer(node).into_iter().map(put).collect()));
         }
@@ -307,21 +167,21 @@ impl Telling<'_> {
             own.extend(unmet.into_iter().flat_map(|other| resources.section(other, Some(node))));
         }
         own.extend(started.iter().cloned());
-        let mut others = audience;
+        let mut others = subscribers;
         others.remove(node);
         told.push((others, started));
         told.into_iter().for_each(|(nodes, changes)| self.deltas.push(nodes, changes));
         // The workload waits for this.
-        self.deltas.hurry(true);
+        self.deltas.set_urgent(true);
         self.deltas.push_to(node, own);
-        self.deltas.hurry(false);
+        self.deltas.set_urgent(false);
     }
 
     /// A workload may not run any more: that is not held back.
     pub fn cut(&mut self, id: &WorkloadId) {
-        self.deltas.hurry(true);
+        self.deltas.set_urgent(true);
         self.stop(id);
-        self.deltas.hurry(false);
+        self.deltas.set_urgent(false);
     }
 
     /// A workload has stopped.
@@ -329,11 +189,11 @@ impl Telling<'_> {
         let Some(record) = self.network.workloads.get(id) else { return };
         let identity = record.identity;
         let Some(node) = self.nodes.index(&record.node) else { return };
-        let (neighbours, audience) =
-            (self.network.links.neighbours(identity), self.network.audience(identity));
+        let (neighbours, subscribers) =
+            (self.network.links.neighbours(identity), self.network.subscribers(identity));
         let name = self.name();
         self.network.remove(id, node);
-        let mut all = audience.clone();
+        let mut all = subscribers.clone();
         all.insert(node);
         self.deltas.push(all, vec![Change::Drop(self.resources().workload_key(id))]);
         let ended = self.network.hosts(identity).is_none();
@@ -353,8 +213,10 @@ impl Telling<'_> {
                 // The node itself may have no other workload to have these links for.
                 self.deltas.push(hosts | RoaringBitmap::from_iter([node]), changes);
             }
-            self.deltas
-                .push(audience, vec![Change::Drop(ResourceKey::Identity(name.clone(), identity))]);
+            self.deltas.push(
+                subscribers,
+                vec![Change::Drop(ResourceKey::Identity(name.clone(), identity))],
+            );
         }
         if !self.network.runs(node, identity) {
             let own = self.left(node, identity, &neighbours);
@@ -368,9 +230,9 @@ impl Telling<'_> {
         let told = put(self.resources().refused(&record));
         self.network.add_refused(record, node);
         // The workload waits for this.
-        self.deltas.hurry(true);
+        self.deltas.set_urgent(true);
         self.deltas.push_to(node, vec![told]);
-        self.deltas.hurry(false);
+        self.deltas.set_urgent(false);
     }
 
     /// A workload that was not let in has stopped, or is judged anew.
@@ -410,7 +272,7 @@ impl Telling<'_> {
     /// The network has another policy. `step`: what that changes, if it was worked out already.
     /// `resets`: see [`PolicyRecord`](crate::records::PolicyRecord).
     pub fn set_policy(&mut self, policy: Arc<Policy>, step: Option<Arc<PolicyStep>>, resets: u64) {
-        self.deltas.hurry(true);
+        self.deltas.set_urgent(true);
         let triggers: Vec<_> = self.resources().triggers().collect();
         let settings =
             |policy: &Policy, resets: u64| (!policy.admission.is_empty(), policy.conduct(resets));
@@ -428,7 +290,7 @@ impl Telling<'_> {
         let ends: BTreeSet<IdentityId> =
             step.changes.iter().flat_map(|change| [change.from, change.to]).collect();
         let before: Vec<(IdentityId, RoaringBitmap)> =
-            ends.iter().map(|id| (*id, self.network.audience(*id))).collect();
+            ends.iter().map(|id| (*id, self.network.subscribers(*id))).collect();
         self.network.links.apply_step(&step);
         if self.is_muted() {
             return;
@@ -460,7 +322,7 @@ impl Telling<'_> {
             self.deltas.push(hosts, changes);
         }
         for (id, before) in before {
-            let (after, hosts) = (self.network.audience(id), self.network.host_set(id));
+            let (after, hosts) = (self.network.subscribers(id), self.network.host_set(id));
             let (gained, lost) = (&after - &before, &before - &after);
             if !gained.is_empty() {
                 let section = self.resources().section(id, None);
@@ -524,18 +386,18 @@ impl Telling<'_> {
 
     /// A quarantine that names an identity's labels has come or gone.
     pub fn identity_held(&mut self, id: IdentityId) {
-        self.deltas.hurry(true);
-        let all = self.network.audience(id) | self.network.host_set(id);
+        self.deltas.set_urgent(true);
+        let all = self.network.subscribers(id) | self.network.host_set(id);
         let changes = self.resources().identity(id).into_iter().map(put).collect();
         self.deltas.push(all, changes);
     }
 
     /// A workload is held by a quarantine that names it, or is not any more.
     pub fn workload_held(&mut self, id: &WorkloadId) {
-        self.deltas.hurry(true);
+        self.deltas.set_urgent(true);
         self.network.set_held(id, self.quarantines.holds(id));
         let Some(record) = self.network.workloads.get(id) else { return };
-        let mut all = self.network.audience(record.identity);
+        let mut all = self.network.subscribers(record.identity);
         all.extend(self.nodes.index(&record.node));
         let changes = vec![put(self.resources().workload(record))];
         self.deltas.push(all, changes);

@@ -11,6 +11,7 @@ mod keys;
 mod network;
 mod nodes;
 mod quarantines;
+mod resources;
 mod state;
 mod view;
 

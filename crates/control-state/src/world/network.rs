@@ -170,14 +170,14 @@ impl NetworkState {
     }
 
     /// The nodes that meet an identity.
-    pub fn audience(&self, identity: IdentityId) -> RoaringBitmap {
+    pub fn subscribers(&self, identity: IdentityId) -> RoaringBitmap {
         let neighbours = self.links.neighbours(identity);
         neighbours.into_iter().filter_map(|other| self.hosts(other)).union()
     }
 
     /// The nodes that have a node as a peer, and itself if it meets an identity of its own.
     pub fn meeting(&self, node: u32) -> RoaringBitmap {
-        self.identities_on(node).map(|identity| self.audience(identity)).union()
+        self.identities_on(node).map(|identity| self.subscribers(identity)).union()
     }
 
     pub fn members(&self) -> &RoaringBitmap {

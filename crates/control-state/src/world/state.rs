@@ -6,12 +6,13 @@
 
 use super::{
     addresses::Addresses,
-    deltas::{Deltas, NetworkResources, RelayDelta, Telling},
+    deltas::{DeltaBuilder, Deltas, RelayDelta},
     images::Images,
     keys::{KeyOwner, Keys},
     network::NetworkState,
     nodes::Nodes,
     quarantines::Quarantines,
+    resources::NetworkResources,
 };
 use crate::{
     plan::{PolicyUpdate, PolicyUpdates},
@@ -84,7 +85,7 @@ impl World {
             world.check(&record, &mut policies)?;
             world.put(record, &policies, &mut nobody);
         }
-        world.tell_forensics(&mut nobody);
+        world.update_forensics(&mut nobody);
         Ok(world)
     }
 
@@ -141,7 +142,7 @@ impl World {
                         self.networks.insert(name.clone(), NetworkState::new(record));
                     }
                 }
-                self.tell(&name, deltas, |telling| telling.network_changed());
+                self.with_builder(&name, deltas, |builder| builder.network_changed());
             }
             Record::Node(record) => self.put_node(record, deltas),
             Record::ApprovedNode(record) => {
@@ -190,9 +191,9 @@ impl World {
                     .get(&record.id)
                     .is_some_and(|before| before.allow_from.is_some());
                 self.quarantines.put(record);
-                self.tell_held(&target, deltas);
+                self.update_held(&target, deltas);
                 if forensic || before {
-                    self.tell_forensics(deltas);
+                    self.update_forensics(deltas);
                 }
             }
         }
@@ -214,12 +215,12 @@ impl World {
             self.note_device(&name, &id, false);
         }
         let measurement = record.measurement.clone();
-        self.tell(&name, deltas, |telling| {
+        self.with_builder(&name, deltas, |builder| {
             if known {
-                telling.forget_refused(&record.id);
-                telling.stop(&record.id);
+                builder.forget_refused(&record.id);
+                builder.stop(&record.id);
             }
-            telling.start(record);
+            builder.start(record);
         });
         if measurement.is_some() {
             self.note_image(&name, &id, true);
@@ -227,7 +228,7 @@ impl World {
         self.note_device(&name, &id, true);
         if self.quarantines.lets_forensics_to(&id) {
             // Its labels may be others.
-            self.tell_forensics(deltas);
+            self.update_forensics(deltas);
         }
     }
 
@@ -237,15 +238,15 @@ impl World {
         self.note_given(&id, record.given.is_some());
         self.note_image(&name, &id, false);
         self.note_device(&name, &id, false);
-        self.tell(&name, deltas, |telling| {
-            telling.cut(&id);
-            telling.forget_refused(&id);
-            telling.refuse(record);
+        self.with_builder(&name, deltas, |builder| {
+            builder.cut(&id);
+            builder.forget_refused(&id);
+            builder.refuse(record);
         });
         self.note_image(&name, &id, true);
         self.note_device(&name, &id, true);
         if self.quarantines.lets_forensics_to(&id) {
-            self.tell_forensics(deltas);
+            self.update_forensics(deltas);
         }
     }
 
@@ -320,7 +321,7 @@ impl World {
         self.note_endpoints(&name, true);
         let names: Vec<NetworkName> = self.networks.keys().cloned().collect();
         for (network, before) in names.iter().zip(before) {
-            self.tell(network, deltas, |telling| telling.node_changed(index, before));
+            self.with_builder(network, deltas, |builder| builder.node_changed(index, before));
         }
     }
 
@@ -333,10 +334,10 @@ impl World {
     ) {
         let revision = self.revision;
         let policy = self.with_forensics(name, policy);
-        self.tell(name, deltas, |telling| {
-            telling.set_policy(policy, step, resets);
-            telling.network.policy_files = files;
-            telling.network.policy_revision = Some(revision);
+        self.with_builder(name, deltas, |builder| {
+            builder.set_policy(policy, step, resets);
+            builder.network.policy_files = files;
+            builder.network.policy_revision = Some(revision);
         });
     }
 
@@ -382,15 +383,15 @@ impl World {
     }
 
     /// Follows that quarantines with forensics have come, gone or moved.
-    fn tell_forensics(&mut self, deltas: &mut Deltas) {
+    fn update_forensics(&mut self, deltas: &mut Deltas) {
         let names: Vec<NetworkName> = self.networks.keys().cloned().collect();
         for name in names {
             let before = self.networks[&name].links.policy().clone();
             let after = self.with_forensics(&name, before.clone());
             if !Arc::ptr_eq(&before, &after) {
-                self.tell(&name, deltas, |telling| {
-                    let resets = telling.network.resets;
-                    telling.set_policy(after, None, resets);
+                self.with_builder(&name, deltas, |builder| {
+                    let resets = builder.network.resets;
+                    builder.set_policy(after, None, resets);
                 });
             }
         }
@@ -399,7 +400,7 @@ impl World {
     fn delete(&mut self, key: &RecordKey, policies: &PolicyUpdates, deltas: &mut Deltas) {
         match key {
             RecordKey::Network(name) => {
-                self.tell(name, deltas, |telling| telling.network_deleted());
+                self.with_builder(name, deltas, |builder| builder.network_deleted());
                 self.networks.remove(name);
             }
             RecordKey::Node(name) => {
@@ -407,7 +408,9 @@ impl World {
                 let networks: Vec<NetworkName> = self.networks.keys().cloned().collect();
                 for network in &networks {
                     // Its workloads have been deleted before it, so nobody has it as a peer.
-                    self.tell(network, deltas, |telling| telling.network.forget_node(index));
+                    self.with_builder(network, deltas, |builder| {
+                        builder.network.forget_node(index)
+                    });
                 }
                 self.note_endpoints(name, false);
                 self.nodes.remove(name);
@@ -442,12 +445,12 @@ impl World {
                 if let Some(network) = self.workload_networks.remove(id) {
                     self.note_image(&network, id, false);
                     self.note_device(&network, id, false);
-                    self.tell(&network, deltas, |telling| {
-                        telling.forget_refused(id);
-                        telling.stop(id);
+                    self.with_builder(&network, deltas, |builder| {
+                        builder.forget_refused(id);
+                        builder.stop(id);
                     });
                     if self.quarantines.lets_forensics_to(id) {
-                        self.tell_forensics(deltas);
+                        self.update_forensics(deltas);
                     }
                 }
             }
@@ -462,26 +465,36 @@ impl World {
             }
             RecordKey::Quarantine(id) => {
                 if let Some(removed) = self.quarantines.remove(id) {
-                    self.tell_held(&removed.target, deltas);
+                    self.update_held(&removed.target, deltas);
                     if removed.allow_from.is_some() {
-                        self.tell_forensics(deltas);
+                        self.update_forensics(deltas);
                     }
                 }
             }
         }
     }
 
-    fn tell(&mut self, name: &NetworkName, deltas: &mut Deltas, what: impl FnOnce(&mut Telling)) {
+    fn with_builder(
+        &mut self,
+        name: &NetworkName,
+        deltas: &mut Deltas,
+        what: impl FnOnce(&mut DeltaBuilder),
+    ) {
         let Some(network) = self.networks.get_mut(name) else { return };
-        what(&mut Telling { network, nodes: &self.nodes, quarantines: &self.quarantines, deltas });
+        what(&mut DeltaBuilder {
+            network,
+            nodes: &self.nodes,
+            quarantines: &self.quarantines,
+            deltas,
+        });
     }
 
     /// A quarantine of a target has come or gone.
-    fn tell_held(&mut self, target: &QuarantineTarget, deltas: &mut Deltas) {
+    fn update_held(&mut self, target: &QuarantineTarget, deltas: &mut Deltas) {
         if let Some(id) = &target.workload
             && let Some(name) = self.workload_networks.get(id).cloned()
         {
-            self.tell(&name, deltas, |telling| telling.workload_held(id));
+            self.with_builder(&name, deltas, |builder| builder.workload_held(id));
         }
         let Some(selector) = &target.selector else { return };
         let names: Vec<NetworkName> = match &target.network {
@@ -489,9 +502,9 @@ impl World {
             None => self.networks.keys().cloned().collect(),
         };
         for name in names {
-            self.tell(&name, deltas, |telling| {
-                let held = telling.network.links.select(selector);
-                held.into_iter().for_each(|identity| telling.identity_held(identity));
+            self.with_builder(&name, deltas, |builder| {
+                let held = builder.network.links.select(selector);
+                held.into_iter().for_each(|identity| builder.identity_held(identity));
             });
         }
     }
@@ -600,34 +613,4 @@ impl World {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(key: &str) -> Record {
-        Record::Node(NodeRecord {
-            name: "rack".parse().unwrap(),
-            site: None,
-            labels: Labels::default(),
-            networks: vec![],
-            key: key.into(),
-            endpoints: BTreeMap::new(),
-            blocks: BTreeMap::new(),
-            problems: BTreeMap::new(),
-            waiting: false,
-            forget_after: None,
-        })
-    }
-
-    #[test]
-    fn relays_are_told_of_nodes_that_come_go_or_get_another_key() {
-        let mut world = World::default();
-        let mut told = |mutation: Mutation| -> Vec<String> {
-            let deltas = world.apply(Revision(1), &[mutation], &PolicyUpdates::new());
-            deltas.relays.iter().map(|delta| format!("{delta:?}")).collect()
-        };
-        assert_eq!(told(Mutation::Put(node("a"))).len(), 1);
-        assert_eq!(told(Mutation::Put(node("a"))), Vec::<String>::new(), "nothing has changed");
-        assert!(told(Mutation::Put(node("b")))[0].contains("Admit"));
-        assert!(told(Mutation::Delete(node("b").key()))[0].contains("Expel"));
-    }
-}
+mod tests;

@@ -1,9 +1,9 @@
 //! The whole view of a node: what a snapshot is made from, and what deltas are tested against.
 
 use super::{
-    deltas::{NetworkResources, refused_resource},
     network::{Group, NetworkState, workload_resource},
     quarantines::Hold,
+    resources::{NetworkResources, refused_resource},
     state::World,
 };
 use crate::records::{RefusedRecord, WorkloadRecord};

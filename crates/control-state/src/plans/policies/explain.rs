@@ -1,6 +1,6 @@
 //! Which rule decides, now or in the past.
 
-use super::Basis;
+use super::basis::Basis;
 use crate::{
     Refusal,
     records::{PolicyRecord, Record},
@@ -112,7 +112,8 @@ fn parties(
     let spelled = selector.requirements().map(|(key, requirement)| match requirement {
         Requirement::In(values) if values.len() == 1 => Ok(format!("{key}={}", values[0])),
         _ => Err(Refusal::Missing(format!(
-            "no workload of network `{name}` is selected by `{selector}`; give exact labels, such as app=web, to ask about one that is not there yet"
+            "no workload of network `{name}` is selected by `{selector}`; give exact labels, such \
+            as app=web, to ask about one that is not there yet"
         ))),
     });
     let spelled = spelled.collect::<Result<Vec<String>, _>>()?;

@@ -4,16 +4,20 @@
 //! any more: it is worked out beside the world, and [`plan`] makes of it what is parsed, if the
 //! basis is still that of the world.
 
+mod basis;
+mod difference;
 mod explain;
-mod judging;
 
+pub use super::{prejudging::Judging, prejudging::Warmed, prejudging::judge_all};
+pub use basis::Basis;
+pub use difference::{Snapshot, difference};
 pub use explain::{Past, explain};
-pub use judging::{Judging, Warmed, judge_all};
+
+use basis::NetworkBasis;
+use difference::{Changes, changes};
 
 use super::{
-    credentials::covers,
-    networks::find,
-    workloads::{Rejudged, rejudge},
+    credentials::covers, networks::find, reclassify::Reclassified, reclassify::reclassify_under,
 };
 use crate::{
     Plan, Refusal,
@@ -21,22 +25,17 @@ use crate::{
     records::{Mutation, PolicyRecord, Record, RecordKey},
     world::{NetworkState, World},
 };
-use meshward_api_types::{
-    Finding, Link, LinkChange, PolicyDifference, PolicyResult, PolicyScope, Quarantine,
-};
+use meshward_api_types::{Finding, PolicyResult, PolicyScope};
 use meshward_policy::{
-    BadPolicy, Bounds, Budget, Ground, LetIn, NetworkPolicy, ParsedPolicy, Policy, PolicyStep,
-    TooMuch, read, read_own, review, review_live, run_tests,
+    BadPolicy, Bounds, Budget, LetIn, NetworkPolicy, ParsedPolicy, Policy, PolicyStep, TooMuch,
+    read, read_own, review, review_live, run_tests,
 };
-use meshward_types::{Acl, IdentityId, NetworkName, PolicyFile, PortSpec, Revision};
+use meshward_types::{Acl, IdentityId, NetworkName, PolicyFile};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-/// The most links that are listed as opened or closed in one network; how many there are besides is
-/// said.
-const MAX_LISTED: usize = 10_000;
 /// The most links that close of which it is asked how many flows they have.
 const MAX_CLOSING: usize = 100_000;
 /// The most failed tests that are listed.
@@ -74,41 +73,6 @@ pub struct Applied {
 
 /// Links of a network, each with what it would let pass.
 pub type Closing = Vec<(IdentityId, IdentityId, Acl)>;
-
-/// The policies, and what their links follow from, at one revision.
-#[derive(Debug, Clone)]
-pub struct Basis {
-    pub revision: Revision,
-    networks: BTreeMap<NetworkName, NetworkBasis>,
-    /// The quarantines that select labels.
-    quarantines: Vec<Quarantine>,
-}
-
-#[derive(Debug, Clone)]
-struct NetworkBasis {
-    files: Arc<Vec<PolicyFile>>,
-    ground: Ground,
-}
-
-impl Basis {
-    /// The basis of now: some counters for each network.
-    pub fn of(world: &World) -> Self {
-        let basis = |network: &NetworkState| NetworkBasis {
-            files: network.policy_files.clone(),
-            ground: network.links.ground().clone(),
-        };
-        let networks = world.networks.iter().map(|(name, network)| (name.clone(), basis(network)));
-        Self {
-            revision: world.revision,
-            networks: networks.collect(),
-            quarantines: world.quarantines.selecting().cloned().collect(),
-        }
-    }
-
-    fn find(&self, name: &NetworkName) -> Result<&NetworkBasis, Refusal> {
-        self.networks.get(name).ok_or_else(|| super::networks::missing(name))
-    }
-}
 
 /// A submission that was read, and what it changes on the basis that it was worked out on.
 pub struct Prepared {
@@ -327,8 +291,8 @@ pub fn plan(
             plan.mutations.push(part.mutation(world, network, wanted));
             plan.policies.insert(part.name.clone(), part.update());
         }
-        let Rejudged { mutations, admitted, refused } =
-            rejudge(world, network, &part.policy, warmed.get(&part.name), touched);
+        let Reclassified { mutations, admitted, refused } =
+            reclassify_under(world, network, &part.policy, warmed.get(&part.name), touched);
         plan.mutations.extend(mutations);
         plan.outcome.results.push(PolicyResult { admitted, refused, ..part.result.clone() });
         plan.outcome.closing.push((part.name.clone(), part.closing.clone()));
@@ -477,13 +441,15 @@ fn check_rights(
     });
     if !same && !wanted.guardrails {
         return Err(Refusal::Forbidden(format!(
-            "the guardrails of network `{name}` belong to admins: leave them as they are, or ask an admin"
+            "the guardrails of network `{name}` belong to admins: leave them as they are, or ask \
+            an admin"
         )));
     }
     let same = policy.map_or(named.is_empty(), |policy| policy.forensics == *named);
     if !same && !wanted.guardrails {
         return Err(Refusal::Forbidden(format!(
-            "who may be let in to what is quarantined in network `{name}` (`forensics:`) is said by admins: leave it as it is, or ask an admin"
+            "who may be let in to what is quarantined in network `{name}` (`forensics:`) is said \
+            by admins: leave it as it is, or ask an admin"
         )));
     }
     Ok(())
@@ -492,7 +458,8 @@ fn check_rights(
 fn test_failures(parsed: &ParsedPolicy, budget: &Budget) -> Result<Vec<String>, Refusal> {
     let failures = run_tests(&parsed.policy, budget).map_err(|error| {
         let text = format!(
-            "{}: the policy's tests are too many for its rules: {error}; write fewer tests, or rules that select less",
+            "{}: the policy's tests are too many for its rules: {error}; write fewer tests, or \
+            rules that select less",
             parsed.begin
         );
         Refusal::Invalid(text)
@@ -502,54 +469,6 @@ fn test_failures(parsed: &ParsedPolicy, budget: &Budget) -> Result<Vec<String>, 
         None => failure.to_string(),
     };
     Ok(failures.into_iter().map(place).collect())
-}
-
-/// The links that open and those that close; one that does both stands in both.
-#[derive(Default)]
-struct Changes {
-    opened: Vec<LinkChange>,
-    closed: Vec<LinkChange>,
-    more_opened: usize,
-    more_closed: usize,
-}
-
-fn changes(ground: &Ground, step: &PolicyStep) -> Changes {
-    let nothing = Acl::default();
-    let acl = |acl: &Option<Arc<Acl>>| -> Acl { acl.as_deref().unwrap_or(&nothing).clone() };
-    let mut all: Vec<_> = step
-        .changes
-        .iter()
-        .filter_map(|change| Some((ground.labels(change.from)?, ground.labels(change.to)?, change)))
-        .collect();
-    all.sort_unstable_by_key(|(from, to, _)| (*from, *to));
-    let mut found = Changes::default();
-    for (from, to, change) in all {
-        let (old, new) = (acl(&change.before), acl(&change.after));
-        let listed = || LinkChange {
-            from: from.clone(),
-            to: to.clone(),
-            before: old.to_string(),
-            after: new.to_string(),
-        };
-        let note = |list: &mut Vec<LinkChange>, more: &mut usize| match list.len() < MAX_LISTED {
-            true => list.push(listed()),
-            false => *more += 1,
-        };
-        if !covers_all(&old, &new) {
-            note(&mut found.opened, &mut found.more_opened);
-        }
-        if !covers_all(&new, &old) {
-            note(&mut found.closed, &mut found.more_closed);
-        }
-    }
-    found
-}
-
-/// Whether everything that `inner` allows is allowed by `outer`.
-fn covers_all(outer: &Acl, inner: &Acl) -> bool {
-    inner.entries().iter().all(|entry| {
-        outer.allows_all(PortSpec { protocol: Some(entry.protocol), ports: entry.ports })
-    })
 }
 
 /// What is suspicious in policies, beside the workloads that there are.
@@ -566,66 +485,4 @@ fn findings(basis: &Basis, all: &[ParsedPolicy]) -> Vec<Finding> {
         .into_iter()
         .map(|problem| Finding { place: problem.span.to_string(), text: problem.text })
         .collect()
-}
-
-/// The links between two policies of a network, among the workloads of now.
-pub fn difference(
-    basis: &Basis,
-    name: &NetworkName,
-    [before, after]: [Option<&PolicyRecord>; 2],
-) -> Result<PolicyDifference, Refusal> {
-    let ground = &basis.find(name)?.ground;
-    let policy = |record: Option<&PolicyRecord>| match record {
-        Some(record) => record.policy().map_err(Refusal::Conflict),
-        None => Ok(Arc::new(Policy::deny_all(name.clone()))),
-    };
-    let step = ground.between(policy(before)?, policy(after)?, &Bounds::usual());
-    let step = step.map_err(|error| Refusal::Invalid(error.to_string()))?;
-    let Changes { opened, closed, more_opened, more_closed } = changes(ground, &step);
-    Ok(PolicyDifference { network: name.clone(), opened, closed, more_opened, more_closed })
-}
-
-/// The links of a network, to be worked on beside it.
-pub struct Snapshot {
-    network: NetworkName,
-    ground: Ground,
-    pairs: Vec<(IdentityId, IdentityId, Arc<Acl>)>,
-}
-
-impl Snapshot {
-    /// Of now: some counters for each link.
-    pub fn of(network: &NetworkState) -> Self {
-        let links = network.links.all().map(|(from, to, acl)| (from, to, acl.clone()));
-        Self {
-            network: network.record.name.clone(),
-            ground: network.links.ground().clone(),
-            pairs: links.collect(),
-        }
-    }
-
-    /// The network.
-    pub fn network(&self) -> &NetworkName {
-        &self.network
-    }
-
-    /// The links.
-    pub fn links(&self) -> impl Iterator<Item = ((IdentityId, IdentityId), Link)> {
-        self.pairs.iter().filter_map(|(from, to, acl)| {
-            Some(((*from, *to), Link { acl: Acl::clone(acl), ..self.pair(*from, *to)? }))
-        })
-    }
-
-    /// A pair of identities that are there, without a link.
-    pub fn pair(&self, from: IdentityId, to: IdentityId) -> Option<Link> {
-        Some(Link {
-            network: self.network.clone(),
-            from: self.ground.labels(from)?.clone(),
-            to: self.ground.labels(to)?.clone(),
-            acl: Acl::default(),
-            packets: 0,
-            bytes: 0,
-            denied: 0,
-            observed: 0,
-        })
-    }
 }

@@ -508,11 +508,11 @@ proptest! {
         let mesh = mesh.into_inner();
         let since = mesh.journal.as_ref().unwrap().since(ListKind::Workloads, judging.warmed.since).unwrap();
         let network = &mesh.world.networks[&shop()];
-        let rejudge = |known: Option<_>| {
+        let reclassify_under = |known: Option<_>| {
             let (warmed, touched) = known.unzip();
-            workloads::rejudge(&mesh.world, network, &policy, warmed, touched)
+            super::reclassify::reclassify_under(&mesh.world, network, &policy, warmed, touched)
         };
-        let (all, some) = (rejudge(None), rejudge(Some((&judging.warmed, &since.keys))));
+        let (all, some) = (reclassify_under(None), reclassify_under(Some((&judging.warmed, &since.keys))));
         prop_assert_eq!(format!("{:?}", all.mutations), format!("{:?}", some.mutations));
         prop_assert_eq!((all.admitted, all.refused), (some.admitted, some.refused));
     }

@@ -2,7 +2,7 @@
 //! nodes' at a time.
 
 use crate::{
-    plans::workloads::{Judge, unapproved},
+    plans::admission::{Judge, unapproved},
     records::Standing,
     world::{Shared, World},
 };

@@ -1,0 +1,116 @@
+//! Migrations: the numbered steps from an empty database to the format of this version. The number
+//! of the last step that was taken is the database's `user_version`. A step that was released does
+//! not change any more.
+
+use super::interface::StoreError;
+use rusqlite::Connection;
+
+/// One step.
+struct Migration {
+    /// The format that it leads to.
+    format: u32,
+    statements: &'static str,
+}
+
+/// The steps, in their order.
+const MIGRATIONS: [Migration; 2] =
+    [Migration { format: 2, statements: RECORDS }, Migration { format: 3, statements: FLOORS }];
+
+/// The records, the audit log, and the states of policies and quarantines.
+const RECORDS: &str = "
+    CREATE TABLE records (kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, revision \
+    INTEGER NOT NULL,
+        PRIMARY KEY (kind, name)) WITHOUT ROWID;
+    CREATE TABLE audit (revision INTEGER PRIMARY KEY, at TEXT NOT NULL, actor TEXT NOT NULL, \
+    action TEXT NOT NULL,
+        why TEXT, origin TEXT);
+    -- Every state of the records that are kept for ever; without a body: deleted.
+    CREATE TABLE history (kind TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL, body \
+    TEXT,
+        PRIMARY KEY (kind, name, revision)) WITHOUT ROWID;
+";
+
+/// The revision since which the history is whole, and an index that finds whether a state needs a
+/// line of the audit log.
+const FLOORS: &str = "
+    CREATE TABLE floors (name TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE INDEX history_by_revision ON history (revision);
+";
+
+/// Takes the steps that are missing, in one transaction.
+///
+/// # Errors
+/// [`StoreError::Format`] if the database is of a later version.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let format: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if format == MIGRATIONS[MIGRATIONS.len() - 1].format {
+        return Ok(());
+    }
+    // 0: it is new.
+    if format != 0 && !MIGRATIONS.iter().any(|migration| migration.format == format) {
+        return Err(StoreError::Format(format));
+    }
+    let transaction = connection.transaction()?;
+    for migration in MIGRATIONS.iter().filter(|migration| migration.format > format) {
+        transaction.execute_batch(migration.statements)?;
+        transaction.pragma_update(None, "user_version", migration.format)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Sqlite, Store};
+    use meshward_types::Revision;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_database_of_the_first_release_is_read_in_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mesh.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(include_str!("testdata/format-3.sql")).unwrap();
+        drop(old);
+        let mut store = Sqlite::open(&path).unwrap();
+        let contents = store.load().unwrap();
+        assert_eq!((contents.revision, contents.records.len()), (Revision(14), 14));
+        let kinds: BTreeSet<_> =
+            contents.records.iter().map(|record| record.key().columns().0).collect();
+        assert_eq!(kinds.len(), 12, "every kind is there: {kinds:?}");
+        assert_eq!(store.as_of(Revision(14)).unwrap().len(), 2, "a policy and a quarantine");
+        assert_eq!(store.audit(None, 100).unwrap().len(), 14);
+        meshward_control_state::world::World::load(contents.revision, contents.records).unwrap();
+    }
+
+    #[test]
+    fn a_database_of_format_2_is_migrated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mesh.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(RECORDS).unwrap();
+        old.execute(
+            "INSERT INTO audit VALUES (7, '2026-01-01T00:00:00Z', 'user:a', 'x', NULL, NULL)",
+            [],
+        )
+        .unwrap();
+        old.pragma_update(None, "user_version", 2).unwrap();
+        drop(old);
+        let mut store = Sqlite::open(&path).unwrap();
+        assert_eq!(store.load().unwrap().revision, Revision(7));
+        assert_eq!(store.as_of(Revision(1)).unwrap(), []);
+    }
+
+    #[test]
+    fn a_database_of_a_later_version_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mesh.db");
+        drop(Sqlite::open(&path).unwrap());
+        let newer = Connection::open(&path).unwrap();
+        newer.pragma_update(None, "user_version", 1000).unwrap();
+        drop(newer);
+        let refused = Sqlite::open(&path).err().unwrap().to_string();
+        assert!(refused.contains("format 1000"), "{refused}");
+    }
+}

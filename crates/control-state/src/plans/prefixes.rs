@@ -1,0 +1,20 @@
+//! Prefixes behind gateways.
+
+use crate::{Refusal, world::World};
+use ipnet::IpNet;
+use meshward_types::NetworkName;
+
+/// Whether a prefix may be behind a gateway of a network: nothing of the network itself may.
+pub fn check_prefix(world: &World, network: &NetworkName, prefix: &IpNet) -> Result<(), Refusal> {
+    let Some(network) = world.networks.get(network) else { return Ok(()) };
+    let overlaps = |own: &&IpNet| own.contains(prefix) || prefix.contains(*own);
+    match network.record.prefixes.iter().find(overlaps) {
+        Some(own) => Err(Refusal::Invalid(format!(
+            "{prefix} overlaps with {own}, which is network {} itself: name the prefixes behind \
+            the gateway",
+            network.record.name
+        ))
+        .about("prefix")),
+        None => Ok(()),
+    }
+}

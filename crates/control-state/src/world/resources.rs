@@ -1,0 +1,154 @@
+//! The resources of a network, as its nodes hold them.
+
+use super::{
+    network::{NetworkState, workload_resource},
+    nodes::Nodes,
+    quarantines::Quarantines,
+};
+use crate::records::{RefusedRecord, WorkloadRecord};
+use meshward_control_proto::{
+    Change, Resource, ResourceKey, WorkloadReport,
+    view::{IdentitySpec, NetworkSpec, PeerSpec},
+};
+use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId, trigger::TriggerSpec};
+use std::sync::Arc;
+
+/// The resources of a network, as its nodes have them.
+#[derive(Clone, Copy)]
+pub struct NetworkResources<'a> {
+    pub network: &'a NetworkState,
+    pub nodes: &'a Nodes,
+    pub quarantines: &'a Quarantines,
+}
+
+impl NetworkResources<'_> {
+    pub fn name(&self) -> &NetworkName {
+        &self.network.record.name
+    }
+
+    /// The network itself, as a node has it; `None` if it does not serve it.
+    pub fn own_network(&self, node: u32) -> Option<(ResourceKey, Resource)> {
+        let blocks = self.nodes.record(node)?.blocks.get(self.name())?.clone();
+        let record = &self.network.record;
+        let admission = !self.network.links.policy().admission.is_empty();
+        let conduct = self.network.links.policy().conduct(self.network.resets);
+        let spec = NetworkSpec {
+            prefixes: record.prefixes.clone(),
+            blocks,
+            mtu: record.mtu,
+            admission,
+            conduct,
+        };
+        Some((ResourceKey::Network(self.name().clone()), Resource::Network(spec)))
+    }
+
+    /// The triggers, as every node of the network has them.
+    pub fn triggers(&self) -> impl Iterator<Item = (ResourceKey, Resource)> {
+        let name = self.name().clone();
+        self.network.links.policy().triggers.iter().map(move |trigger| {
+            let spec = TriggerSpec::new(
+                trigger.watch.clone(),
+                &trigger.when,
+                trigger.alone,
+                trigger.lasts,
+            );
+            (ResourceKey::Trigger(name.clone(), trigger.name.clone()), Resource::Trigger(spec))
+        })
+    }
+
+    /// Drops the network and its triggers.
+    pub(super) fn drop_network(&self) -> Vec<Change> {
+        let keys =
+            self.triggers().map(|(key, _)| key).chain([ResourceKey::Network(self.name().clone())]);
+        keys.map(Change::Drop).collect()
+    }
+
+    /// A node as a peer; `None` while it has no endpoint.
+    pub fn peer(&self, node: u32) -> Option<(ResourceKey, Resource)> {
+        let record = self.nodes.record(node)?;
+        let (endpoint, prefixes) =
+            (record.endpoints.get(self.name())?, record.blocks.get(self.name())?);
+        let spec = PeerSpec {
+            public_key: endpoint.public_key,
+            candidates: endpoint.candidates.clone(),
+            prefixes: prefixes.clone(),
+        };
+        Some((ResourceKey::Peer(self.name().clone(), record.name.clone()), Resource::Peer(spec)))
+    }
+
+    pub fn identity(&self, id: IdentityId) -> Option<(ResourceKey, Resource)> {
+        let labels = self.network.links.labels(id)?;
+        let held = self.quarantines.holds_labels(self.name(), labels);
+        let accepts = self.network.links.accepts(id).to_vec();
+        let spec = IdentitySpec {
+            labels: labels.clone(),
+            accepts,
+            quarantined: held.quarantined,
+            reset: held.reset,
+        };
+        Some((ResourceKey::Identity(self.name().clone(), id), Resource::Identity(spec)))
+    }
+
+    pub fn workload(&self, record: &WorkloadRecord) -> (ResourceKey, Resource) {
+        workload_resource(record, self.quarantines.holds(&record.id))
+    }
+
+    /// That a workload is not let in, as its node is told.
+    pub fn refused(&self, record: &RefusedRecord) -> (ResourceKey, Resource) {
+        refused_resource(record)
+    }
+
+    pub(super) fn refused_key(&self, id: &WorkloadId) -> ResourceKey {
+        ResourceKey::Refused(self.name().clone(), id.clone())
+    }
+
+    pub fn link(
+        &self,
+        from: IdentityId,
+        to: IdentityId,
+        acl: &Arc<Acl>,
+    ) -> (ResourceKey, Resource) {
+        (ResourceKey::Link(self.name().clone(), from, to), Resource::Link(Acl::clone(acl)))
+    }
+
+    /// All that a node learns by meeting an identity.
+    pub(super) fn section(&self, id: IdentityId, learner: Option<u32>) -> Vec<Change> {
+        let hosts =
+            self.network.hosts(id).into_iter().flatten().filter(|host| Some(*host) != learner);
+        let workloads = self.network.workloads_of(id).map(|record| self.workload(record));
+        self.identity(id)
+            .into_iter()
+            .chain(hosts.filter_map(|host| self.peer(host)))
+            .chain(workloads)
+            .map(put)
+            .collect()
+    }
+
+    /// The links between two identities, in both directions.
+    pub(super) fn between(&self, a: IdentityId, b: IdentityId) -> Vec<Change> {
+        let there = self.network.links.acl(a, b).map(|acl| self.link(a, b, acl));
+        let back = self.network.links.acl(b, a).filter(|_| a != b).map(|acl| self.link(b, a, acl));
+        there.into_iter().chain(back).map(put).collect()
+    }
+
+    /// Drops the workloads of an identity that run elsewhere.
+    pub(super) fn drop_others(&self, id: IdentityId, node: u32) -> Vec<Change> {
+        let own = self.nodes.name(node);
+        let others = self.network.workloads_of(id).filter(|record| Some(&record.node) != own);
+        others.map(|record| Change::Drop(self.workload_key(&record.id))).collect()
+    }
+
+    pub(super) fn workload_key(&self, id: &WorkloadId) -> ResourceKey {
+        ResourceKey::Workload(self.name().clone(), id.clone())
+    }
+}
+
+/// That a workload is not let in, as its node is told.
+pub fn refused_resource(record: &RefusedRecord) -> (ResourceKey, Resource) {
+    let WorkloadReport { network, id, .. } = &record.report;
+    (ResourceKey::Refused(network.clone(), id.clone()), Resource::Refused(record.reason()))
+}
+
+pub(super) fn put((key, resource): (ResourceKey, Resource)) -> Change {
+    Change::Put(key, resource)
+}
