@@ -1,4 +1,4 @@
-//! Devices: machines with a stock `WireGuard`.
+//! Devices: machines with a stock WireGuard.
 
 use crate::{
     arguments::{self, Common, Device, Labelled, verb_or_list},

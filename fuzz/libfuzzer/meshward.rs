@@ -28,14 +28,16 @@ fn target() -> &'static Target {
     TARGET.get_or_init(|| {
         let name = env::var("MESHWARD_FUZZ_TARGET").unwrap_or_default();
         let names: Vec<&str> = all().map(|target| target.name).collect();
-        all().find(|target| target.name == name).unwrap_or_else(|| panic!("no target `{name}`; there are {names:?}"))
+        all().find(|target| target.name == name).unwrap_or_else(|| panic!("no target `{name}`; \
+            there are {names:?}"))
     })
 }
 
 fn begin() {
     let Some(folder) = env::var_os("MESHWARD_FUZZ_SEEDS") else { return };
     for (at, seed) in (target().seeds)().iter().enumerate() {
-        fs::write(Path::new(&folder).join(format!("seed-{at}")), seed).expect("seeds can be written");
+        fs::write(Path::new(&folder).join(format!("seed-{at}")), seed).expect("seeds can be \
+            written");
     }
 }
 

@@ -12,7 +12,8 @@ const MOST: u64 = 1 << 20;
 
 /// No address is left.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the block {} of network {network} on this node is exhausted: {used} addresses are in use; stop workloads, or make networks with wider blocks (`meshctl network create --block ...`)",
+#[error("the block {} of network {network} on this node is exhausted: {used} addresses are in use; \
+    stop workloads, or make networks with wider blocks (`meshctl network create --block ...`)",
     blocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
 pub struct Exhausted {
     network: NetworkName,

@@ -139,7 +139,8 @@ pub enum AttachError {
     Tun(String, std::io::Error),
     /// Something else is called so.
     #[error(
-        "{0} is there already, and is no interface of the mesh; delete it, or give the mesh's another name"
+        "{0} is there already, and is no interface of the mesh; delete it, or give the mesh's \
+        another name"
     )]
     Taken(String),
 }

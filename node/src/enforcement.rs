@@ -362,10 +362,12 @@ impl Enforcement {
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         Err(match state.is_current {
             true => Refusal::Missing(format!(
-                "this node does not serve network `{network}`: it is not there, or the node's join token did not name it (it serves: {known})"
+                "this node does not serve network `{network}`: it is not there, or the node's join \
+                token did not name it (it serves: {known})"
             )),
             false => Refusal::Early(format!(
-                "this node does not know network `{network}` yet: the coordinator has not been heard since the daemon's start (it serves: {known})"
+                "this node does not know network `{network}` yet: the coordinator has not been \
+                heard since the daemon's start (it serves: {known})"
             )),
         })
     }

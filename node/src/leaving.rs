@@ -71,7 +71,8 @@ pub async fn leave(config: &Config, folder: &Folder, force: bool) -> Result<Memb
                 .context("the mesh was not left; with --force it is forgotten here all the same"));
         }
         Err(error) => warn!(
-            "the coordinator does not know that this node has left ({error:#}); there: meshctl node remove {}",
+            "the coordinator does not know that this node has left ({error:#}); there: meshctl \
+            node remove {}",
             membership.name
         ),
         Ok(()) => {}

@@ -238,7 +238,11 @@ async fn run(common: Common) -> Result<()> {
     // Clients of registries take the process's default; there is one provider in it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let membership = folder.membership()?.ok_or_else(|| {
-        Mistake("this machine has not joined a mesh; get a token with `meshctl token create` and run: meshward-node join TOKEN@HOST".into())
+        Mistake(
+            "this machine has not joined a mesh; get a token with `meshctl token create` and \
+            run: meshward-node join TOKEN@HOST"
+                .into(),
+        )
     })?;
     let (relay, relayed_orders) = relay_queue::channel();
     if let Some(at) = folder.removed_at() {

@@ -61,7 +61,11 @@ pub(crate) fn open(data_dir: &Path) -> Result<MemberFolder> {
 pub(crate) async fn run(config: Config) -> Result<()> {
     let folder = open(&config.data_dir)?;
     let membership = folder.membership()?.ok_or_else(|| {
-        Mistake("this machine is no relay of a mesh yet; get a token with `meshctl token create --relay` and run: meshward-relay join TOKEN@HOST".into())
+        Mistake(
+            "this machine is no relay of a mesh yet; get a token with `meshctl token create \
+            --relay` and run: meshward-relay join TOKEN@HOST"
+                .into(),
+        )
     })?;
     let credentials = folder.credentials()?;
     if folder.removed_at().is_some() {

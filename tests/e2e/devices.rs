@@ -1,4 +1,4 @@
-//! Machines with a stock `WireGuard`, and endpoints that change their keys.
+//! Machines with a stock WireGuard, and endpoints that change their keys.
 
 use crate::{
     support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, pings, tcp_echoes, udp_echoes},
@@ -23,7 +23,7 @@ rules:
   - { name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/7000, udp/7000] }
 ";
 
-/// A machine with a stock `WireGuard`.
+/// A machine with a stock WireGuard.
 pub(crate) struct Machine {
     pub site: Site,
     /// Its addresses on the mesh, IPv4 first.

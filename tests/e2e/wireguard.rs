@@ -1,4 +1,4 @@
-//! A stock `WireGuard` in a node's place: the wire format is the standard one.
+//! A stock WireGuard in a node's place: the wire format is the standard one.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, pings, tcp_echoes};
 use anyhow::{Context, Result, ensure};

@@ -104,7 +104,8 @@ impl Shape {
             let port = 8000 + at + if rule == 1 { version } else { 0 };
             let _ = writeln!(
                 text,
-                "  - {{ name: r{rule}, from: {{ tenant: t{tenant}, app: {{ in: [a{at}, a{}] }} }}, to: {{ tenant: t{tenant}, tier: w{} }}, allow: [tcp/{port}, icmp] }}",
+                "  - {{ name: r{rule}, from: {{ tenant: t{tenant}, app: {{ in: [a{at}, a{}] }} }}, \
+                to: {{ tenant: t{tenant}, tier: w{} }}, allow: [tcp/{port}, icmp] }}",
                 at + RULES,
                 at % 5
             );

@@ -2,8 +2,9 @@
 //! their views.
 //!
 //! A simulated node begins with the view that the seeded mesh gives it, of which it keeps only the
-//! digest; what changes, it keeps resource by resource. So ten thousand of them fit into one process, and
-//! yet each of them is compared with the coordinator by the digest of all that it would hold.
+//! digest; what changes, it keeps resource by resource. So ten thousand of them fit into one
+//! process, and yet each of them is compared with the coordinator by the digest of all that it
+//! would hold.
 
 use crate::shape::{self, Shape};
 use anyhow::{Context, Result, ensure};

@@ -265,7 +265,7 @@ pub struct LocalEndpoint {
     pub network: NetworkName,
     /// The node's blocks of it.
     pub blocks: Vec<IpNet>,
-    /// The endpoint's `WireGuard` key.
+    /// The endpoint's WireGuard key.
     pub public_key: String,
     /// Its UDP port.
     pub port: u16,

@@ -99,7 +99,7 @@ pub struct RotatedKeys {
     pub keep_old_seconds: u64,
 }
 
-/// A machine with a stock `WireGuard`, to be taken in.
+/// A machine with a stock WireGuard, to be taken in.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateDevice {
@@ -113,7 +113,7 @@ pub struct CreateDevice {
     /// The node by which it joins; the only connected one, if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<NodeName>,
-    /// Its `WireGuard` key, in base64.
+    /// Its WireGuard key, in base64.
     #[schema(value_type = WireGuardKey)]
     pub public_key: String,
 }
@@ -149,7 +149,8 @@ impl CreatedDevice {
         let private = private_key.unwrap_or("(the private key of the device)");
         let endpoint = endpoint.map_or_else(|| self.endpoint.to_string(), ToOwned::to_owned);
         format!(
-            "[Interface]\nPrivateKey = {private}\nAddress = {}\nMTU = {}\n\n[Peer]\nPublicKey = {}\nEndpoint = {endpoint}\nAllowedIPs = {}\nPersistentKeepalive = 25\n",
+            "[Interface]\nPrivateKey = {private}\nAddress = {}\nMTU = {}\n\n[Peer]\nPublicKey = \
+            {}\nEndpoint = {endpoint}\nAllowedIPs = {}\nPersistentKeepalive = 25\n",
             commas(&self.addresses),
             self.mtu,
             self.public_key,
@@ -162,7 +163,7 @@ fn commas<T: ToString>(all: &[T]) -> String {
     all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// A machine with a stock `WireGuard`.
+/// A machine with a stock WireGuard.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Device {
     /// Its name.
@@ -178,7 +179,7 @@ pub struct Device {
     pub addresses: Vec<IpAddr>,
     /// Its labels, verified ones included.
     pub labels: Labels,
-    /// Its `WireGuard` key, in base64.
+    /// Its WireGuard key, in base64.
     #[schema(value_type = WireGuardKey)]
     pub public_key: String,
 }

@@ -41,7 +41,7 @@ pub(crate) enum Contender {
     Meshward,
     /// Nebula, with certificates of its own.
     Nebula,
-    /// A program with `WireGuard`'s usual control socket.
+    /// A program with WireGuard's usual control socket.
     Other {
         /// Its name.
         name: &'static str,

@@ -38,7 +38,7 @@ use std::{
 
 /// Initiations a second.
 const RATE: u64 = 100_000;
-/// Bytes of an initiation, and where its MACs stand (`WireGuard` paper §5.4.2).
+/// Bytes of an initiation, and where its MACs stand (WireGuard paper §5.4.2).
 const INITIATION: usize = 148;
 const MAC1: usize = 116;
 const MAC2: usize = 132;

@@ -190,7 +190,7 @@ pub enum Question {
     RemoveDevice(WorkloadId),
 }
 
-/// A machine with a stock `WireGuard` that joins through a node.
+/// A machine with a stock WireGuard that joins through a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeviceOrder {
     /// The network.
@@ -199,7 +199,7 @@ pub struct DeviceOrder {
     pub name: WorkloadName,
     /// The device's labels.
     pub labels: Labels,
-    /// The device's `WireGuard` key.
+    /// The device's WireGuard key.
     pub public_key: PublicKey,
 }
 

@@ -70,7 +70,7 @@ pub struct WorkloadReport {
     /// The prefixes behind it, if it is the route of a gateway.
     #[serde(default, deserialize_with = "at_most::<_, _, MAX_LISTED>")]
     pub prefixes: Vec<IpNet>,
-    /// The `WireGuard` key of a device.
+    /// The WireGuard key of a device.
     #[serde(default)]
     pub device: Option<PublicKey>,
     /// The workloads that its owner lets reach it.

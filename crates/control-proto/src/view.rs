@@ -34,7 +34,7 @@ pub struct NetworkSpec {
 }
 
 impl NetworkSpec {
-    /// A network with this MTU in bytes, that has no prefix yet, no admission and the usual conduct.
+    /// A network with this MTU in bytes, without prefixes and admission, of the usual conduct.
     pub fn with_mtu(mtu: u16) -> Self {
         Self {
             prefixes: vec![],
@@ -49,7 +49,7 @@ impl NetworkSpec {
 /// Another node's endpoint of the same network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerSpec {
-    /// The endpoint's `WireGuard` key.
+    /// The endpoint's WireGuard key.
     pub public_key: PublicKey,
     /// The addresses at which it may be reached, the most likely first.
     pub candidates: Vec<SocketAddr>,

@@ -35,7 +35,8 @@ pub enum SavedFlowsError {
     Version(u8),
     /// They end too early or too late, or hold more flows than any program writes.
     #[error(
-        "the flows that were kept are damaged: the length does not fit the number of flows, or that is above {MAX_SAVED}"
+        "the flows that were kept are damaged: the length does not fit the number of flows, or \
+        that is above {MAX_SAVED}"
     )]
     Damaged,
 }

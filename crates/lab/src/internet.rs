@@ -176,7 +176,7 @@ impl Internet {
     }
 
     /// Captures what the router and the hosts of all sites carry, from now on: a packet with an
-    /// address of a mesh, outside of `WireGuard`, panics when this ends.
+    /// address of a mesh, outside of WireGuard, panics when this ends.
     ///
     /// # Errors
     /// If their interfaces cannot be captured.

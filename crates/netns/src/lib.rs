@@ -24,7 +24,8 @@ use std::{
 pub enum Error {
     /// The path does not lead to a network namespace.
     #[error(
-        "{path} is no network namespace that can be opened ({source}); name one like /run/netns/NAME or /proc/PID/ns/net"
+        "{path} is no network namespace that can be opened ({source}); name one like \
+        /run/netns/NAME or /proc/PID/ns/net"
     )]
     Open {
         /// The path.

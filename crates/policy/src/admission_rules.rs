@@ -92,7 +92,10 @@ impl FromStr for ImagePattern {
         // Parsed with an added path, so that the first part is read as a registry where that is
         // meant.
         let whole = Repository::of_reference(&format!("{prefix}/x")).map_err(|_| {
-            format!("`{text}` is no pattern: write REGISTRY/PATH, REGISTRY/PATH/* for all below it, or *")
+            format!(
+                "`{text}` is no pattern: write REGISTRY/PATH, REGISTRY/PATH/* for all below \
+                it, or *"
+            )
         })?;
         Ok(Self::Below(whole.as_str().trim_end_matches('x').to_owned()))
     }
@@ -132,13 +135,18 @@ impl FromStr for SigningKey {
     type Err = String;
     fn from_str(pem: &str) -> Result<Self, String> {
         let der = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
-            "this is no public key: put in the whole PEM text, from -----BEGIN PUBLIC KEY----- on (`cosign public-key`, or the .pub file)"
+            "this is no public key: put in the whole PEM text, from -----BEGIN PUBLIC KEY----- on \
+            (`cosign public-key`, or the .pub file)"
         })?;
         match der.as_ref().strip_prefix(&P256) {
             Some(point) if point.len() == 65 && point[0] == 4 => {
                 Ok(Self { pem: pem.trim().to_owned(), point: point.to_vec() })
             }
-            _ => Err("this is no key on P-256: image signatures of cosign and skopeo are made with ECDSA P-256 keys".into()),
+            _ => {
+                Err("this is no key on P-256: image signatures of cosign and skopeo are made with \
+                ECDSA P-256 keys"
+                    .into())
+            }
         }
     }
 }

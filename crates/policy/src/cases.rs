@@ -13,7 +13,8 @@ use std::collections::HashSet;
 
 /// A policy test that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("policy test {number} failed: from {from} to {to}, {port}: expected {expected}, but {found}",
+#[error("policy test {number} failed: from {from} to {to}, {port}: expected {expected}, but \
+    {found}",
     from = test.from, to = test.to, port = test.port,
     expected = match test.expect { Expect::Allow => "allow", Expect::Deny => "deny", Expect::Reject => "reject" })]
 pub struct TestFailure {

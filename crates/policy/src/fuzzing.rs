@@ -109,7 +109,9 @@ admission:
 routes:
   - { from: { app: gate }, prefixes: [192.168.0.0/16] }
 "#;
-    let two = "network: shop\nrules: [{ name: a, from: {}, to: {}, allow: [any] }]\n\u{c}network: lab\n---\nnetwork: shop\n";
-    let anchors = "network: shop\nrules:\n  - &a { name: a, from: &s { app: web }, to: *s, allow: [tcp/1] }\n  - { <<: *a, name: b }\n";
+    let two = "network: shop\nrules: [{ name: a, from: {}, to: {}, allow: [any] }]\n\u{c}network: \
+        lab\n---\nnetwork: shop\n";
+    let anchors = "network: shop\nrules:\n  - &a { name: a, from: &s { app: web }, to: *s, allow: \
+        [tcp/1] }\n  - { <<: *a, name: b }\n";
     [whole, two, anchors, "network: [", ""].map(|text| text.as_bytes().to_vec()).to_vec()
 }

@@ -26,7 +26,8 @@ fn short_timeouts(parsed: &ParsedPolicy) -> Vec<Problem> {
 }
 
 fn too_large(parsed: &ParsedPolicy) -> Problem {
-    let text = "the policy is too large to look at all of it for what is suspicious; this is what was found";
+    let text = "the policy is too large to look at all of it for what is suspicious; this is what \
+        was found";
     Problem { span: parsed.begin.clone(), text: text.into() }
 }
 
@@ -133,7 +134,8 @@ fn find_violations(
                 continue;
             };
             let text = format!(
-                "rule `{}` allows what guardrail `{}` denies, for instance from {a} to {b}: the guardrail decides",
+                "rule `{}` allows what guardrail `{}` denies, for instance from {a} to {b}: the \
+                guardrail decides",
                 rule.name, guardrail.name
             );
             found.extend(problem(parsed, &rule.name, text));

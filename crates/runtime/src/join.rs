@@ -32,7 +32,8 @@ impl std::str::FromStr for Invitation {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let (token, host) = text.rsplit_once('@').ok_or(
-            "write TOKEN@HOST, with the token of `meshctl token create` and the coordinator's address",
+            "write TOKEN@HOST, with the token of `meshctl token create` and the coordinator's \
+            address",
         )?;
         let token = token.parse::<JoinToken>().map_err(|error| error.to_string())?;
         if host.is_empty() {
@@ -90,7 +91,10 @@ impl InvitationSource {
             (read_text(&file)?, file.display().to_string())
         } else {
             return Err(Mistake(
-                "there is no join token: give TOKEN@HOST, --token-file FILE (or - for standard input), MESHWARD_JOIN_TOKEN, MESHWARD_JOIN_TOKEN_FILE, or the systemd credential meshward.join-token".into(),
+                "there is no join token: give TOKEN@HOST, --token-file FILE (or - for standard \
+                input), MESHWARD_JOIN_TOKEN, MESHWARD_JOIN_TOKEN_FILE, or the systemd credential \
+                meshward.join-token"
+                    .into(),
             ));
         };
         self.complete(text.trim()).map_err(|text| Mistake(format!("{place}: {text}")))
@@ -136,8 +140,11 @@ pub async fn join(
 ) -> Result<Membership> {
     if let Some(member) = folder.membership_or_aside()? {
         return Err(Mistake(format!(
-            "this machine is {} `{}` of the mesh at {} already; to join another, leave that one first (`meshward-node leave`) or use another --data-dir",
-            folder.kind(), member.name, member.coordinator
+            "this machine is {} `{}` of the mesh at {} already; to join another, leave that one \
+            first (`meshward-node leave`) or use another --data-dir",
+            folder.kind(),
+            member.name,
+            member.coordinator
         ))
         .into());
     }
@@ -186,7 +193,9 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
     let text = format!("{error:#}");
     if text.contains("UnknownIssuer") {
         return Mistake(
-            "the coordinator at this address has another CA than the join token says: it is not the mesh that the token is for, or somebody stands in between".into(),
+            "the coordinator at this address has another CA than the join token says: it is not \
+            the mesh that the token is for, or somebody stands in between"
+                .into(),
         )
         .into();
     }

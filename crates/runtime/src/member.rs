@@ -27,7 +27,8 @@ pub const REMOVED: u8 = 3;
 /// The error of a member that was removed from the mesh: the process ends with [`REMOVED`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{kind} {name} was removed from the mesh{closed}; to join again, with a new token: {join} join TOKEN@HOST"
+    "{kind} {name} was removed from the mesh{closed}; to join again, with a new token: {join} join \
+    TOKEN@HOST"
 )]
 pub struct Removed {
     kind: MemberKind,
@@ -104,7 +105,8 @@ impl MemberFolder {
             DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| {
                 let path = path.display();
                 Mistake(format!(
-                    "cannot use the data folder {path} ({error}); run as root, or name another with --data-dir"
+                    "cannot use the data folder {path} ({error}); run as root, or name another \
+                    with --data-dir"
                 ))
             })?;
             files::remove_partial(&folder);
@@ -133,7 +135,8 @@ impl MemberFolder {
         match serde_json::from_slice(&bytes) {
             Ok(membership) => Ok(Some(membership)),
             Err(error) => bail!(Mistake(format!(
-                "{} is damaged ({error}): it says who this {kind} is; put it back from a backup, or join again with a new token: meshward-{} join TOKEN@HOST",
+                "{} is damaged ({error}): it says who this {kind} is; put it back from a backup, \
+                or join again with a new token: meshward-{} join TOKEN@HOST",
                 self.place(&name).display(),
                 match self.kind {
                     MemberKind::Node => "node",

@@ -78,11 +78,14 @@ fn explain_time(error: Error, certificate: &CertificateDer<'_>, now: UnixTime) -
     let (begins, ends) = (validity.not_before.timestamp(), validity.not_after.timestamp());
     Error::General(match early {
         true => format!(
-            "this machine's clock says {own}, and the coordinator's certificate is good from {} on: this machine's clock is behind, or the coordinator's is ahead; set it and try again",
+            "this machine's clock says {own}, and the coordinator's certificate is good from {} \
+            on: this machine's clock is behind, or the coordinator's is ahead; set it and try \
+            again",
             date(begins)
         ),
         false => format!(
-            "this machine's clock says {own}, and the coordinator's certificate ended at {}: this machine's clock is ahead, or the coordinator's is behind; set it and try again",
+            "this machine's clock says {own}, and the coordinator's certificate ended at {}: this \
+            machine's clock is ahead, or the coordinator's is behind; set it and try again",
             date(ends)
         ),
     })

@@ -91,7 +91,8 @@ impl FlowTimeouts {
             let [given, asked] = [time, least].map(humantime::format_duration);
             (time < least).then(|| {
                 format!(
-                    "`{name}: {given}` is less than {rfc} asks for, {asked}: what is quiet for longer is cut; raise it, unless nothing is"
+                    "`{name}: {given}` is less than {rfc} asks for, {asked}: what is quiet for \
+                    longer is cut; raise it, unless nothing is"
                 )
             })
         })

@@ -1,11 +1,11 @@
-//! `WireGuard` public keys. Private keys have no type here, since they never leave the node that
+//! WireGuard public keys. Private keys have no type here, since they never leave the node that
 //! made them.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// A Curve25519 public key (RFC 7748), printed in `WireGuard`'s base64 form.
+/// A Curve25519 public key (RFC 7748), printed in WireGuard's base64 form.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(pub [u8; 32]);
 

@@ -17,12 +17,14 @@ const MAX_VALUE: usize = 256;
 pub enum BadLabel {
     /// The key is empty, too long, or has a character that keys cannot have.
     #[error(
-        "`{0}` is not a label key: use 1 to 128 of a-z, A-Z, 0-9, `.`, `_`, `-` and `/`, beginning with a letter or digit"
+        "`{0}` is not a label key: use 1 to 128 of a-z, A-Z, 0-9, `.`, `_`, `-` and `/`, beginning \
+        with a letter or digit"
     )]
     Key(String),
     /// The value is too long, or has a control character, a comma or a quote.
     #[error(
-        "`{0}` is not a label value: use at most 256 printable characters without `,`, `=`, `(`, `)` and quotes"
+        "`{0}` is not a label value: use at most 256 printable characters without `,`, `=`, `(`, \
+        `)` and quotes"
     )]
     Value(String),
     /// There is no `=`.

@@ -6,7 +6,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 /// The error for a name that is not a DNS label (RFC 1123 §2.1).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{given}` is not a {what}: use 1 to 63 of a-z, 0-9 and `-`, beginning and ending with a letter or digit"
+    "`{given}` is not a {what}: use 1 to 63 of a-z, 0-9 and `-`, beginning and ending with a \
+    letter or digit"
 )]
 pub struct BadName {
     what: &'static str,

@@ -32,7 +32,7 @@ pub struct Time;
 /// A credential's name.
 pub struct CredentialName;
 
-/// A `WireGuard` public key in base64.
+/// A WireGuard public key in base64.
 pub struct WireGuardKey;
 
 macro_rules! named {
@@ -178,7 +178,8 @@ fn selector() -> Value {
             object("exists", &json!({ "type": "boolean" })),
         ] },
         "examples": [{ "app": "web", "env": { "in": ["prod", "stage"] }, "tier": { "not": "test" } }],
-        "description": "Requirements on labels, all of which must hold. Without any, everything is selected."
+        "description": "Requirements on labels, all of which must hold. Without any, everything is \
+            selected."
     })
 }
 
@@ -186,7 +187,8 @@ fn port_spec() -> Value {
     json!({
         "type": "string", "maxLength": 16, "examples": ["tcp/8080", "udp/5000-5999", "icmp", "any"],
         "pattern": format!("^(any|icmp|(tcp|udp|sctp)(/{PORT}(-{PORT})?)?)$"),
-        "description": "A protocol, and its ports if it has any; the first of a range is not above the last."
+        "description": "A protocol, and its ports if it has any; the first of a range is not above \
+            the last."
     })
 }
 
@@ -207,6 +209,8 @@ fn acl() -> Value {
             "otherwise": { "type": ["string", "null"], "enum": ["drop", "reject", null] },
         },
         "required": ["allowed", "observed", "forensic", "rejected", "dropped"],
-        "description": "What may pass, what passes only because it is observed, what passes to a quarantined workload, and which senders of denied packets are told: of rules that deny, and otherwise (as the network has it, if there is nothing)."
+        "description": "What may pass, what passes only because it is observed, what passes to a \
+            quarantined workload, and which senders of denied packets are told: of rules that \
+            deny, and otherwise (as the network has it, if there is nothing)."
     })
 }

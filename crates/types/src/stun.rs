@@ -52,7 +52,7 @@ pub fn read_request(message: &[u8]) -> Option<Transaction> {
     read(message, REQUEST).map(|(transaction, _)| transaction)
 }
 
-/// Returns `true` if a datagram may be an answer: it has STUN's magic cookie, which no `WireGuard`
+/// Returns `true` if a datagram may be an answer: it has STUN's magic cookie, which no WireGuard
 /// message has at that offset.
 pub fn is_response(message: &[u8]) -> bool {
     read(message, SUCCESS).is_some()

@@ -32,9 +32,9 @@ impl Condition {
     pub fn check(&self) -> Result<(), String> {
         let counts = [self.denied_flows, self.distinct_ports, self.distinct_addresses];
         if counts.iter().all(Option::is_none) {
-            return Err(
-                "`when` counts nothing; give `denied_flows`, `distinct_ports` or `distinct_addresses`".into(),
-            );
+            return Err("`when` counts nothing; give `denied_flows`, `distinct_ports` or \
+                `distinct_addresses`"
+                .into());
         }
         if counts.iter().flatten().any(|count| !(1..=10_000).contains(count)) {
             return Err("what `when` counts must be from 1 to 10000".into());

@@ -100,7 +100,8 @@ impl Node {
                 Ok(Target { network, node, workload, identity: None, is_quarantined: false })
             }
             None if wanted.node.is_some() => Err(Refusal::Missing(format!(
-                "policy lets no workload of this node and one of node `{node}` talk, so this node has no way to it"
+                "policy lets no workload of this node and one of node `{node}` talk, so this node \
+                has no way to it"
             ))),
             None => Err(unknown(wanted)),
         }
@@ -210,7 +211,8 @@ fn unknown(wanted: &Ping) -> Refusal {
     let inside =
         wanted.network.as_ref().map_or(String::new(), |network| format!(" in network `{network}`"));
     Refusal::Missing(format!(
-        "this node knows no peer, workload or address `{}`{inside}: it knows those that policy lets its own workloads talk with; `meshctl nodes` and `meshctl workloads` list all",
+        "this node knows no peer, workload or address `{}`{inside}: it knows those that policy \
+        lets its own workloads talk with; `meshctl nodes` and `meshctl workloads` list all",
         wanted.target
     ))
 }

@@ -209,7 +209,8 @@ impl Driver {
         let (name, spec) = self.choose(named, pools.first().copied()).await?;
         if let Some(other) = pools.iter().find(|pool| !spec.prefixes.contains(pool)) {
             return Err(Refusal::Invalid(format!(
-                "Docker would give out addresses of {other}, which are not those of network {name}; add `--ipam-driver meshward --ipam-opt network={name}`"
+                "Docker would give out addresses of {other}, which are not those of network \
+                {name}; add `--ipam-driver meshward --ipam-opt network={name}`"
             )));
         }
         let mut kept = self.kept.lock().await;
@@ -247,7 +248,8 @@ impl Driver {
                 .all(|address| spec.blocks.iter().any(|block| block.contains(address)))
         {
             return Err(Refusal::Invalid(format!(
-                "Docker gave the container an address that is not of this node's block of network {name}; make the network anew with `--ipam-driver meshward`"
+                "Docker gave the container an address that is not of this node's block of network \
+                {name}; make the network anew with `--ipam-driver meshward`"
             )));
         }
         // Docker takes what it has not given by itself.

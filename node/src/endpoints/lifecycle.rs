@@ -189,8 +189,8 @@ fn prepare(
     Ok(Prepared { secret, previous, sockets, port, timestamp_floor, timestamps_below })
 }
 
-/// Returns the limit for an endpoint whose timestamps have come so far, at this time; all in seconds
-/// since 1970.
+/// Returns the limit for an endpoint whose timestamps have come so far, at this time; all in
+/// seconds since 1970.
 pub(super) fn timestamp_limit(newest: u64, now: u64) -> u64 {
     newest.max(now).saturating_add(TIMESTAMP_MARGIN)
 }

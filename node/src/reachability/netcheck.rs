@@ -1,6 +1,6 @@
-//! What lies around this reachability: whether UDP passes, what the NAT does, which relays answer and how
-//! quickly, whether the router maps ports. Only what the mesh has named is asked: the coordinator,
-//! its relays, and the STUN servers of the configuration.
+//! What lies around this reachability: whether UDP passes, what the NAT does, which relays answer
+//! and how quickly, whether the router maps ports. Only what the mesh has named is asked: the
+//! coordinator, its relays, and the STUN servers of the configuration.
 
 use super::{Reachability, host_addresses, port_mapping};
 use futures::future::join_all;

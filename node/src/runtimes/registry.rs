@@ -84,7 +84,8 @@ impl Registry {
         let address = host.trim_matches(['[', ']']).parse().ok();
         ensure!(
             self.access.private || host != "localhost" && address.is_none_or(is_public),
-            "{host} is in a private network; if that is right, name the registry in `private_registries`"
+            "{host} is in a private network; if that is right, name the registry in \
+            `private_registries`"
         );
         Ok(())
     }
@@ -225,7 +226,11 @@ impl Resolve for PublicOnly {
             let public: Vec<SocketAddr> = found.filter(|address| is_public(address.ip())).collect();
             if public.is_empty() {
                 let name = name.as_str();
-                return Err(format!("{name} is in a private network; if that is right, name the registry in `private_registries`").into());
+                return Err(format!(
+                    "{name} is in a private network; if that is right, name the \
+                    registry in `private_registries`"
+                )
+                .into());
             }
             Ok(Box::new(public.into_iter()) as Addrs)
         })

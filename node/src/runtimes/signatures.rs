@@ -164,7 +164,8 @@ impl Signatures {
             }
             Err(error) => {
                 let rest = registry.rest.lock().note_failure(Instant::now());
-                warn!(%image, "no signatures from the registry, which is left alone for {rest:?}: {error:#}");
+                warn!(%image, "no signatures from the registry, which is left alone for {rest:?}: \
+                    {error:#}");
                 vec![]
             }
         }

@@ -211,8 +211,8 @@ async fn converse(
     }
 }
 
-/// Notes that the coordinator has accepted the session: it has answered, and not that another machine
-/// has it.
+/// Notes that the coordinator has accepted the session: it has answered, and not that another
+/// machine has it.
 fn note_accepted(node: &Node, connection: &Connection) {
     info!(coordinator = %connection.remote_address(), "session begun");
     node.link.note_accepted();
@@ -352,7 +352,8 @@ fn warn_of_clock(certificate: &[u8]) {
     let own = now();
     if own > read.not_after || own < read.not_before {
         warn!(
-            "a certificate that was signed just now is good from {} to {}, but this machine's clock says {}: this machine's clock is wrong, or the coordinator's is; set it",
+            "a certificate that was signed just now is good from {} to {}, but this machine's \
+            clock says {}: this machine's clock is wrong, or the coordinator's is; set it",
             date(read.not_before),
             date(read.not_after),
             date(own)

@@ -116,7 +116,8 @@ impl Workloads {
         let is_held = let_in_as.is_some() || held_until.is_some();
         workload.served.endpoint.quarantine_locally(workload.index, is_held);
         if let_in_as.is_some() {
-            warn!(workload = %id, "it is something else than when it was let in, and the coordinator is away: it is closed until that is judged");
+            warn!(workload = %id, "it is something else than when it was let in, and the \
+                coordinator is away: it is closed until that is judged");
         }
     }
 

@@ -85,7 +85,8 @@ impl Workloads {
         let (interface, netns_id) = inspect_netns(wanted.netns.clone()).await?;
         if !wanted.host && is_of_host(netns_id) {
             return Err(Refusal::Invalid(format!(
-                "{} is the namespace of this host itself: every process here would be the workload; if that is what you want, say `--host`",
+                "{} is the namespace of this host itself: every process here would be the \
+                workload; if that is what you want, say `--host`",
                 wanted.netns.display()
             )));
         }

@@ -144,13 +144,15 @@ impl Workloads {
         let is_same = attachment.netns_id == Some(netns_id) && there.network == *network;
         let holds = self.has_interface(&there.id, &attachment).await;
         if !holds {
-            info!(workload = %there.id, container = key.container, "its interface or namespace is gone");
+            info!(workload = %there.id, container = key.container, "its interface or namespace is \
+                gone");
             let (id, network, addresses) = (there.id, there.network, there.addresses);
             return Ok(ContainerState::Lost { id, network, addresses });
         }
         if !is_same {
             return Err(Refusal::Invalid(format!(
-                "container {} has an interface {} already, in network {} and namespace {}; detach it first",
+                "container {} has an interface {} already, in network {} and namespace {}; detach \
+                it first",
                 key.container,
                 key.interface,
                 there.network,
@@ -159,7 +161,8 @@ impl Workloads {
         }
         if let Some(other) = addresses.iter().find(|address| !there.addresses.contains(address)) {
             return Err(Refusal::Invalid(format!(
-                "container {} has an interface {} already, without the address {other}; detach it first",
+                "container {} has an interface {} already, without the address {other}; detach it \
+                first",
                 key.container, key.interface
             )));
         }

@@ -256,7 +256,8 @@ impl Workloads {
         info!(workload = %id, name = %report.name, network = %report.network, labels = %report.labels, "measured");
         if !left_out.is_empty() {
             let (named, count) = (&left_out[..left_out.len().min(MAX_NAMED)], left_out.len());
-            info!(workload = %id, keys = ?named, "{count} of its labels were left out: they cannot be labels here, or are too many");
+            info!(workload = %id, keys = ?named, "{count} of its labels were left out: they cannot \
+                be labels here, or are too many");
         }
         self.announce(&report);
         self.enforcement.notify_changed();

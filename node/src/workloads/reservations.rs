@@ -50,7 +50,8 @@ impl Workloads {
         if !blocks.iter().any(|block| block.contains(&address)) {
             let blocks: Vec<String> = blocks.iter().map(ToString::to_string).collect();
             return Err(Refusal::Invalid(format!(
-                "{address} is not in this node's block of network {network}, {}; ask for an address in there, or for none",
+                "{address} is not in this node's block of network {network}, {}; ask for an \
+                address in there, or for none",
                 blocks.join(", ")
             )));
         }

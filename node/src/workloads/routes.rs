@@ -103,7 +103,8 @@ impl Workloads {
         });
         let Some((attachment, _)) = found else {
             return Err(Refusal::Missing(format!(
-                "this node does not advertise {prefix} in network {network}; `meshctl attached` shows what it does"
+                "this node does not advertise {prefix} in network {network}; `meshctl attached` \
+                shows what it does"
             )));
         };
         self.detach_if(&attachment.id, dry_run)
@@ -145,7 +146,8 @@ impl Workloads {
         self.kernel_changes.enqueue(move || {
             for attachment in own {
                 if let Err(error) = attachment.change_routes(&new, &gone) {
-                    warn!(workload = %attachment.report.id, "its routes are not as they should be: {error}");
+                    warn!(workload = %attachment.report.id, "its routes are not as they should be: \
+                        {error}");
                 }
             }
         });
@@ -177,7 +179,8 @@ fn check_forwarding(prefixes: &BTreeSet<IpNet>) -> Result<(), Refusal> {
         let is_on = || fs::read_to_string(file).is_ok_and(|text| text.trim() != "0");
         if needed && !is_on() {
             return Err(Refusal::Invalid(format!(
-                "this host does not forward packets, so nothing would get behind it; turn it on: sysctl -w {setting}=1"
+                "this host does not forward packets, so nothing would get behind it; turn it on: \
+                sysctl -w {setting}=1"
             )));
         }
     }
@@ -194,7 +197,8 @@ fn check_prefixes(
         let overlaps = |own: &&IpNet| own.contains(prefix) || prefix.contains(*own);
         if let Some(own) = spec.prefixes.iter().find(overlaps) {
             return Err(Refusal::Invalid(format!(
-                "{prefix} overlaps with {own}, which is network {network} itself: name the prefixes behind this host"
+                "{prefix} overlaps with {own}, which is network {network} itself: name the \
+                prefixes behind this host"
             )));
         }
         let same = |attachment: &&Attachment| {
@@ -203,7 +207,8 @@ fn check_prefixes(
         if let Some(other) = state.attached.values().map(|workload| &workload.attachment).find(same)
         {
             return Err(Refusal::Invalid(format!(
-                "{prefix} is advertised already, as workload {}; take it back first: meshctl route withdraw {prefix}",
+                "{prefix} is advertised already, as workload {}; take it back first: meshctl route \
+                withdraw {prefix}",
                 other.report.id
             )));
         }

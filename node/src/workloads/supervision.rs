@@ -30,7 +30,8 @@ impl Workloads {
         {
             let mut state = self.state.lock();
             if self.enforcement.endpoint(&network).is_none() {
-                warn!(workload = %id, %network, "its network is not known yet: it is closed until it is");
+                warn!(workload = %id, %network, "its network is not known yet: it is closed until \
+                    it is");
                 state.awaiting_endpoint.push(attachment);
                 return;
             }

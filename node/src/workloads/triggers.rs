@@ -91,7 +91,8 @@ impl Workloads {
                 continue;
             };
             warn!(%network, workload = %id, trigger = name, flows = fired.denied_flows,
-                ports = fired.distinct_ports, addresses = fired.distinct_addresses, "a trigger fires");
+                ports = fired.distinct_ports, addresses = fired.distinct_addresses, "a trigger \
+                    fires");
             if !self.link.report_fired(fired) && spec.alone {
                 let until =
                     spec.seconds.and_then(|seconds| clock::unix_seconds().checked_add(seconds));
@@ -115,7 +116,8 @@ impl Workloads {
             });
             if until <= clock::unix_seconds() || is_taken_over {
                 served.endpoint.quarantine_locally(*index, attachment.let_in_as.is_some());
-                info!(workload = %report.id, is_taken_over, "this node does not quarantine the workload any more");
+                info!(workload = %report.id, is_taken_over, "this node does not quarantine the \
+                    workload any more");
                 ended.push(report.id.clone());
                 attachment.held_until = None;
             }

@@ -25,7 +25,7 @@ const LONGEST: u64 = 500;
 /// What the server says at once, and how often.
 const PIECE: usize = 2000;
 const PAUSE: Duration = Duration::from_millis(10);
-/// After how long who joined by a stock `WireGuard` notices that its gateway has started again:
+/// After how long who joined by a stock WireGuard notices that its gateway has started again:
 /// fifteen seconds, and TCP's own pause.
 const RECONNECTS: Duration = Duration::from_secs(40);
 /// For how long what has been received may come in after its sender was denied.

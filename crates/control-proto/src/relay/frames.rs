@@ -28,8 +28,8 @@ pub struct MessageBatch<'a> {
 }
 
 impl<'a> MessageBatch<'a> {
-    /// Cuts the batch into frames of at most `max_length` bytes. Returns none if that is too little,
-    /// or the batch too long.
+    /// Cuts the batch into frames of at most `max_length` bytes. Returns none if that is too
+    /// little, or the batch too long.
     pub fn frames(self, max_length: usize) -> impl Iterator<Item = Vec<u8>> + use<'a> {
         let Self { to, network, number, messages, size } = self;
         let room = max_length.saturating_sub(HEADER).max(1);
@@ -51,8 +51,8 @@ impl<'a> MessageBatch<'a> {
     }
 }
 
-/// Cuts a frame into frames of at most `max_length` bytes, for a path with a smaller MTU. Returns none if
-/// `max_length` is too small.
+/// Cuts a frame into frames of at most `max_length` bytes, for a path with a smaller MTU. Returns
+/// none if `max_length` is too small.
 pub fn split_frame(frame: &[u8], max_length: usize) -> impl Iterator<Item = Vec<u8>> {
     let room = max_length.saturating_sub(HEADER);
     let whole = frame.split_first_chunk::<HEADER>().filter(|_| room > 0);

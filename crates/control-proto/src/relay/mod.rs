@@ -1,5 +1,5 @@
 //! Relaying: sealed packets of nodes that cannot reach each other go through a relay, in QUIC
-//! datagrams of a separate connection ([`crate::Channel::Relay`]). A relay sees `WireGuard`
+//! datagrams of a separate connection ([`crate::Channel::Relay`]). A relay sees WireGuard
 //! messages, no plaintext and no key.
 //!
 //! To an endpoint, a peer behind a relay has an address like any other ([`meshward_types::relay`]).

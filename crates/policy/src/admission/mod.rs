@@ -176,7 +176,8 @@ impl Policy {
         for prefix in candidate.prefixes {
             if !self.routes.iter().any(|rule| rule.approves(&labels, prefix)) {
                 reasons.push(format!(
-                    "the prefix {prefix} is not approved: `meshctl route approve {prefix} --node {}` does that, or a rule under `routes:` in the policy",
+                    "the prefix {prefix} is not approved: `meshctl route approve {prefix} --node \
+                    {}` does that, or a rule under `routes:` in the policy",
                     candidate.node
                 ));
             }
@@ -258,7 +259,8 @@ impl AdmissionRule {
         let wants_image =
             !(self.images.is_empty() && self.signed_by.is_empty() && self.config.is_empty());
         let Some(measured) = measured else {
-            let text = "it is a process that no container runtime runs, so it has no image that could be checked";
+            let text = "it is a process that no container runtime runs, so it has no image that \
+                could be checked";
             return if wants_image { vec![text.to_owned()] } else { vec![] };
         };
         let mut objections = Vec::new();

@@ -23,7 +23,8 @@ pub(super) fn parse(files: &[PolicyFile]) -> ParsedDocuments<'_> {
     let total: usize = files.iter().map(|file| file.text.len()).sum();
     if total > MAX_SOURCE {
         let text = format!(
-            "the policy has {total} bytes in all, and {MAX_SOURCE} are taken; make several networks of it, or name sets of ports and selectors"
+            "the policy has {total} bytes in all, and {MAX_SOURCE} are taken; make several \
+            networks of it, or name sets of ports and selectors"
         );
         reader.problem(files.first().map_or("", |file| &file.name), At::START, text);
         return parsed;

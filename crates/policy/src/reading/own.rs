@@ -47,7 +47,8 @@ fn documents(text: &str) -> Vec<&str> {
 mod tests {
     use super::*;
 
-    const BOTH: &str = "# about\nnetwork: shop\nkeys:\n  ci: |\n    ---\n    x\n--- # the other\nnetwork: office\nmode: observe\n---\nnetwork: shop\nmode: observe\n---\n# nothing\n";
+    const BOTH: &str = "# about\nnetwork: shop\nkeys:\n  ci: |\n    ---\n    x\n--- # the \
+        other\nnetwork: office\nmode: observe\n---\nnetwork: shop\nmode: observe\n---\n# nothing\n";
 
     #[test]
     fn documents_of_other_networks_are_left_out_and_the_rest_stays_byte_by_byte() {

@@ -252,7 +252,8 @@ impl Reader {
         }
         if before <= MAX_NAMED {
             let text = format!(
-                "the rules name more than {MAX_NAMED} ports and label values, those of named sets at each use; write ranges of ports, and selectors of fewer values"
+                "the rules name more than {MAX_NAMED} ports and label values, those of named sets \
+                at each use; write ranges of ports, and selectors of fewer values"
             );
             self.problem(file, at, text);
         }

@@ -30,7 +30,8 @@ impl Reader {
             }
             Entry::Occupied(taken) => {
                 let text = format!(
-                    "there is a `{name}` already, at {}; give each its own name, so that `meshctl explain` can tell them apart",
+                    "there is a `{name}` already, at {}; give each its own name, so that `meshctl \
+                    explain` can tell them apart",
                     taken.get()
                 );
                 self.problem(parts.file, at, text);
@@ -62,14 +63,16 @@ impl Reader {
         let (allows, denies) = (is_written("allow"), is_written("deny"));
         if allows == denies {
             let text = format!(
-                "rule `{called}` must have either `allow` or `deny`, with at least one port; write for instance `allow: [tcp/8080]`"
+                "rule `{called}` must have either `allow` or `deny`, with at least one port; write \
+                for instance `allow: [tcp/8080]`"
             );
             self.problem(file, node.at, text);
         }
         let observe = self.optional::<bool>(&parts, "observe").unwrap_or_default();
         if observe && !denies {
             let text = format!(
-                "rule `{called}` allows: there is nothing to observe; `observe: true` goes with `deny`, or `mode: observe` with the whole policy"
+                "rule `{called}` allows: there is nothing to observe; `observe: true` goes with \
+                `deny`, or `mode: observe` with the whole policy"
             );
             self.problem(file, node.at, text);
         }
@@ -207,7 +210,8 @@ impl Reader {
         let selector = match &node.kind {
             Kind::Map(_) => self.fitting::<Selector>(parts.file, node)?,
             Kind::List(_) => {
-                let text = "labels such as { app: web }, or the name of one of `selectors`, were expected here, not a list";
+                let text = "labels such as { app: web }, or the name of one of `selectors`, were \
+                    expected here, not a list";
                 self.problem(parts.file, node.at, text);
                 return None;
             }
