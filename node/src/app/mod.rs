@@ -7,4 +7,4 @@ mod status;
 pub use node::{Enforced, Node};
 
 #[cfg(test)]
-mod restore_tests;
+pub(crate) mod restore_tests;

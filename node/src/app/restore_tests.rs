@@ -63,7 +63,8 @@ fn attachment() -> Attachment {
     }
 }
 
-async fn restore(place: &Path) -> Arc<Node> {
+/// Starts a node as a daemon would from the files in a folder.
+pub(crate) async fn restore(place: &Path) -> Arc<Node> {
     let membership = Membership {
         name: "n".parse().unwrap(),
         coordinator: "127.0.0.1:1".into(),

@@ -1,36 +1,19 @@
 //! Concurrent attaches, detaches and updates of the view end as some sequence of them does.
 
-use crate::{app::Node, config::Config, folder::Folder, relay_queue};
+use crate::app::restore_tests::restore;
 use meshward_api_types::local::State as WorkloadState;
 use meshward_control_proto::{
     Change, DeviceOrder, Resource, ResourceKey,
     view::{IdentitySpec, NetworkSpec, WorkloadSpec},
 };
-use meshward_runtime::member::Membership;
 use meshward_types::{IdentityId, NetworkName, PublicKey, Revision, WorkloadId};
-use std::{collections::HashSet, net::IpAddr, path::Path, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 const WORKLOADS: u8 = 24;
 const IDENTITY: IdentityId = IdentityId(7);
 
 fn network() -> NetworkName {
     "shop".parse().unwrap()
-}
-
-async fn node(place: &Path) -> Arc<Node> {
-    let membership = Membership {
-        name: "n".parse().unwrap(),
-        coordinator: "127.0.0.1:1".into(),
-        mesh: "m".into(),
-        site: None,
-    };
-    let config = Config {
-        data_dir: place.to_owned(),
-        workers: std::num::NonZeroUsize::MIN,
-        ..Config::default()
-    };
-    let (relay, _receiver) = relay_queue::channel();
-    Node::restore(membership, config, Folder::open(place).unwrap(), relay).await.unwrap()
 }
 
 fn put_network() -> Change {
@@ -79,7 +62,7 @@ fn device(number: u8) -> DeviceOrder {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn attaches_detaches_and_updates_at_once_end_as_one_after_the_other() {
     let place = tempfile::tempdir().unwrap();
-    let node = node(place.path()).await;
+    let node = restore(place.path()).await;
     let start = node.enforce(Revision(1), &[put_network(), put_identity(false)]);
     start.starting.unwrap().await.unwrap();
     // A session that nobody reads: workloads wait for a decision, not for vouching.
@@ -144,7 +127,7 @@ async fn attaches_detaches_and_updates_at_once_end_as_one_after_the_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_waits_for_nobody_who_attaches_starts_or_writes() {
     let place = tempfile::tempdir().unwrap();
-    let node = node(place.path()).await;
+    let node = restore(place.path()).await;
     let start = node.enforce(Revision(1), &[put_network(), put_identity(false)]);
     start.starting.unwrap().await.unwrap();
     let _attaching = node.workloads.hold_turn().await;
@@ -161,7 +144,7 @@ async fn an_update_waits_for_nobody_who_attaches_starts_or_writes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attach_whose_network_goes_meanwhile_leaves_nothing() {
     let place = tempfile::tempdir().unwrap();
-    let node = node(place.path()).await;
+    let node = restore(place.path()).await;
     let start = node.enforce(Revision(1), &[put_network(), put_identity(false)]);
     start.starting.unwrap().await.unwrap();
     let mut attaching = tokio::task::JoinSet::new();
