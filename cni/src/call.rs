@@ -18,7 +18,7 @@ use std::{
 /// asked for.
 const CHAINED_INTERFACE: &str = "mesh0";
 /// The most bytes of a configuration.
-pub const MAX_CONFIG: usize = 4 << 20;
+pub(crate) const MAX_CONFIG: usize = 4 << 20;
 
 /// The environment variables of a call.
 #[derive(Debug, Clone, Default)]

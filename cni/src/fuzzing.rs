@@ -18,7 +18,7 @@ fn cni(data: &[u8]) {
     match read(&Environment(variables.into_iter().collect()), bytes.0) {
         Ok(call) => assert!(call.config.declared.labels.check_unreserved().is_ok()),
         Err((version, error)) => {
-            assert!(error.to_json(&version)["code"].as_u64().is_some_and(|code| code > 0))
+            assert!(error.to_json(&version)["code"].as_u64().is_some_and(|code| code > 0));
         }
     }
 }

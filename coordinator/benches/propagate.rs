@@ -57,7 +57,7 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
     eprintln!("seeding {} nodes ...", size.shape.nodes());
     let (_, read) =
-        ca.sign_member(MemberKind::Node, &shape::node(0), &csr, Duration::from_secs(86_400))?;
+        ca.sign_member(MemberKind::Node, &shape::node(0), &csr, Duration::from_hours(24))?;
     let records = size.shape.records(&read.key.to_string());
     seed(&data, records.clone())?;
     let world = World::load(Revision(1), records).map_err(anyhow::Error::msg)?;
@@ -74,14 +74,14 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
     let mut coordinator = Coordinator::start(&data, port).await?;
     let sign = |at: u32| {
-        Ok(ca.sign_member(MemberKind::Node, &shape::node(at), &csr, Duration::from_secs(86_400))?.0)
+        Ok(ca.sign_member(MemberKind::Node, &shape::node(at), &csr, Duration::from_hours(24))?.0)
     };
     let fleet =
         Fleet::new(Arc::new(world), size.shape, port, &ca.certificate, sign, &key.serialize_der())?;
     eprintln!("connecting ...");
     let begun = Instant::now();
     fleet.connect();
-    fleet.all_current(Duration::from_secs(300)).await?;
+    fleet.all_current(Duration::from_mins(5)).await?;
     rows.push(row("all nodes connected", "s", &[begun.elapsed().as_secs_f64()], Target::None));
     rows.push(row(
         "resident memory",
@@ -161,7 +161,7 @@ async fn measure(size: &Size) -> Result<Vec<Row>> {
     let begun = Instant::now();
     let again = Coordinator::start(&data, port).await?;
     let started = begun.elapsed().as_secs_f64();
-    fleet.all_current(Duration::from_secs(300)).await?;
+    fleet.all_current(Duration::from_mins(5)).await?;
     rows.push(row("restart: until the coordinator serves", "s", &[started], Target::None));
     rows.push(row(
         "restart: until all nodes are current",
@@ -200,7 +200,7 @@ impl Coordinator {
         command.args(["--listen", &listen.to_string(), "--metrics-listen", "127.0.0.1:0"]);
         let process = Process::start(&mut command, &log_file)?;
         let mut started = Self { process, context: data.join("admin.json") };
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + Duration::from_mins(2);
         while !started.meshctl(&["status"]).await? {
             let said = || fs::read_to_string(&log_file).unwrap_or_default();
             ensure!(started.process.try_wait()?.is_none(), "the coordinator ended: {}", said());
@@ -248,7 +248,7 @@ async fn quarantine(
         let begun = Instant::now();
         let arguments = [verb, workload];
         let command = coordinator.meshctl(&arguments);
-        let (done, last) = tokio::join!(command, watch.seen_by(nodes, Duration::from_secs(60)));
+        let (done, last) = tokio::join!(command, watch.seen_by(nodes, Duration::from_mins(1)));
         ensure!(done?, "meshctl {verb} failed");
         if held {
             taken = last?.duration_since(begun).as_secs_f64() * 1000.0;
@@ -302,7 +302,7 @@ async fn churn(coordinator: &Coordinator, fleet: &Fleet, size: &Size) -> Result<
     let (driven, cut) = tokio::join!(driver, cutting);
     let driven = driven?;
     let ordered = Instant::now();
-    fleet.all_admitted(starts, Duration::from_secs(120)).await?;
+    fleet.all_admitted(starts, Duration::from_mins(2)).await?;
     let changes = f64::from(starts + starts.saturating_sub(CHURN / 2));
     let expected = f64::from(2 * starts) / f64::from(CHURN);
     Ok(Churn {

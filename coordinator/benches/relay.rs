@@ -49,7 +49,7 @@ async fn measure(count: u32) -> Result<Vec<Row>> {
     let key = KeyPair::generate()?;
     let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
     let sign =
-        |name: &NodeName| ca.sign_member(MemberKind::Node, name, &csr, Duration::from_secs(86_400));
+        |name: &NodeName| ca.sign_member(MemberKind::Node, name, &csr, Duration::from_hours(24));
     let known_by = sign(&name(0)?)?.1.key.to_string();
     seed(&data, (0..count).map(|at| record(name(at)?, &known_by)).collect::<Result<_>>()?)?;
 
@@ -180,7 +180,7 @@ fn meshctl(context: &Path, arguments: &[&str]) -> Result<String> {
 }
 
 async fn until(ready: impl Fn() -> bool) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !ready() {
         ensure!(Instant::now() < deadline, "it did not come to pass within 60 s");
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -79,7 +79,7 @@ fn refresh(mesh: &Mesh, file: &Path, server: String, more_servers: Vec<String>) 
     match written.and_then(|text| ca::write_private(file, &text, 0o600)) {
         Ok(()) => {
             info!(file = %file.display(), server = now.server, "the coordinator is reached by \
-                other names")
+                other names");
         }
         Err(error) => warn!(file = %file.display(), "it names places of before: {error:#}"),
     }

@@ -27,7 +27,7 @@ use time::OffsetDateTime;
 const CA_YEARS: i64 = 20;
 /// How long the coordinator's own certificate is good, and after what time it makes a new one.
 const SERVER_DAYS: i64 = 30;
-const SERVER_RENEWAL: Duration = Duration::from_secs(24 * 3600);
+const SERVER_RENEWAL: Duration = Duration::from_hours(24);
 
 /// The certificate authority.
 pub struct Ca {

@@ -54,7 +54,7 @@ impl Default for Config {
                 meshward_types::stun::PORT,
             )),
             names: Vec::new(),
-            certificate_lifetime: Lasting(Duration::from_secs(24 * 3600)),
+            certificate_lifetime: Lasting(Duration::from_hours(24)),
             webhook_networks: Vec::new(),
             strangers: Strangers::default(),
             nodes: NodeBudget::default(),

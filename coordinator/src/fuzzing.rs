@@ -38,7 +38,7 @@ fn csr(data: &[u8]) {
     let (ca, now) = (ca(), UnixTime::now());
     let name: NodeName = "rack".parse().expect("a name");
     for kind in [MemberKind::Node, MemberKind::Relay] {
-        let Ok((certificate, read)) = ca.sign_member(kind, &name, data, Duration::from_secs(3600))
+        let Ok((certificate, read)) = ca.sign_member(kind, &name, data, Duration::from_hours(1))
         else {
             return;
         };

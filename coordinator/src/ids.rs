@@ -4,16 +4,16 @@ use meshward_control_state::plans::tokens::TokenSeed;
 use meshward_runtime::random;
 
 /// Returns `BYTES` random bytes in hexadecimal.
-pub fn random_hex<const BYTES: usize>() -> String {
+pub(crate) fn random_hex<const BYTES: usize>() -> String {
     random::<BYTES>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Returns a short id that nothing else has: of 64 bits by chance.
-pub fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     random_hex::<8>()
 }
 
 /// Returns the random numbers for a join token.
-pub fn token_seed() -> TokenSeed {
+pub(crate) fn token_seed() -> TokenSeed {
     TokenSeed { id: new_id(), secret: random() }
 }

@@ -79,7 +79,7 @@ pub struct Done<T> {
 }
 
 /// How often it is looked for what is not to be kept any more.
-const RETENTION_EVERY: Duration = Duration::from_secs(600);
+const RETENTION_EVERY: Duration = Duration::from_mins(10);
 /// For how long failed authentications are gathered for a line of the audit log, and how soon
 /// another one follows.
 const FAILURES_JOINED: Duration = Duration::from_secs(1);
@@ -104,7 +104,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            certificate_lifetime: Duration::from_secs(24 * 3600),
+            certificate_lifetime: Duration::from_hours(24),
             guard: Guard::new(&Strangers::default(), 1000),
             budget: NodeBudget::default(),
             webhook_networks: vec![],

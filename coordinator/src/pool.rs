@@ -23,7 +23,7 @@ const MAX_PENDING: usize = 32;
 /// The most requests that wait in all.
 const MAX_WAITING: usize = 256;
 /// The time that a credential may have used up at once ...
-const BURST: Duration = Duration::from_secs(60);
+const BURST: Duration = Duration::from_mins(1);
 /// ... of which it gets back so much of each second that passes.
 const REFILL: f64 = 0.5;
 

@@ -49,7 +49,7 @@ const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 /// Starts of a daemon that are remembered.
 const KNOWN_INSTANCES: usize = 8;
 /// For how long it is shown that a node was over a budget, or that a second machine was held.
-const SHOWN_FOR: Duration = Duration::from_secs(600);
+const SHOWN_FOR: Duration = Duration::from_mins(10);
 
 /// One node's session.
 pub struct Session {

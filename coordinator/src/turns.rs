@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 /// The turns.
 #[derive(Debug, Clone, Default)]
-pub struct Turns(Arc<Mutex<Queues>>);
+pub(crate) struct Turns(Arc<Mutex<Queues>>);
 
 #[derive(Debug, Default)]
 struct Queues {
@@ -18,12 +18,12 @@ struct Queues {
 
 /// A turn; the next begins when it is dropped.
 #[derive(Debug)]
-pub struct Turn(Option<Turns>);
+pub(crate) struct Turn(Option<Turns>);
 
 impl Turns {
     /// Waits for a turn. An urgent one comes before all that are not, however long these have
     /// waited.
-    pub async fn take(&self, urgent: bool) -> Turn {
+    pub(crate) async fn take(&self, urgent: bool) -> Turn {
         let waiting = {
             let mut queues = self.0.lock();
             if !queues.taken {

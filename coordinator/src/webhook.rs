@@ -40,7 +40,7 @@ const AT_ONCE: usize = 64;
 const AT_ONCE_TO_ONE: usize = 4;
 /// A target that has failed is not tried again for this long, twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 /// Targets that are remembered.
 const TARGETS: usize = 1024;
 
@@ -116,7 +116,7 @@ impl Webhooks {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => failure = Some(error),
                 Err(_) => {
-                    failure = Some(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()))
+                    failure = Some(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()));
                 }
             }
         }

@@ -15,7 +15,7 @@ const MOST: u64 = 1 << 20;
 #[error("the block {} of network {network} on this node is exhausted: {used} addresses are in use; \
     stop workloads, or make networks with wider blocks (`meshctl network create --block ...`)",
     blocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
-pub struct Exhausted {
+pub(crate) struct Exhausted {
     network: NetworkName,
     blocks: Vec<IpNet>,
     used: usize,
@@ -24,7 +24,7 @@ pub struct Exhausted {
 /// Gives out one address of each block, with the same host number in all. Numbers go round: an
 /// address that was freed comes last, so that nobody is taken for its last owner.
 #[derive(Debug, Default, Clone)]
-pub struct Allocator {
+pub(crate) struct Allocator {
     last: u64,
 }
 
@@ -33,7 +33,7 @@ impl Allocator {
     ///
     /// # Errors
     /// [`Exhausted`].
-    pub fn allocate(
+    pub(crate) fn allocate(
         &mut self,
         network: &NetworkName,
         blocks: &[IpNet],

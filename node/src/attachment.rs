@@ -102,7 +102,7 @@ pub enum Origin {
 pub struct Owner {
     /// Process id.
     pub pid: u32,
-    /// Clock ticks from boot to its start (proc_pid_stat(5), field 22).
+    /// Clock ticks from boot to its start (`proc_pid_stat(5)`, field 22).
     pub started: u64,
 }
 
@@ -124,7 +124,7 @@ impl Owner {
 }
 
 /// How an interface is made.
-pub type Make = fn(&Attachment, &NetworkSpec, Offloads) -> Result<Tun, AttachError>;
+pub(crate) type Make = fn(&Attachment, &NetworkSpec, Offloads) -> Result<Tun, AttachError>;
 
 /// Why a namespace could not be attached.
 #[derive(Debug, thiserror::Error)]
@@ -425,7 +425,7 @@ async fn refuse(links: &meshward_netns::Links, prefixes: &[IpNet]) {
 }
 
 /// The same in the namespace of this daemon, for its own host's packets.
-pub fn refuse_here(prefixes: &[IpNet]) {
+pub(crate) fn refuse_here(prefixes: &[IpNet]) {
     let done = Netns::current().and_then(|here| {
         here.links(async |links| {
             refuse(links, prefixes).await;
@@ -440,7 +440,7 @@ pub fn refuse_here(prefixes: &[IpNet]) {
 }
 
 /// Takes that back: this host does not serve the network any more.
-pub fn refuse_here_no_more(prefixes: &[IpNet]) {
+pub(crate) fn refuse_here_no_more(prefixes: &[IpNet]) {
     let done = Netns::current().and_then(|here| {
         here.links(async |links| {
             for prefix in prefixes {
@@ -458,7 +458,7 @@ pub fn refuse_here_no_more(prefixes: &[IpNet]) {
 ///
 /// # Errors
 /// If the namespace cannot be entered.
-pub fn free_interface(netns: &Netns) -> Result<String, meshward_netns::Error> {
+pub(crate) fn free_interface(netns: &Netns) -> Result<String, meshward_netns::Error> {
     netns.links(async |links| {
         for number in 0.. {
             let name = format!("mesh{number}");
@@ -472,7 +472,7 @@ pub fn free_interface(netns: &Netns) -> Result<String, meshward_netns::Error> {
 
 /// Deletes a workload's interface. That takes the kernel some 16 ms, so a thread of its own does
 /// it.
-pub fn close(tun: Tun) {
+pub(crate) fn close(tun: Tun) {
     thread::spawn(move || {
         if let Err(error) = sys::delete_tun_at_close(&tun) {
             tracing::warn!("an interface was left behind: {error}");
@@ -496,7 +496,7 @@ fn keep_or_close(
 }
 
 /// Deletes the interface of a workload that is not held any more, if its namespace is still there.
-pub fn close_left_behind(attachment: &Attachment) {
+pub(crate) fn close_left_behind(attachment: &Attachment) {
     let Some(netns) = attachment.open_netns().filter(|netns| attachment.has_interface_in(netns))
     else {
         return;
@@ -507,7 +507,7 @@ pub fn close_left_behind(attachment: &Attachment) {
 }
 
 /// A new workload id.
-pub fn new_id() -> WorkloadId {
+pub(crate) fn new_id() -> WorkloadId {
     let hex: String = random::<6>().iter().map(|byte| format!("{byte:02x}")).collect();
     // `w-` and hexadecimal digits are a name.
     format!("w-{hex}").parse().expect("a workload id is a name")
@@ -517,7 +517,7 @@ pub fn new_id() -> WorkloadId {
 ///
 /// # Errors
 /// What `open` or `fstat` say.
-pub fn netns_of(path: &Path) -> Result<(Netns, (u64, u64)), meshward_netns::Error> {
+pub(crate) fn netns_of(path: &Path) -> Result<(Netns, (u64, u64)), meshward_netns::Error> {
     let netns = Netns::open(path)?;
     let id = netns
         .id()

@@ -73,7 +73,7 @@ impl Default for Config {
             disable_offloads: Vec::new(),
             advertise: Vec::new(),
             port_mapping: true,
-            rotate_keys: Lasting(Duration::from_secs(7 * 24 * 3600)),
+            rotate_keys: Lasting(Duration::from_hours(168)),
             stun: Vec::new(),
             docker_plugin: None,
             docker_socket: "/var/run/docker.sock".into(),

@@ -280,11 +280,11 @@ mod tests {
         assert_eq!(kept.endpoint_key(&network).public(), first, "before it is on disk, too");
         kept.settled().await;
         assert_eq!(kept.endpoint_key(&network).public(), first);
-        let next = kept.rotate_endpoint_key(&network, Duration::from_secs(60)).unwrap().public();
+        let next = kept.rotate_endpoint_key(&network, Duration::from_mins(1)).unwrap().public();
         assert_ne!(next, first);
         assert_eq!(kept.endpoint_key(&network).public(), next);
         let (before, left) = kept.previous_endpoint_key(&network).unwrap();
-        assert!(before.public() == first && left <= Duration::from_secs(60));
+        assert!(before.public() == first && left <= Duration::from_mins(1));
         kept.rotate_endpoint_key(&network, Duration::ZERO).unwrap();
         kept.settled().await;
         assert!(
@@ -303,7 +303,7 @@ mod tests {
     async fn a_key_of_before_goes_at_the_start_if_its_time_was_up_meanwhile() {
         let folder = tempfile::tempdir().unwrap();
         let (kept, network) = (Folder::open(folder.path()).unwrap(), "shop".parse().unwrap());
-        kept.rotate_endpoint_key(&network, Duration::from_secs(60)).unwrap();
+        kept.rotate_endpoint_key(&network, Duration::from_mins(1)).unwrap();
         for until in ["{\"until\": 1000}", "{\"until\":", "1000", ""] {
             fs::write(kept.place("endpoints/shop.previous.key"), random::<32>()).unwrap();
             fs::write(kept.place("endpoints/shop.previous"), until).unwrap();

@@ -62,7 +62,7 @@ impl KeptView {
                     (Some(file), whole, snapshot.len() as u64);
             }
             Err(error) => {
-                warn!("the kept view's log cannot be opened: {error}; the whole view is kept next")
+                warn!("the kept view's log cannot be opened: {error}; the whole view is kept next");
             }
         }
         (held.view().clone(), kept)

@@ -5,7 +5,7 @@ use axum::{
     http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
-pub use meshward_runtime::problem::{ApiError, documented};
+pub(crate) use meshward_runtime::problem::{ApiError, documented};
 
 /// After how many seconds it may be asked again what was too early.
 const EARLY: u64 = 1;
@@ -33,10 +33,10 @@ impl IntoResponse for Refusal {
     }
 }
 
-pub async fn no_such_route(uri: Uri) -> ApiError {
+pub(crate) async fn no_such_route(uri: Uri) -> ApiError {
     ApiError::missing(format!("there is no {} in the node's local API", uri.path()))
 }
 
-pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+pub(crate) async fn no_such_method(method: Method, uri: Uri) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
 }

@@ -27,7 +27,7 @@ impl Ticket {
 }
 
 /// The way to the thread.
-pub struct ViewWriter(Arc<Shared>);
+pub(crate) struct ViewWriter(Arc<Shared>);
 
 struct Shared {
     queue: Mutex<Queue>,
@@ -55,11 +55,11 @@ impl Queue {
 }
 
 /// Gives the view as it is, after it has called what it is given: no update comes in between.
-pub type Whole = Box<dyn Fn(&mut dyn FnMut()) -> Option<View> + Send>;
+pub(crate) type Whole = Box<dyn Fn(&mut dyn FnMut()) -> Option<View> + Send>;
 
 impl ViewWriter {
     /// For what was on disk at the start; nothing is written before [`Self::start`].
-    pub fn new(troubles: Troubles) -> Self {
+    pub(crate) fn new(troubles: Troubles) -> Self {
         let kept = watch::Sender::new(Ticket::default());
         Self(Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), kept, troubles }))
     }
@@ -68,14 +68,14 @@ impl ViewWriter {
     ///
     /// # Errors
     /// If there is no thread to be had.
-    pub fn start(&self, kept: KeptView, whole: Whole) -> std::io::Result<()> {
+    pub(crate) fn start(&self, kept: KeptView, whole: Whole) -> std::io::Result<()> {
         let shared = self.0.clone();
         thread::Builder::new().name("view".into()).spawn(move || shared.run(kept, &whole))?;
         Ok(())
     }
 
     /// Has an update kept. Called in the order in which updates are enforced; returns at once.
-    pub fn keep(&self, revision: Revision, changes: Vec<Change>) -> Ticket {
+    pub(crate) fn keep(&self, revision: Revision, changes: Vec<Change>) -> Ticket {
         let mut queue = self.0.queue.lock();
         queue.last.0 += 1;
         queue.changes += changes.len();
@@ -90,7 +90,7 @@ impl ViewWriter {
     }
 
     /// Tells up to which update all are kept.
-    pub fn subscribe(&self) -> watch::Receiver<Ticket> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Ticket> {
         self.0.kept.subscribe()
     }
 }

@@ -206,7 +206,7 @@ impl Daemon {
             // Nobody says any more which start of a node has its session.
             self.forwarder.set_sessions([]);
             self.is_linked.store(false, Relaxed);
-            if ended.as_ref().is_err_and(|error| error.is::<Expelled>()) {
+            if ended.as_ref().is_err_and(anyhow::Error::is::<Expelled>) {
                 warn!("this relay was removed from the mesh: it ends");
                 if let Err(error) =
                     self.folder.keep_removed(OffsetDateTime::now_utc().unix_timestamp() as u64)

@@ -161,7 +161,7 @@ fn bind(wanted: SocketAddr) -> Result<(TcpListener, UdpSocket, SocketAddr)> {
 }
 
 /// Room for the first packets of all nodes, which may come back at once. Who may not have that much
-/// gets what the kernel gives (net.core.rmem_max), and lost packets are sent again.
+/// gets what the kernel gives (`net.core.rmem_max`), and lost packets are sent again.
 fn widen(udp: &UdpSocket) {
     if setsockopt(udp, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
         let _ = setsockopt(udp, sockopt::RcvBuf, &SOCKET_BUFFER);

@@ -15,7 +15,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 /// Time limit for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Time limit for a connection on which nobody authenticates.
-const UNTRUSTED: Duration = Duration::from_secs(60);
+const UNTRUSTED: Duration = Duration::from_mins(1);
 /// Time limit for a tunnel through which no member authenticates.
 const UNTRUSTED_TUNNEL: Duration = Duration::from_secs(15);
 

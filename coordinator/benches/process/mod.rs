@@ -12,18 +12,18 @@ use std::{
 };
 
 /// A process that ends with what holds it.
-pub struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     /// Starts it. What it logs goes to a file.
-    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+    pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let program = command.get_program().to_owned();
         let child = command.stderr(fs::File::create(log)?).spawn();
         Ok(Self(child.with_context(|| format!("{} does not start", program.display()))?))
     }
 
     /// Its resident memory, in GiB.
-    pub fn resident(&self) -> Result<f64> {
+    pub(crate) fn resident(&self) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
         let line =
             status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
@@ -32,7 +32,7 @@ impl Process {
     }
 
     /// Ends it, with SIGKILL.
-    pub fn end(&mut self) -> Result<()> {
+    pub(crate) fn end(&mut self) -> Result<()> {
         self.kill()?;
         self.wait()?;
         Ok(())
@@ -59,12 +59,12 @@ impl Drop for Process {
 }
 
 /// Where a program is.
-pub fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release").join(name)
 }
 
 /// Fills the store of a coordinator that has not started yet.
-pub fn seed(data: &Path, records: Vec<Record>) -> Result<()> {
+pub(crate) fn seed(data: &Path, records: Vec<Record>) -> Result<()> {
     let mut store = Sqlite::open(&data.join("mesh.db"))?;
     let puts: Vec<Mutation> = records.into_iter().map(Mutation::Put).collect();
     let note = Note {

@@ -13,30 +13,30 @@ use meshward_types::{
 use std::{fmt::Write, net::Ipv4Addr};
 
 /// Nodes of a tenant.
-pub const NODES: u32 = 100;
+pub(crate) const NODES: u32 = 100;
 /// Applications of a tenant; each is one identity.
-pub const APPS: u32 = 50;
+pub(crate) const APPS: u32 = 50;
 /// Rules of a tenant.
-pub const RULES: u32 = 20;
+pub(crate) const RULES: u32 = 20;
 /// Workloads of an application.
-pub const INSTANCES: u32 = 200;
+pub(crate) const INSTANCES: u32 = 200;
 /// Nodes that run the service which all tenants use. They know every workload of the mesh.
 const SERVERS: u32 = 3;
 
 /// How large the mesh is.
 #[derive(Clone, Copy)]
-pub struct Shape {
+pub(crate) struct Shape {
     pub tenants: u32,
 }
 
 impl Shape {
-    pub const FULL: Self = Self { tenants: 100 };
+    pub(crate) const FULL: Self = Self { tenants: 100 };
 
-    pub fn nodes(self) -> u32 {
+    pub(crate) fn nodes(self) -> u32 {
         self.tenants * NODES
     }
 
-    pub fn records(self, key: &str) -> Vec<Record> {
+    pub(crate) fn records(self, key: &str) -> Vec<Record> {
         let mut records = vec![Record::Network(Network {
             name: network(),
             prefixes: vec![IpNet::V4(
@@ -93,7 +93,7 @@ impl Shape {
     }
 
     /// The policy; with another `version`, one rule is another.
-    pub fn policy(self, version: u32) -> String {
+    pub(crate) fn policy(self, version: u32) -> String {
         let mut text = format!("network: {}\nrules:\n", network());
         let _ = writeln!(
             text,
@@ -114,11 +114,11 @@ impl Shape {
     }
 }
 
-pub fn network() -> NetworkName {
+pub(crate) fn network() -> NetworkName {
     "mesh".parse().expect("a name")
 }
 
-pub fn node(at: u32) -> NodeName {
+pub(crate) fn node(at: u32) -> NodeName {
     format!("node-{at}").parse().expect("a name")
 }
 
@@ -149,7 +149,7 @@ fn block(node: u32) -> Ipv4Addr {
     Ipv4Addr::from((10 << 24) | (node << 8))
 }
 
-pub fn address(node: u32, host: u32) -> std::net::IpAddr {
+pub(crate) fn address(node: u32, host: u32) -> std::net::IpAddr {
     Ipv4Addr::from(u32::from(block(node)) + host).into()
 }
 
@@ -157,7 +157,7 @@ fn identity(tenant: u32, app: u32) -> IdentityId {
     IdentityId(tenant * APPS + app + 1)
 }
 
-pub fn labels(tenant: u32, app: u32) -> Labels {
+pub(crate) fn labels(tenant: u32, app: u32) -> Labels {
     format!("tenant=t{tenant},app=a{app},tier=w{},env=prod,team=team-{}", app % 5, tenant % 7)
         .parse()
         .expect("labels")
@@ -167,16 +167,16 @@ fn dns() -> Labels {
     "app=dns,tenant=platform".parse().expect("labels")
 }
 
-pub fn dns_workload(server: u32) -> WorkloadId {
+pub(crate) fn dns_workload(server: u32) -> WorkloadId {
     format!("w-dns-{server}").parse().expect("an id")
 }
 
-pub fn workload_id(tenant: u32, app: u32, at: u32) -> WorkloadId {
+pub(crate) fn workload_id(tenant: u32, app: u32, at: u32) -> WorkloadId {
     format!("w-{tenant}-{app}-{at}").parse().expect("an id")
 }
 
 /// The node that runs an instance.
-pub fn node_of(tenant: u32, at: u32) -> u32 {
+pub(crate) fn node_of(tenant: u32, at: u32) -> u32 {
     tenant * NODES + at % NODES
 }
 
@@ -199,7 +199,7 @@ fn workload(tenant: u32, app: u32, at: u32) -> WorkloadRecord {
 }
 
 /// A workload that a node starts beside those that it has.
-pub fn report(node: u32, tag: &str, host: u32, labels: Labels) -> WorkloadReport {
+pub(crate) fn report(node: u32, tag: &str, host: u32, labels: Labels) -> WorkloadReport {
     WorkloadReport {
         prefixes: vec![],
         device: None,

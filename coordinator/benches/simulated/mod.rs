@@ -39,13 +39,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What a node is to do.
-pub enum Order {
+pub(crate) enum Order {
     Start(Box<WorkloadReport>),
     Stop(WorkloadId),
 }
 
 /// All simulated nodes.
-pub struct Fleet {
+pub(crate) struct Fleet {
     orders: Vec<mpsc::UnboundedSender<Order>>,
     waiting: Mutex<Vec<Node>>,
     shared: Arc<Shared>,
@@ -77,7 +77,7 @@ struct Watched {
 }
 
 /// A change that is waited for.
-pub struct Watch(Arc<Watched>);
+pub(crate) struct Watch(Arc<Watched>);
 
 struct Node {
     number: u32,
@@ -100,7 +100,7 @@ struct Node {
 }
 
 impl Fleet {
-    pub fn new(
+    pub(crate) fn new(
         world: Arc<World>,
         shape: Shape,
         coordinator: SocketAddr,
@@ -151,24 +151,24 @@ impl Fleet {
     }
 
     /// Has all nodes connect at once.
-    pub fn connect(&self) {
+    pub(crate) fn connect(&self) {
         for node in self.waiting.lock().drain(..) {
             tokio::spawn(node.live());
         }
     }
 
-    pub fn order(&self, node: u32, order: Order) {
+    pub(crate) fn order(&self, node: u32, order: Order) {
         let _ = self.orders[node as usize].send(order);
     }
 
     /// Waits until every node has a session and is current in it.
-    pub async fn all_current(&self, patience: Duration) -> Result<()> {
+    pub(crate) async fn all_current(&self, patience: Duration) -> Result<()> {
         let nodes = self.orders.len() as u32;
         self.until(patience, "nodes are current", nodes, &self.shared.current).await
     }
 
     /// Waits until so many starts have been admitted.
-    pub async fn all_admitted(&self, starts: u32, patience: Duration) -> Result<()> {
+    pub(crate) async fn all_admitted(&self, starts: u32, patience: Duration) -> Result<()> {
         self.until(patience, "workloads are admitted", starts, &self.shared.admitted).await
     }
 
@@ -188,12 +188,12 @@ impl Fleet {
     }
 
     /// Milliseconds from start to admission.
-    pub fn admissions(&self) -> Vec<f64> {
+    pub(crate) fn admissions(&self) -> Vec<f64> {
         std::mem::take(&mut *self.shared.admissions.lock())
     }
 
     /// Watches for a workload being told as held or free.
-    pub fn watch(&self, workload: &str, held: bool) -> Watch {
+    pub(crate) fn watch(&self, workload: &str, held: bool) -> Watch {
         let watched = Arc::new(Watched {
             workload: workload.parse().expect("an id"),
             held,
@@ -206,29 +206,29 @@ impl Fleet {
     }
 
     /// Has the first nodes stop reading.
-    pub fn stick(&self, nodes: u32) {
+    pub(crate) fn stick(&self, nodes: u32) {
         self.shared.stuck.store(nodes, SeqCst);
     }
 
-    pub fn unstick(&self) {
+    pub(crate) fn unstick(&self) {
         self.shared.stuck.store(0, SeqCst);
         self.shared.unstuck.notify_waiters();
     }
 
     /// The coordinator is gone: counts anew who is current in a session with the next, is told anew
     /// and loses rules.
-    pub fn begin_epoch(&self) {
+    pub(crate) fn begin_epoch(&self) {
         self.shared.epoch.fetch_add(1, SeqCst);
         self.shared.current.store(0, SeqCst);
         self.shared.compared.store(0, SeqCst);
         self.shared.lost.store(0, SeqCst);
     }
 
-    pub fn compared(&self) -> u32 {
+    pub(crate) fn compared(&self) -> u32 {
         self.shared.compared.load(SeqCst)
     }
 
-    pub fn lost(&self) -> u32 {
+    pub(crate) fn lost(&self) -> u32 {
         self.shared.lost.load(SeqCst)
     }
 }
@@ -243,7 +243,7 @@ fn socket() -> Result<Endpoint> {
 
 impl Watch {
     /// When the last of so many nodes had seen it.
-    pub async fn seen_by(&self, nodes: u32, patience: Duration) -> Result<Instant> {
+    pub(crate) async fn seen_by(&self, nodes: u32, patience: Duration) -> Result<Instant> {
         let all = async {
             loop {
                 let progress = self.0.progress.notified();

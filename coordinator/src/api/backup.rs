@@ -20,7 +20,7 @@ use tokio::{fs::File, io::AsyncReadExt};
 const PIECE: usize = 64 << 10;
 
 #[derive(Deserialize)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// Whether the CA is to be in it, with its key.
     #[serde(default)]
     ca: bool,
@@ -31,7 +31,7 @@ pub struct Wanted {
     params(("ca" = Option<bool>, Query, description = "Whether the CA's key is to be in it \
         (default false)")),
     responses((status = 200, body = Vec<u8>, content_type = "application/vnd.sqlite3")))]
-pub async fn backup(
+pub(super) async fn backup(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Params(wanted): Params<Wanted>,

@@ -170,7 +170,7 @@ pub struct Origin {
 
 /// Lets in who has a credential. It comes before everything else: strangers are told nothing of
 /// what the request would be.
-pub async fn authenticated(
+pub(super) async fn authenticated(
     State(mesh): State<Arc<Mesh>>,
     request: Request,
     next: Next,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Filter {
+pub(super) struct Filter {
     role: Option<Role>,
 }
 
@@ -48,7 +48,7 @@ impl Listed for Credential {
 /// Makes a credential. Its token is shown this once.
 #[utoipa::path(post, path = operations::CREATE_CREDENTIAL.path(), tag = "credentials", operation_id = "create_credential", request_body = CreateCredential,
     responses((status = 201, body = CreatedCredential)))]
-pub async fn create(
+pub(super) async fn create(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(wanted): Body<CreateCredential>,
@@ -76,7 +76,7 @@ pub fn secret() -> String {
 #[utoipa::path(get, path = operations::CREDENTIALS.path(), tag = "credentials", operation_id = "list_credentials",
     params(("role" = Option<Role>, Query, description = "Only those of this role")),
     responses((status = 200, body = Page<Credential>)))]
-pub async fn list(
+pub(super) async fn list(
     api: State<Api>,
     caller: Caller,
     query: Query<Filter>,
@@ -88,7 +88,7 @@ pub async fn list(
 #[utoipa::path(get, path = operations::CREDENTIAL.path(), tag = "credentials", operation_id = "get_credential",
     params(("name" = String, Path, description = "The credential's name")),
     responses((status = 200, body = Credential, headers(("ETag" = String, description = "Its state")))))]
-pub async fn get(
+pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<String>,
@@ -100,7 +100,7 @@ pub async fn get(
 #[utoipa::path(patch, path = operations::CHANGE_CREDENTIAL.path(), tag = "credentials", operation_id = "change_credential", request_body = ChangeCredential,
     params(("name" = String, Path, description = "The credential's name")),
     responses((status = 200, body = Credential, headers(("ETag" = String, description = "Its state")))))]
-pub async fn change(
+pub(super) async fn change(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<String>,
@@ -123,7 +123,7 @@ fn known(world: &World, name: &str) -> Option<Credential> {
 #[utoipa::path(delete, path = operations::REVOKE_CREDENTIAL.path(), tag = "credentials", operation_id = "revoke_credential",
     params(("name" = String, Path, description = "The credential's name")),
     responses((status = 200, body = Credential)))]
-pub async fn revoke(
+pub(super) async fn revoke(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<String>,

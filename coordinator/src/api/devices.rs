@@ -21,7 +21,7 @@ use serde::Deserialize;
 use std::{net::SocketAddr, sync::Arc};
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Filter {
+pub(super) struct Filter {
     network: Option<NetworkName>,
     gateway: Option<NodeName>,
     selector: Option<BySelector>,
@@ -62,7 +62,7 @@ impl Listed for Device {
         ("selector" = Option<String>, Query, description = "Only those with such labels: \
             `app=web,env in (prod,stage),!old`")),
     responses((status = 200, body = Page<Device>)))]
-pub async fn list(
+pub(super) async fn list(
     api: State<Api>,
     caller: Caller,
     query: Query<Filter>,
@@ -74,7 +74,7 @@ pub async fn list(
 #[utoipa::path(get, path = operations::DEVICE.path(), tag = "devices", operation_id = "get_device",
     params(("network" = NetworkName, Path, description = "The network"), ("name" = WorkloadName, Path, description = "The device's name")),
     responses((status = 200, body = Device)))]
-pub async fn get(
+pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At((network, name)): At<(NetworkName, WorkloadName)>,
@@ -102,7 +102,7 @@ fn describe(
 /// connected.
 #[utoipa::path(post, path = operations::CREATE_DEVICE.path(), tag = "devices", operation_id = "create_device", request_body = CreateDevice,
     responses((status = 201, body = CreatedDevice)))]
-pub async fn create(
+pub(super) async fn create(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(wanted): Body<CreateDevice>,
@@ -165,7 +165,7 @@ pub async fn create(
 #[utoipa::path(delete, path = operations::REMOVE_DEVICE.path(), tag = "devices", operation_id = "remove_device",
     params(("network" = NetworkName, Path, description = "The network"), ("name" = WorkloadName, Path, description = "The device's name")),
     responses((status = 200, body = Device)))]
-pub async fn remove(
+pub(super) async fn remove(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At((network, name)): At<(NetworkName, WorkloadName)>,

@@ -1,4 +1,4 @@
-//! The API's document (OpenAPI 3.1): what the routes say of themselves, and what holds for all of
+//! The API's document (`OpenAPI` 3.1): what the routes say of themselves, and what holds for all of
 //! them, said once.
 
 use super::problem::PROBLEM_JSON;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
 /// Marks lists that can be watched.
-pub const WATCHABLE: &str = "x-meshward-watch";
+pub(super) const WATCHABLE: &str = "x-meshward-watch";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -40,13 +40,13 @@ pub const WATCHABLE: &str = "x-meshward-watch";
     ),
     components(schemas(Problem))
 )]
-pub struct Document;
+pub(super) struct Document;
 
 /// Path of the document.
 pub(super) const DOCUMENT: &str = "/v1/openapi.json";
 
 /// The document that is served.
-pub fn document(routes: &utoipa::openapi::OpenApi) -> Value {
+pub(super) fn document(routes: &utoipa::openapi::OpenApi) -> Value {
     let mut document = serde_json::to_value(routes).unwrap_or_default();
     document["servers"] =
         json!([{ "url": "/", "description": "The coordinator that serves this document" }]);
@@ -259,7 +259,7 @@ fn without_null(schema: &mut Value) {
 fn finish(path: &str, method: &str, operation: &mut Value) {
     let protected = path.starts_with("/v1/") && path != DOCUMENT;
     let known = operations::ALL.iter().find(|own| (own.method, own.path) == (method, path));
-    let writes = known.is_some_and(|own| own.writes());
+    let writes = known.is_some_and(meshward_api_types::operations::Described::writes);
     if known.is_some_and(|own| own.kind == "List") {
         operation[WATCHABLE] = true.into();
     }

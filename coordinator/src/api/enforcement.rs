@@ -11,7 +11,11 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Waits for nodes to enforce a revision, for a moment, and says how far it has come.
-pub async fn wait(mesh: &Mesh, concerned: &RoaringBitmap, revision: Revision) -> Enforcement {
+pub(super) async fn wait(
+    mesh: &Mesh,
+    concerned: &RoaringBitmap,
+    revision: Revision,
+) -> Enforcement {
     let enforcing = mesh.sessions.wait_enforced(concerned, revision, PATIENCE).await;
     mesh.look(|world| Enforcement {
         nodes: concerned.len() as usize,
@@ -39,7 +43,7 @@ fn silent(mesh: &Mesh, world: &World, node: u32, enforcing: &RoaringBitmap) -> O
 
 /// The nodes that have to do with these workloads: those that run them, and those whose workloads
 /// meet them.
-pub fn concerned(world: &World, workloads: &[WorkloadId]) -> RoaringBitmap {
+pub(super) fn concerned(world: &World, workloads: &[WorkloadId]) -> RoaringBitmap {
     let mut nodes = RoaringBitmap::new();
     for id in workloads {
         let network =

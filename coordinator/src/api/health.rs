@@ -11,13 +11,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Says that the process runs and answers.
 #[utoipa::path(get, path = "/healthz", tag = "health", operation_id = "healthz", responses((status = 200, body = Health)))]
-pub async fn healthz() -> Json<Health> {
+pub(super) async fn healthz() -> Json<Health> {
     Json(Health { status: "ok".into() })
 }
 
 /// Says whether requests can be served: the store answers. 503 if not.
 #[utoipa::path(get, path = "/readyz", tag = "health", operation_id = "readyz", responses((status = 200, body = Health)))]
-pub async fn readyz(State(mesh): State<Arc<Mesh>>) -> Result<Json<Health>, ApiError> {
+pub(super) async fn readyz(State(mesh): State<Arc<Mesh>>) -> Result<Json<Health>, ApiError> {
     let unready = |why: String| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why);
     match tokio::time::timeout(PATIENCE, mesh.audit(None, 1)).await {
         Ok(Ok(_)) => Ok(Json(Health { status: "ready".into() })),
@@ -30,6 +30,6 @@ pub async fn readyz(State(mesh): State<Arc<Mesh>>) -> Result<Json<Health>, ApiEr
 
 /// The coordinator's version, and that of its API.
 #[utoipa::path(get, path = "/version", tag = "health", operation_id = "version", responses((status = 200, body = Version)))]
-pub async fn version() -> Json<Version> {
+pub(super) async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION").into(), api: "v1".into() })
 }

@@ -22,7 +22,7 @@ const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// For how long an answer is kept. A restart of the coordinator forgets it: answers have secrets in
 /// them, which are not stored.
-const KEPT: Duration = Duration::from_secs(3600);
+const KEPT: Duration = Duration::from_hours(1);
 /// The most answers that are kept, and their bytes together: of one credential, whose own oldest
 /// give way, and of all, where those of who has most give way.
 const MAX_OWN_ANSWERS: usize = 128;
@@ -34,7 +34,7 @@ const MAX_KEY: usize = 128;
 
 /// The answers that were given of late.
 #[derive(Default)]
-pub struct Answers(Mutex<Kept>);
+pub(super) struct Answers(Mutex<Kept>);
 
 /// By the hash of the credential.
 #[derive(Default)]
@@ -66,7 +66,7 @@ struct Answer {
 }
 
 /// Does a request, or gives the answer that it has got before.
-pub async fn once(
+pub(super) async fn once(
     State(answers): State<Arc<Answers>>,
     request: Request,
     next: Next,

@@ -32,7 +32,7 @@ use std::{collections::BTreeSet, sync::Arc};
 /// The mesh in short; for a credential that reaches some networks only, what is of these.
 #[utoipa::path(get, path = operations::STATUS.path(), tag = "mesh", operation_id = "status",
     responses((status = 200, body = Status)))]
-pub async fn status(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Status> {
+pub(super) async fn status(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Status> {
     Json(mesh.look(|world| {
         let nodes: Vec<&NodeName> = world
             .nodes
@@ -62,7 +62,7 @@ pub async fn status(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Statu
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct NodeFilter {
+pub(super) struct NodeFilter {
     site: Option<String>,
     state: Option<NodeState>,
     connected: Option<bool>,
@@ -131,7 +131,7 @@ impl Listed for Node {
         ("selector" = Option<String>, Query, description = "Only those with such labels: \
             `gpu=yes,zone in (a,b),!old`")),
     responses((status = 200, body = Page<Node>)))]
-pub async fn list_nodes(
+pub(super) async fn list_nodes(
     api: State<Api>,
     caller: Caller,
     query: Query<NodeFilter>,
@@ -144,7 +144,7 @@ pub async fn list_nodes(
     params(("name" = NodeName, Path, description = "The node's name")),
     responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of \
         its approval")))))]
-pub async fn get_node(
+pub(super) async fn get_node(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<NodeName>,
@@ -228,7 +228,7 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
     params(("name" = NodeName, Path, description = "The node's name")),
     responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of \
         its approval")))))]
-pub async fn approve_node(
+pub(super) async fn approve_node(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<NodeName>,
@@ -257,7 +257,7 @@ pub async fn approve_node(
 #[utoipa::path(delete, path = operations::REMOVE_NODE.path(), tag = "nodes", operation_id = "remove_node",
     params(("name" = NodeName, Path, description = "The node's name")),
     responses((status = 200, body = Node)))]
-pub async fn remove_node(
+pub(super) async fn remove_node(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<NodeName>,
@@ -276,7 +276,7 @@ pub async fn remove_node(
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct WorkloadFilter {
+pub(super) struct WorkloadFilter {
     network: Option<NetworkName>,
     node: Option<NodeName>,
     name: Option<WorkloadName>,
@@ -379,7 +379,7 @@ fn admitted(workload: &WorkloadRecord, labels: &Labels, quarantined: bool) -> Wo
         ("selector" = Option<String>, Query, description = "Only those with such labels: \
             `app=web,env in (prod,stage),!old`")),
     responses((status = 200, body = Page<Workload>)))]
-pub async fn list_workloads(
+pub(super) async fn list_workloads(
     api: State<Api>,
     caller: Caller,
     query: Query<WorkloadFilter>,
@@ -391,7 +391,7 @@ pub async fn list_workloads(
 #[utoipa::path(get, path = operations::WORKLOAD.path(), tag = "workloads", operation_id = "get_workload",
     params(("id" = WorkloadId, Path, description = "The workload's id")),
     responses((status = 200, body = Workload)))]
-pub async fn get_workload(
+pub(super) async fn get_workload(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(id): At<WorkloadId>,

@@ -20,7 +20,7 @@ const MOST_KEPT: u64 = 30 * 24 * 3600;
 /// Has endpoints make other keys, without losing a packet. Nodes that are away keep theirs.
 #[utoipa::path(post, path = operations::ROTATE_KEYS.path(), tag = "nodes", operation_id = "rotate_keys", request_body = RotateKeys,
     responses((status = 200, body = RotatedKeys)))]
-pub async fn rotate(
+pub(super) async fn rotate(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(wanted): Body<RotateKeys>,

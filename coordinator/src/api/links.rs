@@ -26,7 +26,7 @@ use std::{
 };
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Filter {
+pub(super) struct Filter {
     network: Option<NetworkName>,
     from: Option<BySelector>,
     to: Option<BySelector>,
@@ -61,7 +61,7 @@ impl Filter {
         ("observed" = Option<bool>, Query, description = "Only those on which something passed \
             because it is observed, or nothing")),
     responses((status = 200, body = Links)))]
-pub async fn list(
+pub(super) async fn list(
     State(api): State<Api>,
     caller: Caller,
     query: Query<Filter>,

@@ -23,7 +23,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// What a list is asked for, beside its filter.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Asked {
+pub(super) struct Asked {
     limit: Option<u32>,
     cursor: Option<String>,
     watch: Option<String>,
@@ -35,7 +35,7 @@ impl Asked {
     ///
     /// # Errors
     /// 400 if that is out of bounds.
-    pub fn limit(&self) -> Result<usize, ApiError> {
+    pub(super) fn limit(&self) -> Result<usize, ApiError> {
         match self.limit.unwrap_or(USUAL_PAGE) {
             limit @ 1..=MAX_PAGE => Ok(limit as usize),
             limit => {
@@ -49,7 +49,7 @@ impl Asked {
     ///
     /// # Errors
     /// 404 if it is none that was given out.
-    pub fn after(&self) -> Result<Option<String>, ApiError> {
+    pub(super) fn after(&self) -> Result<Option<String>, ApiError> {
         let Some(cursor) = &self.cursor else { return Ok(None) };
         let key =
             BASE64_URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|key| String::from_utf8(key).ok());
@@ -67,7 +67,7 @@ impl Asked {
     ///
     /// # Errors
     /// 404 if it is none that was given out.
-    pub fn before(&self) -> Result<Option<Revision>, ApiError> {
+    pub(super) fn before(&self) -> Result<Option<Revision>, ApiError> {
         let Some(key) = self.after()? else { return Ok(None) };
         let revision = key.parse().map_err(|_| {
             ApiError::missing("`cursor` is one of another list; leave it out to begin anew")
@@ -80,7 +80,7 @@ impl Asked {
     ///
     /// # Errors
     /// 400 if that is not plain.
-    pub fn watches(&self) -> Result<bool, ApiError> {
+    pub(super) fn watches(&self) -> Result<bool, ApiError> {
         match self.watch.as_deref() {
             None | Some("0" | "false") => {}
             Some("1" | "true") => {
@@ -101,7 +101,7 @@ impl Asked {
 
     /// The revision from which a watch goes on, by its parameter or as browsers say it when they
     /// connect anew.
-    pub fn from(&self, headers: &HeaderMap) -> Result<Option<Revision>, ApiError> {
+    pub(super) fn from(&self, headers: &HeaderMap) -> Result<Option<Revision>, ApiError> {
         let Some(header) = headers.get("last-event-id") else { return Ok(self.revision) };
         let revision = header.to_str().ok().and_then(|text| text.parse().ok());
         revision.map(Some).ok_or_else(|| {
@@ -112,12 +112,12 @@ impl Asked {
 }
 
 /// A cursor for what comes after a key.
-pub fn cursor(key: &str) -> String {
+pub(super) fn cursor(key: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(key)
 }
 
 /// A page of entries that are there in full.
-pub fn page<T>(
+pub(super) fn page<T>(
     entries: BTreeMap<String, T>,
     revision: Revision,
     asked: &Asked,
@@ -135,7 +135,7 @@ pub fn page<T>(
 }
 
 /// What is listed from the world.
-pub trait Listed: Serialize + Send + Sized + 'static {
+pub(super) trait Listed: Serialize + Send + Sized + 'static {
     /// What may be asked for.
     type Filter: DeserializeOwned + Default + Clone + Send + Sync + 'static;
     /// Its list.
@@ -185,7 +185,7 @@ pub trait Listed: Serialize + Send + Sized + 'static {
 }
 
 /// What a request for a list says.
-pub struct Query<F> {
+pub(super) struct Query<F> {
     asked: Asked,
     filter: F,
     headers: HeaderMap,
@@ -203,15 +203,15 @@ impl<F: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<F> {
 }
 
 impl<F> Query<F> {
-    pub fn filter(&self) -> &F {
+    pub(super) fn filter(&self) -> &F {
         &self.filter
     }
 
-    pub fn asked(&self) -> &Asked {
+    pub(super) fn asked(&self) -> &Asked {
         &self.asked
     }
 
-    pub fn headers(&self) -> &HeaderMap {
+    pub(super) fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 }
@@ -254,7 +254,7 @@ fn entries<T: Listed>(
 }
 
 /// Answers with a page of a list, or with what changes in it.
-pub async fn list<T: Listed>(
+pub(super) async fn list<T: Listed>(
     State(api): State<Api>,
     caller: Caller,
     query: Query<T::Filter>,
@@ -289,7 +289,12 @@ pub async fn list<T: Listed>(
 }
 
 /// Answers with one entry of a list.
-pub fn one<T: Listed>(mesh: &Mesh, caller: &Caller, key: &str, what: &str) -> Result<T, ApiError> {
+pub(super) fn one<T: Listed>(
+    mesh: &Mesh,
+    caller: &Caller,
+    key: &str,
+    what: &str,
+) -> Result<T, ApiError> {
     T::may(caller)?;
     let found = mesh.look(|world| seen(mesh, world, caller, T::one(mesh, world, key)?));
     found.ok_or_else(|| {
@@ -301,7 +306,7 @@ pub fn one<T: Listed>(mesh: &Mesh, caller: &Caller, key: &str, what: &str) -> Re
 /// A selector of labels, as text: `app=web,env in (prod,stage)`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(try_from = "String")]
-pub struct BySelector(Selector);
+pub(super) struct BySelector(Selector);
 
 impl TryFrom<String> for BySelector {
     type Error = meshward_types::selector::BadSelector;
@@ -312,7 +317,7 @@ impl TryFrom<String> for BySelector {
 }
 
 impl BySelector {
-    pub fn matches(&self, labels: &Labels) -> bool {
+    pub(super) fn matches(&self, labels: &Labels) -> bool {
         self.0.matches(labels)
     }
 }
@@ -330,12 +335,12 @@ fn check_selectors(query: &str) -> Result<(), ApiError> {
 }
 
 /// Whether something is what was asked for, if anything was.
-pub fn is<T: PartialEq>(wanted: &Option<T>, found: &T) -> bool {
+pub(super) fn is<T: PartialEq>(wanted: &Option<T>, found: &T) -> bool {
     wanted.as_ref().is_none_or(|wanted| wanted == found)
 }
 
 /// Whether labels are what was asked for, if anything was.
-pub fn selects(wanted: &Option<BySelector>, labels: &Labels) -> bool {
+pub(super) fn selects(wanted: &Option<BySelector>, labels: &Labels) -> bool {
     wanted.as_ref().is_none_or(|wanted| wanted.matches(labels))
 }
 

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct AuditFilter {
+pub(super) struct AuditFilter {
     actor: Option<String>,
     after: Option<Revision>,
     before: Option<Revision>,
@@ -40,7 +40,7 @@ pub struct AuditFilter {
         ("before" = Option<Revision>, Query, description = "Only the lines of earlier revisions; \
             not with `watch`")),
     responses((status = 200, body = Page<AuditEntry>)))]
-pub async fn audit(
+pub(super) async fn audit(
     State(api): State<Api>,
     caller: Caller,
     query: Query<AuditFilter>,
@@ -121,13 +121,13 @@ fn newest<T>(
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Unfiltered {}
+pub(super) struct Unfiltered {}
 
 /// Lists the states that the policy of a network had, the newest first.
 #[utoipa::path(get, path = operations::POLICY_LOG.path(), tag = "policy", operation_id = "policy_log",
     params(("name" = NetworkName, Path, description = "The network's name")),
     responses((status = 200, body = Page<PolicyRevision>)))]
-pub async fn policy(
+pub(super) async fn policy(
     State(api): State<Api>,
     caller: Caller,
     At(name): At<NetworkName>,

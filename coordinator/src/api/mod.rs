@@ -1,4 +1,4 @@
-//! The HTTP API, version 1. Everything but the OpenAPI document wants a bearer token.
+//! The HTTP API, version 1. Everything but the `OpenAPI` document wants a bearer token.
 
 mod backup;
 mod caller;

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Unfiltered {}
+pub(super) struct Unfiltered {}
 
 impl Listed for Network {
     type Filter = Unfiltered;
@@ -40,7 +40,7 @@ impl Listed for Network {
 /// Makes a network.
 #[utoipa::path(post, path = operations::CREATE_NETWORK.path(), tag = "networks", operation_id = "create_network", request_body = CreateNetwork,
     responses((status = 201, body = Network)))]
-pub async fn create(
+pub(super) async fn create(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(wanted): Body<CreateNetwork>,
@@ -53,7 +53,7 @@ pub async fn create(
 /// Lists the networks.
 #[utoipa::path(get, path = operations::NETWORKS.path(), tag = "networks", operation_id = "list_networks",
     responses((status = 200, body = Page<Network>)))]
-pub async fn list(
+pub(super) async fn list(
     api: State<Api>,
     caller: Caller,
     query: Query<Unfiltered>,
@@ -65,7 +65,7 @@ pub async fn list(
 #[utoipa::path(get, path = operations::NETWORK.path(), tag = "networks", operation_id = "get_network",
     params(("name" = NetworkName, Path, description = "The network's name")),
     responses((status = 200, body = Network, headers(("ETag" = String, description = "Its state")))))]
-pub async fn get(
+pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<NetworkName>,
@@ -77,7 +77,7 @@ pub async fn get(
 #[utoipa::path(delete, path = operations::DELETE_NETWORK.path(), tag = "networks", operation_id = "delete_network",
     params(("name" = NetworkName, Path, description = "The network's name")),
     responses((status = 200, body = Network)))]
-pub async fn delete(
+pub(super) async fn delete(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<NetworkName>,

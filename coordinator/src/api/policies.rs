@@ -39,18 +39,18 @@ use std::{
 };
 
 #[derive(Deserialize)]
-pub struct AtRevision {
+pub(super) struct AtRevision {
     revision: Option<Revision>,
 }
 
 #[derive(Deserialize)]
-pub struct Between {
+pub(super) struct Between {
     from: Revision,
     to: Option<Revision>,
 }
 
 #[derive(Deserialize)]
-pub struct Since {
+pub(super) struct Since {
     seconds: Option<u64>,
     #[serde(default)]
     with_denied: bool,
@@ -64,7 +64,7 @@ pub struct Since {
 /// it, or after two seconds. A dry run needs no more than a viewer's credential.
 #[utoipa::path(post, path = operations::SUBMIT_POLICY.path(), tag = "policy", operation_id = "submit_policy", request_body = SubmitPolicy,
     responses((status = 200, body = SubmitResult)))]
-pub async fn submit(
+pub(super) async fn submit(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     expected: Precondition,
@@ -162,7 +162,7 @@ async fn count_cuts(
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Filter {
+pub(super) struct Filter {
     network: Option<NetworkName>,
 }
 
@@ -204,7 +204,7 @@ fn current(world: &World, name: &NetworkName) -> Option<Policy> {
 #[utoipa::path(get, path = operations::POLICIES.path(), tag = "policy", operation_id = "list_policies",
     params(("network" = Option<NetworkName>, Query, description = "Only that of this network")),
     responses((status = 200, body = Page<Policy>)))]
-pub async fn list(
+pub(super) async fn list(
     api: State<Api>,
     caller: Caller,
     query: Query<Filter>,
@@ -218,7 +218,7 @@ pub async fn list(
         ("revision" = Option<Revision>, Query, description = "As it was at this revision")),
     responses((status = 200, body = Policy, headers(("ETag" = String, description = "The state of \
         the policy of now")))))]
-pub async fn get(
+pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<NetworkName>,
@@ -262,7 +262,7 @@ async fn past(mesh: &Mesh, revision: Revision) -> Result<Past, ApiError> {
         ("from" = Revision, Query, description = "A revision"),
         ("to" = Option<Revision>, Query, description = "Another; now if it is left out")),
     responses((status = 200, body = PolicyDifference)))]
-pub async fn difference(
+pub(super) async fn difference(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<NetworkName>,
@@ -281,7 +281,7 @@ pub async fn difference(
 #[utoipa::path(post, path = operations::ROLL_POLICY_BACK.path(), tag = "policy", operation_id = "roll_policy_back", request_body = Rollback,
     params(("name" = NetworkName, Path, description = "The network's name")),
     responses((status = 200, body = SubmitResult)))]
-pub async fn roll_back(
+pub(super) async fn roll_back(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<NetworkName>,
@@ -321,7 +321,7 @@ pub async fn roll_back(
             3600)"),
         ("with_denied" = Option<bool>, Query, description = "Also allow what was denied")),
     responses((status = 200, body = Policy)))]
-pub async fn suggest(
+pub(super) async fn suggest(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<NetworkName>,
@@ -381,7 +381,7 @@ fn own_identities(mesh: &Mesh, network: &NetworkName, node: &NodeName) -> BTreeS
 /// revision.
 #[utoipa::path(post, path = operations::EXPLAIN.path(), tag = "policy", operation_id = "explain", request_body = ExplainQuery,
     responses((status = 200, body = Vec<Explanation>)))]
-pub async fn explain(
+pub(super) async fn explain(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(query): Body<ExplainQuery>,

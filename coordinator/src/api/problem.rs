@@ -88,14 +88,14 @@ impl From<Refusal> for ApiError {
     }
 }
 
-pub async fn no_such_route(uri: Uri) -> ApiError {
+pub(super) async fn no_such_route(uri: Uri) -> ApiError {
     ApiError::missing(format!(
         "there is no {}; GET /v1/openapi.json lists what there is",
         uri.path()
     ))
 }
 
-pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+pub(super) async fn no_such_method(method: Method, uri: Uri) -> ApiError {
     let text =
         format!("{} does not take {method}; GET /v1/openapi.json says what it takes", uri.path());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, text)

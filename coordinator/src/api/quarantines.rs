@@ -30,7 +30,7 @@ use time::OffsetDateTime;
 /// The answer comes when every connected node that it concerns enforces it, or after two seconds.
 #[utoipa::path(post, path = operations::IMPOSE_QUARANTINE.path(), tag = "quarantine", operation_id = "quarantine", request_body = Impose,
     responses((status = 200, body = QuarantineResult)))]
-pub async fn impose(
+pub(super) async fn impose(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(wanted): Body<Impose>,
@@ -62,7 +62,7 @@ fn hand(caller: &Caller) -> Hand<'_> {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Filter {
+pub(super) struct Filter {
     network: Option<NetworkName>,
     workload: Option<WorkloadId>,
     by: Option<String>,
@@ -102,7 +102,7 @@ impl Listed for Quarantine {
         ("by" = Option<String>, Query, description = "Only those that this one imposed: \
             `user:NAME` or `trigger:NAME`")),
     responses((status = 200, body = Page<Quarantine>)))]
-pub async fn list(
+pub(super) async fn list(
     api: State<Api>,
     caller: Caller,
     query: Query<Filter>,
@@ -114,7 +114,7 @@ pub async fn list(
 #[utoipa::path(get, path = operations::QUARANTINE.path(), tag = "quarantine", operation_id = "get_quarantine",
     params(("id" = String, Path, description = "The quarantine's id")),
     responses((status = 200, body = Quarantine)))]
-pub async fn get(
+pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(id): At<String>,
@@ -125,7 +125,7 @@ pub async fn get(
 /// Ends the quarantine with exactly this target.
 #[utoipa::path(post, path = operations::RELEASE_QUARANTINE.path(), tag = "quarantine", operation_id = "release", request_body = QuarantineTarget,
     responses((status = 200, body = QuarantineResult)))]
-pub async fn release(
+pub(super) async fn release(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(target): Body<QuarantineTarget>,

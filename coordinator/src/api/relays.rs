@@ -25,7 +25,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Filter {
+pub(super) struct Filter {
     site: Option<String>,
     connected: Option<bool>,
 }
@@ -66,7 +66,7 @@ impl Listed for Relay {
         ("connected" = Option<bool>, Query, description = "Only those that are connected now, or \
             are not")),
     responses((status = 200, body = Page<Relay>)))]
-pub async fn list(
+pub(super) async fn list(
     api: State<Api>,
     caller: Caller,
     query: Query<Filter>,
@@ -78,7 +78,7 @@ pub async fn list(
 #[utoipa::path(get, path = operations::RELAY.path(), tag = "nodes", operation_id = "get_relay",
     params(("name" = NodeName, Path, description = "The relay's name")),
     responses((status = 200, body = Relay, headers(("ETag" = String, description = "Its state")))))]
-pub async fn get(
+pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<NodeName>,
@@ -115,7 +115,7 @@ fn describe(mesh: &Mesh, world: &World, relay: &RelayRecord, networks: &[Network
 #[utoipa::path(delete, path = operations::REMOVE_RELAY.path(), tag = "nodes", operation_id = "remove_relay",
     params(("name" = NodeName, Path, description = "The relay's name")),
     responses((status = 200, body = Relay)))]
-pub async fn remove(
+pub(super) async fn remove(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(name): At<NodeName>,

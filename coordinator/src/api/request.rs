@@ -28,7 +28,7 @@ struct Switches {
 
 /// Refuses parameters that the operation does not have, and notes a dry run. It comes after who
 /// calls is known.
-pub async fn shaped(
+pub(super) async fn shaped(
     State(api): State<Api>,
     request: Request,
     next: Next,
@@ -46,7 +46,7 @@ pub async fn shaped(
 }
 
 /// Parameters of the query.
-pub struct Params<T>(pub T);
+pub(super) struct Params<T>(pub T);
 
 impl<T: DeserializeOwned> Params<T> {
     fn read(parts: &Parts) -> Result<Self, ApiError> {
@@ -68,7 +68,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 }
 
 /// What the path names.
-pub struct At<T>(pub T);
+pub(super) struct At<T>(pub T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
     type Rejection = ApiError;
@@ -86,7 +86,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
 }
 
 /// A JSON body of the form that the API's document says.
-pub struct Body<T>(pub T);
+pub(super) struct Body<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
     type Rejection = ApiError;
@@ -129,26 +129,26 @@ fn whole(value: &mut Value) {
 }
 
 /// The state that something is in, for `ETag`.
-pub fn etag(state: &impl Serialize) -> String {
+pub(super) fn etag(state: &impl Serialize) -> String {
     let text = serde_json::to_vec(state).unwrap_or_default();
     format!("\"{:.32}\"", Fingerprint::of(&text).to_string())
 }
 
 /// One thing that can be overwritten, with its state.
-pub fn with_state(thing: &impl Serialize) -> Response {
+pub(super) fn with_state(thing: &impl Serialize) -> Response {
     ([(ETAG, etag(thing))], Json(thing)).into_response()
 }
 
 /// Which states a write may overwrite (`If-Match`, RFC 9110 §13.1.1).
 #[derive(Debug, Clone, Default)]
-pub struct Precondition(Option<Vec<String>>);
+pub(super) struct Precondition(Option<Vec<String>>);
 
 impl Precondition {
     /// Refuses a write if what is there is not in one of the states.
     ///
     /// # Errors
     /// [`Refusal::Changed`].
-    pub fn check(&self, current: Option<&str>) -> Result<(), Refusal> {
+    pub(super) fn check(&self, current: Option<&str>) -> Result<(), Refusal> {
         let Some(wanted) = &self.0 else { return Ok(()) };
         let fits = |tag: &String| tag == "*" || Some(tag.as_str()) == current;
         match (current, wanted.iter().any(fits)) {
@@ -167,7 +167,7 @@ impl Precondition {
     ///
     /// # Errors
     /// [`Refusal::Changed`], and those of the removal.
-    pub fn removing<T: Serialize>(
+    pub(super) fn removing<T: Serialize>(
         &self,
         known: Option<T>,
         removal: impl FnOnce() -> Result<Plan<()>, Refusal>,
@@ -179,7 +179,7 @@ impl Precondition {
     }
 
     /// Whether there is any.
-    pub fn is_set(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.0.is_some()
     }
 }

@@ -72,7 +72,7 @@ fn open() -> OpenApiRouter<Api> {
         .routes(routes!(health::version))
 }
 
-/// The OpenAPI document of all routes.
+/// The `OpenAPI` document of all routes.
 pub(super) fn openapi() -> serde_json::Value {
     let (_, routes) = described().merge(open()).split_for_parts();
     document::document(&routes)

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Filter {
+pub(super) struct Filter {
     network: Option<NetworkName>,
     node: Option<NodeName>,
     state: Option<RouteState>,
@@ -54,7 +54,7 @@ impl Listed for Route {
         ("selector" = Option<String>, Query, description = "Only those with such labels: \
             `app=web,env in (prod,stage),!old`")),
     responses((status = 200, body = Page<Route>)))]
-pub async fn list(
+pub(super) async fn list(
     api: State<Api>,
     caller: Caller,
     query: Query<Filter>,
@@ -67,7 +67,7 @@ pub async fn list(
     params(("network" = NetworkName, Path, description = "The network"), ("node" = NodeName, Path, description = "The gateway"),
         ("prefix" = Cidr, Path, description = "The prefix")),
     responses((status = 200, body = Route)))]
-pub async fn get(
+pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At((network, node, prefix)): At<(NetworkName, NodeName, IpNet)>,
@@ -79,7 +79,7 @@ pub async fn get(
 /// Approves a prefix behind a node, before or after the node advertises it.
 #[utoipa::path(post, path = operations::APPROVE_ROUTE.path(), tag = "routes", operation_id = "approve_route", request_body = ApproveRoute,
     responses((status = 200, body = Route)))]
-pub async fn approve(
+pub(super) async fn approve(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(wanted): Body<ApproveRoute>,
@@ -94,7 +94,7 @@ pub async fn approve(
 /// Takes an approval back: links through the route are cut, unless the policy approves it.
 #[utoipa::path(post, path = operations::DISAPPROVE_ROUTE.path(), tag = "routes", operation_id = "disapprove_route", request_body = ApproveRoute,
     responses((status = 200, body = Route)))]
-pub async fn disapprove(
+pub(super) async fn disapprove(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(wanted): Body<ApproveRoute>,

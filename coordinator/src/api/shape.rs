@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 
 /// The forms of all requests, by method and path.
-pub struct Shapes {
+pub(super) struct Shapes {
     operations: HashMap<(Method, String), Operation>,
     schemas: serde_json::Map<String, Value>,
 }
@@ -20,8 +20,8 @@ struct Operation {
 }
 
 impl Shapes {
-    /// The forms that a document says (OpenAPI 3.1).
-    pub fn of(document: &Value) -> Self {
+    /// The forms that a document says (`OpenAPI` 3.1).
+    pub(super) fn of(document: &Value) -> Self {
         let mut operations = HashMap::new();
         for (path, item) in document["paths"].as_object().into_iter().flatten() {
             for (method, operation) in item.as_object().into_iter().flatten() {
@@ -34,7 +34,12 @@ impl Shapes {
     }
 
     /// Refuses parameters that an operation does not have, and those that are there twice.
-    pub fn check_query(&self, method: &Method, path: &str, query: &str) -> Result<(), ApiError> {
+    pub(super) fn check_query(
+        &self,
+        method: &Method,
+        path: &str,
+        query: &str,
+    ) -> Result<(), ApiError> {
         // HEAD is what GET answers, without the body (RFC 9110 §9.3.2).
         let method = if method == Method::HEAD { &Method::GET } else { method };
         let none = Operation::default();
@@ -60,7 +65,12 @@ impl Shapes {
     }
 
     /// Refuses a body that has not the form that an operation takes.
-    pub fn check_body(&self, method: &Method, path: &str, body: &Value) -> Result<(), ApiError> {
+    pub(super) fn check_body(
+        &self,
+        method: &Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<(), ApiError> {
         match self.operations.get(&(method.clone(), path.to_owned())) {
             Some(Operation { body: Some(schema), .. }) => self.check(schema, body, ""),
             _ => Ok(()),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Filter {
+pub(super) struct Filter {
     relay: Option<bool>,
     site: Option<String>,
 }
@@ -48,7 +48,7 @@ impl Listed for Token {
 /// Makes a join token. Its text is shown this once.
 #[utoipa::path(post, path = operations::CREATE_TOKEN.path(), tag = "nodes", operation_id = "create_token", request_body = CreateToken,
     responses((status = 201, body = CreatedToken)))]
-pub async fn create(
+pub(super) async fn create(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     Body(wanted): Body<CreateToken>,
@@ -66,7 +66,7 @@ pub async fn create(
     params(("relay" = Option<bool>, Query, description = "Only those for relays, or for nodes"),
         ("site" = Option<String>, Query, description = "Only those of this site")),
     responses((status = 200, body = Page<Token>)))]
-pub async fn list(
+pub(super) async fn list(
     api: State<Api>,
     caller: Caller,
     query: Query<Filter>,
@@ -78,7 +78,7 @@ pub async fn list(
 #[utoipa::path(get, path = operations::TOKEN.path(), tag = "nodes", operation_id = "get_token",
     params(("id" = String, Path, description = "The token's id")),
     responses((status = 200, body = Token, headers(("ETag" = String, description = "Its state")))))]
-pub async fn get(
+pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(id): At<String>,
@@ -90,7 +90,7 @@ pub async fn get(
 #[utoipa::path(delete, path = operations::REVOKE_TOKEN.path(), tag = "nodes", operation_id = "revoke_token",
     params(("id" = String, Path, description = "The token's id")),
     responses((status = 200, body = Token)))]
-pub async fn revoke(
+pub(super) async fn revoke(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
     At(id): At<String>,

@@ -27,11 +27,11 @@ use tokio::{
 };
 
 /// How many may watch at a time.
-pub const MAX_WATCHES: usize = 64;
+pub(super) const MAX_WATCHES: usize = 64;
 /// How often a list is looked at whose entries change without a revision.
-pub const VOLATILE: Duration = Duration::from_secs(1);
+pub(super) const VOLATILE: Duration = Duration::from_secs(1);
 /// The same, where nodes have to be asked.
-pub const ASKED: Duration = Duration::from_secs(5);
+pub(super) const ASKED: Duration = Duration::from_secs(5);
 /// The least time between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 /// By how much a watch rests longer than it works.
@@ -39,7 +39,7 @@ const REST: u32 = 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The entries of a list at a revision: those with some keys, or all.
-pub type Look = Arc<
+pub(super) type Look = Arc<
     dyn Fn(
             Option<BTreeSet<String>>,
         ) -> BoxFuture<'static, Result<(Revision, BTreeMap<String, Value>), ApiError>>
@@ -48,7 +48,7 @@ pub type Look = Arc<
 >;
 
 /// A list that is watched.
-pub struct Watched {
+pub(super) struct Watched {
     pub kind: ListKind,
     /// How often it is looked at without a new revision.
     pub every: Option<Duration>,
@@ -61,7 +61,7 @@ pub struct Watched {
 ///
 /// # Errors
 /// 410 if what came after the revision is not known any more, 429 if too many watch.
-pub fn answer(
+pub(super) fn answer(
     api: &Api,
     caller: Caller,
     watched: Watched,

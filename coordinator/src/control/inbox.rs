@@ -20,7 +20,7 @@ const SHORT: usize = 16;
 
 /// The messages that wait. They wait as bytes: decoded they could be much more, and so only one is
 /// at a time.
-pub struct Inbox {
+pub(super) struct Inbox {
     frames: mpsc::Receiver<(Vec<u8>, OwnedSemaphorePermit)>,
     /// The newest revision that the node says it enforces, ahead of all that waits: whoever waits
     /// for that does not wait for what else the node says.
@@ -30,7 +30,7 @@ pub struct Inbox {
 
 impl Inbox {
     /// Reads a stream from now on; at most `waiting` bytes wait.
-    pub fn read(mut stream: RecvStream, waiting: usize) -> Self {
+    pub(super) fn read(mut stream: RecvStream, waiting: usize) -> Self {
         let (to_session, frames) = mpsc::channel(QUEUE);
         let (to_enforced, enforced) = watch::channel(Revision(0));
         let room = waiting.max(MAX_FRAME + OVERHEAD);
@@ -61,7 +61,7 @@ impl Inbox {
     ///
     /// # Errors
     /// If it is no message of a node.
-    pub async fn next(&mut self) -> Result<Option<FromNode>> {
+    pub(super) async fn next(&mut self) -> Result<Option<FromNode>> {
         let Some((body, _permit)) = self.frames.recv().await else { return Ok(None) };
         Ok(Some(decode(&body)?))
     }
@@ -70,7 +70,7 @@ impl Inbox {
     ///
     /// # Errors
     /// As [`Self::next`].
-    pub fn next_at_once(&mut self) -> Result<Option<FromNode>> {
+    pub(super) fn next_at_once(&mut self) -> Result<Option<FromNode>> {
         let Ok((body, _permit)) = self.frames.try_recv() else { return Ok(None) };
         Ok(Some(decode(&body)?))
     }
@@ -79,7 +79,7 @@ impl Inbox {
     ///
     /// # Errors
     /// If it does not, or is none.
-    pub async fn expect(&mut self, patience: Duration) -> Result<FromNode> {
+    pub(super) async fn expect(&mut self, patience: Duration) -> Result<FromNode> {
         let message = tokio::time::timeout(patience, self.next()).await;
         message.context("the node says nothing")??.context("the session ended")
     }

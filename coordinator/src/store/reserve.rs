@@ -15,7 +15,7 @@ const SIZE: u64 = 8 << 20;
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The reserve of one database.
-pub struct Reserve {
+pub(super) struct Reserve {
     path: PathBuf,
     is_there: bool,
     tried: Option<Instant>,
@@ -23,14 +23,14 @@ pub struct Reserve {
 
 impl Reserve {
     /// The one beside a database.
-    pub fn beside(database: &Path) -> Self {
+    pub(super) fn beside(database: &Path) -> Self {
         let path = database.with_extension("reserve");
         let is_there = fs::metadata(&path).is_ok_and(|metadata| metadata.len() >= SIZE);
         Self { path, is_there, tried: None }
     }
 
     /// Makes it, if it is not there and there is room. Gives whether it is there.
-    pub fn keep(&mut self) -> bool {
+    pub(super) fn keep(&mut self) -> bool {
         if self.is_there || self.tried.is_some_and(|tried| tried.elapsed() < EVERY) {
             return self.is_there;
         }
@@ -74,7 +74,7 @@ impl Reserve {
     }
 
     /// Gives it up. Gives whether it was there.
-    pub fn give_up(&mut self) -> bool {
+    pub(super) fn give_up(&mut self) -> bool {
         let was_there = std::mem::take(&mut self.is_there);
         self.tried = Some(Instant::now());
         if was_there {

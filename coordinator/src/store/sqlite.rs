@@ -25,7 +25,7 @@ const FORGOTTEN_AT_ONCE: u32 = 2000;
 /// The room of the log is given back beyond this, in bytes.
 const LOG_SIZE: i64 = 16 << 20;
 
-/// SQLite in a file, and beside it a reserve of room on the disk.
+/// `SQLite` in a file, and beside it a reserve of room on the disk.
 pub struct Sqlite {
     connection: Connection,
     /// `None` for a database in memory, which no disk bounds.
@@ -360,7 +360,7 @@ impl Store for Sqlite {
 }
 
 /// Reads all records of a database.
-pub fn read(connection: &Connection) -> Result<Contents, StoreError> {
+pub(super) fn read(connection: &Connection) -> Result<Contents, StoreError> {
     let revision = revision(connection)?;
     let mut records = Vec::new();
     let mut statement = connection.prepare("SELECT kind, name, body FROM records")?;
@@ -372,7 +372,7 @@ pub fn read(connection: &Connection) -> Result<Contents, StoreError> {
     Ok(Contents { revision, records })
 }
 
-/// SQLite's integers have a sign: what lies beyond is after every revision.
+/// `SQLite`'s integers have a sign: what lies beyond is after every revision.
 fn bound(before: Option<Revision>) -> i64 {
     before.and_then(|revision| i64::try_from(revision.0).ok()).unwrap_or(i64::MAX)
 }

@@ -41,7 +41,7 @@ pub const MAX_ANSWER: usize = 1 << 18;
 pub const CLOCK_TOLERANCE: Duration = Duration::from_mins(10);
 /// The largest body of a message from a machine that has not joined yet, in bytes.
 pub const MAX_JOIN_FRAME: usize = 64 << 10;
-/// The error code of QUIC's CONNECTION_CLOSE (RFC 9000 §19.19) for a member that was removed.
+/// The error code of QUIC's `CONNECTION_CLOSE` (RFC 9000 §19.19) for a member that was removed.
 pub const CLOSE_REMOVED: u32 = 2;
 /// The time within which a node acknowledges a revision that nobody waits for. Delaying halves the
 /// number of messages under churn.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// Maximum number of parts of a packet: as many as datagrams may come in one call
-/// (`UDP_GRO_CNT_MAX` is 64, net/ipv4/udp_offload.c).
+/// (`UDP_GRO_CNT_MAX` is 64, `net/ipv4/udp_offload.c`).
 pub const MAX_GATHER_PARTS: usize = 128;
 
 /// Where something stands in the buffer that datagrams were received into.

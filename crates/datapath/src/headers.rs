@@ -62,7 +62,7 @@ pub enum Icmp {
 }
 
 impl Icmp {
-    /// Returns the role of a type of message, for ICMP (1) and ICMPv6 (58). What IANA has not given
+    /// Returns the role of a type of message, for ICMP (1) and `ICMPv6` (58). What IANA has not given
     /// out is taken for an error in IPv4, as types below 128 are in IPv6 (RFC 4443 §2.1).
     pub(crate) fn of(ip_protocol: u8, kind: u8) -> Self {
         match (ip_protocol, kind) {
@@ -307,7 +307,7 @@ pub(crate) mod build {
     use super::*;
 
     /// A packet of `protocol` with the given ports (or echo identifier) and payload.
-    pub fn packet(
+    pub(crate) fn packet(
         source: &str,
         destination: &str,
         protocol: u8,
@@ -330,7 +330,7 @@ pub(crate) mod build {
         ip(source.parse().unwrap(), destination.parse().unwrap(), protocol, &transport)
     }
 
-    pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
         let mut packet = match (source, destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let mut header = vec![0; 20];
@@ -356,7 +356,7 @@ pub(crate) mod build {
         packet
     }
 
-    pub fn with_tcp_flags(mut packet: Vec<u8>, flags: u8) -> Vec<u8> {
+    pub(crate) fn with_tcp_flags(mut packet: Vec<u8>, flags: u8) -> Vec<u8> {
         let at = Headers::parse(&packet).unwrap().payload + 13;
         packet[at] = flags;
         packet

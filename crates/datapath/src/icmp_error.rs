@@ -38,7 +38,7 @@ impl Quoted {
         let port = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
         match (headers.ip_protocol, error.source) {
             (6 | 17 | 132, _) => {
-                (headers.source_port, headers.destination_port) = (port(0), port(2))
+                (headers.source_port, headers.destination_port) = (port(0), port(2));
             }
             (1, IpAddr::V4(_)) | (58, IpAddr::V6(_)) => {
                 headers.icmp = match Icmp::of(headers.ip_protocol, transport[0]) {

@@ -1,5 +1,5 @@
 //! The virtio network header, which stands in front of each packet of a TUN (virtio 1.2 §5.1.6,
-//! linux/virtio_net.h).
+//! `linux/virtio_net.h`).
 
 /// Length of the header, in bytes.
 pub const VIRTIO_HEADER_LENGTH: usize = 10;

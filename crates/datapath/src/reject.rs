@@ -41,7 +41,7 @@ pub(crate) struct TcpEnd {
 pub(crate) struct IcmpError {
     /// Type and code in ICMP.
     pub(crate) kind_v4: [u8; 2],
-    /// Type and code in ICMPv6.
+    /// Type and code in `ICMPv6`.
     pub(crate) kind_v6: [u8; 2],
     /// The four bytes behind the checksum.
     pub(crate) rest: u32,

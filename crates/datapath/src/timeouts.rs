@@ -4,7 +4,7 @@ use meshward_types::Conduct;
 use std::time::Duration;
 
 /// The longest timeout: a week.
-const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
+const MAX_TIMEOUT: Duration = Duration::from_hours(168);
 
 /// Idle timeouts: for how long flows are kept while nothing is sent. The defaults are what RFCs ask
 /// for at least, or more.
@@ -33,12 +33,12 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             tcp_opening: Duration::from_secs(30),
-            tcp_transitory: Duration::from_secs(240),
-            tcp_established: Duration::from_secs(24 * 3600),
-            udp_opening: Duration::from_secs(120),
-            udp: Duration::from_secs(180),
-            icmp: Duration::from_secs(60),
-            other: Duration::from_secs(180),
+            tcp_transitory: Duration::from_mins(4),
+            tcp_established: Duration::from_hours(24),
+            udp_opening: Duration::from_mins(2),
+            udp: Duration::from_mins(3),
+            icmp: Duration::from_mins(1),
+            other: Duration::from_mins(3),
         }
     }
 }

@@ -25,7 +25,7 @@ use std::{
 pub enum Selects {
     /// Packets from a prefix.
     From(IpNet),
-    /// ICMP and ICMPv6 messages to a prefix, whatever their source address.
+    /// ICMP and `ICMPv6` messages to a prefix, whatever their source address.
     IcmpTo(IpNet),
 }
 

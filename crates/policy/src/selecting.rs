@@ -33,11 +33,11 @@ fn anchor(selector: &Selector) -> Option<(&LabelKey, &Requirement)> {
 }
 
 impl<T: Copy + Ord> Selecting<T> {
-    pub fn insert(&mut self, id: T, selector: &Selector) {
+    pub(crate) fn insert(&mut self, id: T, selector: &Selector) {
         self.places(selector, |place| place.push((id, selector.clone())));
     }
 
-    pub fn remove(&mut self, id: T, selector: &Selector) {
+    pub(crate) fn remove(&mut self, id: T, selector: &Selector) {
         self.places(selector, |place| place.retain(|(own, _)| *own != id));
     }
 
@@ -56,13 +56,17 @@ impl<T: Copy + Ord> Selecting<T> {
     }
 
     /// Returns the numbers of the selectors that match these labels, in ascending order.
-    pub fn select(&self, labels: &Labels) -> Vec<T> {
+    pub(crate) fn select(&self, labels: &Labels) -> Vec<T> {
         // Without a bound, this cannot fail.
         self.select_within(labels, &Budget::unlimited()).unwrap_or_default()
     }
 
     /// Returns the numbers of the matching selectors, within a budget.
-    pub fn select_within(&self, labels: &Labels, budget: &Budget) -> Result<Vec<T>, Exhausted> {
+    pub(crate) fn select_within(
+        &self,
+        labels: &Labels,
+        budget: &Budget,
+    ) -> Result<Vec<T>, Exhausted> {
         let by_label = labels.iter().flat_map(|(key, value)| {
             let by_value = self.by_value.get(key).and_then(|values| values.get(value));
             by_value.into_iter().chain(self.by_key.get(key)).flatten()
@@ -90,13 +94,13 @@ impl<T> Default for Selected<T> {
 }
 
 impl<T: Copy + Ord> Selected<T> {
-    pub fn insert(&mut self, id: T, labels: &Labels) {
+    pub(crate) fn insert(&mut self, id: T, labels: &Labels) {
         for (key, value) in labels.iter() {
             self.0.entry(key.clone()).or_default().entry(value.to_owned()).or_default().insert(id);
         }
     }
 
-    pub fn remove(&mut self, id: T, labels: &Labels) {
+    pub(crate) fn remove(&mut self, id: T, labels: &Labels) {
         for (key, value) in labels.iter() {
             if let Some(values) = self.0.get_mut(key)
                 && let Some(ids) = values.get_mut(value)
@@ -113,7 +117,11 @@ impl<T: Copy + Ord> Selected<T> {
     }
 
     /// Returns numbers that include all that a selector matches. `all` are all numbers.
-    pub fn candidates<'a>(&self, selector: &Selector, all: impl Iterator<Item = &'a T>) -> Vec<T>
+    pub(crate) fn candidates<'a>(
+        &self,
+        selector: &Selector,
+        all: impl Iterator<Item = &'a T>,
+    ) -> Vec<T>
     where
         T: 'a,
     {

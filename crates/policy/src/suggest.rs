@@ -108,7 +108,7 @@ fn together(selectors: Vec<&Selector>) -> Vec<Selector> {
         let mut requirements = selector.requirements();
         match (requirements.next(), requirements.next()) {
             (Some((key, Requirement::In(values))), None) => {
-                by_key.entry(key).or_default().extend(values.clone())
+                by_key.entry(key).or_default().extend(values.clone());
             }
             _ => others.push(selector.clone()),
         }

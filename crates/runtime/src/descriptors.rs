@@ -8,7 +8,7 @@ pub const RESERVED: usize = 128;
 /// The assumed limit if the kernel does not tell it.
 const USUAL: u64 = 1024;
 
-/// Raises the limit to the most that this process may have (the hard limit of RLIMIT_NOFILE), and
+/// Raises the limit to the most that this process may have (the hard limit of `RLIMIT_NOFILE`), and
 /// returns the number of connections that it leaves room for. Called once, at the start.
 pub fn raise() -> usize {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((USUAL, USUAL));

@@ -120,10 +120,10 @@ pub fn set_aside(path: &Path, why: &dyn Display) {
     let (shown, beside) = (path.display(), aside.display());
     match fs::rename(path, &aside) {
         Ok(()) => {
-            error!("{shown} is damaged ({why}): it was set aside as {beside}, and is made anew")
+            error!("{shown} is damaged ({why}): it was set aside as {beside}, and is made anew");
         }
         Err(error) => {
-            error!("{shown} is damaged ({why}), and cannot be renamed ({error}): it is not used")
+            error!("{shown} is damaged ({why}), and cannot be renamed ({error}): it is not used");
         }
     }
     forget_oldest_damaged(path);

@@ -49,7 +49,7 @@ impl std::str::FromStr for Invitation {
 pub struct InvitationSource {
     /// The token, an @, and the coordinator's host name or address, with :PORT if it is not 7443.
     /// Better not on a shared machine's command line: else from --token-file, the variables
-    /// MESHWARD_JOIN_TOKEN or MESHWARD_JOIN_TOKEN_FILE, or the systemd credential
+    /// `MESHWARD_JOIN_TOKEN` or `MESHWARD_JOIN_TOKEN_FILE`, or the systemd credential
     /// `meshward.join-token`
     #[arg(value_name = "TOKEN@HOST", conflicts_with = "token_file")]
     invitation: Option<Invitation>,

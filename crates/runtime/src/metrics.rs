@@ -92,7 +92,7 @@ struct OwnUse {
     began: u64,
 }
 
-/// Ticks per second in `/proc`, the same on every Linux (`USER_HZ`, proc_pid_stat(5)).
+/// Ticks per second in `/proc`, the same on every Linux (`USER_HZ`, `proc_pid_stat(5)`).
 const TICKS: f64 = 100.0;
 
 impl OwnUse {
@@ -124,7 +124,7 @@ impl OwnUse {
     }
 }
 
-/// Returns the time when this machine was started, in seconds since 1970 (proc_stat(5)).
+/// Returns the time when this machine was started, in seconds since 1970 (`proc_stat(5)`).
 fn booted() -> Option<u64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()

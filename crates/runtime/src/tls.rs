@@ -28,10 +28,10 @@ use x509_parser::{
 
 /// The time after its expiry for which a certificate may still be renewed, and used for nothing
 /// else.
-pub const RENEWAL_GRACE: Duration = Duration::from_secs(90 * 24 * 3600);
+pub const RENEWAL_GRACE: Duration = Duration::from_hours(2160);
 
 /// The time by which certificates are valid before they are signed, since clocks differ.
-pub const SKEW: Duration = Duration::from_secs(600);
+pub const SKEW: Duration = Duration::from_mins(10);
 
 /// Describes the difference between the clocks of a node and of the coordinator (seconds since the
 /// epoch), if it is more than is tolerated.
@@ -164,7 +164,7 @@ pub struct MemberCertificate {
     pub kind: MemberKind,
     /// The member's name.
     pub node: NodeName,
-    /// SHA-256 of the public key (SubjectPublicKeyInfo).
+    /// SHA-256 of the public key (`SubjectPublicKeyInfo`).
     pub key: Fingerprint,
     /// The start of its validity, in seconds since the epoch.
     pub not_before: i64,

@@ -267,7 +267,7 @@ mod tests {
         assert!(troubles.summary().unwrap().contains("kept/"), "{:?}", troubles.summary());
         fs::remove_file(&place).unwrap();
         let mut news = troubles.subscribe();
-        news.wait_for(|all| all.is_empty()).await.unwrap();
+        news.wait_for(std::collections::BTreeMap::is_empty).await.unwrap();
         assert_eq!(fs::read(place.join("a")).unwrap(), b"2");
         assert_eq!((behind.waiting("a"), troubles.summary()), (None, None));
     }

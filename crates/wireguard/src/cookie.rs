@@ -163,7 +163,10 @@ impl ReceivedCookie {
 
     /// Returns the cookie, while its giver knows its secret.
     pub fn get(&self, now: Millis) -> Option<&Cookie> {
-        let expired = now.has_passed(COOKIE_SECRET_MAX_AGE - COOKIE_SECRET_LATENCY, self.received);
+        let expired = now.has_passed(
+            COOKIE_SECRET_MAX_AGE.checked_sub(COOKIE_SECRET_LATENCY).unwrap(),
+            self.received,
+        );
         (!expired).then_some(&self.cookie)
     }
 }

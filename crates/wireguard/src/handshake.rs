@@ -1,4 +1,4 @@
-//! The handshake: Noise's IKpsk2 with WireGuard's names, by `snow` (Noise Protocol Framework,
+//! The handshake: Noise's `IKpsk2` with WireGuard's names, by `snow` (Noise Protocol Framework,
 //! revision 34; paper §5.4.2 and §5.4.3). It leaves a key for each direction.
 
 use crate::{

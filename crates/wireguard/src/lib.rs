@@ -5,7 +5,7 @@
 //! a message takes and when a timer fires:
 //!
 //! - [`message`]: the four messages and their fields.
-//! - [`handshake`]: Noise IKpsk2, by `snow`; it leaves a key for each direction.
+//! - [`handshake`]: Noise `IKpsk2`, by `snow`; it leaves a key for each direction.
 //! - [`session`]: sealing and opening data messages in place, by any number of threads.
 //! - [`replay`]: the sliding window of counters that were received.
 //! - [`cookie`]: MACs and cookies, which protect a responder from floods.

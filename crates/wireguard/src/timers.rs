@@ -8,9 +8,9 @@ pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 /// Messages after which a session ends.
 pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 /// Age at which the initiator of a session renews it.
-pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
+pub const REKEY_AFTER_TIME: Duration = Duration::from_mins(2);
 /// Age at which a session ends.
-pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+pub const REJECT_AFTER_TIME: Duration = Duration::from_mins(3);
 /// Time after which an initiation without a response is repeated.
 pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after which a handshake without a response is given up.
@@ -21,7 +21,7 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// same moment do not go on so.
 pub const REKEY_TIMEOUT_JITTER_MAX: Duration = Duration::from_millis(333);
 /// Age at which a cookie's secret is replaced, and a cookie with it (the paper's §5.4.7).
-pub const COOKIE_SECRET_MAX_AGE: Duration = Duration::from_secs(120);
+pub const COOKIE_SECRET_MAX_AGE: Duration = Duration::from_mins(2);
 /// How much sooner the receiver of a cookie stops using it: messages take time.
 pub const COOKIE_SECRET_LATENCY: Duration = Duration::from_secs(5);
 /// The least time between two initiations of one peer that are answered: the kernel's

@@ -28,7 +28,7 @@ use tracing::warn;
 /// others are applied.
 const STARTED_WITHIN: Duration = Duration::from_millis(500);
 /// How often the age of the keys is looked at.
-const KEYS_INTERVAL: Duration = Duration::from_secs(60);
+const KEYS_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The node.
 pub struct Node {

@@ -22,7 +22,7 @@ async fn history(place: &Path) -> Vec<String> {
     folder.keep_endpoint_port(&network, 0);
     folder.endpoint_key(&network);
     folder.device_key(&network);
-    folder.rotate_endpoint_key(&network, Duration::from_secs(600)).unwrap();
+    folder.rotate_endpoint_key(&network, Duration::from_mins(10)).unwrap();
     folder.keep_relays(&[]).unwrap();
     let attachment = attachment();
     folder.keep_workload(&attachment.report.id, &attachment).unwrap();

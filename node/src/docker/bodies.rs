@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, net::IpAddr, path::PathBuf};
 
 /// Where Docker puts what `docker network create -o` was given.
-pub const GENERIC: &str = "com.docker.network.generic";
+pub(super) const GENERIC: &str = "com.docker.network.generic";
 /// What a pool's gateway is told by.
-pub const GATEWAY: &str = "com.docker.network.gateway";
+pub(super) const GATEWAY: &str = "com.docker.network.gateway";
 /// What kind of address is asked for.
-pub const ADDRESS_TYPE: &str = "RequestAddressType";
+pub(super) const ADDRESS_TYPE: &str = "RequestAddressType";
 
 /// Options, of which only texts mean something here.
-pub type Options = HashMap<String, serde_json::Value>;
+pub(super) type Options = HashMap<String, serde_json::Value>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct RequestPool {
+pub(super) struct RequestPool {
     #[serde(default)]
     pub pool: String,
     #[serde(default)]
@@ -30,7 +30,7 @@ pub struct RequestPool {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Pool {
+pub(super) struct Pool {
     #[serde(rename = "PoolID")]
     pub pool_id: String,
     pub pool: IpNet,
@@ -39,7 +39,7 @@ pub struct Pool {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct AddressOfPool {
+pub(super) struct AddressOfPool {
     #[serde(rename = "PoolID")]
     pub pool_id: String,
     #[serde(default)]
@@ -50,13 +50,13 @@ pub struct AddressOfPool {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Address {
+pub(super) struct Address {
     pub address: IpNet,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct CreateNetwork {
+pub(super) struct CreateNetwork {
     #[serde(rename = "NetworkID")]
     pub network_id: String,
     #[serde(default)]
@@ -69,20 +69,20 @@ pub struct CreateNetwork {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct PoolData {
+pub(super) struct PoolData {
     #[serde(default)]
     pub pool: String,
 }
 
 #[derive(Deserialize)]
-pub struct OfNetwork {
+pub(super) struct OfNetwork {
     #[serde(rename = "NetworkID")]
     pub network_id: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct CreateEndpoint {
+pub(super) struct CreateEndpoint {
     #[serde(rename = "NetworkID")]
     pub network_id: String,
     #[serde(rename = "EndpointID")]
@@ -93,7 +93,7 @@ pub struct CreateEndpoint {
 
 #[derive(Default, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct Interface {
+pub(super) struct Interface {
     pub address: String,
     #[serde(rename = "AddressIPv6")]
     pub address_ipv6: String,
@@ -102,19 +102,19 @@ pub struct Interface {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct CreatedEndpoint {
+pub(super) struct CreatedEndpoint {
     pub interface: Interface,
 }
 
 #[derive(Deserialize)]
-pub struct OfEndpoint {
+pub(super) struct OfEndpoint {
     #[serde(rename = "EndpointID")]
     pub endpoint_id: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Join {
+pub(super) struct Join {
     #[serde(rename = "NetworkID")]
     pub network_id: String,
     #[serde(rename = "EndpointID")]
@@ -124,7 +124,7 @@ pub struct Join {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Joined {
+pub(super) struct Joined {
     pub interface_name: InterfaceName,
     pub static_routes: Vec<serde_json::Value>,
     /// Docker would give the container a way around the mesh otherwise.
@@ -133,13 +133,13 @@ pub struct Joined {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct InterfaceName {
+pub(super) struct InterfaceName {
     pub src_name: String,
     pub dst_prefix: &'static str,
 }
 
 /// An address, or one with its prefix length, or nothing.
-pub fn address(text: &str) -> Result<Option<IpAddr>, String> {
+pub(super) fn address(text: &str) -> Result<Option<IpAddr>, String> {
     let bare = text.split_once('/').map_or(text, |(address, _)| address);
     match bare {
         "" => Ok(None),

@@ -38,7 +38,7 @@ const BEFORE: &str = "mw";
 const WITHIN: &str = "mesh";
 
 /// The drivers.
-pub struct Driver {
+pub(super) struct Driver {
     node: Arc<Node>,
     kept: Mutex<Kept>,
     /// Endpoints that were kept at the start: Docker may have ended them meanwhile.
@@ -63,7 +63,7 @@ impl Driver {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub async fn restore(node: Arc<Node>) -> Result<Self> {
+    pub(super) async fn restore(node: Arc<Node>) -> Result<Self> {
         let kept: Kept = node.folder.take_up_json(FILE).unwrap_or_default();
         let addresses = kept.endpoints.values().flat_map(|endpoint| {
             endpoint.addresses.iter().map(|address| (endpoint.network.clone(), *address))
@@ -75,7 +75,7 @@ impl Driver {
 
     /// Listens to Docker, for ever, so that a container is measured as soon as it runs; and lets go
     /// of what Docker has ended while this daemon was away.
-    pub async fn follow(&self) {
+    pub(super) async fn follow(&self) {
         loop {
             let followed = async {
                 let engine = Engine::connect(&self.node.config.docker_socket).await?;
@@ -108,7 +108,7 @@ impl Driver {
     }
 
     /// Gives the prefix of a network of the mesh as a pool.
-    pub async fn request_pool(&self, wanted: RequestPool) -> Result<Pool, Refusal> {
+    pub(super) async fn request_pool(&self, wanted: RequestPool) -> Result<Pool, Refusal> {
         if !wanted.sub_pool.is_empty() {
             return Err(Refusal::Invalid(
                 "this node gives addresses from its own block; leave out `--ip-range`".into(),
@@ -174,7 +174,7 @@ impl Driver {
     }
 
     /// Gives an address of a pool.
-    pub async fn request_address(&self, wanted: AddressOfPool) -> Result<Address, Refusal> {
+    pub(super) async fn request_address(&self, wanted: AddressOfPool) -> Result<Address, Refusal> {
         let (name, ipv6) = read_pool(&wanted.pool_id)?;
         let pool = prefix(&name, &self.node.enforcement.wait_network(&name).await?, ipv6)?;
         let kind = wanted.options.as_ref().and_then(|options| options.get(ADDRESS_TYPE));
@@ -188,7 +188,7 @@ impl Driver {
 
     /// Takes an address back. Docker also brings, without a pool, those that the network driver
     /// gave: they go with the endpoint.
-    pub async fn release_address(&self, given: AddressOfPool) -> Result<(), Refusal> {
+    pub(super) async fn release_address(&self, given: AddressOfPool) -> Result<(), Refusal> {
         if given.pool_id.is_empty() {
             return Ok(());
         }
@@ -200,7 +200,7 @@ impl Driver {
     }
 
     /// Notes which network of the mesh one of Docker's is.
-    pub async fn create_network(&self, wanted: CreateNetwork) -> Result<(), Refusal> {
+    pub(super) async fn create_network(&self, wanted: CreateNetwork) -> Result<(), Refusal> {
         let generic = wanted.options.as_ref().and_then(|options| options.get(GENERIC));
         let named = generic.and_then(|generic| generic.get("network")?.as_str());
         let pools = wanted.ipv4.iter().chain(&wanted.ipv6).flatten();
@@ -221,7 +221,7 @@ impl Driver {
     }
 
     /// Forgets one of Docker's networks.
-    pub async fn delete_network(&self, gone: OfNetwork) -> Result<(), Refusal> {
+    pub(super) async fn delete_network(&self, gone: OfNetwork) -> Result<(), Refusal> {
         let mut kept = self.kept.lock().await;
         if kept.networks.remove(&gone.network_id).is_some() {
             self.keep(&kept).await?;
@@ -230,7 +230,7 @@ impl Driver {
     }
 
     /// Notes the addresses of a container-to-be; those of the other family are added.
-    pub async fn create_endpoint(
+    pub(super) async fn create_endpoint(
         &self,
         wanted: CreateEndpoint,
     ) -> Result<CreatedEndpoint, Refusal> {
@@ -267,7 +267,7 @@ impl Driver {
     }
 
     /// Forgets a container's endpoint.
-    pub async fn delete_endpoint(&self, gone: OfEndpoint) -> Result<(), Refusal> {
+    pub(super) async fn delete_endpoint(&self, gone: OfEndpoint) -> Result<(), Refusal> {
         self.detach(&gone.endpoint_id).await?;
         let mut kept = self.kept.lock().await;
         if let Some(endpoint) = kept.endpoints.remove(&gone.endpoint_id) {
@@ -280,7 +280,7 @@ impl Driver {
     }
 
     /// Makes the interface of a container, and hands it to Docker.
-    pub async fn join(&self, wanted: Join) -> Result<Joined, Refusal> {
+    pub(super) async fn join(&self, wanted: Join) -> Result<Joined, Refusal> {
         let endpoint = {
             let kept = self.kept.lock().await;
             known(&kept, &wanted.network_id)?;
@@ -306,7 +306,7 @@ impl Driver {
     }
 
     /// Takes the interface of a container away.
-    pub async fn leave(&self, gone: OfEndpoint) -> Result<(), Refusal> {
+    pub(super) async fn leave(&self, gone: OfEndpoint) -> Result<(), Refusal> {
         self.detach(&gone.endpoint_id).await
     }
 

@@ -14,7 +14,7 @@ fn takes<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
 }
 
 /// Any body, as each call takes it: it is read, or refused with a sentence.
-pub fn docker(body: &[u8]) {
+pub(crate) fn docker(body: &[u8]) {
     takes::<RequestPool>(body);
     if let Some(AddressOfPool { address: text, .. }) = takes(body)
         && let Ok(Some(read)) = address(&text)

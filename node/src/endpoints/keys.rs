@@ -9,7 +9,7 @@ use tracing::info;
 
 /// How long the previous key stays good after a scheduled rotation: peers that were away from the
 /// coordinator for less know the new one by then.
-pub(crate) const PREVIOUS_KEY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const PREVIOUS_KEY_LIFETIME: Duration = Duration::from_hours(24);
 
 impl Endpoints {
     /// Gives an endpoint another key; the current one stays good for `keep`.

@@ -7,4 +7,4 @@ mod lifecycle;
 mod timestamps;
 
 pub(crate) use keys::PREVIOUS_KEY_LIFETIME;
-pub use lifecycle::Endpoints;
+pub(crate) use lifecycle::Endpoints;

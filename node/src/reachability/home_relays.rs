@@ -18,7 +18,7 @@ use tokio::net::{TcpStream, UdpSocket, lookup_host};
 use tracing::info;
 
 /// How often it is measured.
-const MEASURE: Duration = Duration::from_secs(60);
+const MEASURE: Duration = Duration::from_mins(1);
 /// How long one answer is waited for, and how many are asked for; the quickest counts.
 const PATIENCE: Duration = Duration::from_millis(600);
 const TRIES: usize = 3;

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ASKING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(30);
 /// How long a router that does not answer is left alone.
-const REST: Duration = Duration::from_secs(300);
+const REST: Duration = Duration::from_mins(5);
 
 /// Keeps a port mapped for each endpoint while this node is behind a NAT, for ever.
 pub async fn keep(reachability: Arc<Reachability>) {

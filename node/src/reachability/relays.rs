@@ -35,11 +35,11 @@ use tracing::{debug, info};
 /// The most frames that are looked at together.
 const MOST_TOGETHER: usize = 128;
 /// A connection that nothing has gone by for this long is given up, where it is not kept.
-const IDLE: Duration = Duration::from_secs(600);
+const IDLE: Duration = Duration::from_mins(10);
 /// How long it may take to find out that others reach this node directly.
 const FOUND_OUT: Duration = Duration::from_secs(2);
 
-/// Holds connections to relays, for ever. Those to the home_relays are held from the start on where
+/// Holds connections to relays, for ever. Those to the `home_relays` are held from the start on where
 /// others do not reach this node directly, elsewhere once somebody calls; all others once there is
 /// something to send. So a relay that comes back is not asked by everybody at once.
 pub async fn hold(reachability: Arc<Reachability>, mut orders: Receiver) {

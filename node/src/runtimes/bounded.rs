@@ -20,7 +20,7 @@ const MAX_HEAD: usize = 64 << 10;
 ///
 /// # Errors
 /// If it is longer, or ends halfway.
-pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>> {
+pub(super) async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     let announced = response.content_length().unwrap_or(0);
     ensure!(
@@ -38,7 +38,7 @@ pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u
 ///
 /// # Errors
 /// If nothing answers there in time, or with more.
-pub async fn ask_unix(
+pub(super) async fn ask_unix(
     socket: &Path,
     path: &str,
     limit: usize,
@@ -60,7 +60,7 @@ pub async fn ask_unix(
 ///
 /// # Errors
 /// If nothing answers there.
-pub async fn open_unix(socket: &Path, path: &str) -> Result<Response<Incoming>> {
+pub(super) async fn open_unix(socket: &Path, path: &str) -> Result<Response<Incoming>> {
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await?;
@@ -73,7 +73,7 @@ pub async fn open_unix(socket: &Path, path: &str) -> Result<Response<Incoming>> 
 ///
 /// # Errors
 /// If it holds what is no part of an id.
-pub fn check_id(id: &str) -> Result<&str> {
+pub(super) fn check_id(id: &str) -> Result<&str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.-:".contains(c);
     if id.is_empty() || id.len() > 256 || !id.chars().all(fits) || id.starts_with('.') {
         bail!("`{}` is no id of a container or image", id.escape_default());
@@ -83,7 +83,7 @@ pub fn check_id(id: &str) -> Result<&str> {
 
 /// Whether an address is one of the internet's: not of this machine, this link, or a private
 /// network (IANA's registries of special addresses, RFC 6890).
-pub fn is_public(address: IpAddr) -> bool {
+pub(super) fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(ip) => is_public_v4(ip),
         IpAddr::V6(ip) => is_public_v6(ip),

@@ -242,17 +242,17 @@ fn unmeasured(count: usize) -> SharingContainer {
 
 /// The runtimes, by their sockets.
 #[derive(Default)]
-pub struct Engines(Mutex<HashMap<PathBuf, Arc<Place>>>);
+pub(super) struct Engines(Mutex<HashMap<PathBuf, Arc<Place>>>);
 
 /// Where a runtime is, or was.
-pub struct Place {
+pub(super) struct Place {
     turns: Arc<Semaphore>,
     engine: Mutex<Option<Arc<Engine>>>,
 }
 
 impl Engines {
     /// The place of a runtime.
-    pub async fn place(&self, socket: &Path) -> Arc<Place> {
+    pub(super) async fn place(&self, socket: &Path) -> Arc<Place> {
         let new = || {
             Arc::new(Place { turns: Arc::new(Semaphore::new(AT_ONCE)), engine: Mutex::default() })
         };
@@ -262,7 +262,7 @@ impl Engines {
 
 impl Place {
     /// Waits for a turn.
-    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         self.turns.clone().acquire_owned().await.ok()
     }
 
@@ -270,7 +270,7 @@ impl Place {
     ///
     /// # Errors
     /// If nothing answers there.
-    pub async fn engine(&self, socket: &Path) -> Result<Arc<Engine>> {
+    pub(super) async fn engine(&self, socket: &Path) -> Result<Arc<Engine>> {
         let mut engine = self.engine.lock().await;
         if let Some(known) = &*engine {
             return Ok(known.clone());
@@ -281,7 +281,7 @@ impl Place {
     }
 
     /// Forgets a runtime that has failed: it may be another one when it is back.
-    pub async fn forget(&self) {
+    pub(super) async fn forget(&self) {
         *self.engine.lock().await = None;
     }
 }

@@ -7,14 +7,14 @@ use meshward_fuzzing::blocks;
 use meshward_types::measurement::{MAX_SIGNATURES, MAX_SIGNED, Sha256};
 
 /// What is found out of Docker's two answers about a container.
-pub fn container(container: &[u8], image: &[u8]) -> Option<ContainerFacts> {
+pub(crate) fn container(container: &[u8], image: &[u8]) -> Option<ContainerFacts> {
     let (container, image) =
         (serde_json::from_slice(container).ok()?, serde_json::from_slice(image).ok()?);
     Some(inspect::found("docker", &container, &image, &LabelFilter::new(&[])))
 }
 
 /// What is found out of Kubernetes' answer about a pod.
-pub fn pod(object: &[u8]) -> Option<ContainerFacts> {
+pub(crate) fn pod(object: &[u8]) -> Option<ContainerFacts> {
     let api = Kubernetes { server: String::new(), ca_file: "/a".into(), token_file: "/b".into() };
     let pod = Pod { api, namespace: "default".into(), name: "web-0".into(), uid: None };
     serde_json::from_slice::<PodObject>(object).ok()?.found(&pod, None, &LabelFilter::new(&[]))
@@ -22,7 +22,7 @@ pub fn pod(object: &[u8]) -> Option<ContainerFacts> {
 
 /// A manifest: what is fetched because of it is bounded, and what it signs is as long as a
 /// signature may be.
-pub fn registry(manifest: &[u8]) {
+pub(crate) fn registry(manifest: &[u8]) {
     let Ok(manifest) = serde_json::from_slice::<signatures::Manifest>(manifest) else { return };
     let layers: Vec<_> = signatures::signed_layers(&manifest).collect();
     assert!(layers.len() <= MAX_SIGNATURES);
@@ -34,7 +34,7 @@ pub fn registry(manifest: &[u8]) {
     }
 }
 
-pub fn containers() -> Vec<Vec<u8>> {
+pub(crate) fn containers() -> Vec<Vec<u8>> {
     let digest = Sha256::of(b"image");
     let container = format!(
         r#"{{"Id":"c1","Name":"/web","Path":"/bin/web","Args":["-v"],"Image":"{digest}",
@@ -47,7 +47,7 @@ pub fn containers() -> Vec<Vec<u8>> {
     vec![blocks([container, image]), blocks(["{}", "{}"])]
 }
 
-pub fn pods() -> Vec<Vec<u8>> {
+pub(crate) fn pods() -> Vec<Vec<u8>> {
     let digest = Sha256::of(b"image");
     let pod = format!(
         r#"{{"metadata":{{"labels":{{"app":"web"}},"annotations":{{"meshward.accept-from":"app=api"}}}},
@@ -57,7 +57,7 @@ pub fn pods() -> Vec<Vec<u8>> {
     vec![pod.into_bytes()]
 }
 
-pub fn manifests() -> Vec<Vec<u8>> {
+pub(crate) fn manifests() -> Vec<Vec<u8>> {
     let digest = Sha256::of(b"payload");
     let manifest = format!(
         r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/json","digest":"{digest}","size":1}},

@@ -22,7 +22,7 @@ const SOCKETS: [&str; 6] =
     ["docker.sock", "podman.sock", "containerd.sock", "crio.sock", "node.sock", "dockershim.sock"];
 
 /// What was found out about a container.
-pub fn found(
+pub(super) fn found(
     runtime: &str,
     container: &ContainerInspectResponse,
     image: &ImageInspect,
@@ -52,7 +52,10 @@ pub fn found(
 
 /// What was found out about a container that shares the namespace of another. Its labels say
 /// nothing: it speaks as the other.
-pub fn sharing(container: &ContainerInspectResponse, image: &ImageInspect) -> SharingContainer {
+pub(super) fn sharing(
+    container: &ContainerInspectResponse,
+    image: &ImageInspect,
+) -> SharingContainer {
     let name = container.name.as_deref().unwrap_or_default().trim_start_matches('/');
     let name = if name.is_empty() { container.id.as_deref().unwrap_or("?") } else { name };
     let privileges = privileges(container);
@@ -70,7 +73,7 @@ pub fn sharing(container: &ContainerInspectResponse, image: &ImageInspect) -> Sh
 }
 
 /// Of privileges, sorted and once each, so many as can be told.
-pub fn at_most(mut all: Vec<String>, most: usize) -> Vec<String> {
+pub(super) fn at_most(mut all: Vec<String>, most: usize) -> Vec<String> {
     all.iter_mut().for_each(|text| *text = cut(text, MAX_PRIVILEGE));
     all.sort_unstable();
     all.dedup();
@@ -82,7 +85,7 @@ pub fn at_most(mut all: Vec<String>, most: usize) -> Vec<String> {
 }
 
 /// A text of so many bytes at the most, that can be shown.
-pub fn cut(text: &str, most: usize) -> String {
+pub(super) fn cut(text: &str, most: usize) -> String {
     let mut shown = printable(text);
     shown.truncate(shown.floor_char_boundary(most));
     shown
@@ -136,7 +139,7 @@ fn origin(reference: &str, id: &str, repo_digests: &[String]) -> Result<Image, B
 
 /// The image of a reference that a runtime has resolved to a digest, as `REPOSITORY@DIGEST` or as a
 /// digest alone.
-pub fn reference_digest(reference: &str, resolved: &str) -> Option<Image> {
+pub(super) fn reference_digest(reference: &str, resolved: &str) -> Option<Image> {
     let resolved = resolved.rsplit_once("://").map_or(resolved, |(_, rest)| rest);
     let id = resolved.rsplit_once('@').map_or(resolved, |(_, digest)| digest);
     let known: Vec<String> =
@@ -201,7 +204,7 @@ fn privileges(container: &ContainerInspectResponse) -> Vec<String> {
 }
 
 /// Whether a container with this path of its host in it could have anything done there.
-pub fn opens_host(source: &str) -> bool {
+pub(super) fn opens_host(source: &str) -> bool {
     source == "/" || SOCKETS.iter().any(|socket| source.ends_with(socket))
 }
 

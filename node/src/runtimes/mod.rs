@@ -320,7 +320,7 @@ impl Measuring {
                 match self.compare_sharing(&socket, &containers, begun).await {
                     Ok(others) => changed |= others,
                     Err(error) => {
-                        debug!(socket = %socket.display(), "it is not known what runs: {error:#}")
+                        debug!(socket = %socket.display(), "it is not known what runs: {error:#}");
                     }
                 }
             }

@@ -24,7 +24,7 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// How a registry is spoken to.
 #[derive(Debug, Clone)]
-pub struct Access {
+pub(super) struct Access {
     /// `HOST` or `HOST:PORT`.
     pub registry: String,
     /// Without TLS.
@@ -38,7 +38,7 @@ pub struct Access {
 }
 
 /// A registry.
-pub struct Registry {
+pub(super) struct Registry {
     access: Access,
     client: Client,
     /// What it wants to see, once it has said so.
@@ -50,7 +50,7 @@ impl Registry {
     ///
     /// # Errors
     /// If it is in a private network, and nobody has named it.
-    pub fn new(access: Access, patience: Duration) -> Result<Self> {
+    pub(super) fn new(access: Access, patience: Duration) -> Result<Self> {
         let (own, elsewhere) = (host_of(&access.registry).to_owned(), access.elsewhere.clone());
         let redirects = Policy::custom(move |attempt| {
             let host = attempt.url().host_str().unwrap_or_default();
@@ -94,7 +94,11 @@ impl Registry {
     ///
     /// # Errors
     /// If the registry does not answer as it should.
-    pub async fn manifest(&mut self, path: &str, reference: &str) -> Result<Option<Vec<u8>>> {
+    pub(super) async fn manifest(
+        &mut self,
+        path: &str,
+        reference: &str,
+    ) -> Result<Option<Vec<u8>>> {
         self.get(path, &format!("manifests/{reference}"), Some(MANIFEST), MAX_MANIFEST).await
     }
 
@@ -102,7 +106,7 @@ impl Registry {
     ///
     /// # Errors
     /// If the registry does not answer as it should.
-    pub async fn blob(&mut self, path: &str, digest: &str, limit: usize) -> Result<Vec<u8>> {
+    pub(super) async fn blob(&mut self, path: &str, digest: &str, limit: usize) -> Result<Vec<u8>> {
         let found = self.get(path, &format!("blobs/{digest}"), None, limit).await?;
         found.with_context(|| format!("the registry does not have the blob {digest}"))
     }
@@ -192,7 +196,7 @@ struct Token {
 }
 
 /// The host of `HOST:PORT` or `[HOST]:PORT`.
-pub fn host_of(registry: &str) -> &str {
+pub(super) fn host_of(registry: &str) -> &str {
     match registry.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => host,
         _ => registry,

@@ -37,12 +37,12 @@ const REMEMBERED: usize = 4096;
 const AT_ONCE: usize = 4;
 /// For how long a registry is left alone that has failed: twice as long each time.
 const REST: Duration = Duration::from_secs(1);
-const LONGEST_REST: Duration = Duration::from_secs(300);
+const LONGEST_REST: Duration = Duration::from_mins(5);
 /// The most registries that are told apart.
 const MOST_REGISTRIES: usize = 256;
 
 /// Where signatures are looked for, and what was found.
-pub struct Signatures {
+pub(super) struct Signatures {
     insecure: Vec<String>,
     credentials: Option<PathBuf>,
     layouts: Vec<PathBuf>,
@@ -80,7 +80,7 @@ impl Rest {
 
 impl Signatures {
     /// As the node is configured.
-    pub fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Self {
             insecure: config.insecure_registries.clone(),
             credentials: config.registry_credentials.clone(),
@@ -93,7 +93,7 @@ impl Signatures {
     }
 
     /// The signatures of some images.
-    pub async fn of(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
+    pub(super) async fn of(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
         let mut all = Vec::new();
         for image in images {
             let known = self.found.lock().get(image).cloned();
@@ -109,13 +109,13 @@ impl Signatures {
     }
 
     /// Those that were found before.
-    pub fn known(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
+    pub(super) fn known(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
         let found = self.found.lock();
         images.iter().filter_map(|image| Some((image.digest, found.get(image)?.clone()))).collect()
     }
 
     /// Looks again, whatever was found before.
-    pub async fn again(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
+    pub(super) async fn again(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
         for image in images {
             self.found.lock().remove(image);
         }

@@ -31,7 +31,7 @@ use tracing::{error, info, warn};
 const HELD_PAUSE: Duration = Duration::from_secs(30);
 /// A certificate that was renewed is not renewed again before this, whatever this machine's clock
 /// says.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
+const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
 
 /// Another machine has this node's identity and the session.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,7 @@ pub async fn hold(node: Arc<Node>) {
         let begun = Instant::now();
         let ended = hold_one(&node, &mut renewed).await;
         node.end_session();
-        if ended.as_ref().is_err_and(|error| error.is::<Removed>()) {
+        if ended.as_ref().is_err_and(anyhow::Error::is::<Removed>) {
             return;
         }
         if let Some(held) = ended.as_ref().err().and_then(|error| error.downcast_ref::<HeldBack>())
@@ -279,7 +279,7 @@ impl Conversation {
                 tokio::spawn(async move { reachability.set_relays(relays).await });
             }
             FromCoordinator::OverBudget { budget } => {
-                warn!("the coordinator says: over a budget: {budget}")
+                warn!("the coordinator says: over a budget: {budget}");
             }
             FromCoordinator::Held { reason } => return Err(HeldBack(reason).into()),
             FromCoordinator::Refused { workload, reason } => {

@@ -5,9 +5,9 @@ mod scheduler;
 mod socket;
 mod tun;
 
-pub use scheduler::ask_for_short_turns;
-pub use socket::{
+pub(crate) use scheduler::ask_for_short_turns;
+pub(crate) use socket::{
     Inbox, Outgoing, allow_fragments, forbid_fragments, gather, receive_destinations,
     receive_marks, send, share_port,
 };
-pub use tun::{Tun, delete_tun_at_close, open_tun, tun_name};
+pub(crate) use tun::{Tun, delete_tun_at_close, open_tun, tun_name};

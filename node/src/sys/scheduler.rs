@@ -5,7 +5,7 @@ use std::{io, mem::size_of, time::Duration};
 
 /// Asks for turns of this length for the calling thread, whose policy stays the usual one
 /// (`sched_runtime` of `sched_setattr`, sched(7); kernels before 6.12 take it and do nothing).
-pub fn ask_for_short_turns(turn: Duration) -> io::Result<()> {
+pub(crate) fn ask_for_short_turns(turn: Duration) -> io::Result<()> {
     let attributes = Attributes {
         size: size_of::<Attributes>() as u32,
         policy: libc::SCHED_OTHER as u32,

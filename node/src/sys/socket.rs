@@ -15,13 +15,13 @@ use std::{
 /// Lets the kernel fragment a socket's datagrams where a path takes only smaller ones, and clears
 /// "don't fragment" (`IP_PMTUDISC_DONT`, ip(7)): a tunnel's packets have a fixed size, and must
 /// arrive all the same.
-pub fn allow_fragments(socket: &impl AsRawFd) -> io::Result<()> {
+pub(crate) fn allow_fragments(socket: &impl AsRawFd) -> io::Result<()> {
     discover_mtu(socket, libc::IPV6_PMTUDISC_DONT, libc::IP_PMTUDISC_DONT)
 }
 
 /// Has the kernel, and everybody on the way, cut no datagram into fragments, and believe no ICMP
 /// message about how long they may be (`IP_PMTUDISC_PROBE`, ip(7)).
-pub fn forbid_fragments(socket: &impl AsRawFd) -> io::Result<()> {
+pub(crate) fn forbid_fragments(socket: &impl AsRawFd) -> io::Result<()> {
     discover_mtu(socket, libc::IPV6_PMTUDISC_PROBE, libc::IP_PMTUDISC_PROBE)
 }
 
@@ -43,7 +43,7 @@ fn set_option(socket: &impl AsRawFd, level: c_int, name: c_int, value: c_int) ->
 }
 
 /// Has the kernel say which ECN field each datagram came with.
-pub fn receive_marks(socket: &impl AsRawFd) {
+pub(crate) fn receive_marks(socket: &impl AsRawFd) {
     // An IPv6 socket receives from IPv4 addresses, too; without these options, marks are lost and
     // nothing else.
     let _ = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1);
@@ -52,7 +52,7 @@ pub fn receive_marks(socket: &impl AsRawFd) {
 
 /// Has the kernel say to which address of this host each datagram came (`IPV6_PKTINFO`, ipv6(7);
 /// `IP_PKTINFO`, ip(7)).
-pub fn receive_destinations(socket: &impl AsRawFd) {
+pub(crate) fn receive_destinations(socket: &impl AsRawFd) {
     // An IPv6 socket says it of IPv4, too, as a mapped address.
     let v6 = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1);
     if v6.is_err() {
@@ -61,19 +61,19 @@ pub fn receive_destinations(socket: &impl AsRawFd) {
 }
 
 /// Has the kernel gather datagrams of one sender (`UDP_GRO`, udp(7)).
-pub fn gather(socket: &impl AsRawFd) -> io::Result<()> {
+pub(crate) fn gather(socket: &impl AsRawFd) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
 /// Lets several sockets of this process have one port. To be called after the first was bound, so
 /// that a port that another process has is not shared by mistake, and before the others are.
-pub fn share_port(socket: &impl AsRawFd) -> io::Result<()> {
+pub(crate) fn share_port(socket: &impl AsRawFd) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
 }
 
 /// What goes into one `sendmsg` beside the bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     /// Where to.
     pub to: SocketAddr,
     /// From which address of this host; the kernel's choice, if there is none. Of the family of
@@ -86,7 +86,7 @@ pub struct Outgoing {
 }
 
 /// Sends datagrams without waiting.
-pub fn send(socket: &impl AsRawFd, datagrams: &[u8], outgoing: Outgoing) -> nix::Result<()> {
+pub(crate) fn send(socket: &impl AsRawFd, datagrams: &[u8], outgoing: Outgoing) -> nix::Result<()> {
     let (mut name, name_length) = encode_address(outgoing.to);
     let mut part =
         libc::iovec { iov_base: datagrams.as_ptr().cast_mut().cast(), iov_len: datagrams.len() };
@@ -191,7 +191,7 @@ const ENOUGH: usize = 160 << 10;
 
 /// Where datagrams are received into, many messages in a call; each is one datagram, or several
 /// that were gathered.
-pub struct Inbox {
+pub(crate) struct Inbox {
     buffer: Vec<u8>,
     slots: Vec<Slot>,
     headers: Vec<libc::mmsghdr>,
@@ -208,7 +208,7 @@ struct Slot {
 
 /// A message that was received.
 #[derive(Debug, Clone, Copy)]
-pub struct Message {
+pub(crate) struct Message {
     /// Where it stands in the inbox.
     pub start: usize,
     /// Its length in bytes.
@@ -224,7 +224,7 @@ pub struct Message {
 }
 
 impl Inbox {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let slot = || Slot {
             // SAFETY: a socket address and an `iovec` are plain data for which all zeroes is a
             // valid value.
@@ -242,7 +242,7 @@ impl Inbox {
     }
 
     /// The bytes that were received.
-    pub fn buffer(&mut self) -> &mut [u8] {
+    pub(crate) fn buffer(&mut self) -> &mut [u8] {
         &mut self.buffer
     }
 
@@ -251,7 +251,7 @@ impl Inbox {
     /// # Errors
     /// `EAGAIN` if nothing is there; others may be about something that was sent, and the next call
     /// goes on.
-    pub fn receive(&mut self, socket: &impl AsRawFd) -> nix::Result<(usize, bool)> {
+    pub(crate) fn receive(&mut self, socket: &impl AsRawFd) -> nix::Result<(usize, bool)> {
         let base = self.buffer.as_mut_ptr();
         self.headers.clear();
         for (number, slot) in self.slots[..self.wanted].iter_mut().enumerate() {
@@ -290,7 +290,7 @@ impl Inbox {
     }
 
     /// A message of the last call; `None` if its sender's address is of no known family.
-    pub fn message(&self, number: usize) -> Option<Message> {
+    pub(crate) fn message(&self, number: usize) -> Option<Message> {
         let (header, slot) = (self.headers.get(number)?, &self.slots[number]);
         let from = decode_address(&slot.name)?;
         let mut message = Message {
@@ -305,10 +305,10 @@ impl Inbox {
             let number = data.first_chunk().map(|bytes| c_int::from_ne_bytes(*bytes));
             match (level, kind) {
                 (libc::SOL_UDP, libc::UDP_GRO) => {
-                    message.segment = number.and_then(|n| usize::try_from(n).ok())
+                    message.segment = number.and_then(|n| usize::try_from(n).ok());
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => {
-                    message.class = data.first().copied().unwrap_or(0)
+                    message.class = data.first().copied().unwrap_or(0);
                 }
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let address = data.get(8..).and_then(|rest| rest.first_chunk::<4>());
@@ -319,7 +319,7 @@ impl Inbox {
                     message.to = address.map(|octets| IpAddr::from(*octets).to_canonical());
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                    message.class = number.unwrap_or(0) as u8
+                    message.class = number.unwrap_or(0) as u8;
                 }
                 _ => {}
             }

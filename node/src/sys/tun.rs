@@ -48,7 +48,7 @@ pub struct Tun {
 /// Opens the TUN device `name` in the namespace of the calling thread, making it if it is not
 /// there. It outlives this process until [`delete_tun_at_close`] is called (`TUNSETPERSIST`). `tcp`
 /// and `udp`: whether super-packets are asked for.
-pub fn open_tun(name: &str, tcp: bool, udp: bool) -> io::Result<Tun> {
+pub(crate) fn open_tun(name: &str, tcp: bool, udp: bool) -> io::Result<Tun> {
     let device: File = OpenOptions::new()
         .read(true)
         .write(true)
@@ -64,7 +64,7 @@ pub fn open_tun(name: &str, tcp: bool, udp: bool) -> io::Result<Tun> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
     // SAFETY: the descriptor is open, and `request` is a valid `ifreq` for the length of the call.
-    unsafe { tun_set_iff(device.as_raw_fd(), &request) }?;
+    unsafe { tun_set_iff(device.as_raw_fd(), &raw const request) }?;
     // SAFETY: the descriptor is an attached TUN; the argument is an integer.
     unsafe { tun_set_persist(device.as_raw_fd(), 1) }?;
     let offload = |which: c_int| {
@@ -79,18 +79,18 @@ pub fn open_tun(name: &str, tcp: bool, udp: bool) -> io::Result<Tun> {
 }
 
 /// What the device is called now, in whatever namespace it is.
-pub fn tun_name(tun: &Tun) -> io::Result<String> {
+pub(crate) fn tun_name(tun: &Tun) -> io::Result<String> {
     // SAFETY: an `ifreq` is plain data for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     // SAFETY: the descriptor is an attached TUN, and `request` is a valid `ifreq` for the length of
     // the call.
-    unsafe { tun_get_iff(tun.fd.as_raw_fd(), &mut request) }?;
+    unsafe { tun_get_iff(tun.fd.as_raw_fd(), &raw mut request) }?;
     let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
     Ok(name.map(|byte| char::from(*byte as u8)).collect())
 }
 
 /// Has the device disappear when its descriptor is closed.
-pub fn delete_tun_at_close(tun: &Tun) -> io::Result<()> {
+pub(crate) fn delete_tun_at_close(tun: &Tun) -> io::Result<()> {
     // SAFETY: the descriptor is an attached TUN; the argument is an integer.
     unsafe { tun_set_persist(tun.fd.as_raw_fd(), 0) }?;
     Ok(())

@@ -7,10 +7,10 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-/// What a worker has done with its time so far (proc_pid_schedstat,
+/// What a worker has done with its time so far (`proc_pid_schedstat`,
 /// Documentation/scheduler/sched-stats.rst).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
+pub(super) struct Usage {
     /// Time on a core.
     pub ran: Duration,
     /// Time for which it could have run and had no core.
@@ -20,7 +20,7 @@ pub struct Usage {
 impl Usage {
     /// Reads the text of a thread's `schedstat`: nanoseconds on a core, nanoseconds of waiting, and
     /// how often it ran.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut fields = text.split_whitespace().map(str::parse);
         let (ran, waited) = (fields.next()?.ok()?, fields.next()?.ok()?);
         Some(Self { ran: Duration::from_nanos(ran), waited: Duration::from_nanos(waited) })
@@ -44,7 +44,7 @@ const IDLE: f64 = 0.5;
 
 /// Decides how many workers are active.
 #[derive(Debug)]
-pub struct WorkerBalance {
+pub(super) struct WorkerBalance {
     active: NonZeroUsize,
     all: NonZeroUsize,
     before: Vec<Usage>,
@@ -52,13 +52,13 @@ pub struct WorkerBalance {
 
 impl WorkerBalance {
     /// Begins with one of `all` workers.
-    pub fn new(all: NonZeroUsize) -> Self {
+    pub(super) fn new(all: NonZeroUsize) -> Self {
         Self { active: NonZeroUsize::MIN, all, before: vec![Usage::default(); all.get()] }
     }
 
     /// Decides how many workers are to be active. `usage` is that of every worker as it is now,
     /// `passed` after the last time.
-    pub fn decide(&mut self, passed: Duration, usage: &[Usage]) -> NonZeroUsize {
+    pub(super) fn decide(&mut self, passed: Duration, usage: &[Usage]) -> NonZeroUsize {
         let parts = usage.iter().zip(&self.before).map(|(now, before)| {
             let Usage { ran, waited } = now.since(*before);
             (ran.div_duration_f64(passed), waited.div_duration_f64(passed))

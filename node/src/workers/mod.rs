@@ -20,7 +20,7 @@ mod source_addresses;
 mod tasks;
 mod worker;
 
-pub use injector::Injector;
-pub use pool::Workers;
-pub use served::ServedEndpoint;
-pub use socket::bind;
+pub(crate) use injector::Injector;
+pub(crate) use pool::Workers;
+pub(crate) use served::ServedEndpoint;
+pub(crate) use socket::bind;

@@ -21,7 +21,7 @@ const BUFFER: usize = 4 << 20;
 ///
 /// # Errors
 /// If no port can be had.
-pub fn bind(kept: Option<u16>, first: u16, workers: NonZeroUsize) -> Result<Vec<UdpSocket>> {
+pub(crate) fn bind(kept: Option<u16>, first: u16, workers: NonZeroUsize) -> Result<Vec<UdpSocket>> {
     let bound = match kept {
         Some(port) => bind_port(port).with_context(|| {
             format!("UDP port {port}, which the other nodes know, is taken; end what uses it")

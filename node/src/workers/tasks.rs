@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-/// Tasks that wait at the most (the kernel's MAX_QUEUED_INCOMING_HANDSHAKES).
+/// Tasks that wait at the most (the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`).
 const MAX_WAITING: usize = 4096;
 /// Waiting tasks from which on there is load: then a handshake takes a cookie (an eighth, as in the
 /// kernel).

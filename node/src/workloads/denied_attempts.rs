@@ -13,14 +13,14 @@ const MAX_ATTEMPTS: usize = 1 << 14;
 
 /// The attempts of all workloads, and which triggers have fired for them.
 #[derive(Default)]
-pub struct DeniedAttempts {
+pub(super) struct DeniedAttempts {
     by_workload: HashMap<WorkloadId, VecDeque<(Instant, Denial)>>,
     fired: HashMap<(WorkloadId, String), Instant>,
 }
 
 impl DeniedAttempts {
     /// Notes a denial of a workload.
-    pub fn note(&mut self, now: Instant, workload: &WorkloadId, denial: Denial) {
+    pub(super) fn note(&mut self, now: Instant, workload: &WorkloadId, denial: Denial) {
         let attempts = self.by_workload.entry(workload.clone()).or_default();
         if attempts.len() == MAX_ATTEMPTS {
             attempts.pop_front();
@@ -30,7 +30,7 @@ impl DeniedAttempts {
 
     /// Forgets everything but the workloads that are there, and what is older than any trigger
     /// looks back.
-    pub fn forget(&mut self, now: Instant, is_there: impl Fn(&WorkloadId) -> bool) {
+    pub(super) fn forget(&mut self, now: Instant, is_there: impl Fn(&WorkloadId) -> bool) {
         self.by_workload.retain(|workload, attempts| {
             while attempts.front().is_some_and(|(at, _)| {
                 now.duration_since(*at) > meshward_types::trigger::MAX_WITHIN
@@ -44,7 +44,7 @@ impl DeniedAttempts {
 
     /// Whether a workload has now done what a trigger waits for. It fires once, and again after its
     /// time has passed.
-    pub fn fires(
+    pub(super) fn fires(
         &mut self,
         now: Instant,
         network: &NetworkName,

@@ -22,8 +22,8 @@ mod state;
 mod supervision;
 mod triggers;
 
-pub use containers::{Container, ContainerFacts, NewContainer};
-pub use state::Workloads;
+pub(crate) use containers::{Container, ContainerFacts, NewContainer};
+pub(crate) use state::Workloads;
 #[cfg(test)]
 pub(crate) use state::plain_report;
 

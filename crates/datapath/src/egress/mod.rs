@@ -164,7 +164,7 @@ impl PacketBatch<'_> {
     /// Has a later fragment of a workload wait for the first. Returns false if there is no room.
     #[cold]
     fn hold_fragment(&self, from: WorkloadIndex, packet: &[u8]) -> bool {
-        let party = self.tables.local(from).and_then(|local| local.party());
+        let party = self.tables.local(from).and_then(super::tables::local_entry::LocalEntry::party);
         let (Some(party), Ok(headers)) = (party, Headers::parse(packet)) else { return false };
         self.state.filter.hold_fragment(self.now, &headers, party, &packet[..headers.length])
     }

@@ -1,5 +1,5 @@
 //! The answer to a packet that is too long for its link and must not be fragmented: ICMP's
-//! "fragmentation needed" (RFC 792, RFC 1191 §4) and ICMPv6's "packet too big" (RFC 4443 §3.2).
+//! "fragmentation needed" (RFC 792, RFC 1191 §4) and `ICMPv6`'s "packet too big" (RFC 4443 §3.2).
 //! Without it the sender would never learn why nothing arrives.
 
 use crate::{

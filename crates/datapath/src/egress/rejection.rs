@@ -26,7 +26,10 @@ impl PacketBatch<'_> {
         packet: &[u8],
         sink: &mut impl Sink,
     ) -> bool {
-        let source = self.tables.local(sender).and_then(|local| local.party());
+        let source = self
+            .tables
+            .local(sender)
+            .and_then(super::super::tables::local_entry::LocalEntry::party);
         let rejection = source.and_then(|source| self.rejection_of(source, packet));
         rejection.is_some_and(|rejection| self.hand_to_workload(sender, rejection, sink))
     }

@@ -85,7 +85,7 @@ impl<'a> Segments<'a> {
         match self {
             Self::Whole(packet) => place.copy_from_slice(packet),
             Self::Many(super_packet) => {
-                super_packet.write(number, number + 1 == self.count(), place)
+                super_packet.write(number, number + 1 == self.count(), place);
             }
         }
     }

@@ -48,7 +48,7 @@ fn spread(hash: u32) -> u64 {
 impl<K: Eq, V: Evictable> FairTable<K, V> {
     /// Bytes of an entry.
     #[cfg(test)]
-    pub const ENTRY: usize = size_of::<Entry<K, V>>();
+    pub(crate) const ENTRY: usize = size_of::<Entry<K, V>>();
 
     /// An empty table for at most `limit` entries.
     pub(crate) fn new(limit: usize) -> Self {

@@ -60,14 +60,14 @@ fn who_is_over_its_share_loses_its_own_oldest() {
 fn workloads_of_a_peer_have_shares_of_the_peers_share() {
     let mut table = FairTable::new(100);
     (0..20).for_each(|key| {
-        add(&mut table, key, QuotaOwner::Remote { peer: PeerIndex(7), workload: 1 })
+        add(&mut table, key, QuotaOwner::Remote { peer: PeerIndex(7), workload: 1 });
     });
     (100..140).for_each(|key| add(&mut table, key, QuotaOwner::Workload(WorkloadIndex(7))));
     (1000..2000).for_each(|key| {
-        add(&mut table, key, QuotaOwner::Remote { peer: PeerIndex(7), workload: 2 })
+        add(&mut table, key, QuotaOwner::Remote { peer: PeerIndex(7), workload: 2 });
     });
     (2000..3000).for_each(|key| {
-        add(&mut table, key, QuotaOwner::Remote { peer: PeerIndex(7), workload: 3 })
+        add(&mut table, key, QuotaOwner::Remote { peer: PeerIndex(7), workload: 3 });
     });
     assert!((0..20).chain(100..140).all(|key| has(&table, key)));
     assert_eq!((1000..3000).filter(|key| has(&table, *key)).count(), 40);

@@ -325,7 +325,7 @@ fn the_answering_side_begins_nothing_after_a_restart_or_before() {
 
 #[test]
 fn a_denied_flow_goes_on_when_it_is_allowed_again_whoever_speaks_first() {
-    let week = Duration::from_secs(7 * 24 * 3600);
+    let week = Duration::from_hours(168);
     for server_first in [true, false] {
         let mut bench = Bench::new(Duration::ZERO);
         let open = acl(Protocol::Tcp, 8080);
@@ -339,7 +339,7 @@ fn a_denied_flow_goes_on_when_it_is_allowed_again_whoever_speaks_first() {
             assert!(bench.send(&segment(false, ACK, 501, 101), API, WEB).is_err());
             assert!(bench.send(&segment(true, ACK, 101, 501), WEB, API).is_err());
             assert_eq!(bench.filter.flows(), 0);
-            bench.now += Duration::from_secs(23 * 3600);
+            bench.now += Duration::from_hours(23);
             bench.filter.tick(bench.now);
             bench.rules.set_link(WEB, API, Some(open.clone()));
             bench.rules.set_identity(API, Some(false));
@@ -362,7 +362,7 @@ fn half_closed_is_open_and_so_is_an_answer_that_takes_its_time() {
     connect(&bench);
     bench.send(&segment(true, FIN | ACK, 101, 501), WEB, API).unwrap();
     bench.send(&segment(false, ACK, 501, 102), API, WEB).unwrap();
-    bench.now += Duration::from_secs(2 * 3600 + 4 * 60);
+    bench.now += Duration::from_mins(124);
     assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Ok(()));
     bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
     let query = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
@@ -430,8 +430,8 @@ fn flows_outlive_the_daemon_and_are_checked_by_the_rules_of_now() {
             .filter
             .import(bench.now, unix + later, bytes, |_| QuotaOwner::Workload(WorkloadIndex(0)))
     };
-    assert_eq!(restart(&mut bench, &kept, Duration::from_secs(3600)), Ok(1));
-    bench.now += Duration::from_secs(3600);
+    assert_eq!(restart(&mut bench, &kept, Duration::from_hours(1)), Ok(1));
+    bench.now += Duration::from_hours(1);
     assert_eq!(
         bench.send(&segment(false, ACK, 501, 102), API, WEB),
         Ok(()),
@@ -450,11 +450,7 @@ fn flows_outlive_the_daemon_and_are_checked_by_the_rules_of_now() {
     bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
     assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Ok(()));
 
-    assert_eq!(
-        restart(&mut bench, &kept, Duration::from_secs(24 * 3600)),
-        Ok(0),
-        "its time was up"
-    );
+    assert_eq!(restart(&mut bench, &kept, Duration::from_hours(24)), Ok(0), "its time was up");
 }
 
 #[test]

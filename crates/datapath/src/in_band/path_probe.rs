@@ -18,9 +18,9 @@ pub(crate) const LENGTH: usize = HEADER + 4;
 /// A path probe, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PathProbe {
-    /// Asks for a response (QUIC's PATH_CHALLENGE).
+    /// Asks for a response (QUIC's `PATH_CHALLENGE`).
     Challenge(u32),
-    /// Answers a challenge (QUIC's PATH_RESPONSE).
+    /// Answers a challenge (QUIC's `PATH_RESPONSE`).
     Response(u32),
 }
 

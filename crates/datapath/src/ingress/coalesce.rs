@@ -1,4 +1,4 @@
-//! CoalesceOptions the packets of one flow that arrive in a row from one peer into one super-packet
+//! `CoalesceOptions` the packets of one flow that arrive in a row from one peer into one super-packet
 //! (what the kernel's GRO does).
 
 use crate::{

@@ -9,7 +9,7 @@ use std::{net::SocketAddr, time::Duration};
 const FIRST_MESSAGES: u32 = 24;
 /// Time between the messages after that; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const MAX_PAUSE: Duration = Duration::from_secs(300);
+const MAX_PAUSE: Duration = Duration::from_mins(5);
 /// Messages that a hole-punch request of the peer allows to each of its addresses, and how often.
 const HOLE_PUNCH_MESSAGES: u32 = 6;
 const HOLE_PUNCH_INTERVAL: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ const MAX_TRIES: u8 = 3;
 /// Time between them.
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 /// Time after which the path MTU is found out anew: routes change.
-const RAISE_INTERVAL: Duration = Duration::from_secs(600);
+const RAISE_INTERVAL: Duration = Duration::from_mins(10);
 /// The shortest packet that is tried, in bytes: with the headers around it, it fits 1,200 bytes,
 /// below which QUIC does not work either (RFC 9000 §14).
 pub(crate) const MIN_PATH_MTU: u16 = 1120;

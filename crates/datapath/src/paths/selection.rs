@@ -14,9 +14,9 @@ use std::{
 pub(crate) const PATH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for which a direct path that was lost is avoided; it doubles with each loss ...
 const FIRST_AVOIDANCE: Duration = Duration::from_secs(2);
-const MAX_AVOIDANCE: Duration = Duration::from_secs(300);
+const MAX_AVOIDANCE: Duration = Duration::from_mins(5);
 /// ... until a direct path has lasted for so long.
-const AVOIDANCE_RESET: Duration = Duration::from_secs(600);
+const AVOIDANCE_RESET: Duration = Duration::from_mins(10);
 
 /// Why a direct path was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -152,7 +152,7 @@ fn check(tables: &Tables, all: &[Naive]) -> Result<(), TestCaseError> {
         match found.map(|route| (route.next_hop, route.party)) {
             None => prop_assert!(behind.is_empty()),
             Some((NextHop::Workload(index), _)) => {
-                prop_assert!(behind.iter().any(|own| own.index == Some(index)))
+                prop_assert!(behind.iter().any(|own| own.index == Some(index)));
             }
             Some((NextHop::Device(_), _)) => prop_assert!(false, "there are no devices"),
             Some((NextHop::Peer(PeerIndex(place)), party)) => {

@@ -87,7 +87,7 @@ fn scale(mut options: &[u8]) -> Option<u8> {
             [1, ..] => options = &options[1..],
             [3, 3, scale, ..] => return Some(scale.min(MAX_SCALE)),
             [kind, length, ..] if kind != 0 && length >= 2 => {
-                options = options.get(usize::from(length)..)?
+                options = options.get(usize::from(length)..)?;
             }
             _ => return None,
         }

@@ -113,7 +113,7 @@ mod tests {
             keys.to_begin(Millis(at), PeerKind::Node, tries).unwrap().public
         };
         assert_eq!(begins(&keys, 0, 1), secrets[0].public());
-        keys.rotate(Millis(1_000), secrets[1].clone(), Duration::from_secs(600));
+        keys.rotate(Millis(1_000), secrets[1].clone(), Duration::from_mins(10));
         assert_eq!(keys.current().public, secrets[1].public());
         assert_eq!(
             [begins(&keys, 2_000, 0), begins(&keys, 2_000, 1)],

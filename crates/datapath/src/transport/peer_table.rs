@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Time for which a former key of a peer is accepted: its initiations may still be on their way.
-const FORMER_KEY_LIFETIME: Duration = Duration::from_secs(120);
+const FORMER_KEY_LIFETIME: Duration = Duration::from_mins(2);
 
 /// A key that a peer had before.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::{
 
 /// The silence timeout at first: who has sent data and hears nothing for so long begins a handshake
 /// on all paths. It doubles until something is heard, because there may be nothing to answer (the
-/// paper waits for KEEPALIVE_TIMEOUT and REKEY_TIMEOUT, which is the longest).
+/// paper waits for `KEEPALIVE_TIMEOUT` and `REKEY_TIMEOUT`, which is the longest).
 const SILENCE_TIMEOUT: Duration = Duration::from_millis(500);
 const MAX_SILENCE_TIMEOUT: Duration = KEEPALIVE_TIMEOUT.saturating_add(REKEY_TIMEOUT);
 /// The silence timeout at first of a gateway that another can stand in for.

@@ -25,7 +25,7 @@ const NODE: &str = "meshward/node";
 
 /// The largest number of signatures of an image that are checked: verified ones, and those that
 /// nodes report.
-pub const MAX_LOOKED_AT: usize = 96;
+pub(crate) const MAX_LOOKED_AT: usize = 96;
 
 #[derive(Deserialize)]
 struct Payload {

@@ -242,7 +242,7 @@ impl Reader {
             match (text.parse::<PortSpec>(), sets.ports.get(text)) {
                 (Ok(port), _) if self.count(parts.file, at, 1) => ports.push(port),
                 (Err(_), Some(set)) if self.count(parts.file, at, set.len() as u64) => {
-                    ports.extend(set)
+                    ports.extend(set);
                 }
                 (Err(error), None) => {
                     let known = sets

@@ -108,7 +108,7 @@ fn triggers_are_read_and_checked() {
     let policy = Policy::parse(&text("quarantine")).unwrap();
     assert_eq!(
         policy.triggers[0].lasts,
-        Some(meshward_types::Lasting(std::time::Duration::from_secs(600)))
+        Some(meshward_types::Lasting(std::time::Duration::from_mins(10)))
     );
     assert!(Policy::parse(&text("{ label: { suspect: yes } }")).is_ok());
     for (then, says) in

@@ -85,13 +85,13 @@ impl Node {
 
 /// The documents of a file as far as they can be read, and the mistakes.
 #[derive(Debug, Default)]
-pub struct Documents {
+pub(super) struct Documents {
     pub roots: Vec<Node>,
     pub problems: Vec<(At, String)>,
 }
 
 /// Reads a text.
-pub fn documents(text: &str) -> Documents {
+pub(super) fn documents(text: &str) -> Documents {
     let mut reader = Reader::default();
     for event in Parser::new_from_str(text) {
         let taken = match event {
@@ -185,7 +185,7 @@ impl Reader {
         while let (Some(key), Some(value)) = (items.next(), items.next()) {
             match key.text().map(ToOwned::to_owned) {
                 None => {
-                    self.read.problems.push((key.at, format!("{} cannot be a key", key.called())))
+                    self.read.problems.push((key.at, format!("{} cannot be a key", key.called())));
                 }
                 Some(text) if keys.insert(text.clone()) => pairs.push((key, value)),
                 Some(text) => {

@@ -70,7 +70,7 @@ impl de::Error for Misfit {
 }
 
 /// Returns the error for a word that is not one of the known ones.
-pub fn unknown(word: &str, known: &[&str]) -> String {
+pub(super) fn unknown(word: &str, known: &[&str]) -> String {
     let word: String = word.chars().take(60).collect();
     match super::problems::did_you_mean(&word, known.iter().copied()) {
         Some(mend) => format!("`{word}` is not known here; {mend}"),
@@ -85,7 +85,7 @@ pub fn unknown(word: &str, known: &[&str]) -> String {
 ///
 /// # Errors
 /// [`Misfit`], with the innermost span.
-pub fn value<'a, T: Deserialize<'a>>(node: &'a Node) -> Result<T, Misfit> {
+pub(super) fn value<'a, T: Deserialize<'a>>(node: &'a Node) -> Result<T, Misfit> {
     T::deserialize(node).map_err(|misfit| misfit.at(node.at))
 }
 

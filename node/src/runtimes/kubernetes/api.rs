@@ -11,7 +11,7 @@ use std::{fs, path::Path, time::Duration};
 /// For how long the API is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The most bytes of one object: etcd takes 1.5 MiB.
-pub const MAX_OBJECT: usize = 4 << 20;
+pub(super) const MAX_OBJECT: usize = 4 << 20;
 /// For how long nothing may come in a watch; the API ends it before that, and says something each
 /// minute while all is well.
 const SILENCE: Duration = Duration::from_secs(330);
@@ -21,7 +21,7 @@ const PROBES: u32 = 3;
 
 /// Why the API has not given what it was asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum ApiError {
+pub(super) enum ApiError {
     /// There is no such thing.
     #[error("the API knows no such thing")]
     Missing,
@@ -39,7 +39,7 @@ pub enum ApiError {
 ///
 /// # Errors
 /// [`ApiError`].
-pub async fn get<T: DeserializeOwned>(api: &Kubernetes, path: &str) -> Result<T, ApiError> {
+pub(super) async fn get<T: DeserializeOwned>(api: &Kubernetes, path: &str) -> Result<T, ApiError> {
     get_at_most(api, path, MAX_OBJECT).await
 }
 
@@ -47,7 +47,7 @@ pub async fn get<T: DeserializeOwned>(api: &Kubernetes, path: &str) -> Result<T,
 ///
 /// # Errors
 /// [`ApiError`].
-pub async fn get_at_most<T: DeserializeOwned>(
+pub(super) async fn get_at_most<T: DeserializeOwned>(
     api: &Kubernetes,
     path: &str,
     limit: usize,
@@ -67,7 +67,7 @@ pub async fn get_at_most<T: DeserializeOwned>(
 ///
 /// # Errors
 /// [`ApiError`].
-pub async fn open(api: &Kubernetes, path: &str) -> Result<Response, ApiError> {
+pub(super) async fn open(api: &Kubernetes, path: &str) -> Result<Response, ApiError> {
     let (client, token) = client(api, |builder| {
         let builder = builder.connect_timeout(PATIENCE).read_timeout(SILENCE);
         builder
@@ -116,7 +116,7 @@ fn client(
 ///
 /// # Errors
 /// If it could lead elsewhere.
-pub fn check_name(name: &str) -> Result<&str> {
+pub(super) fn check_name(name: &str) -> Result<&str> {
     match check_id(name) {
         Ok(name) if !name.contains([':', '_']) => Ok(name),
         _ => bail!("`{}` is no name of Kubernetes", name.escape_default()),

@@ -21,7 +21,7 @@ use tokio::{sync::Semaphore, task::AbortHandle};
 use tracing::warn;
 use watch::{Object, Watch};
 
-pub use pod::PodObject;
+pub(super) use pod::PodObject;
 
 /// The most pods that are asked for at once.
 const AT_ONCE: usize = 16;
@@ -29,7 +29,7 @@ const AT_ONCE: usize = 16;
 const MOST_WATCHES: usize = 256;
 
 /// What is known of pods.
-pub struct Pods {
+pub(super) struct Pods {
     filter: Arc<LabelFilter>,
     turns: Semaphore,
     nodes: Mutex<HashMap<(Kubernetes, String), Followed<PodObject>>>,
@@ -43,14 +43,14 @@ pub struct Pods {
 
 /// What has changed: the keys of pods, and the names of namespaces.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub(super) struct Changes {
     pods: HashSet<String>,
     namespaces: HashSet<String>,
 }
 
 impl Changes {
     /// Whether a pod, or the namespace that it is in, is another now.
-    pub fn concern(&self, pod: &Pod) -> bool {
+    pub(super) fn concern(&self, pod: &Pod) -> bool {
         self.namespaces.contains(&pod.namespace)
             || self.pods.contains(&key(&pod.namespace, &pod.name))
     }
@@ -78,7 +78,7 @@ impl<T: Object> Followed<T> {
 
 impl Pods {
     /// Nothing is known yet. `tell` is called whenever there are changes.
-    pub fn new(filter: Arc<LabelFilter>, tell: impl Fn() + Send + Sync + 'static) -> Self {
+    pub(super) fn new(filter: Arc<LabelFilter>, tell: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             filter,
             turns: Semaphore::new(AT_ONCE),
@@ -95,7 +95,7 @@ impl Pods {
     ///
     /// # Errors
     /// If the API does not answer, or does not let us ask.
-    pub async fn look(&self, pod: &Pod) -> Result<Option<ContainerFacts>> {
+    pub(super) async fn look(&self, pod: &Pod) -> Result<Option<ContainerFacts>> {
         let (namespace, name) = (check_name(&pod.namespace)?, check_name(&pod.name)?);
         let object = match self.watched(pod) {
             Some(object) => object,
@@ -184,12 +184,12 @@ impl Pods {
     }
 
     /// What has changed since this was asked last.
-    pub fn take_changes(&self) -> Changes {
+    pub(super) fn take_changes(&self) -> Changes {
         std::mem::take(&mut *self.changes.lock())
     }
 
     /// Watches no more what none of these pods needs.
-    pub fn retain(&self, used: &[Pod]) {
+    pub(super) fn retain(&self, used: &[Pod]) {
         self.nodes.lock().retain(|(api, _), _| used.iter().any(|pod| pod.api == *api));
         let in_use = |(api, namespace): &(Kubernetes, String)| {
             used.iter().any(|pod| pod.api == *api && pod.namespace == *namespace)

@@ -31,7 +31,7 @@ const MAIN: &str = "kubectl.kubernetes.io/default-container";
 
 /// A pod, as the API has it.
 #[derive(Debug, PartialEq, Deserialize)]
-pub struct PodObject {
+pub(crate) struct PodObject {
     metadata: Metadata,
     spec: Spec,
     #[serde(default)]
@@ -40,7 +40,7 @@ pub struct PodObject {
 
 /// A namespace, as the API has it.
 #[derive(Debug, PartialEq, Deserialize)]
-pub struct NamespaceObject {
+pub(crate) struct NamespaceObject {
     metadata: Metadata,
 }
 
@@ -181,18 +181,18 @@ impl Object for NamespaceObject {
 }
 
 /// The key of a pod.
-pub fn key(namespace: &str, name: &str) -> String {
+pub(super) fn key(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
 }
 
 impl PodObject {
     /// The node that it runs on.
-    pub fn node(&self) -> &str {
+    pub(crate) fn node(&self) -> &str {
         &self.spec.node_name
     }
 
     /// What tells it from later ones of the same name.
-    pub fn uid(&self) -> &str {
+    pub(crate) fn uid(&self) -> &str {
         &self.metadata.uid
     }
 
@@ -276,7 +276,7 @@ impl PodObject {
 
     /// What it is on the mesh, once an image of one of its containers is known. `namespace`: that
     /// of Kubernetes that it is in.
-    pub fn found(
+    pub(crate) fn found(
         &self,
         pod: &Pod,
         namespace: Option<&NamespaceObject>,

@@ -27,7 +27,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What an API may be asked for.
-pub trait Object: DeserializeOwned + PartialEq + Send + Sync + 'static {
+pub(super) trait Object: DeserializeOwned + PartialEq + Send + Sync + 'static {
     /// What it is called, with its namespace in front if it has one.
     fn key(&self) -> String;
 }
@@ -36,7 +36,7 @@ pub trait Object: DeserializeOwned + PartialEq + Send + Sync + 'static {
 type Tell = dyn Fn(&[String]) + Send + Sync;
 
 /// What is known of a watched kind.
-pub struct Known<T> {
+pub(super) struct Known<T> {
     objects: HashMap<String, Arc<T>>,
     listed: bool,
 }
@@ -48,7 +48,7 @@ impl<T> Default for Known<T> {
 }
 
 /// A kind that is watched.
-pub struct Watch<T> {
+pub(super) struct Watch<T> {
     api: Kubernetes,
     /// The path of the list, and what selects from it (`fieldSelector=...`).
     path: String,
@@ -94,7 +94,7 @@ enum End {
 impl<T: Object> Watch<T> {
     /// A watch of `path`, with a selector (`fieldSelector=...`, as a part of a URL), that is not
     /// followed yet.
-    pub fn new(
+    pub(super) fn new(
         api: Kubernetes,
         path: String,
         selector: String,
@@ -104,17 +104,17 @@ impl<T: Object> Watch<T> {
     }
 
     /// An object as it was told of last.
-    pub fn get(&self, key: &str) -> Option<Arc<T>> {
+    pub(super) fn get(&self, key: &str) -> Option<Arc<T>> {
         self.known.lock().objects.get(key).cloned()
     }
 
     /// Whether everything was listed once.
-    pub fn is_listed(&self) -> bool {
+    pub(super) fn is_listed(&self) -> bool {
         self.known.lock().listed
     }
 
     /// Follows, for ever.
-    pub async fn follow(self: Arc<Self>) {
+    pub(super) async fn follow(self: Arc<Self>) {
         let mut pause = Pause::default();
         loop {
             let begun = Instant::now();
