@@ -2,10 +2,9 @@
 //! everywhere in it, and one service that everybody uses.
 
 use ipnet::{IpNet, Ipv4Net};
-use meshward_api_types::Network;
 use meshward_control_proto::WorkloadReport;
 use meshward_control_state::records::{
-    EndpointRecord, IdentityRecord, NodeRecord, PolicyRecord, Record, WorkloadRecord,
+    EndpointRecord, IdentityRecord, NetworkRecord, NodeRecord, PolicyRecord, Record, WorkloadRecord,
 };
 use meshward_types::{
     IdentityId, Labels, NetworkName, NodeName, PolicyFile, PublicKey, WorkloadId,
@@ -37,7 +36,7 @@ impl Shape {
     }
 
     pub(crate) fn records(self, key: &str) -> Vec<Record> {
-        let mut records = vec![Record::Network(Network {
+        let mut records = vec![Record::Network(NetworkRecord {
             name: network(),
             prefixes: vec![IpNet::V4(
                 Ipv4Net::new(Ipv4Addr::new(10, 0, 0, 0), 8).expect("a length below 33"),
@@ -78,7 +77,7 @@ impl Shape {
                 addresses: vec![address(server, 250)],
                 declared: dns(),
                 accepts: vec![],
-                given: None,
+                label_override: None,
                 measurement: None,
                 identity: id,
             }));
@@ -192,7 +191,7 @@ fn workload(tenant: u32, app: u32, at: u32) -> WorkloadRecord {
         addresses: vec![address(on, 1 + app * 2 + at / NODES)],
         declared: labels(tenant, app),
         accepts: vec![],
-        given: None,
+        label_override: None,
         measurement: None,
         identity: identity(tenant, app),
     }

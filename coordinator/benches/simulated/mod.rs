@@ -128,7 +128,7 @@ impl Fleet {
             let name = shape::node(number);
             let own = world
                 .workloads_on(&name)
-                .map(|record| (record.id.clone(), Standing::Admitted(record).report()));
+                .map(|record| (record.id.clone(), Standing::Admitted(record).report().into()));
             nodes.push(Node {
                 number,
                 endpoint: sockets[number as usize % SOCKETS].clone(),

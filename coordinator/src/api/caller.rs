@@ -89,7 +89,7 @@ impl Caller {
             world.credentials.values().find(|credential| credential.secret_hash == self.hash);
         let as_before =
             |known: &CredentialRecord| known.role == self.role && known.networks == self.networks;
-        known.is_some_and(|known| as_before(known) && !known.is_over(unix_now()))
+        known.is_some_and(|known| as_before(known) && !known.is_expired(unix_now()))
     }
 
     fn find(mesh: &Mesh, parts: &Parts) -> Result<Self, ApiError> {
@@ -113,7 +113,7 @@ impl Caller {
         let caller = mesh.look(|world| {
             let known =
                 world.credentials.values().find(|credential| credential.secret_hash == hash)?;
-            if known.is_over(unix_now()) {
+            if known.is_expired(unix_now()) {
                 let at = known.expires.map(shown_time).unwrap_or_default();
                 return Some(Err(refused(&format!(
                     "the credential `{}` expired at {at}; an admin makes it good again with \

@@ -33,7 +33,7 @@ impl Listed for Network {
     }
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
-        world.networks.values().map(|network| network.record.clone()).collect()
+        world.networks.values().map(|network| Network::from(&network.record)).collect()
     }
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn delete(
 ) -> Result<Json<Network>, ApiError> {
     caller.must_be(Role::Admin)?;
     let plan = |world: &World| {
-        let network = networks::find(world, &name)?.record.clone();
+        let network = Network::from(&networks::find(world, &name)?.record);
         expected.removing(Some(network), || networks::delete(world, &name))
     };
     Ok(Json(mesh.change(&caller.context, plan).await?.outcome))

@@ -86,7 +86,7 @@ impl Listed for Quarantine {
     }
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
-        world.quarantines.values().cloned().collect()
+        world.quarantines.values().map(Quarantine::from).collect()
     }
 
     fn is_for(&self, world: &World, caller: &Caller) -> bool {

@@ -3,6 +3,7 @@
 //! not change any more.
 
 use super::interface::StoreError;
+use meshward_control_state::records;
 use rusqlite::Connection;
 
 /// One step.
@@ -15,6 +16,9 @@ struct Migration {
 /// The steps, in their order.
 const MIGRATIONS: [Migration; 2] =
     [Migration { format: 2, statements: RECORDS }, Migration { format: 3, statements: FLOORS }];
+
+/// The form of the records belongs to the database's format: who changes it adds a step.
+const _: () = assert!(MIGRATIONS[MIGRATIONS.len() - 1].format == records::FORMAT);
 
 /// The records, the audit log, and the states of policies and quarantines.
 const RECORDS: &str = "
@@ -77,7 +81,7 @@ mod tests {
         let contents = store.load().unwrap();
         assert_eq!((contents.revision, contents.records.len()), (Revision(14), 14));
         let kinds: BTreeSet<_> =
-            contents.records.iter().map(|record| record.key().columns().0).collect();
+            contents.records.iter().map(|record| record.key().stored().kind).collect();
         assert_eq!(kinds.len(), 12, "every kind is there: {kinds:?}");
         assert_eq!(store.as_of(Revision(14)).unwrap().len(), 2, "a policy and a quarantine");
         assert_eq!(store.audit(None, 100).unwrap().len(), 14);

@@ -8,7 +8,7 @@ use super::{
 use crate::limits::Retention;
 use meshward_api_types::AuditEntry;
 use meshward_control_state::{
-    records::{Mutation, Record, RecordKey},
+    records::{Mutation, Record, RecordKey, StoredKey},
     timestamp,
 };
 use meshward_types::Revision;
@@ -173,12 +173,12 @@ fn put_all(
             Mutation::Put(record) => (record.key(), Some(encode(record)?)),
             Mutation::Delete(key) => (key.clone(), None),
         };
-        let (kind, name) = key.columns();
+        let StoredKey { kind, name } = key.stored();
         match &body {
             Some(body) => put.execute(params![kind, name, body, next.0 as i64])?,
             None => delete.execute(params![kind, name])?,
         };
-        if key.is_kept_for_ever() {
+        if key.has_history() {
             keep.execute(params![kind, name, next.0 as i64, body])?;
         }
     }
@@ -223,7 +223,7 @@ impl Store for Sqlite {
         before: Option<Revision>,
         limit: u32,
     ) -> Result<Vec<Past>, StoreError> {
-        let (kind, name) = key.columns();
+        let StoredKey { kind, name } = key.stored();
         let mut statement = self.connection.prepare_cached(
             "SELECT audit.revision, at, actor, action, why, origin, body FROM history
              JOIN audit ON audit.revision = history.revision
@@ -390,7 +390,7 @@ fn entry(row: &rusqlite::Row) -> Result<AuditEntry, rusqlite::Error> {
 
 fn encode(record: &Record) -> Result<String, StoreError> {
     serde_json::to_string(record).map_err(|error| {
-        let (kind, name) = record.key().columns();
+        let StoredKey { kind, name } = record.key().stored();
         StoreError::Damaged(format!("{kind}/{name}"), error)
     })
 }

@@ -1,11 +1,10 @@
 //! Admission: judging a workload by the policy of its network.
 
 use crate::{
-    records::{ApprovalRecord, LabelOverride, NodeRecord},
+    records::{ApprovalRecord, LabelOverride, NodeRecord, ReportRecord},
     world::{NetworkState, World},
 };
 use ipnet::IpNet;
-use meshward_control_proto::WorkloadReport;
 use meshward_policy::{Candidate, Policy};
 use meshward_types::{Labels, NetworkName, NodeName, measurement::Image};
 use std::{collections::HashMap, sync::Arc};
@@ -63,11 +62,11 @@ impl Judge<'_> {
     /// who has signed an image.
     pub fn judge(
         &self,
-        report: &WorkloadReport,
-        given: Option<&LabelOverride>,
+        report: &ReportRecord,
+        label_override: Option<&LabelOverride>,
         signers: impl FnMut(&Image) -> Vec<String>,
     ) -> (Labels, Vec<String>) {
-        let labels = match given {
+        let labels = match label_override {
             Some(given) => report.labels.clone().with_all(&given.labels),
             None => Ok(report.labels.clone()),
         };

@@ -33,14 +33,14 @@ pub fn create(
         ))
         .about("name"));
     }
-    if world.credentials.get(&wanted.name).is_some_and(|known| !known.is_over(now)) {
+    if world.credentials.get(&wanted.name).is_some_and(|known| !known.is_expired(now)) {
         let text = format!("there is a credential `{}` already", wanted.name);
         return Err(Refusal::Conflict(text).about("name"));
     }
     check_reach(world, wanted.role, &wanted.networks)?;
     let expires = expiry(wanted.lifetime_seconds, now)?;
     let mut plan = add(wanted, secret, expires);
-    let long_ago = world.credentials.values().filter(|known| known.is_over(now - KEPT_EXPIRED));
+    let long_ago = world.credentials.values().filter(|known| known.is_expired(now - KEPT_EXPIRED));
     let forgotten = long_ago.filter(|known| known.name != wanted.name);
     plan.mutations
         .extend(forgotten.map(|known| Mutation::Delete(RecordKey::Credential(known.name.clone()))));

@@ -3,7 +3,7 @@
 use crate::{
     Plan, Refusal,
     ipam::{check, default_block, free_block, overlap},
-    records::{Mutation, NodeRecord, Record, RecordKey},
+    records::{Mutation, NetworkRecord, NodeRecord, Record, RecordKey},
     world::World,
 };
 use ipnet::IpNet;
@@ -59,7 +59,7 @@ pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Re
             }
         }
     }
-    let network = Network {
+    let network = NetworkRecord {
         name: wanted.name.clone(),
         prefixes: wanted.prefixes.clone(),
         block_v4,
@@ -73,11 +73,12 @@ pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Re
         give_blocks(&mut node, &network, &mut taken);
         mutations.push(Mutation::Put(Record::Node(node)));
     }
-    Ok(Plan::new(format!("created network {}", network.name), mutations, network))
+    let action = format!("created network {}", network.name);
+    Ok(Plan::new(action, mutations, Network::from(&network)))
 }
 
 /// Gives a node its blocks of a network, or notes why it gets none.
-pub fn give_blocks(node: &mut NodeRecord, network: &Network, taken: &mut BTreeSet<IpNet>) {
+pub fn give_blocks(node: &mut NodeRecord, network: &NetworkRecord, taken: &mut BTreeSet<IpNet>) {
     let mut blocks = Vec::new();
     for &prefix in &network.prefixes {
         let length =

@@ -127,7 +127,7 @@ fn judge(
     let site = sites.get(standing.node()).and_then(Option::as_deref);
     let judge =
         Judge { policy, names_node, node: standing.node(), site, unapproved: &case.unapproved };
-    let (labels, reasons) = judge.judge(&standing.report(), standing.given(), |image| {
+    let (labels, reasons) = judge.judge(&standing.report(), standing.label_override(), |image| {
         let look = || {
             let signatures = signatures.get(&image.digest).map_or(&[][..], Vec::as_slice);
             policy.signers(image, signatures.iter())

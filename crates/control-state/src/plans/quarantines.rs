@@ -3,11 +3,11 @@
 use super::{credentials::covers, networks::find};
 use crate::{
     Plan, Refusal,
-    records::{Mutation, Record, RecordKey},
+    records::{Mutation, QuarantineRecord, Record, RecordKey, TargetRecord},
     timestamp,
     world::World,
 };
-use meshward_api_types::{Impose, Quarantine, QuarantineTarget};
+use meshward_api_types::{Impose, QuarantineTarget};
 use meshward_types::{NetworkName, Selector, WorkloadId, selector::Requirement};
 use std::{collections::BTreeSet, fmt::Write};
 use time::OffsetDateTime;
@@ -36,7 +36,7 @@ pub fn impose(
     wanted: &Impose,
     hand: &Hand,
 ) -> Result<Plan<Vec<WorkloadId>>, Refusal> {
-    let target = &wanted.target;
+    let target = &TargetRecord::from(&wanted.target);
     check_scope(world, target, hand)?;
     check(world, target)?;
     if wanted.seconds.is_some_and(|seconds| !(1..=MAX_SECONDS).contains(&seconds)) {
@@ -51,7 +51,7 @@ pub fn impose(
         wanted.seconds.map(|seconds| timestamp(hand.now + time::Duration::seconds(seconds as i64)));
     let standing = world.quarantines.values().find(|standing| standing.target == *target);
     let by_admin = hand.admin && wanted.allow_from.is_some();
-    let same = |standing: &Quarantine| {
+    let same = |standing: &QuarantineRecord| {
         standing.allow_from == wanted.allow_from
             && standing.until == until
             && standing.by_admin == by_admin
@@ -60,7 +60,7 @@ pub fn impose(
     if standing.is_some_and(same) {
         return Ok(Plan::nothing(workloads));
     }
-    let record = Quarantine {
+    let record = QuarantineRecord {
         id: standing.map_or(id, |standing| &standing.id).to_owned(),
         target: target.clone(),
         allow_from: wanted.allow_from.clone(),
@@ -91,6 +91,7 @@ pub fn release(
     target: &QuarantineTarget,
     hand: &Hand,
 ) -> Result<Plan<Vec<WorkloadId>>, Refusal> {
+    let target = &TargetRecord::from(target);
     check_scope(world, target, hand)?;
     let standing = world.quarantines.values().find(|standing| standing.target == *target);
     let Some(standing) = standing else {
@@ -131,7 +132,7 @@ fn check_forensics(world: &World, wanted: &Impose, hand: &Hand) -> Result<(), Re
     Err(Refusal::Forbidden(text).about("allow_from"))
 }
 
-fn check(world: &World, target: &QuarantineTarget) -> Result<(), Refusal> {
+fn check(world: &World, target: &TargetRecord) -> Result<(), Refusal> {
     if let Some(network) = &target.network {
         find(world, network)?;
     }
@@ -154,7 +155,7 @@ fn no_workload(id: &WorkloadId) -> Refusal {
 
 /// Whether the hand reaches as far as the target. What is outside of the scope is answered as what
 /// is not there: nobody learns by asking what there is elsewhere.
-fn check_scope(world: &World, target: &QuarantineTarget, hand: &Hand) -> Result<(), Refusal> {
+fn check_scope(world: &World, target: &TargetRecord, hand: &Hand) -> Result<(), Refusal> {
     if hand.networks.is_empty() {
         return Ok(());
     }
@@ -177,7 +178,7 @@ fn check_scope(world: &World, target: &QuarantineTarget, hand: &Hand) -> Result<
 }
 
 /// What to say of a target that no workload fits, with what may have been meant.
-fn selects_nothing(world: &World, target: &QuarantineTarget) -> String {
+fn selects_nothing(world: &World, target: &TargetRecord) -> String {
     let mut text = format!("{} selects no workload now", describe(target));
     let meant = target.selector.as_ref().and_then(|selector| likely(world, target, selector));
     match meant {
@@ -189,7 +190,7 @@ fn selects_nothing(world: &World, target: &QuarantineTarget) -> String {
 }
 
 /// The requirement that is nearest to one which no workload fulfils.
-fn likely(world: &World, target: &QuarantineTarget, selector: &Selector) -> Option<String> {
+fn likely(world: &World, target: &TargetRecord, selector: &Selector) -> Option<String> {
     let networks = world.networks.values();
     let networks = networks
         .filter(|network| target.network.as_ref().is_none_or(|own| *own == network.record.name));
@@ -223,11 +224,11 @@ fn likely(world: &World, target: &QuarantineTarget, selector: &Selector) -> Opti
     unknown.filter_map(nearest).next().map(|meant| format!("`{meant}`"))
 }
 
-fn held_by(world: &World, target: &QuarantineTarget) -> Vec<WorkloadId> {
+fn held_by(world: &World, target: &TargetRecord) -> Vec<WorkloadId> {
     world.targeted(target).into_iter().map(|workload| workload.id.clone()).collect()
 }
 
-fn describe(target: &QuarantineTarget) -> String {
+fn describe(target: &TargetRecord) -> String {
     let what = match (&target.selector, &target.workload) {
         (Some(selector), _) => format!("`{selector}`"),
         (None, Some(workload)) => format!("workload {workload}"),

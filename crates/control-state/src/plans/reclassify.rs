@@ -37,7 +37,7 @@ pub fn reclassify_all(
     let mut batch = Batch { approval, ..Batch::new(world) };
     for known in ids.iter().filter_map(|id| world.standing(id)) {
         if let Some(node) = world.nodes.get(known.node()) {
-            batch.reclassify(node, known.report(), known.given().cloned());
+            batch.reclassify(node, known.report(), known.label_override().cloned());
         }
     }
     batch.mutations
@@ -83,7 +83,7 @@ pub fn reclassify_under(
     all.sort_unstable_by(|a, b| a.id().cmp(b.id()));
     for known in &all {
         let Some(node) = world.nodes.get(known.node()) else { continue };
-        let (report, given) = (known.report(), known.given().cloned());
+        let (report, given) = (known.report(), known.label_override().cloned());
         match warmed.zip(touched).and_then(|found| verdict(found, node, known)) {
             Some(verdict) => batch.reclassify_as(node, report, given, verdict),
             None => batch.reclassify(node, report, given),

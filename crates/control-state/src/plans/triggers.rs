@@ -79,7 +79,7 @@ pub fn fire(
         }
         Reaction::Label(labels) => {
             let until = seconds.map(|seconds| now.unix_timestamp() + seconds as i64);
-            if workload.given.as_ref().is_some_and(|given| given.labels == *labels) {
+            if workload.label_override.as_ref().is_some_and(|given| given.labels == *labels) {
                 return Ok(nothing);
             }
             let given = LabelOverride { labels: labels.clone(), until };
@@ -105,8 +105,8 @@ pub fn expire(world: &World, now: OffsetDateTime) -> Plan<()> {
         .values()
         .filter(|quarantine| quarantine.until.as_ref().is_some_and(|until| *until <= text));
     let ended: Vec<String> = over.map(|quarantine| quarantine.id.clone()).collect();
-    let given = world.given.iter().filter(|id| {
-        let until = world.standing(id).and_then(|workload| workload.given()?.until);
+    let given = world.overridden.iter().filter(|id| {
+        let until = world.standing(id).and_then(|workload| workload.label_override()?.until);
         until.is_some_and(|until| until <= now.unix_timestamp())
     });
     let given: Vec<(WorkloadId, Option<LabelOverride>)> =

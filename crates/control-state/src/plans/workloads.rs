@@ -7,8 +7,8 @@ use super::{
 use crate::{
     Plan, Refusal, records::ApprovalRecord, records::IdentityRecord, records::ImageRecord,
     records::LabelOverride, records::Mutation, records::NodeRecord, records::Record,
-    records::RecordKey, records::RefusedRecord, records::Standing, records::WorkloadRecord,
-    world::KeyOwner, world::NetworkState, world::Subject, world::World,
+    records::RecordKey, records::RefusedRecord, records::ReportRecord, records::Standing,
+    records::WorkloadRecord, world::KeyOwner, world::NetworkState, world::Subject, world::World,
 };
 use ipnet::IpNet;
 use meshward_control_proto::WorkloadReport;
@@ -171,8 +171,8 @@ impl<'a> Batch<'a> {
             return refused.push((report.id.clone(), reason));
         }
         self.note_signatures(node, report);
-        let given = self.current(&report.id).and_then(|known| known.given().cloned());
-        self.reclassify(node, WorkloadReport { signatures: vec![], ..report.clone() }, given);
+        let given = self.current(&report.id).and_then(|known| known.label_override().cloned());
+        self.reclassify(node, ReportRecord::from(report), given);
     }
 
     /// Whether a node may say this.
@@ -293,7 +293,7 @@ impl<'a> Batch<'a> {
 
     /// Why the prefixes of a workload that would be let in belong to another one that is: all
     /// gateways of a prefix give it the same labels. Who is let in first, has it.
-    fn taken_prefixes(&self, node: &NodeRecord, report: &WorkloadReport) -> Vec<String> {
+    fn taken_prefixes(&self, node: &NodeRecord, report: &ReportRecord) -> Vec<String> {
         let Some(network) = self.world.networks.get(&report.network) else { return vec![] };
         let admitted = |known: &Standing| matches!(known, Standing::Admitted(_));
         let taken = |prefix: &IpNet| {
@@ -365,7 +365,7 @@ impl<'a> Batch<'a> {
     fn judge(
         &mut self,
         node: &NodeRecord,
-        report: &WorkloadReport,
+        report: &ReportRecord,
         given: Option<&LabelOverride>,
     ) -> (Labels, Vec<String>) {
         let Self { world, images, contexts, approval, .. } = self;
@@ -401,7 +401,7 @@ impl<'a> Batch<'a> {
     pub(super) fn reclassify(
         &mut self,
         node: &NodeRecord,
-        report: WorkloadReport,
+        report: ReportRecord,
         given: Option<LabelOverride>,
     ) {
         let verdict = self.judge(node, &report, given.as_ref());
@@ -412,7 +412,7 @@ impl<'a> Batch<'a> {
     pub(super) fn reclassify_as(
         &mut self,
         node: &NodeRecord,
-        report: WorkloadReport,
+        report: ReportRecord,
         given: Option<LabelOverride>,
         (labels, mut reasons): (Labels, Vec<String>),
     ) {
@@ -427,12 +427,12 @@ impl<'a> Batch<'a> {
             Record::Refused(Box::new(RefusedRecord {
                 node: node.name.clone(),
                 report,
-                given,
+                label_override: given,
                 reasons: reasons.clone(),
             }))
         } else {
             let identity = self.identity(&network, (labels, report.accepts.clone()));
-            let WorkloadReport {
+            let ReportRecord {
                 id,
                 network,
                 name,
@@ -455,7 +455,7 @@ impl<'a> Batch<'a> {
                 device,
                 declared,
                 accepts,
-                given,
+                label_override: given,
                 measurement,
                 identity,
             })

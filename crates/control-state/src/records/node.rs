@@ -8,52 +8,61 @@ use std::{collections::BTreeMap, net::SocketAddr};
 /// A node that has joined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
+    /// The node's name.
     pub name: NodeName,
+    /// The site that its token gave it.
     pub site: Option<String>,
+    /// The node's labels.
     pub labels: Labels,
-    /// The networks that its token allowed; empty: all.
+    /// The networks that its token allowed; empty for all.
     pub networks: Vec<NetworkName>,
-    /// SHA-256 of the public key in its certificate, hexadecimal: an older node of the same name is
-    /// another one.
+    /// SHA-256 of the public key in its certificate, in hexadecimal. It tells this node from an
+    /// earlier one of the same name.
     pub key: String,
+    /// The node's endpoints by network.
     pub endpoints: BTreeMap<NetworkName, EndpointRecord>,
+    /// The blocks from which its workloads get addresses, by network.
     pub blocks: BTreeMap<NetworkName, Vec<IpNet>>,
-    /// Why it has no block of a network that it should serve.
+    /// The reasons why it has no block of a network that it should serve.
     pub problems: BTreeMap<NetworkName, String>,
-    /// Whether it serves no network before it is approved.
+    /// `true` if it serves no network until an admin approves it.
     #[serde(default)]
     pub waiting: bool,
-    /// After how many seconds without being seen it is removed.
+    /// The time without a session after which it is removed, in seconds.
     #[serde(default)]
     pub forget_after: Option<u64>,
 }
 
 impl NodeRecord {
+    /// Returns `true` if its token and approval let it serve a network.
     pub fn may_serve(&self, network: &NetworkName) -> bool {
         !self.waiting && (self.networks.is_empty() || self.networks.contains(network))
     }
 }
 
-/// A node that was approved by name, whether or not it has joined.
+/// A node that was approved by name, before or after it joined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovedNodeRecord {
+    /// The node's name.
     pub name: NodeName,
-    /// They stand over those that it joins with.
+    /// Labels that take precedence over those that the node joins with.
     pub labels: Labels,
 }
 
-/// Where a node's endpoint is.
+/// A node's endpoint of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointRecord {
+    /// The endpoint's WireGuard key.
     pub public_key: PublicKey,
+    /// The addresses at which it may be reached, the most likely first.
     pub candidates: Vec<SocketAddr>,
-    /// The key that it had before: still the node's, as long as peers may know it.
+    /// The key before the last rotation, which stays the node's as long as peers may use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_key: Option<PublicKey>,
 }
 
 impl EndpointRecord {
-    /// The keys that are the node's by it.
+    /// Returns the keys that belong to the node.
     pub fn keys(&self) -> impl Iterator<Item = PublicKey> {
         std::iter::once(self.public_key).chain(self.previous_key)
     }
@@ -62,20 +71,27 @@ impl EndpointRecord {
 /// A relay that has joined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayRecord {
+    /// The relay's name.
     pub name: NodeName,
+    /// The relay's number, by which nodes name it among their candidates.
     pub number: u16,
+    /// The site that its token gave it.
     pub site: Option<String>,
-    /// SHA-256 of the public key in its certificate, hexadecimal.
+    /// SHA-256 of the public key in its certificate, in hexadecimal.
     pub key: String,
-    /// `HOST:PORT`; none before it has connected.
+    /// The addresses at which nodes reach it, as `HOST:PORT`; empty until it has connected.
     pub addresses: Vec<String>,
+    /// The relay's UDP port for STUN.
     pub stun_port: u16,
 }
 
-/// That a prefix may be behind a gateway.
+/// The approval of a route: the prefix may be behind workloads of the node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ApprovalRecord {
+    /// The network.
     pub network: NetworkName,
+    /// The node that runs the gateway.
     pub node: NodeName,
+    /// The prefix behind the gateway.
     pub prefix: IpNet,
 }

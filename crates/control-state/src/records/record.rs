@@ -1,50 +1,88 @@
 //! Records under their keys, and changes of them.
 
-use super::{access::*, node::*, policy::*, workload::*};
-use meshward_api_types::{Network, Quarantine};
+use super::{
+    access::{CredentialRecord, TokenRecord},
+    network::NetworkRecord,
+    node::{ApprovalRecord, ApprovedNodeRecord, NodeRecord, RelayRecord},
+    policy::PolicyRecord,
+    quarantine::QuarantineRecord,
+    workload::{IdentityRecord, ImageRecord, RefusedRecord, WorkloadRecord},
+};
 use meshward_types::{IdentityId, NetworkName, NodeName, WorkloadId, measurement::Sha256};
 use serde::{Deserialize, Serialize};
 
-/// One thing that is kept.
+/// One entry of the database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
-    Network(Network),
+    /// A network.
+    Network(NetworkRecord),
+    /// A node that has joined.
     Node(NodeRecord),
+    /// A node that was approved by name.
     ApprovedNode(ApprovedNodeRecord),
+    /// A relay that has joined.
     Relay(RelayRecord),
-    /// Of a route.
+    /// The approval of a route.
     Approval(ApprovalRecord),
+    /// A join token.
     Token(TokenRecord),
+    /// A credential for the API.
     Credential(CredentialRecord),
+    /// An identity.
     Identity(IdentityRecord),
+    /// An admitted workload.
     Workload(WorkloadRecord),
-    /// Kept in the place of a [`Record::Workload`].
+    /// A workload that admission refuses, under the same key as a [`Record::Workload`].
     Refused(Box<RefusedRecord>),
+    /// The signatures of an image.
     Image(ImageRecord),
+    /// A network's policy.
     Policy(PolicyRecord),
-    Quarantine(Quarantine),
+    /// A quarantine in force.
+    Quarantine(QuarantineRecord),
 }
 
-/// Under what a record is kept.
+/// The key of a record, which is unique in the mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordKey {
+    /// [`Record::Network`].
     Network(NetworkName),
+    /// [`Record::Node`].
     Node(NodeName),
+    /// [`Record::ApprovedNode`].
     ApprovedNode(NodeName),
+    /// [`Record::Relay`].
     Relay(NodeName),
+    /// [`Record::Approval`]: the whole record.
     Approval(ApprovalRecord),
+    /// [`Record::Token`].
     Token(String),
+    /// [`Record::Credential`].
     Credential(String),
+    /// [`Record::Identity`].
     Identity(IdentityId),
+    /// [`Record::Workload`] or [`Record::Refused`].
     Workload(WorkloadId),
+    /// [`Record::Image`].
     Image(Sha256),
+    /// [`Record::Policy`].
     Policy(NetworkName),
+    /// [`Record::Quarantine`].
     Quarantine(String),
 }
 
+/// A record's key as the database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredKey {
+    /// The kind of record.
+    pub kind: &'static str,
+    /// The name, which is unique within the kind.
+    pub name: String,
+}
+
 impl Record {
-    /// In which order records are taken up: each after those that it names.
-    pub fn rank(&self) -> u8 {
+    /// Returns the position in the order of loading: a record comes after all that it refers to.
+    pub fn load_order(&self) -> u8 {
         match self {
             Self::Network(_) | Self::Quarantine(_) | Self::Image(_) => 0,
             Self::Node(_) | Self::ApprovedNode(_) | Self::Relay(_) | Self::Approval(_) => 1,
@@ -53,6 +91,7 @@ impl Record {
         }
     }
 
+    /// Returns the key under which the record is stored.
     pub fn key(&self) -> RecordKey {
         match self {
             Self::Network(record) => RecordKey::Network(record.name.clone()),
@@ -73,14 +112,15 @@ impl Record {
 }
 
 impl RecordKey {
-    /// Whether every state is kept, for the log and for questions about the past.
-    pub fn is_kept_for_ever(&self) -> bool {
+    /// Returns `true` if the database keeps former states of the record, for the policy log,
+    /// rollback and questions about the past.
+    pub fn has_history(&self) -> bool {
         matches!(self, Self::Policy(_) | Self::Quarantine(_))
     }
 
-    /// The key as the store has it: a kind, and a name within the kind.
-    pub fn columns(&self) -> (&'static str, String) {
-        match self {
+    /// Returns the key as the database has it.
+    pub fn stored(&self) -> StoredKey {
+        let (kind, name) = match self {
             Self::Network(name) => ("network", name.to_string()),
             Self::Node(name) => ("node", name.to_string()),
             Self::ApprovedNode(name) => ("approved-node", name.to_string()),
@@ -95,13 +135,16 @@ impl RecordKey {
             Self::Image(digest) => ("image", digest.to_string()),
             Self::Policy(network) => ("policy", network.to_string()),
             Self::Quarantine(id) => ("quarantine", id.clone()),
-        }
+        };
+        StoredKey { kind, name }
     }
 }
 
-/// One change of what is kept.
+/// A change of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mutation {
+    /// Writes a record, and replaces the one that has the same key.
     Put(Record),
+    /// Deletes a record, if there is one.
     Delete(RecordKey),
 }

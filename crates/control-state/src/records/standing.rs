@@ -1,11 +1,11 @@
 //! A workload as it stands: admitted, or refused.
 
 use super::{
+    forms::NoSignatures,
     record::Record,
-    workload::{LabelOverride, RefusedRecord, WorkloadRecord},
+    workload::{LabelOverride, RefusedRecord, ReportRecord, WorkloadRecord},
 };
 use ipnet::IpNet;
-use meshward_control_proto::WorkloadReport;
 use meshward_types::{
     Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName, measurement::Measurement,
 };
@@ -73,10 +73,11 @@ impl<'a> Standing<'a> {
         }
     }
 
-    pub fn given(&self) -> Option<&'a LabelOverride> {
+    /// Returns the labels that a trigger gave it.
+    pub fn label_override(&self) -> Option<&'a LabelOverride> {
         match self {
-            Self::Admitted(record) => record.given.as_ref(),
-            Self::Refused(record) => record.given.as_ref(),
+            Self::Admitted(record) => record.label_override.as_ref(),
+            Self::Refused(record) => record.label_override.as_ref(),
         }
     }
 
@@ -109,11 +110,11 @@ impl<'a> Standing<'a> {
         }
     }
 
-    /// What its node said of it, without the signatures.
-    pub fn report(&self) -> WorkloadReport {
+    /// Returns its node's report.
+    pub fn report(&self) -> ReportRecord {
         match self {
             Self::Refused(record) => record.report.clone(),
-            Self::Admitted(record) => WorkloadReport {
+            Self::Admitted(record) => ReportRecord {
                 id: record.id.clone(),
                 network: record.network.clone(),
                 name: record.name.clone(),
@@ -123,7 +124,7 @@ impl<'a> Standing<'a> {
                 device: record.device,
                 accepts: record.accepts.clone(),
                 measurement: record.measurement.clone(),
-                signatures: vec![],
+                signatures: NoSignatures,
                 objection: None,
             },
         }

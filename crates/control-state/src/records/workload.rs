@@ -1,7 +1,7 @@
 //! Records of workloads, their identities and images.
 
+use super::forms::{NoSignatures, form};
 use ipnet::IpNet;
-use meshward_control_proto::WorkloadReport;
 use meshward_types::{
     AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName,
     measurement::{ImageSignature, Measurement, Sha256},
@@ -9,95 +9,145 @@ use meshward_types::{
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-/// A workload.
+/// An admitted workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadRecord {
+    /// The workload's id.
     pub id: WorkloadId,
+    /// The workload's network.
     pub network: NetworkName,
+    /// The node that runs it.
     pub node: NodeName,
+    /// The name that people use for it.
     pub name: WorkloadName,
+    /// The addresses that it has from the node's blocks.
     pub addresses: Vec<IpAddr>,
-    /// The prefixes behind it, if it is a gateway's route.
+    /// The prefixes behind it, if it is the route of a gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<IpNet>,
-    /// Its WireGuard key, if it is a device.
+    /// The WireGuard key of a device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<PublicKey>,
-    /// What its owner declared.
+    /// The labels that its owner declares.
     pub declared: Labels,
+    /// The workloads that its owner lets reach it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepts: Vec<AcceptFrom>,
-    /// What a trigger gave it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub given: Option<LabelOverride>,
-    /// What its node has measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Labels that a trigger gave it.
+    #[serde(rename = "given", default, skip_serializing_if = "Option::is_none")]
+    pub label_override: Option<LabelOverride>,
+    /// The node's measurement; `None` for a process without a container runtime.
+    #[serde(default, with = "form", skip_serializing_if = "Option::is_none")]
     pub measurement: Option<Arc<Measurement>>,
+    /// The identity of its labels, verified ones and the trigger's included.
     pub identity: IdentityId,
 }
 
-/// A workload that is not let in. It has no identity, so no link of it is there.
+/// A workload that admission refuses. It has no identity, and so no link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedRecord {
+    /// The node that runs it.
     pub node: NodeName,
-    /// What its node said of it, without the signatures.
-    pub report: WorkloadReport,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub given: Option<LabelOverride>,
-    /// Why.
+    /// The node's report.
+    pub report: ReportRecord,
+    /// Labels that a trigger gave it.
+    #[serde(rename = "given", default, skip_serializing_if = "Option::is_none")]
+    pub label_override: Option<LabelOverride>,
+    /// The reasons for refusing it, at least one.
     pub reasons: Vec<String>,
 }
 
 impl RefusedRecord {
-    /// Why, in one sentence.
+    /// Returns the reasons as one text.
     pub fn reason(&self) -> String {
         self.reasons.join("; ")
     }
 }
 
-/// The signatures of an image that runs or ran somewhere.
+/// A node's report of a workload, without the signatures of its images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportRecord {
+    /// The workload's id.
+    pub id: WorkloadId,
+    /// The workload's network.
+    pub network: NetworkName,
+    /// The name that people use for it.
+    pub name: WorkloadName,
+    /// The labels that its owner declares.
+    pub labels: Labels,
+    /// The addresses that it has from the node's blocks.
+    pub addresses: Vec<IpAddr>,
+    /// The prefixes behind it, if it is the route of a gateway.
+    #[serde(default)]
+    pub prefixes: Vec<IpNet>,
+    /// The WireGuard key of a device.
+    #[serde(default)]
+    pub device: Option<PublicKey>,
+    /// The workloads that its owner lets reach it.
+    #[serde(default)]
+    pub accepts: Vec<AcceptFrom>,
+    /// The node's measurement; `None` for a process without a container runtime.
+    #[serde(default, with = "form")]
+    pub measurement: Option<Arc<Measurement>>,
+    /// An empty list, which version 0.1.0 wants to find.
+    #[serde(default)]
+    pub signatures: NoSignatures,
+    /// The reason for refusing it under any policy: a configuration that the node could not
+    /// understand.
+    #[serde(default)]
+    pub objection: Option<String>,
+}
+
+/// The signatures of an image that a workload was started from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {
+    /// The digest of the image.
     pub digest: Sha256,
-    /// Those that are by keys of a network's policy: they prove themselves, whoever has found them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// Signatures by keys of a network's policy, by network. They prove themselves, whichever node
+    /// found them.
+    #[serde(default, with = "form", skip_serializing_if = "BTreeMap::is_empty")]
     pub verified: BTreeMap<NetworkName, Vec<ImageSignature>>,
-    /// The others, by the node that runs the image and has found them: a policy to come may have
-    /// their keys.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// The other signatures, by the node that runs the image and found them: a later policy may
+    /// have their keys.
+    #[serde(default, with = "form", skip_serializing_if = "BTreeMap::is_empty")]
     pub reported: BTreeMap<NodeName, Vec<ImageSignature>>,
-    /// What earlier versions kept, whoever had found it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Signatures that were stored before it was known which node had found them.
+    #[serde(default, with = "form", skip_serializing_if = "Vec::is_empty")]
     pub signatures: Vec<ImageSignature>,
 }
 
 impl ImageRecord {
-    /// An image of which nothing is known.
+    /// Makes a record of an image without signatures.
     pub fn new(digest: Sha256) -> Self {
         Self { digest, verified: BTreeMap::new(), reported: BTreeMap::new(), signatures: vec![] }
     }
 
-    /// The signatures that a network's policy is to look at, the verified ones first.
+    /// Returns the signatures that a network's policy is to check, the verified ones first.
     pub fn for_network(&self, network: &NetworkName) -> impl Iterator<Item = &ImageSignature> {
         let verified = self.verified.get(network).into_iter().flatten();
         verified.chain(self.reported.values().flatten()).chain(&self.signatures)
     }
 }
 
-/// Labels that a workload was given by a trigger.
+/// Labels that a trigger gave a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelOverride {
+    /// Labels that take precedence over the declared ones.
     pub labels: Labels,
-    /// Seconds since the epoch.
+    /// The time at which they end, in seconds since the Unix epoch; `None` for never.
     pub until: Option<i64>,
 }
 
 /// A label set and its number, which is never used again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdentityRecord {
+    /// The number.
     pub id: IdentityId,
+    /// The network.
     pub network: NetworkName,
+    /// The labels, verified ones included.
     pub labels: Labels,
+    /// The workloads that the owners of its workloads let reach them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepts: Vec<AcceptFrom>,
 }

@@ -1,9 +1,8 @@
 //! One network and what is in it, with the indices that deltas and views are made from.
 
 use super::quarantines::Hold;
-use crate::records::{IdentityRecord, RefusedRecord, Standing, WorkloadRecord};
+use crate::records::{IdentityRecord, NetworkRecord, RefusedRecord, Standing, WorkloadRecord};
 use ipnet::IpNet;
-use meshward_api_types::Network;
 use meshward_control_proto::{
     Resource, ResourceKey,
     view::{Digest, Hash128, WorkloadSpec},
@@ -43,7 +42,7 @@ impl Shared {
 /// One network.
 #[derive(Debug)]
 pub struct NetworkState {
-    pub record: Network,
+    pub record: NetworkRecord,
     /// The policy as it was written, and the revision that has it.
     pub policy_files: Arc<Vec<PolicyFile>>,
     pub policy_revision: Option<Revision>,
@@ -95,7 +94,7 @@ struct OnNode {
 }
 
 impl NetworkState {
-    pub fn new(record: Network) -> Self {
+    pub fn new(record: NetworkRecord) -> Self {
         Self {
             links: Links::new(Arc::new(Policy::deny_all(record.name.clone()))),
             record,

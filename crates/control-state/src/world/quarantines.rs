@@ -1,6 +1,6 @@
 //! The quarantines that stand, and whom they hold.
 
-use meshward_api_types::Quarantine;
+use crate::records::QuarantineRecord;
 use meshward_types::{Labels, NetworkName, WorkloadId};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,7 +17,7 @@ pub struct Hold {
 /// The quarantines by their ids.
 #[derive(Debug, Default)]
 pub struct Quarantines {
-    all: BTreeMap<String, Quarantine>,
+    all: BTreeMap<String, QuarantineRecord>,
     /// Those that name a workload.
     by_workload: HashMap<WorkloadId, BTreeSet<String>>,
     /// Those that name labels: asked about every identity, and few.
@@ -25,14 +25,14 @@ pub struct Quarantines {
 }
 
 impl Deref for Quarantines {
-    type Target = BTreeMap<String, Quarantine>;
+    type Target = BTreeMap<String, QuarantineRecord>;
     fn deref(&self) -> &Self::Target {
         &self.all
     }
 }
 
 impl Quarantines {
-    pub fn put(&mut self, record: Quarantine) {
+    pub fn put(&mut self, record: QuarantineRecord) {
         self.remove(&record.id);
         match &record.target.workload {
             Some(workload) => {
@@ -45,7 +45,7 @@ impl Quarantines {
         self.all.insert(record.id.clone(), record);
     }
 
-    pub fn remove(&mut self, id: &str) -> Option<Quarantine> {
+    pub fn remove(&mut self, id: &str) -> Option<QuarantineRecord> {
         let record = self.all.remove(id)?;
         self.selecting.remove(id);
         if let Some(workload) = &record.target.workload
@@ -60,7 +60,7 @@ impl Quarantines {
     }
 
     /// The quarantines that name labels.
-    pub fn selecting(&self) -> impl Iterator<Item = &Quarantine> {
+    pub fn selecting(&self) -> impl Iterator<Item = &QuarantineRecord> {
         self.selecting.iter().filter_map(|id| self.all.get(id))
     }
 
@@ -86,7 +86,7 @@ impl Quarantines {
     }
 
     /// The quarantine that names a workload.
-    pub fn of_workload(&self, workload: &WorkloadId) -> Option<&Quarantine> {
+    pub fn of_workload(&self, workload: &WorkloadId) -> Option<&QuarantineRecord> {
         self.all.get(self.by_workload.get(workload)?.first()?)
     }
 
@@ -97,7 +97,7 @@ impl Quarantines {
     }
 
     /// The quarantine that selects labels.
-    pub fn selects(&self, network: &NetworkName, labels: &Labels) -> Option<&Quarantine> {
+    pub fn selects(&self, network: &NetworkName, labels: &Labels) -> Option<&QuarantineRecord> {
         self.all_that_select(network, labels).next()
     }
 
@@ -105,7 +105,7 @@ impl Quarantines {
         &'s self,
         network: &NetworkName,
         labels: &Labels,
-    ) -> impl Iterator<Item = &'s Quarantine> {
+    ) -> impl Iterator<Item = &'s QuarantineRecord> {
         self.selecting().filter(move |quarantine| {
             let target = &quarantine.target;
             target.selector.as_ref().is_some_and(|selector| selector.matches(labels))

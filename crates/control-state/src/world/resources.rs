@@ -5,9 +5,9 @@ use super::{
     nodes::Nodes,
     quarantines::Quarantines,
 };
-use crate::records::{RefusedRecord, WorkloadRecord};
+use crate::records::{RefusedRecord, ReportRecord, WorkloadRecord};
 use meshward_control_proto::{
-    Change, Resource, ResourceKey, WorkloadReport,
+    Change, Resource, ResourceKey,
     view::{IdentitySpec, NetworkSpec, PeerSpec},
 };
 use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId, trigger::TriggerSpec};
@@ -145,7 +145,7 @@ impl NetworkResources<'_> {
 
 /// That a workload is not let in, as its node is told.
 pub fn refused_resource(record: &RefusedRecord) -> (ResourceKey, Resource) {
-    let WorkloadReport { network, id, .. } = &record.report;
+    let ReportRecord { network, id, .. } = &record.report;
     (ResourceKey::Refused(network.clone(), id.clone()), Resource::Refused(record.reason()))
 }
 

@@ -17,12 +17,12 @@ use super::{
 use crate::{
     plan::{PolicyUpdate, PolicyUpdates},
     records::{
-        ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord, Record,
-        RecordKey, RefusedRecord, RelayRecord, Standing, TokenRecord, WorkloadRecord,
+        ApprovalRecord, ApprovedNodeRecord, CredentialRecord, Mutation, NodeRecord,
+        QuarantineRecord, Record, RecordKey, RefusedRecord, RelayRecord, Standing, TargetRecord,
+        TokenRecord, WorkloadRecord,
     },
 };
 use ipnet::IpNet;
-use meshward_api_types::{Quarantine, QuarantineTarget};
 use meshward_control_proto::relay::{RelaySpec, ToRelay};
 use meshward_policy::{LetIn, Policy, Rule};
 use meshward_types::{
@@ -56,8 +56,8 @@ pub struct World {
     pub keys: Keys,
     /// Where nodes say that their endpoints are.
     pub addresses: Addresses,
-    /// Workloads that a trigger has given labels.
-    pub given: BTreeSet<WorkloadId>,
+    /// The workloads that a trigger has given labels.
+    pub overridden: BTreeSet<WorkloadId>,
     next_identity: u32,
 }
 
@@ -76,7 +76,7 @@ impl World {
     /// # Errors
     /// A sentence naming the record that does not fit.
     pub fn reload(&self, revision: Revision, mut records: Vec<Record>) -> Result<Self, String> {
-        records.sort_by_key(Record::rank);
+        records.sort_by_key(Record::load_order);
         let mut world =
             Self { revision, nodes: Nodes::with_indices_of(&self.nodes), ..Self::default() };
         let mut nobody = Deltas::muted();
@@ -209,7 +209,7 @@ impl World {
         let name = record.network.clone();
         let known = self.workload_networks.insert(record.id.clone(), name.clone()).is_some();
         let id = record.id.clone();
-        self.note_given(&id, record.given.is_some());
+        self.note_override(&id, record.label_override.is_some());
         if known {
             self.note_image(&name, &id, false);
             self.note_device(&name, &id, false);
@@ -235,7 +235,7 @@ impl World {
     fn put_refused(&mut self, record: RefusedRecord, deltas: &mut Deltas) {
         let (id, name) = (record.report.id.clone(), record.report.network.clone());
         self.workload_networks.insert(id.clone(), name.clone());
-        self.note_given(&id, record.given.is_some());
+        self.note_override(&id, record.label_override.is_some());
         self.note_image(&name, &id, false);
         self.note_device(&name, &id, false);
         self.with_builder(&name, deltas, |builder| {
@@ -251,10 +251,10 @@ impl World {
     }
 
     /// Notes whether a trigger has given a workload labels.
-    fn note_given(&mut self, id: &WorkloadId, given: bool) {
-        match given {
-            true => self.given.insert(id.clone()),
-            false => self.given.remove(id),
+    fn note_override(&mut self, id: &WorkloadId, has: bool) {
+        match has {
+            true => self.overridden.insert(id.clone()),
+            false => self.overridden.remove(id),
         };
     }
 
@@ -354,7 +354,7 @@ impl World {
         Arc::new(Policy { let_in, ..Policy::clone(&policy) })
     }
 
-    fn let_in(&self, name: &NetworkName, quarantine: &Quarantine) -> Option<LetIn> {
+    fn let_in(&self, name: &NetworkName, quarantine: &QuarantineRecord) -> Option<LetIn> {
         let from = quarantine.allow_from.clone()?;
         let to = match (&quarantine.target.selector, &quarantine.target.workload) {
             (Some(selector), _) => selector.clone(),
@@ -441,7 +441,7 @@ impl World {
                 }
             }
             RecordKey::Workload(id) => {
-                self.given.remove(id);
+                self.overridden.remove(id);
                 if let Some(network) = self.workload_networks.remove(id) {
                     self.note_image(&network, id, false);
                     self.note_device(&network, id, false);
@@ -490,7 +490,7 @@ impl World {
     }
 
     /// A quarantine of a target has come or gone.
-    fn update_held(&mut self, target: &QuarantineTarget, deltas: &mut Deltas) {
+    fn update_held(&mut self, target: &TargetRecord, deltas: &mut Deltas) {
         if let Some(id) = &target.workload
             && let Some(name) = self.workload_networks.get(id).cloned()
         {
@@ -515,13 +515,13 @@ impl World {
         network: &NetworkName,
         labels: &Labels,
         workload: Option<&WorkloadId>,
-    ) -> Option<&Quarantine> {
+    ) -> Option<&QuarantineRecord> {
         let alone = workload.and_then(|id| self.quarantines.of_workload(id));
         alone.or_else(|| self.quarantines.selects(network, labels))
     }
 
     /// The workloads that a target names, whose network it allows.
-    pub fn targeted(&self, target: &QuarantineTarget) -> Vec<&WorkloadRecord> {
+    pub fn targeted(&self, target: &TargetRecord) -> Vec<&WorkloadRecord> {
         let networks = self.networks.values().filter(|network| {
             target.network.as_ref().is_none_or(|own| *own == network.record.name)
         });

@@ -2,9 +2,9 @@
 
 use crate::{
     Refusal,
+    records::QuarantineRecord,
     world::{NetworkState, World},
 };
-use meshward_api_types::Quarantine;
 use meshward_policy::Ground;
 use meshward_types::{NetworkName, PolicyFile, Revision};
 use std::{collections::BTreeMap, sync::Arc};
@@ -15,7 +15,7 @@ pub struct Basis {
     pub revision: Revision,
     pub(super) networks: BTreeMap<NetworkName, NetworkBasis>,
     /// The quarantines that select labels.
-    pub(super) quarantines: Vec<Quarantine>,
+    pub(super) quarantines: Vec<QuarantineRecord>,
 }
 
 #[derive(Debug, Clone)]

@@ -3,9 +3,9 @@
 use super::basis::Basis;
 use crate::{
     Refusal,
-    records::{PolicyRecord, Record},
+    records::{PolicyRecord, QuarantineRecord, Record},
 };
-use meshward_api_types::{ExplainQuery, Explanation, Quarantine};
+use meshward_api_types::{ExplainQuery, Explanation};
 use meshward_policy::{Ground, LetIn, Policy, Rule, compile};
 use meshward_types::{
     AcceptFrom, Acl, Labels, NetworkName, OnDeny, PortSpec, Selector, Verdict,
@@ -28,7 +28,7 @@ impl Past {
         })
     }
 
-    fn quarantine_of(&self, network: &NetworkName, labels: &Labels) -> Option<&Quarantine> {
+    fn quarantine_of(&self, network: &NetworkName, labels: &Labels) -> Option<&QuarantineRecord> {
         self.0.iter().find_map(|record| match record {
             Record::Quarantine(quarantine) if selects(quarantine, network, labels) => {
                 Some(quarantine)
@@ -38,7 +38,7 @@ impl Past {
     }
 }
 
-fn selects(quarantine: &Quarantine, network: &NetworkName, labels: &Labels) -> bool {
+fn selects(quarantine: &QuarantineRecord, network: &NetworkName, labels: &Labels) -> bool {
     let target = &quarantine.target;
     let selected = target.selector.as_ref().is_some_and(|selector| selector.matches(labels));
     selected && target.network.as_ref().is_none_or(|own| own == network)
@@ -123,7 +123,7 @@ fn parties(
 }
 
 impl Explaining<'_> {
-    fn held(&self, labels: &Labels) -> Option<&Quarantine> {
+    fn held(&self, labels: &Labels) -> Option<&QuarantineRecord> {
         match self.past {
             Some(past) => past.quarantine_of(self.name, labels),
             None => self
@@ -135,7 +135,7 @@ impl Explaining<'_> {
     }
 
     /// What a quarantine lets pass from one to another that it holds.
-    fn let_in(&self, quarantine: &Quarantine, from: &Party, to: &Party) -> Option<Acl> {
+    fn let_in(&self, quarantine: &QuarantineRecord, from: &Party, to: &Party) -> Option<Acl> {
         let rule = Rule {
             name: format!("quarantine {}", quarantine.id),
             from: quarantine.allow_from.clone()?,

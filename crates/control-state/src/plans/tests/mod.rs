@@ -458,7 +458,8 @@ fn check_verdicts(world: &World) -> Result<(), TestCaseError> {
         let policy = network.links.policy();
         for known in network.all_standing() {
             let (node, report) = (&world.nodes[known.node()], known.report());
-            let given = known.given().map(|given| given.labels.clone()).unwrap_or_default();
+            let given =
+                known.label_override().map(|given| given.labels.clone()).unwrap_or_default();
             let labels = report.labels.clone().with_all(&given).unwrap();
             let candidate = Candidate {
                 labels: &labels,

@@ -160,8 +160,8 @@ fn a_credential_with_a_lifetime_ends_and_its_name_is_free_again() {
     };
     create(&mut mesh, "root", Role::Admin, None, "s", NOW).unwrap();
     create(&mut mesh, "ci", Role::Admin, Some(60), "t", NOW).unwrap();
-    assert!(!mesh.world.credentials["ci"].is_over(NOW + 59));
-    assert!(mesh.world.credentials["ci"].is_over(NOW + 60));
+    assert!(!mesh.world.credentials["ci"].is_expired(NOW + 59));
+    assert!(mesh.world.credentials["ci"].is_expired(NOW + 60));
     // An admin whose time will be over does not keep the mesh managed.
     let error = credentials::revoke(&mesh.world, "root").err().unwrap().to_string();
     assert!(error.contains("last admin"), "{error}");
