@@ -19,8 +19,8 @@ fn peer_address(node: &Node) -> Option<SocketAddr> {
 #[test]
 fn a_node_that_is_reached_by_its_second_address_answers_from_that() {
     let mut mesh = mesh();
-    let cloud = mesh.node("cloud").unwrap();
-    let rack = mesh.node("rack").unwrap();
+    let cloud = mesh.node("cloud").start().unwrap();
+    let rack = mesh.node("rack").start().unwrap();
     let [a, b, c, _] = rack.site.v4.octets();
     let seconds = [IpAddr::from(Ipv4Addr::new(a, b, c, 77)), IpAddr::from(second_v6(rack.site.v6))];
     rack.site

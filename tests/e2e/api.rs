@@ -383,7 +383,7 @@ fn what_comes_again_under_one_key_is_done_once() {
 #[test]
 fn lists_come_in_pages_with_filters_and_each_entry_by_itself() {
     let mut mesh = mesh();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     let own: Vec<_> =
         ["web", "web", "api"].map(|app| node.attach("shop", &format!("app={app}")).unwrap()).into();
     let api = Api::of(&mesh);
@@ -415,7 +415,7 @@ fn lists_come_in_pages_with_filters_and_each_entry_by_itself() {
 #[test]
 fn a_watch_tells_what_changes_and_goes_on_from_a_revision() {
     let mut mesh = mesh();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     let web = node.attach("shop", "app=web").unwrap();
     let api = Api::of(&mesh);
     let watch = api.watch("/v1/workloads?watch=1&selector=app%3Dweb");
@@ -452,7 +452,7 @@ fn a_watch_tells_what_changes_and_goes_on_from_a_revision() {
 #[test]
 fn a_credential_of_one_network_is_told_nothing_of_another() {
     let mut mesh = mesh();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     mesh.meshctl(&["network", "create", "lab", "--cidr", "10.77.0.0/16"]).unwrap();
     let web = node.attach("shop", "app=web").unwrap();
     let api = Api::of(&mesh);

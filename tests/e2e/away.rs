@@ -149,7 +149,7 @@ fn what_the_coordinator_acknowledged_survives_its_sudden_end() {
 #[test]
 fn a_stuck_node_delays_nobody_and_catches_up() {
     let mut shop = Shop::new(&allow("tcp/8080"));
-    let edge = shop.mesh.node("edge").unwrap();
+    let edge = shop.mesh.node("edge").start().unwrap();
     let third = edge.attach("shop", "app=web").unwrap();
     let _echo = Echo::start(&shop.api.netns, 8080);
     let stream = Stream::start(&third.netns, shop.api.v4(), 8080);

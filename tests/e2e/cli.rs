@@ -49,7 +49,7 @@ const MISTAKES: &[(&[&str], &str)] = &[
 #[test]
 fn mistakes_are_told_with_their_mend_and_exit_code_2() {
     let mut mesh = mesh();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     for (arguments, says) in MISTAKES {
         let (code, said) = mistake(&mesh, arguments);
         assert!(code == 2 && said.contains(says), "{arguments:?}: {code}, {said}");

@@ -121,7 +121,7 @@ struct Runtime {
 impl Runtime {
     fn new() -> Self {
         let mut mesh = mesh();
-        let node = mesh.node("host").unwrap();
+        let node = mesh.node("host").start().unwrap();
         mesh.apply(POLICY).unwrap();
         Self { node, mesh }
     }

@@ -25,7 +25,8 @@ fn traffic_passes_whatever_of_the_offloads_is_missing() {
         let flags: Vec<&str> =
             disabled.iter().flat_map(|name| ["--disable-offload", *name]).collect();
         // One side lacks what the other has.
-        let nodes = [mesh.node_with("cloud", &flags).unwrap(), mesh.node("rack").unwrap()];
+        let nodes =
+            [mesh.node("cloud").flags(&flags).start().unwrap(), mesh.node("rack").start().unwrap()];
         let web = nodes[0].attach("shop", "app=web").unwrap();
         let api = nodes[1].attach("shop", "app=api").unwrap();
         mesh.apply(&allow("tcp/8080, udp/8080")).unwrap();
@@ -47,8 +48,10 @@ fn several_workers_or_one_carry_the_same_traffic() {
     for workers in ["1", "4"] {
         let mut mesh = mesh();
         let flags = ["--workers", workers];
-        let nodes =
-            [mesh.node_with("cloud", &flags).unwrap(), mesh.node_with("rack", &flags).unwrap()];
+        let nodes = [
+            mesh.node("cloud").flags(&flags).start().unwrap(),
+            mesh.node("rack").flags(&flags).start().unwrap(),
+        ];
         let web: Vec<_> = (0..4).map(|_| nodes[0].attach("shop", "app=web").unwrap()).collect();
         let api = nodes[1].attach("shop", "app=api").unwrap();
         mesh.apply(&allow("tcp/8080")).unwrap();

@@ -216,8 +216,10 @@ fn keys_change_without_a_packet_lost() {
 fn keys_that_have_had_their_time_change_and_restarts_find_them() {
     let mut mesh = crate::support::mesh();
     let flags = ["--rotate-keys-seconds", "2"];
-    let mut nodes =
-        [mesh.node_with("cloud", &flags).unwrap(), mesh.node_with("rack", &flags).unwrap()];
+    let mut nodes = [
+        mesh.node("cloud").flags(&flags).start().unwrap(),
+        mesh.node("rack").flags(&flags).start().unwrap(),
+    ];
     let web = nodes[0].attach("shop", "app=web").unwrap();
     let api = nodes[1].attach("shop", "app=api").unwrap();
     mesh.apply(&allow("tcp/7000, udp/7000")).unwrap();

@@ -128,7 +128,7 @@ fn one_server_tells_that_there_is_a_nat_and_not_of_which_kind() {
     let mut mesh = mesh();
     for (name, barrier) in [("cone", Barrier::Cone), ("symmetric", Barrier::Symmetric)] {
         let (site, _) = mesh.internet.site_behind(name, barrier).unwrap();
-        let node = mesh.node_at(site, &mesh.token(&[]).unwrap()).unwrap();
+        let node = mesh.node_at(site).token(&mesh.token(&[]).unwrap()).start().unwrap();
         mesh.wait(|| node.is_connected()).unwrap();
         let found = json(&mesh, &node, &["netcheck"]);
         assert_eq!(
@@ -145,10 +145,10 @@ fn one_server_tells_that_there_is_a_nat_and_not_of_which_kind() {
 #[test]
 fn a_netcheck_says_where_udp_does_not_pass_and_where_there_is_no_nat() {
     let mut mesh = mesh();
-    let open = mesh.node("open").unwrap();
+    let open = mesh.node("open").start().unwrap();
     let token = mesh.token(&[]).unwrap();
     let (site, _) = mesh.internet.site_behind("walled", Barrier::Tcp).unwrap();
-    let walled = mesh.node_at(site, &token).unwrap();
+    let walled = mesh.node_at(site).token(&token).start().unwrap();
     mesh.wait(|| walled.is_connected()).unwrap();
     let found = json(&mesh, &open, &["netcheck"]);
     assert_eq!((&found["udp"], &found["nat"]), (&Value::Bool(true), &"none".into()), "{found}");

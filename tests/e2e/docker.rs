@@ -28,9 +28,8 @@ impl Host {
         let site = mesh.internet.site("host").unwrap();
         let docker = Docker::start(&site, &mesh.folder().join("docker")).unwrap();
         let flags = docker.node_flags();
-        let token = mesh.token(&["--site", "host"]).unwrap();
-        let node = mesh.node_on(site, &token, &flags).unwrap();
-        let other = mesh.node("other").unwrap();
+        let node = mesh.node_at(site).flags(&flags).start().unwrap();
+        let other = mesh.node("other").start().unwrap();
         docker.create_network("shop").unwrap();
         let api = other.attach("shop", "app=api").unwrap();
         Self { docker, node, api, mesh, other }

@@ -30,7 +30,7 @@ rules:
 impl Dc {
     fn new() -> Self {
         let mut mesh = mesh();
-        let cloud = mesh.node("cloud").unwrap();
+        let cloud = mesh.node("cloud").start().unwrap();
         let web = cloud.attach("shop", "app=web").unwrap();
         let legacy = host().unwrap();
         legacy
@@ -40,7 +40,7 @@ impl Dc {
             })
             .unwrap();
         let gateways = [1u8, 2].map(|number| {
-            let gateway = mesh.node(&format!("gw{number}")).unwrap();
+            let gateway = mesh.node(&format!("gw{number}")).start().unwrap();
             let here = &gateway.site.netns;
             let (own, far) = (Ipv4Addr::new(172, 16, number, 1), Ipv4Addr::new(172, 16, number, 2));
             let name = format!("eth{number}");
@@ -83,11 +83,8 @@ impl Dc {
         here.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
     }
 
-    fn advertise(&self, number: usize, prefix: &str, labels: &[&str]) -> anyhow::Result<String> {
-        let labels = labels.iter().flat_map(|label| ["--label", label]);
-        let arguments: Vec<&str> =
-            ["route", "advertise", prefix, "--network", "shop"].into_iter().chain(labels).collect();
-        self.gateways[number].meshctl(&arguments)
+    fn advertise(&self, number: usize, prefix: &str, labels: &str) -> anyhow::Result<String> {
+        self.gateways[number].advertise("shop", &[prefix], labels)
     }
 
     fn reaches(&self, patience: Duration) -> bool {
@@ -99,12 +96,12 @@ fn other_labels_and_quarantines_hold(dc: &Dc) {
     // Machines of a longer prefix may have other labels, and then other rules hold for them.
     let stream = Stream::start(&dc.web.netns, LEGACY, 5432);
     assert!(stream.flows(PATIENCE));
-    dc.advertise(0, "10.8.0.10/32", &["dc=dc1", "tier=db"]).unwrap();
+    dc.advertise(0, "10.8.0.10/32", "dc=dc1,tier=db").unwrap();
     dc.mesh.meshctl(&["route", "approve", "10.8.0.10/32", "--node", "gw1"]).unwrap();
     let narrowed = POLICY.replace("to: { dc: dc1 }", "to: { dc: dc1, tier: { not: db } }");
     dc.mesh.apply(&narrowed).unwrap();
     dc.mesh.wait(|| !stream.flows(SILENCE)).unwrap();
-    dc.gateways[0].meshctl(&["route", "withdraw", "10.8.0.10/32", "--network", "shop"]).unwrap();
+    dc.gateways[0].withdraw("shop", "10.8.0.10/32").unwrap();
     dc.mesh.wait(|| dc.reaches(SILENCE)).unwrap();
 
     // A quarantine and the end of an approval cut what runs.
@@ -124,18 +121,18 @@ fn other_labels_and_quarantines_hold(dc: &Dc) {
 #[test]
 fn a_route_is_used_once_it_is_approved_and_policed_by_its_labels() {
     let dc = Dc::new();
-    let refused = dc.advertise(0, "10.8.0.0/24", &["dc=dc1"]).unwrap_err();
+    let refused = dc.advertise(0, "10.8.0.0/24", "dc=dc1").unwrap_err();
     assert!(format!("{refused:#}").contains("sysctl -w net.ipv4.ip_forward=1"), "{refused:#}");
     dc.forward(0);
-    let refused = dc.advertise(0, "10.42.9.0/24", &["dc=dc1"]).unwrap_err();
+    let refused = dc.advertise(0, "10.42.9.0/24", "dc=dc1").unwrap_err();
     assert!(format!("{refused:#}").contains("overlaps with 10.42.0.0/16"), "{refused:#}");
-    let said = dc.advertise(0, "10.8.0.0/24", &["dc=dc1"]).unwrap();
+    let said = dc.advertise(0, "10.8.0.0/24", "dc=dc1").unwrap();
     assert!(
         said.contains("waits") && said.contains("meshctl route approve 10.8.0.0/24 --node gw1"),
         "said {said}"
     );
     assert!(!dc.reaches(SILENCE));
-    let refused = dc.advertise(0, "10.8.0.0/24", &["dc=dc1"]).unwrap_err();
+    let refused = dc.advertise(0, "10.8.0.0/24", "dc=dc1").unwrap_err();
     assert!(format!("{refused:#}").contains("is advertised already"), "{refused:#}");
 
     let said = dc
@@ -190,10 +187,10 @@ fn a_rule_of_the_policy_approves_and_a_restart_keeps_the_route() {
             "{POLICY}routes:\n  - {{ name: dc1, for: {{ dc: dc1 }}, within: [10.8.0.0/16] }}\n"
         ))
         .unwrap();
-    let said = dc.advertise(0, "10.8.0.0/24", &["dc=dc1"]).unwrap();
+    let said = dc.advertise(0, "10.8.0.0/24", "dc=dc1").unwrap();
     assert!(!said.contains("waits"), "{said}");
     dc.mesh.wait(|| dc.reaches(SILENCE)).unwrap();
-    let other = dc.advertise(0, "10.9.0.0/24", &["dc=dc1"]).unwrap();
+    let other = dc.advertise(0, "10.9.0.0/24", "dc=dc1").unwrap();
     assert!(other.contains("waits"), "{other}");
     let stream = Stream::start(&dc.web.netns, LEGACY, 5432);
     assert!(stream.flows(PATIENCE));
@@ -221,18 +218,18 @@ oifname lan masquerade
 ";
         output(&dc.gateways[number].site.netns, Command::new("nft").arg(table)).unwrap();
     }
-    dc.advertise(0, "10.8.0.0/24", &["dc=dc1"]).unwrap();
+    dc.advertise(0, "10.8.0.0/24", "dc=dc1").unwrap();
     // A claim that nobody has approved stands in nobody's way, whatever its labels; approved, it
     // would be another's prefix.
-    let waits = dc.advertise(1, "10.8.0.0/24", &["dc=other"]).unwrap();
+    let waits = dc.advertise(1, "10.8.0.0/24", "dc=other").unwrap();
     assert!(waits.contains("and waits"), "{waits}");
     for gateway in ["gw1", "gw2"] {
         dc.mesh.meshctl(&["route", "approve", "10.8.0.0/24", "--node", gateway]).unwrap();
     }
     let refused = dc.mesh.read(&["workloads"]).unwrap().to_string();
     assert!(refused.contains("all gateways of a prefix give it the same"), "{refused}");
-    dc.gateways[1].meshctl(&["route", "withdraw", "10.8.0.0/24", "--network", "shop"]).unwrap();
-    dc.advertise(1, "10.8.0.0/24", &["dc=dc1"]).unwrap();
+    dc.gateways[1].withdraw("shop", "10.8.0.0/24").unwrap();
+    dc.advertise(1, "10.8.0.0/24", "dc=dc1").unwrap();
     dc.mesh.wait(|| dc.reaches(SILENCE)).unwrap();
     // Whichever is killed, the other one is there; the coordinator is not needed for that.
     dc.mesh.coordinator.kill();
@@ -351,24 +348,13 @@ fn errors_of_a_gateway_and_of_routers_behind_it_come_to_the_sender() {
     for mtu in [[1280, 1500], [1500, 1280]] {
         let mut mesh = mesh();
         mesh.apply(BEHIND_POLICY).unwrap();
-        let cloud = mesh.node("cloud").unwrap();
-        let gateway = mesh.node("gw").unwrap();
+        let cloud = mesh.node("cloud").start().unwrap();
+        let gateway = mesh.node("gw").start().unwrap();
         let web = cloud.attach("shop", "app=web").unwrap();
         let near = gateway.attach("shop", "app=near").unwrap();
         let behind = behind(&mesh, &gateway, mtu);
         let _echo = Echo::start(&behind.far, 5432);
-        gateway
-            .meshctl(&[
-                "route",
-                "advertise",
-                "10.8.0.0/24",
-                "fd08::/64",
-                "--network",
-                "shop",
-                "--label",
-                "dc=dc1",
-            ])
-            .unwrap();
+        gateway.advertise("shop", &["10.8.0.0/24", "fd08::/64"], "dc=dc1").unwrap();
         for from in [&web, &near] {
             for to in FAR {
                 mesh.wait(|| tcp_echoes(&from.netns, to, 5432, 1, SILENCE)).unwrap();
@@ -395,7 +381,7 @@ fn errors_of_a_gateway_and_of_routers_behind_it_come_to_the_sender() {
         let rules =
             || output(&gateway.site.netns, Command::new("ip").args(["-4", "rule"])).unwrap();
         assert!(rules().contains("ipproto icmp"), "{}", rules());
-        gateway.meshctl(&["route", "withdraw", "10.8.0.0/24", "--network", "shop"]).unwrap();
+        gateway.withdraw("shop", "10.8.0.0/24").unwrap();
         mesh.wait(|| !rules().contains("ipproto icmp")).unwrap();
     }
 }
@@ -404,23 +390,13 @@ fn errors_of_a_gateway_and_of_routers_behind_it_come_to_the_sender() {
 fn what_is_for_behind_a_gateway_does_not_leave_by_its_uplink_when_the_link_there_goes() {
     let mut mesh = mesh();
     mesh.apply(BEHIND_POLICY).unwrap();
-    let cloud = mesh.node("cloud").unwrap();
-    let mut gateway = mesh.node("gw").unwrap();
+    let cloud = mesh.node("cloud").start().unwrap();
+    let mut gateway = mesh.node("gw").start().unwrap();
     let web = cloud.attach("shop", "app=web").unwrap();
     let behind = behind(&mesh, &gateway, [1500, 1500]);
     let _echo = Echo::start(&behind.far, 5432);
     // A route that is longer than what leads there.
-    let route = [
-        "route",
-        "advertise",
-        "10.8.0.0/25",
-        "fd08::/65",
-        "--network",
-        "shop",
-        "--label",
-        "dc=dc1",
-    ];
-    gateway.meshctl(&route).unwrap();
+    gateway.advertise("shop", &["10.8.0.0/25", "fd08::/65"], "dc=dc1").unwrap();
     let link = |state: &str| {
         let mut set = Command::new("ip");
         output(&gateway.site.netns, set.args(["link", "set", "down1", state])).unwrap();
@@ -457,6 +433,6 @@ fn what_is_for_behind_a_gateway_does_not_leave_by_its_uplink_when_the_link_there
         rules("-4").contains("suppress_prefixlength 0")
             && rules("-6").contains("suppress_prefixlength 0")
     );
-    gateway.meshctl(&["route", "withdraw", "10.8.0.0/25", "--network", "shop"]).unwrap();
+    gateway.withdraw("shop", "10.8.0.0/25").unwrap();
     mesh.wait(|| !rules("-4").contains("1013") && !rules("-6").contains("1013")).unwrap();
 }

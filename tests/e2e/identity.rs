@@ -26,7 +26,7 @@ fn start_copy(mesh: &mut Mesh, node: &str) -> Node {
     let _ = std::fs::remove_file(mesh.folder().join("copy/node.sock"));
     let _ = std::fs::remove_file(mesh.folder().join("copy/node.log"));
     let site = mesh.internet.site("copy").unwrap();
-    mesh.start_copy(site).unwrap()
+    mesh.node_at(site).has_joined().start_alone().unwrap()
 }
 
 /// A number of the coordinator's metrics.
@@ -57,7 +57,7 @@ fn a_copied_disk_is_relayed_nothing_and_takes_nothing_from_the_first() {
 #[test]
 fn a_copied_disk_gets_no_session_while_the_first_is_there_and_a_restart_does() {
     let mut mesh = mesh();
-    let mut node = mesh.node("cloud").unwrap();
+    let mut node = mesh.node("cloud").start().unwrap();
     let copied = start_copy(&mut mesh, "cloud");
     mesh.wait(|| copied.printed().contains("held back")).unwrap();
     assert!(copied.printed().contains("meshward-node join"), "the way out is told");
@@ -85,7 +85,7 @@ fn a_copied_disk_gets_no_session_while_the_first_is_there_and_a_restart_does() {
 #[test]
 fn a_node_that_is_killed_and_started_again_is_back_at_once() {
     let mut mesh = mesh();
-    let mut node = mesh.node("cloud").unwrap();
+    let mut node = mesh.node("cloud").start().unwrap();
     for _ in 0..4 {
         node.kill();
         node.start().unwrap();

@@ -183,7 +183,7 @@ fn what_only_has_to_be_waited_for_is_waited_for() {
     let mut mesh = mesh();
     let token = mesh.token(&["--site", "cloud"]).unwrap();
     let site = mesh.internet.site("cloud").unwrap();
-    let mut node = mesh.node_at(site, &token).unwrap();
+    let mut node = mesh.node_at(site).token(&token).start().unwrap();
     node.kill();
     let _ = fs::remove_file(node.socket());
     // Forgotten: what it serves is to be told anew.

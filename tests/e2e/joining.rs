@@ -41,7 +41,7 @@ fn a_wrong_spent_expired_tampered_or_revoked_token_is_refused_with_the_reason() 
 #[test]
 fn a_coordinator_with_another_ca_is_refused() {
     let mut mesh = mesh();
-    let other = Mesh::start(Binaries::beside_this_test().unwrap(), &[]).unwrap();
+    let other = Mesh::start(Binaries::beside_this_test().unwrap()).unwrap();
     let foreign = other.token(&[]).unwrap();
     let said = refusal(&mut mesh, "node", &foreign);
     assert!(said.contains("another CA"), "{said}");
@@ -50,7 +50,7 @@ fn a_coordinator_with_another_ca_is_refused() {
 #[test]
 fn a_name_is_taken_once_and_a_machine_joins_once() {
     let mut mesh = mesh();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     let token = mesh.token(&[]).unwrap();
     let said = mesh.join(&node.site, &token).unwrap_err().to_string();
     assert!(said.contains("already"), "{said}");
@@ -91,7 +91,7 @@ fn a_host_without_a_name_of_its_own_becomes_no_node_by_it() {
 #[test]
 fn a_removed_node_is_told_so_and_gets_no_session() {
     let mut mesh = mesh();
-    let mut node = mesh.node("cloud").unwrap();
+    let mut node = mesh.node("cloud").start().unwrap();
     node.attach("shop", "app=web").unwrap();
     mesh.meshctl(&["nodes", "remove", "cloud"]).unwrap();
     mesh.wait(|| !node.is_connected()).unwrap();
@@ -103,7 +103,7 @@ fn a_removed_node_is_told_so_and_gets_no_session() {
 #[test]
 fn a_node_keeps_its_certificate_renewed() {
     let mut mesh = mesh_with(&["--certificate-seconds", "30"]);
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     let left = || node.status().unwrap().certificate_seconds;
     assert!(left() <= 30);
     thread::sleep(Duration::from_secs(22));
@@ -114,7 +114,7 @@ fn a_node_keeps_its_certificate_renewed() {
 #[test]
 fn a_certificate_that_ended_while_the_coordinator_was_away_is_renewed_at_its_return() {
     let mut mesh = mesh_with(&["--certificate-seconds", "30"]);
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     mesh.coordinator.kill();
     thread::sleep(Duration::from_secs(31));
     assert!(node.status().unwrap().certificate_seconds < 0);
@@ -129,7 +129,7 @@ fn a_token_limits_the_networks_of_its_nodes() {
     mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16"]).unwrap();
     let token = mesh.token(&["--network", "lab"]).unwrap();
     let site = mesh.internet.site("rack").unwrap();
-    let node = mesh.node_at(site, &token).unwrap();
+    let node = mesh.node_at(site).token(&token).start().unwrap();
     mesh.wait(|| node.attach("lab", "app=a").is_ok()).unwrap();
     let said = node.attach("shop", "app=a").err().unwrap().to_string();
     assert!(said.contains("does not serve network `shop`"), "{said}");

@@ -91,8 +91,8 @@ fn an_ephemeral_node_goes_once_it_is_not_seen_any_more() {
     let mut mesh = mesh();
     let token = mesh.token(&["--ephemeral=10s", "--uses", "2"]).unwrap();
     let site = mesh.internet.site("fleeting").unwrap();
-    let mut node = mesh.node_at(site, &token).unwrap();
-    let stays = mesh.node("stays").unwrap();
+    let mut node = mesh.node_at(site).token(&token).start().unwrap();
+    let stays = mesh.node("stays").start().unwrap();
     node.kill();
     // Its session has to end first, after nine seconds of silence.
     let gone = || names(&mesh) == ["stays"];

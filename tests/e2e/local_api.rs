@@ -61,7 +61,7 @@ impl Answer {
 #[test]
 fn whatever_the_node_refuses_it_refuses_with_a_problem_document() {
     let mut mesh = mesh();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     let spare = node.attach("shop", "app=spare").unwrap();
     let socket = node.socket();
     let label = format!("/v1/workloads/{}", spare.id);
@@ -122,7 +122,7 @@ fn whatever_the_node_refuses_it_refuses_with_a_problem_document() {
 #[test]
 fn a_body_that_is_too_large_is_refused_so_that_the_client_hears_it() {
     let mut mesh = mesh();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     let socket = node.socket();
     let head = "POST /v1/workloads HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
         content-type: application/json\r\n";
@@ -145,7 +145,7 @@ fn a_node_that_was_told_nothing_yet_says_that_it_is_too_early_and_when_to_ask_ag
     let mut mesh = mesh();
     let (site, ..) = member(&mut mesh, "late");
     mesh.coordinator.kill();
-    let node = mesh.start_copy(site).unwrap();
+    let node = mesh.node_at(site).has_joined().start_alone().unwrap();
     mesh.wait(|| node.socket().exists()).unwrap();
     let body = "{\"network\": \"shop\", \"netns\": \"/proc/1/ns/net\"}";
     let answer = ask(&node.socket(), "POST", "/v1/workloads", body);
@@ -156,7 +156,7 @@ fn a_node_that_was_told_nothing_yet_says_that_it_is_too_early_and_when_to_ask_ag
 #[test]
 fn labels_that_several_give_at_once_are_all_there_in_the_end() {
     let mut mesh = mesh();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     let spare = node.attach("shop", "app=spare").unwrap();
     thread::scope(|scope| {
         for at in 0..6 {

@@ -62,10 +62,9 @@ impl Pair {
     ) -> Self {
         let (mut nodes, mut seen) = (Vec::new(), Vec::new());
         for (at, (name, barrier)) in ["cloud", "rack"].into_iter().zip(barriers).enumerate() {
-            let token = mesh.token(&["--site", name]).unwrap();
             let (site, address) = mesh.internet.site_behind(name, barrier).unwrap();
             changes(&mesh.internet, at, name);
-            nodes.push(mesh.node_at(site, &token).unwrap());
+            nodes.push(mesh.node_at(site).start().unwrap());
             seen.push(address);
         }
         let nodes: [Node; 2] = nodes.try_into().ok().unwrap();
@@ -198,12 +197,11 @@ fn a_router_that_maps_ports_makes_nodes_behind_it_reachable() {
     let mut mesh = mesh();
     let (mut nodes, mut router) = (Vec::new(), None);
     for name in ["cloud", "rack"] {
-        let token = mesh.token(&["--site", name]).unwrap();
         let (site, seen) = mesh.internet.site_behind(name, Barrier::Symmetric).unwrap();
         if name == "rack" {
             router = Some(map_ports(&mesh, seen));
         }
-        nodes.push(mesh.node_at(site, &token).unwrap());
+        nodes.push(mesh.node_at(site).start().unwrap());
     }
     let web = nodes[0].attach("shop", "app=web").unwrap();
     let api = nodes[1].attach("shop", "app=api").unwrap();
@@ -300,7 +298,7 @@ fn what_a_nat_knows_is_kept_while_nobody_speaks() {
 #[test]
 fn where_long_packets_and_all_fragments_are_lost_transfers_do_not_stall() {
     let mut mesh = mesh();
-    let nodes = [mesh.node("cloud").unwrap(), mesh.node("rack").unwrap()];
+    let nodes = [mesh.node("cloud").start().unwrap(), mesh.node("rack").start().unwrap()];
     let web = nodes[0].attach("shop", "app=web").unwrap();
     let api = nodes[1].attach("shop", "app=api").unwrap();
     mesh.internet.narrow_silently(&nodes[1].site, 1280).unwrap();

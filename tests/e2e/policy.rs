@@ -109,7 +109,7 @@ fn links_show_what_passed_and_what_was_denied() {
 #[test]
 fn a_node_is_told_of_peers_only_while_a_link_needs_them() {
     let mut mesh = mesh();
-    let nodes = ["a", "b", "c"].map(|name| mesh.node(name).unwrap());
+    let nodes = ["a", "b", "c"].map(|name| mesh.node(name).start().unwrap());
     let _workloads = [
         nodes[0].attach("shop", "app=web"),
         nodes[1].attach("shop", "app=api"),

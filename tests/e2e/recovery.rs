@@ -58,9 +58,10 @@ fn a_full_disk_lets_a_quarantine_through_and_mends_itself() {
     let binaries = Binaries::beside_this_test().unwrap();
     let mut internet = Internet::new().unwrap();
     let site = internet.site("coordinator").unwrap();
-    let mut mesh = Mesh::start_in(binaries, internet, site, &[], Path::new(&data)).unwrap();
+    let mut mesh =
+        Mesh::builder(binaries).at(internet, site).data(Path::new(&data)).start().unwrap();
     mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16"]).unwrap();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     let workload = node.attach("shop", "app=web").unwrap();
     mesh.apply(&allow("tcp/80")).unwrap();
 

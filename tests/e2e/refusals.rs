@@ -295,17 +295,7 @@ fn machines_behind_a_gateway_hear_of_refusals_and_of_what_is_cut() {
     let shop = Shop::new(&mutual("dc: dc1", ""));
     let gateway = &shop.nodes[1];
     let behind = behind(&shop.mesh, gateway, [1500, 1500]);
-    let route = [
-        "route",
-        "advertise",
-        "10.8.0.0/24",
-        "fd08::/64",
-        "--network",
-        "shop",
-        "--label",
-        "dc=dc1",
-    ];
-    gateway.meshctl(&route).unwrap();
+    gateway.advertise("shop", &["10.8.0.0/24", "fd08::/64"], "dc=dc1").unwrap();
     behind.speak_from_advertised();
     assert_hears(&shop, &behind.far, FAR, "dc: dc1");
 }

@@ -118,7 +118,7 @@ fn tokens_of_relays_and_nodes_are_not_taken_for_each_other() {
 fn a_relay_says_in_metrics_who_is_there_and_what_it_turns_away() {
     let mut mesh = mesh();
     let relay = mesh.relay("relay-a").unwrap();
-    let _node = mesh.node("cloud").unwrap();
+    let _node = mesh.node("cloud").start().unwrap();
     let scrape = || {
         let ask =
             || Command::new("curl").args(["--silent", "http://127.0.0.1:7482/metrics"]).output();

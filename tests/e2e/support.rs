@@ -63,7 +63,7 @@ pub(crate) fn mesh() -> Mesh {
 
 /// The same, with flags for the coordinator.
 pub(crate) fn mesh_with(flags: &[&str]) -> Mesh {
-    let mesh = Mesh::start(Binaries::beside_this_test().unwrap(), flags).unwrap();
+    let mesh = Mesh::builder(Binaries::beside_this_test().unwrap()).flags(flags).start().unwrap();
     mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16", "--cidr", "fd42::/48"])
         .unwrap();
     mesh
@@ -85,7 +85,7 @@ impl Shop {
     /// The same, with flags for the coordinator.
     pub(crate) fn with(flags: &[&str], policy: &str) -> Self {
         let mut mesh = mesh_with(flags);
-        let nodes = [mesh.node("cloud").unwrap(), mesh.node("rack").unwrap()];
+        let nodes = [mesh.node("cloud").start().unwrap(), mesh.node("rack").start().unwrap()];
         let web = nodes[0].attach("shop", "app=web").unwrap();
         let api = nodes[1].attach("shop", "app=api").unwrap();
         mesh.apply(policy).unwrap();

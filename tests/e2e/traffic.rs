@@ -62,7 +62,7 @@ fn the_mtu_of_the_network_is_that_of_its_interfaces() {
     let mut mesh = mesh();
     mesh.meshctl(&["network", "create", "small", "--cidr", "10.50.0.0/16", "--mtu", "1280"])
         .unwrap();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     for (network, mtu) in [("shop", 1420), ("small", 1280)] {
         let workload = node.attach(network, "app=web").unwrap();
         let name = &workload.interface;
@@ -73,7 +73,7 @@ fn the_mtu_of_the_network_is_that_of_its_interfaces() {
 #[test]
 fn workloads_of_one_node_are_policed_too() {
     let mut mesh = mesh();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     let (web, api) =
         (node.attach("shop", "app=web").unwrap(), node.attach("shop", "app=api").unwrap());
     mesh.apply(&allow("tcp/8080")).unwrap();
@@ -121,7 +121,10 @@ fn a_workload_cannot_send_from_an_address_that_is_not_its_own() {
 #[test]
 fn a_mesh_works_where_its_nodes_have_only_ipv6() {
     let mut mesh = mesh();
-    let nodes = [mesh.node_over_ipv6("cloud").unwrap(), mesh.node_over_ipv6("rack").unwrap()];
+    let nodes = [
+        mesh.node("cloud").over_ipv6().start().unwrap(),
+        mesh.node("rack").over_ipv6().start().unwrap(),
+    ];
     let (web, api) =
         (nodes[0].attach("shop", "app=web").unwrap(), nodes[1].attach("shop", "app=api").unwrap());
     mesh.apply(&allow("tcp/8080, udp/8080")).unwrap();
@@ -169,7 +172,7 @@ fn two_networks_with_the_same_labels_do_not_leak() {
     let mut mesh = mesh();
     mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16", "--cidr", "fd43::/48"])
         .unwrap();
-    let nodes = [mesh.node("cloud").unwrap(), mesh.node("rack").unwrap()];
+    let nodes = [mesh.node("cloud").start().unwrap(), mesh.node("rack").start().unwrap()];
     for network in ["shop", "lab"] {
         let policy = allow("any").replace("network: shop", &format!("network: {network}"));
         mesh.apply(&policy).unwrap();
@@ -197,12 +200,12 @@ fn two_networks_with_the_same_labels_do_not_leak() {
 fn one_workload_may_be_in_two_networks() {
     let mut mesh = mesh();
     mesh.meshctl(&["network", "create", "lab", "--cidr", "10.43.0.0/16"]).unwrap();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     let netns = host().unwrap();
-    let first = node.attach_netns("shop", "app=web", netns.clone()).unwrap();
-    let second = node.attach_netns("lab", "app=web", netns.clone()).unwrap();
+    let first = node.workload("shop", "app=web").netns(netns.clone()).attach().unwrap();
+    let second = node.workload("lab", "app=web").netns(netns.clone()).attach().unwrap();
     assert_ne!(first.interface, second.interface);
-    let twice = node.attach_netns("shop", "app=web", netns).err().unwrap().to_string();
+    let twice = node.workload("shop", "app=web").netns(netns).attach().err().unwrap().to_string();
     assert!(twice.contains("already"), "{twice}");
 }
 
@@ -214,7 +217,7 @@ fn a_namespace_in_which_ipv6_is_turned_off_has_it_on_the_mesh() {
         let path = format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6");
         netns.run(|| std::fs::write(path, "1")).unwrap().unwrap();
     }
-    let web = shop.nodes[0].attach_netns("shop", "app=web", netns).unwrap();
+    let web = shop.nodes[0].workload("shop", "app=web").netns(netns).attach().unwrap();
     let _echo = Echo::start(&shop.api.netns, 8080);
     for address in [shop.api.v4(), shop.api.v6()] {
         assert!(tcp_echoes(&web.netns, address, 8080, 1000, PATIENCE), "{address}");
@@ -224,7 +227,7 @@ fn a_namespace_in_which_ipv6_is_turned_off_has_it_on_the_mesh() {
 #[test]
 fn a_detached_or_ended_workload_leaves_nothing_behind() {
     let mut mesh = mesh();
-    let node = mesh.node("cloud").unwrap();
+    let node = mesh.node("cloud").start().unwrap();
     let workload = node.attach("shop", "app=web").unwrap();
     node.meshctl(&["detach", &workload.id]).unwrap();
     let gone = || {

@@ -261,11 +261,17 @@ fn a_suggestion_explains_what_was_seen_and_can_be_applied() {
 #[test]
 fn a_workload_declares_who_reaches_it_within_what_the_policy_lets_it() {
     let mut mesh = mesh();
-    let nodes = [mesh.node("cloud").unwrap(), mesh.node("rack").unwrap()];
+    let nodes = [mesh.node("cloud").start().unwrap(), mesh.node("rack").start().unwrap()];
     let web = nodes[0].attach("shop", "app=web").unwrap();
-    let narrow = nodes[1].attach_accepting("shop", "app=api", "app=web, port=tcp/8080").unwrap();
+    let narrow = nodes[1]
+        .workload("shop", "app=api")
+        .accept_from("app=web, port=tcp/8080")
+        .attach()
+        .unwrap();
     let other = nodes[1]
-        .attach_declaring("shop", "app=own", "meshward.accept-from=app=web, port=tcp/8080")
+        .workload("shop", "app=own")
+        .label("meshward.accept-from=app=web, port=tcp/8080")
+        .attach()
         .unwrap();
     let _echoes = [(&narrow, 8080), (&narrow, 9090), (&other, 8080)]
         .map(|(at, port)| Echo::start(&at.netns, port));
@@ -290,7 +296,9 @@ fn a_workload_declares_who_reaches_it_within_what_the_policy_lets_it() {
     mesh.apply(&walled).unwrap();
     assert!(!tcp_echoes(&web.netns, other.v4(), 8080, 64, SILENCE), "a guardrail stands above it");
     let bad = nodes[1]
-        .attach_accepting("shop", "app=own", "app=web, port=tcp/x")
+        .workload("shop", "app=own")
+        .accept_from("app=web, port=tcp/x")
+        .attach()
         .err()
         .unwrap()
         .to_string();

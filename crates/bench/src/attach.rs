@@ -28,7 +28,7 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// If the daemon refuses one, or does not let go of it.
 pub fn attach(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     let count = if quick { 50 } else { 1000 };
-    let mut mesh = Mesh::start(tools.ours.clone(), &[])?;
+    let mut mesh = Mesh::start(tools.ours.clone())?;
     mesh.meshctl(&[
         "network",
         "create",
@@ -40,7 +40,7 @@ pub fn attach(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
         "--block-v4",
         "20",
     ])?;
-    let mut node = mesh.node("host")?;
+    let mut node = mesh.node("host").start()?;
     mesh.apply(
         "network: shop
 rules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]

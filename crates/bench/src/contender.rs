@@ -100,11 +100,11 @@ impl Contender {
 /// Starts our daemons with so many rules loaded, and a workload on each of two sites, or both on
 /// the first.
 pub(crate) fn start_ours(tools: &Tools, sites: &[Site], rules: u16) -> Result<Tunnel> {
-    let mesh = Mesh::start_at(tools.ours.clone(), Internet::new()?, sites[0].clone(), &[])?;
+    let mesh = Mesh::builder(tools.ours.clone()).at(Internet::new()?, sites[0].clone()).start()?;
     mesh.meshctl(&["network", "create", "bench", "--cidr", "10.42.0.0/16"])?;
     let mut nodes = Vec::new();
     for site in sites {
-        nodes.push(mesh.node_at(site.clone(), &mesh.token(&[])?)?);
+        nodes.push(mesh.node_at(site.clone()).token(&mesh.token(&[])?).start()?);
     }
     let last = nodes.len() - 1;
     let client = nodes[0].attach("bench", "app=client")?;

@@ -44,9 +44,9 @@ fn figures<'a>(
 }
 
 fn under_flood(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
-    let mut mesh = Mesh::start(tools.ours.clone(), &[])?;
+    let mut mesh = Mesh::start(tools.ours.clone())?;
     mesh.meshctl(&NETWORK)?;
-    let member = mesh.node("cloud")?;
+    let member = mesh.node("cloud").start()?;
     let stranger = mesh.internet.site("stranger")?;
     let times = if quick { 1 } else { 5 };
     let mut joining = Vec::new();
@@ -60,7 +60,7 @@ fn under_flood(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     let (mut joined, mut downs, mut looks) = (Vec::new(), 0, 0);
     for (token, site) in joining {
         let asked = Instant::now();
-        drop(mesh.node_at(site, &token)?);
+        drop(mesh.node_at(site).token(&token).start()?);
         joined.push(asked.elapsed().as_secs_f64());
         for _ in 0..if quick { 10 } else { 40 } {
             looks += 1;
@@ -82,9 +82,9 @@ fn under_flood(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
 }
 
 fn hostile_node(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
-    let mut mesh = Mesh::start(tools.ours.clone(), &[])?;
+    let mut mesh = Mesh::start(tools.ours.clone())?;
     mesh.meshctl(&NETWORK)?;
-    let member = mesh.node("cloud")?;
+    let member = mesh.node("cloud").start()?;
     let token = mesh.token(&[])?;
     let site = mesh.internet.site("hostile")?;
     mesh.join(&site, &token)?;

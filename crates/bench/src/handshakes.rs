@@ -56,10 +56,10 @@ const HEADERS: usize = 28;
 /// # Errors
 /// If a daemon does not start, or a connection does not come up.
 pub fn handshakes(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
-    let mut mesh = Mesh::start(tools.ours.clone(), &[])?;
+    let mut mesh = Mesh::start(tools.ours.clone())?;
     mesh.meshctl(&["network", "create", "bench", "--cidr", "10.42.0.0/16"])?;
-    let (near, mut far) = (mesh.node("near")?, mesh.node("far")?);
-    let stranger = mesh.node("stranger")?;
+    let (near, mut far) = (mesh.node("near").start()?, mesh.node("far").start()?);
+    let stranger = mesh.node("stranger").start()?;
     let client = near.attach("bench", "app=client")?;
     let server = far.attach("bench", "app=server")?;
     mesh.apply(POLICY)?;
@@ -118,7 +118,7 @@ pub fn handshakes(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>>
 
 /// Returns how many seconds it takes until a new node's workload gets through to the server.
 fn newcomer(mesh: &mut Mesh, server: &Workload) -> Result<f64> {
-    let late = mesh.node("late")?;
+    let late = mesh.node("late").start()?;
     let newcomer = late.attach("bench", "app=client")?;
     let begun = Instant::now();
     let reached = reach(&newcomer.netns, &server.netns, SocketAddr::new(server.v4(), 5203));

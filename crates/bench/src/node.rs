@@ -144,9 +144,10 @@ impl Stand {
         };
         ip(&here, &format!("route add 198.19.0.0/16 via {}", there.v4))?;
         ip(&there, "route add local 198.19.0.0/16 dev eth0")?;
-        let mut mesh = Mesh::start_at(tools.ours.clone(), Internet::new()?, here.clone(), &[])?;
+        let mut mesh =
+            Mesh::builder(tools.ours.clone()).at(Internet::new()?, here.clone()).start()?;
         mesh.meshctl(&["network", "create", "bench", "--cidr", "10.0.0.0/8"])?;
-        let mut node = mesh.node_at(here.clone(), &mesh.token(&[])?)?;
+        let mut node = mesh.node_at(here.clone()).token(&mesh.token(&[])?).start()?;
         let data = mesh.folder().join("node/data");
         let key = data.join("endpoints/bench.key");
         mesh.wait(|| key.exists() && data.join("endpoints/bench.port").exists())?;

@@ -34,9 +34,9 @@ const WATCHED: Duration = Duration::from_millis(150);
 /// # Errors
 /// If a daemon does not start, or the connection does not run.
 pub fn quarantine(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
-    let mut mesh = Mesh::start(tools.ours.clone(), &[])?;
+    let mut mesh = Mesh::start(tools.ours.clone())?;
     mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16"])?;
-    let nodes = ["cloud", "rack", "edge"].map(|name| mesh.node(name));
+    let nodes = ["cloud", "rack", "edge"].map(|name| mesh.node(name).start());
     let [cloud, rack, edge] = nodes;
     let (cloud, rack, edge) = (cloud?, rack?, edge?);
     let web = cloud.attach("shop", "app=web")?;

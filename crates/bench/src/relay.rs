@@ -29,7 +29,7 @@ struct Pair {
 pub fn relay(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     let (runs, time) = if quick { (1, 2) } else { (5, 5) };
     let time = Duration::from_secs(time);
-    let mut mesh = Mesh::start(tools.ours.clone(), &[])?;
+    let mut mesh = Mesh::start(tools.ours.clone())?;
     mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16"])?;
     let mut relay = mesh.relay("relay")?;
     let pairs = [Pair::new(&mut mesh, ["a", "b"])?, Pair::new(&mut mesh, ["c", "d"])?];
@@ -106,7 +106,7 @@ fn round_trip_beside(pairs: &[Pair; 2], time: Duration, folder: &Path) -> Result
 
 impl Pair {
     fn new(mesh: &mut Mesh, names: [&str; 2]) -> Result<Self> {
-        let mut nodes = [mesh.node(names[0])?, mesh.node(names[1])?];
+        let mut nodes = [mesh.node(names[0]).start()?, mesh.node(names[1]).start()?];
         let client = nodes[0].attach("shop", "app=client")?;
         let server = nodes[1].attach("shop", "app=server")?;
         let daemons = nodes.iter_mut().map(|node| node.process().pid()).collect();

@@ -19,7 +19,7 @@ const EACH: usize = 100;
 /// If a program is missing or fails.
 pub fn terraform(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     let rounds = if quick { 1 } else { 7 };
-    let mesh = Mesh::start(tools.ours.clone(), &[])?;
+    let mesh = Mesh::start(tools.ours.clone())?;
     let root = mesh.folder().join("root");
     fs::create_dir(&root)?;
     let terraform = Terraform::new(

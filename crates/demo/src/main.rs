@@ -109,7 +109,7 @@ fn show(binaries: Binaries, options: &Options, rights: Rights) -> Result<()> {
     println!("\nA small internet: three sites, a coordinator, a shop");
     let policy = Policy::parse(POLICY)?;
     let shop_binary = binaries.path("shop");
-    let mut mesh = step("coordinator starts and makes its CA", || Mesh::start(binaries, &[]))?;
+    let mut mesh = step("coordinator starts and makes its CA", || Mesh::start(binaries))?;
     step("network shop, 10.42.0.0/16 and fd42::/48", || {
         mesh.meshctl(&[
             "network",
@@ -129,9 +129,8 @@ fn show(binaries: Binaries, options: &Options, rights: Rights) -> Result<()> {
             _ => ", behind a NAT",
         };
         nodes.push(step(&format!("node {site} joins with a token{behind}"), || {
-            let token = mesh.token(&["--site", site])?;
-            let (place, _) = mesh.internet.site_behind(site, barrier)?;
-            mesh.node_at(place, &token)
+            let (site, _) = mesh.internet.site_behind(site, barrier)?;
+            mesh.node_at(site).start()
         })?);
     }
     let mut workloads = Vec::new();

@@ -1,15 +1,14 @@
 //! A mesh of real daemons, one a site.
 
 use crate::{
-    host::host,
     internet::{Internet, Site},
     process::{Binaries, Process, output},
 };
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use meshward_api_types as api;
-use meshward_api_types::local::{LocalEndpoint, LocalPeer, LocalStatus, LocalWorkload, State};
-use meshward_netns::Netns;
+use meshward_types::Revision;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{
     fs,
@@ -20,7 +19,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// A coordinator and what it takes to run nodes.
+/// A coordinator, and what nodes need to join it.
 pub struct Mesh {
     /// The sites and what connects them.
     pub internet: Internet,
@@ -34,61 +33,85 @@ pub struct Mesh {
     flags: Vec<String>,
 }
 
-impl Mesh {
-    /// Starts a coordinator on a site of its own. `flags` are added to its command line.
-    ///
-    /// # Errors
-    /// With what it printed, if it does not start.
-    pub fn start(binaries: Binaries, flags: &[&str]) -> Result<Self> {
-        let mut internet = Internet::new()?;
-        let site = internet.site("coordinator")?;
-        Self::start_at(binaries, internet, site, flags)
+/// A coordinator that is about to be started: on a new site of a new internet, with data that end
+/// with it, unless something else is said.
+#[must_use = "no coordinator is started before `start`"]
+pub struct MeshBuilder {
+    binaries: Binaries,
+    flags: Vec<String>,
+    location: Option<Location>,
+    data: Option<PathBuf>,
+}
+
+/// A site, and the internet that it is part of.
+struct Location {
+    internet: Internet,
+    site: Site,
+}
+
+/// The part of `meshctl status` that is about the mesh.
+#[derive(Deserialize)]
+struct MeshStatus {
+    mesh: api::Status,
+}
+
+impl MeshBuilder {
+    /// Adds flags to the coordinator's command line.
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.flags.extend(flags.iter().map(ToString::to_string));
+        self
     }
 
-    /// The same on a site that is there.
+    /// Starts the coordinator on this site.
+    pub fn at(mut self, internet: Internet, site: Site) -> Self {
+        self.location = Some(Location { internet, site });
+        self
+    }
+
+    /// Has the coordinator keep its data in this folder, which outlives the mesh.
+    pub fn data(mut self, data: &Path) -> Self {
+        self.data = Some(data.to_owned());
+        self
+    }
+
+    /// Starts the coordinator and waits until its API answers.
     ///
     /// # Errors
     /// With what it printed, if it does not start.
-    pub fn start_at(
-        binaries: Binaries,
-        internet: Internet,
-        site: Site,
-        flags: &[&str],
-    ) -> Result<Self> {
+    pub fn start(self) -> Result<Mesh> {
+        let Self { binaries, flags, location, data } = self;
+        let Location { mut internet, site } = location.map_or_else(new_location, Ok)?;
         let folder = tempfile::Builder::new().prefix("meshward-").tempdir()?;
-        Self::start_with(binaries, internet, site, flags, folder)
-    }
-
-    /// The same, with the coordinator's data in a folder of the caller's.
-    ///
-    /// # Errors
-    /// With what it printed, if it does not start.
-    pub fn start_in(
-        binaries: Binaries,
-        internet: Internet,
-        site: Site,
-        flags: &[&str],
-        data: &Path,
-    ) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("meshward-").tempdir()?;
-        std::os::unix::fs::symlink(data, folder.path().join("coordinator"))?;
-        fs::create_dir_all(data)?;
-        Self::start_with(binaries, internet, site, flags, folder)
-    }
-
-    fn start_with(
-        binaries: Binaries,
-        mut internet: Internet,
-        site: Site,
-        flags: &[&str],
-        folder: TempDir,
-    ) -> Result<Self> {
+        if let Some(data) = data {
+            std::os::unix::fs::symlink(&data, folder.path().join("coordinator"))?;
+            fs::create_dir_all(&data)?;
+        }
         if binaries.are_watched() {
             internet.watch()?;
         }
-        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
         let coordinator = start_coordinator(&binaries, &site, folder.path(), &flags)?;
-        Ok(Self { internet, binaries, site, coordinator, folder, flags })
+        Ok(Mesh { internet, binaries, site, coordinator, folder, flags })
+    }
+}
+
+fn new_location() -> Result<Location> {
+    let mut internet = Internet::new()?;
+    let site = internet.site("coordinator")?;
+    Ok(Location { internet, site })
+}
+
+impl Mesh {
+    /// Begins a mesh of these programs.
+    pub fn builder(binaries: Binaries) -> MeshBuilder {
+        MeshBuilder { binaries, flags: vec![], location: None, data: None }
+    }
+
+    /// Starts a coordinator on a site of its own: [`Mesh::builder`] with nothing else said.
+    ///
+    /// # Errors
+    /// With what it printed, if it does not start.
+    pub fn start(binaries: Binaries) -> Result<Self> {
+        Self::builder(binaries).start()
     }
 
     /// Starts the coordinator again after it was killed.
@@ -111,27 +134,27 @@ impl Mesh {
         Ok(())
     }
 
-    /// A folder that ends with the mesh.
+    /// Returns a folder that ends with the mesh.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The file with the operator's credential.
+    /// Returns the path of the file with the operator's credential.
     pub fn context(&self) -> PathBuf {
         self.folder.path().join("coordinator/admin.json")
     }
 
-    /// `meshctl`, on the coordinator's site, with the operator's credential.
+    /// Returns a `meshctl` with the operator's credential; it is for the coordinator's site.
     pub fn meshctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.binaries.path("meshctl"));
         command.arg("--context").arg(self.context()).args(arguments);
         command
     }
 
-    /// Runs `meshctl` to its end and gives what it printed.
+    /// Runs `meshctl` to its end and returns its standard output.
     ///
     /// # Errors
-    /// With what it said, if it fails.
+    /// With its standard error, if it fails.
     pub fn meshctl(&self, arguments: &[&str]) -> Result<String> {
         if let (["network", "create", ..], Some(watch)) = (arguments, self.internet.watched()) {
             let mut prefixes =
@@ -141,23 +164,41 @@ impl Mesh {
         output(&self.site.netns, &mut self.meshctl_command(arguments))
     }
 
-    /// Runs `meshctl` with `-o json`.
+    /// Runs `meshctl` with `-o json` and returns what it printed, for tests of its form; others
+    /// use [`Mesh::read_as`].
     ///
     /// # Errors
-    /// With what it said, if it fails.
+    /// With its standard error, if it fails.
     pub fn read(&self, arguments: &[&str]) -> Result<Value> {
-        Ok(serde_json::from_str(&self.meshctl(&[arguments, &["-o", "json"]].concat())?)?)
+        self.read_as(arguments)
     }
 
-    /// Returns the nodes of the mesh, as the coordinator has them.
+    /// Runs `meshctl` with `-o json` and returns what it read.
+    ///
+    /// # Errors
+    /// With its standard error, if it fails; if it printed something else than a `T`.
+    pub fn read_as<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T> {
+        let text = self.meshctl(&[arguments, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("meshctl {arguments:?}: {text}"))
+    }
+
+    /// Returns all that there is of something, such as `routes`.
+    ///
+    /// # Errors
+    /// With what `meshctl` said, if it fails.
+    pub fn list<T: DeserializeOwned>(&self, noun: &str) -> Result<Vec<T>> {
+        self.read_as(&[noun])
+    }
+
+    /// Returns the nodes of the mesh, as the coordinator lists them.
     ///
     /// # Errors
     /// With what `meshctl` said, if it fails.
     pub fn nodes(&self) -> Result<Vec<api::Node>> {
-        Ok(serde_json::from_value(self.read(&["nodes"])?)?)
+        self.list("nodes")
     }
 
-    /// Returns the node of a name, as the coordinator has it.
+    /// Returns the node of a name, as the coordinator lists it.
     ///
     /// # Errors
     /// If there is none.
@@ -166,15 +207,49 @@ impl Mesh {
         all.find(|node| node.name.as_str() == name).with_context(|| format!("no node {name}"))
     }
 
-    /// Returns the workloads of the mesh, as the coordinator has them.
+    /// Returns the workloads of the mesh, as the coordinator lists them.
     ///
     /// # Errors
     /// With what `meshctl` said, if it fails.
     pub fn workloads(&self) -> Result<Vec<api::Workload>> {
-        Ok(serde_json::from_value(self.read(&["workloads"])?)?)
+        self.list("workloads")
     }
 
-    /// Applies a policy.
+    /// Returns the workload of a name, as the coordinator lists it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn workload_named(&self, name: &str) -> Result<api::Workload> {
+        let mut all = self.workloads()?.into_iter();
+        all.find(|one| one.name.as_str() == name).with_context(|| format!("no workload {name}"))
+    }
+
+    /// Returns the links of all networks, with what has passed over them.
+    ///
+    /// # Errors
+    /// With what `meshctl` said, if it fails.
+    pub fn links(&self) -> Result<api::Links> {
+        self.read_as(&["links"])
+    }
+
+    /// Returns the mesh's status.
+    ///
+    /// # Errors
+    /// With what `meshctl` said, if it fails.
+    pub fn status(&self) -> Result<api::Status> {
+        let MeshStatus { mesh } = self.read_as(&["status"])?;
+        Ok(mesh)
+    }
+
+    /// Returns the revision that the coordinator distributes.
+    ///
+    /// # Errors
+    /// With what `meshctl` said, if it fails.
+    pub fn revision(&self) -> Result<Revision> {
+        Ok(self.status()?.revision)
+    }
+
+    /// Applies a policy and returns what `meshctl policy apply` printed.
     ///
     /// # Errors
     /// With what `meshctl` said, if it is refused.
@@ -184,7 +259,7 @@ impl Mesh {
         self.meshctl(&["policy", "apply", &file.to_string_lossy()])
     }
 
-    /// Makes a token for one node.
+    /// Creates a token that one member joins with. `arguments` are added to the command line.
     ///
     /// # Errors
     /// With what `meshctl` said, if it fails.
@@ -192,102 +267,7 @@ impl Mesh {
         Ok(self.meshctl(&[&["token", "create"], arguments].concat())?.trim().to_owned())
     }
 
-    /// Joins and starts a relay on a new site.
-    ///
-    /// # Errors
-    /// With what it printed, if it does not.
-    pub fn relay(&mut self, name: &str) -> Result<Relay> {
-        let token = self.token(&["--relay"])?;
-        let site = self.internet.site(name)?;
-        let data = self.folder.path().join(name);
-        let mut join = Command::new(self.binaries.path("meshward-relay"));
-        let invitation = format!("{token}@{}", self.site.v4);
-        join.args(["join", &invitation, "--name", name, "--data-dir"]).arg(&data);
-        output(&site.netns, &mut join)?;
-        let mut command = Command::new(self.binaries.path("meshward-relay"));
-        command.args(["--data-dir"]).arg(&data);
-        let process = Process::start(
-            &site.netns,
-            &mut command,
-            &self.folder.path().join(format!("{name}.log")),
-        )?;
-        let relay = Relay { site, process };
-        self.wait(|| relay.process.printed().contains("linked to the coordinator"))?;
-        Ok(relay)
-    }
-
-    /// Joins and starts a node on a new site.
-    ///
-    /// # Errors
-    /// With what it printed, if it does not.
-    pub fn node(&mut self, name: &str) -> Result<Node> {
-        self.node_with(name, &[])
-    }
-
-    /// The same, with flags for the daemon.
-    ///
-    /// # Errors
-    /// With what it printed, if it does not.
-    pub fn node_with(&mut self, name: &str, flags: &[&str]) -> Result<Node> {
-        let token = self.token(&["--site", name])?;
-        let site = self.internet.site(name)?;
-        self.join(&site, &token)?;
-        self.start_node(site, flags.iter().map(ToString::to_string).collect())
-    }
-
-    /// The same, where the node knows and is known by IPv6 addresses only.
-    ///
-    /// # Errors
-    /// With what it printed, if it does not.
-    pub fn node_over_ipv6(&mut self, name: &str) -> Result<Node> {
-        let token = self.token(&["--site", name])?;
-        let site = self.internet.site(name)?;
-        self.join_by(&site, &token, self.site.v6.into())?;
-        let flags = vec!["--advertise".to_owned(), site.v6.to_string()];
-        self.start_node(site, flags)
-    }
-
-    /// Joins and starts a node with a token on a site, whose name it takes.
-    ///
-    /// # Errors
-    /// With what it printed, if it does not.
-    pub fn node_at(&self, site: Site, token: &str) -> Result<Node> {
-        self.node_on(site, token, &[])
-    }
-
-    /// Joins and starts a node with flags, with a token, on a site whose name it takes.
-    ///
-    /// # Errors
-    /// With what it printed, if it does not.
-    pub fn node_on(&self, site: Site, token: &str, flags: &[String]) -> Result<Node> {
-        self.join(&site, token)?;
-        self.start_node(site, flags.to_vec())
-    }
-
-    /// Starts a node daemon on the data folder that is there for a site's name, and does not wait
-    /// for its session.
-    ///
-    /// # Errors
-    /// With what it printed, if it does not start.
-    pub fn start_copy(&self, site: Site) -> Result<Node> {
-        self.started(site, vec![])
-    }
-
-    fn started(&self, site: Site, flags: Vec<String>) -> Result<Node> {
-        let folder = self.folder.path().join(&site.name);
-        let (environment, binaries) = (vec![], self.binaries.clone());
-        let mut node = Node { site, folder, flags, environment, binaries, process: None };
-        node.start()?;
-        Ok(node)
-    }
-
-    fn start_node(&self, site: Site, flags: Vec<String>) -> Result<Node> {
-        let node = self.started(site, flags)?;
-        self.wait(|| node.is_connected())?;
-        Ok(node)
-    }
-
-    /// Runs `meshward-node join`.
+    /// Runs `meshward-node join` on a site, whose name the node gets.
     ///
     /// # Errors
     /// With what it said, if it is refused.
@@ -295,24 +275,25 @@ impl Mesh {
         self.join_by(site, token, self.site.v4.into())
     }
 
-    fn join_by(&self, site: &Site, token: &str, coordinator: IpAddr) -> Result<String> {
+    /// Runs `meshward-node join` with this address of the coordinator.
+    pub(crate) fn join_by(&self, site: &Site, token: &str, address: IpAddr) -> Result<String> {
         let mut command = Command::new(self.binaries.path("meshward-node"));
-        let invitation = format!("{token}@{coordinator}");
+        let invitation = format!("{token}@{address}");
         command.args(["join", &invitation, "--name", &site.name, "--data-dir"]);
         command.arg(self.folder.path().join(&site.name).join("data"));
         output(&site.netns, &mut command)
     }
 
-    /// Waits for something to become true, for at most twenty seconds.
+    /// Waits for a condition, for at most twenty seconds.
     ///
     /// # Errors
-    /// If it does not.
-    pub fn wait(&self, mut ready: impl FnMut() -> bool) -> Result<()> {
+    /// If it does not hold by then.
+    pub fn wait(&self, mut condition: impl FnMut() -> bool) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !ready() {
+        while !condition() {
             if Instant::now() > deadline {
                 bail!(
-                    "it did not come to pass within 20 s; the coordinator says:\n{}",
+                    "the condition does not hold after 20 s; the coordinator says:\n{}",
                     self.coordinator.printed()
                 );
             }
@@ -349,269 +330,4 @@ fn start_coordinator(
     };
     process.wait_until(ready)?;
     Ok(process)
-}
-
-/// A relay on a site.
-pub struct Relay {
-    /// The site that it runs on.
-    pub site: Site,
-    /// The daemon.
-    pub process: Process,
-}
-
-/// A node daemon on a site.
-pub struct Node {
-    /// The site that it runs on.
-    pub site: Site,
-    binaries: Binaries,
-    folder: PathBuf,
-    flags: Vec<String>,
-    /// Variables that the daemon is started with.
-    pub environment: Vec<(String, String)>,
-    process: Option<Process>,
-}
-
-impl Node {
-    /// Starts the daemon, for the first time or again.
-    ///
-    /// # Errors
-    /// With what it printed, if it does not start.
-    pub fn start(&mut self) -> Result<()> {
-        self.begin()?;
-        let socket = self.socket();
-        self.process().wait_until(|| std::os::unix::net::UnixStream::connect(&socket).is_ok())
-    }
-
-    /// Starts the daemon, and does not wait until it is ready.
-    ///
-    /// # Errors
-    /// If there is no such program.
-    pub fn begin(&mut self) -> Result<()> {
-        let mut command = Command::new(self.binaries.path("meshward-node"));
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command
-            .arg("--data-dir")
-            .arg(self.folder.join("data"))
-            .arg("--socket")
-            .arg(self.socket())
-            .args(&self.flags);
-        self.process =
-            Some(Process::start(&self.site.netns, &mut command, &self.folder.join("node.log"))?);
-        Ok(())
-    }
-
-    /// The daemon.
-    ///
-    /// # Panics
-    /// If it was killed.
-    pub fn process(&mut self) -> &mut Process {
-        self.process.as_mut().expect("the node daemon was started")
-    }
-
-    /// Ends the daemon with SIGKILL.
-    pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill();
-        }
-    }
-
-    /// The local API's socket.
-    pub fn socket(&self) -> PathBuf {
-        self.folder.join("node.sock")
-    }
-
-    /// Its data folder.
-    pub fn data(&self) -> PathBuf {
-        self.folder.join("data")
-    }
-
-    /// What the daemon has printed.
-    pub fn printed(&self) -> String {
-        fs::read_to_string(self.folder.join("node.log")).unwrap_or_default()
-    }
-
-    /// `meshctl`, with this node's socket.
-    pub fn meshctl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.binaries.path("meshctl"));
-        command.arg("--socket").arg(self.socket()).args(arguments);
-        command
-    }
-
-    /// Runs `meshctl` to its end and gives what it printed.
-    ///
-    /// # Errors
-    /// With what it said, if it fails.
-    pub fn meshctl(&self, arguments: &[&str]) -> Result<String> {
-        output(&self.site.netns, &mut self.meshctl_command(arguments))
-    }
-
-    /// Returns what the node says of itself.
-    ///
-    /// # Errors
-    /// If it does not answer.
-    pub fn status(&self) -> Result<LocalStatus> {
-        let text = self.meshctl(&["--context", "/dev/null", "status", "-o", "json"])?;
-        Ok(serde_json::from_value(serde_json::from_str::<Value>(&text)?["node"].take())?)
-    }
-
-    /// Returns the endpoint of the node's first network.
-    ///
-    /// # Errors
-    /// If the node does not answer or serves no network.
-    pub fn endpoint(&self) -> Result<LocalEndpoint> {
-        self.status()?.endpoints.into_iter().next().context("the node serves no network")
-    }
-
-    /// Returns the first peer of the node's first network.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub fn peer(&self) -> Result<LocalPeer> {
-        self.endpoint()?.peers.into_iter().next().context("the node has no peer")
-    }
-
-    /// Returns the workloads of the node, as it has them itself.
-    ///
-    /// # Errors
-    /// If it does not answer.
-    pub fn attached(&self) -> Result<Vec<LocalWorkload>> {
-        Ok(serde_json::from_str(&self.meshctl(&["attached", "-o", "json"])?)?)
-    }
-
-    /// Returns whether the node has a session with the coordinator.
-    pub fn is_connected(&self) -> bool {
-        self.status().is_ok_and(|status| status.connected)
-    }
-
-    /// Packets dropped for a cause, over all endpoints.
-    pub fn drops(&self, cause: &str) -> u64 {
-        let endpoints = self.status().map_or(vec![], |status| status.endpoints);
-        endpoints.iter().filter_map(|endpoint| endpoint.drops.get(cause)).sum()
-    }
-
-    /// Attaches a new namespace as a workload. `labels` as `a=b,c=d`.
-    ///
-    /// # Errors
-    /// With what the daemon said, if it refuses.
-    pub fn attach(&self, network: &str, labels: &str) -> Result<Workload> {
-        let netns = host()?;
-        self.attach_netns(network, labels, netns)
-    }
-
-    /// Attaches a new namespace as a workload that declares who may reach it.
-    ///
-    /// # Errors
-    /// With what the daemon said, if it refuses.
-    pub fn attach_accepting(
-        &self,
-        network: &str,
-        labels: &str,
-        accept_from: &str,
-    ) -> Result<Workload> {
-        self.attach_flags(network, labels, host()?, &["--accept-from", accept_from])
-    }
-
-    /// Attaches a new namespace as a workload with one more label, which may be a declaration.
-    ///
-    /// # Errors
-    /// With what the daemon said, if it refuses.
-    pub fn attach_declaring(&self, network: &str, labels: &str, label: &str) -> Result<Workload> {
-        self.attach_flags(network, labels, host()?, &["--label", label])
-    }
-
-    /// Attaches a namespace.
-    ///
-    /// # Errors
-    /// With what the daemon said, if it refuses.
-    pub fn attach_netns(&self, network: &str, labels: &str, netns: Netns) -> Result<Workload> {
-        self.attach_flags(network, labels, netns, &[])
-    }
-
-    fn attach_flags(
-        &self,
-        network: &str,
-        labels: &str,
-        netns: Netns,
-        flags: &[&str],
-    ) -> Result<Workload> {
-        let path = netns.path();
-        let path = path.to_string_lossy();
-        let arguments =
-            ["attach", "--network", network, "--label", labels, "--netns", &path, "-o", "json"];
-        let attached = serde_json::from_str(&self.meshctl(&[&arguments, flags].concat())?)?;
-        Ok(Workload::of(attached, netns, None))
-    }
-
-    /// Runs a command as a workload of its own, with `meshctl run`.
-    ///
-    /// # Errors
-    /// With what was printed, if it does not come up.
-    pub fn run(
-        &self,
-        network: &str,
-        name: &str,
-        labels: &str,
-        command: &[&str],
-    ) -> Result<Workload> {
-        let arguments =
-            [&["run", "--network", network, "--name", name, "--label", labels, "--"], command]
-                .concat();
-        let log = self.folder.join(format!("{name}.log"));
-        let mut process =
-            Process::start(&self.site.netns, &mut self.meshctl_command(&arguments), &log)?;
-        let find = || {
-            let mut all = self.attached().ok()?.into_iter();
-            all.find(|workload| workload.name.as_str() == name)
-        };
-        process.wait_until(|| find().is_some_and(|workload| workload.state == State::Open))?;
-        let netns = Netns::open(Path::new(&format!("/proc/{}/ns/net", process.pid())))?;
-        Ok(Workload::of(find().context("the workload is gone")?, netns, Some(process)))
-    }
-}
-
-/// A workload in its namespace.
-pub struct Workload {
-    /// The workload's id.
-    pub id: String,
-    /// The namespace that it is in.
-    pub netns: Netns,
-    /// The name of the mesh's interface in the namespace.
-    pub interface: String,
-    /// The state that the node showed when it was attached, such as open.
-    pub state: State,
-    /// The addresses, IPv4 first.
-    pub addresses: Vec<IpAddr>,
-    /// The `meshctl run` that it lives in.
-    pub process: Option<Process>,
-}
-
-impl Workload {
-    fn of(attached: LocalWorkload, netns: Netns, process: Option<Process>) -> Self {
-        let LocalWorkload { id, interface, state, addresses, .. } = attached;
-        Self { id: id.to_string(), netns, interface, state, addresses, process }
-    }
-
-    /// Its IPv4 address.
-    ///
-    /// # Panics
-    /// If it has none.
-    pub fn v4(&self) -> IpAddr {
-        *self
-            .addresses
-            .iter()
-            .find(|address| address.is_ipv4())
-            .expect("the workload has an IPv4 address")
-    }
-
-    /// Its IPv6 address.
-    ///
-    /// # Panics
-    /// If it has none.
-    pub fn v6(&self) -> IpAddr {
-        *self
-            .addresses
-            .iter()
-            .find(|address| address.is_ipv6())
-            .expect("the workload has an IPv6 address")
-    }
 }

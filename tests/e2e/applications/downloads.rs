@@ -196,9 +196,8 @@ impl Stand {
         let nodes: Vec<Node> = barriers
             .iter()
             .map(|(name, barrier)| {
-                let token = mesh.token(&["--site", name]).unwrap();
                 let (site, _) = mesh.internet.site_behind(name, *barrier).unwrap();
-                mesh.node_at(site, &token).unwrap()
+                mesh.node_at(site).start().unwrap()
             })
             .collect();
         let api = nodes[0].attach("shop", "app=api").unwrap();
@@ -211,17 +210,7 @@ impl Stand {
         mesh.apply(&policy(7000, "")).unwrap();
         let behind = behind(&mesh, &nodes[1], [1500, 1280]);
         behind.speak_from_advertised();
-        let route = [
-            "route",
-            "advertise",
-            "10.8.0.0/24",
-            "fd08::/64",
-            "--network",
-            "shop",
-            "--label",
-            "app=web",
-        ];
-        nodes[1].meshctl(&route).unwrap();
+        nodes[1].advertise("shop", &["10.8.0.0/24", "fd08::/64"], "app=web").unwrap();
         let others = [device.site.netns.clone(), behind.far.clone()];
         let clients = webs.iter().map(|own| own.netns.clone()).chain(others).collect();
         Self { mesh, nodes, api, clients, _parts: (device, behind, webs) }

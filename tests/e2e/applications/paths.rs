@@ -84,17 +84,7 @@ fn transfers(barriers: [Barrier; 2], place: Place, number: usize) -> Vec<String>
     pair.mesh.apply(POLICY).unwrap();
     let mtu = if number.is_multiple_of(2) { [NARROW, WIDE] } else { [WIDE, NARROW] };
     let behind = behind(&pair.mesh, &pair.nodes[1], mtu);
-    let route = [
-        "route",
-        "advertise",
-        "10.8.0.0/24",
-        "fd08::/64",
-        "--network",
-        "shop",
-        "--label",
-        "dc=dc1",
-    ];
-    pair.nodes[1].meshctl(&route).unwrap();
+    pair.nodes[1].advertise("shop", &["10.8.0.0/24", "fd08::/64"], "dc=dc1").unwrap();
     let _far = Echo::start(&behind.far, 7000);
     let most = if barriers.contains(&Barrier::Loss) { STALL_OF_LOSS } else { STALL };
     let mut said = Vec::new();

@@ -27,7 +27,7 @@ impl Scene {
         shop.mesh.meshctl(&["network", "create", "vault", "--cidr", "10.43.0.0/16"]).unwrap();
         let token = shop.mesh.token(&["--network", "vault"]).unwrap();
         let site = shop.mesh.internet.site("faroff").unwrap();
-        let far = shop.mesh.node_at(site, &token).unwrap();
+        let far = shop.mesh.node_at(site).token(&token).start().unwrap();
         let mut attached = far.attach("vault", "app=secret");
         let enough = std::time::Instant::now() + PATIENCE;
         while attached.is_err() && std::time::Instant::now() < enough {

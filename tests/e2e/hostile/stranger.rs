@@ -18,7 +18,7 @@ fn quic(mesh: &Mesh) -> SocketAddrV4 {
 #[test]
 fn a_member_keeps_its_session_and_another_joins_under_forged_handshakes_and_idle_connections() {
     let mut mesh = mesh();
-    let mut node = mesh.node("cloud").unwrap();
+    let mut node = mesh.node("cloud").start().unwrap();
     let (token, joining) = (mesh.token(&[]).unwrap(), mesh.internet.site("rack").unwrap());
     let stranger = mesh.internet.site("stranger").unwrap();
     let flood =
@@ -28,7 +28,7 @@ fn a_member_keeps_its_session_and_another_joins_under_forged_handshakes_and_idle
     assert!(flood.sent() > 3000, "{}", flood.sent());
     assert!(node.is_connected());
     assert_eq!(node.printed().matches("no session with the coordinator").count(), 0);
-    let other = mesh.node_at(joining, &token).unwrap();
+    let other = mesh.node_at(joining).token(&token).start().unwrap();
     assert!(other.is_connected());
     mesh.read(&["nodes"]).unwrap();
     // A member that comes back, too.

@@ -175,7 +175,7 @@ rules: [{ name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/80
             "8080",
         ])
         .unwrap();
-    let cloud = mesh.node("cloud").unwrap();
+    let cloud = mesh.node("cloud").start().unwrap();
     let web = cloud.attach("shop", "app=web").unwrap();
     let _echo = Echo::start(&web.netns, 9);
     mesh.wait(|| mesh.workloads().unwrap().len() == 2).unwrap();

@@ -579,7 +579,7 @@ output "context" {
 
     let folder = terraform.folder.clone();
     let site = mesh.internet.site("n1").unwrap();
-    let node = mesh.node_at(site, &token).unwrap();
+    let node = mesh.node_at(site).token(&token).start().unwrap();
     let with_node = format!(
         r#"{configuration}
 resource "meshward_node" "n1" {{

@@ -20,7 +20,7 @@ terraform {
 "#;
 
 fn mesh() -> Mesh {
-    Mesh::start(Binaries::beside_this_test().unwrap(), &[]).unwrap()
+    Mesh::start(Binaries::beside_this_test().unwrap()).unwrap()
 }
 
 /// Where the modules are.
