@@ -1,5 +1,7 @@
 //! Tests of the encoding, and of messages in parts.
 
+mod wire_form;
+
 use crate::*;
 use meshward_types::*;
 
