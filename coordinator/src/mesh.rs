@@ -316,7 +316,9 @@ impl Mesh {
         before: Option<Revision>,
         limit: u32,
     ) -> Result<Vec<AuditEntry>, Refusal> {
-        self.with_store(move |store| store.audit(before, limit)).await.map_err(failed)
+        let lines =
+            self.with_store(move |store| store.audit(before, limit)).await.map_err(failed)?;
+        Ok(lines.into_iter().map(AuditEntry::from).collect())
     }
 
     /// The states that a policy had, or those before a revision, the newest first.

@@ -353,7 +353,8 @@ impl Node {
             revision: self.revision,
             digest: self.digest,
         };
-        let has = FromNode::has(endpoints.collect(), self.workloads.values().cloned().collect());
+        let has =
+            FromNode::inventory(endpoints.collect(), self.workloads.values().cloned().collect());
         std::iter::once(hello).chain(has).collect()
     }
 
@@ -393,11 +394,11 @@ impl Node {
             FromCoordinator::RefusedEndpoint { network, reason } => {
                 anyhow::bail!("the endpoint of {network} was refused: {reason}")
             }
-            FromCoordinator::Called { .. }
+            FromCoordinator::PunchHole { .. }
             | FromCoordinator::Renewed { .. }
             | FromCoordinator::Relays(_)
             | FromCoordinator::OverBudget { .. }
-            | FromCoordinator::Held { .. }
+            | FromCoordinator::StandBy { .. }
             | FromCoordinator::RotateKeys { .. } => Ok(vec![]),
         }
     }

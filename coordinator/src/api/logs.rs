@@ -8,7 +8,10 @@ use super::{
     state::Api,
     watch::{self, Watched},
 };
-use crate::{mesh::Mesh, store::Past};
+use crate::{
+    mesh::Mesh,
+    store::{AuditLine, Past},
+};
 use axum::{
     Json,
     extract::State,
@@ -158,12 +161,13 @@ pub(super) async fn policy(
 }
 
 fn describe(state: Past) -> PolicyRevision {
+    let AuditLine { revision, note } = state.line;
     PolicyRevision {
-        revision: state.entry.revision,
-        at: state.entry.at,
-        actor: state.entry.actor,
-        why: state.entry.why,
-        origin: state.entry.origin,
+        revision,
+        at: note.at,
+        actor: note.actor,
+        why: note.why,
+        origin: note.origin,
         files: match state.record {
             Some(Record::Policy(record)) => record.files.len(),
             _ => 0,

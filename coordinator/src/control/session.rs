@@ -227,7 +227,7 @@ impl Serving {
             };
             self.mesh.change(&context, |_| Ok(Plan::noted(action.clone()))).await?;
         }
-        self.say(&FromCoordinator::Held { reason: reason.clone() }).await?;
+        self.say(&FromCoordinator::StandBy { reason: reason.clone() }).await?;
         let _ = tokio::time::timeout(CLOSING, connection.closed()).await;
         connection.close(6u32.into(), reason.as_bytes());
         anyhow::bail!("two machines have the identity of node {}", self.node)
@@ -240,7 +240,7 @@ impl Serving {
         let mut reports = BTreeMap::new();
         let (mut parts, mut elements) = (0, 0);
         loop {
-            let FromNode::Has { endpoints, workloads, is_last } =
+            let FromNode::Inventory { endpoints, workloads, is_last } =
                 self.messages.expect(FIRST_MESSAGE).await?
             else {
                 anyhow::bail!("a message came before all that the node has");
@@ -295,7 +295,7 @@ impl Serving {
                 }
                 () = session.wake.notified() => {
                     for (network, peer) in session.take_calls() {
-                        self.say(&FromCoordinator::Called { network, peer }).await?;
+                        self.say(&FromCoordinator::PunchHole { network, peer }).await?;
                     }
                     for order in session.take_orders() {
                         self.say(&order).await?;
@@ -409,11 +409,11 @@ impl Serving {
                 }
             }
             FromNode::Degraded(why) => session.note_degraded(why),
-            FromNode::Call { network, peer } => self.pass_call(session, network, &peer),
+            FromNode::PunchHole { network, peer } => self.pass_call(session, network, &peer),
             FromNode::Fired(fired) => reactions::fire(&self.mesh, &self.node, fired).await,
             FromNode::Renew { csr } => self.renew(&csr).await?,
             FromNode::Hello { .. }
-            | FromNode::Has { .. }
+            | FromNode::Inventory { .. }
             | FromNode::ResourceHashes { .. }
             | FromNode::Leave => {
                 anyhow::bail!("a message came out of turn")

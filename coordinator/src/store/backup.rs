@@ -1,37 +1,39 @@
-//! Backups: one file with all records, their history, the audit log, and the CA if it is wanted.
+//! Backups: files that are databases of the same format, with records, history and audit log, and a
+//! further table for the mesh's id and, if it is included, the CA.
 
 use super::{
     interface::{Store, StoreError},
+    migrations,
     sqlite::Sqlite,
 };
 use anyhow::{Context, Result, ensure};
 use rusqlite::{Connection, OpenFlags};
 use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
-/// Files of the data folder that make up the CA.
+/// The files of the data folder that make up the CA.
 const CA_FILES: [&str; 2] = ["ca.pem", "ca.key"];
 const FILES: &str =
     "CREATE TABLE backup (name TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID";
 
-/// What is in a backup.
+/// The contents of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backup {
-    /// Its revision.
+    /// The revision.
     pub revision: u64,
-    /// How many records it has.
+    /// The number of records.
     pub records: usize,
     /// The mesh's id.
     pub mesh: String,
-    /// Whether it has the CA.
+    /// `true` if the CA is included.
     pub has_ca: bool,
 }
 
 impl Backup {
-    /// Completes a copy of the database, and checks it. `ca`: the data folder, if the CA is to be
-    /// in it.
+    /// Makes a copy of the database a backup, and checks it. It includes the CA if `ca` names the
+    /// data folder.
     ///
     /// # Errors
-    /// If it cannot be written, or what was written cannot be read.
+    /// [`StoreError::Backup`] if the file cannot be written, or read again.
     pub fn complete(file: &Path, mesh: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
         let complete = || -> Result<Self> {
             let connection = Connection::open(file)?;
@@ -55,10 +57,10 @@ impl Backup {
             .map_err(|error| StoreError::Backup(format!("the backup was not made: {error:#}")))
     }
 
-    /// Checks a backup: every page, every record.
+    /// Checks every page and every record of a backup.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Names the damage, or the format if this version does not know it.
     pub fn check(file: &Path) -> Result<Self> {
         ensure!(file.is_file(), "there is no file {}", file.display());
         let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
@@ -66,6 +68,7 @@ impl Backup {
             .query_row("PRAGMA integrity_check", [], |row| row.get(0))
             .with_context(|| format!("{} is no backup of a mesh, or damaged", file.display()))?;
         ensure!(sound == "ok", "{} is damaged: {sound}", file.display());
+        migrations::format(&connection)?;
         let content = |name: &str| {
             connection
                 .query_row("SELECT content FROM backup WHERE name = ?1", [name], |row| row.get(0))
@@ -78,11 +81,11 @@ impl Backup {
     }
 }
 
-/// Makes a data folder of a backup. Nothing of a mesh may be in the folder but, if the backup has
-/// none, the CA.
+/// Makes a data folder from a backup. The folder must not have a mesh yet; if the backup does not
+/// include the CA, it must have the CA's files.
 ///
 /// # Errors
-/// If the backup is damaged, or the folder is in use.
+/// Says which of these does not hold, or what is wrong with the backup.
 pub fn restore(file: &Path, folder: &Path) -> Result<Backup> {
     let backup = Backup::check(file)?;
     let database = folder.join("mesh.db");
@@ -116,7 +119,7 @@ pub fn restore(file: &Path, folder: &Path) -> Result<Backup> {
     fs::File::open(&partial)?.sync_all()?;
     fs::rename(&partial, &database)?;
     fs::File::open(folder)?.sync_all()?;
-    // It can be opened, and has what the backup had.
+    // Opening it applies migrations to a backup of an earlier version.
     let restored = Sqlite::open(&database)?.load()?;
     ensure!(restored.revision.0 == backup.revision, "what was restored is not what the backup had");
     Ok(backup)
@@ -127,4 +130,39 @@ fn write_private(path: &Path, content: &str) -> Result<()> {
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(content.as_bytes())?;
     file.sync_all().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backup(folder: &Path) -> std::path::PathBuf {
+        let file = folder.join("backup.db");
+        let connection = Connection::open(&file).unwrap();
+        connection.execute_batch(include_str!("testdata/format-3.sql")).unwrap();
+        Backup::complete(&file, "0123456789ab", None).unwrap_or_else(|error| panic!("{error}"));
+        file
+    }
+
+    #[test]
+    fn a_backup_of_the_first_release_is_restored() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = backup(folder.path());
+        let data = folder.path().join("data");
+        fs::create_dir(&data).unwrap();
+        CA_FILES.iter().for_each(|name| fs::write(data.join(name), "").unwrap());
+        let restored = restore(&file, &data).unwrap();
+        let expected =
+            Backup { revision: 14, records: 14, mesh: "0123456789ab".into(), has_ca: false };
+        assert_eq!(restored, expected);
+    }
+
+    #[test]
+    fn a_backup_of_a_later_version_is_refused_with_its_format() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = backup(folder.path());
+        Connection::open(&file).unwrap().pragma_update(None, "user_version", 1000).unwrap();
+        let refused = Backup::check(&file).unwrap_err().to_string();
+        assert!(refused.contains("format 1000"), "{refused}");
+    }
 }

@@ -1,24 +1,25 @@
-//! Migrations: the numbered steps from an empty database to the format of this version. The number
-//! of the last step that was taken is the database's `user_version`. A step that was released does
-//! not change any more.
+//! Migrations: the numbered steps from an empty database to the format of this version. The
+//! database's `user_version` is the number of the last one that was applied. A migration that was
+//! released never changes.
 
 use super::interface::StoreError;
 use meshward_control_state::records;
 use rusqlite::Connection;
 
-/// One step.
 struct Migration {
     /// The format that it leads to.
     format: u32,
     statements: &'static str,
 }
 
-/// The steps, in their order.
+/// The migrations, in their order.
 const MIGRATIONS: [Migration; 2] =
     [Migration { format: 2, statements: RECORDS }, Migration { format: 3, statements: FLOORS }];
 
-/// The form of the records belongs to the database's format: who changes it adds a step.
-const _: () = assert!(MIGRATIONS[MIGRATIONS.len() - 1].format == records::FORMAT);
+const NEWEST: u32 = MIGRATIONS[MIGRATIONS.len() - 1].format;
+
+// The form of the records is part of the database's format: a new form needs a migration.
+const _: () = assert!(NEWEST == records::FORMAT);
 
 /// The records, the audit log, and the states of policies and quarantines.
 const RECORDS: &str = "
@@ -34,25 +35,21 @@ const RECORDS: &str = "
         PRIMARY KEY (kind, name, revision)) WITHOUT ROWID;
 ";
 
-/// The revision since which the history is whole, and an index that finds whether a state needs a
-/// line of the audit log.
+/// The revision since which the history is complete, and an index that finds whether a state needs
+/// a line of the audit log.
 const FLOORS: &str = "
     CREATE TABLE floors (name TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
     CREATE INDEX history_by_revision ON history (revision);
 ";
 
-/// Takes the steps that are missing, in one transaction.
+/// Applies the migrations that are missing, in one transaction.
 ///
 /// # Errors
 /// [`StoreError::Format`] if the database is of a later version.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
-    let format: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if format == MIGRATIONS[MIGRATIONS.len() - 1].format {
+    let format = format(connection)?;
+    if format == NEWEST {
         return Ok(());
-    }
-    // 0: it is new.
-    if format != 0 && !MIGRATIONS.iter().any(|migration| migration.format == format) {
-        return Err(StoreError::Format(format));
     }
     let transaction = connection.transaction()?;
     for migration in MIGRATIONS.iter().filter(|migration| migration.format > format) {
@@ -63,12 +60,23 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Returns the format of a database; 0 for an empty one.
+///
+/// # Errors
+/// [`StoreError::Format`] if this version does not know it.
+pub(super) fn format(connection: &Connection) -> Result<u32, StoreError> {
+    let format: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let is_known = format == 0 || MIGRATIONS.iter().any(|migration| migration.format == format);
+    if is_known { Ok(format) } else { Err(StoreError::Format(format)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::{Sqlite, Store};
+    use meshward_control_state::records::{Record, StoredKey};
     use meshward_types::Revision;
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, path::Path};
 
     #[test]
     fn a_database_of_the_first_release_is_read_in_full() {
@@ -85,7 +93,28 @@ mod tests {
         assert_eq!(kinds.len(), 12, "every kind is there: {kinds:?}");
         assert_eq!(store.as_of(Revision(14)).unwrap().len(), 2, "a policy and a quarantine");
         assert_eq!(store.audit(None, 100).unwrap().len(), 14);
+        for row in rows(&path) {
+            let read: Record = serde_json::from_str(&row.body).unwrap();
+            assert_eq!(read.key().stored(), row.key);
+            assert_eq!(serde_json::to_string(&read).unwrap(), row.body, "it is stored as it was");
+        }
         meshward_control_state::world::World::load(contents.revision, contents.records).unwrap();
+    }
+
+    struct Row {
+        key: StoredKey,
+        body: String,
+    }
+
+    /// Reads the records of a database as they are stored.
+    fn rows(path: &Path) -> Vec<Row> {
+        let connection = Connection::open(path).unwrap();
+        let mut statement = connection.prepare("SELECT kind, name, body FROM records").unwrap();
+        let row = |row: &rusqlite::Row| {
+            let kind = String::leak(row.get(0)?);
+            Ok(Row { key: StoredKey { kind, name: row.get(1)? }, body: row.get(2)? })
+        };
+        statement.query_map([], row).unwrap().map(Result::unwrap).collect()
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Room on the disk that is kept for what cuts somebody off: a file that is given up when there is
-//! no other room, and made anew when there is.
+//! The reserve: a file that keeps room on the disk for mutations that revoke access. It is deleted
+//! when the disk is full, and created again when there is room.
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::{
@@ -9,36 +9,36 @@ use std::{
 };
 use tracing::{error, info};
 
-/// Bytes of the reserve: a write takes some dozen KiB, and the database's log up to 4 MiB.
+/// The size of the file in bytes: a write needs some dozen KiB, and the write-ahead log up to 4 MiB.
 const SIZE: u64 = 8 << 20;
-/// How often it is tried to make it anew.
-const EVERY: Duration = Duration::from_secs(1);
+/// The time between two attempts to create the file again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The reserve of one database.
 pub(super) struct Reserve {
     path: PathBuf,
-    is_there: bool,
-    tried: Option<Instant>,
+    exists: bool,
+    last_attempt: Option<Instant>,
 }
 
 impl Reserve {
-    /// The one beside a database.
+    /// Returns the reserve of a database, in the same folder.
     pub(super) fn beside(database: &Path) -> Self {
         let path = database.with_extension("reserve");
-        let is_there = fs::metadata(&path).is_ok_and(|metadata| metadata.len() >= SIZE);
-        Self { path, is_there, tried: None }
+        let exists = fs::metadata(&path).is_ok_and(|metadata| metadata.len() >= SIZE);
+        Self { path, exists, last_attempt: None }
     }
 
-    /// Makes it, if it is not there and there is room. Gives whether it is there.
-    pub(super) fn keep(&mut self) -> bool {
-        if self.is_there || self.tried.is_some_and(|tried| tried.elapsed() < EVERY) {
-            return self.is_there;
+    /// Creates the file if it does not exist and there is room. Returns `true` if it exists.
+    pub(super) fn ensure(&mut self) -> bool {
+        if self.exists || self.last_attempt.is_some_and(|at| at.elapsed() < RETRY_AFTER) {
+            return self.exists;
         }
-        let first = self.tried.is_none();
-        self.tried = Some(Instant::now());
-        match self.make() {
+        let first = self.last_attempt.is_none();
+        self.last_attempt = Some(Instant::now());
+        match self.create() {
             Ok(()) => {
-                self.is_there = true;
+                self.exists = true;
                 if !first {
                     info!("there is room on the disk of the data folder again");
                 }
@@ -47,20 +47,20 @@ impl Reserve {
                 let _ = fs::remove_file(&self.path);
                 if first {
                     error!(
-                        "the disk of the data folder is full ({failure}): only what cuts somebody \
-                        off is written"
+                        "the disk of the data folder is full ({failure}): only what revokes access \
+                        is written"
                     );
                 }
             }
         }
-        self.is_there
+        self.exists
     }
 
-    fn make(&self) -> std::io::Result<()> {
+    fn create(&self) -> std::io::Result<()> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&self.path)?;
         match fallocate(&file, FallocateFlags::empty(), 0, SIZE as i64) {
             Ok(()) => {}
-            // The file system cannot: bytes take room, too.
+            // The file system cannot allocate: written bytes take room as well.
             Err(nix::errno::Errno::EOPNOTSUPP) => {
                 use std::io::Write;
                 let block = vec![0xa5; 64 << 10];
@@ -73,16 +73,16 @@ impl Reserve {
         file.sync_all()
     }
 
-    /// Gives it up. Gives whether it was there.
-    pub(super) fn give_up(&mut self) -> bool {
-        let was_there = std::mem::take(&mut self.is_there);
-        self.tried = Some(Instant::now());
-        if was_there {
+    /// Deletes the file. Returns `true` if that freed room.
+    pub(super) fn release(&mut self) -> bool {
+        let existed = std::mem::take(&mut self.exists);
+        self.last_attempt = Some(Instant::now());
+        if existed {
             error!(
-                "the disk of the data folder is full: the reserve is used for what cuts somebody \
-                off"
+                "the disk of the data folder is full: the reserve is used for what revokes \
+                access"
             );
         }
-        was_there && fs::remove_file(&self.path).is_ok()
+        existed && fs::remove_file(&self.path).is_ok()
     }
 }

@@ -1,16 +1,13 @@
-//! The embedded store.
+//! The store in a file of SQLite.
 
 use super::{
-    interface::{Contents, Copier, Note, Past, Store, StoreError},
+    interface::{AuditLine, Contents, Copier, Note, Past, Store, StoreError},
     migrations::migrate,
     reserve::Reserve,
+    retention,
 };
 use crate::limits::Retention;
-use meshward_api_types::AuditEntry;
-use meshward_control_state::{
-    records::{Mutation, Record, RecordKey, StoredKey},
-    timestamp,
-};
+use meshward_control_state::records::{Mutation, Record, RecordKey, StoredKey};
 use meshward_types::Revision;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use std::{
@@ -18,41 +15,38 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
 };
-use time::OffsetDateTime;
 
-/// Rows that are forgotten at a time, so that no write waits for long.
-const FORGOTTEN_AT_ONCE: u32 = 2000;
-/// The room of the log is given back beyond this, in bytes.
-const LOG_SIZE: i64 = 16 << 20;
+/// The size in bytes to which the write-ahead log is truncated.
+const MAX_LOG_SIZE: i64 = 16 << 20;
 
 /// `SQLite` in a file, and beside it a reserve of room on the disk.
 pub struct Sqlite {
     connection: Connection,
-    /// `None` for a database in memory, which no disk bounds.
+    /// `None` for a database in memory.
     reserve: Option<Reserve>,
     path: PathBuf,
-    /// Locked for as long as this lives: two coordinators on one file would each be surprised by
-    /// the other.
+    /// Locked as long as the store is open, so that no other coordinator writes to the file.
     _lock: Option<File>,
 }
 
 impl Sqlite {
-    /// Opens the file, or makes it.
+    /// Opens the file, creates it if it does not exist, and applies the migrations that are missing.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::InUse`] if another process has it, [`StoreError::Format`] if it is of a later
+    /// version, [`StoreError::Full`], [`StoreError::Lock`] or [`StoreError::Database`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let mut reserve = (!is_in_memory(path)).then(|| Reserve::beside(path));
         let open = || Ok::<_, StoreError>((lock(path)?, connect(path)?));
         let (lock, connection) = match open() {
-            // To start, too, takes a little room.
+            // Opening needs a little room, too.
             Err(StoreError::Full) => {
-                reserve.as_mut().map(Reserve::give_up);
+                reserve.as_mut().map(Reserve::release);
                 open()?
             }
             other => other?,
         };
-        reserve.as_mut().map(Reserve::keep);
+        reserve.as_mut().map(Reserve::ensure);
         Ok(Self { connection, reserve, path: path.to_owned(), _lock: lock })
     }
 
@@ -87,11 +81,12 @@ impl Sqlite {
         Ok(next)
     }
 
-    /// Makes the reserve, if it is needed and not there. Gives whether there is room.
-    fn keep_reserve(&mut self) -> bool {
-        self.reserve.as_mut().is_none_or(Reserve::keep)
+    /// Creates the reserve if it does not exist. Returns `true` if there is room.
+    fn ensure_reserve(&mut self) -> bool {
+        self.reserve.as_mut().is_none_or(Reserve::ensure)
     }
 
+    /// Returns the revision since which the history is complete.
     fn floor(&self) -> Result<Revision, StoreError> {
         let floor = self
             .connection
@@ -103,7 +98,7 @@ impl Sqlite {
     }
 }
 
-/// Locks the file beside a database that says whose it is; a database in memory has none.
+/// Locks the lock file of a database; a database in memory has none.
 fn lock(path: &Path) -> Result<Option<File>, StoreError> {
     if is_in_memory(path) {
         return Ok(None);
@@ -133,13 +128,13 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // FULL: a commit is on disk when it returns.
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
+    connection.pragma_update(None, "journal_size_limit", MAX_LOG_SIZE)?;
     migrate(&mut connection)?;
     Ok(connection)
 }
 
-/// Whether mutations cut somebody off: those are written by the reserve, if there is no other room.
-fn cuts_off(mutations: &[Mutation]) -> bool {
+/// Returns `true` if mutations revoke access: those may use the reserve's room.
+fn revokes_access(mutations: &[Mutation]) -> bool {
     mutations.iter().any(|mutation| {
         matches!(
             mutation,
@@ -165,7 +160,7 @@ fn put_all(
     )?;
     let mut delete =
         connection.prepare_cached("DELETE FROM records WHERE kind = ?1 AND name = ?2")?;
-    let mut keep = connection.prepare_cached(
+    let mut append = connection.prepare_cached(
         "INSERT OR REPLACE INTO history (kind, name, revision, body) VALUES (?1, ?2, ?3, ?4)",
     )?;
     for mutation in mutations {
@@ -179,12 +174,13 @@ fn put_all(
             None => delete.execute(params![kind, name])?,
         };
         if key.has_history() {
-            keep.execute(params![kind, name, next.0 as i64, body])?;
+            append.execute(params![kind, name, next.0 as i64, body])?;
         }
     }
     Ok(())
 }
 
+/// Returns the revision of a database.
 fn revision(connection: &Connection) -> Result<Revision, rusqlite::Error> {
     let newest = connection
         .query_row("SELECT max(revision) FROM audit", [], |row| row.get::<_, Option<i64>>(0));
@@ -202,14 +198,14 @@ impl Store for Sqlite {
         mutations: &[Mutation],
         note: &Note,
     ) -> Result<Revision, StoreError> {
-        let essential = cuts_off(mutations);
-        // Without the reserve all room that there is belongs to what cuts somebody off.
-        if !self.keep_reserve() && !essential {
+        let revokes = revokes_access(mutations);
+        // Without the reserve, all room is for mutations that revoke access.
+        if !self.ensure_reserve() && !revokes {
             return Err(StoreError::Full);
         }
         match self.write(planned, mutations, note) {
             Err(StoreError::Full)
-                if essential && self.reserve.as_mut().is_some_and(Reserve::give_up) =>
+                if revokes && self.reserve.as_mut().is_some_and(Reserve::release) =>
             {
                 self.write(planned, mutations, note)
             }
@@ -235,7 +231,7 @@ impl Store for Sqlite {
         while let Some(row) = rows.next()? {
             let body: Option<String> = row.get(6)?;
             let record = body.map(|body| decode(kind, &name, &body)).transpose()?;
-            states.push(Past { entry: entry(row)?, record });
+            states.push(Past { line: line(row)?, record });
         }
         Ok(states)
     }
@@ -264,84 +260,24 @@ impl Store for Sqlite {
         &mut self,
         before: Option<Revision>,
         limit: u32,
-    ) -> Result<Vec<AuditEntry>, StoreError> {
+    ) -> Result<Vec<AuditLine>, StoreError> {
         let mut statement = self.connection.prepare_cached(
             "SELECT revision, at, actor, action, why, origin FROM audit WHERE revision < ?1
              ORDER BY revision DESC LIMIT ?2",
         )?;
-        Ok(statement.query_map(params![bound(before), limit], entry)?.collect::<Result<_, _>>()?)
+        Ok(statement.query_map(params![bound(before), limit], line)?.collect::<Result<_, _>>()?)
     }
 
     fn has_room(&mut self) -> bool {
-        self.keep_reserve()
+        self.ensure_reserve()
     }
 
     fn forget(&mut self, retention: &Retention, now: i64) -> Result<bool, StoreError> {
-        let before = now.saturating_sub(i64::from(retention.audit_days) * 24 * 3600);
-        let before = timestamp(
-            OffsetDateTime::from_unix_timestamp(before).unwrap_or(OffsetDateTime::UNIX_EPOCH),
-        );
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // States of what was deleted long ago, and those of which there are too many newer ones. A
-        // state held until the next one.
-        let old = "SELECT state.kind, state.name, state.revision,
-                   (SELECT min(revision) FROM history
-                    WHERE kind = state.kind AND name = state.name AND revision > state.revision) \
-            AS until
-             FROM history AS state";
-        transaction.execute_batch(
-            "CREATE TEMP TABLE IF NOT EXISTS forgotten (kind TEXT, name TEXT, revision INTEGER, \
-            until INTEGER);
-             DELETE FROM temp.forgotten;",
-        )?;
-        transaction.execute(
-            &format!(
-                "INSERT INTO temp.forgotten {old} WHERE
-                   (SELECT count(*) FROM history WHERE kind = state.kind AND name = state.name
-                    AND revision > state.revision) >= ?1
-                   OR EXISTS (SELECT 1 FROM history AS last JOIN audit ON audit.revision = \
-                last.revision
-                      WHERE last.kind = state.kind AND last.name = state.name AND last.body IS \
-                NULL AND audit.at < ?2
-                      AND last.revision = (SELECT max(revision) FROM history
-                          WHERE kind = state.kind AND name = state.name))
-                 LIMIT ?3"
-            ),
-            params![retention.history_states, before, FORGOTTEN_AT_ONCE],
-        )?;
-        let floor: Option<i64> = transaction.query_row(
-            "SELECT max(coalesce(until, revision)) FROM temp.forgotten",
-            [],
-            |row| row.get(0),
-        )?;
-        if let Some(floor) = floor {
-            transaction.execute(
-                "INSERT INTO floors VALUES ('history', ?1)
-                 ON CONFLICT (name) DO UPDATE SET revision = max(revision, excluded.revision)",
-                [floor],
-            )?;
-        }
-        let states = transaction.execute(
-            "DELETE FROM history WHERE (kind, name, revision) IN (SELECT kind, name, revision FROM \
-            temp.forgotten)",
-            [],
-        )?;
-        let newest = revision(&transaction)?;
-        let lines = transaction.execute(
-            "DELETE FROM audit WHERE revision IN (SELECT revision FROM audit
-               WHERE (at < ?1 OR revision <= ?2) AND revision < ?3
-                 AND revision NOT IN (SELECT revision FROM history)
-               ORDER BY revision LIMIT ?4)",
-            params![
-                before,
-                newest.0 as i64 - i64::from(retention.audit_lines),
-                newest.0 as i64,
-                FORGOTTEN_AT_ONCE
-            ],
-        )?;
+        let is_more = retention::forget(&transaction, retention, now)?;
         transaction.commit()?;
-        Ok(states.max(lines) >= FORGOTTEN_AT_ONCE as usize)
+        Ok(is_more)
     }
 
     fn copier(&self) -> Copier {
@@ -350,8 +286,7 @@ impl Store for Sqlite {
             if is_in_memory(&path) {
                 return Err(StoreError::Backup("a store in memory has no backup".into()));
             }
-            // A connection of its own reads one state to its end, whatever is written meanwhile
-            // (write-ahead log).
+            // Another connection reads one state, whatever is written meanwhile (write-ahead log).
             let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             reader.execute("VACUUM INTO ?1", [file.to_string_lossy()])?;
             Ok(())
@@ -360,6 +295,9 @@ impl Store for Sqlite {
 }
 
 /// Reads all records of a database.
+///
+/// # Errors
+/// [`StoreError::Database`] and [`StoreError::Damaged`].
 pub(super) fn read(connection: &Connection) -> Result<Contents, StoreError> {
     let revision = revision(connection)?;
     let mut records = Vec::new();
@@ -372,20 +310,20 @@ pub(super) fn read(connection: &Connection) -> Result<Contents, StoreError> {
     Ok(Contents { revision, records })
 }
 
-/// `SQLite`'s integers have a sign: what lies beyond is after every revision.
+/// Returns a revision as `SQLite`'s signed integer; the largest for none, and for those beyond it.
 fn bound(before: Option<Revision>) -> i64 {
     before.and_then(|revision| i64::try_from(revision.0).ok()).unwrap_or(i64::MAX)
 }
 
-fn entry(row: &rusqlite::Row) -> Result<AuditEntry, rusqlite::Error> {
-    Ok(AuditEntry {
-        revision: Revision(row.get::<_, i64>(0)? as u64),
+fn line(row: &rusqlite::Row) -> Result<AuditLine, rusqlite::Error> {
+    let note = Note {
         at: row.get(1)?,
         actor: row.get(2)?,
         action: row.get(3)?,
         why: row.get(4)?,
         origin: row.get(5)?,
-    })
+    };
+    Ok(AuditLine { revision: Revision(row.get::<_, i64>(0)? as u64), note })
 }
 
 fn encode(record: &Record) -> Result<String, StoreError> {

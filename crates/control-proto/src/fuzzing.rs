@@ -54,23 +54,23 @@ fn control(data: &[u8]) {
 fn views(data: &[u8]) {
     let mut bytes = Bytes(data);
     let first = decode::<View>(bytes.block()).unwrap_or_default();
-    let mut held = ViewReplica::from(first);
-    let before = held.view().clone();
+    let mut replica = ViewReplica::from(first);
+    let before = replica.view().clone();
     while !bytes.is_empty() {
         let Ok(changes) = decode::<Vec<Change>>(bytes.block()) else { continue };
-        held.apply(Revision(held.view().revision.0.wrapping_add(1)), &changes);
-        assert_eq!(held.digest(), held.view().digest(), "the digest follows");
+        replica.apply(Revision(replica.view().revision.0.wrapping_add(1)), &changes);
+        assert_eq!(replica.digest(), replica.view().digest(), "the digest follows");
     }
-    assert!(held.changes_since(&held.resource_hashes()).is_empty());
-    let again = ViewReplica::from(held.view().clone());
-    assert_eq!(again.digest(), held.digest());
-    for network in held.networks().map(|(network, _)| network) {
-        assert_eq!(again.routes(network), held.routes(network));
+    assert!(replica.changes_since(&replica.resource_hashes()).is_empty());
+    let again = ViewReplica::from(replica.view().clone());
+    assert_eq!(again.digest(), replica.digest());
+    for network in replica.networks().map(|(network, _)| network) {
+        assert_eq!(again.routes(network), replica.routes(network));
     }
     // A coordinator's view never has a key with another kind of resource.
-    let difference = held.changes_since(&before.resource_hashes());
+    let difference = replica.changes_since(&before.resource_hashes());
     let put = difference.iter().filter(|change| matches!(change, Change::Put(..))).count();
-    assert!(put <= held.resources.len());
+    assert!(put <= replica.resources.len());
 }
 
 /// Frames of relayed batches, each after its length: reassembly returns only bytes that frames

@@ -1,7 +1,7 @@
 //! The messages of a session.
 
 use crate::{
-    Change, EndpointReport, Fired, FlowSeen, LinkCount, MAX_ANSWER, WorkloadReport,
+    Change, EndpointReport, Fired, LinkCount, LoggedFlow, MAX_ANSWER, WorkloadReport,
     codec::PART_ELEMENTS,
     in_parts,
     relay::RelaySpec,
@@ -22,7 +22,7 @@ pub struct InstanceId(pub [u8; 16]);
 /// A message from a node in its session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum FromNode {
-    /// The first message: the node's state and the view that it holds. [`Self::Has`] follows.
+    /// The first message: the node's state and the view that it holds. [`Self::Inventory`] follows.
     Hello {
         /// The version of the software.
         #[serde(deserialize_with = "as_printable")]
@@ -37,7 +37,7 @@ pub enum FromNode {
         digest: Digest,
     },
     /// A part of the endpoints and workloads that the node has. All parts together are the whole.
-    Has {
+    Inventory {
         /// The endpoints of this part.
         #[serde(deserialize_with = "at_most::<_, _, PART_ELEMENTS>")]
         endpoints: Vec<EndpointReport>,
@@ -66,7 +66,7 @@ pub enum FromNode {
     Fired(Fired),
     /// A hole-punch request: the node has no session with the peer, which is to send packets to it,
     /// so that NATs on both sides open.
-    Call {
+    PunchHole {
         /// The network.
         network: NetworkName,
         /// The peer.
@@ -87,20 +87,23 @@ pub enum FromNode {
 
 impl FromNode {
     /// Returns the node's endpoints and workloads, in parts.
-    pub fn has(endpoints: Vec<EndpointReport>, workloads: Vec<WorkloadReport>) -> Vec<Self> {
+    pub fn inventory(endpoints: Vec<EndpointReport>, workloads: Vec<WorkloadReport>) -> Vec<Self> {
         let endpoints = in_parts(endpoints).into_iter().map(|part| (part, vec![]));
         let workloads = in_parts(workloads.into_iter().map(WorkloadReport::fitted));
         let parts: Vec<_> =
             endpoints.chain(workloads.into_iter().map(|part| (vec![], part))).collect();
         let last = parts.len() - 1;
-        let has =
-            |(at, (endpoints, workloads))| Self::Has { endpoints, workloads, is_last: at == last };
-        parts.into_iter().enumerate().map(has).collect()
+        let message = |(at, (endpoints, workloads))| Self::Inventory {
+            endpoints,
+            workloads,
+            is_last: at == last,
+        };
+        parts.into_iter().enumerate().map(message).collect()
     }
 
     /// Returns a view's hashes, in parts.
-    pub fn resource_hashes(shadow: ResourceHashes) -> Vec<Self> {
-        let parts = in_parts(shadow);
+    pub fn resource_hashes(hashes: ResourceHashes) -> Vec<Self> {
+        let parts = in_parts(hashes);
         let last = parts.len() - 1;
         let part = |(at, part): (usize, Vec<_>)| Self::ResourceHashes {
             part: part.into_iter().collect(),
@@ -138,12 +141,12 @@ pub enum FromCoordinator {
         budget: String,
     },
     /// Another machine with this node's identity has the session: this one is to wait.
-    Held {
+    StandBy {
         /// The reason, and how to fix it.
         reason: String,
     },
     /// A hole-punch request of a peer: the node is to send packets to it.
-    Called {
+    PunchHole {
         /// The network.
         network: NetworkName,
         /// The peer.
@@ -228,7 +231,7 @@ pub enum Answer {
     /// The answer to [`Question::Cuts`], by the workload of the node that began the flows.
     Cuts(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<(WorkloadId, u64)>),
     /// The answer to [`Question::Flows`].
-    Flows(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<FlowSeen>),
+    Flows(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<LoggedFlow>),
     /// The answer to [`Question::AddDevice`], or the reason for refusing it.
     Device(Result<DeviceAnswer, String>),
     /// The answer to [`Question::RemoveDevice`], or the reason for refusing it.

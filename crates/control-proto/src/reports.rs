@@ -108,7 +108,7 @@ pub struct Fired {
 
 /// Flows of one kind that the node's workloads began or tried to begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowSeen {
+pub struct LoggedFlow {
     /// The identity that began them.
     pub from: IdentityId,
     /// The identity at the other end.

@@ -81,7 +81,7 @@ impl CraftedSession {
             revision: Revision(0),
             digest: Digest::default(),
         })?;
-        for part in FromNode::has(vec![], workloads) {
+        for part in FromNode::inventory(vec![], workloads) {
             session.say(&part)?;
         }
         Ok(session)

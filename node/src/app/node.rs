@@ -183,7 +183,7 @@ impl Node {
     pub fn begin_session(&self, to_coordinator: mpsc::UnboundedSender<FromNode>) -> Vec<FromNode> {
         // First: a workload that is attached from now on is in the reports, or sent, or both.
         self.link.begin(to_coordinator);
-        let has = FromNode::has(self.reachability.reports(), self.workloads.reports());
+        let has = FromNode::inventory(self.reachability.reports(), self.workloads.reports());
         let (revision, digest) = self.enforcement.view(|view| (view.revision, view.digest()));
         let hello = FromNode::Hello {
             version: env!("CARGO_PKG_VERSION").into(),

@@ -7,7 +7,7 @@ use crate::{
     workers::ServedEndpoint,
 };
 use meshward_api_types::local::{LocalEndpoint, LocalPeer, LocalStatus, LostWay};
-use meshward_control_proto::{FlowSeen, LinkCount, view::NetworkSpec};
+use meshward_control_proto::{LinkCount, LoggedFlow, view::NetworkSpec};
 use meshward_datapath::{EndpointStats, PathLossReason, Timeouts};
 use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -25,14 +25,14 @@ impl Node {
     }
 
     /// Returns the kinds of flows that were begun or tried in the last so many seconds.
-    pub fn flows(&self, network: &NetworkName, seconds: u64) -> Vec<FlowSeen> {
+    pub fn flows(&self, network: &NetworkName, seconds: u64) -> Vec<LoggedFlow> {
         let Some(served) = self.enforcement.endpoint(network) else { return vec![] };
         let kinds =
             served.endpoint.flow_kinds(clock::now(), Duration::from_secs(seconds)).into_iter();
         kinds
             .map(|(from, to, kind)| {
                 let (protocol, port, passed) = (kind.protocol, kind.port, kind.passed);
-                FlowSeen { from, to, protocol, port, passed }
+                LoggedFlow { from, to, protocol, port, passed }
             })
             .collect()
     }

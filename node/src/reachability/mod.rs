@@ -171,7 +171,7 @@ impl Reachability {
         for (network, served) in self.enforcement.endpoints() {
             for peer in served.endpoint.take_hole_punch_requests() {
                 debug!(%network, %peer, "hole punch requested");
-                self.link.send(FromNode::Call { network: network.clone(), peer });
+                self.link.send(FromNode::PunchHole { network: network.clone(), peer });
             }
         }
     }

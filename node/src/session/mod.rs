@@ -263,7 +263,7 @@ impl Conversation {
             FromCoordinator::Update { revision, changes, urgent } => {
                 self.enforce(revision, &changes, urgent);
             }
-            FromCoordinator::Called { network, peer } => {
+            FromCoordinator::PunchHole { network, peer } => {
                 node.reachability.answer_hole_punch(&network, &peer);
             }
             FromCoordinator::RotateKeys { networks, keep_old_seconds } => {
@@ -281,7 +281,7 @@ impl Conversation {
             FromCoordinator::OverBudget { budget } => {
                 warn!("the coordinator says: over a budget: {budget}");
             }
-            FromCoordinator::Held { reason } => return Err(HeldBack(reason).into()),
+            FromCoordinator::StandBy { reason } => return Err(HeldBack(reason).into()),
             FromCoordinator::Refused { workload, reason } => {
                 node.workloads.refuse(&workload, reason);
             }

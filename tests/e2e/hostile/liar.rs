@@ -3,7 +3,7 @@
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, limited, member, resident};
 use meshward_control_proto::{
-    Answer, EndpointReport, Fired, FlowSeen, FromCoordinator, FromNode, InstanceId, LinkCount,
+    Answer, EndpointReport, Fired, FromCoordinator, FromNode, InstanceId, LinkCount, LoggedFlow,
     Question, ResourceKey, WorkloadReport,
     view::{Digest, Hash128, ResourceHashes},
 };
@@ -204,11 +204,18 @@ impl Others {
                     ),
                     lie("a long version", vec![made("\u{1b}[2J".repeat(1 << 17), *clock, 0, none)]),
                 ];
-                (lies, Some(FromNode::Has { endpoints: vec![], workloads: vec![], is_last: true }))
+                (
+                    lies,
+                    Some(FromNode::Inventory {
+                        endpoints: vec![],
+                        workloads: vec![],
+                        is_last: true,
+                    }),
+                )
             }
-            FromNode::Has { .. } => {
+            FromNode::Inventory { .. } => {
                 let has = |endpoints, workloads| {
-                    vec![FromNode::Has { endpoints, workloads, is_last: true }]
+                    vec![FromNode::Inventory { endpoints, workloads, is_last: true }]
                 };
                 let mut lies: Vec<Lie> = self
                     .false_reports()
@@ -221,7 +228,7 @@ impl Others {
                         .map(|(what, one)| lie(what, has(vec![one], vec![]))),
                 );
                 let long = workload("liar-8", "app=web", vec![[10, 42, 0, 7].into(); 64]);
-                let endless = FromNode::Has {
+                let endless = FromNode::Inventory {
                     endpoints: vec![],
                     workloads: vec![long; 1000],
                     is_last: false,
@@ -292,10 +299,13 @@ impl Others {
                         vec![fired(&"liar-1".parse().unwrap(), &"t".repeat(1000)); 2000],
                     ),
                 ];
-                (lies, Some(FromNode::Call { network: network(), peer: "rack".parse().unwrap() }))
+                (
+                    lies,
+                    Some(FromNode::PunchHole { network: network(), peer: "rack".parse().unwrap() }),
+                )
             }
-            FromNode::Call { .. } => {
-                let to = |network: &str, peer: &str| FromNode::Call {
+            FromNode::PunchHole { .. } => {
+                let to = |network: &str, peer: &str| FromNode::PunchHole {
                     network: network.parse().unwrap(),
                     peer: peer.parse().unwrap(),
                 };
@@ -376,8 +386,8 @@ impl Scene {
     /// Says something in a session of its own, and hears what comes for a while.
     fn say(&self, says: &[FromNode]) {
         let mut session = self.session();
-        if !matches!(says[0], FromNode::Has { .. }) {
-            let has = FromNode::has(
+        if !matches!(says[0], FromNode::Inventory { .. }) {
+            let has = FromNode::inventory(
                 vec![endpoint(PublicKey([9; 32]))],
                 vec![self.others.own("liar-0", "app=own")],
             );
@@ -495,7 +505,7 @@ fn false_answers(question: &Question, web: &WorkloadId) -> Vec<Answer> {
             vec![Answer::Cuts(vec![(web.clone(), u64::MAX), (web.clone(), u64::MAX)]); 3]
         }
         Question::Flows(..) => {
-            let flow = |(from, to)| FlowSeen {
+            let flow = |(from, to)| LoggedFlow {
                 from,
                 to,
                 protocol: Protocol::Tcp,
@@ -520,7 +530,7 @@ fn what_a_member_answers_about_others_is_not_taken() {
     let web: WorkloadId = scene.shop.web.id.parse().unwrap();
     let own = web.clone();
     session.answer(move |question| false_answers(question, &own));
-    for part in FromNode::has(
+    for part in FromNode::inventory(
         vec![endpoint(PublicKey([9; 32]))],
         vec![scene.others.own("liar-0", "app=own")],
     ) {

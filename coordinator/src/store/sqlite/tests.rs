@@ -1,7 +1,8 @@
 use super::*;
 use meshward_api_types::Role;
-use meshward_control_state::{records::CredentialRecord, records::PolicyRecord};
+use meshward_control_state::records::{CredentialRecord, PolicyRecord};
 use meshward_types::PolicyFile;
+use time::OffsetDateTime;
 
 fn note() -> Note {
     Note {
@@ -78,7 +79,7 @@ fn old_lines_and_states_are_forgotten_and_the_rest_stays() {
     assert!(!store.forget(&retention, now).unwrap());
     let states = store.history(&key, None, 100).unwrap();
     assert_eq!(
-        states.iter().map(|state| state.entry.revision.0).collect::<Vec<_>>(),
+        states.iter().map(|state| state.line.revision.0).collect::<Vec<_>>(),
         [91, 81, 71, 61]
     );
     assert_eq!(store.as_of(Revision(65)).unwrap(), [policy(60)]);
@@ -159,11 +160,11 @@ fn every_state_of_a_policy_is_kept() {
     }
     let states = store.history(&key, None, 10).unwrap();
     let known: Vec<_> =
-        states.iter().map(|state| (state.entry.revision.0, state.record.clone())).collect();
+        states.iter().map(|state| (state.line.revision.0, state.record.clone())).collect();
     let expected =
         [(5, Some(policy("three"))), (3, None), (2, Some(policy("two"))), (1, Some(policy("one")))];
     assert_eq!(known, expected);
-    assert_eq!(states[0].entry.why.as_deref(), Some("because"));
+    assert_eq!(states[0].line.note.why.as_deref(), Some("because"));
     assert_eq!(store.as_of(Revision(1)).unwrap(), [policy("one")]);
     assert_eq!(store.as_of(Revision(2)).unwrap(), [policy("two")]);
     assert_eq!(store.as_of(Revision(4)).unwrap(), []);

@@ -126,8 +126,11 @@ pub(super) fn control() -> Vec<Vec<u8>> {
         revision: Revision(7),
         digest: Default::default(),
     };
-    let has =
-        FromNode::Has { endpoints: vec![endpoint()], workloads: vec![workload()], is_last: true };
+    let has = FromNode::Inventory {
+        endpoints: vec![endpoint()],
+        workloads: vec![workload()],
+        is_last: true,
+    };
     let fired = Fired {
         network: network.clone(),
         trigger: "scan".into(),
@@ -150,7 +153,7 @@ pub(super) fn control() -> Vec<Vec<u8>> {
         prefixes: vec![],
         mtu: 1420,
     };
-    let flow = FlowSeen {
+    let flow = LoggedFlow {
         from: IdentityId(1),
         to: IdentityId(2),
         protocol: Protocol::Udp,
@@ -227,9 +230,9 @@ pub(super) fn control() -> Vec<Vec<u8>> {
 
 pub(super) fn views() -> Vec<Vec<u8>> {
     let all = changes();
-    let mut held = ViewReplica::default();
-    held.apply(Revision(3), &all);
-    let whole = encode(held.view());
+    let mut replica = ViewReplica::default();
+    replica.apply(Revision(3), &all);
+    let whole = encode(replica.view());
     let forget = vec![Change::Forget(name("shop"), IdentityId(3))];
     let updates = [
         encode(&all),

@@ -41,12 +41,13 @@ fn what_a_node_has_comes_whole_in_parts_that_fit() {
     };
     for count in [0, 1, 600, 5000] {
         let all: Vec<WorkloadReport> = (0..count).map(report).collect();
-        let parts = FromNode::has(vec![], all.clone());
+        let parts = FromNode::inventory(vec![], all.clone());
         let mut came = vec![];
         for (at, part) in parts.iter().enumerate() {
             let frame = encode(part);
             assert!(frame.len() <= MAX_FRAME);
-            let FromNode::Has { workloads, is_last, .. } = decode(&frame[4..]).unwrap() else {
+            let FromNode::Inventory { workloads, is_last, .. } = decode(&frame[4..]).unwrap()
+            else {
                 panic!()
             };
             assert_eq!(is_last, at + 1 == parts.len());

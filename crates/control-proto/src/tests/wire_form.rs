@@ -40,20 +40,24 @@ fn the_messages_of_the_file_are_of_every_kind() {
             assert_eq!(encode(message)[4], kind(message), "variants are numbered in their order");
         }
         let kinds: BTreeSet<u8> = messages.iter().map(kind).collect();
-        assert!(kinds.iter().copied().eq(0..kinds.len() as u8), "{kinds:?} of {}", type_name::<T>());
+        assert!(
+            kinds.iter().copied().eq(0..kinds.len() as u8),
+            "{kinds:?} of {}",
+            type_name::<T>()
+        );
     }
     use std::any::type_name;
     // A new kind of message has no arm here: add it to the samples, too.
     check(&from_node(), |message| match message {
         FromNode::Hello { .. } => 0,
-        FromNode::Has { .. } => 1,
+        FromNode::Inventory { .. } => 1,
         FromNode::ResourceHashes { .. } => 2,
         FromNode::Endpoint(_) => 3,
         FromNode::Started(_) => 4,
         FromNode::Stopped(_) => 5,
         FromNode::Enforced(_) => 6,
         FromNode::Fired(_) => 7,
-        FromNode::Call { .. } => 8,
+        FromNode::PunchHole { .. } => 8,
         FromNode::Renew { .. } => 9,
         FromNode::Degraded(_) => 10,
         FromNode::Leave => 11,
@@ -63,8 +67,8 @@ fn the_messages_of_the_file_are_of_every_kind() {
         FromCoordinator::Update { .. } => 1,
         FromCoordinator::Refused { .. } => 2,
         FromCoordinator::OverBudget { .. } => 3,
-        FromCoordinator::Held { .. } => 4,
-        FromCoordinator::Called { .. } => 5,
+        FromCoordinator::StandBy { .. } => 4,
+        FromCoordinator::PunchHole { .. } => 5,
         FromCoordinator::Renewed { .. } => 6,
         FromCoordinator::Relays(_) => 7,
         FromCoordinator::RotateKeys { .. } => 8,
@@ -260,7 +264,7 @@ fn from_node() -> Vec<FromNode> {
             revision: Revision(300),
             digest,
         },
-        FromNode::Has {
+        FromNode::Inventory {
             endpoints: vec![endpoint()],
             workloads: vec![workload(), bare_workload()],
             is_last: true,
@@ -278,7 +282,7 @@ fn from_node() -> Vec<FromNode> {
             distinct_ports: 8,
             distinct_addresses: 7,
         }),
-        FromNode::Call { network: shop(), peer: rack() },
+        FromNode::PunchHole { network: shop(), peer: rack() },
         FromNode::Renew { csr: vec![0x30, 0x82] },
         FromNode::Degraded(Some("the disk is full".into())),
         FromNode::Degraded(None),
@@ -298,8 +302,8 @@ fn from_coordinator() -> Vec<FromCoordinator> {
         FromCoordinator::Update { revision: Revision(300), changes: changes(), urgent: true },
         FromCoordinator::Refused { workload: of("w1"), reason: "not signed".into() },
         FromCoordinator::OverBudget { budget: "4096 workloads".into() },
-        FromCoordinator::Held { reason: "another machine".into() },
-        FromCoordinator::Called { network: shop(), peer: rack() },
+        FromCoordinator::StandBy { reason: "another machine".into() },
+        FromCoordinator::PunchHole { network: shop(), peer: rack() },
         FromCoordinator::Renewed { certificate: vec![0x30, 0x82] },
         FromCoordinator::Relays(vec![relay]),
         FromCoordinator::RotateKeys { networks: vec![shop()], keep_old_seconds: 600 },
@@ -327,7 +331,7 @@ fn questions() -> Vec<Question> {
 fn answers() -> Vec<Answer> {
     let count = Count { packets: 1, bytes: 300, denied: 3, observed: 4 };
     let link = LinkCount { network: shop(), from: IdentityId(1), to: IdentityId(2), count };
-    let flow = |protocol| FlowSeen {
+    let flow = |protocol| LoggedFlow {
         from: IdentityId(1),
         to: IdentityId(2),
         protocol,
@@ -367,11 +371,8 @@ fn join_requests() -> Vec<JoinRequest> {
 }
 
 fn join_replies() -> Vec<JoinReply> {
-    let accepted = |site| JoinReply::Accepted {
-        certificate: vec![0x30],
-        mesh: "0123456789ab".into(),
-        site,
-    };
+    let accepted =
+        |site| JoinReply::Accepted { certificate: vec![0x30], mesh: "0123456789ab".into(), site };
     vec![accepted(Some("a".into())), accepted(None), JoinReply::Refused("expired".into())]
 }
 

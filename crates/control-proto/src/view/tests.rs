@@ -1,6 +1,10 @@
 use super::*;
-use meshward_types::{AclEntry, PortRange, Protocol};
+use meshward_types::{
+    Acl, AclEntry, IdentityId, NetworkName, NodeName, PortRange, Protocol, PublicKey, Revision,
+    trigger::TriggerSpec,
+};
 use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn network() -> NetworkName {
     "shop".parse().unwrap()
@@ -90,26 +94,25 @@ proptest! {
     }
 
     #[test]
-    fn a_held_view_says_all_that_follows_and_keeps_its_digest(
+    fn a_replica_says_all_that_follows_and_keeps_its_digest(
         steps in prop::collection::vec(prop::collection::vec(change(), 1..6), 1..12),
     ) {
-        let (mut held, mut told) = (ViewReplica::default(), BTreeMap::new());
+        let (mut replica, mut told) = (ViewReplica::default(), BTreeMap::new());
         for changes in steps {
-            for change in held.apply(Revision(1), &changes) {
+            for change in replica.apply(Revision(1), &changes) {
                 match change {
                     Change::Put(key, resource) => { told.insert(key, resource); }
                     Change::Drop(key) => { told.remove(&key); }
                     Change::Forget(..) => prop_assert!(false, "it is said resource by resource"),
                 }
             }
-            prop_assert_eq!(&told, &held.resources);
-            prop_assert_eq!(held.digest(), held.view().digest());
-            let again = ViewReplica::from(held.view().clone());
-            prop_assert_eq!(&again.on_node, &held.on_node);
-            prop_assert_eq!(&again.of_identity, &held.of_identity);
-            for key in held.resources.keys() {
+            prop_assert_eq!(&told, &replica.resources);
+            prop_assert_eq!(replica.digest(), replica.view().digest());
+            let again = ViewReplica::from(replica.view().clone());
+            prop_assert_eq!(&again.indices, &replica.indices);
+            for key in replica.resources.keys() {
                 if let ResourceKey::Peer(network, node) = key {
-                    prop_assert!(held.on_node.contains_key(&(network.clone(), node.clone())));
+                    prop_assert!(replica.indices.has_workloads_on(&(network.clone(), node.clone())));
                 }
             }
         }
@@ -117,7 +120,7 @@ proptest! {
 }
 
 #[test]
-fn every_item_survives_the_wire() {
+fn every_resource_survives_the_wire() {
     let accepts = vec!["app=web, port=tcp/80".parse().unwrap(), "".parse().unwrap()];
     let trigger = TriggerSpec {
         watch: "app in (a,b),!old".parse().unwrap(),
@@ -162,7 +165,7 @@ fn every_item_survives_the_wire() {
 }
 
 #[test]
-fn a_key_with_another_keys_item_is_not_kept() {
+fn a_key_with_another_keys_resource_is_not_kept() {
     let mut view = ViewReplica::default();
     let key = ResourceKey::Network(network());
     view.apply(Revision(1), &[Change::Put(key, Resource::Link(Acl::default()))]);

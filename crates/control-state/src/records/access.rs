@@ -1,6 +1,6 @@
 //! Records of join tokens and credentials.
 
-use super::forms::form;
+use super::form;
 use meshward_api_types::Role;
 use meshward_types::NetworkName;
 use serde::{Deserialize, Serialize};

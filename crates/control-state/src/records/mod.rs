@@ -14,6 +14,7 @@
 
 mod access;
 mod conversions;
+mod form;
 mod forms;
 mod network;
 mod node;

@@ -1,6 +1,6 @@
 //! Records of policies.
 
-use super::forms::form;
+use super::form;
 use meshward_policy::Policy;
 use meshward_types::{NetworkName, PolicyFile};
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! Records of workloads, their identities and images.
 
-use super::forms::{NoSignatures, form};
+use super::{form, forms::NoSignatures};
 use ipnet::IpNet;
 use meshward_types::{
     AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName,

@@ -1,10 +1,4 @@
-//! The view of a node: the resources that it is told of, and their changes.
-//!
-//! A view is a set of resources under keys. The coordinator derives it and the node holds a replica
-//! ([`ViewReplica`]); on the wire there are only differences: a [`Change`] puts or removes a
-//! resource. Every resource has a hash, so that a node that comes back after any time can say what
-//! it has and gets exactly what differs. One message fits all nodes that a change concerns, since a
-//! node keeps a peer as long as a known workload runs on it, and removes workloads with identities.
+//! Resources and their keys, hashes and changes, and the view that they make up.
 
 use ipnet::IpNet;
 use meshward_types::{
@@ -13,9 +7,8 @@ use meshward_types::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    ops::Deref,
 };
 
 /// A network that the node belongs to.
@@ -139,7 +132,8 @@ impl ResourceKey {
         }
     }
 
-    fn holds(&self, resource: &Resource) -> bool {
+    /// Returns `true` if a resource is of the kind that the key names.
+    pub(super) fn fits(&self, resource: &Resource) -> bool {
         matches!(
             (self, resource),
             (Self::Network(_), Resource::Network(_))
@@ -246,12 +240,12 @@ impl View {
     }
 
     /// Returns the changes that lead to this view from one with these hashes.
-    pub fn changes_since(&self, shadow: &ResourceHashes) -> Vec<Change> {
-        let dropped = shadow.keys().filter(|key| !self.resources.contains_key(key));
+    pub fn changes_since(&self, hashes: &ResourceHashes) -> Vec<Change> {
+        let dropped = hashes.keys().filter(|key| !self.resources.contains_key(key));
         let put = self
             .resources
             .iter()
-            .filter(|(key, resource)| shadow.get(key) != Some(&Hash128::of(key, resource)));
+            .filter(|(key, resource)| hashes.get(key) != Some(&Hash128::of(key, resource)));
         dropped
             .map(|key| Change::Drop(key.clone()))
             .chain(put.map(|(key, resource)| Change::Put(key.clone(), resource.clone())))
@@ -333,168 +327,3 @@ impl View {
         })
     }
 }
-
-type NodeKey = (NetworkName, NodeName);
-type IdentityKey = (NetworkName, IdentityId);
-
-/// A node's replica of its view, with the digest and the indices that changes need.
-#[derive(Debug, Clone, Default)]
-pub struct ViewReplica {
-    view: View,
-    digest: Digest,
-    /// The number of known workloads by node.
-    on_node: HashMap<NodeKey, usize>,
-    of_identity: HashMap<IdentityKey, BTreeSet<WorkloadId>>,
-    /// The prefixes behind workloads that are routes of gateways.
-    routes: BTreeMap<(NetworkName, WorkloadId), Vec<IpNet>>,
-}
-
-impl Deref for ViewReplica {
-    type Target = View;
-    fn deref(&self) -> &View {
-        &self.view
-    }
-}
-
-impl From<View> for ViewReplica {
-    fn from(view: View) -> Self {
-        let mut held =
-            Self { view: View { revision: view.revision, ..View::default() }, ..Self::default() };
-        for (key, resource) in view.resources {
-            held.put(key, resource);
-        }
-        held
-    }
-}
-
-impl ViewReplica {
-    /// Returns the view.
-    pub fn view(&self) -> &View {
-        &self.view
-    }
-
-    /// Returns the digest of the resources.
-    pub fn digest(&self) -> Digest {
-        self.digest
-    }
-
-    /// Returns the known prefixes behind gateways of a network, the node's own included.
-    pub fn routes(&self, network: &NetworkName) -> BTreeSet<IpNet> {
-        let own = self.routes.iter().filter(|((own, _), _)| own == network);
-        own.flat_map(|(_, prefixes)| prefixes).copied().collect()
-    }
-
-    /// Applies changes in their order. Returns every resource that they put or removed, one by one.
-    pub fn apply(&mut self, revision: Revision, changes: &[Change]) -> Vec<Change> {
-        let (mut done, mut peers) = (Vec::with_capacity(changes.len()), BTreeSet::new());
-        for change in changes {
-            match change {
-                Change::Put(key, resource) if key.holds(resource) => {
-                    note_peer(&mut peers, key, Some(resource));
-                    let before = self.put(key.clone(), resource.clone());
-                    note_peer(&mut peers, key, before.as_ref());
-                    done.push(change.clone());
-                }
-                // A coordinator never sends another kind of resource; keeping the old fails closed.
-                Change::Put(..) => {}
-                Change::Drop(key) => self.drop(key, &mut peers, &mut done),
-                Change::Forget(network, identity) => {
-                    let own =
-                        self.of_identity.remove(&(network.clone(), *identity)).unwrap_or_default();
-                    for id in own {
-                        self.drop(
-                            &ResourceKey::Workload(network.clone(), id),
-                            &mut peers,
-                            &mut done,
-                        );
-                    }
-                    self.drop(
-                        &ResourceKey::Identity(network.clone(), *identity),
-                        &mut peers,
-                        &mut done,
-                    );
-                }
-            }
-        }
-        for peer in peers {
-            if !self.on_node.contains_key(&peer) {
-                let key = ResourceKey::Peer(peer.0, peer.1);
-                self.drop(&key, &mut BTreeSet::new(), &mut done);
-            }
-        }
-        self.view.revision = revision;
-        done
-    }
-
-    fn put(&mut self, key: ResourceKey, resource: Resource) -> Option<Resource> {
-        self.digest.add(Hash128::of(&key, &resource));
-        if let (ResourceKey::Workload(network, id), Resource::Workload(spec)) = (&key, &resource) {
-            *self.on_node.entry((network.clone(), spec.node.clone())).or_default() += 1;
-            self.of_identity
-                .entry((network.clone(), spec.identity))
-                .or_default()
-                .insert(id.clone());
-            if spec.prefixes.is_empty() {
-                self.routes.remove(&(network.clone(), id.clone()));
-            } else {
-                self.routes.insert((network.clone(), id.clone()), spec.prefixes.clone());
-            }
-        }
-        let before = self.view.resources.insert(key.clone(), resource);
-        if let Some(before) = &before {
-            let same_identity = matches!((before, &self.view.resources[&key]), (Resource::Workload(a), Resource::Workload(b)) if a.identity == b.identity);
-            self.gone(&key, before, same_identity);
-        }
-        before
-    }
-
-    fn drop(&mut self, key: &ResourceKey, peers: &mut BTreeSet<NodeKey>, done: &mut Vec<Change>) {
-        let Some(before) = self.view.resources.remove(key) else { return };
-        if let (ResourceKey::Workload(network, id), Resource::Workload(spec)) = (key, &before)
-            && !spec.prefixes.is_empty()
-        {
-            self.routes.remove(&(network.clone(), id.clone()));
-        }
-        self.gone(key, &before, false);
-        note_peer(peers, key, Some(&before));
-        done.push(Change::Drop(key.clone()));
-    }
-
-    /// Updates the indices after a resource was removed or replaced.
-    fn gone(&mut self, key: &ResourceKey, resource: &Resource, same_identity: bool) {
-        self.digest.remove(Hash128::of(key, resource));
-        let (ResourceKey::Workload(network, id), Resource::Workload(spec)) = (key, resource) else {
-            return;
-        };
-        let node = (network.clone(), spec.node.clone());
-        if let Some(count) = self.on_node.get_mut(&node) {
-            *count -= 1;
-            if *count == 0 {
-                self.on_node.remove(&node);
-            }
-        }
-        let identity = (network.clone(), spec.identity);
-        if !same_identity && let Some(own) = self.of_identity.get_mut(&identity) {
-            own.remove(id);
-            if own.is_empty() {
-                self.of_identity.remove(&identity);
-            }
-        }
-    }
-}
-
-/// Notes a peer that may have lost its last workload, or come without one.
-fn note_peer(peers: &mut BTreeSet<NodeKey>, key: &ResourceKey, resource: Option<&Resource>) {
-    match (key, resource) {
-        (ResourceKey::Workload(network, _), Some(Resource::Workload(spec))) => {
-            peers.insert((network.clone(), spec.node.clone()));
-        }
-        (ResourceKey::Peer(network, node), _) => {
-            peers.insert((network.clone(), node.clone()));
-        }
-        _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests;
