@@ -182,7 +182,7 @@ async fn start(arguments: Arguments) -> Result<()> {
     });
     tokio::spawn({
         let mesh = mesh.clone();
-        async move { mesh.sessions.hear().await }
+        async move { mesh.sessions.track_last_seen().await }
     });
     info!(listen = %address, mesh = %mesh.ca.mesh, revision = %mesh.look(|world| world.revision), "coordinator ready");
     meshward_runtime::ended().await?;

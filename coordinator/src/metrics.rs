@@ -32,7 +32,7 @@ fn register(registry: &mut Registry, mesh: &Mesh) {
         registry,
         "identities_held",
         "Second machines with a node's identity that were held",
-        mesh.sessions.held_count(),
+        mesh.sessions.duplicate_count(),
     );
     register_guard(registry, &mesh.guard);
     register_forwarder(registry, &mesh.forwarder);

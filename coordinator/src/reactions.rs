@@ -83,10 +83,8 @@ async fn forget_ephemeral(mesh: &Mesh, watched_since: OffsetDateTime, now: Offse
     let unseen = |node: &NodeName| match mesh.sessions.get(node) {
         Some(_) => 0,
         None => {
-            let seen = mesh
-                .sessions
-                .silent_since(node)
-                .map_or(watched_since, |seen| seen.max(watched_since));
+            let seen =
+                mesh.sessions.last_seen(node).map_or(watched_since, |seen| seen.max(watched_since));
             u64::try_from((now - seen).whole_seconds()).unwrap_or(0)
         }
     };

@@ -42,10 +42,10 @@ impl RelayLinks {
 
     /// Has this coordinator's own relay, and all others, told which start of a node's daemon has
     /// its session now.
-    pub fn tell_session(&self, own: &Forwarder, sessions: &Sessions, node: &NodeName) {
+    pub fn announce_session(&self, own: &Forwarder, sessions: &Sessions, node: &NodeName) {
         // What is told last is what is so.
         let _in_order = self.telling.lock();
-        let instance = sessions.get(node).map(|session| session.instance());
+        let instance = sessions.get(node).map(|session| session.node.instance);
         own.set_session(RelayId::of(node), instance);
         self.tell_all(&ToRelay::Session(node.clone(), instance));
     }

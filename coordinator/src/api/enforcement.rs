@@ -34,7 +34,7 @@ fn silent(mesh: &Mesh, world: &World, node: u32, enforcing: &RoaringBitmap) -> O
     peers.remove(node);
     Some(SilentNode {
         connected: mesh.sessions.get(&name).is_some(),
-        since: mesh.sessions.silent_since(&name).map(timestamp),
+        since: mesh.sessions.last_seen(&name).map(timestamp),
         peers: peers.len() as usize,
         peers_enforcing: peers.intersection_len(enforcing) as usize,
         node: name,

@@ -192,10 +192,10 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
     if node.waiting {
         problems.push(format!("waits for approval: `meshctl nodes approve {name}`"));
     }
-    if let Some(from) = mesh.sessions.held(name) {
+    if let Some(from) = mesh.sessions.recent_duplicate(name) {
         problems.push(format!(
-            "another machine, at {from}, has the same identity (a copied disk?) and is held: \
-            remove its data folder, and run `meshward-node join` there"
+            "another machine, at {from}, has the same identity (a copied disk?) and gets no \
+            session: remove its data folder, and run `meshward-node join` there"
         ));
     }
     problems.extend(session.iter().flat_map(|session| session.problems()));
@@ -212,13 +212,13 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
         connected: session.is_some(),
         degraded: session.as_ref().and_then(|session| session.degraded()),
         enforced: session.as_ref().map(|session| session.enforced()),
-        address: session.as_ref().map(|session| session.address),
-        version: session.as_ref().map(|session| session.version.clone()),
+        address: session.as_ref().map(|session| session.node.address),
+        version: session.as_ref().map(|session| session.node.version.clone()),
         blocks: node.blocks.iter().map(block).collect(),
         problems,
         workloads: world.workloads_on(name).count(),
         forget_after_seconds: node.forget_after,
-        seen: mesh.sessions.silent_since(name).filter(|_| session.is_none()).map(timestamp),
+        seen: mesh.sessions.last_seen(name).filter(|_| session.is_none()).map(timestamp),
     }
 }
 

@@ -46,13 +46,13 @@ pub(super) async fn rotate(
         (None, None) => "had all nodes make other keys".into(),
     };
     mesh.change(&caller.context, |_| Ok(Plan::noted(action.clone()))).await?;
-    let order = FromCoordinator::RotateKeys {
+    let request = FromCoordinator::RotateKeys {
         networks: wanted.network.iter().cloned().collect(),
         keep_old_seconds: wanted.keep_old_seconds,
     };
     let nodes: BTreeSet<&NodeName> = before.keys().map(|(node, _)| node).collect();
     for session in nodes.into_iter().filter_map(|node| mesh.sessions.get(node)) {
-        session.order(order.clone());
+        session.queue_message(request.clone());
     }
     let begun = Instant::now();
     loop {

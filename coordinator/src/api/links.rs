@@ -5,7 +5,7 @@ use super::{
     state::Api,
     watch::{self, Watched},
 };
-use crate::mesh::Mesh;
+use crate::{mesh::Mesh, sessions::NodeAnswer};
 use axum::{
     Json,
     extract::State,
@@ -98,8 +98,9 @@ fn key(link: &Link) -> String {
 }
 
 async fn counted(mesh: &Mesh, caller: &Caller, filter: &Filter) -> Links {
+    let answers = mesh.sessions.ask_all(&Question::Links).await;
     let answers: HashMap<_, _> =
-        mesh.sessions.ask_all(&Question::Links).await.into_iter().collect();
+        answers.into_iter().map(|NodeAnswer { node, answer }| (node, answer)).collect();
     let hosted = hosted(mesh, answers.keys());
     let counts = answers.iter().flat_map(|(node, answer)| match answer {
         Some(Answer::Links(counts)) => own(counts, hosted.get(node)),

@@ -6,7 +6,7 @@ use super::{
     request::{At, Body, Params, Precondition, etag},
     state::Api,
 };
-use crate::mesh::Mesh;
+use crate::{mesh::Mesh, sessions::NodeAnswer};
 use axum::{
     Json,
     extract::State,
@@ -126,7 +126,9 @@ async fn count_cuts(
             continue;
         }
         let mut flows: BTreeMap<WorkloadId, u64> = BTreeMap::new();
-        for (node, answer) in mesh.sessions.ask_all(&Question::Cuts(network.clone(), links)).await {
+        for NodeAnswer { node, answer } in
+            mesh.sessions.ask_all(&Question::Cuts(network.clone(), links)).await
+        {
             match answer {
                 Some(Answer::Cuts(cuts)) => {
                     // A node speaks of its own workloads.
@@ -331,7 +333,7 @@ pub(super) async fn suggest(
     mesh.look(|world| networks::find(world, &name).map(drop))?;
     let seconds = since.seconds.unwrap_or(3600);
     let answers = mesh.sessions.ask_all(&Question::Flows(name.clone(), seconds)).await;
-    let flows = answers.into_iter().flat_map(|(node, answer)| match answer {
+    let flows = answers.into_iter().flat_map(|NodeAnswer { node, answer }| match answer {
         // A node speaks of what its own workloads have begun.
         Some(Answer::Flows(mut flows)) => {
             let own = own_identities(&mesh, &name, &node);

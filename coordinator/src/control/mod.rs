@@ -2,12 +2,14 @@
 
 mod inbox;
 mod limits;
+mod member;
 mod relay_link;
 mod session;
 
 use crate::mesh::{ChangeContext, Mesh};
 use anyhow::{Context, Result};
 use limits::FIRST_MESSAGE;
+use member::MemberConnection;
 use meshward_control_proto::{
     CLOSE_REMOVED, Channel, JoinReply, JoinRequest, MAX_JOIN_FRAME, MemberKind,
 };
@@ -90,10 +92,11 @@ async fn serve_connection(
         return mesh.forwarder.serve(RelayId::of(&certificate.node), connection).await;
     }
     let (send, receive) = first_stream(&connection).await?;
+    let member = MemberConnection { connection, certificate, from, send, receive };
     if channel == Channel::RelayLink {
-        return relay_link::serve(mesh, connection, &certificate, from.ip(), send, receive).await;
+        return relay_link::serve(mesh, member).await;
     }
-    session::serve(mesh, connection, certificate, from, send, receive).await
+    session::serve(mesh, member).await
 }
 
 async fn first_stream(connection: &Connection) -> Result<(SendStream, RecvStream)> {
@@ -167,11 +170,11 @@ async fn join(
     };
     // Before it is known: an ephemeral node has its time to begin a session.
     if request.kind == MemberKind::Node {
-        mesh.sessions.note_seen(&request.name);
+        mesh.sessions.note_joining(&request.name);
     }
     let done = mesh.change(&context, plan).await;
     if mesh.look(|world| !world.nodes.contains_key(&request.name)) {
-        mesh.sessions.forget_seen(&request.name);
+        mesh.sessions.forget_joining(&request.name);
     }
     Ok((certificate, done?.outcome))
 }

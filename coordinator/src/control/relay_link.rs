@@ -1,5 +1,6 @@
-//! The link of one relay, as it runs.
+//! The link of one relay: it gets the mesh's members and their sessions.
 
+use super::member::MemberConnection;
 use crate::{
     mesh::{ChangeContext, Mesh},
     relay_links::{Link, WAITING},
@@ -10,38 +11,35 @@ use meshward_control_proto::{
     relay::{FromRelay, ToRelay},
 };
 use meshward_control_state::plans::relays;
-use meshward_runtime::{frames, tls::MemberCertificate};
+use meshward_runtime::frames;
 use meshward_types::NodeName;
-use quinn::{Connection, RecvStream, SendStream};
 use std::{net::IpAddr, sync::Arc};
 use tokio::sync::mpsc;
 use tracing::info;
 
-/// Serves a relay's link until it ends. `seen` is where it comes from.
-pub(super) async fn serve(
-    mesh: &Arc<Mesh>,
-    connection: Connection,
-    certificate: &MemberCertificate,
-    seen: IpAddr,
-    mut send: SendStream,
-    mut receive: RecvStream,
-) -> Result<()> {
+/// Serves a relay's link until it ends.
+///
+/// # Errors
+/// The reason for which it ended.
+pub(super) async fn serve(mesh: &Arc<Mesh>, member: MemberConnection) -> Result<()> {
+    let MemberConnection { connection, certificate, from, mut send, mut receive } = member;
     let name = certificate.node.clone();
     let first = frames::receive(&mut receive, MAX_JOIN_FRAME).await?;
     let FromRelay::Hello { version, addresses, stun_port } = first else {
         anyhow::bail!("a relay's link does not begin with a hello");
     };
     let (messages, mut outgoing) = mpsc::channel(WAITING);
-    // From this look on the relay is told of every change of the nodes and their sessions.
+    // From this moment on, the relay gets every change of the nodes and their sessions.
     let (members, sessions) = mesh.look(|world| {
         let members = world.nodes.values().map(|node| (node.name.clone(), node.key.clone()));
         let link = Link { connection: connection.clone(), messages: messages.clone() };
         mesh.relays.register(&name, link, || (members.collect(), mesh.sessions.instances()))
     });
-    let _end = RemoveAtEnd(mesh, &name, connection.stable_id());
+    let _end = RemoveAtEnd { mesh, relay: &name, stable_id: connection.stable_id() };
     frames::send(&mut send, &ToRelay::Members(members)).await?;
     frames::send(&mut send, &ToRelay::Sessions(sessions)).await?;
-    let addresses: Vec<String> = addresses.iter().map(|address| completed(address, seen)).collect();
+    let addresses: Vec<String> =
+        addresses.iter().map(|address| with_host(address, from.ip())).collect();
     let context = ChangeContext::named(format!("relay:{name}"));
     mesh.change(&context, |world| relays::set_addresses(world, &name, &addresses, stun_port))
         .await?;
@@ -51,7 +49,7 @@ pub(super) async fn serve(
         loop {
             let message: FromRelay = frames::receive(&mut receive, MAX_JOIN_FRAME).await?;
             let FromRelay::Renew { csr } = message else {
-                anyhow::bail!("a message came out of turn")
+                anyhow::bail!("the relay sent a message that nothing had asked for")
             };
             let (certificate, read) =
                 mesh.ca.sign_member(MemberKind::Relay, &name, &csr, mesh.certificate_lifetime)?;
@@ -73,19 +71,24 @@ pub(super) async fn serve(
     }
 }
 
-/// An address of which the host may be left out: then it is where the relay is seen.
-fn completed(address: &str, seen: IpAddr) -> String {
-    match (address.strip_prefix(':'), seen) {
-        (Some(port), IpAddr::V4(seen)) => format!("{seen}:{port}"),
-        (Some(port), IpAddr::V6(seen)) => format!("[{seen}]:{port}"),
+/// Returns an address of a relay, with the host from which the relay connects if it names none.
+fn with_host(address: &str, from: IpAddr) -> String {
+    match (address.strip_prefix(':'), from) {
+        (Some(port), IpAddr::V4(host)) => format!("{host}:{port}"),
+        (Some(port), IpAddr::V6(host)) => format!("[{host}]:{port}"),
         (None, _) => address.to_owned(),
     }
 }
 
-struct RemoveAtEnd<'a>(&'a Arc<Mesh>, &'a NodeName, usize);
+/// Removes the relay's link from those that are told of changes, when dropped.
+struct RemoveAtEnd<'a> {
+    mesh: &'a Arc<Mesh>,
+    relay: &'a NodeName,
+    stable_id: usize,
+}
 
 impl Drop for RemoveAtEnd<'_> {
     fn drop(&mut self) {
-        self.0.relays.unregister(self.1, self.2);
+        self.mesh.relays.unregister(self.relay, self.stable_id);
     }
 }
