@@ -1,4 +1,4 @@
-//! `meshctl netcheck`: what lies around this machine's node.
+//! `meshctl netcheck`: the network around this machine's node.
 
 use crate::{
     arguments::Common,
@@ -7,7 +7,7 @@ use crate::{
     output::{bad, good, list, table, whole},
 };
 use anyhow::Result;
-use meshward_api_types::diagnosis::{Nat, Netcheck, RelayCheck};
+use meshward_api_types::diagnosis::{NatMapping, Netcheck, RelayCheck};
 use meshward_types::relay::RelayNumber;
 use std::process::ExitCode;
 
@@ -39,12 +39,12 @@ fn print(common: &Common, found: &Netcheck) {
         (None, false) => "- (no address)".into(),
     };
     out!("  seen by IPv6  {v6}");
-    let port = match found.nat_keeps_port {
-        Some(true) => "; it kept the port",
-        Some(false) => "; it gave another port",
+    let port = match found.nat.preserves_port {
+        Some(true) => "; the port is preserved",
+        Some(false) => "; the port is not preserved",
         None => "",
     };
-    out!("  NAT           {}{port}", nat(found.nat));
+    out!("  NAT           {}{port}", nat(found.nat.mapping));
     let mapping = &found.port_mapping;
     let mapped = match (mapping.mapped.as_slice(), mapping.router) {
         _ if !mapping.wanted => "not wanted (port_mapping)".into(),
@@ -55,7 +55,7 @@ fn print(common: &Common, found: &Netcheck) {
         (mapped, _) => good(list(mapped)),
     };
     out!("  port mapping  {mapped}");
-    out!("  reached by    {}", list(found.homes.iter().map(|home| format!("relay {home}"))));
+    out!("  home relays   {}", list(&found.home_relays));
     let row = |relay: &RelayCheck| {
         let time = |micros: Option<u64>| match micros {
             Some(micros) => format!("{:.2} ms", micros as f64 / 1000.0),
@@ -68,7 +68,7 @@ fn print(common: &Common, found: &Netcheck) {
             relay.address.clone(),
             time(relay.udp_us),
             time(relay.tcp_us),
-            yes_no(found.homes.contains(&relay.number)),
+            yes_no(found.home_relays.contains(&relay.number)),
         ]
     };
     table(
@@ -78,21 +78,21 @@ fn print(common: &Common, found: &Netcheck) {
     );
 }
 
-fn nat(nat: Nat) -> String {
-    match nat {
-        Nat::None => good("none"),
-        Nat::EndpointIndependent => {
-            good("one port for all (endpoint-independent): other nodes can come in by it")
+fn nat(mapping: NatMapping) -> String {
+    match mapping {
+        NatMapping::None => good("none"),
+        NatMapping::EndpointIndependent => {
+            good("endpoint-independent mapping: peers can connect by hole punching")
         }
-        Nat::EndpointDependent => bad(
-            "another port for each place (endpoint-dependent): other nodes come in only where they \
-             are reached themselves, or by a relay",
+        NatMapping::EndpointDependent => bad(
+            "endpoint-dependent mapping (symmetric NAT): a peer that is behind a NAT or a firewall \
+             itself connects by a relay",
         ),
-        Nat::Undetermined => {
-            "there is one, of unknown kind: servers at two addresses tell (a relay elsewhere, or \
-             --stun), and those at one answered"
+        NatMapping::Undetermined => {
+            "yes, mapping unknown: that takes STUN servers at two addresses, and one answered (add a \
+             relay elsewhere, or meshward-node --stun)"
                 .into()
         }
-        Nat::Unknown => "unknown: no server answers by UDP that is not on this machine".into(),
+        NatMapping::Unknown => "unknown: no STUN server outside this machine answers".into(),
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     nat::Pair,
     support::{Echo, PATIENCE, Shop, allow, mesh, tcp_echoes},
 };
-use meshward_lab::{Barrier, Mesh, Node, hex, output};
+use meshward_lab::{Mesh, NatProfile, Node, Uplink, hex, output};
 use serde_json::Value;
 use std::{
     fs,
@@ -97,10 +97,10 @@ fn a_ping_of_a_node_that_is_down_has_no_answer_and_one_that_begins_anew_has() {
 }
 
 #[test]
-fn a_ping_and_a_netcheck_tell_of_nats_and_relays() {
+fn a_ping_and_a_netcheck_show_nats_and_relays() {
     let mut own = mesh();
     let _relay = own.relay("relay-a").unwrap();
-    let pair = Pair::of(own, [Barrier::Symmetric, Barrier::Symmetric]);
+    let pair = Pair::of(own, [Uplink::Nat(NatProfile::APDM_APDF); 2]);
     assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1, PATIENCE));
     let (out, err) =
         said(&run(&pair.mesh, &pair.nodes[0], &["ping", "rack", "-c", "2", "-i", "200ms"]));
@@ -113,32 +113,38 @@ fn a_ping_and_a_netcheck_tell_of_nats_and_relays() {
     assert_eq!(direct.status.code(), Some(1), "{:?}", said(&direct));
     let found = json(&pair.mesh, &pair.nodes[0], &["netcheck"]);
     assert_eq!(
-        (&found["udp"], &found["nat"]),
+        (&found["udp"], &found["nat"]["mapping"]),
         (&Value::Bool(true), &"endpoint-dependent".into()),
         "{found}"
     );
     let relays = found["relays"].as_array().unwrap();
     assert!(relays.len() == 2 && relays.iter().all(|relay| relay["udp_us"].is_u64()), "{found}");
     let (out, _) = said(&run(&pair.mesh, &pair.nodes[0], &["netcheck"]));
-    assert!(out.contains("another port for each place") && out.contains("coordinator"), "{out}");
+    assert!(out.contains("endpoint-dependent mapping") && out.contains("coordinator"), "{out}");
 }
 
 #[test]
-fn one_server_tells_that_there_is_a_nat_and_not_of_which_kind() {
+fn one_server_shows_that_there_is_a_nat_and_not_its_mapping() {
     let mut mesh = mesh();
-    for (name, barrier) in [("cone", Barrier::Cone), ("symmetric", Barrier::Symmetric)] {
-        let (site, _) = mesh.internet.site_behind(name, barrier).unwrap();
+    for (name, uplink) in [
+        ("home", Uplink::Nat(NatProfile::EIM_APDF)),
+        ("office", Uplink::Nat(NatProfile::APDM_APDF)),
+    ] {
+        let (site, _) = mesh.internet.site_with_uplink(name, uplink).unwrap();
         let node = mesh.node_at(site).token(&mesh.token(&[]).unwrap()).start().unwrap();
         mesh.wait(|| node.is_connected()).unwrap();
         let found = json(&mesh, &node, &["netcheck"]);
         assert_eq!(
-            (&found["udp"], &found["nat"]),
+            (&found["udp"], &found["nat"]["mapping"]),
             (&Value::Bool(true), &"undetermined".into()),
             "{found}"
         );
-        assert!(found["nat_keeps_port"].is_boolean() && found["ipv4"].is_string(), "{found}");
+        assert!(
+            found["nat"]["preserves_port"].is_boolean() && found["ipv4"].is_string(),
+            "{found}"
+        );
         let (out, _) = said(&run(&mesh, &node, &["netcheck"]));
-        assert!(out.contains("of unknown kind") && !out.contains("dependent"), "{out}");
+        assert!(out.contains("mapping unknown") && !out.contains("dependent"), "{out}");
     }
 }
 
@@ -147,14 +153,22 @@ fn a_netcheck_says_where_udp_does_not_pass_and_where_there_is_no_nat() {
     let mut mesh = mesh();
     let open = mesh.node("open").start().unwrap();
     let token = mesh.token(&[]).unwrap();
-    let (site, _) = mesh.internet.site_behind("walled", Barrier::Tcp).unwrap();
+    let (site, _) = mesh.internet.site_with_uplink("walled", Uplink::TcpOnly).unwrap();
     let walled = mesh.node_at(site).token(&token).start().unwrap();
     mesh.wait(|| walled.is_connected()).unwrap();
     let found = json(&mesh, &open, &["netcheck"]);
-    assert_eq!((&found["udp"], &found["nat"]), (&Value::Bool(true), &"none".into()), "{found}");
+    assert_eq!(
+        (&found["udp"], &found["nat"]["mapping"]),
+        (&Value::Bool(true), &"none".into()),
+        "{found}"
+    );
     assert!(found["ipv4"].as_str().unwrap().starts_with(&open.site.v4.to_string()), "{found}");
     let found = json(&mesh, &walled, &["netcheck"]);
-    assert_eq!((&found["udp"], &found["nat"]), (&Value::Bool(false), &"unknown".into()), "{found}");
+    assert_eq!(
+        (&found["udp"], &found["nat"]["mapping"]),
+        (&Value::Bool(false), &"unknown".into()),
+        "{found}"
+    );
     assert!(
         found["relays"][0]["udp_us"].is_null() && found["relays"][0]["tcp_us"].is_u64(),
         "{found}"

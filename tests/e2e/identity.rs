@@ -4,7 +4,7 @@ use crate::{
     nat::Pair,
     support::{PATIENCE, Stream, mesh},
 };
-use meshward_lab::{Barrier, Mesh, Node};
+use meshward_lab::{Mesh, NatProfile, Node, Uplink};
 use std::{path::Path, process::Command, time::Duration};
 
 /// Copies a folder, as often as it takes: a daemon that writes into it renames files meanwhile.
@@ -40,7 +40,8 @@ fn metric(mesh: &Mesh, name: &str) -> u64 {
 
 #[test]
 fn a_copied_disk_is_relayed_nothing_and_takes_nothing_from_the_first() {
-    let Pair { mut mesh, echo: _echo, nodes, api, web } = Pair::new([Barrier::Symmetric; 2]);
+    let Pair { mut mesh, echo: _echo, nodes, api, web } =
+        Pair::new([Uplink::Nat(NatProfile::APDM_APDF); 2]);
     let stream = Stream::start(&web.netns, api.v4(), 7000);
     assert!(stream.flows(PATIENCE));
     let copied = start_copy(&mut mesh, "cloud");

@@ -2,7 +2,9 @@
 //! the relay.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Stream, allow, mesh, tcp_echoes, udp_echoes};
-use meshward_lab::{Barrier, Internet, Mesh, Node, Process, Workload, output};
+use meshward_lab::{
+    Internet, Mesh, NatBehavior, NatProfile, Node, Process, Uplink, Workload, output,
+};
 use meshward_types::relay::is_relayed;
 use std::{
     fmt::Write,
@@ -19,22 +21,7 @@ const SENT: usize = 2_000_000;
 const AT_ONCE: usize = 2;
 /// After so long, a path that is relayed stays so.
 const STAYS: Duration = Duration::from_secs(4);
-/// All kinds of barriers, in the order of the table.
-pub(crate) const BARRIERS: [Barrier; 11] = [
-    Barrier::None,
-    Barrier::Firewall,
-    Barrier::FullCone,
-    Barrier::Cone,
-    Barrier::Double,
-    Barrier::Symmetric,
-    Barrier::Tcp,
-    Barrier::OneWay,
-    Barrier::Loss,
-    Barrier::Slow,
-    Barrier::Narrow,
-];
-
-/// Two nodes, each behind a barrier, and a workload on each.
+/// Two nodes at sites with an uplink each, and a workload on each node.
 pub(crate) struct Pair {
     pub web: Workload,
     pub api: Workload,
@@ -44,25 +31,25 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    pub(crate) fn new(barriers: [Barrier; 2]) -> Self {
-        Self::of(mesh(), barriers)
+    pub(crate) fn new(uplinks: [Uplink; 2]) -> Self {
+        Self::of(mesh(), uplinks)
     }
 
     /// The same in a mesh that is there.
-    pub(crate) fn of(mesh: Mesh, barriers: [Barrier; 2]) -> Self {
-        Self::made(mesh, barriers, |_, _, _| {})
+    pub(crate) fn of(mesh: Mesh, uplinks: [Uplink; 2]) -> Self {
+        Self::made(mesh, uplinks, |_, _, _| {})
     }
 
     /// The same, where something is done to each site, by its number and name, before its node is
     /// there.
     pub(crate) fn made(
         mut mesh: Mesh,
-        barriers: [Barrier; 2],
+        uplinks: [Uplink; 2],
         changes: impl Fn(&Internet, usize, &str),
     ) -> Self {
         let (mut nodes, mut seen) = (Vec::new(), Vec::new());
-        for (at, (name, barrier)) in ["cloud", "rack"].into_iter().zip(barriers).enumerate() {
-            let (site, address) = mesh.internet.site_behind(name, barrier).unwrap();
+        for (at, (name, uplink)) in ["cloud", "rack"].into_iter().zip(uplinks).enumerate() {
+            let (site, address) = mesh.internet.site_with_uplink(name, uplink).unwrap();
             changes(&mesh.internet, at, name);
             nodes.push(mesh.node_at(site).start().unwrap());
             seen.push(address);
@@ -116,46 +103,42 @@ impl Pair {
     }
 }
 
-/// Whether two nodes can meet directly. What a symmetric NAT lets in, it lets in from where
-/// something was sent to by that very port, which nobody who keeps others out can know.
-fn can_be_direct([a, b]: [Barrier; 2]) -> bool {
-    let keeps_out = |barrier| {
-        matches!(barrier, Barrier::Firewall | Barrier::Cone | Barrier::Double | Barrier::Symmetric)
+/// Returns whether two nodes can have a direct path. A NAT with address- and port-dependent mapping
+/// sends from a port that the peer cannot know, so a peer that filters by port drops its packets.
+fn can_be_direct([a, b]: [Uplink; 2]) -> bool {
+    let port = NatBehavior::AddressAndPortDependent;
+    let maps_by_port = |uplink: Uplink| uplink.nats().iter().any(|nat| nat.mapping == port);
+    let filters_by_port = |uplink: Uplink| {
+        uplink == Uplink::Firewall || uplink.nats().iter().any(|nat| nat.filtering == port)
     };
-    let hard = |one: Barrier, other: Barrier| one == Barrier::Symmetric && keeps_out(other);
-    let never = |barrier| matches!(barrier, Barrier::Tcp | Barrier::OneWay);
-    !hard(a, b) && !hard(b, a) && !never(a) && !never(b)
+    let never = |uplink| matches!(uplink, Uplink::TcpOnly | Uplink::OneWay);
+    let blocked = |one, other| never(one) || maps_by_port(one) && filters_by_port(other);
+    !blocked(a, b) && !blocked(b, a)
 }
 
-/// What became of a pair, as a line of the table.
-fn line([a, b]: [Barrier; 2]) -> String {
+/// Measures a pair, and returns its line of the table.
+fn line([a, b]: [Uplink; 2]) -> String {
     let pair = Pair::new([a, b]);
     // A probe that is lost is followed by another later.
-    let stays = if [a, b].contains(&Barrier::Loss) { 3 * STAYS } else { STAYS };
+    let stays = if [a, b].contains(&Uplink::Lossy) { 3 * STAYS } else { STAYS };
     let (first, direct) = pair.meet_within(stays);
-    assert_eq!(direct.is_some(), can_be_direct([a, b]), "{a:?} and {b:?}");
+    assert_eq!(direct.is_some(), can_be_direct([a, b]), "{a} and {b}");
     let begun = Instant::now();
     let patience = 4 * PATIENCE;
-    assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, SENT, patience), "{a:?} and {b:?}");
+    assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, SENT, patience), "{a} and {b}");
     let rate = 8.0 * SENT as f64 / begun.elapsed().as_secs_f64() / 1e6;
     let path = if direct.is_some() { "direct" } else { "relay" };
-    let name = |barrier| format!("{barrier:?}").to_lowercase();
     let after = direct.map_or("-".to_owned(), |direct| format!("{} ms", direct.as_millis()));
-    format!(
-        "| {}, {} | {path} | {} ms | {after} | {rate:.0} Mbit/s |",
-        name(a),
-        name(b),
-        first.as_millis()
-    )
+    format!("| {a}, {b} | {path} | {} ms | {after} | {rate:.0} Mbit/s |", first.as_millis())
 }
 
 /// With `WRITE_CONNECTIVITY` set, the table of docs/connectivity.md is written anew.
 #[test]
-fn every_pair_of_barriers_finds_its_path() {
-    let pairs: Vec<[Barrier; 2]> = BARRIERS
+fn nodes_meet_across_every_pair_of_uplinks() {
+    let pairs: Vec<[Uplink; 2]> = Uplink::ALL
         .into_iter()
         .enumerate()
-        .flat_map(|(at, a)| BARRIERS.into_iter().skip(at).map(move |b| [a, b]))
+        .flat_map(|(at, a)| Uplink::ALL.into_iter().skip(at).map(move |b| [a, b]))
         .collect();
     let next = AtomicUsize::new(0);
     let mut lines: Vec<(usize, String)> = std::thread::scope(|scope| {
@@ -172,7 +155,7 @@ fn every_pair_of_barriers_finds_its_path() {
     });
     lines.sort_unstable();
     let mut table = String::from(
-        "| between | path | first byte | direct after | there and back |\n|---|---|---|---|---|\n",
+        "| uplinks | path | first byte | direct after | throughput |\n|---|---|---|---|---|\n",
     );
     for (_, line) in &lines {
         writeln!(table, "{line}").unwrap();
@@ -197,7 +180,8 @@ fn a_router_that_maps_ports_makes_nodes_behind_it_reachable() {
     let mut mesh = mesh();
     let (mut nodes, mut router) = (Vec::new(), None);
     for name in ["cloud", "rack"] {
-        let (site, seen) = mesh.internet.site_behind(name, Barrier::Symmetric).unwrap();
+        let (site, seen) =
+            mesh.internet.site_with_uplink(name, Uplink::Nat(NatProfile::APDM_APDF)).unwrap();
         if name == "rack" {
             router = Some(map_ports(&mesh, seen));
         }
@@ -212,7 +196,7 @@ fn a_router_that_maps_ports_makes_nodes_behind_it_reachable() {
     let pair = Pair { web, api, nodes, echo, mesh };
     let (first, direct) = pair.meet();
     println!("first byte after {first:?}, direct after {direct:?}");
-    assert!(direct.is_some(), "one of two symmetric NATs maps a port");
+    assert!(direct.is_some(), "the router of one of two NATs maps a port");
     drop(router);
 }
 
@@ -257,7 +241,7 @@ uuid=6d657368-7761-7264-0000-000000000000
 
 #[test]
 fn what_is_relayed_is_all_that_was_sent() {
-    let pair = Pair::new([Barrier::Symmetric, Barrier::Symmetric]);
+    let pair = Pair::new([Uplink::Nat(NatProfile::APDM_APDF); 2]);
     assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, 3_000_000, PATIENCE));
     assert!(
         udp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1380, PATIENCE),
@@ -269,7 +253,7 @@ fn what_is_relayed_is_all_that_was_sent() {
 
 #[test]
 fn where_only_tcp_passes_nodes_join_and_meet() {
-    let pair = Pair::new([Barrier::Tcp, Barrier::Tcp]);
+    let pair = Pair::new([Uplink::TcpOnly; 2]);
     assert!(tcp_echoes(&pair.web.netns, pair.api.v4(), 7000, 3_000_000, PATIENCE));
     assert!(
         udp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1380, PATIENCE),
@@ -286,7 +270,7 @@ fn where_only_tcp_passes_nodes_join_and_meet() {
 
 #[test]
 fn what_a_nat_knows_is_kept_while_nobody_speaks() {
-    let pair = Pair::new([Barrier::Cone, Barrier::Cone]);
+    let pair = Pair::new([Uplink::Nat(NatProfile::EIM_APDF); 2]);
     pair.meet();
     std::thread::sleep(Duration::from_secs(25));
     let begun = Instant::now();
@@ -322,7 +306,7 @@ fn where_long_packets_and_all_fragments_are_lost_transfers_do_not_stall() {
 #[test]
 fn a_way_that_is_open_in_one_direction_is_not_used() {
     for blocked in [0, 1] {
-        let pair = Pair::new([Barrier::None, Barrier::None]);
+        let pair = Pair::new([Uplink::Open; 2]);
         let sites = [&pair.nodes[blocked].site, &pair.nodes[1 - blocked].site];
         let rules = format!(
             "ip saddr {} ip daddr {} udp dport 51820-51900 drop\n\
@@ -358,7 +342,7 @@ fn a_way_that_is_open_in_one_direction_is_not_used() {
 
 #[test]
 fn a_running_transfer_goes_on_when_an_address_changes() {
-    let pair = Pair::new([Barrier::None, Barrier::None]);
+    let pair = Pair::new([Uplink::Open; 2]);
     pair.meet();
     let stream = Stream::start(&pair.web.netns, pair.api.v4(), 7000);
     assert!(stream.flows(PATIENCE));

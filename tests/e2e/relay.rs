@@ -4,7 +4,7 @@ use crate::{
     nat::Pair,
     support::{PATIENCE, Stream, mesh, tcp_echoes, udp_echoes},
 };
-use meshward_lab::{Barrier, Node, Relay};
+use meshward_lab::{NatProfile, Node, Relay, Uplink};
 use meshward_types::relay::RelayId;
 use std::{
     process::Command,
@@ -15,7 +15,7 @@ use std::{
 fn pair_with_relays() -> (Pair, [Relay; 2]) {
     let mut mesh = mesh();
     let relays = ["relay-a", "relay-b"].map(|name| mesh.relay(name).unwrap());
-    let pair = Pair::of(mesh, [Barrier::Symmetric, Barrier::Symmetric]);
+    let pair = Pair::of(mesh, [Uplink::Nat(NatProfile::APDM_APDF); 2]);
     let chosen = |node: &Node| node.printed().matches("relay reached").count() >= 2;
     pair.mesh.wait(|| pair.nodes.iter().all(chosen)).unwrap();
     (pair, relays)
@@ -59,7 +59,7 @@ fn a_relay_that_is_killed_under_load_is_replaced_by_another() {
                 .printed()
                 .lines()
                 .rev()
-                .find(|line| line.contains("homes="))
+                .find(|line| line.contains("home_relays="))
                 .unwrap_or("")
                 .contains(&format!("RelayNumber({by})"))
         };

@@ -1,4 +1,4 @@
-//! The long runs: many kills, every hostile neighbour, transfers between all pairs of barriers, and
+//! The long runs: many kills, every hostile neighbour, transfers between all pairs of uplinks, and
 //! all fuzz targets for some minutes.
 
 use crate::{fuzz, test};

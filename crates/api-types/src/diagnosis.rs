@@ -98,38 +98,53 @@ pub struct Netcheck {
     pub ipv6: Option<SocketAddr>,
     /// Whether it has an address of IPv6 that is good beyond its link.
     pub has_ipv6: bool,
-    /// What the NAT in front of it does, if that could be found out.
-    pub nat: Nat,
-    /// Whether the NAT, if there is one, gave the socket outside the port that it has inside.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nat_keeps_port: Option<bool>,
-    /// What the router says about mapping ports.
+    /// The NAT in front of this node, as far as STUN shows it.
+    pub nat: NatProfile,
+    /// Port mappings from the router, by PCP or NAT-PMP.
     pub port_mapping: PortMappings,
     /// The relays, the nearest first.
     pub relays: Vec<RelayCheck>,
-    /// The relays by which this node is reached.
-    pub homes: Vec<RelayNumber>,
+    /// The home relays: those by which peers can reach this node.
+    pub home_relays: Vec<RelayNumber>,
     /// The addresses of this machine.
     pub addresses: Vec<IpAddr>,
 }
 
-/// What a NAT makes of one socket that sends to several places (RFC 4787 §4.1).
+/// The behaviour of the NAT in front of a node, in the terms of RFC 4787.
+///
+/// Filtering and hairpinning are not measured: that takes a STUN server that answers from a second
+/// address (RFC 5780).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatProfile {
+    /// Which outer port a socket gets for each destination.
+    pub mapping: NatMapping,
+    /// Whether the socket has the same port outside as inside (port preservation, RFC 4787
+    /// §4.2.1); nothing if there is no NAT, or none is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preserves_port: Option<bool>,
+}
+
+/// The mapping behaviour of a NAT (RFC 4787 §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Nat {
-    /// There is none: this machine has the address by which it is seen.
+pub enum NatMapping {
+    /// There is no NAT: the address that STUN servers see is one of this machine's.
     None,
-    /// One port for all: others can reach it once it has sent something.
+    /// A socket has one outer address and port for all destinations (a "cone" NAT), so peers can
+    /// connect to it by hole punching.
     EndpointIndependent,
-    /// Another port for each place: others reach it by a relay, unless they are reached themselves.
+    /// A socket has another outer address or port for each destination (a "symmetric" NAT):
+    /// address-dependent, or address- and port-dependent mapping. A peer connects directly only if
+    /// this node can reach it first.
     EndpointDependent,
-    /// There is one, and no servers at two addresses answered, which it takes to tell.
+    /// There is a NAT. Its mapping takes answers from STUN servers at two addresses, and there was
+    /// one.
     Undetermined,
-    /// No server answered that is not on this machine itself.
+    /// No STUN server outside this machine answered.
     Unknown,
 }
 
-/// What the router says about mapping ports.
+/// Port mappings from the router, by PCP (RFC 6887) or NAT-PMP (RFC 6886).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMappings {
     /// Whether this node asks for any (`port_mapping`).

@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use meshward_lab::{Barrier, Binaries, Mesh, Node, Rights, Workload, become_root};
+use meshward_lab::{Binaries, Mesh, NatProfile, Node, Rights, Uplink, Workload, become_root};
 use meshward_netns::Netns;
 use meshward_policy::Policy;
 use meshward_types::{Labels, Protocol, Verdict, relay::is_relayed};
@@ -49,9 +49,12 @@ const PARTS: [(&str, &str, u16, usize); 6] = [
     ("db", "app=db,env=prod", 5432, 2),
     ("worker", "app=worker,env=dev", 9000, 2),
 ];
-/// The sites, and what stands between each and the others.
-const SITES: [(&str, Barrier); 3] =
-    [("public-cloud", Barrier::None), ("private-cloud", Barrier::Cone), ("rack", Barrier::Double)];
+/// The sites, and their uplinks.
+const SITES: [(&str, Uplink); 3] = [
+    ("public-cloud", Uplink::Open),
+    ("private-cloud", Uplink::Nat(NatProfile::EIM_APDF)),
+    ("rack", Uplink::DoubleNat),
+];
 /// For how long a connection is tried before it counts as cut.
 const PATIENCE: Duration = Duration::from_millis(800);
 const MEASURE: Duration = Duration::from_secs(3);
@@ -122,14 +125,14 @@ fn show(binaries: Binaries, options: &Options, rights: Rights) -> Result<()> {
         ])
     })?;
     let mut nodes = Vec::new();
-    for (site, barrier) in SITES {
-        let behind = match barrier {
-            Barrier::None => "",
-            Barrier::Double => ", behind two NATs",
+    for (site, uplink) in SITES {
+        let behind = match uplink {
+            Uplink::Open => "",
+            Uplink::DoubleNat => ", behind two NATs",
             _ => ", behind a NAT",
         };
         nodes.push(step(&format!("node {site} joins with a token{behind}"), || {
-            let (site, _) = mesh.internet.site_behind(site, barrier)?;
+            let (site, _) = mesh.internet.site_with_uplink(site, uplink)?;
             mesh.node_at(site).start()
         })?);
     }

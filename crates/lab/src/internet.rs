@@ -1,6 +1,11 @@
 //! Sites behind one router.
 
-use crate::{capture::Watch, host::host, process::output};
+use crate::{
+    capture::Watch,
+    host::host,
+    process::output,
+    uplink::{LOSSY, NO_UDP, NatProfile, ONE_WAY, Uplink},
+};
 use anyhow::{Context, Result};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use meshward_netns::Netns;
@@ -10,28 +15,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::Command,
 };
-
-/// The rules of [`Barrier::OneWay`]: no other node's packets come in.
-const ONE_WAY: &str = "table inet deaf {
-chain in {
-type filter hook input priority 0
-iifname eth0 ip saddr != 198.18.1.2 drop
-iifname eth0 meta nfproto ipv6 udp dport 51820-51900 drop
-}
-}
-";
-/// The rules of [`Barrier::Loss`]: three of a hundred packets are lost, each way.
-const LOSS: &str = "table inet lossy {
-chain in {
-type filter hook input priority 0
-iifname eth0 numgen random mod 100 < 3 drop
-}
-chain out {
-type filter hook output priority 0
-oifname eth0 numgen random mod 100 < 3 drop
-}
-}
-";
 
 /// A router with a link to every site. Subnets come from 198.18.0.0/15 (RFC 2544) and
 /// `2001:db8::/32` (RFC 3849).
@@ -70,38 +53,6 @@ pub enum Hop {
     Own,
     /// The last, between two routers if there are providers.
     Last,
-}
-
-/// What stands between a site and the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Barrier {
-    /// Nothing.
-    None,
-    /// A firewall: it lets in only what answers to something that was sent, from the same address
-    /// and port.
-    Firewall,
-    /// A router that translates addresses, with such a firewall, and one port outside for each
-    /// inside, whomever it sends to (RFC 4787: endpoint-independent mapping, address and
-    /// port-dependent filtering).
-    Cone,
-    /// Two of these, one behind the other.
-    Double,
-    /// The same with another port for everyone that is sent to (address and port-dependent
-    /// mapping).
-    Symmetric,
-    /// A router that translates addresses, and lets in whatever comes to the ports of endpoints
-    /// (RFC 4787: endpoint-independent mapping and filtering).
-    FullCone,
-    /// A firewall that lets nothing pass but TCP that was begun from within.
-    Tcp,
-    /// A firewall that lets everything out, and in from the coordinator alone.
-    OneWay,
-    /// Three in a hundred packets are lost, in each direction.
-    Loss,
-    /// Not more than 20 Mbit/s leave, with 50 ms of room.
-    Slow,
-    /// Packets of more than 1280 bytes are lost, and so are all fragments; nobody is told.
-    Narrow,
 }
 
 /// Two sites with nothing but a cable in between: for benchmarks.
@@ -281,64 +232,58 @@ impl Internet {
         Ok(())
     }
 
-    /// Adds a site behind a barrier. Behind a router that translates addresses it has an IPv4
-    /// address alone, and every such site has the same. Gives the address, too, at which others see
-    /// it.
+    /// Adds a site with an uplink, and returns it with the IPv4 address at which others see it.
+    /// Behind a NAT, a site has a private IPv4 address, which is the same at every such site, and
+    /// no IPv6.
     ///
     /// # Errors
-    /// If links cannot be made, or `nft` is missing.
-    pub fn site_behind(&mut self, name: &str, barrier: Barrier) -> Result<(Site, Ipv4Addr)> {
-        use Barrier::{
-            Cone, Double, Firewall, FullCone, Loss, Narrow, None, OneWay, Slow, Symmetric, Tcp,
-        };
-        if !matches!(barrier, Cone | FullCone | Double | Symmetric) {
-            let site = self.site(name)?;
-            match barrier {
-                Firewall | Tcp => keep_out(&site.netns)?,
-                OneWay => nft(&site.netns, ONE_WAY)?,
-                Loss => nft(&site.netns, LOSS)?,
-                Slow => {
-                    let shape = "qdisc add dev eth0 root tbf rate 20mbit burst 64kb latency 50ms";
-                    output(&site.netns, Command::new("tc").args(shape.split(' ')))
-                        .context("tc of iproute2 is needed")?;
-                }
-                Narrow => self.narrow_silently(&site, 1280)?,
-                None | Cone | FullCone | Double | Symmetric => {}
-            }
-            if barrier == Tcp {
-                let chain =
-                    "type filter hook output priority 0\noifname eth0 meta l4proto udp drop";
-                nft(
-                    &site.netns,
-                    &format!("table inet blocked {{\nchain out {{\n{chain}\n}}\n}}\n"),
-                )?;
-            }
-            let seen = site.v4;
-            return Ok((site, seen));
+    /// If links cannot be made, or `nft` or `tc` is missing.
+    pub fn site_with_uplink(&mut self, name: &str, uplink: Uplink) -> Result<(Site, Ipv4Addr)> {
+        let nats = uplink.nats();
+        if !nats.is_empty() {
+            return self.site_behind_nats(name, &nats);
         }
+        let site = self.site(name)?;
+        match uplink {
+            Uplink::Open | Uplink::Nat(_) | Uplink::DoubleNat => {}
+            Uplink::Firewall => drop_unsolicited(&site.netns)?,
+            Uplink::TcpOnly => {
+                drop_unsolicited(&site.netns)?;
+                nft(&site.netns, NO_UDP)?;
+            }
+            Uplink::OneWay => nft(&site.netns, ONE_WAY)?,
+            Uplink::Lossy => nft(&site.netns, LOSSY)?,
+            Uplink::Slow => {
+                let shape = "qdisc add dev eth0 root tbf rate 20mbit burst 64kb latency 50ms";
+                output(&site.netns, Command::new("tc").args(shape.split(' ')))
+                    .context("tc of iproute2 is needed")?;
+            }
+            Uplink::LowMtu => self.narrow_silently(&site, 1280)?,
+        }
+        let seen_at = site.v4;
+        Ok((site, seen_at))
+    }
+
+    /// Adds a site behind a chain of NATs, the outermost first.
+    fn site_behind_nats(&mut self, name: &str, nats: &[NatProfile]) -> Result<(Site, Ipv4Addr)> {
         let gateway = self.site(&format!("{name}-gateway"))?;
-        let random = if barrier == Symmetric { " fully-random" } else { "" };
-        let (mut netns, mut host) = self.inside(name, &gateway.netns, 1, random)?;
-        if barrier == Double {
-            (netns, host) = self.inside(name, &netns, 2, "")?;
+        let (mut netns, mut v4) = (gateway.netns.clone(), gateway.v4);
+        for (profile, subnet) in nats.iter().zip(1..) {
+            (netns, v4) = self.add_nat(name, &netns, subnet, *profile)?;
         }
         let cables = self.cables.remove(&gateway.name).unwrap_or_default();
         self.cables.entry(name.to_owned()).or_default().extend(cables);
-        if barrier == FullCone {
-            let chain = "type nat hook prerouting priority -100\n\
-                iifname eth0 udp dport 51820-51900 dnat to 192.168.1.2";
-            nft(&gateway.netns, &format!("table ip full {{\nchain in {{\n{chain}\n}}\n}}\n"))?;
-        }
-        Ok((Site { name: name.to_owned(), netns, v4: host, v6: Ipv6Addr::UNSPECIFIED }, gateway.v4))
+        Ok((Site { name: name.to_owned(), netns, v4, v6: Ipv6Addr::UNSPECIFIED }, gateway.v4))
     }
 
-    /// Makes a namespace with a router that translates addresses, in a subnet inside.
-    fn inside(
+    /// Makes `gateway` a NAT, and returns a new host behind it with its address, in
+    /// 192.168.`subnet`.0/24.
+    fn add_nat(
         &mut self,
         name: &str,
         gateway: &Netns,
         subnet: u8,
-        random: &str,
+        profile: NatProfile,
     ) -> Result<(Netns, Ipv4Addr)> {
         let netns = host()?;
         let address = |host| Ipv4Addr::new(192, 168, subnet, host);
@@ -356,19 +301,8 @@ impl Internet {
             links.add_route("eth0", all, Some(address(1).into()), None).await
         })?;
         gateway.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
-        nft(
-            gateway,
-            &format!(
-                "table ip nat {{
-chain out {{
-type nat hook postrouting priority 100
-oifname eth0 masquerade{random}
-}}
-}}
-"
-            ),
-        )?;
-        keep_out(gateway)?;
+        nft(gateway, &profile.rules(address(2)))?;
+        drop_unsolicited(gateway)?;
         self.gateways.push(gateway.clone());
         let cable = Cable([(netns.clone(), "eth0".into()), (gateway.clone(), "inside".into())]);
         self.cables.entry(name.to_owned()).or_default().insert(0, cable);
@@ -460,8 +394,9 @@ fn join(netns: &Netns, interface: &str, addresses: [(IpAddr, IpAddr, u8); 2]) ->
     })?)
 }
 
-/// Drops whatever comes to a host unasked.
-fn keep_out(netns: &Netns) -> Result<()> {
+/// Drops packets to a host that belong to no connection it began: address- and port-dependent
+/// filtering.
+fn drop_unsolicited(netns: &Netns) -> Result<()> {
     nft(
         netns,
         "table inet filter {

@@ -50,7 +50,7 @@ pub async fn choose(reachability: Arc<Reachability>) {
         let before = reachability.home_relays.borrow().clone();
         let homes = nearest(&before, measured.clone());
         if homes != before {
-            info!(?homes, ?measured, "the relays by which this node can be reached");
+            info!(home_relays = ?homes, ?measured, "the home relays have changed");
             reachability.set_home_relays(homes);
         }
         tokio::select! {

@@ -1,10 +1,10 @@
-//! What lies around this reachability: whether UDP passes, what the NAT does, which relays answer
+//! The network around this node: whether UDP passes, the NAT, which relays answer
 //! and how quickly, whether the router maps ports. Only what the mesh has named is asked: the
 //! coordinator, its relays, and the STUN servers of the configuration.
 
 use super::{Reachability, host_addresses, port_mapping};
 use futures::future::join_all;
-use meshward_api_types::diagnosis::{Nat, Netcheck, PortMappings, RelayCheck};
+use meshward_api_types::diagnosis::{NatMapping, NatProfile, Netcheck, PortMappings, RelayCheck};
 use meshward_runtime::random;
 use meshward_types::{
     relay::RelayNumber,
@@ -99,9 +99,7 @@ pub async fn check(reachability: &Arc<Reachability>) -> Netcheck {
         Some(_) => Some(true),
         None => tcp.iter().any(Option::is_some).then_some(false),
     };
-    let told = if v4.seen().is_some() { &v4 } else { &v6 };
-    let nat = nat(told, &addresses);
-    let translated = !matches!(nat, Nat::None | Nat::Unknown);
+    let answered = if v4.seen().is_some() { &v4 } else { &v6 };
     Netcheck {
         node: reachability.membership.name.clone(),
         connected: reachability.link.is_connected(),
@@ -109,32 +107,38 @@ pub async fn check(reachability: &Arc<Reachability>) -> Netcheck {
         ipv4: v4.seen(),
         ipv6: v6.seen(),
         has_ipv6: addresses.iter().any(is_global_v6),
-        nat,
-        nat_keeps_port: told.seen().filter(|_| translated).map(|seen| seen.port() == told.port),
+        nat: nat_profile(answered, &addresses),
         port_mapping: mappings(reachability).await,
         relays,
-        homes: reachability.home_relays.borrow().clone(),
+        home_relays: reachability.home_relays.borrow().clone(),
         addresses,
     }
 }
 
-/// What the NAT does, by how one socket was seen from several places. What servers at one address
-/// see alike, a NAT may still do otherwise for another address (RFC 4787 §4.1: address-dependent
-/// mapping).
-fn nat(heard: &Heard, own: &[IpAddr]) -> Nat {
-    // What is on this machine is asked through no NAT.
+/// Returns the profile of the NAT that one socket's answers show.
+fn nat_profile(heard: &Heard, own: &[IpAddr]) -> NatProfile {
+    let mapping = nat_mapping(heard, own);
+    let translated = !matches!(mapping, NatMapping::None | NatMapping::Unknown);
+    let preserves_port = heard.seen().filter(|_| translated).map(|seen| seen.port() == heard.port);
+    NatProfile { mapping, preserves_port }
+}
+
+/// Returns the mapping behaviour, from how servers at several addresses saw one socket. Equal
+/// answers from one address prove nothing: mapping may be address-dependent (RFC 4787 §4.1).
+fn nat_mapping(heard: &Heard, own: &[IpAddr]) -> NatMapping {
+    // No NAT is on the way to a server on this machine.
     let here = |ip: &IpAddr| ip.is_loopback() || own.contains(ip);
     let outside = || heard.all().filter(|answer| !here(&answer.by));
-    let Some(first) = outside().next() else { return Nat::Unknown };
+    let Some(first) = outside().next() else { return NatMapping::Unknown };
     if outside().any(|answer| own.contains(&answer.seen.ip())) {
-        return Nat::None;
+        return NatMapping::None;
     }
     let alike = outside().all(|answer| answer.seen == first.seen);
     let elsewhere = outside().any(|answer| answer.by != first.by);
     match (alike, elsewhere) {
-        (false, _) => Nat::EndpointDependent,
-        (true, true) => Nat::EndpointIndependent,
-        (true, false) => Nat::Undetermined,
+        (false, _) => NatMapping::EndpointDependent,
+        (true, true) => NatMapping::EndpointIndependent,
+        (true, false) => NatMapping::Undetermined,
     }
 }
 
@@ -253,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_nat_does_follows_from_how_one_socket_is_seen_and_nothing_is_guessed() {
+    fn a_nats_mapping_follows_from_how_servers_see_one_socket_and_nothing_is_guessed() {
         let own: Vec<IpAddr> = vec!["192.0.2.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
         let heard = |all: &[(&str, &str)]| {
             let answer = |(by, seen): &(&str, &str)| {
@@ -265,35 +269,38 @@ mod tests {
             };
             Heard { port: 5, answers: [None].into_iter().chain(all.iter().map(answer)).collect() }
         };
-        let cases: [(&[(&str, &str)], Nat); 10] = [
-            (&[], Nat::Unknown),
-            (&[("127.0.0.1", "127.0.0.1:5"), ("192.0.2.1", "192.0.2.1:5")], Nat::Unknown),
-            (&[("127.0.0.1", "127.0.0.1:5"), ("203.0.113.1", "198.51.100.1:5")], Nat::Undetermined),
-            (&[("203.0.113.1", "192.0.2.1:5")], Nat::None),
-            (&[("203.0.113.1", "198.51.100.1:5")], Nat::Undetermined),
+        let cases: [(&[(&str, &str)], NatMapping); 10] = [
+            (&[], NatMapping::Unknown),
+            (&[("127.0.0.1", "127.0.0.1:5"), ("192.0.2.1", "192.0.2.1:5")], NatMapping::Unknown),
+            (
+                &[("127.0.0.1", "127.0.0.1:5"), ("203.0.113.1", "198.51.100.1:5")],
+                NatMapping::Undetermined,
+            ),
+            (&[("203.0.113.1", "192.0.2.1:5")], NatMapping::None),
+            (&[("203.0.113.1", "198.51.100.1:5")], NatMapping::Undetermined),
             (
                 &[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.2", "198.51.100.1:5")],
-                Nat::EndpointIndependent,
+                NatMapping::EndpointIndependent,
             ),
             (
                 &[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.1", "198.51.100.1:5")],
-                Nat::Undetermined,
+                NatMapping::Undetermined,
             ),
             (
                 &[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.2", "198.51.100.1:6")],
-                Nat::EndpointDependent,
+                NatMapping::EndpointDependent,
             ),
             (
                 &[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.1", "198.51.100.1:6")],
-                Nat::EndpointDependent,
+                NatMapping::EndpointDependent,
             ),
             (
                 &[("203.0.113.1", "198.51.100.1:5"), ("203.0.113.2", "198.51.100.2:5")],
-                Nat::EndpointDependent,
+                NatMapping::EndpointDependent,
             ),
         ];
-        for (all, nat_is) in cases {
-            assert_eq!(nat(&heard(all), &own), nat_is, "{all:?}");
+        for (all, mapping) in cases {
+            assert_eq!(nat_mapping(&heard(all), &own), mapping, "{all:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     gateways::{Behind, behind},
     support::{Dice, PATIENCE, connect, mesh},
 };
-use meshward_lab::{Barrier, Mesh, Node, Workload};
+use meshward_lab::{Mesh, Node, Uplink, Workload};
 use meshward_netns::Netns;
 use std::{
     io::{ErrorKind, Read, Write},
@@ -191,12 +191,12 @@ struct Stand {
 impl Stand {
     fn new() -> Self {
         let mut mesh = mesh();
-        let barriers =
-            [("rack", Barrier::None), ("cloud", Barrier::None), ("office", Barrier::Tcp)];
-        let nodes: Vec<Node> = barriers
+        let uplinks =
+            [("rack", Uplink::Open), ("cloud", Uplink::Open), ("office", Uplink::TcpOnly)];
+        let nodes: Vec<Node> = uplinks
             .iter()
-            .map(|(name, barrier)| {
-                let (site, _) = mesh.internet.site_behind(name, *barrier).unwrap();
+            .map(|(name, uplink)| {
+                let (site, _) = mesh.internet.site_with_uplink(name, *uplink).unwrap();
                 mesh.node_at(site).start().unwrap()
             })
             .collect();

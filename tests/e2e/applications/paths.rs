@@ -2,11 +2,11 @@
 
 use crate::{
     gateways::{FAR, behind},
-    nat::{BARRIERS, Pair},
+    nat::Pair,
     support::{Echo, connect, mesh},
 };
 use anyhow::{Context, Result, ensure};
-use meshward_lab::{Barrier, Hop};
+use meshward_lab::{Hop, Uplink};
 use meshward_netns::Netns;
 use std::{
     io::{Read, Write},
@@ -66,9 +66,9 @@ fn transfer(from: &Netns, to: IpAddr, port: u16) -> Result<Duration> {
     Ok(longest)
 }
 
-/// Transfers of a pair of barriers, with the hop at a place from the beginning; of other routes,
+/// Transfers of a pair of uplinks, with the hop at a place from the beginning; of other routes,
 /// behind the second node, too.
-fn transfers(barriers: [Barrier; 2], place: Place, number: usize) -> Vec<String> {
+fn transfers(uplinks: [Uplink; 2], place: Place, number: usize) -> Vec<String> {
     let mut mesh = mesh();
     mesh.internet.add_providers();
     let (site, hop) = match place {
@@ -76,7 +76,7 @@ fn transfers(barriers: [Barrier; 2], place: Place, number: usize) -> Vec<String>
         Place::Middle => (number % 2, Hop::Last),
         Place::Receiver => (1, Hop::Own),
     };
-    let pair = Pair::made(mesh, barriers, |internet, at, name| {
+    let pair = Pair::made(mesh, uplinks, |internet, at, name| {
         if at == site {
             internet.set_mtu(name, hop, NARROW).unwrap();
         }
@@ -86,10 +86,10 @@ fn transfers(barriers: [Barrier; 2], place: Place, number: usize) -> Vec<String>
     let behind = behind(&pair.mesh, &pair.nodes[1], mtu);
     pair.nodes[1].advertise("shop", &["10.8.0.0/24", "fd08::/64"], "dc=dc1").unwrap();
     let _far = Echo::start(&behind.far, 7000);
-    let most = if barriers.contains(&Barrier::Loss) { STALL_OF_LOSS } else { STALL };
+    let most = if uplinks.contains(&Uplink::Lossy) { STALL_OF_LOSS } else { STALL };
     let mut said = Vec::new();
     for to in [pair.api.v4(), pair.api.v6(), FAR[0], FAR[1]] {
-        let name = format!("{barriers:?}, {place:?}, {to}");
+        let name = format!("{} and {}, {place:?}, {to}", uplinks[0], uplinks[1]);
         match transfer(&pair.web.netns, to, 7000) {
             Ok(stall) if stall <= most => println!("{name}: {} ms", stall.as_millis()),
             Ok(stall) => said.push(format!("{name}: nothing came for {stall:?}")),
@@ -101,20 +101,20 @@ fn transfers(barriers: [Barrier; 2], place: Place, number: usize) -> Vec<String>
     said
 }
 
-/// All pairs with the hop at each place, if `TEST_EVERY_PAIR` is set; otherwise each barrier with
+/// All pairs with the hop at each place, if `TEST_EVERY_PAIR` is set; otherwise each uplink with
 /// two others, and the hop at one.
 #[test]
 fn large_transfers_pass_with_a_hop_of_1280_bytes_wherever_it_is() {
     let every = std::env::var_os("TEST_EVERY_PAIR").is_some();
-    let numbers = 0..BARRIERS.len();
-    let pairs: Vec<[Barrier; 2]> = numbers
+    let numbers = 0..Uplink::ALL.len();
+    let pairs: Vec<[Uplink; 2]> = numbers
         .clone()
         .flat_map(|a| numbers.clone().map(move |b| (a, b)))
-        .filter(|(a, b)| if every { a <= b } else { (a + 4) % BARRIERS.len() == *b })
-        .map(|(a, b)| [BARRIERS[a], BARRIERS[b]])
+        .filter(|(a, b)| if every { a <= b } else { (a + 4) % Uplink::ALL.len() == *b })
+        .map(|(a, b)| [Uplink::ALL[a], Uplink::ALL[b]])
         .collect();
     let places = |at: usize| if every { PLACES.to_vec() } else { vec![PLACES[at % PLACES.len()]] };
-    let all: Vec<([Barrier; 2], Place)> = pairs
+    let all: Vec<([Uplink; 2], Place)> = pairs
         .iter()
         .enumerate()
         .flat_map(|(at, pair)| places(at).into_iter().map(move |place| (*pair, place)))
