@@ -1,21 +1,21 @@
-# The same in every module that makes nodes.
+# This file is the same in every module that creates nodes.
 
 output "node_names" {
-  description = "The nodes' names in the mesh, known while Terraform plans."
+  description = "The names of the nodes in the mesh, known during the plan."
   value       = local.names
 }
 
 output "nodes" {
-  description = "The machines by their nodes' names: the cloud's id, and addresses; `public_address` is null where the cloud has none for them."
+  description = "The machines by node name, with the cloud's id and the addresses; `public_address` is null if there is none."
   value       = local.nodes
 }
 
 output "identity" {
-  description = "The cloud's identity of the machines, for what else in the cloud they may do; null where the cloud has none."
+  description = "The identity of the machines in the cloud, to which you can grant permissions; null if the cloud has none."
   value       = local.identity
 }
 
 output "ports" {
-  description = "The first and the last UDP port that is open."
+  description = "The first and the last open UDP port."
   value       = [local.first_port, local.last_port]
 }

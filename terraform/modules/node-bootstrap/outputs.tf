@@ -1,15 +1,15 @@
 output "user_data" {
-  description = "What cloud-init takes, as `#cloud-config`. It holds the join token, which is deleted from the machine once it has joined."
+  description = "User data for cloud-init, as `#cloud-config`. It contains the join token, which the machine deletes once it has joined."
   value       = "#cloud-config\n${yamlencode(local.user_data)}"
   sensitive   = true
 }
 
 output "script" {
-  description = "The script that installs and joins, for machines without cloud-init: it expects the files that `user_data` writes."
+  description = "The script that installs the programs and joins the mesh, for machines without cloud-init. It needs the files that `user_data` writes."
   value       = local.bootstrap
 }
 
 output "unit" {
-  description = "The unit of systemd."
+  description = "The systemd unit of the node daemon."
   value       = local.unit
 }

@@ -3,7 +3,7 @@ variable "name" {
   type        = string
   validation {
     condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", var.name))
-    error_message = "A node's name has 1 to 63 small letters, digits and dashes, and begins and ends with none of these."
+    error_message = "The name must have 1 to 63 lower-case letters, digits and hyphens, and neither begin nor end with a hyphen."
   }
 }
 
@@ -22,40 +22,40 @@ variable "token" {
   sensitive   = true
   validation {
     condition     = can(regex("^[0-9A-Za-z._~-]+$", var.token))
-    error_message = "That is no join token: `meshctl token create` and the resource meshward_join_token make one."
+    error_message = "This is not a join token. Create one with `meshctl token create` or the resource meshward_join_token."
   }
 }
 
 variable "package" {
-  description = "Where the programs are: a tar archive, compressed or not, with `meshward-node` and `meshctl`, and its SHA-256 in hexadecimal. It is not unpacked if it is another."
+  description = "The URL of a tar archive, compressed or not, with `meshward-node` and `meshctl`, and its SHA-256 in hexadecimal. An archive with another SHA-256 is not installed."
   type = object({
     url    = string
     sha256 = string
   })
   validation {
     condition     = can(regex("^https?://[^\\s'\"]+$", var.package.url)) && can(regex("^[0-9a-f]{64}$", var.package.sha256))
-    error_message = "`url` begins with https:// (or http://), and `sha256` has 64 hexadecimal digits, as sha256sum prints them."
+    error_message = "`url` must begin with https:// or http://, and `sha256` must have 64 hexadecimal digits, as sha256sum prints them."
   }
 }
 
 variable "labels" {
-  description = "Labels that the node joins with. Those that a `meshward_node` gives stand over them."
+  description = "Labels that the node joins with. Labels of a `meshward_node` override them."
   type        = map(string)
   default     = {}
   validation {
     condition     = alltrue([for key, value in var.labels : can(regex("^[0-9A-Za-z._/-]+$", key)) && can(regex("^[0-9A-Za-z._/-]*$", value))])
-    error_message = "Labels have letters, digits, `.`, `_`, `-` and `/`."
+    error_message = "Labels may contain letters, digits, `.`, `_`, `-` and `/`."
   }
 }
 
 variable "settings" {
-  description = "Keys of `/etc/meshward/node.toml`, such as `{ docker_plugin = \"/run/docker/plugins/meshward.sock\", first_port = 51820 }`: texts, numbers, truth values and lists of texts."
+  description = "Keys of `/etc/meshward/node.toml`, such as `{ docker_plugin = \"/run/docker/plugins/meshward.sock\", first_port = 51820 }`. Values are strings, numbers, booleans or lists of strings."
   type        = any
   default     = {}
 }
 
 variable "firewall_ports" {
-  description = "Where no cloud has a firewall in front of the machine: the first and the last UDP port that stay open; everything else that comes in unasked is dropped by nftables, SSH too. No firewall, if it is left out."
+  description = "The first and the last UDP port that stay open, for machines without a cloud's firewall: nftables on the machine drops all other incoming connections, SSH included. Default: no firewall on the machine."
   type = object({
     first = number
     last  = number

@@ -1,21 +1,22 @@
-# The same in every module that makes nodes, so that a root module spans clouds by repeating one block.
+# This file is the same in every module that creates nodes, so that a root module can span clouds by
+# repeating one block.
 
 variable "name" {
-  description = "What the group is called. The nodes are NAME-0, NAME-1 and so on."
+  description = "The name of the group. The nodes are called NAME-0, NAME-1 and so on."
   type        = string
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{0,30}$", var.name))
-    error_message = "A group's name has 1 to 31 small letters, digits and dashes, and begins with a letter."
+    error_message = "The name must have 1 to 31 lower-case letters, digits and hyphens, and begin with a letter."
   }
 }
 
 variable "node_count" {
-  description = "How many nodes."
+  description = "The number of nodes."
   type        = number
   default     = 1
   validation {
     condition     = var.node_count >= 0 && floor(var.node_count) == var.node_count
-    error_message = "A whole number from 0 on."
+    error_message = "The number of nodes must be a whole number, 0 or more."
   }
 }
 
@@ -25,13 +26,13 @@ variable "coordinator" {
 }
 
 variable "token" {
-  description = "A join token that is good for at least so many nodes, such as that of a `meshward_join_token`."
+  description = "A join token with at least `node_count` uses, such as that of a `meshward_join_token`."
   type        = string
   sensitive   = true
 }
 
 variable "package" {
-  description = "Where the programs are, as `node-bootstrap` takes it: a tar archive with `meshward-node` and `meshctl`, and its SHA-256."
+  description = "The URL and the SHA-256 of a tar archive with `meshward-node` and `meshctl`."
   type = object({
     url    = string
     sha256 = string
@@ -39,13 +40,13 @@ variable "package" {
 }
 
 variable "location" {
-  description = "Where in the cloud: see the module's README. The cloud's own choice, if it is left out and there is one."
+  description = "The zone or place in the cloud; see the module's README for its form and default."
   type        = string
   default     = null
 }
 
 variable "machine" {
-  description = "What machines: the cloud's name of a type and of an image, and the size of the disk in GiB."
+  description = "The machines: the cloud's names of a type and of an image, and the size of the disk in GiB."
   type = object({
     type    = optional(string)
     image   = optional(string)
@@ -55,7 +56,7 @@ variable "machine" {
 }
 
 variable "cidr" {
-  description = "The IPv4 prefix of the cloud's network that the machines stand in. It has nothing to do with the mesh's networks, and may be the same in every cloud."
+  description = "The IPv4 prefix of the machines' network in the cloud. It is independent of the mesh's networks, and may be the same in every cloud."
   type        = string
   default     = "10.90.0.0/24"
   validation {
@@ -65,13 +66,13 @@ variable "cidr" {
 }
 
 variable "uplink" {
-  description = "The cloud's network that leads out, where it has to be named: see the module's README."
+  description = "The cloud's network with access to the internet, where the module needs it; see the module's README."
   type        = string
   default     = null
 }
 
 variable "ports" {
-  description = "The UDP ports that the cloud's firewall lets in: one for each of the mesh's networks, from `first` on. Nothing else comes in."
+  description = "The UDP ports that the firewall admits: one for each network of the mesh, from `first` on. It admits nothing else."
   type = object({
     first = optional(number, 51820)
     count = optional(number, 16)
@@ -86,13 +87,13 @@ variable "labels" {
 }
 
 variable "settings" {
-  description = "Keys of `/etc/meshward/node.toml`, as `node-bootstrap` takes them."
+  description = "Keys of the node's configuration file, `/etc/meshward/node.toml`."
   type        = any
   default     = {}
 }
 
 variable "tags" {
-  description = "Tags of everything that the cloud can tag."
+  description = "Tags for all resources that can have tags."
   type        = map(string)
   default     = {}
 }

@@ -193,7 +193,7 @@ rules: [{ name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/80
 
     // Again: nothing is installed or joined anew, and the workload does not notice.
     let again = machine.run(&["/usr/local/lib/meshward/bootstrap"]).unwrap();
-    assert!(!again.contains("installing") && again.contains("is a node of the mesh"), "{again}");
+    assert!(!again.contains("installing") && again.contains("has joined the mesh"), "{again}");
     assert!(fetch());
 
     // Something else than what was promised is not unpacked.
@@ -202,7 +202,7 @@ rules: [{ name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/80
     machine.write("/root/wrong", &script.replace(sum, &wrong)).unwrap();
     let refused = machine.run(&["sh", "/root/wrong"]).unwrap_err().to_string();
     assert!(
-        refused.contains("another SHA-256") && refused.contains("nothing was installed"),
+        refused.contains("the SHA-256 of") && refused.contains("nothing was installed"),
         "{refused}"
     );
     machine.run(&["systemctl", "is-active", "meshward-node"]).unwrap();
