@@ -25,7 +25,9 @@ pub fn replay(target: &Target) {
     }
     pool.extend(corpus(target.name));
     assert!(!pool.is_empty(), "{} has neither seeds nor a corpus", target.name);
-    pool.iter().for_each(|input| check(target, input));
+    for input in &pool {
+        check(target, input);
+    }
     let clock =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64);
     let seed = number("MESHWARD_FUZZ_SEED").unwrap_or(clock);

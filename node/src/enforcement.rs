@@ -9,6 +9,7 @@
 
 use crate::{
     clock,
+    endpoint_config::{self, config_changes},
     kept_view::KeptView,
     refusal::Refusal,
     view_writer::{Ticket, ViewWriter},
@@ -159,15 +160,16 @@ impl Enforcement {
         let State { view, endpoints, own_addresses, is_current } = &mut *state;
         let changes = view.apply(revision, changes);
         *is_current = true;
-        let mut by_network: BTreeMap<&NetworkName, Vec<Change>> = BTreeMap::new();
+        let mut by_network: BTreeMap<&NetworkName, Vec<&Change>> = BTreeMap::new();
         for change in &changes {
-            by_network.entry(change.network()).or_default().push(change.clone());
+            by_network.entry(change.network()).or_default().push(change);
         }
         for (network, changes) in &by_network {
+            let changes = changes.iter().copied();
             if let Some(RunningEndpoint { served, .. }) = endpoints.get(*network) {
                 // Before the rules: what they deny first counts, too.
                 served.endpoint.watch_denials(view.triggers(network).next().is_some());
-                served.endpoint.apply(clock::now(), changes);
+                served.endpoint.apply(clock::now(), config_changes(changes));
                 served.apply_flow_changes();
             }
         }
@@ -200,12 +202,12 @@ impl Enforcement {
     pub fn close(&self) -> Vec<(NetworkName, RunningEndpoint)> {
         let mut state = self.state.lock();
         for (network, running) in &state.endpoints {
-            let drops =
-                state.view.network_changes(network).into_iter().filter_map(|change| match change {
-                    Change::Put(key, _) => Some(Change::Drop(key)),
-                    Change::Drop(_) | Change::Forget(..) => None,
-                });
-            running.served.endpoint.apply(clock::now(), &drops.collect::<Vec<_>>());
+            let resources = state.view.network_changes(network);
+            let removals = resources.iter().filter_map(|change| match change {
+                Change::Put(key, _) => endpoint_config::removal(key),
+                Change::Drop(_) | Change::Forget(..) => None,
+            });
+            running.served.endpoint.apply(clock::now(), removals);
         }
         state.view = ViewReplica::default();
         std::mem::take(&mut state.endpoints).into_iter().collect()

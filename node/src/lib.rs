@@ -8,6 +8,7 @@ mod clock;
 pub mod config;
 mod coordinator_link;
 pub mod docker;
+mod endpoint_config;
 mod endpoints;
 mod enforcement;
 pub mod folder;

@@ -1,4 +1,5 @@
-//! What it costs to attach workloads to a node by the thousand, and that nothing is left of them.
+//! The cost of attaching workloads to a node by the thousand, and a check that nothing is left of
+//! them.
 
 use crate::{
     compare::{Figures, Target},
@@ -16,16 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For how long the kernel may take to let go of everything.
-const PATIENCE: Duration = Duration::from_mins(2);
-/// For how long it takes to let go of one workload.
-const SETTLED: Duration = Duration::from_millis(500);
+/// The time within which the kernel has to release everything.
+const RELEASED_WITHIN: Duration = Duration::from_mins(2);
+/// The time within which the kernel releases one workload.
+const RELEASE: Duration = Duration::from_millis(500);
 
 /// Attaches and detaches a thousand workloads one after the other. `quick` does so with a
 /// twentieth.
 ///
 /// # Errors
-/// If the daemon refuses one, or does not let go of it.
+/// If the daemon refuses one, or does not release it.
 pub fn attach(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     let count = if quick { 50 } else { 1000 };
     let mut mesh = Mesh::start(tools.ours.clone())?;
@@ -55,11 +56,11 @@ rules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]
         let workload: LocalWorkload = client.post("/v1/workloads", &wanted(0, &first)?).await?;
         detach(&client, &workload.id).await
     })?;
-    std::thread::sleep(SETTLED);
-    let before = Held::by(&mut node)?;
+    std::thread::sleep(RELEASE);
+    let before = Resources::by(&mut node)?;
     let Turn { attached, detached, most } =
         runtime.block_on(attach_and_detach(&mut node, &namespaces))?;
-    let left = settle(&mut node, &before, &namespaces)?;
+    let left = wait_for_release(&mut node, &before, &namespaces)?;
     let each = (most.memory - before.memory) * 1024.0 / f64::from(count);
     let case = format!("{count} workloads, one after the other");
     Ok(rows(&case, &attached, &detached, each, &left))
@@ -81,11 +82,11 @@ fn rows(case: &str, attached: &[f64], detached: &[f64], each: f64, left: &Left) 
     ]
 }
 
-/// How long each workload took, in milliseconds, and what the daemon held with all of them.
+/// The milliseconds that each workload took, and the daemon's resources with all of them.
 struct Turn {
     attached: Vec<f64>,
     detached: Vec<f64>,
-    most: Held,
+    most: Resources,
 }
 
 async fn attach_and_detach(node: &mut Node, namespaces: &[Netns]) -> Result<Turn> {
@@ -99,7 +100,7 @@ async fn attach_and_detach(node: &mut Node, namespaces: &[Netns]) -> Result<Turn
         ensure!(workload.state == State::Open, "workload {at} is {:?}", workload.state);
         ids.push(workload.id);
     }
-    let most = Held::by(node)?;
+    let most = Resources::by(node)?;
     for (at, id) in ids.iter().enumerate() {
         progress("detached", at, namespaces.len());
         detached.push(detach(&client, id).await?);
@@ -132,8 +133,8 @@ async fn detach(client: &Client, id: &WorkloadId) -> Result<f64> {
     Ok(begun.elapsed().as_secs_f64() * 1000.0)
 }
 
-/// What a daemon holds.
-struct Held {
+/// The resources of a daemon.
+struct Resources {
     descriptors: f64,
     /// MiB.
     memory: f64,
@@ -141,7 +142,7 @@ struct Held {
     routes: f64,
 }
 
-impl Held {
+impl Resources {
     fn by(node: &mut Node) -> Result<Self> {
         let pid = node.process().pid();
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
@@ -168,11 +169,11 @@ struct Left {
     routes: f64,
 }
 
-/// Waits until nothing is left, or no longer than the kernel may take, and gives what is.
-fn settle(node: &mut Node, before: &Held, namespaces: &[Netns]) -> Result<Left> {
+/// Waits until nothing is left, for [`RELEASED_WITHIN`] at most, and returns what is left.
+fn wait_for_release(node: &mut Node, before: &Resources, namespaces: &[Netns]) -> Result<Left> {
     let begun = Instant::now();
     loop {
-        let now = Held::by(node)?;
+        let now = Resources::by(node)?;
         let mut interfaces = 0;
         for netns in namespaces {
             interfaces += usize::from(netns.links(async |links| Ok(links.exists("mesh0").await))?);
@@ -184,7 +185,7 @@ fn settle(node: &mut Node, before: &Held, namespaces: &[Netns]) -> Result<Left> 
             routes: now.routes - before.routes,
         };
         let none = left.descriptors + left.interfaces + left.files + left.routes == 0.0;
-        if none || begun.elapsed() > PATIENCE {
+        if none || begun.elapsed() > RELEASED_WITHIN {
             return Ok(left);
         }
         std::thread::sleep(Duration::from_millis(200));

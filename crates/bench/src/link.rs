@@ -10,7 +10,7 @@ use anyhow::Result;
 use meshward_lab::{Site, back_to_back, output};
 use std::{path::Path, process::Command, thread, time::Duration};
 
-/// How the cable between the nodes behaves (ethtool's names).
+/// The settings of the cable between the nodes (ethtool's names).
 const SETTINGS: [(&str, &[&str]); 3] = [
     // The sender's kernel cuts. The receiver's does not merge: a veth hands only packets of a
     // device without TSO to GRO.
@@ -28,14 +28,14 @@ const LOADS: [(&str, Load); 4] = [
     ("udp64", Load::Udp(64)),
 ];
 
-/// How much is measured.
+/// The extent of a measurement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Extent {
-    /// Whether loads are sent, or only round trips measured.
+    /// `true` if loads are sent, `false` if only round trips are measured.
     pub loads: bool,
     /// Pairs of runs, ours and theirs.
     pub pairs: usize,
-    /// How long each load is sent.
+    /// The time for which each load is sent.
     pub time: Duration,
 }
 
@@ -90,8 +90,8 @@ fn in_setting(
         eprintln!("{setting}: pair {} of {}", pair + 1, extent.pairs);
         floors.push(aead_floor()?);
         // Ours in the middle, so that a slow hour of the machine meets all of them alike.
-        for (place, (runs, other)) in theirs.iter_mut().zip(OTHERS).enumerate() {
-            if place == OTHERS.len() / 2 {
+        for (number, (runs, other)) in theirs.iter_mut().zip(OTHERS).enumerate() {
+            if number == OTHERS.len() / 2 {
                 ours.push(run(Contender::Meshward, tools, folder, extent, features)?);
             }
             runs.push(run(other, tools, folder, extent, features)?);
@@ -194,7 +194,7 @@ fn run(
     Ok(Run { outcomes: outcomes.collect::<Result<_>>()?, round_trip })
 }
 
-/// How many times their TCP ours is to be.
+/// Returns the ratio that our TCP throughput is to have to theirs.
 fn tcp_target(other: &str) -> Target {
     match other {
         "gotatun-cli" => Target::AtLeast(3.7),

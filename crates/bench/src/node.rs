@@ -1,5 +1,5 @@
-//! One real daemon with many peers, rules, workloads and flows: whom it reaches, and the memory
-//! that it takes.
+//! One real daemon with many peers, rules, workloads and flows: the peers that it reaches, and the
+//! memory that it needs.
 
 use crate::{
     compare::{Figures, Target},
@@ -10,17 +10,19 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use meshward_control_proto as control;
 use meshward_control_proto::{
-    Change, Resource, ResourceKey, View,
+    Resource, ResourceKey, View,
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
-use meshward_datapath::SecretKey;
+use meshward_datapath::{
+    ConfigChange, Link, NetworkConfig, PeerConfig, Quarantine, SecretKey, WorkloadConfig,
+};
 use meshward_lab::{Internet, Mesh, Node, Site, Workload, back_to_back, output};
 use meshward_types::{
-    Acl, AclEntry, Conduct, IdentityId, NetworkName, PortRange, Protocol, Revision,
+    Acl, AclEntry, Conduct, IdentityId, NetworkName, NodeName, PortRange, Protocol, Revision,
 };
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -28,13 +30,12 @@ use std::{
 
 const PORT: u16 = 51820;
 const CLIENT: IdentityId = IdentityId(1);
-/// How many identities the peers' workloads have between them; each has a link with its share of
-/// the rules.
+/// Number of identities of the peers' workloads; each has a link with its part of the rules.
 const FAR_IDENTITIES: u32 = 100;
 /// The port that the load uses.
 const LOAD: u16 = 5201;
 
-/// How much a node has.
+/// The size of a node's part of the mesh.
 struct Size {
     peers: u16,
     rules: u16,
@@ -77,7 +78,7 @@ fn memory(tools: &Tools, size: &Size) -> Result<Vec<Row>> {
     Ok(vec![figure(format!("{case}, after its start"), begun, Target::None), all])
 }
 
-/// One workload talks to a workload behind every peer.
+/// Measures how many peers one workload reaches, and the daemon's memory with them.
 fn reach(tools: &Tools, size: &Size) -> Result<Vec<Row>> {
     eprintln!("{} peers", size.peers);
     let mut stand = Stand::build(tools, size)?;
@@ -123,12 +124,10 @@ fn exchange(workload: &Workload, members: &[Member], patience: Duration) -> Resu
     Ok(all - waiting.len())
 }
 
-/// A daemon that lives by a view on its disk, its coordinator gone, and the place where its peers
-/// are.
+/// A daemon that runs by the view on its disk, without a coordinator, and the site of its peers.
 struct Stand {
     node: Node,
     members: Vec<Member>,
-    view: View,
     peers_at: Site,
     node_key: meshward_types::PublicKey,
     node_at: Ipv4Addr,
@@ -160,67 +159,42 @@ impl Stand {
         fs::write(data.join("view"), control::encode(&view))?;
         node.start()?;
         let node_key = SecretKey::from_bytes(secret).public();
-        Ok(Self { node, members, view, peers_at: there, node_key, node_at: here.v4, _mesh: mesh })
+        Ok(Self { node, members, peers_at: there, node_key, node_at: here.v4, _mesh: mesh })
     }
 
     fn attach(&self, count: u16) -> Result<Vec<Workload>> {
         (0..count).map(|_| self.node.attach("bench", "app=client")).collect()
     }
 
-    /// Has the peers answer, each with what it needs to know.
+    /// Starts the peers, each with its configuration.
     fn answer(&self, workloads: &[Workload]) -> Result<Swarm> {
-        let network: NetworkName = "bench".parse()?;
-        let node: meshward_types::NodeName = "node".parse()?;
-        let peer = PeerSpec {
+        let node: NodeName = "node".parse()?;
+        let network = NetworkConfig {
+            prefixes: vec!["10.0.0.0/8".parse()?],
+            mtu: 1420,
+            conduct: Conduct::default(),
+        };
+        let peer = PeerConfig {
             public_key: self.node_key,
             candidates: vec![(self.node_at, PORT).into()],
             prefixes: vec!["10.0.0.0/16".parse()?],
         };
-        let mut common = vec![
-            Change::Put(
-                ResourceKey::Network(network.clone()),
-                self.view.resources[&ResourceKey::Network(network.clone())].clone(),
-            ),
-            Change::Put(ResourceKey::Peer(network.clone(), node.clone()), Resource::Peer(peer)),
-        ];
+        let mut common =
+            vec![ConfigChange::SetNetwork(network), ConfigChange::PutPeer(node.clone(), peer)];
         for workload in workloads {
-            let spec = WorkloadSpec {
-                prefixes: vec![],
-                node: node.clone(),
-                addresses: workload.addresses.clone(),
-                identity: CLIENT,
-                quarantined: false,
-                reset: false,
-            };
-            let key = ResourceKey::Workload(network.clone(), workload.id.parse()?);
-            common.push(Change::Put(key, Resource::Workload(spec)));
+            let config = workload_config(&node, workload.addresses.clone(), CLIENT);
+            common.push(ConfigChange::PutWorkload(workload.id.parse()?, config));
         }
         let far = IdentityId(2);
         let any = PortRange { first: LOAD, last: LOAD };
         let acl = Acl::new(vec![AclEntry { protocol: Protocol::Udp, ports: any }]);
-        common.push(Change::Put(
-            ResourceKey::Link(network.clone(), CLIENT, far),
-            Resource::Link(acl),
-        ));
+        common.push(ConfigChange::PutLink(Link { from: CLIENT, to: far }, acl));
         for identity in [CLIENT, far] {
-            common.push(Change::Put(
-                ResourceKey::Identity(network.clone(), identity),
-                identity_item(identity)?,
-            ));
+            common.push(ConfigChange::PutIdentity(identity, Quarantine::None));
         }
         Swarm::start(&self.peers_at.netns, PORT, &self.members, |member| {
-            let spec = WorkloadSpec {
-                prefixes: vec![],
-                node: member.name.clone(),
-                addresses: vec![member.address.into()],
-                identity: far,
-                quarantined: false,
-                reset: false,
-            };
-            let own = Change::Put(
-                ResourceKey::Workload(network.clone(), member.workload.clone()),
-                Resource::Workload(spec),
-            );
+            let config = workload_config(&member.name, vec![member.address.into()], far);
+            let own = ConfigChange::PutWorkload(member.workload.clone(), config);
             common.iter().cloned().chain([own]).collect()
         })
     }
@@ -241,6 +215,20 @@ impl Stand {
     }
 }
 
+fn workload_config(
+    node: &NodeName,
+    addresses: Vec<IpAddr>,
+    identity: IdentityId,
+) -> WorkloadConfig {
+    WorkloadConfig {
+        node: node.clone(),
+        addresses,
+        prefixes: vec![],
+        identity,
+        quarantine: Quarantine::None,
+    }
+}
+
 fn identity_item(identity: IdentityId) -> Result<Resource> {
     let labels =
         if identity == CLIENT { "app=client".into() } else { format!("app=far-{identity}") };
@@ -252,7 +240,7 @@ fn identity_item(identity: IdentityId) -> Result<Resource> {
     }))
 }
 
-/// What the daemon was told last.
+/// Returns the view that the daemon has on its disk.
 fn view(members: &[Member], rules: u16) -> Result<View> {
     let network: NetworkName = "bench".parse()?;
     let spec = NetworkSpec {

@@ -1,5 +1,5 @@
-//! How soon a quarantine stops a running TCP connection, on the real data path: three nodes, real
-//! daemons, real packets.
+//! The time until a quarantine stops a running TCP connection, on the real data path: three nodes,
+//! real daemons, real packets.
 
 use crate::{
     compare::{Figures, Target},
@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Result, ensure};
 use meshward_api_client::{Client, Error};
 use meshward_api_types::local::{Attach, LocalWorkload};
-use meshward_lab::{Mesh, Node, host};
+use meshward_lab::{Mesh, Node, Workload, host};
 use meshward_netns::Netns;
 use serde_json::{Value, json};
 use std::{
@@ -26,7 +26,7 @@ use std::{
 };
 
 const PORT: u16 = 8080;
-/// For how long a stopped connection is watched.
+/// The time for which a stopped connection is watched.
 const WATCHED: Duration = Duration::from_millis(150);
 
 /// Quarantines the receiver of a running connection, again and again. `quick` does so three times.
@@ -47,13 +47,41 @@ pub fn quarantine(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
 rules: [{{ name: a, from: {{ app: web }}, to: {{ app: api }}, allow: [tcp/{PORT}] }}]
 "
     ))?;
+    let stops = stop_connection(&mesh, &web, &api, if quick { 3 } else { 100 })?;
+    let attaching = beside_attaching(&mesh, &rack, &api.id, quick)?;
+    let beside = beside_viewers(&mesh, &api.id, if quick { 5 } else { 100 })?;
+    let mut rows = Vec::from(attaching.rows());
+    rows.extend(stops.rows());
+    let row = |metric, value: f64, target| {
+        let case = format!("3 nodes, {} times", stops.since_return.len());
+        Figures { bench: "quarantine", case, metric, unit: "ms", ours: &[value] }.absolute(target)
+    };
+    rows.push(row("enforced everywhere, on an idle coordinator, p99", beside.idle, Target::None));
+    rows.push(row(
+        "more than that while four viewers run the largest dry runs that are allowed, p99",
+        beside.busy - beside.idle,
+        Target::AtMost(50.0),
+    ));
+    Ok(rows)
+}
+
+/// Milliseconds until the last packet of a connection that a quarantine stops.
+struct Stops {
+    /// From the start of the command.
+    since_start: Vec<f64>,
+    /// From its return.
+    since_return: Vec<f64>,
+}
+
+/// Quarantines the receiver of a running connection `times` times.
+fn stop_connection(mesh: &Mesh, web: &Workload, api: &Workload, times: usize) -> Result<Stops> {
     let received = Received::listen(&api.netns)?;
     let to = SocketAddr::new(api.v4(), PORT);
     let mut stream =
         web.netns.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))??;
     thread::spawn(move || while stream.write_all(&[0x5a; 16 << 10]).is_ok() {});
-    let (mut after, mut whole) = (Vec::new(), Vec::new());
-    for _ in 0..if quick { 3 } else { 100 } {
+    let mut stops = Stops { since_start: vec![], since_return: vec![] };
+    for _ in 0..times {
         received.wait_running()?;
         let begun = Instant::now();
         mesh.meshctl(&["quarantine", &api.id])?;
@@ -62,45 +90,29 @@ rules: [{{ name: a, from: {{ app: web }}, to: {{ app: api }}, allow: [tcp/{PORT}
         let last = received.last();
         ensure!(last + WATCHED / 2 < Instant::now(), "the connection goes on under quarantine");
         let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-        after.push(milliseconds(last.saturating_duration_since(returned)));
-        whole.push(milliseconds(last.saturating_duration_since(begun)));
+        stops.since_return.push(milliseconds(last.saturating_duration_since(returned)));
+        stops.since_start.push(milliseconds(last.saturating_duration_since(begun)));
         mesh.meshctl(&["release", &api.id])?;
     }
-    let attaching = beside_attaching(&mesh, &rack, &api.id, quick)?;
-    let beside = beside_viewers(&mesh, &api.id, if quick { 5 } else { 100 })?;
-    let case = format!("3 nodes, {} times", after.len());
-    let row = |metric, ours: &[f64], target| {
-        Figures { bench: "quarantine", case: case.clone(), metric, unit: "ms", ours }
-            .absolute(target)
-    };
-    let attached = |metric, unit, ours: f64, target| {
-        let case = "its node attaches workloads".to_owned();
-        Figures { bench: "quarantine", case, metric, unit, ours: &[ours] }.absolute(target)
-    };
-    Ok(vec![
-        attached("workloads attached", "/s", attaching.rate, Target::None),
-        attached("enforced everywhere, at rest, p99", "ms", attaching.idle, Target::None),
-        attached("enforced everywhere, while it attaches, p99", "ms", attaching.busy, Target::None),
-        attached(
-            "while it attaches / at rest, p99",
-            "",
-            attaching.busy / attaching.idle,
-            Target::AtMost(1.5),
-        ),
-        row(
-            "from the command's return to the last packet, p99",
-            &[crate::report::p99(&after)],
-            Target::AtMost(50.0),
-        ),
-        row("from the command's return to the last packet", &after, Target::None),
-        row("from the command's start to the last packet", &whole, Target::None),
-        row("enforced everywhere, on an idle coordinator, p99", &[beside.idle], Target::None),
-        row(
-            "more than that while four viewers run the largest dry runs that are allowed, p99",
-            &[beside.busy - beside.idle],
-            Target::AtMost(50.0),
-        ),
-    ])
+    Ok(stops)
+}
+
+impl Stops {
+    fn rows(&self) -> [Row; 3] {
+        let row = |metric, ours: &[f64], target| {
+            let case = format!("3 nodes, {} times", self.since_return.len());
+            Figures { bench: "quarantine", case, metric, unit: "ms", ours }.absolute(target)
+        };
+        [
+            row(
+                "from the command's return to the last packet, p99",
+                &[crate::report::p99(&self.since_return)],
+                Target::AtMost(50.0),
+            ),
+            row("from the command's return to the last packet", &self.since_return, Target::None),
+            row("from the command's start to the last packet", &self.since_start, Target::None),
+        ]
+    }
 }
 
 /// Milliseconds until a quarantine is enforced, p99.
@@ -121,6 +133,22 @@ struct Attaching {
     busy: f64,
     /// Workloads that were attached in a second.
     rate: f64,
+}
+
+impl Attaching {
+    fn rows(&self) -> [Row; 4] {
+        let row = |metric, unit, ours: f64, target| {
+            let case = "its node attaches workloads".to_owned();
+            Figures { bench: "quarantine", case, metric, unit, ours: &[ours] }.absolute(target)
+        };
+        let (idle, busy) = (self.idle, self.busy);
+        [
+            row("workloads attached", "/s", self.rate, Target::None),
+            row("enforced everywhere, at rest, p99", "ms", idle, Target::None),
+            row("enforced everywhere, while it attaches, p99", "ms", busy, Target::None),
+            row("while it attaches / at rest, p99", "", busy / idle, Target::AtMost(1.5)),
+        ]
+    }
 }
 
 /// Quarantines in turns while the node of the workload is at rest, and while it attaches.
@@ -167,7 +195,7 @@ fn beside_attaching(mesh: &Mesh, node: &Node, workload: &str, quick: bool) -> Re
     Ok(Attaching { idle: crate::report::p99(&idle), busy: crate::report::p99(&busy), rate })
 }
 
-/// Attaches a namespace and detaches it, at its share of the rate, while it is told to.
+/// Attaches a namespace and detaches it, at its part of the rate, until it is stopped.
 fn attach_on_and_on(
     socket: &Path,
     netns: &Netns,
@@ -200,7 +228,7 @@ fn attach_on_and_on(
     Ok(())
 }
 
-/// Rules and tests of the largest dry run that is allowed: each test is judged by all rules.
+/// Rules and tests of the largest dry run that is allowed: each test is checked against all rules.
 const RULES: usize = 4000;
 const TESTS: usize = 3500;
 const VIEWERS: usize = 4;
@@ -276,19 +304,19 @@ fn quarantine_each(
     workload: &str,
     times: usize,
 ) -> Result<Vec<f64>> {
-    let mut taken = Vec::new();
+    let mut milliseconds = Vec::new();
     for _ in 0..times {
         let begun = Instant::now();
         let _: Value =
             runtime.block_on(client.post("/v1/quarantines", &json!({ "workload": workload })))?;
-        taken.push(begun.elapsed().as_secs_f64() * 1000.0);
+        milliseconds.push(begun.elapsed().as_secs_f64() * 1000.0);
         let _: Value = runtime
             .block_on(client.post("/v1/quarantines/release", &json!({ "workload": workload })))?;
     }
-    Ok(taken)
+    Ok(milliseconds)
 }
 
-/// What the receiver of the connection has seen.
+/// The state of the connection's receiver.
 struct Received {
     start: Instant,
     /// Microseconds from the start to the last bytes.
@@ -299,12 +327,12 @@ impl Received {
     fn listen(netns: &meshward_netns::Netns) -> Result<Self> {
         let listener = netns.run(|| TcpListener::bind(("0.0.0.0", PORT)))??;
         let (start, last) = (Instant::now(), Arc::new(AtomicU64::new(0)));
-        let seen = last.clone();
+        let writer = last.clone();
         thread::spawn(move || {
             let Ok((mut stream, _)) = listener.accept() else { return };
             let mut buffer = vec![0; 256 << 10];
             while let Ok(1..) = stream.read(&mut buffer) {
-                seen.store(start.elapsed().as_micros() as u64, Relaxed);
+                writer.store(start.elapsed().as_micros() as u64, Relaxed);
             }
         });
         Ok(Self { start, last })

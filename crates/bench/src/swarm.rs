@@ -2,10 +2,9 @@
 //! its own, behind one socket. What reaches their workloads is sent back.
 
 use anyhow::{Context, Result};
-use meshward_control_proto::Change;
 use meshward_datapath::{
-    Ecn, Endpoint, GatherList, Headers, LocalWorkload, Now, Offload, Received, SecretKey, Sink,
-    WorkerScratch, WorkloadIndex,
+    ConfigChange, Ecn, Endpoint, GatherList, Headers, LocalWorkload, Now, Offload, Received,
+    SecretKey, Sink, WorkerScratch, WorkloadIndex,
 };
 use meshward_netns::Netns;
 use meshward_types::{NodeName, PublicKey, WorkloadId};
@@ -29,13 +28,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// One peer.
+/// A peer of the daemon.
 pub(crate) struct Member {
     pub name: NodeName,
-    /// Where it is reached.
+    /// The address of its endpoint.
     pub underlay: Ipv4Addr,
     pub workload: WorkloadId,
-    /// Its workload's address.
+    /// The address of its workload.
     pub address: Ipv4Addr,
     pub secret: SecretKey,
 }
@@ -58,7 +57,7 @@ impl Member {
         })
     }
 
-    /// Its endpoint's key.
+    /// Returns the key of its endpoint.
     pub(crate) fn public_key(&self) -> PublicKey {
         self.secret.public()
     }
@@ -76,7 +75,7 @@ struct Peer {
 }
 
 impl Swarm {
-    /// Has the members answer on a port in a namespace. `view` is what each of them is told.
+    /// Has the members answer on a port in a namespace, each endpoint with its configuration.
     ///
     /// # Errors
     /// If the socket cannot be opened.
@@ -84,7 +83,7 @@ impl Swarm {
         netns: &Netns,
         port: u16,
         members: &[Member],
-        view: impl Fn(&Member) -> Vec<Change>,
+        config: impl Fn(&Member) -> Vec<ConfigChange>,
     ) -> Result<Self> {
         let socket = netns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))??;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
@@ -102,7 +101,7 @@ impl Swarm {
                 addresses: vec![member.address.into()],
                 vouched: None,
             });
-            endpoint.apply(now, &view(member));
+            endpoint.apply(now, config(member));
             (member.underlay, Peer { endpoint, underlay: member.underlay })
         });
         let peers: HashMap<Ipv4Addr, Peer> = peers.collect();
@@ -215,7 +214,7 @@ impl Sink for Back<'_> {
     fn request_handshakes(&mut self) {}
 }
 
-/// Makes a UDP packet its own answer. Addresses and ports change places, so all checksums stay
+/// Makes a UDP packet its own answer. Addresses and ports are swapped, so all checksums stay
 /// right.
 fn turn_around(packet: &mut [u8]) -> bool {
     let Ok(Headers { source: IpAddr::V4(_), ip_protocol: 17, payload: at, .. }) =

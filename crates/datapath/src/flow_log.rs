@@ -9,19 +9,19 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-/// Maximum number of kinds of flows that are told apart on one link.
+/// Maximum number of kinds of flows of one link.
 const MAX_KINDS: usize = 64;
-/// Maximum number of denials that wait to be taken.
+/// Maximum number of denials that wait to be read.
 const MAX_DENIALS: usize = 4096;
 
-/// A kind of flow: what, to which port, and whether it passed.
+/// A kind of flow: the protocol, the destination port, and the verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowKind {
     /// The protocol.
     pub protocol: Protocol,
     /// The destination port; 0 where the protocol has none.
     pub port: u16,
-    /// Whether it passed.
+    /// `true` if it passed.
     pub passed: bool,
 }
 
@@ -34,7 +34,7 @@ impl FlowKind {
     }
 }
 
-/// The kinds of flows that were seen on a link, and when last.
+/// The kinds of flows of a link, each with the second of its last flow.
 #[derive(Debug, Default)]
 pub(crate) struct FlowKinds(Mutex<Vec<(FlowKind, u32)>>);
 
@@ -47,12 +47,12 @@ impl FlowKinds {
         } else if kinds.len() < MAX_KINDS {
             kinds.push((kind, now));
         } else if let Some(oldest) = kinds.iter_mut().min_by_key(|(_, last)| *last) {
-            // What was seen longest ago gives way.
+            // The least recent one is replaced.
             *oldest = (kind, now);
         }
     }
 
-    /// Returns the kinds that were seen at a second or later.
+    /// Returns the kinds of which there was a flow in a second or later.
     pub(crate) fn since(&self, second: u32) -> Vec<FlowKind> {
         self.0.lock().iter().filter(|(_, last)| *last >= second).map(|(kind, _)| *kind).collect()
     }
@@ -69,11 +69,11 @@ pub struct Denial {
     pub protocol: Protocol,
     /// The destination port; 0 where the protocol has none.
     pub port: u16,
-    /// The source port, which tells flows apart.
+    /// The source port.
     pub source_port: u16,
 }
 
-/// Denials until somebody takes them; none are kept while nobody watches.
+/// The denials since the last read; none are kept while nothing watches.
 #[derive(Debug, Default)]
 pub(crate) struct Denials {
     watched: AtomicBool,
@@ -98,7 +98,7 @@ impl Denials {
         }
     }
 
-    pub(crate) fn take(&self) -> Vec<Denial> {
+    pub(crate) fn drain(&self) -> Vec<Denial> {
         std::mem::take(&mut *self.waiting.lock())
     }
 }
@@ -118,9 +118,9 @@ mod tests {
             kinds.note(u32::from(port), kind(port));
             kinds.note(u32::from(port), kind(7));
         }
-        let seen = kinds.since(0);
-        assert_eq!(seen.len(), MAX_KINDS);
-        assert!(seen.contains(&kind(7)) && seen.contains(&kind(999)));
+        let recent = kinds.since(0);
+        assert_eq!(recent.len(), MAX_KINDS);
+        assert!(recent.contains(&kind(7)) && recent.contains(&kind(999)));
         assert_eq!(kinds.since(1000), []);
     }
 
@@ -135,10 +135,10 @@ mod tests {
         };
         let denials = Denials::default();
         denials.note(denial);
-        assert_eq!(denials.take(), []);
+        assert_eq!(denials.drain(), []);
         denials.watch(true);
         (0..2 * MAX_DENIALS).for_each(|_| denials.note(denial));
-        assert_eq!(denials.take().len(), MAX_DENIALS);
-        assert_eq!(denials.take(), []);
+        assert_eq!(denials.drain().len(), MAX_DENIALS);
+        assert_eq!(denials.drain(), []);
     }
 }

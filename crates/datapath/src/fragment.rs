@@ -26,8 +26,8 @@ use std::{
 const LIFETIME: u32 = 30;
 /// Maximum number of packets whose rest is awaited.
 const LIMIT: usize = 16_384;
-/// Maximum number of fragments of one packet that are told apart or wait: a packet of 64 KiB in
-/// pieces of 576 bytes.
+/// Maximum number of fragments of one packet whose ranges are kept, or that wait: a packet of
+/// 64 KiB in pieces of 576 bytes.
 const MAX_FRAGMENTS: usize = 120;
 /// Seconds for which a later fragment waits for the first.
 const FIRST_TIMEOUT: u32 = 2;
@@ -101,7 +101,7 @@ impl Evictable for PassedPacket {
     fn expires_at(&self) -> u32 {
         self.deadline
     }
-    fn take_referenced(&mut self) -> bool {
+    fn reset_referenced(&mut self) -> bool {
         false
     }
 }
@@ -128,7 +128,7 @@ impl Evictable for WaitingPacket {
     fn expires_at(&self) -> u32 {
         self.deadline
     }
-    fn take_referenced(&mut self) -> bool {
+    fn reset_referenced(&mut self) -> bool {
         false
     }
 }
@@ -228,9 +228,9 @@ impl Fragments {
         Ok(passed.link.clone())
     }
 
-    /// Has a later fragment of `owner` wait for the first one of its packet; `false`: there is no
-    /// room for it.
-    pub(crate) fn hold(
+    /// Queues a later fragment of `owner` until the first one of its packet has passed. Returns
+    /// `false` if there is no room for it.
+    pub(crate) fn queue(
         &self,
         now: u32,
         headers: &Headers,
@@ -333,14 +333,14 @@ mod tests {
         let fragments = Fragments::default();
         let (later, first) = (fragment(false, true, 1480, 1480), fragment(false, false, 0, 1480));
         let packet = vec![7; 1480];
-        let taken = (0..100)
-            .filter(|_| fragments.hold(0, &later, QuotaOwner::Workload(WorkloadIndex(0)), &packet))
+        let queued = (0..100)
+            .filter(|_| fragments.queue(0, &later, QuotaOwner::Workload(WorkloadIndex(0)), &packet))
             .count();
-        assert_eq!(taken, MAX_BYTES / 1480);
+        assert_eq!(queued, MAX_BYTES / 1480);
         assert!(fragments.any_waiting());
-        assert_eq!(fragments.take_waiting(&first).len(), taken);
+        assert_eq!(fragments.take_waiting(&first).len(), queued);
         assert!(!fragments.any_waiting() && fragments.take_waiting(&first).is_empty());
-        assert!(fragments.hold(0, &later, QuotaOwner::Workload(WorkloadIndex(0)), &packet));
+        assert!(fragments.queue(0, &later, QuotaOwner::Workload(WorkloadIndex(0)), &packet));
         fragments.expire(FIRST_TIMEOUT);
         assert_eq!((fragments.any_waiting(), fragments.take_lost()), (false, 1));
     }
@@ -349,10 +349,10 @@ mod tests {
     fn a_workload_that_fills_all_places_takes_none_of_its_neighbours() {
         let fragments = Fragments::default();
         let quiet = fragment(false, true, 1480, 1480);
-        assert!(fragments.hold(0, &quiet, QuotaOwner::Workload(WorkloadIndex(0)), &[1]));
+        assert!(fragments.queue(0, &quiet, QuotaOwner::Workload(WorkloadIndex(0)), &[1]));
         for id in 0..10_000 {
             let flood = Headers { fragment: Fragment::Later(id), ip_protocol: 6, ..quiet };
-            fragments.hold(0, &flood, QuotaOwner::Workload(WorkloadIndex(1)), &[2]);
+            fragments.queue(0, &flood, QuotaOwner::Workload(WorkloadIndex(1)), &[2]);
         }
         assert_eq!(fragments.take_waiting(&fragment(false, false, 0, 1480)), [[1]]);
     }

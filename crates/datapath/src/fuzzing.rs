@@ -1,4 +1,4 @@
-//! What any bytes must satisfy; see the crate `meshward-fuzzing`.
+//! Fuzz targets; see the crate `meshward-fuzzing`.
 
 mod filter;
 mod messages;
@@ -6,6 +6,7 @@ mod samples;
 
 use crate::{
     checksum::Sum,
+    config::{ConfigChange, NetworkConfig, PeerConfig},
     drop_reason::DropReason,
     ecn::Ecn,
     egress::segment::Segments,
@@ -22,11 +23,7 @@ use crate::{
     workload::LocalWorkload,
 };
 use ipnet::IpNet;
-use meshward_control_proto::{
-    Change, Resource, ResourceKey,
-    view::{NetworkSpec, PeerSpec},
-};
-use meshward_types::{NetworkName, NodeName};
+use meshward_types::{Conduct, NodeName};
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -59,7 +56,7 @@ pub(crate) fn cut(packet: &mut [u8], offload: Offload) -> Result<Vec<Vec<u8>>, D
     cut_to(packet, offload, None)
 }
 
-/// The same for a way that takes only packets of so many bytes.
+/// Cuts a packet as [`cut`] does, for a path with an MTU.
 pub(crate) fn cut_to(
     packet: &mut [u8],
     offload: Offload,
@@ -118,8 +115,8 @@ pub fn segmentation(data: &[u8]) {
     assert_eq!(again, segments);
 }
 
-/// Packets, each behind its length: cutting what was merged gives every packet back, flow by flow
-/// in its order.
+/// Packets, each behind its length: cutting the merged packets gives every packet back, flow by
+/// flow in order.
 pub fn coalescing(data: &[u8]) {
     let (mut rest, mut packets) = (data, Vec::new());
     while let Some((length, behind)) = rest.split_first_chunk::<2>() {
@@ -150,7 +147,8 @@ pub fn coalescing(data: &[u8]) {
     }
 }
 
-/// A packet without what counts on by itself: IPv4's identification, and the checksum over it.
+/// Returns a packet without its IPv4 identification, which counts on by itself, and the checksum
+/// over it.
 fn without_id(packet: &[u8]) -> Vec<u8> {
     let mut packet = packet.to_vec();
     if packet[0] >> 4 == 4 {
@@ -196,7 +194,6 @@ impl End {
     fn new(now: Instant, at: u8) -> Self {
         let secret = |at: u8| SecretKey::from_bytes([at + 1; 32]);
         let name = |at: u8| -> NodeName { format!("node-{at}").parse().expect("a name") };
-        let network: NetworkName = "fuzz".parse().expect("a name");
         let endpoint = Endpoint::new(name(at), secret(at), now, Duration::ZERO);
         let address = IpAddr::from([10, 42, at, 1]);
         let id = format!("w{at}").parse().expect("a name");
@@ -207,18 +204,15 @@ impl End {
             vouched: None,
         });
         let prefix: IpNet = format!("10.42.{}.0/24", at ^ 1).parse().expect("a prefix");
-        let peer = PeerSpec {
+        let peer = PeerConfig {
             public_key: secret(at ^ 1).public(),
             candidates: vec![([192, 0, 2, at ^ 1], 51820).into()],
             prefixes: vec![prefix],
         };
-        let spec = NetworkSpec::with_mtu(1420);
+        let network = NetworkConfig { prefixes: vec![], mtu: 1420, conduct: Conduct::default() };
         endpoint.apply(
             now,
-            &[
-                Change::Put(ResourceKey::Network(network.clone()), Resource::Network(spec)),
-                Change::Put(ResourceKey::Peer(network, name(at ^ 1)), Resource::Peer(peer)),
-            ],
+            [ConfigChange::SetNetwork(network), ConfigChange::PutPeer(name(at ^ 1), peer)],
         );
         Self { endpoint, scratch: WorkerScratch::default(), out: Out::default(), address }
     }
@@ -266,7 +260,7 @@ fn time(now: Instant) -> Now {
     Now { instant: now, unix: Duration::from_secs(1_700_000_000) }
 }
 
-/// Some packet from one workload to another.
+/// Returns a packet from one workload to another.
 fn probe(from: IpAddr, to: IpAddr) -> Vec<u8> {
     let mut packet = vec![
         0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2, 0, 8, 0, 0,

@@ -1,13 +1,14 @@
-//! What happens to a packet: who sent it, whether it may pass, and where it goes.
+//! The data path: the sender of a packet, the verdict on it, and its next hop.
 //!
-//! No I/O, no thread, no clock: bytes and the time come in, and a [`Sink`] is told what to send. An
-//! [`Endpoint`] is shared by all workers of a node. A worker takes packets through it in a
-//! [`PacketBatch`]: what the coordinator said cannot change during one, and from the next one on a
-//! change is enforced.
+//! No I/O, no thread, no clock: bytes and the time come in, and a [`Sink`] gets what is to be sent.
+//! An [`Endpoint`] is shared by all workers of a node. A worker passes packets through it in a
+//! [`PacketBatch`]: the configuration cannot change during one, and from the next one on a change
+//! is enforced.
 #![forbid(unsafe_code)]
 
 mod checksum;
 mod claims;
+mod config;
 mod drop_reason;
 mod ecn;
 mod egress;
@@ -44,6 +45,7 @@ mod timeouts;
 mod transport;
 mod workload;
 
+pub use config::{ConfigChange, Link, NetworkConfig, PeerConfig, Quarantine, WorkloadConfig};
 pub use drop_reason::{DropCounts, DropReason};
 pub use ecn::Ecn;
 pub use endpoint::{
@@ -58,7 +60,7 @@ pub use headers::{Fragment, Headers, Icmp, Unforwardable};
 pub use index::{MAX_PEERS, PeerIndex, WorkloadIndex};
 pub use ingress::{Received, coalesce::CoalesceOptions};
 pub use keys::SecretKey;
-pub use link_counters::{LinkStats, Tally};
+pub use link_counters::{LinkFlow, LinkStats, Tally};
 pub use meshward_wireguard::message::{MAX_HANDSHAKE_MESSAGE, OVERHEAD};
 pub use offload::{Offload, SegmentKind, VIRTIO_HEADER_LENGTH};
 pub use owner::QuotaOwner;

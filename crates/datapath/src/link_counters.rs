@@ -1,30 +1,37 @@
 //! Counters of links.
 
 use crate::{
+    config::Link,
     flow_log::{FlowKind, FlowKinds},
-    rules::Pair,
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use meshward_types::{Count, IdentityId};
+use meshward_types::Count;
 use parking_lot::RwLock;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// Maximum number of pairs of identities that are counted one by one.
+/// Maximum number of links that are counted one by one.
 const MAX_LINKS: usize = 1 << 16;
 
-/// The counters of an ordered pair of identities.
+/// The counters of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkStats {
-    /// The identity that begins flows.
-    pub from: IdentityId,
-    /// The identity that they are begun with.
-    pub to: IdentityId,
+    /// The link.
+    pub link: Link,
     /// The counters.
     pub count: Count,
+}
+
+/// A kind of flow that was opened, or tried, on a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkFlow {
+    /// The link.
+    pub link: Link,
+    /// The kind of flow.
+    pub kind: FlowKind,
 }
 
 /// Packets and bytes that are added to a link's counters if they pass. A link is counted where it
@@ -76,21 +83,21 @@ impl Counters {
 /// The counters of all links that were used or tried.
 #[derive(Debug, Default)]
 pub(crate) struct LinkCounters {
-    links: RwLock<HashMap<Pair, Arc<Counters>, RandomState>>,
-    /// For pairs beyond [`MAX_LINKS`].
+    links: RwLock<HashMap<Link, Arc<Counters>, RandomState>>,
+    /// The counters of links beyond [`MAX_LINKS`].
     uncounted: Arc<Counters>,
 }
 
 impl LinkCounters {
-    pub(crate) fn of(&self, pair: Pair) -> Arc<Counters> {
-        if let Some(counters) = self.links.read().get(&pair) {
+    pub(crate) fn of(&self, link: Link) -> Arc<Counters> {
+        if let Some(counters) = self.links.read().get(&link) {
             return counters.clone();
         }
         let mut links = self.links.write();
         if links.len() >= MAX_LINKS {
             return self.uncounted.clone();
         }
-        links.entry(pair).or_default().clone()
+        links.entry(link).or_default().clone()
     }
 
     /// Counters that nobody reads.
@@ -100,20 +107,15 @@ impl LinkCounters {
 
     pub(crate) fn stats(&self) -> Vec<LinkStats> {
         let links = self.links.read();
-        let stats = links.iter().map(|(&(from, to), counters)| LinkStats {
-            from,
-            to,
-            count: counters.read(),
-        });
-        stats.collect()
+        links.iter().map(|(&link, counters)| LinkStats { link, count: counters.read() }).collect()
     }
 
-    /// Returns the kinds of flows that were seen at a second or later.
-    pub(crate) fn flow_kinds(&self, since: u32) -> Vec<(IdentityId, IdentityId, FlowKind)> {
+    /// Returns the kinds of flows of which there was one in a second or later.
+    pub(crate) fn flow_kinds(&self, since: u32) -> Vec<LinkFlow> {
         let links = self.links.read();
-        let kinds = links.iter().flat_map(|(&(from, to), counters)| {
-            counters.kinds.since(since).into_iter().map(move |kind| (from, to, kind))
+        let flows = links.iter().flat_map(|(&link, counters)| {
+            counters.kinds.since(since).into_iter().map(move |kind| LinkFlow { link, kind })
         });
-        kinds.collect()
+        flows.collect()
     }
 }

@@ -25,9 +25,10 @@ pub(crate) struct ReflexiveAddresses {
 }
 
 struct Server {
-    server: SocketAddr,
+    /// The address that requests are sent to.
+    target: SocketAddr,
     transaction: Transaction,
-    /// Whether it has answered the last request.
+    /// `true` if it has answered the last request.
     answered: bool,
     address: Option<SocketAddr>,
 }
@@ -38,13 +39,13 @@ impl ReflexiveAddresses {
     }
 
     pub(crate) fn set_servers(&mut self, servers: &[SocketAddr]) {
-        if self.servers.iter().map(|server| server.server).eq(servers.iter().copied()) {
+        if self.servers.iter().map(|server| server.target).eq(servers.iter().copied()) {
             return;
         }
         let known = std::mem::take(&mut self.servers);
-        let address = |wanted| known.iter().find(|known| known.server == wanted)?.address;
+        let address = |wanted| known.iter().find(|known| known.target == wanted)?.address;
         let server = |server: &SocketAddr| Server {
-            server: *server,
+            target: *server,
             transaction: Transaction::default(),
             answered: false,
             address: address(*server),
@@ -53,7 +54,7 @@ impl ReflexiveAddresses {
         self.next = None;
     }
 
-    /// Has the next tick ask.
+    /// Has all servers asked at the next tick.
     pub(crate) fn ask_again(&mut self) {
         self.next = None;
     }
@@ -87,7 +88,7 @@ impl ReflexiveAddresses {
             let unguessable =
                 digest(&SHA256, &[&self.seed[..], &self.asked.to_le_bytes()].concat());
             server.transaction.copy_from_slice(&unguessable.as_ref()[..12]);
-            send(server.server, &stun::request(&server.transaction));
+            send(server.target, &stun::request(&server.transaction));
         }
     }
 

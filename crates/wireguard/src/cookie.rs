@@ -1,5 +1,5 @@
-//! What protects a responder from floods: MACs that only who knows the receiver's public key can
-//! make, and cookies that only who receives at its source address can know (paper §5.3, §5.4.4,
+//! Protection of a responder from floods: MACs that only a sender with the receiver's public key
+//! can make, and cookies that only a receiver at its source address can know (paper §5.3, §5.4.4,
 //! §5.4.7).
 
 use crate::{
@@ -24,9 +24,9 @@ use std::{
 /// A cookie: the key of the second MAC.
 pub type Cookie = [u8; MAC];
 
-/// Where the nonce of a cookie reply stands.
+/// The nonce of a cookie reply.
 const REPLY_NONCE: Range<usize> = 8..32;
-/// Where the sealed cookie of a cookie reply stands.
+/// The sealed cookie of a cookie reply.
 const REPLY_COOKIE: Range<usize> = 32..48;
 
 /// The keys of MACs and cookie replies, which are derived from the public key of the receiver of
@@ -108,6 +108,9 @@ impl CookieIssuer {
 
     /// Returns the reply that gives the sender of a message its cookie. `keys` are those of the
     /// responder, to whom the message was sent.
+    ///
+    /// # Panics
+    /// If the message is shorter than a handshake message.
     pub fn reply(
         &mut self,
         keys: &MacKeys,
@@ -163,11 +166,8 @@ impl ReceivedCookie {
 
     /// Returns the cookie, while its giver knows its secret.
     pub fn get(&self, now: Millis) -> Option<&Cookie> {
-        let expired = now.has_passed(
-            COOKIE_SECRET_MAX_AGE.checked_sub(COOKIE_SECRET_LATENCY).unwrap(),
-            self.received,
-        );
-        (!expired).then_some(&self.cookie)
+        let lifetime = COOKIE_SECRET_MAX_AGE.saturating_sub(COOKIE_SECRET_LATENCY);
+        (!now.has_passed(lifetime, self.received)).then_some(&self.cookie)
     }
 }
 
@@ -180,7 +180,9 @@ fn keyed_hash(key: &[u8], parts: &[&[u8]]) -> Blake2sMac<U16> {
     // BLAKE2s takes keys of up to 32 bytes (RFC 7693 §2.1); these have 16 or 32.
     let mut hash =
         <Blake2sMac<U16> as KeyInit>::new_from_slice(key).expect("a key of 16 or 32 bytes");
-    parts.iter().for_each(|part| hash.update(part));
+    for part in parts {
+        hash.update(part);
+    }
     hash
 }
 

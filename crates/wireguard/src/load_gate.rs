@@ -25,7 +25,7 @@ use std::{
 /// handshakes manages some four times that.
 const LOAD_MESSAGES: u32 = 200;
 const LOAD_WINDOW: Duration = Duration::from_millis(100);
-/// How long the load lasts after that.
+/// The duration of the load after that.
 const LOAD_DURATION: Duration = Duration::from_secs(1);
 
 /// Why a message does not pass the gate.
@@ -48,7 +48,7 @@ pub struct Incoming<'a> {
     pub message: &'a [u8],
 }
 
-/// What the gate asks of the interface behind it.
+/// The interface behind the gate.
 pub trait Interface {
     /// Returns the keys of the first MAC of a message, if it is right for any of the interface's
     /// own keys.
@@ -60,7 +60,7 @@ pub trait Interface {
     fn try_response(&self, index: u32) -> bool;
 }
 
-/// Whether more messages come than a thread can take.
+/// A detector of more messages than a thread can process.
 #[derive(Debug, Default)]
 struct LoadDetector {
     window: AtomicU64,
@@ -227,7 +227,7 @@ impl LoadGate {
             let admitted = admitted.try_take(now, from.ip()) && kind_limits.admitted.try_take(now);
             return admitted.then_some(()).ok_or(GateRefusal::OverLimit);
         }
-        // Strangers have one limit, or so many sources would have to be told apart.
+        // Strangers share one limit, or the gate would have to know any number of sources.
         let may_answer = !is_known || answered.try_take(now, from.ip());
         if may_answer && kind_limits.replies.try_take(now) {
             let message = cookies.reply(keys, now, from, message);
@@ -347,22 +347,22 @@ mod tests {
         let flood = |from: u32, now: u64, spoil: usize| {
             (from..from + 1_000).map(move |number| (number, now, spoil))
         };
-        let judge = |(number, now, spoil): (u32, u64, usize)| {
+        let check = |(number, now, spoil): (u32, u64, usize)| {
             let mut message = bench.forged(number);
             message[spoil] ^= 1;
             bench.admit(now, source(number), &message, |_| {})
         };
         // Without load each MAC is verified, and a wrong one begins no load.
-        assert!(flood(0, 1, 50).all(|message| judge(message) == Err(GateRefusal::WrongMac)));
+        assert!(flood(0, 1, 50).all(|message| check(message) == Err(GateRefusal::WrongMac)));
         let passed =
-            flood(1_000, 2, INITIATION_LENGTH - 1).filter(|message| judge(*message).is_ok());
+            flood(1_000, 2, INITIATION_LENGTH - 1).filter(|message| check(*message).is_ok());
         assert!(passed.count() <= LOAD_MESSAGES as usize);
         // The strangers' share is used up.
-        assert!(flood(2_000, 2, 50).all(|message| judge(message) == Err(GateRefusal::OverLimit)));
+        assert!(flood(2_000, 2, 50).all(|message| check(message) == Err(GateRefusal::OverLimit)));
         let lasting = (1..50).flat_map(|tenth| {
             flood(3_000 + tenth as u32 * 1_000, 2 + tenth * 100, INITIATION_LENGTH - 1)
         });
-        let passed = lasting.filter(|message| judge(*message).is_ok()).count();
+        let passed = lasting.filter(|message| check(*message).is_ok()).count();
         assert_eq!(passed, 0, "none gets in without its cookie");
         let mut cookies = 0;
         let asked = bench.admit(5_000, known(), &bench.forged(1), |_| cookies += 1);

@@ -19,7 +19,7 @@ impl TokenBucket {
         Self { capacity, per_second, left: capacity * 1000, refilled: Millis(0) }
     }
 
-    /// Takes a token, if there is one.
+    /// Removes a token from the bucket. Returns `false` if there is none.
     pub fn try_take(&mut self, now: Millis) -> bool {
         let has_token = self.has_token(now);
         if has_token {
@@ -41,7 +41,8 @@ impl TokenBucket {
 const SOURCE_PER_SECOND: u64 = 20;
 /// Handshakes of one source at once (the kernel's `PACKETS_BURSTABLE`).
 const SOURCE_BURST: u64 = 5;
-/// Sources that are told apart at the most. While they are all in use, no other gets through.
+/// Maximum number of sources with a limit of their own. While they are all in use, no other gets
+/// through.
 const MAX_SOURCES: usize = 1 << 16;
 /// Time after which a source that sends nothing is forgotten: its bucket is full again by then.
 const SOURCE_IDLE: Duration = Duration::from_secs(1);
@@ -53,7 +54,7 @@ pub struct SourceLimiter {
     sources: HashMap<IpAddr, SourceBucket>,
 }
 
-/// What is left to a source, in milliseconds' worth of tokens.
+/// The tokens of a source, in milliseconds' worth.
 #[derive(Debug)]
 struct SourceBucket {
     left: u64,
@@ -61,7 +62,7 @@ struct SourceBucket {
 }
 
 impl SourceLimiter {
-    /// Takes a token of a source, if it has one.
+    /// Removes a token from the bucket of a source. Returns `false` if it has none.
     pub fn try_take(&mut self, now: Millis, from: IpAddr) -> bool {
         const TOKEN: u64 = 1000 / SOURCE_PER_SECOND;
         let source = source_prefix(from);
@@ -100,16 +101,16 @@ mod tests {
     #[test]
     fn a_source_has_a_limit_and_gets_it_back_with_time() {
         let mut limiter = SourceLimiter::default();
-        let take = |limiter: &mut SourceLimiter, now, ip: &str| {
+        let try_take = |limiter: &mut SourceLimiter, now, ip: &str| {
             limiter.try_take(Millis(now), ip.parse().unwrap())
         };
-        let taken = (0..100).filter(|_| take(&mut limiter, 0, "192.0.2.1")).count();
-        assert_eq!(taken as u64, SOURCE_BURST);
-        assert!(take(&mut limiter, 0, "192.0.2.2"), "another source has its own");
-        let taken = (1..=1000).filter(|now| take(&mut limiter, *now, "192.0.2.1")).count();
-        assert_eq!(taken as u64, SOURCE_PER_SECOND);
+        let passed = (0..100).filter(|_| try_take(&mut limiter, 0, "192.0.2.1")).count();
+        assert_eq!(passed as u64, SOURCE_BURST);
+        assert!(try_take(&mut limiter, 0, "192.0.2.2"), "another source has its own");
+        let passed = (1..=1000).filter(|now| try_take(&mut limiter, *now, "192.0.2.1")).count();
+        assert_eq!(passed as u64, SOURCE_PER_SECOND);
         let of_one_site =
-            (0..100).filter(|at| take(&mut limiter, 0, &format!("2001:db8::{at}"))).count();
+            (0..100).filter(|at| try_take(&mut limiter, 0, &format!("2001:db8::{at}"))).count();
         assert_eq!(of_one_site as u64, SOURCE_BURST);
         limiter.forget_idle(Millis(10_000));
         assert!(limiter.sources.is_empty());

@@ -25,9 +25,9 @@ const COUNTER: usize = 8;
 /// Which side of its handshake an interface had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It sent the initiation, and renews the session.
+    /// The side that sent the initiation, and renews the session.
     Initiator,
-    /// It sent the response.
+    /// The side that sent the response.
     Responder,
 }
 
@@ -40,7 +40,7 @@ pub struct Indices {
     pub remote: u32,
 }
 
-/// What two peers share after a handshake.
+/// A session: the keys that two peers share after a handshake.
 pub struct Session {
     indices: Indices,
     sealing: LessSafeKey,
@@ -81,7 +81,7 @@ impl Session {
         self.indices.local
     }
 
-    /// When the handshake was done.
+    /// Returns the time of the handshake.
     pub fn created(&self) -> Millis {
         self.created
     }
@@ -115,6 +115,9 @@ impl Session {
 
     /// Makes a data message of `datagram`: the plaintext stands behind 16 bytes of room, with 16
     /// bytes of room behind it. `counter` was [reserved](Self::reserve) and is used once.
+    ///
+    /// # Panics
+    /// If `datagram` is shorter than the room around the plaintext, 32 bytes.
     #[inline]
     pub fn seal(&self, counter: u64, datagram: &mut [u8]) {
         write_u32(datagram, 0, MessageType::Data.number());
@@ -133,7 +136,7 @@ impl Session {
         self.received.lock()
     }
 
-    /// Opens a data message in place. Returns where its plaintext then stands.
+    /// Opens a data message in place. Returns the range of its plaintext.
     ///
     /// # Errors
     /// If the message does not authenticate, or its counter was used.
@@ -254,11 +257,11 @@ mod tests {
         let takers = (1..=4u64).map(|count| {
             let session = session.clone();
             thread::spawn(move || {
-                let mut taken = Vec::new();
+                let mut counters = Vec::new();
                 while let Some(first) = session.reserve(count) {
-                    taken.extend(first..first + count);
+                    counters.extend(first..first + count);
                 }
-                taken
+                counters
             })
         });
         let all = takers.collect::<Vec<_>>().into_iter().flat_map(|taker| taker.join().unwrap());

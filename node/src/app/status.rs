@@ -8,7 +8,9 @@ use crate::{
 };
 use meshward_api_types::local::{LocalEndpoint, LocalPeer, LocalStatus, LostWay};
 use meshward_control_proto::{LinkCount, LoggedFlow, view::NetworkSpec};
-use meshward_datapath::{EndpointStats, PathLossReason, Timeouts};
+use meshward_datapath::{
+    EndpointStats, FlowKind, Link, LinkFlow, LinkStats, PathLossReason, Timeouts,
+};
 use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -20,7 +22,7 @@ impl Node {
         links: Vec<(IdentityId, IdentityId, Acl)>,
     ) -> Vec<(WorkloadId, u64)> {
         let Some(served) = self.enforcement.endpoint(network) else { return vec![] };
-        let links = links.into_iter().map(|(from, to, acl)| ((from, to), acl)).collect();
+        let links = links.into_iter().map(|(from, to, acl)| (Link { from, to }, acl)).collect();
         served.endpoint.count_cut_flows(clock::now(), &links).into_iter().collect()
     }
 
@@ -30,8 +32,8 @@ impl Node {
         let kinds =
             served.endpoint.flow_kinds(clock::now(), Duration::from_secs(seconds)).into_iter();
         kinds
-            .map(|(from, to, kind)| {
-                let (protocol, port, passed) = (kind.protocol, kind.port, kind.passed);
+            .map(|LinkFlow { link: Link { from, to }, kind }| {
+                let FlowKind { protocol, port, passed } = kind;
                 LoggedFlow { from, to, protocol, port, passed }
             })
             .collect()
@@ -41,11 +43,11 @@ impl Node {
     pub fn link_counts(&self) -> Vec<LinkCount> {
         let stats = self.stats().into_iter();
         let counts = stats.flat_map(|(network, stats, _)| {
-            let count = move |link: meshward_datapath::LinkStats| LinkCount {
+            let count = move |LinkStats { link, count }| LinkCount {
                 network: network.clone(),
                 from: link.from,
                 to: link.to,
-                count: link.count,
+                count,
             };
             stats.links.into_iter().map(count)
         });

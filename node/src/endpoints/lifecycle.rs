@@ -2,6 +2,7 @@
 
 use crate::{
     attachment, clock,
+    endpoint_config::config_changes,
     enforcement::{Enforcement, RunningEndpoint},
     folder::Folder,
     workers::{self, Workers},
@@ -121,7 +122,7 @@ impl Endpoints {
             let (endpoint, sockets) = self.make(prepared, resume);
             let public_key = endpoint.public_key();
             endpoint.watch_denials(view.triggers(network).next().is_some());
-            endpoint.apply(clock::now(), &view.network_changes(network));
+            endpoint.apply(clock::now(), config_changes(&view.network_changes(network)));
             let served = self.workers.serve(network, endpoint, sockets)?;
             self.kept.lock().insert(network.clone(), kept);
             Ok(RunningEndpoint::new(served, public_key, port))

@@ -36,17 +36,17 @@ use crate::{
 use segment::Segments;
 use std::slice::from_ref;
 
-/// A packet whose headers were read.
+/// A packet whose headers are parsed.
 pub(crate) struct EgressPacket<'a> {
     pub(crate) packet: &'a mut [u8],
     pub(crate) headers: &'a Headers,
-    /// What is still to be done to it.
+    /// The offloads that are still to be done.
     pub(crate) offload: Offload,
 }
 
 impl PacketBatch<'_> {
-    /// Takes a packet that a local workload has sent, with what is still to be done to it. What
-    /// leaves for the network is kept until [`Self::finish`].
+    /// Processes a packet that a local workload has sent, with the offloads that are still to be
+    /// done. Datagrams for the network are kept until [`Self::finish`].
     pub fn egress(
         &mut self,
         from: WorkloadIndex,
@@ -56,7 +56,7 @@ impl PacketBatch<'_> {
     ) {
         match self.forward(from, offload, packet, sink) {
             Err(Dropped { reason: DropReason::OrphanFragment, .. })
-                if self.hold_fragment(from, packet) => {}
+                if self.queue_fragment(from, packet) => {}
             Err(dropped) => self.drop_from_workload(from, packet, dropped, sink),
             Ok(()) if self.state.filter.has_waiting_fragments() => {
                 for mut later in self.fragments_after(packet) {
@@ -102,8 +102,8 @@ impl PacketBatch<'_> {
             NextHop::Workload(to) => {
                 let whole = 0..egress.packet.len();
                 let list = GatherList::new(egress.packet, from_ref(&whole));
-                let taken = sink.to_workload(to, offload, list);
-                taken.then_some(()).ok_or(Dropped { reason: DropReason::NotTaken, packets })
+                let accepted = sink.to_workload(to, offload, list);
+                accepted.then_some(()).ok_or(Dropped { reason: DropReason::NotTaken, packets })
             }
             NextHop::Device(device) => self.send_to_device(device, egress, sink),
             NextHop::Peer(peer) => self.send_to_peer(peer, from, egress, sink),
@@ -143,7 +143,8 @@ impl PacketBatch<'_> {
         self.peers.get(peer)?.path_mtu_below(self.tables.mtu)
     }
 
-    /// Tells a workload that a packet of it is too long for its path. A device finds out by itself.
+    /// Sends a workload the ICMP error that a packet of it is too long for its path. A device finds
+    /// the path MTU by itself.
     #[cold]
     fn answer_too_big(
         &self,
@@ -161,15 +162,16 @@ impl PacketBatch<'_> {
         }
     }
 
-    /// Has a later fragment of a workload wait for the first. Returns false if there is no room.
+    /// Queues a later fragment of a workload until the first has passed. Returns `false` if there
+    /// is no room.
     #[cold]
-    fn hold_fragment(&self, from: WorkloadIndex, packet: &[u8]) -> bool {
+    fn queue_fragment(&self, from: WorkloadIndex, packet: &[u8]) -> bool {
         let party = self.tables.local(from).and_then(super::tables::local_entry::LocalEntry::party);
         let (Some(party), Ok(headers)) = (party, Headers::parse(packet)) else { return false };
-        self.state.filter.hold_fragment(self.now, &headers, party, &packet[..headers.length])
+        self.state.filter.queue_fragment(self.now, &headers, party, &packet[..headers.length])
     }
 
-    /// Takes the fragments that have waited for a packet which has passed.
+    /// Removes and returns the fragments that have waited for a packet which has passed.
     #[cold]
     fn fragments_after(&self, packet: &[u8]) -> Vec<Vec<u8>> {
         Headers::parse(packet).map_or(vec![], |headers| self.state.filter.take_fragments(&headers))

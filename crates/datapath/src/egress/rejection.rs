@@ -1,4 +1,4 @@
-//! Telling senders that a packet of theirs was denied, and both ends of a connection that it was
+//! Rejections: answers to the senders of denied packets, and to both ends of a connection that was
 //! cut.
 
 use super::EgressPacket;
@@ -11,14 +11,14 @@ use crate::{
     reject,
     rules::{Party, Ports},
     sink::Sink,
-    tables::local_entry::NextHop,
+    tables::local_entry::{LocalEntry, NextHop},
 };
 use meshward_types::OnDeny;
 use std::{net::IpAddr, slice::from_ref};
 
 impl PacketBatch<'_> {
-    /// Tells a workload that a packet of it was denied, if that is to be told. Returns whether it
-    /// was.
+    /// Sends a workload a rejection of a packet of it that was denied, if the rules say so. Returns
+    /// `true` if it was sent.
     #[cold]
     pub(crate) fn reject_to_workload(
         &mut self,
@@ -26,15 +26,12 @@ impl PacketBatch<'_> {
         packet: &[u8],
         sink: &mut impl Sink,
     ) -> bool {
-        let source = self
-            .tables
-            .local(sender)
-            .and_then(super::super::tables::local_entry::LocalEntry::party);
+        let source = self.tables.local(sender).and_then(LocalEntry::party);
         let rejection = source.and_then(|source| self.rejection_of(source, packet));
         rejection.is_some_and(|rejection| self.hand_to_workload(sender, rejection, sink))
     }
 
-    /// Returns the packet that tells the sender of a denied packet so, if that is to be told.
+    /// Returns the rejection of a denied packet, if the rules say so.
     pub(crate) fn rejection_of(&self, source: Party, packet: &[u8]) -> Option<Vec<u8>> {
         let Self { state, tables, now, .. } = self;
         let headers = Headers::parse(packet).ok()?;
@@ -48,8 +45,8 @@ impl PacketBatch<'_> {
         state.rejection_limits.allow(*now, source.owner).then_some(rejection)
     }
 
-    /// Hands a packet of the endpoint's own to a workload of this node. Returns false if it was not
-    /// taken.
+    /// Hands a packet of the endpoint's own to a workload of this node. Returns `false` if it was
+    /// dropped.
     fn hand_to_workload(
         &mut self,
         to: WorkloadIndex,

@@ -20,7 +20,7 @@ pub(crate) enum Segments<'a> {
 
 impl<'a> Segments<'a> {
     /// Completes the checksum of a packet that stands for itself, or cuts one that stands for many.
-    /// TCP is cut to packets of at most `path_mtu` bytes, whatever its workload took for the path's
+    /// TCP is cut to packets of at most `path_mtu` bytes, whatever its workload assumed as the path's
     /// MTU.
     ///
     /// # Errors
@@ -80,12 +80,12 @@ impl<'a> Segments<'a> {
         }
     }
 
-    /// Writes one of them, complete, to where it belongs; `place` has its length.
-    pub(crate) fn write(&self, number: usize, place: &mut [u8]) {
+    /// Writes one of them, complete, to `output`, which has its length.
+    pub(crate) fn write(&self, number: usize, output: &mut [u8]) {
         match self {
-            Self::Whole(packet) => place.copy_from_slice(packet),
+            Self::Whole(packet) => output.copy_from_slice(packet),
             Self::Many(super_packet) => {
-                super_packet.write(number, number + 1 == self.count(), place);
+                super_packet.write(number, number + 1 == self.count(), output);
             }
         }
     }
@@ -97,7 +97,7 @@ pub(crate) fn count(headers: &Headers, offload: Offload) -> u64 {
     headers.length.saturating_sub(usize::from(all)).div_ceil(usize::from(size)).max(1) as u64
 }
 
-/// How long the first of the packets is that a super-packet stands for, in bytes.
+/// Returns the length of the first of the packets that a super-packet stands for, in bytes.
 pub(crate) fn length(headers: &Headers, offload: Offload) -> usize {
     let Offload::Segment { size, headers: all, .. } = offload else { return headers.length };
     headers.length.min(usize::from(all) + usize::from(size))

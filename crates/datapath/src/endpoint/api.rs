@@ -1,12 +1,14 @@
-//! What the node does with an endpoint.
+//! The interface of an endpoint to its node.
 
 use crate::{
+    config::Link,
     drop_reason::DropReason,
     endpoint_state::EndpointState,
-    flow_log::{Denial, FlowKind},
+    flow_log::Denial,
     in_band::vouch::Vouch,
     index::{PeerIndex, WorkloadIndex},
     keys::{self, SecretKey},
+    link_counters::LinkFlow,
     owner::QuotaOwner,
     packet_batch::{PacketBatch, WorkerScratch},
     reflexive::ReflexiveAddresses,
@@ -31,13 +33,13 @@ use std::{
 #[error("the endpoint has no such peer")]
 pub struct UnknownPeer;
 
-/// One node's part in one network.
+/// An endpoint: one node's part in one network.
 pub struct Endpoint {
     pub(crate) state: EndpointState,
     pub(super) reflexive: Mutex<ReflexiveAddresses>,
-    /// When vouches are sent next; `None`: at the next tick.
+    /// The time at which vouches are sent next; `None`: the next tick.
     pub(super) next_vouch: Mutex<Option<Instant>>,
-    /// What is still to be done to flows after a change: bits of [`super::resets`].
+    /// The changes that flows still need: bits of [`super::resets`].
     pub(super) pending_flow_changes: AtomicU8,
 }
 
@@ -77,7 +79,7 @@ impl Endpoint {
     /// Adds a workload of this node that is a device: a machine with a stock WireGuard, whose
     /// interface is a session with this endpoint, by the key of [`Self::set_device_key`].
     ///
-    /// `last_address`: where it was last; if that is not known, it has to begin.
+    /// `last_address`: the last address of the device; if it is not known, the device has to begin.
     pub fn add_device(
         &self,
         now: Instant,
@@ -119,14 +121,14 @@ impl Endpoint {
         tables.devices().filter_map(address).collect()
     }
 
-    /// Gives no handshake a timestamp below this many seconds since 1970: greater ones were given
-    /// before a restart.
+    /// Gives no handshake a timestamp below this many seconds since 1970: greater ones may have
+    /// been given before a restart.
     pub fn set_timestamp_floor(&self, seconds: u64) {
         self.state.transport.timestamps.set_floor(seconds);
     }
 
-    /// Has the timestamps of handshakes follow the clock up to this many seconds since 1970: what
-    /// is on disk says that all of them are less.
+    /// Lets the timestamps of handshakes follow the clock up to this many seconds since 1970. The
+    /// file on disk says that all of them are less.
     pub fn set_timestamp_limit(&self, seconds: u64) {
         self.state.transport.timestamps.set_limit(seconds);
     }
@@ -155,12 +157,13 @@ impl Endpoint {
         self.state.denials.watch(is_watched);
     }
 
-    /// Takes what workloads of this node were denied since the last call, up to some thousands.
+    /// Removes and returns the denials of packets of this node's workloads since the last call, up
+    /// to some thousands.
     pub fn take_denials(&self) -> Vec<Denial> {
-        self.state.denials.take()
+        self.state.denials.drain()
     }
 
-    /// Sets for how long idle flows are kept.
+    /// Sets the silence timeouts.
     pub fn set_timeouts(&self, timeouts: Timeouts) {
         self.state.tables.write().rules.set_timeouts(timeouts);
         self.plan_retiming();
@@ -172,11 +175,12 @@ impl Endpoint {
         self.state.filter.export(now.instant, now.unix, is_last)
     }
 
-    /// Takes up the flows that the network's endpoint had before a restart: they are checked by the
-    /// rules of now. The view and the workloads are there already. Returns how many were taken up.
+    /// Imports the flows that the network's endpoint had before a restart: they are checked by the
+    /// current rules. The configuration and the workloads have to be there already. Returns the
+    /// number of imported flows.
     ///
     /// # Errors
-    /// If they are not what [`Self::export_flows`] writes.
+    /// Bytes that [`Self::export_flows`] does not write.
     pub fn import_flows(&self, now: Now, bytes: &[u8]) -> Result<usize, SavedFlowsError> {
         /// The owner of flows whose address no workload has any more, or not yet.
         const NOBODY: QuotaOwner = QuotaOwner::Remote { peer: PeerIndex(u32::MAX), workload: 0 };
@@ -191,11 +195,7 @@ impl Endpoint {
 
     /// Returns the kinds of flows that workloads of this node have begun, or tried to, in the time
     /// before `now`, with the identities of their ends.
-    pub fn flow_kinds(
-        &self,
-        now: Instant,
-        within: Duration,
-    ) -> Vec<(IdentityId, IdentityId, FlowKind)> {
+    pub fn flow_kinds(&self, now: Instant, within: Duration) -> Vec<LinkFlow> {
         self.state.filter.flow_kinds(now, within)
     }
 
@@ -204,7 +204,7 @@ impl Endpoint {
     pub fn count_cut_flows(
         &self,
         now: Instant,
-        links: &HashMap<(IdentityId, IdentityId), Acl>,
+        links: &HashMap<Link, Acl>,
     ) -> HashMap<WorkloadId, u64> {
         let mut cuts = HashMap::new();
         let tables = self.state.tables.read();
@@ -214,7 +214,7 @@ impl Endpoint {
             else {
                 return;
             };
-            let acl = links.get(&(source.identity, route.party.identity));
+            let acl = links.get(&Link { from: source.identity, to: route.party.identity });
             let is_cut = acl.is_some_and(|acl| {
                 acl.verdict(flow.protocol, flow.destination_port) == Verdict::Denied
             });
@@ -287,7 +287,7 @@ impl Endpoint {
         let staged = peer.take_staged(&transport.staged);
         if staged.is_empty() {
             let millis = transport.millis(now.instant);
-            return transport.send_keepalive(millis, peer, &mut send_plain(sink));
+            return peer.send_keepalive(millis, &mut send_plain(sink));
         }
         let mut batch = self.begin_batch(scratch, now.instant);
         for packet in staged {
@@ -324,9 +324,9 @@ impl Endpoint {
         self.state.transport.set_behind_nat(behind_nat);
     }
 
-    /// Takes the peers that are to be sent hole-punch requests, which is done by the coordinator: a
-    /// handshake was begun with each, and none has answered. NATs on both sides open only from
-    /// within, so both have to begin.
+    /// Removes and returns the peers that need a hole-punch request by the coordinator: a handshake
+    /// was begun with each, and none has answered. NATs on both sides open only from within, so
+    /// both have to begin.
     pub fn take_hole_punch_requests(&self) -> Vec<NodeName> {
         let mut requests = self.state.transport.take_hole_punch_requests();
         if requests.is_empty() {
@@ -345,11 +345,11 @@ impl Endpoint {
         peer.is_some_and(|peer| self.state.transport.answer_hole_punch(peer))
     }
 
-    /// Sends a ping to a peer, on the path that packets to it take. `None`: there is no session,
-    /// which is begun then.
+    /// Sends a ping to a peer, on the path of packets to it. `None`: there is no session; a
+    /// handshake begins.
     ///
     /// # Errors
-    /// If there is no such peer.
+    /// [`UnknownPeer`] if there is no such peer.
     pub fn ping(
         &self,
         now: Instant,

@@ -1,27 +1,26 @@
-//! Applying changes of the node's view.
+//! Applying changes of the configuration.
 
 use super::{
     api::Endpoint,
     resets::{RESET_ALL, RESET_QUARANTINED, RETIME},
 };
-use crate::{keys, tables::state::Tables};
-use meshward_control_proto::{
-    Change, Resource, ResourceKey,
-    view::{IdentitySpec, NetworkSpec, PeerSpec},
+use crate::{
+    config::{ConfigChange, NetworkConfig, PeerConfig, Quarantine},
+    keys,
+    tables::state::Tables,
 };
-use meshward_types::{IdentityId, NodeName};
+use meshward_types::NodeName;
 use std::time::Instant;
 
 impl Endpoint {
-    /// Applies changes of the node's view that belong to this network. When this returns they are
-    /// enforced.
-    pub fn apply(&self, now: Instant, changes: &[Change]) {
+    /// Applies changes of the configuration. When this returns they are enforced.
+    pub fn apply(&self, now: Instant, changes: impl IntoIterator<Item = ConfigChange>) {
         let mut tables = self.state.tables.write();
         // What was known before a restart is no change.
         let is_first = tables.mtu == 0;
         let mut flow_changes = 0;
         for change in changes {
-            flow_changes |= self.apply_change(now, &mut tables, change, is_first);
+            flow_changes |= self.apply_change(now, &mut tables, change);
         }
         tables.rules.begin_generation();
         if !is_first {
@@ -29,71 +28,54 @@ impl Endpoint {
         }
     }
 
-    /// Applies one change. Returns what is to be done to flows.
-    fn apply_change(
-        &self,
-        now: Instant,
-        tables: &mut Tables,
-        change: &Change,
-        is_first: bool,
-    ) -> u8 {
+    /// Applies one change. Returns the changes that flows need, as bits of [`super::resets`].
+    fn apply_change(&self, now: Instant, tables: &mut Tables, change: ConfigChange) -> u8 {
         match change {
-            Change::Put(ResourceKey::Network(_), Resource::Network(spec)) => {
-                return apply_network(tables, spec, is_first);
+            ConfigChange::SetNetwork(config) => return apply_network(tables, config),
+            ConfigChange::PutPeer(node, config) => self.apply_peer(now, tables, &node, config),
+            ConfigChange::RemovePeer(node) => {
+                self.state.transport.remove(tables.remove_peer(&node));
             }
-            Change::Put(ResourceKey::Identity(_, id), Resource::Identity(spec)) => {
-                return apply_identity(tables, *id, spec);
+            ConfigChange::PutIdentity(id, quarantine) => {
+                tables.rules.put_identity(id, quarantine);
+                return resets_of(quarantine);
             }
-            Change::Drop(ResourceKey::Identity(_, id)) => {
-                tables.rules.set_identity(*id, None);
-                tables.rules.set_resetting(*id, false);
+            ConfigChange::RemoveIdentity(id) => tables.rules.remove_identity(id),
+            ConfigChange::PutWorkload(id, config) => {
+                let quarantine = config.quarantine;
+                tables.put_workload(&id, Some(config));
+                return resets_of(quarantine);
             }
-            Change::Put(ResourceKey::Link(_, from, to), Resource::Link(acl)) => {
-                tables.rules.set_link(*from, *to, Some(acl.clone()));
-            }
-            Change::Drop(ResourceKey::Link(_, from, to)) => tables.rules.set_link(*from, *to, None),
-            Change::Put(ResourceKey::Peer(_, node), Resource::Peer(spec)) => {
-                self.apply_peer(now, tables, node, spec);
-            }
-            Change::Drop(ResourceKey::Peer(_, node)) => {
-                self.state.transport.remove(tables.remove_peer(node));
-            }
-            Change::Put(ResourceKey::Workload(_, id), Resource::Workload(spec)) => {
-                tables.put_workload(id, Some(spec.clone()));
-                return if spec.quarantined && spec.reset { RESET_QUARANTINED } else { 0 };
-            }
-            Change::Drop(ResourceKey::Workload(_, id)) => tables.put_workload(id, None),
-            // A view says item by item what an identity takes with it.
-            _ => {}
+            ConfigChange::RemoveWorkload(id) => tables.put_workload(&id, None),
+            ConfigChange::PutLink(link, acl) => tables.rules.put_link(link, acl),
+            ConfigChange::RemoveLink(link) => tables.rules.remove_link(link),
         }
         0
     }
 
-    fn apply_peer(&self, now: Instant, tables: &mut Tables, node: &NodeName, spec: &PeerSpec) {
-        let (key, candidates) = (keys::to_wireguard(spec.public_key), spec.candidates.clone());
-        let peer = tables.put_peer(node, spec.clone());
-        self.state.transport.put_node(now, peer, key, candidates);
+    fn apply_peer(&self, now: Instant, tables: &mut Tables, node: &NodeName, config: PeerConfig) {
+        let PeerConfig { public_key, candidates, prefixes } = config;
+        let peer = tables.put_peer(node, prefixes);
+        self.state.transport.put_node(now, peer, keys::to_wireguard(public_key), candidates);
     }
 }
 
-fn apply_network(tables: &mut Tables, spec: &NetworkSpec, is_first: bool) -> u8 {
+fn apply_network(tables: &mut Tables, config: NetworkConfig) -> u8 {
+    let NetworkConfig { prefixes, mtu, conduct } = config;
     let before = *tables.rules.conduct();
     let mut flow_changes = 0;
-    if !is_first && spec.conduct.resets > before.resets {
+    if conduct.resets > before.resets {
         flow_changes |= RESET_ALL;
     }
-    if !is_first && spec.conduct.timeouts != before.timeouts {
+    if conduct.timeouts != before.timeouts {
         flow_changes |= RETIME;
     }
-    tables.mtu = spec.mtu;
-    tables.prefixes.clone_from(&spec.prefixes);
-    tables.rules.set_conduct(spec.conduct);
+    tables.mtu = mtu;
+    tables.prefixes = prefixes;
+    tables.rules.set_conduct(conduct);
     flow_changes
 }
 
-fn apply_identity(tables: &mut Tables, id: IdentityId, spec: &IdentitySpec) -> u8 {
-    let resets = spec.quarantined && spec.reset;
-    tables.rules.set_identity(id, Some(spec.quarantined));
-    tables.rules.set_resetting(id, resets);
-    if resets { RESET_QUARANTINED } else { 0 }
+fn resets_of(quarantine: Quarantine) -> u8 {
+    if quarantine.resets() { RESET_QUARANTINED } else { 0 }
 }

@@ -1,28 +1,28 @@
-//! What is done to flows after a change, by the thread for handshakes and timers: connections that
-//! are cut are reset, and idle flows get new timeouts. Changes wait for no more than a few hundred
-//! flows.
+//! Changes of flows after a change of the rules, by the thread for handshakes and timers:
+//! connections that are cut are reset, and idle flows get new timeouts. Changes of the
+//! configuration wait for no more than a few hundred flows.
 
 use super::api::Endpoint;
 use crate::{filter::CutScope, packet_batch::WorkerScratch, sink::Sink, tables::state::Tables};
 use meshward_types::OnRevoke;
 use std::{net::IpAddr, sync::atomic::Ordering::Relaxed, time::Instant};
 
-/// Connections are to be reset that a quarantine has cut which says so, or of which an end would be
-/// told at its next packet.
+/// Reset the connections that a quarantine with reset has cut, or of which an end would be answered
+/// at its next packet.
 pub(super) const RESET_QUARANTINED: u8 = 1;
-/// All connections that are cut are to be reset.
+/// Reset all connections that are cut.
 pub(super) const RESET_ALL: u8 = 2;
-/// Timeouts have changed.
+/// Give flows the timeouts of now.
 pub(super) const RETIME: u8 = 4;
 
 impl Endpoint {
-    /// Plans what is to be done after a change; `flow_changes`: what is to be done beside what the
+    /// Plans the changes of flows after a change of the rules: `flow_changes` beside those that the
     /// rules always ask for.
     pub(super) fn plan_resets(&self, tables: &Tables, flow_changes: u8) {
         let on_revoke = tables.rules.conduct().on_revoke;
         let always = if on_revoke == OnRevoke::Reset { RESET_ALL } else { 0 };
-        let told = if tables.rules.may_reject() { RESET_QUARANTINED } else { 0 };
-        self.pending_flow_changes.fetch_or(flow_changes | always | told, Relaxed);
+        let rejected = if tables.rules.may_reject() { RESET_QUARANTINED } else { 0 };
+        self.pending_flow_changes.fetch_or(flow_changes | always | rejected, Relaxed);
     }
 
     pub(super) fn plan_retiming(&self) {
@@ -61,7 +61,9 @@ impl Endpoint {
             };
             if !resets.is_empty() {
                 let mut batch = self.begin_batch(scratch, now);
-                resets.into_iter().for_each(|reset| batch.reset(reset.to, reset.packet, sink));
+                for reset in resets {
+                    batch.reset(reset.to, reset.packet, sink);
+                }
                 batch.finish(sink);
             }
         }

@@ -1,5 +1,6 @@
 use super::api::Endpoint;
 use crate::{
+    config::{ConfigChange, Link, NetworkConfig, PeerConfig, Quarantine, WorkloadConfig},
     drop_reason::DropReason,
     ecn::Ecn,
     gather::GatherList,
@@ -14,12 +15,8 @@ use crate::{
     transport::state::Now,
     workload::LocalWorkload,
 };
-use meshward_control_proto::{
-    Change, Resource, ResourceKey,
-    view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
-};
 use meshward_types::{
-    Acl, AclEntry, IdentityId, NetworkName, NodeName, PortRange, Protocol, WorkloadId,
+    Acl, AclEntry, Conduct, IdentityId, NodeName, PortRange, Protocol, WorkloadId,
 };
 use meshward_wireguard::message::OVERHEAD;
 use std::{
@@ -33,6 +30,7 @@ mod rejections;
 
 const WEB: IdentityId = IdentityId(1);
 const API: IdentityId = IdentityId(2);
+const WEB_TO_API: Link = Link { from: WEB, to: API };
 
 /// Two nodes whose datagrams and packets are carried by hand.
 struct Pair {
@@ -43,7 +41,7 @@ struct Pair {
 struct Node {
     endpoint: Endpoint,
     scratch: WorkerScratch,
-    slot: WorkloadIndex,
+    workload: WorkloadIndex,
     address: SocketAddr,
     wire: Wire,
 }
@@ -78,9 +76,9 @@ impl Sink for Wire {
 }
 
 impl Node {
-    fn send(&mut self, now: Instant, slot: WorkloadIndex, offload: Offload, packet: &[u8]) {
+    fn send(&mut self, now: Instant, workload: WorkloadIndex, offload: Offload, packet: &[u8]) {
         let mut batch = self.endpoint.begin_batch(&mut self.scratch, now);
-        batch.egress(slot, offload, &mut packet.to_vec(), &mut self.wire);
+        batch.egress(workload, offload, &mut packet.to_vec(), &mut self.wire);
         batch.finish(&mut self.wire);
     }
 
@@ -113,17 +111,13 @@ impl Node {
     }
 }
 
-/// Some wall clock that goes with `now`.
+/// Returns a wall clock that goes with `now`.
 fn time(now: Instant) -> Now {
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     Now {
         instant: now,
         unix: Duration::from_secs(1_700_000_000) + now.saturating_duration_since(*START),
     }
-}
-
-fn network() -> NetworkName {
-    "shop".parse().unwrap()
 }
 
 fn name(at: usize) -> NodeName {
@@ -138,28 +132,29 @@ fn workload_at(at: usize) -> IpAddr {
     format!("10.42.{at}.1").parse().unwrap()
 }
 
-fn put_workload(at: usize, identity: IdentityId) -> Change {
-    let spec = WorkloadSpec {
+fn put_network(conduct: Conduct) -> ConfigChange {
+    ConfigChange::SetNetwork(NetworkConfig { prefixes: vec![], mtu: 1420, conduct })
+}
+
+fn put_workload(at: usize, identity: IdentityId) -> ConfigChange {
+    let config = WorkloadConfig {
         prefixes: vec![],
         node: name(at),
         addresses: vec![workload_at(at)],
         identity,
-        quarantined: false,
-        reset: false,
+        quarantine: Quarantine::None,
     };
-    Change::Put(ResourceKey::Workload(network(), id(at)), Resource::Workload(spec))
+    ConfigChange::PutWorkload(id(at), config)
 }
 
-fn put_identity(identity: IdentityId) -> Change {
-    let labels = format!("app=a{identity}").parse().unwrap();
-    let spec = IdentitySpec { labels, accepts: vec![], quarantined: false, reset: false };
-    Change::Put(ResourceKey::Identity(network(), identity), Resource::Identity(spec))
+fn put_identity(identity: IdentityId) -> ConfigChange {
+    ConfigChange::PutIdentity(identity, Quarantine::None)
 }
 
-fn put_link() -> Change {
+fn put_link() -> ConfigChange {
     let ports = PortRange { first: 8080, last: 8080 };
     let acl = Acl::new(vec![AclEntry { protocol: Protocol::Tcp, ports }]);
-    Change::Put(ResourceKey::Link(network(), WEB, API), Resource::Link(acl))
+    ConfigChange::PutLink(WEB_TO_API, acl)
 }
 
 impl Pair {
@@ -171,23 +166,22 @@ impl Pair {
             let other = 1 - at;
             let endpoint = Endpoint::new(name(at), secrets[at].clone(), now, Duration::ZERO);
             let addresses = vec![workload_at(at)];
-            let slot = endpoint.add_workload(LocalWorkload {
+            let workload = endpoint.add_workload(LocalWorkload {
                 prefixes: vec![],
                 id: id(at),
                 addresses,
                 vouched: None,
             });
-            let peer = PeerSpec {
+            let peer = PeerConfig {
                 public_key: secrets[other].public(),
                 candidates: vec![format!("192.0.2.{other}:51820").parse().unwrap()],
                 prefixes: vec![format!("10.42.{other}.0/24").parse().unwrap()],
             };
-            let spec = NetworkSpec::with_mtu(1420);
             endpoint.apply(
                 now,
-                &[
-                    Change::Put(ResourceKey::Network(network()), Resource::Network(spec)),
-                    Change::Put(ResourceKey::Peer(network(), name(other)), Resource::Peer(peer)),
+                [
+                    put_network(Conduct::default()),
+                    ConfigChange::PutPeer(name(other), peer),
                     put_identity(WEB),
                     put_identity(API),
                     put_workload(0, WEB),
@@ -199,7 +193,7 @@ impl Pair {
             Node {
                 endpoint,
                 scratch: WorkerScratch::default(),
-                slot,
+                workload,
                 address,
                 wire: Wire::default(),
             }
@@ -212,8 +206,8 @@ impl Pair {
     }
 
     fn send_as(&mut self, from: usize, offload: Offload, packet: &[u8]) {
-        let (now, slot) = (self.now, self.nodes[from].slot);
-        self.nodes[from].send(now, slot, offload, packet);
+        let (now, workload) = (self.now, self.nodes[from].workload);
+        self.nodes[from].send(now, workload, offload, packet);
         self.carry();
     }
 
@@ -247,8 +241,8 @@ impl Pair {
         }
     }
 
-    fn apply(&self, at: usize, changes: &[Change]) {
-        self.nodes[at].endpoint.apply(self.now, changes);
+    fn apply(&self, at: usize, changes: &[ConfigChange]) {
+        self.nodes[at].endpoint.apply(self.now, changes.iter().cloned());
     }
 
     fn drops(&self, at: usize, cause: DropReason) -> u64 {
@@ -288,7 +282,7 @@ fn a_denied_packet_never_reaches_the_wire() {
 #[test]
 fn the_receiving_node_enforces_by_itself() {
     let mut pair = Pair::new();
-    pair.apply(1, &[Change::Drop(ResourceKey::Link(network(), WEB, API))]);
+    pair.apply(1, &[ConfigChange::RemoveLink(WEB_TO_API)]);
     pair.send(0, &to_api());
     assert!(pair.nodes[1].wire.delivered.is_empty());
     assert_eq!(pair.drops(1, DropReason::Denied), 1);
@@ -318,7 +312,7 @@ fn a_peer_cannot_send_from_outside_its_prefixes() {
 #[test]
 fn a_workload_that_is_not_admitted_sends_and_receives_nothing() {
     let mut pair = Pair::new();
-    pair.apply(1, &[Change::Drop(ResourceKey::Workload(network(), id(1)))]);
+    pair.apply(1, &[ConfigChange::RemoveWorkload(id(1))]);
     pair.send(0, &to_api());
     assert_eq!(pair.drops(1, DropReason::NotAdmitted), 1);
     pair.send(1, &packet("10.42.1.1", "10.42.0.1", 6, (8080, 4000), b""));
@@ -329,7 +323,7 @@ fn a_workload_that_is_not_admitted_sends_and_receives_nothing() {
 fn a_dropped_peer_can_neither_send_nor_be_reached() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
-    pair.apply(1, &[Change::Drop(ResourceKey::Peer(network(), name(0)))]);
+    pair.apply(1, &[ConfigChange::RemovePeer(name(0))]);
     pair.send(0, &to_api());
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
     assert_eq!(pair.drops(1, DropReason::UnknownPeer), 1);
@@ -341,27 +335,22 @@ fn a_vouched_workload_is_let_in_only_with_an_identity_of_its_node() {
         let mut pair = Pair::new();
         // The node runs another workload of `web`; of the one that sends, the coordinator has not
         // spoken.
-        let spec = WorkloadSpec {
+        let config = WorkloadConfig {
             prefixes: vec![],
             node: name(0),
             addresses: vec!["10.42.0.2".parse().unwrap()],
             identity: WEB,
-            quarantined: false,
-            reset: false,
+            quarantine: Quarantine::None,
         };
-        let another =
-            Change::Put(ResourceKey::Workload(network(), id(2)), Resource::Workload(spec));
-        let unspoken = Change::Drop(ResourceKey::Workload(network(), id(0)));
+        let another = ConfigChange::PutWorkload(id(2), config);
+        let unspoken = ConfigChange::RemoveWorkload(id(0));
         (0..2).for_each(|at| pair.apply(at, &[another.clone(), unspoken.clone()]));
         // Both rules are there for `api` too, so that only the vouch decides.
         let entry = AclEntry { protocol: Protocol::Tcp, ports: PortRange::ALL };
-        let any = Change::Put(
-            ResourceKey::Link(network(), API, API),
-            Resource::Link(Acl::new(vec![entry])),
-        );
+        let any = ConfigChange::PutLink(Link { from: API, to: API }, Acl::new(vec![entry]));
         (0..2).for_each(|at| pair.apply(at, std::slice::from_ref(&any)));
-        let slot = pair.nodes[0].slot;
-        pair.nodes[0].endpoint.set_vouched_identity(slot, Some(identity));
+        let workload = pair.nodes[0].workload;
+        pair.nodes[0].endpoint.set_vouched_identity(workload, Some(identity));
         let now = pair.now + vouch::REPEAT;
         pair.nodes[0].tick(now);
         pair.carry();
@@ -384,21 +373,17 @@ fn two_workloads_of_one_node_are_policed_without_crypto() {
         addresses: addresses.clone(),
         vouched: None,
     });
-    let spec = WorkloadSpec {
+    let config = WorkloadConfig {
         prefixes: vec![],
         node: name(0),
         addresses,
         identity: API,
-        quarantined: false,
-        reset: false,
+        quarantine: Quarantine::None,
     };
-    node.endpoint.apply(
-        pair.now,
-        &[Change::Put(ResourceKey::Workload(network(), id(9)), Resource::Workload(spec))],
-    );
+    node.endpoint.apply(pair.now, [ConfigChange::PutWorkload(id(9), config)]);
     let allowed = packet("10.42.0.1", "10.42.0.9", 6, (4000, 8080), b"");
     let denied = packet("10.42.0.9", "10.42.0.1", 6, (4000, 8080), b"");
-    node.send(pair.now, node.slot, Offload::None, &allowed);
+    node.send(pair.now, node.workload, Offload::None, &allowed);
     node.send(pair.now, WorkloadIndex(1), Offload::None, &denied);
     assert_eq!(node.wire.delivered, [allowed]);
     assert!(node.wire.datagrams.is_empty());
@@ -427,13 +412,13 @@ fn a_super_packet_crosses_as_datagrams_of_the_mtu_and_is_one_again() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
     pair.wait(Duration::from_secs(1));
-    let reach = pair.nodes[0].endpoint.stats(pair.now).peers[0].1.path_mtu;
-    assert_eq!(reach, Some(1420), "probes have found out how long packets may be");
+    let path_mtu = pair.nodes[0].endpoint.stats(pair.now).peers[0].1.path_mtu;
+    assert_eq!(path_mtu, Some(1420), "probes have found out how long packets may be");
     let mut packet = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &[7; 20_000]);
     (packet[32], packet[33]) = (5 << 4, 0x10);
     let offload = Offload::Segment { kind: SegmentKind::TcpV4, size: 1380, headers: 40, start: 20 };
-    let (now, slot) = (pair.now, pair.nodes[0].slot);
-    pair.nodes[0].send(now, slot, offload, &packet);
+    let (now, workload) = (pair.now, pair.nodes[0].workload);
+    pair.nodes[0].send(now, workload, offload, &packet);
     let datagrams: Vec<Vec<u8>> =
         pair.nodes[0].wire.datagrams.drain(..).map(|(_, datagram)| datagram).collect();
     assert_eq!(datagrams.len(), 15);
@@ -469,14 +454,14 @@ fn a_packet_beyond_the_mtu_is_answered_and_not_sent() {
 }
 
 #[test]
-fn congestion_is_told_to_who_understands_it() {
+fn congestion_marks_reach_senders_that_know_ecn() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
     for (inner, delivered) in [(2u8, Some(3)), (0, None)] {
         let mut packet = to_api();
         packet[1] = 0xb8 | inner;
-        let (now, slot) = (pair.now, pair.nodes[0].slot);
-        pair.nodes[0].send(now, slot, Offload::None, &packet);
+        let (now, workload) = (pair.now, pair.nodes[0].workload);
+        pair.nodes[0].send(now, workload, Offload::None, &packet);
         assert_eq!(pair.nodes[0].wire.datagrams[0].0, Ecn::of_class(inner), "and no DSCP outside");
         pair.nodes[1].wire.delivered.clear();
         pair.carry_marked(Some(Ecn::Congestion));
@@ -490,8 +475,8 @@ fn congestion_is_told_to_who_understands_it() {
 fn a_replayed_datagram_is_dropped() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
-    let (now, slot, from) = (pair.now, pair.nodes[0].slot, pair.nodes[0].address);
-    pair.nodes[0].send(now, slot, Offload::None, &to_api());
+    let (now, workload, from) = (pair.now, pair.nodes[0].workload, pair.nodes[0].address);
+    pair.nodes[0].send(now, workload, Offload::None, &to_api());
     let (_, datagram) = pair.nodes[0].wire.datagrams[0].clone();
     pair.carry();
     assert_eq!(pair.nodes[1].wire.delivered.len(), 2);
@@ -544,13 +529,13 @@ fn who_only_receives_says_so_with_a_keepalive() {
 fn a_silent_peer_is_asked_for_a_new_session_until_it_is_hopeless() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
-    let slot = pair.nodes[0].slot;
+    let workload = pair.nodes[0].workload;
     let mut initiations = 0;
     for _ in 0..(130 * 4) {
         pair.now += Duration::from_millis(250);
         let now = pair.now;
         // Node 1 hears nothing.
-        pair.nodes[0].send(now, slot, Offload::None, &to_api());
+        pair.nodes[0].send(now, workload, Offload::None, &to_api());
         pair.nodes[0].tick(now);
         pair.nodes[0].begin_handshakes(now);
         initiations += pair.nodes[0].wire.datagrams.drain(..).filter(|(_, d)| d[0] == 1).count();
@@ -559,47 +544,44 @@ fn a_silent_peer_is_asked_for_a_new_session_until_it_is_hopeless() {
 }
 
 #[test]
-fn packets_that_wait_for_a_session_are_bounded_and_judged_again() {
+fn packets_that_wait_for_a_session_are_bounded_and_checked_again() {
     let mut pair = Pair::new();
-    let (now, slot) = (pair.now, pair.nodes[0].slot);
+    let (now, workload) = (pair.now, pair.nodes[0].workload);
     for _ in 0..200 {
-        pair.nodes[0].send(now, slot, Offload::None, &to_api());
+        pair.nodes[0].send(now, workload, Offload::None, &to_api());
     }
     assert_eq!(pair.drops(0, DropReason::NoSession), 72);
-    pair.apply(0, &[Change::Drop(ResourceKey::Link(network(), WEB, API))]);
+    pair.apply(0, &[ConfigChange::RemoveLink(WEB_TO_API)]);
     pair.carry();
     assert_eq!(pair.drops(0, DropReason::Denied), 128);
     assert!(pair.nodes[1].wire.delivered.is_empty());
 }
 
 #[test]
-fn packets_for_a_peer_whose_place_is_not_known_wait_until_it_comes() {
+fn packets_for_a_peer_without_an_address_wait_until_it_initiates() {
     let mut pair = Pair::new();
-    let peer = PeerSpec {
+    let peer = PeerConfig {
         public_key: SecretKey::from_bytes([2; 32]).public(),
         candidates: vec![],
         prefixes: vec!["10.42.1.0/24".parse().unwrap()],
     };
-    pair.apply(0, &[Change::Drop(ResourceKey::Peer(network(), name(1)))]);
-    pair.apply(0, &[Change::Put(ResourceKey::Peer(network(), name(1)), Resource::Peer(peer))]);
+    pair.apply(0, &[ConfigChange::RemovePeer(name(1))]);
+    pair.apply(0, &[ConfigChange::PutPeer(name(1), peer)]);
     pair.send(0, &to_api());
     assert!(pair.nodes[1].wire.delivered.is_empty());
     // Node 1 has something to say, which no rule lets arrive: the session stands all the same.
     let any = AclEntry { protocol: Protocol::Tcp, ports: PortRange::ALL };
-    pair.apply(
-        1,
-        &[Change::Put(ResourceKey::Link(network(), API, WEB), Resource::Link(Acl::new(vec![any])))],
-    );
+    pair.apply(1, &[ConfigChange::PutLink(Link { from: API, to: WEB }, Acl::new(vec![any]))]);
     pair.send(1, &packet("10.42.1.1", "10.42.0.1", 6, (1, 2), b""));
     assert_eq!(pair.nodes[1].wire.delivered, [to_api()]);
 }
 
 #[test]
-fn under_load_a_handshake_takes_a_cookie_and_has_a_limit() {
+fn under_load_a_handshake_needs_a_cookie_and_has_a_limit() {
     let mut pair = Pair::new();
-    let (now, slot) = (pair.now, pair.nodes[0].slot);
+    let (now, workload) = (pair.now, pair.nodes[0].workload);
     let from = pair.nodes[0].address;
-    pair.nodes[0].send(now, slot, Offload::None, &to_api());
+    pair.nodes[0].send(now, workload, Offload::None, &to_api());
     pair.nodes[0].begin_handshakes(now);
     let (_, initiation) = pair.nodes[0].wire.datagrams.pop().unwrap();
     let loaded = |pair: &mut Pair, at: usize, message: &[u8]| {
@@ -632,7 +614,7 @@ fn the_live_flows_that_another_policy_would_cut_are_counted_where_they_began() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
     let cuts = |pair: &Pair, at: usize, acl: Acl| {
-        pair.nodes[at].endpoint.count_cut_flows(pair.now, &[((WEB, API), acl)].into())
+        pair.nodes[at].endpoint.count_cut_flows(pair.now, &[(WEB_TO_API, acl)].into())
     };
     assert_eq!(cuts(&pair, 0, Acl::default()), [(id(0), 1)].into());
     assert!(cuts(&pair, 1, Acl::default()).is_empty(), "it is counted once in the mesh");
@@ -646,16 +628,19 @@ fn a_node_can_hold_its_own_workload_and_knows_what_it_was_denied() {
     pair.nodes[0].endpoint.watch_denials(true);
     pair.send(0, &packet("10.42.0.1", "10.42.1.1", 6, (4000, 22), b""));
     let denials = pair.nodes[0].endpoint.take_denials();
-    assert_eq!((denials.len(), denials[0].port, denials[0].workload), (1, 22, pair.nodes[0].slot));
-    pair.nodes[0].endpoint.quarantine_locally(pair.nodes[0].slot, true);
+    assert_eq!(
+        (denials.len(), denials[0].port, denials[0].workload),
+        (1, 22, pair.nodes[0].workload)
+    );
+    pair.nodes[0].endpoint.quarantine_locally(pair.nodes[0].workload, true);
     pair.send(0, &to_api());
     assert_eq!(pair.drops(0, DropReason::Quarantined), 1);
-    pair.nodes[0].endpoint.quarantine_locally(pair.nodes[0].slot, false);
+    pair.nodes[0].endpoint.quarantine_locally(pair.nodes[0].workload, false);
     pair.send(0, &to_api());
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
 }
 
-/// Takes everything, and keeps nothing but what the kernel would copy.
+/// A sink that accepts everything, and keeps nothing but what the kernel would copy.
 struct Quiet {
     datagrams: Vec<u8>,
     size: usize,
@@ -696,7 +681,7 @@ fn no_packet_of_a_known_flow_allocates_memory() {
             buffer.clear();
             buffer.extend_from_slice(packet);
             let mut batch = sender.endpoint.begin_batch(&mut sender.scratch, now);
-            batch.egress(sender.slot, offload, &mut buffer, wire);
+            batch.egress(sender.workload, offload, &mut buffer, wire);
             batch.finish(wire);
             buffer.clear();
             buffer.append(&mut wire.datagrams);

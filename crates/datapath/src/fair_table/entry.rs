@@ -1,4 +1,4 @@
-//! What a table holds, and how it lists what it holds of each owner.
+//! Entries of a table, and the lists of them by owner.
 
 use crate::owner::QuotaOwner;
 
@@ -6,26 +6,26 @@ use crate::owner::QuotaOwner;
 pub(super) const NONE: u32 = u32::MAX;
 pub(super) const CLASSES: usize = 3;
 
-/// In which order an owner's entries go.
+/// The order in which an owner's entries are evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum EvictionClass {
-    /// Nothing is lost with it: a conversation that only one side speaks in, or that has ended.
+    /// A conversation that only one side speaks in, or that has ended: nothing is lost with it.
     Fleeting,
     /// A conversation that the rules of now deny.
     Denied,
-    /// A conversation of two.
+    /// A conversation of both sides.
     Lasting,
 }
 
-/// What a table holds.
+/// A value that a table can evict.
 pub(crate) trait Evictable {
-    /// In which order it goes.
+    /// Returns its class.
     fn eviction_class(&self) -> EvictionClass;
-    /// Until when it is kept, in seconds.
+    /// Returns the second in which it expires.
     fn expires_at(&self) -> u32;
-    /// Returns whether it was used since this was asked last.
-    fn take_referenced(&mut self) -> bool;
+    /// Returns whether it was used since the last call.
+    fn reset_referenced(&mut self) -> bool;
 }
 
 /// An entry, in the list of its owner and class.
@@ -52,16 +52,16 @@ impl List {
     pub(super) const EMPTY: Self = Self { first: NONE, last: NONE };
 }
 
-/// What a table holds of one owner.
+/// The entries of one owner.
 #[derive(Debug)]
 pub(super) struct OwnedEntries {
     pub(super) owner: QuotaOwner,
     pub(super) count: u32,
-    /// Entries that may be added before the ledger is asked again ...
+    /// Entries that may be added before the ledger is asked again.
     pub(super) credit: u32,
-    /// ... and those that may be, each in the place of one of the owner's own.
-    pub(super) in_place: u32,
-    /// What the ledger has given last.
+    /// Entries that may be added before that, each in exchange for one of the owner's own.
+    pub(super) exchanges: u32,
+    /// The last grant of the ledger.
     pub(super) batch: u32,
     pub(super) lists: [List; CLASSES],
 }

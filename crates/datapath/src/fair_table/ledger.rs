@@ -1,8 +1,8 @@
-//! What each owner holds of a bound that several tables share.
+//! The ledger: each owner's part of a bound that several tables share.
 //!
 //! A table asks for room in batches and gives back what it does not need, so that tables that are
 //! used by different processor cores seldom meet here. An owner that is to lose entries owes them:
-//! whichever table holds them takes them out.
+//! whichever table has them evicts them.
 
 use crate::{index::PeerIndex, owner::QuotaOwner};
 use hashbrown::HashMap;
@@ -20,17 +20,17 @@ const PART_OF_SHARE: usize = 128;
 pub(super) const OWED_PART: usize = 16;
 pub(super) const MIN_OWED: usize = 64;
 
-/// The answer to who asks for room.
+/// The answer to a request for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reply {
-    /// Room for so many entries. The owner that has come to owe entries for them, if there was no
-    /// room left.
+    /// Room for so many entries, and the owner that owes entries for them, if there was no room
+    /// left.
     Room(u32, Option<QuotaOwner>),
-    /// So many entries may be added, each in the place of one of the asker's own.
-    InPlaceOfOwn(u32),
+    /// So many entries may be added, each in exchange for one of the owner's own.
+    InExchange(u32),
 }
 
-/// A bound, and who holds how much of it.
+/// A bound, and each owner's part of it.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     limit: usize,
@@ -49,7 +49,7 @@ struct Books {
     owed: HashMap<QuotaOwner, u32, foldhash::fast::RandomState>,
 }
 
-/// Whom a node of the tree stands for.
+/// The meaning of a node of the tree.
 #[derive(Debug, Clone, Copy)]
 enum Name {
     Table,
@@ -64,9 +64,9 @@ struct Node {
     parent: u32,
     /// Entries of the node and of all below it.
     count: u32,
-    /// Where it stands in its parent's heap.
+    /// The position in its parent's heap.
     position: u32,
-    /// A heap: the first of them holds the most.
+    /// A heap: the first of them has the most entries.
     children: Vec<u32>,
 }
 
@@ -110,7 +110,7 @@ impl Ledger {
             granted += 1;
         }
         if granted == 0 {
-            Reply::InPlaceOfOwn(batch as u32)
+            Reply::InExchange(batch as u32)
         } else {
             Reply::Room(granted as u32, loser)
         }
@@ -119,7 +119,7 @@ impl Ledger {
     /// Gives back room for so many entries, or pays what the owner owes with it.
     pub(super) fn return_room(&self, owner: QuotaOwner, count: u32) {
         let mut books = self.books.lock();
-        let paid = self.take(&mut books, owner, count);
+        let paid = self.settle(&mut books, owner, count);
         let rest = count - paid;
         if rest > 0
             && let Some(&leaf) = books.owners.get(&owner)
@@ -134,15 +134,16 @@ impl Ledger {
         self.owed.load(Relaxed) > 0
     }
 
-    /// Takes over what an owner owes, at most so many entries: the caller takes them out.
-    pub(super) fn take_debt(&self, owner: QuotaOwner, most: u32) -> u32 {
-        self.take(&mut self.books.lock(), owner, most)
+    /// Settles up to `most` of the entries that an owner owes: the caller evicts them. Returns how
+    /// many.
+    pub(super) fn settle_debt(&self, owner: QuotaOwner, most: u32) -> u32 {
+        self.settle(&mut self.books.lock(), owner, most)
     }
 
-    fn take(&self, books: &mut Books, owner: QuotaOwner, most: u32) -> u32 {
-        let taken = books.settle_owed(owner, most);
-        self.owed.fetch_sub(taken as usize, Relaxed);
-        taken
+    fn settle(&self, books: &mut Books, owner: QuotaOwner, most: u32) -> u32 {
+        let settled = books.reduce_debt(owner, most);
+        self.owed.fetch_sub(settled as usize, Relaxed);
+        settled
     }
 
     /// Notes that an owner has an entry for which there is no room.
@@ -154,7 +155,7 @@ impl Ledger {
 
 #[cfg(test)]
 impl Ledger {
-    /// For how many entries an owner has room, and how many it owes.
+    /// Returns the number of entries that an owner has room for, and the number that it owes.
     pub(super) fn account(&self, owner: QuotaOwner) -> (usize, usize) {
         let books = self.books.lock();
         let granted =
@@ -184,7 +185,7 @@ impl Books {
         }
     }
 
-    /// Has a leaf of the tree owe one of its entries.
+    /// Notes that a leaf of the tree owes one of its entries. Returns its owner.
     fn owe(&mut self, leaf: u32) -> Option<QuotaOwner> {
         let Name::QuotaOwner(owner) = self.nodes[leaf as usize].name else { return None };
         *self.owed.entry(owner).or_default() += 1;
@@ -192,18 +193,18 @@ impl Books {
         Some(owner)
     }
 
-    fn settle_owed(&mut self, owner: QuotaOwner, most: u32) -> u32 {
+    fn reduce_debt(&mut self, owner: QuotaOwner, most: u32) -> u32 {
         let Some(owed) = self.owed.get_mut(&owner) else { return 0 };
-        let taken = most.min(*owed);
-        *owed -= taken;
+        let reduced = most.min(*owed);
+        *owed -= reduced;
         if *owed == 0 {
             self.owed.remove(&owner);
         }
-        taken
+        reduced
     }
 
-    /// Returns who loses an entry for the one that `leaf` has just got. There is one more than the
-    /// limit.
+    /// Returns the leaf or peer that loses an entry for the one that `leaf` has just got. There is
+    /// one more than the limit.
     fn victim(&self, leaf: u32, limit: usize) -> u32 {
         let parent = self.nodes[leaf as usize].parent;
         let own = if parent == ROOT { leaf } else { parent };
@@ -215,7 +216,7 @@ impl Books {
         if at == own { self.loser(at, leaf, room) } else { self.nodes[at as usize].children[0] }
     }
 
-    /// Which child of a node with so much room loses an entry, since `own` has got one.
+    /// Returns the child of a node with so much room that loses an entry, since `own` has got one.
     fn loser(&self, node: u32, own: u32, room: usize) -> u32 {
         let children = &self.nodes[node as usize].children;
         let before = self.nodes[own as usize].count as usize - 1;
@@ -284,7 +285,7 @@ impl Books {
         }
     }
 
-    /// Takes a node without entries out of its parent's heap.
+    /// Removes a node without entries from its parent's heap.
     fn remove_node(&mut self, parent: u32, node: u32) {
         let position = self.nodes[node as usize].position as usize;
         let siblings = &mut self.nodes[parent as usize].children;
@@ -297,7 +298,7 @@ impl Books {
         self.free_nodes.push(node);
     }
 
-    /// Moves a node that holds more up its parent's heap.
+    /// Moves a node that has more entries now up its parent's heap.
     fn rise(&mut self, parent: u32, node: u32) {
         self.sift(parent, node, |nodes, heap, at, count| {
             let above = at.checked_sub(1)? / 2;
@@ -305,17 +306,17 @@ impl Books {
         });
     }
 
-    /// Moves a node that holds less down its parent's heap.
+    /// Moves a node that has fewer entries now down its parent's heap.
     fn sink(&mut self, parent: u32, node: u32) {
         self.sift(parent, node, |nodes, heap, at, count| {
-            let held = |below: &usize| nodes[heap[*below] as usize].count;
-            let below = (2 * at + 1..heap.len().min(2 * at + 3)).max_by_key(held);
-            below.filter(|below| held(below) > count)
+            let count_of = |below: &usize| nodes[heap[*below] as usize].count;
+            let below = (2 * at + 1..heap.len().min(2 * at + 3)).max_by_key(count_of);
+            below.filter(|below| count_of(below) > count)
         });
     }
 
-    /// Moves a node through its parent's heap. `next`: with whom one that holds so much changes
-    /// places, if with any.
+    /// Moves a node through its parent's heap. `next`: returns the position that one with so many
+    /// entries is swapped with, if any.
     fn sift(
         &mut self,
         parent: u32,

@@ -13,12 +13,13 @@ use std::{
 
 /// Entries that one allocation holds: a table never moves more than pointers when it grows.
 const CHUNK: usize = 256;
-/// Entries that were used lately and are passed over before one is evicted all the same.
+/// Entries in a row that are spared because they were used lately, before one is evicted all the
+/// same.
 const SECOND_CHANCES: usize = 8;
-/// Entries that an owner owes and a table takes out in one go at the most.
+/// Maximum number of owed entries that a table evicts at once.
 const MAX_PAID: u32 = 64;
 
-/// A table.
+/// A table with a quota for each owner.
 #[derive(Debug)]
 pub(crate) struct FairTable<K, V> {
     ledger: Arc<Ledger>,
@@ -30,7 +31,7 @@ pub(crate) struct FairTable<K, V> {
     pub(super) owned: Vec<OwnedEntries>,
     free_owned: Vec<u32>,
     pub(super) owners: HashMap<QuotaOwner, u32, foldhash::fast::RandomState>,
-    /// Where the next sweep goes on.
+    /// The id before which the next sweep goes on.
     next_expiry_check: usize,
 }
 
@@ -40,7 +41,7 @@ pub(crate) fn hash_of(hasher: &impl BuildHasher, key: &impl Hash) -> u32 {
     (hash ^ (hash >> 32)) as u32
 }
 
-/// Returns the table uses the lowest bits and the seven highest.
+/// Spreads a hash over 64 bits: `hashbrown` uses the lowest bits and the seven highest.
 fn spread(hash: u32) -> u64 {
     u64::from(hash) | u64::from(hash.wrapping_mul(0x9e37_79b1)) << 32
 }
@@ -95,7 +96,9 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     /// Changes the entries of a chunk, if there is one.
     pub(crate) fn change_chunk(&mut self, number: usize, mut change: impl FnMut(&K, &mut V)) {
         let Some(chunk) = self.chunks.get_mut(number) else { return };
-        chunk.iter_mut().for_each(|entry| change(&entry.key, &mut entry.value));
+        for entry in chunk.iter_mut() {
+            change(&entry.key, &mut entry.value);
+        }
         let first = number * CHUNK;
         let ids = first..first + chunk.len();
         ids.for_each(|id| self.reclassify(id as u32));
@@ -109,7 +112,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         &mut self.chunks[id as usize / CHUNK][id as usize % CHUNK]
     }
 
-    /// Finds the entry of a key. What is found stays valid until an entry comes or goes.
+    /// Returns the id of a key's entry, which stays valid until an entry is added or removed.
     pub(crate) fn find(&self, hash: u32, key: &K) -> Option<u32> {
         self.index
             .find(spread(hash), |id| {
@@ -119,12 +122,12 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
             .copied()
     }
 
-    /// Returns what was found.
+    /// Returns the value of an entry that was found.
     pub(crate) fn value(&mut self, id: u32) -> &mut V {
         &mut self.entry_mut(id).value
     }
 
-    /// Puts an entry that has changed into the list that it belongs to now.
+    /// Moves an entry that has changed to the list of its class.
     pub(crate) fn reclassify(&mut self, id: u32) {
         let entry = self.entry(id);
         if entry.class != entry.value.eviction_class() {
@@ -135,8 +138,8 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         }
     }
 
-    /// Adds an entry for a key that has none. If there is no room, somebody's oldest goes, as the
-    /// module says.
+    /// Adds an entry for a key that has none. If there is no room, an owner's oldest is evicted, as
+    /// the module says.
     pub(crate) fn insert(&mut self, hash: u32, key: K, owner: QuotaOwner, value: V) -> u32 {
         let owned_id = self.owned_by(owner);
         let id = self.add(hash, key, owned_id, value);
@@ -161,15 +164,15 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         id
     }
 
-    /// Finds room for an entry that was just added. Returns where it is then.
+    /// Makes room for an entry that was just added. Returns its id after that.
     fn make_room(&mut self, owned_id: u32, new: u32) -> u32 {
         let own = &mut self.owned[owned_id as usize];
         if own.credit > 0 {
             own.credit -= 1;
             return new;
         }
-        if own.in_place > 0 {
-            own.in_place -= 1;
+        if own.exchanges > 0 {
+            own.exchanges -= 1;
             return self.replace_own(owned_id, new);
         }
         let owner = own.owner;
@@ -181,14 +184,15 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
                 let loser = loser.and_then(|loser| self.owners.get(&loser).copied());
                 loser.map_or(new, |loser| self.pay(loser, new))
             }
-            Reply::InPlaceOfOwn(count) => {
-                self.owned[owned_id as usize].in_place = count - 1;
+            Reply::InExchange(count) => {
+                self.owned[owned_id as usize].exchanges = count - 1;
                 self.replace_own(owned_id, new)
             }
         }
     }
 
-    /// Takes out the oldest entry of an owner, but for a new one. Returns where that is then.
+    /// Evicts the oldest entry of an owner, but for the entry `new`. Returns the id of `new` after
+    /// that.
     fn replace_own(&mut self, owned_id: u32, new: u32) -> u32 {
         let OwnedEntries { owner, count, .. } = self.owned[owned_id as usize];
         if count > 1 {
@@ -200,7 +204,8 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         new
     }
 
-    /// Takes out what an owner owes, but for a new entry. Returns where that is then.
+    /// Evicts the entries that an owner owes, but for the entry `new`. Returns the id of `new`
+    /// after that.
     fn pay(&mut self, owned_id: u32, mut new: u32) -> u32 {
         if !self.ledger.owes() {
             return new;
@@ -214,34 +219,37 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         if new != NONE && self.entry(new).owned_id == owned_id {
             most = most.min(self.owned[owned_id as usize].count - 1);
         }
-        for _ in 0..self.ledger.take_debt(owner, most) {
+        for _ in 0..self.ledger.settle_debt(owner, most) {
             let victim = self.oldest(owned_id, new);
             new = self.evict(victim, new);
         }
         new
     }
 
-    /// Takes out some of what this table's owners owe. `false`: that was all of it that is here.
+    /// Evicts some of the entries that this table's owners owe. Returns `false` if none is left
+    /// here.
     pub(crate) fn pay_debts(&mut self) -> bool {
         let before = self.length;
         if self.ledger.owes() {
             let owned: Vec<u32> = self.owners.values().copied().collect();
-            owned.into_iter().for_each(|owned_id| _ = self.pay(owned_id, NONE));
+            for owned_id in owned {
+                self.pay(owned_id, NONE);
+            }
         }
         self.length < before
     }
 
-    /// Takes an entry out whose room is used by another. Returns where the entry `new` is then.
+    /// Removes an entry whose room another uses. Returns the id of the entry `new` after that.
     fn evict(&mut self, id: u32, new: u32) -> u32 {
         let last = self.length as u32 - 1;
-        let owned_id = self.take_out(id);
+        let owned_id = self.detach(id);
         self.forget_if_empty(owned_id);
         if new == last { id } else { new }
     }
 
-    /// Takes an entry out. What else was found is not valid any more.
+    /// Removes an entry. Other ids are not valid any more.
     pub(crate) fn remove(&mut self, id: u32) {
-        let owned_id = self.take_out(id);
+        let owned_id = self.detach(id);
         let own = &mut self.owned[owned_id as usize];
         own.credit += 1;
         if own.count > 0 && own.credit + 1 >= 2 * own.batch.max(1) {
@@ -252,8 +260,8 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         self.forget_if_empty(owned_id);
     }
 
-    /// Takes an entry out. Returns whose it was.
-    fn take_out(&mut self, id: u32) -> u32 {
+    /// Removes an entry from the index, its list and its chunk. Returns the number of its owner.
+    fn detach(&mut self, id: u32) -> u32 {
         self.unlink(id);
         let (hash, owned_id) = (self.entry(id).hash, self.entry(id).owned_id);
         if let Ok(found) = self.index.find_entry(spread(hash), |own| *own == id) {
@@ -296,7 +304,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
             owner,
             count: 0,
             credit: 0,
-            in_place: 0,
+            exchanges: 0,
             batch: 0,
             lists: [List::EMPTY; CLASSES],
         };
@@ -314,7 +322,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         id
     }
 
-    /// Has everything that points at an entry point at where it will be.
+    /// Changes the id of an entry in the index and in the lists.
     fn rename(&mut self, from: u32, to: u32) {
         let hash = self.entry(from).hash;
         if let Some(found) = self.index.find_mut(spread(hash), |own| *own == from) {
@@ -323,8 +331,8 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         self.repoint(from, to, to);
     }
 
-    /// Has what stands before an entry in its list, or the list itself, point at another, and what
-    /// stands behind it likewise.
+    /// Replaces an entry in its list: its predecessor, or the list itself, points at `from_before`,
+    /// its successor at `from_behind`.
     fn repoint(&mut self, id: u32, from_before: u32, from_behind: u32) {
         let Entry { owned_id, before, after, class, .. } = *self.entry(id);
         let list = &mut self.owned[owned_id as usize].lists[class as usize];
@@ -342,8 +350,8 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         }
     }
 
-    /// Looks at up to `most` entries, and takes out those whose time is up at `now`, in seconds.
-    /// All entries have had their turn when it returns true.
+    /// Checks up to `most` entries, and removes those that have expired at `now`, in seconds.
+    /// Returns `true` once all entries were checked.
     pub(crate) fn expire(&mut self, now: u32, most: usize) -> bool {
         for _ in 0..most {
             self.next_expiry_check = self.next_expiry_check.min(self.length);
@@ -353,7 +361,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
                 return true;
             }
             self.next_expiry_check -= 1;
-            // The last takes the place of one that goes, and has had its turn.
+            // The last entry replaces one that is removed, and was checked before.
             let id = self.next_expiry_check as u32;
             if self.entry(id).value.expires_at() <= now {
                 self.remove(id);
@@ -394,7 +402,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         self.of_class[class as usize] -= 1;
     }
 
-    /// Returns the entry of an owner that goes first, but for one.
+    /// Returns the entry of an owner that is evicted first, but for one.
     fn oldest(&mut self, owned_id: u32, but: u32) -> u32 {
         for class in 0..CLASSES {
             for chance in 0..=SECOND_CHANCES {
@@ -405,7 +413,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
                 if id == NONE {
                     break;
                 }
-                if !self.entry_mut(id).value.take_referenced() || chance == SECOND_CHANCES {
+                if !self.entry_mut(id).value.reset_referenced() || chance == SECOND_CHANCES {
                     return id;
                 }
                 self.unlink(id);

@@ -23,7 +23,7 @@ impl Evictable for Thing {
     fn expires_at(&self) -> u32 {
         self.until
     }
-    fn take_referenced(&mut self) -> bool {
+    fn reset_referenced(&mut self) -> bool {
         std::mem::take(&mut self.used)
     }
 }
@@ -199,7 +199,7 @@ fn held(table: &FairTable<u32, Thing>, own: u32) -> usize {
     table.owners.get(&owner(own)).map_or(0, |id| table.owned[*id as usize].count as usize)
 }
 
-/// Returns what an owner may add without asking the ledger.
+/// Returns the number of entries that an owner may add without asking the ledger.
 fn spare(table: &FairTable<u32, Thing>, own: u32) -> usize {
     table.owners.get(&owner(own)).map_or(0, |id| table.owned[*id as usize].credit as usize)
 }
@@ -255,7 +255,9 @@ proptest! {
             prop_assert!(length <= limit + ledger.owed());
             prop_assert!(ledger.owed() <= (limit / OWED_PART).max(MIN_OWED) + MAX_BATCH + 9 * TABLES);
         }
-        tables.iter_mut().for_each(|table| while table.pay_debts() {});
+        for table in &mut tables {
+            while table.pay_debts() {}
+        }
         prop_assert_eq!(ledger.owed(), 0);
         prop_assert!(tables.iter().map(FairTable::len).sum::<usize>() <= limit);
         for (table, _, key) in keys {

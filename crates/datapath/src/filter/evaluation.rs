@@ -2,6 +2,7 @@
 
 use super::state::{FilterInput, FilterState};
 use crate::{
+    config::Link,
     drop_reason::DropReason,
     flow::{
         key::{FlowEnd, FlowKey},
@@ -19,12 +20,12 @@ use crate::{
 use meshward_types::{Protocol, Verdict};
 use std::sync::Arc;
 
-/// When a packet is checked.
+/// The time of a check.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Time {
     /// Seconds since the filter's start.
     pub(super) seconds: u32,
-    /// Whether connections are taken up by packets of the responding side.
+    /// `true` if connections are resumed by packets of the responding side.
     pub(super) resumes: bool,
 }
 
@@ -37,7 +38,7 @@ pub(super) struct Evaluation<'a> {
     pub(super) input: FilterInput<'a>,
 }
 
-/// A direction of a flow: who sends in it, to whom, and to which port.
+/// A direction of a flow: its sender, its receiver, and the destination port.
 #[derive(Clone, Copy)]
 struct Direction {
     from: Party,
@@ -90,7 +91,7 @@ impl Evaluation<'_> {
     }
 
     fn link(&self, from: Party, to: Party) -> Arc<Counters> {
-        self.state.links.of((from.identity, to.identity))
+        self.state.links.of(Link { from: from.identity, to: to.identity })
     }
 
     /// Lets the packet pass, and counts it.
@@ -115,7 +116,7 @@ impl Evaluation<'_> {
         }
     }
 
-    /// Returns what the rules say of a packet that would begin a flow.
+    /// Returns the verdict of the rules on a packet that would begin a flow.
     fn verdict(&self) -> Verdict {
         let FilterInput { headers, source, destination, .. } = self.input;
         let (protocol, port) = (headers.protocol(), headers.destination_port);
@@ -235,9 +236,9 @@ impl Evaluation<'_> {
         if headers.icmp == Icmp::Reply { self.check_alone() } else { Err(self.refusal()) }
     }
 
-    /// Returns what the rules of now say of a flow, of which there is a packet in the direction
-    /// `there`: whether who began it may, or the other side may begin such a flow itself. That
-    /// counts once the other side sends: with this packet, if it `is_sent` by it, or if it did
+    /// Returns the ruling of the rules of now on a flow with a packet in the direction `there`:
+    /// allowed if its initiator may begin it, or if the other side may begin such a flow itself.
+    /// That counts once the other side sends: with this packet, if it `is_sent` by it, or if it did
     /// before.
     fn ruling_of(
         &self,

@@ -21,16 +21,15 @@ use crate::{
         state::SavedFlow,
         table::{FlowChunk, MAX_FLOWS},
     },
-    flow_log::FlowKind,
     headers::Headers,
     icmp_error::Quoted,
-    link_counters::LinkStats,
+    link_counters::{LinkFlow, LinkStats},
     owner::QuotaOwner,
     rules::{Party, Rules},
     saved_flows::{self, SavedFlowsError},
 };
 use evaluation::{Evaluation, Time};
-use meshward_types::{IdentityId, Protocol};
+use meshward_types::Protocol;
 use reset::{Parties, is_to_be_reset, reset_both};
 use state::FilterState;
 use std::{
@@ -39,7 +38,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Time after its start for which a filter takes up TCP connections by a packet of the responding
+/// Time after its start for which a filter resumes TCP connections by a packet of the responding
 /// side.
 ///
 /// After a restart the flow table may lack what was begun last, and the first packet of a running
@@ -52,16 +51,16 @@ pub const RESUME_WINDOW: Duration = Duration::from_secs(150);
 #[derive(Debug)]
 pub struct Filter {
     start: Instant,
-    /// Until when connections are taken up, in seconds after the start.
+    /// The second after the start until which connections are resumed.
     resumes_until: AtomicU32,
     state: FilterState,
-    /// Whether any connection was ever reset.
+    /// `true` if any connection was ever reset.
     has_reset: AtomicBool,
 }
 
 impl Filter {
-    /// A filter without flows. `resume` is [`RESUME_WINDOW`] for an endpoint that takes up running
-    /// workloads, zero otherwise.
+    /// A filter without flows. `resume` is [`RESUME_WINDOW`] for an endpoint that resumes running
+    /// connections, else zero.
     pub fn new(now: Instant, resume: Duration) -> Self {
         Self::with_limit(now, resume, MAX_FLOWS)
     }
@@ -92,8 +91,8 @@ impl Filter {
         evaluation.check().inspect_err(|reason| evaluation.note_refused(*reason))
     }
 
-    /// Checks whether an ICMP error may pass that comes from whom the packet that it quotes was
-    /// going to, whatever the error's own source address is: that workload itself, or the gateway
+    /// Checks whether an ICMP error may pass that comes from the destination of the packet that it
+    /// quotes, whatever the error's own source address is: that workload itself, or the gateway
     /// behind which the address lies. The caller has made sure of that.
     ///
     /// # Errors
@@ -110,7 +109,7 @@ impl Filter {
         evaluation.check_quoted(Some(quoted)).inspect_err(|reason| evaluation.note_refused(*reason))
     }
 
-    /// Returns whether the ends of a packet's connection are told that it has ended.
+    /// Returns whether the ends of a packet's connection get a reset.
     pub(crate) fn is_reset(&self, now: Instant, headers: &Headers) -> bool {
         if headers.ip_protocol != 6 || !self.has_reset.load(Relaxed) {
             return false;
@@ -152,8 +151,7 @@ impl Filter {
         resets
     }
 
-    /// Has the flows of a chunk of the flow table kept for as long as the rules of now say, from
-    /// now on.
+    /// Gives the flows of a chunk of the flow table the timeouts of the rules of now, from now on.
     pub(crate) fn retime(&self, rules: &Rules, now: Instant, chunk: FlowChunk) {
         let seconds = self.seconds(now);
         self.state.flows.change_chunk(chunk, |key, flow| {
@@ -176,11 +174,7 @@ impl Filter {
 
     /// Returns the kinds of flows that workloads of this node have begun, or tried to, in the time
     /// before `now`, with the identities of their ends.
-    pub fn flow_kinds(
-        &self,
-        now: Instant,
-        within: Duration,
-    ) -> Vec<(IdentityId, IdentityId, FlowKind)> {
+    pub fn flow_kinds(&self, now: Instant, within: Duration) -> Vec<LinkFlow> {
         let within = within.as_secs().try_into().unwrap_or(u32::MAX);
         self.state.links.flow_kinds(self.seconds(now).saturating_sub(within))
     }
@@ -196,12 +190,12 @@ impl Filter {
         saved_flows::encode(&self.state.flows.save(self.seconds(now)), unix, is_last)
     }
 
-    /// Takes up the flows that another filter had, each charged to the owner of the address that
-    /// began it, and checked by the rules of now at its next packet. If these are all that there
-    /// were, none is taken up by a packet any more. Returns how many were taken up.
+    /// Imports the flows of another filter, each charged to the owner of the address that began it,
+    /// and checked by the rules of now at its next packet. If these are all that there were, no
+    /// connection is resumed by a packet any more. Returns the number of imported flows.
     ///
     /// # Errors
-    /// If they are not what [`Self::export`] writes.
+    /// Bytes that [`Self::export`] does not write.
     pub fn import(
         &self,
         now: Instant,
@@ -225,16 +219,16 @@ impl Filter {
         Ok(count)
     }
 
-    /// Has a later fragment that was refused as an orphan wait for the first one of its packet.
-    /// Returns false if there is no room for it.
-    pub(crate) fn hold_fragment(
+    /// Queues a later fragment that was refused as an orphan until the first one of its packet has
+    /// passed. Returns `false` if there is no room for it.
+    pub(crate) fn queue_fragment(
         &self,
         now: Instant,
         headers: &Headers,
         source: Party,
         packet: &[u8],
     ) -> bool {
-        self.state.fragments.hold(self.seconds(now), headers, source.owner, packet)
+        self.state.fragments.queue(self.seconds(now), headers, source.owner, packet)
     }
 
     /// Returns whether any fragments wait for their first.
@@ -243,13 +237,13 @@ impl Filter {
         self.state.fragments.any_waiting()
     }
 
-    /// Takes the fragments that have waited for a first one, which has passed: each is to be
-    /// checked now.
+    /// Removes and returns the fragments that have waited for a first one, which has passed: each
+    /// is to be checked now.
     pub(crate) fn take_fragments(&self, headers: &Headers) -> Vec<Vec<u8>> {
         self.state.fragments.take_waiting(headers)
     }
 
-    /// Takes the number of fragments that have waited in vain since the last call.
+    /// Returns the number of fragments that have waited in vain since the last call.
     pub(crate) fn take_lost_fragments(&self) -> u64 {
         self.state.fragments.take_lost()
     }

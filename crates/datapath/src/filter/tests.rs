@@ -1,23 +1,25 @@
 use super::*;
 use crate::{
+    config::{Link, Quarantine},
+    flow_log::FlowKind,
     headers::{FIN, SYN, build},
     index::WorkloadIndex,
     link_counters::Tally,
     owner::QuotaOwner,
     timeouts::Timeouts,
 };
-use meshward_types::{Acl, AclEntry, PortRange};
+use meshward_types::{Acl, AclEntry, IdentityId, PortRange, Protocol};
 use proptest::prelude::*;
 use std::collections::HashSet;
 
 const WEB: IdentityId = IdentityId(1);
 const API: IdentityId = IdentityId(2);
+const WEB_TO_API: Link = Link { from: WEB, to: API };
 
 fn party(identity: IdentityId) -> Party {
     Party {
         identity,
-        quarantined: false,
-        reset: false,
+        quarantine: Quarantine::None,
         owner: QuotaOwner::Workload(WorkloadIndex(identity.0)),
     }
 }
@@ -38,8 +40,8 @@ impl Bench {
     fn new(resume: Duration) -> Self {
         let now = Instant::now();
         let (filter, mut rules) = (Filter::new(now, resume), Rules::default());
-        rules.set_identity(WEB, Some(false));
-        rules.set_identity(API, Some(false));
+        rules.put_identity(WEB, Quarantine::None);
+        rules.put_identity(API, Quarantine::None);
         Self { filter, rules, now }
     }
 
@@ -71,7 +73,7 @@ fn nothing_passes_without_a_link() {
 #[test]
 fn a_link_opens_one_direction_and_lets_the_answers_back() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     assert_eq!(bench.send(&reply(), API, WEB), Err(DropReason::Denied));
     assert_eq!(bench.send(&request(), WEB, API), Ok(()));
     assert_eq!(bench.send(&reply(), API, WEB), Ok(()));
@@ -82,10 +84,10 @@ fn a_link_opens_one_direction_and_lets_the_answers_back() {
 #[test]
 fn a_revoked_link_cuts_the_established_flow() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     bench.send(&request(), WEB, API).unwrap();
     bench.send(&reply(), API, WEB).unwrap();
-    bench.rules.set_link(WEB, API, None);
+    bench.rules.remove_link(WEB_TO_API);
     assert_eq!(bench.send(&reply(), API, WEB), Err(DropReason::Denied));
     assert_eq!(bench.send(&request(), WEB, API), Err(DropReason::Denied));
     assert_eq!(bench.filter.flows(), 0);
@@ -94,18 +96,18 @@ fn a_revoked_link_cuts_the_established_flow() {
 #[test]
 fn another_change_leaves_the_established_flow() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     bench.send(&request(), WEB, API).unwrap();
-    bench.rules.set_link(API, WEB, Some(acl(Protocol::Udp, 53)));
+    bench.rules.put_link(Link { from: API, to: WEB }, acl(Protocol::Udp, 53));
     assert_eq!(bench.send(&reply(), API, WEB), Ok(()));
 }
 
 #[test]
 fn a_quarantine_cuts_both_directions() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     bench.send(&request(), WEB, API).unwrap();
-    bench.rules.set_identity(API, Some(true));
+    bench.rules.put_identity(API, Quarantine::Silent);
     assert_eq!(bench.send(&request(), WEB, API), Err(DropReason::Quarantined));
     assert_eq!(bench.send(&reply(), API, WEB), Err(DropReason::Quarantined));
 }
@@ -114,10 +116,10 @@ fn a_quarantine_cuts_both_directions() {
 fn forensics_reach_what_is_quarantined_and_nobody_else_does() {
     let mut bench = Bench::new(Duration::ZERO);
     let forensic = AclEntry { protocol: Protocol::Tcp, ports: PortRange { first: 22, last: 22 } };
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080).with_forensics(vec![forensic])));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080).with_forensics(vec![forensic]));
     let ssh = build::packet("10.0.0.1", "10.0.0.2", 6, (4000, 22), b"");
     assert_eq!(bench.send(&ssh, WEB, API), Err(DropReason::Denied), "it is not quarantined");
-    bench.rules.set_identity(API, Some(true));
+    bench.rules.put_identity(API, Quarantine::Silent);
     assert_eq!(bench.send(&ssh, WEB, API), Ok(()));
     assert_eq!(
         bench.send(&request(), WEB, API),
@@ -132,10 +134,10 @@ fn forensics_reach_what_is_quarantined_and_nobody_else_does() {
         Err(DropReason::Quarantined),
         "it begins nothing itself"
     );
-    bench.rules.set_identity(API, Some(false));
+    bench.rules.put_identity(API, Quarantine::None);
     assert_eq!(bench.send(&answer, API, WEB), Err(DropReason::Denied), "the quarantine has ended");
-    bench.rules.set_identity(API, Some(true));
-    bench.rules.set_identity(WEB, Some(true));
+    bench.rules.put_identity(API, Quarantine::Silent);
+    bench.rules.put_identity(WEB, Quarantine::Silent);
     assert_eq!(
         bench.send(&ssh, WEB, API),
         Err(DropReason::Quarantined),
@@ -148,26 +150,29 @@ fn what_is_observed_passes_and_is_counted() {
     let mut bench = Bench::new(Duration::ZERO);
     let observed =
         AclEntry { protocol: Protocol::Tcp, ports: PortRange { first: 8080, last: 8080 } };
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 80).with_observed(vec![observed])));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 80).with_observed(vec![observed]));
     bench.send(&request(), WEB, API).unwrap();
     bench.send(&request(), WEB, API).unwrap();
     let count = bench.filter.links()[0].count;
     assert_eq!((count.packets, count.observed, count.denied), (2, 2, 0));
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     bench.send(&request(), WEB, API).unwrap();
     assert_eq!(bench.filter.links()[0].count.observed, 2, "now it is allowed");
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 80)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 80));
     assert_eq!(bench.send(&request(), WEB, API), Err(DropReason::Denied));
 }
 
 #[test]
 fn the_kinds_of_flows_that_were_tried_are_known() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     bench.send(&request(), WEB, API).unwrap();
     let _ = bench.send(&build::packet("10.0.0.1", "10.0.0.2", 17, (4000, 53), b""), WEB, API);
     bench.now += Duration::from_secs(10);
-    let kind = |protocol, port, passed| (WEB, API, FlowKind { protocol, port, passed });
+    let kind = |protocol, port, passed| LinkFlow {
+        link: WEB_TO_API,
+        kind: FlowKind { protocol, port, passed },
+    };
     let seen = bench.filter.flow_kinds(bench.now, Duration::from_secs(10));
     assert_eq!(seen, [kind(Protocol::Tcp, 8080, true), kind(Protocol::Udp, 53, false)]);
     assert_eq!(bench.filter.flow_kinds(bench.now, Duration::from_secs(9)), []);
@@ -176,7 +181,7 @@ fn the_kinds_of_flows_that_were_tried_are_known() {
 #[test]
 fn a_running_connection_is_taken_up_after_a_restart_only() {
     let mut bench = Bench::new(RESUME_WINDOW);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     assert_eq!(bench.send(&reply(), API, WEB), Ok(()));
     bench.now += RESUME_WINDOW;
     let other = build::packet("10.0.0.2", "10.0.0.1", 6, (8080, 4001), b"");
@@ -188,7 +193,7 @@ fn a_running_connection_is_taken_up_after_a_restart_only() {
 #[test]
 fn an_icmp_error_passes_with_the_flow_that_it_is_about() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Udp, 53));
     let query = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
     let error = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &query].concat();
     let error = build::ip("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap(), 1, &error);
@@ -209,10 +214,10 @@ fn error(about: &[u8], kind: u8) -> Vec<u8> {
 fn an_icmp_error_comes_from_whom_the_packet_was_going_to_or_not_at_all() {
     const OTHER: IdentityId = IdentityId(3);
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_identity(OTHER, Some(false));
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    bench.rules.put_identity(OTHER, Quarantine::None);
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Udp, 53));
     // Whoever may send ICMP may not send errors about what is not its own.
-    bench.rules.set_link(OTHER, WEB, Some(acl(Protocol::Icmp, 0)));
+    bench.rules.put_link(Link { from: OTHER, to: WEB }, acl(Protocol::Icmp, 0));
     let query = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
     bench.send(&query, WEB, API).unwrap();
     for kind in [3, 4, 11, 12, 1, 2, 40, 200] {
@@ -241,10 +246,10 @@ fn an_icmp_error_comes_from_whom_the_packet_was_going_to_or_not_at_all() {
 fn who_is_quarantined_sends_no_icmp_error_even_to_forensics() {
     let mut bench = Bench::new(Duration::ZERO);
     let forensic = AclEntry { protocol: Protocol::Udp, ports: PortRange::ALL };
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53).with_forensics(vec![forensic])));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Udp, 53).with_forensics(vec![forensic]));
     let query = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
     bench.send(&query, WEB, API).unwrap();
-    bench.rules.set_identity(API, Some(true));
+    bench.rules.put_identity(API, Quarantine::Silent);
     assert_eq!(bench.send(&query, WEB, API), Ok(()));
     assert_eq!(bench.send(&error(&query, 3), API, WEB), Err(DropReason::Quarantined));
 }
@@ -252,12 +257,12 @@ fn who_is_quarantined_sends_no_icmp_error_even_to_forensics() {
 #[test]
 fn an_icmp_error_is_checked_by_the_rules_of_now_and_few_pass_in_a_second() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Udp, 53));
     let query = build::packet("fd00::1", "fd00::2", 17, (5000, 53), b"");
     bench.send(&query, WEB, API).unwrap();
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 54)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Udp, 54));
     assert_eq!(bench.send(&error(&query, 1), API, WEB), Err(DropReason::Denied));
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Udp, 53));
     let passed = |bench: &Bench| {
         (0..100).filter(|_| bench.send(&error(&query, 1), API, WEB).is_ok()).count()
     };
@@ -290,7 +295,7 @@ fn connect(bench: &Bench) {
 #[test]
 fn an_icmp_error_about_tcp_quotes_what_is_in_flight() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     connect(&bench);
     let about = |seq| error(&segment(true, ACK, seq, 501), 3);
     assert_eq!(bench.send(&about(101), API, WEB), Ok(()));
@@ -303,7 +308,7 @@ fn an_icmp_error_about_tcp_quotes_what_is_in_flight() {
 fn the_answering_side_begins_nothing_after_a_restart_or_before() {
     for resume in [RESUME_WINDOW, Duration::ZERO] {
         let mut bench = Bench::new(resume);
-        bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+        bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
         if resume.is_zero() {
             connect(&bench);
         }
@@ -314,10 +319,10 @@ fn the_answering_side_begins_nothing_after_a_restart_or_before() {
         }
         assert_eq!(bench.send(&segment(true, ACK, 101, 501), WEB, API), Ok(()));
         // Were it allowed to, it might.
-        bench.rules.set_link(API, WEB, Some(acl(Protocol::Tcp, 4000)));
+        bench.rules.put_link(Link { from: API, to: WEB }, acl(Protocol::Tcp, 4000));
         assert_eq!(bench.send(&segment(false, SYN, 9, 0), API, WEB), Ok(()));
         assert_eq!(bench.send(&segment(true, SYN | ACK, 70, 10), WEB, API), Ok(()));
-        bench.rules.set_link(WEB, API, None);
+        bench.rules.remove_link(WEB_TO_API);
         assert_eq!(bench.send(&segment(false, ACK, 10, 71), API, WEB), Ok(()));
         assert_eq!(bench.send(&segment(true, ACK, 71, 10), WEB, API), Ok(()));
     }
@@ -329,20 +334,20 @@ fn a_denied_flow_goes_on_when_it_is_allowed_again_whoever_speaks_first() {
     for server_first in [true, false] {
         let mut bench = Bench::new(Duration::ZERO);
         let open = acl(Protocol::Tcp, 8080);
-        bench.rules.set_link(WEB, API, Some(open.clone()));
+        bench.rules.put_link(WEB_TO_API, open.clone());
         connect(&bench);
         for round in 0..10 {
             match round % 2 {
-                0 => bench.rules.set_link(WEB, API, None),
-                _ => bench.rules.set_identity(API, Some(true)),
+                0 => bench.rules.remove_link(WEB_TO_API),
+                _ => bench.rules.put_identity(API, Quarantine::Silent),
             }
             assert!(bench.send(&segment(false, ACK, 501, 101), API, WEB).is_err());
             assert!(bench.send(&segment(true, ACK, 101, 501), WEB, API).is_err());
             assert_eq!(bench.filter.flows(), 0);
             bench.now += Duration::from_hours(23);
             bench.filter.tick(bench.now);
-            bench.rules.set_link(WEB, API, Some(open.clone()));
-            bench.rules.set_identity(API, Some(false));
+            bench.rules.put_link(WEB_TO_API, open.clone());
+            bench.rules.put_identity(API, Quarantine::None);
             if server_first {
                 assert_eq!(bench.send(&segment(false, ACK, 501, 101), API, WEB), Ok(()));
             } else {
@@ -358,13 +363,13 @@ fn a_denied_flow_goes_on_when_it_is_allowed_again_whoever_speaks_first() {
 #[test]
 fn half_closed_is_open_and_so_is_an_answer_that_takes_its_time() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     connect(&bench);
     bench.send(&segment(true, FIN | ACK, 101, 501), WEB, API).unwrap();
     bench.send(&segment(false, ACK, 501, 102), API, WEB).unwrap();
     bench.now += Duration::from_mins(124);
     assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Ok(()));
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Udp, 53));
     let query = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), b"");
     let answer = build::packet("10.0.0.2", "10.0.0.1", 17, (53, 5000), b"");
     bench.send(&query, WEB, API).unwrap();
@@ -377,7 +382,7 @@ fn half_closed_is_open_and_so_is_an_answer_that_takes_its_time() {
 #[test]
 fn timeouts_can_be_set_while_it_runs() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     bench.rules.set_timeouts(Timeouts {
         tcp_established: Duration::from_secs(100),
         ..Timeouts::default()
@@ -394,9 +399,9 @@ fn a_workload_that_fills_the_table_takes_nothing_of_its_neighbour() {
     const FLOODER: IdentityId = IdentityId(3);
     let mut bench = Bench::new(Duration::ZERO);
     bench.filter = Filter::with_limit(bench.now, Duration::ZERO, 64 * 64);
-    bench.rules.set_identity(FLOODER, Some(false));
+    bench.rules.put_identity(FLOODER, Quarantine::None);
     for from in [WEB, FLOODER] {
-        bench.rules.set_link(from, API, Some(acl(Protocol::Tcp, 8080)));
+        bench.rules.put_link(Link { from, to: API }, acl(Protocol::Tcp, 8080));
     }
     let flood = |bench: &Bench, first: u16| {
         for port in first..first + 10_000 {
@@ -418,7 +423,7 @@ fn a_workload_that_fills_the_table_takes_nothing_of_its_neighbour() {
 #[test]
 fn flows_outlive_the_daemon_and_are_checked_by_the_rules_of_now() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     connect(&bench);
     bench.send(&segment(true, FIN | ACK, 101, 501), WEB, API).unwrap();
     let unix = Duration::from_secs(1_700_000_000);
@@ -442,12 +447,12 @@ fn flows_outlive_the_daemon_and_are_checked_by_the_rules_of_now() {
     assert_eq!(bench.send(&other, API, WEB), Err(DropReason::Denied), "there were no others");
 
     restart(&mut bench, &kept, Duration::ZERO).unwrap();
-    bench.rules.set_link(WEB, API, None);
+    bench.rules.remove_link(WEB_TO_API);
     assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Err(DropReason::Denied));
     let denied = bench.filter.export(bench.now, unix, false);
     restart(&mut bench, &denied, Duration::ZERO).unwrap();
     assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Err(DropReason::Denied));
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     assert_eq!(bench.send(&segment(false, ACK, 501, 102), API, WEB), Ok(()));
 
     assert_eq!(restart(&mut bench, &kept, Duration::from_hours(24)), Ok(0), "its time was up");
@@ -457,10 +462,10 @@ fn flows_outlive_the_daemon_and_are_checked_by_the_rules_of_now() {
 fn a_flow_is_counted_under_the_identity_of_now() {
     const RELABELLED: IdentityId = IdentityId(3);
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     connect(&bench);
-    bench.rules.set_identity(RELABELLED, Some(false));
-    bench.rules.set_link(RELABELLED, API, Some(acl(Protocol::Tcp, 8080)));
+    bench.rules.put_identity(RELABELLED, Quarantine::None);
+    bench.rules.put_link(Link { from: RELABELLED, to: API }, acl(Protocol::Tcp, 8080));
     for _ in 0..5 {
         bench.send(&segment(false, ACK, 501, 101), API, RELABELLED).unwrap();
     }
@@ -468,7 +473,7 @@ fn a_flow_is_counted_under_the_identity_of_now() {
         let links = bench.filter.links();
         links
             .iter()
-            .find(|link| (link.from, link.to) == (from, API))
+            .find(|link| link.link == Link { from, to: API })
             .map_or(0, |link| link.count.packets)
     };
     assert_eq!((packets(WEB), packets(RELABELLED)), (3, 5));
@@ -477,7 +482,7 @@ fn a_flow_is_counted_under_the_identity_of_now() {
 #[test]
 fn an_echo_lets_its_reply_back_and_nothing_else() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Icmp, 0)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Icmp, 0));
     let request = build::packet("10.0.0.1", "10.0.0.2", 1, (7, 0), b"ping");
     bench.send(&request, WEB, API).unwrap();
     let back = build::packet("10.0.0.2", "10.0.0.1", 1, (7, 0), b"ping");
@@ -497,7 +502,7 @@ fn an_echo_lets_its_reply_back_and_nothing_else() {
 #[test]
 fn later_fragments_follow_the_first() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Udp, 53)));
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Udp, 53));
     let mut first = build::packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), &[0; 64]);
     first[4..8].copy_from_slice(&[0, 9, 0x20, 0]);
     let mut later = first.clone();
@@ -505,15 +510,15 @@ fn later_fragments_follow_the_first() {
     assert_eq!(bench.send(&later, WEB, API), Err(DropReason::OrphanFragment));
     bench.send(&first, WEB, API).unwrap();
     assert_eq!(bench.send(&later, WEB, API), Ok(()));
-    bench.rules.set_link(WEB, API, None);
+    bench.rules.remove_link(WEB_TO_API);
     assert_eq!(bench.send(&later, WEB, API), Err(DropReason::OrphanFragment));
 }
 
 #[test]
 fn an_unknown_identity_is_denied() {
     let mut bench = Bench::new(Duration::ZERO);
-    bench.rules.set_link(WEB, API, Some(acl(Protocol::Tcp, 8080)));
-    bench.rules.set_identity(API, None);
+    bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
+    bench.rules.remove_identity(API);
     assert_eq!(bench.send(&request(), WEB, API), Err(DropReason::Denied));
 }
 
@@ -545,19 +550,23 @@ proptest! {
     #[test]
     fn no_packet_passes_that_the_rules_of_now_deny(steps in prop::collection::vec(step(), 1..60)) {
         let mut bench = Bench::new(Duration::ZERO);
-        (0..3).for_each(|id| bench.rules.set_identity(IdentityId(id), Some(false)));
+        (0..3).for_each(|id| bench.rules.put_identity(IdentityId(id), Quarantine::None));
         let (mut links, mut quarantined) = (std::collections::HashMap::new(), HashSet::new());
         let mut seen: HashSet<(u32, u32, u16, u16)> = HashSet::new();
         for step in steps {
             match step {
                 Step::Link(a, b, port) => {
                     links.insert((a, b), port);
-                    let acl = port.map(|port| acl(Protocol::Tcp, port));
-                    bench.rules.set_link(IdentityId(a), IdentityId(b), acl);
+                    let link = Link { from: IdentityId(a), to: IdentityId(b) };
+                    match port {
+                        Some(port) => bench.rules.put_link(link, acl(Protocol::Tcp, port)),
+                        None => bench.rules.remove_link(link),
+                    }
                 }
                 Step::Quarantine(a, on) => {
                     if on { quarantined.insert(a) } else { quarantined.remove(&a) };
-                    bench.rules.set_identity(IdentityId(a), Some(on));
+                    let quarantine = if on { Quarantine::Silent } else { Quarantine::None };
+                    bench.rules.put_identity(IdentityId(a), quarantine);
                 }
                 Step::Wait(seconds) => {
                     bench.now += Duration::from_secs(seconds);

@@ -1,4 +1,4 @@
-//! A flow: in what state a conversation is, what the rules said of it, and until when it is kept.
+//! A flow: the state of a conversation, the ruling on it, and the second in which it expires.
 
 use super::key::{FlowEnd, FlowKey};
 use crate::{
@@ -55,7 +55,7 @@ pub(crate) struct Flow {
     errors: ErrorCount,
 }
 
-/// A flow without what rules say of it.
+/// A flow without a ruling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SavedFlow {
     pub key: FlowKey,
@@ -80,7 +80,7 @@ const SAVED: u8 = BEGUN_BY_HIGH | RIGHT_OF_HIGH | TCP | RESPONDER_HAS_SENT;
 /// The generation of no rules: what comes from before is checked anew.
 const NO_GENERATION: u32 = u32::MAX;
 
-/// A decision of the rules that a flow may pass.
+/// A ruling that a flow may pass.
 #[derive(Debug)]
 pub(crate) struct Ruling {
     /// The end that may begin such a flow: mostly the one that did.
@@ -133,7 +133,7 @@ impl Flow {
         }
     }
 
-    /// Returns who began it.
+    /// Returns the end that began it.
     pub(crate) fn initiator(&self) -> FlowEnd {
         if self.is(BEGUN_BY_HIGH) { FlowEnd::High } else { FlowEnd::Low }
     }
@@ -156,19 +156,18 @@ impl Flow {
         self.is(DENIED)
     }
 
-    /// Returns whether its ends are told that it has ended.
+    /// Returns whether its ends get a reset.
     pub(crate) fn is_reset(&self) -> bool {
         self.is(IS_RESET)
     }
 
-    /// Returns whether its ends may believe in a connection of TCP, of which they have not been
-    /// told that it has ended.
+    /// Returns whether its ends may still have a TCP connection: they have had no reset.
     pub(crate) fn may_be_reset(&self, now: u32) -> bool {
         let ended = self.connection.state() == State::Reset;
         self.deadline > now && !ended && !self.is(IS_RESET)
     }
 
-    /// Denies it, and has its ends told that it has ended.
+    /// Denies it, and has its ends get a reset.
     pub(crate) fn reset(&mut self, generation: u64) {
         self.apply_ruling(generation, None);
         self.marks |= IS_RESET;
@@ -294,7 +293,7 @@ impl Evictable for Flow {
         self.deadline
     }
 
-    fn take_referenced(&mut self) -> bool {
+    fn reset_referenced(&mut self) -> bool {
         let used = self.is(USED);
         self.mark(USED, false);
         used

@@ -10,16 +10,16 @@ use meshward_wireguard::{
 };
 use std::{cell::RefCell, net::SocketAddr, time::Instant};
 
-/// What is done at the most for an input.
+/// Maximum number of steps of an input.
 const STEPS: usize = 16;
 
 struct Pair {
     now: Instant,
-    /// A member and its peer.
+    /// The endpoints of a member and its peer.
     ends: [End; 2],
-    /// An endpoint that has never heard of anybody.
+    /// An endpoint that has had no handshake yet.
     cold: End,
-    /// By which messages to the peer are signed.
+    /// The keys of the MACs of messages to the peer.
     macs: MacKeys,
 }
 
@@ -42,7 +42,7 @@ impl Pair {
         Self { now, ends, cold: End::new(now, 2), macs }
     }
 
-    /// Returns what the member sends when it seals this, whatever it is.
+    /// Returns the datagrams that the member sends when it seals this content, whatever it is.
     fn sealed(&mut self, content: &[u8]) -> Vec<Vec<u8>> {
         let End { endpoint, scratch, out, .. } = &mut self.ends[0];
         let mut batch = endpoint.begin_batch(scratch, self.now);
@@ -51,9 +51,9 @@ impl Pair {
         std::mem::take(&mut out.datagrams)
     }
 
-    /// Something comes from who may be anybody: it delivers nothing, and gets no more than it has
-    /// sent.
-    fn take_from_stranger(&mut self, from: SocketAddr, datagram: &[u8], under_load: bool) {
+    /// Has both endpoints receive a datagram from a stranger: it delivers nothing, and is answered
+    /// by no more bytes than it has.
+    fn receive_from_stranger(&mut self, from: SocketAddr, datagram: &[u8], under_load: bool) {
         for end in [&mut self.ends[1], &mut self.cold] {
             end.receive_from(self.now, from, datagram, under_load);
             assert_eq!(end.out.delivered, 0, "there is no rule");
@@ -73,8 +73,7 @@ impl Pair {
     }
 }
 
-/// Steps: a byte that says what comes, a byte for from where and whether there is load, and a block
-/// of content.
+/// Steps: a byte for the kind, a byte for the source and the load, and a block of content.
 pub(super) fn tunnel(data: &[u8]) {
     PAIR.with_borrow_mut(|pair| {
         let mut own = pair.take().unwrap_or_else(Pair::new);
@@ -90,7 +89,7 @@ pub(super) fn tunnel(data: &[u8]) {
         for datagram in own.sealed(&probe(own.ends[0].address, own.ends[1].address)) {
             own.ends[1].receive(own.now, &datagram);
         }
-        assert!(own.opened() > before, "a sealed message was not taken");
+        assert!(own.opened() > before, "a sealed message was not opened");
         own.ends[1].out.datagrams.clear();
         // After a panic it is made anew.
         *pair = Some(own);
@@ -102,18 +101,18 @@ fn step(pair: &mut Pair, bytes: &mut Bytes<'_>) {
     let from = SocketAddr::from(([192, 0, 2, how & 7], 51820 + u16::from(how >> 4)));
     let (content, under_load) = (bytes.block(), how & 8 != 0);
     match kind {
-        0 => pair.take_from_stranger(from, content, under_load),
+        0 => pair.receive_from_stranger(from, content, under_load),
         1 => {
             let message = signed(pair, MessageType::Initiation, 148, content);
-            pair.take_from_stranger(from, &message, under_load);
+            pair.receive_from_stranger(from, &message, under_load);
         }
         2 => {
             let message = signed(pair, MessageType::Response, 92, content);
-            pair.take_from_stranger(from, &message, under_load);
+            pair.receive_from_stranger(from, &message, under_load);
         }
         3 => {
             let reply = shaped(MessageType::CookieReply, 64, content);
-            pair.take_from_stranger(from, &reply, under_load);
+            pair.receive_from_stranger(from, &reply, under_load);
         }
         4 | 5 => {
             for datagram in pair.sealed(content) {
@@ -123,8 +122,8 @@ fn step(pair: &mut Pair, bytes: &mut Bytes<'_>) {
                 pair.ends[1].out.datagrams.clear();
                 if kind == 5 {
                     let before = pair.opened();
-                    pair.take_from_stranger(from, &datagram, under_load);
-                    assert_eq!(pair.opened(), before, "it is taken once");
+                    pair.receive_from_stranger(from, &datagram, under_load);
+                    assert_eq!(pair.opened(), before, "it is opened once");
                 }
             }
         }
@@ -134,22 +133,22 @@ fn step(pair: &mut Pair, bytes: &mut Bytes<'_>) {
                 let at = content.first().map_or(0, |byte| usize::from(*byte)) % datagram.len();
                 datagram[at] ^= how | 1;
                 let before = pair.opened();
-                pair.take_from_stranger(from, &datagram, under_load);
+                pair.receive_from_stranger(from, &datagram, under_load);
                 assert_eq!(pair.opened(), before, "it was changed on its way");
             }
         }
     }
 }
 
-/// A message of a kind, with this content as far as there is some.
+/// Returns a message of a kind, with this content as far as it goes.
 fn shaped(kind: MessageType, length: usize, content: &[u8]) -> Vec<u8> {
     let mut message = vec![0; length];
     message[..4].copy_from_slice(&kind.number().to_le_bytes());
-    message[4..].iter_mut().zip(content).for_each(|(place, byte)| *place = *byte);
+    message[4..].iter_mut().zip(content).for_each(|(own, byte)| *own = *byte);
     message
 }
 
-/// A message of a kind, signed as by somebody who knows the endpoint's public key.
+/// Returns a message of a kind, signed by a sender that knows the endpoint's public key.
 fn signed(pair: &Pair, kind: MessageType, length: usize, content: &[u8]) -> Vec<u8> {
     let mut message = shaped(kind, length, content);
     pair.macs.sign(&mut message, None);

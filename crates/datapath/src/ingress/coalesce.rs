@@ -1,5 +1,5 @@
-//! `CoalesceOptions` the packets of one flow that arrive in a row from one peer into one super-packet
-//! (what the kernel's GRO does).
+//! Coalescing: packets of one flow that arrive in a row from one peer become one super-packet (what
+//! the kernel's GRO does).
 
 use crate::{
     checksum::{Sum, set_ipv4},
@@ -14,11 +14,11 @@ const ACK: u8 = 16;
 const PSH: u8 = 8;
 /// Maximum number of bytes of a super-packet.
 const MAX_LENGTH: usize = 65_535;
-/// How many runs back the run of a packet's flow is looked for.
+/// Number of newest runs among which the run of a packet's flow is searched.
 const LOOK_BACK: usize = 8;
 
 /// The packets that came in one call, in runs that each become one packet. Nothing is copied: a run
-/// is a list of places in the buffer.
+/// is a list of ranges of the buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Coalescer {
     /// In the order in which they began; those from `count` on are kept for their memory.
@@ -27,12 +27,12 @@ pub(crate) struct Coalescer {
     options: CoalesceOptions,
 }
 
-/// What may be merged: what the workloads' interfaces take.
+/// The packets that may be merged: those that the workloads' interfaces accept as super-packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CoalesceOptions {
     /// Segments of TCP.
     pub tcp: bool,
-    /// Datagrams of UDP (kernels from 6.2 on take them from a TUN).
+    /// Datagrams of UDP (kernels from 6.2 on accept them from a TUN).
     pub udp: bool,
 }
 
@@ -48,12 +48,12 @@ impl Default for CoalesceOptions {
     }
 }
 
-/// Packets of one flow that follow each other.
+/// Packets of one flow in sequence.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// Who sent it.
+    /// The peer that sent it.
     pub peer: PeerIndex,
-    /// Those of the first packet; its length is that of all.
+    /// The headers of the first packet, with the length of all.
     pub headers: Headers,
     /// The first packet, then the payloads of the others.
     pub parts: Vec<Span>,
@@ -129,7 +129,7 @@ impl Coalescer {
             && (1..=run.size).contains(&size)
             && run.headers.length + size <= MAX_LENGTH
             && run.parts.len() < MAX_GATHER_PARTS
-            && follows(&buffer[first..first + head], &buffer[span.clone()], run, headers);
+            && continues(&buffer[first..first + head], &buffer[span.clone()], run, headers);
         if !fits {
             return false;
         }
@@ -149,8 +149,8 @@ impl Coalescer {
         self.count
     }
 
-    /// A run, with its headers written to the first packet, and what is then still to be done to
-    /// it.
+    /// Returns a run, with its headers written to the first packet, and the offloads that are still
+    /// to be done.
     pub(crate) fn finish(&self, number: usize, buffer: &mut [u8]) -> (&Run, Offload) {
         let run = &self.runs[number];
         let offload = match (run.kind, run.parts.len()) {
@@ -227,7 +227,7 @@ fn mergeable(packet: &[u8], headers: &Headers) -> Option<Mergeable> {
 
 /// Returns whether a packet is the next of a run whose headers are `head`: the same in all but
 /// those that count on.
-fn follows(head: &[u8], packet: &[u8], run: &Run, headers: &Headers) -> bool {
+fn continues(head: &[u8], packet: &[u8], run: &Run, headers: &Headers) -> bool {
     let at = headers.payload;
     let same = |from: usize, to: usize| head[from..to] == packet[from..to];
     let ip = match headers.source {

@@ -24,7 +24,7 @@ use meshward_wireguard::{
 };
 use std::{net::SocketAddr, sync::Arc};
 
-/// What a run of messages contained.
+/// The contents of a run of messages.
 #[derive(Default)]
 struct Opened {
     any: bool,
@@ -103,7 +103,7 @@ impl PacketBatch<'_> {
         }
     }
 
-    /// Answers a path challenge on the path that it took, or applies what a response proves.
+    /// Answers a path challenge on its own path, or applies the proof of a response.
     fn handle_path_probe(
         &mut self,
         peer: &Peer,
@@ -115,9 +115,7 @@ impl PacketBatch<'_> {
             PathProbe::Challenge(number) => {
                 let response = PathProbe::Response(number);
                 let sealed =
-                    self.state.transport.seal(self.millis, peer, path_probe::LENGTH, |packet| {
-                        response.encode(packet);
-                    });
+                    peer.seal(self.millis, path_probe::LENGTH, |packet| response.encode(packet));
                 if let Some(sealed) = sealed {
                     sink.to_network(from, Ecn::NotCapable, &sealed, sealed.len());
                 }

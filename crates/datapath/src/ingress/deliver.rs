@@ -26,20 +26,20 @@ struct PeerPacket<'a> {
     packet: GatherList<'a>,
 }
 
-/// A packet for a device, which is sealed once the receive buffer is not needed any more.
+/// A packet for a device, which is sealed once the receive buffer is free.
 struct ForDevice {
     device: PeerIndex,
     offload: Offload,
     packet: Vec<u8>,
 }
 
-/// A packet that tells a sender at a peer that a packet of its was denied.
+/// A rejection of a packet, for its sender at a peer.
 struct Rejection {
     peer: PeerIndex,
     packet: Vec<u8>,
 }
 
-/// What is sent after everything is delivered.
+/// The packets that are sent after everything is delivered.
 #[derive(Default)]
 struct Deferred {
     for_devices: Vec<ForDevice>,
@@ -86,8 +86,8 @@ impl PacketBatch<'_> {
     ) -> Result<(), DropReason> {
         match self.check(*peer, headers, packet.first())? {
             NextHop::Workload(workload) => {
-                let taken = sink.to_workload(workload, *offload, *packet);
-                taken.then_some(()).ok_or(DropReason::NotTaken)
+                let accepted = sink.to_workload(workload, *offload, *packet);
+                accepted.then_some(()).ok_or(DropReason::NotTaken)
             }
             NextHop::Device(device) => {
                 let (offload, packet) = (*offload, packet.to_vec());
@@ -161,7 +161,7 @@ impl PacketBatch<'_> {
         let sender = self.tables.sender(self.now, *peer, headers.source).ok();
         if reason == DropReason::OrphanFragment {
             let held = sender.is_some_and(|party| {
-                self.state.filter.hold_fragment(self.now, headers, party, packet.first())
+                self.state.filter.queue_fragment(self.now, headers, party, packet.first())
             });
             if held {
                 return;

@@ -1,4 +1,4 @@
-//! Path selection: the path that packets to a peer take. A direct path is kept to while something
+//! Path selection: the path of packets to a peer. A direct path is kept to while something
 //! comes by it. One that was lost is avoided for a while, longer each time, as long as a relay is
 //! good, so that packets do not change between the two every second.
 
@@ -58,12 +58,12 @@ impl LastHeard {
         path.store(now.0, Relaxed);
     }
 
-    /// When anything came last.
+    /// Returns the time at which anything was received last.
     pub(crate) fn any(&self) -> Millis {
         Millis(self.any.load(Relaxed))
     }
 
-    /// When something came by a direct path last.
+    /// Returns the time at which something was received on a direct path last.
     pub(crate) fn direct(&self) -> Millis {
         Millis(self.direct.load(Relaxed))
     }
@@ -80,7 +80,7 @@ impl LastHeard {
         is_recent(now, self.relayed.load(Relaxed))
     }
 
-    /// Takes over what is known of the same peer.
+    /// Copies the times of the same peer.
     pub(crate) fn copy_from(&self, other: &Self) {
         for (own, other) in [
             (&self.any, &other.any),
@@ -99,11 +99,11 @@ fn is_recent(now: Millis, heard: u64) -> bool {
 /// The result of selecting a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PathChange {
-    /// It is the same.
+    /// The path is the same.
     None,
-    /// It is another.
+    /// The path is another one.
     Moved,
-    /// It is direct, and was relayed before: the peer is to learn of it soon.
+    /// The path is direct, and was relayed before: the peer is to learn of it soon.
     BecameDirect,
 }
 
@@ -176,9 +176,8 @@ impl PathSelection {
             Some(before) if is_relayed(&to) && heard.was_ever_direct() => {
                 self.lose_direct(now, before, reason);
             }
-            Some(_) => {}
             None if !is_relayed(&to) => self.direct_since = Some(now),
-            None => {}
+            _ => {}
         }
         self.address = Some(to);
         if was_relayed && !is_relayed(&to) { PathChange::BecameDirect } else { PathChange::Moved }

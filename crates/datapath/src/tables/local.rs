@@ -5,12 +5,12 @@ use super::{
     state::{Holder, LocalGateway, Tables},
 };
 use crate::{
+    config::WorkloadConfig,
     index::{PeerIndex, WorkloadIndex},
     owner::QuotaOwner,
     rules::Party,
     workload::LocalWorkload,
 };
-use meshward_control_proto::view::WorkloadSpec;
 use meshward_types::WorkloadId;
 use std::net::IpAddr;
 
@@ -30,7 +30,7 @@ impl Tables {
         self.local_ids.insert(workload.id.clone(), index);
         let owner = QuotaOwner::Workload(index);
         let known = self.workloads.get(&workload.id);
-        let admitted = known.and_then(|known| self.admission_of(&known.spec, &workload, owner));
+        let admitted = known.and_then(|known| self.admission_of(&known.config, &workload, owner));
         let local = Some(LocalEntry {
             workload,
             owner,
@@ -102,33 +102,33 @@ impl Tables {
         }
     }
 
-    /// Applies what the coordinator says of a workload, if it is one of this node.
-    pub(super) fn update_admission(&mut self, id: &WorkloadId, spec: Option<&WorkloadSpec>) {
+    /// Applies the coordinator's description of a workload, if it is one of this node.
+    pub(super) fn update_admission(&mut self, id: &WorkloadId, config: Option<&WorkloadConfig>) {
         let Some(&index) = self.local_ids.get(id) else { return };
-        let admitted = spec.and_then(|spec| {
+        let admitted = config.and_then(|config| {
             let local = self.local(index)?;
-            self.admission_of(spec, &local.workload, local.owner)
+            self.admission_of(config, &local.workload, local.owner)
         });
         if let Some(local) = self.local_mut(index) {
             local.admitted = admitted;
         }
     }
 
-    /// Returns who a workload is by the coordinator's word, which counts only for this node and
-    /// these addresses.
+    /// Returns the party that a workload is by the coordinator's word, which counts only for this
+    /// node and these addresses.
     fn admission_of(
         &self,
-        spec: &WorkloadSpec,
+        config: &WorkloadConfig,
         local: &LocalWorkload,
         owner: QuotaOwner,
     ) -> Option<Party> {
-        let is_same = spec.node == self.node
-            && spec.addresses == local.addresses
-            && spec.prefixes == local.prefixes;
-        is_same.then(|| Party::of_workload(spec, owner))
+        let is_same = config.node == self.node
+            && config.addresses == local.addresses
+            && config.prefixes == local.prefixes;
+        is_same.then(|| Party::of_workload(config, owner))
     }
 
-    /// A workload of this node.
+    /// Returns a workload of this node.
     #[inline]
     pub(crate) fn local(&self, workload: WorkloadIndex) -> Option<&LocalEntry> {
         self.locals.get(workload.position())?.as_ref()

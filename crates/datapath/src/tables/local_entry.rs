@@ -1,6 +1,7 @@
-//! A workload of this node, as the tables hold it.
+//! The tables' entry of a workload of this node.
 
 use crate::{
+    config::Quarantine,
     index::{PeerIndex, WorkloadIndex},
     owner::QuotaOwner,
     rules::Party,
@@ -10,7 +11,7 @@ use crate::{
 /// The claimant of an address or a prefix: a number that no other workload gets again.
 pub(super) type Claimant = u32;
 
-/// Where a packet goes next.
+/// The next hop of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NextHop {
     /// To a workload of this node, by its TUN.
@@ -27,11 +28,11 @@ pub(crate) struct LocalEntry {
     pub(crate) workload: LocalWorkload,
     pub(crate) owner: QuotaOwner,
     pub(super) claimant: Claimant,
-    /// Its identity by the coordinator's word; `None`: the coordinator has not admitted it.
+    /// The party that the coordinator has admitted; `None`: it has not.
     pub(super) admitted: Option<Party>,
     /// The peer that it is, if it is a device.
     pub(crate) device: Option<PeerIndex>,
-    /// Whether the node has quarantined it by its own decision.
+    /// `true` if the node has quarantined it by its own decision.
     pub(super) is_quarantined_locally: bool,
 }
 
@@ -42,12 +43,15 @@ impl LocalEntry {
         self.device.map_or(NextHop::Workload(index), NextHop::Device)
     }
 
-    /// Returns who it is; `None`: neither the coordinator nor the node has said so.
+    /// Returns the party that it is; `None`: neither the coordinator nor the node has admitted it.
     #[inline]
     pub(crate) fn party(&self) -> Option<Party> {
         let vouched =
             self.workload.vouched.map(|identity| Party::of_identity(identity, self.owner));
         let party = self.admitted.or(vouched)?;
-        Some(Party { quarantined: party.quarantined || self.is_quarantined_locally, ..party })
+        match self.is_quarantined_locally && !party.quarantine.is_active() {
+            true => Some(Party { quarantine: Quarantine::Silent, ..party }),
+            false => Some(party),
+        }
     }
 }

@@ -4,16 +4,16 @@ use super::{
     local_entry::Claimant,
     state::{Holder, KnownWorkload, RemoteGateway, TablePeer, Tables},
 };
-use crate::{index::PeerIndex, owner::QuotaOwner, rules::Party};
-use meshward_control_proto::view::{PeerSpec, WorkloadSpec};
+use crate::{config::WorkloadConfig, index::PeerIndex, owner::QuotaOwner, rules::Party};
+use ipnet::IpNet;
 use meshward_types::{NodeName, WorkloadId};
 use std::{collections::HashSet, net::IpAddr};
 
 impl Tables {
     /// Adds or changes a peer.
-    pub(crate) fn put_peer(&mut self, node: &NodeName, spec: PeerSpec) -> PeerIndex {
+    pub(crate) fn put_peer(&mut self, node: &NodeName, prefixes: Vec<IpNet>) -> PeerIndex {
         let index = self.index_of_peer(node);
-        self.peers[index.position()] = Some(TablePeer { node: node.clone(), spec });
+        self.peers[index.position()] = Some(TablePeer { node: node.clone(), prefixes });
         index
     }
 
@@ -50,24 +50,24 @@ impl Tables {
     }
 
     /// Applies what the coordinator says of a workload; `None`: it is gone.
-    pub(crate) fn put_workload(&mut self, id: &WorkloadId, spec: Option<WorkloadSpec>) {
-        self.update_admission(id, spec.as_ref());
+    pub(crate) fn put_workload(&mut self, id: &WorkloadId, config: Option<WorkloadConfig>) {
+        self.update_admission(id, config.as_ref());
         let before = self.workloads.remove(id);
         let claimant = before.as_ref().map(|known| known.claimant);
         if let Some(known) = &before {
-            self.withdraw(known, spec.as_ref().filter(|spec| spec.node != self.node));
+            self.withdraw(known, config.as_ref().filter(|config| config.node != self.node));
         }
-        let Some(spec) = spec else { return };
+        let Some(config) = config else { return };
         let claimant = claimant.unwrap_or_else(|| self.next_claimant());
-        if spec.node != self.node {
-            self.claim(claimant, &spec);
+        if config.node != self.node {
+            self.claim(claimant, &config);
         }
-        self.workloads.insert(id.clone(), KnownWorkload { claimant, spec });
+        self.workloads.insert(id.clone(), KnownWorkload { claimant, config });
     }
 
     /// Withdraws the claims of a workload of a peer, but for the addresses that it keeps.
-    fn withdraw(&mut self, known: &KnownWorkload, next: Option<&WorkloadSpec>) {
-        let KnownWorkload { claimant, spec: before } = known;
+    fn withdraw(&mut self, known: &KnownWorkload, next: Option<&WorkloadConfig>) {
+        let KnownWorkload { claimant, config: before } = known;
         if before.node == self.node {
             return;
         }
@@ -88,17 +88,17 @@ impl Tables {
     }
 
     /// Claims the addresses and prefixes of a workload of a peer.
-    fn claim(&mut self, claimant: Claimant, spec: &WorkloadSpec) {
-        let peer = self.index_of_peer(&spec.node);
-        *self.hosted.entry((peer, spec.identity)).or_default() += 1;
+    fn claim(&mut self, claimant: Claimant, config: &WorkloadConfig) {
+        let peer = self.index_of_peer(&config.node);
+        *self.hosted.entry((peer, config.identity)).or_default() += 1;
         let owner = QuotaOwner::Remote { peer, workload: claimant };
-        let party = Party::of_workload(spec, owner);
-        for address in &spec.addresses {
+        let party = Party::of_workload(config, owner);
+        for address in &config.addresses {
             let holder = Holder::Peer(peer, party);
             self.addresses.put(*address, claimant, holder, Holder::outranks);
             self.vouched.remove(address);
         }
-        for prefix in &spec.prefixes {
+        for prefix in &config.prefixes {
             let Self { remote_prefixes, peers, .. } = self;
             // Gateways of one prefix are used in the order of their nodes' names.
             let rank = |gateway: &RemoteGateway| {

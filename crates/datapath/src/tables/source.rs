@@ -1,4 +1,4 @@
-//! Which source addresses a workload and a peer may send from.
+//! The source addresses that a workload and a peer may send from.
 
 use super::{
     local_entry::{LocalEntry, NextHop},
@@ -9,7 +9,6 @@ use crate::{
     index::{PeerIndex, WorkloadIndex},
     rules::Party,
 };
-use ipnet::IpNet;
 use std::{net::IpAddr, time::Instant};
 
 impl Tables {
@@ -43,10 +42,10 @@ impl Tables {
         are_routes.then_some(other)
     }
 
-    /// Returns who sends from an address, if it is one of a peer's.
+    /// Returns the party that sends from an address, if it is one of a peer's.
     ///
     /// # Errors
-    /// If the peer may not send from it.
+    /// The reason to drop the packet, if the peer may not send from it.
     pub(crate) fn sender(
         &self,
         now: Instant,
@@ -103,8 +102,6 @@ impl Tables {
     /// Returns whether the coordinator gave a peer the prefix of an address.
     pub(crate) fn peer_owns(&self, peer: PeerIndex, address: IpAddr) -> bool {
         let peer = self.peers.get(peer.position()).and_then(Option::as_ref);
-        peer.is_some_and(|peer| {
-            peer.spec.prefixes.iter().any(|prefix: &IpNet| prefix.contains(&address))
-        })
+        peer.is_some_and(|peer| peer.prefixes.iter().any(|prefix| prefix.contains(&address)))
     }
 }

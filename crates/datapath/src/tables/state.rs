@@ -1,8 +1,9 @@
-//! What the tables hold.
+//! The state of the tables.
 
 use super::local_entry::{Claimant, LocalEntry};
 use crate::{
     claims::Claims,
+    config::WorkloadConfig,
     gateways::Prefixes,
     index::{PeerIndex, WorkloadIndex},
     rules::{Party, Rules},
@@ -10,7 +11,6 @@ use crate::{
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use ipnet::IpNet;
-use meshward_control_proto::view::{PeerSpec, WorkloadSpec};
 use meshward_types::{IdentityId, NodeName, WorkloadId};
 use std::{collections::HashSet, net::IpAddr, time::Instant};
 
@@ -47,7 +47,7 @@ pub(super) struct RemoteGateway {
 #[derive(Debug)]
 pub(super) struct KnownWorkload {
     pub(super) claimant: Claimant,
-    pub(super) spec: WorkloadSpec,
+    pub(super) config: WorkloadConfig,
 }
 
 /// A workload that a peer vouches for.
@@ -62,7 +62,8 @@ pub(super) struct VouchedWorkload {
 #[derive(Debug)]
 pub(super) struct TablePeer {
     pub(super) node: NodeName,
-    pub(super) spec: PeerSpec,
+    /// The prefixes that it may send from.
+    pub(super) prefixes: Vec<IpNet>,
 }
 
 /// The tables: everything that the forwarding of packets rests on, but for flows and sessions.

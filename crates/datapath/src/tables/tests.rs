@@ -1,13 +1,13 @@
-//! What is claimed twice, beside a naive reader of all claims.
+//! Addresses and prefixes that are claimed twice, beside a naive reader of all claims.
 
 use super::{local_entry::NextHop, state::Tables};
 use crate::{
+    config::{Quarantine, WorkloadConfig},
     in_band::vouch::{self, Vouch},
     index::{PeerIndex, WorkloadIndex},
     workload::LocalWorkload,
 };
 use ipnet::IpNet;
-use meshward_control_proto::view::{PeerSpec, WorkloadSpec};
 use meshward_types::{IdentityId, NodeName, WorkloadId};
 use proptest::prelude::*;
 use std::{net::IpAddr, time::Instant};
@@ -58,14 +58,13 @@ fn node(number: u8) -> NodeName {
     format!("n{number}").parse().unwrap()
 }
 
-fn spec(node_number: u8, identity: u32, addresses: &[u8], prefixes: &[u8]) -> WorkloadSpec {
-    WorkloadSpec {
+fn spec(node_number: u8, identity: u32, addresses: &[u8], prefixes: &[u8]) -> WorkloadConfig {
+    WorkloadConfig {
         node: node(node_number),
         addresses: addresses.iter().copied().map(address).collect(),
         prefixes: prefixes.iter().copied().map(prefix).collect(),
         identity: IdentityId(identity),
-        quarantined: false,
-        reset: false,
+        quarantine: Quarantine::None,
     }
 }
 
@@ -76,7 +75,7 @@ proptest! {
     fn the_first_claim_that_stands_has_an_address_and_a_prefix(steps in prop::collection::vec(step(), 1..40)) {
         let mut tables = Tables::new("own".parse().unwrap());
         for number in 0..3 {
-            tables.put_peer(&node(number), peer());
+            tables.put_peer(&node(number), vec![]);
         }
         let (mut all, mut clock) = (Vec::<Naive>::new(), 0);
         for step in steps {
@@ -173,14 +172,6 @@ fn check(tables: &Tables, all: &[Naive]) -> Result<(), TestCaseError> {
 fn expected_route(own: &Naive) -> (NextHop, u32) {
     let peer = NextHop::Peer(PeerIndex(own.node.into()));
     (own.index.map_or(peer, NextHop::Workload), own.identity)
-}
-
-fn peer() -> PeerSpec {
-    PeerSpec {
-        public_key: meshward_types::PublicKey([1; 32]),
-        prefixes: vec![],
-        candidates: vec![],
-    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What a TCP connection is in, as seen from between its ends (RFC 9293; RFC 7857 §2 and RFC 6146
-//! §3.5.2.2 for what a middlebox makes of it).
+//! The state of a TCP connection, as a middlebox sees it (RFC 9293; RFC 7857 §2 and RFC 6146
+//! §3.5.2.2).
 //!
 //! States move only on segments that the receiver would accept: sequence and acknowledgement
 //! numbers are compared with what both ends have sent, acknowledged and offered room for (G. van
@@ -12,13 +12,13 @@ use crate::headers::{FIN, Fragment, Headers, RST, SYN};
 
 /// TCP's ACK flag (RFC 9293 §3.1).
 pub(crate) const ACK: u8 = 16;
-/// The least that an end is taken to have offered: segments and acknowledgements may be so many
-/// bytes older than the newest.
+/// The least window that an end is assumed to have offered, in bytes: segments and
+/// acknowledgements may be so much older than the newest.
 const MIN_WINDOW: u32 = 66_000;
 /// Maximum length of the data that a SYN carries (RFC 7413): within one packet.
 const MAX_EARLY_DATA: u32 = 2048;
-/// The shift of a window whose scale is not known: the largest (RFC 7323 §2.3), so that nothing is
-/// taken for too far ahead.
+/// The shift of a window whose scale is not known: the largest (RFC 7323 §2.3), so that nothing
+/// counts as too far ahead.
 const MAX_SCALE: u8 = 14;
 
 /// A TCP segment: what its header says, and its length.
@@ -64,9 +64,8 @@ impl Segment {
         self.flags & (SYN | ACK | RST) == SYN
     }
 
-    /// Returns the reset that its sender takes: its sequence and acknowledgement numbers and its
-    /// flags (RFC 9293 §3.10.7.1). `is_whole`: its length is known; without that there is none for
-    /// what acknowledges nothing.
+    /// Returns the reset that its sender accepts: its sequence and acknowledgement numbers and its
+    /// flags.
     pub(crate) fn reset(&self, is_whole: bool) -> Option<(u32, u32, u8)> {
         match self.has(ACK) {
             true => Some((self.ack, 0, RST)),
@@ -107,7 +106,7 @@ pub(crate) enum State {
     Established,
     /// Both ends have closed.
     Closing,
-    /// One end has reset it.
+    /// One end has reset the connection.
     Reset,
 }
 
@@ -130,9 +129,9 @@ const HAS_ACKED: u16 = 4;
 const CLOSED: u16 = 16;
 // Flags of the connection.
 const RESET_BY_SECOND: u16 = 64;
-/// It was established before it was reset.
+/// The connection was established before it was reset.
 const WAS_ESTABLISHED: u16 = 128;
-/// A SYN was seen that answered one.
+/// A SYN has answered another.
 const SHAKEN: u16 = 256;
 // The latest SYN without ACK: whether there was one, who sent it, whether it was answered, and
 // whether it had a scale.
@@ -156,7 +155,7 @@ pub(crate) struct Connection {
     state: State,
 }
 
-/// Whether `a` is not behind `b` (RFC 9293 §3.4).
+/// Returns whether `a` is not behind `b` (RFC 9293 §3.4).
 fn at_or_before(a: u32, b: u32) -> bool {
     b.wrapping_sub(a) as i32 >= 0
 }
@@ -197,7 +196,8 @@ impl Connection {
         }
     }
 
-    /// A SYN: a new connection if the other side has said nothing yet; otherwise that side decides.
+    /// Applies a SYN: a new connection if the other side has said nothing yet; otherwise that side
+    /// decides.
     fn note_offer(&mut self, by: usize, began: usize, segment: &Segment) -> bool {
         if self.offered_by(by) && self.offer == segment.seq {
             return matches!(self.state, State::Opening | State::Answered);
@@ -230,7 +230,7 @@ impl Connection {
         self.set(KNOWN, by);
     }
 
-    /// A SYN that answers one: who sent that has begun the connection.
+    /// Applies a SYN that answers another: the sender of that has begun the connection.
     fn note_answer(&mut self, by: usize, began: usize, segment: &Segment) -> (bool, usize) {
         let other = 1 - by;
         if !self.offered_by(other) || !self.acknowledges_offer(segment) {
@@ -276,7 +276,7 @@ impl Connection {
             State::Opening if by != began => self.state = State::Answered,
             State::Answered if confirms => self.state = State::Established,
             State::Reset if by != usize::from(self.flags & RESET_BY_SECOND != 0) => {
-                // Who was sent the reset goes on, so it has not taken it.
+                // The receiver of the reset goes on, so it has not accepted it.
                 let established = self.flags & WAS_ESTABLISHED != 0;
                 self.state = if established { State::Established } else { State::Answered };
             }
@@ -294,7 +294,7 @@ impl Connection {
         if by != began || !segment.has(ACK) || !self.is(KNOWN, 1 - by) {
             return false;
         }
-        // Of an answer that was seen, the acknowledgement must be exact: a guess is not to do.
+        // The acknowledgement of an answer that was seen must be exact: a guess must not do.
         self.flags & SHAKEN == 0 || segment.ack == self.halves[1 - by].end
     }
 
@@ -333,8 +333,8 @@ impl Connection {
         u32::from(scale.min(MAX_SCALE))
     }
 
-    /// Returns whether the other end takes a segment: RFC 9293 §3.10.7.4 for its sequence number,
-    /// RFC 5961 §5 for what it acknowledges.
+    /// Returns whether the other end accepts a segment: RFC 9293 §3.10.7.4 for its sequence number,
+    /// RFC 5961 §5.2 for its acknowledgement.
     fn accepts(&self, by: usize, segment: &Segment) -> bool {
         let (own, other) = (&self.halves[by], &self.halves[1 - by]);
         // A window is rounded when it is scaled, and a full one is probed with a byte (RFC 9293
@@ -355,16 +355,16 @@ impl Connection {
         at_or_before(segment.ack, other.end) && at_or_before(oldest, segment.ack)
     }
 
-    /// A reset counts only at the very place where its receiver is (RFC 5961 §3.2): somewhere
-    /// between what that end has acknowledged, as far as was seen, and what it may have got since.
+    /// Applies a reset. It counts only at the very sequence number that its receiver expects (RFC
+    /// 5961 §3.2): between what that end was seen to acknowledge, and what it may have got since.
     fn note_reset(&mut self, by: usize, segment: &Segment) -> bool {
         let other = 1 - by;
         let exact = if self.is(HAS_ACKED, other) {
             let from = self.halves[other].acked;
             let ahead =
                 if self.is(KNOWN, by) { self.halves[by].end.wrapping_sub(from) as i32 } else { 0 };
-            let place = segment.seq.wrapping_sub(from);
-            place == 0 || (ahead > 0 && place <= ahead as u32)
+            let offset = segment.seq.wrapping_sub(from);
+            offset == 0 || (ahead > 0 && offset <= ahead as u32)
         } else if self.is(KNOWN, by) {
             // The other end has said nothing yet.
             self.halves[by].end.wrapping_sub(segment.seq) <= MAX_EARLY_DATA
@@ -402,9 +402,8 @@ impl Connection {
 }
 
 impl Connection {
-    /// Returns the sequence numbers at which an end may take a reset: it is where that end is, or
-    /// they are around it, so that it answers with where it is (RFC 5961 §3.2). None: no numbers
-    /// are known.
+    /// Returns the sequence numbers at which an end may accept a reset: the one that it expects, or
+    /// ones around that, so that it answers with it (RFC 5961 §3.2). Empty: no numbers are known.
     pub(crate) fn resets(&self, end: usize) -> impl Iterator<Item = u32> {
         let acked = self.is(HAS_ACKED, end).then_some(self.halves[end].acked);
         let sent = self.is(KNOWN, 1 - end).then_some(self.halves[1 - end].end);
@@ -417,7 +416,7 @@ impl Connection {
         Self { flags: u16::from(closed & 3) * CLOSED, ..Self::unknown(state) }
     }
 
-    /// Which ends have closed their halves, a bit for each.
+    /// Returns which ends have closed their halves, a bit for each.
     pub(crate) fn closed(&self) -> u8 {
         ((self.flags / CLOSED) & 3) as u8
     }

@@ -2,8 +2,9 @@
 
 use super::{
     handshake::{Attempt, HandshakeState},
+    outbound::SendMessage,
     peer::Peer,
-    state::{Now, SendMessage, Transport},
+    state::{Now, Transport},
 };
 use meshward_types::relay::is_relayed;
 use meshward_wireguard::{
@@ -14,7 +15,7 @@ use std::net::SocketAddr;
 /// Why a handshake is begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Occasion {
-    /// A worker has requested it: there is no session, or it is to be renewed.
+    /// A worker has requested it: there is no session, or the session is to be renewed.
     Requested,
     /// The peer has not answered what was sent to it lately.
     Silence,
@@ -75,10 +76,12 @@ impl Transport {
         let Ok(initiator) = begun else { return };
         handshake.sign(millis, &peer.macs, &mut message);
         handshake.attempt = Some(Attempt::new(initiator, local_index, message, began, millis));
-        paths.iter().for_each(|address| send(*address, &message));
+        for address in &paths {
+            send(*address, &message);
+        }
     }
 
-    /// Those of a peer's paths that a message may be sent to which the peer has not asked for.
+    /// Returns the paths of a peer to which the budget lets an unsolicited message be sent.
     pub(super) fn within_budget(
         &self,
         now: Millis,

@@ -1,8 +1,9 @@
 //! Against another implementation, boringtun's: every message, in both directions.
 
 use super::{
+    outbound::SendMessage,
     peer::{Peer, ReceivedContent, SendPath},
-    state::{Now, SendMessage, Transport},
+    state::{Now, Transport},
 };
 use crate::index::PeerIndex;
 use boringtun::noise::{Tunn, TunnResult, rate_limiter::RateLimiter};
@@ -62,7 +63,7 @@ impl Bench {
         self.now.unix += time;
     }
 
-    /// Returns what ours sends.
+    /// Returns the message that ours sends.
     fn sent(&self, act: impl FnOnce(&Transport, SendMessage)) -> Vec<u8> {
         let mut sent = Vec::new();
         act(&self.ours, &mut |_, message| sent = message.to_vec());
@@ -201,7 +202,7 @@ fn our_keepalive_is_one_to_them() {
     let response = bench.hand_to_theirs(&initiation);
     bench.hand_to_ours(&response);
     let now = bench.ours.millis(bench.now.instant);
-    let keepalive = bench.sent(|ours, send| ours.send_keepalive(now, &bench.peer(), send));
+    let keepalive = bench.sent(|_, send| bench.peer().send_keepalive(now, send));
     assert_eq!(keepalive.len(), OVERHEAD);
     assert!(bench.hand_to_theirs(&keepalive).is_empty());
 }

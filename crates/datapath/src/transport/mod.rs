@@ -9,6 +9,7 @@
 pub(crate) mod handshake;
 pub(crate) mod initiator;
 pub(crate) mod keys;
+pub(crate) mod outbound;
 pub(crate) mod peer;
 pub(crate) mod peer_table;
 pub(crate) mod responder;

@@ -1,4 +1,4 @@
-//! Which paths to a peer are tried, and which is kept to.
+//! The paths to a peer: which are tried, and which are kept to.
 
 use super::{
     peer::{Peer, ReceivedContent},
@@ -16,6 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+const NOW: u64 = 1_700_000_000;
+
+/// Two endpoints that are peers of each other, and the paths between them.
 struct Bench {
     start: Instant,
     ours: Transport,
@@ -39,7 +42,7 @@ impl Bench {
 
     fn at(&self, milliseconds: u64) -> Now {
         let passed = Duration::from_millis(milliseconds);
-        Now { instant: self.start + passed, unix: Duration::from_secs(1_700_000_000) + passed }
+        Now { instant: self.start + passed, unix: Duration::from_secs(NOW) + passed }
     }
 
     fn peer(&self) -> Arc<Peer> {
@@ -104,6 +107,15 @@ impl Bench {
         self.tick(at)
     }
 
+    /// Returns our endpoint anew, with another key or after a restart: it knows nothing but the
+    /// peer at its first address.
+    fn restarted(&self, secret: SecretKey) -> Transport {
+        let ours = Transport::new(secret, self.start);
+        let theirs = SecretKey::from_bytes([2; 32]).public();
+        ours.put_node(self.start, PeerIndex(0), theirs, vec![self.direct[0]]);
+        ours
+    }
+
     fn everywhere(&self) -> Vec<SocketAddr> {
         vec![self.direct[0], self.direct[1], self.relay]
     }
@@ -114,7 +126,7 @@ fn addresses(sent: &[(SocketAddr, Vec<u8>)]) -> Vec<SocketAddr> {
 }
 
 #[test]
-fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
+fn a_first_initiation_goes_to_all_paths_with_copies_and_a_hole_punch_is_requested() {
     let bench = Bench::new();
     let first = bench.begin(0);
     assert_eq!(addresses(&first), bench.everywhere());
@@ -124,7 +136,7 @@ fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
     assert_eq!(addresses(&copies), bench.everywhere());
     assert_eq!(copies[0].1, first[0].1, "it is the same message");
 
-    // Whichever comes first is answered; a copy gets the same answer, by its own way and once.
+    // Whichever comes first is answered; a copy gets the same answer, by its own path and once.
     let mut answers = Vec::new();
     let mut answer = |from: SocketAddr| {
         bench.theirs.receive_handshake(
@@ -154,11 +166,11 @@ fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
     );
     assert_eq!(bench.peer().address(), Some(bench.relay));
 
-    // While it is relayed, the other ways are tried, less and less often.
+    // While it is relayed, the other paths are tried, less and less often.
     let tried: Vec<u64> =
         (2..40).map(|at| at * 250).filter(|at| !bench.tick(*at).is_empty()).collect();
     assert_eq!(tried, [500, 750, 1250, 2250, 4250, 8250]);
-    // A summons from the peer has a handshake begin from everywhere, and calls nobody back.
+    // A hole-punch request of the peer begins a handshake on all paths, and no request in return.
     bench.ours.take_hole_punch_requests();
     assert!(bench.ours.answer_hole_punch(PeerIndex(0)));
     let mut sent = Vec::new();
@@ -170,7 +182,7 @@ fn a_first_initiation_goes_everywhere_with_copies_and_the_peer_is_called() {
 }
 
 #[test]
-fn a_way_that_is_good_is_not_left_for_the_relay() {
+fn a_good_path_is_not_left_for_the_relay() {
     let bench = Bench::new();
     bench.meet(0, bench.direct[0], bench.direct[0]);
     let peer = bench.peer();
@@ -190,7 +202,7 @@ fn a_way_that_is_good_is_not_left_for_the_relay() {
 }
 
 #[test]
-fn a_way_in_one_direction_is_not_used() {
+fn a_path_in_one_direction_is_not_used() {
     // What they send directly comes; what we send directly does not.
     let bench = Bench::new();
     bench.meet(0, bench.relay, bench.relay);
@@ -199,7 +211,7 @@ fn a_way_in_one_direction_is_not_used() {
     assert_eq!((ours.address(), theirs.address()), (Some(bench.relay), Some(bench.relay)));
     let at = |at: u64| bench.ours.millis(bench.at(at).instant);
 
-    // A message that is more than a probe shows that the peer has proved the way.
+    // A message that is more than a probe shows that the peer has proved the path.
     let session = ours.send_path(at(20)).unwrap().session;
     ours.note_received(at(30), &session, bench.direct[0], ReceivedContent::PathProbes);
     assert_eq!(ours.address(), Some(bench.relay), "probes that come prove nothing");
@@ -209,9 +221,9 @@ fn a_way_in_one_direction_is_not_used() {
     let answered = ours.handshake.lock().accept_path_response(1).unwrap();
     ours.apply_proof(at(320), answered);
     assert_eq!(ours.address(), Some(bench.direct[0]), "an answer does");
-    assert_eq!(addresses(&bench.tick(500)), [bench.direct[0]], "and the peer is told by it");
+    assert_eq!(addresses(&bench.tick(500)), [bench.direct[0]], "and the peer learns it by that");
 
-    // The way goes bad for what we send: a handshake by the relay moves both, though theirs still
+    // The path goes bad for what we send: a handshake by the relay moves both, though theirs still
     // comes directly.
     let begun = bench.begin_after_silence(2_000);
     assert_eq!(addresses(&begun), bench.everywhere());
@@ -226,7 +238,7 @@ fn a_way_in_one_direction_is_not_used() {
         )
         .unwrap();
     assert_eq!(ours.address(), Some(bench.relay));
-    // The first message of the new session tells the other side.
+    // The other side learns it from the first message of the new session.
     let first = theirs.handshake.lock().sessions_begun;
     let next = theirs.receive_session(at(2_030), u32::from(first)).unwrap();
     theirs.note_received(at(2_025), &next, bench.direct[0], ReceivedContent::Packets(1));
@@ -235,7 +247,7 @@ fn a_way_in_one_direction_is_not_used() {
 }
 
 #[test]
-fn a_direct_way_that_was_lost_is_left_alone_longer_each_time_while_the_relay_is_good() {
+fn a_lost_direct_path_is_avoided_longer_each_time_while_the_relay_is_good() {
     let bench = Bench::new();
     bench.meet(0, bench.direct[0], bench.direct[0]);
     let peer = bench.peer();
@@ -245,7 +257,7 @@ fn a_direct_way_that_was_lost_is_left_alone_longer_each_time_while_the_relay_is_
         peer.address()
     };
     let mut at = 1_000;
-    for left_alone in [2_000, 4_000, 8_000] {
+    for avoided in [2_000, 4_000, 8_000] {
         assert_eq!(says(at, bench.direct[0]), Some(bench.direct[0]));
         at += 5_100;
         assert_eq!(says(at, bench.relay), Some(bench.relay), "lost");
@@ -254,15 +266,15 @@ fn a_direct_way_that_was_lost_is_left_alone_longer_each_time_while_the_relay_is_
             (lost.address, lost.at, lost.reason),
             (bench.direct[0], Millis(at), PathLossReason::Silence)
         );
-        assert_eq!(lost.avoided_until, Millis(at + left_alone));
-        let end = at + left_alone;
+        assert_eq!(lost.avoided_until, Millis(at + avoided));
+        let end = at + avoided;
         while at < end - 1_000 {
             at += 1_000;
             says(at, bench.relay);
             assert_eq!(
                 says(at, bench.direct[0]),
                 Some(bench.relay),
-                "left alone at {at}, until {end}"
+                "avoided at {at}, until {end}"
             );
             peer.apply_proof(Millis(at), Proof::Path(bench.direct[0]));
             assert_eq!(peer.address(), Some(bench.relay));
@@ -272,7 +284,7 @@ fn a_direct_way_that_was_lost_is_left_alone_longer_each_time_while_the_relay_is_
     says(at, bench.direct[0]);
     at += 5_100;
     says(at, bench.relay);
-    // Another way may be taken at once, and the same if the relay is not good either.
+    // Another path may be used at once, and the same one if the relay is not good either.
     assert_eq!(says(at + 10, bench.direct[1]), Some(bench.direct[1]));
     says(at + 5_200, bench.relay);
     assert_eq!(
@@ -304,7 +316,6 @@ fn a_clock_that_is_set_back_costs_no_handshake_nor_does_a_restart_or_a_new_key()
         );
         done.is_ok() && answered
     };
-    const NOW: u64 = 1_700_000_000;
     // Far ahead, mended, and eighteen hours back.
     for (seconds, unix) in [(1, NOW), (2, NOW + 400_000_000), (3, NOW), (4, NOW - 64_800)] {
         let now = at(seconds, unix);
@@ -313,29 +324,17 @@ fn a_clock_that_is_set_back_costs_no_handshake_nor_does_a_restart_or_a_new_key()
     }
     // After a restart it is what is on disk that counts.
     let secret = SecretKey::from_bytes([1; 32]);
-    let again = Transport::new(secret, bench.start);
-    again.put_node(
-        bench.start,
-        PeerIndex(0),
-        SecretKey::from_bytes([2; 32]).public(),
-        vec![bench.direct[0]],
-    );
+    let again = bench.restarted(secret);
     let now = at(5, NOW);
     assert!(!is_answered(now, &initiation(&again, now)), "without that the peer refuses");
     again.peers.read().get(PeerIndex(0)).unwrap().handshake.lock().attempt = None;
     again.timestamps.set_floor(bench.ours.timestamps.newest() + 600);
     let now = at(6, NOW);
     assert!(is_answered(now, &initiation(&again, now)));
-    // Who has lost it gets another key, and with it begins anew.
+    // A node that has lost it gets another key, and begins anew with it.
     let other = SecretKey::from_bytes([3; 32]);
     bench.theirs.put_node(bench.start, PeerIndex(0), other.public(), vec![]);
-    let anew = Transport::new(other, bench.start);
-    anew.put_node(
-        bench.start,
-        PeerIndex(0),
-        SecretKey::from_bytes([2; 32]).public(),
-        vec![bench.direct[0]],
-    );
+    let anew = bench.restarted(other);
     let now = at(7, NOW);
     assert!(is_answered(now, &initiation(&anew, now)));
 }

@@ -1,7 +1,7 @@
 //! A peer: its sessions, its path, its timers, and the packets that wait for a session.
 //!
-//! Workers ask it for the session to seal with, and tell it what came. Everything that takes public
-//! keys is left to the thread for handshakes and timers.
+//! Workers get the session to seal with from it, and note what they have received. Everything that
+//! needs public-key operations is left to the thread for handshakes and timers.
 
 use super::{
     handshake::{Attempt, HandshakeState},
@@ -47,7 +47,7 @@ const GATEWAY_DOWN_AFTER: Duration = Duration::from_millis(600);
 /// Bytes of packets of all peers of an endpoint that wait for sessions at the most.
 const MAX_STAGED_BYTES: usize = 4 << 20;
 
-/// What a peer is.
+/// The kind of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PeerKind {
     /// The endpoint of another node.
@@ -58,19 +58,19 @@ pub(crate) enum PeerKind {
 
 /// The path and the sessions of a peer, which change together.
 #[derive(Default)]
-struct Link {
+struct Connectivity {
     path: PathSelection,
     sessions: Sessions,
 }
 
-/// A peer.
+/// A peer of an endpoint.
 pub(crate) struct Peer {
     pub(crate) index: PeerIndex,
     pub(crate) key: PublicKey,
     pub(crate) kind: PeerKind,
     /// The keys of MACs of messages to it.
     pub(crate) macs: MacKeys,
-    link: RwLock<Link>,
+    connectivity: RwLock<Connectivity>,
     pub(crate) handshake: Mutex<HandshakeState>,
     staged: Mutex<VecDeque<Vec<u8>>>,
     /// Bytes sent, before encryption, and received, after decryption.
@@ -83,23 +83,24 @@ pub(crate) struct Peer {
     hole_punch_requested: AtomicBool,
 }
 
-/// What it takes to send to a peer.
+/// The session and the address by which packets are sent to a peer.
 #[derive(Clone)]
 pub(crate) struct SendPath {
     pub(crate) session: Arc<Session>,
     pub(crate) address: SocketAddr,
 }
 
-/// What messages of one session, received in a row, contained.
+/// The content of messages of one session that were received in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReceivedContent {
-    /// Nothing but path challenges and responses, which say nothing of the path that the peer uses.
+    /// Nothing but path challenges and responses, from which the path that the peer uses does not
+    /// follow.
     PathProbes,
     /// Packets of so many bytes together, zero for keepalives.
     Packets(u64),
 }
 
-/// What follows from messages that were received.
+/// The consequences of messages that were received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AfterReceive {
     pub(crate) handshake_is_due: bool,
@@ -107,7 +108,7 @@ pub(crate) struct AfterReceive {
     pub(crate) session_is_confirmed: bool,
 }
 
-/// What the timers of a peer and its handshake ask for.
+/// The message that the timers of a peer and its handshake ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     Nothing,
@@ -134,7 +135,7 @@ impl Peer {
             key,
             kind,
             macs: MacKeys::of(&key),
-            link: RwLock::new(Link { path, sessions: Sessions::default() }),
+            connectivity: RwLock::new(Connectivity { path, sessions: Sessions::default() }),
             handshake: Mutex::new(HandshakeState::new(candidates)),
             staged: Mutex::default(),
             sent: AtomicU64::new(0),
@@ -149,7 +150,7 @@ impl Peer {
         peer
     }
 
-    /// The same peer under another key: its sessions and its path go on.
+    /// Returns the same peer under another key: its sessions and its path go on.
     pub(crate) fn with_key(&self, key: PublicKey, candidates: CandidatePaths) -> Self {
         let successor = Self::new(self.index, key, self.kind, candidates);
         successor.sent.store(self.sent.load(Relaxed), Relaxed);
@@ -157,7 +158,7 @@ impl Peer {
         successor.timers.copy_from(&self.timers);
         successor.heard.copy_from(&self.heard);
         successor.path_mtu.copy_from(&self.path_mtu);
-        *successor.link.write() = std::mem::take(&mut *self.link.write());
+        *successor.connectivity.write() = std::mem::take(&mut *self.connectivity.write());
         *successor.staged.lock() = std::mem::take(&mut *self.staged.lock());
         successor.handshake.lock().succeed(&mut self.handshake.lock());
         successor
@@ -170,7 +171,7 @@ impl Peer {
             return;
         }
         if self.send_path(now).is_none() {
-            self.link.write().path.guess(candidates.first());
+            self.connectivity.write().path.guess(candidates.first());
             self.reset_path_mtu(candidates.first());
         }
         handshake.candidates = candidates;
@@ -183,13 +184,13 @@ impl Peer {
 
     /// Returns the address that packets to it go to.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.link.read().path.address()
+        self.connectivity.read().path.address()
     }
 
     /// Returns the session and the address to send with; `None` if a handshake has to come first.
     #[inline]
     pub(crate) fn send_path(&self, now: Millis) -> Option<SendPath> {
-        let link = self.link.read();
+        let link = self.connectivity.read();
         let session = link.sessions.current(now)?;
         Some(SendPath { session: session.clone(), address: link.path.address()? })
     }
@@ -197,12 +198,12 @@ impl Peer {
     /// Returns the session that the peer names by `index`, if it may still be received with.
     #[inline]
     pub(crate) fn receive_session(&self, now: Millis, index: u32) -> Option<Arc<Session>> {
-        self.link.read().sessions.by_local_index(now, index).cloned()
+        self.connectivity.read().sessions.by_local_index(now, index).cloned()
     }
 
     /// Adds the session that a handshake has made.
     pub(crate) fn install(&self, session: Session) {
-        self.link.write().sessions.install(session);
+        self.connectivity.write().sessions.install(session);
     }
 
     /// Notes data that was sent. Returns whether the session is to be renewed.
@@ -227,8 +228,8 @@ impl Peer {
         content: ReceivedContent,
     ) -> AfterReceive {
         let ReceivedContent::Packets(bytes) = content else {
-            let is_next = self.link.read().sessions.is_next(session);
-            let session_is_confirmed = is_next && self.follow(now, session, None);
+            let is_next = self.connectivity.read().sessions.is_next(session);
+            let session_is_confirmed = is_next && self.roam(now, session, None);
             return AfterReceive { handshake_is_due: false, session_is_confirmed };
         };
         self.heard.note(now);
@@ -239,7 +240,7 @@ impl Peer {
         }
         self.heard.note_path(now, &from);
         let changes = {
-            let Link { path, sessions } = &*self.link.read();
+            let Connectivity { path, sessions } = &*self.connectivity.read();
             sessions.is_next(session)
                 || path.address() != Some(from) && path.may_follow(now, &self.heard, &from)
         };
@@ -247,14 +248,14 @@ impl Peer {
             && now.has_passed(REKEY_AFTER_TIME_RECEIVING, session.created());
         AfterReceive {
             handshake_is_due,
-            session_is_confirmed: changes && self.follow(now, session, Some(from)),
+            session_is_confirmed: changes && self.roam(now, session, Some(from)),
         }
     }
 
-    /// Follows the peer to a new address, or to the next session. Returns whether it was the next
-    /// session. Who has begun a session has validated the path by which it first uses it.
-    fn follow(&self, now: Millis, session: &Arc<Session>, from: Option<SocketAddr>) -> bool {
-        let mut link = self.link.write();
+    /// Moves the peer to a new address, or to the next session. Returns whether it was the next
+    /// session.
+    fn roam(&self, now: Millis, session: &Arc<Session>, from: Option<SocketAddr>) -> bool {
+        let mut link = self.connectivity.write();
         let is_next = link.sessions.is_next(session);
         if let Some(from) = from
             && (is_next || link.path.may_follow(now, &self.heard, &from))
@@ -270,7 +271,7 @@ impl Peer {
     /// Notes that the peer has begun a handshake from `from`. Only where there is no session this
     /// becomes the path: it may be good in one direction alone.
     pub(crate) fn note_initiation(&self, now: Millis, from: SocketAddr) {
-        let mut link = self.link.write();
+        let mut link = self.connectivity.write();
         if link.sessions.current(now).is_none() {
             self.change_path(now, &mut link.path, from, PathLossReason::Silence);
         }
@@ -280,7 +281,7 @@ impl Peer {
     pub(crate) fn note_response(&self, now: Millis, from: SocketAddr, sent: Millis) {
         self.heard.note(now);
         self.timers.handshake_answered();
-        let path = &mut self.link.write().path;
+        let path = &mut self.connectivity.write().path;
         // A relay is better than a direct path on which nothing has come since.
         if self.heard.direct() < sent || path.may_follow(now, &self.heard, &from) {
             self.change_path(now, path, from, PathLossReason::Handshake);
@@ -290,7 +291,7 @@ impl Peer {
 
     /// Notes that a copy of the response has come from `from`, which is one of the peer's paths.
     pub(crate) fn note_response_copy(&self, now: Millis, from: SocketAddr) {
-        let path = &mut self.link.write().path;
+        let path = &mut self.connectivity.write().path;
         let is_better = !is_relayed(&from) && path.is_relayed();
         if is_better && path.may_follow(now, &self.heard, &from) {
             self.heard.note_path(now, &from);
@@ -302,7 +303,7 @@ impl Peer {
     pub(crate) fn apply_proof(&self, now: Millis, proof: Proof) {
         match proof {
             Proof::Path(address) => {
-                let path = &mut self.link.write().path;
+                let path = &mut self.connectivity.write().path;
                 let is_better = path.address().is_none() || path.is_relayed();
                 if is_better && path.may_follow(now, &self.heard, &address) {
                     self.heard.note_path(now, &address);
@@ -350,7 +351,7 @@ impl Peer {
 
     /// Returns the direct path that was lost, while packets to it are relayed.
     pub(crate) fn lost_path(&self) -> Option<LostDirectPath> {
-        self.link.read().path.lost()
+        self.connectivity.read().path.lost()
     }
 
     /// Returns the challenges that are due: to other paths while its packets are relayed, otherwise
@@ -367,7 +368,7 @@ impl Peer {
             return vec![];
         }
         if is_relayed(&address) {
-            let path = &self.link.read().path;
+            let path = &self.connectivity.read().path;
             let others = candidates.direct().filter(|other| !path.avoids(now, &self.heard, other));
             return prober.challenge_others(now, others);
         }
@@ -382,7 +383,7 @@ impl Peer {
         challenges
     }
 
-    /// Has it found out sooner whether this gateway, which another can stand in for, is down.
+    /// Shortens the time in which it is found that this redundant gateway is down.
     pub(crate) fn watch_closely(&self) {
         self.timers.watch_closely();
     }
@@ -435,14 +436,14 @@ impl Peer {
         u64::from(oldest.is_some())
     }
 
-    /// Takes out the packets that have waited for a session.
+    /// Removes and returns the packets that have waited for a session.
     pub(crate) fn take_staged(&self, total: &AtomicUsize) -> VecDeque<Vec<u8>> {
         let staged = std::mem::take(&mut *self.staged.lock());
         total.fetch_sub(staged.iter().map(Vec::len).sum(), Relaxed);
         staged
     }
 
-    /// Returns what is due now. `attempt` is that of its handshake; `behind_nat`: whether a NAT's
+    /// Returns what is due now. `attempt` is that of its handshake; `behind_nat`: `true` if a NAT's
     /// mapping is to be kept.
     pub(crate) fn due(&self, now: Millis, attempt: Option<&Attempt>, behind_nat: bool) -> Due {
         if let Some(attempt) = attempt {
@@ -468,9 +469,9 @@ impl Peer {
 
     /// Forgets sessions that nobody can use any more, and their keys.
     pub(crate) fn forget_old_sessions(&self, now: Millis) {
-        let any = self.link.read().sessions.any_older_than(now, SESSION_MEMORY);
+        let any = self.connectivity.read().sessions.any_older_than(now, SESSION_MEMORY);
         if any {
-            self.link.write().sessions.forget_older_than(now, SESSION_MEMORY);
+            self.connectivity.write().sessions.forget_older_than(now, SESSION_MEMORY);
         }
     }
 }

@@ -19,9 +19,9 @@ struct FormerKey {
     until: Millis,
 }
 
-/// What makes a peer.
+/// The settings of a peer.
 #[derive(Debug, Clone)]
-pub(crate) struct PeerConfig {
+pub(crate) struct PeerSettings {
     pub(crate) key: PublicKey,
     pub(crate) kind: PeerKind,
     pub(crate) candidates: CandidatePaths,
@@ -74,10 +74,10 @@ impl PeerTable {
         &mut self,
         now: Millis,
         index: PeerIndex,
-        config: PeerConfig,
+        config: PeerSettings,
         staged: &AtomicUsize,
     ) {
-        let PeerConfig { key, kind, candidates } = config;
+        let PeerSettings { key, kind, candidates } = config;
         let position = index.position();
         if self.peers.len() <= position {
             self.peers.resize_with(position + 1, || None);
@@ -123,7 +123,9 @@ impl PeerTable {
     pub(crate) fn forget_expired_keys(&mut self, now: Millis) {
         let expired: Vec<FormerKey> =
             self.former_keys.extract_if(.., |former| now >= former.until).collect();
-        expired.into_iter().for_each(|former| self.by_key.remove(&former.key, former.peer));
+        for former in expired {
+            self.by_key.remove(&former.key, former.peer);
+        }
     }
 }
 
@@ -138,7 +140,7 @@ mod tests {
         key: u8,
         /// Returns the step since which the peer has it.
         since: usize,
-        /// Until when it is accepted, in milliseconds, if it is a former one.
+        /// The millisecond until which it is accepted, if it is a former one.
         until: Option<u64>,
     }
 
@@ -164,7 +166,7 @@ mod tests {
                 all.retain(|own| own.until.is_none_or(|until| now < until));
                 match wanted {
                     Some(number) => {
-                        let config = PeerConfig {
+                        let config = PeerSettings {
                             key: key(number),
                             kind: PeerKind::Node,
                             candidates: CandidatePaths::default(),

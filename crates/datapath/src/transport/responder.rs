@@ -3,9 +3,10 @@
 use super::{
     handshake::SentResponse,
     keys::{OwnKey, OwnKeys},
+    outbound::SendMessage,
     peer::Peer,
     peer_table::PeerTable,
-    state::{Now, SendMessage, Transport},
+    state::{Now, Transport},
 };
 use crate::drop_reason::DropReason;
 use meshward_wireguard::{
@@ -22,7 +23,7 @@ use meshward_wireguard::{
 use parking_lot::RwLockReadGuard;
 use std::sync::Arc;
 
-/// What the load gate asks of an endpoint.
+/// The interface of an endpoint to the load gate.
 struct GateInterface<'a> {
     keys: RwLockReadGuard<'a, OwnKeys>,
     peers: &'a PeerTable,

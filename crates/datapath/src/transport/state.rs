@@ -2,18 +2,16 @@
 
 use super::{
     keys::OwnKeys,
-    peer::{Peer, PeerKind, SendPath},
-    peer_table::{PeerConfig, PeerTable},
+    outbound::SendMessage,
+    peer::{Peer, PeerKind},
+    peer_table::{PeerSettings, PeerTable},
 };
 use crate::{
     index::PeerIndex,
     paths::{budget::endpoint_budget, candidates::CandidatePaths},
 };
 use meshward_wireguard::{
-    Millis, PublicKey, SecretKey,
-    load_gate::LoadGate,
-    message::{DATA_HEADER, OVERHEAD},
-    rate_limit::TokenBucket,
+    Millis, PublicKey, SecretKey, load_gate::LoadGate, rate_limit::TokenBucket,
     timestamp::TimestampSource,
 };
 use parking_lot::{Mutex, RwLock};
@@ -39,9 +37,6 @@ pub struct Now {
     pub unix: Duration,
 }
 
-/// Takes a message and the address that it goes to.
-pub(crate) type SendMessage<'a> = &'a mut dyn FnMut(SocketAddr, &[u8]);
-
 /// The transport of an endpoint.
 pub(crate) struct Transport {
     pub(super) keys: RwLock<OwnKeys>,
@@ -55,7 +50,7 @@ pub(crate) struct Transport {
     pub(super) requested: Mutex<Vec<PeerIndex>>,
     /// The peers that are to be asked by the coordinator to begin a handshake, too.
     hole_punch_requests: Mutex<Vec<PeerIndex>>,
-    /// Whether others see the endpoint under another address than it has.
+    /// `true` if others see the endpoint under another address than it has.
     pub(super) behind_nat: AtomicBool,
     /// Challenges that must not be fragmented on their way.
     pub(super) unfragmented: Mutex<Vec<(SocketAddr, Vec<u8>)>>,
@@ -114,7 +109,7 @@ impl Transport {
         candidates: Vec<SocketAddr>,
     ) {
         let candidates = CandidatePaths::new(candidates);
-        self.put(now, index, PeerConfig { key, kind: PeerKind::Node, candidates });
+        self.put(now, index, PeerSettings { key, kind: PeerKind::Node, candidates });
     }
 
     /// Adds or changes a device. `last_address`: where it was last, if that is known.
@@ -126,10 +121,10 @@ impl Transport {
         last_address: Option<SocketAddr>,
     ) {
         let candidates = CandidatePaths::new(last_address.into_iter().collect());
-        self.put(now, index, PeerConfig { key, kind: PeerKind::Device, candidates });
+        self.put(now, index, PeerSettings { key, kind: PeerKind::Device, candidates });
     }
 
-    fn put(&self, now: Instant, index: PeerIndex, config: PeerConfig) {
+    fn put(&self, now: Instant, index: PeerIndex, config: PeerSettings) {
         let now = self.millis(now);
         let mut peers = self.peers.write();
         let before = peers.candidates(index);
@@ -156,13 +151,13 @@ impl Transport {
 
     pub(super) fn request_hole_punch(&self, peer: PeerIndex) {
         let mut requests = self.hole_punch_requests.lock();
-        // Nobody may ever take them.
+        // They may never be read.
         if requests.len() < MAX_HOLE_PUNCH_REQUESTS {
             requests.push(peer);
         }
     }
 
-    /// Takes the peers that are to be sent hole-punch requests.
+    /// Removes and returns the peers that need hole-punch requests.
     pub(crate) fn take_hole_punch_requests(&self) -> Vec<PeerIndex> {
         std::mem::take(&mut *self.hole_punch_requests.lock())
     }
@@ -178,36 +173,12 @@ impl Transport {
         self.request_handshake(&peer)
     }
 
-    /// Seals a packet of `length` bytes that `write` fills. `None`: there is no session.
-    pub(crate) fn seal(
-        &self,
-        now: Millis,
-        peer: &Peer,
-        length: usize,
-        write: impl FnOnce(&mut [u8]),
-    ) -> Option<Vec<u8>> {
-        let SendPath { session, .. } = peer.send_path(now)?;
-        let counter = session.reserve(1)?;
-        let mut datagram = vec![0; length + OVERHEAD];
-        write(&mut datagram[DATA_HEADER..DATA_HEADER + length]);
-        session.seal(counter, &mut datagram);
-        Some(datagram)
-    }
-
-    /// Sends a keepalive to a peer with a session.
-    pub(crate) fn send_keepalive(&self, now: Millis, peer: &Peer, send: SendMessage) {
-        let Some(SendPath { session, address }) = peer.send_path(now) else { return };
-        let Some(counter) = session.reserve(1) else { return };
-        let mut datagram = [0; OVERHEAD];
-        session.seal(counter, &mut datagram);
-        peer.note_sent(now);
-        send(address, &datagram);
-    }
-
     /// Sends a keepalive to every peer with a session, so that it learns our address.
     pub(crate) fn announce_address(&self, now: Instant, send: SendMessage) {
         let now = self.millis(now);
         let all: Vec<Arc<Peer>> = self.peers.read().all();
-        all.iter().for_each(|peer| self.send_keepalive(now, peer, send));
+        for peer in &all {
+            peer.send_keepalive(now, send);
+        }
     }
 }

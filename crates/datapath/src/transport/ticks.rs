@@ -3,8 +3,9 @@
 use super::{
     handshake::HandshakeState,
     initiator::Occasion,
+    outbound::SendMessage,
     peer::{Due, Peer, SendPath},
-    state::{Now, SendMessage, Transport},
+    state::{Now, Transport},
 };
 use crate::{
     in_band::path_probe::{self, PathProbe},
@@ -51,7 +52,7 @@ impl Transport {
         self.send_challenges(millis, peer, &mut handshake, network_mtu, send);
         match peer.due(millis, handshake.attempt.as_ref(), self.behind_nat.load(Relaxed)) {
             Due::Nothing => {}
-            Due::Keepalive => self.send_keepalive(millis, peer, send),
+            Due::Keepalive => peer.send_keepalive(millis, send),
             Due::Initiation => {
                 drop(handshake);
                 self.initiate(now, peer, Occasion::Silence, send);
@@ -78,7 +79,7 @@ impl Transport {
             }
             let length = challenge.padded_to.map_or(path_probe::LENGTH, usize::from);
             let probe = PathProbe::Challenge(challenge.number);
-            let sealed = self.seal(now, peer, length, |packet| probe.encode(packet));
+            let sealed = peer.seal(now, length, |packet| probe.encode(packet));
             let Some(datagram) = sealed else { break };
             match is_padded {
                 true => self.unfragmented.lock().push((address, datagram)),
@@ -98,7 +99,9 @@ impl Transport {
         let paths = self.within_budget(now, handshake, paths);
         let Some(attempt) = handshake.attempt.as_mut() else { return };
         attempt.copies += 1;
-        paths.iter().for_each(|address| send(*address, &attempt.message));
+        for address in &paths {
+            send(*address, &attempt.message);
+        }
     }
 
     /// Repeats an initiation, or gives the handshake up. Returns how many packets were given up.
@@ -118,7 +121,7 @@ impl Transport {
         0
     }
 
-    /// Takes the challenges that must not be fragmented on their way.
+    /// Removes and returns the challenges that must not be fragmented on their way.
     pub(crate) fn take_unfragmented(&self) -> Vec<(SocketAddr, Vec<u8>)> {
         std::mem::take(&mut *self.unfragmented.lock())
     }
@@ -175,8 +178,7 @@ impl Transport {
             (prober.begin_ping(now), last_is_lost)
         };
         let challenge = PathProbe::Challenge(number);
-        let sealed =
-            self.seal(millis, &peer, path_probe::LENGTH, |packet| challenge.encode(packet));
+        let sealed = peer.seal(millis, path_probe::LENGTH, |packet| challenge.encode(packet));
         let sent = sealed.map(|datagram| {
             send(address, &datagram);
             SentPing { number, address }

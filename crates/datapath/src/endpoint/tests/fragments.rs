@@ -24,7 +24,9 @@ fn fragments_wait_for_the_first_at_both_nodes() {
     assert_eq!(pieces.len(), 4);
     for order in [[3, 2, 1, 0], [1, 0, 3, 2], [0, 1, 2, 3]] {
         let mut pair = Pair::new();
-        order.iter().for_each(|number| pair.send(0, &pieces[*number]));
+        for number in order {
+            pair.send(0, &pieces[number]);
+        }
         let mut delivered = pair.nodes[1].wire.delivered.clone();
         delivered.sort();
         let mut sent = pieces.clone();
@@ -36,9 +38,9 @@ fn fragments_wait_for_the_first_at_both_nodes() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
     pair.nodes[1].wire.delivered.clear();
-    let (now, slot) = (pair.now, pair.nodes[0].slot);
+    let (now, workload) = (pair.now, pair.nodes[0].workload);
     for piece in &pieces {
-        pair.nodes[0].send(now, slot, Offload::None, piece);
+        pair.nodes[0].send(now, workload, Offload::None, piece);
     }
     pair.nodes[0].wire.datagrams.reverse();
     pair.carry();
@@ -60,8 +62,8 @@ fn fragments_whose_first_does_not_come_are_dropped_and_counted() {
 #[test]
 fn who_is_quarantined_has_no_fragment_wait() {
     let mut pair = Pair::new();
-    let slot = pair.nodes[0].slot;
-    pair.nodes[0].endpoint.quarantine_locally(slot, true);
+    let workload = pair.nodes[0].workload;
+    pair.nodes[0].endpoint.quarantine_locally(workload, true);
     pair.send(0, &pieces()[1]);
     assert_eq!(pair.drops(0, DropReason::Quarantined), 1);
 }
@@ -84,5 +86,7 @@ fn whatever_a_workload_tries_and_does_not_get_is_known() {
     let tried: Vec<_> = pair.nodes[0].endpoint.take_denials();
     let to: Vec<String> = tried.iter().map(|denial| denial.destination.to_string()).collect();
     assert_eq!(to, ["10.42.1.1", "10.42.1.99", "10.42.0.8"]);
-    assert!(tried.iter().all(|denial| (denial.port, denial.workload) == (22, pair.nodes[0].slot)));
+    assert!(
+        tried.iter().all(|denial| (denial.port, denial.workload) == (22, pair.nodes[0].workload))
+    );
 }

@@ -8,36 +8,33 @@ use crate::{
 
 const HOST: &str = "10.8.0.5";
 
-/// Returns the workload on node 1 is a gateway of 10.8.0.0/24, which lies behind it.
+/// Returns a pair whose workload on node 1 is a gateway of 10.8.0.0/24.
 fn with_gateway() -> Pair {
     let mut pair = Pair::new();
     let prefixes = vec!["10.8.0.0/24".parse().unwrap()];
-    let (slot, addresses) = (pair.nodes[1].slot, vec![workload_at(1)]);
-    pair.nodes[1].endpoint.remove_workload(slot);
+    let (workload, addresses) = (pair.nodes[1].workload, vec![workload_at(1)]);
+    pair.nodes[1].endpoint.remove_workload(workload);
     let workload = LocalWorkload {
         id: id(1),
         addresses: addresses.clone(),
         prefixes: prefixes.clone(),
         vouched: None,
     };
-    pair.nodes[1].slot = pair.nodes[1].endpoint.add_workload(workload);
-    let spec = WorkloadSpec {
+    pair.nodes[1].workload = pair.nodes[1].endpoint.add_workload(workload);
+    let config = WorkloadConfig {
         prefixes,
         node: name(1),
         addresses,
         identity: API,
-        quarantined: false,
-        reset: false,
+        quarantine: Quarantine::None,
     };
-    let put = Change::Put(ResourceKey::Workload(network(), id(1)), Resource::Workload(spec));
-    let spec = NetworkSpec {
+    let put = ConfigChange::PutWorkload(id(1), config);
+    let config = NetworkConfig {
         prefixes: vec!["10.42.0.0/16".parse().unwrap()],
-        blocks: vec![],
         mtu: 1420,
-        admission: false,
-        conduct: Default::default(),
+        conduct: Conduct::default(),
     };
-    let changes = [put, Change::Put(ResourceKey::Network(network()), Resource::Network(spec))];
+    let changes = [put, ConfigChange::SetNetwork(config)];
     (0..2).for_each(|at| pair.apply(at, &changes));
     pair.send(0, &to_host());
     assert_eq!(pair.nodes[1].wire.delivered, [to_host()]);
@@ -118,7 +115,7 @@ fn the_receiving_node_judges_a_peers_errors_by_itself() {
 #[test]
 fn a_quarantined_gateway_sends_no_errors() {
     let mut pair = with_gateway();
-    let held = pair.nodes[1].slot;
+    let held = pair.nodes[1].workload;
     pair.nodes[1].endpoint.quarantine_locally(held, true);
     pair.send(1, &error("203.0.113.1", &to_host()));
     assert_eq!((arrived(&pair), pair.drops(1, DropReason::Quarantined)), (0, 1));
@@ -129,23 +126,19 @@ fn any_gateway_of_a_prefix_sends_errors_of_its_routers() {
     let mut pair = with_gateway();
     // Another one, on a node whose name comes first, so that it is the one that is used.
     let other: NodeName = "a-node".parse().unwrap();
-    let peer = PeerSpec {
+    let peer = PeerConfig {
         public_key: SecretKey::from_bytes([9; 32]).public(),
         candidates: vec![],
         prefixes: vec!["10.42.9.0/24".parse().unwrap()],
     };
-    let spec = WorkloadSpec {
+    let config = WorkloadConfig {
         prefixes: vec!["10.8.0.0/24".parse().unwrap()],
         node: other.clone(),
         addresses: vec!["10.42.9.1".parse().unwrap()],
         identity: API,
-        quarantined: false,
-        reset: false,
+        quarantine: Quarantine::None,
     };
-    let changes = [
-        Change::Put(ResourceKey::Peer(network(), other), Resource::Peer(peer)),
-        Change::Put(ResourceKey::Workload(network(), id(9)), Resource::Workload(spec)),
-    ];
+    let changes = [ConfigChange::PutPeer(other, peer), ConfigChange::PutWorkload(id(9), config)];
     pair.apply(0, &changes);
     for (number, from) in ["10.8.0.1", HOST, "203.0.113.1"].iter().enumerate() {
         pair.send(1, &error(from, &to_host()));
@@ -160,19 +153,18 @@ fn routes_of_one_host_have_its_errors_by_any_of_their_interfaces() {
     let mut pair = with_gateway();
     let addresses: Vec<IpAddr> = vec!["10.42.1.2".parse().unwrap()];
     let prefixes = vec!["10.9.0.0/24".parse().unwrap()];
-    let spec = WorkloadSpec {
+    let config = WorkloadConfig {
         prefixes: prefixes.clone(),
         node: name(1),
         addresses: addresses.clone(),
         identity: WEB,
-        quarantined: false,
-        reset: false,
+        quarantine: Quarantine::None,
     };
-    let put = Change::Put(ResourceKey::Workload(network(), id(7)), Resource::Workload(spec));
+    let put = ConfigChange::PutWorkload(id(7), config);
     pair.apply(1, &[put]);
     let workload = LocalWorkload { id: id(7), addresses, prefixes, vouched: None };
-    let own = pair.nodes[1].slot;
-    pair.nodes[1].slot = pair.nodes[1].endpoint.add_workload(workload);
+    let own = pair.nodes[1].workload;
+    pair.nodes[1].workload = pair.nodes[1].endpoint.add_workload(workload);
     // By the other route's interface: about what went to this one's, checked as this one's.
     pair.send(1, &error("203.0.113.1", &to_host()));
     assert_eq!(arrived(&pair), 1);

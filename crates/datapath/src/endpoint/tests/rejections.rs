@@ -1,16 +1,11 @@
-//! What senders of denied packets, and the ends of connections that are cut, are told.
+//! Answers to senders of denied packets, and to the ends of connections that are cut.
 
 use super::*;
 use crate::{
     headers::{Headers, RST, SYN, build},
     tcp::ACK,
 };
-use meshward_types::{Conduct, OnDeny, OnRevoke};
-
-fn put_network(conduct: Conduct) -> Change {
-    let spec = NetworkSpec { conduct, ..NetworkSpec::with_mtu(1420) };
-    Change::Put(ResourceKey::Network(network()), Resource::Network(spec))
-}
+use meshward_types::{OnDeny, OnRevoke};
 
 fn rejecting() -> Conduct {
     Conduct { on_deny: OnDeny::Reject, ..Conduct::default() }
@@ -59,8 +54,8 @@ fn connected(pair: &mut Pair) {
     (0..2).for_each(|at| drop(delivered(pair, at)));
 }
 
-fn drop_link() -> Change {
-    Change::Drop(ResourceKey::Link(network(), WEB, API))
+fn drop_link() -> ConfigChange {
+    ConfigChange::RemoveLink(WEB_TO_API)
 }
 
 #[test]
@@ -72,10 +67,10 @@ fn a_denied_packet_is_answered_to_its_sender_alone_if_the_network_says_so() {
     pair.send(0, &tcp(0, (4000, 22), SYN, (7, 0), b""));
     pair.send(0, &packet("10.42.0.1", "10.42.1.1", 17, (4000, 53), b"question"));
     pair.send(0, &packet("10.42.0.1", "10.42.1.99", 17, (4000, 53), b"is nobody there?"));
-    let told = delivered(&mut pair, 0);
-    assert_eq!(told.len(), 3);
-    assert_eq!((told[0][33], word(&told[0], 28)), (RST | ACK, 8));
-    assert_eq!((told[1][20], told[1][21], told[2][20], told[2][21]), (3, 13, 3, 13));
+    let answers = delivered(&mut pair, 0);
+    assert_eq!(answers.len(), 3);
+    assert_eq!((answers[0][33], word(&answers[0], 28)), (RST | ACK, 8));
+    assert_eq!((answers[1][20], answers[1][21], answers[2][20], answers[2][21]), (3, 13, 3, 13));
     assert_eq!(pair.drops(0, DropReason::Rejected), 3);
     assert_eq!(pair.drops(0, DropReason::Denied) + pair.drops(0, DropReason::UnknownAddress), 0);
     assert!(delivered(&mut pair, 1).is_empty());
@@ -99,19 +94,16 @@ fn the_node_that_denies_answers_through_the_senders_own() {
     let mut pair = pair(rejecting());
     pair.apply(1, &[drop_link()]);
     pair.send(0, &tcp(0, (4000, 8080), SYN, (7, 0), b""));
-    let told = delivered(&mut pair, 0);
-    assert_eq!((told.len(), pair.drops(1, DropReason::Rejected)), (1, 1));
-    assert_eq!((told[0][33], word(&told[0], 28)), (RST | ACK, 8));
+    let answers = delivered(&mut pair, 0);
+    assert_eq!((answers.len(), pair.drops(1, DropReason::Rejected)), (1, 1));
+    assert_eq!((answers[0][33], word(&answers[0], 28)), (RST | ACK, 8));
     // The sender's node takes that for the end of the connection, and for nothing else.
     let udp = AclEntry { protocol: Protocol::Udp, ports: PortRange::ALL };
-    pair.apply(
-        0,
-        &[Change::Put(ResourceKey::Link(network(), WEB, API), Resource::Link(Acl::new(vec![udp])))],
-    );
+    pair.apply(0, &[ConfigChange::PutLink(WEB_TO_API, Acl::new(vec![udp]))]);
     pair.send(0, &packet("10.42.0.1", "10.42.1.1", 17, (4000, 53), b"question"));
-    let told = delivered(&mut pair, 0);
-    assert_eq!(told.len(), 1);
-    assert_eq!((told[0][20], told[0][21]), (3, 13));
+    let answers = delivered(&mut pair, 0);
+    assert_eq!(answers.len(), 1);
+    assert_eq!((answers[0][20], answers[0][21]), (3, 13));
 }
 
 #[test]
@@ -121,7 +113,7 @@ fn rules_answer_where_the_network_does_not_and_the_other_way_around() {
     for (conduct, answered) in [(Conduct::default(), [true, false]), (rejecting(), [true, false])] {
         let mut pair = pair(conduct);
         let acl = Acl::default().with_answers(vec![entry(22)], vec![entry(23)], None);
-        let link = Change::Put(ResourceKey::Link(network(), WEB, API), Resource::Link(acl));
+        let link = ConfigChange::PutLink(WEB_TO_API, acl);
         (0..2).for_each(|at| pair.apply(at, std::slice::from_ref(&link)));
         for (port, answered) in [22, 23].into_iter().zip(answered) {
             pair.send(0, &tcp(0, (4000, port), SYN, (7, 0), b""));
@@ -131,15 +123,15 @@ fn rules_answer_where_the_network_does_not_and_the_other_way_around() {
 }
 
 #[test]
-fn who_is_quarantined_is_told_nothing_unless_the_network_says_that() {
+fn a_quarantined_workload_gets_no_rejection_unless_the_network_says_so() {
     for on_quarantine in [OnDeny::Drop, OnDeny::Reject] {
         let mut pair = pair(Conduct { on_quarantine, ..rejecting() });
-        let slot = pair.nodes[0].slot;
-        pair.nodes[0].endpoint.quarantine_locally(slot, true);
+        let workload = pair.nodes[0].workload;
+        pair.nodes[0].endpoint.quarantine_locally(workload, true);
         pair.send(0, &tcp(0, (4000, 8080), SYN, (7, 0), b""));
         pair.send(0, &packet("10.42.0.1", "10.42.1.99", 17, (4000, 53), b""));
-        let told = if on_quarantine == OnDeny::Reject { 2 } else { 0 };
-        assert_eq!(delivered(&mut pair, 0).len(), told);
+        let answers = if on_quarantine == OnDeny::Reject { 2 } else { 0 };
+        assert_eq!(delivered(&mut pair, 0).len(), answers);
     }
 }
 
@@ -152,7 +144,7 @@ fn both_ends_of_a_connection_that_is_cut_are_reset_where_they_are() {
     pair.wait(Duration::from_millis(500));
     // `web` has got three bytes more than it has acknowledged; `api` everything.
     assert_eq!((resets(&pair, 0), resets(&pair, 1)), (vec![907, 910], vec![109]));
-    // Who says something all the same is told where it is.
+    // A party that sends something all the same gets a reset at its own number.
     (0..2).for_each(|at| drop(delivered(&mut pair, at)));
     pair.send(0, &tcp(0, (4000, 8080), ACK, (109, 908), b""));
     assert_eq!(resets(&pair, 0), [908]);
@@ -166,27 +158,22 @@ fn both_ends_of_a_connection_that_is_cut_are_reset_where_they_are() {
 }
 
 #[test]
-fn a_change_without_reset_tells_nobody_and_a_quarantine_only_its_own() {
+fn a_change_without_reset_answers_no_end_and_a_quarantine_only_its_own() {
     let mut pair = pair(Conduct::default());
     connected(&mut pair);
     (0..2).for_each(|at| pair.apply(at, &[drop_link()]));
     pair.wait(Duration::from_millis(500));
     assert!(resets(&pair, 0).is_empty() && resets(&pair, 1).is_empty());
     (0..2).for_each(|at| pair.apply(at, &[put_link()]));
-    let quarantine = |reset: bool| {
-        let labels = "app=a2".parse().unwrap();
-        let spec = IdentitySpec { labels, accepts: vec![], quarantined: true, reset };
-        Change::Put(ResourceKey::Identity(network(), API), Resource::Identity(spec))
-    };
-    for (reset, told) in [(false, 0), (true, 1)] {
-        (0..2).for_each(|at| pair.apply(at, &[quarantine(reset)]));
+    for (quarantine, answers) in [(Quarantine::Silent, 0), (Quarantine::Reset, 1)] {
+        (0..2).for_each(|at| pair.apply(at, &[ConfigChange::PutIdentity(API, quarantine)]));
         pair.wait(Duration::from_millis(500));
-        assert_eq!(resets(&pair, 1).len(), told);
+        assert_eq!(resets(&pair, 1).len(), answers);
     }
 }
 
 #[test]
-fn an_end_whose_place_is_not_known_is_asked_for_it() {
+fn an_end_whose_sequence_number_is_not_known_is_asked_for_it() {
     let mut pair = pair(Conduct::default());
     connected(&mut pair);
     let kept = pair.nodes[0].endpoint.export_flows(time(pair.now), true);
@@ -194,16 +181,16 @@ fn an_end_whose_place_is_not_known_is_asked_for_it() {
     let fresh = Endpoint::new(name(0), secret, pair.now, Duration::ZERO);
     let changes =
         [put_identity(WEB), put_identity(API), put_workload(0, WEB), put_workload(1, API)];
-    fresh.apply(pair.now, &[put_network(Conduct::default())]);
-    fresh.apply(pair.now, &changes);
-    fresh.apply(pair.now, &[put_link()]);
+    fresh.apply(pair.now, [put_network(Conduct::default())]);
+    fresh.apply(pair.now, changes);
+    fresh.apply(pair.now, [put_link()]);
     let workload = LocalWorkload {
         prefixes: vec![],
         id: id(0),
         addresses: vec![workload_at(0)],
         vouched: None,
     };
-    pair.nodes[0].slot = fresh.add_workload(workload);
+    pair.nodes[0].workload = fresh.add_workload(workload);
     assert_eq!(fresh.import_flows(time(pair.now), &kept), Ok(1));
     pair.nodes[0].endpoint = fresh;
     let conduct = Conduct { resets: 1, ..Conduct::default() };
@@ -220,35 +207,35 @@ fn an_end_whose_place_is_not_known_is_asked_for_it() {
 }
 
 #[test]
-fn where_refusals_are_heard_both_ends_of_what_is_cut_hear_of_it_before_they_speak() {
+fn where_denied_packets_are_rejected_both_ends_of_a_cut_connection_get_resets_before_they_send() {
     let mut pair = pair(rejecting());
     connected(&mut pair);
     (0..2).for_each(|at| pair.apply(at, &[drop_link()]));
     pair.wait(Duration::from_millis(500));
     assert_eq!((resets(&pair, 0), resets(&pair, 1)), (vec![907, 910], vec![109]));
-    // Whom no link joins with anybody here is forgotten, which tells whoever is left.
+    // A workload without links to this node is removed, and the other end gets a reset.
     let mut pair = self::pair(rejecting());
     connected(&mut pair);
-    let forgotten = |at: usize| Change::Drop(ResourceKey::Workload(network(), id(1 - at)));
+    let forgotten = |at: usize| ConfigChange::RemoveWorkload(id(1 - at));
     (0..2).for_each(|at| pair.apply(at, &[drop_link(), forgotten(at)]));
     pair.wait(Duration::from_millis(500));
     assert_eq!((resets(&pair, 0).len(), resets(&pair, 1).len()), (2, 1));
 }
 
 #[test]
-fn a_restart_resets_nothing_of_what_is_not_known_yet() {
+fn a_restart_resets_no_connection_of_workloads_that_are_not_known_yet() {
     let mut pair = pair(rejecting());
     connected(&mut pair);
     let kept = pair.nodes[0].endpoint.export_flows(time(pair.now), true);
     let fresh = Endpoint::new(name(0), SecretKey::from_bytes([1; 32]), pair.now, Duration::ZERO);
-    fresh.apply(pair.now, &[put_network(Conduct { on_revoke: OnRevoke::Reset, ..rejecting() })]);
+    fresh.apply(pair.now, [put_network(Conduct { on_revoke: OnRevoke::Reset, ..rejecting() })]);
     let workload = LocalWorkload {
         prefixes: vec![],
         id: id(0),
         addresses: vec![workload_at(0)],
         vouched: None,
     };
-    pair.nodes[0].slot = fresh.add_workload(workload);
+    pair.nodes[0].workload = fresh.add_workload(workload);
     assert_eq!(fresh.import_flows(time(pair.now), &kept), Ok(1));
     pair.nodes[0].endpoint = fresh;
     let now = pair.now;
@@ -257,7 +244,7 @@ fn a_restart_resets_nothing_of_what_is_not_known_yet() {
 }
 
 #[test]
-fn timeouts_that_are_changed_hold_for_what_is_under_way() {
+fn changed_timeouts_apply_to_running_connections() {
     let timeouts = |seconds: u32| Conduct {
         timeouts: [Some(seconds), None, None, None],
         ..Conduct::default()
