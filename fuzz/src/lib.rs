@@ -146,6 +146,9 @@ impl<'a> Bytes<'a> {
 }
 
 /// Writes blocks one after the other, as [`Bytes::block`] reads them.
+///
+/// # Panics
+/// If a block is longer than 65,535 bytes.
 pub fn blocks<T: AsRef<[u8]>>(all: impl IntoIterator<Item = T>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for block in all {

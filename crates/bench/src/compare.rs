@@ -2,7 +2,7 @@
 
 use crate::report::{Row, median};
 
-/// What is aimed at.
+/// A target of a figure.
 #[derive(Debug, Clone, Copy)]
 pub enum Target {
     /// The ratio is at least this.
@@ -31,15 +31,15 @@ impl Target {
     }
 }
 
-/// One quantity.
+/// A quantity, measured in several runs.
 pub struct Figures<'a> {
     /// The benchmark.
     pub bench: &'static str,
-    /// What was measured, and in which setting.
+    /// The load and the setting.
     pub case: String,
     /// The quantity, such as `throughput`.
     pub metric: &'static str,
-    /// Its unit, such as `Gbit/s`; empty for a count.
+    /// The unit, such as `Gbit/s`; empty for a count.
     pub unit: &'static str,
     /// Ours, run by run.
     pub ours: &'a [f64],

@@ -1,4 +1,4 @@
-//! Who is measured: our daemons, and other userspace `WireGuards`.
+//! The contenders: our daemons, and other userspace implementations of WireGuard.
 
 use crate::measure::Tunnel;
 use anyhow::{Context, Result, ensure};
@@ -22,19 +22,19 @@ pub const PROGRAMS: [(&str, &str); 7] = [
     ("wireguard-go", "wireguard-go"),
 ];
 
-/// How many rules our daemons have loaded beside others.
+/// Number of rules that our daemons have loaded in comparisons with others.
 pub(crate) const RULES: u16 = 1000;
 
-/// What there is to run.
+/// The programs that can be measured.
 #[derive(Debug, Clone)]
 pub struct Tools {
     /// Our release binaries.
     pub ours: Binaries,
-    /// Where cargo has installed the others.
+    /// The folder into which cargo has installed the others.
     pub others: PathBuf,
 }
 
-/// One of those that are measured.
+/// A program that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
     /// Ours.
@@ -43,16 +43,16 @@ pub(crate) enum Contender {
     Nebula,
     /// A program with WireGuard's usual control socket.
     Other {
-        /// Its name.
+        /// The name in reports.
         name: &'static str,
-        /// What its binary is called.
+        /// The name of the binary.
         program: &'static str,
-        /// Its arguments before the interface's name.
+        /// The arguments before the interface's name.
         arguments: &'static [&'static str],
     },
 }
 
-/// Whom we compare with.
+/// The contenders that ours is compared with.
 pub(crate) const OTHERS: [Contender; 4] = [
     Contender::Other {
         name: "gotatun-cli",
@@ -73,7 +73,7 @@ pub(crate) const OTHERS: [Contender; 4] = [
 ];
 
 impl Contender {
-    /// What it is called.
+    /// Returns its name in reports.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Meshward => "meshward",

@@ -154,7 +154,7 @@ fn handshake_time(pid: u32) -> Result<f64> {
     anyhow::bail!("the node has no thread for handshakes")
 }
 
-/// Who is flooded.
+/// The endpoint that is flooded.
 struct Victim<'a> {
     site: &'a Site,
     port: u16,

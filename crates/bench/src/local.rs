@@ -23,7 +23,7 @@ fn alternate(
 ) -> Result<[Vec<f64>; 2]> {
     let mut figures = [Vec::new(), Vec::new()];
     for run in 0..runs {
-        // Who is first changes, so that neither has the better place.
+        // The order alternates, so that neither has the better part.
         for which in [run % 2, 1 - run % 2] {
             figures[which].push(value(&tunnels[which].run(load, time, folder)?));
         }

@@ -16,7 +16,7 @@ use xtask::{cargo, packages};
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", arg_required_else_help = true)]
 struct Options {
-    /// What is measured
+    /// The measurement to run
     bench: Bench,
     /// One short pair: to see that it works, not to compare
     #[arg(long)]
@@ -34,7 +34,7 @@ struct Options {
 enum Bench {
     /// A link between two nodes, beside other overlay networks in userspace
     Link,
-    /// The same, round trips alone
+    /// A link between two nodes: its round trips alone
     RoundTrips,
     /// A link between two workloads of one node, beside a bare bridge
     Local,
@@ -42,21 +42,21 @@ enum Bench {
     Rules,
     /// A thousand workloads that come to a node and go: what that costs, and that nothing is left
     Attach,
-    /// One node with thousands of peers: whom it reaches, and its memory
+    /// One node with thousands of peers: how many it reaches, and its memory
     Node,
     /// The packet path by itself: new flows through the filter, and packets through an endpoint
     /// beside boringtun's engine
     Datapath,
-    /// How soon a quarantine stops a running connection between real nodes
+    /// The time until a quarantine stops a running connection between real nodes
     Quarantine,
     /// A TCP connection through a node that is flooded with handshakes from forged addresses
     Handshakes,
     /// The coordinator under attack: a flood of strangers, and one hostile node at all its limits
     Control,
-    /// What goes through a relay on one core, beside the same link without it; five thousand nodes
-    /// connected to one
+    /// The throughput of a relay on one core, beside the same link without it; five thousand nodes
+    /// connected to one relay
     Relay,
-    /// How long Terraform takes to plan and apply 500 resources
+    /// The time that Terraform needs to plan and apply 500 resources
     Terraform,
     /// The coordinator's decisions by themselves, with a million workloads: compiling, and the
     /// deltas of single changes

@@ -17,19 +17,19 @@ use std::{
 
 /// A tunnel that stands.
 pub(crate) struct Tunnel {
-    /// Where clients run.
+    /// The namespace of the clients.
     pub client: Netns,
-    /// Where servers run.
+    /// The namespace of the servers.
     pub server: Netns,
     /// The server's address in the tunnel.
     pub address: IpAddr,
     /// The daemons on both sides.
     pub daemons: Vec<u32>,
-    /// What ends with the tunnel.
+    /// Processes and namespaces that end with the tunnel.
     pub _keep: Vec<Box<dyn std::any::Any + Send + Sync>>,
 }
 
-/// What is sent.
+/// A load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
     /// This many TCP streams.
@@ -50,7 +50,7 @@ impl Load {
     }
 }
 
-/// What came out of one run.
+/// The result of one run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outcome {
     /// Gbit/s that arrived.

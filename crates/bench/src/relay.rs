@@ -1,5 +1,5 @@
-//! What goes through a relay that has one core, beside the same link without it, and how nodes
-//! share it.
+//! The throughput of a relay that has one core, beside the same link without it, and its fairness
+//! between nodes.
 
 use crate::{
     compare::{Figures, Target},
@@ -34,7 +34,7 @@ pub fn relay(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     let mut relay = mesh.relay("relay")?;
     let pairs = [Pair::new(&mut mesh, ["a", "b"])?, Pair::new(&mut mesh, ["c", "d"])?];
     mesh.apply("network: shop\nrules: [{ name: all, from: {}, to: {}, allow: [any] }]\n")?;
-    // Whichever of the two is taken, relaying has one core.
+    // With either of the two, relaying has one core.
     for pid in [relay.process.pid(), mesh.coordinator.pid()] {
         pin(pid, 1)?;
     }
@@ -114,7 +114,7 @@ impl Pair {
         Ok(Self { nodes, tunnel: Tunnel { client, server, address, daemons, _keep: vec![] } })
     }
 
-    /// Whether both nodes send by a relay; `None` before they send at all.
+    /// Returns whether both nodes send by a relay; `None` before they send at all.
     fn is_relayed(&self) -> Option<bool> {
         let of = |node: &Node, other: &Node| {
             let mut peers = node.endpoint().ok()?.peers.into_iter();
@@ -151,7 +151,7 @@ ip6 saddr {{ {2}, {3} }} ip6 daddr {{ {2}, {3} }} udp dport 51820-51900 drop
     })
 }
 
-/// Has all threads of a process run on one core.
+/// Pins all threads of a process to one core.
 fn pin(pid: u32, core: usize) -> Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core)?;

@@ -2,30 +2,30 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One figure.
+/// A figure of a report.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// The benchmark.
     pub bench: String,
-    /// What was measured, and in which setting: `tcp1/real`.
+    /// The load and the setting: `tcp1/real`.
     pub case: String,
     /// The quantity.
     pub metric: String,
-    /// Its unit.
+    /// The unit of the value.
     pub unit: String,
     /// Our median.
     pub value: f64,
     /// The smallest and the largest of ours.
     pub spread: [f64; 2],
-    /// Whom it is compared with.
+    /// The contender that it is compared with.
     pub against: Option<String>,
     /// Their median.
     pub against_value: Option<f64>,
     /// The median of the ratios, pair by pair.
     pub ratio: Option<f64>,
-    /// What is aimed at.
+    /// The target, in words.
     pub target: Option<String>,
-    /// Whether it is reached.
+    /// `true` if the target is met.
     pub met: Option<bool>,
 }
 

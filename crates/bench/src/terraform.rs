@@ -1,5 +1,5 @@
-//! How long Terraform takes for 500 resources, with the real `terraform`, the provider that users
-//! run and a live coordinator.
+//! The time that Terraform needs for 500 resources, with the real `terraform`, the provider that
+//! users run and a live coordinator.
 
 use crate::{
     compare::{Figures, Target},

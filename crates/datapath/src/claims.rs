@@ -1,12 +1,12 @@
 //! Claims of what only one may have: an address, a key. The coordinator sees to it that nothing is
-//! claimed twice; should it happen all the same, the first keeps it, and who waits behind has it
-//! once the first has let go.
+//! claimed twice; should it happen all the same, the first claim holds, and the next one does once
+//! the first is withdrawn.
 
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, hash_map::Entry};
 use std::hash::Hash;
 
-/// A claim: by whom, and what it says.
+/// A claim: the claimant and the claimed value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Claim<O, V> {
     owner: O,
@@ -16,9 +16,9 @@ struct Claim<O, V> {
 /// Claims by what is claimed.
 #[derive(Debug)]
 pub(crate) struct Claims<K, O, V> {
-    /// Those that hold.
+    /// The claims that hold.
     first: HashMap<K, Claim<O, V>, RandomState>,
-    /// Those that wait, in their order: hardly ever there are any.
+    /// The claims that wait, in their order: there are hardly ever any.
     waiting: HashMap<K, Vec<Claim<O, V>>>,
 }
 
@@ -29,13 +29,13 @@ impl<K, O, V> Default for Claims<K, O, V> {
 }
 
 impl<K: Copy + Eq + Hash, O: Copy + Eq, V: Copy> Claims<K, O, V> {
-    /// Returns who has it: what its claim says.
+    /// Returns the value of the claim that holds.
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.first.get(key).map(|claim| &claim.value)
     }
 
-    /// Claims something, or has one's claim say something else; one's place in the order stays.
-    /// `outranks`: whether the first value goes before the second, whoever was there first.
+    /// Adds a claim, or replaces the value of the owner's own claim, which keeps its rank.
+    /// `outranks`: `true` if the first value goes before the second, whichever was there first.
     pub(crate) fn put(&mut self, key: K, owner: O, value: V, outranks: impl Fn(&V, &V) -> bool) {
         let claim = Claim { owner, value };
         let first = match self.first.entry(key) {
@@ -62,7 +62,7 @@ impl<K: Copy + Eq + Hash, O: Copy + Eq, V: Copy> Claims<K, O, V> {
         waiting.insert(at.unwrap_or(waiting.len()), claim);
     }
 
-    /// Withdraws a claim. If it held, the next one does.
+    /// Withdraws a claim. If it held, the next one holds from now on.
     pub(crate) fn remove(&mut self, key: &K, owner: O) {
         let Some(first) = self.first.get_mut(key) else { return };
         let next = match self.waiting.get_mut(key) {

@@ -26,7 +26,7 @@ pub enum DropReason {
     Denied,
     /// One end is quarantined.
     Quarantined,
-    /// One of the four before, and its sender was told.
+    /// A packet denied for one of the four reasons above, whose sender got a rejection.
     Rejected,
     /// A later fragment whose first fragment did not pass, before it or soon after.
     OrphanFragment,
@@ -36,23 +36,23 @@ pub enum DropReason {
     /// An ICMP error that does not come from where the packet was going that it is about, cannot be
     /// true, or is one of too many.
     StrayIcmpError,
-    /// A datagram that is no WireGuard message, or one for nobody here.
+    /// A datagram that is no WireGuard message, or one for no peer of this endpoint.
     UnknownPeer,
     /// A WireGuard message that does not authenticate, or is replayed.
     BadCrypto,
     /// A packet for a peer that is longer than the network's MTU and must not be fragmented; its
-    /// sender was told.
+    /// sender got an ICMP error.
     PacketTooBig,
     /// A mark of congestion on a packet whose sender does not know ECN (RFC 6040 §4.2).
     Congestion,
-    /// A packet that waited for a peer's session: too many did, or none came.
+    /// A packet that waited for a peer's session: too many waited, or no session came.
     NoSession,
     /// A message of a handshake from a source that has asked for too many, or has not shown its
     /// address under load.
     HandshakeLimit,
     /// A message of a handshake, while too many wait.
     HandshakeQueueFull,
-    /// The kernel did not take the packet for a workload or for the network.
+    /// The kernel did not accept the packet for a workload or for the network.
     NotTaken,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Dropped {
 }
 
 impl Dropped {
-    /// One packet.
+    /// The drop of one packet.
     pub(crate) fn one(reason: DropReason) -> Self {
         Self { reason, packets: 1 }
     }
@@ -131,7 +131,7 @@ impl DropCounters {
         }
     }
 
-    /// Returns what was counted so far.
+    /// Returns the counts so far.
     pub(crate) fn read(&self) -> DropCounts {
         DropCounts(self.0.each_ref().map(|counter| counter.load(Relaxed)))
     }

@@ -33,7 +33,7 @@ impl Ecn {
         self as u8
     }
 
-    /// That of a packet that has been parsed.
+    /// Returns the ECN field of a packet that has been parsed.
     pub(crate) fn of_packet(packet: &[u8]) -> Self {
         match packet {
             [first, second, ..] if first >> 4 == 6 => Self::of_class(second >> 4),

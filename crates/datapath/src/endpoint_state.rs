@@ -1,4 +1,4 @@
-//! What all workers of an endpoint share.
+//! The state that all workers of an endpoint share.
 
 use crate::{
     drop_reason::DropCounters,

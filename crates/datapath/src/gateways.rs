@@ -6,7 +6,7 @@ use crate::index::PeerIndex;
 use ipnet::IpNet;
 use std::{collections::HashSet, net::IpAddr};
 
-/// Prefixes, each with those behind whom it lies.
+/// Prefixes, each with the gateways behind which it lies.
 #[derive(Debug)]
 pub(crate) struct Prefixes<T>(Vec<(IpNet, Vec<T>)>);
 
@@ -17,7 +17,7 @@ impl<T> Default for Prefixes<T> {
 }
 
 impl<T: Copy> Prefixes<T> {
-    /// Adds somebody behind whom a prefix lies; those of a prefix are in the order of `rank`.
+    /// Adds a gateway of a prefix; those of a prefix are in the order of `rank`.
     pub(crate) fn add<R: Ord>(&mut self, prefix: IpNet, gateway: T, rank: impl Fn(&T) -> R) {
         let at = self.0.partition_point(|(known, _)| {
             (known.prefix_len(), *known) > (prefix.prefix_len(), prefix)
@@ -31,7 +31,7 @@ impl<T: Copy> Prefixes<T> {
         }
     }
 
-    /// Takes out those for whom `gone` holds.
+    /// Removes the gateways for which `gone` holds.
     pub(crate) fn remove(&mut self, prefix: IpNet, gone: impl Fn(&T) -> bool) {
         if let Some((_, gateways)) = self.0.iter_mut().find(|(known, _)| *known == prefix) {
             gateways.retain(|gateway| !gone(gateway));
@@ -39,7 +39,7 @@ impl<T: Copy> Prefixes<T> {
         self.0.retain(|(_, gateways)| !gateways.is_empty());
     }
 
-    /// Returns the longest prefix that an address is of, and behind whom it lies.
+    /// Returns the longest prefix that contains an address, and its gateways.
     pub(crate) fn find(&self, address: IpAddr) -> Option<(u8, &[T])> {
         let (prefix, gateways) = self.0.iter().find(|(prefix, _)| prefix.contains(&address))?;
         Some((prefix.prefix_len(), gateways))

@@ -6,7 +6,7 @@ use std::ops::Range;
 /// (`UDP_GRO_CNT_MAX` is 64, `net/ipv4/udp_offload.c`).
 pub const MAX_GATHER_PARTS: usize = 128;
 
-/// Where something stands in the buffer that datagrams were received into.
+/// A range of the buffer that datagrams were received into.
 pub(crate) type Span = Range<usize>;
 
 /// A packet in parts, in order: what the kernel calls a gather list.

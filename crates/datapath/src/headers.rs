@@ -38,18 +38,18 @@ use Unforwardable::{Malformed, SourceRouted};
 /// The part of a packet that a fragment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fragment {
-    /// It is whole.
+    /// A packet that is whole.
     Whole,
-    /// It is the first part and has the ports.
+    /// The first fragment, which has the ports.
     First(u32),
-    /// It is a later part, without ports.
+    /// A later fragment, without ports.
     Later(u32),
 }
 
 /// The role of an ICMP message in the filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Icmp {
-    /// It is no ICMP message.
+    /// No ICMP message.
     None,
     /// An echo request: it may begin a flow.
     Request,
@@ -63,7 +63,7 @@ pub enum Icmp {
 
 impl Icmp {
     /// Returns the role of a type of message, for ICMP (1) and `ICMPv6` (58). What IANA has not given
-    /// out is taken for an error in IPv4, as types below 128 are in IPv6 (RFC 4443 §2.1).
+    /// out counts as an error in IPv4, as types below 128 are in IPv6 (RFC 4443 §2.1).
     pub(crate) fn of(ip_protocol: u8, kind: u8) -> Self {
         match (ip_protocol, kind) {
             (1, 8) | (58, 128) => Self::Request,
@@ -92,7 +92,7 @@ pub struct Headers {
     pub tcp_flags: u8,
     /// Fragmentation.
     pub fragment: Fragment,
-    /// Where a fragment's payload belongs in its packet, in bytes.
+    /// The offset of a fragment's payload in its packet, in bytes.
     pub offset: u32,
     /// Length of the packet by its own header, in bytes.
     pub length: usize,
@@ -306,7 +306,7 @@ pub(crate) mod build {
     //! Packets for tests.
     use super::*;
 
-    /// A packet of `protocol` with the given ports (or echo identifier) and payload.
+    /// Returns a packet of `protocol` with the given ports (or echo identifier) and payload.
     pub(crate) fn packet(
         source: &str,
         destination: &str,

@@ -17,9 +17,9 @@ const MAX_EXTENSIONS: usize = 8;
 /// The packet that an error is about, as far as it is quoted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Quoted {
-    /// Its addresses, protocol and ports; lengths and flags are not known.
+    /// The addresses, protocol and ports of the packet; lengths and flags are not known.
     pub headers: Headers,
-    /// Its sequence number, if it is one of TCP.
+    /// The sequence number of a TCP segment.
     pub sequence: Option<u32>,
 }
 
@@ -107,7 +107,8 @@ pub(crate) fn truncate(packet: &mut [u8], headers: &mut Headers) -> bool {
         IpAddr::V4(_) => {
             packet[2..4].copy_from_slice(&(limit as u16).to_be_bytes());
             set_ipv4(packet, message);
-            // What follows the quoted packet is gone (RFC 4884 §4: the field is its length).
+            // The extensions behind the quoted packet are gone (RFC 4884 §4: the field is its
+            // length).
             packet[message + 5] = 0;
         }
         IpAddr::V6(_) => {

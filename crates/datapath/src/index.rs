@@ -13,12 +13,12 @@ pub struct PeerIndex(pub u32);
 pub const MAX_PEERS: usize = 1 << 24;
 
 impl WorkloadIndex {
-    /// Returns the workload at a position of a list by index.
+    /// Returns the workload at a position in a list by index.
     pub fn of_position(position: usize) -> Self {
         Self(position as u32)
     }
 
-    /// Its position in a list by index.
+    /// Returns the position in a list by index.
     #[inline]
     pub fn position(self) -> usize {
         self.0 as usize

@@ -1,5 +1,5 @@
 //! The virtio network header, which stands in front of each packet of a TUN (virtio 1.2 §5.1.6,
-//! `linux/virtio_net.h`).
+//! ``linux/virtio_net.h``).
 
 /// Length of the header, in bytes.
 pub const VIRTIO_HEADER_LENGTH: usize = 10;
@@ -12,7 +12,7 @@ const GSO_UDP: u8 = 5;
 /// Set beside a TCP type where the sender uses ECN.
 const GSO_ECN: u8 = 0x80;
 
-/// What is still to be done to a packet.
+/// The offloads of a packet that are still to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Offload {
     /// Nothing; its checksum is complete.
@@ -20,14 +20,14 @@ pub enum Offload {
     None,
     /// Nothing; its checksum is complete and was verified.
     Verified,
-    /// Its checksum is to be completed.
+    /// The checksum is to be completed.
     Checksum {
-        /// Where the bytes that are summed begin.
+        /// The offset of the first byte that is summed.
         start: u16,
-        /// Where the checksum stands, from `start`.
+        /// The offset of the checksum from `start`.
         offset: u16,
     },
-    /// It is to be cut into segments whose checksums are to be completed.
+    /// The packet is to be cut into segments, whose checksums are to be completed.
     Segment {
         /// The kind of segments.
         kind: SegmentKind,
@@ -35,7 +35,7 @@ pub enum Offload {
         size: u16,
         /// Length of all headers.
         headers: u16,
-        /// Where the transport header begins.
+        /// The offset of the transport header.
         start: u16,
     },
 }
@@ -52,7 +52,7 @@ pub enum SegmentKind {
 }
 
 impl SegmentKind {
-    /// Where the checksum stands in the transport header.
+    /// Returns the offset of the checksum in the transport header.
     pub(crate) fn checksum_offset(self) -> u16 {
         if self == Self::Udp { 6 } else { 16 }
     }

@@ -1,4 +1,4 @@
-//! Who is charged for what is kept of a packet.
+//! The owner to whose quota the state of a packet is charged.
 
 use crate::index::{PeerIndex, WorkloadIndex};
 
@@ -11,7 +11,7 @@ pub enum QuotaOwner {
     Remote {
         /// The peer.
         peer: PeerIndex,
-        /// A number that tells the peer's workloads apart.
+        /// A number of the workload among the peer's.
         workload: u32,
     },
 }

@@ -1,7 +1,7 @@
-//! A packet batch: some packets that a worker takes through an endpoint in a row. What the
-//! coordinator said cannot change meanwhile.
+//! A packet batch: packets that a worker passes through an endpoint in a row. The configuration
+//! does not change meanwhile.
 //!
-//! [`egress`](crate::egress) takes packets from workloads to the network,
+//! [`egress`](crate::egress) sends packets of workloads to the network,
 //! [`ingress`](crate::ingress) datagrams from the network to workloads.
 
 use crate::{
@@ -19,7 +19,7 @@ use meshward_wireguard::Millis;
 use parking_lot::RwLockReadGuard;
 use std::time::Instant;
 
-/// Vouches that are taken up in one batch at the most.
+/// Maximum number of vouches that are accepted in one batch.
 const MAX_VOUCHES: usize = 256;
 
 /// A vouch, and the peer that has sent it.
@@ -28,7 +28,7 @@ struct ReceivedVouch {
     vouch: Vouch,
 }
 
-/// A worker's memory between batches, which is used again.
+/// A worker's buffers, which are used again by the next batch.
 #[derive(Default)]
 pub struct WorkerScratch {
     pub(crate) send_batch: SendBatch,
@@ -82,7 +82,7 @@ impl<'a> PacketBatch<'a> {
         }
     }
 
-    /// Has sessions and paths loaded anew: one of them has changed.
+    /// Forgets the session and the path that were loaded last: one of them has changed.
     pub(crate) fn forget_send_path(&mut self) {
         self.cached_send_path = None;
     }

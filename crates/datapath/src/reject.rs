@@ -71,7 +71,7 @@ pub(crate) fn rejection(packet: &[u8], headers: &Headers) -> Option<Vec<u8>> {
     Some(tcp_segment(from, to, seq, ack, flags))
 }
 
-/// A TCP segment without data, options and window, from one end to the other.
+/// Returns a TCP segment without data, options and window, from one end to the other.
 pub(crate) fn tcp_segment(from: TcpEnd, to: TcpEnd, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
     let (mut packet, at) = ip(from.address, to.address, 6, 20);
     let tcp = &mut packet[at..];
@@ -111,7 +111,7 @@ pub(crate) fn icmp_error(
     answer
 }
 
-/// A packet with an IP header and a payload of zeros, and where that begins.
+/// Returns a packet with an IP header and a payload of zeros, and the offset of the payload.
 fn ip(from: IpAddr, to: IpAddr, protocol: u8, payload: usize) -> (Vec<u8>, usize) {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {

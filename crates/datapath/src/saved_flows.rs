@@ -24,7 +24,7 @@ const RECORD: usize = 48;
 const STATES: [State; 5] =
     [State::Opening, State::Answered, State::Established, State::Closing, State::Reset];
 
-/// Why bytes are not taken for flows.
+/// The reason why bytes are no saved flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SavedFlowsError {
     /// They begin with something else.
@@ -46,7 +46,7 @@ pub enum SavedFlowsError {
 pub(crate) struct SavedFlows {
     /// Returns whether these are all flows that there were when the daemon ended.
     pub complete: bool,
-    /// When they were written, since 1970.
+    /// The time at which they were written, since 1970.
     pub written: Duration,
     pub flows: Vec<SavedFlow>,
 }

@@ -1,4 +1,4 @@
-//! Where packets and messages leave an endpoint: the I/O of a node implements it.
+//! The sink of packets and messages of an endpoint: the I/O of a node implements it.
 
 use crate::{ecn::Ecn, gather::GatherList, index::WorkloadIndex, offload::Offload};
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 /// The output of an endpoint.
 pub trait Sink {
     /// Writes a packet, which may be a super-packet, to a local workload's TUN. Returns false if it
-    /// was not taken.
+    /// was dropped.
     fn to_workload(
         &mut self,
         workload: WorkloadIndex,
@@ -14,7 +14,7 @@ pub trait Sink {
         packet: GatherList<'_>,
     ) -> bool;
     /// Sends datagrams, each of `size` bytes but for the last, which may be shorter. Returns false
-    /// if any of them was not taken.
+    /// if any of them was dropped.
     fn to_network(&mut self, to: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool;
     /// Sends a datagram that must not be fragmented on its way; one that is too long for the path
     /// is lost.

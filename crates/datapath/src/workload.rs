@@ -7,7 +7,7 @@ use std::net::IpAddr;
 /// A workload of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalWorkload {
-    /// Its id.
+    /// The workload's id.
     pub id: WorkloadId,
     /// The only addresses that it may send from ...
     pub addresses: Vec<IpAddr>,

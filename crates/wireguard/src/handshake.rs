@@ -75,7 +75,7 @@ pub struct Responder {
     state: HandshakeState,
     /// The initiator's key, which the message proves.
     pub peer: PublicKey,
-    /// When the initiation was made, by the initiator's clock.
+    /// The time of the initiation, by the initiator's clock.
     pub timestamp: Tai64n,
 }
 

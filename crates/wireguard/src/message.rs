@@ -27,9 +27,9 @@ pub const RESPONSE_RECEIVER_INDEX: usize = 8;
 /// Offset of the receiver's index in cookie replies and data messages.
 pub const RECEIVER_INDEX: usize = 4;
 
-/// Where Noise's part of an initiation stands.
+/// Noise's part of an initiation.
 pub(crate) const INITIATION_NOISE: Range<usize> = 8..116;
-/// Where Noise's part of a response stands.
+/// Noise's part of a response.
 pub(crate) const RESPONSE_NOISE: Range<usize> = 12..60;
 
 /// The type of a message.

@@ -1,13 +1,14 @@
 //! Which of a session's counters have been used: a sliding window (RFC 6479).
 
-/// How far behind the greatest counter a packet may come; the kernel's WireGuard has as much.
+/// The distance by which a packet may be behind the greatest counter; the kernel's WireGuard has
+/// the same.
 pub const WINDOW_SIZE: u64 = (WORDS as u64 - 1) * 64;
 const WORDS: usize = 128;
 
 /// The counters of a session that were received.
 #[derive(Debug)]
 pub struct ReplayWindow {
-    /// One more than the greatest counter.
+    /// The greatest counter plus one.
     next: u64,
     bits: [u64; WORDS],
 }
@@ -29,7 +30,7 @@ impl ReplayWindow {
         self.next - counter <= WINDOW_SIZE && self.bits[word(counter)] & bit(counter) == 0
     }
 
-    /// Marks a counter as used. Returns false if it was used before, or is too old to tell.
+    /// Marks a counter as used. Returns `false` if it was used before, or is too old to know.
     #[inline]
     pub fn accept(&mut self, counter: u64) -> bool {
         if !self.is_fresh(counter) {

@@ -22,7 +22,7 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const REKEY_TIMEOUT_JITTER_MAX: Duration = Duration::from_millis(333);
 /// Age at which a cookie's secret is replaced, and a cookie with it (the paper's §5.4.7).
 pub const COOKIE_SECRET_MAX_AGE: Duration = Duration::from_mins(2);
-/// How much sooner the receiver of a cookie stops using it: messages take time.
+/// The time by which the receiver of a cookie stops using it sooner, for the messages on their way.
 pub const COOKIE_SECRET_LATENCY: Duration = Duration::from_secs(5);
 /// The least time between two initiations of one peer that are answered: the kernel's
 /// `INITIATIONS_PER_SECOND` is 50.

@@ -29,7 +29,7 @@ impl Tai64n {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// Returns the bytes of the wire form.
     pub fn to_bytes(self) -> [u8; 12] {
         self.0
     }
@@ -93,7 +93,7 @@ impl TimestampSource {
         self.newest.fetch_max(floor, Relaxed);
     }
 
-    /// Follows the clock up to this many seconds since 1970.
+    /// Lets the timestamps follow the clock up to this many seconds since 1970.
     pub fn set_limit(&self, seconds: u64) {
         self.limit.store(seconds.saturating_mul(STEPS_PER_SECOND), Relaxed);
     }

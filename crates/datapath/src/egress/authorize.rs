@@ -1,5 +1,5 @@
-//! Whether a workload may send a packet: from its own addresses, to a known destination, and as the
-//! filter allows.
+//! Authorization of packets that workloads send: from their own addresses, to a known destination,
+//! and as the filter allows.
 
 use crate::{
     drop_reason::DropReason,

@@ -77,7 +77,7 @@ impl SendBatch {
         (self.used, self.count, self.closed) = (0, 0, false);
     }
 
-    /// Returns how many datagrams were not taken since the last call.
+    /// Returns the number of datagrams that the kernel did not accept since the last call.
     pub(crate) fn take_lost(&mut self) -> u64 {
         std::mem::take(&mut self.lost)
     }

@@ -1,5 +1,5 @@
 //! An endpoint: one node's part in one network. It knows the workloads, the peers and the rules;
-//! workers take packets through it in [batches](crate::packet_batch), and one thread does what is
+//! workers pass packets through it in [batches](crate::packet_batch), and one thread does what is
 //! slow: handshakes and timers.
 
 pub(crate) mod api;

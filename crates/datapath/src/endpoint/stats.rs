@@ -1,4 +1,4 @@
-//! What an endpoint has counted.
+//! The counters of an endpoint.
 
 use super::api::Endpoint;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 use meshward_types::{NodeName, WorkloadId};
 use std::time::Instant;
 
-/// What an endpoint has counted.
+/// The counters of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointStats {
     /// Packets dropped, by reason.
@@ -24,7 +24,7 @@ pub struct EndpointStats {
 }
 
 impl Endpoint {
-    /// Returns what has been counted.
+    /// Returns the counters.
     pub fn stats(&self, now: Instant) -> EndpointStats {
         let (peers, devices) = {
             let tables = self.state.tables.read();

@@ -1,4 +1,4 @@
-//! What an endpoint does every quarter of a second.
+//! The periodic work of an endpoint, every quarter of a second.
 
 use super::api::Endpoint;
 use crate::{

@@ -1,4 +1,4 @@
-//! Bounded tables in which every owner has its share: what one of them does never takes another's.
+//! Bounded tables in which every owner has its share: no owner ever loses its share to another.
 //!
 //! Owners form a tree of two levels: the workloads of this node, and the peers with their
 //! workloads. Room that nobody uses goes to whoever asks. Once the tables of a [`Ledger`] are full,

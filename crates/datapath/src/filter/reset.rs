@@ -10,13 +10,13 @@ use crate::{
 };
 use meshward_types::{OnDeny, OnRevoke, Protocol, Verdict};
 
-/// Who is at the ends of a connection, as far as that is known.
+/// The parties at the ends of a connection, as far as they are known.
 pub(super) struct Parties {
     pub(super) source: Option<Party>,
     pub(super) destination: Option<Party>,
 }
 
-/// Returns whether a connection is cut, and its ends are to be told.
+/// Returns whether a connection is cut, and its ends are to get a reset.
 pub(super) fn is_to_be_reset(
     rules: &Rules,
     flow: &Flow,
@@ -40,7 +40,7 @@ pub(super) fn is_to_be_reset(
     if allows(a, b, tuple.destination_port) || responder_may_begin {
         return false;
     }
-    // One end would be told at its next packet, and the other one is not to be left waiting.
+    // One end would be answered at its next packet, and the other one is not to be left waiting.
     if is_told(a, Some(b), there) || is_told(b, Some(a), back) {
         return true;
     }

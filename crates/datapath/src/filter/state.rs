@@ -1,4 +1,4 @@
-//! What the filter keeps, and what it is asked.
+//! The state of the filter, and its input.
 
 use crate::{
     flow::table::FlowTable,
@@ -14,20 +14,20 @@ use std::net::IpAddr;
 pub struct FilterInput<'a> {
     /// The packet, as far as it stands in one piece: all headers.
     pub packet: &'a [u8],
-    /// Its headers.
+    /// The headers of the packet.
     pub headers: &'a Headers,
-    /// Who has sent it.
+    /// The party that has sent it.
     pub source: Party,
-    /// Who is at its destination.
+    /// The party at its destination.
     pub destination: Party,
-    /// What it adds to its link's counters.
+    /// The packets and bytes that are added to its link's counters if it passes.
     pub tally: Tally,
 }
 
 /// Which connections are reset that the rules of now do not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CutScope {
-    /// Those that a quarantine has cut which says so, and those of which an end would be told at
+    /// Those that a quarantine with reset has cut, and those of which an end would be answered at
     /// its next packet.
     Quarantined,
     /// All.
@@ -41,7 +41,7 @@ pub(crate) struct Reset {
     pub(crate) packet: Vec<u8>,
 }
 
-/// What the filter keeps.
+/// The state of the filter.
 #[derive(Debug)]
 pub(crate) struct FilterState {
     pub(super) flows: FlowTable,

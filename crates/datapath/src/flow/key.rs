@@ -95,7 +95,7 @@ impl FlowKey {
         (self.rest >> 8) as u8
     }
 
-    /// A flow as the packet that began it.
+    /// A flow as the addresses and ports of the packet that began it.
     pub(crate) fn tuple_from(&self, initiator: FlowEnd) -> FlowTuple {
         let (low, high) =
             ((self.low, (self.rest >> 48) as u16), (self.high, (self.rest >> 32) as u16));
@@ -123,7 +123,7 @@ impl FlowKey {
     }
 }
 
-/// A flow as the packet that began it.
+/// A flow as the addresses and ports of the packet that began it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FlowTuple {
     pub source: IpAddr,

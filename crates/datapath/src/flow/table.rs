@@ -41,12 +41,12 @@ const CHECKED_UNDER_LOCK: usize = 256;
 pub(crate) struct FlowTable {
     shards: Vec<Mutex<FairTable<FlowKey, Flow>>>,
     ledger: Arc<Ledger>,
-    /// Seeded, so that nobody who chooses ports can have all flows meet in one place.
+    /// Seeded, so that nobody who chooses ports can put all flows into one bucket.
     hasher: RandomState,
     next_shard: AtomicUsize,
 }
 
-/// Some hundreds of the flows.
+/// A chunk of the flow table: some hundreds of flows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FlowChunk {
     shard: usize,
@@ -141,7 +141,7 @@ impl FlowTable {
         saved
     }
 
-    /// Takes up a flow of before, unless it has gone on already.
+    /// Adds a saved flow, unless it has gone on already.
     pub(crate) fn restore(
         &self,
         now: u32,
@@ -179,7 +179,7 @@ impl FlowEntry<'_> {
         (flow.expires_at() > now).then_some(flow)
     }
 
-    /// Has the table know in what state the flow is now, which decides when it is evicted.
+    /// Moves the flow to the eviction class of its state.
     #[inline]
     pub(crate) fn reclassify(&mut self) {
         if let Some(id) = self.found {

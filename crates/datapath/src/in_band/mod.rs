@@ -1,4 +1,4 @@
-//! In-band control: what endpoints of two nodes tell each other inside a WireGuard session, beside
+//! In-band control: messages between the endpoints of two nodes inside a WireGuard session, beside
 //! the packets of their workloads. The session authenticates the sender.
 //!
 //! Form: an IPv6 packet from and to `fe80::` with next header 253 (RFC 3692), then four bytes that

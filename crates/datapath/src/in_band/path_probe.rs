@@ -1,7 +1,7 @@
 //! Path probes: whether a path to a peer is good in both directions, and how long a packet on it
 //! may be.
 //!
-//! A response goes back to the address that its challenge came from, by the path that it took. So a
+//! A response goes back to the address that its challenge came from, by the same path. So a
 //! response proves the path, which a message that merely arrives does not (RFC 9000 §8.2 has the
 //! same for QUIC), and, as challenges can be padded, that packets of their length pass (RFC 8899).
 //!

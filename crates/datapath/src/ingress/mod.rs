@@ -33,7 +33,7 @@ pub struct Received {
 }
 
 impl Received {
-    /// Where the first datagram stands.
+    /// Returns the range of the first datagram.
     #[inline]
     pub(crate) fn first(&self) -> Range<usize> {
         self.range.start..self.range.end.min(self.range.start + self.size)
@@ -41,8 +41,8 @@ impl Received {
 }
 
 impl PacketBatch<'_> {
-    /// Takes received datagrams, which stand in `buffer`. Data messages are opened in place, and
-    /// their packets kept until [`Self::deliver`].
+    /// Processes received datagrams in `buffer`. Data messages are opened in place, and their
+    /// packets kept until [`Self::deliver`].
     pub fn ingress(&mut self, received: Received, buffer: &mut [u8], sink: &mut impl Sink) {
         let mut rest = Received { size: received.size.max(1), ..received };
         while !rest.range.is_empty() {

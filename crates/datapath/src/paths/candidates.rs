@@ -22,7 +22,7 @@ impl CandidatePaths {
         &self.0
     }
 
-    /// Those that lead through no relay.
+    /// Returns the candidates without a relay.
     pub(crate) fn direct(&self) -> impl Iterator<Item = SocketAddr> {
         self.0.iter().copied().filter(|address| !is_relayed(address))
     }

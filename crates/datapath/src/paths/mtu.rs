@@ -26,7 +26,7 @@ const COMMON_PATH_MTUS: [u16; 4] = [1200, 1220, 1340, 1420];
 pub(crate) struct PathMtu {
     /// The longest packet, in bytes.
     pub(crate) bytes: u16,
-    /// Whether probes have found it out; if not, it is an assumption.
+    /// `true` if probes have found it, `false` if it is an assumption.
     pub(crate) is_known: bool,
 }
 
@@ -75,7 +75,7 @@ impl PathMtuEstimate {
         self.is_known.store(true, Relaxed);
     }
 
-    /// Takes over what is known of the same path.
+    /// Copies the estimate of the same path.
     pub(crate) fn copy_from(&self, other: &Self) {
         self.bytes.store(other.bytes.load(Relaxed), Relaxed);
         self.is_known.store(other.is_known.load(Relaxed), Relaxed);
@@ -114,8 +114,7 @@ impl MtuDiscovery {
         (self.address, self.network_mtu) == (address, network_mtu)
     }
 
-    /// Returns what is to be done now: the network's MTU is tried alone at first, then shorter
-    /// packets.
+    /// Returns the next step: the network's MTU is tried alone at first, then shorter packets.
     pub(crate) fn step(&mut self, now: Millis) -> MtuStep {
         if now < self.next {
             return MtuStep::default();

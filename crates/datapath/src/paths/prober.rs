@@ -82,7 +82,7 @@ impl PathProber {
         addresses.map(|address| self.challenge(address, None)).collect()
     }
 
-    /// Has the next round begin at once, with the shortest interval.
+    /// Starts the next round at once, with the shortest interval.
     pub(crate) fn reset_interval(&mut self) {
         self.next_round = None;
     }
@@ -118,7 +118,7 @@ impl PathProber {
         self.last_number
     }
 
-    /// Returns what a response proves. Each response counts once.
+    /// Returns the proof that a response is. Each response counts once.
     pub(crate) fn accept_response(&mut self, number: u32) -> Option<Proof> {
         let at = self.challenges.iter().position(|challenge| challenge.number == number)?;
         let challenge = self.challenges.remove(at)?;

@@ -9,7 +9,7 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// What path MTU discovery finds out.
+/// The result of path MTU discovery.
 struct Discovery {
     found: u16,
     /// In milliseconds.

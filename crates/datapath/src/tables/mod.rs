@@ -1,4 +1,4 @@
-//! What an endpoint knows of workloads, peers and rules, by the word of the coordinator and of its
+//! The tables of an endpoint: workloads, peers and rules, by the word of the coordinator and of its
 //! own node.
 
 pub(crate) mod local;

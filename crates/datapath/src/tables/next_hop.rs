@@ -10,7 +10,7 @@ use crate::{
 };
 use std::{hash::BuildHasher, net::IpAddr, time::Instant};
 
-/// The next hop of a packet, and who is at its destination.
+/// The next hop of a packet, and the party at its destination.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Route {
     pub(crate) next_hop: NextHop,
@@ -21,7 +21,7 @@ impl Tables {
     /// Returns the route to an address.
     ///
     /// # Errors
-    /// If no workload is known there, or it is not admitted.
+    /// The reason to drop the packet, if no workload is known there, or it is not admitted.
     #[inline]
     pub(crate) fn route(&self, now: Instant, address: IpAddr) -> Result<Route, DropReason> {
         match self.addresses.get(&address) {
@@ -33,7 +33,8 @@ impl Tables {
         }
     }
 
-    /// Returns the route to an address of which the coordinator has said nothing by itself.
+    /// Returns the route to an address that is not itself in the configuration: one that a peer
+    /// vouches for, or one behind a gateway.
     fn route_beyond(&self, now: Instant, address: IpAddr) -> Result<Route, DropReason> {
         if let Some(vouched) = self.vouched.get(&address).filter(|vouched| vouched.until > now) {
             let workload = self.hasher.hash_one(address) as u32;
@@ -69,7 +70,7 @@ impl Tables {
     /// Returns the route to a workload of this node by its address, or by one that lies behind it.
     ///
     /// # Errors
-    /// If there is none, or it is not admitted.
+    /// The reason to drop the packet, if there is none, or it is not admitted.
     pub(crate) fn local_route(&self, address: IpAddr) -> Result<Route, DropReason> {
         let (workload, _) = self.local_at(address).ok_or(DropReason::UnknownAddress)?;
         self.route_to_local(workload)

@@ -192,7 +192,7 @@ fn the_scale_of_windows_is_found_among_options() {
     assert_eq!(scale(&[2, 40, 3]), None);
 }
 
-/// One end of a connection, as RFC 9293 has it: it takes what is in order, and sends again from
+/// One end of a connection, as RFC 9293 has it: it accepts what is in order, and sends again from
 /// what was not acknowledged.
 struct End {
     unacknowledged: u32,
@@ -202,7 +202,7 @@ struct End {
     /// The scale of its own window, and how much the other has offered from `unacknowledged` on.
     scale: u8,
     offered: u32,
-    /// Its FIN has this number.
+    /// The sequence number of its FIN.
     last: Option<u32>,
 }
 
@@ -299,7 +299,7 @@ impl Line {
         line
     }
 
-    /// Returns what an end sends is always acceptable to who watches it there.
+    /// Sends a segment of an end, which the watcher on that side has to accept.
     fn send(&mut self, by: usize, segment: Segment) {
         assert!(
             self.watches[by].note(by, segment),
@@ -328,7 +328,7 @@ enum Event {
     Deliver(usize, usize),
     Lose(usize),
     Twice(usize),
-    /// Somebody who does not know the numbers sends this, off by so much.
+    /// A segment of a stranger who does not know the numbers, off by so much.
     Guess(usize, u8, u32),
 }
 

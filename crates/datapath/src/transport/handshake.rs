@@ -1,5 +1,5 @@
-//! What a peer's handshakes need to know. Only the thread for handshakes and timers holds its lock
-//! for long.
+//! The state of a peer's handshakes. Only the thread for handshakes and timers holds its lock for
+//! long.
 
 use crate::{
     index::PeerIndex,
@@ -19,8 +19,8 @@ use meshward_wireguard::{
 };
 use std::{net::SocketAddr, time::Duration};
 
-/// When copies of a first initiation leave, to all candidate paths: what the first has opened in
-/// the NATs of both sides, the next ones pass.
+/// The times at which copies of a first initiation are sent to all candidate paths: the first opens
+/// the NATs of both sides, and the next ones pass.
 const INITIATION_COPIES: [Duration; 5] = [
     Duration::from_millis(200),
     Duration::from_millis(400),
@@ -66,12 +66,12 @@ pub(crate) struct HandshakeState {
     timestamps: Vec<(PublicKey, Tai64n)>,
     /// The timestamp of our last initiation.
     pub(crate) last_timestamp: Option<Timestamp>,
-    /// When an initiation of the peer was answered last.
+    /// The time at which an initiation of the peer was answered last.
     pub(crate) last_answered: Option<Millis>,
     /// The cookie that the peer has given us, and the MAC that a cookie reply has to be for.
     pub(crate) cookie: Option<ReceivedCookie>,
     pub(crate) mac1: Option<[u8; MAC]>,
-    /// When the last session was made.
+    /// The time at which the last session began.
     pub(crate) completed: Option<Millis>,
     /// Sessions begun, modulo 256, for their indices.
     pub(crate) sessions_begun: u8,
@@ -87,8 +87,8 @@ impl HandshakeState {
         Self { candidates, ..Self::default() }
     }
 
-    /// Takes over from the same peer's state under the key of before: indices of sessions that live
-    /// are not used again, and initiations that were answered are not answered again.
+    /// Continues from the same peer's state under its previous key: indices of live sessions are
+    /// not used again, and initiations that were answered are not answered again.
     pub(crate) fn succeed(&mut self, before: &mut Self) {
         self.timestamps.clone_from(&before.timestamps);
         self.budget = std::mem::take(&mut before.budget);
@@ -111,7 +111,7 @@ impl HandshakeState {
         self.timestamps.push((key, timestamp));
     }
 
-    /// Returns what a response to a challenge proves.
+    /// Returns the proof that a response to a challenge is.
     pub(crate) fn accept_path_response(&mut self, number: u32) -> Option<Proof> {
         let proof = self.prober.accept_response(number);
         if let Some(Proof::Path(address)) = proof {
@@ -137,9 +137,9 @@ impl HandshakeState {
 pub(crate) struct Attempt {
     pub(crate) initiator: Initiator,
     pub(crate) local_index: u32,
-    /// When its first initiation was sent.
+    /// The time at which its first initiation was sent.
     pub(crate) began: Millis,
-    /// When this initiation was sent.
+    /// The time at which this initiation was sent.
     pub(crate) sent: Millis,
     repeat_at: Millis,
     pub(crate) message: [u8; INITIATION_LENGTH],

@@ -1,4 +1,4 @@
-//! What is known of a peer, for people and metrics.
+//! The state of a peer, for people and metrics.
 
 use super::state::Transport;
 use crate::{index::PeerIndex, paths::selection::PathLossReason};
@@ -11,7 +11,7 @@ use std::{
 /// A direct path that was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LostPath {
-    /// Its address.
+    /// The address of the path.
     pub address: SocketAddr,
     /// The time since it was lost.
     pub since: Duration,
@@ -21,7 +21,7 @@ pub struct LostPath {
     pub reason: PathLossReason,
 }
 
-/// What is known of a peer.
+/// The state of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerStats {
     /// The address that packets to it go to.
@@ -39,7 +39,7 @@ pub struct PeerStats {
 }
 
 impl Transport {
-    /// Returns what is known of a peer.
+    /// Returns the state of a peer.
     pub(crate) fn stats(&self, now: Instant, index: PeerIndex) -> Option<PeerStats> {
         let peers = self.peers.read();
         let (peer, now) = (peers.get(index)?, self.millis(now));

@@ -20,7 +20,7 @@ const GATEWAY_SILENCE_TIMEOUT: Duration = Duration::from_millis(350);
 /// (RFC 4787 REQ-5 asks NATs for two minutes, and many keep to less).
 const NAT_KEEPALIVE: Duration = Duration::from_secs(20);
 
-/// What the timers of a peer ask for.
+/// The action that the timers of a peer ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TimerAction {
     None,
@@ -36,10 +36,10 @@ pub(crate) struct PeerTimers {
     unanswered_since: AtomicU64,
     /// In milliseconds.
     silence_timeout: AtomicU64,
-    /// When a keepalive is due.
+    /// The time at which a keepalive is due.
     keepalive_at: AtomicU64,
     last_sent: AtomicU64,
-    /// Whether the peer is a gateway that another can stand in for.
+    /// `true` if the peer is a gateway that another can stand in for.
     is_redundant_gateway: AtomicBool,
 }
 
@@ -65,7 +65,7 @@ impl PeerTimers {
         }
     }
 
-    /// Something authentic was sent: no keepalive is due.
+    /// Notes that something authentic was sent: no keepalive is due.
     #[inline]
     pub(crate) fn any_sent(&self, now: Millis) {
         self.last_sent.store(now.0, Relaxed);
@@ -74,7 +74,7 @@ impl PeerTimers {
         }
     }
 
-    /// Something authentic was received.
+    /// Notes that something authentic was received.
     pub(crate) fn any_received(&self) {
         if self.unanswered_since.load(Relaxed) != 0 {
             self.unanswered_since.store(0, Relaxed);
@@ -96,25 +96,25 @@ impl PeerTimers {
         self.unanswered_since.store(0, Relaxed);
     }
 
-    /// Has a keepalive sent as soon as possible.
+    /// Makes a keepalive due now.
     pub(crate) fn send_keepalive_soon(&self, now: Millis) {
         self.keepalive_at.store(now.0, Relaxed);
     }
 
-    /// Has the silence of a redundant gateway found out sooner.
+    /// Shortens the time in which the silence of a redundant gateway is noticed.
     pub(crate) fn watch_closely(&self) {
         if !self.is_redundant_gateway.swap(true, Relaxed) {
             self.silence_timeout.store(GATEWAY_SILENCE_TIMEOUT.as_millis() as u64, Relaxed);
         }
     }
 
-    /// Takes over from a peer that continues under another key.
+    /// Copies the timers of the peer under its previous key.
     pub(crate) fn copy_from(&self, other: &Self) {
         self.last_sent.store(other.last_sent.load(Relaxed), Relaxed);
     }
 
-    /// Returns what is due now. `has_session`: whether there is a session for the keepalives that
-    /// hold a NAT's mapping; `None`: the endpoint is behind no NAT.
+    /// Returns what is due now. `has_session`: `true` if there is a session for the keepalives that
+    /// keep a NAT's mapping; `None`: the endpoint is behind no NAT.
     pub(crate) fn due(&self, now: Millis, has_session: Option<bool>) -> TimerAction {
         let unanswered = self.unanswered_since.load(Relaxed);
         let timeout = Duration::from_millis(self.silence_timeout.load(Relaxed));
