@@ -1,7 +1,6 @@
 //! The shape of the project: modules and crates import one way, files and functions stay short,
 //! links in documents lead somewhere.
 
-mod dependencies;
 mod documents;
 mod lengths;
 mod modules;
