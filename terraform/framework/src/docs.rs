@@ -67,14 +67,10 @@ fn page(title: &str, schema: &Schema, example: Option<String>, import: Option<St
 
 fn nest(text: &mut String, nested: &Nested) {
     let many = match nested.nesting {
-        Nesting::Single => "at most once",
-        Nesting::List | Nesting::Set => "any number of times",
+        Nesting::Single => "At most one block",
+        Nesting::List | Nesting::Set => "Any number of blocks",
     };
-    let _ = write!(
-        text,
-        "\n### Block `{}`\n\n{} Stands there {many}.\n",
-        nested.name, nested.description
-    );
+    let _ = write!(text, "\n### Block `{}`\n\n{} {many}.\n", nested.name, nested.description);
     describe(text, &nested.block);
 }
 
@@ -108,7 +104,7 @@ fn describe(text: &mut String, block: &Block) {
                 let _ = write!(text, " Default: `{}`.", default.to_json());
             }
             text.push_str(if own.on_change == OnChange::Replace {
-                " A change makes a new one.\n"
+                " A change replaces the resource.\n"
             } else {
                 "\n"
             });

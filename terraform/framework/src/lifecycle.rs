@@ -171,7 +171,7 @@ pub(crate) fn settle(
         return Ok(settled);
     }
     let text = format!(
-        "{} is not known after all. This is a mistake of the provider.",
+        "{} is unknown after the operation. This is a bug in the provider.",
         missing.join(", ")
     );
     Err((settled, Diagnostic::error("The provider did not say everything", text)))
@@ -216,7 +216,7 @@ mod tests {
             "Something.",
             Block::of(vec![
                 Attribute::id("Its id."),
-                Attribute::required("name", Type::String, "Its name.").replaces().checked(even),
+                Attribute::required("name", Type::String, "The name.").replaces().checked(even),
                 Attribute::optional("tags", Type::set(), "Tags.").checked(even),
                 Attribute::optional("size", Type::Number, "Its size.").or(7),
                 Attribute::computed("summary", Type::String, "All of it.").follows(),

@@ -42,7 +42,7 @@ const LINGER: Duration = Duration::from_secs(2);
 pub async fn serve(provider: impl Provider) -> ExitCode {
     if std::env::var(COOKIE.0).ok().as_deref() != Some(COOKIE.1) {
         say!(
-            "This is a Terraform provider. Terraform starts it by itself: name it in \
+            "This is a Terraform provider, which Terraform starts itself: add it to \
              `required_providers` and run `terraform init`."
         );
         return ExitCode::from(2);

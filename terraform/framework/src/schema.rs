@@ -452,12 +452,14 @@ impl Schema {
 /// The block `timeouts`, for these operations.
 pub fn timeouts(operations: &[(&str, &str)]) -> Nested {
     let attribute = |(name, usual): &(&str, &str)| {
-        let text = format!("How long it may take, such as `30s` or `10m`. Default: `{usual}`.");
+        let text = format!(
+            "How long to wait for the operation, such as `30s` or `10m`. Default: `{usual}`."
+        );
         Attribute::optional(name, Type::String, &text).checked(check_duration)
     };
     Nested {
         name: "timeouts".into(),
-        description: "How long operations may take that wait for something.".into(),
+        description: "How long operations wait for nodes or workloads.".into(),
         nesting: Nesting::Single,
         block: Block::of(operations.iter().map(attribute).collect()),
         count: (0, 1),
@@ -478,5 +480,5 @@ pub fn check_duration(value: &Value) -> Result<(), String> {
 /// A sentence that shows the form.
 pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
-        .map_err(|_| format!("`{text}` is no duration; write such as 90s, 10m or 24h"))
+        .map_err(|_| format!("`{text}` is not a duration; write one such as 90s, 10m or 24h"))
 }

@@ -119,7 +119,7 @@ impl Value {
         serde_json::from_value(self.to_json()).map_err(|error| {
             Diagnostic::error(
                 "A value does not fit",
-                format!("{error}. This is a mistake of the provider."),
+                format!("{error}. This is a bug in the provider."),
             )
         })
     }
@@ -132,7 +132,7 @@ impl Value {
         let json = serde_json::to_value(value).map_err(|error| {
             Diagnostic::error(
                 "A value has no form",
-                format!("{error}. This is a mistake of the provider."),
+                format!("{error}. This is a bug in the provider."),
             )
         })?;
         Ok(Self::from_json(json))

@@ -43,7 +43,9 @@ pub(crate) fn label_value(value: &Value) -> Result<(), String> {
 pub(crate) fn prefix(value: &Value) -> Result<(), String> {
     let text = value.text().unwrap_or_default();
     let Ok(prefix) = text.parse::<IpNet>() else {
-        return Err(format!("`{text}` is no prefix; write such as 10.42.0.0/16 or fd42::/48"));
+        return Err(format!(
+            "`{text}` is not a prefix; write one such as 10.42.0.0/16 or fd42::/48"
+        ));
     };
     let whole = prefix.trunc().to_string();
     if whole == text { Ok(()) } else { Err(format!("`{text}` must be written as {whole}")) }
@@ -57,7 +59,7 @@ pub(crate) fn lasts(value: &Value, least: u64, most: u64, what: &str) -> Result<
     {
         Ok(())
     } else {
-        Err(format!("{what} is {least} seconds to {} days, in whole seconds.", most / 86_400))
+        Err(format!("{what} must be {least} seconds to {} days, in whole seconds.", most / 86_400))
     }
 }
 
@@ -94,7 +96,7 @@ fn one_of(value: &Value, words: &[&str]) -> Result<(), String> {
     if words.contains(&text) {
         Ok(())
     } else {
-        Err(format!("`{text}` is none of {}", words.join(", ")))
+        Err(format!("`{text}` is not one of {}", words.join(", ")))
     }
 }
 
@@ -106,7 +108,7 @@ pub(crate) fn within(value: &Value, least: i64, most: i64, what: &str) -> Result
     };
     match number {
         Some(number) if (least..=most).contains(&number) => Ok(()),
-        _ => Err(format!("{what} is a whole number from {least} to {most}")),
+        _ => Err(format!("{what} must be a whole number from {least} to {most}")),
     }
 }
 

@@ -49,7 +49,7 @@ impl<R: Resource> DataSource for Lookup<R> {
             let kind = Type::List(Box::new(Type::Object(own.collect())));
             attributes.push(Attribute::computed(&nested.name, kind, &nested.description));
         }
-        let text = format!("Reads {}, found by {}.", self.what, self.keys.join(" and "));
+        let text = format!("Reads {}, by {}.", self.what, self.keys.join(" and "));
         Schema::new(&text, Block::of(attributes))
     }
 

@@ -64,8 +64,8 @@ impl Mesh {
         self.configured.get().ok_or_else(|| {
             Diagnostic::error(
                 "The provider is not configured yet",
-                "A value of its configuration is known only after something else is applied. Apply \
-                 that first, with -target.",
+                "A value in the provider's configuration is known only after another resource is \
+                 applied. Apply that resource first, with -target.",
             )
             .into()
         })
@@ -188,7 +188,8 @@ impl Mesh {
                 Err(Error::Refused { status: Some(409), text, field }) => {
                     if begun.elapsed() + PAUSE >= limit {
                         let text = format!(
-                            "{} This was so for {limit:?}; the block `timeouts` can say more",
+                            "{} This lasted for {limit:?}; to wait longer, set the block \
+                             `timeouts`",
                             sentence(&text)
                         );
                         return Err(told(Error::Refused { status: Some(409), text, field }));
@@ -216,9 +217,10 @@ impl Mesh {
                 return Ok(found);
             }
             if begun.elapsed() + PAUSE >= limit {
-                let text =
-                    format!("{what}, not within {limit:?}; the block `timeouts` can say more.");
-                return Err(Diagnostic::error("Waited in vain", text).into());
+                let text = format!(
+                    "{what}, not within {limit:?}; to wait longer, set the block `timeouts`."
+                );
+                return Err(Diagnostic::error("Timed out", text).into());
             }
             self.pause().await?;
         }
@@ -235,7 +237,7 @@ impl Mesh {
         if rest.is_err() {
             Ok(())
         } else {
-            let text = "Terraform was asked to stop, so this did not wait any longer.";
+            let text = "Terraform was interrupted, so the provider stopped waiting.";
             Err(Diagnostic::error("Stopped", text).into())
         }
     }
@@ -257,8 +259,8 @@ impl Mesh {
 /// What to say of something that is not what a plan has seen.
 fn changed(key: &str) -> Diagnostics {
     let text = format!(
-        "Somebody else has changed `{key}` since Terraform has read it, and it was not \
-         overwritten. Plan again (with a refresh) to see what that was."
+        "Somebody else has changed `{key}` since Terraform read it, and it was not overwritten. \
+         Plan again (with a refresh) to see the change."
     );
     Diagnostic::error("Changed since the plan", text).into()
 }
@@ -277,7 +279,7 @@ pub(crate) fn told(error: Error) -> Diagnostics {
         Error::Refused { status, text, field } => {
             let summary = match status {
                 Some(401) => "The coordinator does not know the token",
-                Some(403) => "The token's role does not reach that far",
+                Some(403) => "The token's role does not permit this",
                 Some(404) => "Something is not there",
                 Some(409) => "That cannot be done as things are",
                 _ => "The coordinator refuses that",

@@ -111,8 +111,8 @@ fn read(config: &Value) -> Result<Context, Diagnostics> {
     let Some(found) = found else {
         let text = format!(
             "The provider does not know which coordinator to talk to. Set `server`, `ca` and \
-             `token`, or name a file as the coordinator writes it with `context` or the \
-             environment variable MESHCTL_CONTEXT, or copy that file to {}.",
+             `token`, or name a context file with `context` or the environment variable \
+             MESHCTL_CONTEXT, or copy the coordinator's admin.json to {}.",
             context::usual_places()[0].display()
         );
         return Err(Diagnostic::error("No coordinator is named", text).into());
@@ -148,20 +148,20 @@ fn placed(config: &Value, error: Error) -> Diagnostics {
 
 impl Provider for Meshward {
     fn schema(&self) -> Schema {
-        let text = "Networks, policy, nodes and who may, of a Meshward mesh: an overlay network in \
-            which every container is its own authenticated, policed network entity, in any cloud.\n\
-            \nThe provider talks to the coordinator's API. Which one, and as whom, is said by a \
-            context file as `meshctl` uses it (`context`, the environment variable \
-            `MESHCTL_CONTEXT`, or `~/.config/meshward/context.json`), or by `server`, `ca` and \
-            `token`.";
+        let text = "Manages the networks, policies, nodes and credentials of a Meshward mesh: an \
+                    overlay network in which every container is its own authenticated, policed \
+                    network entity, in any cloud.\n\nThe provider uses the coordinator's API. Name \
+                    the coordinator and the credential with a context file of `meshctl` \
+                    (`context`, the environment variable `MESHCTL_CONTEXT`, or \
+                    `~/.config/meshward/context.json`), or with `server`, `ca` and `token`.";
         Schema::new(
             text,
             Block::of(vec![
                 Attribute::optional(
                     "context",
                     Type::String,
-                    "A context file: `admin.json` as the coordinator writes it, or what `meshctl \
-                     credential create` prints.",
+                    "A context file: the coordinator's `admin.json`, or the output of `meshctl \
+                     credential create`.",
                 ),
                 Attribute::optional(
                     "server",
@@ -172,7 +172,7 @@ impl Provider for Meshward {
                 Attribute::optional(
                     "token",
                     Type::String,
-                    "A credential's token, such as that of a `meshward_service_account`.",
+                    "The token of a credential, such as that of a `meshward_service_account`.",
                 )
                 .sensitive(),
             ]),

@@ -50,7 +50,7 @@ impl PolicyCheck {
         if *config.get("strict") == Value::Bool(true) && !findings.is_empty() {
             let said = findings.iter().map(|(place, text)| {
                 let file = place.split(':').next().unwrap_or_default();
-                Diagnostic::error("Suspicious in the policy", format!("{place}: {text}"))
+                Diagnostic::error("Warning about the policy", format!("{place}: {text}"))
                     .at(Path::of("files").key(file))
             });
             return Err(said.collect());
@@ -99,46 +99,50 @@ impl DataSource for PolicyCheck {
             ])
         };
         Schema::new(
-            "Checks policy and runs its tests while Terraform plans: what is wrong fails the plan, \
-             with file, line and column. Nothing is changed; without `live` the coordinator is not \
+            "Checks a policy and runs its tests during the plan. Mistakes fail the plan, with \
+             file, line and column. Nothing is changed; without `live`, the coordinator is not \
              asked.",
             Block::of(vec![
                 files_attribute(Attribute::required),
                 Attribute::optional(
                     "network",
                     Type::String,
-                    "The network that all of it must be about.",
+                    "The network that all documents must be for.",
                 )
                 .checked(checks::network),
                 Attribute::optional(
                     "strict",
                     Type::Bool,
-                    "Whether what is only suspicious fails, too: rules that do nothing, selectors \
-                     that match nothing.",
+                    "Whether warnings fail the plan, too: rules without effect, selectors that \
+                     match no workload.",
                 ),
                 Attribute::optional(
                     "live",
                     Type::Bool,
-                    "Whether to ask the coordinator which links would open and close, among the \
-                     workloads of now. The network must be there.",
+                    "Whether to ask the coordinator which links would open and close among the \
+                     current workloads. The network must exist.",
                 ),
-                Attribute::computed("networks", Type::strings(), "The networks that it is about."),
-                Attribute::computed("rules", Type::Number, "How many rules and guardrails it has."),
-                Attribute::computed("tests_passed", Type::Number, "How many tests passed."),
+                Attribute::computed("networks", Type::strings(), "The networks of the documents."),
+                Attribute::computed("rules", Type::Number, "The number of rules and guardrails."),
+                Attribute::computed(
+                    "tests_passed",
+                    Type::Number,
+                    "The number of tests that passed.",
+                ),
                 Attribute::computed(
                     "findings",
                     Type::objects(&[("place", Type::String), ("text", Type::String)]),
-                    "What is suspicious.",
+                    "The warnings.",
                 ),
                 Attribute::computed(
                     "opened",
                     changes(),
-                    "Links that would open, wholly or in part. Only with `live`.",
+                    "Links that would open, in whole or in part. Only with `live`.",
                 ),
                 Attribute::computed(
                     "closed",
                     changes(),
-                    "Links that would close, wholly or in part. Only with `live`.",
+                    "Links that would close, in whole or in part. Only with `live`.",
                 ),
             ]),
         )
@@ -164,39 +168,45 @@ impl DataSource for NodeSource {
     fn schema(&self) -> Schema {
         let blocks = Type::objects(&[("network", Type::String), ("prefixes", Type::strings())]);
         Schema::new(
-            "Reads a node, found by name: one that waits for approval, too.",
+            "Reads a node by name, also one that waits for approval.",
             Block::of(vec![
                 Attribute::id("The name."),
-                Attribute::required("name", Type::String, "Its name.").checked(checks::node),
+                Attribute::required("name", Type::String, "The name.").checked(checks::node),
                 Attribute::computed(
                     "state",
                     Type::String,
-                    "`expected`: approved, and has not joined; `waiting` for approval; `member`.",
+                    "The state: `expected` (approved, and has not joined), `waiting` (for \
+                     approval) or `member`.",
                 ),
                 Attribute::computed(
                     "connected",
                     Type::Bool,
-                    "Whether it has a session with the coordinator now.",
+                    "Whether the node has a session with the coordinator now.",
                 ),
                 Attribute::computed(
                     "address",
                     Type::String,
-                    "Where its session comes from, with the port.",
+                    "The source address and port of the node's session.",
                 ),
-                Attribute::computed("version", Type::String, "Its software's version."),
-                Attribute::computed("site", Type::String, "Its site, as its join token says."),
-                Attribute::computed("labels", Type::map(), "All of its labels."),
-                Attribute::computed("blocks", blocks, "Its blocks of the networks that it serves."),
-                Attribute::computed("workloads", Type::Number, "How many workloads it runs."),
+                Attribute::computed("version", Type::String, "The version of its software."),
+                Attribute::computed("site", Type::String, "The site, from the join token."),
+                Attribute::computed("labels", Type::map(), "All labels of the node."),
+                Attribute::computed(
+                    "blocks",
+                    blocks,
+                    "The node's blocks of the networks that it serves.",
+                ),
+                Attribute::computed("workloads", Type::Number, "The number of its workloads."),
                 Attribute::computed(
                     "forget_after",
                     Type::String,
-                    "After which time without being seen it is forgotten, if it is ephemeral.",
+                    "The time without contact after which the coordinator removes the node, if it \
+                     is ephemeral.",
                 ),
                 Attribute::computed(
                     "problems",
                     Type::strings(),
-                    "What keeps it from serving networks.",
+                    "The problems that keep the node from serving networks.",
                 ),
             ]),
         )
@@ -234,20 +244,20 @@ impl DataSource for LinksSource {
             ("observed", Type::Number),
         ]);
         Schema::new(
-            "Who may talk to whom, with what the connected nodes have counted. Pairs that were \
-             only ever denied have an empty `acl`.",
+            "The links between workloads, with the counters of the connected nodes. Pairs that \
+             were only denied have an empty `acl`.",
             Block::of(vec![
                 Attribute::optional("network", Type::String, "Only the links of this network.")
                     .checked(checks::network),
                 Attribute::computed(
                     "links",
                     link,
-                    "The links: labels, what may pass as text, and counted packets and bytes.",
+                    "The links: labels, ACL as text, and counters of packets and bytes.",
                 ),
                 Attribute::computed(
                     "nodes_silent",
                     Type::strings(),
-                    "Nodes whose counters are not in it.",
+                    "Nodes whose counters are missing.",
                 ),
             ]),
         )

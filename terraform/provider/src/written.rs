@@ -194,8 +194,9 @@ pub(crate) fn check(
     for written in &all {
         let name = &written.policy.network;
         if let Some(network) = network.filter(|network| *network != name.as_str()) {
-            let text =
-                format!("this is about network {name}, and the resource about network {network}");
+            let text = format!(
+                "this document is for network {name}, and the resource is for network {network}"
+            );
             diagnostics.push(said(
                 "Another network's policy",
                 &Problem { span: written.begin.clone(), text },
@@ -427,7 +428,7 @@ mod tests {
         assert!(said[0].detail.starts_with("a.yaml:3"), "{said:?}");
         assert_eq!(said[0].path, Path::of("files").key("a.yaml"));
         let said = check(&[file("a.yaml", "network: lab\n")], Some("shop"), None);
-        assert!(said[0].detail.contains("about network lab"), "{said:?}");
+        assert!(said[0].detail.contains("for network lab"), "{said:?}");
     }
 
     #[test]

@@ -379,9 +379,9 @@ resource "meshward_join_token" "t" {{
 
     for (account, token, says, at) in [
         ("lifetime = \"4000d\"", "", "3650 days", "lifetime"),
-        ("lifetime = \"soon\"", "", "is no duration", "lifetime"),
+        ("lifetime = \"soon\"", "", "is not a duration", "lifetime"),
         ("lifetime = \"1h\"\nrenew_before = \"1h\"", "", "shorter than `lifetime`", "renew_before"),
-        ("renew_before = \"1h\"", "", "nothing to renew", "renew_before"),
+        ("renew_before = \"1h\"", "", "does not expire", "renew_before"),
         ("", "forget_after = \"9s\"", "10 seconds", "forget_after"),
         ("", "forget_after = \"1h\"\nrelay = true", "A relay stays", "forget_after"),
     ] {

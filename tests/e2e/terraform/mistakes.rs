@@ -22,7 +22,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     (
         "meshward_network",
         "name = \"shop\"\nprefixes = [\"10.42.0.0/33\"]",
-        "is no prefix; write such as",
+        "is not a prefix; write one such as",
         "prefixes",
     ),
     (
@@ -43,7 +43,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "from 1280 to 9000",
         "mtu",
     ),
-    ("meshward_join_token", "ttl = \"soon\"", "is no duration", "ttl"),
+    ("meshward_join_token", "ttl = \"soon\"", "is not a duration", "ttl"),
     ("meshward_join_token", "ttl = \"9000h\"", "365 days", "ttl"),
     (
         "meshward_join_token",
@@ -67,19 +67,19 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     (
         "meshward_service_account",
         "name = \"ci\"\nrole = \"king\"",
-        "none of viewer, operator, owner, admin",
+        "not one of viewer, operator, owner, admin",
         "role",
     ),
     (
         "meshward_service_account",
         "name = \"ci\"\nrole = \"admin\"\nnetworks = [\"shop\"]",
-        "leave `networks` out",
+        "omit `networks`",
         "networks",
     ),
     (
         "meshward_route",
         "network = \"shop\"\nnode = \"n\"\nprefix = \"10.8.0.0\"",
-        "is no prefix",
+        "is not a prefix",
         "prefix",
     ),
     (
@@ -88,7 +88,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "key",
         "public_key",
     ),
-    ("meshward_policy", "network = \"shop\"", "Say something", ""),
+    ("meshward_policy", "network = \"shop\"", "Set `files`", ""),
     (
         "meshward_policy",
         r#"network = "shop"
@@ -116,7 +116,7 @@ rule {
     (
         "meshward_policy",
         "network = \"shop\"\nfiles = { \"a.yaml\" = \"network: lab\" }",
-        "a.yaml:1:10: this is about network lab",
+        "a.yaml:1:10: this document is for network lab",
         "files",
     ),
     (
@@ -272,7 +272,7 @@ fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are
         terraform.write_as(&viewer, NETWORK);
         let said = terraform.errors(&["apply", "-auto-approve", "-json"]);
         said[0].is(
-            "The token's role does not reach that far: This credential is a viewer's, and \
+            "The token's role does not permit this: This credential is a viewer's, and \
             that takes an admin's",
             "resource",
         );
@@ -325,6 +325,6 @@ fn an_apply_that_is_interrupted_stops_waiting_and_leaves_nothing_half_made() {
 
     let out = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
-    assert!(!out.status.success() && said.contains("Terraform was asked to stop"), "{said}");
+    assert!(!out.status.success() && said.contains("Terraform was interrupted"), "{said}");
     assert_eq!((nodes(), terraform.state()), (0, vec![]));
 }

@@ -5,7 +5,7 @@ terraform {
   }
 }
 
-# Which coordinator, and as whom: a file as `meshctl credential create` prints it.
+# The coordinator and the credential: the output of `meshctl credential create`.
 provider "meshward" {
   context = "~/.config/meshward/context.json"
 }

@@ -74,49 +74,49 @@ fn described(state: Value, found: &Policy) -> Result<Option<Value>, Diagnostics>
 impl Resource for Admission {
     fn schema(&self) -> Schema {
         let rule = Block::of(vec![
-            Attribute::required("name", Type::String, "Its name, unique in the network's policy."),
+            Attribute::required("name", Type::String, "The name, unique in the network's policy."),
             Attribute::optional(
                 "for",
                 Type::String,
-                "The workloads that it speaks of: a selector such as `app=web`. All, if it is left \
-                 out.",
+                "The workloads that the rule applies to: a selector such as `app=web`. Default: \
+                 all.",
             )
             .checked(checks::selector),
             Attribute::optional(
                 "images",
                 Type::strings(),
-                "Where their images may come from: `REGISTRY/PATH`, `REGISTRY/PATH/*` for all \
-                 below it, or `*`.",
+                "Permitted repositories of images: `REGISTRY/PATH`, `REGISTRY/PATH/*` for all \
+                 below it, or `*` for any.",
             ),
             Attribute::optional(
                 "signed_by",
                 Type::strings(),
-                "Names of keys, of which one must have signed each image.",
+                "Names from `keys`. One of these keys must have signed each image.",
             ),
             Attribute::optional(
                 "config",
                 Type::strings(),
-                "Configuration digests (`sha256:...`), of which they must have one.",
+                "Permitted configuration digests (`sha256:...`).",
             ),
             Attribute::optional(
                 "privileges",
                 Type::strings(),
-                "What they may do that a container usually may not, such as `capability \
-                 NET_ADMIN`. Nothing, if it is left out.",
+                "Permitted privileges beyond those of an ordinary container, such as `capability \
+                 NET_ADMIN`. Default: none.",
             ),
             Attribute::optional(
                 "shared",
                 Type::String,
-                "`allow`: containers that share their network namespace may be anything. `judge`, \
-                 or left out: they have to be what the workload has to be.",
+                "Containers that share the network namespace of the workload. `judge` (the \
+                 default): they must satisfy the rule, too. `allow`: they may be anything.",
             )
             .checked(checks::shared),
         ]);
         Schema::new(
-            "What workloads have to be to be let into a network: by the images, signatures, \
-             configuration and privileges that their nodes have measured. Every rule that speaks \
-             of a workload must be content. When it changes, what runs is judged anew. There is \
-             one such resource for each network.",
+            "The admission rules of a network, for the images, signatures, configuration and \
+             privileges that nodes have measured. A workload must satisfy every rule that applies \
+             to it. When the rules change, running workloads are judged again. A network has one \
+             such resource.",
             Block::of(vec![
                 Attribute::id("The network."),
                 Attribute::required(
@@ -129,10 +129,10 @@ impl Resource for Admission {
                 Attribute::optional(
                     "keys",
                     Type::map(),
-                    "Public keys in PEM that sign images (ECDSA on P-256), by names.",
+                    "Public keys that sign images, by name: PEM, ECDSA on P-256.",
                 ),
             ])
-            .with(Nested { count: (1, 0), ..Nested::list("rule", "A rule of admission.", rule) }),
+            .with(Nested { count: (1, 0), ..Nested::list("rule", "An admission rule.", rule) }),
         )
     }
 

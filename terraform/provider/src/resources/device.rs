@@ -63,26 +63,26 @@ impl DeviceResource {
 impl Resource for DeviceResource {
     fn schema(&self) -> Schema {
         let said = |name: &str, kind: Type, text: &str| {
-            Attribute::computed(name, kind, &format!("{text} Not known of what was imported."))
+            Attribute::computed(name, kind, &format!("{text} Unknown after an import."))
         };
         Schema::new(
-            "A machine with a stock WireGuard, which joins by a node, its gateway, and is policed \
-             there as a workload. Its private key is made on the device and told nobody. The \
-             gateway must be connected when a device is made or taken away.",
+            "A machine with any WireGuard client, which joins through a node, its gateway, and is \
+             policed there as a workload. The private key is generated on the device and never \
+             leaves it. The gateway must be connected when a device is created or deleted.",
             Block::of(vec![
                 Attribute::id(&format!("`{FORM}`.")),
-                Attribute::required("name", Type::String, "What people call it.")
+                Attribute::required("name", Type::String, "The name.")
                     .replaces()
                     .checked(checks::workload),
-                Attribute::required("network", Type::String, "Its network.")
+                Attribute::required("network", Type::String, "The network.")
                     .replaces()
                     .checked(checks::network),
-                Attribute::optional("labels", Type::map(), "Its labels.").replaces(),
+                Attribute::optional("labels", Type::map(), "The labels.").replaces(),
                 Attribute::optional(
                     "gateway",
                     Type::String,
-                    "The node by which it joins, one that \
-                    it reaches directly. The only connected one, if it is left out.",
+                    "The node through which the device joins, which the device must reach \
+                     directly. Default: the only connected node.",
                 )
                 .or_computed()
                 .replaces()
@@ -90,24 +90,28 @@ impl Resource for DeviceResource {
                 Attribute::required(
                     "public_key",
                     Type::String,
-                    "Its WireGuard key, in base64 (`wg pubkey`).",
+                    "The WireGuard public key of the device, in base64 (`wg pubkey`).",
                 )
                 .replaces()
                 .checked(checks::public_key),
-                Attribute::computed("addresses", Type::strings(), "Its addresses."),
-                Attribute::computed("workload", Type::String, "The workload that it is."),
+                Attribute::computed("addresses", Type::strings(), "The addresses of the device."),
+                Attribute::computed("workload", Type::String, "The id of the workload."),
                 said(
                     "gateway_public_key",
                     Type::String,
                     "The gateway's key for devices, in base64.",
                 ),
-                said("endpoint", Type::String, "Where the gateway is."),
-                said("prefixes", Type::strings(), "What it reaches by the gateway."),
-                said("mtu", Type::Number, "MTU of its interface, in bytes."),
+                said("endpoint", Type::String, "The gateway's address and port."),
+                said(
+                    "prefixes",
+                    Type::strings(),
+                    "The prefixes that the device reaches through the gateway.",
+                ),
+                said("mtu", Type::Number, "The MTU of the device's interface, in bytes."),
                 said(
                     "configuration",
                     Type::String,
-                    "The file that wg-quick takes, with a place for the private key.",
+                    "The configuration for wg-quick, without the private key, which you insert.",
                 ),
             ])
             .with(timeouts(&TIMES)),

@@ -85,9 +85,13 @@ fn limits() -> Vec<Attribute> {
     let bounded: fn(&Value) -> Result<(), String> =
         |value| checks::within(value, 1, 100_000, "The number of uses");
     vec![
-        Attribute::optional("uses", Type::Number, "How many nodes may join with it.")
-            .checked(bounded)
-            .or(1),
+        Attribute::optional(
+            "uses",
+            Type::Number,
+            "The number of nodes that may join with the token.",
+        )
+        .checked(bounded)
+        .or(1),
         Attribute::optional(
             "site",
             Type::String,
@@ -97,24 +101,28 @@ fn limits() -> Vec<Attribute> {
         Attribute::optional(
             "networks",
             Type::set(),
-            "The networks that those nodes may serve. All, if it is left out.",
+            "The networks that these nodes may serve. Default: all.",
         )
         .checked(checks::network),
-        Attribute::optional("relay", Type::Bool, "Whether relays join with it, and no nodes.")
-            .or(false),
+        Attribute::optional(
+            "relay",
+            Type::Bool,
+            "Whether the token is for relays instead of nodes.",
+        )
+        .or(false),
         Attribute::optional(
             "needs_approval",
             Type::Bool,
-            "Whether nodes that join with it serve no network before they are approved by name, as \
-             `meshward_node` does.",
+            "Whether nodes that join with the token must be approved by name, as by \
+             `meshward_node`, before they serve a network.",
         )
         .or(false),
         Attribute::optional(
             "forget_after",
             Type::String,
-            "Nodes that join with it are ephemeral, as autoscaled machines are: the mesh forgets \
-             them once it has not seen them for this time, such as `10m`; 10 seconds to 365 days. \
-             They stay until they are removed, if it is left out.",
+            "Makes nodes that join with the token ephemeral, as for autoscaled machines: the \
+             coordinator removes a node after this time without contact, such as `10m`; 10 seconds \
+             to 365 days. Default: nodes stay until they are removed.",
         )
         .checked(|value| {
             checks::lasts(value, 10, 365 * 86_400, "The time after which a node is forgotten")
@@ -124,9 +132,14 @@ fn limits() -> Vec<Attribute> {
 
 fn outcome() -> Vec<Attribute> {
     vec![
-        Attribute::id("The token's id, which is no secret."),
-        Attribute::computed("token", Type::String, "What `meshward-node join` takes.").sensitive(),
-        Attribute::computed("expires", Type::String, "When it expires (RFC 3339)."),
+        Attribute::id("The token's id, which is not secret."),
+        Attribute::computed("token", Type::String, "The join token, for `meshward-node join`.")
+            .sensitive(),
+        Attribute::computed(
+            "expires",
+            Type::String,
+            "The time at which the token expires (RFC 3339).",
+        ),
     ]
 }
 
@@ -134,9 +147,9 @@ fn lifetime(usual: &str) -> Attribute {
     Attribute::optional(
         "ttl",
         Type::String,
-        "For how long it is good, such as `90m` or `24h`; 365 days at most.",
+        "The lifetime of the token, such as `90m` or `24h`; at most 365 days.",
     )
-    .checked(|value| checks::lasts(value, 1, 365 * 86_400, "The time for which a token is good"))
+    .checked(|value| checks::lasts(value, 1, 365 * 86_400, "The lifetime of a token"))
     .or(usual)
 }
 
@@ -150,15 +163,15 @@ impl Resource for JoinToken {
             Attribute::optional(
                 "renew_before",
                 Type::String,
-                "How long before it expires a plan makes another, such as `1h`. Never, if it is \
-                 left out: what has joined does not need it any more.",
+                "A plan within this time before the token expires creates another token, such as \
+                 `1h`. Default: never, because nodes that have joined no longer need the token.",
             )
             .checked(check_duration),
         );
         Schema::new(
-            "A join token: what a machine needs to become a node. It is in the state, as a secret; \
-             where that is too much, the ephemeral resource of the same name is in no state. Nodes \
-             that have joined stay when it is deleted.",
+            "A join token, with which machines become nodes. The token is in the state, as a \
+             sensitive value; to keep it out of the state, use the ephemeral resource of the same \
+             name. Nodes that have joined stay when the token is deleted.",
             Block::of(attributes),
         )
     }
@@ -168,24 +181,25 @@ impl Resource for JoinToken {
         if config.get("ttl").is_null() {
             whole.set("ttl", TTL);
         }
-        let wrong = "Each plan would make another token: it has to be shorter than `ttl`.";
+        let wrong = "Every plan would create another token: `renew_before` must be shorter than \
+                     `ttl`.";
         if let Some(said) = check_renewal(&whole, "ttl", wrong) {
             return said;
         }
         let relay = *config.get("relay") == Value::Bool(true);
         let wrong = |attribute: &str, text: &str| {
-            Diagnostic::error("That is nothing for relays", text).at(Path::of(attribute)).into()
+            Diagnostic::error("Not applicable to relays", text).at(Path::of(attribute)).into()
         };
         match relay {
             true if !config.get("networks").elements().is_empty() => {
-                wrong("networks", "A relay serves all networks; leave `networks` out.")
+                wrong("networks", "A relay serves all networks; omit `networks`.")
             }
             true if *config.get("needs_approval") == Value::Bool(true) => wrong(
                 "needs_approval",
-                "A relay serves no network, so there is nothing to approve; leave it out.",
+                "A relay serves no network, so there is nothing to approve; omit it.",
             ),
             true if !config.get("forget_after").is_null() => {
-                wrong("forget_after", "A relay stays until it is removed; leave it out.")
+                wrong("forget_after", "A relay stays until it is removed; omit it.")
             }
             _ => vec![],
         }
@@ -228,15 +242,15 @@ impl Ephemeral for JoinToken {
             Attribute::optional(
                 "revoke_on_close",
                 Type::Bool,
-                "Whether the token is revoked when Terraform ends. Machines that boot later cannot \
+                "Whether to revoke the token when Terraform ends. Machines that boot later cannot \
                  join with it then.",
             )
             .or(false),
         );
         Schema::new(
             "A join token that is in no plan and no state, for write-only arguments such as that \
-             of a cloud's secret store. Terraform opens it in every plan and every apply, each \
-             time another; what is not used expires after its `ttl`.",
+             of a cloud's secret store. Terraform creates another one in every plan and every \
+             apply; unused tokens expire after `ttl`.",
             Block::of(attributes),
         )
     }

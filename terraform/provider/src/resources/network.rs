@@ -47,8 +47,8 @@ impl Resource for NetworkResource {
     fn schema(&self) -> Schema {
         let block = |family: &str| {
             let text = format!(
-                "The length of the block that each node gets of the {family} prefix. The \
-                 coordinator chooses one if it is left out."
+                "The prefix length of each node's block of the {family} prefix. Default: chosen by \
+                 the coordinator."
             );
             Attribute::optional(
                 if family == "IPv4" { "block_v4" } else { "block_v6" },
@@ -61,18 +61,17 @@ impl Resource for NetworkResource {
         Schema::new(
             "A container network: a name and at most one prefix of each address family. Each node \
              gets a block of each prefix. Until a `meshward_policy` is applied, a network denies \
-             everything.\n\n\
-             Refer to it by `id`: then what is in it is replaced with it. A network with workloads \
-             is not deleted before they are gone.",
+             everything.\n\nRefer to a network by `id`, so that the resources in it are replaced \
+             with it. A network with workloads is deleted only once they are gone.",
             Block::of(vec![
                 Attribute::id("The name."),
-                Attribute::required("name", Type::String, "Its name.")
+                Attribute::required("name", Type::String, "The name.")
                     .replaces()
                     .checked(checks::network),
                 Attribute::required(
                     "prefixes",
                     Type::set(),
-                    "Its prefixes, such as `10.42.0.0/16` and `fd42::/48`.",
+                    "The prefixes, such as `10.42.0.0/16` and `fd42::/48`.",
                 )
                 .replaces()
                 .checked(checks::prefix),
@@ -81,7 +80,7 @@ impl Resource for NetworkResource {
                 Attribute::optional(
                     "mtu",
                     Type::Number,
-                    "MTU of the workloads' interfaces, in bytes.",
+                    "The MTU of the workloads' interfaces, in bytes.",
                 )
                 .or(1420)
                 .replaces()

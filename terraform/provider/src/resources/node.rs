@@ -108,38 +108,42 @@ impl Resource for NodeResource {
     fn schema(&self) -> Schema {
         let blocks = Type::objects(&[("network", Type::String), ("prefixes", Type::strings())]);
         Schema::new(
-            "The approval of a node by its name, before or after it joins, and its labels. Nodes \
-             that join with a token that says `needs_approval` serve no network without.\n\n\
-             When it is deleted the node is **revoked**: its workloads go, its session ends, and \
-             its certificate is good for nothing.",
+            "The approval of a node by name, before or after it joins, and its labels. A node that \
+             has joined with a token with `needs_approval` serves no network until it is \
+             approved.\n\nDeleting this resource **removes the node from the mesh**: its session \
+             ends, its certificate is revoked, and its workloads are closed.",
             Block::of(vec![
                 Attribute::id("The name."),
                 Attribute::required(
                     "name",
                     Type::String,
-                    "Its name, as `meshward-node join --name` says it: the host's name if that \
-                     says nothing.",
+                    "The name, as given to `meshward-node join --name`; without that flag, the \
+                     host's name.",
                 )
                 .replaces()
                 .checked(checks::node),
                 Attribute::optional(
                     "labels",
                     Type::map(),
-                    "Labels that it is given. They stand over those that it joins with.",
+                    "Labels of the node. They override those that the node joins with.",
                 ),
                 Attribute::optional(
                     "wait_for_join",
                     Type::Bool,
-                    "Whether to wait until it is there.",
+                    "Whether to wait until the node has joined.",
                 )
                 .or(false),
-                Attribute::computed("all_labels", Type::map(), "All of its labels.").follows(),
+                Attribute::computed("all_labels", Type::map(), "All labels of the node.").follows(),
                 Attribute::computed(
                     "site",
                     Type::String,
-                    "Its site, as its join token says; none before it has joined.",
+                    "The site, from the join token; none before the node has joined.",
                 ),
-                Attribute::computed("blocks", blocks, "Its blocks of the networks that it serves."),
+                Attribute::computed(
+                    "blocks",
+                    blocks,
+                    "The node's blocks of the networks that it serves.",
+                ),
             ])
             .with(timeouts(&[CREATE, UPDATE])),
         )

@@ -52,8 +52,8 @@ pub(crate) fn files_attribute(attribute: fn(&str, Type, &str) -> Attribute) -> A
     attribute(
         "files",
         Type::map(),
-        "Files in the policy language (`docs/policy.md` of Meshward), by their names, which \
-         messages refer to: `{ \"shop.yaml\" = file(\"${path.module}/shop.yaml\") }`.",
+        "Files in the policy language (`docs/policy.md` of Meshward), by name; error messages \
+         contain the names: `{ \"shop.yaml\" = file(\"${path.module}/shop.yaml\") }`.",
     )
 }
 
@@ -139,35 +139,39 @@ fn described(state: &Value, found: &Policy) -> Result<Option<Value>, Diagnostics
 }
 
 fn rules(name: &str, description: &str) -> Nested {
-    let ports = "Ports such as `tcp/8080`, `udp/5000-5999`, `icmp`, `any`, or the name of a set of \
-        ports that a file has.";
+    let ports = "Ports are written as `tcp/8080`, `udp/5000-5999`, `icmp` or `any`, or as the name \
+                 of a set of ports from a file.";
     Nested::list(
         name,
         description,
         Block::of(vec![
-            Attribute::required("name", Type::String, "Its name, unique in the network's policy."),
+            Attribute::required("name", Type::String, "The name, unique in the network's policy."),
             Attribute::required(
                 "from",
                 Type::String,
-                "Who begins the flow: a selector such as \
-                `app=web,env in (prod,stage)`. Everybody, if it is empty.",
+                "The clients, which begin flows: a selector such as `app=web,env in (prod,stage)`. \
+                 Empty: all workloads.",
             )
             .checked(checks::selector),
-            Attribute::required("to", Type::String, "With whom: a selector.")
+            Attribute::required("to", Type::String, "The servers: a selector.")
                 .checked(checks::selector),
-            Attribute::optional("allow", Type::strings(), &format!("What passes. {ports}")),
+            Attribute::optional("allow", Type::strings(), &format!("Ports to allow. {ports}")),
             Attribute::optional(
                 "deny",
                 Type::strings(),
-                &format!("What does not. {ports} It has either `allow` or `deny`."),
+                &format!("Ports to deny. {ports} A rule has either `allow` or `deny`."),
             ),
-            Attribute::optional("observe", Type::Bool, "What it denies passes, and is counted."),
+            Attribute::optional(
+                "observe",
+                Type::Bool,
+                "Whether packets that the rule denies pass, and are counted.",
+            ),
             Attribute::optional(
                 "on_deny",
                 Type::String,
-                "What senders are told of what it denies, \
-                or, if it allows, of everything between the two that nothing allows: `drop` or \
-                `reject`. As the network has it, if it is left out.",
+                "The answer to the packets that the rule denies, or, if it allows, to all between \
+                 the two selectors that nothing allows: `drop` or `reject`. Default: that of the \
+                 network.",
             )
             .checked(checks::on_deny),
         ]),
@@ -175,10 +179,8 @@ fn rules(name: &str, description: &str) -> Nested {
 }
 
 fn timeout(of: &str, what: &str) -> Attribute {
-    let text = format!(
-        "For how long a silent conversation is kept, such as `90s` or `2h`, from `1s` to `7d`: \
-         {what}"
-    );
+    let text =
+        format!("How long idle flows are kept, such as `90s` or `2h`, from `1s` to `7d`: {what}");
     Attribute::optional(&format!("{of}_timeout"), Type::String, &text)
 }
 
@@ -188,16 +190,16 @@ fn test() -> Block {
         Attribute::required(
             "from",
             Type::String,
-            "The labels of who begins the flow, such as `app=web,env=prod`.",
+            "The labels of the client, such as `app=web,env=prod`.",
         )
         .checked(checks::label_set),
-        Attribute::required("to", Type::String, "The labels of whom it is with.")
+        Attribute::required("to", Type::String, "The labels of the server.")
             .checked(checks::label_set),
-        Attribute::required("port", Type::String, "What is tried, such as `tcp/5432`."),
+        Attribute::required("port", Type::String, "The port, such as `tcp/5432`."),
         Attribute::required(
             "expect",
             Type::String,
-            "What must come out: `allow`, `deny`, or `reject` (denied, and the sender is told).",
+            "The expected result: `allow`, `deny`, or `reject` (denied, and the sender is told).",
         )
         .checked(checks::expectation),
     ])
@@ -209,41 +211,42 @@ fn settings() -> Vec<Attribute> {
         Attribute::optional(
             "mode",
             Type::String,
-            "`enforce`, or `observe`: what rules and the default deny passes then, and is counted.",
+            "`enforce`, or `observe`: packets that rules or the default deny pass, and are \
+             counted.",
         )
         .checked(checks::mode),
         Attribute::optional(
             "declarations",
             Type::String,
-            "What workloads may declare about who reaches them: `narrow`, or `open`.",
+            "The effect of `accept-from` of a workload: `narrow` (it only restricts what policy \
+             allows) or `open` (it also allows what no rule denies).",
         )
         .checked(checks::declarations),
         Attribute::optional(
             "on_deny",
             Type::String,
-            "What the sender of a packet is told that nothing allows: `drop` (nothing, the \
-             default), or `reject`: TCP is reset, everything else gets ICMP's \"administratively \
-             prohibited\".",
+            "The answer to packets that nothing allows: `drop` (none, the default), or `reject` (a \
+             TCP reset, or ICMP \"administratively prohibited\" for other protocols).",
         )
         .checked(checks::on_deny),
         Attribute::optional(
             "on_quarantine",
             Type::String,
-            "What a quarantined workload is told of what it sends: `drop` (the default), or \
+            "The answer to packets of quarantined workloads: `drop` (none, the default), or \
              `reject`.",
         )
         .checked(checks::on_deny),
         Attribute::optional(
             "on_revoke",
             Type::String,
-            "What the ends of a TCP connection are told that a change of policy or a quarantine \
-             cuts: `drop` (nothing, the default), or `reset`.",
+            "What happens to TCP connections that a change of policy or a quarantine cuts: `drop` \
+             (their packets are dropped, the default), or `reset` (both ends get a reset).",
         )
         .checked(checks::on_revoke),
-        timeout("tcp_established", "TCP that is established. `24h` if it is left out."),
-        timeout("tcp_transitory", "TCP that is beginning or ending. `4m` if it is left out."),
-        timeout("udp", "UDP. `3m` if it is left out."),
-        timeout("icmp", "ICMP echoes. `1m` if it is left out."),
+        timeout("tcp_established", "established TCP connections. Default: `24h`."),
+        timeout("tcp_transitory", "TCP connections that are opening or closing. Default: `4m`."),
+        timeout("udp", "UDP. Default: `3m`."),
+        timeout("icmp", "ICMP echoes. Default: `1m`."),
     ]
 }
 
@@ -261,27 +264,28 @@ impl Resource for PolicyResource {
             files_attribute(Attribute::optional),
         ];
         let about = [
-            Attribute::optional("message", Type::String, "Why, for the log of the policy."),
-            Attribute::computed("revision", Type::Number, "The revision that made it what it is.")
+            Attribute::optional("message", Type::String, "The reason, for the log of the policy."),
+            Attribute::computed("revision", Type::Number, "The revision of its last change.")
                 .follows(),
         ];
         let attributes = own.into_iter().chain(settings()).chain(about).collect();
         Schema::new(
-            "The policy of a network, but for what a `meshward_admission` says: files in the \
-             policy language, blocks, or both. Everything is denied unless something allows it. It \
-             is checked, by its own tests too, when it is planned; when `apply` returns, every \
-             connected node enforces it.\n\n\
-             Policy that somebody else applies to the network is drift, and the next `apply` \
-             replaces it. There is one such resource for each network.",
+            "The policy of a network, except for admission, which `meshward_admission` manages: \
+             files in the policy language, blocks, or both. Everything is denied unless a rule \
+             allows it. Terraform checks the policy and runs its tests during the plan. When \
+             `apply` returns, every connected node enforces it.\n\nA policy that somebody else \
+             applies to the network is drift, and the next `apply` replaces it. A network has one \
+             such resource.",
             Block::of(attributes)
-                .with(rules("rule", "What may pass, and exceptions from that."))
+                .with(rules("rule", "Rules, which allow or deny."))
                 .with(rules(
                     "guardrail",
-                    "What no rule can override. Only an admin's token may change these.",
+                    "Rules that no other rule can override. Only the token of an admin can change \
+                     them.",
                 ))
                 .with(Nested::list(
                     "test",
-                    "What must come out, checked before anything is applied.",
+                    "Tests that must pass before the policy is applied.",
                     test(),
                 )),
         )
@@ -292,15 +296,15 @@ impl Resource for PolicyResource {
             return vec![];
         }
         if CONTENT.iter().all(|name| is_empty(config.get(name))) {
-            let text = "Say something: `files`, or blocks `rule`, `guardrail` and `test`. A \
-                network without policy denies everything.";
+            let text = "Set `files`, or blocks `rule`, `guardrail` and `test`. A network without a \
+                        policy denies everything.";
             return Diagnostic::error("An empty policy", text).into();
         }
         // A network that is not known yet has no name; any will do to check what is said about it.
         let files = files(config);
         let mut said = Vec::new();
         for file in files.iter().filter(|file| file.name.starts_with("terraform/")) {
-            let text = "Names below terraform/ belong to the provider; give the file another.";
+            let text = "Names below terraform/ are reserved for the provider; rename the file.";
             said.push(
                 Diagnostic::error("A reserved name", text).at(Path::of("files").key(&file.name)),
             );

@@ -48,21 +48,21 @@ impl Resource for RouteResource {
     fn schema(&self) -> Schema {
         Schema::new(
             "The approval of a prefix behind a node, its gateway, before or after the node \
-             advertises it (`meshctl route advertise`). The machines there are then reached, and \
-             policed as workloads with the labels that the node gives them.",
+             advertises it (`meshctl route advertise`). Workloads can then reach the machines \
+             there, which are policed as workloads with the labels that the node gives them.",
             Block::of(vec![
                 Attribute::id(&format!("`{FORM}`.")),
                 Attribute::required(
                     "network",
                     Type::String,
-                    "The network whose workloads reach it.",
+                    "The network whose workloads reach the prefix.",
                 )
                 .replaces()
                 .checked(checks::network),
                 Attribute::required(
                     "node",
                     Type::String,
-                    "The gateway. It has joined, or is approved as a `meshward_node`.",
+                    "The gateway: a node that has joined, or is approved by a `meshward_node`.",
                 )
                 .replaces()
                 .checked(checks::node),
@@ -72,15 +72,15 @@ impl Resource for RouteResource {
                 Attribute::computed(
                     "state",
                     Type::String,
-                    "`open`, `waiting`, or `not-advertised`.",
+                    "The state: `open`, `waiting` or `not-advertised`.",
                 ),
                 Attribute::computed(
                     "workload",
                     Type::String,
-                    "The workload that stands for what is behind it; none while nobody advertises \
-                     it.",
+                    "The workload that represents the machines there; none while no node \
+                     advertises the prefix.",
                 ),
-                Attribute::computed("labels", Type::map(), "The labels of all machines there."),
+                Attribute::computed("labels", Type::map(), "The labels of the machines there."),
             ]),
         )
     }

@@ -29,7 +29,7 @@ impl ServiceAccount {
             self.0.write(&operations::CREATE_CREDENTIAL, &[], &wanted).await.map_err(told)?;
         let context = Context { token: made.token.clone(), ..self.0.context()?.clone() };
         let context = serde_json::to_string(&context)
-            .map_err(|error| Diagnostic::error("The context has no form", error.to_string()))?;
+            .map_err(|error| Diagnostic::error("The context is malformed", error.to_string()))?;
         let mut now = planned;
         now.set("id", made.kept.name);
         now.set("expires", Value::of(&made.kept.expires)?);
@@ -105,9 +105,9 @@ fn lifetime() -> Attribute {
     Attribute::optional(
         "lifetime",
         Type::String,
-        "For how long it is good, such as `12h` or `30d`; 3650 days at most. Until it \
-         is revoked, if it is left out. Another one holds from when it is applied, and \
-         the token stays. The last admin has none.",
+        "The lifetime, such as `12h` or `30d`; at most 3650 days. Default: valid until it is \
+         revoked. A changed lifetime counts from when it is applied, and the token stays the same. \
+         The last admin cannot have a lifetime.",
     )
     .checked(|value| checks::lasts(value, 1, MOST_LIFETIME, "A credential's lifetime"))
 }
@@ -115,58 +115,58 @@ fn lifetime() -> Attribute {
 impl Resource for ServiceAccount {
     fn schema(&self) -> Schema {
         Schema::new(
-            "A credential of a program, and what it may do with the coordinator's API. Its token \
-             is in the state, as a secret. The role and the networks can be changed without \
-             another token.",
+            "A credential for a program, with its role in the coordinator's API. The token is in \
+             the state, as a sensitive value. Role and networks can be changed without another \
+             token.",
             Block::of(vec![
                 Attribute::id("The name."),
-                Attribute::required("name", Type::String, "Its name, for the audit log.")
+                Attribute::required("name", Type::String, "The name, for the audit log.")
                     .replaces(),
                 Attribute::required(
                     "role",
                     Type::String,
-                    "What it may do: `viewer` reads; `operator` also quarantines; `owner` also \
-                     applies policy to its networks, but for guardrails; `admin` everything.",
+                    "The role: `viewer` reads; `operator` also quarantines; `owner` also applies \
+                     policy to its networks, except guardrails; `admin` may do everything.",
                 )
                 .checked(checks::role),
                 Attribute::optional(
                     "networks",
                     Type::set(),
-                    "The networks in which it holds. All, \
-                    if it is left out; an owner has at least one, an admin none.",
+                    "The networks that the credential is limited to. Default: all. An owner needs \
+                     at least one; an admin cannot be limited.",
                 )
                 .checked(checks::network),
                 lifetime(),
                 Attribute::optional(
                     "renew_before",
                     Type::String,
-                    "How long before it expires a plan gives it its `lifetime` anew, such as `7d`. \
-                     Never, if it is left out: then it ends.",
+                    "A plan within this time before the credential expires renews its `lifetime`, \
+                     such as `7d`. Default: never.",
                 )
                 .checked(check_duration),
                 Attribute::computed(
                     "expires",
                     Type::String,
-                    "When it expires (RFC 3339); nothing, if it does not.",
+                    "The time at which the credential expires (RFC 3339); null if it does not.",
                 )
                 .follows(),
                 Attribute::optional(
                     "rotation",
                     Type::String,
-                    "Any text: another one makes another token.",
+                    "Any text. Changing it creates another token.",
                 )
                 .replaces(),
                 Attribute::computed(
                     "token",
                     Type::String,
-                    "The bearer token. Not known of what was imported.",
+                    "The bearer token. Unknown after an import.",
                 )
                 .sensitive(),
                 Attribute::computed(
                     "context",
                     Type::String,
-                    "A context file for `meshctl \
-                    --context` and for `context` of this provider. Not known of what was imported.",
+                    "A context file for `meshctl --context` and for `context` of this provider. \
+                     Unknown after an import.",
                 )
                 .sensitive(),
             ]),
@@ -177,13 +177,13 @@ impl Resource for ServiceAccount {
         if let Some(wrong) = check_renewal(
             config,
             "lifetime",
-            "Each plan would renew it: it has to be shorter than `lifetime`.",
+            "Every plan would renew the credential: `renew_before` must be shorter than \
+             `lifetime`.",
         ) {
             return wrong;
         }
         if config.get("lifetime").is_null() && config.get("renew_before").text().is_some() {
-            let text = "Without `lifetime` it does not expire, so there is nothing to renew; leave \
-                it out.";
+            let text = "Without `lifetime` the credential does not expire; omit `renew_before`.";
             return Diagnostic::error("Invalid renew_before", text)
                 .at(Path::of("renew_before"))
                 .into();
@@ -196,9 +196,9 @@ impl Resource for ServiceAccount {
                 .into()
         };
         match config.get("role").text() {
-            Some("owner") if none => wrong("An owner owns at least one network; name it here."),
+            Some("owner") if none => wrong("An owner needs at least one network; list it here."),
             Some("admin") if !none => {
-                wrong("An admin's word holds in every network; leave `networks` out.")
+                wrong("An admin cannot be limited to networks; omit `networks`.")
             }
             _ => vec![],
         }

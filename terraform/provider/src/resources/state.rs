@@ -39,7 +39,7 @@ pub(super) fn keyed(parts: &[(&str, &str)]) -> Value {
 
 /// What is known of a state only if the key is whole.
 pub(super) fn text(state: &Value, name: &str) -> Result<String, Diagnostics> {
-    let missing = || Diagnostic::error("The state is not whole", format!("It has no `{name}`."));
+    let missing = || Diagnostic::error("The state is incomplete", format!("It has no `{name}`."));
     Ok(state.get(name).text().ok_or_else(missing)?.to_owned())
 }
 
@@ -82,5 +82,5 @@ pub(super) fn check_renewal(config: &Value, whole: &str, wrong: &str) -> Option<
 
 /// An id that does not have the form of one.
 pub(super) fn bad_id(id: &str, form: &str) -> Diagnostics {
-    Diagnostic::error("Invalid id", format!("`{id}` is no id of this; write {form}.")).into()
+    Diagnostic::error("Invalid id", format!("`{id}` is not a valid id; write {form}.")).into()
 }

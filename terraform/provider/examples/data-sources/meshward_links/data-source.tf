@@ -2,7 +2,7 @@ data "meshward_links" "shop" {
   network = "shop"
 }
 
-# Pairs of which packets were denied.
+# Pairs with denied packets.
 output "denied" {
   value = [for link in data.meshward_links.shop.links : "${link.from.app} to ${link.to.app}" if link.denied > 0]
 }

@@ -1,4 +1,4 @@
-# A policy whose own tests fail, fails the plan.
+# The plan fails if a test of the policy fails.
 data "meshward_policy_check" "shop" {
   files  = { for name in fileset(path.module, "policy/*.yaml") : name => file("${path.module}/${name}") }
   strict = true

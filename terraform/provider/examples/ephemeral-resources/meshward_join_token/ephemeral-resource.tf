@@ -1,4 +1,4 @@
-# The token goes to the cloud's secret store, and is in no state.
+# The token goes to the cloud's secret store, and is not in the state.
 ephemeral "meshward_join_token" "aws" {
   site = "aws-eu1"
   uses = 3

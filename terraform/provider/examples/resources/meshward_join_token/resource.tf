@@ -5,7 +5,7 @@ resource "meshward_join_token" "aws" {
   needs_approval = true
 }
 
-# For a group of machines that scales by itself: those that are gone are forgotten.
+# For an autoscaling group: nodes without contact are removed.
 resource "meshward_join_token" "workers" {
   site         = "aws-eu1"
   uses         = 1000
