@@ -3,8 +3,8 @@
 
 use anyhow::{Context, Result};
 use meshward_datapath::{
-    ConfigChange, Ecn, Endpoint, GatherList, Headers, LocalWorkload, Now, Offload, Received,
-    SecretKey, Sink, WorkerScratch, WorkloadIndex,
+    ConfigChange, Ecn, Endpoint, GatherList, Headers, Incoming, LocalWorkload, Now, Offload,
+    Received, SecretKey, Sink, WorkerScratch, WorkloadIndex,
 };
 use meshward_netns::Netns;
 use meshward_types::{NodeName, PublicKey, WorkloadId};
@@ -142,7 +142,8 @@ fn answer(socket: &UdpSocket, peers: &HashMap<Ipv4Addr, Peer>, ended: &AtomicBoo
         }
         batch.finish(&mut sink);
         for message in std::mem::take(&mut sink.handshakes) {
-            peer.endpoint.receive_handshake(now, from, &message, &mut scratch, &mut sink);
+            let incoming = Incoming { from, message: &message };
+            peer.endpoint.receive_handshake(now, incoming, &mut scratch, &mut sink);
         }
     }
 }

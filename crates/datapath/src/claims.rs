@@ -102,15 +102,12 @@ mod tests {
         ]
     }
 
-    /// Even owners outrank odd ones.
-    fn outranks(a: &(u8, u8), b: &(u8, u8)) -> bool {
-        a.0.is_multiple_of(2) && !b.0.is_multiple_of(2)
-    }
-
     proptest! {
         /// Beside a list of all claims in the order in which they came.
         #[test]
         fn the_first_of_those_that_stand_holds(steps in prop::collection::vec(step(), 0..60)) {
+            // Even owners outrank odd ones.
+            let outranks = |a: &(u8, u8), b: &(u8, u8)| a.0.is_multiple_of(2) && !b.0.is_multiple_of(2);
             let (mut claims, mut all) = (Claims::default(), Vec::<(u8, (u8, u8))>::new());
             for step in steps {
                 match step {

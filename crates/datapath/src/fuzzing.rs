@@ -24,6 +24,7 @@ use crate::{
 };
 use ipnet::IpNet;
 use meshward_types::{Conduct, NodeName};
+use meshward_wireguard::load_gate::Incoming;
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -96,6 +97,9 @@ pub(crate) fn merge(packets: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>)> {
 
 /// A virtio header and a packet, as from a TUN: segments of a super-packet are valid, and merge
 /// back to the same segments.
+///
+/// # Panics
+/// If they do not: a finding.
 pub fn segmentation(data: &[u8]) {
     let Some((header, packet)) = data.split_first_chunk::<VIRTIO_HEADER_LENGTH>() else { return };
     let Some(offload) = Offload::decode(header) else { return };
@@ -117,6 +121,9 @@ pub fn segmentation(data: &[u8]) {
 
 /// Packets, each behind its length: cutting the merged packets gives every packet back, flow by
 /// flow in order.
+///
+/// # Panics
+/// If it does not: a finding.
 pub fn coalescing(data: &[u8]) {
     let (mut rest, mut packets) = (data, Vec::new());
     while let Some((length, behind)) = rest.split_first_chunk::<2>() {
@@ -247,8 +254,7 @@ impl End {
         for message in std::mem::take(&mut self.out.handshakes) {
             self.endpoint.receive_handshake(
                 time(now),
-                from,
-                &message,
+                Incoming { from, message: &message },
                 &mut self.scratch,
                 &mut self.out,
             );

@@ -61,6 +61,7 @@ pub use index::{MAX_PEERS, PeerIndex, WorkloadIndex};
 pub use ingress::{Received, coalesce::CoalesceOptions};
 pub use keys::SecretKey;
 pub use link_counters::{LinkFlow, LinkStats, Tally};
+pub use meshward_wireguard::load_gate::Incoming;
 pub use meshward_wireguard::message::{MAX_HANDSHAKE_MESSAGE, OVERHEAD};
 pub use offload::{Offload, SegmentKind, VIRTIO_HEADER_LENGTH};
 pub use owner::QuotaOwner;

@@ -10,7 +10,7 @@ use crate::{
     checksum::{Sum, set_ipv4},
     headers::{Fragment, Headers, Icmp, RST},
     owner::QuotaOwner,
-    tcp::Segment,
+    tcp::{BareSegment, Segment},
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -64,15 +64,15 @@ pub(crate) fn rejection(packet: &[u8], headers: &Headers) -> Option<Vec<u8>> {
     if headers.tcp_flags & RST != 0 {
         return None;
     }
-    let (seq, ack, flags) =
-        Segment::read(packet, headers).reset(headers.fragment == Fragment::Whole)?;
+    let reset = Segment::read(packet, headers).reset(headers.fragment)?;
     let from = TcpEnd { address: headers.destination, port: headers.destination_port };
     let to = TcpEnd { address: headers.source, port: headers.source_port };
-    Some(tcp_segment(from, to, seq, ack, flags))
+    Some(tcp_segment(from, to, reset))
 }
 
 /// Returns a TCP segment without data, options and window, from one end to the other.
-pub(crate) fn tcp_segment(from: TcpEnd, to: TcpEnd, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
+pub(crate) fn tcp_segment(from: TcpEnd, to: TcpEnd, segment: BareSegment) -> Vec<u8> {
+    let BareSegment { seq, ack, flags } = segment;
     let (mut packet, at) = ip(from.address, to.address, 6, 20);
     let tcp = &mut packet[at..];
     tcp[..2].copy_from_slice(&from.port.to_be_bytes());

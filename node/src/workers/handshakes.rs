@@ -10,7 +10,7 @@ use super::{
     tasks::{LOAD, Task, TaskQueue},
 };
 use crate::clock;
-use meshward_datapath::{Now, WorkerScratch};
+use meshward_datapath::{Incoming, Now, WorkerScratch};
 use std::{
     fs,
     sync::{
@@ -82,9 +82,9 @@ impl HandshakeThread {
                 let Some(served) = self.endpoint(message.endpoint) else { return };
                 let mut output = EndpointOutput::new(&served, 0);
                 output.set_received(message.from, message.to);
-                let (from, bytes) = (message.from, message.bytes());
+                let incoming = Incoming { from: message.from, message: message.bytes() };
                 let scratch = &mut self.scratch;
-                served.endpoint.receive_handshake(now, from, bytes, scratch, &mut output);
+                served.endpoint.receive_handshake(now, incoming, scratch, &mut output);
             }
             Task::BeginHandshakes(endpoint) => {
                 let Some(served) = self.endpoint(endpoint) else { return };

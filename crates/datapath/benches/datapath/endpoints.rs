@@ -5,9 +5,9 @@ use crate::{
     report::nanoseconds,
 };
 use meshward_datapath::{
-    ConfigChange, Ecn, Endpoint, GatherList, Link, LocalWorkload, NetworkConfig, Now, Offload,
-    PeerConfig, Quarantine, Received, SecretKey, SegmentKind, Sink, WorkerScratch, WorkloadConfig,
-    WorkloadIndex,
+    ConfigChange, Ecn, Endpoint, GatherList, Incoming, Link, LocalWorkload, NetworkConfig, Now,
+    Offload, PeerConfig, Quarantine, Received, SecretKey, SegmentKind, Sink, WorkerScratch,
+    WorkloadConfig, WorkloadIndex,
 };
 use meshward_types::{Conduct, NodeName, WorkloadId};
 use std::{
@@ -133,8 +133,7 @@ impl Pair {
                 let (node, scratch) = (&self.nodes[at], &mut self.scratches[at]);
                 node.receive_handshake(
                     self.now,
-                    address(1 - at),
-                    &message,
+                    Incoming { from: address(1 - at), message: &message },
                     scratch,
                     &mut self.wire,
                 );

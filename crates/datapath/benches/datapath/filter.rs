@@ -84,7 +84,11 @@ pub(crate) fn connections(count: u16, neighbour: Neighbour) -> f64 {
         if neighbour == Neighbour::Flooding {
             (0..MAX_FLOWS as u32).for_each(flood);
             scope.spawn(|| {
-                (MAX_FLOWS as u32..).take_while(|_| !stop.load(Relaxed)).for_each(flood);
+                let mut next = MAX_FLOWS as u32;
+                while !stop.load(Relaxed) {
+                    flood(next);
+                    next = next.wrapping_add(1);
+                }
             });
         }
         let opened = (0..count).map(|port| {

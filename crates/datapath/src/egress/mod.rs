@@ -31,8 +31,9 @@ use crate::{
     packet_batch::PacketBatch,
     paths::mtu::PathMtu,
     sink::Sink,
-    tables::local_entry::NextHop,
+    tables::local_entry::{LocalEntry, NextHop},
 };
+use packet_too_big::TooBig;
 use segment::Segments;
 use std::slice::from_ref;
 
@@ -122,7 +123,7 @@ impl PacketBatch<'_> {
         let dropped = |reason| Dropped { reason, packets };
         let (ecn, path_mtu, mtu) = (Ecn::of_packet(packet), self.path_mtu(peer), self.tables.mtu);
         if packet_too_big::is_too_big(packet, headers, segment::length(headers, offload), mtu) {
-            self.answer_too_big(from, packet, headers, mtu, sink);
+            self.answer_too_big(from, TooBig { packet, headers, mtu }, sink);
             return Err(dropped(DropReason::PacketTooBig));
         }
         let limit = path_mtu.map(|path_mtu| path_mtu.bytes);
@@ -132,7 +133,8 @@ impl PacketBatch<'_> {
         {
             // It is sent all the same, and fragmented on its way: where fragments pass, nothing is
             // lost.
-            self.answer_too_big(from, segments.first(), headers, bytes, sink);
+            let too_big = TooBig { packet: segments.first(), headers, mtu: bytes };
+            self.answer_too_big(from, too_big, sink);
         }
         self.encrypt(peer, &segments, ecn, sink);
         Ok(())
@@ -146,16 +148,9 @@ impl PacketBatch<'_> {
     /// Sends a workload the ICMP error that a packet of it is too long for its path. A device finds
     /// the path MTU by itself.
     #[cold]
-    fn answer_too_big(
-        &self,
-        sender: WorkloadIndex,
-        packet: &[u8],
-        headers: &Headers,
-        mtu: u16,
-        sink: &mut impl Sink,
-    ) {
+    fn answer_too_big(&self, sender: WorkloadIndex, too_big: TooBig<'_>, sink: &mut impl Sink) {
         if let Some(NextHop::Workload(sender)) = self.tables.next_hop_of(sender) {
-            let answer = packet_too_big::answer(packet, headers, mtu);
+            let answer = too_big.answer();
             let whole = 0..answer.len();
             let list = GatherList::new(&answer, from_ref(&whole));
             sink.to_workload(sender, Offload::None, list);
@@ -166,7 +161,7 @@ impl PacketBatch<'_> {
     /// is no room.
     #[cold]
     fn queue_fragment(&self, from: WorkloadIndex, packet: &[u8]) -> bool {
-        let party = self.tables.local(from).and_then(super::tables::local_entry::LocalEntry::party);
+        let party = self.tables.local(from).and_then(LocalEntry::party);
         let (Some(party), Ok(headers)) = (party, Headers::parse(packet)) else { return false };
         self.state.filter.queue_fragment(self.now, &headers, party, &packet[..headers.length])
     }

@@ -19,11 +19,23 @@ pub(crate) fn is_too_big(packet: &[u8], headers: &Headers, length: usize, mtu: u
     mtu > 0 && length > usize::from(mtu) && !may_be_fragmented && headers.icmp != Icmp::Error
 }
 
-/// Returns the answer to its sender: `mtu` is what would pass, in bytes.
-pub(crate) fn answer(packet: &[u8], headers: &Headers, mtu: u16) -> Vec<u8> {
-    let head = if headers.source.is_ipv4() { 20 + 8 } else { 40 + 8 };
-    let error = IcmpError { kind_v4: [3, 4], kind_v6: [2, 0], rest: mtu.into() };
-    icmp_error(packet, headers, error, head + MAX_QUOTED)
+/// A packet that is too long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TooBig<'a> {
+    pub(crate) packet: &'a [u8],
+    pub(crate) headers: &'a Headers,
+    /// The length that would pass, in bytes.
+    pub(crate) mtu: u16,
+}
+
+impl TooBig<'_> {
+    /// Returns the answer to its sender.
+    pub(crate) fn answer(&self) -> Vec<u8> {
+        let Self { packet, headers, mtu } = *self;
+        let head = if headers.source.is_ipv4() { 20 + 8 } else { 40 + 8 };
+        let error = IcmpError { kind_v4: [3, 4], kind_v6: [2, 0], rest: mtu.into() };
+        icmp_error(packet, headers, error, head + MAX_QUOTED)
+    }
 }
 
 #[cfg(test)]
@@ -37,7 +49,8 @@ mod tests {
         for (a, b, error) in [("10.42.0.1", "10.42.1.1", (3, 4)), ("fd42::1", "fd42::2", (2, 0))] {
             let packet = build::packet(a, b, 17, (5000, 53), &[7; 2000]);
             let headers = Headers::parse(&packet).unwrap();
-            let answer = answer(&packet, &headers, 1420);
+            let too_big = TooBig { packet: &packet, headers: &headers, mtu: 1420 };
+            let answer = too_big.answer();
             let read = Headers::parse(&answer).unwrap();
             assert_eq!((read.icmp, read.length), (Icmp::Error, answer.len()));
             assert_eq!((read.source, read.destination), (headers.destination, headers.source));

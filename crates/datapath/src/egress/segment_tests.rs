@@ -1,4 +1,4 @@
-//! Segmentation and coalescing, held against each other and against a strict reader.
+//! Segmentation and coalescing, checked against each other and against a strict reader.
 
 use super::*;
 use crate::{
@@ -12,15 +12,27 @@ fn addresses(v6: bool) -> (&'static str, &'static str) {
     if v6 { ("fd42::1", "fd42::2") } else { ("10.42.0.1", "10.42.0.2") }
 }
 
-/// A super-packet as the kernel makes it: partial checksum, `options` bytes of TCP options.
-fn super_packet(
+/// The form of a super-packet.
+#[derive(Clone, Copy)]
+struct Form {
     v6: bool,
     kind: SegmentKind,
+    /// Bytes of TCP options.
     options: usize,
-    data: &[u8],
+    /// Bytes of payload in each segment but the last.
     size: u16,
+    /// TCP flags.
     flags: u8,
-) -> (Vec<u8>, Offload) {
+}
+
+impl Form {
+    const TCP: Self =
+        Self { v6: false, kind: SegmentKind::TcpV4, options: 0, size: 100, flags: 0x10 };
+}
+
+/// Returns a super-packet as the kernel makes it, with a partial checksum.
+fn super_packet(form: Form, data: &[u8]) -> (Vec<u8>, Offload) {
+    let Form { v6, kind, options, size, flags } = form;
     let (a, b) = addresses(v6);
     let protocol = if kind == SegmentKind::Udp { 17 } else { 6 };
     let body = [&vec![1; options], data].concat();
@@ -71,7 +83,7 @@ proptest! {
         let options = if udp { 0 } else { options };
         let transport = if udp { 8 } else { 20 + options };
         let flags = if push { 0x18 } else { 0x10 };
-        let (mut packet, offload) = super_packet(v6, kind, options, &data, size, flags);
+        let (mut packet, offload) = super_packet(Form { v6, kind, options, size, flags }, &data);
         let segments = cut(&mut packet, offload);
         for (number, segment) in segments.iter().enumerate() {
             let headers = strict(segment);
@@ -106,7 +118,7 @@ proptest! {
         alone in any::<bool>(),
     ) {
         let kind = if v6 { SegmentKind::TcpV6 } else { SegmentKind::TcpV4 };
-        let (mut packet, offload) = super_packet(v6, kind, 12, &data, size, 0x18);
+        let (mut packet, offload) = super_packet(Form { v6, kind, options: 12, size, flags: 0x18 }, &data);
         // A packet that stands for itself comes with its checksum.
         let whole = cut_to(&mut packet.clone(), Offload::Segment { kind, size: u16::MAX, headers: 0, start: 0 }, None).unwrap();
         let segments = if alone {
@@ -130,7 +142,7 @@ proptest! {
             .iter()
             .zip(&flags)
             .map(|(port, flags)| {
-                let (mut packet, offload) = super_packet(false, SegmentKind::TcpV4, 0, &[*port as u8; 50], 50, *flags);
+                let (mut packet, offload) = super_packet(Form { size: 50, flags: *flags, ..Form::TCP }, &[*port as u8; 50]);
                 packet[20..22].copy_from_slice(&port.to_be_bytes());
                 cut(&mut packet, offload).remove(0)
             })
@@ -179,7 +191,7 @@ proptest! {
         let data: Vec<Vec<u8>> = (0..4).map(|flow| (0..60 * usize::from(size)).map(|at| (at * 7 + flow) as u8).collect()).collect();
         let segments: Vec<Vec<Vec<u8>>> = (0..4u16)
             .map(|flow| {
-                let (mut packet, offload) = super_packet(false, SegmentKind::TcpV4, 12, &data[usize::from(flow)], size, 0x10);
+                let (mut packet, offload) = super_packet(Form { options: 12, size, ..Form::TCP }, &data[usize::from(flow)]);
                 packet[20..22].copy_from_slice(&(4000 + flow).to_be_bytes());
                 cut(&mut packet, offload)
             })
@@ -208,7 +220,7 @@ proptest! {
 
 #[test]
 fn a_packet_with_a_wrong_checksum_is_not_merged_and_not_mended() {
-    let (mut packet, offload) = super_packet(false, SegmentKind::TcpV4, 0, &[7; 300], 100, 0x10);
+    let (mut packet, offload) = super_packet(Form::TCP, &[7; 300]);
     let mut segments = cut(&mut packet, offload);
     let last = segments[1].len() - 1;
     segments[1][last] ^= 1;

@@ -251,18 +251,17 @@ impl Endpoint {
     pub fn receive_handshake(
         &self,
         now: Now,
-        from: SocketAddr,
-        message: &[u8],
+        incoming: Incoming<'_>,
         scratch: &mut WorkerScratch,
         sink: &mut impl Sink,
     ) {
+        let Incoming { from, message } = incoming;
         if stun::is_response(message) {
             if !self.reflexive.lock().receive_response(now.instant, message) {
                 self.state.drops.count(DropReason::UnknownPeer, 1);
             }
             return;
         }
-        let incoming = Incoming { from, message };
         let received = self.state.transport.receive_handshake(now, incoming, &mut send_plain(sink));
         match received {
             Ok(Some(peer)) => {

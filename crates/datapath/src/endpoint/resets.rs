@@ -3,7 +3,12 @@
 //! configuration wait for no more than a few hundred flows.
 
 use super::api::Endpoint;
-use crate::{filter::CutScope, packet_batch::WorkerScratch, sink::Sink, tables::state::Tables};
+use crate::{
+    filter::{CutScope, CutSearch},
+    packet_batch::WorkerScratch,
+    sink::Sink,
+    tables::state::Tables,
+};
 use meshward_types::OnRevoke;
 use std::{net::IpAddr, sync::atomic::Ordering::Relaxed, time::Instant};
 
@@ -57,7 +62,12 @@ impl Endpoint {
             let resets = {
                 let tables = self.state.tables.read();
                 let party_at = |address: IpAddr| Some(tables.route(now, address).ok()?.party);
-                self.state.filter.reset_cut(&tables.rules, now, chunk, scope, party_at)
+                self.state.filter.reset_cut(
+                    &tables.rules,
+                    now,
+                    CutSearch { chunk, scope },
+                    party_at,
+                )
             };
             if !resets.is_empty() {
                 let mut batch = self.begin_batch(scratch, now);

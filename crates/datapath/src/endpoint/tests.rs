@@ -18,6 +18,7 @@ use crate::{
 use meshward_types::{
     Acl, AclEntry, Conduct, IdentityId, NodeName, PortRange, Protocol, WorkloadId,
 };
+use meshward_wireguard::load_gate::Incoming;
 use meshward_wireguard::message::OVERHEAD;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -92,8 +93,7 @@ impl Node {
         for message in std::mem::take(&mut self.wire.handshakes) {
             self.endpoint.receive_handshake(
                 time(now),
-                from,
-                &message,
+                Incoming { from, message: &message },
                 &mut self.scratch,
                 &mut self.wire,
             );
@@ -414,7 +414,7 @@ fn a_super_packet_crosses_as_datagrams_of_the_mtu_and_is_one_again() {
     pair.wait(Duration::from_secs(1));
     let path_mtu = pair.nodes[0].endpoint.stats(pair.now).peers[0].1.path_mtu;
     assert_eq!(path_mtu, Some(1420), "probes have found out how long packets may be");
-    let mut packet = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &[7; 20_000]);
+    let mut packet = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &vec![7; 20_000]);
     (packet[32], packet[33]) = (5 << 4, 0x10);
     let offload = Offload::Segment { kind: SegmentKind::TcpV4, size: 1380, headers: 40, start: 20 };
     let (now, workload) = (pair.now, pair.nodes[0].workload);
@@ -669,7 +669,7 @@ fn no_packet_of_a_known_flow_allocates_memory() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1, "the session stands");
-    let mut whole = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &[7; 40 * 1380]);
+    let mut whole = packet("10.42.0.1", "10.42.1.1", 6, (4000, 8080), &vec![7; 40 * 1380]);
     (whole[32], whole[33]) = (5 << 4, 0x10);
     let offload = Offload::Segment { kind: SegmentKind::TcpV4, size: 1380, headers: 40, start: 20 };
     let small = to_api();

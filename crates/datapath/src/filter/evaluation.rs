@@ -6,7 +6,7 @@ use crate::{
     drop_reason::DropReason,
     flow::{
         key::{FlowEnd, FlowKey},
-        state::{Flow, Ruling},
+        state::{Flow, FlowPacket, Ruling},
         table::FlowEntry,
     },
     flow_log::FlowKind,
@@ -44,6 +44,16 @@ struct Direction {
     from: Party,
     to: Party,
     port: u16,
+}
+
+/// A packet's direction of a flow, and the other one.
+struct FlowDirections {
+    /// The end that the packet is from.
+    from: FlowEnd,
+    there: Direction,
+    back: Direction,
+    /// `true` if that end sends the packet now, `false` if an ICMP error quotes it.
+    is_sent: bool,
 }
 
 impl Evaluation<'_> {
@@ -156,7 +166,8 @@ impl Evaluation<'_> {
             let port = quoted.headers.source_port;
             let back = Direction { from: source, to: destination, port };
             let protocol = quoted.headers.protocol();
-            let ruling = self.ruling_of(flow, protocol, from, [there, back], false);
+            let directions = FlowDirections { from, there, back, is_sent: false };
+            let ruling = self.ruling_of(flow, protocol, &directions);
             flow.apply_ruling(rules.generation(), ruling);
         }
         let checked = if flow.is_denied() {
@@ -178,18 +189,19 @@ impl Evaluation<'_> {
         let (key, from) = FlowKey::of(headers);
         let segment = (headers.ip_protocol == 6).then(|| Segment::read(packet, headers));
         let begins = segment.is_some_and(|segment| segment.begins());
+        let packet = FlowPacket { headers, from, segment };
         let mut entry = self.state.flows.entry(key);
         if let Some(flow) = entry.get(time.seconds)
             && flow.is_of(rules.generation())
             && !flow.is_denied()
             && (!begins || flow.right() == from)
         {
-            flow.note_packet(time.seconds, rules.timeouts(), headers, from, segment);
+            flow.note_packet(time.seconds, rules.timeouts(), packet);
             let passed = self.pass(&flow.link, flow.is_observed());
             entry.reclassify();
             return passed;
         }
-        let checked = self.check_anew(&mut entry, from, segment);
+        let checked = self.check_anew(&mut entry, packet);
         entry.reclassify();
         checked
     }
@@ -197,22 +209,19 @@ impl Evaluation<'_> {
     /// Checks the first packet of a flow, the first after the rules have changed, one that the
     /// rules deny, or one that begins a connection.
     #[inline(never)]
-    fn check_anew(
-        &self,
-        entry: &mut FlowEntry,
-        from: FlowEnd,
-        segment: Option<Segment>,
-    ) -> Result<(), DropReason> {
+    fn check_anew(&self, entry: &mut FlowEntry, packet: FlowPacket<'_>) -> Result<(), DropReason> {
         let Self { rules, time, .. } = *self;
-        let FilterInput { headers, source, destination, .. } = self.input;
+        let FilterInput { source, destination, .. } = self.input;
+        let FlowPacket { headers, from, segment } = packet;
         let Some(flow) = entry.get(time.seconds) else {
-            return self.check_first(entry, from, segment);
+            return self.check_first(entry, packet);
         };
         let generation = rules.generation();
         if !flow.is_of(generation) || flow.is_denied() && from != flow.initiator() {
             let there = Direction { from: source, to: destination, port: headers.destination_port };
             let back = Direction { from: destination, to: source, port: headers.source_port };
-            let ruling = self.ruling_of(flow, headers.protocol(), from, [there, back], true);
+            let directions = FlowDirections { from, there, back, is_sent: true };
+            let ruling = self.ruling_of(flow, headers.protocol(), &directions);
             flow.apply_ruling(generation, ruling);
         }
         if segment.is_some_and(|segment| segment.begins()) && flow.right() != from {
@@ -224,11 +233,11 @@ impl Evaluation<'_> {
             }
             let link = self.link(source, destination);
             self.note_begun(&link);
-            flow.note_packet(time.seconds, rules.timeouts(), headers, from, segment);
+            flow.note_packet(time.seconds, rules.timeouts(), packet);
             return self.pass(&link, verdict == Verdict::Observed);
         }
         if !flow.is_denied() {
-            flow.note_packet(time.seconds, rules.timeouts(), headers, from, segment);
+            flow.note_packet(time.seconds, rules.timeouts(), packet);
             return self.pass(&flow.link, flow.is_observed());
         }
         // An end still believes in it.
@@ -236,18 +245,15 @@ impl Evaluation<'_> {
         if headers.icmp == Icmp::Reply { self.check_alone() } else { Err(self.refusal()) }
     }
 
-    /// Returns the ruling of the rules of now on a flow with a packet in the direction `there`:
-    /// allowed if its initiator may begin it, or if the other side may begin such a flow itself.
-    /// That counts once the other side sends: with this packet, if it `is_sent` by it, or if it did
-    /// before.
+    /// Returns the ruling of the rules of now on a flow: allowed if its initiator may begin it, or
+    /// if the other side may begin such a flow itself. That counts once the other side has sent.
     fn ruling_of(
         &self,
         flow: &Flow,
         protocol: Protocol,
-        from: FlowEnd,
-        [there, back]: [Direction; 2],
-        is_sent: bool,
+        directions: &FlowDirections,
     ) -> Option<Ruling> {
+        let FlowDirections { from, there, back, is_sent } = *directions;
         let by_right_of = |right: FlowEnd| {
             let Direction { from, to, port } = if right == from { there } else { back };
             let verdict = self.rules.verdict(from, to, protocol, port);
@@ -264,14 +270,10 @@ impl Evaluation<'_> {
     }
 
     /// Checks a packet that belongs to no flow.
-    fn check_first(
-        &self,
-        entry: &mut FlowEntry,
-        from: FlowEnd,
-        segment: Option<Segment>,
-    ) -> Result<(), DropReason> {
+    fn check_first(&self, entry: &mut FlowEntry, packet: FlowPacket<'_>) -> Result<(), DropReason> {
         let rules = self.rules;
-        let FilterInput { headers, source, destination, .. } = self.input;
+        let FilterInput { source, destination, .. } = self.input;
+        let FlowPacket { headers, from, segment } = packet;
         let resets = segment.is_some() && headers.tcp_flags & RST != 0;
         if headers.icmp == Icmp::Reply || resets {
             return self.check_alone();
@@ -282,7 +284,7 @@ impl Evaluation<'_> {
             self.note_begun(&link);
             let ruling = Ruling { right: from, link, observed: verdict == Verdict::Observed };
             let flow = Flow::new(from, rules.generation(), ruling, State::Opening);
-            return self.begin_flow(entry, from, flow, segment);
+            return self.begin_flow(entry, packet, flow);
         }
         if self.time.resumes && segment.is_some_and(|segment| segment.goes_on()) {
             let back = rules.verdict(destination, source, Protocol::Tcp, headers.source_port);
@@ -290,7 +292,7 @@ impl Evaluation<'_> {
                 let (right, link) = (from.other(), self.link(destination, source));
                 let ruling = Ruling { right, link, observed: back == Verdict::Observed };
                 let flow = Flow::new(right, rules.generation(), ruling, State::Answered);
-                return self.begin_flow(entry, from, flow, segment);
+                return self.begin_flow(entry, packet, flow);
             }
         }
         Err(self.refusal())
@@ -306,13 +308,12 @@ impl Evaluation<'_> {
     fn begin_flow(
         &self,
         entry: &mut FlowEntry,
-        from: FlowEnd,
+        packet: FlowPacket<'_>,
         mut flow: Flow,
-        segment: Option<Segment>,
     ) -> Result<(), DropReason> {
-        let (headers, timeouts) = (self.input.headers, self.rules.timeouts());
-        flow.note_packet(self.time.seconds, timeouts, headers, from, segment);
-        flow.extend(self.time.seconds, timeouts, headers.protocol());
+        let timeouts = self.rules.timeouts();
+        flow.note_packet(self.time.seconds, timeouts, packet);
+        flow.extend(self.time.seconds, timeouts, packet.headers.protocol());
         self.pass(&flow.link, flow.is_observed())?;
         entry.insert(self.input.source.owner, flow);
         Ok(())

@@ -11,7 +11,7 @@ mod reset;
 mod state;
 
 pub use state::FilterInput;
-pub(crate) use state::{CutScope, Reset};
+pub(crate) use state::{CutScope, CutSearch, Reset};
 
 use crate::{
     drop_reason::DropReason,
@@ -124,13 +124,12 @@ impl Filter {
     }
 
     /// Looks through a chunk of the flow table for connections that the rules of now do not allow
-    /// and that are to be reset. `party_at`: who is at an address.
+    /// and that are to be reset. `party_at`: the party at an address.
     pub(crate) fn reset_cut(
         &self,
         rules: &Rules,
         now: Instant,
-        chunk: FlowChunk,
-        scope: CutScope,
+        CutSearch { chunk, scope }: CutSearch,
         party_at: impl Fn(IpAddr) -> Option<Party>,
     ) -> Vec<Reset> {
         let (seconds, mut resets) = (self.seconds(now), Vec::new());

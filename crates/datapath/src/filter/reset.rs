@@ -6,7 +6,7 @@ use crate::{
     headers::RST,
     reject::{TcpEnd, tcp_segment},
     rules::{Party, Ports, Rules},
-    tcp::ACK,
+    tcp::{ACK, BareSegment},
 };
 use meshward_types::{OnDeny, OnRevoke, Protocol, Verdict};
 
@@ -62,10 +62,13 @@ pub(super) fn reset_both(flow: &Flow, tuple: &FlowTuple) -> Vec<Reset> {
         [(initiator, destination, source), (initiator.other(), source, destination)]
     {
         let before = all.len();
-        let segments = flow.reset_sequences(end).map(|seq| tcp_segment(from, to, seq, 0, RST));
+        let segments = flow
+            .reset_sequences(end)
+            .map(|seq| tcp_segment(from, to, BareSegment { seq, ack: 0, flags: RST }));
         all.extend(segments.map(|packet| Reset { to: to.address, packet }));
         if all.len() == before {
-            all.push(Reset { to: to.address, packet: tcp_segment(from, to, 0, 0, ACK) });
+            let probe = BareSegment { seq: 0, ack: 0, flags: ACK };
+            all.push(Reset { to: to.address, packet: tcp_segment(from, to, probe) });
         }
     }
     all

@@ -1,7 +1,7 @@
 //! The state of the filter, and its input.
 
 use crate::{
-    flow::table::FlowTable,
+    flow::table::{FlowChunk, FlowTable},
     fragment::Fragments,
     headers::Headers,
     link_counters::{LinkCounters, Tally},
@@ -32,6 +32,13 @@ pub(crate) enum CutScope {
     Quarantined,
     /// All.
     All,
+}
+
+/// A search of a chunk of the flow table for connections that are to be reset.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CutSearch {
+    pub(crate) chunk: FlowChunk,
+    pub(crate) scope: CutScope,
 }
 
 /// A segment for one end of a connection that is cut, as if the other end had sent it.

@@ -5,7 +5,7 @@ use crate::{
     fair_table::entry::{Evictable, EvictionClass},
     headers::Headers,
     link_counters::Counters,
-    tcp::{Connection, Segment, State},
+    tcp::{Connection, Noted, Segment, State},
     timeouts::Seconds,
 };
 use meshward_types::Protocol;
@@ -79,6 +79,16 @@ impl SavedFlow {
 const SAVED: u8 = BEGUN_BY_HIGH | RIGHT_OF_HIGH | TCP | RESPONDER_HAS_SENT;
 /// The generation of no rules: what comes from before is checked anew.
 const NO_GENERATION: u32 = u32::MAX;
+
+/// A packet of a flow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FlowPacket<'a> {
+    pub(crate) headers: &'a Headers,
+    /// The end that has sent it.
+    pub(crate) from: FlowEnd,
+    /// The segment that it is in TCP.
+    pub(crate) segment: Option<Segment>,
+}
 
 /// A ruling that a flow may pass.
 #[derive(Debug)]
@@ -203,15 +213,13 @@ impl Flow {
         }
     }
 
-    /// Notes a packet of the flow that passes. `segment`: what it is in TCP.
+    /// Notes a packet of the flow that passes.
     #[inline]
     pub(crate) fn note_packet(
         &mut self,
         now: u32,
         timeouts: &Seconds,
-        headers: &Headers,
-        from: FlowEnd,
-        segment: Option<Segment>,
+        FlowPacket { headers, from, segment }: FlowPacket<'_>,
     ) {
         let initiator = self.initiator();
         if from != initiator {
@@ -224,7 +232,8 @@ impl Flow {
             }
             return self.extend(now, timeouts, headers.protocol());
         };
-        let (accepted, began) = self.connection.note(from as usize, initiator as usize, &segment);
+        let Noted { is_accepted, began } =
+            self.connection.note(from as usize, initiator as usize, &segment);
         self.marks |= TCP;
         if began != initiator as usize {
             // The side that has answered until now has begun a connection. Whether it may is
@@ -232,7 +241,7 @@ impl Flow {
             self.mark(BEGUN_BY_HIGH, initiator == FlowEnd::Low);
             self.generation = self.generation.wrapping_sub(1);
         }
-        if accepted {
+        if is_accepted {
             self.marks |= USED;
             self.extend(now, timeouts, Protocol::Tcp);
         } else {

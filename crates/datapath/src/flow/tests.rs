@@ -1,6 +1,6 @@
 use super::{
-    key::FlowKey,
-    state::{Flow, Ruling},
+    key::{FlowEnd, FlowKey},
+    state::{Flow, FlowPacket, Ruling},
     table::{FlowTable, MAX_FLOWS, SHARDS, SHARDS_AT_ONCE},
 };
 use crate::{
@@ -16,6 +16,10 @@ use std::sync::Arc;
 
 fn headers(a: (&str, u16), b: (&str, u16), protocol: u8) -> Headers {
     Headers::parse(&build::packet(a.0, b.0, protocol, (a.1, b.1), b"")).unwrap()
+}
+
+fn flow_packet(headers: &Headers, from: FlowEnd) -> FlowPacket<'_> {
+    FlowPacket { headers, from, segment: None }
 }
 
 #[test]
@@ -72,12 +76,12 @@ fn an_idle_flow_ends_and_a_busy_one_stays() {
     let (key, end) = FlowKey::of(&packet);
     let ruling = Ruling { right: end, link: Arc::default(), observed: false };
     let mut flow = Flow::new(end, 1, ruling, State::Opening);
-    flow.note_packet(0, &timeouts, &packet, end, None);
+    flow.note_packet(0, &timeouts, flow_packet(&packet, end));
     table.entry(key).insert(QuotaOwner::Workload(WorkloadIndex(0)), flow);
     let expire_all = |now| (0..SHARDS / SHARDS_AT_ONCE).for_each(|_| table.expire(now));
     expire_all(timeouts.udp_opening - 1);
     let at = timeouts.udp_opening - 1;
-    table.entry(key).get(at).unwrap().note_packet(at, &timeouts, &reply, end.other(), None);
+    table.entry(key).get(at).unwrap().note_packet(at, &timeouts, flow_packet(&reply, end.other()));
     expire_all(at + timeouts.udp - 1);
     assert_eq!(table.len(), 1);
     let over = at + timeouts.udp;
@@ -111,7 +115,7 @@ fn a_hundred_thousand_flows_take_at_most_64_bytes_each_more_than_without_states(
         let (key, end) = FlowKey::of(&packet);
         let ruling = Ruling { right: end, link: link.clone(), observed: false };
         let mut flow = Flow::new(end, 1, ruling, State::Opening);
-        flow.note_packet(0, &timeouts, &packet, end, None);
+        flow.note_packet(0, &timeouts, flow_packet(&packet, end));
         table.entry(key).insert(QuotaOwner::Workload(WorkloadIndex(0)), flow);
     }
     let each = (resident() - before) / FLOWS;

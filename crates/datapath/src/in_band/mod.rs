@@ -16,7 +16,7 @@ const IPV6_HEADER: usize = 40;
 pub(crate) const HEADER: usize = IPV6_HEADER + 4;
 
 /// Writes the header of a message into a packet whose body stands behind [`HEADER`] bytes.
-pub(crate) fn write_header(kind: &[u8; 4], packet: &mut [u8]) {
+pub(crate) fn write_header(kind: [u8; 4], packet: &mut [u8]) {
     let payload = (packet.len() - IPV6_HEADER) as u16;
     packet[..IPV6_HEADER].fill(0);
     packet[0] = 0x60;
@@ -24,7 +24,7 @@ pub(crate) fn write_header(kind: &[u8; 4], packet: &mut [u8]) {
     (packet[6], packet[7]) = (EXPERIMENT, 1);
     packet[8..24].copy_from_slice(&LINK_LOCAL.octets());
     packet[24..40].copy_from_slice(&LINK_LOCAL.octets());
-    packet[IPV6_HEADER..HEADER].copy_from_slice(kind);
+    packet[IPV6_HEADER..HEADER].copy_from_slice(&kind);
 }
 
 /// Reads the kind and the body of a message; `None` if the packet is no in-band control. Padding of

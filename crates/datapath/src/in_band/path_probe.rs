@@ -31,7 +31,7 @@ impl PathProbe {
             Self::Challenge(number) => (CHALLENGE, number),
             Self::Response(number) => (RESPONSE, number),
         };
-        write_header(kind, packet);
+        write_header(*kind, packet);
         packet[HEADER..LENGTH].copy_from_slice(&number.to_be_bytes());
         packet[LENGTH..].fill(0);
     }

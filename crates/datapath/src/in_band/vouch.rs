@@ -34,7 +34,7 @@ impl Vouch {
     /// Returns the packet that carries the vouch.
     pub(crate) fn encode(self) -> [u8; LENGTH] {
         let mut packet = [0; LENGTH];
-        write_header(KIND, &mut packet);
+        write_header(*KIND, &mut packet);
         packet[HEADER..HEADER + 4].copy_from_slice(&self.identity.0.to_be_bytes());
         let address = match self.address {
             IpAddr::V4(address) => address.to_ipv6_mapped(),

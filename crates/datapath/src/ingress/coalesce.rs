@@ -85,7 +85,7 @@ impl Coalescer {
             .filter(|mergeable| self.options.has(mergeable.kind));
         let pushes = headers.tcp_flags & PSH != 0;
         if let Some(mergeable) = mergeable
-            && self.append(buffer, peer, &span, headers, mergeable)
+            && self.append(buffer, &Addition { peer, span: &span, headers, mergeable })
         {
             return;
         }
@@ -107,14 +107,8 @@ impl Coalescer {
     }
 
     /// Appends a packet to the latest run of its flow. Returns false if it does not fit there.
-    fn append(
-        &mut self,
-        buffer: &mut [u8],
-        peer: PeerIndex,
-        span: &Span,
-        headers: &Headers,
-        Mergeable { kind, head }: Mergeable,
-    ) -> bool {
+    fn append(&mut self, buffer: &mut [u8], addition: &Addition<'_>) -> bool {
+        let Addition { peer, span, headers, mergeable: Mergeable { kind, head } } = *addition;
         let recent = &mut self.runs[self.count.saturating_sub(LOOK_BACK)..self.count];
         // The flow's latest run alone counts: to add to an earlier one would change the order.
         let Some(run) =
@@ -178,6 +172,14 @@ impl Run {
         let parts = Vec::with_capacity(MAX_GATHER_PARTS);
         Self { peer: PeerIndex(0), headers, parts, kind: None, head: 0, size: 0, closed: true }
     }
+}
+
+/// A packet that may be added to a run.
+struct Addition<'a> {
+    peer: PeerIndex,
+    span: &'a Span,
+    headers: &'a Headers,
+    mergeable: Mergeable,
 }
 
 /// A packet that may be merged.

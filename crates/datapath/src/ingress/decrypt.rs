@@ -16,13 +16,10 @@ use crate::{
     offload::Offload,
     packet_batch::PacketBatch,
     sink::Sink,
-    transport::peer::{Peer, ReceivedContent},
+    transport::peer::{Peer, ReceivedContent, ReceivedRun},
 };
-use meshward_wireguard::{
-    message::{MessageType, RECEIVER_INDEX, read_u32},
-    session::Session,
-};
-use std::{net::SocketAddr, sync::Arc};
+use meshward_wireguard::message::{MessageType, RECEIVER_INDEX, read_u32};
+use std::net::SocketAddr;
 
 /// The contents of a run of messages.
 #[derive(Default)]
@@ -30,6 +27,14 @@ struct Opened {
     any: bool,
     /// Bytes of packets; `None` while there were only path probes.
     bytes: Option<u64>,
+}
+
+/// The plaintext of a message.
+struct Plaintext {
+    peer: PeerIndex,
+    /// The ECN field of the outer header.
+    ecn: Ecn,
+    span: Span,
 }
 
 impl PacketBatch<'_> {
@@ -71,27 +76,26 @@ impl PacketBatch<'_> {
                 self.handle_path_probe(&peer, received.from, probe, sink);
                 continue;
             }
-            let bytes = self.accept_packet(peer.index, received.ecn, buffer, text, sink);
+            let bytes = self.accept_plaintext(
+                Plaintext { peer: peer.index, ecn: received.ecn, span: text },
+                buffer,
+                sink,
+            );
             *opened.bytes.get_or_insert(0) += bytes;
         }
         drop(window);
         if opened.any {
-            self.after_receive(&peer, &session, received.from, opened.bytes, sink);
+            let content =
+                opened.bytes.map_or(ReceivedContent::PathProbes, ReceivedContent::Packets);
+            let run = ReceivedRun { session: &session, from: received.from, content };
+            self.after_receive(&peer, &run, sink);
         }
         rest.range.start
     }
 
-    fn after_receive(
-        &mut self,
-        peer: &Peer,
-        session: &Arc<Session>,
-        from: SocketAddr,
-        bytes: Option<u64>,
-        sink: &mut impl Sink,
-    ) {
-        sink.authenticated(from);
-        let content = bytes.map_or(ReceivedContent::PathProbes, ReceivedContent::Packets);
-        let after = peer.note_received(self.millis, session, from, content);
+    fn after_receive(&mut self, peer: &Peer, run: &ReceivedRun<'_>, sink: &mut impl Sink) {
+        sink.authenticated(run.from);
+        let after = peer.note_received(self.millis, run);
         if after.handshake_is_due {
             self.state.request_handshake(peer, sink);
         }
@@ -135,24 +139,23 @@ impl PacketBatch<'_> {
     }
 
     /// Accepts the content of a message of a peer. Returns how many bytes of packets it is.
-    fn accept_packet(
+    fn accept_plaintext(
         &mut self,
-        peer: PeerIndex,
-        ecn: Ecn,
+        plaintext: Plaintext,
         buffer: &mut [u8],
-        text: Span,
         sink: &mut impl Sink,
     ) -> u64 {
+        let text = plaintext.span.clone();
         if text.is_empty() {
             return 0;
         }
-        if let Some(device) = self.tables.device_at(peer) {
-            // What a device sends is authorized as what comes from any workload of this node.
+        if let Some(device) = self.tables.device_at(plaintext.peer) {
+            // Packets of a device are authorized like those of any workload of this node.
             let bytes = text.len() as u64;
             self.egress(device, Offload::None, &mut buffer[text], sink);
             return bytes;
         }
-        let accepted = self.accept_from_node(peer, ecn, buffer, text);
+        let accepted = self.accept_from_node(plaintext, buffer);
         accepted.unwrap_or_else(|reason| {
             self.state.drops.count(reason, 1);
             0
@@ -161,10 +164,8 @@ impl PacketBatch<'_> {
 
     fn accept_from_node(
         &mut self,
-        peer: PeerIndex,
-        outer_ecn: Ecn,
+        Plaintext { peer, ecn: outer_ecn, span: text }: Plaintext,
         buffer: &mut [u8],
-        text: Span,
     ) -> Result<u64, DropReason> {
         let packet = &mut buffer[text.clone()];
         if let Some(vouch) = Vouch::decode(packet) {

@@ -21,7 +21,15 @@ const MAX_EARLY_DATA: u32 = 2048;
 /// counts as too far ahead.
 const MAX_SCALE: u8 = 14;
 
-/// A TCP segment: what its header says, and its length.
+/// A segment without data and options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BareSegment {
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+}
+
+/// A TCP segment: the fields of its header, and its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Segment {
     seq: u32,
@@ -64,12 +72,15 @@ impl Segment {
         self.flags & (SYN | ACK | RST) == SYN
     }
 
-    /// Returns the reset that its sender accepts: its sequence and acknowledgement numbers and its
-    /// flags.
-    pub(crate) fn reset(&self, is_whole: bool) -> Option<(u32, u32, u8)> {
-        match self.has(ACK) {
-            true => Some((self.ack, 0, RST)),
-            false => is_whole.then_some((0, self.end, RST | ACK)),
+    /// Returns the reset that its sender accepts. `fragment`: a segment without an acknowledgement
+    /// is answered only if all of it is known.
+    pub(crate) fn reset(&self, fragment: Fragment) -> Option<BareSegment> {
+        match (self.has(ACK), fragment) {
+            (true, _) => Some(BareSegment { seq: self.ack, ack: 0, flags: RST }),
+            (false, Fragment::Whole) => {
+                Some(BareSegment { seq: 0, ack: self.end, flags: RST | ACK })
+            }
+            (false, _) => None,
         }
     }
 
@@ -141,6 +152,15 @@ const ANSWERED: u16 = 2048;
 const SCALES: u16 = 4096;
 const OFFER: u16 = OFFERED | OFFERED_BY_SECOND | ANSWERED | SCALES;
 
+/// The effect of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Noted {
+    /// `true` if the other end accepts the segment.
+    pub(crate) is_accepted: bool,
+    /// The end that began the connection, as it is now.
+    pub(crate) began: usize,
+}
+
 /// A connection between two ends, numbered 0 and 1.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Connection {
@@ -183,17 +203,15 @@ impl Connection {
         self.flags |= flag << end;
     }
 
-    /// Notes a segment that `by` has sent. `began` is the end that began the connection. Returns
-    /// whether the segment is one that the other end accepts, and who began the connection now.
-    pub(crate) fn note(&mut self, by: usize, began: usize, segment: &Segment) -> (bool, usize) {
-        if segment.has(RST) {
-            return (self.note_reset(by, segment), began);
-        }
-        match (segment.has(SYN), segment.has(ACK)) {
-            (true, false) => (self.note_offer(by, began, segment), began),
-            (true, true) => self.note_answer(by, began, segment),
-            _ => (self.note_data(by, began, segment), began),
-        }
+    /// Notes a segment that `by` has sent. `began` is the end that began the connection.
+    pub(crate) fn note(&mut self, by: usize, began: usize, segment: &Segment) -> Noted {
+        let is_accepted = match (segment.has(RST), segment.has(SYN), segment.has(ACK)) {
+            (true, ..) => self.note_reset(by, segment),
+            (_, true, false) => self.note_offer(by, began, segment),
+            (_, true, true) => return self.note_answer(by, began, segment),
+            _ => self.note_data(by, began, segment),
+        };
+        Noted { is_accepted, began }
     }
 
     /// Applies a SYN: a new connection if the other side has said nothing yet; otherwise that side
@@ -231,13 +249,13 @@ impl Connection {
     }
 
     /// Applies a SYN that answers another: the sender of that has begun the connection.
-    fn note_answer(&mut self, by: usize, began: usize, segment: &Segment) -> (bool, usize) {
+    fn note_answer(&mut self, by: usize, began: usize, segment: &Segment) -> Noted {
         let other = 1 - by;
         if !self.offered_by(other) || !self.acknowledges_offer(segment) {
-            return (false, began);
+            return Noted { is_accepted: false, began };
         }
         if self.flags & ANSWERED != 0 {
-            return (self.state == State::Answered, began);
+            return Noted { is_accepted: self.state == State::Answered, began };
         }
         if self.state != State::Opening || other != began {
             self.begin(other, segment.ack, u16::MAX);
@@ -254,7 +272,7 @@ impl Connection {
         self.set(HAS_ACKED, by);
         self.flags |= ANSWERED | SHAKEN;
         self.state = State::Answered;
-        (true, other)
+        Noted { is_accepted: true, began: other }
     }
 
     fn acknowledges_offer(&self, segment: &Segment) -> bool {

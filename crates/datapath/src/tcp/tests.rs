@@ -23,9 +23,9 @@ impl Watch {
     }
 
     fn note(&mut self, by: usize, segment: Segment) -> bool {
-        let (accepted, began) = self.connection.note(by, self.began, &segment);
-        self.began = began;
-        accepted
+        let noted = self.connection.note(by, self.began, &segment);
+        self.began = noted.began;
+        noted.is_accepted
     }
 
     fn state(&self) -> State {

@@ -2,7 +2,7 @@
 
 use super::{
     outbound::SendMessage,
-    peer::{Peer, ReceivedContent, SendPath},
+    peer::{Peer, ReceivedContent, ReceivedRun, SendPath},
     state::{Now, Transport},
 };
 use crate::index::PeerIndex;
@@ -110,7 +110,14 @@ impl Bench {
         let (peer, now) = (self.peer(), self.ours.millis(self.now.instant));
         let session = peer.receive_session(now, read_u32(&datagram, RECEIVER_INDEX)).unwrap();
         let text = session.open(&mut session.received(), &mut datagram).unwrap();
-        peer.note_received(now, &session, self.from, ReceivedContent::Packets(text.len() as u64));
+        peer.note_received(
+            now,
+            &ReceivedRun {
+                session: &session,
+                from: self.from,
+                content: ReceivedContent::Packets(text.len() as u64),
+            },
+        );
         datagram[text].to_vec()
     }
 

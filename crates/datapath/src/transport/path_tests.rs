@@ -1,7 +1,7 @@
 //! The paths to a peer: which are tried, and which are kept to.
 
 use super::{
-    peer::{Peer, ReceivedContent},
+    peer::{Peer, ReceivedContent, ReceivedRun},
     state::{Now, Transport},
 };
 use crate::{
@@ -83,9 +83,7 @@ impl Bench {
         );
         theirs.note_received(
             self.theirs.millis(self.at(at + 3).instant),
-            &next.unwrap(),
-            from,
-            ReceivedContent::Packets(0),
+            &ReceivedRun { session: &next.unwrap(), from, content: ReceivedContent::Packets(0) },
         );
     }
 
@@ -188,7 +186,10 @@ fn a_good_path_is_not_left_for_the_relay() {
     let peer = bench.peer();
     let session = peer.send_path(Millis(10)).unwrap().session;
     let says = |at: u64, from: SocketAddr| {
-        peer.note_received(Millis(at), &session, from, ReceivedContent::Packets(100));
+        peer.note_received(
+            Millis(at),
+            &ReceivedRun { session: &session, from, content: ReceivedContent::Packets(100) },
+        );
         peer.address()
     };
     assert_eq!(says(1_100, bench.direct[0]), Some(bench.direct[0]));
@@ -213,7 +214,14 @@ fn a_path_in_one_direction_is_not_used() {
 
     // A message that is more than a probe shows that the peer has proved the path.
     let session = ours.send_path(at(20)).unwrap().session;
-    ours.note_received(at(30), &session, bench.direct[0], ReceivedContent::PathProbes);
+    ours.note_received(
+        at(30),
+        &ReceivedRun {
+            session: &session,
+            from: bench.direct[0],
+            content: ReceivedContent::PathProbes,
+        },
+    );
     assert_eq!(ours.address(), Some(bench.relay), "probes that come prove nothing");
     let asked = bench.tick(300);
     assert_eq!(addresses(&asked), bench.direct);
@@ -227,7 +235,14 @@ fn a_path_in_one_direction_is_not_used() {
     // comes directly.
     let begun = bench.begin_after_silence(2_000);
     assert_eq!(addresses(&begun), bench.everywhere());
-    ours.note_received(at(1_990), &session, bench.direct[0], ReceivedContent::Packets(1));
+    ours.note_received(
+        at(1_990),
+        &ReceivedRun {
+            session: &session,
+            from: bench.direct[0],
+            content: ReceivedContent::Packets(1),
+        },
+    );
     let answer = bench.answer(2_010, bench.relay, &begun[0].1);
     bench
         .ours
@@ -241,7 +256,14 @@ fn a_path_in_one_direction_is_not_used() {
     // The other side learns it from the first message of the new session.
     let first = theirs.handshake.lock().sessions_begun;
     let next = theirs.receive_session(at(2_030), u32::from(first)).unwrap();
-    theirs.note_received(at(2_025), &next, bench.direct[0], ReceivedContent::Packets(1));
+    theirs.note_received(
+        at(2_025),
+        &ReceivedRun {
+            session: &next,
+            from: bench.direct[0],
+            content: ReceivedContent::Packets(1),
+        },
+    );
     assert_eq!(theirs.address(), Some(bench.direct[0]));
     assert_eq!(theirs.send_path(at(2_030)).unwrap().session.local_index(), u32::from(first));
 }
@@ -253,7 +275,10 @@ fn a_lost_direct_path_is_avoided_longer_each_time_while_the_relay_is_good() {
     let peer = bench.peer();
     let session = peer.send_path(Millis(10)).unwrap().session;
     let says = |at: u64, from: SocketAddr| {
-        peer.note_received(Millis(at), &session, from, ReceivedContent::Packets(100));
+        peer.note_received(
+            Millis(at),
+            &ReceivedRun { session: &session, from, content: ReceivedContent::Packets(100) },
+        );
         peer.address()
     };
     let mut at = 1_000;

@@ -100,6 +100,14 @@ pub(crate) enum ReceivedContent {
     Packets(u64),
 }
 
+/// Messages of one session that were received in a row.
+#[derive(Clone, Copy)]
+pub(crate) struct ReceivedRun<'a> {
+    pub(crate) session: &'a Arc<Session>,
+    pub(crate) from: SocketAddr,
+    pub(crate) content: ReceivedContent,
+}
+
 /// The consequences of messages that were received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AfterReceive {
@@ -219,14 +227,9 @@ impl Peer {
         self.timers.any_sent(now);
     }
 
-    /// Notes messages of a session that have come from `from`.
-    pub(crate) fn note_received(
-        &self,
-        now: Millis,
-        session: &Arc<Session>,
-        from: SocketAddr,
-        content: ReceivedContent,
-    ) -> AfterReceive {
+    /// Notes messages that were received.
+    pub(crate) fn note_received(&self, now: Millis, run: &ReceivedRun<'_>) -> AfterReceive {
+        let ReceivedRun { session, from, content } = *run;
         let ReceivedContent::Packets(bytes) = content else {
             let is_next = self.connectivity.read().sessions.is_next(session);
             let session_is_confirmed = is_next && self.roam(now, session, None);

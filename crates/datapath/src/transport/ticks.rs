@@ -10,6 +10,7 @@ use super::{
 use crate::{
     in_band::path_probe::{self, PathProbe},
     index::PeerIndex,
+    paths::prober::Challenge,
 };
 use meshward_wireguard::Millis;
 use parking_lot::MutexGuard;
@@ -49,7 +50,8 @@ impl Transport {
         let millis = self.millis(now.instant);
         peer.forget_old_sessions(millis);
         let mut handshake = peer.handshake.lock();
-        self.send_challenges(millis, peer, &mut handshake, network_mtu, send);
+        let challenges = self.due_challenges(millis, peer, &mut handshake, network_mtu);
+        self.send_challenges(millis, peer, challenges, send);
         match peer.due(millis, handshake.attempt.as_ref(), self.behind_nat.load(Relaxed)) {
             Due::Nothing => {}
             Due::Keepalive => peer.send_keepalive(millis, send),
@@ -63,27 +65,37 @@ impl Transport {
         0
     }
 
-    fn send_challenges(
+    /// Returns the path challenges of a peer that are due and within the budget.
+    fn due_challenges(
         &self,
         now: Millis,
         peer: &Peer,
         handshake: &mut HandshakeState,
         network_mtu: u16,
+    ) -> Vec<Challenge> {
+        let mut challenges = peer.challenges(now, handshake, network_mtu);
+        challenges.retain(|challenge| {
+            challenge.padded_to.is_some()
+                || !self.within_budget(now, handshake, vec![challenge.address]).is_empty()
+        });
+        challenges
+    }
+
+    fn send_challenges(
+        &self,
+        now: Millis,
+        peer: &Peer,
+        challenges: Vec<Challenge>,
         send: SendMessage,
     ) {
-        for challenge in peer.challenges(now, handshake, network_mtu) {
-            let address = challenge.address;
-            let is_padded = challenge.padded_to.is_some();
-            if !is_padded && self.within_budget(now, handshake, vec![address]).is_empty() {
-                continue;
-            }
-            let length = challenge.padded_to.map_or(path_probe::LENGTH, usize::from);
-            let probe = PathProbe::Challenge(challenge.number);
+        for Challenge { number, address, padded_to } in challenges {
+            let length = padded_to.map_or(path_probe::LENGTH, usize::from);
+            let probe = PathProbe::Challenge(number);
             let sealed = peer.seal(now, length, |packet| probe.encode(packet));
             let Some(datagram) = sealed else { break };
-            match is_padded {
-                true => self.unfragmented.lock().push((address, datagram)),
-                false => send(address, &datagram),
+            match padded_to {
+                Some(_) => self.unfragmented.lock().push((address, datagram)),
+                None => send(address, &datagram),
             }
         }
     }
