@@ -141,8 +141,8 @@ fn apply_admission(world: &World, shape: Shape, rule: &str) -> (f64, f64) {
         longest.set(longest.get().max(ms));
     };
     let judged = prepared.judges(&basis).into_iter().map(|(name, policy)| {
-        let judging = policies::judge_all(&look, &name, &policy);
-        (name, judging.warmed)
+        let judging = policies::preview_admission(&look, &name, &policy);
+        (name, judging.precomputed)
     });
     let judged = judged.collect();
     let nothing = BTreeSet::new();

@@ -77,7 +77,7 @@ impl RelayLinks {
     pub fn deliver(&self, deltas: &[RelayDelta]) {
         for delta in deltas {
             match delta {
-                RelayDelta::Tell(message) => self.tell_all(message),
+                RelayDelta::Send(message) => self.tell_all(message),
                 RelayDelta::Disconnect(name) => self.disconnect(name),
                 RelayDelta::Relays(specs) => self.publish(specs.clone()),
             }

@@ -3,7 +3,7 @@
 
 use meshward_control_state::{
     Refusal,
-    plans::workloads::{Refused, Report},
+    plans::workloads::{RejectedReport, Report},
 };
 use meshward_types::NodeName;
 use tokio::sync::{mpsc, oneshot};
@@ -19,12 +19,12 @@ pub struct Batch {
     pub node: NodeName,
     /// What it reports.
     pub reports: Vec<Report>,
-    answer: oneshot::Sender<Result<Refused, Refusal>>,
+    answer: oneshot::Sender<Result<Vec<RejectedReport>, Refusal>>,
 }
 
 impl Batch {
     /// Answers the session that waits. If it has ended meanwhile, nobody wants the answer.
-    pub fn answer(self, answer: Result<Refused, Refusal>) {
+    pub fn answer(self, answer: Result<Vec<RejectedReport>, Refusal>) {
         let _ = self.answer.send(answer);
     }
 }
@@ -47,7 +47,11 @@ impl ReportBatcher {
     ///
     /// # Errors
     /// If none of them was written.
-    pub async fn report(&self, node: &NodeName, reports: Vec<Report>) -> Result<Refused, Refusal> {
+    pub async fn report(
+        &self,
+        node: &NodeName,
+        reports: Vec<Report>,
+    ) -> Result<Vec<RejectedReport>, Refusal> {
         let ended = || Refusal::Failed("the coordinator ends".into());
         let (answer, answered) = oneshot::channel();
         let batch = Batch { node: node.clone(), reports, answer };

@@ -6,7 +6,9 @@ use meshward_api_types::PolicyResult;
 use meshward_control_state::{
     Plan, Refusal,
     change_log::ListKind,
-    plans::policies::{self, Applied, Basis, Judging, Prepared, Submission, Warmed},
+    plans::policies::{
+        self, AdmissionPreview, Applied, Basis, PrecomputedVerdicts, Prepared, Submission,
+    },
     world::World,
 };
 use meshward_types::NetworkName;
@@ -17,7 +19,7 @@ use std::{collections::BTreeMap, sync::Arc};
 /// while nothing else can.
 const ATTEMPTS: usize = 8;
 
-type Judged = BTreeMap<NetworkName, Judging>;
+type Judged = BTreeMap<NetworkName, AdmissionPreview>;
 
 impl Mesh {
     /// Takes up policies, or says what they would change.
@@ -58,14 +60,21 @@ impl Mesh {
                 self.look(|world| condition(world, &outcome.results))?;
                 return Ok(Done { revision, touched: RoaringBitmap::new(), outcome });
             }
-            let warmed: BTreeMap<NetworkName, Warmed> =
-                judged.into_iter().map(|(name, judging)| (name, judging.warmed)).collect();
-            let seen = warmed.values().map(|warmed| warmed.since).min().unwrap_or(basis.revision);
+            let precomputed: BTreeMap<NetworkName, PrecomputedVerdicts> =
+                judged.into_iter().map(|(name, judging)| (name, judging.precomputed)).collect();
+            let seen = precomputed
+                .values()
+                .map(|precomputed| precomputed.since)
+                .min()
+                .unwrap_or(basis.revision);
             let plan = |world: &World| {
                 // The journal goes with the world: what is looked at here is in it.
                 let since = self.journal.since(ListKind::Workloads, seen);
                 let touched = since.as_ref().map(|since| &since.keys);
-                checked(world, policies::plan(world, &prepared, &submission, &warmed, touched)?)
+                checked(
+                    world,
+                    policies::plan(world, &prepared, &submission, &precomputed, touched)?,
+                )
             };
             match self.change(context, plan).await {
                 Err(Refusal::Stale) => before = Some(prepared),
@@ -87,7 +96,7 @@ impl Mesh {
             let prepared = policies::prepare(&basis, &submission, before.as_ref())?;
             let look = |look: &mut dyn FnMut(&_)| mesh.look(look);
             let judge = |(name, policy): (NetworkName, _)| {
-                let judging = policies::judge_all(&look, &name, &policy);
+                let judging = policies::preview_admission(&look, &name, &policy);
                 (name, judging)
             };
             let judged = prepared.judges(&basis).into_iter().map(judge).collect();

@@ -13,7 +13,7 @@ use meshward_control_proto::{
     InstanceId, MAX_UPDATE, Resource, ResourceKey, WorkloadReport,
     view::{Digest, Hash128},
 };
-use meshward_control_state::{records::Standing, world::World};
+use meshward_control_state::{records::WorkloadRef, world::World};
 use meshward_runtime::{dial::Dial, frames, random, tls::clock};
 use meshward_types::{NodeName, Revision, WorkloadId};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -128,7 +128,7 @@ impl Fleet {
             let name = shape::node(number);
             let own = world
                 .workloads_on(&name)
-                .map(|record| (record.id.clone(), Standing::Admitted(record).report().into()));
+                .map(|record| (record.id.clone(), WorkloadRef::Admitted(record).report().into()));
             nodes.push(Node {
                 number,
                 endpoint: sockets[number as usize % SOCKETS].clone(),

@@ -21,7 +21,7 @@ use meshward_control_state::{
     Refusal,
     change_log::ListKind,
     plans::{networks, nodes},
-    records::{RefusedRecord, Standing, WorkloadRecord},
+    records::{RefusedRecord, WorkloadRecord, WorkloadRef},
     timestamp,
     world::World,
 };
@@ -325,9 +325,9 @@ impl Listed for Workload {
     }
 
     fn one(_: &Mesh, world: &World, key: &str) -> Option<Self> {
-        match world.standing(&key.parse().ok()?)? {
-            Standing::Refused(record) => Some(refused_one(record)),
-            Standing::Admitted(record) => {
+        match world.workload(&key.parse().ok()?)? {
+            WorkloadRef::Refused(record) => Some(refused_one(record)),
+            WorkloadRef::Admitted(record) => {
                 let network = world.networks.get(&record.network)?;
                 let labels = &network.identities.get(&record.identity)?.labels;
                 let held = world.quarantine_of(&record.network, labels, Some(&record.id)).is_some();

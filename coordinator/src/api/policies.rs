@@ -353,12 +353,12 @@ pub(super) async fn suggest(
         })
         .filter(|(_, _, port)| port.protocol != Some(meshward_types::Protocol::Other))
         .collect();
-    let ground =
-        mesh.look(|world| networks::find(world, &name).map(|known| known.links.ground().clone()))?;
+    let inputs =
+        mesh.look(|world| networks::find(world, &name).map(|known| known.links.inputs().clone()))?;
     let network = name.clone();
     let work = move || {
         let identities: BTreeMap<IdentityId, Labels> =
-            ground.identities().map(|(id, labels)| (id, labels.clone())).collect();
+            inputs.identities().map(|(id, labels)| (id, labels.clone())).collect();
         meshward_policy::suggest(network, &identities, &seen).to_yaml()
     };
     let text = mesh.pool.run(&caller.context.actor, work).await?;

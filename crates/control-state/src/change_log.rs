@@ -2,7 +2,7 @@
 //! bounded; whoever is too far behind lists anew.
 
 use crate::{
-    records::{ApprovalRecord, Mutation, Record, RecordKey, Standing},
+    records::{ApprovalRecord, Mutation, Record, RecordKey, WorkloadRef},
     world::World,
 };
 use meshward_types::Revision;
@@ -133,10 +133,10 @@ pub fn touched(before: &World, mutations: &[Mutation]) -> BTreeSet<Touched> {
             RecordKey::Workload(id) => {
                 entry(ListKind::Workloads, id.to_string());
                 let new = match mutation {
-                    Mutation::Put(record) => Standing::of(record),
+                    Mutation::Put(record) => WorkloadRef::of(record),
                     Mutation::Delete(_) => None,
                 };
-                for standing in new.into_iter().chain(before.standing(id)) {
+                for standing in new.into_iter().chain(before.workload(id)) {
                     let (network, node) = (standing.network(), standing.node());
                     entry(ListKind::Nodes, node.to_string());
                     entry(ListKind::Devices, format!("{network}/{}", standing.name()));

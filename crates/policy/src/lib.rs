@@ -35,7 +35,7 @@ pub use document::{
     Action, Declarations, Expect, ForensicsRule, LetIn, Mode, Policy, Reaction, Rule, TestCase,
     Tier, Trigger,
 };
-pub use links::{Bounds, Ground, LinkChange, Links, PolicyStep, TooMuch};
+pub use links::{Bounds, LinkChange, LinkInputs, Links, PolicyStep, TooMuch};
 pub use reading::{
     BadPolicy, MAX_SOURCE, NetworkPolicy, ParsedPolicy, Problem, SourceSpan, own_documents, read,
     read_own,

@@ -5,7 +5,7 @@ use crate::{
     budget::{Budget, Exhausted, steps},
     document::Tier,
     document::{Action, Policy, Rule},
-    links::Ground,
+    links::LinkInputs,
     reading::{ParsedPolicy, Problem, did_you_mean},
 };
 use meshward_types::{Labels, PortSpec, Selector, selector::Requirement};
@@ -66,25 +66,25 @@ fn find_covered(
 }
 
 /// Reviews a policy against the existing workloads.
-pub fn review_live(parsed: &ParsedPolicy, ground: &Ground) -> Vec<Problem> {
+pub fn review_live(parsed: &ParsedPolicy, inputs: &LinkInputs) -> Vec<Problem> {
     let mut found = Vec::new();
     let budget = Budget::of(Budget::REVIEW);
-    let done = find_unselected(parsed, ground, &budget, &mut found)
-        .and_then(|()| find_violations(parsed, ground, &budget, &mut found));
+    let done = find_unselected(parsed, inputs, &budget, &mut found)
+        .and_then(|()| find_violations(parsed, inputs, &budget, &mut found));
     found.extend(done.err().map(|_| too_large(parsed)));
     found
 }
 
 fn find_unselected(
     parsed: &ParsedPolicy,
-    ground: &Ground,
+    inputs: &LinkInputs,
     budget: &Budget,
     found: &mut Vec<Problem>,
 ) -> Result<(), Exhausted> {
-    let known = Known::of(ground.identities().map(|(_, labels)| labels));
+    let known = Known::of(inputs.identities().map(|(_, labels)| labels));
     for (_, rule) in parsed.policy.tiers() {
         for (side, selector) in [("from", &rule.from), ("to", &rule.to)] {
-            if ground.select_within(selector, budget)?.is_empty() {
+            if inputs.select_within(selector, budget)?.is_empty() {
                 budget.spend(known.size())?;
                 let mend =
                     known.mend(selector).unwrap_or_else(|| "nothing like it runs now".into());
@@ -102,13 +102,13 @@ fn find_unselected(
 /// Finds rules that allow what a guardrail denies, between existing workloads.
 fn find_violations(
     parsed: &ParsedPolicy,
-    ground: &Ground,
+    inputs: &LinkInputs,
     budget: &Budget,
     found: &mut Vec<Problem>,
 ) -> Result<(), Exhausted> {
     let Policy { rules, guardrails, .. } = &parsed.policy;
     let sides = |rule: &Rule| -> Result<[BTreeSet<_>; 2], Exhausted> {
-        let select = |selector| Ok(ground.select_within(selector, budget)?.into_iter().collect());
+        let select = |selector| Ok(inputs.select_within(selector, budget)?.into_iter().collect());
         Ok([select(&rule.from)?, select(&rule.to)?])
     };
     let mut denying = Vec::new();
@@ -129,7 +129,7 @@ fn find_violations(
             budget
                 .spend(steps(from.len().min(denied_from.len()) + to.len().min(denied_to.len())))?;
             let pair = from.intersection(denied_from).next().zip(to.intersection(denied_to).next());
-            let Some((a, b)) = pair.and_then(|(a, b)| ground.labels(*a).zip(ground.labels(*b)))
+            let Some((a, b)) = pair.and_then(|(a, b)| inputs.labels(*a).zip(inputs.labels(*b)))
             else {
                 continue;
             };
@@ -315,7 +315,7 @@ guardrails:
         for (id, labels) in ["app=web,env=prod", "app=api,env=prod"].into_iter().enumerate() {
             links.insert(IdentityId(id as u32), labels.parse().unwrap(), Arc::new([]));
         }
-        let said = said(&review_live(&policy, links.ground()));
+        let said = said(&review_live(&policy, links.inputs()));
         assert!(said.contains("unknown label key `ap`; did you mean `app`?"), "{said}");
         assert!(said.contains("no workload has app=wep; did you mean `web`?"), "{said}");
         assert!(said.contains("no workload has env=dev"), "{said}");
@@ -324,7 +324,7 @@ guardrails:
             "rules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]
 guardrails: [{ name: wall, from: {}, to: { env: prod }, deny: [tcp/1-100] }]",
         );
-        let found = review_live(&policy, links.ground());
+        let found = review_live(&policy, links.inputs());
         assert!(found[0].text.contains("allows what guardrail `wall` denies"), "{}", found[0]);
     }
 }

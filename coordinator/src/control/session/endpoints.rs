@@ -3,7 +3,10 @@
 use super::{link::NodeLink, retry::retry_at};
 use anyhow::Result;
 use meshward_control_proto::{EndpointReport, FromCoordinator};
-use meshward_control_state::{plans::nodes, world::World};
+use meshward_control_state::{
+    plans::endpoints::{EndpointClaims, RefusedEndpoint, set_endpoints},
+    world::World,
+};
 use meshward_runtime::sources::{Bucket, Rate};
 use meshward_types::{NetworkName, NodeName, PublicKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,11 +68,14 @@ impl EndpointReports {
         reports: Vec<EndpointReport>,
         link: &mut NodeLink,
     ) -> Result<()> {
-        let (node, from, known) = (&link.node, link.from.ip(), &self.refused_keys);
-        let sessions = &link.mesh.sessions;
-        let address_of = |node: &NodeName| Some(sessions.get(node)?.node.address.ip());
-        let plan =
-            |world: &World| nodes::set_endpoints(world, node, &reports, from, &address_of, known);
+        let (node, sessions) = (&link.node, &link.mesh.sessions);
+        let claims = EndpointClaims {
+            reports: &reports,
+            session_address: link.from.ip(),
+            session_address_of: &|node: &NodeName| Some(sessions.get(node)?.node.address.ip()),
+            logged_keys: &self.refused_keys,
+        };
+        let plan = |world: &World| set_endpoints(world, node, &claims);
         let refused = match link.mesh.change(&link.context(), plan).await {
             Ok(done) => done.outcome,
             Err(refusal) => {
@@ -80,7 +86,7 @@ impl EndpointReports {
                 return Ok(());
             }
         };
-        for nodes::RefusedEndpoint { network, key, reason } in refused {
+        for RefusedEndpoint { network, key, reason } in refused {
             warn!(node = %link.node, %network, "refused an endpoint: {reason}");
             if self.refused_keys.len() < MAX_REFUSED_KEYS {
                 self.refused_keys.insert(key);

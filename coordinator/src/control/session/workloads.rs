@@ -3,7 +3,7 @@
 use super::{budget::BudgetMeter, link::NodeLink, retry::retry_at};
 use anyhow::Result;
 use meshward_control_proto::{FromCoordinator, WorkloadReport};
-use meshward_control_state::plans::workloads::Report;
+use meshward_control_state::plans::workloads::{RejectedReport, Report};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -44,7 +44,7 @@ impl WorkloadReports {
             }
         };
         self.unwritten.clear();
-        for (workload, reason) in refused {
+        for RejectedReport { workload, reason } in refused {
             warn!(node = %link.node, %workload, "refused: {reason}");
             link.send(&FromCoordinator::Refused { workload, reason }).await?;
         }

@@ -1,15 +1,15 @@
-//! Admission: judging a workload by the policy of its network.
+//! Admission: a network's policy decides whether a workload may be on the mesh, and by which labels.
 
 use crate::{
     records::{ApprovalRecord, LabelOverride, NodeRecord, ReportRecord},
-    world::{NetworkState, World},
+    world::World,
 };
 use ipnet::IpNet;
 use meshward_policy::{Candidate, Policy};
 use meshward_types::{Labels, NetworkName, NodeName, measurement::Image};
 use std::{collections::HashMap, sync::Arc};
 
-/// A network's policy, and what it has said of images.
+/// A network's policy, and the signers of images that it has found.
 pub(super) struct AdmissionContext {
     pub(super) policy: Arc<Policy>,
     pub(super) names_node: bool,
@@ -17,57 +17,84 @@ pub(super) struct AdmissionContext {
 }
 
 impl AdmissionContext {
-    /// That of the policy that stands.
-    pub(super) fn standing(network: &NetworkState) -> Self {
+    /// Makes the context of a network's policy in force.
+    pub(super) fn in_force(world: &World, network: &NetworkName) -> Self {
+        let Some(network) = world.networks.get(network) else {
+            return Self::of(Arc::new(Policy::deny_all(network.clone())));
+        };
         let policy = network.links.policy().clone();
         Self { names_node: network.names_node, policy, signers: HashMap::new() }
     }
 
+    /// Makes the context of a policy.
     pub(super) fn of(policy: Arc<Policy>) -> Self {
         Self { names_node: policy.speaks_of_nodes(), policy, signers: HashMap::new() }
     }
 }
 
-/// The prefixes behind a workload that nobody has approved by hand. `approval`: one that comes or
-/// goes with the same plan.
-pub(super) fn unapproved(
-    world: &World,
-    node: &NodeRecord,
-    network: &NetworkName,
-    prefixes: &[IpNet],
-    approval: Option<(&ApprovalRecord, bool)>,
-) -> Vec<IpNet> {
-    let is_open = |prefix: &&IpNet| {
-        let record =
-            ApprovalRecord { network: network.clone(), node: node.name.clone(), prefix: **prefix };
-        match approval {
-            Some((changed, approved)) if *changed == record => !approved,
-            _ => !world.approvals.contains(&record),
-        }
-    };
-    prefixes.iter().filter(is_open).copied().collect()
+/// A change of the approval of a route, in the same plan as the change of its workloads.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ApprovalChange<'a> {
+    /// The route is approved.
+    Granted(&'a ApprovalRecord),
+    /// The approval is withdrawn.
+    Withdrawn(&'a ApprovalRecord),
 }
 
-/// By what a workload is judged.
-pub(super) struct Judge<'a> {
-    pub policy: &'a Policy,
-    pub names_node: bool,
-    pub node: &'a NodeName,
-    pub site: Option<&'a str>,
-    pub unapproved: &'a [IpNet],
+impl World {
+    /// Returns the prefixes behind a workload that no admin has approved.
+    pub(super) fn unapproved(
+        &self,
+        node: &NodeRecord,
+        network: &NetworkName,
+        prefixes: &[IpNet],
+        change: Option<ApprovalChange<'_>>,
+    ) -> Vec<IpNet> {
+        let is_unapproved = |prefix: &&IpNet| {
+            let record = ApprovalRecord {
+                network: network.clone(),
+                node: node.name.clone(),
+                prefix: **prefix,
+            };
+            match change {
+                Some(ApprovalChange::Granted(granted)) if *granted == record => false,
+                Some(ApprovalChange::Withdrawn(withdrawn)) if *withdrawn == record => true,
+                _ => !self.approvals.contains(&record),
+            }
+        };
+        prefixes.iter().filter(is_unapproved).copied().collect()
+    }
 }
 
-impl Judge<'_> {
-    /// The labels, the verified ones included, and why it is not let in, if it is not. `signers`:
-    /// who has signed an image.
-    pub fn judge(
+/// The labels by which policy knows a workload, and the reasons for refusing it; none if it is
+/// admitted.
+#[derive(Debug, Clone)]
+pub struct AdmissionVerdict {
+    /// The labels, verified ones included.
+    pub labels: Labels,
+    /// The reasons.
+    pub reasons: Vec<String>,
+}
+
+/// A policy, and the facts about a workload that the workload's report does not have.
+pub(super) struct AdmissionCheck<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) names_node: bool,
+    pub(super) node: &'a NodeName,
+    pub(super) site: Option<&'a str>,
+    pub(super) unapproved: &'a [IpNet],
+}
+
+impl AdmissionCheck<'_> {
+    /// Evaluates the policy. `signers` returns the signers of an image.
+    pub(super) fn evaluate(
         &self,
         report: &ReportRecord,
         label_override: Option<&LabelOverride>,
         signers: impl FnMut(&Image) -> Vec<String>,
-    ) -> (Labels, Vec<String>) {
+    ) -> AdmissionVerdict {
         let labels = match label_override {
-            Some(given) => report.labels.clone().with_all(&given.labels),
+            Some(own) => report.labels.clone().with_all(&own.labels),
             None => Ok(report.labels.clone()),
         };
         let judged = labels.and_then(|labels| {
@@ -85,6 +112,6 @@ impl Judge<'_> {
             Err(error) => (report.labels.clone(), vec![error.to_string()]),
         };
         reasons.extend(report.objection.clone());
-        (labels, reasons)
+        AdmissionVerdict { labels, reasons }
     }
 }

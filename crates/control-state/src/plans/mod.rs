@@ -1,16 +1,21 @@
-//! Plans: what each request would change, worked out on the world and on nothing else.
+//! Plans: the effects of requests, computed on the world alone. A plan names the records to write,
+//! and changes nothing.
 
 mod admission;
+mod admission_preview;
+mod batch;
 pub mod credentials;
+pub mod endpoints;
 pub mod networks;
 pub mod nodes;
 pub mod policies;
 mod prefixes;
-mod prejudging;
 pub mod quarantines;
 mod reclassify;
 pub mod relays;
+mod report_checks;
 pub mod routes;
+mod signatures;
 pub mod tokens;
 pub mod triggers;
 pub mod workloads;

@@ -1,4 +1,4 @@
-//! Networks and the blocks that nodes get of them.
+//! Networks, and the blocks of nodes.
 
 use crate::{
     Plan, Refusal,
@@ -11,30 +11,12 @@ use meshward_api_types::{CreateNetwork, Network};
 use meshward_types::NetworkName;
 use std::collections::BTreeSet;
 
-/// Makes a network, and a block of it for every node that may serve it.
+/// Creates a network, and assigns a block of it to every node that may serve it.
+///
+/// # Errors
+/// Names the field of the body that is wrong.
 pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Refusal> {
-    let invalid = |text: String, field| Err(Refusal::Invalid(text).about(field));
-    if wanted.prefixes.is_empty() {
-        return invalid(
-            "a network needs a prefix, such as 10.42.0.0/16 (`--cidr`)".into(),
-            "prefixes",
-        );
-    }
-    for v4 in [true, false] {
-        if wanted.prefixes.iter().filter(|p| matches!(p, IpNet::V4(_)) == v4).count() > 1 {
-            return invalid(
-                "a network has at most one prefix of each address family".into(),
-                "prefixes",
-            );
-        }
-    }
-    if !(1280..=9000).contains(&wanted.mtu) {
-        let text = format!(
-            "the MTU must be from 1280 (the least that IPv6 wants) to 9000, not {}",
-            wanted.mtu
-        );
-        return invalid(text, "mtu");
-    }
+    check_settings(wanted)?;
     if world.networks.contains_key(&wanted.name) {
         let text = format!("there is a network `{}` already", wanted.name);
         return Err(Refusal::Conflict(text).about("name"));
@@ -42,22 +24,14 @@ pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Re
     let (mut block_v4, mut block_v6) =
         (wanted.block_v4.unwrap_or(24), wanted.block_v6.unwrap_or(64));
     for &prefix in &wanted.prefixes {
-        let (given, block, field) = match prefix {
+        let (length, block, field) = match prefix {
             IpNet::V4(_) => (wanted.block_v4, &mut block_v4, "block_v4"),
             IpNet::V6(_) => (wanted.block_v6, &mut block_v6, "block_v6"),
         };
-        *block = given.unwrap_or_else(|| default_block(prefix));
-        let field = if given.is_some() { field } else { "prefixes" };
+        *block = length.unwrap_or_else(|| default_block(prefix));
+        let field = if length.is_some() { field } else { "prefixes" };
         check(prefix, *block).map_err(|text| Refusal::Invalid(text).about(field))?;
-        for other in world.networks.values() {
-            if let Some(&clash) = other.record.prefixes.iter().find(|&&own| overlap(own, prefix)) {
-                return Err(Refusal::Conflict(format!(
-                    "{prefix} overlaps {clash} of network `{}`; choose another range",
-                    other.record.name
-                ))
-                .about("prefixes"));
-            }
-        }
+        check_overlap(world, prefix)?;
     }
     let network = NetworkRecord {
         name: wanted.name.clone(),
@@ -67,23 +41,67 @@ pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Re
         mtu: wanted.mtu,
     };
     let mut mutations = vec![Mutation::Put(Record::Network(network.clone()))];
-    let mut taken = BTreeSet::new();
+    let mut assigned = BTreeSet::new();
     for node in world.nodes.values().filter(|node| node.may_serve(&network.name)) {
         let mut node = node.clone();
-        give_blocks(&mut node, &network, &mut taken);
+        assign_blocks(&mut node, &network, &mut assigned);
         mutations.push(Mutation::Put(Record::Node(node)));
     }
     let action = format!("created network {}", network.name);
     Ok(Plan::new(action, mutations, Network::from(&network)))
 }
 
-/// Gives a node its blocks of a network, or notes why it gets none.
-pub fn give_blocks(node: &mut NodeRecord, network: &NetworkRecord, taken: &mut BTreeSet<IpNet>) {
+/// Refuses settings that no network can have.
+fn check_settings(wanted: &CreateNetwork) -> Result<(), Refusal> {
+    let invalid = |text: String, field| Err(Refusal::Invalid(text).about(field));
+    if wanted.prefixes.is_empty() {
+        return invalid(
+            "a network needs a prefix, such as 10.42.0.0/16 (`--cidr`)".into(),
+            "prefixes",
+        );
+    }
+    let v4 = wanted.prefixes.iter().filter(|prefix| matches!(prefix, IpNet::V4(_))).count();
+    if v4 > 1 || wanted.prefixes.len() - v4 > 1 {
+        return invalid(
+            "a network has at most one prefix of each address family".into(),
+            "prefixes",
+        );
+    }
+    if !(1280..=9000).contains(&wanted.mtu) {
+        let text = format!(
+            "the MTU must be from 1280 (the least that IPv6 wants) to 9000, not {}",
+            wanted.mtu
+        );
+        return invalid(text, "mtu");
+    }
+    Ok(())
+}
+
+/// Refuses a prefix that overlaps with one of another network.
+fn check_overlap(world: &World, prefix: IpNet) -> Result<(), Refusal> {
+    for other in world.networks.values() {
+        if let Some(&clash) = other.record.prefixes.iter().find(|&&own| overlap(own, prefix)) {
+            return Err(Refusal::Conflict(format!(
+                "{prefix} overlaps {clash} of network `{}`; choose another range",
+                other.record.name
+            ))
+            .about("prefixes"));
+        }
+    }
+    Ok(())
+}
+
+/// Assigns a node its blocks of a network, or the problem because of which it has none.
+pub(super) fn assign_blocks(
+    node: &mut NodeRecord,
+    network: &NetworkRecord,
+    assigned: &mut BTreeSet<IpNet>,
+) {
     let mut blocks = Vec::new();
     for &prefix in &network.prefixes {
         let length =
             if matches!(prefix, IpNet::V4(_)) { network.block_v4 } else { network.block_v6 };
-        let Some(block) = free_block(prefix, length, taken) else {
+        let Some(block) = free_block(prefix, length, assigned) else {
             let problem = format!(
                 "network {} is exhausted: every /{length} of {prefix} belongs to a node; remove a \
                 node or make a wider network",
@@ -94,15 +112,18 @@ pub fn give_blocks(node: &mut NodeRecord, network: &NetworkRecord, taken: &mut B
         };
         blocks.push(block);
     }
-    taken.extend(&blocks);
+    assigned.extend(&blocks);
     node.problems.remove(&network.name);
     node.blocks.insert(network.name.clone(), blocks);
 }
 
-/// Deletes a network that nobody uses.
+/// Deletes a network without workloads.
+///
+/// # Errors
+/// [`Refusal::Missing`] if there is no such network, [`Refusal::Conflict`] if it has workloads.
 pub fn delete(world: &World, name: &NetworkName) -> Result<Plan<()>, Refusal> {
     let network = find(world, name)?;
-    let workloads = network.all_standing().count();
+    let workloads = network.all_workloads().count();
     if workloads > 0 {
         return Err(Refusal::Conflict(format!(
             "network `{name}` has {workloads} workloads; stop them first"
@@ -126,7 +147,10 @@ pub fn delete(world: &World, name: &NetworkName) -> Result<Plan<()>, Refusal> {
     Ok(Plan::new(format!("deleted network {name}"), mutations, ()))
 }
 
-/// A network by its name.
+/// Finds a network by its name.
+///
+/// # Errors
+/// [`Refusal::Missing`].
 pub fn find<'a>(
     world: &'a World,
     name: &NetworkName,
@@ -134,7 +158,7 @@ pub fn find<'a>(
     world.networks.get(name).ok_or_else(|| missing(name))
 }
 
-/// That there is no such network.
+/// Returns the refusal for a network that does not exist.
 pub fn missing(name: &NetworkName) -> Refusal {
     Refusal::Missing(format!("there is no network `{name}`; `meshctl network list` shows them"))
 }

@@ -43,7 +43,7 @@ pub fn impose(
         return Err(Refusal::Invalid("a quarantine can last from one second to 365 days".into()));
     }
     check_forensics(world, wanted, hand)?;
-    let workloads = held_by(world, target);
+    let workloads = isolated_by(world, target);
     if workloads.is_empty() && !wanted.even_if_none {
         return Err(Refusal::Invalid(selects_nothing(world, target)));
     }
@@ -106,7 +106,7 @@ pub fn release(
     Ok(Plan::new(
         format!("released {}", describe(target)),
         vec![Mutation::Delete(RecordKey::Quarantine(standing.id.clone()))],
-        held_by(world, target),
+        isolated_by(world, target),
     ))
 }
 
@@ -224,7 +224,7 @@ fn likely(world: &World, target: &TargetRecord, selector: &Selector) -> Option<S
     unknown.filter_map(nearest).next().map(|meant| format!("`{meant}`"))
 }
 
-fn held_by(world: &World, target: &TargetRecord) -> Vec<WorkloadId> {
+fn isolated_by(world: &World, target: &TargetRecord) -> Vec<WorkloadId> {
     world.targeted(target).into_iter().map(|workload| workload.id.clone()).collect()
 }
 

@@ -1,129 +1,136 @@
-//! Reclassifying: workloads that are there are judged anew, under other labels, approvals or
+//! Reclassification: workloads are admitted or refused again, by other labels, approvals or
 //! policies.
 
-use super::{admission::AdmissionContext, prejudging::Warmed, workloads::Batch};
+use super::{
+    admission::{AdmissionContext, AdmissionVerdict, ApprovalChange},
+    admission_preview::PrecomputedVerdicts,
+    batch::Batch,
+};
 use crate::{
-    records::{ApprovalRecord, LabelOverride, Mutation, NodeRecord, Record, Standing},
+    records::{LabelOverride, Mutation, NodeRecord, Record, WorkloadRef},
     world::{NetworkState, World},
 };
 use meshward_policy::Policy;
-use meshward_types::{Labels, WorkloadId};
+use meshward_types::WorkloadId;
 use std::{collections::BTreeSet, sync::Arc};
 
-/// Gives workloads labels of a trigger, or takes them away.
-pub fn override_labels(
-    world: &World,
-    ids: &[(WorkloadId, Option<LabelOverride>)],
-) -> Vec<Mutation> {
-    let mut batch = Batch::new(world);
-    for (id, given) in ids {
-        let Some((node, report)) = world
-            .standing(id)
-            .and_then(|known| Some((world.nodes.get(known.node())?, known.report())))
-        else {
-            continue;
-        };
-        batch.reclassify(node, report, given.clone());
-    }
-    batch.mutations
+/// A workload whose labels of a trigger change.
+pub(super) struct OverrideChange {
+    pub(super) workload: WorkloadId,
+    /// The labels from now on, if any.
+    pub(super) becomes: Option<LabelOverride>,
 }
 
-/// Judges workloads anew, where an approval comes or goes with the same plan.
-pub fn reclassify_all(
-    world: &World,
-    ids: &[WorkloadId],
-    approval: Option<(&ApprovalRecord, bool)>,
-) -> Vec<Mutation> {
-    let mut batch = Batch { approval, ..Batch::new(world) };
-    for known in ids.iter().filter_map(|id| world.standing(id)) {
+/// Gives workloads labels of a trigger, or removes them.
+pub(super) fn override_labels(world: &World, changes: Vec<OverrideChange>) -> Vec<Mutation> {
+    let mut batch = Batch::new(world);
+    for OverrideChange { workload, becomes } in changes {
+        let Some(known) = world.workload(&workload) else { continue };
         if let Some(node) = world.nodes.get(known.node()) {
-            batch.reclassify(node, known.report(), known.label_override().cloned());
+            batch.classify(node, known.report(), becomes);
         }
     }
     batch.mutations
 }
 
-/// What another policy makes of the workloads of a network.
-#[derive(Default)]
-pub struct Reclassified {
-    pub mutations: Vec<Mutation>,
-    /// Those that are let in now, and were not.
-    pub admitted: Vec<String>,
-    /// Those that are not let in any more, and why; and those that are refused for other reasons
-    /// than before.
-    pub refused: Vec<String>,
+/// Classifies workloads again after a change of the approval of a route.
+pub(super) fn reclassify_after(
+    world: &World,
+    ids: &[WorkloadId],
+    approval: ApprovalChange<'_>,
+) -> Vec<Mutation> {
+    let mut batch = Batch::with_approval(world, approval);
+    for known in ids.iter().filter_map(|id| world.workload(id)) {
+        if let Some(node) = world.nodes.get(known.node()) {
+            batch.classify(node, known.report(), known.label_override().cloned());
+        }
+    }
+    batch.mutations
 }
 
-/// Judges the workloads of a network anew, by the policy that it is to have. `warmed`: what was
-/// found of them beside the world; `touched`: those that may have changed since, if that is known.
-pub fn reclassify_under(
+/// The effect of another policy on the workloads of a network.
+#[derive(Default)]
+pub(super) struct Reclassified {
+    pub(super) mutations: Vec<Mutation>,
+    /// The refused workloads that are admitted now.
+    pub(super) admitted: Vec<String>,
+    /// The workloads that are refused now, or for other reasons than before, with the reasons.
+    pub(super) refused: Vec<String>,
+}
+
+/// Verdicts that were computed without the world's lock, and the workloads that may have changed
+/// since.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    verdicts: &'a PrecomputedVerdicts,
+    changed: &'a BTreeSet<String>,
+}
+
+/// Classifies the workloads of a network again, by the policy that it is to have. `changed`: the
+/// workloads that may have changed since the verdicts were computed, if that is known.
+pub(super) fn reclassify_under(
     world: &World,
     network: &NetworkState,
     policy: &Arc<Policy>,
-    warmed: Option<&Warmed>,
-    touched: Option<&BTreeSet<String>>,
+    precomputed: Option<&PrecomputedVerdicts>,
+    changed: Option<&BTreeSet<String>>,
 ) -> Reclassified {
     if network.links.policy().admits_like(policy) {
         return Reclassified::default();
     }
     let mut batch = Batch::new(world);
     let mut context = AdmissionContext::of(policy.clone());
-    let warmed = warmed.filter(|warmed| warmed.images == world.images.generation());
-    if let Some(warmed) = warmed {
-        context.signers.clone_from(&warmed.signers);
+    let precomputed = precomputed.filter(|known| known.images == world.images.generation());
+    if let Some(precomputed) = precomputed {
+        context.signers.clone_from(&precomputed.signers);
     }
     batch.contexts.insert(network.record.name.clone(), context);
-    let mut all: Vec<Standing> = match warmed.zip(touched) {
-        Some((warmed, touched)) => {
-            let open = to_judge(world, network, warmed, touched);
-            open.into_iter().filter_map(|id| network.standing(&id)).collect()
+    let known = precomputed.zip(changed).map(|(verdicts, changed)| Known { verdicts, changed });
+    let mut all: Vec<WorkloadRef> = match known {
+        Some(known) => {
+            let open = known.undecided(world, network);
+            open.into_iter().filter_map(|id| network.workload(&id)).collect()
         }
-        None => network.all_standing().collect(),
+        None => network.all_workloads().collect(),
     };
     all.sort_unstable_by(|a, b| a.id().cmp(b.id()));
-    for known in &all {
-        let Some(node) = world.nodes.get(known.node()) else { continue };
-        let (report, given) = (known.report(), known.label_override().cloned());
-        match warmed.zip(touched).and_then(|found| verdict(found, node, known)) {
-            Some(verdict) => batch.reclassify_as(node, report, given, verdict),
-            None => batch.reclassify(node, report, given),
+    for workload in &all {
+        let Some(node) = world.nodes.get(workload.node()) else { continue };
+        let (report, label_override) = (workload.report(), workload.label_override().cloned());
+        match known.and_then(|known| known.verdict(node, workload)) {
+            Some(verdict) => batch.classify_by(verdict, node, report, label_override),
+            None => batch.classify(node, report, label_override),
         }
     }
-    let admitted = all.iter().filter(|known| {
-        let moved = matches!(batch.new.get(known.id()), Some(Record::Workload(_)));
-        moved && matches!(known, Standing::Refused(_))
+    let admitted = all.iter().filter(|workload| {
+        let is_admitted = matches!(batch.new.get(workload.id()), Some(Record::Workload(_)));
+        is_admitted && matches!(workload, WorkloadRef::Refused(_))
     });
     let admitted = admitted.map(|known| format!("{} ({})", known.name(), known.id())).collect();
-    Reclassified { admitted, refused: batch.turned_away, mutations: batch.mutations }
+    Reclassified { admitted, refused: batch.refused, mutations: batch.mutations }
 }
 
-/// The workloads of which it is not known that they stay as they are: those that were found to
-/// move, those that have changed since, those of nodes that are at another site, and those with
-/// prefixes behind them, of which who comes first has them.
-fn to_judge(
-    world: &World,
-    network: &NetworkState,
-    warmed: &Warmed,
-    touched: &BTreeSet<String>,
-) -> BTreeSet<WorkloadId> {
-    let moved = |node: &&NodeRecord| warmed.sites.get(&node.name) != Some(&node.site);
-    let elsewhere =
-        world.nodes.values().filter(moved).filter_map(|node| world.nodes.index(&node.name));
-    let elsewhere = elsewhere.flat_map(|node| network.shared_on(node));
-    let elsewhere = elsewhere.map(|shared| shared.standing().id().clone());
-    let changed = touched.iter().filter_map(|id| id.parse().ok());
-    let gateways = network.gateways().map(|known| known.id().clone());
-    warmed.moving.keys().cloned().chain(changed).chain(gateways).chain(elsewhere).collect()
-}
+impl Known<'_> {
+    /// Returns the workloads that may not stay as they are: those with another verdict, those that
+    /// have changed since, those of nodes that have moved to another site, and those with prefixes
+    /// behind them, which depend on each other.
+    fn undecided(self, world: &World, network: &NetworkState) -> BTreeSet<WorkloadId> {
+        let Self { verdicts, changed } = self;
+        let has_moved = |node: &&NodeRecord| verdicts.sites.get(&node.name) != Some(&node.site);
+        let moved = world.nodes.values().filter(has_moved);
+        let moved = moved.filter_map(|node| world.nodes.index(&node.name));
+        let moved = moved.flat_map(|node| network.shared_workloads_on(node));
+        let moved = moved.map(|shared| shared.workload().id().clone());
+        let changed = changed.iter().filter_map(|id| id.parse().ok());
+        let gateways = network.gateways().map(|known| known.id().clone());
+        verdicts.changes.keys().cloned().chain(changed).chain(gateways).chain(moved).collect()
+    }
 
-/// What was found of a workload beside the world, if nothing that it hangs on has changed since.
-fn verdict(
-    (warmed, touched): (&Warmed, &BTreeSet<String>),
-    node: &NodeRecord,
-    known: &Standing,
-) -> Option<(Labels, Vec<String>)> {
-    let same = known.prefixes().is_empty()
-        && !touched.contains(known.id().as_str())
-        && warmed.sites.get(&node.name) == Some(&node.site);
-    warmed.moving.get(known.id()).filter(|_| same).cloned()
+    /// Returns the verdict of a workload, if nothing has changed on which it depends.
+    fn verdict(self, node: &NodeRecord, workload: &WorkloadRef) -> Option<AdmissionVerdict> {
+        let holds = workload.prefixes().is_empty()
+            && !self.changed.contains(workload.id().as_str())
+            && self.verdicts.sites.get(&node.name) == Some(&node.site);
+        self.verdicts.changes.get(workload.id()).filter(|_| holds).cloned()
+    }
 }

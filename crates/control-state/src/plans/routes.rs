@@ -1,16 +1,19 @@
-//! Routes: prefixes behind gateways, and who has approved them.
+//! Routes: prefixes behind gateways, and their approval.
 
-use super::{credentials::covers, prefixes::check_prefix, reclassify::reclassify_all};
+use super::{
+    admission::ApprovalChange, credentials::covers, prefixes::check_prefix,
+    reclassify::reclassify_after,
+};
 use crate::{
     Plan, Refusal,
-    records::{ApprovalRecord, Mutation, Record, Standing},
+    records::{ApprovalRecord, Mutation, Record, WorkloadRef},
     world::World,
 };
 use ipnet::IpNet;
 use meshward_api_types::{ApproveRoute, Route, RouteState};
-use meshward_types::{NetworkName, WorkloadId};
+use meshward_types::{Labels, NetworkName, WorkloadId};
 
-/// The routes that there are, and prefixes that are approved though nobody has them.
+/// Lists the routes, and the approved prefixes that no gateway advertises.
 pub fn list(world: &World) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
     for network in world.networks.values() {
@@ -19,17 +22,17 @@ pub fn list(world: &World) -> Vec<Route> {
         }
     }
     for approval in &world.approvals {
-        let there = |route: &Route| {
+        let has_it = |route: &Route| {
             (&route.network, &route.node, &route.prefix)
                 == (&approval.network, &approval.node, &approval.prefix)
         };
-        if !routes.iter().any(there) {
+        if !routes.iter().any(has_it) {
             routes.push(Route {
                 network: approval.network.clone(),
                 prefix: approval.prefix,
                 node: approval.node.clone(),
                 workload: None,
-                labels: Default::default(),
+                labels: Labels::default(),
                 approved_by_hand: true,
                 state: RouteState::NotAdvertised,
                 reasons: vec![],
@@ -42,14 +45,14 @@ pub fn list(world: &World) -> Vec<Route> {
     routes
 }
 
-fn describe(world: &World, known: Standing<'_>, prefix: &IpNet) -> Route {
+fn describe(world: &World, known: WorkloadRef<'_>, prefix: &IpNet) -> Route {
     let (labels, reasons) = match known {
-        Standing::Admitted(record) => {
+        WorkloadRef::Admitted(record) => {
             let network = world.networks.get(&record.network);
             let identity = network.and_then(|network| network.identities.get(&record.identity));
             (identity.map_or(record.declared.clone(), |identity| identity.labels.clone()), vec![])
         }
-        Standing::Refused(record) => (record.report.labels.clone(), record.reasons.clone()),
+        WorkloadRef::Refused(record) => (record.report.labels.clone(), record.reasons.clone()),
     };
     let approval = ApprovalRecord {
         network: known.network().clone(),
@@ -69,6 +72,9 @@ fn describe(world: &World, known: Standing<'_>, prefix: &IpNet) -> Route {
 }
 
 /// Approves a prefix behind a node, before or after the node advertises it.
+///
+/// # Errors
+/// Those of [`find`], and [`Refusal::Invalid`] if the prefix overlaps with the network.
 pub fn approve(
     world: &World,
     wanted: &ApproveRoute,
@@ -80,10 +86,13 @@ pub fn approve(
     if !world.approvals.contains(&approval) {
         mutations.push(Mutation::Put(Record::Approval(approval.clone())));
     }
-    change(world, wanted, approval, mutations, true)
+    Ok(change(world, wanted, ApprovalChange::Granted(&approval), mutations))
 }
 
-/// Takes an approval back: links through the route are cut, unless the policy approves it.
+/// Withdraws an approval: links through the route are cut, unless the policy approves it.
+///
+/// # Errors
+/// Those of [`find`], and [`Refusal::Missing`] if it was not approved.
 pub fn disapprove(
     world: &World,
     wanted: &ApproveRoute,
@@ -97,16 +106,19 @@ pub fn disapprove(
         )));
     }
     let delete = Mutation::Delete(Record::Approval(approval.clone()).key());
-    change(world, wanted, approval, vec![delete], false)
+    Ok(change(world, wanted, ApprovalChange::Withdrawn(&approval), vec![delete]))
 }
 
 fn change(
     world: &World,
     wanted: &ApproveRoute,
-    approval: ApprovalRecord,
+    becomes: ApprovalChange<'_>,
     mut mutations: Vec<Mutation>,
-    approved: bool,
-) -> Result<Plan<Route>, Refusal> {
+) -> Plan<Route> {
+    let (approval, verb) = match becomes {
+        ApprovalChange::Granted(approval) => (approval, "approved"),
+        ApprovalChange::Withdrawn(approval) => (approval, "disapproved"),
+    };
     let network = &world.networks[&approval.network];
     let behind: Vec<WorkloadId> = network
         .behind(&approval.prefix)
@@ -114,7 +126,7 @@ fn change(
         .map(|known| known.id().clone())
         .collect();
     if !mutations.is_empty() {
-        mutations.extend(reclassify_all(world, &behind, Some((&approval, approved))));
+        mutations.extend(reclassify_after(world, &behind, becomes));
     }
     let refused = |mutation: &Mutation| match mutation {
         Mutation::Put(Record::Refused(record)) => Some(record.reasons.clone()),
@@ -125,18 +137,17 @@ fn change(
         prefix: approval.prefix,
         node: approval.node.clone(),
         workload: behind.first().cloned(),
-        labels: Default::default(),
-        approved_by_hand: approved,
+        labels: Labels::default(),
+        approved_by_hand: matches!(becomes, ApprovalChange::Granted(_)),
         state: if behind.is_empty() { RouteState::NotAdvertised } else { RouteState::Open },
         reasons: mutations.iter().filter_map(refused).flatten().collect(),
     };
-    if let Some(known) = behind.first().and_then(|id| world.standing(id)) {
+    if let Some(known) = behind.first().and_then(|id| world.workload(id)) {
         route.labels = known.report().labels;
     }
     if !route.reasons.is_empty() {
         route.state = RouteState::Waiting;
     }
-    let verb = if approved { "approved" } else { "disapproved" };
     let action = match mutations.is_empty() {
         true => String::new(),
         false => {
@@ -146,14 +157,15 @@ fn change(
             )
         }
     };
-    Ok(Plan::new(action, mutations, route))
+    Plan::new(action, mutations, route)
 }
 
-/// Which prefix is meant, of which network. `scope`: the networks that the caller has a say in;
-/// none: all. A node that serves none of them is answered as one that is not there.
+/// Finds the prefix and the network that a body names. `scope` has the networks of the caller's
+/// credential; empty for all. A node that serves none of them is treated as if it did not exist.
 ///
 /// # Errors
-/// If the node or the network is not there, or it is not plain which network.
+/// [`Refusal::Missing`] if the node or the network does not exist, [`Refusal::Invalid`] if the network
+/// is ambiguous.
 pub fn find(
     world: &World,
     wanted: &ApproveRoute,
@@ -180,14 +192,14 @@ pub fn find(
     Ok(ApprovalRecord { network, node: wanted.node.clone(), prefix })
 }
 
-/// The network in which the node advertises the prefix, or the only one.
+/// Returns the network in which the node advertises the prefix, or the only one.
 fn only_network(
     world: &World,
     wanted: &ApproveRoute,
     prefix: &IpNet,
     scope: &[NetworkName],
 ) -> Result<NetworkName, Refusal> {
-    let has = |known: Standing<'_>| *known.node() == wanted.node;
+    let has = |known: WorkloadRef<'_>| *known.node() == wanted.node;
     let own = || world.networks.iter().filter(|(name, _)| covers(scope, name));
     let advertised = own().filter(|(_, network)| network.behind(prefix).any(has));
     let mut names: Vec<&NetworkName> = advertised.map(|(name, _)| name).collect();

@@ -21,8 +21,8 @@ mod node;
 mod policy;
 mod quarantine;
 mod record;
-mod standing;
 mod workload;
+mod workload_ref;
 
 #[cfg(test)]
 mod tests;
@@ -33,10 +33,10 @@ pub use node::{ApprovalRecord, ApprovedNodeRecord, EndpointRecord, NodeRecord, R
 pub use policy::PolicyRecord;
 pub use quarantine::{QuarantineRecord, TargetRecord};
 pub use record::{Mutation, Record, RecordKey, StoredKey};
-pub use standing::Standing;
 pub use workload::{
     IdentityRecord, ImageRecord, LabelOverride, RefusedRecord, ReportRecord, WorkloadRecord,
 };
+pub use workload_ref::WorkloadRef;
 
 /// The format in which records are stored: the number of the migration that leads to it.
 pub const FORMAT: u32 = 3;

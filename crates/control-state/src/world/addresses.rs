@@ -1,4 +1,4 @@
-//! Where nodes say that their endpoints are, by address: which others have said the same.
+//! The addresses that nodes claim for their endpoints.
 
 use crate::records::EndpointRecord;
 use meshward_types::NodeName;
@@ -8,27 +8,30 @@ use std::{
 };
 
 /// The public addresses among the candidates of all endpoints, each with the nodes that claim it.
-/// Private ones are many hosts' at once.
+/// Private ones are left out, since many hosts have the same.
 #[derive(Debug, Default)]
 pub struct Addresses(HashMap<SocketAddr, Vec<NodeName>>);
 
 impl Addresses {
-    /// The nodes that claim an address.
+    /// Returns the nodes that claim an address.
     pub fn claimants(&self, address: &SocketAddr) -> &[NodeName] {
         self.0.get(address).map_or(&[], Vec::as_slice)
     }
 
-    pub fn note(&mut self, endpoint: &EndpointRecord, node: &NodeName) {
-        for address in endpoint.candidates.iter().filter(|address| is_one_hosts(address.ip())) {
+    /// Adds the candidates of a node's endpoint.
+    pub(super) fn add(&mut self, endpoint: &EndpointRecord, node: &NodeName) {
+        for address in endpoint.candidates.iter().filter(|address| is_globally_unique(address.ip()))
+        {
             self.0.entry(*address).or_default().push(node.clone());
         }
     }
 
-    pub fn forget(&mut self, endpoint: &EndpointRecord, node: &NodeName) {
+    /// Removes the candidates of a node's endpoint.
+    pub(super) fn remove(&mut self, endpoint: &EndpointRecord, node: &NodeName) {
         for address in &endpoint.candidates {
             let Entry::Occupied(mut claimants) = self.0.entry(*address) else { continue };
-            if let Some(at) = claimants.get().iter().position(|own| own == node) {
-                claimants.get_mut().swap_remove(at);
+            if let Some(index) = claimants.get().iter().position(|own| own == node) {
+                claimants.get_mut().swap_remove(index);
             }
             if claimants.get().is_empty() {
                 claimants.remove();
@@ -37,9 +40,9 @@ impl Addresses {
     }
 }
 
-/// Whether an address is one host's, wherever one is: not private (RFC 1918, RFC 4193), shared (RFC
-/// 6598), of a link, or of a relay.
-pub fn is_one_hosts(ip: IpAddr) -> bool {
+/// Returns `true` if an address belongs to one host in the world: it is not private (RFC 1918, RFC
+/// 4193), shared (RFC 6598), link-local or loopback, and does not stand for a relay (RFC 6666).
+pub fn is_globally_unique(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
             let is_shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;

@@ -1,16 +1,16 @@
-//! What each node is to be told of a change, derived from the change and not from the world.
+//! Deltas: the changes that nodes get, derived from a change of the world and not from the world.
 //!
-//! A delta is said to a set of nodes at once, so that a change which a thousand nodes need is
-//! worked out, and kept, one time. A node *meets* an identity if a link joins it with one of its
-//! own; the nodes that meet an identity are its *subscribers*. From that follows what a node knows:
-//! the links of its own identities; both ends of these; all workloads of those that it meets; and,
-//! as peers, the nodes on which those run.
+//! A delta goes to a set of nodes, so that a change which a thousand nodes need is derived, and
+//! kept, once. A node *meets* an identity if a link joins it with one of the node's; the nodes that
+//! meet an identity are its *subscribers*. So a node knows the links of its own identities, both
+//! ends of these, all workloads of the identities that it meets and, as peers, the nodes that run
+//! them.
 
 use super::{
     network::NetworkState,
     nodes::Nodes,
     quarantines::Quarantines,
-    resources::{NetworkResources, put},
+    resources::{NetworkResources, put, refused_resource},
 };
 use crate::records::{RefusedRecord, WorkloadRecord};
 use meshward_control_proto::{
@@ -25,42 +25,52 @@ use std::{
     sync::Arc,
 };
 
-/// What some nodes are to be told.
+/// Changes for some nodes.
 #[derive(Debug, Clone)]
 pub struct Delta {
-    /// The nodes, by their indices.
+    /// The indices of the nodes.
     pub nodes: RoaringBitmap,
-    /// What they are told.
+    /// The changes.
     pub changes: Arc<[Change]>,
-    /// Whether something is revoked or granted, or a workload waits to be let in: that is not held
-    /// back.
+    /// `true` if something is revoked or granted, or a workload waits for the changes: they are
+    /// sent at once.
     pub urgent: bool,
 }
 
-/// What follows from a change, in the order in which each node is to take it.
+/// The deltas of a change of the world, in the order in which nodes apply them.
 #[derive(Debug, Default)]
 pub struct Deltas {
     /// The deltas of nodes.
     pub all: Vec<Delta>,
-    /// The deltas of relays, in the order in which each relay is to be told.
+    /// The deltas of relays, in the order in which relays apply them.
     pub relays: Vec<RelayDelta>,
-    urgent: bool,
-    /// While a store is read there is nobody to tell.
+    urgency: Urgency,
+    /// `true` while the world is loaded: there are no sessions then.
     muted: bool,
 }
 
+/// The time within which changes are sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Urgency {
+    /// With others, after a delay that grows with the number of sessions.
+    #[default]
+    Batched,
+    /// At once.
+    Urgent,
+}
+
 impl Deltas {
-    /// Deltas that nobody is told.
+    /// Makes deltas that stay empty.
     pub fn muted() -> Self {
         Self { muted: true, ..Self::default() }
     }
 
-    /// All nodes that are told something.
+    /// Returns all nodes that get changes.
     pub fn touched(&self) -> RoaringBitmap {
         self.all.iter().map(|delta| &delta.nodes).union()
     }
 
-    /// Adds a delta of relays.
+    /// Appends a delta of relays.
     pub(super) fn push_relay(&mut self, delta: RelayDelta) {
         if !self.muted {
             self.relays.push(delta);
@@ -69,13 +79,9 @@ impl Deltas {
 
     fn push(&mut self, nodes: RoaringBitmap, changes: Vec<Change>) {
         if !self.muted && !nodes.is_empty() && !changes.is_empty() {
-            self.all.push(Delta { nodes, changes: changes.into(), urgent: self.urgent });
+            let urgent = self.urgency == Urgency::Urgent;
+            self.all.push(Delta { nodes, changes: changes.into(), urgent });
         }
-    }
-
-    /// What follows of this change is not held back.
-    fn set_urgent(&mut self, urgent: bool) {
-        self.urgent = urgent;
     }
 
     fn push_to(&mut self, node: u32, changes: Vec<Change>) {
@@ -83,23 +89,45 @@ impl Deltas {
     }
 }
 
-/// A change of what relays are told.
+/// A change for relays.
 #[derive(Debug, Clone)]
 pub enum RelayDelta {
-    /// A message to all relays.
-    Tell(ToRelay),
-    /// A relay is no member any more: its link ends.
+    /// A message for all relays.
+    Send(ToRelay),
+    /// A relay was removed: its link is closed.
     Disconnect(NodeName),
-    /// The relays as nodes are told of them.
+    /// The relays in the form that nodes get.
     Relays(Vec<RelaySpec>),
 }
 
-/// A network, and what else its resources are made of.
-pub struct DeltaBuilder<'a> {
-    pub network: &'a mut NetworkState,
-    pub nodes: &'a Nodes,
-    pub quarantines: &'a Quarantines,
-    pub deltas: &'a mut Deltas,
+/// The resources of a network that are about a node, before a change of the node.
+pub(super) struct NodeBefore {
+    /// The network, as the node has it.
+    pub(super) network: Option<(ResourceKey, Resource)>,
+    /// The node, as others have it.
+    pub(super) peer: Option<(ResourceKey, Resource)>,
+}
+
+/// The identity of a workload that starts.
+struct Starting<'a> {
+    identity: IdentityId,
+    node: u32,
+    /// The identities that links join with it.
+    neighbours: &'a BTreeSet<IdentityId>,
+    /// The neighbours that the node has not met.
+    unmet: Vec<IdentityId>,
+    /// `true` if no workload had the identity.
+    is_new: bool,
+    /// `true` if no workload of the node had it.
+    is_first: bool,
+}
+
+/// Changes a network, and derives the deltas on the way.
+pub(super) struct DeltaBuilder<'a> {
+    pub(super) network: &'a mut NetworkState,
+    pub(super) nodes: &'a Nodes,
+    pub(super) quarantines: &'a Quarantines,
+    pub(super) deltas: &'a mut Deltas,
 }
 
 impl DeltaBuilder<'_> {
@@ -115,8 +143,15 @@ impl DeltaBuilder<'_> {
         self.deltas.muted
     }
 
-    /// A workload has started.
-    pub fn start(&mut self, record: WorkloadRecord) {
+    /// Derives deltas that are sent at once. Those that follow are not.
+    fn urgently(&mut self, derive: impl FnOnce(&mut Self)) {
+        self.deltas.urgency = Urgency::Urgent;
+        derive(self);
+        self.deltas.urgency = Urgency::Batched;
+    }
+
+    /// Adds an admitted workload.
+    pub(super) fn start(&mut self, record: WorkloadRecord) {
         let (id, identity) = (record.id.clone(), record.identity);
         let Some(node) = self.nodes.index(&record.node) else { return };
         let is_new = self.network.links.labels(identity).is_none();
@@ -124,68 +159,63 @@ impl DeltaBuilder<'_> {
             let (labels, accepts) = (known.labels.clone(), known.accepts.clone().into());
             self.network.links.insert(identity, labels, accepts);
         }
-        let held = self.quarantines.holds(&id);
+        let state = self.quarantines.state_of(&id);
         if self.is_muted() {
-            return self.network.add(record, node, held);
+            return self.network.add(record, node, state);
         }
         let neighbours = self.network.links.neighbours(identity);
         let is_first = !self.network.runs(node, identity);
-        let unmet: Vec<IdentityId> = neighbours
-            .iter()
-            .copied()
-            .filter(|other| is_first && !self.network.meets(node, *other))
-            .collect();
-        self.network.add(record, node, held);
+        let is_unmet = |other: &IdentityId| is_first && !self.network.meets(node, *other);
+        let unmet = neighbours.iter().copied().filter(is_unmet).collect();
+        self.network.add(record, node, state);
+        let Some(workload) = self.network.workloads.get(&id) else { return };
+        let workload = put(self.resources().workload(workload));
+        self.push_start(
+            Starting { identity, node, neighbours: &neighbours, unmet, is_new, is_first },
+            workload,
+        );
+    }
+
+    /// Appends the deltas of a workload that was added.
+    fn push_start(&mut self, starting: Starting, workload: Change) {
+        let Starting { identity, node, neighbours, unmet, is_new, is_first } = starting;
         let subscribers = self.network.subscribers(identity);
         let resources = self.resources();
-        let mut told = Vec::new();
+        let mut all = Vec::new();
         if is_new {
             for &other in neighbours.iter().filter(|other| **other != identity) {
-                told.push((self.network.host_set(other), resources.between(identity, other)));
+                all.push((self.network.host_set(other), resources.between(identity, other)));
             }
-            told.push((
-                subscribers.clone(),
-                resources.identity(identity).into_iter().map(put).collect(),
-            ));
+            let spec = resources.identity(identity).into_iter().map(put).collect();
+            all.push((subscribers.clone(), spec));
         }
+        let mut others = subscribers;
+        others.remove(node);
         if is_first {
-            let mut others = subscribers.clone();
-            others.remove(node);
-            told.push((others, resources.peer(node).into_iter().map(put).collect()));
+            all.push((others.clone(), resources.peer(node).into_iter().map(put).collect()));
         }
-        let started: Vec<Change> = self
-            .network
-            .workloads
-            .get(&id)
-            .map(|record| put(resources.workload(record)))
-            .into_iter()
-            .collect();
         let mut own = Vec::new();
         if is_first {
             own.extend(resources.identity(identity).map(put));
             own.extend(neighbours.iter().flat_map(|other| resources.between(identity, *other)));
             own.extend(unmet.into_iter().flat_map(|other| resources.section(other, Some(node))));
         }
-        own.extend(started.iter().cloned());
-        let mut others = subscribers;
-        others.remove(node);
-        told.push((others, started));
-        told.into_iter().for_each(|(nodes, changes)| self.deltas.push(nodes, changes));
+        own.push(workload.clone());
+        all.push((others, vec![workload]));
+        for (nodes, changes) in all {
+            self.deltas.push(nodes, changes);
+        }
         // The workload waits for this.
-        self.deltas.set_urgent(true);
-        self.deltas.push_to(node, own);
-        self.deltas.set_urgent(false);
+        self.urgently(|builder| builder.deltas.push_to(node, own));
     }
 
-    /// A workload may not run any more: that is not held back.
-    pub fn cut(&mut self, id: &WorkloadId) {
-        self.deltas.set_urgent(true);
-        self.stop(id);
-        self.deltas.set_urgent(false);
+    /// Removes a workload that is no longer admitted.
+    pub(super) fn cut(&mut self, id: &WorkloadId) {
+        self.urgently(|builder| builder.stop(id));
     }
 
-    /// A workload has stopped.
-    pub fn stop(&mut self, id: &WorkloadId) {
+    /// Removes a workload that has stopped.
+    pub(super) fn stop(&mut self, id: &WorkloadId) {
         let Some(record) = self.network.workloads.get(id) else { return };
         let identity = record.identity;
         let Some(node) = self.nodes.index(&record.node) else { return };
@@ -219,24 +249,22 @@ impl DeltaBuilder<'_> {
             );
         }
         if !self.network.runs(node, identity) {
-            let own = self.left(node, identity, &neighbours);
+            let own = self.last_stopped(node, identity, &neighbours);
             self.deltas.push_to(node, own);
         }
     }
 
-    /// A workload is not let in. Before, it was stopped, if it ran.
-    pub fn refuse(&mut self, record: RefusedRecord) {
+    /// Adds a refused workload. If it was admitted before, it has been cut.
+    pub(super) fn refuse(&mut self, record: RefusedRecord) {
         let Some(node) = self.nodes.index(&record.node) else { return };
-        let told = put(self.resources().refused(&record));
+        let refused = put(refused_resource(&record));
         self.network.add_refused(record, node);
         // The workload waits for this.
-        self.deltas.set_urgent(true);
-        self.deltas.push_to(node, vec![told]);
-        self.deltas.set_urgent(false);
+        self.urgently(|builder| builder.deltas.push_to(node, vec![refused]));
     }
 
-    /// A workload that was not let in has stopped, or is judged anew.
-    pub fn forget_refused(&mut self, id: &WorkloadId) {
+    /// Removes a refused workload that has stopped or is classified again.
+    pub(super) fn remove_refused(&mut self, id: &WorkloadId) {
         let node = self.network.refused.get(id).and_then(|record| self.nodes.index(&record.node));
         let Some(node) = node else { return };
         self.network.remove_refused(id, node);
@@ -244,8 +272,8 @@ impl DeltaBuilder<'_> {
         self.deltas.push_to(node, vec![dropped]);
     }
 
-    /// What a node does not need any more that has stopped its last workload of an identity.
-    fn left(
+    /// Returns the changes for a node that has stopped its last workload of an identity.
+    fn last_stopped(
         &self,
         node: u32,
         identity: IdentityId,
@@ -269,21 +297,26 @@ impl DeltaBuilder<'_> {
         changes
     }
 
-    /// The network has another policy. `step`: what that changes, if it was worked out already.
+    /// Sets the network's policy. `step` is the effect on the links, if it has been computed;
     /// `resets`: see [`PolicyRecord`](crate::records::PolicyRecord).
-    pub fn set_policy(&mut self, policy: Arc<Policy>, step: Option<Arc<PolicyStep>>, resets: u64) {
-        self.deltas.set_urgent(true);
+    pub(super) fn set_policy(
+        &mut self,
+        policy: Arc<Policy>,
+        step: Option<Arc<PolicyStep>>,
+        resets: u64,
+    ) {
+        self.deltas.urgency = Urgency::Urgent;
         let triggers: Vec<_> = self.resources().triggers().collect();
         let settings =
             |policy: &Policy, resets: u64| (!policy.admission.is_empty(), policy.conduct(resets));
-        let before_it = settings(self.network.links.policy(), self.network.resets);
-        let is_other = before_it != settings(&policy, resets);
+        let before = settings(self.network.links.policy(), self.network.resets);
+        let settings_changed = before != settings(&policy, resets);
         self.network.resets = resets;
         self.network.names_node = policy.speaks_of_nodes();
-        let is_this = |step: &Arc<PolicyStep>| {
-            self.network.links.is_ground_of(step) && step.policy().let_in == policy.let_in
+        let is_current = |step: &Arc<PolicyStep>| {
+            self.network.links.are_inputs_of(step) && step.policy().let_in == policy.let_in
         };
-        let step = match step.filter(is_this) {
+        let step = match step.filter(is_current) {
             Some(step) => step,
             None => Arc::new(self.network.links.step(policy)),
         };
@@ -295,16 +328,29 @@ impl DeltaBuilder<'_> {
         if self.is_muted() {
             return;
         }
-        if is_other {
+        if settings_changed {
             self.network_changed();
         }
-        let name = self.name();
+        self.push_triggers(&triggers);
+        self.push_links(&step);
+        for (identity, before) in before {
+            self.push_subscribers(identity, &before);
+        }
+    }
+
+    /// Appends the differences between the triggers and those of before.
+    fn push_triggers(&mut self, before: &[(ResourceKey, Resource)]) {
         let now: Vec<_> = self.resources().triggers().collect();
-        let gone = triggers.iter().filter(|(key, _)| !now.iter().any(|(own, _)| own == key));
+        let gone = before.iter().filter(|(key, _)| !now.iter().any(|(own, _)| own == key));
         let gone = gone.map(|(key, _)| Change::Drop(key.clone()));
-        let new = now.iter().filter(|resource| !triggers.contains(resource)).cloned().map(put);
-        let changed = gone.chain(new).collect();
-        self.deltas.push(self.network.members().clone(), changed);
+        let new = now.iter().filter(|resource| !before.contains(resource)).cloned().map(put);
+        let changes = gone.chain(new).collect();
+        self.deltas.push(self.network.members().clone(), changes);
+    }
+
+    /// Appends the changes of links for the nodes that run one of their ends.
+    fn push_links(&mut self, step: &PolicyStep) {
+        let name = self.name();
         let mut by_end: HashMap<IdentityId, Vec<Change>> = HashMap::new();
         for LinkChange { from, to, after, .. } in &step.changes {
             let (from, to) = (*from, *to);
@@ -321,32 +367,37 @@ impl DeltaBuilder<'_> {
             let hosts = self.network.host_set(end);
             self.deltas.push(hosts, changes);
         }
-        for (id, before) in before {
-            let (after, hosts) = (self.network.subscribers(id), self.network.host_set(id));
-            let (gained, lost) = (&after - &before, &before - &after);
-            if !gained.is_empty() {
-                let section = self.resources().section(id, None);
-                self.deltas.push(&gained - &hosts, section);
-                for node in gained & &hosts {
-                    let section = self.resources().section(id, Some(node));
-                    self.deltas.push_to(node, section);
-                }
+    }
+
+    /// Appends the changes for nodes that now meet an identity, or no longer do.
+    fn push_subscribers(&mut self, identity: IdentityId, before: &RoaringBitmap) {
+        let (after, hosts) = (self.network.subscribers(identity), self.network.host_set(identity));
+        let (gained, lost) = (&after - before, before - &after);
+        if !gained.is_empty() {
+            let section = self.resources().section(identity, None);
+            self.deltas.push(&gained - &hosts, section);
+            for node in gained & &hosts {
+                let section = self.resources().section(identity, Some(node));
+                self.deltas.push_to(node, section);
             }
-            self.deltas.push(&lost - &hosts, vec![Change::Forget(name.clone(), id)]);
-            for node in lost & &hosts {
-                let dropped = self.resources().drop_others(id, node);
-                self.deltas.push_to(node, dropped);
-            }
+        }
+        let forget = Change::Forget(self.name(), identity);
+        self.deltas.push(&lost - &hosts, vec![forget]);
+        for node in lost & &hosts {
+            let dropped = self.resources().drop_others(identity, node);
+            self.deltas.push_to(node, dropped);
         }
     }
 
-    /// A node has joined, has another endpoint, or other blocks. `before`: what it was as a member
-    /// and as a peer.
-    pub fn node_changed(&mut self, node: u32, before: (Option<Resource>, Option<Resource>)) {
+    /// Derives the deltas of a node that has joined or changed.
+    pub(super) fn node_changed(&mut self, node: u32, before: &NodeBefore) {
         let name = self.name();
         let own = self.resources().own_network(node);
-        self.network.set_member(node, own.is_some());
-        if before.0.as_ref() != own.as_ref().map(|(_, resource)| resource) {
+        match own {
+            Some(_) => self.network.add_member(node),
+            None => self.network.remove_member(node),
+        }
+        if before.network != own {
             let changes = match own {
                 Some(own) => {
                     std::iter::once(own).chain(self.resources().triggers()).map(put).collect()
@@ -356,7 +407,7 @@ impl DeltaBuilder<'_> {
             self.deltas.push_to(node, changes);
         }
         let peer = self.resources().peer(node);
-        if before.1.as_ref() == peer.as_ref().map(|(_, resource)| resource) {
+        if before.peer == peer {
             return;
         }
         self.network.set_peer(node, peer.as_ref());
@@ -370,32 +421,33 @@ impl DeltaBuilder<'_> {
         self.deltas.push(meeting, vec![change]);
     }
 
-    /// The network's settings are others.
-    pub fn network_changed(&mut self) {
+    /// Derives the deltas of a network whose settings have changed.
+    pub(super) fn network_changed(&mut self) {
         for node in self.network.members().clone() {
             let own = self.resources().own_network(node);
             self.deltas.push_to(node, own.into_iter().map(put).collect());
         }
     }
 
-    /// The network goes. It has no workloads any more.
-    pub fn network_deleted(&mut self) {
+    /// Derives the deltas of a network that is deleted. It has no workloads any more.
+    pub(super) fn network_deleted(&mut self) {
         let changes = self.resources().drop_network();
         self.deltas.push(self.network.members().clone(), changes);
     }
 
-    /// A quarantine that names an identity's labels has come or gone.
-    pub fn identity_held(&mut self, id: IdentityId) {
-        self.deltas.set_urgent(true);
+    /// Derives the deltas of an identity after a quarantine that selects it was imposed or
+    /// released.
+    pub(super) fn identity_quarantine_changed(&mut self, id: IdentityId) {
+        self.deltas.urgency = Urgency::Urgent;
         let all = self.network.subscribers(id) | self.network.host_set(id);
         let changes = self.resources().identity(id).into_iter().map(put).collect();
         self.deltas.push(all, changes);
     }
 
-    /// A workload is held by a quarantine that names it, or is not any more.
-    pub fn workload_held(&mut self, id: &WorkloadId) {
-        self.deltas.set_urgent(true);
-        self.network.set_held(id, self.quarantines.holds(id));
+    /// Derives the deltas of a workload after a quarantine that names it was imposed or released.
+    pub(super) fn workload_quarantine_changed(&mut self, id: &WorkloadId) {
+        self.deltas.urgency = Urgency::Urgent;
+        self.network.set_quarantine(id, self.quarantines.state_of(id));
         let Some(record) = self.network.workloads.get(id) else { return };
         let mut all = self.network.subscribers(record.identity);
         all.extend(self.nodes.index(&record.node));

@@ -5,25 +5,25 @@ use meshward_types::{
     NetworkName,
     measurement::{ImageSignature, Sha256},
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
-/// What is known of images.
+/// The signatures of images, and the number of workloads that run each.
 #[derive(Debug, Default)]
 pub struct Images {
     records: HashMap<Sha256, ImageRecord>,
-    /// How many workloads run an image.
-    used: HashMap<Sha256, usize>,
-    /// Another number after each change of the signatures.
+    /// The number of workloads that run an image; at least 1.
+    uses: HashMap<Sha256, usize>,
+    /// A number that changes with every change of the signatures.
     generation: u64,
 }
 
 impl Images {
-    /// What is known of an image.
+    /// Returns the record of an image.
     pub fn get(&self, digest: &Sha256) -> Option<&ImageRecord> {
         self.records.get(digest)
     }
 
-    /// The signatures of an image that a network's policy is to look at.
+    /// Returns the signatures of an image that a network's policy is to check.
     pub fn signatures(
         &self,
         digest: &Sha256,
@@ -32,42 +32,47 @@ impl Images {
         self.records.get(digest).into_iter().flat_map(|record| record.for_network(network))
     }
 
-    /// The images whose signatures are kept, though nothing runs that was started from them.
+    /// Returns the images that have signatures and no workload.
     pub fn idle(&self) -> impl Iterator<Item = &Sha256> {
-        self.records.keys().filter(|digest| !self.used.contains_key(*digest))
+        self.records.keys().filter(|digest| !self.uses.contains_key(*digest))
     }
 
-    /// How many images have signatures.
+    /// Returns the number of images that have signatures.
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// How many images are used, with signatures or without.
+    /// Returns the number of images that have workloads, with signatures or without.
     pub fn used(&self) -> usize {
-        self.used.len()
+        self.uses.len()
     }
 
-    /// A number that stands for the signatures as they are: another after each change.
+    /// Returns a number that changes with every change of the signatures.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    pub fn put(&mut self, record: ImageRecord) {
+    pub(super) fn put(&mut self, record: ImageRecord) {
         self.generation += 1;
         self.records.insert(record.digest, record);
     }
 
-    pub fn remove(&mut self, digest: &Sha256) {
+    pub(super) fn remove(&mut self, digest: &Sha256) {
         self.generation += 1;
         self.records.remove(digest);
     }
 
-    /// Notes that a workload runs an image, or does not any more.
-    pub fn note(&mut self, digest: Sha256, used: bool) {
-        let count = self.used.entry(digest).or_default();
-        *count = if used { *count + 1 } else { count.saturating_sub(1) };
-        if *count == 0 {
-            self.used.remove(&digest);
+    /// Adds a workload that runs an image.
+    pub(super) fn add_use(&mut self, digest: Sha256) {
+        *self.uses.entry(digest).or_default() += 1;
+    }
+
+    /// Removes a workload that ran an image.
+    pub(super) fn remove_use(&mut self, digest: Sha256) {
+        let Entry::Occupied(mut uses) = self.uses.entry(digest) else { return };
+        *uses.get_mut() -= 1;
+        if *uses.get() == 0 {
+            uses.remove();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whose a WireGuard key is: a key has one owner in the mesh.
+//! The owners of WireGuard keys: a key has one owner in the mesh.
 
 use meshward_types::{NodeName, PublicKey, WorkloadId};
 use std::{
@@ -9,7 +9,7 @@ use std::{
 /// The owner of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyOwner {
-    /// A node; which of its endpoints has it does not matter.
+    /// A node, with any number of its endpoints.
     Node(NodeName),
     /// A device.
     Device(WorkloadId),
@@ -24,38 +24,47 @@ impl fmt::Display for KeyOwner {
     }
 }
 
-/// The keys, each with its owner and how many places the owner has it in. Who had it first, has it:
-/// plans refuse later claims.
+#[derive(Debug)]
+struct Ownership {
+    owner: KeyOwner,
+    /// The number of the owner's records that have the key; at least 1.
+    uses: usize,
+}
+
+/// The keys with their owners. The first owner of a key keeps it: plans refuse later claims.
 #[derive(Debug, Default)]
-pub struct Keys(HashMap<PublicKey, (KeyOwner, usize)>);
+pub struct Keys(HashMap<PublicKey, Ownership>);
 
 impl Keys {
-    /// Whose a key is.
+    /// Returns the owner of a key.
     pub fn owner(&self, key: &PublicKey) -> Option<&KeyOwner> {
-        self.0.get(key).map(|(owner, _)| owner)
+        self.0.get(key).map(|known| &known.owner)
     }
 
-    /// The devices that have keys.
+    /// Returns the devices that have keys.
     pub fn devices(&self) -> impl Iterator<Item = &WorkloadId> {
-        self.0.values().filter_map(|(owner, _)| match owner {
+        self.0.values().filter_map(|known| match &known.owner {
             KeyOwner::Device(workload) => Some(workload),
             KeyOwner::Node(_) => None,
         })
     }
 
-    pub fn note(&mut self, key: PublicKey, owner: &KeyOwner) {
-        let (known, count) = self.0.entry(key).or_insert_with(|| (owner.clone(), 0));
-        if known == owner {
-            *count += 1;
+    /// Adds a use of a key, unless it has another owner.
+    pub fn add(&mut self, key: PublicKey, owner: &KeyOwner) {
+        let new = || Ownership { owner: owner.clone(), uses: 0 };
+        let known = self.0.entry(key).or_insert_with(new);
+        if known.owner == *owner {
+            known.uses += 1;
         }
     }
 
-    pub fn forget(&mut self, key: PublicKey, owner: &KeyOwner) {
+    /// Removes a use of a key, unless it has another owner.
+    pub fn remove(&mut self, key: PublicKey, owner: &KeyOwner) {
         let Entry::Occupied(mut entry) = self.0.entry(key) else { return };
-        let (known, count) = entry.get_mut();
-        if known == owner {
-            *count -= 1;
-            if *count == 0 {
+        let known = entry.get_mut();
+        if known.owner == *owner {
+            known.uses -= 1;
+            if known.uses == 0 {
                 entry.remove();
             }
         }

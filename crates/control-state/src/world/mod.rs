@@ -1,10 +1,11 @@
-//! The world: the mesh as it is at one revision, that is the records and what follows from them.
+//! The world: the mesh at one revision, that is the records and the indices that follow from them.
 //!
 //! Nothing here writes: plans read the world and name mutations, the store commits them, and
-//! [`World::apply`] applies them and returns what each node is to be told, so that a change costs
-//! what it concerns.
+//! [`World::apply`] applies them and returns the deltas of nodes, so that the cost of a change depends
+//! on what it concerns, not on the size of the mesh.
 
 mod addresses;
+mod apply;
 mod deltas;
 mod images;
 mod keys;
@@ -15,10 +16,10 @@ mod resources;
 mod state;
 mod view;
 
-pub use addresses::is_one_hosts;
+pub use addresses::is_globally_unique;
 pub use deltas::{Delta, Deltas, RelayDelta};
 pub use keys::KeyOwner;
-pub use network::{NetworkState, Shared, Subject, workload_resource};
-pub use quarantines::Hold;
+pub use network::{NetworkState, SharedWorkload, Subject, workload_resource};
+pub use quarantines::QuarantineState;
 pub use state::World;
 pub use view::ViewParts;

@@ -1,4 +1,4 @@
-//! The nodes, each with a small number for sets of them.
+//! The nodes, each with an index for bitmaps of nodes.
 
 use crate::records::NodeRecord;
 use meshward_types::NodeName;
@@ -7,7 +7,8 @@ use std::{
     ops::Deref,
 };
 
-/// The nodes. An index is not used again while the process lives.
+/// The nodes. An index is never used again while the process lives, and is at most the number of nodes
+/// that have joined since it started.
 #[derive(Debug, Default)]
 pub struct Nodes {
     records: BTreeMap<NodeName, NodeRecord>,
@@ -23,7 +24,7 @@ impl Deref for Nodes {
 }
 
 impl Nodes {
-    /// No nodes, but the indices that others have.
+    /// Makes a set without nodes, in which nodes will have the indices that they have in another.
     pub fn with_indices_of(other: &Self) -> Self {
         Self {
             records: BTreeMap::new(),
@@ -32,6 +33,7 @@ impl Nodes {
         }
     }
 
+    /// Inserts or replaces a node. Returns its index.
     pub fn put(&mut self, record: NodeRecord) -> u32 {
         let next = self.names.len() as u32;
         let index = *self.indices.entry(record.name.clone()).or_insert(next);
@@ -42,20 +44,24 @@ impl Nodes {
         index
     }
 
+    /// Removes a node and its index.
     pub fn remove(&mut self, name: &NodeName) {
         self.records.remove(name);
-        // Whoever joins under the name later is another node.
+        // A node that joins with this name later is another one.
         self.indices.remove(name);
     }
 
+    /// Returns the index of a node.
     pub fn index(&self, name: &NodeName) -> Option<u32> {
         self.indices.get(name).copied()
     }
 
+    /// Returns the name that a node with this index has, or had before it was removed.
     pub fn name(&self, index: u32) -> Option<&NodeName> {
         self.names.get(index as usize)
     }
 
+    /// Returns the node with this index.
     pub fn record(&self, index: u32) -> Option<&NodeRecord> {
         self.records.get(self.name(index)?).filter(|record| self.index(&record.name) == Some(index))
     }

@@ -1,4 +1,4 @@
-//! The resources of a network, as its nodes hold them.
+//! The resources of a network, as nodes get them.
 
 use super::{
     network::{NetworkState, workload_resource},
@@ -13,20 +13,24 @@ use meshward_control_proto::{
 use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId, trigger::TriggerSpec};
 use std::sync::Arc;
 
-/// The resources of a network, as its nodes have them.
+/// Derives the resources of a network.
 #[derive(Clone, Copy)]
 pub struct NetworkResources<'a> {
+    /// The network.
     pub network: &'a NetworkState,
+    /// The nodes of the mesh.
     pub nodes: &'a Nodes,
+    /// The quarantines in force.
     pub quarantines: &'a Quarantines,
 }
 
 impl NetworkResources<'_> {
+    /// Returns the network's name.
     pub fn name(&self) -> &NetworkName {
         &self.network.record.name
     }
 
-    /// The network itself, as a node has it; `None` if it does not serve it.
+    /// Returns the network as a node gets it; `None` if the node does not serve it.
     pub fn own_network(&self, node: u32) -> Option<(ResourceKey, Resource)> {
         let blocks = self.nodes.record(node)?.blocks.get(self.name())?.clone();
         let record = &self.network.record;
@@ -42,7 +46,7 @@ impl NetworkResources<'_> {
         Some((ResourceKey::Network(self.name().clone()), Resource::Network(spec)))
     }
 
-    /// The triggers, as every node of the network has them.
+    /// Returns the triggers, which every node of the network gets.
     pub fn triggers(&self) -> impl Iterator<Item = (ResourceKey, Resource)> {
         let name = self.name().clone();
         self.network.links.policy().triggers.iter().map(move |trigger| {
@@ -56,14 +60,14 @@ impl NetworkResources<'_> {
         })
     }
 
-    /// Drops the network and its triggers.
+    /// Returns the changes that drop the network and its triggers.
     pub(super) fn drop_network(&self) -> Vec<Change> {
         let keys =
             self.triggers().map(|(key, _)| key).chain([ResourceKey::Network(self.name().clone())]);
         keys.map(Change::Drop).collect()
     }
 
-    /// A node as a peer; `None` while it has no endpoint.
+    /// Returns a node as a peer; `None` while it has no endpoint.
     pub fn peer(&self, node: u32) -> Option<(ResourceKey, Resource)> {
         let record = self.nodes.record(node)?;
         let (endpoint, prefixes) =
@@ -76,32 +80,30 @@ impl NetworkResources<'_> {
         Some((ResourceKey::Peer(self.name().clone(), record.name.clone()), Resource::Peer(spec)))
     }
 
+    /// Returns an identity; `None` if it has no workload.
     pub fn identity(&self, id: IdentityId) -> Option<(ResourceKey, Resource)> {
         let labels = self.network.links.labels(id)?;
-        let held = self.quarantines.holds_labels(self.name(), labels);
+        let state = self.quarantines.state_of_labels(self.name(), labels);
         let accepts = self.network.links.accepts(id).to_vec();
         let spec = IdentitySpec {
             labels: labels.clone(),
             accepts,
-            quarantined: held.quarantined,
-            reset: held.reset,
+            quarantined: state.quarantined,
+            reset: state.reset,
         };
         Some((ResourceKey::Identity(self.name().clone(), id), Resource::Identity(spec)))
     }
 
+    /// Returns an admitted workload.
     pub fn workload(&self, record: &WorkloadRecord) -> (ResourceKey, Resource) {
-        workload_resource(record, self.quarantines.holds(&record.id))
-    }
-
-    /// That a workload is not let in, as its node is told.
-    pub fn refused(&self, record: &RefusedRecord) -> (ResourceKey, Resource) {
-        refused_resource(record)
+        workload_resource(record, self.quarantines.state_of(&record.id))
     }
 
     pub(super) fn refused_key(&self, id: &WorkloadId) -> ResourceKey {
         ResourceKey::Refused(self.name().clone(), id.clone())
     }
 
+    /// Returns a link.
     pub fn link(
         &self,
         from: IdentityId,
@@ -111,7 +113,8 @@ impl NetworkResources<'_> {
         (ResourceKey::Link(self.name().clone(), from, to), Resource::Link(Acl::clone(acl)))
     }
 
-    /// All that a node learns by meeting an identity.
+    /// Returns the changes that put an identity, its workloads and the nodes that run them, for a node
+    /// that now meets it.
     pub(super) fn section(&self, id: IdentityId, learner: Option<u32>) -> Vec<Change> {
         let hosts =
             self.network.hosts(id).into_iter().flatten().filter(|host| Some(*host) != learner);
@@ -124,14 +127,14 @@ impl NetworkResources<'_> {
             .collect()
     }
 
-    /// The links between two identities, in both directions.
+    /// Returns the changes that put the links between two identities, in both directions.
     pub(super) fn between(&self, a: IdentityId, b: IdentityId) -> Vec<Change> {
         let there = self.network.links.acl(a, b).map(|acl| self.link(a, b, acl));
         let back = self.network.links.acl(b, a).filter(|_| a != b).map(|acl| self.link(b, a, acl));
         there.into_iter().chain(back).map(put).collect()
     }
 
-    /// Drops the workloads of an identity that run elsewhere.
+    /// Returns the changes that drop the workloads of an identity that run on other nodes.
     pub(super) fn drop_others(&self, id: IdentityId, node: u32) -> Vec<Change> {
         let own = self.nodes.name(node);
         let others = self.network.workloads_of(id).filter(|record| Some(&record.node) != own);
@@ -143,7 +146,7 @@ impl NetworkResources<'_> {
     }
 }
 
-/// That a workload is not let in, as its node is told.
+/// Returns the resource of a refused workload.
 pub fn refused_resource(record: &RefusedRecord) -> (ResourceKey, Resource) {
     let ReportRecord { network, id, .. } = &record.report;
     (ResourceKey::Refused(network.clone(), id.clone()), Resource::Refused(record.reason()))

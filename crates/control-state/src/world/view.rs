@@ -1,8 +1,8 @@
-//! The whole view of a node: what a snapshot is made from, and what deltas are tested against.
+//! The whole view of a node: for nodes that cannot be sent a delta, and for tests of the deltas.
 
 use super::{
     network::{Group, NetworkState, workload_resource},
-    quarantines::Hold,
+    quarantines::QuarantineState,
     resources::{NetworkResources, refused_resource},
     state::World,
 };
@@ -18,31 +18,31 @@ use std::{
     sync::Arc,
 };
 
-/// What a view is made of, taken out of the world in a moment: what is much of it is shared, and
-/// becomes resources beside the world.
+/// The parts of a view, collected under the world's lock in a short time. The long lists are shared
+/// with the world, and become resources without its lock.
 #[derive(Debug, Default)]
 pub struct ViewParts {
     revision: Revision,
-    /// What is few.
+    /// Networks, triggers, peers and identities.
     resources: Vec<(ResourceKey, Resource)>,
     links: Vec<(NetworkName, IdentityId, IdentityId, Arc<Acl>)>,
     refused: Vec<Arc<RefusedRecord>>,
-    /// Those of the identities that the node meets.
+    /// The workloads of identities that the node meets.
     groups: Vec<Group>,
-    /// Those that run on the node, of other identities.
+    /// The node's own workloads of other identities.
     workloads: Vec<Arc<WorkloadRecord>>,
-    /// Those that quarantines name.
-    held: HashMap<WorkloadId, Hold>,
+    /// The workloads that quarantines name.
+    quarantined: HashMap<WorkloadId, QuarantineState>,
 }
 
 impl ViewParts {
-    /// How many resources the view has.
+    /// Returns the number of the view's resources.
     pub fn count(&self) -> usize {
         let met: usize = self.groups.iter().map(|group| group.len()).sum();
         self.resources.len() + self.links.len() + self.refused.len() + met + self.workloads.len()
     }
 
-    /// The view.
+    /// Makes the view.
     pub fn into_view(self) -> View {
         let links = self.links.into_iter().map(|(network, from, to, acl)| {
             (ResourceKey::Link(network, from, to), Resource::Link(Arc::unwrap_or_clone(acl)))
@@ -50,8 +50,8 @@ impl ViewParts {
         let refused = self.refused.iter().map(|record| refused_resource(record));
         let workloads = self.groups.iter().flat_map(|group| group.values()).chain(&self.workloads);
         let workloads = workloads.map(|record| {
-            let held = self.held.get(&record.id).copied().unwrap_or_default();
-            workload_resource(record, held)
+            let state = self.quarantined.get(&record.id).copied().unwrap_or_default();
+            workload_resource(record, state)
         });
         let resources =
             self.resources.into_iter().chain(links).chain(refused).chain(workloads).collect();
@@ -60,16 +60,16 @@ impl ViewParts {
 }
 
 impl World {
-    /// The view of a node; empty for one that is not a member.
+    /// Returns the view of a node; empty for one that is not a member.
     pub fn view_of(&self, node: &NodeName) -> View {
         self.view_parts(node).into_view()
     }
 
-    /// What [`Self::view_of`] is made of.
+    /// Returns the parts of [`Self::view_of`].
     pub fn view_parts(&self, node: &NodeName) -> ViewParts {
-        let held = self.quarantines.workloads().map(|id| (id.clone(), self.quarantines.holds(id)));
-        let mut parts =
-            ViewParts { revision: self.revision, held: held.collect(), ..ViewParts::default() };
+        let named = self.quarantines.workloads();
+        let quarantined = named.map(|id| (id.clone(), self.quarantines.state_of(id))).collect();
+        let mut parts = ViewParts { revision: self.revision, quarantined, ..ViewParts::default() };
         let Some(node) = self.nodes.index(node) else { return parts };
         for network in self.networks.values() {
             let all =
@@ -83,7 +83,7 @@ impl World {
         parts
     }
 
-    /// The digest of [`Self::view_of`], from those of its parts.
+    /// Returns the digest of [`Self::view_of`], from those of its parts.
     pub fn digest_of(&self, node: &NodeName) -> Digest {
         let mut digest = Digest::default();
         let Some(node) = self.nodes.index(node) else { return digest };
@@ -100,7 +100,7 @@ impl World {
     }
 }
 
-/// What a node needs to know of a network.
+/// The parts of a network that a node needs to know.
 struct Needs {
     own: BTreeSet<IdentityId>,
     met: BTreeSet<IdentityId>,
@@ -143,7 +143,7 @@ fn digest_in(all: &NetworkResources, node: u32) -> Digest {
         .filter_map(|(from, to)| Some(all.link(from, to, network.links.acl(from, to)?)));
     let identities = own.union(&met).filter_map(|identity| all.identity(*identity));
     let unmet = network.workloads_on(node).filter(|record| !met.contains(&record.identity));
-    let refused = network.refused_on(node).map(|record| all.refused(record));
+    let refused = network.refused_on(node).map(|record| refused_resource(record));
     let resources =
         links.chain(identities).chain(refused).chain(unmet.map(|record| all.workload(record)));
     let mut digest: Digest =
@@ -151,7 +151,7 @@ fn digest_in(all: &NetworkResources, node: u32) -> Digest {
     met.iter().for_each(|identity| digest.join(network.digest_of(*identity)));
     let mut peers = network.meeting(node);
     peers.remove(node);
-    // Whom a node meets, meets it: links are kept by both ends.
+    // Nodes meet each other: both ends of a link have it.
     peers.iter().filter_map(|peer| network.peer(peer)).for_each(|hash| digest.add(hash));
     digest
 }

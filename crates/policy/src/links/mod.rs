@@ -5,13 +5,13 @@
 //! unless a rule selects it.
 
 mod acl_cache;
-mod ground;
+mod inputs;
 mod rules;
 mod step;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use ground::Ground;
+pub use inputs::LinkInputs;
 pub use step::{Bounds, LinkChange, PolicyStep, TooMuch};
 pub use table::Links;

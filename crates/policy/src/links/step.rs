@@ -43,7 +43,7 @@ impl PolicyStep {
         &self.policy
     }
 
-    /// Returns the state that it was worked out on: see `Ground::generation`.
+    /// Returns the state that it was worked out on: see `LinkInputs::generation`.
     pub fn generation(&self) -> u64 {
         self.generation
     }

@@ -2,7 +2,7 @@
 
 use super::{
     acl_cache::{Compiled, Matched, Pair, RuleId},
-    ground::{Ground, Known, next_generation},
+    inputs::{Known, LinkInputs, next_generation},
     rules::{Placed, Side},
     step::{Bounds, LinkChange, PolicyStep},
 };
@@ -19,7 +19,7 @@ use std::{
 /// The links of one network under one policy.
 #[derive(Debug, Clone)]
 pub struct Links {
-    ground: Ground,
+    inputs: LinkInputs,
     /// The rules that select labels, as the source and as the destination.
     beginning: Selecting<RuleId>,
     ending: Selecting<RuleId>,
@@ -35,7 +35,7 @@ impl Links {
     /// Creates the links under `policy`, without identities.
     pub fn new(policy: Arc<Policy>) -> Self {
         let mut links = Self {
-            ground: Ground {
+            inputs: LinkInputs {
                 policy: Arc::new(Policy::deny_all(policy.network.clone())),
                 rules: Arc::default(),
                 next_rule: 0,
@@ -57,12 +57,12 @@ impl Links {
 
     /// Returns the policy.
     pub fn policy(&self) -> &Arc<Policy> {
-        &self.ground.policy
+        &self.inputs.policy
     }
 
     /// Returns the current basis of the links.
-    pub fn ground(&self) -> &Ground {
-        &self.ground
+    pub fn inputs(&self) -> &LinkInputs {
+        &self.inputs
     }
 
     /// Adds an identity, and returns the links between it and the others. `accepts` are its
@@ -73,12 +73,12 @@ impl Links {
         labels: Labels,
         accepts: Arc<[AcceptFrom]>,
     ) -> Vec<LinkChange> {
-        if self.ground.identities.contains_key(&id) {
+        if self.inputs.identities.contains_key(&id) {
             return Vec::new();
         }
         let (from, to) = (self.beginning.select(&labels), self.ending.select(&labels));
         if !from.is_empty() || !to.is_empty() {
-            let rules = Arc::make_mut(&mut self.ground.rules);
+            let rules = Arc::make_mut(&mut self.inputs.rules);
             for (selecting, side) in [(&from, Side::From), (&to, Side::To)] {
                 for rule in selecting {
                     if let Some(placed) = rules.get_mut(rule) {
@@ -87,7 +87,7 @@ impl Links {
                 }
             }
         }
-        let rules = &self.ground.rules;
+        let rules = &self.inputs.rules;
         let mut matched: HashMap<Pair, Vec<RuleId>> = HashMap::new();
         for (rule, placed) in from.iter().filter_map(|rule| Some((*rule, rules.get(rule)?))) {
             placed.to.iter().for_each(|&to| matched.entry((id, to)).or_default().push(rule));
@@ -96,20 +96,20 @@ impl Links {
             let others = placed.from.iter().filter(|&&from| from != id);
             others.for_each(|&from| matched.entry((from, id)).or_default().push(rule));
         }
-        Arc::make_mut(&mut self.ground.by_labels).insert(id, &labels);
+        Arc::make_mut(&mut self.inputs.by_labels).insert(id, &labels);
         accepts.iter().for_each(|accept| self.accepting.insert(id, &accept.from));
         for other in self.beyond_rules(id, &labels, &accepts) {
             matched.entry((id, other)).or_default();
             matched.entry((other, id)).or_default();
         }
         let known = Known { labels, accepts, from, to };
-        Arc::make_mut(&mut self.ground.identities).insert(id, Arc::new(known));
-        self.ground.generation = next_generation();
+        Arc::make_mut(&mut self.inputs.identities).insert(id, Arc::new(known));
+        self.inputs.generation = next_generation();
         let mut changes = Vec::new();
         for ((from, to), rules) in matched {
-            let matched = Matched { rules, declared: self.ground.declared(from, to) };
+            let matched = Matched { rules, declared: self.inputs.declared(from, to) };
             let acl =
-                self.acls.of(&self.ground.policy, matched, |rule| self.ground.rules.get(&rule));
+                self.acls.of(&self.inputs.policy, matched, |rule| self.inputs.rules.get(&rule));
             changes.extend(self.set((from, to), acl));
         }
         changes
@@ -122,27 +122,27 @@ impl Links {
         labels: &Labels,
         accepts: &[AcceptFrom],
     ) -> BTreeSet<IdentityId> {
-        let all = || self.ground.identities.keys();
-        if self.ground.policy.mode == Mode::Observe {
+        let all = || self.inputs.identities.keys();
+        if self.inputs.policy.mode == Mode::Observe {
             return all().copied().chain([id]).collect();
         }
-        if self.ground.policy.declarations == Declarations::Narrow {
+        if self.inputs.policy.declarations == Declarations::Narrow {
             return BTreeSet::new();
         }
         let named =
-            accepts.iter().flat_map(|accept| self.ground.by_labels.candidates(&accept.from, all()));
+            accepts.iter().flat_map(|accept| self.inputs.by_labels.candidates(&accept.from, all()));
         named.chain(self.accepting.select(labels)).collect()
     }
 
     /// Removes an identity and its links.
     pub fn remove(&mut self, id: IdentityId) -> Vec<LinkChange> {
-        let Some(known) = Arc::make_mut(&mut self.ground.identities).remove(&id) else {
+        let Some(known) = Arc::make_mut(&mut self.inputs.identities).remove(&id) else {
             return Vec::new();
         };
-        self.ground.generation = next_generation();
-        Arc::make_mut(&mut self.ground.by_labels).remove(id, &known.labels);
+        self.inputs.generation = next_generation();
+        Arc::make_mut(&mut self.inputs.by_labels).remove(id, &known.labels);
         known.accepts.iter().for_each(|accept| self.accepting.remove(id, &accept.from));
-        let placed = Arc::make_mut(&mut self.ground.rules);
+        let placed = Arc::make_mut(&mut self.inputs.rules);
         for (rules, side) in [(&known.from, Side::From), (&known.to, Side::To)] {
             for rule in rules {
                 if let Some(placed) = placed.get_mut(rule) {
@@ -161,20 +161,20 @@ impl Links {
     /// them. Unchanged rules cost nothing.
     pub fn step(&self, policy: Arc<Policy>) -> PolicyStep {
         let before = |from, to| self.acl(from, to).cloned();
-        self.ground
+        self.inputs
             .step_from(policy, &Bounds::none(), before)
             .expect("without bounds nothing is too much")
     }
 
     /// Returns `true` if a step was worked out on the current state of these links.
-    pub fn is_ground_of(&self, step: &PolicyStep) -> bool {
-        self.ground.generation == step.generation
+    pub fn are_inputs_of(&self, step: &PolicyStep) -> bool {
+        self.inputs.generation == step.generation
     }
 
     /// Applies a step that was worked out on the current state of these links.
     pub fn apply_step(&mut self, step: &PolicyStep) {
-        debug_assert!(self.is_ground_of(step), "a step goes from where it was worked out");
-        for placed in step.removed.iter().filter_map(|id| Some((*id, self.ground.rules.get(id)?))) {
+        debug_assert!(self.are_inputs_of(step), "a step goes from where it was worked out");
+        for placed in step.removed.iter().filter_map(|id| Some((*id, self.inputs.rules.get(id)?))) {
             let (id, Placed { rule, .. }) = placed;
             self.beginning.remove(id, &rule.from);
             self.ending.remove(id, &rule.to);
@@ -184,14 +184,14 @@ impl Links {
             self.ending.insert(*id, &placed.rule.to);
         }
         let settings = |policy: &Policy| (policy.mode, policy.declarations);
-        if settings(&step.policy) != settings(&self.ground.policy) {
+        if settings(&step.policy) != settings(&self.inputs.policy) {
             self.acls = Compiled::default();
         }
-        self.ground.apply_step(step);
+        self.inputs.apply_step(step);
         for change in &step.changes {
             self.set((change.from, change.to), change.after.clone());
         }
-        self.acls.forget(|rule| self.ground.rules.contains_key(&rule));
+        self.acls.forget(|rule| self.inputs.rules.contains_key(&rule));
     }
 
     fn set(&mut self, (from, to): Pair, acl: Option<Arc<Acl>>) -> Option<LinkChange> {
@@ -218,27 +218,27 @@ impl Links {
 
     /// Returns the identities that were added.
     pub fn identities(&self) -> impl Iterator<Item = (IdentityId, &Labels)> {
-        self.ground.identities()
+        self.inputs.identities()
     }
 
     /// Returns the declarations of an identity.
     pub fn accepts(&self, id: IdentityId) -> &[AcceptFrom] {
-        self.ground.accepts(id)
+        self.inputs.accepts(id)
     }
 
     /// Returns the number of identities.
     pub fn identity_count(&self) -> usize {
-        self.ground.identities.len()
+        self.inputs.identities.len()
     }
 
     /// Returns the labels of an identity.
     pub fn labels(&self, id: IdentityId) -> Option<&Labels> {
-        self.ground.labels(id)
+        self.inputs.labels(id)
     }
 
     /// Returns the identities that a selector matches.
     pub fn select(&self, selector: &Selector) -> Vec<IdentityId> {
-        self.ground.select(selector)
+        self.inputs.select(selector)
     }
 
     /// Returns the ACL of a link; `None` if there is none.

@@ -294,12 +294,12 @@ proptest! {
             let changes = if at % 4 == 3 {
                 let policy = Arc::new(policies[at % policies.len()].clone());
                 let step = links.step(policy.clone());
-                let beside = links.ground().clone().step(policy, &Bounds::usual()).unwrap();
+                let beside = links.inputs().clone().step(policy, &Bounds::usual()).unwrap();
                 prop_assert_eq!(sorted(&step.changes), sorted(&beside.changes));
-                prop_assert!(links.is_ground_of(&beside));
+                prop_assert!(links.are_inputs_of(&beside));
                 links.apply_step(&step);
                 let changes = step.changes;
-                prop_assert!(!links.is_ground_of(&beside));
+                prop_assert!(!links.are_inputs_of(&beside));
                 changes
             } else if insert {
                 there.entry(id).or_insert((labels.clone(), accepts.clone()));
@@ -356,13 +356,13 @@ fn links_of(identities: u32, policy: Policy) -> Links {
 fn what_is_worked_out_beside_the_links_stays_as_it_was() {
     let rule = "network: shop\nrules: [{ name: a, from: {}, to: {}, allow: [tcp/80] }]";
     let mut links = links_of(3, Policy::deny_all("shop".parse().unwrap()));
-    let ground = links.ground().clone();
+    let inputs = links.inputs().clone();
     links.insert(IdentityId(7), "app=new".parse().unwrap(), Arc::new([]));
     links.remove(IdentityId(0));
-    let step = ground.step(Arc::new(Policy::parse(rule).unwrap()), &Bounds::usual()).unwrap();
+    let step = inputs.step(Arc::new(Policy::parse(rule).unwrap()), &Bounds::usual()).unwrap();
     assert_eq!(step.changes.len(), 9, "three identities, as when it was taken");
-    assert!(!links.is_ground_of(&step));
-    assert_eq!(ground.identities().count(), 3);
+    assert!(!links.are_inputs_of(&step));
+    assert_eq!(inputs.identities().count(), 3);
 }
 
 #[test]
@@ -385,10 +385,10 @@ fn a_policy_that_takes_too_much_work_is_refused_and_not_worked_out() {
     assert_eq!(run_tests(&text(100, 100), &Budget::of(Budget::PLAN)), Ok(vec![]));
     let refused = run_tests(&text(100, 100), &Budget::of(10_000)).unwrap_err();
     assert!(refused.to_string().contains("more than 10000 steps"), "{refused}");
-    let ground = links_of(100, Policy::deny_all("shop".parse().unwrap())).ground().clone();
+    let inputs = links_of(100, Policy::deny_all("shop".parse().unwrap())).inputs().clone();
     let step = |pairs, budget| {
         let bounds = Bounds { pairs, budget: Budget::of(budget) };
-        ground.step(Arc::new(text(10, 0)), &bounds).map(|step| step.changes.len())
+        inputs.step(Arc::new(text(10, 0)), &bounds).map(|step| step.changes.len())
     };
     assert_eq!(step(10_000, Budget::PLAN), Ok(10_000));
     assert!(step(9_999, Budget::PLAN).unwrap_err().to_string().contains("9999 pairs"));

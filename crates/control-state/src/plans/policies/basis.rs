@@ -1,17 +1,18 @@
-//! The basis that policies are worked out on, beside the world.
+//! The basis: the part of the world on which policies are prepared, without its lock.
 
 use crate::{
     Refusal,
     records::QuarantineRecord,
     world::{NetworkState, World},
 };
-use meshward_policy::Ground;
+use meshward_policy::LinkInputs;
 use meshward_types::{NetworkName, PolicyFile, Revision};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// The policies, and what their links follow from, at one revision.
+/// The policies and the inputs of their links at one revision.
 #[derive(Debug, Clone)]
 pub struct Basis {
+    /// The revision.
     pub revision: Revision,
     pub(super) networks: BTreeMap<NetworkName, NetworkBasis>,
     /// The quarantines that select labels.
@@ -21,21 +22,21 @@ pub struct Basis {
 #[derive(Debug, Clone)]
 pub(super) struct NetworkBasis {
     pub(super) files: Arc<Vec<PolicyFile>>,
-    pub(super) ground: Ground,
+    pub(super) inputs: LinkInputs,
 }
 
 impl Basis {
-    /// The basis of now: some counters for each network.
+    /// Takes the basis from the world, at the cost of some reference counts for each network.
     pub fn of(world: &World) -> Self {
         let basis = |network: &NetworkState| NetworkBasis {
             files: network.policy_files.clone(),
-            ground: network.links.ground().clone(),
+            inputs: network.links.inputs().clone(),
         };
         let networks = world.networks.iter().map(|(name, network)| (name.clone(), basis(network)));
         Self {
             revision: world.revision,
             networks: networks.collect(),
-            quarantines: world.quarantines.selecting().cloned().collect(),
+            quarantines: world.quarantines.by_labels().cloned().collect(),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::basis::Basis;
 use crate::{Refusal, records::PolicyRecord, world::NetworkState};
 use meshward_api_types::{Link, LinkChange, PolicyDifference};
-use meshward_policy::{Bounds, Ground, Policy, PolicyStep};
+use meshward_policy::{Bounds, LinkInputs, Policy, PolicyStep};
 use meshward_types::{Acl, IdentityId, NetworkName, PortSpec};
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ pub(super) struct Changes {
     pub(super) more_closed: usize,
 }
 
-pub(super) fn changes(ground: &Ground, step: &PolicyStep) -> Changes {
+pub(super) fn changes(inputs: &LinkInputs, step: &PolicyStep) -> Changes {
     let nothing = Acl::default();
     let acl = |acl: &Option<Arc<Acl>>| -> Acl { acl.as_deref().unwrap_or(&nothing).clone() };
     let mut all: Vec<_> = step
         .changes
         .iter()
-        .filter_map(|change| Some((ground.labels(change.from)?, ground.labels(change.to)?, change)))
+        .filter_map(|change| Some((inputs.labels(change.from)?, inputs.labels(change.to)?, change)))
         .collect();
     all.sort_unstable_by_key(|(from, to, _)| (*from, *to));
     let mut found = Changes::default();
@@ -65,21 +65,21 @@ pub fn difference(
     name: &NetworkName,
     [before, after]: [Option<&PolicyRecord>; 2],
 ) -> Result<PolicyDifference, Refusal> {
-    let ground = &basis.find(name)?.ground;
+    let inputs = &basis.find(name)?.inputs;
     let policy = |record: Option<&PolicyRecord>| match record {
         Some(record) => record.policy().map_err(Refusal::Conflict),
         None => Ok(Arc::new(Policy::deny_all(name.clone()))),
     };
-    let step = ground.between(policy(before)?, policy(after)?, &Bounds::usual());
+    let step = inputs.between(policy(before)?, policy(after)?, &Bounds::usual());
     let step = step.map_err(|error| Refusal::Invalid(error.to_string()))?;
-    let Changes { opened, closed, more_opened, more_closed } = changes(ground, &step);
+    let Changes { opened, closed, more_opened, more_closed } = changes(inputs, &step);
     Ok(PolicyDifference { network: name.clone(), opened, closed, more_opened, more_closed })
 }
 
 /// The links of a network, to be worked on beside it.
 pub struct Snapshot {
     network: NetworkName,
-    ground: Ground,
+    inputs: LinkInputs,
     pairs: Vec<(IdentityId, IdentityId, Arc<Acl>)>,
 }
 
@@ -89,7 +89,7 @@ impl Snapshot {
         let links = network.links.all().map(|(from, to, acl)| (from, to, acl.clone()));
         Self {
             network: network.record.name.clone(),
-            ground: network.links.ground().clone(),
+            inputs: network.links.inputs().clone(),
             pairs: links.collect(),
         }
     }
@@ -110,8 +110,8 @@ impl Snapshot {
     pub fn pair(&self, from: IdentityId, to: IdentityId) -> Option<Link> {
         Some(Link {
             network: self.network.clone(),
-            from: self.ground.labels(from)?.clone(),
-            to: self.ground.labels(to)?.clone(),
+            from: self.inputs.labels(from)?.clone(),
+            to: self.inputs.labels(to)?.clone(),
             acl: Acl::default(),
             packets: 0,
             bytes: 0,

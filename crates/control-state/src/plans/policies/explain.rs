@@ -6,7 +6,7 @@ use crate::{
     records::{PolicyRecord, QuarantineRecord, Record},
 };
 use meshward_api_types::{ExplainQuery, Explanation};
-use meshward_policy::{Ground, LetIn, Policy, Rule, compile};
+use meshward_policy::{LetIn, LinkInputs, Policy, Rule, compile};
 use meshward_types::{
     AcceptFrom, Acl, Labels, NetworkName, OnDeny, PortSpec, Selector, Verdict,
     selector::Requirement,
@@ -69,14 +69,14 @@ pub fn explain(
             ));
         }
     };
-    let ground = &basis.find(name)?.ground;
+    let inputs = &basis.find(name)?.inputs;
     let policy = match past.map(|past| past.policy(name)) {
-        None => ground.policy().clone(),
+        None => inputs.policy().clone(),
         Some(Some(record)) => record.policy().map_err(Refusal::Conflict)?,
         Some(None) => Arc::new(Policy::deny_all(name.clone())),
     };
     let explaining = Explaining { basis, name, policy, past };
-    let (from, to) = (parties(ground, name, &query.from)?, parties(ground, name, &query.to)?);
+    let (from, to) = (parties(inputs, name, &query.from)?, parties(inputs, name, &query.to)?);
     let pairs = from.iter().flat_map(|a| to.iter().map(move |b| (a, b)));
     Ok(pairs.take(MAX_PAIRS).map(|(a, b)| explaining.verdict(a, b, query.port)).collect())
 }
@@ -95,15 +95,15 @@ struct Party {
 
 /// The live identities that a selector selects; where there is none, the labels that it spells out.
 fn parties(
-    ground: &Ground,
+    inputs: &LinkInputs,
     name: &NetworkName,
     selector: &Selector,
 ) -> Result<Vec<Party>, Refusal> {
     let party = |id| {
-        let (labels, accepts) = (ground.labels(id)?.clone(), ground.accepts(id).to_vec());
+        let (labels, accepts) = (inputs.labels(id)?.clone(), inputs.accepts(id).to_vec());
         Some(Party { labels, accepts, live: true })
     };
-    let selected = ground.select(selector).into_iter();
+    let selected = inputs.select(selector).into_iter();
     // More than these would not be paired with anybody.
     let live: Vec<Party> = selected.filter_map(party).take(MAX_PAIRS).collect();
     if !live.is_empty() {

@@ -8,7 +8,10 @@ mod basis;
 mod difference;
 mod explain;
 
-pub use super::{prejudging::Judging, prejudging::Warmed, prejudging::judge_all};
+pub use super::{
+    admission_preview::AdmissionPreview, admission_preview::PrecomputedVerdicts,
+    admission_preview::preview_admission,
+};
 pub use basis::Basis;
 pub use difference::{Snapshot, difference};
 pub use explain::{Past, explain};
@@ -223,19 +226,19 @@ fn prepare_network(
     bounds: &Bounds,
 ) -> Result<PreparedNetwork, Refusal> {
     check_reach(wanted, name)?;
-    let NetworkBasis { files: before, ground } = basis.find(name)?;
-    check_rights(wanted, name, ground.policy(), becomes.as_ref().map(|(policy, _)| &**policy))?;
+    let NetworkBasis { files: before, inputs } = basis.find(name)?;
+    check_rights(wanted, name, inputs.policy(), becomes.as_ref().map(|(policy, _)| &**policy))?;
     let nothing = || (Arc::new(Policy::deny_all(name.clone())), Arc::default());
     let (policy, files) = becomes.unwrap_or_else(nothing);
     let too_much =
         |error: TooMuch| Refusal::Invalid(format!("the policy of network {name}: {error}"));
-    let letting_in = with_let_in(&policy, &ground.policy().let_in);
-    let step = ground.step(letting_in, bounds).map_err(too_much)?;
+    let letting_in = with_let_in(&policy, &inputs.policy().let_in);
+    let step = inputs.step(letting_in, bounds).map_err(too_much)?;
     let closing = step.changes.iter().filter(|change| change.before.is_some()).map(|change| {
         (change.from, change.to, change.after.as_deref().cloned().unwrap_or_default())
     });
     let closing = closing.take(MAX_CLOSING).collect();
-    let Changes { opened, closed, more_opened, more_closed } = changes(ground, &step);
+    let Changes { opened, closed, more_opened, more_closed } = changes(inputs, &step);
     let result = PolicyResult {
         network: name.clone(),
         rules: policy.rules.len() + policy.guardrails.len(),
@@ -268,7 +271,7 @@ fn with_let_in(policy: &Arc<Policy>, let_in: &[LetIn]) -> Arc<Policy> {
     }
 }
 
-/// What a submission writes: all of its networks, or none. `warmed`: what was found of the
+/// What a submission writes: all of its networks, or none. `precomputed`: what was found of the
 /// workloads of networks beside the world; `touched`: the workloads that may have changed since, if
 /// that is known.
 ///
@@ -278,13 +281,13 @@ pub fn plan(
     world: &World,
     prepared: &Prepared,
     wanted: &Submission,
-    warmed: &BTreeMap<NetworkName, Warmed>,
+    precomputed: &BTreeMap<NetworkName, PrecomputedVerdicts>,
     touched: Option<&BTreeSet<String>>,
 ) -> Result<Plan<Applied>, Refusal> {
     let mut plan = Plan::nothing(Applied::default());
     for part in &prepared.networks {
         let network = find(world, &part.name)?;
-        if !network.links.is_ground_of(&part.step) {
+        if !network.links.are_inputs_of(&part.step) {
             return Err(Refusal::Stale);
         }
         if part.is_new || wanted.reset && !part.files.is_empty() {
@@ -292,7 +295,7 @@ pub fn plan(
             plan.policies.insert(part.name.clone(), part.update());
         }
         let Reclassified { mutations, admitted, refused } =
-            reclassify_under(world, network, &part.policy, warmed.get(&part.name), touched);
+            reclassify_under(world, network, &part.policy, precomputed.get(&part.name), touched);
         plan.mutations.extend(mutations);
         plan.outcome.results.push(PolicyResult { admitted, refused, ..part.result.clone() });
         plan.outcome.closing.push((part.name.clone(), part.closing.clone()));
@@ -327,11 +330,16 @@ impl PreparedNetwork {
 impl Prepared {
     /// The same as a dry run: what would be changed, and what is suspicious. `judged`: what becomes
     /// of the workloads.
-    pub fn foresee(&self, basis: &Basis, judged: &mut BTreeMap<NetworkName, Judging>) -> Applied {
+    pub fn foresee(
+        &self,
+        basis: &Basis,
+        judged: &mut BTreeMap<NetworkName, AdmissionPreview>,
+    ) -> Applied {
         let mut applied =
             Applied { findings: findings(basis, &self.read.parsed), ..Applied::default() };
         for part in &self.networks {
-            let Judging { admitted, refused, .. } = judged.remove(&part.name).unwrap_or_default();
+            let AdmissionPreview { admitted, refused, .. } =
+                judged.remove(&part.name).unwrap_or_default();
             applied.results.push(PolicyResult { admitted, refused, ..part.result.clone() });
             applied.closing.push((part.name.clone(), part.closing.clone()));
         }
@@ -341,7 +349,7 @@ impl Prepared {
     /// The networks whose workloads are to be judged anew, with the policies by which.
     pub fn judges(&self, basis: &Basis) -> Vec<(NetworkName, Arc<Policy>)> {
         let judges = |part: &&PreparedNetwork| {
-            let before = basis.networks.get(&part.name).map(|network| network.ground.policy());
+            let before = basis.networks.get(&part.name).map(|network| network.inputs.policy());
             before.is_some_and(|before| !before.admits_like(&part.policy))
         };
         self.networks
@@ -477,7 +485,7 @@ fn findings(basis: &Basis, all: &[ParsedPolicy]) -> Vec<Finding> {
     for parsed in all {
         problems.extend(review(parsed));
         if let Some(network) = basis.networks.get(&parsed.policy.network) {
-            problems.extend(review_live(parsed, &network.ground));
+            problems.extend(review_live(parsed, &network.inputs));
         }
     }
     problems.sort();

@@ -6,16 +6,18 @@ mod owners;
 mod parts;
 
 use super::{
-    credentials, networks, nodes,
+    credentials,
+    endpoints::{EndpointClaims, set_endpoints},
+    networks, nodes,
     policies::{self, Submission},
     quarantines::{self, Hand},
     tokens, triggers,
-    workloads::{self, Refused, Report},
+    workloads::{self, RejectedReport, Report},
 };
 use crate::{
     Plan, Refusal,
     change_log::{self, ChangeLog, ListKind},
-    records::{Mutation, Record, RecordKey, Standing},
+    records::{Mutation, Record, RecordKey, WorkloadRef},
     world::{Deltas, World},
 };
 use ::time::OffsetDateTime;
@@ -33,7 +35,7 @@ use meshward_types::{
 use proptest::prelude::*;
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     sync::{
         Arc,
@@ -108,7 +110,11 @@ impl Mesh {
         self.held.insert(node.clone(), held);
     }
 
-    fn start(&mut self, node: &NodeName, reports: Vec<WorkloadReport>) -> Result<Refused, Refusal> {
+    fn start(
+        &mut self,
+        node: &NodeName,
+        reports: Vec<WorkloadReport>,
+    ) -> Result<Vec<RejectedReport>, Refusal> {
         self.report(&[(
             node.clone(),
             reports.into_iter().map(|report| Report::Started(report.into())).collect(),
@@ -116,7 +122,10 @@ impl Mesh {
         .remove(0)
     }
 
-    fn report(&mut self, reports: &[(NodeName, Vec<Report>)]) -> Vec<Result<Refused, Refusal>> {
+    fn report(
+        &mut self,
+        reports: &[(NodeName, Vec<Report>)],
+    ) -> Vec<Result<Vec<RejectedReport>, Refusal>> {
         let reports: Vec<_> = reports.iter().map(|(node, reports)| (node, &reports[..])).collect();
         let plan = workloads::plan_reports(&self.world, &reports);
         self.commit(Ok(plan)).unwrap()
@@ -366,9 +375,8 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
                 reflexive: vec![],
                 interfaces: vec![],
             };
-            let (seen, known) = ("192.0.2.1".parse().unwrap(), Default::default());
-            let plan =
-                nodes::set_endpoints(&mesh.world, &name(node), &[moved], seen, &|_| None, &known);
+            let (reports, logged) = ([moved], BTreeSet::new());
+            let plan = set_endpoints(&mesh.world, &name(node), &claims(&reports, &logged));
             mesh.commit(plan).map(drop)
         }
         Step::Policy(at) => {
@@ -456,7 +464,7 @@ fn check_need_to_know(world: &World, node: &NodeName, view: &View) -> Result<(),
 fn check_verdicts(world: &World) -> Result<(), TestCaseError> {
     for network in world.networks.values() {
         let policy = network.links.policy();
-        for known in network.all_standing() {
+        for known in network.all_workloads() {
             let (node, report) = (&world.nodes[known.node()], known.report());
             let given =
                 known.label_override().map(|given| given.labels.clone()).unwrap_or_default();
@@ -470,11 +478,11 @@ fn check_verdicts(world: &World) -> Result<(), TestCaseError> {
             };
             let judged = policy.judge(&candidate, policy.speaks_of_nodes(), |_| vec![]).unwrap();
             match known {
-                Standing::Admitted(record) => {
+                WorkloadRef::Admitted(record) => {
                     prop_assert!(judged.reasons.is_empty());
                     prop_assert_eq!(&network.identities[&record.identity].labels, &judged.labels);
                 }
-                Standing::Refused(record) => prop_assert_eq!(&record.reasons, &judged.reasons),
+                WorkloadRef::Refused(record) => prop_assert_eq!(&record.reasons, &judged.reasons),
             }
         }
     }
@@ -504,16 +512,16 @@ proptest! {
             look(&mesh.borrow().world);
             go_on(3, &mut *steps.borrow_mut());
         };
-        let judging = policies::judge_all(&look, &shop(), &policy);
+        let judging = policies::preview_admission(&look, &shop(), &policy);
         go_on(usize::MAX, &mut *steps.borrow_mut());
         let mesh = mesh.into_inner();
-        let since = mesh.journal.as_ref().unwrap().since(ListKind::Workloads, judging.warmed.since).unwrap();
+        let since = mesh.journal.as_ref().unwrap().since(ListKind::Workloads, judging.precomputed.since).unwrap();
         let network = &mesh.world.networks[&shop()];
         let reclassify_under = |known: Option<_>| {
-            let (warmed, touched) = known.unzip();
-            super::reclassify::reclassify_under(&mesh.world, network, &policy, warmed, touched)
+            let (precomputed, touched) = known.unzip();
+            super::reclassify::reclassify_under(&mesh.world, network, &policy, precomputed, touched)
         };
-        let (all, some) = (reclassify_under(None), reclassify_under(Some((&judging.warmed, &since.keys))));
+        let (all, some) = (reclassify_under(None), reclassify_under(Some((&judging.precomputed, &since.keys))));
         prop_assert_eq!(format!("{:?}", all.mutations), format!("{:?}", some.mutations));
         prop_assert_eq!((all.admitted, all.refused), (some.admitted, some.refused));
     }
@@ -617,7 +625,7 @@ fn a_node_speaks_only_for_its_own_addresses_and_networks() {
             .as_ref()
             .unwrap()
             .first()
-            .map(|(_, reason)| reason.clone())
+            .map(|rejected| rejected.reason.clone())
             .unwrap_or_default()
     };
     assert_eq!(refusal(&a, &|_| {}), "");
@@ -800,4 +808,17 @@ fn the_last_admin_stays() {
     let plan = credentials::revoke(&mesh.world, "a");
     mesh.commit(plan).unwrap();
     assert!(credentials::revoke(&mesh.world, "b").is_err());
+}
+
+/// Returns the claims of a node whose session comes from 192.0.2.1, without others' sessions.
+fn claims<'a>(
+    reports: &'a [EndpointReport],
+    logged_keys: &'a BTreeSet<PublicKey>,
+) -> EndpointClaims<'a> {
+    EndpointClaims {
+        reports,
+        session_address: "192.0.2.1".parse().unwrap(),
+        session_address_of: &|_| None,
+        logged_keys,
+    }
 }

@@ -9,10 +9,7 @@ use ::ring::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use meshward_api_types::ApproveRoute;
 use meshward_types::measurement::ImageSignature;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-};
+use std::net::SocketAddr;
 
 #[derive(Debug, Clone)]
 enum Claim {
@@ -68,15 +65,8 @@ fn make(mesh: &mut Mesh, claim: &Claim) -> Option<()> {
             mesh.commit(plan).ok()
         }
         Claim::Endpoint(at, key) => {
-            let (seen, known) = ("192.0.2.1".parse().unwrap(), BTreeSet::new());
-            let plan = nodes::set_endpoints(
-                &mesh.world,
-                &node(*at),
-                &[endpoint(*key)],
-                seen,
-                &|_| None,
-                &known,
-            );
+            let (reports, logged) = ([endpoint(*key)], BTreeSet::new());
+            let plan = set_endpoints(&mesh.world, &node(*at), &claims(&reports, &logged));
             mesh.commit(plan).ok().map(drop)
         }
         Claim::Device(at, id, key) => {
@@ -128,7 +118,7 @@ fn keys(world: &World) -> Result<BTreeMap<PublicKey, (NodeName, String)>, TestCa
         keys.map(move |key| (key, (node.name.clone(), owner.clone())))
     });
     let devices =
-        world.networks.values().flat_map(|network| network.all_standing()).filter_map(|known| {
+        world.networks.values().flat_map(|network| network.all_workloads()).filter_map(|known| {
             let owner = KeyOwner::Device(known.id().clone()).to_string();
             Some((known.device()?, (known.node().clone(), owner)))
         });
@@ -143,8 +133,8 @@ fn keys(world: &World) -> Result<BTreeMap<PublicKey, (NodeName, String)>, TestCa
 
 /// The routes that are let in, by prefix and node.
 fn routes_let_in(world: &World) -> BTreeMap<(ipnet::IpNet, NodeName), String> {
-    let all = world.networks.values().flat_map(|network| network.all_standing());
-    let admitted = all.filter(|known| matches!(known, Standing::Admitted(_)));
+    let all = world.networks.values().flat_map(|network| network.all_workloads());
+    let admitted = all.filter(|known| matches!(known, WorkloadRef::Admitted(_)));
     admitted
         .flat_map(|known| {
             let labels = known.labels().to_string();
@@ -198,9 +188,8 @@ fn a_key_that_is_somebodys_is_refused_and_said_once() {
         make(&mut mesh, &Claim::Join(at)).unwrap();
         make(&mut mesh, &Claim::Endpoint(at, at)).unwrap();
     }
-    let claim = |known: &BTreeSet<PublicKey>| {
-        let seen = "192.0.2.1".parse().unwrap();
-        nodes::set_endpoints(&mesh.world, &node(1), &[endpoint(0)], seen, &|_| None, known).unwrap()
+    let claim = |logged: &BTreeSet<PublicKey>| {
+        set_endpoints(&mesh.world, &node(1), &claims(&[endpoint(0)], logged)).unwrap()
     };
     let plan = claim(&BTreeSet::new());
     assert!(plan.mutations.is_empty());
@@ -242,8 +231,13 @@ fn an_address_is_that_of_the_node_whose_session_comes_from_it() {
     let report = |mesh: &mut Mesh, one: u8, advertised: &[&str]| {
         let advertised = advertised.iter().map(|text| text.parse().unwrap()).collect();
         let wanted = EndpointReport { advertised, port: 51820, ..endpoint(one) };
-        let (seen, known) = (at[one as usize], BTreeSet::new());
-        let plan = nodes::set_endpoints(&mesh.world, &node(one), &[wanted], seen, &others, &known);
+        let (reports, logged) = ([wanted], BTreeSet::new());
+        let claims = EndpointClaims {
+            session_address: at[one as usize],
+            session_address_of: &others,
+            ..claims(&reports, &logged)
+        };
+        let plan = set_endpoints(&mesh.world, &node(one), &claims);
         mesh.commit(plan).map(drop).unwrap();
     };
     let has = |mesh: &Mesh, one: u8, text: &str| {
@@ -357,7 +351,7 @@ fn junk_signatures_keep_no_genuine_one_out() {
     genuine.signatures = vec![(image.digest, vec![signer.sign(&image)])];
     let id = genuine.id.clone();
     mesh.start(&node(0), vec![genuine]).unwrap();
-    assert!(matches!(mesh.world.standing(&id), Some(Standing::Admitted(_))));
+    assert!(matches!(mesh.world.workload(&id), Some(WorkloadRef::Admitted(_))));
     let kept = mesh.world.images.get(&image.digest).unwrap();
     assert_eq!(kept.verified[&shop()].len(), 1);
     assert!(kept.reported.len() <= 4 && kept.reported.values().all(|own| own.len() <= 16));
@@ -366,5 +360,5 @@ fn junk_signatures_keep_no_genuine_one_out() {
     let (report, _) = container(&mesh.world, 1, 1, vec![]);
     let id = report.id.clone();
     mesh.start(&node(1), vec![report]).unwrap();
-    assert!(matches!(mesh.world.standing(&id), Some(Standing::Admitted(_))));
+    assert!(matches!(mesh.world.workload(&id), Some(WorkloadRef::Admitted(_))));
 }

@@ -13,14 +13,14 @@ use std::net::IpAddr;
 
 /// A workload as it stands.
 #[derive(Debug, Clone, Copy)]
-pub enum Standing<'a> {
+pub enum WorkloadRef<'a> {
     /// It is let in.
     Admitted(&'a WorkloadRecord),
     /// It is not.
     Refused(&'a RefusedRecord),
 }
 
-impl<'a> Standing<'a> {
+impl<'a> WorkloadRef<'a> {
     /// The workload of a record, if it is one of a workload.
     pub fn of(record: &'a Record) -> Option<Self> {
         match record {

@@ -25,7 +25,7 @@ use std::{
 /// A clone costs a few reference counts, whatever its size, and never changes: expensive work uses
 /// a clone while the links go on changing.
 #[derive(Debug, Clone)]
-pub struct Ground {
+pub struct LinkInputs {
     pub(super) policy: Arc<Policy>,
     pub(super) rules: Arc<BTreeMap<RuleId, Placed>>,
     pub(super) next_rule: RuleId,
@@ -50,7 +50,7 @@ pub(super) struct Known {
     pub(super) to: Vec<RuleId>,
 }
 
-impl Ground {
+impl LinkInputs {
     /// Returns the policy.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
@@ -110,9 +110,9 @@ impl Ground {
         after: Arc<Policy>,
         bounds: &Bounds,
     ) -> Result<PolicyStep, TooMuch> {
-        let mut ground = self.clone();
-        ground.apply_step(&self.step(before, bounds)?);
-        ground.step(after, bounds)
+        let mut inputs = self.clone();
+        inputs.apply_step(&self.step(before, bounds)?);
+        inputs.step(after, bounds)
     }
 
     pub(super) fn apply_step(&mut self, step: &PolicyStep) {

@@ -1,4 +1,10 @@
-use super::*;
+use crate::{
+    plan::PolicyUpdates,
+    records::{Mutation, NodeRecord, Record},
+    world::World,
+};
+use meshward_types::{Labels, Revision};
+use std::collections::BTreeMap;
 
 fn node(key: &str) -> Record {
     Record::Node(NodeRecord {
@@ -16,7 +22,7 @@ fn node(key: &str) -> Record {
 }
 
 #[test]
-fn relays_are_told_of_nodes_that_come_go_or_get_another_key() {
+fn relays_are_sent_nodes_that_come_go_or_get_another_key() {
     let mut world = World::default();
     let mut told = |mutation: Mutation| -> Vec<String> {
         let deltas = world.apply(Revision(1), &[mutation], &PolicyUpdates::new());
