@@ -1,5 +1,5 @@
-//! Any two nodes meet, whatever stands between them: directly where that is possible, otherwise by
-//! the relay.
+//! Any two nodes connect, whatever uplinks they have: directly where that is possible, otherwise
+//! through the relay.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Stream, allow, mesh, tcp_echoes, udp_echoes};
 use meshward_lab::{
@@ -15,12 +15,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How much goes there and back for the table, in bytes.
+/// The length of the transfer for the throughput in the table, in bytes.
 const SENT: usize = 2_000_000;
-/// How many pairs are measured at a time.
+/// The number of pairs that are measured at a time.
 const AT_ONCE: usize = 2;
-/// After so long, a path that is relayed stays so.
+/// The time after which a relayed path counts as relayed for good.
 const STAYS: Duration = Duration::from_secs(4);
+
 /// Two nodes at sites with an uplink each, and a workload on each node.
 pub(crate) struct Pair {
     pub web: Workload,
@@ -35,13 +36,12 @@ impl Pair {
         Self::of(mesh(), uplinks)
     }
 
-    /// The same in a mesh that is there.
+    /// Starts a pair in an existing mesh.
     pub(crate) fn of(mesh: Mesh, uplinks: [Uplink; 2]) -> Self {
         Self::made(mesh, uplinks, |_, _, _| {})
     }
 
-    /// The same, where something is done to each site, by its number and name, before its node is
-    /// there.
+    /// Starts a pair, after a change to each site, which is given by number and name.
     pub(crate) fn made(
         mut mesh: Mesh,
         uplinks: [Uplink; 2],
@@ -55,11 +55,11 @@ impl Pair {
             seen.push(address);
         }
         let nodes: [Node; 2] = nodes.try_into().ok().unwrap();
-        // Where packets are lost, the coordinator's first word may come late.
+        // With packet loss, the first update from the coordinator may be late.
         mesh.wait(|| nodes.iter().all(|node| node.endpoint().is_ok())).unwrap();
         let web = nodes[0].attach("shop", "app=web").unwrap();
         let api = nodes[1].attach("shop", "app=api").unwrap();
-        // Each has found out how it is seen.
+        // Each node has learned its outer address.
         for (node, seen) in nodes.iter().zip(&seen) {
             let seen = format!("seen_as=[{seen}:");
             let found_out =
@@ -71,13 +71,13 @@ impl Pair {
         Self { web, api, nodes, echo, mesh }
     }
 
-    /// How long it takes to the first byte, and to a direct path; `None` if it stays with the
-    /// relay.
+    /// Connects, and returns the time to the first byte and to a direct path; `None` if the path
+    /// stays relayed.
     pub(crate) fn meet(&self) -> (Duration, Option<Duration>) {
         self.meet_within(STAYS)
     }
 
-    /// The same, where a path that is relayed after `stays` stays so.
+    /// Connects, and waits up to `stays` for a direct path.
     fn meet_within(&self, stays: Duration) -> (Duration, Option<Duration>) {
         let begun = Instant::now();
         assert!(
@@ -94,7 +94,7 @@ impl Pair {
         (first, None)
     }
 
-    /// Whether both nodes send to each other without the relay.
+    /// Returns whether both nodes send to each other without the relay.
     fn is_direct(&self) -> bool {
         self.nodes.iter().all(|node| {
             let address = node.peer().ok().and_then(|peer| peer.address);
@@ -119,7 +119,7 @@ fn can_be_direct([a, b]: [Uplink; 2]) -> bool {
 /// Measures a pair, and returns its line of the table.
 fn line([a, b]: [Uplink; 2]) -> String {
     let pair = Pair::new([a, b]);
-    // A probe that is lost is followed by another later.
+    // A lost probe is repeated after a while.
     let stays = if [a, b].contains(&Uplink::Lossy) { 3 * STAYS } else { STAYS };
     let (first, direct) = pair.meet_within(stays);
     assert_eq!(direct.is_some(), can_be_direct([a, b]), "{a} and {b}");
@@ -132,7 +132,7 @@ fn line([a, b]: [Uplink; 2]) -> String {
     format!("| {a}, {b} | {path} | {} ms | {after} | {rate:.0} Mbit/s |", first.as_millis())
 }
 
-/// With `WRITE_CONNECTIVITY` set, the table of docs/connectivity.md is written anew.
+/// With `WRITE_CONNECTIVITY`, writes the table of docs/connectivity.md.
 #[test]
 fn nodes_meet_across_every_pair_of_uplinks() {
     let pairs: Vec<[Uplink; 2]> = Uplink::ALL
@@ -172,7 +172,11 @@ fn nodes_meet_across_every_pair_of_uplinks() {
     let paths = |table: &str| -> Vec<String> {
         table.lines().map(|line| line.split('|').take(3).collect::<Vec<_>>().join("|")).collect()
     };
-    assert_eq!(paths(old)[2..], paths(&table)[2..], "write it anew: WRITE_CONNECTIVITY=1");
+    assert_eq!(
+        paths(old)[2..],
+        paths(&table)[2..],
+        "write the table again with WRITE_CONNECTIVITY=1"
+    );
 }
 
 #[test]
@@ -214,8 +218,7 @@ chain postrouting { type nat hook postrouting priority 100; jump postrouting_min
 ";
     let nft = |rules: &str| output(gateway, Command::new("nft").arg(rules)).unwrap();
     nft(tables);
-    // It maps no port of an address that is not one of the internet: within these namespaces, this
-    // one is the router's.
+    // It maps ports of public addresses only: within these namespaces, this one is the router's.
     mesh.internet.also_at(gateway, seen, Ipv4Addr::new(45, 0, 0, 2)).unwrap();
     let file = mesh.folder().join("miniupnpd.conf");
     let settings = "ext_ifname=eth0
@@ -261,7 +264,7 @@ fn where_only_tcp_passes_nodes_join_and_meet() {
     );
     let shown = pair.nodes[0].meshctl(&["--context", "/dev/null", "status"]).unwrap();
     assert!(shown.contains("by relay 1"), "{shown}");
-    // What the coordinator says gets there, too.
+    // Updates from the coordinator arrive, too.
     let stream = Stream::start(&pair.web.netns, pair.api.v4(), 7000);
     assert!(stream.flows(PATIENCE));
     pair.mesh.meshctl(&["quarantine", "app=api"]).unwrap();

@@ -13,8 +13,8 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// The same command, run by another that is given the program and its arguments, such as `unshare`;
-/// by itself if that is empty.
+/// Wraps a command in a runner that takes a program and its arguments, such as `unshare`; an empty
+/// runner changes nothing.
 pub fn below(runner: &[&str], command: &Command) -> Command {
     let Some((first, rest)) = runner.split_first() else {
         let mut own = Command::new(command.get_program());
@@ -33,7 +33,7 @@ pub const PROGRAMS: [&str; 6] =
 /// Builds packages in a profile.
 ///
 /// # Errors
-/// If it fails: cargo has said why.
+/// If the build fails; cargo has printed why.
 pub fn build(profile: &str, packages: &[&str]) -> Result<()> {
     let named = packages.iter().flat_map(|package| ["-p", package]);
     run(command(&["build", "--locked", "--profile", profile]).args(named))
@@ -42,7 +42,7 @@ pub fn build(profile: &str, packages: &[&str]) -> Result<()> {
 /// Runs a command to its end.
 ///
 /// # Errors
-/// If it does not end well.
+/// If the command cannot be started or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status()?;
     if !status.success() {
@@ -59,7 +59,7 @@ pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project's folder")
 }
 
-/// Where a profile's binaries are.
+/// Returns the folder of a profile's binaries.
 pub fn binaries(profile: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| project().join("target"), PathBuf::from);

@@ -1,4 +1,4 @@
-//! Fuzzing everything that takes bytes from outside, with libFuzzer.
+//! Fuzzing of the parsers of all input from outside, with libFuzzer.
 
 use anyhow::{Context, Result, bail};
 use std::{
@@ -10,13 +10,13 @@ use xtask::{cargo, packages};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// What is fuzzed: the folders in `fuzz/corpus` have the names [default: each in turn]
+    /// The target: a folder in `fuzz/corpus` [default: all targets in turn]
     pub target: Option<String>,
-    /// For how long each is
+    /// How long to fuzz each target
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub seconds: u32,
-    /// Put the smallest inputs that reach what was reached into the corpus in the tree, up to so
-    /// many bytes for a target
+    /// Put the smallest inputs that cover what was covered into the corpus in the repository, up to
+    /// this size for each target
     #[arg(long, value_name = "BYTES", num_args = 0..=1, default_missing_value = "4096")]
     pub keep: Option<u64>,
 }
@@ -24,9 +24,9 @@ pub(crate) struct Options {
 /// The workspace with libFuzzer.
 const WORKSPACE: &str = "fuzz/libfuzzer";
 
-/// What has the compiler tell libFuzzer where an input leads (LLVM's `SanitizerCoverage`; as
-/// cargo-fuzz has it). No sanitizer: a stable compiler has none, and there is no unsafe code to
-/// look after. Overflows panic.
+/// Compiler flags for coverage feedback to libFuzzer (LLVM's `SanitizerCoverage`, as in cargo-fuzz).
+/// There is no sanitizer: a stable compiler has none, and there is no unsafe code to check. Overflows
+/// panic.
 const FLAGS: [&str; 9] = [
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",
@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut failed = Vec::new();
     for name in &wanted {
         println!("\n== {name}");
-        // One that fails keeps nobody from looking at the others.
+        // A failure does not stop the other targets.
         if let Err(error) = fuzzer.search(name, options) {
             eprintln!("{name}: {error:#}");
             failed.push(name.as_str());
@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if failed.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("\nWhat must hold does not: {}. The inputs are named above.", failed.join(", "));
+    eprintln!("\nFailed: {}. The inputs are named above.", failed.join(", "));
     Ok(ExitCode::FAILURE)
 }
 
@@ -69,20 +69,23 @@ fn build() -> Result<PathBuf> {
         // libFuzzer itself is C++.
         packages::install(&["g++"])?;
     }
-    let place = cargo::binaries("fuzz").join("build");
+    let target_folder = cargo::binaries("fuzz").join("build");
     let triple = host()?;
     // The same versions as in what users run; the few crates of libFuzzer are added.
     let (locked, own) = (cargo::project().join("Cargo.lock"), cargo::project().join(WORKSPACE));
     fs::copy(locked, own.join("Cargo.lock"))?;
     println!("Building the fuzz targets (some minutes the first time) ...");
     let mut build = cargo::command(&["build", "--release", "--target", &triple]);
-    build.current_dir(own).env("RUSTFLAGS", FLAGS.join(" ")).env("CARGO_TARGET_DIR", &place);
+    build
+        .current_dir(own)
+        .env("RUSTFLAGS", FLAGS.join(" "))
+        .env("CARGO_TARGET_DIR", &target_folder);
     cargo::run(&mut build)?;
-    Ok(place.join(triple).join("release/meshward"))
+    Ok(target_folder.join(triple).join("release/meshward"))
 }
 
-/// What the compiler builds for by itself. Named, so that what runs while it builds is built
-/// without libFuzzer's flags.
+/// Returns the compiler's own target triple. It is passed explicitly, so that build scripts are
+/// built without libFuzzer's flags.
 fn host() -> Result<String> {
     let said = Command::new("rustc").arg("-vV").output().context("cannot run rustc")?;
     let said = String::from_utf8_lossy(&said.stdout).into_owned();

@@ -1,5 +1,4 @@
-//! Developer commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask
-//! fuzz`.
+//! Developer commands: `cargo xtask demo`, `test`, `bench`, `fuzz` and `soak`.
 #![forbid(unsafe_code)]
 
 mod fuzz;
@@ -15,7 +14,7 @@ use std::{
 };
 use xtask::{cargo, packages};
 
-/// What developers of Meshward run.
+/// Commands for developers of Meshward.
 #[derive(Parser)]
 #[command(name = "cargo xtask", arg_required_else_help = true)]
 struct Arguments {
@@ -25,31 +24,30 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build everything, then show the main job: three sites, a shop, its policy, a quarantine
+    /// Build everything, then run the demo: three sites, a shop, its policy, a quarantine
     Demo(Demo),
-    /// Measure the release binaries beside what others use
+    /// Run benchmarks of the release binaries, in comparison with other programs
     #[command(disable_help_flag = true)]
     Bench(Passed),
-    /// Give whatever takes bytes from outside more and more of them, and look whether what must
-    /// hold does
+    /// Fuzz the parsers of all input from outside
     Fuzz(fuzz::Options),
-    /// Kill, lie and fuzz for as long as it takes: a thousand kills, then every fuzz target
+    /// Run the long tests: a thousand kills, hostile members, transfers, then every fuzz target
     Soak(soak::Options),
-    /// Install what the tests need, and run every test
+    /// Install what the tests need, and run them
     Test(test::Options),
 }
 
 #[derive(clap::Args)]
 struct Demo {
-    /// Leave everything running at the end, and say how to look around
+    /// Leave everything running at the end, and print how to look around
     #[arg(long)]
     keep: bool,
 }
 
-/// Arguments of a program that is built first: it knows what they mean.
+/// Arguments for a program that is built first.
 #[derive(clap::Args)]
 struct Passed {
-    /// Passed on; `--help` says what there is
+    /// Arguments for the benchmarks; `--help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
@@ -74,12 +72,12 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
     }
 }
 
-/// The profile of the demo: built soon rather than fast.
+/// The build profile of the demo, for short build times.
 const DEMO: &str = "demo";
 
 fn demo(options: &Demo) -> Result<ExitCode> {
     if !packages::is_there("nft") {
-        // For the NATs of two of the sites.
+        // Two of the sites are behind NATs.
         packages::install(&["nftables"])?;
     }
     println!("Building the demo: a coordinator, nodes, a shop (some minutes the first time) ...");
@@ -94,7 +92,7 @@ fn bench(passed: &Passed) -> Result<ExitCode> {
     become_program(&cargo::binaries("release").join("meshward-bench"), &passed.arguments)
 }
 
-/// Goes on as another program.
+/// Replaces this process by another program.
 fn become_program(path: &Path, arguments: &[String]) -> Result<ExitCode> {
     let error = Process::new(path).args(arguments).exec();
     Err(error).with_context(|| format!("cannot run {}", path.display()))

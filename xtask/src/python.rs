@@ -4,24 +4,24 @@ use crate::{cargo, packages};
 use anyhow::{Context, Result};
 use std::{fs, path::PathBuf, process::Command};
 
-/// The versions that are installed.
+/// The requirements, with versions.
 const REQUIREMENTS: &str = "tests/api/requirements.txt";
 
-/// Where the programs are.
+/// Returns the folder of the virtual environment.
 fn folder() -> PathBuf {
     cargo::binaries("api-tools")
 }
 
-/// Whether what is required is installed.
+/// Returns whether the requirements are installed.
 pub fn is_there() -> bool {
     let installed = fs::read(folder().join("requirements.txt")).ok();
     installed.is_some() && installed == fs::read(cargo::project().join(REQUIREMENTS)).ok()
 }
 
-/// Installs what is required.
+/// Installs the requirements.
 ///
 /// # Errors
-/// If there is no Python, or `PyPI` cannot be reached.
+/// If Python is missing, or `PyPI` cannot be reached.
 pub fn install() -> Result<()> {
     let folder = folder();
     println!(

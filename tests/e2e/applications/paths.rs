@@ -1,4 +1,4 @@
-//! Large transfers by every kind of path, with a hop that takes only 1,280 bytes.
+//! Large transfers on every kind of path, with a hop that has an MTU of 1,280 bytes.
 
 use crate::{
     gateways::{FAR, behind},
@@ -16,16 +16,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How much goes there and back at once, in bytes.
+/// The length of a transfer, in bytes.
 const SENT: usize = 2_000_000;
-/// The longest time in which nothing comes.
+/// The longest permitted stall.
 const STALL: Duration = Duration::from_secs(1);
-/// The same where three packets in a hundred are lost: TCP itself waits for a second if its SYN is
+/// The longest permitted stall with 3 % packet loss: TCP itself waits for a second if its SYN is
 /// lost, and for as long if a segment is lost three times (RFC 6298).
 const STALL_OF_LOSS: Duration = Duration::from_secs(4);
-/// What comes so late does not come.
+/// The time after which a transfer has failed.
 const NEVER: Duration = Duration::from_secs(15);
-/// How many pairs are looked at at a time.
+/// The number of pairs that are tested at a time.
 const AT_ONCE: usize = 2;
 const NARROW: u32 = 1280;
 const WIDE: u32 = 1500;
@@ -34,17 +34,18 @@ routes: [{ name: dc, within: [10.8.0.0/16, fd08::/32] }]
 rules: [{ name: all, from: {}, to: {}, allow: [any] }]
 ";
 
-/// Where the hop is.
+/// The position of the hop with the small MTU.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum HopPosition {
     Sender,
     Middle,
     Receiver,
 }
 
-const PLACES: [Place; 3] = [Place::Sender, Place::Middle, Place::Receiver];
+const POSITIONS: [HopPosition; 3] =
+    [HopPosition::Sender, HopPosition::Middle, HopPosition::Receiver];
 
-/// Sends bytes to an echo and back, and gives the longest time in which nothing came.
+/// Sends bytes to an echo server and back, and returns the longest stall.
 fn transfer(from: &Netns, to: IpAddr, port: u16) -> Result<Duration> {
     let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
     let mut stream = connect(from, to, port, NEVER).context("no connection")?;
@@ -66,15 +67,15 @@ fn transfer(from: &Netns, to: IpAddr, port: u16) -> Result<Duration> {
     Ok(longest)
 }
 
-/// Transfers of a pair of uplinks, with the hop at a place from the beginning; of other routes,
-/// behind the second node, too.
-fn transfers(uplinks: [Uplink; 2], place: Place, number: usize) -> Vec<String> {
+/// Transfers data between a pair of uplinks, and to machines behind a gateway, with the hop in place
+/// from the start. Returns the failures.
+fn transfers(uplinks: [Uplink; 2], position: HopPosition, number: usize) -> Vec<String> {
     let mut mesh = mesh();
     mesh.internet.add_providers();
-    let (site, hop) = match place {
-        Place::Sender => (0, Hop::Own),
-        Place::Middle => (number % 2, Hop::Last),
-        Place::Receiver => (1, Hop::Own),
+    let (site, hop) = match position {
+        HopPosition::Sender => (0, Hop::Own),
+        HopPosition::Middle => (number % 2, Hop::Last),
+        HopPosition::Receiver => (1, Hop::Own),
     };
     let pair = Pair::made(mesh, uplinks, |internet, at, name| {
         if at == site {
@@ -89,7 +90,7 @@ fn transfers(uplinks: [Uplink; 2], place: Place, number: usize) -> Vec<String> {
     let most = if uplinks.contains(&Uplink::Lossy) { STALL_OF_LOSS } else { STALL };
     let mut said = Vec::new();
     for to in [pair.api.v4(), pair.api.v6(), FAR[0], FAR[1]] {
-        let name = format!("{} and {}, {place:?}, {to}", uplinks[0], uplinks[1]);
+        let name = format!("{} and {}, {position:?}, {to}", uplinks[0], uplinks[1]);
         match transfer(&pair.web.netns, to, 7000) {
             Ok(stall) if stall <= most => println!("{name}: {} ms", stall.as_millis()),
             Ok(stall) => said.push(format!("{name}: nothing came for {stall:?}")),
@@ -101,8 +102,8 @@ fn transfers(uplinks: [Uplink; 2], place: Place, number: usize) -> Vec<String> {
     said
 }
 
-/// All pairs with the hop at each place, if `TEST_EVERY_PAIR` is set; otherwise each uplink with
-/// two others, and the hop at one.
+/// With `TEST_EVERY_PAIR`: all pairs, with the hop at each position. Otherwise: each uplink with two
+/// others, with the hop at one position.
 #[test]
 fn large_transfers_pass_with_a_hop_of_1280_bytes_wherever_it_is() {
     let every = std::env::var_os("TEST_EVERY_PAIR").is_some();
@@ -113,19 +114,20 @@ fn large_transfers_pass_with_a_hop_of_1280_bytes_wherever_it_is() {
         .filter(|(a, b)| if every { a <= b } else { (a + 4) % Uplink::ALL.len() == *b })
         .map(|(a, b)| [Uplink::ALL[a], Uplink::ALL[b]])
         .collect();
-    let places = |at: usize| if every { PLACES.to_vec() } else { vec![PLACES[at % PLACES.len()]] };
-    let all: Vec<([Uplink; 2], Place)> = pairs
+    let positions =
+        |at: usize| if every { POSITIONS.to_vec() } else { vec![POSITIONS[at % POSITIONS.len()]] };
+    let all: Vec<([Uplink; 2], HopPosition)> = pairs
         .iter()
         .enumerate()
-        .flat_map(|(at, pair)| places(at).into_iter().map(move |place| (*pair, place)))
+        .flat_map(|(at, pair)| positions(at).into_iter().map(move |position| (*pair, position)))
         .collect();
     let next = AtomicUsize::new(0);
     let work = || {
         let mut said = Vec::new();
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some((pair, place)) = all.get(at) else { return said };
-            said.extend(transfers(*pair, *place, at));
+            let Some((pair, position)) = all.get(at) else { return said };
+            said.extend(transfers(*pair, *position, at));
         }
     };
     let said: Vec<String> = thread::scope(|scope| {
