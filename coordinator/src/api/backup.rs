@@ -26,10 +26,10 @@ pub(super) struct Wanted {
     ca: bool,
 }
 
-/// Makes a backup: one file, consistent and checked, that `meshward-coordinator restore` takes.
+/// Makes a backup: one consistent and verified file for `meshward-coordinator restore`.
 #[utoipa::path(get, path = operations::BACKUP.path(), tag = "mesh", operation_id = "backup",
-    params(("ca" = Option<bool>, Query, description = "Whether the CA's key is to be in it \
-        (default false)")),
+    params(("ca" = Option<bool>, Query, description = "Whether to include the CA's key (default: \
+        false)")),
     responses((status = 200, body = Vec<u8>, content_type = "application/vnd.sqlite3")))]
 pub(super) async fn backup(
     State(mesh): State<Arc<Mesh>>,

@@ -45,7 +45,7 @@ impl Listed for Credential {
     }
 }
 
-/// Makes a credential. Its token is shown this once.
+/// Creates a credential. Its token is shown only once.
 #[utoipa::path(post, path = operations::CREATE_CREDENTIAL.path(), tag = "credentials", operation_id = "create_credential", request_body = CreateCredential,
     responses((status = 201, body = CreatedCredential)))]
 pub(super) async fn create(
@@ -74,7 +74,7 @@ pub fn secret() -> String {
 
 /// Lists the credentials, without their secrets.
 #[utoipa::path(get, path = operations::CREDENTIALS.path(), tag = "credentials", operation_id = "list_credentials",
-    params(("role" = Option<Role>, Query, description = "Only those of this role")),
+    params(("role" = Option<Role>, Query, description = "Only credentials with this role")),
     responses((status = 200, body = Page<Credential>)))]
 pub(super) async fn list(
     api: State<Api>,
@@ -84,10 +84,10 @@ pub(super) async fn list(
     lists::list::<Credential>(api, caller, query).await
 }
 
-/// Gives a credential, without its secret.
+/// Returns a credential, without its secret.
 #[utoipa::path(get, path = operations::CREDENTIAL.path(), tag = "credentials", operation_id = "get_credential",
-    params(("name" = String, Path, description = "The credential's name")),
-    responses((status = 200, body = Credential, headers(("ETag" = String, description = "Its state")))))]
+    params(("name" = String, Path, description = "The name of the credential")),
+    responses((status = 200, body = Credential, headers(("ETag" = String, description = "The state")))))]
 pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -96,10 +96,11 @@ pub(super) async fn get(
     Ok(with_state(&lists::one::<Credential>(&mesh, &caller, &name, "credential")?))
 }
 
-/// Changes what a credential may do; what is not named stays. Its token stays the same.
+/// Changes a credential's role, networks or lifetime. Fields that are not given stay as they are.
+/// The token stays the same.
 #[utoipa::path(patch, path = operations::CHANGE_CREDENTIAL.path(), tag = "credentials", operation_id = "change_credential", request_body = ChangeCredential,
-    params(("name" = String, Path, description = "The credential's name")),
-    responses((status = 200, body = Credential, headers(("ETag" = String, description = "Its state")))))]
+    params(("name" = String, Path, description = "The name of the credential")),
+    responses((status = 200, body = Credential, headers(("ETag" = String, description = "The state")))))]
 pub(super) async fn change(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -119,9 +120,9 @@ fn known(world: &World, name: &str) -> Option<Credential> {
     world.credentials.get(name).map(credentials::describe)
 }
 
-/// Revokes a credential. Answers with what it was.
+/// Revokes a credential. Returns the credential.
 #[utoipa::path(delete, path = operations::REVOKE_CREDENTIAL.path(), tag = "credentials", operation_id = "revoke_credential",
-    params(("name" = String, Path, description = "The credential's name")),
+    params(("name" = String, Path, description = "The name of the credential")),
     responses((status = 200, body = Credential)))]
 pub(super) async fn revoke(
     State(mesh): State<Arc<Mesh>>,

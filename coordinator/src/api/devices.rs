@@ -57,9 +57,9 @@ impl Listed for Device {
 
 /// Lists the devices.
 #[utoipa::path(get, path = operations::DEVICES.path(), tag = "devices", operation_id = "list_devices",
-    params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
-        ("gateway" = Option<NodeName>, Query, description = "Only those that join by this node"),
-        ("selector" = Option<String>, Query, description = "Only those with such labels: \
+    params(("network" = Option<NetworkName>, Query, description = "Only entries of this network"),
+        ("gateway" = Option<NodeName>, Query, description = "Only devices of this gateway"),
+        ("selector" = Option<String>, Query, description = "Only entries with such labels: \
             `app=web,env in (prod,stage),!old`")),
     responses((status = 200, body = Page<Device>)))]
 pub(super) async fn list(
@@ -70,9 +70,9 @@ pub(super) async fn list(
     lists::list::<Device>(api, caller, query).await
 }
 
-/// Gives a device.
+/// Returns a device.
 #[utoipa::path(get, path = operations::DEVICE.path(), tag = "devices", operation_id = "get_device",
-    params(("network" = NetworkName, Path, description = "The network"), ("name" = WorkloadName, Path, description = "The device's name")),
+    params(("network" = NetworkName, Path, description = "The network"), ("name" = WorkloadName, Path, description = "The name of the device")),
     responses((status = 200, body = Device)))]
 pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
@@ -98,8 +98,8 @@ fn describe(
     }
 }
 
-/// Takes in a machine with a stock WireGuard. It joins by a node, its gateway, which must be
-/// connected.
+/// Creates a device: a machine with any WireGuard client. It joins through a node, its gateway,
+/// which must be connected.
 #[utoipa::path(post, path = operations::CREATE_DEVICE.path(), tag = "devices", operation_id = "create_device", request_body = CreateDevice,
     responses((status = 201, body = CreatedDevice)))]
 pub(super) async fn create(
@@ -161,9 +161,9 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
-/// Turns a device away. Its gateway must be connected. Answers with what it was.
+/// Removes a device. Its gateway must be connected. Returns the device.
 #[utoipa::path(delete, path = operations::REMOVE_DEVICE.path(), tag = "devices", operation_id = "remove_device",
-    params(("network" = NetworkName, Path, description = "The network"), ("name" = WorkloadName, Path, description = "The device's name")),
+    params(("network" = NetworkName, Path, description = "The network"), ("name" = WorkloadName, Path, description = "The name of the device")),
     responses((status = 200, body = Device)))]
 pub(super) async fn remove(
     State(mesh): State<Arc<Mesh>>,

@@ -268,26 +268,27 @@ fn finish(path: &str, method: &str, operation: &mut Value) {
         parameters.push(query(
             "dry_run",
             json!({ "type": "boolean", "default": false }),
-            "Whether it is only checked and answered, and nothing is changed.",
+            "Whether to check the request and answer without changing anything.",
         ));
     }
     if writes && method == "post" {
         parameters.push(json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
             "schema": { "type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9_.:-]{1,128}$" },
-            "description": "Under one key a request is done once, however often it comes."
+            "description": "A request with this key is carried out only once, however often it is \
+                sent."
         }));
     }
     if operation.get(WATCHABLE).is_some() {
         parameters.push(query(
             "limit",
             json!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": MAX_PAGE, "default": USUAL_PAGE }),
-            "The most entries of the page.",
+            "The maximum number of entries on a page.",
         ));
         parameters.push(query(
             "cursor",
             json!({ "type": "string", "minLength": 2, "maxLength": 1024, "examples": ["c2hvcA"] }),
-            "Where the page begins: `next` of the page before.",
+            "The start of the page: the value of `next` of the page before.",
         ));
     }
     if !parameters.is_empty() {
@@ -308,9 +309,9 @@ fn responses(operation: &mut Value, protected: bool) {
     for (status, response) in all.iter_mut() {
         if response["description"].as_str().unwrap_or_default().is_empty() {
             let text = match status.as_str() {
-                "201" => "What was made.",
+                "201" => "The new credential.",
                 "204" => "It is done.",
-                _ => "What was asked for.",
+                _ => "The port of the query.",
             };
             response["description"] = text.into();
         }
@@ -322,7 +323,7 @@ fn responses(operation: &mut Value, protected: bool) {
         })
     };
     if protected {
-        let mut refused = problem("There is no credential, or nobody knows it.");
+        let mut refused = problem("The credential is missing or unknown.");
         refused["headers"] = json!({ "WWW-Authenticate": {
             "description": "How to authenticate (RFC 6750 §3).", "required": true, "schema": { "type": "string" }
         } });
@@ -330,7 +331,10 @@ fn responses(operation: &mut Value, protected: bool) {
     }
     all.insert(
         "4XX".into(),
-        problem("The request is refused; the problem says why, and how to mend it."),
+        problem(
+            "The request is refused. The problem document contains the reason and how to fix \
+            it.",
+        ),
     );
-    all.insert("5XX".into(), problem("The coordinator has failed, or is not ready."));
+    all.insert("5XX".into(), problem("The coordinator failed, or is not ready."));
 }

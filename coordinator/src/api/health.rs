@@ -9,13 +9,13 @@ use std::{sync::Arc, time::Duration};
 /// How long the store may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Says that the process runs and answers.
+/// Answers if the process runs.
 #[utoipa::path(get, path = "/healthz", tag = "health", operation_id = "healthz", responses((status = 200, body = Health)))]
 pub(super) async fn healthz() -> Json<Health> {
     Json(Health { status: "ok".into() })
 }
 
-/// Says whether requests can be served: the store answers. 503 if not.
+/// Answers 200 if the database answers, else 503.
 #[utoipa::path(get, path = "/readyz", tag = "health", operation_id = "readyz", responses((status = 200, body = Health)))]
 pub(super) async fn readyz(State(mesh): State<Arc<Mesh>>) -> Result<Json<Health>, ApiError> {
     let unready = |why: String| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why);

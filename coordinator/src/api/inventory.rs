@@ -29,7 +29,7 @@ use meshward_types::{Labels, NetworkName, NodeName, WorkloadId, WorkloadName};
 use serde::Deserialize;
 use std::{collections::BTreeSet, sync::Arc};
 
-/// The mesh in short; for a credential that reaches some networks only, what is of these.
+/// A summary of the mesh; for a credential that is limited to some networks, only of these.
 #[utoipa::path(get, path = operations::STATUS.path(), tag = "mesh", operation_id = "status",
     responses((status = 200, body = Status)))]
 pub(super) async fn status(State(mesh): State<Arc<Mesh>>, caller: Caller) -> Json<Status> {
@@ -124,11 +124,11 @@ impl Listed for Node {
 
 /// Lists the nodes.
 #[utoipa::path(get, path = operations::NODES.path(), tag = "nodes", operation_id = "list_nodes",
-    params(("site" = Option<String>, Query, description = "Only those of this site"),
-        ("state" = Option<NodeState>, Query, description = "Only those that have come so far"),
-        ("connected" = Option<bool>, Query, description = "Only those that have a session now, or \
-            have none"),
-        ("selector" = Option<String>, Query, description = "Only those with such labels: \
+    params(("site" = Option<String>, Query, description = "Only entries of this site"),
+        ("state" = Option<NodeState>, Query, description = "Only entries in this state"),
+        ("connected" = Option<bool>, Query, description = "Only nodes with a session now (true) or \
+            without (false)"),
+        ("selector" = Option<String>, Query, description = "Only entries with such labels: \
             `gpu=yes,zone in (a,b),!old`")),
     responses((status = 200, body = Page<Node>)))]
 pub(super) async fn list_nodes(
@@ -139,9 +139,9 @@ pub(super) async fn list_nodes(
     lists::list::<Node>(api, caller, query).await
 }
 
-/// Gives a node. Its `ETag` is that of its approval and labels, not of what it reports.
+/// Returns a node. Its `ETag` covers its approval and assigned labels, not its reports.
 #[utoipa::path(get, path = operations::NODE.path(), tag = "nodes", operation_id = "get_node",
-    params(("name" = NodeName, Path, description = "The node's name")),
+    params(("name" = NodeName, Path, description = "The name of the node")),
     responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of \
         its approval")))))]
 pub(super) async fn get_node(
@@ -222,10 +222,9 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
     }
 }
 
-/// Approves a node by name, before or after it joins, and gives it labels: these, and no others
-/// that it was given before.
+/// Approves a node by name, before or after it joins, and replaces the labels assigned to it.
 #[utoipa::path(put, path = operations::APPROVE_NODE.path(), tag = "nodes", operation_id = "approve_node", request_body = ApproveNode,
-    params(("name" = NodeName, Path, description = "The node's name")),
+    params(("name" = NodeName, Path, description = "The name of the node")),
     responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of \
         its approval")))))]
 pub(super) async fn approve_node(
@@ -252,10 +251,10 @@ pub(super) async fn approve_node(
     Ok(answer(node))
 }
 
-/// Removes a node: its workloads go, its session ends, its certificate is good for nothing. Answers
-/// with what it was.
+/// Removes a node: its session ends, its certificate is revoked, and its workloads are closed.
+/// Returns the node.
 #[utoipa::path(delete, path = operations::REMOVE_NODE.path(), tag = "nodes", operation_id = "remove_node",
-    params(("name" = NodeName, Path, description = "The node's name")),
+    params(("name" = NodeName, Path, description = "The name of the node")),
     responses((status = 200, body = Node)))]
 pub(super) async fn remove_node(
     State(mesh): State<Arc<Mesh>>,
@@ -371,12 +370,14 @@ fn admitted(workload: &WorkloadRecord, labels: &Labels, quarantined: bool) -> Wo
 
 /// Lists the workloads.
 #[utoipa::path(get, path = operations::WORKLOADS.path(), tag = "workloads", operation_id = "list_workloads",
-    params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
-        ("node" = Option<NodeName>, Query, description = "Only those on this node"),
-        ("name" = Option<WorkloadName>, Query, description = "Only those that people call so"),
-        ("quarantined" = Option<bool>, Query, description = "Only those under quarantine, or not"),
-        ("refused" = Option<bool>, Query, description = "Only those that are not let in, or are"),
-        ("selector" = Option<String>, Query, description = "Only those with such labels: \
+    params(("network" = Option<NetworkName>, Query, description = "Only entries of this network"),
+        ("node" = Option<NodeName>, Query, description = "Only workloads on this node"),
+        ("name" = Option<WorkloadName>, Query, description = "Only workloads with this name"),
+        ("quarantined" = Option<bool>, Query, description = "Only workloads under quarantine \
+            (true) or not (false)"),
+        ("refused" = Option<bool>, Query, description = "Only workloads that are refused (true) or \
+            admitted (false)"),
+        ("selector" = Option<String>, Query, description = "Only entries with such labels: \
             `app=web,env in (prod,stage),!old`")),
     responses((status = 200, body = Page<Workload>)))]
 pub(super) async fn list_workloads(
@@ -387,9 +388,9 @@ pub(super) async fn list_workloads(
     lists::list::<Workload>(api, caller, query).await
 }
 
-/// Gives a workload.
+/// Returns a workload.
 #[utoipa::path(get, path = operations::WORKLOAD.path(), tag = "workloads", operation_id = "get_workload",
-    params(("id" = WorkloadId, Path, description = "The workload's id")),
+    params(("id" = WorkloadId, Path, description = "The id of the workload")),
     responses((status = 200, body = Workload)))]
 pub(super) async fn get_workload(
     State(mesh): State<Arc<Mesh>>,

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The longest that keys of before are good, in seconds.
 const MOST_KEPT: u64 = 30 * 24 * 3600;
 
-/// Has endpoints make other keys, without losing a packet. Nodes that are away keep theirs.
+/// Rotates the keys of endpoints without losing a packet. Nodes that are away keep their keys.
 #[utoipa::path(post, path = operations::ROTATE_KEYS.path(), tag = "nodes", operation_id = "rotate_keys", request_body = RotateKeys,
     responses((status = 200, body = RotatedKeys)))]
 pub(super) async fn rotate(

@@ -47,19 +47,18 @@ impl Filter {
     }
 }
 
-/// Lists the links with the counters of all connected nodes; pairs that were only ever denied have
-/// an empty ACL.
+/// Lists the links with the counters of all connected nodes. Pairs that were only denied have an
+/// empty ACL.
 #[utoipa::path(get, path = operations::LINKS.path(), tag = "policy", operation_id = "list_links",
-    params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
-        ("from" = Option<String>, Query, description = "Only those that such labels begin: \
-            `app=web`"),
-        ("to" = Option<String>, Query, description = "Only those to such labels: `app=api`"),
-        ("selector" = Option<String>, Query, description = "Only those of which one side has such \
-            labels: `app=web`"),
-        ("denied" = Option<bool>, Query, description = "Only those on which something was denied, \
-            or nothing"),
-        ("observed" = Option<bool>, Query, description = "Only those on which something passed \
-            because it is observed, or nothing")),
+    params(("network" = Option<NetworkName>, Query, description = "Only entries of this network"),
+        ("from" = Option<String>, Query, description = "Only links from such labels: `app=web`"),
+        ("to" = Option<String>, Query, description = "Only links to such labels: `app=api`"),
+        ("selector" = Option<String>, Query, description = "Only links with such labels at either \
+            end: `app=web`"),
+        ("denied" = Option<bool>, Query, description = "Only links with denied packets (true) or \
+            without (false)"),
+        ("observed" = Option<bool>, Query, description = "Only links with observed packets (true) \
+            or without (false)")),
     responses((status = 200, body = Links)))]
 pub(super) async fn list(
     State(api): State<Api>,

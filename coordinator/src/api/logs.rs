@@ -36,12 +36,12 @@ pub(super) struct AuditFilter {
 
 /// The audit log, the newest line first.
 #[utoipa::path(get, path = operations::AUDIT.path(), tag = "mesh", operation_id = "audit",
-    params(("actor" = Option<String>, Query, description = "Only what this one did: `user:NAME`, \
+    params(("actor" = Option<String>, Query, description = "Only lines of this actor: `user:NAME`, \
         `node:NAME`, `trigger:NAME`"),
-        ("after" = Option<Revision>, Query, description = "Only the lines of later revisions; not \
+        ("after" = Option<Revision>, Query, description = "Only lines after this revision; not \
             with `watch`"),
-        ("before" = Option<Revision>, Query, description = "Only the lines of earlier revisions; \
-            not with `watch`")),
+        ("before" = Option<Revision>, Query, description = "Only lines before this revision; not \
+            with `watch`")),
     responses((status = 200, body = Page<AuditEntry>)))]
 pub(super) async fn audit(
     State(api): State<Api>,
@@ -126,9 +126,9 @@ fn newest<T>(
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct Unfiltered {}
 
-/// Lists the states that the policy of a network had, the newest first.
+/// Lists the revisions of a network's policy, the newest first.
 #[utoipa::path(get, path = operations::POLICY_LOG.path(), tag = "policy", operation_id = "policy_log",
-    params(("name" = NetworkName, Path, description = "The network's name")),
+    params(("name" = NetworkName, Path, description = "The name of the network")),
     responses((status = 200, body = Page<PolicyRevision>)))]
 pub(super) async fn policy(
     State(api): State<Api>,

@@ -37,7 +37,7 @@ impl Listed for Network {
     }
 }
 
-/// Makes a network.
+/// Creates a network.
 #[utoipa::path(post, path = operations::CREATE_NETWORK.path(), tag = "networks", operation_id = "create_network", request_body = CreateNetwork,
     responses((status = 201, body = Network)))]
 pub(super) async fn create(
@@ -61,10 +61,10 @@ pub(super) async fn list(
     lists::list::<Network>(api, caller, query).await
 }
 
-/// Gives a network.
+/// Returns a network.
 #[utoipa::path(get, path = operations::NETWORK.path(), tag = "networks", operation_id = "get_network",
-    params(("name" = NetworkName, Path, description = "The network's name")),
-    responses((status = 200, body = Network, headers(("ETag" = String, description = "Its state")))))]
+    params(("name" = NetworkName, Path, description = "The name of the network")),
+    responses((status = 200, body = Network, headers(("ETag" = String, description = "The state")))))]
 pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -73,9 +73,9 @@ pub(super) async fn get(
     Ok(with_state(&lists::one::<Network>(&mesh, &caller, name.as_str(), "network")?))
 }
 
-/// Deletes a network that has no workloads. Answers with what it was.
+/// Deletes a network without workloads. Returns the network.
 #[utoipa::path(delete, path = operations::DELETE_NETWORK.path(), tag = "networks", operation_id = "delete_network",
-    params(("name" = NetworkName, Path, description = "The network's name")),
+    params(("name" = NetworkName, Path, description = "The name of the network")),
     responses((status = 200, body = Network)))]
 pub(super) async fn delete(
     State(mesh): State<Arc<Mesh>>,

@@ -56,12 +56,11 @@ pub(super) struct Since {
     with_denied: bool,
 }
 
-/// Checks policies and, unless it is a dry run, applies them to their networks: all of them or
-/// none.
+/// Checks policies and, unless it is a dry run, applies them to their networks: all or none.
 ///
-/// Everything that the files say of a network is its policy from then on, or, with `scope`, takes
-/// the place of a part of it. The answer comes when every connected node that it concerns enforces
-/// it, or after two seconds. A dry run needs no more than a viewer's credential.
+/// The files replace the whole policy of each network that they name, or, with `scope`, a part of
+/// it. The answer comes when every connected node concerned enforces the policy, or after two
+/// seconds. A dry run needs only a viewer's credential.
 #[utoipa::path(post, path = operations::SUBMIT_POLICY.path(), tag = "policy", operation_id = "submit_policy", request_body = SubmitPolicy,
     responses((status = 200, body = SubmitResult)))]
 pub(super) async fn submit(
@@ -204,7 +203,7 @@ fn current(world: &World, name: &NetworkName) -> Option<Policy> {
 
 /// Lists the policies of all networks, as they were written.
 #[utoipa::path(get, path = operations::POLICIES.path(), tag = "policy", operation_id = "list_policies",
-    params(("network" = Option<NetworkName>, Query, description = "Only that of this network")),
+    params(("network" = Option<NetworkName>, Query, description = "Only links of this network")),
     responses((status = 200, body = Page<Policy>)))]
 pub(super) async fn list(
     api: State<Api>,
@@ -214,12 +213,13 @@ pub(super) async fn list(
     lists::list::<Policy>(api, caller, query).await
 }
 
-/// Gives the policy of a network as it was written, now or at a revision.
+/// Returns the policy of a network as it was written, now or at a revision.
 #[utoipa::path(get, path = operations::POLICY.path(), tag = "policy", operation_id = "get_policy",
-    params(("name" = NetworkName, Path, description = "The network's name"),
-        ("revision" = Option<Revision>, Query, description = "As it was at this revision")),
+    params(("name" = NetworkName, Path, description = "The name of the network"),
+        ("revision" = Option<Revision>, Query, description = "The state at this revision (default: \
+            now)")),
     responses((status = 200, body = Policy, headers(("ETag" = String, description = "The state of \
-        the policy of now")))))]
+        the current policy")))))]
 pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -257,12 +257,12 @@ async fn past(mesh: &Mesh, revision: Revision) -> Result<Past, ApiError> {
     Ok(Past(mesh.as_of(revision).await?))
 }
 
-/// Says which links open and close between two states of a network's policy, among the workloads of
-/// now.
+/// Returns which links open and close between two revisions of a network's policy, among the
+/// current workloads.
 #[utoipa::path(get, path = operations::POLICY_DIFFERENCE.path(), tag = "policy", operation_id = "policy_difference",
-    params(("name" = NetworkName, Path, description = "The network's name"),
+    params(("name" = NetworkName, Path, description = "The name of the network"),
         ("from" = Revision, Query, description = "A revision"),
-        ("to" = Option<Revision>, Query, description = "Another; now if it is left out")),
+        ("to" = Option<Revision>, Query, description = "The second revision (default: now)")),
     responses((status = 200, body = PolicyDifference)))]
 pub(super) async fn difference(
     State(mesh): State<Arc<Mesh>>,
@@ -281,7 +281,7 @@ pub(super) async fn difference(
 
 /// Applies the policy that a network had at a revision.
 #[utoipa::path(post, path = operations::ROLL_POLICY_BACK.path(), tag = "policy", operation_id = "roll_policy_back", request_body = Rollback,
-    params(("name" = NetworkName, Path, description = "The network's name")),
+    params(("name" = NetworkName, Path, description = "The name of the network")),
     responses((status = 200, body = SubmitResult)))]
 pub(super) async fn roll_back(
     State(mesh): State<Arc<Mesh>>,
@@ -316,12 +316,12 @@ pub(super) async fn roll_back(
     }))
 }
 
-/// Writes the least policy that explains the flows that nodes have seen begin.
+/// Generates the smallest policy that allows the flows that nodes have seen.
 #[utoipa::path(get, path = operations::POLICY_SUGGESTION.path(), tag = "policy", operation_id = "suggest_policy",
-    params(("name" = NetworkName, Path, description = "The network's name"),
-        ("seconds" = Option<u64>, Query, description = "Flows of the last so many seconds (default \
-            3600)"),
-        ("with_denied" = Option<bool>, Query, description = "Also allow what was denied")),
+    params(("name" = NetworkName, Path, description = "The name of the network"),
+        ("seconds" = Option<u64>, Query, description = "The age of the oldest flows, in seconds \
+            (default: 3600)"),
+        ("with_denied" = Option<bool>, Query, description = "Also allow flows that were denied")),
     responses((status = 200, body = Policy)))]
 pub(super) async fn suggest(
     State(mesh): State<Arc<Mesh>>,
@@ -379,8 +379,8 @@ fn own_identities(mesh: &Mesh, network: &NetworkName, node: &NodeName) -> BTreeS
     mesh.look(find).unwrap_or_default()
 }
 
-/// Says whether a flow is allowed, and what decides; now, or by the policies and quarantines of a
-/// revision.
+/// Returns whether a flow is allowed and which rule decides, now or by the policies and quarantines
+/// of a revision.
 #[utoipa::path(post, path = operations::EXPLAIN.path(), tag = "policy", operation_id = "explain", request_body = ExplainQuery,
     responses((status = 200, body = Vec<Explanation>)))]
 pub(super) async fn explain(

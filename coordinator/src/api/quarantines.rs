@@ -25,9 +25,9 @@ use serde::Deserialize;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
-/// Cuts every link of the workloads that it names, established flows included.
+/// Cuts every link of the selected workloads, established flows included.
 ///
-/// The answer comes when every connected node that it concerns enforces it, or after two seconds.
+/// The answer comes when every connected node concerned enforces it, or after two seconds.
 #[utoipa::path(post, path = operations::IMPOSE_QUARANTINE.path(), tag = "quarantine", operation_id = "quarantine", request_body = Impose,
     responses((status = 200, body = QuarantineResult)))]
 pub(super) async fn impose(
@@ -95,11 +95,12 @@ impl Listed for Quarantine {
     }
 }
 
-/// Lists the quarantines that stand.
+/// Lists the quarantines in force.
 #[utoipa::path(get, path = operations::QUARANTINES.path(), tag = "quarantine", operation_id = "list_quarantines",
-    params(("network" = Option<NetworkName>, Query, description = "Only those in this network"),
-        ("workload" = Option<WorkloadId>, Query, description = "Only those of this workload alone"),
-        ("by" = Option<String>, Query, description = "Only those that this one imposed: \
+    params(("network" = Option<NetworkName>, Query, description = "Only entries of this network"),
+        ("workload" = Option<WorkloadId>, Query, description = "Only quarantines of exactly this \
+            workload"),
+        ("by" = Option<String>, Query, description = "Only quarantines imposed by this actor: \
             `user:NAME` or `trigger:NAME`")),
     responses((status = 200, body = Page<Quarantine>)))]
 pub(super) async fn list(
@@ -110,9 +111,9 @@ pub(super) async fn list(
     lists::list::<Quarantine>(api, caller, query).await
 }
 
-/// Gives a quarantine that stands.
+/// Returns a quarantine in force.
 #[utoipa::path(get, path = operations::QUARANTINE.path(), tag = "quarantine", operation_id = "get_quarantine",
-    params(("id" = String, Path, description = "The quarantine's id")),
+    params(("id" = String, Path, description = "The id of the quarantine")),
     responses((status = 200, body = Quarantine)))]
 pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,

@@ -62,9 +62,9 @@ impl Listed for Relay {
 
 /// Lists the relays, apart from the coordinator.
 #[utoipa::path(get, path = operations::RELAYS.path(), tag = "nodes", operation_id = "list_relays",
-    params(("site" = Option<String>, Query, description = "Only those of this site"),
-        ("connected" = Option<bool>, Query, description = "Only those that are connected now, or \
-            are not")),
+    params(("site" = Option<String>, Query, description = "Only entries of this site"),
+        ("connected" = Option<bool>, Query, description = "Only relays that are connected now \
+            (true) or not (false)")),
     responses((status = 200, body = Page<Relay>)))]
 pub(super) async fn list(
     api: State<Api>,
@@ -74,10 +74,10 @@ pub(super) async fn list(
     lists::list::<Relay>(api, caller, query).await
 }
 
-/// Gives a relay.
+/// Returns a relay.
 #[utoipa::path(get, path = operations::RELAY.path(), tag = "nodes", operation_id = "get_relay",
-    params(("name" = NodeName, Path, description = "The relay's name")),
-    responses((status = 200, body = Relay, headers(("ETag" = String, description = "Its state")))))]
+    params(("name" = NodeName, Path, description = "The name of the relay")),
+    responses((status = 200, body = Relay, headers(("ETag" = String, description = "The state")))))]
 pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -110,10 +110,9 @@ fn describe(mesh: &Mesh, world: &World, relay: &RelayRecord, networks: &[Network
     }
 }
 
-/// Removes a relay: its link ends, and its certificate is good for nothing. Answers with what it
-/// was.
+/// Removes a relay: its link ends, and its certificate is revoked. Returns the relay.
 #[utoipa::path(delete, path = operations::REMOVE_RELAY.path(), tag = "nodes", operation_id = "remove_relay",
-    params(("name" = NodeName, Path, description = "The relay's name")),
+    params(("name" = NodeName, Path, description = "The name of the relay")),
     responses((status = 200, body = Relay)))]
 pub(super) async fn remove(
     State(mesh): State<Arc<Mesh>>,

@@ -46,12 +46,12 @@ impl Listed for Route {
     }
 }
 
-/// Lists the prefixes behind gateways.
+/// Lists the routes: prefixes behind gateways.
 #[utoipa::path(get, path = operations::ROUTES.path(), tag = "routes", operation_id = "list_routes",
-    params(("network" = Option<NetworkName>, Query, description = "Only those of this network"),
-        ("node" = Option<NodeName>, Query, description = "Only those behind this node"),
-        ("state" = Option<RouteState>, Query, description = "Only those that have come so far"),
-        ("selector" = Option<String>, Query, description = "Only those with such labels: \
+    params(("network" = Option<NetworkName>, Query, description = "Only entries of this network"),
+        ("node" = Option<NodeName>, Query, description = "Only routes behind this node"),
+        ("state" = Option<RouteState>, Query, description = "Only entries in this state"),
+        ("selector" = Option<String>, Query, description = "Only entries with such labels: \
             `app=web,env in (prod,stage),!old`")),
     responses((status = 200, body = Page<Route>)))]
 pub(super) async fn list(
@@ -62,7 +62,7 @@ pub(super) async fn list(
     lists::list::<Route>(api, caller, query).await
 }
 
-/// Gives a prefix behind a gateway. The slash of the prefix is written `%2F`.
+/// Returns a route: a prefix behind a gateway. Write the slash of the prefix as `%2F`.
 #[utoipa::path(get, path = operations::ROUTE.path(), tag = "routes", operation_id = "get_route",
     params(("network" = NetworkName, Path, description = "The network"), ("node" = NodeName, Path, description = "The gateway"),
         ("prefix" = Cidr, Path, description = "The prefix")),
@@ -91,7 +91,7 @@ pub(super) async fn approve(
     ))
 }
 
-/// Takes an approval back: links through the route are cut, unless the policy approves it.
+/// Withdraws an approval: links through the route are cut, unless the policy approves it.
 #[utoipa::path(post, path = operations::DISAPPROVE_ROUTE.path(), tag = "routes", operation_id = "disapprove_route", request_body = ApproveRoute,
     responses((status = 200, body = Route)))]
 pub(super) async fn disapprove(

@@ -45,7 +45,7 @@ impl Listed for Token {
     }
 }
 
-/// Makes a join token. Its text is shown this once.
+/// Creates a join token. Its text is shown only once.
 #[utoipa::path(post, path = operations::CREATE_TOKEN.path(), tag = "nodes", operation_id = "create_token", request_body = CreateToken,
     responses((status = 201, body = CreatedToken)))]
 pub(super) async fn create(
@@ -63,8 +63,9 @@ pub(super) async fn create(
 
 /// Lists the join tokens, without their secrets.
 #[utoipa::path(get, path = operations::TOKENS.path(), tag = "nodes", operation_id = "list_tokens",
-    params(("relay" = Option<bool>, Query, description = "Only those for relays, or for nodes"),
-        ("site" = Option<String>, Query, description = "Only those of this site")),
+    params(("relay" = Option<bool>, Query, description = "Only tokens for relays (true) or for \
+        nodes (false)"),
+        ("site" = Option<String>, Query, description = "Only entries of this site")),
     responses((status = 200, body = Page<Token>)))]
 pub(super) async fn list(
     api: State<Api>,
@@ -74,10 +75,10 @@ pub(super) async fn list(
     lists::list::<Token>(api, caller, query).await
 }
 
-/// Gives a join token, without its secret.
+/// Returns a join token, without its secret.
 #[utoipa::path(get, path = operations::TOKEN.path(), tag = "nodes", operation_id = "get_token",
-    params(("id" = String, Path, description = "The token's id")),
-    responses((status = 200, body = Token, headers(("ETag" = String, description = "Its state")))))]
+    params(("id" = String, Path, description = "The id of the token")),
+    responses((status = 200, body = Token, headers(("ETag" = String, description = "The state")))))]
 pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -86,9 +87,9 @@ pub(super) async fn get(
     Ok(with_state(&lists::one::<Token>(&mesh, &caller, &id, "token")?))
 }
 
-/// Revokes a join token. Nodes that have joined with it stay. Answers with what it was.
+/// Revokes a join token. Nodes that have joined with it stay. Returns the token.
 #[utoipa::path(delete, path = operations::REVOKE_TOKEN.path(), tag = "nodes", operation_id = "revoke_token",
-    params(("id" = String, Path, description = "The token's id")),
+    params(("id" = String, Path, description = "The id of the token")),
     responses((status = 200, body = Token)))]
 pub(super) async fn revoke(
     State(mesh): State<Arc<Mesh>>,

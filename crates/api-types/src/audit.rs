@@ -9,15 +9,15 @@ use utoipa::ToSchema;
 pub struct AuditEntry {
     /// The revision that the change made.
     pub revision: Revision,
-    /// When.
+    /// The time.
     #[schema(value_type = Time)]
     pub at: String,
-    /// Who: `user:NAME` or `node:NAME`.
+    /// The actor: `user:NAME`, `node:NAME` or `trigger:NAME`.
     pub actor: String,
-    /// What.
+    /// The action.
     pub action: String,
-    /// Why, as they said.
+    /// The reason that they gave.
     pub why: Option<String>,
-    /// From where.
+    /// The source address.
     pub origin: Option<String>,
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use utoipa::ToSchema;
 
-/// What a credential may do.
+/// A role: what a credential may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -16,52 +16,51 @@ pub enum Role {
     Viewer,
     /// Read and quarantine.
     Operator,
-    /// What an operator may, and the policy of its networks but for the guardrails.
+    /// Everything that an operator may do, and apply the policies of its networks, except
+    /// guardrails.
     Owner,
     /// Everything.
     Admin,
 }
 
-/// A credential to be made.
+/// A credential to create.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateCredential {
-    /// Its name, for the audit log.
+    /// The name, for the audit log.
     #[schema(value_type = CredentialName)]
     pub name: String,
-    /// What it may do.
+    /// The role.
     pub role: Role,
-    /// In which networks; in all, if it is left out. An owner has at least one.
+    /// The networks that it is limited to. Default: all. An owner needs at least one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(min_items = 1)]
     pub networks: Vec<NetworkName>,
-    /// For how many seconds it is good, at most ten years; until it is revoked, if this is left
-    /// out.
+    /// The lifetime in seconds, at most ten years. Default: until it is revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 315_360_000)]
     pub lifetime_seconds: Option<u64>,
 }
 
-/// What a credential may do from now on. Its token stays the same.
+/// A change of a credential. Its token stays the same.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeCredential {
-    /// What it may do; as before, if it is left out.
+    /// The role. Default: unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
-    /// In which networks; as before, if it is left out. An owner has at least one.
+    /// The networks that it is limited to. Default: unchanged. An owner needs at least one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(min_items = 1)]
     pub networks: Vec<NetworkName>,
-    /// Whether it is good in all networks from now on. Only without `networks`.
+    /// If set, removes the limit to networks. Only without `networks`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all_networks: bool,
-    /// For how many seconds from now on it is good, at most ten years; as before, if this is left
-    /// out.
+    /// The new lifetime from now, in seconds, at most ten years. Default: unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 315_360_000)]
     pub lifetime_seconds: Option<u64>,
-    /// Whether it is good until it is revoked. Only without `lifetime_seconds`.
+    /// If set, removes the lifetime: valid until it is revoked. Only without `lifetime_seconds`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_expiry: bool,
 }
@@ -69,14 +68,14 @@ pub struct ChangeCredential {
 /// A credential, without its secret.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Credential {
-    /// Its name.
+    /// The name.
     #[schema(value_type = CredentialName)]
     pub name: String,
-    /// What it may do.
+    /// The role.
     pub role: Role,
-    /// In which networks; empty: in all.
+    /// The networks that it is limited to; empty: all.
     pub networks: Vec<NetworkName>,
-    /// When it expires; never, if this is left out.
+    /// The time at which it expires; null: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Time>)]
     pub expires: Option<String>,
@@ -85,21 +84,21 @@ pub struct Credential {
 /// A new credential.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct CreatedCredential {
-    /// The bearer token, shown this once.
+    /// The bearer token. It is shown only once.
     pub token: String,
-    /// What is kept.
+    /// The credential, as it is listed.
     pub kept: Credential,
 }
 
-/// What `meshctl` needs to reach a coordinator. The coordinator writes the first one; it is a
-/// secret.
+/// A context: the addresses and the credential with which `meshctl` reaches a coordinator. The
+/// coordinator writes the first one. It is secret.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
     /// `HOST:PORT` of the API, which is tried first.
     pub server: String,
-    /// Where else the API may be reached, as `HOST:PORT`; whoever answers there has to show a
-    /// certificate of the mesh.
+    /// Further addresses of the API, as `HOST:PORT`. The server there must present a certificate of
+    /// the mesh.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_servers: Vec<String>,
     /// The mesh's CA, in PEM.
@@ -114,8 +113,8 @@ impl Context {
         std::iter::once(&self.server).chain(&self.more_servers).map(String::as_str)
     }
 
-    /// The same, with other places first, as `HOST` or `HOST:PORT`. One without a port has that of
-    /// the first place.
+    /// Returns the context with other addresses first, as `HOST` or `HOST:PORT`. The default port
+    /// is that of the context's first address.
     #[must_use]
     pub fn reached_by(self, places: &[String]) -> Self {
         let port = self.server.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
@@ -130,7 +129,7 @@ impl Context {
         Self { server: all.swap_remove(0), more_servers, ..self }
     }
 
-    /// Whether every place is on the machine that asks.
+    /// Returns whether every address is a loopback address.
     pub fn is_local(&self) -> bool {
         self.servers().all(|place| {
             let host = place.rsplit_once(':').map_or(place, |(host, _)| host);

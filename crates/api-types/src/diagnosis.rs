@@ -22,7 +22,7 @@ pub struct Ping {
     pub node: Option<NodeName>,
 }
 
-/// How packets get to a node.
+/// The kind of path to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PathKind {
@@ -36,7 +36,7 @@ pub enum PathKind {
     None,
 }
 
-/// What a ping has found out.
+/// The result of a ping.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pong {
     /// The node that was asked.
@@ -46,57 +46,56 @@ pub struct Pong {
     /// The workload that was named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadId>,
-    /// Its labels, as policy sees them.
+    /// The labels, as policy sees them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
     /// Round trip time in microseconds; nothing if no answer came.
     pub round_trip_us: Option<u64>,
-    /// How packets get there.
+    /// The kind of path.
     pub path: PathKind,
-    /// Where they go, if the path is direct.
+    /// The destination address, if the path is direct.
     pub address: Option<SocketAddr>,
     /// The relay that they go by, if they do.
     pub relay: Option<RelayNumber>,
-    /// How long a packet may be on the path without being cut, in bytes, if that has been found
-    /// out.
+    /// The path MTU in bytes, once it is known.
     pub path_mtu: Option<u16>,
-    /// How long packets of the network are at most, in bytes.
+    /// The network's MTU in bytes.
     pub network_mtu: u16,
-    /// What policy says of each workload of this node in the network and the workload that was
-    /// named.
+    /// The policy between each workload of this node in the network and the target
+    /// workload.
     #[serde(default)]
     pub policy: Vec<PolicyBetween>,
 }
 
-/// What policy lets a workload of this node and another do.
+/// The policy between a workload of this node and another workload.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PolicyBetween {
     /// The workload of this node.
     pub workload: WorkloadId,
-    /// What people call it.
+    /// The name.
     pub name: WorkloadName,
-    /// What it may begin towards the other, such as `tcp/8080`; empty: nothing.
+    /// The flows that the local workload may begin, such as `tcp/8080`; empty: none.
     pub to: String,
-    /// What the other may begin towards it.
+    /// The flows that the other workload may begin.
     pub from: String,
-    /// Whether one of the two is quarantined or not let in: then nothing passes, but for forensics.
+    /// Whether one of the two is quarantined or refused, so that only forensics passes.
     pub held: bool,
 }
 
-/// What lies around a node.
+/// The network around a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Netcheck {
     /// The node.
     pub node: NodeName,
-    /// Whether it has a session with the coordinator.
+    /// Whether the node has a session with the coordinator.
     pub connected: bool,
-    /// Whether UDP passes; nothing if no server answers, by UDP or TCP.
+    /// Whether UDP passes; null if no server answers by UDP or TCP.
     pub udp: Option<bool>,
-    /// How this node is seen by IPv4.
+    /// The node's outer IPv4 address and port.
     pub ipv4: Option<SocketAddr>,
-    /// How it is seen by IPv6.
+    /// The node's outer IPv6 address and port.
     pub ipv6: Option<SocketAddr>,
-    /// Whether it has an address of IPv6 that is good beyond its link.
+    /// Whether the node has a global IPv6 address.
     pub has_ipv6: bool,
     /// The NAT in front of this node, as far as STUN shows it.
     pub nat: NatProfile,
@@ -116,10 +115,10 @@ pub struct Netcheck {
 /// address (RFC 5780).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatProfile {
-    /// Which outer port a socket gets for each destination.
+    /// The mapping behaviour.
     pub mapping: NatMapping,
-    /// Whether the socket has the same port outside as inside (port preservation, RFC 4787
-    /// §4.2.1); nothing if there is no NAT, or none is known.
+    /// Whether the outer port of the socket is the inner one (port preservation, RFC 4787 §4.2.1);
+    /// null if there is no NAT, or none is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preserves_port: Option<bool>,
 }
@@ -147,7 +146,7 @@ pub enum NatMapping {
 /// Port mappings from the router, by PCP (RFC 6887) or NAT-PMP (RFC 6886).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMappings {
-    /// Whether this node asks for any (`port_mapping`).
+    /// Whether this node asks the router (`port_mapping`).
     pub wanted: bool,
     /// The router's address outside, if it answers NAT-PMP or PCP.
     pub router: Option<IpAddr>,
@@ -155,10 +154,10 @@ pub struct PortMappings {
     pub mapped: Vec<SocketAddr>,
 }
 
-/// How a relay is reached.
+/// The reachability of a relay.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RelayCheck {
-    /// Its number; 1 is the coordinator.
+    /// The relay number; 1 is the coordinator.
     pub number: RelayNumber,
     /// The first of its addresses.
     pub address: String,

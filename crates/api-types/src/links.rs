@@ -5,24 +5,24 @@ use meshward_types::{Acl, Labels, NetworkName, NodeName, OnDeny, PortSpec, Revis
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A link: who may talk to whom, and what was seen.
+/// A link: what policy allows between two identities, with counters.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Link {
     /// The network.
     pub network: NetworkName,
-    /// Who begins flows.
+    /// The client.
     pub from: Labels,
-    /// With whom.
+    /// The server.
     pub to: Labels,
-    /// What may pass; empty where the pair was only ever denied.
+    /// The ACL; empty if packets were only denied.
     pub acl: Acl,
-    /// Packets that passed, both directions.
+    /// Packets that passed, in both directions.
     pub packets: u64,
-    /// Bytes that passed, IP headers included.
+    /// Bytes that passed, including IP headers.
     pub bytes: u64,
     /// Packets that were denied.
     pub denied: u64,
-    /// Packets that passed and would have been denied, were it not for observing.
+    /// Packets that passed only because of observe mode.
     pub observed: u64,
 }
 
@@ -31,12 +31,12 @@ pub struct Link {
 pub struct Links {
     /// The links.
     pub items: Vec<Link>,
-    /// Where the next page begins: the parameter `cursor`. The last page has none.
+    /// The value of `cursor` for the next page; null on the last page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// The revision at which it was so; a watch goes on from there.
+    /// The revision of this list, from which a watch can continue.
     pub revision: Revision,
-    /// Nodes whose counters are in it.
+    /// Nodes whose counters are included.
     pub nodes_answered: usize,
     /// Nodes that did not answer in time or have no session.
     pub nodes_silent: Vec<NodeName>,
@@ -53,22 +53,21 @@ impl Paged for Links {
     }
 }
 
-/// A question about a verdict.
+/// A query for a verdict.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainQuery {
-    /// The network; may be left out while there is just one.
+    /// The network. It may be omitted if there is only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
-    /// Who begins the flow: every identity with these labels, or, where there is none, exactly
-    /// these labels.
+    /// The client: every identity with these labels, or, if there is none, exactly these labels.
     pub from: Selector,
-    /// With whom.
+    /// The server.
     pub to: Selector,
-    /// What.
+    /// The port, such as `tcp/5432`.
     pub port: PortSpec,
-    /// By the policies and quarantines of this revision, among the workloads of now; by those of
-    /// now if it is left out.
+    /// The revision of the policies and quarantines to decide by, among the current workloads
+    /// (default: now).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Revision>,
 }
@@ -76,22 +75,22 @@ pub struct ExplainQuery {
 /// The verdict on one pair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
-    /// Who begins the flow.
+    /// The client, which begins the flow.
     pub from: Labels,
-    /// With whom.
+    /// The server.
     pub to: Labels,
-    /// What part of the port asked for.
+    /// The part of the port that the verdict applies to.
     pub port: PortSpec,
-    /// Whether it is allowed.
+    /// Whether the flow is allowed.
     pub allowed: bool,
-    /// Whether it passes only because it is observed.
+    /// Whether it passes only because of observe mode.
     #[serde(default)]
     pub observed: bool,
-    /// What the sender is told, if it is denied.
+    /// The answer to the sender, if the flow is denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_deny: Option<OnDeny>,
-    /// What decided: the rule, the guardrail, a quarantine, or the default.
+    /// The reason: the rule, guardrail or quarantine that decides, or the default.
     pub because: String,
-    /// Whether both identities have a workload now; if not, the labels were taken as given.
+    /// Whether both identities have a workload now; if not, the labels of the query were used.
     pub live: bool,
 }

@@ -14,11 +14,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where the node's socket is, unless it is configured otherwise.
+/// The default path of the node's socket.
 pub const DEFAULT_SOCKET: &str = "/run/meshward/node.sock";
 
-/// Whether a request is only to say what it would do: nothing is changed then. In the query of
-/// every write, as `?dry_run=true`.
+/// A dry run: the request is checked and answered, and nothing is changed. Every write accepts it
+/// as `?dry_run=true`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DryRun(pub bool);
@@ -29,13 +29,13 @@ pub struct DryRun(pub bool);
 pub struct Attach {
     /// The network.
     pub network: NetworkName,
-    /// What people call the workload; its id if it is left out.
+    /// The name of the workload. Default: its id.
     #[serde(default)]
     pub name: Option<WorkloadName>,
     /// The labels that its owner declares.
     #[serde(default)]
     pub labels: Labels,
-    /// What its owner declares about who may reach it.
+    /// The declarations of who may reach it (`accept-from`).
     #[serde(default)]
     pub accepts: Vec<AcceptFrom>,
     /// The network namespace, as `/run/netns/NAME` or `/proc/PID/ns/net`.
@@ -43,7 +43,7 @@ pub struct Attach {
     /// A process whose end detaches the workload.
     #[serde(default)]
     pub owner: Option<u32>,
-    /// Whether the namespace may be that of the host itself.
+    /// Whether the host's own namespace is permitted.
     #[serde(default)]
     pub host: bool,
 }
@@ -56,30 +56,30 @@ pub struct Advertise {
     pub network: NetworkName,
     /// The prefixes.
     pub prefixes: Vec<IpNet>,
-    /// The labels of all machines there.
+    /// The labels of the machines there.
     #[serde(default)]
     pub labels: Labels,
-    /// What people call it; the workload's id if it is left out.
+    /// The name. Default: the workload's id.
     #[serde(default)]
     pub name: Option<WorkloadName>,
 }
 
-/// What is said of a container by whoever places it.
+/// The facts about a container from the runtime that creates it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Declared {
-    /// What people call it.
+    /// The name.
     #[serde(default)]
     pub name: Option<WorkloadName>,
-    /// Its labels.
+    /// The labels.
     #[serde(default)]
     pub labels: Labels,
-    /// Who may reach it.
+    /// The declarations of who may reach it (`accept-from`).
     #[serde(default)]
     pub accepts: Vec<AcceptFrom>,
 }
 
-/// Where a Kubernetes API is.
+/// The address of a Kubernetes API.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kubernetes {
@@ -97,11 +97,12 @@ pub struct Kubernetes {
 pub struct Pod {
     /// The API.
     pub api: Kubernetes,
-    /// Its namespace in Kubernetes.
+    /// The Kubernetes namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// What tells it from others by that name, earlier and later, if the runtime has said so.
+    /// The UID, which distinguishes it from earlier and later pods of that name, if the runtime has
+    /// given it.
     #[serde(default)]
     pub uid: Option<String>,
 }
@@ -114,9 +115,9 @@ pub struct PlaceContainer {
     pub network: NetworkName,
     /// The id of the container or pod.
     pub container: String,
-    /// What the runtime calls the interface.
+    /// The runtime's name of the interface.
     pub interface: String,
-    /// What it is to be called: behind another plugin, the runtime's name is taken.
+    /// The name to give to the interface: behind another plugin, the runtime's name is in use.
     pub named: String,
     /// The network namespace.
     pub netns: PathBuf,
@@ -129,7 +130,7 @@ pub struct PlaceContainer {
     /// The pod that it is.
     #[serde(default)]
     pub pod: Option<Pod>,
-    /// What is known of it without asking anybody.
+    /// The facts that the request itself contains.
     #[serde(default)]
     pub declared: Declared,
 }
@@ -139,7 +140,7 @@ pub struct PlaceContainer {
 pub struct PlacedContainer {
     /// The workload.
     pub id: WorkloadId,
-    /// Its addresses.
+    /// The addresses.
     pub addresses: Vec<IpAddr>,
     /// The prefixes of its network.
     pub prefixes: Vec<IpNet>,
@@ -152,7 +153,7 @@ pub struct PlacedContainer {
 pub struct ContainerKey {
     /// The id of the container or pod.
     pub container: String,
-    /// What the runtime calls the interface.
+    /// The runtime's name of the interface.
     pub interface: String,
 }
 
@@ -161,7 +162,7 @@ pub struct ContainerKey {
 pub struct AttachedContainer {
     /// The workload.
     pub workload: LocalWorkload,
-    /// Whether its interface is in its namespace.
+    /// Whether the interface is in the workload's namespace.
     pub is_there: bool,
 }
 
@@ -176,7 +177,7 @@ pub struct Relabel {
     pub instead_of: Option<Labels>,
 }
 
-/// How far a workload has come.
+/// The state of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "state", content = "reason")]
 pub enum State {
@@ -198,27 +199,27 @@ pub enum State {
 /// A workload of this node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LocalWorkload {
-    /// Its id.
+    /// The id.
     pub id: WorkloadId,
-    /// What people call it.
+    /// The name.
     pub name: WorkloadName,
-    /// Its network.
+    /// The network.
     pub network: NetworkName,
     /// The labels that its owner declares.
     pub labels: Labels,
-    /// Its addresses.
+    /// The addresses.
     pub addresses: Vec<IpAddr>,
     /// The prefixes behind it, if it is a route.
     #[serde(default)]
     pub prefixes: Vec<IpNet>,
-    /// Its interface in its namespace.
+    /// The interface in the workload's namespace.
     pub interface: String,
-    /// Its namespace.
+    /// The network namespace.
     pub netns: PathBuf,
-    /// What was measured of it; nothing for a process that no container runtime runs.
+    /// The measurement; null for a process without a container runtime.
     #[serde(default)]
     pub measured: Option<Measured>,
-    /// How far it has come.
+    /// The state.
     #[serde(flatten)]
     pub state: State,
 }
@@ -228,13 +229,12 @@ pub struct LocalWorkload {
 pub struct LocalPeer {
     /// The node.
     pub node: NodeName,
-    /// Where packets to it go now.
+    /// The address that packets to the peer go to now.
     pub address: Option<SocketAddr>,
     /// The direct way to it that was lost, while packets to it are relayed.
     #[serde(default)]
     pub lost: Option<LostWay>,
-    /// How long a packet to it may be without being cut on its way, in bytes, if that has been
-    /// found out.
+    /// The path MTU in bytes, once it is known.
     #[serde(default)]
     pub longest: Option<u16>,
     /// Seconds since the last handshake.
@@ -248,13 +248,13 @@ pub struct LocalPeer {
 /// A direct way to a peer that was lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostWay {
-    /// Where it led.
+    /// The address of the path.
     pub address: SocketAddr,
     /// Seconds since then.
     pub seconds: u64,
     /// In how many seconds it may be taken again, if it is good then.
     pub again_in: u64,
-    /// Why, in words.
+    /// The reason, in words.
     pub why: String,
 }
 
@@ -267,35 +267,34 @@ pub struct LocalEndpoint {
     pub blocks: Vec<IpNet>,
     /// The endpoint's WireGuard key.
     pub public_key: String,
-    /// Its UDP port.
+    /// The UDP port.
     pub port: u16,
-    /// What the kernel does for many packets at once: `tso`, `uso`, `udp-segment`, `udp-gro`.
+    /// The kernel offloads in use: `tso`, `uso`, `udp-segment`, `udp-gro`.
     pub offloads: Vec<String>,
-    /// Its peers.
+    /// The peers.
     pub peers: Vec<LocalPeer>,
     /// Flows in the table.
     pub flows: usize,
     /// Packets dropped, by cause.
     pub drops: BTreeMap<String, u64>,
-    /// For how many seconds a conversation is kept in which nothing is said, by its kind.
+    /// The timeouts of idle flows in seconds, by kind.
     #[serde(default)]
     pub timeouts: BTreeMap<String, u64>,
 }
 
-/// What is left behind, beside the socket, by a node daemon that has ended because its node was
-/// removed from the mesh.
+/// The note that a node daemon leaves beside its socket when its node was removed from the mesh.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RemovedNode {
     /// The node's name.
     pub node: NodeName,
     /// The mesh's id.
     pub mesh: String,
-    /// When the node heard of it, in seconds since the epoch.
+    /// The time at which the node learned of it, in seconds since the epoch.
     pub at: u64,
 }
 
 impl RemovedNode {
-    /// Where it is left, for a daemon with this socket.
+    /// Returns the path of the note, for a daemon with this socket.
     pub fn place(socket: &Path) -> PathBuf {
         socket.with_extension("removed")
     }
@@ -304,28 +303,28 @@ impl RemovedNode {
 /// The node in short.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LocalStatus {
-    /// Its name.
+    /// The name.
     pub node: NodeName,
-    /// Its version.
+    /// The version.
     pub version: String,
-    /// How many threads may carry its packets.
+    /// The maximum number of worker threads.
     pub workers: usize,
-    /// How many do now.
+    /// The number of worker threads in use.
     pub workers_active: usize,
     /// The coordinator that it belongs to.
     pub coordinator: String,
-    /// Whether it has a session with the coordinator.
+    /// Whether the node has a session with the coordinator.
     pub connected: bool,
-    /// What keeps it from writing down what it has to; nothing if all is well. It enforces all the
-    /// same.
+    /// The reason why the node cannot write its state; null if it can. The node enforces policy all
+    /// the same.
     #[serde(default)]
     pub degraded: Option<String>,
     /// The revision that it enforces.
     pub revision: Revision,
     /// Seconds until its certificate expires; negative once it has.
     pub certificate_seconds: i64,
-    /// Its endpoints.
+    /// The endpoints.
     pub endpoints: Vec<LocalEndpoint>,
-    /// How many workloads it runs.
+    /// The number of workloads.
     pub workloads: usize,
 }

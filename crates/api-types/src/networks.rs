@@ -5,20 +5,20 @@ use meshward_types::{NetworkName, schema::Cidr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A network to be made.
+/// A network to create.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateNetwork {
-    /// Its name.
+    /// The name.
     pub name: NetworkName,
-    /// Its prefixes: at most one of each address family.
+    /// The prefixes: at most one of each address family.
     #[schema(value_type = Vec<Cidr>, min_items = 1, max_items = 2)]
     pub prefixes: Vec<IpNet>,
-    /// The length of the block that each node gets of the IPv4 prefix.
+    /// The prefix length of each node's IPv4 block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 30)]
     pub block_v4: Option<u8>,
-    /// The length of the block that each node gets of the IPv6 prefix.
+    /// The prefix length of each node's IPv6 block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 124)]
     pub block_v6: Option<u8>,
@@ -35,14 +35,14 @@ fn default_mtu() -> u16 {
 /// A network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Network {
-    /// Its name.
+    /// The name.
     pub name: NetworkName,
-    /// Its prefixes.
+    /// The prefixes.
     #[schema(value_type = Vec<Cidr>)]
     pub prefixes: Vec<IpNet>,
-    /// The length of a node's IPv4 block.
+    /// The prefix length of a node's IPv4 block.
     pub block_v4: u8,
-    /// The length of a node's IPv6 block.
+    /// The prefix length of a node's IPv6 block.
     pub block_v6: u8,
     /// MTU of the workloads' interfaces, in bytes.
     pub mtu: u16,
@@ -53,7 +53,7 @@ pub struct Network {
 pub struct Block {
     /// The network.
     pub network: NetworkName,
-    /// The prefixes that the node's workloads get addresses from.
+    /// The prefixes from which the node assigns addresses to its workloads.
     #[schema(value_type = Vec<Cidr>)]
     pub prefixes: Vec<IpNet>,
 }

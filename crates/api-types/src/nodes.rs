@@ -12,46 +12,47 @@ use utoipa::ToSchema;
 /// A node.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Node {
-    /// Its name.
+    /// The name.
     pub name: NodeName,
-    /// How far it has come.
+    /// The state.
     pub state: NodeState,
-    /// Its site.
+    /// The site.
     pub site: Option<String>,
-    /// Its labels: those that it joined with, and over them those that it was given.
+    /// The labels: those that the node joined with, overridden by those assigned to it.
     pub labels: Labels,
-    /// The labels that it was given when it was approved by name; nothing if it was not.
+    /// The labels assigned by its approval; null if it is not approved by name.
     pub given_labels: Option<Labels>,
-    /// Whether it has a session now.
+    /// Whether the node has a session now.
     pub connected: bool,
-    /// What keeps it from writing down what it has to, as on a full disk; nothing if all is well.
-    /// It enforces all the same.
+    /// The reason why the node cannot write its state, such as a full disk; null if it can. The
+    /// node enforces policy all the same.
     #[serde(default)]
     pub degraded: Option<String>,
-    /// The revision that it enforces, as far as is known.
+    /// The last revision that the node has acknowledged.
     pub enforced: Option<Revision>,
-    /// Where its session comes from.
+    /// The source address of its session.
     #[schema(value_type = Option<SocketAddress>)]
     pub address: Option<SocketAddr>,
-    /// Its software's version.
+    /// The version of the software.
     pub version: Option<String>,
-    /// Its blocks.
+    /// The blocks.
     pub blocks: Vec<Block>,
-    /// The networks that it should serve but has no block of, and why.
+    /// The networks that the node should serve but has no block of, with the reasons.
     pub problems: Vec<String>,
-    /// How many workloads it runs.
+    /// The number of workloads.
     pub workloads: usize,
-    /// After how many seconds without being seen it is removed, if it is ephemeral.
+    /// The time without contact after which the coordinator removes the node, in seconds; null if
+    /// it is not ephemeral.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forget_after_seconds: Option<u64>,
-    /// When it was heard last, if it has no session now; nothing if that was before the
+    /// The time of the last contact, if the node has no session now; null if that was before the
     /// coordinator's start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Time>)]
     pub seen: Option<String>,
 }
 
-/// How far a node has come.
+/// The state of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeState {
@@ -67,7 +68,7 @@ pub enum NodeState {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApproveNode {
-    /// Labels that it is given; they stand over those that it joins with.
+    /// Labels to assign. They override those that the node joins with.
     #[serde(default)]
     pub labels: Labels,
 }

@@ -58,7 +58,7 @@ pub struct List<P>(&'static str, PhantomData<fn() -> P>);
 #[derive(Debug)]
 pub struct Ask<B, R>(&'static str, PhantomData<fn(B) -> R>);
 
-/// How a write is sent.
+/// The method of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     /// Makes something, or has something done.
@@ -105,14 +105,14 @@ pub struct Described {
     pub name: &'static str,
     /// The name of its type: `Read`, `List`, `Ask`, `Write` or `Remove`.
     pub kind: &'static str,
-    /// Its HTTP method, in small letters.
+    /// Returns the HTTP method in lower case.
     pub method: &'static str,
-    /// Its path, as [`Template`] has it.
+    /// The path, as a [`Template`].
     pub path: &'static str,
 }
 
 impl Described {
-    /// Whether it changes something.
+    /// Returns whether the operation changes something.
     pub fn writes(&self) -> bool {
         matches!(self.kind, "Write" | "Remove")
     }
@@ -226,7 +226,7 @@ operations! {
     NETWORKS: List<Page<Network>>("/v1/networks");
     /// A network.
     NETWORK: Read<Network>("/v1/networks/{name}");
-    /// Makes a network.
+    /// Creates a network.
     CREATE_NETWORK: Write<CreateNetwork, Network>(Post, "/v1/networks");
     /// Deletes a network.
     DELETE_NETWORK: Remove<Network>("/v1/networks/{name}");
@@ -261,7 +261,7 @@ operations! {
 
     /// The quarantines that stand.
     QUARANTINES: List<Page<Quarantine>>("/v1/quarantines");
-    /// A quarantine that stands.
+    /// A quarantine in force.
     QUARANTINE: Read<Quarantine>("/v1/quarantines/{id}");
     /// Cuts every link of workloads.
     IMPOSE_QUARANTINE: Write<Impose, QuarantineResult>(Post, "/v1/quarantines");

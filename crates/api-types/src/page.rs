@@ -9,21 +9,21 @@ pub const MAX_PAGE: u32 = 5000;
 /// The entries of a page for which nobody has said how many.
 pub const USUAL_PAGE: u32 = 1000;
 
-/// A part of a list, in the order of the entries' keys.
+/// A page of a list, ordered by key.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
     /// The entries.
     pub items: Vec<T>,
-    /// Where the next page begins: the parameter `cursor`. The last page has none.
+    /// The value of `cursor` for the next page; null on the last page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// The revision at which it was so; a watch goes on from there.
+    /// The revision of this list, from which a watch can continue.
     pub revision: Revision,
 }
 
-/// What comes in pages.
+/// A page of a list.
 pub trait Paged {
-    /// Where the next page begins; the last has none.
+    /// Returns the cursor of the next page; `None` on the last page.
     fn next(&self) -> Option<&str>;
 
     /// Adds the page that follows.
@@ -41,23 +41,23 @@ impl<T> Paged for Page<T> {
     }
 }
 
-/// A refusal (RFC 9457, Problem Details for HTTP APIs).
+/// An error (RFC 9457, Problem Details for HTTP APIs).
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// What kind of problem it is, such as `urn:meshward:problem:conflict`.
+    /// The kind of problem, such as `urn:meshward:problem:conflict`.
     #[serde(rename = "type", default = "blank")]
     #[schema(format = "uri")]
     pub kind: String,
-    /// The kind in words.
+    /// The kind of problem, in words.
     #[serde(default)]
     pub title: String,
     /// The HTTP status.
     #[serde(default)]
     pub status: u16,
-    /// What is wrong here, and how to mend it.
+    /// The cause of this error, and how to fix it.
     #[serde(alias = "error")]
     pub detail: String,
-    /// The field of the body, or the parameter, that it is about, if it is one alone.
+    /// The field of the body, or the parameter, that is wrong, if it is a single one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
 }
@@ -78,18 +78,18 @@ pub struct Change<T> {
     pub item: Option<T>,
 }
 
-/// How the coordinator is.
+/// The health of the coordinator.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Health {
     /// `ok` or `ready`.
     pub status: String,
 }
 
-/// Which coordinator it is.
+/// The versions of the coordinator and of its API.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Version {
-    /// Its version.
+    /// The version.
     pub version: String,
-    /// The version of its API, as paths begin with it.
+    /// The version of its API, which is the first part of paths.
     pub api: String,
 }

@@ -7,34 +7,32 @@ use meshward_types::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Policy to be checked or applied: all documents of a network together are its policy from then
-/// on.
+/// A policy to check or apply. All documents of a network together become its policy.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitPolicy {
-    /// The files; none removes the part that `scope` names.
+    /// The files; none: remove the part that `scope` names.
     pub files: Vec<PolicyFile>,
-    /// Whether the policies of networks that no file names are removed.
+    /// Whether to remove the policies of networks that no file names.
     #[serde(default)]
     pub prune: bool,
-    /// Which files of one network are replaced; the others stay. Everything of the networks that
-    /// are named, if it is left out.
+    /// The files of one network to replace; the others stay. Default: all files of the networks
+    /// that are named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<PolicyScope>,
-    /// Why, for the log.
+    /// The reason, for the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Whether to ask the nodes how many live flows it would cut. Only with `dry_run`.
     #[serde(default)]
     pub count_cuts: bool,
-    /// Whether both ends of every TCP connection that the policy does not allow any more get a
-    /// reset.
+    /// Whether to reset both ends of every TCP connection that the policy no longer allows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
 }
 
-/// A part of the policy of one network. What it selects and nobody sends any more is removed.
-/// Either `only` or `except`, or neither: then it is all files.
+/// A part of the policy of one network: the files in `only`, or all except those in `except`, or
+/// all files. Files in this part that the request does not contain are removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyScope {
@@ -44,96 +42,96 @@ pub struct PolicyScope {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(min_items = 1)]
     pub only: Vec<String>,
-    /// All files but those with these names.
+    /// All files except those with these names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(min_items = 1)]
     pub except: Vec<String>,
-    /// Whether it is refused if one of them is there already: somebody has written it.
+    /// Whether to refuse the request if one of these files exists already.
     #[serde(default)]
     pub only_new: bool,
 }
 
 impl PolicyScope {
-    /// Whether a file is among what is replaced.
+    /// Returns whether a file is in the part that is replaced.
     pub fn has(&self, file: &str) -> bool {
         let named = |names: &[String]| names.iter().any(|name| name == file);
         if self.only.is_empty() { !named(&self.except) } else { named(&self.only) }
     }
 }
 
-/// What became, or would become, of policies.
+/// The result of applying policies, or of a dry run.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SubmitResult {
-    /// The revision that they are part of; `None` for a dry run.
+    /// The revision of the change; null for a dry run.
     pub revision: Option<Revision>,
-    /// Network by network.
+    /// The results by network.
     pub networks: Vec<PolicyResult>,
-    /// What is suspicious, though not wrong. Only with `dry_run`.
+    /// Warnings. Only with `dry_run`.
     pub findings: Vec<Finding>,
-    /// Connected nodes that did not say which flows would be cut.
+    /// Connected nodes that did not report which flows would be cut.
     pub nodes_silent: Vec<NodeName>,
-    /// How far it is enforced; nothing for a dry run.
+    /// The enforcement; null for a dry run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enforcement: Option<Enforcement>,
 }
 
-/// What became, or would become, of the policy of a network.
+/// The result for the policy of a network.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PolicyResult {
     /// The network.
     pub network: NetworkName,
-    /// How many rules and guardrails it has.
+    /// The number of rules and guardrails.
     pub rules: usize,
-    /// How many of its own tests passed.
+    /// The number of its tests that passed.
     pub tests_passed: usize,
-    /// Links that open, wholly or in part.
+    /// Links that open, in whole or in part.
     pub opened: Vec<LinkChange>,
-    /// Links that close, wholly or in part.
+    /// Links that close, in whole or in part.
     pub closed: Vec<LinkChange>,
-    /// How many more open than are listed.
+    /// The number of further links that open and are not listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_opened: usize,
-    /// How many more close than are listed.
+    /// The number of further links that close and are not listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_closed: usize,
-    /// Workloads that admission lets in now, and did not before.
+    /// Workloads that are admitted now, and were not before.
     pub admitted: Vec<String>,
-    /// Workloads that admission does not let in any more, and why.
+    /// Workloads that would no longer be admitted, with the reasons.
     pub refused: Vec<String>,
     /// Live flows that would be cut, by the workload that began them.
     pub cuts: Vec<Cut>,
 }
 
-/// Something suspicious in a policy.
+/// A warning about a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     /// `FILE:LINE:COLUMN`.
     pub place: String,
-    /// What, and how to mend it.
+    /// The warning, and how to fix it.
     pub text: String,
 }
 
 /// Live flows of a workload that would be cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Cut {
-    /// The workload that began them.
+    /// The workload that began the flows.
     pub workload: WorkloadId,
-    /// What people call it.
+    /// The name.
     pub name: String,
-    /// How many.
+    /// The number of flows.
     pub flows: usize,
 }
 
 /// A link that a policy changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkChange {
-    /// Who may begin flows.
+    /// The client.
     pub from: Labels,
-    /// With whom.
+    /// The server.
     pub to: Labels,
-    /// What was allowed before, as text.
+    /// The ACL before the change, as text.
     pub before: String,
-    /// What is allowed after, as text.
+    /// The ACL after the change, as text.
     pub after: String,
 }
 
@@ -142,31 +140,31 @@ pub struct LinkChange {
 pub struct Policy {
     /// The network.
     pub network: NetworkName,
-    /// The revision that made it what it is.
+    /// The revision of its last change.
     pub revision: Option<Revision>,
-    /// The files as they were applied; none: default deny and nothing else.
+    /// The files as they were applied; none: deny by default.
     pub files: Vec<PolicyFile>,
 }
 
-/// One state of a network's policy.
+/// A revision of a network's policy.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PolicyRevision {
-    /// The revision that made it.
+    /// The revision that created it.
     pub revision: Revision,
-    /// When.
+    /// The time.
     #[schema(value_type = Time)]
     pub at: String,
-    /// Who: `user:NAME`.
+    /// The actor: `user:NAME`.
     pub actor: String,
-    /// Why, as they said.
+    /// The reason that they gave.
     pub why: Option<String>,
-    /// From where.
+    /// The source address.
     pub origin: Option<String>,
-    /// How many files it has; none: it was removed.
+    /// The number of files; 0 if the policy was removed.
     pub files: usize,
 }
 
-/// The links between two states of a network's policy, among the workloads of now.
+/// The links that change between two revisions of a network's policy, among the current workloads.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PolicyDifference {
     /// The network.
@@ -175,24 +173,24 @@ pub struct PolicyDifference {
     pub opened: Vec<LinkChange>,
     /// Links that close.
     pub closed: Vec<LinkChange>,
-    /// How many more open than are listed.
+    /// The number of further links that open and are not listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_opened: usize,
-    /// How many more close than are listed.
+    /// The number of further links that close and are not listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_closed: usize,
 }
 
-/// A state to go back to.
+/// A state to roll back to.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rollback {
-    /// The policy is to be what it was at this revision.
+    /// The revision whose policy is applied again.
     pub revision: Revision,
-    /// Whether both ends of every TCP connection that it does not allow get a reset.
+    /// Whether to reset both ends of every TCP connection that the policy does not allow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
-    /// Why, for the log.
+    /// The reason, for the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

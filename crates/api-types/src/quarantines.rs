@@ -4,11 +4,11 @@ use meshward_types::{NetworkName, NodeName, Revision, Selector, WorkloadId, sche
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What to isolate: exactly one of the two.
+/// The target: exactly one of the two.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QuarantineTarget {
-    /// The network; every network if it is left out.
+    /// The network. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
     /// The workloads with these labels, those that start later included.
@@ -22,100 +22,101 @@ pub struct QuarantineTarget {
 /// A quarantine to be imposed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Impose {
-    /// What to isolate.
+    /// The target.
     #[serde(flatten)]
     pub target: QuarantineTarget,
-    /// Who may still reach it, whatever rules say, but for what guardrails deny. Unless an admin
-    /// imposes it: of those whom the policy names under `forensics`.
+    /// Clients that may still reach the workloads, whatever rules say, except where guardrails deny
+    /// it. Unless an admin imposes the quarantine, only clients that the policy lists under
+    /// `forensics`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_from: Option<Selector>,
-    /// For how many seconds; until it is released if it is left out.
+    /// The duration in seconds. Default: until it is released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub seconds: Option<u64>,
-    /// Why, for the log.
+    /// The reason, for the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Whether it is imposed even if it selects no workload now: for those that start later.
-    /// Otherwise that is refused.
+    /// Whether to quarantine even if no workload matches now, for those that start later. Otherwise
+    /// that is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub even_if_none: bool,
-    /// Whether both ends of every TCP connection that it cuts get a reset.
+    /// Whether to reset both ends of every TCP connection that the quarantine cuts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
 }
 
-/// A quarantine that stands.
+/// A quarantine in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Quarantine {
-    /// Its id.
+    /// The id.
     pub id: String,
-    /// What it isolates.
+    /// The target.
     #[serde(flatten)]
     pub target: QuarantineTarget,
-    /// Who may still reach it, but for what guardrails deny.
+    /// Clients that may still reach the workloads, except where guardrails deny it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_from: Option<Selector>,
-    /// Whether an admin has imposed it: otherwise `allow_from` lets in whom the policy names under
-    /// `forensics`, and nobody else.
+    /// Whether an admin has imposed it. Otherwise `allow_from` admits only clients that the policy
+    /// lists under `forensics`.
     #[serde(default)]
     pub by_admin: bool,
-    /// Whether both ends of every TCP connection that it cuts get a reset.
+    /// Whether to reset both ends of every TCP connection that the quarantine cuts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
-    /// Since when.
+    /// The time at which it began.
     #[schema(value_type = Time)]
     pub since: String,
-    /// Until when.
+    /// The time at which it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Time>)]
     pub until: Option<String>,
-    /// Who imposed it: `user:NAME` or `trigger:NAME`.
+    /// The actor that imposed it: `user:NAME` or `trigger:NAME`.
     #[serde(default)]
     pub by: String,
-    /// Why.
+    /// The reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
 
-/// What a quarantine or a release did.
+/// The result of a quarantine or a release.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct QuarantineResult {
-    /// The revision that it is part of.
+    /// The revision of the change.
     pub revision: Revision,
-    /// The workloads that it changed.
+    /// The workloads that it affects.
     pub workloads: Vec<WorkloadId>,
-    /// How far it is enforced.
+    /// The enforcement.
     #[serde(flatten)]
     pub enforcement: Enforcement,
 }
 
-/// How far a change is enforced, when the answer is made.
+/// The enforcement of a change at the time of the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Enforcement {
-    /// Nodes that must enforce it.
+    /// The number of nodes that must enforce it.
     pub nodes: usize,
-    /// Nodes that have said that they do.
+    /// The number of nodes that have acknowledged it.
     pub nodes_enforcing: usize,
-    /// The others. They enforce it before anything else, once they are heard again.
+    /// The other nodes. They enforce the change first when they reconnect.
     #[serde(default)]
     pub nodes_silent: Vec<SilentNode>,
 }
 
-/// A node that has not said that it enforces a change.
+/// A node that has not acknowledged a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SilentNode {
-    /// Which.
+    /// The workload.
     pub node: NodeName,
-    /// Whether it has a session all the same.
+    /// Whether the node has a session.
     pub connected: bool,
-    /// When it was heard last; nothing if it has not been since the coordinator's start.
+    /// The time of the last contact; null if there was none since the coordinator's start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Time>)]
     pub since: Option<String>,
     /// Nodes whose workloads have links with its workloads.
     pub peers: usize,
-    /// Those of them that enforce the change: nothing that it denies passes between them and the
-    /// node, whatever the node does.
+    /// The peers that enforce the change. Nothing that it denies passes between them and the node,
+    /// whatever the node does.
     pub peers_enforcing: usize,
 }

@@ -14,43 +14,43 @@ use utoipa::ToSchema;
 /// A relay.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Relay {
-    /// Its name.
+    /// The name.
     pub name: NodeName,
-    /// Its number, which addresses of relayed peers have as their port.
+    /// The relay number, which is the port in the addresses of relayed peers.
     pub number: u16,
-    /// Its site, as its token says.
+    /// The site, from the join token.
     pub site: Option<String>,
-    /// Where nodes reach it.
+    /// The addresses at which nodes reach it.
     pub addresses: Vec<String>,
-    /// Whether it is connected to the coordinator now.
+    /// Whether the relay is connected to the coordinator now.
     pub connected: bool,
-    /// Nodes that can be reached by it, by their own word.
+    /// The number of nodes that report this relay as a home relay.
     pub nodes: usize,
 }
 
 /// A prefix behind a gateway.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Route {
-    /// The network whose workloads reach it.
+    /// The network whose workloads reach the prefix.
     pub network: NetworkName,
     /// The prefix.
     #[schema(value_type = Cidr)]
     pub prefix: IpNet,
     /// The gateway.
     pub node: NodeName,
-    /// The workload that stands for what is behind it; none while nobody advertises it.
+    /// The workload that represents the machines there; null while no node advertises the prefix.
     pub workload: Option<WorkloadId>,
-    /// The labels of all machines there.
+    /// The labels of the machines there.
     pub labels: Labels,
-    /// Whether somebody has approved it by hand.
+    /// Whether the route was approved by hand.
     pub approved_by_hand: bool,
-    /// How far it has come.
+    /// The state.
     pub state: RouteState,
-    /// Why it is not open.
+    /// The reason why it is not open.
     pub reasons: Vec<String>,
 }
 
-/// How far a route has come.
+/// The state of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RouteState {
@@ -62,20 +62,20 @@ pub enum RouteState {
     NotAdvertised,
 }
 
-/// Other keys for endpoints.
+/// A rotation of endpoint keys.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateKeys {
-    /// Those of this node.
+    /// Endpoints of this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
-    /// Those of this network; with `node`, only those of both.
+    /// Endpoints of this network; with `node`, only that of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
-    /// Those of all nodes in all networks. Only without `node` and `network`.
+    /// All endpoints of all nodes and networks. Only without `node` and `network`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
-    /// How long the keys of before are good, in seconds: for peers that are away from the
+    /// How long the old keys stay valid, in seconds, for peers that have no session with the
     /// coordinator.
     #[serde(default = "ten_minutes")]
     #[schema(maximum = 2_592_000)]
@@ -86,56 +86,56 @@ fn ten_minutes() -> u64 {
     600
 }
 
-/// What has become of it.
+/// The result.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RotatedKeys {
-    /// The endpoints that it is about.
+    /// The endpoints concerned.
     pub endpoints: usize,
-    /// Those that have another key now.
+    /// The endpoints with a new key.
     pub rotated: usize,
-    /// The nodes that are away: they keep theirs.
+    /// The nodes that are away, which keep their keys.
     pub away: Vec<NodeName>,
-    /// How long the keys of before are good, in seconds.
+    /// How long the old keys stay valid, in seconds.
     pub keep_old_seconds: u64,
 }
 
-/// A machine with a stock WireGuard, to be taken in.
+/// A device to create.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateDevice {
-    /// Its name, unique among the devices of its gateway.
+    /// The name, unique among the devices of the gateway.
     pub name: WorkloadName,
-    /// Its network.
+    /// The network.
     pub network: NetworkName,
-    /// Its labels.
+    /// The labels.
     #[serde(default)]
     pub labels: Labels,
-    /// The node by which it joins; the only connected one, if it is left out.
+    /// The gateway: the node through which the device joins. Default: the only connected node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<NodeName>,
-    /// Its WireGuard key, in base64.
+    /// The WireGuard public key, in base64.
     #[schema(value_type = WireGuardKey)]
     pub public_key: String,
 }
 
-/// What a device has to know.
+/// The configuration for a device.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CreatedDevice {
-    /// Its name.
+    /// The name.
     pub name: WorkloadName,
-    /// The node by which it joins.
+    /// The gateway: the node through which the device joins.
     pub gateway: NodeName,
-    /// The workload that it is.
+    /// The workload of the device.
     pub workload: Option<WorkloadId>,
-    /// Its addresses.
+    /// The addresses.
     #[schema(value_type = Vec<Address>)]
     pub addresses: Vec<IpAddr>,
     /// The gateway's key for devices, in base64.
     pub public_key: String,
-    /// Where the gateway is.
+    /// The gateway's address and port.
     #[schema(value_type = SocketAddress)]
     pub endpoint: SocketAddr,
-    /// What it reaches by the gateway.
+    /// The prefixes that the device reaches through the gateway.
     #[schema(value_type = Vec<Cidr>)]
     pub prefixes: Vec<IpNet>,
     /// MTU of its interface, in bytes.
@@ -163,32 +163,32 @@ fn commas<T: ToString>(all: &[T]) -> String {
     all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// A machine with a stock WireGuard.
+/// A device: a machine with any WireGuard client.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Device {
-    /// Its name.
+    /// The name.
     pub name: WorkloadName,
-    /// Its network.
+    /// The network.
     pub network: NetworkName,
-    /// The node by which it joins.
+    /// The gateway: the node through which the device joins.
     pub gateway: NodeName,
-    /// The workload that it is.
+    /// The workload of the device.
     pub workload: WorkloadId,
-    /// Its addresses.
+    /// The addresses.
     #[schema(value_type = Vec<Address>)]
     pub addresses: Vec<IpAddr>,
-    /// Its labels, verified ones included.
+    /// The labels, including verified ones.
     pub labels: Labels,
-    /// Its WireGuard key, in base64.
+    /// The WireGuard public key, in base64.
     #[schema(value_type = WireGuardKey)]
     pub public_key: String,
 }
 
-/// An approval of a route, or its end.
+/// The approval of a route, or its withdrawal.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApproveRoute {
-    /// The network; may be left out if it is plain which.
+    /// The network. It may be omitted if only one is possible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
     /// The prefix.

@@ -4,7 +4,7 @@ use meshward_types::Revision;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The coordinator in short.
+/// A summary of the coordinator.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// The coordinator's version.
@@ -13,16 +13,16 @@ pub struct Status {
     pub mesh: String,
     /// SHA-256 of the CA's certificate, hexadecimal.
     pub ca_fingerprint: String,
-    /// The revision that is distributed now.
+    /// The current revision.
     pub revision: Revision,
-    /// Nodes that have joined.
+    /// The number of nodes that have joined.
     pub nodes: usize,
-    /// Nodes with a session now.
+    /// The number of nodes with a session now.
     pub nodes_connected: usize,
-    /// Networks.
+    /// The number of networks.
     pub networks: usize,
-    /// Workloads.
+    /// The number of workloads.
     pub workloads: usize,
-    /// Workloads under quarantine.
+    /// The number of workloads under quarantine.
     pub workloads_quarantined: usize,
 }

@@ -4,33 +4,33 @@ use meshward_types::{NetworkName, schema::Time};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A join token to be made.
+/// A join token to create.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateToken {
-    /// How many nodes may join with it.
+    /// The number of nodes that may join with the token.
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 100_000)]
     pub uses: u32,
-    /// For how many seconds it is good.
+    /// The lifetime in seconds.
     #[serde(default = "one_day")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     pub ttl_seconds: u64,
     /// The site of the nodes that join with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<String>,
-    /// The networks that those nodes may serve; all, if it is left out.
+    /// The networks that these nodes may serve. Default: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(min_items = 1)]
     pub networks: Vec<NetworkName>,
-    /// Whether relays join with it, and no nodes.
+    /// Whether the token is for relays instead of nodes.
     #[serde(default)]
     pub relay: bool,
-    /// Whether nodes that join with it serve no network before they are approved by name.
+    /// Whether nodes that join with the token must be approved by name before they serve a network.
     #[serde(default)]
     pub needs_approval: bool,
-    /// Nodes that join with it are ephemeral: they are removed once they were not seen for so many
-    /// seconds.
+    /// Makes nodes that join with the token ephemeral: they are removed after so many seconds
+    /// without contact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 10, maximum = 31_536_000)]
     pub forget_after_seconds: Option<u64>,
@@ -44,35 +44,36 @@ fn one_day() -> u64 {
     86_400
 }
 
-/// A join token, as it is kept.
+/// A join token, without its secret.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Token {
-    /// Its id, which is no secret.
+    /// The id, which is not secret.
     pub id: String,
-    /// How many nodes may still join with it.
+    /// The number of nodes that may still join with the token.
     pub uses_left: u32,
-    /// When it expires.
+    /// The time at which it expires.
     #[schema(value_type = Time)]
     pub expires: String,
     /// The site of the nodes that join with it.
     pub site: Option<String>,
-    /// The networks that those nodes may serve; empty: all.
+    /// The networks that these nodes may serve; empty: all.
     pub networks: Vec<NetworkName>,
-    /// Whether relays join with it, and no nodes.
+    /// Whether the token is for relays instead of nodes.
     pub relay: bool,
-    /// Whether nodes that join with it serve no network before they are approved by name.
+    /// Whether nodes that join with the token must be approved by name before they serve a network.
     pub needs_approval: bool,
-    /// After how many seconds without being seen nodes that join with it are removed.
+    /// The time without contact after which nodes that joined with this token are removed, in
+    /// seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forget_after_seconds: Option<u64>,
 }
 
-/// A join token that was made just now; the only time that its text is shown.
+/// A new join token. Its text is shown only once.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct CreatedToken {
-    /// What `meshward-node join` takes.
+    /// The join token, for `meshward-node join`.
     pub token: String,
-    /// What is kept of it.
+    /// The token, as it is listed.
     #[serde(flatten)]
     pub kept: Token,
 }

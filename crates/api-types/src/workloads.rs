@@ -13,44 +13,44 @@ use utoipa::ToSchema;
 /// A workload.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Workload {
-    /// Its id.
+    /// The id.
     pub id: WorkloadId,
-    /// What people call it.
+    /// The name.
     pub name: WorkloadName,
-    /// Its network.
+    /// The network.
     pub network: NetworkName,
-    /// Its node.
+    /// The node.
     pub node: NodeName,
-    /// Its addresses.
+    /// The addresses.
     #[schema(value_type = Vec<Address>)]
     pub addresses: Vec<IpAddr>,
     /// The prefixes behind it, if it is a gateway's route.
     #[schema(value_type = Vec<Cidr>)]
     pub prefixes: Vec<IpNet>,
-    /// Its labels, verified ones included.
+    /// The labels, including verified ones.
     pub labels: Labels,
-    /// The number of its identity; none if it is not let in.
+    /// The number of its identity; null if it is refused.
     pub identity: Option<IdentityId>,
-    /// Whether it is quarantined.
+    /// Whether the workload is quarantined.
     pub quarantined: bool,
-    /// Why it is not let in; it is, if there is nothing.
+    /// The reason why it is refused; null if it is admitted.
     pub refused: Vec<String>,
-    /// What its node has measured; nothing for a process that no container runtime runs.
+    /// The node's measurement; null for a process without a container runtime.
     pub measurement: Option<Measured>,
 }
 
-/// What a node has measured of a workload.
+/// A node's measurement of a workload.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Measured {
-    /// Who was asked, such as `docker`.
+    /// The container runtime that was asked, such as `docker`.
     pub runtime: String,
     /// The images of its containers, as `REPOSITORY@DIGEST`, or a digest alone.
     pub images: Vec<String>,
-    /// The digest of how it was set up.
+    /// The configuration digest.
     pub config: String,
-    /// What it may do that a container usually may not.
+    /// The privileges beyond those of an ordinary container.
     pub privileges: Vec<String>,
-    /// The containers that share its network namespace, and speak on the mesh as it does.
+    /// The other containers in the workload's network namespace, which use its address.
     #[serde(default)]
     pub sharing: Vec<Sharing>,
 }
@@ -58,13 +58,13 @@ pub struct Measured {
 /// A container that shares the network namespace of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Sharing {
-    /// What it is called.
+    /// The name.
     pub name: String,
-    /// Its image; nothing if it is not known yet.
+    /// The image; null if it is not known yet.
     pub image: Option<String>,
-    /// The digest of how it was set up.
+    /// The configuration digest.
     pub config: String,
-    /// What it may do that a container usually may not.
+    /// The privileges beyond those of an ordinary container.
     pub privileges: Vec<String>,
 }
 

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 /// workload that sent it; a packet that is denied, by the node that denied it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
-    /// Packets that passed, both directions.
+    /// Packets that passed, in both directions.
     pub packets: u64,
-    /// Bytes that passed, IP headers included.
+    /// Bytes that passed, including IP headers.
     pub bytes: u64,
     /// Packets that were denied.
     pub denied: u64,

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// One file of policy.
+/// A policy file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyFile {
-    /// Its name, for messages.
+    /// The file name, for messages.
     pub name: String,
-    /// Its YAML text: documents, each of which names its network.
+    /// The YAML text: documents, each of which names its network.
     pub text: String,
 }

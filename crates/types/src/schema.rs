@@ -154,7 +154,7 @@ fn labels() -> Value {
         "propertyNames": { "pattern": LABEL_KEY },
         "additionalProperties": { "type": "string", "maxLength": 256, "pattern": LABEL_VALUE },
         "examples": [{ "app": "web", "env": "prod" }],
-        "description": "Labels. Keys below `meshward/` carry verified facts, and are set by nobody."
+        "description": "Labels. Keys below `meshward/` carry verified facts, which nobody can set."
     })
 }
 
@@ -178,7 +178,7 @@ fn selector() -> Value {
             object("exists", &json!({ "type": "boolean" })),
         ] },
         "examples": [{ "app": "web", "env": { "in": ["prod", "stage"] }, "tier": { "not": "test" } }],
-        "description": "Requirements on labels, all of which must hold. Without any, everything is \
+        "description": "Requirements on labels, all of which must hold. None: everything is \
             selected."
     })
 }
@@ -209,8 +209,8 @@ fn acl() -> Value {
             "otherwise": { "type": ["string", "null"], "enum": ["drop", "reject", null] },
         },
         "required": ["allowed", "observed", "forensic", "rejected", "dropped"],
-        "description": "What may pass, what passes only because it is observed, what passes to a \
-            quarantined workload, and which senders of denied packets are told: of rules that \
-            deny, and otherwise (as the network has it, if there is nothing)."
+        "description": "The ACL of a link: what may pass, what passes only in observe mode, what \
+            passes to a quarantined workload, and the answers to denied packets, by rule and \
+            otherwise (default: the network's)."
     })
 }
