@@ -228,7 +228,7 @@ Endpoint = {}:51820
         ) {
             ensure!(
                 Instant::now() < deadline,
-                "{name} takes no configuration: {error:#}\n{}",
+                "{name} accepts no configuration: {error:#}\n{}",
                 process.printed()
             );
             thread::sleep(Duration::from_millis(50));

@@ -1,4 +1,4 @@
-//! The coordinator under attack: what members notice of strangers, and what one hostile node takes
+//! The coordinator under attack: the effect of strangers on members, and the resources that one hostile node uses
 //! of its memory.
 
 use crate::{

@@ -51,7 +51,7 @@ rules:
 const HEADERS: usize = 28;
 
 /// Measures throughput with and without the flood, in turns; the handshake thread's time; and how
-/// soon a new node's workload gets through. `quick` takes one short pair.
+/// soon a new node's workload gets through. `quick` measures one short pair.
 ///
 /// # Errors
 /// If a daemon does not start, or a connection does not come up.
@@ -116,7 +116,7 @@ pub fn handshakes(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>>
     ])
 }
 
-/// Returns how many seconds it takes until a new node's workload gets through to the server.
+/// Returns the seconds until a new node's workload gets through to the server.
 fn newcomer(mesh: &mut Mesh, server: &Workload) -> Result<f64> {
     let late = mesh.node("late").start()?;
     let newcomer = late.attach("bench", "app=client")?;

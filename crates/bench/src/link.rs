@@ -45,7 +45,7 @@ struct Run {
     round_trip: f64,
 }
 
-/// Measures throughput and round trips. `quick` takes one short pair, to see that it works.
+/// Measures throughput and round trips. `quick` measures one short pair, to see that it works.
 ///
 /// # Errors
 /// If somebody's tunnel does not come up.

@@ -31,7 +31,7 @@ fn alternate(
     Ok(figures)
 }
 
-/// Measures a same-node link. `quick` takes one short pair, to see that it works.
+/// Measures a same-node link. `quick` measures one short pair, to see that it works.
 ///
 /// # Errors
 /// If the daemon or the bridge does not come up.
@@ -85,7 +85,7 @@ fn bare_bridge() -> Result<Tunnel> {
     })
 }
 
-/// Measures links whose daemons have 10,000 rules loaded against such with one. `quick` takes one
+/// Measures links whose daemons have 10,000 rules loaded against such with one. `quick` measures one
 /// short pair.
 ///
 /// # Errors

@@ -42,7 +42,7 @@ struct Size {
     workloads: u16,
 }
 
-/// Measures. `quick` takes a tenth of everything, to see that it works.
+/// Measures a node at full size; `quick` at a tenth of everything, to see that it works.
 ///
 /// # Errors
 /// If the daemon does not come up.

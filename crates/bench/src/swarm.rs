@@ -88,7 +88,7 @@ impl Swarm {
         let socket = netns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))??;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)
-            .context("the kernel does not tell destinations")?;
+            .context("the kernel does not report destinations")?;
         setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20))
             .context("no large buffer for the socket")?;
         let now = Instant::now();

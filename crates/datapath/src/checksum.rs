@@ -45,8 +45,7 @@ impl Sum {
         let sum = match (source, destination) {
             (IpAddr::V4(a), IpAddr::V4(b)) => self.add(&a.octets()).add(&b.octets()),
             (IpAddr::V6(a), IpAddr::V6(b)) => self.add(&a.octets()).add(&b.octets()),
-            // A packet has one address family; mixing them sums to something that no receiver
-            // takes.
+            // A packet has one address family; a mixture gives a sum that no receiver accepts.
             _ => self,
         };
         let length = (length as u32).to_be_bytes();

@@ -80,7 +80,7 @@ pub enum Quarantine {
     /// Not quarantined.
     #[default]
     None,
-    /// All links are closed; the ends of connections are not told.
+    /// All links are closed; the ends of connections get no answer.
     Silent,
     /// All links are closed, and both ends of the TCP connections that are cut get a reset.
     Reset,

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_bounded_and_the_oldest_gives_way() {
+    fn kinds_are_bounded_and_the_oldest_is_replaced() {
         let kinds = FlowKinds::default();
         for port in 0..1000u16 {
             kinds.note(u32::from(port), kind(port));

@@ -36,7 +36,7 @@ const MAX_WAITING: usize = 256;
 const MAX_BYTES: usize = 72 * 1024;
 /// Shards of the table, each with a lock of its own.
 const SHARDS: usize = 16;
-/// Packets that are looked at for their expiry while a lock is held.
+/// Packets that are checked for their expiry under one lock.
 const CHECKED_UNDER_LOCK: usize = 256;
 
 /// The key of a packet: what its fragments have in common, in IPv4 the protocol, too (RFC 791 §3.2,

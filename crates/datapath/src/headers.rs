@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_are_told_apart() {
+    fn first_and_later_fragments_are_recognized() {
         let mut packet = build::packet("10.0.0.1", "10.0.0.2", 17, (1, 2), &[0; 64]);
         packet[4..8].copy_from_slice(&[0, 9, 0x20, 0]);
         assert_eq!(Headers::parse(&packet).unwrap().fragment, Fragment::First(9));
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_routed_by_its_source_does_not_pass_whole_or_in_fragments() {
+    fn source_routed_packets_do_not_pass_whole_or_in_fragments() {
         let (a, b) = ("fd42::1".parse().unwrap(), "fd42::2".parse().unwrap());
         let routing = [6, 0, 0, 0, 0, 0, 0, 0];
         let behind =

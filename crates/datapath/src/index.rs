@@ -1,4 +1,4 @@
-//! Numbers by which workloads and peers of an endpoint are known.
+//! Indices of the workloads and peers of an endpoint.
 
 /// A workload of this node, in its endpoint. The number of a workload that is gone is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

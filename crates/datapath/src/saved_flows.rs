@@ -103,7 +103,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_was_not_written_by_this_version_is_refused() {
+    fn bytes_of_another_version_are_refused() {
         let written = encode(&[], Duration::from_secs(9), true);
         assert!(decode(&written).is_ok_and(|saved| saved.complete && saved.written.as_secs() == 9));
         assert_eq!(decode(&written[..19]).unwrap_err(), SavedFlowsError::NoFlows);

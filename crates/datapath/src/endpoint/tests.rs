@@ -506,7 +506,7 @@ fn sessions_are_renewed_under_traffic_and_no_packet_is_lost() {
 }
 
 #[test]
-fn who_only_receives_says_so_with_a_keepalive() {
+fn an_end_that_only_receives_sends_a_keepalive() {
     let mut pair = Pair::new();
     pair.send(0, &to_api());
     let received = |pair: &Pair| {
@@ -605,7 +605,7 @@ fn under_load_a_handshake_needs_a_cookie_and_has_a_limit() {
     pair.carry();
     assert_eq!(pair.nodes[1].wire.delivered.len(), 1);
     let answered = (0..100).filter(|_| loaded(&mut pair, 1, &initiation).is_some()).count();
-    assert_eq!(answered, 0, "an initiation is taken once");
+    assert_eq!(answered, 0, "an initiation is accepted once");
     assert!(pair.drops(1, DropReason::HandshakeLimit) > 90);
 }
 

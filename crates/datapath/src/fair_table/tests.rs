@@ -41,7 +41,7 @@ fn has(table: &FairTable<u32, Thing>, key: u32) -> bool {
 }
 
 #[test]
-fn who_is_over_its_share_loses_its_own_oldest() {
+fn an_owner_over_its_share_loses_its_own_oldest() {
     let mut table = FairTable::new(100);
     let [flooder, quiet] =
         [QuotaOwner::Workload(WorkloadIndex(1)), QuotaOwner::Workload(WorkloadIndex(2))];
@@ -75,7 +75,7 @@ fn workloads_of_a_peer_have_shares_of_the_peers_share() {
 }
 
 #[test]
-fn what_is_lasting_goes_last_and_what_is_used_has_another_chance() {
+fn lasting_entries_go_last_and_used_ones_have_another_chance() {
     let mut table = FairTable::new(10);
     let owner = QuotaOwner::Workload(WorkloadIndex(0));
     (0..5).for_each(|key| _ = table.insert(key, key, owner, thing(EvictionClass::Lasting)));
@@ -140,13 +140,13 @@ proptest! {
                         prop_assert_eq!(gone.len(), 1);
                         let (lost, loser, _) = gone[0];
                         prop_assert!(lost != key);
-                        let held = |of: u32| model.iter().filter(|(_, own, _)| group(*own) == group(of)).count();
+                        let count_of = |of: u32| model.iter().filter(|(_, own, _)| group(*own) == group(of)).count();
                         let groups: std::collections::HashSet<_> = model.iter().map(|(_, own, _)| group(*own)).collect();
-                        prop_assert!(held(loser) * groups.len() >= limit, "{loser} lost {lost} for {own}");
+                        prop_assert!(count_of(loser) * groups.len() >= limit, "{loser} lost {lost} for {own}");
                         let of = |of: u32| model.iter().filter(|(_, own, _)| *own == of).count();
                         let within: std::collections::HashSet<_> =
                             model.iter().filter(|(_, own, _)| group(*own) == group(loser)).map(|(_, own, _)| *own).collect();
-                        prop_assert!(of(loser) * within.len() >= held(loser) - 1);
+                        prop_assert!(of(loser) * within.len() >= count_of(loser) - 1);
                         model.retain(|(key, ..)| *key != lost);
                     }
                 }
@@ -195,7 +195,7 @@ fn a_move() -> impl Strategy<Value = Move> {
     ]
 }
 
-fn held(table: &FairTable<u32, Thing>, own: u32) -> usize {
+fn count_of(table: &FairTable<u32, Thing>, own: u32) -> usize {
     table.owners.get(&owner(own)).map_or(0, |id| table.owned[*id as usize].count as usize)
 }
 
@@ -214,7 +214,7 @@ proptest! {
     fn tables_share_a_bound(limit in 1..3000usize, moves in prop::collection::vec(a_move(), 1..40)) {
         let ledger = Arc::new(Ledger::new(limit));
         let mut tables: Vec<FairTable<u32, Thing>> = (0..TABLES).map(|_| FairTable::with_ledger(ledger.clone())).collect();
-        let all = |tables: &[FairTable<u32, Thing>], own| tables.iter().map(|table| held(table, own)).sum::<usize>();
+        let all = |tables: &[FairTable<u32, Thing>], own| tables.iter().map(|table| count_of(table, own)).sum::<usize>();
         let (mut key, mut keys) = (0, Vec::<(usize, u32, u32)>::new());
         for change in moves {
             match change {
@@ -270,7 +270,7 @@ proptest! {
 }
 
 #[test]
-fn who_fills_one_table_makes_room_in_it_for_others_in_another() {
+fn an_owner_that_fills_one_table_makes_room_for_others_in_another() {
     let ledger = Arc::new(Ledger::new(10_000));
     let [mut first, mut second] =
         [FairTable::with_ledger(ledger.clone()), FairTable::with_ledger(ledger.clone())];

@@ -50,8 +50,8 @@ pub(super) fn is_to_be_reset(
     }
 }
 
-/// Returns the segments that tell both ends of a connection that it has ended. Where an end is, is
-/// not always known: then it gets a segment that no end accepts, and its answer (RFC 9293
+/// Returns the segments that end a connection at both ends. The sequence number that an end expects
+/// is not always known: then it gets a segment that no end accepts, and its answer (RFC 9293
 /// §3.10.7.4) is answered with a reset.
 pub(super) fn reset_both(flow: &Flow, tuple: &FlowTuple) -> Vec<Reset> {
     let source = TcpEnd { address: tuple.source, port: tuple.source_port };

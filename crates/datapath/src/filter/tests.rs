@@ -146,7 +146,7 @@ fn forensics_reach_what_is_quarantined_and_nobody_else_does() {
 }
 
 #[test]
-fn what_is_observed_passes_and_is_counted() {
+fn observed_packets_pass_and_are_counted() {
     let mut bench = Bench::new(Duration::ZERO);
     let observed =
         AclEntry { protocol: Protocol::Tcp, ports: PortRange { first: 8080, last: 8080 } };
@@ -179,7 +179,7 @@ fn the_kinds_of_flows_that_were_tried_are_known() {
 }
 
 #[test]
-fn a_running_connection_is_taken_up_after_a_restart_only() {
+fn a_running_connection_is_resumed_after_a_restart_only() {
     let mut bench = Bench::new(RESUME_WINDOW);
     bench.rules.put_link(WEB_TO_API, acl(Protocol::Tcp, 8080));
     assert_eq!(bench.send(&reply(), API, WEB), Ok(()));
@@ -202,7 +202,7 @@ fn an_icmp_error_passes_with_the_flow_that_it_is_about() {
     assert_eq!(bench.send(&error, API, WEB), Ok(()));
 }
 
-/// An ICMP error about a packet, from whom it was going to.
+/// Returns an ICMP error about a packet, from its destination.
 fn error(about: &[u8], kind: u8) -> Vec<u8> {
     let headers = Headers::parse(about).unwrap();
     let message = [&[kind, 0, 0, 0, 0, 0, 0, 0][..], about].concat();
@@ -243,7 +243,7 @@ fn an_icmp_error_comes_from_whom_the_packet_was_going_to_or_not_at_all() {
 }
 
 #[test]
-fn who_is_quarantined_sends_no_icmp_error_even_to_forensics() {
+fn a_quarantined_workload_sends_no_icmp_error_even_to_forensics() {
     let mut bench = Bench::new(Duration::ZERO);
     let forensic = AclEntry { protocol: Protocol::Udp, ports: PortRange::ALL };
     bench.rules.put_link(WEB_TO_API, acl(Protocol::Udp, 53).with_forensics(vec![forensic]));
@@ -583,7 +583,7 @@ proptest! {
                     let own = open(from, to, ports.1);
                     let answer = open(to, from, ports.0) && seen.contains(&(to, from, ports.1, ports.0));
                     prop_assert!(!passed || (!isolated && (own || answer)));
-                    // And the other way: what the rules allow outright is never held up.
+                    // And the other way: what the rules allow outright is never dropped.
                     prop_assert!(passed || isolated || !own);
                     if passed {
                         seen.insert((from, to, ports.0, ports.1));

@@ -81,8 +81,8 @@ impl FlowKey {
             .then_some(key)
     }
 
-    /// Returns the address of who has begun the flow, as far as its ports tell: who asks, in ICMP;
-    /// otherwise the higher port is the one that nobody has chosen.
+    /// Returns the address that has probably begun the flow: in ICMP the one that asks; otherwise
+    /// the one with the higher port, which is the one that nobody has chosen.
     pub(super) fn probable_initiator(&self) -> [u64; 2] {
         let is_low = match self.ip_protocol() {
             1 | 58 => self.rest & ASKED_BY_LOW != 0,

@@ -148,7 +148,7 @@ impl Flow {
         if self.is(BEGUN_BY_HIGH) { FlowEnd::High } else { FlowEnd::Low }
     }
 
-    /// By whose right it passes.
+    /// Returns the end by whose right it passes.
     pub(crate) fn right(&self) -> FlowEnd {
         if self.is(RIGHT_OF_HIGH) { FlowEnd::High } else { FlowEnd::Low }
     }

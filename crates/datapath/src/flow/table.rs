@@ -32,7 +32,7 @@ const GROUPS: usize = 128;
 /// each other.
 const PARTS: usize = 8;
 pub(super) const SHARDS: usize = GROUPS * PARTS;
-/// Shards that are looked through for expired flows at once, and flows while a lock is held.
+/// Shards that are searched for expired flows at once, and flows that are checked under one lock.
 pub(super) const SHARDS_AT_ONCE: usize = SHARDS / 16;
 const CHECKED_UNDER_LOCK: usize = 256;
 
@@ -95,8 +95,8 @@ impl FlowTable {
         FlowEntry { shard, hash, key, found }
     }
 
-    /// Visits every flow that passes and has not expired at `now`, in seconds. Few are looked at
-    /// while a lock is held, so one that moves meanwhile may be visited twice or not at all.
+    /// Visits every flow that passes and has not expired at `now`, in seconds. Few are visited
+    /// under one lock, so one that moves meanwhile may be visited twice or not at all.
     pub(crate) fn for_each_live(&self, now: u32, mut visit: impl FnMut(FlowTuple)) {
         for chunk in self.chunks() {
             let tuples: Vec<FlowTuple> = {
@@ -157,8 +157,8 @@ impl FlowTable {
         is_free
     }
 
-    /// Ends the flows of some shards that have expired at `now`, in seconds. All shards have had
-    /// their turn after sixteen calls. No lock is held for longer than a few flows take.
+    /// Ends the flows of some shards that have expired at `now`, in seconds. Sixteen calls cover
+    /// all shards. No lock is kept for longer than a few flows need.
     pub(crate) fn expire(&self, now: u32) {
         let first = self.next_shard.fetch_add(SHARDS_AT_ONCE, Relaxed);
         for number in first..first + SHARDS_AT_ONCE {

@@ -36,7 +36,7 @@ fn both_directions_have_one_key() {
 }
 
 #[test]
-fn what_is_not_the_same_conversation_has_another_key() {
+fn another_conversation_has_another_key() {
     let key = |headers: Headers| FlowKey::of(&headers).0;
     let v4 = headers(("10.0.0.1", 9), ("10.0.0.2", 80), 6);
     let v6 = headers(("::10.0.0.1", 9), ("::10.0.0.2", 80), 6);

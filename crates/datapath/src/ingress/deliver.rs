@@ -125,7 +125,7 @@ impl PacketBatch<'_> {
         Ok(next_hop)
     }
 
-    /// Reads an ICMP error of a peer. Its sender is whom the quoted packet was going to, at that
+    /// Reads an ICMP error of a peer. Its sender is the destination of the quoted packet, at that
     /// peer.
     #[cold]
     fn icmp_error_of(
@@ -150,7 +150,7 @@ impl PacketBatch<'_> {
         }
     }
 
-    /// Drops a packet of a peer, or has it wait for the first fragment of its packet.
+    /// Drops a packet of a peer, or queues it until the first fragment of its packet has passed.
     #[cold]
     fn drop_from_peer(
         &self,
@@ -160,10 +160,10 @@ impl PacketBatch<'_> {
     ) {
         let sender = self.tables.sender(self.now, *peer, headers.source).ok();
         if reason == DropReason::OrphanFragment {
-            let held = sender.is_some_and(|party| {
+            let is_queued = sender.is_some_and(|party| {
                 self.state.filter.queue_fragment(self.now, headers, party, packet.first())
             });
-            if held {
+            if is_queued {
                 return;
             }
         }

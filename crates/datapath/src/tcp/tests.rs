@@ -79,7 +79,7 @@ fn a_blind_reset_changes_nothing_and_an_exact_one_ends_it() {
 }
 
 #[test]
-fn who_goes_on_after_a_reset_has_not_taken_it() {
+fn an_end_that_goes_on_after_a_reset_has_not_accepted_it() {
     let mut watch = established();
     watch.note(B, segment(RST, 511, 0, 0));
     watch.note(B, segment(ACK, 511, 111, 5));

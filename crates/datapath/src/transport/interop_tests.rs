@@ -32,7 +32,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// `limit`: how many handshakes a second theirs takes without a cookie.
+    /// `limit`: the number of handshakes a second that theirs accepts without a cookie.
     fn new(limit: u64) -> Self {
         let (own, other) = (SecretKey::from_bytes([1; 32]), SecretKey::from_bytes([2; 32]));
         let start = Instant::now();
@@ -160,7 +160,7 @@ fn they_begin_and_we_answer() {
         bench.peer().send_path(bench.ours.millis(bench.now.instant)).is_none(),
         "not before they have used it"
     );
-    assert!(bench.hand_to_ours(&initiation).is_empty(), "an initiation is taken once");
+    assert!(bench.hand_to_ours(&initiation).is_empty(), "an initiation is accepted once");
     // Their answer to the response is a keepalive, which confirms the session.
     let keepalive = bench.hand_to_theirs(&response);
     assert!(bench.open_ours(keepalive).is_empty());
@@ -215,7 +215,7 @@ fn our_keepalive_is_one_to_them() {
 }
 
 #[test]
-fn initiations_of_one_peer_are_taken_one_after_the_other() {
+fn initiations_of_one_peer_are_answered_one_after_the_other() {
     let mut bench = Bench::new(10);
     let initiate = |bench: &mut Bench| {
         let mut room = [0; 200];

@@ -60,7 +60,7 @@ fn fragments_whose_first_does_not_come_are_dropped_and_counted() {
 }
 
 #[test]
-fn who_is_quarantined_has_no_fragment_wait() {
+fn fragments_of_a_quarantined_workload_do_not_wait() {
     let mut pair = Pair::new();
     let workload = pair.nodes[0].workload;
     pair.nodes[0].endpoint.quarantine_locally(workload, true);

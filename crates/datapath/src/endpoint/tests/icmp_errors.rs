@@ -90,7 +90,7 @@ fn a_gateway_sends_no_errors_about_what_does_not_go_through_it() {
 }
 
 #[test]
-fn the_receiving_node_judges_a_peers_errors_by_itself() {
+fn the_receiving_node_checks_errors_of_a_peer_by_itself() {
     let mut pair = with_gateway();
     let forge = |pair: &mut Pair, packet: &[u8]| {
         let (now, node) = (pair.now, &mut pair.nodes[1]);
@@ -115,8 +115,8 @@ fn the_receiving_node_judges_a_peers_errors_by_itself() {
 #[test]
 fn a_quarantined_gateway_sends_no_errors() {
     let mut pair = with_gateway();
-    let held = pair.nodes[1].workload;
-    pair.nodes[1].endpoint.quarantine_locally(held, true);
+    let quarantined = pair.nodes[1].workload;
+    pair.nodes[1].endpoint.quarantine_locally(quarantined, true);
     pair.send(1, &error("203.0.113.1", &to_host()));
     assert_eq!((arrived(&pair), pair.drops(1, DropReason::Quarantined)), (0, 1));
 }

@@ -97,7 +97,7 @@ fn the_node_that_denies_answers_through_the_senders_own() {
     let answers = delivered(&mut pair, 0);
     assert_eq!((answers.len(), pair.drops(1, DropReason::Rejected)), (1, 1));
     assert_eq!((answers[0][33], word(&answers[0], 28)), (RST | ACK, 8));
-    // The sender's node takes that for the end of the connection, and for nothing else.
+    // To the sender's node that is the end of the connection, and nothing else.
     let udp = AclEntry { protocol: Protocol::Udp, ports: PortRange::ALL };
     pair.apply(0, &[ConfigChange::PutLink(WEB_TO_API, Acl::new(vec![udp]))]);
     pair.send(0, &packet("10.42.0.1", "10.42.1.1", 17, (4000, 53), b"question"));
