@@ -4,7 +4,7 @@
 use crate::{
     compare::{Figures, Target},
     contender::{Tools, start_ours},
-    measure::{Load, Tunnel},
+    measure::{Load, Outcome, Tunnel},
     report::Row,
 };
 use anyhow::Result;
@@ -12,23 +12,33 @@ use meshward_lab::{Internet, back_to_back, host, output};
 use meshward_netns::Netns;
 use std::{path::Path, process::Command, time::Duration};
 
-/// Runs of two that stand at the same time, in turns: the figures of both.
-fn alternate(
-    tunnels: [&Tunnel; 2],
+/// Runs of one load.
+struct Series<'a> {
     load: Load,
     runs: usize,
+    /// The time of each run.
     time: Duration,
-    folder: &Path,
-    value: impl Fn(&crate::measure::Outcome) -> f64,
-) -> Result<[Vec<f64>; 2]> {
-    let mut figures = [Vec::new(), Vec::new()];
-    for run in 0..runs {
-        // The order alternates, so that neither has the better part.
-        for which in [run % 2, 1 - run % 2] {
-            figures[which].push(value(&tunnels[which].run(load, time, folder)?));
+    /// The folder of iperf3's files.
+    folder: &'a Path,
+}
+
+impl Series<'_> {
+    /// Measures two tunnels by turns. Returns the figures of both.
+    fn alternate(
+        &self,
+        tunnels: [&Tunnel; 2],
+        value: impl Fn(&Outcome) -> f64,
+    ) -> Result<[Vec<f64>; 2]> {
+        let mut figures = [Vec::new(), Vec::new()];
+        for run in 0..self.runs {
+            // The order alternates, so that neither has the better part.
+            for which in [run % 2, 1 - run % 2] {
+                let outcome = tunnels[which].run(self.load, self.time, self.folder)?;
+                figures[which].push(value(&outcome));
+            }
         }
+        Ok(figures)
     }
-    Ok(figures)
 }
 
 /// Measures a same-node link. `quick` measures one short pair, to see that it works.
@@ -43,8 +53,8 @@ pub fn local(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (name, load) in [("tcp1", Load::Tcp(1)), ("tcp4", Load::Tcp(4))] {
         eprintln!("{name}");
-        let [ours, theirs] =
-            alternate([&ours, &bridge], load, runs, time, folder, |outcome| outcome.gigabits)?;
+        let series = Series { load, runs, time, folder };
+        let [ours, theirs] = series.alternate([&ours, &bridge], |outcome| outcome.gigabits)?;
         let figures = Figures {
             bench: "local",
             case: name.into(),
@@ -100,10 +110,11 @@ pub fn rules(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
         eprintln!("{name}");
         let (metric, unit) =
             if name == "tcp1" { ("throughput", "Gbit/s") } else { ("packets received", "kpps") };
-        let value = |outcome: &crate::measure::Outcome| {
+        let value = |outcome: &Outcome| {
             if name == "tcp1" { outcome.gigabits } else { outcome.kilopackets }
         };
-        let [many, one] = alternate([&many, &one], load, runs, time, folder, value)?;
+        let series = Series { load, runs, time, folder };
+        let [many, one] = series.alternate([&many, &one], value)?;
         let figures =
             Figures { bench: "rules", case: format!("{name}/10000"), metric, unit, ours: &many };
         rows.push(figures.against("1 rule", &one, Target::AtLeast(0.97)));
