@@ -15,6 +15,12 @@ pub enum FrameError {
     Bad(#[from] BadFrame),
 }
 
+impl From<ReadExactError> for FrameError {
+    fn from(error: ReadExactError) -> Self {
+        Self::Ended(error.to_string())
+    }
+}
+
 /// Sends one message.
 ///
 /// # Errors
@@ -53,7 +59,7 @@ pub async fn receive_or_end<T: DeserializeOwned>(
     let mut head = [0; 4];
     match stream.read_exact(&mut head).await {
         Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
-        other => other.map_err(ended)?,
+        other => other?,
     }
     Ok(Some(decode(&receive_rest(stream, head, limit).await?)?))
 }
@@ -64,7 +70,7 @@ pub async fn receive_or_end<T: DeserializeOwned>(
 /// [`FrameError`].
 pub async fn receive_body(stream: &mut RecvStream, limit: usize) -> Result<Vec<u8>, FrameError> {
     let mut head = [0; 4];
-    stream.read_exact(&mut head).await.map_err(ended)?;
+    stream.read_exact(&mut head).await?;
     receive_rest(stream, head, limit).await
 }
 
@@ -79,11 +85,7 @@ async fn receive_rest(
     while body.len() < length {
         let at = body.len();
         body.resize(length.min(at + (64 << 10)), 0);
-        stream.read_exact(&mut body[at..]).await.map_err(ended)?;
+        stream.read_exact(&mut body[at..]).await?;
     }
     Ok(body)
-}
-
-fn ended(error: ReadExactError) -> FrameError {
-    FrameError::Ended(error.to_string())
 }

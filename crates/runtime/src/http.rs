@@ -5,7 +5,10 @@ use axum::{Router, body::Body};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
-    io,
+    io::{
+        self,
+        ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset},
+    },
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -78,8 +81,7 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             Ok(accepted) => return accepted,
             Err(error) => error,
         };
-        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-        // Errors of one connection, which is gone.
+        // Errors of one connection, which is gone already.
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
             continue;
         }

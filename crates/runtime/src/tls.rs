@@ -14,6 +14,7 @@ use rustls::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
+    crypto::{ring::default_provider, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::{
         WebPkiClientVerifier,
@@ -76,19 +77,49 @@ fn explain_time(error: Error, certificate: &CertificateDer<'_>, now: UnixTime) -
     let own = date(now.as_secs() as i64);
     let validity = read.validity();
     let (begins, ends) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    Error::General(match early {
-        true => format!(
+    Error::General(if early {
+        format!(
             "this machine's clock says {own}, and the coordinator's certificate is good from {} \
             on: this machine's clock is behind, or the coordinator's is ahead; set it and try \
             again",
             date(begins)
-        ),
-        false => format!(
+        )
+    } else {
+        format!(
             "this machine's clock says {own}, and the coordinator's certificate ended at {}: this \
             machine's clock is ahead, or the coordinator's is behind; set it and try again",
             date(ends)
-        ),
+        )
     })
+}
+
+/// The methods of a verifier that concern signatures in the handshake: those of TLS 1.3 alone, by
+/// the algorithms of ring.
+macro_rules! tls13_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(Error::General("TLS 1.3 only".into()))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = default_provider().signature_verification_algorithms;
+            verify_tls13_signature(message, cert, dss, &algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            default_provider().signature_verification_algorithms.supported_schemes()
+        }
+    };
 }
 
 /// A verifier that accepts servers with a certificate of a mesh's CA, and reports both clocks if
@@ -102,7 +133,7 @@ impl Servers {
     /// # Errors
     /// If it is not a CA certificate.
     pub fn of(ca: CertificateDer<'static>) -> Result<Self, Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(default_provider());
         let inner = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider).build();
         inner.map(Self).map_err(|error| Error::General(error.to_string()))
     }
@@ -117,32 +148,12 @@ impl ServerCertVerifier for Servers {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let judged =
+        let verified =
             self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        judged.map_err(|error| explain_time(error, end_entity, now))
+        verified.map_err(|error| explain_time(error, end_entity, now))
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
+    tls13_signatures!();
 }
 
 /// Returns root certificates with only the mesh's CA.
@@ -243,35 +254,7 @@ impl ServerCertVerifier for PinnedCa {
         )
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.3 only".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let provider = rustls::crypto::ring::default_provider();
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
+    tls13_signatures!();
 }
 
 /// A verifier that accepts clients with a member's certificate of this mesh, and clients without
@@ -319,32 +302,12 @@ impl ClientCertVerifier for Members {
             return Err(expired());
         }
         let begin = u64::try_from(certificate.not_before).unwrap_or(0).min(end);
-        let judged_at =
+        let verified_at =
             UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().clamp(begin, end)));
-        self.0.verify_client_cert(end_entity, intermediates, judged_at)
+        self.0.verify_client_cert(end_entity, intermediates, verified_at)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
+    tls13_signatures!();
 }
 
 #[cfg(test)]

@@ -122,7 +122,7 @@ pub struct Tunnels {
     to_socket: mpsc::Sender<Datagram>,
     received: Mutex<mpsc::Receiver<Datagram>>,
     /// `true` if tunnels are read first the next time, so that neither side starves the other.
-    tunnels_first: AtomicBool,
+    is_tunnels_turn: AtomicBool,
 }
 
 struct Open {
@@ -199,7 +199,7 @@ impl Tunnels {
             waiting: Arc::default(),
             to_socket,
             received: Mutex::new(received),
-            tunnels_first: AtomicBool::new(false),
+            is_tunnels_turn: AtomicBool::new(false),
         })
     }
 
@@ -283,7 +283,7 @@ impl AsyncUdpSocket for Tunnels {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let tunnels_first = self.tunnels_first.fetch_xor(true, Relaxed);
+        let tunnels_first = self.is_tunnels_turn.fetch_xor(true, Relaxed);
         for tunnels in [tunnels_first, !tunnels_first] {
             let polled = match tunnels {
                 true => poll_queue(&mut self.received.lock(), cx, buffers, meta).map(Ok),
